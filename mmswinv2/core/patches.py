@@ -1,0 +1,85 @@
+"""Patch embedding and patch merging, for any number of axes and any size."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ['LayerNorm', 'PatchEmbed', 'PatchMerging', 'pad_to_multiple']
+
+_CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm computed in float32, whatever the autocast, and returned in its weights' dtype."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis of `x`."""
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        y = F.layer_norm(x.to(dtype), self.normalized_shape, weight, bias, self.eps)
+        return y.to(self.weight.dtype)
+
+
+def pad_to_multiple(x: Tensor, multiple: tuple[int, ...], first_axis: int) -> Tensor:
+    """Append zeros so that the axes from `first_axis` on are divisible by `multiple`."""
+    sizes = x.shape[first_axis : first_axis + len(multiple)]
+    missing = [-size % m for size, m in zip(sizes, multiple, strict=True)]
+    if not any(missing):
+        return x
+    trailing = x.ndim - first_axis - len(multiple)
+    # F.pad counts axes from the last one backwards, two numbers for each
+    return F.pad(x, [0, 0] * trailing + [n for m in reversed(missing) for n in (0, m)])
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping patches, projected and normalised.
+
+    Args:
+        in_channels: channels of the input.
+        dim: channels C of the output.
+        patch_size: pixels (and frames) in a patch along each axis.
+    """
+
+    def __init__(self, in_channels: int, dim: int, patch_size: tuple[int, ...]) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        conv = _CONV[len(patch_size)]
+        self.proj = conv(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+        self.norm = LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, in_channels, *pixels) -> (B, *S, C)``; S is rounded up."""
+        x = self.proj(pad_to_multiple(x, self.patch_size, first_axis=2))
+        return self.norm(x.movedim(1, -1))
+
+
+class PatchMerging(nn.Module):
+    """Concatenate neighbouring tokens, project to twice the channels, normalise (last in V2).
+
+    Args:
+        dim: channels C of the input; the output has 2 C.
+        stride: tokens merged along each axis, ``(2, 2)`` for images and ``(1, 2, 2)`` for video.
+    """
+
+    def __init__(self, dim: int, stride: tuple[int, ...]) -> None:
+        super().__init__()
+        self.stride = stride
+        merged = torch.Size(stride).numel()
+        self.reduction = nn.Linear(merged * dim, 2 * dim, bias=False)
+        self.norm = LayerNorm(2 * dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, *S, C) -> (B, *ceil(S / stride), 2 C)``."""
+        x = pad_to_multiple(x, self.stride, first_axis=1)
+        # the authors' order: offsets (0, 0), (1, 0), (0, 1), (1, 1), the first axis runs fastest
+        offsets = [o[::-1] for o in product(*(range(s) for s in reversed(self.stride)))]
+        parts = []
+        for offset in offsets:
+            steps = [slice(o, None, s) for o, s in zip(offset, self.stride, strict=True)]
+            parts.append(x[tuple([slice(None), *steps])])
+        return self.norm(self.reduction(torch.cat(parts, dim=-1)))

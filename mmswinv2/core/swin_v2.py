@@ -1,0 +1,159 @@
+"""The network: patches, stages, one norm per output; for images (2 axes) and video (3 axes)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .block import Block
+from .patches import LayerNorm, PatchEmbed, PatchMerging
+from .tuples import IntOrInts, per_axis, per_stage
+from .variants import Variant, get_variant
+
+__all__ = ['Stage', 'SwinV2']
+
+
+class Stage(nn.Module):
+    """Blocks of one resolution; every second one is shifted. `downsample` follows, if any."""
+
+    def __init__(self, blocks: Sequence[Block], downsample: PatchMerging | None, with_cp: bool):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, *S, C) -> (B, *S, C)``, before merging."""
+        for block in self.blocks:
+            if self.with_cp and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x
+
+
+class SwinV2(nn.Module):
+    """Swin Transformer V2 (https://arxiv.org/abs/2111.09883) as a feature pyramid.
+
+    State-dict keys are the authors', plus ``norm0`` .. ``norm3`` for the outputs. No parameter or
+    buffer depends on `window_size` or on the size of the input.
+
+    Args:
+        arch: a name of `variants.VARIANTS` or a dict, see `variants.get_variant`.
+        in_channels: channels of the input.
+        patch_size: patch along each axis; its length says how many axes there are.
+        merge_stride: tokens merged along each axis between stages.
+        window_size: window M: an int, one per axis, one per stage, or per stage and axis.
+        pretrained_window_sizes: the windows that the weights were first trained with, in the same
+            forms; they fix the scale of the position bias. ``None``: `window_size`.
+        mlp_ratio: hidden width of the MLPs over C.
+        drop_rate: dropout after patch embedding, projections and MLPs.
+        attn_drop_rate: dropout of attention probabilities.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
+        out_indices: stages to return.
+        with_cp: recompute the blocks' activations in backward.
+
+    Raises:
+        ValueError: if an argument has the wrong length or value.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = 'tiny',
+        in_channels: int = 3,
+        patch_size: Sequence[int] = (4, 4),
+        merge_stride: Sequence[int] = (2, 2),
+        window_size: int | Sequence[IntOrInts] = 8,
+        pretrained_window_sizes: int | Sequence[IntOrInts] | None = None,
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        with_cp: bool = False,
+    ) -> None:
+        super().__init__()
+        variant = get_variant(arch)
+        ndim, num_stages = len(patch_size), len(variant.depths)
+        if ndim not in (2, 3):
+            raise ValueError(f'patch_size must have 2 or 3 entries, got {patch_size!r}')
+        if bad := [i for i in out_indices if i not in range(num_stages)]:
+            raise ValueError(f'out_indices {bad} are no stages; there are {num_stages}, from 0')
+        patch = per_axis(patch_size, ndim, 'patch_size')
+        stride = per_axis(merge_stride, ndim, 'merge_stride')
+        windows = per_stage(window_size, num_stages, ndim, 'window_size')
+        if pretrained_window_sizes is None:
+            pretrained = windows
+        else:
+            pretrained = per_stage(
+                pretrained_window_sizes, num_stages, ndim, 'pretrained_window_sizes'
+            )
+
+        self.variant: Variant = variant
+        self.depths = variant.depths
+        self.window_sizes = windows
+        self.pretrained_window_sizes = pretrained
+        self.out_indices = tuple(out_indices)
+        self.num_features = tuple(variant.embed_dims * 2**i for i in range(num_stages))
+
+        self.patch_embed = PatchEmbed(in_channels, variant.embed_dims, patch)
+        self.pos_drop = nn.Dropout(drop_rate)
+        rates = torch.linspace(0, drop_path_rate, sum(self.depths), device='cpu').tolist()
+        every = variant.extra_norm_every
+        self.layers = nn.ModuleList()
+        for i, dim in enumerate(self.num_features):
+            blocks = [
+                Block(
+                    dim,
+                    variant.num_heads[i],
+                    windows[i],
+                    pretrained[i],
+                    shifted=j % 2 == 1,
+                    mlp_ratio=mlp_ratio,
+                    drop=drop_rate,
+                    attn_drop=attn_drop_rate,
+                    drop_path=rates.pop(0),
+                    extra_norm=bool(every) and (j + 1) % every == 0,
+                )
+                for j in range(self.depths[i])
+            ]
+            merging = PatchMerging(dim, stride) if i < num_stages - 1 else None
+            self.layers.append(Stage(blocks, merging, with_cp))
+        for i in self.out_indices:
+            self.add_module(f'norm{i}', LayerNorm(self.num_features[i]))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise as the authors do: truncated normal 0.02; blocks start as the identity."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.init_res_post_norm()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the pyramid.
+
+        Args:
+            x: ``(B, in_channels, *pixels)`` of any size.
+
+        Returns:
+            One ``(B, C_i, *S_i)`` per output index, normalised.
+        """
+        x = self.pos_drop(self.patch_embed(x))
+        outs = []
+        for i, stage in enumerate(self.layers):
+            x = stage(x)
+            if i in self.out_indices:
+                outs.append(self.get_submodule(f'norm{i}')(x).movedim(-1, 1).contiguous())
+            if i == max(self.out_indices):
+                break
+            x = stage.get_submodule('downsample')(x)
+        return tuple(outs)

@@ -1,0 +1,123 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmswinv2.core import attention
+from mmswinv2.core.attention import (
+    WindowAttention,
+    cosine_directions,
+    window_attention,
+    window_attention_reference,
+)
+from mmswinv2.core.windows import cut, join, window_grid
+from tests import reference
+
+SHAPE = (5, 3, 12, 8)  # W, h, N, d
+
+
+def inputs(dtype, **kwargs):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(SHAPE).to(dtype) for _ in range(3))
+    q, k = cosine_directions(q) * 10, cosine_directions(k)
+    bias = torch.randn(3, 12, 12) * 4
+    tensors = [q.to(dtype), k.to(dtype), v, bias.double() if dtype == torch.double else bias]
+    return [t.requires_grad_(**kwargs) for t in tensors]
+
+
+@pytest.mark.parametrize(
+    'at_once', [2**21, 2 * 3 * 12 * 12], ids=['one step', 'two windows a step']
+)
+@pytest.mark.parametrize(
+    ('dtype', 'tolerance'),
+    [(torch.double, 1e-12), (torch.float, 1e-5), (torch.bfloat16, 3e-2), (torch.half, 4e-3)],
+    ids=str,
+)
+def test_fast_path_equals_reference(dtype, tolerance, at_once, monkeypatch):
+    monkeypatch.setattr(attention, '_SCORES_AT_ONCE', at_once)
+    grad = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1)).to(dtype)
+    results = []
+    for function in (window_attention_reference, window_attention):
+        tensors = inputs(dtype, requires_grad=True)
+        out = function(*tensors)
+        out.backward(grad)
+        results.append([out, *(t.grad for t in tensors)])
+    with torch.no_grad():
+        results.append([window_attention(*inputs(dtype))])
+    expected = results[0]
+    for result in results[1:]:
+        for got, want in zip(result, expected, strict=False):
+            assert got.dtype == want.dtype
+            error = (got - want).abs().max() / want.abs().max()
+            assert error < tolerance
+
+
+def test_recomputation_keeps_no_probabilities():
+    q, k, v, bias = inputs(torch.float, requires_grad=True)
+    node = window_attention(q, k, v, bias).grad_fn
+    assert {tuple(t.shape) for t in node.saved_tensors} == {SHAPE, (3, 12, 12)}
+
+
+def test_dropout_drops_in_training_only():
+    attn = WindowAttention(16, 2, (4, 4), attn_drop=0.5)
+    x, grid = torch.randn(1, 4, 4, 16), window_grid(1, (4, 4), (4, 4), (0, 0), torch.device('cpu'))
+    tokens = cut(x, grid)
+    assert not torch.equal(attn(tokens, grid), attn(tokens, grid))
+    attn.eval()
+    assert torch.equal(attn(tokens, grid), attn(tokens, grid))
+
+
+@pytest.mark.parametrize('shift', [0, 2])
+@pytest.mark.parametrize('size', [(8, 8), (7, 11), (3, 11), (2, 5, 7)], ids=str)
+def test_layer_equals_masked_attention_over_the_whole_map(size, shift):
+    ndim = len(size)
+    torch.manual_seed(0)
+    attn = WindowAttention(12, 3, (4,) * ndim).double()
+    for p in attn.parameters():
+        torch.nn.init.normal_(p)
+    x = torch.randn(2, *size, 12, dtype=torch.double, requires_grad=True)
+    grid = window_grid(2, size, (4,) * ndim, (shift,) * ndim, x.device)
+    ours = join(attn(cut(x, grid), grid), grid, size)
+    state = dict(attn.named_parameters())
+    theirs = reference.attention(state, '', x, 3, (4,) * ndim, (shift,) * ndim, (4,) * ndim)
+    torch.testing.assert_close(ours, theirs)
+    tensors = [x, *attn.parameters()]
+    weight = torch.randn_like(ours)
+    for got, want in zip(
+        torch.autograd.grad((ours * weight).sum(), tensors),
+        torch.autograd.grad((theirs * weight).sum(), tensors),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want)
+
+
+def test_zero_vector_has_zero_cosine_and_zero_gradient():
+    x = torch.tensor([[3.0, 4.0], [0.0, 0.0]], requires_grad=True)
+    y = cosine_directions(x)
+    assert torch.allclose(y, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+    y.backward(torch.ones(2, 2))
+    assert torch.equal(x.grad[1], torch.zeros(2))
+    torch.testing.assert_close(F.normalize(x, dim=-1), y)
+
+
+def textbook_and_ours(dtype, size):
+    """Gradients of one layer under autocast, in the published formulation and in ours."""
+    torch.manual_seed(0)
+    attn = WindowAttention(32, 2, (8, 8))
+    x = torch.randn(1, *size, 32)
+    grid = window_grid(1, size, (8, 8), (0, 0), x.device)
+    for layer in (
+        lambda: reference.textbook_attention(attn, x, 8),
+        lambda: join(attn(cut(x, grid), grid), grid, size),
+    ):
+        attn.zero_grad()
+        with torch.autocast('cpu', dtype=dtype):
+            out = layer()
+        out.float().square().sum().mul(64).backward()
+        finite = all(p.grad is None or p.grad.isfinite().all() for p in attn.parameters())
+        yield bool(out.isfinite().all()) and finite
+
+
+def test_fp16_nan_of_zero_padding_and_its_absence_here():
+    assert list(textbook_and_ours(torch.half, (16, 16))) == [True, True]  # nothing is padded
+    assert list(textbook_and_ours(torch.half, (12, 19))) == [False, True]
+    assert list(textbook_and_ours(torch.bfloat16, (12, 19))) == [True, True]

@@ -1,0 +1,189 @@
+import pytest
+import torch
+
+from mmswinv2.core import VARIANTS, SwinV2, get_variant
+from mmswinv2.core.block import Block, DropPath
+from tests import reference
+
+TINY = dict(embed_dims=8, depths=(2, 2, 2), num_heads=(1, 2, 4), extra_norm_every=2)
+IMAGE = dict(patch_size=(4, 4), merge_stride=(2, 2))
+VIDEO = dict(patch_size=(2, 4, 4), merge_stride=(1, 2, 2))
+
+
+def build(arch=TINY, **kwargs):
+    torch.manual_seed(0)
+    net = SwinV2(arch, **kwargs | dict(out_indices=kwargs.get('out_indices', (0, 1, 2))))
+    for p in net.parameters():  # the post-norms start at zero, which would hide everything
+        torch.nn.init.normal_(p, std=0.3)
+    return net.double()
+
+
+@pytest.mark.parametrize(
+    ('axes', 'size', 'window', 'pretrained'),
+    [
+        (IMAGE, (64, 64), 4, None),
+        (IMAGE, (53, 70), 4, None),
+        (IMAGE, (30, 75), (3, 5), (7, 4)),
+        (IMAGE, (60, 75), [5, (3, 4), 2], [8, 8, 4]),
+        (VIDEO, (5, 37, 42), 4, None),
+        (VIDEO, (9, 30, 41), [(2, 3, 3), (3, 4, 4), (8, 2, 2)], (4, 5, 6)),
+    ],
+    ids=str,
+)
+def test_equals_reference(axes, size, window, pretrained):
+    net = build(window_size=window, pretrained_window_sizes=pretrained, **axes).eval()
+    x = torch.randn(2, 3, *size, dtype=torch.double)
+    outs = net(x)
+    expected = reference.forward(
+        dict(net.named_parameters()),
+        x,
+        net.variant.num_heads,
+        net.window_sizes,
+        net.pretrained_window_sizes,
+        axes['patch_size'],
+        axes['merge_stride'],
+    )
+    assert len(outs) == 3
+    for got, want in zip(outs, expected, strict=True):
+        torch.testing.assert_close(got, want)
+    (sum(o.sin().sum() for o in outs)).backward()
+    grads = {k: p.grad for k, p in net.named_parameters()}
+    net.zero_grad()
+    (sum(o.sin().sum() for o in expected)).backward()
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(grads[name], p.grad, msg=lambda m, n=name: f'{n}: {m}')
+
+
+def test_video_of_one_frame_equals_image():
+    image = build(window_size=4, **IMAGE)
+    video = build(window_size=[(1, 4, 4)] * 3, **VIDEO | dict(patch_size=(1, 4, 4)))
+    state = image.state_dict()
+    assert list(state) == list(video.state_dict())
+    differing = set()
+    for name, value in video.state_dict().items():
+        if value.shape != state[name].shape:
+            differing.add(name.split('.', 1)[1] if 'patch' in name else name.split('attn.')[1])
+            if 'patch_embed' in name:
+                state[name] = state[name][:, :, None]
+            else:  # the time coordinate comes first
+                state[name] = torch.nn.functional.pad(state[name], (1, 0))
+    assert differing == {'proj.weight', 'cpb_mlp.0.weight'}
+    video.load_state_dict(state)
+    x = torch.randn(2, 3, 50, 39, dtype=torch.double)
+    for a, b in zip(image(x), video(x[:, :, None]), strict=True):
+        torch.testing.assert_close(a, b[:, :, 0])
+
+
+def test_changing_the_window_changes_no_parameter():
+    state = build(window_size=4, pretrained_window_sizes=4).state_dict()
+    net = build(window_size=[7, (3, 5), 2], pretrained_window_sizes=4)
+    net.load_state_dict(state)
+    assert [k for k, _ in net.named_buffers()] == []
+
+
+@pytest.mark.parametrize('axes', [IMAGE, VIDEO], ids=['2D', '3D'])
+@pytest.mark.parametrize('dtype', [torch.half, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('training', [True, False])
+def test_half_precision_is_finite_on_padded_batches(axes, dtype, training):
+    torch.manual_seed(0)
+    net = SwinV2('nano', drop_path_rate=0.1, **axes).train(training)
+    torch.nn.init.zeros_(net.patch_embed.proj.bias)  # so that padding becomes tokens of zeros
+    for p in net.parameters():
+        if p.ndim == 1:
+            p.data += 0.02 * torch.randn_like(p)
+    torch.nn.init.zeros_(net.patch_embed.proj.bias)
+    torch.nn.init.zeros_(net.patch_embed.norm.bias)
+    x = torch.randn(2, 3, *[3, 100, 75][-len(axes['patch_size']) :])
+    x[1, ..., 50:, :] = 0
+    x[1, ..., 31:] = 0
+    with torch.autocast('cpu', dtype=dtype):
+        outs = net(x)
+    assert all(o.dtype == torch.float32 and o.isfinite().all() for o in outs)
+    (sum(o.square().mean() for o in outs) * 1024).backward()
+    assert [n for n, p in net.named_parameters() if not p.grad.isfinite().all()] == []
+    net.to(dtype).eval()
+    with torch.no_grad():
+        assert all(o.dtype == dtype and o.isfinite().all() for o in net(x.to(dtype)))
+
+
+def test_starts_as_the_authors_do():
+    net = SwinV2('nano')
+    for block in (m for m in net.modules() if isinstance(m, Block)):
+        for norm in (block.norm1, block.norm2):
+            assert not norm.weight.any() and not norm.bias.any()
+        assert torch.allclose(block.attn.logit_scale.exp(), torch.tensor(10.0))
+        assert 0.018 < block.mlp.fc1.weight.std() < 0.022
+        assert not block.attn.q_bias.any() and not block.mlp.fc1.bias.any()
+        x = torch.randn(1, 9, 9, block.norm1.weight.numel())
+        assert torch.equal(block(x), x)
+
+
+def test_checkpointing_gives_the_same_gradients():
+    grads = []
+    for with_cp in (False, True):
+        net = build(window_size=4, with_cp=with_cp).train()
+        calls = []
+        net.layers[0].blocks[0].register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        x = torch.randn(
+            1, 3, 40, 52, dtype=torch.double, generator=torch.Generator().manual_seed(0)
+        )
+        sum(o.sin().sum() for o in net(x)).backward()
+        grads.append([p.grad for p in net.parameters()])
+        assert len(calls) == (2 if with_cp else 1)  # it really ran again
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_drop_path_comes_after_the_norm():
+    torch.manual_seed(0)
+    block = Block(8, 2, (4, 4), (4, 4), shifted=False, drop_path=0.5)
+    for norm in (block.norm1, block.norm2):
+        torch.nn.init.ones_(norm.weight)
+        torch.nn.init.constant_(norm.bias, 3.0)  # a dropped branch must not leave its bias behind
+    x = torch.randn(64, 4, 4, 8)
+    change = (block.train()(x) - x).abs().amax((1, 2, 3))
+    assert 5 < int((change == 0).sum()) < 30  # both branches dropped: 1 in 4
+
+
+def test_drop_path_keeps_the_mean_and_grows_with_depth():
+    torch.manual_seed(0)
+    assert DropPath(0.3).train()(torch.ones(20000, 1)).mean() == pytest.approx(1, abs=0.03)
+    net = SwinV2('nano', drop_path_rate=0.7)
+    rates = [m.rate for m in net.modules() if isinstance(m, DropPath)]
+    assert rates == pytest.approx([i / 10 for i in range(8)])
+
+
+@pytest.mark.parametrize(
+    ('name', 'millions'), [('tiny', 27.58), ('small', 48.96), ('base', 86.9), ('large', 195.2)]
+)
+def test_parameters_of_released_sizes(name, millions):
+    with torch.device('meta'):
+        net = SwinV2(name, out_indices=(3,))
+    assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, rel=1e-3)
+
+
+def test_variants_by_letter_and_by_dict():
+    assert get_variant('b') is VARIANTS['base']
+    mm = dict(embed_dims=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24])
+    assert get_variant(mm) == VARIANTS['tiny']
+    assert get_variant(mm | dict(extra_norm_every_n_blocks=6)).extra_norm_every == 6
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'words'),
+    [
+        (dict(arch='medium'), "'medium' is unknown; choose from nano, tiny"),
+        (dict(arch=dict(embed_dims=8)), r"lacks \['depths', 'num_heads'\]"),
+        (dict(arch=TINY | dict(width=3)), r"unknown keys \['width'\]"),
+        (dict(arch=TINY | dict(num_heads=(3, 3, 3))), '8 channels cannot be shared by 3 heads'),
+        (dict(window_size=(7, 7, 7)), 'window_size must be an int, 4 values'),
+        (dict(window_size=0), r'window_size\[0\] must be an int >= 1'),
+        (dict(window_size=8.0), 'window_size must be'),
+        (dict(out_indices=(1, 4)), r'out_indices \[4\] are no stages'),
+        (dict(patch_size=(4,)), 'patch_size must have 2 or 3 entries'),
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_named(kwargs, words):
+    with pytest.raises(ValueError, match=words):
+        SwinV2(**kwargs)
