@@ -1,0 +1,72 @@
+# `make` alone prints what there is. Every target does the set-up it needs.
+
+# Which released packages to stand on: onedl (maintained, default) or openmmlab.
+STACK ?= onedl
+ifeq ($(STACK),onedl)
+VENV := .venv
+else ifeq ($(STACK),openmmlab)
+VENV := .venv-openmmlab
+else
+$(error STACK=$(STACK) is not known: say STACK=onedl (default) or STACK=openmmlab)
+endif
+PEERS := .venv-peers
+
+# `PYTHON=python3.12 make install` picks an interpreter, 3.10 to 3.13.
+PYTHON_GIVEN := $(PYTHON)
+PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3),python3)
+
+INSTALL := requirements/install.sh
+INPUTS := $(INSTALL) setup.py $(wildcard requirements/*.txt)
+NOT_PARITY := --ignore=tests/test_parity
+
+.PHONY: help install peers demo test test-slow lint clean interpreter interpreter-peers
+
+help:
+	@echo 'make install     set up $(VENV) (compiles mmcv: about 10 minutes the first time)'
+	@echo 'make peers       set up $(PEERS): timm, transformers, ... to compare with'
+	@echo 'make demo        draw a data set, train a small detector on it, evaluate it'
+	@echo 'make test        lint, and every test that is not marked slow'
+	@echo 'make test-slow   the tests marked slow'
+	@echo 'make lint        ruff and mypy'
+	@echo 'make clean       remove build products and caches; environments and work_dirs stay'
+	@echo
+	@echo 'STACK=openmmlab  OpenMMLab'\''s last releases instead of the maintained forks'
+	@echo 'PYTHON=python3.12  the interpreter of a new environment'
+
+install: $(VENV)/.installed
+peers: $(PEERS)/.installed
+
+# The stamps: a second run is instant, a change of the pins is taken up.
+$(VENV)/.installed: $(INPUTS) | interpreter
+	@bash $(INSTALL) $(STACK) $(VENV) $(PYTHON)
+	@touch $@
+
+$(PEERS)/.installed: $(INPUTS) | interpreter-peers
+	@bash $(INSTALL) peers $(PEERS) $(PYTHON)
+	@touch $@
+
+# An interpreter that was asked for by name must be the one in the environment.
+interpreter:
+	@$(if $(PYTHON_GIVEN),bash $(INSTALL) --same-python $(VENV) $(PYTHON))
+
+interpreter-peers:
+	@$(if $(PYTHON_GIVEN),bash $(INSTALL) --same-python $(PEERS) $(PYTHON))
+
+demo: install
+	$(VENV)/bin/python tools/dataset_converters/make_shapes.py data/shapes
+	$(VENV)/bin/python tools/train.py configs/detection/mask-rcnn_swinv2-nano_shapes.py \
+	    --work-dir work_dirs/demo
+
+test: install peers
+	$(VENV)/bin/python -m pytest tests -m 'not slow' $(NOT_PARITY)
+	$(PEERS)/bin/python -m pytest tests/test_parity
+
+test-slow: install
+	$(VENV)/bin/python -m pytest tests -m slow $(NOT_PARITY)
+
+lint: install
+	$(VENV)/bin/python -m pytest -q tests/test_quality.py
+
+clean:
+	rm -rf build dist *.egg-info mmswinv2/.mim .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +

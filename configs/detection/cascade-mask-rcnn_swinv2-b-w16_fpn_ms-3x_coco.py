@@ -1,0 +1,15 @@
+# Cascade Mask R-CNN, SwinV2-B, window 16: the paper's COCO ablation recipe.
+# Expected box AP: not given in the paper. Measured: not reproduced here.
+# tools/dist_train.sh configs/detection/cascade-mask-rcnn_swinv2-b-w16_fpn_ms-3x_coco.py 8
+_base_ = 'cascade-mask-rcnn_swinv2-t-w16_fpn_ms-3x_coco.py'
+
+model = dict(
+    backbone=dict(
+        arch='base',
+        drop_path_rate=0.5,
+        init_cfg=dict(
+            checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_base_patch4_window16_256.pth',
+        ),
+    ),
+    neck=dict(in_channels=[128, 256, 512, 1024]),
+)

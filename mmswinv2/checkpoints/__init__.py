@@ -1,0 +1,16 @@
+"""Reading SwinV2 weights of every published format; pure torch."""
+
+from .files import CheckpointError, fetch, read_checkpoint, write_checkpoint
+from .formats import FORMATS, convert
+from .load import LoadReport, load_pretrained
+
+__all__ = [
+    'FORMATS',
+    'CheckpointError',
+    'LoadReport',
+    'convert',
+    'fetch',
+    'load_pretrained',
+    'read_checkpoint',
+    'write_checkpoint',
+]

@@ -1,0 +1,172 @@
+"""Checkpoint files: fetch, read without running code, write without half-written results."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlparse
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    'CheckpointError',
+    'fetch',
+    'harmless_globals',
+    'read_checkpoint',
+    'write_checkpoint',
+    'write_whole',
+]
+
+# What mmengine's own checkpoints hold besides tensors: logged scalars, as numpy arrays.
+_HARMLESS = (
+    'mmengine.logging.history_buffer.HistoryBuffer',
+    'numpy._core.multiarray._reconstruct',
+    'numpy._core.multiarray.scalar',
+    'numpy.ndarray',
+    'numpy.dtype',
+    'numpy.dtypes.Float32DType',
+    'numpy.dtypes.Float64DType',
+    'numpy.dtypes.Int32DType',
+    'numpy.dtypes.Int64DType',
+)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message says why and what to do."""
+
+
+def fetch(source: str | os.PathLike[str]) -> Path:
+    """Return the local path of `source`, downloading an ``http(s)://`` address once.
+
+    Downloads go to torch's hub folder (``$TORCH_HOME/hub/checkpoints``) and appear there whole.
+    """
+    text = os.fspath(source)
+    if not text.startswith(('http://', 'https://')):
+        return Path(text).expanduser()
+    path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(text).path).name)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(text, str(path))
+        except OSError as error:
+            raise CheckpointError(
+                f'cannot download {text} ({error}); download it by other means and put it at {path}'
+            ) from error
+    return path
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Any:
+    """Read a ``.safetensors`` file or one written by `torch.save`, running no code from it.
+
+    Raises:
+        CheckpointError: if the file is missing, truncated, or holds objects that only code could
+            restore.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f'checkpoint {path} does not exist')
+    if path.is_dir():
+        raise CheckpointError(f'{path} is a folder; name the file in it, e.g. model.safetensors')
+    if path.suffix == '.safetensors':
+        return _read_safetensors(path)
+    try:
+        with torch.serialization.safe_globals(harmless_globals()):
+            return torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        if 'global' not in str(error).lower():
+            raise _unreadable(path, error) from error
+        raise CheckpointError(
+            f'{path} holds more than tensors, and restoring the rest would run code from the file. '
+            'If you trust where it comes from, keep its weights alone: '
+            f"`ckpt = torch.load('{path.name}', weights_only=False); "
+            "torch.save({'model': ckpt['model']}, 'weights.pth')` "
+            f'(or `state_dict` in place of `model`). torch says: {_first_line(error)}'
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise _unreadable(path, error) from error
+
+
+def harmless_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """What restoring mmengine's own checkpoints needs, as far as it is installed.
+
+    Returns:
+        objects and the names under which files ask for them, for `torch.serialization`.
+    """
+    found: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+        (_statistic, 'builtins.getattr')
+    ]
+    for name in _HARMLESS:
+        module, _, attribute = name.rpartition('.')
+        try:
+            target = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError):
+            continue
+        found += [(target, name), (target, name.replace('numpy._core', 'numpy.core'))]
+    return list(dict.fromkeys(found))
+
+
+def _statistic(cls: type, name: str) -> Any:
+    """Stands in for `getattr`, with which a `HistoryBuffer` names its statistics."""
+    if cls.__name__ == 'HistoryBuffer' and name in ('min', 'max', 'current', 'mean'):
+        return getattr(cls, name)
+    raise pickle.UnpicklingError(f'global getattr({cls}, {name!r}) is not allowed')
+
+
+def write_checkpoint(checkpoint: Any, path: str | os.PathLike[str]) -> None:
+    """Write with `torch.save`; `path` keeps its old content until the new one is whole."""
+    try:
+        write_whole(path, lambda file: torch.save(checkpoint, file))
+    except OSError as error:
+        raise CheckpointError(f'cannot write {path}: {error}') from error
+
+
+def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) -> None:
+    """Let `write` fill a new file beside `path` and move it there once it is on the disk."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    try:
+        with os.fdopen(handle, 'wb') as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise CheckpointError(f'{path} needs `pip install safetensors`') from error
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f'{path} ({path.stat().st_size} bytes) is truncated or no checkpoint; fetch or write it '
+        f'again. torch says: {_first_line(error)}'
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]

@@ -1,0 +1,331 @@
+"""Key tables of the published formats.
+
+Each format is a table of rules from its keys to ours (which are the authors' own), tried in order;
+a key that no rule knows is an error. What a table of names cannot say, such as a fused weight, is a
+`prepare` step on the tensors, still under the old names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .files import CheckpointError
+
+__all__ = ['FORMATS', 'Converted', 'Format', 'convert']
+
+State = dict[str, Tensor]
+Rule = tuple[str, str | Callable[[re.Match[str]], str] | None]  # None: not wanted
+
+_WB = r'(weight|bias)'
+_CPB = r'(0\.weight|0\.bias|2\.weight)'
+_BUFFERS: list[Rule] = [(r'.*\.(relative_coords_table|relative_position_index|attn_mask)', None)]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way of naming SwinV2's weights.
+
+    Attributes:
+        title: for people.
+        anchor: the key of the patch projection; what precedes it in a file is the prefix.
+        marker: a pattern that one of the keys must match, to tell formats of one anchor apart.
+        rules: patterns of whole keys, and what becomes of them.
+        prepare: works on the tensors before the rules do.
+    """
+
+    title: str
+    anchor: str
+    marker: str
+    rules: list[Rule]
+    prepare: Callable[[State], State] = dict
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Weights under our keys.
+
+    Attributes:
+        format: key of `FORMATS`.
+        prefix: what preceded the network's keys in the file.
+        state: the weights.
+        tables: per stage, the ``relative_coords_table`` of the file, if it has one.
+        outside: keys of the file that are not under the prefix (heads, necks).
+        dropped: keys under the prefix that a backbone has no use for.
+    """
+
+    format: str
+    prefix: str
+    state: State
+    tables: dict[int, Tensor]
+    outside: list[str]
+    dropped: list[str]
+
+
+def _join_qkv(state: State) -> State:
+    """Transformers keeps query, key and value apart."""
+    state = dict(state)
+    for key in [k for k in state if k.endswith('.self.query.weight')]:
+        parts = [state.pop(key.replace('query', name)) for name in ('query', 'key', 'value')]
+        state[key.replace('query', 'qkv')] = torch.cat(parts)
+    return state
+
+
+def _split_qkv_bias(state: State) -> State:
+    """Torchvision has a bias for q, k and v, and zeroes the middle third at every forward."""
+    state = dict(state)
+    for key in [k for k in state if k.endswith('.attn.qkv.bias')]:
+        q, _, v = state.pop(key).chunk(3)
+        state[key.replace('qkv.bias', 'q_bias')] = q
+        state[key.replace('qkv.bias', 'v_bias')] = v
+    return state
+
+
+def _reorder_reduction(state: State) -> State:
+    """Mmpretrain merges with `nn.Unfold`: channels first, then row-major offsets."""
+    state = dict(state)
+    for key in [k for k in state if k.endswith('.downsample.reduction.weight')]:
+        weight = state[key]
+        offsets = weight.reshape(len(weight), -1, 4).transpose(1, 2)[:, [0, 2, 1, 3]]
+        state[key] = offsets.reshape(len(weight), -1)
+    return state
+
+
+_AUTHORS_BLOCK: list[Rule] = [
+    (rf'patch_embed\.(proj|norm)\.{_WB}', r'patch_embed.\1.\2'),
+    (rf'(layers\.\d+\.blocks\.\d+\.)(norm1|norm2|enorm|mlp\.fc1|mlp\.fc2)\.{_WB}', r'\1\2.\3'),
+    (
+        r'(layers\.\d+\.blocks\.\d+\.attn\.)'
+        r'(q_bias|v_bias|logit_scale|qkv\.weight|proj\.weight|proj\.bias)',
+        r'\1\2',
+    ),
+    (rf'(layers\.\d+\.blocks\.\d+\.attn\.)(?:cpb_mlp|rpe_mlp)\.{_CPB}', r'\1cpb_mlp.\2'),
+]
+
+FORMATS: dict[str, Format] = {
+    'authors': Format(
+        title="the authors' (classification, SimMIM, downstream) or mmswinv2's own",
+        anchor='patch_embed.proj.weight',
+        marker=r'layers\.0\.downsample\.reduction\.weight',
+        rules=[
+            *_AUTHORS_BLOCK,
+            (rf'(layers\.\d+\.downsample)\.(reduction\.weight|norm\.{_WB})', r'\1.\2'),
+            (rf'norm(\d)\.{_WB}', r'norm\1.\2'),
+            (rf'norm\.{_WB}', r'norm{last}.\1'),
+            (r'mask_token', None),
+            (rf'head\.{_WB}', None),
+        ],
+    ),
+    'timm': Format(
+        title='timm',
+        anchor='patch_embed.proj.weight',
+        marker=r'layers\.3\.downsample\.reduction\.weight',
+        rules=[
+            *_AUTHORS_BLOCK,
+            (
+                rf'layers\.(\d+)\.downsample\.(reduction\.weight|norm\.{_WB})',
+                lambda m: f'layers.{int(m[1]) - 1}.downsample.{m[2]}',
+            ),
+            (rf'norm\.{_WB}', r'norm{last}.\1'),
+            (rf'head(\.fc)?\.{_WB}', None),
+        ],
+    ),
+    'transformers': Format(
+        title='Hugging Face transformers',
+        anchor='embeddings.patch_embeddings.projection.weight',
+        marker=r'encoder\.layers\.0\..*\.logit_scale',
+        prepare=_join_qkv,
+        rules=[
+            (rf'embeddings\.patch_embeddings\.projection\.{_WB}', r'patch_embed.proj.\1'),
+            (rf'embeddings\.norm\.{_WB}', r'patch_embed.norm.\1'),
+            (r'embeddings\.mask_token', None),
+            *[
+                (rf'encoder\.(layers\.\d+\.blocks\.\d+\.){theirs}', rf'\1{ours}')
+                for theirs, ours in (
+                    (r'attention\.self\.qkv\.weight', 'attn.qkv.weight'),
+                    (r'attention\.self\.query\.bias', 'attn.q_bias'),
+                    (r'attention\.self\.value\.bias', 'attn.v_bias'),
+                    (r'attention\.self\.logit_scale', 'attn.logit_scale'),
+                    (
+                        rf'attention\.self\.continuous_position_bias_mlp\.{_CPB}',
+                        r'attn.cpb_mlp.\2',
+                    ),
+                    (rf'attention\.output\.dense\.{_WB}', r'attn.proj.\2'),
+                    (rf'layernorm_before\.{_WB}', r'norm1.\2'),
+                    (rf'layernorm_after\.{_WB}', r'norm2.\2'),
+                    (rf'intermediate\.dense\.{_WB}', r'mlp.fc1.\2'),
+                    (rf'output\.dense\.{_WB}', r'mlp.fc2.\2'),
+                )
+            ],
+            (
+                rf'encoder\.(layers\.\d+\.downsample)\.(reduction\.weight|norm\.{_WB})',
+                r'\1.\2',
+            ),
+            (rf'layernorm\.{_WB}', r'norm{last}.\1'),
+        ],
+    ),
+    'torchvision': Format(
+        title='torchvision',
+        anchor='features.0.0.weight',
+        marker=r'features\.1\.0\.attn\.logit_scale',
+        prepare=_split_qkv_bias,
+        rules=[
+            (rf'features\.0\.0\.{_WB}', r'patch_embed.proj.\1'),
+            (rf'features\.0\.2\.{_WB}', r'patch_embed.norm.\1'),
+            (
+                r'features\.(\d+)\.(\d+)\.(norm1|norm2|attn|mlp)\.(.+)',
+                lambda m: (
+                    f'layers.{int(m[1]) // 2}.blocks.{m[2]}.{m[3]}.'
+                    + {'0.': 'fc1.', '3.': 'fc2.'}.get(m[4][:2], m[4][:2]) * (m[3] == 'mlp')
+                    + m[4][2 * (m[3] == 'mlp') :]
+                ),
+            ),
+            (
+                rf'features\.(\d+)\.(reduction\.weight|norm\.{_WB})',
+                lambda m: f'layers.{int(m[1]) // 2 - 1}.downsample.{m[2]}',
+            ),
+            (rf'norm\.{_WB}', r'norm{last}.\1'),
+            (rf'head\.{_WB}', None),
+        ],
+    ),
+    'mmpretrain': Format(
+        title='mmpretrain',
+        anchor='patch_embed.projection.weight',
+        marker=r'stages\.0\.blocks\.0\.attn\.w_msa\.logit_scale',
+        prepare=_reorder_reduction,
+        rules=[
+            (rf'patch_embed\.projection\.{_WB}', r'patch_embed.proj.\1'),
+            (rf'patch_embed\.norm\.{_WB}', r'patch_embed.norm.\1'),
+            *[
+                (rf'stages(\.\d+\.blocks\.\d+\.){theirs}', rf'layers\1{ours}')
+                for theirs, ours in (
+                    (
+                        r'attn\.w_msa\.'
+                        r'(q_bias|v_bias|logit_scale|qkv\.weight|proj\.weight|proj\.bias)',
+                        r'attn.\2',
+                    ),
+                    (rf'attn\.w_msa\.cpb_mlp\.{_CPB}', r'attn.cpb_mlp.\2'),
+                    (rf'(norm[12])\.{_WB}', r'\2.\3'),
+                    (rf'norm3\.{_WB}', r'enorm.\2'),
+                    (rf'ffn\.layers\.0\.0\.{_WB}', r'mlp.fc1.\2'),
+                    (rf'ffn\.layers\.1\.{_WB}', r'mlp.fc2.\2'),
+                )
+            ],
+            (
+                rf'stages\.(\d+)\.downsample\.(reduction\.weight|norm\.{_WB})',
+                lambda m: f'layers.{int(m[1]) - 1}.downsample.{m[2]}',
+            ),
+            (rf'norm(\d)\.{_WB}', r'norm\1.\2'),
+        ],
+    ),
+}
+
+# Files that look alike and are not, by a pattern of one of their keys.
+_STRANGERS = {
+    r'.*relative_position_bias_table': 'a Swin V1, whose position bias is a table, not an MLP',
+    r'.*\.attn\.meta_mlp\..*': "timm's `swinv2_cr`, a network of another build",
+    r'.*window_attention\.meta_network\..*': "ChristophReich1996's, a network of another build",
+    r'.*\.mlp\.norm\.weight': 'a SwinV2 with a norm inside its MLPs, which is not supported',
+}
+
+
+def convert(state: State, format: str | None = None, prefix: str | None = None) -> Converted:
+    """Bring weights of any format of `FORMATS` under our keys.
+
+    Args:
+        state: the file's weights, unwrapped.
+        format: key of `FORMATS`; found by itself when ``None``.
+        prefix: what precedes the network's keys, e.g. ``'backbone.'``; found when ``None``.
+
+    Raises:
+        CheckpointError: if it is no SwinV2, or holds keys that its format does not have.
+    """
+    if format is not None and format not in FORMATS:
+        raise CheckpointError(f'format {format!r} is unknown; choose from {", ".join(FORMATS)}')
+    for pattern, what in _STRANGERS.items():
+        if any(re.fullmatch(pattern, key) for key in state):
+            raise CheckpointError(f'these weights cannot be converted: they are {what}')
+    name, prefix = _detect(state, format, prefix)
+    rules = FORMATS[name].rules
+    inside = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    outside = [k for k in state if not k.startswith(prefix)]
+
+    try:
+        prepared = FORMATS[name].prepare(inside)
+    except KeyError as error:
+        raise CheckpointError(f'the weights lack {error}, which {name!r} files have') from error
+    converted, dropped, unknown = {}, [], []
+    for key, value in prepared.items():
+        new = _rename(key, [*_BUFFERS, *rules])
+        if new is None:
+            dropped.append(key)
+        elif new:
+            converted[new] = value
+        elif not prefix and key.startswith(('decoder.', 'classifier.')):
+            outside.append(key)  # heads of files whose network has no prefix
+        else:
+            unknown.append(key)
+    if unknown:
+        raise CheckpointError(
+            f'{len(unknown)} keys are unknown in the format {name!r}, among them '
+            f'{unknown[:4]}; if the format is another, name it ({", ".join(FORMATS)})'
+        )
+    last = 1 + max(int(k.split('.')[1]) for k in converted if k.startswith('layers.'))
+    state = {k.replace('{last}', str(last - 1)): v for k, v in converted.items()}
+    return Converted(name, prefix, state, _tables(inside, rules), outside, dropped)
+
+
+def _detect(state: State, format: str | None, prefix: str | None) -> tuple[str, str]:
+    found = []
+    for name, form in FORMATS.items():
+        for key in state:
+            before = key.removesuffix(form.anchor)
+            if before == key or (before and not before.endswith('.')):
+                continue
+            marker = re.escape(before) + form.marker
+            if any(re.fullmatch(marker, k) for k in state):
+                found.append((name, before))
+    fitting = [
+        (name, before)
+        for name, before in found
+        if format in (None, name) and prefix in (None, before)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    if len(fitting) > 1:
+        prefixes = sorted(before for _, before in fitting)
+        raise CheckpointError(
+            f'the file holds several networks, under {prefixes}; name one as the prefix'
+        )
+    some = ', '.join(sorted(state)[:4])
+    if found:
+        seen = ' or '.join(f'{name!r} under the prefix {before!r}' for name, before in found)
+        raise CheckpointError(
+            f'no SwinV2 of format {format or "any"} under the prefix {prefix!r}; there is {seen}'
+        )
+    raise CheckpointError(f'no SwinV2 in these {len(state)} weights; its keys begin {some}')
+
+
+def _rename(key: str, rules: list[Rule]) -> str | None:
+    """Our name of `key`, ``None`` if not wanted, ``''`` if unknown."""
+    for pattern, target in rules:
+        if match := re.fullmatch(pattern, key):
+            if target is None:
+                return None
+            return match.expand(target) if isinstance(target, str) else target(match)
+    return ''
+
+
+def _tables(state: State, rules: list[Rule]) -> dict[int, Tensor]:
+    """The coordinate table of each stage's first block."""
+    tables: dict[int, Tensor] = {}
+    for key, value in state.items():
+        if key.endswith('relative_coords_table'):
+            twin = key.replace('relative_coords_table', 'logit_scale')
+            stage = int((_rename(twin, rules) or '').split('.')[1])
+            tables.setdefault(stage, value)
+    return tables

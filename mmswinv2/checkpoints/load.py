@@ -1,0 +1,249 @@
+"""Load weights into a backbone: convert, check, report; a failed check changes nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core import VARIANTS, SwinV2
+from ..core.position_bias import log_coordinates
+from .files import CheckpointError, read_checkpoint
+from .formats import FORMATS, Converted, convert
+
+__all__ = [
+    'LoadReport',
+    'convert_file',
+    'describe',
+    'load_pretrained',
+    'pretrained_windows',
+    'unwrap',
+]
+
+_WRAPPERS = ('state_dict', 'model', 'module', 'net')
+_OUTPUT_NORM = re.compile(r'norm\d\.(weight|bias)')
+
+
+@dataclass
+class LoadReport:
+    """What became of a checkpoint's keys.
+
+    Attributes:
+        path: the file.
+        format: key of `FORMATS`.
+        prefix: what preceded the network's keys in the file.
+        loaded: keys that were loaded.
+        missing: parameters of the model that the file lacks.
+        unexpected: keys of the file that the model lacks.
+        mismatched: keys whose shapes differ, with both shapes.
+        dropped: keys that a backbone has no use for (heads, tables that follow from the window).
+        outside: keys of other parts of the file's model.
+        windows: the pre-trained windows recorded in the file, per stage, where they are.
+    """
+
+    path: Path
+    format: str
+    prefix: str
+    loaded: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+    windows: dict[int, tuple[int, ...]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """A few lines for a log."""
+        prefix = f', prefix {self.prefix!r}' if self.prefix else ''
+        windows = _show_windows(self.windows) if self.windows else 'not recorded in the file'
+        lines = [
+            f'Loaded {self.path.name}: format {self.format} ({FORMATS[self.format].title}){prefix}',
+            f'  loaded {len(self.loaded)}, missing {len(self.missing)}, unexpected '
+            f'{len(self.unexpected)}, shape mismatch {len(self.mismatched)}, not for a backbone '
+            f'{len(self.dropped)}, of other parts {len(self.outside)}',
+            f'  pre-trained windows: {windows}',
+        ]
+        for title in ('missing', 'unexpected', 'mismatched'):
+            if keys := getattr(self, title):
+                lines.append(f'  {title}: {_some(keys)}')
+        return '\n'.join(lines)
+
+
+def load_pretrained(
+    model: SwinV2,
+    path: str | os.PathLike[str],
+    format: str | None = None,
+    prefix: str | None = None,
+) -> LoadReport:
+    """Load a checkpoint of any format into a backbone.
+
+    Norms of outputs may be missing (classification files have only the last) or superfluous;
+    everything else must fit. On an error the model is left as it was.
+
+    Args:
+        model: the backbone.
+        path: a local file, see `read_checkpoint`; `fetch` gets one from an address.
+        format: key of `FORMATS`; found by itself when ``None``.
+        prefix: what precedes the backbone's keys in the file; found by itself when ``None``.
+
+    Raises:
+        CheckpointError: if the file cannot be read, is no SwinV2, is one of another architecture,
+            or was trained with other windows than ``model.pretrained_window_sizes``.
+    """
+    converted, windows = convert_file(path, format, prefix)
+    report = LoadReport(Path(path), converted.format, converted.prefix, windows=windows)
+    report.dropped, report.outside = converted.dropped, converted.outside
+    own = model.state_dict()
+    for key, value in converted.state.items():
+        if key not in own:
+            report.unexpected.append(key)
+        elif own[key].shape != value.shape:
+            report.mismatched.append(f'{key} {list(value.shape)}, here {list(own[key].shape)}')
+        else:
+            report.loaded.append(key)
+    report.missing = [key for key in own if key not in converted.state]
+    _check_fit(report, model, converted.state)
+    _check_windows(report, model)
+    model.load_state_dict({key: converted.state[key] for key in report.loaded}, strict=False)
+    return report
+
+
+def convert_file(
+    path: str | os.PathLike[str], format: str | None = None, prefix: str | None = None
+) -> tuple[Converted, dict[int, tuple[int, ...]]]:
+    """Read a file and bring it under our keys; also the pre-trained windows recorded in it.
+
+    Raises:
+        CheckpointError: see `read_checkpoint` and `convert`; its message names the file.
+    """
+    checkpoint = read_checkpoint(path)
+    try:
+        converted = convert(unwrap(checkpoint), format, prefix)
+    except CheckpointError as error:
+        raise CheckpointError(f'{path}: {error}') from error
+    windows = pretrained_windows(converted.tables)
+    if not windows and isinstance(checkpoint.get('meta'), Mapping):  # a file of our converter
+        recorded = checkpoint['meta'].get('pretrained_window_sizes') or {}
+        windows = {int(stage): tuple(window) for stage, window in recorded.items()}
+    return converted, windows
+
+
+def unwrap(checkpoint: Any) -> dict[str, Tensor]:
+    """Find the weights in a checkpoint: the dict itself, or one under a usual key.
+
+    Raises:
+        CheckpointError: if there are none.
+    """
+    for _ in range(3):
+        if not isinstance(checkpoint, Mapping):
+            break
+        tensors = {k: v for k, v in checkpoint.items() if isinstance(v, Tensor)}
+        if tensors:
+            return tensors
+        inner = [checkpoint[key] for key in _WRAPPERS if isinstance(checkpoint.get(key), Mapping)]
+        if not inner:
+            break
+        checkpoint = inner[0]
+    seen = list(checkpoint)[:4] if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
+    raise CheckpointError(f'no weights found; expected tensors or one of {_WRAPPERS}, got {seen}')
+
+
+def pretrained_windows(tables: Mapping[int, Tensor]) -> dict[int, tuple[int, ...]]:
+    """Read the pre-trained windows off coordinate tables.
+
+    The largest coordinate c along an axis belongs to the offset M - 1, where M is the file's own
+    window (the table has 2 M - 1 entries), so w_p = 1 + 8 (M - 1) / (2^(c log2(8)) - 1).
+
+    Args:
+        tables: stage to ``(1, 2 M1 - 1, 2 M2 - 1, 2)``.
+
+    Returns:
+        stage to w_p per axis; stages with a window of 1 say nothing and are left out.
+    """
+    windows = {}
+    for stage, table in tables.items():
+        sizes = [(n + 1) // 2 for n in table.shape[1:-1]]
+        largest = table.double().flatten(0, -2).amax(0)
+        if min(sizes) > 1 and bool((largest > 0).all()):
+            windows[stage] = tuple(
+                round(1 + 8 * (m - 1) / (8 ** float(c) - 1))
+                for m, c in zip(sizes, largest, strict=True)
+            )
+            expected = log_coordinates(tuple(sizes), windows[stage])
+            if not torch.allclose(table[0].float(), expected, atol=1e-3):
+                raise CheckpointError(
+                    f'the coordinate table of stage {stage} is not log-spaced as in the paper '
+                    f'(equation 4); its position bias would be another here'
+                )
+    return windows
+
+
+def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The architecture of weights under our keys, with its name if it has one."""
+    depths: list[int] = []
+    heads: list[int] = []
+    stage = 0
+    while any(key.startswith(f'layers.{stage}.') for key in state):
+        blocks = {k.split('.')[3] for k in state if k.startswith(f'layers.{stage}.blocks.')}
+        depths.append(len(blocks))
+        heads.append(len(state[f'layers.{stage}.blocks.0.attn.logit_scale']))
+        stage += 1
+    arch: dict[str, Any] = {
+        'embed_dims': len(state['patch_embed.proj.weight']),
+        'depths': tuple(depths),
+        'num_heads': tuple(heads),
+    }
+    for name, variant in VARIANTS.items():
+        if all(getattr(variant, key) == value for key, value in arch.items()):
+            return {'name': name, **arch}
+    return arch
+
+
+def _check_fit(report: LoadReport, model: SwinV2, state: Mapping[str, Tensor]) -> None:
+    def faults(keys: Iterable[str]) -> list[str]:
+        return [key for key in keys if not _OUTPUT_NORM.fullmatch(key)]
+
+    problems = {
+        'shape mismatch': report.mismatched,
+        'missing in the file': faults(report.missing),
+        'not in the model': faults(report.unexpected),
+    }
+    if any(problems.values()):
+        parts = '; '.join(f'{k}: {len(v)}, e.g. {v[0]}' for k, v in problems.items() if v)
+        variant = model.variant
+        raise CheckpointError(
+            f'{report.path} does not fit the backbone ({parts}). The file is {describe(state)}; '
+            f'the config asks for embed_dims={variant.embed_dims}, depths={variant.depths}, '
+            f'num_heads={variant.num_heads} on {model.patch_embed.proj.in_channels} input channels'
+        )
+
+
+def _check_windows(report: LoadReport, model: SwinV2) -> None:
+    ours = model.pretrained_window_sizes
+    if any(ours[stage] != window for stage, window in report.windows.items()):
+        recorded = [report.windows.get(stage, window) for stage, window in enumerate(ours)]
+        raise CheckpointError(
+            f'{report.path} was trained with other windows than the config says: set '
+            f'pretrained_window_sizes={_flat(recorded)}, it is {_flat(ours)}. They fix the scale '
+            'of the position bias; window_size itself is free'
+        )
+
+
+def _flat(windows: Iterable[tuple[int, ...]]) -> list[int | tuple[int, ...]]:
+    return [w[0] if len(set(w)) == 1 else w for w in windows]
+
+
+def _show_windows(windows: Mapping[int, tuple[int, ...]]) -> str:
+    return ', '.join(
+        f'stage {s}: {w}' for s, w in zip(windows, _flat(windows.values()), strict=True)
+    )
+
+
+def _some(keys: list[str]) -> str:
+    return ', '.join(keys[:8]) + (f' and {len(keys) - 8} more' if len(keys) > 8 else '')

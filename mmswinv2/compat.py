@@ -1,0 +1,144 @@
+"""What is broken or missing in host packages, and only that.
+
+Each function does nothing where nothing is needed and imports no host of its own accord. `apply`
+is called when `mmswinv2.registry` is imported and at the start of our tools.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from mmengine.runner import checkpoint as mmengine_checkpoint
+from mmengine.utils import digit_version
+
+from .checkpoints.files import harmless_globals
+from .errors import UserError
+
+__all__ = ['apply', 'name_unreadable_images']
+
+_MMCV_TOO_NEW = '2.2.0'  # mmaction2 1.2.0 refuses it and later ones at import
+
+
+def apply() -> None:
+    """Mend what needs it; calling it again changes nothing."""
+    _allow_logged_scalars()
+    _make_mmaction_importable()
+
+
+def name_unreadable_images() -> None:
+    """Let mmcv's image loader say which image it cannot read; ours and the hosts' build on it."""
+    from mmcv.transforms import LoadImageFromFile
+
+    if hasattr(LoadImageFromFile.transform, '__wrapped__'):
+        return
+    load = LoadImageFromFile.transform
+
+    @functools.wraps(load)
+    def transform(self: Any, results: dict) -> dict | None:
+        try:
+            return load(self, results)
+        except (OSError, AssertionError, SyntaxError) as error:  # Pillow's on damaged PNGs
+            raise UserError(
+                f'cannot read the image {results["img_path"]}: {error}; fetch it again, or take it '
+                'out of the annotation file'
+            ) from error
+
+    LoadImageFromFile.transform = transform
+
+
+def _say(text: str) -> None:
+    print_log(f'mmswinv2.compat: {text}', logger='current', level=logging.INFO)
+
+
+def _allow_logged_scalars() -> None:
+    """Let mmengine 0.10.7 read its own checkpoints.
+
+    Since torch 2.6 `torch.load` restores listed classes only, and mmengine's `HistoryBuffer`,
+    which stands in every checkpoint it writes, is not listed. Maintained mmengine deals with it.
+    """
+    if digit_version(torch.__version__.split('+')[0]) < digit_version('2.6'):
+        return
+    if hasattr(mmengine_checkpoint, '_safe_torch_load'):
+        return
+    known = torch.serialization.get_safe_globals()
+    if missing := [entry for entry in harmless_globals() if entry not in known]:
+        torch.serialization.add_safe_globals(missing)
+        _say("mmengine's HistoryBuffer may be restored from checkpoints")
+
+
+def _make_mmaction_importable() -> None:
+    """Let mmaction2 1.2.0 be imported, when somebody imports it.
+
+    It refuses mmcv 2.2 and newer, of which it needs nothing that has changed, and its published
+    package lacks the module `mmaction.models.localizers.drn`.
+    """
+    if 'mmaction' in sys.modules or any(isinstance(f, _MMActionFinder) for f in sys.meta_path):
+        return
+    if importlib.util.find_spec('mmaction') is not None:
+        sys.meta_path.insert(0, _MMActionFinder())
+
+
+class _MMActionFinder(MetaPathFinder):
+    """Finds `mmaction` as ever, with a loader that mends it around its import."""
+
+    def find_spec(
+        self, name: str, path: Any = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != 'mmaction':
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _MMActionLoader(spec.loader)
+        return spec
+
+
+class _MMActionLoader(Loader):
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        import mmcv
+
+        version = mmcv.__version__
+        if digit_version(version) >= digit_version(_MMCV_TOO_NEW):
+            mmcv.__version__ = '2.1.99'
+            _say(f'mmaction2 accepts mmcv {version}')
+        try:
+            self.loader.exec_module(module)
+        finally:
+            mmcv.__version__ = version
+        _stand_in_for_drn(Path(module.__path__[0]))
+
+
+def _stand_in_for_drn(mmaction: Path) -> None:
+    localizers = mmaction / 'models' / 'localizers'
+    if not localizers.exists() or (localizers / 'drn').exists():
+        return
+
+    class DRN:
+        """The localizer that the published package lacks."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            raise ImportError('DRN is missing from mmaction2 1.2.0 as published')
+
+    package = ModuleType('mmaction.models.localizers.drn')
+    package.__path__ = []
+    module = ModuleType(f'{package.__name__}.drn')
+    module.DRN = DRN  # type: ignore[attr-defined]
+    sys.modules[package.__name__] = package
+    sys.modules[module.__name__] = module
+    _say('mmaction2 can do without its missing module localizers.drn')

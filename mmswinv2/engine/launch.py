@@ -1,0 +1,140 @@
+"""What `tools/train.py` and `tools/test.py` share."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from .. import compat
+from ..checkpoints import read_checkpoint
+from ..errors import UserError, check_data
+from .hooks import CheckDatasetHook
+from .storage import last_good_checkpoint, write_files_whole
+
+__all__ = ['build_runner', 'check_checkpoint', 'load_config', 'set_resume']
+
+
+def load_config(
+    path: str, work_dir: str | None, cfg_options: dict[str, Any] | None, launcher: str
+) -> Config:
+    """Read a config and apply the command line to it.
+
+    Raises:
+        UserError: if the config does not exist or the work dir cannot be written.
+    """
+    compat.apply()
+    if not Path(path).is_file():
+        known = sorted(p.name for p in Path(path).parent.glob('*.py'))[:5]
+        beside = f'; there are {", ".join(known)}' if known else ''
+        raise UserError(f'the config {path} does not exist{beside}')
+    cfg = Config.fromfile(path)
+    if cfg_options:
+        _set_data_root(cfg, cfg_options)
+        cfg.merge_from_dict(cfg_options)
+    cfg.launcher = launcher
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs', Path(path).stem))
+    _check_writable(cfg.work_dir)
+    return cfg
+
+
+def set_resume(cfg: Config, resume: str | None) -> None:
+    """Turn ``--resume [auto|PATH]`` into mmengine's settings.
+
+    Raises:
+        UserError: if there is nothing to resume.
+        CheckpointError: if the named checkpoint cannot be read.
+    """
+    if resume is None:
+        return
+    if resume == 'auto':
+        found = last_good_checkpoint(cfg.work_dir)
+        if found is None:
+            raise UserError(
+                f'--resume: {cfg.work_dir} has no checkpoint to resume from; name the folder of '
+                'the interrupted run with --work-dir, or a file with --resume PATH, or leave '
+                '--resume out to start anew'
+            )
+        resume = str(found)
+    check_checkpoint(resume)
+    cfg.resume, cfg.load_from = True, resume
+
+
+def check_checkpoint(path: str) -> None:
+    """Raise `CheckpointError` if a local checkpoint is missing, truncated or unsafe."""
+    if '://' not in path and not Path(path).is_dir():
+        read_checkpoint(path)
+
+
+def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
+    """Check the data, set up the processes, and build the runner.
+
+    Args:
+        cfg: the config.
+        kinds: which of ``'train'``, ``'val'``, ``'test'`` will be used.
+    """
+    check_data(cfg, kinds)
+    compat.name_unreadable_images()
+    write_files_whole()
+    _init_cpu_processes(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.register_hook(CheckDatasetHook(), priority='VERY_HIGH')
+    return runner
+
+
+def _init_cpu_processes(cfg: Config) -> None:
+    """Start gloo where there is no GPU; mmengine would ask CUDA for its device."""
+    if cfg.launcher == 'none' or torch.cuda.is_available():
+        return
+    if cfg.launcher != 'pytorch':
+        raise UserError(
+            f'--launcher {cfg.launcher} needs GPUs; without them use --launcher pytorch'
+        )
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    cfg.model_wrapper_cfg = cfg.get('model_wrapper_cfg') or dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    cfg.model_wrapper_cfg.setdefault('device_ids', None)
+
+
+def _set_data_root(cfg: Config, options: dict[str, Any]) -> None:
+    """Let ``data_root=...`` on the command line reach the data sets and evaluators too."""
+    root, old = options.get('data_root'), cfg.get('data_root')
+    if not root or not old:
+        return
+    root = os.path.join(root, '')
+
+    def replace(node: Any) -> None:
+        items = node.items() if isinstance(node, dict) else enumerate(node)
+        for key, value in list(items):
+            if isinstance(value, (dict, list)):
+                replace(value)
+            elif isinstance(value, str) and value.startswith(old):
+                node[key] = root + value[len(old) :]
+
+    replace(cfg._cfg_dict)
+    options['data_root'] = root
+
+
+def _check_writable(work_dir: str) -> None:
+    try:
+        Path(work_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=work_dir):
+            pass
+    except OSError as error:
+        raise UserError(
+            f'the work dir {work_dir} cannot be written ({error.strerror}); name another with '
+            '--work-dir'
+        ) from error

@@ -1,0 +1,73 @@
+"""Writing checkpoints so that a process that dies never takes the last good one with it."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import zipfile
+from pathlib import Path
+
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.logging import print_log
+
+from ..checkpoints.files import write_whole
+
+__all__ = ['AtomicLocalBackend', 'last_good_checkpoint', 'write_files_whole']
+
+
+class AtomicLocalBackend(LocalBackend):
+    """mmengine's local files, written under another name first and then moved into place.
+
+    mmengine's checkpoint hook removes the oldest checkpoint before it writes the next; here a
+    checkpoint goes only after the next one is whole.
+    """
+
+    _outdated: list[Path] = []  # noqa: RUF012  shared by all instances, as is the disk
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write `obj`; `filepath` is the old file or the whole new one, never a part of it."""
+        write_whole(filepath, lambda file: file.write(obj))
+        if Path(filepath).suffix == '.pth':
+            self.remove_outdated()
+
+    def remove(self, filepath: str | Path) -> None:
+        """Remove a file; a checkpoint waits until the next one is written."""
+        if Path(filepath).suffix == '.pth':
+            self._outdated.append(Path(filepath))
+        else:
+            super().remove(filepath)
+
+    @classmethod
+    def remove_outdated(cls) -> None:
+        """Remove the checkpoints that wait for it."""
+        while cls._outdated:
+            cls._outdated.pop().unlink(missing_ok=True)
+
+
+def write_files_whole() -> None:
+    """Make `AtomicLocalBackend` the backend of local paths in this process."""
+    register_backend('local', AtomicLocalBackend, force=True, prefixes='')
+    atexit.register(AtomicLocalBackend.remove_outdated)
+
+
+def last_good_checkpoint(work_dir: str | os.PathLike[str]) -> Path | None:
+    """The checkpoint to resume from: the one in ``last_checkpoint``, else the newest whole one.
+
+    Returns:
+        its path, or ``None`` if the folder has none.
+    """
+    folder = Path(work_dir)
+    candidates = sorted(
+        [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')],
+        key=lambda path: path.stat().st_mtime,
+        reverse=True,
+    )
+    note = folder / 'last_checkpoint'
+    if note.exists() and (noted := note.read_text().strip()):
+        here = folder / Path(noted).name  # the folder may have been moved since
+        candidates.insert(0, here if here.exists() else Path(noted))
+    for path in candidates:
+        if path.is_dir() or (path.exists() and zipfile.is_zipfile(path)):
+            return path
+        print_log(f'{path} is missing or cut short; trying an older one', logger='current')
+    return None

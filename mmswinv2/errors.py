@@ -1,0 +1,138 @@
+"""Users' mistakes, told in a sentence that names the way out."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .checkpoints import CheckpointError
+
+__all__ = ['UserError', 'check_data', 'explain', 'told_in_a_sentence']
+
+
+class UserError(Exception):
+    """A mistake of the user's; the message says what is wrong and what to do."""
+
+
+@contextmanager
+def told_in_a_sentence() -> Iterator[None]:
+    """End the program with one sentence on a user's mistake, with the traceback on anything else.
+
+    ``MMSWINV2_TRACEBACK=1`` shows the traceback always.
+    """
+    try:
+        yield
+    except Exception as error:
+        sentence = explain(error)
+        if sentence is None or os.environ.get('MMSWINV2_TRACEBACK'):
+            raise
+        sys.exit(f'error: {sentence}')
+
+
+def explain(error: BaseException) -> str | None:
+    """A sentence for an exception that a user can mend, ``None`` for any other."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    for link in chain:
+        if isinstance(link, (UserError, CheckpointError)):
+            return _last_line(link)
+    text = str(error)
+    if match := re.search(r"'?([\w.]+) is not in the ([\w:. ]+) registry", text):
+        return _unknown_type(match[1], match[2])
+    return None
+
+
+def check_data(cfg: Any, kinds: tuple[str, ...]) -> None:
+    """Look whether the files that the data loaders of a config name are there.
+
+    Args:
+        cfg: the config.
+        kinds: which of ``'train'``, ``'val'``, ``'test'`` will be used.
+
+    Raises:
+        UserError: naming the folder or file and the setting it comes from.
+    """
+    for kind in kinds:
+        loader = cfg.get(f'{kind}_dataloader') or {}
+        for dataset in _leaves(loader.get('dataset') or {}):
+            _check_dataset(dataset, f'{kind}_dataloader')
+
+
+def _leaves(dataset: Any) -> Iterator[Any]:
+    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
+    inner = dataset.get('datasets') or ([dataset['dataset']] if 'dataset' in dataset else [])
+    for item in inner:
+        yield from _leaves(item)
+    if not inner:
+        yield dataset
+
+
+def _check_dataset(dataset: Any, where: str) -> None:
+    root = dataset.get('data_root') or ''
+    if '://' in root or dataset.get('backend_args'):
+        return  # not on this disk
+    if root and not Path(root).is_dir():
+        raise UserError(
+            f'{where}: the folder {root} does not exist; put the data there, or name another with '
+            f'--cfg-options data_root=... (set in every data loader and evaluator)'
+        )
+    prefix = dataset.get('data_prefix') or {}
+    for key, part in prefix.items() if isinstance(prefix, dict) else [('data_prefix', prefix)]:
+        if part and not (folder := Path(root, part)).is_dir():
+            raise UserError(f'{where}: the folder {folder} ({key}) does not exist')
+    if not (part := dataset.get('ann_file')):
+        return
+    path = Path(root, part)
+    if not path.exists():
+        raise UserError(f'{where}: the annotation file {path} does not exist')
+    if path.suffix == '.json' and not _looks_like_json(path):
+        raise UserError(f'{where}: {path} is not JSON, or cut short; fetch or export it again')
+
+
+def _looks_like_json(path: Path) -> bool:
+    """Parse small files; look at both ends of large ones, which take long to parse."""
+    if path.stat().st_size < 2**24:
+        try:
+            json.loads(path.read_bytes())
+        except ValueError:
+            return False
+        return True
+    with path.open('rb') as file:
+        first = file.read(64).lstrip()[:1]
+        file.seek(-64, os.SEEK_END)
+        last = file.read().rstrip()[-1:]
+    return (first, last) in ((b'{', b'}'), (b'[', b']'))
+
+
+def _unknown_type(name: str, registry: str) -> str:
+    from mmengine import registry as mmengine_registry
+
+    known: set[str] = set()
+    for root in vars(mmengine_registry).values():
+        if isinstance(root, mmengine_registry.Registry):
+            for child in (root, *root._children.values()):
+                known |= set(child.module_dict)
+    close = difflib.get_close_matches(name.split('.')[-1], sorted(known), n=3)
+    hint = f'; did you mean {" or ".join(close)}?' if close else ''
+    return (
+        f'type {name!r} is not in the {registry} registry{hint} A type of another package needs '
+        "its prefix, as in 'mmswinv2.SwinTransformerV2'; your own needs custom_imports"
+    )
+
+
+def _last_line(error: BaseException) -> str:
+    """Errors of data-loader workers carry their traceback in the message."""
+    text = str(error)
+    if 'Traceback (most recent call last)' in text:
+        text = text.strip().splitlines()[-1].split(': ', 1)[-1]
+    return text

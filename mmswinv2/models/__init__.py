@@ -1,0 +1,5 @@
+"""Modules for the registries of the host packages."""
+
+from .backbones import SwinTransformerV2
+
+__all__ = ['SwinTransformerV2']

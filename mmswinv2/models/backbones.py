@@ -1,0 +1,162 @@
+"""The thin layer between `core.SwinV2` and mmengine."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.dist import barrier, get_local_rank
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import PretrainedInit
+from torch import nn
+
+from ..checkpoints import LoadReport, fetch, load_pretrained
+from ..core import SwinV2
+from ..core.tuples import IntOrInts
+from ..registry import MODELS
+
+__all__ = ['SwinTransformerV2']
+
+
+class _Backbone(SwinV2, BaseModule):
+    """What mmengine adds to the network: frozen stages, modes, and pre-trained weights.
+
+    Args:
+        frozen_stages: patch embedding and this many stages are not trained; 0 is the patch
+            embedding alone, -1 nothing.
+        norm_eval: keep norms in evaluation mode while training.
+        init_cfg: mmengine's; ``dict(type='Pretrained', checkpoint=..., prefix=...)`` takes a file
+            or address of any format of `mmswinv2.checkpoints` and may carry a ``format``.
+        **kwargs: of `core.SwinV2`.
+    """
+
+    def __init__(
+        self,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if frozen_stages not in range(-1, len(self.depths) + 1):
+            raise ValueError(
+                f'frozen_stages must be from -1 (none) to {len(self.depths)}, got {frozen_stages!r}'
+            )
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.init_cfg = copy.deepcopy(init_cfg)
+        self._freeze()
+
+    def init_weights(self) -> None:
+        """Load pre-trained weights if asked for; the rest is as the constructor left it."""
+        configs = [self.init_cfg] if isinstance(self.init_cfg, dict) else list(self.init_cfg or [])
+        pretrained = [c for c in configs if c['type'] in ('Pretrained', PretrainedInit)]
+        self.init_cfg = [c for c in configs if c not in pretrained]
+        try:
+            super().init_weights()
+        finally:
+            self.init_cfg = configs
+        for config in pretrained:
+            self._load(**{k: v for k, v in config.items() if k not in ('type', 'map_location')})
+
+    def train(self, mode: bool = True) -> _Backbone:
+        """Set the mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        self._freeze()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, nn.LayerNorm):
+                    module.eval()
+        return self
+
+    def _load(
+        self, checkpoint: str, prefix: str | None = None, format: str | None = None
+    ) -> LoadReport:
+        if get_local_rank() == 0:
+            fetch(checkpoint)
+        barrier()
+        report = load_pretrained(self, fetch(checkpoint), format, prefix)
+        print_log(str(report), logger='current')
+        return report
+
+    def _freeze(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        frozen = [self.patch_embed, self.pos_drop, *self.layers[: self.frozen_stages]]
+        for i in self.out_indices:
+            if i < self.frozen_stages:
+                frozen.append(getattr(self, f'norm{i}'))
+        for module in frozen:
+            module.eval()
+            for parameter in module.parameters():
+                parameter.requires_grad_(False)
+
+
+@MODELS.register_module()
+class SwinTransformerV2(_Backbone):
+    """Swin Transformer V2 for images; ``(B, C, H, W)`` of any size to one map per output.
+
+    Paper: https://arxiv.org/abs/2111.09883. State-dict keys are the authors'.
+
+    Args:
+        arch: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, ``'huge'``, ``'giant'``, ``'nano'``,
+            a first letter of these (not of nano), or a dict with ``embed_dims``, ``depths``,
+            ``num_heads``.
+        in_channels: channels of the image.
+        patch_size: pixels of a patch.
+        window_size: an int, ``(h, w)``, one per stage, or ``(h, w)`` per stage.
+        pretrained_window_sizes: the windows the weights were first trained with, in the same
+            forms; ``None`` means `window_size` (training from scratch).
+        mlp_ratio: hidden width of the MLPs over their channels.
+        drop_rate: dropout after patch embedding, projections and MLPs.
+        attn_drop_rate: dropout of attention probabilities.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
+        out_indices: stages to return.
+        with_cp: recompute activations in backward to save memory.
+        frozen_stages: patch embedding and this many stages are not trained; -1: none.
+        norm_eval: keep norms in evaluation mode while training.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads weights of any format.
+
+    Example:
+        >>> import torch
+        >>> backbone = SwinTransformerV2(arch='nano', window_size=8)
+        >>> [tuple(x.shape) for x in backbone(torch.rand(1, 3, 100, 75))]
+        [(1, 32, 25, 19), (1, 64, 13, 10), (1, 128, 7, 5), (1, 256, 4, 3)]
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = 'tiny',
+        in_channels: int = 3,
+        patch_size: int = 4,
+        window_size: int | Sequence[IntOrInts] = 8,
+        pretrained_window_sizes: int | Sequence[IntOrInts] | None = None,
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        with_cp: bool = False,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(
+            frozen_stages,
+            norm_eval,
+            init_cfg,
+            arch=arch,
+            in_channels=in_channels,
+            patch_size=(patch_size, patch_size),
+            merge_stride=(2, 2),
+            window_size=window_size,
+            pretrained_window_sizes=pretrained_window_sizes,
+            mlp_ratio=mlp_ratio,
+            drop_rate=drop_rate,
+            attn_drop_rate=attn_drop_rate,
+            drop_path_rate=drop_path_rate,
+            out_indices=out_indices,
+            with_cp=with_cp,
+        )

@@ -1,0 +1,29 @@
+"""Registries of mmswinv2, children of mmengine's.
+
+``type='mmswinv2.X'`` in a config of any host package finds them by the prefix alone; the modules
+are imported at the first look-up.
+"""
+
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import (
+    OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
+)
+from mmengine.registry import Registry
+
+from . import compat
+
+__all__ = ['HOOKS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS']
+
+compat.apply()
+
+
+def _child(name: str, parent: Registry, location: str) -> Registry:
+    return Registry(name, parent=parent, scope='mmswinv2', locations=[location])
+
+
+MODELS = _child('model', MMENGINE_MODELS, 'mmswinv2.models')
+OPTIM_WRAPPER_CONSTRUCTORS = _child(
+    'optimizer wrapper constructor', MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, 'mmswinv2.engine'
+)
+HOOKS = _child('hook', MMENGINE_HOOKS, 'mmswinv2.engine')

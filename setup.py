@@ -1,0 +1,88 @@
+"""Packaging of mmswinv2; the tools' settings are in pyproject.toml."""
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+MIM_FILES = ('configs', 'tools', 'model-index.yml')
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding='utf-8')
+
+
+def version() -> str:
+    return re.search(r"^__version__ = '(.+)'$", read('mmswinv2/__init__.py'), re.MULTILINE)[1]
+
+
+def requirements(name: str) -> list[str]:
+    lines = read(f'requirements/{name}.txt').splitlines()
+    return [line for line in (line.partition('#')[0].strip() for line in lines) if line]
+
+
+def add_mim_extension(package: Path, link: bool) -> None:
+    """Put what `mim` looks for into PACKAGE/.mim, as relative links or as copies."""
+    mim = package / '.mim'
+    shutil.rmtree(mim, ignore_errors=True)
+    mim.mkdir(parents=True)
+    for name in MIM_FILES:
+        source = ROOT / name
+        if link:
+            (mim / name).symlink_to(Path('../..') / name)
+        elif source.is_dir():
+            shutil.copytree(source, mim / name, ignore=shutil.ignore_patterns('__pycache__'))
+        else:
+            shutil.copy(source, mim / name)
+
+
+class BuildPy(build_py):
+    """Links beside the sources for `pip install -e`, copies inside a wheel."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            add_mim_extension(ROOT / 'mmswinv2', link=True)
+        else:
+            add_mim_extension(Path(self.build_lib) / 'mmswinv2', link=False)
+
+
+# The maintained forks. An environment with OpenMMLab's own packages needs none of these extras.
+ENGINE = ['onedl-mmengine>=0.10.12', 'onedl-mmcv>=2.3.6']
+
+setup(
+    name='mmswinv2',
+    version=version(),
+    description='Swin Transformer V2 for OpenMMLab: detection, segmentation and video',
+    long_description=read('README.md'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    classifiers=[
+        'Operating System :: OS Independent',
+        'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    ],
+    packages=find_packages(include=['mmswinv2', 'mmswinv2.*']),
+    include_package_data=False,
+    cmdclass={'build_py': BuildPy},
+    python_requires='>=3.10',
+    install_requires=requirements('runtime'),
+    extras_require={
+        'det': [*ENGINE, 'onedl-mmdetection>=3.5.1'],
+        'seg': [*ENGINE, 'onedl-mmsegmentation>=1.4.2'],
+        # mmaction2 itself goes in by `pip install --no-deps mmaction2==1.2.0`: it asks for decord
+        # and opencv-contrib-python, which stand in the way of decord2 and opencv-python.
+        'video': [*ENGINE, *requirements('video')],
+        'htc': ['instaboostfast==0.1.2'],
+        'tests': requirements('tests'),
+        'mim': requirements('mminstall'),
+    },
+    zip_safe=False,
+)

@@ -1,0 +1,18 @@
+import pytest
+from mmengine.logging import MMLogger
+
+
+@pytest.fixture
+def log(tmp_path, request):
+    """What mmengine's current logger wrote since the test began, as a function."""
+    path = tmp_path / 'log.txt'
+    logger = MMLogger.get_instance(request.node.nodeid, log_file=str(path))
+
+    def read():
+        for handler in logger.handlers:
+            handler.flush()
+        return path.read_text()
+
+    yield read
+    for handler in logger.handlers:
+        handler.close()

@@ -1,0 +1,72 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mmswinv2.engine.storage import AtomicLocalBackend, last_good_checkpoint
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from mmswinv2.engine.storage import AtomicLocalBackend
+
+write = os.fdopen
+def half_open(handle, mode):
+    file = write(handle, mode)
+    class Half:
+        def __enter__(self): return self
+        def __exit__(self, *a): file.close()
+        def write(self, data):
+            file.write(data[:len(data) // 2]); file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+    return Half()
+os.fdopen = half_open
+backend = AtomicLocalBackend()
+backend.remove(sys.argv[1] + '/iter_1.pth')  # as mmengine's hook does with max_keep_ckpts=1
+backend.put(b'x' * 1000, sys.argv[1] + '/' + sys.argv[2])
+"""
+
+
+def save(path, value=1):
+    torch.save({'value': value}, path)
+    return path
+
+
+@pytest.mark.parametrize('target', ['iter_1.pth', 'iter_2.pth'])
+def test_a_process_killed_while_writing_takes_nothing_along(tmp_path, target):
+    good = save(tmp_path / 'iter_1.pth')
+    (tmp_path / 'last_checkpoint').write_text(str(good))
+    run = subprocess.run([sys.executable, '-c', KILLED_WHILE_WRITING, str(tmp_path), target])
+    assert run.returncode == -signal.SIGKILL
+    assert last_good_checkpoint(tmp_path) == good
+    assert torch.load(good) == {'value': 1}
+    assert not (tmp_path / 'iter_2.pth').exists()
+
+
+def test_outdated_checkpoints_go_once_the_next_is_whole(tmp_path):
+    backend = AtomicLocalBackend()
+    old = save(tmp_path / 'iter_1.pth')
+    backend.remove(old)
+    assert old.exists()
+    backend.put(b'new', tmp_path / 'iter_2.pth')
+    assert not old.exists()
+    assert (tmp_path / 'iter_2.pth').read_bytes() == b'new'
+    backend.put(b'text', tmp_path / 'log.txt')
+    backend.remove(tmp_path / 'log.txt')
+    assert not (tmp_path / 'log.txt').exists()
+
+
+def test_last_good_checkpoint(tmp_path):
+    assert last_good_checkpoint(tmp_path) is None
+    for i, name in enumerate(['epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth']):
+        save(tmp_path / name)
+        os.utime(tmp_path / name, (i, i))
+    (tmp_path / 'last_checkpoint').write_text('')  # killed while it was written
+    assert last_good_checkpoint(tmp_path).name == 'epoch_3.pth'
+    whole = (tmp_path / 'epoch_3.pth').read_bytes()
+    (tmp_path / 'epoch_3.pth').write_bytes(whole[:-50])
+    assert last_good_checkpoint(tmp_path).name == 'epoch_2.pth'
+    (tmp_path / 'last_checkpoint').write_text('/gone/with/the/old/disk/epoch_1.pth')
+    assert last_good_checkpoint(tmp_path).name == 'epoch_1.pth'

@@ -1,0 +1,112 @@
+"""The published implementations, built from one description, with random weights."""
+
+import torch
+
+SIZES = {
+    'tiny': (96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    'small': (96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    'base': (128, (2, 2, 18, 2), (4, 8, 16, 32)),
+}
+
+
+def provide_torchvision_operators():
+    """Declare the two operators that torchvision's Python expects of its compiled half.
+
+    Without a compiled torchvision for this torch its import fails for want of them; nothing here
+    calls them.
+    """
+    if hasattr(torch.ops.torchvision, 'nms'):
+        return
+    library = torch.library.Library('torchvision', 'DEF')
+    library.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+    library.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+    provide_torchvision_operators.keep = library
+
+
+def randomise(model):
+    """Every parameter away from its initial value, so that none can hide."""
+    torch.manual_seed(0)
+    for name, p in model.named_parameters():
+        noise = torch.randn_like(p)
+        if 'logit_scale' in name:
+            p.data = 2.3 + 0.5 * noise
+        elif 'norm' in name and name.endswith('weight'):
+            p.data = 0.5 + 0.1 * noise
+        else:
+            p.data = 0.05 * noise if p.ndim > 1 else 0.1 * noise
+    model.eval()
+    return model
+
+
+def timm(size, image, windows, pretrained):
+    provide_torchvision_operators()
+    from timm.models.swin_transformer_v2 import SwinTransformerV2
+
+    dim, depths, heads = SIZES[size]
+    model = SwinTransformerV2(
+        img_size=image,
+        embed_dim=dim,
+        depths=depths,
+        num_heads=heads,
+        window_size=windows[0],
+        pretrained_window_sizes=pretrained,
+        num_classes=7,
+    )
+    return randomise(model), list(model.layers), model.norm, lambda x: model.forward_features(x)
+
+
+def transformers(size, image, windows, pretrained):
+    provide_torchvision_operators()
+    from transformers import Swinv2Config, Swinv2Model
+
+    dim, depths, heads = SIZES[size]
+    model = Swinv2Model(
+        Swinv2Config(
+            image_size=image,
+            embed_dim=dim,
+            depths=depths,
+            num_heads=heads,
+            window_size=windows[0],
+            pretrained_window_sizes=pretrained,
+        ),
+        add_pooling_layer=False,
+    )
+    stages = [layer.blocks[-1] for layer in model.encoder.layers]
+    return randomise(model), stages, model.layernorm, lambda x: model(pixel_values=x)
+
+
+def torchvision(size, image, windows, pretrained):
+    provide_torchvision_operators()
+    from torchvision.models.swin_transformer import (
+        PatchMergingV2,
+        SwinTransformer,
+        SwinTransformerBlockV2,
+    )
+
+    dim, depths, heads = SIZES[size]
+    model = SwinTransformer(
+        patch_size=[4, 4],
+        embed_dim=dim,
+        depths=list(depths),
+        num_heads=list(heads),
+        window_size=[windows[0]] * 2,
+        num_classes=7,
+        block=SwinTransformerBlockV2,
+        downsample_layer=PatchMergingV2,
+    )
+    return randomise(model), list(model.features[1::2]), model.norm, lambda x: model(x)
+
+
+def mmpretrain(size, image, windows, pretrained):
+    provide_torchvision_operators()
+    from mmpretrain.models import SwinTransformerV2
+
+    model = SwinTransformerV2(
+        arch=size,
+        img_size=image,
+        window_size=list(windows),
+        drop_path_rate=0.0,
+        pretrained_window_sizes=list(pretrained),
+    )
+    stages = [stage.blocks[-1] for stage in model.stages]
+    return randomise(model), stages, model.norm3, lambda x: model(x)

@@ -1,0 +1,73 @@
+"""Same weights, same numbers: through our converters, against what is published.
+
+Runs in the environment of `make peers`. Images divide into windows here: where they don't,
+published implementations pad and mask in ways of their own (docs/numerics.md).
+"""
+
+import pytest
+import torch
+
+from mmswinv2.checkpoints import load_pretrained
+from mmswinv2.core import SwinV2
+from tests.test_parity import peers
+
+TOLERANCE = 1e-5  # of the largest value
+
+# image, windows, pre-trained windows (0: none, the scale is the window's own)
+SETTINGS = {
+    'w8': (256, (8, 8, 8, 8), (0, 0, 0, 0)),
+    'w16': (256, (16, 16, 16, 8), (0, 0, 0, 0)),
+    'w12to16': (256, (16, 16, 16, 8), (12, 12, 12, 6)),
+}
+
+
+def outputs(run, stages, norm, image):
+    """Maps ``(B, C, H, W)`` at the end of each stage, and the last one normalised."""
+    seen = []
+
+    def keep(module, args, out):
+        out = out[0] if isinstance(out, tuple) else out
+        if out.ndim == 3:  # (B, H * W, C)
+            side = round(out.shape[1] ** 0.5)
+            out = out.unflatten(1, (side, side))
+        seen.append(out.permute(0, 3, 1, 2))
+
+    handles = [m.register_forward_hook(keep) for m in (*stages, norm)]
+    with torch.no_grad():
+        run(image)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+CASES = [
+    (peer, size, setting)
+    for peer in ('timm', 'transformers', 'torchvision', 'mmpretrain')
+    for size in peers.SIZES
+    for setting in SETTINGS
+    if (peer, setting) != ('torchvision', 'w12to16')  # it has no pre-trained windows
+]
+
+
+@pytest.mark.parametrize(('peer', 'size', 'setting'), CASES)
+def test_parity(peer, size, setting, tmp_path):
+    image, windows, pretrained = SETTINGS[setting]
+    if peer == 'torchvision':
+        # it pads maps smaller than the window with zeros, so none may be
+        image, windows = 32 * windows[0], (windows[0],) * 4
+    model, stages, norm, run = getattr(peers, peer)(size, image, windows, pretrained)
+    torch.save({'state_dict': model.state_dict()}, tmp_path / 'peer.pth')
+    scale = [p or w for p, w in zip(pretrained, windows, strict=True)]
+    net = SwinV2(size, window_size=windows, pretrained_window_sizes=scale).eval()
+    report = load_pretrained(net, tmp_path / 'peer.pth')
+    assert report.format == ('timm' if peer == 'timm' else peer)
+    assert set(report.missing) == {f'norm{i}.{p}' for i in range(3) for p in ('weight', 'bias')}
+    assert report.unexpected == []
+
+    x = torch.randn(1, 3, image, image, generator=torch.Generator().manual_seed(1))
+    theirs = outputs(run, stages, norm, x)
+    ours = outputs(net, list(net.layers), net.norm3, x)
+    assert len(ours) == len(theirs) == 5
+    errors = [float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, theirs, strict=True)]
+    print(f'\n{peer} {size} {setting}: largest error of the largest value {max(errors):.1e}')
+    assert max(errors) < TOLERANCE

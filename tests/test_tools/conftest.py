@@ -1,0 +1,61 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONFIG = 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'
+# what makes the demo's config a matter of seconds
+SMALL = ('train_dataloader.batch_size=2', 'train_cfg.val_interval=100', 'log_level=INFO')
+
+
+@pytest.fixture(scope='session')
+def tool():
+    """Run a script of tools/ in a process of its own, as a user would."""
+
+    def run(script, *args, **env):
+        command = [sys.executable, f'tools/{script}', *map(str, args)]
+        return subprocess.run(
+            command,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=900,
+            env={**os.environ, 'OMP_NUM_THREADS': '2', 'PYTHONWARNINGS': 'ignore', **env},
+        )
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def shapes(tool, tmp_path_factory):
+    """A data set of 8 + 4 small pictures."""
+    folder = tmp_path_factory.mktemp('data') / 'shapes'
+    made = tool('dataset_converters/make_shapes.py', folder, '--train=8', '--val=4', '--size=96')
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+@pytest.fixture(scope='session')
+def train(tool, shapes):
+    """Train the demo's config on `shapes` for some iterations, saving after every one."""
+
+    def run(work_dir, *args, iters=2, options=(), data_root=shapes, config=CONFIG):
+        return tool(
+            'train.py', config, '--work-dir', work_dir, *args, '--cfg-options',
+            f'data_root={data_root}', f'train_cfg.max_iters={iters}',
+            'default_hooks.checkpoint.interval=1', *SMALL, *options,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def trained(train, tmp_path_factory):
+    """The work dir of a finished run of two iterations."""
+    work_dir = tmp_path_factory.mktemp('work') / 'run'
+    run = train(work_dir)
+    assert run.returncode == 0, run.stderr
+    return work_dir

@@ -1,0 +1,101 @@
+"""What a user may get wrong ends in one sentence that names it and the way out."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.test_tools.conftest import CONFIG
+
+
+def sentence(run):
+    assert run.returncode == 1, run.stderr[-2000:]
+    lines = [line for line in run.stderr.splitlines() if line.startswith('error: ')]
+    assert len(lines) == 1 and 'Traceback' not in run.stderr, run.stderr[-2000:]
+    return lines[0]
+
+
+@pytest.fixture
+def damaged(shapes, tmp_path):
+    """A copy of the data to spoil."""
+    return shutil.copytree(shapes, tmp_path / 'shapes')
+
+
+def test_missing_data_folder(train, tmp_path):
+    said = sentence(train(tmp_path / 'w', data_root=tmp_path / 'nowhere'))
+    assert f'the folder {tmp_path}/nowhere/ does not exist' in said and 'data_root' in said
+
+
+def test_annotations_that_are_not_json(train, damaged, tmp_path):
+    path = damaged / 'annotations' / 'instances_train2017.json'
+    path.write_text(path.read_text()[:-100])
+    assert f'{path} is not JSON, or cut short' in sentence(train(tmp_path / 'w', data_root=damaged))
+    path.unlink()
+    assert f'{path} does not exist' in sentence(train(tmp_path / 'w', data_root=damaged))
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('damage', ['missing', 'truncated'])
+def test_damaged_image(train, damaged, tmp_path, damage, workers):
+    images = sorted((damaged / 'train2017').iterdir())
+    for image in images:
+        if damage == 'missing':
+            image.unlink()
+        else:
+            image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
+    options = [f'train_dataloader.num_workers={workers}']
+    said = sentence(train(tmp_path / 'w', data_root=damaged, options=options))
+    assert 'cannot read the image' in said and f'{damaged}/train2017/0000' in said
+
+
+def test_categories_that_do_not_match(train, damaged, tmp_path):
+    path = damaged / 'annotations' / 'instances_train2017.json'
+    content = json.loads(path.read_text())
+    content['categories'][0]['name'] = 'disc'
+    path.write_text(json.dumps(content))
+    said = sentence(train(tmp_path / 'w', data_root=damaged))
+    assert 'has 3 of the 4 classes' in said and 'metainfo=dict(classes=' in said
+
+
+def test_config_that_does_not_exist(train, tmp_path):
+    said = sentence(train(tmp_path, config='configs/detection/mask-rcnn.py'))
+    assert 'the config configs/detection/mask-rcnn.py does not exist' in said
+
+
+def test_unknown_type(train, tmp_path):
+    said = sentence(train(tmp_path, options=['model.backbone.type=mmswinv2.SwinTransformerv2']))
+    assert (
+        "'mmswinv2.SwinTransformerv2' is not in" in said
+        and 'did you mean SwinTransformerV2' in said
+    )
+
+
+def test_checkpoints_that_cannot_be_used(tool, train, trained, shapes, tmp_path):
+    cut = tmp_path / 'cut.pth'
+    cut.write_bytes((trained / 'iter_2.pth').read_bytes()[:100_000])
+    options = ['--work-dir', tmp_path / 'w', '--cfg-options', f'data_root={shapes}']
+    assert 'does not exist' in sentence(tool('test.py', CONFIG, tmp_path / 'no.pth', *options))
+    assert 'cut.pth (100000 bytes) is truncated' in sentence(tool('test.py', CONFIG, cut, *options))
+    assert 'is truncated' in sentence(train(tmp_path / 'w', '--resume', cut))
+    pretrained = [f'model.backbone.init_cfg.{k}' for k in ('type=Pretrained', f'checkpoint={cut}')]
+    said = sentence(train(tmp_path / 'w', options=pretrained))
+    assert 'cut.pth (100000 bytes) is truncated' in said
+
+
+def test_resume_with_nothing_to_resume(train, tmp_path):
+    said = sentence(train(tmp_path / 'w', '--resume'))
+    assert f'{tmp_path}/w has no checkpoint to resume from' in said and '--work-dir' in said
+
+
+def test_work_dir_that_cannot_be_written(train, tmp_path):
+    (tmp_path / 'file').write_text('')
+    said = sentence(train(tmp_path / 'file' / 'w'))
+    assert f'the work dir {tmp_path}/file/w cannot be written' in said and '--work-dir' in said
+
+
+def test_mixed_precision_without_a_gpu(train, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip('there is a GPU here, and --amp works')
+    assert '--amp needs a GPU' in sentence(train(tmp_path, '--amp'))

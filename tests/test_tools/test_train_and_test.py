@@ -1,0 +1,112 @@
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmswinv2.checkpoints import load_pretrained, read_checkpoint
+from mmswinv2.models import SwinTransformerV2
+from tests.test_tools.conftest import CONFIG, ROOT, SMALL
+
+
+def test_training_leaves_what_openmmlab_users_expect(trained):
+    names = {p.name for p in trained.iterdir()}
+    assert {
+        'iter_1.pth',
+        'iter_2.pth',
+        'last_checkpoint',
+        'mask-rcnn_swinv2-nano_shapes.py',
+    } <= names
+    (log,) = trained.glob('*/*.log')
+    assert 'Parameter groups:' in log.read_text()
+    assert not [p for p in trained.iterdir() if p.name.startswith('.')]  # nothing half-written
+    net = SwinTransformerV2('nano')
+    assert load_pretrained(net, trained / 'iter_2.pth').prefix == 'backbone.'
+
+
+def test_resume_goes_on_where_it_stopped(train, trained, tmp_path):
+    (tmp_path / 'last_checkpoint').write_text(str(trained / 'iter_2.pth'))
+    run = train(tmp_path, '--resume', iters=3)
+    assert run.returncode == 0, run.stderr
+    assert 'resumed epoch: 0, iter: 2' in run.stdout
+    assert not (tmp_path / 'iter_1.pth').exists() and (tmp_path / 'iter_3.pth').exists()
+    steps = read_checkpoint(tmp_path / 'iter_3.pth')['optimizer']['state'][0]['step']
+    assert int(steps) == 3
+
+
+def test_evaluation_with_pictures_and_predictions(tool, trained, shapes, tmp_path):
+    run = tool(
+        'test.py', CONFIG, trained / 'iter_2.pth', '--work-dir', tmp_path,
+        '--show-dir', 'pictures', '--out', tmp_path / 'predictions.pkl',
+        '--cfg-options', f'data_root={shapes}',
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    (metrics,) = tmp_path.glob('*/*.json')
+    assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(json.loads(metrics.read_text()))
+    assert len(list(metrics.parent.glob('pictures/*'))) == 4
+    with (tmp_path / 'predictions.pkl').open('rb') as file:
+        assert len(pickle.load(file)) == 4
+    scores = tool('misc/print_scores.py', tmp_path)
+    assert scores.stdout.startswith('box AP') and 'pictures' in scores.stdout
+
+
+def test_evaluation_wants_every_weight(tool, trained, shapes, tmp_path):
+    checkpoint = read_checkpoint(trained / 'iter_2.pth')
+    weights = checkpoint['state_dict']
+    weights['backbone.stem.weight'] = weights.pop('backbone.patch_embed.proj.weight')
+    torch.save(checkpoint, tmp_path / 'other.pth')
+    run = tool(
+        'test.py', CONFIG, tmp_path / 'other.pth', '--work-dir', tmp_path,
+        '--cfg-options', f'data_root={shapes}',
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert 'error: ' in run.stderr and 'does not fit the model of the config' in run.stderr
+    assert 'backbone.patch_embed.proj.weight' in run.stderr
+
+
+def test_converted_checkpoint_serves_as_pretrained(tool, trained, tmp_path):
+    run = tool('model_converters/convert_checkpoint.py', trained / 'iter_2.pth', tmp_path / 'b.pth')
+    assert run.returncode == 0, run.stderr
+    assert 'format: authors' in run.stdout and "'name': 'nano'" in run.stdout
+    report = load_pretrained(SwinTransformerV2('nano'), tmp_path / 'b.pth')
+    assert report.missing == [] and report.outside == []
+    run = tool('model_converters/convert_checkpoint.py', trained / 'no.pth', tmp_path / 'c.pth')
+    assert run.returncode == 1 and run.stderr.startswith('error: checkpoint')
+    assert not (tmp_path / 'c.pth').exists()
+
+
+def test_tensorboard_if_asked_for(train, tmp_path):
+    run = train(tmp_path, options=['visualizer.vis_backends.0.type=TensorboardVisBackend'])
+    assert run.returncode == 0, run.stderr
+    assert list(tmp_path.glob('*/vis_data/events.out.tfevents.*'))
+
+
+@pytest.mark.slow
+def test_two_processes_without_a_gpu(shapes, tmp_path):
+    bin = Path(sys.executable).parent
+    env = {
+        **os.environ,
+        'PATH': f'{bin}:{os.environ["PATH"]}',
+        'OMP_NUM_THREADS': '1',
+        'PORT': '29517',
+    }
+    options = ['--work-dir', tmp_path, '--cfg-options', f'data_root={shapes}']
+    for script, *arguments in (
+        ('dist_train.sh', CONFIG, 2, *options, 'train_cfg.max_iters=2', *SMALL),
+        ('dist_test.sh', CONFIG, tmp_path / 'iter_2.pth', 2, *options),
+    ):
+        command = ['bash', f'tools/{script}', *map(str, arguments)]
+        run = subprocess.run(
+            command,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            env=env | {'PORT': '29517'},
+        )
+        assert run.returncode == 0, run.stderr
+    assert 'coco/bbox_mAP' in run.stdout

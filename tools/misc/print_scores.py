@@ -1,0 +1,43 @@
+"""Print the scores of the latest evaluation in a work dir, and where its pictures are."""
+
+import argparse
+import json
+from pathlib import Path
+
+from mmswinv2.errors import UserError, told_in_a_sentence
+
+NAMES = {
+    'coco/bbox_mAP': 'box AP',
+    'coco/segm_mAP': 'mask AP',
+    'mIoU': 'mIoU',
+    'acc/top1': 'top-1',
+    'acc/top5': 'top-5',
+}
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('work_dir')
+    parser.add_argument('--pictures', default='pictures', help='the --show-dir of tools/test.py')
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    # tools/test.py writes <work dir>/<time>/<time>.json
+    files = [p for p in Path(args.work_dir).glob('*/*.json') if p.stem == p.parent.name]
+    if not files:
+        raise UserError(
+            f'{args.work_dir} holds no scores; run tools/test.py --work-dir {args.work_dir}'
+        )
+    latest = max(files, key=lambda path: path.stat().st_mtime)
+    metrics = json.loads(latest.read_text())
+    scores = ', '.join(f'{NAMES[k]} {v:.3f}' for k, v in metrics.items() if k in NAMES)
+    pictures = latest.parent / args.pictures
+    where = f'; predictions beside the truth: {pictures}' if pictures.is_dir() else ''
+    print(f'{scores}{where}')
+
+
+if __name__ == '__main__':
+    with told_in_a_sentence():
+        main()

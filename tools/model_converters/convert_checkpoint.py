@@ -1,0 +1,42 @@
+"""Convert SwinV2 weights of any published format to the keys of mmswinv2 (the authors' own).
+
+Formats are found by themselves: the authors' (classification, SimMIM, downstream), timm,
+transformers, torchvision, mmpretrain, and training runs. Only the backbone is kept. Configs read
+all of them directly too, through init_cfg=dict(type='Pretrained', checkpoint=...).
+"""
+
+import argparse
+
+from mmswinv2.checkpoints import FORMATS, fetch, write_checkpoint
+from mmswinv2.checkpoints.load import convert_file, describe
+from mmswinv2.errors import told_in_a_sentence
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('src', help='a file (.pth, .safetensors) or an http(s) address')
+    parser.add_argument('dst', help='the .pth file to write')
+    parser.add_argument('--format', choices=list(FORMATS), help='instead of finding it')
+    parser.add_argument('--prefix', help="what precedes the backbone's keys, e.g. 'backbone.'")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    converted, windows = convert_file(fetch(args.src), args.format, args.prefix)
+    arch = describe(converted.state)
+    meta = dict(source_format=converted.format, arch=arch, pretrained_window_sizes=windows)
+    write_checkpoint(dict(state_dict=converted.state, meta=meta), args.dst)
+    print(f'format: {converted.format} ({FORMATS[converted.format].title})')
+    print(f'prefix: {converted.prefix!r}')
+    print(f'architecture: {arch}')
+    print(f'pre-trained windows: {windows or "not recorded in the file"}')
+    print(
+        f'{len(converted.state)} tensors written to {args.dst}; left out: '
+        f'{len(converted.dropped)} of no use to a backbone, {len(converted.outside)} of other parts'
+    )
+
+
+if __name__ == '__main__':
+    with told_in_a_sentence():
+        main()

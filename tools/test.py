@@ -1,0 +1,106 @@
+"""Evaluate a detector, segmentor or video classifier: mAP, mIoU or top-1."""
+
+import argparse
+import os
+from copy import deepcopy
+
+from mmengine.config import ConfigDict, DictAction
+
+from mmswinv2.engine.launch import build_runner, check_checkpoint, load_config
+from mmswinv2.errors import UserError, told_in_a_sentence
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='test config file path')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='the dir to save logs and metrics')
+    parser.add_argument(
+        '--out',
+        help='where to put the predictions: a .pkl file for detectors and video classifiers, a '
+        'folder of label maps for segmentors',
+    )
+    parser.add_argument('--show', action='store_true', help='show predictions in a window')
+    parser.add_argument('--show-dir', help='folder for pictures of the predictions')
+    parser.add_argument(
+        '--wait-time', type=float, default=2, help='seconds between --show pictures'
+    )
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config: key=value, nested keys with dots, lists as '
+        'key="[a,b]" without white space',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def set_visualization(cfg, args):
+    """Each host names the options of its visualization hook differently."""
+    hook = cfg.default_hooks.get('visualization')
+    if hook is None:
+        raise UserError("--show and --show-dir need a 'visualization' entry in default_hooks")
+    hook['enable' if cfg.default_scope == 'mmaction' else 'draw'] = True
+    if args.show:
+        hook.update(show=True, wait_time=args.wait_time)
+    if args.show_dir and cfg.default_scope == 'mmseg':
+        cfg.visualizer['save_dir'] = args.show_dir
+    elif args.show_dir:
+        hook['out_dir' if cfg.default_scope == 'mmaction' else 'test_out_dir'] = args.show_dir
+
+
+def set_out(cfg, out):
+    if cfg.default_scope == 'mmseg':
+        cfg.test_evaluator.update(output_dir=out, keep_results=True)
+        return
+    if not out.endswith(('.pkl', '.pickle')):
+        raise UserError(f'--out must end in .pkl or .pickle, got {out}')
+    dump = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
+    evaluators = cfg.test_evaluator
+    evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
+    cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=out)]
+
+
+def set_tta(cfg):
+    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+        raise UserError('--tta needs tta_model and tta_pipeline in the config')
+    cfg.model = ConfigDict(**deepcopy(cfg.tta_model), module=cfg.model)
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.tta_pipeline
+
+
+def load_strictly(runner, checkpoint):
+    """Every parameter must be in the file; mmengine alone would go on with what fits."""
+    try:
+        runner.load_checkpoint(checkpoint, strict=True)
+    except RuntimeError as error:
+        raise UserError(f'{checkpoint} does not fit the model of the config: {error}') from error
+    runner._has_loaded = True
+
+
+def main():
+    args = parse_args()
+    cfg = load_config(args.config, args.work_dir, args.cfg_options, args.launcher)
+    check_checkpoint(args.checkpoint)
+    cfg.load_from, cfg.resume = None, False
+    if args.show or args.show_dir:
+        set_visualization(cfg, args)
+    if args.out:
+        set_out(cfg, args.out)
+    if args.tta:
+        set_tta(cfg)
+    runner = build_runner(cfg, ('test',))
+    load_strictly(runner, args.checkpoint)
+    runner.test()
+
+
+if __name__ == '__main__':
+    with told_in_a_sentence():
+        main()

@@ -1,0 +1,64 @@
+"""Train a detector, segmentor or video classifier."""
+
+import argparse
+import os
+
+import torch
+from mmengine.config import DictAction
+
+from mmswinv2.engine.launch import build_runner, load_config, set_resume
+from mmswinv2.errors import UserError, told_in_a_sentence
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='train config file path')
+    parser.add_argument('--work-dir', help='the dir to save logs and models')
+    parser.add_argument(
+        '--amp', action='store_true', help='enable automatic-mixed-precision training'
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help="scale the learning rate by the actual batch size over the config's",
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='resume from this checkpoint, or, without a path, from the latest one in the work dir',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config: key=value, nested keys with dots, lists as '
+        'key="[a,b]" without white space',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def main():
+    args = parse_args()
+    cfg = load_config(args.config, args.work_dir, args.cfg_options, args.launcher)
+    if args.amp:
+        if not torch.cuda.is_available():
+            raise UserError('--amp needs a GPU, and there is none; leave it out')
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise UserError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...)')
+        cfg.auto_scale_lr.enable = True
+    set_resume(cfg, args.resume)
+    kinds = ('train', 'val') if cfg.get('val_cfg') is not None else ('train',)
+    build_runner(cfg, kinds).train()
+
+
+if __name__ == '__main__':
+    with told_in_a_sentence():
+        main()
