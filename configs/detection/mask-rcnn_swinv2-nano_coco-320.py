@@ -1,0 +1,34 @@
+# Mask R-CNN, SwinV2-nano, from scratch on COCO at 320 pixels: a check that one's own data in COCO
+# format trains and evaluates, before a GPU is spent on it. Not a recipe of the paper.
+#   python tools/train.py configs/detection/mask-rcnn_swinv2-nano_coco-320.py \
+#       --cfg-options data_root=data/coco
+_base_ = 'mask-rcnn_swinv2-nano_shapes.py'
+
+data_root = 'data/coco/'
+model = dict(roi_head=dict(bbox_head=dict(num_classes=80), mask_head=dict(num_classes=80)))
+
+# Resize stands where the shapes need none
+train_pipeline = [
+    {{_base_.load_image}},
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=(320, 320), keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    {{_base_.load_image}},
+    dict(type='Resize', scale=(320, 320), keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+train_dataloader = dict(
+    batch_size=4,
+    dataset=dict(data_root=data_root, metainfo=None, pipeline=train_pipeline),
+)
+val_dataloader = dict(dataset=dict(data_root=data_root, metainfo=None, pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
+test_evaluator = val_evaluator

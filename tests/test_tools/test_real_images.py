@@ -1,0 +1,55 @@
+"""Training on real COCO images, where a small sample of them is at hand."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.test_tools.conftest import ROOT
+
+SAMPLE = ROOT.parent / 'shared' / 'data' / 'coco_tiny'
+CONFIG = 'configs/detection/mask-rcnn_swinv2-nano_coco-320.py'
+FOUR = {403385, 331352, 153299, 143931}  # few and large objects
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not SAMPLE.exists(), reason='the sample of real COCO images is not here'),
+]
+
+
+def coco_layout(folder, train_ids=None):
+    """The sample in COCO's layout; with `train_ids`, those training images in both splits."""
+    (folder / 'annotations').mkdir(parents=True)
+    for split in ('train2017', 'val2017'):
+        source = 'train2017' if train_ids else split
+        (folder / split).symlink_to(SAMPLE / 'images' / source)
+        content = json.loads((SAMPLE / f'annotations/instances_{source}.json').read_text())
+        if train_ids:
+            for key, name in (('images', 'id'), ('annotations', 'image_id')):
+                content[key] = [item for item in content[key] if item[name] in train_ids]
+        (folder / f'annotations/instances_{split}.json').write_text(json.dumps(content))
+    return folder
+
+
+def box_ap(run):
+    assert run.returncode == 0, run.stderr
+    return float(re.findall(r'coco/bbox_mAP: (-?[\d.]+)', run.stdout)[-1])
+
+
+def test_four_images_are_learnt_by_heart(train, tmp_path):
+    data = coco_layout(tmp_path / 'coco', FOUR)
+    options = ['train_dataloader.batch_size=4', 'train_cfg.val_interval=350', 'max_iters=350',
+               'param_scheduler.1.end=350', 'default_hooks.checkpoint.interval=350']  # fmt: skip
+    run = train(tmp_path / 'w', iters=350, options=options, data_root=data, config=CONFIG)
+    assert box_ap(run) >= 0.5
+
+
+def test_one_epoch_of_the_sample(tool, tmp_path):
+    data = coco_layout(tmp_path / 'coco')
+    run = tool(
+        'train.py', CONFIG, '--work-dir', tmp_path / 'w', '--cfg-options', f'data_root={data}',
+        'train_cfg.max_iters=8', 'train_cfg.val_interval=8', 'model.test_cfg.rcnn.score_thr=0',
+    )  # fmt: skip
+    assert 0 <= box_ap(run) <= 1
+    assert Path(tmp_path / 'w' / 'iter_8.pth').exists()
