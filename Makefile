@@ -19,13 +19,13 @@ INSTALL := requirements/install.sh
 INPUTS := $(INSTALL) setup.py $(wildcard requirements/*.txt)
 NOT_PARITY := --ignore=tests/test_parity
 
-.PHONY: help install peers demo test test-slow lint clean interpreter interpreter-peers
+.PHONY: help install peers demo test parity test-slow lint clean interpreter interpreter-peers
 
 help:
 	@echo 'make install     set up $(VENV) (compiles mmcv: about 10 minutes the first time)'
 	@echo 'make peers       set up $(PEERS): timm, transformers, ... to compare with'
 	@echo 'make demo        draw a data set, train a small detector on it, evaluate it'
-	@echo 'make test        lint, and every test that is not marked slow'
+	@echo 'make test        lint, parity, and every test that is not marked slow'
 	@echo 'make test-slow   the tests marked slow'
 	@echo 'make lint        ruff and mypy'
 	@echo 'make clean       remove build products and caches; environments and work_dirs stay'
@@ -52,13 +52,23 @@ interpreter:
 interpreter-peers:
 	@$(if $(PYTHON_GIVEN),bash $(INSTALL) --same-python $(PEERS) $(PYTHON))
 
+DEMO := configs/detection/mask-rcnn_swinv2-nano_shapes.py
 demo: install
 	$(VENV)/bin/python tools/dataset_converters/make_shapes.py data/shapes
-	$(VENV)/bin/python tools/train.py configs/detection/mask-rcnn_swinv2-nano_shapes.py \
-	    --work-dir work_dirs/demo
+	$(VENV)/bin/python tools/train.py $(DEMO) --work-dir work_dirs/demo
+	$(VENV)/bin/python tools/test.py $(DEMO) work_dirs/demo/iter_500.pth \
+	    --work-dir work_dirs/demo --show-dir pictures
+	@$(VENV)/bin/python tools/misc/print_scores.py work_dirs/demo
 
-test: install peers
+# Parity needs one environment, whatever the stack.
+ifeq ($(STACK),onedl)
+test: parity
+endif
+
+test: install
 	$(VENV)/bin/python -m pytest tests -m 'not slow' $(NOT_PARITY)
+
+parity: peers
 	$(PEERS)/bin/python -m pytest tests/test_parity
 
 test-slow: install

@@ -61,9 +61,10 @@ def expand(table: Tensor, window: tuple[int, ...]) -> Tensor:
     for axis, m in enumerate(window, start=1):
         middle = table.shape[axis] // 2
         table = table.narrow(axis, middle - m + 1, 2 * m - 1).unfold(axis, m, 1)
-    # (h, m1, m2, ..., m1, m2, ...): the last axes count up where the key's position counts down
+    # (h, m1, m2, ..., m1, m2, ...): the last axes count up where the key's position counts down.
+    # Contiguous first: flipping the overlapping views is slow, and its gradient much more so.
     ndim = len(window)
-    pairs = table.flip(tuple(range(1 + ndim, 1 + 2 * ndim)))
+    pairs = table.contiguous().flip(tuple(range(1 + ndim, 1 + 2 * ndim)))
     n = math.prod(window)
     return pairs.reshape(-1, n, n)
 
