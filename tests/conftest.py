@@ -14,5 +14,6 @@ def log(tmp_path, request):
         return path.read_text()
 
     yield read
+    MMLogger._instance_dict.pop(logger.instance_name)  # or it stays the current one
     for handler in logger.handlers:
         handler.close()

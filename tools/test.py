@@ -6,7 +6,7 @@ from copy import deepcopy
 
 from mmengine.config import ConfigDict, DictAction
 
-from mmswinv2.engine.launch import build_runner, check_checkpoint, load_config
+from mmswinv2.engine.launch import build_runner, check_checkpoint, finish, load_config
 from mmswinv2.errors import UserError, told_in_a_sentence
 
 
@@ -99,6 +99,7 @@ def main():
     runner = build_runner(cfg, ('test',))
     load_strictly(runner, args.checkpoint)
     runner.test()
+    finish()
 
 
 if __name__ == '__main__':

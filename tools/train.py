@@ -6,7 +6,7 @@ import os
 import torch
 from mmengine.config import DictAction
 
-from mmswinv2.engine.launch import build_runner, load_config, set_resume
+from mmswinv2.engine.launch import build_runner, finish, load_config, set_resume
 from mmswinv2.errors import UserError, told_in_a_sentence
 
 
@@ -57,6 +57,7 @@ def main():
     set_resume(cfg, args.resume)
     kinds = ('train', 'val') if cfg.get('val_cfg') is not None else ('train',)
     build_runner(cfg, kinds).train()
+    finish()
 
 
 if __name__ == '__main__':

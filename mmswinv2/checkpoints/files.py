@@ -75,8 +75,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
         raise CheckpointError(f'{path} is a folder; name the file in it, e.g. model.safetensors')
     if path.suffix == '.safetensors':
         return _read_safetensors(path)
+    known = torch.serialization.get_safe_globals()  # leaving the context would forget them
     try:
-        with torch.serialization.safe_globals(harmless_globals()):
+        with torch.serialization.safe_globals([g for g in harmless_globals() if g not in known]):
             return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         if 'global' not in str(error).lower():

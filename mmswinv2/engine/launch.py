@@ -18,7 +18,7 @@ from ..errors import UserError, check_data
 from .hooks import CheckDatasetHook
 from .storage import last_good_checkpoint, write_files_whole
 
-__all__ = ['build_runner', 'check_checkpoint', 'load_config', 'set_resume']
+__all__ = ['build_runner', 'check_checkpoint', 'finish', 'load_config', 'set_resume']
 
 
 def load_config(
@@ -89,6 +89,13 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(CheckDatasetHook(), priority='VERY_HIGH')
     return runner
+
+
+def finish() -> None:
+    """Let the processes of a distributed run end together; one that leaves early aborts others."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def _init_cpu_processes(cfg: Config) -> None:
