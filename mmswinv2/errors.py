@@ -46,6 +46,8 @@ def explain(error: BaseException) -> str | None:
     for link in chain:
         if isinstance(link, (UserError, CheckpointError)):
             return _last_line(link)
+        if isinstance(link, (FileNotFoundError, PermissionError)) and link.filename:
+            return f'{link.filename}: {link.strerror} (MMSWINV2_TRACEBACK=1 shows who asked for it)'
     text = str(error)
     if match := re.search(r"'?([\w.]+) is not in the ([\w:. ]+) registry", text):
         return _unknown_type(match[1], match[2])

@@ -1,12 +1,17 @@
 """Evaluate a detector, segmentor or video classifier: mAP, mIoU or top-1."""
 
 import argparse
-import os
 from copy import deepcopy
 
-from mmengine.config import ConfigDict, DictAction
+from mmengine.config import ConfigDict
 
-from mmswinv2.engine.launch import build_runner, check_checkpoint, finish, load_config
+from mmswinv2.engine.launch import (
+    add_common_arguments,
+    build_runner,
+    check_checkpoint,
+    finish,
+    load_config,
+)
 from mmswinv2.errors import UserError, told_in_a_sentence
 
 
@@ -14,7 +19,7 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='test config file path')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--work-dir', help='the dir to save logs and metrics')
+    add_common_arguments(parser)
     parser.add_argument(
         '--out',
         help='where to put the predictions: a .pkl file for detectors and video classifiers, a '
@@ -26,18 +31,7 @@ def parse_args():
         '--wait-time', type=float, default=2, help='seconds between --show pictures'
     )
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings of the config: key=value, nested keys with dots, lists as '
-        'key="[a,b]" without white space',
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return parser.parse_args()
 
 
 def set_visualization(cfg, args):
@@ -67,13 +61,33 @@ def set_out(cfg, out):
 
 
 def set_tta(cfg):
-    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
-        raise UserError('--tta needs tta_model and tta_pipeline in the config')
-    cfg.model = ConfigDict(**deepcopy(cfg.tta_model), module=cfg.model)
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
+    if cfg.default_scope == 'mmdet' and 'tta_model' not in cfg:
+        set_flip_tta(cfg, dataset.pipeline)
+    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+        raise UserError('--tta needs tta_model and tta_pipeline in the config')
+    cfg.model = ConfigDict(**deepcopy(cfg.tta_model), module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline
+
+
+def set_flip_tta(cfg, pipeline):
+    """What mmdet does where the config says nothing: the image and its mirror image."""
+    if cfg.model.get('roi_head', {}).get('mask_head') is not None:
+        raise UserError(
+            "--tta: mmdet's DetTTAModel merges boxes only, and this model has masks; name a "
+            'tta_model that merges them, and a tta_pipeline, in the config'
+        )
+    cfg.tta_model = dict(
+        type='DetTTAModel',
+        tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+    )
+    *steps, pack = pipeline
+    meta_keys = (*pack.get('meta_keys', ()), 'flip', 'flip_direction')
+    flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
+    augment = dict(type='TestTimeAug', transforms=[flips, [{**pack, 'meta_keys': meta_keys}]])
+    cfg.tta_pipeline = [*steps, augment]
 
 
 def load_strictly(runner, checkpoint):
@@ -87,7 +101,7 @@ def load_strictly(runner, checkpoint):
 
 def main():
     args = parse_args()
-    cfg = load_config(args.config, args.work_dir, args.cfg_options, args.launcher)
+    cfg = load_config(args)
     check_checkpoint(args.checkpoint)
     cfg.load_from, cfg.resume = None, False
     if args.show or args.show_dir:

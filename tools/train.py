@@ -1,19 +1,23 @@
 """Train a detector, segmentor or video classifier."""
 
 import argparse
-import os
 
 import torch
-from mmengine.config import DictAction
 
-from mmswinv2.engine.launch import build_runner, finish, load_config, set_resume
+from mmswinv2.engine.launch import (
+    add_common_arguments,
+    build_runner,
+    finish,
+    load_config,
+    set_resume,
+)
 from mmswinv2.errors import UserError, told_in_a_sentence
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='train config file path')
-    parser.add_argument('--work-dir', help='the dir to save logs and models')
+    add_common_arguments(parser)
     parser.add_argument(
         '--amp', action='store_true', help='enable automatic-mixed-precision training'
     )
@@ -28,23 +32,12 @@ def parse_args():
         const='auto',
         help='resume from this checkpoint, or, without a path, from the latest one in the work dir',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings of the config: key=value, nested keys with dots, lists as '
-        'key="[a,b]" without white space',
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return parser.parse_args()
 
 
 def main():
     args = parse_args()
-    cfg = load_config(args.config, args.work_dir, args.cfg_options, args.launcher)
+    cfg = load_config(args)
     if args.amp:
         if not torch.cuda.is_available():
             raise UserError('--amp needs a GPU, and there is none; leave it out')

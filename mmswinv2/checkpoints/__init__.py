@@ -1,7 +1,8 @@
 """Reading SwinV2 weights of every published format; pure torch."""
 
+from .convert import convert
 from .files import CheckpointError, fetch, read_checkpoint, write_checkpoint
-from .formats import FORMATS, convert
+from .formats import FORMATS
 from .load import LoadReport, load_pretrained
 
 __all__ = [

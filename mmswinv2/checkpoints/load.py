@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..core import VARIANTS, SwinV2
 from ..core.position_bias import log_coordinates
+from .convert import Converted, convert
 from .files import CheckpointError, read_checkpoint
-from .formats import FORMATS, Converted, convert
+from .formats import FORMATS
 
 __all__ = [
     'LoadReport',

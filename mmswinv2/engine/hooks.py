@@ -28,8 +28,10 @@ class CheckDatasetHook(Hook):
 
     def check(self, dataset: Any, where: str) -> None:
         """Raise `UserError` if `dataset` cannot be meant."""
-        while hasattr(dataset, 'dataset'):
-            dataset = dataset.dataset
+        if inner := getattr(dataset, 'datasets', None) or getattr(dataset, 'dataset', None):
+            for item in inner if isinstance(inner, (list, tuple)) else [inner]:
+                self.check(item, where)
+            return
         ann_file = getattr(dataset, 'ann_file', '')
         classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
         category_ids = getattr(dataset, 'cat_ids', None)

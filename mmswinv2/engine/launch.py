@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -18,29 +19,50 @@ from ..errors import UserError, check_data
 from .hooks import CheckDatasetHook
 from .storage import last_good_checkpoint, write_files_whole
 
-__all__ = ['build_runner', 'check_checkpoint', 'finish', 'load_config', 'set_resume']
+__all__ = [
+    'add_common_arguments',
+    'build_runner',
+    'check_checkpoint',
+    'finish',
+    'load_config',
+    'set_resume',
+]
 
 
-def load_config(
-    path: str, work_dir: str | None, cfg_options: dict[str, Any] | None, launcher: str
-) -> Config:
-    """Read a config and apply the command line to it.
+def add_common_arguments(parser: ArgumentParser) -> None:
+    """The options that every tool of mmdet, mmseg and mmaction2 has."""
+    parser.add_argument('--work-dir', help='the dir to save logs, metrics and models')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config: key=value, nested keys with dots, lists as '
+        'key="[a,b]" without white space',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def load_config(args: Namespace) -> Config:
+    """Read ``args.config`` and apply the common arguments to it.
 
     Raises:
         UserError: if the config does not exist or the work dir cannot be written.
     """
     compat.apply()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    path = args.config
     if not Path(path).is_file():
         known = sorted(p.name for p in Path(path).parent.glob('*.py'))[:5]
         beside = f'; there are {", ".join(known)}' if known else ''
         raise UserError(f'the config {path} does not exist{beside}')
     cfg = Config.fromfile(path)
-    if cfg_options:
-        _set_data_root(cfg, cfg_options)
-        cfg.merge_from_dict(cfg_options)
-    cfg.launcher = launcher
-    if work_dir is not None:
-        cfg.work_dir = work_dir
+    if args.cfg_options:
+        _set_data_root(cfg, args.cfg_options)
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs', Path(path).stem))
     _check_writable(cfg.work_dir)

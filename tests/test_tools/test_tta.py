@@ -1,0 +1,29 @@
+from tests.test_tools.conftest import CONFIG, ROOT
+
+BOXES_ALONE = f"""
+_base_ = '{ROOT}/{CONFIG}'
+model = dict(type='FasterRCNN', roi_head=dict(mask_head=None, mask_roi_extractor=None))
+val_evaluator = dict(metric='bbox')
+test_evaluator = val_evaluator
+"""
+
+
+def test_flipped_views_of_a_box_detector(tool, train, shapes, tmp_path):
+    config = tmp_path / 'faster-rcnn_swinv2-nano_shapes.py'
+    config.write_text(BOXES_ALONE)
+    run = train(tmp_path, config=config)
+    assert run.returncode == 0, run.stderr
+    run = tool(
+        'test.py', config, tmp_path / 'iter_2.pth', '--work-dir', tmp_path, '--tta',
+        '--cfg-options', f'data_root={shapes}', 'model.test_cfg.rcnn.score_thr=0.0',
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert 'DetTTAModel' in run.stdout and 'coco/bbox_mAP' in run.stdout
+
+
+def test_masks_need_a_model_that_merges_them(tool, trained, shapes, tmp_path):
+    run = tool(
+        'test.py', CONFIG, trained / 'iter_2.pth', '--work-dir', tmp_path, '--tta',
+        '--cfg-options', f'data_root={shapes}',
+    )  # fmt: skip
+    assert run.returncode == 1 and 'this model has masks' in run.stderr
