@@ -7,14 +7,21 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .checkpoints import CheckpointError
 
-__all__ = ['UserError', 'check_data', 'explain', 'told_in_a_sentence']
+__all__ = [
+    'UserError',
+    'categories_differ',
+    'check_data',
+    'explain',
+    'told_in_a_sentence',
+    'why_empty',
+]
 
 
 class UserError(Exception):
@@ -68,6 +75,41 @@ def check_data(cfg: Any, kinds: tuple[str, ...]) -> None:
         loader = cfg.get(f'{kind}_dataloader') or {}
         for dataset in _leaves(loader.get('dataset') or {}):
             _check_dataset(dataset, f'{kind}_dataloader')
+
+
+def why_empty(cfg: Any, kinds: tuple[str, ...]) -> UserError | None:
+    """Find the COCO data set of which no image is left, as mmengine does not say which it is."""
+    for kind in kinds:
+        for dataset in _leaves((cfg.get(f'{kind}_dataloader') or {}).get('dataset') or {}):
+            path = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+            if path.suffix != '.json':
+                continue
+            content = json.loads(path.read_text())
+            names = {category['name'] for category in content.get('categories', [])}
+            classes = (dataset.get('metainfo') or {}).get('classes') or names
+            if not set(classes) <= names:
+                return categories_differ(f'{kind}_dataloader', str(path), classes)
+            if not content.get('annotations') or not content.get('images'):
+                return UserError(
+                    f'{kind}_dataloader: {path} has {len(content.get("images", []))} images and '
+                    f'{len(content.get("annotations", []))} annotations; training needs both'
+                )
+    return None
+
+
+def categories_differ(where: str, ann_file: str, classes: Sequence[str]) -> UserError:
+    """The error for an annotation file that lacks some of the classes."""
+    names = [c['name'] for c in json.loads(Path(ann_file).read_text()).get('categories', [])]
+    missing = [name for name in classes if name not in names]
+    return UserError(
+        f'{where}: {ann_file} lacks {len(missing)} of the {len(classes)} classes '
+        f"({_some(missing)}); it has {_some(names)}. Set the data set's metainfo=dict(classes=(...)) to the names in "
+        'the file, and num_classes in the heads to their number'
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ', '.join(map(repr, names[:4])) + (', ...' if len(names) > 4 else '')
 
 
 def _leaves(dataset: Any) -> Iterator[Any]:

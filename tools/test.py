@@ -9,8 +9,8 @@ from mmswinv2.engine.launch import (
     add_common_arguments,
     build_runner,
     check_checkpoint,
-    finish,
     load_config,
+    run,
 )
 from mmswinv2.errors import UserError, told_in_a_sentence
 
@@ -112,8 +112,7 @@ def main():
         set_tta(cfg)
     runner = build_runner(cfg, ('test',))
     load_strictly(runner, args.checkpoint)
-    runner.test()
-    finish()
+    run(runner.test, cfg, ('test',))
 
 
 if __name__ == '__main__':

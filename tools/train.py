@@ -7,8 +7,8 @@ import torch
 from mmswinv2.engine.launch import (
     add_common_arguments,
     build_runner,
-    finish,
     load_config,
+    run,
     set_resume,
 )
 from mmswinv2.errors import UserError, told_in_a_sentence
@@ -49,8 +49,7 @@ def main():
         cfg.auto_scale_lr.enable = True
     set_resume(cfg, args.resume)
     kinds = ('train', 'val') if cfg.get('val_cfg') is not None else ('train',)
-    build_runner(cfg, kinds).train()
-    finish()
+    run(build_runner(cfg, kinds).train, cfg, kinds)
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mmengine.runner import Runner
 
 from .. import compat
 from ..checkpoints import read_checkpoint
-from ..errors import UserError, check_data
+from ..errors import UserError, check_data, why_empty
 from .hooks import CheckDatasetHook
 from .storage import last_good_checkpoint, write_files_whole
 
@@ -23,8 +24,8 @@ __all__ = [
     'add_common_arguments',
     'build_runner',
     'check_checkpoint',
-    'finish',
     'load_config',
+    'run',
     'set_resume',
 ]
 
@@ -113,8 +114,21 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     return runner
 
 
-def finish() -> None:
-    """Let the processes of a distributed run end together; one that leaves early aborts others."""
+def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:
+    """Call ``runner.train`` or ``runner.test`` and end the processes of a distributed run together.
+
+    One that leaves early would abort the others.
+
+    Raises:
+        UserError: if a data set turns out to be empty.
+    """
+    try:
+        work()
+    except ValueError as error:
+        # mmengine's words for a data set of which its filters left nothing
+        if 'need at least one array to concatenate' in str(error):
+            raise why_empty(cfg, kinds) or error from error
+        raise
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()

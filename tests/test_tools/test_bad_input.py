@@ -48,13 +48,23 @@ def test_damaged_image(train, damaged, tmp_path, damage, workers):
     assert 'cannot read the image' in said and f'{damaged}/train2017/0000' in said
 
 
-def test_categories_that_do_not_match(train, damaged, tmp_path):
+@pytest.mark.parametrize('renamed', [1, 4])
+def test_categories_that_do_not_match(train, damaged, tmp_path, renamed):
     path = damaged / 'annotations' / 'instances_train2017.json'
     content = json.loads(path.read_text())
-    content['categories'][0]['name'] = 'disc'
+    for category in content['categories'][:renamed]:
+        category['name'] = category['name'].upper()
     path.write_text(json.dumps(content))
     said = sentence(train(tmp_path / 'w', data_root=damaged))
-    assert 'has 3 of the 4 classes' in said and 'metainfo=dict(classes=' in said
+    assert f"{path} lacks {renamed} of the 4 classes ('circle'" in said
+    assert "it has 'CIRCLE'" in said and 'metainfo=dict(classes=' in said
+
+
+def test_data_without_annotations(train, damaged, tmp_path):
+    path = damaged / 'annotations' / 'instances_train2017.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'annotations': []}))
+    said = sentence(train(tmp_path / 'w', data_root=damaged))
+    assert f'{path} has 8 images and 0 annotations' in said
 
 
 def test_config_that_does_not_exist(train, tmp_path):
