@@ -103,8 +103,8 @@ def categories_differ(where: str, ann_file: str, classes: Sequence[str]) -> User
     missing = [name for name in classes if name not in names]
     return UserError(
         f'{where}: {ann_file} lacks {len(missing)} of the {len(classes)} classes '
-        f"({_some(missing)}); it has {_some(names)}. Set the data set's metainfo=dict(classes=(...)) to the names in "
-        'the file, and num_classes in the heads to their number'
+        f"({_some(missing)}); it has {_some(names)}. Set the data set's metainfo=dict(classes="
+        '(...)) to the names in the file, and num_classes in the heads to their number'
     )
 
 
