@@ -56,7 +56,7 @@ DEMO := configs/detection/mask-rcnn_swinv2-nano_shapes.py
 demo: install
 	$(VENV)/bin/python tools/dataset_converters/make_shapes.py data/shapes
 	$(VENV)/bin/python tools/train.py $(DEMO) --work-dir work_dirs/demo
-	$(VENV)/bin/python tools/test.py $(DEMO) work_dirs/demo/iter_500.pth \
+	$(VENV)/bin/python tools/test.py $(DEMO) $$(cat work_dirs/demo/last_checkpoint) \
 	    --work-dir work_dirs/demo --show-dir pictures
 	@$(VENV)/bin/python tools/misc/print_scores.py work_dirs/demo
 
@@ -69,7 +69,7 @@ test: install
 	$(VENV)/bin/python -m pytest tests -m 'not slow' $(NOT_PARITY)
 
 parity: peers
-	$(PEERS)/bin/python -m pytest tests/test_parity
+	$(PEERS)/bin/python -m pytest -s tests/test_parity
 
 test-slow: install
 	$(VENV)/bin/python -m pytest tests -m slow $(NOT_PARITY)

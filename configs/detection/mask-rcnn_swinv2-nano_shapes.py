@@ -9,7 +9,7 @@ _base_ = [
 
 data_root = 'data/shapes/'
 metainfo = dict(classes=('circle', 'square', 'triangle', 'star'))
-max_iters = 500
+max_iters = 650
 batch_size = 8
 
 # heads a quarter as wide, few proposals, anchors that fit small images
@@ -85,5 +85,5 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=5.0),
 )
 log_processor = dict(by_epoch=False)
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=250))
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=325))
 randomness = dict(seed=0)
