@@ -91,21 +91,26 @@ def _make_mmaction_importable() -> None:
 class _MMActionFinder(MetaPathFinder):
     """Finds `mmaction` as ever, with a loader that mends it around its import."""
 
+    searching = False
+
     def find_spec(
         self, name: str, path: Any = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != 'mmaction':
+        if name != 'mmaction' or self.searching:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self.searching = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.searching = False
         if spec is not None and spec.loader is not None:
-            spec.loader = _MMActionLoader(spec.loader)
+            spec.loader = _MMActionLoader(spec.loader, self)
         return spec
 
 
 class _MMActionLoader(Loader):
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
+    def __init__(self, loader: Loader, finder: _MMActionFinder) -> None:
+        self.loader, self.finder = loader, finder
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
@@ -113,6 +118,11 @@ class _MMActionLoader(Loader):
     def exec_module(self, module: ModuleType) -> None:
         import mmcv
 
+        sys.meta_path.remove(self.finder)
+        # the module is to look as if it had been imported without us
+        module.__loader__ = self.loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self.loader
         version = mmcv.__version__
         if digit_version(version) >= digit_version(_MMCV_TOO_NEW):
             mmcv.__version__ = '2.1.99'

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,10 +56,22 @@ def explain(error: BaseException) -> str | None:
             return _last_line(link)
         if isinstance(link, (FileNotFoundError, PermissionError)) and link.filename:
             return f'{link.filename}: {link.strerror} (MMSWINV2_TRACEBACK=1 shows who asked for it)'
+        if isinstance(link, ValueError) and _raised_here(link):
+            return str(link)
+        if isinstance(link, SyntaxError) and link.filename:
+            return f'{link.filename}, line {link.lineno}: {link.msg}'
     text = str(error)
     if match := re.search(r"'?([\w.]+) is not in the ([\w:. ]+) registry", text):
         return _unknown_type(match[1], match[2])
     return None
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether the exception is one of our own checks, and not of a library below us."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and Path(frames[-1][0].f_code.co_filename).parent in (
+        Path(__file__).parent / folder for folder in ('core', 'models', 'engine')
+    )
 
 
 def check_data(cfg: Any, kinds: tuple[str, ...]) -> None:
@@ -104,7 +117,9 @@ def categories_differ(where: str, ann_file: str, classes: Sequence[str]) -> User
     return UserError(
         f'{where}: {ann_file} lacks {len(missing)} of the {len(classes)} classes '
         f"({_some(missing)}); it has {_some(names)}. Set the data set's metainfo=dict(classes="
-        '(...)) to the names in the file, and num_classes in the heads to their number'
+        '(...)) to the names in the file and num_classes in the heads to their number; or, if the '
+        "model is to tell all of these classes apart, add the missing ones to the file's "
+        'categories (they need no annotations)'
     )
 
 
@@ -122,19 +137,22 @@ def _leaves(dataset: Any) -> Iterator[Any]:
 
 
 def _check_dataset(dataset: Any, where: str) -> None:
-    root = dataset.get('data_root') or ''
-    if '://' in root or dataset.get('backend_args'):
+    root, part = dataset.get('data_root') or '', dataset.get('ann_file') or ''
+    prefix = dataset.get('data_prefix') or {}
+    folders = prefix if isinstance(prefix, dict) else {'data_prefix': prefix}
+    if any('://' in text for text in (root, part, *folders.values())) or dataset.get(
+        'backend_args'
+    ):
         return  # not on this disk
     if root and not Path(root).is_dir():
         raise UserError(
             f'{where}: the folder {root} does not exist; put the data there, or name another with '
             f'--cfg-options data_root=... (set in every data loader and evaluator)'
         )
-    prefix = dataset.get('data_prefix') or {}
-    for key, part in prefix.items() if isinstance(prefix, dict) else [('data_prefix', prefix)]:
-        if part and not (folder := Path(root, part)).is_dir():
+    for key, name in folders.items():
+        if name and not (folder := Path(root, name)).is_dir():
             raise UserError(f'{where}: the folder {folder} ({key}) does not exist')
-    if not (part := dataset.get('ann_file')):
+    if not part:
         return
     path = Path(root, part)
     if not path.exists():
@@ -167,9 +185,9 @@ def _unknown_type(name: str, registry: str) -> str:
             for child in (root, *root._children.values()):
                 known |= set(child.module_dict)
     close = difflib.get_close_matches(name.split('.')[-1], sorted(known), n=3)
-    hint = f'; did you mean {" or ".join(close)}?' if close else ''
+    hint = f' (close to it: {", ".join(close)})' if close else ''
     return (
-        f'type {name!r} is not in the {registry} registry{hint} A type of another package needs '
+        f'type {name!r} is not in the {registry} registry{hint}. A type of another package needs '
         "its prefix, as in 'mmswinv2.SwinTransformerV2'; your own needs custom_imports"
     )
 

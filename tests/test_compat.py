@@ -14,10 +14,14 @@ import sys
 from mmswinv2 import compat
 compat.apply()
 assert 'mmaction' not in sys.modules and 'mmcv' not in sys.modules
+import importlib.resources, importlib.util
+assert importlib.util.find_spec('mmaction') is not None  # a probe is no import
 import mmcv
 version = mmcv.__version__
 import mmaction.models
 assert mmcv.__version__ == version
+assert mmaction.__spec__.loader.__class__.__name__ == 'SourceFileLoader'
+assert (importlib.resources.files('mmaction') / '__init__.py').is_file()
 from mmaction.models.localizers import DRN
 try:
     DRN()

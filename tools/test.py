@@ -8,7 +8,6 @@ from mmengine.config import ConfigDict
 from mmswinv2.engine.launch import (
     add_common_arguments,
     build_runner,
-    check_checkpoint,
     load_config,
     run,
 )
@@ -36,9 +35,11 @@ def parse_args():
 
 def set_visualization(cfg, args):
     """Each host names the options of its visualization hook differently."""
-    hook = cfg.default_hooks.get('visualization')
-    if hook is None:
-        raise UserError("--show and --show-dir need a 'visualization' entry in default_hooks")
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None or 'visualizer' not in cfg:
+        raise UserError(
+            "--show and --show-dir need a visualizer and a 'visualization' hook in the config"
+        )
     hook['enable' if cfg.default_scope == 'mmaction' else 'draw'] = True
     if args.show:
         hook.update(show=True, wait_time=args.wait_time)
@@ -49,14 +50,14 @@ def set_visualization(cfg, args):
 
 
 def set_out(cfg, out):
+    evaluators = cfg.test_evaluator
+    evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
     if cfg.default_scope == 'mmseg':
-        cfg.test_evaluator.update(output_dir=out, keep_results=True)
+        evaluators[0].update(output_dir=out, keep_results=True)
         return
     if not out.endswith(('.pkl', '.pickle')):
         raise UserError(f'--out must end in .pkl or .pickle, got {out}')
     dump = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
-    evaluators = cfg.test_evaluator
-    evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
     cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=out)]
 
 
@@ -90,20 +91,25 @@ def set_flip_tta(cfg, pipeline):
     cfg.tta_pipeline = [*steps, augment]
 
 
-def load_strictly(runner, checkpoint):
-    """Every parameter must be in the file; mmengine alone would go on with what fits."""
-    try:
-        runner.load_checkpoint(checkpoint, strict=True)
-    except RuntimeError as error:
-        raise UserError(f'{checkpoint} does not fit the model of the config: {error}') from error
-    runner._has_loaded = True
+def load_strictly(runner):
+    """Let the runner want every parameter; mmengine alone would go on with what fits."""
+    load = runner.load_checkpoint
+
+    def load_all(filename, *args, **kwargs):
+        try:
+            return load(filename, *args, **{**kwargs, 'strict': True})
+        except RuntimeError as error:
+            if 'state_dict' not in str(error):
+                raise
+            raise UserError(f'{filename} does not fit the model of the config: {error}') from error
+
+    runner.load_checkpoint = load_all
 
 
 def main():
     args = parse_args()
     cfg = load_config(args)
-    check_checkpoint(args.checkpoint)
-    cfg.load_from, cfg.resume = None, False
+    cfg.load_from, cfg.resume = args.checkpoint, False
     if args.show or args.show_dir:
         set_visualization(cfg, args)
     if args.out:
@@ -111,7 +117,7 @@ def main():
     if args.tta:
         set_tta(cfg)
     runner = build_runner(cfg, ('test',))
-    load_strictly(runner, args.checkpoint)
+    load_strictly(runner)
     run(runner.test, cfg, ('test',))
 
 

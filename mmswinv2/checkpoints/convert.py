@@ -50,12 +50,10 @@ def convert(state: State, format: str | None = None, prefix: str | None = None) 
     """
     if format is not None and format not in FORMATS:
         raise CheckpointError(f'format {format!r} is unknown; choose from {", ".join(FORMATS)}')
-    for pattern, what in STRANGERS.items():
-        if any(re.fullmatch(pattern, key) for key in state):
-            raise CheckpointError(f'these weights cannot be converted: they are {what}')
     name, prefix = _detect(state, format, prefix)
     rules = FORMATS[name].rules
     inside = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    _refuse_strangers(inside)
     outside = [k for k in state if not k.startswith(prefix)]
 
     try:
@@ -105,13 +103,20 @@ def _detect(state: State, format: str | None, prefix: str | None) -> tuple[str, 
         raise CheckpointError(
             f'the file holds several networks, under {prefixes}; name one as the prefix'
         )
-    some = ', '.join(sorted(state)[:4])
     if found:
         seen = ' or '.join(f'{name!r} under the prefix {before!r}' for name, before in found)
         raise CheckpointError(
             f'no SwinV2 of format {format or "any"} under the prefix {prefix!r}; there is {seen}'
         )
-    raise CheckpointError(f'no SwinV2 in these {len(state)} weights; its keys begin {some}')
+    _refuse_strangers(state)
+    some = ', '.join(sorted(state)[:4])
+    raise CheckpointError(f'no SwinV2 in these {len(state)} weights; their keys begin {some}')
+
+
+def _refuse_strangers(state: State) -> None:
+    for pattern, what in STRANGERS.items():
+        if any(re.fullmatch(pattern, key) for key in state):
+            raise CheckpointError(f'these weights cannot be converted: they are {what}')
 
 
 def _rename(key: str, rules: list[Rule]) -> str | None:
@@ -129,7 +134,7 @@ def _tables(state: State, rules: list[Rule]) -> dict[int, Tensor]:
     tables: dict[int, Tensor] = {}
     for key, value in state.items():
         if key.endswith('relative_coords_table'):
-            twin = key.replace('relative_coords_table', 'logit_scale')
-            stage = int((_rename(twin, rules) or '').split('.')[1])
-            tables.setdefault(stage, value)
+            twin = _rename(key.replace('relative_coords_table', 'logit_scale'), rules)
+            if twin and value.ndim == 4:
+                tables.setdefault(int(twin.split('.')[1]), value)
     return tables

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import pickle
+import shutil
 import tempfile
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlparse
+from urllib.request import urlopen
 
 import torch
 from torch import Tensor
 
 __all__ = [
+    'HALF_WRITTEN',
     'CheckpointError',
     'fetch',
     'harmless_globals',
@@ -23,17 +28,19 @@ __all__ = [
     'write_whole',
 ]
 
+HALF_WRITTEN = '.part-'  # stands in the names of files that are being written
+
 # What mmengine's own checkpoints hold besides tensors: logged scalars, as numpy arrays.
+_DTYPES = ('Bool', 'Int8', 'Int16', 'Int32', 'Int64', 'UInt8', 'Float16', 'Float32', 'Float64')
 _HARMLESS = (
+    'collections.defaultdict',
+    'collections.deque',
     'mmengine.logging.history_buffer.HistoryBuffer',
     'numpy._core.multiarray._reconstruct',
     'numpy._core.multiarray.scalar',
     'numpy.ndarray',
     'numpy.dtype',
-    'numpy.dtypes.Float32DType',
-    'numpy.dtypes.Float64DType',
-    'numpy.dtypes.Int32DType',
-    'numpy.dtypes.Int64DType',
+    *(f'numpy.dtypes.{name}DType' for name in (*_DTYPES, 'Str')),
 )
 
 
@@ -44,21 +51,35 @@ class CheckpointError(ValueError):
 def fetch(source: str | os.PathLike[str]) -> Path:
     """Return the local path of `source`, downloading an ``http(s)://`` address once.
 
-    Downloads go to torch's hub folder (``$TORCH_HOME/hub/checkpoints``) and appear there whole.
+    Downloads go to torch's hub folder (``$TORCH_HOME/hub/checkpoints``), to a folder of their own
+    for each address, and appear there whole.
+
+    Raises:
+        CheckpointError: if the address cannot be read, or is of another kind.
     """
     text = os.fspath(source)
-    if not text.startswith(('http://', 'https://')):
+    if '://' not in text:
         return Path(text).expanduser()
-    path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(text).path).name)
+    if not text.startswith(('http://', 'https://')):
+        raise CheckpointError(f'{text}: only files and http(s) addresses can be read')
+    folder = hashlib.sha256(text.encode()).hexdigest()[:8]
+    path = Path(torch.hub.get_dir(), 'checkpoints', folder, Path(urlparse(text).path).name)
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(text, str(path))
-        except OSError as error:
+            with urlopen(text) as response:
+                write_whole(path, lambda file: _copy(response, file))
+        except (OSError, HTTPException) as error:
             raise CheckpointError(
                 f'cannot download {text} ({error}); download it by other means and put it at {path}'
             ) from error
     return path
+
+
+def _copy(response: Any, file: IO[bytes]) -> None:
+    shutil.copyfileobj(response, file)
+    expected = response.headers.get('Content-Length')
+    if expected is not None and file.tell() != int(expected):
+        raise OSError(f'the connection ended after {file.tell()} of {expected} bytes')
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Any:
@@ -89,7 +110,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
             "torch.save({'model': ckpt['model']}, 'weights.pth')` "
             f'(or `state_dict` in place of `model`). torch says: {_first_line(error)}'
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle may end in any
         raise _unreadable(path, error) from error
 
 
@@ -131,7 +152,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any])
     """Let `write` fill a new file beside `path` and move it there once it is on the disk."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}{HALF_WRITTEN}')
     try:
         with os.fdopen(handle, 'wb') as file:
             write(file)
@@ -170,4 +191,7 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0]
+    """What torch found, without its advice to run the file's code."""
+    lines = (str(error).strip() or repr(error)).splitlines()
+    found = [line for line in lines if 'Unpickler error:' in line] or lines
+    return found[0].strip().split(' Please use ')[0].split(' This file can still')[0]

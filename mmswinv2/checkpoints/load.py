@@ -46,6 +46,7 @@ class LoadReport:
         dropped: keys that a backbone has no use for (heads, tables that follow from the window).
         outside: keys of other parts of the file's model.
         windows: the pre-trained windows recorded in the file, per stage, where they are.
+        assumed: the model's own pre-trained windows.
     """
 
     path: Path
@@ -58,11 +59,17 @@ class LoadReport:
     dropped: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
     windows: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    assumed: list[int | tuple[int, ...]] = field(default_factory=list)
 
     def __str__(self) -> str:
         """A few lines for a log."""
         prefix = f', prefix {self.prefix!r}' if self.prefix else ''
-        windows = _show_windows(self.windows) if self.windows else 'not recorded in the file'
+        windows = _show_windows(self.windows)
+        if not self.windows:
+            windows = (
+                f'not recorded in the file, taken to be {self.assumed} as pretrained_window_sizes '
+                '(or window_size) says; docs/checkpoints.md lists those of published weights'
+            )
         lines = [
             f'Loaded {self.path.name}: format {self.format} ({FORMATS[self.format].title}){prefix}',
             f'  loaded {len(self.loaded)}, missing {len(self.missing)}, unexpected '
@@ -100,6 +107,7 @@ def load_pretrained(
     converted, windows = convert_file(path, format, prefix)
     report = LoadReport(Path(path), converted.format, converted.prefix, windows=windows)
     report.dropped, report.outside = converted.dropped, converted.outside
+    report.assumed = _flat(model.pretrained_window_sizes)
     own = model.state_dict()
     for key, value in converted.state.items():
         if key not in own:
@@ -144,13 +152,14 @@ def unwrap(checkpoint: Any) -> dict[str, Tensor]:
     for _ in range(3):
         if not isinstance(checkpoint, Mapping):
             break
-        tensors = {k: v for k, v in checkpoint.items() if isinstance(v, Tensor)}
-        if tensors:
-            return tensors
         inner = [checkpoint[key] for key in _WRAPPERS if isinstance(checkpoint.get(key), Mapping)]
         if not inner:
             break
         checkpoint = inner[0]
+    if isinstance(checkpoint, Mapping):
+        tensors = {k: v for k, v in checkpoint.items() if isinstance(v, Tensor)}
+        if tensors:
+            return tensors
     seen = list(checkpoint)[:4] if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
     raise CheckpointError(f'no weights found; expected tensors or one of {_WRAPPERS}, got {seen}')
 
@@ -193,17 +202,23 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     while any(key.startswith(f'layers.{stage}.') for key in state):
         blocks = {k.split('.')[3] for k in state if k.startswith(f'layers.{stage}.blocks.')}
         depths.append(len(blocks))
-        heads.append(len(state[f'layers.{stage}.blocks.0.attn.logit_scale']))
+        heads.append(len(state.get(f'layers.{stage}.blocks.0.attn.logit_scale', ())))
         stage += 1
     arch: dict[str, Any] = {
         'embed_dims': len(state['patch_embed.proj.weight']),
         'depths': tuple(depths),
         'num_heads': tuple(heads),
+        'extra_norm_every': _extra_norm_every(state),
     }
     for name, variant in VARIANTS.items():
         if all(getattr(variant, key) == value for key, value in arch.items()):
             return {'name': name, **arch}
     return arch
+
+
+def _extra_norm_every(state: Mapping[str, Tensor]) -> int:
+    blocks = [int(k.split('.')[3]) for k in state if k.endswith('.enorm.weight')]
+    return 1 + min(blocks) if blocks else 0
 
 
 def _check_fit(report: LoadReport, model: SwinV2, state: Mapping[str, Tensor]) -> None:
@@ -221,7 +236,8 @@ def _check_fit(report: LoadReport, model: SwinV2, state: Mapping[str, Tensor]) -
         raise CheckpointError(
             f'{report.path} does not fit the backbone ({parts}). The file is {describe(state)}; '
             f'the config asks for embed_dims={variant.embed_dims}, depths={variant.depths}, '
-            f'num_heads={variant.num_heads} on {model.patch_embed.proj.in_channels} input channels'
+            f'num_heads={variant.num_heads}, extra_norm_every={variant.extra_norm_every} '
+            f'on {model.patch_embed.proj.in_channels} input channels'
         )
 
 

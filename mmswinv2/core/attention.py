@@ -67,8 +67,8 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: flo
 
 
 def _probabilities(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    scores = q @ k.transpose(-2, -1)
-    return torch.softmax(scores.to(bias.dtype) + bias, dim=-1)
+    scores = q.to(bias.dtype) @ k.to(bias.dtype).transpose(-2, -1)
+    return torch.softmax(scores + bias, dim=-1)
 
 
 class _RecomputedAttention(torch.autograd.Function):

@@ -8,7 +8,6 @@ from the one the weights were trained with. All offsets of a window make a *tabl
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,16 +86,23 @@ class ContinuousPositionBias(nn.Sequential):
             nn.Linear(_HIDDEN, num_heads, bias=False),
         )
         self.pretrained_window = pretrained_window
-        self._kept: dict[tuple[int, ...], tuple[Any, Tensor]] = {}
+        self._kept: dict[tuple[int, ...], tuple[list[Tensor], Tensor]] = {}
 
     def forward(self, window: tuple[int, ...]) -> Tensor:
         """Return the table ``(h, 2 M1 - 1, ...)`` for a window ``(M1, ...)``."""
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._table(window)
-        state = [_fingerprint(p) for p in self.parameters()]
-        if window not in self._kept or self._kept[window][0] != state:
-            self._kept[window] = (state, self._table(window))
+        if window not in self._kept or not self._unchanged(self._kept[window][0]):
+            weights = [p.detach().clone() for p in self.parameters()]
+            self._kept[window] = (weights, self._table(window))
         return self._kept[window][1]
+
+    def _unchanged(self, weights: list[Tensor]) -> bool:
+        """By value: an average of weights is written through `.data`, which leaves no trace."""
+        return all(
+            a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+            for a, b in zip(weights, self.parameters(), strict=True)
+        )
 
     def _table(self, window: tuple[int, ...]) -> Tensor:
         weight = next(self.parameters())
@@ -110,9 +116,3 @@ class ContinuousPositionBias(nn.Sequential):
         """Set the mode and forget the kept tables."""
         self._kept.clear()
         return super().train(mode)
-
-
-def _fingerprint(parameter: Tensor) -> tuple[int, int, torch.dtype]:
-    """Changes whenever the parameter is written to, moved or cast."""
-    version = 0 if parameter.is_inference() else parameter._version
-    return parameter.data_ptr(), version, parameter.dtype

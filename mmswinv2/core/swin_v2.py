@@ -81,8 +81,12 @@ class SwinV2(nn.Module):
         ndim, num_stages = len(patch_size), len(variant.depths)
         if ndim not in (2, 3):
             raise ValueError(f'patch_size must have 2 or 3 entries, got {patch_size!r}')
+        if not isinstance(out_indices, Sequence) or not out_indices:
+            raise ValueError(f'out_indices must name at least one stage, got {out_indices!r}')
         if bad := [i for i in out_indices if i not in range(num_stages)]:
             raise ValueError(f'out_indices {bad} are no stages; there are {num_stages}, from 0')
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f'drop_path_rate must be at least 0 and below 1, got {drop_path_rate}')
         patch = per_axis(patch_size, ndim, 'patch_size')
         stride = per_axis(merge_stride, ndim, 'merge_stride')
         windows = per_stage(window_size, num_stages, ndim, 'window_size')

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
+from itertools import accumulate, product
 from typing import Any
 
 import torch
@@ -115,9 +115,13 @@ def _window_grid(
 ) -> WindowGrid:
     axes: list[dict[int, Tensor]] = []  # per axis: window size -> positions (windows, size)
     for length, m, s in zip(size, window, shift, strict=True):
-        sizes = torch.tensor(window_sizes(length, m, s))
-        starts = sizes.cumsum(0) - sizes
-        axes.append({n: starts[sizes == n][:, None] + torch.arange(n) for n in {*sizes.tolist()}})
+        sizes = window_sizes(length, m, s)
+        starts = list(accumulate(sizes, initial=0))
+        axis = {}
+        for n in set(sizes):
+            first = [starts[i] for i, piece in enumerate(sizes) if piece == n]
+            axis[n] = torch.tensor(first)[:, None] + torch.arange(n)
+        axes.append(axis)
     ndim = len(size)
     # (B, w1, n1, w2, n2, ...) -> (B, w1, w2, ..., n1, n2, ...)
     windows_first = [0, *range(1, 2 * ndim, 2), *range(2, 2 * ndim + 1, 2)]
@@ -125,13 +129,14 @@ def _window_grid(
     for shape in product(*(sorted(axis, reverse=True) for axis in axes)):
         index = torch.arange(batch * math.prod(size)).view(batch, *size)
         for i, n in enumerate(shape):  # (..., n_i, ...) -> (..., w, n, ...)
-            index = index.index_select(1 + 2 * i, axes[i][n].flatten()).unflatten(
-                1 + 2 * i, (-1, n)
-            )
+            index = index.index_select(1 + 2 * i, axes[i][n].flatten())
+            index = index.unflatten(1 + 2 * i, (-1, n))
         groups.append((shape, index.numel() // math.prod(shape)))
         order.append(index.permute(windows_first).flatten())
     permutation = torch.cat(order)
-    return WindowGrid(tuple(groups), permutation.to(device), torch.argsort(permutation).to(device))
+    inverse = torch.empty_like(permutation)
+    inverse[permutation] = torch.arange(len(permutation))
+    return WindowGrid(tuple(groups), permutation.to(device), inverse.to(device))
 
 
 @lru_cache(maxsize=64)

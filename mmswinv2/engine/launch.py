@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tempfile
 from argparse import ArgumentParser, Namespace
@@ -18,7 +19,7 @@ from .. import compat
 from ..checkpoints import read_checkpoint
 from ..errors import UserError, check_data, why_empty
 from .hooks import CheckDatasetHook
-from .storage import last_good_checkpoint, write_files_whole
+from .storage import last_good_checkpoint, remove_half_written, write_files_whole
 
 __all__ = [
     'add_common_arguments',
@@ -57,7 +58,12 @@ def load_config(args: Namespace) -> Config:
         known = sorted(p.name for p in Path(path).parent.glob('*.py'))[:5]
         beside = f'; there are {", ".join(known)}' if known else ''
         raise UserError(f'the config {path} does not exist{beside}')
+    if Path(path).suffix not in ('.py', '.yml', '.yaml', '.json'):
+        raise UserError(f'{path} is no config; a config is a .py, .yml, .yaml or .json file')
     cfg = Config.fromfile(path)
+    scope = cfg.setdefault('default_scope', 'mmengine')
+    if importlib.util.find_spec(scope) is None:
+        raise UserError(f'{path} needs {scope} (its default_scope), which is not installed')
     if args.cfg_options:
         _set_data_root(cfg, args.cfg_options)
         cfg.merge_from_dict(args.cfg_options)
@@ -106,7 +112,11 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         kinds: which of ``'train'``, ``'val'``, ``'test'`` will be used.
     """
     check_data(cfg, kinds)
+    if cfg.get('load_from') and not cfg.get('resume'):
+        check_checkpoint(cfg.load_from)
     compat.name_unreadable_images()
+    if int(os.environ.get('RANK', 0)) == 0:
+        remove_half_written(cfg.work_dir)
     write_files_whole()
     _init_cpu_processes(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
@@ -154,18 +164,24 @@ def _init_cpu_processes(cfg: Config) -> None:
 
 def _set_data_root(cfg: Config, options: dict[str, Any]) -> None:
     """Let ``data_root=...`` on the command line reach the data sets and evaluators too."""
-    root, old = options.get('data_root'), cfg.get('data_root')
-    if not root or not old:
+    if 'data_root' not in options:
         return
-    root = os.path.join(root, '')
+    if not cfg.get('data_root'):
+        raise UserError(
+            "the config has no data_root of its own; set the data sets' instead, for instance "
+            '--cfg-options train_dataloader.dataset.data_root=...'
+        )
+    root, old = os.path.join(options['data_root'], ''), os.path.join(cfg.data_root, '')
 
-    def replace(node: Any) -> None:
-        items = node.items() if isinstance(node, dict) else enumerate(node)
-        for key, value in list(items):
-            if isinstance(value, (dict, list)):
-                replace(value)
-            elif isinstance(value, str) and value.startswith(old):
-                node[key] = root + value[len(old) :]
+    def replace(node: Any) -> Any:
+        if isinstance(node, dict):
+            for key in list(node):
+                node[key] = replace(node[key])
+        elif isinstance(node, (list, tuple)):
+            return type(node)(replace(item) for item in node)
+        elif isinstance(node, str) and os.path.join(node, '').startswith(old):
+            return root + node[len(old) :]
+        return node
 
     replace(cfg._cfg_dict)
     options['data_root'] = root

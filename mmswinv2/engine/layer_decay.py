@@ -65,6 +65,11 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             raise ValueError(
                 f'layer_decay_rate must be above 0 and at most 1, got {options["layer_decay_rate"]}'
             )
+        if optim_wrapper_cfg['optimizer'].get('lr') is None:
+            raise ValueError(f'the optimizer needs an lr, got {optim_wrapper_cfg["optimizer"]}')
+        for key, change in options.get('custom_keys', {}).items():
+            if unknown := sorted(set(change) - {'lr_mult', 'decay_mult'}):
+                raise ValueError(f'custom_keys[{key!r}] has {unknown}, not lr_mult or decay_mult')
         super().__init__(optim_wrapper_cfg, options)
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs: Any) -> None:
@@ -76,6 +81,10 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 f'layer_decay_rate={rate} needs a SwinV2 backbone (mmswinv2.SwinTransformerV2), '
                 f'and {type(module).__name__} has none'
             )
+        names = [name for name, _ in module.named_parameters()]
+        for key in self.paramwise_cfg.get('custom_keys', {}):
+            if not any(key in name for name in names):
+                raise ValueError(f'custom_keys: no parameter has {key!r} in its name')
         groups: dict[tuple[str, float, float], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:

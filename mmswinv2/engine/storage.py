@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import zipfile
 from pathlib import Path
@@ -10,9 +9,14 @@ from pathlib import Path
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import print_log
 
-from ..checkpoints.files import write_whole
+from ..checkpoints.files import HALF_WRITTEN, write_whole
 
-__all__ = ['AtomicLocalBackend', 'last_good_checkpoint', 'write_files_whole']
+__all__ = [
+    'AtomicLocalBackend',
+    'last_good_checkpoint',
+    'remove_half_written',
+    'write_files_whole',
+]
 
 
 class AtomicLocalBackend(LocalBackend):
@@ -28,7 +32,9 @@ class AtomicLocalBackend(LocalBackend):
         """Write `obj`; `filepath` is the old file or the whole new one, never a part of it."""
         write_whole(filepath, lambda file: file.write(obj))
         if Path(filepath).suffix == '.pth':
-            self.remove_outdated()
+            while self._outdated:
+                if (path := self._outdated.pop()) != Path(filepath):
+                    path.unlink(missing_ok=True)
 
     def remove(self, filepath: str | Path) -> None:
         """Remove a file; a checkpoint waits until the next one is written."""
@@ -37,17 +43,16 @@ class AtomicLocalBackend(LocalBackend):
         else:
             super().remove(filepath)
 
-    @classmethod
-    def remove_outdated(cls) -> None:
-        """Remove the checkpoints that wait for it."""
-        while cls._outdated:
-            cls._outdated.pop().unlink(missing_ok=True)
-
 
 def write_files_whole() -> None:
     """Make `AtomicLocalBackend` the backend of local paths in this process."""
     register_backend('local', AtomicLocalBackend, force=True, prefixes='')
-    atexit.register(AtomicLocalBackend.remove_outdated)
+
+
+def remove_half_written(work_dir: str | os.PathLike[str]) -> None:
+    """Remove what processes killed while they wrote a checkpoint have left behind."""
+    for path in Path(work_dir).glob(f'.*.pth{HALF_WRITTEN}*'):
+        path.unlink(missing_ok=True)
 
 
 def last_good_checkpoint(work_dir: str | os.PathLike[str]) -> Path | None:

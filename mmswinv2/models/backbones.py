@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmengine.dist import barrier, get_local_rank
+from mmengine.dist import barrier
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import PretrainedInit
@@ -18,6 +19,8 @@ from ..core.tuples import IntOrInts
 from ..registry import MODELS
 
 __all__ = ['SwinTransformerV2']
+
+_LOADER_KEYS = {'checkpoint', 'prefix', 'format'}
 
 
 class _Backbone(SwinV2, BaseModule):
@@ -52,14 +55,14 @@ class _Backbone(SwinV2, BaseModule):
     def init_weights(self) -> None:
         """Load pre-trained weights if asked for; the rest is as the constructor left it."""
         configs = [self.init_cfg] if isinstance(self.init_cfg, dict) else list(self.init_cfg or [])
-        pretrained = [c for c in configs if c['type'] in ('Pretrained', PretrainedInit)]
+        pretrained = [c for c in configs if _is_pretrained(c['type'])]
         self.init_cfg = [c for c in configs if c not in pretrained]
         try:
             super().init_weights()
         finally:
             self.init_cfg = configs
         for config in pretrained:
-            self._load(**{k: v for k, v in config.items() if k not in ('type', 'map_location')})
+            self._load(**_loader_arguments(config))
 
     def train(self, mode: bool = True) -> _Backbone:
         """Set the mode; what is frozen stays in evaluation mode."""
@@ -74,7 +77,7 @@ class _Backbone(SwinV2, BaseModule):
     def _load(
         self, checkpoint: str, prefix: str | None = None, format: str | None = None
     ) -> LoadReport:
-        if get_local_rank() == 0:
+        if int(os.environ.get('LOCAL_RANK', 0)) == 0:
             fetch(checkpoint)
         barrier()
         report = load_pretrained(self, fetch(checkpoint), format, prefix)
@@ -92,6 +95,23 @@ class _Backbone(SwinV2, BaseModule):
             module.eval()
             for parameter in module.parameters():
                 parameter.requires_grad_(False)
+
+
+def _is_pretrained(kind: Any) -> bool:
+    return kind is PretrainedInit or (isinstance(kind, str) and kind.split('.')[-1] == 'Pretrained')
+
+
+def _loader_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `_load` from an ``init_cfg``; ``map_location`` makes no difference."""
+    arguments = {k: v for k, v in config.items() if k not in ('type', 'map_location')}
+    if 'checkpoint' not in arguments or arguments.keys() - _LOADER_KEYS:
+        raise ValueError(
+            'init_cfg of a pre-trained backbone needs checkpoint and may have prefix and format, '
+            f'got {dict(config)}'
+        )
+    if arguments.get('prefix'):
+        arguments['prefix'] = arguments['prefix'].rstrip('.') + '.'  # mmengine's has no dot
+    return arguments
 
 
 @MODELS.register_module()

@@ -96,7 +96,11 @@ def test_table_that_is_not_log_spaced():
 def test_describe_names_the_variant():
     state = SwinV2('nano').state_dict()
     assert describe(state) == dict(
-        name='nano', embed_dims=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8)
+        name='nano',
+        embed_dims=32,
+        depths=(2, 2, 2, 2),
+        num_heads=(1, 2, 4, 8),
+        extra_norm_every=0,
     )
 
 
@@ -118,10 +122,24 @@ def renamed(old, new):
         (lambda s: {k: v for k, v in s.items() if 'q_bias' not in k}, 'missing in the file: 8'),
         (lambda s: {k: v[:16] for k, v in s.items()}, 'shape mismatch: '),
         (lambda s: s | {'layers.0.blocks.2.norm1.bias': torch.zeros(32)}, 'not in the model: 1'),
+        (lambda s: s | {'layers.0.blocks.1.enorm.weight': torch.ones(32)}, "extra_norm_every': 2"),
+        (lambda s: {k: v for k, v in s.items() if 'logit_scale' not in k}, 'missing in the file'),
         (lambda s: [1, 2], 'no weights found'),
         (lambda s: {'epoch': 3}, 'no weights found'),
     ],
-    ids=['V1', 'ResNet', 'cr', 'unknown', 'missing', 'shape', 'deeper', 'list', 'empty'],
+    ids=[
+        'V1',
+        'ResNet',
+        'cr',
+        'unknown',
+        'missing',
+        'shape',
+        'deeper',
+        'enorm',
+        'no scale',
+        'list',
+        'empty',
+    ],
 )
 def test_what_does_not_fit_changes_nothing(save, change, words):
     path = save(change(weights()))
@@ -146,6 +164,22 @@ def test_safetensors(tmp_path):
     (tmp_path / 'cut.safetensors').write_bytes((tmp_path / 'model.safetensors').read_bytes()[:999])
     with pytest.raises(CheckpointError, match='truncated'):
         read_checkpoint(tmp_path / 'cut.safetensors')
+
+
+def test_wrapped_weights_beside_other_tensors(save):
+    path = save({'epoch': torch.tensor(3), 'state_dict': weights()})
+    assert len(load_pretrained(SwinV2('nano'), path).loaded) > 100
+
+
+def test_a_neck_may_be_of_another_kind(save):
+    state = {f'backbone.{k}': v for k, v in weights().items()}
+    path = save(state | {'neck.relative_position_bias_table': torch.zeros(1)})
+    assert load_pretrained(SwinV2('nano'), path).outside == ['neck.relative_position_bias_table']
+
+
+def test_windows_that_are_not_recorded_are_said_to_be_assumed(save):
+    report = load_pretrained(SwinV2('nano', window_size=16), save(weights()))
+    assert 'not recorded in the file, taken to be [16, 16, 16, 16]' in str(report)
 
 
 class RunsCode:

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,10 +17,10 @@ from tests import reference
 SHAPE = (5, 3, 12, 8)  # W, h, N, d
 
 
-def inputs(dtype, **kwargs):
+def inputs(dtype, scale=10, **kwargs):
     torch.manual_seed(0)
     q, k, v = (torch.randn(SHAPE).to(dtype) for _ in range(3))
-    q, k = cosine_directions(q) * 10, cosine_directions(k)
+    q, k = cosine_directions(q) * scale, cosine_directions(k)
     bias = torch.randn(3, 12, 12) * 4
     tensors = [q.to(dtype), k.to(dtype), v, bias.double() if dtype == torch.double else bias]
     return [t.requires_grad_(**kwargs) for t in tensors]
@@ -51,6 +53,28 @@ def test_fast_path_equals_reference(dtype, tolerance, at_once, monkeypatch):
             assert error < tolerance
 
 
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 0.06), (torch.half, 0.008)])
+def test_half_precision_gradients_at_the_largest_scale(dtype, tolerance):
+    half = inputs(dtype, scale=100, requires_grad=True)
+    full = [t.detach().double().requires_grad_() for t in half]
+    for tensors, function in ((half, window_attention), (full, window_attention_reference)):
+        out = function(*tensors)
+        out.backward(torch.ones_like(out).cumsum(-1))
+    for got, want in zip(half, full, strict=True):
+        assert (got.grad - want.grad).abs().max() / want.grad.abs().max() < tolerance
+
+
+def test_scale_is_bounded():
+    attn = WindowAttention(16, 2, (4, 4)).double()
+    grid = window_grid(1, (4, 4), (4, 4), (0, 0), torch.device('cpu'))
+    tokens = torch.randn(16, 16, dtype=torch.double)
+    outs = []
+    for scale in (100, 1000):
+        torch.nn.init.constant_(attn.logit_scale, math.log(scale))
+        outs.append(attn(tokens, grid))
+    torch.testing.assert_close(*outs)
+
+
 def test_recomputation_keeps_no_probabilities():
     q, k, v, bias = inputs(torch.float, requires_grad=True)
     node = window_attention(q, k, v, bias).grad_fn
@@ -58,12 +82,22 @@ def test_recomputation_keeps_no_probabilities():
 
 
 def test_dropout_drops_in_training_only():
-    attn = WindowAttention(16, 2, (4, 4), attn_drop=0.5)
-    x, grid = torch.randn(1, 4, 4, 16), window_grid(1, (4, 4), (4, 4), (0, 0), torch.device('cpu'))
-    tokens = cut(x, grid)
-    assert not torch.equal(attn(tokens, grid), attn(tokens, grid))
-    attn.eval()
-    assert torch.equal(attn(tokens, grid), attn(tokens, grid))
+    for rates in (dict(attn_drop=0.5), dict(proj_drop=0.5)):
+        attn = WindowAttention(16, 2, (4, 4), **rates)
+        grid = window_grid(1, (4, 4), (4, 4), (0, 0), torch.device('cpu'))
+        tokens = torch.randn(16, 16)
+        assert not torch.equal(attn(tokens, grid), attn(tokens, grid))
+        attn.eval()
+        assert torch.equal(attn(tokens, grid), attn(tokens, grid))
+
+
+def test_dropout_is_the_share_that_is_dropped():
+    torch.manual_seed(0)
+    q = k = torch.zeros(200, 1, 10, 10)
+    v = torch.eye(10).expand(200, 1, 10, 10)  # the output is then the probabilities
+    out = window_attention(q, k, v, torch.zeros(1, 10, 10), dropout=0.2)
+    assert (out == 0).float().mean() == pytest.approx(0.2, abs=0.01)
+    assert out.max() == pytest.approx(0.1 / 0.8)
 
 
 @pytest.mark.parametrize('shift', [0, 2])

@@ -49,7 +49,17 @@ def test_kept_in_eval_until_weights_or_mode_change():
 
 def test_float32_under_autocast():
     bias = ContinuousPositionBias(2, (8, 8))
+    outside = bias((8, 8))
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        assert torch.equal(bias((8, 8)), bias.train()((8, 8)))
-        assert bias((8, 8)).dtype == torch.float32
-    torch.testing.assert_close(bias((8, 8)), bias.eval()((8, 8)))
+        inside = bias((8, 8))
+    assert inside.dtype == torch.float32 and torch.equal(inside, outside)
+
+
+def test_a_teacher_that_follows_in_eval_is_not_stale():
+    teacher = ContinuousPositionBias(2, (4, 4)).eval()
+    with torch.no_grad():
+        first = teacher((4, 4))
+        for p in teacher.parameters():
+            p.data.mul_(0.5).add_(0.1)  # as mean-teacher hooks do; leaves no trace in `_version`
+        assert not torch.equal(teacher((4, 4)), first)
+        assert torch.equal(teacher((4, 4)), teacher._table((4, 4)))

@@ -134,6 +134,34 @@ def test_checkpointing_gives_the_same_gradients():
         torch.testing.assert_close(a, b)
 
 
+def test_dropout_everywhere_it_belongs():
+    net = SwinV2('nano', drop_rate=0.25, attn_drop_rate=0.125)
+    dropouts = {n: m.p for n, m in net.named_modules() if isinstance(m, torch.nn.Dropout)}
+    blocks = [f'layers.{i}.blocks.{j}' for i in range(4) for j in range(2)]
+    expected = {f'{b}.{name}' for b in blocks for name in ('attn.proj_drop', 'mlp.drop')}
+    assert set(dropouts) == {'pos_drop', *expected} and set(dropouts.values()) == {0.25}
+    assert {m.attn.attn_drop for m in net.modules() if isinstance(m, Block)} == {0.125}
+    x = torch.randn(1, 8, 8, 32)
+    mlp = net.layers[0].blocks[0].mlp
+    assert not torch.equal(mlp(x), mlp(x)) and torch.equal(mlp.eval()(x), mlp(x))
+    calls = []
+    for drop in (net.pos_drop, mlp.drop):
+        drop.register_forward_hook(lambda m, *_: calls.append(m))
+    net(torch.randn(1, 3, 32, 32))
+    assert [calls.count(m) for m in (net.pos_drop, mlp.drop)] == [1, 2]
+
+
+# torch's own tracing of an autograd.Function
+@pytest.mark.filterwarnings('ignore:.*should not be instantiated:DeprecationWarning')
+def test_compiles_into_one_graph():
+    net = SwinV2('nano', window_size=4, out_indices=(0, 1)).eval()
+    compiled = torch.compile(net, fullgraph=True, backend='eager')
+    x = torch.randn(1, 3, 36, 52)
+    with torch.no_grad():
+        for a, b in zip(net(x), compiled(x), strict=True):
+            torch.testing.assert_close(a, b)
+
+
 def test_drop_path_comes_after_the_norm():
     torch.manual_seed(0)
     block = Block(8, 2, (4, 4), (4, 4), shifted=False, drop_path=0.5)
@@ -181,6 +209,8 @@ def test_variants_by_letter_and_by_dict():
         (dict(window_size=8.0), 'window_size must be'),
         (dict(out_indices=(1, 4)), r'out_indices \[4\] are no stages'),
         (dict(patch_size=(4,)), 'patch_size must have 2 or 3 entries'),
+        (dict(out_indices=()), 'out_indices must name at least one stage'),
+        (dict(drop_path_rate=1.0), 'drop_path_rate must be at least 0 and below 1, got 1.0'),
     ],
     ids=str,
 )

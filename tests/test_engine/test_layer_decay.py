@@ -89,6 +89,10 @@ def test_mistakes_are_named():
         build(nn.Linear(2, 2), layer_decay_rate=0.9)
     with pytest.raises(ValueError, match=r"paramwise_cfg has \['decay_rate'\]"):
         build(SwinTransformerV2('nano'), decay_rate=0.9)
+    with pytest.raises(ValueError, match="no parameter has 'bakbone' in its name"):
+        build(SwinTransformerV2('nano'), custom_keys={'bakbone': dict(lr_mult=0.1)})
+    with pytest.raises(ValueError, match=r"custom_keys\['norm'\] has \['lr_mul'\]"):
+        build(SwinTransformerV2('nano'), custom_keys={'norm': dict(lr_mul=0.1)})
     with pytest.raises(ValueError, match='at most 1, got 1.5'):
         build(SwinTransformerV2('nano'), layer_decay_rate=1.5)
 

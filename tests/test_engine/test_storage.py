@@ -6,7 +6,11 @@ import sys
 import pytest
 import torch
 
-from mmswinv2.engine.storage import AtomicLocalBackend, last_good_checkpoint
+from mmswinv2.engine.storage import (
+    AtomicLocalBackend,
+    last_good_checkpoint,
+    remove_half_written,
+)
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys
@@ -56,6 +60,28 @@ def test_outdated_checkpoints_go_once_the_next_is_whole(tmp_path):
     backend.put(b'text', tmp_path / 'log.txt')
     backend.remove(tmp_path / 'log.txt')
     assert not (tmp_path / 'log.txt').exists()
+
+
+def test_a_write_that_fails_removes_nothing(tmp_path, monkeypatch):
+    backend = AtomicLocalBackend()
+    old = save(tmp_path / 'iter_1.pth')
+    backend.remove(old)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'fsync', lambda _: (_ for _ in ()).throw(OSError(28, 'disk full')))
+        with pytest.raises(OSError, match='disk full'):
+            backend.put(b'new', tmp_path / 'iter_2.pth')
+    assert [p.name for p in tmp_path.iterdir()] == ['iter_1.pth']
+    backend.put(b'new', old)  # written again under the name that was to go
+    assert old.read_bytes() == b'new'
+
+
+def test_what_a_killed_process_left_behind(tmp_path):
+    KILLED = [sys.executable, '-c', KILLED_WHILE_WRITING, str(tmp_path), 'iter_2.pth']
+    save(tmp_path / 'iter_1.pth')
+    subprocess.run(KILLED)
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_half_written(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ['iter_1.pth']
 
 
 def test_last_good_checkpoint(tmp_path):

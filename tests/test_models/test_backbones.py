@@ -4,7 +4,6 @@ import sys
 import pytest
 import torch
 
-from mmswinv2.checkpoints import CheckpointError
 from mmswinv2.models import SwinTransformerV2
 
 HOSTS = ('mmdet', 'mmseg', 'mmaction')
@@ -73,11 +72,31 @@ def test_pretrained_weights_are_loaded_and_reported(tmp_path, log):
     for key, value in source.state_dict().items():
         assert torch.equal(net.state_dict()[key], value), key
     assert 'Loaded swin.pth: format authors' in log()
-    missing = SwinTransformerV2(
-        'nano', init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'no.pth'))
-    )
-    with pytest.raises(CheckpointError, match='does not exist'):
-        missing.init_weights()
+
+
+@pytest.mark.parametrize(
+    ('init_cfg', 'words'),
+    [
+        (dict(checkpoint='no.pth'), 'no.pth does not exist'),
+        (dict(checkpoint='torchvision://swin_v2_t'), 'only files and http'),
+        (dict(checkpoint='no.pth', prefx='backbone'), 'may have prefix and format, got .*prefx'),
+        (dict(), 'needs checkpoint'),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize('kind', ['Pretrained', 'mmengine.Pretrained'])
+def test_pretrained_weights_that_cannot_be_had(kind, init_cfg, words):
+    net = SwinTransformerV2('nano', init_cfg=dict(type=kind, **init_cfg))
+    with pytest.raises(ValueError, match=words):
+        net.init_weights()
+
+
+def test_prefix_with_or_without_its_dot(tmp_path):
+    state = {f'{p}.{k}': v for p in 'ab' for k, v in SwinTransformerV2('nano').state_dict().items()}
+    torch.save(state, tmp_path / 'two.pth')
+    for prefix in ('a', 'a.'):
+        init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'two.pth'), prefix=prefix)
+        SwinTransformerV2('nano', init_cfg=init_cfg).init_weights()
 
 
 def test_init_weights_keeps_the_authors_initialisation():

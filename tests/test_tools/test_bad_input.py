@@ -4,8 +4,9 @@ import json
 import shutil
 
 import pytest
+import torch
 
-from tests.test_tools.conftest import CONFIG
+from tests.test_tools.conftest import CONFIG, ROOT
 
 
 def sentence(run):
@@ -76,7 +77,7 @@ def test_unknown_type(train, tmp_path):
     said = sentence(train(tmp_path, options=['model.backbone.type=mmswinv2.SwinTransformerv2']))
     assert (
         "'mmswinv2.SwinTransformerv2' is not in" in said
-        and 'did you mean SwinTransformerV2' in said
+        and 'close to it: SwinTransformerV2' in said
     )
 
 
@@ -92,6 +93,40 @@ def test_checkpoints_that_cannot_be_used(tool, train, trained, shapes, tmp_path)
     assert 'cut.pth (100000 bytes) is truncated' in said
 
 
+class RunsCode:
+    def __reduce__(self):
+        return print, ('this must not be printed',)
+
+
+def test_load_from_runs_no_code(train, tmp_path):
+    torch.save({'state_dict': {}, 'meta': RunsCode()}, tmp_path / 'evil.pth')
+    run = train(tmp_path / 'w', options=[f'load_from={tmp_path}/evil.pth'])
+    assert 'would run code from the file' in sentence(run)
+    assert 'this must not be printed' not in run.stdout
+    said = sentence(train(tmp_path / 'w', options=[f'load_from={tmp_path}/no.pth']))
+    assert 'no.pth does not exist' in said
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ("_base_ = '{base}'\nmodel = dict(", 'line 2: '),
+        ("_base_ = '{base}'\ndefault_scope = 'mmnothing'", 'needs mmnothing (its default_scope)'),
+        ("_base_ = '{base}'\nmodel = dict(backbone=dict(arch='medium'))", "'medium' is unknown"),
+        ("_base_ = '{base}'\nmodel = dict(backbone=dict(window_size=0))", 'window_size[0] must be'),
+    ],
+    ids=['syntax', 'scope', 'arch', 'window'],
+)
+def test_mistakes_in_a_config(train, tmp_path, text, words):
+    config = tmp_path / 'config.py'
+    config.write_text(text.format(base=ROOT / CONFIG))
+    assert words in sentence(train(tmp_path / 'w', config=config))
+
+
+def test_what_is_no_config(train, tmp_path):
+    assert 'README.md is no config' in sentence(train(tmp_path, config='README.md'))
+
+
 def test_resume_with_nothing_to_resume(train, tmp_path):
     said = sentence(train(tmp_path / 'w', '--resume'))
     assert f'{tmp_path}/w has no checkpoint to resume from' in said and '--work-dir' in said
@@ -104,8 +139,6 @@ def test_work_dir_that_cannot_be_written(train, tmp_path):
 
 
 def test_mixed_precision_without_a_gpu(train, tmp_path):
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip('there is a GPU here, and --amp works')
     assert '--amp needs a GPU' in sentence(train(tmp_path, '--amp'))

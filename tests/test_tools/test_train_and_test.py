@@ -85,8 +85,34 @@ def test_tensorboard_if_asked_for(train, tmp_path):
     assert list(tmp_path.glob('*/vis_data/events.out.tfevents.*'))
 
 
+def test_evaluation_of_averaged_weights(tool, train, shapes, tmp_path):
+    config = tmp_path / 'ema.py'
+    config.write_text(f"_base_ = '{ROOT}/{CONFIG}'\ncustom_hooks = [dict(type='EMAHook')]\n")
+    run = train(tmp_path, config=config)
+    assert run.returncode == 0, run.stderr
+    checkpoint = tmp_path / 'iter_2.pth'
+    assert 'ema_state_dict' in read_checkpoint(checkpoint)
+    run = tool('test.py', config, checkpoint, '--work-dir', tmp_path, '--cfg-options',
+               f'data_root={shapes}', 'model.test_cfg.rcnn.score_thr=0.0')  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert 'coco/bbox_mAP' in run.stdout
+
+
+def test_windows_stated_at_conversion(tool, trained, tmp_path):
+    convert = 'model_converters/convert_checkpoint.py', trained / 'iter_2.pth', tmp_path / 'b.pth'
+    assert tool(*convert, '--pretrained-windows', 8, 8, 8, 4).returncode == 0
+    with pytest.raises(ValueError, match=r'set pretrained_window_sizes=\[8, 8, 8, 4\]'):
+        load_pretrained(SwinTransformerV2('nano'), tmp_path / 'b.pth')
+    run = tool(*convert, '--pretrained-windows', 8, 8)
+    assert run.returncode == 1 and 'the network has 4 stages' in run.stderr
+
+
 @pytest.mark.slow
-def test_two_processes_without_a_gpu(shapes, tmp_path):
+def test_two_processes_without_a_gpu(trained, shapes, tmp_path):
+    pretrained = (
+        'model.backbone.init_cfg.type=Pretrained',
+        f'model.backbone.init_cfg.checkpoint={trained}/iter_2.pth',
+    )
     bin = Path(sys.executable).parent
     env = {
         **os.environ,
@@ -96,7 +122,7 @@ def test_two_processes_without_a_gpu(shapes, tmp_path):
     }
     options = ['--work-dir', tmp_path, '--cfg-options', f'data_root={shapes}']
     for script, *arguments in (
-        ('dist_train.sh', CONFIG, 2, *options, 'train_cfg.max_iters=2', *SMALL),
+        ('dist_train.sh', CONFIG, 2, *options, 'train_cfg.max_iters=2', *SMALL, *pretrained),
         ('dist_test.sh', CONFIG, tmp_path / 'iter_2.pth', 2, *options),
     ):
         command = ['bash', f'tools/{script}', *map(str, arguments)]

@@ -9,7 +9,7 @@ import argparse
 
 from mmswinv2.checkpoints import FORMATS, fetch, write_checkpoint
 from mmswinv2.checkpoints.load import convert_file, describe
-from mmswinv2.errors import told_in_a_sentence
+from mmswinv2.errors import UserError, told_in_a_sentence
 
 
 def parse_args():
@@ -18,6 +18,14 @@ def parse_args():
     parser.add_argument('dst', help='the .pth file to write')
     parser.add_argument('--format', choices=list(FORMATS), help='instead of finding it')
     parser.add_argument('--prefix', help="what precedes the backbone's keys, e.g. 'backbone.'")
+    parser.add_argument(
+        '--pretrained-windows',
+        type=int,
+        nargs='+',
+        metavar='W',
+        help='per stage, where the file does not record them (timm, transformers), to be recorded '
+        'in the new one',
+    )
     return parser.parse_args()
 
 
@@ -25,6 +33,14 @@ def main():
     args = parse_args()
     converted, windows = convert_file(fetch(args.src), args.format, args.prefix)
     arch = describe(converted.state)
+    if args.pretrained_windows:
+        stated = {i: (w, w) for i, w in enumerate(args.pretrained_windows)}
+        if len(stated) != len(arch['depths']) or (windows and windows != stated):
+            raise UserError(
+                f'--pretrained-windows {args.pretrained_windows}: the network has '
+                f'{len(arch["depths"])} stages, and the file records {windows or "no windows"}'
+            )
+        windows = stated
     meta = dict(source_format=converted.format, arch=arch, pretrained_window_sizes=windows)
     write_checkpoint(dict(state_dict=converted.state, meta=meta), args.dst)
     print(f'format: {converted.format} ({FORMATS[converted.format].title})')
