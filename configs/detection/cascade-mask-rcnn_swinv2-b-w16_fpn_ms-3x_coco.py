@@ -6,7 +6,7 @@ _base_ = 'cascade-mask-rcnn_swinv2-t-w16_fpn_ms-3x_coco.py'
 model = dict(
     backbone=dict(
         arch='base',
-        drop_path_rate=0.5,
+        drop_path_rate=0.5,  # of the pre-training; not given in the paper for detection
         init_cfg=dict(
             checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_base_patch4_window16_256.pth',
         ),

@@ -1,4 +1,4 @@
-# Mask R-CNN, SwinV2-T, window 16: the paper's COCO ablation recipe with a Mask R-CNN head.
+# Mask R-CNN, SwinV2-T, window 16: the recipe of the paper's COCO ablation with another head.
 # Paper: the ablation is of Cascade Mask R-CNN only. Measured: not reproduced here.
 # tools/dist_train.sh configs/detection/mask-rcnn_swinv2-t-w16_fpn_ms-3x_coco.py 8
 _base_ = [

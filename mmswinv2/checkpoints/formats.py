@@ -152,14 +152,19 @@ FORMATS: dict[str, Format] = {
         rules=[
             (rf'features\.0\.0\.{_WB}', r'patch_embed.proj.\1'),
             (rf'features\.0\.2\.{_WB}', r'patch_embed.norm.\1'),
-            (
-                r'features\.(\d+)\.(\d+)\.(norm1|norm2|attn|mlp)\.(.+)',
-                lambda m: (
-                    f'layers.{int(m[1]) // 2}.blocks.{m[2]}.{m[3]}.'
-                    + {'0.': 'fc1.', '3.': 'fc2.'}.get(m[4][:2], m[4][:2]) * (m[3] == 'mlp')
-                    + m[4][2 * (m[3] == 'mlp') :]
-                ),
-            ),
+            *[
+                (
+                    rf'features\.(\d+)\.(\d+)\.{theirs}\.(.+)',
+                    lambda m, ours=ours: f'layers.{int(m[1]) // 2}.blocks.{m[2]}.{ours}.{m[3]}',
+                )
+                for theirs, ours in (
+                    ('norm1', 'norm1'),
+                    ('norm2', 'norm2'),
+                    ('attn', 'attn'),
+                    (r'mlp\.0', 'mlp.fc1'),
+                    (r'mlp\.3', 'mlp.fc2'),
+                )
+            ],
             (
                 rf'features\.(\d+)\.(reduction\.weight|norm\.{_WB})',
                 lambda m: f'layers.{int(m[1]) // 2 - 1}.downsample.{m[2]}',

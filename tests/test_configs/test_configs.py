@@ -16,7 +16,7 @@ CONFIGS = sorted(
 DETECTION = 'configs/detection/'
 RELEASE = 'https://github.com/SwinTransformer/storage/releases/download/v2.0.0/'
 
-# arXiv 2111.09883, appendix A2 and table 6 of the authors' classification models
+# arXiv 2111.09883, COCO ablation; drop path as in the pre-training of the weights
 ABLATION = {'t': ('tiny', 0.2), 's': ('small', 0.3), 'b': ('base', 0.5)}
 
 

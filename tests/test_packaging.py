@@ -1,0 +1,51 @@
+import os
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from tests.test_tools.conftest import ROOT
+
+USE = """
+import mmswinv2, os
+from mmengine.config import Config
+from mmdet.registry import MODELS
+mim = os.path.join(os.path.dirname(mmswinv2.__file__), '.mim')
+cfg = Config.fromfile(f'{mim}/configs/detection/mask-rcnn_swinv2-nano_shapes.py')
+print(type(MODELS.build(cfg.model)).__name__, mim)
+"""
+
+
+@pytest.mark.slow
+def test_wheel_works_from_another_folder(tmp_path):
+    def run(*command, **env):
+        done = subprocess.run(
+            [sys.executable, *map(str, command)],
+            cwd=tmp_path,
+            env={**os.environ, 'PYTHONWARNINGS': 'ignore', **env},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run('-m', 'build', '--no-isolation', '--outdir', tmp_path / 'dist', ROOT)
+    (wheel,) = (tmp_path / 'dist').glob('*.whl')
+    names = set(zipfile.ZipFile(wheel).namelist())
+    wanted = (
+        'model-index.yml',
+        'tools/train.py',
+        'tools/dist_train.sh',
+        'configs/detection/metafile.yml',
+    )
+    assert {f'mmswinv2/.mim/{name}' for name in wanted} <= names
+    assert not [name for name in names if name.startswith('tests/')]
+
+    site = tmp_path / 'site'
+    run('-m', 'pip', 'install', '-q', '--no-deps', '--target', site, wheel)
+    said = run('-c', USE, PYTHONPATH=str(site)).strip().splitlines()[-1]
+    assert said == f'MaskRCNN {site}/mmswinv2/.mim'
+    assert '--work-dir' in run(
+        site / 'mmswinv2/.mim/tools/train.py', '--help', PYTHONPATH=str(site)
+    )
