@@ -10,9 +10,11 @@ from tests.test_tools.conftest import ROOT
 USE = """
 import mmswinv2, os
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmdet.registry import MODELS
 mim = os.path.join(os.path.dirname(mmswinv2.__file__), '.mim')
 cfg = Config.fromfile(f'{mim}/configs/detection/mask-rcnn_swinv2-nano_shapes.py')
+init_default_scope('mmdet')
 print(type(MODELS.build(cfg.model)).__name__, mim)
 """
 
