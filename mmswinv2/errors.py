@@ -84,29 +84,26 @@ def check_data(cfg: Any, kinds: tuple[str, ...]) -> None:
     Raises:
         UserError: naming the folder or file and the setting it comes from.
     """
-    for kind in kinds:
-        loader = cfg.get(f'{kind}_dataloader') or {}
-        for dataset in _leaves(loader.get('dataset') or {}):
-            _check_dataset(dataset, f'{kind}_dataloader')
+    for where, dataset in _datasets(cfg, kinds):
+        _check_dataset(dataset, where)
 
 
 def why_empty(cfg: Any, kinds: tuple[str, ...]) -> UserError | None:
     """Find the COCO data set of which no image is left, as mmengine does not say which it is."""
-    for kind in kinds:
-        for dataset in _leaves((cfg.get(f'{kind}_dataloader') or {}).get('dataset') or {}):
-            path = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
-            if path.suffix != '.json':
-                continue
-            content = json.loads(path.read_text())
-            names = {category['name'] for category in content.get('categories', [])}
-            classes = (dataset.get('metainfo') or {}).get('classes') or names
-            if not set(classes) <= names:
-                return categories_differ(f'{kind}_dataloader', str(path), classes)
-            if not content.get('annotations') or not content.get('images'):
-                return UserError(
-                    f'{kind}_dataloader: {path} has {len(content.get("images", []))} images and '
-                    f'{len(content.get("annotations", []))} annotations; training needs both'
-                )
+    for where, dataset in _datasets(cfg, kinds):
+        path = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+        if path.suffix != '.json':
+            continue
+        content = json.loads(path.read_text())
+        names = {category['name'] for category in content.get('categories', [])}
+        classes = (dataset.get('metainfo') or {}).get('classes') or names
+        if not set(classes) <= names:
+            return categories_differ(where, str(path), classes)
+        if not content.get('annotations') or not content.get('images'):
+            return UserError(
+                f'{where}: {path} has {len(content.get("images", []))} images and '
+                f'{len(content.get("annotations", []))} annotations; training needs both'
+            )
     return None
 
 
@@ -125,6 +122,14 @@ def categories_differ(where: str, ann_file: str, classes: Sequence[str]) -> User
 
 def _some(names: Sequence[str]) -> str:
     return ', '.join(map(repr, names[:4])) + (', ...' if len(names) > 4 else '')
+
+
+def _datasets(cfg: Any, kinds: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """The data sets of the loaders of some kinds, each with its loader's name."""
+    for kind in kinds:
+        loader = cfg.get(f'{kind}_dataloader') or {}
+        for dataset in _leaves(loader.get('dataset') or {}):
+            yield f'{kind}_dataloader', dataset
 
 
 def _leaves(dataset: Any) -> Iterator[Any]:

@@ -19,10 +19,7 @@ test_pipeline = [
     {{_base_.load_image}},
     dict(type='Resize', scale=(320, 320), keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
+    {{_base_.pack_for_test}},
 ]
 train_dataloader = dict(
     batch_size=4,

@@ -34,21 +34,17 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=20)),
 )
 
-load_image = dict(type='LoadImageFromFile', imdecode_backend='pillow')
 train_pipeline = [
-    load_image,
+    {{_base_.load_image}},
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
-    load_image,
+    {{_base_.load_image}},
     dict(type='Resize', scale_factor=1.0, keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
+    {{_base_.pack_for_test}},
 ]
 train_dataloader = dict(
     batch_size=batch_size,

@@ -76,8 +76,8 @@ def convert(state: State, format: str | None = None, prefix: str | None = None) 
             f'{len(unknown)} keys are unknown in the format {name!r}, among them '
             f'{unknown[:4]}; if the format is another, name it ({", ".join(FORMATS)})'
         )
-    last = 1 + max(int(k.split('.')[1]) for k in converted if k.startswith('layers.'))
-    state = {k.replace('{last}', str(last - 1)): v for k, v in converted.items()}
+    last = max(int(k.split('.')[1]) for k in converted if k.startswith('layers.'))
+    state = {k.replace('{last}', str(last)): v for k, v in converted.items()}
     return Converted(name, prefix, state, _tables(inside, rules), outside, dropped)
 
 

@@ -24,7 +24,6 @@ from .storage import last_good_checkpoint, remove_half_written, write_files_whol
 __all__ = [
     'add_common_arguments',
     'build_runner',
-    'check_checkpoint',
     'load_config',
     'run',
     'set_resume',
@@ -81,7 +80,6 @@ def set_resume(cfg: Config, resume: str | None) -> None:
 
     Raises:
         UserError: if there is nothing to resume.
-        CheckpointError: if the named checkpoint cannot be read.
     """
     if resume is None:
         return
@@ -94,26 +92,23 @@ def set_resume(cfg: Config, resume: str | None) -> None:
                 '--resume out to start anew'
             )
         resume = str(found)
-    check_checkpoint(resume)
     cfg.resume, cfg.load_from = True, resume
 
 
-def check_checkpoint(path: str) -> None:
-    """Raise `CheckpointError` if a local checkpoint is missing, truncated or unsafe."""
-    if '://' not in path and not Path(path).is_dir():
-        read_checkpoint(path)
-
-
 def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
-    """Check the data, set up the processes, and build the runner.
+    """Check the data and the checkpoint, set up the processes, and build the runner.
 
     Args:
         cfg: the config.
         kinds: which of ``'train'``, ``'val'``, ``'test'`` will be used.
+
+    Raises:
+        UserError: if a file or folder of the data is missing.
+        CheckpointError: if a local ``load_from`` is missing, truncated or unsafe.
     """
     check_data(cfg, kinds)
-    if cfg.get('load_from') and not cfg.get('resume'):
-        check_checkpoint(cfg.load_from)
+    if (path := cfg.get('load_from')) and '://' not in path and not Path(path).is_dir():
+        read_checkpoint(path)
     compat.name_unreadable_images()
     if int(os.environ.get('RANK', 0)) == 0:
         remove_half_written(cfg.work_dir)
@@ -190,8 +185,7 @@ def _set_data_root(cfg: Config, options: dict[str, Any]) -> None:
 def _check_writable(work_dir: str) -> None:
     try:
         Path(work_dir).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=work_dir):
-            pass
+        tempfile.TemporaryFile(dir=work_dir).close()
     except OSError as error:
         raise UserError(
             f'the work dir {work_dir} cannot be written ({error.strerror}); name another with '

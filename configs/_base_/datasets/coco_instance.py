@@ -5,6 +5,10 @@ data_root = 'data/coco/'
 
 # Pillow says so when an image is cut short; OpenCV fills the rest with grey.
 load_image = dict(type='LoadImageFromFile', imdecode_backend='pillow')
+pack_for_test = dict(
+    type='PackDetInputs',
+    meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+)
 train_pipeline = [
     load_image,
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
@@ -20,10 +24,7 @@ test_pipeline = [
     load_image,
     dict(type='Resize', scale=(1333, 800), keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
+    pack_for_test,
 ]
 train_dataloader = dict(
     batch_size=2,
