@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.logging import print_log
 from mmengine.runner import checkpoint as mmengine_checkpoint
@@ -24,7 +25,7 @@ from mmengine.utils import digit_version
 from .checkpoints.files import harmless_globals
 from .errors import UserError
 
-__all__ = ['apply', 'name_unreadable_images']
+__all__ = ['apply', 'let_instaboost_outline_masks', 'name_unreadable_images']
 
 _MMCV_TOO_NEW = '2.2.0'  # mmaction2 1.2.0 refuses it and later ones at import
 
@@ -54,6 +55,16 @@ def name_unreadable_images() -> None:
             ) from error
 
     LoadImageFromFile.transform = transform
+
+
+def let_instaboost_outline_masks() -> None:
+    """Let instaboostfast outline masks of several parts; call it after importing that package.
+
+    It subtracts 1 from a list of contours of different lengths, which NumPy refuses since 1.24.
+    """
+    from instaboostfast import affine_transform
+
+    affine_transform.binary_mask_to_polygon = _outline
 
 
 def _say(text: str) -> None:
@@ -152,3 +163,12 @@ def _stand_in_for_drn(mmaction: Path) -> None:
     sys.modules[package.__name__] = package
     sys.modules[module.__name__] = module
     _say('mmaction2 can do without its missing module localizers.drn')
+
+
+def _outline(mask: np.ndarray) -> list[list[float]]:
+    """The outlines of a binary mask (H, W) as COCO polygons [[x0, y0, x1, y1, ...], ...]."""
+    from skimage.measure import find_contours
+
+    # Half a pixel: the centre of pixel 0 is 0 to skimage and 0.5 to COCO; and one for the padding.
+    contours = find_contours(np.pad(mask, 1), 0.5)
+    return [(contour[:, ::-1] - 0.5).ravel().tolist() for contour in contours]

@@ -1,0 +1,5 @@
+"""Transforms that the host packages lack."""
+
+from .instaboost import InstaBoost
+
+__all__ = ['InstaBoost']

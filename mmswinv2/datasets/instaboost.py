@@ -1,0 +1,125 @@
+"""InstaBoost, made safe for a long training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmengine.logging import print_log
+
+from ..compat import let_instaboost_outline_masks
+from ..errors import UserError
+from ..registry import TRANSFORMS
+
+__all__ = ['InstaBoost']
+
+
+@TRANSFORMS.register_module()
+class InstaBoost(BaseTransform):
+    """Moves, scales and turns instances a little, over a background painted in behind them.
+
+    mmdet's ``InstaBoost`` (https://arxiv.org/abs/1908.07801, package ``instaboostfast``), with an
+    image left as it is where that one fails or loses a box (mmdetection issue 4657). It stands
+    before ``LoadAnnotations``. Ignored instances and crowds stay where they are.
+
+    The semantic map is not moved along, here as in mmdet: where a semantic branch is trained too,
+    its target is off by the shift of each instance, by default at most a fifteenth of its side.
+
+    All randomness is that of ``numpy.random`` and ``random``, which mmengine seeds in every worker.
+
+    Args:
+        action_candidate: what may be done to an instance: ``'normal'`` (move, scale, turn),
+            ``'horizontal'`` and ``'vertical'`` (flip as well), ``'skip'``.
+        action_prob: the probability of each, which add up to 1.
+        scale: least and greatest factor of the size.
+        dx: an instance moves by at most its width / `dx` along x.
+        dy: an instance moves by at most its height / `dy` along y.
+        theta: least and greatest angle in degrees, integers.
+        color_prob: the probability that the colours of a treated image change too.
+        hflag: look for a fitting place with a heat map, instead of near by; very slow.
+        aug_ratio: the probability that an image is treated.
+
+    Raises:
+        UserError: if instaboostfast is missing or refuses an argument.
+    """
+
+    _has_warned = False
+
+    def __init__(
+        self,
+        action_candidate: Sequence[str] = ('normal', 'horizontal', 'skip'),
+        action_prob: Sequence[float] = (1, 0, 0),
+        scale: tuple[float, float] = (0.8, 1.2),
+        dx: float = 15,
+        dy: float = 15,
+        theta: tuple[int, int] = (-1, 1),
+        color_prob: float = 0.5,
+        hflag: bool = False,
+        aug_ratio: float = 0.5,
+    ) -> None:
+        from mmdet.datasets.transforms import InstaBoost as MMDetInstaBoost
+
+        for name, value in (('aug_ratio', aug_ratio), ('color_prob', color_prob)):
+            if not 0 <= value <= 1:
+                raise UserError(f'InstaBoost: {name} is a probability from 0 to 1, got {value}')
+        options = (action_candidate, action_prob, scale, dx, dy, theta, color_prob, hflag)
+        try:
+            self.boost = MMDetInstaBoost(*options, aug_ratio=1)
+        except ImportError as error:
+            raise UserError(
+                'InstaBoost needs instaboostfast, which cannot be imported: pip install '
+                'instaboostfast (or pip install "mmswinv2[htc]"), or take the step InstaBoost out '
+                'of the pipeline'
+            ) from error
+        except AssertionError as error:
+            raise UserError(f'InstaBoost: {error}; got {options}') from error
+        let_instaboost_outline_masks()
+        self.aug_ratio = aug_ratio
+        self.left_alone = 0  # images of this process that were to be treated and could not be
+
+    def transform(self, results: dict) -> dict:
+        """Treat an image and its instances, or return them as they came."""
+        movable, fixed = [], []
+        for instance in results.get('instances', []):
+            (fixed if instance['ignore_flag'] else movable).append(instance)
+        if not movable or np.random.rand() >= self.aug_ratio:
+            return results
+        if results['img'].shape[2:] != (3,):
+            return self._leave(results, f'its shape is {results["img"].shape}, not (H, W, 3)')
+        # it takes RLE for an error, or, uncompressed, moves it without turning it over
+        if not all(isinstance(instance.get('mask'), list) for instance in movable):
+            return self._leave(results, 'an instance has no polygons')
+        try:
+            new = self.boost.transform({**results, 'instances': movable})
+        except Exception as error:  # of whatever kind: one image must not end a training
+            return self._leave(results, repr(error))
+        height, width = new['img'].shape[:2]
+        if len(new['instances']) < len(movable) or not all(
+            _is_inside(instance['bbox'], width, height) for instance in new['instances']
+        ):
+            return self._leave(results, 'an instance would be lost')
+        new['instances'] = [*new['instances'], *fixed]
+        return new
+
+    def _leave(self, results: dict, why: str) -> dict:
+        self.left_alone += 1
+        if not InstaBoost._has_warned:
+            InstaBoost._has_warned = True
+            print_log(
+                f'InstaBoost leaves {results.get("img_path", "an image")} as it is ({why}), and '
+                'others like it without a further word in this process',
+                logger='current',
+                level=logging.WARNING,
+            )
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(aug_ratio={self.aug_ratio})'
+
+
+def _is_inside(box: Sequence[float], width: int, height: int) -> bool:
+    """Whether mmdet would keep a box (x1, y1, x2, y2): a pixel at least, and in the image."""
+    x1, y1, x2, y2 = box
+    return x2 - x1 >= 1 and y2 - y1 >= 1 and x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height
