@@ -1,0 +1,192 @@
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.test_tools.test_real_images import SAMPLE
+
+TOOL = 'dataset_converters/coco_stuff_maps.py'
+SIZE = 20, 30  # height, width of `write`'s image
+
+
+@pytest.fixture
+def maps(tool):
+    def run(*args):
+        done = tool(TOOL, *args)
+        assert 'Traceback' not in done.stderr
+        return done
+
+    return run
+
+
+def read(path):
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
+def rectangle(x1, y1, x2, y2):
+    return [[x1, y1, x2, y1, x2, y2, x1, y2]]
+
+
+def write(path, *annotations, names=None):
+    """A COCO file of one image, annotations given as (category id, segmentation, ...)."""
+    path.write_text(
+        json.dumps(
+            dict(
+                images=[dict(id=7, file_name='folder/a.b.jpg', height=SIZE[0], width=SIZE[1])],
+                annotations=[
+                    dict(id=n, image_id=7, category_id=category, segmentation=mask, iscrowd=0)
+                    for n, (category, mask) in enumerate(annotations)
+                ],
+                categories=[
+                    dict(id=category, name=(names or {}).get(category, f'class {category}'))
+                    for category in sorted({category for category, _ in annotations})
+                ],
+            )
+        )
+    )
+    return path
+
+
+def test_things_of_the_shapes(maps, shapes, tmp_path):
+    annotations = shapes / 'annotations/instances_train2017.json'
+    done = maps(annotations, tmp_path / 'maps', '--workers=2')
+    assert done.returncode == 0, done.stderr
+    assert '8 maps drawn, 0 were there' in done.stdout
+    assert len(list((tmp_path / 'maps').iterdir())) == 8  # no half-written files
+    for path in (tmp_path / 'maps').glob('*.png'):
+        drawn, truth = read(path), read(shapes / 'stuffthingmaps/train2017' / path.name)
+        thing = truth < 4
+        assert set(np.unique(drawn)) <= {0, 1, 2, 3, 255}
+        assert (drawn[thing] == truth[thing]).mean() > 0.95
+        # pycocotools and the drawing differ in who owns a pixel of the outline
+        inside = cv2.erode(thing.astype(np.uint8), np.ones((3, 3))).astype(bool)
+        assert (drawn[inside] == truth[inside]).all()
+        outside = ~cv2.dilate(thing.astype(np.uint8), np.ones((3, 3))).astype(bool)
+        assert (drawn[outside] == 255).all()
+    done = maps(annotations, tmp_path / 'maps', '--check', '--workers=2', '--num-classes=4')
+    assert 'good map for each of the 8 images' in done.stdout
+
+
+def test_order_of_things_and_stuff(maps, tmp_path):
+    crowd = dict(size=list(SIZE), counts=[0, 200, 400])  # the ten columns on the left
+    things = write(
+        tmp_path / 'instances.json',
+        (1, rectangle(2, 2, 6, 6)),
+        (90, rectangle(0, 0, 9, 9)),
+        (3, crowd),
+    )
+    stuff = write(
+        tmp_path / 'stuff.json',
+        (183, rectangle(0, 0, 20, 20)),
+        (92, rectangle(5, 0, 25, 10)),
+        (182, rectangle(20, 12, 26, 16)),
+        names={183: 'other'},
+    )
+    done = maps(things, tmp_path / 'maps', '--stuff', stuff, '--workers=1')
+    assert done.returncode == 0, done.stderr
+    drawn = read(tmp_path / 'maps/folder/a.b.png')
+    assert drawn.shape == SIZE
+    points = dict(small=drawn[3, 3], large=drawn[8, 8], crowd=drawn[15, 5], stuff=drawn[5, 22])
+    assert points == dict(small=0, large=89, crowd=2, stuff=91)
+    assert drawn[14, 24] == 181
+    assert drawn[15, 15] == 255  # `other`
+    assert drawn[18, 28] == 255  # nothing
+    done = maps(things, tmp_path / 'maps', '--check', '--num-classes=181')
+    assert done.returncode == 1
+    assert 'a.b.png has the value 181; 181 classes have 0 to 180' in done.stderr
+
+
+def test_goes_on_where_it_stopped(maps, shapes, tmp_path):
+    annotations = shapes / 'annotations/instances_val2017.json'
+    assert maps(annotations, tmp_path / 'maps').returncode == 0
+    first, second, third, _ = sorted((tmp_path / 'maps').iterdir())
+    whole = second.read_bytes()
+    first.unlink()
+    second.write_bytes(whole[:-20])
+    old = np.zeros_like(read(third))
+    cv2.imwrite(str(third), old)
+    done = maps(annotations, tmp_path / 'maps')
+    assert '2 maps drawn, 2 were there' in done.stdout
+    assert second.read_bytes() == whole
+    assert (read(third) == old).all()  # not whose values are right, but whether it is whole
+
+
+@pytest.mark.parametrize(
+    'number, harm, words',
+    [
+        (1, lambda path: path.unlink(), 'is missing'),
+        (2, lambda path: path.write_bytes(path.read_bytes()[:-30]), 'is damaged'),
+        (1, lambda path: cv2.imwrite(str(path), read(path)[1:]), 'pixels, and its image'),
+        (0, lambda path: cv2.imwrite(str(path), np.dstack([read(path)] * 3)), 'one channel'),
+        (3, lambda path: cv2.imwrite(str(path), read(path) + np.uint8(180)), 'has the value 18'),
+    ],
+    ids=['missing', 'truncated', 'size', 'colour', 'value'],
+)
+def test_check_names_the_first_bad_map(maps, shapes, tmp_path, number, harm, words):
+    folder = tmp_path / 'maps'
+    shutil.copytree(shapes / 'stuffthingmaps/val2017', folder)
+    paths = sorted(folder.iterdir())
+    harm(paths[number])
+    paths[3].unlink() if number < 3 else None
+    done = maps(shapes / 'annotations/instances_val2017.json', folder, '--check', '--workers=2')
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert str(paths[number]) in done.stderr
+    assert f'{1 + (number < 3)} of 4 maps are missing or wrong' in done.stderr
+
+
+@pytest.mark.parametrize(
+    'annotations, words',
+    [
+        ([(0, rectangle(0, 0, 5, 5))], 'category ids outside 1 to 182: 0;'),
+        ([(1, rectangle(0, 0, 5, 5)), (183, rectangle(0, 0, 5, 5))], 'outside 1 to 182: 183;'),
+        ([(1, [])], 'has boxes but no segmentations'),
+        ([(1, dict(size=[9, 9], counts=[0, 81]))], 'a mask is for an image of 9x9'),
+        ([(1, dict(size=list(SIZE), counts='not RLE'))], 'cannot draw'),
+    ],
+    ids=['zero', 'too-large', 'boxes', 'size', 'rle'],
+)
+def test_unusable_annotations(maps, tmp_path, annotations, words):
+    done = maps(write(tmp_path / 'a.json', *annotations), tmp_path / 'maps', '--workers=1')
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert not list((tmp_path / 'maps').rglob('*.png'))
+
+
+def test_other_sizes_are_not_overwritten(maps, tmp_path):
+    annotations = write(tmp_path / 'a.json', (1, rectangle(0, 0, 5, 5)))
+    path = tmp_path / 'maps/folder/a.b.png'
+    path.parent.mkdir(parents=True)
+    cv2.imwrite(str(path), np.zeros((4, 4), np.uint8))
+    done = maps(annotations, tmp_path / 'maps')
+    assert 'is there, but has 4x4 pixels and its image 30x20' in done.stderr
+    assert read(path).shape == (4, 4)
+
+
+def test_files_that_are_no_annotations(maps, shapes, tmp_path):
+    assert 'No such file' in maps(tmp_path / 'a.json', tmp_path / 'maps').stderr
+    (tmp_path / 'a.json').write_text('[1')
+    assert 'is no COCO annotation file' in maps(tmp_path / 'a.json', tmp_path / 'maps').stderr
+    stuff = write(tmp_path / 'a.json', (1, rectangle(0, 0, 5, 5)))
+    annotations = shapes / 'annotations/instances_val2017.json'
+    done = maps(annotations, tmp_path / 'maps', '--stuff', stuff)
+    assert 'annotations for none of the images' in done.stderr
+    assert not (tmp_path / 'maps').exists()
+    assert 'must be at least 1' in maps(annotations, tmp_path, '--workers=0').stderr
+
+
+@pytest.mark.skipif(not SAMPLE.exists(), reason='the sample of real COCO images is not here')
+def test_real_annotations(maps, tmp_path):
+    path = SAMPLE / 'annotations/instances_train2017.json'
+    done = maps(path, tmp_path / 'maps', '--workers=2')
+    assert done.returncode == 0, done.stderr
+    assert maps(path, tmp_path / 'maps', '--check').returncode == 0
+    content = json.loads(path.read_text())
+    for image in content['images']:
+        drawn = read(tmp_path / 'maps' / image['file_name'].replace('.jpg', '.png'))
+        here = [a for a in content['annotations'] if a['image_id'] == image['id']]
+        assert set(np.unique(drawn)) - {255} <= {a['category_id'] - 1 for a in here}
+        labelled, areas = (drawn != 255).sum(), [a['area'] for a in here]
+        assert 0.95 * max(areas, default=0) - 9 <= labelled <= 1.05 * sum(areas) + 9

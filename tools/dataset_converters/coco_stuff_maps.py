@@ -1,0 +1,225 @@
+"""Check the semantic maps that Hybrid Task Cascade trains with, or draw them from annotations.
+
+    coco_stuff_maps.py ANNOTATIONS MAPS --check       every image has its map, and a good one
+    coco_stuff_maps.py ANNOTATIONS MAPS [--stuff S]   draw the maps that MAPS lacks
+
+A map is a PNG of the image's size with one channel, named after the image. Its values are
+category id - 1, as in COCO-stuff: things 0-89, stuff 91-181, and 255 where nothing is labelled.
+
+Drawing puts things (crowds too) over stuff and the smaller over the larger. The category `other` of
+COCO-stuff's stuff_*.json, which marks the things, becomes 255. The category ids of data of your own
+may go from 1 to 182. Maps that are there and whole are kept, so that an interrupted run goes on
+where it stopped; to draw all of them anew, remove the folder first.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pycocotools.mask as coco_mask
+
+from mmswinv2.errors import UserError, told_in_a_sentence
+
+UNLABELLED = 255
+MAX_ID = 182  # COCO-stuff's last but `other`
+
+
+def read_annotations(path):
+    """Images as (id, file name, height, width), and by image id lists of (value, segmentation)."""
+    try:
+        content = json.loads(Path(path).read_text())
+        images = [(i['id'], i['file_name'], i['height'], i['width']) for i in content['images']]
+        names = {category['id']: category['name'] for category in content['categories']}
+        segments = defaultdict(list)
+        for annotation in content['annotations']:
+            segment = annotation['category_id'], annotation.get('segmentation')
+            segments[annotation['image_id']].append(segment)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f'{path} is no COCO annotation file: {error!r}') from error
+    return images, segments, names
+
+
+def to_values(path, segments, names, stuff=False):
+    """Replace the category ids by values, in place, leaving out what has no segmentation."""
+    used = {category for items in segments.values() for category, _ in items}
+    values = {category: category - 1 for category in used}
+    if stuff:
+        values.update({c: UNLABELLED for c in used if names.get(c) == 'other'})
+    if bad := sorted(c for c in used if not 1 <= c <= MAX_ID and values[c] != UNLABELLED):
+        raise UserError(
+            f'{path} has category ids outside 1 to {MAX_ID}: {", ".join(map(str, bad[:5]))}; a '
+            'value is the id - 1, so number the categories from 1 on, in categories and in '
+            'annotations'
+        )
+    if used and not any(mask for items in segments.values() for _, mask in items):
+        raise UserError(f'{path} has boxes but no segmentations, of which maps could be drawn')
+    for items in segments.values():
+        items[:] = [(values[category], mask) for category, mask in items if mask]
+
+
+def map_path(folder, file_name):
+    return Path(folder, file_name).with_suffix('.png')
+
+
+def read_map(path):
+    """A map, or None if the file is damaged or not of one channel with 8 bits."""
+    data = np.fromfile(path, np.uint8)
+    found = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    return found if found is not None and found.ndim == 2 and found.dtype == np.uint8 else None
+
+
+def to_mask(segmentation, height, width):
+    """Polygons or RLE as a boolean (height, width) array."""
+    if isinstance(segmentation, list):
+        polygons = [p for p in segmentation if len(p) >= 6 and len(p) % 2 == 0]  # as mmdet does
+        if not polygons:
+            return np.zeros((height, width), bool)
+        segmentation = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    elif isinstance(segmentation['counts'], list):
+        segmentation = coco_mask.frPyObjects(segmentation, height, width)
+    mask = coco_mask.decode(segmentation).astype(bool)
+    if mask.shape != (height, width):
+        raise ValueError(f'a mask is for an image of {mask.shape[1]}x{mask.shape[0]} pixels')
+    return mask
+
+
+def draw(height, width, layers):
+    """A map of layers, lists of (value, segmentation); a layer covers those before it."""
+    drawn = np.full((height, width), UNLABELLED, np.uint8)
+    for layer in layers:
+        masks = [(value, to_mask(segmentation, height, width)) for value, segmentation in layer]
+        for value, mask in sorted(masks, key=lambda item: item[1].sum(), reverse=True):
+            drawn[mask] = value
+    return drawn
+
+
+def draw_file(job):
+    """Draw one map and return True, or False if it is there."""
+    path, height, width, layers = job
+    if path.exists() and (found := read_map(path)) is not None:
+        if found.shape == (height, width):
+            return False
+        raise UserError(
+            f'{path} is there, but has {found.shape[1]}x{found.shape[0]} pixels and its image '
+            f'{width}x{height}: name another folder for the maps, or remove that file'
+        )
+    try:
+        drawn = draw(height, width, layers)
+    except Exception as error:  # pycocotools raises all kinds
+        raise UserError(f'cannot draw {path}: {error}; mend its annotations') from error
+    part = path.with_name(f'{path.name}.part')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(cv2.imencode('.png', drawn)[1].tobytes())
+        part.replace(path)
+    except OSError as error:
+        raise UserError(
+            f'cannot write {path} ({error.strerror}); name another folder, or make room and run '
+            'this again'
+        ) from error
+    return True
+
+
+def check_file(job):
+    """What is wrong with one map, or None."""
+    path, height, width, num_classes = job
+    if not path.exists():
+        return f'{path} is missing'
+    found = read_map(path)
+    if found is None:
+        return f'{path} is damaged, or no PNG of one channel with 8 bits'
+    if found.shape != (height, width):
+        return (
+            f'{path} has {found.shape[1]}x{found.shape[0]} pixels, and its image {width}x{height}'
+        )
+    largest = found[found != UNLABELLED].max(initial=0)
+    if largest >= num_classes:
+        return f'{path} has the value {largest}; {num_classes} classes have 0 to {num_classes - 1}'
+    return None
+
+
+def run(function, jobs, total, workers):
+    """The results of all jobs in their order, with a line of progress."""
+    results, said = [], time.monotonic()
+    pool = multiprocessing.Pool(workers) if workers > 1 else None
+    try:
+        for result in pool.imap(function, jobs, chunksize=16) if pool else map(function, jobs):
+            results.append(result)
+            if time.monotonic() - said > 1 or len(results) == total:
+                said = time.monotonic()
+                print(f'\r{len(results)} of {total} maps', end='', flush=True)
+    finally:
+        print()
+        if pool:
+            pool.terminate()
+    return results
+
+
+def check_maps(annotations, maps, num_classes, workers):
+    """Print that the maps are good, or raise a UserError that names the first one that is not."""
+    images, _, _ = read_annotations(annotations)
+    jobs = ((map_path(maps, name), h, w, num_classes) for _, name, h, w in images)
+    faults = [fault for fault in run(check_file, jobs, len(images), workers) if fault]
+    if faults:
+        raise UserError(
+            f'{faults[0]}; {len(faults)} of {len(images)} maps are missing or wrong (without '
+            '--check this draws those that are missing or damaged)'
+        )
+    print(f'{maps} has a good map for each of the {len(images)} images')
+
+
+def draw_maps(annotations, maps, stuff, workers):
+    """Draw the maps that are not there."""
+    images, things, names = read_annotations(annotations)
+    to_values(annotations, things, names)
+    grounds = {}
+    if stuff:
+        _, grounds, names = read_annotations(stuff)
+        to_values(stuff, grounds, names, stuff=True)
+        if images and not any(i in grounds for i, *_ in images):
+            raise UserError(f'{stuff} has annotations for none of the images in {annotations}')
+    jobs = (
+        (map_path(maps, name), h, w, [grounds.get(i, []), things.get(i, [])])
+        for i, name, h, w in images
+    )
+    drawn = sum(run(draw_file, jobs, len(images), workers))
+    print(f'{maps}: {drawn} maps drawn, {len(images) - drawn} were there')
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('annotations', help='COCO annotation file, instances_*.json')
+    parser.add_argument('maps', help='folder of the maps, such as stuffthingmaps/train2017')
+    parser.add_argument('--stuff', help="COCO-stuff's stuff_*.json, for the stuff")
+    parser.add_argument('--check', action='store_true', help='only look, write nothing')
+    parser.add_argument(
+        '--num-classes', type=int, default=183, help='of the semantic head, for --check'
+    )
+    parser.add_argument('--workers', type=int, default=os.cpu_count(), help='processes')
+    args = parser.parse_args()
+    if args.workers < 1:
+        parser.error(f'--workers is {args.workers}, must be at least 1')
+    if args.check and args.stuff:
+        parser.error('--check needs no --stuff')
+    return args
+
+
+def main():
+    args = parse_args()
+    if args.check:
+        check_maps(args.annotations, args.maps, args.num_classes, args.workers)
+    else:
+        draw_maps(args.annotations, args.maps, args.stuff, args.workers)
+
+
+if __name__ == '__main__':
+    with told_in_a_sentence():
+        main()
