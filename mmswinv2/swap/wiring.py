@@ -1,0 +1,246 @@
+"""Who takes the backbone's maps, and with how many channels."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from ..core import get_variant
+from ..errors import UserError
+from .notes import Notes, dicts_in, last_line, runnable
+
+__all__ = ['rewire']
+
+_IMAGE = 128  # pixels of the image that tells channels and strides
+_STRIDES = (4, 8, 16, 32)
+_CHANNELS = ('in_channels', 'in_channel')
+
+
+@dataclass(frozen=True)
+class Level:
+    """One map of a pyramid."""
+
+    channels: int
+    stride: int
+
+
+@dataclass
+class _Consumer:
+    """A part of the model that names the channels it takes, and the maps it takes them from."""
+
+    path: str
+    cfg: Any
+    indices: list[int]
+
+
+def rewire(owner: Any, path: str, arch: str, notes: Notes) -> list[int]:
+    """Fit the channels of neck and heads to SwinV2.
+
+    Args:
+        owner: the dict that holds the backbone.
+        path: where it is.
+        arch: the size of SwinV2.
+        notes: takes down what is changed.
+
+    Returns:
+        the stages that the new backbone has to return.
+
+    Raises:
+        UserError: if the parts want what SwinV2 does not have.
+    """
+    old = _run(owner.backbone, torch.zeros(1, 3, _IMAGE, _IMAGE), f'{path}.backbone')
+    stages = _choose_stages(old, str(owner.backbone.type), notes)
+    width = get_variant(arch).embed_dims
+    new = [Level(width * 2**i, _STRIDES[i]) for i in stages]
+
+    neck = owner.get('neck')
+    if not neck:
+        kept = _fit(_heads(owner, path, len(old)), old, new, notes)
+        return [stages[i] for i in kept]
+    where, first = (f'{path}.neck.0', neck[0]) if isinstance(neck, list) else (f'{path}.neck', neck)
+    before = _run_neck(neck, old, where)
+    taker = _Consumer(where, first, _taken(first, len(old), where))
+    kept = _skip_unused(neck, taker, old, len(before), notes)
+    kept = _fit([taker], old, new, notes, kept)
+    after = _run_neck(neck, [new[i] for i in kept], where)
+    if len(before) != len(after):
+        raise UserError(f'{where} gives {len(after)} maps on SwinV2 and {len(before)} before')
+    if [m.channels for m in before] != [m.channels for m in after]:
+        _fit(_heads(owner, path, len(before)), before, after, notes, list(range(len(before))))
+    return [stages[i] for i in kept]
+
+
+def _choose_stages(old: Sequence[Level], kind: str, notes: Notes) -> list[int]:
+    strides, channels = [m.stride for m in old], [m.channels for m in old]
+    seen = f'{kind} gives maps of strides {strides} with {channels} channels'
+    if any(s not in _STRIDES for s in strides):
+        raise UserError(f'{seen}; SwinV2 has strides {list(_STRIDES)}, and the heads want others')
+    if _rising(strides):
+        if strides[-1] < 16:
+            raise UserError(
+                f'{seen}: it brings its maps back to a fine stride itself, and the heads live on '
+                'that; SwinV2 needs a neck for it (an FPN)'
+            )
+        stages = [_STRIDES.index(s) for s in strides]
+        if strides[-1] < 32:
+            notes.judge.append(
+                f'{seen}: stages {stages} of SwinV2 have these strides, its deeper ones are not '
+                'used'
+            )
+        return stages
+    if not _rising(channels) or len(old) > len(_STRIDES) or strides != sorted(strides):
+        raise UserError(f'{seen}, which is no pyramid, as the heads of this config expect')
+    stages = list(range(len(_STRIDES)))[-len(old) :]
+    notes.judge.append(
+        f'{seen} (dilated); those of SwinV2 have strides {[_STRIDES[i] for i in stages]}, so the '
+        'heads see coarser maps than they were made for: a neck (FPN, as in UperNet) or a larger '
+        'crop may be worth it'
+    )
+    return stages
+
+
+def _rising(values: Sequence[int]) -> bool:
+    return all(a < b for a, b in itertools.pairwise(values))
+
+
+def _run(part: Any, inputs: Any, where: str) -> list[Level]:
+    """Build a part and look at what it makes of an image, or of maps, of `_IMAGE` pixels."""
+    try:
+        module = MODELS.build(runnable(part))
+        module.eval()  # which returns nothing in some backbones
+        with torch.no_grad():
+            maps = module(inputs)
+    except Exception as error:  # parts of any host, with any way to fail
+        raise UserError(f'{where} cannot be built and run: {last_line(error)}') from error
+    maps = (maps,) if isinstance(maps, Tensor) else maps
+    if not all(isinstance(m, Tensor) and m.ndim == 4 for m in maps):
+        raise UserError(f'{where} ({type(module).__name__}) does not give maps (B, C, H, W)')
+    return [Level(m.shape[1], round(_IMAGE / m.shape[-1])) for m in maps]
+
+
+def _run_neck(neck: Any, levels: Sequence[Level], where: str) -> list[Level]:
+    maps = [torch.zeros(1, m.channels, _IMAGE // m.stride, _IMAGE // m.stride) for m in levels]
+    return _run(neck, tuple(maps), where)
+
+
+def _heads(owner: Any, path: str, count: int) -> list[_Consumer]:
+    """The heads, and heads inside them, that take maps by ``in_channels``."""
+    found = []
+    for key, value in owner.items():
+        if 'head' not in key or not value:
+            continue
+        if key == 'roi_head':
+            raise UserError(
+                f'{path}.roi_head pools from the old backbone itself, without a neck (a C4 or DC5 '
+                'detector); start from the FPN config of this family'
+            )
+        for where, node in dicts_in(value, f'{path}.{key}'):
+            outermost = node is value or (isinstance(value, list) and any(node is v for v in value))
+            if 'in_channels' in node and ('in_index' in node or outermost):
+                found.append(_Consumer(where, node, _taken(node, count, where)))
+    if not found:
+        raise UserError(f'no head in {path} says how many channels it takes (in_channels)')
+    return found
+
+
+def _taken(node: Any, count: int, where: str) -> list[int]:
+    """Which of `count` maps a part takes."""
+    channels = next((node[key] for key in _CHANNELS if key in node), None)
+    if channels is None:
+        raise UserError(f'{where} ({node.get("type")}) does not say how many channels it takes')
+    index = node.get('in_index')
+    if index is None:
+        index = list(range(count)) if isinstance(channels, (list, tuple)) else [count - 1]
+    index = [index] if isinstance(index, int) else list(index)
+    return [i % count for i in index]
+
+
+def _skip_unused(
+    neck: Any, taker: _Consumer, old: Sequence[Level], count: int, notes: Notes
+) -> list[int]:
+    """Leave out maps that the neck does not look at: their norms would never get a gradient."""
+    everything = list(range(len(old)))
+    first = taker.cfg.get('start_level', 0) or taker.indices[0]
+    if not first:
+        return everything
+    changes: dict[str, Any] = {}
+    if 'start_level' in taker.cfg:
+        changes = {'start_level': 0, 'in_channels': taker.cfg.in_channels[first:]}
+        if taker.cfg.get('end_level', -1) > 0:
+            changes['end_level'] = taker.cfg.end_level - first
+    trial = {**taker.cfg, **changes}
+    trial = [trial, *neck[1:]] if isinstance(neck, list) else trial
+    try:
+        fits = len(_run_neck(trial, old[first:], taker.path)) == count
+    except UserError:
+        fits = False
+    if not fits:  # the neck counts its inputs itself
+        notes.judge.append(
+            f'{taker.path} skips the first {first} maps; the norms of these get no gradient, so '
+            'that training on several GPUs needs find_unused_parameters=True'
+        )
+        return everything
+    why = 'maps below it are not made, as their norms would get no gradient'
+    for key in ('start_level', 'end_level'):
+        if key in changes:
+            notes.set(taker.cfg, key, changes[key], taker.path, why)
+    return everything[first:]
+
+
+def _fit(
+    consumers: Sequence[_Consumer],
+    old: Sequence[Level],
+    new: Sequence[Level],
+    notes: Notes,
+    kept: list[int] | None = None,
+) -> list[int]:
+    """Write the new channels, indices and strides; return which of the old maps are kept."""
+    if kept is None:
+        used = {i for c in consumers for i in c.indices}
+        used |= {0 for c in consumers if c.cfg.get('c1_in_channels')}  # DeepLabV3+ takes the first
+        kept = sorted(used)
+    for consumer in consumers:
+        cfg, path = consumer.cfg, consumer.path
+        if cfg.get('add_lateral') is False:  # EncNet names maps that it does not take
+            notes.judge.append(
+                f'{path} names maps that it takes with add_lateral only; the norms of these get no '
+                'gradient, so that training on several GPUs needs find_unused_parameters=True'
+            )
+        taken = [i for i in consumer.indices if i in kept]
+        key = next(k for k in _CHANNELS if k in cfg)
+        value = cfg[key]
+        stated = list(value) if isinstance(value, (list, tuple)) else [value]
+        given = [old[i].channels for i in consumer.indices]
+        if stated not in (given, given[::-1]):
+            raise UserError(
+                f'{path}.{key} is {value}, but the maps it takes have {given} channels; how the '
+                'two belong together cannot be told'
+            )
+        channels = [new[i].channels for i in taken]
+        if stated != given:  # YOLOv3 counts from the deepest
+            channels.reverse()
+        is_list = isinstance(value, (list, tuple))
+        written = type(value)(channels) if is_list else channels[0]
+        notes.set(cfg, key, written, path, 'channels of SwinV2')
+        if cfg.get('c1_in_channels'):
+            notes.set(cfg, 'c1_in_channels', new[0].channels, path, 'channels of SwinV2')
+        if 'in_index' in cfg:
+            index = [kept.index(i) for i in taken]
+            if [i % len(old) for i in _listed(cfg.in_index)] != index:
+                value = index if is_list else index[0]
+                notes.set(cfg, 'in_index', value, path, 'maps that no head takes are left out')
+        if len(cfg.get('strides', ())) == len(taken):
+            strides = [new[i].stride for i in taken]
+            if list(cfg.strides) != strides:
+                notes.set(cfg, 'strides', strides, path, 'strides of SwinV2')
+    return kept
+
+
+def _listed(value: Any) -> list[int]:
+    return [value] if isinstance(value, int) else list(value)

@@ -1,0 +1,357 @@
+"""The tool that gives other configs a SwinV2 backbone."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import MessageHub
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import InstanceData, PixelData
+
+from mmswinv2.core import VARIANTS, SwinV2
+from mmswinv2.errors import UserError
+from mmswinv2.swap import Options, find_config, read_config, swap_backbone, write_config
+from mmswinv2.swap.notes import dicts_in
+
+pytestmark = [
+    # the hosts: old names of their own arguments, advice on their own losses
+    pytest.mark.filterwarnings('ignore::UserWarning:mm(cv|det|engine|seg)'),
+    pytest.mark.filterwarnings('ignore:torch.meshgrid:UserWarning'),
+    # mmdet 3.3.0, in CSPNeXt and CSPDarknet
+    pytest.mark.filterwarnings('ignore:`torch.cuda.amp.autocast:FutureWarning'),
+    pytest.mark.filterwarnings('ignore::DeprecationWarning:mm(cv|det|engine|seg)'),
+]
+
+# family -> config
+DETECTORS = {
+    'faster_rcnn': 'faster-rcnn_r50_fpn_1x_coco',
+    'retinanet': 'retinanet_r50_fpn_1x_coco',
+    'mask2former': 'mask2former_r50_8xb2-lsj-50e_coco',
+    'mask_rcnn': 'mask-rcnn_r50_fpn_1x_coco',
+    'cascade_rcnn': 'cascade-mask-rcnn_r50_fpn_1x_coco',
+    'htc': 'htc_r50_fpn_1x_coco',
+    'fcos': 'fcos_r50-caffe_fpn_gn-head_1x_coco',
+    'atss': 'atss_r50_fpn_1x_coco',
+    'gfl': 'gfl_r50_fpn_1x_coco',
+    'vfnet': 'vfnet_r50_fpn_1x_coco',
+    'tood': 'tood_r50_fpn_1x_coco',
+    'foveabox': 'fovea_r50_fpn_4xb4-1x_coco',
+    'fsaf': 'fsaf_r50_fpn_1x_coco',
+    'autoassign': 'autoassign_r50-caffe_fpn_1x_coco',
+    'rtmdet': 'rtmdet_tiny_8xb32-300e_coco',
+    'yolox': 'yolox_tiny_8xb8-300e_coco',
+    'yolof': 'yolof_r50-c5_8xb8-1x_coco',
+    'yolo': 'yolov3_d53_8xb8-320-273e_coco',
+    'detr': 'detr_r50_8xb2-150e_coco',
+    'deformable_detr': 'deformable-detr_r50_16xb2-50e_coco',
+    'conditional_detr': 'conditional-detr_r50_8xb2-50e_coco',
+    'dab_detr': 'dab-detr_r50_8xb2-50e_coco',
+    'dino': 'dino-4scale_r50_8xb2-12e_coco',
+    'sparse_rcnn': 'sparse-rcnn_r50_fpn_1x_coco',
+    'queryinst': 'queryinst_r50_fpn_1x_coco',
+    'maskformer': 'maskformer_r50_ms-16xb1-75e_coco',
+    'solov2': 'solov2_r50_fpn_1x_coco',
+    'condinst': 'condinst_r50_fpn_ms-poly-90k_coco_instance',
+    'point_rend': 'point-rend_r50-caffe_fpn_ms-1x_coco',
+    'libra_rcnn': 'libra-faster-rcnn_r50_fpn_1x_coco',
+    'dynamic_rcnn': 'dynamic-rcnn_r50_fpn_1x_coco',
+    'panoptic_fpn': 'panoptic-fpn_r50_fpn_1x_coco',
+    'centernet': 'centernet_r18_8xb16-crop512-140e_coco',
+    'hrnet': 'faster-rcnn_hrnetv2p-w18-1x_coco',
+}
+SEGMENTORS = {
+    'deeplabv3plus': 'deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024',
+    'upernet': 'upernet_r50_4xb2-40k_cityscapes-512x1024',
+    'fcn': 'fcn_r50-d8_4xb2-40k_cityscapes-512x1024',
+    'pspnet': 'pspnet_r50-d8_4xb2-40k_cityscapes-512x1024',
+    'segformer': 'segformer_mit-b0_8xb2-160k_ade20k-512x512',
+    'mask2former': 'mask2former_r50_8xb2-160k_ade20k-512x512',
+    'maskformer': 'maskformer_r50-d32_8xb2-160k_ade20k-512x512',
+    'deeplabv3': 'deeplabv3_r50-d8_4xb2-40k_cityscapes-512x1024',
+    'danet': 'danet_r50-d8_4xb2-40k_cityscapes-512x1024',
+    'ccnet': 'ccnet_r50-d8_4xb2-40k_cityscapes-512x1024',
+    'ocrnet': 'ocrnet_hr18_4xb2-160k_cityscapes-512x1024',
+    'sem_fpn': 'fpn_r50_4xb2-80k_cityscapes-512x1024',
+    'encnet': 'encnet_r50-d8_4xb2-40k_cityscapes-512x1024',
+    'isanet': 'isanet_r50-d8_4xb2-40k_cityscapes-512x1024',
+    'point_rend': 'pointrend_r50_4xb2-80k_cityscapes-512x1024',
+    'psanet': 'psanet_r50-d8_4xb2-40k_cityscapes-512x1024',
+    'knet': 'knet-s3_r50-d8_upernet_8xb2-adamw-80k_ade20k-512x512',
+    'fastfcn': 'fastfcn_r50-d32_jpu_psp_4xb2-80k_cityscapes-512x1024',
+    'segnext': 'segnext_mscan-t_1xb16-adamw-160k_ade20k-512x512',
+    'mobilenet_v2': 'mobilenet-v2-d8_fcn_4xb2-80k_cityscapes-512x1024',
+}
+ALWAYS = ('faster_rcnn', 'retinanet', 'detr'), ('pspnet', 'segformer')
+SIZE = {'mmdet': 128, 'mmseg': 64}  # pixels of a training image
+LARGER = {'dino': 256}  # it picks 900 tokens
+
+
+def families():
+    for package, table, always in zip(
+        ('mmdet', 'mmseg'), (DETECTORS, SEGMENTORS), ALWAYS, strict=True
+    ):
+        for family, config in table.items():
+            marks = () if family in always else pytest.mark.slow
+            name = f'{package}::{family}/{config}.py'
+            yield pytest.param(name, marks=marks, id=f'{package}-{family}')
+
+
+def detection_batch(size, with_masks):
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+
+    meta = dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size,
+                scale_factor=(1.0, 1.0), flip=False, img_id=0)  # fmt: skip
+    boxes = torch.tensor([[8.0, 8, 72, 72], [40, 48, 120, 112]])
+    masks = np.zeros((2, *size), np.uint8)
+    for mask, box in zip(masks, boxes.int().tolist(), strict=True):
+        mask[box[1] : box[3], box[0] : box[2]] = 1
+    samples = []
+    for _ in range(2):
+        sample = DetDataSample(metainfo=meta)
+        labels = torch.tensor([0, 1])
+        sample.gt_instances = InstanceData(bboxes=boxes.clone(), labels=labels)
+        if with_masks:
+            sample.gt_instances.masks = BitmapMasks(masks, *size)
+        sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4))
+        regions = torch.from_numpy(masks.astype(np.int64)).sum(0, keepdim=True).clamp(max=1)
+        sample.gt_sem_seg = PixelData(sem_seg=regions)
+        samples.append(sample)
+    return samples
+
+
+def segmentation_batch(size):
+    from mmseg.structures import SegDataSample
+
+    samples = []
+    for _ in range(2):
+        sample = SegDataSample(metainfo=dict(img_shape=size, ori_shape=size, pad_shape=size))
+        regions = torch.zeros(1, *size, dtype=torch.long)
+        regions[:, 16:48, 8:40] = 1
+        sample.gt_sem_seg = PixelData(data=regions)
+        samples.append(sample)
+    return samples
+
+
+def train_a_step(cfg, pixels):
+    """One step of training; returns the losses, and the backbone's parameters before and after."""
+    size = (pixels, pixels)
+    for _, node in dicts_in(cfg.model.data_preprocessor):
+        if 'size' in node:
+            node['size'] = size  # images are padded to it
+    for key in ('iter', 'epoch'):  # which the loop tells YOLOX and TOOD
+        MessageHub.get_current_instance().update_info(key, 0)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model)
+        model.init_weights()
+        wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+        backbone = next(m for m in model.modules() if isinstance(m, SwinV2))
+        before = {k: v.detach().clone() for k, v in backbone.named_parameters()}
+        if cfg.default_scope == 'mmdet':
+            with_masks = re.search('segm|Panoptic', str(cfg.val_evaluator)) is not None
+            samples = detection_batch(size, with_masks)
+        else:
+            samples = segmentation_batch(size)
+        images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for _ in samples]
+        model.train()
+        batch = model.data_preprocessor(dict(inputs=images, data_samples=samples), training=True)
+        loss, losses = model.parse_losses(model(**batch, mode='loss'))
+        wrapper.backward(loss)
+        wrapper.step()
+    return losses, before, backbone
+
+
+@pytest.mark.parametrize('name', list(families()))
+def test_family(name, tmp_path):
+    torch.manual_seed(0)
+    cfg, notes = swap_backbone(read_config(name), Options(arch='nano', checkpoint='none'))
+    path = tmp_path / 'new.py'
+    write_config(path, cfg, notes, name, 'command')
+    cfg = Config.fromfile(path)
+
+    package, family = re.match(r'(\w+)::(\w+)/', name).groups()
+    losses, before, backbone = train_a_step(cfg, LARGER.get(family, SIZE[package]))
+    assert losses and all(torch.isfinite(v).all() for v in losses.values()), losses
+    without = [k for k, p in backbone.named_parameters() if p.grad is None]
+    # several GPUs would wait for them
+    assert not without or any('find_unused_parameters=True' in text for text in notes.judge)
+    last = f'norm{max(backbone.out_indices)}.weight'
+    changed = {k for k, p in backbone.named_parameters() if not torch.equal(p, before[k])}
+    assert {'patch_embed.proj.weight', last} <= changed
+    assert type(backbone).__name__ == 'SwinTransformerV2'
+    assert re.search(r'backbone: .* -> mmswinv2.SwinTransformerV2 nano', notes.changed[0])
+
+
+def faster_rcnn(**model):
+    cfg = read_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+    cfg.model.update(model)
+    return cfg
+
+
+NANO = Options(arch='nano')
+REFUSED = {
+    'mmdet::faster_rcnn/faster-rcnn_r50-caffe-c4_ms-1x_coco.py': 'shared_head.*C4',
+    'mmdet::faster_rcnn/faster-rcnn_r50-caffe-dc5_1x_coco.py': 'without a neck',
+    'mmdet::tridentnet/tridentnet_r50-caffe_1x_coco.py': 'shared_head',
+    'mmdet::ssd/ssd300_coco.py': 'SSDNeck',
+    'mmdet::detectors/detectors_cascade-rcnn_r50_1x_coco.py': 'RFP',
+    'mmdet::cornernet/cornernet_hourglass104_10xb5-crop511-210e-mstest_coco.py': 'no pyramid',
+    'mmdet::ld/ld_r50-gflv1-r101_fpn_1x_coco.py': 'teacher',
+    'mmdet::deepsort/deepsort_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py': (
+        'is a tracker'
+    ),
+    'mmseg::unet/unet-s5-d16_fcn_4xb4-40k_drive-64x64.py': 'strides',
+    'mmseg::vit/vit_deit-b16_mln_upernet_8xb2-160k_ade20k-512x512.py': 'MultiLevelNeck',
+    'mmaction::recognition/i3d/i3d_imagenet-pretrained-r50_8xb8-32x2x1-100e_kinetics400-rgb.py': (
+        'Recognizer3D.*images'
+    ),
+}
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_refused_in_words(name):
+    with pytest.raises(UserError, match=REFUSED[name]):
+        swap_backbone(read_config(name), NANO)
+
+
+def test_vitdet_is_refused():
+    cfg = faster_rcnn(neck=dict(type='SimpleFPN', backbone_channel=768, in_channels=[192, 384]))
+    with pytest.raises(UserError, match='SimpleFPN.*plain ViT'):
+        swap_backbone(cfg, NANO)
+
+
+def test_two_backbones():
+    with pytest.raises(UserError, match='2 backbones .in model, model.reid'):
+        swap_backbone(faster_rcnn(reid=dict(backbone=dict(type='ResNet', depth=50))), NANO)
+
+
+@pytest.mark.parametrize('cfg', [dict(), dict(model=dict(type='RTMDet'), default_scope='mmdet')])
+def test_without_a_backbone(cfg):
+    with pytest.raises(UserError, match='no model|no backbone'):
+        swap_backbone(Config(cfg), NANO)
+
+
+def test_a_misfit_is_named():
+    cfg = faster_rcnn()
+    cfg.model.rpn_head.in_channels = 128
+    with pytest.raises(UserError, match=r'does not run.*in rpn_head\.rpn_conv'):
+        swap_backbone(cfg, NANO)
+    cfg = faster_rcnn()
+    cfg.model.neck.in_channels = [256, 512, 1024, 1024]
+    with pytest.raises(UserError, match=r'model.neck.*cannot be built and run'):
+        swap_backbone(cfg, NANO)
+
+
+def test_statistics_become_those_of_the_weights():
+    cfg = read_config('mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py')
+    assert cfg.model.data_preprocessor.std == [1.0, 1.0, 1.0]
+    divisor = cfg.model.data_preprocessor.pad_size_divisor
+    new, notes = swap_backbone(cfg, NANO)
+    found = new.model.data_preprocessor
+    assert found.mean == [123.675, 116.28, 103.53] and found.std == [58.395, 57.12, 57.375]
+    assert found.bgr_to_rgb is True and found.pad_size_divisor == divisor
+    told = '\n'.join(notes.changed)
+    assert all(f'data_preprocessor.{key}: ' in told for key in ('mean', 'std', 'bgr_to_rgb'))
+    assert cfg.model.data_preprocessor.std == [1.0, 1.0, 1.0]  # the old config is as it was
+
+
+def test_sgd_becomes_adamw():
+    name = 'mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py'
+    cfg = read_config(name)
+    assert cfg.param_scheduler[0].eta_min == 1e-4
+    cfg.param_scheduler.append(dict(type='CosineAnnealingMomentum', eta_min=0.8))
+    cfg.optim_wrapper.clip_grad = dict(max_norm=1)
+    cfg.load_from = 'whole_segmentor.pth'
+    new, notes = swap_backbone(cfg, Options(arch='nano', layer_decay=0.9))
+    assert new.optim_wrapper == dict(
+        type='OptimWrapper',
+        optimizer=dict(type='AdamW', lr=4e-5, betas=(0.9, 0.999), weight_decay=0.05),
+        clip_grad=dict(max_norm=1),
+        constructor='mmswinv2.SwinLayerDecayOptimWrapperConstructor',
+        paramwise_cfg=dict(layer_decay_rate=0.9),
+    )
+    (schedule,) = new.param_scheduler
+    assert schedule.type == 'PolyLR' and schedule.eta_min == 0
+    assert new.model.get('pretrained') is None and new.load_from is None
+    told = '\n'.join(notes.changed)
+    assert all(word in told for word in ('eta_min', 'ADE20K ablation', 'momentum', 'load_from'))
+    assert any('dilated' in text for text in notes.judge)
+
+
+def test_adamw_stays():
+    cfg = read_config('mmdet::detr/detr_r50_8xb2-150e_coco.py')
+    cfg.optim_wrapper.paramwise_cfg.custom_keys['backbone.layer4'] = dict(lr_mult=0.5)
+    new, notes = swap_backbone(cfg, NANO)
+    assert new.optim_wrapper.optimizer == cfg.optim_wrapper.optimizer
+    assert list(new.optim_wrapper.paramwise_cfg.custom_keys) == ['backbone']
+    assert new.model.backbone.out_indices == (3,) and new.model.neck.in_channels == [256]
+    assert any('backbone.layer4' in text for text in notes.judge)
+
+
+@pytest.mark.parametrize(
+    'arch, window, file, windows',
+    [
+        ('tiny', None, 'swinv2_tiny_patch4_window16_256.pth', [16, 16, 16, 8]),
+        ('base', 8, 'swinv2_base_patch4_window8_256.pth', [8, 8, 8, 8]),
+        ('large', None, 'swinv2_large_patch4_window12to24_192to384_22kto1k_ft.pth',
+         [12, 12, 12, 6]),
+    ],
+)  # fmt: skip
+def test_published_weights(arch, window, file, windows):
+    new, _ = swap_backbone(faster_rcnn(), Options(arch=arch, window=window, check=False))
+    backbone = new.model.backbone
+    assert backbone.init_cfg.checkpoint.endswith(f'/v2.0.0/{file}')
+    assert backbone.pretrained_window_sizes == windows
+    assert backbone.window_size == (window or {'tiny': 16, 'large': 24}[arch])
+    width = VARIANTS[arch].embed_dims
+    assert new.model.neck.in_channels == [width * 2**i for i in range(4)]
+
+
+def test_local_weights(tmp_path):
+    path = tmp_path / 'nano.pth'
+    torch.save({'state_dict': SwinV2('nano').state_dict()}, path)
+    options = dict(checkpoint=str(path), check=False)
+    with pytest.raises(UserError, match='--arch tiny does not fit'):
+        swap_backbone(faster_rcnn(), Options(arch='tiny', **options))
+    with pytest.raises(UserError, match='--pretrained-windows'):
+        swap_backbone(faster_rcnn(), Options(arch='nano', **options))
+    options = Options(arch='nano', pretrained_windows=[8, 8, 8, 4], **options)
+    new, _ = swap_backbone(faster_rcnn(), options)
+    assert new.model.backbone.pretrained_window_sizes == [8, 8, 8, 4]
+    assert new.model.backbone.init_cfg == dict(type='Pretrained', checkpoint=str(path))
+
+
+@pytest.mark.parametrize('package', ['mmdet', 'mmseg', 'mmaction'])
+def test_names_are_found_under_any_distribution(package):
+    folder = find_config(f'{package}::_base_/default_runtime.py').parents[1]
+    assert folder.parts[-3:] == (package, '.mim', 'configs')
+    with pytest.raises(UserError, match='is not one config'):
+        find_config(f'{package}::nothing_of_that_name.py')
+    assert find_config('mmdet::fcos_r50-caffe_fpn_gn-head_1x_coco').parent.name == 'fcos'
+    with pytest.raises(UserError, match='mmnothing is not installed'):
+        find_config('mmnothing::a.py')
+
+
+def test_the_tool(tool, tmp_path):
+    out = tmp_path / 'new.py'
+    name = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+    arguments = ('misc/swap_backbone.py', name, '--arch', 'nano', '-o', out)
+    run = tool(*arguments)
+    assert run.returncode == 0, run.stderr
+    assert 'init_weights' not in run.stdout + run.stderr  # mmengine's list of all parameters
+    told = [line[2:] for line in run.stdout.splitlines() if line.startswith('- ')]
+    assert any(line.startswith('model.neck.in_channels: [256, 512, 1024, 2048]') for line in told)
+    head = re.sub(r'\n#\s+', ' ', out.read_text().split('auto_scale_lr')[0])
+    assert name in head and all(line in head for line in told)
+    assert Config.fromfile(out).model.backbone.type == 'mmswinv2.SwinTransformerV2'
+
+    before = out.read_text()
+    again = tool(*arguments)
+    assert again.returncode != 0 and '--force' in again.stderr and 'Traceback' not in again.stderr
+    assert out.read_text() == before
+    failed = tool('misc/swap_backbone.py', 'mmdet::ssd/ssd300_coco.py', '-o', tmp_path / 'ssd.py')
+    assert failed.returncode != 0 and 'error: ' in failed.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ['new.py']
