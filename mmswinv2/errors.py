@@ -25,6 +25,13 @@ __all__ = [
 ]
 
 
+_MAPS = {
+    'seg': '; it holds the semantic maps of HTC: see docs/data.md for COCO-stuff, draw maps with '
+    'tools/dataset_converters/coco_stuff_maps.py, or train the config without semantic branch '
+    '(htc++-without-semantic_...)'
+}
+
+
 class UserError(Exception):
     """A mistake of the user's; the message says what is wrong and what to do."""
 
@@ -156,7 +163,9 @@ def _check_dataset(dataset: Any, where: str) -> None:
         )
     for key, name in folders.items():
         if name and not (folder := Path(root, name)).is_dir():
-            raise UserError(f'{where}: the folder {folder} ({key}) does not exist')
+            raise UserError(
+                f'{where}: the folder {folder} ({key}) does not exist{_MAPS.get(key, "")}'
+            )
     if not part:
         return
     path = Path(root, part)

@@ -74,16 +74,12 @@ def set_tta(cfg):
 
 
 def set_flip_tta(cfg, pipeline):
-    """What mmdet does where the config says nothing: the image and its mirror image."""
+    """The image and its mirror image, where the config does not say what to do."""
     if cfg.model.get('roi_head', {}).get('mask_head') is not None:
-        raise UserError(
-            "--tta: mmdet's DetTTAModel merges boxes only, and this model has masks; name a "
-            'tta_model that merges them, and a tta_pipeline, in the config'
-        )
-    cfg.tta_model = dict(
-        type='DetTTAModel',
-        tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
-    )
+        cfg.tta_model = dict(type='mmswinv2.InstanceSegTTAModel')
+    else:
+        nms = dict(type='nms', iou_threshold=0.5)
+        cfg.tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
     *steps, pack = pipeline
     meta_keys = (*pack.get('meta_keys', ()), 'flip', 'flip_direction')
     flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]

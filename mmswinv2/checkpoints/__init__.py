@@ -4,13 +4,16 @@ from .convert import convert
 from .files import CheckpointError, fetch, read_checkpoint, write_checkpoint
 from .formats import FORMATS
 from .load import LoadReport, load_pretrained
+from .whole import TransferReport, load_but
 
 __all__ = [
     'FORMATS',
     'CheckpointError',
     'LoadReport',
+    'TransferReport',
     'convert',
     'fetch',
+    'load_but',
     'load_pretrained',
     'read_checkpoint',
     'write_checkpoint',

@@ -1,6 +1,6 @@
 """What training needs around the models."""
 
-from .hooks import CheckDatasetHook
+from .hooks import CheckDatasetHook, LoadCheckpointHook
 from .layer_decay import SwinLayerDecayOptimWrapperConstructor
 
-__all__ = ['CheckDatasetHook', 'SwinLayerDecayOptimWrapperConstructor']
+__all__ = ['CheckDatasetHook', 'LoadCheckpointHook', 'SwinLayerDecayOptimWrapperConstructor']

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
 
+from ..checkpoints import load_but
 from ..errors import categories_differ
 from ..registry import HOOKS
 
-__all__ = ['CheckDatasetHook']
+__all__ = ['CheckDatasetHook', 'LoadCheckpointHook']
 
 
 @HOOKS.register_module()
@@ -37,3 +41,26 @@ class CheckDatasetHook(Hook):
         category_ids = getattr(dataset, 'cat_ids', None)
         if classes is not None and category_ids is not None and len(category_ids) != len(classes):
             raise categories_differ(where, ann_file, classes)
+
+
+@HOOKS.register_module()
+class LoadCheckpointHook(Hook):
+    """Starts training from the checkpoint of an earlier stage, all but the parts that are new.
+
+    mmengine's ``load_from`` passes over whatever does not fit; this wants every parameter that is
+    not named in `new`, and logs a report. A resumed run has its weights already and is left alone.
+
+    Args:
+        checkpoint: file of the earlier stage.
+        new: parts of names of the parameters that keep their initialisation.
+    """
+
+    def __init__(self, checkpoint: str, new: Sequence[str] = ()) -> None:
+        self.checkpoint, self.new = checkpoint, tuple(new)
+
+    def before_train(self, runner: Any) -> None:
+        """Load, unless the run goes on from one of its own checkpoints."""
+        if runner.iter > 0:
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        print_log(str(load_but(model, self.checkpoint, self.new)), logger='current')

@@ -21,9 +21,25 @@ def test_flipped_views_of_a_box_detector(tool, train, shapes, tmp_path):
     assert 'DetTTAModel' in run.stdout and 'coco/bbox_mAP' in run.stdout
 
 
-def test_masks_need_a_model_that_merges_them(tool, trained, shapes, tmp_path):
+def test_flipped_views_of_a_mask_detector(tool, trained, shapes, tmp_path):
     run = tool(
         'test.py', CONFIG, trained / 'iter_2.pth', '--work-dir', tmp_path, '--tta',
+        '--cfg-options', f'data_root={shapes}', 'model.test_cfg.rcnn.score_thr=0.0',
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert 'InstanceSegTTAModel' in run.stdout and 'coco/segm_mAP' in run.stdout
+
+
+def test_masks_of_a_model_without_any(tool, train, shapes, tmp_path):
+    config = tmp_path / 'faster-rcnn_swinv2-nano_shapes.py'
+    config.write_text(
+        BOXES_ALONE + "tta_model = dict(type='mmswinv2.InstanceSegTTAModel')\n"
+        "tta_pipeline = [dict(type='LoadImageFromFile')]\n"
+    )
+    assert train(tmp_path, config=config, iters=1).returncode == 0
+    run = tool(
+        'test.py', config, tmp_path / 'iter_1.pth', '--work-dir', tmp_path, '--tta',
         '--cfg-options', f'data_root={shapes}',
     )  # fmt: skip
-    assert run.returncode == 1 and 'this model has masks' in run.stderr
+    assert run.returncode == 1
+    assert run.stderr.startswith('error: InstanceSegTTAModel merges masks, and FasterRCNN has no')

@@ -1,0 +1,212 @@
+"""Boxes and masks of several views, on mmdet's own detectors."""
+
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.registry import MODELS, init_default_scope
+
+from mmswinv2.models import InstanceSegTTAModel
+from tests.test_tools.conftest import CONFIG, ROOT
+
+pytestmark = pytest.mark.filterwarnings(
+    'ignore:To copy construct from a tensor:UserWarning',  # mmdet's mask head
+    'ignore:Default ``avg_non_ignore`` is False:UserWarning',  # its losses
+    'ignore:torch.meshgrid:UserWarning',
+    'ignore:"dropout" is deprecated in `FFN:DeprecationWarning',
+)
+
+# two-stage detectors with masks: plain, cascaded, hybrid, rescored, refined, relayed
+HOSTS = {
+    'mask-rcnn': 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+    'cascade': 'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
+    'htc': 'htc/htc_r50_fpn_1x_coco.py',
+    'mask-scoring': 'ms_rcnn/ms-rcnn_r50-caffe_fpn_1x_coco.py',
+    'point-rend': 'point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py',
+    'scnet': 'scnet/scnet_r50_fpn_1x_coco.py',
+}
+
+
+def build(name, **test_cfg):
+    """A detector of mmdet with random weights that gives boxes of any score."""
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    cfg = get_config(f'mmdet::{HOSTS.get(name, name)}').model
+    cfg.backbone.init_cfg = None
+    detector = MODELS.build(cfg).eval()
+    if detector.test_cfg.get('rpn') is not None:
+        detector.test_cfg.rpn.max_per_img = 50
+        detector.roi_head.test_cfg.update(score_thr=0.0, max_per_img=10, **test_cfg)
+    return detector
+
+
+@pytest.fixture(scope='module', params=HOSTS)
+def detector(request):
+    return build(request.param)
+
+
+@pytest.fixture(scope='module')
+def mask_rcnn():
+    return build('mask-rcnn')
+
+
+@pytest.fixture(scope='module')
+def image():
+    torch.manual_seed(1)
+    return torch.randint(0, 256, (3, 128, 192), dtype=torch.uint8)
+
+
+def view(pixels, flip=None, scale=1.0):
+    """One view of an image of 64 x 96 pixels, whose own pixels are given."""
+    meta = dict(
+        ori_shape=(64, 96), img_shape=tuple(pixels.shape[1:]), scale_factor=(scale, scale),
+        flip=flip is not None, flip_direction=flip,
+    )  # fmt: skip
+    return dict(inputs=[pixels], data_samples=[DetDataSample(metainfo=meta)])
+
+
+def plain(detector, *args, **kwargs):
+    with torch.no_grad():
+        return detector.test_step(view(*args, **kwargs))[0].pred_instances
+
+
+def merged(model, *views):
+    data = {key: [v[key] for v in views] for key in ('inputs', 'data_samples')}
+    return model.test_step(data)[0].pred_instances
+
+
+def assert_same(a, b):
+    assert len(a) == len(b) > 0
+    assert a.masks.shape == b.masks.shape and a.masks.any()
+    torch.testing.assert_close(a.bboxes, b.bboxes, atol=1e-3, rtol=0)
+    torch.testing.assert_close(a.scores, b.scores, atol=1e-5, rtol=1e-4)
+    assert torch.equal(a.labels, b.labels)
+    assert (a.masks != b.masks).float().mean() < 1e-4
+
+
+def mirror(results, axis):
+    """Results of an image as those of its mirror image, 64 x 96 pixels."""
+    low, high, size = (0, 2, 96) if axis == -1 else (1, 3, 64)
+    boxes = results.bboxes.clone()
+    boxes[:, [low, high]] = size - boxes[:, [high, low]]
+    results.bboxes, results.masks = boxes, results.masks.flip(axis)
+    return results
+
+
+def test_one_view_is_the_plain_test(detector, image):
+    once = merged(InstanceSegTTAModel(detector), view(image, scale=2.0))
+    assert_same(once, plain(detector, image, scale=2.0))
+
+
+def test_one_view_is_the_plain_test_with_soft_nms(image):
+    detector = build('htc', nms=dict(type='soft_nms', iou_threshold=0.5))
+    once = merged(InstanceSegTTAModel(detector), view(image, scale=2.0))
+    assert_same(once, plain(detector, image, scale=2.0))
+
+
+@pytest.mark.parametrize(('direction', 'axes'), [('horizontal', [-1]), ('diagonal', [-1, -2])])
+def test_flipped_view_is_flipped_back(detector, image, direction, axes):
+    """The pixels are those of a flipped image; what is found in them is flipped back."""
+    found = merged(InstanceSegTTAModel(detector), view(image, direction, scale=2.0))
+    expected = plain(detector, image, scale=2.0)
+    for axis in axes:
+        expected = mirror(expected, axis)
+    assert_same(found, expected)
+
+
+def test_the_same_view_twice_changes_no_mask(mask_rcnn, image):
+    """NMS removes the doubles; masks and their average are equal."""
+    one = view(image, scale=2.0)
+    twice = merged(InstanceSegTTAModel(mask_rcnn), one, view(image, scale=2.0))
+    assert_same(twice, plain(mask_rcnn, image, scale=2.0))
+
+
+def test_views_are_merged_in_the_frame_of_the_image(mask_rcnn, image):
+    """Boxes of a doubled image are found at the same place, from either view."""
+    small, flipped = image[:, ::2, ::2], image.flip(-1)
+    views = view(image, scale=2.0), view(flipped, 'horizontal', scale=2.0), view(small)
+    found = merged(InstanceSegTTAModel(mask_rcnn, dict(max_per_img=20)), *views).bboxes
+    of_all = InstanceSegTTAModel(mask_rcnn, dict(nms=None, max_per_img=300))
+    alone = [merged(of_all, v).bboxes for v in views]
+    nearest = torch.stack([(found[:, None] - a).abs().amax(-1).amin(1) for a in alone])  # [3, n]
+    assert nearest.amin(0).max() < 1e-2  # each box is one that some view gave
+    assert set(nearest.argmin(0).tolist()) == {0, 1, 2}  # and each view gave some
+
+
+@pytest.mark.parametrize('cached', [2, 3])
+def test_keeping_features_changes_nothing_but_work(mask_rcnn, image, cached):
+    views = [
+        view(image, scale=2.0),
+        view(image.flip(-1), 'horizontal', 2.0),
+        view(image[:, ::2, ::2]),
+    ]
+    calls = []
+    handle = mask_rcnn.backbone.register_forward_hook(lambda *_: calls.append(1))
+    once = merged(InstanceSegTTAModel(mask_rcnn), *views)
+    assert len(calls) == 5  # the last view's features are kept
+    calls.clear()
+    again = merged(InstanceSegTTAModel(mask_rcnn, cached_views=cached), *views)
+    handle.remove()
+    assert len(calls) == 6 - cached
+    assert_same(once, again)
+
+
+def test_size_ranges(mask_rcnn, image):
+    ranges = [(0, 20), (20, 1e5)]
+    model = InstanceSegTTAModel(mask_rcnn, dict(size_ranges=ranges, max_per_img=100))
+    found = merged(model, view(image, scale=2.0), view(image[:, ::2, ::2]))
+    alone = InstanceSegTTAModel(mask_rcnn, dict(max_per_img=1000))
+    width, height = (found.bboxes[:, 2:] - found.bboxes[:, :2]).unbind(1)
+    small = (width * height).sqrt() < 20
+    assert small.any() and not small.all()
+    for rows, origin in ((small, view(image, scale=2.0)), (~small, view(image[:, ::2, ::2]))):
+        pool = merged(alone, origin).bboxes
+        assert (found.bboxes[rows][:, None] - pool[None]).abs().amax(-1).amin(1).max() < 1e-2
+
+
+def test_batches_and_images_without_a_box(mask_rcnn, image):
+    """The second image of the batch gets no box, the first is as it was alone."""
+    expected = merged(InstanceSegTTAModel(mask_rcnn), view(image, scale=2.0))
+    both = [view(image, scale=2.0), view(torch.zeros_like(image), scale=2.0)]
+    data = {key: [[v[key][0] for v in both]] for key in ('inputs', 'data_samples')}
+    model = InstanceSegTTAModel(mask_rcnn)
+    assert_same(model.test_step(data)[0].pred_instances, expected)
+    mask_rcnn.roi_head.test_cfg.score_thr = 1.1
+    try:
+        none = merged(InstanceSegTTAModel(mask_rcnn), view(image, scale=2.0))
+    finally:
+        mask_rcnn.roi_head.test_cfg.score_thr = 0.0
+    assert len(none) == 0 and none.masks.shape == (0, 64, 96)
+
+
+@pytest.mark.parametrize(
+    ('name', 'words'),
+    [
+        ('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 'has no mask head here'),
+        ('retinanet/retinanet_r50_fpn_1x_coco.py', 'RetinaNet is none'),
+        ('condinst/condinst_r50_fpn_ms-poly-90k_coco_instance.py', 'CondInst is none'),
+        ('queryinst/queryinst_r50_fpn_1x_coco.py', 'QueryInst is none'),
+        ('panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py', 'PanopticFPN is none'),
+    ],
+)
+def test_detectors_it_cannot_do(name, words):
+    with pytest.raises(ValueError, match=words):
+        InstanceSegTTAModel(build(name))
+
+
+def test_bad_options(mask_rcnn, image):
+    with pytest.raises(ValueError, match="tta_cfg has \\['iou'\\]"):
+        InstanceSegTTAModel(mask_rcnn, dict(iou=0.5))
+    with pytest.raises(ValueError, match='cached_views must be 1 or more, got 0'):
+        InstanceSegTTAModel(mask_rcnn, cached_views=0)
+    model = InstanceSegTTAModel(mask_rcnn, dict(size_ranges=[(0, 1), (1, 2)]))
+    with pytest.raises(ValueError, match='size_ranges has 2 entries and tta_pipeline 1 views'):
+        merged(model, view(image))
+
+
+def test_found_by_its_prefix():
+    init_default_scope('mmdet')
+    cfg = Config.fromfile(ROOT / CONFIG)
+    model = MODELS.build(dict(type='mmswinv2.InstanceSegTTAModel', module=cfg.model))
+    assert model.tta_cfg['max_per_img'] == cfg.model.test_cfg.rcnn.max_per_img
