@@ -1,4 +1,4 @@
-# Mask R-CNN on SwinV2-T with FPN; heads as in mmdet's Mask R-CNN.
+# Mask R-CNN on SwinV2-T, window 16, with FPN; heads as in mmdet's Mask R-CNN.
 model = dict(
     type='MaskRCNN',
     data_preprocessor=dict(
@@ -9,7 +9,18 @@ model = dict(
         pad_mask=True,
         pad_size_divisor=32,
     ),
-    backbone=dict(type='mmswinv2.SwinTransformerV2', arch='tiny', out_indices=(0, 1, 2, 3)),
+    backbone=dict(
+        type='mmswinv2.SwinTransformerV2',
+        arch='tiny',
+        window_size=16,
+        pretrained_window_sizes=[16, 16, 16, 8],
+        drop_path_rate=0.2,  # of the pre-training; not given in the paper for detection
+        out_indices=(0, 1, 2, 3),
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_tiny_patch4_window16_256.pth',
+        ),
+    ),
     neck=dict(type='FPN', in_channels=[96, 192, 384, 768], out_channels=256, num_outs=5),
     rpn_head=dict(
         type='RPNHead',
