@@ -11,11 +11,11 @@ _base_ = [
 channels = 64
 model = dict(
     backbone=dict(
+        _delete_=True,
+        type='mmswinv2.SwinTransformerV2',
         arch='nano',
         window_size=8,
-        pretrained_window_sizes=None,
         drop_path_rate=0.05,
-        init_cfg=None,
     ),
     neck=[
         dict(type='mmswinv2.GlobalSelfAttention', in_channels=256),

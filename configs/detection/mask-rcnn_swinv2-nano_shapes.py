@@ -11,11 +11,11 @@ _base_ = [
 channels = 64
 model = dict(
     backbone=dict(
+        _delete_=True,
+        type='mmswinv2.SwinTransformerV2',
         arch='nano',
         window_size=8,
-        pretrained_window_sizes=None,
         drop_path_rate=0.05,
-        init_cfg=None,
     ),
     neck=dict(in_channels=[32, 64, 128, 256], out_channels=channels),
     rpn_head=dict(in_channels=channels, feat_channels=channels, anchor_generator=dict(scales=[6])),

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.filterwarnings(
     'ignore:To copy construct from a tensor:UserWarning',  # mmdet's mask head
     'ignore:Default ``avg_non_ignore`` is False:UserWarning',  # its losses
     'ignore:torch.meshgrid:UserWarning',
+    'ignore:pkg_resources is deprecated:UserWarning',  # mmengine 0.10.7's get_config
     'ignore:"dropout" is deprecated in `FFN:DeprecationWarning',
 )
 

@@ -23,7 +23,7 @@ def tool():
             capture_output=True,
             text=True,
             timeout=900,
-            env={**os.environ, 'OMP_NUM_THREADS': '2', 'PYTHONWARNINGS': 'ignore', **env},
+            env={'OMP_NUM_THREADS': '2', **os.environ, 'PYTHONWARNINGS': 'ignore', **env},
         )
 
     return run
