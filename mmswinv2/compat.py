@@ -64,7 +64,9 @@ def let_instaboost_outline_masks() -> None:
     """
     from instaboostfast import affine_transform
 
-    affine_transform.binary_mask_to_polygon = _outline
+    if affine_transform.binary_mask_to_polygon is not _outline:
+        affine_transform.binary_mask_to_polygon = _outline
+        _say('InstaBoost can outline masks of several parts')
 
 
 def _say(text: str) -> None:

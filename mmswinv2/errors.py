@@ -25,11 +25,11 @@ __all__ = [
 ]
 
 
-_MAPS = {
-    'seg': '; it holds the semantic maps of HTC: see docs/data.md for COCO-stuff, draw maps with '
+_MAPS = (
+    '; it holds the semantic maps of HTC: see docs/data.md for COCO-stuff, draw maps with '
     'tools/dataset_converters/coco_stuff_maps.py, or train the config without semantic branch '
     '(htc++-without-semantic_...)'
-}
+)
 
 
 class UserError(Exception):
@@ -162,10 +162,9 @@ def _check_dataset(dataset: Any, where: str) -> None:
             f'--cfg-options data_root=... (set in every data loader and evaluator)'
         )
     for key, name in folders.items():
+        hint = _MAPS if key == 'seg' and dataset.get('type') == 'CocoDataset' else ''
         if name and not (folder := Path(root, name)).is_dir():
-            raise UserError(
-                f'{where}: the folder {folder} ({key}) does not exist{_MAPS.get(key, "")}'
-            )
+            raise UserError(f'{where}: the folder {folder} ({key}) does not exist{hint}')
     if not part:
         return
     path = Path(root, part)

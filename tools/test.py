@@ -77,14 +77,27 @@ def set_flip_tta(cfg, pipeline):
     """The image and its mirror image, where the config does not say what to do."""
     if cfg.model.get('roi_head', {}).get('mask_head') is not None:
         cfg.tta_model = dict(type='mmswinv2.InstanceSegTTAModel')
+    elif 'segm' in metrics_of(cfg.test_evaluator):
+        raise UserError(
+            f'--tta: masks of {cfg.model.type} cannot be merged, only those of two-stage detectors '
+            'with a mask head; name a tta_model and a tta_pipeline in the config'
+        )
     else:
         nms = dict(type='nms', iou_threshold=0.5)
         cfg.tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
     *steps, pack = pipeline
-    meta_keys = (*pack.get('meta_keys', ()), 'flip', 'flip_direction')
-    flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
-    augment = dict(type='TestTimeAug', transforms=[flips, [{**pack, 'meta_keys': meta_keys}]])
+    if 'meta_keys' in pack:  # the default has both
+        pack = {**pack, 'meta_keys': (*pack['meta_keys'], 'flip', 'flip_direction')}
+    # the plain view first: pictures show its annotations
+    flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
+    augment = dict(type='TestTimeAug', transforms=[flips, [pack]])
     cfg.tta_pipeline = [*steps, augment]
+
+
+def metrics_of(evaluator):
+    evaluators = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]
+    metrics = [e.get('metric', ()) for e in evaluators]
+    return {name for m in metrics for name in ([m] if isinstance(m, str) else m)}
 
 
 def load_strictly(runner):

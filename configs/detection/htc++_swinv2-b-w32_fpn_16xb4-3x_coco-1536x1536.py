@@ -1,6 +1,6 @@
 # HTC++, SwinV2-B, window 32, 1536x1536: the recipe of the paper's system-level comparison.
 # Expected: the paper gives results of L and G only. Measured: not reproduced here.
-# tools/dist_train.sh CONFIG 16 over two nodes of 8 GPUs, see docs/data.md for the semantic maps.
+# NNODES=2 NODE_RANK=... MASTER_ADDR=... tools/dist_train.sh CONFIG 8; semantic maps: docs/data.md.
 _base_ = [
     '../_base_/models/htc++_swinv2_fpn.py',
     '../_base_/datasets/coco_instance.py',

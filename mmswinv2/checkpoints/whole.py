@@ -63,6 +63,8 @@ def load_but(
     def is_new(key: str) -> bool:
         return any(part in key for part in new)
 
+    if isinstance(new, str) or '' in new:
+        raise CheckpointError(f'new must be a list of parts of names, none empty, got {new!r}')
     for part in new:
         if not any(part in key for key in own):
             raise CheckpointError(f'new: no parameter of the model has {part!r} in its name')

@@ -25,7 +25,8 @@ class InstaBoost(BaseTransform):
     before ``LoadAnnotations``. Ignored instances and crowds stay where they are.
 
     The semantic map is not moved along, here as in mmdet: where a semantic branch is trained too,
-    its target is off by the shift of each instance, by default at most a fifteenth of its side.
+    its target is off by what is done to each instance: by default, at an edge, up to about a sixth
+    of its side (a fifteenth by the shift and a tenth by the scale).
 
     All randomness is that of ``numpy.random`` and ``random``, which mmengine seeds in every worker.
 
@@ -75,7 +76,6 @@ class InstaBoost(BaseTransform):
             ) from error
         except AssertionError as error:
             raise UserError(f'InstaBoost: {error}; got {options}') from error
-        let_instaboost_outline_masks()
         self.aug_ratio = aug_ratio
         self.left_alone = 0  # images of this process that were to be treated and could not be
 
@@ -91,6 +91,7 @@ class InstaBoost(BaseTransform):
         # it takes RLE for an error, or, uncompressed, moves it without turning it over
         if not all(isinstance(instance.get('mask'), list) for instance in movable):
             return self._leave(results, 'an instance has no polygons')
+        let_instaboost_outline_masks()  # here, as loader workers may be new processes
         try:
             new = self.boost.transform({**results, 'instances': movable})
         except Exception as error:  # of whatever kind: one image must not end a training

@@ -9,8 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 
-from ..checkpoints import load_but
-from ..errors import categories_differ
+from ..checkpoints import fetch, load_but
+from ..errors import UserError, categories_differ
 from ..registry import HOOKS
 
 __all__ = ['CheckDatasetHook', 'LoadCheckpointHook']
@@ -51,16 +51,21 @@ class LoadCheckpointHook(Hook):
     not named in `new`, and logs a report. A resumed run has its weights already and is left alone.
 
     Args:
-        checkpoint: file of the earlier stage.
+        checkpoint: file or address of the earlier stage.
         new: parts of names of the parameters that keep their initialisation.
     """
 
     def __init__(self, checkpoint: str, new: Sequence[str] = ()) -> None:
-        self.checkpoint, self.new = checkpoint, tuple(new)
+        self.checkpoint, self.new = checkpoint, new
 
     def before_train(self, runner: Any) -> None:
         """Load, unless the run goes on from one of its own checkpoints."""
         if runner.iter > 0:
             return
+        if runner._load_from is not None:
+            raise UserError(
+                f'load_from={runner._load_from} and LoadCheckpointHook (custom_hooks) both give '
+                f'the weights to start from; take one of them out'
+            )
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        print_log(str(load_but(model, self.checkpoint, self.new)), logger='current')
+        print_log(str(load_but(model, fetch(self.checkpoint), self.new)), logger='current')

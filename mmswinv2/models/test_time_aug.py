@@ -13,7 +13,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ..registry import MODELS
-from .view import View
+from .view import View, in_range
 
 __all__ = ['InstanceSegTTAModel']
 
@@ -88,6 +88,7 @@ class InstanceSegTTAModel(BaseTTAModel):
             {'inputs': inputs, 'data_samples': samples}
             for inputs, samples in zip(data['inputs'], data['data_samples'], strict=True)
         ]
+        ranges = self._ranges(views)
         cache: OrderedDict[int, tuple] = OrderedDict()
         candidates: list[list[tuple[Tensor, Tensor]]] = [[] for _ in views[0]['inputs']]
         for i, view in enumerate(views):
@@ -95,7 +96,7 @@ class InstanceSegTTAModel(BaseTTAModel):
                 cache.popitem(last=False)
             cache[i] = self._features(view)
             for found, (boxes, scores) in zip(candidates, self._boxes(*cache[i]), strict=True):
-                found.append((boxes, self._in_range(boxes, scores, i, len(views))))
+                found.append((boxes, in_range(boxes, scores, ranges[i])))
         merged = [self._merge(found) for found in candidates]
         if any(len(results) for results in merged):
             masks = self._average_masks(views, cache, merged)
@@ -145,21 +146,19 @@ class InstanceSegTTAModel(BaseTTAModel):
             for raw, frame in zip(found, frames, strict=bool(found))
         ] or [(features[0].new_zeros(0, 1, 4), features[0].new_zeros(0, 2)) for _ in samples]
 
-    def _in_range(self, boxes: Tensor, scores: Tensor, view: int, num_views: int) -> Tensor:
-        """Scores ``(n, classes + 1)``, zero where the scale is not to give boxes of that size."""
+    def _ranges(self, views: list[dict]) -> list[tuple[float, float] | None]:
+        """The sizes of boxes that each view may give."""
         ranges = self.tta_cfg['size_ranges']
         if ranges is None:
-            return scores
-        if num_views % len(ranges):
+            return [None] * len(views)
+        factors = [tuple(view['data_samples'][0].metainfo['scale_factor']) for view in views]
+        each = len(views) // len(ranges) if ranges and len(views) % len(ranges) == 0 else 0
+        if not each or any(f != factors[i // each * each] for i, f in enumerate(factors)):
             raise ValueError(
-                f'size_ranges has {len(ranges)} entries and tta_pipeline {num_views} views; it '
-                'needs one entry for each scale'
+                f'size_ranges has {len(ranges)} entries and tta_pipeline {len(views)} views; it '
+                'needs one entry for each scale, and the scales stand before the flips'
             )
-        least, greatest = ranges[view * len(ranges) // num_views]
-        width, height = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).unbind(-1)
-        size = (width * height).sqrt()  # [n, k]
-        inside = (size >= least) & (size <= greatest)
-        return torch.cat([scores[:, :-1] * inside, scores[:, -1:]], dim=1)
+        return [ranges[i // each] for i in range(len(views))]
 
     def _merge(self, found: list[tuple[Tensor, Tensor]]) -> InstanceData:
         from mmdet.models.layers import multiclass_nms

@@ -97,7 +97,7 @@ def _set_groups(
     wrapper: Any, names: Sequence[str], layer_decay: float | None, path: str, notes: Notes
 ) -> None:
     old = wrapper.get('paramwise_cfg') or {}
-    groups: dict[str, Any] = {'layer_decay_rate': layer_decay or 1.0}
+    groups: dict[str, Any] = {'layer_decay_rate': 1.0 if layer_decay is None else layer_decay}
     kept, lost = {}, []
     for key, change in (old.get('custom_keys') or {}).items():
         change = {k: v for k, v in change.items() if k in ('lr_mult', 'decay_mult')}

@@ -38,6 +38,12 @@ def test_all_but_the_new_parts(stage_1):
     [
         (dict(width=8), [], r'another shape: 3, e.g. neck.weight \[4, 2\], here \[8, 2\]'),
         (dict(masks=True), [], 'missing in the file: 2, e.g. mask_head.weight'),
+        (
+            dict(classes=5),
+            'fc_cls',
+            "new must be a list of parts of names, none empty, got 'fc_cls'",
+        ),
+        (dict(classes=5), [''], r"none empty, got \[''\]"),
         (dict(classes=5), ['mask'], "no parameter of the model has 'mask' in its name"),
     ],
 )

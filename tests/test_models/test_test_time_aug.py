@@ -6,6 +6,7 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import InstanceData
 
 from mmswinv2.models import InstanceSegTTAModel
 from tests.test_tools.conftest import CONFIG, ROOT
@@ -167,12 +168,18 @@ def test_size_ranges(mask_rcnn, image):
 
 
 def test_batches_and_images_without_a_box(mask_rcnn, image):
-    """The second image of the batch gets no box, the first is as it was alone."""
-    expected = merged(InstanceSegTTAModel(mask_rcnn), view(image, scale=2.0))
-    both = [view(image, scale=2.0), view(torch.zeros_like(image), scale=2.0)]
-    data = {key: [[v[key][0] for v in both]] for key in ('inputs', 'data_samples')}
+    """The second image of the batch has no proposal, the first is as it was alone."""
     model = InstanceSegTTAModel(mask_rcnn)
-    assert_same(model.test_step(data)[0].pred_instances, expected)
+    proposals = torch.tensor([[10.0, 10, 90, 60], [100, 40, 180, 120]])
+    both = []
+    for boxes in (proposals, proposals[:0]):
+        both.append(view(image, scale=2.0))
+        both[-1]['data_samples'][0].proposals = InstanceData(bboxes=boxes)
+    expected = merged(model, both[0])
+    data = {key: [[v[key][0] for v in both]] for key in ('inputs', 'data_samples')}
+    first, second = (sample.pred_instances for sample in model.test_step(data))
+    assert_same(first, expected)
+    assert len(second) == 0 and second.masks.shape == (0, 64, 96)
     mask_rcnn.roi_head.test_cfg.score_thr = 1.1
     try:
         none = merged(InstanceSegTTAModel(mask_rcnn), view(image, scale=2.0))
@@ -204,6 +211,13 @@ def test_bad_options(mask_rcnn, image):
     model = InstanceSegTTAModel(mask_rcnn, dict(size_ranges=[(0, 1), (1, 2)]))
     with pytest.raises(ValueError, match='size_ranges has 2 entries and tta_pipeline 1 views'):
         merged(model, view(image))
+    flips_first = [view(image), view(image[:, ::2, ::2], scale=0.5)] * 2
+    with pytest.raises(ValueError, match='the scales stand before the flips'):
+        merged(model, *flips_first)
+    unknown = view(image)
+    del unknown['data_samples'][0].flip
+    with pytest.raises(ValueError, match=r"the views lack \['flip'\]"):
+        merged(InstanceSegTTAModel(mask_rcnn), unknown)
 
 
 def test_found_by_its_prefix():

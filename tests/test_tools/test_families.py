@@ -112,6 +112,10 @@ def test_family(tool, shapes, tmp_path, family):
     assert 'coco/bbox_mAP:' in scores
     assert ('coco/segm_mAP:' in scores) == ('segm' in cfg.val_evaluator.metric)
     assert ('loss_semantic_seg:' in log) == (family == 'htc++')
+    if family == 'mask2former':
+        run = tool('test.py', config, tmp_path / 'iter_3.pth', '--work-dir', tmp_path, '--tta')
+        assert run.returncode == 1
+        assert run.stderr.startswith('error: --tta: masks of Mask2Former cannot be merged')
 
 
 def test_giant_in_two_stages(tool, shapes, tmp_path):
@@ -131,6 +135,10 @@ def test_giant_in_two_stages(tool, shapes, tmp_path):
     run = tool('train.py', second, '--work-dir', tmp_path / '3')
     assert run.returncode == 1 and run.stderr.startswith('error: ')
     assert 'iter_3.pth does not fit the model (another shape: ' in run.stderr
+    cfg.load_from = str(tmp_path / '1/iter_3.pth')
+    cfg.dump(second)
+    run = tool('train.py', second, '--work-dir', tmp_path / '3')
+    assert run.returncode == 1 and 'both give the weights to start from' in run.stderr
 
 
 def test_semantic_maps_that_are_missing(tool, shapes, tmp_path):

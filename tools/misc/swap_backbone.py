@@ -54,7 +54,11 @@ def parse_args():
 def main():
     args = parse_args()
     arch = SHORT.get(args.arch, args.arch)
-    window = args.window or default_window(arch)
+    window = default_window(arch) if args.window is None else args.window
+    if args.lr is not None and args.lr <= 0:
+        raise UserError(f'--lr must be above 0, got {args.lr}')
+    if args.layer_decay is not None and not 0 < args.layer_decay <= 1:
+        raise UserError(f'--layer-decay must be above 0 and at most 1, got {args.layer_decay}')
     source = find_config(args.config)
     out = args.out or Path(f'{source.stem}_swinv2-{arch}-w{window}.py')
     if out.suffix != '.py':
