@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ['VARIANTS', 'Variant', 'get_variant']
+__all__ = ['SHORT', 'VARIANTS', 'Variant', 'get_variant']
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ VARIANTS = {
     'huge': _variant(352, (2, 2, 18, 2), extra_norm_every=6),
     'giant': _variant(512, (2, 2, 42, 4), extra_norm_every=6),
 }
-_SHORT = {name[0]: name for name in VARIANTS if name != 'nano'}
+SHORT = {name[0]: name for name in VARIANTS if name != 'nano'}
 _REQUIRED = ('embed_dims', 'depths', 'num_heads')
 
 
@@ -58,7 +58,7 @@ def get_variant(arch: str | Mapping[str, Any]) -> Variant:
     """
     if isinstance(arch, str):
         name = arch.lower()
-        name = _SHORT.get(name, name)
+        name = SHORT.get(name, name)
         if name not in VARIANTS:
             raise ValueError(f'arch {arch!r} is unknown; choose from {", ".join(VARIANTS)}')
         return VARIANTS[name]

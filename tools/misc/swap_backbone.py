@@ -9,7 +9,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from mmswinv2.core import VARIANTS
+from mmswinv2.core.variants import SHORT, VARIANTS
 from mmswinv2.errors import UserError, told_in_a_sentence
 from mmswinv2.swap import (
     Options,
@@ -19,8 +19,6 @@ from mmswinv2.swap import (
     swap_backbone,
     write_config,
 )
-
-SHORT = {name[0]: name for name in VARIANTS if name != 'nano'}
 
 
 def parse_args():
