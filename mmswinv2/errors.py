@@ -96,8 +96,12 @@ def check_data(cfg: Any, kinds: tuple[str, ...]) -> None:
 
 
 def why_empty(cfg: Any, kinds: tuple[str, ...]) -> UserError | None:
-    """Find the COCO data set of which no image is left, as mmengine does not say which it is."""
+    """Find the data set of which no image is left, as mmengine does not say which it is."""
     for where, dataset in _datasets(cfg, kinds):
+        folder = Path(dataset.get('data_root') or '', _folders(dataset).get('img_path') or '')
+        suffix = dataset.get('img_suffix', '.jpg')  # mmseg's
+        if 'img_path' in _folders(dataset) and not any(folder.rglob(f'*{suffix}')):
+            return UserError(f'{where}: {folder} has no image that ends in {suffix} (img_suffix)')
         path = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
         if path.suffix != '.json':
             continue
@@ -148,10 +152,14 @@ def _leaves(dataset: Any) -> Iterator[Any]:
         yield dataset
 
 
+def _folders(dataset: Any) -> dict[str, str]:
+    prefix = dataset.get('data_prefix') or {}
+    return prefix if isinstance(prefix, dict) else {'data_prefix': prefix}
+
+
 def _check_dataset(dataset: Any, where: str) -> None:
     root, part = dataset.get('data_root') or '', dataset.get('ann_file') or ''
-    prefix = dataset.get('data_prefix') or {}
-    folders = prefix if isinstance(prefix, dict) else {'data_prefix': prefix}
+    folders = _folders(dataset)
     if any('://' in text for text in (root, part, *folders.values())) or dataset.get(
         'backend_args'
     ):

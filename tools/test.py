@@ -24,6 +24,12 @@ def parse_args():
         help='where to put the predictions: a .pkl file for detectors and video classifiers, a '
         'folder of label maps for segmentors',
     )
+    parser.add_argument(
+        '--format-only',
+        action='store_true',
+        help='write the label maps of --out and no scores, for images without annotations '
+        '(segmentors)',
+    )
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
     parser.add_argument('--show-dir', help='folder for pictures of the predictions')
     parser.add_argument(
@@ -43,6 +49,8 @@ def set_visualization(cfg, args):
     hook['enable' if cfg.default_scope == 'mmaction' else 'draw'] = True
     if args.show:
         hook.update(show=True, wait_time=args.wait_time)
+    if cfg.default_scope == 'mmseg':
+        hook['interval'] = 1  # its default leaves out most images
     if args.show_dir and cfg.default_scope == 'mmseg':
         cfg.visualizer['save_dir'] = args.show_dir
     elif args.show_dir:
@@ -61,10 +69,41 @@ def set_out(cfg, out):
     cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=out)]
 
 
-def set_tta(cfg):
+def set_format_only(cfg, out):
+    """Take out all that needs annotations."""
+    if cfg.default_scope != 'mmseg' or not out:
+        raise UserError('--format-only is for segmentors, and needs --out FOLDER')
+    evaluators = cfg.test_evaluator
+    for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+        evaluator['format_only'] = True
+    dataset = test_dataset(cfg)
+    dataset.get('data_prefix', {}).pop('seg_map_path', None)
+    dataset.pipeline = without_annotations(dataset.pipeline)
+
+
+def without_annotations(steps):
+    """A pipeline, or the transforms of TestTimeAug, without the loading of annotations."""
+    kept = []
+    for step in steps:
+        if isinstance(step, (list, tuple)):
+            if alternatives := without_annotations(step):
+                kept.append(alternatives)
+        elif step['type'].split('.')[-1] != 'LoadAnnotations':
+            if 'transforms' in step:
+                step = {**step, 'transforms': without_annotations(step['transforms'])}
+            kept.append(step)
+    return kept
+
+
+def test_dataset(cfg):
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
+    return dataset
+
+
+def set_tta(cfg):
+    dataset = test_dataset(cfg)
     if cfg.default_scope == 'mmdet' and 'tta_model' not in cfg:
         set_flip_tta(cfg, dataset.pipeline)
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
@@ -125,6 +164,8 @@ def main():
         set_out(cfg, args.out)
     if args.tta:
         set_tta(cfg)
+    if args.format_only:
+        set_format_only(cfg, args.out)
     runner = build_runner(cfg, ('test',))
     load_strictly(runner)
     run(runner.test, cfg, ('test',))

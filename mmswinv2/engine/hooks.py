@@ -8,8 +8,10 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
+from torch import nn
 
 from ..checkpoints import fetch, load_but
+from ..datasets import guard_seg_maps, has_seg_maps, want_seg_maps
 from ..errors import UserError, categories_differ
 from ..registry import HOOKS
 
@@ -18,9 +20,10 @@ __all__ = ['CheckDatasetHook', 'LoadCheckpointHook']
 
 @HOOKS.register_module()
 class CheckDatasetHook(Hook):
-    """Refuses data sets whose categories are not the classes of the config.
+    """Refuses data that does not fit the classes of the config.
 
-    Host packages drop categories they cannot match and go on, which ends in mAP 0.
+    Host packages drop categories they cannot match and go on, which ends in mAP 0, and look at no
+    label map (see `mmswinv2.datasets.seg_maps`).
     """
 
     def before_run(self, runner: Any) -> None:
@@ -28,13 +31,18 @@ class CheckDatasetHook(Hook):
         for name in ('train', 'val', 'test'):
             loop = getattr(runner, f'_{name}_loop')
             if loop is not None and not isinstance(loop, dict):
-                self.check(loop.dataloader.dataset, f'{name}_dataloader')
+                self.check(loop.dataloader.dataset, f'{name}_dataloader', _bare(runner.model))
 
-    def check(self, dataset: Any, where: str) -> None:
-        """Raise `UserError` if the annotation file lacks a class."""
+    def check(self, dataset: Any, where: str, model: Any = None) -> None:
+        """Raise `UserError` if annotations lack a class, or label maps or the heads do not fit."""
         if inner := getattr(dataset, 'datasets', None) or getattr(dataset, 'dataset', None):
             for item in inner if isinstance(inner, (list, tuple)) else [inner]:
-                self.check(item, where)
+                self.check(item, where, model)
+            return
+        if has_seg_maps(dataset):
+            want_seg_maps(dataset, where)
+            guard_seg_maps(dataset)
+            _check_heads(model, len(dataset.metainfo['classes']), where)
             return
         ann_file = getattr(dataset, 'ann_file', '')
         classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
@@ -67,5 +75,24 @@ class LoadCheckpointHook(Hook):
                 f'load_from={runner._load_from} and LoadCheckpointHook (custom_hooks) both give '
                 f'the weights to start from; take one of them out'
             )
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        print_log(str(load_but(model, fetch(self.checkpoint), self.new)), logger='current')
+        report = load_but(_bare(runner.model), fetch(self.checkpoint), self.new)
+        print_log(str(report), logger='current')
+
+
+def _bare(model: Any) -> Any:
+    """The model without the wrapper of a distributed run."""
+    return model.module if is_model_wrapper(model) else model
+
+
+def _check_heads(model: Any, num_classes: int, where: str) -> None:
+    """Raise `UserError` if a head of a segmentor has fewer classes than its data."""
+    model = getattr(model, 'module', model)  # inside test-time augmentation
+    for name in ('decode_head', 'auxiliary_head'):
+        heads = getattr(model, name, None)
+        for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
+            known = getattr(head, 'num_classes', num_classes)
+            if known < num_classes:
+                raise UserError(
+                    f'model.{name} has num_classes={known}, and the data set of {where} has '
+                    f'{num_classes} classes; set num_classes={num_classes} in every head'
+                )

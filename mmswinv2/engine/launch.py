@@ -24,6 +24,7 @@ from .storage import last_good_checkpoint, remove_half_written, write_files_whol
 __all__ = [
     'add_common_arguments',
     'build_runner',
+    'config_with_options',
     'load_config',
     'run',
     'set_resume',
@@ -50,9 +51,24 @@ def load_config(args: Namespace) -> Config:
     Raises:
         UserError: if the config does not exist or the work dir cannot be written.
     """
-    compat.apply()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    path = args.config
+    cfg = config_with_options(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+    _check_writable(cfg.work_dir)
+    return cfg
+
+
+def config_with_options(path: str, options: dict[str, Any] | None) -> Config:
+    """Read a config and apply ``--cfg-options`` to it.
+
+    Raises:
+        UserError: if the config does not exist or needs a package that is not there.
+    """
+    compat.apply()
     if not Path(path).is_file():
         known = sorted(p.name for p in Path(path).parent.glob('*.py'))[:5]
         beside = f'; there are {", ".join(known)}' if known else ''
@@ -63,15 +79,9 @@ def load_config(args: Namespace) -> Config:
     scope = cfg.setdefault('default_scope', 'mmengine')
     if importlib.util.find_spec(scope) is None:
         raise UserError(f'{path} needs {scope} (its default_scope), which is not installed')
-    if args.cfg_options:
-        _set_data_root(cfg, args.cfg_options)
-        cfg.merge_from_dict(args.cfg_options)
-    cfg.launcher = args.launcher
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = str(Path('work_dirs', Path(path).stem))
-    _check_writable(cfg.work_dir)
+    if options:
+        _set_data_root(cfg, options)
+        cfg.merge_from_dict(options)
     return cfg
 
 

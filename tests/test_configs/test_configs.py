@@ -13,9 +13,9 @@ from tests.test_tools.conftest import ROOT
 CONFIGS = sorted(
     str(p.relative_to(ROOT)) for p in (ROOT / 'configs').rglob('*.py') if '_base_' not in p.parts
 )
-DETECTION = 'configs/detection/'
 
 
+@pytest.mark.filterwarnings('ignore:Default ``avg_non_ignore``:UserWarning')  # mmseg's default
 @pytest.mark.parametrize('path', CONFIGS)
 def test_config_builds(path):
     compat.apply()
@@ -38,11 +38,15 @@ def test_names_are_unique():
     assert len(names) == len(set(names))  # `mim` finds configs by name alone
 
 
-def test_metafile_lists_the_recipes():
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_metafile_lists_the_recipes(task):
     import yaml
 
-    meta = yaml.safe_load((ROOT / DETECTION / 'metafile.yml').read_text())
+    folder = f'configs/{task}/'
+    meta = yaml.safe_load((ROOT / folder / 'metafile.yml').read_text())
     listed = {m['Config'] for m in meta['Models']}
-    assert listed == {p for p in CONFIGS if p.startswith(DETECTION) and 'nano' not in p}
+    assert listed == {p for p in CONFIGS if p.startswith(folder) and 'nano' not in p}
     assert all(Path(m['Config']).stem == m['Name'] for m in meta['Models'])
     assert (ROOT / meta['Collections'][0]['README']).exists()
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    assert f'{folder}metafile.yml' in index['Import']

@@ -33,7 +33,7 @@ def main():
     latest = max(files, key=lambda path: path.stat().st_mtime)
     metrics = json.loads(latest.read_text())
     scores = ', '.join(f'{NAMES[k]} {v:.3f}' for k, v in metrics.items() if k in NAMES)
-    pictures = latest.parent / args.pictures
+    pictures = latest.parent / args.pictures  # mmseg's are elsewhere: an absolute path
     where = f'; predictions beside the truth: {pictures}' if pictures.is_dir() else ''
     print(f'{scores}{where}')
 

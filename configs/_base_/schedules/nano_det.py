@@ -1,20 +1,5 @@
-# From scratch in minutes on two CPU cores; iterations, not epochs, so with a runtime of its own.
-_base_ = '../default_runtime_det.py'
+# The schedule of nano counts iterations where that of detectors counts epochs.
+_base_ = ['nano.py', '../default_runtime_det.py']
 
-max_iters = 650
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters, eta_min=1e-5),
-]
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
-    constructor='mmswinv2.SwinLayerDecayOptimWrapperConstructor',
-    clip_grad=dict(max_norm=5.0),
-)
 log_processor = dict(by_epoch=False)
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=325))
-randomness = dict(seed=0)

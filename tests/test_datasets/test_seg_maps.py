@@ -1,0 +1,151 @@
+"""Label maps that cannot be right are refused by name, in every pipeline of mmseg's data sets."""
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.dataset import ConcatDataset
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from PIL import Image
+
+from mmswinv2.datasets import SegMapGuard, guard_seg_maps
+from mmswinv2.engine import CheckDatasetHook
+from mmswinv2.errors import UserError
+from tests.test_tools.conftest import ROOT
+
+LOAD = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+TTA = dict(
+    type='TestTimeAug',
+    transforms=[
+        [dict(type='Resize', scale_factor=r, keep_ratio=True) for r in (0.5, 1.0)],
+        [dict(type='LoadAnnotations')],
+        [dict(type='PackSegInputs')],
+    ],
+)
+
+
+@pytest.fixture
+def ade(tmp_path):
+    """Two images with their label maps, in ADE20K's layout and values: 0 to 150."""
+    for kind in ('images', 'annotations'):
+        (tmp_path / kind / 'training').mkdir(parents=True)
+    labels = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30) % 151
+    for name in ('a', 'b'):
+        image = Image.fromarray(np.zeros((20, 30, 3), np.uint8))
+        image.save(tmp_path / f'images/training/{name}.jpg')
+        Image.fromarray(labels).save(tmp_path / f'annotations/training/{name}.png')
+    return tmp_path
+
+
+def build(root, pipeline=LOAD, **kwargs):
+    init_default_scope('mmseg')
+    prefix = dict(img_path='images/training', seg_map_path='annotations/training')
+    return DATASETS.build(
+        dict(type='ADE20KDataset', data_root=str(root), data_prefix=prefix, pipeline=pipeline)
+        | kwargs
+    )
+
+
+def refusal(root, **kwargs):
+    dataset = build(root, **kwargs)
+    CheckDatasetHook().check(dataset, 'train_dataloader')
+    with pytest.raises(UserError) as error:
+        dataset[0]
+    return str(error.value)
+
+
+def save(root, labels):
+    path = root / 'annotations/training/a.png'
+    Image.fromarray(labels).save(path)
+    return str(path)
+
+
+def test_a_good_map_is_loaded_as_ever(ade):
+    dataset = build(ade)
+    plain = dataset[0]['gt_seg_map']
+    assert plain.max() == 255 and sorted(np.unique(plain))[-2] == 149
+    CheckDatasetHook().check(ConcatDataset([dataset]), 'train_dataloader')
+    CheckDatasetHook().check(dataset, 'train_dataloader')
+    (guard,) = [t for t in dataset.pipeline.transforms if isinstance(t, SegMapGuard)]
+    assert guard.num_classes == 150 and not isinstance(guard.load, SegMapGuard)
+    np.testing.assert_array_equal(dataset[0]['gt_seg_map'], plain)
+
+
+def test_maps_that_are_missing(ade):
+    path = ade / 'annotations/training/b.png'
+    path.unlink()
+    with pytest.raises(UserError, match=f'train.*1 of 2 images have no label map.*{path}.*png'):
+        CheckDatasetHook().check(build(ade), 'train_dataloader')
+
+
+def test_a_map_that_vanishes_later(ade):
+    dataset = build(ade)
+    CheckDatasetHook().check(dataset, 'train_dataloader')
+    (ade / 'annotations/training/a.png').unlink()
+    with pytest.raises(UserError, match='the label map .*a.png does not exist'):
+        dataset[0]
+
+
+@pytest.mark.parametrize('shape', [(20, 31), (30, 20), (2, 2)])
+def test_a_map_of_another_size(ade, shape):
+    path = save(ade, np.ones(shape, np.uint8))
+    said = refusal(ade)
+    assert f'{path} is {shape[1]}x{shape[0]} pixels' in said and 'a.jpg is 30x20' in said
+
+
+def test_labels_beyond_the_classes(ade):
+    labels = np.zeros((20, 30), np.uint8)
+    labels[3, 4] = 151
+    path = save(ade, labels)
+    said = refusal(ade)
+    assert path in said and 'label 151, which reduce_zero_label makes class 150' in said
+    assert '150 classes; labels in the file must be 1 to 150, or 0' in said
+
+
+def test_zero_label_that_is_not_reduced(ade):
+    labels = np.zeros((20, 30), np.uint8)
+    labels[0] = 150
+    path = save(ade, labels)
+    said = refusal(ade, reduce_zero_label=False)
+    assert path in said and 'label 150' in said and 'set reduce_zero_label=True' in said
+
+
+def test_a_map_with_colours(ade):
+    path = save(ade, np.zeros((20, 30, 3), np.uint8))
+    assert f'{path} has the shape (20, 30, 3); (height, width) is' in refusal(ade)
+
+
+def test_a_damaged_map(ade):
+    path = ade / 'annotations/training/a.png'
+    path.write_bytes(path.read_bytes()[:80])
+    assert f'cannot read the label map {path}' in refusal(ade)
+    path.write_bytes(b'')
+    assert f'cannot read the label map {path}' in refusal(ade)
+
+
+def test_guards_inside_test_time_augmentation(ade):
+    dataset = build(ade, pipeline=[LOAD[0], TTA])
+    assert len(guard_seg_maps(dataset)) == 2  # one a view
+    save(ade, np.full((20, 30), 151, np.uint8))
+    with pytest.raises(UserError, match='label 151'):
+        dataset[0]
+
+
+def test_custom_classes_are_counted(ade):
+    classes = ('wall', 'sky')
+    dataset = build(ade, metainfo=dict(classes=classes))
+    CheckDatasetHook().check(dataset, 'train_dataloader')
+    assert set(np.unique(dataset[0]['gt_seg_map'])) == {0, 1, 255}
+
+
+@pytest.mark.filterwarnings('ignore:Default ``avg_non_ignore``:UserWarning')
+@pytest.mark.parametrize('few', ['decode_head', 'auxiliary_head'])
+def test_heads_with_fewer_classes(ade, few):
+    cfg = Config.fromfile(ROOT / 'configs/segmentation/swinv2-nano_upernet_ade20k-192x192.py')
+    dataset = build(ade)
+    CheckDatasetHook().check(dataset, 'val_dataloader', MODELS.build(cfg.model))
+    cfg.model[few].num_classes = 19
+    words = f'model.{few} has num_classes=19, and the data set of val_dataloader has 150 classes'
+    for tta in (False, True):
+        cfg.model = dict(type='SegTTAModel', module=cfg.model) if tta else cfg.model
+        with pytest.raises(UserError, match=words):
+            CheckDatasetHook().check(dataset, 'val_dataloader', MODELS.build(cfg.model))

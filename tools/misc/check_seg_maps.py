@@ -1,0 +1,67 @@
+"""Look at every image and label map that a segmentation config trains and evaluates with.
+
+Prints each that cannot be used: missing, damaged, of another size than its image, or with labels
+beyond the classes. tools/train.py would stop at the first of them that it comes across.
+"""
+
+import argparse
+import sys
+
+from mmcv.transforms import LoadImageFromFile
+from mmengine.config import DictAction
+from mmengine.registry import DATASETS, init_default_scope
+from mmengine.utils import track_iter_progress
+
+from mmswinv2 import compat
+from mmswinv2.datasets import guard_seg_maps, has_seg_maps
+from mmswinv2.engine.launch import config_with_options
+from mmswinv2.errors import UserError, check_data, told_in_a_sentence
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config of a segmentor')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config: key=value, as in tools/train.py',
+    )
+    return parser.parse_args()
+
+
+def problems(dataset):
+    """A sentence for each image of a data set that cannot be used."""
+    load_image = next(t for t in dataset.pipeline.transforms if isinstance(t, LoadImageFromFile))
+    load_map = guard_seg_maps(dataset)[0]
+    for i in track_iter_progress(range(len(dataset)), file=sys.stderr):
+        try:
+            load_map(load_image(dataset.get_data_info(i)))
+        except UserError as error:
+            yield str(error)
+
+
+def main():
+    args = parse_args()
+    cfg = config_with_options(args.config, args.cfg_options)
+    kinds = ('train', 'val')
+    check_data(cfg, kinds)
+    compat.name_unreadable_images()
+    init_default_scope(cfg.default_scope)
+    bad = looked_at = 0
+    for kind in kinds:
+        dataset = DATASETS.build(cfg[f'{kind}_dataloader'].dataset)
+        if not has_seg_maps(dataset):
+            raise UserError(f'{args.config}: {kind}_dataloader has no data set of label maps')
+        looked_at += len(dataset)
+        for problem in problems(dataset):
+            bad += 1
+            print(problem)
+    if bad:
+        raise UserError(f'{bad} of {looked_at} images cannot be used')
+    print(f'all of the {looked_at} images can be used')
+
+
+if __name__ == '__main__':
+    with told_in_a_sentence():
+        main()
