@@ -19,12 +19,13 @@ INSTALL := requirements/install.sh
 INPUTS := $(INSTALL) setup.py $(wildcard requirements/*.txt)
 NOT_PARITY := --ignore=tests/test_parity
 
-.PHONY: help install peers demo test parity test-slow lint clean interpreter interpreter-peers
+.PHONY: help install peers demo demo-seg test parity test-slow lint clean interpreter interpreter-peers
 
 help:
 	@echo 'make install     set up $(VENV) (compiles mmcv: about 10 minutes the first time)'
 	@echo 'make peers       set up $(PEERS): timm, transformers, ... to compare with'
 	@echo 'make demo        draw a data set, train a small detector on it, evaluate it'
+	@echo 'make demo-seg    the same with a segmentor'
 	@echo 'make test        lint, parity, and every test that is not marked slow'
 	@echo 'make test-slow   the tests marked slow'
 	@echo 'make lint        ruff and mypy'
@@ -59,6 +60,16 @@ demo: install
 	$(VENV)/bin/python tools/test.py $(DEMO) $$(cat work_dirs/demo/last_checkpoint) \
 	    --work-dir work_dirs/demo --show-dir pictures
 	@$(VENV)/bin/python tools/misc/print_scores.py work_dirs/demo
+
+DEMO_SEG := configs/segmentation/swinv2-nano_upernet_shapes.py
+demo-seg: install
+	$(VENV)/bin/python tools/dataset_converters/make_shapes.py data/shapes-large \
+	    --train 800 --size 96 --large
+	$(VENV)/bin/python tools/train.py $(DEMO_SEG) --work-dir work_dirs/demo-seg
+	$(VENV)/bin/python tools/test.py $(DEMO_SEG) $$(cat work_dirs/demo-seg/last_checkpoint) \
+	    --work-dir work_dirs/demo-seg --show-dir $(CURDIR)/work_dirs/demo-seg/pictures
+	@$(VENV)/bin/python tools/misc/print_scores.py work_dirs/demo-seg \
+	    --pictures $(CURDIR)/work_dirs/demo-seg/pictures/vis_data/vis_image
 
 # Parity needs one environment, whatever the stack.
 ifeq ($(STACK),onedl)

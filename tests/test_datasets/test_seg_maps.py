@@ -140,7 +140,7 @@ def test_custom_classes_are_counted(ade):
 @pytest.mark.filterwarnings('ignore:Default ``avg_non_ignore``:UserWarning')
 @pytest.mark.parametrize('few', ['decode_head', 'auxiliary_head'])
 def test_heads_with_fewer_classes(ade, few):
-    cfg = Config.fromfile(ROOT / 'configs/segmentation/swinv2-nano_upernet_ade20k-192x192.py')
+    cfg = Config.fromfile(ROOT / 'configs/segmentation/swinv2-nano_upernet_ade20k-128x128.py')
     dataset = build(ade)
     CheckDatasetHook().check(dataset, 'val_dataloader', MODELS.build(cfg.model))
     cfg.model[few].num_classes = 19

@@ -137,7 +137,7 @@ def test_second_run_changes_nothing_and_repairs_what_is_missing(tmp_path):
 
 def test_a_run_that_was_cut_off_is_made_again(tmp_path, monkeypatch):
     def cut_off(*args):
-        if args[2:] == (1, 1):
+        if args[2:4] == (1, 1):
             raise KeyboardInterrupt
         return draw(*args)
 
@@ -161,6 +161,21 @@ def test_other_content_is_refused_and_left_alone(tmp_path):
         assert refused.returncode == 1 and 'Traceback' not in refused.stderr
         assert 'name another folder' in refused.stderr
         assert files(tmp_path) == {'train2017/precious.jpg': b'mine'}
+
+
+def test_large_shapes(root, tmp_path):
+    def smallest(folder):
+        coco = COCO(str(folder / 'annotations' / 'instances_train2017.json'))
+        sides = []
+        for annotation in coco.anns.values():
+            image = coco.imgs[annotation['image_id']]
+            sides.append(max(annotation['bbox'][2:]) / min(image['height'], image['width']))
+        return min(sides)
+
+    assert shapes.make_shapes(tmp_path / 'large', 24, 1, large=True)
+    assert smallest(tmp_path / 'large') > 0.299 and smallest(root) < 0.2
+    with pytest.raises(FileExistsError, match="'large': True"):
+        shapes.make_shapes(tmp_path / 'large', 24, 1)
 
 
 def test_other_parameters_need_force(tmp_path):

@@ -1,4 +1,4 @@
-"""Training on real COCO images, where a small sample of them is at hand."""
+"""Training on real images of COCO and ADE20K, where a small sample of them is at hand."""
 
 import json
 import re
@@ -8,13 +8,17 @@ import pytest
 
 from tests.test_tools.conftest import ROOT
 
-SAMPLE = ROOT.parent / 'shared' / 'data' / 'coco_tiny'
+DATA = ROOT.parent / 'shared' / 'data'
+SAMPLE, ADE = DATA / 'coco_tiny', DATA / 'ade_tiny' / 'ADEChallengeData2016'
 CONFIG = 'configs/detection/mask-rcnn_swinv2-nano_coco-320.py'
+SCENES = 'configs/segmentation/swinv2-nano_upernet_ade20k-128x128.py'
 FOUR = {403385, 331352, 153299, 143931}  # few and large objects
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not SAMPLE.exists(), reason='the sample of real COCO images is not here'),
+    pytest.mark.skipif(
+        not (SAMPLE.exists() and ADE.exists()), reason='the samples of real images are not here'
+    ),
 ]
 
 
@@ -53,3 +57,19 @@ def test_one_epoch_of_the_sample(tool, tmp_path):
     )  # fmt: skip
     assert 0 <= box_ap(run) <= 1
     assert Path(tmp_path / 'w' / 'iter_8.pth').exists()
+
+
+def test_scenes_are_learnt_by_heart(train, tmp_path):
+    """The training images of ADE20K's sample, on which it is evaluated too."""
+    for kind in ('images', 'annotations'):
+        (tmp_path / kind).mkdir()
+        for split in ('training', 'validation'):
+            (tmp_path / kind / split).symlink_to(ADE / kind / 'training')
+    options = ['train_cfg.val_interval=400', 'max_iters=400', 'param_scheduler.1.end=400',
+               'default_hooks.checkpoint.interval=400', 'train_dataloader.batch_size=4',
+               'optim_wrapper.optimizer.lr=2e-3',
+               'train_dataloader.dataset.pipeline.2.ratio_range=(0.9,1.1)']  # fmt: skip
+    run = train(tmp_path / 'w', iters=400, options=options, data_root=tmp_path, config=SCENES)
+    assert run.returncode == 0, run.stderr
+    # mean over the classes that occur or are predicted
+    assert float(re.findall(r'mIoU: ([\d.]+)', run.stdout)[-1]) >= 50

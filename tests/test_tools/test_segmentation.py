@@ -12,7 +12,7 @@ from tests.test_tools.conftest import ROOT
 from tests.test_tools.test_bad_input import sentence
 
 SHAPES = 'configs/segmentation/swinv2-nano_upernet_shapes.py'
-ADE = 'configs/segmentation/swinv2-nano_upernet_ade20k-192x192.py'
+ADE = 'configs/segmentation/swinv2-nano_upernet_ade20k-128x128.py'
 SPLITS = {'training': 3, 'validation': 2}
 
 

@@ -102,7 +102,9 @@ def paint(
     return colour * (1 - (1 - shade) * texture(kind, height, width, rng)[..., None])
 
 
-def draw(size: int, seed: int, split: int, index: int) -> tuple[np.ndarray, np.ndarray, list[dict]]:
+def draw(
+    size: int, seed: int, split: int, index: int, large: bool = False
+) -> tuple[np.ndarray, np.ndarray, list[dict]]:
     """Draw one picture.
 
     Args:
@@ -110,6 +112,7 @@ def draw(size: int, seed: int, split: int, index: int) -> tuple[np.ndarray, np.n
         seed: Seed of the data set.
         split: Index into `SPLITS`.
         index: Index of the image in its split; the first shape's class goes round with it.
+        large: Leave out small shapes.
 
     Returns:
         Image (H, W, 3) uint8 BGR, semantic map (H, W) uint8, and for each shape a dict with
@@ -129,7 +132,7 @@ def draw(size: int, seed: int, split: int, index: int) -> tuple[np.ndarray, np.n
     for number in range(rng.integers(1, 5)):
         label = index % len(THINGS) if number == 0 else int(rng.integers(len(THINGS)))
         for _ in range(20):  # no room in twenty tries: leave this shape out; the first always fits
-            side = rng.uniform(0.12, 0.45) * min(height, width)
+            side = rng.uniform(0.3 if large else 0.12, 0.45) * min(height, width)
             polygon = outline(CLASSES[label], side, rng)
             polygon += rng.uniform(0, [width, height] - polygon.max(axis=0))
             polygon = polygon.round(2)
@@ -154,14 +157,14 @@ def draw(size: int, seed: int, split: int, index: int) -> tuple[np.ndarray, np.n
     return image.round().clip(0, 255).astype(np.uint8)[..., ::-1], semantic, shapes
 
 
-def write_split(out: Path, split: int, count: int, size: int, seed: int) -> int:
+def write_split(out: Path, split: int, count: int, size: int, seed: int, large: bool) -> int:
     """Write one split, pictures and maps before annotations; returns the number of shapes."""
     folder, maps = out / SPLITS[split], out / 'stuffthingmaps' / SPLITS[split]
     folder.mkdir(parents=True)
     maps.mkdir(parents=True)
     images, annotations = [], []
     for index in range(count):
-        image, semantic, shapes = draw(size, seed, split, index)
+        image, semantic, shapes = draw(size, seed, split, index, large)
         (height, width), name = semantic.shape, f'{index + 1:012d}'
         jpg = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
         (folder / f'{name}.jpg').write_bytes(jpg.tobytes())  # imwrite would hide a full disk
@@ -199,7 +202,13 @@ def write_manifest(out: Path, complete: bool, parameters: dict) -> None:
 
 
 def make_shapes(
-    out: Path, train: int = 400, val: int = 60, size: int = 160, seed: int = 0, force: bool = False
+    out: Path,
+    train: int = 400,
+    val: int = 60,
+    size: int = 160,
+    seed: int = 0,
+    large: bool = False,
+    force: bool = False,
 ) -> bool:
     """Make the data set, unless it is there already.
 
@@ -209,6 +218,7 @@ def make_shapes(
         val: Number of validation images.
         size: Typical length of an image's side, in pixels.
         seed: Seed of everything random.
+        large: Draw large shapes only.
         force: Replace a finished set made with other parameters.
 
     Returns:
@@ -219,6 +229,8 @@ def make_shapes(
         OSError: `out` cannot be written.
     """
     parameters = dict(version=VERSION, train=train, val=val, size=size, seed=seed)
+    if large:
+        parameters['large'] = True
     found = read_manifest(out)
     if found is None and out.exists() and any(out.iterdir()):
         raise FileExistsError(
@@ -245,7 +257,8 @@ def make_shapes(
     for name in (*SPLITS, 'annotations', 'stuffthingmaps'):
         if (out / name).exists():
             shutil.rmtree(out / name)
-    shapes = [write_split(out, split, n, size, seed) for split, n in enumerate((train, val))]
+    counts = enumerate((train, val))
+    shapes = [write_split(out, split, count, size, seed, large) for split, count in counts]
     write_manifest(out, True, parameters)
     print(
         f'{out}: {train} + {val} images with {shapes[0]} + {shapes[1]} shapes, '
@@ -264,6 +277,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--val', type=int, default=60, help='validation images')
     parser.add_argument('--size', type=int, default=160, help='typical side of an image in pixels')
     parser.add_argument('--seed', type=int, default=0, help='seed of everything random')
+    parser.add_argument(
+        '--large', action='store_true', help='no shapes below 0.3 of the side of an image'
+    )
     parser.add_argument('--force', action='store_true', help='replace shapes of other parameters')
     args = parser.parse_args()
     for name, least in dict(train=1, val=1, size=64, seed=0).items():

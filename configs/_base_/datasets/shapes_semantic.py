@@ -1,5 +1,5 @@
-# The drawn shapes of tools/dataset_converters/make_shapes.py, things and stuff.
-data_root = 'data/shapes/'
+# Drawn shapes, things and stuff, of tools/dataset_converters/make_shapes.py.
+data_root = 'data/shapes-large/'
 metainfo = dict(
     classes=('circle', 'square', 'triangle', 'star', 'stripes', 'speckle', 'gradient'),
     palette=[
@@ -11,7 +11,7 @@ load_image = dict(type='LoadImageFromFile', imdecode_backend='pillow')
 train_pipeline = [
     load_image,
     dict(type='LoadAnnotations'),
-    dict(type='RandomCrop', crop_size=(128, 128)),
+    dict(type='RandomCrop', crop_size=(96, 96)),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs'),
 ]
