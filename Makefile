@@ -19,13 +19,14 @@ INSTALL := requirements/install.sh
 INPUTS := $(INSTALL) setup.py $(wildcard requirements/*.txt)
 NOT_PARITY := --ignore=tests/test_parity
 
-.PHONY: help install peers demo demo-seg test parity test-slow lint clean interpreter interpreter-peers
+.PHONY: help install peers demo demo-seg demo-video test parity test-slow lint clean interpreter interpreter-peers
 
 help:
 	@echo 'make install     set up $(VENV) (compiles mmcv: about 10 minutes the first time)'
 	@echo 'make peers       set up $(PEERS): timm, transformers, ... to compare with'
 	@echo 'make demo        draw a data set, train a small detector on it, evaluate it'
 	@echo 'make demo-seg    the same with a segmentor'
+	@echo 'make demo-video  the same with a video classifier, and a control'
 	@echo 'make test        lint, parity, and every test that is not marked slow'
 	@echo 'make test-slow   the tests marked slow'
 	@echo 'make lint        ruff and mypy'
@@ -70,6 +71,18 @@ demo-seg: install
 	    --work-dir work_dirs/demo-seg --show-dir $(CURDIR)/work_dirs/demo-seg/pictures
 	@$(VENV)/bin/python tools/misc/print_scores.py work_dirs/demo-seg \
 	    --pictures $(CURDIR)/work_dirs/demo-seg/pictures/vis_data/vis_image
+
+DEMO_VIDEO := configs/video/video-swinv2-nano_motion
+demo-video: WORK := work_dirs/demo-video
+demo-video: install
+	$(VENV)/bin/python tools/dataset_converters/make_motion.py data/motion
+	$(VENV)/bin/python tools/train.py $(DEMO_VIDEO).py --work-dir $(WORK)
+	$(VENV)/bin/python tools/test.py $(DEMO_VIDEO).py $$(cat $(WORK)/last_checkpoint) \
+	    --work-dir $(WORK) --dump $(WORK)/in_order.pkl
+	$(VENV)/bin/python tools/test.py $(DEMO_VIDEO)-shuffled.py $$(cat $(WORK)/last_checkpoint) \
+	    --work-dir $(WORK) --dump $(WORK)/shuffled.pkl
+	@$(VENV)/bin/python tools/misc/motion_scores.py \
+	    'frames in order=$(WORK)/in_order.pkl' 'frames shuffled=$(WORK)/shuffled.pkl'
 
 # Parity needs one environment, whatever the stack.
 ifeq ($(STACK),onedl)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import logging
 import sys
 from importlib.abc import Loader, MetaPathFinder
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from mmengine.logging import print_log
 from mmengine.runner import checkpoint as mmengine_checkpoint
+from mmengine.runner import loops as mmengine_loops
 from mmengine.utils import digit_version
 
 from .checkpoints.files import harmless_globals
@@ -33,6 +35,7 @@ _MMCV_TOO_NEW = '2.2.0'  # mmaction2 1.2.0 refuses it and later ones at import
 def apply() -> None:
     """Mend what needs it; calling it again changes nothing."""
     _allow_logged_scalars()
+    _start_workers_late()
     _make_mmaction_importable()
 
 
@@ -87,6 +90,35 @@ def _allow_logged_scalars() -> None:
     if missing := [entry for entry in harmless_globals() if entry not in known]:
         torch.serialization.add_safe_globals(missing)
         _say("mmengine's HistoryBuffer may be restored from checkpoints")
+
+
+class _LateIterator:
+    """The iterator of a data loader, made when its first batch is asked for."""
+
+    def __init__(self, dataloader: Any) -> None:
+        self.dataloader, self.iterator = dataloader, None
+
+    def __next__(self) -> Any:
+        if self.iterator is None:
+            self.iterator = iter(self.dataloader)
+        return next(self.iterator)
+
+
+def _start_workers_late() -> None:
+    """Let workers of an iteration-based training start after `before_run`, as maintained mmengine.
+
+    mmengine 0.10.7 starts them while the loop is built, so that they do not see what hooks do to
+    the data set there.
+    """
+    iterators = mmengine_loops._InfiniteDataloaderIterator
+    if '_iterator = iter(' not in inspect.getsource(iterators.__init__):
+        return
+
+    def start(self: Any, dataloader: Any) -> None:
+        self._dataloader, self._epoch = dataloader, 0
+        self._iterator = _LateIterator(dataloader)
+
+    iterators.__init__ = start
 
 
 def _make_mmaction_importable() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 import os
 import re
@@ -19,6 +20,7 @@ __all__ = [
     'UserError',
     'categories_differ',
     'check_data',
+    'dataset_configs',
     'explain',
     'told_in_a_sentence',
     'why_empty',
@@ -98,10 +100,10 @@ def check_data(cfg: Any, kinds: tuple[str, ...]) -> None:
 def why_empty(cfg: Any, kinds: tuple[str, ...]) -> UserError | None:
     """Find the data set of which no image is left, as mmengine does not say which it is."""
     for where, dataset in _datasets(cfg, kinds):
-        folder = Path(dataset.get('data_root') or '', _folders(dataset).get('img_path') or '')
-        suffix = dataset.get('img_suffix', '.jpg')  # mmseg's
-        if 'img_path' in _folders(dataset) and not any(folder.rglob(f'*{suffix}')):
-            return UserError(f'{where}: {folder} has no image that ends in {suffix} (img_suffix)')
+        if (folder := _folders(dataset).get('img_path')) is not None:  # mmseg's
+            if (error := _why_no_images(dataset, folder, cfg.get('default_scope'))) is not None:
+                return UserError(f'{where}: {error}')
+            continue
         path = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
         if path.suffix != '.json':
             continue
@@ -116,6 +118,22 @@ def why_empty(cfg: Any, kinds: tuple[str, ...]) -> UserError | None:
                 f'{len(content.get("annotations", []))} annotations; training needs both'
             )
     return None
+
+
+def _why_no_images(dataset: Any, folder: str, scope: str | None) -> str | None:
+    from mmengine.registry import DATASETS
+
+    root = dataset.get('data_root') or ''
+    if split := dataset.get('ann_file'):
+        path = Path(root, split)
+        return None if path.read_text().strip() else f'{path} names no images'
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        known = inspect.signature(registry.get(dataset['type'])).parameters
+    default = known['img_suffix'].default if 'img_suffix' in known else '.jpg'
+    suffix = dataset.get('img_suffix', default)
+    if any(Path(root, folder).rglob(f'*{suffix}')):
+        return None
+    return f'{Path(root, folder)} has no image that ends in {suffix} (img_suffix)'
 
 
 def categories_differ(where: str, ann_file: str, classes: Sequence[str]) -> UserError:
@@ -139,15 +157,15 @@ def _datasets(cfg: Any, kinds: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     """The data sets of the loaders of some kinds, each with its loader's name."""
     for kind in kinds:
         loader = cfg.get(f'{kind}_dataloader') or {}
-        for dataset in _leaves(loader.get('dataset') or {}):
+        for dataset in dataset_configs(loader.get('dataset') or {}):
             yield f'{kind}_dataloader', dataset
 
 
-def _leaves(dataset: Any) -> Iterator[Any]:
+def dataset_configs(dataset: Any) -> Iterator[Any]:
     """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
     inner = dataset.get('datasets') or ([dataset['dataset']] if 'dataset' in dataset else [])
     for item in inner:
-        yield from _leaves(item)
+        yield from dataset_configs(item)
     if not inner:
         yield dataset
 

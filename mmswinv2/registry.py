@@ -4,6 +4,7 @@
 are imported at the first look-up.
 """
 
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import (
@@ -14,7 +15,7 @@ from mmengine.registry import Registry
 
 from . import compat
 
-__all__ = ['HOOKS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'TRANSFORMS']
+__all__ = ['DATASETS', 'HOOKS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'TRANSFORMS']
 
 compat.apply()
 
@@ -29,3 +30,5 @@ OPTIM_WRAPPER_CONSTRUCTORS = _child(
 )
 HOOKS = _child('hook', MMENGINE_HOOKS, 'mmswinv2.engine')
 TRANSFORMS = _child('transform', MMENGINE_TRANSFORMS, 'mmswinv2.datasets')
+# apart from the transforms, as it imports mmaction2
+DATASETS = _child('dataset', MMENGINE_DATASETS, 'mmswinv2.datasets.video_dataset')

@@ -11,7 +11,7 @@ from mmswinv2.engine.launch import (
     load_config,
     run,
 )
-from mmswinv2.errors import UserError, told_in_a_sentence
+from mmswinv2.errors import UserError, dataset_configs, told_in_a_sentence
 
 
 def parse_args():
@@ -21,6 +21,7 @@ def parse_args():
     add_common_arguments(parser)
     parser.add_argument(
         '--out',
+        '--dump',
         help='where to put the predictions: a .pkl file for detectors and video classifiers, a '
         'folder of label maps for segmentors',
     )
@@ -49,8 +50,8 @@ def set_visualization(cfg, args):
     hook['enable' if cfg.default_scope == 'mmaction' else 'draw'] = True
     if args.show:
         hook.update(show=True, wait_time=args.wait_time)
-    if cfg.default_scope == 'mmseg':
-        hook['interval'] = 1  # its default leaves out most images
+    if cfg.default_scope in ('mmseg', 'mmaction'):
+        hook['interval'] = 1  # their defaults leave out most
     if args.show_dir and cfg.default_scope == 'mmseg':
         cfg.visualizer['save_dir'] = args.show_dir
     elif args.show_dir:
@@ -74,11 +75,12 @@ def set_format_only(cfg, out):
     if cfg.default_scope != 'mmseg' or not out:
         raise UserError('--format-only is for segmentors, and needs --out FOLDER')
     evaluators = cfg.test_evaluator
-    for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
-        evaluator['format_only'] = True
-    dataset = test_dataset(cfg)
-    dataset.get('data_prefix', {}).pop('seg_map_path', None)
-    dataset.pipeline = without_annotations(dataset.pipeline)
+    if isinstance(evaluators, (list, tuple)):
+        cfg.test_evaluator = evaluators[0]  # that of --out
+    cfg.test_evaluator['format_only'] = True
+    for dataset in dataset_configs(cfg.test_dataloader.dataset):
+        dataset.get('data_prefix', {}).pop('seg_map_path', None)
+        dataset.pipeline = without_annotations(dataset.pipeline)
 
 
 def without_annotations(steps):
@@ -95,21 +97,15 @@ def without_annotations(steps):
     return kept
 
 
-def test_dataset(cfg):
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    return dataset
-
-
 def set_tta(cfg):
-    dataset = test_dataset(cfg)
+    datasets = list(dataset_configs(cfg.test_dataloader.dataset))
     if cfg.default_scope == 'mmdet' and 'tta_model' not in cfg:
-        set_flip_tta(cfg, dataset.pipeline)
+        set_flip_tta(cfg, datasets[0].pipeline)
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
         raise UserError('--tta needs tta_model and tta_pipeline in the config')
     cfg.model = ConfigDict(**deepcopy(cfg.tta_model), module=cfg.model)
-    dataset.pipeline = cfg.tta_pipeline
+    for dataset in datasets:
+        dataset.pipeline = cfg.tta_pipeline
 
 
 def set_flip_tta(cfg, pipeline):

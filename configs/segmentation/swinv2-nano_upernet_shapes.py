@@ -9,8 +9,7 @@ _base_ = [
 ]
 
 max_iters = 1900
-class_weight = [4.0, 4.0, 4.0, 4.0, 1.0, 1.0, 1.0]  # most pixels are stuff
-head = dict(num_classes=7, dropout_ratio=0.0, loss_decode=dict(class_weight=class_weight))
+head = dict(num_classes=7, dropout_ratio=0.0)
 model = dict(
     data_preprocessor=dict(size=(96, 96)),
     backbone=dict(drop_path_rate=0.0),

@@ -3,6 +3,7 @@
 from .convert import convert
 from .files import CheckpointError, fetch, read_checkpoint, write_checkpoint
 from .formats import FORMATS
+from .inflate import inflate
 from .load import LoadReport, load_pretrained
 from .whole import TransferReport, load_but
 
@@ -13,6 +14,7 @@ __all__ = [
     'TransferReport',
     'convert',
     'fetch',
+    'inflate',
     'load_but',
     'load_pretrained',
     'read_checkpoint',

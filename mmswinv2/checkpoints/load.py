@@ -17,6 +17,7 @@ from ..core.position_bias import log_coordinates
 from .convert import Converted, convert
 from .files import CheckpointError, read_checkpoint
 from .formats import FORMATS
+from .inflate import inflate, is_2d
 
 __all__ = [
     'LoadReport',
@@ -47,6 +48,7 @@ class LoadReport:
         outside: keys of other parts of the file's model.
         windows: the pre-trained windows recorded in the file, per stage, where they are.
         assumed: the model's own pre-trained windows.
+        inflated: whether 2D weights were given a time axis.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class LoadReport:
     outside: list[str] = field(default_factory=list)
     windows: dict[int, tuple[int, ...]] = field(default_factory=dict)
     assumed: list[int | tuple[int, ...]] = field(default_factory=list)
+    inflated: bool = False
 
     def __str__(self) -> str:
         """A few lines for a log."""
@@ -77,6 +80,8 @@ class LoadReport:
             f'{len(self.dropped)}, of other parts {len(self.outside)}',
             f'  pre-trained windows: {windows}',
         ]
+        if self.inflated:
+            lines.append('  inflated from 2D: patches repeated over time, bias constant over time')
         for title in ('missing', 'unexpected', 'mismatched'):
             if keys := getattr(self, title):
                 lines.append(f'  {title}: {_some(keys)}')
@@ -88,6 +93,7 @@ def load_pretrained(
     path: str | os.PathLike[str],
     format: str | None = None,
     prefix: str | None = None,
+    pretrained2d: bool = False,
 ) -> LoadReport:
     """Load a checkpoint of any format into a backbone.
 
@@ -99,6 +105,8 @@ def load_pretrained(
         path: a local file, see `read_checkpoint`; `fetch` gets one from an address.
         format: key of `FORMATS`; found by itself when ``None``.
         prefix: what precedes the backbone's keys in the file; found by itself when ``None``.
+        pretrained2d: inflate the weights of an image network for a video network, see `inflate`;
+            those of a video network are loaded as they are.
 
     Raises:
         CheckpointError: if the file cannot be read, is no SwinV2, is one of another architecture,
@@ -108,18 +116,25 @@ def load_pretrained(
     report = LoadReport(Path(path), converted.format, converted.prefix, windows=windows)
     report.dropped, report.outside = converted.dropped, converted.outside
     report.assumed = _flat(model.pretrained_window_sizes)
+    state = converted.state
+    frames = model.patch_embed.patch_size[:-2]
+    if pretrained2d and frames and is_2d(state):
+        state, report.inflated = inflate(state, frames[0]), True
+        # the file says nothing of time, so that the config's word holds
+        windows = {s: (model.pretrained_window_sizes[s][0], *w) for s, w in windows.items()}
+        report.windows = windows
     own = model.state_dict()
-    for key, value in converted.state.items():
+    for key, value in state.items():
         if key not in own:
             report.unexpected.append(key)
         elif own[key].shape != value.shape:
             report.mismatched.append(f'{key} {list(value.shape)}, here {list(own[key].shape)}')
         else:
             report.loaded.append(key)
-    report.missing = [key for key in own if key not in converted.state]
-    _check_fit(report, model, converted.state)
+    report.missing = [key for key in own if key not in state]
+    _check_fit(report, model, state)
     _check_windows(report, model)
-    model.load_state_dict({key: converted.state[key] for key in report.loaded}, strict=False)
+    model.load_state_dict({key: state[key] for key in report.loaded}, strict=False)
     return report
 
 
@@ -237,8 +252,17 @@ def _check_fit(report: LoadReport, model: SwinV2, state: Mapping[str, Tensor]) -
             f'{report.path} does not fit the backbone ({parts}). The file is {describe(state)}; '
             f'the config asks for embed_dims={variant.embed_dims}, depths={variant.depths}, '
             f'num_heads={variant.num_heads}, extra_norm_every={variant.extra_norm_every} '
-            f'on {model.patch_embed.proj.in_channels} input channels'
+            f'on {model.patch_embed.proj.in_channels} input channels{_hint(model, state)}'
         )
+
+
+def _hint(model: SwinV2, state: Mapping[str, Tensor]) -> str:
+    """What to set if only the number of axes is wrong."""
+    if is_2d(state) == (len(model.patch_embed.patch_size) == 2):
+        return ''
+    if is_2d(state):
+        return '. Weights of an image network for a video network: set pretrained2d=True'
+    return '. These are weights of a video network, and the backbone takes images'
 
 
 def _check_windows(report: LoadReport, model: SwinV2) -> None:

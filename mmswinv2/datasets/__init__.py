@@ -1,6 +1,24 @@
-"""Transforms that the host packages lack, and checks of their data."""
+"""Transforms that the host packages lack, and checks of their data.
+
+`video_dataset` imports mmaction2 and is therefore not imported here.
+"""
 
 from .instaboost import InstaBoost
+from .labels import check_video_labels, leaves
 from .seg_maps import SegMapGuard, guard_seg_maps, has_seg_maps, want_seg_maps
+from .video_transforms import FiveCrop, ShuffleFrames, VideoDecode, VideoInit, open_video
 
-__all__ = ['InstaBoost', 'SegMapGuard', 'guard_seg_maps', 'has_seg_maps', 'want_seg_maps']
+__all__ = [
+    'FiveCrop',
+    'InstaBoost',
+    'SegMapGuard',
+    'ShuffleFrames',
+    'VideoDecode',
+    'VideoInit',
+    'check_video_labels',
+    'guard_seg_maps',
+    'has_seg_maps',
+    'leaves',
+    'open_video',
+    'want_seg_maps',
+]

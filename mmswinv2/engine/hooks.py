@@ -11,7 +11,7 @@ from mmengine.model import is_model_wrapper
 from torch import nn
 
 from ..checkpoints import fetch, load_but
-from ..datasets import guard_seg_maps, has_seg_maps, want_seg_maps
+from ..datasets import check_video_labels, guard_seg_maps, has_seg_maps, leaves, want_seg_maps
 from ..errors import UserError, categories_differ
 from ..registry import HOOKS
 
@@ -35,14 +35,18 @@ class CheckDatasetHook(Hook):
 
     def check(self, dataset: Any, where: str, model: Any = None) -> None:
         """Raise `UserError` if annotations lack a class, or label maps or the heads do not fit."""
-        if inner := getattr(dataset, 'datasets', None) or getattr(dataset, 'dataset', None):
-            for item in inner if isinstance(inner, (list, tuple)) else [inner]:
-                self.check(item, where, model)
-            return
+        for inner in leaves(dataset):
+            self._check_one(inner, where, model)
+
+    def _check_one(self, dataset: Any, where: str, model: Any) -> None:
         if has_seg_maps(dataset):
-            want_seg_maps(dataset, where)
-            guard_seg_maps(dataset)
-            _check_heads(model, len(dataset.metainfo['classes']), where)
+            if guard_seg_maps(dataset):
+                want_seg_maps(dataset, where)
+            _check_heads(model, len(dataset.metainfo.get('classes') or ()), where)
+            return
+        num_classes = getattr(getattr(model, 'cls_head', None), 'num_classes', None)
+        if num_classes is not None and hasattr(dataset, 'multi_class'):
+            check_video_labels(dataset, num_classes, where)
             return
         ann_file = getattr(dataset, 'ann_file', '')
         classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
@@ -91,7 +95,9 @@ def _check_heads(model: Any, num_classes: int, where: str) -> None:
         heads = getattr(model, name, None)
         for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
             known = getattr(head, 'num_classes', num_classes)
-            if known < num_classes:
+            # one channel tells two classes apart, and STDC's tells borders
+            binary = getattr(head, 'out_channels', 0) == 1 or hasattr(head, 'boundary_threshold')
+            if known < num_classes and not binary:
                 raise UserError(
                     f'model.{name} has num_classes={known}, and the data set of {where} has '
                     f'{num_classes} classes; set num_classes={num_classes} in every head'

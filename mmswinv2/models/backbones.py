@@ -11,14 +11,14 @@ from mmengine.dist import barrier
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import PretrainedInit
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoints import LoadReport, fetch, load_pretrained
 from ..core import SwinV2
 from ..core.tuples import IntOrInts
 from ..registry import MODELS
 
-__all__ = ['SwinTransformerV2']
+__all__ = ['SwinTransformerV2', 'VideoSwinTransformerV2']
 
 _LOADER_KEYS = {'checkpoint', 'prefix', 'format'}
 
@@ -34,6 +34,8 @@ class _Backbone(SwinV2, BaseModule):
             or address of any format of `mmswinv2.checkpoints` and may carry a ``format``.
         **kwargs: of `core.SwinV2`.
     """
+
+    pretrained2d = False
 
     def __init__(
         self,
@@ -80,7 +82,7 @@ class _Backbone(SwinV2, BaseModule):
         if int(os.environ.get('LOCAL_RANK', 0)) == 0:
             fetch(checkpoint)
         barrier()
-        report = load_pretrained(self, fetch(checkpoint), format, prefix)
+        report = load_pretrained(self, fetch(checkpoint), format, prefix, self.pretrained2d)
         print_log(str(report), logger='current')
         return report
 
@@ -180,3 +182,93 @@ class SwinTransformerV2(_Backbone):
             out_indices=out_indices,
             with_cp=with_cp,
         )
+
+
+@MODELS.register_module()
+class VideoSwinTransformerV2(_Backbone):
+    """Swin Transformer V2 for video: windows, patches and position bias have a time axis too.
+
+    Papers: https://arxiv.org/abs/2111.09883 (section 4.2, Kinetics-400; no code was published) and,
+    for patches of two frames and merging in space alone, https://arxiv.org/abs/2106.13230.
+    State-dict keys are those of `SwinTransformerV2`, and with one frame, patch ``(1, 4, 4)`` and
+    window ``(1, w, w)`` so is what it computes.
+
+    Args:
+        arch: see `SwinTransformerV2`.
+        pretrained: a file or address of weights; short for an `init_cfg` of type Pretrained.
+        pretrained2d: weights of an image network are inflated (`mmswinv2.checkpoints.inflate`);
+            those of a video network load as they are. ``False``: they must be of a video network.
+        in_channels: channels of the video.
+        patch_size: frames and pixels of a patch.
+        window_size: an int, ``(t, h, w)`` in tokens, one int per stage, or ``(t, h, w)`` per stage.
+            A window of 8 tokens in time is 16 frames.
+        pretrained_window_sizes: the windows the weights were first trained with, in the same forms.
+            For weights of an image network, time is free to choose: ``[(8, 12, 12), ...]``.
+        mlp_ratio: hidden width of the MLPs over their channels.
+        drop_rate: dropout after patch embedding, projections and MLPs.
+        attn_drop_rate: dropout of attention probabilities.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
+        out_indices: stages to return; of a single one the map itself, as mmaction2's heads want it.
+        with_cp: recompute activations in backward to save memory.
+        frozen_stages: patch embedding and this many stages are not trained; -1: none.
+        norm_eval: keep norms in evaluation mode while training.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads weights of any format.
+
+    Example:
+        >>> import torch
+        >>> backbone = VideoSwinTransformerV2(arch='nano', window_size=(4, 4, 4))
+        >>> tuple(backbone(torch.rand(1, 3, 8, 64, 48)).shape)
+        (1, 256, 4, 2, 2)
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = 'tiny',
+        pretrained: str | None = None,
+        pretrained2d: bool = True,
+        in_channels: int = 3,
+        patch_size: Sequence[int] = (2, 4, 4),
+        window_size: int | Sequence[IntOrInts] = (8, 8, 8),
+        pretrained_window_sizes: int | Sequence[IntOrInts] | None = None,
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        out_indices: Sequence[int] = (3,),
+        with_cp: bool = False,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        if pretrained is not None:
+            if init_cfg is not None:
+                raise ValueError(
+                    f'pretrained={pretrained!r} and init_cfg={init_cfg!r} both say what to load; '
+                    'take one of them out'
+                )
+            init_cfg = dict(type='Pretrained', checkpoint=pretrained)
+        if not isinstance(patch_size, Sequence) or len(patch_size) != 3:
+            raise ValueError(f'patch_size must be (frames, height, width), got {patch_size!r}')
+        super().__init__(
+            frozen_stages,
+            norm_eval,
+            init_cfg,
+            arch=arch,
+            in_channels=in_channels,
+            patch_size=patch_size,
+            merge_stride=(1, 2, 2),
+            window_size=window_size,
+            pretrained_window_sizes=pretrained_window_sizes,
+            mlp_ratio=mlp_ratio,
+            drop_rate=drop_rate,
+            attn_drop_rate=attn_drop_rate,
+            drop_path_rate=drop_path_rate,
+            out_indices=out_indices,
+            with_cp=with_cp,
+        )
+        self.pretrained2d = pretrained2d
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """``(B, C, T, H, W)`` to one map ``(B, C_i, T_i, H_i, W_i)``, or a tuple of several."""
+        outs = super().forward(x)
+        return outs[0] if len(outs) == 1 else outs

@@ -38,7 +38,7 @@ def test_names_are_unique():
     assert len(names) == len(set(names))  # `mim` finds configs by name alone
 
 
-@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+@pytest.mark.parametrize('task', ['detection', 'segmentation', 'video'])
 def test_metafile_lists_the_recipes(task):
     import yaml
 

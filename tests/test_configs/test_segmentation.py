@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+import yaml
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
@@ -107,6 +108,31 @@ def test_recipe(name):
     assert cfg.train_dataloader.dataset.type == 'ADE20KDataset'
     check_test_time(cfg, size)
     assert expected(name) == score
+
+
+def test_nano():
+    check_test_time(Config.fromfile(FOLDER / 'swinv2-nano_upernet_ade20k-128x128.py'), 128)
+
+
+def test_the_metafile_and_the_readme_say_the_same():
+    meta = yaml.safe_load((FOLDER / 'metafile.yml').read_text())
+    readme = (FOLDER / 'README.md').read_text()
+    rows = {
+        line.split('](')[-1].split(')')[0]: line for line in readme.splitlines() if '](' in line
+    }
+    for model in meta['Models']:
+        name = re.search(r'swinv2-(.*)_ade20k', model['Name'])[1]
+        known = model.get('Metadata', {})
+        assert str(known.get('mIoU (paper)', '')).split()[:1] == [expected(name)] * bool(
+            expected(name)
+        )
+        if name in RECIPES:
+            assert known['Iterations'] == RECIPES[name][5][2]
+            assert known['Batch Size'] == RECIPES[name][5][1]
+            row = rows[path(name).name]
+            batch, length, lr = (RECIPES[name][5][i] for i in (1, 2, 4))
+            assert f'| {batch} | {length // 1000}k | {lr:.0e} |'.replace('e-0', 'e-') in row
+            assert (expected(name) or '') in row and row.count('(paper)') == bool(expected(name))
 
 
 @pytest.mark.parametrize('name', TESTS)

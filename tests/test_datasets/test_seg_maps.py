@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 from mmengine.config import Config
-from mmengine.dataset import ConcatDataset
+from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
+from torch import nn
 
 from mmswinv2.datasets import SegMapGuard, guard_seg_maps
 from mmswinv2.engine import CheckDatasetHook
+from mmswinv2.engine.hooks import _check_heads
 from mmswinv2.errors import UserError
+from mmswinv2.swap import read_config
 from tests.test_tools.conftest import ROOT
 
 LOAD = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
@@ -130,14 +133,58 @@ def test_guards_inside_test_time_augmentation(ade):
         dataset[0]
 
 
-def test_custom_classes_are_counted(ade):
-    classes = ('wall', 'sky')
-    dataset = build(ade, metainfo=dict(classes=classes))
+def test_custom_classes_are_chosen_out_of_all(ade):
+    dataset = build(ade, metainfo=dict(classes=('wall', 'sky')))
     CheckDatasetHook().check(dataset, 'train_dataloader')
     assert set(np.unique(dataset[0]['gt_seg_map'])) == {0, 1, 255}
+    save(ade, np.full((20, 30), 151, np.uint8))
+    with pytest.raises(UserError, match='label 151.* 150 classes; labels in the file must be 1 to'):
+        dataset[0]
 
 
-@pytest.mark.filterwarnings('ignore:Default ``avg_non_ignore``:UserWarning')
+def test_labels_of_more_than_8_bits(ade):
+    labels = np.zeros((20, 30), np.uint16)
+    save(ade, labels + 150)
+    assert build(ade)[0]['gt_seg_map'].max() == 149
+    path = save(ade, labels + 300)
+    assert f'{path} has the label 300; mmseg reads labels of 8 bits' in refusal(ade)
+
+
+def test_another_label_for_none(ade):
+    save(ade, np.full((20, 30), 200, np.uint8))
+    options = dict(type='BaseSegDataset', metainfo=dict(classes=('a', 'b')), img_suffix='.jpg',
+                   seg_map_suffix='.png')  # fmt: skip
+    dataset = build(ade, ignore_index=200, **options)
+    CheckDatasetHook().check(dataset, 'train_dataloader')
+    assert (dataset[0]['gt_seg_map'] == 200).all()
+    assert 'label 200' in refusal(ade, **options)
+
+
+def test_data_without_names_of_classes(ade):
+    dataset = build(ade, type='BaseSegDataset', img_suffix='.jpg', seg_map_suffix='.png')
+    CheckDatasetHook().check(dataset, 'train_dataloader')
+    assert dataset[0]['gt_seg_map'].max() == 150
+    save(ade, np.zeros((2, 2), np.uint8))
+    with pytest.raises(UserError, match='is 2x2 pixels'):
+        dataset[0]
+
+
+def test_pipelines_that_load_no_map_want_none(ade):
+    (ade / 'annotations/training/a.png').unlink()
+    dataset = build(ade, pipeline=LOAD[:1])
+    CheckDatasetHook().check(dataset, 'test_dataloader')
+    assert dataset[0]['img'].shape == (20, 30, 3)
+
+
+def test_inside_repeated_data(ade):
+    dataset = RepeatDataset(build(ade), 2)
+    CheckDatasetHook().check(dataset, 'train_dataloader')
+    save(ade, np.full((20, 30), 151, np.uint8))
+    with pytest.raises(UserError, match='label 151'):
+        dataset[2]
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning:mm(engine|seg)')
 @pytest.mark.parametrize('few', ['decode_head', 'auxiliary_head'])
 def test_heads_with_fewer_classes(ade, few):
     cfg = Config.fromfile(ROOT / 'configs/segmentation/swinv2-nano_upernet_ade20k-128x128.py')
@@ -149,3 +196,19 @@ def test_heads_with_fewer_classes(ade, few):
         cfg.model = dict(type='SegTTAModel', module=cfg.model) if tta else cfg.model
         with pytest.raises(UserError, match=words):
             CheckDatasetHook().check(dataset, 'val_dataloader', MODELS.build(cfg.model))
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning:mm(engine|seg)')
+def test_heads_that_have_fewer_classes_on_purpose(ade):
+    """STDC's head for borders, and one channel for two classes."""
+    init_default_scope('mmseg')
+    cfg = read_config('mmseg::stdc/stdc1_4xb12-80k_cityscapes-512x1024.py')
+    cfg.model.backbone.init_cfg = cfg.model.backbone.backbone_cfg.init_cfg = None
+    stdc = MODELS.build(cfg.model)
+    assert {head.num_classes for head in stdc.auxiliary_head} == {2, 19}
+    _check_heads(stdc, 19, 'train_dataloader')
+    head = dict(type='FCNHead', in_channels=8, channels=8, num_classes=2, out_channels=1,
+                loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True))  # fmt: skip
+    binary = nn.ModuleDict(dict(decode_head=MODELS.build(head | dict(num_classes=1))))
+    binary.decode_head = binary['decode_head']
+    _check_heads(binary, 2, 'train_dataloader')

@@ -1,4 +1,4 @@
-"""Training on real images of COCO and ADE20K, where a small sample of them is at hand."""
+"""Training on real images of COCO and ADE20K and real clips, where a small sample is at hand."""
 
 import json
 import re
@@ -10,14 +10,17 @@ from tests.test_tools.conftest import ROOT
 
 DATA = ROOT.parent / 'shared' / 'data'
 SAMPLE, ADE = DATA / 'coco_tiny', DATA / 'ade_tiny' / 'ADEChallengeData2016'
+CLIPS = DATA / 'k400_tiny'
 CONFIG = 'configs/detection/mask-rcnn_swinv2-nano_coco-320.py'
 SCENES = 'configs/segmentation/swinv2-nano_upernet_ade20k-128x128.py'
+KINETICS = 'configs/video/video-swinv2-nano_kinetics400-rgb-64.py'
 FOUR = {403385, 331352, 153299, 143931}  # few and large objects
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not (SAMPLE.exists() and ADE.exists()), reason='the samples of real images are not here'
+        not (SAMPLE.exists() and ADE.exists() and CLIPS.exists()),
+        reason='the samples of real images and clips are not here',
     ),
 ]
 
@@ -73,3 +76,12 @@ def test_scenes_are_learnt_by_heart(train, tmp_path):
     assert run.returncode == 0, run.stderr
     # mean over the classes that occur or are predicted
     assert float(re.findall(r'mIoU: ([\d.]+)', run.stdout)[-1]) >= 50
+
+
+def test_clips_of_four_actions_are_told_apart(train, tmp_path):
+    options = ['train_cfg.val_interval=150', 'max_iters=150', 'param_scheduler.1.end=150',
+               'default_hooks.checkpoint.interval=150', 'train_dataloader.batch_size=8',
+               'model.cls_head.num_classes=4', 'model.cls_head.topk=(1,)']  # fmt: skip
+    run = train(tmp_path, iters=150, options=options, data_root=CLIPS, config=KINETICS)
+    assert run.returncode == 0, run.stderr
+    assert float(re.findall(r'acc/top1: ([\d.]+)', run.stdout)[-1]) >= 0.9

@@ -13,7 +13,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmengine.utils import track_iter_progress
 
 from mmswinv2 import compat
-from mmswinv2.datasets import guard_seg_maps, has_seg_maps
+from mmswinv2.datasets import guard_seg_maps, has_seg_maps, leaves
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.errors import UserError, check_data, told_in_a_sentence
 
@@ -30,13 +30,19 @@ def parse_args():
     return parser.parse_args()
 
 
-def problems(dataset):
+def problems(dataset, where):
     """A sentence for each image of a data set that cannot be used."""
-    load_image = next(t for t in dataset.pipeline.transforms if isinstance(t, LoadImageFromFile))
-    load_map = guard_seg_maps(dataset)[0]
+    steps = dataset.pipeline.transforms
+    load_image = next((t for t in steps if isinstance(t, LoadImageFromFile)), None)
+    guards = guard_seg_maps(dataset)
+    if load_image is None or not guards:
+        raise UserError(
+            f'{where}: the pipeline has no LoadImageFromFile or no LoadAnnotations, and so nothing '
+            'that could be looked at here'
+        )
     for i in track_iter_progress(range(len(dataset)), file=sys.stderr):
         try:
-            load_map(load_image(dataset.get_data_info(i)))
+            guards[0](load_image(dataset.get_data_info(i)))
         except UserError as error:
             yield str(error)
 
@@ -50,13 +56,14 @@ def main():
     init_default_scope(cfg.default_scope)
     bad = looked_at = 0
     for kind in kinds:
-        dataset = DATASETS.build(cfg[f'{kind}_dataloader'].dataset)
-        if not has_seg_maps(dataset):
-            raise UserError(f'{args.config}: {kind}_dataloader has no data set of label maps')
-        looked_at += len(dataset)
-        for problem in problems(dataset):
-            bad += 1
-            print(problem)
+        where = f'{kind}_dataloader'
+        for dataset in leaves(DATASETS.build(cfg[where].dataset)):
+            if not has_seg_maps(dataset):
+                raise UserError(f'{args.config}: {where} has a data set without label maps')
+            looked_at += len(dataset)
+            for problem in problems(dataset, where):
+                bad += 1
+                print(problem)
     if bad:
         raise UserError(f'{bad} of {looked_at} images cannot be used')
     print(f'all of the {looked_at} images can be used')

@@ -1,0 +1,18 @@
+# Video-SwinV2-L, 32 frames of 256x256: Video Swin's recipe with a V2 backbone. Not in the paper.
+# Expected top-1: unknown. Measured: not reproduced here.
+# tools/dist_train.sh configs/video/video-swinv2-l-p244-w8x8x8_8xb8-amp-30e_kinetics400-rgb-256.py 8
+_base_ = 'video-swinv2-t-p244-w8x8x8_8xb8-amp-30e_kinetics400-rgb-256.py'
+
+model = dict(
+    backbone=dict(
+        arch='large',
+        pretrained_window_sizes=[(8, 12, 12), (8, 12, 12), (8, 12, 12), (8, 6, 6)],
+        drop_path_rate=0.4,
+        with_cp=True,
+        init_cfg=dict(
+            checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_large_patch4_window12_192_22k.pth',
+        ),
+    ),
+    cls_head=dict(in_channels=1536),
+)
+optim_wrapper = dict(optimizer=dict(weight_decay=0.05))

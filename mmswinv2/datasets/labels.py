@@ -1,0 +1,42 @@
+"""Data sets inside others, and labels of videos against the classes of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import UserError
+
+__all__ = ['check_video_labels', 'leaves']
+
+
+def leaves(dataset: Any) -> Iterator[Any]:
+    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
+    inner = getattr(dataset, 'datasets', None) or getattr(dataset, 'dataset', None)
+    if not inner:
+        yield dataset
+        return
+    for item in inner if isinstance(inner, (list, tuple)) else [inner]:
+        yield from leaves(item)
+
+
+def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:
+    """Raise `UserError` if a video of a data set of mmaction2 has a label that is no class.
+
+    mmaction2 itself would end in a failed assertion on the GPU, or count the video as wrong.
+
+    Args:
+        dataset: the data set.
+        num_classes: of the model's head.
+        where: the name of its data loader, for the message.
+    """
+    for i in range(len(dataset)):
+        video = dataset.get_data_info(i)
+        label = video.get('label')
+        if isinstance(label, int) and label >= num_classes:
+            entry = video.get('where') or f'{dataset.ann_file}, video {i + 1}'
+            name = video.get('filename') or video.get('frame_dir')
+            raise UserError(
+                f'{where}: {entry}: label {label} of {name}, but model.cls_head has num_classes='
+                f'{num_classes}, labels 0 to {num_classes - 1}'
+            )

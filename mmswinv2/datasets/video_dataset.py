@@ -1,0 +1,130 @@
+"""mmaction2's data set of video files, with words for bad lists and without fear of bad files."""
+
+from __future__ import annotations
+
+import logging
+from multiprocessing.pool import ThreadPool
+from typing import Any
+
+from mmaction.datasets import VideoDataset as MMActionVideoDataset
+from mmengine.fileio import list_from_file
+from mmengine.logging import print_log
+
+from ..errors import UserError
+from ..registry import DATASETS
+from .video_transforms import UnreadableVideo, open_video
+
+__all__ = ['VideoDataset']
+
+
+@DATASETS.register_module()
+class VideoDataset(MMActionVideoDataset):
+    """Videos listed as ``path label`` lines; file names may hold spaces.
+
+    In training a file that cannot be read is logged and another video is drawn. In testing it is an
+    error, unless `skip_unreadable`. The pipeline opens files with ``mmswinv2.VideoInit``.
+
+    Args:
+        *args: of mmaction2's ``VideoDataset``.
+        max_unreadable: in training, more such files than this, in one process, are an error.
+        skip_unreadable: in testing, look at the first and the last frame of every file first, and
+            leave out, log and count those without.
+        **kwargs: of mmaction2's ``VideoDataset``.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        max_unreadable: int = 100,
+        skip_unreadable: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.max_unreadable, self.skip_unreadable = max_unreadable, skip_unreadable
+        self.unreadable: set[str] = set()
+        super().__init__(*args, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """Read the list.
+
+        Raises:
+            UserError: with file and line, if a line has another form or a label is no class.
+        """
+        videos = []
+        for number, line in enumerate(list_from_file(self.ann_file), start=1):
+            if line.strip():
+                videos.append(self._parse(line.strip(), f'{self.ann_file}, line {number}'))
+        if not videos:
+            raise UserError(f'{self.ann_file} lists no videos')
+        if self.test_mode and self.skip_unreadable:
+            videos = self._readable(videos)
+        return videos
+
+    def _parse(self, line: str, where: str) -> dict:
+        if self.multi_class:
+            name, *labels = line.split(self.delimiter)
+        else:
+            name, *labels = line.rsplit(self.delimiter, 1)
+        try:
+            numbers = [int(label) for label in labels]
+        except ValueError:
+            numbers = []
+        unlabelled = self.test_mode and not labels
+        if not (numbers or unlabelled):
+            raise UserError(
+                f'{where}: {line!r} is not "path{self.delimiter}label" with a whole number as label'
+            )
+        last = None if self.num_classes is None else self.num_classes - 1
+        for number in numbers:
+            if number < 0 or (last is not None and number > last):
+                raise UserError(
+                    f'{where}: label {number} of {name} is no class; labels are from 0'
+                    + (f' to {last}' if last is not None else '')
+                )
+        root = self.data_prefix.get('video')
+        path = name if not root else f'{root.rstrip("/")}/{name}'
+        label = numbers if self.multi_class else (numbers[0] if numbers else -1)
+        return dict(filename=path, label=label, where=where)
+
+    def _readable(self, videos: list[dict]) -> list[dict]:
+        def look(video: dict) -> str | None:
+            try:
+                reader = open_video(video['filename'])
+                reader.read([0, len(reader) - 1])
+            except Exception as error:
+                return str(error)
+            return None
+
+        with ThreadPool(8) as pool:
+            reasons = pool.map(look, [dict(v) for v in videos])
+        kept = [v for v, reason in zip(videos, reasons, strict=True) if reason is None]
+        for video, reason in zip(videos, reasons, strict=True):
+            if reason is not None:
+                _warn(f'left out the video {video["filename"]}: {reason}')
+        if len(kept) < len(videos):
+            _warn(f'{len(videos) - len(kept)} of {len(videos)} videos cannot be read; scores are '
+                  f'those of the other {len(kept)}')  # fmt: skip
+        return kept
+
+    def prepare_data(self, idx: int) -> Any:
+        """One sample, or ``None`` for another to be drawn in its place (training)."""
+        try:
+            return super().prepare_data(idx)
+        except UnreadableVideo as error:
+            if self.test_mode:
+                raise UserError(
+                    f'cannot read the video {error}; fetch it again, take it out of '
+                    f'{self.ann_file}, or set skip_unreadable=True in the data set'
+                ) from error
+            self.unreadable.add(self.get_data_info(idx)['filename'])
+            if len(self.unreadable) > self.max_unreadable:
+                raise UserError(
+                    f'more than {self.max_unreadable} videos cannot be read (max_unreadable of the '
+                    f'data set), the last of them {error}'
+                ) from error
+            _warn(f'cannot read the video {error}; another is drawn in its place '
+                  f'({len(self.unreadable)} so far)')  # fmt: skip
+            return None
+
+
+def _warn(text: str) -> None:
+    print_log(text, logger='current', level=logging.WARNING)

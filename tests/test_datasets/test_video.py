@@ -1,0 +1,267 @@
+"""Real H.264 files: decoding, lists, files that cannot be read, and views."""
+
+import importlib.util
+import logging
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+
+from mmswinv2 import compat
+from mmswinv2.datasets import FiveCrop, ShuffleFrames, VideoDecode, VideoInit
+from mmswinv2.datasets import video_transforms as video
+from mmswinv2.engine import CheckDatasetHook
+from mmswinv2.errors import UserError
+from tests.test_tools.conftest import ROOT
+
+pytestmark = [
+    # mmaction2 1.2.0 and what it imports
+    pytest.mark.filterwarnings('ignore::DeprecationWarning'),
+    pytest.mark.filterwarnings('ignore::UserWarning:mm(action|engine|cv)'),
+]
+FRAMES, SIZE = 16, 64
+READ = [
+    dict(type='mmswinv2.VideoInit'),
+    dict(type='SampleFrames', clip_len=4, frame_interval=2, num_clips=1),
+    dict(type='mmswinv2.VideoDecode'),
+]
+
+
+@pytest.fixture(scope='session')
+def motion():
+    """The module of tools/dataset_converters/make_motion.py."""
+    folder = ROOT / 'tools/dataset_converters'
+    sys.path.insert(0, str(folder))
+    try:
+        spec = importlib.util.spec_from_file_location('make_motion', folder / 'make_motion.py')
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(folder))
+    return module
+
+
+@pytest.fixture(scope='session')
+def clips(motion, tmp_path_factory):
+    """Six + six clips of 16 frames."""
+    root = tmp_path_factory.mktemp('clips') / 'motion'
+    motion.make_motion(root, train=6, val=6, size=SIZE, frames=FRAMES)
+    return root
+
+
+@pytest.fixture
+def copy(clips, tmp_path):
+    return shutil.copytree(clips, tmp_path / 'motion')
+
+
+def build(root, split='train', pipeline=READ, **kwargs):
+    compat.apply()
+    import mmaction.datasets.transforms  # noqa: F401
+
+    init_default_scope('mmaction')
+    return DATASETS.build(
+        dict(
+            type='mmswinv2.VideoDataset',
+            data_root=str(root),
+            ann_file=f'motion_{split}_list_videos.txt',
+            data_prefix=dict(video=f'videos_{split}'),
+            pipeline=pipeline,
+            test_mode=split == 'val',
+        )
+        | kwargs
+    )
+
+
+def cut(path, share=0.3):
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    return path
+
+
+def test_both_decoders_give_the_frames_that_were_encoded(motion, clips):
+    path = str(clips / 'videos_val/00004.mp4')
+    indices = np.array([15, 0, 7, 7])
+    readers = video._DecordReader(path, 1), video._PyAVReader(path)
+    drawn = motion.draw('growing', SIZE, FRAMES, np.random.default_rng([0, 1, 4]))
+    for reader in readers:
+        assert (len(reader), reader.fps) == (FRAMES, 25)
+        frames = reader.read(indices)
+        assert frames.shape == (4, SIZE, SIZE, 3) and frames.dtype == np.uint8
+        assert np.abs(frames - drawn[indices].astype(float)).mean() < 8  # coded at a loss
+        assert np.abs(frames[0].astype(float) - frames[1]).mean() > 5
+    difference = np.abs(readers[0].read(indices).astype(int) - readers[1].read(indices))
+    assert difference.mean() < 3
+
+
+def test_pyav_where_decord_fails(motion, tmp_path, monkeypatch):
+    """decord 3.4 opens frames whose width is no multiple of 16, and cannot hand over some."""
+    motion.encode(tmp_path / 'a.mp4', motion.draw('left', 48, 8, np.random.default_rng(0)))
+    results = VideoInit()(dict(filename=str(tmp_path / 'a.mp4')))
+    results = VideoDecode()(results | dict(frame_inds=np.array([[1, 3]])))
+    assert [f.shape for f in results['imgs']] == [(48, 48, 3)] * 2
+    assert results['img_shape'] == results['original_shape'] == (48, 48)
+    monkeypatch.setitem(sys.modules, 'decord', None)  # as if it were not installed
+    assert isinstance(video.open_video(str(tmp_path / 'a.mp4')), video._PyAVReader)
+
+
+def test_a_clip_shorter_than_asked_for_loops(clips):
+    sample = dict(type='SampleFrames', clip_len=12, frame_interval=4, num_clips=1)
+    dataset = build(clips, pipeline=[READ[0], sample, READ[2]])
+    indices = dataset[0]['frame_inds']
+    assert (indices == np.arange(12) * 4 % FRAMES).all() and len(dataset[0]['imgs']) == 12
+
+
+@pytest.fixture
+def log(caplog):
+    from mmengine.logging import MMLogger
+
+    logger = MMLogger.get_instance('video')
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+def damages(copy, split):
+    """Files that are cut short, empty, no video, and missing."""
+    folder = copy / f'videos_{split}'
+    cut(folder / '00000.mp4')
+    (folder / '00001.mp4').write_bytes(b'')
+    (folder / '00002.mp4').write_text('this is no video')
+    (folder / '00003.mp4').unlink()
+    return [str(folder / f'0000{i}.mp4') for i in range(4)]
+
+
+def test_training_draws_another(copy, log):
+    bad = damages(copy, 'train')
+    dataset = build(copy)
+    for _ in range(3):
+        for i in range(4):
+            assert dataset[i]['filename'] not in bad
+    assert dataset.unreadable == set(bad)
+    told = [r.getMessage() for r in log.records if r.levelno == logging.WARNING]
+    assert all(any(f'cannot read the video {path}' in text for text in told) for path in bad)
+    assert any('(4 so far)' in text for text in told)
+
+
+def test_training_stops_at_a_limit(copy):
+    bad = damages(copy, 'train')
+    dataset = build(copy, max_unreadable=1)
+    with pytest.raises(UserError, match=r'more than 1 videos cannot be read \(max_unreadable'):
+        for i in range(4):
+            dataset[i]
+    assert dataset.unreadable < set(bad)
+
+
+def test_testing_names_the_file(copy):
+    for i, path in enumerate(damages(copy, 'val')):
+        with pytest.raises(UserError, match=f'cannot read the video {path}.*skip_unreadable=True'):
+            build(copy, 'val')[i]
+
+
+def test_testing_skips_if_asked_to(copy, log):
+    bad = damages(copy, 'val')
+    dataset = build(copy, 'val', skip_unreadable=True)
+    assert len(dataset) == 2
+    assert {dataset[i]['filename'] for i in range(2)}.isdisjoint(bad)
+    told = [r.getMessage() for r in log.records]
+    assert any('4 of 6 videos cannot be read; scores are those of the other 2' in t for t in told)
+    assert all(any(f'left out the video {path}' in text for text in told) for path in bad)
+
+
+@pytest.mark.parametrize(
+    ('line', 'words'),
+    [
+        ('00001.mp4', 'is not "path label" with a whole number'),
+        ('00001.mp4 left', 'is not "path label" with a whole number'),
+        ('00001.mp4\t1', 'is not "path label" with a whole number'),
+        ('00001.mp4 1.0', 'is not "path label" with a whole number'),
+        ('00001.mp4 -1', 'label -1 of 00001.mp4 is no class; labels are from 0 to 5'),
+        ('00001.mp4 6', 'label 6 of 00001.mp4 is no class; labels are from 0 to 5'),
+    ],
+)
+def test_lines_of_the_wrong_form(copy, line, words):
+    path = copy / 'motion_train_list_videos.txt'
+    path.write_text(f'00000.mp4 0\n\n{line}\n')
+    with pytest.raises(UserError) as error:
+        build(copy, num_classes=6)
+    assert f'{path}, line 3: ' in str(error.value) and words in str(error.value)
+
+
+def test_an_empty_list(copy):
+    (copy / 'motion_train_list_videos.txt').write_text('\n')
+    with pytest.raises(UserError, match='motion_train_list_videos.txt lists no videos'):
+        build(copy)
+
+
+def test_names_with_spaces_and_videos_without_labels(copy):
+    (copy / 'videos_train/00000.mp4').rename(copy / 'videos_train/arm wrestling.mp4')
+    (copy / 'motion_train_list_videos.txt').write_text('arm wrestling.mp4 3\n')
+    sample = build(copy)[0]
+    assert sample['filename'].endswith('/videos_train/arm wrestling.mp4') and sample['label'] == 3
+    (copy / 'motion_val_list_videos.txt').write_text('00000.mp4\n')
+    assert build(copy, 'val')[0]['label'] == -1
+
+
+def recognizer(**kwargs):
+    cfg = Config.fromfile(ROOT / 'configs/video/video-swinv2-nano_motion.py')
+    cfg.model.update(kwargs)
+    torch.manual_seed(0)
+    return MODELS.build(cfg.model).eval()
+
+
+def test_labels_beyond_the_head(clips):
+    dataset = build(clips)
+    CheckDatasetHook().check(dataset, 'train_dataloader', recognizer())
+    words = r'line 6: label 5 of .*00005.mp4, but model.cls_head has num_classes=5'
+    head = dict(type='I3DHead', in_channels=256, num_classes=5)
+    with pytest.raises(UserError, match=words):
+        CheckDatasetHook().check(dataset, 'train_dataloader', recognizer(cls_head=head))
+
+
+def test_five_crops_are_the_corners_and_the_centre():
+    frames = [np.arange(7 * 9).reshape(7, 9) + 100 * t for t in range(2)]
+    results = FiveCrop(4)(dict(imgs=frames))
+    assert len(results['imgs']) == 10 and results['img_shape'] == (4, 4)
+    corners = [int(crop[0, 0]) for crop in results['imgs']]
+    assert corners == [0, 100, 5, 105, 27, 127, 32, 132, 9 + 2, 109 + 2]
+    assert results['crop_bbox'].tolist()[4:6] == [[0, 3, 4, 7]] * 2
+    assert FiveCrop((6, 3))(dict(imgs=frames))['imgs'][9].shape == (3, 6)
+    with pytest.raises(UserError, match=r'crop_size \(8, 8\) is larger than .* a.mp4, 9x7'):
+        FiveCrop(8)(dict(imgs=frames, filename='a.mp4'))
+    with pytest.raises(ValueError, match='crop_size must be'):
+        FiveCrop(0)
+
+
+def test_shuffled_frames_are_the_same_frames():
+    indices = np.concatenate([np.arange(8), np.arange(8) + 100])
+    results = dict(frame_inds=indices, clip_len=8, filename='a.mp4')
+    first = ShuffleFrames()(dict(results))['frame_inds'].reshape(2, 8)
+    assert sorted(first[0]) == list(range(8)) and (first[1] == first[0] + 100).all()
+    assert (first[0] != np.arange(8)).any()
+    assert (ShuffleFrames()(dict(results))['frame_inds'].reshape(2, 8) == first).all()
+
+
+def test_scores_do_not_depend_on_how_views_are_grouped(clips):
+    """4 clips x 5 crops, as the paper tests."""
+    views = [
+        READ[0],
+        dict(type='SampleFrames', clip_len=4, frame_interval=1, num_clips=4, test_mode=True),
+        READ[2],
+        dict(type='mmswinv2.FiveCrop', crop_size=48),
+        dict(type='FormatShape', input_format='NCTHW'),
+        dict(type='PackActionInputs'),
+    ]
+    sample = build(clips, 'val', pipeline=views)[0]
+    assert sample['inputs'].shape == (20, 3, 4, 48, 48)
+    batch = dict(inputs=[sample['inputs']], data_samples=[sample['data_samples']])
+    scores = []
+    for group in (None, 1, 3, 20):
+        model = recognizer(test_cfg=dict(max_testing_views=group) if group else None)
+        with torch.no_grad():
+            (found,) = model.test_step(batch)
+        scores.append(found.pred_score)
+    for other in scores[1:]:
+        torch.testing.assert_close(other, scores[0], atol=1e-6, rtol=1e-5)

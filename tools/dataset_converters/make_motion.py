@@ -1,0 +1,147 @@
+"""Draw a small set of H.264 clips whose class is how a shape moves.
+
+A bright shape moves left, right, up or down, grows or turns over a dark ground; shape, colours,
+size and place are drawn alike for all classes, and the way to the left is the way to the right
+backwards. So no single frame tells the class, and the frames in another order tell
+no direction. Lists are in Kinetics-400's form, "path label".
+
+    make_motion.py OUT    writes videos_{train,val}/*.mp4 and motion_{train,val}_list_videos.txt
+"""
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from make_shapes import coverage, outline
+
+from mmswinv2.errors import UserError, told_in_a_sentence
+
+MOTIONS = ('left', 'right', 'up', 'down', 'growing', 'turning')
+SHAPES = ('square', 'triangle', 'star')  # a circle would not be seen to turn
+SPLITS = ('train', 'val')
+FPS = 25
+
+
+def pose(motion, frames, rng):
+    """Shift in sides of the shape (frames, 2), size (frames,) and angle (frames,) of a motion."""
+    t = np.linspace(-0.5, 0.5, frames)
+    shift, scale, angle = np.zeros((frames, 2)), np.ones(frames), np.zeros(frames)
+    way = rng.uniform(0.5, 0.9)
+    if motion in ('left', 'right'):
+        shift[:, 0] = t * way * (1 if motion == 'right' else -1)
+    elif motion in ('up', 'down'):
+        shift[:, 1] = t * way * (1 if motion == 'down' else -1)
+    elif motion == 'growing':
+        scale = np.exp(t * rng.uniform(0.8, 1.2))
+    else:
+        angle = t * rng.uniform(0.8, 1.6) * np.pi * rng.choice([-1, 1])
+    return shift, scale, angle
+
+
+def draw(motion, size, frames, rng):
+    """One clip, (frames, size, size, 3) uint8 RGB."""
+    ground = np.full((size, size, 3), rng.uniform(0, 90, 3))
+    fill = np.full((size, size, 3), rng.uniform(140, 255, 3))
+    side = rng.uniform(0.3, 0.45) * size
+    polygon = outline(str(rng.choice(SHAPES)), side, rng)
+    middle = (polygon.max(axis=0) + polygon.min(axis=0)) / 2
+    polygon -= middle
+    shift, scale, angle = pose(motion, frames, rng)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    moves = np.concatenate([turn * scale, shift.T[:, None] * side], axis=1)  # (2, 3, frames)
+    paths = np.einsum('ijt,vj->vti', moves[:, :2], polygon) + moves[:, 2].T
+    low, high = paths.min(axis=(0, 1)), paths.max(axis=(0, 1))
+    start = rng.uniform(-low, np.maximum(size - high, -low + 1e-6))  # the whole way is in sight
+
+    # the shape at rest, in the middle of a picture of its own
+    cover = coverage(polygon + size / 2, size, size)
+    still = np.dstack([fill, cover]).astype(np.float32)
+    clip = []
+    for move in np.moveaxis(moves, 2, 0):
+        move = np.column_stack(
+            [move[:, :2], move[:, 2] + start - move[:, :2] @ np.full(2, size / 2)]
+        )
+        picture = cv2.warpAffine(still, move, (size, size))
+        noise = 4 * rng.standard_normal((size, size, 3), np.float32)
+        clip.append(ground + (picture[..., :3] - ground) * picture[..., 3:] + noise)
+    return np.stack(clip).round().clip(0, 255).astype(np.uint8)
+
+
+def encode(path, clip):
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream('libx264', rate=FPS, options={'crf': '18'})
+        stream.height, stream.width = clip.shape[1:3]
+        stream.pix_fmt = 'yuv420p'
+        stream.codec_context.thread_count = 1
+        for frame in clip:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
+        container.mux(stream.encode())
+
+
+def write_split(out, split, count, size, frames, seed):
+    folder = out / f'videos_{split}'
+    folder.mkdir(parents=True)
+    lines = []
+    for index in range(count):
+        rng = np.random.default_rng([seed, SPLITS.index(split), index])
+        label = index % len(MOTIONS)
+        name = f'{index:05d}.mp4'
+        encode(folder / name, draw(MOTIONS[label], size, frames, rng))
+        lines.append(f'{name} {label}\n')
+    (out / f'motion_{split}_list_videos.txt').write_text(''.join(lines))
+
+
+def make_motion(out, train=600, val=90, size=64, frames=16, seed=0, force=False):
+    """Make the clips, in a folder beside `out` that takes its place when all is done."""
+    marker = f'{train} + {val} clips of {frames} frames, {size} pixels, seed {seed}\n'
+    made = out / 'motion.txt'
+    if made.exists() and made.read_text() == marker:
+        print(f'{out} is complete already: {marker}', end='')
+        return
+    if out.exists() and any(out.iterdir()) and not (force and made.exists()):
+        what = (
+            f'clips made otherwise ({made.read_text().strip()})' if made.exists() else 'other files'
+        )
+        raise UserError(
+            f'{out} holds {what}; name another folder'
+            + (', or replace them with --force' if made.exists() else '')
+        )
+    start = time.perf_counter()
+    part = out.with_name(out.name + '.part')
+    shutil.rmtree(part, ignore_errors=True)
+    for split, count in zip(SPLITS, (train, val), strict=True):
+        write_split(part, split, count, size, frames, seed)
+    (part / 'motion.txt').write_text(marker)
+    if out.exists():
+        shutil.rmtree(out)
+    part.rename(out)
+    print(f'{out}: {marker.strip()}, made in {time.perf_counter() - start:.1f} s')
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('out', type=Path, help='folder to write')
+    parser.add_argument('--train', type=int, default=600, help='training clips (600)')
+    parser.add_argument('--val', type=int, default=90, help='validation clips (90)')
+    parser.add_argument('--size', type=int, default=64, help='side in pixels, even (64)')
+    parser.add_argument('--frames', type=int, default=16, help='frames of a clip (16)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of everything random (0)')
+    parser.add_argument('--force', action='store_true', help='replace clips made otherwise')
+    args = parser.parse_args()
+    for name, least in dict(train=1, val=1, size=32, frames=4, seed=0).items():
+        if getattr(args, name) < least:
+            parser.error(f'--{name} is {getattr(args, name)}, must be at least {least}')
+    if args.size % 2:
+        parser.error(f'--size is {args.size}; H.264 wants an even number')
+    return args
+
+
+if __name__ == '__main__':
+    with told_in_a_sentence():
+        make_motion(**vars(parse_args()))

@@ -1,0 +1,46 @@
+"""Print the accuracy on drawn motion, of all classes and of the four directions alone.
+
+motion_scores.py NAME=SCORES.pkl ...     dumped by tools/test.py --dump
+"""
+
+import argparse
+import pickle
+from pathlib import Path
+
+import numpy as np
+
+from mmswinv2.errors import UserError, told_in_a_sentence
+
+DIRECTIONS = 4  # left, right, up, down are the first classes of make_motion.py
+
+
+def accuracies(path):
+    """Share of right answers over all clips, and over those of a direction."""
+    if not Path(path).is_file():
+        raise UserError(f'{path} does not exist; write it with tools/test.py --dump {path}')
+    samples = pickle.loads(Path(path).read_bytes())
+    truth = np.array([int(sample['gt_label']) for sample in samples])
+    hits = truth == [int(sample['pred_score'].argmax()) for sample in samples]
+    return hits.mean(), hits[truth < DIRECTIONS].mean()
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('scores', nargs='+', metavar='NAME=SCORES.pkl')
+    width = max(len(item.split('=')[0]) for item in parser.parse_args().scores)
+    for item in parser.parse_args().scores:
+        name, separator, path = item.partition('=')
+        if not separator:
+            raise UserError(f'{item!r} is not NAME=SCORES.pkl')
+        overall, directions = accuracies(path)
+        print(f'{name:{width}}  top-1 {overall:.3f}  directions alone {directions:.3f}')
+    print(
+        'chance: 0.167 and 0.250; 0.500 for whoever sees the axis, which needs no order of frames'
+    )
+
+
+if __name__ == '__main__':
+    with told_in_a_sentence():
+        main()
