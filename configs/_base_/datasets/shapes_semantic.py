@@ -11,7 +11,7 @@ load_image = dict(type='LoadImageFromFile', imdecode_backend='pillow')
 train_pipeline = [
     load_image,
     dict(type='LoadAnnotations'),
-    dict(type='RandomCrop', crop_size=(96, 96)),
+    dict(type='Resize', scale=(96, 96), keep_ratio=False),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs'),
 ]
