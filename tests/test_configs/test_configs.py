@@ -15,7 +15,7 @@ CONFIGS = sorted(
 )
 
 
-@pytest.mark.filterwarnings('ignore:Default ``avg_non_ignore``:UserWarning')  # mmseg's default
+@pytest.mark.filterwarnings('ignore::UserWarning:mm(det|seg)')  # on their own defaults
 @pytest.mark.parametrize('path', CONFIGS)
 def test_config_builds(path):
     compat.apply()

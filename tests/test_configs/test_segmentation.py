@@ -145,7 +145,7 @@ def test_tests_of_giant(name):
     assert expected(name) == TESTS[name]
 
 
-@pytest.mark.filterwarnings('ignore:Default ``avg_non_ignore``:UserWarning')
+@pytest.mark.filterwarnings('ignore::UserWarning:mmseg')
 def test_a_larger_window_changes_no_weight():
     compat.apply()
     init_default_scope('mmseg')
