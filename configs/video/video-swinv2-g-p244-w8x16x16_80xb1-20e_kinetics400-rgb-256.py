@@ -21,7 +21,7 @@ model = dict(
         init_cfg=None,
     ),
     cls_head=dict(in_channels=4096, dropout_ratio=0.5),  # dropout not given in the paper
-    test_cfg=dict(max_testing_views=1),
+    test_cfg=dict(max_testing_views=1),  # a view at a time; no score changes
 )
 train_pipeline = [
     dict(type='mmswinv2.VideoInit'),

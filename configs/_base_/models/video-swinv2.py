@@ -28,5 +28,4 @@ model = dict(
         dropout_ratio=0.5,
         average_clips='prob',
     ),
-    test_cfg=dict(max_testing_views=4),  # as many views of a video at a time; no score changes
 )
