@@ -71,7 +71,7 @@ def test_recipe_of_ours_and_another_data_set_after_it(tool, clips, tmp_path):
     cfg.custom_hooks[0].checkpoint = str(tmp_path / 'first/epoch_1.pth')
     cfg.dump(tmp_path / 's.py')
     log = train_and_test(tool, tmp_path / 's.py', tmp_path / 'second')
-    assert 'new (cls_head), 2 of the' in log
+    assert '2 new (cls_head.fc_cls), 2 of the file not used' in log
 
 
 def test_giant_in_two_stages_and_twenty_views(tool, clips, tmp_path):
