@@ -30,7 +30,8 @@ def serve(pipe, config, shape, threads):
 
     if config['type'] == 'SwinTransformer3D':
         config = dict(config, pretrained=None)
-    net = MODELS.build(dict(config, window_size=(8, 7, 7), patch_size=(2, 4, 4))).eval()
+    net = MODELS.build(dict(config, window_size=(8, 7, 7), patch_size=(2, 4, 4)))
+    net.eval()  # mmaction2's returns None
     clip = torch.randn(shape)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     pipe.send('ready')
@@ -67,6 +68,8 @@ def main():
             took, memory[name] = pipe.recv()
             if run >= 2:  # the first ones warm up
                 seconds[name].append(took)
+    for pipe in pipes.values():
+        pipe.send(False)
     print(f'{args.frames}x{args.size}x{args.size}, window 8x7x7, {args.threads} threads, '
           f'torch {torch.__version__}')  # fmt: skip
     medians = {name: statistics.median(times) for name, times in seconds.items()}
