@@ -6,13 +6,22 @@
 from .instaboost import InstaBoost
 from .labels import check_video_labels, leaves
 from .seg_maps import SegMapGuard, guard_seg_maps, has_seg_maps, want_seg_maps
-from .video_transforms import FiveCrop, ShuffleFrames, VideoDecode, VideoInit, open_video
+from .video_transforms import (
+    FiveCrop,
+    ShuffleFrames,
+    UnreadableVideo,
+    VideoDecode,
+    VideoInit,
+    open_video,
+    read_frames,
+)
 
 __all__ = [
     'FiveCrop',
     'InstaBoost',
     'SegMapGuard',
     'ShuffleFrames',
+    'UnreadableVideo',
     'VideoDecode',
     'VideoInit',
     'check_video_labels',
@@ -20,5 +29,6 @@ __all__ = [
     'has_seg_maps',
     'leaves',
     'open_video',
+    'read_frames',
     'want_seg_maps',
 ]

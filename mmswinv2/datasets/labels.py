@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
+
+from mmengine.logging import print_log
 
 from ..errors import UserError
 
@@ -30,9 +33,18 @@ def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:
         num_classes: of the model's head.
         where: the name of its data loader, for the message.
     """
+    if dataset.multi_class:
+        if dataset.num_classes != num_classes:
+            raise UserError(
+                f'{where}: the data set has num_classes={dataset.num_classes}, and model.cls_head '
+                f'{num_classes}'
+            )
+        return
+    unlabelled = 0
     for i in range(len(dataset)):
         video = dataset.get_data_info(i)
         label = video.get('label')
+        unlabelled += isinstance(label, int) and label < 0
         if isinstance(label, int) and label >= num_classes:
             entry = video.get('where') or f'{dataset.ann_file}, video {i + 1}'
             name = video.get('filename') or video.get('frame_dir')
@@ -40,3 +52,10 @@ def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:
                 f'{where}: {entry}: label {label} of {name}, but model.cls_head has num_classes='
                 f'{num_classes}, labels 0 to {num_classes - 1}'
             )
+    if unlabelled:
+        print_log(
+            f'{where}: {unlabelled} of {len(dataset)} videos have no label and count as wrong in '
+            'scores; only what --dump writes means something for them',
+            logger='current',
+            level=logging.WARNING,
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from multiprocessing.pool import ThreadPool
 from typing import Any
 
@@ -49,6 +50,8 @@ class VideoDataset(MMActionVideoDataset):
         Raises:
             UserError: with file and line, if a line has another form or a label is no class.
         """
+        if self.multi_class and self.num_classes is None:
+            raise UserError(f'{self.ann_file}: a data set with multi_class=True needs num_classes')
         videos = []
         for number, line in enumerate(list_from_file(self.ann_file), start=1):
             if line.strip():
@@ -57,6 +60,7 @@ class VideoDataset(MMActionVideoDataset):
             raise UserError(f'{self.ann_file} lists no videos')
         if self.test_mode and self.skip_unreadable:
             videos = self._readable(videos)
+        self.distinct = len({video['filename'] for video in videos})
         return videos
 
     def _parse(self, line: str, where: str) -> dict:
@@ -67,9 +71,8 @@ class VideoDataset(MMActionVideoDataset):
         try:
             numbers = [int(label) for label in labels]
         except ValueError:
-            numbers = []
-        unlabelled = self.test_mode and not labels
-        if not (numbers or unlabelled):
+            name, numbers = line, []
+        if not numbers and not self.test_mode:
             raise UserError(
                 f'{where}: {line!r} is not "path{self.delimiter}label" with a whole number as label'
             )
@@ -80,8 +83,7 @@ class VideoDataset(MMActionVideoDataset):
                     f'{where}: label {number} of {name} is no class; labels are from 0'
                     + (f' to {last}' if last is not None else '')
                 )
-        root = self.data_prefix.get('video')
-        path = name if not root else f'{root.rstrip("/")}/{name}'
+        path = os.path.join(self.data_prefix.get('video') or '', name.rstrip())
         label = numbers if self.multi_class else (numbers[0] if numbers else -1)
         return dict(filename=path, label=label, where=where)
 
@@ -97,6 +99,11 @@ class VideoDataset(MMActionVideoDataset):
         with ThreadPool(8) as pool:
             reasons = pool.map(look, [dict(v) for v in videos])
         kept = [v for v, reason in zip(videos, reasons, strict=True) if reason is None]
+        if not kept:
+            raise UserError(
+                f'{self.ann_file}: none of the {len(videos)} videos can be read, the first: '
+                f'{reasons[0]}'
+            )
         for video, reason in zip(videos, reasons, strict=True):
             if reason is not None:
                 _warn(f'left out the video {video["filename"]}: {reason}')
@@ -110,19 +117,26 @@ class VideoDataset(MMActionVideoDataset):
         try:
             return super().prepare_data(idx)
         except UnreadableVideo as error:
+            video = self.get_data_info(idx)
             if self.test_mode:
                 raise UserError(
-                    f'cannot read the video {error}; fetch it again, take it out of '
-                    f'{self.ann_file}, or set skip_unreadable=True in the data set'
+                    f'cannot read the video {error} ({video["where"]}); fetch it again, mend the '
+                    'line, or set skip_unreadable=True in the data set'
                 ) from error
-            self.unreadable.add(self.get_data_info(idx)['filename'])
+            if video['filename'] not in self.unreadable:
+                self.unreadable.add(video['filename'])
+                _warn(f'cannot read the video {error}; another is drawn in its place '
+                      f'({len(self.unreadable)} so far)')  # fmt: skip
+            if len(self.unreadable) == self.distinct:
+                raise UserError(
+                    f'{self.ann_file}: none of the {self.distinct} videos can be read, the last of '
+                    f'them {error}'
+                ) from error
             if len(self.unreadable) > self.max_unreadable:
                 raise UserError(
                     f'more than {self.max_unreadable} videos cannot be read (max_unreadable of the '
                     f'data set), the last of them {error}'
                 ) from error
-            _warn(f'cannot read the video {error}; another is drawn in its place '
-                  f'({len(self.unreadable)} so far)')  # fmt: skip
             return None
 
 

@@ -19,6 +19,7 @@ __all__ = [
     'VideoDecode',
     'VideoInit',
     'open_video',
+    'read_frames',
 ]
 
 
@@ -50,7 +51,9 @@ class _PyAVReader:
         with av.open(self.path) as container:
             for i, frame in enumerate(container.decode(video=0)):
                 if i in wanted:
-                    found[i] = frame.to_ndarray(format='rgb24')
+                    # turned as the file asks, which decord does by itself
+                    image = frame.to_ndarray(format='rgb24')
+                    found[i] = np.rot90(image, round(frame.rotation / 90))
                 if i >= max(wanted):
                     break
         if missing := wanted - found.keys():
@@ -98,6 +101,22 @@ def open_video(path: str, num_threads: int = 1) -> Any:
     raise UnreadableVideo(f'{path}: {"; ".join(reasons)}')
 
 
+def read_frames(reader: Any, path: str, indices: Sequence[int]) -> np.ndarray:
+    """Frames (N, H, W, 3), uint8 RGB; by PyAV where the reader fails in the middle of a file.
+
+    Raises:
+        UnreadableVideo: if a frame cannot be had.
+    """
+    try:
+        return reader.read(indices)
+    except Exception as error:
+        try:
+            return _PyAVReader(path).read(indices)
+        except Exception as second:
+            reasons = f'{_first_line(error)}; {_first_line(second)}'
+            raise UnreadableVideo(f'{path}: {reasons}') from second
+
+
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
@@ -134,15 +153,7 @@ class VideoDecode(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Raise `UnreadableVideo` if a frame cannot be had."""
         indices = np.asarray(results['frame_inds']).reshape(-1)
-        reader, path = results.pop('video_reader'), results['filename']
-        try:
-            frames = reader.read(indices)
-        except Exception as error:
-            try:
-                frames = _PyAVReader(path).read(indices)
-            except Exception as second:
-                reasons = f'{_first_line(error)}; {_first_line(second)}'
-                raise UnreadableVideo(f'{path}: {reasons}') from second
+        frames = read_frames(results.pop('video_reader'), results['filename'], indices)
         results.update(imgs=list(frames), frame_inds=indices)
         results['original_shape'] = results['img_shape'] = frames.shape[1:3]
         return results

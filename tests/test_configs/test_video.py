@@ -91,10 +91,23 @@ def test_recipe(name):
     for split in ('train', 'val'):
         assert cfg[f'{split}_dataloader'].dataset.type == 'mmswinv2.VideoDataset'
         frames = step(cfg, 'SampleFrames', split)
-        assert (frames.clip_len, frames.num_clips) == (want.frames, 1)
+        assert (frames.clip_len, frames.frame_interval, frames.num_clips) == (want.frames, 2, 1)
     resizes = [t.scale for t in cfg.train_dataloader.dataset.pipeline if t.type == 'Resize']
     assert resizes[1] == (want.side, want.side)
     assert step(cfg, 'CenterCrop', 'val').crop_size == want.side
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    if want.arch != 'giant':  # 4 clips x 3 crops, as Video Swin is tested
+        views = step(cfg, 'SampleFrames', 'test')
+        assert (views.clip_len, views.num_clips, views.test_mode) == (32, 4, True)
+        assert step(cfg, 'ThreeCrop', 'test').crop_size == 256
+
+
+def test_something_something():
+    cfg = load('b-p244-w16x8x8_8xb8-amp-60e_sthv2-rgb-256')
+    assert cfg.model.cls_head.num_classes == 174 and cfg.model.backbone.window_size == (16, 8, 8)
+    assert (cfg.optim_wrapper.optimizer.lr, cfg.train_cfg.max_epochs) == (3e-4, 60)
+    assert cfg.param_scheduler[1].end == 60 and step(cfg, 'Flip') is None
+    assert cfg.custom_hooks[0].new == ['cls_head']
 
 
 @pytest.mark.parametrize('name', TESTS)

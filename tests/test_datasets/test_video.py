@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import shutil
+import struct
 import sys
 
 import numpy as np
@@ -12,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from mmswinv2 import compat
-from mmswinv2.datasets import FiveCrop, ShuffleFrames, VideoDecode, VideoInit
+from mmswinv2.datasets import FiveCrop, ShuffleFrames, VideoDecode, VideoInit, check_video_labels
 from mmswinv2.datasets import video_transforms as video
 from mmswinv2.engine import CheckDatasetHook
 from mmswinv2.errors import UserError
@@ -196,13 +197,64 @@ def test_an_empty_list(copy):
         build(copy)
 
 
-def test_names_with_spaces_and_videos_without_labels(copy):
+def test_names_with_spaces_and_videos_without_labels(copy, log):
     (copy / 'videos_train/00000.mp4').rename(copy / 'videos_train/arm wrestling.mp4')
     (copy / 'motion_train_list_videos.txt').write_text('arm wrestling.mp4 3\n')
     sample = build(copy)[0]
     assert sample['filename'].endswith('/videos_train/arm wrestling.mp4') and sample['label'] == 3
-    (copy / 'motion_val_list_videos.txt').write_text('00000.mp4\n')
-    assert build(copy, 'val')[0]['label'] == -1
+    assert build(copy, ann_file='motion_train_list_videos.txt', test_mode=True)[0]['label'] == 3
+    (copy / 'motion_val_list_videos.txt').write_text('00000.mp4\narm wrestling.mp4\n')
+    dataset = build(copy, 'val')
+    assert [dataset.get_data_info(i)['label'] for i in range(2)] == [-1, -1]
+    assert dataset.get_data_info(1)['filename'].endswith('/videos_val/arm wrestling.mp4')
+    check_video_labels(dataset, 6, 'test_dataloader')
+    told = [r.getMessage() for r in log.records]
+    assert any('2 of 2 videos have no label' in text for text in told)
+
+
+def test_absolute_paths_and_two_spaces(copy):
+    path = copy / 'videos_val/00003.mp4'
+    (copy / 'motion_train_list_videos.txt').write_text(f'{path} 1\n00002.mp4  2\n')
+    dataset = build(copy)
+    assert dataset[0]['filename'] == str(path)
+    assert dataset[1]['filename'] == str(copy / 'videos_train/00002.mp4')
+
+
+def test_no_video_that_can_be_read(copy):
+    for split in ('train', 'val'):
+        shutil.rmtree(copy / f'videos_{split}')
+    dataset = build(copy)
+    with pytest.raises(UserError, match='none of the 6 videos can be read'):
+        dataset[0]
+    assert len(dataset.unreadable) == 6
+    with pytest.raises(UserError, match='none of the 6 videos can be read, the first: .*00000.mp4'):
+        build(copy, 'val', skip_unreadable=True)
+
+
+def test_a_video_that_is_to_be_turned(clips, tmp_path):
+    """As phones write them; the matrix of the track says so."""
+    data = bytearray((clips / 'videos_val/00003.mp4').read_bytes())
+    matrix = data.index(b'tkhd') + 4 + 40
+    turned = (0, 1 << 16, 0, -1 << 16, 0, 0, SIZE << 16, 0, 1 << 30)
+    data[matrix : matrix + 36] = struct.pack('>9i', *turned)
+    (tmp_path / 'turned.mp4').write_bytes(data)
+    frames = []
+    for path in (clips / 'videos_val/00003.mp4', tmp_path / 'turned.mp4'):
+        for reader in (video._DecordReader(str(path), 1), video._PyAVReader(str(path))):
+            frames.append(reader.read([0, 9]).astype(int))
+    plain, _, decord, pyav = frames
+    assert np.abs(decord - pyav).mean() < 3 and np.abs(decord - plain).mean() > 3
+
+
+def test_several_labels_need_a_number_of_classes(copy):
+    (copy / 'motion_train_list_videos.txt').write_text('00000.mp4 0 3\n')
+    with pytest.raises(UserError, match='multi_class=True needs num_classes'):
+        build(copy, multi_class=True)
+    dataset = build(copy, multi_class=True, num_classes=6)
+    assert dataset[0]['label'].tolist() == [1, 0, 0, 1, 0, 0]
+    check_video_labels(dataset, 6, 'train_dataloader')
+    with pytest.raises(UserError, match='num_classes=6, and model.cls_head 5'):
+        check_video_labels(dataset, 5, 'train_dataloader')
 
 
 def recognizer(**kwargs):

@@ -122,6 +122,11 @@ def test_video_demo(tool, classifier, clips, tmp_path):
         np.abs(b[:30, :40].astype(int) - a[:30, :40]).mean() for a, b in zip(*frames, strict=True)
     ]
     assert min(corner) > 5  # the text
+    before = source.read_bytes()
+    for out, words in ((source, 'is the video itself'), (tmp_path / 'o.xyz', 'must end in .mp4')):
+        run = tool('misc/video_demo.py', source, MOTION, classifier / 'iter_2.pth', '--out', out)
+        assert words in sentence(run)
+    assert source.read_bytes() == before
     (tmp_path / 'bad.mp4').write_text('no video')
     run = tool('misc/video_demo.py', tmp_path / 'bad.mp4', MOTION, classifier / 'iter_2.pth')
     assert f'cannot read the video {tmp_path}/bad.mp4' in sentence(run)

@@ -56,10 +56,13 @@ def main():
     pipes = {}
     for name, config in NETWORKS.items():
         pipes[name], other = context.Pipe()
-        context.Process(
-            target=serve, args=(other, config, shape, args.threads), daemon=True
-        ).start()
-        pipes[name].recv()
+        arguments = other, config, shape, args.threads
+        context.Process(target=serve, args=arguments, daemon=True).start()
+        other.close()  # so that the end of the process is the end of the pipe
+        try:
+            pipes[name].recv()
+        except EOFError:
+            raise SystemExit(f'error: {name} cannot be built; its traceback stands above') from None
     seconds = {name: [] for name in NETWORKS}
     memory = {}
     for run in range(args.runs + 2):

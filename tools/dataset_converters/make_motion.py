@@ -97,6 +97,9 @@ def write_split(out, split, count, size, frames, seed):
 
 def make_motion(out, train=600, val=90, size=64, frames=16, seed=0, force=False):
     """Make the clips, in a folder beside `out` that takes its place when all is done."""
+    out = out.resolve()
+    if out.exists() and not out.is_dir():
+        raise UserError(f'{out} is a file; name a folder')
     marker = f'{train} + {val} clips of {frames} frames, {size} pixels, seed {seed}\n'
     made = out / 'motion.txt'
     if made.exists() and made.read_text() == marker:

@@ -18,7 +18,10 @@ def accuracies(path):
     """Share of right answers over all clips, and over those of a direction."""
     if not Path(path).is_file():
         raise UserError(f'{path} does not exist; write it with tools/test.py --dump {path}')
-    samples = pickle.loads(Path(path).read_bytes())
+    try:
+        samples = pickle.loads(Path(path).read_bytes())
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise UserError(f'{path} was not written by tools/test.py --dump: {error}') from error
     truth = np.array([int(sample['gt_label']) for sample in samples])
     hits = truth == [int(sample['pred_score'].argmax()) for sample in samples]
     return hits.mean(), hits[truth < DIRECTIONS].mean()

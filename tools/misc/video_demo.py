@@ -11,10 +11,9 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import MODELS, init_default_scope
 
 from mmswinv2.checkpoints import read_checkpoint
-from mmswinv2.datasets import open_video
-from mmswinv2.datasets.video_transforms import UnreadableVideo
+from mmswinv2.datasets import UnreadableVideo, open_video, read_frames
 from mmswinv2.engine.launch import config_with_options
-from mmswinv2.errors import UserError, told_in_a_sentence
+from mmswinv2.errors import UserError, dataset_configs, told_in_a_sentence
 
 
 def parse_args():
@@ -44,17 +43,18 @@ def classify(args, cfg):
         raise UserError(
             f'{args.checkpoint} does not fit the model of the config: {error}'
         ) from error
-    pipeline = Compose(cfg.test_dataloader.dataset.pipeline)
+    pipeline = Compose(next(dataset_configs(cfg.test_dataloader.dataset)).pipeline)
     sample = pipeline(dict(filename=args.video, label=-1, start_index=0, modality='RGB'))
     with torch.no_grad():
         (result,) = model.to(args.device).eval().test_step(pseudo_collate([sample]))
     return result.pred_score.cpu()
 
 
-def frames(reader, at_once=64):
+def frames(reader, path, at_once=64):
     """All frames, cut to even sides as H.264 wants them."""
     for start in range(0, len(reader), at_once):
-        for frame in reader.read(range(start, min(start + at_once, len(reader)))):
+        indices = range(start, min(start + at_once, len(reader)))
+        for frame in read_frames(reader, path, indices):
             height, width = frame.shape[:2]
             yield frame[: height // 2 * 2, : width // 2 * 2].copy()
 
@@ -65,7 +65,7 @@ def write(source, target, lines):
     with av.open(str(target), 'w') as container:
         stream = container.add_stream('libx264', rate=round(reader.fps) or 25)
         stream.pix_fmt = 'yuv420p'
-        for frame in frames(reader):
+        for frame in frames(reader, source):
             scale = max(0.3, min(frame.shape[:2]) / 600)
             for row, line in enumerate(lines, start=1):
                 place = round(12 * scale), round(34 * scale * row)
@@ -82,6 +82,14 @@ def main():
     cfg = config_with_options(args.config, args.cfg_options)
     if cfg.default_scope != 'mmaction':
         raise UserError(f'{args.config} is no config of a video classifier of mmaction2')
+    source = Path(args.video)
+    target = Path(args.out or source.with_name(f'{source.stem}_demo.mp4'))
+    if target.suffix != '.mp4':
+        raise UserError(f'--out must end in .mp4, got {target}')
+    if target.resolve() == source.resolve():
+        raise UserError(f'--out {target} is the video itself; name another file')
+    if args.topk < 1:
+        raise UserError(f'--topk must be at least 1, got {args.topk}')
     names = Path(args.labels).read_text().splitlines() if args.labels else []
     try:
         scores = classify(args, cfg)
@@ -94,8 +102,6 @@ def main():
         for value, index in zip(values.tolist(), classes.tolist(), strict=True):
             lines.append(f'{names[index] if names else f"class {index}"}: {value:.3f}')
         print('\n'.join(lines))
-        source = Path(args.video)
-        target = Path(args.out or source.with_name(f'{source.stem}_demo.mp4'))
         write(args.video, target, lines)
     except UnreadableVideo as error:
         raise UserError(f'cannot read the video {error}') from error
