@@ -20,8 +20,8 @@ __all__ = [
     'UserError',
     'categories_differ',
     'check_data',
-    'dataset_configs',
     'explain',
+    'leaves',
     'told_in_a_sentence',
     'why_empty',
 ]
@@ -157,17 +157,18 @@ def _datasets(cfg: Any, kinds: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     """The data sets of the loaders of some kinds, each with its loader's name."""
     for kind in kinds:
         loader = cfg.get(f'{kind}_dataloader') or {}
-        for dataset in dataset_configs(loader.get('dataset') or {}):
+        for dataset in leaves(loader.get('dataset') or {}):
             yield f'{kind}_dataloader', dataset
 
 
-def dataset_configs(dataset: Any) -> Iterator[Any]:
-    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
-    inner = dataset.get('datasets') or ([dataset['dataset']] if 'dataset' in dataset else [])
-    for item in inner:
-        yield from dataset_configs(item)
+def leaves(dataset: Any) -> Iterator[Any]:
+    """The data sets, or the configs of them, inside wrappers such as ConcatDataset."""
+    inner = getattr(dataset, 'datasets', None) or getattr(dataset, 'dataset', None)
     if not inner:
         yield dataset
+        return
+    for item in inner if isinstance(inner, (list, tuple)) else [inner]:
+        yield from leaves(item)
 
 
 def _folders(dataset: Any) -> dict[str, str]:

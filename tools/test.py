@@ -11,7 +11,7 @@ from mmswinv2.engine.launch import (
     load_config,
     run,
 )
-from mmswinv2.errors import UserError, dataset_configs, told_in_a_sentence
+from mmswinv2.errors import UserError, leaves, told_in_a_sentence
 
 
 def parse_args():
@@ -78,7 +78,7 @@ def set_format_only(cfg, out):
     if isinstance(evaluators, (list, tuple)):
         cfg.test_evaluator = evaluators[0]  # that of --out
     cfg.test_evaluator['format_only'] = True
-    for dataset in dataset_configs(cfg.test_dataloader.dataset):
+    for dataset in leaves(cfg.test_dataloader.dataset):
         dataset.get('data_prefix', {}).pop('seg_map_path', None)
         dataset.pipeline = without_annotations(dataset.pipeline)
 
@@ -98,7 +98,7 @@ def without_annotations(steps):
 
 
 def set_tta(cfg):
-    datasets = list(dataset_configs(cfg.test_dataloader.dataset))
+    datasets = list(leaves(cfg.test_dataloader.dataset))
     if cfg.default_scope == 'mmdet' and 'tta_model' not in cfg:
         set_flip_tta(cfg, datasets[0].pipeline)
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:

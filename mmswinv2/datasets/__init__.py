@@ -4,17 +4,10 @@
 """
 
 from .instaboost import InstaBoost
-from .labels import check_video_labels, leaves
+from .labels import check_video_labels
 from .seg_maps import SegMapGuard, guard_seg_maps, has_seg_maps, want_seg_maps
-from .video_transforms import (
-    FiveCrop,
-    ShuffleFrames,
-    UnreadableVideo,
-    VideoDecode,
-    VideoInit,
-    open_video,
-    read_frames,
-)
+from .video_files import UnreadableVideo, open_video, write_video
+from .video_transforms import FiveCrop, ShuffleFrames, VideoDecode, VideoInit
 
 __all__ = [
     'FiveCrop',
@@ -27,8 +20,7 @@ __all__ = [
     'check_video_labels',
     'guard_seg_maps',
     'has_seg_maps',
-    'leaves',
     'open_video',
-    'read_frames',
     'want_seg_maps',
+    'write_video',
 ]

@@ -1,26 +1,15 @@
-"""Data sets inside others, and labels of videos against the classes of the model."""
+"""Labels of videos against the classes of the model."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 from mmengine.logging import print_log
 
 from ..errors import UserError
 
-__all__ = ['check_video_labels', 'leaves']
-
-
-def leaves(dataset: Any) -> Iterator[Any]:
-    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
-    inner = getattr(dataset, 'datasets', None) or getattr(dataset, 'dataset', None)
-    if not inner:
-        yield dataset
-        return
-    for item in inner if isinstance(inner, (list, tuple)) else [inner]:
-        yield from leaves(item)
+__all__ = ['check_video_labels']
 
 
 def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:

@@ -115,7 +115,7 @@ def want_seg_maps(dataset: Any, where: str) -> None:
     """
     infos = (dataset.get_data_info(i) for i in range(len(dataset)))
     paths = [info['seg_map_path'] for info in infos if 'seg_map_path' in info]
-    if dataset.backend_args or any('://' in path for path in paths[:1]):
+    if dataset.backend_args or (paths and '://' in paths[0]):
         return  # not on this disk
     if missing := [path for path in paths if not Path(path).exists()]:
         raise UserError(

@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 
 from ..errors import UserError
 from ..registry import DATASETS
-from .video_transforms import UnreadableVideo, open_video
+from .video_files import UnreadableVideo, open_video
 
 __all__ = ['VideoDataset']
 
@@ -92,21 +92,23 @@ class VideoDataset(MMActionVideoDataset):
             try:
                 reader = open_video(video['filename'])
                 reader.read([0, len(reader) - 1])
-            except Exception as error:
+            except UnreadableVideo as error:
                 return str(error)
             return None
 
         with ThreadPool(8) as pool:
-            reasons = pool.map(look, [dict(v) for v in videos])
-        kept = [v for v, reason in zip(videos, reasons, strict=True) if reason is None]
+            reasons = pool.map(look, videos)
+        kept = []
+        for video, reason in zip(videos, reasons, strict=True):
+            if reason is None:
+                kept.append(video)
+            else:
+                _warn(f'left out the video {video["filename"]}: {reason}')
         if not kept:
             raise UserError(
                 f'{self.ann_file}: none of the {len(videos)} videos can be read, the first: '
                 f'{reasons[0]}'
             )
-        for video, reason in zip(videos, reasons, strict=True):
-            if reason is not None:
-                _warn(f'left out the video {video["filename"]}: {reason}')
         if len(kept) < len(videos):
             _warn(f'{len(videos) - len(kept)} of {len(videos)} videos cannot be read; scores are '
                   f'those of the other {len(kept)}')  # fmt: skip

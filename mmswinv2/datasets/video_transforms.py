@@ -1,125 +1,17 @@
-"""Reading video files, and the five crops of the paper's test on Kinetics-400."""
+"""Frames of a video in a pipeline, and the five crops of the paper's test on Kinetics-400."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from mmcv.transforms import BaseTransform
 
 from ..errors import UserError
 from ..registry import TRANSFORMS
+from .video_files import open_video
 
-__all__ = [
-    'FiveCrop',
-    'ShuffleFrames',
-    'UnreadableVideo',
-    'VideoDecode',
-    'VideoInit',
-    'open_video',
-    'read_frames',
-]
-
-
-class UnreadableVideo(Exception):
-    """A video file that no decoder can read; says which and why."""
-
-
-class _PyAVReader:
-    """Frames of a file by PyAV, with the part of decord's interface that is needed here."""
-
-    def __init__(self, path: str) -> None:
-        import av
-
-        self.path = path
-        with av.open(path) as container:
-            stream = container.streams.video[0]
-            self.fps = float(stream.average_rate or 0)
-            # not every container says how many frames it has
-            self.frames = stream.frames or sum(1 for _ in container.decode(stream))
-
-    def __len__(self) -> int:
-        return self.frames
-
-    def read(self, indices: Sequence[int]) -> np.ndarray:
-        import av
-
-        indices = [int(i) for i in indices]
-        wanted, found = set(indices), {}
-        with av.open(self.path) as container:
-            for i, frame in enumerate(container.decode(video=0)):
-                if i in wanted:
-                    # turned as the file asks, which decord does by itself
-                    image = frame.to_ndarray(format='rgb24')
-                    found[i] = np.rot90(image, round(frame.rotation / 90))
-                if i >= max(wanted):
-                    break
-        if missing := wanted - found.keys():
-            raise EOFError(f'frame {min(missing)} of {self.frames} is missing')
-        return np.stack([found[i] for i in indices])
-
-
-class _DecordReader:
-    def __init__(self, path: str, num_threads: int) -> None:
-        import decord
-
-        self.reader = decord.VideoReader(path, num_threads=num_threads)
-        self.fps = float(self.reader.get_avg_fps())
-
-    def __len__(self) -> int:
-        return len(self.reader)
-
-    def read(self, indices: Sequence[int]) -> np.ndarray:
-        return self.reader.get_batch(indices).asnumpy()
-
-
-def open_video(path: str, num_threads: int = 1) -> Any:
-    """Open a video with decord, or with PyAV where decord is not installed or fails.
-
-    Args:
-        path: the file.
-        num_threads: threads of decord.
-
-    Returns:
-        A reader with ``len()``, ``fps`` and ``read(indices) -> (N, H, W, 3)``, uint8 RGB.
-
-    Raises:
-        UnreadableVideo: if neither can open it, or it has no frames.
-    """
-    reasons = []
-    for kind in (lambda: _DecordReader(path, num_threads), lambda: _PyAVReader(path)):
-        try:
-            reader = kind()
-        except Exception as error:  # decord's errors have no common class
-            reasons.append(_first_line(error))
-            continue
-        if len(reader):
-            return reader
-        reasons.append('no frames')
-    raise UnreadableVideo(f'{path}: {"; ".join(reasons)}')
-
-
-def read_frames(reader: Any, path: str, indices: Sequence[int]) -> np.ndarray:
-    """Frames (N, H, W, 3), uint8 RGB; by PyAV where the reader fails in the middle of a file.
-
-    Raises:
-        UnreadableVideo: if a frame cannot be had.
-    """
-    try:
-        return reader.read(indices)
-    except Exception as error:
-        try:
-            return _PyAVReader(path).read(indices)
-        except Exception as second:
-            reasons = f'{_first_line(error)}; {_first_line(second)}'
-            raise UnreadableVideo(f'{path}: {reasons}') from second
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+__all__ = ['FiveCrop', 'ShuffleFrames', 'VideoDecode', 'VideoInit']
 
 
 @TRANSFORMS.register_module()
@@ -153,7 +45,7 @@ class VideoDecode(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Raise `UnreadableVideo` if a frame cannot be had."""
         indices = np.asarray(results['frame_inds']).reshape(-1)
-        frames = read_frames(results.pop('video_reader'), results['filename'], indices)
+        frames = results.pop('video_reader').read(indices)
         results.update(imgs=list(frames), frame_inds=indices)
         results['original_shape'] = results['img_shape'] = frames.shape[1:3]
         return results
@@ -209,6 +101,6 @@ class ShuffleFrames(BaseTransform):
         length = results['clip_len']
         seed = zlib.crc32(str(results.get('filename')).encode())
         order = np.random.default_rng(seed).permutation(length)
-        results['frame_inds'] = np.asarray(results['frame_inds']).reshape(-1, length)[:, order]
-        results['frame_inds'] = results['frame_inds'].reshape(-1)
+        clips = np.asarray(results['frame_inds']).reshape(-1, length)
+        results['frame_inds'] = clips[:, order].reshape(-1)
         return results

@@ -11,8 +11,8 @@ from mmengine.model import is_model_wrapper
 from torch import nn
 
 from ..checkpoints import fetch, load_but
-from ..datasets import check_video_labels, guard_seg_maps, has_seg_maps, leaves, want_seg_maps
-from ..errors import UserError, categories_differ
+from ..datasets import check_video_labels, guard_seg_maps, has_seg_maps, want_seg_maps
+from ..errors import UserError, categories_differ, leaves
 from ..registry import HOOKS
 
 __all__ = ['CheckDatasetHook', 'LoadCheckpointHook']

@@ -14,7 +14,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from mmswinv2 import compat
 from mmswinv2.datasets import FiveCrop, ShuffleFrames, VideoDecode, VideoInit, check_video_labels
-from mmswinv2.datasets import video_transforms as video
+from mmswinv2.datasets import video_files as video
 from mmswinv2.engine import CheckDatasetHook
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import ROOT
@@ -106,6 +106,13 @@ def test_pyav_where_decord_fails(motion, tmp_path, monkeypatch):
     assert results['img_shape'] == results['original_shape'] == (48, 48)
     monkeypatch.setitem(sys.modules, 'decord', None)  # as if it were not installed
     assert isinstance(video.open_video(str(tmp_path / 'a.mp4')), video._PyAVReader)
+
+
+def test_what_pyav_alone_can_read_is_not_left_out(motion, copy):
+    for i in range(6):
+        clip = motion.draw('left', 48, 8, np.random.default_rng(i))
+        motion.encode(copy / f'videos_val/0000{i}.mp4', clip)
+    assert len(build(copy, 'val', skip_unreadable=True)) == 6
 
 
 def test_a_clip_shorter_than_asked_for_loops(clips):

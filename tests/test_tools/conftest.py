@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -36,6 +37,21 @@ def shapes(tool, tmp_path_factory):
     made = tool('dataset_converters/make_shapes.py', folder, '--train=8', '--val=4', '--size=96')
     assert made.returncode == 0, made.stderr
     return folder
+
+
+@pytest.fixture(scope='session')
+def clips(tool, tmp_path_factory):
+    """A data set of 12 + 6 small clips."""
+    folder = tmp_path_factory.mktemp('data') / 'motion'
+    made = tool('dataset_converters/make_motion.py', folder, '--train=12', '--val=6')
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+def scores(work_dir):
+    """What the one evaluation in a work dir gave."""
+    (metrics,) = [p for p in work_dir.glob('*/*.json') if p.stem == p.parent.name]
+    return json.loads(metrics.read_text())
 
 
 @pytest.fixture(scope='session')

@@ -1,6 +1,5 @@
 """Segmentors through the tools: scores, label maps, pictures, test-time augmentation, mistakes."""
 
-import json
 import re
 import shutil
 
@@ -10,7 +9,7 @@ import torch
 from PIL import Image
 
 from mmswinv2.checkpoints import read_checkpoint
-from tests.test_tools.conftest import ROOT
+from tests.test_tools.conftest import ROOT, scores
 from tests.test_tools.test_bad_input import sentence
 
 SHAPES = 'configs/segmentation/swinv2-nano_upernet_shapes.py'
@@ -55,11 +54,6 @@ def evaluate(tool, segmentor, ade):
         )  # fmt: skip
 
     return run
-
-
-def scores(work_dir):
-    (metrics,) = [p for p in work_dir.glob('*/*.json') if p.stem == p.parent.name]
-    return json.loads(metrics.read_text())
 
 
 def maps(folder):

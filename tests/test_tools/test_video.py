@@ -1,6 +1,5 @@
 """Video classifiers through the tools: training, scores, dumps, bad files, the demo's tools."""
 
-import json
 import pickle
 import re
 import shutil
@@ -9,18 +8,11 @@ import av
 import numpy as np
 import pytest
 
+from tests.test_tools.conftest import scores
 from tests.test_tools.test_bad_input import sentence
 
 MOTION = 'configs/video/video-swinv2-nano_motion.py'
 SMALL = ('train_dataloader.dataset.pipeline.1.clip_len=4', 'default_hooks.logger.interval=1')
-
-
-@pytest.fixture(scope='session')
-def clips(tool, tmp_path_factory):
-    root = tmp_path_factory.mktemp('data') / 'motion'
-    made = tool('dataset_converters/make_motion.py', root, '--train=12', '--val=6')
-    assert made.returncode == 0, made.stderr
-    return root
 
 
 @pytest.fixture(scope='session')
@@ -47,8 +39,7 @@ def evaluate(tool, classifier, clips):
 def test_scores_and_dump(evaluate, tmp_path):
     run = evaluate(tmp_path, '--dump', tmp_path / 'scores.pkl')
     assert run.returncode == 0, run.stderr
-    (path,) = [p for p in tmp_path.glob('*/*.json') if p.stem == p.parent.name]
-    found = json.loads(path.read_text())
+    found = scores(tmp_path)
     with (tmp_path / 'scores.pkl').open('rb') as file:
         dumped = pickle.load(file)
     hits = [int(d['pred_score'].argmax() == d['gt_label'].item()) for d in dumped]

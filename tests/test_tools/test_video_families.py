@@ -14,14 +14,6 @@ STHV2 = 'b-p244-w16x8x8_8xb8-amp-60e_sthv2-rgb-256'
 SIDE = 48
 
 
-@pytest.fixture(scope='module')
-def clips(tool, tmp_path_factory):
-    root = tmp_path_factory.mktemp('data') / 'motion'
-    made = tool('dataset_converters/make_motion.py', root, '--train=12', '--val=6')
-    assert made.returncode == 0, made.stderr
-    return root
-
-
 def shrink(name, root, path):
     """Write a recipe with the nano variant, clips of 8 frames of 48x48, and one epoch."""
     cfg = Config.fromfile(ROOT / f'configs/video/video-swinv2-{name}.py')

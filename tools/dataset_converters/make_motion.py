@@ -13,11 +13,11 @@ import shutil
 import time
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 from make_shapes import coverage, outline
 
+from mmswinv2.datasets import write_video
 from mmswinv2.errors import UserError, told_in_a_sentence
 
 MOTIONS = ('left', 'right', 'up', 'down', 'growing', 'turning')
@@ -72,14 +72,7 @@ def draw(motion, size, frames, rng):
 
 
 def encode(path, clip):
-    with av.open(str(path), 'w') as container:
-        stream = container.add_stream('libx264', rate=FPS, options={'crf': '18'})
-        stream.height, stream.width = clip.shape[1:3]
-        stream.pix_fmt = 'yuv420p'
-        stream.codec_context.thread_count = 1
-        for frame in clip:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
-        container.mux(stream.encode())
+    write_video(path, clip, FPS, {'crf': '18'})
 
 
 def write_split(out, split, count, size, frames, seed):

@@ -13,9 +13,9 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmengine.utils import track_iter_progress
 
 from mmswinv2 import compat
-from mmswinv2.datasets import guard_seg_maps, has_seg_maps, leaves
+from mmswinv2.datasets import guard_seg_maps, has_seg_maps
 from mmswinv2.engine.launch import config_with_options
-from mmswinv2.errors import UserError, check_data, told_in_a_sentence
+from mmswinv2.errors import UserError, check_data, leaves, told_in_a_sentence
 
 
 def parse_args():

@@ -32,8 +32,9 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('scores', nargs='+', metavar='NAME=SCORES.pkl')
-    width = max(len(item.split('=')[0]) for item in parser.parse_args().scores)
-    for item in parser.parse_args().scores:
+    scores = parser.parse_args().scores
+    width = max(len(item.split('=')[0]) for item in scores)
+    for item in scores:
         name, separator, path = item.partition('=')
         if not separator:
             raise UserError(f'{item!r} is not NAME=SCORES.pkl')

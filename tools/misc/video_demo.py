@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-import av
 import cv2
 import torch
 from mmengine.config import DictAction
@@ -11,9 +10,9 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import MODELS, init_default_scope
 
 from mmswinv2.checkpoints import read_checkpoint
-from mmswinv2.datasets import UnreadableVideo, open_video, read_frames
+from mmswinv2.datasets import UnreadableVideo, open_video, write_video
 from mmswinv2.engine.launch import config_with_options
-from mmswinv2.errors import UserError, dataset_configs, told_in_a_sentence
+from mmswinv2.errors import UserError, leaves, told_in_a_sentence
 
 
 def parse_args():
@@ -43,38 +42,26 @@ def classify(args, cfg):
         raise UserError(
             f'{args.checkpoint} does not fit the model of the config: {error}'
         ) from error
-    pipeline = Compose(next(dataset_configs(cfg.test_dataloader.dataset)).pipeline)
+    pipeline = Compose(next(leaves(cfg.test_dataloader.dataset)).pipeline)
     sample = pipeline(dict(filename=args.video, label=-1, start_index=0, modality='RGB'))
     with torch.no_grad():
         (result,) = model.to(args.device).eval().test_step(pseudo_collate([sample]))
     return result.pred_score.cpu()
 
 
-def frames(reader, path, at_once=64):
-    """All frames, cut to even sides as H.264 wants them."""
+def annotated(reader, lines, at_once=64):
+    """All frames with lines of text in their corner, cut to even sides as H.264 wants them."""
     for start in range(0, len(reader), at_once):
-        indices = range(start, min(start + at_once, len(reader)))
-        for frame in read_frames(reader, path, indices):
-            height, width = frame.shape[:2]
-            yield frame[: height // 2 * 2, : width // 2 * 2].copy()
-
-
-def write(source, target, lines):
-    """The video with lines of text in its corner, in H.264."""
-    reader = open_video(source)
-    with av.open(str(target), 'w') as container:
-        stream = container.add_stream('libx264', rate=round(reader.fps) or 25)
-        stream.pix_fmt = 'yuv420p'
-        for frame in frames(reader, source):
-            scale = max(0.3, min(frame.shape[:2]) / 600)
+        for frame in reader.read(range(start, min(start + at_once, len(reader)))):
+            height, width = (side // 2 * 2 for side in frame.shape[:2])
+            frame = frame[:height, :width].copy()
+            scale = max(0.3, min(height, width) / 600)
             for row, line in enumerate(lines, start=1):
                 place = round(12 * scale), round(34 * scale * row)
-                for colour, width in ((0, 0, 0), 3), ((255, 255, 255), 1):
-                    cv2.putText(frame, line, place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, width,
+                for colour, stroke in ((0, 0, 0), 3), ((255, 255, 255), 1):
+                    cv2.putText(frame, line, place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, stroke,
                                 cv2.LINE_AA)  # fmt: skip
-            stream.height, stream.width = frame.shape[:2]
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
-        container.mux(stream.encode())
+            yield frame
 
 
 def main():
@@ -102,7 +89,8 @@ def main():
         for value, index in zip(values.tolist(), classes.tolist(), strict=True):
             lines.append(f'{names[index] if names else f"class {index}"}: {value:.3f}')
         print('\n'.join(lines))
-        write(args.video, target, lines)
+        reader = open_video(args.video)
+        write_video(target, annotated(reader, lines), round(reader.fps) or 25)
     except UnreadableVideo as error:
         raise UserError(f'cannot read the video {error}') from error
     print(f'written to {target}')
