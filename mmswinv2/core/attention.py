@@ -112,6 +112,8 @@ class WindowAttention(nn.Module):
         pretrained_window: see `ContinuousPositionBias`.
         attn_drop: dropout of the probabilities.
         proj_drop: dropout of the output.
+        windows_at_once: at most so many windows attend at a time, which bounds the memory of their
+            scores where no fused kernel fits; ``None``: all windows of one shape.
     """
 
     def __init__(
@@ -121,10 +123,12 @@ class WindowAttention(nn.Module):
         pretrained_window: tuple[int, ...],
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
+        windows_at_once: int | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.attn_drop = attn_drop
+        self.windows_at_once = windows_at_once
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(dim))
         self.v_bias = nn.Parameter(torch.zeros(dim))
@@ -151,11 +155,12 @@ class WindowAttention(nn.Module):
         out = []
         chunks = qkv.split(grid.tokens_per_group)
         for chunk, (shape, count) in zip(chunks, grid.groups, strict=True):
-            # (W * N, 3 C) -> (3, W, h, N, d)
-            heads = chunk.view(count, math.prod(shape), 3, self.num_heads, -1)
-            q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)
-            q = (cosine_directions(q) * scale).to(v.dtype)
-            k = cosine_directions(k).to(v.dtype)
-            attended = window_attention(q, k, v, expand(table, shape), dropout)
-            out.append(attended.transpose(1, 2).reshape(len(chunk), -1))  # (W * N, C)
+            bias = expand(table, shape)
+            windows = chunk.view(count, math.prod(shape), 3, self.num_heads, -1)
+            for some in windows.split(self.windows_at_once or count):
+                q, k, v = some.permute(2, 0, 3, 1, 4).unbind(0)  # (W, h, N, d)
+                q = (cosine_directions(q) * scale).to(v.dtype)
+                k = cosine_directions(k).to(v.dtype)
+                attended = window_attention(q, k, v, bias, dropout)
+                out.append(attended.transpose(1, 2).flatten(2).flatten(0, 1))  # (W * N, C)
         return self.proj_drop(self.proj(torch.cat(out)))

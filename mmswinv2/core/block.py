@@ -61,6 +61,7 @@ class Block(nn.Module):
         attn_drop: dropout of the attention probabilities.
         drop_path: rate of stochastic depth.
         extra_norm: whether a LayerNorm on the main branch follows (key `enorm`).
+        windows_at_once: see `WindowAttention`.
     """
 
     def __init__(
@@ -75,11 +76,14 @@ class Block(nn.Module):
         attn_drop: float = 0.0,
         drop_path: float = 0.0,
         extra_norm: bool = False,
+        windows_at_once: int | None = None,
     ) -> None:
         super().__init__()
         self.window = window
         self.shift = tuple(m // 2 if shifted else 0 for m in window)
-        self.attn = WindowAttention(dim, num_heads, pretrained_window, attn_drop, drop)
+        self.attn = WindowAttention(
+            dim, num_heads, pretrained_window, attn_drop, drop, windows_at_once
+        )
         self.norm1 = LayerNorm(dim)
         self.mlp = MLP(dim, int(dim * mlp_ratio), drop)
         self.norm2 = LayerNorm(dim)

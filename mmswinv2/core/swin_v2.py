@@ -11,25 +11,31 @@ from torch.utils.checkpoint import checkpoint
 
 from .block import Block
 from .patches import LayerNorm, PatchEmbed, PatchMerging
-from .tuples import IntOrInts, per_axis, per_stage
+from .tuples import IntOrInts, one_each, per_axis, per_stage
 from .variants import Variant, get_variant
 
 __all__ = ['Stage', 'SwinV2']
 
 
 class Stage(nn.Module):
-    """Blocks of one resolution; every second one is shifted. `downsample` follows, if any."""
+    """Blocks of one resolution; every second one is shifted. `downsample` follows, if any.
 
-    def __init__(self, blocks: Sequence[Block], downsample: PatchMerging | None, with_cp: bool):
+    In training, the first `recomputed` blocks keep their input alone for backward.
+    """
+
+    def __init__(
+        self, blocks: Sequence[Block], downsample: PatchMerging | None, recomputed: int
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.downsample = downsample
-        self.with_cp = with_cp
+        self.recomputed = recomputed
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, *S, C) -> (B, *S, C)``, before merging."""
-        for block in self.blocks:
-            if self.with_cp and self.training and torch.is_grad_enabled():
+        keeps_graph = self.training and torch.is_grad_enabled()
+        for j, block in enumerate(self.blocks):
+            if keeps_graph and j < self.recomputed:
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x)
@@ -55,7 +61,13 @@ class SwinV2(nn.Module):
         attn_drop_rate: dropout of attention probabilities.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
         out_indices: stages to return.
-        with_cp: recompute the blocks' activations in backward.
+        with_cp: recompute the blocks' activations in backward (activation checkpointing, paper,
+            section 3.5); a bool, or one per stage.
+        checkpoint_blocks: where `with_cp` holds, only the first so many blocks of the stage; an
+            int, or one per stage. ``None``: all.
+        windows_at_once: at most so many windows attend at a time (sequential self-attention,
+            paper, section 3.5); an int, or one per stage, ``None`` for all at once.
+        extra_norm_every_n_blocks: see `variants.Variant`; ``None``: as `arch` has it.
 
     Raises:
         ValueError: if an argument has the wrong length or value.
@@ -74,10 +86,13 @@ class SwinV2(nn.Module):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         out_indices: Sequence[int] = (0, 1, 2, 3),
-        with_cp: bool = False,
+        with_cp: bool | Sequence[bool] = False,
+        checkpoint_blocks: int | Sequence[int] | None = None,
+        windows_at_once: int | Sequence[int | None] | None = None,
+        extra_norm_every_n_blocks: int | None = None,
     ) -> None:
         super().__init__()
-        variant = get_variant(arch)
+        variant = get_variant(arch, extra_norm_every_n_blocks)
         ndim, num_stages = len(patch_size), len(variant.depths)
         if ndim not in (2, 3):
             raise ValueError(f'patch_size must have 2 or 3 entries, got {patch_size!r}')
@@ -108,6 +123,14 @@ class SwinV2(nn.Module):
         self.pos_drop = nn.Dropout(drop_rate)
         rates = torch.linspace(0, drop_path_rate, sum(self.depths), device='cpu').tolist()
         every = variant.extra_norm_every
+        recomputed = _recomputed_blocks(self.depths, with_cp, checkpoint_blocks)
+        at_once = one_each(windows_at_once, num_stages, 'windows_at_once')
+        for n in at_once:
+            if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+                raise ValueError(
+                    f'windows_at_once must be at least 1, or None for no bound, got '
+                    f'{windows_at_once!r}'
+                )
         self.layers = nn.ModuleList()
         for i, dim in enumerate(self.num_features):
             blocks = [
@@ -122,11 +145,12 @@ class SwinV2(nn.Module):
                     attn_drop=attn_drop_rate,
                     drop_path=rates.pop(0),
                     extra_norm=bool(every) and (j + 1) % every == 0,
+                    windows_at_once=at_once[i],
                 )
                 for j in range(self.depths[i])
             ]
             merging = PatchMerging(dim, stride) if i < num_stages - 1 else None
-            self.layers.append(Stage(blocks, merging, with_cp))
+            self.layers.append(Stage(blocks, merging, recomputed[i]))
         for i in self.out_indices:
             self.add_module(f'norm{i}', LayerNorm(self.num_features[i]))
         self.reset_parameters()
@@ -161,3 +185,31 @@ class SwinV2(nn.Module):
                 break
             x = stage.get_submodule('downsample')(x)
         return tuple(outs)
+
+
+def _recomputed_blocks(
+    depths: tuple[int, ...],
+    with_cp: bool | Sequence[bool],
+    checkpoint_blocks: int | Sequence[int] | None,
+) -> list[int]:
+    """Blocks at the start of each stage whose activations are recomputed."""
+    wanted = one_each(with_cp, len(depths), 'with_cp')
+    if bad := [flag for flag in wanted if not isinstance(flag, bool)]:
+        raise ValueError(
+            f'with_cp must be True or False, or one of them per stage, got {bad[0]!r}; '
+            'checkpoint_blocks=N takes the first N blocks of a stage'
+        )
+    if checkpoint_blocks is None:
+        limits: Sequence[int] = depths
+    else:
+        limits = one_each(checkpoint_blocks, len(depths), 'checkpoint_blocks')
+        if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in limits):
+            raise ValueError(
+                f'checkpoint_blocks must be numbers of blocks from 0, got {checkpoint_blocks!r}'
+            )
+        if not any(wanted):
+            raise ValueError(
+                f'checkpoint_blocks={checkpoint_blocks!r} says how many blocks to recompute, and '
+                'with_cp is False everywhere; set with_cp=True'
+            )
+    return [n if flag else 0 for n, flag in zip(limits, wanted, strict=True)]

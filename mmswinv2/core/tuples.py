@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
-__all__ = ['IntOrInts', 'per_axis', 'per_stage']
+__all__ = ['IntOrInts', 'one_each', 'per_axis', 'per_stage']
 
 IntOrInts = int | Sequence[int]
+T = TypeVar('T')
 
 
 def per_axis(value: IntOrInts, ndim: int, name: str, minimum: int = 1) -> tuple[int, ...]:
@@ -50,3 +52,16 @@ def per_stage(
     else:
         raise ValueError(message)
     return tuple(per_axis(v, ndim, f'{name}[{i}]') for i, v in enumerate(stages))
+
+
+def one_each(value: T | Sequence[T], num_stages: int, name: str) -> tuple[T, ...]:
+    """Return `value` as one entry per stage: ``True, 4 -> (True, True, True, True)``.
+
+    Raises:
+        ValueError: if a sequence has another length than `num_stages`.
+    """
+    if not isinstance(value, Sequence):
+        return (value,) * num_stages
+    if len(value) != num_stages:
+        raise ValueError(f'{name} must be one value or {num_stages} (one per stage), got {value!r}')
+    return tuple(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 __all__ = ['SHORT', 'VARIANTS', 'Variant', 'get_variant']
@@ -17,8 +17,9 @@ class Variant:
         embed_dims: channels C of the first stage; every later stage doubles them.
         depths: blocks per stage.
         num_heads: attention heads per stage.
-        extra_norm_every: a LayerNorm on the main branch after every so many blocks of a stage
-            (0: none). The paper has it in H and G, every 6 blocks.
+        extra_norm_every: a LayerNorm on the main branch after every so many blocks, counted in
+            each stage as in the authors' downstream code (0: none). The paper has it in H and G,
+            every 6 blocks; where exactly is not published.
     """
 
     embed_dims: int
@@ -46,16 +47,32 @@ SHORT = {name[0]: name for name in VARIANTS if name != 'nano'}
 _REQUIRED = ('embed_dims', 'depths', 'num_heads')
 
 
-def get_variant(arch: str | Mapping[str, Any]) -> Variant:
+def get_variant(
+    arch: str | Mapping[str, Any], extra_norm_every_n_blocks: int | None = None
+) -> Variant:
     """Look a variant up by name (``'tiny'`` or ``'t'``) or make one from a dict.
 
     Args:
         arch: a name, or a dict with ``embed_dims``, ``depths``, ``num_heads`` and, if wanted,
             ``extra_norm_every`` (``extra_norm_every_n_blocks`` as in mmpretrain is the same).
+        extra_norm_every_n_blocks: another `Variant.extra_norm_every` than the variant's.
 
     Raises:
         ValueError: if the name is unknown, a key is missing or unknown, or the numbers disagree.
     """
+    variant = _get_variant(arch)
+    every = extra_norm_every_n_blocks
+    if every is not None:
+        variant = replace(variant, extra_norm_every=every)
+    if not isinstance(variant.extra_norm_every, int) or variant.extra_norm_every < 0:
+        raise ValueError(
+            f'extra_norm_every_n_blocks must be a number of blocks, or 0 for none, got '
+            f'{variant.extra_norm_every!r}'
+        )
+    return variant
+
+
+def _get_variant(arch: str | Mapping[str, Any]) -> Variant:
     if isinstance(arch, str):
         name = arch.lower()
         name = SHORT.get(name, name)

@@ -136,7 +136,13 @@ class SwinTransformerV2(_Backbone):
         attn_drop_rate: dropout of attention probabilities.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
         out_indices: stages to return.
-        with_cp: recompute activations in backward to save memory.
+        with_cp: recompute activations in backward to save memory; a bool, or one per stage.
+        checkpoint_blocks: where `with_cp` holds, only the first so many blocks of the stage; an
+            int, or one per stage. ``None``: all.
+        windows_at_once: at most so many windows attend at a time; an int, or one per stage,
+            ``None`` for all at once.
+        extra_norm_every_n_blocks: a LayerNorm on the main branch after every so many blocks of a
+            stage; ``None``: as `arch` has it (6 in huge and giant).
         frozen_stages: patch embedding and this many stages are not trained; -1: none.
         norm_eval: keep norms in evaluation mode while training.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads weights of any format.
@@ -160,7 +166,10 @@ class SwinTransformerV2(_Backbone):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.1,
         out_indices: Sequence[int] = (0, 1, 2, 3),
-        with_cp: bool = False,
+        with_cp: bool | Sequence[bool] = False,
+        checkpoint_blocks: int | Sequence[int] | None = None,
+        windows_at_once: int | Sequence[int | None] | None = None,
+        extra_norm_every_n_blocks: int | None = None,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         init_cfg: dict | list[dict] | None = None,
@@ -181,6 +190,9 @@ class SwinTransformerV2(_Backbone):
             drop_path_rate=drop_path_rate,
             out_indices=out_indices,
             with_cp=with_cp,
+            checkpoint_blocks=checkpoint_blocks,
+            windows_at_once=windows_at_once,
+            extra_norm_every_n_blocks=extra_norm_every_n_blocks,
         )
 
 
@@ -209,7 +221,13 @@ class VideoSwinTransformerV2(_Backbone):
         attn_drop_rate: dropout of attention probabilities.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
         out_indices: stages to return; of a single one the map itself, as mmaction2's heads want it.
-        with_cp: recompute activations in backward to save memory.
+        with_cp: recompute activations in backward to save memory; a bool, or one per stage.
+        checkpoint_blocks: where `with_cp` holds, only the first so many blocks of the stage; an
+            int, or one per stage. ``None``: all.
+        windows_at_once: at most so many windows attend at a time; an int, or one per stage,
+            ``None`` for all at once.
+        extra_norm_every_n_blocks: a LayerNorm on the main branch after every so many blocks of a
+            stage; ``None``: as `arch` has it (6 in huge and giant).
         frozen_stages: patch embedding and this many stages are not trained; -1: none.
         norm_eval: keep norms in evaluation mode while training.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads weights of any format.
@@ -235,7 +253,10 @@ class VideoSwinTransformerV2(_Backbone):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.1,
         out_indices: Sequence[int] = (3,),
-        with_cp: bool = False,
+        with_cp: bool | Sequence[bool] = False,
+        checkpoint_blocks: int | Sequence[int] | None = None,
+        windows_at_once: int | Sequence[int | None] | None = None,
+        extra_norm_every_n_blocks: int | None = None,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         init_cfg: dict | list[dict] | None = None,
@@ -265,6 +286,9 @@ class VideoSwinTransformerV2(_Backbone):
             drop_path_rate=drop_path_rate,
             out_indices=out_indices,
             with_cp=with_cp,
+            checkpoint_blocks=checkpoint_blocks,
+            windows_at_once=windows_at_once,
+            extra_norm_every_n_blocks=extra_norm_every_n_blocks,
         )
         self.pretrained2d = pretrained2d
 

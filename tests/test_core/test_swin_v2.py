@@ -1,8 +1,12 @@
+from collections import Counter
+
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from mmswinv2.core import VARIANTS, SwinV2, get_variant
 from mmswinv2.core.block import Block, DropPath
+from mmswinv2.core.tuples import one_each
 from tests import reference
 
 TINY = dict(embed_dims=8, depths=(2, 2, 2), num_heads=(1, 2, 4), extra_norm_every=2)
@@ -118,20 +122,59 @@ def test_starts_as_the_authors_do():
         assert torch.equal(block(x), x)
 
 
-def test_checkpointing_gives_the_same_gradients():
-    grads = []
-    for with_cp in (False, True):
-        net = build(window_size=4, with_cp=with_cp).train()
-        calls = []
-        net.layers[0].blocks[0].register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
-        x = torch.randn(
-            1, 3, 40, 52, dtype=torch.double, generator=torch.Generator().manual_seed(0)
-        )
-        sum(o.sin().sum() for o in net(x)).backward()
-        grads.append([p.grad for p in net.parameters()])
-        assert len(calls) == (2 if with_cp else 1)  # it really ran again
-    for a, b in zip(*grads, strict=True):
+@pytest.mark.parametrize('axes', [IMAGE, VIDEO], ids=['2D', '3D'])
+@pytest.mark.parametrize(
+    ('options', 'recomputed'),
+    [
+        (dict(with_cp=True), [2, 2, 2, 2]),
+        (dict(with_cp=[True, True, False, False]), [2, 2, 0, 0]),
+        (dict(with_cp=True, checkpoint_blocks=1), [1, 1, 1, 1]),
+        (dict(with_cp=[True, False, True, True], checkpoint_blocks=[1, 9, 0, 9]), [1, 0, 0, 9]),
+        (dict(windows_at_once=[3, 1, None, 2]), [0, 0, 0, 0]),
+        (dict(windows_at_once=2, with_cp=True), [2, 2, 2, 2]),
+    ],
+    ids=str,
+)
+def test_saving_memory_changes_no_gradient(options, recomputed, axes):
+    results = []
+    for kwargs in ({}, options):
+        torch.manual_seed(0)
+        net = SwinV2('nano', window_size=4, drop_path_rate=0.3, **axes, **kwargs).double().train()
+        for p in net.parameters():
+            if p.ndim == 1:
+                p.data += 0.1 * torch.randn_like(p)
+        calls, attending = Counter(), Counter()
+        for name, block in net.named_modules():
+            if isinstance(block, Block):
+                block.register_forward_pre_hook(lambda *_, n=name, c=calls: c.update([n]))
+        with MostWindows(attending):
+            x = torch.randn(2, 3, *[4, 40, 52][-len(axes['patch_size']) :], dtype=torch.double)
+            outs = net(x)
+            sum(o.sin().sum() for o in outs).backward()
+        results.append((outs, [p.grad for p in net.parameters()]))
+    for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b)
+    for i, stage in enumerate(net.layers):  # it really ran again
+        again = [calls[f'layers.{i}.blocks.{j}'] == 2 for j in range(len(stage.blocks))]
+        assert again == [j < recomputed[i] for j in range(len(stage.blocks))]
+    bounds = one_each(options.get('windows_at_once'), 4, '')
+    for i, bound in enumerate(bounds):  # heads tell the stages apart
+        assert 1 <= attending[2**i] <= (bound or attending[2**i])
+    assert bounds[0] or attending[1] > 10
+
+
+class MostWindows(TorchFunctionMode):
+    """Notes the most windows that attend in one call, by number of heads."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most = most
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            windows, heads = args[0].shape[:2]
+            self.most[heads] = max(self.most[heads], windows)
+        return func(*args, **(kwargs or {}))
 
 
 def test_dropout_everywhere_it_belongs():
@@ -182,12 +225,40 @@ def test_drop_path_keeps_the_mean_and_grows_with_depth():
 
 
 @pytest.mark.parametrize(
-    ('name', 'millions'), [('tiny', 27.58), ('small', 48.96), ('base', 86.9), ('large', 195.2)]
+    ('name', 'millions', 'classes'),
+    [
+        ('tiny', 27.58, 0),
+        # these are published with the classifier
+        ('small', 50, 1000),
+        ('base', 88, 1000),
+        ('large', 197, 1000),
+        ('huge', 658, 0),
+        ('giant', 3000, 0),
+        # what the SimMIM release calls giant
+        (dict(embed_dims=448, depths=(2, 2, 18, 2), num_heads=(14, 28, 56, 112)), 1060, 0),
+    ],
+    ids=str,
 )
-def test_parameters_of_released_sizes(name, millions):
+def test_parameters_of_published_sizes(name, millions, classes):
     with torch.device('meta'):
         net = SwinV2(name, out_indices=(3,))
-    assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, rel=1e-3)
+    head = classes * (net.num_features[-1] + 1)
+    count = sum(p.numel() for p in net.parameters()) + head
+    assert count / 1e6 == pytest.approx(millions, rel=0.01)
+
+
+def test_extra_norms_are_counted_in_each_stage():
+    def places(**kwargs):
+        with torch.device('meta'):
+            net = SwinV2(out_indices=(3,), **kwargs)
+        keys = [k.split('.') for k in net.state_dict() if k.endswith('enorm.weight')]
+        return [(int(k[1]), int(k[3])) for k in keys]
+
+    assert places(arch='huge') == [(2, 5), (2, 11), (2, 17)]
+    assert places(arch='giant') == [(2, j) for j in range(5, 42, 6)]
+    assert places(arch='giant', extra_norm_every_n_blocks=21) == [(2, 20), (2, 41)]
+    assert places(arch='giant', extra_norm_every_n_blocks=0) == []
+    assert places(arch='nano', extra_norm_every_n_blocks=2) == [(i, 1) for i in range(4)]
 
 
 def test_variants_by_letter_and_by_dict():
@@ -210,6 +281,12 @@ def test_variants_by_letter_and_by_dict():
         (dict(out_indices=(1, 4)), r'out_indices \[4\] are no stages'),
         (dict(patch_size=(4,)), 'patch_size must have 2 or 3 entries'),
         (dict(out_indices=()), 'out_indices must name at least one stage'),
+        (dict(with_cp=[True]), r'with_cp must be one value or 4 \(one per stage\), got \[True\]'),
+        (dict(with_cp=3), 'with_cp must be True or False.*got 3; checkpoint_blocks=N takes'),
+        (dict(with_cp=True, checkpoint_blocks=-1), 'numbers of blocks from 0, got -1'),
+        (dict(checkpoint_blocks=2), 'with_cp is False everywhere; set with_cp=True'),
+        (dict(windows_at_once=0), 'windows_at_once must be at least 1, or None'),
+        (dict(extra_norm_every_n_blocks=-6), 'must be a number of blocks, or 0 for none, got -6'),
         (dict(drop_path_rate=1.0), 'drop_path_rate must be at least 0 and below 1, got 1.0'),
     ],
     ids=str,
