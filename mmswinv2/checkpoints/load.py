@@ -247,9 +247,10 @@ def _check_fit(report: LoadReport, model: SwinV2, state: Mapping[str, Tensor]) -
     }
     if any(problems.values()):
         parts = '; '.join(f'{k}: {len(v)}, e.g. {v[0]}' for k, v in problems.items() if v)
-        variant = model.variant
+        variant, arch = model.variant, describe(state)
         raise CheckpointError(
-            f'{report.path} does not fit the backbone ({parts}). The file is {describe(state)}; '
+            f'{report.path} does not fit the backbone ({parts}). The file is {arch}, '
+            f'which arch={arch.get("name", arch)!r} would build; '
             f'the config asks for embed_dims={variant.embed_dims}, depths={variant.depths}, '
             f'num_heads={variant.num_heads}, extra_norm_every={variant.extra_norm_every} '
             f'on {model.patch_embed.proj.in_channels} input channels{_hint(model, state)}'

@@ -55,6 +55,39 @@ def test_prefix_is_found_and_the_rest_reported(save, prefix):
     assert (report.prefix, report.outside) == (prefix, ['decoder.0.weight'])
 
 
+SIMMIM = dict(  # the authors' release; "giant" is not the paper's G
+    small='small',
+    base='base',
+    large='large',
+    huge=dict(embed_dims=352, depths=(2, 2, 18, 2), num_heads=(11, 22, 44, 88)),
+    giant=dict(embed_dims=448, depths=(2, 2, 18, 2), num_heads=(14, 28, 56, 112)),
+)
+
+
+@pytest.mark.filterwarnings('ignore:for .*copying from a non-meta parameter:UserWarning')
+@pytest.mark.parametrize('size', SIMMIM)
+def test_simmim_files_of_every_size(save, size):
+    with torch.device('meta'):
+        net = SwinV2(SIMMIM[size], window_size=12, out_indices=(3,))
+    state = {
+        # expanded, the zeros take no room in the file
+        'encoder.' + k.replace('norm3.', 'norm.').replace('cpb_mlp', 'rpe_mlp'): torch.zeros(
+            1
+        ).expand(v.shape)
+        for k, v in net.state_dict().items()
+    }
+    width = net.variant.embed_dims
+    state |= {'encoder.mask_token': torch.zeros(1, 1, width), 'decoder.0.bias': torch.zeros(3072)}
+    path = save({'model': state})
+    report = load_pretrained(net, path)
+    assert report.missing == [] and len(report.loaded) == len(net.state_dict())
+    assert (report.outside, report.dropped) == (['decoder.0.bias'], ['mask_token'])
+    with torch.device('meta'):
+        other = SwinV2('giant', window_size=12)
+    with pytest.raises(CheckpointError, match=f"'embed_dims': {width}.*asks for embed_dims=512"):
+        load_pretrained(other, path)
+
+
 def test_two_networks_need_a_prefix(save):
     state = {f'{p}.{k}': v for p in ('student', 'teacher') for k, v in weights().items()}
     path = save(state)
