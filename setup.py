@@ -81,6 +81,7 @@ setup(
         # and opencv-contrib-python, which stand in the way of decord2 and opencv-python.
         'video': [*ENGINE, *requirements('video')],
         'htc': requirements('htc'),
+        'scale': requirements('scale'),
         'tests': requirements('tests'),
         'mim': requirements('mminstall'),
     },

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging import print_log
+from mmengine.registry import OPTIMIZERS
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner import loops as mmengine_loops
 from mmengine.utils import digit_version
@@ -36,6 +37,7 @@ def apply() -> None:
     """Mend what needs it; calling it again changes nothing."""
     _allow_logged_scalars()
     _start_workers_late()
+    _register_optimizers_of_deepspeed()
     _make_mmaction_importable()
 
 
@@ -119,6 +121,25 @@ def _start_workers_late() -> None:
         self._iterator = _LateIterator(dataloader)
 
     iterators.__init__ = start
+
+
+def _register_optimizers_of_deepspeed() -> None:
+    """Let mmengine do without the one-bit optimizers, which DeepSpeed 0.19 has no more."""
+    from mmengine._strategy import deepspeed as strategy
+
+    if strategy.deepspeed is None or importlib.util.find_spec('deepspeed.runtime.fp16.onebit'):
+        return
+
+    def register() -> list[str]:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
+        from deepspeed.ops.lamb import FusedLamb
+
+        optimizers = (DeepSpeedCPUAdam, FusedAdam, FusedLamb)
+        for optimizer in optimizers:
+            OPTIMIZERS.register_module(module=optimizer, force=True)
+        return [optimizer.__name__ for optimizer in optimizers]
+
+    strategy.register_deepspeed_optimizers = register
 
 
 def _make_mmaction_importable() -> None:

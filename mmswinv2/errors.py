@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import inspect
 import json
 import os
@@ -65,6 +66,11 @@ def explain(error: BaseException) -> str | None:
             return _last_line(link)
         if isinstance(link, (FileNotFoundError, PermissionError)) and link.filename:
             return f'{link.filename}: {link.strerror} (MMSWINV2_TRACEBACK=1 shows who asked for it)'
+        if isinstance(link, OSError) and link.errno == errno.ENOSPC:
+            return (
+                f'the disk is full ({link}); checkpoints that were complete are as they were: make '
+                'room, and go on with --resume'
+            )
         if isinstance(link, ValueError) and _raised_here(link):
             return str(link)
         if isinstance(link, SyntaxError) and link.filename:

@@ -10,12 +10,13 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import (
     OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
 )
+from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
 from . import compat
 
-__all__ = ['DATASETS', 'HOOKS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'TRANSFORMS']
+__all__ = ['DATASETS', 'HOOKS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'STRATEGIES', 'TRANSFORMS']
 
 compat.apply()
 
@@ -28,6 +29,7 @@ MODELS = _child('model', MMENGINE_MODELS, 'mmswinv2.models')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'optimizer wrapper constructor', MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, 'mmswinv2.engine'
 )
+STRATEGIES = _child('strategy', MMENGINE_STRATEGIES, 'mmswinv2.engine')
 HOOKS = _child('hook', MMENGINE_HOOKS, 'mmswinv2.engine')
 TRANSFORMS = _child('transform', MMENGINE_TRANSFORMS, 'mmswinv2.datasets')
 # apart from the transforms, as it imports mmaction2

@@ -106,7 +106,7 @@ fi
 install_mmcv "requirements/$what.txt"
 step 'the other packages'
 pip_install -r "requirements/$what.txt" -r requirements/htc.txt -r requirements/video.txt \
-  -r requirements/tests.txt
+  -r requirements/scale.txt -r requirements/tests.txt
 pip_install -q --no-deps --force-reinstall -r requirements/nodeps.txt
 install_project
 "$bin/python" tools/misc/check_install.py

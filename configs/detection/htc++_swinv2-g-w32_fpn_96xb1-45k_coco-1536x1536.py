@@ -2,7 +2,7 @@
 # Expected: tested at 1100 with window 32, box AP 61.7, mask AP 53.3 (paper). Measured: not
 # reproduced here. `load_stage_1` wants the last checkpoint of the Objects365 config; the layers
 # that stage does not have are new, and so are the classifiers, whose classes are others.
-_base_ = 'htc++_swinv2-l-w32_fpn_16xb4-3x_coco-1536x1536.py'
+_base_ = ['htc++_swinv2-l-w32_fpn_16xb4-3x_coco-1536x1536.py', '../_base_/strategies/zero1.py']
 
 max_iters = 45000
 load_stage_1 = dict(
@@ -13,7 +13,11 @@ load_stage_1 = dict(
 custom_hooks = [load_stage_1]
 
 model = dict(
-    backbone=dict(arch='giant', init_cfg=None),
+    backbone=dict(
+        arch='giant',
+        windows_at_once=[16, 16, None, None],  # the paper's first two stages; how many: not given
+        init_cfg=None,
+    ),
     neck=[
         dict(type='mmswinv2.GlobalSelfAttention', in_channels=4096),
         dict(type='FPN', in_channels=[512, 1024, 2048, 4096], out_channels=256, num_outs=5),

@@ -1,7 +1,7 @@
 # HTC++ without mask branch, SwinV2-G, window 32, on Objects365 v2: the paper's first stage of G.
 # Expected: not given in the paper. Measured: not reproduced here. The weights of SwinV2-G were
 # never released: put your own where `checkpoint` says, pre-trained with window 12 at 192 pixels.
-_base_ = 'htc++_swinv2-l-w32_fpn_16xb4-3x_coco-1536x1536.py'
+_base_ = ['htc++_swinv2-l-w32_fpn_16xb4-3x_coco-1536x1536.py', '../_base_/strategies/zero1.py']
 
 max_iters = 67500
 data_root = 'data/Objects365/Obj365_v2/'
@@ -10,6 +10,7 @@ model = dict(
     data_preprocessor=dict(pad_mask=False, pad_seg=False, batch_augments=None),
     backbone=dict(
         arch='giant',
+        windows_at_once=[16, 16, None, None],  # the paper's first two stages; how many: not given
         init_cfg=dict(checkpoint='checkpoints/swinv2_giant_patch4_window12_192_22k-ext.pth'),
     ),
     neck=[

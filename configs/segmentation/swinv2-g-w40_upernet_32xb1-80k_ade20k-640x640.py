@@ -3,12 +3,17 @@
 # The authors released no weights of G; model.backbone.init_cfg wants a file of your own.
 # NNODES=4 NODE_RANK=0 MASTER_ADDR=... tools/dist_train.sh \
 #     configs/segmentation/swinv2-g-w40_upernet_32xb1-80k_ade20k-640x640.py 8
-_base_ = 'swinv2-l-w40_upernet_8xb8-40k_ade20k-640x640.py'
+_base_ = ['swinv2-l-w40_upernet_8xb8-40k_ade20k-640x640.py', '../_base_/strategies/zero1.py']
 
 max_iters = 80000  # 80k x batch 32
 warmup = 750
 model = dict(
-    backbone=dict(arch='giant', drop_path_rate=0.4, init_cfg=None),
+    backbone=dict(
+        arch='giant',
+        drop_path_rate=0.4,
+        windows_at_once=[16, 16, None, None],  # the paper's first two stages; how many: not given
+        init_cfg=None,
+    ),
     decode_head=dict(in_channels=[512, 1024, 2048, 4096]),
     auxiliary_head=dict(in_channels=2048),
 )

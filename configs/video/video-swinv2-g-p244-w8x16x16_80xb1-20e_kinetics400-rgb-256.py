@@ -8,6 +8,7 @@ _base_ = [
     '../_base_/datasets/kinetics400.py',
     '../_base_/schedules/video_30e.py',
     '../_base_/default_runtime_video.py',
+    '../_base_/strategies/zero1.py',
 ]
 
 max_epochs = 20
@@ -18,6 +19,7 @@ model = dict(
         pretrained_window_sizes=[(8, 12, 12), (8, 12, 12), (8, 12, 12), (8, 6, 6)],
         drop_path_rate=0.4,  # not given in the paper
         with_cp=True,
+        windows_at_once=[16, 16, None, None],  # the paper's first two stages; how many: not given
         init_cfg=None,
     ),
     cls_head=dict(in_channels=4096, dropout_ratio=0.5),  # dropout not given in the paper

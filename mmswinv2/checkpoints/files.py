@@ -8,7 +8,7 @@ import os
 import pickle
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
@@ -82,8 +82,14 @@ def _copy(response: Any, file: IO[bytes]) -> None:
         raise OSError(f'the connection ended after {file.tell()} of {expected} bytes')
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> Any:
+def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> Any:
     """Read a ``.safetensors`` file or one written by `torch.save`, running no code from it.
+
+    A folder that DeepSpeed wrote is read by `sharded.read_sharded`.
+
+    Args:
+        path: the file.
+        mmap: leave tensors on the disk until they are used; not for safetensors.
 
     Raises:
         CheckpointError: if the file is missing, truncated, or holds objects that only code could
@@ -93,13 +99,15 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
     if not path.exists():
         raise CheckpointError(f'checkpoint {path} does not exist')
     if path.is_dir():
-        raise CheckpointError(f'{path} is a folder; name the file in it, e.g. model.safetensors')
+        from .sharded import read_sharded
+
+        return read_sharded(path)
     if path.suffix == '.safetensors':
         return _read_safetensors(path)
     known = torch.serialization.get_safe_globals()  # leaving the context would forget them
     try:
         with torch.serialization.safe_globals([g for g in harmless_globals() if g not in known]):
-            return torch.load(path, map_location='cpu', weights_only=True)
+            return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         if 'global' not in str(error).lower():
             raise _unreadable(path, error) from error
@@ -114,8 +122,13 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
         raise _unreadable(path, error) from error
 
 
-def harmless_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+def harmless_globals(
+    names: Iterable[str] = _HARMLESS,
+) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     """What restoring mmengine's own checkpoints needs, as far as it is installed.
+
+    Args:
+        names: of classes and functions, with their modules.
 
     Returns:
         objects and the names under which files ask for them, for `torch.serialization`.
@@ -123,7 +136,7 @@ def harmless_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], st
     found: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
         (_statistic, 'builtins.getattr')
     ]
-    for name in _HARMLESS:
+    for name in names:
         module, _, attribute = name.rpartition('.')
         try:
             target = getattr(importlib.import_module(module), attribute)

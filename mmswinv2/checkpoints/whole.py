@@ -11,6 +11,7 @@ from torch import nn
 
 from .files import CheckpointError, read_checkpoint
 from .load import unwrap
+from .sharded import spread
 
 __all__ = ['TransferReport', 'load_but']
 
@@ -86,5 +87,6 @@ def load_but(
             f'{path} does not fit the model ({faults}). Train it with the config of the same size, '
             f'or name the parts that it is not to give in new (now {list(new)})'
         )
-    model.load_state_dict({key: given[key] for key in report.loaded}, strict=False)
+    parts = {key: spread(given[key], own[key]) for key in report.loaded}
+    model.load_state_dict(parts, strict=False)
     return report

@@ -121,7 +121,8 @@ class SwinV2(nn.Module):
 
         self.patch_embed = PatchEmbed(in_channels, variant.embed_dims, patch)
         self.pos_drop = nn.Dropout(drop_rate)
-        rates = torch.linspace(0, drop_path_rate, sum(self.depths), device='cpu').tolist()
+        last = max(sum(self.depths) - 1, 1)
+        rates = [drop_path_rate * i / last for i in range(sum(self.depths))]
         every = variant.extra_norm_every
         recomputed = _recomputed_blocks(self.depths, with_cp, checkpoint_blocks)
         at_once = one_each(windows_at_once, num_stages, 'windows_at_once')

@@ -7,13 +7,13 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from torch import nn
 
 from ..checkpoints import fetch, load_but
 from ..datasets import check_video_labels, guard_seg_maps, has_seg_maps, want_seg_maps
 from ..errors import UserError, categories_differ, leaves
 from ..registry import HOOKS
+from .deepspeed import bare, whole_weights
 
 __all__ = ['CheckDatasetHook', 'LoadCheckpointHook']
 
@@ -31,7 +31,7 @@ class CheckDatasetHook(Hook):
         for name in ('train', 'val', 'test'):
             loop = getattr(runner, f'_{name}_loop')
             if loop is not None and not isinstance(loop, dict):
-                self.check(loop.dataloader.dataset, f'{name}_dataloader', _bare(runner.model))
+                self.check(loop.dataloader.dataset, f'{name}_dataloader', bare(runner.model))
 
     def check(self, dataset: Any, where: str, model: Any = None) -> None:
         """Raise `UserError` if annotations lack a class, or label maps or the heads do not fit."""
@@ -79,13 +79,9 @@ class LoadCheckpointHook(Hook):
                 f'load_from={runner._load_from} and LoadCheckpointHook (custom_hooks) both give '
                 f'the weights to start from; take one of them out'
             )
-        report = load_but(_bare(runner.model), fetch(self.checkpoint), self.new)
+        with whole_weights(runner.model) as model:
+            report = load_but(model, fetch(self.checkpoint), self.new)
         print_log(str(report), logger='current')
-
-
-def _bare(model: Any) -> Any:
-    """The model without the wrapper of a distributed run."""
-    return model.module if is_model_wrapper(model) else model
 
 
 def _check_heads(model: Any, num_classes: int, where: str) -> None:

@@ -11,15 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .. import compat
 from ..checkpoints import read_checkpoint
 from ..errors import UserError, check_data, why_empty
+from .check_loss import CheckInvalidLossHook
 from .hooks import CheckDatasetHook
-from .storage import last_good_checkpoint, remove_half_written, write_files_whole
+from .repeatable import RepeatableHook
+from .storage import (
+    last_good_checkpoint,
+    read_files_safely,
+    remove_half_written,
+    write_files_whole,
+)
 
 __all__ = [
     'add_common_arguments',
@@ -88,13 +96,23 @@ def config_with_options(path: str, options: dict[str, Any] | None) -> Config:
 def set_resume(cfg: Config, resume: str | None) -> None:
     """Turn ``--resume [auto|PATH]`` into mmengine's settings.
 
+    A run that torchrun has started again goes on from its own last checkpoint.
+
     Raises:
         UserError: if there is nothing to resume.
     """
+    started = Path(cfg.work_dir, '.started')
+    found = last_good_checkpoint(cfg.work_dir) if resume == 'auto' or _is_restart() else None
+    if _is_restart():
+        of_this_run = found is not None and found.stat().st_mtime >= started.stat().st_mtime
+        if of_this_run:
+            resume = str(found)
+        print_log(f'started again, {f"from {resume}" if resume else "at the beginning"}')
+    elif int(os.environ.get('RANK', 0)) == 0:
+        started.touch()
     if resume is None:
         return
     if resume == 'auto':
-        found = last_good_checkpoint(cfg.work_dir)
         if found is None:
             raise UserError(
                 f'--resume: {cfg.work_dir} has no checkpoint to resume from; name the folder of '
@@ -103,6 +121,10 @@ def set_resume(cfg: Config, resume: str | None) -> None:
             )
         resume = str(found)
     cfg.resume, cfg.load_from = True, resume
+
+
+def _is_restart() -> bool:
+    return int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
 
 
 def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
@@ -117,15 +139,25 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         CheckpointError: if a local ``load_from`` is missing, truncated or unsafe.
     """
     check_data(cfg, kinds)
-    if (path := cfg.get('load_from')) and '://' not in path and not Path(path).is_dir():
-        read_checkpoint(path)
+    if 'train' not in kinds:  # one whole model in every process is what evaluation needs
+        cfg.pop('runner_type', None)
+        cfg.pop('strategy', None)
+    if (path := cfg.get('load_from')) and '://' not in path:
+        _take_seed(cfg, read_checkpoint(path))
     compat.name_unreadable_images()
     if int(os.environ.get('RANK', 0)) == 0:
         remove_half_written(cfg.work_dir)
     write_files_whole()
-    _init_cpu_processes(cfg)
+    read_files_safely()
+    _set_up_processes(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.register_hook(CheckDatasetHook(), priority='VERY_HIGH')
+    own = [CheckDatasetHook()]
+    if 'train' in kinds:
+        own += [RepeatableHook()]
+        if not any(isinstance(hook, CheckInvalidLossHook) for hook in runner.hooks):
+            own += [CheckInvalidLossHook()]
+    for hook in own:
+        runner.register_hook(hook, priority='VERY_HIGH')
     return runner
 
 
@@ -149,22 +181,45 @@ def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:
         torch.distributed.destroy_process_group()
 
 
-def _init_cpu_processes(cfg: Config) -> None:
-    """Start gloo where there is no GPU; mmengine would ask CUDA for its device."""
-    if cfg.launcher == 'none' or torch.cuda.is_available():
+def _take_seed(cfg: Config, checkpoint: Any) -> None:
+    """Resume with the seed of the run, as the order of the data is drawn with it."""
+    seed = (checkpoint.get('meta') or {}).get('seed') if isinstance(checkpoint, dict) else None
+    randomness = cfg.setdefault('randomness', dict(seed=None))
+    if cfg.get('resume') and seed is not None and randomness.get('seed') is None:
+        randomness.seed = seed
+
+
+def _set_up_processes(cfg: Config) -> None:
+    """Start gloo where there is no GPU, as mmengine would ask CUDA for its device."""
+    strategy = cfg.get('strategy')
+    if cfg.launcher == 'none':
+        if strategy is not None and strategy['type'] != 'SingleDeviceStrategy':
+            raise UserError(
+                f'strategy={strategy["type"]} spreads the work over processes: start it with '
+                'tools/dist_train.sh CONFIG GPUS, or train on a single one with --cfg-options '
+                'strategy=None'
+            )
         return
-    if cfg.launcher != 'pytorch':
-        raise UserError(
-            f'--launcher {cfg.launcher} needs GPUs; without them use --launcher pytorch'
+    if on_cpu := not torch.cuda.is_available():
+        if cfg.launcher != 'pytorch':
+            raise UserError(
+                f'--launcher {cfg.launcher} needs GPUs; without them use --launcher pytorch'
+            )
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group('gloo')
+    if cfg.get('runner_type') == 'FlexibleRunner':
+        if strategy is None or strategy['type'] == 'DDPStrategy':
+            options = {} if strategy is None else strategy
+            cfg.strategy = ConfigDict({**options, 'type': 'mmswinv2.DDPStrategy'})
+            if 'find_unused_parameters' in cfg:
+                cfg.strategy.find_unused_parameters = cfg.find_unused_parameters
+    elif on_cpu:
+        cfg.model_wrapper_cfg = cfg.get('model_wrapper_cfg') or dict(
+            type='MMDistributedDataParallel',
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group('gloo')
-    cfg.model_wrapper_cfg = cfg.get('model_wrapper_cfg') or dict(
-        type='MMDistributedDataParallel',
-        broadcast_buffers=False,
-        find_unused_parameters=cfg.get('find_unused_parameters', False),
-    )
-    cfg.model_wrapper_cfg.setdefault('device_ids', None)
+        cfg.model_wrapper_cfg.setdefault('device_ids', None)
 
 
 def _set_data_root(cfg: Config, options: dict[str, Any]) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import print_log
+from mmengine.runner import CheckpointLoader
+from mmengine.utils import apply_to
+from torch import Tensor
 
-from ..checkpoints.files import HALF_WRITTEN, write_whole
+from ..checkpoints.files import HALF_WRITTEN, read_checkpoint, write_whole
 
 __all__ = [
     'AtomicLocalBackend',
     'last_good_checkpoint',
+    'read_files_safely',
     'remove_half_written',
     'write_files_whole',
 ]
@@ -32,9 +38,21 @@ class AtomicLocalBackend(LocalBackend):
         """Write `obj`; `filepath` is the old file or the whole new one, never a part of it."""
         write_whole(filepath, lambda file: file.write(obj))
         if Path(filepath).suffix == '.pth':
-            while self._outdated:
-                if (path := self._outdated.pop()) != Path(filepath):
-                    path.unlink(missing_ok=True)
+            self.remove_outdated(but=filepath)
+
+    @classmethod
+    def remove_outdated(cls, but: str | Path) -> None:
+        """Remove the checkpoints that waited for `but` to be written."""
+        while cls._outdated:
+            if (path := cls._outdated.pop()) != Path(but):
+                _remove(path)
+
+    def rmtree(self, dir_path: str | Path) -> None:
+        """Remove a folder; a checkpoint waits until the next one is written."""
+        if Path(dir_path).suffix == '.pth':
+            self._outdated.append(Path(dir_path))
+        else:
+            super().rmtree(dir_path)
 
     def remove(self, filepath: str | Path) -> None:
         """Remove a file; a checkpoint waits until the next one is written."""
@@ -49,10 +67,24 @@ def write_files_whole() -> None:
     register_backend('local', AtomicLocalBackend, force=True, prefixes='')
 
 
+def read_files_safely() -> None:
+    """Let mmengine read local checkpoints with `read_checkpoint`: folders too, and no code."""
+    CheckpointLoader.register_scheme(prefixes='', loader=_read, force=True)
+
+
+def _read(filename: str, map_location: Any = None) -> Any:
+    checkpoint = read_checkpoint(filename)
+    if map_location in (None, 'cpu'):
+        return checkpoint
+    return apply_to(
+        checkpoint, lambda value: isinstance(value, Tensor), lambda value: value.to(map_location)
+    )
+
+
 def remove_half_written(work_dir: str | os.PathLike[str]) -> None:
     """Remove what processes killed while they wrote a checkpoint have left behind."""
     for path in Path(work_dir).glob(f'.*.pth{HALF_WRITTEN}*'):
-        path.unlink(missing_ok=True)
+        _remove(path)
 
 
 def last_good_checkpoint(work_dir: str | os.PathLike[str]) -> Path | None:
@@ -72,7 +104,20 @@ def last_good_checkpoint(work_dir: str | os.PathLike[str]) -> Path | None:
         here = folder / Path(noted).name  # the folder may have been moved since
         candidates.insert(0, here if here.exists() else Path(noted))
     for path in candidates:
-        if path.is_dir() or (path.exists() and zipfile.is_zipfile(path)):
+        if _is_whole(path):
             return path
         print_log(f'{path} is missing or cut short; trying an older one', logger='current')
     return None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether torch's archives have their ends; a folder of DeepSpeed's has several."""
+    files = sorted(path.glob('*.pt')) if path.is_dir() else [path]
+    return bool(files) and all(file.exists() and zipfile.is_zipfile(file) for file in files)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

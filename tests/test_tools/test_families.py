@@ -63,6 +63,8 @@ def shrink(name, data_root, path):
             for item in node:
                 walk(item)
 
+    cfg.randomness = dict(seed=0)
+    cfg.strategy = None  # on one process
     walk(cfg._cfg_dict)
     cfg.model.test_cfg.update({'max_per_img': 20} if 'max_per_img' in cfg.model.test_cfg else {})
     for split in ('train', 'val', 'test'):

@@ -53,6 +53,7 @@ def shrink(cfg, data_root, path):
         loader.dataset = data[f'{split}_dataloader'].dataset
         loader.dataset.update(data_root=str(data_root), pipeline=pipeline)
     cfg.train_dataloader.batch_size = 2
+    cfg.strategy = None  # on one process
     cfg.train_cfg.update(max_iters=2, val_interval=100)
     cfg.param_scheduler = []
     cfg.default_hooks.checkpoint.interval = 1

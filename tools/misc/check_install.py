@@ -32,7 +32,7 @@ def installed(name: str) -> str | None:
 def pins(stack: str) -> dict[str, str]:
     """The pins of a stack; none where this script is not in a checkout."""
     found = {}
-    for name in ('torch', stack, 'video', 'nodeps', 'tests'):
+    for name in ('torch', stack, 'video', 'scale', 'nodeps', 'tests'):
         file = REQUIREMENTS / f'{name}.txt'
         for line in file.read_text().splitlines() if file.exists() else ():
             name, is_pin, pinned = line.partition('#')[0].strip().partition('==')

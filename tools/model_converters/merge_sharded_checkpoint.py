@@ -1,0 +1,31 @@
+"""Make one plain checkpoint of a folder that DeepSpeed wrote.
+
+The weights are float32 and whole, the log's scalars and the meta data stay; the optimizer's state
+is left out. The tools and configs read such folders directly too; a plain file is smaller, and
+every other program reads it.
+"""
+
+import argparse
+
+from mmswinv2.checkpoints import write_checkpoint
+from mmswinv2.checkpoints.sharded import read_sharded
+from mmswinv2.errors import told_in_a_sentence
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('src', help='the folder, e.g. work_dirs/run/iter_1000.pth')
+    parser.add_argument('dst', help='the .pth file to write')
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    checkpoint = read_sharded(args.src)
+    write_checkpoint(checkpoint, args.dst)
+    print(f'{len(checkpoint["state_dict"])} tensors written to {args.dst}')
+
+
+if __name__ == '__main__':
+    with told_in_a_sentence():
+        main()
