@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ['WindowGrid', 'cut', 'join', 'window_grid', 'window_sizes']
+__all__ = ['WindowGrid', 'cut', 'forget_grids', 'join', 'window_grid', 'window_sizes']
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,3 +144,8 @@ def _cached_window_grid(*key: Any) -> WindowGrid:
     # A tensor made in inference mode could not take part in training later on.
     with torch.inference_mode(False):
         return _window_grid(*key)
+
+
+def forget_grids() -> None:
+    """Drop the grids that are kept, for who runs the network on tensors of another kind."""
+    _cached_window_grid.cache_clear()

@@ -1,0 +1,114 @@
+"""Memory that training steps really take, in a process of its own.
+
+``python -m mmswinv2.analysis.measure CONFIG BATCH_SIZE DTYPE SIZE...`` prints bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from .model import batch_of, frozen_batch_norms, ready
+
+__all__ = ['measure_memory']
+
+_STEPS = 3  # the optimizer's state comes with the first
+
+
+def measure_memory(
+    cfg: Any, size: Sequence[int], batch_size: int, dtype: torch.dtype | None = None
+) -> int:
+    """Train a few steps on random inputs with AdamW; the peak of bytes above an idle process.
+
+    On a GPU what torch allocated, on a CPU the resident memory of the process (Linux).
+
+    Args:
+        cfg: the config.
+        size: ``(H, W)`` or ``(T, H, W)``.
+        batch_size: samples in a step.
+        dtype: of autocast; ``None``: off. Heads of detectors stay in float32.
+
+    Raises:
+        RuntimeError: if the process fails, with what it said.
+    """
+    with TemporaryDirectory() as folder:
+        path = Path(folder, 'config.py')
+        cfg.dump(path)
+        name = str(dtype).removeprefix('torch.')
+        run = subprocess.run(
+            [sys.executable, '-m', __name__, path, str(batch_size), name, *map(str, size)],
+            capture_output=True,
+            text=True,
+            # so that what is freed goes back at once, and the peak is what was in use
+            env={**os.environ, 'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '0'},
+        )
+    if run.returncode:
+        raise RuntimeError(f'the training steps failed:\n{run.stderr[-2000:]}')
+    return int(run.stdout.split()[-1])
+
+
+def _main(path: str, batch_size: int, name: str, size: Sequence[int]) -> None:
+    from mmengine.config import Config
+    from mmengine.registry import MODELS
+
+    from .. import compat
+
+    compat.apply()
+    cfg = Config.fromfile(path)
+    model_cfg = ready(cfg)
+    MODELS.get(model_cfg.type)  # imports the host
+    batch = batch_of(cfg, size, batch_size)
+    dtype = None if name == 'None' else getattr(torch, name)
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    _warm_up(device)
+    idle = 0 if device == 'cuda' else _status()['RssAnon']
+    model = MODELS.build(model_cfg).to(device).train()
+    frozen_batch_norms(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    if dtype is not None and cfg.default_scope == 'mmdet':
+        run = model.backbone.forward
+        model.backbone.forward = torch.autocast(device, dtype)(run)
+        dtype = None
+    for _ in range(_STEPS):
+        data = model.data_preprocessor(batch, True)
+        with torch.autocast(device, dtype, dtype is not None):
+            loss, _ = model.parse_losses(model(**data, mode='loss'))
+        loss.backward()
+        del data, loss
+        optimizer.step()
+        optimizer.zero_grad()
+    print(_peak(device) - idle)
+
+
+def _warm_up(device: str) -> None:
+    """Let the libraries load and make their threads."""
+    layers = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(30, 8)).to(device)
+    optimizer = torch.optim.AdamW(layers.parameters())
+    layers(torch.rand(1, 3, 32, 32, device=device)).sum().backward()
+    optimizer.step()
+
+
+def _peak(device: str) -> int:
+    if device == 'cuda':
+        return torch.cuda.max_memory_allocated()
+    status = _status()
+    return status['VmHWM'] - status['RssFile']  # programs and libraries are no data
+
+
+def _status() -> dict[str, int]:
+    """What Linux knows of this process's memory, in bytes."""
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return {
+        line.partition(':')[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith('kB')
+    }
+
+
+if __name__ == '__main__':
+    _main(sys.argv[1], int(sys.argv[2]), sys.argv[3], [int(n) for n in sys.argv[4:]])

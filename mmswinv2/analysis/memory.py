@@ -1,0 +1,270 @@
+"""Memory that a training step needs on each GPU, predicted without running it.
+
+What is allocated and freed is followed tensor by tensor through a forward and a backward pass: the
+backbone on fake tensors, the rest for real (see `mmswinv2.analysis.model`). Weights, gradients and
+the optimizer's state are reckoned from their number, as the strategy spreads them.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..core.attention import WindowAttention
+from ..core.block import Block
+from ..errors import UserError
+from .model import batch_of, build, frozen_batch_norms
+
+__all__ = ['STRATEGIES', 'Estimate', 'MemoryTracker', 'estimate_memory']
+
+GIB = 2**30
+STRATEGIES = ('ddp', 'zero1', 'zero2', 'zero3', 'fsdp')
+_LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
+_BUCKET = 500_000_000  # DeepSpeed's reduce_bucket_size, in numbers
+
+
+class MemoryTracker(TorchDispatchMode):
+    """Follows the memory of all tensors made while it is active.
+
+    Attributes:
+        live: bytes that are alive.
+        events: ``(bytes, storage)`` in order of time, bytes below 0 where it is freed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.events: list[tuple[int, int]] = []
+        self.paused = self._busy = False
+        self._sizes: dict[int, int] = {}  # of the storages alive, by address
+        self._numbers: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if self._busy or self.paused:
+            return func(*args, **(kwargs or {}))
+        self._busy = True
+        try:
+            out = func(*args, **(kwargs or {}))
+        finally:
+            self._busy = False
+        given = {s._cdata for s in _storages((args, kwargs))}
+        for storage in _storages(out):
+            if storage._cdata not in given:  # or it is a view, perhaps of a weight
+                self._note(storage)
+        return out
+
+    def number(self, tensor: Tensor) -> int | None:
+        """The number in `events` of what holds `tensor`."""
+        return self._numbers.get(tensor.untyped_storage()._cdata)
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._sizes or not size:
+            return
+        self._sizes[key], self._numbers[key] = size, len(self.events)
+        self.events.append((size, len(self.events)))
+        self.live += size
+        weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        size = self._sizes.pop(key)
+        self.events.append((-size, self._numbers.pop(key)))
+        self.live -= size
+
+
+def _storages(values: Any) -> list[torch.UntypedStorage]:
+    return [v.untyped_storage() for v in tree_leaves(values) if isinstance(v, Tensor)]
+
+
+@dataclass
+class Estimate:
+    """Bytes on one GPU at the highest point of a training step.
+
+    Attributes:
+        parameters: weights, as far as they stay.
+        gradients: at that point.
+        optimizer: state of AdamW, and DeepSpeed's own copy of the weights.
+        buffers: what the strategy uses to communicate, and weights gathered for a while.
+        activations: everything else alive at that point.
+        saved: bytes that each part keeps for backward, at the end of its forward pass.
+        attention: the most that one attention layer needs beside its input, in a forward pass.
+        count: number of parameters.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    buffers: int
+    activations: int
+    saved: dict[str, int] = field(default_factory=dict)
+    attention: int = 0
+    count: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.parameters + self.gradients + self.optimizer + self.buffers + self.activations
+
+
+@dataclass
+class _Step:
+    """A training step as it was followed: bytes over time, of gradients and of all else."""
+
+    gradients: list[int]
+    others: list[int]
+    saved: dict[str, int]
+    attention: int
+    trained: int  # parameters
+    frozen: int
+    largest: int  # parameters of the largest block
+    outside: int  # parameters outside the blocks
+
+
+def estimate_memory(
+    cfg: Any,
+    size: Sequence[int],
+    batch_size: int,
+    strategy: str = 'ddp',
+    gpus: int = 1,
+    dtype: torch.dtype | None = None,
+    foreach: bool = True,
+) -> Estimate:
+    """Predict the memory of one training step with AdamW.
+
+    Args:
+        cfg: the config.
+        size: ``(H, W)`` or ``(T, H, W)``.
+        batch_size: samples on a GPU.
+        strategy: one of `STRATEGIES`.
+        gpus: number of GPUs.
+        dtype: of autocast; ``None``: off. Heads of detectors always count as float32.
+        foreach: whether the optimizer takes all parameters at once, as it does on GPUs.
+
+    Raises:
+        UserError: if the strategy is unknown or the config has no backbone of ours.
+    """
+    if strategy not in STRATEGIES:
+        raise UserError(f'strategy {strategy!r} is unknown; choose from {", ".join(STRATEGIES)}')
+    step = _follow(cfg, size, batch_size, dtype)
+    return _combine(step, strategy, gpus, _bucket_of(cfg), foreach)
+
+
+def _combine(step: _Step, strategy: str, gpus: int, bucket: int, foreach: bool) -> Estimate:
+    weights = 4 * (step.trained + step.frozen)
+    trained = 4 * step.trained
+    share = gpus if strategy != 'ddp' else 1
+    optimizer = 2 * trained // share
+    parameters, buffers, whole = weights, 0, 1.0  # `whole`: part of the gradients kept by each
+    if strategy == 'ddp':
+        buffers = trained if gpus > 1 else 0  # the buckets
+    elif strategy == 'fsdp':
+        parameters, whole = weights // gpus, 1 / gpus
+        # the block at work and the next, and what is outside the blocks; weights and gradients
+        buffers = 4 * (3 * step.largest + 2 * step.outside) if gpus > 1 else 0
+    else:
+        optimizer += trained // share  # its own copy of the weights
+        buffers = 4 * bucket
+        if strategy != 'zero1':
+            whole = 1 / gpus
+        if strategy == 'zero3':
+            parameters = weights // gpus
+            buffers += min(weights, 4 * _LIVE_PARAMETERS)
+    totals = [int(g * whole) + o for g, o in zip(step.gradients, step.others, strict=True)]
+    top = max(range(len(totals)), key=totals.__getitem__)
+    gradients, activations = int(step.gradients[top] * whole), step.others[top]
+    # the optimizer's own step, when activations are gone
+    temporary = trained // share if foreach else 0
+    if strategy.startswith('zero'):
+        temporary += trained // share  # gradients of this process in one piece
+    if int(trained * whole) + temporary > gradients + activations:
+        gradients, activations = int(trained * whole), temporary
+    return Estimate(
+        parameters, gradients, optimizer, buffers, activations, step.saved, step.attention,
+        step.trained + step.frozen,
+    )  # fmt: skip
+
+
+def _bucket_of(cfg: Any) -> int:
+    strategy = cfg.get('strategy') or {}
+    return int((strategy.get('zero_optimization') or {}).get('reduce_bucket_size', _BUCKET))
+
+
+def _follow(cfg: Any, size: Sequence[int], batch_size: int, dtype: torch.dtype | None) -> _Step:
+    tracker = MemoryTracker()
+    model, stand_in = build(cfg, [tracker], dtype)
+    model.train()
+    frozen_batch_norms(model)
+    backbone = stand_in.backbone.train()
+    saved: dict[str, int] = {}
+    attention = [0]
+    _watch(backbone, tracker, saved, attention)
+    batch = batch_of(cfg, size, batch_size)
+    heads_dtype = dtype if cfg.default_scope != 'mmdet' else None
+    with tracker:
+        data = model.data_preprocessor(batch, True)
+        with torch.autocast('cpu', heads_dtype, heads_dtype is not None):
+            loss, _ = model.parse_losses(model(**data, mode='loss'))
+        saved['neck and heads'] = tracker.live - sum(saved.values())
+        loss.backward()
+    del data, loss
+    stand_in.backward()
+    trained = [p for module in (model, backbone) for p in module.parameters() if p.requires_grad]
+    everything = [p for module in (model, backbone) for p in module.parameters()]
+    numbers = {tracker.number(p.grad) for p in trained if p.grad is not None}
+    gradients, others = [0], [0]
+    for size_of, number in tracker.events:
+        is_gradient = number in numbers
+        gradients.append(gradients[-1] + size_of * is_gradient)
+        others.append(others[-1] + size_of * (not is_gradient))
+    blocks = [sum(p.numel() for p in m.parameters()) for m in backbone.modules() if _is_block(m)]
+    count = sum(p.numel() for p in trained)
+    frozen = sum(p.numel() for p in everything) - count
+    return _Step(
+        gradients, others, saved, attention[0], count, frozen, max(blocks),
+        count + frozen - sum(blocks),
+    )  # fmt: skip
+
+
+def _is_block(module: nn.Module) -> bool:
+    return isinstance(module, Block)
+
+
+def _watch(
+    backbone: Any, tracker: MemoryTracker, saved: dict[str, int], attention: list[int]
+) -> None:
+    """Note what stages keep for backward, and the most that an attention layer needs."""
+
+    def on_entry(module: nn.Module, args: Any) -> None:
+        entered[module] = (tracker.live, len(tracker.events))
+
+    def stage_left(name: str) -> Callable[..., None]:
+        def note(module: nn.Module, args: Any, out: Any) -> None:
+            saved[name] = tracker.live - entered[module][0]
+
+        return note
+
+    def attention_left(module: nn.Module, args: Any, out: Any) -> None:
+        start = entered[module][1]
+        now = highest = 0
+        for size, _ in tracker.events[start:]:
+            now += size
+            highest = max(highest, now)
+        attention[0] = max(attention[0], highest)
+
+    entered: dict[nn.Module, tuple[int, int]] = {}
+    for i, stage in enumerate(backbone.layers):
+        stage.register_forward_pre_hook(on_entry)
+        stage.register_forward_hook(stage_left(f'stage {i}'))
+    for module in backbone.modules():
+        if isinstance(module, WindowAttention):
+            module.register_forward_pre_hook(on_entry)
+            module.register_forward_hook(attention_left)

@@ -1,0 +1,109 @@
+"""Predict the memory that training a config needs on each GPU.
+
+Nothing is trained, and no GPU is needed: the backbone is followed on tensors without content, the
+rest of the model on random ones. Prints where the memory goes, and whether it fits a card.
+"""
+
+import argparse
+
+import torch
+from mmengine.config import DictAction
+
+from mmswinv2.analysis import STRATEGIES, estimate_memory, input_size
+from mmswinv2.analysis.measure import measure_memory
+from mmswinv2.engine.launch import config_with_options
+from mmswinv2.errors import UserError, told_in_a_sentence
+
+GIB = 2**30
+DTYPES = dict(float32=None, bfloat16=torch.bfloat16, float16=torch.float16)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file path')
+    parser.add_argument('--gpus', type=int, default=1, help='number of GPUs (1)')
+    parser.add_argument('--strategy', choices=STRATEGIES, help="in place of the config's")
+    parser.add_argument(
+        '--shape', type=int, nargs='+', metavar='N', help="H W, or T H W of a video; the config's"
+    )
+    parser.add_argument('--batch-size', type=int, help="samples on a GPU; the config's")
+    parser.add_argument('--dtype', choices=DTYPES, help="of autocast; the config's")
+    parser.add_argument('--card', type=float, default=80, help='memory of a GPU in GiB (80)')
+    parser.add_argument(
+        '--reserve',
+        type=float,
+        default=2,
+        help="GiB of a card for CUDA, NCCL and the allocator's gaps (2, a guess)",
+    )
+    parser.add_argument(
+        '--measure', action='store_true', help='train three steps on one device to compare with'
+    )
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings')
+    return parser.parse_args()
+
+
+def strategy_of(cfg):
+    strategy = cfg.get('strategy') or {}
+    kind = str(strategy.get('type')).split('.')[-1]
+    if kind == 'DeepSpeedStrategy':
+        return f'zero{strategy.get("zero_optimization", {}).get("stage", 0)}'
+    return 'fsdp' if kind == 'FSDPStrategy' else 'ddp'
+
+
+def dtype_of(cfg):
+    wrapper = cfg.get('optim_wrapper') or {}
+    if wrapper.get('type') != 'AmpOptimWrapper':
+        return 'float32'
+    return wrapper.get('dtype') or 'float16'
+
+
+def table(estimate):
+    rows = [
+        ('weights', estimate.parameters),
+        ('gradients', estimate.gradients),
+        ("optimizer's state", estimate.optimizer),
+        ('buffers of the strategy', estimate.buffers),
+        ('activations', estimate.activations),
+        ('total at the highest point', estimate.total),
+    ]
+    rows += [(f'kept for backward: {name}', size) for name, size in estimate.saved.items()]
+    rows += [('largest attention layer, while it runs', estimate.attention)]
+    return '\n'.join(f'{name:<42}{size / GIB:10.3f} GiB' for name, size in rows)
+
+
+def main():
+    args = parse_args()
+    cfg = config_with_options(args.config, args.cfg_options)
+    if args.gpus < 1 or (args.batch_size is not None and args.batch_size < 1):
+        raise UserError('--gpus and --batch-size must be at least 1')
+    size = tuple(args.shape or input_size(cfg))
+    if len(size) != len(input_size(cfg)):
+        raise UserError(f'--shape {size} must have {len(input_size(cfg))} numbers for this config')
+    batch_size = args.batch_size or cfg.train_dataloader.batch_size
+    strategy = args.strategy or strategy_of(cfg)
+    name = args.dtype or dtype_of(cfg)
+    dtype = DTYPES[name]
+    estimate = estimate_memory(
+        cfg, size, batch_size, strategy, args.gpus, dtype, foreach=not args.measure
+    )
+    print(
+        f'{args.config}\n{batch_size} x {" x ".join(map(str, size))} on each of {args.gpus} GPUs, '
+        f'{strategy}, {name}, {estimate.count / 1e6:,.1f} million parameters'
+    )
+    print(table(estimate))
+    need = estimate.total / GIB + args.reserve
+    verdict = 'fits' if need <= args.card else 'does NOT fit'
+    print(
+        f'{need:.1f} GiB with a reserve of {args.reserve:g}: {verdict} a card of {args.card:g} GiB'
+    )
+    if args.measure:
+        measured = measure_memory(cfg, size, batch_size, dtype)
+        print(
+            f'measured on one device: {measured / GIB:.3f} GiB, predicted / measured = '
+            f'{estimate.total / measured:.3f}'
+        )
+
+
+if __name__ == '__main__':
+    with told_in_a_sentence():
+        main()

@@ -1,0 +1,41 @@
+"""Count the multiply-adds of a config's model, by part, and its parameters.
+
+A multiply-add counts as one, as in published tables. The backbone is counted on tensors without
+content, the rest of the model runs once.
+"""
+
+import argparse
+
+from mmengine.config import DictAction
+
+from mmswinv2.analysis import count_flops, count_parameters, input_size
+from mmswinv2.engine.launch import config_with_options
+from mmswinv2.errors import UserError, told_in_a_sentence
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file path')
+    parser.add_argument(
+        '--shape', type=int, nargs='+', metavar='N', help="H W, or T H W of a video; the config's"
+    )
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings')
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    cfg = config_with_options(args.config, args.cfg_options)
+    size = tuple(args.shape or input_size(cfg))
+    if len(size) != len(input_size(cfg)):
+        raise UserError(f'--shape {size} must have {len(input_size(cfg))} numbers for this config')
+    split_line = '=' * 30
+    print(f'{split_line}\nInput shape: {size}')
+    for name, flops in count_flops(cfg, size).items():
+        print(f'{"Flops" if name == "total" else "  " + name}: {flops / 1e9:.3f} G')
+    print(f'Params: {count_parameters(cfg) / 1e6:.3f} M\n{split_line}')
+
+
+if __name__ == '__main__':
+    with told_in_a_sentence():
+        main()
