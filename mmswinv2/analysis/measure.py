@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from .model import batch_of, frozen_batch_norms, ready
+from .model import batch_of, frozen_batch_norms, heads_autocast, ready
 
 __all__ = ['measure_memory']
 
@@ -33,7 +33,7 @@ def measure_memory(
         cfg: the config.
         size: ``(H, W)`` or ``(T, H, W)``.
         batch_size: samples in a step.
-        dtype: of autocast; ``None``: off. Heads of detectors stay in float32.
+        dtype: of autocast; ``None``: off. See `heads_autocast`.
 
     Raises:
         RuntimeError: if the process fails, with what it said.
@@ -72,7 +72,7 @@ def _main(path: str, batch_size: int, name: str, size: Sequence[int]) -> None:
     model = MODELS.build(model_cfg).to(device).train()
     frozen_batch_norms(model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
-    if dtype is not None and cfg.default_scope == 'mmdet':
+    if dtype is not None and not heads_autocast(cfg):
         run = model.backbone.forward
         model.backbone.forward = torch.autocast(device, dtype)(run)
         dtype = None

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from ..core.attention import WindowAttention
 from ..core.block import Block
 from ..errors import UserError
-from .model import batch_of, build, frozen_batch_norms
+from .model import batch_of, build, frozen_batch_norms, heads_autocast
 
 __all__ = ['STRATEGIES', 'Estimate', 'MemoryTracker', 'estimate_memory']
 
@@ -146,7 +146,7 @@ def estimate_memory(
         batch_size: samples on a GPU.
         strategy: one of `STRATEGIES`.
         gpus: number of GPUs.
-        dtype: of autocast; ``None``: off. Heads of detectors always count as float32.
+        dtype: of autocast; ``None``: off. Only segmentors have their heads under it, too.
         foreach: whether the optimizer takes all parameters at once, as it does on GPUs.
 
     Raises:
@@ -208,7 +208,7 @@ def _follow(cfg: Any, size: Sequence[int], batch_size: int, dtype: torch.dtype |
     attention = [0]
     _watch(backbone, tracker, saved, attention)
     batch = batch_of(cfg, size, batch_size)
-    heads_dtype = dtype if cfg.default_scope != 'mmdet' else None
+    heads_dtype = dtype if heads_autocast(cfg) else None
     with tracker:
         data = model.data_preprocessor(batch, True)
         with torch.autocast('cpu', heads_dtype, heads_dtype is not None):

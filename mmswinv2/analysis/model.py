@@ -151,6 +151,11 @@ def count_parameters(cfg: Any) -> int:
         return sum(p.numel() for p in MODELS.build(copy.deepcopy(cfg.model)).parameters())
 
 
+def heads_autocast(cfg: Any) -> bool:
+    """Whether the heads run under autocast on a CPU; box operators and accuracies cannot."""
+    return cfg.default_scope == 'mmseg'
+
+
 def frozen_batch_norms(model: nn.Module) -> None:
     """Let batch norms use their statistics, as one sample gives nothing to average over."""
     for module in model.modules():
@@ -158,11 +163,23 @@ def frozen_batch_norms(model: nn.Module) -> None:
             module.eval()
 
 
-def input_size(cfg: Any) -> tuple[int, ...]:
+def input_size(cfg: Any, given: Sequence[int] | None = None) -> tuple[int, ...]:
     """The size that a config trains at: ``(H, W)``, or frames too for video: ``(T, H, W)``.
 
     Of several scales, the largest; padded as the model pads it.
+
+    Args:
+        cfg: the config.
+        given: a size to take in its place.
+
+    Raises:
+        UserError: if the pipeline names no size, or `given` has another number of axes.
     """
+    if given is not None:
+        axes = 3 if cfg.default_scope == 'mmaction' else 2
+        if len(given) != axes or min(given) < 1:
+            raise UserError(f'--shape must be {axes} sizes for this config, got {list(given)}')
+        return tuple(given)
     pre = cfg.model.get('data_preprocessor') or {}
     for augment in pre.get('batch_augments') or ():
         if 'size' in augment:

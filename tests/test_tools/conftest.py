@@ -31,6 +31,33 @@ def tool():
 
 
 @pytest.fixture(scope='session')
+def torchrun():
+    """Run tools/train.py in two processes."""
+
+    def run(*args, options=(), **env):
+        command = [
+            sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
+            *options, 'tools/train.py', '--launcher=pytorch', *map(str, args),
+        ]  # fmt: skip
+        return subprocess.run(
+            command,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=900,
+            env={
+                **os.environ,
+                'OMP_NUM_THREADS': '1',
+                'PYTHONWARNINGS': 'ignore',
+                'PYTHONPATH': str(ROOT),
+                **env,
+            },
+        )
+
+    return run
+
+
+@pytest.fixture(scope='session')
 def shapes(tool, tmp_path_factory):
     """A data set of 8 + 4 small pictures."""
     folder = tmp_path_factory.mktemp('data') / 'shapes'

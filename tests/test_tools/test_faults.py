@@ -1,9 +1,14 @@
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+import torch
 
 from mmswinv2.checkpoints import read_checkpoint
 from tests.test_tools.conftest import CONFIG, ROOT
@@ -47,3 +52,186 @@ def test_killed_in_mid_epoch_and_resumed(tool, shapes, tmp_path):
     (last,) = (tmp_path / 'w').glob('*.pth')
     assert last.name == 'epoch_3.pth'
     assert int(read_checkpoint(last)['optimizer']['state'][0]['step']) == 12
+
+
+# Random sampling, dropped paths and workers: all that could make a resumed run differ
+RANDOM = """
+_base_ = '{root}/configs/detection/mask-rcnn_swinv2-nano_shapes.py'
+randomness = dict(seed=5)
+data_root = '{data}/'
+model = dict(backbone=dict(drop_path_rate=0.3))
+train_dataloader = dict(
+    batch_size={batch_size}, num_workers=1, persistent_workers=True,
+    dataset=dict(data_root=data_root))
+val_dataloader = dict(dataset=dict(data_root=data_root))
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
+train_cfg = dict(max_iters={iters}, val_interval=1000)
+default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=2), logger=dict(interval=1))
+"""
+KILLS = int(os.environ.get('KILLS', 3))  # 20 take five minutes for each kind of run
+ALONE = [sys.executable, 'tools/train.py']
+TOGETHER = [
+    sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
+    '--max-restarts=2', 'tools/train.py', '--launcher=pytorch',
+]  # fmt: skip
+ZERO1 = ['runner_type=FlexibleRunner', 'strategy.type=mmswinv2.DeepSpeedStrategy',
+         'strategy.zero_optimization.stage=1']  # fmt: skip
+
+
+def start(command, config, work_dir, *args, options=()):
+    options = ['--cfg-options', *options] if options else []
+    return subprocess.Popen(
+        [*map(str, [*command, config, '--work-dir', work_dir, *args, *options])],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # a group of its own, to be killed as a whole
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore'},
+    )
+
+
+def finish(process):
+    out = process.communicate()[0]
+    assert process.returncode == 0, out[-3000:]
+    return out
+
+
+def weights(work_dir, iters):
+    return read_checkpoint(work_dir / f'iter_{iters}.pth')['state_dict']
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ('command', 'options', 'tolerance'),
+    [(ALONE, [], 0), (TOGETHER, [], 1e-6), (TOGETHER, ZERO1, 1e-6)],
+    ids=['one process', 'two processes', 'two processes, ZeRO-1'],
+)
+def test_killed_at_random_moments(command, options, tolerance, shapes, tmp_path):
+    iters = 10 + 2 * KILLS
+    config = tmp_path / 'config.py'
+    batch_size = 2 if command is ALONE else 1
+    config.write_text(RANDOM.format(root=ROOT, data=shapes, batch_size=batch_size, iters=iters))
+    began, times = time.monotonic(), []
+    process = start(command, config, tmp_path / 'whole', options=options)
+    for line in process.stdout:
+        if 'Iter(train)' in line:
+            times.append(time.monotonic() - began)
+    assert finish(process) == '' and len(times) == iters
+    # from somewhere in the start to a few iterations on, so that all kills fall into the run
+    earliest, latest = 0.3 * times[0], times[0] + 3 * (times[-1] - times[0]) / KILLS
+
+    chance, work = random.Random(0), tmp_path / 'killed'
+    resumed = []
+    for _ in range(KILLS):
+        resume = ['--resume'] if any(work.glob('iter_*.pth')) else []
+        process = start(command, config, work, *resume, options=options)
+        time.sleep(chance.uniform(earliest, latest))
+        os.killpg(process.pid, signal.SIGKILL)
+        out = process.communicate()[0]
+        resumed += re.findall(r'resumed epoch: 0, iter: (\d+)', out)
+    resume = ['--resume'] if any(work.glob('iter_*.pth')) else []
+    out = finish(start(command, config, work, *resume, options=options))
+    resumed += re.findall(r'resumed epoch: 0, iter: (\d+)', out)
+    print(f'{KILLS} kills; resumed from iterations {resumed}')
+    assert not list(work.glob('.iter*'))  # nothing half-written
+    whole, killed = weights(tmp_path / 'whole', iters), weights(work, iters)
+    assert set(whole) == set(killed)
+    for key, value in whole.items():
+        if tolerance:
+            torch.testing.assert_close(killed[key], value, rtol=1e-4, atol=tolerance, msg=key)
+        else:
+            assert torch.equal(killed[key], value), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('options', [[], ZERO1], ids=['DDP', 'ZeRO-1'])
+def test_torchrun_starts_again_after_one_process_is_killed(options, shapes, tmp_path):
+    config, iters = tmp_path / 'config.py', 6
+    config.write_text(RANDOM.format(root=ROOT, data=shapes, batch_size=1, iters=iters))
+    finish(start(TOGETHER, config, tmp_path / 'whole', options=options))
+    work = tmp_path / 'killed'
+    # what an earlier training has left is not what a restarted one goes on from
+    work.mkdir()
+    torch.save({'state_dict': {}, 'meta': {'iter': 99}}, work / 'iter_99.pth')
+    (work / 'last_checkpoint').write_text(str(work / 'iter_99.pth'))
+    process = start(TOGETHER, config, work, options=options)
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if 'Iter(train) [3/6]' in line:
+            break
+    children = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    out = ''.join(seen) + finish(process)
+    assert len(children) >= 2 and re.search(r'resumed epoch: 0, iter: [23]', out)
+    whole, killed = weights(tmp_path / 'whole', iters), weights(work, iters)
+    for key, value in whole.items():
+        torch.testing.assert_close(killed[key], value, rtol=1e-4, atol=1e-6, msg=key)
+
+
+@pytest.mark.slow
+def test_disk_full_while_a_checkpoint_is_written(shapes, tmp_path):
+    # 80 MiB hold two checkpoints of 36 MB and not a third
+    disk = tmp_path / 'disk'
+    disk.mkdir()
+    mount = ['unshare', '-Urm', 'sh', '-c']
+    if subprocess.run([*mount, f'mount -t tmpfs tmpfs {disk}'], capture_output=True).returncode:
+        pytest.skip('a small disk needs user namespaces, which this machine does not allow')
+    config = tmp_path / 'config.py'
+    config.write_text(RANDOM.format(root=ROOT, data=shapes, batch_size=2, iters=6))
+    options = 'default_hooks.checkpoint.max_keep_ckpts=-1'
+    train = f'{sys.executable} tools/train.py {config} --work-dir {disk}'
+    script = f"""
+        mount -t tmpfs -o size=80M tmpfs {disk}
+        {train} --cfg-options {options} > {tmp_path}/first.txt 2>&1
+        echo first ended with $?
+        ls -a {disk}
+        rm {disk}/iter_1.pth
+        {train} --resume > {tmp_path}/second.txt 2>&1
+        echo second ended with $?
+        ls -a {disk}
+    """
+    out = subprocess.run(
+        [*mount, script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore'},
+    ).stdout
+    first, second = out.split('first ended with')[1].split('second ended with')
+    assert first.split()[0] == '1' and second.split()[0] == '0', out
+    assert 'iter_2.pth' in first and 'iter_3.pth' not in first, out  # not even a part of it
+    text = (tmp_path / 'first.txt').read_text()
+    assert 'error: the disk is full' in text and 'go on with --resume' in text
+    assert 'resumed epoch: 0, iter: 2' in (tmp_path / 'second.txt').read_text()
+    assert 'iter_6.pth' in second
+
+
+@pytest.mark.slow
+def test_checkpoint_cut_short(train, tool, tmp_path):
+    work = tmp_path / 'w'
+    assert train(work, iters=3).returncode == 0
+    last = work / 'iter_3.pth'
+    last.write_bytes(last.read_bytes()[:-1000])
+    run = train(work, '--resume', iters=4)
+    assert run.returncode == 0, run.stderr
+    assert f'{last} is missing or cut short; trying an older one' in run.stdout
+    assert 'resumed epoch: 0, iter: 2' in run.stdout
+
+
+@pytest.mark.slow
+def test_loss_that_is_no_number(train, tmp_path):
+    nan = 'model.data_preprocessor.std=[0.0,0.0,nan]'
+    run = train(tmp_path / 'w', options=[nan])
+    assert run.returncode == 1
+    error = run.stderr[run.stderr.index('error: ') :]
+    assert 'the loss is nan in iteration 1 of process 0 on ' in error
+    assert error.count('.jpg') + error.count('.png') == 2 and 'train2017/' in error
+    assert 'clip gradients' in error and 'max_skips=N' in error
+    assert not list((tmp_path / 'w').glob('*.pth'))
+    skip = ['custom_hooks.0.type=mmswinv2.CheckInvalidLossHook', 'custom_hooks.0.max_skips=2']
+    run = train(tmp_path / 'w', options=[nan, *skip], iters=5)
+    assert 'batch passed over (2 of at most 2)' in run.stdout
+    assert 'the loss is nan in iteration 3' in run.stderr

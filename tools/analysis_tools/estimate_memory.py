@@ -76,9 +76,7 @@ def main():
     cfg = config_with_options(args.config, args.cfg_options)
     if args.gpus < 1 or (args.batch_size is not None and args.batch_size < 1):
         raise UserError('--gpus and --batch-size must be at least 1')
-    size = tuple(args.shape or input_size(cfg))
-    if len(size) != len(input_size(cfg)):
-        raise UserError(f'--shape {size} must have {len(input_size(cfg))} numbers for this config')
+    size = input_size(cfg, args.shape)
     batch_size = args.batch_size or cfg.train_dataloader.batch_size
     strategy = args.strategy or strategy_of(cfg)
     name = args.dtype or dtype_of(cfg)

@@ -10,7 +10,7 @@ from mmengine.config import DictAction
 
 from mmswinv2.analysis import count_flops, count_parameters, input_size
 from mmswinv2.engine.launch import config_with_options
-from mmswinv2.errors import UserError, told_in_a_sentence
+from mmswinv2.errors import told_in_a_sentence
 
 
 def parse_args():
@@ -26,9 +26,7 @@ def parse_args():
 def main():
     args = parse_args()
     cfg = config_with_options(args.config, args.cfg_options)
-    size = tuple(args.shape or input_size(cfg))
-    if len(size) != len(input_size(cfg)):
-        raise UserError(f'--shape {size} must have {len(input_size(cfg))} numbers for this config')
+    size = input_size(cfg, args.shape)
     split_line = '=' * 30
     print(f'{split_line}\nInput shape: {size}')
     for name, flops in count_flops(cfg, size).items():

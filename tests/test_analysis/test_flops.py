@@ -1,0 +1,104 @@
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmswinv2 import compat
+from mmswinv2.analysis import count_flops, count_parameters, input_size
+from mmswinv2.analysis.flops import FlopCounter
+from mmswinv2.analysis.model import StandIn
+from mmswinv2.core import SwinV2
+from mmswinv2.core.windows import window_grid
+from mmswinv2.errors import UserError
+from tests.test_tools.conftest import ROOT
+
+pytestmark = [
+    pytest.mark.filterwarnings('ignore::UserWarning:mm(det|seg)'),
+    # mmdet's
+    pytest.mark.filterwarnings('ignore:torch.meshgrid:UserWarning'),
+]
+
+
+def load(name):
+    compat.apply()
+    return Config.fromfile(ROOT / 'configs' / name)
+
+
+# The authors' table of models; window 24 at 384 pixels, window 16 and 8 at 256
+PUBLISHED = [
+    ('tiny', 8, 5.9), ('small', 8, 11.5), ('base', 8, 20.3), ('tiny', 16, 6.6), ('small', 16, 12.6),
+    ('base', 16, 21.8), ('base', 24, 54.7), ('large', 16, 47.5), ('large', 24, 115.4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('name', 'window', 'published'), PUBLISHED)
+def test_released_classifiers(name, window, published):
+    with torch.device('meta'):
+        net = SwinV2(name, window_size=window, out_indices=(3,)).eval()
+    size = 384 if window == 24 else 256
+    counter = FlopCounter()
+    with torch.no_grad(), counter:
+        StandIn(net, [counter])(torch.empty(1, 3, size, size))
+    classifier = 1000 * net.num_features[-1]
+    assert (counter.total + classifier) / 1e9 == pytest.approx(published, rel=0.02)
+
+
+def test_by_hand():
+    # one stage of one block, 6 x 5 tokens in windows of 4: products of tokens with weights, and
+    # of tokens among themselves in pieces of 4 x 4, 4 x 1, 2 x 4 and 2 x 1
+    arch = dict(embed_dims=32, depths=(1,), num_heads=(1,))
+    with torch.device('meta'):
+        net = SwinV2(arch, window_size=4, out_indices=(0,)).eval()
+    counter = FlopCounter()
+    with torch.no_grad(), counter:
+        StandIn(net, [counter])(torch.empty(1, 3, 24, 20))
+    tokens, c = 30, 32
+    pairs = sum(n * n for n in (16, 4, 8, 2))
+    bias = 7 * 7 * (2 * 512 + 512 * 1)
+    expected = tokens * (48 * c + (3 + 1 + 4 + 4) * c * c) + 2 * pairs * c + bias
+    assert counter.total == expected
+    grid = window_grid(1, (6, 5), (4, 4), (0, 0), torch.device('cpu'))
+    assert grid.order.tolist()[:5] == [0, 1, 2, 3, 5]  # no fake one was kept
+
+
+NANO = [
+    ('detection/htc++_swinv2-nano_shapes.py', (96, 96)),
+    ('segmentation/swinv2-nano_upernet_ade20k-128x128.py', (128, 128)),
+    ('video/video-swinv2-nano_motion.py', (8, 64, 64)),
+]
+
+
+@pytest.mark.parametrize(('name', 'size'), NANO)
+def test_parts_make_the_whole(name, size):
+    cfg = load(name)
+    flops = count_flops(cfg, size)
+    total = flops.pop('total')
+    assert sum(flops.values()) == total and flops['backbone'] > 1e6
+    larger = count_flops(cfg, [*size[:-1], 2 * size[-1]])
+    assert larger['backbone'] > 1.9 * flops['backbone']
+    assert count_parameters(cfg) > 1e6
+
+
+@pytest.mark.parametrize(
+    ('name', 'size'),
+    [
+        ('detection/mask-rcnn_swinv2-t-w16_fpn_ms-3x_coco.py', (800, 1344)),
+        ('detection/htc++_swinv2-b-w32_fpn_16xb4-3x_coco-1536x1536.py', (1536, 1536)),
+        ('detection/htc++_swinv2-g-w32_fpn_96xb1-67500iters_objects365v2-800x1024.py', (800, 1024)),
+        ('segmentation/swinv2-b-w40_upernet_8xb8-40k_ade20k-640x640.py', (640, 640)),
+        ('video/video-swinv2-g-p244-w8x20x20_64xb1-5e_kinetics400-rgb-320.py', (16, 320, 320)),
+        ('video/video-swinv2-t-p244-w8x8x8_8xb8-amp-30e_kinetics400-rgb-256.py', (32, 256, 256)),
+    ],
+)
+def test_size_of_a_recipe(name, size):
+    cfg = load(name)
+    assert input_size(cfg) == size
+    assert input_size(cfg, [64] * len(size)) == (64,) * len(size)
+    with pytest.raises(UserError, match=f'must be {len(size)} sizes for this config, got'):
+        input_size(cfg, [64] * (5 - len(size)))
+
+
+def test_only_our_backbones():
+    cfg = load('video/video-swinv2-nano_motion.py')
+    cfg.model.backbone.type = 'ResNet'
+    with pytest.raises(UserError, match='has no backbone of mmswinv2'):
+        count_flops(cfg, (8, 64, 64))

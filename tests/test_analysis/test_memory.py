@@ -1,0 +1,130 @@
+import re
+
+import pytest
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from mmswinv2 import compat
+from mmswinv2.analysis import STRATEGIES, estimate_memory
+from mmswinv2.analysis.memory import MemoryTracker, _combine, _Step
+from mmswinv2.errors import UserError
+from tests.test_tools.conftest import ROOT
+
+pytestmark = [
+    pytest.mark.filterwarnings('ignore::UserWarning:mm(det|seg)'),
+    pytest.mark.filterwarnings('ignore:torch.meshgrid:UserWarning'),
+]
+VIDEO = 'configs/video/video-swinv2-t-p244-w8x8x8_8xb8-amp-30e_kinetics400-rgb-256.py'
+SEGMENTATION = 'configs/segmentation/swinv2-t-w16_upernet_8xb2-160k_ade20k-512x512.py'
+
+
+def load(path, **options):
+    compat.apply()
+    cfg = Config.fromfile(ROOT / path)
+    cfg.merge_from_dict({f'model.backbone.{key}': value for key, value in options.items()})
+    return cfg
+
+
+def test_tracker_counts_each_storage_once():
+    layer = nn.Linear(256, 256, bias=False)
+    x = torch.rand(1024, 256)
+    mib = 2**20
+    tracker = MemoryTracker()
+    with tracker:
+        y = layer(x)  # 1 MiB; the weight's transposed view is none of its own
+        assert tracker.live == mib
+        z = y.view(-1).relu()
+        del y
+        assert tracker.live == mib  # relu keeps its output for backward
+        z.sum().backward()
+    del z
+    assert tracker.live == mib // 4  # the gradient
+    assert max(sum(n for n, _ in tracker.events[:i]) for i in range(len(tracker.events))) >= 2 * mib
+
+
+def test_what_each_strategy_spreads():
+    # 1000 parameters in blocks of 400; gradients come while other memory goes
+    step = _Step([0, 0, 2000, 4000], [0, 9000, 5000, 0], {}, 0, 1000, 0, 400, 200)
+    parts = {}
+    for strategy in STRATEGIES:
+        e = _combine(step, strategy, 4, 100, foreach=False)
+        parts[strategy] = (
+            e.parameters, e.gradients, e.optimizer, e.buffers, e.activations
+        )  # fmt: skip
+    assert parts == {
+        'ddp': (4000, 0, 8000, 4000, 9000),
+        'zero1': (4000, 0, 3000, 400, 9000),
+        'zero2': (4000, 0, 3000, 400, 9000),
+        'zero3': (1000, 0, 3000, 4400, 9000),
+        'fsdp': (1000, 0, 2000, 4 * (1200 + 400), 9000),
+    }
+    late = _Step([0, 4000], [9000, 8000], {}, 0, 1000, 0, 400, 200)
+    assert _combine(late, 'zero1', 4, 0, False).gradients == 4000
+    assert _combine(late, 'zero2', 4, 0, False).gradients == 0  # a quarter makes 9000 the top
+    heavy = _Step([0, 4000], [10, 0], {}, 0, 1000, 0, 400, 200)
+    assert _combine(heavy, 'ddp', 1, 0, foreach=True).activations == 4000  # the optimizer's
+
+
+def test_what_saves_memory_does():
+    size = (8, 112, 112)
+    plain = estimate_memory(load(VIDEO), size, 2)
+    recomputed = estimate_memory(load(VIDEO, with_cp=True), size, 2)
+    half = estimate_memory(load(VIDEO), size, 2, dtype=torch.bfloat16)
+    in_turn = estimate_memory(load(VIDEO, windows_at_once=1), size, 2)
+    assert recomputed.activations < 0.6 * plain.activations
+    assert sum(recomputed.saved.values()) < 0.3 * sum(plain.saved.values())
+    assert half.saved['stage 0'] < 0.75 * plain.saved['stage 0']
+    assert in_turn.attention < plain.attention
+    assert list(plain.saved) == [*(f'stage {i}' for i in range(4)), 'neck and heads']
+    assert plain.parameters == 4 * plain.count
+    with pytest.raises(UserError, match="'zero4' is unknown; choose from ddp, zero1"):
+        estimate_memory(load(VIDEO), size, 2, 'zero4')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('config', 'options'),
+    [
+        (VIDEO, '--shape 16 224 224 --batch-size 1 --dtype float32'),
+        (VIDEO, '--shape 16 224 224 --batch-size 1 --dtype bfloat16'),
+        (
+            VIDEO,
+            '--shape 16 224 224 --batch-size 4 --dtype float32 '
+            '--cfg-options model.backbone.with_cp=True',
+        ),
+        (
+            VIDEO.replace('-t-', '-s-'),
+            '--shape 16 160 160 --batch-size 1 --dtype float32 '
+            '--cfg-options model.backbone.windows_at_once=4',
+        ),
+        (SEGMENTATION, '--batch-size 1'),
+        (
+            'configs/detection/mask-rcnn_swinv2-t-w16_fpn_ms-3x_coco.py',
+            '--shape 480 640 --batch-size 1',
+        ),
+        (
+            'configs/detection/retinanet_swinv2-t-w16_fpn_ms-3x_coco.py',
+            '--shape 512 768 --batch-size 1',
+        ),
+    ],
+    ids=str,
+)
+def test_predicted_against_measured(config, options, tool):
+    run = tool('analysis_tools/estimate_memory.py', config, *options.split(), '--measure')
+    assert run.returncode == 0, run.stderr
+    ratio = float(re.search(r'predicted / measured = ([\d.]+)', run.stdout)[1])
+    print(f'\n{config} {options}: {ratio}')
+    assert 0.85 < ratio < 1.15
+
+
+def test_tool_says_whether_it_fits(tool):
+    command = ['analysis_tools/estimate_memory.py', 'configs/video/video-swinv2-nano_motion.py']
+    command += ['--shape', 8, 32, 32, '--gpus', 64, '--strategy', 'zero1']
+    run = tool(*command, '--card', 40)
+    assert run.returncode == 0, run.stderr
+    assert 'on each of 64 GPUs, zero1, float32, ' in run.stdout
+    assert 'fits a card of 40 GiB' in run.stdout
+    assert 'does NOT fit a card of 2 GiB' in tool(*command, '--card', 2).stdout
+    wrong = tool(*command, '--batch-size', 0)
+    assert '--gpus and --batch-size must be at least 1' in wrong.stderr
