@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlparse
 from urllib.request import urlopen
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
@@ -89,7 +90,7 @@ def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> Any:
 
     Args:
         path: the file.
-        mmap: leave tensors on the disk until they are used; not for safetensors.
+        mmap: leave tensors on the disk until they are used, where the file allows it.
 
     Raises:
         CheckpointError: if the file is missing, truncated, or holds objects that only code could
@@ -107,7 +108,9 @@ def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> Any:
     known = torch.serialization.get_safe_globals()  # leaving the context would forget them
     try:
         with torch.serialization.safe_globals([g for g in harmless_globals() if g not in known]):
-            return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
+            return torch.load(
+                path, map_location='cpu', weights_only=True, mmap=mmap and is_zipfile(path)
+            )
     except pickle.UnpicklingError as error:
         if 'global' not in str(error).lower():
             raise _unreadable(path, error) from error

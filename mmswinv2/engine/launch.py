@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 
 from .. import compat
 from ..checkpoints import read_checkpoint
+from ..checkpoints.sharded import check_shards, is_sharded
 from ..errors import UserError, check_data, why_empty
 from .check_loss import CheckInvalidLossHook
 from .hooks import CheckDatasetHook
@@ -104,9 +105,8 @@ def set_resume(cfg: Config, resume: str | None) -> None:
     started = Path(cfg.work_dir, '.started')
     found = last_good_checkpoint(cfg.work_dir) if resume == 'auto' or _is_restart() else None
     if _is_restart():
-        of_this_run = found is not None and found.stat().st_mtime >= started.stat().st_mtime
-        if of_this_run:
-            resume = str(found)
+        if found and started.exists() and found.stat().st_mtime >= started.stat().st_mtime:
+            resume = str(found)  # not one of an earlier run in the same folder
         print_log(f'started again, {f"from {resume}" if resume else "at the beginning"}')
     elif int(os.environ.get('RANK', 0)) == 0:
         started.touch()
@@ -143,7 +143,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         cfg.pop('runner_type', None)
         cfg.pop('strategy', None)
     if (path := cfg.get('load_from')) and '://' not in path:
-        _take_seed(cfg, read_checkpoint(path))
+        _look_at_checkpoint(cfg, Path(path))
     compat.name_unreadable_images()
     if int(os.environ.get('RANK', 0)) == 0:
         remove_half_written(cfg.work_dir)
@@ -181,11 +181,28 @@ def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:
         torch.distributed.destroy_process_group()
 
 
-def _take_seed(cfg: Config, checkpoint: Any) -> None:
-    """Resume with the seed of the run, as the order of the data is drawn with it."""
-    seed = (checkpoint.get('meta') or {}).get('seed') if isinstance(checkpoint, dict) else None
+def _look_at_checkpoint(cfg: Config, path: Path) -> None:
+    """See whether it can be read, and go on with the seed that a resumed run began with.
+
+    The order of the data is drawn with the seed.
+
+    Raises:
+        UserError: if the config's strategy cannot resume from it.
+        CheckpointError: if it is missing, truncated or unsafe.
+    """
+    sharded = is_sharded(path)
+    checkpoint = check_shards(path) if sharded else read_checkpoint(path, mmap=True)
+    if not cfg.get('resume'):
+        return
+    strategy = str((cfg.get('strategy') or {}).get('type'))
+    if sharded and not strategy.endswith('DeepSpeedStrategy'):
+        raise UserError(
+            f'{path} was written by DeepSpeed, and only a strategy of DeepSpeed can resume from '
+            f"it, not {strategy}; start from its weights with --cfg-options load_from='{path}'"
+        )
+    seed = checkpoint['meta'].get('seed') if 'meta' in checkpoint else None
     randomness = cfg.setdefault('randomness', dict(seed=None))
-    if cfg.get('resume') and seed is not None and randomness.get('seed') is None:
+    if seed is not None and randomness.get('seed') is None:
         randomness.seed = seed
 
 
