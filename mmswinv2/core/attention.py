@@ -63,7 +63,13 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: flo
         return window_attention_reference(q, k, v, bias, dropout)
     if torch.is_grad_enabled() and bias.requires_grad:
         return _RecomputedAttention.apply(q, k, v, bias)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)[None], scale=1.0)
+    return _fused(q, k, v, bias)
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    # torch takes no fused kernel where the mask requires a gradient, not even under no_grad
+    mask = bias.detach().to(q.dtype)[None]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
 
 
 def _probabilities(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
@@ -77,7 +83,7 @@ class _RecomputedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(q, k, v, bias)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)[None], scale=1.0)
+        return _fused(q, k, v, bias)
 
     @staticmethod
     @once_differentiable
