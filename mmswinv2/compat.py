@@ -28,7 +28,12 @@ from mmengine.utils import digit_version
 from .checkpoints.files import harmless_globals
 from .errors import UserError
 
-__all__ = ['apply', 'let_instaboost_outline_masks', 'name_unreadable_images']
+__all__ = [
+    'apply',
+    'let_heads_score_bfloat16',
+    'let_instaboost_outline_masks',
+    'name_unreadable_images',
+]
 
 _MMCV_TOO_NEW = '2.2.0'  # mmaction2 1.2.0 refuses it and later ones at import
 
@@ -60,6 +65,24 @@ def name_unreadable_images() -> None:
             ) from error
 
     LoadImageFromFile.transform = transform
+
+
+def let_heads_score_bfloat16() -> None:
+    """Let mmaction2's heads take scores in bfloat16, which NumPy does not know."""
+    from mmaction.models.heads import BaseHead
+
+    if hasattr(BaseHead.loss_by_feat, '__wrapped__'):
+        return
+
+    def in_float32(method: Any) -> Any:
+        @functools.wraps(method)
+        def call(self: Any, cls_scores: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            return method(self, cls_scores.float(), *args, **kwargs)
+
+        return call
+
+    BaseHead.loss_by_feat = in_float32(BaseHead.loss_by_feat)
+    BaseHead.predict_by_feat = in_float32(BaseHead.predict_by_feat)
 
 
 def let_instaboost_outline_masks() -> None:

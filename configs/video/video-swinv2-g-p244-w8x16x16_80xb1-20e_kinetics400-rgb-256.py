@@ -69,6 +69,7 @@ param_scheduler = [
     ),
 ]
 optim_wrapper = dict(
+    dtype='bfloat16',  # not given in the paper
     optimizer=dict(lr=3.6e-4, weight_decay=0.1),
     # a lower rate in the backbone and over its layers: not given in the paper
     paramwise_cfg=dict(_delete_=True, layer_decay_rate=1.0),

@@ -1,14 +1,15 @@
 """What a config costs, found out before anything is trained."""
 
 from .flops import count_flops
-from .memory import STRATEGIES, Estimate, estimate_memory
+from .memory import STRATEGIES, Estimate, TrainingStep, follow_step
 from .model import count_parameters, input_size
 
 __all__ = [
     'STRATEGIES',
     'Estimate',
+    'TrainingStep',
     'count_flops',
     'count_parameters',
-    'estimate_memory',
+    'follow_step',
     'input_size',
 ]

@@ -22,12 +22,12 @@ from ..core.block import Block
 from ..errors import UserError
 from .model import batch_of, build, frozen_batch_norms, heads_autocast
 
-__all__ = ['STRATEGIES', 'Estimate', 'MemoryTracker', 'estimate_memory']
+__all__ = ['STRATEGIES', 'Estimate', 'MemoryTracker', 'TrainingStep', 'follow_step']
 
 GIB = 2**30
 STRATEGIES = ('ddp', 'zero1', 'zero2', 'zero3', 'fsdp')
 _LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
-_BUCKET = 500_000_000  # DeepSpeed's reduce_bucket_size, in numbers
+BUCKET = 50_000_000  # reduce_bucket_size of configs/_base_/strategies, in numbers
 
 
 class MemoryTracker(TorchDispatchMode):
@@ -116,89 +116,96 @@ class Estimate:
 
 
 @dataclass
-class _Step:
-    """A training step as it was followed: bytes over time, of gradients and of all else."""
+class TrainingStep:
+    """A training step as it was followed.
+
+    Attributes:
+        gradients: bytes of gradients over time.
+        others: bytes of all else over time, but for weights and the optimizer's state.
+        saved: see `Estimate`.
+        attention: see `Estimate`.
+        trained: number of parameters that are trained.
+        frozen: number of those that are not.
+        largest: number of parameters of the largest block.
+        outside: number of parameters outside the blocks.
+        half: whether it ran under autocast.
+    """
 
     gradients: list[int]
     others: list[int]
     saved: dict[str, int]
     attention: int
-    trained: int  # parameters
+    trained: int
     frozen: int
-    largest: int  # parameters of the largest block
-    outside: int  # parameters outside the blocks
+    largest: int
+    outside: int
+    half: bool = False
+
+    def estimate(
+        self, strategy: str = 'ddp', gpus: int = 1, bucket: int = BUCKET, foreach: bool = True
+    ) -> Estimate:
+        """Reckon the memory on one of several GPUs, with AdamW.
+
+        Args:
+            strategy: one of `STRATEGIES`.
+            gpus: number of GPUs.
+            bucket: DeepSpeed's ``reduce_bucket_size``.
+            foreach: whether the optimizer takes all parameters at once, as it does on GPUs.
+
+        Raises:
+            UserError: if the strategy is unknown.
+        """
+        if strategy not in STRATEGIES:
+            raise UserError(
+                f'strategy {strategy!r} is unknown; choose from {", ".join(STRATEGIES)}'
+            )
+        weights, trained = 4 * (self.trained + self.frozen), 4 * self.trained
+        share = 1 if strategy == 'ddp' else gpus
+        optimizer = 2 * trained // share
+        parameters, buffers, whole = weights, 0, 1.0  # `whole`: part of the gradients kept by each
+        if strategy == 'ddp':
+            buffers = trained if gpus > 1 else 0  # the buckets
+        elif strategy == 'fsdp':
+            parameters, whole = weights // gpus, 1 / gpus
+            # the block at work and the next, and what is outside; weights and gradients
+            buffers = 4 * (3 * self.largest + 2 * self.outside) if gpus > 1 else 0
+        else:
+            optimizer += trained // share  # its own copy of the weights
+            buffers = bucket * (4 + 2 * self.half)  # one bucket for each type of numbers
+            if strategy != 'zero1':
+                whole = 1 / gpus
+            if strategy == 'zero3':
+                parameters = weights // gpus
+                buffers = 2 * buffers + min(weights, 4 * _LIVE_PARAMETERS)  # two, to overlap
+        totals = [int(g * whole) + o for g, o in zip(self.gradients, self.others, strict=True)]
+        top = max(range(len(totals)), key=totals.__getitem__)
+        gradients, activations = int(self.gradients[top] * whole), self.others[top]
+        # the optimizer's own step, when activations are gone
+        temporary = trained // share if foreach else 0
+        if strategy.startswith('zero'):
+            temporary += trained // share  # gradients of this process in one piece
+        if int(trained * whole) + temporary > gradients + activations:
+            gradients, activations = int(trained * whole), temporary
+        return Estimate(
+            parameters, gradients, optimizer, buffers, activations, self.saved, self.attention,
+            self.trained + self.frozen,
+        )  # fmt: skip
 
 
-def estimate_memory(
-    cfg: Any,
-    size: Sequence[int],
-    batch_size: int,
-    strategy: str = 'ddp',
-    gpus: int = 1,
-    dtype: torch.dtype | None = None,
-    foreach: bool = True,
-) -> Estimate:
-    """Predict the memory of one training step with AdamW.
+def follow_step(
+    cfg: Any, size: Sequence[int], batch_size: int, dtype: torch.dtype | None = None
+) -> TrainingStep:
+    """Follow the memory of one training step.
 
     Args:
         cfg: the config.
         size: ``(H, W)`` or ``(T, H, W)``.
         batch_size: samples on a GPU.
-        strategy: one of `STRATEGIES`.
-        gpus: number of GPUs.
         dtype: of autocast; ``None``: off. Only segmentors have their heads under it, too.
-        foreach: whether the optimizer takes all parameters at once, as it does on GPUs.
 
     Raises:
-        UserError: if the strategy is unknown or the config has no backbone of ours.
+        UserError: if the config has no backbone of ours.
     """
-    if strategy not in STRATEGIES:
-        raise UserError(f'strategy {strategy!r} is unknown; choose from {", ".join(STRATEGIES)}')
-    step = _follow(cfg, size, batch_size, dtype)
-    return _combine(step, strategy, gpus, _bucket_of(cfg), foreach)
-
-
-def _combine(step: _Step, strategy: str, gpus: int, bucket: int, foreach: bool) -> Estimate:
-    weights = 4 * (step.trained + step.frozen)
-    trained = 4 * step.trained
-    share = gpus if strategy != 'ddp' else 1
-    optimizer = 2 * trained // share
-    parameters, buffers, whole = weights, 0, 1.0  # `whole`: part of the gradients kept by each
-    if strategy == 'ddp':
-        buffers = trained if gpus > 1 else 0  # the buckets
-    elif strategy == 'fsdp':
-        parameters, whole = weights // gpus, 1 / gpus
-        # the block at work and the next, and what is outside the blocks; weights and gradients
-        buffers = 4 * (3 * step.largest + 2 * step.outside) if gpus > 1 else 0
-    else:
-        optimizer += trained // share  # its own copy of the weights
-        buffers = 4 * bucket
-        if strategy != 'zero1':
-            whole = 1 / gpus
-        if strategy == 'zero3':
-            parameters = weights // gpus
-            buffers += min(weights, 4 * _LIVE_PARAMETERS)
-    totals = [int(g * whole) + o for g, o in zip(step.gradients, step.others, strict=True)]
-    top = max(range(len(totals)), key=totals.__getitem__)
-    gradients, activations = int(step.gradients[top] * whole), step.others[top]
-    # the optimizer's own step, when activations are gone
-    temporary = trained // share if foreach else 0
-    if strategy.startswith('zero'):
-        temporary += trained // share  # gradients of this process in one piece
-    if int(trained * whole) + temporary > gradients + activations:
-        gradients, activations = int(trained * whole), temporary
-    return Estimate(
-        parameters, gradients, optimizer, buffers, activations, step.saved, step.attention,
-        step.trained + step.frozen,
-    )  # fmt: skip
-
-
-def _bucket_of(cfg: Any) -> int:
-    strategy = cfg.get('strategy') or {}
-    return int((strategy.get('zero_optimization') or {}).get('reduce_bucket_size', _BUCKET))
-
-
-def _follow(cfg: Any, size: Sequence[int], batch_size: int, dtype: torch.dtype | None) -> _Step:
     tracker = MemoryTracker()
     model, stand_in = build(cfg, [tracker], dtype)
     model.train()
@@ -217,25 +224,22 @@ def _follow(cfg: Any, size: Sequence[int], batch_size: int, dtype: torch.dtype |
         loss.backward()
     del data, loss
     stand_in.backward()
-    trained = [p for module in (model, backbone) for p in module.parameters() if p.requires_grad]
-    everything = [p for module in (model, backbone) for p in module.parameters()]
+    everything = [*model.parameters(), *backbone.parameters()]
+    trained = [p for p in everything if p.requires_grad]
     numbers = {tracker.number(p.grad) for p in trained if p.grad is not None}
     gradients, others = [0], [0]
-    for size_of, number in tracker.events:
+    for change, number in tracker.events:
         is_gradient = number in numbers
-        gradients.append(gradients[-1] + size_of * is_gradient)
-        others.append(others[-1] + size_of * (not is_gradient))
-    blocks = [sum(p.numel() for p in m.parameters()) for m in backbone.modules() if _is_block(m)]
-    count = sum(p.numel() for p in trained)
-    frozen = sum(p.numel() for p in everything) - count
-    return _Step(
-        gradients, others, saved, attention[0], count, frozen, max(blocks),
-        count + frozen - sum(blocks),
+        gradients.append(gradients[-1] + change * is_gradient)
+        others.append(others[-1] + change * (not is_gradient))
+    blocks = [
+        sum(p.numel() for p in m.parameters()) for m in backbone.modules() if isinstance(m, Block)
+    ]
+    total, count = (sum(p.numel() for p in some) for some in (everything, trained))
+    return TrainingStep(
+        gradients, others, saved, attention[0], count, total - count, max(blocks),
+        total - sum(blocks), dtype is not None,
     )  # fmt: skip
-
-
-def _is_block(module: nn.Module) -> bool:
-    return isinstance(module, Block)
 
 
 def _watch(

@@ -80,9 +80,15 @@ def check_shards(path: Path) -> dict[str, Any]:
         return read_checkpoint(models[0], mmap=True)
 
 
-def gathered(value: Any) -> Any:
-    """The whole of a tensor of which each process has a part, on the CPU; all must call this."""
-    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
+def gathered(value: Any, keep: bool = True) -> Any:
+    """The whole of a tensor of which each process has a part, on the CPU; all must call this.
+
+    Who does not `keep` it gets an empty one.
+    """
+    if not isinstance(value, DTensor):
+        return value
+    whole = value.full_tensor()
+    return whole.cpu() if keep else torch.empty(0)
 
 
 def spread(value: Tensor, like: Tensor) -> Tensor:

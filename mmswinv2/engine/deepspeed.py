@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,9 @@ from ..errors import UserError
 from ..registry import STRATEGIES
 from .storage import AtomicLocalBackend
 
-__all__ = ['DeepSpeedStrategy', 'bare', 'whole_weights']
+__all__ = ['REVISE_KEYS', 'DeepSpeedStrategy', 'bare', 'revised', 'whole_weights']
 
+REVISE_KEYS = ((r'^module\.', ''),)  # mmengine's default
 # what an optim_wrapper may have besides the optimizer and what is translated
 _KNOWN = {'optimizer', 'constructor', 'paramwise_cfg'}
 
@@ -36,8 +39,8 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
 
     - An ``optim_wrapper`` of type OptimWrapper or AmpOptimWrapper is translated into DeepSpeed's
       sections, so that one recipe serves every strategy: ``clip_grad`` to ``gradient_clipping``,
-      ``accumulative_counts`` to ``gradient_accumulation_steps``, and AmpOptimWrapper to
-      ``torch_autocast`` (weights stay float32; boxes do not survive half precision).
+      ``accumulative_counts`` to ``gradient_accumulation_steps``, and AmpOptimWrapper in bfloat16
+      to ``torch_autocast`` (weights stay float32; boxes do not survive half precision).
     - ``auto_scale_lr`` is heeded.
     - ``load_from`` takes any checkpoint of the model, whichever strategy wrote it.
     - A checkpoint (a folder) appears whole or not at all.
@@ -73,7 +76,7 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
         *,
         map_location: Any = 'cpu',
         strict: bool = False,
-        revise_keys: Any = None,
+        revise_keys: Sequence[tuple[str, str]] = REVISE_KEYS,
         callback: Callable[[dict], Any] | None = None,
     ) -> dict:
         """Load weights, of any strategy; see mmengine's."""
@@ -81,7 +84,7 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
         checkpoint = _load_checkpoint(filename, map_location='cpu')
         if callback is not None:
             callback(checkpoint)
-        state = checkpoint.pop('state_dict', checkpoint)
+        state = revised(checkpoint.pop('state_dict', checkpoint), revise_keys)
         with whole_weights(self.model) as module:
             load_state_dict(module, state, strict, self.logger)
         return checkpoint
@@ -129,8 +132,13 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
                 'OptimWrapper or AmpOptimWrapper'
             )
         if kind == 'AmpOptimWrapper':
-            dtype = cfg.pop('dtype', None) or 'float16'
-            cfg.pop('loss_scale', None)  # DeepSpeed's is dynamic
+            cfg.pop('loss_scale', None)  # bfloat16 needs none
+            if (dtype := cfg.pop('dtype', None)) != 'bfloat16':
+                raise UserError(
+                    f'AmpOptimWrapper with dtype={dtype or "float16"}: under autocast in float16 '
+                    'DeepSpeed clips gradients that are still scaled and never lowers the scale; '
+                    'set optim_wrapper.dtype=bfloat16'
+                )
             self.config.setdefault('torch_autocast', {'enabled': True, 'dtype': dtype})
         if clip := cfg.pop('clip_grad', None):
             if clip.get('norm_type', 2) != 2 or set(clip) - {'max_norm', 'norm_type'}:
@@ -143,6 +151,15 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
         if unknown := sorted(set(cfg) - _KNOWN):
             raise UserError(f'optim_wrapper has {unknown}, which DeepSpeed has no counterpart of')
         return {'type': 'DeepSpeedOptimWrapper', **cfg}
+
+
+def revised(state: dict[str, Any], revise_keys: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """A state dict with patterns in its keys replaced, as mmengine does it."""
+    new = OrderedDict(state)
+    for pattern, replacement in revise_keys:
+        new = OrderedDict((re.sub(pattern, replacement, key), v) for key, v in new.items())
+    new._metadata = getattr(state, '_metadata', OrderedDict())  # type: ignore[attr-defined]
+    return new
 
 
 def bare(model: Any) -> nn.Module:

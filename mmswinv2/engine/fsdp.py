@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from mmengine.device import get_device
-from mmengine.dist import get_world_size
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -18,6 +18,7 @@ from ..checkpoints.sharded import gathered, spread
 from ..core.block import Block
 from ..registry import STRATEGIES
 from .ddp import DDPStrategy
+from .deepspeed import REVISE_KEYS, revised
 
 __all__ = ['FSDPStrategy']
 
@@ -49,12 +50,20 @@ class FSDPStrategy(DDPStrategy):
 
     def save_checkpoint(self, filename: str, **kwargs: Any) -> None:
         """Gather everything and let the first process write it; see mmengine's."""
+        own = self.model.state_dict()
         self._whole = (
-            {key: gathered(value) for key, value in self.model.state_dict().items()},
-            _map_state(super().optim_state_dict(), lambda value, _: gathered(value)),
+            OrderedDict((key, gathered(value, is_main_process())) for key, value in own.items()),
+            _map_state(
+                super().optim_state_dict(), lambda value, _: gathered(value, is_main_process())
+            ),
         )
+        self._whole[0]._metadata = own._metadata  # the versions of layers
         super().save_checkpoint(filename, **kwargs)
         del self._whole
+
+    def resume(self, filename: str, **kwargs: Any) -> dict:
+        """Go on from a plain checkpoint; see mmengine's."""
+        return super().resume(filename, **{**kwargs, 'map_location': 'cpu'})  # too large for a GPU
 
     def model_state_dict(self) -> dict:
         """The whole weights."""
@@ -69,17 +78,14 @@ class FSDPStrategy(DDPStrategy):
         state_dict: dict,
         *,
         strict: bool = False,
-        revise_keys: Sequence[tuple[str, str]] = ((r'^module\.', ''),),
+        revise_keys: Sequence[tuple[str, str]] = REVISE_KEYS,
     ) -> None:
         """Load whole weights; see mmengine's."""
-        for pattern, replacement in revise_keys:
-            state_dict = {re.sub(pattern, replacement, k): v for k, v in state_dict.items()}
-        own = self.model.state_dict()
-        parts = {
-            k: spread(v, own[k]) if k in own and own[k].shape == v.shape else v
-            for k, v in state_dict.items()
-        }
-        load_state_dict(self.model, parts, strict, self.logger)
+        state, own = revised(state_dict, revise_keys), self.model.state_dict()
+        for key, value in state.items():
+            if key in own and own[key].shape == value.shape:
+                state[key] = spread(value, own[key])
+        load_state_dict(self.model, state, strict, self.logger)
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """Load a whole state of the optimizer."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.dist import all_gather_object, get_world_size
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -25,7 +26,7 @@ from .hooks import CheckDatasetHook
 from .repeatable import RepeatableHook
 from .storage import (
     last_good_checkpoint,
-    read_files_safely,
+    read_folders,
     remove_half_written,
     write_files_whole,
 )
@@ -38,6 +39,8 @@ __all__ = [
     'run',
     'set_resume',
 ]
+
+_STARTED = '.started'  # in the work dir, as old as the run
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
@@ -102,13 +105,13 @@ def set_resume(cfg: Config, resume: str | None) -> None:
     Raises:
         UserError: if there is nothing to resume.
     """
-    started = Path(cfg.work_dir, '.started')
+    started = Path(cfg.work_dir, _STARTED)
     found = last_good_checkpoint(cfg.work_dir) if resume == 'auto' or _is_restart() else None
     if _is_restart():
         if found and started.exists() and found.stat().st_mtime >= started.stat().st_mtime:
             resume = str(found)  # not one of an earlier run in the same folder
         print_log(f'started again, {f"from {resume}" if resume else "at the beginning"}')
-    elif int(os.environ.get('RANK', 0)) == 0:
+    elif _is_first_process():
         started.touch()
     if resume is None:
         return
@@ -127,6 +130,26 @@ def _is_restart() -> bool:
     return int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
 
 
+def _is_first_process() -> bool:
+    """Before the processes know each other; torchrun and Slurm number them."""
+    return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0
+
+
+def _check_shared(cfg: Config) -> None:
+    """Raise `UserError` if the machines of a training do not see the same checkpoints."""
+    if get_world_size() == 1:
+        return
+    seen = all_gather_object((str(cfg.get('load_from')), Path(cfg.work_dir, _STARTED).exists()))
+    resumed = {path for path, _ in seen}
+    in_parts = str((cfg.get('strategy') or {}).get('type')).endswith('DeepSpeedStrategy')
+    if len(resumed) > 1 or (in_parts and not all(exists for _, exists in seen)):
+        raise UserError(
+            f'the processes do not see the same files in the work dir {cfg.work_dir} (to start '
+            f'from: {", ".join(sorted(resumed))}); name a folder that all machines share with '
+            '--work-dir'
+        )
+
+
 def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     """Check the data and the checkpoint, set up the processes, and build the runner.
 
@@ -143,16 +166,19 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         cfg.pop('runner_type', None)
         cfg.pop('strategy', None)
     if (path := cfg.get('load_from')) and '://' not in path:
-        _look_at_checkpoint(cfg, Path(path))
+        _look_at_checkpoint(cfg, Path(path).expanduser())
     compat.name_unreadable_images()
-    if int(os.environ.get('RANK', 0)) == 0:
+    if cfg.get('default_scope') == 'mmaction':
+        compat.let_heads_score_bfloat16()
+    if 'train' in kinds and _is_first_process():
         remove_half_written(cfg.work_dir)
     write_files_whole()
-    read_files_safely()
+    read_folders()
     _set_up_processes(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     own = [CheckDatasetHook()]
     if 'train' in kinds:
+        _check_shared(cfg)
         own += [RepeatableHook()]
         if not any(isinstance(hook, CheckInvalidLossHook) for hook in runner.hooks):
             own += [CheckInvalidLossHook()]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 
@@ -59,7 +60,8 @@ class RepeatableHook(Hook):
     """Gives every sample and every iteration random numbers of its own; the tools add it.
 
     A run that is resumed ends like one that never stopped, and one of several processes augments
-    a batch like one of a single process. Samplers other than mmengine's are left as they are.
+    a batch like one of a single process. Samplers other than mmengine's are left as they are, and
+    so are data sets that look samples up in a list of their own, as ClassBalancedDataset does.
     """
 
     def before_train(self, runner: Any) -> None:
@@ -67,7 +69,7 @@ class RepeatableHook(Hook):
         self.seed = runner.seed
         loader = runner.train_loop.dataloader
         sampler = getattr(loader.batch_sampler, 'sampler', None)
-        if isinstance(sampler, _Numbered) or not hasattr(sampler, 'world_size'):
+        if not isinstance(sampler, (DefaultSampler, InfiniteSampler)):
             return
         loader.batch_sampler.sampler = numbered = _Numbered(sampler, self.seed)
         if hasattr(sampler, 'skip'):

@@ -11,15 +11,15 @@ from typing import Any
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
-from mmengine.utils import apply_to
-from torch import Tensor
+from mmengine.runner.checkpoint import load_from_local
 
-from ..checkpoints.files import HALF_WRITTEN, read_checkpoint, write_whole
+from ..checkpoints.files import HALF_WRITTEN, write_whole
+from ..checkpoints.sharded import is_sharded, read_sharded
 
 __all__ = [
     'AtomicLocalBackend',
     'last_good_checkpoint',
-    'read_files_safely',
+    'read_folders',
     'remove_half_written',
     'write_files_whole',
 ]
@@ -67,18 +67,15 @@ def write_files_whole() -> None:
     register_backend('local', AtomicLocalBackend, force=True, prefixes='')
 
 
-def read_files_safely() -> None:
-    """Let mmengine read local checkpoints with `read_checkpoint`: folders too, and no code."""
+def read_folders() -> None:
+    """Let mmengine read the folders that DeepSpeed wrote like files."""
     CheckpointLoader.register_scheme(prefixes='', loader=_read, force=True)
 
 
 def _read(filename: str, map_location: Any = None) -> Any:
-    checkpoint = read_checkpoint(filename)
-    if map_location in (None, 'cpu'):
-        return checkpoint
-    return apply_to(
-        checkpoint, lambda value: isinstance(value, Tensor), lambda value: value.to(map_location)
-    )
+    if is_sharded(filename):
+        return read_sharded(filename)
+    return load_from_local(filename, map_location)
 
 
 def remove_half_written(work_dir: str | os.PathLike[str]) -> None:
@@ -118,6 +115,6 @@ def _is_whole(path: Path) -> bool:
 
 def _remove(path: Path) -> None:
     if path.is_dir():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

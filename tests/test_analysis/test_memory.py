@@ -6,8 +6,8 @@ from mmengine.config import Config
 from torch import nn
 
 from mmswinv2 import compat
-from mmswinv2.analysis import STRATEGIES, estimate_memory
-from mmswinv2.analysis.memory import MemoryTracker, _combine, _Step
+from mmswinv2.analysis import STRATEGIES, TrainingStep, follow_step
+from mmswinv2.analysis.memory import MemoryTracker
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import ROOT
 
@@ -45,41 +45,39 @@ def test_tracker_counts_each_storage_once():
 
 def test_what_each_strategy_spreads():
     # 1000 parameters in blocks of 400; gradients come while other memory goes
-    step = _Step([0, 0, 2000, 4000], [0, 9000, 5000, 0], {}, 0, 1000, 0, 400, 200)
+    step = TrainingStep([0, 0, 2000, 4000], [0, 9000, 5000, 0], {}, 0, 1000, 0, 400, 200)
     parts = {}
     for strategy in STRATEGIES:
-        e = _combine(step, strategy, 4, 100, foreach=False)
-        parts[strategy] = (
-            e.parameters, e.gradients, e.optimizer, e.buffers, e.activations
-        )  # fmt: skip
+        e = step.estimate(strategy, 4, 100, foreach=False)
+        parts[strategy] = (e.parameters, e.gradients, e.optimizer, e.buffers, e.activations)
     assert parts == {
         'ddp': (4000, 0, 8000, 4000, 9000),
         'zero1': (4000, 0, 3000, 400, 9000),
         'zero2': (4000, 0, 3000, 400, 9000),
-        'zero3': (1000, 0, 3000, 4400, 9000),
+        'zero3': (1000, 0, 3000, 4800, 9000),
         'fsdp': (1000, 0, 2000, 4 * (1200 + 400), 9000),
     }
-    late = _Step([0, 4000], [9000, 8000], {}, 0, 1000, 0, 400, 200)
-    assert _combine(late, 'zero1', 4, 0, False).gradients == 4000
-    assert _combine(late, 'zero2', 4, 0, False).gradients == 0  # a quarter makes 9000 the top
-    heavy = _Step([0, 4000], [10, 0], {}, 0, 1000, 0, 400, 200)
-    assert _combine(heavy, 'ddp', 1, 0, foreach=True).activations == 4000  # the optimizer's
+    late = TrainingStep([0, 4000], [9000, 8000], {}, 0, 1000, 0, 400, 200)
+    assert late.estimate('zero1', 4).gradients == 4000
+    assert late.estimate('zero2', 4).gradients == 0  # a quarter of them leaves 9000 the top
+    heavy = TrainingStep([0, 4000], [10, 0], {}, 0, 1000, 0, 400, 200)
+    assert heavy.estimate('ddp').activations == 4000  # the optimizer's
+    with pytest.raises(UserError, match="'zero4' is unknown; choose from ddp, zero1"):
+        heavy.estimate('zero4')
 
 
 def test_what_saves_memory_does():
     size = (8, 112, 112)
-    plain = estimate_memory(load(VIDEO), size, 2)
-    recomputed = estimate_memory(load(VIDEO, with_cp=True), size, 2)
-    half = estimate_memory(load(VIDEO), size, 2, dtype=torch.bfloat16)
-    in_turn = estimate_memory(load(VIDEO, windows_at_once=1), size, 2)
+    plain = follow_step(load(VIDEO), size, 2).estimate()
+    recomputed = follow_step(load(VIDEO, with_cp=True), size, 2).estimate()
+    half = follow_step(load(VIDEO), size, 2, torch.bfloat16).estimate()
+    in_turn = follow_step(load(VIDEO, windows_at_once=1), size, 2).estimate()
     assert recomputed.activations < 0.6 * plain.activations
     assert sum(recomputed.saved.values()) < 0.3 * sum(plain.saved.values())
     assert half.saved['stage 0'] < 0.75 * plain.saved['stage 0']
-    assert in_turn.attention < plain.attention
+    assert in_turn.activations < plain.activations
     assert list(plain.saved) == [*(f'stage {i}' for i in range(4)), 'neck and heads']
     assert plain.parameters == 4 * plain.count
-    with pytest.raises(UserError, match="'zero4' is unknown; choose from ddp, zero1"):
-        estimate_memory(load(VIDEO), size, 2, 'zero4')
 
 
 @pytest.mark.slow

@@ -142,7 +142,7 @@ def test_a_plain_run_goes_on_with_fsdp(alone, written, torchrun, clips):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('strategy', ['ddp', 'zero1', 'fsdp'])
+@pytest.mark.parametrize('strategy', STRATEGIES)
 def test_all_processes_pass_over_a_bad_loss_of_one(strategy, written, torchrun, clips):
     hooks = (
         ", dict(type='Poison', rank=1, iteration=2)"
@@ -157,6 +157,23 @@ def test_all_processes_pass_over_a_bad_loss_of_one(strategy, written, torchrun, 
     assert re.search('loss of another process is bad in iteration 2: batch passed', run.stdout)
     state = read_checkpoint(config.parent / 'w/iter_4.pth')['state_dict']
     assert all(value.isfinite().all() for value in state.values())
+
+
+@pytest.mark.slow
+def test_autocast_under_zero(alone, written, torchrun, clips):
+    extra = (
+        "\noptim_wrapper['type'], optim_wrapper['dtype'] = 'AmpOptimWrapper', 'bfloat16'"
+        '\ntrain_cfg = dict(max_iters=6, val_interval=6)'
+    )
+    config = written('zero1', extra=extra)
+    data = ['--cfg-options', f'data_root={clips}/', 'train_dataloader.batch_size=1']
+    run = torchrun(config, '--work-dir', config.parent / 'w', *data)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert 'acc/top1' in run.stdout
+    for (_, loss), (_, other) in zip(losses(config.parent), losses(alone), strict=True):
+        assert loss == pytest.approx(other, rel=0.05) and loss != other
+    run = torchrun(config, '--work-dir', config.parent / 'w', *data, 'optim_wrapper.dtype=float16')
+    assert 'never lowers the scale; set optim_wrapper.dtype=bfloat16' in run.stderr
 
 
 @pytest.mark.slow

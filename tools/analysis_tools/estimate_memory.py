@@ -5,12 +5,15 @@ rest of the model on random ones. Prints where the memory goes, and whether it f
 """
 
 import argparse
+import json
+from pathlib import Path
 
 import torch
 from mmengine.config import DictAction
 
-from mmswinv2.analysis import STRATEGIES, estimate_memory, input_size
+from mmswinv2.analysis import STRATEGIES, follow_step, input_size
 from mmswinv2.analysis.measure import measure_memory
+from mmswinv2.analysis.memory import BUCKET
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.errors import UserError, told_in_a_sentence
 
@@ -43,11 +46,19 @@ def parse_args():
 
 
 def strategy_of(cfg):
+    """Name and bucket size of the config's strategy."""
     strategy = cfg.get('strategy') or {}
     kind = str(strategy.get('type')).split('.')[-1]
-    if kind == 'DeepSpeedStrategy':
-        return f'zero{strategy.get("zero_optimization", {}).get("stage", 0)}'
-    return 'fsdp' if kind == 'FSDPStrategy' else 'ddp'
+    if kind != 'DeepSpeedStrategy':
+        return 'fsdp' if kind == 'FSDPStrategy' else 'ddp', BUCKET
+    section = strategy.get('zero_optimization')
+    if section is None:
+        config = strategy.get('config') or {}
+        config = json.loads(Path(config).read_text()) if isinstance(config, str) else config
+        section = config.get('zero_optimization') or {}
+    stage = section.get('stage', 0)
+    bucket = section.get('reduce_bucket_size', 500_000_000)  # DeepSpeed's default
+    return f'zero{stage}' if stage else 'ddp', int(bucket)
 
 
 def dtype_of(cfg):
@@ -78,12 +89,12 @@ def main():
         raise UserError('--gpus and --batch-size must be at least 1')
     size = input_size(cfg, args.shape)
     batch_size = args.batch_size or cfg.train_dataloader.batch_size
-    strategy = args.strategy or strategy_of(cfg)
+    strategy, bucket = strategy_of(cfg)
+    strategy = args.strategy or strategy
     name = args.dtype or dtype_of(cfg)
     dtype = DTYPES[name]
-    estimate = estimate_memory(
-        cfg, size, batch_size, strategy, args.gpus, dtype, foreach=not args.measure
-    )
+    step = follow_step(cfg, size, batch_size, dtype)
+    estimate = step.estimate(strategy, args.gpus, bucket)
     print(
         f'{args.config}\n{batch_size} x {" x ".join(map(str, size))} on each of {args.gpus} GPUs, '
         f'{strategy}, {name}, {estimate.count / 1e6:,.1f} million parameters'
@@ -96,9 +107,10 @@ def main():
     )
     if args.measure:
         measured = measure_memory(cfg, size, batch_size, dtype)
+        predicted = step.estimate(foreach=torch.cuda.is_available()).total
         print(
-            f'measured on one device: {measured / GIB:.3f} GiB, predicted / measured = '
-            f'{estimate.total / measured:.3f}'
+            f'one device: predicted {predicted / GIB:.3f} GiB, measured {measured / GIB:.3f} GiB, '
+            f'predicted / measured = {predicted / measured:.3f}'
         )
 
 

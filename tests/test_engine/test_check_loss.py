@@ -1,0 +1,78 @@
+import pytest
+import torch
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+
+from mmswinv2.engine import CheckInvalidLossHook
+from mmswinv2.errors import UserError
+
+
+class Regression(BaseModel):
+    """A batch norm and a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.fc = nn.BatchNorm1d(2), nn.Linear(2, 1)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        x = torch.stack(inputs)
+        return {'loss_l2': self.fc(self.norm(x)).square().mean(), 'beta': x.new_tensor(3.0)}
+
+
+def network():
+    torch.manual_seed(1)
+    return Regression()
+
+
+def data(bad):
+    """Six batches of two, of which some hold a NaN."""
+    torch.manual_seed(0)
+    samples = [{'inputs': torch.randn(2)} for _ in range(12)]
+    for batch in bad:
+        samples[2 * batch]['inputs'][0] = float('nan')
+    return samples
+
+
+def runner(bad, hook, work_dir):
+    loader = dict(
+        batch_size=2,
+        num_workers=0,
+        dataset=data(bad),
+        sampler=dict(type='DefaultSampler', shuffle=False),
+    )
+    return Runner(
+        network(),
+        str(work_dir),
+        train_dataloader=loader,
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        custom_hooks=[hook],
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)),
+        experiment_name=work_dir.name,
+    )
+
+
+def test_stops_before_a_checkpoint_holds_it(tmp_path):
+    with pytest.raises(UserError, match='loss_l2 is nan in iteration 3 of process 0'):
+        runner([2], CheckInvalidLossHook(), tmp_path).train()
+    assert {p.name for p in tmp_path.glob('*.pth')} == {'iter_1.pth', 'iter_2.pth'}
+
+
+def test_passes_over_as_if_the_batch_were_not_there(tmp_path):
+    model = runner([1, 4], CheckInvalidLossHook(max_skips=2), tmp_path / 'bad').train()
+    clean = network()
+    optimizer = torch.optim.SGD(clean.parameters(), lr=0.1)
+    for batch in (0, 2, 3, 5):
+        inputs = [sample['inputs'] for sample in data([])[2 * batch : 2 * batch + 2]]
+        optimizer.zero_grad()
+        clean(inputs, mode='loss')['loss_l2'].backward()
+        optimizer.step()
+    for key, value in model.state_dict().items():
+        if 'num_batches' not in key:
+            torch.testing.assert_close(value, clean.state_dict()[key], msg=key)
+
+
+def test_gives_up_after_so_many(tmp_path):
+    with pytest.raises(UserError, match='nan in iteration 5 .*passes over N such .*now 1'):
+        runner([1, 4], CheckInvalidLossHook(max_skips=1), tmp_path).train()
