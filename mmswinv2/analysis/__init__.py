@@ -1,8 +1,9 @@
 """What a config costs, found out before anything is trained."""
 
 from .flops import count_flops
+from .inputs import input_size
 from .memory import STRATEGIES, Estimate, TrainingStep, follow_step
-from .model import count_parameters, input_size
+from .model import count_parameters
 
 __all__ = [
     'STRATEGIES',

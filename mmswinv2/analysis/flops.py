@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop
 
-from .model import StandIn, batch_of, build
+from .inputs import batch_of
+from .model import StandIn, build
+from .observer import Observer
 
 __all__ = ['FlopCounter', 'count_flops']
 
@@ -19,28 +20,18 @@ _ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _FORMULAS = {**flop_registry, _ATTENTION: lambda q, k, v, *_, **__: sdpa_flop(q, k, v)}
 
 
-class FlopCounter(TorchDispatchMode):
+class FlopCounter(Observer):
     """Counts the multiply-adds of products and convolutions by torch's own formulas."""
 
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
-        self.paused = self._busy = False
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if self._busy:  # what a fake tensor does inside is no work of its own
-            return func(*args, **(kwargs or {}))
-        self._busy = True
-        try:
-            out = func(*args, **(kwargs or {}))
-        finally:
-            self._busy = False
+    def saw(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+        """Add what torch's formula says, if there is one."""
         formula = _FORMULAS.get(func._overloadpacket)
-        if formula is not None and not self.paused:
-            self.total += formula(*args, **(kwargs or {}), out_val=out) // 2
-        return out
+        if formula is not None:
+            self.total += formula(*args, **kwargs, out_val=out) // 2
 
 
 def count_flops(cfg: Any, size: Sequence[int], seed: int = 0) -> dict[str, int]:

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from .model import batch_of, frozen_batch_norms, heads_autocast, ready
+from .inputs import batch_of
+from .model import frozen_batch_norms, heads_autocast, ready
 
 __all__ = ['measure_memory']
 

@@ -7,82 +7,26 @@ the optimizer's state are reckoned from their number, as the strategy spreads th
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from ..core.attention import WindowAttention
 from ..core.block import Block
 from ..errors import UserError
-from .model import batch_of, build, frozen_batch_norms, heads_autocast
+from .inputs import batch_of
+from .model import build, frozen_batch_norms, heads_autocast
+from .tracker import MemoryTracker
 
-__all__ = ['STRATEGIES', 'Estimate', 'MemoryTracker', 'TrainingStep', 'follow_step']
+__all__ = ['STRATEGIES', 'Estimate', 'TrainingStep', 'follow_step']
 
 GIB = 2**30
 STRATEGIES = ('ddp', 'zero1', 'zero2', 'zero3', 'fsdp')
 _LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
 BUCKET = 50_000_000  # reduce_bucket_size of configs/_base_/strategies, in numbers
-
-
-class MemoryTracker(TorchDispatchMode):
-    """Follows the memory of all tensors made while it is active.
-
-    Attributes:
-        live: bytes that are alive.
-        events: ``(bytes, storage)`` in order of time, bytes below 0 where it is freed.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = 0
-        self.events: list[tuple[int, int]] = []
-        self.paused = self._busy = False
-        self._sizes: dict[int, int] = {}  # of the storages alive, by address
-        self._numbers: dict[int, int] = {}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if self._busy or self.paused:
-            return func(*args, **(kwargs or {}))
-        self._busy = True
-        try:
-            out = func(*args, **(kwargs or {}))
-        finally:
-            self._busy = False
-        given = {s._cdata for s in _storages((args, kwargs))}
-        for storage in _storages(out):
-            if storage._cdata not in given:  # or it is a view, perhaps of a weight
-                self._note(storage)
-        return out
-
-    def number(self, tensor: Tensor) -> int | None:
-        """The number in `events` of what holds `tensor`."""
-        return self._numbers.get(tensor.untyped_storage()._cdata)
-
-    def _note(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._sizes or not size:
-            return
-        self._sizes[key], self._numbers[key] = size, len(self.events)
-        self.events.append((size, len(self.events)))
-        self.live += size
-        weakref.finalize(storage, self._forget, key)
-
-    def _forget(self, key: int) -> None:
-        size = self._sizes.pop(key)
-        self.events.append((-size, self._numbers.pop(key)))
-        self.live -= size
-
-
-def _storages(values: Any) -> list[torch.UntypedStorage]:
-    return [v.untyped_storage() for v in tree_leaves(values) if isinstance(v, Tensor)]
 
 
 @dataclass

@@ -12,47 +12,37 @@ CONFIG = 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'
 SMALL = ('train_dataloader.batch_size=2', 'train_cfg.val_interval=100', 'log_level=INFO')
 
 
+def _run(command, threads, **env):
+    return subprocess.run(
+        list(map(str, command)),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env={'OMP_NUM_THREADS': threads, **os.environ, 'PYTHONWARNINGS': 'ignore', **env},
+    )
+
+
 @pytest.fixture(scope='session')
 def tool():
     """Run a script of tools/ in a process of its own, as a user would."""
 
     def run(script, *args, **env):
-        command = [sys.executable, f'tools/{script}', *map(str, args)]
-        return subprocess.run(
-            command,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=900,
-            env={'OMP_NUM_THREADS': '2', **os.environ, 'PYTHONWARNINGS': 'ignore', **env},
-        )
+        return _run([sys.executable, f'tools/{script}', *args], '2', **env)
 
     return run
 
 
 @pytest.fixture(scope='session')
 def torchrun():
-    """Run tools/train.py in two processes."""
+    """Run tools/train.py in two processes, which find the modules of tests."""
 
-    def run(*args, options=(), **env):
+    def run(*args):
         command = [
             sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
-            *options, 'tools/train.py', '--launcher=pytorch', *map(str, args),
+            'tools/train.py', '--launcher=pytorch', *args,
         ]  # fmt: skip
-        return subprocess.run(
-            command,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=900,
-            env={
-                **os.environ,
-                'OMP_NUM_THREADS': '1',
-                'PYTHONWARNINGS': 'ignore',
-                'PYTHONPATH': str(ROOT),
-                **env,
-            },
-        )
+        return _run(command, '1', PYTHONPATH=str(ROOT))
 
     return run
 
