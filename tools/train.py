@@ -4,13 +4,8 @@ import argparse
 
 import torch
 
-from mmswinv2.engine.launch import (
-    add_common_arguments,
-    build_runner,
-    load_config,
-    run,
-    set_resume,
-)
+from mmswinv2.engine.launch import add_common_arguments, build_runner, load_config, run
+from mmswinv2.engine.resume import set_resume
 from mmswinv2.errors import UserError, told_in_a_sentence
 
 

@@ -12,24 +12,16 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.dist import all_gather_object, get_world_size
-from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .. import compat
-from ..checkpoints import read_checkpoint
-from ..checkpoints.sharded import check_shards, is_sharded
 from ..errors import UserError, check_data, why_empty
 from .check_loss import CheckInvalidLossHook
 from .hooks import CheckDatasetHook
 from .repeatable import RepeatableHook
-from .storage import (
-    last_good_checkpoint,
-    read_folders,
-    remove_half_written,
-    write_files_whole,
-)
+from .resume import check_shared, is_first_process, look_at_checkpoint
+from .storage import read_folders, remove_half_written, write_files_whole
 
 __all__ = [
     'add_common_arguments',
@@ -37,10 +29,7 @@ __all__ = [
     'config_with_options',
     'load_config',
     'run',
-    'set_resume',
 ]
-
-_STARTED = '.started'  # in the work dir, as old as the run
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
@@ -97,59 +86,6 @@ def config_with_options(path: str, options: dict[str, Any] | None) -> Config:
     return cfg
 
 
-def set_resume(cfg: Config, resume: str | None) -> None:
-    """Turn ``--resume [auto|PATH]`` into mmengine's settings.
-
-    A run that torchrun has started again goes on from its own last checkpoint.
-
-    Raises:
-        UserError: if there is nothing to resume.
-    """
-    started = Path(cfg.work_dir, _STARTED)
-    found = last_good_checkpoint(cfg.work_dir) if resume == 'auto' or _is_restart() else None
-    if _is_restart():
-        if found and started.exists() and found.stat().st_mtime >= started.stat().st_mtime:
-            resume = str(found)  # not one of an earlier run in the same folder
-        print_log(f'started again, {f"from {resume}" if resume else "at the beginning"}')
-    elif _is_first_process():
-        started.touch()
-    if resume is None:
-        return
-    if resume == 'auto':
-        if found is None:
-            raise UserError(
-                f'--resume: {cfg.work_dir} has no checkpoint to resume from; name the folder of '
-                'the interrupted run with --work-dir, or a file with --resume PATH, or leave '
-                '--resume out to start anew'
-            )
-        resume = str(found)
-    cfg.resume, cfg.load_from = True, resume
-
-
-def _is_restart() -> bool:
-    return int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
-
-
-def _is_first_process() -> bool:
-    """Before the processes know each other; torchrun and Slurm number them."""
-    return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0
-
-
-def _check_shared(cfg: Config) -> None:
-    """Raise `UserError` if the machines of a training do not see the same checkpoints."""
-    if get_world_size() == 1:
-        return
-    seen = all_gather_object((str(cfg.get('load_from')), Path(cfg.work_dir, _STARTED).exists()))
-    resumed = {path for path, _ in seen}
-    in_parts = str((cfg.get('strategy') or {}).get('type')).endswith('DeepSpeedStrategy')
-    if len(resumed) > 1 or (in_parts and not all(exists for _, exists in seen)):
-        raise UserError(
-            f'the processes do not see the same files in the work dir {cfg.work_dir} (to start '
-            f'from: {", ".join(sorted(resumed))}); name a folder that all machines share with '
-            '--work-dir'
-        )
-
-
 def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     """Check the data and the checkpoint, set up the processes, and build the runner.
 
@@ -166,11 +102,11 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         cfg.pop('runner_type', None)
         cfg.pop('strategy', None)
     if (path := cfg.get('load_from')) and '://' not in path:
-        _look_at_checkpoint(cfg, Path(path).expanduser())
+        look_at_checkpoint(cfg, Path(path).expanduser())
     compat.name_unreadable_images()
     if cfg.get('default_scope') == 'mmaction':
         compat.let_heads_score_bfloat16()
-    if 'train' in kinds and _is_first_process():
+    if 'train' in kinds and is_first_process():
         remove_half_written(cfg.work_dir)
     write_files_whole()
     read_folders()
@@ -178,7 +114,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     own = [CheckDatasetHook()]
     if 'train' in kinds:
-        _check_shared(cfg)
+        check_shared(cfg)
         own += [RepeatableHook()]
         if not any(isinstance(hook, CheckInvalidLossHook) for hook in runner.hooks):
             own += [CheckInvalidLossHook()]
@@ -205,31 +141,6 @@ def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
-
-
-def _look_at_checkpoint(cfg: Config, path: Path) -> None:
-    """See whether it can be read, and go on with the seed that a resumed run began with.
-
-    The order of the data is drawn with the seed.
-
-    Raises:
-        UserError: if the config's strategy cannot resume from it.
-        CheckpointError: if it is missing, truncated or unsafe.
-    """
-    sharded = is_sharded(path)
-    checkpoint = check_shards(path) if sharded else read_checkpoint(path, mmap=True)
-    if not cfg.get('resume'):
-        return
-    strategy = str((cfg.get('strategy') or {}).get('type'))
-    if sharded and not strategy.endswith('DeepSpeedStrategy'):
-        raise UserError(
-            f'{path} was written by DeepSpeed, and only a strategy of DeepSpeed can resume from '
-            f"it, not {strategy}; start from its weights with --cfg-options load_from='{path}'"
-        )
-    seed = checkpoint['meta'].get('seed') if 'meta' in checkpoint else None
-    randomness = cfg.setdefault('randomness', dict(seed=None))
-    if seed is not None and randomness.get('seed') is None:
-        randomness.seed = seed
 
 
 def _set_up_processes(cfg: Config) -> None:
