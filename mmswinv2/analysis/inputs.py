@@ -107,7 +107,7 @@ def _boxes(cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:
     return demo_mm_inputs(
         count,
         [(3, *size)] * count,
-        num_items=[32] * count,  # so that masks are sampled, too
+        num_items=[64] * count,  # so that samplers find as many matches as they take
         num_classes=_num_classes(cfg.model),
         with_mask=loading.get('with_mask', False),
         with_semantic=loading.get('with_seg', False),

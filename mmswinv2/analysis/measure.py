@@ -62,6 +62,7 @@ def _main(path: str, batch_size: int, name: str, size: Sequence[int]) -> None:
     from .. import compat
 
     compat.apply()
+    torch.manual_seed(0)
     cfg = Config.fromfile(path)
     model_cfg = ready(cfg)
     MODELS.get(model_cfg.type)  # imports the host

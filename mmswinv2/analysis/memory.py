@@ -150,6 +150,7 @@ def follow_step(
     Raises:
         UserError: if the config has no backbone of ours.
     """
+    torch.manual_seed(0)
     tracker = MemoryTracker()
     model, stand_in = build(cfg, [tracker], dtype)
     model.train()

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import random
 import re
@@ -87,9 +88,22 @@ def start(command, config, work_dir, *args, options=()):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # a group of its own, to be killed as a whole
         env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore'},
     )
+
+
+def children(pid):
+    """The processes below a process, which torchrun puts into sessions of their own."""
+    listed = Path(f'/proc/{pid}/task/{pid}/children')
+    below = [int(child) for child in listed.read_text().split()] if listed.exists() else []
+    return [*below, *(n for child in below for n in children(child))]
+
+
+def kill_all(process):
+    for pid in (process.pid, *children(process.pid)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.communicate()
 
 
 def finish(process):
@@ -141,8 +155,7 @@ def test_killed_at_random_moments(command, options, tolerance, shapes, tmp_path)
             time.sleep(chance.uniform(0, 2 * step))
         else:
             time.sleep(chance.uniform(0, times[0]))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        kill_all(process)
         resumed.append(last_iteration(work))
     resume = ['--resume'] if any(work.glob('iter_*.pth')) else []
     finish(start(command, config, work, *resume, options=options))
@@ -175,10 +188,10 @@ def test_torchrun_starts_again_after_one_process_is_killed(options, shapes, tmp_
         seen.append(line)
         if 'Iter(train) [3/6]' in line:
             break
-    children = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
-    os.kill(int(children[-1]), signal.SIGKILL)
+    workers = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+    os.kill(int(workers[-1]), signal.SIGKILL)
     out = ''.join(seen) + finish(process)
-    assert len(children) >= 2 and re.search(r'resumed epoch: 0, iter: [23]', out)
+    assert len(workers) >= 2 and re.search(r'resumed epoch: 0, iter: [23]', out)
     whole, killed = weights(tmp_path / 'whole', iters), weights(work, iters)
     for key, value in whole.items():
         torch.testing.assert_close(killed[key], value, rtol=1e-4, atol=1e-6, msg=key)
