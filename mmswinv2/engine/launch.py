@@ -20,7 +20,7 @@ from ..errors import UserError, check_data, why_empty
 from .check_loss import CheckInvalidLossHook
 from .hooks import CheckDatasetHook
 from .repeatable import RepeatableHook
-from .resume import check_shared, is_first_process, look_at_checkpoint
+from .resume import check_shared, is_first_process, look_at_checkpoint, restarts
 from .storage import read_folders, remove_half_written, write_files_whole
 
 __all__ = [
@@ -154,13 +154,12 @@ def _set_up_processes(cfg: Config) -> None:
                 'strategy=None'
             )
         return
-    if on_cpu := not torch.cuda.is_available():
-        if cfg.launcher != 'pytorch':
-            raise UserError(
-                f'--launcher {cfg.launcher} needs GPUs; without them use --launcher pytorch'
-            )
-        if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group('gloo')
+    if (on_cpu := not torch.cuda.is_available()) and cfg.launcher != 'pytorch':
+        raise UserError(
+            f'--launcher {cfg.launcher} needs GPUs; without them use --launcher pytorch'
+        )
+    if on_cpu or restarts():
+        _connect_processes('gloo' if on_cpu else 'nccl')
     if cfg.get('runner_type') == 'FlexibleRunner':
         if strategy is None or strategy['type'] == 'DDPStrategy':
             options = {} if strategy is None else strategy
@@ -174,6 +173,21 @@ def _set_up_processes(cfg: Config) -> None:
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
         cfg.model_wrapper_cfg.setdefault('device_ids', None)
+
+
+def _connect_processes(backend: str) -> None:
+    """Start a process group, as mmengine would, with a store of its own for each (re)start.
+
+    torchrun keeps its store when it starts processes again, and torch looks for the addresses of
+    the dead ones in it.
+    """
+    if torch.distributed.is_initialized():
+        return
+    if backend == 'nccl':
+        torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
+    store, rank, world_size = next(torch.distributed.rendezvous('env://'))
+    store = torch.distributed.PrefixStore(f'start_{restarts()}', store)
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size)
 
 
 def _set_data_root(cfg: Config, options: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from ..checkpoints.sharded import check_shards, is_sharded
 from ..errors import UserError
 from .storage import last_good_checkpoint
 
-__all__ = ['check_shared', 'is_first_process', 'look_at_checkpoint', 'set_resume']
+__all__ = ['check_shared', 'is_first_process', 'look_at_checkpoint', 'restarts', 'set_resume']
 
 _STARTED = '.started'  # in the work dir, as old as the run
 
@@ -28,12 +28,12 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         UserError: if there is nothing to resume.
     """
     started = Path(cfg.work_dir, _STARTED)
-    found = last_good_checkpoint(cfg.work_dir) if resume == 'auto' or _is_restart() else None
-    if _is_restart():
+    found = last_good_checkpoint(cfg.work_dir) if resume == 'auto' or restarts() else None
+    if restarts():
         if found and started.exists() and found.stat().st_mtime >= started.stat().st_mtime:
             resume = str(found)  # not one of an earlier run in the same folder
         print_log(f'started again, {f"from {resume}" if resume else "at the beginning"}')
-    elif is_first_process():
+    elif cfg.launcher != 'none' and is_first_process():
         started.touch()
     if resume is None:
         return
@@ -48,8 +48,9 @@ def set_resume(cfg: Config, resume: str | None) -> None:
     cfg.resume, cfg.load_from = True, resume
 
 
-def _is_restart() -> bool:
-    return int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
+def restarts() -> int:
+    """How often torchrun has started these processes again."""
+    return int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0))
 
 
 def look_at_checkpoint(cfg: Config, path: Path) -> None:

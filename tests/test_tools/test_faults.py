@@ -160,7 +160,7 @@ def test_killed_at_random_moments(command, options, tolerance, shapes, tmp_path)
     resume = ['--resume'] if any(work.glob('iter_*.pth')) else []
     finish(start(command, config, work, *resume, options=options))
     print(f'{KILLS} kills; last checkpoint after each: {resumed}')
-    assert 0 < resumed[-1] < iters
+    assert sum(i < iters for i in resumed) >= KILLS / 2 and resumed[-1]  # while it trained
     assert not list(work.glob('.iter*'))  # nothing half-written
     whole, killed = weights(tmp_path / 'whole', iters), weights(work, iters)
     assert set(whole) == set(killed)
@@ -207,15 +207,15 @@ def test_disk_full_while_a_checkpoint_is_written(shapes, tmp_path):
         pytest.skip('a small disk needs user namespaces, which this machine does not allow')
     config = tmp_path / 'config.py'
     config.write_text(RANDOM.format(root=ROOT, data=shapes, batch_size=2, iters=6))
-    options = 'default_hooks.checkpoint.max_keep_ckpts=-1'
+    keep = '--cfg-options default_hooks.checkpoint.max_keep_ckpts'
     train = f'{sys.executable} tools/train.py {config} --work-dir {disk}'
     script = f"""
         mount -t tmpfs -o size=80M tmpfs {disk}
-        {train} --cfg-options {options} > {tmp_path}/first.txt 2>&1
+        {train} {keep}=3 > {tmp_path}/first.txt 2>&1
         echo first ended with $?
         ls -a {disk}
         rm {disk}/iter_1.pth
-        {train} --resume > {tmp_path}/second.txt 2>&1
+        {train} --resume {keep}=1 > {tmp_path}/second.txt 2>&1
         echo second ended with $?
         ls -a {disk}
     """
@@ -257,7 +257,11 @@ def test_loss_that_is_no_number(train, tmp_path):
     assert error.count('.jpg') + error.count('.png') == 2 and 'train2017/' in error
     assert 'clip gradients' in error and 'max_skips=N' in error
     assert not list((tmp_path / 'w').glob('*.pth'))
-    skip = ['custom_hooks.0.type=mmswinv2.CheckInvalidLossHook', 'custom_hooks.0.max_skips=2']
-    run = train(tmp_path / 'w', options=[nan, *skip], iters=5)
+    config = tmp_path / 'skip.py'
+    config.write_text(
+        f"_base_ = '{ROOT / CONFIG}'\n"
+        "custom_hooks = [dict(type='mmswinv2.CheckInvalidLossHook', max_skips=2)]\n"
+    )
+    run = train(tmp_path / 'w', options=[nan], iters=5, config=config)
     assert 'batch passed over (2 of at most 2)' in run.stdout
     assert 'loss is nan in iteration 3' in run.stderr
