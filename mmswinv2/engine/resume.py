@@ -72,10 +72,10 @@ def look_at_checkpoint(cfg: Config, path: Path) -> None:
             f'{path} was written by DeepSpeed, and only a strategy of DeepSpeed can resume from '
             f"it, not {strategy}; start from its weights with --cfg-options load_from='{path}'"
         )
-    seed = checkpoint['meta'].get('seed') if 'meta' in checkpoint else None
-    randomness = cfg.setdefault('randomness', dict(seed=None))
+    seed = (checkpoint.get('meta') or {}).get('seed')
+    randomness = cfg.get('randomness') or {}
     if seed is not None and randomness.get('seed') is None:
-        randomness.seed = seed
+        cfg.randomness = dict(randomness, seed=seed)
 
 
 def check_shared(cfg: Config) -> None:
