@@ -40,6 +40,7 @@ def shrink(name, root, path):
     cfg.train_dataloader.batch_size = 2
     cfg.strategy = None  # on one process
     cfg.optim_wrapper.type = 'OptimWrapper'  # mixed precision needs a GPU
+    cfg.optim_wrapper.pop('dtype', None)
     cfg.train_cfg.update(max_epochs=1, val_begin=1, val_interval=1)
     cfg.param_scheduler = []
     cfg.default_hooks.logger.interval = 1
