@@ -23,7 +23,6 @@ from .tracker import MemoryTracker
 
 __all__ = ['STRATEGIES', 'Estimate', 'TrainingStep', 'follow_step']
 
-GIB = 2**30
 STRATEGIES = ('ddp', 'zero1', 'zero2', 'zero3', 'fsdp')
 _LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
 BUCKET = 50_000_000  # reduce_bucket_size of configs/_base_/strategies, in numbers

@@ -76,12 +76,12 @@ class StandIn(nn.Module):
             inputs = torch.empty(x.shape)
         with self._observed(), torch.autocast('cpu', self._dtype, self._dtype is not None):
             outs = self.backbone(inputs)
-        single = isinstance(outs, Tensor)
+        fakes = [outs] if isinstance(outs, Tensor) else outs
         with _unobserved(self._observers):
-            real = [torch.rand(o.shape).requires_grad_() for o in ([outs] if single else outs)]
+            real = [torch.rand(fake.shape).requires_grad_() for fake in fakes]
         if torch.is_grad_enabled():
-            self._graph = list(zip([outs] if single else outs, real, strict=True))
-        return real[0] if single else tuple(real)
+            self._graph = list(zip(fakes, real, strict=True))
+        return real[0] if isinstance(outs, Tensor) else tuple(real)
 
     def backward(self) -> None:
         """Go back through the backbone from where the real part has come to."""
@@ -144,9 +144,8 @@ def _Given(module: nn.Module) -> nn.Module:
 
 def count_parameters(cfg: Any) -> int:
     """Number of parameters of a config's model."""
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
     with torch.device('meta'):
-        return sum(p.numel() for p in MODELS.build(copy.deepcopy(cfg.model)).parameters())
+        return sum(p.numel() for p in MODELS.build(ready(cfg)).parameters())
 
 
 def heads_autocast(cfg: Any) -> bool:

@@ -66,11 +66,11 @@ def look_at_checkpoint(cfg: Config, path: Path) -> None:
     checkpoint = check_shards(path) if sharded else read_checkpoint(path, mmap=True)
     if not cfg.get('resume'):
         return
-    strategy = str((cfg.get('strategy') or {}).get('type'))
-    if sharded and not strategy.endswith('DeepSpeedStrategy'):
+    if sharded and not _strategy(cfg).endswith('DeepSpeedStrategy'):
         raise UserError(
             f'{path} was written by DeepSpeed, and only a strategy of DeepSpeed can resume from '
-            f"it, not {strategy}; start from its weights with --cfg-options load_from='{path}'"
+            f'it, not {_strategy(cfg)}; start from its weights with --cfg-options '
+            f"load_from='{path}'"
         )
     seed = (checkpoint.get('meta') or {}).get('seed')
     randomness = cfg.get('randomness') or {}
@@ -84,13 +84,17 @@ def check_shared(cfg: Config) -> None:
         return
     seen = all_gather_object((str(cfg.get('load_from')), Path(cfg.work_dir, _STARTED).exists()))
     resumed = {path for path, _ in seen}
-    in_parts = str((cfg.get('strategy') or {}).get('type')).endswith('DeepSpeedStrategy')
+    in_parts = _strategy(cfg).endswith('DeepSpeedStrategy')
     if len(resumed) > 1 or (in_parts and not all(exists for _, exists in seen)):
         raise UserError(
             f'the processes do not see the same files in the work dir {cfg.work_dir} (to start '
             f'from: {", ".join(sorted(resumed))}); name a folder that all machines share with '
             '--work-dir'
         )
+
+
+def _strategy(cfg: Config) -> str:
+    return str((cfg.get('strategy') or {}).get('type'))
 
 
 def is_first_process() -> bool:
