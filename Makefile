@@ -19,7 +19,7 @@ INSTALL := requirements/install.sh
 INPUTS := $(INSTALL) setup.py $(wildcard requirements/*.txt)
 NOT_PARITY := --ignore=tests/test_parity
 
-.PHONY: help install peers demo demo-seg demo-video test parity test-slow lint clean interpreter interpreter-peers
+.PHONY: help install peers demo demo-seg demo-video test parity bench test-slow lint clean interpreter interpreter-peers
 
 help:
 	@echo 'make install     set up $(VENV) (compiles mmcv: about 10 minutes the first time)'
@@ -29,6 +29,7 @@ help:
 	@echo 'make demo-video  the same with a video classifier, and a control'
 	@echo 'make test        lint, parity, and every test that is not marked slow'
 	@echo 'make test-slow   the tests marked slow'
+	@echo 'make bench       time and memory beside other implementations (over an hour)'
 	@echo 'make lint        ruff and mypy'
 	@echo 'make clean       remove build products and caches; environments and work_dirs stay'
 	@echo
@@ -89,14 +90,20 @@ ifeq ($(STACK),onedl)
 test: parity
 endif
 
+# TESTS='tests/test_models -k video' for less
+TESTS ?= tests
 test: install
-	$(VENV)/bin/python -m pytest tests -m 'not slow' $(NOT_PARITY)
+	$(VENV)/bin/python -m pytest $(TESTS) -m 'not slow' $(NOT_PARITY)
 
 parity: peers
 	$(PEERS)/bin/python -m pytest -s tests/test_parity
 
 test-slow: install
-	$(VENV)/bin/python -m pytest tests -m slow $(NOT_PARITY)
+	$(VENV)/bin/python -m pytest $(TESTS) -m slow $(NOT_PARITY)
+
+# BENCH='--workloads 512-t --runs 3' for less; python -m benchmarks --help
+bench: install peers
+	$(VENV)/bin/python -W ignore -m benchmarks --peers-python $(PEERS)/bin/python $(BENCH)
 
 lint: install
 	$(VENV)/bin/python -m pytest -q tests/test_quality.py

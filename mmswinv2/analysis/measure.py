@@ -17,6 +17,7 @@ import torch
 
 from .inputs import batch_of
 from .model import frozen_batch_norms, heads_autocast, ready
+from .peak import AT_ONCE_BACK, idle_memory, peak_memory
 
 __all__ = ['measure_memory']
 
@@ -47,8 +48,7 @@ def measure_memory(
             [sys.executable, '-m', __name__, path, str(batch_size), name, *map(str, size)],
             capture_output=True,
             text=True,
-            # so that what is freed goes back at once, and the peak is what was in use
-            env={**os.environ, 'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '0'},
+            env={**os.environ, **AT_ONCE_BACK},
         )
     if run.returncode:
         raise RuntimeError(f'the training steps failed:\n{run.stderr[-2000:]}')
@@ -60,6 +60,7 @@ def _main(path: str, batch_size: int, name: str, size: Sequence[int]) -> None:
     from mmengine.registry import MODELS
 
     from .. import compat
+    from ..core.chunks import without_chunks
 
     compat.apply()
     torch.manual_seed(0)
@@ -69,8 +70,7 @@ def _main(path: str, batch_size: int, name: str, size: Sequence[int]) -> None:
     batch = batch_of(cfg, size, batch_size)
     dtype = None if name == 'None' else getattr(torch, name)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    _warm_up(device)
-    idle = 0 if device == 'cuda' else _status()['RssAnon']
+    idle = idle_memory(device)
     model = MODELS.build(model_cfg).to(device).train()
     frozen_batch_norms(model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
@@ -78,38 +78,16 @@ def _main(path: str, batch_size: int, name: str, size: Sequence[int]) -> None:
         run = model.backbone.forward
         model.backbone.forward = torch.autocast(device, dtype)(run)
         dtype = None
-    for _ in range(_STEPS):
-        data = model.data_preprocessor(batch, True)
-        with torch.autocast(device, dtype, dtype is not None):
-            loss, _ = model.parse_losses(model(**data, mode='loss'))
-        loss.backward()
-        del data, loss
-        optimizer.step()
-        optimizer.zero_grad()
-    print(_peak(device) - idle)
-
-
-def _warm_up(device: str) -> None:
-    """Let the libraries load and make their threads."""
-    layers = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(30, 8)).to(device)
-    optimizer = torch.optim.AdamW(layers.parameters())
-    layers(torch.rand(1, 3, 32, 32, device=device)).sum().backward()
-    optimizer.step()
-
-
-def _peak(device: str) -> int:
-    if device == 'cuda':
-        return torch.cuda.max_memory_allocated()
-    status = _status()
-    return status['VmHWM'] - status['RssFile']  # programs and libraries are no data
-
-
-def _status() -> dict[str, int]:
-    """What Linux knows of this process's memory, in bytes."""
-    lines = Path('/proc/self/status').read_text().splitlines()
-    return {
-        line.partition(':')[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith('kB')
-    }
+    with without_chunks():  # as on a GPU, which the estimates are for
+        for _ in range(_STEPS):
+            data = model.data_preprocessor(batch, True)
+            with torch.autocast(device, dtype, dtype is not None):
+                loss, _ = model.parse_losses(model(**data, mode='loss'))
+            loss.backward()
+            del data, loss
+            optimizer.step()
+            optimizer.zero_grad()
+    print(peak_memory(device) - idle)
 
 
 if __name__ == '__main__':

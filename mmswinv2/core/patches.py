@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ['LayerNorm', 'PatchEmbed', 'PatchMerging', 'pad_to_multiple']
+from .linear import linear
+
+__all__ = ['LayerNorm', 'PatchEmbed', 'PatchMerging', 'layer_norm', 'pad_to_multiple']
 
 _CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -19,17 +21,21 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis of `x`."""
-        dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
-        y = F.layer_norm(x.to(dtype), self.normalized_shape, weight, bias, self.eps)
-        return y.to(self.weight.dtype)
+        return layer_norm(x, self.weight, self.bias, self.eps)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """`LayerNorm` as a function."""
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    y = F.layer_norm(x.to(dtype), weight.shape, weight.to(dtype), bias.to(dtype), eps)
+    return y.to(weight.dtype)
 
 
 def pad_to_multiple(x: Tensor, multiple: tuple[int, ...], first_axis: int) -> Tensor:
     """Append zeros so that the axes from `first_axis` on are divisible by `multiple`."""
     sizes = x.shape[first_axis : first_axis + len(multiple)]
-    missing = [-size % m for size, m in zip(sizes, multiple, strict=True)]
-    if not any(missing):
+    missing = [(n + m - 1) // m * m - n for n, m in zip(sizes, multiple, strict=True)]
+    if not torch.compiler.is_exporting() and not any(missing):
         return x
     trailing = x.ndim - first_axis - len(multiple)
     # F.pad counts axes from the last one backwards, two numbers for each
@@ -82,4 +88,4 @@ class PatchMerging(nn.Module):
         for offset in offsets:
             steps = [slice(o, None, s) for o, s in zip(offset, self.stride, strict=True)]
             parts.append(x[tuple([slice(None), *steps])])
-        return self.norm(self.reduction(torch.cat(parts, dim=-1)))
+        return self.norm(linear(torch.cat(parts, dim=-1), self.reduction.weight))

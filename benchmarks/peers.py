@@ -1,4 +1,8 @@
-"""The published implementations, built from one description, with random weights."""
+"""The published implementations, built from one description, with random weights.
+
+Each function returns the model, the modules at the end of its stages, its last norm, and a function
+that runs it on a batch.
+"""
 
 import torch
 
@@ -6,6 +10,7 @@ SIZES = {
     'tiny': (96, (2, 2, 6, 2), (3, 6, 12, 24)),
     'small': (96, (2, 2, 18, 2), (3, 6, 12, 24)),
     'base': (128, (2, 2, 18, 2), (4, 8, 16, 32)),
+    'large': (192, (2, 2, 18, 2), (6, 12, 24, 48)),
 }
 
 
@@ -51,6 +56,7 @@ def timm(size, image, windows, pretrained):
         window_size=windows[0],
         pretrained_window_sizes=pretrained,
         num_classes=7,
+        drop_path_rate=0.0,
     )
     return randomise(model), list(model.layers), model.norm, lambda x: model.forward_features(x)
 
@@ -68,6 +74,7 @@ def transformers(size, image, windows, pretrained):
             num_heads=heads,
             window_size=windows[0],
             pretrained_window_sizes=pretrained,
+            drop_path_rate=0.0,
         ),
         add_pooling_layer=False,
     )
@@ -91,6 +98,7 @@ def torchvision(size, image, windows, pretrained):
         num_heads=list(heads),
         window_size=[windows[0]] * 2,
         num_classes=7,
+        stochastic_depth_prob=0.0,
         block=SwinTransformerBlockV2,
         downsample_layer=PatchMergingV2,
     )

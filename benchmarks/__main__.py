@@ -1,0 +1,174 @@
+"""Time and memory of SwinV2, ours and others', beside the floor: ``make bench``.
+
+For each workload every implementation runs in a process of its own. The processes take turns, so
+that whatever else the machine does falls on all. The floor is the time that the products alone take
+(linear layers, and attention among real tokens) at the rate of torch's 4096 x 4096 x 4096 product
+in the same run; a second floor takes the rate of oneDNN, which this package uses on CPUs.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmswinv2.analysis.flops import FlopCounter
+from mmswinv2.analysis.model import StandIn
+from mmswinv2.analysis.peak import AT_ONCE_BACK
+from mmswinv2.core import SwinV2
+
+from .report import describe, write_plot, write_table
+from .workloads import ALL, MAIN, SWEEPS, Workload
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = 'mmswinv2'
+PRODUCTS = ('product', 'product by oneDNN')  # of 4096 x 4096 x 4096
+
+
+class Worker:
+    """An implementation in a process of its own; see `benchmarks.worker`."""
+
+    def __init__(self, name: str, workload: Workload, args: Any, for_memory: bool) -> None:
+        spec = dict(
+            workload.as_dict(), implementation=name, device=args.device, threads=args.threads,
+            memory_limit=args.memory_limit * 2**30,
+        )  # fmt: skip
+        python = args.peers_python if len(workload.size) == 2 else sys.executable
+        env = {**os.environ, **(AT_ONCE_BACK if for_memory else {})}
+        self.name, self.error = name, ''
+        self._process = subprocess.Popen(
+            [python, '-W', 'ignore', '-m', 'benchmarks.worker', json.dumps(spec)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, cwd=ROOT, env=env,
+        )  # fmt: skip
+        self._answer()
+
+    def run(self) -> dict[str, Any] | None:
+        """Run once; ``None`` where it cannot."""
+        if self.error:
+            return None
+        self._process.stdin.write('\n')
+        self._process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+    def _answer(self) -> dict[str, Any] | None:
+        line = self._process.stdout.readline()
+        if not line:
+            _, said = self._process.communicate()
+            if self._process.returncode == -9:  # by Linux, for want of memory
+                self.error = 'out of memory'
+                return None
+            raise SystemExit(f'error: {self.name} ended with\n{said[-3000:]}')
+        answer = json.loads(line)
+        self.error = answer.get('error', '')
+        return None if self.error else answer
+
+
+def measure(workload: Workload, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure a workload with every implementation."""
+    names = [OURS, *workload.peers]
+    results: dict[str, dict[str, Any]] = {name: {} for name in (*names, *PRODUCTS)}
+    for name in names:
+        worker = Worker(name, workload, args, for_memory=True)
+        for _ in range(2):
+            answer = worker.run()
+            results[name]['peak'] = answer['peak'] if answer else None
+        worker.close()
+    workers = [
+        Worker(name, workload, args, for_memory=False)
+        for name in results
+        if name in PRODUCTS or results[name]['peak']
+    ]
+    for round_ in range(args.runs + 1):
+        for worker in workers:
+            answer = worker.run()
+            if answer and round_:  # the first one warms up
+                results[worker.name].setdefault('seconds', []).append(answer['seconds'])
+    for worker in workers:
+        worker.close()
+    for result in results.values():
+        result['median'] = statistics.median(result['seconds']) if 'seconds' in result else None
+    operations = (3 if workload.training else 1) * workload.batch * 2 * multiply_adds(workload)
+    floors = [operations / (2 * 4096**3) * results.pop(name)['median'] for name in PRODUCTS]
+    return dict(
+        workload=str(workload), name=workload.name, training=workload.training,
+        size=workload.size, window=workload.window, results=results,
+        operations=operations, floor=floors[0], floor_onednn=floors[1], machine=machine(args),
+        date=str(date.today()),
+    )  # fmt: skip
+
+
+def multiply_adds(workload: Workload) -> int:
+    """Of one forward pass on one image or clip, as torch's formulas count them."""
+    video = {} if len(workload.size) == 2 else dict(patch_size=(2, 4, 4), merge_stride=(1, 2, 2))
+    window = [workload.window] * 4  # one per stage
+    with torch.device('meta'):
+        net = SwinV2(workload.arch, window_size=window, **video).eval()
+        counter = FlopCounter()
+        stand_in = StandIn(net, [counter])
+    with torch.no_grad():
+        stand_in(torch.empty(1, 3, *workload.size))
+    return counter.total
+
+
+def machine(args: argparse.Namespace) -> str:
+    """What it ran on."""
+    if args.device == 'cuda':
+        processor = torch.cuda.get_device_name()
+    else:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        models = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+        processor = f'{models[0] if models else platform.machine()}, {args.threads} threads'
+    return f'{processor}, torch {torch.__version__}'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--workloads', nargs='+', choices=[*ALL, 'main', 'sweeps'], default=['main', 'sweeps'],
+        metavar='NAME', help='main, sweeps (the plot), or names: ' + ', '.join(ALL),
+    )  # fmt: skip
+    parser.add_argument('--runs', type=int, default=5, help='timed runs of each (5)')
+    parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
+    parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16', 'float16'])
+    parser.add_argument('--compile', action='store_true', help='under torch.compile')
+    parser.add_argument('--batch', type=int, help='images or clips (as the workload has it)')
+    parser.add_argument('--threads', type=int, default=os.cpu_count())
+    parser.add_argument('--memory-limit', type=int, default=20, help='GiB for a process (20)')
+    parser.add_argument('--peers-python', default='.venv-peers/bin/python')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/bench'))
+    args = parser.parse_args()
+    if args.runs < 1:
+        parser.error(f'--runs must be at least 1, got {args.runs}')
+    groups = {'main': MAIN, 'sweeps': SWEEPS}
+    wanted = [w for name in args.workloads for w in groups.get(name) or [ALL[name]]]
+    args.out.mkdir(parents=True, exist_ok=True)
+    record = args.out / 'results.json'
+    done = json.loads(record.read_text()) if record.exists() else {}
+    for workload in wanted:
+        workload = replace(workload, dtype=args.dtype, compiled=args.compile,
+                           batch=args.batch or workload.batch)  # fmt: skip
+        done[str(workload)] = measure(workload, args)
+        record.write_text(json.dumps(done, indent=1))
+        print(describe(done[str(workload)]), flush=True)
+    write_table(done.values(), args.out / 'table.md')
+    write_plot(done.values(), args.out / 'cost.png')
+    print(f'{record}\n{args.out / "table.md"}\n{args.out / "cost.png"}')
+
+
+if __name__ == '__main__':
+    main()

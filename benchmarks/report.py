@@ -1,0 +1,106 @@
+"""What `benchmarks` has measured, as text, as a table and as a plot."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+OURS = 'mmswinv2'
+MIB = 2**20
+
+
+def best(record: dict[str, Any], what: str) -> tuple[str, float]:
+    """The peer with the lowest `what`, and its value; infinite where none fits into memory."""
+    values = {
+        name: result[what]
+        for name, result in record['results'].items()
+        if name != OURS and result[what]
+    }
+    return min(values.items(), key=lambda item: item[1]) if values else ('none', math.inf)
+
+
+def describe(record: dict[str, Any]) -> str:
+    """A workload in some lines."""
+    results = record['results']
+    ours = results[OURS]
+    lines = [f'{record["workload"]}  ({record["machine"]}, {record["date"]})']
+    for name, result in results.items():
+        if not result['median']:
+            lines.append(f'  {name:13} does not fit into memory')
+            continue
+        line = f'  {name:13} {result["median"]:8.3f} s  {result["peak"] / MIB:7.0f} MiB'
+        if name == OURS:
+            line += (
+                f'   {ours["median"] / record["floor"]:.2f} x the floor of {record["floor"]:.3f} s'
+            )
+        elif ours['median']:
+            line += f'   {result["median"] / ours["median"]:.2f} x our time'
+            line += f', {result["peak"] / ours["peak"]:.2f} x our memory'
+        lines.append(line)
+    return '\n'.join(lines)
+
+
+def write_table(records: Iterable[dict[str, Any]], path: Path) -> None:
+    """One row for each workload."""
+    rows = [
+        '| workload | ours | best peer | best peer / ours | ours / floor |'
+        ' ours / floor by oneDNN | memory, ours |'
+        ' memory, best peer | ours / best peer |',
+        '| --- | --- | --- | --- | --- | --- | --- | --- | --- |',
+    ]
+    for record in records:
+        ours, peer, lean = record['results'][OURS], best(record, 'median'), best(record, 'peak')
+        rows.append(
+            f'| {record["workload"]} | {ours["median"]:.3f} s | '
+            + (f'{peer[1]:.3f} s ({peer[0]}) | {peer[1] / ours["median"]:.2f}' if peer else '- | -')
+            + f' | {ours["median"] / record["floor"]:.2f} | {ours["peak"] / MIB:.0f} MiB | '
+            + (
+                f'{lean[1] / MIB:.0f} MiB ({lean[0]}) | {ours["peak"] / lean[1]:.2f}'
+                if lean
+                else '- | -'
+            )
+            + ' |'
+        )
+    path.write_text('\n'.join(rows) + '\n')
+
+
+def write_plot(records: Iterable[dict[str, Any]], path: Path) -> None:
+    """Time of inference and memory of training against image size and window."""
+    import matplotlib
+
+    matplotlib.use('agg')
+    import matplotlib.pyplot as plt
+
+    records = list(records)
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7))
+    columns = (('size-', 'image side (pixels), window 16', lambda r: r['size'][0]),
+               ('window-', 'window (tokens), 768x768', lambda r: r['window']))  # fmt: skip
+    rows = (
+        (False, 'median', 'inference (s)', 1),
+        (True, 'peak', 'training, peak memory (GiB)', 2**30),
+    )
+    for j, (prefix, x_label, x_of) in enumerate(columns):
+        for i, (training, what, y_label, unit) in enumerate(rows):
+            some = [
+                r for r in records if r['name'].startswith(prefix) and r['training'] == training
+            ]
+            some.sort(key=x_of)
+            for name in some[0]['results'] if some else ():
+                points = [
+                    (x_of(r), r['results'][name][what]) for r in some if r['results'][name][what]
+                ]
+                axes[i, j].plot(
+                    [x for x, _ in points], [y / unit for _, y in points], marker='o', label=name,
+                    linewidth=3 if name == OURS else 1,
+                )  # fmt: skip
+            if some and not training:
+                floors = [(x_of(r), r['floor']) for r in some]
+                axes[i, j].plot(
+                    *zip(*floors, strict=True), linestyle=':', color='grey', label='floor'
+                )
+            axes[i, j].set(xlabel=x_label, ylabel=y_label, yscale='log')
+            if some:
+                axes[i, j].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,119 @@
+"""One implementation in a process of its own: ``python -m benchmarks.worker SPEC``.
+
+Says ``{"ready": ...}`` when it is built, then answers each line of its standard input with the
+seconds that one run took and the peak of memory in bytes, both as lines of JSON.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+
+from mmswinv2.analysis.peak import idle_memory, peak_memory
+from mmswinv2.core.linear import linear
+
+
+def build_image(name: str, spec: dict[str, Any]) -> Any:
+    windows = (spec['window'],) * 4
+    if name == 'mmswinv2':
+        from mmswinv2.core import SwinV2
+
+        net = SwinV2(spec['arch'], window_size=windows[0])
+        return net, net
+    from . import peers
+
+    net, _, _, run = getattr(peers, name)(spec['arch'], tuple(spec['size']), windows, (0,) * 4)
+    return net, run
+
+
+def build_video(name: str, spec: dict[str, Any]) -> Any:
+    from mmswinv2 import compat
+
+    compat.apply()
+    import mmaction.models  # noqa: F401
+    from mmaction.registry import MODELS
+
+    types = {'mmaction2': 'SwinTransformer3D', 'mmswinv2': 'mmswinv2.VideoSwinTransformerV2'}
+    cfg = dict(
+        type=types[name], arch=spec['arch'], window_size=tuple(spec['window']),
+        patch_size=(2, 4, 4), drop_path_rate=0.0,
+    )  # fmt: skip
+    net = MODELS.build(dict(cfg, pretrained=None) if name == 'mmaction2' else cfg)
+    return net, net
+
+
+def leaves(out: Any) -> list[torch.Tensor]:
+    if isinstance(out, torch.Tensor):
+        return [out]
+    out = out.values() if isinstance(out, dict) else out
+    return [tensor for part in out for tensor in leaves(part)]
+
+
+def runner(name: str, spec: dict[str, Any]) -> Any:
+    """A function that does what is measured, once."""
+    device = torch.device(spec['device'])
+    dtype = getattr(torch, spec['dtype'])
+    if name.startswith('product'):
+        a, b = (torch.randn(4096, 4096, device=device, dtype=dtype) for _ in range(2))
+        product = linear if name.endswith('oneDNN') else torch.matmul
+        return torch.no_grad()(lambda: product(a, b))
+    build = build_image if len(spec['size']) == 2 else build_video
+    net, run = build(name, spec)
+    net.to(device)
+    net.train(spec['training'])
+    if spec['compiled']:
+        run = torch.compile(run)
+    x = torch.randn(spec['batch'], 3, *spec['size'], device=device)
+    half = torch.autocast(device.type, dtype, dtype != torch.float32)
+
+    def infer() -> None:
+        with torch.no_grad(), half:
+            run(x)
+
+    def train() -> None:
+        net.zero_grad()
+        with half:
+            outs = run(x)
+        sum(out.float().square().mean() for out in leaves(outs)).backward()
+
+    return train if spec['training'] else infer
+
+
+def main() -> None:
+    spec = json.loads(sys.argv[1])
+    # what libraries print must not come between the answers
+    answers = os.fdopen(os.dup(1), 'w')
+    os.dup2(2, 1)
+    resource.setrlimit(resource.RLIMIT_DATA, (spec['memory_limit'],) * 2)
+    torch.set_num_threads(spec['threads'])
+    torch.manual_seed(0)
+
+    def say(**what: Any) -> None:
+        print(json.dumps(what), file=answers, flush=True)
+
+    try:
+        idle = idle_memory(spec['device'])
+        step = runner(spec['implementation'], spec)
+        say(ready=True)
+        for _ in sys.stdin:
+            start = time.perf_counter()
+            step()
+            if spec['device'] != 'cpu':
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - start
+            say(seconds=seconds, peak=peak_memory(spec['device']) - idle)
+    except (RuntimeError, MemoryError) as error:
+        if 'memory' not in str(error):
+            raise
+        say(error='out of memory')
+    with contextlib.suppress(BrokenPipeError):
+        answers.close()
+
+
+if __name__ == '__main__':
+    main()

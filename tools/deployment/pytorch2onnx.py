@@ -1,0 +1,138 @@
+"""Export the backbone and the neck of a config's model to ONNX, for maps of any size.
+
+Input: images ``(B, 3, H, W)`` or clips ``(B, 3, T, H, W)`` as the data preprocessor leaves them;
+outputs: the maps of the neck, or of the backbone where there is no neck. Batch and sizes stay open.
+With --verify, onnxruntime runs the file at several sizes beside the model.
+"""
+
+import argparse
+import contextlib
+import logging
+import warnings
+
+import torch
+from mmengine.config import DictAction
+from mmengine.registry import MODELS
+from mmengine.runner import load_checkpoint
+from torch import nn
+from torch.fx.experimental import _config as symbols
+
+from mmswinv2 import compat
+from mmswinv2.analysis.model import ready
+from mmswinv2.engine.launch import config_with_options
+from mmswinv2.errors import UserError, told_in_a_sentence
+
+TOLERANCE = 1e-4  # of the largest value
+
+
+class Features(nn.Module):
+    """What `extract_feat` of the host packages' models does."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.backbone = model.backbone
+        self.neck = model.neck if getattr(model, 'with_neck', False) else nn.Identity()
+
+    def forward(self, image):
+        outs = self.neck(self.backbone(image))
+        return tuple(outs) if isinstance(outs, (tuple, list)) else (outs,)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file path')
+    parser.add_argument('checkpoint', nargs='?', help='checkpoint; random weights without one')
+    parser.add_argument('--output-file', default='tmp.onnx', help='the file to write (tmp.onnx)')
+    parser.add_argument('--verify', action='store_true', help='compare with onnxruntime')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings')
+    return parser.parse_args()
+
+
+def build_features(cfg, checkpoint):
+    compat.apply()
+    model_cfg = ready(cfg)
+    model = MODELS.build(model_cfg)
+    if checkpoint is not None:
+        load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+    if not hasattr(model, 'backbone'):
+        raise UserError(f'{cfg.model.type} has no backbone to export')
+    return Features(model).eval()
+
+
+def example(features, pieces):
+    """An input whose maps are all some windows wide, but for the last one's size."""
+    core = features.backbone
+    strides, axes = core.patch_embed.patch_size, len(core.patch_embed.patch_size)
+    merging = next((s.downsample.stride for s in core.layers if s.downsample), (1,) * axes)
+    last = len(core.depths) - 1
+    size = [
+        pieces * m * patch * stride**last + 1
+        for m, patch, stride in zip(core.window_sizes[-1], strides, merging, strict=True)
+    ]
+    return torch.rand(2, core.patch_embed.proj.in_channels, *size)
+
+
+def export(features, path):
+    """Write the file.
+
+    The example has several windows along each axis of each map, and torch is told to take no size
+    of it for special, so that what it writes down holds for one window too.
+    """
+    image = example(features, 2)
+    names = 'BTHW' if image.ndim == 5 else 'BHW'
+    axes = [0, *range(2, image.ndim)]
+    open_ = {axis: torch.export.Dim(name) for axis, name in zip(axes, names, strict=True)}
+    with torch.no_grad(), symbols.patch(backed_size_oblivious=True):
+        program = torch.export.export(
+            features, (image,), dynamic_shapes=(open_,), strict=False,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )  # fmt: skip
+        outputs = [f'map{i}' for i in range(len(features(image)))]
+        # torch prints the steps it takes, which nobody asked for
+        with contextlib.redirect_stdout(None):
+            torch.onnx.export(
+                program, (image,), path, dynamo=True, input_names=['image'], output_names=outputs
+            )
+    return image
+
+
+def verify(features, path, image):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    worst = 0.0
+    for numerator in (4, 5, 1):  # of the example's size; the last has a window or less
+        size = [max(1, n * numerator // 4 - 3) for n in image.shape[2:]]
+        some = torch.rand(1, image.shape[1], *size)
+        with torch.no_grad():
+            expected = features(some)
+        got = session.run(None, {'image': some.numpy()})
+        for ours, theirs in zip(expected, got, strict=True):
+            difference = abs(ours.numpy() - theirs).max() / ours.abs().max().item()
+            worst = max(worst, difference)
+        print(f'{tuple(some.shape)}: {len(got)} maps, largest difference so far {worst:.1e}')
+    if not worst < TOLERANCE:
+        raise UserError(
+            f'{path} differs from the model by {worst:.1e} of the largest value, more than '
+            f'{TOLERANCE}; do not use it'
+        )
+
+
+def main():
+    args = parse_args()
+    cfg = config_with_options(args.config, args.cfg_options)
+    features = build_features(cfg, args.checkpoint)
+    logging.getLogger('torch.onnx').setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of torch's own exporter
+        image = export(features, args.output_file)
+    print(f'Successfully exported ONNX model: {args.output_file}')
+    if args.verify:
+        verify(features, args.output_file, image)
+
+
+if __name__ == '__main__':
+    with told_in_a_sentence():
+        main()
