@@ -82,9 +82,8 @@ def measure(workload: Workload, args: argparse.Namespace) -> dict[str, Any]:
     results: dict[str, dict[str, Any]] = {name: {} for name in (*names, *PRODUCTS)}
     for name in names:
         worker = Worker(name, workload, args, for_memory=True)
-        for _ in range(2):
-            answer = worker.run()
-            results[name]['peak'] = answer['peak'] if answer else None
+        answer = worker.run()
+        results[name]['peak'] = answer['peak'] if answer else None
         worker.close()
     workers = [
         Worker(name, workload, args, for_memory=False)

@@ -20,6 +20,7 @@ __all__ = ['Rows', 'in_chunks', 'rows_at_once', 'suits_chunks', 'without_chunks'
 
 Rows = slice | Tensor
 _ROWS_PER_THREAD = 2048
+_KEPT_ROWS = 8192  # the activations of so many tokens are kept for backward
 _PLAIN = (Tensor, nn.Parameter)
 _allowed = [True]
 
@@ -30,7 +31,12 @@ def rows_at_once() -> int:
 
 
 def suits_chunks(x: Tensor) -> bool:
-    """Whether to go in chunks: on CPUs, unless somebody follows every operator of the network."""
+    """Whether to go in chunks: on CPUs, unless somebody follows every operator of the network.
+
+    In training small maps are not worth computing twice.
+    """
+    if torch.is_grad_enabled() and x.shape[:-1].numel() <= _KEPT_ROWS:
+        return False
     return (
         _allowed[0]
         and x.device.type == 'cpu'

@@ -29,6 +29,7 @@ def outputs_and_gradients(net, x, dtype=None):
 @pytest.fixture(params=[3, 2048], ids=['3 rows', '2048 rows'])
 def rows(request, monkeypatch):
     monkeypatch.setattr(chunks, '_ROWS_PER_THREAD', request.param)
+    monkeypatch.setattr(chunks, '_KEPT_ROWS', 0)
 
 
 SETTINGS = {
@@ -85,7 +86,8 @@ def test_frozen_weights_get_no_gradient(rows):
 
 
 def test_a_block_keeps_its_input_and_its_middle(monkeypatch):
-    """For backward, as maps of the block's size."""
+    """For backward, as maps of the block's size; a small one keeps its activations."""
+    monkeypatch.setattr(chunks, '_KEPT_ROWS', 89)
     block = Block(12, 2, (4, 4), (4, 4), shifted=True).train()
     x = torch.randn(1, 9, 10, 12, requires_grad=True)
     kept = {}
@@ -99,7 +101,8 @@ def test_a_block_keeps_its_input_and_its_middle(monkeypatch):
         block(x)
     chunked = sum(kept.values())
     kept.clear()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), without_chunks():
+    monkeypatch.setattr(chunks, '_KEPT_ROWS', 90)  # the map's
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         block(x)
     assert chunked == 2
     assert sum(kept.values()) > 10

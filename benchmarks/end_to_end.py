@@ -1,0 +1,71 @@
+"""Time of an evaluation per image, and the backbone's share: what `tools/test.py` does.
+
+``python -m benchmarks.end_to_end CONFIG [CHECKPOINT]``. With --plain the backbone goes the way of
+other devices: all windows at once, and torch's own linear layers.
+"""
+
+import argparse
+import statistics
+import time
+from contextlib import ExitStack
+from unittest import mock
+
+import torch
+from mmengine.config import DictAction
+
+from mmswinv2.core import linear
+from mmswinv2.core.chunks import without_chunks
+from mmswinv2.engine.launch import build_runner, config_with_options
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config')
+    parser.add_argument('checkpoint', nargs='?', help='random weights without one')
+    parser.add_argument('--work-dir', default='work_dirs/bench/end_to_end')
+    parser.add_argument('--images', type=int, default=40, help='timed images (40)')
+    parser.add_argument('--plain', action='store_true')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    args = parser.parse_args()
+    cfg = config_with_options(args.config, args.cfg_options)
+    cfg.work_dir, cfg.launcher, cfg.load_from = args.work_dir, 'none', args.checkpoint
+    runner = build_runner(cfg, ('test',))
+    runner.load_or_resume()
+    model = runner.model.eval()
+    spent = []
+    model.backbone.register_forward_pre_hook(lambda *_: spent.append(-time.perf_counter()))
+
+    def note(*_):
+        spent[-1] += time.perf_counter()
+
+    model.backbone.register_forward_hook(note)
+    totals, shares, count = [], [], 0
+    with ExitStack() as stack:
+        if args.plain:
+            stack.enter_context(without_chunks())
+            stack.enter_context(mock.patch.object(linear, '_suits_onednn', lambda *_: False))
+        stack.enter_context(torch.no_grad())
+        start = time.perf_counter()
+        for data in runner.build_dataloader(cfg.test_dataloader):
+            spent.clear()
+            model.test_step(data)
+            total = time.perf_counter() - start  # with loading the data
+            images, start = len(data['data_samples']), time.perf_counter()
+            count += images
+            if count > images:  # the first batch warms up
+                totals.append(total / images)
+                shares.append(sum(spent) / total)
+            if count >= args.images + images:
+                break
+    if not totals:
+        parser.error(f'{args.config} has one batch of test images; two at least are needed')
+    print(
+        f'{args.config}: {1e3 * statistics.median(totals):.1f} ms an image, '
+        f'{100 * statistics.median(shares):.0f} % of it in the backbone'
+    )
+
+
+if __name__ == '__main__':
+    main()
