@@ -13,6 +13,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -44,9 +45,10 @@ class Worker:
         python = args.peers_python if len(workload.size) == 2 else sys.executable
         env = {**os.environ, **(AT_ONCE_BACK if for_memory else {})}
         self.name, self.error = name, ''
+        self._log = tempfile.TemporaryFile('w+')  # noqa: SIM115, lives as long as the process
         self._process = subprocess.Popen(
             [python, '-W', 'ignore', '-m', 'benchmarks.worker', json.dumps(spec)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
             text=True, cwd=ROOT, env=env,
         )  # fmt: skip
         self._answer()
@@ -66,11 +68,12 @@ class Worker:
     def _answer(self) -> dict[str, Any] | None:
         line = self._process.stdout.readline()
         if not line:
-            _, said = self._process.communicate()
+            self._process.communicate()
             if self._process.returncode == -9:  # by Linux, for want of memory
                 self.error = 'out of memory'
                 return None
-            raise SystemExit(f'error: {self.name} ended with\n{said[-3000:]}')
+            self._log.seek(0)
+            raise SystemExit(f'error: {self.name} ended with\n{self._log.read()[-3000:]}')
         answer = json.loads(line)
         self.error = answer.get('error', '')
         return None if self.error else answer
@@ -102,8 +105,7 @@ def measure(workload: Workload, args: argparse.Namespace) -> dict[str, Any]:
     operations = (3 if workload.training else 1) * workload.batch * 2 * multiply_adds(workload)
     floors = [operations / (2 * 4096**3) * results.pop(name)['median'] for name in PRODUCTS]
     return dict(
-        workload=str(workload), name=workload.name, training=workload.training,
-        size=workload.size, window=workload.window, results=results,
+        title=str(workload), **workload.as_dict(), results=results,
         operations=operations, floor=floors[0], floor_onednn=floors[1], machine=machine(args),
         date=str(date.today()),
     )  # fmt: skip
@@ -151,8 +153,12 @@ def main() -> None:
     parser.add_argument('--peers-python', default='.venv-peers/bin/python')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/bench'))
     args = parser.parse_args()
-    if args.runs < 1:
-        parser.error(f'--runs must be at least 1, got {args.runs}')
+    for name in ('runs', 'batch', 'threads', 'memory_limit'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f'--{name.replace("_", "-")} must be at least 1, got {value}')
+    if not Path(args.peers_python).exists():
+        parser.error(f'--peers-python {args.peers_python} does not exist; `make peers` makes it')
     groups = {'main': MAIN, 'sweeps': SWEEPS}
     wanted = [w for name in args.workloads for w in groups.get(name) or [ALL[name]]]
     args.out.mkdir(parents=True, exist_ok=True)
@@ -161,9 +167,10 @@ def main() -> None:
     for workload in wanted:
         workload = replace(workload, dtype=args.dtype, compiled=args.compile,
                            batch=args.batch or workload.batch)  # fmt: skip
-        done[str(workload)] = measure(workload, args)
+        result = measure(workload, args)
+        done[f'{workload.name}: {workload}, {result["machine"]}'] = result
         record.write_text(json.dumps(done, indent=1))
-        print(describe(done[str(workload)]), flush=True)
+        print(describe(result), flush=True)
     write_table(done.values(), args.out / 'table.md')
     write_plot(done.values(), args.out / 'cost.png')
     print(f'{record}\n{args.out / "table.md"}\n{args.out / "cost.png"}')

@@ -1,6 +1,5 @@
 """What `benchmarks` has measured, as text, as a table and as a plot."""
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,21 +8,21 @@ OURS = 'mmswinv2'
 MIB = 2**20
 
 
-def best(record: dict[str, Any], what: str) -> tuple[str, float]:
-    """The peer with the lowest `what`, and its value; infinite where none fits into memory."""
+def best(record: dict[str, Any], what: str) -> tuple[str, float] | None:
+    """The peer with the lowest `what`, and its value; ``None`` where none fits into memory."""
     values = {
         name: result[what]
         for name, result in record['results'].items()
         if name != OURS and result[what]
     }
-    return min(values.items(), key=lambda item: item[1]) if values else ('none', math.inf)
+    return min(values.items(), key=lambda item: item[1]) if values else None
 
 
 def describe(record: dict[str, Any]) -> str:
     """A workload in some lines."""
     results = record['results']
     ours = results[OURS]
-    lines = [f'{record["workload"]}  ({record["machine"]}, {record["date"]})']
+    lines = [f'{record["title"]}  ({record["machine"]}, {record["date"]})']
     for name, result in results.items():
         if not result['median']:
             lines.append(f'  {name:13} does not fit into memory')
@@ -42,26 +41,27 @@ def describe(record: dict[str, Any]) -> str:
 
 def write_table(records: Iterable[dict[str, Any]], path: Path) -> None:
     """One row for each workload."""
-    rows = [
-        '| workload | ours | best peer | best peer / ours | ours / floor |'
-        ' ours / floor by oneDNN | memory, ours |'
-        ' memory, best peer | ours / best peer |',
-        '| --- | --- | --- | --- | --- | --- | --- | --- | --- |',
-    ]
+    columns = (
+        'workload', 'ours', 'best peer', 'best peer / ours', 'ours / floor',
+        'ours / floor by oneDNN', 'memory, ours', 'memory, best peer', 'ours / best peer',
+    )  # fmt: skip
+    rows = [columns, ('---',) * len(columns)]
     for record in records:
-        ours, peer, lean = record['results'][OURS], best(record, 'median'), best(record, 'peak')
-        rows.append(
-            f'| {record["workload"]} | {ours["median"]:.3f} s | '
-            + (f'{peer[1]:.3f} s ({peer[0]}) | {peer[1] / ours["median"]:.2f}' if peer else '- | -')
-            + f' | {ours["median"] / record["floor"]:.2f} | {ours["peak"] / MIB:.0f} MiB | '
-            + (
-                f'{lean[1] / MIB:.0f} MiB ({lean[0]}) | {ours["peak"] / lean[1]:.2f}'
-                if lean
-                else '- | -'
-            )
-            + ' |'
-        )
-    path.write_text('\n'.join(rows) + '\n')
+        ours = record['results'][OURS]
+        time, memory = ours['median'], ours['peak']
+        fast, lean = best(record, 'median'), best(record, 'peak')
+        rows.append((
+            record['title'],
+            f'{time:.3f} s' if time else '-',
+            f'{fast[1]:.3f} s ({fast[0]})' if fast else '-',
+            f'{fast[1] / time:.2f}' if fast and time else '-',
+            f'{time / record["floor"]:.2f}' if time else '-',
+            f'{time / record["floor_onednn"]:.2f}' if time else '-',
+            f'{memory / MIB:.0f} MiB' if memory else '-',
+            f'{lean[1] / MIB:.0f} MiB ({lean[0]})' if lean else '-',
+            f'{memory / lean[1]:.2f}' if lean and memory else '-',
+        ))  # fmt: skip
+    path.write_text(''.join(f'| {" | ".join(row)} |\n' for row in rows))
 
 
 def write_plot(records: Iterable[dict[str, Any]], path: Path) -> None:
@@ -71,10 +71,11 @@ def write_plot(records: Iterable[dict[str, Any]], path: Path) -> None:
     matplotlib.use('agg')
     import matplotlib.pyplot as plt
 
-    records = list(records)
+    records = [r for r in records if r['dtype'] == 'float32' and not r['compiled']]
+    records = [r for r in records if r['machine'] == records[-1]['machine'] and r['batch'] == 1]
     figure, axes = plt.subplots(2, 2, figsize=(10, 7))
     columns = (('size-', 'image side (pixels), window 16', lambda r: r['size'][0]),
-               ('window-', 'window (tokens), 768x768', lambda r: r['window']))  # fmt: skip
+               ('window-', 'window (tokens), 512x512', lambda r: r['window']))  # fmt: skip
     rows = (
         (False, 'median', 'inference (s)', 1),
         (True, 'peak', 'training, peak memory (GiB)', 2**30),

@@ -66,6 +66,6 @@ MAIN = [
 ]
 # how cost grows; the plot's points
 BY_SIZE = [Workload(f'size-{n}', 'tiny', (n, n), 16) for n in (256, 512, 768, 1024)]
-BY_WINDOW = [Workload(f'window-{m}', 'tiny', (768, 768), m) for m in (8, 16, 24, 32)]
+BY_WINDOW = [Workload(f'window-{m}', 'tiny', (512, 512), m) for m in (8, 16, 32)]
 SWEEPS = [w for workload in (*BY_SIZE, *BY_WINDOW) for w in _both(workload)]
 ALL = {w.name: w for w in (*MAIN, *SWEEPS)}

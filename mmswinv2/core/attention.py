@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .linear import linear
+from .linear import Linear, linear
 from .position_bias import ContinuousPositionBias, expand
 from .windows import WindowGrid
 
@@ -169,12 +169,12 @@ class WindowAttention(nn.Module):
         self.num_heads = num_heads
         self.attn_drop = attn_drop
         self.windows_at_once = windows_at_once
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.qkv = Linear(dim, 3 * dim, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(dim))
         self.v_bias = nn.Parameter(torch.zeros(dim))
         self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(10)))
         self.cpb_mlp = ContinuousPositionBias(num_heads, pretrained_window)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, grid: WindowGrid) -> Tensor:
@@ -195,7 +195,7 @@ class WindowAttention(nn.Module):
         for chunk, (shape, count), bias in zip(chunks, grid.groups, self.biases(grid), strict=True):
             for some in chunk.split((self.windows_at_once or count) * math.prod(shape)):
                 out.append(attention(some, scale, bias, dropout))
-        return self.proj_drop(linear(torch.cat(out), self.proj.weight, self.proj.bias))
+        return self.proj_drop(self.proj(torch.cat(out)))
 
     def qkv_bias(self) -> Tensor:
         """``(3 C,)``; k has none."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from .attention import WindowAttention, attention
 from .chunks import Rows, in_chunks, rows_at_once, suits_chunks
-from .linear import linear
-from .padded import padded_window_attention
+from .linear import Linear, linear
+from .padded import exporting, padded_window_attention
 from .patches import LayerNorm, layer_norm
 from .windows import WindowGrid, cut, join, window_grid
 
@@ -48,14 +48,13 @@ class MLP(nn.Module):
 
     def __init__(self, dim: int, hidden: int, drop: float = 0.0) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc1 = Linear(dim, hidden)
+        self.fc2 = Linear(hidden, dim)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., C) -> (..., C)``."""
-        x = F.gelu(linear(x, self.fc1.weight, self.fc1.bias))
-        return self.drop(linear(self.drop(x), self.fc2.weight, self.fc2.bias))
+        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
 
 
 class Block(nn.Module):
@@ -99,23 +98,36 @@ class Block(nn.Module):
         self.mlp = MLP(dim, int(dim * mlp_ratio), drop)
         self.norm2 = LayerNorm(dim)
         self.drop_path = DropPath(drop_path)
-        self.drops = bool(drop or attn_drop)
         self.enorm = LayerNorm(dim) if extra_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, *S, C) -> (B, *S, C)``."""
         size = x.shape[1:-1]
-        if torch.compiler.is_exporting():
+        if exporting():
+            if self.training:
+                raise RuntimeError('a network in training cannot be exported; call eval() first')
             attended = padded_window_attention(self.attn, x, self.window, self.shift)
             x = x + self.norm1(attended)
             return self.enorm(x + self.norm2(self.mlp(x)))
         grid = window_grid(len(x), tuple(size), self.window, self.shift, x.device)
-        if suits_chunks(x) and not (self.training and self.drops):
+        if suits_chunks(x) and self._is_plain():
             return self.enorm(self._in_chunks(x, grid))
         attended = join(self.attn(cut(x, grid), grid), grid, size)
         x = x + self.drop_path(self.norm1(attended))
         x = x + self.drop_path(self.norm2(self.mlp(x)))
         return self.enorm(x)
+
+    def _is_plain(self) -> bool:
+        """Whether the branches are what their weights say: no dropout, hook or other layer."""
+        attn, mlp = self.attn, self.mlp
+        linears = (attn.qkv, attn.proj, mlp.fc1, mlp.fc2)
+        modules = (*linears, attn, mlp, self.norm1, self.norm2, self.drop_path)
+        return (
+            not (self.training and (attn.attn_drop or attn.proj_drop.p or mlp.drop.p))
+            and all(type(module) is Linear for module in linears)
+            and not any(m._forward_hooks or m._forward_pre_hooks for m in modules)
+            and not any(m._backward_hooks or m._backward_pre_hooks for m in modules)
+        )
 
     def _in_chunks(self, x: Tensor, grid: WindowGrid) -> Tensor:
         """Both branches, chunk by chunk; the same numbers to rounding."""
@@ -176,7 +188,10 @@ def _mlp_branch(
 
 
 def _cast(tensors: list[Tensor], dtype: torch.dtype | None) -> list[Tensor]:
-    return tensors if dtype is None else [t.to(dtype) for t in tensors]
+    """As autocast would: all but float64."""
+    if dtype is None:
+        return tensors
+    return [t if t.dtype == torch.float64 else t.to(dtype) for t in tensors]
 
 
 def _chunks_of_windows(

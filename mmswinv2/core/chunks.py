@@ -35,14 +35,13 @@ def suits_chunks(x: Tensor) -> bool:
 
     In training small maps are not worth computing twice.
     """
-    if torch.is_grad_enabled() and x.shape[:-1].numel() <= _KEPT_ROWS:
-        return False
     return (
         _allowed[0]
         and x.device.type == 'cpu'
         and type(x) in _PLAIN
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
+        and not (torch.is_grad_enabled() and x.shape[:-1].numel() <= _KEPT_ROWS)
     )
 
 
@@ -131,9 +130,14 @@ class _Recomputed(torch.autograd.Function):
             if d_x is not None:
                 _put(d_x, rows, grads[-1])
             for i, d in zip(wanted, grads, strict=False):
+                d = d.to(torch.promote_types(d.dtype, torch.float32))  # a sum of many
                 total = d_tensors[i]
                 d_tensors[i] = d if total is None else total.add_(d)
-        return (None, None, None, d_x, *d_tensors)
+        return (None, None, None, d_x, *map(_like, d_tensors, tensors))
+
+
+def _like(d: Tensor | None, tensor: Tensor) -> Tensor | None:
+    return None if d is None else d.to(tensor.dtype)
 
 
 def _take(x: Tensor, scale: Tensor | None, rows: Rows) -> tuple[Tensor, Tensor | None]:

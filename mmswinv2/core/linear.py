@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ['linear']
+__all__ = ['Linear', 'linear']
 
 _PLAIN = (Tensor, nn.Parameter)  # fake and distributed tensors take torch's way
 
@@ -37,13 +37,22 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _product(rows, weight, bias).unflatten(0, x.shape[:-1])
 
 
+class Linear(nn.Linear):
+    """`torch.nn.Linear` by the faster library."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., C) -> (..., D)``."""
+        return linear(x, self.weight, self.bias)
+
+
 def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
-        x.device.type == 'cpu'
+        x.device.type == weight.device.type == 'cpu'
         and x.dtype == weight.dtype == torch.float32
         and type(x) in _PLAIN
         and type(weight) in _PLAIN
         and x.ndim > 1
+        and x.numel() > 0
         and not torch.is_autocast_enabled('cpu')
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()

@@ -7,6 +7,9 @@ token may attend to: the same numbers at any size, with more work at the borders
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -14,7 +17,24 @@ from .attention import WindowAttention, cosine_directions
 from .linear import linear
 from .position_bias import expand
 
-__all__ = ['padded_window_attention']
+__all__ = ['any_size', 'exporting', 'padded_window_attention']
+
+_exporting = [False]
+
+
+@contextmanager
+def any_size() -> Iterator[None]:
+    """What `torch.export` traces in here serves maps of any size; in evaluation only."""
+    before, _exporting[0] = _exporting[0], True
+    try:
+        yield
+    finally:
+        _exporting[0] = before
+
+
+def exporting() -> bool:
+    """Whether `any_size` is active."""
+    return _exporting[0]
 
 
 def padded_window_attention(
@@ -60,7 +80,7 @@ def padded_window_attention(
     scores = q @ cosine_directions(k).to(v.dtype).transpose(-2, -1)
     scores = scores + bias + hidden[:, None, None]
     out = (torch.softmax(scores, dim=-1).to(v.dtype) @ v).transpose(2, 3).flatten(3)
-    out = linear(out, attn.proj.weight, attn.proj.bias)
+    out = attn.proj(out)
 
     places_first = [0]
     for axis in range(1, ndim + 1):

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .linear import linear
+from .linear import Linear
+from .padded import exporting
 
 __all__ = ['LayerNorm', 'PatchEmbed', 'PatchMerging', 'layer_norm', 'pad_to_multiple']
 
@@ -35,7 +36,7 @@ def pad_to_multiple(x: Tensor, multiple: tuple[int, ...], first_axis: int) -> Te
     """Append zeros so that the axes from `first_axis` on are divisible by `multiple`."""
     sizes = x.shape[first_axis : first_axis + len(multiple)]
     missing = [(n + m - 1) // m * m - n for n, m in zip(sizes, multiple, strict=True)]
-    if not torch.compiler.is_exporting() and not any(missing):
+    if not exporting() and not any(missing):
         return x
     trailing = x.ndim - first_axis - len(multiple)
     # F.pad counts axes from the last one backwards, two numbers for each
@@ -76,7 +77,7 @@ class PatchMerging(nn.Module):
         super().__init__()
         self.stride = stride
         merged = torch.Size(stride).numel()
-        self.reduction = nn.Linear(merged * dim, 2 * dim, bias=False)
+        self.reduction = Linear(merged * dim, 2 * dim, bias=False)
         self.norm = LayerNorm(2 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,4 +89,4 @@ class PatchMerging(nn.Module):
         for offset in offsets:
             steps = [slice(o, None, s) for o, s in zip(offset, self.stride, strict=True)]
             parts.append(x[tuple([slice(None), *steps])])
-        return self.norm(linear(torch.cat(parts, dim=-1), self.reduction.weight))
+        return self.norm(self.reduction(torch.cat(parts, dim=-1)))

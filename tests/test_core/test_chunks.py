@@ -74,6 +74,57 @@ def test_the_same_under_autocast(rows):
         assert (a - b).abs().max() <= 0.05 * b.abs().max()
 
 
+def test_sums_over_chunks_are_not_rounded_in_between(monkeypatch):
+    monkeypatch.setattr(chunks, '_ROWS_PER_THREAD', 16)
+    monkeypatch.setattr(chunks, '_KEPT_ROWS', 0)
+    torch.manual_seed(0)
+    block = Block(12, 2, (4, 4), (4, 4), shifted=False)
+    x = 1 + torch.randn(1, 60, 60, 12)
+    for p in block.parameters():
+        torch.nn.init.normal_(p, mean=0.1, std=0.1)
+
+    def gradient(dtype):
+        block.zero_grad()
+        with torch.autocast('cpu', dtype, dtype is not None):
+            out = block(x)
+        (out * out.detach()).sum().backward()  # all of one sign, as many small steps would be
+        return block.mlp.fc2.bias.grad.clone()
+
+    exact = gradient(None)
+    chunked = gradient(torch.bfloat16)
+    with without_chunks():
+        whole = gradient(torch.bfloat16)
+    error = (chunked - exact).norm() / exact.norm()
+    assert error < 1.5 * (whole - exact).norm() / exact.norm() + 1e-3
+
+
+def test_other_layers_and_hooks_are_heeded():
+    torch.manual_seed(0)
+    block = Block(12, 2, (4, 4), (4, 4), shifted=False).eval()
+    for p in block.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    x = torch.randn(1, 8, 8, 12)
+    with torch.no_grad():
+        before = block(x)
+        seen = []
+        handle = block.mlp.fc1.register_forward_hook(lambda *_: seen.append(1))
+        torch.testing.assert_close(block(x), before)
+        assert seen == [1]
+        handle.remove()
+        block.attn.proj = torch.nn.Sequential(block.attn.proj, torch.nn.ReLU())
+        assert not torch.allclose(block(x), before)
+
+
+def test_dropout_set_later_is_heeded(monkeypatch):
+    monkeypatch.setattr(chunks, '_KEPT_ROWS', 0)
+    block = Block(12, 2, (4, 4), (4, 4), shifted=False).train()
+    torch.nn.init.ones_(block.norm2.weight)
+    x = torch.randn(1, 8, 8, 12)
+    torch.testing.assert_close(block(x), block(x))
+    block.mlp.drop.p = 0.5
+    assert not torch.allclose(block(x), block(x))
+
+
 def test_frozen_weights_get_no_gradient(rows):
     net = network()
     net.patch_embed.requires_grad_(False)

@@ -8,17 +8,23 @@ With --verify, onnxruntime runs the file at several sizes beside the model.
 import argparse
 import contextlib
 import logging
+import os
+import tempfile
 import warnings
+from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.config import DictAction
 from mmengine.registry import MODELS
-from mmengine.runner import load_checkpoint
 from torch import nn
 from torch.fx.experimental import _config as symbols
 
 from mmswinv2 import compat
 from mmswinv2.analysis.model import ready
+from mmswinv2.checkpoints import read_checkpoint
+from mmswinv2.core import SwinV2
+from mmswinv2.core.padded import any_size
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.errors import UserError, told_in_a_sentence
 
@@ -52,12 +58,21 @@ def parse_args():
 
 def build_features(cfg, checkpoint):
     compat.apply()
-    model_cfg = ready(cfg)
-    model = MODELS.build(model_cfg)
-    if checkpoint is not None:
-        load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
-    if not hasattr(model, 'backbone'):
-        raise UserError(f'{cfg.model.type} has no backbone to export')
+    model = MODELS.build(ready(cfg))
+    if not isinstance(getattr(model, 'backbone', None), SwinV2):
+        raise UserError(f'{cfg.model.type} has no backbone of mmswinv2 to export')
+    if checkpoint is None:
+        for p in model.parameters():  # a new block starts as the identity, which shows nothing
+            nn.init.normal_(p, std=0.05)
+        return Features(model).eval()
+    content = read_checkpoint(checkpoint)
+    state = content.get('state_dict', content)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(
+            f'{checkpoint} is not of the model of this config; {str(error).splitlines()[1].strip()}'
+        ) from error
     return Features(model).eval()
 
 
@@ -84,7 +99,7 @@ def export(features, path):
     names = 'BTHW' if image.ndim == 5 else 'BHW'
     axes = [0, *range(2, image.ndim)]
     open_ = {axis: torch.export.Dim(name) for axis, name in zip(axes, names, strict=True)}
-    with torch.no_grad(), symbols.patch(backed_size_oblivious=True):
+    with torch.no_grad(), any_size(), symbols.patch(backed_size_oblivious=True):
         program = torch.export.export(
             features, (image,), dynamic_shapes=(open_,), strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,
@@ -93,8 +108,9 @@ def export(features, path):
         # torch prints the steps it takes, which nobody asked for
         with contextlib.redirect_stdout(None):
             torch.onnx.export(
-                program, (image,), path, dynamo=True, input_names=['image'], output_names=outputs
-            )
+                program, (image,), path, dynamo=True, input_names=['image'], output_names=outputs,
+                external_data=False,
+            )  # fmt: skip
     return image
 
 
@@ -111,12 +127,12 @@ def verify(features, path, image):
         got = session.run(None, {'image': some.numpy()})
         for ours, theirs in zip(expected, got, strict=True):
             difference = abs(ours.numpy() - theirs).max() / ours.abs().max().item()
-            worst = max(worst, difference)
+            worst = np.maximum(worst, difference)  # not a number stays
         print(f'{tuple(some.shape)}: {len(got)} maps, largest difference so far {worst:.1e}')
     if not worst < TOLERANCE:
         raise UserError(
-            f'{path} differs from the model by {worst:.1e} of the largest value, more than '
-            f'{TOLERANCE}; do not use it'
+            f'the graph differs from the model by {worst:.1e} of the largest value, more than '
+            f'{TOLERANCE}; no file was written'
         )
 
 
@@ -125,12 +141,16 @@ def main():
     cfg = config_with_options(args.config, args.cfg_options)
     features = build_features(cfg, args.checkpoint)
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    output = Path(args.output_file)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent) as folder, warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of torch's own exporter
-        image = export(features, args.output_file)
-    print(f'Successfully exported ONNX model: {args.output_file}')
-    if args.verify:
-        verify(features, args.output_file, image)
+        path = Path(folder, output.name)
+        image = export(features, path)
+        if args.verify:
+            verify(features, path, image)
+        os.replace(path, output)
+    print(f'Successfully exported ONNX model: {output}')
 
 
 if __name__ == '__main__':

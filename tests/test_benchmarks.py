@@ -1,0 +1,48 @@
+"""What the benchmark says of what it measured."""
+
+import pytest
+
+from benchmarks import report
+
+RESULTS = {
+    'mmswinv2': dict(median=1.0, peak=2**20),
+    'timm': dict(median=3.0, peak=4 * 2**20),
+    'transformers': dict(median=2.0, peak=8 * 2**20),
+    'torchvision': dict(median=None, peak=None),
+}
+
+
+def record(**changes):
+    return dict(
+        title='a workload', name='size-256', size=[256, 256], window=16, batch=1, training=False,
+        dtype='float32', compiled=False, floor=0.5, floor_onednn=0.25, machine='a machine',
+        date='a date', results={**RESULTS, **changes},
+    )  # fmt: skip
+
+
+def cells(record, tmp_path):
+    report.write_table([record], tmp_path / 'table.md')
+    head, _, row = (tmp_path / 'table.md').read_text().splitlines()
+    names, values = ([cell.strip() for cell in line.split('|')[1:-1]] for line in (head, row))
+    return dict(zip(names, values, strict=True))
+
+
+def test_table_takes_the_best_peer_of_each_column(tmp_path):
+    row = cells(record(), tmp_path)
+    assert row['best peer'] == '2.000 s (transformers)'
+    assert row['best peer / ours'] == '2.00'
+    assert (row['ours / floor'], row['ours / floor by oneDNN']) == ('2.00', '4.00')
+    assert (row['memory, best peer'], row['ours / best peer']) == ('4 MiB (timm)', '0.25')
+
+
+@pytest.mark.parametrize('missing', [['mmswinv2'], ['timm', 'transformers']], ids=str)
+def test_what_does_not_fit_is_said(missing, tmp_path):
+    some = record(**{name: dict(median=None, peak=None) for name in missing})
+    assert '-' in cells(some, tmp_path).values()
+    text = report.describe(some)
+    assert text.count('does not fit into memory') == 1 + len(missing)
+
+
+def test_plot_of_one_sweep_alone(tmp_path):
+    report.write_plot([record()], tmp_path / 'cost.png')
+    assert (tmp_path / 'cost.png').stat().st_size > 10_000
