@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
+import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
@@ -141,6 +143,19 @@ def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+        _leave()
+
+
+def _leave() -> None:
+    """End the process, its work being done, without taking the interpreter apart.
+
+    Threads of gloo may still want it then, which now and then aborts a process under FSDP
+    ("terminate called without an active exception"), and torchrun calls the finished run failed.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _set_up_processes(cfg: Config) -> None:

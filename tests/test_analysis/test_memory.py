@@ -98,10 +98,6 @@ def test_what_saves_memory_does():
         ),
         (SEGMENTATION, '--batch-size 1'),
         (
-            'configs/detection/mask-rcnn_swinv2-t-w16_fpn_ms-3x_coco.py',
-            '--shape 480 640 --batch-size 1',
-        ),
-        (
             'configs/detection/retinanet_swinv2-t-w16_fpn_ms-3x_coco.py',
             '--shape 512 768 --batch-size 1',
         ),
