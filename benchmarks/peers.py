@@ -115,6 +115,7 @@ def mmpretrain(size, image, windows, pretrained):
         window_size=list(windows),
         drop_path_rate=0.0,
         pretrained_window_sizes=list(pretrained),
+        pad_small_map=True,
     )
     stages = [stage.blocks[-1] for stage in model.stages]
     return randomise(model), stages, model.norm3, lambda x: model(x)
