@@ -26,11 +26,10 @@ from mmswinv2.analysis.model import StandIn
 from mmswinv2.analysis.peak import AT_ONCE_BACK
 from mmswinv2.core import SwinV2
 
-from .report import describe, write_plot, write_table
+from .report import OURS, describe, write_plot, write_table
 from .workloads import ALL, MAIN, SWEEPS, Workload
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = 'mmswinv2'
 PRODUCTS = ('product', 'product by oneDNN')  # of 4096 x 4096 x 4096
 
 

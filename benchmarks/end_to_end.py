@@ -7,15 +7,14 @@ other devices: all windows at once, and torch's own linear layers.
 import argparse
 import statistics
 import time
-from contextlib import ExitStack
-from unittest import mock
+from contextlib import nullcontext
 
 import torch
 from mmengine.config import DictAction
 
-from mmswinv2.core import linear
-from mmswinv2.core.chunks import without_chunks
 from mmswinv2.engine.launch import build_runner, config_with_options
+
+from .paths import both
 
 
 def main():
@@ -42,11 +41,7 @@ def main():
 
     model.backbone.register_forward_hook(note)
     totals, shares, count = [], [], 0
-    with ExitStack() as stack:
-        if args.plain:
-            stack.enter_context(without_chunks())
-            stack.enter_context(mock.patch.object(linear, '_suits_onednn', lambda *_: False))
-        stack.enter_context(torch.no_grad())
+    with both() if args.plain else nullcontext(), torch.no_grad():
         start = time.perf_counter()
         for data in runner.build_dataloader(cfg.test_dataloader):
             spent.clear()

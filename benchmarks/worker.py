@@ -50,13 +50,16 @@ def build_video(name: str, spec: dict[str, Any]) -> Any:
     return net, net
 
 
+def build(name: str, spec: dict[str, Any]) -> Any:
+    """The network and a function that runs it on a batch."""
+    return (build_image if len(spec['size']) == 2 else build_video)(name, spec)
+
+
 def load_libraries(name: str, spec: dict[str, Any]) -> None:
     """Import what an implementation needs, by building a small one."""
     if not name.startswith('product'):
-        if len(spec['size']) == 2:
-            build_image(name, dict(arch='tiny', size=[256, 256], window=8))
-        else:
-            build_video(name, dict(arch='tiny', window=[8, 7, 7]))
+        small = ([256, 256], 8) if len(spec['size']) == 2 else (spec['size'], [8, 7, 7])
+        build(name, dict(arch='tiny', size=small[0], window=small[1]))
 
 
 def leaves(out: Any) -> list[torch.Tensor]:
@@ -74,7 +77,6 @@ def runner(name: str, spec: dict[str, Any]) -> Any:
         a, b = (torch.randn(4096, 4096, device=device, dtype=dtype) for _ in range(2))
         product = linear if name.endswith('oneDNN') else torch.matmul
         return torch.no_grad()(lambda: product(a, b))
-    build = build_image if len(spec['size']) == 2 else build_video
     net, run = build(name, spec)
     net.to(device)
     net.train(spec['training'])

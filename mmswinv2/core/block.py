@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import WindowAttention, attention
-from .chunks import Rows, in_chunks, rows_at_once, suits_chunks
+from .chunks import Chunks, in_chunks, rows_at_once, suits_chunks
 from .linear import Linear, linear
 from .padded import exporting, padded_window_attention
 from .patches import LayerNorm, layer_norm
@@ -194,11 +195,9 @@ def _cast(tensors: list[Tensor], dtype: torch.dtype | None) -> list[Tensor]:
     return [t if t.dtype == torch.float64 else t.to(dtype) for t in tensors]
 
 
-def _chunks_of_windows(
-    grid: WindowGrid, windows_at_once: int | None, first: int
-) -> list[tuple[Rows, tuple[int, ...]]]:
+def _chunks_of_windows(grid: WindowGrid, windows_at_once: int | None, first: int) -> Chunks:
     """Chunks of whole windows of one shape, and their tensors: the `first` ones and its bias."""
-    chunks: list[tuple[Rows, tuple[int, ...]]] = []
+    chunks: list[Any] = []
     start = 0
     for group, (shape, count) in enumerate(grid.groups):
         n = math.prod(shape)

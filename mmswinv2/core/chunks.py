@@ -13,15 +13,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ['Rows', 'in_chunks', 'rows_at_once', 'suits_chunks', 'without_chunks']
+from .linear import is_plain_on_cpu
+
+__all__ = ['Chunks', 'in_chunks', 'rows_at_once', 'suits_chunks', 'without_chunks']
 
 Rows = slice | Tensor
+Chunks = Sequence[tuple[Rows, Sequence[int]]]  # rows, and numbers of what goes with them
 _ROWS_PER_THREAD = 2048
 _KEPT_ROWS = 8192  # the activations of so many tokens are kept for backward
-_PLAIN = (Tensor, nn.Parameter)
 _allowed = [True]
 
 
@@ -37,10 +39,7 @@ def suits_chunks(x: Tensor) -> bool:
     """
     return (
         _allowed[0]
-        and x.device.type == 'cpu'
-        and type(x) in _PLAIN
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and is_plain_on_cpu(x)
         and not (torch.is_grad_enabled() and x.shape[:-1].numel() <= _KEPT_ROWS)
     )
 
@@ -59,7 +58,7 @@ def in_chunks(
     function: Callable[..., Tensor],
     x: Tensor,
     scale: Tensor | None,
-    chunks: Sequence[tuple[Rows, Sequence[int]]],
+    chunks: Chunks,
     tensors: Sequence[Tensor],
 ) -> Tensor:
     """Apply a function of tokens chunk by chunk, without autocast.
@@ -84,7 +83,7 @@ def _forward(
     function: Callable[..., Tensor],
     x: Tensor,
     scale: Tensor | None,
-    chunks: Sequence[tuple[Rows, Sequence[int]]],
+    chunks: Chunks,
     tensors: Sequence[Tensor],
 ) -> Tensor:
     out = torch.empty_like(x)
@@ -102,7 +101,7 @@ class _Recomputed(torch.autograd.Function):
         ctx: Any,
         function: Callable[..., Tensor],
         scale: Tensor | None,
-        chunks: Sequence[tuple[Rows, Sequence[int]]],
+        chunks: Chunks,
         x: Tensor,
         *tensors: Tensor,
     ) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ['Linear', 'linear']
+__all__ = ['Linear', 'is_plain_on_cpu', 'linear']
 
 _PLAIN = (Tensor, nn.Parameter)  # fake and distributed tensors take torch's way
 
@@ -45,17 +45,22 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
+def is_plain_on_cpu(*tensors: Tensor) -> bool:
+    """Whether these are plain tensors on a CPU, and nobody follows every operator on them."""
+    return (
+        all(t.device.type == 'cpu' and type(t) in _PLAIN for t in tensors)
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+    )
+
+
 def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
-        x.device.type == weight.device.type == 'cpu'
+        is_plain_on_cpu(x, weight)
         and x.dtype == weight.dtype == torch.float32
-        and type(x) in _PLAIN
-        and type(weight) in _PLAIN
         and x.ndim > 1
         and x.numel() > 0
         and not torch.is_autocast_enabled('cpu')
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
     )

@@ -75,8 +75,8 @@ def padded_window_attention(
     q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(3, 0, 1, 4, 2, 5).unbind(0)
     q = (cosine_directions(q) * attn.scale()).to(v.dtype)  # (B, W, h, N, d)
     bias = expand(attn.cpb_mlp(window), window)
-    hidden = torch.zeros_like(_outer(valid, counts, window), dtype=bias.dtype)
-    hidden = hidden.masked_fill(~_outer(valid, counts, window), -torch.inf)
+    real = _outer(valid, counts, window)
+    hidden = torch.zeros_like(real, dtype=bias.dtype).masked_fill(~real, -torch.inf)
     scores = q @ cosine_directions(k).to(v.dtype).transpose(-2, -1)
     scores = scores + bias + hidden[:, None, None]
     out = (torch.softmax(scores, dim=-1).to(v.dtype) @ v).transpose(2, 3).flatten(3)

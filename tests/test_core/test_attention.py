@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmswinv2.core import attention as attention_module
 from mmswinv2.core.attention import (
@@ -15,6 +14,7 @@ from mmswinv2.core.attention import (
 from mmswinv2.core.padded import padded_window_attention
 from mmswinv2.core.windows import cut, join, window_grid
 from tests import reference
+from tests.operators import Operators
 
 WINDOWS, HEADS, TOKENS, WIDTH = 5, 3, 12, 8
 
@@ -31,18 +31,6 @@ def inputs(dtype, scale=10, **kwargs):
     return [t.requires_grad_(**kwargs) for t in tensors]
 
 
-class Operators(TorchDispatchMode):
-    """Collects the names of all operators."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.add(func._overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize('training', [True, False])
 def test_the_forward_pass_makes_no_scores(training):
     # torch leaves its fused kernels, without a word, where the mask requires a gradient
@@ -50,7 +38,7 @@ def test_the_forward_pass_makes_no_scores(training):
     with Operators() as operators, torch.set_grad_enabled(training):
         attention(*tensors)
     assert '_scaled_dot_product_flash_attention_for_cpu' in operators.names
-    assert not operators.names & {'bmm', '_softmax', '_safe_softmax'}
+    assert not set(operators.names) & {'bmm', '_softmax', '_safe_softmax'}
 
 
 @pytest.mark.parametrize(
@@ -81,15 +69,15 @@ def test_fast_path_equals_reference(dtype, tolerance, at_once, monkeypatch):
             assert error < tolerance
 
 
-@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 0.06), (torch.half, 0.012)])
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 0.06), (torch.half, 0.008)])
 def test_half_precision_gradients_at_the_largest_scale(dtype, tolerance):
     half = inputs(dtype, scale=100, requires_grad=True)
     full = [t.detach().double().requires_grad_() for t in half]
     for tensors, function in ((half, attention), (full, attention_reference)):
         out = function(*tensors)
         out.backward(torch.ones_like(out).cumsum(-1))
-    for got, want in zip(half, full, strict=True):
-        assert (got.grad - want.grad).abs().max() / want.grad.abs().max() < tolerance
+    for got, want, factor in zip(half, full, (1, 1.5, 1), strict=True):  # scale's is a long sum
+        assert (got.grad - want.grad).abs().max() / want.grad.abs().max() < factor * tolerance
 
 
 def test_scale_is_bounded():

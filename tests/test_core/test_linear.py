@@ -2,21 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmswinv2.core.linear import linear
-
-
-class Operators(TorchDispatchMode):
-    """Collects the names of all operators."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(func._overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
+from tests.operators import Operators
 
 
 def operators(function):

@@ -76,14 +76,14 @@ def build_features(cfg, checkpoint):
     return Features(model).eval()
 
 
-def example(features, pieces):
-    """An input whose maps are all some windows wide, but for the last one's size."""
+def example(features):
+    """An input of which even the last map is more than two windows wide."""
     core = features.backbone
     strides, axes = core.patch_embed.patch_size, len(core.patch_embed.patch_size)
     merging = next((s.downsample.stride for s in core.layers if s.downsample), (1,) * axes)
     last = len(core.depths) - 1
     size = [
-        pieces * m * patch * stride**last + 1
+        2 * m * patch * stride**last + 1
         for m, patch, stride in zip(core.window_sizes[-1], strides, merging, strict=True)
     ]
     return torch.rand(2, core.patch_embed.proj.in_channels, *size)
@@ -95,7 +95,7 @@ def export(features, path):
     The example has several windows along each axis of each map, and torch is told to take no size
     of it for special, so that what it writes down holds for one window too.
     """
-    image = example(features, 2)
+    image = example(features)
     names = 'BTHW' if image.ndim == 5 else 'BHW'
     axes = [0, *range(2, image.ndim)]
     open_ = {axis: torch.export.Dim(name) for axis, name in zip(axes, names, strict=True)}
