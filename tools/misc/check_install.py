@@ -9,6 +9,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 REQUIREMENTS = Path(__file__).resolve().parents[2] / 'requirements'
 # import name: distributions that may stand behind it, the maintained fork first
 HOSTS = {
@@ -35,9 +37,12 @@ def pins(stack: str) -> dict[str, str]:
     for name in ('torch', stack, 'video', 'scale', 'nodeps', 'tests'):
         file = REQUIREMENTS / f'{name}.txt'
         for line in file.read_text().splitlines() if file.exists() else ():
-            name, is_pin, pinned = line.partition('#')[0].strip().partition('==')
-            if is_pin:
-                found[name] = pinned
+            line = line.partition('#')[0].strip()
+            if '==' not in line:
+                continue
+            pin = Requirement(line)
+            if pin.marker is None or pin.marker.evaluate():
+                found[pin.name] = next(iter(pin.specifier)).version
     return found
 
 
