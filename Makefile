@@ -17,9 +17,11 @@ PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3),python
 
 INSTALL := requirements/install.sh
 INPUTS := $(INSTALL) setup.py $(wildcard requirements/*.txt)
-NOT_PARITY := --ignore=tests/test_parity
+# they need the peers' packages
+PEERS_TESTS := tests/test_parity tests/test_pretrain
+NOT_PARITY := $(PEERS_TESTS:%=--ignore=%)
 
-.PHONY: help install peers demo demo-seg demo-video test parity bench test-slow lint clean interpreter interpreter-peers
+.PHONY: help install peers demo demo-seg demo-video demo-cls demo-simmim test parity bench test-slow lint clean interpreter interpreter-peers
 
 help:
 	@echo 'make install     set up $(VENV) (compiles mmcv: about 10 minutes the first time)'
@@ -27,6 +29,8 @@ help:
 	@echo 'make demo        draw a data set, train a small detector on it, evaluate it'
 	@echo 'make demo-seg    the same with a segmentor'
 	@echo 'make demo-video  the same with a video classifier, and a control'
+	@echo 'make demo-cls    the same with an image classifier'
+	@echo 'make demo-simmim pre-train a backbone on pictures alone, and a detector from it'
 	@echo 'make test        lint, parity, and every test that is not marked slow'
 	@echo 'make test-slow   the tests marked slow'
 	@echo 'make bench       time and memory beside other implementations (over an hour)'
@@ -85,6 +89,37 @@ demo-video: install
 	@$(VENV)/bin/python tools/misc/motion_scores.py \
 	    'frames in order=$(WORK)/in_order.pkl' 'frames shuffled=$(WORK)/shuffled.pkl'
 
+# mmpretrain lives in the peers' environment.
+DEMO_CLS := configs/classification/swinv2-nano_shapes.py
+demo-cls: WORK := work_dirs/demo-cls
+demo-cls: peers
+	$(PEERS)/bin/python tools/dataset_converters/make_shapes.py data/shapes
+	$(PEERS)/bin/python tools/dataset_converters/coco_to_folders.py data/shapes data/shapes-cut
+	$(PEERS)/bin/python tools/train.py $(DEMO_CLS) --work-dir $(WORK)
+	$(PEERS)/bin/python tools/test.py $(DEMO_CLS) $$(cat $(WORK)/last_checkpoint) --work-dir $(WORK)
+	@$(PEERS)/bin/python tools/misc/print_scores.py $(WORK)
+
+# The detector of `make demo`, for fewer steps, from SimMIM's weights and from none.
+DEMO_SIMMIM := configs/pretraining/simmim_swinv2-nano_shapes.py
+STEPS ?= 325
+demo-simmim: WORK := work_dirs/demo-simmim
+demo-simmim: install peers
+	$(VENV)/bin/python tools/dataset_converters/make_shapes.py data/shapes
+	$(PEERS)/bin/python tools/train.py $(DEMO_SIMMIM) --work-dir $(WORK)
+	$(PEERS)/bin/python tools/misc/simmim_demo.py $(DEMO_SIMMIM) $$(cat $(WORK)/last_checkpoint) \
+	    data/shapes/val2017 --out $(WORK)/pictures
+	for start in scratch simmim; do \
+	    $(VENV)/bin/python tools/train.py $(DEMO) --work-dir $(WORK)/from-$$start --cfg-options \
+	        train_cfg.max_iters=$(STEPS) train_cfg.val_interval=99999 param_scheduler.1.end=$(STEPS) \
+	        $$([ $$start = scratch ] || echo model.backbone.init_cfg.type=Pretrained \
+	            model.backbone.init_cfg.checkpoint=$$(cat $(WORK)/last_checkpoint)) && \
+	    $(VENV)/bin/python tools/test.py $(DEMO) $(WORK)/from-$$start/iter_$(STEPS).pth \
+	        --work-dir $(WORK)/from-$$start || exit 1; \
+	done
+	@for start in scratch simmim; do \
+	    echo "from $$start: $$($(VENV)/bin/python tools/misc/print_scores.py $(WORK)/from-$$start)"; \
+	done
+
 # Parity needs one environment, whatever the stack.
 ifeq ($(STACK),onedl)
 test: parity
@@ -96,7 +131,7 @@ test: install
 	$(VENV)/bin/python -m pytest $(TESTS) -m 'not slow' $(NOT_PARITY)
 
 parity: peers
-	$(PEERS)/bin/python -m pytest -s tests/test_parity
+	$(PEERS)/bin/python -m pytest -s $(PEERS_TESTS)
 
 test-slow: install
 	$(VENV)/bin/python -m pytest $(TESTS) -m slow $(NOT_PARITY)

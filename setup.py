@@ -56,7 +56,7 @@ ENGINE = ['onedl-mmengine>=0.10.12', 'onedl-mmcv>=2.3.6']
 setup(
     name='mmswinv2',
     version=version(),
-    description='Swin Transformer V2 for OpenMMLab: detection, segmentation and video',
+    description='Swin Transformer V2 for OpenMMLab: detection, segmentation, video and more',
     long_description=read('README.md'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
@@ -80,6 +80,7 @@ setup(
         # mmaction2 itself goes in by `pip install --no-deps mmaction2==1.2.0`: it asks for decord
         # and opencv-contrib-python, which stand in the way of decord2 and opencv-python.
         'video': [*ENGINE, *requirements('video')],
+        'pretrain': [*ENGINE, 'onedl-mmpretrain>=1.3.6'],
         'htc': requirements('htc'),
         'scale': requirements('scale'),
         'tests': requirements('tests'),

@@ -32,7 +32,9 @@ __all__ = [
     'apply',
     'let_heads_score_bfloat16',
     'let_instaboost_outline_masks',
+    'let_mmaction_write_videos',
     'name_unreadable_images',
+    'say',
 ]
 
 _MMCV_TOO_NEW = '2.2.0'  # mmaction2 1.2.0 refuses it and later ones at import
@@ -85,6 +87,35 @@ def let_heads_score_bfloat16() -> None:
     BaseHead.predict_by_feat = in_float32(BaseHead.predict_by_feat)
 
 
+def let_mmaction_write_videos() -> None:
+    """Let mmaction2 write videos by PyAV where moviepy, which it asks for, is not installed."""
+    from mmaction.visualization.video_backend import LocalVisBackend
+
+    from .datasets import write_video
+
+    add_video = LocalVisBackend.add_video
+    if importlib.util.find_spec('moviepy') or add_video.__name__ == 'add_video_by_pyav':
+        return
+
+    def add_video_by_pyav(
+        self: Any,
+        name: str,
+        frames: np.ndarray,
+        step: int = 0,
+        fps: int = 4,
+        out_type: str = 'img',
+        **kwargs: Any,
+    ) -> None:
+        if out_type != 'video':
+            add_video(self, name, frames, step=step, fps=fps, out_type=out_type, **kwargs)
+            return
+        path = Path(self._save_dir, name).with_suffix('.mp4')
+        height, width = (side // 2 * 2 for side in frames.shape[1:3])  # as H.264 wants them
+        write_video(str(path), np.ascontiguousarray(frames[:, :height, :width, ::-1]), fps)
+
+    LocalVisBackend.add_video = add_video_by_pyav
+
+
 def let_instaboost_outline_masks() -> None:
     """Let instaboostfast outline masks of several parts; call it after importing that package.
 
@@ -94,10 +125,11 @@ def let_instaboost_outline_masks() -> None:
 
     if affine_transform.binary_mask_to_polygon is not _outline:
         affine_transform.binary_mask_to_polygon = _outline
-        _say('InstaBoost can outline masks of several parts')
+        say('InstaBoost can outline masks of several parts')
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Log what was mended."""
     print_log(f'mmswinv2.compat: {text}', logger='current', level=logging.INFO)
 
 
@@ -114,7 +146,7 @@ def _allow_logged_scalars() -> None:
     known = torch.serialization.get_safe_globals()
     if missing := [entry for entry in harmless_globals() if entry not in known]:
         torch.serialization.add_safe_globals(missing)
-        _say("mmengine's HistoryBuffer may be restored from checkpoints")
+        say("mmengine's HistoryBuffer may be restored from checkpoints")
 
 
 class _LateIterator:
@@ -215,7 +247,7 @@ class _MMActionLoader(Loader):
         version = mmcv.__version__
         if digit_version(version) >= digit_version(_MMCV_TOO_NEW):
             mmcv.__version__ = '2.1.99'
-            _say(f'mmaction2 accepts mmcv {version}')
+            say(f'mmaction2 accepts mmcv {version}')
         try:
             self.loader.exec_module(module)
         finally:
@@ -240,7 +272,7 @@ def _stand_in_for_drn(mmaction: Path) -> None:
     module.DRN = DRN  # type: ignore[attr-defined]
     sys.modules[package.__name__] = package
     sys.modules[module.__name__] = module
-    _say('mmaction2 can do without its missing module localizers.drn')
+    say('mmaction2 can do without its missing module localizers.drn')
 
 
 def _outline(mask: np.ndarray) -> list[list[float]]:

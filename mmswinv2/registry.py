@@ -32,5 +32,5 @@ OPTIM_WRAPPER_CONSTRUCTORS = _child(
 STRATEGIES = _child('strategy', MMENGINE_STRATEGIES, 'mmswinv2.engine')
 HOOKS = _child('hook', MMENGINE_HOOKS, 'mmswinv2.engine')
 TRANSFORMS = _child('transform', MMENGINE_TRANSFORMS, 'mmswinv2.datasets')
-# apart from the transforms, as it imports mmaction2
-DATASETS = _child('dataset', MMENGINE_DATASETS, 'mmswinv2.datasets.video_dataset')
+# apart from the transforms, as it imports host packages
+DATASETS = _child('dataset', MMENGINE_DATASETS, 'mmswinv2.datasets.of_hosts')

@@ -1,10 +1,13 @@
-"""Evaluate a detector, segmentor or video classifier: mAP, mIoU or top-1."""
+"""Evaluate a detector, segmentor, video or image classifier: mAP, mIoU or top-1."""
 
 import argparse
 from copy import deepcopy
 
 from mmengine.config import ConfigDict
+from mmengine.logging import print_log
 
+from mmswinv2.checkpoints import fetch, load_but
+from mmswinv2.engine.deepspeed import bare
 from mmswinv2.engine.launch import (
     add_common_arguments,
     build_runner,
@@ -47,15 +50,16 @@ def set_visualization(cfg, args):
         raise UserError(
             "--show and --show-dir need a visualizer and a 'visualization' hook in the config"
         )
-    hook['enable' if cfg.default_scope == 'mmaction' else 'draw'] = True
+    of_classifier = cfg.default_scope in ('mmaction', 'mmpretrain')
+    hook['enable' if of_classifier else 'draw'] = True
     if args.show:
         hook.update(show=True, wait_time=args.wait_time)
-    if cfg.default_scope in ('mmseg', 'mmaction'):
+    if cfg.default_scope != 'mmdet':
         hook['interval'] = 1  # their defaults leave out most
     if args.show_dir and cfg.default_scope == 'mmseg':
         cfg.visualizer['save_dir'] = args.show_dir
     elif args.show_dir:
-        hook['out_dir' if cfg.default_scope == 'mmaction' else 'test_out_dir'] = args.show_dir
+        hook['out_dir' if of_classifier else 'test_out_dir'] = args.show_dir
 
 
 def set_out(cfg, out):
@@ -135,9 +139,17 @@ def metrics_of(evaluator):
     return {name for m in metrics for name in ([m] if isinstance(m, str) else m)}
 
 
-def load_strictly(runner):
+def load_strictly(runner, cfg):
     """Let the runner want every parameter; mmengine alone would go on with what fits."""
     load = runner.load_checkpoint
+
+    def load_any_format(filename, *args, **kwargs):
+        report = load_but(bare(runner.model), fetch(filename))
+        print_log(str(report), logger='current')
+
+    if cfg.default_scope == 'mmpretrain':
+        runner.load_checkpoint = load_any_format
+        return
 
     def load_all(filename, *args, **kwargs):
         try:
@@ -163,7 +175,7 @@ def main():
     if args.format_only:
         set_format_only(cfg, args.out)
     runner = build_runner(cfg, ('test',))
-    load_strictly(runner)
+    load_strictly(runner, cfg)
     run(runner.test, cfg, ('test',))
 
 

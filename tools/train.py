@@ -1,9 +1,10 @@
-"""Train a detector, segmentor or video classifier."""
+"""Train a detector, segmentor, video or image classifier, or pre-train a backbone."""
 
 import argparse
 
 import torch
 
+from mmswinv2.checkpoints import read_class_map
 from mmswinv2.engine.launch import add_common_arguments, build_runner, load_config, run
 from mmswinv2.engine.resume import set_resume
 from mmswinv2.errors import UserError, told_in_a_sentence
@@ -27,7 +28,23 @@ def parse_args():
         const='auto',
         help='resume from this checkpoint, or, without a path, from the latest one in the work dir',
     )
+    parser.add_argument(
+        '--class-map',
+        help='for a classifier that starts from one of other classes: a file with a line for each '
+        'class, its number among those of the checkpoint in LoadCheckpointHook',
+    )
     return parser.parse_args()
+
+
+def set_class_map(cfg, path):
+    hooks = [h for h in cfg.get('custom_hooks') or () if 'LoadCheckpointHook' in str(h['type'])]
+    if not hooks:
+        raise UserError(
+            '--class-map needs a checkpoint to take classes from: custom_hooks=[dict(type='
+            "'mmswinv2.LoadCheckpointHook', checkpoint=...)] in the config"
+        )
+    read_class_map(path)
+    hooks[0].class_map = path
 
 
 def main():
@@ -42,6 +59,8 @@ def main():
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise UserError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...)')
         cfg.auto_scale_lr.enable = True
+    if args.class_map:
+        set_class_map(cfg, args.class_map)
     set_resume(cfg, args.resume)
     kinds = ('train', 'val') if cfg.get('val_cfg') is not None else ('train',)
     run(build_runner(cfg, kinds).train, cfg, kinds)

@@ -5,7 +5,7 @@ from .files import CheckpointError, fetch, read_checkpoint, write_checkpoint
 from .formats import FORMATS
 from .inflate import inflate
 from .load import LoadReport, load_pretrained
-from .whole import TransferReport, load_but
+from .whole import TransferReport, load_but, read_class_map
 
 __all__ = [
     'FORMATS',
@@ -18,5 +18,6 @@ __all__ = [
     'load_but',
     'load_pretrained',
     'read_checkpoint',
+    'read_class_map',
     'write_checkpoint',
 ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .files import CheckpointError
-from .formats import FORMATS, STRANGERS, Rule, State
+from .formats import FORMATS, HEADS, STRANGERS, Rule, State
 
 __all__ = ['Converted', 'convert']
 
@@ -27,6 +27,7 @@ class Converted:
         tables: per stage, the ``relative_coords_table`` of the file, if it has one.
         outside: keys of the file that are not under the prefix (heads, necks).
         dropped: keys under the prefix that a backbone has no use for.
+        heads: what a classifier or SimMIM has beside the backbone, under mmpretrain's names.
     """
 
     format: str
@@ -35,6 +36,7 @@ class Converted:
     tables: dict[int, Tensor]
     outside: list[str]
     dropped: list[str]
+    heads: State
 
 
 def convert(state: State, format: str | None = None, prefix: str | None = None) -> Converted:
@@ -76,9 +78,11 @@ def convert(state: State, format: str | None = None, prefix: str | None = None) 
             f'{len(unknown)} keys are unknown in the format {name!r}, among them '
             f'{unknown[:4]}; if the format is another, name it ({", ".join(FORMATS)})'
         )
+    given = state
     last = max(int(k.split('.')[1]) for k in converted if k.startswith('layers.'))
     state = {k.replace('{last}', str(last)): v for k, v in converted.items()}
-    return Converted(name, prefix, state, _tables(inside, rules), outside, dropped)
+    heads = _heads(given, prefix, [*dropped, *outside])
+    return Converted(name, prefix, state, _tables(inside, rules), outside, dropped, heads)
 
 
 def _detect(state: State, format: str | None, prefix: str | None) -> tuple[str, str]:
@@ -127,6 +131,15 @@ def _rename(key: str, rules: list[Rule]) -> str | None:
                 return None
             return match.expand(target) if isinstance(target, str) else target(match)
     return ''
+
+
+def _heads(state: State, prefix: str, keys: list[str]) -> State:
+    heads = {}
+    for key in keys:
+        full = key if key in state else prefix + key
+        if name := _rename(key.removeprefix(prefix), HEADS):
+            heads[name] = state[full]
+    return heads
 
 
 def _tables(state: State, rules: list[Rule]) -> dict[int, Tensor]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ['FORMATS', 'STRANGERS', 'Format', 'Rule', 'State']
+__all__ = ['FORMATS', 'HEADS', 'STRANGERS', 'Format', 'Rule', 'State']
 
 State = dict[str, Tensor]
 Rule = tuple[str, str | Callable[[re.Match[str]], str] | None]  # None: not wanted
@@ -204,6 +204,14 @@ FORMATS: dict[str, Format] = {
         ],
     ),
 }
+
+# What classifiers and SimMIM have beside the network, under mmpretrain's names of a whole model.
+# Keys are without the network's prefix, where they have it.
+HEADS: list[Rule] = [
+    (rf'(?:head|head\.fc|classifier)\.{_WB}', r'head.fc.\1'),
+    (rf'(?:neck\.)?decoder\.0\.{_WB}', r'neck.decoder.0.\1'),
+    (r'(?:embeddings\.)?mask_token', 'backbone.mask_token'),
+]
 
 # Files that look alike and are not, by a pattern of one of their keys.
 STRANGERS = {

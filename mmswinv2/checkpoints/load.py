@@ -21,6 +21,7 @@ from .inflate import inflate, is_2d
 
 __all__ = [
     'LoadReport',
+    'check_windows',
     'convert_file',
     'describe',
     'load_pretrained',
@@ -133,7 +134,7 @@ def load_pretrained(
             report.loaded.append(key)
     report.missing = [key for key in own if key not in state]
     _check_fit(report, model, state)
-    _check_windows(report, model)
+    check_windows(path, report.windows, model)
     model.load_state_dict({key: state[key] for key in report.loaded}, strict=False)
     return report
 
@@ -266,12 +267,15 @@ def _hint(model: SwinV2, state: Mapping[str, Tensor]) -> str:
     return '. These are weights of a video network, and the backbone takes images'
 
 
-def _check_windows(report: LoadReport, model: SwinV2) -> None:
+def check_windows(
+    path: str | os.PathLike[str], windows: Mapping[int, tuple[int, ...]], model: SwinV2
+) -> None:
+    """Raise `CheckpointError` if a file's pre-trained windows are not those of the backbone."""
     ours = model.pretrained_window_sizes
-    if any(ours[stage] != window for stage, window in report.windows.items()):
-        recorded = [report.windows.get(stage, window) for stage, window in enumerate(ours)]
+    if any(ours[stage] != window for stage, window in windows.items()):
+        recorded = [windows.get(stage, window) for stage, window in enumerate(ours)]
         raise CheckpointError(
-            f'{report.path} was trained with other windows than the config says: set '
+            f'{path} was trained with other windows than the config says: set '
             f'pretrained_window_sizes={_flat(recorded)}, it is {_flat(ours)}. They fix the scale '
             'of the position bias; window_size itself is free'
         )

@@ -1,10 +1,10 @@
 """Transforms that the host packages lack, and checks of their data.
 
-`video_dataset` imports mmaction2 and is therefore not imported here.
+`of_hosts` has the data sets; they import mmaction2 and mmpretrain, and are not imported here.
 """
 
 from .instaboost import InstaBoost
-from .labels import check_video_labels
+from .labels import check_image_labels, check_video_labels
 from .seg_maps import SegMapGuard, guard_seg_maps, has_seg_maps, want_seg_maps
 from .video_files import UnreadableVideo, open_video, write_video
 from .video_transforms import FiveCrop, ShuffleFrames, VideoDecode, VideoInit
@@ -17,6 +17,7 @@ __all__ = [
     'UnreadableVideo',
     'VideoDecode',
     'VideoInit',
+    'check_image_labels',
     'check_video_labels',
     'guard_seg_maps',
     'has_seg_maps',

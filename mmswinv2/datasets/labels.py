@@ -1,4 +1,4 @@
-"""Labels of videos against the classes of the model."""
+"""Labels of images and videos against the classes of the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,32 @@ from mmengine.logging import print_log
 
 from ..errors import UserError
 
-__all__ = ['check_video_labels']
+__all__ = ['check_image_labels', 'check_video_labels']
+
+
+def check_image_labels(dataset: Any, num_classes: int, where: str) -> None:
+    """Raise `UserError` if a data set of mmpretrain has other classes than the model.
+
+    Args:
+        dataset: the data set.
+        num_classes: of the model's head.
+        where: the name of its data loader, for the message.
+    """
+    if not getattr(dataset, 'with_label', True):
+        return
+    known = len(dataset.CLASSES or ())
+    if known and known != num_classes:
+        raise UserError(
+            f'{where}: the data set has {known} classes, and model.head num_classes={num_classes}; '
+            f'set model.head.num_classes={known}, or name another data set'
+        )
+    labels = dataset.get_gt_labels()
+    if len(labels) and labels.max() >= num_classes:
+        image = dataset.get_data_info(int(labels.argmax()))['img_path']
+        raise UserError(
+            f'{where}: label {labels.max()} of {image}, but model.head has num_classes='
+            f'{num_classes}, labels 0 to {num_classes - 1}'
+        )
 
 
 def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:

@@ -9,8 +9,14 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from torch import nn
 
-from ..checkpoints import fetch, load_but
-from ..datasets import check_video_labels, guard_seg_maps, has_seg_maps, want_seg_maps
+from ..checkpoints import fetch, load_but, read_class_map
+from ..datasets import (
+    check_image_labels,
+    check_video_labels,
+    guard_seg_maps,
+    has_seg_maps,
+    want_seg_maps,
+)
 from ..errors import UserError, categories_differ, leaves
 from ..registry import HOOKS
 from .deepspeed import bare, whole_weights
@@ -48,6 +54,10 @@ class CheckDatasetHook(Hook):
         if num_classes is not None and hasattr(dataset, 'multi_class'):
             check_video_labels(dataset, num_classes, where)
             return
+        num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
+        if num_classes is not None and hasattr(dataset, 'get_gt_labels'):
+            check_image_labels(dataset, num_classes, where)
+            return
         ann_file = getattr(dataset, 'ann_file', '')
         classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
         category_ids = getattr(dataset, 'cat_ids', None)
@@ -65,10 +75,14 @@ class LoadCheckpointHook(Hook):
     Args:
         checkpoint: file or address of the earlier stage.
         new: parts of names of the parameters that keep their initialisation.
+        class_map: a file with a line for each class of a classifier: its number among the classes
+            of the checkpoint, from which its row of the head is taken.
     """
 
-    def __init__(self, checkpoint: str, new: Sequence[str] = ()) -> None:
-        self.checkpoint, self.new = checkpoint, new
+    def __init__(
+        self, checkpoint: str, new: Sequence[str] = (), class_map: str | None = None
+    ) -> None:
+        self.checkpoint, self.new, self.class_map = checkpoint, new, class_map
 
     def before_train(self, runner: Any) -> None:
         """Load, unless the run goes on from one of its own checkpoints."""
@@ -79,8 +93,9 @@ class LoadCheckpointHook(Hook):
                 f'load_from={runner._load_from} and LoadCheckpointHook (custom_hooks) both give '
                 f'the weights to start from; take one of them out'
             )
+        class_map = None if self.class_map is None else read_class_map(self.class_map)
         with whole_weights(runner.model) as model:
-            report = load_but(model, fetch(self.checkpoint), self.new)
+            report = load_but(model, fetch(self.checkpoint), self.new, class_map)
         print_log(str(report), logger='current')
 
 

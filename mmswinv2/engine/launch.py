@@ -17,7 +17,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .. import compat
+from .. import compat, compat_pretrain
 from ..errors import UserError, check_data, why_empty
 from .check_loss import CheckInvalidLossHook
 from .hooks import CheckDatasetHook
@@ -82,6 +82,8 @@ def config_with_options(path: str, options: dict[str, Any] | None) -> Config:
     scope = cfg.setdefault('default_scope', 'mmengine')
     if importlib.util.find_spec(scope) is None:
         raise UserError(f'{path} needs {scope} (its default_scope), which is not installed')
+    if scope == 'mmpretrain':
+        compat_pretrain.let_torchvision_import()
     if options:
         _set_data_root(cfg, options)
         cfg.merge_from_dict(options)
@@ -108,6 +110,8 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     compat.name_unreadable_images()
     if cfg.get('default_scope') == 'mmaction':
         compat.let_heads_score_bfloat16()
+    if cfg.get('default_scope') == 'mmpretrain':
+        compat_pretrain.name_wrong_crops()
     if 'train' in kinds and is_first_process():
         remove_half_written(cfg.work_dir)
     write_files_whole()

@@ -47,7 +47,7 @@ TESTS = {
     'b_test-1100-w48': (48, None, None),
     'b_test-ms-w48': (48, None, None),
 }
-CHANNELS = {'tiny': 96, 'small': 96, 'base': 128, 'large': 192, 'giant': 512}
+CHANNELS = {'tiny': 96, 'small': 96, 'base': 128, 'large': 192, 'huge': 352, 'giant': 512}
 GPUS = {'fpn_ms-3x': 8, '16xb4': 16, '96xb1': 96}
 
 

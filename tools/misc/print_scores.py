@@ -12,6 +12,8 @@ NAMES = {
     'mIoU': 'mIoU',
     'acc/top1': 'top-1',
     'acc/top5': 'top-5',
+    'accuracy/top1': 'top-1 (%)',
+    'accuracy/top5': 'top-5 (%)',
 }
 
 

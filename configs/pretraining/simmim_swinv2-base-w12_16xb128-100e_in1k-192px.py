@@ -1,0 +1,25 @@
+# SimMIM for SwinV2-B, 100 epochs. The authors published this length for Swin V1 (lr 2e-4 for every
+# 512 images, cosine from epoch 10 on); everything else is as in 800 epochs.
+_base_ = 'simmim_swinv2-base-w12_16xb128-800e_in1k-192px.py'
+
+max_epochs = 100
+train_cfg = dict(max_epochs=max_epochs)
+param_scheduler = [
+    dict(
+        type='LinearLR',
+        start_factor=1e-6 / 2e-4,
+        by_epoch=True,
+        begin=0,
+        end=10,
+        convert_to_iter_based=True,
+    ),
+    dict(
+        type='CosineAnnealingLR',
+        by_epoch=True,
+        begin=10,
+        end=max_epochs,
+        eta_min=1e-5 * 2048 / 512,
+        convert_to_iter_based=True,
+    ),
+]
+optim_wrapper = dict(optimizer=dict(lr=2e-4 * 2048 / 512))

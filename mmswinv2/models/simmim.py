@@ -1,0 +1,113 @@
+"""SimMIM (https://arxiv.org/abs/2111.09886): what mmpretrain's lacks to pre-train SwinV2.
+
+The algorithm, the decoder and the masks are mmpretrain's ``SimMIM``, ``SimMIMLinearDecoder`` and
+``SimMIMMaskGenerator``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..registry import MODELS
+from .backbones import SwinTransformerV2
+
+__all__ = ['NormalizedPixelLoss', 'SimMIMSwinTransformerV2', 'local_statistics']
+
+
+@MODELS.register_module()
+class SimMIMSwinTransformerV2(SwinTransformerV2):
+    """A SwinV2 that sees a learnt token in place of each masked patch.
+
+    Its state-dict keys are those of `SwinTransformerV2` and ``mask_token``, so that its checkpoints
+    load into any backbone.
+
+    Args:
+        out_indices: stages to return; the decoder takes the last.
+        **kwargs: of `SwinTransformerV2`.
+    """
+
+    def __init__(self, out_indices: tuple[int, ...] = (3,), **kwargs: Any) -> None:
+        super().__init__(out_indices=out_indices, **kwargs)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, self.num_features[0]))
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        self._mask: Tensor | None = None
+        self.patch_embed.register_forward_hook(self._put_mask_tokens)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
+        """``(B, C, H, W)`` to one map per output.
+
+        Args:
+            x: the images.
+            mask: ``(B, H / patch, W / patch)``, 1 where a patch is masked; ``None``: none is.
+
+        Raises:
+            ValueError: if the mask has another size than the map of patches.
+        """
+        self._mask = mask
+        try:
+            return super().forward(x)
+        finally:
+            self._mask = None
+
+    def _put_mask_tokens(self, module: nn.Module, inputs: Any, x: Tensor) -> Tensor:
+        if self._mask is None:
+            return x
+        if self._mask.shape != x.shape[:-1]:
+            raise ValueError(
+                f'the mask is {tuple(self._mask.shape)}, and the images have {tuple(x.shape[:-1])} '
+                'patches; give SimMIMMaskGenerator the input_size of the crops and the '
+                "model_patch_size of the backbone's patches"
+            )
+        return torch.where(self._mask.bool().unsqueeze(-1), self.mask_token.to(x.dtype), x)
+
+
+@MODELS.register_module()
+class NormalizedPixelLoss(nn.Module):
+    """L1 between the reconstruction and the image, on masked pixels alone.
+
+    The image is normalised by mean and variance over the neighbourhood of each pixel (SwinV2's
+    authors' ``models/simmim.py``; mmpretrain's ``PixelReconstructionLoss`` compares raw pixels).
+
+    Args:
+        patch_size: side of the neighbourhood, odd.
+    """
+
+    def __init__(self, patch_size: int = 47) -> None:
+        super().__init__()
+        if patch_size < 3 or patch_size % 2 == 0:
+            raise ValueError(f'patch_size must be odd and at least 3, got {patch_size}')
+        self.patch_size = patch_size
+
+    def forward(self, pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        """Mean absolute difference.
+
+        Args:
+            pred: ``(B, C, H, W)``, the reconstruction.
+            target: ``(B, C, H, W)``, the images.
+            mask: ``(B, 1, H, W)``, 1 where a pixel is masked.
+        """
+        mean, deviation = local_statistics(target.float(), self.patch_size)
+        difference = (pred - (target - mean) / deviation).abs()
+        return (difference * mask).sum() / (mask.sum() + 1e-5) / target.shape[1]
+
+
+def local_statistics(images: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (unbiased) around each pixel, per channel, inside the image.
+
+    Args:
+        images: ``(B, C, H, W)``.
+        patch_size: side of the neighbourhood, odd.
+    """
+
+    def around(x: Tensor, inside: bool) -> Tensor:
+        half = patch_size // 2
+        return F.avg_pool2d(x, patch_size, stride=1, padding=half, count_include_pad=not inside)
+
+    mean = around(images, inside=True)
+    count = around(torch.ones_like(images), inside=False) * patch_size**2
+    variance = (around(images**2, inside=True) - mean**2) * (count / (count - 1))
+    return mean, (variance.clamp(min=0) + 1e-6).sqrt()

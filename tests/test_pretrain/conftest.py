@@ -1,0 +1,48 @@
+"""With mmpretrain, in the environment of `make peers`."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from mmswinv2.compat_pretrain import let_torchvision_import
+from tests.test_tools.conftest import ROOT, tool  # noqa: F401, a fixture
+
+let_torchvision_import()
+
+CLASSIFIER = 'configs/classification/swinv2-nano_shapes.py'
+SIMMIM = 'configs/pretraining/simmim_swinv2-nano_shapes.py'
+
+
+def build(path, **changes):
+    """The model of a config; a change is a dotted key with underscores for dots, doubled."""
+    cfg = Config.fromfile(ROOT / path)
+    cfg.merge_from_dict({key.replace('__', '.'): value for key, value in changes.items()})
+    init_default_scope('mmpretrain')
+    return MODELS.build(cfg.model)
+
+
+def draw(path, label, size=64):
+    """A picture of one brightness for each label."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.full((size, size, 3), 20 * label, np.uint8))
+
+
+@pytest.fixture(scope='session')
+def folders(tmp_path_factory):
+    """12 + 8 pictures of 4 classes."""
+    root = tmp_path_factory.mktemp('data') / 'folders'
+    for split, number in (('train2017', 3), ('val2017', 2)):
+        for label in range(4):
+            for i in range(number):
+                draw(root / split / f'class{label}' / f'{i}.png', label)
+    return root
+
+
+def scores(work_dir):
+    """What the one evaluation in a work dir gave."""
+    (metrics,) = [p for p in work_dir.glob('*/*.json') if p.stem == p.parent.name]
+    return json.loads(metrics.read_text())

@@ -1,0 +1,207 @@
+"""tools/ on classifiers and SimMIM, as a user runs them."""
+
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mmswinv2.checkpoints import read_checkpoint
+from tests.test_pretrain.conftest import CLASSIFIER, SIMMIM, build, draw, scores
+from tests.test_pretrain.test_whole import authors
+
+SMALL = ('train_dataloader.batch_size=4', 'train_cfg.val_interval=100')
+
+
+@pytest.fixture(scope='session')
+def train(tool, folders):
+    def run(work_dir, *args, options=(), data_root=folders, config=CLASSIFIER):
+        return tool(
+            'train.py', config, '--work-dir', work_dir, *args, '--cfg-options',
+            f'data_root={data_root}', 'train_cfg.max_iters=2', *SMALL, *options,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def trained(train, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp('work') / 'run'
+    run = train(work_dir)
+    assert run.returncode == 0, run.stderr
+    return work_dir
+
+
+def test_classifier_is_tested(tool, trained, folders, tmp_path):
+    run = tool(
+        'test.py', CLASSIFIER, trained / 'iter_2.pth', '--work-dir', tmp_path, '--out',
+        tmp_path / 'out.pkl', '--show-dir', tmp_path / 'shown', '--cfg-options',
+        f'data_root={folders}',
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    metrics = scores(tmp_path)
+    assert 0 <= metrics['accuracy/top1'] <= metrics['accuracy/top2'] <= 100
+    assert (tmp_path / 'out.pkl').stat().st_size > 0 and list((tmp_path / 'shown').rglob('*.png'))
+    said = tool('misc/print_scores.py', tmp_path)
+    assert f'top-1 (%) {metrics["accuracy/top1"]:.3f}' in said.stdout, said.stderr
+
+
+def test_released_file_is_tested(tool, trained, folders, tmp_path):
+    """The same scores from the authors' form of the same weights."""
+    model = build(CLASSIFIER)
+    model.load_state_dict(read_checkpoint(trained / 'iter_2.pth')['state_dict'])
+    torch.save(dict(model=authors(model, windows=(8, 8, 8, 8))), tmp_path / 'released.pth')
+    found = []
+    for name, file in (('ours', trained / 'iter_2.pth'), ('theirs', tmp_path / 'released.pth')):
+        run = tool(
+            'test.py', CLASSIFIER, file, '--work-dir', tmp_path / name, '--cfg-options',
+            f'data_root={folders}',
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+        found.append(scores(tmp_path / name))
+        assert ("format authors, the authors'" in run.stdout + run.stderr) == (name == 'theirs')
+    assert found[0]['accuracy/top1'] == found[1]['accuracy/top1']
+
+
+def imagenet_v2(root, classes=12):
+    for label in range(classes):
+        for i in range(2):
+            draw(root / str(label) / f'{i}.jpeg', label)
+    return root
+
+
+V2 = """
+_base_ = '{base}'
+model = dict(head=dict(num_classes=12))
+test_dataloader = dict(dataset=dict(_delete_=True, type='mmswinv2.ImageNetV2', data_root='{root}',
+    metainfo=dict(classes=[str(i) for i in range(12)]),
+    pipeline={{{{_base_.test_pipeline}}}}))
+"""
+
+
+@pytest.fixture
+def v2_config(tmp_path):
+    from tests.test_tools.conftest import ROOT
+
+    root = imagenet_v2(tmp_path / 'v2')
+    config = tmp_path / 'v2.py'
+    config.write_text(V2.format(base=ROOT / CLASSIFIER, root=root))
+    model = build(CLASSIFIER, model__head__num_classes=12)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'v2.pth')
+    return config
+
+
+def test_folders_of_imagenet_v2_sort_as_numbers(tmp_path):
+    from mmswinv2.registry import DATASETS
+
+    root = imagenet_v2(tmp_path)
+    assert sorted(map(str, range(12)))[2] == '10'  # what sorting as text would make of it
+    config = dict(
+        type='mmswinv2.ImageNetV2', data_root=str(root),
+        metainfo=dict(classes=[str(i) for i in range(12)]),
+        pipeline=[dict(type='mmpretrain.LoadImageFromFile')],
+    )  # fmt: skip
+    dataset = DATASETS.build(config)
+    assert len(dataset) == 24
+    for sample in dataset:
+        assert round(sample['img'].mean() / 20) == sample['gt_label']
+
+
+def test_imagenet_v2_is_tested(tool, v2_config, tmp_path):
+    run = tool('test.py', v2_config, tmp_path / 'v2.pth', '--work-dir', tmp_path / 'work')
+    assert run.returncode == 0, run.stderr
+    assert scores(tmp_path / 'work').keys() >= {'accuracy/top1', 'accuracy/top2'}
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'match'),
+    [
+        (lambda root: shutil.rmtree(root / '7'), 'lacks the folder 7 (and 0 more)'),
+        (lambda root: draw(root / '12' / 'a.png', 1), 'has the folder 12 (and 0 more)'),
+        (lambda root: [p.unlink() for p in (root / '5').iterdir()], '5 holds no image'),
+    ],
+)
+def test_wrong_imagenet_v2(tool, v2_config, tmp_path, spoil, match):
+    spoil(tmp_path / 'v2')
+    run = tool('test.py', v2_config, tmp_path / 'v2.pth', '--work-dir', tmp_path / 'work')
+    assert run.returncode == 1 and match in run.stderr and 'Traceback' not in run.stderr
+
+
+TUNE = """
+_base_ = '{base}'
+custom_hooks = [dict(type='mmswinv2.LoadCheckpointHook', checkpoint='{checkpoint}')]
+"""
+
+
+def test_class_map_on_the_command_line(train, tmp_path):
+    from tests.test_tools.conftest import ROOT
+
+    torch.save(
+        dict(model=authors(build(CLASSIFIER, model__head__num_classes=9))), tmp_path / 'big.pth'
+    )
+    config = tmp_path / 'tune.py'
+    config.write_text(TUNE.format(base=ROOT / CLASSIFIER, checkpoint=tmp_path / 'big.pth'))
+    (tmp_path / 'map.txt').write_text('8\n0\n4\n4\n')
+    run = train(tmp_path / 'a', '--class-map', tmp_path / 'map.txt', config=config)
+    assert run.returncode == 0, run.stderr
+    run = train(tmp_path / 'b', config=config)
+    assert run.returncode == 1 and 'tells 9 classes apart' in run.stderr
+    run = train(tmp_path / 'c', '--class-map', tmp_path / 'map.txt')
+    assert run.returncode == 1 and '--class-map needs a checkpoint' in run.stderr
+
+
+def test_more_classes_than_the_head(train, tmp_path):
+    run = train(tmp_path, options=('model.head.num_classes=3',))
+    assert run.returncode == 1, run.stderr
+    assert 'the data set has 4 classes, and model.head num_classes=3' in run.stderr
+
+
+def test_image_smaller_than_the_crop(tool, trained, folders, tmp_path):
+    from tests.test_tools.conftest import ROOT
+
+    config = tmp_path / 'crop.py'
+    config.write_text(
+        f"_base_ = '{ROOT / CLASSIFIER}'\n"
+        "test_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'), "
+        "dict(type='CenterCrop', crop_size=96), dict(type='PackInputs')]))\n"
+    )
+    run = tool(
+        'test.py', config, trained / 'iter_2.pth', '--work-dir', tmp_path, '--cfg-options',
+        f'data_root={folders}',
+    )  # fmt: skip
+    assert run.returncode == 1 and 'Traceback' not in run.stderr
+    assert 'is 64x64 where CenterCrop wants 96x96' in run.stderr
+
+
+def test_masks_that_do_not_divide(train, tmp_path):
+    run = train(tmp_path, config=SIMMIM, options=('train_pipeline.3.mask_patch_size=7',
+        'train_dataloader.dataset.pipeline.3.mask_patch_size=7'))  # fmt: skip
+    assert run.returncode == 1 and 'Traceback' not in run.stderr
+    assert 'masks of 7 pixels must divide images of 96' in run.stderr
+
+
+def test_simmim_trains_and_draws(tool, train, folders, tmp_path):
+    run = train(tmp_path, config=SIMMIM, options=('default_hooks.logger.interval=1',))
+    assert run.returncode == 0, run.stderr
+    images = folders / 'val2017'
+    drawn = tool(
+        'misc/simmim_demo.py', SIMMIM, tmp_path / 'iter_2.pth', images, '--out', tmp_path / 'drawn',
+        '--number', '1',
+    )  # fmt: skip
+    assert drawn.returncode == 0, drawn.stderr
+    (file,) = (tmp_path / 'drawn').glob('*.png')
+    masked, shown, truth = np.split(cv2.imread(str(file)).astype(int), 3, axis=1)
+    hidden = (masked != truth).any(-1)
+    assert masked.shape == (96, 96, 3) and (shown[~hidden] == truth[~hidden]).all()
+    again = tool('misc/simmim_demo.py', SIMMIM, tmp_path / 'iter_2.pth', tmp_path / 'none')
+    assert again.returncode == 1 and 'holds no picture' in again.stderr
+
+
+def test_browse_dataset(tool, folders, tmp_path):
+    run = tool(
+        'analysis_tools/browse_dataset.py', CLASSIFIER, '-o', tmp_path / 'seen', '-n', '2',
+        '--cfg-options', f'train_dataloader.dataset.data_root={folders}',
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert len(list((tmp_path / 'seen').rglob('*.png'))) == 2

@@ -1,0 +1,44 @@
+import json
+
+import cv2
+
+
+def test_objects_are_cut_out(tool, shapes, tmp_path):
+    def cut(*args):
+        return tool('dataset_converters/coco_to_folders.py', shapes, tmp_path / 'cut', *args)
+
+    run = cut('--margin', '0', '--min-size', '10')
+    assert run.returncode == 0, run.stderr
+    for split in ('train2017', 'val2017'):
+        content = json.loads((shapes / f'annotations/instances_{split}.json').read_text())
+        names = {c['id']: c['name'] for c in content['categories']}
+        wanted = [a for a in content['annotations'] if min(a['bbox'][2:]) >= 10]
+        assert len(list((tmp_path / 'cut' / split).rglob('*.png'))) == len(wanted)
+        for name in names.values():
+            number = sum(names[a['category_id']] == name for a in wanted)
+            assert len(list((tmp_path / 'cut' / split / name).iterdir())) == number
+    assert 'is there already' in cut('--margin', '0', '--min-size', '10').stdout
+    assert cut('--margin', '0.5').returncode == 0  # other settings: made anew
+    (tmp_path / 'cut/complete').unlink()
+    run = cut()
+    assert run.returncode == 1 and 'was not finished by this tool' in run.stderr
+
+
+def test_object_is_what_its_box_says(tool, shapes, tmp_path):
+    assert tool(
+        'dataset_converters/coco_to_folders.py', shapes, tmp_path, '--margin', '0'
+    ).returncode == 0  # fmt: skip
+    content = json.loads((shapes / 'annotations/instances_val2017.json').read_text())
+    image = content['images'][0]
+    box = next(a for a in content['annotations'] if a['image_id'] == image['id'])
+    name = next(c['name'] for c in content['categories'] if c['id'] == box['category_id'])
+    stem = image['file_name'].partition('.')[0]
+    part = cv2.imread(str(tmp_path / 'val2017' / name / f'{stem}_0.png'))
+    whole = cv2.imread(str(shapes / 'val2017' / image['file_name']))
+    x, y, width, height = box['bbox']
+    assert (part == whole[int(y) : int(y + height) + 1, int(x) : int(x + width) + 1]).all()
+
+
+def test_no_coco(tool, tmp_path):
+    run = tool('dataset_converters/coco_to_folders.py', tmp_path, tmp_path / 'cut')
+    assert run.returncode == 1 and 'instances_train2017.json does not exist' in run.stderr

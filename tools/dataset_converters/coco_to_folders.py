@@ -1,0 +1,84 @@
+"""Cut the objects of a COCO data set out, into a folder for each class, as classifiers want them.
+
+OUT/train2017/CLASS/000000000001_0.png ...
+OUT/val2017/CLASS/...
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+
+from mmswinv2.errors import UserError, told_in_a_sentence
+
+SPLITS = ('train2017', 'val2017')
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('coco', type=Path, help='folder of the COCO data set')
+    parser.add_argument('out', type=Path)
+    parser.add_argument('--margin', type=float, default=0.1, help='shown around a box, of its side')
+    parser.add_argument(
+        '--min-size', type=int, default=8, help='pixels; smaller boxes are left out'
+    )
+    return parser.parse_args()
+
+
+def cut(coco, split, out, margin, min_size):
+    """Write the objects of a split; returns how many."""
+    file = coco / 'annotations' / f'instances_{split}.json'
+    if not file.exists():
+        raise UserError(f'{file} does not exist; {coco} is to have the layout of COCO')
+    content = json.loads(file.read_text())
+    names = {category['id']: category['name'] for category in content['categories']}
+    images = {image['id']: image['file_name'] for image in content['images']}
+    for name in names.values():  # each class has its folder, be it empty
+        (out / split / name).mkdir(parents=True, exist_ok=True)
+    by_image = {}
+    for box in content['annotations']:
+        by_image.setdefault(box['image_id'], []).append(box)
+    written = 0
+    for image_id, boxes in by_image.items():
+        path = coco / split / images[image_id]
+        image = cv2.imread(str(path))
+        if image is None:
+            raise UserError(f'cannot read the image {path}; fetch it again')
+        for number, box in enumerate(boxes):
+            x, y, width, height = box['bbox']
+            if min(width, height) < min_size or box.get('iscrowd'):
+                continue
+            more = margin * max(width, height)
+            top, left = max(int(y - more), 0), max(int(x - more), 0)
+            part = image[top : int(y + height + more) + 1, left : int(x + width + more) + 1]
+            name = f'{path.stem}_{number}.png'
+            cv2.imwrite(str(out / split / names[box['category_id']] / name), part)
+            written += 1
+    return written
+
+
+def main():
+    args = parse_args()
+    done = args.out / 'complete'
+    if done.exists() and done.read_text() == repr((args.margin, args.min_size)):
+        print(f'{args.out} is there already')
+        return
+    for split in SPLITS:
+        if not done.exists() and (args.out / split).exists():
+            raise UserError(
+                f'{args.out / split} exists and was not finished by this tool; remove it'
+            )
+        shutil.rmtree(args.out / split, ignore_errors=True)
+    done.unlink(missing_ok=True)
+    for split in SPLITS:
+        print(f'{split}: {cut(args.coco, split, args.out, args.margin, args.min_size)} objects')
+    done.write_text(repr((args.margin, args.min_size)))
+
+
+if __name__ == '__main__':
+    with told_in_a_sentence():
+        main()

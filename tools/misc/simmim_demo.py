@@ -1,0 +1,90 @@
+"""Draw what SimMIM makes of pictures: masked input, reconstruction, truth, side by side.
+
+    simmim_demo.py CONFIG CHECKPOINT IMAGES --out FOLDER
+
+IMAGES is a file or a folder. The network predicts pixels normalised by their neighbourhood; for the
+picture they are given the truth's mean and deviation there, and shown where the mask is.
+"""
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import DictAction
+from mmengine.dataset import Compose, default_collate
+from mmengine.registry import MODELS, init_default_scope
+
+from mmswinv2.checkpoints import fetch, load_but
+from mmswinv2.engine.launch import config_with_options
+from mmswinv2.errors import UserError, leaves, told_in_a_sentence
+from mmswinv2.models.simmim import local_statistics
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config')
+    parser.add_argument('checkpoint', help="this package's or the authors'")
+    parser.add_argument('images', type=Path, help='a picture, or a folder of pictures')
+    parser.add_argument('--number', type=int, default=8, help='of pictures of a folder (8)')
+    parser.add_argument('--out', type=Path, default=Path('reconstructions'))
+    parser.add_argument('--seed', type=int, default=0, help='of crops and masks')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings')
+    return parser.parse_args()
+
+
+def reconstruct(model, batch):
+    """Three pictures (H, W, 3) in [0, 255], BGR, and the loss."""
+    data = model.data_preprocessor(batch)
+    x = data['inputs'][0] if isinstance(data['inputs'], list) else data['inputs']
+    mask = torch.stack([sample.mask for sample in data['data_samples']])
+    with torch.no_grad():
+        predicted = model.neck(model.backbone(x, mask)[-1])
+        loss = model.head.loss(predicted, x, mask)
+    mean, deviation = local_statistics(x, model.head.loss_module.patch_size)
+    scale = model.head.patch_size
+    masked = mask.repeat_interleave(scale, 1).repeat_interleave(scale, 2)[:, None].bool()
+    shown = torch.where(masked, predicted * deviation + mean, x)
+    hidden = torch.where(masked, torch.zeros_like(x), x)
+    preprocessor = model.data_preprocessor
+
+    def picture(y):
+        y = y * preprocessor.std + preprocessor.mean  # RGB
+        return y[0].flip(0).permute(1, 2, 0).clamp(0, 255).byte().numpy()
+
+    return [picture(hidden), picture(shown), picture(x)], loss.item()
+
+
+def main():
+    args = parse_args()
+    if args.images.is_dir():
+        found = sorted(p for p in args.images.rglob('*') if p.suffix.lower() in SUFFIXES)
+        files = found[: args.number]
+    else:
+        files = [args.images] if args.images.exists() else []
+    if not files:
+        raise UserError(f'{args.images} holds no picture ({", ".join(SUFFIXES)})')
+    cfg = config_with_options(args.config, args.cfg_options)
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model).eval()
+    print(load_but(model, fetch(args.checkpoint)))
+    pipeline = Compose(next(leaves(cfg.train_dataloader.dataset)).pipeline)
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed)
+    np.random.seed(args.seed)
+    losses = []
+    for file in files:
+        pictures, loss = reconstruct(model, default_collate([pipeline(dict(img_path=str(file)))]))
+        losses.append(loss)
+        cv2.imwrite(str(args.out / f'{file.stem}.png'), np.concatenate(pictures, axis=1))
+    print(f'{len(files)} pictures in {args.out}, mean loss {np.mean(losses):.4f}')
+
+
+if __name__ == '__main__':
+    with told_in_a_sentence():
+        main()
