@@ -1,0 +1,148 @@
+"""tools/analysis_tools/: figures, logs, data as the pipeline leaves them."""
+
+import json
+
+import cv2
+import pytest
+import torch
+
+from mmswinv2.models import SwinTransformerV2, VideoSwinTransformerV2
+from tests.test_tools.conftest import CONFIG, ROOT
+
+VIDEO = 'configs/video/video-swinv2-nano_motion.py'
+SEGMENTATION = 'configs/segmentation/swinv2-nano_upernet_shapes.py'
+
+
+def save(net, path):
+    torch.save(dict(state_dict={f'backbone.{k}': v for k, v in net.state_dict().items()}), path)
+
+
+def colours(path):
+    """How many colours a picture has: an empty plot has few."""
+    return len({tuple(c) for c in cv2.imread(str(path)).reshape(-1, 3)[::7].tolist()})
+
+
+def test_position_bias(tool, tmp_path):
+    save(SwinTransformerV2(arch='nano', window_size=8), tmp_path / 'net.pth')
+
+    def draw(*args):
+        return tool('analysis_tools/plot_position_bias.py', tmp_path / 'net.pth', *args)
+
+    run = draw()
+    assert run.returncode == 1 and 'give --pretrained-window' in run.stderr
+    figure = tmp_path / 'bias.png'
+    run = draw('--pretrained-window', '8', '--stage', '1', '--block', '1', '--out', figure)
+    assert run.returncode == 0, run.stderr
+    assert 'pre-trained window (8, 8)' in run.stdout and colours(figure) > 50
+    one = cv2.imread(str(figure)).shape
+    run = draw(
+        '--pretrained-window', '8', '--stage', '1', '--windows', '8', '--heads', '1', '--out',
+        figure,
+    )  # fmt: skip
+    assert run.returncode == 0 and cv2.imread(str(figure)).shape != one
+    run = draw('--pretrained-window', '8', '--heads', '1')
+    assert run.returncode == 1 and 'there is no head 1; stage 0 has 1' in run.stderr
+    run = draw('--pretrained-window', '8', '--block', '2')
+    assert run.returncode == 1 and 'no block 2 in stage 0' in run.stderr
+
+
+def test_position_bias_of_video(tool, tmp_path):
+    save(VideoSwinTransformerV2(arch='nano', window_size=(4, 4, 4)), tmp_path / 'net.pth')
+    run = tool(
+        'analysis_tools/plot_position_bias.py', tmp_path / 'net.pth', '--pretrained-window', '4',
+        '--windows', '4', '--out', tmp_path / 'bias.png',
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    height, width, _ = cv2.imread(str(tmp_path / 'bias.png')).shape
+    assert height > 2 * width  # four offsets in time, one head
+
+
+@pytest.mark.parametrize('config', [CONFIG, SEGMENTATION, VIDEO])
+def test_activations(tool, config, tmp_path):
+    run = tool(
+        'analysis_tools/plot_activations.py', config, '--out', tmp_path / 'a.png', '--shape',
+        *(('8', '64', '64') if config == VIDEO else ('64', '96')),
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    rows = [line.split() for line in run.stdout.splitlines()]
+    table = [list(map(float, row)) for row in rows if len(row) == 3 and row[0].isdigit()]
+    assert [row[0] for row in table] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert table[0][1] == table[1][1]  # V2's blocks begin as the identity
+    assert table[0][2] != table[1][2]  # V1's add to the main branch
+    assert colours(tmp_path / 'a.png') > 10
+
+
+def test_activations_of_a_checkpoint(tool, tmp_path):
+    net = SwinTransformerV2(arch='nano', window_size=8)
+    for block in net.layers[0].blocks:
+        torch.nn.init.constant_(block.norm1.weight, 3)
+    save(net, tmp_path / 'net.pth')
+    image = tmp_path / 'image.png'
+    cv2.imwrite(str(image), (torch.rand(50, 70, 3) * 255).numpy())
+    run = tool(
+        'analysis_tools/plot_activations.py', CONFIG, '--checkpoint', tmp_path / 'net.pth',
+        '--image', image, '--shape', '64', '64', '--out', tmp_path / 'a.png',
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    first = next(line.split() for line in run.stdout.splitlines() if line.split()[:1] == ['1'])
+    assert float(first[1]) > 2.5
+    run = tool(
+        'analysis_tools/plot_activations.py', CONFIG, '--v1-checkpoint', tmp_path / 'net.pth'
+    )
+    assert run.returncode == 1 and 'weights of the Swin V1 of this size' in run.stderr
+
+
+def test_logs(tool, train, tmp_path):
+    run = train(tmp_path / 'work', options=('default_hooks.logger.interval=1',))
+    assert run.returncode == 0, run.stderr
+    (log,) = (tmp_path / 'work').glob('*/vis_data/2*.json')
+
+    def analyze(*args):
+        return tool('analysis_tools/analyze_logs.py', *args)
+
+    run = analyze('plot_curve', log, '--keys', 'loss', 'lr', '--out', tmp_path / 'a.png')
+    assert run.returncode == 0, run.stderr
+    assert 'save curve to' in run.stdout and colours(tmp_path / 'a.png') > 10
+    run = analyze('plot_curve', log, '--keys', 'mIoU', '--out', tmp_path / 'b.png')
+    assert run.returncode == 1 and 'has no mIoU; there is' in run.stderr
+    run = analyze('cal_train_time', log, '--include-outliers')
+    times = [json.loads(line)['time'] for line in log.read_text().splitlines()]
+    times = times[:-1]  # the last is of the evaluation
+    assert f'average iter time: {sum(times) / len(times):.4f} s/iter' in run.stdout, run.stderr
+    run = analyze('cal_train_time', ROOT / 'README.md')
+    assert run.returncode == 1 and 'is no log' in run.stderr
+
+
+def test_print_config(tool):
+    run = tool('analysis_tools/print_config.py', CONFIG, '--cfg-options', 'log_level=DEBUG')
+    assert run.returncode == 0, run.stderr
+    assert "log_level = 'DEBUG'" in run.stdout and 'mmswinv2.SwinTransformerV2' in run.stdout
+
+
+@pytest.mark.parametrize('config', [CONFIG, SEGMENTATION])
+def test_browse_dataset(tool, config, shapes, tmp_path):
+    option = f'train_dataloader.dataset.data_root={shapes}'
+    run = tool(
+        'analysis_tools/browse_dataset.py', config, '--output-dir', tmp_path, '--not-show',
+        '--cfg-options', option,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert len([p for p in tmp_path.rglob('*') if p.suffix in ('.jpg', '.png')]) == 8
+
+
+def test_browse_clips(tool, clips, tmp_path):
+    run = tool(
+        'analysis_tools/browse_dataset.py', VIDEO, tmp_path, '-n', '2', '--cfg-options',
+        f'train_dataloader.dataset.data_root={clips}',
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert len([p for p in tmp_path.rglob('*') if p.is_file()]) == 2
+
+
+def test_browse_says_what_is_missing(tool):
+    run = tool('analysis_tools/browse_dataset.py', 'configs/video/none.py')
+    assert run.returncode == 1 and 'none.py does not exist' in run.stderr
+    run = tool('analysis_tools/browse_dataset.py', 'configs/_base_/default_runtime.py')
+    assert run.returncode == 1 and 'has no default_scope' in run.stderr
+    run = tool('analysis_tools/browse_dataset.py', CONFIG, '--help')
+    assert run.returncode == 0 and '--output-dir' in run.stdout

@@ -1,0 +1,103 @@
+"""Plot curves of training logs and tell how long an iteration took, for all tasks.
+
+    analyze_logs.py plot_curve LOG.json ... --keys loss mIoU --out curves.png
+    analyze_logs.py cal_train_time LOG.json ...
+
+A log is what training writes to WORK_DIR/TIME/vis_data/TIME.json. A key is named as in the log, or
+without what stands before its last slash (top1 for acc/top1).
+"""
+
+import argparse
+import json
+from pathlib import Path
+from statistics import fmean, stdev
+
+from mmswinv2.errors import UserError, told_in_a_sentence
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    tasks = parser.add_subparsers(dest='task', required=True)
+    plot = tasks.add_parser('plot_curve', help='plot curves')
+    plot.add_argument('json_logs', nargs='+')
+    plot.add_argument('--keys', nargs='+', default=['loss'], help='what to plot (loss)')
+    plot.add_argument('--title')
+    plot.add_argument('--legend', nargs='+', help='a name for each curve')
+    plot.add_argument('--out', help='picture to write; without it a window opens')
+    time = tasks.add_parser('cal_train_time', help='seconds of an iteration')
+    time.add_argument('json_logs', nargs='+')
+    time.add_argument(
+        '--include-outliers', action='store_true', help='count the first entry too, a slow one'
+    )
+    return parser.parse_args()
+
+
+def read_log(path):
+    """The entries of a log."""
+    try:
+        return [json.loads(line) for line in Path(path).read_text().splitlines() if line.strip()]
+    except ValueError as error:
+        raise UserError(
+            f'{path} is no log ({error}); logs are WORK_DIR/TIME/vis_data/TIME.json'
+        ) from error
+
+
+def curve(entries, key, path):
+    """Steps and values of a key."""
+    names = {name for entry in entries for name in entry}
+    found = sorted(name for name in names if key in (name, name.rsplit('/', 1)[-1]))
+    if len(found) != 1:
+        there = ', '.join(found or sorted(names))
+        raise UserError(f'{path} has {"no" if not found else "several"} {key}; there is {there}')
+    points = [(entry['step'], entry[found[0]]) for entry in entries if found[0] in entry]
+    return zip(*points, strict=True)
+
+
+def plot_curve(args):
+    import matplotlib
+
+    if args.out:
+        matplotlib.use('agg')
+    import matplotlib.pyplot as plt
+
+    curves = [(path, key) for path in args.json_logs for key in args.keys]
+    legend = args.legend or [f'{Path(path).stem} {key}' for path, key in curves]
+    if len(legend) != len(curves):
+        raise UserError(f'--legend has {len(legend)} names for {len(curves)} curves')
+    logs = {path: read_log(path) for path in args.json_logs}
+    figure, axes = plt.subplots()
+    for (path, key), label in zip(curves, legend, strict=True):
+        steps, values = curve(logs[path], key, path)
+        axes.plot(steps, values, marker='.', label=label)
+    axes.set(xlabel='step', title=args.title or '')
+    axes.legend()
+    if not args.out:
+        plt.show()
+        return
+    figure.savefig(args.out)
+    print(f'save curve to: {args.out}')
+
+
+def cal_train_time(args):
+    for path in args.json_logs:
+        # validation has a time too, and no learning rate
+        times = [e['time'] for e in read_log(path) if 'time' in e and 'lr' in e]
+        times = times if args.include_outliers else times[1:]
+        if not times:
+            raise UserError(f'{path} holds too few entries of training; --include-outliers')
+        spread = stdev(times) if len(times) > 1 else 0.0
+        print(f'-----Analyze train time of {path}-----')
+        print(f'slowest {max(times):.4f} s/iter, fastest {min(times):.4f} s/iter')
+        print(f'time std {spread:.4f}\naverage iter time: {fmean(times):.4f} s/iter')
+
+
+def main():
+    args = parse_args()
+    plot_curve(args) if args.task == 'plot_curve' else cal_train_time(args)
+
+
+if __name__ == '__main__':
+    with told_in_a_sentence():
+        main()

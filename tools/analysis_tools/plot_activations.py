@@ -1,0 +1,153 @@
+"""Draw the amplitude of activations after every block, SwinV2 beside Swin V1 (paper, figure 2).
+
+    plot_activations.py CONFIG --checkpoint V2.pth --v1-checkpoint V1.pth --image IMAGE
+
+The amplitude is the root mean square of the main branch. V1 is the host package's, of the same
+width, depth and windows. Without checkpoints both are as they are before training, where V2's
+blocks are the identity (their norms start at zero). Without an image the input is noise.
+"""
+
+import argparse
+import copy
+
+import cv2
+import torch
+from mmengine.config import DictAction
+from mmengine.registry import MODELS, init_default_scope
+
+from mmswinv2.analysis import input_size
+from mmswinv2.checkpoints import fetch, read_checkpoint
+from mmswinv2.core.block import Block
+from mmswinv2.engine.launch import config_with_options
+from mmswinv2.errors import UserError, told_in_a_sentence
+
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config')
+    parser.add_argument('--checkpoint', help='of SwinV2, any format')
+    parser.add_argument('--v1-checkpoint', help="of Swin V1, the host's own format")
+    parser.add_argument('--image', help='picture; noise without one')
+    parser.add_argument(
+        '--shape', type=int, nargs='+', metavar='N', help="H W, or T H W of a video; the config's"
+    )
+    parser.add_argument('--out', default='activations.png')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings')
+    return parser.parse_args()
+
+
+def twin_of_v1(scope, v2):
+    """The config of a Swin V1 of the same size, as the host spells it."""
+    variant, windows = v2.variant, v2.window_sizes[0]
+    size = dict(depths=list(variant.depths), num_heads=list(variant.num_heads))
+    if scope == 'mmaction':
+        return dict(
+            type='SwinTransformer3D',
+            arch=dict(embed_dims=variant.embed_dims, **size),
+            window_size=windows,
+            patch_size=v2.patch_embed.patch_size,
+            out_indices=(len(variant.depths) - 1,),
+            pretrained2d=False,
+        )
+    if scope == 'mmpretrain':
+        return dict(
+            type='SwinTransformer',
+            arch=dict(embed_dims=variant.embed_dims, **size),
+            stage_cfgs=dict(block_cfgs=dict(window_size=windows[0])),
+            pad_small_map=True,
+        )
+    return dict(
+        type='SwinTransformer', embed_dims=variant.embed_dims, window_size=windows[0], **size
+    )
+
+
+def is_block(module):
+    v1 = ('SwinBlock', 'SwinTransformerBlock3D')  # mmdet's, mmseg's, mmpretrain's; mmaction2's
+    return isinstance(module, Block) or type(module).__name__ in v1
+
+
+def amplitudes(net, x):
+    """Root mean square after each block."""
+    found = []
+
+    def note(module, inputs, output):
+        found.append(output.square().mean().sqrt().item())
+
+    hooks = [m.register_forward_hook(note) for m in net.modules() if is_block(m)]
+    with torch.no_grad():
+        net.train(False)
+        net(x)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def make_input(args, size):
+    """Noise, or the image, repeated over time for a video network: (1, 3, *size)."""
+    if args.image is None:
+        return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    image = cv2.imread(args.image)
+    if image is None:
+        raise UserError(f'cannot read the image {args.image}')
+    image = cv2.resize(image[..., ::-1], size[:-3:-1])
+    x = (torch.from_numpy(image).float() - torch.tensor(MEAN)) / torch.tensor(STD)
+    x = x.permute(2, 0, 1)[None]
+    return x if len(size) == 2 else x[:, :, None].expand(-1, -1, size[0], -1, -1).contiguous()
+
+
+def main():
+    args = parse_args()
+    cfg = config_with_options(args.config, args.cfg_options)
+    init_default_scope(cfg.default_scope)
+    config = copy.deepcopy(cfg.model.backbone)
+    config.init_cfg = None
+    if args.checkpoint:
+        config.init_cfg = dict(type='Pretrained', checkpoint=args.checkpoint)
+    torch.manual_seed(0)
+    v2 = MODELS.build(config)
+    v1 = MODELS.build(twin_of_v1(cfg.default_scope, v2))
+    for net in (v2, v1):
+        net.init_weights()
+    if args.v1_checkpoint:
+        load_v1(v1, args.v1_checkpoint)
+    x = make_input(args, input_size(cfg, args.shape))
+    rows = {'Swin V2': amplitudes(v2, x), 'Swin V1': amplitudes(v1, x)}
+    print('block  ' + '  '.join(f'{name:>10}' for name in rows))
+    for number, values in enumerate(zip(*rows.values(), strict=True), start=1):
+        print(f'{number:>5}  ' + '  '.join(f'{value:10.4f}' for value in values))
+
+    import matplotlib
+
+    matplotlib.use('agg')
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(layout='constrained')
+    for name, values in rows.items():
+        axes.semilogy(range(1, len(values) + 1), values, marker='.', label=name)
+    axes.set(xlabel='block', ylabel='root mean square of the main branch')
+    axes.legend()
+    figure.savefig(args.out)
+    print(f'wrote {args.out}')
+
+
+def load_v1(net, path):
+    """Load a file of the host's own format, with or without ``backbone.`` before its keys."""
+    content = read_checkpoint(fetch(path))
+    state = content.get('state_dict', content)
+    state = {k.removeprefix('backbone.'): v for k, v in state.items()}
+    wanted = {k: state[k] for k in net.state_dict() if k in state}
+    if missing := [k for k, _ in net.named_parameters() if k not in wanted and 'norm' not in k]:
+        raise UserError(
+            f'{path} lacks {len(missing)} weights of the Swin V1 of this size, e.g. {missing[0]}; '
+            "it must be of the host package's own format"
+        )
+    net.load_state_dict(wanted, strict=False)
+
+
+if __name__ == '__main__':
+    with told_in_a_sentence():
+        main()

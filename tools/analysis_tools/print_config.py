@@ -1,0 +1,27 @@
+"""Print a config in whole, with what it takes from others."""
+
+import argparse
+
+from mmengine.config import DictAction
+
+from mmswinv2.engine.launch import config_with_options
+from mmswinv2.errors import told_in_a_sentence
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file path')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='override settings of the config'
+    )
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    print(config_with_options(args.config, args.cfg_options).pretty_text)
+
+
+if __name__ == '__main__':
+    with told_in_a_sentence():
+        main()
