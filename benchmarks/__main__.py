@@ -80,25 +80,23 @@ class Worker:
 
 def measure(workload: Workload, args: argparse.Namespace) -> dict[str, Any]:
     """Measure a workload with every implementation."""
-    names = [OURS, *workload.peers]
+    names = [OURS, *(peer for peer in workload.peers if peer in (args.peers or workload.peers))]
     results: dict[str, dict[str, Any]] = {name: {} for name in (*names, *PRODUCTS)}
     for name in names:
         worker = Worker(name, workload, args, for_memory=True)
         answer = worker.run()
         results[name]['peak'] = answer['peak'] if answer else None
         worker.close()
-    workers = [
-        Worker(name, workload, args, for_memory=False)
-        for name in results
-        if name in PRODUCTS or results[name]['peak']
-    ]
-    for round_ in range(args.runs + 1):
+    peaks = {name: results[name]['peak'] for name in names if results[name]['peak']}
+    for group in side_by_side(peaks, args.memory_limit * 2**30):
+        workers = [Worker(name, workload, args, for_memory=False) for name in (*group, *PRODUCTS)]
+        for round_ in range(args.runs + 1):
+            for worker in workers:
+                answer = worker.run()
+                if answer and round_:  # the first one warms up
+                    results[worker.name].setdefault('seconds', []).append(answer['seconds'])
         for worker in workers:
-            answer = worker.run()
-            if answer and round_:  # the first one warms up
-                results[worker.name].setdefault('seconds', []).append(answer['seconds'])
-    for worker in workers:
-        worker.close()
+            worker.close()
     for result in results.values():
         result['median'] = statistics.median(result['seconds']) if 'seconds' in result else None
     operations = (3 if workload.training else 1) * workload.batch * 2 * multiply_adds(workload)
@@ -108,6 +106,19 @@ def measure(workload: Workload, args: argparse.Namespace) -> dict[str, Any]:
         operations=operations, floor=floors[0], floor_onednn=floors[1], machine=machine(args),
         date=str(date.today()),
     )  # fmt: skip
+
+
+def side_by_side(peaks: dict[str, int], limit: int) -> list[list[str]]:
+    """Groups that fit into memory together, as a process keeps what it had; ours is in each."""
+    groups: list[list[str]] = []
+    for name, peak in peaks.items():
+        if name == OURS:
+            continue
+        fits = groups and peak + sum(peaks[other] for other in groups[-1]) <= limit
+        if not fits:
+            groups.append([OURS] if OURS in peaks else [])
+        groups[-1].append(name)
+    return groups or [list(peaks)]
 
 
 def multiply_adds(workload: Workload) -> int:
@@ -143,6 +154,7 @@ def main() -> None:
         metavar='NAME', help='main, sweeps (the plot), or names: ' + ', '.join(ALL),
     )  # fmt: skip
     parser.add_argument('--runs', type=int, default=5, help='timed runs of each (5)')
+    parser.add_argument('--peers', nargs='+', metavar='NAME', help='only these (all)')
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16', 'float16'])
     parser.add_argument('--compile', action='store_true', help='under torch.compile')

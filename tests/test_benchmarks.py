@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks import report
+from benchmarks.__main__ import side_by_side
 
 RESULTS = {
     'mmswinv2': dict(median=1.0, peak=2**20),
@@ -46,3 +47,15 @@ def test_what_does_not_fit_is_said(missing, tmp_path):
 def test_plot_of_one_sweep_alone(tmp_path):
     report.write_plot([record()], tmp_path / 'cost.png')
     assert (tmp_path / 'cost.png').stat().st_size > 10_000
+
+
+def test_processes_that_do_not_fit_together_do_not_run_together():
+    peaks = dict(mmswinv2=3, timm=6, transformers=8, torchvision=4)
+    assert side_by_side(peaks, 30) == [['mmswinv2', 'timm', 'transformers', 'torchvision']]
+    assert side_by_side(peaks, 15) == [
+        ['mmswinv2', 'timm'],
+        ['mmswinv2', 'transformers', 'torchvision'],
+    ]
+    assert side_by_side(peaks, 1) == [['mmswinv2', name] for name in list(peaks)[1:]]
+    assert side_by_side(dict(timm=2), 9) == [['timm']]
+    assert side_by_side(dict(mmswinv2=2), 9) == [['mmswinv2']]

@@ -176,7 +176,11 @@ class SwinV2(nn.Module):
         Returns:
             One ``(B, C_i, *S_i)`` per output index, normalised.
         """
-        x = self.pos_drop(self.patch_embed(x))
+        return self.forward_tokens(self.patch_embed(x))
+
+    def forward_tokens(self, x: Tensor) -> tuple[Tensor, ...]:
+        """As `forward`, from embedded patches ``(B, *S, C)`` on."""
+        x = self.pos_drop(x)
         outs = []
         for i, stage in enumerate(self.layers):
             x = stage(x)

@@ -34,8 +34,6 @@ class SimMIMSwinTransformerV2(SwinTransformerV2):
         super().__init__(out_indices=out_indices, **kwargs)
         self.mask_token = nn.Parameter(torch.empty(1, 1, self.num_features[0]))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
-        self._mask: Tensor | None = None
-        self.patch_embed.register_forward_hook(self._put_mask_tokens)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
         """``(B, C, H, W)`` to one map per output.
@@ -47,22 +45,17 @@ class SimMIMSwinTransformerV2(SwinTransformerV2):
         Raises:
             ValueError: if the mask has another size than the map of patches.
         """
-        self._mask = mask
-        try:
+        if mask is None:
             return super().forward(x)
-        finally:
-            self._mask = None
-
-    def _put_mask_tokens(self, module: nn.Module, inputs: Any, x: Tensor) -> Tensor:
-        if self._mask is None:
-            return x
-        if self._mask.shape != x.shape[:-1]:
+        tokens = self.patch_embed(x)
+        if mask.shape != tokens.shape[:-1]:
             raise ValueError(
-                f'the mask is {tuple(self._mask.shape)}, and the images have {tuple(x.shape[:-1])} '
+                f'the mask is {tuple(mask.shape)}, and the images have {tuple(tokens.shape[:-1])} '
                 'patches; give SimMIMMaskGenerator the input_size of the crops and the '
                 "model_patch_size of the backbone's patches"
             )
-        return torch.where(self._mask.bool().unsqueeze(-1), self.mask_token.to(x.dtype), x)
+        masked = mask.bool().unsqueeze(-1)
+        return self.forward_tokens(torch.where(masked, self.mask_token.to(tokens.dtype), tokens))
 
 
 @MODELS.register_module()
@@ -103,11 +96,14 @@ def local_statistics(images: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
         patch_size: side of the neighbourhood, odd.
     """
 
-    def around(x: Tensor, inside: bool) -> Tensor:
+    def share(x: Tensor) -> Tensor:
+        """Sum over the neighbourhood inside the image, over its whole size; one axis at a time."""
         half = patch_size // 2
-        return F.avg_pool2d(x, patch_size, stride=1, padding=half, count_include_pad=not inside)
+        x = F.avg_pool2d(x, (patch_size, 1), stride=1, padding=(half, 0))
+        return F.avg_pool2d(x, (1, patch_size), stride=1, padding=(0, half))
 
-    mean = around(images, inside=True)
-    count = around(torch.ones_like(images), inside=False) * patch_size**2
-    variance = (around(images**2, inside=True) - mean**2) * (count / (count - 1))
+    inside = share(torch.ones_like(images[:1, :1]))
+    count = inside * patch_size**2
+    mean = share(images) / inside
+    variance = (share(images**2) / inside - mean**2) * (count / (count - 1))
     return mean, (variance.clamp(min=0) + 1e-6).sqrt()
