@@ -6,7 +6,7 @@ from copy import deepcopy
 from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 
-from mmswinv2.checkpoints import fetch, load_but
+from mmswinv2.checkpoints import fetch_together, is_foreign, load_but
 from mmswinv2.engine.deepspeed import bare
 from mmswinv2.engine.launch import (
     add_common_arguments,
@@ -143,15 +143,16 @@ def load_strictly(runner, cfg):
     """Let the runner want every parameter; mmengine alone would go on with what fits."""
     load = runner.load_checkpoint
 
-    def load_any_format(filename, *args, **kwargs):
-        report = load_but(bare(runner.model), fetch(filename))
-        print_log(str(report), logger='current')
-
-    if cfg.default_scope == 'mmpretrain':
-        runner.load_checkpoint = load_any_format
-        return
-
     def load_all(filename, *args, **kwargs):
+        model = bare(runner.model)
+        if cfg.default_scope == 'mmpretrain' and is_foreign(
+            model, path := fetch_together(filename)
+        ):
+            print_log(str(load_but(model, path)), logger='current')
+            runner.call_hook(
+                'after_load_checkpoint', checkpoint=dict(state_dict=model.state_dict())
+            )
+            return None
         try:
             return load(filename, *args, **{**kwargs, 'strict': True})
         except RuntimeError as error:

@@ -1,7 +1,8 @@
 # SwinV2-G, fine-tuned to ImageNet-1K at 640 pixels: the paper's recipe (10 epochs of batch 576, 2
 # of them warm-up).
 # Expected top-1: 90.17, and 84.00 on ImageNet-V2 (paper). Measured: not reproduced here.
-# The authors released no weights of G; the hook below wants a file of your own.
+# The authors released no weights of G; the hook below wants a file of your own, and tools/train.py
+# a --class-map to take the head's rows by.
 # Not given in the paper: the window, layer decay, crop of the test, ends of warm-up and cosine.
 _base_ = [
     '../_base_/models/swinv2_classifier.py',

@@ -59,6 +59,8 @@ def _last_size(pipeline: Sequence[Any]) -> tuple[int, int]:
             size = transform['crop_size']
             return (size, size) if isinstance(size, int) else tuple(size)
         scale = transform.get('scale') or max(transform.get('scales', ()), default=None, key=_area)
+        if isinstance(scale, int):  # mmpretrain's for squares
+            return scale, scale
         if scale and min(scale) > 0:
             return min(scale), max(scale)  # whichever way round a picture is
     raise UserError('the pipeline of this config says no size; give --shape')
@@ -92,10 +94,26 @@ def batch_of(cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:
             SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=label)) for label in labels
         ]
         return dict(inputs=inputs, data_samples=samples)
+    if scope == 'mmpretrain':
+        samples = _labels(cfg, size, count)
+        masked = 'mask' in samples[0]  # SimMIM's preprocessor takes a batch, a classifier's a list
+        return dict(inputs=torch.stack(inputs) if masked else inputs, data_samples=samples)
     from mmaction.structures import ActionDataSample
 
     samples = [ActionDataSample().set_gt_label(0) for _ in inputs]
     return dict(inputs=[clip[None] for clip in inputs], data_samples=samples)
+
+
+def _labels(cfg: Any, size: Sequence[int], count: int) -> list[Any]:
+    from mmpretrain.structures import DataSample
+
+    samples = [DataSample().set_gt_label(0) for _ in range(count)]
+    for transform in _pipeline(cfg.train_dataloader.dataset):
+        if 'MaskGenerator' in transform['type']:
+            patch = transform.get('model_patch_size', 4)
+            for sample in samples:
+                sample.mask = torch.zeros([n // patch for n in size], dtype=torch.long)
+    return samples
 
 
 def _boxes(cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:

@@ -70,12 +70,12 @@ class StandIn(nn.Module):
         finally:
             forget_grids()
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Any:
         """``(B, C, *pixels)`` to maps of random numbers, of the backbone's shapes."""
         with self._fake:
-            inputs = torch.empty(x.shape)
+            inputs = [torch.empty(given.shape) for given in (x, mask) if given is not None]
         with self._observed(), torch.autocast('cpu', self._dtype, self._dtype is not None):
-            outs = self.backbone(inputs)
+            outs = self.backbone(*inputs)
         fakes = [outs] if isinstance(outs, Tensor) else outs
         with _unobserved(self._observers):
             real = [torch.rand(fake.shape).requires_grad_() for fake in fakes]

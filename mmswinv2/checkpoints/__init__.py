@@ -1,11 +1,11 @@
 """Reading SwinV2 weights of every published format; pure torch."""
 
 from .convert import convert
-from .files import CheckpointError, fetch, read_checkpoint, write_checkpoint
+from .files import CheckpointError, fetch, fetch_together, read_checkpoint, write_checkpoint
 from .formats import FORMATS
 from .inflate import inflate
 from .load import LoadReport, load_pretrained
-from .whole import TransferReport, load_but, read_class_map
+from .whole import TransferReport, is_foreign, load_but, read_class_map
 
 __all__ = [
     'FORMATS',
@@ -14,7 +14,9 @@ __all__ = [
     'TransferReport',
     'convert',
     'fetch',
+    'fetch_together',
     'inflate',
+    'is_foreign',
     'load_but',
     'load_pretrained',
     'read_checkpoint',

@@ -27,7 +27,7 @@ class Converted:
         tables: per stage, the ``relative_coords_table`` of the file, if it has one.
         outside: keys of the file that are not under the prefix (heads, necks).
         dropped: keys under the prefix that a backbone has no use for.
-        heads: what a classifier or SimMIM has beside the backbone, under mmpretrain's names.
+        heads: what a classifier or SimMIM has beside the backbone: mmpretrain's name to the file's.
     """
 
     format: str
@@ -36,7 +36,7 @@ class Converted:
     tables: dict[int, Tensor]
     outside: list[str]
     dropped: list[str]
-    heads: State
+    heads: dict[str, str]
 
 
 def convert(state: State, format: str | None = None, prefix: str | None = None) -> Converted:
@@ -78,10 +78,10 @@ def convert(state: State, format: str | None = None, prefix: str | None = None) 
             f'{len(unknown)} keys are unknown in the format {name!r}, among them '
             f'{unknown[:4]}; if the format is another, name it ({", ".join(FORMATS)})'
         )
-    given = state
     last = max(int(k.split('.')[1]) for k in converted if k.startswith('layers.'))
     state = {k.replace('{last}', str(last)): v for k, v in converted.items()}
-    heads = _heads(given, prefix, [*dropped, *outside])
+    beside = [*(prefix + key for key in dropped), *outside]
+    heads = {h: key for key in beside if (h := _rename(key.removeprefix(prefix), HEADS))}
     return Converted(name, prefix, state, _tables(inside, rules), outside, dropped, heads)
 
 
@@ -131,15 +131,6 @@ def _rename(key: str, rules: list[Rule]) -> str | None:
                 return None
             return match.expand(target) if isinstance(target, str) else target(match)
     return ''
-
-
-def _heads(state: State, prefix: str, keys: list[str]) -> State:
-    heads = {}
-    for key in keys:
-        full = key if key in state else prefix + key
-        if name := _rename(key.removeprefix(prefix), HEADS):
-            heads[name] = state[full]
-    return heads
 
 
 def _tables(state: State, rules: list[Rule]) -> dict[int, Tensor]:

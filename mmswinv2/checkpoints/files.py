@@ -76,6 +76,15 @@ def fetch(source: str | os.PathLike[str]) -> Path:
     return path
 
 
+def fetch_together(source: str | os.PathLike[str]) -> Path:
+    """As `fetch`, for all processes of a run at a time: one of each machine downloads."""
+    if int(os.environ.get('LOCAL_RANK', 0)) == 0:
+        fetch(source)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    return fetch(source)
+
+
 def _copy(response: Any, file: IO[bytes]) -> None:
     shutil.copyfileobj(response, file)
     expected = response.headers.get('Content-Length')

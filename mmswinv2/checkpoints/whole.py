@@ -15,7 +15,7 @@ from .formats import FORMATS, State
 from .load import check_windows, convert_file, unwrap
 from .sharded import spread
 
-__all__ = ['TransferReport', 'load_but', 'read_class_map']
+__all__ = ['TransferReport', 'is_foreign', 'load_but', 'read_class_map']
 
 _HEAD = ('head.fc.weight', 'head.fc.bias')
 
@@ -77,13 +77,15 @@ def load_but(
     """
     own, given, format = model.state_dict(), unwrap(read_checkpoint(path)), ''
     if _is_foreign(model, given):
-        given, format = _convert_whole(model, path)
+        given, format = _convert_whole(model, path, given)
     if class_map is not None:
         given = _choose_classes(own, given, class_map, path)
 
     def is_new(key: str) -> bool:
         return any(part in key for part in new)
 
+    if class_map is not None and any(is_new(key) for key in _HEAD):
+        raise CheckpointError(f'new={list(new)} and class_map both say what the head starts from')
     if isinstance(new, str) or '' in new:
         raise CheckpointError(f'new must be a list of parts of names, none empty, got {new!r}')
     for part in new:
@@ -120,10 +122,9 @@ def read_class_map(path: str | os.PathLike[str]) -> list[int]:
         CheckpointError: if a line is not a number from 0.
     """
     classes = []
-    for number, line in enumerate(Path(path).read_text().split('\n'), start=1):
-        if not line.strip() and number > 1:
-            continue
-        if not line.strip().isdigit():
+    lines = Path(path).read_text(errors='replace').splitlines() or ['']
+    for number, line in enumerate(lines, start=1):
+        if not line.strip().isdecimal():
             raise CheckpointError(
                 f'{path}, line {number}: a class map has one number of a class a line, got {line!r}'
             )
@@ -131,16 +132,26 @@ def read_class_map(path: str | os.PathLike[str]) -> list[int]:
     return classes
 
 
+def is_foreign(model: nn.Module, path: str | os.PathLike[str]) -> bool:
+    """Whether a file's keys are of another form than a model's with a backbone of this package."""
+    return _is_foreign(model, unwrap(read_checkpoint(path)))
+
+
 def _is_foreign(model: nn.Module, given: State) -> bool:
     backbone = getattr(model, 'backbone', None)
     return isinstance(backbone, SwinV2) and 'backbone.patch_embed.proj.weight' not in given
 
 
-def _convert_whole(model: nn.Module, path: str | os.PathLike[str]) -> tuple[State, str]:
+def _convert_whole(
+    model: nn.Module, path: str | os.PathLike[str], given: State
+) -> tuple[State, str]:
     converted, windows = convert_file(path)
     check_windows(path, windows, model.get_submodule('backbone'))  # type: ignore[arg-type]
     state = {f'backbone.{key}': value for key, value in converted.state.items()}
-    return {**state, **converted.heads}, converted.format
+    heads = {name: given[key] for name, key in converted.heads.items()}
+    known = set(converted.heads.values())
+    strange = {k: given[k] for k in converted.outside if k not in known}  # to be refused
+    return {**state, **heads, **strange}, converted.format
 
 
 def _choose_classes(

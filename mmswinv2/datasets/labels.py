@@ -26,10 +26,12 @@ def check_image_labels(dataset: Any, num_classes: int, where: str) -> None:
     if known and known != num_classes:
         raise UserError(
             f'{where}: the data set has {known} classes, and model.head num_classes={num_classes}; '
-            f'set model.head.num_classes={known}, or name another data set'
+            f'set num_classes={known} in model.head and data_preprocessor, or name another data set'
         )
+    if not len(dataset) or not isinstance(dataset.get_data_info(0).get('gt_label'), int):
+        return  # several labels an image
     labels = dataset.get_gt_labels()
-    if len(labels) and labels.max() >= num_classes:
+    if labels.max() >= num_classes:
         image = dataset.get_data_info(int(labels.argmax()))['img_path']
         raise UserError(
             f'{where}: label {labels.max()} of {image}, but model.head has num_classes='

@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from torch import nn
 
-from ..checkpoints import fetch, load_but, read_class_map
+from ..checkpoints import fetch_together, load_but, read_class_map
 from ..datasets import (
     check_image_labels,
     check_video_labels,
@@ -57,6 +57,8 @@ class CheckDatasetHook(Hook):
         num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
         if num_classes is not None and hasattr(dataset, 'get_gt_labels'):
             check_image_labels(dataset, num_classes, where)
+            if where == 'train_dataloader':
+                _check_one_hot(model, num_classes)
             return
         ann_file = getattr(dataset, 'ann_file', '')
         classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
@@ -94,9 +96,20 @@ class LoadCheckpointHook(Hook):
                 f'the weights to start from; take one of them out'
             )
         class_map = None if self.class_map is None else read_class_map(self.class_map)
+        path = fetch_together(self.checkpoint)
         with whole_weights(runner.model) as model:
-            report = load_but(model, fetch(self.checkpoint), self.new, class_map)
+            report = load_but(model, path, self.new, class_map)
         print_log(str(report), logger='current')
+
+
+def _check_one_hot(model: Any, num_classes: int) -> None:
+    """Raise `UserError` if Mixup and the like would make labels of other classes than the head."""
+    known = getattr(model.data_preprocessor, 'num_classes', None)
+    if known not in (None, num_classes):
+        raise UserError(
+            f'data_preprocessor.num_classes={known}, and model.head.num_classes={num_classes}; '
+            'set both to the number of classes'
+        )
 
 
 def _check_heads(model: Any, num_classes: int, where: str) -> None:

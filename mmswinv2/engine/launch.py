@@ -30,6 +30,7 @@ __all__ = [
     'build_runner',
     'config_with_options',
     'load_config',
+    'mend_host',
     'run',
 ]
 
@@ -87,6 +88,8 @@ def config_with_options(path: str, options: dict[str, Any] | None) -> Config:
     if options:
         _set_data_root(cfg, options)
         cfg.merge_from_dict(options)
+    if cfg.get('data_preprocessor') and cfg.get('model'):  # as mmengine's runner does it
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     return cfg
 
 
@@ -107,11 +110,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         cfg.pop('strategy', None)
     if (path := cfg.get('load_from')) and '://' not in path:
         look_at_checkpoint(cfg, Path(path).expanduser())
-    compat.name_unreadable_images()
-    if cfg.get('default_scope') == 'mmaction':
-        compat.let_heads_score_bfloat16()
-    if cfg.get('default_scope') == 'mmpretrain':
-        compat_pretrain.name_wrong_crops()
+    mend_host(cfg)
     if 'train' in kinds and is_first_process():
         remove_half_written(cfg.work_dir)
     write_files_whole()
@@ -127,6 +126,15 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     for hook in own:
         runner.register_hook(hook, priority='VERY_HIGH')
     return runner
+
+
+def mend_host(cfg: Config) -> None:
+    """Mend what the host package of a config has broken or leaves unsaid; see `compat`."""
+    compat.name_unreadable_images()
+    if cfg.get('default_scope') == 'mmaction':
+        compat.let_heads_score_bfloat16()
+    if cfg.get('default_scope') == 'mmpretrain':
+        compat_pretrain.name_wrong_crops()
 
 
 def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:

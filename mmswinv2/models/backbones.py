@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmengine.dist import barrier
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import PretrainedInit
 from torch import Tensor, nn
 
-from ..checkpoints import LoadReport, fetch, load_pretrained
+from ..checkpoints import LoadReport, fetch_together, load_pretrained
 from ..core import SwinV2
 from ..core.tuples import IntOrInts
 from ..registry import MODELS
@@ -79,10 +77,8 @@ class _Backbone(SwinV2, BaseModule):
     def _load(
         self, checkpoint: str, prefix: str | None = None, format: str | None = None
     ) -> LoadReport:
-        if int(os.environ.get('LOCAL_RANK', 0)) == 0:
-            fetch(checkpoint)
-        barrier()
-        report = load_pretrained(self, fetch(checkpoint), format, prefix, self.pretrained2d)
+        path = fetch_together(checkpoint)
+        report = load_pretrained(self, path, format, prefix, self.pretrained2d)
         print_log(str(report), logger='current')
         return report
 

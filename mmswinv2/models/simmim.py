@@ -26,12 +26,14 @@ class SimMIMSwinTransformerV2(SwinTransformerV2):
     load into any backbone.
 
     Args:
-        out_indices: stages to return; the decoder takes the last.
+        out_indices: the stage to return, one, as the decoder takes the first of several.
         **kwargs: of `SwinTransformerV2`.
     """
 
     def __init__(self, out_indices: tuple[int, ...] = (3,), **kwargs: Any) -> None:
         super().__init__(out_indices=out_indices, **kwargs)
+        if len(self.out_indices) != 1:
+            raise ValueError(f'out_indices must be one stage for SimMIM, got {out_indices}')
         self.mask_token = nn.Parameter(torch.empty(1, 1, self.num_features[0]))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 

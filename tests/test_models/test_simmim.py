@@ -105,6 +105,11 @@ def test_loss_looks_at_masked_pixels_alone():
     assert loss(pred, target, mask) != before
 
 
+def test_one_stage_is_returned():
+    with pytest.raises(ValueError, match='out_indices must be one stage for SimMIM'):
+        SimMIMSwinTransformerV2(**NANO, out_indices=(2, 3))
+
+
 @pytest.mark.parametrize('patch_size', [1, 46])
 def test_wrong_neighbourhood(patch_size):
     with pytest.raises(ValueError, match=f'odd and at least 3, got {patch_size}'):

@@ -5,10 +5,10 @@ import json
 import cv2
 import numpy as np
 import pytest
-from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmswinv2.compat_pretrain import let_torchvision_import
+from mmswinv2.engine.launch import config_with_options
 from tests.test_tools.conftest import ROOT, tool  # noqa: F401, a fixture
 
 let_torchvision_import()
@@ -19,8 +19,8 @@ SIMMIM = 'configs/pretraining/simmim_swinv2-nano_shapes.py'
 
 def build(path, **changes):
     """The model of a config; a change is a dotted key with underscores for dots, doubled."""
-    cfg = Config.fromfile(ROOT / path)
-    cfg.merge_from_dict({key.replace('__', '.'): value for key, value in changes.items()})
+    options = {key.replace('__', '.'): value for key, value in changes.items()}
+    cfg = config_with_options(str(ROOT / path), options)
     init_default_scope('mmpretrain')
     return MODELS.build(cfg.model)
 

@@ -1,5 +1,7 @@
 """tools/ on classifiers and SimMIM, as a user runs them."""
 
+import json
+import pickle
 import shutil
 
 import cv2
@@ -8,8 +10,10 @@ import pytest
 import torch
 
 from mmswinv2.checkpoints import read_checkpoint
+from mmswinv2.errors import UserError
 from tests.test_pretrain.conftest import CLASSIFIER, SIMMIM, build, draw, scores
 from tests.test_pretrain.test_whole import authors
+from tests.test_tools.conftest import ROOT
 
 SMALL = ('train_dataloader.batch_size=4', 'train_cfg.val_interval=100')
 
@@ -41,7 +45,7 @@ def test_classifier_is_tested(tool, trained, folders, tmp_path):
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     metrics = scores(tmp_path)
-    assert 0 <= metrics['accuracy/top1'] <= metrics['accuracy/top2'] <= 100
+    assert {'accuracy/top1', 'accuracy/top2'} <= set(metrics)
     assert (tmp_path / 'out.pkl').stat().st_size > 0 and list((tmp_path / 'shown').rglob('*.png'))
     said = tool('misc/print_scores.py', tmp_path)
     assert f'top-1 (%) {metrics["accuracy/top1"]:.3f}' in said.stdout, said.stderr
@@ -82,8 +86,6 @@ test_dataloader = dict(dataset=dict(_delete_=True, type='mmswinv2.ImageNetV2', d
 
 @pytest.fixture
 def v2_config(tmp_path):
-    from tests.test_tools.conftest import ROOT
-
     root = imagenet_v2(tmp_path / 'v2')
     config = tmp_path / 'v2.py'
     config.write_text(V2.format(base=ROOT / CLASSIFIER, root=root))
@@ -109,9 +111,21 @@ def test_folders_of_imagenet_v2_sort_as_numbers(tmp_path):
 
 
 def test_imagenet_v2_is_tested(tool, v2_config, tmp_path):
+    """A head that says class 10 whatever it sees is right on a twelfth, and finds it second."""
+    state = read_checkpoint(tmp_path / 'v2.pth')['state_dict']
+    state['head.fc.weight'][:] = 0
+    state['head.fc.bias'][:] = -1
+    state['head.fc.bias'][[10, 2]] = torch.tensor([2.0, 1.0])
+    torch.save(dict(state_dict=state), tmp_path / 'v2.pth')
+    for label in range(12):  # classes 2 and 10 alone differ from the others in number
+        if label not in (2, 10):
+            (tmp_path / 'v2' / str(label) / '1.jpeg').unlink()
+    (tmp_path / 'v2/2/1.jpeg').unlink()
     run = tool('test.py', v2_config, tmp_path / 'v2.pth', '--work-dir', tmp_path / 'work')
     assert run.returncode == 0, run.stderr
-    assert scores(tmp_path / 'work').keys() >= {'accuracy/top1', 'accuracy/top2'}
+    metrics = scores(tmp_path / 'work')
+    assert metrics['accuracy/top1'] == pytest.approx(100 * 2 / 13)
+    assert metrics['accuracy/top2'] == pytest.approx(100 * 3 / 13)
 
 
 @pytest.mark.parametrize(
@@ -135,31 +149,83 @@ custom_hooks = [dict(type='mmswinv2.LoadCheckpointHook', checkpoint='{checkpoint
 
 
 def test_class_map_on_the_command_line(train, tmp_path):
-    from tests.test_tools.conftest import ROOT
-
     torch.save(
         dict(model=authors(build(CLASSIFIER, model__head__num_classes=9))), tmp_path / 'big.pth'
     )
     config = tmp_path / 'tune.py'
     config.write_text(TUNE.format(base=ROOT / CLASSIFIER, checkpoint=tmp_path / 'big.pth'))
     (tmp_path / 'map.txt').write_text('8\n0\n4\n4\n')
-    run = train(tmp_path / 'a', '--class-map', tmp_path / 'map.txt', config=config)
+    still = ('optim_wrapper.optimizer.lr=0.0', 'optim_wrapper.optimizer.weight_decay=0.0')
+    run = train(tmp_path / 'a', '--class-map', tmp_path / 'map.txt', config=config, options=still)
     assert run.returncode == 0, run.stderr
+    rows = read_checkpoint(tmp_path / 'a/iter_2.pth')['state_dict']['head.fc.weight']
+    big = read_checkpoint(tmp_path / 'big.pth')['model']['head.weight']
+    assert torch.equal(rows, big[[8, 0, 4, 4]])
     run = train(tmp_path / 'b', config=config)
     assert run.returncode == 1 and 'tells 9 classes apart' in run.stderr
     run = train(tmp_path / 'c', '--class-map', tmp_path / 'map.txt')
     assert run.returncode == 1 and '--class-map needs a checkpoint' in run.stderr
 
 
+def test_averaged_weights_are_the_ones_tested(tool, train, folders, tmp_path):
+    hook = 'custom_hooks=[dict(type="EMAHook",momentum=0.5)]'
+    config = tmp_path / 'ema.py'
+    config.write_text(f"_base_ = '{ROOT / CLASSIFIER}'\n{hook}\n")
+    run = train(
+        tmp_path / 'work', config=config,
+        options=('train_cfg.val_interval=2', 'optim_wrapper.optimizer.lr=0.01'),
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    found = []
+    averaged = tmp_path / 'work/iter_2.pth'
+    model = build(CLASSIFIER)
+    model.load_state_dict(read_checkpoint(averaged)['state_dict'])
+    torch.save(dict(model=authors(model)), tmp_path / 'released.pth')
+    for name, file in (('ours', averaged), ('theirs', tmp_path / 'released.pth')):
+        run = tool(
+            'test.py', config, file, '--work-dir', tmp_path / name, '--out',
+            tmp_path / f'{name}.pkl', '--cfg-options', f'data_root={folders}',
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+        predictions = pickle.loads((tmp_path / f'{name}.pkl').read_bytes())
+        found.append(torch.stack([p['pred_score'] for p in predictions]))
+    plain = model.eval()
+    image = cv2.imread(predictions[0]['img_path'])[..., ::-1]
+    data = plain.data_preprocessor(
+        dict(inputs=[torch.from_numpy(image.transpose(2, 0, 1)[::-1].copy())])
+    )
+    with torch.no_grad():
+        wanted = plain(data['inputs']).softmax(1)[0]
+    for scores_ in found:
+        assert torch.allclose(scores_[0], wanted, atol=1e-5)
+
+
 def test_more_classes_than_the_head(train, tmp_path):
     run = train(tmp_path, options=('model.head.num_classes=3',))
     assert run.returncode == 1, run.stderr
     assert 'the data set has 4 classes, and model.head num_classes=3' in run.stderr
+    run = train(tmp_path, options=('data_preprocessor.num_classes=7',))
+    assert run.returncode == 1, run.stderr
+    assert 'data_preprocessor.num_classes=7, and model.head.num_classes=4' in run.stderr
+
+
+def test_several_labels_an_image_are_left_alone(tmp_path):
+    from mmpretrain.datasets import MultiLabelDataset
+
+    from mmswinv2.datasets import check_image_labels
+
+    content = dict(
+        metainfo=dict(classes=['a', 'b', 'c']),
+        data_list=[dict(img_path='a', gt_label=[0, 2]), dict(img_path='b', gt_label=[1])],
+    )
+    (tmp_path / 'list.json').write_text(json.dumps(content))
+    dataset = MultiLabelDataset(ann_file=str(tmp_path / 'list.json'), pipeline=[])
+    check_image_labels(dataset, 3, 'train_dataloader')
+    with pytest.raises(UserError, match='3 classes, and model.head num_classes=2'):
+        check_image_labels(dataset, 2, 'train_dataloader')
 
 
 def test_image_smaller_than_the_crop(tool, trained, folders, tmp_path):
-    from tests.test_tools.conftest import ROOT
-
     config = tmp_path / 'crop.py'
     config.write_text(
         f"_base_ = '{ROOT / CLASSIFIER}'\n"
@@ -191,8 +257,10 @@ def test_simmim_trains_and_draws(tool, train, folders, tmp_path):
     )  # fmt: skip
     assert drawn.returncode == 0, drawn.stderr
     (file,) = (tmp_path / 'drawn').glob('*.png')
+    assert file.name == '000_0.png'
     masked, shown, truth = np.split(cv2.imread(str(file)).astype(int), 3, axis=1)
     hidden = (masked != truth).any(-1)
+    assert 0.5 < hidden.mean() < 0.7 and (shown != masked)[hidden].any()
     assert masked.shape == (96, 96, 3) and (shown[~hidden] == truth[~hidden]).all()
     again = tool('misc/simmim_demo.py', SIMMIM, tmp_path / 'iter_2.pth', tmp_path / 'none')
     assert again.returncode == 1 and 'holds no picture' in again.stderr
@@ -205,3 +273,20 @@ def test_browse_dataset(tool, folders, tmp_path):
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert len(list((tmp_path / 'seen').rglob('*.png'))) == 2
+
+
+TINY = 'configs/classification/swinv2-tiny-w8_16xb64_in1k-256px.py'
+
+
+@pytest.mark.parametrize(('config', 'shape'), [(TINY, '(256, 256)'), (SIMMIM, '(96, 96)')])
+def test_costs(tool, config, shape):
+    run = tool('analysis_tools/get_flops.py', config)
+    assert run.returncode == 0, run.stderr
+    assert f'Input shape: {shape}' in run.stdout
+
+
+def test_activations(tool, tmp_path):
+    run = tool('analysis_tools/plot_activations.py', CLASSIFIER, '--out', tmp_path / 'a.png')
+    assert run.returncode == 0, run.stderr
+    assert len([line for line in run.stdout.splitlines() if len(line.split()) == 3]) >= 8
+    assert (tmp_path / 'a.png').stat().st_size > 10_000

@@ -143,6 +143,7 @@ def test_class_map(tmp_path):
         ('20\n21\n0\n0\n', 'class_map names class 21, and the head of .* has 21, from 0'),
         ('20\n', 'class_map has 1 entries, and model.head 4 classes'),
         ('', 'line 1'),
+        ('²\n', "line 1: .* got '²'"),
     ],
 )
 def test_wrong_class_map(text, match, tmp_path):
@@ -150,6 +151,22 @@ def test_wrong_class_map(text, match, tmp_path):
     (tmp_path / 'map.txt').write_text(text)
     with pytest.raises(CheckpointError, match=match):
         load_but(build(CLASSIFIER), tmp_path / 'a', class_map=read_class_map(tmp_path / 'map.txt'))
+
+
+def test_class_map_and_a_new_head(tmp_path):
+    torch.save(build(CLASSIFIER).state_dict(), tmp_path / 'a')
+    with pytest.raises(CheckpointError, match='both say what the head starts from'):
+        load_but(build(CLASSIFIER), tmp_path / 'a', new=['head.'], class_map=[0, 1, 2, 3])
+
+
+def test_nothing_of_the_file_is_passed_over(tmp_path):
+    state = authors(build(SIMMIM), start='encoder.')
+    torch.save(dict(model={**state, 'adapter.weight': torch.ones(2)}), tmp_path / 'a')
+    with pytest.raises(CheckpointError, match='not in the model: 1, e.g. adapter.weight'):
+        load_but(build(SIMMIM), tmp_path / 'a')
+    torch.save(dict(model=state), tmp_path / 'a')
+    with pytest.raises(CheckpointError, match='missing in the file: 2, e.g. head.fc.weight'):
+        load_but(build(CLASSIFIER), tmp_path / 'a')
 
 
 def test_head_of_other_classes(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import cv2
 
@@ -19,6 +20,9 @@ def test_objects_are_cut_out(tool, shapes, tmp_path):
             assert len(list((tmp_path / 'cut' / split / name).iterdir())) == number
     assert 'is there already' in cut('--margin', '0', '--min-size', '10').stdout
     assert cut('--margin', '0.5').returncode == 0  # other settings: made anew
+    other = shutil.copytree(shapes, tmp_path / 'other')
+    remade = tool('dataset_converters/coco_to_folders.py', other, tmp_path / 'cut')
+    assert remade.returncode == 0 and 'there already' not in remade.stdout
     (tmp_path / 'cut/complete').unlink()
     run = cut()
     assert run.returncode == 1 and 'was not finished by this tool' in run.stderr
@@ -37,6 +41,16 @@ def test_object_is_what_its_box_says(tool, shapes, tmp_path):
     whole = cv2.imread(str(shapes / 'val2017' / image['file_name']))
     x, y, width, height = box['bbox']
     assert (part == whole[int(y) : int(y + height) + 1, int(x) : int(x + width) + 1]).all()
+
+
+def test_box_outside_its_image(tool, shapes, tmp_path):
+    coco = shutil.copytree(shapes, tmp_path / 'coco')
+    file = coco / 'annotations/instances_train2017.json'
+    content = json.loads(file.read_text())
+    content['annotations'][0]['bbox'] = [5000, 5000, 20, 20]
+    file.write_text(json.dumps(content))
+    run = tool('dataset_converters/coco_to_folders.py', coco, tmp_path / 'cut')
+    assert run.returncode == 1 and 'lies outside its image' in run.stderr
 
 
 def test_no_coco(tool, tmp_path):

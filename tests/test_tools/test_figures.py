@@ -42,6 +42,8 @@ def test_position_bias(tool, tmp_path):
     assert run.returncode == 0 and cv2.imread(str(figure)).shape != one
     run = draw('--pretrained-window', '8', '--heads', '1')
     assert run.returncode == 1 and 'there is no head 1; stage 0 has 1' in run.stderr
+    run = draw('--pretrained-window', '8', '--windows', '0')
+    assert run.returncode == 1 and 'at least 1 token along each axis, got 0' in run.stderr
     run = draw('--pretrained-window', '8', '--block', '2')
     assert run.returncode == 1 and 'no block 2 in stage 0' in run.stderr
 

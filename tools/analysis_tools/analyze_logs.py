@@ -37,17 +37,19 @@ def parse_args():
 def read_log(path):
     """The entries of a log."""
     try:
-        return [json.loads(line) for line in Path(path).read_text().splitlines() if line.strip()]
-    except ValueError as error:
+        lines = Path(path).read_text().splitlines()
+        entries = [dict(json.loads(line)) for line in lines if line.strip()]
+    except (TypeError, ValueError) as error:
         raise UserError(
             f'{path} is no log ({error}); logs are WORK_DIR/TIME/vis_data/TIME.json'
         ) from error
+    return entries
 
 
 def curve(entries, key, path):
     """Steps and values of a key."""
     names = {name for entry in entries for name in entry}
-    found = sorted(name for name in names if key in (name, name.rsplit('/', 1)[-1]))
+    found = [key] if key in names else sorted(n for n in names if n.rsplit('/', 1)[-1] == key)
     if len(found) != 1:
         there = ', '.join(found or sorted(names))
         raise UserError(f'{path} has {"no" if not found else "several"} {key}; there is {there}')

@@ -9,6 +9,7 @@ blocks are the identity (their norms start at zero). Without an image the input 
 
 import argparse
 import copy
+import re
 
 import cv2
 import torch
@@ -139,11 +140,14 @@ def load_v1(net, path):
     content = read_checkpoint(fetch(path))
     state = content.get('state_dict', content)
     state = {k.removeprefix('backbone.'): v for k, v in state.items()}
-    wanted = {k: state[k] for k in net.state_dict() if k in state}
-    if missing := [k for k, _ in net.named_parameters() if k not in wanted and 'norm' not in k]:
+    own = net.state_dict()
+    wanted = {k: state[k] for k in own if k in state and state[k].shape == own[k].shape}
+    # norms of outputs follow the main branch
+    needed = [k for k, _ in net.named_parameters() if not re.match(r'norm\d*\.', k)]
+    if missing := [k for k in needed if k not in wanted]:
         raise UserError(
             f'{path} lacks {len(missing)} weights of the Swin V1 of this size, e.g. {missing[0]}; '
-            "it must be of the host package's own format"
+            "it must be of the host package's own format, width and depth"
         )
     net.load_state_dict(wanted, strict=False)
 

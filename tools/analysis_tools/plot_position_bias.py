@@ -3,14 +3,15 @@
     plot_position_bias.py CHECKPOINT --stage 0 --block 1 --heads 0 1 2 --windows 8 16 --out bias.png
 
 A row of maps for each window, so that one before and one after a change of the window can be
-compared, a column for each head; of a video network, a row for each offset in time too. The centre
-of a map is the bias of a token on itself. Files of all formats are read.
+compared, a column for each head; of a video network, a row for each offset in time too, in tokens.
+The centre of a map is the bias of a token on itself. Files of all formats are read.
 """
 
 import argparse
 
 import torch
 
+from mmswinv2.checkpoints import fetch
 from mmswinv2.checkpoints.load import convert_file
 from mmswinv2.core.position_bias import ContinuousPositionBias
 from mmswinv2.errors import UserError, told_in_a_sentence
@@ -27,7 +28,7 @@ def parse_args():
     parser.add_argument(
         '--windows', type=int, nargs='+', help='in space; the pre-trained one, and twice that'
     )
-    parser.add_argument('--frames', type=int, help="window in time; the pre-trained one's")
+    parser.add_argument('--frames', type=int, help="window in time, tokens; the pre-trained one's")
     parser.add_argument(
         '--pretrained-window', type=int, nargs='+', help='of that stage, where the file lacks it'
     )
@@ -38,7 +39,7 @@ def parse_args():
 
 def load_bias(args):
     """The bias network of a block, with its weights."""
-    converted, windows = convert_file(args.checkpoint, prefix=args.prefix)
+    converted, windows = convert_file(fetch(args.checkpoint), prefix=args.prefix)
     start = f'layers.{args.stage}.blocks.{args.block}.attn.cpb_mlp.'
     state = {k.removeprefix(start): v for k, v in converted.state.items() if k.startswith(start)}
     if not state:
@@ -72,11 +73,14 @@ def maps(bias, windows, frames):
         with torch.no_grad():
             table = bias((frames, m, m))
         for offset in range(frames):
-            yield f'window {frames}x{m}x{m}, {offset} frames on', table[:, frames - 1 + offset]
+            yield f'window {frames}x{m}x{m}, {offset} tokens on', table[:, frames - 1 + offset]
 
 
 def main():
     args = parse_args()
+    for m in (*(args.windows or ()), *(args.pretrained_window or ()), args.frames or 1):
+        if m < 1:
+            raise UserError(f'a window is at least 1 token along each axis, got {m}')
     bias = load_bias(args)
     pretrained = bias.pretrained_window[-1]
     num_heads = bias[2].out_features

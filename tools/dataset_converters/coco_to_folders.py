@@ -55,8 +55,11 @@ def cut(coco, split, out, margin, min_size):
             more = margin * max(width, height)
             top, left = max(int(y - more), 0), max(int(x - more), 0)
             part = image[top : int(y + height + more) + 1, left : int(x + width + more) + 1]
+            if part.size == 0:
+                raise UserError(f'{file}: the box {box["bbox"]} lies outside its image {path}')
             name = f'{path.stem}_{number}.png'
-            cv2.imwrite(str(out / split / names[box['category_id']] / name), part)
+            if not cv2.imwrite(str(out / split / names[box['category_id']] / name), part):
+                raise UserError(f'{out} cannot be written')
             written += 1
     return written
 
@@ -64,7 +67,8 @@ def cut(coco, split, out, margin, min_size):
 def main():
     args = parse_args()
     done = args.out / 'complete'
-    if done.exists() and done.read_text() == repr((args.margin, args.min_size)):
+    made = repr((str(args.coco.resolve()), args.margin, args.min_size))
+    if done.exists() and done.read_text() == made:
         print(f'{args.out} is there already')
         return
     for split in SPLITS:
@@ -76,7 +80,7 @@ def main():
     done.unlink(missing_ok=True)
     for split in SPLITS:
         print(f'{split}: {cut(args.coco, split, args.out, args.margin, args.min_size)} objects')
-    done.write_text(repr((args.margin, args.min_size)))
+    done.write_text(made)
 
 
 if __name__ == '__main__':

@@ -17,7 +17,7 @@ from mmengine.dataset import Compose, default_collate
 from mmengine.registry import MODELS, init_default_scope
 
 from mmswinv2.checkpoints import fetch, load_but
-from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.launch import config_with_options, mend_host
 from mmswinv2.errors import UserError, leaves, told_in_a_sentence
 from mmswinv2.models.simmim import local_statistics
 
@@ -44,7 +44,7 @@ def reconstruct(model, batch):
     x = data['inputs'][0] if isinstance(data['inputs'], list) else data['inputs']
     mask = torch.stack([sample.mask for sample in data['data_samples']])
     with torch.no_grad():
-        predicted = model.neck(model.backbone(x, mask)[-1])
+        predicted = model.neck(model.backbone(x, mask)[0])
         loss = model.head.loss(predicted, x, mask)
     mean, deviation = local_statistics(x, model.head.loss_module.patch_size)
     scale = model.head.patch_size
@@ -70,6 +70,7 @@ def main():
     if not files:
         raise UserError(f'{args.images} holds no picture ({", ".join(SUFFIXES)})')
     cfg = config_with_options(args.config, args.cfg_options)
+    mend_host(cfg)
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model).eval()
     print(load_but(model, fetch(args.checkpoint)))
@@ -78,10 +79,12 @@ def main():
     torch.manual_seed(args.seed)
     np.random.seed(args.seed)
     losses = []
-    for file in files:
+    for number, file in enumerate(files):
         pictures, loss = reconstruct(model, default_collate([pipeline(dict(img_path=str(file)))]))
         losses.append(loss)
-        cv2.imwrite(str(args.out / f'{file.stem}.png'), np.concatenate(pictures, axis=1))
+        cv2.imwrite(
+            str(args.out / f'{number:03d}_{file.stem}.png'), np.concatenate(pictures, axis=1)
+        )
     print(f'{len(files)} pictures in {args.out}, mean loss {np.mean(losses):.4f}')
 
 
