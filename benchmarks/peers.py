@@ -6,26 +6,14 @@ that runs it on a batch.
 
 import torch
 
+from mmswinv2.compat_pretrain import let_torchvision_import
+
 SIZES = {
     'tiny': (96, (2, 2, 6, 2), (3, 6, 12, 24)),
     'small': (96, (2, 2, 18, 2), (3, 6, 12, 24)),
     'base': (128, (2, 2, 18, 2), (4, 8, 16, 32)),
     'large': (192, (2, 2, 18, 2), (6, 12, 24, 48)),
 }
-
-
-def provide_torchvision_operators():
-    """Declare the two operators that torchvision's Python expects of its compiled half.
-
-    Without a compiled torchvision for this torch its import fails for want of them; nothing here
-    calls them.
-    """
-    if hasattr(torch.ops.torchvision, 'nms'):
-        return
-    library = torch.library.Library('torchvision', 'DEF')
-    library.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-    library.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-    provide_torchvision_operators.keep = library
 
 
 def randomise(model):
@@ -44,7 +32,7 @@ def randomise(model):
 
 
 def timm(size, image, windows, pretrained):
-    provide_torchvision_operators()
+    let_torchvision_import()
     from timm.models.swin_transformer_v2 import SwinTransformerV2
 
     dim, depths, heads = SIZES[size]
@@ -62,7 +50,7 @@ def timm(size, image, windows, pretrained):
 
 
 def transformers(size, image, windows, pretrained):
-    provide_torchvision_operators()
+    let_torchvision_import()
     from transformers import Swinv2Config, Swinv2Model
 
     dim, depths, heads = SIZES[size]
@@ -83,7 +71,7 @@ def transformers(size, image, windows, pretrained):
 
 
 def torchvision(size, image, windows, pretrained):
-    provide_torchvision_operators()
+    let_torchvision_import()
     from torchvision.models.swin_transformer import (
         PatchMergingV2,
         SwinTransformer,
@@ -106,16 +94,18 @@ def torchvision(size, image, windows, pretrained):
 
 
 def mmpretrain(size, image, windows, pretrained):
-    provide_torchvision_operators()
+    let_torchvision_import()
     from mmpretrain.models import SwinTransformerV2
 
+    side = image if isinstance(image, int) else min(image)
+    maps = [side / 2 ** (stage + 2) for stage in range(4)]  # padding where it must, as it shifts
     model = SwinTransformerV2(
         arch=size,
         img_size=image,
         window_size=list(windows),
         drop_path_rate=0.0,
         pretrained_window_sizes=list(pretrained),
-        pad_small_map=True,
+        pad_small_map=any(map_ < window for map_, window in zip(maps, windows, strict=True)),
     )
     stages = [stage.blocks[-1] for stage in model.stages]
     return randomise(model), stages, model.norm3, lambda x: model(x)
