@@ -18,7 +18,7 @@ PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3),python
 INSTALL := requirements/install.sh
 INPUTS := $(INSTALL) setup.py $(wildcard requirements/*.txt)
 # they need the peers' packages
-NOT_PARITY := --ignore=tests/test_parity --ignore=tests/test_pretrain
+WITHOUT_PEERS := --ignore=tests/test_parity --ignore=tests/test_pretrain
 
 .PHONY: help install peers demo demo-seg demo-video demo-cls demo-simmim test parity bench test-slow lint clean interpreter interpreter-peers
 
@@ -130,14 +130,14 @@ JOBS ?= 2
 PYTEST := -m pytest -n $(JOBS)
 test test-slow parity: export OMP_NUM_THREADS = 1
 test: install
-	$(VENV)/bin/python $(PYTEST) $(TESTS) -m 'not slow' $(NOT_PARITY)
+	$(VENV)/bin/python $(PYTEST) $(TESTS) -m 'not slow' $(WITHOUT_PEERS)
 
 parity: peers
 	$(PEERS)/bin/python -m pytest -s tests/test_parity
 	$(PEERS)/bin/python $(PYTEST) tests/test_pretrain
 
 test-slow: install
-	$(VENV)/bin/python $(PYTEST) $(TESTS) -m slow $(NOT_PARITY)
+	$(VENV)/bin/python $(PYTEST) $(TESTS) -m slow $(WITHOUT_PEERS)
 
 # BENCH='--workloads 512-t --runs 3' for less; python -m benchmarks --help
 bench: install peers

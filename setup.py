@@ -80,7 +80,7 @@ setup(
         # mmaction2 itself goes in by `pip install --no-deps mmaction2==1.2.0`: it asks for decord
         # and opencv-contrib-python, which stand in the way of decord2 and opencv-python.
         'video': [*ENGINE, *requirements('video')],
-        'pretrain': [*ENGINE, 'onedl-mmpretrain>=1.3.6'],
+        'pretrain': [*ENGINE, 'onedl-mmpretrain>=1.3.6', 'torchvision'],
         'htc': requirements('htc'),
         'scale': requirements('scale'),
         'tests': requirements('tests'),

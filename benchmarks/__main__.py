@@ -160,7 +160,12 @@ def main() -> None:
     parser.add_argument('--compile', action='store_true', help='under torch.compile')
     parser.add_argument('--batch', type=int, help='images or clips (as the workload has it)')
     parser.add_argument('--threads', type=int, default=os.cpu_count())
-    parser.add_argument('--memory-limit', type=int, default=20, help='GiB for a process (20)')
+    parser.add_argument(
+        '--memory-limit',
+        type=int,
+        default=20,
+        help='GiB for a process, and for those side by side (20)',
+    )
     parser.add_argument('--peers-python', default='.venv-peers/bin/python')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/bench'))
     args = parser.parse_args()

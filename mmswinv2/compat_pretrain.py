@@ -22,9 +22,14 @@ def let_torchvision_import() -> None:
     """Import torchvision, which mmpretrain does, where its compiled half is not for this torch.
 
     Its Python half then misses two operators, which mmpretrain does not call.
+
+    Raises:
+        UserError: if torchvision is not installed.
     """
     if importlib.util.find_spec('torchvision') is None:
-        return
+        raise UserError(
+            'mmpretrain needs torchvision, which is not installed: pip install torchvision'
+        )
     try:
         importlib.import_module('torchvision')
     except RuntimeError as error:

@@ -39,7 +39,7 @@ def count_flops(cfg: Any, size: Sequence[int], seed: int = 0) -> dict[str, int]:
 
     A multiply-add counts as one, as in the published tables; norms, activations and pooling are
     left out. Detectors run as with ``mode='tensor'``: RoI heads on as many proposals as the RPN
-    hands over, masks on 100 of them.
+    hands over, masks on 100 of them; SimMIM without its decoder.
 
     Args:
         cfg: the config.

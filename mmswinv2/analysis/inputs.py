@@ -95,7 +95,7 @@ def batch_of(cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:
         ]
         return dict(inputs=inputs, data_samples=samples)
     if scope == 'mmpretrain':
-        samples = _labels(cfg, size, count)
+        samples = _labels_and_masks(cfg, size, count)
         masked = 'mask' in samples[0]  # SimMIM's preprocessor takes a batch, a classifier's a list
         return dict(inputs=torch.stack(inputs) if masked else inputs, data_samples=samples)
     from mmaction.structures import ActionDataSample
@@ -104,7 +104,7 @@ def batch_of(cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:
     return dict(inputs=[clip[None] for clip in inputs], data_samples=samples)
 
 
-def _labels(cfg: Any, size: Sequence[int], count: int) -> list[Any]:
+def _labels_and_masks(cfg: Any, size: Sequence[int], count: int) -> list[Any]:
     from mmpretrain.structures import DataSample
 
     samples = [DataSample().set_gt_label(0) for _ in range(count)]

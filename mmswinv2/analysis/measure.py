@@ -56,15 +56,13 @@ def measure_memory(
 
 
 def _main(path: str, batch_size: int, name: str, size: Sequence[int]) -> None:
-    from mmengine.config import Config
     from mmengine.registry import MODELS
 
-    from .. import compat
     from ..core.chunks import without_chunks
+    from ..engine.launch import config_with_options
 
-    compat.apply()
     torch.manual_seed(0)
-    cfg = Config.fromfile(path)
+    cfg = config_with_options(path, None)
     model_cfg = ready(cfg)
     MODELS.get(model_cfg.type)  # imports the host
     batch = batch_of(cfg, size, batch_size)

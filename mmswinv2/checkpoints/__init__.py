@@ -5,7 +5,7 @@ from .files import CheckpointError, fetch, fetch_together, read_checkpoint, writ
 from .formats import FORMATS
 from .inflate import inflate
 from .load import LoadReport, load_pretrained
-from .whole import TransferReport, is_foreign, load_but, read_class_map
+from .whole import TransferReport, load_but, read_class_map
 
 __all__ = [
     'FORMATS',
@@ -16,7 +16,6 @@ __all__ = [
     'fetch',
     'fetch_together',
     'inflate',
-    'is_foreign',
     'load_but',
     'load_pretrained',
     'read_checkpoint',

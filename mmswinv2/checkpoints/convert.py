@@ -27,7 +27,8 @@ class Converted:
         tables: per stage, the ``relative_coords_table`` of the file, if it has one.
         outside: keys of the file that are not under the prefix (heads, necks).
         dropped: keys under the prefix that a backbone has no use for.
-        heads: what a classifier or SimMIM has beside the backbone: mmpretrain's name to the file's.
+        heads: what a classifier or SimMIM has beside the backbone, under mmpretrain's names.
+        strange: keys not under the prefix that are none of `heads`.
     """
 
     format: str
@@ -36,7 +37,8 @@ class Converted:
     tables: dict[int, Tensor]
     outside: list[str]
     dropped: list[str]
-    heads: dict[str, str]
+    heads: State
+    strange: list[str]
 
 
 def convert(state: State, format: str | None = None, prefix: str | None = None) -> Converted:
@@ -78,11 +80,15 @@ def convert(state: State, format: str | None = None, prefix: str | None = None) 
             f'{len(unknown)} keys are unknown in the format {name!r}, among them '
             f'{unknown[:4]}; if the format is another, name it ({", ".join(FORMATS)})'
         )
+    given = state
     last = max(int(k.split('.')[1]) for k in converted if k.startswith('layers.'))
     state = {k.replace('{last}', str(last)): v for k, v in converted.items()}
-    beside = [*(prefix + key for key in dropped), *outside]
-    heads = {h: key for key in beside if (h := _rename(key.removeprefix(prefix), HEADS))}
-    return Converted(name, prefix, state, _tables(inside, rules), outside, dropped, heads)
+    names = {k: _rename(k.removeprefix(prefix), HEADS) for k in outside}
+    heads = {new: given[k] for k, new in names.items() if new}
+    heads |= {new: inside[k] for k in dropped if (new := _rename(k, HEADS))}
+    strange = [k for k, new in names.items() if not new]
+    tables = _tables(inside, rules)
+    return Converted(name, prefix, state, tables, outside, dropped, heads, strange)
 
 
 def _detect(state: State, format: str | None, prefix: str | None) -> tuple[str, str]:

@@ -23,6 +23,7 @@ __all__ = [
     'HALF_WRITTEN',
     'CheckpointError',
     'fetch',
+    'fetch_together',
     'harmless_globals',
     'read_checkpoint',
     'write_checkpoint',
@@ -77,7 +78,11 @@ def fetch(source: str | os.PathLike[str]) -> Path:
 
 
 def fetch_together(source: str | os.PathLike[str]) -> Path:
-    """As `fetch`, for all processes of a run at a time: one of each machine downloads."""
+    """As `fetch`, called by all processes of a run: one of each machine downloads.
+
+    Raises:
+        CheckpointError: see `fetch`.
+    """
     if int(os.environ.get('LOCAL_RANK', 0)) == 0:
         fetch(source)
     if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -22,6 +22,7 @@ from .inflate import inflate, is_2d
 __all__ = [
     'LoadReport',
     'check_windows',
+    'convert_checkpoint',
     'convert_file',
     'describe',
     'load_pretrained',
@@ -118,6 +119,8 @@ def load_pretrained(
     report.dropped, report.outside = converted.dropped, converted.outside
     report.assumed = _flat(model.pretrained_window_sizes)
     state = converted.state
+    if hasattr(model, 'mask_token') and 'backbone.mask_token' in converted.heads:
+        state = {**state, 'mask_token': converted.heads['backbone.mask_token']}
     frames = model.patch_embed.patch_size[:-2]
     if pretrained2d and frames and is_2d(state):
         state, report.inflated = inflate(state, frames[0]), True
@@ -147,7 +150,16 @@ def convert_file(
     Raises:
         CheckpointError: see `read_checkpoint` and `convert`; its message names the file.
     """
-    checkpoint = read_checkpoint(path)
+    return convert_checkpoint(read_checkpoint(path), path, format, prefix)
+
+
+def convert_checkpoint(
+    checkpoint: Any,
+    path: str | os.PathLike[str],
+    format: str | None = None,
+    prefix: str | None = None,
+) -> tuple[Converted, dict[int, tuple[int, ...]]]:
+    """As `convert_file`, of a file that has been read."""
     try:
         converted = convert(unwrap(checkpoint), format, prefix)
     except CheckpointError as error:

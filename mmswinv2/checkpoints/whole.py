@@ -6,16 +6,18 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from ..core import SwinV2
 from .files import CheckpointError, read_checkpoint
 from .formats import FORMATS, State
-from .load import check_windows, convert_file, unwrap
+from .inflate import is_2d
+from .load import check_windows, convert_checkpoint, unwrap
 from .sharded import spread
 
-__all__ = ['TransferReport', 'is_foreign', 'load_but', 'read_class_map']
+__all__ = ['TransferReport', 'load_but', 'read_class_map']
 
 _HEAD = ('head.fc.weight', 'head.fc.bias')
 
@@ -75,19 +77,21 @@ def load_but(
         CheckpointError: if the file cannot be read or does not fit, or if an entry of `new` is in
             no parameter's name.
     """
-    own, given, format = model.state_dict(), unwrap(read_checkpoint(path)), ''
-    if _is_foreign(model, given):
-        given, format = _convert_whole(model, path, given)
-    if class_map is not None:
-        given = _choose_classes(own, given, class_map, path)
+    if isinstance(new, str) or '' in new:
+        raise CheckpointError(f'new must be a list of parts of names, none empty, got {new!r}')
+    checkpoint = read_checkpoint(path)
+    own, given, format = model.state_dict(), unwrap(checkpoint), ''
 
     def is_new(key: str) -> bool:
         return any(part in key for part in new)
 
-    if class_map is not None and any(is_new(key) for key in _HEAD):
-        raise CheckpointError(f'new={list(new)} and class_map both say what the head starts from')
-    if isinstance(new, str) or '' in new:
-        raise CheckpointError(f'new must be a list of parts of names, none empty, got {new!r}')
+    backbone = getattr(model, 'backbone', None)
+    if isinstance(backbone, SwinV2) and 'backbone.patch_embed.proj.weight' not in given:
+        given, format = _convert_whole(backbone, checkpoint, path)
+    if class_map is not None:
+        if any(is_new(key) for key in _HEAD):
+            raise CheckpointError(f'new={list(new)} and class_map both say how the head starts')
+        given = _choose_classes(own, given, class_map, path)
     for part in new:
         if not any(part in key for key in own):
             raise CheckpointError(f'new: no parameter of the model has {part!r} in its name')
@@ -108,7 +112,8 @@ def load_but(
         faults = '; '.join(f'{k}: {len(v)}, e.g. {v[0]}' for k, v in problems.items() if v)
         raise CheckpointError(
             f'{path} does not fit the model ({faults}). Train it with the config of the same size, '
-            f'or name the parts that it is not to give in new (now {list(new)})'
+            f'or name the parts that it is not to give in new (now {list(new)}); for the backbone '
+            'alone give the file to model.backbone.init_cfg'
         )
     parts = {key: spread(given[key], own[key]) for key in report.loaded}
     model.load_state_dict(parts, strict=False)
@@ -132,26 +137,16 @@ def read_class_map(path: str | os.PathLike[str]) -> list[int]:
     return classes
 
 
-def is_foreign(model: nn.Module, path: str | os.PathLike[str]) -> bool:
-    """Whether a file's keys are of another form than a model's with a backbone of this package."""
-    return _is_foreign(model, unwrap(read_checkpoint(path)))
-
-
-def _is_foreign(model: nn.Module, given: State) -> bool:
-    backbone = getattr(model, 'backbone', None)
-    return isinstance(backbone, SwinV2) and 'backbone.patch_embed.proj.weight' not in given
-
-
 def _convert_whole(
-    model: nn.Module, path: str | os.PathLike[str], given: State
+    backbone: SwinV2, checkpoint: Any, path: str | os.PathLike[str]
 ) -> tuple[State, str]:
-    converted, windows = convert_file(path)
-    check_windows(path, windows, model.get_submodule('backbone'))  # type: ignore[arg-type]
+    converted, windows = convert_checkpoint(checkpoint, path)
+    if is_2d(converted.state) == (len(backbone.patch_embed.patch_size) == 2):
+        check_windows(path, windows, backbone)
     state = {f'backbone.{key}': value for key, value in converted.state.items()}
-    heads = {name: given[key] for name, key in converted.heads.items()}
-    known = set(converted.heads.values())
-    strange = {k: given[k] for k in converted.outside if k not in known}  # to be refused
-    return {**state, **heads, **strange}, converted.format
+    given = unwrap(checkpoint)
+    strange = {key: given[key] for key in converted.strange}  # to be refused, not passed over
+    return {**state, **converted.heads, **strange}, converted.format
 
 
 def _choose_classes(

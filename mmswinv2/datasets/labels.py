@@ -26,8 +26,11 @@ def check_image_labels(dataset: Any, num_classes: int, where: str) -> None:
     if known and known != num_classes:
         raise UserError(
             f'{where}: the data set has {known} classes, and model.head num_classes={num_classes}; '
-            f'set num_classes={known} in model.head and data_preprocessor, or name another data set'
+            f'set num_classes={known} in model.head and data_preprocessor, or give the data a '
+            'folder for every class, be it empty'
         )
+    if known and hasattr(dataset, 'folder_to_idx'):
+        return  # labels are places among the folders
     if not len(dataset) or not isinstance(dataset.get_data_info(0).get('gt_label'), int):
         return  # several labels an image
     labels = dataset.get_gt_labels()

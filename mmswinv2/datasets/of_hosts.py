@@ -1,8 +1,19 @@
 """Data sets that build on host packages, of those that are installed."""
 
+import importlib
 import importlib.util
+import logging
 
-if importlib.util.find_spec('mmaction'):
-    from . import video_dataset  # noqa: F401
-if importlib.util.find_spec('mmpretrain'):
-    from . import imagenet_v2  # noqa: F401
+from mmengine.logging import print_log
+
+for host, module in (('mmaction', 'video_dataset'), ('mmpretrain', 'imagenet_v2')):
+    if importlib.util.find_spec(host) is None:
+        continue
+    try:
+        importlib.import_module(f'.{module}', __package__)
+    except Exception as error:  # somebody else's config may do without it
+        print_log(
+            f'mmswinv2.datasets.{module} is left out, as {host} cannot be imported: {error}',
+            logger='current',
+            level=logging.WARNING,
+        )

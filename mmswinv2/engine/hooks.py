@@ -104,8 +104,9 @@ class LoadCheckpointHook(Hook):
 
 def _check_one_hot(model: Any, num_classes: int) -> None:
     """Raise `UserError` if Mixup and the like would make labels of other classes than the head."""
-    known = getattr(model.data_preprocessor, 'num_classes', None)
-    if known not in (None, num_classes):
+    preprocessor = model.data_preprocessor
+    known = getattr(preprocessor, 'num_classes', None)
+    if getattr(preprocessor, 'to_onehot', False) and known not in (None, num_classes):
         raise UserError(
             f'data_preprocessor.num_classes={known}, and model.head.num_classes={num_classes}; '
             'set both to the number of classes'

@@ -82,7 +82,9 @@ def config_with_options(path: str, options: dict[str, Any] | None) -> Config:
     cfg = Config.fromfile(path)
     scope = cfg.setdefault('default_scope', 'mmengine')
     if importlib.util.find_spec(scope) is None:
-        raise UserError(f'{path} needs {scope} (its default_scope), which is not installed')
+        extras = dict(mmdet='det', mmseg='seg', mmaction='video', mmpretrain='pretrain')
+        hint = f": pip install '.[{extras[scope]}]' in a checkout" if scope in extras else ''
+        raise UserError(f'{path} needs {scope} (its default_scope), which is not installed{hint}')
     if scope == 'mmpretrain':
         compat_pretrain.let_torchvision_import()
     if options:

@@ -6,6 +6,7 @@ The algorithm, the decoder and the masks are mmpretrain's ``SimMIM``, ``SimMIMLi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,11 +27,14 @@ class SimMIMSwinTransformerV2(SwinTransformerV2):
     load into any backbone.
 
     Args:
-        out_indices: the stage to return, one, as the decoder takes the first of several.
+        out_indices: one stage, whose map the decoder takes.
         **kwargs: of `SwinTransformerV2`.
+
+    Raises:
+        ValueError: if there are several.
     """
 
-    def __init__(self, out_indices: tuple[int, ...] = (3,), **kwargs: Any) -> None:
+    def __init__(self, out_indices: Sequence[int] = (3,), **kwargs: Any) -> None:
         super().__init__(out_indices=out_indices, **kwargs)
         if len(self.out_indices) != 1:
             raise ValueError(f'out_indices must be one stage for SimMIM, got {out_indices}')

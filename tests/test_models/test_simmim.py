@@ -105,6 +105,14 @@ def test_loss_looks_at_masked_pixels_alone():
     assert loss(pred, target, mask) != before
 
 
+def test_it_starts_from_its_own_checkpoint(net, tmp_path):
+    torch.save(net.state_dict(), tmp_path / 'a.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'))
+    other = SimMIMSwinTransformerV2(**NANO, init_cfg=init_cfg)
+    other.init_weights()
+    assert all(torch.equal(v, other.state_dict()[k]) for k, v in net.state_dict().items())
+
+
 def test_one_stage_is_returned():
     with pytest.raises(ValueError, match='out_indices must be one stage for SimMIM'):
         SimMIMSwinTransformerV2(**NANO, out_indices=(2, 3))

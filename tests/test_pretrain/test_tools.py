@@ -204,7 +204,14 @@ def test_more_classes_than_the_head(train, tmp_path):
     run = train(tmp_path, options=('model.head.num_classes=3',))
     assert run.returncode == 1, run.stderr
     assert 'the data set has 4 classes, and model.head num_classes=3' in run.stderr
-    run = train(tmp_path, options=('data_preprocessor.num_classes=7',))
+    config = tmp_path / 'mixup.py'
+    config.write_text(
+        f"_base_ = '{ROOT / CLASSIFIER}'\n"
+        "model = dict(train_cfg=dict(_delete_=True, augments=dict(type='Mixup', alpha=0.8)))\n"
+    )
+    run = train(tmp_path / 'a', config=config)
+    assert run.returncode == 0, run.stderr
+    run = train(tmp_path / 'b', config=config, options=('data_preprocessor.num_classes=7',))
     assert run.returncode == 1, run.stderr
     assert 'data_preprocessor.num_classes=7, and model.head.num_classes=4' in run.stderr
 

@@ -155,7 +155,7 @@ def test_wrong_class_map(text, match, tmp_path):
 
 def test_class_map_and_a_new_head(tmp_path):
     torch.save(build(CLASSIFIER).state_dict(), tmp_path / 'a')
-    with pytest.raises(CheckpointError, match='both say what the head starts from'):
+    with pytest.raises(CheckpointError, match='both say how the head starts'):
         load_but(build(CLASSIFIER), tmp_path / 'a', new=['head.'], class_map=[0, 1, 2, 3])
 
 

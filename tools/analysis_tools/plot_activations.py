@@ -3,8 +3,9 @@
     plot_activations.py CONFIG --checkpoint V2.pth --v1-checkpoint V1.pth --image IMAGE
 
 The amplitude is the root mean square of the main branch. V1 is the host package's, of the same
-width, depth and windows. Without checkpoints both are as they are before training, where V2's
-blocks are the identity (their norms start at zero). Without an image the input is noise.
+width and depth, and of the window of V2's first stage. Without checkpoints both are as they are
+before training, where V2's blocks are the identity (their norms start at zero). Without an image
+the input is noise.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmswinv2.analysis import input_size
 from mmswinv2.checkpoints import fetch, read_checkpoint
+from mmswinv2.checkpoints.load import unwrap
 from mmswinv2.core.block import Block
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.errors import UserError, told_in_a_sentence
@@ -104,6 +106,8 @@ def main():
     args = parse_args()
     cfg = config_with_options(args.config, args.cfg_options)
     init_default_scope(cfg.default_scope)
+    if not str(cfg.model.get('backbone', {}).get('type')).startswith('mmswinv2.'):
+        raise UserError(f'the model of {args.config} has no backbone of mmswinv2')
     config = copy.deepcopy(cfg.model.backbone)
     config.init_cfg = None
     if args.checkpoint:
@@ -137,8 +141,7 @@ def main():
 
 def load_v1(net, path):
     """Load a file of the host's own format, with or without ``backbone.`` before its keys."""
-    content = read_checkpoint(fetch(path))
-    state = content.get('state_dict', content)
+    state = unwrap(read_checkpoint(fetch(path)))
     state = {k.removeprefix('backbone.'): v for k, v in state.items()}
     own = net.state_dict()
     wanted = {k: state[k] for k in own if k in state and state[k].shape == own[k].shape}
@@ -147,7 +150,7 @@ def load_v1(net, path):
     if missing := [k for k in needed if k not in wanted]:
         raise UserError(
             f'{path} lacks {len(missing)} weights of the Swin V1 of this size, e.g. {missing[0]}; '
-            "it must be of the host package's own format, width and depth"
+            "it must be of the host package's own format, width, depth and window"
         )
     net.load_state_dict(wanted, strict=False)
 

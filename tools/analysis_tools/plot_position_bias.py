@@ -98,7 +98,7 @@ def main():
         len(rows), len(heads), squeeze=False, layout='constrained',
         figsize=(1 + 2.2 * len(heads), 2.4 * len(rows)),
     )  # fmt: skip
-    shown = torch.stack([row[head].aminmax().min for _, row in rows for head in heads])
+    shown = torch.stack([row[head].min() for _, row in rows for head in heads])
     largest = torch.stack([row[head].max() for _, row in rows for head in heads]).max()
     for line, (title, row) in zip(axes, rows, strict=True):
         for place, head in zip(line, heads, strict=True):

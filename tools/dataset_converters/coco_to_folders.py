@@ -34,7 +34,10 @@ def cut(coco, split, out, margin, min_size):
     file = coco / 'annotations' / f'instances_{split}.json'
     if not file.exists():
         raise UserError(f'{file} does not exist; {coco} is to have the layout of COCO')
-    content = json.loads(file.read_text())
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f'{file} is not JSON, or cut short ({error}); fetch it again') from error
     names = {category['id']: category['name'] for category in content['categories']}
     images = {image['id']: image['file_name'] for image in content['images']}
     for name in names.values():  # each class has its folder, be it empty

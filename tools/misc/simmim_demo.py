@@ -19,7 +19,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmswinv2.checkpoints import fetch, load_but
 from mmswinv2.engine.launch import config_with_options, mend_host
 from mmswinv2.errors import UserError, leaves, told_in_a_sentence
-from mmswinv2.models.simmim import local_statistics
+from mmswinv2.models.simmim import NormalizedPixelLoss, local_statistics
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
 
@@ -62,6 +62,8 @@ def reconstruct(model, batch):
 
 def main():
     args = parse_args()
+    if args.number < 1:
+        raise UserError(f'--number must be at least 1, got {args.number}')
     if args.images.is_dir():
         found = sorted(p for p in args.images.rglob('*') if p.suffix.lower() in SUFFIXES)
         files = found[: args.number]
@@ -73,6 +75,8 @@ def main():
     mend_host(cfg)
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model).eval()
+    if not isinstance(getattr(model.head, 'loss_module', None), NormalizedPixelLoss):
+        raise UserError(f'{args.config} is no SimMIM with mmswinv2.NormalizedPixelLoss')
     print(load_but(model, fetch(args.checkpoint)))
     pipeline = Compose(next(leaves(cfg.train_dataloader.dataset)).pipeline)
     args.out.mkdir(parents=True, exist_ok=True)
