@@ -6,7 +6,7 @@ that runs it on a batch.
 
 import torch
 
-from mmswinv2.compat_pretrain import let_torchvision_import
+from mmswinv2.compat_hosts import let_torchvision_import
 
 SIZES = {
     'tiny': (96, (2, 2, 6, 2), (3, 6, 12, 24)),

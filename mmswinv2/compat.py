@@ -30,9 +30,7 @@ from .errors import UserError
 
 __all__ = [
     'apply',
-    'let_heads_score_bfloat16',
     'let_instaboost_outline_masks',
-    'let_mmaction_write_videos',
     'name_unreadable_images',
     'say',
 ]
@@ -67,53 +65,6 @@ def name_unreadable_images() -> None:
             ) from error
 
     LoadImageFromFile.transform = transform
-
-
-def let_heads_score_bfloat16() -> None:
-    """Let mmaction2's heads take scores in bfloat16, which NumPy does not know."""
-    from mmaction.models.heads import BaseHead
-
-    if hasattr(BaseHead.loss_by_feat, '__wrapped__'):
-        return
-
-    def in_float32(method: Any) -> Any:
-        @functools.wraps(method)
-        def call(self: Any, cls_scores: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            return method(self, cls_scores.float(), *args, **kwargs)
-
-        return call
-
-    BaseHead.loss_by_feat = in_float32(BaseHead.loss_by_feat)
-    BaseHead.predict_by_feat = in_float32(BaseHead.predict_by_feat)
-
-
-def let_mmaction_write_videos() -> None:
-    """Let mmaction2 write videos by PyAV where moviepy, which it asks for, is not installed."""
-    from mmaction.visualization.video_backend import LocalVisBackend
-
-    from .datasets import write_video
-
-    add_video = LocalVisBackend.add_video
-    if importlib.util.find_spec('moviepy') or add_video.__name__ == 'add_video_by_pyav':
-        return
-
-    def add_video_by_pyav(
-        self: Any,
-        name: str,
-        frames: np.ndarray,
-        step: int = 0,
-        fps: int = 4,
-        out_type: str = 'img',
-        **kwargs: Any,
-    ) -> None:
-        if out_type != 'video':
-            add_video(self, name, frames, step=step, fps=fps, out_type=out_type, **kwargs)
-            return
-        path = Path(self._save_dir, name).with_suffix('.mp4')
-        height, width = (side // 2 * 2 for side in frames.shape[1:3])  # as H.264 wants them
-        write_video(str(path), np.ascontiguousarray(frames[:, :height, :width, ::-1]), fps)
-
-    LocalVisBackend.add_video = add_video_by_pyav
 
 
 def let_instaboost_outline_masks() -> None:

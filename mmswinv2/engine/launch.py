@@ -17,7 +17,8 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .. import compat, compat_pretrain
+from .. import compat
+from ..compat_hosts import let_torchvision_import, mend_host
 from ..errors import UserError, check_data, why_empty
 from .check_loss import CheckInvalidLossHook
 from .hooks import CheckDatasetHook
@@ -30,7 +31,6 @@ __all__ = [
     'build_runner',
     'config_with_options',
     'load_config',
-    'mend_host',
     'run',
 ]
 
@@ -86,7 +86,7 @@ def config_with_options(path: str, options: dict[str, Any] | None) -> Config:
         hint = f": pip install '.[{extras[scope]}]' in a checkout" if scope in extras else ''
         raise UserError(f'{path} needs {scope} (its default_scope), which is not installed{hint}')
     if scope == 'mmpretrain':
-        compat_pretrain.let_torchvision_import()
+        let_torchvision_import()
     if options:
         _set_data_root(cfg, options)
         cfg.merge_from_dict(options)
@@ -112,7 +112,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         cfg.pop('strategy', None)
     if (path := cfg.get('load_from')) and '://' not in path:
         look_at_checkpoint(cfg, Path(path).expanduser())
-    mend_host(cfg)
+    mend_host(cfg.get('default_scope'))
     if 'train' in kinds and is_first_process():
         remove_half_written(cfg.work_dir)
     write_files_whole()
@@ -128,15 +128,6 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     for hook in own:
         runner.register_hook(hook, priority='VERY_HIGH')
     return runner
-
-
-def mend_host(cfg: Config) -> None:
-    """Mend what the host package of a config has broken or leaves unsaid; see `compat`."""
-    compat.name_unreadable_images()
-    if cfg.get('default_scope') == 'mmaction':
-        compat.let_heads_score_bfloat16()
-    if cfg.get('default_scope') == 'mmpretrain':
-        compat_pretrain.name_wrong_crops()
 
 
 def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:

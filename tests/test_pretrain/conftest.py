@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mmengine.registry import MODELS, init_default_scope
 
-from mmswinv2.compat_pretrain import let_torchvision_import
+from mmswinv2.compat_hosts import let_torchvision_import
 from mmswinv2.engine.launch import config_with_options
 from tests.test_tools.conftest import ROOT, tool  # noqa: F401, a fixture
 

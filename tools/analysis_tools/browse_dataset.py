@@ -7,9 +7,9 @@ options (--output-dir and --not-show where there is no window; mmaction2 wants a
 
 import sys
 
-from mmswinv2 import compat
+from mmswinv2.compat_hosts import mend_host
 from mmswinv2.engine.host_tools import run_host_tool
-from mmswinv2.engine.launch import config_with_options, mend_host
+from mmswinv2.engine.launch import config_with_options
 from mmswinv2.errors import UserError, told_in_a_sentence
 
 
@@ -21,9 +21,7 @@ def main():
     cfg = config_with_options(config, None)
     if cfg.default_scope == 'mmengine':
         raise UserError(f'{config} has no default_scope, which says whose data set it is')
-    mend_host(cfg)
-    if cfg.default_scope == 'mmaction':
-        compat.let_mmaction_write_videos()
+    mend_host(cfg.default_scope)
     run_host_tool(cfg.default_scope, 'browse_dataset.py', sys.argv[1:])
 
 

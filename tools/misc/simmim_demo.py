@@ -17,7 +17,8 @@ from mmengine.dataset import Compose, default_collate
 from mmengine.registry import MODELS, init_default_scope
 
 from mmswinv2.checkpoints import fetch, load_but
-from mmswinv2.engine.launch import config_with_options, mend_host
+from mmswinv2.compat_hosts import mend_host
+from mmswinv2.engine.launch import config_with_options
 from mmswinv2.errors import UserError, leaves, told_in_a_sentence
 from mmswinv2.models.simmim import NormalizedPixelLoss, local_statistics
 
@@ -72,7 +73,7 @@ def main():
     if not files:
         raise UserError(f'{args.images} holds no picture ({", ".join(SUFFIXES)})')
     cfg = config_with_options(args.config, args.cfg_options)
-    mend_host(cfg)
+    mend_host(cfg.default_scope)
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model).eval()
     if not isinstance(getattr(model.head, 'loss_module', None), NormalizedPixelLoss):
