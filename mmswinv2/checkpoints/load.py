@@ -9,24 +9,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..core import VARIANTS, SwinV2
-from ..core.position_bias import log_coordinates
 from .convert import Converted, convert
 from .files import CheckpointError, read_checkpoint
 from .formats import FORMATS
 from .inflate import inflate, is_2d
+from .windows import check_windows, flat, pretrained_windows, show
 
 __all__ = [
     'LoadReport',
-    'check_windows',
     'convert_checkpoint',
     'convert_file',
     'describe',
     'load_pretrained',
-    'pretrained_windows',
     'unwrap',
 ]
 
@@ -69,7 +66,7 @@ class LoadReport:
     def __str__(self) -> str:
         """A few lines for a log."""
         prefix = f', prefix {self.prefix!r}' if self.prefix else ''
-        windows = _show_windows(self.windows)
+        windows = show(self.windows)
         if not self.windows:
             windows = (
                 f'not recorded in the file, taken to be {self.assumed} as pretrained_window_sizes '
@@ -117,7 +114,7 @@ def load_pretrained(
     converted, windows = convert_file(path, format, prefix)
     report = LoadReport(Path(path), converted.format, converted.prefix, windows=windows)
     report.dropped, report.outside = converted.dropped, converted.outside
-    report.assumed = _flat(model.pretrained_window_sizes)
+    report.assumed = flat(model.pretrained_window_sizes)
     state = converted.state
     if hasattr(model, 'mask_token') and 'backbone.mask_token' in converted.heads:
         state = {**state, 'mask_token': converted.heads['backbone.mask_token']}
@@ -192,36 +189,6 @@ def unwrap(checkpoint: Any) -> dict[str, Tensor]:
     raise CheckpointError(f'no weights found; expected tensors or one of {_WRAPPERS}, got {seen}')
 
 
-def pretrained_windows(tables: Mapping[int, Tensor]) -> dict[int, tuple[int, ...]]:
-    """Read the pre-trained windows off coordinate tables.
-
-    The largest coordinate c along an axis belongs to the offset M - 1, where M is the file's own
-    window (the table has 2 M - 1 entries), so w_p = 1 + 8 (M - 1) / (2^(c log2(8)) - 1).
-
-    Args:
-        tables: stage to ``(1, 2 M1 - 1, 2 M2 - 1, 2)``.
-
-    Returns:
-        stage to w_p per axis; stages with a window of 1 say nothing and are left out.
-    """
-    windows = {}
-    for stage, table in tables.items():
-        sizes = [(n + 1) // 2 for n in table.shape[1:-1]]
-        largest = table.double().flatten(0, -2).amax(0)
-        if min(sizes) > 1 and bool((largest > 0).all()):
-            windows[stage] = tuple(
-                round(1 + 8 * (m - 1) / (8 ** float(c) - 1))
-                for m, c in zip(sizes, largest, strict=True)
-            )
-            expected = log_coordinates(tuple(sizes), windows[stage])
-            if not torch.allclose(table[0].float(), expected, atol=1e-3):
-                raise CheckpointError(
-                    f'the coordinate table of stage {stage} is not log-spaced as in the paper '
-                    f'(equation 4); its position bias would be another here'
-                )
-    return windows
-
-
 def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The architecture of weights under our keys, with its name if it has one."""
     depths: list[int] = []
@@ -277,30 +244,6 @@ def _hint(model: SwinV2, state: Mapping[str, Tensor]) -> str:
     if is_2d(state):
         return '. Weights of an image network for a video network: set pretrained2d=True'
     return '. These are weights of a video network, and the backbone takes images'
-
-
-def check_windows(
-    path: str | os.PathLike[str], windows: Mapping[int, tuple[int, ...]], model: SwinV2
-) -> None:
-    """Raise `CheckpointError` if a file's pre-trained windows are not those of the backbone."""
-    ours = model.pretrained_window_sizes
-    if any(ours[stage] != window for stage, window in windows.items()):
-        recorded = [windows.get(stage, window) for stage, window in enumerate(ours)]
-        raise CheckpointError(
-            f'{path} was trained with other windows than the config says: set '
-            f'pretrained_window_sizes={_flat(recorded)}, it is {_flat(ours)}. They fix the scale '
-            'of the position bias; window_size itself is free'
-        )
-
-
-def _flat(windows: Iterable[tuple[int, ...]]) -> list[int | tuple[int, ...]]:
-    return [w[0] if len(set(w)) == 1 else w for w in windows]
-
-
-def _show_windows(windows: Mapping[int, tuple[int, ...]]) -> str:
-    return ', '.join(
-        f'stage {s}: {w}' for s, w in zip(windows, _flat(windows.values()), strict=True)
-    )
 
 
 def _some(keys: list[str]) -> str:

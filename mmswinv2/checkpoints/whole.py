@@ -14,8 +14,9 @@ from ..core import SwinV2
 from .files import CheckpointError, read_checkpoint
 from .formats import FORMATS, State
 from .inflate import is_2d
-from .load import check_windows, convert_checkpoint, unwrap
+from .load import convert_checkpoint, unwrap
 from .sharded import spread
+from .windows import check_windows
 
 __all__ = ['TransferReport', 'load_but', 'read_class_map']
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mmswinv2.checkpoints import CheckpointError, load_pretrained, read_checkpoint, write_checkpoint
-from mmswinv2.checkpoints.load import describe, pretrained_windows
+from mmswinv2.checkpoints.load import describe
+from mmswinv2.checkpoints.windows import pretrained_windows
 from mmswinv2.core import SwinV2
 from mmswinv2.core.position_bias import log_coordinates
 
