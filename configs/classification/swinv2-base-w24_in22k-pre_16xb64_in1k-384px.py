@@ -3,21 +3,13 @@
 #   python tools/train.py CONFIG --class-map MAP   (a line per class: its number among the 21,841)
 #   python tools/test.py CONFIG swinv2_base_patch4_window12to24_192to384_22kto1k_ft.pth
 _base_ = [
-    '../_base_/models/swinv2_classifier.py',
+    '../_base_/models/swinv2_classifier_in22k-pre.py',
     '../_base_/datasets/imagenet_384.py',
     '../_base_/schedules/imagenet_finetune_30e.py',
     '../_base_/default_runtime_cls.py',
 ]
 
-model = dict(
-    backbone=dict(
-        arch='base',
-        window_size=[24, 24, 24, 12],
-        pretrained_window_sizes=[12, 12, 12, 6],
-        drop_path_rate=0.2,  # the authors' code
-    ),
-    head=dict(in_channels=1024),
-)
+model = dict(backbone=dict(window_size=[24, 24, 24, 12]))
 custom_hooks = [
     dict(
         type='mmswinv2.LoadCheckpointHook',
