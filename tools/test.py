@@ -7,13 +7,13 @@ from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 
 from mmswinv2.checkpoints import fetch_together, load_but
-from mmswinv2.engine.deepspeed import bare
 from mmswinv2.engine.launch import (
     add_common_arguments,
     build_runner,
     load_config,
     run,
 )
+from mmswinv2.engine.weights import bare
 from mmswinv2.errors import UserError, leaves, told_in_a_sentence
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import UserError, leaves
 from ..registry import HOOKS
-from .deepspeed import bare
+from .weights import bare
 
 __all__ = ['CheckInvalidLossHook']
 

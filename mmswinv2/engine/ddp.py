@@ -9,7 +9,7 @@ from mmengine._strategy import DDPStrategy as _DDPStrategy
 from mmengine.runner.checkpoint import weights_to_cpu
 
 from ..registry import STRATEGIES
-from .deepspeed import bare
+from .weights import bare
 
 __all__ = ['DDPStrategy']
 

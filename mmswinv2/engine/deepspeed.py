@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import shutil
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine._strategy import DeepSpeedStrategy as _DeepSpeedStrategy
 from mmengine.config import ConfigDict
 from mmengine.dist import barrier, is_main_process
-from mmengine.model import is_model_wrapper
 from mmengine.optim import BaseOptimWrapper
 from mmengine.runner.checkpoint import _load_checkpoint, load_state_dict
 from torch import nn
@@ -25,10 +21,10 @@ from ..checkpoints.sharded import check_shards, is_sharded
 from ..errors import UserError
 from ..registry import STRATEGIES
 from .storage import AtomicLocalBackend
+from .weights import REVISE_KEYS, revised, whole_weights
 
-__all__ = ['REVISE_KEYS', 'DeepSpeedStrategy', 'bare', 'revised', 'whole_weights']
+__all__ = ['DeepSpeedStrategy']
 
-REVISE_KEYS = ((r'^module\.', ''),)  # mmengine's default
 # what an optim_wrapper may have besides the optimizer and what is translated
 _KNOWN = {'optimizer', 'constructor', 'paramwise_cfg'}
 
@@ -151,36 +147,3 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
         if unknown := sorted(set(cfg) - _KNOWN):
             raise UserError(f'optim_wrapper has {unknown}, which DeepSpeed has no counterpart of')
         return {'type': 'DeepSpeedOptimWrapper', **cfg}
-
-
-def revised(state: dict[str, Any], revise_keys: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """A state dict with patterns in its keys replaced, as mmengine does it."""
-    new = OrderedDict(state)
-    for pattern, replacement in revise_keys:
-        new = OrderedDict((re.sub(pattern, replacement, key), v) for key, v in new.items())
-    new._metadata = getattr(state, '_metadata', OrderedDict())  # type: ignore[attr-defined]
-    return new
-
-
-def bare(model: Any) -> nn.Module:
-    """The model without the wrapper of a distributed run."""
-    return model.module if is_model_wrapper(model) else model
-
-
-@contextmanager
-def whole_weights(model: Any) -> Iterator[nn.Module]:
-    """The bare model, to load weights into, with whatever the strategy has split up put together.
-
-    Every process must come by, and load the same.
-    """
-    optimizer = getattr(model, 'optimizer', None)
-    module = bare(model)
-    if not hasattr(optimizer, 'refresh_fp32_params'):
-        yield module
-        return
-    import deepspeed
-
-    parameters = [p for p in module.parameters() if hasattr(p, 'ds_id')]  # ZeRO stage 3
-    with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0):
-        yield module
-    optimizer.refresh_fp32_params()

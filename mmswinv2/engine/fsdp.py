@@ -18,7 +18,7 @@ from ..checkpoints.sharded import gathered, spread
 from ..core.block import Block
 from ..registry import STRATEGIES
 from .ddp import DDPStrategy
-from .deepspeed import REVISE_KEYS, revised
+from .weights import REVISE_KEYS, revised
 
 __all__ = ['FSDPStrategy']
 

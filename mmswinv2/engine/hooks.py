@@ -19,7 +19,7 @@ from ..datasets import (
 )
 from ..errors import UserError, categories_differ, leaves
 from ..registry import HOOKS
-from .deepspeed import bare, whole_weights
+from .weights import bare, whole_weights
 
 __all__ = ['CheckDatasetHook', 'LoadCheckpointHook']
 

@@ -7,7 +7,7 @@ from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from mmswinv2.engine.deepspeed import bare
+from mmswinv2.engine.weights import bare
 
 
 @HOOKS.register_module()
