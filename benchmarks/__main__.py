@@ -37,9 +37,10 @@ class Worker:
     """An implementation in a process of its own; see `benchmarks.worker`."""
 
     def __init__(self, name: str, workload: Workload, args: Any, for_memory: bool) -> None:
+        answers, its_end = os.pipe()  # its standard output is for what libraries print
         spec = dict(
             workload.as_dict(), implementation=name, device=args.device, threads=args.threads,
-            memory_limit=args.memory_limit * 2**30,
+            memory_limit=args.memory_limit * 2**30, answers=its_end,
         )  # fmt: skip
         python = args.peers_python if len(workload.size) == 2 else sys.executable
         env = {**os.environ, **(AT_ONCE_BACK if for_memory else {})}
@@ -47,9 +48,11 @@ class Worker:
         self._log = tempfile.TemporaryFile('w+')  # noqa: SIM115, lives as long as the process
         self._process = subprocess.Popen(
             [python, '-W', 'ignore', '-m', 'benchmarks.worker', json.dumps(spec)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
-            text=True, cwd=ROOT, env=env,
+            stdin=subprocess.PIPE, stdout=self._log, stderr=self._log,
+            text=True, cwd=ROOT, env=env, pass_fds=(its_end,),
         )  # fmt: skip
+        os.close(its_end)
+        self._answers = os.fdopen(answers)
         self._answer()
 
     def run(self) -> dict[str, Any] | None:
@@ -63,9 +66,11 @@ class Worker:
     def close(self) -> None:
         """End the process."""
         self._process.communicate()
+        self._answers.close()
+        self._log.close()
 
     def _answer(self) -> dict[str, Any] | None:
-        line = self._process.stdout.readline()
+        line = self._answers.readline()
         if not line:
             self._process.communicate()
             if self._process.returncode == -9:  # by Linux, for want of memory

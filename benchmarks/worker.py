@@ -1,7 +1,8 @@
 """One implementation in a process of its own: ``python -m benchmarks.worker SPEC``.
 
 Says ``{"ready": ...}`` when it is built, then answers each line of its standard input with the
-seconds that one run took and the peak of memory in bytes, both as lines of JSON.
+seconds that one run took and the peak of memory in bytes, both as lines of JSON, to the file
+descriptor ``answers``.
 """
 
 import contextlib
@@ -100,9 +101,7 @@ def runner(name: str, spec: dict[str, Any]) -> Any:
 
 def main() -> None:
     spec = json.loads(sys.argv[1])
-    # what libraries print must not come between the answers
-    answers = os.fdopen(os.dup(1), 'w')
-    os.dup2(2, 1)
+    answers = os.fdopen(spec['answers'], 'w')
     if spec['device'] == 'cpu':
         resource.setrlimit(resource.RLIMIT_DATA, (spec['memory_limit'],) * 2)
     torch.set_num_threads(spec['threads'])

@@ -18,6 +18,7 @@ from .errors import UserError
 __all__ = [
     'let_heads_score_bfloat16',
     'let_mmaction_write_videos',
+    'let_mmdet_draw_labels',
     'let_mmseg_draw_labels',
     'let_torchvision_import',
     'mend_host',
@@ -30,6 +31,8 @@ _KEPT: list[Any] = []
 def mend_host(scope: str | None) -> None:
     """Mend the host that a ``default_scope`` names; calling it again changes nothing."""
     name_unreadable_images()
+    if scope == 'mmdet':
+        let_mmdet_draw_labels()
     if scope == 'mmseg':
         let_mmseg_draw_labels()
     if scope == 'mmaction':
@@ -55,6 +58,30 @@ def let_heads_score_bfloat16() -> None:
 
     BaseHead.loss_by_feat = in_float32(BaseHead.loss_by_feat)
     BaseHead.predict_by_feat = in_float32(BaseHead.predict_by_feat)
+
+
+def let_mmdet_draw_labels() -> None:
+    """Let mmdet draw semantic maps that tell more apart than there are classes, as those of HTC."""
+    from mmdet.visualization import DetLocalVisualizer
+    from mmdet.visualization.palette import get_palette
+
+    draw = DetLocalVisualizer._draw_sem_seg
+    if hasattr(draw, '__wrapped__'):
+        return
+
+    @functools.wraps(draw)
+    def draw_all(
+        self: Any, image: np.ndarray, sem_seg: Any, classes: Any, palette: Any
+    ) -> np.ndarray:
+        values = np.asarray(sem_seg.sem_seg)
+        ignored = sem_seg.metainfo.get('ignore_index', 255)
+        number = int(values[values != ignored].max(initial=0)) + 1
+        if classes and palette and number > min(len(classes), len(palette)):
+            classes = [*classes, *map(str, range(len(classes), number))]
+            palette = [*palette, *get_palette('random', number)[len(palette) :]]
+        return draw(self, image, sem_seg, classes, palette)
+
+    DetLocalVisualizer._draw_sem_seg = draw_all
 
 
 def let_mmseg_draw_labels() -> None:

@@ -56,12 +56,7 @@ def told_in_a_sentence() -> Iterator[None]:
 
 def explain(error: BaseException) -> str | None:
     """A sentence for an exception that a user can mend, ``None`` for any other."""
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    for link in chain:
+    for link in _chain(error):
         if isinstance(link, (UserError, CheckpointError)):
             return _last_line(link)
         if isinstance(link, (FileNotFoundError, PermissionError)) and link.filename:
@@ -79,6 +74,20 @@ def explain(error: BaseException) -> str | None:
     if match := re.search(r"'?([\w.]+) is not in the ([\w:. ]+) registry", text):
         return _unknown_type(match[1], match[2])
     return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An exception and what it was raised from, or again as (registries do so, with a new text).
+
+    What merely came before is left out: a bug in the handling of an error is a bug.
+    """
+    link: BaseException | None = error
+    seen: list[BaseException] = []
+    while link is not None and link not in seen:
+        yield link
+        seen.append(link)
+        again = link.__context__ if type(link.__context__) is type(link) else None
+        link = link.__cause__ or (None if link.__suppress_context__ else again)
 
 
 def _raised_here(error: BaseException) -> bool:

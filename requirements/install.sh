@@ -92,6 +92,7 @@ fi
 check_python "$python"
 [ "$what" = peers ] || check_compiler
 make_venv
+export PATH="$PWD/$bin:$PATH"  # for ninja, which compiles mmcv in parallel
 step 'torch and build tools'
 pip_install -r requirements/torch.txt
 

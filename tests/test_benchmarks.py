@@ -1,9 +1,14 @@
-"""What the benchmark says of what it measured."""
+"""What the benchmark measures and says of it."""
+
+import subprocess
+import sys
+from argparse import Namespace
 
 import pytest
 
 from benchmarks import report
-from benchmarks.__main__ import side_by_side
+from benchmarks.__main__ import ROOT, measure, side_by_side
+from benchmarks.workloads import Workload
 
 RESULTS = {
     'mmswinv2': dict(median=1.0, peak=2**20),
@@ -59,3 +64,26 @@ def test_processes_that_do_not_fit_together_do_not_run_together():
     assert side_by_side(peaks, 1) == [['mmswinv2', name] for name in list(peaks)[1:]]
     assert side_by_side(dict(timm=2), 9) == [['timm']]
     assert side_by_side(dict(mmswinv2=2), 9) == [['mmswinv2']]
+
+
+def test_a_small_workload():
+    workload = Workload('small', 'nano', (64, 64), 4, batch=2, training=True)
+    args = Namespace(
+        peers=['nobody'], runs=1, device='cpu', threads=1, memory_limit=20,
+        peers_python=sys.executable,
+    )  # fmt: skip
+    result = measure(workload, args)
+    ours = result['results']['mmswinv2']
+    assert 0 < ours['median'] < 60 and 2**20 < ours['peak'] < 2**30
+    assert 0 < result['floor'] < 10 and result['operations'] > 2e6
+
+
+@pytest.mark.parametrize('program', ['paths --size 64 64 --runs 1', 'products --tokens 64'])
+def test_the_other_programs_run(program):
+    name, *options = program.split()
+    run = subprocess.run(
+        [sys.executable, '-m', f'benchmarks.{name}', '--threads', '1', *options],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert len(run.stdout.splitlines()) > 3

@@ -5,6 +5,7 @@ from copy import deepcopy
 
 from mmengine.config import ConfigDict
 from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel
 
 from mmswinv2.checkpoints import fetch_together, load_but
 from mmswinv2.engine.launch import (
@@ -103,7 +104,7 @@ def without_annotations(steps):
 
 def set_tta(cfg):
     datasets = list(leaves(cfg.test_dataloader.dataset))
-    if cfg.default_scope == 'mmdet' and 'tta_model' not in cfg:
+    if cfg.default_scope in ('mmdet', 'mmpretrain') and 'tta_model' not in cfg:
         set_flip_tta(cfg, datasets[0].pipeline)
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
         raise UserError('--tta needs tta_model and tta_pipeline in the config')
@@ -114,7 +115,9 @@ def set_tta(cfg):
 
 def set_flip_tta(cfg, pipeline):
     """The image and its mirror image, where the config does not say what to do."""
-    if cfg.model.get('roi_head', {}).get('mask_head') is not None:
+    if cfg.default_scope == 'mmpretrain':
+        cfg.tta_model = dict(type='AverageClsScoreTTA')
+    elif cfg.model.get('roi_head', {}).get('mask_head') is not None:
         cfg.tta_model = dict(type='mmswinv2.InstanceSegTTAModel')
     elif 'segm' in metrics_of(cfg.test_evaluator):
         raise UserError(
@@ -153,6 +156,7 @@ def load_strictly(runner, cfg):
 
     def load_any_format(filename, *args, **kwargs):
         model = bare(runner.model)
+        model = model.module if isinstance(model, BaseTTAModel) else model
         print_log(str(load_but(model, fetch_together(filename))), logger='current')
         # for EMAHook, which tests with a copy of its own
         runner.call_hook('after_load_checkpoint', checkpoint=dict(state_dict=model.state_dict()))
@@ -164,6 +168,10 @@ def load_strictly(runner, cfg):
 def main():
     args = parse_args()
     cfg = load_config(args)
+    if cfg.get('test_dataloader') is None or cfg.get('test_evaluator') is None:
+        raise UserError(
+            f'{args.config} has no test_dataloader and test_evaluator: it has nothing to test'
+        )
     cfg.load_from, cfg.resume = args.checkpoint, False
     if args.show or args.show_dir:
         set_visualization(cfg, args)

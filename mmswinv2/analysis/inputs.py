@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, leaves
 
 __all__ = ['batch_of', 'input_size']
 
@@ -35,7 +35,7 @@ def input_size(cfg: Any, given: Sequence[int] | None = None) -> tuple[int, ...]:
             return tuple(augment['size'])
     if pre.get('size'):
         return tuple(pre['size'])
-    pipeline = _pipeline(cfg.train_dataloader.dataset)
+    pipeline = _pipeline(cfg)
     frames = [t['clip_len'] for t in pipeline if 'clip_len' in t]
     height, width = _last_size(pipeline)
     if not frames:
@@ -44,10 +44,13 @@ def input_size(cfg: Any, given: Sequence[int] | None = None) -> tuple[int, ...]:
     return (*frames, height, width)
 
 
-def _pipeline(dataset: Any) -> list[Any]:
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    return dataset.pipeline
+def _pipeline(cfg: Any) -> list[Any]:
+    """Of the training set; of several, the first's."""
+    loader = cfg.get('train_dataloader') or {}
+    for dataset in leaves(loader.get('dataset') or {}):
+        if pipeline := dataset.get('pipeline'):
+            return pipeline
+    raise UserError('this config has no train_dataloader with a pipeline to take inputs from')
 
 
 def _last_size(pipeline: Sequence[Any]) -> tuple[int, int]:
@@ -108,7 +111,7 @@ def _labels_and_masks(cfg: Any, size: Sequence[int], count: int) -> list[Any]:
     from mmpretrain.structures import DataSample
 
     samples = [DataSample().set_gt_label(0) for _ in range(count)]
-    for transform in _pipeline(cfg.train_dataloader.dataset):
+    for transform in _pipeline(cfg):
         if 'MaskGenerator' in transform['type']:
             patch = transform.get('model_patch_size', 4)
             for sample in samples:
@@ -119,9 +122,7 @@ def _labels_and_masks(cfg: Any, size: Sequence[int], count: int) -> list[Any]:
 def _boxes(cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:
     from mmdet.testing import demo_mm_inputs
 
-    loading = next(
-        (t for t in _pipeline(cfg.train_dataloader.dataset) if 'LoadAnnotations' in t['type']), {}
-    )
+    loading = next((t for t in _pipeline(cfg) if 'LoadAnnotations' in t['type']), {})
     return demo_mm_inputs(
         count,
         [(3, *size)] * count,

@@ -98,8 +98,9 @@ def _detect(state: State, format: str | None, prefix: str | None) -> tuple[str, 
             before = key.removesuffix(form.anchor)
             if before == key or (before and not before.endswith('.')):
                 continue
-            marker = re.escape(before) + form.marker
-            if any(re.fullmatch(marker, k) for k in state):
+            keys = [k.removeprefix(before) for k in state if k.startswith(before)]
+            marked = any(re.fullmatch(form.marker, k) for k in keys)
+            if marked and not any(re.fullmatch(form.absent, k) for k in keys):
                 found.append((name, before))
     fitting = [
         (name, before)

@@ -68,7 +68,7 @@ def fetch(source: str | os.PathLike[str]) -> Path:
     path = Path(torch.hub.get_dir(), 'checkpoints', folder, Path(urlparse(text).path).name)
     if not path.exists():
         try:
-            with urlopen(text) as response:
+            with urlopen(text, timeout=60) as response:
                 write_whole(path, lambda file: _copy(response, file))
         except (OSError, HTTPException) as error:
             raise CheckpointError(

@@ -31,6 +31,7 @@ class Format:
         title: for people.
         anchor: the key of the patch projection; what precedes it in a file is the prefix.
         marker: a pattern that one of the keys must match, to tell formats of one anchor apart.
+        absent: a pattern that no key may match.
         rules: patterns of whole keys, and what becomes of them.
         prepare: works on the tensors before the rules do.
     """
@@ -40,6 +41,7 @@ class Format:
     marker: str
     rules: list[Rule]
     prepare: Callable[[State], State] = dict
+    absent: str = '(?!)'  # matches nothing
 
 
 def _join_qkv(state: State) -> State:
@@ -99,7 +101,8 @@ FORMATS: dict[str, Format] = {
     'timm': Format(
         title='timm',
         anchor='patch_embed.proj.weight',
-        marker=r'layers\.3\.downsample\.reduction\.weight',
+        marker=r'layers\.1\.downsample\.reduction\.weight',
+        absent=r'layers\.0\.downsample\.reduction\.weight',
         rules=[
             *_AUTHORS_BLOCK,
             (

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .linear import Linear, linear
+from .linear import Linear, linear, untouched
 from .position_bias import ContinuousPositionBias, expand
 from .windows import WindowGrid
 
@@ -187,7 +187,7 @@ class WindowAttention(nn.Module):
         Returns:
             ``(B * T, C)``, in the same order.
         """
-        qkv = linear(x, self.qkv.weight, self.qkv_bias())
+        qkv = self.project(x)
         scale = self.scale()
         dropout = self.attn_drop if self.training else 0.0
         out = []
@@ -196,6 +196,13 @@ class WindowAttention(nn.Module):
             for some in chunk.split((self.windows_at_once or count) * math.prod(shape)):
                 out.append(attention(some, scale, bias, dropout))
         return self.proj_drop(self.proj(torch.cat(out)))
+
+    def project(self, x: Tensor) -> Tensor:
+        """``(..., C) -> (..., 3 C)``; a layer in the place of `qkv` is called."""
+        if untouched(self.qkv, Linear):
+            return linear(x, self.qkv.weight, self.qkv_bias())
+        qkv = self.qkv(x)
+        return qkv + self.qkv_bias().to(qkv.dtype)
 
     def qkv_bias(self) -> Tensor:
         """``(3 C,)``; k has none."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .attention import WindowAttention, attention
 from .chunks import Chunks, in_chunks, rows_at_once, suits_chunks
-from .linear import Linear, linear
+from .linear import Linear, linear, untouched
 from .padded import exporting, padded_window_attention
 from .patches import LayerNorm, layer_norm
 from .windows import WindowGrid, cut, join, window_grid
@@ -110,6 +110,11 @@ class Block(nn.Module):
             attended = padded_window_attention(self.attn, x, self.window, self.shift)
             x = x + self.norm1(attended)
             return self.enorm(x + self.norm2(self.mlp(x)))
+        if torch.jit.is_tracing():
+            raise RuntimeError(
+                'torch.jit.trace would fix the size of the image; use torch.export inside '
+                'mmswinv2.core.padded.any_size()'
+            )
         grid = window_grid(len(x), tuple(size), self.window, self.shift, x.device)
         if suits_chunks(x) and self._is_plain():
             return self.enorm(self._in_chunks(x, grid))
@@ -121,13 +126,15 @@ class Block(nn.Module):
     def _is_plain(self) -> bool:
         """Whether the branches are what their weights say: no dropout, hook or other layer."""
         attn, mlp = self.attn, self.mlp
-        linears = (attn.qkv, attn.proj, mlp.fc1, mlp.fc2)
-        modules = (*linears, attn, mlp, self.norm1, self.norm2, self.drop_path)
         return (
-            not (self.training and (attn.attn_drop or attn.proj_drop.p or mlp.drop.p))
-            and all(type(module) is Linear for module in linears)
-            and not any(m._forward_hooks or m._forward_pre_hooks for m in modules)
-            and not any(m._backward_hooks or m._backward_pre_hooks for m in modules)
+            untouched(attn, WindowAttention)
+            and untouched(mlp, MLP)
+            and all(untouched(norm, LayerNorm) for norm in (self.norm1, self.norm2))
+            and untouched(self.drop_path, DropPath)
+            and all(untouched(m, Linear) for m in (attn.qkv, attn.proj, mlp.fc1, mlp.fc2))
+            and all(untouched(m, nn.Dropout) for m in (attn.proj_drop, mlp.drop))
+            and not any(m.training and m.p for m in (attn.proj_drop, mlp.drop))
+            and not (attn.training and attn.attn_drop)
         )
 
     def _in_chunks(self, x: Tensor, grid: WindowGrid) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ['Linear', 'is_plain_on_cpu', 'linear']
+__all__ = ['Linear', 'is_plain_on_cpu', 'linear', 'untouched']
 
 _PLAIN = (Tensor, nn.Parameter)  # fake and distributed tensors take torch's way
 
@@ -50,7 +50,16 @@ def is_plain_on_cpu(*tensors: Tensor) -> bool:
     return (
         all(t.device.type == 'cpu' and type(t) in _PLAIN for t in tensors)
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+    )
+
+
+def untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module is of this very class and has no hooks: its weights say what it does."""
+    return (
+        type(module) is kind
+        and 'forward' not in vars(module)
+        and not (module._forward_hooks or module._forward_pre_hooks)
+        and not (module._backward_hooks or module._backward_pre_hooks)
     )
 
 
@@ -85,7 +94,7 @@ class _Linear(torch.autograd.Function):
         grad = grad.contiguous()
         if wants_x:
             d_x = _product(grad, weight.t(), None)
-        if wants_weight:  # the wider one second: up to twice as fast
+        if wants_weight:  # the wider one second: up to 1.6 times as fast
             if weight.shape[0] > weight.shape[1]:
                 d_weight = _product(x.t(), grad.t(), None).t()
             else:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from .attention import WindowAttention, cosine_directions
-from .linear import linear
 from .position_bias import expand
 
 __all__ = ['any_size', 'exporting', 'padded_window_attention']
@@ -71,7 +70,7 @@ def padded_window_attention(
     x = x.view(batch, *split, channels).permute(windows_first)
     windows = x.flatten(1 + ndim, 2 * ndim).flatten(1, ndim)  # (B, W, N, C)
 
-    qkv = linear(windows, attn.qkv.weight, attn.qkv_bias())
+    qkv = attn.project(windows)
     q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(3, 0, 1, 4, 2, 5).unbind(0)
     q = (cosine_directions(q) * attn.scale()).to(v.dtype)  # (B, W, h, N, d)
     bias = expand(attn.cpb_mlp(window), window)

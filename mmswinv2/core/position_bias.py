@@ -15,6 +15,7 @@ from torch import Tensor, nn
 __all__ = ['ContinuousPositionBias', 'expand', 'log_coordinates']
 
 _HIDDEN = 512
+_KEPT = 32  # tables; images of many sizes have windows of many sizes
 
 
 def log_coordinates(
@@ -86,22 +87,27 @@ class ContinuousPositionBias(nn.Sequential):
             nn.Linear(_HIDDEN, num_heads, bias=False),
         )
         self.pretrained_window = pretrained_window
-        self._kept: dict[tuple[int, ...], tuple[list[Tensor], Tensor]] = {}
+        self._weights: list[Tensor] = []  # those that the kept tables were made of
+        self._kept: dict[tuple[int, ...], Tensor] = {}
 
     def forward(self, window: tuple[int, ...]) -> Tensor:
         """Return the table ``(h, 2 M1 - 1, ...)`` for a window ``(M1, ...)``."""
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._table(window)
-        if window not in self._kept or not self._unchanged(self._kept[window][0]):
-            weights = [p.detach().clone() for p in self.parameters()]
-            self._kept[window] = (weights, self._table(window))
-        return self._kept[window][1]
+        if not self._unchanged():
+            self._kept.clear()
+            self._weights = [p.detach().clone() for p in self.parameters()]
+        if window not in self._kept:
+            if len(self._kept) == _KEPT:
+                del self._kept[next(iter(self._kept))]  # the oldest
+            self._kept[window] = self._table(window)
+        return self._kept[window]
 
-    def _unchanged(self, weights: list[Tensor]) -> bool:
+    def _unchanged(self) -> bool:
         """By value: an average of weights is written through `.data`, which leaves no trace."""
-        return all(
+        return bool(self._weights) and all(
             a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
-            for a, b in zip(weights, self.parameters(), strict=True)
+            for a, b in zip(self._weights, self.parameters(), strict=True)
         )
 
     def _table(self, window: tuple[int, ...]) -> Tensor:

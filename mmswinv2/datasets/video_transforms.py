@@ -56,7 +56,8 @@ class FiveCrop(BaseTransform):
     """The four corners and the centre of every frame.
 
     The paper tests Kinetics-400 with "4 x 5 views", 4 clips of 5 crops, and does not say where the
-    crops lie; these are the places of mmaction2's ``TenCrop`` without its mirror images.
+    crops lie; these are those of mmaction2's ``TenCrop`` without its mirror images, to 3 pixels,
+    as that one rounds to fours.
 
     Args:
         crop_size: pixels, an int or (width, height).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,13 @@ __all__ = ['DeepSpeedStrategy']
 _KNOWN = {'optimizer', 'constructor', 'paramwise_cfg'}
 
 
+def find_ninja() -> None:
+    """Let DeepSpeed find ninja, which compiles its operators, in an environment not activated."""
+    if shutil.which('ninja') is None:
+        beside = str(Path(sys.executable).parent)  # where pip puts it
+        os.environ['PATH'] = os.pathsep.join([beside, os.environ.get('PATH', os.defpath)])
+
+
 @STRATEGIES.register_module()
 class DeepSpeedStrategy(_DeepSpeedStrategy):
     """mmengine's DeepSpeedStrategy, with four differences.
@@ -48,6 +56,7 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
     def __init__(self, **kwargs: Any) -> None:
         if importlib.util.find_spec('deepspeed') is None:
             raise UserError('the strategy needs DeepSpeed: pip install deepspeed')
+        find_ninja()
         # plain, as DeepSpeed writes its sections into checkpoints, which are to hold no other types
         super().__init__(**ConfigDict(kwargs).to_dict())
         self.config.setdefault('zero_allow_untested_optimizer', True)

@@ -51,7 +51,8 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         optim_wrapper_cfg: config of the optimizer wrapper.
         paramwise_cfg: ``layer_decay_rate`` (1: no decay over layers), ``no_decay_names`` (more
             parts of names without weight decay) and ``custom_keys`` (part of a name to
-            ``dict(lr_mult=..., decay_mult=...)``; the longest that matches counts).
+            ``dict(lr_mult=..., decay_mult=...)``; the longest that matches counts, and what it
+            says of weight decay comes before all else).
 
     Raises:
         ValueError: on an unknown option, or if a rate is given and the model has no SwinV2.
@@ -91,8 +92,9 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 continue
             title, scale = self._layer(name, backbones, rate)
             lr_mult, decay_mult = self._multipliers(name)
-            if parameter.ndim <= 1 or self._has_no_decay(name):
-                decay_mult = 0.0
+            if decay_mult is None:
+                free = parameter.ndim <= 1 or self._has_no_decay(name)
+                decay_mult = 0.0 if free else 1.0
             groups[title, scale * lr_mult, decay_mult].append(parameter)
 
         rows = [('group', 'lr', 'weight decay', 'tensors', 'parameters')]
@@ -117,12 +119,12 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 return prefix or 'the model', 1.0
         return name.split('.')[0], 1.0
 
-    def _multipliers(self, name: str) -> tuple[float, float]:
+    def _multipliers(self, name: str) -> tuple[float, float | None]:
         keys = self.paramwise_cfg.get('custom_keys', {})
         for key in sorted(keys, key=len, reverse=True):
             if key in name:
-                return keys[key].get('lr_mult', 1.0), keys[key].get('decay_mult', 1.0)
-        return 1.0, 1.0
+                return keys[key].get('lr_mult', 1.0), keys[key].get('decay_mult')
+        return 1.0, None
 
     def _has_no_decay(self, name: str) -> bool:
         return any(

@@ -58,9 +58,10 @@ def runnable(part: Any) -> Any:
     for _, node in dicts_in(part):
         if node.get('type') == 'MMSyncBN':
             node['type'] = 'BN'
-        init = node.get('init_cfg')
-        if isinstance(init, dict) and init.get('type') == 'Pretrained':
-            node.pop('init_cfg')
+        init = node.get('init_cfg') or []
+        inits = init if isinstance(init, (list, tuple)) else [init]
+        if any(one.get('type') == 'Pretrained' for one in inits):
+            node['init_cfg'] = [one for one in inits if one.get('type') != 'Pretrained']
     return part
 
 

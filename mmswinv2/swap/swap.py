@@ -136,7 +136,7 @@ def _set_backbone(
     owner: Any, path: str, stages: list[int], scope: str, options: Options, notes: Notes
 ) -> None:
     old, arch = owner.backbone, options.arch
-    window = options.window or default_window(arch)
+    window = default_window(arch) if options.window is None else options.window
     weights, source = choose_weights(arch, window, options.checkpoint, options.pretrained_windows)
     drop_path = options.drop_path
     if drop_path is None:
@@ -168,6 +168,8 @@ def _forget_old_weights(cfg: Config, path: str, owner: Any, old: Any, notes: Not
             notes.remove(node, key, where, why)
     if cfg.get('load_from'):
         notes.set(cfg, 'load_from', None, '', 'a whole model with the old backbone')
-    address = (old.get('init_cfg') or {}).get('checkpoint')
-    for key in [k for k, v in cfg.items() if isinstance(v, str) and v == address]:
+    given = old.get('init_cfg') or []
+    given = given if isinstance(given, (list, tuple)) else [given]
+    addresses = {init.get('checkpoint') for init in given}
+    for key in [k for k, v in cfg.items() if isinstance(v, str) and v in addresses]:
         notes.remove(cfg, key, '', why)

@@ -97,6 +97,17 @@ def test_size_of_a_recipe(name, size):
         input_size(cfg, [64] * (5 - len(size)))
 
 
+def test_size_of_several_data_sets_and_of_none():
+    cfg = load('segmentation/swinv2-nano_upernet_ade20k-128x128.py')
+    dataset = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[dataset, dataset])
+    assert input_size(cfg) == (128, 128)
+    cfg = load('detection/mask-rcnn_swinv2-nano_shapes.py')
+    cfg.train_dataloader = None
+    with pytest.raises(UserError, match='no train_dataloader with a pipeline'):
+        input_size(cfg)
+
+
 def test_only_our_backbones():
     cfg = load('video/video-swinv2-nano_motion.py')
     cfg.model.backbone.type = 'ResNet'

@@ -120,5 +120,7 @@ def test_tool_says_whether_it_fits(tool):
     assert 'on each of 64 GPUs, zero1, float32, ' in run.stdout
     assert 'fits a card of 40 GiB' in run.stdout
     assert 'does NOT fit a card of 2 GiB' in tool(*command, '--card', 2).stdout
+    half = ('--cfg-options', 'optim_wrapper.type=mmengine.AmpOptimWrapper')
+    assert 'zero1, bfloat16, ' in tool(*command, *half, 'optim_wrapper.dtype=bfloat16').stdout
     wrong = tool(*command, '--batch-size', 0)
     assert '--gpus and --batch-size must be at least 1' in wrong.stderr

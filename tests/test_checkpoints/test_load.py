@@ -1,4 +1,5 @@
 import pickle
+import re
 import subprocess
 import sys
 
@@ -54,6 +55,22 @@ def test_prefix_is_found_and_the_rest_reported(save, prefix):
     path = save({'state_dict': {**state, 'decoder.0.weight': torch.zeros(1)}, 'meta': {}})
     report = load_pretrained(SwinV2('nano'), path)
     assert (report.prefix, report.outside) == (prefix, ['decoder.0.weight'])
+
+
+@pytest.mark.parametrize('stages', [2, 3, 5])
+def test_networks_of_other_than_four_stages(stages, save):
+    arch = dict(embed_dims=12, depths=[1] * stages, num_heads=[2] * stages)
+    net = SwinV2(arch, window_size=4, out_indices=(stages - 1,))
+    own = net.state_dict()
+    timm = {
+        re.sub(r'layers\.(\d)\.down', lambda m: f'layers.{int(m[1]) + 1}.down', k): v
+        for k, v in own.items()
+    }
+    timm = {re.sub(rf'^norm{stages - 1}', 'norm', k): v for k, v in timm.items()}
+    for state, format in ((own, 'authors'), (timm, 'timm')):
+        other = SwinV2(arch, window_size=4, out_indices=(stages - 1,))
+        assert load_pretrained(other, save(dict(state))).format == format
+        assert all(torch.equal(v, own[k]) for k, v in other.state_dict().items())
 
 
 SIMMIM = dict(  # the authors' release; "giant" is not the paper's G

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mmswinv2.core import SwinV2, chunks
-from mmswinv2.core.block import Block
+from mmswinv2.core.block import MLP, Block
 from mmswinv2.core.chunks import in_chunks, without_chunks
 
 NANO = dict(embed_dims=12, depths=(2, 2), num_heads=(2, 3))
@@ -98,21 +98,65 @@ def test_sums_over_chunks_are_not_rounded_in_between(monkeypatch):
     assert error < 1.5 * (whole - exact).norm() / exact.norm() + 1e-3
 
 
-def test_other_layers_and_hooks_are_heeded():
+def block_and_tokens():
     torch.manual_seed(0)
-    block = Block(12, 2, (4, 4), (4, 4), shifted=False).eval()
+    block = Block(12, 2, (4, 4), (4, 4), shifted=False)
     for p in block.parameters():
         torch.nn.init.normal_(p, std=0.3)
-    x = torch.randn(1, 8, 8, 12)
+    return block, torch.randn(1, 8, 8, 12)
+
+
+LAYERS = ['attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2', 'norm1', 'norm2', 'mlp', 'drop_path']
+
+
+@pytest.mark.parametrize('name', [*LAYERS, 'attn.proj_drop', 'mlp.drop', 'attn'])
+def test_hooks_are_heeded(name):
+    block, x = block_and_tokens()
+    block.eval()
     with torch.no_grad():
         before = block(x)
         seen = []
-        handle = block.mlp.fc1.register_forward_hook(lambda *_: seen.append(1))
+        block.get_submodule(name).register_forward_hook(lambda *_: seen.append(1))
         torch.testing.assert_close(block(x), before)
-        assert seen == [1]
-        handle.remove()
-        block.attn.proj = torch.nn.Sequential(block.attn.proj, torch.nn.ReLU())
-        assert not torch.allclose(block(x), before)
+    assert seen
+
+
+@pytest.mark.parametrize('name', LAYERS)
+def test_other_layers_are_heeded(name, monkeypatch):
+    monkeypatch.setattr(chunks, '_KEPT_ROWS', 0)  # large maps in training, too
+    block, x = block_and_tokens()
+    before = block(x)
+    layer = block.get_submodule(name)
+    block.set_submodule(name, torch.nn.Sequential(layer, torch.nn.Hardshrink(0.3)))
+    assert not torch.allclose(block(x), before)
+    block.set_submodule(name, layer)
+    torch.testing.assert_close(block(x), before)
+    plain = layer.forward
+    layer.forward = lambda x: 2 * plain(x)
+    assert not torch.allclose(block(x), before)
+
+
+def test_a_subclass_is_trained(monkeypatch):
+    class Adapted(MLP):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.gain = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            return self.gain * super().forward(x)
+
+    monkeypatch.setattr(chunks, '_KEPT_ROWS', 0)
+    block, x = block_and_tokens()
+    block.mlp, block.norm2 = Adapted(12, 48), torch.nn.Identity()
+    block(x).sum().backward()
+    assert block.mlp.gain.grad.abs() > 0
+
+
+@pytest.mark.filterwarnings('ignore:.*torch.jit.*:DeprecationWarning')
+def test_tracing_says_what_to_do():
+    block, x = block_and_tokens()
+    with pytest.raises(RuntimeError, match='use torch.export inside'):
+        torch.jit.trace(block.eval(), x)
 
 
 def test_dropout_set_later_is_heeded(monkeypatch):

@@ -47,6 +47,14 @@ def test_kept_in_eval_until_weights_or_mode_change():
     assert set(bias.state_dict()) == {'0.weight', '0.bias', '2.weight'}
 
 
+def test_as_many_tables_are_kept_as_have_been_agreed_on():
+    bias = ContinuousPositionBias(2, (4, 4)).eval()
+    with torch.no_grad():
+        kept = [bias((i, 1)) for i in range(1, 40)]
+        assert bias((39, 1)) is kept[-1] and bias((8, 1)) is kept[7]
+        assert bias((7, 1)) is not kept[6]
+
+
 def test_float32_under_autocast():
     bias = ContinuousPositionBias(2, (8, 8))
     outside = bias((8, 8))

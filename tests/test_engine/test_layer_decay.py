@@ -80,6 +80,8 @@ def test_custom_keys_and_more_names_without_decay():
     groups = groups_by_name(model, build(model, custom_keys=keys, no_decay_names=('neck',)))
     assert groups['backbone.patch_embed.proj.weight']['lr'] == pytest.approx(0.1)
     assert groups['backbone.norm3.weight']['lr'] == 3
+    assert groups['backbone.norm3.weight']['weight_decay'] == 1.0
+    assert groups['backbone.norm2.weight']['weight_decay'] == 0
     assert (groups['head.0.weight']['lr'], groups['head.0.weight']['weight_decay']) == (1, 0.5)
     assert groups['neck.weight']['weight_decay'] == 0
 

@@ -60,7 +60,7 @@ def test_parity(peer, size, setting, tmp_path):
     scale = [p or w for p, w in zip(pretrained, windows, strict=True)]
     net = SwinV2(size, window_size=windows, pretrained_window_sizes=scale).eval()
     report = load_pretrained(net, tmp_path / 'peer.pth')
-    assert report.format == ('timm' if peer == 'timm' else peer)
+    assert report.format == peer
     assert set(report.missing) == {f'norm{i}.{p}' for i in range(3) for p in ('weight', 'bias')}
     assert report.unexpected == []
 

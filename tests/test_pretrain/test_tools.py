@@ -59,13 +59,14 @@ def test_released_file_is_tested(tool, trained, folders, tmp_path):
     found = []
     for name, file in (('ours', trained / 'iter_2.pth'), ('theirs', tmp_path / 'released.pth')):
         run = tool(
-            'test.py', CLASSIFIER, file, '--work-dir', tmp_path / name, '--cfg-options',
-            f'data_root={folders}',
+            'test.py', CLASSIFIER, file, '--work-dir', tmp_path / name, '--out',
+            tmp_path / f'{name}.pkl', '--cfg-options', f'data_root={folders}',
         )  # fmt: skip
         assert run.returncode == 0, run.stderr
-        found.append(scores(tmp_path / name))
+        predictions = pickle.loads((tmp_path / f'{name}.pkl').read_bytes())
+        found.append([p['pred_score'] for p in predictions])
         assert ("format authors, the authors'" in run.stdout + run.stderr) == (name == 'theirs')
-    assert found[0]['accuracy/top1'] == found[1]['accuracy/top1']
+    torch.testing.assert_close(found[0], found[1])
 
 
 def imagenet_v2(root, classes=12):
@@ -198,6 +199,20 @@ def test_averaged_weights_are_the_ones_tested(tool, train, folders, tmp_path):
         wanted = plain(data['inputs']).softmax(1)[0]
     for scores_ in found:
         assert torch.allclose(scores_[0], wanted, atol=1e-5)
+
+
+def test_nothing_to_test(tool, trained):
+    run = tool('test.py', SIMMIM, trained / 'iter_2.pth')
+    assert run.returncode == 1 and 'has nothing to test' in run.stderr
+
+
+def test_flipped_views(tool, trained, folders, tmp_path):
+    run = tool(
+        'test.py', CLASSIFIER, trained / 'iter_2.pth', '--work-dir', tmp_path, '--tta',
+        '--cfg-options', f'data_root={folders}',
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert 'AverageClsScoreTTA' in run.stdout and 'accuracy/top1' in scores(tmp_path)
 
 
 def test_more_classes_than_the_head(train, tmp_path):

@@ -23,6 +23,16 @@ def test_objects_are_cut_out(tool, shapes, tmp_path):
     other = shutil.copytree(shapes, tmp_path / 'other')
     remade = tool('dataset_converters/coco_to_folders.py', other, tmp_path / 'cut')
     assert remade.returncode == 0 and 'there already' not in remade.stdout
+    pictures = len(list((tmp_path / 'cut').rglob('*.png')))
+    assert 'does not exist' in tool(
+        'dataset_converters/coco_to_folders.py', tmp_path / 'none', tmp_path / 'cut'
+    ).stderr  # fmt: skip
+    assert len(list((tmp_path / 'cut').rglob('*.png'))) == pictures > 0
+    file = other / 'annotations/instances_val2017.json'
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | dict(annotations=content['annotations'][1:])))
+    remade = tool('dataset_converters/coco_to_folders.py', other, tmp_path / 'cut')
+    assert remade.returncode == 0 and 'there already' not in remade.stdout
     (tmp_path / 'cut/complete').unlink()
     run = cut()
     assert run.returncode == 1 and 'was not finished by this tool' in run.stderr
@@ -51,6 +61,22 @@ def test_box_outside_its_image(tool, shapes, tmp_path):
     file.write_text(json.dumps(content))
     run = tool('dataset_converters/coco_to_folders.py', coco, tmp_path / 'cut')
     assert run.returncode == 1 and 'lies outside its image' in run.stderr
+
+
+def test_names_with_a_slash(tool, shapes, tmp_path):
+    coco = shutil.copytree(shapes, tmp_path / 'coco')
+    file = coco / 'annotations/instances_train2017.json'
+    content = json.loads(file.read_text())
+    content['categories'][0]['name'] = 'Monitor/TV'
+    file.write_text(json.dumps(content))
+    run = tool('dataset_converters/coco_to_folders.py', coco, tmp_path / 'cut')
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / 'cut/train2017/Monitor_TV').is_dir()
+    content['categories'][1]['name'] = 'Monitor_TV'
+    file.write_text(json.dumps(content))
+    run = tool('dataset_converters/coco_to_folders.py', coco, tmp_path / 'cut')
+    assert run.returncode == 1 and 'two categories would share a folder' in run.stderr
+    assert (tmp_path / 'cut/train2017/Monitor_TV').is_dir()
 
 
 def test_no_coco(tool, tmp_path):

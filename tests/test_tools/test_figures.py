@@ -121,7 +121,10 @@ def test_print_config(tool):
     assert "log_level = 'DEBUG'" in run.stdout and 'mmswinv2.SwinTransformerV2' in run.stdout
 
 
-@pytest.mark.parametrize('config', [CONFIG, SEGMENTATION])
+HTC = 'configs/detection/htc++_swinv2-nano_shapes.py'  # whose maps have more than the classes
+
+
+@pytest.mark.parametrize('config', [CONFIG, SEGMENTATION, HTC])
 def test_browse_dataset(tool, config, shapes, tmp_path):
     option = f'train_dataloader.dataset.data_root={shapes}'
     run = tool(

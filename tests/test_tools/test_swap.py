@@ -310,6 +310,19 @@ def test_published_weights(arch, window, file, windows):
     assert new.model.neck.in_channels == [width * 2**i for i in range(4)]
 
 
+def test_several_initialisations():
+    cfg = faster_rcnn()
+    old = cfg.model.backbone.init_cfg
+    cfg.model.backbone.init_cfg = [old, dict(type='Kaiming', layer='Conv2d')]
+    new, _ = swap_backbone(cfg, Options(arch='nano'))
+    assert 'init_cfg' not in new.model.backbone
+
+
+def test_a_window_of_nothing():
+    with pytest.raises((UserError, ValueError), match='window'):
+        swap_backbone(faster_rcnn(), Options(arch='nano', window=0))
+
+
 def test_local_weights(tmp_path):
     path = tmp_path / 'nano.pth'
     torch.save({'state_dict': SwinV2('nano').state_dict()}, path)

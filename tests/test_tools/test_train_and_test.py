@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmswinv2.checkpoints import load_pretrained, read_checkpoint
-from mmswinv2.models import SwinTransformerV2
+from mmswinv2.models import SwinTransformerV2, VideoSwinTransformerV2
 from tests.test_tools.conftest import CONFIG, ROOT, SMALL
 
 
@@ -103,6 +103,12 @@ def test_windows_stated_at_conversion(tool, trained, tmp_path):
     assert tool(*convert, '--pretrained-windows', 8, 8, 8, 4).returncode == 0
     with pytest.raises(ValueError, match=r'set pretrained_window_sizes=\[8, 8, 8, 4\]'):
         load_pretrained(SwinTransformerV2('nano'), tmp_path / 'b.pth')
+    torch.save(VideoSwinTransformerV2('nano').state_dict(), tmp_path / 'video.pth')
+    video = 'model_converters/convert_checkpoint.py', tmp_path / 'video.pth', tmp_path / 'v.pth'
+    assert tool(*video, '--pretrained-windows', 8, 8, 8, 4).returncode == 0
+    options = dict(window_size=(8, 7, 7), pretrained_window_sizes=[8, 8, 8, 4])
+    report = load_pretrained(VideoSwinTransformerV2('nano', **options), tmp_path / 'v.pth')
+    assert report.missing == []
     run = tool(*convert, '--pretrained-windows', 8, 8)
     assert run.returncode == 1 and 'the network has 4 stages' in run.stderr
 

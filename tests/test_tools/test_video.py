@@ -132,3 +132,17 @@ def test_make_motion_keeps_what_is_there(tool, clips, tmp_path):
     for force in ((), ('--force',)):
         assert 'holds other files' in sentence(tool(make, tmp_path, *force))
     assert [p.name for p in tmp_path.iterdir()] == ['mine.txt']
+
+
+def test_make_motion_mends_and_replaces_its_own_files_alone(tool, clips, tmp_path):
+    make = 'dataset_converters/make_motion.py'
+    own = shutil.copytree(clips, tmp_path / 'motion')
+    before = sorted(p for p in own.rglob('*') if p.is_file())
+    (own / 'notes.txt').write_text('mine')
+    shutil.rmtree(own / 'videos_train')
+    assert 'made in' in tool(make, own, '--train=12', '--val=6').stdout
+    assert sorted(p for p in own.rglob('*') if p.is_file()) == sorted([*before, own / 'notes.txt'])
+    assert 'made in' in tool(make, own, '--train=13', '--val=6', '--force').stdout
+    assert sorted(p.name for p in own.iterdir()) == sorted(
+        ['notes.txt', *{p.relative_to(own).parts[0] for p in before}]
+    )

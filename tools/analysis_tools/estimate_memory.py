@@ -45,10 +45,15 @@ def parse_args():
     return parser.parse_args()
 
 
+def last_part(kind):
+    """The name of a type that may be a class, or a name with the package's before it."""
+    return getattr(kind, '__name__', str(kind)).split('.')[-1]
+
+
 def strategy_of(cfg):
     """Name and bucket size of the config's strategy."""
     strategy = cfg.get('strategy') or {}
-    kind = str(strategy.get('type')).split('.')[-1]
+    kind = last_part(strategy.get('type'))
     if kind != 'DeepSpeedStrategy':
         return 'fsdp' if kind == 'FSDPStrategy' else 'ddp', BUCKET
     section = strategy.get('zero_optimization')
@@ -63,7 +68,7 @@ def strategy_of(cfg):
 
 def dtype_of(cfg):
     wrapper = cfg.get('optim_wrapper') or {}
-    if wrapper.get('type') != 'AmpOptimWrapper':
+    if last_part(wrapper.get('type')) != 'AmpOptimWrapper':
         return 'float32'
     return wrapper.get('dtype') or 'float16'
 
@@ -88,7 +93,7 @@ def main():
     if args.gpus < 1 or (args.batch_size is not None and args.batch_size < 1):
         raise UserError('--gpus and --batch-size must be at least 1')
     size = input_size(cfg, args.shape)
-    batch_size = args.batch_size or cfg.train_dataloader.batch_size
+    batch_size = args.batch_size or (cfg.get('train_dataloader') or {}).get('batch_size', 1)
     strategy, bucket = strategy_of(cfg)
     strategy = args.strategy or strategy
     name = args.dtype or dtype_of(cfg)

@@ -28,7 +28,8 @@ def main():
     cfg = config_with_options(args.config, args.cfg_options)
     size = input_size(cfg, args.shape)
     split_line = '=' * 30
-    print(f'{split_line}\nInput shape: {size}')
+    note = '' if args.shape else ', that of training; --shape H W for another'
+    print(f'{split_line}\nInput shape: {size}{note}')
     for name, flops in count_flops(cfg, size).items():
         print(f'{"Flops" if name == "total" else "  " + name}: {flops / 1e9:.3f} G')
     print(f'Params: {count_parameters(cfg) / 1e6:.3f} M\n{split_line}')

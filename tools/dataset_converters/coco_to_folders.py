@@ -5,6 +5,7 @@ OUT/val2017/CLASS/...
 """
 
 import argparse
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -29,25 +30,37 @@ def parse_args():
     return parser.parse_args()
 
 
-def cut(coco, split, out, margin, min_size):
-    """Write the objects of a split; returns how many."""
+def read(coco, split):
+    """The annotations of a split."""
     file = coco / 'annotations' / f'instances_{split}.json'
     if not file.exists():
         raise UserError(f'{file} does not exist; {coco} is to have the layout of COCO')
     try:
-        content = json.loads(file.read_text())
+        return json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f'{file} is not JSON, or cut short ({error}); fetch it again') from error
-    names = {category['id']: category['name'] for category in content['categories']}
+
+
+def folders_of_classes(content):
+    """Name of the folder of each category id."""
+    names = {c['id']: c['name'].replace('/', '_') for c in content['categories']}
+    if len(set(names.values())) < len(names):
+        raise UserError(f'two categories would share a folder: {sorted(names.values())}')
+    return names
+
+
+def cut(content, images_of_split, out, margin, min_size):
+    """Write the objects of a split; returns how many."""
+    names = folders_of_classes(content)
     images = {image['id']: image['file_name'] for image in content['images']}
     for name in names.values():  # each class has its folder, be it empty
-        (out / split / name).mkdir(parents=True, exist_ok=True)
+        (out / name).mkdir(parents=True)
     by_image = {}
     for box in content['annotations']:
         by_image.setdefault(box['image_id'], []).append(box)
     written = 0
     for image_id, boxes in by_image.items():
-        path = coco / split / images[image_id]
+        path = images_of_split / images[image_id]
         image = cv2.imread(str(path))
         if image is None:
             raise UserError(f'cannot read the image {path}; fetch it again')
@@ -59,9 +72,9 @@ def cut(coco, split, out, margin, min_size):
             top, left = max(int(y - more), 0), max(int(x - more), 0)
             part = image[top : int(y + height + more) + 1, left : int(x + width + more) + 1]
             if part.size == 0:
-                raise UserError(f'{file}: the box {box["bbox"]} lies outside its image {path}')
+                raise UserError(f'the box {box["bbox"]} lies outside its image {path}')
             name = f'{path.stem}_{number}.png'
-            if not cv2.imwrite(str(out / split / names[box['category_id']] / name), part):
+            if not cv2.imwrite(str(out / names[box['category_id']] / name), part):
                 raise UserError(f'{out} cannot be written')
             written += 1
     return written
@@ -69,8 +82,10 @@ def cut(coco, split, out, margin, min_size):
 
 def main():
     args = parse_args()
+    contents = {split: read(args.coco, split) for split in SPLITS}
+    source = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+    made = repr((str(args.coco.resolve()), source, args.margin, args.min_size))
     done = args.out / 'complete'
-    made = repr((str(args.coco.resolve()), args.margin, args.min_size))
     if done.exists() and done.read_text() == made:
         print(f'{args.out} is there already')
         return
@@ -79,10 +94,16 @@ def main():
             raise UserError(
                 f'{args.out / split} exists and was not finished by this tool; remove it'
             )
-        shutil.rmtree(args.out / split, ignore_errors=True)
+    part = args.out / '.unfinished'  # what is there stays until all is cut
+    shutil.rmtree(part, ignore_errors=True)
+    for split, content in contents.items():
+        number = cut(content, args.coco / split, part / split, args.margin, args.min_size)
+        print(f'{split}: {number} objects')
     done.unlink(missing_ok=True)
     for split in SPLITS:
-        print(f'{split}: {cut(args.coco, split, args.out, args.margin, args.min_size)} objects')
+        shutil.rmtree(args.out / split, ignore_errors=True)
+        (part / split).rename(args.out / split)
+    part.rmdir()
     done.write_text(made)
 
 

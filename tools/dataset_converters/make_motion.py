@@ -24,6 +24,8 @@ MOTIONS = ('left', 'right', 'up', 'down', 'growing', 'turning')
 SHAPES = ('square', 'triangle', 'star')  # a circle would not be seen to turn
 SPLITS = ('train', 'val')
 FPS = 25
+LISTS = {split: f'motion_{split}_list_videos.txt' for split in SPLITS}
+MADE = (*LISTS.values(), *(f'videos_{split}' for split in SPLITS), 'motion.txt')  # the marker last
 
 
 def pose(motion, frames, rng):
@@ -85,20 +87,23 @@ def write_split(out, split, count, size, frames, seed):
         name = f'{index:05d}.mp4'
         encode(folder / name, draw(MOTIONS[label], size, frames, rng))
         lines.append(f'{name} {label}\n')
-    (out / f'motion_{split}_list_videos.txt').write_text(''.join(lines))
+    (out / LISTS[split]).write_text(''.join(lines))
 
 
 def make_motion(out, train=600, val=90, size=64, frames=16, seed=0, force=False):
-    """Make the clips, in a folder beside `out` that takes its place when all is done."""
+    """Make the clips, in a folder inside `out` from which they are moved when all are done."""
     out = out.resolve()
     if out.exists() and not out.is_dir():
         raise UserError(f'{out} is a file; name a folder')
     marker = f'{train} + {val} clips of {frames} frames, {size} pixels, seed {seed}\n'
     made = out / 'motion.txt'
-    if made.exists() and made.read_text() == marker:
+    clips = [len(list(out.glob(f'videos_{split}/*.mp4'))) for split in SPLITS]
+    if made.exists() and made.read_text() == marker and clips == [train, val]:
         print(f'{out} is complete already: {marker}', end='')
         return
-    if out.exists() and any(out.iterdir()) and not (force and made.exists()):
+    part = out / '.unfinished'
+    others = [path for path in out.glob('*') if path != part]
+    if others and not (made.exists() and (force or made.read_text() == marker)):
         what = (
             f'clips made otherwise ({made.read_text().strip()})' if made.exists() else 'other files'
         )
@@ -107,14 +112,18 @@ def make_motion(out, train=600, val=90, size=64, frames=16, seed=0, force=False)
             + (', or replace them with --force' if made.exists() else '')
         )
     start = time.perf_counter()
-    part = out.with_name(out.name + '.part')
     shutil.rmtree(part, ignore_errors=True)
     for split, count in zip(SPLITS, (train, val), strict=True):
         write_split(part, split, count, size, frames, seed)
     (part / 'motion.txt').write_text(marker)
-    if out.exists():
-        shutil.rmtree(out)
-    part.rename(out)
+    for name in reversed(MADE):
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
+    for name in MADE:
+        (part / name).rename(out / name)
+    part.rmdir()
     print(f'{out}: {marker.strip()}, made in {time.perf_counter() - start:.1f} s')
 
 

@@ -34,7 +34,8 @@ def main():
     converted, windows = convert_file(fetch(args.src), args.format, args.prefix)
     arch = describe(converted.state)
     if args.pretrained_windows:
-        stated = {i: (w, w) for i, w in enumerate(args.pretrained_windows)}
+        axes = converted.state['layers.0.blocks.0.attn.cpb_mlp.0.weight'].shape[1]
+        stated = {i: (w,) * axes for i, w in enumerate(args.pretrained_windows)}
         if len(stated) != len(arch['depths']) or (windows and windows != stated):
             raise UserError(
                 f'--pretrained-windows {args.pretrained_windows}: the network has '
