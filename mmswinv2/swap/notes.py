@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ['Notes', 'dicts_in', 'last_line', 'runnable']
+__all__ = ['Notes', 'dicts_in', 'inits_of', 'last_line', 'runnable']
 
 
 @dataclass
@@ -52,16 +52,23 @@ def dicts_in(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
         yield from dicts_in(value, f'{path}.{key}' if path else str(key))
 
 
+def inits_of(node: Any) -> list[Any]:
+    """The entries of a module's ``init_cfg``, which is one dict or a list of them."""
+    init = node.get('init_cfg') or []
+    return list(init) if isinstance(init, (list, tuple)) else [init]
+
+
 def runnable(part: Any) -> Any:
     """A copy of a part's config that neither loads weights nor needs several processes."""
     part = copy.deepcopy(part)
     for _, node in dicts_in(part):
         if node.get('type') == 'MMSyncBN':
             node['type'] = 'BN'
-        init = node.get('init_cfg') or []
-        inits = init if isinstance(init, (list, tuple)) else [init]
-        if any(one.get('type') == 'Pretrained' for one in inits):
-            node['init_cfg'] = [one for one in inits if one.get('type') != 'Pretrained']
+        kept = [init for init in inits_of(node) if init.get('type') != 'Pretrained']
+        if len(kept) < len(inits_of(node)):
+            node.pop('init_cfg')  # for the default of its type, if nothing is left
+            if kept:
+                node['init_cfg'] = kept
     return part
 
 

@@ -16,7 +16,7 @@ from mmengine.registry import DefaultScope
 from ..checkpoints.files import write_whole
 from ..errors import UserError
 from .check import build, predict
-from .notes import Notes
+from .notes import Notes, inits_of
 from .owner import find_owner
 from .training import set_optimizer, set_schedules, set_statistics
 from .weights import choose_weights, default_window
@@ -168,8 +168,6 @@ def _forget_old_weights(cfg: Config, path: str, owner: Any, old: Any, notes: Not
             notes.remove(node, key, where, why)
     if cfg.get('load_from'):
         notes.set(cfg, 'load_from', None, '', 'a whole model with the old backbone')
-    given = old.get('init_cfg') or []
-    given = given if isinstance(given, (list, tuple)) else [given]
-    addresses = {init.get('checkpoint') for init in given}
+    addresses = {init.get('checkpoint') for init in inits_of(old)}
     for key in [k for k, v in cfg.items() if isinstance(v, str) and v in addresses]:
         notes.remove(cfg, key, '', why)
