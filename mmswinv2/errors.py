@@ -15,9 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .checkpoints import CheckpointError
-
 __all__ = [
+    'CheckpointError',
     'UserError',
     'categories_differ',
     'check_data',
@@ -35,8 +34,12 @@ _MAPS = (
 )
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A mistake of the user's; the message says what is wrong and what to do."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be used; the message says why and what to do."""
 
 
 @contextmanager
@@ -57,7 +60,7 @@ def told_in_a_sentence() -> Iterator[None]:
 def explain(error: BaseException) -> str | None:
     """A sentence for an exception that a user can mend, ``None`` for any other."""
     for link in _chain(error):
-        if isinstance(link, (UserError, CheckpointError)):
+        if isinstance(link, UserError):
             return _last_line(link)
         if isinstance(link, (FileNotFoundError, PermissionError)) and link.filename:
             return f'{link.filename}: {link.strerror} (MMSWINV2_TRACEBACK=1 shows who asked for it)'

@@ -1,7 +1,8 @@
 """Reading SwinV2 weights of every published format; pure torch."""
 
+from ..errors import CheckpointError
 from .convert import convert
-from .files import CheckpointError, fetch, fetch_together, read_checkpoint, write_checkpoint
+from .files import fetch, fetch_together, read_checkpoint, write_checkpoint
 from .formats import FORMATS
 from .inflate import inflate
 from .load import LoadReport, load_pretrained

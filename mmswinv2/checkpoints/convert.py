@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .files import CheckpointError
+from ..errors import CheckpointError
 from .formats import FORMATS, HEADS, STRANGERS, Rule, State
 
 __all__ = ['Converted', 'convert']

@@ -19,9 +19,10 @@ from zipfile import is_zipfile
 import torch
 from torch import Tensor
 
+from ..errors import CheckpointError
+
 __all__ = [
     'HALF_WRITTEN',
-    'CheckpointError',
     'fetch',
     'fetch_together',
     'harmless_globals',
@@ -44,10 +45,6 @@ _HARMLESS = (
     'numpy.dtype',
     *(f'numpy.dtypes.{name}DType' for name in (*_DTYPES, 'Str')),
 )
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message says why and what to do."""
 
 
 def fetch(source: str | os.PathLike[str]) -> Path:

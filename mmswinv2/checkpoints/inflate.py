@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .files import CheckpointError
+from ..errors import CheckpointError
 
 __all__ = ['inflate', 'is_2d']
 

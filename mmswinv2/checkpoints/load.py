@@ -12,8 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from ..core import VARIANTS, SwinV2
+from ..errors import CheckpointError
 from .convert import Converted, convert
-from .files import CheckpointError, read_checkpoint
+from .files import read_checkpoint
 from .formats import FORMATS
 from .inflate import inflate, is_2d
 from .windows import check_windows, flat, pretrained_windows, show

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from .files import CheckpointError, harmless_globals, read_checkpoint
+from ..errors import CheckpointError
+from .files import harmless_globals, read_checkpoint
 
 __all__ = ['check_shards', 'gathered', 'is_sharded', 'read_sharded', 'spread']
 

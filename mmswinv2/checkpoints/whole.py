@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from ..core import SwinV2
-from .files import CheckpointError, read_checkpoint
+from ..errors import CheckpointError
+from .files import read_checkpoint
 from .formats import FORMATS, State
 from .inflate import is_2d
 from .load import convert_checkpoint, unwrap

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core import SwinV2
 from ..core.position_bias import log_coordinates
-from .files import CheckpointError
+from ..errors import CheckpointError
 
 __all__ = ['check_windows', 'flat', 'pretrained_windows', 'show']
 
