@@ -12,7 +12,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from mmswinv2.core.linear import linear
+from mmswinv2.ops import linear
 
 
 def rate(function, operations, runs=7):

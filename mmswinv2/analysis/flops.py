@@ -8,16 +8,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import flop_registry, sdpa_flop
+from torch.utils.flop_counter import flop_registry
 
 from .inputs import batch_of
 from .model import StandIn, build
 from .observer import Observer
 
 __all__ = ['FlopCounter', 'count_flops']
-
-_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_FORMULAS = {**flop_registry, _ATTENTION: lambda q, k, v, *_, **__: sdpa_flop(q, k, v)}
 
 
 class FlopCounter(Observer):
@@ -29,7 +26,7 @@ class FlopCounter(Observer):
 
     def saw(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
         """Add what torch's formula says, if there is one."""
-        formula = _FORMULAS.get(func._overloadpacket)
+        formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
             self.total += formula(*args, **kwargs, out_val=out) // 2
 

@@ -58,7 +58,6 @@ def measure_memory(
 def _main(path: str, batch_size: int, name: str, size: Sequence[int]) -> None:
     from mmengine.registry import MODELS
 
-    from ..core.chunks import without_chunks
     from ..engine.launch import config_with_options
 
     torch.manual_seed(0)
@@ -76,15 +75,14 @@ def _main(path: str, batch_size: int, name: str, size: Sequence[int]) -> None:
         run = model.backbone.forward
         model.backbone.forward = torch.autocast(device, dtype)(run)
         dtype = None
-    with without_chunks():  # as on a GPU, which the estimates are for
-        for _ in range(_STEPS):
-            data = model.data_preprocessor(batch, True)
-            with torch.autocast(device, dtype, dtype is not None):
-                loss, _ = model.parse_losses(model(**data, mode='loss'))
-            loss.backward()
-            del data, loss
-            optimizer.step()
-            optimizer.zero_grad()
+    for _ in range(_STEPS):
+        data = model.data_preprocessor(batch, True)
+        with torch.autocast(device, dtype, dtype is not None):
+            loss, _ = model.parse_losses(model(**data, mode='loss'))
+        loss.backward()
+        del data, loss
+        optimizer.step()
+        optimizer.zero_grad()
     print(peak_memory(device) - idle)
 
 

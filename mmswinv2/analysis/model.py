@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..core import SwinV2
-from ..core.windows import forget_grids
 from ..errors import UserError
 from .observer import Observer
 
@@ -61,14 +60,10 @@ class StandIn(nn.Module):
 
     @contextmanager
     def _observed(self) -> Iterator[None]:
-        forget_grids()  # fake ones must not stay, nor real ones be used
-        try:
-            with ExitStack() as stack:
-                for mode in (self._fake, *self._observers):
-                    stack.enter_context(mode)
-                yield
-        finally:
-            forget_grids()
+        with ExitStack() as stack:
+            for mode in (self._fake, *self._observers):
+                stack.enter_context(mode)
+            yield
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Any:
         """``(B, C, *pixels)`` to maps of random numbers, of the backbone's shapes."""
@@ -113,7 +108,7 @@ def build(
         UserError: if its backbone is none of ours.
     """
     model_cfg = ready(cfg)
-    if not str(model_cfg.get('backbone', {}).get('type')).startswith('mmswinv2.'):
+    if not _is_ours(model_cfg):
         raise UserError('the model of this config has no backbone of mmswinv2')
     backbone_cfg = model_cfg.pop('backbone')
     with torch.device('meta'):
@@ -132,10 +127,16 @@ def ready(cfg: Any) -> Any:
     model_cfg = copy.deepcopy(cfg.model)
     if 'backbone' in model_cfg:
         model_cfg.backbone.init_cfg = None
+    if _is_ours(model_cfg):
+        model_cfg.backbone.path = 'plain'  # as on a GPU, which the figures are for
     stages = (model_cfg.get('train_cfg') or {}).get('rcnn') or []
     for stage in stages if isinstance(stages, (list, tuple)) else [stages]:
         stage.assigner.update(pos_iou_thr=0.1, neg_iou_thr=0.1, min_pos_iou=0.1)
     return model_cfg
+
+
+def _is_ours(model_cfg: Any) -> bool:
+    return str((model_cfg.get('backbone') or {}).get('type')).startswith('mmswinv2.')
 
 
 def _Given(module: nn.Module) -> nn.Module:

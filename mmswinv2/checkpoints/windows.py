@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core import SwinV2
-from ..core.position_bias import log_coordinates
+from ..core.attention import log_coordinates
 from ..errors import CheckpointError
 
 __all__ = ['check_windows', 'flat', 'pretrained_windows', 'show']

@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..errors import UserError
+from .arguments import IntOrInts, check_arguments
 from .block import Block
-from .patches import LayerNorm, PatchEmbed, PatchMerging
-from .tuples import IntOrInts, one_each, per_axis, per_stage
-from .variants import Variant, get_variant
-
-__all__ = ['Stage', 'SwinV2']
+from .layers import LayerNorm, PatchEmbed, PatchMerging
 
 
 class Stage(nn.Module):
@@ -49,7 +47,7 @@ class SwinV2(nn.Module):
     buffer depends on `window_size` or on the size of the input.
 
     Args:
-        arch: a name of `variants.VARIANTS` or a dict, see `variants.get_variant`.
+        arch: a name of `arguments.VARIANTS` or a dict, see `arguments.get_variant`.
         in_channels: channels of the input.
         patch_size: patch along each axis; its length says how many axes there are.
         merge_stride: tokens merged along each axis between stages.
@@ -67,10 +65,11 @@ class SwinV2(nn.Module):
             int, or one per stage. ``None``: all.
         windows_at_once: at most so many windows attend at a time (sequential self-attention,
             paper, section 3.5); an int, or one per stage, ``None`` for all at once.
-        extra_norm_every_n_blocks: see `variants.Variant`; ``None``: as `arch` has it.
+        extra_norm_every_n_blocks: see `arguments.Variant`; ``None``: as `arch` has it.
+        block: the class of the blocks; see `mmswinv2.paths`.
 
     Raises:
-        ValueError: if an argument has the wrong length or value.
+        UserError: if an argument has the wrong length or value.
     """
 
     def __init__(
@@ -90,68 +89,45 @@ class SwinV2(nn.Module):
         checkpoint_blocks: int | Sequence[int] | None = None,
         windows_at_once: int | Sequence[int | None] | None = None,
         extra_norm_every_n_blocks: int | None = None,
+        block: type[Block] = Block,
     ) -> None:
         super().__init__()
-        variant = get_variant(arch, extra_norm_every_n_blocks)
-        ndim, num_stages = len(patch_size), len(variant.depths)
-        if ndim not in (2, 3):
-            raise ValueError(f'patch_size must have 2 or 3 entries, got {patch_size!r}')
-        if not isinstance(out_indices, Sequence) or not out_indices:
-            raise ValueError(f'out_indices must name at least one stage, got {out_indices!r}')
-        if bad := [i for i in out_indices if i not in range(num_stages)]:
-            raise ValueError(f'out_indices {bad} are no stages; there are {num_stages}, from 0')
-        if not 0 <= drop_path_rate < 1:
-            raise ValueError(f'drop_path_rate must be at least 0 and below 1, got {drop_path_rate}')
-        patch = per_axis(patch_size, ndim, 'patch_size')
-        stride = per_axis(merge_stride, ndim, 'merge_stride')
-        windows = per_stage(window_size, num_stages, ndim, 'window_size')
-        if pretrained_window_sizes is None:
-            pretrained = windows
-        else:
-            pretrained = per_stage(
-                pretrained_window_sizes, num_stages, ndim, 'pretrained_window_sizes'
-            )
+        given = check_arguments(
+            arch, in_channels, patch_size, merge_stride, window_size, pretrained_window_sizes,
+            mlp_ratio, drop_rate, attn_drop_rate, drop_path_rate, out_indices, with_cp,
+            checkpoint_blocks, windows_at_once, extra_norm_every_n_blocks,
+        )  # fmt: skip
+        variant = given.variant
+        self.variant, self.depths = variant, variant.depths
+        self.window_sizes, self.pretrained_window_sizes = given.windows, given.pretrained
+        self.in_channels, self.out_indices = in_channels, given.out_indices
+        self.num_features = tuple(variant.embed_dims * 2**i for i in range(len(self.depths)))
 
-        self.variant: Variant = variant
-        self.depths = variant.depths
-        self.window_sizes = windows
-        self.pretrained_window_sizes = pretrained
-        self.out_indices = tuple(out_indices)
-        self.num_features = tuple(variant.embed_dims * 2**i for i in range(num_stages))
-
-        self.patch_embed = PatchEmbed(in_channels, variant.embed_dims, patch)
+        self.patch_embed = PatchEmbed(in_channels, variant.embed_dims, given.patch_size)
         self.pos_drop = nn.Dropout(drop_rate)
         last = max(sum(self.depths) - 1, 1)
         rates = [drop_path_rate * i / last for i in range(sum(self.depths))]
         every = variant.extra_norm_every
-        recomputed = _recomputed_blocks(self.depths, with_cp, checkpoint_blocks)
-        at_once = one_each(windows_at_once, num_stages, 'windows_at_once')
-        for n in at_once:
-            if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
-                raise ValueError(
-                    f'windows_at_once must be at least 1, or None for no bound, got '
-                    f'{windows_at_once!r}'
-                )
         self.layers = nn.ModuleList()
         for i, dim in enumerate(self.num_features):
             blocks = [
-                Block(
+                block(
                     dim,
                     variant.num_heads[i],
-                    windows[i],
-                    pretrained[i],
+                    given.windows[i],
+                    given.pretrained[i],
                     shifted=j % 2 == 1,
                     mlp_ratio=mlp_ratio,
                     drop=drop_rate,
                     attn_drop=attn_drop_rate,
                     drop_path=rates.pop(0),
                     extra_norm=bool(every) and (j + 1) % every == 0,
-                    windows_at_once=at_once[i],
+                    windows_at_once=given.windows_at_once[i],
                 )
                 for j in range(self.depths[i])
             ]
-            merging = PatchMerging(dim, stride) if i < num_stages - 1 else None
-            self.layers.append(Stage(blocks, merging, recomputed[i]))
+            merging = PatchMerging(dim, given.merge_stride) if i + 1 < len(self.depths) else None
+            self.layers.append(Stage(blocks, merging, given.recomputed[i]))
         for i in self.out_indices:
             self.add_module(f'norm{i}', LayerNorm(self.num_features[i]))
         self.reset_parameters()
@@ -175,7 +151,17 @@ class SwinV2(nn.Module):
 
         Returns:
             One ``(B, C_i, *S_i)`` per output index, normalised.
+
+        Raises:
+            UserError: if the input has other axes or channels.
         """
+        channels, ndim = self.in_channels, len(self.patch_embed.patch_size)
+        if x.ndim != 2 + ndim or x.shape[1] != channels:
+            axes = 'height, width' if ndim == 2 else 'frames, height, width'
+            raise UserError(
+                f'the input must be (batch, {channels}, {axes}), {channels} being in_channels of '
+                f'the backbone, got a tensor of shape {tuple(x.shape)}'
+            )
         return self.forward_tokens(self.patch_embed(x))
 
     def forward_tokens(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -190,31 +176,3 @@ class SwinV2(nn.Module):
                 break
             x = stage.get_submodule('downsample')(x)
         return tuple(outs)
-
-
-def _recomputed_blocks(
-    depths: tuple[int, ...],
-    with_cp: bool | Sequence[bool],
-    checkpoint_blocks: int | Sequence[int] | None,
-) -> list[int]:
-    """Blocks at the start of each stage whose activations are recomputed."""
-    wanted = one_each(with_cp, len(depths), 'with_cp')
-    if bad := [flag for flag in wanted if not isinstance(flag, bool)]:
-        raise ValueError(
-            f'with_cp must be True or False, or one of them per stage, got {bad[0]!r}; '
-            'checkpoint_blocks=N takes the first N blocks of a stage'
-        )
-    if checkpoint_blocks is None:
-        limits: Sequence[int] = depths
-    else:
-        limits = one_each(checkpoint_blocks, len(depths), 'checkpoint_blocks')
-        if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in limits):
-            raise ValueError(
-                f'checkpoint_blocks must be numbers of blocks from 0, got {checkpoint_blocks!r}'
-            )
-        if not any(wanted):
-            raise ValueError(
-                f'checkpoint_blocks={checkpoint_blocks!r} says how many blocks to recompute, and '
-                'with_cp is False everywhere; set with_cp=True'
-            )
-    return [n if flag else 0 for n, flag in zip(limits, wanted, strict=True)]

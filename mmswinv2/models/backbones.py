@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import difflib
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,12 +15,13 @@ from torch import Tensor, nn
 
 from ..checkpoints import LoadReport, fetch_together, load_pretrained
 from ..core import SwinV2
-from ..core.tuples import IntOrInts
+from ..core.arguments import IntOrInts, is_stage_count, per_axis
+from ..errors import UserError
+from ..paths import PATHS
 from ..registry import MODELS
 
-__all__ = ['SwinTransformerV2', 'VideoSwinTransformerV2']
-
 _LOADER_KEYS = {'checkpoint', 'prefix', 'format'}
+_NETWORK = set(inspect.signature(SwinV2).parameters) - {'block', 'merge_stride'}
 
 
 class _Backbone(SwinV2, BaseModule):
@@ -30,7 +33,13 @@ class _Backbone(SwinV2, BaseModule):
         norm_eval: keep norms in evaluation mode while training.
         init_cfg: mmengine's; ``dict(type='Pretrained', checkpoint=..., prefix=...)`` takes a file
             or address of any format of `mmswinv2.checkpoints` and may carry a ``format``.
+        path: how blocks are computed, see `mmswinv2.paths`: ``'auto'`` takes the fastest way,
+            ``'plain'`` all windows at once, ``'chunked'`` a few windows at a time on CPUs, which
+            saves memory in training, ``'padded'`` is for export.
         **kwargs: of `core.SwinV2`.
+
+    Raises:
+        UserError: if an argument is unknown or has a wrong value.
     """
 
     pretrained2d = False
@@ -40,21 +49,30 @@ class _Backbone(SwinV2, BaseModule):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        path: str = 'auto',
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        if frozen_stages not in range(-1, len(self.depths) + 1):
-            raise ValueError(
+        if unknown := sorted(set(kwargs) - _NETWORK - {'merge_stride'}):
+            close = difflib.get_close_matches(unknown[0], sorted(_NETWORK | set(_OWN)), n=1)
+            hint = f'; did you mean {close[0]}?' if close else ''
+            raise UserError(f'{type(self).__name__} has no argument {unknown[0]!r}{hint}')
+        if path not in PATHS:
+            raise UserError(f'path must be one of {", ".join(map(repr, PATHS))}, got {path!r}')
+        super().__init__(block=PATHS[path], **kwargs)
+        if not is_stage_count(frozen_stages, len(self.depths), minimum=-1):
+            raise UserError(
                 f'frozen_stages must be from -1 (none) to {len(self.depths)}, got {frozen_stages!r}'
             )
+        if not isinstance(norm_eval, bool):
+            raise UserError(f'norm_eval must be True or False, got {norm_eval!r}')
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
-        self.init_cfg = copy.deepcopy(init_cfg)
+        self.init_cfg = _checked_init_cfg(init_cfg)
         self._freeze()
 
     def init_weights(self) -> None:
         """Load pre-trained weights if asked for; the rest is as the constructor left it."""
-        configs = [self.init_cfg] if isinstance(self.init_cfg, dict) else list(self.init_cfg or [])
+        configs = self.init_cfg
         pretrained = [c for c in configs if _is_pretrained(c['type'])]
         self.init_cfg = [c for c in configs if c not in pretrained]
         try:
@@ -95,6 +113,22 @@ class _Backbone(SwinV2, BaseModule):
                 parameter.requires_grad_(False)
 
 
+_OWN = ('frozen_stages', 'norm_eval', 'init_cfg', 'path', 'pretrained', 'pretrained2d')
+
+
+def _checked_init_cfg(init_cfg: Any) -> list[dict]:
+    """The entries of an ``init_cfg``, copied."""
+    entries = [init_cfg] if isinstance(init_cfg, Mapping) else init_cfg or []
+    if not isinstance(entries, Sequence) or not all(
+        isinstance(entry, Mapping) and 'type' in entry for entry in entries
+    ):
+        raise UserError(
+            f"init_cfg must be dict(type='Pretrained', checkpoint=...) or a list of such, got "
+            f'{init_cfg!r}'
+        )
+    return [copy.deepcopy(dict(entry)) for entry in entries]
+
+
 def _is_pretrained(kind: Any) -> bool:
     return kind is PretrainedInit or (isinstance(kind, str) and kind.split('.')[-1] == 'Pretrained')
 
@@ -103,7 +137,7 @@ def _loader_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `_load` from an ``init_cfg``; ``map_location`` makes no difference."""
     arguments = {k: v for k, v in config.items() if k not in ('type', 'map_location')}
     if 'checkpoint' not in arguments or arguments.keys() - _LOADER_KEYS:
-        raise ValueError(
+        raise UserError(
             'init_cfg of a pre-trained backbone needs checkpoint and may have prefix and format, '
             f'got {dict(config)}'
         )
@@ -119,29 +153,13 @@ class SwinTransformerV2(_Backbone):
     Paper: https://arxiv.org/abs/2111.09883. State-dict keys are the authors'.
 
     Args:
-        arch: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, ``'huge'``, ``'giant'``, ``'nano'``,
-            a first letter of these (not of nano), or a dict with ``embed_dims``, ``depths``,
-            ``num_heads``.
-        in_channels: channels of the image.
-        patch_size: pixels of a patch.
+        arch: a name of `core.VARIANTS` or its first letter (not of nano), or a dict with
+            ``embed_dims``, ``depths`` and ``num_heads``.
+        patch_size: pixels of a patch; an int or ``(height, width)``.
         window_size: an int, ``(h, w)``, one per stage, or ``(h, w)`` per stage.
-        pretrained_window_sizes: the windows the weights were first trained with, in the same
-            forms; ``None`` means `window_size` (training from scratch).
-        mlp_ratio: hidden width of the MLPs over their channels.
-        drop_rate: dropout after patch embedding, projections and MLPs.
-        attn_drop_rate: dropout of attention probabilities.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
-        out_indices: stages to return.
-        with_cp: recompute activations in backward to save memory; a bool, or one per stage.
-        checkpoint_blocks: where `with_cp` holds, only the first so many blocks of the stage; an
-            int, or one per stage. ``None``: all.
-        windows_at_once: at most so many windows attend at a time; an int, or one per stage,
-            ``None`` for all at once.
-        extra_norm_every_n_blocks: a LayerNorm on the main branch after every so many blocks of a
-            stage; ``None``: as `arch` has it (6 in huge and giant).
-        frozen_stages: patch embedding and this many stages are not trained; -1: none.
-        norm_eval: keep norms in evaluation mode while training.
-        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads weights of any format.
+        **kwargs: of `core.SwinV2` (``pretrained_window_sizes``, ``out_indices``,
+            ``with_cp``, ...), and ``frozen_stages``, ``norm_eval``, ``init_cfg``, ``path``.
 
     Example:
         >>> import torch
@@ -153,42 +171,18 @@ class SwinTransformerV2(_Backbone):
     def __init__(
         self,
         arch: str | Mapping[str, Any] = 'tiny',
-        in_channels: int = 3,
-        patch_size: int = 4,
+        patch_size: int | Sequence[int] = 4,
         window_size: int | Sequence[IntOrInts] = 8,
-        pretrained_window_sizes: int | Sequence[IntOrInts] | None = None,
-        mlp_ratio: float = 4.0,
-        drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.1,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        with_cp: bool | Sequence[bool] = False,
-        checkpoint_blocks: int | Sequence[int] | None = None,
-        windows_at_once: int | Sequence[int | None] | None = None,
-        extra_norm_every_n_blocks: int | None = None,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        init_cfg: dict | list[dict] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
-            frozen_stages,
-            norm_eval,
-            init_cfg,
             arch=arch,
-            in_channels=in_channels,
-            patch_size=(patch_size, patch_size),
+            patch_size=per_axis(patch_size, 2, 'patch_size'),
             merge_stride=(2, 2),
             window_size=window_size,
-            pretrained_window_sizes=pretrained_window_sizes,
-            mlp_ratio=mlp_ratio,
-            drop_rate=drop_rate,
-            attn_drop_rate=attn_drop_rate,
             drop_path_rate=drop_path_rate,
-            out_indices=out_indices,
-            with_cp=with_cp,
-            checkpoint_blocks=checkpoint_blocks,
-            windows_at_once=windows_at_once,
-            extra_norm_every_n_blocks=extra_norm_every_n_blocks,
+            **kwargs,
         )
 
 
@@ -206,27 +200,13 @@ class VideoSwinTransformerV2(_Backbone):
         pretrained: a file or address of weights; short for an `init_cfg` of type Pretrained.
         pretrained2d: weights of an image network are inflated (`mmswinv2.checkpoints.inflate`);
             those of a video network load as they are. ``False``: they must be of a video network.
-        in_channels: channels of the video.
         patch_size: frames and pixels of a patch.
         window_size: an int, ``(t, h, w)`` in tokens, one int per stage, or ``(t, h, w)`` per stage.
-            A window of 8 tokens in time is 16 frames.
-        pretrained_window_sizes: the windows the weights were first trained with, in the same forms.
-            For weights of an image network, time is free to choose: ``[(8, 12, 12), ...]``.
-        mlp_ratio: hidden width of the MLPs over their channels.
-        drop_rate: dropout after patch embedding, projections and MLPs.
-        attn_drop_rate: dropout of attention probabilities.
+            A window of 8 tokens in time is 16 frames. Of weights of an image network, the time
+            axis of ``pretrained_window_sizes`` is free to choose: ``[(8, 12, 12), ...]``.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
         out_indices: stages to return; of a single one the map itself, as mmaction2's heads want it.
-        with_cp: recompute activations in backward to save memory; a bool, or one per stage.
-        checkpoint_blocks: where `with_cp` holds, only the first so many blocks of the stage; an
-            int, or one per stage. ``None``: all.
-        windows_at_once: at most so many windows attend at a time; an int, or one per stage,
-            ``None`` for all at once.
-        extra_norm_every_n_blocks: a LayerNorm on the main branch after every so many blocks of a
-            stage; ``None``: as `arch` has it (6 in huge and giant).
-        frozen_stages: patch embedding and this many stages are not trained; -1: none.
-        norm_eval: keep norms in evaluation mode while training.
-        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads weights of any format.
+        **kwargs: as of `SwinTransformerV2`.
 
     Example:
         >>> import torch
@@ -240,55 +220,37 @@ class VideoSwinTransformerV2(_Backbone):
         arch: str | Mapping[str, Any] = 'tiny',
         pretrained: str | None = None,
         pretrained2d: bool = True,
-        in_channels: int = 3,
         patch_size: Sequence[int] = (2, 4, 4),
         window_size: int | Sequence[IntOrInts] = (8, 8, 8),
-        pretrained_window_sizes: int | Sequence[IntOrInts] | None = None,
-        mlp_ratio: float = 4.0,
-        drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.1,
         out_indices: Sequence[int] = (3,),
-        with_cp: bool | Sequence[bool] = False,
-        checkpoint_blocks: int | Sequence[int] | None = None,
-        windows_at_once: int | Sequence[int | None] | None = None,
-        extra_norm_every_n_blocks: int | None = None,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        **kwargs: Any,
     ) -> None:
         if pretrained is not None:
             if init_cfg is not None:
-                raise ValueError(
+                raise UserError(
                     f'pretrained={pretrained!r} and init_cfg={init_cfg!r} both say what to load; '
                     'take one of them out'
                 )
             init_cfg = dict(type='Pretrained', checkpoint=pretrained)
-        if not isinstance(patch_size, Sequence) or len(patch_size) != 3:
-            raise ValueError(f'patch_size must be (frames, height, width), got {patch_size!r}')
+        if not isinstance(patch_size, (list, tuple)) or len(patch_size) != 3:
+            raise UserError(f'patch_size must be (frames, height, width), got {patch_size!r}')
+        if not isinstance(pretrained2d, bool):
+            raise UserError(f'pretrained2d must be True or False, got {pretrained2d!r}')
         super().__init__(
-            frozen_stages,
-            norm_eval,
-            init_cfg,
             arch=arch,
-            in_channels=in_channels,
             patch_size=patch_size,
             merge_stride=(1, 2, 2),
             window_size=window_size,
-            pretrained_window_sizes=pretrained_window_sizes,
-            mlp_ratio=mlp_ratio,
-            drop_rate=drop_rate,
-            attn_drop_rate=attn_drop_rate,
             drop_path_rate=drop_path_rate,
             out_indices=out_indices,
-            with_cp=with_cp,
-            checkpoint_blocks=checkpoint_blocks,
-            windows_at_once=windows_at_once,
-            extra_norm_every_n_blocks=extra_norm_every_n_blocks,
+            init_cfg=init_cfg,
+            **kwargs,
         )
         self.pretrained2d = pretrained2d
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
         """``(B, C, T, H, W)`` to one map ``(B, C_i, T_i, H_i, W_i)``, or a tuple of several."""
         outs = super().forward(x)
         return outs[0] if len(outs) == 1 else outs

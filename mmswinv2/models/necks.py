@@ -9,10 +9,9 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..core.block import MLP, DropPath
-from ..core.patches import LayerNorm
+from ..core.layers import LayerNorm
+from ..errors import UserError
 from ..registry import MODELS
-
-__all__ = ['GlobalSelfAttention']
 
 
 @MODELS.register_module()
@@ -34,7 +33,7 @@ class GlobalSelfAttention(BaseModule):
         init_cfg: mmengine's.
 
     Raises:
-        ValueError: if C is not divisible by the heads, or the last level has other channels.
+        UserError: if C is not divisible by the heads, or the last level has other channels.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class GlobalSelfAttention(BaseModule):
         super().__init__(init_cfg)
         self.num_heads = max(in_channels // 32, 1) if num_heads is None else num_heads
         if in_channels % self.num_heads:
-            raise ValueError(
+            raise UserError(
                 f'in_channels must be divisible by num_heads, got {in_channels} and '
                 f'{self.num_heads}; set num_heads'
             )
@@ -68,7 +67,7 @@ class GlobalSelfAttention(BaseModule):
         *others, last = inputs
         channels = self.proj.in_features
         if last.shape[1] != channels:
-            raise ValueError(
+            raise UserError(
                 f'the last level has {last.shape[1]} channels and in_channels={channels}; '
                 'in_channels must be that of the last output of the backbone'
             )

@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..registry import MODELS
 from .backbones import SwinTransformerV2
-
-__all__ = ['NormalizedPixelLoss', 'SimMIMSwinTransformerV2', 'local_statistics']
 
 
 @MODELS.register_module()
@@ -31,13 +30,13 @@ class SimMIMSwinTransformerV2(SwinTransformerV2):
         **kwargs: of `SwinTransformerV2`.
 
     Raises:
-        ValueError: if there are several.
+        UserError: if there are several.
     """
 
     def __init__(self, out_indices: Sequence[int] = (3,), **kwargs: Any) -> None:
         super().__init__(out_indices=out_indices, **kwargs)
         if len(self.out_indices) != 1:
-            raise ValueError(f'out_indices must be one stage for SimMIM, got {out_indices}')
+            raise UserError(f'out_indices must be one stage for SimMIM, got {out_indices}')
         self.mask_token = nn.Parameter(torch.empty(1, 1, self.num_features[0]))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
@@ -49,13 +48,13 @@ class SimMIMSwinTransformerV2(SwinTransformerV2):
             mask: ``(B, H / patch, W / patch)``, 1 where a patch is masked; ``None``: none is.
 
         Raises:
-            ValueError: if the mask has another size than the map of patches.
+            UserError: if the mask has another size than the map of patches.
         """
         if mask is None:
             return super().forward(x)
         tokens = self.patch_embed(x)
         if mask.shape != tokens.shape[:-1]:
-            raise ValueError(
+            raise UserError(
                 f'the mask is {tuple(mask.shape)}, and the images have {tuple(tokens.shape[:-1])} '
                 'patches; give SimMIMMaskGenerator the input_size of the crops and the '
                 "model_patch_size of the backbone's patches"
@@ -78,7 +77,7 @@ class NormalizedPixelLoss(nn.Module):
     def __init__(self, patch_size: int = 47) -> None:
         super().__init__()
         if patch_size < 3 or patch_size % 2 == 0:
-            raise ValueError(f'patch_size must be odd and at least 3, got {patch_size}')
+            raise UserError(f'patch_size must be odd and at least 3, got {patch_size}')
         self.patch_size = patch_size
 
     def forward(self, pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:

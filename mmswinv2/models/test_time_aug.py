@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,10 +13,8 @@ from mmengine.model import BaseTTAModel
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..registry import MODELS
-from .view import View, in_range
-
-__all__ = ['InstanceSegTTAModel']
 
 
 @MODELS.register_module()
@@ -40,7 +39,7 @@ class InstanceSegTTAModel(BaseTTAModel):
         data_preprocessor: see `BaseTTAModel`.
 
     Raises:
-        ValueError: if the detector has no masks, or is not a two-stage detector with RoI heads,
+        UserError: if the detector has no masks, or is not a two-stage detector with RoI heads,
             or an option is unknown.
 
     Example::
@@ -62,7 +61,7 @@ class InstanceSegTTAModel(BaseTTAModel):
         _check_detector(self.module)
         self.tta_cfg = _options(self.module, tta_cfg)
         if cached_views < 1:
-            raise ValueError(f'cached_views must be 1 or more, got {cached_views}')
+            raise UserError(f'cached_views must be 1 or more, got {cached_views}')
         self.cached_views = cached_views
 
     @property
@@ -154,7 +153,7 @@ class InstanceSegTTAModel(BaseTTAModel):
         factors = [tuple(view['data_samples'][0].metainfo['scale_factor']) for view in views]
         each = len(views) // len(ranges) if ranges and len(views) % len(ranges) == 0 else 0
         if not each or any(f != factors[i // each * each] for i, f in enumerate(factors)):
-            raise ValueError(
+            raise UserError(
                 f'size_ranges has {len(ranges)} entries and tta_pipeline {len(views)} views; it '
                 'needs one entry for each scale, and the scales stand before the flips'
             )
@@ -251,7 +250,7 @@ def _check_detector(detector: nn.Module) -> None:
 
     name = type(detector).__name__
     if isinstance(detector, TwoStageDetector) and not detector.roi_head.with_mask:
-        raise ValueError(
+        raise UserError(
             f'InstanceSegTTAModel merges masks, and {name} has no mask head here; for boxes alone '
             "use tta_model=dict(type='DetTTAModel', ...)"
         )
@@ -260,7 +259,7 @@ def _check_detector(detector: nn.Module) -> None:
         or isinstance(detector, TwoStagePanopticSegmentor)
         or isinstance(detector.roi_head, SparseRoIHead)
     ):
-        raise ValueError(
+        raise UserError(
             f'InstanceSegTTAModel needs a two-stage detector whose masks are predicted from boxes, '
             f'as Mask R-CNN or HTC, and {name} is none; test it without --tta, or, if it has boxes '
             "alone, use tta_model=dict(type='DetTTAModel', ...)"
@@ -272,7 +271,7 @@ def _options(detector: nn.Module, tta_cfg: Mapping[str, Any] | None) -> dict[str
     options = {key: own.get(key) for key in ('nms', 'max_per_img', 'score_thr')}
     options['size_ranges'] = None
     if unknown := sorted(set(tta_cfg or {}) - set(options)):
-        raise ValueError(f'tta_cfg has {unknown}; it may have {sorted(options)}')
+        raise UserError(f'tta_cfg has {unknown}; it may have {sorted(options)}')
     return {**options, **(tta_cfg or {})}
 
 
@@ -296,3 +295,56 @@ def _replaced(head: nn.Module, predict_by_feat: Callable) -> Iterator[None]:
         yield
     finally:
         del head.predict_by_feat
+
+
+@dataclass(frozen=True)
+class View:
+    """How a view came from its image: scaled, then flipped.
+
+    Attributes:
+        scale: x and y factor.
+        size: height and width of the view.
+        axes: axes of an ``(..., H, W)`` map along which it is flipped.
+    """
+
+    scale: tuple[float, float]
+    size: tuple[int, int]
+    axes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any]) -> View:
+        """Read it from the meta information that mmdet's transforms leave."""
+        if missing := {'flip', 'scale_factor', 'img_shape'} - set(meta):
+            raise UserError(
+                f'the views lack {sorted(missing)} in their meta information; add them to '
+                'meta_keys of PackDetInputs in tta_pipeline'
+            )
+        direction = meta.get('flip_direction') if meta['flip'] else None
+        axes = {None: (), 'horizontal': (-1,), 'vertical': (-2,), 'diagonal': (-1, -2)}[direction]
+        return cls(tuple(meta['scale_factor']), tuple(meta['img_shape'][:2]), axes)
+
+    def flip_boxes(self, boxes: Tensor) -> Tensor:
+        """Mirror ``(..., 4)`` boxes of the view."""
+        for axis in self.axes:
+            low, high = (0, 2) if axis == -1 else (1, 3)
+            boxes = boxes.clone()
+            boxes[..., [low, high]] = self.size[axis] - boxes[..., [high, low]]
+        return boxes
+
+    def to_image(self, boxes: Tensor) -> Tensor:
+        """``(..., 4)`` boxes of the view in the frame of the image."""
+        return self.flip_boxes(boxes) / boxes.new_tensor(self.scale * 2)
+
+    def from_image(self, boxes: Tensor) -> Tensor:
+        """``(..., 4)`` boxes of the image in the frame of the view."""
+        return self.flip_boxes(boxes * boxes.new_tensor(self.scale * 2))
+
+
+def in_range(boxes: Tensor, scores: Tensor, range_: tuple[float, float] | None) -> Tensor:
+    """Scores ``(n, classes + 1)``, zero where a box ``(n, k, 4)`` is not of a size in the range."""
+    if range_ is None:
+        return scores
+    width, height = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).unbind(-1)
+    size = (width * height).sqrt()  # [n, k]
+    inside = (size >= range_[0]) & (size <= range_[1])
+    return torch.cat([scores[:, :-1] * inside, scores[:, -1:]], dim=1)

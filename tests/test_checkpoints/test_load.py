@@ -10,7 +10,7 @@ from mmswinv2.checkpoints import CheckpointError, load_pretrained, read_checkpoi
 from mmswinv2.checkpoints.load import describe
 from mmswinv2.checkpoints.windows import pretrained_windows
 from mmswinv2.core import SwinV2
-from mmswinv2.core.position_bias import log_coordinates
+from mmswinv2.core.attention import log_coordinates
 
 
 def weights(window=8, tables=None, **kwargs):

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import peers
 from mmswinv2.checkpoints import CheckpointError, load_but, read_class_map
-from mmswinv2.core.position_bias import log_coordinates
+from mmswinv2.core.attention import log_coordinates
 from tests.test_pretrain.conftest import CLASSIFIER, SIMMIM, build
 
 TINY = 'configs/classification/swinv2-tiny-w8_16xb64_in1k-256px.py'

@@ -13,7 +13,7 @@ import torch
 
 from mmswinv2.checkpoints import fetch
 from mmswinv2.checkpoints.load import convert_file
-from mmswinv2.core.position_bias import ContinuousPositionBias
+from mmswinv2.core.attention import ContinuousPositionBias
 from mmswinv2.errors import UserError, told_in_a_sentence
 
 

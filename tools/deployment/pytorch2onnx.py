@@ -24,7 +24,6 @@ from mmswinv2 import compat
 from mmswinv2.analysis.model import ready
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.core import SwinV2
-from mmswinv2.core.padded import any_size
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.errors import UserError, told_in_a_sentence
 
@@ -99,7 +98,7 @@ def export(features, path):
     names = 'BTHW' if image.ndim == 5 else 'BHW'
     axes = [0, *range(2, image.ndim)]
     open_ = {axis: torch.export.Dim(name) for axis, name in zip(axes, names, strict=True)}
-    with torch.no_grad(), any_size(), symbols.patch(backed_size_oblivious=True):
+    with torch.no_grad(), symbols.patch(backed_size_oblivious=True):
         program = torch.export.export(
             features, (image,), dynamic_shapes=(open_,), strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,

@@ -9,7 +9,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from mmswinv2.core.variants import SHORT, VARIANTS
+from mmswinv2.core.arguments import SHORT, VARIANTS
 from mmswinv2.errors import UserError, told_in_a_sentence
 from mmswinv2.swap import (
     Options,

@@ -1,4 +1,4 @@
-"""Patch embedding and patch merging, for any number of axes and any size."""
+"""Linear layers, norms, patch embedding and patch merging, for any number of axes and any size."""
 
 from __future__ import annotations
 
@@ -8,13 +8,42 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
-from .linear import Linear
-from .padded import exporting
-
-__all__ = ['LayerNorm', 'PatchEmbed', 'PatchMerging', 'layer_norm', 'pad_to_multiple']
+from .. import ops
 
 _CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+_HOOKS = ('forward_hooks', 'forward_pre_hooks', 'backward_hooks', 'backward_pre_hooks')
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether to compute with the module's weights is the same as to call it.
+
+    It is, if the module is of this very class, with its own `forward`, and no hook sees the call.
+    """
+    return (
+        type(module) is kind
+        and 'forward' not in vars(module)
+        and not any(getattr(module, f'_{name}') for name in _HOOKS)
+        and not any(getattr(torch_module, f'_global_{name}', None) for name in _HOOKS)
+    )
+
+
+def linear(x: Tensor, layer: nn.Module, bias: Tensor | None = None) -> Tensor:
+    """``layer(x) + bias``, by `ops.linear` where nobody can tell the difference.
+
+    Args:
+        x: ``(..., C)``.
+        layer: a `torch.nn.Linear`, or what has been put in its place.
+        bias: ``(D,)``, for a layer without one of its own.
+
+    Returns:
+        ``(..., D)``.
+    """
+    if isinstance(layer, nn.Linear) and is_plain(layer, nn.Linear):
+        return ops.linear(x, layer.weight, layer.bias if bias is None else bias)
+    y: Tensor = layer(x)
+    return y if bias is None else y + bias.to(y.dtype)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -22,21 +51,15 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis of `x`."""
-        return layer_norm(x, self.weight, self.bias, self.eps)
-
-
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """`LayerNorm` as a function."""
-    dtype = torch.promote_types(weight.dtype, torch.float32)
-    y = F.layer_norm(x.to(dtype), weight.shape, weight.to(dtype), bias.to(dtype), eps)
-    return y.to(weight.dtype)
+        return ops.layer_norm(x, self.weight, self.bias, self.eps)
 
 
 def pad_to_multiple(x: Tensor, multiple: tuple[int, ...], first_axis: int) -> Tensor:
     """Append zeros so that the axes from `first_axis` on are divisible by `multiple`."""
     sizes = x.shape[first_axis : first_axis + len(multiple)]
     missing = [(n + m - 1) // m * m - n for n, m in zip(sizes, multiple, strict=True)]
-    if not exporting() and not any(missing):
+    # in a graph for any size, what is missing is not known
+    if not torch.compiler.is_compiling() and not any(missing):
         return x
     trailing = x.ndim - first_axis - len(multiple)
     # F.pad counts axes from the last one backwards, two numbers for each
@@ -77,7 +100,7 @@ class PatchMerging(nn.Module):
         super().__init__()
         self.stride = stride
         merged = torch.Size(stride).numel()
-        self.reduction = Linear(merged * dim, 2 * dim, bias=False)
+        self.reduction = nn.Linear(merged * dim, 2 * dim, bias=False)
         self.norm = LayerNorm(2 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,4 +112,4 @@ class PatchMerging(nn.Module):
         for offset in offsets:
             steps = [slice(o, None, s) for o, s in zip(offset, self.stride, strict=True)]
             parts.append(x[tuple([slice(None), *steps])])
-        return self.norm(self.reduction(torch.cat(parts, dim=-1)))
+        return self.norm(linear(torch.cat(parts, dim=-1), self.reduction))

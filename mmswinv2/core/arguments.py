@@ -1,0 +1,303 @@
+"""The sizes of SwinV2, and the one place where the network's arguments are checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import UserError
+
+IntOrInts = int | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Width and depth of a network.
+
+    Attributes:
+        embed_dims: channels C of the first stage; every later stage doubles them.
+        depths: blocks per stage.
+        num_heads: attention heads per stage.
+        extra_norm_every: a LayerNorm on the main branch after every so many blocks, counted in
+            each stage as in the authors' downstream code (0: none). The paper has it in H and G,
+            every 6 blocks; where exactly is not published.
+    """
+
+    embed_dims: int
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    extra_norm_every: int = 0
+
+
+def _variant(embed_dims: int, depths: tuple[int, ...], extra_norm_every: int = 0) -> Variant:
+    """All variants have heads of width 32."""
+    num_heads = tuple(embed_dims * 2**i // 32 for i in range(len(depths)))
+    return Variant(embed_dims, depths, num_heads, extra_norm_every)
+
+
+# paper, section 3.6 and table of model variants
+VARIANTS = {
+    'nano': _variant(32, (2, 2, 2, 2)),  # for tests and demos, not from the paper
+    'tiny': _variant(96, (2, 2, 6, 2)),
+    'small': _variant(96, (2, 2, 18, 2)),
+    'base': _variant(128, (2, 2, 18, 2)),
+    'large': _variant(192, (2, 2, 18, 2)),
+    'huge': _variant(352, (2, 2, 18, 2), extra_norm_every=6),
+    'giant': _variant(512, (2, 2, 42, 4), extra_norm_every=6),
+}
+SHORT = {name[0]: name for name in VARIANTS if name != 'nano'}
+_REQUIRED = ('embed_dims', 'depths', 'num_heads')
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of `SwinV2`, checked, each in one form.
+
+    Attributes:
+        variant: width and depth.
+        in_channels: channels of the input.
+        patch_size: per axis.
+        merge_stride: per axis.
+        windows: per stage and axis.
+        pretrained: windows of the pre-training, per stage and axis.
+        out_indices: stages to return, ascending.
+        recomputed: per stage, the number of blocks whose activations are computed again.
+        windows_at_once: per stage.
+    """
+
+    variant: Variant
+    in_channels: int
+    patch_size: tuple[int, ...]
+    merge_stride: tuple[int, ...]
+    windows: tuple[tuple[int, ...], ...]
+    pretrained: tuple[tuple[int, ...], ...]
+    out_indices: tuple[int, ...]
+    recomputed: tuple[int, ...]
+    windows_at_once: tuple[int | None, ...]
+
+
+def check_arguments(
+    arch: Any, in_channels: Any, patch_size: Any, merge_stride: Any, window_size: Any,
+    pretrained_window_sizes: Any, mlp_ratio: Any, drop_rate: Any, attn_drop_rate: Any,
+    drop_path_rate: Any, out_indices: Any, with_cp: Any, checkpoint_blocks: Any,
+    windows_at_once: Any, extra_norm_every_n_blocks: Any,
+) -> Arguments:  # fmt: skip
+    """Check the arguments of `SwinV2`.
+
+    Raises:
+        UserError: naming the argument, its value and the rule.
+    """
+    variant = get_variant(arch, extra_norm_every_n_blocks)
+    stages = len(variant.depths)
+    if not _is_list(patch_size) or len(patch_size) not in (2, 3):
+        raise UserError(f'patch_size must have 2 or 3 entries, got {patch_size!r}')
+    ndim = len(patch_size)
+    _want_number('in_channels', in_channels, 'an int of at least 1', _is_count(in_channels))
+    for name, rate in dict(
+        drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate
+    ).items():
+        _want_number(name, rate, 'at least 0 and below 1', _is_number(rate) and 0 <= rate < 1)
+    wide = _is_number(mlp_ratio) and 1 <= variant.embed_dims * mlp_ratio < math.inf
+    _want_number('mlp_ratio', mlp_ratio, 'a number that gives an MLP of at least 1 channel', wide)
+    windows = per_stage(window_size, stages, ndim, 'window_size')
+    pretrained = windows
+    if pretrained_window_sizes is not None:
+        _want_no_zeros(pretrained_window_sizes)
+        pretrained = per_stage(pretrained_window_sizes, stages, ndim, 'pretrained_window_sizes')
+    return Arguments(
+        variant,
+        in_channels,
+        per_axis(patch_size, ndim, 'patch_size'),
+        per_axis(merge_stride, ndim, 'merge_stride'),
+        windows,
+        pretrained,
+        _check_out_indices(out_indices, stages),
+        _recomputed_blocks(variant.depths, with_cp, checkpoint_blocks),
+        _check_windows_at_once(windows_at_once, stages),
+    )
+
+
+def get_variant(arch: Any, extra_norm_every_n_blocks: Any = None) -> Variant:
+    """Look a variant up by name (``'tiny'`` or ``'t'``) or make one from a dict.
+
+    Args:
+        arch: a name, or a dict with ``embed_dims``, ``depths``, ``num_heads`` and, if wanted,
+            ``extra_norm_every`` (``extra_norm_every_n_blocks`` as in mmpretrain is the same).
+        extra_norm_every_n_blocks: another `Variant.extra_norm_every` than the variant's.
+
+    Raises:
+        UserError: if the name is unknown, a key is missing or unknown, or the numbers disagree.
+    """
+    variant = _get_variant(arch)
+    every = variant.extra_norm_every
+    if extra_norm_every_n_blocks is not None:
+        every = extra_norm_every_n_blocks
+    if not _is_count(every, minimum=0):
+        raise UserError(
+            f'extra_norm_every_n_blocks must be a number of blocks, or 0 for none, got {every!r}'
+        )
+    return replace(variant, extra_norm_every=every)
+
+
+def _get_variant(arch: Any) -> Variant:
+    if isinstance(arch, str):
+        name = SHORT.get(arch.lower(), arch.lower())
+        if name not in VARIANTS:
+            raise UserError(f'arch {arch!r} is unknown; choose from {", ".join(VARIANTS)}')
+        return VARIANTS[name]
+    if not isinstance(arch, Mapping):
+        raise UserError(f'arch must be a name or a dict with {list(_REQUIRED)}, got {arch!r}')
+    fields = dict(arch)
+    if 'extra_norm_every_n_blocks' in fields:
+        fields['extra_norm_every'] = fields.pop('extra_norm_every_n_blocks')
+    if missing := [key for key in _REQUIRED if key not in fields]:
+        raise UserError(f'arch {arch!r} lacks {missing}; a dict needs {list(_REQUIRED)}')
+    if unknown := sorted(set(fields) - {*_REQUIRED, 'extra_norm_every'}):
+        raise UserError(f'arch {arch!r} has unknown keys {unknown}')
+    dim, depths, heads = (fields[key] for key in _REQUIRED)
+    if not _is_count(dim):
+        raise UserError(f'arch: embed_dims must be an int of at least 1, got {dim!r}')
+    for name, values in (('depths', depths), ('num_heads', heads)):
+        if not _is_list(values) or not values or not all(_is_count(n) for n in values):
+            raise UserError(
+                f'arch: {name} must be a list of ints of at least 1, one per stage, got {values!r}'
+            )
+    if len(depths) != len(heads):
+        raise UserError(f'depths {depths} and num_heads {heads} must have one entry per stage')
+    for i, count in enumerate(heads):
+        if (channels := dim * 2**i) % count:
+            raise UserError(f'stage {i}: {channels} channels cannot be shared by {count} heads')
+    return Variant(dim, tuple(depths), tuple(heads), fields.get('extra_norm_every', 0))
+
+
+def per_axis(value: Any, ndim: int, name: str) -> tuple[int, ...]:
+    """Return `value` as one int per axis: ``8, 2 -> (8, 8)``, ``(8, 7, 7), 3 -> (8, 7, 7)``.
+
+    Raises:
+        UserError: if a sequence has another length than `ndim`, or an entry is below 1.
+    """
+    axes = tuple(value) if _is_list(value) else (value,) * ndim
+    if len(axes) != ndim or not all(_is_count(n) for n in axes):
+        raise UserError(
+            f'{name} must be an int >= 1 or {ndim} of them (one per axis), got {value!r}'
+        )
+    return axes
+
+
+def per_stage(value: Any, num_stages: int, ndim: int, name: str) -> tuple[tuple[int, ...], ...]:
+    """Return `value` as one tuple of `ndim` ints per stage.
+
+    An int holds for all stages and axes. A flat sequence is read per stage when it has `num_stages`
+    entries, else per axis when it has `ndim`; nested sequences are per stage and then per axis.
+
+    Raises:
+        UserError: if the lengths fit neither reading, or both.
+    """
+    if _is_list(value):
+        flat = all(_is_count(n) for n in value)
+        if flat and len(value) == num_stages == ndim and len(set(value)) > 1:
+            as_stages = [(n,) * ndim for n in value]
+            raise UserError(
+                f'{name}={value!r} can be read as one per axis or as one per stage; write '
+                f'{[tuple(value)] * num_stages} for one per axis, or {as_stages} for one per stage'
+            )
+        if len(value) == ndim != num_stages and flat:
+            value = [value] * num_stages
+    stages = value if _is_list(value) else (value,) * num_stages
+    if len(stages) != num_stages or isinstance(value, str):
+        raise UserError(
+            f'{name} must be an int, {num_stages} values (one per stage) or {ndim} ints '
+            f'(one per axis), got {value!r}'
+        )
+    return tuple(per_axis(v, ndim, f'{name}[{i}]') for i, v in enumerate(stages))
+
+
+def one_each(value: Any, num_stages: int, name: str) -> tuple[Any, ...]:
+    """Return `value` as one entry per stage: ``True, 4 -> (True, True, True, True)``.
+
+    Raises:
+        UserError: if a sequence has another length than `num_stages`.
+    """
+    if not _is_list(value):
+        return (value,) * num_stages
+    if len(value) != num_stages:
+        raise UserError(f'{name} must be one value or {num_stages} (one per stage), got {value!r}')
+    return tuple(value)
+
+
+def is_stage_count(value: Any, num_stages: int, minimum: int) -> bool:
+    """Whether `value` is an int from `minimum` to `num_stages`."""
+    return _is_count(value, minimum) and value <= num_stages
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def _is_count(value: Any, minimum: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _want_number(name: str, value: Any, rule: str, holds: bool) -> None:
+    if not holds:
+        raise UserError(f'{name} must be {rule}, got {value!r}')
+
+
+def _want_no_zeros(value: Any) -> None:
+    numbers = value if _is_list(value) else [value]
+    if any(n == 0 for n in numbers if _is_count(n, minimum=0)):
+        raise UserError(
+            f'pretrained_window_sizes must be at least 1, got {value!r}; mmpretrain writes 0 for '
+            'weights that were trained with the present window, here that is None'
+        )
+
+
+def _check_out_indices(value: Any, num_stages: int) -> tuple[int, ...]:
+    if not _is_list(value) or not value:
+        raise UserError(f'out_indices must name at least one stage, as in (3,), got {value!r}')
+    if bad := [i for i in value if not is_stage_count(i, num_stages - 1, minimum=0)]:
+        raise UserError(f'out_indices {bad} are no stages; there are {num_stages}, from 0')
+    if list(value) != sorted(set(value)):
+        raise UserError(
+            f'out_indices must be ascending, each stage once, got {value!r}; maps are returned in '
+            'the order of the stages'
+        )
+    return tuple(value)
+
+
+def _check_windows_at_once(value: Any, num_stages: int) -> tuple[int | None, ...]:
+    limits = one_each(value, num_stages, 'windows_at_once')
+    if any(n is not None and not _is_count(n) for n in limits):
+        raise UserError(f'windows_at_once must be at least 1, or None for no bound, got {value!r}')
+    return limits
+
+
+def _recomputed_blocks(
+    depths: tuple[int, ...], with_cp: Any, checkpoint_blocks: Any
+) -> tuple[int, ...]:
+    """Blocks at the start of each stage whose activations are recomputed."""
+    wanted = one_each(with_cp, len(depths), 'with_cp')
+    if bad := [flag for flag in wanted if not isinstance(flag, bool)]:
+        raise UserError(
+            f'with_cp must be True or False, or one of them per stage, got {bad[0]!r}; '
+            'checkpoint_blocks=N takes the first N blocks of a stage'
+        )
+    limits: tuple[Any, ...] = depths
+    if checkpoint_blocks is not None:
+        limits = one_each(checkpoint_blocks, len(depths), 'checkpoint_blocks')
+        if not all(_is_count(n, minimum=0) for n in limits):
+            raise UserError(
+                f'checkpoint_blocks must be numbers of blocks from 0, got {checkpoint_blocks!r}'
+            )
+        if not any(wanted):
+            raise UserError(
+                f'checkpoint_blocks={checkpoint_blocks!r} says how many blocks to recompute, and '
+                'with_cp is False everywhere; set with_cp=True'
+            )
+    return tuple(n if flag else 0 for n, flag in zip(limits, wanted, strict=True))

@@ -1,0 +1,86 @@
+"""The operators below a block: functions of tensors, each with interchangeable implementations.
+
+`reference` is the slow, obvious form. Another implementation is a module that has the same
+functions and, for each, says which tensors it fits; it is entered into the tuples below. The first
+that fits is taken, and the reference where none does.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from . import onednn, padded, reference, sdpa
+from .reference import layer_norm
+from .windows import WindowGrid
+
+__all__ = ['WindowGrid', 'add_norm', 'attend', 'layer_norm', 'linear']
+
+_ATTEND = (padded, sdpa)
+_LINEAR = (onednn,)
+
+
+def attend(
+    qkv: Tensor,
+    grid: WindowGrid,
+    table: Tensor,
+    scale: Tensor,
+    dropout: float = 0.0,
+    windows_at_once: int | None = None,
+) -> Tensor:
+    """Scaled cosine attention inside the windows of a grid (paper, section 3.3, equation 2).
+
+    ``softmax(cos(q, k) / tau + B) v``, with cosines, scores and softmax in float32 or better.
+
+    Args:
+        qkv: ``(B, *S, 3 C)`` queries, keys and values of all tokens, in the order of the map.
+        grid: how the map is cut into windows.
+        table: ``(h, 2 E1 - 1, ...)`` position bias of every offset, for an extent E of at least
+            the largest window; float32, or float64.
+        scale: ``(h, 1, 1)`` 1 / tau.
+        dropout: share of the probabilities to drop.
+        windows_at_once: at most so many windows attend at a time; ``None``: no bound.
+
+    Returns:
+        ``(B, *S, C)`` in the order of the map, in the dtype of `qkv`. Gradients: `qkv`, `table`
+        and `scale`.
+    """
+    for implementation in _ATTEND:
+        if implementation.fits_attend(qkv, table, scale, dropout):
+            return implementation.attend(qkv, grid, table, scale, dropout, windows_at_once)
+    return reference.attend(qkv, grid, table, scale, dropout, windows_at_once)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The same as `torch.nn.functional.linear`.
+
+    Args:
+        x: ``(..., C)``.
+        weight: ``(D, C)``.
+        bias: ``(D,)``.
+
+    Returns:
+        ``(..., D)``.
+    """
+    for implementation in _LINEAR:
+        if implementation.fits_linear(x, weight):
+            return implementation.linear(x, weight, bias)
+    return reference.linear(x, weight, bias)
+
+
+def add_norm(
+    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float, scale: Tensor | None = None
+) -> Tensor:
+    """``x + scale * LayerNorm(y)``: a branch joins the residual stream (paper, section 3.2).
+
+    Args:
+        x: ``(B, *S, C)`` the residual stream.
+        y: ``(B, *S, C)`` the output of the branch.
+        weight: ``(C,)`` of the norm.
+        bias: ``(C,)`` of the norm.
+        eps: of the norm.
+        scale: ``(B, 1, ..., 1)``, a constant, of stochastic depth; ``None``: 1.
+
+    Returns:
+        ``(B, *S, C)``; the norm is computed in float32 or better.
+    """
+    return reference.add_norm(x, y, weight, bias, eps, scale)

@@ -1,0 +1,61 @@
+"""Window attention in windows of one size, for graphs that serve maps of any size.
+
+The ragged grid depends on the size of the map, so that a graph made with it serves few sizes. Here
+every axis is filled up to whole windows with copies of its border tokens, which no token may attend
+to: the same numbers at any size, with more work at the borders.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .reference import expand, softmax_attention
+from .windows import WindowGrid, from_windows, windows_first
+
+
+def fits_attend(qkv: Tensor, table: Tensor, scale: Tensor, dropout: float) -> bool:
+    """Graphs of `torch.compile` and `torch.export`."""
+    return torch.compiler.is_compiling()
+
+
+def attend(
+    qkv: Tensor,
+    grid: WindowGrid,
+    table: Tensor,
+    scale: Tensor,
+    dropout: float = 0.0,
+    windows_at_once: int | None = None,
+) -> Tensor:
+    """See `mmswinv2.ops.attend`; sizes of maps may be symbols, and all windows attend at once."""
+    ndim = len(grid.size)
+    extent = tuple((n + 1) // 2 for n in table.shape[1:])
+    runs, lefts, outside = [], [], []
+    for axis, (n, m, s) in enumerate(zip(*grid, strict=True), start=1):
+        m = min(m, extent[axis - 1])
+        # as in the ragged grid: no shift where the axis is not longer than the window
+        left = (m - s) * torch.sym_min(1, n // (m + 1)) if s else 0
+        count = (n + left + m - 1) // m
+        place = torch.arange(count * m, device=qkv.device) - left
+        qkv = qkv.index_select(axis, place.clamp(0, n - 1))
+        runs.append((m, count))
+        lefts.append(left)
+        outside.append((place < 0) | (place >= n))
+    windows = windows_first(qkv, tuple(runs)).flatten(1 + ndim, 2 * ndim).flatten(1, ndim)
+    hidden = windows_first(_any_axis(outside)[None, ..., None], tuple(runs))  # [1, c1, ..., 1]
+    hidden = hidden.flatten(1 + ndim).flatten(0, ndim)  # [W, N]
+    bias = expand(table, tuple(m for m, _ in runs))
+    out = softmax_attention(windows, scale, bias, dropout, hidden)
+    out = from_windows(out.flatten(0, 1), tuple(runs))
+    for axis, (n, left) in enumerate(zip(grid.size, lefts, strict=True), start=1):
+        out = out.index_select(axis, torch.arange(n, device=qkv.device) + left)
+    return out
+
+
+def _any_axis(marks: list[Tensor]) -> Tensor:
+    """``(n1,), (n2,), ...`` to ``(n1, n2, ...)``: where any of them is set."""
+    ndim = len(marks)
+    out = marks[0].view(-1, *[1] * (ndim - 1))
+    for axis, mark in enumerate(marks[1:], start=1):
+        out = out | mark.view(*[1] * axis, -1, *[1] * (ndim - 1 - axis))
+    return out

@@ -1,0 +1,104 @@
+"""The ragged window grid: where windows start and end along each axis, and how to cut and join.
+
+Swin shifts its windows by rolling the map, and hides with a mask what the roll brought together.
+Cutting each axis at the shifted boundaries gives the same windows with nothing to roll, pad or
+mask: a border window is just smaller. Along an axis of n tokens, window M, shift s:
+
+    n <= M          one window of n, no shift
+    n > M, s = 0    M, M, ..., rest
+    n > M, s > 0    s, M, M, ..., rest
+
+Neighbouring windows of one size form a *run*, of which an axis has three at most. All windows in a
+box of runs are cut with views and one copy; there is no index of tokens.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Runs = tuple[tuple[int, int], ...]  # (tokens in a window, number of windows), ...
+
+
+class WindowGrid(NamedTuple):
+    """How a map is cut into windows; the same for every map of a batch.
+
+    Attributes:
+        size: tokens along each axis, ``(H, W)`` or ``(T, H, W)``.
+        window: window M along each axis.
+        shift: shift s along each axis, ``0 <= s < M``; unused along an axis with n <= M.
+    """
+
+    size: tuple[int, ...]
+    window: tuple[int, ...]
+    shift: tuple[int, ...]
+
+    @property
+    def runs(self) -> tuple[Runs, ...]:
+        """Runs of windows along each axis, in order."""
+        return tuple(axis_runs(*axis) for axis in zip(*self, strict=True))
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """Size of the largest window along each axis; in a graph for any size, M."""
+        if torch.compiler.is_compiling():
+            return self.window
+        return tuple(min(n, m) for n, m in zip(self.size, self.window, strict=True))
+
+
+def axis_runs(length: int, window: int, shift: int) -> Runs:
+    """Runs of neighbouring windows of one size along an axis, as ``(size, count)``, in order."""
+    if length <= window:
+        return ((length, 1),)
+    full, rest = divmod(length - shift, window)
+    runs = ((shift, 1), (window, full), (rest, 1))
+    return tuple((size, count) for size, count in runs if size and count)
+
+
+def split_runs(x: Tensor, grid: WindowGrid) -> list[Tensor]:
+    """``(B, *S, C)`` to views, one for each combination of the axes' runs, row-major."""
+    boxes = [x]
+    for axis, runs in enumerate(grid.runs, start=1):
+        if len(runs) > 1:
+            lengths = [size * count for size, count in runs]
+            boxes = [part for box in boxes for part in box.split(lengths, axis)]
+    return boxes
+
+
+def join_runs(boxes: list[Tensor], grid: WindowGrid) -> Tensor:
+    """Undo `split_runs`."""
+    for axis, runs in reversed(list(enumerate(grid.runs, start=1))):
+        if (n := len(runs)) > 1:
+            boxes = [torch.cat(boxes[i : i + n], axis) for i in range(0, len(boxes), n)]
+    (x,) = boxes
+    return x
+
+
+def to_windows(box: Tensor, runs: Runs) -> Tensor:
+    """``(B, c1 m1, c2 m2, ..., C)`` to ``(B c1 c2 ..., N, C)`` for runs ``((m1, c1), ...)``."""
+    ndim = len(runs)
+    return windows_first(box, runs).flatten(1 + ndim, 2 * ndim).flatten(0, ndim)
+
+
+def from_windows(windows: Tensor, runs: Runs) -> Tensor:
+    """Undo `to_windows`."""
+    sizes, counts = zip(*runs, strict=True)
+    windows = windows.reshape(-1, *counts, *sizes, windows.shape[-1])
+    box = windows.permute(_interleaved(len(runs)))
+    return box.reshape(len(box), *(m * c for m, c in runs), box.shape[-1])
+
+
+def windows_first(box: Tensor, runs: Runs) -> Tensor:
+    """A view of ``(B, c1 m1, c2 m2, ..., C)`` as ``(B, c1, c2, ..., m1, m2, ..., C)``."""
+    ndim = len(runs)
+    for axis, (size, count) in reversed(list(enumerate(runs, start=1))):
+        box = box.unflatten(axis, (count, size))
+    return box.permute(0, *range(1, 2 * ndim, 2), *range(2, 2 * ndim + 1, 2), 2 * ndim + 1)
+
+
+def _interleaved(ndim: int) -> list[int]:
+    """The permutation that undoes that of `windows_first`."""
+    places = [place for axis in range(1, ndim + 1) for place in (axis, axis + ndim)]
+    return [0, *places, 2 * ndim + 1]

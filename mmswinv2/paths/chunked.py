@@ -1,0 +1,205 @@
+"""A block a few windows at a time, on CPUs.
+
+What the tokens of a few windows need between the block's input and its output fits into the
+processor's caches, and into memory that is used again for the next ones; new memory for the whole
+map costs a page fault each 4 KiB, as long as many a product. In training the block's input alone is
+kept for backward, and each chunk is computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import accumulate, pairwise, product
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ..core.attention import ContinuousPositionBias, WindowAttention
+from ..core.block import MLP, Block, DropPath
+from ..core.layers import LayerNorm, is_plain
+from ..ops import WindowGrid
+
+_TOKENS_PER_THREAD = 2048  # of a chunk: python -m benchmarks.paths
+_FASTER = {'AVX512'}  # of torch.backends.cpu.get_cpu_capability()
+_KINDS = (
+    WindowAttention, ContinuousPositionBias, MLP, DropPath, LayerNorm, nn.Linear, nn.Dropout,
+    nn.ReLU, nn.Identity,
+)  # fmt: skip
+
+
+class Chunk(NamedTuple):
+    """A box of whole windows in a map.
+
+    Attributes:
+        box: where it is in ``(B, *S, C)``.
+        grid: its windows.
+    """
+
+    box: tuple[slice, ...]
+    grid: WindowGrid
+
+
+class ChunkedBlock(Block):
+    """A block that goes through its map in chunks, wherever that changes nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, *S, C) -> (B, *S, C)``."""
+        if not self.fits(x):
+            return super().forward(x)
+        grid = self.grid(x)
+        chunks = list(split_grid(len(x), grid, _TOKENS_PER_THREAD * torch.get_num_threads()))
+        if len(chunks) == 1:
+            return super().forward(x)
+        scales = self.drop_path.draw(x), self.drop_path.draw(x)
+        parameters = tuple(self.parameters())
+        table = self.attn.table(grid)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, table, *parameters)):
+            out: Tensor = _Recomputed.apply(self, chunks, scales, x, table, *parameters)
+            return out
+        return self.compute_chunks(x, chunks, table, scales)
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether chunks give what the whole map gives, and nobody looks at what is in between.
+
+        Not under torch.compile, tracing or function transforms, with dropout, or where a hook or
+        another layer has been put into the block.
+        """
+        return (
+            x.device.type == 'cpu'
+            and type(x) in (Tensor, nn.Parameter)
+            and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()
+            and not torch._C._are_functorch_transforms_active()
+            and not any(m.training and m.p for m in self.modules() if isinstance(m, nn.Dropout))
+            and not (self.attn.training and self.attn.attn_drop)
+            and all(type(m) in _KINDS and is_plain(m, type(m)) for m in self.modules() if m != self)
+        )
+
+    def compute_chunks(
+        self,
+        x: Tensor,
+        chunks: list[Chunk],
+        table: Tensor,
+        scales: tuple[Tensor | None, Tensor | None],
+    ) -> Tensor:
+        """Both branches, chunk by chunk."""
+        out = torch.empty_like(x)
+        for chunk in chunks:
+            out[chunk.box] = self.compute_chunk(x, chunk, table, scales)
+        return out
+
+    def compute_chunk(
+        self,
+        x: Tensor,
+        chunk: Chunk,
+        table: Tensor,
+        scales: tuple[Tensor | None, Tensor | None],
+    ) -> Tensor:
+        """Both branches of one chunk."""
+        first, second = (s if s is None else s[chunk.box[0]] for s in scales)
+        return self.compute(x[chunk.box].contiguous(), chunk.grid, table, (first, second))
+
+
+class AutoBlock(ChunkedBlock):
+    """A block that takes the fastest way: in chunks where they win time, else all at once."""
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether chunks win time: not in training, where each is computed twice."""
+        return is_faster() and not torch.is_grad_enabled() and super().fits(x)
+
+
+def is_faster() -> bool:
+    """Whether chunks win time on this processor.
+
+    ``python -m benchmarks.paths`` measures it; on processors without AVX-512 products take so long
+    that page faults do not matter.
+    """
+    return torch.backends.cpu.get_cpu_capability() in _FASTER
+
+
+class _Recomputed(torch.autograd.Function):
+    """Keeps the input for backward, which computes each chunk again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        block: ChunkedBlock,
+        chunks: list[Chunk],
+        scales: tuple[Tensor | None, Tensor | None],
+        x: Tensor,
+        table: Tensor,
+        *parameters: Tensor,
+    ) -> Tensor:
+        ctx.block, ctx.chunks, ctx.scales = block, chunks, scales
+        ctx.save_for_backward(x, table, *parameters)
+        ctx.dtype = torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else None
+        with _autocast(ctx.dtype):
+            return block.compute_chunks(x, chunks, table, scales)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, table, *parameters = ctx.saved_tensors
+        wants_x, *wants = ctx.needs_input_grad[3:]
+        tensors = [table.detach().requires_grad_(wants[0]), *parameters]
+        wanted = [i for i, want in enumerate(wants) if want]
+        d_x = torch.empty_like(x) if wants_x else None
+        sums: list[Tensor | None] = [None] * len(tensors)
+        for chunk in ctx.chunks:
+            # a new tensor, so that its gradient is of this chunk alone
+            some = x[chunk.box].detach().clone().requires_grad_(wants_x)
+            part = Chunk((slice(None),), chunk.grid)
+            scales = tuple(s if s is None else s[chunk.box[0]] for s in ctx.scales)
+            with torch.enable_grad(), _autocast(ctx.dtype):
+                out = ctx.block.compute_chunk(some, part, tensors[0], scales)
+            inputs = [tensors[i] for i in wanted] + ([some] if wants_x else [])
+            grads = torch.autograd.grad(out, inputs, grad[chunk.box], allow_unused=True)
+            if d_x is not None:
+                d_x[chunk.box] = grads[-1]
+            for i, d in zip(wanted, grads, strict=False):
+                if d is not None:
+                    d = d.to(torch.promote_types(d.dtype, torch.float32))  # a sum of many
+                    total = sums[i]
+                    sums[i] = d if total is None else total.add_(d)
+        like = (d if d is None else d.to(t.dtype) for d, t in zip(sums, tensors, strict=True))
+        return (None, None, None, d_x, *like)
+
+
+def _autocast(dtype: torch.dtype | None) -> torch.autocast:
+    """Autocast as in the forward pass; casts that are kept would lack their gradient."""
+    return torch.autocast('cpu', dtype, dtype is not None, cache_enabled=False)
+
+
+def split_grid(batch: int, grid: WindowGrid, tokens: int) -> Iterator[Chunk]:
+    """Split maps into boxes of whole windows.
+
+    Args:
+        batch: number of maps.
+        grid: the windows of a map.
+        tokens: at most so many tokens make a box, unless a window has more.
+    """
+    sizes = [[m for m, count in runs for _ in range(count)] for runs in grid.runs]
+    axes = [[1] * batch, *sizes]
+    limits = []
+    for i, axis in enumerate(axes):
+        inner = torch.Size(map(sum, axes[i + 1 :])).numel()
+        limits.append(max(tokens // inner, max(axis)))
+        tokens //= min(limits[-1], sum(axis))
+    pieces = [_pieces(axis, limit) for axis, limit in zip(axes, limits, strict=True)]
+    for maps, *places in product(*pieces):
+        size = tuple(place.stop - place.start for place in places)
+        # a piece that begins with the border window of a shifted axis keeps its shift
+        starts = zip(places, grid.shift, strict=True)
+        shift = tuple(s if place.start == 0 else 0 for place, s in starts)
+        yield Chunk((maps, *places), WindowGrid(size, grid.window, shift))
+
+
+def _pieces(sizes: list[int], limit: int) -> list[slice]:
+    """Pieces of an axis with windows of these sizes, whole windows, none longer than `limit`."""
+    ends = [0]
+    for end, size in zip(accumulate(sizes), sizes, strict=True):
+        if end - size > ends[-1] and end - ends[-1] > limit:
+            ends.append(end - size)
+    return [slice(*piece) for piece in pairwise([*ends, sum(sizes)])]

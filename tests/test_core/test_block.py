@@ -1,0 +1,119 @@
+import pytest
+import torch
+
+from mmswinv2.core.block import MLP, Block, DropPath
+from mmswinv2.core.layers import is_plain
+from mmswinv2.ops import onednn
+from mmswinv2.paths import PATHS
+
+LAYERS = ['attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2', 'norm1', 'norm2', 'mlp', 'drop_path']
+
+
+@pytest.fixture(autouse=True)
+def every_short_cut(monkeypatch):
+    monkeypatch.setattr(onednn, 'is_faster', lambda: True)
+    monkeypatch.setattr('mmswinv2.paths.chunked._TOKENS_PER_THREAD', 16)
+
+
+@pytest.fixture(params=PATHS)
+def block(request):
+    torch.manual_seed(0)
+    block = PATHS[request.param](12, 2, (4, 4), (4, 4), shifted=False)
+    for p in block.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return block
+
+
+@pytest.fixture
+def x():
+    return torch.randn(1, 16, 12, 12, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize('name', [*LAYERS, 'attn.proj_drop', 'mlp.drop', 'attn', 'attn.cpb_mlp'])
+def test_hooks_are_heeded(block, x, name):
+    block.eval()
+    with torch.no_grad():
+        before = block(x)
+        seen = []
+        block.get_submodule(name).register_forward_hook(lambda *_: seen.append(1))
+        torch.testing.assert_close(block(x), before)
+    assert seen
+
+
+def test_hooks_of_all_modules_are_heeded(block, x):
+    seen = set()
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda m, *_: seen.add(m))
+    try:
+        block(x)
+    finally:
+        hook.remove()
+    assert seen == set(block.modules())
+
+
+@pytest.mark.parametrize('name', LAYERS)
+def test_other_layers_are_heeded(block, x, name):
+    before = block(x)
+    layer = block.get_submodule(name)
+    block.set_submodule(name, torch.nn.Sequential(layer, torch.nn.Hardshrink(0.3)))
+    assert not torch.allclose(block(x), before)
+    block.set_submodule(name, layer)
+    torch.testing.assert_close(block(x), before)
+    plain = layer.forward
+    layer.forward = lambda x: 2 * plain(x)
+    assert not torch.allclose(block(x), before)
+
+
+def test_a_subclass_is_trained(block, x):
+    class Adapted(MLP):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.gain = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            return self.gain * super().forward(x)
+
+    block.mlp, block.norm2 = Adapted(12, 48), torch.nn.Identity()
+    block(x).sum().backward()
+    assert block.mlp.gain.grad.abs() > 0
+
+
+def test_dropout_set_later_is_heeded(block, x):
+    block.train()
+    torch.testing.assert_close(block(x), block(x))
+    block.mlp.drop.p = 0.5
+    assert not torch.allclose(block(x), block(x))
+
+
+@pytest.mark.parametrize(
+    'hook', ['forward_hook', 'forward_pre_hook', 'full_backward_hook', 'full_backward_pre_hook']
+)
+def test_a_watched_layer_is_not_plain(hook):
+    layer = torch.nn.Linear(2, 2)
+    assert is_plain(layer, torch.nn.Linear)
+    handle = getattr(layer, f'register_{hook}')(lambda *_: None)
+    assert not is_plain(layer, torch.nn.Linear)
+    handle.remove()
+    assert is_plain(layer, torch.nn.Linear)
+
+
+def test_drop_path_comes_after_the_norm():
+    torch.manual_seed(0)
+    block = Block(8, 2, (4, 4), (4, 4), shifted=False, drop_path=0.5)
+    for norm in (block.norm1, block.norm2):
+        torch.nn.init.ones_(norm.weight)
+        torch.nn.init.constant_(norm.bias, 3.0)  # a dropped branch must not leave its bias behind
+    x = torch.randn(64, 4, 4, 8)
+    change = (block.train()(x) - x).abs().amax((1, 2, 3))
+    assert 5 < int((change == 0).sum()) < 30  # both branches dropped: 1 in 4
+
+
+def test_drop_path_keeps_the_mean():
+    torch.manual_seed(0)
+    assert DropPath(0.3).train()(torch.ones(20000, 1)).mean() == pytest.approx(1, abs=0.03)
+    assert DropPath(0.3).eval().draw(torch.ones(5, 1)) is None
+
+
+def test_hidden_width_and_dropout_of_the_mlp():
+    mlp = Block(8, 2, (4, 4), (4, 4), shifted=False, mlp_ratio=2.6, drop=0.5).mlp
+    assert mlp.fc1.out_features == mlp.fc2.in_features == 20
+    assert mlp.drop.p == 0.5

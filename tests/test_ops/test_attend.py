@@ -1,0 +1,144 @@
+"""Every implementation of `ops.attend` against the reference, output and all gradients."""
+
+import pytest
+import torch
+
+from mmswinv2 import ops
+from mmswinv2.ops import WindowGrid, padded, reference, sdpa
+from tests.operators import Operators
+
+IMPLEMENTATIONS = {'sdpa': sdpa.attend, 'padded': padded.attend, 'chosen': ops.attend}
+HEADS, WIDTH, BATCH = 3, 8, 2
+GRIDS = {
+    'even': ((8, 8), (4, 4), (0, 0)),
+    'ragged': ((7, 11), (4, 4), (2, 2)),
+    'one window': ((3, 2), (4, 4), (2, 2)),
+    'two sizes of window': ((9, 13), (4, 5), (2, 2)),
+    'one axis': ((60,), (12,), (0,)),
+    'video': ((5, 3, 6), (2, 7, 4), (1, 3, 2)),
+}
+
+
+def inputs(name, dtype, scale=10.0, seed=0):
+    """qkv, grid, table and scale."""
+    size, window, shift = GRIDS[name]
+    generator = torch.Generator().manual_seed(seed)
+    wide = torch.double if dtype == torch.double else torch.float
+    grid = WindowGrid(size, window, shift)
+    extent = [m + 1 for m in grid.extent]  # a table larger than the windows
+    qkv = torch.randn(BATCH, *size, 3 * HEADS * WIDTH, generator=generator).to(dtype)
+    table = 4 * torch.randn(HEADS, *(2 * m - 1 for m in extent), generator=generator).to(wide)
+    scales = scale + torch.rand(HEADS, 1, 1, generator=generator).to(wide)
+    qkv, table, scales = (t.requires_grad_() for t in (qkv, table, scales))
+    return qkv, grid, table, scales
+
+
+def gradients(attend, qkv, grid, table, scale, **kwargs):
+    """The output, and the gradients of qkv, table and scale."""
+    out = attend(qkv, grid, table, scale, **kwargs)
+    seed = torch.Generator().manual_seed(1)
+    weight = torch.randn(out.shape, generator=seed).to(out.dtype)
+    return [out, *torch.autograd.grad(out, (qkv, table, scale), weight)]
+
+
+@pytest.mark.parametrize('at_once', [None, 2], ids=['no bound', 'two windows at once'])
+@pytest.mark.parametrize(
+    ('dtype', 'tolerance'),
+    [(torch.double, 1e-12), (torch.float, 1e-5), (torch.bfloat16, 3e-2), (torch.half, 4e-3)],
+    ids=str,
+)
+@pytest.mark.parametrize('grid', GRIDS)
+@pytest.mark.parametrize('name', IMPLEMENTATIONS)
+def test_equals_the_reference(name, grid, dtype, tolerance, at_once):
+    attend = IMPLEMENTATIONS[name]
+    wide = torch.promote_types(dtype, torch.float)
+    qkv, windows, table, scale = inputs(grid, dtype)
+    exact = qkv.detach().to(wide).requires_grad_()
+    want = gradients(reference.attend, exact, windows, table, scale)
+    got = gradients(attend, qkv, windows, table, scale, windows_at_once=at_once)
+    with torch.no_grad():
+        alone = attend(qkv, windows, table, scale, windows_at_once=at_once)
+    assert [t.dtype for t in got] == [dtype, dtype, table.dtype, scale.dtype]
+    torch.testing.assert_close(alone, got[0])
+    for a, b in zip(got, want, strict=True):
+        assert (a - b).abs().max() / b.abs().max() < tolerance
+
+
+@pytest.mark.parametrize('name', IMPLEMENTATIONS)
+def test_only_wanted_gradients_are_asked_for(name):
+    qkv, grid, table, scale = inputs('ragged', torch.double)
+    want = gradients(reference.attend, qkv, grid, table, scale)[1]
+    got = IMPLEMENTATIONS[name](qkv, grid, table.detach(), scale.detach())
+    weight = torch.randn(got.shape, generator=torch.Generator().manual_seed(1)).to(got.dtype)
+    torch.testing.assert_close(torch.autograd.grad(got, qkv, weight)[0], want)
+
+
+@pytest.mark.parametrize('name', IMPLEMENTATIONS)
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 0.06), (torch.half, 0.008)])
+def test_half_precision_gradients_at_the_largest_scale(name, dtype, tolerance):
+    weight = torch.ones(BATCH, 60, HEADS * WIDTH).cumsum(-1)
+    errors = []
+    for seed in range(8):
+        qkv, grid, table, scale = inputs('one axis', dtype, scale=100, seed=seed)
+        full = [t.detach().double().requires_grad_() for t in (qkv, table, scale)]
+        IMPLEMENTATIONS[name](qkv, grid, table, scale).backward(weight.to(dtype))
+        reference.attend(full[0], grid, *full[1:]).backward(weight.double())
+        errors.append(
+            [
+                float((half.grad - exact.grad).abs().max() / exact.grad.abs().max())
+                for half, exact in zip((qkv, table, scale), full, strict=True)
+            ]
+        )
+    for error, factor in zip(torch.tensor(errors).mean(0), (1, 1, 1.5), strict=True):
+        assert error < factor * tolerance  # the gradient of the scale is a long sum
+
+
+@pytest.mark.parametrize('name', IMPLEMENTATIONS)
+def test_second_derivatives(name):
+    size = (3, 5)
+    grid = WindowGrid(size, (2, 3), (1, 1))
+    torch.manual_seed(0)
+    qkv = torch.randn(1, *size, 6, dtype=torch.double, requires_grad=True)
+    table = torch.randn(1, 3, 5, dtype=torch.double, requires_grad=True)
+    scale = torch.full((1, 1, 1), 2.0, dtype=torch.double, requires_grad=True)
+    attend = IMPLEMENTATIONS[name]
+    torch.autograd.gradgradcheck(lambda *t: attend(t[0], grid, *t[1:]), (qkv, table, scale))
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_the_forward_pass_makes_no_scores(training):
+    # torch leaves its fused kernels, without a word, where the mask requires a gradient
+    tensors = inputs('even', torch.float)
+    with Operators() as operators, torch.set_grad_enabled(training):
+        ops.attend(*tensors)
+    assert '_scaled_dot_product_flash_attention_for_cpu' in operators.names
+    assert not set(operators.names) & {'bmm', '_softmax', '_safe_softmax'}
+
+
+def test_backward_goes_in_steps_of_bounded_size(monkeypatch):
+    tensors = inputs('even', torch.double)
+    want = gradients(sdpa.attend, *tensors)
+    with Operators() as at_once:
+        gradients(sdpa.attend, *tensors)
+    monkeypatch.setattr(sdpa, '_SCORES_AT_ONCE', 2 * HEADS * 16**2)
+    with Operators() as in_steps:
+        got = gradients(sdpa.attend, *tensors)
+    assert at_once.names.count('_softmax') == 1
+    assert in_steps.names.count('_softmax') == 4  # 8 windows, 2 at a time
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_nothing_but_the_inputs_is_kept_for_backward():
+    qkv, grid, table, scale = inputs('ragged', torch.float)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        sdpa.attend(qkv, grid, table, scale)
+    assert {t.data_ptr() for t in kept} == {t.data_ptr() for t in (qkv, table, scale)}
+
+
+def test_dropped_probabilities_take_the_reference():
+    qkv, grid, table, scale = inputs('even', torch.float)
+    with Operators() as operators:
+        ops.attend(qkv, grid, table, scale, dropout=0.5)
+    assert '_scaled_dot_product_flash_attention_for_cpu' not in operators.names

@@ -1,0 +1,86 @@
+from itertools import product
+
+import pytest
+import torch
+
+from mmswinv2.ops.windows import (
+    WindowGrid,
+    axis_runs,
+    from_windows,
+    join_runs,
+    split_runs,
+    to_windows,
+)
+from tests.reference import window_labels
+
+
+@pytest.mark.parametrize(
+    ('length', 'window', 'shift', 'runs'),
+    [
+        (8, 4, 0, ((4, 2),)),
+        (8, 4, 2, ((2, 1), (4, 1), (2, 1))),
+        (11, 4, 2, ((2, 1), (4, 2), (1, 1))),
+        (11, 4, 0, ((4, 2), (3, 1))),
+        (4, 4, 2, ((4, 1),)),
+        (3, 4, 2, ((3, 1),)),
+        (5, 4, 2, ((2, 1), (3, 1))),
+        (10, 4, 2, ((2, 1), (4, 2))),
+    ],
+)
+def test_runs_of_an_axis(length, window, shift, runs):
+    assert axis_runs(length, window, shift) == runs
+
+
+def test_grid_of_a_map():
+    grid = WindowGrid((3, 11), (4, 5), (2, 2))
+    assert grid.runs == (((3, 1),), ((2, 1), (5, 1), (4, 1)))
+    assert grid.extent == (3, 5)
+
+
+GRIDS = [  # size, window, shift
+    ((8, 8), (4, 4), (0, 0)),
+    ((8, 8), (4, 4), (2, 2)),
+    ((7, 11), (4, 4), (2, 2)),
+    ((7, 11), (4, 4), (0, 0)),
+    ((3, 11), (4, 5), (2, 2)),
+    ((5, 7, 11), (4, 4, 4), (2, 2, 2)),
+    ((1, 7, 9), (1, 4, 4), (0, 2, 2)),
+    ((5, 3, 6), (2, 7, 4), (1, 3, 2)),
+]
+
+
+def cut(x, grid):
+    """Windows of each run, and the runs."""
+    return [
+        (to_windows(box, runs), runs)
+        for box, runs in zip(split_runs(x, grid), product(*grid.runs), strict=True)
+    ]
+
+
+@pytest.mark.parametrize(('size', 'window', 'shift'), GRIDS)
+def test_join_undoes_cut(size, window, shift):
+    x = torch.randn(2, *size, 3)
+    grid = WindowGrid(size, window, shift)
+    boxes = [from_windows(windows, runs) for windows, runs in cut(x, grid)]
+    assert torch.equal(join_runs(boxes, grid), x)
+
+
+@pytest.mark.parametrize(('size', 'window', 'shift'), GRIDS)
+def test_windows_hold_the_tokens_of_one_label(size, window, shift):
+    labels = window_labels(size, window, shift)
+    batch = 2
+    image = torch.arange(batch)[:, None].expand(-1, len(labels))
+    tokens = torch.stack([image, labels.expand(batch, -1), torch.arange(len(labels)).expand(2, -1)])
+    tokens = tokens.movedim(0, -1).view(batch, *size, 3)
+    seen = set()
+    for windows, runs in cut(tokens, WindowGrid(size, window, shift)):
+        for win in windows:
+            ids = {(int(b), int(label)) for b, label, _ in win}
+            assert len(ids) == 1  # one image, one label
+            (key,) = ids
+            assert key not in seen  # and all of it: no label is split
+            seen.add(key)
+            shape = torch.Size(m for m, _ in runs)
+            assert len(win) == shape.numel() == int((labels == key[1]).sum())
+            assert win[:, 2].tolist() == sorted(win[:, 2].tolist())  # row-major inside
+    assert len(seen) == batch * len(labels.unique())

@@ -1,0 +1,263 @@
+"""torch's own tools see the network, whichever path it takes."""
+
+import copy
+import pickle
+import threading
+import warnings
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmswinv2.core import SwinV2
+from mmswinv2.ops import onednn
+from mmswinv2.paths import PATHS, chunked
+
+NET = dict(embed_dims=12, depths=(2, 2), num_heads=(2, 3))
+SIZE = (45, 52)
+
+
+@pytest.fixture(autouse=True)
+def every_short_cut(monkeypatch):
+    """What a fast processor takes, for small maps too."""
+    monkeypatch.setattr(chunked, '_TOKENS_PER_THREAD', 30)
+    monkeypatch.setattr(chunked, 'is_faster', lambda: True)
+    monkeypatch.setattr(onednn, 'is_faster', lambda: True)
+
+
+def build(path, window=4, **kwargs):
+    torch.manual_seed(0)
+    net = SwinV2(NET, out_indices=(0, 1), window_size=window, block=PATHS[path], **kwargs)
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return net.eval()
+
+
+@pytest.fixture(params=PATHS)
+def net(request):
+    return build(request.param)
+
+
+@pytest.fixture
+def x():
+    return torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def assert_same(got, want, tolerance=1e-5):
+    for a, b in zip(got, want, strict=True):
+        assert (a - b).abs().max() <= tolerance * b.abs().max()
+
+
+def formula(window):
+    """Operations of one forward pass at 64 x 64 pixels: maps of 16 x 16 and 8 x 8 tokens.
+
+    Written for windows that divide the maps.
+    """
+    total = 2 * 256 * 3 * 16 * 12  # patch embedding
+    for tokens, dim, heads in ((256, 12, 2), (64, 24, 3)):
+        side = min(window, int(tokens**0.5))
+        for shifted in (False, True):
+            total += 2 * tokens * dim * 12 * dim  # qkv, proj, fc1, fc2
+            total += 2 * (2 * side - 1) ** 2 * 512 * (2 + heads)  # position bias
+            axis = int(tokens**0.5)
+            pieces = [side] * (axis // side)
+            if shifted and axis > side:
+                pieces = [side // 2, *[side] * (axis // side - 1), side // 2]
+            windows = [(a * b) for a in pieces for b in pieces]
+            total += sum(2 * 2 * n * n * dim for n in windows)
+    return total + 2 * 64 * 48 * 24  # patch merging
+
+
+@pytest.mark.parametrize('look', ['directly', 'by module'])
+@pytest.mark.parametrize('window', [4, 8])
+@pytest.mark.parametrize('path', ['auto', 'plain', 'chunked'])
+def test_flops_are_those_of_the_formula(path, window, look):
+    net = build(path, window)
+    depth = 0 if look == 'directly' else 4
+    counter = FlopCounterMode(display=False, depth=depth)
+    with torch.no_grad(), counter:
+        net(torch.rand(1, 3, 64, 64))
+    assert counter.get_total_flops() == formula(window)
+
+
+def test_flops_of_windows_of_one_size():
+    """Windows that fill the map need no filling up."""
+    with torch.no_grad(), FlopCounterMode(display=False) as padded:
+        build('padded', 16)(torch.rand(1, 3, 64, 64))
+    assert padded.get_total_flops() == formula(16)
+
+
+def test_every_module_is_seen(net, x):
+    seen = set()
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda m, *_: seen.add(m))
+    try:
+        net(x)
+    finally:
+        hook.remove()
+    lists = {m for m in net.modules() if isinstance(m, torch.nn.ModuleList)}
+    assert seen == set(net.modules()) - lists
+
+
+@pytest.mark.filterwarnings('ignore:.*torch.jit.*:DeprecationWarning')
+@pytest.mark.parametrize('grad', [True, False], ids=['with gradients', 'without'])
+def test_trace_at_a_fixed_size(net, x, grad):
+    with torch.set_grad_enabled(grad), warnings.catch_warnings():
+        warnings.simplefilter('ignore', torch.jit.TracerWarning)
+        traced = torch.jit.trace(net, x)
+    assert_same(traced(x), net(x))
+    if grad:
+        want = torch.autograd.grad(net(x)[-1].sum(), list(net.parameters()), allow_unused=True)
+        got = torch.autograd.grad(traced(x)[-1].sum(), list(traced.parameters()), allow_unused=True)
+        pairs = zip(got, want, strict=True)
+        assert_same(*zip(*[p for p in pairs if p[1] is not None], strict=True), 1e-3)
+
+
+@pytest.mark.filterwarnings('ignore:.*torch.jit.*:DeprecationWarning')
+def test_trace_warns_that_it_serves_one_size(net, x):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        torch.jit._get_trace_graph(net, x)  # as mmengine's get_model_complexity_info does
+    said = [str(w.message) for w in seen if w.category is torch.jit.TracerWarning]
+    assert any('Converting a tensor to a Python integer' in text for text in said)
+
+
+@pytest.mark.parametrize('path', ['auto', 'padded'])
+def test_export_at_any_size(path, x):
+    net = build(path)
+    auto = torch.export.Dim.AUTO
+    program = torch.export.export(net, (x,), dynamic_shapes=({2: auto, 3: auto},))
+    other = torch.randn(1, 3, 61, 43)
+    assert_same(program.module()(x), net(x))
+    assert_same(program.module()(other), net(other))
+
+
+# torch's own tracing of an autograd.Function
+@pytest.mark.filterwarnings('ignore:.*should not be instantiated:DeprecationWarning')
+@pytest.mark.parametrize('training', [False, True], ids=['inference', 'training'])
+def test_compile_makes_one_graph_for_any_size_but_the_first(training, x):
+    net = build('auto').train(training)
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(net, fullgraph=True, backend=counter)
+    for size in (SIZE, (61, 70), (77, 90), (53, 41)):
+        image = torch.randn(1, 3, *size, requires_grad=training)
+        with torch.set_grad_enabled(training):
+            got, want = compiled(image), net(image)
+        assert_same(got, want)
+        if training:
+            assert_same(*([torch.autograd.grad(o[-1].sum(), image)[0]] for o in (got, want)), 1e-4)
+    assert counter.frame_count <= 2
+
+
+def gradients(net, x):
+    net.zero_grad()
+    sum(out.sin().sum() for out in net(x)).backward()
+    return {name: p.grad for name, p in net.named_parameters()}
+
+
+def loss(net):
+    def call(parameters, x):
+        return sum(out.sin().sum() for out in torch.func.functional_call(net, parameters, (x,)))
+
+    return call
+
+
+def test_func_grad(net, x):
+    got = torch.func.grad(loss(net))(dict(net.named_parameters()), x)
+    want = gradients(net, x)
+    assert_same(got.values(), want.values(), 1e-4)
+
+
+def test_func_vmap(net):
+    images = torch.randn(3, 1, 3, *SIZE)
+    with torch.no_grad():
+        got, want = torch.func.vmap(net)(images), net(images[:, 0])
+    assert_same([out[:, 0] for out in got], want)
+
+
+# torch has no batched form of one operator of the gradient of the position bias
+@pytest.mark.filterwarnings('ignore:.*batching rule for aten..unfold_backward:UserWarning')
+def test_gradients_of_each_sample(net):
+    images = torch.randn(2, 1, 3, *SIZE)
+    parameters = dict(net.named_parameters())
+    got = torch.func.vmap(torch.func.grad(loss(net)), in_dims=(None, 0))(parameters, images)
+    want = gradients(net, images[1])
+    assert_same([d[1] for d in got.values()], want.values(), 1e-3)
+
+
+@pytest.mark.filterwarnings('ignore:torch.ao.quantization is deprecated:DeprecationWarning')
+@pytest.mark.filterwarnings('ignore:torch.quantize_per_tensor:UserWarning')
+def test_dynamic_quantisation(net, x):
+    quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(net), {torch.nn.Linear})
+    left = [name for name, m in quantised.named_modules() if type(m) is torch.nn.Linear]
+    assert left == []
+    with torch.no_grad():
+        assert_same(quantised(x), net(x), 0.2)
+
+
+def test_weight_only_quantisation(net, x):
+    torchao = pytest.importorskip('torchao.quantization', reason='torchao is not installed')
+    quantised = copy.deepcopy(net)
+    torchao.quantize_(quantised, torchao.Int8WeightOnlyConfig())
+    plain = [
+        name for name, m in quantised.named_modules()
+        if isinstance(m, torch.nn.Linear) and type(m.weight.data) is torch.Tensor
+    ]  # fmt: skip
+    assert plain == []
+    with torch.no_grad():
+        assert_same(quantised(x), net(x), 0.2)
+
+
+def test_meta_tensors(net, x):
+    want = [out.shape for out in net(x)]
+    assert [out.shape for out in net.to('meta')(x.to('meta'))] == want
+
+
+def test_fake_tensors_leave_nothing_behind(net, x):
+    with torch.no_grad():
+        before = net(x)
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            fake = net(mode.from_tensor(x))
+        after = net(x)
+    assert [out.shape for out in fake] == [out.shape for out in before]
+    for a, b in zip(before, after, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_copies_and_pickles(net, x):
+    with torch.no_grad():
+        for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+            for a, b in zip(other(x), net(x), strict=True):
+                assert torch.equal(a, b)
+
+
+def test_threads_may_share_a_network(net, x):
+    with torch.no_grad():
+        want = net(x)
+    wrong, stop = [], threading.Event()
+
+    def infer():
+        try:
+            for _ in range(10):
+                with torch.no_grad():
+                    got = net(x)
+                wrong.extend(1 for a, b in zip(got, want, strict=True) if not torch.equal(a, b))
+        except Exception as error:
+            wrong.append(error)
+
+    def switch():
+        while not stop.is_set():
+            net.eval()
+
+    other = threading.Thread(target=switch)
+    other.start()
+    threads = [threading.Thread(target=infer) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stop.set()
+    other.join()
+    assert wrong == []
