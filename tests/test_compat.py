@@ -6,13 +6,13 @@ import pytest
 import torch
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
-from mmswinv2 import compat
+from mmswinv2 import hosts
 from mmswinv2.checkpoints import read_checkpoint
 
 IMPORT_MMACTION = """
 import sys
-from mmswinv2 import compat
-compat.apply()
+from mmswinv2 import hosts
+hosts.apply()
 assert 'mmaction' not in sys.modules and 'mmcv' not in sys.modules
 import importlib.resources, importlib.util
 assert importlib.util.find_spec('mmaction') is not None  # a probe is no import
@@ -44,7 +44,7 @@ def test_scalars_of_mmengine_can_be_restored(tmp_path):
 
     path = tmp_path / 'run.pth'
     torch.save({'loss': HistoryBuffer([1.0, 2.0], [1, 1])}, path)
-    compat.apply()
+    hosts.apply()
     for _ in range(2):  # reading one with our own reader must not take the permission away again
         assert read_checkpoint(path)['loss'].mean() == 1.5
         restored = mmengine_checkpoint._load_checkpoint(str(path), map_location='cpu')

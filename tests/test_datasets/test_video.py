@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
-from mmswinv2 import compat
+from mmswinv2 import hosts
 from mmswinv2.datasets import FiveCrop, ShuffleFrames, VideoDecode, VideoInit, check_video_labels
 from mmswinv2.datasets import video_files as video
 from mmswinv2.engine import CheckDatasetHook
@@ -60,7 +60,7 @@ def copy(clips, tmp_path):
 
 
 def build(root, split='train', pipeline=READ, **kwargs):
-    compat.apply()
+    hosts.apply()
     import mmaction.datasets.transforms  # noqa: F401
 
     init_default_scope('mmaction')

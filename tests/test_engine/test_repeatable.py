@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmswinv2.engine.repeatable import Draw, SeedSample, _Numbered
 
 from mmswinv2.engine import CheckInvalidLossHook
-from mmswinv2.engine.repeatable import Draw, SeedSample, _Numbered
 
 
 def sampler(kind, rank, world_size, **kwargs):

@@ -1,0 +1,219 @@
+"""mmpretrain: image classifiers and SimMIM."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..errors import UserError
+from .mmengine import Host, Patch, log_patch, training_pipeline, wrap
+
+
+def _lacks_compiled_half() -> bool:
+    """Whether torchvision cannot be imported because its compiled half is not for this torch."""
+    try:
+        importlib.import_module('torchvision')
+    except RuntimeError as error:
+        if 'torchvision::nms' not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.split('.')[0] == 'torchvision']:
+            del sys.modules[name]
+        return True
+    return False
+
+
+def _declare_operators() -> None:
+    """Import torchvision with two operators that its Python half misses.
+
+    mmpretrain does not call them.
+    """
+    library = torch.library.Library('torchvision', 'DEF')
+    library.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+    library.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+    torchvision: Any = importlib.import_module('torchvision')
+    torchvision._mmswinv2_library = library  # its operators go with it
+    log_patch('torchvision is without its compiled operators')
+
+
+def import_torchvision() -> None:
+    """Import torchvision, as mmpretrain will, with or without its compiled half.
+
+    Raises:
+        UserError: if torchvision is not installed.
+    """
+    if importlib.util.find_spec('torchvision') is None:
+        raise UserError(
+            'mmpretrain needs torchvision, which is not installed: pip install torchvision'
+        )
+    IMPORT_TORCHVISION.apply()
+
+
+def _explain_wrong_crops() -> None:
+    """Say what is wrong with crops that are larger than their image."""
+    from mmpretrain.datasets.transforms import CenterCrop
+
+    def make(crop: Any) -> Any:
+        def transform(self: Any, results: dict) -> dict | None:
+            height, width = results['img'].shape[:2]
+            wanted_width, wanted_height = self.crop_size
+            if (height < wanted_height or width < wanted_width) and not self.auto_pad:
+                raise UserError(
+                    f'{results.get("img_path", "an image")} is {width}x{height} where CenterCrop '
+                    f'wants {wanted_width}x{wanted_height}; enlarge images first (ResizeEdge), or '
+                    'set auto_pad=True'
+                )
+            return crop(self, results)
+
+        return transform
+
+    wrap(CenterCrop, 'transform', make)
+
+
+def _explain_wrong_masks() -> None:
+    """Say what is wrong with masks of SimMIM that do not divide their image."""
+    from mmpretrain.datasets.transforms import SimMIMMaskGenerator
+
+    def make(original: Any) -> Any:
+        def __init__(
+            self: Any,
+            input_size: int = 192,
+            mask_patch_size: int = 32,
+            model_patch_size: int = 4,
+            mask_ratio: float = 0.6,
+        ) -> None:
+            if input_size % mask_patch_size or mask_patch_size % model_patch_size:
+                raise UserError(
+                    f'SimMIMMaskGenerator: masks of {mask_patch_size} pixels must divide images of '
+                    f'{input_size} (input_size), and patches of {model_patch_size} '
+                    '(model_patch_size) the masks'
+                )
+            original(self, input_size, mask_patch_size, model_patch_size, mask_ratio)
+
+        return __init__
+
+    wrap(SimMIMMaskGenerator, '__init__', make)
+
+
+IMPORT_TORCHVISION = Patch(
+    'torchvision can be imported without its compiled half',
+    'torchvision',
+    '>=0',
+    _declare_operators,
+    _lacks_compiled_half,
+)
+
+
+class MMPretrain(Host):
+    """mmpretrain."""
+
+    name = 'mmpretrain'
+    extra = 'pretrain'
+    patches = (
+        IMPORT_TORCHVISION,
+        *Host.patches,
+        Patch(
+            'the error for a crop larger than its image says which',
+            'mmpretrain',
+            '>=1',
+            _explain_wrong_crops,
+        ),
+        Patch(
+            'the error for masks of SimMIM that do not divide their image says what to set',
+            'mmpretrain',
+            '>=1',
+            _explain_wrong_masks,
+        ),
+    )
+    draw_option = 'enable'
+    draw_folder_option = 'out_dir'
+    converts_checkpoints = True
+
+    def require(self, path: str) -> None:
+        """As `Host`; and have torchvision imported, before mmpretrain imports it."""
+        super().require(path)
+        import_torchvision()
+
+    def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
+        """Refuse labels that are no class of the head, and one-hot labels of another length."""
+        num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
+        if num_classes is None or not hasattr(dataset, 'get_gt_labels'):
+            return False
+        check_image_labels(dataset, num_classes, where)
+        known = getattr(model.data_preprocessor, 'num_classes', None)
+        # Mixup and the like are for training
+        one_hot = where == 'train_dataloader' and getattr(
+            model.data_preprocessor, 'to_onehot', False
+        )
+        if one_hot and known not in (None, num_classes):
+            raise UserError(
+                f'data_preprocessor.num_classes={known}, and model.head.num_classes={num_classes}; '
+                'set both to the number of classes'
+            )
+        return True
+
+    def default_tta_model(self, cfg: Any) -> dict[str, Any]:
+        """Average the scores."""
+        return dict(type='AverageClsScoreTTA')
+
+    def sample_batch(self, cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:
+        """Images with a class each, and a mask where the pipeline makes one (SimMIM)."""
+        from mmpretrain.structures import DataSample
+
+        inputs = [torch.randint(256, (3, *size), dtype=torch.uint8) for _ in range(count)]
+        samples = [DataSample().set_gt_label(0) for _ in inputs]
+        masks = [t for t in training_pipeline(cfg) if 'MaskGenerator' in t['type']]
+        for transform in masks:
+            patch = transform.get('model_patch_size', 4)
+            for sample in samples:
+                sample.mask = torch.zeros([n // patch for n in size], dtype=torch.long)
+        # SimMIM's preprocessor takes a batch, a classifier's a list
+        return dict(inputs=torch.stack(inputs) if masks else inputs, data_samples=samples)
+
+    def swin_v1(self, net: Any) -> dict[str, Any]:
+        """See `Host.swin_v1`."""
+        variant = net.variant
+        return dict(
+            type='SwinTransformer',
+            arch=dict(
+                embed_dims=variant.embed_dims,
+                depths=list(variant.depths),
+                num_heads=list(variant.num_heads),
+            ),
+            stage_cfgs=dict(block_cfgs=dict(window_size=net.window_sizes[0][0])),
+            pad_small_map=True,
+        )
+
+
+def check_image_labels(dataset: Any, num_classes: int, where: str) -> None:
+    """Raise `UserError` if a data set of mmpretrain has other classes than the model.
+
+    Args:
+        dataset: the data set.
+        num_classes: of the model's head.
+        where: the name of its data loader, for the message.
+    """
+    if not getattr(dataset, 'with_label', True):
+        return
+    known = len(dataset.CLASSES or ())
+    if known and known != num_classes:
+        raise UserError(
+            f'{where}: the data set has {known} classes, and model.head num_classes={num_classes}; '
+            f'set num_classes={known} in model.head and data_preprocessor, or give the data a '
+            'folder for every class, be it empty'
+        )
+    if known and hasattr(dataset, 'folder_to_idx'):
+        return  # labels are places among the folders
+    if not len(dataset) or not isinstance(dataset.get_data_info(0).get('gt_label'), int):
+        return  # several labels an image
+    labels = dataset.get_gt_labels()
+    if labels.max() >= num_classes:
+        image = dataset.get_data_info(int(labels.argmax()))['img_path']
+        raise UserError(
+            f'{where}: label {labels.max()} of {image}, but model.head has num_classes='
+            f'{num_classes}, labels 0 to {num_classes - 1}'
+        )
