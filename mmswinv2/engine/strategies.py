@@ -46,6 +46,8 @@ class DDPStrategy(_DDPStrategy):
         **kwargs: of mmengine's.
     """
 
+    model_wrapper: dict[str, Any] | None
+
     def __init__(self, *, find_unused_parameters: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         wrapper = dict(
@@ -55,8 +57,7 @@ class DDPStrategy(_DDPStrategy):
         )
         if not torch.cuda.is_available():
             wrapper['device_ids'] = None
-        given: dict[str, Any] | None = self.model_wrapper
-        self.model_wrapper = {**wrapper, **(given or {})}
+        self.model_wrapper = {**wrapper, **(self.model_wrapper or {})}
 
     def model_state_dict(self) -> dict[str, Any]:
         """The weights, under the names of the unwrapped model."""

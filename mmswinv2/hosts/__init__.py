@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import UserError
 from .mmaction import MMAction
-from .mmdet import MMDet
+from .mmdet import OUTLINE_MASKS, MMDet
 from .mmengine import (
     FILE_KEYS,
     NAME_UNREADABLE_IMAGES,
@@ -33,6 +33,7 @@ __all__ = [
     'FILE_KEYS',
     'HOSTS',
     'NAME_UNREADABLE_IMAGES',
+    'PATCHES',
     'Host',
     'Patch',
     'apply',
@@ -48,6 +49,11 @@ __all__ = [
 
 # in the order in which they are asked whether a data set is theirs
 HOSTS: tuple[Host, ...] = (MMEngine(), MMSeg(), MMAction(), MMPretrain(), MMDet())
+# all there are, whoever makes them
+PATCHES: tuple[Patch, ...] = (
+    *dict.fromkeys(p for host in HOSTS for p in (*host.early_patches, *host.patches)),
+    OUTLINE_MASKS,
+)
 
 
 def of(cfg: Any) -> Host:

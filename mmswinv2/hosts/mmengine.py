@@ -172,7 +172,10 @@ def _name_unreadable_images() -> None:
 
 
 NAME_UNREADABLE_IMAGES = Patch(
-    'the error for a damaged image names its file', 'mmcv', '>=2', _name_unreadable_images
+    'the error for an image that cannot be read names its file',
+    'mmcv',
+    '>=2',
+    _name_unreadable_images,
 )
 
 

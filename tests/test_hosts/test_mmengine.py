@@ -1,0 +1,48 @@
+from collections import OrderedDict
+
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import checkpoint as mmengine_checkpoint
+
+from mmswinv2 import hosts
+from mmswinv2.checkpoints import read_checkpoint
+from mmswinv2.errors import UserError
+from mmswinv2.hosts.mmengine import Host
+
+
+def test_scalars_of_mmengine_can_be_restored(tmp_path):
+    path = tmp_path / 'run.pth'
+    torch.save({'loss': HistoryBuffer([1.0, 2.0], [1, 1])}, path)
+    hosts.apply()
+    for _ in range(2):  # reading one with our own reader must not take the permission away again
+        assert read_checkpoint(path)['loss'].mean() == 1.5
+        restored = mmengine_checkpoint._load_checkpoint(str(path), map_location='cpu')
+        assert restored['loss'].max() == 2
+
+
+class Getattr:
+    def __reduce__(self):
+        return getattr, (OrderedDict, 'fromkeys')
+
+
+def test_getattr_is_for_statistics_alone(tmp_path):
+    torch.save({'a': Getattr()}, tmp_path / 'evil.pth')
+    with pytest.raises(UserError, match='would run code'):
+        read_checkpoint(tmp_path / 'evil.pth')
+
+
+def test_options_of_tools_that_a_host_has_not():
+    with pytest.raises(UserError, match='--format-only is for segmentors'):
+        Host().format_only({}, 'folder')
+    with pytest.raises(UserError, match='need a visualizer'):
+        Host().show_predictions({}, True, None, 0)
+    with pytest.raises(UserError, match='no inputs are known for the models of mmelse'):
+        Host('mmelse').sample_batch({}, (8, 8), 1)
+    with pytest.raises(UserError, match='mmengine brings no train.py along'):
+        Host().find_script('train.py')
+
+
+def test_a_host_that_is_not_installed():
+    with pytest.raises(UserError, match=r'config.py needs mmelse \(its default_scope\)'):
+        Host('mmelse').require('config.py')
