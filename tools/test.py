@@ -12,6 +12,7 @@ from mmswinv2.checkpoints import fetch_together, load_but
 from mmswinv2.engine.launch import add_common_arguments, build_runner, load_config, run
 from mmswinv2.engine.weights import unwrap_model
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.hosts import as_list, inner_datasets
 
 
 def parse_args():
@@ -40,9 +41,59 @@ def parse_args():
     return parser.parse_args()
 
 
+def set_visualization(cfg, host, args):
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None or 'visualizer' not in cfg:
+        raise UserError(
+            "--show and --show-dir need a visualizer and a 'visualization' hook in the config"
+        )
+    hook[host.draw_option] = True
+    if args.show:
+        hook.update(show=True, wait_time=args.wait_time)
+    if host.draw_interval:
+        hook['interval'] = 1
+    if args.show_dir:
+        cfg.merge_from_dict({host.draw_folder: args.show_dir})
+
+
+def set_out(cfg, host, out):
+    evaluators = as_list(cfg.test_evaluator)
+    if host.dump_metric is None:
+        evaluators[0].update(output_dir=out, keep_results=True)
+        return
+    if not out.endswith(('.pkl', '.pickle')):
+        raise UserError(f'--out must end in .pkl or .pickle, got {out}')
+    cfg.test_evaluator = [*evaluators, dict(type=host.dump_metric, out_file_path=out)]
+
+
+def set_format_only(cfg, host, out):
+    """Take out all that needs annotations."""
+    if host.dump_metric is not None or not out:
+        raise UserError('--format-only is for segmentors, and needs --out FOLDER')
+    cfg.test_evaluator = as_list(cfg.test_evaluator)[0]  # that of --out
+    cfg.test_evaluator['format_only'] = True
+    for dataset in inner_datasets(cfg.test_dataloader.dataset):
+        dataset.get('data_prefix', {}).pop('seg_map_path', None)
+        dataset.pipeline = without_annotations(dataset.pipeline)
+
+
+def without_annotations(steps):
+    """A pipeline, or the transforms of TestTimeAug, without the loading of annotations."""
+    kept = []
+    for step in steps:
+        if isinstance(step, (list, tuple)):
+            if alternatives := without_annotations(step):
+                kept.append(alternatives)
+        elif step['type'].split('.')[-1] != 'LoadAnnotations':
+            if 'transforms' in step:
+                step = {**step, 'transforms': without_annotations(step['transforms'])}
+            kept.append(step)
+    return kept
+
+
 def set_tta(cfg):
     """Test with the config's test-time augmentation, or the host's by mirror images."""
-    datasets = list(hosts.inner_datasets(cfg.test_dataloader.dataset))
+    datasets = list(inner_datasets(cfg.test_dataloader.dataset))
     if 'tta_model' not in cfg and (model := hosts.of(cfg).default_tta_model(cfg)):
         cfg.tta_model, cfg.tta_pipeline = model, with_mirror_images(datasets[0].pipeline)
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
@@ -93,13 +144,13 @@ def main():
     cfg.load_from, cfg.resume = args.checkpoint, False
     host = hosts.of(cfg)
     if args.show or args.show_dir:
-        host.show_predictions(cfg, args.show, args.show_dir, args.wait_time)
+        set_visualization(cfg, host, args)
     if args.out:
-        host.save_predictions(cfg, args.out)
+        set_out(cfg, host, args.out)
     if args.tta:
         set_tta(cfg)
     if args.format_only:
-        host.format_only(cfg, args.out)
+        set_format_only(cfg, host, args.out)
     runner = build_runner(cfg, ('test',))
     load_strictly(runner, cfg)
     run(runner.test, cfg, ('test',))

@@ -11,7 +11,7 @@ from mmcv.transforms import BaseTransform
 from mmengine.logging import print_log
 
 from ..errors import UserError
-from ..hosts.mmdet import OUTLINE_MASKS
+from ..hosts.mmdet import outline_masks
 from ..registry import TRANSFORMS
 from .video_files import open_video
 
@@ -92,7 +92,7 @@ class InstaBoost(BaseTransform):
         # it takes RLE for an error, or, uncompressed, moves it without turning it over
         if not all(isinstance(instance.get('mask'), list) for instance in movable):
             return self._leave(results, 'an instance has no polygons')
-        OUTLINE_MASKS.apply()  # here, as loader workers may be new processes
+        outline_masks.apply()  # here, as loader workers may be new processes
         try:
             new = self.boost.transform({**results, 'instances': movable})
         except Exception as error:  # of whatever kind: one image must not end a training

@@ -20,6 +20,7 @@ from torch import Tensor
 from .. import hosts
 from ..checkpoints import fetch_together, load_but, read_class_map
 from ..errors import UserError
+from ..hosts.mmengine import FILE_KEYS
 from ..registry import HOOKS
 from .weights import unwrap_model, whole_weights
 
@@ -124,7 +125,7 @@ def _files(batch: Any) -> str:
     samples = batch.get('data_samples', []) if isinstance(batch, dict) else []
     for sample in samples:
         meta = getattr(sample, 'metainfo', {})
-        names += [str(meta[key]) for key in hosts.FILE_KEYS if meta.get(key)][:1]
+        names += [str(meta[key]) for key in FILE_KEYS if meta.get(key)][:1]
     return ', '.join(names) or 'files whose names the last transform (Pack...) has not kept'
 
 

@@ -14,25 +14,13 @@ from typing import Any
 
 from ..errors import UserError
 from .mmaction import MMAction
-from .mmdet import OUTLINE_MASKS, MMDet
-from .mmengine import (
-    FILE_KEYS,
-    NAME_UNREADABLE_IMAGES,
-    Host,
-    MMEngine,
-    Patch,
-    as_list,
-    inner_datasets,
-    installed_version,
-    training_pipeline,
-)
+from .mmdet import MMDet, outline_masks
+from .mmengine import Host, MMEngine, Patch, as_list, inner_datasets, training_pipeline
 from .mmpretrain import MMPretrain
 from .mmseg import MMSeg
 
 __all__ = [
-    'FILE_KEYS',
     'HOSTS',
-    'NAME_UNREADABLE_IMAGES',
     'PATCHES',
     'Host',
     'Patch',
@@ -43,7 +31,6 @@ __all__ = [
     'explain_empty_data',
     'inner_datasets',
     'input_size',
-    'installed_version',
     'of',
 ]
 
@@ -52,7 +39,7 @@ HOSTS: tuple[Host, ...] = (MMEngine(), MMSeg(), MMAction(), MMPretrain(), MMDet(
 # all there are, whoever makes them
 PATCHES: tuple[Patch, ...] = (
     *dict.fromkeys(p for host in HOSTS for p in (*host.early_patches, *host.patches)),
-    OUTLINE_MASKS,
+    outline_masks,
 )
 
 

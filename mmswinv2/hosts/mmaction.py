@@ -6,11 +6,12 @@ before: `mmswinv2.hosts` is imported first.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 import sys
-from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -22,23 +23,24 @@ from mmengine.logging import print_log
 from mmengine.utils import digit_version
 
 from ..errors import UserError
-from .mmengine import FILE_KEYS, Host, Patch, log_patch, wrap
+from .mmengine import FILE_KEYS, Host, log_patch, patch, replace
 
 _MMCV_TOO_NEW = '2.2.0'  # mmaction2 1.2.0 refuses it and later ones at import
 
 
-def _make_importable() -> None:
-    """Let mmaction2 be imported, when somebody imports it.
+@patch('mmaction', '<=1.2.0')
+def make_importable() -> None:
+    """Importing mmaction2 works beside mmcv 2.2 and newer, and without localizers.drn.
 
-    It refuses mmcv 2.2 and newer, of which it needs nothing that has changed, and its published
-    package lacks the module `mmaction.models.localizers.drn`.
+    It refuses a mmcv of which it needs nothing that has changed, and its published package lacks
+    the module `mmaction.models.localizers.drn`.
     """
     if 'mmaction' not in sys.modules and not any(isinstance(f, _Finder) for f in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
 class _Finder(MetaPathFinder):
-    """Finds `mmaction` as ever, with a loader that mends it around its import."""
+    """Finds `mmaction` as ever, and has it mended while it is imported."""
 
     searching = False
 
@@ -53,31 +55,21 @@ class _Finder(MetaPathFinder):
         finally:
             self.searching = False
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, self)
+            loader: Any = spec.loader
+            loader.exec_module = functools.partial(self.import_mended, loader.exec_module)
         return spec
 
-
-class _Loader(Loader):
-    def __init__(self, loader: Loader, finder: _Finder) -> None:
-        self.loader, self.finder = loader, finder
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
+    def import_mended(self, exec_module: Callable[[ModuleType], None], module: ModuleType) -> None:
+        """Import mmaction2, which looks at the version of mmcv; from now on as if without us."""
         import mmcv
 
-        sys.meta_path.remove(self.finder)
-        # the module is to look as if it had been imported without us
-        module.__loader__ = self.loader
-        if module.__spec__ is not None:
-            module.__spec__.loader = self.loader
+        sys.meta_path.remove(self)
         version = mmcv.__version__
         if digit_version(version) >= digit_version(_MMCV_TOO_NEW):
             mmcv.__version__ = '2.1.99'
             log_patch(f'mmaction2 accepts mmcv {version}')
         try:
-            self.loader.exec_module(module)
+            exec_module(module)
         finally:
             mmcv.__version__ = version
         _stand_in_for_drn(Path(module.__path__[0]))
@@ -103,50 +95,48 @@ def _stand_in_for_drn(mmaction: Path) -> None:
     log_patch('mmaction2 can do without its missing module localizers.drn')
 
 
-def _score_in_float32() -> None:
-    """Let heads take scores in bfloat16, which NumPy does not know."""
+@patch('mmaction', '>=1')
+def score_in_float32() -> None:
+    """Scores in bfloat16, which NumPy does not know, can be taken by heads of mmaction2."""
     from mmaction.models.heads import BaseHead
 
-    def make(method: Any) -> Any:
-        def call(self: Any, cls_scores: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    for name in ('loss_by_feat', 'predict_by_feat'):
+
+        @replace(BaseHead, name)
+        def in_float32(
+            method: Any, self: Any, cls_scores: torch.Tensor, *args: Any, **kwargs: Any
+        ) -> Any:
             return method(self, cls_scores.float(), *args, **kwargs)
-
-        return call
-
-    wrap(BaseHead, 'loss_by_feat', make)
-    wrap(BaseHead, 'predict_by_feat', make)
 
 
 def _lacks_moviepy() -> bool:
     return importlib.util.find_spec('moviepy') is None
 
 
-def _write_videos_by_pyav() -> None:
-    """Write videos by PyAV where moviepy, which mmaction2 asks for, is not installed."""
+@patch('mmaction', '>=1', _lacks_moviepy)
+def write_videos_by_pyav() -> None:
+    """Videos can be written by mmaction2 without moviepy."""
     from mmaction.visualization.video_backend import LocalVisBackend
 
     from ..datasets.video_files import write_video
 
-    def make(add_video: Any) -> Any:
-        def add_video_by_pyav(
-            self: Any,
-            name: str,
-            frames: np.ndarray,
-            step: int = 0,
-            fps: int = 4,
-            out_type: str = 'img',
-            **kwargs: Any,
-        ) -> None:
-            if out_type != 'video':
-                add_video(self, name, frames, step=step, fps=fps, out_type=out_type, **kwargs)
-                return
-            path = Path(self._save_dir, name).with_suffix('.mp4')
-            height, width = (side // 2 * 2 for side in frames.shape[1:3])  # as H.264 wants them
-            write_video(path, np.ascontiguousarray(frames[:, :height, :width, ::-1]), fps)
-
-        return add_video_by_pyav
-
-    wrap(LocalVisBackend, 'add_video', make)
+    @replace(LocalVisBackend, 'add_video')
+    def add_video_by_pyav(
+        add_video: Any,
+        self: Any,
+        name: str,
+        frames: np.ndarray,
+        step: int = 0,
+        fps: int = 4,
+        out_type: str = 'img',
+        **kwargs: Any,
+    ) -> None:
+        if out_type != 'video':
+            add_video(self, name, frames, step=step, fps=fps, out_type=out_type, **kwargs)
+            return
+        path = Path(self._save_dir, name).with_suffix('.mp4')
+        height, width = (side // 2 * 2 for side in frames.shape[1:3])  # as H.264 wants them
+        write_video(path, np.ascontiguousarray(frames[:, :height, :width, ::-1]), fps)
 
 
 class MMAction(Host):
@@ -154,28 +144,11 @@ class MMAction(Host):
 
     name = 'mmaction'
     extra = 'video'
-    early_patches = (
-        Patch(
-            'mmaction2 can be imported beside mmcv 2.2 and newer, and without localizers.drn',
-            'mmaction',
-            '<=1.2.0',
-            _make_importable,
-        ),
-    )
-    patches = (
-        *Host.patches,
-        Patch('heads of mmaction2 take scores in bfloat16', 'mmaction', '>=1', _score_in_float32),
-        Patch(
-            'mmaction2 writes videos without moviepy',
-            'mmaction',
-            '>=1',
-            _write_videos_by_pyav,
-            _lacks_moviepy,
-        ),
-    )
+    early_patches = (make_importable,)
+    patches = (*Host.patches, score_in_float32, write_videos_by_pyav)
     input_axes = 3
     draw_option = 'enable'
-    draw_folder_option = 'out_dir'
+    draw_folder = 'default_hooks.visualization.out_dir'
 
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
         """Refuse labels that are no class of the head."""
@@ -202,22 +175,6 @@ class MMAction(Host):
     def run_head(self, model: Any, outputs: Any) -> None:
         """Run the head on the maps of the backbone."""
         model.cls_head(outputs)
-
-    def swin_v1(self, net: Any) -> dict[str, Any]:
-        """See `Host.swin_v1`."""
-        variant = net.variant
-        return dict(
-            type='SwinTransformer3D',
-            arch=dict(
-                embed_dims=variant.embed_dims,
-                depths=list(variant.depths),
-                num_heads=list(variant.num_heads),
-            ),
-            window_size=net.window_sizes[0],
-            patch_size=net.patch_embed.patch_size,
-            out_indices=(len(variant.depths) - 1,),
-            pretrained2d=False,
-        )
 
 
 def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:

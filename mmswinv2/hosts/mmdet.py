@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError
-from .mmengine import Host, Patch, as_list, log_patch, training_pipeline, wrap
+from .mmengine import Host, as_list, log_patch, patch, replace, training_pipeline
 
 _SEMANTIC_MAPS = (
     '; it holds the semantic maps of HTC: see docs/data.md for COCO-stuff, draw maps with '
@@ -20,32 +20,31 @@ _SEMANTIC_MAPS = (
 )
 
 
-def _draw_semantic_maps() -> None:
-    """Draw semantic maps that tell more apart than there are classes, as those of HTC."""
+@patch('mmdet', '>=3')
+def draw_semantic_maps() -> None:
+    """Semantic maps with more values than classes can be drawn."""
     from mmdet.visualization import DetLocalVisualizer
     from mmdet.visualization.palette import get_palette
 
-    def make(draw: Any) -> Any:
-        def draw_all(
-            self: Any, image: np.ndarray, sem_seg: Any, classes: Any, palette: Any
-        ) -> np.ndarray:
-            values = np.asarray(sem_seg.sem_seg)
-            ignored = sem_seg.metainfo.get('ignore_index', 255)
-            number = int(values[values != ignored].max(initial=0)) + 1
-            if classes and palette and number > min(len(classes), len(palette)):
-                classes = [*classes, *map(str, range(len(classes), number))]
-                palette = [*palette, *get_palette('random', number)[len(palette) :]]
-            return draw(self, image, sem_seg, classes, palette)
-
-        return draw_all
-
-    wrap(DetLocalVisualizer, '_draw_sem_seg', make)
+    @replace(DetLocalVisualizer, '_draw_sem_seg')
+    def draw_all(
+        draw: Any, self: Any, image: np.ndarray, sem_seg: Any, classes: Any, palette: Any
+    ) -> np.ndarray:
+        values = np.asarray(sem_seg.sem_seg)
+        ignored = sem_seg.metainfo.get('ignore_index', 255)
+        number = int(values[values != ignored].max(initial=0)) + 1
+        if classes and palette and number > min(len(classes), len(palette)):
+            classes = [*classes, *map(str, range(len(classes), number))]
+            palette = [*palette, *get_palette('random', number)[len(palette) :]]
+        return draw(self, image, sem_seg, classes, palette)
 
 
-def _outline_masks() -> None:
-    """Outline masks of several parts by scikit-image.
+@patch('instaboostfast', '<=0.1.2')
+def outline_masks() -> None:
+    """Masks of several parts can be treated by InstaBoost.
 
-    instaboostfast subtracts 1 from a list of contours of different lengths, which NumPy refuses.
+    Subtracting 1 from a list of contours of different lengths, it fails since NumPy 1.24. Made by
+    `mmswinv2.InstaBoost`, in every worker of a data loader.
     """
     from instaboostfast import affine_transform
 
@@ -63,28 +62,14 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
     return [(contour[:, ::-1] - 0.5).ravel().tolist() for contour in contours]
 
 
-# not among the host's own: applied by mmswinv2.InstaBoost, in every worker of a data loader
-OUTLINE_MASKS = Patch(
-    'InstaBoost treats masks of several parts', 'instaboostfast', '<=0.1.2', _outline_masks
-)
-
-
 class MMDet(Host):
     """mmdet."""
 
     name = 'mmdet'
     extra = 'det'
-    patches = (
-        *Host.patches,
-        Patch(
-            'semantic maps with more values than classes can be drawn',
-            'mmdet',
-            '>=3',
-            _draw_semantic_maps,
-        ),
-    )
+    patches = (*Host.patches, draw_semantic_maps)
     swap_image_size = 384  # strides up to 128, and kernels of 3 x 3 on top
-    draws_at_intervals = False
+    draw_interval = False
     dump_metric = 'DumpDetResults'
 
     def folder_hint(self, dataset: Any, key: str) -> str:

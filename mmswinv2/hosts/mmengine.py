@@ -37,35 +37,44 @@ _MARK = '_mmswinv2_patch'
 
 @dataclass(frozen=True)
 class Patch:
-    """A repair of a package, for the versions of it that need one.
+    """A repair of a package, for the versions of it that need one; see `patch`.
 
     Attributes:
-        name: what works with it that did not before; docs/compatibility.md lists it.
-        package: import name of the package it changes.
+        name: what works with it that did not before.
+        package: import name of the package.
         versions: the versions it is for, such as ``'<0.10.8'``.
         change: makes the change; called again, it must change nothing.
-        condition: what else must hold of the environment; ``None``: nothing.
+        condition: what else must hold of the environment.
     """
 
     name: str
     package: str
     versions: str
     change: Callable[[], None]
-    condition: Callable[[], bool] | None = None
+    condition: Callable[[], bool]
 
     def needed(self) -> bool:
         """Whether what is installed needs it."""
-        found = installed_version(self.package)
-        return (
-            found is not None
-            and SpecifierSet(self.versions).contains(found, prereleases=True)
-            and (self.condition is None or self.condition())
-        )
+        version = installed_version(self.package)
+        known = version is not None and SpecifierSet(self.versions).contains(version, True)
+        return known and self.condition()
 
     def apply(self) -> None:
         """Make the change where it is needed."""
         if self.needed():
             self.change()
+
+
+def patch(
+    package: str, versions: str, condition: Callable[[], bool] = lambda: True
+) -> Callable[[Callable[[], None]], Patch]:
+    """Make a `Patch` of a function, named by the first line of its docstring."""
+
+    def decorate(change: Callable[[], None]) -> Patch:
+        name = (change.__doc__ or '').split('\n')[0].rstrip('.')
+        return Patch(name, package, versions, change, condition)
+
+    return decorate
 
 
 @functools.cache
@@ -77,13 +86,25 @@ def installed_version(package: str) -> str | None:
     return None
 
 
-def wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-    """Replace ``owner.name`` by ``make(owner.name)``, unless that was done before."""
-    original = getattr(owner, name)
-    if not hasattr(original, _MARK):
-        replacement = functools.wraps(original)(make(original))
+def replace(owner: Any, name: str) -> Callable[[Callable[..., Any]], None]:
+    """Let the decorated function take the place of ``owner.name``, unless one of ours has it.
+
+    It is called with the original as its first argument.
+    """
+
+    def decorate(function: Callable[..., Any]) -> None:
+        original = getattr(owner, name)
+        if hasattr(original, _MARK):
+            return
+
+        @functools.wraps(original)
+        def replacement(*args: Any, **kwargs: Any) -> Any:
+            return function(original, *args, **kwargs)
+
         setattr(replacement, _MARK, True)
         setattr(owner, name, replacement)
+
+    return decorate
 
 
 def log_patch(text: str) -> None:
@@ -91,8 +112,13 @@ def log_patch(text: str) -> None:
     print_log(f'mmswinv2.hosts: {text}', logger='current', level=logging.INFO)
 
 
-def _allow_logged_scalars() -> None:
-    """List the classes in mmengine's checkpoints for `torch.load`, which restores listed ones."""
+@patch('mmengine', '<0.10.8')
+def read_own_checkpoints() -> None:
+    """Checkpoints of mmengine can be read by mmengine.
+
+    Since torch 2.6 `torch.load` restores listed classes only, and mmengine's `HistoryBuffer`,
+    which stands in every checkpoint it writes, is not listed.
+    """
     from ..checkpoints.files import harmless_globals
 
     known = torch.serialization.get_safe_globals()
@@ -114,69 +140,52 @@ class _LateIterator:
         return next(self.iterator)
 
 
-def _start_workers_late() -> None:
-    """Start the workers of a training by iterations after the hooks' `before_run`."""
+@patch('mmengine', '<0.10.8')
+def start_workers_late() -> None:
+    """Workers of a training by iterations start after hooks have checked their data set."""
     from mmengine.runner.loops import _InfiniteDataloaderIterator
 
-    def make(original: Any) -> Any:
-        def __init__(self: Any, dataloader: Any) -> None:
-            self._dataloader, self._epoch = dataloader, 0
-            self._iterator = _LateIterator(dataloader)
-
-        return __init__
-
-    wrap(_InfiniteDataloaderIterator, '__init__', make)
+    @replace(_InfiniteDataloaderIterator, '__init__')
+    def start(original: Any, self: Any, dataloader: Any) -> None:
+        self._dataloader, self._epoch = dataloader, 0
+        self._iterator = _LateIterator(dataloader)
 
 
 def _lacks_one_bit_optimizers() -> bool:
     return importlib.util.find_spec('deepspeed.runtime.fp16.onebit') is None
 
 
-def _register_deepspeed_optimizers() -> None:
-    """Register DeepSpeed's optimizers without the one-bit ones."""
+@patch('deepspeed', '>=0.13.2', _lacks_one_bit_optimizers)
+def register_deepspeed_optimizers() -> None:
+    """Optimizers of DeepSpeed are registered without the one-bit ones, which are gone."""
     from mmengine._strategy import deepspeed as strategy
     from mmengine.registry import OPTIMIZERS
 
-    def make(original: Any) -> Any:
-        def register() -> list[str]:
-            from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
-            from deepspeed.ops.lamb import FusedLamb
+    @replace(strategy, 'register_deepspeed_optimizers')
+    def register(original: Any) -> list[str]:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
+        from deepspeed.ops.lamb import FusedLamb
 
-            optimizers = (DeepSpeedCPUAdam, FusedAdam, FusedLamb)
-            for optimizer in optimizers:
-                OPTIMIZERS.register_module(module=optimizer, force=True)
-            return [optimizer.__name__ for optimizer in optimizers]
-
-        return register
-
-    wrap(strategy, 'register_deepspeed_optimizers', make)
+        optimizers = (DeepSpeedCPUAdam, FusedAdam, FusedLamb)
+        for optimizer in optimizers:
+            OPTIMIZERS.register_module(module=optimizer, force=True)
+        return [optimizer.__name__ for optimizer in optimizers]
 
 
-def _name_unreadable_images() -> None:
-    """Let mmcv's image loader, which the hosts' build on, name the file it cannot read."""
+@patch('mmcv', '>=2')
+def name_unreadable_images() -> None:
+    """Errors for images that cannot be read name the file."""
     from mmcv.transforms import LoadImageFromFile
 
-    def make(load: Any) -> Any:
-        def transform(self: Any, results: dict) -> dict | None:
-            try:
-                return load(self, results)
-            except (OSError, AssertionError, SyntaxError) as error:  # Pillow's on damaged PNGs
-                raise UserError(
-                    f'cannot read the image {results["img_path"]}: {error}; fetch it again, or '
-                    'take it out of the annotation file'
-                ) from error
-
-        return transform
-
-    wrap(LoadImageFromFile, 'transform', make)
-
-
-NAME_UNREADABLE_IMAGES = Patch(
-    'the error for an image that cannot be read names its file',
-    'mmcv',
-    '>=2',
-    _name_unreadable_images,
-)
+    @replace(LoadImageFromFile, 'transform')
+    def transform(load: Any, self: Any, results: dict) -> dict | None:
+        try:
+            return load(self, results)
+        except (OSError, AssertionError, SyntaxError) as error:  # Pillow's on damaged PNGs
+            raise UserError(
+                f'cannot read the image {results["img_path"]}: {error}; fetch it again, or take it '
+                'out of the annotation file'
+            ) from error
 
 
 class Host:
@@ -188,32 +197,31 @@ class Host:
         name: import name of a package that has no class of its own here.
 
     Attributes:
-        name: import name, which is the scope of its registries too.
+        name: import name, and scope of its registries.
         extra: the extra of our setup.py that installs it.
-        early_patches: patches that every use of ours needs, made before the host is imported.
-        patches: patches of the host and of what it builds on, which import both.
+        early_patches: made for every use of ours, before the host is imported.
+        patches: of the host and of what it builds on; they import both.
         input_axes: axes of a sample without channels: 2 of an image, 3 of a video.
         heads_autocast: whether heads run under autocast on a CPU.
-        swap_image_size: side of an image to try a model on, ``None`` if backbones of this host
-            cannot be swapped.
-        draw_option: the option of its visualization hook that switches it on.
-        draw_folder_option: that for the folder of pictures.
-        draws_at_intervals: whether that hook leaves out most pictures of a test by default.
-        dump_metric: type of its metric that writes predictions to a ``.pkl`` file.
+        swap_image_size: side of an image to try a swapped backbone on; ``None``: no swapping.
+        draw_option: setting of its visualization hook that switches it on.
+        draw_interval: whether that hook has to be told to leave no picture out.
+        draw_folder: setting for the folder of its pictures, with dots.
+        dump_metric: metric that writes predictions to a file; ``None``: they are label maps.
         converts_checkpoints: whether tools/test.py takes checkpoints of any format.
     """
 
     name = 'mmengine'
     extra: str | None = None
     early_patches: tuple[Patch, ...] = ()
-    patches: tuple[Patch, ...] = (NAME_UNREADABLE_IMAGES,)
+    patches: tuple[Patch, ...] = (name_unreadable_images,)
     input_axes = 2
     heads_autocast = False
     swap_image_size: int | None = None
     draw_option = 'draw'
-    draw_folder_option = 'test_out_dir'
-    draws_at_intervals = True
-    dump_metric = 'DumpResults'
+    draw_interval = True
+    draw_folder = 'default_hooks.visualization.test_out_dir'
+    dump_metric: str | None = 'DumpResults'
     converts_checkpoints = False
 
     def __init__(self, name: str | None = None) -> None:
@@ -236,8 +244,6 @@ class Host:
         """Let types without a prefix be looked up in this host."""
         init_default_scope(self.name)
 
-    # Scripts that the host brings along
-
     def find_script(self, name: str) -> Path:
         """Path of a script of the host; the folder ``analysis_tools`` comes before others.
 
@@ -259,8 +265,6 @@ class Host:
             runpy.run_path(str(path), run_name='__main__')
         finally:
             sys.argv = before
-
-    # Data
 
     def folder_hint(self, dataset: Any, key: str) -> str:
         """What to add to the error for a missing folder, `key` of the ``data_prefix``."""
@@ -289,46 +293,6 @@ class Host:
     def keep_file_names(self, dataset: Any) -> None:
         """Let the samples of a data set keep the names of their files (`FILE_KEYS`)."""
 
-    # Options of tools/test.py
-
-    def show_predictions(self, cfg: Any, show: bool, folder: str | None, wait_time: float) -> None:
-        """Set up ``--show`` and ``--show-dir`` in a config.
-
-        Raises:
-            UserError: if the config has no visualizer or no visualization hook.
-        """
-        hook = cfg.get('default_hooks', {}).get('visualization')
-        if hook is None or 'visualizer' not in cfg:
-            raise UserError(
-                "--show and --show-dir need a visualizer and a 'visualization' hook in the config"
-            )
-        hook[self.draw_option] = True
-        if self.draws_at_intervals:
-            hook['interval'] = 1
-        if show:
-            hook.update(show=True, wait_time=wait_time)
-        if folder:
-            hook[self.draw_folder_option] = folder
-
-    def save_predictions(self, cfg: Any, out: str) -> None:
-        """Set up ``--out`` in a config.
-
-        Raises:
-            UserError: if `out` is of another kind than the host writes.
-        """
-        if not out.endswith(('.pkl', '.pickle')):
-            raise UserError(f'--out must end in .pkl or .pickle, got {out}')
-        dump = dict(type=self.dump_metric, out_file_path=out)
-        cfg.test_evaluator = [*as_list(cfg.test_evaluator), dump]
-
-    def format_only(self, cfg: Any, out: str | None) -> None:
-        """Set up ``--format-only`` in a config: take out all that needs annotations.
-
-        Raises:
-            UserError: if the host has nothing of the kind, or there is no ``--out``.
-        """
-        raise UserError('--format-only is for segmentors, and needs --out FOLDER')
-
     def default_tta_model(self, cfg: Any) -> dict[str, Any] | None:
         """Test-time augmentation by mirror images, for configs that name none.
 
@@ -339,8 +303,6 @@ class Host:
             UserError: if the predictions of this model cannot be merged.
         """
         return None
-
-    # Samples and networks
 
     def sample_batch(self, cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:
         """Random inputs and annotations for a training step, as a data loader hands them over.
@@ -367,37 +329,11 @@ class Host:
     def run_head(self, model: Any, outputs: Any) -> None:
         """Run the head where a forward pass with ``mode='tensor'`` stops before it."""
 
-    def swin_v1(self, net: Any) -> dict[str, Any]:
-        """The config of a backbone of Swin V1 of the size of a network of `core.SwinV2`."""
-        variant = net.variant
-        return dict(
-            type='SwinTransformer',
-            embed_dims=variant.embed_dims,
-            window_size=net.window_sizes[0][0],
-            depths=list(variant.depths),
-            num_heads=list(variant.num_heads),
-        )
-
 
 class MMEngine(Host):
     """mmengine: the host of configs that name no other."""
 
-    early_patches = (
-        Patch('mmengine reads its own checkpoints', 'mmengine', '<0.10.8', _allow_logged_scalars),
-        Patch(
-            'workers of a training by iterations start after hooks have checked their data set',
-            'mmengine',
-            '<0.10.8',
-            _start_workers_late,
-        ),
-        Patch(
-            "mmengine does without DeepSpeed's one-bit optimizers",
-            'deepspeed',
-            '>=0.13.2',
-            _register_deepspeed_optimizers,
-            _lacks_one_bit_optimizers,
-        ),
-    )
+    early_patches = (read_own_checkpoints, start_workers_late, register_deepspeed_optimizers)
 
 
 def as_list(value: Any) -> list[Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from .mmengine import Host, Patch, log_patch, training_pipeline, wrap
+from .mmengine import Host, log_patch, patch, replace, training_pipeline
 
 
 def _lacks_compiled_half() -> bool:
@@ -27,10 +27,11 @@ def _lacks_compiled_half() -> bool:
     return False
 
 
-def _declare_operators() -> None:
-    """Import torchvision with two operators that its Python half misses.
+@patch('torchvision', '>=0', _lacks_compiled_half)
+def declare_operators() -> None:
+    """Importing torchvision works without its compiled half.
 
-    mmpretrain does not call them.
+    Its Python half misses two operators, which mmpretrain does not call.
     """
     library = torch.library.Library('torchvision', 'DEF')
     library.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
@@ -50,62 +51,48 @@ def import_torchvision() -> None:
         raise UserError(
             'mmpretrain needs torchvision, which is not installed: pip install torchvision'
         )
-    IMPORT_TORCHVISION.apply()
+    declare_operators.apply()
 
 
-def _explain_wrong_crops() -> None:
-    """Say what is wrong with crops that are larger than their image."""
+@patch('mmpretrain', '>=1')
+def explain_wrong_crops() -> None:
+    """Errors for crops larger than their image say which and what to set."""
     from mmpretrain.datasets.transforms import CenterCrop
 
-    def make(crop: Any) -> Any:
-        def transform(self: Any, results: dict) -> dict | None:
-            height, width = results['img'].shape[:2]
-            wanted_width, wanted_height = self.crop_size
-            if (height < wanted_height or width < wanted_width) and not self.auto_pad:
-                raise UserError(
-                    f'{results.get("img_path", "an image")} is {width}x{height} where CenterCrop '
-                    f'wants {wanted_width}x{wanted_height}; enlarge images first (ResizeEdge), or '
-                    'set auto_pad=True'
-                )
-            return crop(self, results)
-
-        return transform
-
-    wrap(CenterCrop, 'transform', make)
+    @replace(CenterCrop, 'transform')
+    def transform(crop: Any, self: Any, results: dict) -> dict | None:
+        height, width = results['img'].shape[:2]
+        wanted_width, wanted_height = self.crop_size
+        if (height < wanted_height or width < wanted_width) and not self.auto_pad:
+            raise UserError(
+                f'{results.get("img_path", "an image")} is {width}x{height} where CenterCrop wants '
+                f'{wanted_width}x{wanted_height}; enlarge images first (ResizeEdge), or set '
+                'auto_pad=True'
+            )
+        return crop(self, results)
 
 
-def _explain_wrong_masks() -> None:
-    """Say what is wrong with masks of SimMIM that do not divide their image."""
+@patch('mmpretrain', '>=1')
+def explain_wrong_masks() -> None:
+    """Errors for masks of SimMIM that do not divide their image say what to set."""
     from mmpretrain.datasets.transforms import SimMIMMaskGenerator
 
-    def make(original: Any) -> Any:
-        def __init__(
-            self: Any,
-            input_size: int = 192,
-            mask_patch_size: int = 32,
-            model_patch_size: int = 4,
-            mask_ratio: float = 0.6,
-        ) -> None:
-            if input_size % mask_patch_size or mask_patch_size % model_patch_size:
-                raise UserError(
-                    f'SimMIMMaskGenerator: masks of {mask_patch_size} pixels must divide images of '
-                    f'{input_size} (input_size), and patches of {model_patch_size} '
-                    '(model_patch_size) the masks'
-                )
-            original(self, input_size, mask_patch_size, model_patch_size, mask_ratio)
-
-        return __init__
-
-    wrap(SimMIMMaskGenerator, '__init__', make)
-
-
-IMPORT_TORCHVISION = Patch(
-    'torchvision can be imported without its compiled half',
-    'torchvision',
-    '>=0',
-    _declare_operators,
-    _lacks_compiled_half,
-)
+    @replace(SimMIMMaskGenerator, '__init__')
+    def init(
+        original: Any,
+        self: Any,
+        input_size: int = 192,
+        mask_patch_size: int = 32,
+        model_patch_size: int = 4,
+        mask_ratio: float = 0.6,
+    ) -> None:
+        if input_size % mask_patch_size or mask_patch_size % model_patch_size:
+            raise UserError(
+                f'SimMIMMaskGenerator: masks of {mask_patch_size} pixels must divide images of '
+                f'{input_size} (input_size), and patches of {model_patch_size} (model_patch_size) '
+                'the masks'
+            )
+        original(self, input_size, mask_patch_size, model_patch_size, mask_ratio)
 
 
 class MMPretrain(Host):
@@ -113,24 +100,9 @@ class MMPretrain(Host):
 
     name = 'mmpretrain'
     extra = 'pretrain'
-    patches = (
-        IMPORT_TORCHVISION,
-        *Host.patches,
-        Patch(
-            'the error for a crop larger than its image says which',
-            'mmpretrain',
-            '>=1',
-            _explain_wrong_crops,
-        ),
-        Patch(
-            'the error for masks of SimMIM that do not divide their image says what to set',
-            'mmpretrain',
-            '>=1',
-            _explain_wrong_masks,
-        ),
-    )
+    patches = (declare_operators, *Host.patches, explain_wrong_crops, explain_wrong_masks)
     draw_option = 'enable'
-    draw_folder_option = 'out_dir'
+    draw_folder = 'default_hooks.visualization.out_dir'
     converts_checkpoints = True
 
     def require(self, path: str) -> None:
@@ -173,20 +145,6 @@ class MMPretrain(Host):
                 sample.mask = torch.zeros([n // patch for n in size], dtype=torch.long)
         # SimMIM's preprocessor takes a batch, a classifier's a list
         return dict(inputs=torch.stack(inputs) if masks else inputs, data_samples=samples)
-
-    def swin_v1(self, net: Any) -> dict[str, Any]:
-        """See `Host.swin_v1`."""
-        variant = net.variant
-        return dict(
-            type='SwinTransformer',
-            arch=dict(
-                embed_dims=variant.embed_dims,
-                depths=list(variant.depths),
-                num_heads=list(variant.num_heads),
-            ),
-            stage_cfgs=dict(block_cfgs=dict(window_size=net.window_sizes[0][0])),
-            pad_small_map=True,
-        )
 
 
 def check_image_labels(dataset: Any, num_classes: int, where: str) -> None:

@@ -17,23 +17,25 @@ from PIL import Image
 from torch import nn
 
 from ..errors import UserError
-from .mmengine import Host, Patch, as_list, inner_datasets, wrap
+from .mmengine import Host, as_list, patch, replace
 
 _NOT_LABELLED = 255
 _WIDE_MODES = ('I', 'I;16', 'I;16B', 'I;16L', 'F')  # Pillow's for more than 8 bits
 
 
-def _draw_on_copies() -> None:
-    """Draw on a copy: mmseg's browse_dataset.py hands over views, which OpenCV refuses."""
+@patch('mmseg', '<1.3')
+def draw_on_copies() -> None:
+    """Names of classes can be written on images that are views on their memory.
+
+    OpenCV refuses to; mmseg's own browse_dataset.py hands it such images.
+    """
     from mmseg.visualization import SegLocalVisualizer
 
-    def make(draw: Any) -> Any:
-        def draw_on_copy(self: Any, image: np.ndarray, *args: Any, **kwargs: Any) -> np.ndarray:
-            return draw(self, np.ascontiguousarray(image), *args, **kwargs)
-
-        return draw_on_copy
-
-    wrap(SegLocalVisualizer, '_draw_sem_seg', make)
+    @replace(SegLocalVisualizer, '_draw_sem_seg')
+    def draw_on_copy(
+        draw: Any, self: Any, image: np.ndarray, *args: Any, **kwargs: Any
+    ) -> np.ndarray:
+        return draw(self, np.ascontiguousarray(image), *args, **kwargs)
 
 
 class MMSeg(Host):
@@ -41,17 +43,11 @@ class MMSeg(Host):
 
     name = 'mmseg'
     extra = 'seg'
-    patches = (
-        *Host.patches,
-        Patch(
-            'names of classes can be written on images that are views on their memory',
-            'mmseg',
-            '<1.3',
-            _draw_on_copies,
-        ),
-    )
+    patches = (*Host.patches, draw_on_copies)
     heads_autocast = True
     swap_image_size = 64
+    draw_folder = 'visualizer.save_dir'
+    dump_metric = None
 
     def explain_empty(self, dataset: Any, where: str) -> UserError | None:
         """Look at the list of images, or at the folder and the ending of their names."""
@@ -85,26 +81,6 @@ class MMSeg(Host):
             require_seg_maps(dataset, where)
         check_heads(model, len(dataset.metainfo.get('classes') or ()), where)
         return True
-
-    def show_predictions(self, cfg: Any, show: bool, folder: str | None, wait_time: float) -> None:
-        """As `Host`; it is the visualizer that knows the folder."""
-        super().show_predictions(cfg, show, None, wait_time)
-        if folder:
-            cfg.visualizer['save_dir'] = folder
-
-    def save_predictions(self, cfg: Any, out: str) -> None:
-        """Write label maps into the folder `out`."""
-        as_list(cfg.test_evaluator)[0].update(output_dir=out, keep_results=True)
-
-    def format_only(self, cfg: Any, out: str | None) -> None:
-        """Write label maps and no scores."""
-        if not out:
-            super().format_only(cfg, out)
-        cfg.test_evaluator = as_list(cfg.test_evaluator)[0]  # that of --out
-        cfg.test_evaluator['format_only'] = True
-        for dataset in inner_datasets(cfg.test_dataloader.dataset):
-            dataset.get('data_prefix', {}).pop('seg_map_path', None)
-            dataset.pipeline = _without_annotations(dataset.pipeline)
 
     def sample_batch(self, cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:
         """Images with a random class for each pixel."""
@@ -275,17 +251,3 @@ def check_heads(model: Any, num_classes: int, where: str) -> None:
                     f'model.{name} has num_classes={known}, and the data set of {where} has '
                     f'{num_classes} classes; set num_classes={num_classes} in every head'
                 )
-
-
-def _without_annotations(steps: Sequence[Any]) -> list[Any]:
-    """A pipeline, or the transforms of TestTimeAug, without the loading of annotations."""
-    kept: list[Any] = []
-    for step in steps:
-        if isinstance(step, (list, tuple)):
-            if alternatives := _without_annotations(step):
-                kept.append(alternatives)
-        elif step['type'].split('.')[-1] != 'LoadAnnotations':
-            if 'transforms' in step:
-                step = {**step, 'transforms': _without_annotations(step['transforms'])}
-            kept.append(step)
-    return kept

@@ -27,7 +27,7 @@ def probe(name, *packages):
     return register
 
 
-@probe('mmengine reads its own checkpoints', 'mmengine')
+@probe('Checkpoints of mmengine can be read by mmengine', 'mmengine')
 def scalars():
     from mmengine.logging import HistoryBuffer
     from mmengine.runner import checkpoint
@@ -37,7 +37,7 @@ def scalars():
 
 
 @probe(
-    'workers of a training by iterations start after hooks have checked their data set', 'mmengine'
+    'Workers of a training by iterations start after hooks have checked their data set', 'mmengine'
 )
 def late_workers():
     from mmengine.runner.loops import _InfiniteDataloaderIterator
@@ -54,14 +54,16 @@ def late_workers():
     return loader.started
 
 
-@probe("mmengine does without DeepSpeed's one-bit optimizers", 'deepspeed')
+@probe(
+    'Optimizers of DeepSpeed are registered without the one-bit ones, which are gone', 'deepspeed'
+)
 def one_bit():
     from mmengine._strategy.deepspeed import register_deepspeed_optimizers
 
     register_deepspeed_optimizers()
 
 
-@probe('the error for an image that cannot be read names its file', 'mmcv')
+@probe('Errors for images that cannot be read name the file', 'mmcv')
 def damaged_image():
     from mmcv.transforms import LoadImageFromFile
 
@@ -74,7 +76,7 @@ def damaged_image():
     return False
 
 
-@probe('semantic maps with more values than classes can be drawn', 'mmdet')
+@probe('Semantic maps with more values than classes can be drawn', 'mmdet')
 def semantic_maps():
     from mmdet.visualization import DetLocalVisualizer
     from mmengine.structures import PixelData
@@ -83,7 +85,7 @@ def semantic_maps():
     DetLocalVisualizer()._draw_sem_seg(np.zeros((8, 8, 3), np.uint8), labels, ['a'], [(0, 0, 9)])
 
 
-@probe('names of classes can be written on images that are views on their memory', 'mmseg')
+@probe('Names of classes can be written on images that are views on their memory', 'mmseg')
 def views():
     from mmengine.structures import PixelData
     from mmseg.visualization import SegLocalVisualizer
@@ -93,7 +95,7 @@ def views():
     SegLocalVisualizer()._draw_sem_seg(image, labels, ['a'], [(0, 0, 9)])
 
 
-@probe('InstaBoost treats masks of several parts', 'instaboostfast')
+@probe('Masks of several parts can be treated by InstaBoost', 'instaboostfast')
 def outlines():
     from instaboostfast import affine_transform
 
@@ -102,7 +104,7 @@ def outlines():
     affine_transform.binary_mask_to_polygon(mask)
 
 
-@probe('torchvision can be imported without its compiled half', 'torchvision')
+@probe('Importing torchvision works without its compiled half', 'torchvision')
 def torchvision():
     try:
         import torchvision  # noqa: F401
@@ -112,7 +114,7 @@ def torchvision():
         raise
 
 
-@probe('the error for a crop larger than its image says which', 'mmpretrain')
+@probe('Errors for crops larger than their image say which and what to set', 'mmpretrain')
 def crops():
     from mmswinv2.hosts.mmpretrain import import_torchvision
 
@@ -127,9 +129,7 @@ def crops():
     return True
 
 
-@probe(
-    'the error for masks of SimMIM that do not divide their image says what to set', 'mmpretrain'
-)
+@probe('Errors for masks of SimMIM that do not divide their image say what to set', 'mmpretrain')
 def masks():
     from mmpretrain.datasets.transforms import SimMIMMaskGenerator
 
@@ -141,7 +141,7 @@ def masks():
 
 
 @probe(
-    'mmaction2 can be imported beside mmcv 2.2 and newer, and without localizers.drn', 'mmaction'
+    'Importing mmaction2 works beside mmcv 2.2 and newer, and without localizers.drn', 'mmaction'
 )
 def import_mmaction():
     try:
@@ -155,7 +155,10 @@ def import_mmaction():
 # mmaction2 can be imported from here on
 
 
-@probe('heads of mmaction2 take scores in bfloat16', 'mmaction')
+@probe(
+    'Scores in bfloat16, which NumPy does not know, can be taken by heads of mmaction2',
+    'mmaction',
+)
 def bfloat16():
     import mmswinv2.hosts  # noqa: F401, I001
     from mmaction.models.heads import I3DHead
@@ -166,7 +169,7 @@ def bfloat16():
     I3DHead(num_classes=3, in_channels=4).loss_by_feat(scores, samples)
 
 
-@probe('mmaction2 writes videos without moviepy', 'mmaction')
+@probe('Videos can be written by mmaction2 without moviepy', 'mmaction')
 def videos():
     from mmaction.visualization.video_backend import LocalVisBackend
 

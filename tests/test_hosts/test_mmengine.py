@@ -32,11 +32,7 @@ def test_getattr_is_for_statistics_alone(tmp_path):
         read_checkpoint(tmp_path / 'evil.pth')
 
 
-def test_options_of_tools_that_a_host_has_not():
-    with pytest.raises(UserError, match='--format-only is for segmentors'):
-        Host().format_only({}, 'folder')
-    with pytest.raises(UserError, match='need a visualizer'):
-        Host().show_predictions({}, True, None, 0)
+def test_what_is_not_known_of_a_host():
     with pytest.raises(UserError, match='no inputs are known for the models of mmelse'):
         Host('mmelse').sample_batch({}, (8, 8), 1)
     with pytest.raises(UserError, match='mmengine brings no train.py along'):

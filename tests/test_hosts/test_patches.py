@@ -1,5 +1,6 @@
 """The table of patches: what is installed needs those it gets, and no others."""
 
+import functools
 import json
 import re
 import subprocess
@@ -10,36 +11,44 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from mmswinv2 import hosts
-from mmswinv2.hosts.mmengine import Patch, wrap
+from mmswinv2.hosts.mmengine import patch, replace
 from tests.test_tools.conftest import ROOT
 
 # name, package, versions: a patch that is added or dropped is added or dropped here too
 TABLE = [
-    ('mmengine reads its own checkpoints', 'mmengine', '<0.10.8'),
+    ('Checkpoints of mmengine can be read by mmengine', 'mmengine', '<0.10.8'),
     (
-        'workers of a training by iterations start after hooks have checked their data set',
+        'Workers of a training by iterations start after hooks have checked their data set',
         'mmengine',
         '<0.10.8',
     ),
-    ("mmengine does without DeepSpeed's one-bit optimizers", 'deepspeed', '>=0.13.2'),
-    ('the error for an image that cannot be read names its file', 'mmcv', '>=2'),
-    ('names of classes can be written on images that are views on their memory', 'mmseg', '<1.3'),
     (
-        'mmaction2 can be imported beside mmcv 2.2 and newer, and without localizers.drn',
+        'Optimizers of DeepSpeed are registered without the one-bit ones, which are gone',
+        'deepspeed',
+        '>=0.13.2',
+    ),
+    ('Errors for images that cannot be read name the file', 'mmcv', '>=2'),
+    ('Names of classes can be written on images that are views on their memory', 'mmseg', '<1.3'),
+    (
+        'Importing mmaction2 works beside mmcv 2.2 and newer, and without localizers.drn',
         'mmaction',
         '<=1.2.0',
     ),
-    ('heads of mmaction2 take scores in bfloat16', 'mmaction', '>=1'),
-    ('mmaction2 writes videos without moviepy', 'mmaction', '>=1'),
-    ('torchvision can be imported without its compiled half', 'torchvision', '>=0'),
-    ('the error for a crop larger than its image says which', 'mmpretrain', '>=1'),
     (
-        'the error for masks of SimMIM that do not divide their image says what to set',
+        'Scores in bfloat16, which NumPy does not know, can be taken by heads of mmaction2',
+        'mmaction',
+        '>=1',
+    ),
+    ('Videos can be written by mmaction2 without moviepy', 'mmaction', '>=1'),
+    ('Importing torchvision works without its compiled half', 'torchvision', '>=0'),
+    ('Errors for crops larger than their image say which and what to set', 'mmpretrain', '>=1'),
+    (
+        'Errors for masks of SimMIM that do not divide their image say what to set',
         'mmpretrain',
         '>=1',
     ),
-    ('semantic maps with more values than classes can be drawn', 'mmdet', '>=3'),
-    ('InstaBoost treats masks of several parts', 'instaboostfast', '<=0.1.2'),
+    ('Semantic maps with more values than classes can be drawn', 'mmdet', '>=3'),
+    ('Masks of several parts can be treated by InstaBoost', 'instaboostfast', '<=0.1.2'),
 ]
 DISTRIBUTIONS = {
     'onedl-mmengine': 'mmengine', 'onedl-mmcv': 'mmcv', 'mmcv-lite': 'mmcv',
@@ -77,17 +86,17 @@ def test_the_table_is_whole():
     assert [(p.name, p.package, p.versions) for p in hosts.PATCHES] == TABLE
 
 
-@pytest.mark.parametrize('patch', hosts.PATCHES, ids=lambda p: p.name)
-def test_what_is_installed_needs_what_it_gets(patch, faults):
-    if patch.name not in faults:
-        pytest.skip(f'{patch.package} is not installed')
-    assert patch.needed() == faults[patch.name]
+@pytest.mark.parametrize('entry', hosts.PATCHES, ids=lambda p: p.name)
+def test_what_is_installed_needs_what_it_gets(entry, faults):
+    if entry.name not in faults:
+        pytest.skip(f'{entry.package} is not installed')
+    assert entry.needed() == faults[entry.name]
 
 
-@pytest.mark.parametrize('patch', hosts.PATCHES, ids=lambda p: p.name)
-def test_one_of_our_environments_needs_it(patch):
-    versions = pinned()[patch.package]
-    assert any(SpecifierSet(patch.versions).contains(version) for version in versions)
+@pytest.mark.parametrize('entry', hosts.PATCHES, ids=lambda p: p.name)
+def test_one_of_our_environments_needs_it(entry):
+    versions = pinned()[entry.package]
+    assert any(SpecifierSet(entry.versions).contains(version) for version in versions)
 
 
 def test_the_documentation_lists_them():
@@ -101,30 +110,26 @@ class Greeter:
         return 'hello'
 
 
-def louder(greet):
-    return lambda self: greet(self) + '!'
+def make_louder():
+    @replace(Greeter, 'greet')
+    def louder(greet, self):
+        return greet(self) + '!'
 
 
 def test_a_patch_is_made_once_and_only_where_it_is_needed(monkeypatch):
-    import functools
-
     monkeypatch.setattr(Greeter, 'greet', Greeter.greet)
-    change = functools.partial(wrap, Greeter, 'greet', louder)
-    for versions, condition in (('<1', None), ('>=1', lambda: False)):
-        Patch('louder', 'pytest', versions, change, condition).apply()
-        Patch('louder', 'no_such_package', '>=0', change).apply()
+    patch('pytest', '<1')(make_louder).apply()
+    patch('pytest', '>=1', lambda: False)(make_louder).apply()
+    patch('no_such_package', '>=0')(make_louder).apply()
     assert Greeter().greet() == 'hello'
-    patch = Patch('louder', 'pytest', '>=1', change)
-    patch.apply()
-    patch.apply()
+    for _ in range(2):
+        patch('pytest', '>=1')(make_louder).apply()
     assert Greeter().greet() == 'hello!'
 
 
 def test_what_others_have_wrapped_is_patched_all_the_same(monkeypatch):
-    import functools
-
     original = Greeter.greet
     foreign = functools.wraps(original)(lambda self: original(self))
     monkeypatch.setattr(Greeter, 'greet', foreign)
-    wrap(Greeter, 'greet', louder)
+    make_louder()
     assert Greeter().greet() == 'hello!'

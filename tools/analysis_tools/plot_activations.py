@@ -44,6 +44,31 @@ def parse_args():
     return parser.parse_args()
 
 
+def twin_of_v1(host, v2):
+    """The config of a Swin V1 of the same size, as the host spells it."""
+    variant, windows = v2.variant, v2.window_sizes[0]
+    size = dict(depths=list(variant.depths), num_heads=list(variant.num_heads))
+    if host == 'mmaction':
+        return dict(
+            type='SwinTransformer3D',
+            arch=dict(embed_dims=variant.embed_dims, **size),
+            window_size=windows,
+            patch_size=v2.patch_embed.patch_size,
+            out_indices=(len(variant.depths) - 1,),
+            pretrained2d=False,
+        )
+    if host == 'mmpretrain':
+        return dict(
+            type='SwinTransformer',
+            arch=dict(embed_dims=variant.embed_dims, **size),
+            stage_cfgs=dict(block_cfgs=dict(window_size=windows[0])),
+            pad_small_map=True,
+        )
+    return dict(
+        type='SwinTransformer', embed_dims=variant.embed_dims, window_size=windows[0], **size
+    )
+
+
 def is_block(module):
     v1 = ('SwinBlock', 'SwinTransformerBlock3D')  # mmdet's, mmseg's, mmpretrain's; mmaction2's
     return isinstance(module, Block) or type(module).__name__ in v1
@@ -91,7 +116,7 @@ def main():
         config.init_cfg = dict(type='Pretrained', checkpoint=args.checkpoint)
     torch.manual_seed(0)
     v2 = MODELS.build(config)
-    v1 = MODELS.build(host.swin_v1(v2))
+    v1 = MODELS.build(twin_of_v1(host.name, v2))
     for net in (v2, v1):
         net.init_weights()
     if args.v1_checkpoint:

@@ -15,6 +15,7 @@ from mmengine.utils import track_iter_progress
 from mmswinv2 import hosts
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.hosts.mmengine import name_unreadable_images
 from mmswinv2.hosts.mmseg import guard_seg_maps, has_seg_maps
 
 
@@ -52,7 +53,7 @@ def main():
     cfg = config_with_options(args.config, args.cfg_options)
     kinds = ('train', 'val')
     hosts.check_data(cfg, kinds)
-    hosts.NAME_UNREADABLE_IMAGES.apply()
+    name_unreadable_images.apply()
     hosts.of(cfg).use_registries()
     bad = looked_at = 0
     for kind in kinds:
