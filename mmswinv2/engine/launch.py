@@ -23,10 +23,9 @@ from .storage import (
     check_shared,
     is_first_process,
     look_at_checkpoint,
-    read_folders,
     remove_half_written,
     restarts,
-    write_files_whole,
+    use_whole_files,
 )
 
 
@@ -104,8 +103,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     hosts.of(cfg).apply()
     if 'train' in kinds and is_first_process():
         remove_half_written(cfg.work_dir)
-    write_files_whole()
-    read_folders()
+    use_whole_files()
     _set_up_processes(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     own = [CheckDatasetHook()]

@@ -60,13 +60,9 @@ class AtomicLocalBackend(LocalBackend):
             super().remove(filepath)
 
 
-def write_files_whole() -> None:
-    """Make `AtomicLocalBackend` the backend of local paths in this process."""
+def use_whole_files() -> None:
+    """Let mmengine write local files whole, and read DeepSpeed's folders like files."""
     register_backend('local', AtomicLocalBackend, force=True, prefixes='')
-
-
-def read_folders() -> None:
-    """Let mmengine read the folders that DeepSpeed wrote like files."""
     CheckpointLoader.register_scheme(prefixes='', loader=_read, force=True)
 
 

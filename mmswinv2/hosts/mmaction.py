@@ -109,11 +109,7 @@ def score_in_float32() -> None:
             return method(self, cls_scores.float(), *args, **kwargs)
 
 
-def _lacks_moviepy() -> bool:
-    return importlib.util.find_spec('moviepy') is None
-
-
-@patch('mmaction', '>=1', _lacks_moviepy)
+@patch('mmaction', '>=1', lambda: importlib.util.find_spec('moviepy') is None)
 def write_videos_by_pyav() -> None:
     """Videos can be written by mmaction2 without moviepy."""
     from mmaction.visualization.video_backend import LocalVisBackend
@@ -178,14 +174,9 @@ class MMAction(Host):
 
 
 def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:
-    """Raise `UserError` if a video of a data set of mmaction2 has a label that is no class.
+    """Raise `UserError` if a video has a label that is no class of the head.
 
     mmaction2 itself would end in a failed assertion on the GPU, or count the video as wrong.
-
-    Args:
-        dataset: the data set.
-        num_classes: of the model's head.
-        where: the name of its data loader, for the message.
     """
     if dataset.multi_class:
         if dataset.num_classes != num_classes:

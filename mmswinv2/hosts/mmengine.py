@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import logging
 import runpy
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -127,35 +127,21 @@ def read_own_checkpoints() -> None:
         log_patch("mmengine's HistoryBuffer may be restored from checkpoints")
 
 
-class _LateIterator:
-    """The iterator of a data loader, made when its first batch is asked for."""
-
-    def __init__(self, dataloader: Any) -> None:
-        self.dataloader = dataloader
-        self.iterator: Iterator[Any] | None = None
-
-    def __next__(self) -> Any:
-        if self.iterator is None:
-            self.iterator = iter(self.dataloader)
-        return next(self.iterator)
-
-
 @patch('mmengine', '<0.10.8')
 def start_workers_late() -> None:
     """Workers of a training by iterations start after hooks have checked their data set."""
     from mmengine.runner.loops import _InfiniteDataloaderIterator
 
+    def batches(dataloader: Any) -> Iterator[Any]:
+        yield from dataloader  # which starts them, when the first batch is asked for
+
     @replace(_InfiniteDataloaderIterator, '__init__')
     def start(original: Any, self: Any, dataloader: Any) -> None:
         self._dataloader, self._epoch = dataloader, 0
-        self._iterator = _LateIterator(dataloader)
+        self._iterator = batches(dataloader)
 
 
-def _lacks_one_bit_optimizers() -> bool:
-    return importlib.util.find_spec('deepspeed.runtime.fp16.onebit') is None
-
-
-@patch('deepspeed', '>=0.13.2', _lacks_one_bit_optimizers)
+@patch('deepspeed', '>=0.13.2', lambda: not find_spec('deepspeed.runtime.fp16.onebit'))
 def register_deepspeed_optimizers() -> None:
     """Optimizers of DeepSpeed are registered without the one-bit ones, which are gone."""
     from mmengine._strategy import deepspeed as strategy
@@ -234,7 +220,7 @@ class Host:
 
     def require(self, path: str) -> None:
         """Raise `UserError` if the host of the config at `path` is not installed."""
-        if importlib.util.find_spec(self.name) is None:
+        if find_spec(self.name) is None:
             hint = f": pip install '.[{self.extra}]' in a checkout" if self.extra else ''
             raise UserError(
                 f'{path} needs {self.name} (its default_scope), which is not installed{hint}'
@@ -250,7 +236,7 @@ class Host:
         Raises:
             UserError: if the host has none of that name.
         """
-        spec = importlib.util.find_spec(self.name)
+        spec = find_spec(self.name)
         places = list(spec.submodule_search_locations or ()) if spec else []
         found = [path for place in places for path in Path(place, '.mim', 'tools').rglob(name)]
         if not found:

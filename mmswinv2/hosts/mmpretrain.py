@@ -148,13 +148,7 @@ class MMPretrain(Host):
 
 
 def check_image_labels(dataset: Any, num_classes: int, where: str) -> None:
-    """Raise `UserError` if a data set of mmpretrain has other classes than the model.
-
-    Args:
-        dataset: the data set.
-        num_classes: of the model's head.
-        where: the name of its data loader, for the message.
-    """
+    """Raise `UserError` if images have other classes than the head."""
     if not getattr(dataset, 'with_label', True):
         return
     known = len(dataset.CLASSES or ())

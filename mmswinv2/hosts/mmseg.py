@@ -188,12 +188,7 @@ def has_seg_maps(dataset: Any) -> bool:
 
 
 def require_seg_maps(dataset: Any, where: str) -> None:
-    """Raise `UserError` if images of a data set of mmseg have no label map.
-
-    Args:
-        dataset: the data set.
-        where: the name of its data loader, for the message.
-    """
+    """Raise `UserError` if images of a data set of mmseg have no label map."""
     infos = (dataset.get_data_info(i) for i in range(len(dataset)))
     paths = [info['seg_map_path'] for info in infos if 'seg_map_path' in info]
     if dataset.backend_args or (paths and '://' in paths[0]):
@@ -209,8 +204,7 @@ def require_seg_maps(dataset: Any, where: str) -> None:
 def guard_seg_maps(dataset: Any) -> list[SegMapGuard]:
     """Let a data set of mmseg load its label maps through `SegMapGuard`; returns the guards.
 
-    Args:
-        dataset: the data set; its pipeline is changed in place.
+    The pipeline is changed in place.
     """
     from mmcv.transforms import LoadAnnotations
 
