@@ -60,10 +60,11 @@ class _Finder(MetaPathFinder):
         return spec
 
     def import_mended(self, exec_module: Callable[[ModuleType], None], module: ModuleType) -> None:
-        """Import mmaction2, which looks at the version of mmcv; from now on as if without us."""
+        """Import mmaction2, which looks at the version of mmcv; from then on as if without us."""
         import mmcv
 
         sys.meta_path.remove(self)
+        vars(module.__loader__).pop('exec_module')
         version = mmcv.__version__
         if digit_version(version) >= digit_version(_MMCV_TOO_NEW):
             mmcv.__version__ = '2.1.99'

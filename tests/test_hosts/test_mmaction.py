@@ -20,6 +20,7 @@ import mmaction.models
 assert mmcv.__version__ == version
 assert not [f for f in sys.meta_path if type(f).__module__.startswith('mmswinv2')]
 assert mmaction.__spec__.loader.__class__.__name__ == 'SourceFileLoader'
+assert 'exec_module' not in vars(mmaction.__spec__.loader)
 assert (importlib.resources.files('mmaction') / '__init__.py').is_file()
 from mmaction.models.localizers import DRN
 try:
