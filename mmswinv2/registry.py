@@ -11,11 +11,9 @@ from importlib import import_module
 from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 
-__all__ = ['DATASETS', 'HOOKS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'STRATEGIES', 'TRANSFORMS']
-
 
 class _Datasets(Registry):
-    """Imports a data set when it is looked up: each builds on a host of its own."""
+    """Imports the module of a data set at its look-up, as each builds on another host package."""
 
     modules = {  # noqa: RUF012, a constant
         'VideoDataset': 'mmswinv2.datasets.video_dataset',

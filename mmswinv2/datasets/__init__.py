@@ -4,7 +4,7 @@ The data sets, `video_dataset` and `imagenet_v2`, import mmaction2 and mmpretrai
 imports each when it is looked up.
 """
 
-from .. import hosts  # noqa: F401, makes the patches that every use needs
+from .. import hosts  # noqa: F401, applies the patches that every use needs
 from .transforms import FiveCrop, InstaBoost, ShuffleFrames, VideoDecode, VideoInit
 from .video_files import UnreadableVideo, open_video, write_video
 

@@ -1,6 +1,6 @@
 """What training needs around the models."""
 
-from .. import hosts  # noqa: F401, makes the patches that every use needs
+from .. import hosts  # noqa: F401, applies the patches that every use needs
 from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoadCheckpointHook, RepeatableHook
 from .layer_decay import SwinLayerDecayOptimWrapperConstructor
 from .strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy

@@ -1,7 +1,7 @@
 """The host packages: mmengine, mmdet, mmseg, mmaction2, mmpretrain; a file holds all of one.
 
-Everything else asks `of` for the host of a config. Importing this imports no host but mmengine, and
-makes the patches that every use needs, see `apply`.
+Everything else asks `of` for the host of a config. Importing this package imports no host but
+mmengine, and applies the patches that every use needs (`apply`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 
 # in the order in which they are asked whether a data set is theirs
 HOSTS: tuple[Host, ...] = (MMEngine(), MMSeg(), MMAction(), MMPretrain(), MMDet())
-# all there are, whoever makes them
+# every patch there is; `outline_masks` is applied by mmswinv2.InstaBoost
 PATCHES: tuple[Patch, ...] = (
     *dict.fromkeys(p for host in HOSTS for p in (*host.early_patches, *host.patches)),
     outline_masks,
@@ -50,10 +50,9 @@ def of(cfg: Any) -> Host:
 
 
 def apply() -> None:
-    """Make the patches that every use needs, those of `Host.early_patches`.
+    """Apply the patches that every use needs (`Host.early_patches`); repeated calls do nothing.
 
-    Done when this package is imported, and so at the first look-up of a type of ours; calling it
-    again changes nothing.
+    Called when this package is imported, and so at the first look-up of one of our types.
     """
     for host in HOSTS:
         for patch in host.early_patches:

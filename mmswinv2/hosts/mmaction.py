@@ -1,7 +1,7 @@
 """mmaction2: video classifiers.
 
-mmaction2 1.2.0 refuses mmcv 2.2 and newer when it is imported. What mends that must be there
-before: `mmswinv2.hosts` is imported first.
+mmaction2 1.2.0 refuses mmcv 2.2 and newer when it is imported. Its patch must be in place before
+that: import `mmswinv2.hosts` first.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def make_importable() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds `mmaction` as ever, and has it mended while it is imported."""
+    """Finds `mmaction` as usual, and has its import patched."""
 
     searching = False
 
@@ -56,11 +56,11 @@ class _Finder(MetaPathFinder):
             self.searching = False
         if spec is not None and spec.loader is not None:
             loader: Any = spec.loader
-            loader.exec_module = functools.partial(self.import_mended, loader.exec_module)
+            loader.exec_module = functools.partial(self.import_patched, loader.exec_module)
         return spec
 
-    def import_mended(self, exec_module: Callable[[ModuleType], None], module: ModuleType) -> None:
-        """Import mmaction2, which looks at the version of mmcv; from then on as if without us."""
+    def import_patched(self, exec_module: Callable[[ModuleType], None], module: ModuleType) -> None:
+        """Import mmaction2 with a version of mmcv that it accepts; remove all traces of us."""
         import mmcv
 
         sys.meta_path.remove(self)

@@ -60,7 +60,7 @@ class Patch:
         return known and self.condition()
 
     def apply(self) -> None:
-        """Make the change where it is needed."""
+        """Make the change if it is needed."""
         if self.needed():
             self.change()
 
@@ -185,8 +185,8 @@ class Host:
     Attributes:
         name: import name, and scope of its registries.
         extra: the extra of our setup.py that installs it.
-        early_patches: made for every use of ours, before the host is imported.
-        patches: of the host and of what it builds on; they import both.
+        early_patches: applied in every process, before the host is imported.
+        patches: applied by `apply`; they import the host and what it builds on.
         input_axes: axes of a sample without channels: 2 of an image, 3 of a video.
         heads_autocast: whether heads run under autocast on a CPU.
         swap_image_size: side of an image to try a swapped backbone on; ``None``: no swapping.
@@ -214,7 +214,7 @@ class Host:
         self.name = name or self.name
 
     def apply(self) -> None:
-        """Make the patches; calling it again changes nothing."""
+        """Apply the patches; repeated calls do nothing."""
         for patch in self.patches:
             patch.apply()
 
