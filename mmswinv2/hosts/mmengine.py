@@ -230,8 +230,10 @@ class Host:
         """Let types without a prefix be looked up in this host."""
         init_default_scope(self.name)
 
-    def find_script(self, name: str) -> Path:
-        """Path of a script of the host; the folder ``analysis_tools`` comes before others.
+    def run_script(self, name: str, arguments: Sequence[str]) -> None:
+        """Run a script that the host brings along in this process, with its own command line.
+
+        Scripts in ``analysis_tools`` come before those of the same name in other folders.
 
         Raises:
             UserError: if the host has none of that name.
@@ -241,14 +243,10 @@ class Host:
         found = [path for place in places for path in Path(place, '.mim', 'tools').rglob(name)]
         if not found:
             raise UserError(f'{self.name} brings no {name} along; reinstall it from its wheel')
-        return min(found, key=lambda path: (path.parent.name != 'analysis_tools', str(path)))
-
-    def run_script(self, name: str, arguments: Sequence[str]) -> None:
-        """Run a script of the host in this process, with its own command line."""
-        path = self.find_script(name)
-        before, sys.argv = sys.argv, [str(path), *arguments]
+        script = str(min(found, key=lambda path: (path.parent.name != 'analysis_tools', str(path))))
+        before, sys.argv = sys.argv, [script, *arguments]
         try:
-            runpy.run_path(str(path), run_name='__main__')
+            runpy.run_path(script, run_name='__main__')
         finally:
             sys.argv = before
 
@@ -261,18 +259,10 @@ class Host:
         return None
 
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
-        """Look whether annotations and model fit together.
-
-        Args:
-            dataset: the data set, which may be another host's.
-            where: name of its data loader, for the message.
-            model: the model, or ``None``.
+        """Raise `UserError` if annotations and model do not fit; see `hosts.check_dataset`.
 
         Returns:
             whether it is a data set of this host.
-
-        Raises:
-            UserError: if they do not fit.
         """
         return False
 
@@ -280,13 +270,10 @@ class Host:
         """Let the samples of a data set keep the names of their files (`FILE_KEYS`)."""
 
     def default_tta_model(self, cfg: Any) -> dict[str, Any] | None:
-        """Test-time augmentation by mirror images, for configs that name none.
+        """Config of a wrapper that merges the predictions on an image and on its mirror image.
 
         Returns:
-            config of the model around the model, or ``None`` if the host has none.
-
-        Raises:
-            UserError: if the predictions of this model cannot be merged.
+            ``None`` if the host has none. Raises `UserError` if this model's cannot be merged.
         """
         return None
 
@@ -297,19 +284,11 @@ class Host:
             cfg: the config.
             size: ``(H, W)`` or ``(T, H, W)``.
             count: number of samples.
-
-        Raises:
-            UserError: if the host is none of those that are known here.
         """
         raise UserError(f'no inputs are known for the models of {self.name} (default_scope)')
 
     def inference_sample(self, model: Any, meta: dict[str, Any]) -> Any:
-        """A data sample without annotations, for a host whose backbones can be swapped.
-
-        Args:
-            model: the model it is for.
-            meta: what the transforms note of an image: ``img_shape`` and the like.
-        """
+        """A data sample without annotations; `meta` has ``img_shape`` and the like."""
         raise NotImplementedError
 
     def run_head(self, model: Any, outputs: Any) -> None:

@@ -36,7 +36,7 @@ def test_what_is_not_known_of_a_host():
     with pytest.raises(UserError, match='no inputs are known for the models of mmelse'):
         Host('mmelse').sample_batch({}, (8, 8), 1)
     with pytest.raises(UserError, match='mmengine brings no train.py along'):
-        Host().find_script('train.py')
+        Host().run_script('train.py', [])
 
 
 def test_a_host_that_is_not_installed():
