@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
+from mmengine.runner import checkpoint
 from packaging.specifiers import SpecifierSet
 
-from ..errors import UserError
+from ..errors import CheckpointError, UserError
 
 # the keys of a sample under which host packages keep the name of its file
 FILE_KEYS = ('img_path', 'filename', 'frame_dir')
@@ -125,6 +127,29 @@ def read_own_checkpoints() -> None:
     if missing := [entry for entry in harmless_globals() if entry not in known]:
         torch.serialization.add_safe_globals(missing)
         log_patch("mmengine's HistoryBuffer may be restored from checkpoints")
+
+
+@patch('mmengine', '>=0.10.8', lambda: hasattr(checkpoint, '_safe_torch_load'))
+def read_without_code() -> None:
+    """Reading a checkpoint runs no code from the file.
+
+    Where torch refuses, mmengine reads it a second time with ``weights_only=False``; and it allows
+    `getattr`, with which a file can reach any function.
+    """
+    from ..checkpoints.files import harmless_globals
+
+    @replace(checkpoint, '_safe_torch_load')
+    def load(original: Any, file: Any, map_location: Any = None, weights_only: Any = None) -> Any:
+        known = torch.serialization.get_safe_globals()  # leaving the context would forget them
+        allowed = [entry for entry in (slice, *harmless_globals()) if entry not in known]
+        try:
+            with torch.serialization.safe_globals(allowed):
+                return torch.load(file, map_location=map_location, weights_only=True)
+        except UnpicklingError as error:
+            raise CheckpointError(
+                f'{file} is no checkpoint, or restoring what it holds would run code from the file '
+                f'({str(error).splitlines()[0]}); see docs/checkpoints.md'
+            ) from error
 
 
 @patch('mmengine', '<0.10.8')
@@ -298,7 +323,12 @@ class Host:
 class MMEngine(Host):
     """mmengine: the host of configs that name no other."""
 
-    early_patches = (read_own_checkpoints, start_workers_late, register_deepspeed_optimizers)
+    early_patches = (
+        read_own_checkpoints,
+        read_without_code,
+        start_workers_late,
+        register_deepspeed_optimizers,
+    )
 
 
 def as_list(value: Any) -> list[Any]:

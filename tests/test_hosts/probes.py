@@ -4,6 +4,8 @@ Prints JSON: name of the patch to whether its fault is there; packages that are 
 left out.
 """
 
+import builtins
+import contextlib
 import importlib.util
 import json
 import sys
@@ -34,6 +36,21 @@ def scalars():
 
     torch.save({'loss': HistoryBuffer([1.0], [1])}, FOLDER / 'run.pth')
     checkpoint._load_checkpoint(str(FOLDER / 'run.pth'), map_location='cpu')
+
+
+class RunsCode:
+    def __reduce__(self):
+        return exec, ('import builtins; builtins.code_has_run = True',)
+
+
+@probe('Reading a checkpoint runs no code from the file', 'mmengine')
+def code():
+    from mmengine.runner import checkpoint
+
+    torch.save({'a': RunsCode()}, FOLDER / 'code.pth')
+    with contextlib.suppress(Exception):
+        checkpoint._load_checkpoint(str(FOLDER / 'code.pth'), map_location='cpu')
+    return hasattr(builtins, 'code_has_run')
 
 
 @probe(

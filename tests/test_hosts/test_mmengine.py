@@ -1,4 +1,5 @@
 from collections import OrderedDict
+from pickle import UnpicklingError
 
 import pytest
 import torch
@@ -21,6 +22,21 @@ def test_scalars_of_mmengine_can_be_restored(tmp_path):
         assert restored['loss'].max() == 2
 
 
+class Prints:
+    def __reduce__(self):
+        return print, ('this must not be printed',)
+
+
+def test_mmengine_runs_no_code_of_a_checkpoint(tmp_path, capsys):
+    torch.save({'a': Prints()}, tmp_path / 'evil.pth')
+    for _ in range(2):
+        with pytest.raises((UserError, UnpicklingError), match='evil.pth|weights_only'):
+            mmengine_checkpoint._load_checkpoint(str(tmp_path / 'evil.pth'), map_location='cpu')
+    assert 'this must' not in capsys.readouterr().out
+    torch.save({'a': torch.ones(2)}, tmp_path / 'good.pth')
+    assert mmengine_checkpoint._load_checkpoint(str(tmp_path / 'good.pth'))['a'].sum() == 2
+
+
 class Getattr:
     def __reduce__(self):
         return getattr, (OrderedDict, 'fromkeys')
@@ -30,6 +46,8 @@ def test_getattr_is_for_statistics_alone(tmp_path):
     torch.save({'a': Getattr()}, tmp_path / 'evil.pth')
     with pytest.raises(UserError, match='would run code'):
         read_checkpoint(tmp_path / 'evil.pth')
+    with pytest.raises((UserError, UnpicklingError), match='would run code|weights_only'):
+        mmengine_checkpoint._load_checkpoint(str(tmp_path / 'evil.pth'), map_location='cpu')
 
 
 def test_what_is_not_known_of_a_host():

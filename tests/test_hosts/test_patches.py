@@ -17,6 +17,7 @@ from tests.test_tools.conftest import ROOT
 # name, package, versions: a patch that is added or dropped is added or dropped here too
 TABLE = [
     ('Checkpoints of mmengine can be read by mmengine', 'mmengine', '<0.10.8'),
+    ('Reading a checkpoint runs no code from the file', 'mmengine', '>=0.10.8'),
     (
         'Workers of a training by iterations start after hooks have checked their data set',
         'mmengine',
