@@ -6,7 +6,7 @@ that runs it on a batch.
 
 import torch
 
-from mmswinv2.compat_hosts import let_torchvision_import
+from mmswinv2.hosts.mmpretrain import import_torchvision
 
 SIZES = {
     'tiny': (96, (2, 2, 6, 2), (3, 6, 12, 24)),
@@ -32,7 +32,7 @@ def randomise(model):
 
 
 def timm(size, image, windows, pretrained):
-    let_torchvision_import()
+    import_torchvision()
     from timm.models.swin_transformer_v2 import SwinTransformerV2
 
     dim, depths, heads = SIZES[size]
@@ -50,7 +50,7 @@ def timm(size, image, windows, pretrained):
 
 
 def transformers(size, image, windows, pretrained):
-    let_torchvision_import()
+    import_torchvision()
     from transformers import Swinv2Config, Swinv2Model
 
     dim, depths, heads = SIZES[size]
@@ -71,7 +71,7 @@ def transformers(size, image, windows, pretrained):
 
 
 def torchvision(size, image, windows, pretrained):
-    let_torchvision_import()
+    import_torchvision()
     from torchvision.models.swin_transformer import (
         PatchMergingV2,
         SwinTransformer,
@@ -94,7 +94,7 @@ def torchvision(size, image, windows, pretrained):
 
 
 def mmpretrain(size, image, windows, pretrained):
-    let_torchvision_import()
+    import_torchvision()
     from mmpretrain.models import SwinTransformerV2
 
     side = image if isinstance(image, int) else min(image)

@@ -35,9 +35,9 @@ def build_image(name: str, spec: dict[str, Any]) -> Any:
 
 
 def build_video(name: str, spec: dict[str, Any]) -> Any:
-    from mmswinv2 import compat
+    from mmswinv2 import hosts
 
-    compat.apply()
+    hosts.apply()
     import mmaction.models  # noqa: F401
     from mmaction.registry import MODELS
 

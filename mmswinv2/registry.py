@@ -4,33 +4,36 @@
 are imported at the first look-up.
 """
 
-from mmengine.registry import DATASETS as MMENGINE_DATASETS
-from mmengine.registry import HOOKS as MMENGINE_HOOKS
-from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import (
-    OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
-)
-from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
-from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from __future__ import annotations
+
+from importlib import import_module
+
+from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 
-from . import compat
 
-__all__ = ['DATASETS', 'HOOKS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'STRATEGIES', 'TRANSFORMS']
+class _Datasets(Registry):
+    """Imports the module of a data set at its look-up, as each builds on another host package."""
 
-compat.apply()
+    modules = {  # noqa: RUF012, a constant
+        'VideoDataset': 'mmswinv2.datasets.video_dataset',
+        'ImageNetV2': 'mmswinv2.datasets.imagenet_v2',
+    }
+
+    def get(self, key: str) -> type | None:
+        if module := self.modules.get(key.removeprefix('mmswinv2.')):
+            import_module(module)
+        return super().get(key)
 
 
-def _child(name: str, parent: Registry, location: str) -> Registry:
-    return Registry(name, parent=parent, scope='mmswinv2', locations=[location])
+def _child(name: str, location: str, kind: type[Registry] = Registry) -> Registry:
+    parent = getattr(mmengine_registry, name)
+    return kind(parent.name, parent=parent, scope='mmswinv2', locations=[f'mmswinv2.{location}'])
 
 
-MODELS = _child('model', MMENGINE_MODELS, 'mmswinv2.models')
-OPTIM_WRAPPER_CONSTRUCTORS = _child(
-    'optimizer wrapper constructor', MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, 'mmswinv2.engine'
-)
-STRATEGIES = _child('strategy', MMENGINE_STRATEGIES, 'mmswinv2.engine')
-HOOKS = _child('hook', MMENGINE_HOOKS, 'mmswinv2.engine')
-TRANSFORMS = _child('transform', MMENGINE_TRANSFORMS, 'mmswinv2.datasets')
-# apart from the transforms, as it imports host packages
-DATASETS = _child('dataset', MMENGINE_DATASETS, 'mmswinv2.datasets.of_hosts')
+MODELS = _child('MODELS', 'models')
+OPTIM_WRAPPER_CONSTRUCTORS = _child('OPTIM_WRAPPER_CONSTRUCTORS', 'engine')
+STRATEGIES = _child('STRATEGIES', 'engine')
+HOOKS = _child('HOOKS', 'engine')
+TRANSFORMS = _child('TRANSFORMS', 'datasets')
+DATASETS = _child('DATASETS', 'datasets', _Datasets)

@@ -1,10 +1,17 @@
 """Which exceptions end in a sentence, and which in a traceback."""
 
+import ast
+import traceback
 from pathlib import Path
 
 import pytest
+from mmengine.registry import TRANSFORMS
+from torch.utils.data import DataLoader
 
-from mmswinv2.errors import UserError, explain
+from mmswinv2 import errors
+from mmswinv2.errors import CheckpointError, UserError, explain, report_user_errors
+
+PACKAGE = Path(errors.__file__).parent
 
 
 def caught(function):
@@ -51,5 +58,105 @@ def test_a_bug_after_an_error_is_a_bug():
     assert explain(caught(hidden)) is None
 
 
-def test_a_mistake_of_the_user_is_told_as_it_is():
-    assert explain(UserError('do this')) == 'do this'
+@pytest.mark.parametrize('kind', [UserError, CheckpointError])
+def test_a_mistake_of_the_user_is_told_as_it_is(kind):
+    assert explain(kind('do this\nand that')) == 'do this\nand that'
+
+
+def test_a_mistake_that_others_raised_from_is_told():
+    def raised():
+        try:
+            raise UserError('do this')
+        except UserError as error:
+            raise RuntimeError('the run failed') from error
+
+    assert explain(caught(raised)) == 'do this'
+
+
+def bug_in_the_engine():
+    """A strict zip in our own code, of a length that must not be."""
+    from mmswinv2.engine.layer_decay import _table
+
+    _table([('a',), ('b', 'c')])
+
+
+def test_a_bug_of_ours_keeps_its_traceback():
+    error = caught(bug_in_the_engine)
+    assert type(error) is ValueError and 'zip()' in str(error)
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    assert Path(frame.f_code.co_filename).parent == PACKAGE / 'engine'
+    assert explain(error) is None
+    with pytest.raises(ValueError, match='zip'), report_user_errors():
+        bug_in_the_engine()
+
+
+def wrong_crop():
+    TRANSFORMS.build(dict(type='mmswinv2.FiveCrop', crop_size=0))
+
+
+def test_a_mistake_found_in_datasets_ends_in_one_sentence(monkeypatch):
+    with pytest.raises(SystemExit) as ended, report_user_errors():
+        wrong_crop()
+    assert 'error: ' in ended.value.code and 'crop_size must be an int' in ended.value.code
+    monkeypatch.setenv('MMSWINV2_TRACEBACK', '1')
+    with pytest.raises(UserError), report_user_errors():
+        wrong_crop()
+
+
+def test_a_mistake_found_while_a_type_is_built():
+    assert 'crop_size must be an int' in explain(caught(wrong_crop))
+
+
+class Bad:
+    """A data set in which every sample raises."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        try:
+            raise OSError('damaged')
+        except OSError as error:
+            raise self.error from error
+
+
+def first(error):
+    return next(iter(DataLoader(Bad(error), num_workers=1)))
+
+
+def test_a_mistake_found_by_a_worker_is_told_without_its_traceback():
+    assert explain(caught(lambda: first(UserError('fetch a.jpg: again')))) == 'fetch a.jpg: again'
+    assert explain(caught(lambda: first(CheckpointError('one\ntwo')))) == 'one\ntwo'
+
+
+def test_a_bug_in_a_worker_is_a_bug():
+    assert explain(caught(lambda: first(ValueError('a bug')))) is None
+
+
+def test_a_type_that_does_not_exist():
+    said = explain(caught(lambda: TRANSFORMS.build(dict(type='mmswinv2.FiveCrops'))))
+    assert "'mmswinv2.FiveCrops' is not in" in said and 'close to it: FiveCrop' in said
+
+
+def nodes(path, kind):
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kind)]
+
+
+def test_errors_imports_nothing_of_ours():
+    path = PACKAGE / 'errors.py'
+    assert not [node for node in nodes(path, ast.ImportFrom) if node.level]
+    assert 'mmswinv2.' not in ''.join(map(ast.unparse, nodes(path, (ast.Import, ast.ImportFrom))))
+
+
+@pytest.mark.parametrize('folder', ['analysis', 'datasets', 'engine', 'hosts'])
+def test_our_checks_raise_user_errors(folder):
+    plain = [
+        f'{path.name}:{node.lineno}'
+        for path in (PACKAGE / folder).glob('*.py')
+        for node in nodes(path, ast.Raise)
+        if node.exc is not None and ast.unparse(node.exc).startswith('ValueError(')
+    ]
+    assert not plain

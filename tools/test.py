@@ -7,15 +7,12 @@ from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel
 
+from mmswinv2 import hosts
 from mmswinv2.checkpoints import fetch_together, load_but
-from mmswinv2.engine.launch import (
-    add_common_arguments,
-    build_runner,
-    load_config,
-    run,
-)
-from mmswinv2.engine.weights import bare
-from mmswinv2.errors import UserError, leaves, told_in_a_sentence
+from mmswinv2.engine.launch import add_common_arguments, build_runner, load_config, run
+from mmswinv2.engine.weights import unwrap_model
+from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.hosts import as_list, inner_datasets
 
 
 def parse_args():
@@ -44,46 +41,38 @@ def parse_args():
     return parser.parse_args()
 
 
-def set_visualization(cfg, args):
-    """Each host names the options of its visualization hook differently."""
+def set_visualization(cfg, host, args):
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None or 'visualizer' not in cfg:
         raise UserError(
             "--show and --show-dir need a visualizer and a 'visualization' hook in the config"
         )
-    of_classifier = cfg.default_scope in ('mmaction', 'mmpretrain')
-    hook['enable' if of_classifier else 'draw'] = True
+    hook[host.draw_option] = True
     if args.show:
         hook.update(show=True, wait_time=args.wait_time)
-    if cfg.default_scope != 'mmdet':
-        hook['interval'] = 1  # their defaults leave out most
-    if args.show_dir and cfg.default_scope == 'mmseg':
-        cfg.visualizer['save_dir'] = args.show_dir
-    elif args.show_dir:
-        hook['out_dir' if of_classifier else 'test_out_dir'] = args.show_dir
+    if host.draw_interval:
+        hook['interval'] = 1
+    if args.show_dir:
+        cfg.merge_from_dict({host.draw_folder: args.show_dir})
 
 
-def set_out(cfg, out):
-    evaluators = cfg.test_evaluator
-    evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
-    if cfg.default_scope == 'mmseg':
+def set_out(cfg, host, out):
+    evaluators = as_list(cfg.test_evaluator)
+    if host.dump_metric is None:
         evaluators[0].update(output_dir=out, keep_results=True)
         return
     if not out.endswith(('.pkl', '.pickle')):
         raise UserError(f'--out must end in .pkl or .pickle, got {out}')
-    dump = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
-    cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=out)]
+    cfg.test_evaluator = [*evaluators, dict(type=host.dump_metric, out_file_path=out)]
 
 
-def set_format_only(cfg, out):
+def set_format_only(cfg, host, out):
     """Take out all that needs annotations."""
-    if cfg.default_scope != 'mmseg' or not out:
+    if host.dump_metric is not None or not out:
         raise UserError('--format-only is for segmentors, and needs --out FOLDER')
-    evaluators = cfg.test_evaluator
-    if isinstance(evaluators, (list, tuple)):
-        cfg.test_evaluator = evaluators[0]  # that of --out
+    cfg.test_evaluator = as_list(cfg.test_evaluator)[0]  # that of --out
     cfg.test_evaluator['format_only'] = True
-    for dataset in leaves(cfg.test_dataloader.dataset):
+    for dataset in inner_datasets(cfg.test_dataloader.dataset):
         dataset.get('data_prefix', {}).pop('seg_map_path', None)
         dataset.pipeline = without_annotations(dataset.pipeline)
 
@@ -103,9 +92,10 @@ def without_annotations(steps):
 
 
 def set_tta(cfg):
-    datasets = list(leaves(cfg.test_dataloader.dataset))
-    if cfg.default_scope in ('mmdet', 'mmpretrain') and 'tta_model' not in cfg:
-        set_flip_tta(cfg, datasets[0].pipeline)
+    """Test with the config's test-time augmentation, or the host's by mirror images."""
+    datasets = list(inner_datasets(cfg.test_dataloader.dataset))
+    if 'tta_model' not in cfg and (model := hosts.of(cfg).default_tta_model(cfg)):
+        cfg.tta_model, cfg.tta_pipeline = model, with_mirror_images(datasets[0].pipeline)
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
         raise UserError('--tta needs tta_model and tta_pipeline in the config')
     cfg.model = ConfigDict(**deepcopy(cfg.tta_model), module=cfg.model)
@@ -113,33 +103,13 @@ def set_tta(cfg):
         dataset.pipeline = cfg.tta_pipeline
 
 
-def set_flip_tta(cfg, pipeline):
-    """The image and its mirror image, where the config does not say what to do."""
-    if cfg.default_scope == 'mmpretrain':
-        cfg.tta_model = dict(type='AverageClsScoreTTA')
-    elif cfg.model.get('roi_head', {}).get('mask_head') is not None:
-        cfg.tta_model = dict(type='mmswinv2.InstanceSegTTAModel')
-    elif 'segm' in metrics_of(cfg.test_evaluator):
-        raise UserError(
-            f'--tta: masks of {cfg.model.type} cannot be merged, only those of two-stage detectors '
-            'with a mask head; name a tta_model and a tta_pipeline in the config'
-        )
-    else:
-        nms = dict(type='nms', iou_threshold=0.5)
-        cfg.tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
+def with_mirror_images(pipeline):
     *steps, pack = pipeline
     if 'meta_keys' in pack:  # the default has both
         pack = {**pack, 'meta_keys': (*pack['meta_keys'], 'flip', 'flip_direction')}
     # the plain view first: pictures show its annotations
     flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
-    augment = dict(type='TestTimeAug', transforms=[flips, [pack]])
-    cfg.tta_pipeline = [*steps, augment]
-
-
-def metrics_of(evaluator):
-    evaluators = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]
-    metrics = [e.get('metric', ()) for e in evaluators]
-    return {name for m in metrics for name in ([m] if isinstance(m, str) else m)}
+    return [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
 
 
 def load_strictly(runner, cfg):
@@ -155,14 +125,13 @@ def load_strictly(runner, cfg):
             raise UserError(f'{filename} does not fit the model of the config: {error}') from error
 
     def load_any_format(filename, *args, **kwargs):
-        model = bare(runner.model)
+        model = unwrap_model(runner.model)
         model = model.module if isinstance(model, BaseTTAModel) else model
         print_log(str(load_but(model, fetch_together(filename))), logger='current')
         # for EMAHook, which tests with a copy of its own
         runner.call_hook('after_load_checkpoint', checkpoint=dict(state_dict=model.state_dict()))
 
-    of_mmpretrain = cfg.default_scope == 'mmpretrain'
-    runner.load_checkpoint = load_any_format if of_mmpretrain else load_all
+    runner.load_checkpoint = load_any_format if hosts.of(cfg).converts_checkpoints else load_all
 
 
 def main():
@@ -173,19 +142,20 @@ def main():
             f'{args.config} has no test_dataloader and test_evaluator: it has nothing to test'
         )
     cfg.load_from, cfg.resume = args.checkpoint, False
+    host = hosts.of(cfg)
     if args.show or args.show_dir:
-        set_visualization(cfg, args)
+        set_visualization(cfg, host, args)
     if args.out:
-        set_out(cfg, args.out)
+        set_out(cfg, host, args.out)
     if args.tta:
         set_tta(cfg)
     if args.format_only:
-        set_format_only(cfg, args.out)
+        set_format_only(cfg, host, args.out)
     runner = build_runner(cfg, ('test',))
     load_strictly(runner, cfg)
     run(runner.test, cfg, ('test',))
 
 
 if __name__ == '__main__':
-    with told_in_a_sentence():
+    with report_user_errors():
         main()

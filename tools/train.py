@@ -6,8 +6,8 @@ import torch
 
 from mmswinv2.checkpoints import read_class_map
 from mmswinv2.engine.launch import add_common_arguments, build_runner, load_config, run
-from mmswinv2.engine.resume import set_resume
-from mmswinv2.errors import UserError, told_in_a_sentence
+from mmswinv2.engine.storage import set_resume
+from mmswinv2.errors import UserError, report_user_errors
 
 
 def parse_args():
@@ -67,5 +67,5 @@ def main():
 
 
 if __name__ == '__main__':
-    with told_in_a_sentence():
+    with report_user_errors():
         main()

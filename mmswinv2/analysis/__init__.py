@@ -1,7 +1,7 @@
 """What a config costs, found out before anything is trained."""
 
+from ..hosts import input_size
 from .flops import count_flops
-from .inputs import input_size
 from .memory import STRATEGIES, Estimate, TrainingStep, follow_step
 from .model import count_parameters
 

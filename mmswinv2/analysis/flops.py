@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import flop_registry
 
-from .inputs import batch_of
+from .. import hosts
 from .model import StandIn, build
 from .observer import Observer
 
@@ -54,7 +54,7 @@ def count_flops(cfg: Any, size: Sequence[int], seed: int = 0) -> dict[str, int]:
     for name, module in model.named_children():
         if name != 'data_preprocessor':
             _count_into(counts, name, module, counter)
-    data = model.data_preprocessor(batch_of(cfg, size, 1), False)
+    data = model.data_preprocessor(hosts.of(cfg).sample_batch(cfg, size, 1), False)
     with torch.no_grad(), counter:
         outs = model(**data, mode='tensor')
         if cfg.default_scope == 'mmaction':

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from .inputs import batch_of
+from .. import hosts
 from .model import frozen_batch_norms, heads_autocast, ready
 from .peak import AT_ONCE_BACK, idle_memory, peak_memory
 
@@ -64,7 +64,7 @@ def _main(path: str, batch_size: int, name: str, size: Sequence[int]) -> None:
     cfg = config_with_options(path, None)
     model_cfg = ready(cfg)
     MODELS.get(model_cfg.type)  # imports the host
-    batch = batch_of(cfg, size, batch_size)
+    batch = hosts.of(cfg).sample_batch(cfg, size, batch_size)
     dtype = None if name == 'None' else getattr(torch, name)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     idle = idle_memory(device)

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from .. import hosts
 from ..core.attention import WindowAttention
 from ..core.block import Block
 from ..errors import UserError
-from .inputs import batch_of
 from .model import build, frozen_batch_norms, heads_autocast
 from .tracker import MemoryTracker
 
@@ -158,7 +158,7 @@ def follow_step(
     saved: dict[str, int] = {}
     attention = [0]
     _watch(backbone, tracker, saved, attention)
-    batch = batch_of(cfg, size, batch_size)
+    batch = hosts.of(cfg).sample_batch(cfg, size, batch_size)
     heads_dtype = dtype if heads_autocast(cfg) else None
     with tracker:
         data = model.data_preprocessor(batch, True)

@@ -11,8 +11,6 @@ from mmpretrain.datasets.custom import CustomDataset, get_samples
 from ..errors import UserError
 from ..registry import DATASETS
 
-__all__ = ['ImageNetV2']
-
 
 @DATASETS.register_module()
 class ImageNetV2(CustomDataset):

@@ -15,8 +15,6 @@ from ..errors import UserError
 from ..registry import DATASETS
 from .video_files import UnreadableVideo, open_video
 
-__all__ = ['VideoDataset']
-
 
 @DATASETS.register_module()
 class VideoDataset(MMActionVideoDataset):

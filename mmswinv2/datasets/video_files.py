@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ['UnreadableVideo', 'open_video', 'write_video']
-
 
 class UnreadableVideo(Exception):
     """A video file that no decoder can read; says which and why."""

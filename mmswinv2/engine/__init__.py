@@ -1,12 +1,9 @@
 """What training needs around the models."""
 
-from .check_loss import CheckInvalidLossHook
-from .ddp import DDPStrategy
-from .deepspeed import DeepSpeedStrategy
-from .fsdp import FSDPStrategy
-from .hooks import CheckDatasetHook, LoadCheckpointHook
+from .. import hosts  # noqa: F401, applies the patches that every use needs
+from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoadCheckpointHook, RepeatableHook
 from .layer_decay import SwinLayerDecayOptimWrapperConstructor
-from .repeatable import RepeatableHook
+from .strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 
 __all__ = [
     'CheckDatasetHook',

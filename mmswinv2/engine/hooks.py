@@ -1,27 +1,132 @@
-"""Hooks."""
+"""Hooks: checks of losses and data sets, weights to start from, repeatable random numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import math
+import random
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+import torch
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from torch import nn
+from mmengine.optim import OptimWrapperDict
+from torch import Tensor
 
+from .. import hosts
 from ..checkpoints import fetch_together, load_but, read_class_map
-from ..datasets import (
-    check_image_labels,
-    check_video_labels,
-    guard_seg_maps,
-    has_seg_maps,
-    want_seg_maps,
-)
-from ..errors import UserError, categories_differ, leaves
+from ..errors import UserError
+from ..hosts.mmengine import FILE_KEYS
 from ..registry import HOOKS
-from .weights import bare, whole_weights
+from .weights import unwrap_model, whole_weights
 
-__all__ = ['CheckDatasetHook', 'LoadCheckpointHook']
+
+@HOOKS.register_module()
+class CheckInvalidLossHook(Hook):
+    """Ends training at the first loss that is NaN or infinite, before a checkpoint can hold it.
+
+    The tools add one to every training; put your own into ``custom_hooks`` for another `max_skips`.
+
+    Args:
+        max_skips: pass over so many such batches in a run, in every process, before giving up.
+            They change no weight and no statistics. The loss is then looked at before every
+            backward pass, which a GPU has to be waited for.
+    """
+
+    def __init__(self, max_skips: int = 0) -> None:
+        if isinstance(max_skips, bool) or not isinstance(max_skips, int) or max_skips < 0:
+            raise UserError(f'max_skips must be a number of batches from 0, got {max_skips!r}')
+        self.max_skips = max_skips
+        self.skipped = 0
+
+    def before_train(self, runner: Any) -> None:
+        """Have the files of batches named; look at losses on their way to the optimizer."""
+        for dataset in hosts.inner_datasets(runner.train_dataloader.dataset):
+            hosts.of(runner.cfg).keep_file_names(dataset)
+        if self.max_skips:
+            self._look_before_updates(runner.optim_wrapper)
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Remember where we are, and what a bad batch may spoil in its forward pass."""
+        self._iteration, self._batch = runner.iter + 1, data_batch
+        if self.max_skips:
+            buffers = [b for b in unwrap_model(runner.model).buffers() if b.is_floating_point()]
+            self._buffers = [(buffer, buffer.clone()) for buffer in buffers]
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Stop if a loss is no number and was not passed over."""
+        if self.max_skips:
+            return
+        for name, value in reversed((outputs or {}).items()):  # the sum comes first
+            number = float(torch.as_tensor(value).detach()) if 'loss' in name else 0.0
+            if not math.isfinite(number):
+                raise UserError(self._advice(self._where(name, number)))
+
+    def _look_before_updates(self, wrapper: Any) -> None:
+        if isinstance(wrapper, OptimWrapperDict):
+            raise UserError(
+                'CheckInvalidLossHook: max_skips is for models with one optimizer, and this one '
+                'has several; leave it out to stop at the first bad loss'
+            )
+        update = wrapper.update_params
+
+        def update_params(loss: Tensor, *args: Any, **kwargs: Any) -> None:
+            if not self._is_bad(loss):
+                update(loss, *args, **kwargs)
+
+        wrapper.update_params = update_params
+
+    def _is_bad(self, loss: Tensor) -> bool:
+        bad = (~torch.isfinite(loss.detach())).float()
+        anywhere = bad.clone()
+        all_reduce(anywhere, 'max')  # all processes pass over it, or none
+        if not bool(anywhere):
+            return False
+        for buffer, before in self._buffers:
+            buffer.copy_(before)
+        self.skipped += 1
+        where = f'the loss of another process is bad in iteration {self._iteration}'
+        if bool(bad):
+            where = self._where('loss', float(loss.detach()))
+        if self.skipped > self.max_skips:
+            raise UserError(self._advice(where))
+        print_log(
+            f'{where}: batch passed over ({self.skipped} of at most {self.max_skips})',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return True
+
+    def _where(self, name: str, value: float) -> str:
+        return (
+            f'{name} is {value} in iteration {self._iteration} of process {get_rank()} on '
+            f'{_files(self._batch)}'
+        )
+
+    def _advice(self, where: str) -> str:
+        return (
+            f'{where}. No checkpoint holds it. To try: look at these files; clip gradients '
+            '(optim_wrapper.clip_grad), warm up longer or lower the learning rate; train in '
+            'float32 or bfloat16 in place of float16; then --resume. '
+            "custom_hooks=[dict(type='mmswinv2.CheckInvalidLossHook', max_skips=N)] passes over "
+            f'N such batches (now {self.max_skips})'
+        )
+
+
+def _files(batch: Any) -> str:
+    """The files of a batch, as far as the pipeline has kept their names."""
+    names = []
+    samples = batch.get('data_samples', []) if isinstance(batch, dict) else []
+    for sample in samples:
+        meta = getattr(sample, 'metainfo', {})
+        names += [str(meta[key]) for key in FILE_KEYS if meta.get(key)][:1]
+    return ', '.join(names) or 'files whose names the last transform (Pack...) has not kept'
 
 
 @HOOKS.register_module()
@@ -29,7 +134,7 @@ class CheckDatasetHook(Hook):
     """Refuses data that does not fit the classes of the config.
 
     Host packages drop categories they cannot match and go on, which ends in mAP 0, and look at no
-    label map (see `mmswinv2.datasets.seg_maps`).
+    label map (see `mmswinv2.hosts.mmseg`).
     """
 
     def before_run(self, runner: Any) -> None:
@@ -37,34 +142,8 @@ class CheckDatasetHook(Hook):
         for name in ('train', 'val', 'test'):
             loop = getattr(runner, f'_{name}_loop')
             if loop is not None and not isinstance(loop, dict):
-                self.check(loop.dataloader.dataset, f'{name}_dataloader', bare(runner.model))
-
-    def check(self, dataset: Any, where: str, model: Any = None) -> None:
-        """Raise `UserError` if annotations lack a class, or label maps or the heads do not fit."""
-        for inner in leaves(dataset):
-            self._check_one(inner, where, model)
-
-    def _check_one(self, dataset: Any, where: str, model: Any) -> None:
-        if has_seg_maps(dataset):
-            if guard_seg_maps(dataset):
-                want_seg_maps(dataset, where)
-            _check_heads(model, len(dataset.metainfo.get('classes') or ()), where)
-            return
-        num_classes = getattr(getattr(model, 'cls_head', None), 'num_classes', None)
-        if num_classes is not None and hasattr(dataset, 'multi_class'):
-            check_video_labels(dataset, num_classes, where)
-            return
-        num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
-        if num_classes is not None and hasattr(dataset, 'get_gt_labels'):
-            check_image_labels(dataset, num_classes, where)
-            if where == 'train_dataloader':
-                _check_one_hot(model, num_classes)
-            return
-        ann_file = getattr(dataset, 'ann_file', '')
-        classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-        category_ids = getattr(dataset, 'cat_ids', None)
-        if classes is not None and category_ids is not None and len(category_ids) != len(classes):
-            raise categories_differ(where, ann_file, classes)
+                dataset, model = loop.dataloader.dataset, unwrap_model(runner.model)
+                hosts.check_dataset(dataset, f'{name}_dataloader', model)
 
 
 @HOOKS.register_module()
@@ -102,28 +181,101 @@ class LoadCheckpointHook(Hook):
         print_log(str(report), logger='current')
 
 
-def _check_one_hot(model: Any, num_classes: int) -> None:
-    """Raise `UserError` if Mixup and the like would make labels of other classes than the head."""
-    preprocessor = model.data_preprocessor
-    known = getattr(preprocessor, 'num_classes', None)
-    if getattr(preprocessor, 'to_onehot', False) and known not in (None, num_classes):
-        raise UserError(
-            f'data_preprocessor.num_classes={known}, and model.head.num_classes={num_classes}; '
-            'set both to the number of classes'
-        )
+class Draw(int):
+    """The index of a sample that knows the seed of its random numbers."""
+
+    seed: int
+
+    def __new__(cls, index: int, seed: int) -> Draw:
+        """Make an index."""
+        draw = super().__new__(cls, index)
+        draw.seed = seed
+        return draw
+
+    def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]
+        return int(self), self.seed
+
+    def __sub__(self, other: int) -> Draw:
+        return Draw(int(self) - other, self.seed)  # as ConcatDataset does
+
+    def __mod__(self, other: int) -> Draw:
+        return Draw(int(self) % other, self.seed)  # as RepeatDataset does
 
 
-def _check_heads(model: Any, num_classes: int, where: str) -> None:
-    """Raise `UserError` if a head of a segmentor has fewer classes than its data."""
-    model = getattr(model, 'module', model)  # inside test-time augmentation
-    for name in ('decode_head', 'auxiliary_head'):
-        heads = getattr(model, name, None)
-        for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
-            known = getattr(head, 'num_classes', num_classes)
-            # one channel tells two classes apart, and STDC's tells borders
-            binary = getattr(head, 'out_channels', 0) == 1 or hasattr(head, 'boundary_threshold')
-            if known < num_classes and not binary:
-                raise UserError(
-                    f'model.{name} has num_classes={known}, and the data set of {where} has '
-                    f'{num_classes} classes; set num_classes={num_classes} in every head'
-                )
+class SeedSample:
+    """Seeds python, NumPy and torch for one sample; `RepeatableHook` puts it first."""
+
+    def __call__(self, results: dict) -> dict:
+        """Seed, if the sample is a `Draw`."""
+        if isinstance(draw := results.get('sample_idx'), Draw):
+            _seed_all(draw.seed)
+            results['sample_idx'] = int(draw)
+        return results
+
+
+@HOOKS.register_module()
+class RepeatableHook(Hook):
+    """Gives every sample and every iteration random numbers of its own; the tools add it.
+
+    A run that is resumed ends like one that never stopped, and one of several processes augments
+    a batch like one of a single process. Samplers other than mmengine's are left as they are, and
+    so are data sets that look samples up in a list of their own, as ClassBalancedDataset does.
+    """
+
+    def before_train(self, runner: Any) -> None:
+        """Number what the sampler draws."""
+        self.seed = runner.seed
+        loader = runner.train_loop.dataloader
+        sampler = getattr(loader.batch_sampler, 'sampler', None)
+        if not isinstance(sampler, (DefaultSampler, InfiniteSampler)):
+            return
+        loader.batch_sampler.sampler = numbered = _Numbered(sampler, self.seed)
+        if hasattr(sampler, 'skip'):
+            sampler.skip = numbered.skip
+        for dataset in hosts.inner_datasets(loader.dataset):
+            if hasattr(getattr(dataset, 'pipeline', None), 'transforms'):
+                dataset.pipeline.transforms.insert(0, SeedSample())
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Seed what the model draws: dropped paths, sampled boxes."""
+        _seed_all(_mix(self.seed, runner.iter, get_rank()), cuda=True)
+
+
+class _Numbered:
+    """A sampler whose indices know their place in the order of all processes' samples."""
+
+    def __init__(self, sampler: Any, seed: int) -> None:
+        self.sampler, self.seed, self.drawn = sampler, seed, 0
+        self._skip: Any = getattr(sampler, 'skip', None)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sampler, name)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Draw]:
+        epoch = getattr(self.sampler, 'epoch', None)  # an endless sampler has none
+        if epoch is not None:
+            self.drawn = 0
+        for index in self.sampler:
+            place = self.drawn * self.sampler.world_size + self.sampler.rank
+            self.drawn += 1
+            yield Draw(index, _mix(self.seed, epoch or 0, place))
+
+    def skip(self, num_samples: int) -> None:
+        """Pass over samples of this process that an interrupted run has had."""
+        self.drawn = num_samples
+        self._skip(num_samples)
+
+
+def _mix(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _seed_all(seed: int, cuda: bool = False) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if cuda and torch.cuda.is_available():
+        torch.cuda.manual_seed(seed)

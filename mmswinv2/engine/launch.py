@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import importlib.util
 import os
 import sys
 import tempfile
@@ -17,22 +16,17 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .. import compat
-from ..compat_hosts import let_torchvision_import, mend_host
-from ..errors import UserError, check_data, why_empty
-from .check_loss import CheckInvalidLossHook
-from .hooks import CheckDatasetHook
-from .repeatable import RepeatableHook
-from .resume import check_shared, is_first_process, look_at_checkpoint, restarts
-from .storage import read_folders, remove_half_written, write_files_whole
-
-__all__ = [
-    'add_common_arguments',
-    'build_runner',
-    'config_with_options',
-    'load_config',
-    'run',
-]
+from .. import hosts
+from ..errors import UserError
+from .hooks import CheckDatasetHook, CheckInvalidLossHook, RepeatableHook
+from .storage import (
+    check_shared,
+    is_first_process,
+    look_at_checkpoint,
+    remove_half_written,
+    restarts,
+    use_whole_files,
+)
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
@@ -72,7 +66,6 @@ def config_with_options(path: str, options: dict[str, Any] | None) -> Config:
     Raises:
         UserError: if the config does not exist or needs a package that is not there.
     """
-    compat.apply()
     if not Path(path).is_file():
         known = sorted(p.name for p in Path(path).parent.glob('*.py'))[:5]
         beside = f'; there are {", ".join(known)}' if known else ''
@@ -80,13 +73,8 @@ def config_with_options(path: str, options: dict[str, Any] | None) -> Config:
     if Path(path).suffix not in ('.py', '.yml', '.yaml', '.json'):
         raise UserError(f'{path} is no config; a config is a .py, .yml, .yaml or .json file')
     cfg = Config.fromfile(path)
-    scope = cfg.setdefault('default_scope', 'mmengine')
-    if importlib.util.find_spec(scope) is None:
-        extras = dict(mmdet='det', mmseg='seg', mmaction='video', mmpretrain='pretrain')
-        hint = f": pip install '.[{extras[scope]}]' in a checkout" if scope in extras else ''
-        raise UserError(f'{path} needs {scope} (its default_scope), which is not installed{hint}')
-    if scope == 'mmpretrain':
-        let_torchvision_import()
+    cfg.setdefault('default_scope', 'mmengine')
+    hosts.of(cfg).require(path)
     if options:
         _set_data_root(cfg, options)
         cfg.merge_from_dict(options)
@@ -106,17 +94,16 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         UserError: if a file or folder of the data is missing.
         CheckpointError: if a local ``load_from`` is missing, truncated or unsafe.
     """
-    check_data(cfg, kinds)
+    hosts.check_data(cfg, kinds)
     if 'train' not in kinds:  # one whole model in every process is what evaluation needs
         cfg.pop('runner_type', None)
         cfg.pop('strategy', None)
     if (path := cfg.get('load_from')) and '://' not in path:
         look_at_checkpoint(cfg, Path(path).expanduser())
-    mend_host(cfg.get('default_scope'))
+    hosts.of(cfg).apply()
     if 'train' in kinds and is_first_process():
         remove_half_written(cfg.work_dir)
-    write_files_whole()
-    read_folders()
+    use_whole_files()
     _set_up_processes(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     own = [CheckDatasetHook()]
@@ -143,7 +130,7 @@ def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:
     except ValueError as error:
         # mmengine's words for a data set of which its filters left nothing
         if 'need at least one array to concatenate' in str(error):
-            raise why_empty(cfg, kinds) or error from error
+            raise hosts.explain_empty_data(cfg, kinds) or error from error
         raise
     if torch.distributed.is_initialized():
         torch.distributed.barrier()

@@ -11,9 +11,8 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
 from ..core import SwinV2
+from ..errors import UserError
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
-
-__all__ = ['SwinLayerDecayOptimWrapperConstructor', 'layer_id']
 
 _NO_DECAY = ('cpb_mlp', 'logit_scale')
 _OPTIONS = {'layer_decay_rate', 'no_decay_names', 'custom_keys'}
@@ -55,22 +54,22 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             says of weight decay comes before all else).
 
     Raises:
-        ValueError: on an unknown option, or if a rate is given and the model has no SwinV2.
+        UserError: on an unknown option, or if a rate is given and the model has no SwinV2.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         options = {'layer_decay_rate': 1.0, **(paramwise_cfg or {})}
         if unknown := sorted(set(options) - _OPTIONS):
-            raise ValueError(f'paramwise_cfg has {unknown}; it may have {sorted(_OPTIONS)}')
+            raise UserError(f'paramwise_cfg has {unknown}; it may have {sorted(_OPTIONS)}')
         if not 0 < options['layer_decay_rate'] <= 1:
-            raise ValueError(
+            raise UserError(
                 f'layer_decay_rate must be above 0 and at most 1, got {options["layer_decay_rate"]}'
             )
         if optim_wrapper_cfg['optimizer'].get('lr') is None:
-            raise ValueError(f'the optimizer needs an lr, got {optim_wrapper_cfg["optimizer"]}')
+            raise UserError(f'the optimizer needs an lr, got {optim_wrapper_cfg["optimizer"]}')
         for key, change in options.get('custom_keys', {}).items():
             if unknown := sorted(set(change) - {'lr_mult', 'decay_mult'}):
-                raise ValueError(f'custom_keys[{key!r}] has {unknown}, not lr_mult or decay_mult')
+                raise UserError(f'custom_keys[{key!r}] has {unknown}, not lr_mult or decay_mult')
         super().__init__(optim_wrapper_cfg, options)
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs: Any) -> None:
@@ -78,14 +77,14 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         rate = self.paramwise_cfg['layer_decay_rate']
         backbones = {name: m for name, m in module.named_modules() if isinstance(m, SwinV2)}
         if not backbones and rate != 1:
-            raise ValueError(
+            raise UserError(
                 f'layer_decay_rate={rate} needs a SwinV2 backbone (mmswinv2.SwinTransformerV2), '
                 f'and {type(module).__name__} has none'
             )
         names = [name for name, _ in module.named_parameters()]
         for key in self.paramwise_cfg.get('custom_keys', {}):
             if not any(key in name for name in names):
-                raise ValueError(f'custom_keys: no parameter has {key!r} in its name')
+                raise UserError(f'custom_keys: no parameter has {key!r} in its name')
         groups: dict[tuple[str, float, float], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
@@ -97,7 +96,7 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 decay_mult = 0.0 if free else 1.0
             groups[title, scale * lr_mult, decay_mult].append(parameter)
 
-        rows = [('group', 'lr', 'weight decay', 'tensors', 'parameters')]
+        rows: list[tuple[str, ...]] = [('group', 'lr', 'weight decay', 'tensors', 'parameters')]
         for (title, scale, decay_mult), members in groups.items():
             group = {'params': members, 'lr': self.base_lr * scale, 'group_name': title}
             if self.base_wd is not None:

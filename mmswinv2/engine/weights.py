@@ -11,8 +11,6 @@ from typing import Any
 from mmengine.model import is_model_wrapper
 from torch import nn
 
-__all__ = ['REVISE_KEYS', 'bare', 'revised', 'whole_weights']
-
 REVISE_KEYS = ((r'^module\.', ''),)  # mmengine's default
 
 
@@ -25,19 +23,19 @@ def revised(state: dict[str, Any], revise_keys: Sequence[tuple[str, str]]) -> di
     return new
 
 
-def bare(model: Any) -> nn.Module:
+def unwrap_model(model: Any) -> nn.Module:
     """The model without the wrapper of a distributed run."""
     return model.module if is_model_wrapper(model) else model
 
 
 @contextmanager
 def whole_weights(model: Any) -> Iterator[nn.Module]:
-    """The bare model, to load weights into, with whatever the strategy has split up put together.
+    """The unwrapped model, to load weights into, with the parts that the strategy split up joined.
 
-    Every process must come by, and load the same.
+    Collective: call on every rank with identical weights.
     """
-    optimizer = getattr(model, 'optimizer', None)
-    module = bare(model)
+    optimizer: Any = getattr(model, 'optimizer', None)
+    module = unwrap_model(model)
     if not hasattr(optimizer, 'refresh_fp32_params'):
         yield module
         return

@@ -1,5 +1,6 @@
 """Modules for the registries of the host packages."""
 
+from .. import hosts  # noqa: F401, applies the patches that every use needs
 from .backbones import SwinTransformerV2, VideoSwinTransformerV2
 from .necks import GlobalSelfAttention
 from .simmim import NormalizedPixelLoss, SimMIMSwinTransformerV2

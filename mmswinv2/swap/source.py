@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from .. import compat
+from .. import hosts
 from ..errors import UserError
 
 __all__ = ['find_config', 'read_config']
@@ -48,7 +48,7 @@ def read_config(name: str) -> Config:
     Raises:
         UserError: if it is of mmengine's new style, or needs a package that is not installed.
     """
-    compat.apply()
+    hosts.apply()
     path = find_config(name)
     if path.suffix not in ('.py', '.yml', '.yaml', '.json'):
         raise UserError(f'{path} is no config; a config is a .py, .yml, .yaml or .json file')

@@ -2,7 +2,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmswinv2 import compat
+from mmswinv2 import hosts
 from mmswinv2.analysis import count_flops, count_parameters, input_size
 from mmswinv2.analysis.flops import FlopCounter
 from mmswinv2.analysis.model import StandIn
@@ -18,7 +18,7 @@ pytestmark = [
 
 
 def load(name):
-    compat.apply()
+    hosts.apply()
     return Config.fromfile(ROOT / 'configs' / name)
 
 

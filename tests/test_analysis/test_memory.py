@@ -5,7 +5,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mmswinv2 import compat
+from mmswinv2 import hosts
 from mmswinv2.analysis import STRATEGIES, TrainingStep, follow_step
 from mmswinv2.analysis.tracker import MemoryTracker
 from mmswinv2.errors import UserError
@@ -20,7 +20,7 @@ SEGMENTATION = 'configs/segmentation/swinv2-t-w16_upernet_8xb2-160k_ade20k-512x5
 
 
 def load(path, **options):
-    compat.apply()
+    hosts.apply()
     cfg = Config.fromfile(ROOT / path)
     cfg.merge_from_dict({f'model.backbone.{key}': value for key, value in options.items()})
     return cfg

@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmswinv2 import compat
+from mmswinv2 import hosts
 from tests.test_tools.conftest import ROOT
 
 CONFIGS = sorted(
@@ -21,7 +21,7 @@ OF_MMPRETRAIN = ('configs/classification/', 'configs/pretraining/')
 @pytest.mark.filterwarnings('ignore::UserWarning:mm(det|seg)')  # on their own defaults
 @pytest.mark.parametrize('path', [p for p in CONFIGS if not p.startswith(OF_MMPRETRAIN)])
 def test_config_builds(path):
-    compat.apply()
+    hosts.apply()
     cfg = Config.fromfile(ROOT / path)
     init_default_scope(cfg.default_scope)
     from mmengine.registry import DATASETS, MODELS, TRANSFORMS

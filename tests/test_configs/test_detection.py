@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from mmswinv2 import compat
+from mmswinv2 import hosts
 from tests.test_tools.conftest import ROOT
 
 FOLDER = ROOT / 'configs/detection'
@@ -157,7 +157,7 @@ def test_objects365_stage():
 
 
 def test_stage_2_takes_all_that_stage_1_has():
-    compat.apply()
+    hosts.apply()
     init_default_scope('mmdet')
     names = [n for n in RECIPES if '-g-' in n]
     states = []
@@ -180,7 +180,7 @@ def test_stage_2_takes_all_that_stage_1_has():
 @pytest.mark.parametrize(('size', 'reported', 'ours'), [('b', 160, 159.7), ('l', 284, 284.0)])
 def test_parameters_of_htc(size, reported, ours):
     """With backbones of the sizes of Swin-B and Swin-L: as the authors count (their README)."""
-    compat.apply()
+    hosts.apply()
     init_default_scope('mmdet')
     with torch.device('meta'):
         model = MODELS.build(load(f'htc++_swinv2-{size}-w32_fpn_{HTC_3X}').model)

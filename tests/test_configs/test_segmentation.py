@@ -8,7 +8,7 @@ import yaml
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from mmswinv2 import compat
+from mmswinv2 import hosts
 from tests.test_configs.test_detection import CHANNELS, RELEASE, step
 from tests.test_tools.conftest import ROOT
 
@@ -147,7 +147,7 @@ def test_tests_of_giant(name):
 
 @pytest.mark.filterwarnings('ignore::UserWarning:mmseg')
 def test_a_larger_window_changes_no_weight():
-    compat.apply()
+    hosts.apply()
     init_default_scope('mmseg')
     shapes = []
     for name in (TRAINED, *TESTS):

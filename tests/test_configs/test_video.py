@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from mmswinv2 import compat
+from mmswinv2 import hosts
 from tests.test_configs.test_detection import CHANNELS, RELEASE, step
 from tests.test_tools.conftest import ROOT
 
@@ -127,7 +127,7 @@ def test_tests_of_giant(name):
 
 
 def test_stage_2_takes_all_of_stage_1():
-    compat.apply()
+    hosts.apply()
     init_default_scope('mmaction')
     states = []
     for name in (STAGE_1, STAGE_2, *TESTS):

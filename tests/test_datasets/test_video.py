@@ -12,11 +12,12 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
-from mmswinv2 import compat
-from mmswinv2.datasets import FiveCrop, ShuffleFrames, VideoDecode, VideoInit, check_video_labels
+from mmswinv2 import hosts
+from mmswinv2.datasets import FiveCrop, ShuffleFrames, VideoDecode, VideoInit
 from mmswinv2.datasets import video_files as video
-from mmswinv2.engine import CheckDatasetHook
 from mmswinv2.errors import UserError
+from mmswinv2.hosts import check_dataset
+from mmswinv2.hosts.mmaction import check_video_labels
 from tests.test_tools.conftest import ROOT
 
 pytestmark = [
@@ -60,7 +61,7 @@ def copy(clips, tmp_path):
 
 
 def build(root, split='train', pipeline=READ, **kwargs):
-    compat.apply()
+    hosts.apply()
     import mmaction.datasets.transforms  # noqa: F401
 
     init_default_scope('mmaction')
@@ -273,11 +274,11 @@ def recognizer(**kwargs):
 
 def test_labels_beyond_the_head(clips):
     dataset = build(clips)
-    CheckDatasetHook().check(dataset, 'train_dataloader', recognizer())
+    check_dataset(dataset, 'train_dataloader', recognizer())
     words = r'line 6: label 5 of .*00005.mp4, but model.cls_head has num_classes=5'
     head = dict(type='I3DHead', in_channels=256, num_classes=5)
     with pytest.raises(UserError, match=words):
-        CheckDatasetHook().check(dataset, 'train_dataloader', recognizer(cls_head=head))
+        check_dataset(dataset, 'train_dataloader', recognizer(cls_head=head))
 
 
 def test_five_crops_are_the_corners_and_the_centre():
@@ -290,7 +291,7 @@ def test_five_crops_are_the_corners_and_the_centre():
     assert FiveCrop((6, 3))(dict(imgs=frames))['imgs'][9].shape == (3, 6)
     with pytest.raises(UserError, match=r'crop_size \(8, 8\) is larger than .* a.mp4, 9x7'):
         FiveCrop(8)(dict(imgs=frames, filename='a.mp4'))
-    with pytest.raises(ValueError, match='crop_size must be'):
+    with pytest.raises(UserError, match='crop_size must be'):
         FiveCrop(0)
 
 

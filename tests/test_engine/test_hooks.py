@@ -1,43 +1,156 @@
-import json
+import pickle
+import random
 
+import numpy as np
 import pytest
+import torch
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
 
-from mmswinv2.engine import CheckDatasetHook
+from mmswinv2.engine import CheckInvalidLossHook
+from mmswinv2.engine.hooks import Draw, SeedSample, _Numbered
 from mmswinv2.errors import UserError
 
 
-def coco(folder, names=('cat', 'dog')):
-    box = dict(id=1, image_id=1, category_id=1, bbox=[0, 0, 9, 9], area=81, iscrowd=0)
-    content = dict(
-        images=[dict(id=1, file_name='1.jpg', height=10, width=10)],
-        annotations=[box | {'segmentation': [[0, 0, 9, 0, 9, 9]]}],
-        categories=[dict(id=i, name=name) for i, name in enumerate(names, start=1)],
+class Regression(BaseModel):
+    """A batch norm and a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.fc = nn.BatchNorm1d(2), nn.Linear(2, 1)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        x = torch.stack(inputs)
+        return {'loss_l2': self.fc(self.norm(x)).square().mean(), 'beta': x.new_tensor(3.0)}
+
+
+def network():
+    torch.manual_seed(1)
+    return Regression()
+
+
+def data(bad):
+    """Six batches of two, of which some hold a NaN."""
+    torch.manual_seed(0)
+    samples = [{'inputs': torch.randn(2)} for _ in range(12)]
+    for batch in bad:
+        samples[2 * batch]['inputs'][0] = float('nan')
+    return samples
+
+
+def runner(bad, hook, work_dir):
+    loader = dict(
+        batch_size=2,
+        num_workers=0,
+        dataset=data(bad),
+        sampler=dict(type='DefaultSampler', shuffle=False),
     )
-    path = folder / 'annotations.json'
-    path.write_text(json.dumps(content))
-    from mmdet.datasets import CocoDataset
-
-    return CocoDataset(
-        ann_file=str(path),
-        data_prefix=dict(img=''),
-        metainfo=dict(classes=('cat', 'dog')),
-        filter_cfg=dict(filter_empty_gt=True),
-        pipeline=[],
+    return Runner(
+        network(),
+        str(work_dir),
+        train_dataloader=loader,
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        custom_hooks=[hook],
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)),
+        experiment_name=work_dir.name,
     )
 
 
-def test_a_matching_data_set_passes_inside_wrappers_too(tmp_path):
-    from mmengine.dataset import ConcatDataset, RepeatDataset
-
-    dataset = coco(tmp_path)
-    for wrapped in (dataset, RepeatDataset(dataset, 2), ConcatDataset([dataset, dataset])):
-        CheckDatasetHook().check(wrapped, 'train_dataloader')
+def test_stops_before_a_checkpoint_holds_it(tmp_path):
+    with pytest.raises(UserError, match='loss_l2 is nan in iteration 3 of process 0'):
+        runner([2], CheckInvalidLossHook(), tmp_path).train()
+    assert {p.name for p in tmp_path.glob('*.pth')} == {'iter_1.pth', 'iter_2.pth'}
 
 
-@pytest.mark.parametrize('wrapped', [False, True])
-def test_names_that_do_not_match(tmp_path, wrapped):
-    from mmengine.dataset import ConcatDataset
+def test_passes_over_as_if_the_batch_were_not_there(tmp_path):
+    model = runner([1, 4], CheckInvalidLossHook(max_skips=2), tmp_path / 'bad').train()
+    clean = network()
+    optimizer = torch.optim.SGD(clean.parameters(), lr=0.1)
+    for batch in (0, 2, 3, 5):
+        inputs = [sample['inputs'] for sample in data([])[2 * batch : 2 * batch + 2]]
+        optimizer.zero_grad()
+        clean(inputs, mode='loss')['loss_l2'].backward()
+        optimizer.step()
+    for key, value in model.state_dict().items():
+        if 'num_batches' not in key:
+            torch.testing.assert_close(value, clean.state_dict()[key], msg=key)
 
-    dataset = coco(tmp_path, names=('cat', 'Dog'))
-    with pytest.raises(UserError, match=r"lacks 1 of the 2 classes \('dog'\); it has 'cat', 'Dog'"):
-        CheckDatasetHook().check(ConcatDataset([dataset]) if wrapped else dataset, 'train')
+
+def test_gives_up_after_so_many(tmp_path):
+    with pytest.raises(UserError, match='nan in iteration 5 .*passes over N such .*now 1'):
+        runner([1, 4], CheckInvalidLossHook(max_skips=1), tmp_path).train()
+
+
+def sampler(kind, rank, world_size, **kwargs):
+    """A sampler of mmengine as one of several processes has it."""
+    made = kind(list(range(10)), shuffle=True, seed=3, **kwargs)
+    if kind is InfiniteSampler:
+        made.rank, made.world_size = rank, world_size
+        made.indices = made._indices_of_rank()
+    else:
+        made.rank, made.world_size = rank, world_size
+        made.num_samples, made.total_size = 10 // world_size, 10
+    return made
+
+
+def first(numbered, count):
+    return [(int(i), i.seed) for i, _ in zip(numbered, range(count), strict=False)]
+
+
+@pytest.mark.parametrize('kind', [InfiniteSampler, DefaultSampler])
+def test_two_processes_draw_what_one_draws(kind):
+    alone = first(_Numbered(sampler(kind, 0, 1), 7), 10)
+    parts = [first(_Numbered(sampler(kind, rank, 2), 7), 5) for rank in (0, 1)]
+    assert [pair for both in zip(*parts, strict=True) for pair in both] == alone
+    assert len({seed for _, seed in alone}) == 10
+    other = first(_Numbered(sampler(kind, 0, 1), 8), 10)
+    assert not {seed for _, seed in other} & {seed for _, seed in alone}
+
+
+def test_epochs_differ_and_repeat():
+    inner = sampler(DefaultSampler, 0, 1)
+    numbered = _Numbered(inner, 7)
+    epochs = []
+    for epoch in (0, 1, 0):
+        numbered.set_epoch(epoch)
+        epochs.append(list(map(tuple, first(numbered, 10))))
+    assert epochs[0] == epochs[2] != epochs[1]
+    assert len(numbered) == 10
+
+
+@pytest.mark.skipif(
+    not hasattr(InfiniteSampler, 'skip'), reason='mmengine 0.10.7 draws what it passes over'
+)
+def test_passing_over_keeps_count():
+    whole = first(_Numbered(sampler(InfiniteSampler, 0, 1), 7), 12)
+    inner = sampler(InfiniteSampler, 0, 1)
+    numbered = _Numbered(inner, 7)
+    inner.skip = numbered.skip
+    inner.skip(5)
+    assert first(numbered, 7) == whole[5:]
+
+
+def test_draws_survive_workers_and_wrappers():
+    draw = pickle.loads(pickle.dumps(Draw(5, 99)))
+    assert (draw, draw.seed) == (5, 99)
+    for moved in (draw - 3, draw % 3):
+        assert (moved, moved.seed) == (2, 99)
+
+
+def test_a_sample_is_seeded():
+    def numbers(index):
+        results = SeedSample()({'sample_idx': index})
+        assert type(results['sample_idx']) is int
+        return random.random(), np.random.rand(), float(torch.rand(()))
+
+    assert numbers(Draw(1, 11)) == numbers(Draw(2, 11)) != numbers(Draw(1, 12))
+    assert numbers(3) != numbers(3)  # an index of another sampler
+
+
+@pytest.mark.parametrize('wrong', [-1, 2.0, True, 'all'])
+def test_wrong_number_of_skips(wrong):
+    with pytest.raises(UserError, match=f'max_skips must be a number of batches .* got {wrong!r}'):
+        CheckInvalidLossHook(max_skips=wrong)

@@ -5,6 +5,7 @@ from torch import nn
 
 from mmswinv2.core import get_variant
 from mmswinv2.engine.layer_decay import layer_id
+from mmswinv2.errors import UserError
 from mmswinv2.models import SwinTransformerV2
 
 
@@ -87,15 +88,15 @@ def test_custom_keys_and_more_names_without_decay():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match=r'Linear has none'):
+    with pytest.raises(UserError, match=r'Linear has none'):
         build(nn.Linear(2, 2), layer_decay_rate=0.9)
-    with pytest.raises(ValueError, match=r"paramwise_cfg has \['decay_rate'\]"):
+    with pytest.raises(UserError, match=r"paramwise_cfg has \['decay_rate'\]"):
         build(SwinTransformerV2('nano'), decay_rate=0.9)
-    with pytest.raises(ValueError, match="no parameter has 'bakbone' in its name"):
+    with pytest.raises(UserError, match="no parameter has 'bakbone' in its name"):
         build(SwinTransformerV2('nano'), custom_keys={'bakbone': dict(lr_mult=0.1)})
-    with pytest.raises(ValueError, match=r"custom_keys\['norm'\] has \['lr_mul'\]"):
+    with pytest.raises(UserError, match=r"custom_keys\['norm'\] has \['lr_mul'\]"):
         build(SwinTransformerV2('nano'), custom_keys={'norm': dict(lr_mul=0.1)})
-    with pytest.raises(ValueError, match='at most 1, got 1.5'):
+    with pytest.raises(UserError, match='at most 1, got 1.5'):
         build(SwinTransformerV2('nano'), layer_decay_rate=1.5)
 
 

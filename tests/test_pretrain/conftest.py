@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from mmengine.registry import MODELS, init_default_scope
 
-from mmswinv2.compat_hosts import let_torchvision_import
 from mmswinv2.engine.launch import config_with_options
+from mmswinv2.hosts.mmpretrain import import_torchvision
 from tests.test_tools.conftest import ROOT, tool  # noqa: F401, a fixture
 
 CLASSIFIER = 'configs/classification/swinv2-nano_shapes.py'
@@ -18,7 +18,7 @@ SIMMIM = 'configs/pretraining/simmim_swinv2-nano_shapes.py'
 @pytest.fixture(scope='session', autouse=True)
 def torchvision():
     """Not on import: pytest imports this file in environments that are not tested from here."""
-    let_torchvision_import()
+    import_torchvision()
 
 
 def build(path, **changes):

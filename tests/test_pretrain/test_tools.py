@@ -234,7 +234,7 @@ def test_more_classes_than_the_head(train, tmp_path):
 def test_several_labels_an_image_are_left_alone(tmp_path):
     from mmpretrain.datasets import MultiLabelDataset
 
-    from mmswinv2.datasets import check_image_labels
+    from mmswinv2.hosts.mmpretrain import check_image_labels
 
     content = dict(
         metainfo=dict(classes=['a', 'b', 'c']),

@@ -7,7 +7,7 @@ from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from mmswinv2.engine.weights import bare
+from mmswinv2.engine.weights import unwrap_model
 
 
 @HOOKS.register_module()
@@ -33,7 +33,7 @@ class Poison(Hook):
         self.rank, self.iteration = rank, iteration
 
     def before_train(self, runner):
-        head = bare(runner.model).cls_head
+        head = unwrap_model(runner.model).cls_head
         loss = head.loss
 
         def poisoned(*args, **kwargs):

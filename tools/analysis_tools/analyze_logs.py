@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from statistics import fmean, stdev
 
-from mmswinv2.errors import UserError, told_in_a_sentence
+from mmswinv2.errors import UserError, report_user_errors
 
 
 def parse_args():
@@ -101,5 +101,5 @@ def main():
 
 
 if __name__ == '__main__':
-    with told_in_a_sentence():
+    with report_user_errors():
         main()

@@ -7,10 +7,9 @@ options (--output-dir and --not-show where there is no window; mmaction2 wants a
 
 import sys
 
-from mmswinv2.compat_hosts import mend_host
-from mmswinv2.engine.host_tools import run_host_tool
+from mmswinv2 import hosts
 from mmswinv2.engine.launch import config_with_options
-from mmswinv2.errors import UserError, told_in_a_sentence
+from mmswinv2.errors import UserError, report_user_errors
 
 
 def main():
@@ -18,13 +17,13 @@ def main():
         print(f'usage: browse_dataset.py CONFIG [options of the host]\n\n{__doc__}')
         return
     config = sys.argv[1]
-    cfg = config_with_options(config, None)
-    if cfg.default_scope == 'mmengine':
+    host = hosts.of(config_with_options(config, None))
+    if host.name == 'mmengine':
         raise UserError(f'{config} has no default_scope, which says whose data set it is')
-    mend_host(cfg.default_scope)
-    run_host_tool(cfg.default_scope, 'browse_dataset.py', sys.argv[1:])
+    host.apply()
+    host.run_script('browse_dataset.py', sys.argv[1:])
 
 
 if __name__ == '__main__':
-    with told_in_a_sentence():
+    with report_user_errors():
         main()

@@ -15,7 +15,7 @@ from mmswinv2.analysis import STRATEGIES, follow_step, input_size
 from mmswinv2.analysis.measure import measure_memory
 from mmswinv2.analysis.memory import BUCKET
 from mmswinv2.engine.launch import config_with_options
-from mmswinv2.errors import UserError, told_in_a_sentence
+from mmswinv2.errors import UserError, report_user_errors
 
 GIB = 2**30
 DTYPES = dict(float32=None, bfloat16=torch.bfloat16, float16=torch.float16)
@@ -120,5 +120,5 @@ def main():
 
 
 if __name__ == '__main__':
-    with told_in_a_sentence():
+    with report_user_errors():
         main()

@@ -15,14 +15,15 @@ import re
 import cv2
 import torch
 from mmengine.config import DictAction
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 
+from mmswinv2 import hosts
 from mmswinv2.analysis import input_size
 from mmswinv2.checkpoints import fetch, read_checkpoint
 from mmswinv2.checkpoints.load import unwrap
 from mmswinv2.core.block import Block
 from mmswinv2.engine.launch import config_with_options
-from mmswinv2.errors import UserError, told_in_a_sentence
+from mmswinv2.errors import UserError, report_user_errors
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
@@ -43,11 +44,11 @@ def parse_args():
     return parser.parse_args()
 
 
-def twin_of_v1(scope, v2):
+def twin_of_v1(host, v2):
     """The config of a Swin V1 of the same size, as the host spells it."""
     variant, windows = v2.variant, v2.window_sizes[0]
     size = dict(depths=list(variant.depths), num_heads=list(variant.num_heads))
-    if scope == 'mmaction':
+    if host == 'mmaction':
         return dict(
             type='SwinTransformer3D',
             arch=dict(embed_dims=variant.embed_dims, **size),
@@ -56,7 +57,7 @@ def twin_of_v1(scope, v2):
             out_indices=(len(variant.depths) - 1,),
             pretrained2d=False,
         )
-    if scope == 'mmpretrain':
+    if host == 'mmpretrain':
         return dict(
             type='SwinTransformer',
             arch=dict(embed_dims=variant.embed_dims, **size),
@@ -105,7 +106,8 @@ def make_input(args, size):
 def main():
     args = parse_args()
     cfg = config_with_options(args.config, args.cfg_options)
-    init_default_scope(cfg.default_scope)
+    host = hosts.of(cfg)
+    host.use_registries()
     if not str(cfg.model.get('backbone', {}).get('type')).startswith('mmswinv2.'):
         raise UserError(f'the model of {args.config} has no backbone of mmswinv2')
     config = copy.deepcopy(cfg.model.backbone)
@@ -114,7 +116,7 @@ def main():
         config.init_cfg = dict(type='Pretrained', checkpoint=args.checkpoint)
     torch.manual_seed(0)
     v2 = MODELS.build(config)
-    v1 = MODELS.build(twin_of_v1(cfg.default_scope, v2))
+    v1 = MODELS.build(twin_of_v1(host.name, v2))
     for net in (v2, v1):
         net.init_weights()
     if args.v1_checkpoint:
@@ -156,5 +158,5 @@ def load_v1(net, path):
 
 
 if __name__ == '__main__':
-    with told_in_a_sentence():
+    with report_user_errors():
         main()

@@ -14,7 +14,7 @@ import torch
 from mmswinv2.checkpoints import fetch
 from mmswinv2.checkpoints.load import convert_file
 from mmswinv2.core.attention import ContinuousPositionBias
-from mmswinv2.errors import UserError, told_in_a_sentence
+from mmswinv2.errors import UserError, report_user_errors
 
 
 def parse_args():
@@ -114,5 +114,5 @@ def main():
 
 
 if __name__ == '__main__':
-    with told_in_a_sentence():
+    with report_user_errors():
         main()

@@ -5,7 +5,7 @@ import argparse
 from mmengine.config import DictAction
 
 from mmswinv2.engine.launch import config_with_options
-from mmswinv2.errors import told_in_a_sentence
+from mmswinv2.errors import report_user_errors
 
 
 def parse_args():
@@ -23,5 +23,5 @@ def main():
 
 
 if __name__ == '__main__':
-    with told_in_a_sentence():
+    with report_user_errors():
         main()

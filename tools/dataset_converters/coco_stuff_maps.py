@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 import pycocotools.mask as coco_mask
 
-from mmswinv2.errors import UserError, told_in_a_sentence
+from mmswinv2.errors import UserError, report_user_errors
 
 UNLABELLED = 255
 MAX_ID = 182  # COCO-stuff's last but `other`
@@ -85,7 +85,7 @@ def to_mask(segmentation, height, width):
         segmentation = coco_mask.frPyObjects(segmentation, height, width)
     mask = coco_mask.decode(segmentation).astype(bool)
     if mask.shape != (height, width):
-        raise ValueError(f'a mask is for an image of {mask.shape[1]}x{mask.shape[0]} pixels')
+        raise UserError(f'a mask is for an image of {mask.shape[1]}x{mask.shape[0]} pixels')
     return mask
 
 
@@ -221,5 +221,5 @@ def main():
 
 
 if __name__ == '__main__':
-    with told_in_a_sentence():
+    with report_user_errors():
         main()

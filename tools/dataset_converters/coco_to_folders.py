@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 
-from mmswinv2.errors import UserError, told_in_a_sentence
+from mmswinv2.errors import UserError, report_user_errors
 
 SPLITS = ('train2017', 'val2017')
 
@@ -108,5 +108,5 @@ def main():
 
 
 if __name__ == '__main__':
-    with told_in_a_sentence():
+    with report_user_errors():
         main()

@@ -18,7 +18,7 @@ import numpy as np
 from make_shapes import coverage, outline
 
 from mmswinv2.datasets import write_video
-from mmswinv2.errors import UserError, told_in_a_sentence
+from mmswinv2.errors import UserError, report_user_errors
 
 MOTIONS = ('left', 'right', 'up', 'down', 'growing', 'turning')
 SHAPES = ('square', 'triangle', 'star')  # a circle would not be seen to turn
@@ -148,5 +148,5 @@ def parse_args():
 
 
 if __name__ == '__main__':
-    with told_in_a_sentence():
+    with report_user_errors():
         make_motion(**vars(parse_args()))

@@ -21,7 +21,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from mmswinv2.errors import UserError, told_in_a_sentence
+from mmswinv2.errors import UserError, report_user_errors
 
 ANNOTATIONS = 'annotations/zhiyuan_objv2_{}.json'
 
@@ -184,5 +184,5 @@ def main():
 
 
 if __name__ == '__main__':
-    with told_in_a_sentence():
+    with report_user_errors():
         main()

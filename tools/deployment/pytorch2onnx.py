@@ -20,12 +20,12 @@ from mmengine.registry import MODELS
 from torch import nn
 from torch.fx.experimental import _config as symbols
 
-from mmswinv2 import compat
+from mmswinv2 import hosts
 from mmswinv2.analysis.model import ready
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.core import SwinV2
 from mmswinv2.engine.launch import config_with_options
-from mmswinv2.errors import UserError, told_in_a_sentence
+from mmswinv2.errors import UserError, report_user_errors
 
 TOLERANCE = 1e-4  # of the largest value
 
@@ -56,7 +56,7 @@ def parse_args():
 
 
 def build_features(cfg, checkpoint):
-    compat.apply()
+    hosts.apply()
     model = MODELS.build(ready(cfg))
     if not isinstance(getattr(model, 'backbone', None), SwinV2):
         raise UserError(f'{cfg.model.type} has no backbone of mmswinv2 to export')
@@ -153,5 +153,5 @@ def main():
 
 
 if __name__ == '__main__':
-    with told_in_a_sentence():
+    with report_user_errors():
         main()

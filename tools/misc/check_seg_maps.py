@@ -9,13 +9,14 @@ import sys
 
 from mmcv.transforms import LoadImageFromFile
 from mmengine.config import DictAction
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS
 from mmengine.utils import track_iter_progress
 
-from mmswinv2 import compat
-from mmswinv2.datasets import guard_seg_maps, has_seg_maps
+from mmswinv2 import hosts
 from mmswinv2.engine.launch import config_with_options
-from mmswinv2.errors import UserError, check_data, leaves, told_in_a_sentence
+from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.hosts.mmengine import name_unreadable_images
+from mmswinv2.hosts.mmseg import guard_seg_maps, has_seg_maps
 
 
 def parse_args():
@@ -51,13 +52,13 @@ def main():
     args = parse_args()
     cfg = config_with_options(args.config, args.cfg_options)
     kinds = ('train', 'val')
-    check_data(cfg, kinds)
-    compat.name_unreadable_images()
-    init_default_scope(cfg.default_scope)
+    hosts.check_data(cfg, kinds)
+    name_unreadable_images.apply()
+    hosts.of(cfg).use_registries()
     bad = looked_at = 0
     for kind in kinds:
         where = f'{kind}_dataloader'
-        for dataset in leaves(DATASETS.build(cfg[where].dataset)):
+        for dataset in hosts.inner_datasets(DATASETS.build(cfg[where].dataset)):
             if not has_seg_maps(dataset):
                 raise UserError(f'{args.config}: {where} has a data set without label maps')
             looked_at += len(dataset)
@@ -70,5 +71,5 @@ def main():
 
 
 if __name__ == '__main__':
-    with told_in_a_sentence():
+    with report_user_errors():
         main()

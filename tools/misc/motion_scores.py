@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmswinv2.errors import UserError, told_in_a_sentence
+from mmswinv2.errors import UserError, report_user_errors
 
 DIRECTIONS = 4  # left, right, up, down are the first classes of make_motion.py
 
@@ -46,5 +46,5 @@ def main():
 
 
 if __name__ == '__main__':
-    with told_in_a_sentence():
+    with report_user_errors():
         main()

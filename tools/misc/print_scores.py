@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from mmswinv2.errors import UserError, told_in_a_sentence
+from mmswinv2.errors import UserError, report_user_errors
 
 NAMES = {
     'coco/bbox_mAP': 'box AP',
@@ -41,5 +41,5 @@ def main():
 
 
 if __name__ == '__main__':
-    with told_in_a_sentence():
+    with report_user_errors():
         main()

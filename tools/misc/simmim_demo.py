@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from mmengine.config import DictAction
 from mmengine.dataset import Compose, default_collate
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 
+from mmswinv2 import hosts
 from mmswinv2.checkpoints import fetch, load_but
-from mmswinv2.compat_hosts import mend_host
 from mmswinv2.engine.launch import config_with_options
-from mmswinv2.errors import UserError, leaves, told_in_a_sentence
+from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.models.simmim import NormalizedPixelLoss, local_statistics
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
@@ -73,13 +73,13 @@ def main():
     if not files:
         raise UserError(f'{args.images} holds no picture ({", ".join(SUFFIXES)})')
     cfg = config_with_options(args.config, args.cfg_options)
-    mend_host(cfg.default_scope)
-    init_default_scope(cfg.default_scope)
+    hosts.of(cfg).apply()
+    hosts.of(cfg).use_registries()
     model = MODELS.build(cfg.model).eval()
     if not isinstance(getattr(model.head, 'loss_module', None), NormalizedPixelLoss):
         raise UserError(f'{args.config} is no SimMIM with mmswinv2.NormalizedPixelLoss')
     print(load_but(model, fetch(args.checkpoint)))
-    pipeline = Compose(next(leaves(cfg.train_dataloader.dataset)).pipeline)
+    pipeline = Compose(next(hosts.inner_datasets(cfg.train_dataloader.dataset)).pipeline)
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     np.random.seed(args.seed)
@@ -94,5 +94,5 @@ def main():
 
 
 if __name__ == '__main__':
-    with told_in_a_sentence():
+    with report_user_errors():
         main()

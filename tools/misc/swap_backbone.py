@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from mmswinv2.core.arguments import SHORT, VARIANTS
-from mmswinv2.errors import UserError, told_in_a_sentence
+from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.swap import (
     Options,
     default_window,
@@ -82,5 +82,5 @@ def main():
 
 
 if __name__ == '__main__':
-    with told_in_a_sentence():
+    with report_user_errors():
         main()

@@ -7,12 +7,13 @@ import cv2
 import torch
 from mmengine.config import DictAction
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 
+from mmswinv2 import hosts
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.datasets import UnreadableVideo, open_video, write_video
 from mmswinv2.engine.launch import config_with_options
-from mmswinv2.errors import UserError, leaves, told_in_a_sentence
+from mmswinv2.errors import UserError, report_user_errors
 
 
 def parse_args():
@@ -33,7 +34,7 @@ def parse_args():
 def classify(args, cfg):
     """Scores of all classes."""
     checkpoint = read_checkpoint(args.checkpoint)
-    init_default_scope(cfg.default_scope)
+    hosts.of(cfg).use_registries()
     cfg.model.backbone.init_cfg = None  # the checkpoint has all weights
     model = MODELS.build(cfg.model)
     try:
@@ -42,7 +43,7 @@ def classify(args, cfg):
         raise UserError(
             f'{args.checkpoint} does not fit the model of the config: {error}'
         ) from error
-    pipeline = Compose(next(leaves(cfg.test_dataloader.dataset)).pipeline)
+    pipeline = Compose(next(hosts.inner_datasets(cfg.test_dataloader.dataset)).pipeline)
     sample = pipeline(dict(filename=args.video, label=-1, start_index=0, modality='RGB'))
     with torch.no_grad():
         (result,) = model.to(args.device).eval().test_step(pseudo_collate([sample]))
@@ -67,7 +68,7 @@ def annotated(reader, lines, at_once=64):
 def main():
     args = parse_args()
     cfg = config_with_options(args.config, args.cfg_options)
-    if cfg.default_scope != 'mmaction':
+    if hosts.of(cfg).name != 'mmaction':
         raise UserError(f'{args.config} is no config of a video classifier of mmaction2')
     source = Path(args.video)
     target = Path(args.out or source.with_name(f'{source.stem}_demo.mp4'))
@@ -97,5 +98,5 @@ def main():
 
 
 if __name__ == '__main__':
-    with told_in_a_sentence():
+    with report_user_errors():
         main()

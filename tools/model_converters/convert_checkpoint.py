@@ -9,7 +9,7 @@ import argparse
 
 from mmswinv2.checkpoints import FORMATS, fetch, write_checkpoint
 from mmswinv2.checkpoints.load import convert_file, describe
-from mmswinv2.errors import UserError, told_in_a_sentence
+from mmswinv2.errors import UserError, report_user_errors
 
 
 def parse_args():
@@ -55,5 +55,5 @@ def main():
 
 
 if __name__ == '__main__':
-    with told_in_a_sentence():
+    with report_user_errors():
         main()

@@ -9,7 +9,7 @@ import argparse
 
 from mmswinv2.checkpoints import write_checkpoint
 from mmswinv2.checkpoints.sharded import read_sharded
-from mmswinv2.errors import told_in_a_sentence
+from mmswinv2.errors import report_user_errors
 
 
 def parse_args():
@@ -27,5 +27,5 @@ def main():
 
 
 if __name__ == '__main__':
-    with told_in_a_sentence():
+    with report_user_errors():
         main()

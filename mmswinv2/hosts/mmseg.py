@@ -1,4 +1,4 @@
-"""Label maps of segmentation data sets that cannot be right, told before they do harm.
+"""mmseg: segmentors, and label maps that cannot be right.
 
 mmseg looks at no label map: a map of another size than its image trains on the wrong pixels, and
 a label beyond the classes ends in a failed assertion on the GPU that names no file.
@@ -6,20 +6,99 @@ a label beyond the classes ends in a failed assertion on the GPU that names no f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmcv.transforms import LoadAnnotations
+import torch
 from PIL import Image
+from torch import nn
 
 from ..errors import UserError
-
-__all__ = ['SegMapGuard', 'guard_seg_maps', 'has_seg_maps', 'want_seg_maps']
+from .mmengine import Host, as_list, patch, replace
 
 _NOT_LABELLED = 255
 _WIDE_MODES = ('I', 'I;16', 'I;16B', 'I;16L', 'F')  # Pillow's for more than 8 bits
+
+
+@patch('mmseg', '<1.3')
+def draw_on_copies() -> None:
+    """Names of classes can be written on images that are views on their memory.
+
+    OpenCV refuses to; mmseg's own browse_dataset.py hands it such images.
+    """
+    from mmseg.visualization import SegLocalVisualizer
+
+    @replace(SegLocalVisualizer, '_draw_sem_seg')
+    def draw_on_copy(
+        draw: Any, self: Any, image: np.ndarray, *args: Any, **kwargs: Any
+    ) -> np.ndarray:
+        return draw(self, np.ascontiguousarray(image), *args, **kwargs)
+
+
+class MMSeg(Host):
+    """mmseg."""
+
+    name = 'mmseg'
+    extra = 'seg'
+    patches = (*Host.patches, draw_on_copies)
+    heads_autocast = True
+    swap_image_size = 64
+    draw_folder = 'visualizer.save_dir'
+    dump_metric = None
+
+    def explain_empty(self, dataset: Any, where: str) -> UserError | None:
+        """Look at the list of images, or at the folder and the ending of their names."""
+        from mmengine.registry import DATASETS
+
+        prefix = dataset.get('data_prefix')
+        folder = prefix.get('img_path') if isinstance(prefix, dict) else None
+        if folder is None:
+            return None
+        root = dataset.get('data_root') or ''
+        if split := dataset.get('ann_file'):
+            path = Path(root, split)
+            if path.read_text().strip():
+                return None
+            return UserError(f'{where}: {path} names no images')
+        with DATASETS.switch_scope_and_registry(self.name) as registry:
+            known = inspect.signature(registry.get(dataset['type'])).parameters
+        default = known['img_suffix'].default if 'img_suffix' in known else '.jpg'
+        suffix = dataset.get('img_suffix', default)
+        if any(Path(root, folder).rglob(f'*{suffix}')):
+            return None
+        return UserError(
+            f'{where}: {Path(root, folder)} has no image that ends in {suffix} (img_suffix)'
+        )
+
+    def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
+        """Want a label map for every image, check maps while they load, and count classes."""
+        if not has_seg_maps(dataset):
+            return False
+        if guard_seg_maps(dataset):
+            require_seg_maps(dataset, where)
+        check_heads(model, len(dataset.metainfo.get('classes') or ()), where)
+        return True
+
+    def sample_batch(self, cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:
+        """Images with a random class for each pixel."""
+        from mmengine.structures import PixelData
+        from mmseg.structures import SegDataSample
+
+        num_classes = as_list(cfg.model.decode_head)[-1].num_classes
+        meta = dict(img_shape=tuple(size), ori_shape=tuple(size), pad_shape=tuple(size))
+        inputs = [torch.randint(256, (3, *size), dtype=torch.uint8) for _ in range(count)]
+        labels = [PixelData(data=torch.randint(num_classes, (1, *size))) for _ in inputs]
+        samples = [SegDataSample(metainfo=meta, gt_sem_seg=label) for label in labels]
+        return dict(inputs=inputs, data_samples=samples)
+
+    def inference_sample(self, model: Any, meta: dict[str, Any]) -> Any:
+        """A sample with what is known of the image."""
+        from mmseg.structures import SegDataSample
+
+        return SegDataSample(metainfo=meta)
 
 
 class SegMapGuard:
@@ -43,6 +122,8 @@ class SegMapGuard:
         try:
             _want_8_bits(path)
             results = self.load(results)
+        except UserError:
+            raise
         except FileNotFoundError as error:
             raise UserError(f'the label map {path} does not exist') from error
         except (OSError, SyntaxError, ValueError, AttributeError) as error:  # of the decoders
@@ -106,13 +187,8 @@ def has_seg_maps(dataset: Any) -> bool:
     return hasattr(dataset, 'reduce_zero_label') and 'seg_map_path' in dataset.data_prefix
 
 
-def want_seg_maps(dataset: Any, where: str) -> None:
-    """Raise `UserError` if images of a data set of mmseg have no label map.
-
-    Args:
-        dataset: the data set.
-        where: the name of its data loader, for the message.
-    """
+def require_seg_maps(dataset: Any, where: str) -> None:
+    """Raise `UserError` if images of a data set of mmseg have no label map."""
     infos = (dataset.get_data_info(i) for i in range(len(dataset)))
     paths = [info['seg_map_path'] for info in infos if 'seg_map_path' in info]
     if dataset.backend_args or (paths and '://' in paths[0]):
@@ -128,9 +204,10 @@ def want_seg_maps(dataset: Any, where: str) -> None:
 def guard_seg_maps(dataset: Any) -> list[SegMapGuard]:
     """Let a data set of mmseg load its label maps through `SegMapGuard`; returns the guards.
 
-    Args:
-        dataset: the data set; its pipeline is changed in place.
+    The pipeline is changed in place.
     """
+    from mmcv.transforms import LoadAnnotations
+
     classes = dataset.metainfo.get('classes')
     num_classes = None if classes is None else len(classes)
     guards = []
@@ -152,3 +229,19 @@ def _step_lists(step: Any) -> Iterator[list]:
             yield from _step_lists(item)
     elif inner is not None:  # a transform around a pipeline of its own
         yield from _step_lists(inner)
+
+
+def check_heads(model: Any, num_classes: int, where: str) -> None:
+    """Raise `UserError` if a head of a segmentor has fewer classes than its data."""
+    model = getattr(model, 'module', model)  # inside test-time augmentation
+    for name in ('decode_head', 'auxiliary_head'):
+        heads = getattr(model, name, None)
+        for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
+            known = getattr(head, 'num_classes', num_classes)
+            # one channel tells two classes apart, and STDC's tells borders
+            binary = getattr(head, 'out_channels', 0) == 1 or hasattr(head, 'boundary_threshold')
+            if known < num_classes and not binary:
+                raise UserError(
+                    f'model.{name} has num_classes={known}, and the data set of {where} has '
+                    f'{num_classes} classes; set num_classes={num_classes} in every head'
+                )

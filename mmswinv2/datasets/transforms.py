@@ -1,19 +1,19 @@
-"""InstaBoost, made safe for a long training."""
+"""Transforms that the host packages lack: InstaBoost made safe, and frames of videos."""
 
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.logging import print_log
 
-from ..compat import let_instaboost_outline_masks
 from ..errors import UserError
+from ..hosts.mmdet import outline_masks
 from ..registry import TRANSFORMS
-
-__all__ = ['InstaBoost']
+from .video_files import open_video
 
 
 @TRANSFORMS.register_module()
@@ -81,7 +81,8 @@ class InstaBoost(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Treat an image and its instances, or return them as they came."""
-        movable, fixed = [], []
+        movable: list[dict] = []
+        fixed: list[dict] = []
         for instance in results.get('instances', []):
             (fixed if instance['ignore_flag'] else movable).append(instance)
         if not movable or np.random.rand() >= self.aug_ratio:
@@ -91,7 +92,7 @@ class InstaBoost(BaseTransform):
         # it takes RLE for an error, or, uncompressed, moves it without turning it over
         if not all(isinstance(instance.get('mask'), list) for instance in movable):
             return self._leave(results, 'an instance has no polygons')
-        let_instaboost_outline_masks()  # here, as loader workers may be new processes
+        outline_masks.apply()  # here, as loader workers may be new processes
         try:
             new = self.boost.transform({**results, 'instances': movable})
         except Exception as error:  # of whatever kind: one image must not end a training
@@ -118,6 +119,99 @@ class InstaBoost(BaseTransform):
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(aug_ratio={self.aug_ratio})'
+
+
+@TRANSFORMS.register_module()
+class VideoInit(BaseTransform):
+    """Opens ``filename``, as mmaction2's ``DecordInit`` does, by decord or else PyAV.
+
+    Adds ``video_reader``, ``total_frames``, ``avg_fps``.
+
+    Args:
+        num_threads: threads of decord.
+    """
+
+    def __init__(self, num_threads: int = 1) -> None:
+        self.num_threads = num_threads
+
+    def transform(self, results: dict) -> dict:
+        """Raise `UnreadableVideo` if no decoder can open the file."""
+        reader = open_video(results['filename'], self.num_threads)
+        results.update(video_reader=reader, total_frames=len(reader), avg_fps=reader.fps)
+        return results
+
+
+@TRANSFORMS.register_module()
+class VideoDecode(BaseTransform):
+    """Decodes the frames ``frame_inds``, as mmaction2's ``DecordDecode`` does.
+
+    Adds ``imgs``, a list of (H, W, 3) uint8 RGB, ``original_shape`` and ``img_shape``. Where decord
+    fails in the middle of a file PyAV tries the same frames.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Raise `UnreadableVideo` if a frame cannot be had."""
+        indices = np.asarray(results['frame_inds']).reshape(-1)
+        frames = results.pop('video_reader').read(indices)
+        results.update(imgs=list(frames), frame_inds=indices)
+        results['original_shape'] = results['img_shape'] = frames.shape[1:3]
+        return results
+
+
+@TRANSFORMS.register_module()
+class FiveCrop(BaseTransform):
+    """The four corners and the centre of every frame.
+
+    The paper tests Kinetics-400 with "4 x 5 views", 4 clips of 5 crops, and does not say where the
+    crops lie; these are those of mmaction2's ``TenCrop`` without its mirror images, to 3 pixels,
+    as that one rounds to fours.
+
+    Args:
+        crop_size: pixels, an int or (width, height).
+    """
+
+    def __init__(self, crop_size: int | tuple[int, int]) -> None:
+        self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
+        if len(self.crop_size) != 2 or min(self.crop_size) < 1:
+            raise UserError(f'crop_size must be an int or (width, height), got {crop_size!r}')
+
+    def transform(self, results: dict) -> dict:
+        """``imgs`` becomes all frames of the first crop, then of the second, ..."""
+        frames = results['imgs']
+        height, width = frames[0].shape[:2]
+        w, h = self.crop_size
+        if w > width or h > height:
+            raise UserError(
+                f'FiveCrop: crop_size {self.crop_size} is larger than the frames of '
+                f'{results.get("filename")}, {width}x{height}; a Resize must come before'
+            )
+        right, bottom = width - w, height - h
+        corners = [(0, 0), (right, 0), (0, bottom), (right, bottom), (right // 2, bottom // 2)]
+        results['imgs'] = [f[y : y + h, x : x + w] for x, y in corners for f in frames]
+        boxes = [(x, y, x + w, y + h) for x, y in corners for _ in frames]
+        results.update(crop_bbox=np.array(boxes), img_shape=(h, w))
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(crop_size={self.crop_size})'
+
+
+@TRANSFORMS.register_module()
+class ShuffleFrames(BaseTransform):
+    """Puts the frames of every clip into random order, the same for all clips of a video.
+
+    A control: what a network still knows then, it does not know from motion. It comes after
+    ``SampleFrames``. The order depends on the file name alone.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Reorder ``frame_inds``."""
+        length = results['clip_len']
+        seed = zlib.crc32(str(results.get('filename')).encode())
+        order = np.random.default_rng(seed).permutation(length)
+        clips = np.asarray(results['frame_inds']).reshape(-1, length)
+        results['frame_inds'] = clips[:, order].reshape(-1)
+        return results
 
 
 def _is_inside(box: Sequence[float], width: int, height: int) -> bool:

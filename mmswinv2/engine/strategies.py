@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO for recipes as they are written."""
+"""Ways to spread a training over processes: DDP, torch's FSDP, DeepSpeed's ZeRO."""
 
 from __future__ import annotations
 
@@ -6,28 +6,150 @@ import importlib.util
 import os
 import shutil
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from mmengine._strategy import DDPStrategy as _DDPStrategy
 from mmengine._strategy import DeepSpeedStrategy as _DeepSpeedStrategy
 from mmengine.config import ConfigDict
-from mmengine.dist import barrier, is_main_process
+from mmengine.device import get_device
+from mmengine.dist import barrier, get_world_size, is_main_process
 from mmengine.optim import BaseOptimWrapper
-from mmengine.runner.checkpoint import _load_checkpoint, load_state_dict
-from torch import nn
+from mmengine.runner.checkpoint import _load_checkpoint, load_state_dict, weights_to_cpu
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from ..checkpoints.files import HALF_WRITTEN
-from ..checkpoints.sharded import check_shards, is_sharded
+from ..checkpoints.sharded import check_shards, gathered, is_sharded, spread
+from ..core.block import Block
 from ..errors import UserError
 from ..registry import STRATEGIES
 from .storage import AtomicLocalBackend
-from .weights import REVISE_KEYS, revised, whole_weights
+from .weights import REVISE_KEYS, revised, unwrap_model, whole_weights
 
-__all__ = ['DeepSpeedStrategy']
+# what an optim_wrapper may have for DeepSpeed besides what is translated
+_DEEPSPEED_KEYS = {'optimizer', 'constructor', 'paramwise_cfg'}
 
-# what an optim_wrapper may have besides the optimizer and what is translated
-_KNOWN = {'optimizer', 'constructor', 'paramwise_cfg'}
+
+@STRATEGIES.register_module()
+class DDPStrategy(_DDPStrategy):
+    """mmengine's DDPStrategy, also on CPUs, with checkpoints that any program can read.
+
+    mmengine's writes every key with ``module.`` in front.
+
+    Args:
+        find_unused_parameters: see `torch.nn.parallel.DistributedDataParallel`.
+        **kwargs: of mmengine's.
+    """
+
+    model_wrapper: dict[str, Any] | None
+
+    def __init__(self, *, find_unused_parameters: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        wrapper = dict(
+            type='MMDistributedDataParallel',
+            broadcast_buffers=False,
+            find_unused_parameters=find_unused_parameters,
+        )
+        if not torch.cuda.is_available():
+            wrapper['device_ids'] = None
+        self.model_wrapper = {**wrapper, **(self.model_wrapper or {})}
+
+    def model_state_dict(self) -> dict[str, Any]:
+        """The weights, under the names of the unwrapped model."""
+        return weights_to_cpu(unwrap_model(self.model).state_dict())
+
+
+@STRATEGIES.register_module()
+class FSDPStrategy(DDPStrategy):
+    """Each process keeps its part of every parameter, gradient and state of the optimizer.
+
+    The blocks of the backbone are gathered one after the other, and what remains of the model
+    together. Checkpoints are plain files, as without a strategy, and each strategy reads them;
+    mmengine's FSDPStrategy needs a GPU and torch's older implementation.
+
+    Args:
+        reshard_after_forward: drop the gathered parameters of a block after its forward pass
+            (as ZeRO stage 3), or only after backward (as stage 2).
+        **kwargs: of mmengine's DDPStrategy.
+    """
+
+    def __init__(self, *, reshard_after_forward: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.reshard_after_forward = reshard_after_forward
+
+    def _wrap_model(self, model: nn.Module) -> nn.Module:
+        model = self.convert_model(model.to(get_device()))
+        mesh = init_device_mesh(torch.device(get_device()).type, (get_world_size(),))
+        for module in [*(m for m in model.modules() if isinstance(m, Block)), model]:
+            fully_shard(module, mesh=mesh, reshard_after_forward=self.reshard_after_forward)
+        return model
+
+    def save_checkpoint(self, filename: str, **kwargs: Any) -> None:
+        """Gather everything and let the first process write it; see mmengine's."""
+        own: Any = self.model.state_dict()
+        self._whole = (
+            OrderedDict((key, gathered(value, is_main_process())) for key, value in own.items()),
+            _map_state(
+                super().optim_state_dict(), lambda value, _: gathered(value, is_main_process())
+            ),
+        )
+        self._whole[0]._metadata = own._metadata  # type: ignore[attr-defined]  # layers' versions
+        super().save_checkpoint(filename, **kwargs)
+        del self._whole
+
+    def resume(self, filename: str, **kwargs: Any) -> dict:
+        """Go on from a plain checkpoint; see mmengine's."""
+        return super().resume(filename, **{**kwargs, 'map_location': 'cpu'})  # too large for a GPU
+
+    def model_state_dict(self) -> dict:
+        """The whole weights."""
+        return self._whole[0]
+
+    def optim_state_dict(self) -> dict:
+        """The whole state of the optimizer, numbered as without a strategy."""
+        return self._whole[1]
+
+    def load_model_state_dict(
+        self,
+        state_dict: dict,
+        *,
+        strict: bool = False,
+        revise_keys: Sequence[tuple[str, str]] = REVISE_KEYS,
+    ) -> None:
+        """Load whole weights; see mmengine's."""
+        state, own = revised(state_dict, revise_keys), self.model.state_dict()
+        for key, value in state.items():
+            if key in own and own[key].shape == value.shape:
+                state[key] = spread(value, own[key])
+        load_state_dict(self.model, state, strict, self.logger)
+
+    def load_optim_state_dict(self, state_dict: dict) -> None:
+        """Load a whole state of the optimizer."""
+        groups = self.optim_wrapper.optimizer.param_groups
+        parameters = [p for group in groups for p in group['params']]
+
+        def part(value: Tensor, number: int) -> Tensor:
+            like = parameters[number]
+            return spread(value, like) if value.shape == like.shape else value
+
+        self.optim_wrapper.load_state_dict(_map_state(state_dict, part))
+
+
+def _map_state(state_dict: dict, function: Any) -> dict:
+    """Apply ``function(tensor, number of its parameter)`` to the state of an optimizer."""
+    state = {
+        number: {
+            key: function(value, number) if isinstance(value, Tensor) else value
+            for key, value in values.items()
+        }
+        for number, values in state_dict['state'].items()
+    }
+    return {**state_dict, 'state': state}
 
 
 def find_ninja() -> None:
@@ -153,6 +275,6 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
             self.config['gradient_clipping'] = clip['max_norm']
         if (count := cfg.pop('accumulative_counts', 1)) != 1:
             self.config['gradient_accumulation_steps'] = count
-        if unknown := sorted(set(cfg) - _KNOWN):
+        if unknown := sorted(set(cfg) - _DEEPSPEED_KEYS):
             raise UserError(f'optim_wrapper has {unknown}, which DeepSpeed has no counterpart of')
         return {'type': 'DeepSpeedOptimWrapper', **cfg}

@@ -1,7 +1,7 @@
 import os
 import shutil
 
-from mmswinv2.engine.deepspeed import find_ninja
+from mmswinv2.engine.strategies import find_ninja
 
 
 def test_ninja_is_found_beside_the_interpreter(monkeypatch, tmp_path):

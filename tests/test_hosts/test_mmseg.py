@@ -8,10 +8,9 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 from torch import nn
 
-from mmswinv2.datasets import SegMapGuard, guard_seg_maps
-from mmswinv2.engine import CheckDatasetHook
-from mmswinv2.engine.hooks import _check_heads
 from mmswinv2.errors import UserError
+from mmswinv2.hosts import check_dataset
+from mmswinv2.hosts.mmseg import SegMapGuard, check_heads, guard_seg_maps
 from mmswinv2.swap import read_config
 from tests.test_tools.conftest import ROOT
 
@@ -50,7 +49,7 @@ def build(root, pipeline=LOAD, **kwargs):
 
 def refusal(root, **kwargs):
     dataset = build(root, **kwargs)
-    CheckDatasetHook().check(dataset, 'train_dataloader')
+    check_dataset(dataset, 'train_dataloader')
     with pytest.raises(UserError) as error:
         dataset[0]
     return str(error.value)
@@ -66,8 +65,8 @@ def test_a_good_map_is_loaded_as_ever(ade):
     dataset = build(ade)
     plain = dataset[0]['gt_seg_map']
     assert plain.max() == 255 and sorted(np.unique(plain))[-2] == 149
-    CheckDatasetHook().check(ConcatDataset([dataset]), 'train_dataloader')
-    CheckDatasetHook().check(dataset, 'train_dataloader')
+    check_dataset(ConcatDataset([dataset]), 'train_dataloader')
+    check_dataset(dataset, 'train_dataloader')
     (guard,) = [t for t in dataset.pipeline.transforms if isinstance(t, SegMapGuard)]
     assert guard.num_classes == 150 and not isinstance(guard.load, SegMapGuard)
     np.testing.assert_array_equal(dataset[0]['gt_seg_map'], plain)
@@ -77,12 +76,12 @@ def test_maps_that_are_missing(ade):
     path = ade / 'annotations/training/b.png'
     path.unlink()
     with pytest.raises(UserError, match=f'train.*1 of 2 images have no label map.*{path}.*png'):
-        CheckDatasetHook().check(build(ade), 'train_dataloader')
+        check_dataset(build(ade), 'train_dataloader')
 
 
 def test_a_map_that_vanishes_later(ade):
     dataset = build(ade)
-    CheckDatasetHook().check(dataset, 'train_dataloader')
+    check_dataset(dataset, 'train_dataloader')
     (ade / 'annotations/training/a.png').unlink()
     with pytest.raises(UserError, match='the label map .*a.png does not exist'):
         dataset[0]
@@ -135,7 +134,7 @@ def test_guards_inside_test_time_augmentation(ade):
 
 def test_custom_classes_are_chosen_out_of_all(ade):
     dataset = build(ade, metainfo=dict(classes=('wall', 'sky')))
-    CheckDatasetHook().check(dataset, 'train_dataloader')
+    check_dataset(dataset, 'train_dataloader')
     assert set(np.unique(dataset[0]['gt_seg_map'])) == {0, 1, 255}
     save(ade, np.full((20, 30), 151, np.uint8))
     with pytest.raises(UserError, match='label 151.* 150 classes; labels in the file must be 1 to'):
@@ -155,14 +154,14 @@ def test_another_label_for_none(ade):
     options = dict(type='BaseSegDataset', metainfo=dict(classes=('a', 'b')), img_suffix='.jpg',
                    seg_map_suffix='.png')  # fmt: skip
     dataset = build(ade, ignore_index=200, **options)
-    CheckDatasetHook().check(dataset, 'train_dataloader')
+    check_dataset(dataset, 'train_dataloader')
     assert (dataset[0]['gt_seg_map'] == 200).all()
     assert 'label 200' in refusal(ade, **options)
 
 
 def test_data_without_names_of_classes(ade):
     dataset = build(ade, type='BaseSegDataset', img_suffix='.jpg', seg_map_suffix='.png')
-    CheckDatasetHook().check(dataset, 'train_dataloader')
+    check_dataset(dataset, 'train_dataloader')
     assert dataset[0]['gt_seg_map'].max() == 150
     save(ade, np.zeros((2, 2), np.uint8))
     with pytest.raises(UserError, match='is 2x2 pixels'):
@@ -172,13 +171,13 @@ def test_data_without_names_of_classes(ade):
 def test_pipelines_that_load_no_map_want_none(ade):
     (ade / 'annotations/training/a.png').unlink()
     dataset = build(ade, pipeline=LOAD[:1])
-    CheckDatasetHook().check(dataset, 'test_dataloader')
+    check_dataset(dataset, 'test_dataloader')
     assert dataset[0]['img'].shape == (20, 30, 3)
 
 
 def test_inside_repeated_data(ade):
     dataset = RepeatDataset(build(ade), 2)
-    CheckDatasetHook().check(dataset, 'train_dataloader')
+    check_dataset(dataset, 'train_dataloader')
     save(ade, np.full((20, 30), 151, np.uint8))
     with pytest.raises(UserError, match='label 151'):
         dataset[2]
@@ -189,13 +188,13 @@ def test_inside_repeated_data(ade):
 def test_heads_with_fewer_classes(ade, few):
     cfg = Config.fromfile(ROOT / 'configs/segmentation/swinv2-nano_upernet_ade20k-128x128.py')
     dataset = build(ade)
-    CheckDatasetHook().check(dataset, 'val_dataloader', MODELS.build(cfg.model))
+    check_dataset(dataset, 'val_dataloader', MODELS.build(cfg.model))
     cfg.model[few].num_classes = 19
     words = f'model.{few} has num_classes=19, and the data set of val_dataloader has 150 classes'
     for tta in (False, True):
         cfg.model = dict(type='SegTTAModel', module=cfg.model) if tta else cfg.model
         with pytest.raises(UserError, match=words):
-            CheckDatasetHook().check(dataset, 'val_dataloader', MODELS.build(cfg.model))
+            check_dataset(dataset, 'val_dataloader', MODELS.build(cfg.model))
 
 
 @pytest.mark.filterwarnings('ignore::UserWarning:mm(engine|seg)')
@@ -206,9 +205,9 @@ def test_heads_that_have_fewer_classes_on_purpose(ade):
     cfg.model.backbone.init_cfg = cfg.model.backbone.backbone_cfg.init_cfg = None
     stdc = MODELS.build(cfg.model)
     assert {head.num_classes for head in stdc.auxiliary_head} == {2, 19}
-    _check_heads(stdc, 19, 'train_dataloader')
+    check_heads(stdc, 19, 'train_dataloader')
     head = dict(type='FCNHead', in_channels=8, channels=8, num_classes=2, out_channels=1,
                 loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True))  # fmt: skip
     binary = nn.ModuleDict(dict(decode_head=MODELS.build(head | dict(num_classes=1))))
     binary.decode_head = binary['decode_head']
-    _check_heads(binary, 2, 'train_dataloader')
+    check_heads(binary, 2, 'train_dataloader')

@@ -1,0 +1,203 @@
+"""The host packages: mmengine, mmdet, mmseg, mmaction2, mmpretrain; a file holds all of one.
+
+Everything else asks `of` for the host of a config. Importing this package imports no host but
+mmengine, and applies the patches that every use needs (`apply`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from .mmaction import MMAction
+from .mmdet import MMDet, outline_masks
+from .mmengine import Host, MMEngine, Patch, as_list, inner_datasets, training_pipeline
+from .mmpretrain import MMPretrain
+from .mmseg import MMSeg
+
+__all__ = [
+    'HOSTS',
+    'PATCHES',
+    'Host',
+    'Patch',
+    'apply',
+    'as_list',
+    'check_data',
+    'check_dataset',
+    'explain_empty_data',
+    'inner_datasets',
+    'input_size',
+    'of',
+]
+
+# in the order in which they are asked whether a data set is theirs
+HOSTS: tuple[Host, ...] = (MMEngine(), MMSeg(), MMAction(), MMPretrain(), MMDet())
+# every patch there is; `outline_masks` is applied by mmswinv2.InstaBoost
+PATCHES: tuple[Patch, ...] = (
+    *dict.fromkeys(p for host in HOSTS for p in (*host.early_patches, *host.patches)),
+    outline_masks,
+)
+
+
+def of(cfg: Any) -> Host:
+    """The host of a config, by its ``default_scope``; plain defaults for one not known here."""
+    scope = cfg.get('default_scope') or MMEngine.name
+    return next((host for host in HOSTS if host.name == scope), None) or Host(scope)
+
+
+def apply() -> None:
+    """Apply the patches that every use needs (`Host.early_patches`); repeated calls do nothing.
+
+    Called when this package is imported, and so at the first look-up of one of our types.
+    """
+    for host in HOSTS:
+        for patch in host.early_patches:
+            patch.apply()
+
+
+def check_data(cfg: Any, kinds: Sequence[str]) -> None:
+    """Look whether the files that the data loaders of a config name are there.
+
+    Args:
+        cfg: the config.
+        kinds: which of ``'train'``, ``'val'``, ``'test'`` will be used.
+
+    Raises:
+        UserError: naming the folder or file and the setting it comes from.
+    """
+    for where, dataset in _dataset_configs(cfg, kinds):
+        _check_files(dataset, where, of(cfg))
+
+
+def explain_empty_data(cfg: Any, kinds: Sequence[str]) -> UserError | None:
+    """Find the data set of which no sample is left, as mmengine does not say which it is."""
+    for where, dataset in _dataset_configs(cfg, kinds):
+        for host in HOSTS:
+            if (error := host.explain_empty(dataset, where)) is not None:
+                return error
+    return None
+
+
+def check_dataset(dataset: Any, where: str, model: Any = None) -> None:
+    """Let the host of a data set, or of each one inside it, look whether it fits the model.
+
+    Args:
+        dataset: the data set.
+        where: name of its data loader, for the message.
+        model: the model, if its heads are to be looked at.
+
+    Raises:
+        UserError: if annotations lack a class, or label maps or the heads do not fit.
+    """
+    for inner in inner_datasets(dataset):
+        for host in HOSTS:
+            if host.check_dataset(inner, where, model):
+                break
+
+
+def input_size(cfg: Any, given: Sequence[int] | None = None) -> tuple[int, ...]:
+    """The size that a config trains at: ``(H, W)``, or frames too for video: ``(T, H, W)``.
+
+    Of several scales, the largest; padded as the model pads it.
+
+    Args:
+        cfg: the config.
+        given: a size to take in its place.
+
+    Raises:
+        UserError: if the pipeline names no size, or `given` has another number of axes.
+    """
+    if given is not None:
+        axes = of(cfg).input_axes
+        if len(given) != axes or min(given) < 1:
+            raise UserError(f'--shape must be {axes} sizes for this config, got {list(given)}')
+        return tuple(given)
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    for augment in preprocessor.get('batch_augments') or ():
+        if 'size' in augment:
+            return tuple(augment['size'])
+    if preprocessor.get('size'):
+        return tuple(preprocessor['size'])
+    pipeline = training_pipeline(cfg)
+    frames = [t['clip_len'] for t in pipeline if 'clip_len' in t]
+    height, width = _last_size(pipeline)
+    if not frames:
+        divisor = preprocessor.get('pad_size_divisor', 1)
+        height, width = (-(-n // divisor) * divisor for n in (height, width))
+    return (*frames, height, width)
+
+
+def _last_size(pipeline: Sequence[Any]) -> tuple[int, int]:
+    for transform in reversed(pipeline):
+        for branch in transform.get('transforms', ()):
+            if isinstance(branch, (list, tuple)):
+                return max((_last_size(b) for b in transform['transforms']), key=_area)
+        if 'crop_size' in transform and 'Crop' in transform['type']:
+            size = transform['crop_size']
+            return (size, size) if isinstance(size, int) else tuple(size)
+        scale = transform.get('scale') or max(transform.get('scales', ()), default=None, key=_area)
+        if isinstance(scale, int):  # mmpretrain's for squares
+            return scale, scale
+        if scale and min(scale) > 0:
+            return min(scale), max(scale)  # whichever way round a picture is
+    raise UserError('the pipeline of this config says no size; give --shape')
+
+
+def _area(size: Sequence[int]) -> int:
+    return size[0] * size[1]
+
+
+def _dataset_configs(cfg: Any, kinds: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """The data sets of the loaders of some kinds, each with its loader's name."""
+    for kind in kinds:
+        loader = cfg.get(f'{kind}_dataloader') or {}
+        for dataset in inner_datasets(loader.get('dataset') or {}):
+            yield f'{kind}_dataloader', dataset
+
+
+def _check_files(dataset: Any, where: str, host: Host) -> None:
+    root, part = dataset.get('data_root') or '', dataset.get('ann_file') or ''
+    prefix = dataset.get('data_prefix') or {}
+    folders = prefix if isinstance(prefix, dict) else {'data_prefix': prefix}
+    if any('://' in text for text in (root, part, *folders.values())) or dataset.get(
+        'backend_args'
+    ):
+        return  # not on this disk
+    if root and not Path(root).is_dir():
+        raise UserError(
+            f'{where}: the folder {root} does not exist; put the data there, or name another with '
+            f'--cfg-options data_root=... (set in every data loader and evaluator)'
+        )
+    for key, name in folders.items():
+        if name and not (folder := Path(root, name)).is_dir():
+            hint = host.folder_hint(dataset, key)
+            raise UserError(f'{where}: the folder {folder} ({key}) does not exist{hint}')
+    if not part:
+        return
+    path = Path(root, part)
+    if not path.exists():
+        raise UserError(f'{where}: the annotation file {path} does not exist')
+    if path.suffix == '.json' and not _looks_like_json(path):
+        raise UserError(f'{where}: {path} is not JSON, or cut short; fetch or export it again')
+
+
+def _looks_like_json(path: Path) -> bool:
+    """Parse small files; look at both ends of large ones, which take long to parse."""
+    if path.stat().st_size < 2**24:
+        try:
+            json.loads(path.read_bytes())
+        except ValueError:
+            return False
+        return True
+    with path.open('rb') as file:
+        first = file.read(64).lstrip()[:1]
+        file.seek(-64, os.SEEK_END)
+        last = file.read().rstrip()[-1:]
+    return (first, last) in ((b'{', b'}'), (b'[', b']'))
+
+
+apply()

@@ -1,0 +1,207 @@
+"""mmaction2: video classifiers.
+
+mmaction2 1.2.0 refuses mmcv 2.2 and newer when it is imported. Its patch must be in place before
+that: import `mmswinv2.hosts` first.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import print_log
+from mmengine.utils import digit_version
+
+from ..errors import UserError
+from .mmengine import FILE_KEYS, Host, log_patch, patch, replace
+
+_MMCV_TOO_NEW = '2.2.0'  # mmaction2 1.2.0 refuses it and later ones at import
+
+
+@patch('mmaction', '<=1.2.0')
+def make_importable() -> None:
+    """Importing mmaction2 works beside mmcv 2.2 and newer, and without localizers.drn.
+
+    It refuses a mmcv of which it needs nothing that has changed, and its published package lacks
+    the module `mmaction.models.localizers.drn`.
+    """
+    if 'mmaction' not in sys.modules and not any(isinstance(f, _Finder) for f in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder(MetaPathFinder):
+    """Finds `mmaction` as usual, and has its import patched."""
+
+    searching = False
+
+    def find_spec(
+        self, name: str, path: Any = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != 'mmaction' or self.searching:
+            return None
+        self.searching = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.searching = False
+        if spec is not None and spec.loader is not None:
+            loader: Any = spec.loader
+            loader.exec_module = functools.partial(self.import_patched, loader.exec_module)
+        return spec
+
+    def import_patched(self, exec_module: Callable[[ModuleType], None], module: ModuleType) -> None:
+        """Import mmaction2 with a version of mmcv that it accepts; remove all traces of us."""
+        import mmcv
+
+        sys.meta_path.remove(self)
+        vars(module.__loader__).pop('exec_module')
+        version = mmcv.__version__
+        if digit_version(version) >= digit_version(_MMCV_TOO_NEW):
+            mmcv.__version__ = '2.1.99'
+            log_patch(f'mmaction2 accepts mmcv {version}')
+        try:
+            exec_module(module)
+        finally:
+            mmcv.__version__ = version
+        _stand_in_for_drn(Path(module.__path__[0]))
+
+
+def _stand_in_for_drn(mmaction: Path) -> None:
+    localizers = mmaction / 'models' / 'localizers'
+    if not localizers.exists() or (localizers / 'drn').exists():
+        return
+
+    class DRN:
+        """The localizer that the published package lacks."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            raise ImportError('DRN is missing from mmaction2 1.2.0 as published')
+
+    package = ModuleType('mmaction.models.localizers.drn')
+    package.__path__ = []
+    module = ModuleType(f'{package.__name__}.drn')
+    module.DRN = DRN  # type: ignore[attr-defined]
+    sys.modules[package.__name__] = package
+    sys.modules[module.__name__] = module
+    log_patch('mmaction2 can do without its missing module localizers.drn')
+
+
+@patch('mmaction', '>=1')
+def score_in_float32() -> None:
+    """Scores in bfloat16, which NumPy does not know, can be taken by heads of mmaction2."""
+    from mmaction.models.heads import BaseHead
+
+    for name in ('loss_by_feat', 'predict_by_feat'):
+
+        @replace(BaseHead, name)
+        def in_float32(
+            method: Any, self: Any, cls_scores: torch.Tensor, *args: Any, **kwargs: Any
+        ) -> Any:
+            return method(self, cls_scores.float(), *args, **kwargs)
+
+
+@patch('mmaction', '>=1', lambda: importlib.util.find_spec('moviepy') is None)
+def write_videos_by_pyav() -> None:
+    """Videos can be written by mmaction2 without moviepy."""
+    from mmaction.visualization.video_backend import LocalVisBackend
+
+    from ..datasets.video_files import write_video
+
+    @replace(LocalVisBackend, 'add_video')
+    def add_video_by_pyav(
+        add_video: Any,
+        self: Any,
+        name: str,
+        frames: np.ndarray,
+        step: int = 0,
+        fps: int = 4,
+        out_type: str = 'img',
+        **kwargs: Any,
+    ) -> None:
+        if out_type != 'video':
+            add_video(self, name, frames, step=step, fps=fps, out_type=out_type, **kwargs)
+            return
+        path = Path(self._save_dir, name).with_suffix('.mp4')
+        height, width = (side // 2 * 2 for side in frames.shape[1:3])  # as H.264 wants them
+        write_video(path, np.ascontiguousarray(frames[:, :height, :width, ::-1]), fps)
+
+
+class MMAction(Host):
+    """mmaction2."""
+
+    name = 'mmaction'
+    extra = 'video'
+    early_patches = (make_importable,)
+    patches = (*Host.patches, score_in_float32, write_videos_by_pyav)
+    input_axes = 3
+    draw_option = 'enable'
+    draw_folder = 'default_hooks.visualization.out_dir'
+
+    def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
+        """Refuse labels that are no class of the head."""
+        num_classes = getattr(getattr(model, 'cls_head', None), 'num_classes', None)
+        if num_classes is None or not hasattr(dataset, 'multi_class'):
+            return False
+        check_video_labels(dataset, num_classes, where)
+        return True
+
+    def keep_file_names(self, dataset: Any) -> None:
+        """Add them to what ``PackActionInputs`` keeps, which by itself keeps none."""
+        for transform in getattr(getattr(dataset, 'pipeline', None), 'transforms', ()):
+            if type(transform).__name__ == 'PackActionInputs':
+                transform.meta_keys = tuple(dict.fromkeys((*transform.meta_keys, *FILE_KEYS)))
+
+    def sample_batch(self, cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:
+        """Clips with a class each."""
+        from mmaction.structures import ActionDataSample
+
+        inputs = [torch.randint(256, (1, 3, *size), dtype=torch.uint8) for _ in range(count)]
+        samples = [ActionDataSample().set_gt_label(0) for _ in inputs]
+        return dict(inputs=inputs, data_samples=samples)
+
+    def run_head(self, model: Any, outputs: Any) -> None:
+        """Run the head on the maps of the backbone."""
+        model.cls_head(outputs)
+
+
+def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:
+    """Raise `UserError` if a video has a label that is no class of the head.
+
+    mmaction2 itself would end in a failed assertion on the GPU, or count the video as wrong.
+    """
+    if dataset.multi_class:
+        if dataset.num_classes != num_classes:
+            raise UserError(
+                f'{where}: the data set has num_classes={dataset.num_classes}, and model.cls_head '
+                f'{num_classes}'
+            )
+        return
+    unlabelled = 0
+    for i in range(len(dataset)):
+        video = dataset.get_data_info(i)
+        label = video.get('label')
+        unlabelled += isinstance(label, int) and label < 0
+        if isinstance(label, int) and label >= num_classes:
+            entry = video.get('where') or f'{dataset.ann_file}, video {i + 1}'
+            name = video.get('filename') or video.get('frame_dir')
+            raise UserError(
+                f'{where}: {entry}: label {label} of {name}, but model.cls_head has num_classes='
+                f'{num_classes}, labels 0 to {num_classes - 1}'
+            )
+    if unlabelled:
+        print_log(
+            f'{where}: {unlabelled} of {len(dataset)} videos have no label and count as wrong in '
+            'scores; only what --dump writes means something for them',
+            logger='current',
+            level=logging.WARNING,
+        )

@@ -1,0 +1,359 @@
+"""mmengine, and what every host package has in common: `Host`, `Patch`."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import runpy
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from mmengine.registry import init_default_scope
+from mmengine.runner import checkpoint
+from packaging.specifiers import SpecifierSet
+
+from ..errors import CheckpointError, UserError
+
+# the keys of a sample under which host packages keep the name of its file
+FILE_KEYS = ('img_path', 'filename', 'frame_dir')
+# distributions that may stand behind an import name, where it is not their own
+_DISTRIBUTIONS = {
+    'mmengine': ('onedl-mmengine',),
+    'mmcv': ('onedl-mmcv', 'mmcv-lite'),
+    'mmdet': ('onedl-mmdetection',),
+    'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
+    'mmaction': ('mmaction2',),
+    'mmpretrain': ('onedl-mmpretrain',),
+}
+_MARK = '_mmswinv2_patch'
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A repair of a package, for the versions of it that need one; see `patch`.
+
+    Attributes:
+        name: what works with it that did not before.
+        package: import name of the package.
+        versions: the versions it is for, such as ``'<0.10.8'``.
+        change: makes the change; called again, it must change nothing.
+        condition: what else must hold of the environment.
+    """
+
+    name: str
+    package: str
+    versions: str
+    change: Callable[[], None]
+    condition: Callable[[], bool]
+
+    def needed(self) -> bool:
+        """Whether what is installed needs it."""
+        version = installed_version(self.package)
+        known = version is not None and SpecifierSet(self.versions).contains(version, True)
+        return known and self.condition()
+
+    def apply(self) -> None:
+        """Make the change if it is needed."""
+        if self.needed():
+            self.change()
+
+
+def patch(
+    package: str, versions: str, condition: Callable[[], bool] = lambda: True
+) -> Callable[[Callable[[], None]], Patch]:
+    """Make a `Patch` of a function, named by the first line of its docstring."""
+
+    def decorate(change: Callable[[], None]) -> Patch:
+        name = (change.__doc__ or '').split('\n')[0].rstrip('.')
+        return Patch(name, package, versions, change, condition)
+
+    return decorate
+
+
+@functools.cache
+def installed_version(package: str) -> str | None:
+    """Version of the distribution behind an import name, without importing it."""
+    for name in (*_DISTRIBUTIONS.get(package, ()), package):
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return None
+
+
+def replace(owner: Any, name: str) -> Callable[[Callable[..., Any]], None]:
+    """Let the decorated function take the place of ``owner.name``, unless one of ours has it.
+
+    It is called with the original as its first argument.
+    """
+
+    def decorate(function: Callable[..., Any]) -> None:
+        original = getattr(owner, name)
+        if hasattr(original, _MARK):
+            return
+
+        @functools.wraps(original)
+        def replacement(*args: Any, **kwargs: Any) -> Any:
+            return function(original, *args, **kwargs)
+
+        setattr(replacement, _MARK, True)
+        setattr(owner, name, replacement)
+
+    return decorate
+
+
+def log_patch(text: str) -> None:
+    """Log what a patch did."""
+    print_log(f'mmswinv2.hosts: {text}', logger='current', level=logging.INFO)
+
+
+@patch('mmengine', '<0.10.8')
+def read_own_checkpoints() -> None:
+    """Checkpoints of mmengine can be read by mmengine.
+
+    Since torch 2.6 `torch.load` restores listed classes only, and mmengine's `HistoryBuffer`,
+    which stands in every checkpoint it writes, is not listed.
+    """
+    from ..checkpoints.files import harmless_globals
+
+    known = torch.serialization.get_safe_globals()
+    if missing := [entry for entry in harmless_globals() if entry not in known]:
+        torch.serialization.add_safe_globals(missing)
+        log_patch("mmengine's HistoryBuffer may be restored from checkpoints")
+
+
+@patch('mmengine', '>=0.10.8', lambda: hasattr(checkpoint, '_safe_torch_load'))
+def read_without_code() -> None:
+    """Reading a checkpoint runs no code from the file.
+
+    Where torch refuses, mmengine reads it a second time with ``weights_only=False``; and it allows
+    `getattr`, with which a file can reach any function.
+    """
+    from ..checkpoints.files import harmless_globals
+
+    @replace(checkpoint, '_safe_torch_load')
+    def load(original: Any, file: Any, map_location: Any = None, weights_only: Any = None) -> Any:
+        known = torch.serialization.get_safe_globals()  # leaving the context would forget them
+        allowed = [entry for entry in (slice, *harmless_globals()) if entry not in known]
+        try:
+            with torch.serialization.safe_globals(allowed):
+                return torch.load(file, map_location=map_location, weights_only=True)
+        except UnpicklingError as error:
+            raise CheckpointError(
+                f'{file} is no checkpoint, or restoring what it holds would run code from the file '
+                f'({str(error).splitlines()[0]}); see docs/checkpoints.md'
+            ) from error
+
+
+@patch('mmengine', '<0.10.8')
+def start_workers_late() -> None:
+    """Workers of a training by iterations start after hooks have checked their data set."""
+    from mmengine.runner.loops import _InfiniteDataloaderIterator
+
+    def batches(dataloader: Any) -> Iterator[Any]:
+        yield from dataloader  # which starts them, when the first batch is asked for
+
+    @replace(_InfiniteDataloaderIterator, '__init__')
+    def start(original: Any, self: Any, dataloader: Any) -> None:
+        self._dataloader, self._epoch = dataloader, 0
+        self._iterator = batches(dataloader)
+
+
+@patch('deepspeed', '>=0.13.2', lambda: not find_spec('deepspeed.runtime.fp16.onebit'))
+def register_deepspeed_optimizers() -> None:
+    """Optimizers of DeepSpeed are registered without the one-bit ones, which are gone."""
+    from mmengine._strategy import deepspeed as strategy
+    from mmengine.registry import OPTIMIZERS
+
+    @replace(strategy, 'register_deepspeed_optimizers')
+    def register(original: Any) -> list[str]:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
+        from deepspeed.ops.lamb import FusedLamb
+
+        optimizers = (DeepSpeedCPUAdam, FusedAdam, FusedLamb)
+        for optimizer in optimizers:
+            OPTIMIZERS.register_module(module=optimizer, force=True)
+        return [optimizer.__name__ for optimizer in optimizers]
+
+
+@patch('mmcv', '>=2')
+def name_unreadable_images() -> None:
+    """Errors for images that cannot be read name the file."""
+    from mmcv.transforms import LoadImageFromFile
+
+    @replace(LoadImageFromFile, 'transform')
+    def transform(load: Any, self: Any, results: dict) -> dict | None:
+        try:
+            return load(self, results)
+        except (OSError, AssertionError, SyntaxError) as error:  # Pillow's on damaged PNGs
+            raise UserError(
+                f'cannot read the image {results["img_path"]}: {error}; fetch it again, or take it '
+                'out of the annotation file'
+            ) from error
+
+
+class Host:
+    """What the package needs to know of a host package, with plain defaults.
+
+    Hosts have no state. Methods that take ``cfg`` take a whole config of this host.
+
+    Args:
+        name: import name of a package that has no class of its own here.
+
+    Attributes:
+        name: import name, and scope of its registries.
+        extra: the extra of our setup.py that installs it.
+        early_patches: applied in every process, before the host is imported.
+        patches: applied by `apply`; they import the host and what it builds on.
+        input_axes: axes of a sample without channels: 2 of an image, 3 of a video.
+        heads_autocast: whether heads run under autocast on a CPU.
+        swap_image_size: side of an image to try a swapped backbone on; ``None``: no swapping.
+        draw_option: setting of its visualization hook that switches it on.
+        draw_interval: whether that hook has to be told to leave no picture out.
+        draw_folder: setting for the folder of its pictures, with dots.
+        dump_metric: metric that writes predictions to a file; ``None``: they are label maps.
+        converts_checkpoints: whether tools/test.py takes checkpoints of any format.
+    """
+
+    name = 'mmengine'
+    extra: str | None = None
+    early_patches: tuple[Patch, ...] = ()
+    patches: tuple[Patch, ...] = (name_unreadable_images,)
+    input_axes = 2
+    heads_autocast = False
+    swap_image_size: int | None = None
+    draw_option = 'draw'
+    draw_interval = True
+    draw_folder = 'default_hooks.visualization.test_out_dir'
+    dump_metric: str | None = 'DumpResults'
+    converts_checkpoints = False
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name or self.name
+
+    def apply(self) -> None:
+        """Apply the patches; repeated calls do nothing."""
+        for patch in self.patches:
+            patch.apply()
+
+    def require(self, path: str) -> None:
+        """Raise `UserError` if the host of the config at `path` is not installed."""
+        if find_spec(self.name) is None:
+            hint = f": pip install '.[{self.extra}]' in a checkout" if self.extra else ''
+            raise UserError(
+                f'{path} needs {self.name} (its default_scope), which is not installed{hint}'
+            )
+
+    def use_registries(self) -> None:
+        """Let types without a prefix be looked up in this host."""
+        init_default_scope(self.name)
+
+    def run_script(self, name: str, arguments: Sequence[str]) -> None:
+        """Run a script that the host brings along in this process, with its own command line.
+
+        Scripts in ``analysis_tools`` come before those of the same name in other folders.
+
+        Raises:
+            UserError: if the host has none of that name.
+        """
+        spec = find_spec(self.name)
+        places = list(spec.submodule_search_locations or ()) if spec else []
+        found = [path for place in places for path in Path(place, '.mim', 'tools').rglob(name)]
+        if not found:
+            raise UserError(f'{self.name} brings no {name} along; reinstall it from its wheel')
+        script = str(min(found, key=lambda path: (path.parent.name != 'analysis_tools', str(path))))
+        before, sys.argv = sys.argv, [script, *arguments]
+        try:
+            runpy.run_path(script, run_name='__main__')
+        finally:
+            sys.argv = before
+
+    def folder_hint(self, dataset: Any, key: str) -> str:
+        """What to add to the error for a missing folder, `key` of the ``data_prefix``."""
+        return ''
+
+    def explain_empty(self, dataset: Any, where: str) -> UserError | None:
+        """The reason why a data set, given by its config, has no samples, if it is known."""
+        return None
+
+    def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
+        """Raise `UserError` if annotations and model do not fit; see `hosts.check_dataset`.
+
+        Returns:
+            whether it is a data set of this host.
+        """
+        return False
+
+    def keep_file_names(self, dataset: Any) -> None:
+        """Let the samples of a data set keep the names of their files (`FILE_KEYS`)."""
+
+    def default_tta_model(self, cfg: Any) -> dict[str, Any] | None:
+        """Config of a wrapper that merges the predictions on an image and on its mirror image.
+
+        Returns:
+            ``None`` if the host has none. Raises `UserError` if this model's cannot be merged.
+        """
+        return None
+
+    def sample_batch(self, cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:
+        """Random inputs and annotations for a training step, as a data loader hands them over.
+
+        Args:
+            cfg: the config.
+            size: ``(H, W)`` or ``(T, H, W)``.
+            count: number of samples.
+        """
+        raise UserError(f'no inputs are known for the models of {self.name} (default_scope)')
+
+    def inference_sample(self, model: Any, meta: dict[str, Any]) -> Any:
+        """A data sample without annotations; `meta` has ``img_shape`` and the like."""
+        raise NotImplementedError
+
+    def run_head(self, model: Any, outputs: Any) -> None:
+        """Run the head where a forward pass with ``mode='tensor'`` stops before it."""
+
+
+class MMEngine(Host):
+    """mmengine: the host of configs that name no other."""
+
+    early_patches = (
+        read_own_checkpoints,
+        read_without_code,
+        start_workers_late,
+        register_deepspeed_optimizers,
+    )
+
+
+def as_list(value: Any) -> list[Any]:
+    """A setting that may be one thing or several, as a list."""
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def inner_datasets(dataset: Any) -> Iterator[Any]:
+    """The data sets, or the configs of them, inside wrappers such as ConcatDataset."""
+    inner = getattr(dataset, 'datasets', None) or getattr(dataset, 'dataset', None)
+    if not inner:
+        yield dataset
+        return
+    for item in as_list(inner):
+        yield from inner_datasets(item)
+
+
+def training_pipeline(cfg: Any) -> Sequence[Any]:
+    """Configs of the transforms of the training set; of several sets, the first's.
+
+    Raises:
+        UserError: if the config has none.
+    """
+    loader = cfg.get('train_dataloader') or {}
+    for dataset in inner_datasets(loader.get('dataset') or {}):
+        if pipeline := dataset.get('pipeline'):
+            return pipeline
+    raise UserError('this config has no train_dataloader with a pipeline to take inputs from')

@@ -1,0 +1,171 @@
+"""mmpretrain: image classifiers and SimMIM."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..errors import UserError
+from .mmengine import Host, log_patch, patch, replace, training_pipeline
+
+
+def _lacks_compiled_half() -> bool:
+    """Whether torchvision cannot be imported because its compiled half is not for this torch."""
+    try:
+        importlib.import_module('torchvision')
+    except RuntimeError as error:
+        if 'torchvision::nms' not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.split('.')[0] == 'torchvision']:
+            del sys.modules[name]
+        return True
+    return False
+
+
+@patch('torchvision', '>=0', _lacks_compiled_half)
+def declare_operators() -> None:
+    """Importing torchvision works without its compiled half.
+
+    Its Python half misses two operators, which mmpretrain does not call.
+    """
+    library = torch.library.Library('torchvision', 'DEF')
+    library.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+    library.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+    torchvision: Any = importlib.import_module('torchvision')
+    torchvision._mmswinv2_library = library  # its operators go with it
+    log_patch('torchvision is without its compiled operators')
+
+
+def import_torchvision() -> None:
+    """Import torchvision, as mmpretrain will, with or without its compiled half.
+
+    Raises:
+        UserError: if torchvision is not installed.
+    """
+    if importlib.util.find_spec('torchvision') is None:
+        raise UserError(
+            'mmpretrain needs torchvision, which is not installed: pip install torchvision'
+        )
+    declare_operators.apply()
+
+
+@patch('mmpretrain', '>=1')
+def explain_wrong_crops() -> None:
+    """Errors for crops larger than their image say which and what to set."""
+    from mmpretrain.datasets.transforms import CenterCrop
+
+    @replace(CenterCrop, 'transform')
+    def transform(crop: Any, self: Any, results: dict) -> dict | None:
+        height, width = results['img'].shape[:2]
+        wanted_width, wanted_height = self.crop_size
+        if (height < wanted_height or width < wanted_width) and not self.auto_pad:
+            raise UserError(
+                f'{results.get("img_path", "an image")} is {width}x{height} where CenterCrop wants '
+                f'{wanted_width}x{wanted_height}; enlarge images first (ResizeEdge), or set '
+                'auto_pad=True'
+            )
+        return crop(self, results)
+
+
+@patch('mmpretrain', '>=1')
+def explain_wrong_masks() -> None:
+    """Errors for masks of SimMIM that do not divide their image say what to set."""
+    from mmpretrain.datasets.transforms import SimMIMMaskGenerator
+
+    @replace(SimMIMMaskGenerator, '__init__')
+    def init(
+        original: Any,
+        self: Any,
+        input_size: int = 192,
+        mask_patch_size: int = 32,
+        model_patch_size: int = 4,
+        mask_ratio: float = 0.6,
+    ) -> None:
+        if input_size % mask_patch_size or mask_patch_size % model_patch_size:
+            raise UserError(
+                f'SimMIMMaskGenerator: masks of {mask_patch_size} pixels must divide images of '
+                f'{input_size} (input_size), and patches of {model_patch_size} (model_patch_size) '
+                'the masks'
+            )
+        original(self, input_size, mask_patch_size, model_patch_size, mask_ratio)
+
+
+class MMPretrain(Host):
+    """mmpretrain."""
+
+    name = 'mmpretrain'
+    extra = 'pretrain'
+    patches = (declare_operators, *Host.patches, explain_wrong_crops, explain_wrong_masks)
+    draw_option = 'enable'
+    draw_folder = 'default_hooks.visualization.out_dir'
+    converts_checkpoints = True
+
+    def require(self, path: str) -> None:
+        """As `Host`; and have torchvision imported, before mmpretrain imports it."""
+        super().require(path)
+        import_torchvision()
+
+    def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
+        """Refuse labels that are no class of the head, and one-hot labels of another length."""
+        num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
+        if num_classes is None or not hasattr(dataset, 'get_gt_labels'):
+            return False
+        check_image_labels(dataset, num_classes, where)
+        known = getattr(model.data_preprocessor, 'num_classes', None)
+        # Mixup and the like are for training
+        one_hot = where == 'train_dataloader' and getattr(
+            model.data_preprocessor, 'to_onehot', False
+        )
+        if one_hot and known not in (None, num_classes):
+            raise UserError(
+                f'data_preprocessor.num_classes={known}, and model.head.num_classes={num_classes}; '
+                'set both to the number of classes'
+            )
+        return True
+
+    def default_tta_model(self, cfg: Any) -> dict[str, Any]:
+        """Average the scores."""
+        return dict(type='AverageClsScoreTTA')
+
+    def sample_batch(self, cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:
+        """Images with a class each, and a mask where the pipeline makes one (SimMIM)."""
+        from mmpretrain.structures import DataSample
+
+        inputs = [torch.randint(256, (3, *size), dtype=torch.uint8) for _ in range(count)]
+        samples = [DataSample().set_gt_label(0) for _ in inputs]
+        masks = [t for t in training_pipeline(cfg) if 'MaskGenerator' in t['type']]
+        for transform in masks:
+            patch = transform.get('model_patch_size', 4)
+            for sample in samples:
+                sample.mask = torch.zeros([n // patch for n in size], dtype=torch.long)
+        # SimMIM's preprocessor takes a batch, a classifier's a list
+        return dict(inputs=torch.stack(inputs) if masks else inputs, data_samples=samples)
+
+
+def check_image_labels(dataset: Any, num_classes: int, where: str) -> None:
+    """Raise `UserError` if images have other classes than the head."""
+    if not getattr(dataset, 'with_label', True):
+        return
+    known = len(dataset.CLASSES or ())
+    if known and known != num_classes:
+        raise UserError(
+            f'{where}: the data set has {known} classes, and model.head num_classes={num_classes}; '
+            f'set num_classes={known} in model.head and data_preprocessor, or give the data a '
+            'folder for every class, be it empty'
+        )
+    if known and hasattr(dataset, 'folder_to_idx'):
+        return  # labels are places among the folders
+    if not len(dataset) or not isinstance(dataset.get_data_info(0).get('gt_label'), int):
+        return  # several labels an image
+    labels = dataset.get_gt_labels()
+    if labels.max() >= num_classes:
+        image = dataset.get_data_info(int(labels.argmax()))['img_path']
+        raise UserError(
+            f'{where}: label {labels.max()} of {image}, but model.head has num_classes='
+            f'{num_classes}, labels 0 to {num_classes - 1}'
+        )

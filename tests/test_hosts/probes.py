@@ -1,0 +1,211 @@
+"""Shows the faults that the patches of `mmswinv2.hosts` are for, in a process without the patches.
+
+Prints JSON: name of the patch to whether its fault is there; packages that are not installed are
+left out.
+"""
+
+import builtins
+import contextlib
+import importlib.util
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+FOLDER = Path(tempfile.mkdtemp())
+PROBES = {}
+
+
+def probe(name, *packages):
+    """A function that raises, or returns True, if the fault is there."""
+
+    def register(function):
+        PROBES[name] = function, packages
+        return function
+
+    return register
+
+
+@probe('Checkpoints of mmengine can be read by mmengine', 'mmengine')
+def scalars():
+    from mmengine.logging import HistoryBuffer
+    from mmengine.runner import checkpoint
+
+    torch.save({'loss': HistoryBuffer([1.0], [1])}, FOLDER / 'run.pth')
+    checkpoint._load_checkpoint(str(FOLDER / 'run.pth'), map_location='cpu')
+
+
+class RunsCode:
+    def __reduce__(self):
+        return exec, ('import builtins; builtins.code_has_run = True',)
+
+
+@probe('Reading a checkpoint runs no code from the file', 'mmengine')
+def code():
+    from mmengine.runner import checkpoint
+
+    torch.save({'a': RunsCode()}, FOLDER / 'code.pth')
+    with contextlib.suppress(Exception):
+        checkpoint._load_checkpoint(str(FOLDER / 'code.pth'), map_location='cpu')
+    return hasattr(builtins, 'code_has_run')
+
+
+@probe(
+    'Workers of a training by iterations start after hooks have checked their data set', 'mmengine'
+)
+def late_workers():
+    from mmengine.runner.loops import _InfiniteDataloaderIterator
+
+    class Loader:
+        started = False
+
+        def __iter__(self):
+            self.started = True
+            return iter(())
+
+    loader = Loader()
+    _InfiniteDataloaderIterator(loader)
+    return loader.started
+
+
+@probe(
+    'Optimizers of DeepSpeed are registered without the one-bit ones, which are gone', 'deepspeed'
+)
+def one_bit():
+    from mmengine._strategy.deepspeed import register_deepspeed_optimizers
+
+    register_deepspeed_optimizers()
+
+
+@probe('Errors for images that cannot be read name the file', 'mmcv')
+def damaged_image():
+    from mmcv.transforms import LoadImageFromFile
+
+    path = FOLDER / 'damaged.png'
+    path.write_bytes(b'\x89PNG')
+    try:
+        LoadImageFromFile(imdecode_backend='pillow')({'img_path': str(path)})
+    except Exception as error:
+        return str(path) not in str(error)
+    return False
+
+
+@probe('Semantic maps with more values than classes can be drawn', 'mmdet')
+def semantic_maps():
+    from mmdet.visualization import DetLocalVisualizer
+    from mmengine.structures import PixelData
+
+    labels = PixelData(sem_seg=torch.full((1, 8, 8), 5))
+    DetLocalVisualizer()._draw_sem_seg(np.zeros((8, 8, 3), np.uint8), labels, ['a'], [(0, 0, 9)])
+
+
+@probe('Names of classes can be written on images that are views on their memory', 'mmseg')
+def views():
+    from mmengine.structures import PixelData
+    from mmseg.visualization import SegLocalVisualizer
+
+    image = np.zeros((3, 16, 16), np.uint8).transpose(1, 2, 0)[..., [2, 1, 0]]
+    labels = PixelData(data=torch.zeros(1, 16, 16, dtype=torch.long))
+    SegLocalVisualizer()._draw_sem_seg(image, labels, ['a'], [(0, 0, 9)])
+
+
+@probe('Masks of several parts can be treated by InstaBoost', 'instaboostfast')
+def outlines():
+    from instaboostfast import affine_transform
+
+    mask = np.zeros((20, 20), np.uint8)
+    mask[2:5, 2:5] = mask[8:18, 9:17] = 1
+    affine_transform.binary_mask_to_polygon(mask)
+
+
+@probe('Importing torchvision works without its compiled half', 'torchvision')
+def torchvision():
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.split('.')[0] == 'torchvision']:
+            del sys.modules[name]
+        raise
+
+
+@probe('Errors for crops larger than their image say which and what to set', 'mmpretrain')
+def crops():
+    from mmswinv2.hosts.mmpretrain import import_torchvision
+
+    import_torchvision()
+    from mmpretrain.datasets.transforms import CenterCrop
+
+    results = {'img': np.zeros((8, 8, 3), np.uint8), 'img_path': 'small.png'}
+    try:
+        CenterCrop(9)(results)
+    except Exception as error:
+        return 'small.png' not in str(error)
+    return True
+
+
+@probe('Errors for masks of SimMIM that do not divide their image say what to set', 'mmpretrain')
+def masks():
+    from mmpretrain.datasets.transforms import SimMIMMaskGenerator
+
+    try:
+        SimMIMMaskGenerator(96, 7)
+    except Exception as error:
+        return 'input_size' not in str(error)
+    return True
+
+
+@probe(
+    'Importing mmaction2 works beside mmcv 2.2 and newer, and without localizers.drn', 'mmaction'
+)
+def import_mmaction():
+    try:
+        import mmaction.models  # noqa: F401
+    except BaseException:
+        for name in [name for name in sys.modules if name.split('.')[0] == 'mmaction']:
+            del sys.modules[name]
+        raise
+
+
+# mmaction2 can be imported from here on
+
+
+@probe(
+    'Scores in bfloat16, which NumPy does not know, can be taken by heads of mmaction2',
+    'mmaction',
+)
+def bfloat16():
+    import mmswinv2.hosts  # noqa: F401, I001
+    from mmaction.models.heads import I3DHead
+    from mmaction.structures import ActionDataSample
+
+    scores = torch.zeros(2, 3, dtype=torch.bfloat16)
+    samples = [ActionDataSample().set_gt_label(0) for _ in scores]
+    I3DHead(num_classes=3, in_channels=4).loss_by_feat(scores, samples)
+
+
+@probe('Videos can be written by mmaction2 without moviepy', 'mmaction')
+def videos():
+    from mmaction.visualization.video_backend import LocalVisBackend
+
+    backend = LocalVisBackend(save_dir=str(FOLDER))
+    backend.add_video('a', np.zeros((2, 16, 16, 3), np.uint8), fps=2, out_type='video')
+
+
+def main():
+    found = {}
+    for name, (function, packages) in PROBES.items():
+        if any(importlib.util.find_spec(package) is None for package in packages):
+            continue
+        try:
+            found[name] = bool(function())
+        except Exception as error:
+            print(f'{name}: {error!r}', file=sys.stderr)
+            found[name] = True
+    print(json.dumps(found))
+
+
+if __name__ == '__main__':
+    main()

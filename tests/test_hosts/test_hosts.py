@@ -1,0 +1,112 @@
+"""Which host a config is of, and what it imports."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from mmengine.config import Config
+
+from mmswinv2 import hosts
+from mmswinv2.errors import UserError
+
+IMPORTS = """
+import sys
+import mmswinv2
+assert not [name for name in sys.modules if name.startswith(('mmengine', 'torch'))]
+import mmswinv2.registry
+assert 'mmswinv2.hosts' not in sys.modules  # nothing is patched by defining registries
+import mmswinv2.hosts
+loaded = {name.split('.')[0] for name in sys.modules}
+assert not loaded & {'mmcv', 'mmdet', 'mmseg', 'mmaction', 'mmpretrain', 'torchvision'}, loaded
+from mmengine.registry import MODELS
+MODELS.build(dict(type='mmswinv2.SwinTransformerV2', arch='nano'))
+loaded = {name.split('.')[0] for name in sys.modules}
+assert not loaded & {'mmcv', 'mmdet', 'mmseg', 'mmaction', 'mmpretrain', 'torchvision'}, loaded
+"""
+
+
+def test_hosts_are_imported_by_those_who_need_them():
+    run = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', IMPORTS], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize('name', ['mmengine', 'mmdet', 'mmseg', 'mmaction', 'mmpretrain', 'mmx'])
+def test_the_host_of_a_config(name):
+    host = hosts.of(Config(dict(default_scope=name)))
+    assert host.name == name
+    assert (type(host) is hosts.Host) == (name == 'mmx')
+
+
+def test_configs_without_a_scope_are_mmengines():
+    assert hosts.of({}).name == hosts.of(dict(default_scope=None)).name == 'mmengine'
+
+
+@pytest.fixture
+def loader(tmp_path):
+    """A config with one data set of two images, and its folder."""
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'list.json').write_text('{}')
+    dataset = dict(
+        type='CocoDataset', data_root=str(tmp_path), ann_file='list.json',
+        data_prefix=dict(img='images'),
+    )  # fmt: skip
+    cfg = Config(
+        dict(default_scope='mmdet', train_dataloader=dict(dataset=dict(datasets=[dataset])))
+    )
+    return cfg, cfg.train_dataloader.dataset.datasets[0], tmp_path
+
+
+def test_files_that_are_there(loader):
+    hosts.check_data(loader[0], ('train', 'val'))
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (dict(data_root='/none'), 'train_dataloader: the folder /none does not exist; put'),
+        (dict(data_prefix=dict(img='pictures')), r'pictures \(img\) does not exist$'),
+        (dict(data_prefix='pictures'), r'pictures \(data_prefix\) does not exist$'),
+        (dict(data_prefix=dict(img='images', seg='maps')), r'maps \(seg\).*see docs/data.md for'),
+        (dict(ann_file='none.json'), 'annotation file .*none.json does not exist'),
+    ],
+)
+def test_files_that_are_not_there(loader, change, words):
+    cfg, dataset, _ = loader
+    dataset.update(change)
+    with pytest.raises(UserError, match=words):
+        hosts.check_data(cfg, ('train',))
+    dataset.backend_args = dict(backend='petrel')  # elsewhere than on this disk
+    hosts.check_data(cfg, ('train',))
+
+
+@pytest.mark.parametrize('content', ['{"images": [', 'text'])
+def test_annotations_that_are_not_json(loader, content):
+    (loader[2] / 'list.json').write_text(content)
+    with pytest.raises(UserError, match='list.json is not JSON, or cut short'):
+        hosts.check_data(loader[0], ('train',))
+
+
+def test_annotations_of_nothing(loader):
+    cfg, dataset, folder = loader
+    assert hosts.explain_empty_data(cfg, ('val',)) is None
+    content = dict(images=[1], annotations=[], categories=[dict(id=1, name='cat')])
+    (folder / 'list.json').write_text(json.dumps(content))
+    assert 'has 1 images and 0 annotations' in str(hosts.explain_empty_data(cfg, ('train',)))
+    dataset.metainfo = dict(classes=('cat', 'dog'))
+    assert "lacks 1 of the 2 classes ('dog')" in str(hosts.explain_empty_data(cfg, ('train',)))
+
+
+def test_label_maps_of_nothing(tmp_path):
+    dataset = dict(
+        type='ADE20KDataset', data_root=str(tmp_path), data_prefix=dict(img_path='images')
+    )
+    cfg = Config(dict(default_scope='mmseg', train_dataloader=dict(dataset=dataset)))
+    assert 'no image that ends in .jpg' in str(hosts.explain_empty_data(cfg, ('train',)))
+    cfg.train_dataloader.dataset.ann_file = 'list.txt'
+    (tmp_path / 'list.txt').write_text('\n')
+    assert 'list.txt names no images' in str(hosts.explain_empty_data(cfg, ('train',)))
+    (tmp_path / 'list.txt').write_text('a\n')
+    assert hosts.explain_empty_data(cfg, ('train',)) is None

@@ -1,0 +1,100 @@
+import subprocess
+import sys
+
+import mmcv
+import pytest
+from mmengine.utils import digit_version
+
+from mmswinv2.hosts.mmaction import MMAction
+from tests.test_tools.conftest import ROOT
+
+IMPORT_MMACTION = """
+import sys
+import mmswinv2.hosts
+assert 'mmaction' not in sys.modules and 'mmcv' not in sys.modules
+import importlib.resources, importlib.util
+assert importlib.util.find_spec('mmaction') is not None  # a probe is no import
+import mmcv
+version = mmcv.__version__
+import mmaction.models
+assert mmcv.__version__ == version
+assert not [f for f in sys.meta_path if type(f).__module__.startswith('mmswinv2')]
+assert mmaction.__spec__.loader.__class__.__name__ == 'SourceFileLoader'
+assert 'exec_module' not in vars(mmaction.__spec__.loader)
+assert (importlib.resources.files('mmaction') / '__init__.py').is_file()
+from mmaction.models.localizers import DRN
+try:
+    DRN()
+except ImportError as error:
+    print(error)
+"""
+# each a way into mmaction2 of a script that is not ours
+INFERENCE = """
+import mmswinv2.hosts
+from mmaction.apis import init_recognizer
+model = init_recognizer('{config}', device='cpu')
+print(type(model.backbone).__name__)
+"""
+REGISTRY = """
+import mmswinv2.hosts
+from mmaction.registry import MODELS
+print(type(MODELS.build(dict(type='mmswinv2.VideoSwinTransformerV2', arch='nano'))).__name__)
+"""
+RUNNER = """
+from mmengine.config import Config
+from mmengine.runner import Runner
+cfg = Config.fromfile('{config}')
+cfg.work_dir = '{folder}'
+print(type(Runner.from_cfg(cfg).model.backbone).__name__)
+"""
+WITHOUT = 'from mmaction.apis import init_recognizer'
+
+
+def run(code):
+    return subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', code], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A config of mmaction2 that imports by itself what must come before mmaction2."""
+    path = tmp_path / 'config.py'
+    path.write_text(
+        f"_base_ = '{ROOT}/configs/video/video-swinv2-nano_motion.py'\n"
+        "custom_imports = dict(imports=['mmswinv2.hosts'])\n"
+    )
+    return path
+
+
+def test_mmaction_can_be_imported_but_is_not_by_itself():
+    done = run(IMPORT_MMACTION)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith('DRN is missing from mmaction2 1.2.0 as published')
+
+
+@pytest.mark.parametrize('code', [INFERENCE, REGISTRY, RUNNER], ids=['apis', 'registry', 'runner'])
+def test_one_line_makes_mmaction_take_our_types(code, config, tmp_path):
+    done = run(code.format(config=config, folder=tmp_path))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip().splitlines()[-1] == 'VideoSwinTransformerV2'
+
+
+def test_without_it_mmaction_refuses_mmcv():
+    if digit_version(mmcv.__version__) < digit_version('2.2.0'):
+        pytest.skip('mmaction2 accepts this mmcv')
+    done = run(WITHOUT)  # once it does not, docs/compatibility.md and README can forget the line
+    assert done.returncode == 1 and 'is used but incompatible' in done.stderr
+
+
+def test_files_of_clips_keep_their_names():
+    class PackActionInputs:
+        meta_keys = ('img_shape', 'filename')
+
+    class Dataset:
+        class pipeline:
+            transforms = (PackActionInputs(),)
+
+    MMAction().keep_file_names(Dataset)
+    (pack,) = Dataset.pipeline.transforms
+    assert pack.meta_keys == ('img_shape', 'filename', 'img_path', 'frame_dir')

@@ -1,0 +1,153 @@
+"""The table of patches: what is installed needs those it gets, and no others."""
+
+import functools
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from mmswinv2 import hosts
+from mmswinv2.hosts.mmengine import patch, replace
+from tests.test_tools.conftest import ROOT
+
+# name, package, versions: a patch that is added or dropped is added or dropped here too
+TABLE = [
+    ('Checkpoints of mmengine can be read by mmengine', 'mmengine', '<0.10.8'),
+    ('Reading a checkpoint runs no code from the file', 'mmengine', '>=0.10.8'),
+    (
+        'Workers of a training by iterations start after hooks have checked their data set',
+        'mmengine',
+        '<0.10.8',
+    ),
+    (
+        'Optimizers of DeepSpeed are registered without the one-bit ones, which are gone',
+        'deepspeed',
+        '>=0.13.2',
+    ),
+    ('Errors for images that cannot be read name the file', 'mmcv', '>=2'),
+    ('Names of classes can be written on images that are views on their memory', 'mmseg', '<1.3'),
+    (
+        'Importing mmaction2 works beside mmcv 2.2 and newer, and without localizers.drn',
+        'mmaction',
+        '<=1.2.0',
+    ),
+    (
+        'Scores in bfloat16, which NumPy does not know, can be taken by heads of mmaction2',
+        'mmaction',
+        '>=1',
+    ),
+    ('Videos can be written by mmaction2 without moviepy', 'mmaction', '>=1'),
+    ('Importing torchvision works without its compiled half', 'torchvision', '>=0'),
+    ('Errors for crops larger than their image say which and what to set', 'mmpretrain', '>=1'),
+    (
+        'Errors for masks of SimMIM that do not divide their image say what to set',
+        'mmpretrain',
+        '>=1',
+    ),
+    ('Semantic maps with more values than classes can be drawn', 'mmdet', '>=3'),
+    ('Masks of several parts can be treated by InstaBoost', 'instaboostfast', '<=0.1.2'),
+]
+DISTRIBUTIONS = {
+    'onedl-mmengine': 'mmengine', 'onedl-mmcv': 'mmcv', 'mmcv-lite': 'mmcv',
+    'onedl-mmdetection': 'mmdet', 'onedl-mmsegmentation': 'mmseg', 'mmsegmentation': 'mmseg',
+    'mmaction2': 'mmaction', 'onedl-mmpretrain': 'mmpretrain',
+}  # fmt: skip
+
+
+NEEDED = """
+import json
+from mmswinv2 import hosts
+print(json.dumps({patch.name: patch.needed() for patch in hosts.PATCHES}))
+"""
+
+
+def in_a_new_process(*command):
+    """The JSON in the last line that python prints."""
+    run = subprocess.run(
+        [sys.executable, '-W', 'ignore', *command], cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    print(run.stderr)
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope='module')
+def faults():
+    """Name of a patch to whether its fault shows here without any patch."""
+    return in_a_new_process('tests/test_hosts/probes.py')
+
+
+@pytest.fixture(scope='module')
+def needed():
+    """Name of a patch to whether it would be made here."""
+    return in_a_new_process('-c', NEEDED)
+
+
+def pinned():
+    """Package to the versions that our environments have."""
+    found = {}
+    for file in (ROOT / 'requirements').glob('*.txt'):
+        for line in file.read_text().splitlines():
+            line = line.partition('#')[0].strip()
+            if '==' in line:
+                pin = Requirement(line)
+                name = DISTRIBUTIONS.get(pin.name, pin.name)
+                found.setdefault(name, set()).add(next(iter(pin.specifier)).version)
+    return found
+
+
+def test_the_table_is_whole():
+    assert [(p.name, p.package, p.versions) for p in hosts.PATCHES] == TABLE
+
+
+@pytest.mark.parametrize('entry', hosts.PATCHES, ids=lambda p: p.name)
+def test_what_is_installed_needs_what_it_gets(entry, faults, needed):
+    if entry.name not in faults:
+        pytest.skip(f'{entry.package} is not installed')
+    assert needed[entry.name] == faults[entry.name]
+
+
+@pytest.mark.parametrize('entry', hosts.PATCHES, ids=lambda p: p.name)
+def test_one_of_our_environments_needs_it(entry):
+    versions = pinned()[entry.package]
+    assert any(SpecifierSet(entry.versions).contains(version) for version in versions)
+
+
+def test_the_documentation_lists_them():
+    text = (ROOT / 'docs/compatibility.md').read_text()
+    rows = re.findall(r'^\| ([^|]+) \| `(\w+)` \| `([^|`]+)` \|', text, re.MULTILINE)
+    assert rows == TABLE
+
+
+class Greeter:
+    def greet(self):
+        return 'hello'
+
+
+def make_louder():
+    @replace(Greeter, 'greet')
+    def louder(greet, self):
+        return greet(self) + '!'
+
+
+def test_a_patch_is_made_once_and_only_where_it_is_needed(monkeypatch):
+    monkeypatch.setattr(Greeter, 'greet', Greeter.greet)
+    patch('pytest', '<1')(make_louder).apply()
+    patch('pytest', '>=1', lambda: False)(make_louder).apply()
+    patch('no_such_package', '>=0')(make_louder).apply()
+    assert Greeter().greet() == 'hello'
+    for _ in range(2):
+        patch('pytest', '>=1')(make_louder).apply()
+    assert Greeter().greet() == 'hello!'
+
+
+def test_what_others_have_wrapped_is_patched_all_the_same(monkeypatch):
+    original = Greeter.greet
+    foreign = functools.wraps(original)(lambda self: original(self))
+    monkeypatch.setattr(Greeter, 'greet', foreign)
+    make_louder()
+    assert Greeter().greet() == 'hello!'
