@@ -17,8 +17,7 @@ from mmengine.optim import BaseOptimWrapper
 from mmengine.runner.checkpoint import _load_checkpoint, load_state_dict
 from torch import nn
 
-from ..checkpoints.files import HALF_WRITTEN
-from ..checkpoints.sharded import check_shards, is_sharded
+from ..checkpoints.files import HALF_WRITTEN, check_deepspeed_folder, is_deepspeed_folder
 from ..errors import UserError
 from ..registry import STRATEGIES
 from .storage import AtomicLocalBackend
@@ -96,13 +95,13 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
 
     def resume(self, filename: str, **kwargs: Any) -> dict:
         """Go on from a folder that as many processes wrote; see mmengine's."""
-        if not is_sharded(filename):
+        if not is_deepspeed_folder(filename):
             raise UserError(
                 f'{filename} was not written by DeepSpeed, and has no state of its optimizer to '
                 'resume from; take the weights alone with --cfg-options load_from=..., or resume '
                 'with the strategy that wrote it'
             )
-        check_shards(Path(filename))
+        check_deepspeed_folder(Path(filename))
         return super().resume(filename, **kwargs)
 
     def save_checkpoint(self, filename: str, **kwargs: Any) -> None:

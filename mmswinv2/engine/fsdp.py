@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from ..checkpoints.sharded import gathered, spread
+from ..checkpoints.load import shard_like, unshard
 from ..core.block import Block
 from ..registry import STRATEGIES
 from .ddp import DDPStrategy
@@ -52,9 +52,9 @@ class FSDPStrategy(DDPStrategy):
         """Gather everything and let the first process write it; see mmengine's."""
         own = self.model.state_dict()
         self._whole = (
-            OrderedDict((key, gathered(value, is_main_process())) for key, value in own.items()),
+            OrderedDict((key, unshard(value, is_main_process())) for key, value in own.items()),
             _map_state(
-                super().optim_state_dict(), lambda value, _: gathered(value, is_main_process())
+                super().optim_state_dict(), lambda value, _: unshard(value, is_main_process())
             ),
         )
         self._whole[0]._metadata = own._metadata  # the versions of layers
@@ -84,7 +84,7 @@ class FSDPStrategy(DDPStrategy):
         state, own = revised(state_dict, revise_keys), self.model.state_dict()
         for key, value in state.items():
             if key in own and own[key].shape == value.shape:
-                state[key] = spread(value, own[key])
+                state[key] = shard_like(value, own[key])
         load_state_dict(self.model, state, strict, self.logger)
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
@@ -94,7 +94,7 @@ class FSDPStrategy(DDPStrategy):
 
         def part(value: Tensor, number: int) -> Tensor:
             like = parameters[number]
-            return spread(value, like) if value.shape == like.shape else value
+            return shard_like(value, like) if value.shape == like.shape else value
 
         self.optim_wrapper.load_state_dict(_map_state(state_dict, part))
 

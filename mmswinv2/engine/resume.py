@@ -10,7 +10,7 @@ from mmengine.dist import all_gather_object, get_world_size
 from mmengine.logging import print_log
 
 from ..checkpoints import read_checkpoint
-from ..checkpoints.sharded import check_shards, is_sharded
+from ..checkpoints.files import check_deepspeed_folder, is_deepspeed_folder
 from ..errors import UserError
 from .storage import last_good_checkpoint
 
@@ -62,8 +62,8 @@ def look_at_checkpoint(cfg: Config, path: Path) -> None:
         UserError: if the config's strategy cannot resume from it.
         CheckpointError: if it is missing, truncated or unsafe.
     """
-    sharded = is_sharded(path)
-    checkpoint = check_shards(path) if sharded else read_checkpoint(path, mmap=True)
+    sharded = is_deepspeed_folder(path)
+    checkpoint = check_deepspeed_folder(path) if sharded else read_checkpoint(path, mmap=True)
     if not cfg.get('resume'):
         return
     if sharded and not _strategy(cfg).endswith('DeepSpeedStrategy'):

@@ -13,8 +13,12 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_from_local
 
-from ..checkpoints.files import HALF_WRITTEN, write_whole
-from ..checkpoints.sharded import is_sharded, read_sharded
+from ..checkpoints.files import (
+    HALF_WRITTEN,
+    is_deepspeed_folder,
+    read_deepspeed_folder,
+    write_atomically,
+)
 
 __all__ = [
     'AtomicLocalBackend',
@@ -36,7 +40,7 @@ class AtomicLocalBackend(LocalBackend):
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write `obj`; `filepath` is the old file or the whole new one, never a part of it."""
-        write_whole(filepath, lambda file: file.write(obj))
+        write_atomically(filepath, lambda file: file.write(obj))
         if Path(filepath).suffix == '.pth':
             self.remove_outdated(but=filepath)
 
@@ -73,8 +77,8 @@ def read_folders() -> None:
 
 
 def _read(filename: str, map_location: Any = None) -> Any:
-    if is_sharded(filename):
-        return read_sharded(filename)
+    if is_deepspeed_folder(filename):
+        return read_deepspeed_folder(filename)
     return load_from_local(filename, map_location)
 
 

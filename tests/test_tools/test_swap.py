@@ -14,7 +14,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmswinv2.core import VARIANTS, SwinV2
 from mmswinv2.errors import UserError
 from mmswinv2.swap import Options, find_config, read_config, swap_backbone, write_config
-from mmswinv2.swap.notes import dicts_in
+from mmswinv2.swap.config import dicts_in
 
 pytestmark = [
     # the hosts: old names of their own arguments, advice on their own losses
