@@ -1,21 +1,26 @@
 """Downloads, reading without running code, and writing atomically."""
 
+import hashlib
 import pickle
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import numpy as np
 import pytest
 import torch
 
 from mmswinv2.checkpoints import (
+    PUBLISHED,
     CheckpointError,
     fetch,
     load_pretrained,
     read_checkpoint,
     write_checkpoint,
 )
+from mmswinv2.checkpoints.files import cache_path, harmless_globals
 from mmswinv2.core import SwinV2
 from tests.test_checkpoints.conftest import weights
 
@@ -62,6 +67,45 @@ def test_a_download_that_breaks_off_leaves_nothing(server, tmp_path):
     assert [p for p in (tmp_path / 'torch').rglob('*') if p.is_file()] == []
 
 
+@pytest.fixture
+def published(server, monkeypatch):
+    """The first entry of the table, served here; sets its address and its SHA-256."""
+    name = next(iter(PUBLISHED))
+
+    def publish(folder, sha256):
+        url = f'{server.url}/{folder}/{name}.pth'
+        monkeypatch.setitem(PUBLISHED, name, replace(PUBLISHED[name], url=url, sha256=sha256))
+        return name, url
+
+    return publish
+
+
+def test_names_of_published_weights(published, server, tmp_path, monkeypatch):
+    content = f'/v2/{next(iter(PUBLISHED))}.pth'.encode()
+    name, url = published('v2', hashlib.sha256(content).hexdigest()[:8])
+    assert fetch(name) == fetch(url) == cache_path(url)
+    assert fetch(name).read_bytes() == content and len(server.asked) == 1
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text('a file of that name goes first')
+    assert fetch(name).read_text() == 'a file of that name goes first'
+
+
+def test_a_download_with_another_hash_is_refused(published, tmp_path):
+    name, url = published('v2', '00000000')
+    with pytest.raises(CheckpointError, match='SHA-256 begins .{8}, not 00000000'):
+        fetch(name)
+    assert not cache_path(url).exists()
+
+
+def test_unknown_names_and_missing_files():
+    with pytest.raises(CheckpointError, match='neither a file nor .*close to it: swinv2_tiny'):
+        fetch('swinv2_tiny_patch4_window16_255')
+    for path in ('swinv2_tiny.pth', 'folder/swinv2_tiny', '~/swinv2_tiny.pth'):
+        assert not fetch(path).exists()  # reported when it is read
+    with pytest.raises(CheckpointError, match='exist; the name swinv2_tiny_patch4_window16_256 al'):
+        read_checkpoint('swinv2_tiny_patch4_window16_256.pth')
+
+
 def test_what_cannot_be_fetched(tmp_path):
     with pytest.raises(CheckpointError, match='only files and http'):
         fetch('torchvision://swin_v2_t')
@@ -79,6 +123,18 @@ def test_safetensors(tmp_path):
     (tmp_path / 'cut.safetensors').write_bytes((tmp_path / 'model.safetensors').read_bytes()[:999])
     with pytest.raises(CheckpointError, match='truncated'):
         read_checkpoint(tmp_path / 'cut.safetensors')
+
+
+def test_what_is_allowed_stays_allowed(save):
+    """Reading forbids nothing that was allowed before, and allows nothing for good."""
+    path = save({'model': torch.ones(1), 'scalars': np.ones(2)})
+    before = set(torch.serialization.get_safe_globals())
+    assert read_checkpoint(path)['scalars'].sum() == 2
+    assert set(torch.serialization.get_safe_globals()) == before
+    with torch.serialization.safe_globals(harmless_globals()):
+        before = set(torch.serialization.get_safe_globals())
+        read_checkpoint(path)
+        assert set(torch.serialization.get_safe_globals()) == before
 
 
 class RunsCode:

@@ -5,11 +5,15 @@ import torch
 from torch import nn
 
 from mmswinv2.checkpoints import (
+    PUBLISHED,
     CheckpointError,
+    compare_keys,
+    fetch,
     load_but,
     load_pretrained,
     write_checkpoint,
 )
+from mmswinv2.checkpoints.files import cache_path
 from mmswinv2.core import SwinV2
 from tests.test_checkpoints.conftest import weights
 
@@ -106,10 +110,9 @@ def test_all_but_the_new_parts(stage_1):
     assert torch.equal(second['neck'].weight, model()['neck'].weight)
     for key in report.new:
         assert torch.equal(second.state_dict()[key], before[key])
-    assert (
-        'loaded 2, missing 0, unexpected 0, mismatched 0; 4 new (fc_cls.bias, fc_cls.weight, mask_head.bias'
-        in str(report)
-    )
+    text = str(report)
+    assert 'loaded 2, missing 0, unexpected 0, mismatched 0; 4 new (fc_cls.bias, fc_cls' in text
+    assert 'mask_head.weight), 2 of the file not used' in text
 
 
 @pytest.mark.parametrize(
@@ -138,3 +141,82 @@ def test_what_the_model_lacks(tmp_path):
     write_checkpoint({'state_dict': model(masks=True).state_dict()}, tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match='not in the model: 2, e.g. mask_head.weight'):
         load_but(model(), tmp_path / 'a.pth')
+
+
+def test_comparison_of_keys():
+    """Every key of model and file is in one list."""
+    own = {
+        'a.w': torch.zeros(2),
+        'a.b': torch.zeros(3),
+        'c': torch.zeros(1),
+        'new.w': torch.ones(1),
+    }
+    given = {
+        'a.w': torch.zeros(2),
+        'a.b': torch.zeros(4),
+        'd': torch.zeros(1),
+        'x.new': torch.ones(1),
+    }
+    report = compare_keys('file.pth', own, given, new=['new'])
+    assert (report.loaded, report.missing, report.unexpected) == (['a.w'], ['c'], ['d'])
+    assert report.mismatched == ['a.b [4], here [3]']
+    assert (report.new, report.unused) == (['new.w'], ['x.new'])
+    assert report.problems() == (
+        'another shape: 1, e.g. a.b [4], here [3]; missing in the file: 1, e.g. c; '
+        'not in the model: 1, e.g. d'
+    )
+    assert report.problems(optional=lambda key: key in 'cd').startswith('another shape')
+    assert 'missing' not in report.problems(optional=lambda key: key in 'cd')
+    lines = str(report).splitlines()
+    assert lines == [
+        'Loaded file.pth',
+        '  loaded 1, missing 1, unexpected 1, mismatched 1; 1 new (new.w), 1 of the file not used',
+        '  missing: c',
+        '  unexpected: d',
+        '  mismatched: a.b [4], here [3]',
+    ]
+
+
+def test_a_long_list_is_cut():
+    given = {f'k{i}': torch.zeros(1) for i in range(10)}
+    text = str(compare_keys('file.pth', {}, given))
+    assert text.endswith('unexpected: k0, k1, k2, k3, k4, k5, k6, k7 and 2 more')
+
+
+@pytest.mark.parametrize(('kept', 'enough'), [(0, False), (4, False), (5, True)])
+def test_next_to_nothing_is_not_enough(kept, enough, tmp_path):
+    """Of a model with 100 entries, 5 have to come from the file."""
+    names = [f'kept_{i}' if i < kept else f'fresh_{i}' for i in range(100)]
+    net = nn.ParameterDict({name: nn.Parameter(torch.zeros(1)) for name in names})
+    state = {name: torch.ones(1) for name in [*names[:kept], 'fresh_99']}
+    write_checkpoint({'state_dict': state}, tmp_path / 'a.pth')
+    if enough:
+        assert len(load_but(net, tmp_path / 'a.pth', ['fresh']).loaded) == kept
+    else:
+        with pytest.raises(CheckpointError, match=f'only {kept} of the 100 .*{100 - kept} entries'):
+            load_but(net, tmp_path / 'a.pth', ['fresh'])
+    assert sum(p.item() for p in net.values()) == (kept if enough else 0)
+
+
+def test_published_windows_are_checked_where_the_file_records_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path))
+    path = cache_path(PUBLISHED['swinv2_tiny_patch4_window16_256'].url)
+    write_checkpoint({'model': weights()}, path)
+    assert fetch('swinv2_tiny_patch4_window16_256') == path
+    with pytest.raises(CheckpointError, match=r'set pretrained_window_sizes=\[16, 16, 16, 8\]'):
+        load_pretrained(SwinV2('nano', window_size=16), path)
+    right = SwinV2('nano', window_size=24, pretrained_window_sizes=[16, 16, 16, 8])
+    assert load_pretrained(right, path).windows[3] == (8, 8)
+    write_checkpoint({'model': weights(tables=[(6, 6)] * 4)}, path)  # a record in the file counts
+    assert load_pretrained(SwinV2('nano', window_size=6), path).windows[3] == (6, 6)
+
+
+def test_a_file_of_more_stages_does_not_fit_a_whole_model(tmp_path):
+    """Also where it records windows of stages that the model does not have."""
+    net = nn.ModuleDict({'backbone': SwinV2('nano', window_size=8)})
+    state = weights(tables=[(8, 8)] * 4)
+    more = {k.replace('layers.3.', 'layers.4.'): v for k, v in state.items() if 'layers.3.' in k}
+    del state['head.weight'], state['head.bias']
+    write_checkpoint({'model': state | more}, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match='does not fit the model .*not in the model'):
+        load_but(net, tmp_path / 'a.pth')
