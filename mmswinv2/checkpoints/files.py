@@ -10,7 +10,7 @@ import hashlib
 import importlib
 import os
 import pickle
-import tempfile
+import secrets
 from collections.abc import Callable, Iterable
 from http.client import HTTPException
 from pathlib import Path
@@ -24,6 +24,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .published import PUBLISHED, published_weights
+
+_Allowed = Callable[..., Any] | tuple[Callable[..., Any], str]
 
 HALF_WRITTEN = '.part-'  # stands in the names of files that are being written
 
@@ -163,20 +165,16 @@ def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> Any:
         raise _unreadable(path, error) from error
 
 
-def harmless_globals(
-    names: Iterable[str] = _HARMLESS,
-) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    """What restoring mmengine's own checkpoints needs, as far as it is installed.
+def harmless_globals(names: Iterable[str] = _HARMLESS) -> list[_Allowed]:
+    """What `torch.serialization` has to allow for mmengine's checkpoints, as far as installed.
 
     Args:
-        names: of classes and functions, with their modules.
+        names: classes and functions with their modules.
 
     Returns:
-        objects and the names under which files ask for them, for `torch.serialization`.
+        pairs of an object and the name that files have for it.
     """
-    found: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-        (_statistic, 'builtins.getattr')
-    ]
+    found: list[_Allowed] = [(_statistic, 'builtins.getattr')]
     for name in names:
         module, _, attribute = name.rpartition('.')
         try:
@@ -206,23 +204,16 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
     """Let `write` fill a new file beside `path` and move it there once it is on the disk."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}{HALF_WRITTEN}')
+    part = path.with_name(f'.{path.name}{HALF_WRITTEN}{secrets.token_hex(4)}')
     try:
-        with os.fdopen(handle, 'wb') as file:
+        with part.open('xb') as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        part.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -271,12 +262,12 @@ def read_deepspeed_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
     saved = check_deepspeed_folder(path)
     try:
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+        state = get_fp32_state_dict_from_zero_checkpoint(str(path.parent), path.name)
     except ImportError as error:
         raise CheckpointError(
             f'{path} was written by DeepSpeed: `pip install deepspeed`'
         ) from error
-    try:
-        state = get_fp32_state_dict_from_zero_checkpoint(str(path.parent), path.name)
     except (KeyError, ValueError, FileNotFoundError) as error:
         raise CheckpointError(f'{path} is not whole: {error}') from error
     return {'state_dict': state, **{k: saved[k] for k in ('meta', 'message_hub') if k in saved}}

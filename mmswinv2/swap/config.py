@@ -81,19 +81,19 @@ class Notes:
     changed: list[str] = field(default_factory=list)
     judge: list[str] = field(default_factory=list)
 
-    def set(self, node: Any, key: str, value: Any, path: str, why: str) -> None:
-        """Set ``node[key]`` and note it, if that changes anything."""
-        if key in node and node[key] == value:
-            return
-        old = _short(node[key]) if key in node else 'unset'
-        node[key] = value
-        self.changed.append(f'{join_path(path, key)}: {old} -> {_short(value)} ({why})')
+    def set(self, node: Any, path: str, why: str, **values: Any) -> None:
+        """Set entries of the node at `path`, and note those that change."""
+        for key, value in values.items():
+            if key not in node or node[key] != value:
+                old = _short(node[key]) if key in node else 'unset'
+                node[key] = value
+                self.changed.append(f'{join_path(path, key)}: {old} -> {_short(value)} ({why})')
 
-    def remove(self, node: Any, key: str, path: str, why: str) -> None:
-        """Remove ``node[key]`` and note it, if it is there and not ``None``."""
-        old = node.pop(key, None)
-        if old is not None:
-            self.changed.append(f'{join_path(path, key)}: {_short(old)} removed ({why})')
+    def remove(self, node: Any, path: str, why: str, *keys: str) -> None:
+        """Remove entries of the node at `path`, and note those that were not ``None``."""
+        for key in keys:
+            if (old := node.pop(key, None)) is not None:
+                self.changed.append(f'{join_path(path, key)}: {_short(old)} removed ({why})')
 
 
 def write_config(path: Path, cfg: Config, notes: Notes, origin: str, command: str) -> None:

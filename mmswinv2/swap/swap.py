@@ -211,13 +211,12 @@ def _choose_weights(options: Options, window: int) -> tuple[dict[str, Any], str]
 def _remove_old_weights(cfg: Config, path: str, owner: Any, old: Any, notes: Notes) -> None:
     why = 'weights of the old backbone'
     for where, node in {'model': cfg.model, path: owner}.items():
-        for key in ('pretrained', 'init_cfg'):
-            notes.remove(node, key, where, why)
+        notes.remove(node, where, why, 'pretrained', 'init_cfg')
     if cfg.get('load_from'):
-        notes.set(cfg, 'load_from', None, '', 'a whole model with the old backbone')
+        notes.set(cfg, '', 'a whole model with the old backbone', load_from=None)
     addresses = {init.get('checkpoint') for init in inits_of(old)}
-    for key in [k for k, v in cfg.items() if isinstance(v, str) and v in addresses]:
-        notes.remove(cfg, key, '', why)
+    variables = [key for key, v in cfg.items() if isinstance(v, str) and v in addresses]
+    notes.remove(cfg, '', why, *variables)
 
 
 def _set_statistics(cfg: Any, notes: Notes) -> None:
@@ -231,16 +230,12 @@ def _set_statistics(cfg: Any, notes: Notes) -> None:
         elif kind.lower().endswith('datapreprocessor') and 'data_preprocessor' not in node:
             preprocessors.append((path, node))
     for path, node in normalises:
-        notes.set(node, 'mean', _MEAN, path, why)
-        notes.set(node, 'std', _STD, path, why)
-        notes.set(node, 'to_rgb', True, path, why)
+        notes.set(node, path, why, mean=_MEAN, std=_STD, to_rgb=True)
     for path, node in preprocessors:
         if node.get('mean') is None and normalises:
             continue  # the pipelines do it
-        notes.set(node, 'mean', _MEAN, path, why)
-        notes.set(node, 'std', _STD, path, why)
-        notes.remove(node, 'rgb_to_bgr', path, why)
-        notes.set(node, 'bgr_to_rgb', True, path, why)
+        notes.remove(node, path, why, 'rgb_to_bgr')
+        notes.set(node, path, why, mean=_MEAN, std=_STD, bgr_to_rgb=True)
     if not normalises and not preprocessors:
         notes.judge.append(
             f'nothing normalises the images: the weights expect RGB, mean {_MEAN}, std {_STD}'
@@ -250,14 +245,7 @@ def _set_statistics(cfg: Any, notes: Notes) -> None:
 def _set_optimizer(
     cfg: Any, names: Sequence[str], scope: str, options: Options, notes: Notes
 ) -> float | None:
-    """Set AdamW with our parameter groups.
-
-    Args:
-        cfg: the config.
-        names: parameters of the new model, to see which multipliers still apply.
-        scope: the config's package.
-        options: lr and layer decay.
-        notes: takes down what is changed.
+    """Set AdamW with our groups of the parameters `names`.
 
     Returns:
         the learning rate, ``None`` if the config trains nothing.
@@ -270,15 +258,15 @@ def _set_optimizer(
     if str(old.type) != 'AdamW':
         paper, source = _LR[scope]
         new = dict(type='AdamW', lr=lr or paper, betas=(0.9, 0.999), weight_decay=_WEIGHT_DECAY)
-        why = 'as asked' if lr else source
-        notes.set(wrapper, 'optimizer', new, path, f'SwinV2 is trained with AdamW; {why}')
+        why = f'SwinV2 is trained with AdamW; {"as asked" if lr else source}'
+        notes.set(wrapper, path, why, optimizer=new)
         base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
         if base != 16 and not lr:
             batch = base or 'a batch that it does not name (auto_scale_lr)'
             notes.judge.append(f'lr {paper} is meant for batch 16; this config is for {batch}')
     else:
         if lr:
-            notes.set(old, 'lr', lr, f'{path}.optimizer', 'as asked')
+            notes.set(old, f'{path}.optimizer', 'as asked', lr=lr)
         notes.judge.append(
             f'AdamW with lr {old.lr} and weight decay {old.get("weight_decay", 0.01)} was tuned '
             'for the old backbone'
@@ -304,8 +292,8 @@ def _set_groups(
     if kept:
         groups['custom_keys'] = kept
     why = 'no weight decay on norms, biases, cpb_mlp and logit_scale'
-    notes.set(wrapper, 'constructor', _CONSTRUCTOR, path, why)
-    notes.set(wrapper, 'paramwise_cfg', groups, path, 'options of that constructor')
+    notes.set(wrapper, path, why, constructor=_CONSTRUCTOR)
+    notes.set(wrapper, path, 'options of that constructor', paramwise_cfg=groups)
     if lost:
         some = ', '.join(lost[:4]) + (', ...' if len(lost) > 4 else '')
         notes.judge.append(f'{path}: {len(lost)} custom_keys match nothing now and went: {some}')
@@ -323,9 +311,9 @@ def _set_schedules(cfg: Any, lr: float, notes: Notes) -> None:
         path = join_path('param_scheduler', i) if listed is schedules else 'param_scheduler'
         for key in ('eta_min', 'min_value'):
             if schedule.get(key, 0) >= lr:
-                notes.set(schedule, key, 0.0, path, f'it was not below the new lr {lr}')
+                notes.set(schedule, path, f'it was not below the new lr {lr}', **{key: 0.0})
         if 'eta_max' in schedule:
-            notes.set(schedule, 'eta_max', lr, path, 'the new lr')
+            notes.set(schedule, path, 'the new lr', eta_max=lr)
     kept = [s for s in listed if not str(s.type).endswith('Momentum')]
     if len(kept) < len(listed):
         cfg.param_scheduler = kept

@@ -217,17 +217,10 @@ def _taken(node: Any, count: int, where: str) -> list[int]:
 def _skip_unused(
     neck: Any, taker: _Consumer, old: Sequence[Level], count: int, notes: Notes
 ) -> list[int]:
-    """Leave out maps that the neck ignores, as their norms would get no gradient.
-
-    Args:
-        neck: config of the neck, or a list of them.
-        taker: the first neck.
-        old: the maps of the old backbone.
-        count: how many maps the neck returns.
-        notes: takes down what is changed.
+    """Leave out maps that the first neck, `taker`, ignores: their norms would get no gradient.
 
     Returns:
-        which of the maps are kept.
+        which of the maps are kept; the neck still returns `count` maps of them.
     """
     everything = list(range(len(old)))
     first = taker.cfg.get('start_level', 0) or taker.indices[0]
@@ -251,10 +244,9 @@ def _skip_unused(
             'that training on several GPUs needs find_unused_parameters=True'
         )
         return everything
+    changes.pop('in_channels', None)  # follows with the other channels
     why = 'maps below it are not made, as their norms would get no gradient'
-    for key in ('start_level', 'end_level'):
-        if key in changes:
-            notes.set(taker.cfg, key, changes[key], taker.path, why)
+    notes.set(taker.cfg, taker.path, why, **changes)
     return everything[first:]
 
 
@@ -267,15 +259,8 @@ def _fit(
 ) -> list[int]:
     """Write the new channels, indices and strides into the parts that take maps.
 
-    Args:
-        consumers: the parts.
-        old: the maps they take now.
-        new: as many maps of SwinV2.
-        notes: takes down what is changed.
-        kept: which of the maps are kept; ``None``: those that a consumer takes.
-
     Returns:
-        which of the maps are kept.
+        which of the maps are kept; unless `kept` is given, those that a part takes.
     """
     if kept is None:
         used = {i for c in consumers for i in c.indices}
@@ -303,18 +288,18 @@ def _fit(
             channels.reverse()
         is_list = isinstance(value, (list, tuple))
         written = type(value)(channels) if is_list else channels[0]
-        notes.set(cfg, key, written, path, 'channels of SwinV2')
+        notes.set(cfg, path, 'channels of SwinV2', **{key: written})
         if cfg.get('c1_in_channels'):
-            notes.set(cfg, 'c1_in_channels', new[0].channels, path, 'channels of SwinV2')
+            notes.set(cfg, path, 'channels of SwinV2', c1_in_channels=new[0].channels)
         if 'in_index' in cfg:
             index = [kept.index(i) for i in taken]
             if [i % len(old) for i in _listed(cfg.in_index)] != index:
                 value = index if is_list else index[0]
-                notes.set(cfg, 'in_index', value, path, 'maps that no head takes are left out')
+                notes.set(cfg, path, 'maps that no head takes are left out', in_index=value)
         if len(cfg.get('strides', ())) == len(taken):
             strides = [new[i].stride for i in taken]
             if list(cfg.strides) != strides:
-                notes.set(cfg, 'strides', strides, path, 'strides of SwinV2')
+                notes.set(cfg, path, 'strides of SwinV2', strides=strides)
     return kept
 
 
