@@ -7,12 +7,14 @@ import torch
 
 from mmswinv2.checkpoints import (
     CheckpointError,
+    convert_file,
     describe,
     inflate,
     load_pretrained,
 )
 from mmswinv2.checkpoints.convert import pretrained_windows
 from mmswinv2.core import SwinV2
+from mmswinv2.core.position_bias import log_coordinates
 from mmswinv2.models import SwinTransformerV2, VideoSwinTransformerV2
 from tests.test_checkpoints.conftest import weights
 
@@ -111,6 +113,28 @@ def test_table_that_is_not_log_spaced():
     table = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, 15)] * 2, indexing='ij'), -1)
     with pytest.raises(CheckpointError, match='stage 2 is not log-spaced'):
         pretrained_windows({2: table[None]})
+
+
+def test_a_window_of_one_says_nothing():
+    tables = {0: log_coordinates((8, 8), (8, 8))[None], 3: torch.zeros(1, 1, 1, 2)}
+    assert pretrained_windows(tables) == {0: (8, 8)}
+
+
+def test_meta_data_of_the_converter_counts_less_than_tables(save):
+    meta = dict(pretrained_window_sizes={stage: (6, 6) for stage in range(4)})
+    assert convert_file(save({'model': weights(), 'meta': meta})).windows[3] == (6, 6)
+    both = save({'model': weights(tables=[(8, 8)] * 4), 'meta': meta})
+    assert convert_file(both).windows[3] == (8, 8)
+    assert convert_file(save({'model': weights(), 'meta': {'epoch': 1}})).windows == {}
+
+
+def test_formats_by_name(save):
+    path = save(weights())
+    assert convert_file(path, 'authors', '').format == 'authors'
+    with pytest.raises(CheckpointError, match="format 'keras' is unknown; choose from authors, ti"):
+        convert_file(path, 'keras')
+    with pytest.raises(CheckpointError, match="no SwinV2 of format timm .* there is 'authors'"):
+        convert_file(path, 'timm')
 
 
 def test_describe_names_the_variant():

@@ -211,12 +211,39 @@ def test_published_windows_are_checked_where_the_file_records_none(tmp_path, mon
     assert load_pretrained(SwinV2('nano', window_size=6), path).windows[3] == (6, 6)
 
 
-def test_a_file_of_more_stages_does_not_fit_a_whole_model(tmp_path):
+def classifier(classes=10, **kwargs):
+    torch.manual_seed(classes)
+    head = nn.ModuleDict({'fc': nn.Linear(256, classes)})
+    return nn.ModuleDict({'backbone': SwinV2('nano', out_indices=(3,), **kwargs), 'head': head})
+
+
+def test_classifier_of_the_authors(save):
+    state = weights(tables=[(8, 8)] * 4) | {'head.bias': torch.arange(10.0)}
+    path = save({'model': state})
+    net = classifier()
+    report = load_but(net, path)
+    assert (report.format, report.new, report.unused) == ('authors', [], [])
+    assert 'stage 0: 8' in str(report)
+    assert torch.equal(net['head']['fc'].bias, state['head.bias'])
+    assert torch.equal(net['backbone'].norm3.weight, state['norm.weight'])
+    small = classifier(3)
+    load_but(small, path, class_map=[4, 0, 9])
+    assert small['head']['fc'].bias.tolist() == [4, 0, 9]
+    with pytest.raises(CheckpointError, match='class_map names class 10, and the head .* has 10'):
+        load_but(small, path, class_map=[4, 0, 10])
+    with pytest.raises(CheckpointError, match='tells 10 classes apart, and model.head 3'):
+        load_but(classifier(3), path)
+    assert load_but(classifier(3), path, ['head.']).unused == ['head.fc.weight', 'head.fc.bias']
+    with pytest.raises(CheckpointError, match=r'set pretrained_window_sizes=\[8, 8, 8, 8\]'):
+        load_but(classifier(window_size=7), path)
+    other = save({'model': {f'encoder.{k}': v for k, v in state.items()} | {'x.w': torch.ones(1)}})
+    with pytest.raises(CheckpointError, match='not in the model: 1, e.g. x.w'):
+        load_but(net, other)
+
+
+def test_a_file_of_more_stages_does_not_fit_a_whole_model(save):
     """Also where it records windows of stages that the model does not have."""
-    net = nn.ModuleDict({'backbone': SwinV2('nano', window_size=8)})
     state = weights(tables=[(8, 8)] * 4)
     more = {k.replace('layers.3.', 'layers.4.'): v for k, v in state.items() if 'layers.3.' in k}
-    del state['head.weight'], state['head.bias']
-    write_checkpoint({'model': state | more}, tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match='does not fit the model .*not in the model'):
-        load_but(net, tmp_path / 'a.pth')
+        load_but(classifier(), save({'model': state | more}))
