@@ -249,7 +249,7 @@ def pretrained_windows(tables: Mapping[int, Tensor]) -> Windows:
     for stage, table in tables.items():
         sizes = [(n + 1) // 2 for n in table.shape[1:-1]]
         largest = table.double().flatten(0, -2).amax(0)
-        if min(sizes) > 1 and bool((largest > 0).all()):
+        if bool((largest > 0).all()):
             windows[stage] = tuple(
                 round(1 + 8 * (m - 1) / (8 ** float(c) - 1))
                 for m, c in zip(sizes, largest, strict=True)

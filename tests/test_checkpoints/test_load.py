@@ -217,6 +217,19 @@ def classifier(classes=10, **kwargs):
     return nn.ModuleDict({'backbone': SwinV2('nano', out_indices=(3,), **kwargs), 'head': head})
 
 
+def test_mask_token_where_the_backbone_has_one(save):
+    state = {f'encoder.{k}': v for k, v in weights().items() if 'head' not in k}
+    path = save(
+        state | {'encoder.mask_token': torch.full((1, 1, 32), 7.0), 'decoder.0.bias': torch.ones(1)}
+    )
+    net = SwinV2('nano')
+    assert load_pretrained(net, path).unused == ['decoder.0.bias', 'encoder.mask_token']
+    net.mask_token = nn.Parameter(torch.zeros(1, 1, 32))
+    report = load_pretrained(net, path)
+    assert 'mask_token' in report.loaded and report.unused == ['decoder.0.bias']
+    assert net.mask_token.unique().item() == 7
+
+
 def test_classifier_of_the_authors(save):
     state = weights(tables=[(8, 8)] * 4) | {'head.bias': torch.arange(10.0)}
     path = save({'model': state})

@@ -76,7 +76,7 @@ def pretrained(cfg):
 
 def test_configs_take_weights_by_name_and_with_their_windows():
     for path in (ROOT / 'configs').rglob('*.py'):
-        assert not re.search(r'\.pth\W.*://|://.*\.pth\W', path.read_text()), path
+        assert not re.search(r'://\S+\.(pth|safetensors)', path.read_text()), path
     seen = set()
     for path in CONFIGS:
         if 'nano' in path.name or '_test' in path.name:
