@@ -210,7 +210,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
