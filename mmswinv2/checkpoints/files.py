@@ -206,7 +206,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.{path.name}{HALF_WRITTEN}{secrets.token_hex(4)}')
     try:
-        with part.open('xb') as file:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), 'wb') as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
