@@ -7,6 +7,7 @@ import torch
 
 from mmswinv2.checkpoints import (
     CheckpointError,
+    convert,
     convert_file,
     describe,
     inflate,
@@ -126,6 +127,35 @@ def test_meta_data_of_the_converter_counts_less_than_tables(save):
     both = save({'model': weights(tables=[(8, 8)] * 4), 'meta': meta})
     assert convert_file(both).windows[3] == (8, 8)
     assert convert_file(save({'model': weights(), 'meta': {'epoch': 1}})).windows == {}
+
+
+def test_describe_counts_to_the_first_extra_norm():
+    with torch.device('meta'):
+        arch = describe(SwinV2('huge').state_dict())
+    assert (arch['name'], arch['extra_norm_every']) == ('huge', 6)
+
+
+def test_a_decoder_within_the_network_is_unknown():
+    state = {f'backbone.{k}': v for k, v in weights().items()}
+    convert(state | {'decoder.0.weight': torch.ones(1)})
+    with pytest.raises(CheckpointError, match=r"1 keys are unknown .*'decoder.0.weight'"):
+        convert(state | {'backbone.decoder.0.weight': torch.ones(1)})
+
+
+def test_wrappers_in_wrappers(save):
+    assert convert_file(save({'module': {'state_dict': {'model': weights()}}})).format == 'authors'
+
+
+def test_a_prefix_ends_with_a_dot():
+    state = {f'{p}{k}': v for p in ('backbone.', 'old_') for k, v in weights().items()}
+    converted = convert(state)
+    assert converted.prefix == 'backbone.' and 'old_norm.bias' in converted.unknown
+
+
+def test_tables_of_other_shapes_are_ignored():
+    key = 'layers.0.blocks.0.attn.relative_coords_table'
+    assert convert(weights() | {key: torch.ones(1, 3, 3, 3, 3)}).windows == {}
+    assert convert(weights() | {key: torch.ones(9, 2)}).windows == {}
 
 
 def test_formats_by_name(save):

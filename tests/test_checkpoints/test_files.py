@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 
 from mmswinv2.checkpoints import (
     PUBLISHED,
@@ -158,6 +159,23 @@ def test_files_that_cannot_be_read(save, tmp_path, capsys):
     with pytest.raises(CheckpointError):
         read_checkpoint(tmp_path / 'old.pkl')
     assert capsys.readouterr().out == ''
+
+
+class LooksUp:
+    """Pickled as a call of `getattr`, as the statistics of mmengine's log are."""
+
+    def __init__(self, *arguments):
+        self.arguments = arguments
+
+    def __reduce__(self):
+        return getattr, self.arguments
+
+
+def test_only_the_statistics_of_the_log_are_looked_up(save):
+    assert read_checkpoint(save({'x': LooksUp(HistoryBuffer, 'min')}))['x'] is HistoryBuffer.min
+    for arguments in ((HistoryBuffer, 'statistics'), (np.ndarray, 'min')):
+        with pytest.raises(CheckpointError, match='would run code from the file'):
+            read_checkpoint(save({'x': LooksUp(*arguments)}))
 
 
 def test_writing_never_leaves_a_part(tmp_path, monkeypatch):
