@@ -12,9 +12,9 @@ from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 import torch
+from mmswinv2.core.chunks import without_chunks
 
 from mmswinv2.core import SwinV2, chunks, linear
-from mmswinv2.core.chunks import without_chunks
 
 
 @contextmanager

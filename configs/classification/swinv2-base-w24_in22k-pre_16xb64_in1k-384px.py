@@ -11,9 +11,5 @@ _base_ = [
 
 model = dict(backbone=dict(window_size=[24, 24, 24, 12]))
 custom_hooks = [
-    dict(
-        type='mmswinv2.LoadCheckpointHook',
-        checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/'
-        'swinv2_base_patch4_window12_192_22k.pth',
-    ),
+    dict(type='mmswinv2.LoadCheckpointHook', checkpoint='swinv2_base_patch4_window12_192_22k'),
 ]

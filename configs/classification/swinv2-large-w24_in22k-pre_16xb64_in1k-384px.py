@@ -6,9 +6,5 @@ _base_ = 'swinv2-base-w24_in22k-pre_16xb64_in1k-384px.py'
 
 model = dict(backbone=dict(arch='large'), head=dict(in_channels=1536))
 custom_hooks = [
-    dict(
-        type='mmswinv2.LoadCheckpointHook',
-        checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/'
-        'swinv2_large_patch4_window12_192_22k.pth',
-    ),
+    dict(type='mmswinv2.LoadCheckpointHook', checkpoint='swinv2_large_patch4_window12_192_22k'),
 ]

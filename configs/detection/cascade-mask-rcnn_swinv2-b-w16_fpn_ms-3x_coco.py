@@ -7,9 +7,7 @@ model = dict(
     backbone=dict(
         arch='base',
         drop_path_rate=0.5,  # of the pre-training; not given in the paper for detection
-        init_cfg=dict(
-            checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_base_patch4_window16_256.pth',
-        ),
+        init_cfg=dict(checkpoint='swinv2_base_patch4_window16_256'),
     ),
     neck=dict(in_channels=[128, 256, 512, 1024]),
 )

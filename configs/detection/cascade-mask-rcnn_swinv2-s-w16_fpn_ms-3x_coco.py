@@ -7,8 +7,6 @@ model = dict(
     backbone=dict(
         arch='small',
         drop_path_rate=0.3,  # of the pre-training; not given in the paper for detection
-        init_cfg=dict(
-            checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_small_patch4_window16_256.pth',
-        ),
+        init_cfg=dict(checkpoint='swinv2_small_patch4_window16_256'),
     ),
 )

@@ -7,9 +7,7 @@ model = dict(
     backbone=dict(
         arch='large',
         with_cp=True,
-        init_cfg=dict(
-            checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_large_patch4_window12_192_22k.pth',
-        ),
+        init_cfg=dict(checkpoint='swinv2_large_patch4_window12_192_22k'),
     ),
     neck=[
         dict(type='mmswinv2.GlobalSelfAttention', in_channels=1536),

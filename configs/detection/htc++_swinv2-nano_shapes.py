@@ -48,16 +48,8 @@ model = dict(
         ],
         mask_roi_extractor=dict(out_channels=channels),
         mask_head=[
-            dict(
-                type='HTCMaskHead',
-                with_conv_res=with_conv_res,
-                num_convs=2,
-                in_channels=channels,
-                conv_out_channels=channels,
-                num_classes=4,
-                loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0),
-            )
-            for with_conv_res in (False, True, True)
+            dict(head, num_convs=2, in_channels=channels, conv_out_channels=channels, num_classes=4)
+            for head in _base_.model.roi_head.mask_head
         ],
         semantic_roi_extractor=dict(out_channels=channels),
         # things and stuff of the shapes have consecutive numbers
@@ -67,27 +59,8 @@ model = dict(
         rpn=dict(sampler=dict(num=128)),
         rpn_proposal=dict(nms_pre=200, max_per_img=100),
         rcnn=[
-            dict(
-                assigner=dict(
-                    type='MaxIoUAssigner',
-                    pos_iou_thr=iou,
-                    neg_iou_thr=iou,
-                    min_pos_iou=iou,
-                    match_low_quality=False,
-                    ignore_iof_thr=-1,
-                ),
-                sampler=dict(
-                    type='RandomSampler',
-                    num=32,
-                    pos_fraction=0.25,
-                    neg_pos_ub=-1,
-                    add_gt_as_proposals=True,
-                ),
-                mask_size=28,
-                pos_weight=-1,
-                debug=False,
-            )
-            for iou in (0.5, 0.6, 0.7)
+            dict(stage, sampler=dict(stage.sampler, num=32))
+            for stage in _base_.model.train_cfg.rcnn
         ],
     ),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=20)),

@@ -6,9 +6,7 @@ _base_ = 'swinv2-t-w16_upernet_8xb2-160k_ade20k-512x512.py'
 model = dict(
     backbone=dict(
         arch='base',
-        init_cfg=dict(
-            checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_base_patch4_window16_256.pth',
-        ),
+        init_cfg=dict(checkpoint='swinv2_base_patch4_window16_256'),
     ),
     decode_head=dict(in_channels=[128, 256, 512, 1024]),
     auxiliary_head=dict(in_channels=512),

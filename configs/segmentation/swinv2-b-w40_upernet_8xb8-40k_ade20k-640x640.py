@@ -21,7 +21,7 @@ model = dict(
         pretrained_window_sizes=[12, 12, 12, 6],
         init_cfg=dict(
             # on ImageNet-22K; which file the authors took is not given in the paper
-            checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_base_patch4_window12_192_22k.pth',
+            checkpoint='swinv2_base_patch4_window12_192_22k',
         ),
     ),
     decode_head=dict(in_channels=[128, 256, 512, 1024]),

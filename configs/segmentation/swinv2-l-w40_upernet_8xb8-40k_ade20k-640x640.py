@@ -9,9 +9,7 @@ model = dict(
     backbone=dict(
         arch='large',
         with_cp=True,
-        init_cfg=dict(
-            checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_large_patch4_window12_192_22k.pth',
-        ),
+        init_cfg=dict(checkpoint='swinv2_large_patch4_window12_192_22k'),
     ),
     decode_head=dict(in_channels=[192, 384, 768, 1536]),
     auxiliary_head=dict(in_channels=768),

@@ -6,8 +6,6 @@ _base_ = 'swinv2-t-w16_upernet_8xb2-160k_ade20k-512x512.py'
 model = dict(
     backbone=dict(
         arch='small',
-        init_cfg=dict(
-            checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_small_patch4_window16_256.pth',
-        ),
+        init_cfg=dict(checkpoint='swinv2_small_patch4_window16_256'),
     ),
 )

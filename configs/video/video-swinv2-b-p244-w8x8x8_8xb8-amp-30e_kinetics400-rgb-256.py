@@ -7,9 +7,7 @@ model = dict(
     backbone=dict(
         arch='base',
         drop_path_rate=0.3,
-        init_cfg=dict(
-            checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_base_patch4_window8_256.pth',
-        ),
+        init_cfg=dict(checkpoint='swinv2_base_patch4_window8_256'),
     ),
     cls_head=dict(in_channels=1024),
 )

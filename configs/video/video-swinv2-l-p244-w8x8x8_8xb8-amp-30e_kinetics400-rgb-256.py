@@ -9,9 +9,7 @@ model = dict(
         pretrained_window_sizes=[(8, 12, 12), (8, 12, 12), (8, 12, 12), (8, 6, 6)],
         drop_path_rate=0.4,
         with_cp=True,
-        init_cfg=dict(
-            checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_large_patch4_window12_192_22k.pth',
-        ),
+        init_cfg=dict(checkpoint='swinv2_large_patch4_window12_192_22k'),
     ),
     cls_head=dict(in_channels=1536),
 )

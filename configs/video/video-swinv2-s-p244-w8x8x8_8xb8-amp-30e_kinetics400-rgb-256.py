@@ -6,8 +6,6 @@ _base_ = 'video-swinv2-t-p244-w8x8x8_8xb8-amp-30e_kinetics400-rgb-256.py'
 model = dict(
     backbone=dict(
         arch='small',
-        init_cfg=dict(
-            checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_small_patch4_window8_256.pth',
-        ),
+        init_cfg=dict(checkpoint='swinv2_small_patch4_window8_256'),
     ),
 )

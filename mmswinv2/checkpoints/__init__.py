@@ -1,19 +1,21 @@
 """Reading SwinV2 weights of every published format; pure torch."""
 
 from ..errors import CheckpointError
-from .convert import convert
+from .convert import convert, convert_file, describe, inflate
 from .files import fetch, fetch_together, read_checkpoint, write_checkpoint
 from .formats import FORMATS
-from .inflate import inflate
-from .load import LoadReport, load_pretrained
-from .whole import TransferReport, load_but, read_class_map
+from .load import LoadReport, compare_keys, load_but, load_pretrained, read_class_map
+from .published import PUBLISHED
 
 __all__ = [
     'FORMATS',
+    'PUBLISHED',
     'CheckpointError',
     'LoadReport',
-    'TransferReport',
+    'compare_keys',
     'convert',
+    'convert_file',
+    'describe',
     'fetch',
     'fetch_together',
     'inflate',

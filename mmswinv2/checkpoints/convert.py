@@ -1,19 +1,30 @@
-"""Bring weights of any format of `FORMATS` under our keys."""
+"""From a checkpoint of any format of `FORMATS` to weights under our keys."""
 
 from __future__ import annotations
 
+import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from ..core import VARIANTS
+from ..core.attention import log_coordinates
 from ..errors import CheckpointError
-from .formats import FORMATS, HEADS, STRANGERS, Rule, State
+from .files import cache_path, read_checkpoint
+from .formats import BUFFERS, FORMATS, HEADS, UNSUPPORTED, Rule, State
+from .published import PUBLISHED
 
-__all__ = ['Converted', 'convert']
+Windows = dict[int, tuple[int, ...]]  # stage to window size per axis
 
-# They follow from the window and the image size.
-_BUFFERS: list[Rule] = [(r'.*\.(relative_coords_table|relative_position_index|attn_mask)', None)]
+_WRAPPERS = ('state_dict', 'model', 'module', 'net')
+_PATCHES = 'patch_embed.proj.weight'
+_BIAS = '.attn.cpb_mlp.0.weight'
+_TABLE = 'relative_coords_table'
 
 
 @dataclass(frozen=True)
@@ -23,22 +34,88 @@ class Converted:
     Attributes:
         format: key of `FORMATS`.
         prefix: what preceded the network's keys in the file.
-        state: the weights.
-        tables: per stage, the ``relative_coords_table`` of the file, if it has one.
-        outside: keys of the file that are not under the prefix (heads, necks).
-        dropped: keys under the prefix that a backbone has no use for.
+        state: the backbone's weights.
         heads: what a classifier or SimMIM has beside the backbone, under mmpretrain's names.
-        strange: keys not under the prefix that are none of `heads`.
+        left_out: keys of the file that are not in `state` (buffers that follow from the window do
+            not count).
+        unknown: those of `left_out` that are not in `heads` either.
+        windows: the pre-trained windows, per stage as far as they are known.
     """
 
     format: str
     prefix: str
     state: State
-    tables: dict[int, Tensor]
-    outside: list[str]
-    dropped: list[str]
     heads: State
-    strange: list[str]
+    left_out: list[str]
+    unknown: list[str]
+    windows: Windows
+
+
+def convert_file(
+    path: str | os.PathLike[str], format: str | None = None, prefix: str | None = None
+) -> Converted:
+    """Read a file and convert it; see `read_checkpoint` and `convert_checkpoint`."""
+    return convert_checkpoint(read_checkpoint(path), path, format, prefix)
+
+
+def convert_checkpoint(
+    checkpoint: Any,
+    path: str | os.PathLike[str],
+    format: str | None = None,
+    prefix: str | None = None,
+) -> Converted:
+    """Convert what was read from a file.
+
+    Pre-trained windows that its tables do not record are those in its meta data (written by
+    ``tools/model_converters/convert_checkpoint.py``), or those of `PUBLISHED` for a download.
+
+    Args:
+        checkpoint: what `read_checkpoint` returned, wrapped or not.
+        path: the file, for messages and to know a download by.
+        format: see `convert`.
+        prefix: see `convert`.
+
+    Raises:
+        CheckpointError: see `unwrap` and `convert`; the message names the file.
+    """
+    try:
+        converted = convert(unwrap(checkpoint), format, prefix)
+    except CheckpointError as error:
+        raise CheckpointError(f'{path}: {error}') from error
+    if converted.windows:
+        return converted
+    meta = checkpoint.get('meta')
+    recorded = meta.get('pretrained_window_sizes') if isinstance(meta, Mapping) else None
+    windows = {int(stage): tuple(window) for stage, window in (recorded or {}).items()}
+    return replace(converted, windows=windows or _published_windows(Path(path)))
+
+
+def _published_windows(path: Path) -> Windows:
+    for weights in PUBLISHED.values():
+        if cache_path(weights.url) == path:
+            return {stage: (w, w) for stage, w in enumerate(weights.pretrained_windows)}
+    return {}
+
+
+def unwrap(checkpoint: Any) -> State:
+    """Find the weights in a checkpoint: the dict itself, or one under a usual key.
+
+    Raises:
+        CheckpointError: if there are none.
+    """
+    for _ in range(3):
+        if not isinstance(checkpoint, Mapping):
+            break
+        inner = [checkpoint[key] for key in _WRAPPERS if isinstance(checkpoint.get(key), Mapping)]
+        if not inner:
+            break
+        checkpoint = inner[0]
+    if isinstance(checkpoint, Mapping):
+        tensors = {k: v for k, v in checkpoint.items() if isinstance(v, Tensor)}
+        if tensors:
+            return tensors
+    seen = list(checkpoint)[:4] if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
+    raise CheckpointError(f'no weights found; expected tensors or one of {_WRAPPERS}, got {seen}')
 
 
 def convert(state: State, format: str | None = None, prefix: str | None = None) -> Converted:
@@ -46,8 +123,8 @@ def convert(state: State, format: str | None = None, prefix: str | None = None) 
 
     Args:
         state: the file's weights, unwrapped.
-        format: key of `FORMATS`; found by itself when ``None``.
-        prefix: what precedes the network's keys, e.g. ``'backbone.'``; found when ``None``.
+        format: key of `FORMATS`; detected when ``None``.
+        prefix: what precedes the network's keys, e.g. ``'backbone.'``; detected when ``None``.
 
     Raises:
         CheckpointError: if it is no SwinV2, or holds keys that its format does not have.
@@ -55,24 +132,23 @@ def convert(state: State, format: str | None = None, prefix: str | None = None) 
     if format is not None and format not in FORMATS:
         raise CheckpointError(f'format {format!r} is unknown; choose from {", ".join(FORMATS)}')
     name, prefix = _detect(state, format, prefix)
-    rules = FORMATS[name].rules
     inside = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-    _refuse_strangers(inside)
-    outside = [k for k in state if not k.startswith(prefix)]
-
+    _refuse_unsupported(inside)
     try:
         prepared = FORMATS[name].prepare(inside)
     except KeyError as error:
         raise CheckpointError(f'the weights lack {error}, which {name!r} files have') from error
-    converted, dropped, unknown = {}, [], []
+
+    renamed, unknown = {}, []
+    left_out = [k for k in state if not k.startswith(prefix)]
     for key, value in prepared.items():
-        new = _rename(key, [*_BUFFERS, *rules])
-        if new is None:
-            dropped.append(key)
-        elif new:
-            converted[new] = value
-        elif not prefix and key.startswith(('decoder.', 'classifier.')):
-            outside.append(key)  # heads of files whose network has no prefix
+        if re.fullmatch(BUFFERS, key):
+            continue
+        new = _rename(key, FORMATS[name].rules)
+        if new:
+            renamed[new] = value
+        elif new is None or (not prefix and key.startswith(('decoder.', 'classifier.'))):
+            left_out.append(prefix + key)  # heads; in some files nothing sets the network apart
         else:
             unknown.append(key)
     if unknown:
@@ -80,18 +156,21 @@ def convert(state: State, format: str | None = None, prefix: str | None = None) 
             f'{len(unknown)} keys are unknown in the format {name!r}, among them '
             f'{unknown[:4]}; if the format is another, name it ({", ".join(FORMATS)})'
         )
-    given = state
-    last = max(int(k.split('.')[1]) for k in converted if k.startswith('layers.'))
-    state = {k.replace('{last}', str(last)): v for k, v in converted.items()}
-    names = {k: _rename(k.removeprefix(prefix), HEADS) for k in outside}
-    heads = {new: given[k] for k, new in names.items() if new}
-    heads |= {new: inside[k] for k in dropped if (new := _rename(k, HEADS))}
-    strange = [k for k, new in names.items() if not new]
-    tables = _tables(inside, rules)
-    return Converted(name, prefix, state, tables, outside, dropped, heads, strange)
+    last = max(int(k.split('.')[1]) for k in renamed if k.startswith('layers.'))
+    heads = {new: state[k] for k in left_out if (new := _rename(k.removeprefix(prefix), HEADS))}
+    return Converted(
+        format=name,
+        prefix=prefix,
+        state={k.replace('{last}', str(last)): v for k, v in renamed.items()},
+        heads=heads,
+        left_out=left_out,
+        unknown=[k for k in left_out if not _rename(k.removeprefix(prefix), HEADS)],
+        windows=pretrained_windows(_coordinate_tables(inside, FORMATS[name].rules)),
+    )
 
 
 def _detect(state: State, format: str | None, prefix: str | None) -> tuple[str, str]:
+    """Format and prefix of the one network in the file that fits what is asked for."""
     found = []
     for name, form in FORMATS.items():
         for key in state:
@@ -119,19 +198,19 @@ def _detect(state: State, format: str | None, prefix: str | None) -> tuple[str, 
         raise CheckpointError(
             f'no SwinV2 of format {format or "any"} under the prefix {prefix!r}; there is {seen}'
         )
-    _refuse_strangers(state)
+    _refuse_unsupported(state)
     some = ', '.join(sorted(state)[:4])
     raise CheckpointError(f'no SwinV2 in these {len(state)} weights; their keys begin {some}')
 
 
-def _refuse_strangers(state: State) -> None:
-    for pattern, what in STRANGERS.items():
+def _refuse_unsupported(state: State) -> None:
+    for pattern, what in UNSUPPORTED.items():
         if any(re.fullmatch(pattern, key) for key in state):
             raise CheckpointError(f'these weights cannot be converted: they are {what}')
 
 
 def _rename(key: str, rules: list[Rule]) -> str | None:
-    """Our name of `key`, ``None`` if not wanted, ``''`` if unknown."""
+    """Our name of `key`, ``None`` if it is not the backbone's, ``''`` if no rule matches."""
     for pattern, target in rules:
         if match := re.fullmatch(pattern, key):
             if target is None:
@@ -140,12 +219,108 @@ def _rename(key: str, rules: list[Rule]) -> str | None:
     return ''
 
 
-def _tables(state: State, rules: list[Rule]) -> dict[int, Tensor]:
-    """The coordinate table of each stage's first block."""
+def _coordinate_tables(state: State, rules: list[Rule]) -> dict[int, Tensor]:
+    """The coordinate table of each stage's first block, ``(1, 2 M1 - 1, 2 M2 - 1, 2)``."""
     tables: dict[int, Tensor] = {}
     for key, value in state.items():
-        if key.endswith('relative_coords_table'):
-            twin = _rename(key.replace('relative_coords_table', 'logit_scale'), rules)
-            if twin and value.ndim == 4:
-                tables.setdefault(int(twin.split('.')[1]), value)
+        if key.endswith(_TABLE) and value.ndim == 4:
+            neighbour = _rename(key.replace(_TABLE, 'logit_scale'), rules)
+            if neighbour:
+                tables.setdefault(int(neighbour.split('.')[1]), value)
     return tables
+
+
+def pretrained_windows(tables: Mapping[int, Tensor]) -> Windows:
+    """Read the pre-trained windows off coordinate tables.
+
+    The largest coordinate c along an axis belongs to the offset M - 1, where M is the window of the
+    table (which has 2 M - 1 entries), so w_p = 1 + 8 (M - 1) / (2^(c log2(8)) - 1).
+
+    Args:
+        tables: stage to ``(1, 2 M1 - 1, 2 M2 - 1, 2)``.
+
+    Returns:
+        stage to w_p per axis, without stages of window 1, whose tables hold zeros alone.
+
+    Raises:
+        CheckpointError: if a table is not log-spaced.
+    """
+    windows = {}
+    for stage, table in tables.items():
+        sizes = [(n + 1) // 2 for n in table.shape[1:-1]]
+        largest = table.double().flatten(0, -2).amax(0)
+        if bool((largest > 0).all()):
+            windows[stage] = tuple(
+                round(1 + 8 * (m - 1) / (8 ** float(c) - 1))
+                for m, c in zip(sizes, largest, strict=True)
+            )
+            expected = log_coordinates(tuple(sizes), windows[stage])
+            if not torch.allclose(table[0].float(), expected, atol=1e-3):
+                raise CheckpointError(
+                    f'the coordinate table of stage {stage} is not log-spaced as in the paper '
+                    f'(equation 4); its position bias would be another here'
+                )
+    return windows
+
+
+def is_2d(state: Mapping[str, Tensor]) -> bool:
+    """Whether weights under our keys are those of an image network."""
+    return _PATCHES in state and state[_PATCHES].ndim == 4
+
+
+def inflate(state: Mapping[str, Tensor], frames: int) -> State:
+    """Turn the weights of an image network into those of a video network.
+
+    A still clip then gives what its frame gives: the kernel of the patches is repeated over time
+    and divided, as Video Swin and I3D do, and the position bias gets a time coordinate with zero
+    weights, so that it is constant over time (Video Swin repeats its table of offsets, which is the
+    same). All else has no time axis.
+
+    Args:
+        state: weights under our keys; patches ``(C, in, ph, pw)``, bias MLPs ``(512, 2)``.
+        frames: frames of a patch.
+
+    Returns:
+        patches ``(C, in, frames, ph, pw)``, bias MLPs ``(512, 3)`` for (time, height, width), and
+        the rest as it is.
+
+    Raises:
+        CheckpointError: if the weights have a time axis already.
+    """
+    if not is_2d(state):
+        raise CheckpointError(
+            'the weights are those of a video network; there is nothing to inflate'
+        )
+    inflated = dict(state)
+    inflated[_PATCHES] = state[_PATCHES].unsqueeze(2).repeat(1, 1, frames, 1, 1) / frames
+    for key, value in state.items():
+        if key.endswith(_BIAS):
+            inflated[key] = value.new_zeros(len(value), 3)
+            inflated[key][:, 1:] = value
+    return inflated
+
+
+def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The architecture of weights under our keys: ``arch`` as a dict, with its name if it has one.
+
+    Returns:
+        ``embed_dims``, ``depths``, ``num_heads``, ``extra_norm_every``, and ``name`` if it is one
+        of `core.VARIANTS`.
+    """
+    depths: list[int] = []
+    heads: list[int] = []
+    while any(key.startswith(f'layers.{len(depths)}.') for key in state):
+        stage = f'layers.{len(depths)}.blocks.'
+        depths.append(len({key.split('.')[3] for key in state if key.startswith(stage)}))
+        heads.append(len(state.get(f'{stage}0.attn.logit_scale', ())))
+    extra_norms = [int(key.split('.')[3]) for key in state if key.endswith('.enorm.weight')]
+    arch: dict[str, Any] = {
+        'embed_dims': len(state[_PATCHES]),
+        'depths': tuple(depths),
+        'num_heads': tuple(heads),
+        'extra_norm_every': 1 + min(extra_norms, default=-1),
+    }
+    for name, variant in VARIANTS.items():
+        if all(getattr(variant, key) == value for key, value in arch.items()):
+            return {'name': name, **arch}
+    return arch

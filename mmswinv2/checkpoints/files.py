@@ -1,4 +1,8 @@
-"""Checkpoint files: fetch, read without running code, write without half-written results."""
+"""Checkpoint files: download, read without running code from them, write atomically.
+
+A checkpoint is one file, or a folder as DeepSpeed's ZeRO writes it, in which every rank has put its
+part of the float32 weights and of the optimizer's state.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,7 @@ import hashlib
 import importlib
 import os
 import pickle
-import shutil
-import tempfile
+import secrets
 from collections.abc import Callable, Iterable
 from http.client import HTTPException
 from pathlib import Path
@@ -20,19 +23,13 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .published import PUBLISHED, published_weights
 
-__all__ = [
-    'HALF_WRITTEN',
-    'fetch',
-    'fetch_together',
-    'harmless_globals',
-    'read_checkpoint',
-    'write_checkpoint',
-    'write_whole',
-]
+_Allowed = Callable[..., Any] | tuple[Callable[..., Any], str]
 
 HALF_WRITTEN = '.part-'  # stands in the names of files that are being written
 
+_DEEPSPEED_MODEL = '*model_states.pt'
 # What mmengine's own checkpoints hold besides tensors: logged scalars, as numpy arrays.
 _DTYPES = ('Bool', 'Int8', 'Int16', 'Int32', 'Int64', 'UInt8', 'Float16', 'Float32', 'Float64')
 _HARMLESS = (
@@ -45,28 +42,44 @@ _HARMLESS = (
     'numpy.dtype',
     *(f'numpy.dtypes.{name}DType' for name in (*_DTYPES, 'Str')),
 )
+# What DeepSpeed's hold besides tensors: plain records.
+_HARMLESS_DEEPSPEED = (
+    'deepspeed.runtime.zero.config.ZeroStageEnum',
+    'deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler',
+    'deepspeed.runtime.fp16.loss_scaler.LossScaler',
+    'deepspeed.utils.tensor_fragment.fragment_address',
+)
 
 
 def fetch(source: str | os.PathLike[str]) -> Path:
-    """Return the local path of `source`, downloading an ``http(s)://`` address once.
+    """Return the local path of a checkpoint, downloading it if need be.
 
-    Downloads go to torch's hub folder (``$TORCH_HOME/hub/checkpoints``), to a folder of their own
-    for each address, and appear there whole.
+    Args:
+        source: a path, an ``http(s)://`` address, or a name of `PUBLISHED` (what exists under that
+            name on the disk goes first).
+
+    Returns:
+        the path of the file, which need not exist if `source` is a path. Downloads are kept, see
+        `cache_path`.
 
     Raises:
-        CheckpointError: if the address cannot be read, or is of another kind.
+        CheckpointError: if the address cannot be read or is of another kind, if the file has
+            another SHA-256 than the published one, or if a bare name (without folder and suffix)
+            is unknown.
     """
     text = os.fspath(source)
     if '://' not in text:
-        return Path(text).expanduser()
+        path = Path(text).expanduser()
+        if path.exists() or text != path.stem:
+            return path
+        text = published_weights(text).url
     if not text.startswith(('http://', 'https://')):
         raise CheckpointError(f'{text}: only files and http(s) addresses can be read')
-    folder = hashlib.sha256(text.encode()).hexdigest()[:8]
-    path = Path(torch.hub.get_dir(), 'checkpoints', folder, Path(urlparse(text).path).name)
+    path = cache_path(text)
     if not path.exists():
         try:
             with urlopen(text, timeout=60) as response:
-                write_whole(path, lambda file: _copy(response, file))
+                write_atomically(path, lambda file: _download(response, file, text))
         except (OSError, HTTPException) as error:
             raise CheckpointError(
                 f'cannot download {text} ({error}); download it by other means and put it at {path}'
@@ -74,8 +87,17 @@ def fetch(source: str | os.PathLike[str]) -> Path:
     return path
 
 
+def cache_path(url: str) -> Path:
+    """Where `fetch` keeps a download: in torch's hub folder, ``$TORCH_HOME/hub/checkpoints``.
+
+    Each address has a folder of its own there, as files of several addresses share a name.
+    """
+    folder = hashlib.sha256(url.encode()).hexdigest()[:8]
+    return Path(torch.hub.get_dir(), 'checkpoints', folder, Path(urlparse(url).path).name)
+
+
 def fetch_together(source: str | os.PathLike[str]) -> Path:
-    """As `fetch`, called by all processes of a run: one of each machine downloads.
+    """As `fetch`, with one download per machine. Collective: call on every rank.
 
     Raises:
         CheckpointError: see `fetch`.
@@ -87,20 +109,25 @@ def fetch_together(source: str | os.PathLike[str]) -> Path:
     return fetch(source)
 
 
-def _copy(response: Any, file: IO[bytes]) -> None:
-    shutil.copyfileobj(response, file)
+def _download(response: Any, file: IO[bytes], url: str) -> None:
+    digest = hashlib.sha256()
+    while chunk := response.read(2**20):
+        file.write(chunk)
+        digest.update(chunk)
     expected = response.headers.get('Content-Length')
     if expected is not None and file.tell() != int(expected):
         raise OSError(f'the connection ended after {file.tell()} of {expected} bytes')
+    published = next((w.sha256 for w in PUBLISHED.values() if w.url == url), '')
+    if not digest.hexdigest().startswith(published):
+        raise OSError(f'its SHA-256 begins {digest.hexdigest()[:8]}, not {published}')
 
 
 def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> Any:
-    """Read a ``.safetensors`` file or one written by `torch.save`, running no code from it.
-
-    A folder that DeepSpeed wrote is read by `sharded.read_sharded`.
+    """Read a checkpoint to the CPU, running no code from it.
 
     Args:
-        path: the file.
+        path: a ``.safetensors`` file, one written by `torch.save`, or a folder of DeepSpeed's (see
+            `read_deepspeed_folder`).
         mmap: leave tensors on the disk until they are used, where the file allows it.
 
     Raises:
@@ -109,16 +136,18 @@ def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> Any:
     """
     path = Path(path)
     if not path.exists():
-        raise CheckpointError(f'checkpoint {path} does not exist')
+        known = path.stem in PUBLISHED
+        hint = f'; the name {path.stem} alone, as published, is downloaded' if known else ''
+        raise CheckpointError(f'checkpoint {path} does not exist{hint}')
     if path.is_dir():
-        from .sharded import read_sharded
-
-        return read_sharded(path)
+        return read_deepspeed_folder(path)
     if path.suffix == '.safetensors':
         return _read_safetensors(path)
-    known = torch.serialization.get_safe_globals()  # leaving the context would forget them
+    # Only what is not allowed yet, as leaving the context forbids what it has allowed.
+    allowed = torch.serialization.get_safe_globals()
+    new = [item for item in harmless_globals() if item not in allowed]
     try:
-        with torch.serialization.safe_globals([g for g in harmless_globals() if g not in known]):
+        with torch.serialization.safe_globals(new):
             return torch.load(
                 path, map_location='cpu', weights_only=True, mmap=mmap and is_zipfile(path)
             )
@@ -136,20 +165,16 @@ def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> Any:
         raise _unreadable(path, error) from error
 
 
-def harmless_globals(
-    names: Iterable[str] = _HARMLESS,
-) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    """What restoring mmengine's own checkpoints needs, as far as it is installed.
+def harmless_globals(names: Iterable[str] = _HARMLESS) -> list[_Allowed]:
+    """What `torch.serialization` has to allow for mmengine's checkpoints, as far as installed.
 
     Args:
-        names: of classes and functions, with their modules.
+        names: classes and functions with their modules.
 
     Returns:
-        objects and the names under which files ask for them, for `torch.serialization`.
+        pairs of an object and the name that files have for it.
     """
-    found: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-        (_statistic, 'builtins.getattr')
-    ]
+    found: list[_Allowed] = [(_statistic, 'builtins.getattr')]
     for name in names:
         module, _, attribute = name.rpartition('.')
         try:
@@ -170,32 +195,25 @@ def _statistic(cls: type, name: str) -> Any:
 def write_checkpoint(checkpoint: Any, path: str | os.PathLike[str]) -> None:
     """Write with `torch.save`; `path` keeps its old content until the new one is whole."""
     try:
-        write_whole(path, lambda file: torch.save(checkpoint, file))
+        write_atomically(path, lambda file: torch.save(checkpoint, file))
     except OSError as error:
         raise CheckpointError(f'cannot write {path}: {error}') from error
 
 
-def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) -> None:
+def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) -> None:
     """Let `write` fill a new file beside `path` and move it there once it is on the disk."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}{HALF_WRITTEN}')
+    part = path.with_name(f'.{path.name}{HALF_WRITTEN}{secrets.token_hex(4)}')
     try:
-        with os.fdopen(handle, 'wb') as file:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), 'wb') as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        os.replace(part, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -222,3 +240,55 @@ def _first_line(error: Exception) -> str:
     lines = (str(error).strip() or repr(error)).splitlines()
     found = [line for line in lines if 'Unpickler error:' in line] or lines
     return found[0].strip().split(' Please use ')[0].split(' This file can still')[0]
+
+
+def is_deepspeed_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is a checkpoint folder of DeepSpeed's."""
+    return Path(path).is_dir() and any(Path(path).glob(_DEEPSPEED_MODEL))
+
+
+def read_deepspeed_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint folder of DeepSpeed's, with the float32 weights of all ranks joined.
+
+    Returns:
+        ``state_dict`` and what mmengine keeps beside it (``meta``, ``message_hub``), without the
+        optimizer's state.
+
+    Raises:
+        CheckpointError: if a part is missing, if a file holds more than tensors, or if DeepSpeed is
+            not installed.
+    """
+    path = Path(path)
+    saved = check_deepspeed_folder(path)
+    try:
+        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+        state = get_fp32_state_dict_from_zero_checkpoint(str(path.parent), path.name)
+    except ImportError as error:
+        raise CheckpointError(
+            f'{path} was written by DeepSpeed: `pip install deepspeed`'
+        ) from error
+    except (KeyError, ValueError, FileNotFoundError) as error:
+        raise CheckpointError(f'{path} is not whole: {error}') from error
+    return {'state_dict': state, **{k: saved[k] for k in ('meta', 'message_hub') if k in saved}}
+
+
+def check_deepspeed_folder(path: Path) -> dict[str, Any]:
+    """Read every file of a folder without running code from it, which DeepSpeed itself would do.
+
+    Returns:
+        the file that rank 0 wrote of the model.
+
+    Raises:
+        CheckpointError: if the folder is not one of DeepSpeed's, and see `read_checkpoint`.
+    """
+    models = sorted(path.glob(_DEEPSPEED_MODEL))
+    if not models:
+        raise CheckpointError(
+            f'{path} is a folder; name the file in it, e.g. model.safetensors, or a folder that '
+            f'DeepSpeed wrote, which has {_DEEPSPEED_MODEL} in it'
+        )
+    with torch.serialization.safe_globals(harmless_globals(_HARMLESS_DEEPSPEED)):
+        for file in path.glob('*.pt'):
+            read_checkpoint(file, mmap=True)
+        return read_checkpoint(models[0], mmap=True)

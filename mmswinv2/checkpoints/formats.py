@@ -1,8 +1,9 @@
 """Key tables of the published formats.
 
 Each format is a table of rules from its keys to ours (which are the authors' own), tried in order;
-a key that no rule knows is an error. What a table of names cannot say, such as a fused weight, is a
-`prepare` step on the tensors, still under the old names.
+a key that no rule matches is an error. What renaming cannot do, such as joining weights, is done by
+a `prepare` step on the tensors, still under the old names. To add a format, add an entry to
+`FORMATS`.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ['FORMATS', 'HEADS', 'STRANGERS', 'Format', 'Rule', 'State']
-
 State = dict[str, Tensor]
-Rule = tuple[str, str | Callable[[re.Match[str]], str] | None]  # None: not wanted
+# a pattern of the whole key, and its new name (None: the backbone has no such weight)
+Rule = tuple[str, str | Callable[[re.Match[str]], str] | None]
 
 _WB = r'(weight|bias)'
 _CPB = r'(0\.weight|0\.bias|2\.weight)'
+_ATTN = r'(q_bias|v_bias|logit_scale|qkv\.weight|proj\.weight|proj\.bias)'
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,12 @@ class Format:
     """One way of naming SwinV2's weights.
 
     Attributes:
-        title: for people.
+        title: for reports.
         anchor: the key of the patch projection; what precedes it in a file is the prefix.
-        marker: a pattern that one of the keys must match, to tell formats of one anchor apart.
+        marker: a pattern that some key must match, to tell formats with equal anchors apart.
+        rules: see `Rule`; the first that matches a key counts.
+        prepare: changes tensors and keys before the rules are applied.
         absent: a pattern that no key may match.
-        rules: patterns of whole keys, and what becomes of them.
-        prepare: works on the tensors before the rules do.
     """
 
     title: str
@@ -45,7 +46,7 @@ class Format:
 
 
 def _join_qkv(state: State) -> State:
-    """Transformers keeps query, key and value apart."""
+    """Transformers has three weights for query, key and value."""
     state = dict(state)
     for key in [k for k in state if k.endswith('.self.query.weight')]:
         parts = [state.pop(key.replace('query', name)) for name in ('query', 'key', 'value')]
@@ -54,7 +55,7 @@ def _join_qkv(state: State) -> State:
 
 
 def _split_qkv_bias(state: State) -> State:
-    """Torchvision has a bias for q, k and v, and zeroes the middle third at every forward."""
+    """Torchvision has one bias for q, k and v, and zeroes that of k at every forward."""
     state = dict(state)
     for key in [k for k in state if k.endswith('.attn.qkv.bias')]:
         q, _, v = state.pop(key).chunk(3)
@@ -64,7 +65,7 @@ def _split_qkv_bias(state: State) -> State:
 
 
 def _reorder_reduction(state: State) -> State:
-    """Mmpretrain merges with `nn.Unfold`: channels first, then row-major offsets."""
+    """Mmpretrain merges patches with `nn.Unfold`: channels first, then row-major offsets."""
     state = dict(state)
     for key in [k for k in state if k.endswith('.downsample.reduction.weight')]:
         weight = state[key]
@@ -73,15 +74,23 @@ def _reorder_reduction(state: State) -> State:
     return state
 
 
-_AUTHORS_BLOCK: list[Rule] = [
+def _each(start: str, new_start: str, names: dict[str, str]) -> list[Rule]:
+    """Rules of equal beginnings; `names` is the rest of a key to the rest of its new name."""
+    return [(start + rest, new_start + new) for rest, new in names.items()]
+
+
+_MLP = {'mlp.0': 'mlp.fc1', 'mlp.3': 'mlp.fc2'}  # torchvision's are a Sequential
+_AUTHORS: list[Rule] = [
     (rf'patch_embed\.(proj|norm)\.{_WB}', r'patch_embed.\1.\2'),
-    (rf'(layers\.\d+\.blocks\.\d+\.)(norm1|norm2|enorm|mlp\.fc1|mlp\.fc2)\.{_WB}', r'\1\2.\3'),
-    (
-        r'(layers\.\d+\.blocks\.\d+\.attn\.)'
-        r'(q_bias|v_bias|logit_scale|qkv\.weight|proj\.weight|proj\.bias)',
-        r'\1\2',
+    *_each(
+        r'(layers\.\d+\.blocks\.\d+)\.',
+        r'\1.',
+        {
+            rf'(norm1|norm2|enorm|mlp\.fc1|mlp\.fc2)\.{_WB}': r'\2.\3',
+            rf'attn\.{_ATTN}': r'attn.\2',
+            rf'attn\.(?:cpb_mlp|rpe_mlp)\.{_CPB}': r'attn.cpb_mlp.\2',
+        },
     ),
-    (rf'(layers\.\d+\.blocks\.\d+\.attn\.)(?:cpb_mlp|rpe_mlp)\.{_CPB}', r'\1cpb_mlp.\2'),
 ]
 
 FORMATS: dict[str, Format] = {
@@ -90,7 +99,7 @@ FORMATS: dict[str, Format] = {
         anchor='patch_embed.proj.weight',
         marker=r'layers\.0\.downsample\.reduction\.weight',
         rules=[
-            *_AUTHORS_BLOCK,
+            *_AUTHORS,
             (rf'(layers\.\d+\.downsample)\.(reduction\.weight|norm\.{_WB})', r'\1.\2'),
             (rf'norm(\d)\.{_WB}', r'norm\1.\2'),
             (rf'norm\.{_WB}', r'norm{last}.\1'),
@@ -104,7 +113,7 @@ FORMATS: dict[str, Format] = {
         marker=r'layers\.1\.downsample\.reduction\.weight',
         absent=r'layers\.0\.downsample\.reduction\.weight',
         rules=[
-            *_AUTHORS_BLOCK,
+            *_AUTHORS,
             (
                 rf'layers\.(\d+)\.downsample\.(reduction\.weight|norm\.{_WB})',
                 lambda m: f'layers.{int(m[1]) - 1}.downsample.{m[2]}',
@@ -122,28 +131,23 @@ FORMATS: dict[str, Format] = {
             (rf'embeddings\.patch_embeddings\.projection\.{_WB}', r'patch_embed.proj.\1'),
             (rf'embeddings\.norm\.{_WB}', r'patch_embed.norm.\1'),
             (r'embeddings\.mask_token', None),
-            *[
-                (rf'encoder\.(layers\.\d+\.blocks\.\d+\.){theirs}', rf'\1{ours}')
-                for theirs, ours in (
-                    (r'attention\.self\.qkv\.weight', 'attn.qkv.weight'),
-                    (r'attention\.self\.query\.bias', 'attn.q_bias'),
-                    (r'attention\.self\.value\.bias', 'attn.v_bias'),
-                    (r'attention\.self\.logit_scale', 'attn.logit_scale'),
-                    (
-                        rf'attention\.self\.continuous_position_bias_mlp\.{_CPB}',
-                        r'attn.cpb_mlp.\2',
-                    ),
-                    (rf'attention\.output\.dense\.{_WB}', r'attn.proj.\2'),
-                    (rf'layernorm_before\.{_WB}', r'norm1.\2'),
-                    (rf'layernorm_after\.{_WB}', r'norm2.\2'),
-                    (rf'intermediate\.dense\.{_WB}', r'mlp.fc1.\2'),
-                    (rf'output\.dense\.{_WB}', r'mlp.fc2.\2'),
-                )
-            ],
-            (
-                rf'encoder\.(layers\.\d+\.downsample)\.(reduction\.weight|norm\.{_WB})',
-                r'\1.\2',
+            *_each(
+                r'encoder\.(layers\.\d+\.blocks\.\d+)\.',
+                r'\1.',
+                {
+                    r'attention\.self\.qkv\.weight': 'attn.qkv.weight',
+                    r'attention\.self\.query\.bias': 'attn.q_bias',
+                    r'attention\.self\.value\.bias': 'attn.v_bias',
+                    r'attention\.self\.logit_scale': 'attn.logit_scale',
+                    rf'attention\.self\.continuous_position_bias_mlp\.{_CPB}': r'attn.cpb_mlp.\2',
+                    rf'attention\.output\.dense\.{_WB}': r'attn.proj.\2',
+                    rf'layernorm_before\.{_WB}': r'norm1.\2',
+                    rf'layernorm_after\.{_WB}': r'norm2.\2',
+                    rf'intermediate\.dense\.{_WB}': r'mlp.fc1.\2',
+                    rf'output\.dense\.{_WB}': r'mlp.fc2.\2',
+                },
             ),
+            (rf'encoder\.(layers\.\d+\.downsample)\.(reduction\.weight|norm\.{_WB})', r'\1.\2'),
             (rf'layernorm\.{_WB}', r'norm{last}.\1'),
         ],
     ),
@@ -155,19 +159,10 @@ FORMATS: dict[str, Format] = {
         rules=[
             (rf'features\.0\.0\.{_WB}', r'patch_embed.proj.\1'),
             (rf'features\.0\.2\.{_WB}', r'patch_embed.norm.\1'),
-            *[
-                (
-                    rf'features\.(\d+)\.(\d+)\.{theirs}\.(.+)',
-                    lambda m, ours=ours: f'layers.{int(m[1]) // 2}.blocks.{m[2]}.{ours}.{m[3]}',
-                )
-                for theirs, ours in (
-                    ('norm1', 'norm1'),
-                    ('norm2', 'norm2'),
-                    ('attn', 'attn'),
-                    (r'mlp\.0', 'mlp.fc1'),
-                    (r'mlp\.3', 'mlp.fc2'),
-                )
-            ],
+            (
+                r'features\.(\d+)\.(\d+)\.(norm1|norm2|attn|mlp\.0|mlp\.3)\.(.+)',
+                lambda m: f'layers.{int(m[1]) // 2}.blocks.{m[2]}.{_MLP.get(m[3], m[3])}.{m[4]}',
+            ),
             (
                 rf'features\.(\d+)\.(reduction\.weight|norm\.{_WB})',
                 lambda m: f'layers.{int(m[1]) // 2 - 1}.downsample.{m[2]}',
@@ -184,21 +179,18 @@ FORMATS: dict[str, Format] = {
         rules=[
             (rf'patch_embed\.projection\.{_WB}', r'patch_embed.proj.\1'),
             (rf'patch_embed\.norm\.{_WB}', r'patch_embed.norm.\1'),
-            *[
-                (rf'stages(\.\d+\.blocks\.\d+\.){theirs}', rf'layers\1{ours}')
-                for theirs, ours in (
-                    (
-                        r'attn\.w_msa\.'
-                        r'(q_bias|v_bias|logit_scale|qkv\.weight|proj\.weight|proj\.bias)',
-                        r'attn.\2',
-                    ),
-                    (rf'attn\.w_msa\.cpb_mlp\.{_CPB}', r'attn.cpb_mlp.\2'),
-                    (rf'(norm[12])\.{_WB}', r'\2.\3'),
-                    (rf'norm3\.{_WB}', r'enorm.\2'),
-                    (rf'ffn\.layers\.0\.0\.{_WB}', r'mlp.fc1.\2'),
-                    (rf'ffn\.layers\.1\.{_WB}', r'mlp.fc2.\2'),
-                )
-            ],
+            *_each(
+                r'stages(\.\d+\.blocks\.\d+)\.',
+                r'layers\1.',
+                {
+                    rf'attn\.w_msa\.{_ATTN}': r'attn.\2',
+                    rf'attn\.w_msa\.cpb_mlp\.{_CPB}': r'attn.cpb_mlp.\2',
+                    rf'(norm[12])\.{_WB}': r'\2.\3',
+                    rf'norm3\.{_WB}': r'enorm.\2',
+                    rf'ffn\.layers\.0\.0\.{_WB}': r'mlp.fc1.\2',
+                    rf'ffn\.layers\.1\.{_WB}': r'mlp.fc2.\2',
+                },
+            ),
             (
                 rf'stages\.(\d+)\.downsample\.(reduction\.weight|norm\.{_WB})',
                 lambda m: f'layers.{int(m[1]) - 1}.downsample.{m[2]}',
@@ -208,7 +200,7 @@ FORMATS: dict[str, Format] = {
     ),
 }
 
-# What classifiers and SimMIM have beside the network, under mmpretrain's names of a whole model.
+# What classifiers and SimMIM have beside the backbone, under mmpretrain's names of a whole model.
 # Keys are without the network's prefix, where they have it.
 HEADS: list[Rule] = [
     (rf'(?:head|head\.fc|classifier)\.{_WB}', r'head.fc.\1'),
@@ -216,8 +208,11 @@ HEADS: list[Rule] = [
     (r'(?:embeddings\.)?mask_token', 'backbone.mask_token'),
 ]
 
-# Files that look alike and are not, by a pattern of one of their keys.
-STRANGERS = {
+# Buffers of any format, which follow from the windows and the image size.
+BUFFERS = r'.*\.(relative_coords_table|relative_position_index|attn_mask)'
+
+# Networks with similar keys that cannot be converted, by a pattern of one of their keys.
+UNSUPPORTED = {
     r'.*relative_position_bias_table': 'a Swin V1, whose position bias is a table, not an MLP',
     r'.*\.attn\.meta_mlp\..*': "timm's `swinv2_cr`, a network of another build",
     r'.*window_attention\.meta_network\..*': "ChristophReich1996's, a network of another build",

@@ -1,91 +1,149 @@
-"""Load weights into a backbone: convert, check, report; a failed check changes nothing."""
+"""Load weights into a backbone or a whole model: compare, check, report.
+
+If a check fails, no weight has been changed.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ..core import VARIANTS, SwinV2
+from ..core import SwinV2
 from ..errors import CheckpointError
-from .convert import Converted, convert
+from .convert import Converted, Windows, convert_checkpoint, describe, inflate, is_2d, unwrap
 from .files import read_checkpoint
-from .formats import FORMATS
-from .inflate import inflate, is_2d
-from .windows import check_windows, flat, pretrained_windows, show
+from .formats import FORMATS, State
 
-__all__ = [
-    'LoadReport',
-    'convert_checkpoint',
-    'convert_file',
-    'describe',
-    'load_pretrained',
-    'unwrap',
-]
-
-_WRAPPERS = ('state_dict', 'model', 'module', 'net')
+_LEAST = 0.05  # share of a model's keys that have to be in a file
 _OUTPUT_NORM = re.compile(r'norm\d\.(weight|bias)')
+_HEAD = ('head.fc.weight', 'head.fc.bias')
 
 
 @dataclass
 class LoadReport:
-    """What became of a checkpoint's keys.
+    """What became of the keys of a model and of a file.
 
     Attributes:
         path: the file.
-        format: key of `FORMATS`.
-        prefix: what preceded the network's keys in the file.
-        loaded: keys that were loaded.
-        missing: parameters of the model that the file lacks.
+        loaded: keys that are in both, with equal shapes.
+        missing: keys of the model that the file lacks.
         unexpected: keys of the file that the model lacks.
         mismatched: keys whose shapes differ, with both shapes.
-        dropped: keys that a backbone has no use for (heads, tables that follow from the window).
-        outside: keys of other parts of the file's model.
-        windows: the pre-trained windows recorded in the file, per stage, where they are.
-        assumed: the model's own pre-trained windows.
-        inflated: whether 2D weights were given a time axis.
+        new: keys of the model that are to keep their initialisation.
+        unused: keys of the file that are of other parts than those to load.
+        format: key of `FORMATS`, empty for a file of the model itself.
+        prefix: what preceded the backbone's keys in the file.
+        windows: the pre-trained windows of the file, per stage as far as they are known.
+        assumed: the pre-trained windows of the model.
+        inflated: whether weights of an image network were given a time axis.
     """
 
     path: Path
-    format: str
-    prefix: str
     loaded: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)
-    dropped: list[str] = field(default_factory=list)
-    outside: list[str] = field(default_factory=list)
-    windows: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    new: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    format: str = ''
+    prefix: str = ''
+    windows: Windows = field(default_factory=dict)
     assumed: list[int | tuple[int, ...]] = field(default_factory=list)
     inflated: bool = False
 
     def __str__(self) -> str:
         """A few lines for a log."""
+        form = f': format {self.format} ({FORMATS[self.format].title})' if self.format else ''
         prefix = f', prefix {self.prefix!r}' if self.prefix else ''
-        windows = show(self.windows)
-        if not self.windows:
-            windows = (
-                f'not recorded in the file, taken to be {self.assumed} as pretrained_window_sizes '
-                '(or window_size) says; docs/checkpoints.md lists those of published weights'
-            )
+        parts = ', '.join(sorted({'.'.join(key.split('.')[:2]) for key in self.new}))
         lines = [
-            f'Loaded {self.path.name}: format {self.format} ({FORMATS[self.format].title}){prefix}',
+            f'Loaded {self.path.name}{form}{prefix}',
             f'  loaded {len(self.loaded)}, missing {len(self.missing)}, unexpected '
-            f'{len(self.unexpected)}, shape mismatch {len(self.mismatched)}, not for a backbone '
-            f'{len(self.dropped)}, of other parts {len(self.outside)}',
-            f'  pre-trained windows: {windows}',
+            f'{len(self.unexpected)}, mismatched {len(self.mismatched)}; {len(self.new)} new'
+            f'{f" ({parts})" if parts else ""}, {len(self.unused)} of the file not used',
         ]
+        if self.format:
+            lines.append(f'  pre-trained windows: {self._windows()}')
         if self.inflated:
             lines.append('  inflated from 2D: patches repeated over time, bias constant over time')
         for title in ('missing', 'unexpected', 'mismatched'):
             if keys := getattr(self, title):
-                lines.append(f'  {title}: {_some(keys)}')
+                more = f' and {len(keys) - 8} more' if len(keys) > 8 else ''
+                lines.append(f'  {title}: {", ".join(keys[:8])}{more}')
         return '\n'.join(lines)
+
+    def _windows(self) -> str:
+        if self.windows:
+            shown = zip(self.windows, _short_windows(self.windows.values()), strict=True)
+            return ', '.join(f'stage {stage}: {window}' for stage, window in shown)
+        return (
+            f'not recorded in the file, taken to be {self.assumed} as pretrained_window_sizes '
+            '(or window_size) says; docs/checkpoints.md lists those of published weights'
+        )
+
+    def problems(self, optional: Callable[[str], Any] = lambda key: False) -> str:
+        """What does not fit, with numbers and examples; empty if all fits.
+
+        Args:
+            optional: whether a key may be missing or unexpected.
+        """
+        found = {
+            'another shape': self.mismatched,
+            'missing in the file': [key for key in self.missing if not optional(key)],
+            'not in the model': [key for key in self.unexpected if not optional(key)],
+        }
+        return '; '.join(f'{k}: {len(v)}, e.g. {v[0]}' for k, v in found.items() if v)
+
+    def require_match(self) -> None:
+        """Raise `CheckpointError` if fewer than 5 % of the model's keys were found in the file."""
+        total = len(self.loaded) + len(self.missing) + len(self.mismatched) + len(self.new)
+        if len(self.loaded) < _LEAST * total:
+            raise CheckpointError(
+                f'{self.path}: only {len(self.loaded)} of the {total} entries of the model are '
+                'loaded from it; it is a file of another model, or too much of the model is new '
+                f'({len(self.new)} entries)'
+            )
+
+
+def compare_keys(
+    path: str | os.PathLike[str],
+    own: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    new: Sequence[str] = (),
+) -> LoadReport:
+    """Compare keys and shapes of a model and a file, without loading anything.
+
+    Args:
+        path: the file, for the report.
+        own: the model's state dict.
+        given: the file's weights under the model's keys.
+        new: parts of names; keys with one of them in their names are not compared.
+    """
+
+    def is_new(key: str) -> bool:
+        return any(part in key for part in new)
+
+    report = LoadReport(Path(path))
+    for key, value in given.items():
+        if is_new(key):
+            report.unused.append(key)
+        elif key not in own:
+            report.unexpected.append(key)
+        elif own[key].shape != value.shape:
+            report.mismatched.append(f'{key} {list(value.shape)}, here {list(own[key].shape)}')
+        else:
+            report.loaded.append(key)
+    report.new = [key for key in own if is_new(key)]
+    report.missing = [key for key in own if key not in given and not is_new(key)]
+    return report
 
 
 def load_pretrained(
@@ -98,13 +156,13 @@ def load_pretrained(
     """Load a checkpoint of any format into a backbone.
 
     Norms of outputs may be missing (classification files have only the last) or superfluous;
-    everything else must fit. On an error the model is left as it was.
+    everything else must fit.
 
     Args:
         model: the backbone.
-        path: a local file, see `read_checkpoint`; `fetch` gets one from an address.
-        format: key of `FORMATS`; found by itself when ``None``.
-        prefix: what precedes the backbone's keys in the file; found by itself when ``None``.
+        path: a local file, see `read_checkpoint`; `fetch` gets one from an address or a name.
+        format: key of `FORMATS`; detected when ``None``.
+        prefix: what precedes the backbone's keys in the file; detected when ``None``.
         pretrained2d: inflate the weights of an image network for a video network, see `inflate`;
             those of a video network are loaded as they are.
 
@@ -112,134 +170,162 @@ def load_pretrained(
         CheckpointError: if the file cannot be read, is no SwinV2, is one of another architecture,
             or was trained with other windows than ``model.pretrained_window_sizes``.
     """
-    converted, windows = convert_file(path, format, prefix)
-    report = LoadReport(Path(path), converted.format, converted.prefix, windows=windows)
-    report.dropped, report.outside = converted.dropped, converted.outside
-    report.assumed = flat(model.pretrained_window_sizes)
-    state = converted.state
-    if hasattr(model, 'mask_token') and 'backbone.mask_token' in converted.heads:
-        state = {**state, 'mask_token': converted.heads['backbone.mask_token']}
+    converted = convert_checkpoint(read_checkpoint(path), path, format, prefix)
+    state, windows, unused = converted.state, converted.windows, converted.left_out
+    token = converted.heads.get('backbone.mask_token')
+    if hasattr(model, 'mask_token') and token is not None:
+        state = {**state, 'mask_token': token}
+        unused = [key for key in unused if not key.endswith('mask_token')]
     frames = model.patch_embed.patch_size[:-2]
-    if pretrained2d and frames and is_2d(state):
-        state, report.inflated = inflate(state, frames[0]), True
-        # the file says nothing of time, so that the config's word holds
+    inflated = pretrained2d and bool(frames) and is_2d(state)
+    if inflated:
+        state = inflate(state, frames[0])
+        # The file has no windows in time: they are the model's own.
         windows = {s: (model.pretrained_window_sizes[s][0], *w) for s, w in windows.items()}
-        report.windows = windows
-    own = model.state_dict()
-    for key, value in state.items():
-        if key not in own:
-            report.unexpected.append(key)
-        elif own[key].shape != value.shape:
-            report.mismatched.append(f'{key} {list(value.shape)}, here {list(own[key].shape)}')
-        else:
-            report.loaded.append(key)
-    report.missing = [key for key in own if key not in state]
-    _check_fit(report, model, state)
-    check_windows(path, report.windows, model)
-    model.load_state_dict({key: state[key] for key in report.loaded}, strict=False)
-    return report
-
-
-def convert_file(
-    path: str | os.PathLike[str], format: str | None = None, prefix: str | None = None
-) -> tuple[Converted, dict[int, tuple[int, ...]]]:
-    """Read a file and bring it under our keys; also the pre-trained windows recorded in it.
-
-    Raises:
-        CheckpointError: see `read_checkpoint` and `convert`; its message names the file.
-    """
-    return convert_checkpoint(read_checkpoint(path), path, format, prefix)
-
-
-def convert_checkpoint(
-    checkpoint: Any,
-    path: str | os.PathLike[str],
-    format: str | None = None,
-    prefix: str | None = None,
-) -> tuple[Converted, dict[int, tuple[int, ...]]]:
-    """As `convert_file`, of a file that has been read."""
-    try:
-        converted = convert(unwrap(checkpoint), format, prefix)
-    except CheckpointError as error:
-        raise CheckpointError(f'{path}: {error}') from error
-    windows = pretrained_windows(converted.tables)
-    if not windows and isinstance(checkpoint.get('meta'), Mapping):  # a file of our converter
-        recorded = checkpoint['meta'].get('pretrained_window_sizes') or {}
-        windows = {int(stage): tuple(window) for stage, window in recorded.items()}
-    return converted, windows
-
-
-def unwrap(checkpoint: Any) -> dict[str, Tensor]:
-    """Find the weights in a checkpoint: the dict itself, or one under a usual key.
-
-    Raises:
-        CheckpointError: if there are none.
-    """
-    for _ in range(3):
-        if not isinstance(checkpoint, Mapping):
-            break
-        inner = [checkpoint[key] for key in _WRAPPERS if isinstance(checkpoint.get(key), Mapping)]
-        if not inner:
-            break
-        checkpoint = inner[0]
-    if isinstance(checkpoint, Mapping):
-        tensors = {k: v for k, v in checkpoint.items() if isinstance(v, Tensor)}
-        if tensors:
-            return tensors
-    seen = list(checkpoint)[:4] if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
-    raise CheckpointError(f'no weights found; expected tensors or one of {_WRAPPERS}, got {seen}')
-
-
-def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The architecture of weights under our keys, with its name if it has one."""
-    depths: list[int] = []
-    heads: list[int] = []
-    stage = 0
-    while any(key.startswith(f'layers.{stage}.') for key in state):
-        blocks = {k.split('.')[3] for k in state if k.startswith(f'layers.{stage}.blocks.')}
-        depths.append(len(blocks))
-        heads.append(len(state.get(f'layers.{stage}.blocks.0.attn.logit_scale', ())))
-        stage += 1
-    arch: dict[str, Any] = {
-        'embed_dims': len(state['patch_embed.proj.weight']),
-        'depths': tuple(depths),
-        'num_heads': tuple(heads),
-        'extra_norm_every': _extra_norm_every(state),
-    }
-    for name, variant in VARIANTS.items():
-        if all(getattr(variant, key) == value for key, value in arch.items()):
-            return {'name': name, **arch}
-    return arch
-
-
-def _extra_norm_every(state: Mapping[str, Tensor]) -> int:
-    blocks = [int(k.split('.')[3]) for k in state if k.endswith('.enorm.weight')]
-    return 1 + min(blocks) if blocks else 0
-
-
-def _check_fit(report: LoadReport, model: SwinV2, state: Mapping[str, Tensor]) -> None:
-    def faults(keys: Iterable[str]) -> list[str]:
-        return [key for key in keys if not _OUTPUT_NORM.fullmatch(key)]
-
-    problems = {
-        'shape mismatch': report.mismatched,
-        'missing in the file': faults(report.missing),
-        'not in the model': faults(report.unexpected),
-    }
-    if any(problems.values()):
-        parts = '; '.join(f'{k}: {len(v)}, e.g. {v[0]}' for k, v in problems.items() if v)
+    report = compare_keys(path, model.state_dict(), state)
+    _describe_source(report, converted, model)
+    report.unused, report.windows, report.inflated = unused, windows, inflated
+    if problems := report.problems(optional=_OUTPUT_NORM.fullmatch):
         variant, arch = model.variant, describe(state)
         raise CheckpointError(
-            f'{report.path} does not fit the backbone ({parts}). The file is {arch}, '
+            f'{path} does not fit the backbone ({problems}). The file is {arch}, '
             f'which arch={arch.get("name", arch)!r} would build; '
             f'the config asks for embed_dims={variant.embed_dims}, depths={variant.depths}, '
             f'num_heads={variant.num_heads}, extra_norm_every={variant.extra_norm_every} '
             f'on {model.patch_embed.proj.in_channels} input channels{_hint(model, state)}'
         )
+    _check_windows(report, model)
+    _assign(model, state, report)
+    return report
+
+
+def load_but(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    new: Sequence[str] = (),
+    class_map: Sequence[int] | None = None,
+) -> LoadReport:
+    """Load a checkpoint into a whole model, except for the parts that are to be new.
+
+    Everything else must be in the file, with its shape, and everything in the file must be in the
+    model. Classifiers and SimMIM load from files of any format of `FORMATS` too, with head, decoder
+    and final norm.
+
+    Args:
+        model: the detector, segmentor, recognizer, classifier or SimMIM.
+        path: a local file, see `read_checkpoint`.
+        new: parts of names; parameters with one of them in their names are not loaded.
+        class_map: for each class of the model's linear head, the class of the file's; see
+            `read_class_map`.
+
+    Raises:
+        CheckpointError: if the file cannot be read or does not fit, if an entry of `new` is in no
+            parameter's name, or if next to nothing is left to load.
+    """
+    if isinstance(new, str) or '' in new:
+        raise CheckpointError(f'new must be a list of parts of names, none empty, got {new!r}')
+    checkpoint, own = read_checkpoint(path), model.state_dict()
+    given, converted = unwrap(checkpoint), None
+    backbone = getattr(model, 'backbone', None)
+    if isinstance(backbone, SwinV2) and 'backbone.patch_embed.proj.weight' not in given:
+        converted = convert_checkpoint(checkpoint, path)
+        given = {
+            **{f'backbone.{key}': value for key, value in converted.state.items()},
+            **converted.heads,
+            **{key: given[key] for key in converted.unknown},  # unexpected, not passed over
+        }
+    if class_map is not None:
+        if any(part in key for part in new for key in _HEAD):
+            raise CheckpointError(f'new={list(new)} and class_map both say how the head starts')
+        given = _choose_classes(own, given, class_map, path)
+    for part in new:
+        if not any(part in key for key in own):
+            raise CheckpointError(f'new: no parameter of the model has {part!r} in its name')
+    report = compare_keys(path, own, given, new)
+    if problems := report.problems():
+        _check_classes(own, given, path, new)
+        raise CheckpointError(
+            f'{path} does not fit the model ({problems}). Train it with the config of the same '
+            f'size, or name the parts that it is not to give in new (now {list(new)}); for the '
+            'backbone alone give the file to model.backbone.init_cfg'
+        )
+    if converted is not None and isinstance(backbone, SwinV2):
+        _describe_source(report, converted, backbone)
+        _check_windows(report, backbone)
+    _assign(model, given, report)
+    return report
+
+
+def read_class_map(path: str | os.PathLike[str]) -> list[int]:
+    """Read the authors' form of a class map: line i is the class in the file of our class i.
+
+    Raises:
+        CheckpointError: if a line is not a number from 0.
+    """
+    classes = []
+    lines = Path(path).read_text(errors='replace').splitlines() or ['']
+    for number, line in enumerate(lines, start=1):
+        if not line.strip().isdecimal():
+            raise CheckpointError(
+                f'{path}, line {number}: a class map has one number of a class a line, got {line!r}'
+            )
+        classes.append(int(line))
+    return classes
+
+
+def unshard(value: Any, keep: bool = True) -> Any:
+    """Join a tensor that is sharded over ranks, on the CPU. Collective: call on every rank.
+
+    Args:
+        value: a `DTensor`; anything else is returned as it is.
+        keep: ranks with ``keep=False`` get an empty tensor.
+    """
+    if not isinstance(value, DTensor):
+        return value
+    whole = value.full_tensor()
+    return whole.cpu() if keep else torch.empty(0)
+
+
+def shard_like(value: Tensor, like: Tensor) -> Tensor:
+    """This rank's shard of `value`, which is the same on every rank, if `like` is sharded."""
+    if not isinstance(like, DTensor):
+        return value
+    device = like.to_local().device
+    mesh, places = like.device_mesh, like.placements
+    return distribute_tensor(value.to(device), mesh, places, src_data_rank=None)
+
+
+def _describe_source(report: LoadReport, converted: Converted, backbone: SwinV2) -> None:
+    report.format, report.prefix = converted.format, converted.prefix
+    report.windows = converted.windows
+    report.assumed = _short_windows(backbone.pretrained_window_sizes)
+
+
+def _assign(model: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> None:
+    report.require_match()
+    own = model.state_dict()
+    loaded = {key: shard_like(state[key], own[key]) for key in report.loaded}
+    model.load_state_dict(loaded, strict=False)
+
+
+def _check_windows(report: LoadReport, model: SwinV2) -> None:
+    ours, theirs = model.pretrained_window_sizes, report.windows
+    if any(ours[stage] != window for stage, window in theirs.items()):
+        right = [theirs.get(stage, window) for stage, window in enumerate(ours)]
+        raise CheckpointError(
+            f'{report.path} was trained with other windows than the config says: set '
+            f'pretrained_window_sizes={_short_windows(right)}, it is {report.assumed}. They fix '
+            'the scale of the position bias; window_size itself is free'
+        )
+
+
+def _short_windows(windows: Iterable[tuple[int, ...]]) -> list[int | tuple[int, ...]]:
+    """Windows as configs write them: one int where all axes are equal."""
+    return [w[0] if len(set(w)) == 1 else w for w in windows]
 
 
 def _hint(model: SwinV2, state: Mapping[str, Tensor]) -> str:
-    """What to set if only the number of axes is wrong."""
+    """What to set if the number of axes is wrong."""
     if is_2d(state) == (len(model.patch_embed.patch_size) == 2):
         return ''
     if is_2d(state):
@@ -247,5 +333,36 @@ def _hint(model: SwinV2, state: Mapping[str, Tensor]) -> str:
     return '. These are weights of a video network, and the backbone takes images'
 
 
-def _some(keys: list[str]) -> str:
-    return ', '.join(keys[:8]) + (f' and {len(keys) - 8} more' if len(keys) > 8 else '')
+def _choose_classes(
+    own: State, given: State, class_map: Sequence[int], path: str | os.PathLike[str]
+) -> State:
+    """`given` with the rows of its head that `class_map` names, in that order."""
+    for what, state in (('the model', own), (path, given)):
+        if any(key not in state for key in _HEAD):
+            raise CheckpointError(f'class_map is for linear classifiers, and {what} has no head.fc')
+    if len(class_map) != (ours := len(own[_HEAD[0]])):
+        raise CheckpointError(
+            f'class_map has {len(class_map)} entries, and model.head {ours} classes; it needs one '
+            'for each'
+        )
+    known = len(given[_HEAD[0]])
+    if wrong := [number for number in class_map if not 0 <= number < known]:
+        raise CheckpointError(
+            f'class_map names class {wrong[0]}, and the head of {path} has {known}, from 0'
+        )
+    return {**given, **{key: given[key][list(class_map)] for key in _HEAD}}
+
+
+def _check_classes(
+    own: State, given: State, path: str | os.PathLike[str], new: Sequence[str]
+) -> None:
+    """If the numbers of classes differ, raise an error that says what to do about it."""
+    key = _HEAD[0]
+    if key not in own or key not in given or any(part in key for part in new):
+        return
+    if (theirs := len(given[key])) != (ours := len(own[key])):
+        raise CheckpointError(
+            f'{path} tells {theirs} classes apart, and model.head {ours}: give a class map of '
+            f'{ours} lines, each the number of the class in the file (tools/train.py --class-map '
+            "FILE), or start with a new head (new=['head.'] in LoadCheckpointHook)"
+        )

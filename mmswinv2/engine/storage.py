@@ -16,8 +16,13 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_from_local
 
 from ..checkpoints import read_checkpoint
-from ..checkpoints.files import HALF_WRITTEN, write_whole
-from ..checkpoints.sharded import check_shards, is_sharded, read_sharded
+from ..checkpoints.files import (
+    HALF_WRITTEN,
+    check_deepspeed_folder,
+    is_deepspeed_folder,
+    read_deepspeed_folder,
+    write_atomically,
+)
 from ..errors import UserError
 
 _STARTED = '.started'  # in the work dir, as old as the run
@@ -34,7 +39,7 @@ class AtomicLocalBackend(LocalBackend):
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write `obj`; `filepath` is the old file or the whole new one, never a part of it."""
-        write_whole(filepath, lambda file: file.write(obj))
+        write_atomically(filepath, lambda file: file.write(obj))
         if Path(filepath).suffix == '.pth':
             self.remove_outdated(but=filepath)
 
@@ -67,8 +72,8 @@ def use_whole_files() -> None:
 
 
 def _read(filename: str, map_location: Any = None) -> Any:
-    if is_sharded(filename):
-        return read_sharded(filename)
+    if is_deepspeed_folder(filename):
+        return read_deepspeed_folder(filename)
     return load_from_local(filename, map_location)
 
 
@@ -144,8 +149,8 @@ def look_at_checkpoint(cfg: Config, path: Path) -> None:
         UserError: if the config's strategy cannot resume from it.
         CheckpointError: if it is missing, truncated or unsafe.
     """
-    sharded = is_sharded(path)
-    checkpoint = check_shards(path) if sharded else read_checkpoint(path, mmap=True)
+    sharded = is_deepspeed_folder(path)
+    checkpoint = check_deepspeed_folder(path) if sharded else read_checkpoint(path, mmap=True)
     if not cfg.get('resume'):
         return
     if sharded and not _strategy(cfg).endswith('DeepSpeedStrategy'):

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from ..checkpoints.files import HALF_WRITTEN
-from ..checkpoints.sharded import check_shards, gathered, is_sharded, spread
+from ..checkpoints.files import HALF_WRITTEN, check_deepspeed_folder, is_deepspeed_folder
+from ..checkpoints.load import shard_like, unshard
 from ..core.block import Block
 from ..errors import UserError
 from ..registry import STRATEGIES
@@ -68,12 +68,12 @@ class DDPStrategy(_DDPStrategy):
 class FSDPStrategy(DDPStrategy):
     """Each process keeps its part of every parameter, gradient and state of the optimizer.
 
-    The blocks of the backbone are gathered one after the other, and what remains of the model
+    The blocks of the backbone are unshard one after the other, and what remains of the model
     together. Checkpoints are plain files, as without a strategy, and each strategy reads them;
     mmengine's FSDPStrategy needs a GPU and torch's older implementation.
 
     Args:
-        reshard_after_forward: drop the gathered parameters of a block after its forward pass
+        reshard_after_forward: drop the unshard parameters of a block after its forward pass
             (as ZeRO stage 3), or only after backward (as stage 2).
         **kwargs: of mmengine's DDPStrategy.
     """
@@ -93,9 +93,9 @@ class FSDPStrategy(DDPStrategy):
         """Gather everything and let the first process write it; see mmengine's."""
         own: Any = self.model.state_dict()
         self._whole = (
-            OrderedDict((key, gathered(value, is_main_process())) for key, value in own.items()),
+            OrderedDict((key, unshard(value, is_main_process())) for key, value in own.items()),
             _map_state(
-                super().optim_state_dict(), lambda value, _: gathered(value, is_main_process())
+                super().optim_state_dict(), lambda value, _: unshard(value, is_main_process())
             ),
         )
         self._whole[0]._metadata = own._metadata  # type: ignore[attr-defined]  # layers' versions
@@ -125,7 +125,7 @@ class FSDPStrategy(DDPStrategy):
         state, own = revised(state_dict, revise_keys), self.model.state_dict()
         for key, value in state.items():
             if key in own and own[key].shape == value.shape:
-                state[key] = spread(value, own[key])
+                state[key] = shard_like(value, own[key])
         load_state_dict(self.model, state, strict, self.logger)
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
@@ -135,7 +135,7 @@ class FSDPStrategy(DDPStrategy):
 
         def part(value: Tensor, number: int) -> Tensor:
             like = parameters[number]
-            return spread(value, like) if value.shape == like.shape else value
+            return shard_like(value, like) if value.shape == like.shape else value
 
         self.optim_wrapper.load_state_dict(_map_state(state_dict, part))
 
@@ -218,13 +218,13 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
 
     def resume(self, filename: str, **kwargs: Any) -> dict:
         """Go on from a folder that as many processes wrote; see mmengine's."""
-        if not is_sharded(filename):
+        if not is_deepspeed_folder(filename):
             raise UserError(
                 f'{filename} was not written by DeepSpeed, and has no state of its optimizer to '
                 'resume from; take the weights alone with --cfg-options load_from=..., or resume '
                 'with the strategy that wrote it'
             )
-        check_shards(Path(filename))
+        check_deepspeed_folder(Path(filename))
         return super().resume(filename, **kwargs)
 
     def save_checkpoint(self, filename: str, **kwargs: Any) -> None:

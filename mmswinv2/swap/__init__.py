@@ -1,8 +1,7 @@
 """Giving a config of mmdet or mmseg a SwinV2 backbone."""
 
-from .source import find_config, read_config
-from .swap import Options, swap_backbone, write_config
-from .weights import default_window
+from .config import find_config, read_config, write_config
+from .swap import Options, default_window, swap_backbone
 
 __all__ = [
     'Options',

@@ -1,34 +1,39 @@
-"""The old config with a SwinV2 backbone."""
+"""Give a config a SwinV2 backbone: weights, input statistics, optimizer and schedule included."""
 
 from __future__ import annotations
 
 import copy
 import importlib.util
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from ..checkpoints.files import write_whole
+from ..checkpoints import PUBLISHED, convert_file, describe, fetch
+from ..checkpoints.published import find_published
+from ..core import get_variant
 from ..errors import UserError
-from .check import build, predict
-from .notes import Notes, inits_of
-from .owner import find_owner
-from .training import set_optimizer, set_schedules, set_statistics
-from .weights import choose_weights, default_window
-from .wiring import rewire
-
-__all__ = ['Options', 'swap_backbone', 'write_config']
+from .config import Notes, dicts_in, inits_of, join_path
+from .wiring import build, find_owner, predict, rewire
 
 _BACKBONE = 'mmswinv2.SwinTransformerV2'
-# of the pre-training for detection (the paper gives none for COCO); nano and huge: our choice
+_CONSTRUCTOR = 'mmswinv2.SwinLayerDecayOptimWrapperConstructor'
+# Of the pre-training for detection (the paper gives none for COCO), nano and huge by our choice;
+# the paper's for ADE20K.
 _DROP_PATH = {'nano': 0.05, 'tiny': 0.2, 'small': 0.3, 'base': 0.5, 'large': 0.2, 'huge': 0.3}
-_GIANT = 0.3  # of the pre-training on ImageNet-22K-ext
-_SEGMENTATION, _SEGMENTATION_GIANT = 0.3, 0.4  # the paper's, ADE20K
+_DROP_PATH_GIANT = 0.3
+_DROP_PATH_SEG, _DROP_PATH_SEG_GIANT = 0.3, 0.4
+# Of the published weights: RGB.
+_MEAN, _STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+_LR = {
+    'mmdet': (1e-4, "the paper's COCO ablation, batch 16"),
+    'mmseg': (4e-5, "the paper's ADE20K ablation, batch 16"),
+}
+_WEIGHT_DECAY = 0.05
+# Options of paramwise_cfg that our constructor implies, or that do not apply to it.
+_IMPLIED = {'norm_decay_mult', 'bias_decay_mult', 'flat_decay_mult', 'bypass_duplicate'}
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,12 @@ class Options:
     Attributes:
         arch: a name of `core.VARIANTS`.
         window: window size; ``None``: that of the weights.
-        checkpoint: a file or address, ``'none'``, or ``None`` for the published one.
+        checkpoint: a file, address or name of weights, ``'none'``, or ``None`` for the published
+            ones of `arch` and `window`.
         pretrained_windows: per stage, where the checkpoint does not record them.
         drop_path: stochastic depth; ``None``: by size and task.
         layer_decay: rate of the lr decay over layers.
-        lr: learning rate; ``None``: see `training.set_optimizer`.
+        lr: learning rate; ``None`` keeps that of an AdamW, or else takes the paper's.
         check: whether to run the new model on an image.
     """
 
@@ -76,13 +82,13 @@ def swap_backbone(cfg: Config, options: Options) -> tuple[Config, Notes]:
             raise UserError(f'{path}.backbone takes {old.in_channels} channels; SwinV2 wants RGB')
         stages = rewire(owner, path, options.arch, notes)
         _set_backbone(owner, path, stages, scope, options, notes)
-        _forget_old_weights(cfg, path, owner, old, notes)
-        set_statistics(cfg, path, notes)
+        _remove_old_weights(cfg, path, owner, old, notes)
+        _set_statistics(cfg, notes)
         model = build(cfg.model, 'cpu' if options.check else 'meta')
         names = [name for name, _ in model.named_parameters()]
-        lr = set_optimizer(cfg, names, options.lr, options.layer_decay, notes)
+        lr = _set_optimizer(cfg, names, scope, options, notes)
         if lr is not None:
-            set_schedules(cfg, lr, notes)
+            _set_schedules(cfg, lr, notes)
         if options.check:
             predict(model, scope)
         else:
@@ -91,38 +97,28 @@ def swap_backbone(cfg: Config, options: Options) -> tuple[Config, Notes]:
     return cfg, notes
 
 
-def write_config(path: Path, cfg: Config, notes: Notes, origin: str, command: str) -> None:
-    """Write a config that stands alone, headed by where it comes from; whole or not at all."""
-    lines = [f'{origin} with a SwinV2 backbone', f'  {command}', 'Changed:']
-    lines += [f'- {text}' for text in notes.changed]
-    lines += ['Left for you to judge:', *(f'- {text}' for text in notes.judge)]
-    head = ''.join(
-        textwrap.fill(
-            line, 100, initial_indent='# ', subsequent_indent='#   ', break_long_words=False,
-            break_on_hyphens=False,
-        ) + '\n'
-        for line in lines
-    )  # fmt: skip
-    text = head + cfg.pretty_text
-    if Config.fromstring(text, '.py').to_dict() != cfg.to_dict():
-        raise UserError(f'{origin} holds what cannot be written as text (objects, functions)')
-    write_whole(path, lambda file: file.write(text.encode()))
+def default_window(arch: str) -> int:
+    """The window size of the weights that an `arch` starts from, 16 (nano: 8) if there are none."""
+    name = find_published(arch)
+    return PUBLISHED[name].window if name else 8 if arch == 'nano' else 16
 
 
 def _scope(cfg: Config) -> str:
+    """The package that the config is for.
+
+    Raises:
+        UserError: if backbones of its models cannot be swapped.
+    """
     if 'model' not in cfg or not isinstance(cfg.model, dict):
         raise UserError('the config has no model=dict(...), so there is no backbone to swap')
-    if (
-        str(cfg.model.get('type')).startswith('Recognizer')
-        or cfg.get('default_scope') == 'mmaction'
-    ):
+    kind, scope = cfg.model.get('type'), cfg.get('default_scope')
+    if str(kind).startswith('Recognizer') or scope == 'mmaction':
         raise UserError(
-            f'{cfg.model.get("type")}: only the backbones of detectors and segmentors, which take '
-            'images and give pyramids, can be swapped; video recognisers cannot'
+            f'{kind}: only the backbones of detectors and segmentors, which take images and give '
+            'pyramids, can be swapped; video recognisers cannot'
         )
     if 'Track' in str((cfg.model.get('data_preprocessor') or {}).get('type')):
-        raise UserError(f'{cfg.model.get("type")} is a tracker; swap the backbone of its detector')
-    scope = cfg.get('default_scope')
+        raise UserError(f'{kind} is a tracker; swap the backbone of its detector')
     if scope not in ('mmdet', 'mmseg'):
         raise UserError(
             f'default_scope is {scope!r}; only configs of mmdet and mmseg can be swapped'
@@ -137,22 +133,21 @@ def _set_backbone(
 ) -> None:
     old, arch = owner.backbone, options.arch
     window = default_window(arch) if options.window is None else options.window
-    weights, source = choose_weights(arch, window, options.checkpoint, options.pretrained_windows)
+    weights, source = _choose_weights(options, window)
     drop_path = options.drop_path
     if drop_path is None:
-        drop_path = _DROP_PATH.get(arch, _GIANT)
+        drop_path = _DROP_PATH.get(arch, _DROP_PATH_GIANT)
         if scope == 'mmseg':
-            drop_path = _SEGMENTATION_GIANT if arch == 'giant' else _SEGMENTATION
+            drop_path = _DROP_PATH_SEG_GIANT if arch == 'giant' else _DROP_PATH_SEG
     new = dict(type=_BACKBONE, arch=arch, window_size=window, drop_path_rate=drop_path)
     new |= dict(out_indices=tuple(stages)) | ({'with_cp': True} if old.get('with_cp') else {})
-    new |= weights
-    owner.backbone = new
-    notes.changed.insert(0, f'{path}.backbone: {old.type} -> {_BACKBONE} {arch}, window {window}')
-    notes.changed.insert(1, f'{path}.backbone: {source}')
-    notes.changed.insert(
-        2, f'{path}.backbone.out_indices: {tuple(stages)}, the maps that are used; '
-        f'drop_path_rate {drop_path}',
-    )  # fmt: skip
+    owner.backbone = new | weights
+    notes.changed[:0] = [
+        f'{path}.backbone: {old.type} -> {_BACKBONE} {arch}, window {window}',
+        f'{path}.backbone: {source}',
+        f'{path}.backbone.out_indices: {tuple(stages)}, the maps that are used; drop_path_rate '
+        f'{drop_path}',
+    ]
     gone = {k: old[k] for k in ('frozen_stages', 'norm_eval', 'dcn', 'plugins') if old.get(k)}
     if gone.get('frozen_stages', 0) > -1 and gone:
         notes.judge.append(
@@ -161,13 +156,165 @@ def _set_backbone(
         )
 
 
-def _forget_old_weights(cfg: Config, path: str, owner: Any, old: Any, notes: Notes) -> None:
+def _choose_weights(options: Options, window: int) -> tuple[dict[str, Any], str]:
+    """The weights to start from.
+
+    Returns:
+        settings of the backbone (``init_cfg``, ``pretrained_window_sizes``), and where they are
+        from, in words.
+
+    Raises:
+        UserError: if the file is of another size, or its windows are unknown.
+        CheckpointError: if it cannot be read.
+    """
+    arch, stated = options.arch, options.pretrained_windows
+    checkpoint = options.checkpoint or find_published(arch, window)
+    if checkpoint is None or checkpoint == 'none':
+        if stated:
+            raise UserError('--pretrained-windows goes with --checkpoint; there is none here')
+        why = 'as asked' if checkpoint else f'no weights of SwinV2-{arch} were published'
+        return {}, f'from scratch: {why}'
+    num_stages = len(get_variant(arch).depths)
+    if stated and len(stated) == 1:
+        stated = list(stated) * num_stages
+    published = next((w for n, w in PUBLISHED.items() if checkpoint in (n, w.url)), None)
+    if published:
+        found, recorded = {'name': published.arch}, dict(enumerate(published.pretrained_windows))
+        source = 'as published'
+    else:
+        converted = convert_file(fetch(checkpoint))
+        found = describe(converted.state)
+        recorded = {stage: sizes[-1] for stage, sizes in converted.windows.items()}
+        source = 'as the file says'
+    if found.get('name') != arch:
+        raise UserError(f'{checkpoint} is {found}; --arch {arch} does not fit it')
+    if stated is not None and len(stated) != num_stages:
+        raise UserError(f'--pretrained-windows needs 1 or {num_stages} numbers, got {stated}')
+    if stated is None and len(recorded) < num_stages:
+        raise UserError(
+            f'{checkpoint} does not record the windows of its pre-training; name them with '
+            '--pretrained-windows (docs/checkpoints.md lists those of published weights)'
+        )
+    windows = [recorded[i] for i in range(num_stages)] if stated is None else list(stated)
+    if any(recorded.get(stage, w) != w for stage, w in enumerate(windows)):
+        raise UserError(
+            f'--pretrained-windows {windows}: {checkpoint} was trained with '
+            f'{list(recorded.values())}'
+        )
+    settings = {
+        'pretrained_window_sizes': windows,
+        'init_cfg': {'type': 'Pretrained', 'checkpoint': checkpoint},
+    }
+    return settings, f'weights {checkpoint}, first trained with windows {windows} ({source})'
+
+
+def _remove_old_weights(cfg: Config, path: str, owner: Any, old: Any, notes: Notes) -> None:
     why = 'weights of the old backbone'
     for where, node in {'model': cfg.model, path: owner}.items():
-        for key in ('pretrained', 'init_cfg'):
-            notes.remove(node, key, where, why)
+        notes.remove(node, where, why, 'pretrained', 'init_cfg')
     if cfg.get('load_from'):
-        notes.set(cfg, 'load_from', None, '', 'a whole model with the old backbone')
+        notes.set(cfg, '', 'a whole model with the old backbone', load_from=None)
     addresses = {init.get('checkpoint') for init in inits_of(old)}
-    for key in [k for k, v in cfg.items() if isinstance(v, str) and v in addresses]:
-        notes.remove(cfg, key, '', why)
+    variables = [key for key, v in cfg.items() if isinstance(v, str) and v in addresses]
+    notes.remove(cfg, '', why, *variables)
+
+
+def _set_statistics(cfg: Any, notes: Notes) -> None:
+    """Set RGB and the statistics of the weights, wherever images are normalised."""
+    why = 'the weights were trained on RGB images with these statistics'
+    normalises, preprocessors = [], []
+    for path, node in dicts_in(cfg._cfg_dict):
+        kind = str(node.get('type')).split('.')[-1]
+        if kind == 'Normalize' and 'mean' in node:
+            normalises.append((path, node))
+        elif kind.lower().endswith('datapreprocessor') and 'data_preprocessor' not in node:
+            preprocessors.append((path, node))
+    for path, node in normalises:
+        notes.set(node, path, why, mean=_MEAN, std=_STD, to_rgb=True)
+    for path, node in preprocessors:
+        if node.get('mean') is None and normalises:
+            continue  # the pipelines do it
+        notes.remove(node, path, why, 'rgb_to_bgr')
+        notes.set(node, path, why, mean=_MEAN, std=_STD, bgr_to_rgb=True)
+    if not normalises and not preprocessors:
+        notes.judge.append(
+            f'nothing normalises the images: the weights expect RGB, mean {_MEAN}, std {_STD}'
+        )
+
+
+def _set_optimizer(
+    cfg: Any, names: Sequence[str], scope: str, options: Options, notes: Notes
+) -> float | None:
+    """Set AdamW with our groups of the parameters `names`.
+
+    Returns:
+        the learning rate, ``None`` if the config trains nothing.
+    """
+    wrapper, path, lr = cfg.get('optim_wrapper'), 'optim_wrapper', options.lr
+    if not wrapper or 'optimizer' not in wrapper:
+        notes.judge.append('the config has no single optimizer; SwinV2 is trained with AdamW')
+        return None
+    old = wrapper.optimizer
+    if str(old.type) != 'AdamW':
+        paper, source = _LR[scope]
+        new = dict(type='AdamW', lr=lr or paper, betas=(0.9, 0.999), weight_decay=_WEIGHT_DECAY)
+        why = f'SwinV2 is trained with AdamW; {"as asked" if lr else source}'
+        notes.set(wrapper, path, why, optimizer=new)
+        base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
+        if base != 16 and not lr:
+            batch = base or 'a batch that it does not name (auto_scale_lr)'
+            notes.judge.append(f'lr {paper} is meant for batch 16; this config is for {batch}')
+    else:
+        if lr:
+            notes.set(old, f'{path}.optimizer', 'as asked', lr=lr)
+        notes.judge.append(
+            f'AdamW with lr {old.lr} and weight decay {old.get("weight_decay", 0.01)} was tuned '
+            'for the old backbone'
+        )
+    _set_groups(wrapper, names, options.layer_decay, path, notes)
+    if not wrapper.get('clip_grad'):
+        notes.judge.append('gradients are not clipped (optim_wrapper.clip_grad)')
+    return wrapper.optimizer.lr
+
+
+def _set_groups(
+    wrapper: Any, names: Sequence[str], layer_decay: float | None, path: str, notes: Notes
+) -> None:
+    old = wrapper.get('paramwise_cfg') or {}
+    groups: dict[str, Any] = {'layer_decay_rate': 1.0 if layer_decay is None else layer_decay}
+    kept, lost = {}, []
+    for key, change in (old.get('custom_keys') or {}).items():
+        change = {k: v for k, v in change.items() if k in ('lr_mult', 'decay_mult')}
+        if change and any(key in name for name in names):
+            kept[key] = change
+        else:
+            lost.append(key)
+    if kept:
+        groups['custom_keys'] = kept
+    why = 'no weight decay on norms, biases, cpb_mlp and logit_scale'
+    notes.set(wrapper, path, why, constructor=_CONSTRUCTOR)
+    notes.set(wrapper, path, 'options of that constructor', paramwise_cfg=groups)
+    if lost:
+        some = ', '.join(lost[:4]) + (', ...' if len(lost) > 4 else '')
+        notes.judge.append(f'{path}: {len(lost)} custom_keys match nothing now and went: {some}')
+    if rest := {k: v for k, v in old.items() if k not in {'custom_keys', *_IMPLIED}}:
+        notes.judge.append(f'{path}.paramwise_cfg: {rest} went')
+
+
+def _set_schedules(cfg: Any, lr: float, notes: Notes) -> None:
+    """Let no schedule end above the learning rate, and none change a momentum AdamW lacks."""
+    schedules = cfg.get('param_scheduler')
+    if not schedules:
+        return
+    listed = schedules if isinstance(schedules, list) else [schedules]
+    for i, schedule in enumerate(listed):
+        path = join_path('param_scheduler', i) if listed is schedules else 'param_scheduler'
+        for key in ('eta_min', 'min_value'):
+            if schedule.get(key, 0) >= lr:
+                notes.set(schedule, path, f'it was not below the new lr {lr}', **{key: 0.0})
+        if 'eta_max' in schedule:
+            notes.set(schedule, path, 'the new lr', eta_max=lr)
+    kept = [s for s in listed if not str(s.type).endswith('Momentum')]
+    if len(kept) < len(listed):
+        cfg.param_scheduler = kept
+        notes.changed.append('param_scheduler: schedules of momentum removed (AdamW has betas)')

@@ -1,25 +1,80 @@
-"""Who takes the backbone's maps, and with how many channels."""
+"""Fit the parts of a model to the maps of SwinV2, and run parts to see whether they fit."""
 
 from __future__ import annotations
 
+import copy
 import itertools
+import logging
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
-from torch import Tensor
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
 
 from ..core import get_variant
 from ..errors import UserError
-from .notes import Notes, dicts_in, last_line, runnable
+from .config import Notes, dicts_in, without_weights
 
-__all__ = ['rewire']
-
-_IMAGE = 128  # pixels of the image that tells channels and strides
-_STRIDES = (4, 8, 16, 32)
+_STRIDES = (4, 8, 16, 32)  # of SwinV2's stages
 _CHANNELS = ('in_channels', 'in_channel')
+# Side of the square images that parts and whole models are run on, in pixels. Detectors have
+# strides up to 128, and kernels of 3 x 3 on top.
+_IMAGE = 128
+_WHOLE_IMAGE = {'mmdet': 384, 'mmseg': 64}
+# Parts that cannot be moved to another backbone, and why.
+_BOUND = {
+    'SSDNeck': 'it passes maps of the old backbone on and continues them with its own layers',
+    'SimpleFPN': 'it makes a pyramid out of the one map of a plain ViT',
+    'Feature2Pyramid': 'it makes a pyramid out of the maps of a plain ViT, all of one size',
+    'MultiLevelNeck': 'it makes a pyramid out of the maps of a plain ViT, all of one size',
+    'RFP': 'its feedback runs through a second backbone made to take it',
+}
+
+
+def find_owner(model: Any) -> tuple[str, Any]:
+    """The dict of a model that holds the backbone, with its path; in a wrapper it lies deeper.
+
+    Raises:
+        UserError: if there is none or are several, or if its parts are bound to their backbone.
+    """
+    owners = [
+        (path, node)
+        for path, node in dicts_in(model, 'model')
+        if isinstance(node.get('backbone'), dict) and '.backbone' not in path
+    ]
+    if not owners:
+        raise UserError('the model has no backbone=dict(...) to swap')
+    if len(owners) > 1:
+        raise UserError(
+            f'the model has {len(owners)} backbones (in {", ".join(p for p, _ in owners)}), and '
+            'which of them is meant cannot be told; swap each in a config of its own'
+        )
+    path, owner = owners[0]
+    if teachers := [k for node in (model, owner) for k in node if k.startswith('teacher')]:
+        raise UserError(
+            f'the model learns from a teacher ({teachers[0]}) that was trained with its own '
+            'backbone and statistics; swap the backbone of a config without one'
+        )
+    for where, node in dicts_in(owner, path):
+        if '.backbone' in where:
+            continue
+        if 'shared_head' in node:
+            raise UserError(
+                f'{where}.shared_head ({node.shared_head.type}) is the last stage of the old '
+                'backbone (a C4 detector); start from the FPN config of this family'
+            )
+        kind = str(node.get('type')).split('.')[-1]
+        if kind in _BOUND:
+            raise UserError(
+                f'{where} ({kind}) is bound to its backbone: {_BOUND[kind]}; start from a config '
+                'of this family with FPN or with a ResNet or Swin backbone'
+            )
+    return path, owner
 
 
 @dataclass(frozen=True)
@@ -32,7 +87,7 @@ class Level:
 
 @dataclass
 class _Consumer:
-    """A part of the model that names the channels it takes, and the maps it takes them from."""
+    """A part of the model that names the channels it takes; `indices` are those of its maps."""
 
     path: str
     cfg: Any
@@ -44,15 +99,15 @@ def rewire(owner: Any, path: str, arch: str, notes: Notes) -> list[int]:
 
     Args:
         owner: the dict that holds the backbone.
-        path: where it is.
-        arch: the size of SwinV2.
+        path: its path in the config.
+        arch: key of `core.VARIANTS`.
         notes: takes down what is changed.
 
     Returns:
         the stages that the new backbone has to return.
 
     Raises:
-        UserError: if the parts want what SwinV2 does not have.
+        UserError: if the parts need maps that SwinV2 does not have.
     """
     old = _run(owner.backbone, torch.zeros(1, 3, _IMAGE, _IMAGE), f'{path}.backbone')
     stages = _choose_stages(old, str(owner.backbone.type), notes)
@@ -110,14 +165,14 @@ def _rising(values: Sequence[int]) -> bool:
 
 
 def _run(part: Any, inputs: Any, where: str) -> list[Level]:
-    """Build a part and look at what it makes of an image, or of maps, of `_IMAGE` pixels."""
+    """Build a part and run it on an image of `_IMAGE` pixels, or on maps of one."""
     try:
-        module = MODELS.build(runnable(part))
+        module = MODELS.build(without_weights(part))
         module.eval()  # which returns nothing in some backbones
         with torch.no_grad():
             maps = module(inputs)
     except Exception as error:  # parts of any host, with any way to fail
-        raise UserError(f'{where} cannot be built and run: {last_line(error)}') from error
+        raise UserError(f'{where} cannot be built and run: {_last_line(error)}') from error
     maps = (maps,) if isinstance(maps, Tensor) else maps
     if not all(isinstance(m, Tensor) and m.ndim == 4 for m in maps):
         raise UserError(f'{where} ({type(module).__name__}) does not give maps (B, C, H, W)')
@@ -154,17 +209,19 @@ def _taken(node: Any, count: int, where: str) -> list[int]:
     channels = next((node[key] for key in _CHANNELS if key in node), None)
     if channels is None:
         raise UserError(f'{where} ({node.get("type")}) does not say how many channels it takes')
+    default = range(count) if isinstance(channels, (list, tuple)) else count - 1
     index = node.get('in_index')
-    if index is None:
-        index = list(range(count)) if isinstance(channels, (list, tuple)) else [count - 1]
-    index = [index] if isinstance(index, int) else list(index)
-    return [i % count for i in index]
+    return [i % count for i in _listed(default if index is None else index)]
 
 
 def _skip_unused(
     neck: Any, taker: _Consumer, old: Sequence[Level], count: int, notes: Notes
 ) -> list[int]:
-    """Leave out maps that the neck does not look at: their norms would never get a gradient."""
+    """Leave out maps that the first neck, `taker`, ignores: their norms would get no gradient.
+
+    Returns:
+        which of the maps are kept; the neck still returns `count` maps of them.
+    """
     everything = list(range(len(old)))
     first = taker.cfg.get('start_level', 0) or taker.indices[0]
     if not first:
@@ -175,21 +232,21 @@ def _skip_unused(
         if taker.cfg.get('end_level', -1) > 0:
             changes['end_level'] = taker.cfg.end_level - first
     trial = {**taker.cfg, **changes}
-    trial = [trial, *neck[1:]] if isinstance(neck, list) else trial
     try:
-        fits = len(_run_neck(trial, old[first:], taker.path)) == count
+        maps = _run_neck(
+            [trial, *neck[1:]] if isinstance(neck, list) else trial, old[first:], taker.path
+        )
     except UserError:
-        fits = False
-    if not fits:  # the neck counts its inputs itself
+        maps = []
+    if len(maps) != count:  # the neck counts its inputs itself
         notes.judge.append(
             f'{taker.path} skips the first {first} maps; the norms of these get no gradient, so '
             'that training on several GPUs needs find_unused_parameters=True'
         )
         return everything
+    changes.pop('in_channels', None)  # follows with the other channels
     why = 'maps below it are not made, as their norms would get no gradient'
-    for key in ('start_level', 'end_level'):
-        if key in changes:
-            notes.set(taker.cfg, key, changes[key], taker.path, why)
+    notes.set(taker.cfg, taker.path, why, **changes)
     return everything[first:]
 
 
@@ -200,7 +257,11 @@ def _fit(
     notes: Notes,
     kept: list[int] | None = None,
 ) -> list[int]:
-    """Write the new channels, indices and strides; return which of the old maps are kept."""
+    """Write the new channels, indices and strides into the parts that take maps.
+
+    Returns:
+        which of the maps are kept; unless `kept` is given, those that a part takes.
+    """
     if kept is None:
         used = {i for c in consumers for i in c.indices}
         used |= {0 for c in consumers if c.cfg.get('c1_in_channels')}  # DeepLabV3+ takes the first
@@ -215,7 +276,7 @@ def _fit(
         taken = [i for i in consumer.indices if i in kept]
         key = next(k for k in _CHANNELS if k in cfg)
         value = cfg[key]
-        stated = list(value) if isinstance(value, (list, tuple)) else [value]
+        stated = _listed(value)
         given = [old[i].channels for i in consumer.indices]
         if stated not in (given, given[::-1]):
             raise UserError(
@@ -227,20 +288,102 @@ def _fit(
             channels.reverse()
         is_list = isinstance(value, (list, tuple))
         written = type(value)(channels) if is_list else channels[0]
-        notes.set(cfg, key, written, path, 'channels of SwinV2')
+        notes.set(cfg, path, 'channels of SwinV2', **{key: written})
         if cfg.get('c1_in_channels'):
-            notes.set(cfg, 'c1_in_channels', new[0].channels, path, 'channels of SwinV2')
+            notes.set(cfg, path, 'channels of SwinV2', c1_in_channels=new[0].channels)
         if 'in_index' in cfg:
             index = [kept.index(i) for i in taken]
             if [i % len(old) for i in _listed(cfg.in_index)] != index:
                 value = index if is_list else index[0]
-                notes.set(cfg, 'in_index', value, path, 'maps that no head takes are left out')
+                notes.set(cfg, path, 'maps that no head takes are left out', in_index=value)
         if len(cfg.get('strides', ())) == len(taken):
             strides = [new[i].stride for i in taken]
             if list(cfg.strides) != strides:
-                notes.set(cfg, 'strides', strides, path, 'strides of SwinV2')
+                notes.set(cfg, path, 'strides of SwinV2', strides=strides)
     return kept
 
 
 def _listed(value: Any) -> list[int]:
     return [value] if isinstance(value, int) else list(value)
+
+
+def build(model: Any, device: str = 'cpu') -> nn.Module:
+    """Build a model of a config without its pre-trained weights.
+
+    Raises:
+        UserError: with the words of the part that cannot be built.
+    """
+    try:
+        with torch.device(device):
+            return MODELS.build(without_weights(model))
+    except Exception as error:  # parts of any host, with any way to fail
+        raise UserError(f'the new model cannot be built: {_last_line(error)}') from error
+
+
+def predict(model: Any, scope: str) -> None:
+    """Run a detector or segmentor on a random image.
+
+    Raises:
+        UserError: naming the part that does not fit.
+    """
+    model.eval()
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # or it lists all parameters
+    try:
+        model.init_weights()  # before, the boxes that Sparse R-CNN starts from are none
+    finally:
+        logger.setLevel(level)
+    batch = model.data_preprocessor(_sample_batch(model, scope))
+    errors = []
+    # Random weights may give boxes that cannot be drawn as masks; then raw outputs have to do.
+    for mode in ('predict', 'tensor'):
+        try:
+            with torch.no_grad():
+                model(**copy.deepcopy(batch), mode=mode)
+            return
+        except Exception as error:  # as above
+            errors.append(error)
+    raise UserError(
+        f'the new model does not run on an image: {_last_line(errors[0])} (in '
+        f'{_innermost_module(model, errors[0])}); --no-check writes the config all the same'
+    ) from errors[0]
+
+
+def _sample_batch(model: Any, scope: str) -> dict[str, Any]:
+    """A random image with the annotations that a model's forward pass wants."""
+    size = (_WHOLE_IMAGE[scope], _WHOLE_IMAGE[scope])
+    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
+    meta = dict(img_shape=size, ori_shape=size, pad_shape=size, scale_factor=(1.0, 1.0), img_id=0)
+    sample: Any
+    if scope == 'mmdet':
+        from mmdet.structures import DetDataSample
+
+        sample = DetDataSample(metainfo=meta)
+        boxes = torch.tensor([[0.0, 0.0, 64.0, 64.0], [32.0, 16.0, 320.0, 256.0]])
+        sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.zeros(2, dtype=torch.long))
+        if getattr(model, 'with_rpn', True) is False:  # Fast R-CNN gets its proposals from outside
+            sample.proposals = InstanceData(bboxes=boxes, scores=torch.ones(2))
+    else:
+        from mmseg.structures import SegDataSample
+
+        sample = SegDataSample(metainfo=meta)
+    return dict(inputs=[image], data_samples=[sample])
+
+
+def _innermost_module(model: nn.Module, error: Exception) -> str:
+    """Name and class of the innermost module that was running when the error was raised."""
+    names = {id(module): name for name, module in model.named_modules()}
+    running = [
+        (names[id(module)], type(module).__name__)
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if id(module := frame.f_locals.get('self')) in names
+    ]
+    name, kind = running[-1] if running else ('', type(model).__name__)
+    return f'{name or "the model"}, a {kind}'
+
+
+def _last_line(error: Exception) -> str:
+    """Class and last line of a host's exception, whose message may hold a traceback."""
+    lines = str(error).strip().splitlines() or ['']
+    return f'{type(error).__name__}: {lines[-1]}'

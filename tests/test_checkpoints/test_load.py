@@ -1,41 +1,21 @@
-import pickle
-import re
-import subprocess
-import sys
+"""Loading into backbones and whole models, and the report on it."""
 
 import pytest
 import torch
+from torch import nn
 
-from mmswinv2.checkpoints import CheckpointError, load_pretrained, read_checkpoint, write_checkpoint
-from mmswinv2.checkpoints.load import describe
-from mmswinv2.checkpoints.windows import pretrained_windows
+from mmswinv2.checkpoints import (
+    PUBLISHED,
+    CheckpointError,
+    compare_keys,
+    fetch,
+    load_but,
+    load_pretrained,
+    write_checkpoint,
+)
+from mmswinv2.checkpoints.files import cache_path
 from mmswinv2.core import SwinV2
-from mmswinv2.core.attention import log_coordinates
-
-
-def weights(window=8, tables=None, **kwargs):
-    """State of a nano network as a file of the authors holds it."""
-    torch.manual_seed(0)
-    net = SwinV2('nano', window_size=window, out_indices=(3,), **kwargs)
-    for p in net.parameters():
-        torch.nn.init.normal_(p)
-    state = {k.replace('norm3.', 'norm.'): v for k, v in net.state_dict().items()}
-    state['head.weight'], state['head.bias'] = torch.zeros(10, 256), torch.zeros(10)
-    for stage, (m, w) in enumerate(tables or []):
-        attn = f'layers.{stage}.blocks.0.attn.'
-        state[attn + 'relative_coords_table'] = log_coordinates((m, m), (w, w))[None]
-        state[attn + 'relative_position_index'] = torch.zeros(m * m, m * m, dtype=torch.long)
-        state[f'layers.{stage}.blocks.1.attn_mask'] = torch.zeros(4, m * m, m * m)
-    return state
-
-
-@pytest.fixture
-def save(tmp_path):
-    def save(obj, name='swin.pth'):
-        torch.save(obj, tmp_path / name)
-        return tmp_path / name
-
-    return save
+from tests.test_checkpoints.conftest import weights
 
 
 def test_classification_file_of_the_authors(save):
@@ -44,115 +24,9 @@ def test_classification_file_of_the_authors(save):
     report = load_pretrained(net, path)
     assert torch.equal(net.norm3.weight, weights()['norm.weight'])
     assert report.missing == [f'norm{i}.{p}' for i in range(3) for p in ('weight', 'bias')]
-    assert len(report.dropped) == 2 + 4 * 3
+    assert report.unused == ['head.weight', 'head.bias']
     text = str(report)
     assert 'format authors' in text and 'stage 0: 8, stage 1: 8' in text and 'missing 6' in text
-
-
-@pytest.mark.parametrize('prefix', ['backbone.', 'encoder.', 'module.backbone.'])
-def test_prefix_is_found_and_the_rest_reported(save, prefix):
-    state = {prefix + k.replace('cpb_mlp', 'rpe_mlp'): v for k, v in weights().items()}
-    path = save({'state_dict': {**state, 'decoder.0.weight': torch.zeros(1)}, 'meta': {}})
-    report = load_pretrained(SwinV2('nano'), path)
-    assert (report.prefix, report.outside) == (prefix, ['decoder.0.weight'])
-
-
-@pytest.mark.parametrize('stages', [2, 3, 5])
-def test_networks_of_other_than_four_stages(stages, save):
-    arch = dict(embed_dims=12, depths=[1] * stages, num_heads=[2] * stages)
-    net = SwinV2(arch, window_size=4, out_indices=(stages - 1,))
-    own = net.state_dict()
-    timm = {
-        re.sub(r'layers\.(\d)\.down', lambda m: f'layers.{int(m[1]) + 1}.down', k): v
-        for k, v in own.items()
-    }
-    timm = {re.sub(rf'^norm{stages - 1}', 'norm', k): v for k, v in timm.items()}
-    for state, format in ((own, 'authors'), (timm, 'timm')):
-        other = SwinV2(arch, window_size=4, out_indices=(stages - 1,))
-        assert load_pretrained(other, save(dict(state))).format == format
-        assert all(torch.equal(v, own[k]) for k, v in other.state_dict().items())
-
-
-SIMMIM = dict(  # the authors' release; "giant" is not the paper's G
-    small='small',
-    base='base',
-    large='large',
-    huge=dict(embed_dims=352, depths=(2, 2, 18, 2), num_heads=(11, 22, 44, 88)),
-    giant=dict(embed_dims=448, depths=(2, 2, 18, 2), num_heads=(14, 28, 56, 112)),
-)
-
-
-@pytest.mark.filterwarnings('ignore:for .*copying from a non-meta parameter:UserWarning')
-@pytest.mark.parametrize('size', SIMMIM)
-def test_simmim_files_of_every_size(save, size):
-    with torch.device('meta'):
-        net = SwinV2(SIMMIM[size], window_size=12, out_indices=(3,))
-    state = {
-        # expanded, the zeros take no room in the file
-        'encoder.' + k.replace('norm3.', 'norm.').replace('cpb_mlp', 'rpe_mlp'): torch.zeros(
-            1
-        ).expand(v.shape)
-        for k, v in net.state_dict().items()
-    }
-    width = net.variant.embed_dims
-    state |= {'encoder.mask_token': torch.zeros(1, 1, width), 'decoder.0.bias': torch.zeros(3072)}
-    path = save({'model': state})
-    report = load_pretrained(net, path)
-    assert report.missing == [] and len(report.loaded) == len(net.state_dict())
-    assert (report.outside, report.dropped) == (['decoder.0.bias'], ['mask_token'])
-    with torch.device('meta'):
-        other = SwinV2('giant', window_size=12)
-    with pytest.raises(CheckpointError, match=f"'embed_dims': {width}.*asks for embed_dims=512"):
-        load_pretrained(other, path)
-
-
-def test_two_networks_need_a_prefix(save):
-    state = {f'{p}.{k}': v for p in ('student', 'teacher') for k, v in weights().items()}
-    path = save(state)
-    with pytest.raises(CheckpointError, match=r"under \['student\.', 'teacher\.'\]"):
-        load_pretrained(SwinV2('nano'), path)
-    assert load_pretrained(SwinV2('nano'), path, prefix='teacher.').prefix == 'teacher.'
-    with pytest.raises(CheckpointError, match=r"under the prefix 'x\.'"):
-        load_pretrained(SwinV2('nano'), path, prefix='x.')
-
-
-@pytest.mark.parametrize(
-    ('tables', 'windows'),
-    [
-        ([(8, 8)] * 4, [8, 8, 8, 8]),
-        ([(16, 16)] * 3 + [(8, 8)], [16, 16, 16, 8]),
-        ([(16, 12)] * 3 + [(8, 6)], [12, 12, 12, 6]),
-        ([(24, 12)] * 3 + [(12, 6)], [12, 12, 12, 6]),
-    ],
-    ids=str,
-)
-def test_windows_of_the_file_against_the_config(save, tables, windows):
-    path = save({'model': weights(tables=tables)})
-    right = SwinV2('nano', window_size=24, pretrained_window_sizes=windows)
-    assert load_pretrained(right, path).windows == {i: (w, w) for i, w in enumerate(windows)}
-    wrong = SwinV2('nano', window_size=windows[0], pretrained_window_sizes=7)
-    before = wrong.layers[0].blocks[0].attn.proj.weight.clone()
-    with pytest.raises(CheckpointError) as error:
-        load_pretrained(wrong, path)
-    assert f'set pretrained_window_sizes={windows}, it is [7, 7, 7, 7]' in str(error.value)
-    assert torch.equal(before, wrong.layers[0].blocks[0].attn.proj.weight)
-
-
-def test_table_that_is_not_log_spaced():
-    table = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, 15)] * 2, indexing='ij'), -1)
-    with pytest.raises(CheckpointError, match='stage 2 is not log-spaced'):
-        pretrained_windows({2: table[None]})
-
-
-def test_describe_names_the_variant():
-    state = SwinV2('nano').state_dict()
-    assert describe(state) == dict(
-        name='nano',
-        embed_dims=32,
-        depths=(2, 2, 2, 2),
-        num_heads=(1, 2, 4, 8),
-        extra_norm_every=0,
-    )
 
 
 def swin_v1(state):
@@ -171,7 +45,7 @@ def renamed(old, new):
         (renamed('cpb_mlp', 'meta_mlp'), 'swinv2_cr'),
         (renamed('mlp.fc1', 'mlp.fc3'), r"16 keys are unknown .*'layers.0.blocks.0.mlp.fc3"),
         (lambda s: {k: v for k, v in s.items() if 'q_bias' not in k}, 'missing in the file: 8'),
-        (lambda s: {k: v[:16] for k, v in s.items()}, 'shape mismatch: '),
+        (lambda s: {k: v[:16] for k, v in s.items()}, 'another shape: '),
         (lambda s: s | {'layers.0.blocks.2.norm1.bias': torch.zeros(32)}, 'not in the model: 1'),
         (lambda s: s | {'layers.0.blocks.1.enorm.weight': torch.ones(32)}, "extra_norm_every': 2"),
         (lambda s: {k: v for k, v in s.items() if 'logit_scale' not in k}, 'missing in the file'),
@@ -206,75 +80,183 @@ def test_wrong_size_names_both(save):
         load_pretrained(SwinV2('tiny'), save(weights()))
 
 
-def test_safetensors(tmp_path):
-    from safetensors.torch import save_file
-
-    state = {k: v.contiguous() for k, v in weights().items()}
-    save_file(state, tmp_path / 'model.safetensors')
-    assert len(load_pretrained(SwinV2('nano'), tmp_path / 'model.safetensors').loaded) > 100
-    (tmp_path / 'cut.safetensors').write_bytes((tmp_path / 'model.safetensors').read_bytes()[:999])
-    with pytest.raises(CheckpointError, match='truncated'):
-        read_checkpoint(tmp_path / 'cut.safetensors')
-
-
-def test_wrapped_weights_beside_other_tensors(save):
-    path = save({'epoch': torch.tensor(3), 'state_dict': weights()})
-    assert len(load_pretrained(SwinV2('nano'), path).loaded) > 100
-
-
-def test_a_neck_may_be_of_another_kind(save):
-    state = {f'backbone.{k}': v for k, v in weights().items()}
-    path = save(state | {'neck.relative_position_bias_table': torch.zeros(1)})
-    assert load_pretrained(SwinV2('nano'), path).outside == ['neck.relative_position_bias_table']
-
-
 def test_windows_that_are_not_recorded_are_said_to_be_assumed(save):
     report = load_pretrained(SwinV2('nano', window_size=16), save(weights()))
     assert 'not recorded in the file, taken to be [16, 16, 16, 16]' in str(report)
 
 
-class RunsCode:
-    def __reduce__(self):
-        return print, ('this must not be printed',)
+def model(width=4, classes=3, masks=False):
+    torch.manual_seed(width + classes)
+    parts = {'neck': nn.Linear(2, width), 'fc_cls': nn.Linear(width, classes)}
+    return nn.ModuleDict(parts | ({'mask_head': nn.Linear(width, 1)} if masks else {}))
 
 
-def test_files_that_cannot_be_read(save, tmp_path, capsys):
-    with pytest.raises(CheckpointError, match='does not exist'):
-        read_checkpoint(tmp_path / 'no.pth')
-    with pytest.raises(CheckpointError, match='is a folder'):
-        read_checkpoint(tmp_path)
-    path = save({'model': weights()})
-    for size in (0, 10, 5000, path.stat().st_size - 100):
-        (tmp_path / 'cut.pth').write_bytes(path.read_bytes()[:size])
-        with pytest.raises(CheckpointError, match=rf'cut.pth \({size} bytes\) is truncated'):
-            read_checkpoint(tmp_path / 'cut.pth')
-    with pytest.raises(CheckpointError, match='would run code from the file'):
-        read_checkpoint(save({'model': weights(), 'config': RunsCode()}))
-    (tmp_path / 'old.pkl').write_bytes(pickle.dumps(RunsCode(), protocol=2))
-    with pytest.raises(CheckpointError):
-        read_checkpoint(tmp_path / 'old.pkl')
-    assert capsys.readouterr().out == ''
+@pytest.fixture
+def stage_1(tmp_path):
+    path = tmp_path / 'iter_9.pth'
+    write_checkpoint({'state_dict': model().state_dict(), 'meta': {}}, path)
+    return path
 
 
-def test_writing_never_leaves_a_part(tmp_path, monkeypatch):
-    path = tmp_path / 'swin.pth'
-    write_checkpoint({'a': torch.ones(3)}, path)
+def test_all_but_the_new_parts(stage_1):
+    second = model(classes=5, masks=True)
+    before = {key: value.clone() for key, value in second.state_dict().items()}
+    report = load_but(second, stage_1, new=['mask_head', 'fc_cls'])
+    assert report.loaded == ['neck.weight', 'neck.bias']
+    assert report.new == [
+        'fc_cls.weight', 'fc_cls.bias', 'mask_head.weight', 'mask_head.bias',
+    ]  # fmt: skip
+    assert report.unused == ['fc_cls.weight', 'fc_cls.bias']
+    assert torch.equal(second['neck'].weight, model()['neck'].weight)
+    for key in report.new:
+        assert torch.equal(second.state_dict()[key], before[key])
+    text = str(report)
+    assert 'loaded 2, missing 0, unexpected 0, mismatched 0; 4 new (fc_cls.bias, fc_cls' in text
+    assert 'mask_head.weight), 2 of the file not used' in text
 
-    def break_off(obj, file):
-        file.write(b'half')
-        raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(torch, 'save', break_off)
-    with pytest.raises(CheckpointError, match='No space left'):
-        write_checkpoint({'a': torch.zeros(3)}, path)
-    assert [p.name for p in tmp_path.iterdir()] == ['swin.pth']
-    assert torch.equal(read_checkpoint(path)['a'], torch.ones(3))
+@pytest.mark.parametrize(
+    ('arguments', 'new', 'words'),
+    [
+        (dict(width=8), [], r'another shape: 3, e.g. neck.weight \[4, 2\], here \[8, 2\]'),
+        (dict(masks=True), [], 'missing in the file: 2, e.g. mask_head.weight'),
+        (
+            dict(classes=5),
+            'fc_cls',
+            "new must be a list of parts of names, none empty, got 'fc_cls'",
+        ),
+        (dict(classes=5), [''], r"none empty, got \[''\]"),
+        (dict(classes=5), ['mask'], "no parameter of the model has 'mask' in its name"),
+    ],
+)
+def test_another_model_changes_nothing(stage_1, arguments, new, words):
+    second = model(**arguments)
+    before = {key: value.clone() for key, value in second.state_dict().items()}
+    with pytest.raises(CheckpointError, match=words):
+        load_but(second, stage_1, new)
+    assert all(torch.equal(value, before[key]) for key, value in second.state_dict().items())
 
 
-def test_core_and_checkpoints_need_torch_alone():
-    code = (
-        'import sys, mmswinv2, mmswinv2.core, mmswinv2.checkpoints\n'
-        'print([m for m in sys.modules if m.split(".")[0] in ("mmengine", "mmcv", "mmdet")])'
+def test_what_the_model_lacks(tmp_path):
+    write_checkpoint({'state_dict': model(masks=True).state_dict()}, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match='not in the model: 2, e.g. mask_head.weight'):
+        load_but(model(), tmp_path / 'a.pth')
+
+
+def test_comparison_of_keys():
+    """Every key of model and file is in one list."""
+    own = {
+        'a.w': torch.zeros(2),
+        'a.b': torch.zeros(3),
+        'c': torch.zeros(1),
+        'new.w': torch.ones(1),
+    }
+    given = {
+        'a.w': torch.zeros(2),
+        'a.b': torch.zeros(4),
+        'd': torch.zeros(1),
+        'x.new': torch.ones(1),
+    }
+    report = compare_keys('file.pth', own, given, new=['new'])
+    assert (report.loaded, report.missing, report.unexpected) == (['a.w'], ['c'], ['d'])
+    assert report.mismatched == ['a.b [4], here [3]']
+    assert (report.new, report.unused) == (['new.w'], ['x.new'])
+    assert report.problems() == (
+        'another shape: 1, e.g. a.b [4], here [3]; missing in the file: 1, e.g. c; '
+        'not in the model: 1, e.g. d'
     )
-    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == '[]'
+    assert report.problems(optional=lambda key: key in 'cd').startswith('another shape')
+    assert 'missing' not in report.problems(optional=lambda key: key in 'cd')
+    lines = str(report).splitlines()
+    assert lines == [
+        'Loaded file.pth',
+        '  loaded 1, missing 1, unexpected 1, mismatched 1; 1 new (new.w), 1 of the file not used',
+        '  missing: c',
+        '  unexpected: d',
+        '  mismatched: a.b [4], here [3]',
+    ]
+
+
+def test_a_long_list_is_cut():
+    given = {f'k{i}': torch.zeros(1) for i in range(10)}
+    text = str(compare_keys('file.pth', {}, given))
+    assert text.endswith('unexpected: k0, k1, k2, k3, k4, k5, k6, k7 and 2 more')
+
+
+@pytest.mark.parametrize(('kept', 'enough'), [(0, False), (4, False), (5, True)])
+def test_next_to_nothing_is_not_enough(kept, enough, tmp_path):
+    """Of a model with 100 entries, 5 have to come from the file."""
+    names = [f'kept_{i}' if i < kept else f'fresh_{i}' for i in range(100)]
+    net = nn.ParameterDict({name: nn.Parameter(torch.zeros(1)) for name in names})
+    state = {name: torch.ones(1) for name in [*names[:kept], 'fresh_99']}
+    write_checkpoint({'state_dict': state}, tmp_path / 'a.pth')
+    if enough:
+        assert len(load_but(net, tmp_path / 'a.pth', ['fresh']).loaded) == kept
+    else:
+        with pytest.raises(CheckpointError, match=f'only {kept} of the 100 .*{100 - kept} entries'):
+            load_but(net, tmp_path / 'a.pth', ['fresh'])
+    assert sum(p.item() for p in net.values()) == (kept if enough else 0)
+
+
+def test_published_windows_are_checked_where_the_file_records_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path))
+    path = cache_path(PUBLISHED['swinv2_tiny_patch4_window16_256'].url)
+    write_checkpoint({'model': weights()}, path)
+    assert fetch('swinv2_tiny_patch4_window16_256') == path
+    with pytest.raises(CheckpointError, match=r'set pretrained_window_sizes=\[16, 16, 16, 8\]'):
+        load_pretrained(SwinV2('nano', window_size=16), path)
+    right = SwinV2('nano', window_size=24, pretrained_window_sizes=[16, 16, 16, 8])
+    assert load_pretrained(right, path).windows[3] == (8, 8)
+    write_checkpoint({'model': weights(tables=[(6, 6)] * 4)}, path)  # a record in the file counts
+    assert load_pretrained(SwinV2('nano', window_size=6), path).windows[3] == (6, 6)
+
+
+def classifier(classes=10, **kwargs):
+    torch.manual_seed(classes)
+    head = nn.ModuleDict({'fc': nn.Linear(256, classes)})
+    return nn.ModuleDict({'backbone': SwinV2('nano', out_indices=(3,), **kwargs), 'head': head})
+
+
+def test_mask_token_where_the_backbone_has_one(save):
+    state = {f'encoder.{k}': v for k, v in weights().items() if 'head' not in k}
+    path = save(
+        state | {'encoder.mask_token': torch.full((1, 1, 32), 7.0), 'decoder.0.bias': torch.ones(1)}
+    )
+    net = SwinV2('nano')
+    assert load_pretrained(net, path).unused == ['decoder.0.bias', 'encoder.mask_token']
+    net.mask_token = nn.Parameter(torch.zeros(1, 1, 32))
+    report = load_pretrained(net, path)
+    assert 'mask_token' in report.loaded and report.unused == ['decoder.0.bias']
+    assert net.mask_token.unique().item() == 7
+
+
+def test_classifier_of_the_authors(save):
+    state = weights(tables=[(8, 8)] * 4) | {'head.bias': torch.arange(10.0)}
+    path = save({'model': state})
+    net = classifier()
+    report = load_but(net, path)
+    assert (report.format, report.new, report.unused) == ('authors', [], [])
+    assert 'stage 0: 8' in str(report)
+    assert torch.equal(net['head']['fc'].bias, state['head.bias'])
+    assert torch.equal(net['backbone'].norm3.weight, state['norm.weight'])
+    small = classifier(3)
+    load_but(small, path, class_map=[4, 0, 9])
+    assert small['head']['fc'].bias.tolist() == [4, 0, 9]
+    with pytest.raises(CheckpointError, match='class_map names class 10, and the head .* has 10'):
+        load_but(small, path, class_map=[4, 0, 10])
+    with pytest.raises(CheckpointError, match='tells 10 classes apart, and model.head 3'):
+        load_but(classifier(3), path)
+    assert load_but(classifier(3), path, ['head.']).unused == ['head.fc.weight', 'head.fc.bias']
+    with pytest.raises(CheckpointError, match=r'set pretrained_window_sizes=\[8, 8, 8, 8\]'):
+        load_but(classifier(window_size=7), path)
+    other = save({'model': {f'encoder.{k}': v for k, v in state.items()} | {'x.w': torch.ones(1)}})
+    with pytest.raises(CheckpointError, match='not in the model: 1, e.g. x.w'):
+        load_but(net, other)
+
+
+def test_a_file_of_more_stages_does_not_fit_a_whole_model(save):
+    """Also where it records windows of stages that the model does not have."""
+    state = weights(tables=[(8, 8)] * 4)
+    more = {k.replace('layers.3.', 'layers.4.'): v for k, v in state.items() if 'layers.3.' in k}
+    with pytest.raises(CheckpointError, match='does not fit the model .*not in the model'):
+        load_but(classifier(), save({'model': state | more}))

@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmswinv2 import hosts
+from mmswinv2.checkpoints import PUBLISHED
 from tests.test_tools.conftest import ROOT
 
 FOLDER = ROOT / 'configs/detection'
@@ -89,7 +90,8 @@ def test_ablation(name):
     cfg = load(name)
     arch = RECIPES[name][0]
     assert cfg.model.backbone.drop_path_rate == DROP_PATH[arch]
-    assert cfg.model.backbone.init_cfg.checkpoint == f'{RELEASE}{arch}_patch4_window16_256.pth'
+    address = PUBLISHED[cfg.model.backbone.init_cfg.checkpoint].url
+    assert address == f'{RELEASE}{arch}_patch4_window16_256.pth'
     scales = step(cfg, 'RandomChoiceResize').scales
     assert [min(scales), max(scales)] == [(480, 1333), (800, 1333)]
     assert step(cfg, 'Resize', 'test').scale == (1333, 800)

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmswinv2 import hosts
+from mmswinv2.checkpoints import PUBLISHED
 from tests.test_configs.test_detection import CHANNELS, RELEASE, step
 from tests.test_tools.conftest import ROOT
 
@@ -80,8 +81,8 @@ def test_recipe(name):
     assert (backbone.arch, backbone.window_size) == (arch, windows)
     assert tuple(backbone.pretrained_window_sizes) == pretrained
     assert backbone.drop_path_rate == drop_path
-    init_cfg = backbone.init_cfg
-    assert (init_cfg and init_cfg.checkpoint) == (weights and f'{RELEASE}{weights}.pth')
+    address = backbone.init_cfg and PUBLISHED[backbone.init_cfg.checkpoint].url
+    assert address == (weights and f'{RELEASE}{weights}.pth')
 
     heads = cfg.model.decode_head, cfg.model.auxiliary_head
     assert [h.type for h in heads] == ['UPerHead', 'FCNHead']

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmswinv2 import hosts
+from mmswinv2.checkpoints import PUBLISHED
 from tests.test_configs.test_detection import CHANNELS, RELEASE, step
 from tests.test_tools.conftest import ROOT
 
@@ -69,9 +70,8 @@ def test_recipe(name):
     assert backbone.window_size == (8, want.window, want.window)
     assert backbone.pretrained_window_sizes == want.pretrained
     assert backbone.drop_path_rate == getattr(want, 'drop_path', 0.4)
-    init_cfg = backbone.init_cfg
-    expected = want.weights and f'{RELEASE}{want.weights}.pth'
-    assert (init_cfg and init_cfg.checkpoint) == expected
+    address = backbone.init_cfg and PUBLISHED[backbone.init_cfg.checkpoint].url
+    assert address == (want.weights and f'{RELEASE}{want.weights}.pth')
     assert cfg.model.cls_head.in_channels == CHANNELS[want.arch] * 8
     assert cfg.model.cls_head.num_classes == 400
 

@@ -11,10 +11,11 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
 
+from mmswinv2.checkpoints import PUBLISHED
 from mmswinv2.core import VARIANTS, SwinV2
 from mmswinv2.errors import UserError
 from mmswinv2.swap import Options, find_config, read_config, swap_backbone, write_config
-from mmswinv2.swap.notes import dicts_in
+from mmswinv2.swap.config import dicts_in
 
 pytestmark = [
     # the hosts: old names of their own arguments, advice on their own losses
@@ -303,7 +304,7 @@ def test_adamw_stays():
 def test_published_weights(arch, window, file, windows):
     new, _ = swap_backbone(faster_rcnn(), Options(arch=arch, window=window, check=False))
     backbone = new.model.backbone
-    assert backbone.init_cfg.checkpoint.endswith(f'/v2.0.0/{file}')
+    assert PUBLISHED[backbone.init_cfg.checkpoint].url.endswith(f'/v2.0.0/{file}')
     assert backbone.pretrained_window_sizes == windows
     assert backbone.window_size == (window or {'tiny': 16, 'large': 24}[arch])
     width = VARIANTS[arch].embed_dims

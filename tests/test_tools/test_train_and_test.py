@@ -73,7 +73,7 @@ def test_converted_checkpoint_serves_as_pretrained(tool, trained, tmp_path):
     assert run.returncode == 0, run.stderr
     assert 'format: authors' in run.stdout and "'name': 'nano'" in run.stdout
     report = load_pretrained(SwinTransformerV2('nano'), tmp_path / 'b.pth')
-    assert report.missing == [] and report.outside == []
+    assert report.missing == [] and report.unused == []
     run = tool('model_converters/convert_checkpoint.py', trained / 'no.pth', tmp_path / 'c.pth')
     assert run.returncode == 1 and run.stderr.startswith('error: checkpoint')
     assert not (tmp_path / 'c.pth').exists()

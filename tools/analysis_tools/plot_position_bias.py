@@ -11,8 +11,7 @@ import argparse
 
 import torch
 
-from mmswinv2.checkpoints import fetch
-from mmswinv2.checkpoints.load import convert_file
+from mmswinv2.checkpoints import convert_file, fetch
 from mmswinv2.core.attention import ContinuousPositionBias
 from mmswinv2.errors import UserError, report_user_errors
 
@@ -39,7 +38,7 @@ def parse_args():
 
 def load_bias(args):
     """The bias network of a block, with its weights."""
-    converted, windows = convert_file(fetch(args.checkpoint), prefix=args.prefix)
+    converted = convert_file(fetch(args.checkpoint), prefix=args.prefix)
     start = f'layers.{args.stage}.blocks.{args.block}.attn.cpb_mlp.'
     state = {k.removeprefix(start): v for k, v in converted.state.items() if k.startswith(start)}
     if not state:
@@ -49,7 +48,7 @@ def load_bias(args):
             f'blocks are {", ".join(blocks)}'
         )
     ndim = state['0.weight'].shape[1]
-    window = tuple(args.pretrained_window or windows.get(args.stage, ()))
+    window = tuple(args.pretrained_window or converted.windows.get(args.stage, ()))
     if len(window) == 1:
         window *= ndim
     if len(window) != ndim:

@@ -29,7 +29,7 @@ def parse_args():
     parser.add_argument('--window', type=int, help='window size (that of the weights)')
     parser.add_argument(
         '--checkpoint',
-        help="file or address of weights, or 'none' (the authors' for --arch and --window)",
+        help="file, name or address, or 'none' (the authors' for --arch and --window)",
     )
     parser.add_argument(
         '--pretrained-windows',

@@ -1,22 +1,21 @@
 """Convert SwinV2 weights of any published format to the keys of mmswinv2 (the authors' own).
 
-Formats are found by themselves: the authors' (classification, SimMIM, downstream), timm,
-transformers, torchvision, mmpretrain, and training runs. Only the backbone is kept. Configs read
-all of them directly too, through init_cfg=dict(type='Pretrained', checkpoint=...).
+The format is detected: the authors' (classification, SimMIM, downstream), timm, transformers,
+torchvision, mmpretrain, and training runs. Only the backbone is kept. Configs read all of them
+directly too, through init_cfg=dict(type='Pretrained', checkpoint=...).
 """
 
 import argparse
 
-from mmswinv2.checkpoints import FORMATS, fetch, write_checkpoint
-from mmswinv2.checkpoints.load import convert_file, describe
+from mmswinv2.checkpoints import FORMATS, convert_file, describe, fetch, write_checkpoint
 from mmswinv2.errors import UserError, report_user_errors
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('src', help='a file (.pth, .safetensors) or an http(s) address')
+    parser.add_argument('src', help='a file (.pth, .safetensors), an http(s) address or a name')
     parser.add_argument('dst', help='the .pth file to write')
-    parser.add_argument('--format', choices=list(FORMATS), help='instead of finding it')
+    parser.add_argument('--format', choices=list(FORMATS), help='instead of detecting it')
     parser.add_argument('--prefix', help="what precedes the backbone's keys, e.g. 'backbone.'")
     parser.add_argument(
         '--pretrained-windows',
@@ -31,8 +30,8 @@ def parse_args():
 
 def main():
     args = parse_args()
-    converted, windows = convert_file(fetch(args.src), args.format, args.prefix)
-    arch = describe(converted.state)
+    converted = convert_file(fetch(args.src), args.format, args.prefix)
+    windows, arch = converted.windows, describe(converted.state)
     if args.pretrained_windows:
         axes = converted.state['layers.0.blocks.0.attn.cpb_mlp.0.weight'].shape[1]
         stated = {i: (w,) * axes for i, w in enumerate(args.pretrained_windows)}
@@ -49,8 +48,8 @@ def main():
     print(f'architecture: {arch}')
     print(f'pre-trained windows: {windows or "not recorded in the file"}')
     print(
-        f'{len(converted.state)} tensors written to {args.dst}; left out: '
-        f'{len(converted.dropped)} of no use to a backbone, {len(converted.outside)} of other parts'
+        f'{len(converted.state)} tensors written to {args.dst}; {len(converted.left_out)} of other '
+        'parts left out'
     )
 
 

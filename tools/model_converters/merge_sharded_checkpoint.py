@@ -1,14 +1,14 @@
-"""Make one plain checkpoint of a folder that DeepSpeed wrote.
+"""Turn a checkpoint folder of DeepSpeed's into one plain file.
 
-The weights are float32 and whole, the log's scalars and the meta data stay; the optimizer's state
-is left out. The tools and configs read such folders directly too; a plain file is smaller, and
-every other program reads it.
+The file has the float32 weights, the log's scalars and the meta data, and not the optimizer's
+state. The tools and configs read such folders directly too; a plain file is smaller, and every
+other program reads it.
 """
 
 import argparse
 
 from mmswinv2.checkpoints import write_checkpoint
-from mmswinv2.checkpoints.sharded import read_sharded
+from mmswinv2.checkpoints.files import read_deepspeed_folder
 from mmswinv2.errors import report_user_errors
 
 
@@ -21,7 +21,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    checkpoint = read_sharded(args.src)
+    checkpoint = read_deepspeed_folder(args.src)
     write_checkpoint(checkpoint, args.dst)
     print(f'{len(checkpoint["state_dict"])} tensors written to {args.dst}')
 

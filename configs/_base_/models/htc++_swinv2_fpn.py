@@ -12,9 +12,7 @@ model = dict(
         window_size=32,
         pretrained_window_sizes=[12, 12, 12, 6],
         drop_path_rate=0.3,  # not given in the paper
-        init_cfg=dict(
-            checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_base_patch4_window12_192_22k.pth',
-        ),
+        init_cfg=dict(checkpoint='swinv2_base_patch4_window12_192_22k'),
     ),
     neck=[
         dict(type='mmswinv2.GlobalSelfAttention', in_channels=1024),
@@ -25,29 +23,7 @@ model = dict(
         interleaved=True,
         mask_info_flow=True,
         # as for Cascade Mask R-CNN, but with one box for all classes, as in HTC
-        bbox_head=[
-            dict(
-                type='ConvFCBBoxHead',
-                num_shared_convs=4,
-                num_shared_fcs=1,
-                in_channels=256,
-                conv_out_channels=256,
-                fc_out_channels=1024,
-                roi_feat_size=7,
-                num_classes=80,
-                bbox_coder=dict(
-                    type='DeltaXYWHBBoxCoder',
-                    target_means=[0.0, 0.0, 0.0, 0.0],
-                    target_stds=stds,
-                ),
-                reg_class_agnostic=True,
-                reg_decoded_bbox=True,
-                norm_cfg=dict(type='SyncBN', requires_grad=True),
-                loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
-                loss_bbox=dict(type='GIoULoss', loss_weight=10.0),
-            )
-            for stds in ([0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067])
-        ],
+        bbox_head=[dict(head, reg_class_agnostic=True) for head in _base_.model.roi_head.bbox_head],
         mask_head=[
             dict(
                 type='HTCMaskHead',

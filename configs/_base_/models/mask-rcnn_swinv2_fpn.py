@@ -16,10 +16,7 @@ model = dict(
         pretrained_window_sizes=[16, 16, 16, 8],
         drop_path_rate=0.2,  # of the pre-training; not given in the paper for detection
         out_indices=(0, 1, 2, 3),
-        init_cfg=dict(
-            type='Pretrained',
-            checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_tiny_patch4_window16_256.pth',
-        ),
+        init_cfg=dict(type='Pretrained', checkpoint='swinv2_tiny_patch4_window16_256'),
     ),
     neck=dict(type='FPN', in_channels=[96, 192, 384, 768], out_channels=256, num_outs=5),
     rpn_head=dict(

@@ -17,10 +17,7 @@ model = dict(
         window_size=16,
         pretrained_window_sizes=[16, 16, 16, 8],
         drop_path_rate=0.2,  # of the pre-training
-        init_cfg=dict(
-            type='Pretrained',
-            checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_tiny_patch4_window16_256.pth',
-        ),
+        init_cfg=dict(type='Pretrained', checkpoint='swinv2_tiny_patch4_window16_256'),
     ),
     panoptic_head=dict(
         type='Mask2FormerHead',

@@ -17,10 +17,7 @@ model = dict(
         pretrained_window_sizes=[16, 16, 16, 8],
         drop_path_rate=0.3,
         out_indices=(0, 1, 2, 3),
-        init_cfg=dict(
-            type='Pretrained',
-            checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_tiny_patch4_window16_256.pth',
-        ),
+        init_cfg=dict(type='Pretrained', checkpoint='swinv2_tiny_patch4_window16_256'),
     ),
     decode_head=dict(
         type='UPerHead',

@@ -9,10 +9,7 @@ model = dict(
         pretrained_window_sizes=(8, 8, 8),
         drop_path_rate=0.1,
         pretrained2d=True,
-        init_cfg=dict(
-            type='Pretrained',
-            checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_tiny_patch4_window8_256.pth',
-        ),
+        init_cfg=dict(type='Pretrained', checkpoint='swinv2_tiny_patch4_window8_256'),
     ),
     data_preprocessor=dict(
         type='ActionDataPreprocessor',

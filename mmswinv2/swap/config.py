@@ -1,0 +1,168 @@
+"""Read and write configs, and take notes on what changes in them."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from .. import hosts
+from ..checkpoints.files import write_atomically
+from ..errors import UserError
+
+
+def find_config(name: str) -> Path:
+    """The file behind a path or a ``package::config``.
+
+    mmengine looks for a distribution of a fixed name, which the maintained forks do not have; the
+    folder of the package itself is the same in all of them.
+
+    Raises:
+        UserError: if the package is not installed, brings no configs, or has none of that name.
+    """
+    if '::' not in name:
+        if not Path(name).is_file():
+            raise UserError(f'the config {name} does not exist')
+        return Path(name)
+    package, _, config = name.partition('::')
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f'{name}: the package {package} is not installed')
+    folder = Path(spec.submodule_search_locations[0], '.mim', 'configs')
+    if not folder.is_dir():
+        raise UserError(f'{name}: {package} brings no configs ({folder} does not exist)')
+    file = folder / (config if config.endswith('.py') else f'{config}.py')
+    found = [file] if file.is_file() else sorted(folder.rglob(file.name))
+    if len(found) != 1:
+        family = sorted(p.name for p in file.parent.glob('*.py'))[:5]
+        seen = ', '.join(map(str, found)) or f'no such file; beside it: {", ".join(family) or "-"}'
+        raise UserError(f'{name} is not one config of {package}: {seen}')
+    return found[0]
+
+
+def read_config(name: str) -> Config:
+    """Read a config that `find_config` finds.
+
+    Raises:
+        UserError: if it is of mmengine's new style, or needs a package that is not installed.
+    """
+    hosts.apply()
+    path = find_config(name)
+    if path.suffix not in ('.py', '.yml', '.yaml', '.json'):
+        raise UserError(f'{path} is no config; a config is a .py, .yml, .yaml or .json file')
+    if path.suffix == '.py' and 'read_base()' in path.read_text():
+        raise UserError(
+            f'{path} is a new-style Python config (read_base), whose imports cannot be written as '
+            'text; start from the config of the same name with _base_ = [...]'
+        )
+    try:
+        return Config.fromfile(path)
+    except ImportError as error:
+        raise UserError(
+            f'{path} imports what is not installed: {str(error).splitlines()[0]}'
+        ) from error
+
+
+@dataclass
+class Notes:
+    """Sentences for the terminal and for the head of the new config.
+
+    Attributes:
+        changed: what was changed, and why.
+        judge: what is left to the user's judgement.
+    """
+
+    changed: list[str] = field(default_factory=list)
+    judge: list[str] = field(default_factory=list)
+
+    def set(self, node: Any, path: str, why: str, **values: Any) -> None:
+        """Set entries of the node at `path`, and note those that change."""
+        for key, value in values.items():
+            if key not in node or node[key] != value:
+                old = _short(node[key]) if key in node else 'unset'
+                node[key] = value
+                self.changed.append(f'{join_path(path, key)}: {old} -> {_short(value)} ({why})')
+
+    def remove(self, node: Any, path: str, why: str, *keys: str) -> None:
+        """Remove entries of the node at `path`, and note those that were not ``None``."""
+        for key in keys:
+            if (old := node.pop(key, None)) is not None:
+                self.changed.append(f'{join_path(path, key)}: {_short(old)} removed ({why})')
+
+
+def write_config(path: Path, cfg: Config, notes: Notes, origin: str, command: str) -> None:
+    """Write a config without ``_base_``, headed by its origin and the notes, atomically.
+
+    Args:
+        path: the new file.
+        cfg: the config.
+        notes: what was changed in it.
+        origin: the config it was made from.
+        command: the command line that made it.
+
+    Raises:
+        UserError: if the config holds values that have no text form.
+    """
+    lines = [f'{origin} with a SwinV2 backbone', f'  {command}', 'Changed:']
+    lines += [f'- {text}' for text in notes.changed]
+    lines += ['Left for you to judge:', *(f'- {text}' for text in notes.judge)]
+    head = ''.join(
+        textwrap.fill(
+            line, 100, initial_indent='# ', subsequent_indent='#   ', break_long_words=False,
+            break_on_hyphens=False,
+        ) + '\n'
+        for line in lines
+    )  # fmt: skip
+    text = head + cfg.pretty_text
+    if Config.fromstring(text, '.py').to_dict() != cfg.to_dict():
+        raise UserError(f'{origin} holds what cannot be written as text (objects, functions)')
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def join_path(path: str, key: Any) -> str:
+    """The dotted path of an entry of the node at `path`."""
+    return f'{path}.{key}' if path else str(key)
+
+
+def dicts_in(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
+    """All dicts inside `node`, itself included, each with its dotted path."""
+    if isinstance(node, dict):
+        yield path, node
+        items = list(node.items())
+    elif isinstance(node, (list, tuple)):
+        items = list(enumerate(node))
+    else:
+        return
+    for key, value in items:
+        yield from dicts_in(value, join_path(path, key))
+
+
+def inits_of(node: Any) -> list[Any]:
+    """The entries of a module's ``init_cfg``, which is one dict or a list of them."""
+    init = node.get('init_cfg') or []
+    return list(init) if isinstance(init, (list, tuple)) else [init]
+
+
+def without_weights(part: Any) -> Any:
+    """A copy of a part's config that loads no weights and runs in a single process."""
+    part = copy.deepcopy(part)
+    for _, node in dicts_in(part):
+        if node.get('type') == 'MMSyncBN':
+            node['type'] = 'BN'
+        kept = [init for init in inits_of(node) if init.get('type') != 'Pretrained']
+        if len(kept) < len(inits_of(node)):
+            node.pop('init_cfg')  # an empty list would not be the type's default
+            if kept:
+                node['init_cfg'] = kept
+    return part
+
+
+def _short(value: Any) -> str:
+    text = str(value) if isinstance(value, dict) else repr(value)
+    return text if len(text) <= 160 else f'{text[:156]} ...'

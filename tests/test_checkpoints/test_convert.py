@@ -1,0 +1,296 @@
+"""Formats, prefixes and windows are detected; weights of image networks fit video networks."""
+
+import re
+
+import pytest
+import torch
+
+from mmswinv2.checkpoints import (
+    CheckpointError,
+    convert,
+    convert_file,
+    describe,
+    inflate,
+    load_pretrained,
+)
+from mmswinv2.checkpoints.convert import pretrained_windows
+from mmswinv2.core import SwinV2
+from mmswinv2.core.attention import log_coordinates
+from mmswinv2.models import SwinTransformerV2, VideoSwinTransformerV2
+from tests.test_checkpoints.conftest import weights
+
+
+@pytest.mark.parametrize('prefix', ['backbone.', 'encoder.', 'module.backbone.'])
+def test_prefix_is_found_and_the_rest_reported(save, prefix):
+    state = {prefix + k.replace('cpb_mlp', 'rpe_mlp'): v for k, v in weights().items()}
+    path = save({'state_dict': {**state, 'decoder.0.weight': torch.zeros(1)}, 'meta': {}})
+    report = load_pretrained(SwinV2('nano'), path)
+    assert report.prefix == prefix
+    assert report.unused == ['decoder.0.weight', f'{prefix}head.weight', f'{prefix}head.bias']
+
+
+@pytest.mark.parametrize('stages', [2, 3, 5])
+def test_networks_of_other_than_four_stages(stages, save):
+    arch = dict(embed_dims=12, depths=[1] * stages, num_heads=[2] * stages)
+    net = SwinV2(arch, window_size=4, out_indices=(stages - 1,))
+    own = net.state_dict()
+    timm = {
+        re.sub(r'layers\.(\d)\.down', lambda m: f'layers.{int(m[1]) + 1}.down', k): v
+        for k, v in own.items()
+    }
+    timm = {re.sub(rf'^norm{stages - 1}', 'norm', k): v for k, v in timm.items()}
+    for state, format in ((own, 'authors'), (timm, 'timm')):
+        other = SwinV2(arch, window_size=4, out_indices=(stages - 1,))
+        assert load_pretrained(other, save(dict(state))).format == format
+        assert all(torch.equal(v, own[k]) for k, v in other.state_dict().items())
+
+
+SIMMIM = dict(  # the authors' release; "giant" is not the paper's G
+    small='small',
+    base='base',
+    large='large',
+    huge=dict(embed_dims=352, depths=(2, 2, 18, 2), num_heads=(11, 22, 44, 88)),
+    giant=dict(embed_dims=448, depths=(2, 2, 18, 2), num_heads=(14, 28, 56, 112)),
+)
+
+
+@pytest.mark.filterwarnings('ignore:for .*copying from a non-meta parameter:UserWarning')
+@pytest.mark.parametrize('size', SIMMIM)
+def test_simmim_files_of_every_size(save, size):
+    with torch.device('meta'):
+        net = SwinV2(SIMMIM[size], window_size=12, out_indices=(3,))
+    state = {
+        # expanded, the zeros take no room in the file
+        'encoder.' + k.replace('norm3.', 'norm.').replace('cpb_mlp', 'rpe_mlp'): torch.zeros(
+            1
+        ).expand(v.shape)
+        for k, v in net.state_dict().items()
+    }
+    width = net.variant.embed_dims
+    state |= {'encoder.mask_token': torch.zeros(1, 1, width), 'decoder.0.bias': torch.zeros(3072)}
+    path = save({'model': state})
+    report = load_pretrained(net, path)
+    assert report.missing == [] and len(report.loaded) == len(net.state_dict())
+    assert report.unused == ['decoder.0.bias', 'encoder.mask_token']
+    with torch.device('meta'):
+        other = SwinV2('giant', window_size=12)
+    with pytest.raises(CheckpointError, match=f"'embed_dims': {width}.*asks for embed_dims=512"):
+        load_pretrained(other, path)
+
+
+def test_two_networks_need_a_prefix(save):
+    state = {f'{p}.{k}': v for p in ('student', 'teacher') for k, v in weights().items()}
+    path = save(state)
+    with pytest.raises(CheckpointError, match=r"under \['student\.', 'teacher\.'\]"):
+        load_pretrained(SwinV2('nano'), path)
+    assert load_pretrained(SwinV2('nano'), path, prefix='teacher.').prefix == 'teacher.'
+    with pytest.raises(CheckpointError, match=r"under the prefix 'x\.'"):
+        load_pretrained(SwinV2('nano'), path, prefix='x.')
+
+
+@pytest.mark.parametrize(
+    ('tables', 'windows'),
+    [
+        ([(8, 8)] * 4, [8, 8, 8, 8]),
+        ([(16, 16)] * 3 + [(8, 8)], [16, 16, 16, 8]),
+        ([(16, 12)] * 3 + [(8, 6)], [12, 12, 12, 6]),
+        ([(24, 12)] * 3 + [(12, 6)], [12, 12, 12, 6]),
+    ],
+    ids=str,
+)
+def test_windows_of_the_file_against_the_config(save, tables, windows):
+    path = save({'model': weights(tables=tables)})
+    right = SwinV2('nano', window_size=24, pretrained_window_sizes=windows)
+    assert load_pretrained(right, path).windows == {i: (w, w) for i, w in enumerate(windows)}
+    wrong = SwinV2('nano', window_size=windows[0], pretrained_window_sizes=7)
+    before = wrong.layers[0].blocks[0].attn.proj.weight.clone()
+    with pytest.raises(CheckpointError) as error:
+        load_pretrained(wrong, path)
+    assert f'set pretrained_window_sizes={windows}, it is [7, 7, 7, 7]' in str(error.value)
+    assert torch.equal(before, wrong.layers[0].blocks[0].attn.proj.weight)
+
+
+def test_table_that_is_not_log_spaced():
+    table = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, 15)] * 2, indexing='ij'), -1)
+    with pytest.raises(CheckpointError, match='stage 2 is not log-spaced'):
+        pretrained_windows({2: table[None]})
+
+
+def test_a_window_of_one_says_nothing():
+    tables = {0: log_coordinates((8, 8), (8, 8))[None], 3: torch.zeros(1, 1, 1, 2)}
+    assert pretrained_windows(tables) == {0: (8, 8)}
+
+
+def test_meta_data_of_the_converter_counts_less_than_tables(save):
+    meta = dict(pretrained_window_sizes={stage: (6, 6) for stage in range(4)})
+    assert convert_file(save({'model': weights(), 'meta': meta})).windows[3] == (6, 6)
+    both = save({'model': weights(tables=[(8, 8)] * 4), 'meta': meta})
+    assert convert_file(both).windows[3] == (8, 8)
+    assert convert_file(save({'model': weights(), 'meta': {'epoch': 1}})).windows == {}
+
+
+def test_describe_counts_to_the_first_extra_norm():
+    with torch.device('meta'):
+        arch = describe(SwinV2('huge').state_dict())
+    assert (arch['name'], arch['extra_norm_every']) == ('huge', 6)
+
+
+def test_a_decoder_within_the_network_is_unknown():
+    state = {f'backbone.{k}': v for k, v in weights().items()}
+    convert(state | {'decoder.0.weight': torch.ones(1)})
+    with pytest.raises(CheckpointError, match=r"1 keys are unknown .*'decoder.0.weight'"):
+        convert(state | {'backbone.decoder.0.weight': torch.ones(1)})
+
+
+def test_wrappers_in_wrappers(save):
+    assert convert_file(save({'module': {'state_dict': {'model': weights()}}})).format == 'authors'
+
+
+def test_a_prefix_ends_with_a_dot():
+    state = {f'{p}{k}': v for p in ('backbone.', 'old_') for k, v in weights().items()}
+    converted = convert(state)
+    assert converted.prefix == 'backbone.' and 'old_norm.bias' in converted.unknown
+
+
+def test_tables_of_other_shapes_are_ignored():
+    key = 'layers.0.blocks.0.attn.relative_coords_table'
+    assert convert(weights() | {key: torch.ones(1, 3, 3, 3, 3)}).windows == {}
+    assert convert(weights() | {key: torch.ones(9, 2)}).windows == {}
+
+
+def test_formats_by_name(save):
+    path = save(weights())
+    assert convert_file(path, 'authors', '').format == 'authors'
+    with pytest.raises(CheckpointError, match="format 'keras' is unknown; choose from authors, ti"):
+        convert_file(path, 'keras')
+    with pytest.raises(CheckpointError, match="no SwinV2 of format timm .* there is 'authors'"):
+        convert_file(path, 'timm')
+
+
+def test_describe_names_the_variant():
+    state = SwinV2('nano').state_dict()
+    assert describe(state) == dict(
+        name='nano',
+        embed_dims=32,
+        depths=(2, 2, 2, 2),
+        num_heads=(1, 2, 4, 8),
+        extra_norm_every=0,
+    )
+
+
+def test_wrapped_weights_beside_other_tensors(save):
+    path = save({'epoch': torch.tensor(3), 'state_dict': weights()})
+    assert len(load_pretrained(SwinV2('nano'), path).loaded) > 100
+
+
+def test_a_neck_may_be_of_another_kind(save):
+    state = {f'backbone.{k}': v for k, v in weights().items()}
+    path = save(state | {'neck.relative_position_bias_table': torch.zeros(1)})
+    assert 'neck.relative_position_bias_table' in load_pretrained(SwinV2('nano'), path).unused
+
+
+WINDOW, W_P = 5, 7
+
+
+def image_net(**kwargs):
+    """With weights far from their initialisation, so that every part matters."""
+    torch.manual_seed(0)
+    net = SwinTransformerV2('nano', window_size=WINDOW, pretrained_window_sizes=W_P, **kwargs)
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return net.eval()
+
+
+def video_net(t=4, **kwargs):
+    arguments = dict(
+        window_size=(t, WINDOW, WINDOW),
+        pretrained_window_sizes=(t, W_P, W_P),
+        out_indices=(0, 1, 2, 3),
+    )
+    return VideoSwinTransformerV2('nano', **{**arguments, **kwargs}).eval()
+
+
+@pytest.fixture
+def path(tmp_path):
+    torch.save({'state_dict': image_net().state_dict()}, tmp_path / '2d.pth')
+    return tmp_path / '2d.pth'
+
+
+@pytest.mark.parametrize('t', [1, 2, 3, 4])
+def test_a_still_clip_gives_what_the_frame_gives(path, t):
+    """At every time step; the windows in time, whole, cut or shifted, do not matter."""
+    net = video_net(t)
+    report = load_pretrained(net, path, pretrained2d=True)
+    assert report.inflated and 'inflated from 2D' in str(report)
+    frame = torch.rand(2, 3, 50, 61)
+    with torch.no_grad():
+        expected = image_net()(frame)
+        outs = net(frame.unsqueeze(2).expand(-1, -1, 10, -1, -1))
+    for out, wanted in zip(outs, expected, strict=True):
+        assert out.shape[2] == 5
+        scale = wanted.abs().max()
+        for step in out.unbind(2):
+            torch.testing.assert_close(step / scale, wanted / scale, atol=2e-6, rtol=0)
+
+
+def test_the_order_of_frames_matters_once_it_is_learnt(path):
+    """An odd function of time makes a difference between a clip and its reverse."""
+    net = video_net()
+    load_pretrained(net, path, pretrained2d=True)
+    clip = torch.rand(1, 3, 8, 40, 40)
+
+    def asymmetry():
+        with torch.no_grad():
+            out, back = net.eval()(clip)[2], net(clip.flip(2))[2].flip(2)
+        return float((out - back).abs().max() / out.abs().max())
+
+    assert asymmetry() < 1e-5
+    with torch.no_grad():
+        net.layers[2].blocks[0].attn.cpb_mlp[0].weight[:, 0] = torch.randn(512)
+    assert asymmetry() > 1e-2
+
+
+def test_what_becomes_of_each_weight():
+    state = image_net().state_dict()
+    inflated = inflate(state, 2)
+    expected = video_net().state_dict()
+    assert {k: v.shape for k, v in inflated.items()} == {k: v.shape for k, v in expected.items()}
+    patches = inflated['patch_embed.proj.weight']
+    torch.testing.assert_close(patches.sum(2), state['patch_embed.proj.weight'])
+    assert torch.equal(patches[:, :, 0], patches[:, :, 1])
+    changed = {k for k in state if inflated[k].shape != state[k].shape}
+    assert len(changed) == 1 + 8 and all('cpb_mlp.0.weight' in k for k in changed if 'layers' in k)
+    assert all(torch.equal(inflated[k], state[k]) for k in state.keys() - changed)
+    with pytest.raises(CheckpointError, match='video network; there is nothing to inflate'):
+        inflate(inflated, 2)
+
+
+def test_any_format_inflates_and_windows_are_compared_in_space(tmp_path):
+    torch.save({'model': weights(tables=[(8, 8)] * 3 + [(4, 4)])}, tmp_path / 'a.pth')
+    windows = [(2, 8, 8)] * 3 + [(2, 4, 4)]
+    right = video_net(window_size=(2, 6, 6), pretrained_window_sizes=windows)
+    report = load_pretrained(right, tmp_path / 'a.pth', pretrained2d=True)
+    assert report.windows == dict(enumerate(windows))
+    with pytest.raises(CheckpointError) as error:
+        load_pretrained(video_net(), tmp_path / 'a.pth', pretrained2d=True)
+    wanted = [(4, 8, 8)] * 3 + [4]
+    assert f'set pretrained_window_sizes={wanted}' in str(error.value)
+
+
+def test_video_weights_load_as_they_are(path, tmp_path):
+    net = video_net()
+    load_pretrained(net, path, pretrained2d=True)
+    torch.save({'state_dict': net.state_dict()}, tmp_path / '3d.pth')
+    for pretrained2d in (True, False):
+        other = video_net()
+        report = load_pretrained(other, tmp_path / '3d.pth', pretrained2d=pretrained2d)
+        assert not report.inflated and not report.missing
+        assert all(torch.equal(v, net.state_dict()[k]) for k, v in other.state_dict().items())
+
+
+def test_the_wrong_kind_is_told(path, tmp_path):
+    with pytest.raises(CheckpointError, match='image network.*set pretrained2d=True'):
+        load_pretrained(video_net(), path)
+    torch.save({'state_dict': video_net().state_dict()}, tmp_path / '3d.pth')
+    with pytest.raises(CheckpointError, match='weights of a video network, and the backbone takes'):
+        load_pretrained(image_net(), tmp_path / '3d.pth')

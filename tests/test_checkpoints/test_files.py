@@ -1,0 +1,202 @@
+"""Downloads, reading without running code, and writing atomically."""
+
+import hashlib
+import pickle
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+
+from mmswinv2.checkpoints import (
+    PUBLISHED,
+    CheckpointError,
+    fetch,
+    load_pretrained,
+    read_checkpoint,
+    write_checkpoint,
+)
+from mmswinv2.checkpoints.files import cache_path, harmless_globals
+from mmswinv2.core import SwinV2
+from tests.test_checkpoints.conftest import weights
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Serves its path as content; under /cut half of what it announces."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    monkeypatch.setattr(torch.hub, '_hub_dir', None)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.server.asked.append(self.path)
+            content = self.path.encode()
+            self.send_response(200)
+            self.send_header('Content-Length', str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2] if '/cut' in self.path else content)
+
+        def log_message(self, *args):
+            """Keep the test's output clean."""
+
+    server = HTTPServer(('127.0.0.1', 0), Handler)
+    server.asked = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server.url = f'http://127.0.0.1:{server.server_port}'
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_files_of_one_name_stay_apart_and_come_once(server):
+    for _ in range(2):
+        for folder in ('a', 'b'):
+            path = fetch(f'{server.url}/{folder}/model.safetensors?download=true')
+            assert path.name == 'model.safetensors'
+            assert path.read_text().startswith(f'/{folder}/')
+    assert len(server.asked) == 2
+
+
+def test_a_download_that_breaks_off_leaves_nothing(server, tmp_path):
+    with pytest.raises(CheckpointError, match='ended after 7 of 15 bytes.*put it at'):
+        fetch(f'{server.url}/cut/swinv2.pth')
+    assert [p for p in (tmp_path / 'torch').rglob('*') if p.is_file()] == []
+
+
+@pytest.fixture
+def published(server, monkeypatch):
+    """The first entry of the table, served here; sets its address and its SHA-256."""
+    name = next(iter(PUBLISHED))
+
+    def publish(folder, sha256):
+        url = f'{server.url}/{folder}/{name}.pth'
+        monkeypatch.setitem(PUBLISHED, name, replace(PUBLISHED[name], url=url, sha256=sha256))
+        return name, url
+
+    return publish
+
+
+def test_names_of_published_weights(published, server, tmp_path, monkeypatch):
+    content = f'/v2/{next(iter(PUBLISHED))}.pth'.encode()
+    name, url = published('v2', hashlib.sha256(content).hexdigest()[:8])
+    assert fetch(name) == fetch(url) == cache_path(url)
+    assert fetch(name).read_bytes() == content and len(server.asked) == 1
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text('a file of that name goes first')
+    assert fetch(name).read_text() == 'a file of that name goes first'
+
+
+def test_a_download_with_another_hash_is_refused(published, tmp_path):
+    name, url = published('v2', '00000000')
+    with pytest.raises(CheckpointError, match='SHA-256 begins .{8}, not 00000000'):
+        fetch(name)
+    assert not cache_path(url).exists()
+
+
+def test_unknown_names_and_missing_files():
+    with pytest.raises(CheckpointError, match='neither a file nor .*close to it: swinv2_tiny'):
+        fetch('swinv2_tiny_patch4_window16_255')
+    for path in ('swinv2_tiny.pth', 'folder/swinv2_tiny', '~/swinv2_tiny.pth'):
+        assert not fetch(path).exists()  # reported when it is read
+    with pytest.raises(CheckpointError, match='exist; the name swinv2_tiny_patch4_window16_256 al'):
+        read_checkpoint('swinv2_tiny_patch4_window16_256.pth')
+
+
+def test_what_cannot_be_fetched(tmp_path):
+    with pytest.raises(CheckpointError, match='only files and http'):
+        fetch('torchvision://swin_v2_t')
+    with pytest.raises(CheckpointError, match='cannot download http://127.0.0.1:9/x.pth'):
+        fetch('http://127.0.0.1:9/x.pth')
+    assert fetch(tmp_path / 'a.pth') == tmp_path / 'a.pth'
+
+
+def test_safetensors(tmp_path):
+    from safetensors.torch import save_file
+
+    state = {k: v.contiguous() for k, v in weights().items()}
+    save_file(state, tmp_path / 'model.safetensors')
+    assert len(load_pretrained(SwinV2('nano'), tmp_path / 'model.safetensors').loaded) > 100
+    (tmp_path / 'cut.safetensors').write_bytes((tmp_path / 'model.safetensors').read_bytes()[:999])
+    with pytest.raises(CheckpointError, match='truncated'):
+        read_checkpoint(tmp_path / 'cut.safetensors')
+
+
+def test_what_is_allowed_stays_allowed(save):
+    """Reading forbids nothing that was allowed before, and allows nothing for good."""
+    path = save({'model': torch.ones(1), 'scalars': np.ones(2)})
+    before = set(torch.serialization.get_safe_globals())
+    assert read_checkpoint(path)['scalars'].sum() == 2
+    assert set(torch.serialization.get_safe_globals()) == before
+    with torch.serialization.safe_globals(harmless_globals()):
+        before = set(torch.serialization.get_safe_globals())
+        read_checkpoint(path)
+        assert set(torch.serialization.get_safe_globals()) == before
+
+
+class RunsCode:
+    def __reduce__(self):
+        return print, ('this must not be printed',)
+
+
+def test_files_that_cannot_be_read(save, tmp_path, capsys):
+    with pytest.raises(CheckpointError, match='does not exist'):
+        read_checkpoint(tmp_path / 'no.pth')
+    with pytest.raises(CheckpointError, match='is a folder'):
+        read_checkpoint(tmp_path)
+    path = save({'model': weights()})
+    for size in (0, 10, 5000, path.stat().st_size - 100):
+        (tmp_path / 'cut.pth').write_bytes(path.read_bytes()[:size])
+        with pytest.raises(CheckpointError, match=rf'cut.pth \({size} bytes\) is truncated'):
+            read_checkpoint(tmp_path / 'cut.pth')
+    with pytest.raises(CheckpointError, match='would run code from the file'):
+        read_checkpoint(save({'model': weights(), 'config': RunsCode()}))
+    (tmp_path / 'old.pkl').write_bytes(pickle.dumps(RunsCode(), protocol=2))
+    with pytest.raises(CheckpointError):
+        read_checkpoint(tmp_path / 'old.pkl')
+    assert capsys.readouterr().out == ''
+
+
+class LooksUp:
+    """Pickled as a call of `getattr`, as the statistics of mmengine's log are."""
+
+    def __init__(self, *arguments):
+        self.arguments = arguments
+
+    def __reduce__(self):
+        return getattr, self.arguments
+
+
+def test_only_the_statistics_of_the_log_are_looked_up(save):
+    assert read_checkpoint(save({'x': LooksUp(HistoryBuffer, 'min')}))['x'] is HistoryBuffer.min
+    for arguments in ((HistoryBuffer, 'statistics'), (np.ndarray, 'min')):
+        with pytest.raises(CheckpointError, match='would run code from the file'):
+            read_checkpoint(save({'x': LooksUp(*arguments)}))
+
+
+def test_writing_never_leaves_a_part(tmp_path, monkeypatch):
+    path = tmp_path / 'swin.pth'
+    write_checkpoint({'a': torch.ones(3)}, path)
+
+    def break_off(obj, file):
+        file.write(b'half')
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(torch, 'save', break_off)
+    with pytest.raises(CheckpointError, match='No space left'):
+        write_checkpoint({'a': torch.zeros(3)}, path)
+    assert [p.name for p in tmp_path.iterdir()] == ['swin.pth']
+    assert torch.equal(read_checkpoint(path)['a'], torch.ones(3))
+
+
+def test_core_and_checkpoints_need_torch_alone():
+    code = (
+        'import sys, mmswinv2, mmswinv2.core, mmswinv2.checkpoints\n'
+        'print([m for m in sys.modules if m.split(".")[0] in ("mmengine", "mmcv", "mmdet")])'
+    )
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == '[]'
