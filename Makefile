@@ -133,8 +133,7 @@ test: install
 	$(VENV)/bin/python $(PYTEST) $(TESTS) -m 'not slow' $(WITHOUT_PEERS)
 
 parity: peers
-	$(PEERS)/bin/python -m pytest -s tests/test_parity
-	$(PEERS)/bin/python $(PYTEST) tests/test_pretrain
+	$(PEERS)/bin/python $(PYTEST) tests/test_parity tests/test_pretrain
 
 test-slow: install
 	$(VENV)/bin/python $(PYTEST) $(TESTS) -m slow $(WITHOUT_PEERS)
