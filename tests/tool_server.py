@@ -37,7 +37,8 @@ class Server:
     def run(self, script, args, cwd, *envs, timeout=900):
         """Like `subprocess.run([sys.executable, script, *args], ...)` with captured text.
 
-        One process for each environment; where one fails, the others are killed.
+        One process for each environment; where one fails, the others are killed. What the packages
+        imported beforehand take from the environment on import, they took when this one started.
         """
         command = [str(script), *map(str, args)]
         if self.process is None:
@@ -65,7 +66,6 @@ class Server:
                 pass_fds=[other.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
                 start_new_session=True,
                 env={'OMP_NUM_THREADS': self.threads, **os.environ, 'PYTHONWARNINGS': 'ignore'},
             )
