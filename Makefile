@@ -23,7 +23,7 @@ WITHOUT_PEERS := --ignore=tests/test_parity --ignore=tests/test_pretrain
 .PHONY: help install peers demo demo-seg demo-video demo-cls demo-simmim test parity bench test-slow lint clean interpreter interpreter-peers
 
 help:
-	@echo 'make install     set up $(VENV) (compiles mmcv: about 10 minutes the first time)'
+	@echo 'make install     set up $(VENV) (compiles mmcv: about 4 minutes the first time)'
 	@echo 'make peers       set up $(PEERS): timm, transformers, ... to compare with'
 	@echo 'make demo        draw a data set, train a small detector on it, evaluate it'
 	@echo 'make demo-seg    the same with a segmentor'
@@ -133,8 +133,7 @@ test: install
 	$(VENV)/bin/python $(PYTEST) $(TESTS) -m 'not slow' $(WITHOUT_PEERS)
 
 parity: peers
-	$(PEERS)/bin/python -m pytest -s tests/test_parity
-	$(PEERS)/bin/python $(PYTEST) tests/test_pretrain
+	$(PEERS)/bin/python $(PYTEST) tests/test_parity tests/test_pretrain
 
 test-slow: install
 	$(VENV)/bin/python $(PYTEST) $(TESTS) -m slow $(WITHOUT_PEERS)

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from mmswinv2.analysis.flops import FlopCounter
+from mmswinv2.analysis.measure import AT_ONCE_BACK
 from mmswinv2.analysis.model import StandIn
-from mmswinv2.analysis.peak import AT_ONCE_BACK
 from mmswinv2.core import SwinV2
 
 from .report import OURS, describe, write_plot, write_table

@@ -64,10 +64,34 @@ make_venv() {
   "$python" -m venv "$venv"
 }
 
+# Building mmcv is mostly parsing torch's headers, 78 times: precompiled, and without debugging
+# symbols, it takes a third of the time. The flags must be those of the build. Where this fails,
+# and with compilers other than GCC, the build is as it would be anyway.
+precompile_headers() {
+  local header=$1/torch_types.h flags
+  [[ $(c++ --version) == *'Free Software Foundation'* ]] || return 0
+  flags=$("$bin/python" -c 'if True:
+    import setuptools
+    from distutils import ccompiler, sysconfig
+    from torch.utils.cpp_extension import include_paths
+    compiler = ccompiler.new_compiler()
+    sysconfig.customize_compiler(compiler)
+    paths = [*include_paths(), sysconfig.get_python_inc()]
+    print(*compiler.compiler_so[1:], *(f"-I{path}" for path in paths))') || return 0
+  echo '#include <torch/types.h>' >"$header"
+  # shellcheck disable=SC2086  # a word for each flag
+  c++ $flags -std=c++17 -x c++-header "$header" -o "$header.gch" || return 0
+  CFLAGS+=" -include $header"
+}
+
 install_mmcv() {
   # Against this environment's torch, or it is built without ops and nobody says so.
   export MMCV_WITH_OPS=1 FORCE_CUDA=${FORCE_CUDA:-0} MAX_JOBS=${MAX_JOBS:-$(nproc)}
-  step "mmcv, compiled with $MAX_JOBS jobs (about 10 minutes on two cores; full log: $log)"
+  step "mmcv, compiled with $MAX_JOBS jobs (about 4 minutes on two cores; full log: $log)"
+  headers=$(mktemp -d)
+  trap 'rm -rf "$headers"' EXIT
+  local -x CFLAGS="-g0 ${CFLAGS:-}"
+  precompile_headers "$headers" >"$log" 2>&1
   if ! pip_install -v --no-build-isolation "$(grep -oE '^(onedl-)?mmcv==[^ ]+' "$1")" 2>&1 |
     tee "$log" | progress; then
     tail -n 30 "$log" >&2

@@ -2,6 +2,11 @@ import pytest
 from mmengine.logging import MMLogger
 
 
+def pytest_collection_modifyitems(items):
+    """The longest first, so that workers of pytest-xdist end together."""
+    items.sort(key=lambda item: 'test_tools' not in item.path.parts)
+
+
 @pytest.fixture
 def log(tmp_path, request):
     """What mmengine's current logger wrote since the test began, as a function."""

@@ -10,7 +10,7 @@ from mmengine.model import BaseTTAModel
 from mmswinv2 import hosts
 from mmswinv2.checkpoints import fetch_together, load_but
 from mmswinv2.engine.launch import add_common_arguments, build_runner, load_config, run
-from mmswinv2.engine.weights import unwrap_model
+from mmswinv2.engine.strategies import unwrap_model
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.hosts import as_list, inner_datasets
 

@@ -11,10 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import flop_registry
 
 from .. import hosts
-from .model import StandIn, build
-from .observer import Observer
-
-__all__ = ['FlopCounter', 'count_flops']
+from .model import Observer, StandIn, build
 
 
 class FlopCounter(Observer):
@@ -57,8 +54,7 @@ def count_flops(cfg: Any, size: Sequence[int], seed: int = 0) -> dict[str, int]:
     data = model.data_preprocessor(hosts.of(cfg).sample_batch(cfg, size, 1), False)
     with torch.no_grad(), counter:
         outs = model(**data, mode='tensor')
-        if cfg.default_scope == 'mmaction':
-            model.cls_head(outs)
+        hosts.of(cfg).run_head(model, outs)
     return {**counts, 'total': counter.total}
 
 

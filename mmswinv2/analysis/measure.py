@@ -16,11 +16,10 @@ from typing import Any
 import torch
 
 from .. import hosts
-from .model import frozen_batch_norms, heads_autocast, ready
-from .peak import AT_ONCE_BACK, idle_memory, peak_memory
+from .model import frozen_batch_norms, ready
 
-__all__ = ['measure_memory']
-
+# for the environment: what is freed goes back at once, and the peak is what was in use
+AT_ONCE_BACK = {'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '0'}
 _STEPS = 3  # the optimizer's state comes with the first
 
 
@@ -35,7 +34,7 @@ def measure_memory(
         cfg: the config.
         size: ``(H, W)`` or ``(T, H, W)``.
         batch_size: samples in a step.
-        dtype: of autocast; ``None``: off. See `heads_autocast`.
+        dtype: of autocast; ``None``: off. See `Host.heads_autocast`.
 
     Raises:
         RuntimeError: if the process fails, with what it said.
@@ -55,6 +54,31 @@ def measure_memory(
     return int(run.stdout.split()[-1])
 
 
+def idle_memory(device: str) -> int:
+    """Bytes in use once libraries are loaded and have made their threads; call it first."""
+    layers = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(30, 8)).to(device)
+    optimizer = torch.optim.AdamW(layers.parameters())
+    layers(torch.rand(1, 3, 32, 32, device=device)).sum().backward()
+    optimizer.step()
+    return 0 if device == 'cuda' else _status()['RssAnon']
+
+
+def peak_memory(device: str) -> int:
+    """Bytes: on a GPU what torch allocated, on a CPU the resident memory (Linux)."""
+    if device == 'cuda':
+        return torch.cuda.max_memory_allocated()
+    status = _status()
+    return status['VmHWM'] - status['RssFile']  # programs and libraries are no data
+
+
+def _status() -> dict[str, int]:
+    """What Linux knows of this process's memory, in bytes."""
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return {
+        line.partition(':')[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith('kB')
+    }
+
+
 def _main(path: str, batch_size: int, name: str, size: Sequence[int]) -> None:
     from mmengine.registry import MODELS
 
@@ -71,7 +95,7 @@ def _main(path: str, batch_size: int, name: str, size: Sequence[int]) -> None:
     model = MODELS.build(model_cfg).to(device).train()
     frozen_batch_norms(model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
-    if dtype is not None and not heads_autocast(cfg):
+    if dtype is not None and not hosts.of(cfg).heads_autocast:
         run = model.backbone.forward
         model.backbone.forward = torch.autocast(device, dtype)(run)
         dtype = None

@@ -7,21 +7,20 @@ the optimizer's state are reckoned from their number, as the strategy spreads th
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from .. import hosts
 from ..core.attention import WindowAttention
 from ..core.block import Block
 from ..errors import UserError
-from .model import build, frozen_batch_norms, heads_autocast
-from .tracker import MemoryTracker
-
-__all__ = ['STRATEGIES', 'Estimate', 'TrainingStep', 'follow_step']
+from .model import Observer, build, frozen_batch_norms
 
 STRATEGIES = ('ddp', 'zero1', 'zero2', 'zero3', 'fsdp')
 _LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
@@ -159,7 +158,7 @@ def follow_step(
     attention = [0]
     _watch(backbone, tracker, saved, attention)
     batch = hosts.of(cfg).sample_batch(cfg, size, batch_size)
-    heads_dtype = dtype if heads_autocast(cfg) else None
+    heads_dtype = dtype if hosts.of(cfg).heads_autocast else None
     with tracker:
         data = model.data_preprocessor(batch, True)
         with torch.autocast('cpu', heads_dtype, heads_dtype is not None):
@@ -216,3 +215,48 @@ def _watch(
         if isinstance(module, WindowAttention):
             module.register_forward_pre_hook(on_entry)
             module.register_forward_hook(attention_left)
+
+
+class MemoryTracker(Observer):
+    """Follows the memory of all tensors made while it is active.
+
+    Attributes:
+        live: bytes that are alive.
+        events: ``(bytes, storage)`` in order of time, bytes below 0 where it is freed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.events: list[tuple[int, int]] = []
+        self._sizes: dict[int, int] = {}  # of the storages alive, by address
+        self._numbers: dict[int, int] = {}
+
+    def saw(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+        """Note new memory; a view, perhaps of a weight, is none."""
+        given = {s._cdata for s in _storages((args, kwargs))}
+        for storage in _storages(out):
+            if storage._cdata not in given:
+                self._note(storage)
+
+    def number(self, tensor: Tensor) -> int | None:
+        """The number in `events` of what holds `tensor`."""
+        return self._numbers.get(tensor.untyped_storage()._cdata)
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._sizes or not size:
+            return
+        self._sizes[key], self._numbers[key] = size, len(self.events)
+        self.events.append((size, len(self.events)))
+        self.live += size
+        weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        size = self._sizes.pop(key)
+        self.events.append((-size, self._numbers.pop(key)))
+        self.live -= size
+
+
+def _storages(values: Any) -> list[torch.UntypedStorage]:
+    return [v.untyped_storage() for v in tree_leaves(values) if isinstance(v, Tensor)]

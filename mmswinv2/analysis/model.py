@@ -13,21 +13,44 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from .. import hosts
 from ..core import SwinV2
 from ..errors import UserError
-from .observer import Observer
 
-__all__ = [
-    'StandIn',
-    'build',
-    'count_parameters',
-    'frozen_batch_norms',
-    'ready',
-]
+
+class Observer(TorchDispatchMode):
+    """Calls `saw` after every operator.
+
+    Attributes:
+        paused: while it is set, nothing is seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paused = self._busy = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._busy or self.paused:  # what a fake tensor does inside is no work of its own
+            return func(*args, **kwargs)
+        self._busy = True
+        try:
+            out = func(*args, **kwargs)
+        finally:
+            self._busy = False
+        self.saw(func, args, kwargs, out)
+        return out
+
+    def saw(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+        """Take note of an operator."""
+        raise NotImplementedError
 
 
 class StandIn(nn.Module):
@@ -123,7 +146,7 @@ def ready(cfg: Any) -> Any:
     In the course of training more and more proposals match an object; RoI heads are looked at
     when these are as many as their samplers take.
     """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    hosts.of(cfg).use_registries()
     model_cfg = copy.deepcopy(cfg.model)
     if 'backbone' in model_cfg:
         model_cfg.backbone.init_cfg = None
@@ -147,11 +170,6 @@ def count_parameters(cfg: Any) -> int:
     """Number of parameters of a config's model."""
     with torch.device('meta'):
         return sum(p.numel() for p in MODELS.build(ready(cfg)).parameters())
-
-
-def heads_autocast(cfg: Any) -> bool:
-    """Whether the heads run under autocast on a CPU; box operators and accuracies cannot."""
-    return cfg.default_scope == 'mmseg'
 
 
 def frozen_batch_norms(model: nn.Module) -> None:

@@ -22,7 +22,7 @@ from ..checkpoints import fetch_together, load_but, read_class_map
 from ..errors import UserError
 from ..hosts.mmengine import FILE_KEYS
 from ..registry import HOOKS
-from .weights import unwrap_model, whole_weights
+from .strategies import unwrap_model, whole_weights
 
 
 @HOOKS.register_module()

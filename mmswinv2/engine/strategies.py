@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from mmengine._strategy import DeepSpeedStrategy as _DeepSpeedStrategy
 from mmengine.config import ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import barrier, get_world_size, is_main_process
+from mmengine.model import is_model_wrapper
 from mmengine.optim import BaseOptimWrapper
 from mmengine.runner.checkpoint import _load_checkpoint, load_state_dict, weights_to_cpu
 from torch import Tensor, nn
@@ -29,10 +32,10 @@ from ..core.block import Block
 from ..errors import UserError
 from ..registry import STRATEGIES
 from .storage import AtomicLocalBackend
-from .weights import REVISE_KEYS, revised, unwrap_model, whole_weights
 
 # what an optim_wrapper may have for DeepSpeed besides what is translated
 _DEEPSPEED_KEYS = {'optimizer', 'constructor', 'paramwise_cfg'}
+REVISE_KEYS = ((r'^module\.', ''),)  # mmengine's default
 
 
 @STRATEGIES.register_module()
@@ -68,7 +71,7 @@ class DDPStrategy(_DDPStrategy):
 class FSDPStrategy(DDPStrategy):
     """Each process keeps its part of every parameter, gradient and state of the optimizer.
 
-    The blocks of the backbone are unshard one after the other, and what remains of the model
+    The blocks of the backbone are gathered one after the other, and what remains of the model
     together. Checkpoints are plain files, as without a strategy, and each strategy reads them;
     mmengine's FSDPStrategy needs a GPU and torch's older implementation.
 
@@ -278,3 +281,36 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
         if unknown := sorted(set(cfg) - _DEEPSPEED_KEYS):
             raise UserError(f'optim_wrapper has {unknown}, which DeepSpeed has no counterpart of')
         return {'type': 'DeepSpeedOptimWrapper', **cfg}
+
+
+def revised(state: dict[str, Any], revise_keys: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """A state dict with patterns in its keys replaced, as mmengine does it."""
+    new = OrderedDict(state)
+    for pattern, replacement in revise_keys:
+        new = OrderedDict((re.sub(pattern, replacement, key), v) for key, v in new.items())
+    new._metadata = getattr(state, '_metadata', OrderedDict())  # type: ignore[attr-defined]
+    return new
+
+
+def unwrap_model(model: Any) -> nn.Module:
+    """The model without the wrapper of a distributed run."""
+    return model.module if is_model_wrapper(model) else model
+
+
+@contextmanager
+def whole_weights(model: Any) -> Iterator[nn.Module]:
+    """The unwrapped model, to load weights into, with the parts that the strategy split up joined.
+
+    Collective: call on every rank with identical weights.
+    """
+    optimizer: Any = getattr(model, 'optimizer', None)
+    module = unwrap_model(model)
+    if not hasattr(optimizer, 'refresh_fp32_params'):
+        yield module
+        return
+    import deepspeed
+
+    parameters = [p for p in module.parameters() if hasattr(p, 'ds_id')]  # ZeRO stage 3
+    with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0):
+        yield module
+    optimizer.refresh_fp32_params()

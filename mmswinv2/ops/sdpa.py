@@ -111,7 +111,8 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return (*_backward(grad, *ctx.saved_tensors, ctx.grid, ctx.at_once), None, None)
+        qkv, table, scale = ctx.saved_tensors
+        return (*_backward(grad, qkv, table, scale, ctx.grid, ctx.at_once), None, None)
 
 
 def _backward(

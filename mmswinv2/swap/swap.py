@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from .. import hosts
 from ..checkpoints import PUBLISHED, convert_file, describe, fetch
 from ..checkpoints.published import find_published
 from ..core import get_variant
@@ -70,7 +70,8 @@ def swap_backbone(cfg: Config, options: Options) -> tuple[Config, Notes]:
         CheckpointError: if the checkpoint cannot be used.
     """
     cfg, notes = copy.deepcopy(cfg), Notes()
-    scope = _scope(cfg)
+    host = _host(cfg)
+    scope = host.name
     with DefaultScope.overwrite_default_scope(scope):
         path, owner = find_owner(cfg.model)
         old = owner.backbone
@@ -90,7 +91,7 @@ def swap_backbone(cfg: Config, options: Options) -> tuple[Config, Notes]:
         if lr is not None:
             _set_schedules(cfg, lr, notes)
         if options.check:
-            predict(model, scope)
+            predict(model, host)
         else:
             notes.judge.append('the new model was built but not run (--no-check)')
     notes.judge.append('the length of the schedule, its warm-up and the augmentation are as before')
@@ -103,7 +104,7 @@ def default_window(arch: str) -> int:
     return PUBLISHED[name].window if name else 8 if arch == 'nano' else 16
 
 
-def _scope(cfg: Config) -> str:
+def _host(cfg: Config) -> hosts.Host:
     """The package that the config is for.
 
     Raises:
@@ -111,21 +112,20 @@ def _scope(cfg: Config) -> str:
     """
     if 'model' not in cfg or not isinstance(cfg.model, dict):
         raise UserError('the config has no model=dict(...), so there is no backbone to swap')
-    kind, scope = cfg.model.get('type'), cfg.get('default_scope')
-    if str(kind).startswith('Recognizer') or scope == 'mmaction':
+    kind, host = cfg.model.get('type'), hosts.of(cfg)
+    if str(kind).startswith('Recognizer') or host.input_axes == 3:
         raise UserError(
             f'{kind}: only the backbones of detectors and segmentors, which take images and give '
             'pyramids, can be swapped; video recognisers cannot'
         )
     if 'Track' in str((cfg.model.get('data_preprocessor') or {}).get('type')):
         raise UserError(f'{kind} is a tracker; swap the backbone of its detector')
-    if scope not in ('mmdet', 'mmseg'):
+    if host.swap_image_size is None:
         raise UserError(
-            f'default_scope is {scope!r}; only configs of mmdet and mmseg can be swapped'
+            f'default_scope is {host.name!r}; only configs of mmdet and mmseg can be swapped'
         )
-    if importlib.util.find_spec(scope) is None:
-        raise UserError(f'the config needs {scope} (its default_scope), which is not installed')
-    return scope
+    host.require('the config')
+    return host
 
 
 def _set_backbone(

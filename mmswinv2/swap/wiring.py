@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
-from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ..core import get_variant
 from ..errors import UserError
+from ..hosts import Host
 from .config import Notes, dicts_in, without_weights
 
 _STRIDES = (4, 8, 16, 32)  # of SwinV2's stages
@@ -25,7 +25,6 @@ _CHANNELS = ('in_channels', 'in_channel')
 # Side of the square images that parts and whole models are run on, in pixels. Detectors have
 # strides up to 128, and kernels of 3 x 3 on top.
 _IMAGE = 128
-_WHOLE_IMAGE = {'mmdet': 384, 'mmseg': 64}
 # Parts that cannot be moved to another backbone, and why.
 _BOUND = {
     'SSDNeck': 'it passes maps of the old backbone on and continues them with its own layers',
@@ -320,7 +319,7 @@ def build(model: Any, device: str = 'cpu') -> nn.Module:
         raise UserError(f'the new model cannot be built: {_last_line(error)}') from error
 
 
-def predict(model: Any, scope: str) -> None:
+def predict(model: Any, host: Host) -> None:
     """Run a detector or segmentor on a random image.
 
     Raises:
@@ -334,7 +333,11 @@ def predict(model: Any, scope: str) -> None:
         model.init_weights()  # before, the boxes that Sparse R-CNN starts from are none
     finally:
         logger.setLevel(level)
-    batch = model.data_preprocessor(_sample_batch(model, scope))
+    size = (host.swap_image_size,) * 2
+    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
+    meta = dict(img_shape=size, ori_shape=size, pad_shape=size, scale_factor=(1.0, 1.0), img_id=0)
+    sample = host.inference_sample(model, meta)
+    batch = model.data_preprocessor(dict(inputs=[image], data_samples=[sample]))
     errors = []
     # Random weights may give boxes that cannot be drawn as masks; then raw outputs have to do.
     for mode in ('predict', 'tensor'):
@@ -348,27 +351,6 @@ def predict(model: Any, scope: str) -> None:
         f'the new model does not run on an image: {_last_line(errors[0])} (in '
         f'{_innermost_module(model, errors[0])}); --no-check writes the config all the same'
     ) from errors[0]
-
-
-def _sample_batch(model: Any, scope: str) -> dict[str, Any]:
-    """A random image with the annotations that a model's forward pass wants."""
-    size = (_WHOLE_IMAGE[scope], _WHOLE_IMAGE[scope])
-    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
-    meta = dict(img_shape=size, ori_shape=size, pad_shape=size, scale_factor=(1.0, 1.0), img_id=0)
-    sample: Any
-    if scope == 'mmdet':
-        from mmdet.structures import DetDataSample
-
-        sample = DetDataSample(metainfo=meta)
-        boxes = torch.tensor([[0.0, 0.0, 64.0, 64.0], [32.0, 16.0, 320.0, 256.0]])
-        sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.zeros(2, dtype=torch.long))
-        if getattr(model, 'with_rpn', True) is False:  # Fast R-CNN gets its proposals from outside
-            sample.proposals = InstanceData(bboxes=boxes, scores=torch.ones(2))
-    else:
-        from mmseg.structures import SegDataSample
-
-        sample = SegDataSample(metainfo=meta)
-    return dict(inputs=[image], data_samples=[sample])
 
 
 def _innermost_module(model: nn.Module, error: Exception) -> str:

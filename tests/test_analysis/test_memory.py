@@ -7,7 +7,7 @@ from torch import nn
 
 from mmswinv2 import hosts
 from mmswinv2.analysis import STRATEGIES, TrainingStep, follow_step
-from mmswinv2.analysis.tracker import MemoryTracker
+from mmswinv2.analysis.memory import MemoryTracker
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import ROOT
 

@@ -30,12 +30,14 @@ HOSTS = {
 }
 
 
-def build(name, **test_cfg):
+def build(name, heads=None, **test_cfg):
     """A detector of mmdet with random weights that gives boxes of any score."""
     init_default_scope('mmdet')
     torch.manual_seed(0)
     cfg = get_config(f'mmdet::{HOSTS.get(name, name)}').model
     cfg.backbone.init_cfg = None
+    for head, options in (heads or {}).items():
+        cfg.roi_head[head].update(options)
     detector = MODELS.build(cfg).eval()
     if detector.test_cfg.get('rpn') is not None:
         detector.test_cfg.rpn.max_per_img = 50
@@ -50,7 +52,11 @@ def detector(request):
 
 @pytest.fixture(scope='module')
 def mask_rcnn():
-    return build('mask-rcnn')
+    """One with few boxes, so that a test can ask for the masks of all of them."""
+    few = dict(num_classes=8)
+    detector = build('mask-rcnn', heads=dict(bbox_head=few, mask_head=few))
+    detector.test_cfg.rpn.max_per_img = 25
+    return detector
 
 
 @pytest.fixture(scope='module')
@@ -158,7 +164,7 @@ def test_size_ranges(mask_rcnn, image):
     ranges = [(0, 20), (20, 1e5)]
     model = InstanceSegTTAModel(mask_rcnn, dict(size_ranges=ranges, max_per_img=100))
     found = merged(model, view(image, scale=2.0), view(image[:, ::2, ::2]))
-    alone = InstanceSegTTAModel(mask_rcnn, dict(max_per_img=1000))
+    alone = InstanceSegTTAModel(mask_rcnn, dict(nms=None, max_per_img=1000))
     width, height = (found.bboxes[:, 2:] - found.bboxes[:, :2]).unbind(1)
     small = (width * height).sqrt() < 20
     assert small.any() and not small.all()

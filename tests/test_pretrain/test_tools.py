@@ -30,11 +30,12 @@ def train(tool, folders):
 
 
 @pytest.fixture(scope='session')
-def trained(train, tmp_path_factory):
-    work_dir = tmp_path_factory.mktemp('work') / 'run'
-    run = train(work_dir)
-    assert run.returncode == 0, run.stderr
-    return work_dir
+def trained(train, made_once):
+    def make(folder):
+        run = train(folder)
+        assert run.returncode == 0, run.stderr
+
+    return made_once('trained', make)
 
 
 def test_classifier_is_tested(tool, trained, folders, tmp_path):

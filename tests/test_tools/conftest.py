@@ -1,10 +1,15 @@
+import fcntl
+import functools
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.tool_server import Server
 
 ROOT = Path(__file__).parents[2]
 CONFIG = 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'
@@ -12,15 +17,10 @@ CONFIG = 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'
 SMALL = ('train_dataloader.batch_size=2', 'train_cfg.val_interval=100', 'log_level=INFO')
 
 
-def _run(command, threads, **env):
-    return subprocess.run(
-        list(map(str, command)),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        env={'OMP_NUM_THREADS': threads, **os.environ, 'PYTHONWARNINGS': 'ignore', **env},
-    )
+@functools.cache
+def server():
+    """One for all fixtures, which several folders of tests import from here."""
+    return Server(threads='2')
 
 
 @pytest.fixture(scope='session')
@@ -28,9 +28,10 @@ def tool():
     """Run a script of tools/ in a process of its own, as a user would."""
 
     def run(script, *args, **env):
-        return _run([sys.executable, f'tools/{script}', *args], '2', **env)
+        return server().run(f'tools/{script}', args, ROOT, _environment('2', env))
 
-    return run
+    yield run
+    server().close()
 
 
 @pytest.fixture(scope='session')
@@ -42,27 +43,83 @@ def torchrun():
             sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
             'tools/train.py', '--launcher=pytorch', *args,
         ]  # fmt: skip
-        return _run(command, '1', PYTHONPATH=str(ROOT))
+        return subprocess.run(
+            list(map(str, command)),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=900,
+            env=_environment('1', dict(PYTHONPATH=str(ROOT))),
+        )
 
     return run
 
 
 @pytest.fixture(scope='session')
-def shapes(tool, tmp_path_factory):
-    """A data set of 8 + 4 small pictures."""
-    folder = tmp_path_factory.mktemp('data') / 'shapes'
-    made = tool('dataset_converters/make_shapes.py', folder, '--train=8', '--val=4', '--size=96')
-    assert made.returncode == 0, made.stderr
-    return folder
+def two_processes():
+    """The same without torchrun itself: processes that find what it would have told them."""
+
+    def run(*args):
+        with socket.socket() as free:
+            free.bind(('127.0.0.1', 0))
+            port = free.getsockname()[1]
+        shared = dict(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+        environments = [
+            _environment(
+                '1', dict(shared, RANK=str(rank), LOCAL_RANK=str(rank), PYTHONPATH=str(ROOT))
+            )
+            for rank in range(2)
+        ]
+        command = ['--launcher=pytorch', *args]
+        return server().run('tools/train.py', command, ROOT, *environments)
+
+    return run
+
+
+def _environment(threads, more):
+    return {'OMP_NUM_THREADS': threads, **os.environ, 'PYTHONWARNINGS': 'ignore', **more}
 
 
 @pytest.fixture(scope='session')
-def clips(tool, tmp_path_factory):
+def made_once(tmp_path_factory):
+    """Make a folder that all workers of pytest-xdist share, and that nobody writes into."""
+    base = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        base = base.parent
+
+    def made(name, make):
+        folder, done = base / 'shared' / name, base / f'{name}.done'
+        with (base / f'{name}.lock').open('w') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope='session')
+def shapes(tool, made_once):
+    """A data set of 8 + 4 small pictures."""
+
+    def make(folder):
+        size = ('--train=8', '--val=4', '--size=96')
+        made = tool('dataset_converters/make_shapes.py', folder, *size)
+        assert made.returncode == 0, made.stderr
+
+    return made_once('shapes', make)
+
+
+@pytest.fixture(scope='session')
+def clips(tool, made_once):
     """A data set of 12 + 6 small clips."""
-    folder = tmp_path_factory.mktemp('data') / 'motion'
-    made = tool('dataset_converters/make_motion.py', folder, '--train=12', '--val=6')
-    assert made.returncode == 0, made.stderr
-    return folder
+
+    def make(folder):
+        made = tool('dataset_converters/make_motion.py', folder, '--train=12', '--val=6')
+        assert made.returncode == 0, made.stderr
+
+    return made_once('motion', make)
 
 
 def scores(work_dir):
@@ -86,9 +143,11 @@ def train(tool, shapes):
 
 
 @pytest.fixture(scope='session')
-def trained(train, tmp_path_factory):
+def trained(train, made_once):
     """The work dir of a finished run of two iterations."""
-    work_dir = tmp_path_factory.mktemp('work') / 'run'
-    run = train(work_dir)
-    assert run.returncode == 0, run.stderr
-    return work_dir
+
+    def make(folder):
+        run = train(folder)
+        assert run.returncode == 0, run.stderr
+
+    return made_once('trained', make)

@@ -7,7 +7,7 @@ from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from mmswinv2.engine.weights import unwrap_model
+from mmswinv2.engine.strategies import unwrap_model
 
 
 @HOOKS.register_module()

@@ -36,13 +36,15 @@ def ade(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def segmentor(train, ade, tmp_path_factory):
+def segmentor(train, ade, made_once):
     """The work dir of a UperNet trained for two iterations on `ade`."""
-    work_dir = tmp_path_factory.mktemp('work') / 'segmentor'
-    run = train(work_dir, config=ADE, data_root=ade)
-    assert run.returncode == 0, run.stderr
-    assert re.search(r'Iter\(train\) \[2/2\].*decode.loss_ce: \d', run.stdout)
-    return work_dir
+
+    def make(folder):
+        run = train(folder, config=ADE, data_root=ade)
+        assert run.returncode == 0, run.stderr
+        assert re.search(r'Iter\(train\) \[2/2\].*decode.loss_ce: \d', run.stdout)
+
+    return made_once('segmentor', make)
 
 
 @pytest.fixture(scope='session')

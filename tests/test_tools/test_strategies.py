@@ -116,10 +116,10 @@ def test_two_processes_train_what_one_trains(strategy, alone, written, tool, tor
 
 @pytest.mark.slow
 @pytest.mark.parametrize('strategy', ['zero1', 'zero3', 'fsdp'])
-def test_weights_of_one_strategy_start_another(strategy, alone, written, torchrun, clips):
+def test_weights_of_one_strategy_start_another(strategy, alone, written, two_processes, clips):
     # a learning rate of 0 leaves them as they were loaded, if they were
     config = written(strategy)
-    run = torchrun(
+    run = two_processes(
         config, '--work-dir', config.parent / 'w', '--cfg-options', f'data_root={clips}/',
         'train_dataloader.batch_size=1', 'train_cfg.max_iters=2', 'optim_wrapper.optimizer.lr=0.0',
         f'load_from={alone}/w/iter_6.pth',
@@ -131,9 +131,9 @@ def test_weights_of_one_strategy_start_another(strategy, alone, written, torchru
 
 
 @pytest.mark.slow
-def test_a_plain_run_goes_on_with_fsdp(alone, written, torchrun, clips):
+def test_a_plain_run_goes_on_with_fsdp(alone, written, two_processes, clips):
     config = written('fsdp')
-    run = torchrun(
+    run = two_processes(
         config, '--work-dir', config.parent / 'w', '--resume', alone / 'w/iter_4.pth',
         '--cfg-options', f'data_root={clips}/', 'train_dataloader.batch_size=1',
     )  # fmt: skip
@@ -143,13 +143,13 @@ def test_a_plain_run_goes_on_with_fsdp(alone, written, torchrun, clips):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('strategy', STRATEGIES)
-def test_all_processes_pass_over_a_bad_loss_of_one(strategy, written, torchrun, clips):
+def test_all_processes_pass_over_a_bad_loss_of_one(strategy, written, two_processes, clips):
     hooks = (
         ", dict(type='Poison', rank=1, iteration=2)"
         ", dict(type='mmswinv2.CheckInvalidLossHook', max_skips=1)"
     )
     config = written(strategy, hooks)
-    run = torchrun(
+    run = two_processes(
         config, '--work-dir', config.parent / 'w', '--cfg-options', f'data_root={clips}/',
         'train_dataloader.batch_size=1', 'train_cfg.max_iters=4',
     )  # fmt: skip
@@ -160,31 +160,35 @@ def test_all_processes_pass_over_a_bad_loss_of_one(strategy, written, torchrun, 
 
 
 @pytest.mark.slow
-def test_autocast_under_zero(alone, written, torchrun, clips):
+def test_autocast_under_zero(alone, written, two_processes, clips):
     extra = (
         "\noptim_wrapper['type'], optim_wrapper['dtype'] = 'AmpOptimWrapper', 'bfloat16'"
         '\ntrain_cfg = dict(max_iters=6, val_interval=6)'
     )
     config = written('zero1', extra=extra)
     data = ['--cfg-options', f'data_root={clips}/', 'train_dataloader.batch_size=1']
-    run = torchrun(config, '--work-dir', config.parent / 'w', *data)
+    run = two_processes(config, '--work-dir', config.parent / 'w', *data)
     assert run.returncode == 0, run.stderr[-3000:]
     assert 'acc/top1' in run.stdout
     for (_, loss), (_, other) in zip(losses(config.parent), losses(alone), strict=True):
         assert loss == pytest.approx(other, rel=0.05) and loss != other
-    run = torchrun(config, '--work-dir', config.parent / 'w', *data, 'optim_wrapper.dtype=float16')
+    run = two_processes(
+        config, '--work-dir', config.parent / 'w', *data, 'optim_wrapper.dtype=float16'
+    )
     assert 'never lowers the scale; set optim_wrapper.dtype=bfloat16' in run.stderr
 
 
 @pytest.mark.slow
-def test_what_deepspeed_cannot_do_is_said(alone, written, tool, torchrun, clips):
+def test_what_deepspeed_cannot_do_is_said(alone, written, tool, two_processes, clips):
     config = written('zero1')
     data = ['--cfg-options', f'data_root={clips}/', 'train_dataloader.batch_size=1']
     run = tool('train.py', config, '--work-dir', config.parent / 'w', *data, PYTHONPATH=str(ROOT))
     assert 'spreads the work over processes: start it with tools/dist_train.sh' in run.stderr
-    run = torchrun(config, '--work-dir', config.parent / 'w', *data, 'optim_wrapper.type=Other')
+    run = two_processes(
+        config, '--work-dir', config.parent / 'w', *data, 'optim_wrapper.type=Other'
+    )
     assert 'optim_wrapper of type Other has no counterpart in DeepSpeed' in run.stderr
-    run = torchrun(
+    run = two_processes(
         config, '--work-dir', config.parent / 'w', '--resume', alone / 'w/iter_4.pth', *data
     )
     assert 'iter_4.pth was not written by DeepSpeed' in run.stderr

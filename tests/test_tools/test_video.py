@@ -16,13 +16,15 @@ SMALL = ('train_dataloader.dataset.pipeline.1.clip_len=4', 'default_hooks.logger
 
 
 @pytest.fixture(scope='session')
-def classifier(train, clips, tmp_path_factory):
+def classifier(train, clips, made_once):
     """The work dir of a run of two iterations."""
-    work_dir = tmp_path_factory.mktemp('work') / 'classifier'
-    run = train(work_dir, config=MOTION, data_root=clips, options=SMALL)
-    assert run.returncode == 0, run.stderr
-    assert re.search(r'Iter\(train\) +\[2/2\].*loss_cls: \d', run.stdout)
-    return work_dir
+
+    def make(folder):
+        run = train(folder, config=MOTION, data_root=clips, options=SMALL)
+        assert run.returncode == 0, run.stderr
+        assert re.search(r'Iter\(train\) +\[2/2\].*loss_cls: \d', run.stdout)
+
+    return made_once('classifier', make)
 
 
 @pytest.fixture(scope='session')

@@ -1,0 +1,146 @@
+"""Runs scripts in processes forked from one that has done the imports that take seconds.
+
+Each script runs as it does when a user starts it, as `__main__` of a process of its own with its
+own arguments, environment, output and exit status; it saves the seconds that imports take. What
+was imported before are packages of third parties that have no state of ours: neither mmswinv2 nor
+the OpenMMLab packages that it changes, mmengine excepted, which every script imports first.
+
+`Server` is the side of the tests. This file run as a program is the other side.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import random
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+
+PRELOADED = (
+    'torch', 'mmengine.runner', 'cv2', 'imgaug', 'matplotlib.pyplot', 'numba', 'pycocotools.coco',
+    'scipy.optimize', 'scipy.stats', 'shapely', 'skimage',
+)  # fmt: skip
+
+
+class Server:
+    """Starts with the first script and ends with `close`."""
+
+    def __init__(self, threads):
+        self.threads = threads
+        self.process = None
+
+    def run(self, script, args, cwd, *envs, timeout=900):
+        """Like `subprocess.run([sys.executable, script, *args], ...)` with captured text.
+
+        One process for each environment; where one fails, the others are killed. What the packages
+        imported beforehand take from the environment on import, they took when this one started.
+        """
+        command = [str(script), *map(str, args)]
+        if self.process is None:
+            self._start()
+        with tempfile.TemporaryFile('w+') as out, tempfile.TemporaryFile('w+') as err:
+            request = json.dumps(dict(argv=command, cwd=str(cwd), envs=envs)).encode()
+            socket.send_fds(self.socket, [b'%8d' % len(request)], [out.fileno(), err.fileno()])
+            self.socket.sendall(request)
+            self.socket.settimeout(timeout)
+            try:
+                status = self.socket.recv(8)
+            except TimeoutError:
+                self.close()
+                raise subprocess.TimeoutExpired(command, timeout) from None
+            if not status:
+                raise RuntimeError('the process that starts scripts has ended')
+            texts = [file.seek(0) or file.read() for file in (out, err)]
+        return subprocess.CompletedProcess(command, int(status), *texts)
+
+    def _start(self):
+        self.socket, other = socket.socketpair()
+        with other:
+            self.process = subprocess.Popen(
+                [sys.executable, __file__, str(other.fileno())],
+                pass_fds=[other.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+                env={'OMP_NUM_THREADS': self.threads, **os.environ, 'PYTHONWARNINGS': 'ignore'},
+            )
+
+    def close(self):
+        """End it, and a script that it may be waiting for."""
+        if self.process is not None:
+            self.socket.close()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+def receive(connection, size):
+    data = b''
+    while len(data) < size and (part := connection.recv(size - len(data))):
+        data += part
+    return data
+
+
+def serve(connection):
+    """Fork for every request; returns in the forked process, with the request and environment."""
+    while True:
+        head, files, *_ = socket.recv_fds(connection, 8, 2)
+        if not head:
+            os._exit(0)
+        request = json.loads(receive(connection, int(head)))
+        children = set()
+        for env in request['envs']:
+            if not (child := os.fork()):
+                connection.close()
+                for source, target in zip(files, (1, 2), strict=True):
+                    os.dup2(source, target)
+                    os.close(source)
+                return request, env
+            children.add(child)
+        for file in files:
+            os.close(file)
+        connection.sendall(b'%8d' % wait(children))
+
+
+def wait(children):
+    """The exit status of the first process that fails, or 0."""
+    failed = 0
+    while children:
+        child, status = os.wait()
+        children.discard(child)
+        if (status := os.waitstatus_to_exitcode(status)) and not failed:
+            failed = status
+            for other in children:
+                os.kill(other, signal.SIGKILL)
+    return failed
+
+
+def main():
+    sys.path.pop(0)  # the folder of this file
+    for name in PRELOADED:
+        # each environment lacks some; torchvision may need help that its user gives it
+        with contextlib.suppress(ImportError, RuntimeError):
+            importlib.import_module(name)
+    gc.freeze()
+    request, env = serve(socket.socket(fileno=int(sys.argv[1])))
+    os.chdir(request['cwd'])
+    os.environ.clear()
+    os.environ.update(env)
+    folders = env.get('PYTHONPATH', '').split(os.pathsep)
+    sys.argv = request['argv']
+    script = os.path.abspath(sys.argv[0])
+    sys.path[:0] = [os.path.dirname(script), *(f for f in folders if f and f not in sys.path)]
+    # a new process draws a new seed
+    random.seed()
+    sys.modules['numpy'].random.seed()
+    runpy.run_path(script, run_name='__main__')
+
+
+if __name__ == '__main__':
+    main()
