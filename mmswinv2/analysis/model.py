@@ -124,7 +124,7 @@ def _unobserved(observers: Sequence[Observer]) -> Iterator[None]:
 
 def build(
     cfg: Any, observers: Sequence[Observer] = (), dtype: torch.dtype | None = None
-) -> tuple[nn.Module, StandIn]:
+) -> tuple[Any, StandIn]:
     """Build a config's model with a `StandIn` for its backbone.
 
     Raises:

@@ -65,11 +65,11 @@ class InstanceSegTTAModel(BaseTTAModel):
         self.cached_views = cached_views
 
     @property
-    def _box_head(self) -> nn.Module:
+    def _box_head(self) -> Any:  # a head of mmdet
         return _last(self.module.roi_head.bbox_head)
 
     @property
-    def _mask_head(self) -> nn.Module:
+    def _mask_head(self) -> Any:
         return _last(self.module.roi_head.mask_head)
 
     @torch.no_grad()
@@ -266,7 +266,7 @@ def _check_detector(detector: nn.Module) -> None:
         )
 
 
-def _options(detector: nn.Module, tta_cfg: Mapping[str, Any] | None) -> dict[str, Any]:
+def _options(detector: Any, tta_cfg: Mapping[str, Any] | None) -> dict[str, Any]:
     own = detector.roi_head.test_cfg
     options = {key: own.get(key) for key in ('nms', 'max_per_img', 'score_thr')}
     options['size_ranges'] = None
@@ -275,7 +275,7 @@ def _options(detector: nn.Module, tta_cfg: Mapping[str, Any] | None) -> dict[str
     return {**options, **(tta_cfg or {})}
 
 
-def _last(heads: nn.Module) -> nn.Module:
+def _last(heads: Any) -> Any:
     return heads[-1] if isinstance(heads, nn.ModuleList) else heads
 
 
@@ -288,7 +288,7 @@ def _instances(
 
 
 @contextmanager
-def _replaced(head: nn.Module, predict_by_feat: Callable) -> Iterator[None]:
+def _replaced(head: Any, predict_by_feat: Callable) -> Iterator[None]:
     """Stand in for the last step of a head, where mmdet turns its raw output into results."""
     head.predict_by_feat = predict_by_feat
     try:

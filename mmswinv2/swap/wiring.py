@@ -333,7 +333,7 @@ def predict(model: Any, host: Host) -> None:
         model.init_weights()  # before, the boxes that Sparse R-CNN starts from are none
     finally:
         logger.setLevel(level)
-    size = (host.swap_image_size,) * 2
+    size = (host.swap_image_size or 0,) * 2
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
     meta = dict(img_shape=size, ori_shape=size, pad_shape=size, scale_factor=(1.0, 1.0), img_id=0)
     sample = host.inference_sample(model, meta)
