@@ -30,6 +30,12 @@ from .report import OURS, describe, write_plot, write_table
 from .workloads import ALL, MAIN, SWEEPS, Workload
 
 ROOT = Path(__file__).resolve().parents[1]
+# how torch, oneDNN and MKL are told to do without newer instructions
+ISA = {
+    'avx2': dict(
+        ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2', MKL_ENABLE_INSTRUCTIONS='AVX2'
+    )
+}
 PRODUCTS = ('product', 'product by oneDNN')  # of 4096 x 4096 x 4096
 
 
@@ -43,7 +49,7 @@ class Worker:
             memory_limit=args.memory_limit * 2**30, answers=its_end,
         )  # fmt: skip
         python = args.peers_python if len(workload.size) == 2 else sys.executable
-        env = {**os.environ, **(AT_ONCE_BACK if for_memory else {})}
+        env = {**os.environ, **(AT_ONCE_BACK if for_memory else {}), **ISA.get(args.isa, {})}
         self.name, self.error = name, ''
         self._log = tempfile.TemporaryFile('w+')  # noqa: SIM115, lives as long as the process
         self._process = subprocess.Popen(
@@ -147,6 +153,7 @@ def machine(args: argparse.Namespace) -> str:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
         models = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
         processor = f'{models[0] if models else platform.machine()}, {args.threads} threads'
+        processor += '' if args.isa == 'all' else f', {args.isa} alone'
     return f'{processor}, torch {torch.__version__}'
 
 
@@ -162,6 +169,10 @@ def main() -> None:
     parser.add_argument('--peers', nargs='+', metavar='NAME', help='only these (all)')
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16', 'float16'])
+    parser.add_argument(
+        '--isa', default='all', choices=['all', *ISA],
+        help='instructions of the CPU that every implementation may use (all)',
+    )  # fmt: skip
     parser.add_argument('--compile', action='store_true', help='under torch.compile')
     parser.add_argument('--batch', type=int, help='images or clips (as the workload has it)')
     parser.add_argument('--threads', type=int, default=os.cpu_count())

@@ -1,7 +1,7 @@
 """Time of an evaluation per image, and the backbone's share: what `tools/test.py` does.
 
-``python -m benchmarks.end_to_end CONFIG [CHECKPOINT]``. With --plain the backbone goes the way of
-other devices: all windows at once, and torch's own linear layers.
+``python -m benchmarks.end_to_end CONFIG [CHECKPOINT]``. With --plain the backbone takes all
+windows at once, and torch's own linear layers.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from mmengine.config import DictAction
 
 from mmswinv2.engine.launch import build_runner, config_with_options
 
-from .paths import both
+from .paths import linear_by
 
 
 def main():
@@ -29,6 +29,8 @@ def main():
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     args = parser.parse_args()
     cfg = config_with_options(args.config, args.cfg_options)
+    if args.plain:
+        cfg.model.backbone.path = 'plain'
     cfg.work_dir, cfg.launcher, cfg.load_from = args.work_dir, 'none', args.checkpoint
     runner = build_runner(cfg, ('test',))
     runner.load_or_resume()
@@ -41,7 +43,7 @@ def main():
 
     model.backbone.register_forward_hook(note)
     totals, shares, count = [], [], 0
-    with both() if args.plain else nullcontext(), torch.no_grad():
+    with linear_by('MKL') if args.plain else nullcontext(), torch.no_grad():
         start = time.perf_counter()
         for data in runner.build_dataloader(cfg.test_dataloader):
             spent.clear()

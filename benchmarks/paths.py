@@ -1,55 +1,48 @@
 """What each of our own choices is worth, in one process: ``python -m benchmarks.paths``.
 
-Runs SwinV2-T with one choice undone at a time, in turns, and prints medians and ratios to the
-network as it is.
+Runs SwinV2-T with one choice made otherwise at a time, in turns, and prints medians and ratios to
+the network as it is (`path='auto'`). The tables in `mmswinv2/paths/chunked.py` and
+`mmswinv2/ops/onednn.py` hold what this gave on the processors that were tried.
 """
 
 import argparse
 import os
 import statistics
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from unittest import mock
 
 import torch
-from mmswinv2.core.chunks import without_chunks
 
-from mmswinv2.core import SwinV2, chunks, linear
-
-
-@contextmanager
-def changed(**values):
-    """Other constants of `core/chunks.py` for a while."""
-    with mock.patch.multiple(chunks, **values):
-        yield
+from mmswinv2.core import SwinV2
+from mmswinv2.ops import onednn
+from mmswinv2.paths import PATHS, chunked
 
 
-def torch_linear():
-    return mock.patch.object(linear, '_suits_onednn', lambda *_: False)
+def linear_by(library):
+    return mock.patch.object(onednn, 'is_faster', lambda: library == 'oneDNN')
 
 
-@contextmanager
-def both():
-    with torch_linear(), without_chunks():
-        yield
+def chunks_of(tokens):
+    return mock.patch.object(chunked, '_TOKENS_PER_THREAD', tokens)
 
 
 def half():
     return torch.autocast('cpu', torch.bfloat16)
 
 
+# name: (path, what holds meanwhile)
 WAYS = {
-    'as it is': ExitStack,
-    "torch's linear layers": torch_linear,
-    'all windows at once': without_chunks,
-    'both of these': both,
-    'chunks of 512 tokens a thread': lambda: changed(_ROWS_PER_THREAD=512),
-    'chunks of 8192 tokens a thread': lambda: changed(_ROWS_PER_THREAD=8192),
-    'bfloat16 by autocast': half,
-}
-TRAINING = {
-    **WAYS,
-    'small maps computed twice too': lambda: changed(_KEPT_ROWS=0),
+    'as it is': ('auto', ExitStack),
+    'all windows at once': ('plain', ExitStack),
+    'in chunks': ('chunked', ExitStack),
+    "linear layers by torch's MKL": ('auto', lambda: linear_by('MKL')),
+    'linear layers by oneDNN': ('auto', lambda: linear_by('oneDNN')),
+    'all at once, MKL': ('plain', lambda: linear_by('MKL')),
+    'in chunks, oneDNN': ('chunked', lambda: linear_by('oneDNN')),
+    'chunks of 512 tokens a thread': ('chunked', lambda: chunks_of(512)),
+    'chunks of 8192 tokens a thread': ('chunked', lambda: chunks_of(8192)),
+    'bfloat16 by autocast': ('auto', half),
 }
 
 
@@ -75,22 +68,30 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    net = SwinV2('tiny', window_size=args.window)
+    networks = {
+        path: SwinV2('tiny', window_size=args.window, block=PATHS[path])
+        for path in dict.fromkeys(path for path, _ in WAYS.values())
+    }
+    net = networks['auto']
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.05)
+    for other in networks.values():
+        other.load_state_dict(net.state_dict())
     x = torch.randn(args.batch, 3, *args.size)
-    for training, ways in ((False, WAYS), (True, TRAINING)):
-        net.train(training)
-        nets = dict.fromkeys(ways, net)
+    kind = f'{onednn.cpu_vendor()}, {torch.backends.cpu.get_cpu_capability()}'
+    print(f'{kind}, {args.threads} threads, {args.size}, window {args.window}, batch {args.batch}')
+    for training in (False, True):
+        ways = {name: (networks[path], held) for name, (path, held) in WAYS.items()}
         if args.compile:
-            ways = {**ways, 'torch.compile': ExitStack}
-            nets['torch.compile'] = torch.compile(net)
+            ways['torch.compile'] = (torch.compile(net), ExitStack)
+        for network in networks.values():
+            network.train(training)
         times = {name: [] for name in ways}
         for round_ in range(args.runs + 1):
-            for name, way in ways.items():
+            for name, (network, held) in ways.items():
                 start = time.perf_counter()
-                with way():
-                    step(nets[name], x, training)
+                with held():
+                    step(network, x, training)
                 if round_:  # the first one warms up
                     times[name].append(time.perf_counter() - start)
         print('training step' if training else 'inference')

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from mmswinv2.ops import linear
+from mmswinv2.ops.onednn import linear
 
 
 def rate(function, operations, runs=7):

@@ -69,12 +69,13 @@ def test_processes_that_do_not_fit_together_do_not_run_together():
 def test_a_small_workload():
     workload = Workload('small', 'nano', (64, 64), 4, batch=2, training=True)
     args = Namespace(
-        peers=['nobody'], runs=1, device='cpu', threads=1, memory_limit=20,
+        peers=['nobody'], runs=1, device='cpu', threads=1, memory_limit=20, isa='avx2',
         peers_python=sys.executable,
     )  # fmt: skip
     result = measure(workload, args)
     ours = result['results']['mmswinv2']
     assert 0 < ours['median'] < 60 and 2**20 < ours['peak'] < 2**30
+    assert 'avx2 alone' in result['machine']
     assert 0 < result['floor'] < 10 and result['operations'] > 2e6
 
 

@@ -76,7 +76,7 @@ class Block(nn.Module):
         x: Tensor,
         grid: WindowGrid,
         table: Tensor | None = None,
-        scales: tuple[Tensor | None, Tensor | None] = (None, None),
+        scales: tuple[Tensor | None, Tensor | None] | None = None,
     ) -> Tensor:
         """Both branches.
 
@@ -85,20 +85,23 @@ class Block(nn.Module):
             grid: how the map is cut into windows.
             table: see `WindowAttention.forward`.
             scales: what stochastic depth multiplies each branch by, if that has been drawn; see
-                `DropPath.draw`.
+                `DropPath.draw`. ``None``: not yet.
 
         Returns:
             ``(B, *S, C)``.
         """
-        x = self._add(x, self.attn(x, grid, table), self.norm1, scales[0])
-        x = self._add(x, self.mlp(x), self.norm2, scales[1])
+        first, second = (self._draw(x), self._draw(x)) if scales is None else scales
+        x = self._add(x, self.attn(x, grid, table), self.norm1, first)
+        x = self._add(x, self.mlp(x), self.norm2, second)
         return self.enorm(x)
+
+    def _draw(self, x: Tensor) -> Tensor | None:
+        return self.drop_path.draw(x) if is_plain(self.drop_path, DropPath) else None
 
     def _add(self, x: Tensor, y: Tensor, norm: LayerNorm, scale: Tensor | None) -> Tensor:
         """``x + drop_path(norm(y))``."""
         if not (is_plain(norm, LayerNorm) and is_plain(self.drop_path, DropPath)):
             return x + self.drop_path(norm(y))
-        scale = self.drop_path.draw(x) if scale is None else scale
         return ops.add_norm(x, y, norm.weight, norm.bias, norm.eps, scale)
 
     @torch.no_grad()

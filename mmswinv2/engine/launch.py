@@ -17,6 +17,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .. import hosts
+from ..checkpoints import PUBLISHED, fetch
 from ..errors import UserError
 from .hooks import CheckDatasetHook, CheckInvalidLossHook, RepeatableHook
 from .storage import (
@@ -99,7 +100,9 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         cfg.pop('runner_type', None)
         cfg.pop('strategy', None)
     if (path := cfg.get('load_from')) and '://' not in path:
-        look_at_checkpoint(cfg, Path(path).expanduser())
+        local = fetch(path)  # published weights have names
+        cfg.load_from = str(local) if path in PUBLISHED else path
+        look_at_checkpoint(cfg, local)
     hosts.of(cfg).apply()
     if 'train' in kinds and is_first_process():
         remove_half_written(cfg.work_dir)

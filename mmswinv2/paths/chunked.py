@@ -52,7 +52,7 @@ class ChunkedBlock(Block):
         chunks = list(split_grid(len(x), grid, _TOKENS_PER_THREAD * torch.get_num_threads()))
         if len(chunks) == 1:
             return super().forward(x)
-        scales = self.drop_path.draw(x), self.drop_path.draw(x)
+        scales = self._draw(x), self._draw(x)
         parameters = tuple(self.parameters())
         table = self.attn.table(grid)
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, table, *parameters)):
@@ -75,6 +75,9 @@ class ChunkedBlock(Block):
             and not any(m.training and m.p for m in self.modules() if isinstance(m, nn.Dropout))
             and not (self.attn.training and self.attn.attn_drop)
             and all(type(m) in _KINDS and is_plain(m, type(m)) for m in self.modules() if m != self)
+            and isinstance(self.norm1, LayerNorm)
+            and isinstance(self.norm2, LayerNorm)
+            and x.dtype == self.norm1.weight.dtype == self.norm2.weight.dtype
         )
 
     def compute_chunks(
@@ -86,20 +89,10 @@ class ChunkedBlock(Block):
     ) -> Tensor:
         """Both branches, chunk by chunk."""
         out = torch.empty_like(x)
-        for chunk in chunks:
-            out[chunk.box] = self.compute_chunk(x, chunk, table, scales)
+        for box, grid in chunks:
+            first, second = (s if s is None else s[box[0]] for s in scales)
+            out[box] = self.compute(x[box].contiguous(), grid, table, (first, second))
         return out
-
-    def compute_chunk(
-        self,
-        x: Tensor,
-        chunk: Chunk,
-        table: Tensor,
-        scales: tuple[Tensor | None, Tensor | None],
-    ) -> Tensor:
-        """Both branches of one chunk."""
-        first, second = (s if s is None else s[chunk.box[0]] for s in scales)
-        return self.compute(x[chunk.box].contiguous(), chunk.grid, table, (first, second))
 
 
 class AutoBlock(ChunkedBlock):
@@ -141,30 +134,57 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, table, *parameters = ctx.saved_tensors
+        x, *tensors = ctx.saved_tensors
         wants_x, *wants = ctx.needs_input_grad[3:]
-        tensors = [table.detach().requires_grad_(wants[0]), *parameters]
-        wanted = [i for i, want in enumerate(wants) if want]
+        tensors = [t.detach().requires_grad_(w) for t, w in zip(tensors, wants, strict=True)]
+        # the block may hold other parameters by now than in the forward pass
+        names = (f'block.{name}' for name, _ in ctx.block.named_parameters())
+        parameters = dict(zip(names, tensors[1:], strict=True))
+        gradients = torch.func.functional_call(
+            _Backward(ctx.block, ctx.chunks, ctx.scales, ctx.dtype),
+            parameters,
+            (grad, x, wants_x, tensors),
+        )
+        return (None, None, None, *gradients)
+
+
+class _Backward(nn.Module):
+    """Computes each chunk again and sums the gradients, in float32 or better.
+
+    A module so that `torch.func.functional_call` can give it the parameters.
+    """
+
+    def __init__(
+        self,
+        block: ChunkedBlock,
+        chunks: list[Chunk],
+        scales: tuple[Tensor | None, Tensor | None],
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        self.block, self.chunks, self.scales, self.dtype = block, chunks, scales, dtype
+
+    def forward(
+        self, grad: Tensor, x: Tensor, wants_x: bool, tensors: list[Tensor]
+    ) -> list[Tensor | None]:
+        """Gradients of `x` and of `tensors`, the table and the parameters."""
         d_x = torch.empty_like(x) if wants_x else None
-        sums: list[Tensor | None] = [None] * len(tensors)
-        for chunk in ctx.chunks:
-            # a new tensor, so that its gradient is of this chunk alone
+        wanted = [t for t in tensors if t.requires_grad]
+        sums: dict[Tensor, Tensor] = {}
+        for chunk in self.chunks:
             some = x[chunk.box].detach().clone().requires_grad_(wants_x)
-            part = Chunk((slice(None),), chunk.grid)
-            scales = tuple(s if s is None else s[chunk.box[0]] for s in ctx.scales)
-            with torch.enable_grad(), _autocast(ctx.dtype):
-                out = ctx.block.compute_chunk(some, part, tensors[0], scales)
-            inputs = [tensors[i] for i in wanted] + ([some] if wants_x else [])
+            first, second = (s if s is None else s[chunk.box[0]] for s in self.scales)
+            with torch.enable_grad(), _autocast(self.dtype):
+                out = self.block.compute(some, chunk.grid, tensors[0], (first, second))
+            inputs = [*wanted, some] if wants_x else wanted
             grads = torch.autograd.grad(out, inputs, grad[chunk.box], allow_unused=True)
             if d_x is not None:
                 d_x[chunk.box] = grads[-1]
-            for i, d in zip(wanted, grads, strict=False):
+            for t, d in zip(wanted, grads, strict=False):
                 if d is not None:
                     d = d.to(torch.promote_types(d.dtype, torch.float32))  # a sum of many
-                    total = sums[i]
-                    sums[i] = d if total is None else total.add_(d)
-        like = (d if d is None else d.to(t.dtype) for d, t in zip(sums, tensors, strict=True))
-        return (None, None, None, d_x, *like)
+                    sums[t] = sums[t].add_(d) if t in sums else d
+        return [d_x, *(sums[t].to(t.dtype) if t in sums else None for t in tensors)]
 
 
 def _autocast(dtype: torch.dtype | None) -> torch.autocast:

@@ -4,7 +4,9 @@ import sys
 import pytest
 import torch
 
+from mmswinv2.errors import UserError
 from mmswinv2.models import SwinTransformerV2
+from mmswinv2.paths import PATHS
 
 HOSTS = ('mmdet', 'mmseg', 'mmaction')
 BUILD = """
@@ -51,8 +53,44 @@ def test_frozen_stages(frozen):
         assert stage <= names if i < frozen else not stage & names
         assert net.layers[i].training == (i >= frozen)
     assert net.pos_drop.training == (frozen < 0)
-    with pytest.raises(ValueError, match='frozen_stages must be from -1'):
-        SwinTransformerV2('nano', frozen_stages=5)
+
+
+BAD = [
+    (dict(frozen_stages=5), r'frozen_stages must be from -1 \(none\) to 4, got 5'),
+    (dict(frozen_stages=True), 'frozen_stages must be from -1 .* got True'),
+    (dict(frozen_stages=1.0), 'frozen_stages must be from -1 .* got 1.0'),
+    (dict(frozen_stages='1'), "frozen_stages must be from -1 .* got '1'"),
+    (dict(norm_eval='yes'), "norm_eval must be True or False, got 'yes'"),
+    (dict(path='fast'), "path must be one of 'auto', 'plain', 'chunked', 'padded', got 'fast'"),
+    (dict(path=None), "path must be one of 'auto', .* got None"),
+    (dict(init_cfg='weights.pth'), r"init_cfg must be dict\(type='Pretrained'.* got 'weights.pth'"),
+    (dict(init_cfg=dict(checkpoint='a.pth')), 'init_cfg must be dict'),
+    (dict(window=8), "SwinTransformerV2 has no argument 'window'"),
+    (dict(drop_path=0.1), "no argument 'drop_path'; did you mean drop_path_rate"),
+    (dict(pretrained_window_size=8), 'did you mean pretrained_window_sizes'),
+    (dict(patch_size=0), 'patch_size must be an int >= 1 or 2 of them'),
+    (dict(patch_size=(4, 4, 4)), 'patch_size must be an int >= 1 or 2 of them'),
+    (dict(patch_size=4.0), 'patch_size must be an int >= 1 or 2 of them'),
+    (dict(drop_path_rate=1.0), 'drop_path_rate must be at least 0 and below 1, got 1.0'),
+]
+
+
+@pytest.mark.parametrize(('kwargs', 'words'), BAD, ids=str)
+def test_bad_arguments_are_named(kwargs, words):
+    with pytest.raises(UserError, match=words):
+        SwinTransformerV2('nano', **kwargs)
+
+
+def test_patches_need_not_be_square():
+    net = SwinTransformerV2('nano', patch_size=(4, 2), window_size=4)
+    assert net(torch.rand(1, 3, 32, 32))[0].shape == (1, 32, 8, 16)
+
+
+@pytest.mark.parametrize('path', PATHS)
+def test_path_is_the_class_of_the_blocks(path):
+    net = SwinTransformerV2('nano', path=path)
+    assert {type(b) for stage in net.layers for b in stage.blocks} == {PATHS[path]}
+    assert set(net.state_dict()) == set(SwinTransformerV2('nano').state_dict())
 
 
 def test_norm_eval():

@@ -7,6 +7,7 @@ import torch
 from mmengine.registry import MODELS
 
 from mmswinv2.checkpoints import CheckpointError
+from mmswinv2.errors import UserError
 from mmswinv2.models import SwinTransformerV2, VideoSwinTransformerV2
 
 
@@ -71,3 +72,17 @@ def test_the_published_windows_of_mmaction2_are_read_per_axis():
     assert build(window_size=(8, 7, 7)).window_sizes == ((8, 7, 7),) * 4
     windows = [(8, 12, 12)] * 3 + [(8, 6, 6)]
     assert build(pretrained_window_sizes=windows).pretrained_window_sizes == tuple(windows)
+
+
+def test_a_window_of_a_net_of_three_stages_says_what_it_is_of():
+    three = dict(embed_dims=8, depths=(1, 1, 1), num_heads=(1, 2, 4))
+    with pytest.raises(UserError, match='can be read as one per axis or as one per stage'):
+        VideoSwinTransformerV2(three, window_size=(8, 7, 7), out_indices=(2,))
+    net = VideoSwinTransformerV2(three, window_size=[(8, 7, 7)] * 3, out_indices=(2,))
+    assert net.window_sizes == ((8, 7, 7),) * 3
+
+
+@pytest.mark.parametrize('kwargs', [dict(pretrained2d=1), dict(pretrained2d='no')])
+def test_pretrained2d_is_a_bool(kwargs):
+    with pytest.raises(UserError, match='pretrained2d must be True or False'):
+        VideoSwinTransformerV2('nano', **kwargs)

@@ -191,3 +191,36 @@ def test_the_processor_decides(monkeypatch):
         monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda c=capability: c)
         found[capability] = chunked.is_faster()
     assert found == {'AVX512': True, 'AVX2': False, 'DEFAULT': False}
+
+
+def test_gradients_belong_to_the_parameters_of_the_forward_pass(monkeypatch):
+    """As `torch.func.functional_call` has it, which takes its parameters back before backward."""
+    monkeypatch.setattr(chunked, '_TOKENS_PER_THREAD', 16)
+    x = torch.randn(1, 20, 20, 12)
+    gradients = []
+    for kind in (ChunkedBlock, Block):
+        torch.manual_seed(0)
+        block = kind(12, 2, (4, 4), (4, 4), shifted=True)
+        other = {name: torch.randn_like(p).requires_grad_() for name, p in block.named_parameters()}
+        torch.func.functional_call(block, other, (x,)).square().sum().backward()
+        assert all(p.grad is None for p in block.parameters())
+        gradients.append([p.grad for p in other.values()])
+    for a, b in zip(*gradients, strict=True):
+        assert (a - b).abs().max() <= 1e-4 * b.abs().max()
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_backward_computes_what_forward_computed_whatever_the_mode_by_then(training, monkeypatch):
+    monkeypatch.setattr(chunked, '_TOKENS_PER_THREAD', 16)
+    torch.manual_seed(0)
+    block = ChunkedBlock(12, 2, (4, 4), (4, 4), shifted=True, drop_path=0.9)
+    x = torch.randn(8, 8, 8, 12, requires_grad=True)
+    torch.nn.init.ones_(block.norm1.weight)
+    gradients = []
+    for changed in (False, True):
+        block.train(training)
+        torch.manual_seed(1)
+        out = block(x).square().sum()
+        block.train(training != changed)
+        gradients.append(torch.autograd.grad(out, x)[0])
+    assert torch.equal(*gradients)
