@@ -42,6 +42,7 @@ def test_wheel_works_from_another_folder(tmp_path):
         'configs/detection/metafile.yml',
     )
     assert {f'mmswinv2/.mim/{name}' for name in wanted} <= names
+    assert 'mmswinv2/py.typed' in names
     assert not [name for name in names if name.startswith('tests/')]
 
     site = tmp_path / 'site'
