@@ -9,7 +9,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.hosts.mmpretrain import import_torchvision
-from tests.test_tools.conftest import ROOT, made_once, tool  # noqa: F401, fixtures
+from tests.test_tools.conftest import ROOT, tool  # noqa: F401, a fixture
 
 CLASSIFIER = 'configs/classification/swinv2-nano_shapes.py'
 SIMMIM = 'configs/pretraining/simmim_swinv2-nano_shapes.py'

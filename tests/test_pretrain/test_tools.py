@@ -13,7 +13,7 @@ from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.errors import UserError
 from tests.test_pretrain.conftest import CLASSIFIER, SIMMIM, build, draw, scores
 from tests.test_pretrain.test_whole import authors
-from tests.test_tools.conftest import ROOT
+from tests.test_tools.conftest import ROOT, made_once
 
 SMALL = ('train_dataloader.batch_size=4', 'train_cfg.val_interval=100')
 
@@ -30,12 +30,12 @@ def train(tool, folders):
 
 
 @pytest.fixture(scope='session')
-def trained(train, made_once):
+def trained(train, tmp_path_factory):
     def make(folder):
         run = train(folder)
         assert run.returncode == 0, run.stderr
 
-    return made_once('trained', make)
+    return made_once(tmp_path_factory, 'trained', make)
 
 
 def test_classifier_is_tested(tool, trained, folders, tmp_path):

@@ -80,27 +80,22 @@ def _environment(threads, more):
     return {'OMP_NUM_THREADS': threads, **os.environ, 'PYTHONWARNINGS': 'ignore', **more}
 
 
-@pytest.fixture(scope='session')
-def made_once(tmp_path_factory):
-    """Make a folder that all workers of pytest-xdist share, and that nobody writes into."""
+def made_once(tmp_path_factory, name, make):
+    """A folder that `make` fills once for all workers of pytest-xdist; nobody writes into it."""
     base = tmp_path_factory.getbasetemp()
     if 'PYTEST_XDIST_WORKER' in os.environ:
         base = base.parent
-
-    def made(name, make):
-        folder, done = base / 'shared' / name, base / f'{name}.done'
-        with (base / f'{name}.lock').open('w') as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not done.exists():
-                make(folder)
-                done.touch()
-        return folder
-
-    return made
+    folder, done = base / 'shared' / name, base / f'{name}.done'
+    with (base / f'{name}.lock').open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            make(folder)
+            done.touch()
+    return folder
 
 
 @pytest.fixture(scope='session')
-def shapes(tool, made_once):
+def shapes(tool, tmp_path_factory):
     """A data set of 8 + 4 small pictures."""
 
     def make(folder):
@@ -108,18 +103,18 @@ def shapes(tool, made_once):
         made = tool('dataset_converters/make_shapes.py', folder, *size)
         assert made.returncode == 0, made.stderr
 
-    return made_once('shapes', make)
+    return made_once(tmp_path_factory, 'shapes', make)
 
 
 @pytest.fixture(scope='session')
-def clips(tool, made_once):
+def clips(tool, tmp_path_factory):
     """A data set of 12 + 6 small clips."""
 
     def make(folder):
         made = tool('dataset_converters/make_motion.py', folder, '--train=12', '--val=6')
         assert made.returncode == 0, made.stderr
 
-    return made_once('motion', make)
+    return made_once(tmp_path_factory, 'motion', make)
 
 
 def scores(work_dir):
@@ -143,11 +138,11 @@ def train(tool, shapes):
 
 
 @pytest.fixture(scope='session')
-def trained(train, made_once):
+def trained(train, tmp_path_factory):
     """The work dir of a finished run of two iterations."""
 
     def make(folder):
         run = train(folder)
         assert run.returncode == 0, run.stderr
 
-    return made_once('trained', make)
+    return made_once(tmp_path_factory, 'trained', make)

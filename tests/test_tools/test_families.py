@@ -38,11 +38,14 @@ def shrink(name, data_root, path):
     sizes = {
         'num_classes': {80: 4, 365: 4, 183: 7},
         'num_things_classes': {80: 4},
-        'max_per_img': {2000: 40, 1000: 40},
+        'max_per_img': {2000: 40, 1000: 40, 100: 10},
         'num': {512: 16, 256: 32},
         'num_points': {12544: 64},
         'num_queries': {900: 30, 100: 30},
         'max_per_image': {100: 20},
+        # these make most of the weights, which each run writes and reads several times
+        'fc_out_channels': {1024: 64},
+        'feedforward_channels': {2048: 64, 1024: 64},
     }
     images = {'scale': (SIDE, SIDE), 'scales': [(SIDE, SIDE)], 'crop_size': (SIDE, SIDE)}
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from mmswinv2.checkpoints import read_checkpoint
-from tests.test_tools.conftest import ROOT, scores
+from tests.test_tools.conftest import ROOT, made_once, scores
 from tests.test_tools.test_bad_input import sentence
 
 SHAPES = 'configs/segmentation/swinv2-nano_upernet_shapes.py'
@@ -36,7 +36,7 @@ def ade(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def segmentor(train, ade, made_once):
+def segmentor(train, ade, tmp_path_factory):
     """The work dir of a UperNet trained for two iterations on `ade`."""
 
     def make(folder):
@@ -44,7 +44,7 @@ def segmentor(train, ade, made_once):
         assert run.returncode == 0, run.stderr
         assert re.search(r'Iter\(train\) \[2/2\].*decode.loss_ce: \d', run.stdout)
 
-    return made_once('segmentor', make)
+    return made_once(tmp_path_factory, 'segmentor', make)
 
 
 @pytest.fixture(scope='session')

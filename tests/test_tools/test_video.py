@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.test_tools.conftest import scores
+from tests.test_tools.conftest import made_once, scores
 from tests.test_tools.test_bad_input import sentence
 
 MOTION = 'configs/video/video-swinv2-nano_motion.py'
@@ -16,7 +16,7 @@ SMALL = ('train_dataloader.dataset.pipeline.1.clip_len=4', 'default_hooks.logger
 
 
 @pytest.fixture(scope='session')
-def classifier(train, clips, made_once):
+def classifier(train, clips, tmp_path_factory):
     """The work dir of a run of two iterations."""
 
     def make(folder):
@@ -24,7 +24,7 @@ def classifier(train, clips, made_once):
         assert run.returncode == 0, run.stderr
         assert re.search(r'Iter\(train\) +\[2/2\].*loss_cls: \d', run.stdout)
 
-    return made_once('classifier', make)
+    return made_once(tmp_path_factory, 'classifier', make)
 
 
 @pytest.fixture(scope='session')
