@@ -21,9 +21,8 @@ from typing import Any
 
 import torch
 
-from mmswinv2.analysis.flops import FlopCounter
-from mmswinv2.analysis.measure import AT_ONCE_BACK
-from mmswinv2.analysis.model import StandIn
+from mmswinv2.analysis.memory import AT_ONCE_BACK
+from mmswinv2.analysis.model import FlopCounter, StandIn
 from mmswinv2.core import SwinV2
 
 from .report import OURS, describe, write_plot, write_table

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from mmswinv2.analysis.measure import idle_memory, peak_memory
+from mmswinv2.analysis.memory import idle_memory, peak_memory
 from mmswinv2.ops.onednn import linear
 
 from . import peers

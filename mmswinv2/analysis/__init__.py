@@ -1,9 +1,8 @@
 """What a config costs, found out before anything is trained."""
 
 from ..hosts import input_size
-from .flops import count_flops
 from .memory import STRATEGIES, Estimate, TrainingStep, follow_step
-from .model import count_parameters
+from .model import count_flops, count_parameters
 
 __all__ = [
     'STRATEGIES',

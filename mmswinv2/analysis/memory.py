@@ -1,4 +1,4 @@
-"""Memory that a training step needs on each GPU, predicted without running it.
+"""Memory that a training step needs on each GPU, predicted without running it; and measured.
 
 What is allocated and freed is followed tensor by tensor through a forward and a backward pass: the
 backbone on fake tensors, the rest for real (see `mmswinv2.analysis.model`). Weights, gradients and
@@ -7,9 +7,14 @@ the optimizer's state are reckoned from their number, as the strategy spreads th
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -20,7 +25,7 @@ from .. import hosts
 from ..core.attention import WindowAttention
 from ..core.block import Block
 from ..errors import UserError
-from .model import Observer, build, frozen_batch_norms
+from .model import Observer, build, frozen_batch_norms, ready
 
 STRATEGIES = ('ddp', 'zero1', 'zero2', 'zero3', 'fsdp')
 _LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
@@ -260,3 +265,97 @@ class MemoryTracker(Observer):
 
 def _storages(values: Any) -> list[torch.UntypedStorage]:
     return [v.untyped_storage() for v in tree_leaves(values) if isinstance(v, Tensor)]
+
+
+# for the environment: what is freed goes back at once, and the peak is what was in use
+AT_ONCE_BACK = {'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '0'}
+_STEPS = 3  # the optimizer's state comes with the first
+_MEASURE = f'import sys; from {__name__} import _measure; _measure(*sys.argv[1:])'
+
+
+def measure_memory(
+    cfg: Any, size: Sequence[int], batch_size: int, dtype: torch.dtype | None = None
+) -> int:
+    """Train a few steps on random inputs with AdamW; the peak of bytes above an idle process.
+
+    On a GPU what torch allocated, on a CPU the resident memory of the process (Linux).
+
+    Args:
+        cfg: the config.
+        size: ``(H, W)`` or ``(T, H, W)``.
+        batch_size: samples in a step.
+        dtype: of autocast; ``None``: off. See `Host.heads_autocast`.
+
+    Raises:
+        RuntimeError: if the process fails, with what it said.
+    """
+    with TemporaryDirectory() as folder:
+        path = Path(folder, 'config.py')
+        cfg.dump(path)
+        name = str(dtype).removeprefix('torch.')
+        run = subprocess.run(
+            [sys.executable, '-c', _MEASURE, path, str(batch_size), name, *map(str, size)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **AT_ONCE_BACK},
+        )
+    if run.returncode:
+        raise RuntimeError(f'the training steps failed:\n{run.stderr[-2000:]}')
+    return int(run.stdout.split()[-1])
+
+
+def idle_memory(device: str) -> int:
+    """Bytes in use once libraries are loaded and have made their threads; call it first."""
+    layers = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(30, 8)).to(device)
+    optimizer = torch.optim.AdamW(layers.parameters())
+    layers(torch.rand(1, 3, 32, 32, device=device)).sum().backward()
+    optimizer.step()
+    return 0 if device == 'cuda' else _status()['RssAnon']
+
+
+def peak_memory(device: str) -> int:
+    """Bytes: on a GPU what torch allocated, on a CPU the resident memory (Linux)."""
+    if device == 'cuda':
+        return torch.cuda.max_memory_allocated()
+    status = _status()
+    return status['VmHWM'] - status['RssFile']  # programs and libraries are no data
+
+
+def _status() -> dict[str, int]:
+    """What Linux knows of this process's memory, in bytes."""
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return {
+        line.partition(':')[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith('kB')
+    }
+
+
+def _measure(path: str, batch_size: str, name: str, *sizes: str) -> None:
+    size = [int(n) for n in sizes]
+    from mmengine.registry import MODELS
+
+    from ..engine.launch import config_with_options
+
+    torch.manual_seed(0)
+    cfg = config_with_options(path, None)
+    model_cfg = ready(cfg)
+    MODELS.get(model_cfg.type)  # imports the host
+    batch = hosts.of(cfg).sample_batch(cfg, size, int(batch_size))
+    dtype = None if name == 'None' else getattr(torch, name)
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    idle = idle_memory(device)
+    model = MODELS.build(model_cfg).to(device).train()
+    frozen_batch_norms(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    if dtype is not None and not hosts.of(cfg).heads_autocast:
+        run = model.backbone.forward
+        model.backbone.forward = torch.autocast(device, dtype)(run)
+        dtype = None
+    for _ in range(_STEPS):
+        data = model.data_preprocessor(batch, True)
+        with torch.autocast(device, dtype, dtype is not None):
+            loss, _ = model.parse_losses(model(**data, mode='loss'))
+        loss.backward()
+        del data, loss
+        optimizer.step()
+        optimizer.zero_grad()
+    print(peak_memory(device) - idle)

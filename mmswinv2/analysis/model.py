@@ -1,4 +1,4 @@
-"""A config's model with a backbone that costs nothing to run.
+"""A config's model with a backbone that costs nothing to run, and its multiply-adds.
 
 The backbone runs on fake tensors, which have shapes and no memory, and the rest of the model for
 real, as losses and proposals depend on values. So a network of 3 billion parameters can be looked
@@ -8,6 +8,7 @@ at on a laptop.
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from .. import hosts
 from ..core import SwinV2
@@ -177,3 +179,64 @@ def frozen_batch_norms(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
+
+
+class FlopCounter(Observer):
+    """Counts the multiply-adds of products and convolutions by torch's own formulas."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def saw(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+        """Add what torch's formula says, if there is one."""
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **kwargs, out_val=out) // 2
+
+
+def count_flops(cfg: Any, size: Sequence[int], seed: int = 0) -> dict[str, int]:
+    """Count the multiply-adds of one forward pass, by part of the model.
+
+    A multiply-add counts as one, as in the published tables; norms, activations and pooling are
+    left out. Detectors run as with ``mode='tensor'``: RoI heads on as many proposals as the RPN
+    hands over, masks on 100 of them; SimMIM without its decoder.
+
+    Args:
+        cfg: the config.
+        size: ``(H, W)`` or ``(T, H, W)``.
+        seed: of the random weights and inputs.
+
+    Returns:
+        part of the model to multiply-adds, `total` last.
+    """
+    torch.manual_seed(seed)
+    counter = FlopCounter()
+    model, _ = build(cfg, [counter])
+    model.eval()
+    counts: dict[str, int] = defaultdict(int)
+    for name, module in model.named_children():
+        if name != 'data_preprocessor':
+            _count_into(counts, name, module, counter)
+    data = model.data_preprocessor(hosts.of(cfg).sample_batch(cfg, size, 1), False)
+    with torch.no_grad(), counter:
+        outs = model(**data, mode='tensor')
+        hosts.of(cfg).run_head(model, outs)
+    return {**counts, 'total': counter.total}
+
+
+def _count_into(counts: dict[str, int], name: str, module: nn.Module, counter: Any) -> None:
+    """Add up what a part of the model does, in whichever of its methods."""
+    for method in ('forward', 'predict', 'forward_transformer'):
+        if hasattr(module, method) and not (method != 'forward' and isinstance(module, StandIn)):
+            setattr(module, method, _counted(getattr(module, method), counts, name, counter))
+
+
+def _counted(function: Any, counts: dict[str, int], name: str, counter: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        before, nested = counter.total, counts[name]
+        out = function(*args, **kwargs)
+        counts[name] = nested + counter.total - before
+        return out
+
+    return call

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import VARIANTS
+from ..core.arguments import VARIANTS
 from ..core.attention import log_coordinates
 from ..errors import CheckpointError
 from .files import cache_path, read_checkpoint

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ..core import SwinV2
+from ..core.swin_v2 import SwinV2
 from ..errors import CheckpointError
 from .convert import Converted, Windows, convert_checkpoint, describe, inflate, is_2d, unwrap
 from .files import read_checkpoint

@@ -90,18 +90,17 @@ class Block(nn.Module):
         Returns:
             ``(B, *S, C)``.
         """
-        first, second = (self._draw(x), self._draw(x)) if scales is None else scales
-        x = self._add(x, self.attn(x, grid, table), self.norm1, first)
-        x = self._add(x, self.mlp(x), self.norm2, second)
+        x = self._add(x, self.attn(x, grid, table), self.norm1, scales and scales[:1])
+        x = self._add(x, self.mlp(x), self.norm2, scales and scales[1:])
         return self.enorm(x)
 
-    def _draw(self, x: Tensor) -> Tensor | None:
-        return self.drop_path.draw(x) if is_plain(self.drop_path, DropPath) else None
-
-    def _add(self, x: Tensor, y: Tensor, norm: LayerNorm, scale: Tensor | None) -> Tensor:
+    def _add(
+        self, x: Tensor, y: Tensor, norm: LayerNorm, drawn: tuple[Tensor | None, ...] | None
+    ) -> Tensor:
         """``x + drop_path(norm(y))``."""
         if not (is_plain(norm, LayerNorm) and is_plain(self.drop_path, DropPath)):
             return x + self.drop_path(norm(y))
+        scale = self.drop_path.draw(x) if drawn is None else drawn[0]
         return ops.add_norm(x, y, norm.weight, norm.bias, norm.eps, scale)
 
     @torch.no_grad()

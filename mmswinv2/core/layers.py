@@ -40,8 +40,10 @@ def linear(x: Tensor, layer: nn.Module, bias: Tensor | None = None) -> Tensor:
     Returns:
         ``(..., D)``.
     """
-    if isinstance(layer, nn.Linear) and is_plain(layer, nn.Linear):
-        return ops.linear(x, layer.weight, layer.bias if bias is None else bias)
+    own = getattr(layer, 'bias', None)
+    one_bias = own is None or bias is None
+    if isinstance(layer, nn.Linear) and is_plain(layer, nn.Linear) and one_bias:
+        return ops.linear(x, layer.weight, own if bias is None else bias)
     y: Tensor = layer(x)
     return y if bias is None else y + bias.to(y.dtype)
 

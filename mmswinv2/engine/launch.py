@@ -132,8 +132,9 @@ def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:
         work()
     except ValueError as error:
         # mmengine's words for a data set of which its filters left nothing
-        if 'need at least one array to concatenate' in str(error):
-            raise hosts.explain_empty_data(cfg, kinds) or error from error
+        empty = 'need at least one array to concatenate' in str(error)
+        if empty and (reason := hosts.explain_empty_data(cfg, kinds)) is not None:
+            raise reason from error
         raise
     if torch.distributed.is_initialized():
         torch.distributed.barrier()

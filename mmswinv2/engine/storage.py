@@ -15,11 +15,12 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_from_local
 
-from ..checkpoints import read_checkpoint
 from ..checkpoints.files import (
     HALF_WRITTEN,
     check_deepspeed_folder,
+    fetch_together,
     is_deepspeed_folder,
+    read_checkpoint,
     read_deepspeed_folder,
     write_atomically,
 )
@@ -66,15 +67,24 @@ class AtomicLocalBackend(LocalBackend):
 
 
 def use_whole_files() -> None:
-    """Let mmengine write local files whole, and read DeepSpeed's folders like files."""
+    """Let mmengine write local files whole, read DeepSpeed's folders like files, and addresses.
+
+    Its own reader of addresses runs code from the file.
+    """
     register_backend('local', AtomicLocalBackend, force=True, prefixes='')
     CheckpointLoader.register_scheme(prefixes='', loader=_read, force=True)
+    addresses = ['http://', 'https://']
+    CheckpointLoader.register_scheme(prefixes=addresses, loader=_download, force=True)
 
 
 def _read(filename: str, map_location: Any = None) -> Any:
     if is_deepspeed_folder(filename):
         return read_deepspeed_folder(filename)
     return load_from_local(filename, map_location)
+
+
+def _download(filename: str, map_location: Any = None, progress: bool = True) -> Any:
+    return read_checkpoint(fetch_together(filename))
 
 
 def remove_half_written(work_dir: str | os.PathLike[str]) -> None:

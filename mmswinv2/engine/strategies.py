@@ -76,7 +76,7 @@ class FSDPStrategy(DDPStrategy):
     mmengine's FSDPStrategy needs a GPU and torch's older implementation.
 
     Args:
-        reshard_after_forward: drop the unshard parameters of a block after its forward pass
+        reshard_after_forward: drop the gathered parameters of a block after its forward pass
             (as ZeRO stage 3), or only after backward (as stage 2).
         **kwargs: of mmengine's DDPStrategy.
     """

@@ -52,10 +52,6 @@ class _Backbone(SwinV2, BaseModule):
         path: str = 'auto',
         **kwargs: Any,
     ) -> None:
-        if unknown := sorted(set(kwargs) - _NETWORK - {'merge_stride'}):
-            close = difflib.get_close_matches(unknown[0], sorted(_NETWORK | set(_OWN)), n=1)
-            hint = f'; did you mean {close[0]}?' if close else ''
-            raise UserError(f'{type(self).__name__} has no argument {unknown[0]!r}{hint}')
         if path not in PATHS:
             raise UserError(f'path must be one of {", ".join(map(repr, PATHS))}, got {path!r}')
         super().__init__(block=PATHS[path], **kwargs)
@@ -113,7 +109,14 @@ class _Backbone(SwinV2, BaseModule):
                 parameter.requires_grad_(False)
 
 
-_OWN = ('frozen_stages', 'norm_eval', 'init_cfg', 'path', 'pretrained', 'pretrained2d')
+def _check_names(kind: type[SwinV2], kwargs: Mapping[str, Any]) -> None:
+    """Raise `UserError` if a backbone has no arguments of these names."""
+    known = {*_NETWORK, *inspect.signature(_Backbone).parameters}
+    if unknown := [name for name in kwargs if name not in known]:
+        names = sorted({*known, *inspect.signature(kind).parameters})
+        close = difflib.get_close_matches(unknown[0], names, n=1)
+        hint = f'; did you mean {close[0]}?' if close else ''
+        raise UserError(f'{kind.__name__} has no argument {unknown[0]!r}{hint}')
 
 
 def _checked_init_cfg(init_cfg: Any) -> list[dict]:
@@ -171,11 +174,13 @@ class SwinTransformerV2(_Backbone):
     def __init__(
         self,
         arch: str | Mapping[str, Any] = 'tiny',
+        *,
         patch_size: int | Sequence[int] = 4,
         window_size: int | Sequence[IntOrInts] = 8,
         drop_path_rate: float = 0.1,
         **kwargs: Any,
     ) -> None:
+        _check_names(type(self), kwargs)
         super().__init__(
             arch=arch,
             patch_size=per_axis(patch_size, 2, 'patch_size'),
@@ -218,6 +223,7 @@ class VideoSwinTransformerV2(_Backbone):
     def __init__(
         self,
         arch: str | Mapping[str, Any] = 'tiny',
+        *,
         pretrained: str | None = None,
         pretrained2d: bool = True,
         patch_size: Sequence[int] = (2, 4, 4),
@@ -227,6 +233,7 @@ class VideoSwinTransformerV2(_Backbone):
         init_cfg: dict | list[dict] | None = None,
         **kwargs: Any,
     ) -> None:
+        _check_names(type(self), kwargs)
         if pretrained is not None:
             if init_cfg is not None:
                 raise UserError(

@@ -87,7 +87,7 @@ def from_windows(windows: Tensor, runs: Runs) -> Tensor:
     sizes, counts = zip(*runs, strict=True)
     windows = windows.reshape(-1, *counts, *sizes, windows.shape[-1])
     box = windows.permute(_interleaved(len(runs)))
-    return box.reshape(len(box), *(m * c for m, c in runs), box.shape[-1])
+    return box.reshape(box.shape[0], *(m * c for m, c in runs), box.shape[-1])
 
 
 def windows_first(box: Tensor, runs: Runs) -> Tensor:

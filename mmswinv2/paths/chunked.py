@@ -22,7 +22,7 @@ from ..core.layers import LayerNorm, is_plain
 from ..ops import WindowGrid
 
 _TOKENS_PER_THREAD = 2048  # of a chunk: python -m benchmarks.paths
-_FASTER = {'AVX512'}  # of torch.backends.cpu.get_cpu_capability()
+_FASTER_FROM = 2**13  # tokens, in inference: python -m benchmarks.paths
 _KINDS = (
     WindowAttention, ContinuousPositionBias, MLP, DropPath, LayerNorm, nn.Linear, nn.Dropout,
     nn.ReLU, nn.Identity,
@@ -52,7 +52,7 @@ class ChunkedBlock(Block):
         chunks = list(split_grid(len(x), grid, _TOKENS_PER_THREAD * torch.get_num_threads()))
         if len(chunks) == 1:
             return super().forward(x)
-        scales = self._draw(x), self._draw(x)
+        scales = self.drop_path.draw(x), self.drop_path.draw(x)
         parameters = tuple(self.parameters())
         table = self.attn.table(grid)
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, table, *parameters)):
@@ -68,6 +68,7 @@ class ChunkedBlock(Block):
         """
         return (
             x.device.type == 'cpu'
+            and x.numel() > 0
             and type(x) in (Tensor, nn.Parameter)
             and not torch.compiler.is_compiling()
             and not torch.jit.is_tracing()
@@ -99,17 +100,14 @@ class AutoBlock(ChunkedBlock):
     """A block that takes the fastest way: in chunks where they win time, else all at once."""
 
     def fits(self, x: Tensor) -> bool:
-        """Whether chunks win time: not in training, where each is computed twice."""
-        return is_faster() and not torch.is_grad_enabled() and super().fits(x)
+        """Whether chunks win time: on large maps, and not in training, which computes them twice.
 
-
-def is_faster() -> bool:
-    """Whether chunks win time on this processor.
-
-    ``python -m benchmarks.paths`` measures it; on processors without AVX-512 products take so long
-    that page faults do not matter.
-    """
-    return torch.backends.cpu.get_cpu_capability() in _FASTER
+        Measured on processors with AVX-512 and with AVX2 alone: on small maps there is nothing to
+        win, on larger ones 10 to 25 % (docs/benchmarks.md).
+        """
+        if torch.is_grad_enabled() or not super().fits(x):
+            return False
+        return x.shape[:-1].numel() >= _FASTER_FROM
 
 
 class _Recomputed(torch.autograd.Function):

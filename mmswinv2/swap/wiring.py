@@ -22,9 +22,7 @@ from .config import Notes, dicts_in, without_weights
 
 _STRIDES = (4, 8, 16, 32)  # of SwinV2's stages
 _CHANNELS = ('in_channels', 'in_channel')
-# Side of the square images that parts and whole models are run on, in pixels. Detectors have
-# strides up to 128, and kernels of 3 x 3 on top.
-_IMAGE = 128
+_IMAGE = 128  # side of the square images that parts are run on, in pixels
 # Parts that cannot be moved to another backbone, and why.
 _BOUND = {
     'SSDNeck': 'it passes maps of the old backbone on and continues them with its own layers',

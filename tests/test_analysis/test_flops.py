@@ -4,8 +4,7 @@ from mmengine.config import Config
 
 from mmswinv2 import hosts
 from mmswinv2.analysis import count_flops, count_parameters, input_size
-from mmswinv2.analysis.flops import FlopCounter
-from mmswinv2.analysis.model import StandIn
+from mmswinv2.analysis.model import FlopCounter, StandIn
 from mmswinv2.core import SwinV2
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import ROOT

@@ -13,6 +13,7 @@ LAYERS = ['attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2', 'norm1', 'norm2', 'mlp'
 def every_short_cut(monkeypatch):
     monkeypatch.setattr(onednn, 'is_faster', lambda: True)
     monkeypatch.setattr('mmswinv2.paths.chunked._TOKENS_PER_THREAD', 16)
+    monkeypatch.setattr('mmswinv2.paths.chunked._FASTER_FROM', 1)
 
 
 @pytest.fixture(params=PATHS)
@@ -61,6 +62,34 @@ def test_other_layers_are_heeded(block, x, name):
     plain = layer.forward
     layer.forward = lambda x: 2 * plain(x)
     assert not torch.allclose(block(x), before)
+
+
+def test_a_layer_with_a_bias_of_its_own_keeps_it(block, x):
+    before = block(x)
+    layer = torch.nn.Linear(12, 36)
+    layer.load_state_dict({'weight': block.attn.qkv.weight, 'bias': torch.zeros(36)})
+    block.attn.qkv = layer
+    torch.testing.assert_close(block(x), before)
+    torch.nn.init.ones_(layer.bias)
+    assert not torch.allclose(block(x), before)
+
+
+def test_hooks_change_no_random_numbers(block, x):
+    block.drop_path.rate = 0.5
+    x = x.expand(8, -1, -1, -1)
+    outs = []
+    for name in (None, 'norm1', 'norm2', 'drop_path', 'mlp'):
+        handle = name and block.get_submodule(name).register_forward_hook(lambda *_: None)
+        torch.manual_seed(0)
+        outs.append(block.train()(x))
+        if handle:
+            handle.remove()
+    for out in outs[1:]:
+        torch.testing.assert_close(out, outs[0])
+
+
+def test_an_empty_batch(block, x):
+    assert block(x[:0]).shape == (0, *x.shape[1:])
 
 
 def test_a_subclass_is_trained(block, x):

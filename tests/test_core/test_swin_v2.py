@@ -39,6 +39,7 @@ def build(arch=TINY, **kwargs):
 @pytest.mark.parametrize('path', PATHS)
 def test_equals_reference(path, axes, size, window, pretrained, monkeypatch):
     monkeypatch.setattr('mmswinv2.paths.chunked._TOKENS_PER_THREAD', 24)
+    monkeypatch.setattr('mmswinv2.paths.chunked._FASTER_FROM', 1)
     options = dict(window_size=window, pretrained_window_sizes=pretrained, block=PATHS[path])
     net = build(**options, **axes).eval()
     x = torch.randn(2, 3, *size, dtype=torch.double)

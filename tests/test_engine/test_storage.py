@@ -2,14 +2,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from mmengine.runner import CheckpointLoader
 
+from mmswinv2.checkpoints import CheckpointError
 from mmswinv2.engine.storage import (
     AtomicLocalBackend,
     last_good_checkpoint,
     remove_half_written,
+    use_whole_files,
 )
 
 KILLED_WHILE_WRITING = """
@@ -96,3 +102,33 @@ def test_last_good_checkpoint(tmp_path):
     assert last_good_checkpoint(tmp_path).name == 'epoch_2.pth'
     (tmp_path / 'last_checkpoint').write_text('/gone/with/the/old/disk/epoch_1.pth')
     assert last_good_checkpoint(tmp_path).name == 'epoch_1.pth'
+
+
+class Touch:
+    """Pickled, a command."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f'touch {self.path}',)
+
+
+def test_an_address_runs_no_code(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'hub'))
+    (tmp_path / 'files').mkdir()
+    torch.save({'state_dict': Touch(tmp_path / 'ran')}, tmp_path / 'files/evil.pth')
+    save(tmp_path / 'files/good.pth')
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / 'files'))
+    server = ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    use_whole_files()
+    try:
+        url = f'http://127.0.0.1:{server.server_port}'
+        assert CheckpointLoader.load_checkpoint(f'{url}/good.pth', 'cpu') == {'value': 1}
+        with pytest.raises(CheckpointError, match='would run code from the file'):
+            CheckpointLoader.load_checkpoint(f'{url}/evil.pth', 'cpu')
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert not (tmp_path / 'ran').exists()

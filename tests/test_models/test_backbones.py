@@ -68,6 +68,7 @@ BAD = [
     (dict(window=8), "SwinTransformerV2 has no argument 'window'"),
     (dict(drop_path=0.1), "no argument 'drop_path'; did you mean drop_path_rate"),
     (dict(pretrained_window_size=8), 'did you mean pretrained_window_sizes'),
+    (dict(merge_stride=(1, 1)), "SwinTransformerV2 has no argument 'merge_stride'"),
     (dict(patch_size=0), 'patch_size must be an int >= 1 or 2 of them'),
     (dict(patch_size=(4, 4, 4)), 'patch_size must be an int >= 1 or 2 of them'),
     (dict(patch_size=4.0), 'patch_size must be an int >= 1 or 2 of them'),

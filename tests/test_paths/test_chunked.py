@@ -175,22 +175,16 @@ def test_chunks_are_taken_where_they_are_asked_for_or_win_time(monkeypatch):
     monkeypatch.setattr(torch, 'get_num_threads', lambda: 1)
     x = torch.randn(2, 16, 16, 12)
     asked, auto = (kind(12, 2, (4, 4), (4, 4), shifted=False) for kind in (ChunkedBlock, AutoBlock))
-    for faster in (True, False):
-        monkeypatch.setattr(chunked, 'is_faster', lambda faster=faster: faster)
+    for large in (True, False):
+        monkeypatch.setattr(chunked, '_FASTER_FROM', 512 + (not large))
         assert count_chunks(monkeypatch, asked, x) == 8
         assert count_chunks(monkeypatch, auto, x) == 1  # in training they save memory alone
         with torch.no_grad():
             assert count_chunks(monkeypatch, asked, x) == 8
-            assert count_chunks(monkeypatch, auto, x) == (8 if faster else 1)
+            assert count_chunks(monkeypatch, auto, x) == (8 if large else 1)
     assert count_chunks(monkeypatch, asked, x[:, :4, :4]) == 1
-
-
-def test_the_processor_decides(monkeypatch):
-    found = {}
-    for capability in ('AVX512', 'AVX2', 'DEFAULT'):
-        monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda c=capability: c)
-        found[capability] = chunked.is_faster()
-    assert found == {'AVX512': True, 'AVX2': False, 'DEFAULT': False}
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
+    assert count_chunks(monkeypatch, asked, x) == 4
 
 
 def test_gradients_belong_to_the_parameters_of_the_forward_pass(monkeypatch):

@@ -12,8 +12,7 @@ import torch
 from mmengine.config import DictAction
 
 from mmswinv2.analysis import STRATEGIES, follow_step, input_size
-from mmswinv2.analysis.measure import measure_memory
-from mmswinv2.analysis.memory import BUCKET
+from mmswinv2.analysis.memory import BUCKET, measure_memory
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.errors import UserError, report_user_errors
 
