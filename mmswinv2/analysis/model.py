@@ -65,10 +65,7 @@ class StandIn(nn.Module):
     """
 
     def __init__(
-        self,
-        backbone: SwinV2,
-        observers: Sequence[Observer] = (),
-        dtype: torch.dtype | None = None,
+        self, backbone: SwinV2, observers: Sequence[Observer] = (), dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)

@@ -32,11 +32,7 @@ class VideoDataset(MMActionVideoDataset):
     """
 
     def __init__(
-        self,
-        *args: Any,
-        max_unreadable: int = 100,
-        skip_unreadable: bool = False,
-        **kwargs: Any,
+        self, *args: Any, max_unreadable: int = 100, skip_unreadable: bool = False, **kwargs: Any
     ) -> None:
         self.max_unreadable, self.skip_unreadable = max_unreadable, skip_unreadable
         self.unreadable: set[str] = set()

@@ -50,11 +50,7 @@ def add_norm(
 
 
 def softmax_attention(
-    windows: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    dropout: float = 0.0,
-    hidden: Tensor | None = None,
+    windows: Tensor, scale: Tensor, bias: Tensor, dropout: float = 0.0, hidden: Tensor | None = None
 ) -> Tensor:
     """Scaled cosine attention inside windows of one shape (paper, equation 2).
 
