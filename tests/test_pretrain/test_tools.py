@@ -66,7 +66,7 @@ def test_released_file_is_tested(tool, trained, folders, tmp_path):
         assert run.returncode == 0, run.stderr
         predictions = pickle.loads((tmp_path / f'{name}.pkl').read_bytes())
         found.append([p['pred_score'] for p in predictions])
-        assert ("format authors, the authors'" in run.stdout + run.stderr) == (name == 'theirs')
+        assert ("format authors (the authors'" in run.stdout + run.stderr) == (name == 'theirs')
     torch.testing.assert_close(found[0], found[1])
 
 
