@@ -269,7 +269,7 @@ def _storages(values: Any) -> list[torch.UntypedStorage]:
 
 # for the environment: what is freed goes back at once, and the peak is what was in use
 AT_ONCE_BACK = {'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '0'}
-_STEPS = 3  # the optimizer's state comes with the first
+_STEPS = 2  # the optimizer's state comes with the first
 _MEASURE = f'import sys; from {__name__} import _measure; _measure(*sys.argv[1:])'
 
 

@@ -133,7 +133,8 @@ def test_giant_in_two_stages(tool, shapes, tmp_path):
     cfg.dump(second)
     log, resumed, scores = steps(tool, second, tmp_path / '2')
     assert 'new (roi_head.bbox_head, roi_head.mask_head, roi_head.semantic_head), 6 of the' in log
-    assert 'iter_3.pth: ' not in resumed and 'coco/segm_mAP:' in scores
+    assert 'Loaded iter_3.pth' in log and 'Loaded iter_3.pth' not in resumed
+    assert 'coco/segm_mAP:' in scores
     cfg.model.backbone.arch = 'tiny'
     cfg.model.neck[0].in_channels, cfg.model.neck[1].in_channels = 768, [96, 192, 384, 768]
     cfg.dump(second)

@@ -74,7 +74,7 @@ def test_giant_in_two_stages_and_twenty_views(tool, clips, tmp_path):
     cfg = shrink(STAGE_2, clips, tmp_path / '2.py')
     cfg.custom_hooks[0].checkpoint = str(tmp_path / '1/epoch_1.pth')
     cfg.dump(tmp_path / '2.py')
-    assert 'epoch_1.pth: ' in train_and_test(tool, tmp_path / '2.py', tmp_path / '2')
+    assert 'Loaded epoch_1.pth' in train_and_test(tool, tmp_path / '2.py', tmp_path / '2')
     cfg = shrink(VIEWS, clips, tmp_path / 'v.py')
     run = tool('test.py', tmp_path / 'v.py', tmp_path / '2/epoch_1.pth', '--work-dir', tmp_path)
     assert run.returncode == 0, run.stderr[-3000:]
