@@ -27,8 +27,10 @@ def build_image(name: str, spec: dict[str, Any]) -> Any:
     windows = (spec['window'],) * 4
     if name == 'mmswinv2':
         from mmswinv2.core import SwinV2
+        from mmswinv2.paths import PATHS
 
-        net = peers.randomise(SwinV2(spec['arch'], window_size=windows[0]))
+        net = SwinV2(spec['arch'], window_size=windows[0], block=PATHS['auto'])
+        peers.randomise(net)
         return net, net
     net, _, _, run = getattr(peers, name)(spec['arch'], tuple(spec['size']), windows, (0,) * 4)
     return net, run
