@@ -1,4 +1,4 @@
-"""Mistakes of the user, told in a sentence that names the way out; imports nothing of ours.
+"""Errors for mistakes of the user, and how they are reported. Imports nothing of this package.
 
 What ends in a sentence is decided by the class of the exception alone. Every check of ours raises
 `UserError`; whatever else is raised is a bug, and keeps its traceback.

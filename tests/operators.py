@@ -1,5 +1,6 @@
 """Looking at what torch runs."""
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -13,3 +14,14 @@ class Operators(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.names.append(func._overloadpacket.__name__)
         return func(*args, **(kwargs or {}))
+
+
+def called_modules(net, x):
+    """The modules that a hook on all modules sees in ``net(x)``."""
+    seen = set()
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda m, *_: seen.add(m))
+    try:
+        net(x)
+    finally:
+        hook.remove()
+    return seen

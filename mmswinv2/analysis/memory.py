@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -30,6 +31,10 @@ from .model import Observer, build, frozen_batch_norms, ready
 STRATEGIES = ('ddp', 'zero1', 'zero2', 'zero3', 'fsdp')
 _LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
 BUCKET = 50_000_000  # reduce_bucket_size of configs/_base_/strategies, in numbers
+# for the environment: what is freed goes back at once, and the peak is what was in use
+AT_ONCE_BACK = {'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '0'}
+_STEPS = 2  # the optimizer's state comes with the first
+_MEASURE = f'import sys; from {__name__} import _measure; _measure(*sys.argv[1:])'
 
 
 @dataclass
@@ -267,12 +272,6 @@ def _storages(values: Any) -> list[torch.UntypedStorage]:
     return [v.untyped_storage() for v in tree_leaves(values) if isinstance(v, Tensor)]
 
 
-# for the environment: what is freed goes back at once, and the peak is what was in use
-AT_ONCE_BACK = {'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '0'}
-_STEPS = 2  # the optimizer's state comes with the first
-_MEASURE = f'import sys; from {__name__} import _measure; _measure(*sys.argv[1:])'
-
-
 def measure_memory(
     cfg: Any, size: Sequence[int], batch_size: int, dtype: torch.dtype | None = None
 ) -> int:
@@ -330,16 +329,13 @@ def _status() -> dict[str, int]:
 
 
 def _measure(path: str, batch_size: str, name: str, *sizes: str) -> None:
-    size = [int(n) for n in sizes]
-    from mmengine.registry import MODELS
-
     from ..engine.launch import config_with_options
 
     torch.manual_seed(0)
     cfg = config_with_options(path, None)
     model_cfg = ready(cfg)
     MODELS.get(model_cfg.type)  # imports the host
-    batch = hosts.of(cfg).sample_batch(cfg, size, int(batch_size))
+    batch = hosts.of(cfg).sample_batch(cfg, [int(n) for n in sizes], int(batch_size))
     dtype = None if name == 'None' else getattr(torch, name)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     idle = idle_memory(device)

@@ -56,7 +56,7 @@ class Observer(TorchDispatchMode):
 
 
 class StandIn(nn.Module):
-    """Takes the place of a backbone: runs it on fake tensors, and hands on real ones.
+    """Replaces a backbone: runs it on fake tensors and returns random real ones of the same shapes.
 
     Args:
         backbone: the network, on the meta device.

@@ -143,14 +143,8 @@ def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> Any:
         return read_deepspeed_folder(path)
     if path.suffix == '.safetensors':
         return _read_safetensors(path)
-    # Only what is not allowed yet, as leaving the context forbids what it has allowed.
-    allowed = torch.serialization.get_safe_globals()
-    new = [item for item in harmless_globals() if item not in allowed]
     try:
-        with torch.serialization.safe_globals(new):
-            return torch.load(
-                path, map_location='cpu', weights_only=True, mmap=mmap and is_zipfile(path)
-            )
+        return load_without_code(path, 'cpu', mmap=mmap and is_zipfile(path))
     except pickle.UnpicklingError as error:
         if 'global' not in str(error).lower():
             raise _unreadable(path, error) from error
@@ -163,6 +157,27 @@ def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> Any:
         ) from error
     except Exception as error:  # a damaged pickle may end in any
         raise _unreadable(path, error) from error
+
+
+def load_without_code(
+    file: Any, map_location: Any, mmap: bool = False, also: Iterable[Any] = ()
+) -> Any:
+    """`torch.load` of tensors, and of what else stands in mmengine's checkpoints.
+
+    Args:
+        file: path or open file.
+        map_location: see `torch.load`.
+        mmap: see `torch.load`.
+        also: more classes that a file may ask for.
+
+    Raises:
+        pickle.UnpicklingError: if the file asks for anything else.
+    """
+    # Only what is not allowed yet, as leaving the context forbids what it has allowed.
+    allowed = torch.serialization.get_safe_globals()
+    new = [item for item in (*harmless_globals(), *also) if item not in allowed]
+    with torch.serialization.safe_globals(new):
+        return torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
 
 
 def harmless_globals(names: Iterable[str] = _HARMLESS) -> list[_Allowed]:

@@ -36,6 +36,8 @@ class WindowAttention(nn.Module):
             scores where no fused kernel fits; ``None``: no bound.
     """
 
+    attend = staticmethod(ops.attend)
+
     def __init__(
         self,
         dim: int,
@@ -71,17 +73,14 @@ class WindowAttention(nn.Module):
         bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
         qkv = linear(x, self.qkv, bias)
         scale = self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()  # 1 / tau
-        out = self.attend(qkv, grid, self.table(grid) if table is None else table, scale)
+        table = self.table(grid) if table is None else table
+        dropout = self.attn_drop if self.training else 0.0
+        out = self.attend(qkv, grid, table, scale, dropout, self.windows_at_once)
         return self.proj_drop(linear(out, self.proj))
 
     def table(self, grid: WindowGrid) -> Tensor:
         """The position bias of all offsets in the windows of a grid, ``(h, 2 E1 - 1, ...)``."""
         return self.cpb_mlp(grid.extent, self.logit_scale)
-
-    def attend(self, qkv: Tensor, grid: WindowGrid, table: Tensor, scale: Tensor) -> Tensor:
-        """``(B, *S, 3 C) -> (B, *S, C)``; see `mmswinv2.ops.attend`."""
-        dropout = self.attn_drop if self.training else 0.0
-        return ops.attend(qkv, grid, table, scale, dropout, self.windows_at_once)
 
 
 class ContinuousPositionBias(nn.Sequential):

@@ -170,7 +170,7 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
       sections, so that one recipe serves every strategy: ``clip_grad`` to ``gradient_clipping``,
       ``accumulative_counts`` to ``gradient_accumulation_steps``, and AmpOptimWrapper in bfloat16
       to ``torch_autocast`` (weights stay float32; boxes do not survive half precision).
-    - ``auto_scale_lr`` is heeded.
+    - ``auto_scale_lr`` is applied.
     - ``load_from`` takes any checkpoint of the model, whichever strategy wrote it.
     - A checkpoint (a folder) appears whole or not at all.
 

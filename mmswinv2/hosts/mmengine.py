@@ -136,15 +136,12 @@ def read_without_code() -> None:
     Where torch refuses, mmengine reads it a second time with ``weights_only=False``; and it allows
     `getattr`, with which a file can reach any function.
     """
-    from ..checkpoints.files import harmless_globals
+    from ..checkpoints.files import load_without_code
 
     @replace(checkpoint, '_safe_torch_load')
     def load(original: Any, file: Any, map_location: Any = None, weights_only: Any = None) -> Any:
-        known = torch.serialization.get_safe_globals()  # leaving the context would forget them
-        allowed = [entry for entry in (slice, *harmless_globals()) if entry not in known]
         try:
-            with torch.serialization.safe_globals(allowed):
-                return torch.load(file, map_location=map_location, weights_only=True)
+            return load_without_code(file, map_location, also=[slice])
         except UnpicklingError as error:
             raise CheckpointError(
                 f'{file} is no checkpoint, or restoring what it holds would run code from the file '

@@ -64,7 +64,10 @@ class MMSeg(Host):
                 return None
             return UserError(f'{where}: {path} names no images')
         with DATASETS.switch_scope_and_registry(self.name) as registry:
-            known = inspect.signature(registry.get(dataset['type'])).parameters
+            kind = registry.get(dataset['type'])
+        if kind is None:  # of another host
+            return None
+        known = inspect.signature(kind).parameters
         default = known['img_suffix'].default if 'img_suffix' in known else '.jpg'
         suffix = dataset.get('img_suffix', default)
         if any(Path(root, folder).rglob(f'*{suffix}')):

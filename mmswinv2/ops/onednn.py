@@ -17,7 +17,7 @@ from torch.utils import flop_counter
 
 _PLAIN = (Tensor, nn.Parameter)  # quantised, fake and distributed tensors take torch's way
 # Where it wins over MKL, by vendor and torch.backends.cpu.get_cpu_capability():
-# python -m benchmarks.paths, "torch's linear layers".
+# python -m benchmarks.paths, "linear layers by torch's MKL".
 _FASTER = {('AuthenticAMD', 'AVX512')}
 
 

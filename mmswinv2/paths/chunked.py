@@ -90,10 +90,20 @@ class ChunkedBlock(Block):
     ) -> Tensor:
         """Both branches, chunk by chunk."""
         out = torch.empty_like(x)
-        for box, grid in chunks:
-            first, second = (s if s is None else s[box[0]] for s in scales)
-            out[box] = self.compute(x[box].contiguous(), grid, table, (first, second))
+        for chunk in chunks:
+            out[chunk.box] = self.compute_chunk(x[chunk.box].contiguous(), chunk, table, scales)
         return out
+
+    def compute_chunk(
+        self,
+        some: Tensor,
+        chunk: Chunk,
+        table: Tensor,
+        scales: tuple[Tensor | None, Tensor | None],
+    ) -> Tensor:
+        """Both branches of the tokens of one chunk; `scales` are those of all maps."""
+        first, second = (s if s is None else s[chunk.box[0]] for s in scales)
+        return self.compute(some, chunk.grid, table, (first, second))
 
 
 class AutoBlock(ChunkedBlock):
@@ -102,8 +112,7 @@ class AutoBlock(ChunkedBlock):
     def fits(self, x: Tensor) -> bool:
         """Whether chunks win time: on large maps, and not in training, which computes them twice.
 
-        Measured on processors with AVX-512 and with AVX2 alone: on small maps there is nothing to
-        win, on larger ones 10 to 25 % (docs/benchmarks.md).
+        ``python -m benchmarks.paths`` shows by how much.
         """
         if torch.is_grad_enabled() or not super().fits(x):
             return False
@@ -171,9 +180,8 @@ class _Backward(nn.Module):
         sums: dict[Tensor, Tensor] = {}
         for chunk in self.chunks:
             some = x[chunk.box].detach().clone().requires_grad_(wants_x)
-            first, second = (s if s is None else s[chunk.box[0]] for s in self.scales)
             with torch.enable_grad(), _autocast(self.dtype):
-                out = self.block.compute(some, chunk.grid, tensors[0], (first, second))
+                out = self.block.compute_chunk(some, chunk, tensors[0], self.scales)
             inputs = [*wanted, some] if wants_x else wanted
             grads = torch.autograd.grad(out, inputs, grad[chunk.box], allow_unused=True)
             if d_x is not None:

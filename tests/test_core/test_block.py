@@ -5,6 +5,7 @@ from mmswinv2.core.block import MLP, Block, DropPath
 from mmswinv2.core.layers import is_plain
 from mmswinv2.ops import onednn
 from mmswinv2.paths import PATHS
+from tests.operators import called_modules
 
 LAYERS = ['attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2', 'norm1', 'norm2', 'mlp', 'drop_path']
 
@@ -42,13 +43,7 @@ def test_hooks_are_heeded(block, x, name):
 
 
 def test_hooks_of_all_modules_are_heeded(block, x):
-    seen = set()
-    hook = torch.nn.modules.module.register_module_forward_hook(lambda m, *_: seen.add(m))
-    try:
-        block(x)
-    finally:
-        hook.remove()
-    assert seen == set(block.modules())
+    assert called_modules(block, x) == set(block.modules())
 
 
 @pytest.mark.parametrize('name', LAYERS)

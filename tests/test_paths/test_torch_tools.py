@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmswinv2.core import SwinV2
 from mmswinv2.ops import onednn
 from mmswinv2.paths import PATHS, chunked
+from tests.operators import called_modules
 
 NET = dict(embed_dims=12, depths=(2, 2), num_heads=(2, 3))
 SIZE = (45, 52)
@@ -90,14 +91,8 @@ def test_flops_of_windows_of_one_size():
 
 
 def test_every_module_is_seen(net, x):
-    seen = set()
-    hook = torch.nn.modules.module.register_module_forward_hook(lambda m, *_: seen.add(m))
-    try:
-        net(x)
-    finally:
-        hook.remove()
     lists = {m for m in net.modules() if isinstance(m, torch.nn.ModuleList)}
-    assert seen == set(net.modules()) - lists
+    assert called_modules(net, x) == set(net.modules()) - lists
 
 
 @pytest.mark.filterwarnings('ignore:.*torch.jit.*:DeprecationWarning')
