@@ -71,7 +71,7 @@ setup(
         'Typing :: Typed',
     ],
     packages=find_packages(include=['mmswinv2', 'mmswinv2.*']),
-    package_data={'mmswinv2': ['py.typed']},
+    package_data={'mmswinv2': ['py.typed', 'ops/triton/blocks.json']},
     include_package_data=False,
     cmdclass={'build_py': BuildPy},
     python_requires='>=3.10',

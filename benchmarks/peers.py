@@ -4,9 +4,9 @@ Each function returns the model, the modules at the end of its stages, its last 
 that runs it on a batch.
 """
 
-import torch
+import contextlib
 
-from mmswinv2.hosts.mmpretrain import import_torchvision
+import torch
 
 SIZES = {
     'tiny': (96, (2, 2, 6, 2), (3, 6, 12, 24)),
@@ -14,6 +14,14 @@ SIZES = {
     'base': (128, (2, 2, 18, 2), (4, 8, 16, 32)),
     'large': (192, (2, 2, 18, 2), (6, 12, 24, 48)),
 }
+
+
+def import_torchvision():
+    """As mmpretrain needs it; without mmengine, as it comes."""
+    with contextlib.suppress(ModuleNotFoundError):
+        from mmswinv2.hosts import mmpretrain
+
+        mmpretrain.import_torchvision()
 
 
 def randomise(model):
@@ -109,3 +117,11 @@ def mmpretrain(size, image, windows, pretrained):
     )
     stages = [stage.blocks[-1] for stage in model.stages]
     return randomise(model), stages, model.norm3, lambda x: model(x)
+
+
+def leaves(out):
+    """All tensors of an output."""
+    if isinstance(out, torch.Tensor):
+        return [out]
+    out = out.values() if isinstance(out, dict) else out
+    return [tensor for part in out for tensor in leaves(part)]

@@ -65,13 +65,6 @@ def load_libraries(name: str, spec: dict[str, Any]) -> None:
         build(name, dict(arch='tiny', size=small[0], window=small[1]))
 
 
-def leaves(out: Any) -> list[torch.Tensor]:
-    if isinstance(out, torch.Tensor):
-        return [out]
-    out = out.values() if isinstance(out, dict) else out
-    return [tensor for part in out for tensor in leaves(part)]
-
-
 def runner(name: str, spec: dict[str, Any]) -> Any:
     """A function that does what is measured, once."""
     device = torch.device(spec['device'])
@@ -96,7 +89,7 @@ def runner(name: str, spec: dict[str, Any]) -> Any:
         net.zero_grad()
         with half:
             outs = run(x)
-        sum(out.float().square().mean() for out in leaves(outs)).backward()
+        sum(out.float().square().mean() for out in peers.leaves(outs)).backward()
 
     return train if spec['training'] else infer
 

@@ -1,5 +1,6 @@
 """What the benchmark measures and says of it."""
 
+import os
 import subprocess
 import sys
 from argparse import Namespace
@@ -88,3 +89,76 @@ def test_the_other_programs_run(program):
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert len(run.stdout.splitlines()) > 3
+
+
+def run_compiling(*arguments):
+    """Rows of a table that a program prints; kernels are compiled there, not interpreted."""
+    pytest.importorskip('triton', reason='Triton is for Linux on x86-64 alone')
+    environment = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
+    command = [sys.executable, '-W', 'ignore', *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert run.returncode == 0, run.stderr
+    lines = [line for line in run.stdout.splitlines() if line.startswith('|') and '---' not in line]
+    head, *rows = ([cell.strip() for cell in line.split('|')[1:-1]] for line in lines)
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def test_a_gpu_is_told_little():
+    """Bounds for SwinV2-T, whatever the size and the window; timm runs 427 to 491, and 966 up."""
+    limits = {'kernels': (240, 320, 500), 'sdpa': (600, 600, 1200)}
+    sizes = ('256x256', '800x1344', '736x1120')
+    rows = run_compiling('-m', 'benchmarks.launches', '--sizes', *sizes, '--windows', '16', '8')
+    assert len(rows) == 12
+    for row in rows:
+        counts = (row['forward, evaluation'], row['forward, training'], row['backward'])
+        for counted, limit in zip(counts, limits[row['implementation']], strict=True):
+            assert 50 < int(counted) <= limit, row
+
+
+def test_nothing_waits_for_the_device():
+    """No operator of a training step brings a value to the host."""
+    code = """
+from benchmarks.launches import OURS, count
+print('| names |')
+for name in OURS:
+    for part in count(name, (64, 80), 8, 'bfloat16'):
+        print('|', *part.counts, '|')
+"""
+    rows = run_compiling('-c', code)
+    names = {name.split('.')[1] for row in rows for name in row['names'].split()}
+    assert {'attend', 'attend_backward', 'addmm'} <= names
+    waiting = {'item', 'is_nonzero', '_local_scalar_dense', 'equal', 'nonzero', 'cpu',
+               'masked_select', '_unique2', 'allclose'}  # fmt: skip
+    assert not names & waiting
+
+
+def test_kernels_compile_for_gpus_and_keep_their_registers():
+    rows = run_compiling('-m', 'benchmarks.kernels', '--dtypes', 'bf16', 'fp32')
+    kernels = {(row['target'], row['dtype'], row['kernel']) for row in rows}
+    assert len(kernels) == 2 * 2 * 8
+    for row in rows:
+        assert int(row['registers']) <= 255 and int(row['shared memory']) <= 48 * 1024
+        if row['for'] != 'dropout':
+            assert row['spills'] == '0', row
+
+
+# Triton's interpreter makes numbers of NumPy's arrays
+@pytest.mark.filterwarnings('ignore:Conversion of an array with ndim:DeprecationWarning')
+def test_the_benchmark_of_gpus_runs_and_finds_what_is_wrong(monkeypatch):
+    from benchmarks import gpu
+
+    assert gpu.DEVICE == 'cuda' or os.environ['TRITON_INTERPRET']
+    shape = [((3, 4), (3, 2), (1, 1), 1, 16)]
+    gpu.check(shape)
+    plain = gpu.triton.attend
+    monkeypatch.setattr(gpu.triton, 'attend', lambda *a: plain(*a) * 1.001)
+    with pytest.raises(SystemExit, match='WRONG'):
+        gpu.check(shape)
+
+
+def test_the_benchmark_of_gpus_needs_one():
+    command = [sys.executable, '-m', 'benchmarks.gpu']
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if run.returncode == 0:
+        pytest.skip('there is a GPU')
+    assert 'there is no GPU that torch can use; --try runs small sizes' in run.stderr

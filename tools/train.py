@@ -2,10 +2,14 @@
 
 import argparse
 
-import torch
-
 from mmswinv2.checkpoints import read_class_map
-from mmswinv2.engine.launch import add_common_arguments, build_runner, load_config, run
+from mmswinv2.engine.launch import (
+    add_common_arguments,
+    build_runner,
+    load_config,
+    run,
+    set_mixed_precision,
+)
 from mmswinv2.engine.storage import set_resume
 from mmswinv2.errors import UserError, report_user_errors
 
@@ -16,6 +20,11 @@ def parse_args():
     add_common_arguments(parser)
     parser.add_argument(
         '--amp', action='store_true', help='enable automatic-mixed-precision training'
+    )
+    parser.add_argument(
+        '--amp-dtype',
+        choices=('float16', 'bfloat16'),
+        help='the type of mixed precision, which this option enables (default of --amp: float16)',
     )
     parser.add_argument(
         '--auto-scale-lr',
@@ -50,11 +59,8 @@ def set_class_map(cfg, path):
 def main():
     args = parse_args()
     cfg = load_config(args)
-    if args.amp:
-        if not torch.cuda.is_available():
-            raise UserError('--amp needs a GPU, and there is none; leave it out')
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.amp or args.amp_dtype:
+        set_mixed_precision(cfg, args.amp_dtype or 'float16')
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise UserError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...)')

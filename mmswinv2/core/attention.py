@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..ops import WindowGrid
-from .layers import linear
+from .layers import is_plain, linear
 
 MAX_LOGIT_SCALE = math.log(1 / 0.01)  # tau > 0.01
 _HIDDEN = 512
+_LAYERS = (nn.Linear, nn.ReLU, nn.Linear)
 
 
 class WindowAttention(nn.Module):
@@ -112,6 +113,11 @@ class ContinuousPositionBias(nn.Sequential):
         Returns:
             ``(h, 2 M1 - 1, ...)``.
         """
+        if all(is_plain(m, kind) for m, kind in zip(self, _LAYERS, strict=False)):
+            w1, b1, w2 = self.parameters()
+            table = ops.position_bias(w1, b1, w2, window, self.pretrained_window)
+            if table is not None:
+                return table
         like = next(self.parameters()) if like is None else like
         dtype = torch.promote_types(like.dtype, torch.float32)
         x = log_coordinates(window, self.pretrained_window, dtype, like.device)
@@ -143,8 +149,11 @@ def log_coordinates(
     Returns:
         ``(2 M1 - 1, 2 M2 - 1, ..., ndim)``.
     """
-    axes = []
+    axes: dict[tuple[int, int], Tensor] = {}
     for m, w in zip(window, pretrained, strict=True):
-        u = torch.arange(1 - m, m, dtype=dtype, device=device) * (8 / max(w - 1, 1))
-        axes.append(u.sign() * torch.log2(1 + u.abs()) / math.log2(8))
-    return torch.stack(torch.meshgrid(axes, indexing='ij'), dim=-1)
+        if (m, w) not in axes:
+            distance = torch.arange(1 - m, m, dtype=dtype, device=device)
+            size = torch.log1p(distance.abs() * (8 / max(w - 1, 1))) / math.log(8)
+            axes[m, w] = size.copysign(distance)
+    grids = torch.meshgrid(*(axes[a] for a in zip(window, pretrained, strict=True)), indexing='ij')
+    return torch.stack(grids, dim=-1)

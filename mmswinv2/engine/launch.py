@@ -120,6 +120,37 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     return runner
 
 
+def set_mixed_precision(cfg: Config, dtype: str) -> None:
+    """Train with automatic mixed precision.
+
+    Args:
+        cfg: the config to change.
+        dtype: ``'float16'``, whose losses are scaled, or ``'bfloat16'``, which needs no scale.
+
+    Raises:
+        UserError: if the config leaves precision to a strategy, or the GPU cannot do it.
+    """
+    kind = str(cfg.optim_wrapper.get('type', 'OptimWrapper'))
+    if kind.rpartition('.')[2] not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise UserError(
+            f'--amp sets optim_wrapper.type to AmpOptimWrapper, and the config has {kind}, whose '
+            'precision its strategy sets (see docs/scale.md); leave --amp out'
+        )
+    if not torch.cuda.is_available():
+        raise UserError('--amp needs a GPU, and there is none; leave it out')
+    if dtype == 'bfloat16' and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(
+            f'--amp-dtype bfloat16 needs a GPU of the Ampere generation or newer, and this is '
+            f'{torch.cuda.get_device_name()}; use --amp-dtype float16'
+        )
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.dtype = dtype
+    if dtype == 'bfloat16':
+        cfg.optim_wrapper.loss_scale = 1.0
+    else:
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
 def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:
     """Call ``runner.train`` or ``runner.test`` and end the processes of a distributed run together.
 

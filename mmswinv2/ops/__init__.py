@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from . import onednn, padded, reference, sdpa
+from . import onednn, padded, reference, sdpa, sdpa_padded, triton
 from .reference import layer_norm
 from .windows import WindowGrid
 
-__all__ = ['WindowGrid', 'add_norm', 'attend', 'layer_norm', 'linear']
+__all__ = ['WindowGrid', 'add_norm', 'attend', 'layer_norm', 'linear', 'position_bias']
 
-_ATTEND = (padded, sdpa)
+_ATTEND = (triton, padded, sdpa_padded, sdpa)
 _LINEAR = (onednn,)
+_ADD_NORM = (triton,)
+_POSITION_BIAS = (triton,)
 
 
 def attend(
@@ -83,4 +85,28 @@ def add_norm(
     Returns:
         ``(B, *S, C)``; the norm is computed in float32 or better.
     """
+    for implementation in _ADD_NORM:
+        if implementation.fits_add_norm(x, y, weight):
+            return implementation.add_norm(x, y, weight, bias, eps, scale)
     return reference.add_norm(x, y, weight, bias, eps, scale)
+
+
+def position_bias(
+    w1: Tensor, b1: Tensor, w2: Tensor, window: tuple[int, ...], pretrained: tuple[int, ...]
+) -> Tensor | None:
+    """The table of `core.attention.ContinuousPositionBias`, which writes the mathematics out.
+
+    Args:
+        w1: ``(K, ndim)`` of the first layer.
+        b1: ``(K,)`` of the first layer.
+        w2: ``(h, K)`` of the last layer.
+        window: ``(M1, ...)``.
+        pretrained: the window of the pre-training.
+
+    Returns:
+        ``(h, 2 M1 - 1, ...)``, float32; ``None`` where no implementation fits.
+    """
+    for implementation in _POSITION_BIAS:
+        if implementation.fits_position_bias(w1, b1, w2):
+            return implementation.position_bias(w1, b1, w2, window, pretrained)
+    return None

@@ -72,6 +72,43 @@ def softmax_attention(
     return (probabilities @ v).transpose(-3, -2).flatten(-2)
 
 
+def window_gradients(
+    windows: Tensor, d_out: Tensor, scale: Tensor, bias: Tensor, hidden: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `softmax_attention`, whose probabilities are computed again.
+
+    Args:
+        windows: ``(W, N, 3 C)``.
+        d_out: ``(W, N, C)``.
+        scale: ``(h, 1, 1)``.
+        bias: ``(h, N, N)``.
+        hidden: what is added to the scores of keys, ``(W, 1, 1, N)``.
+
+    Returns:
+        Gradients of windows, bias and scale.
+    """
+    qkv = windows.unflatten(-1, (3, len(scale), -1)).permute(2, 0, 3, 1, 4)  # [3, W, h, N, d]
+    wide = qkv[:2].to(bias.dtype)
+    inverse = inverse_lengths(wide)
+    unit, v = wide * inverse, qkv[2]
+    d_out = d_out.unflatten(-1, (len(scale), -1)).transpose(1, 2)  # [W, h, N, d]
+    q, k = (unit[0] * scale).to(v.dtype), unit[1].to(v.dtype)
+    scores = q.to(bias.dtype) @ k.to(bias.dtype).transpose(-2, -1) + bias
+    p = torch.softmax(scores if hidden is None else scores + hidden, dim=-1)
+    d_v = p.to(v.dtype).transpose(-2, -1) @ d_out
+    d_p = (d_out @ v.transpose(-2, -1)).to(p.dtype)
+    d_scores = (d_p - (d_p * p).sum(-1, keepdim=True)) * p
+    d_bias = d_scores.sum(0)
+    d_scores = d_scores.to(v.dtype)
+    d_unit_q = (d_scores @ k).to(unit.dtype)
+    d_unit_k = (d_scores.transpose(-2, -1) @ q).to(unit.dtype)
+    d_scale = (d_unit_q * unit[0]).sum((0, 2, 3))[:, None, None]
+    d_unit = torch.stack([d_unit_q * scale, d_unit_k])
+    d_qk = (d_unit - unit * (d_unit * unit).sum(-1, keepdim=True)) * inverse
+    d_qkv = torch.cat([d_qk.to(windows.dtype), d_v[None].to(windows.dtype)])
+    return d_qkv.permute(1, 3, 0, 2, 4).flatten(2), d_bias, d_scale
+
+
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """LayerNorm over the last axis in float32, returned in the dtype of `weight`."""
     dtype = torch.promote_types(weight.dtype, torch.float32)
@@ -123,3 +160,22 @@ def expand(table: Tensor, shape: tuple[int, ...]) -> Tensor:
     pairs = table.contiguous().flip(tuple(range(1 + ndim, 1 + 2 * ndim)))
     n = math.prod(shape)
     return pairs.reshape(-1, n, n)
+
+
+def fold(d_bias: Tensor, table: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The gradient of `table`, given that of ``expand(table, shape)``.
+
+    Along an axis, the pair (i, j) belongs to the offset i - j: the key's position is reversed,
+    each row shifted by its number, and the rows summed.
+    """
+    ndim = len(shape)
+    pairs = d_bias.unflatten(2, shape).unflatten(1, shape)  # [h, m1, m2, ..., m1, m2, ...]
+    pairs = pairs.flip(tuple(range(1 + ndim, 1 + 2 * ndim)))
+    for axis, m in enumerate(shape):
+        # (h, offsets so far, i, ..., j, ...) to (..., i, j)
+        rows = pairs.movedim((1 + axis, 1 + ndim), (-2, -1))
+        sheared = F.pad(rows, (0, m)).flatten(-2)[..., : m * (2 * m - 1)]
+        offsets = sheared.unflatten(-1, (m, 2 * m - 1)).sum(-2)
+        pairs = offsets.movedim(-1, 1 + axis)
+    missing = [(e - n) // 2 for e, n in zip(table.shape[1:], pairs.shape[1:], strict=True)]
+    return F.pad(pairs, [n for missed in reversed(missing) for n in (missed, missed)])

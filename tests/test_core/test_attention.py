@@ -102,10 +102,30 @@ def test_a_pretrained_window_of_one_token_has_a_scale():
 
 def test_float32_under_autocast():
     bias = ContinuousPositionBias(2, (8, 8))
-    outside = bias((8, 8))
+    layers = torch.nn.Sequential(*bias)
+    outside = 16 * torch.sigmoid(layers(log_coordinates((8, 8), (8, 8)))).movedim(-1, 0)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         inside = bias((8, 8))
-    assert inside.dtype == torch.float32 and torch.equal(inside, outside)
+    assert inside.dtype == torch.float32
+    torch.testing.assert_close(inside, outside)
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'wide'),
+    [(torch.half, torch.float), (torch.bfloat16, torch.float), (torch.double, torch.double)],
+)
+def test_the_table_of_weights_in_half_precision_is_float32(dtype, wide):
+    assert ContinuousPositionBias(2, (8, 8)).to(dtype)((8, 8)).dtype == wide
+
+
+def test_a_table_that_is_given_is_taken():
+    attn = WindowAttention(16, 2, (4, 4))
+    grid, x = grid_of((6, 6), (4, 4)), torch.randn(1, 6, 6, 16)
+    table = attn.table(grid)
+    torch.testing.assert_close(attn(x, grid, table), attn(x, grid))
+    other = torch.randn_like(table)
+    attn.cpb_mlp = None  # nothing to make one with
+    assert not torch.allclose(attn(x, grid, other), attn(x, grid, table))
 
 
 def load(bias):

@@ -141,3 +141,20 @@ def test_hidden_width_and_dropout_of_the_mlp():
     mlp = Block(8, 2, (4, 4), (4, 4), shifted=False, mlp_ratio=2.6, drop=0.5).mlp
     assert mlp.fc1.out_features == mlp.fc2.in_features == 20
     assert mlp.drop.p == 0.5
+
+
+def test_stochastic_depth_drops_at_its_rate_and_scales_up_what_is_kept():
+    torch.manual_seed(0)
+    drawn = DropPath(0.25).train().draw(torch.empty(4000, 2, 2, 3))
+    assert drawn.shape == (4000, 1, 1, 1)
+    assert sorted(set(drawn.flatten().tolist())) == pytest.approx([0, 4 / 3])
+    assert (drawn == 0).float().mean() == pytest.approx(0.25, abs=0.03)
+    assert DropPath(0.25).eval().draw(torch.empty(4, 3)) is None
+    assert DropPath(0.0).train().draw(torch.empty(4, 3)) is None
+
+
+def test_a_table_that_is_given_is_taken(block, x):
+    grid = block.grid(x)
+    table = block.attn.table(grid)
+    torch.testing.assert_close(block.compute(x, grid, table), block.compute(x, grid))
+    assert not torch.allclose(block.compute(x, grid, 0 * table), block.compute(x, grid))

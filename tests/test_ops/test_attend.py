@@ -2,17 +2,24 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mmswinv2 import ops
-from mmswinv2.ops import WindowGrid, padded, reference, sdpa
+from mmswinv2.ops import WindowGrid, padded, reference, sdpa, sdpa_padded
 from tests.operators import Operators
 
-IMPLEMENTATIONS = {'sdpa': sdpa.attend, 'padded': padded.attend, 'chosen': ops.attend}
+IMPLEMENTATIONS = {
+    'sdpa': sdpa.attend,
+    'sdpa_padded': sdpa_padded.attend,
+    'padded': padded.attend,
+    'chosen': ops.attend,
+}
 HEADS, WIDTH, BATCH = 3, 8, 2
 GRIDS = {
     'even': ((8, 8), (4, 4), (0, 0)),
     'ragged': ((7, 11), (4, 4), (2, 2)),
     'one window': ((3, 2), (4, 4), (2, 2)),
+    'as large as the window': ((4, 5), (4, 4), (2, 2)),
     'two sizes of window': ((9, 13), (4, 5), (2, 2)),
     'one axis': ((60,), (12,), (0,)),
     'video': ((5, 3, 6), (2, 7, 4), (1, 3, 2)),
@@ -135,6 +142,36 @@ def test_nothing_but_the_inputs_is_kept_for_backward():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         sdpa.attend(qkv, grid, table, scale)
     assert {t.data_ptr() for t in kept} == {t.data_ptr() for t in (qkv, table, scale)}
+
+
+@pytest.mark.parametrize('name', ['reference', 'sdpa', 'sdpa_padded'])
+def test_so_many_windows_attend_at_once(name, monkeypatch):
+    calls = []
+    for module, function in ((reference, 'softmax_attention'), (F, 'scaled_dot_product_attention')):
+        plain = getattr(module, function)
+        monkeypatch.setattr(
+            module,
+            function,
+            lambda x, *a, plain=plain, **k: calls.append(len(x)) or plain(x, *a, **k),
+        )
+    qkv, grid, table, scale = inputs('even', torch.double)  # 8 windows
+    attend = {**IMPLEMENTATIONS, 'reference': reference.attend}[name]
+    out = attend(qkv, grid, table, scale, windows_at_once=3)
+    assert calls == [3, 3, 2]
+    if name != 'reference':
+        with Operators() as backward:
+            out.sum().backward()
+        assert backward.names.count('_softmax') == 3
+
+
+@pytest.mark.parametrize('name', ['padded', 'reference'])
+def test_probabilities_are_dropped(name):
+    qkv, grid, table, scale = inputs('even', torch.double)
+    attend = {**IMPLEMENTATIONS, 'reference': reference.attend}[name]
+    whole = attend(qkv, grid, table, scale)
+    outs = torch.stack([attend(qkv, grid, table, scale, dropout=0.5) for _ in range(200)])
+    assert not torch.allclose(outs[0], whole)
+    assert (outs.mean(0) - whole).abs().mean() < 0.15
 
 
 def test_dropped_probabilities_take_the_reference():

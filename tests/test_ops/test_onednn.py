@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -48,6 +50,40 @@ def test_gradients_that_nobody_wants_are_not_made(wanted):
     out = ops.linear(x, weight).sum()
     seen = operators(lambda: torch.autograd.grad(out, [t for t in leaves if t.requires_grad]))
     assert seen.count('linear') == sum(wanted)
+
+
+class Subclass(torch.Tensor):
+    """A tensor of another library."""
+
+
+# torch: says so whenever its switch for oneDNN is set
+@pytest.mark.filterwarnings('ignore:TF32 acceleration on top of oneDNN:UserWarning')
+def test_what_fits():
+    x, weight = torch.randn(4, 6), torch.randn(3, 6)
+    assert onednn.fits_linear(x, weight)
+    assert not onednn.fits_linear(x[0], weight)
+    assert not onednn.fits_linear(x[:0], weight)
+    assert not onednn.fits_linear(x.half(), weight)
+    assert not onednn.fits_linear(x, weight.half())
+    assert not onednn.fits_linear(x.as_subclass(Subclass), weight)
+    assert not onednn.fits_linear(x, weight.as_subclass(Subclass))
+    assert not onednn.fits_linear(x.to('meta'), weight.to('meta'))
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not onednn.fits_linear(x, weight)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert not onednn.fits_linear(x, weight)
+    seen = []
+    torch.vmap(lambda row: seen.append(onednn.fits_linear(row[None], weight)) or row)(x)
+    assert seen == [False]
+
+
+@pytest.mark.filterwarnings('ignore:.*torch.jit.*:DeprecationWarning')
+def test_a_trace_holds_operators_of_torch_alone():
+    weight = torch.randn(3, 6)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', torch.jit.TracerWarning)
+        traced = torch.jit.trace(lambda x: ops.linear(x, weight), torch.randn(4, 6))
+    assert 'mmswinv2' not in str(traced.graph)
 
 
 def test_takes_onednn_for_float32_on_cpus_and_torch_elsewhere(monkeypatch):

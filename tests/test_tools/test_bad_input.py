@@ -141,4 +141,5 @@ def test_work_dir_that_cannot_be_written(train, tmp_path):
 def test_mixed_precision_without_a_gpu(train, tmp_path):
     if torch.cuda.is_available():
         pytest.skip('there is a GPU here, and --amp works')
-    assert '--amp needs a GPU' in sentence(train(tmp_path, '--amp'))
+    for options in (['--amp'], ['--amp-dtype', 'bfloat16']):
+        assert '--amp needs a GPU' in sentence(train(tmp_path, *options))

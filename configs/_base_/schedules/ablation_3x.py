@@ -1,4 +1,5 @@
 # The paper's COCO ablation: AdamW, lr 1e-4, weight decay 0.05, batch 16, 36 epochs.
+# Precision: not given in the paper. As written, float32; `tools/train.py --amp` is mixed, float16.
 max_epochs = 36
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
 val_cfg = dict(type='ValLoop')

@@ -1,5 +1,6 @@
 # The paper's ImageNet-1K recipe: AdamW, lr 1e-3, weight decay 0.05, batch 1024, 300 epochs, 20 of
 # them warm-up, gradients clipped at 5. Ends of warm-up and cosine: the authors' code.
+# Precision: mixed, float16, by default in the authors' code; `tools/train.py --amp` does the same.
 max_epochs = 300
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
 val_cfg = dict(type='ValLoop')

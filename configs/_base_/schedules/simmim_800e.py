@@ -1,6 +1,7 @@
 # The authors' SimMIM recipe for SwinV2-B: AdamW, lr 1e-4 for every 512 images, weight decay 0.05,
 # 800 epochs, 10 of them warm-up, a tenth of the rate from epoch 700, gradients clipped at 5.
 # The batch, 2048, is not given for SwinV2; it is that of SimMIM's own code.
+# Precision: mixed, float16, by default in the authors' code; `tools/train.py --amp` does the same.
 max_epochs = 800
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs)
 param_scheduler = [

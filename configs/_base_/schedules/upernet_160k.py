@@ -1,5 +1,6 @@
 # The paper's ADE20K ablation: AdamW, lr 4e-5, weight decay 0.05, layer decay 0.95, batch 16,
 # 160,000 iterations, linear warm-up over 1,500 and linear decay.
+# Precision: not given in the paper. As written, float32; `tools/train.py --amp` is mixed, float16.
 max_iters = 160000
 warmup = 1500
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=16000)

@@ -1,5 +1,6 @@
 # Video Swin's schedule (https://arxiv.org/abs/2106.13230 and its code): AdamW, lr 1e-3 and a tenth
 # of it in the backbone, 30 epochs of batch 64, 2.5 of linear warm-up, cosine.
+# Precision: mixed, float16, by default in Video Swin's code; `tools/train.py --amp` does the same.
 max_epochs = 30
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_begin=1, val_interval=3)
 val_cfg = dict(type='ValLoop')

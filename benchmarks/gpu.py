@@ -1,0 +1,359 @@
+"""SwinV2 on a GPU: correctness first, then time and memory beside other implementations.
+
+    python -m benchmarks.gpu                                everything, some twenty minutes
+    python -m benchmarks.gpu --parts check kernels          some parts
+    python -m benchmarks.gpu --workloads 800x1344 --modes training --minutes 9
+
+Needs torch, Triton, and of timm, transformers and torchvision those that are to be compared with.
+Times are medians, by CUDA events; memory is the peak of what torch allocates. "floor" is what a
+forward pass cannot do without: its products at the rate of a large one, or its memory traffic at
+the rate of a copy, both measured in the same run, whichever takes longer. Without a GPU, `--try`
+runs the program on small sizes, and its figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import json
+import statistics
+import time
+import traceback
+import warnings
+from pathlib import Path
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+
+from mmswinv2.core import SwinV2
+from mmswinv2.ops import WindowGrid, reference, triton
+
+from . import peers
+
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+WORKLOADS = {  # size, window, batches
+    '256x256': ((256, 256), 8, (1, 8, 64)),
+    '512x512': ((512, 512), 16, (1, 2, 8)),
+    '800x1344': ((800, 1344), 16, (1, 2, 8)),
+    '1024x1024': ((1024, 1024), 16, (1, 2)),
+    '1536x1536': ((1536, 1536), 32, (1, 2)),
+    '16x224x224': ((16, 224, 224), (8, 7, 7), (1, 8)),
+}
+OURS = ('kernels', 'sdpa')
+PEERS = ('timm', 'transformers', 'torchvision')
+DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16, 'float32': torch.float32}
+PARTS = ('check', 'waits', 'kernels', 'networks')
+# (size, window, shift, heads, width of a head)
+SHAPES = [
+    ((50, 84), (16, 16), (8, 8), 3, 32),
+    ((33, 47), (8, 8), (4, 4), 6, 32),
+    ((7, 5), (16, 16), (8, 8), 2, 32),
+    ((40, 40), (32, 32), (16, 16), 1, 32),
+    ((24, 60), (24, 24), (12, 12), 2, 64),
+    ((1, 50), (12, 12), (6, 6), 2, 24),
+    ((5, 14, 20), (8, 7, 7), (4, 3, 3), 3, 32),
+    ((40, 9), (7, 7), (3, 3), 2, 128),
+]
+
+
+def clock(step, budget=2.0):
+    """Median milliseconds of a step, warmed up, for about `budget` seconds."""
+    start = time.perf_counter()
+    for _ in range(3):
+        step()
+    if DEVICE == 'cpu':
+        return (time.perf_counter() - start) / 3 * 1e3
+    torch.cuda.synchronize()
+    runs = max(5, min(100, int(budget / ((time.perf_counter() - start) / 3))))
+    marks = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(runs)]
+    for begin, end in marks:
+        begin.record()
+        step()
+        end.record()
+    torch.cuda.synchronize()
+    return statistics.median(begin.elapsed_time(end) for begin, end in marks)
+
+
+def describe_machine():
+    """The card, and the versions of what runs on it."""
+    names = ['triton', *PEERS]
+    found = [name for name in names if importlib.util.find_spec(name)]
+    versions = [f'{n} {importlib.import_module(n).__version__}' for n in found]
+    card = torch.cuda.get_device_name() if DEVICE == 'cuda' else 'no GPU: figures mean nothing'
+    return ', '.join([card, f'torch {torch.__version__}', f'CUDA {torch.version.cuda}', *versions])
+
+
+def poison(megabytes=256):
+    """Fill memory that will be used again, so that what is not written shows."""
+    torch.full((megabytes * 2**18,), float('nan'), device=DEVICE)
+
+
+def error(got, want):
+    return float((got.double() - want).abs().max() / want.abs().max())
+
+
+def check(shapes):
+    """Attention by kernels against float64: output and the gradients of qkv, table and scale."""
+    print('| size | window | dtype | out | qkv | table | scale |')
+    print('| --- | --- | --- | --- | --- | --- | --- |')
+    worst = {}
+    # Triton's interpreter multiplies the bits of bfloat16 as integers
+    dtypes = [d for d in DTYPES.values() if DEVICE == 'cuda' or d != torch.bfloat16]
+    for (size, window, shift, heads, width), dtype in itertools.product(shapes, dtypes):
+        torch.manual_seed(0)
+        grid = WindowGrid(size, window, shift)
+        qkv = torch.randn(2, *size, 3 * heads * width, device=DEVICE).to(dtype)
+        table = torch.randn(heads, *(2 * m - 1 for m in grid.extent), device=DEVICE)
+        scale = 5 + torch.rand(heads, 1, 1, device=DEVICE)
+        inputs = [t.requires_grad_() for t in (qkv, table, scale)]
+        exact = [t.detach().double().requires_grad_() for t in inputs]
+        want = reference.attend(exact[0], grid, *exact[1:])
+        weight = torch.randn_like(want)
+        wanted = [want, *torch.autograd.grad(want, exact, weight)]
+        poison()
+        out = triton.attend(inputs[0], grid, *inputs[1:])
+        got = [out, *torch.autograd.grad(out, inputs, weight.to(dtype))]
+        errors = [error(a.detach(), b.detach()) for a, b in zip(got, wanted, strict=True)]
+        worst[dtype] = max(worst.get(dtype, 0), *errors)
+        cells = ' | '.join(f'{e:.1e}' for e in errors)
+        print(f'| {size} | {window} | {dtype} | {cells} |', flush=True)
+    limits = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
+    wrong = {str(d): e for d, e in worst.items() if not e < limits[d]}  # NaN is wrong too
+    if wrong:
+        raise SystemExit(f'WRONG: {wrong}')
+    print('all within', {str(d): limit for d, limit in limits.items()})
+
+
+def waits():
+    """A forward and a backward pass in which waiting for the device is an error."""
+    for name in OURS:
+        step = make_step(name, 'tiny', (256, 256), 8, 2, torch.bfloat16, True)
+        step()
+        if DEVICE == 'cuda':
+            torch.cuda.set_sync_debug_mode('error')
+        try:
+            step()
+        finally:
+            if DEVICE == 'cuda':
+                torch.cuda.set_sync_debug_mode('default')
+        print(f'{name}: no wait for the device in a training step', flush=True)
+
+
+def kernels(cases):
+    """Milliseconds of attention alone; beside torch's, which gets windows cut beforehand."""
+    print(
+        '| map | window | batch | forward | forward and backward | torch, forward | torch, both |'
+    )
+    print('| --- | --- | --- | --- | --- | --- | --- |')
+    for batch, size, window, heads in cases:
+        dtype = torch.bfloat16
+        qkv = torch.randn(batch, *size, 96 * heads, device=DEVICE, dtype=dtype)
+        table = torch.randn(heads, 2 * window - 1, 2 * window - 1, device=DEVICE)
+        scale = 5 + torch.rand(heads, 1, 1, device=DEVICE)
+        grid = WindowGrid(size, (window,) * 2, (window // 2,) * 2)
+        inputs = [t.requires_grad_() for t in (qkv, table, scale)]
+        grad = torch.randn(batch, *size, 32 * heads, device=DEVICE, dtype=dtype)
+        count = batch * -(-size[0] // window) * -(-size[1] // window)
+        q, k, v = (
+            torch.randn(count, heads, window**2, 32, device=DEVICE, dtype=dtype, requires_grad=True)
+            for _ in range(3)
+        )
+        bias = torch.randn(1, heads, window**2, window**2, device=DEVICE, dtype=dtype)
+
+        def ours(inputs=inputs, grid=grid):
+            return triton.attend(inputs[0], grid, *inputs[1:])
+
+        def theirs(q=q, k=k, v=v, bias=bias):
+            q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+        def ours_both(grad=grad, ours=ours):
+            ours().backward(grad)
+
+        def theirs_both(theirs=theirs):
+            out = theirs()
+            out.backward(out)
+
+        with torch.no_grad():
+            forward = [clock(ours), clock(theirs)]
+        both = [clock(ours_both), clock(theirs_both)]
+        cells = [forward[0], both[0], forward[1], both[1]]
+        cells = ' | '.join(f'{ms:.3f}' for ms in cells)
+        print(f'| {size} | {window} | {batch} | {cells} |', flush=True)
+    print('torch computes no gradient of the bias here, and windows are all of one size')
+
+
+def make_step(name, arch, size, window, batch, dtype, training, compiled=False):
+    """A function that runs a step of a network; gradients go away with the next."""
+    torch.manual_seed(0)
+    if name in OURS:
+        video = dict(patch_size=(2, 4, 4), merge_stride=(1, 2, 2)) if len(size) == 3 else {}
+        net = run = SwinV2(arch, window_size=window, **video)
+    else:
+        net, _, _, run = getattr(peers, name)(arch, size, (window,) * 4, (0,) * 4)
+    net.to(DEVICE).train(training)
+    run = torch.compile(run) if compiled else run
+    x = torch.randn(batch, 3, *size, device=DEVICE)
+    autocast = torch.autocast(DEVICE, dtype, dtype != torch.float32)
+    runs_on = triton.runs_on if name == 'kernels' else lambda device: False
+
+    def step():
+        with mock.patch.object(triton, 'runs_on', runs_on):
+            with autocast, torch.set_grad_enabled(training):
+                outs = peers.leaves(run(x))
+            if training:
+                net.zero_grad(set_to_none=True)
+                torch.autograd.backward(outs, [torch.ones_like(out) for out in outs])
+
+    return step
+
+
+def rates():
+    """Products and bytes a second: of two large matrices, and of a copy."""
+    n = 8192 if DEVICE == 'cuda' else 256
+    a, b = (torch.randn(n, n, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
+    big = torch.empty(n * n * 4, device=DEVICE)
+    other = torch.empty_like(big)
+    products = 2 * n**3 / clock(lambda: a @ b) * 1e3
+    return products, 2 * big.nbytes / clock(lambda: other.copy_(big)) * 1e3
+
+
+def floor_of(arch, size, window, batch, rate):
+    """Milliseconds of a forward pass that did nothing but its products, or its memory traffic.
+
+    A block moves 62 bytes for each token and channel: a float32 residual, bfloat16 branches,
+    attention without scores in memory.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    video = dict(patch_size=(2, 4, 4), merge_stride=(1, 2, 2)) if len(size) == 3 else {}
+    with torch.device('meta'):
+        net = SwinV2(arch, window_size=window, **video)
+        x = torch.empty(1, 3, *size)
+    moved = 0
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        for out, depth in zip(net(x), net.depths, strict=True):
+            moved += 62 * out.numel() * depth
+    return batch * max(counter.get_total_flops() / rate[0], moved / rate[1]) * 1e3
+
+
+def measure(name, *spec):
+    """Milliseconds and peak MiB, or what went wrong."""
+    try:
+        if DEVICE == 'cuda':
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        step = make_step(name, *spec)
+        ms = clock(step)
+        peak = torch.cuda.max_memory_allocated() / 2**20 if DEVICE == 'cuda' else 0
+        return dict(ms=ms, peak=peak)
+    except Exception as problem:  # what an implementation cannot do is a result too
+        if name in OURS:
+            traceback.print_exc()
+        return dict(error=f'{type(problem).__name__}: {str(problem)[:80]}')
+    finally:
+        step = None
+
+
+def networks(args, rate):
+    """Time and memory of all, eager and compiled, and ours beside the best peer."""
+    found = [n for n in args.implementations if n in OURS or importlib.util.find_spec(n)]
+    records = []
+    ends = time.monotonic() + 60 * args.minutes
+    head = ' | '.join(f'{n}{c}' for n in found for c in ('', ', compiled'))
+    print(f'| workload | {head} | best peer / ours | memory, ours / best peer | ours / floor |')
+    print('| --- ' * (2 * len(found) + 4) + '|')
+    for key, arch, dtype, mode in itertools.product(
+        args.workloads, args.archs, args.dtypes, args.modes
+    ):
+        size, window, batches = args.sizes[key]
+        for batch in batches:
+            if time.monotonic() > ends:
+                print(f'{args.minutes} minutes are over')
+                return records
+            results = {}
+            for name, compiled in itertools.product(found, (False, True)):
+                if (name in OURS or len(size) == 2) and not (compiled and args.eager):
+                    spec = (arch, size, window, batch, DTYPES[dtype], mode == 'training', compiled)
+                    results[f'{name}{", compiled" * compiled}'] = measure(name, *spec)
+            floor = floor_of(arch, size, window, batch, rate) if mode == 'inference' else None
+            record = dict(
+                workload=f'{arch} {key} w{window} b{batch} {dtype} {mode}', floor=floor,
+                results=results,
+            )  # fmt: skip
+            records.append(record)
+            print(row_of(record, found), flush=True)
+    return records
+
+
+def row_of(record, names):
+    """A line of the table."""
+    results = record['results']
+    cells = []
+    for name, suffix in itertools.product(names, ('', ', compiled')):
+        result = results.get(name + suffix, {})
+        figures = f'{result["ms"]:.2f} ms, {result["peak"]:.0f} MiB' if 'ms' in result else ''
+        cells.append(figures or result.get('error', ''))
+
+    def best(which, key):
+        values = [r[key] for n, r in results.items() if n.startswith(which) and key in r]
+        return min(values, default=None)
+
+    ours, theirs = best('kernels', 'ms'), best(PEERS, 'ms')
+    memory = best('kernels', 'peak'), best(PEERS, 'peak')
+    cells.append(f'{theirs / ours:.2f}' if ours and theirs else '')
+    cells.append(f'{memory[0] / memory[1]:.2f}' if all(memory) else '')
+    cells.append(f'{ours / record["floor"]:.2f}' if ours and record['floor'] else '')
+    return f'| {record["workload"]} | {" | ".join(cells)} |'
+
+
+def main():
+    """Run the parts that were asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--parts', nargs='+', choices=PARTS, default=PARTS)
+    parser.add_argument('--workloads', nargs='+', choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument('--archs', nargs='+', default=['tiny', 'small', 'base'])
+    parser.add_argument('--dtypes', nargs='+', choices=DTYPES, default=['bfloat16', 'float16'])
+    modes = ('inference', 'training')
+    parser.add_argument('--modes', nargs='+', choices=modes, default=modes)
+    parser.add_argument('--implementations', nargs='+', default=[*OURS, *PEERS])
+    parser.add_argument('--eager', action='store_true', help='compile nothing')
+    parser.add_argument('--minutes', type=float, default=1e9, help='begin no workload after these')
+    parser.add_argument('--out', type=Path, help='write all figures as JSON to this file')
+    parser.add_argument(
+        '--try', dest='trial', action='store_true', help='small sizes, on any device'
+    )
+    args = parser.parse_args()
+    warnings.simplefilter('ignore')
+    if DEVICE == 'cpu' and not args.trial:
+        parser.error('there is no GPU that torch can use; --try runs small sizes without one')
+    args.sizes = WORKLOADS
+    shapes = SHAPES
+    cases = [(2, (200, 336), 16, 3), (2, (50, 84), 16, 12), (1, (384, 384), 32, 3),
+             (64, (64, 64), 8, 3)]  # fmt: skip
+    if args.trial:
+        args.sizes = dict.fromkeys(WORKLOADS, ((64, 96), 8, (1,)))
+        shapes, cases = [((5, 6), (4, 4), (2, 2), 1, 16)], [(1, (6, 6), 4, 1)]
+    print(describe_machine(), flush=True)
+    if 'check' in args.parts:
+        check(shapes)
+    if 'waits' in args.parts:
+        waits()
+    if 'kernels' in args.parts:
+        kernels(cases)
+    if 'networks' in args.parts:
+        rate = rates()
+        print(
+            f'products {rate[0] / 1e12:.0f} TFLOP/s in bfloat16, copies {rate[1] / 1e12:.2f} TB/s'
+        )
+        records = networks(args, rate)
+        if args.out:
+            args.out.write_text(json.dumps(records, indent=1))
+
+
+if __name__ == '__main__':
+    main()

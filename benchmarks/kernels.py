@@ -1,0 +1,216 @@
+"""What the Triton kernels need of a card: registers, spills and shared memory; no GPU is needed.
+
+    python -m benchmarks.kernels                   compile all for sm_80 and sm_90
+    python -m benchmarks.kernels --targets gfx942  for AMD's MI300 (nobody has run them there)
+    python -m benchmarks.kernels --tune            on a GPU: time each choice of blocks, and write
+                                                   the fastest to mmswinv2/ops/triton/blocks.json
+
+"spills" are bytes of registers that a thread keeps in memory, which is slow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from mmswinv2.ops import WindowGrid
+from mmswinv2.ops.triton import attention, bias_mlp, norm
+from mmswinv2.ops.triton import blocks as blocks_of
+
+TARGETS = {
+    'sm_80': GPUTarget('cuda', 80, 32),
+    'sm_90': GPUTarget('cuda', 90, 32),
+    'gfx942': GPUTarget('hip', 'gfx942', 64),
+}
+CAPABILITY = {'sm_80': 80, 'sm_90': 90, 'gfx942': 80}
+ATTENTION = {
+    'forward': attention.attend_forward,
+    'backward_q': attention.attend_backward_q,
+    'backward_kv': attention.attend_backward_kv,
+    'backward_table': attention.attend_backward_table,
+}
+OTHERS = {
+    'add_norm_forward': norm.add_norm_forward,
+    'add_norm_backward': norm.add_norm_backward,
+    'position_bias_forward': bias_mlp.position_bias_forward,
+    'position_bias_backward': bias_mlp.position_bias_backward,
+}
+DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16, 'fp32': torch.float32}
+# arguments that are float32 whatever the dtype of the activations
+WIDE = {'table', 'scale', 'lse', 'delta', 'd_scale', 'd_table', 'parts', 'w1', 'b1', 'w2', 'd_w1',
+        'd_b1', 'd_w2', 'weight', 'bias', 'x'}  # fmt: skip
+FLOATS = {'dropout', 'eps', 'u0', 'u1', 'u2'}
+WINDOWS = (8, 16, 24, 32)
+
+
+def compile_kernel(kernel, target, dtype, options, warps=4, stages=2):
+    """Compile a kernel ahead of time, as it is launched."""
+    signature = {}
+    constants = dict(options)
+    for name in kernel.arg_names:
+        if name in options:
+            signature[name] = 'constexpr'
+        elif name == 'seed' and not options.get('DROP'):
+            signature[name], constants[name] = 'constexpr', None
+        elif name == 'seed':
+            signature[name] = '*i64'
+        elif name in FLOATS:
+            signature[name] = 'fp32'
+        elif name in {*bias_mlp._SIZES, *norm._SIZES, *attention._SIZES, 'windows', 'shares'}:
+            signature[name] = 'i32'
+        else:
+            wide = name in WIDE or (kernel in OTHERS.values() and name in ('grad', 'out'))
+            signature[name] = '*fp32' if wide else f'*{dtype}'
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    launch = dict(num_warps=warps, num_stages=stages)
+    return triton.compile(source, target=TARGETS[target], options=launch)
+
+
+def compile_attention(
+    name, target, window, width=32, dtype='bf16', dropout=False, repeatable=False, blocks=None
+):
+    """A kernel of attention, in the blocks that the table has for it."""
+    itemsize = DTYPES[dtype].itemsize
+    blocks = blocks or blocks_of._look_up(name, CAPABILITY[target], window**2, width, itemsize)
+    options = dict(M1=window, M2=window, HEAD=width, WIDTH=width, BQ=blocks.queries, BK=blocks.keys)
+    options.update(PRECISION='ieee' if dtype == 'fp32' else 'tf32', DROP=dropout)
+    if name == 'backward_table':
+        options['PAIRS'] = repeatable
+    compiled = compile_kernel(ATTENTION[name], target, dtype, options, blocks.warps, blocks.stages)
+    return compiled, blocks
+
+
+def compile_other(name, target, channels=96, heads=3, dtype='bf16'):
+    """A kernel of a norm, or of the position bias."""
+    if name.startswith('add_norm'):
+        y = torch.empty(1, channels, device='meta')
+        options = norm._options(y, torch.empty(1, device='meta'))
+    else:
+        units = bias_mlp._UNITS_BACKWARD if name.endswith('backward') else bias_mlp._UNITS
+        w2 = torch.empty(heads, 512, device='meta')
+        options = bias_mlp._numbers((31, 31), (16, 16), w2, units)[1]
+    warps = options.pop('num_warps', 4)
+    return compile_kernel(OTHERS[name], target, dtype, options, warps)
+
+
+def resources(compiled):
+    """``(registers, bytes spilled, bytes of shared memory)``; from AMD's, shared memory alone."""
+    if 'cubin' not in compiled.asm:
+        return None, None, compiled.metadata.shared
+    tool = Path(triton.__file__).parent / 'backends/nvidia/bin/cuobjdump'
+    with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
+        file.write(compiled.asm['cubin'])
+        file.flush()
+        text = subprocess.run(
+            [tool, '-res-usage', file.name], capture_output=True, text=True
+        ).stdout
+    registers, stack = (int(re.search(rf'{word}:(\d+)', text)[1]) for word in ('REG', 'STACK'))
+    return registers, stack, compiled.metadata.shared
+
+
+def table(targets, dtypes):
+    """Compile everything; a row each."""
+    yield 'target', 'kernel', 'dtype', 'for', 'blocks', 'registers', 'spills', 'shared memory'
+    for target, dtype in itertools.product(targets, dtypes):
+        for name, window in itertools.product(ATTENTION, WINDOWS):
+            compiled, blocks = compile_attention(name, target, window, dtype=dtype)
+            cut = f'{blocks.queries}x{blocks.keys}, {blocks.warps} warps'
+            yield target, f'attend_{name}', dtype, f'window {window}', cut, *resources(compiled)
+        for name, dropout in itertools.product(ATTENTION, (True, False)):
+            options = dict(dropout=dropout, repeatable=not dropout)
+            compiled, blocks = compile_attention(name, target, 16, dtype=dtype, **options)
+            kind = 'dropout' if dropout else 'repeatable sums'
+            cut = f'{blocks.queries}x{blocks.keys}, {blocks.warps} warps'
+            yield target, f'attend_{name}', dtype, kind, cut, *resources(compiled)
+        for name, channels in itertools.product(OTHERS, (96, 768)):
+            if name.startswith('add_norm'):
+                compiled, what = compile_other(name, target, channels, dtype=dtype), 'channels'
+            else:
+                compiled, what = compile_other(name, target, heads=channels // 32), 'channels'
+            yield target, name, dtype, f'{channels} {what}', '', *resources(compiled)
+
+
+def tune(windows=(8, 16, 32), widths=(32, 64, 128)):
+    """Time every choice of blocks on the card at hand, and write the fastest of each."""
+    from triton.testing import do_bench
+
+    capability = blocks_of._capability(torch.device('cuda'))
+    rows = [row for row in blocks_of.table() if row['capability'] != capability]
+    sizes = (16, 32, 64, 128)
+    choices = [blocks_of.Blocks(*c) for c in itertools.product(sizes, sizes, (4, 8), (1, 2, 3))]
+    for dtype, width, window in itertools.product(('bf16', 'fp32'), widths, windows):
+        heads, size = 96 // width or 1, (192, 320)
+        kind = DTYPES[dtype]
+        qkv = torch.randn(1, *size, 3 * heads * width, device='cuda', dtype=kind)
+        grid = WindowGrid(size, (window,) * 2, (window // 2,) * 2)
+        bias = torch.randn(heads, 2 * window - 1, 2 * window - 1, device='cuda')
+        scale = torch.full((heads,), 10.0, device='cuda')
+        numbers = (0.0, grid.window, grid.shift)
+        out, lse = attention.attend_op(qkv, bias, scale, None, *numbers)
+        forward = partial(attention.attend_op, qkv, bias, scale, None, *numbers)
+        backward = partial(
+            attention.attend_backward_op, out, qkv, bias, scale, None, out, lse, *numbers, False
+        )
+        for name in ATTENTION:
+            best = None
+            for blocks in choices:
+
+                def choose(kernel, *where, name=name, blocks=blocks):
+                    return blocks if kernel == name else blocks_of.choose_blocks(kernel, *where)
+
+                try:
+                    with mock.patch.object(attention, 'choose_blocks', choose):
+                        time = do_bench(forward if name == 'forward' else backward)
+                except (triton.runtime.errors.OutOfResources, RuntimeError) as error:
+                    print(name, dtype, width, window, blocks, type(error).__name__, file=sys.stderr)
+                    continue
+                if best is None or time < best[0]:
+                    best = time, blocks
+            time, blocks = best
+            print(
+                f'{name} {dtype} head {width} window {window}: {time:.3f} ms {blocks}', flush=True
+            )
+            rows.append(
+                dict(
+                    capability=capability, kernel=name, itemsize=kind.itemsize, width=width,
+                    tokens=window**2, blocks=list(blocks),
+                )
+            )  # fmt: skip
+    blocks_of.FILE.write_text('[\n' + ',\n'.join(json.dumps(row) for row in rows) + '\n]\n')
+
+
+def main():
+    """Print the table, or tune."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--targets', nargs='+', choices=TARGETS, default=['sm_80', 'sm_90'])
+    parser.add_argument('--dtypes', nargs='+', choices=DTYPES, default=['bf16', 'fp16', 'fp32'])
+    parser.add_argument(
+        '--tune', action='store_true', help='time on the GPU at hand, write the table'
+    )
+    args = parser.parse_args()
+    if args.tune:
+        tune()
+        return
+    for row in table(args.targets, args.dtypes):
+        print(
+            '|', *(' | '.join('' if cell is None else str(cell) for cell in row),), '|', flush=True
+        )
+
+
+if __name__ == '__main__':
+    main()

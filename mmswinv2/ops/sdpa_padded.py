@@ -1,0 +1,147 @@
+"""Window attention as one call of torch's fused attention, for GPUs without Triton.
+
+On a GPU a call costs more than the work on a few windows, so here all windows have one size: the
+map is filled up with zeros, and keys outside of it are hidden. A mask for every window would be as
+large as the scores; instead queries get a channel of ones, and keys one that is zero, or, outside,
+so small that nothing attends to them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .reference import cosine_directions, expand, fold, window_gradients
+from .windows import Runs, WindowGrid, from_windows, to_windows
+
+_HIDDEN = -1e4  # in reach of half precision
+_MARKS = 8  # channels are added by eights, or the fused kernels do not take them
+_BYTES_PER_SCORE = 20  # of what backward holds at once
+_SHARE_OF_FREE_MEMORY = 0.25
+
+
+def fits_attend(qkv: Tensor, table: Tensor, scale: Tensor, dropout: float) -> bool:
+    """Tensors on a GPU, without dropout of probabilities, which could not be computed again.
+
+    Nor under `torch.jit.trace` and `torch.func`, see `sdpa.fits_attend`.
+    """
+    watched = torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+    return qkv.device.type not in ('cpu', 'meta') and not dropout and not watched
+
+
+def attend(
+    qkv: Tensor,
+    grid: WindowGrid,
+    table: Tensor,
+    scale: Tensor,
+    dropout: float = 0.0,
+    windows_at_once: int | None = None,
+) -> Tensor:
+    """See `mmswinv2.ops.attend`."""
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (qkv, table, scale)):
+        out: Tensor = _Attend.apply(qkv, table, scale, grid, windows_at_once)
+        return out
+    return _forward(qkv, table, scale, grid, windows_at_once)
+
+
+class _Padding:
+    """The whole windows that cover a grid."""
+
+    def __init__(self, grid: WindowGrid) -> None:
+        self.size, self.window = grid.size, grid.extent
+        self.before, runs, pads = [], [], []
+        for n, m, s in zip(*grid, strict=True):
+            before = m - s if s and n > m else 0
+            count = -(-(n + before) // m)
+            self.before.append(before)
+            runs.append((min(n, m), count))
+            pads.append((before, count * min(n, m) - n - before))
+        self.runs: Runs = tuple(runs)
+        # F.pad counts axes from the last one backwards
+        self.pads = [0, 0, *(p for pair in reversed(pads) for p in pair)]
+
+    def cut(self, x: Tensor, value: float = 0.0) -> Tensor:
+        """``(B, *S, C)`` to ``(W, N, C)``."""
+        return to_windows(F.pad(x, self.pads, value=value) if any(self.pads) else x, self.runs)
+
+    def join(self, windows: Tensor) -> Tensor:
+        """Undo `cut`."""
+        x = from_windows(windows, self.runs)
+        for axis, (n, before) in enumerate(zip(self.size, self.before, strict=True), start=1):
+            x = x.narrow(axis, before, n)
+        return x.contiguous()
+
+    def hidden(self, like: Tensor) -> Tensor:
+        """What is added to the scores of keys: ``(W, N)``, or ``(1, N)`` where all maps agree."""
+        return self.cut(like.new_zeros(1, *self.size, 1), _HIDDEN)[..., 0]
+
+
+def _forward(
+    qkv: Tensor, table: Tensor, scale: Tensor, grid: WindowGrid, at_once: int | None
+) -> Tensor:
+    padding = _Padding(grid)
+    windows = padding.cut(qkv).unflatten(-1, (3, len(scale), -1)).permute(2, 0, 3, 1, 4)
+    q, k = cosine_directions(windows[:2])  # [W, h, N, d]
+    q, k, v = (q * scale).to(qkv.dtype), k.to(qkv.dtype), windows[2]
+    if any(padding.pads):
+        hidden = padding.hidden(qkv).repeat(len(qkv), 1)[:, None, :, None]
+        marks = F.pad(hidden, (0, _MARKS - 1)).expand(*k.shape[:-1], -1)
+        q, k = F.pad(q, (0, _MARKS), value=1.0), torch.cat([k, marks], -1)
+    bias = expand(table, padding.window).to(qkv.dtype)[None]
+    step = at_once or len(v)
+    parts = [
+        F.scaled_dot_product_attention(*some, attn_mask=bias, scale=1.0)
+        for some in zip(q.split(step), k.split(step), v.split(step), strict=True)
+    ]
+    out = torch.cat(parts) if len(parts) > 1 else parts[0]
+    return padding.join(out.transpose(1, 2).flatten(2))
+
+
+class _Attend(torch.autograd.Function):
+    """Attention that keeps its inputs alone for backward."""
+
+    @staticmethod
+    def forward(
+        qkv: Tensor, table: Tensor, scale: Tensor, grid: WindowGrid, at_once: int | None
+    ) -> Tensor:
+        return _forward(qkv, table, scale, grid, at_once)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.grid, ctx.at_once = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        qkv, table, scale = ctx.saved_tensors
+        padding = _Padding(ctx.grid)
+        windows, d_out = padding.cut(qkv), padding.cut(grad)
+        bias = expand(table, padding.window)
+        hidden = None
+        if any(padding.pads):
+            hidden = padding.hidden(bias[:0]).repeat(len(qkv), 1)[:, None, None]
+        step = min(_windows_at_once(bias), ctx.at_once or len(windows))
+        parts = []
+        for i in range(0, len(windows), step):
+            some = slice(i, i + step)
+            marks = None if hidden is None else hidden[some]
+            parts.append(window_gradients(windows[some], d_out[some], scale, bias, marks))
+        if len(parts) == 1:
+            ((d_windows, d_bias, d_scale),) = parts
+        else:
+            d_windows = torch.cat([part[0] for part in parts])
+            d_bias, d_scale = (torch.stack([part[i] for part in parts]).sum(0) for i in (1, 2))
+        d_table = fold(d_bias, table, padding.window)
+        return padding.join(d_windows), d_table, d_scale, None, None
+
+
+def _windows_at_once(bias: Tensor) -> int:
+    """How many windows backward may take in a step, by what is free on the device."""
+    free = 2**32
+    if bias.is_cuda and torch.cuda.is_available():
+        free = torch.cuda.mem_get_info(bias.device)[0]
+        free += torch.cuda.memory_reserved(bias.device) - torch.cuda.memory_allocated(bias.device)
+    return max(1, int(free * _SHARE_OF_FREE_MEMORY) // (_BYTES_PER_SCORE * bias.numel()))

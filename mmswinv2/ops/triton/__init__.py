@@ -1,0 +1,98 @@
+"""The operators as Triton kernels, on NVIDIA's GPUs.
+
+Triton is imported when the first tensor comes that a kernel fits.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from ..windows import WindowGrid
+
+_PLAIN = (Tensor, nn.Parameter, FakeTensor)  # quantised and distributed tensors take torch's way
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_WIDEST_HEAD = 128
+
+
+@torch.compiler.assume_constant_result
+def runs_on(device: torch.device) -> bool:
+    """Whether the kernels run on a device: NVIDIA's from Ampere on, with Triton installed.
+
+    AMD's cards take torch's operators: nobody has tried the kernels there.
+    """
+    return _runs_on(device)
+
+
+@cache
+def _runs_on(device: torch.device) -> bool:
+    return (
+        device.type == 'cuda'
+        and torch.version.hip is None
+        and find_spec('triton') is not None
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+    )
+
+
+def _fits(*tensors: Tensor) -> bool:
+    """Plain tensors where the kernels run, outside of `torch.jit.trace` and `torch.func`."""
+    return (
+        runs_on(tensors[0].device)
+        and not torch.jit.is_tracing()
+        and not torch._C._are_functorch_transforms_active()
+        and all(type(t) in _PLAIN and t.dtype in _DTYPES and t.numel() > 0 for t in tensors)
+    )
+
+
+def fits_attend(qkv: Tensor, table: Tensor, scale: Tensor, dropout: float) -> bool:
+    """Heads of up to 128 channels, maps of up to three axes."""
+    width = qkv.shape[-1] // 3 // table.shape[0]
+    fits = _fits(qkv, table, scale) and table.dtype == torch.float32
+    return fits and width <= _WIDEST_HEAD and qkv.ndim <= 5
+
+
+def attend(
+    qkv: Tensor,
+    grid: WindowGrid,
+    table: Tensor,
+    scale: Tensor,
+    dropout: float = 0.0,
+    windows_at_once: int | None = None,
+) -> Tensor:
+    """See `mmswinv2.ops.attend`; no scores are kept, however many windows attend at once."""
+    from . import attention
+
+    return attention.attend(qkv, grid, table, scale, dropout)
+
+
+def fits_add_norm(x: Tensor, y: Tensor, weight: Tensor) -> bool:
+    """Rows that a program can hold, and a sum in the dtype of `x`."""
+    sum_dtype = torch.promote_types(x.dtype, weight.dtype)
+    return _fits(x, y, weight) and sum_dtype == x.dtype and x.shape == y.shape
+
+
+def add_norm(
+    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float, scale: Tensor | None = None
+) -> Tensor:
+    """See `mmswinv2.ops.add_norm`."""
+    from . import norm
+
+    return norm.add_norm(x, y, weight, bias, eps, scale)
+
+
+def fits_position_bias(*weights: Tensor) -> bool:
+    """Windows of up to three axes, and no more heads than a program can hold."""
+    return _fits(*weights) and weights[0].shape[1] <= 3 and weights[2].shape[0] <= 128
+
+
+def position_bias(
+    w1: Tensor, b1: Tensor, w2: Tensor, window: tuple[int, ...], pretrained: tuple[int, ...]
+) -> Tensor:
+    """See `mmswinv2.ops.position_bias`."""
+    from . import bias_mlp
+
+    return bias_mlp.position_bias(w1, b1, w2, window, pretrained)

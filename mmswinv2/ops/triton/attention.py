@@ -1,0 +1,548 @@
+"""Window attention as Triton kernels, on tokens in the order of the map.
+
+A program takes one block of queries (or keys) of one head in one window. The place of the window on
+the map is arithmetic, so that border windows and maps of any size need neither index nor mask. The
+bias of the pair (i, j) is read off the table of offsets at ``o(i) - o(j) + centre``, with o a
+token's place in a map as wide as the table; no N x N bias is made. Softmax is computed block by
+block in base 2, and its logarithm kept for backward, which computes the scores again (Dao et al.,
+FlashAttention, https://arxiv.org/abs/2205.14135).
+
+Maps of fewer than three axes get leading axes of one token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.library import triton_op, wrap_triton
+from torch.utils import flop_counter
+
+from ..reference import fold
+from ..windows import WindowGrid
+from .blocks import Blocks, choose_blocks
+
+_LOG2_E = tl.constexpr(math.log2(math.e))
+_TINY = tl.constexpr(1e-10)  # a vector whose squared length is smaller has no direction
+# Sizes change from image to image: no kernel is compiled anew for them.
+_SIZES = ('n0', 'n1', 'n2', 'm0', 'f0', 'f1', 'f2', 't0', 't1', 't2', 'heads', 'tokens')
+# Programs that share the windows of one tile of scores, for the gradient of the table
+_PROGRAMS = 2048
+
+
+@triton.jit
+def _axis(place, n, m, f):
+    """Start and size of a window along an axis; f: tokens that the first window lacks."""
+    start = tl.maximum(place * m - f, 0)
+    return start, tl.minimum(place * m - f + m, n) - start
+
+
+@triton.jit
+def _window(w, n0, n1, n2, m0, f0, f1, f2, M1: tl.constexpr, M2: tl.constexpr):
+    """First token of window w of all maps, and the window's size along each axis."""
+    c0, c1, c2 = tl.cdiv(n0 + f0, m0), tl.cdiv(n1 + f1, M1), tl.cdiv(n2 + f2, M2)
+    start0, s0 = _axis(w // (c1 * c2) % c0, n0, m0, f0)
+    start1, s1 = _axis(w // c2 % c1, n1, M1, f1)
+    start2, s2 = _axis(w % c2, n2, M2, f2)
+    image = (w // (c0 * c1 * c2)).to(tl.int64)
+    return ((image * n0 + start0) * n1 + start1) * n2 + start2, s0, s1, s2
+
+
+@triton.jit
+def _places(i, first, s0, s1, s2, n1, n2, t1, t2, M1: tl.constexpr, M2: tl.constexpr):
+    """Of the tokens i of a window: where they are on the map, o(i), and whether they exist.
+
+    They are numbered as in a whole window, which divides by constants.
+    """
+    i0, i1, i2 = i // (M1 * M2), i // M2 % M1, i % M2
+    exists = (i0 < s0) & (i1 < s1) & (i2 < s2)
+    return first + ((i0 * n1 + i1) * n2 + i2), (i0 * t1 + i1) * t2 + i2, exists
+
+
+@triton.jit
+def _numbered(s0, s1, M1: tl.constexpr, M2: tl.constexpr):
+    """How many numbers the tokens of a window take."""
+    return ((s0 - 1) * M1 + s1) * M2
+
+
+@triton.jit
+def _load(pointer, rows, valid, d, stride, HEAD: tl.constexpr):
+    """Rows of one head; zeros where there is no token."""
+    there = valid[:, None] & (d < HEAD)[None, :]
+    return tl.load(pointer + rows[:, None] * stride + d[None, :], mask=there, other=0.0)
+
+
+@triton.jit
+def _store(pointer, rows, valid, d, stride, values, HEAD: tl.constexpr):
+    there = valid[:, None] & (d < HEAD)[None, :]
+    at = pointer + rows[:, None] * stride + d[None, :]
+    tl.store(at, values, mask=there)
+
+
+@triton.jit
+def _directions(x):
+    """Vectors of length 1, in float32, and 1 / length."""
+    x = x.to(tl.float32)
+    square = tl.sum(x * x, 1)
+    inverse = tl.where(square < _TINY, 0.0, tl.rsqrt(tl.maximum(square, _TINY)))
+    return x * inverse[:, None], inverse
+
+
+@triton.jit
+def _through_direction(grad, unit, inverse):
+    """Gradient of a vector, given that of its direction."""
+    return (grad - unit * tl.sum(grad * unit, 1)[:, None]) * inverse[:, None]
+
+
+@triton.jit
+def _kept(seed, queries, keys, heads, head, tokens, dropout):
+    """1 / (1 - dropout) for the probabilities that stay, 0 for those that are dropped.
+
+    The same for a pair of tokens of the map in every kernel.
+    """
+    pair = (queries.to(tl.int64) * heads + head) * tokens + keys
+    return tl.where(tl.rand(tl.load(seed), pair) < dropout, 0.0, 1.0 / (1.0 - dropout))
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def attend_forward(
+    qkv, table, scale, seed, out, lse, dropout,
+    n0, n1, n2, m0, f0, f1, f2, t0, t1, t2, heads, tokens,
+    M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
+    BQ: tl.constexpr, BK: tl.constexpr,
+    PRECISION: tl.constexpr, DROP: tl.constexpr,
+):  # fmt: skip
+    """A program: (block of queries, window), head."""
+    blocks = tl.cdiv(_numbered(tl.minimum(n0, m0), tl.minimum(n1, M1), M1, M2), BQ)
+    head, w = tl.program_id(1), tl.program_id(0) // blocks
+    first, s0, s1, s2 = _window(w, n0, n1, n2, m0, f0, f1, f2, M1, M2)
+    n = _numbered(s0, s1, M1, M2)
+    start = tl.program_id(0) % blocks * BQ
+    if start >= n:  # a border window has fewer tokens
+        return
+    C = heads * HEAD
+    d = tl.arange(0, WIDTH)
+    i = start + tl.arange(0, BQ)
+    queries, o_queries, i_there = _places(i, first, s0, s1, s2, n1, n2, t1, t2, M1, M2)
+    row = _load(qkv + head * HEAD, queries, i_there, d, 3 * C, HEAD)
+    unit, _ = _directions(row)
+    q = (unit * (tl.load(scale + head) * _LOG2_E)).to(row.dtype)
+    bias = table + head * (t0 * t1 * t2) + (t0 * t1 * t2 - 1) // 2
+    largest = tl.full([BQ], -float('inf'), tl.float32)
+    total = tl.zeros([BQ], tl.float32)
+    acc = tl.zeros([BQ, WIDTH], tl.float32)
+    for begin in range(0, n, BK):
+        j = begin + tl.arange(0, BK)
+        keys, o_keys, j_there = _places(j, first, s0, s1, s2, n1, n2, t1, t2, M1, M2)
+        k, _ = _directions(_load(qkv + C + head * HEAD, keys, j_there, d, 3 * C, HEAD))
+        v = _load(qkv + 2 * C + head * HEAD, keys, j_there, d, 3 * C, HEAD)
+        pairs = i_there[:, None] & j_there[None, :]
+        b = tl.load(bias + (o_queries[:, None] - o_keys[None, :]), mask=pairs, other=0.0)
+        scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision=PRECISION) + b * _LOG2_E
+        scores = tl.where(j_there[None, :], scores, -float('inf'))
+        new = tl.maximum(largest, tl.max(scores, 1))
+        p = tl.exp2(scores - new[:, None])
+        shrunk = tl.exp2(largest - new)
+        total = total * shrunk + tl.sum(p, 1)
+        if DROP:
+            p *= _kept(seed, queries[:, None], keys[None, :], heads, head, tokens, dropout)
+        acc = acc * shrunk[:, None] + tl.dot(p.to(v.dtype), v, input_precision=PRECISION)
+        largest = new
+    _store(out + head * HEAD, queries, i_there, d, C, acc / total[:, None], HEAD)
+    tl.store(lse + head * tokens + queries, largest + tl.log2(total), mask=i_there)
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def attend_backward_q(
+    qkv, table, scale, seed, out, lse, grad, d_qkv, d_scale, delta, dropout,
+    n0, n1, n2, m0, f0, f1, f2, t0, t1, t2, heads, tokens,
+    M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
+    BQ: tl.constexpr, BK: tl.constexpr,
+    PRECISION: tl.constexpr, DROP: tl.constexpr,
+):  # fmt: skip
+    """A program: (block of queries, window), head; keeps sum(grad * out) for the others."""
+    blocks = tl.cdiv(_numbered(tl.minimum(n0, m0), tl.minimum(n1, M1), M1, M2), BQ)
+    head, w = tl.program_id(1), tl.program_id(0) // blocks
+    first, s0, s1, s2 = _window(w, n0, n1, n2, m0, f0, f1, f2, M1, M2)
+    n = _numbered(s0, s1, M1, M2)
+    start = tl.program_id(0) % blocks * BQ
+    part = d_scale + head * tl.num_programs(0) + tl.program_id(0)
+    if start >= n:
+        tl.store(part, 0.0)
+        return
+    C = heads * HEAD
+    d = tl.arange(0, WIDTH)
+    i = start + tl.arange(0, BQ)
+    queries, o_queries, i_there = _places(i, first, s0, s1, s2, n1, n2, t1, t2, M1, M2)
+    row = _load(qkv + head * HEAD, queries, i_there, d, 3 * C, HEAD)
+    unit, inverse = _directions(row)
+    s = tl.load(scale + head)
+    q = (unit * (s * _LOG2_E)).to(row.dtype)
+    g = _load(grad + head * HEAD, queries, i_there, d, C, HEAD)
+    o = _load(out + head * HEAD, queries, i_there, d, C, HEAD)
+    products = tl.sum(g.to(tl.float32) * o.to(tl.float32), 1)
+    tl.store(delta + head * tokens + queries, products, mask=i_there)
+    log_sum = tl.load(lse + head * tokens + queries, mask=i_there, other=0.0)
+    bias = table + head * (t0 * t1 * t2) + (t0 * t1 * t2 - 1) // 2
+    acc = tl.zeros([BQ, WIDTH], tl.float32)
+    for begin in range(0, n, BK):
+        j = begin + tl.arange(0, BK)
+        keys, o_keys, j_there = _places(j, first, s0, s1, s2, n1, n2, t1, t2, M1, M2)
+        k, _ = _directions(_load(qkv + C + head * HEAD, keys, j_there, d, 3 * C, HEAD))
+        v = _load(qkv + 2 * C + head * HEAD, keys, j_there, d, 3 * C, HEAD)
+        pairs = i_there[:, None] & j_there[None, :]
+        b = tl.load(bias + (o_queries[:, None] - o_keys[None, :]), mask=pairs, other=0.0)
+        k = k.to(q.dtype)
+        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) + b * _LOG2_E
+        p = tl.where(pairs, tl.exp2(scores - log_sum[:, None]), 0.0)
+        d_p = tl.dot(g, tl.trans(v), input_precision=PRECISION)
+        if DROP:
+            d_p *= _kept(seed, queries[:, None], keys[None, :], heads, head, tokens, dropout)
+        d_scores = p * (d_p - products[:, None])
+        acc += tl.dot(d_scores.to(k.dtype), k, input_precision=PRECISION)
+    tl.store(part, tl.sum(tl.sum(unit * acc, 1), 0))
+    d_q = _through_direction(acc * s, unit, inverse)
+    _store(d_qkv + head * HEAD, queries, i_there, d, 3 * C, d_q, HEAD)
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def attend_backward_kv(
+    qkv, table, scale, seed, lse, grad, d_qkv, delta, dropout,
+    n0, n1, n2, m0, f0, f1, f2, t0, t1, t2, heads, tokens,
+    M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
+    BQ: tl.constexpr, BK: tl.constexpr,
+    PRECISION: tl.constexpr, DROP: tl.constexpr,
+):  # fmt: skip
+    """A program: (block of keys, window), head; scores are [keys, queries]."""
+    blocks = tl.cdiv(_numbered(tl.minimum(n0, m0), tl.minimum(n1, M1), M1, M2), BK)
+    head, w = tl.program_id(1), tl.program_id(0) // blocks
+    first, s0, s1, s2 = _window(w, n0, n1, n2, m0, f0, f1, f2, M1, M2)
+    n = _numbered(s0, s1, M1, M2)
+    start = tl.program_id(0) % blocks * BK
+    if start >= n:
+        return
+    C = heads * HEAD
+    d = tl.arange(0, WIDTH)
+    j = start + tl.arange(0, BK)
+    keys, o_keys, j_there = _places(j, first, s0, s1, s2, n1, n2, t1, t2, M1, M2)
+    row = _load(qkv + C + head * HEAD, keys, j_there, d, 3 * C, HEAD)
+    unit, inverse = _directions(row)
+    k = unit.to(row.dtype)
+    v = _load(qkv + 2 * C + head * HEAD, keys, j_there, d, 3 * C, HEAD)
+    s = tl.load(scale + head)
+    bias = table + head * (t0 * t1 * t2) + (t0 * t1 * t2 - 1) // 2
+    d_k = tl.zeros([BK, WIDTH], tl.float32)
+    d_v = tl.zeros([BK, WIDTH], tl.float32)
+    for begin in range(0, n, BQ):
+        i = begin + tl.arange(0, BQ)
+        queries, o_queries, i_there = _places(i, first, s0, s1, s2, n1, n2, t1, t2, M1, M2)
+        unit_q, _ = _directions(_load(qkv + head * HEAD, queries, i_there, d, 3 * C, HEAD))
+        q = (unit_q * (s * _LOG2_E)).to(k.dtype)
+        g = _load(grad + head * HEAD, queries, i_there, d, C, HEAD)
+        products = tl.load(delta + head * tokens + queries, mask=i_there, other=0.0)
+        log_sum = tl.load(lse + head * tokens + queries, mask=i_there, other=0.0)
+        pairs = j_there[:, None] & i_there[None, :]
+        b = tl.load(bias + (o_queries[None, :] - o_keys[:, None]), mask=pairs, other=0.0)
+        scores = tl.dot(k, tl.trans(q), input_precision=PRECISION) + b * _LOG2_E
+        p = tl.where(pairs, tl.exp2(scores - log_sum[None, :]), 0.0)
+        d_p = tl.dot(v, tl.trans(g), input_precision=PRECISION)
+        shown = p
+        if DROP:
+            kept = _kept(seed, queries[None, :], keys[:, None], heads, head, tokens, dropout)
+            d_p *= kept
+            shown = p * kept
+        d_v += tl.dot(shown.to(g.dtype), g, input_precision=PRECISION)
+        d_scores = p * (d_p - products[None, :])
+        d_k += tl.dot(d_scores.to(q.dtype), q, input_precision=PRECISION)
+    d_k = _through_direction(d_k * (1.0 / _LOG2_E), unit, inverse)
+    _store(d_qkv + C + head * HEAD, keys, j_there, d, 3 * C, d_k, HEAD)
+    _store(d_qkv + 2 * C + head * HEAD, keys, j_there, d, 3 * C, d_v, HEAD)
+
+
+@triton.jit(do_not_specialize=(*_SIZES, 'windows', 'shares'))
+def attend_backward_table(
+    qkv, table, scale, seed, lse, grad, d_table, delta, dropout,
+    n0, n1, n2, m0, f0, f1, f2, t0, t1, t2, heads, tokens, windows, shares,
+    M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
+    BQ: tl.constexpr, BK: tl.constexpr,
+    PRECISION: tl.constexpr, DROP: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    """A program: tile of (queries, keys) of the largest window, head, share of the windows.
+
+    It sums the gradients of its scores over its windows. With PAIRS they are stored as they are,
+    in `d_table` ``(h, N, N)``; else added to the table's, whose order is not repeatable.
+    """
+    tile, head, share = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    e0, e1, e2 = (t0 + 1) // 2, (t1 + 1) // 2, (t2 + 1) // 2
+    n, C = _numbered(e0, e1, M1, M2), heads * HEAD
+    d = tl.arange(0, WIDTH)
+    i = tile // tl.cdiv(n, BK) * BQ + tl.arange(0, BQ)
+    j = tile % tl.cdiv(n, BK) * BK + tl.arange(0, BK)
+    i_map, o_queries, i_whole = _places(i, 0, e0, e1, e2, n1, n2, t1, t2, M1, M2)
+    j_map, o_keys, j_whole = _places(j, 0, e0, e1, e2, n1, n2, t1, t2, M1, M2)
+    offset = o_queries[:, None] - o_keys[None, :]
+    offset += head * (t0 * t1 * t2) + (t0 * t1 * t2 - 1) // 2
+    whole = i_whole[:, None] & j_whole[None, :]
+    b = tl.load(table + offset, mask=whole, other=0.0)
+    s = tl.load(scale + head)
+    acc = tl.zeros([BQ, BK], tl.float32)
+    for w in range(share, windows, shares):
+        first, s0, s1, s2 = _window(w, n0, n1, n2, m0, f0, f1, f2, M1, M2)
+        _, _, i_there = _places(i, 0, s0, s1, s2, n1, n2, t1, t2, M1, M2)
+        _, _, j_there = _places(j, 0, s0, s1, s2, n1, n2, t1, t2, M1, M2)
+        queries, keys = first + i_map, first + j_map
+        row = _load(qkv + head * HEAD, queries, i_there, d, 3 * C, HEAD)
+        unit, _ = _directions(row)
+        q = (unit * (s * _LOG2_E)).to(row.dtype)
+        k, _ = _directions(_load(qkv + C + head * HEAD, keys, j_there, d, 3 * C, HEAD))
+        v = _load(qkv + 2 * C + head * HEAD, keys, j_there, d, 3 * C, HEAD)
+        g = _load(grad + head * HEAD, queries, i_there, d, C, HEAD)
+        products = tl.load(delta + head * tokens + queries, mask=i_there, other=0.0)
+        log_sum = tl.load(lse + head * tokens + queries, mask=i_there, other=0.0)
+        scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision=PRECISION) + b * _LOG2_E
+        pairs = i_there[:, None] & j_there[None, :]
+        p = tl.where(pairs, tl.exp2(scores - log_sum[:, None]), 0.0)
+        d_p = tl.dot(g, tl.trans(v), input_precision=PRECISION)
+        if DROP:
+            d_p *= _kept(seed, queries[:, None], keys[None, :], heads, head, tokens, dropout)
+        acc += p * (d_p - products[:, None])
+    if PAIRS:
+        pairs = e0 * e1 * e2
+        _, row, _ = _places(i, 0, e0, e1, e2, n1, n2, e1, e2, M1, M2)
+        _, column, _ = _places(j, 0, e0, e1, e2, n1, n2, e1, e2, M1, M2)
+        at = d_table + (head * pairs + row[:, None]).to(tl.int64) * pairs + column[None, :]
+        tl.store(at, acc, mask=whole)
+    else:
+        tl.atomic_add(d_table + offset, acc, mask=whole, sem='relaxed')
+
+
+def _three(numbers: Sequence[Any], missing: int) -> list[Any]:
+    return [missing] * (3 - len(numbers)) + list(numbers)
+
+
+class _Call:
+    """What all kernels of one call are given."""
+
+    def __init__(
+        self,
+        qkv: Tensor,
+        table: Tensor,
+        dropout: float,
+        window: Sequence[int],
+        shift: Sequence[int],
+    ) -> None:
+        batch, *size, channels = qkv.shape
+        axes = list(zip(size, window, shift, strict=True))
+        # as in the ragged grid: no shift where the axis is not longer than the window
+        lacks = [(m - s) * torch.sym_min(1, n // (m + 1)) if s else 0 for n, m, s in axes]
+        self.heads = table.shape[0]
+        self.windows = batch * math.prod(
+            (n + f + m - 1) // m for n, m, f in zip(size, window, lacks, strict=True)
+        )
+        self.window = _three(window, 1)
+        self.numbers = (
+            dropout,
+            *_three(size, 1),
+            self.window[0],
+            *_three(lacks, 0),
+            *_three(table.shape[1:], 1),
+            self.heads,
+            batch * math.prod(size),
+        )
+        head = channels // 3 // self.heads
+        self.width = max(16, triton.next_power_of_2(head))
+        self.options = dict(
+            M1=self.window[1],
+            M2=self.window[2],
+            HEAD=head,
+            WIDTH=self.width,
+            PRECISION='ieee' if torch.get_float32_matmul_precision() == 'highest' else 'tf32',
+            DROP=dropout > 0,
+        )
+        self.blocks_for = (qkv.device, math.prod(window), self.width, qkv.itemsize)
+
+        self.in_window = self.numbered(torch.sym_min(n, m) for n, m, _ in axes)
+
+    def numbered(self, size: Iterable[Any]) -> Any:
+        """How many numbers the tokens of a window of a size take, see `_numbered`."""
+        s0, s1, _ = _three(list(size), 1)
+        return ((s0 - 1) * self.window[1] + s1) * self.window[2]
+
+    def blocks(self, kernel: str) -> Blocks:
+        """How a kernel is cut into blocks here."""
+        return choose_blocks(kernel, *self.blocks_for)
+
+    def run(
+        self, kernel: Any, blocks: Blocks, grid: tuple[Any, ...], *tensors: Any, **more: Any
+    ) -> None:
+        """Launch a kernel on its tensors; `more` are numbers and options of its own."""
+        wrap_triton(kernel)[grid](
+            *tensors,
+            *self.numbers,
+            **more,
+            **self.options,
+            BQ=blocks.queries,
+            BK=blocks.keys,
+            num_warps=blocks.warps,
+            num_stages=blocks.stages,
+        )
+
+
+@triton_op('mmswinv2::attend', mutates_args=())
+def attend_op(
+    qkv: Tensor,
+    table: Tensor,
+    scale: Tensor,
+    seed: Tensor | None,
+    dropout: float,
+    window: Sequence[int],
+    shift: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """Attention, and the logarithm (base 2) of each softmax's sum, ``(h, tokens)``."""
+    call = _Call(qkv, table, dropout, window, shift)
+    out = qkv.new_empty((*qkv.shape[:-1], qkv.shape[-1] // 3))
+    lse = table.new_empty((call.heads, call.numbers[-1]))
+    blocks = call.blocks('forward')
+    grid = (call.windows * _blocks(call.in_window, blocks.queries), call.heads)
+    with torch.cuda.device_of(qkv):
+        call.run(attend_forward, blocks, grid, qkv, table, scale, seed, out, lse)
+    return out, lse
+
+
+@attend_op.register_fake
+def _fake_attend(qkv: Tensor, table: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    batch, *size, channels = qkv.shape
+    out = qkv.new_empty((batch, *size, channels // 3))
+    return out, table.new_empty((table.shape[0], batch * math.prod(size)))
+
+
+@triton_op('mmswinv2::attend_backward', mutates_args=())
+def attend_backward_op(
+    grad: Tensor,
+    qkv: Tensor,
+    table: Tensor,
+    scale: Tensor,
+    seed: Tensor | None,
+    out: Tensor,
+    lse: Tensor,
+    dropout: float,
+    window: Sequence[int],
+    shift: Sequence[int],
+    repeatable: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of qkv, of the table and, ``(h,)``, of the scale.
+
+    If `repeatable`, that of the table is left as that of all pairs, ``(h, N, N)``.
+    """
+    call = _Call(qkv, table, dropout, window, shift)
+    d_qkv, delta = torch.empty_like(qkv), torch.empty_like(lse)
+    with torch.cuda.device_of(qkv):
+        blocks = call.blocks('backward_q')
+        grid: tuple[Any, ...] = (
+            call.windows * _blocks(call.in_window, blocks.queries),
+            call.heads,
+        )
+        parts = table.new_empty(grid[::-1])
+        inputs = (qkv, table, scale, seed)
+        call.run(attend_backward_q, blocks, grid, *inputs, out, lse, grad, d_qkv, parts, delta)
+
+        blocks = call.blocks('backward_kv')
+        grid = (call.windows * _blocks(call.in_window, blocks.keys), call.heads)
+        call.run(attend_backward_kv, blocks, grid, *inputs, lse, grad, d_qkv, delta)
+
+        blocks = call.blocks('backward_table')
+        extent = [(t + 1) // 2 for t in table.shape[1:]]
+        n = call.numbered(extent)
+        tiles = _blocks(n, blocks.queries) * _blocks(n, blocks.keys)
+        shares = 1 if repeatable else -(-_PROGRAMS // (tiles * call.heads))
+        shares = torch.sym_min(shares, call.windows)
+        if repeatable:
+            d_table = table.new_empty((call.heads, math.prod(extent), math.prod(extent)))
+        else:
+            d_table = torch.zeros_like(table)
+        grid = (tiles, call.heads, shares)
+        own = dict(windows=call.windows, shares=shares, PAIRS=repeatable)
+        call.run(attend_backward_table, blocks, grid, *inputs, lse, grad, d_table, delta, **own)
+    return d_qkv, d_table, parts.sum(1)
+
+
+@attend_backward_op.register_fake
+def _fake_attend_backward(
+    grad: Tensor, qkv: Tensor, table: Tensor, *others: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    pairs = math.prod((t + 1) // 2 for t in table.shape[1:])
+    shape = (table.shape[0], pairs, pairs) if others[-1] else table.shape
+    return torch.empty_like(qkv), table.new_empty(shape), table.new_empty(table.shape[:1])
+
+
+def _blocks(tokens: Any, block: int) -> Any:
+    return (tokens + block - 1) // block
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    qkv, table, scale, seed, *ctx.numbers = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(qkv, table, scale, seed, *output)
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    qkv, table, scale, seed, out, lse = ctx.saved_tensors
+    repeatable = torch.are_deterministic_algorithms_enabled()
+    d_qkv, d_table, d_scale = torch.ops.mmswinv2.attend_backward(
+        grad.contiguous(), qkv, table, scale, seed, out, lse, *ctx.numbers, repeatable
+    )
+    if repeatable:
+        d_table = fold(d_table, table, tuple((t + 1) // 2 for t in table.shape[1:]))
+    return d_qkv, d_table, d_scale, None, None, None, None
+
+
+attend_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+def attend(qkv: Tensor, grid: WindowGrid, table: Tensor, scale: Tensor, dropout: float) -> Tensor:
+    """See `mmswinv2.ops.attend`."""
+    seed = None
+    if dropout:
+        seed = torch.randint(2**62, (1,), device=qkv.device)
+    out: Tensor = torch.ops.mmswinv2.attend(
+        qkv.contiguous(),
+        table.contiguous(),
+        scale.flatten().float(),
+        seed,
+        float(dropout),
+        grid.window,
+        grid.shift,
+    )[0]
+    return out
+
+
+@flop_counter.register_flop_formula(torch.ops.mmswinv2.attend)
+def _attend_flop(
+    qkv: tuple[int, ...],
+    table: tuple[int, ...],
+    scale: tuple[int, ...],
+    seed: Any,
+    dropout: float,
+    window: Sequence[int],
+    shift: Sequence[int],
+    *_: Any,
+    out_shape: Any = None,
+    **__: Any,
+) -> int:
+    """Two products of N x N x C operations in each window."""
+    batch, *size, channels = qkv
+    grid = WindowGrid(tuple(size), tuple(window), tuple(shift))
+    pairs = math.prod(sum(count * n**2 for n, count in runs) for runs in grid.runs)
+    return 2 * 2 * batch * pairs * (channels // 3)
+
+
+@flop_counter.register_flop_formula(torch.ops.mmswinv2.attend_backward)
+def _attend_backward_flop(grad: Any, *args: Any, **kwargs: Any) -> int:
+    """Five products, as torch counts its own fused attention."""
+    qkv, table, scale, seed, _, _, dropout, window, shift, *_ = args
+    return 5 * _attend_flop(qkv, table, scale, seed, dropout, window, shift) // 2

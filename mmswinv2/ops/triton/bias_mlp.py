@@ -1,0 +1,212 @@
+"""The table of the position bias as one Triton kernel, and its gradients as another.
+
+Coordinates of all offsets, two linear layers with a ReLU between them and the sigmoid: with torch's
+operators some twenty launches for each block, of next to no work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.library import triton_op, wrap_triton
+from torch.utils import flop_counter
+
+_SIZES = ('heads', 'offsets', 't0', 't1', 't2')
+_BLOCK = 32  # offsets
+_UNITS, _UNITS_BACKWARD = 32, 16  # hidden units at a time
+
+
+@triton.jit
+def _coordinate(i, t, divisor):
+    """Log-spaced coordinate of place i of an axis of t offsets (equation 4)."""
+    u = (i - t // 2).to(tl.float32) * divisor
+    size = tl.log2(1.0 + tl.abs(u)) / 3.0
+    return tl.where(u < 0, -size, size)
+
+
+@triton.jit
+def _hidden(p, k, w1, b1, t0, t1, t2, u0, u1, u2, HIDDEN: tl.constexpr, AXES: tl.constexpr):
+    """Units k of the hidden layer before ReLU, ``[offsets, units]``, and the coordinates."""
+    x0 = _coordinate(p // (t1 * t2), t0, u0)
+    x1 = _coordinate(p // t2 % t1, t1, u1)
+    x2 = _coordinate(p % t2, t2, u2)
+    there = k < HIDDEN
+    row = w1 + k * AXES + AXES - 1
+    z = tl.load(b1 + k, mask=there, other=0.0).to(tl.float32)[None, :]
+    z += x2[:, None] * tl.load(row, mask=there, other=0.0).to(tl.float32)[None, :]
+    if AXES > 1:
+        z += x1[:, None] * tl.load(row - 1, mask=there, other=0.0).to(tl.float32)[None, :]
+    if AXES > 2:
+        z += x0[:, None] * tl.load(row - 2, mask=there, other=0.0).to(tl.float32)[None, :]
+    return z, x0, x1, x2
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def position_bias_forward(
+    w1, b1, w2, table, heads, offsets, t0, t1, t2, u0, u1, u2,
+    HIDDEN: tl.constexpr, AXES: tl.constexpr, HEADS: tl.constexpr,
+    BLOCK: tl.constexpr, UNITS: tl.constexpr,
+):  # fmt: skip
+    """A program: some offsets, all heads."""
+    p = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    h = tl.arange(0, HEADS)
+    acc = tl.zeros([BLOCK, HEADS], tl.float32)
+    for begin in range(0, HIDDEN, UNITS):
+        k = begin + tl.arange(0, UNITS)
+        z, _, _, _ = _hidden(p, k, w1, b1, t0, t1, t2, u0, u1, u2, HIDDEN, AXES)
+        at = w2 + h[None, :] * HIDDEN + k[:, None]
+        w = tl.load(at, mask=(h < heads)[None, :] & (k < HIDDEN)[:, None], other=0.0)
+        acc += tl.dot(tl.maximum(z, 0.0), w.to(tl.float32), input_precision='ieee')
+    bias = 16.0 / (1.0 + tl.exp(-acc))
+    at = table + h[None, :] * offsets + p[:, None]
+    tl.store(at, bias, mask=(h < heads)[None, :] & (p < offsets)[:, None])
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def position_bias_backward(
+    grad, table, w1, b1, w2, d_w1, d_b1, d_w2, heads, offsets, t0, t1, t2, u0, u1, u2,
+    HIDDEN: tl.constexpr, AXES: tl.constexpr, HEADS: tl.constexpr,
+    BLOCK: tl.constexpr, UNITS: tl.constexpr,
+):  # fmt: skip
+    """A program: some hidden units, all offsets and heads."""
+    k = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
+    h = tl.arange(0, HEADS)
+    weights = (h < heads)[:, None] & (k < HIDDEN)[None, :]
+    at_w2 = h[:, None] * HIDDEN + k[None, :]
+    w = tl.load(w2 + at_w2, mask=weights, other=0.0).to(tl.float32)
+    sum_w2 = tl.zeros([HEADS, UNITS], tl.float32)
+    sum_b1 = tl.zeros([UNITS], tl.float32)
+    sum_0 = tl.zeros([UNITS], tl.float32)
+    sum_1 = tl.zeros([UNITS], tl.float32)
+    sum_2 = tl.zeros([UNITS], tl.float32)
+    for begin in range(0, offsets, BLOCK):
+        p = begin + tl.arange(0, BLOCK)
+        z, x0, x1, x2 = _hidden(p, k, w1, b1, t0, t1, t2, u0, u1, u2, HIDDEN, AXES)
+        at = h[:, None] * offsets + p[None, :]
+        there = (h < heads)[:, None] & (p < offsets)[None, :]
+        b = tl.load(table + at, mask=there, other=0.0)
+        d = tl.load(grad + at, mask=there, other=0.0) * b * (1.0 - b / 16.0)
+        sum_w2 += tl.dot(d, tl.maximum(z, 0.0), input_precision='ieee')
+        d_z = tl.dot(tl.trans(d), w, input_precision='ieee')
+        d_z = tl.where(z > 0, d_z, 0.0)
+        sum_b1 += tl.sum(d_z, 0)
+        sum_2 += tl.sum(d_z * x2[:, None], 0)
+        if AXES > 1:
+            sum_1 += tl.sum(d_z * x1[:, None], 0)
+        if AXES > 2:
+            sum_0 += tl.sum(d_z * x0[:, None], 0)
+    tl.store(d_w2 + at_w2, sum_w2, mask=weights)
+    tl.store(d_b1 + k, sum_b1, mask=k < HIDDEN)
+    row = d_w1 + k * AXES + AXES - 1
+    tl.store(row, sum_2, mask=k < HIDDEN)
+    if AXES > 1:
+        tl.store(row - 1, sum_1, mask=k < HIDDEN)
+    if AXES > 2:
+        tl.store(row - 2, sum_0, mask=k < HIDDEN)
+
+
+def _numbers(
+    sizes: Sequence[int], pretrained: Sequence[int], w2: Tensor, units: int
+) -> tuple[list, dict]:
+    """Numbers and options that both kernels take; sizes are those of the table's axes."""
+    missing = 3 - len(sizes)
+    divisors = [8 / max(w - 1, 1) for w in pretrained]
+    heads, hidden = w2.shape
+    numbers = [heads, math.prod(sizes), *[1] * missing, *sizes, *[1.0] * missing, *divisors]
+    options = dict(
+        HIDDEN=hidden,
+        AXES=len(sizes),
+        HEADS=max(16, triton.next_power_of_2(heads)),
+        BLOCK=_BLOCK,
+        UNITS=units,
+    )
+    return numbers, options
+
+
+@triton_op('mmswinv2::position_bias', mutates_args=())
+def position_bias_op(
+    w1: Tensor, b1: Tensor, w2: Tensor, window: Sequence[int], pretrained: Sequence[int]
+) -> Tensor:
+    """See `mmswinv2.ops.position_bias`."""
+    sizes = [2 * m - 1 for m in window]
+    numbers, options = _numbers(sizes, pretrained, w2, _UNITS)
+    table = torch.empty((w2.shape[0], *sizes), device=w2.device, dtype=torch.float32)
+    grid = ((numbers[1] + _BLOCK - 1) // _BLOCK,)
+    with torch.cuda.device_of(w2):
+        wrap_triton(position_bias_forward)[grid](w1, b1, w2, table, *numbers, **options)
+    return table
+
+
+@position_bias_op.register_fake
+def _fake_position_bias(
+    w1: Tensor, b1: Tensor, w2: Tensor, window: Sequence[int], pretrained: Sequence[int]
+) -> Tensor:
+    return w2.new_empty((w2.shape[0], *(2 * m - 1 for m in window)), dtype=torch.float32)
+
+
+@triton_op('mmswinv2::position_bias_backward', mutates_args=())
+def position_bias_backward_op(
+    grad: Tensor, table: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, pretrained: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the weights."""
+    numbers, options = _numbers(table.shape[1:], pretrained, w2, _UNITS_BACKWARD)
+    d_w1, d_b1, d_w2 = torch.empty_like(w1), torch.empty_like(b1), torch.empty_like(w2)
+    grid = ((options['HIDDEN'] + _UNITS_BACKWARD - 1) // _UNITS_BACKWARD,)
+    with torch.cuda.device_of(w2):
+        wrap_triton(position_bias_backward)[grid](
+            grad, table, w1, b1, w2, d_w1, d_b1, d_w2, *numbers, **options
+        )
+    return d_w1, d_b1, d_w2
+
+
+@position_bias_backward_op.register_fake
+def _fake_position_bias_backward(
+    grad: Tensor, table: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, pretrained: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(w1), torch.empty_like(b1), torch.empty_like(w2)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.pretrained = inputs[4]
+    ctx.save_for_backward(output, *inputs[:3])
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    gradients = torch.ops.mmswinv2.position_bias_backward(
+        grad.contiguous(), *ctx.saved_tensors, ctx.pretrained
+    )
+    return (*gradients, None, None)
+
+
+position_bias_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+def position_bias(
+    w1: Tensor, b1: Tensor, w2: Tensor, window: tuple[int, ...], pretrained: tuple[int, ...]
+) -> Tensor:
+    """See `mmswinv2.ops.position_bias`."""
+    table: Tensor = torch.ops.mmswinv2.position_bias(
+        w1.contiguous(), b1, w2.contiguous(), window, pretrained
+    )
+    return table
+
+
+@flop_counter.register_flop_formula(torch.ops.mmswinv2.position_bias)
+def _flop(
+    w1: tuple[int, int], b1: Any, w2: tuple[int, int], *_: Any, out_shape: Any = None, **__: Any
+) -> int:
+    """Both layers; `out_shape` is that of the table."""
+    return 2 * math.prod(out_shape[1:]) * w1[0] * (w1[1] + w2[0])
+
+
+@flop_counter.register_flop_formula(torch.ops.mmswinv2.position_bias_backward)
+def _backward_flop(grad: tuple[int, ...], *args: Any, out_shape: Any = None, **__: Any) -> int:
+    """Gradients of both layers' weights, and of the hidden units."""
+    (units, axes), heads = args[1], args[3][0]
+    return 2 * math.prod(grad[1:]) * units * (axes + 2 * heads)

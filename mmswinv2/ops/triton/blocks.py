@@ -1,0 +1,71 @@
+"""How the kernels of attention are cut into blocks: a table per kind of card and window.
+
+``python -m benchmarks.kernels --tune`` measures on the card at hand and writes `blocks.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+FILE = Path(__file__).with_name('blocks.json')
+
+
+class Blocks(NamedTuple):
+    """Queries and keys in a block, and Triton's `num_warps` and `num_stages`."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+def choose_blocks(
+    kernel: str, device: torch.device, tokens: int, width: int, itemsize: int
+) -> Blocks:
+    """The blocks of a kernel.
+
+    Args:
+        kernel: ``'forward'``, ``'backward_q'``, ``'backward_kv'`` or ``'backward_table'``.
+        device: where it runs.
+        tokens: in the largest window.
+        width: of a head, a power of two.
+        itemsize: bytes of a number.
+
+    Returns:
+        Those of the newest kind of card not newer than this one, and of the smallest window and
+        head that are not smaller than these.
+    """
+    return _look_up(kernel, _capability(device), tokens, width, itemsize)
+
+
+@cache
+def _look_up(kernel: str, capability: int, tokens: int, width: int, itemsize: int) -> Blocks:
+    rows = [row for row in table() if row['kernel'] == kernel and row['itemsize'] == itemsize]
+    cards = {row['capability'] for row in rows}
+    card = max((c for c in cards if c <= capability), default=min(cards))
+    rows = [row for row in rows if row['capability'] == card]
+    for name, value in (('width', width), ('tokens', tokens)):
+        values = {row[name] for row in rows}
+        fitting = min((v for v in values if v >= value), default=max(values))
+        rows = [row for row in rows if row[name] == fitting]
+    return Blocks(*rows[0]['blocks'])
+
+
+@cache
+def table() -> list[dict]:
+    """The rows of `blocks.json`."""
+    rows: list[dict] = json.loads(FILE.read_text())
+    return rows
+
+
+@cache
+def _capability(device: torch.device) -> int:
+    if device.type != 'cuda' or not torch.cuda.is_available():  # interpreted, or counted
+        return 80
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor

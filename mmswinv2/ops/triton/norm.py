@@ -1,0 +1,161 @@
+"""``x + scale * LayerNorm(y)`` as one Triton kernel, and its gradients as another.
+
+Without them the residual stream is read and written three times for each branch. Statistics are in
+float32, and computed again in backward, where rows are in registers anyway.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.library import triton_op, wrap_triton
+
+_SIZES = ('rows', 'channels', 'rows_in_map', 'programs')
+_ELEMENTS = 2048  # of a program at a time
+_PROGRAMS = 512  # that share the rows, in backward
+
+
+@triton.jit
+def _normalize(y, channels, there, eps):
+    """Rows of mean 0 and variance 1, and what they were multiplied by."""
+    mean = tl.sum(y, 1) / channels
+    centred = tl.where(there, y - mean[:, None], 0.0)
+    inverse = tl.rsqrt(tl.sum(centred * centred, 1) / channels + eps)
+    return centred * inverse[:, None], inverse
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def add_norm_forward(
+    x, y, weight, bias, scale, out, eps, rows, channels, rows_in_map,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, SCALED: tl.constexpr,
+):  # fmt: skip
+    """A program: some rows."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    c = tl.arange(0, WIDTH)
+    there = (row < rows)[:, None] & (c < channels)[None, :]
+    at = row[:, None] * channels + c[None, :]
+    values = tl.load(y + at, mask=there, other=0.0).to(tl.float32)
+    normal, _ = _normalize(values, channels, there, eps)
+    w = tl.load(weight + c, mask=c < channels, other=0.0).to(tl.float32)
+    b = tl.load(bias + c, mask=c < channels, other=0.0).to(tl.float32)
+    normal = normal * w[None, :] + b[None, :]
+    if SCALED:
+        s = tl.load(scale + row // rows_in_map, mask=row < rows, other=0.0).to(tl.float32)
+        normal *= s[:, None]
+    sums = tl.load(x + at, mask=there, other=0.0).to(tl.float32) + normal
+    tl.store(out + at, sums, mask=there)
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def add_norm_backward(
+    grad, y, weight, scale, d_y, parts, eps, rows, channels, rows_in_map, programs,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, SCALED: tl.constexpr,
+):  # fmt: skip
+    """A program: every so many rows; their gradients of weight and bias go to `parts`."""
+    program = tl.program_id(0)
+    c = tl.arange(0, WIDTH)
+    w = tl.load(weight + c, mask=c < channels, other=0.0).to(tl.float32)
+    d_weight = tl.zeros([WIDTH], tl.float32)
+    d_bias = tl.zeros([WIDTH], tl.float32)
+    for begin in range(program * ROWS, rows, programs * ROWS):
+        row = (begin + tl.arange(0, ROWS)).to(tl.int64)
+        there = (row < rows)[:, None] & (c < channels)[None, :]
+        at = row[:, None] * channels + c[None, :]
+        values = tl.load(y + at, mask=there, other=0.0).to(tl.float32)
+        normal, inverse = _normalize(values, channels, there, eps)
+        g = tl.load(grad + at, mask=there, other=0.0).to(tl.float32)
+        if SCALED:
+            s = tl.load(scale + row // rows_in_map, mask=row < rows, other=0.0).to(tl.float32)
+            g *= s[:, None]
+        d_weight += tl.sum(g * normal, 0)
+        d_bias += tl.sum(g, 0)
+        g *= w[None, :]
+        along = tl.sum(g * normal, 1) / channels
+        d = (g - tl.sum(g, 1)[:, None] / channels - normal * along[:, None]) * inverse[:, None]
+        tl.store(d_y + at, d, mask=there)
+    at = parts + program * 2 * channels + c
+    tl.store(at, d_weight, mask=c < channels)
+    tl.store(at + channels, d_bias, mask=c < channels)
+
+
+def _options(y: Tensor, scale: Tensor | None) -> dict[str, Any]:
+    width = triton.next_power_of_2(y.shape[-1])
+    rows = max(1, _ELEMENTS // width)
+    return dict(
+        WIDTH=width, ROWS=rows, SCALED=scale is not None, num_warps=4 if width < 2048 else 8
+    )
+
+
+@triton_op('mmswinv2::add_norm', mutates_args=())
+def add_norm_op(
+    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float, scale: Tensor | None
+) -> Tensor:
+    """See `mmswinv2.ops.add_norm`; scale is ``(B,)``."""
+    out, options = torch.empty_like(x), _options(y, scale)
+    rows, channels = y.shape[:-1].numel(), y.shape[-1]
+    grid = ((rows + options['ROWS'] - 1) // options['ROWS'],)
+    with torch.cuda.device_of(y):
+        wrap_triton(add_norm_forward)[grid](
+            x, y, weight, bias, scale, out, eps, rows, channels, rows // y.shape[0], **options
+        )
+    return out
+
+
+@add_norm_op.register_fake
+def _fake_add_norm(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+@triton_op('mmswinv2::add_norm_backward', mutates_args=())
+def add_norm_backward_op(
+    grad: Tensor, y: Tensor, weight: Tensor, eps: float, scale: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Gradients of y, and of weight and bias ``(2, C)``, in float32."""
+    d_y, options = torch.empty_like(y), _options(y, scale)
+    rows, channels = y.shape[:-1].numel(), y.shape[-1]
+    blocks = (rows + options['ROWS'] - 1) // options['ROWS']
+    programs = torch.sym_min(_PROGRAMS, blocks)
+    parts = torch.empty((programs, 2, channels), device=y.device, dtype=torch.float32)
+    with torch.cuda.device_of(y):
+        wrap_triton(add_norm_backward)[(programs,)](
+            grad, y, weight, scale, d_y, parts, eps, rows, channels, rows // y.shape[0], programs,
+            **options,
+        )  # fmt: skip
+    return d_y, parts.sum(0)
+
+
+@add_norm_backward_op.register_fake
+def _fake_add_norm_backward(grad: Tensor, y: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(y), y.new_empty((2, y.shape[-1]), dtype=torch.float32)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, y, weight, _, ctx.eps, scale = inputs
+    ctx.save_for_backward(y, weight, scale)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    y, weight, scale = ctx.saved_tensors
+    if not any(ctx.needs_input_grad[1:4]):
+        return grad, None, None, None, None, None
+    d_y, sums = torch.ops.mmswinv2.add_norm_backward(grad.contiguous(), y, weight, ctx.eps, scale)
+    d_weight, d_bias = sums.to(weight.dtype).unbind()
+    return grad, d_y, d_weight, d_bias, None, None
+
+
+add_norm_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+def add_norm(
+    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float, scale: Tensor | None
+) -> Tensor:
+    """See `mmswinv2.ops.add_norm`."""
+    scale = None if scale is None else scale.flatten()
+    out: Tensor = torch.ops.mmswinv2.add_norm(
+        x.contiguous(), y.contiguous(), weight, bias, float(eps), scale
+    )
+    return out

@@ -1,0 +1,53 @@
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmswinv2.engine.launch import set_mixed_precision
+from mmswinv2.errors import UserError
+
+
+def config(**optim_wrapper):
+    return Config(dict(optim_wrapper=dict(optimizer=dict(type='AdamW'), **optim_wrapper)))
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU, as far as torch is asked; its generation is what `bf16` says."""
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'Tesla V100')
+    return lambda bf16: monkeypatch.setattr(
+        torch.cuda, 'is_bf16_supported', lambda including_emulation: bf16
+    )
+
+
+def test_float16_scales_losses(gpu):
+    cfg = config(type='OptimWrapper')
+    set_mixed_precision(cfg, 'float16')
+    wrapper = cfg.optim_wrapper
+    assert (wrapper.type, wrapper.dtype) == ('AmpOptimWrapper', 'float16')
+    assert wrapper.loss_scale == 'dynamic'
+    cfg = config(type='mmengine.AmpOptimWrapper', loss_scale=512.0)
+    set_mixed_precision(cfg, 'float16')
+    assert cfg.optim_wrapper.loss_scale == 512.0
+
+
+def test_bfloat16_scales_none(gpu):
+    gpu(bf16=True)
+    cfg = config(loss_scale='dynamic')
+    set_mixed_precision(cfg, 'bfloat16')
+    wrapper = cfg.optim_wrapper
+    assert (wrapper.dtype, wrapper.loss_scale) == ('bfloat16', 1.0)
+
+
+def test_bfloat16_needs_a_card_that_has_it(gpu):
+    gpu(bf16=False)
+    cfg = config()
+    with pytest.raises(UserError, match='Ampere.*Tesla V100; use --amp-dtype float16'):
+        set_mixed_precision(cfg, 'bfloat16')
+    assert 'type' not in cfg.optim_wrapper
+    set_mixed_precision(cfg, 'float16')
+
+
+def test_a_strategy_has_its_own_precision(gpu):
+    with pytest.raises(UserError, match='DeepSpeedOptimWrapper, whose precision its strategy sets'):
+        set_mixed_precision(config(type='mmengine.DeepSpeedOptimWrapper'), 'float16')

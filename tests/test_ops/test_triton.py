@@ -1,0 +1,325 @@
+"""The Triton kernels against the reference: on a GPU, or by Triton's interpreter on a CPU.
+
+That the kernels compile, which the interpreter does not show, is tested in tests/test_benchmarks.
+"""
+
+import itertools
+import random
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmswinv2.core import SwinV2
+from mmswinv2.core.attention import ContinuousPositionBias
+from mmswinv2.ops import WindowGrid, reference, triton
+
+pytest.importorskip('triton', reason='Triton is for Linux on x86-64 alone')
+# Triton's interpreter makes numbers of NumPy's arrays
+pytestmark = pytest.mark.filterwarnings(
+    'ignore:Conversion of an array with ndim:DeprecationWarning'
+)
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
+def error(got, want):
+    got, want = got.detach().double(), want.detach().double()
+    return float((got - want).abs().max() / want.abs().max())
+
+
+def random_case(ndim, seed):
+    """Size, window, shift, heads and width of a head."""
+    draw = random.Random(f'{ndim} {seed}')
+    longest, widest, heads = (8, 5, 2) if ndim == 2 else (4, 3, 1)
+    size = tuple(draw.randint(1, longest) for _ in range(ndim))
+    window = tuple(draw.randint(2, widest) for _ in range(ndim))
+    shift = tuple(m // 2 * draw.randint(0, 1) for m in window)
+    return size, window, shift, heads, draw.choice((16, 24, 32))
+
+
+def inputs(size, window, shift, heads, width, batch=1, dtype=torch.float, seed=0):
+    """qkv, grid, table and scale."""
+    draw = torch.Generator().manual_seed(seed)
+    grid = WindowGrid(size, window, shift)
+    qkv = torch.randn(batch, *size, 3 * heads * width, generator=draw).to(dtype)
+    table = torch.randn(heads, *(2 * m - 1 for m in grid.extent), generator=draw)
+    scale = 5 + torch.rand(heads, 1, 1, generator=draw)
+    qkv, table, scale = (t.to(DEVICE).requires_grad_() for t in (qkv, table, scale))
+    return qkv, grid, table, scale
+
+
+def compare(qkv, grid, table, scale):
+    """Largest error of the output and the gradients of qkv, table and scale.
+
+    The gradient of the scale is a sum of those of the scores times cosines, of either sign: its
+    error is measured by what the table gets, the sum of those of the scores.
+    """
+    out = triton.attend(qkv, grid, table, scale)
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
+    got = [out, *torch.autograd.grad(out, (qkv, table, scale), weight)]
+    exact = [t.detach().double().requires_grad_() for t in (qkv, table, scale)]
+    out = reference.attend(exact[0], grid, *exact[1:])
+    want = [out, *torch.autograd.grad(out, exact, weight.double())]
+    assert [t.dtype for t in got] == [qkv.dtype, qkv.dtype, torch.float, torch.float]
+    assert [t.shape for t in got] == [t.shape for t in want]
+    errors = [error(*pair) for pair in zip(got[:3], want, strict=False)]
+    return max(*errors, float((got[3] - want[3]).abs().max() / want[2].abs().sum()))
+
+
+@pytest.mark.parametrize('seed', range(30))
+def test_attention_on_random_images(seed):
+    assert compare(*inputs(*random_case(2, seed))) < 1e-5
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_attention_on_random_videos(seed):
+    assert compare(*inputs(*random_case(3, seed))) < 1e-5
+
+
+BLOCKS = [
+    ((10, 9), (9, 8), (4, 4), 1, 16),  # several blocks of queries and keys
+    ((6, 6), (4, 4), (2, 2), 3, 8),  # heads narrower than a block can be
+    ((5, 7), (8, 8), (4, 4), 2, 20),  # a width that is no power of two; larger than the map
+    ((4, 5), (4, 4), (2, 2), 1, 16),  # an axis as large as the window
+    ((13,), (4,), (2,), 1, 128),  # one axis, the widest heads
+]
+
+
+@pytest.mark.parametrize('case', BLOCKS, ids=str)
+def test_attention_in_blocks_of_any_size(case):
+    assert compare(*inputs(*case, batch=2)) < 1e-5
+
+
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.half, 4e-3), (torch.bfloat16, 3e-2)])
+def test_attention_in_half_precision(dtype, tolerance):
+    if DEVICE == 'cpu' and dtype == torch.bfloat16:
+        pytest.skip('needs a GPU: the interpreter multiplies the bits of bfloat16 as integers')
+    assert compare(*inputs((5, 6), (4, 4), (2, 2), 2, 16, dtype=dtype)) < tolerance
+
+
+def test_vectors_of_zeros_have_no_direction():
+    qkv, *others = inputs((4, 4), (4, 4), (0, 0), 1, 16)
+    with torch.no_grad():
+        qkv[0, 1] = 0
+    assert compare(qkv, *others) < 1e-5
+
+
+def test_attention_sums_in_a_repeatable_order():
+    case = inputs((5, 7), (4, 3), (2, 1), 2, 16)
+    torch.use_deterministic_algorithms(True)
+    try:
+        errors = compare(*case)
+        out = triton.attend(*case)
+        weight = torch.randn_like(out)
+        grads = [torch.autograd.grad(out, case[2], weight, retain_graph=True) for _ in range(2)]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert errors < 1e-5
+    assert torch.equal(*(g for (g,) in grads))
+
+
+def dropped(qkv, grid, table, scale, dropout, seed=0):
+    torch.manual_seed(seed)
+    return triton.attend(qkv, grid, table, scale, dropout)
+
+
+def test_dropped_probabilities():
+    """The values of the tokens are unit vectors, so that the output is the probabilities."""
+    heads, tokens = 2, 16
+    qkv, grid, table, scale = inputs((4, 8), (4, 4), (0, 0), heads, tokens)
+    with torch.no_grad():
+        qkv.mul_(0.3)
+        table.mul_(0.1)
+        scale.fill_(1)
+        qkv.unflatten(-1, (3, heads, tokens))[..., 2, :, :] = (
+            torch.eye(tokens, device=DEVICE).view(4, 4, 1, tokens).repeat(1, 2, 1, 1)
+        )
+    out = dropped(qkv, grid, table, scale, 0.25)
+    kept = (out.detach() > 0).double().unflatten(-1, (heads, tokens))  # [1, 4, 8, h, keys]
+    assert kept.mean() == pytest.approx(0.75, abs=0.05)
+    assert not torch.equal(kept[:, :, :4], kept[:, :, 4:])
+    assert not torch.equal(kept[..., 0, :], kept[..., 1, :])
+    assert torch.equal(out, dropped(qkv, grid, table, scale, 0.25))
+    assert not torch.equal(out, dropped(qkv, grid, table, scale, 0.25, seed=1))
+
+    exact = [t.detach().double().requires_grad_() for t in (qkv, table, scale)]
+    x = exact[0].unflatten(2, (2, 4)).transpose(1, 2).reshape(2, tokens, -1)
+    q, k, v = reference.split_heads(x, heads)
+    cosines = reference.cosine_directions(q) @ reference.cosine_directions(k).mT
+    p = torch.softmax(cosines * exact[2] + reference.expand(exact[1], (4, 4)), -1)
+    mask = kept.unflatten(2, (2, 4)).movedim(2, 1).reshape(2, tokens, heads, tokens).transpose(1, 2)
+    want = ((p * mask / 0.75) @ v).transpose(1, 2).reshape(1, 2, 4, 4, -1).transpose(1, 2)
+    want = want.reshape(out.shape)
+    weight = torch.randn_like(out)
+    pairs = [
+        (out, want),
+        *zip(
+            torch.autograd.grad(out, (qkv, table, scale), weight),
+            torch.autograd.grad(want, exact, weight.double()),
+            strict=True,
+        ),
+    ]
+    assert max(error(*pair) for pair in pairs) < 1e-5
+
+
+@pytest.mark.parametrize('scaled', [False, True], ids=['', 'stochastic depth'])
+@pytest.mark.parametrize('kind', [torch.float, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('shape', [(2, 5, 7, 96), (3, 4, 24), (2, 3, 2, 2, 40), (1, 3, 2500)])
+def test_residual_and_norm(shape, kind, scaled):
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=draw)
+    y = (3 * torch.randn(shape, generator=draw) + 1).to(kind)
+    weight, bias = torch.randn(2, shape[-1], generator=draw).unbind()
+    scale = torch.rand(shape[0], *[1] * (len(shape) - 1), generator=draw) if scaled else None
+    grad = torch.randn(shape, generator=draw).to(DEVICE)
+    x, y, weight, bias = (t.to(DEVICE) for t in (x, y, weight, bias))
+    scale = scale if scale is None else scale.to(DEVICE)
+    results = []
+    for add_norm, dtype in ((triton.add_norm, None), (reference.add_norm, torch.double)):
+        leaves = [t.to(dtype or t.dtype).requires_grad_() for t in (x, y, weight, bias)]
+        out = add_norm(*leaves, 1e-5, scale if dtype is None or scale is None else scale.double())
+        results.append([out, *torch.autograd.grad(out, leaves, grad.to(out.dtype))])
+    assert [t.dtype for t in results[0]] == [torch.float, torch.float, kind, *[torch.float] * 2]
+    tolerance = 1e-5 if kind == torch.float else 8e-3  # the gradient of y is rounded
+    assert max(map(error, *results)) < tolerance
+
+
+@pytest.mark.parametrize('like', [torch.float, torch.half], ids=str)
+@pytest.mark.parametrize(
+    ('window', 'pretrained', 'heads'),
+    [((4, 4), (4, 4), 3), ((5, 7), (8, 12), 17), ((2, 3, 4), (8, 7, 7), 3), ((6,), (1,), 2)],
+)
+def test_position_bias(window, pretrained, heads, like):
+    torch.manual_seed(0)
+    bias = ContinuousPositionBias(heads, pretrained).to(DEVICE)
+    torch.nn.init.normal_(bias[0].bias)
+    weights = [p.detach().to(like, copy=True).requires_grad_() for p in bias.parameters()]
+    got = triton.position_bias(*weights, window, pretrained)
+    bias.load_state_dict(dict(zip(bias.state_dict(), weights, strict=True)))
+    want = bias.double()(window)
+    grad = torch.randn_like(got)
+    pairs = zip(
+        [got, *torch.autograd.grad(got, weights, grad)],
+        [want, *torch.autograd.grad(want, list(bias.parameters()), grad.double())],
+        strict=True,
+    )
+    tolerance = 1e-5 if like == torch.float else 1e-3  # gradients are rounded
+    assert max(error(*pair) for pair in pairs) < tolerance
+
+
+@pytest.fixture
+def kernels_everywhere(monkeypatch):
+    monkeypatch.setattr(triton, 'runs_on', lambda device: True)
+
+
+@pytest.mark.parametrize('ndim', [2, 3])
+def test_a_whole_network(ndim, monkeypatch):
+    """Outputs and the gradients of all parameters, with and without the kernels."""
+    torch.manual_seed(0)
+    arch = dict(embed_dims=16, depths=(2, 2), num_heads=(1, 2))
+    axes = dict(patch_size=(2, 4, 4), merge_stride=(1, 2, 2), window_size=(2, 3, 3))
+    net = SwinV2(arch, out_indices=(0, 1), **(axes if ndim == 3 else dict(window_size=3)))
+    net = net.to(DEVICE)
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    x = torch.randn(1, 3, *((3,) if ndim == 3 else ()), 20, 18, device=DEVICE)
+    results = []
+    for kernels in (False, True):
+        monkeypatch.setattr(triton, 'runs_on', lambda device, kernels=kernels: kernels)
+        outs = net(x)
+        loss = sum(o.square().sum() for o in outs)
+        results.append([*outs, *torch.autograd.grad(loss, list(net.parameters()))])
+    for got, want in zip(*results[::-1], strict=True):
+        assert error(got, want) < 2e-4
+
+
+@pytest.mark.parametrize('training', [False, True], ids=['inference', 'training'])
+def test_compile_makes_one_graph_for_any_size_but_the_first(training, kernels_everywhere):
+    torch.manual_seed(0)
+    arch = dict(embed_dims=16, depths=(2,), num_heads=(1,))
+    net = SwinV2(arch, out_indices=(0,), window_size=3).to(DEVICE).train(training)
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(net, fullgraph=True, backend=counter)
+    for size in ((12, 16), (16, 20), (23, 18)):
+        x = torch.randn(1, 3, *size, device=DEVICE, requires_grad=training)
+        with torch.set_grad_enabled(training):
+            got, want = compiled(x), net(x)
+        assert max(map(error, got, want)) < 1e-5
+        if training:
+            grads = [torch.autograd.grad(out[0].cumsum(-1).sum(), x)[0] for out in (got, want)]
+            assert error(*grads) < 1e-4
+    assert counter.frame_count <= 2
+
+
+@pytest.mark.parametrize('name', ['attend', 'add_norm', 'position_bias'])
+def test_operators_are_registered_as_torch_wants_them(name):
+    """Schema, fake tensors, autograd and graphs, as `torch.library.opcheck` looks at them."""
+    qkv, grid, table, scale = inputs((3, 4), (3, 2), (1, 1), 1, 16)
+    weights = ContinuousPositionBias(2, (4, 4)).to(DEVICE)
+    x, y, w, b = (
+        torch.randn(*n, 8, device=DEVICE, requires_grad=True) for n in ((2, 3),) * 2 + ((),) * 2
+    )
+    arguments = {
+        'attend': (qkv, table, scale.flatten(), None, 0.0, grid.window, grid.shift),
+        'add_norm': (x, y, w, b, 1e-5, None),
+        'position_bias': (*weights.parameters(), (2, 3), (4, 4)),
+    }
+    checks = ('test_schema', 'test_autograd_registration', 'test_faketensor')
+    operator = getattr(torch.ops.mmswinv2, name).default
+    torch.library.opcheck(operator, arguments[name], test_utils=checks)
+
+
+@pytest.mark.parametrize('window', [4, 8])
+def test_flops_are_counted(window, monkeypatch):
+    """As without the kernels; those of a backward pass twice those of a forward pass."""
+    arch = dict(embed_dims=16, depths=(2,), num_heads=(1,))
+    net = SwinV2(arch, out_indices=(0,), window_size=window)
+    totals = []
+    for kernels in (True, False):
+        monkeypatch.setattr(triton, 'runs_on', lambda device, kernels=kernels: kernels)
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            x = mode.from_tensor(torch.rand(1, 3, 64, 64))
+            with FlopCounterMode(display=False) as forward:
+                (out,) = net(x)
+            with FlopCounterMode(display=False) as backward:
+                out.backward(torch.empty_like(out))
+        totals.append((forward.get_total_flops(), backward.get_total_flops()))
+    assert totals[0][0] == totals[1][0]
+    assert 1.8 < totals[0][1] / totals[0][0] < 2.2
+
+
+def test_what_the_kernels_fit(kernels_everywhere):
+    qkv, _, table, scale = inputs((4, 4), (4, 4), (0, 0), 2, 16)
+    assert triton.fits_attend(qkv, table, scale, 0.5)
+    assert triton.fits_attend(qkv.bfloat16(), table, scale, 0.0)
+    assert not triton.fits_attend(qkv.double(), table.double(), scale.double(), 0.0)
+    assert not triton.fits_attend(torch.empty(0, 4, 4, 96), table, scale, 0.0)
+    assert not triton.fits_attend(torch.empty(1, 4, 4, 2 * 3 * 136), table, scale, 0.0)
+    assert not triton.fits_attend(torch.empty(1, 2, 2, 2, 2, 96), table, scale, 0.0)
+    x, y, weight = torch.empty(2, 4, 8), torch.empty(2, 4, 8), torch.empty(8)
+    assert triton.fits_add_norm(x, y.bfloat16(), weight)
+    assert not triton.fits_add_norm(x.bfloat16(), y, weight)  # the sum is float32
+    seen = []
+    torch.vmap(lambda x: seen.append(triton.fits_add_norm(x, y, weight)) or x)(x)
+    assert seen == [False]
+
+
+def test_a_cpu_takes_none():
+    qkv, _, table, scale = inputs((4, 4), (4, 4), (0, 0), 2, 16)
+    assert not triton.fits_attend(qkv.cpu(), table.cpu(), scale.cpu(), 0.0)
+    assert not triton.runs_on(torch.device('meta'))
+
+
+def test_blocks_are_there_for_every_size():
+    from mmswinv2.ops.triton.blocks import _look_up
+
+    cards, widths, tokens = (75, 80, 86, 90, 120), (16, 32, 64, 128), (1, 49, 64, 256, 1024, 4096)
+    kernels = ('forward', 'backward_q', 'backward_kv', 'backward_table')
+    for kernel, card, n, width, size in itertools.product(kernels, cards, tokens, widths, (2, 4)):
+        queries, keys, warps, stages = _look_up(kernel, card, n, width, size)
+        assert {queries, keys} <= {16, 32, 64, 128} and warps in (4, 8) and stages in (1, 2, 3)
