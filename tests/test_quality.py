@@ -1,5 +1,6 @@
 """Format, lint and types: what `make lint` runs."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -18,3 +19,41 @@ def test_quality(command):
         [sys.executable, '-m', *command.split()], cwd=ROOT, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def code_runners(source):
+    """Calls that run what they are given, or what a file says: names, in order."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        unsafe = any(k.arg == 'weights_only' and not k.value.value for k in node.keywords
+                     if isinstance(k.value, ast.Constant))  # fmt: skip
+        plain_load = name == 'torch.load' and not any(
+            k.arg == 'weights_only' for k in node.keywords
+        )
+        if name in RUNNERS or unsafe or plain_load:
+            yield name
+
+
+RUNNERS = (
+    'eval', 'exec', 'compile', 'pickle.load', 'pickle.loads', 'pickle.Unpickler', 'marshal.loads',
+    'os.system', 'yaml.load', 'joblib.load', 'dill.loads', 'torch.hub.load',
+    'torch.hub.load_state_dict_from_url',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize('folder', ['mmswinv2', 'tools'])
+def test_nothing_runs_what_a_file_says(folder):
+    for path in (ROOT / folder).rglob('*.py'):
+        assert list(code_runners(path.read_text())) == [], path
+
+
+@pytest.mark.parametrize(
+    'line',
+    ['eval(x)', 'pickle.loads(x)', 'torch.load(x)', 'torch.load(x, weights_only=False)',
+     'load(x, weights_only=False)'],
+)  # fmt: skip
+def test_what_runs_code_is_found(line):
+    assert list(code_runners(line))
+    assert not list(code_runners('torch.load(x, weights_only=True); net.eval()'))

@@ -2,7 +2,7 @@
 
 from ..errors import CheckpointError
 from .convert import convert, convert_file, describe, inflate
-from .files import fetch, fetch_together, read_checkpoint, write_checkpoint
+from .files import fetch, fetch_together, read_checkpoint, read_pickle, write_checkpoint
 from .formats import FORMATS
 from .load import LoadReport, compare_keys, load_but, load_pretrained, read_class_map
 from .published import PUBLISHED
@@ -23,5 +23,6 @@ __all__ = [
     'load_pretrained',
     'read_checkpoint',
     'read_class_map',
+    'read_pickle',
     'write_checkpoint',
 ]

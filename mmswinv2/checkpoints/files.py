@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import io
 import os
 import pickle
+import re
 import secrets
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlparse
 from urllib.request import urlopen
-from zipfile import is_zipfile
+from zipfile import ZipFile, is_zipfile
 
 import torch
 from torch import Tensor
@@ -31,17 +34,33 @@ HALF_WRITTEN = '.part-'  # stands in the names of files that are being written
 
 _DEEPSPEED_MODEL = '*model_states.pt'
 # What mmengine's own checkpoints hold besides tensors: logged scalars, as numpy arrays.
-_DTYPES = ('Bool', 'Int8', 'Int16', 'Int32', 'Int64', 'UInt8', 'Float16', 'Float32', 'Float64')
+_DTYPES = (
+    'Bool',
+    'Bytes',
+    'Int8',
+    'Int16',
+    'Int32',
+    'Int64',
+    'UInt8',
+    'Float16',
+    'Float32',
+    'Float64',
+)
 _HARMLESS = (
+    'builtins.slice',
     'collections.defaultdict',
     'collections.deque',
     'mmengine.logging.history_buffer.HistoryBuffer',
     'numpy._core.multiarray._reconstruct',
-    'numpy._core.multiarray.scalar',
     'numpy.ndarray',
     'numpy.dtype',
     *(f'numpy.dtypes.{name}DType' for name in (*_DTYPES, 'Str')),
 )
+# What pickles of predictions hold besides.
+_HARMLESS_PICKLED = ('collections.OrderedDict', 'torch._utils._rebuild_tensor_v2', 'torch.Size')
+_PLAIN_KINDS = 'biufSU'  # of numpy's dtypes: no objects, and no records, which may hold some
+# addresses without TLS are read from this machine, and from others where this is set
+_ALLOW_HTTP = 'MMSWINV2_ALLOW_HTTP'
 # What DeepSpeed's hold besides tensors: plain records.
 _HARMLESS_DEEPSPEED = (
     'deepspeed.runtime.zero.config.ZeroStageEnum',
@@ -55,8 +74,9 @@ def fetch(source: str | os.PathLike[str]) -> Path:
     """Return the local path of a checkpoint, downloading it if need be.
 
     Args:
-        source: a path, an ``http(s)://`` address, or a name of `PUBLISHED` (what exists under that
-            name on the disk goes first).
+        source: a path, an ``https://`` address, ``hf://OWNER/NAME/FILE`` on Hugging Face, or a
+            name of `PUBLISHED` (what exists under that name on the disk goes first). ``http://``
+            is for this machine, and for others where ``MMSWINV2_ALLOW_HTTP=1`` is set.
 
     Returns:
         the path of the file, which need not exist if `source` is a path. Downloads are kept, see
@@ -73,8 +93,16 @@ def fetch(source: str | os.PathLike[str]) -> Path:
         if path.exists() or text != path.stem:
             return path
         text = published_weights(text).url
+    if text.startswith('hf://'):
+        return _fetch_from_hugging_face(text)
     if not text.startswith(('http://', 'https://')):
-        raise CheckpointError(f'{text}: only files and http(s) addresses can be read')
+        raise CheckpointError(f'{text}: only files, https:// and hf:// addresses can be read')
+    local = urlparse(text).hostname in ('localhost', '127.0.0.1', '::1')
+    if text.startswith('http://') and not local and not os.environ.get(_ALLOW_HTTP):
+        raise CheckpointError(
+            f'{text}: anybody on the way can change what http:// brings; use https://, or set '
+            f'{_ALLOW_HTTP}=1 if you trust the network'
+        )
     path = cache_path(text)
     if not path.exists():
         try:
@@ -85,6 +113,21 @@ def fetch(source: str | os.PathLike[str]) -> Path:
                 f'cannot download {text} ({error}); download it by other means and put it at {path}'
             ) from error
     return path
+
+
+def _fetch_from_hugging_face(address: str) -> Path:
+    """The local path of ``hf://OWNER/NAME/FILE``."""
+    owner, name, file = [*address.removeprefix('hf://').split('/', 2), '', ''][:3]
+    if not (owner and name and file):
+        raise CheckpointError(f'{address}: an address on Hugging Face is hf://OWNER/NAME/FILE')
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError as error:
+        raise CheckpointError(f'{address} needs `pip install huggingface-hub`') from error
+    try:
+        return Path(hf_hub_download(f'{owner}/{name}', file))
+    except (OSError, ValueError) as error:  # its own errors are of these two
+        raise CheckpointError(f'cannot download {address} ({_first_line(error)})') from error
 
 
 def cache_path(url: str) -> Path:
@@ -141,12 +184,15 @@ def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> Any:
         raise CheckpointError(f'checkpoint {path} does not exist{hint}')
     if path.is_dir():
         return read_deepspeed_folder(path)
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise CheckpointError(f'checkpoint {path} is no regular file; copy it to one')
     if path.suffix == '.safetensors':
         return _read_safetensors(path)
     try:
+        _check_sums(path)
         return load_without_code(path, 'cpu', mmap=mmap and is_zipfile(path))
     except pickle.UnpicklingError as error:
-        if 'global' not in str(error).lower():
+        if not re.search('global|class', str(error), re.IGNORECASE):
             raise _unreadable(path, error) from error
         raise CheckpointError(
             f'{path} holds more than tensors, and restoring the rest would run code from the file. '
@@ -171,13 +217,100 @@ def load_without_code(
         also: more classes that a file may ask for.
 
     Raises:
-        pickle.UnpicklingError: if the file asks for anything else.
+        pickle.UnpicklingError: if the file asks for anything else, or holds arrays of objects.
     """
     # Only what is not allowed yet, as leaving the context forbids what it has allowed.
     allowed = torch.serialization.get_safe_globals()
     new = [item for item in (*harmless_globals(), *also) if item not in allowed]
     with torch.serialization.safe_globals(new):
-        return torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
+        found = torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
+    _check_arrays(found)
+    return found
+
+
+def _check_sums(path: Path) -> None:
+    """Raise `BadZipFile` if a member of an archive is not as it was written.
+
+    torch does not look at the check sums. Archives written without any have zeros there.
+    """
+    if not is_zipfile(path):
+        return
+    with ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.CRC:
+                with archive.open(member) as file:
+                    while file.read(2**20):
+                        pass
+
+
+def _check_arrays(found: Any) -> None:
+    """Raise an error for arrays whose numbers a file could point to other memory.
+
+    The state of a numpy dtype may give a plain one a field of objects, which are pointers.
+    """
+    todo, seen = [found], set()
+    while todo:
+        value = todo.pop()
+        if id(value) in seen or isinstance(value, (str, bytes, int, float, Tensor)):
+            continue
+        seen.add(id(value))
+        dtype = value if type(value).__name__.endswith('DType') else getattr(value, 'dtype', None)
+        if type(value).__module__.partition('.')[0] == 'numpy' and not _is_plain(dtype):
+            raise pickle.UnpicklingError(f'numpy class of {dtype} is not allowed')
+        if isinstance(value, Mapping):
+            todo += [*value.keys(), *value.values()]
+        elif isinstance(value, (list, tuple, set, frozenset, deque)):
+            todo += value
+        else:
+            todo += list(getattr(value, '__dict__', {}).values())
+
+
+def _is_plain(dtype: Any) -> bool:
+    return dtype is None or (dtype.kind in _PLAIN_KINDS and dtype.fields is None)
+
+
+def read_pickle(path: str | os.PathLike[str]) -> Any:
+    """Read predictions that a tool has pickled: numbers, text, arrays and tensors.
+
+    Args:
+        path: the file.
+
+    Raises:
+        CheckpointError: if the file is missing, cut short, or asks for anything else, which may
+            run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f'{path} does not exist')
+    try:
+        with path.open('rb') as file:
+            found = _Unpickler(file).load()
+        _check_arrays(found)
+    except Exception as error:  # a damaged pickle may end in any
+        raise CheckpointError(
+            f'{path} cannot be read without running code from it, or is cut short '
+            f'({_first_line(error)}); it must hold numbers, text, arrays and tensors alone'
+        ) from error
+    return found
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds the classes of plain data alone."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        entries = harmless_globals((*_HARMLESS, *_HARMLESS_PICKLED))
+        allowed: dict[str, Any] = {e[1]: e[0] for e in entries if isinstance(e, tuple)}
+        allowed['torch.storage._load_from_bytes'] = _tensor_storage
+        full = f'{module}.{name}'
+        if module == 'torch' and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        if full not in allowed:
+            raise pickle.UnpicklingError(f'class {full} is not allowed')
+        return allowed[full]
+
+
+def _tensor_storage(data: bytes) -> Any:
+    return load_without_code(io.BytesIO(data), 'cpu')
 
 
 def harmless_globals(names: Iterable[str] = _HARMLESS) -> list[_Allowed]:
@@ -189,7 +322,11 @@ def harmless_globals(names: Iterable[str] = _HARMLESS) -> list[_Allowed]:
     Returns:
         pairs of an object and the name that files have for it.
     """
-    found: list[_Allowed] = [(_statistic, 'builtins.getattr')]
+    found: list[_Allowed] = [
+        (_statistic, 'builtins.getattr'),
+        (_scalar, 'numpy._core.multiarray.scalar'),
+        (_scalar, 'numpy.core.multiarray.scalar'),
+    ]
     for name in names:
         module, _, attribute = name.rpartition('.')
         try:
@@ -205,6 +342,15 @@ def _statistic(cls: type, name: str) -> Any:
     if cls.__name__ == 'HistoryBuffer' and name in ('min', 'max', 'current', 'mean'):
         return getattr(cls, name)
     raise pickle.UnpicklingError(f'global getattr({cls}, {name!r}) is not allowed')
+
+
+def _scalar(dtype: Any, data: Any) -> Any:
+    """Stands in for numpy's `scalar`, which takes the bytes of an object for a pointer."""
+    if not _is_plain(dtype):
+        raise pickle.UnpicklingError(f'numpy class of {dtype} is not allowed')
+    import numpy
+
+    return numpy.frombuffer(data, dtype)[0]
 
 
 def write_checkpoint(checkpoint: Any, path: str | os.PathLike[str]) -> None:
@@ -244,17 +390,21 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    with path.open('rb') as file:
+        page = file.read(200).lstrip().lower().startswith((b'<!doctype', b'<html', b'<?xml'))
+    what = 'a web page, not a checkpoint' if page else 'truncated, damaged or no checkpoint'
     return CheckpointError(
-        f'{path} ({path.stat().st_size} bytes) is truncated or no checkpoint; fetch or write it '
-        f'again. torch says: {_first_line(error)}'
+        f'{path} ({path.stat().st_size} bytes) is {what}; fetch or write it again. torch says: '
+        f'{_first_line(error)}'
     )
 
 
 def _first_line(error: Exception) -> str:
     """What torch found, without its advice to run the file's code."""
-    lines = (str(error).strip() or repr(error)).splitlines()
-    found = [line for line in lines if 'Unpickler error:' in line] or lines
-    return found[0].strip().split(' Please use ')[0].split(' This file can still')[0]
+    text = str(error).strip() or repr(error)
+    if found := re.search(r'Unpickler error:\s*(\S.*)', text):
+        text = found[1]
+    return re.split(r' Please use | please file | This file can still', text.splitlines()[0])[0]
 
 
 def is_deepspeed_folder(path: str | os.PathLike[str]) -> bool:

@@ -304,8 +304,25 @@ def _describe_source(report: LoadReport, converted: Converted, backbone: SwinV2)
 def _assign(model: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> None:
     report.require_match()
     own = model.state_dict()
+    for key in report.loaded:
+        _check_numbers(report.path, key, own[key], state[key])
     loaded = {key: shard_like(state[key], own[key]) for key in report.loaded}
     model.load_state_dict(loaded, strict=False)
+
+
+def _check_numbers(path: Path, key: str, own: Tensor, given: Tensor) -> None:
+    """Raise an error for a weight that is no real, finite number."""
+    if own.is_floating_point() and not given.is_floating_point():
+        raise CheckpointError(
+            f'{path}: {key} has numbers of {given.dtype}, where floating point belongs; a file of '
+            'quantised weights has to be written anew from the original ones'
+        )
+    if given.is_floating_point() and not bool(given.isfinite().all()):
+        bad = given.numel() - int(given.isfinite().sum())
+        raise CheckpointError(
+            f'{path}: {bad} of the {given.numel()} numbers of {key} are NaN or infinite; the '
+            'training that wrote it has diverged: take an earlier checkpoint of it'
+        )
 
 
 def _check_windows(report: LoadReport, model: SwinV2) -> None:

@@ -154,6 +154,6 @@ def log_coordinates(
         if (m, w) not in axes:
             distance = torch.arange(1 - m, m, dtype=dtype, device=device)
             size = torch.log1p(distance.abs() * (8 / max(w - 1, 1))) / math.log(8)
-            axes[m, w] = size.copysign(distance)
+            axes[m, w] = size * distance.sign()
     grids = torch.meshgrid(*(axes[a] for a in zip(window, pretrained, strict=True)), indexing='ij')
     return torch.stack(grids, dim=-1)

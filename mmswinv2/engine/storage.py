@@ -6,22 +6,17 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import all_gather_object, get_world_size
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import print_log
-from mmengine.runner import CheckpointLoader
-from mmengine.runner.checkpoint import load_from_local
 
 from ..checkpoints.files import (
     HALF_WRITTEN,
     check_deepspeed_folder,
-    fetch_together,
     is_deepspeed_folder,
     read_checkpoint,
-    read_deepspeed_folder,
     write_atomically,
 )
 from ..errors import UserError
@@ -67,24 +62,8 @@ class AtomicLocalBackend(LocalBackend):
 
 
 def use_whole_files() -> None:
-    """Let mmengine write local files whole, read DeepSpeed's folders like files, and addresses.
-
-    Its own reader of addresses runs code from the file.
-    """
+    """Let mmengine write local files whole."""
     register_backend('local', AtomicLocalBackend, force=True, prefixes='')
-    CheckpointLoader.register_scheme(prefixes='', loader=_read, force=True)
-    addresses = ['http://', 'https://']
-    CheckpointLoader.register_scheme(prefixes=addresses, loader=_download, force=True)
-
-
-def _read(filename: str, map_location: Any = None) -> Any:
-    if is_deepspeed_folder(filename):
-        return read_deepspeed_folder(filename)
-    return load_from_local(filename, map_location)
-
-
-def _download(filename: str, map_location: Any = None, progress: bool = True) -> Any:
-    return read_checkpoint(fetch_together(filename))
 
 
 def remove_half_written(work_dir: str | os.PathLike[str]) -> None:

@@ -30,6 +30,7 @@ from ..checkpoints.files import HALF_WRITTEN, check_deepspeed_folder, is_deepspe
 from ..checkpoints.load import shard_like, unshard
 from ..core.block import Block
 from ..errors import UserError
+from ..hosts.mmengine import without_config
 from ..registry import STRATEGIES
 from .storage import AtomicLocalBackend
 
@@ -228,7 +229,7 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
                 'with the strategy that wrote it'
             )
         check_deepspeed_folder(Path(filename))
-        return super().resume(filename, **kwargs)
+        return without_config(super().resume(filename, **kwargs))
 
     def save_checkpoint(self, filename: str, **kwargs: Any) -> None:
         """Write a folder beside `filename`, and move it there when all processes are done."""

@@ -149,6 +149,52 @@ def read_without_code() -> None:
             ) from error
 
 
+@patch('mmengine', '>=0.7')
+def read_by_our_reader() -> None:
+    """Reading a file or an address runs no code from it, nor the config that it holds.
+
+    mmengine reads addresses with ``weights_only=False``, and resuming runs the Python text that
+    stands in a checkpoint as its config. The config is left out of what is read.
+    """
+    from ..checkpoints.files import fetch_together, read_checkpoint
+
+    def load(filename: str, *_: Any, **__: Any) -> Any:
+        return read_checkpoint(fetch_together(filename))
+
+    prefixes = ['', 'http://', 'https://', 'hf://']
+    checkpoint.CheckpointLoader.register_scheme(prefixes=prefixes, loader=load, force=True)
+
+    @replace(checkpoint, 'load_from_http')  # which the loaders of other prefixes call
+    def load_from_http(original: Any, filename: str, *_: Any, **__: Any) -> Any:
+        return load(filename)
+
+    @replace(checkpoint.CheckpointLoader, 'load_checkpoint')
+    def load_checkpoint(original: Any, *args: Any, **kwargs: Any) -> Any:
+        return without_config(original(*args, **kwargs))
+
+
+@patch('mmengine', '>=0.7')
+def take_no_config_from_weights() -> None:
+    """An inferencer runs no config that stands in a file of weights."""
+    from mmengine.infer import BaseInferencer
+
+    @replace(BaseInferencer, '_init_model')
+    def init_model(original: Any, self: Any, cfg: Any, weights: Any, device: str = 'cpu') -> Any:
+        if not cfg:
+            raise UserError(
+                f'no model was given, and its config would be taken from {weights}, which would '
+                'run code from that file; give model=CONFIG'
+            )
+        return original(self, cfg, weights, device)
+
+
+def without_config(found: Any) -> Any:
+    """A checkpoint without the Python text of a config, which mmengine would run."""
+    if isinstance(found, dict) and isinstance(found.get('meta'), dict):
+        found['meta'].pop('config', None)
+    return found
+
+
 @patch('mmengine', '<0.10.8')
 def start_workers_late() -> None:
     """Workers of a training by iterations start after hooks have checked their data set."""
@@ -323,6 +369,8 @@ class MMEngine(Host):
     early_patches = (
         read_own_checkpoints,
         read_without_code,
+        read_by_our_reader,
+        take_no_config_from_weights,
         start_workers_late,
         register_deepspeed_optimizers,
     )

@@ -1,6 +1,9 @@
 """Downloads, reading without running code, and writing atomically."""
 
 import hashlib
+import importlib
+import io
+import os
 import pickle
 import subprocess
 import sys
@@ -19,6 +22,7 @@ from mmswinv2.checkpoints import (
     fetch,
     load_pretrained,
     read_checkpoint,
+    read_pickle,
     write_checkpoint,
 )
 from mmswinv2.checkpoints.files import cache_path, harmless_globals
@@ -108,7 +112,7 @@ def test_unknown_names_and_missing_files():
 
 
 def test_what_cannot_be_fetched(tmp_path):
-    with pytest.raises(CheckpointError, match='only files and http'):
+    with pytest.raises(CheckpointError, match='only files, https:// and hf:// addresses'):
         fetch('torchvision://swin_v2_t')
     with pytest.raises(CheckpointError, match='cannot download http://127.0.0.1:9/x.pth'):
         fetch('http://127.0.0.1:9/x.pth')
@@ -151,7 +155,9 @@ def test_files_that_cannot_be_read(save, tmp_path, capsys):
     path = save({'model': weights()})
     for size in (0, 10, 5000, path.stat().st_size - 100):
         (tmp_path / 'cut.pth').write_bytes(path.read_bytes()[:size])
-        with pytest.raises(CheckpointError, match=rf'cut.pth \({size} bytes\) is truncated'):
+        with pytest.raises(
+            CheckpointError, match=rf'cut.pth \({size} bytes\) is truncated, damaged'
+        ):
             read_checkpoint(tmp_path / 'cut.pth')
     with pytest.raises(CheckpointError, match='would run code from the file'):
         read_checkpoint(save({'model': weights(), 'config': RunsCode()}))
@@ -200,3 +206,140 @@ def test_core_and_checkpoints_need_torch_alone():
     )
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == '[]'
+
+
+class Evil:
+    """Pickled, a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+class WithState:
+    """Pickled, an object that gets a state which it would never have had."""
+
+    def __init__(self, function, arguments, state):
+        self.made = function, arguments, state
+
+    def __reduce__(self):
+        return self.made
+
+
+def object_field():
+    """A dtype of eight bytes that are a pointer to an object, and do not say so."""
+    fields = {'a': (np.dtype('O'), 0)}
+    return WithState(np.dtype, ('V8',), (3, '|', None, ('a',), fields, 8, 1, 0))
+
+
+def arrays_of_pointers():
+    array = (1, (1,), object_field(), False, b'\x01' * 8)
+    yield WithState(np._core.multiarray._reconstruct, (np.ndarray, (0,), b'b'), array)
+    yield Evil(np._core.multiarray.scalar, object_field(), b'\x01' * 8)
+    yield object_field()
+    yield np.array([1, 'a'], object)
+    yield np.zeros(1, [('a', 'f4')])
+
+
+@pytest.mark.parametrize('number', range(5))
+def test_arrays_that_hold_pointers_are_refused(number, save):
+    """To index one ends the process."""
+    evil = list(arrays_of_pointers())[number]
+    for place in ({'x': evil}, {'x': [{'y': (1, evil)}]}):
+        with pytest.raises(CheckpointError, match='would run code|no checkpoint'):
+            read_checkpoint(save(place))
+
+
+@pytest.mark.parametrize('kind', ['f4', 'f8', 'i8', 'u1', 'b', 'U5', 'S3', '>f4'])
+def test_plain_arrays_are_read(kind, save):
+    array = np.array([0, 1]).astype(kind)
+    found = read_checkpoint(save({'array': array, 'scalar': array[1]}))
+    assert found['array'].dtype.kind == array.dtype.kind and (found['array'] == array).all()
+    assert found['scalar'] == array[1]
+
+
+def test_a_flipped_bit_is_found(save):
+    path = save({'model': {'a': torch.ones(1000)}})
+    content = bytearray(path.read_bytes())
+    at = content.index(torch.ones(4).numpy().tobytes())
+    content[at + 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match='damaged.*CRC'):
+        read_checkpoint(path)
+
+
+def test_archives_without_check_sums_are_read(save):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = save({'a': torch.ones(3)})
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert read_checkpoint(path)['a'].sum() == 3
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / 'pipe.pth')
+    with pytest.raises(CheckpointError, match='pipe.pth is no regular file'):
+        read_checkpoint(tmp_path / 'pipe.pth')
+
+
+@pytest.mark.parametrize(
+    ('content', 'said'),
+    [
+        (b'<!DOCTYPE html><html>404</html>', 'is a web page, not a checkpoint'),
+        (bytes(range(256)) * 4, 'truncated, damaged or no checkpoint'),
+        (pickle.dumps([1, 2]), 'truncated, damaged or no checkpoint'),
+        (b'\x80\x02.', 'truncated, damaged or no checkpoint'),
+    ],
+)
+def test_what_is_no_checkpoint_is_not_the_fault_of_torch(content, said, tmp_path):
+    (tmp_path / 'x.pth').write_bytes(content)
+    with pytest.raises(CheckpointError, match=said) as caught:
+        read_checkpoint(tmp_path / 'x.pth')
+    assert 'file an issue' not in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_predictions_are_unpickled(tmp_path):
+    given = [{'score': torch.rand(3), 'label': np.int64(3), 'dtype': torch.half,
+              'array': np.arange(4.0), 'text': 'a', 'set': {1, 2}, 'shape': (2, 3)}]  # fmt: skip
+    (tmp_path / 'good.pkl').write_bytes(pickle.dumps(given))
+    (found,) = read_pickle(tmp_path / 'good.pkl')
+    assert found.keys() == given[0].keys()
+    assert torch.equal(found['score'], given[0]['score']) and found['dtype'] == torch.half
+    assert (found['array'] == given[0]['array']).all() and found['set'] == {1, 2}
+
+
+@pytest.mark.parametrize('protocol', range(6))
+def test_no_pickle_runs_code(protocol, tmp_path, capsys):
+    attacks = [
+        Evil(print, 'ran'), Evil(exec, 'print("ran")'), Evil(os.system, 'echo ran'),
+        Evil(getattr, dict, 'fromkeys'), Evil(importlib.import_module, 'this'),
+        Evil(torch.load, str(tmp_path / 'inner.pth')),
+        *list(arrays_of_pointers())[:3],
+    ]  # fmt: skip
+    inner = io.BytesIO()
+    torch.save(Evil(print, 'ran'), inner)
+    attacks.append(Evil(torch.storage._load_from_bytes, inner.getvalue()))
+    for attack in attacks:
+        (tmp_path / 'evil.pkl').write_bytes(pickle.dumps([attack], protocol=protocol))
+        with pytest.raises(CheckpointError, match='evil.pkl cannot be read without running code'):
+            read_pickle(tmp_path / 'evil.pkl')
+    for content in (b'', b'\x80\x04', pickle.dumps([1, 2])[:-2]):
+        (tmp_path / 'cut.pkl').write_bytes(content)
+        with pytest.raises(CheckpointError, match='cut.pkl'):
+            read_pickle(tmp_path / 'cut.pkl')
+    assert 'ran' not in capsys.readouterr().out
+
+
+def test_addresses_without_tls_are_for_this_machine(monkeypatch):
+    with pytest.raises(CheckpointError, match='use https://, or set MMSWINV2_ALLOW_HTTP=1'):
+        fetch('http://example.invalid/swin.pth')
+    monkeypatch.setenv('MMSWINV2_ALLOW_HTTP', '1')
+    with pytest.raises(CheckpointError, match='cannot download http://example.invalid'):
+        fetch('http://example.invalid/swin.pth')
+    for wrong in ('hf://owner', 'hf://owner/name', 'hf://'):
+        with pytest.raises(CheckpointError, match='hf://OWNER/NAME/FILE'):
+            fetch(wrong)

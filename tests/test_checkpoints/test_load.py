@@ -29,6 +29,10 @@ def test_classification_file_of_the_authors(save):
     assert 'format authors' in text and 'stage 0: 8, stage 1: 8' in text and 'missing 6' in text
 
 
+FC1 = 'layers.0.blocks.0.mlp.fc1.weight'
+FAULTY = r'\d+ of the \d+ numbers of layers.0.blocks.0.mlp.fc1.weight are NaN or infinite'
+
+
 def swin_v1(state):
     return {k.replace('logit_scale', 'relative_position_bias_table'): v for k, v in state.items()}
 
@@ -49,6 +53,11 @@ def renamed(old, new):
         (lambda s: s | {'layers.0.blocks.2.norm1.bias': torch.zeros(32)}, 'not in the model: 1'),
         (lambda s: s | {'layers.0.blocks.1.enorm.weight': torch.ones(32)}, "extra_norm_every': 2"),
         (lambda s: {k: v for k, v in s.items() if 'logit_scale' not in k}, 'missing in the file'),
+        (lambda s: {**s, FC1: s[FC1].clone().index_fill_(0, torch.tensor(1), torch.nan)}, FAULTY),
+        (lambda s: {**s, FC1: s[FC1] / 0}, 'of layers.0.blocks.0.mlp.fc1.weight are NaN'),
+        (lambda s: {**s, FC1: s[FC1].to(torch.int8)}, 'has numbers of torch.int8'),
+        (lambda s: {**s, FC1: s[FC1] > 0}, 'has numbers of torch.bool'),
+        (lambda s: {**s, FC1: s[FC1].to(torch.cfloat)}, 'has numbers of torch.complex64'),
         (lambda s: [1, 2], 'no weights found'),
         (lambda s: {'epoch': 3}, 'no weights found'),
     ],
@@ -62,6 +71,11 @@ def renamed(old, new):
         'deeper',
         'enorm',
         'no scale',
+        'NaN',
+        'infinite',
+        'int8',
+        'bool',
+        'complex',
         'list',
         'empty',
     ],

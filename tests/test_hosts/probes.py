@@ -6,10 +6,14 @@ left out.
 
 import builtins
 import contextlib
+import functools
 import importlib.util
 import json
+import os
 import sys
 import tempfile
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -39,18 +43,51 @@ def scalars():
 
 
 class RunsCode:
+    def __init__(self, name):
+        self.name = name
+
     def __reduce__(self):
-        return exec, ('import builtins; builtins.code_has_run = True',)
+        return exec, (f'import builtins; builtins.{self.name}_has_run = True',)
 
 
 @probe('Reading a checkpoint runs no code from the file', 'mmengine')
 def code():
     from mmengine.runner import checkpoint
 
-    torch.save({'a': RunsCode()}, FOLDER / 'code.pth')
+    torch.save({'a': RunsCode('code')}, FOLDER / 'code.pth')
     with contextlib.suppress(Exception):
         checkpoint._load_checkpoint(str(FOLDER / 'code.pth'), map_location='cpu')
     return hasattr(builtins, 'code_has_run')
+
+
+@probe(
+    'Reading a file or an address runs no code from it, nor the config that it holds', 'mmengine'
+)
+def addresses():
+    from mmengine.runner import checkpoint
+
+    os.environ['TORCH_HOME'] = str(FOLDER / 'hub')
+    torch.save({'a': RunsCode('address')}, FOLDER / 'address.pth')
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(FOLDER))
+    server = ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f'http://127.0.0.1:{server.server_port}/address.pth'
+    with contextlib.suppress(Exception):
+        checkpoint._load_checkpoint(url, map_location='cpu')
+    server.shutdown()
+    return hasattr(builtins, 'address_has_run')
+
+
+@probe('An inferencer runs no config that stands in a file of weights', 'mmengine')
+def configs():
+    from mmengine.config import ConfigDict
+    from mmengine.infer import BaseInferencer
+
+    text = 'import builtins\nbuiltins.config_has_run = True\n'
+    torch.save({'meta': {'cfg': text}}, FOLDER / 'config.pth')
+    with contextlib.suppress(Exception):
+        BaseInferencer._init_model(None, ConfigDict(), str(FOLDER / 'config.pth'))
+    return hasattr(builtins, 'config_has_run')
 
 
 @probe(

@@ -1,9 +1,17 @@
+import builtins
+import threading
 from collections import OrderedDict
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pickle import UnpicklingError
 
 import pytest
 import torch
+from mmengine.config import ConfigDict
+from mmengine.infer import BaseInferencer
 from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseModel
+from mmengine.runner import FlexibleRunner, Runner
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from mmswinv2 import hosts
@@ -30,11 +38,91 @@ class Prints:
 def test_mmengine_runs_no_code_of_a_checkpoint(tmp_path, capsys):
     torch.save({'a': Prints()}, tmp_path / 'evil.pth')
     for _ in range(2):
-        with pytest.raises((UserError, UnpicklingError), match='evil.pth|weights_only'):
+        with pytest.raises((UserError, UnpicklingError), match='evil.pth'):
             mmengine_checkpoint._load_checkpoint(str(tmp_path / 'evil.pth'), map_location='cpu')
     assert 'this must' not in capsys.readouterr().out
     torch.save({'a': torch.ones(2)}, tmp_path / 'good.pth')
     assert mmengine_checkpoint._load_checkpoint(str(tmp_path / 'good.pth'))['a'].sum() == 2
+
+
+CONFIG = 'import builtins\nbuiltins.config_has_run = True\ngpu_ids = [0]\n'
+
+
+class Plain(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def forward(self, inputs, mode):
+        return dict(loss=self.layer(inputs).sum())
+
+
+@pytest.mark.parametrize('flexible', [False, True])
+def test_resuming_runs_no_config_of_a_checkpoint(flexible, tmp_path):
+    hosts.apply()
+    kind = FlexibleRunner if flexible else Runner
+
+    def runner(**more):
+        data = dict(dataset=[torch.ones(1)] * 2, batch_size=1)
+        data.update(
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            collate_fn=dict(type='pseudo_collate'),
+        )
+        optim = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))
+        return kind(
+            model=Plain(),
+            work_dir=str(tmp_path),
+            train_dataloader=data,
+            optim_wrapper=optim,
+            train_cfg=dict(by_epoch=True, max_epochs=1 + bool(more)),
+            experiment_name=f'{flexible}{len(more)}',
+            default_scope='mmengine',
+            **more,
+        )
+
+    runner().train()
+    path = tmp_path / 'epoch_1.pth'
+    saved = torch.load(path, weights_only=False)
+    saved['meta']['config'] = CONFIG
+    torch.save(saved, path)
+    runner(resume=True).train()  # from last_checkpoint
+    runner(resume=True, load_from=str(path)).train()
+    assert (tmp_path / 'epoch_2.pth').exists()
+    assert not hasattr(builtins, 'config_has_run')
+
+
+def test_an_inferencer_runs_no_config_of_its_weights(tmp_path):
+    hosts.apply()
+    torch.save({'meta': {'cfg': CONFIG}}, tmp_path / 'evil.pth')
+    with pytest.raises(
+        UserError, match='evil.pth, which would run code from that file; give model'
+    ):
+        BaseInferencer._init_model(None, ConfigDict(), str(tmp_path / 'evil.pth'))
+    assert not hasattr(builtins, 'config_has_run')
+
+
+@pytest.mark.parametrize(
+    'prefix', ['', 'torchvision://', 'modelzoo://', 'openmmlab://', 'mmcls://']
+)
+def test_no_prefix_runs_code(prefix, tmp_path, monkeypatch, capsys):
+    hosts.apply()
+    torch.save({'state_dict': Prints()}, tmp_path / 'evil.pth')
+    monkeypatch.setenv('MMENGINE_HOME', str(tmp_path))
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'hub'))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    server = ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    urls = {'net': f'http://127.0.0.1:{server.server_port}/evil.pth'}
+    for table in ('get_torchvision_models', 'get_external_models', 'get_mmcls_models'):
+        monkeypatch.setattr(mmengine_checkpoint, table, lambda: urls)
+    name = f'{prefix}net' if prefix else str(tmp_path / 'evil.pth')
+    try:
+        with pytest.raises(UserError, match='would run code from the file'):
+            mmengine_checkpoint._load_checkpoint(name, map_location='cpu')
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert 'this must' not in capsys.readouterr().out
 
 
 class Getattr:
@@ -46,7 +134,7 @@ def test_getattr_is_for_statistics_alone(tmp_path):
     torch.save({'a': Getattr()}, tmp_path / 'evil.pth')
     with pytest.raises(UserError, match='would run code'):
         read_checkpoint(tmp_path / 'evil.pth')
-    with pytest.raises((UserError, UnpicklingError), match='would run code|weights_only'):
+    with pytest.raises((UserError, UnpicklingError), match='would run code'):
         mmengine_checkpoint._load_checkpoint(str(tmp_path / 'evil.pth'), map_location='cpu')
 
 

@@ -19,6 +19,12 @@ TABLE = [
     ('Checkpoints of mmengine can be read by mmengine', 'mmengine', '<0.10.8'),
     ('Reading a checkpoint runs no code from the file', 'mmengine', '>=0.10.8'),
     (
+        'Reading a file or an address runs no code from it, nor the config that it holds',
+        'mmengine',
+        '>=0.7',
+    ),
+    ('An inferencer runs no config that stands in a file of weights', 'mmengine', '>=0.7'),
+    (
         'Workers of a training by iterations start after hooks have checked their data set',
         'mmengine',
         '<0.10.8',

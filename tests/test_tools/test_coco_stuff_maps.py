@@ -190,3 +190,28 @@ def test_real_annotations(maps, tmp_path):
         assert set(np.unique(drawn)) - {255} <= {a['category_id'] - 1 for a in here}
         labelled, areas = (drawn != 255).sum(), [a['area'] for a in here]
         assert 0.95 * max(areas, default=0) - 9 <= labelled <= 1.05 * sum(areas) + 9
+
+
+@pytest.mark.parametrize(
+    'name', ['../outside.jpg', 'a/../../outside.jpg', '{tmp}/outside.jpg', '', '..']
+)
+def test_no_map_is_written_outside_of_its_folder(name, maps, tmp_path):
+    """Nor any before a wrong name is found."""
+    name = name.replace('{tmp}', str(tmp_path))
+    square = [[1, 1, 5, 1, 5, 5, 1, 5]]
+    content = dict(
+        images=[
+            dict(id=i, file_name=n, height=8, width=8) for i, n in enumerate(('good.jpg', name))
+        ],
+        categories=[dict(id=1, name='person')],
+        annotations=[
+            dict(id=i + 1, image_id=i, category_id=1, segmentation=square) for i in (0, 1)
+        ],
+    )
+    (tmp_path / 'work').mkdir()
+    (tmp_path / 'work/instances.json').write_text(json.dumps(content))
+    before = sorted(tmp_path.rglob('*'))
+    done = maps(str(tmp_path / 'work/instances.json'), str(tmp_path / 'work/maps'))
+    assert done.returncode == 1
+    assert f'the image {name!r} is not inside of its folder' in done.stderr
+    assert sorted(tmp_path.rglob('*')) == before

@@ -2,6 +2,7 @@ import json
 import shutil
 
 import cv2
+import pytest
 
 
 def test_objects_are_cut_out(tool, shapes, tmp_path):
@@ -82,3 +83,21 @@ def test_names_with_a_slash(tool, shapes, tmp_path):
 def test_no_coco(tool, tmp_path):
     run = tool('dataset_converters/coco_to_folders.py', tmp_path, tmp_path / 'cut')
     assert run.returncode == 1 and 'instances_train2017.json does not exist' in run.stderr
+
+
+@pytest.mark.parametrize('name', ['', '.', '..', 'a\0b', '/root', '../up'])
+def test_names_of_classes_stay_in_the_folder(name, tool, shapes, tmp_path):
+    shutil.copytree(shapes, tmp_path / 'coco')
+    for file in (tmp_path / 'coco/annotations').glob('instances_*.json'):
+        content = json.loads(file.read_text())
+        content['categories'][0]['name'] = name
+        file.write_text(json.dumps(content))
+    run = tool('dataset_converters/coco_to_folders.py', tmp_path / 'coco', tmp_path / 'cut')
+    if '/' in name:
+        assert run.returncode == 0, run.stderr
+        assert (tmp_path / 'cut/train2017' / name.replace('/', '_')).is_dir()
+    else:
+        assert run.returncode == 1 and 'Traceback' not in run.stderr
+        assert f'{name!r} is the name of a category, and cannot be that of a folder' in run.stderr
+        assert not (tmp_path / 'cut').exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['coco', *['cut'] * ('/' in name)]

@@ -64,7 +64,17 @@ def to_values(path, segments, names, stuff=False):
 
 
 def map_path(folder, file_name):
-    return Path(folder, file_name).with_suffix('.png')
+    """Where the map of an image is to be, which must be in the folder.
+
+    Links that stand in the folder are followed.
+    """
+    path = Path(folder, file_name)
+    if Path(os.path.abspath(folder)) not in Path(os.path.abspath(path)).parents:
+        raise UserError(
+            f'the image {file_name!r} is not inside of its folder, and so its map would not be '
+            f'inside of {folder}; mend file_name in the annotation file'
+        )
+    return path.with_suffix('.png')
 
 
 def read_map(path):
@@ -164,7 +174,7 @@ def run(function, jobs, total, workers):
 def check_maps(annotations, maps, num_classes, workers):
     """Print that the maps are good, or raise a UserError that names the first one that is not."""
     images, _, _ = read_annotations(annotations)
-    jobs = ((map_path(maps, name), h, w, num_classes) for _, name, h, w in images)
+    jobs = [(map_path(maps, name), h, w, num_classes) for _, name, h, w in images]
     faults = [fault for fault in run(check_file, jobs, len(images), workers) if fault]
     if faults:
         raise UserError(
@@ -184,10 +194,10 @@ def draw_maps(annotations, maps, stuff, workers):
         to_values(stuff, grounds, names, stuff=True)
         if images and not any(i in grounds for i, *_ in images):
             raise UserError(f'{stuff} has annotations for none of the images in {annotations}')
-    jobs = (
+    jobs = [  # all of them before the first is drawn, as a name may be wrong
         (map_path(maps, name), h, w, [grounds.get(i, []), things.get(i, [])])
         for i, name, h, w in images
-    )
+    ]
     drawn = sum(run(draw_file, jobs, len(images), workers))
     print(f'{maps}: {drawn} maps drawn, {len(images) - drawn} were there')
 

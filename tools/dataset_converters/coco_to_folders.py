@@ -44,6 +44,8 @@ def read(coco, split):
 def folders_of_classes(content):
     """Name of the folder of each category id."""
     names = {c['id']: c['name'].replace('/', '_') for c in content['categories']}
+    if wrong := [name for name in names.values() if name in ('', '.', '..') or '\0' in name]:
+        raise UserError(f'{wrong[0]!r} is the name of a category, and cannot be that of a folder')
     if len(set(names.values())) < len(names):
         raise UserError(f'two categories would share a folder: {sorted(names.values())}')
     return names

@@ -4,11 +4,11 @@ motion_scores.py NAME=SCORES.pkl ...     dumped by tools/test.py --dump
 """
 
 import argparse
-import pickle
 from pathlib import Path
 
 import numpy as np
 
+from mmswinv2.checkpoints import read_pickle
 from mmswinv2.errors import UserError, report_user_errors
 
 DIRECTIONS = 4  # left, right, up, down are the first classes of make_motion.py
@@ -18,10 +18,7 @@ def accuracies(path):
     """Share of right answers over all clips, and over those of a direction."""
     if not Path(path).is_file():
         raise UserError(f'{path} does not exist; write it with tools/test.py --dump {path}')
-    try:
-        samples = pickle.loads(Path(path).read_bytes())
-    except (pickle.UnpicklingError, EOFError) as error:
-        raise UserError(f'{path} was not written by tools/test.py --dump: {error}') from error
+    samples = read_pickle(path)
     truth = np.array([int(sample['gt_label']) for sample in samples])
     hits = truth == [int(sample['pred_score'].argmax()) for sample in samples]
     return hits.mean(), hits[truth < DIRECTIONS].mean()
