@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -108,7 +109,13 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         remove_half_written(cfg.work_dir)
     use_whole_files()
     _set_up_processes(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if 'runner_type' in cfg:
+        runner = RUNNERS.build(cfg)
+    else:
+        options = cfg.pop('compile', None)
+        runner = Runner.from_cfg(cfg)
+        if options:
+            compile_features(runner.model, {} if options is True else dict(options))
     own = [CheckDatasetHook()]
     if 'train' in kinds:
         check_shared(cfg)
@@ -118,6 +125,28 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     for hook in own:
         runner.register_hook(hook, priority='VERY_HIGH')
     return runner
+
+
+def compile_features(model: Any, options: dict[str, Any]) -> None:
+    """Compile backbone and neck, in place: what ``compile=...`` in a config asks for.
+
+    mmengine would compile whole training steps. Those of detectors hold lists of boxes and values
+    that are read on the host, on which torch's compiler fails.
+
+    Args:
+        model: the model, wrapped for distributed training or not.
+        options: of `torch.compile`.
+    """
+    model = getattr(model, 'module', model)
+    parts = [name for name in ('backbone', 'neck') if getattr(model, name, None) is not None]
+    if not parts:
+        raise UserError(
+            f'compile={options or True} in the config is for backbone and neck, and '
+            f'{type(model).__name__} has neither; leave it out'
+        )
+    for name in parts:
+        getattr(model, name).compile(**options)
+    print_log(f'compiled, when first used: {" and ".join(parts)} of the model', logger='current')
 
 
 def set_mixed_precision(cfg: Config, dtype: str) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmswinv2.engine.launch import set_mixed_precision
+from mmswinv2.engine.launch import compile_features, set_mixed_precision
 from mmswinv2.errors import UserError
 
 
@@ -51,3 +51,8 @@ def test_bfloat16_needs_a_card_that_has_it(gpu):
 def test_a_strategy_has_its_own_precision(gpu):
     with pytest.raises(UserError, match='DeepSpeedOptimWrapper, whose precision its strategy sets'):
         set_mixed_precision(config(type='mmengine.DeepSpeedOptimWrapper'), 'float16')
+
+
+def test_compile_needs_something_to_compile():
+    with pytest.raises(UserError, match='Linear has neither; leave it out'):
+        compile_features(torch.nn.Linear(1, 1), {})

@@ -79,6 +79,19 @@ def test_converted_checkpoint_serves_as_pretrained(tool, trained, tmp_path):
     assert not (tmp_path / 'c.pth').exists()
 
 
+@pytest.mark.slow
+def test_compile_in_a_config(train, trained, tmp_path):
+    """As torch's compiler makes graphs, without the compiling, which takes minutes."""
+    run = train(tmp_path, options=['compile.backend=aot_eager'])
+    assert run.returncode == 0, run.stderr
+    assert 'compiled, when first used: backbone and neck of the model' in run.stdout
+    assert 'graph break' not in (run.stdout + run.stderr).lower()
+    got, want = (read_checkpoint(d / 'iter_2.pth')['state_dict'] for d in (tmp_path, trained))
+    assert got.keys() == want.keys()
+    for key, value in want.items():
+        torch.testing.assert_close(got[key], value, atol=1e-3, rtol=1e-2)
+
+
 def test_tensorboard_if_asked_for(train, tmp_path):
     run = train(tmp_path, options=['visualizer.vis_backends.0.type=TensorboardVisBackend'])
     assert run.returncode == 0, run.stderr
