@@ -14,6 +14,7 @@ runs the program on small sizes, and its figures mean nothing.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import itertools
 import json
@@ -58,15 +59,20 @@ SHAPES = [
 ]
 
 
-def clock(step, budget=2.0):
+def clock(step, budget=1.0):
     """Median milliseconds of a step, warmed up, for about `budget` seconds."""
-    start = time.perf_counter()
     for _ in range(3):
         step()
+    if DEVICE == 'cuda':
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    for _ in range(2):
+        step()
     if DEVICE == 'cpu':
-        return (time.perf_counter() - start) / 3 * 1e3
+        return (time.perf_counter() - start) / 2 * 1e3
     torch.cuda.synchronize()
-    runs = max(5, min(100, int(budget / ((time.perf_counter() - start) / 3))))
+    runs = max(5, min(100, int(budget / ((time.perf_counter() - start) / 2))))
     marks = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(runs)]
     for begin, end in marks:
         begin.record()
@@ -87,7 +93,10 @@ def describe_machine():
 
 def poison(megabytes=256):
     """Fill memory that will be used again, so that what is not written shows."""
-    torch.full((megabytes * 2**18,), float('nan'), device=DEVICE)
+    if DEVICE == 'cuda':
+        torch.cuda.empty_cache()
+    sizes = [megabytes * 2**18, *[2**17] * 64]
+    [torch.full((size,), float('nan'), device=DEVICE) for size in sizes]
 
 
 def error(got, want):
@@ -169,12 +178,12 @@ def kernels(cases):
             q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
             return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
-        def ours_both(grad=grad, ours=ours):
-            ours().backward(grad)
+        def ours_both(grad=grad, ours=ours, inputs=inputs):
+            torch.autograd.grad(ours(), inputs, grad)
 
-        def theirs_both(theirs=theirs):
+        def theirs_both(theirs=theirs, inputs=(q, k, v)):
             out = theirs()
-            out.backward(out)
+            torch.autograd.grad(out, inputs, out)
 
         with torch.no_grad():
             forward = [clock(ours), clock(theirs)]
@@ -193,7 +202,7 @@ def make_step(name, arch, size, window, batch, dtype, training, compiled=False):
         net = run = SwinV2(arch, window_size=window, **video)
     else:
         net, _, _, run = getattr(peers, name)(arch, size, (window,) * 4, (0,) * 4)
-    net.to(DEVICE).train(training)
+    peers.randomise(net).to(DEVICE).train(training)
     run = torch.compile(run) if compiled else run
     x = torch.randn(batch, 3, *size, device=DEVICE)
     autocast = torch.autocast(DEVICE, dtype, dtype != torch.float32)
@@ -242,9 +251,10 @@ def floor_of(arch, size, window, batch, rate):
 def measure(name, *spec):
     """Milliseconds and peak MiB, or what went wrong."""
     try:
+        torch._dynamo.reset()
+        gc.collect()
         if DEVICE == 'cuda':
             torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
         step = make_step(name, *spec)
         ms = clock(step)
         peak = torch.cuda.max_memory_allocated() / 2**20 if DEVICE == 'cuda' else 0
@@ -269,7 +279,7 @@ def networks(args, rate):
         args.workloads, args.archs, args.dtypes, args.modes
     ):
         size, window, batches = args.sizes[key]
-        for batch in batches:
+        for batch in args.batches or batches:
             if time.monotonic() > ends:
                 print(f'{args.minutes} minutes are over')
                 return records
@@ -285,6 +295,8 @@ def networks(args, rate):
             )  # fmt: skip
             records.append(record)
             print(row_of(record, found), flush=True)
+            if args.out:
+                args.out.write_text(json.dumps(records, indent=1))
     return records
 
 
@@ -318,6 +330,7 @@ def main():
     parser.add_argument('--workloads', nargs='+', choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument('--archs', nargs='+', default=['tiny', 'small', 'base'])
     parser.add_argument('--dtypes', nargs='+', choices=DTYPES, default=['bfloat16', 'float16'])
+    parser.add_argument('--batches', nargs='+', type=int, help='instead of those of the workload')
     modes = ('inference', 'training')
     parser.add_argument('--modes', nargs='+', choices=modes, default=modes)
     parser.add_argument('--implementations', nargs='+', default=[*OURS, *PEERS])
@@ -350,9 +363,7 @@ def main():
         print(
             f'products {rate[0] / 1e12:.0f} TFLOP/s in bfloat16, copies {rate[1] / 1e12:.2f} TB/s'
         )
-        records = networks(args, rate)
-        if args.out:
-            args.out.write_text(json.dumps(records, indent=1))
+        networks(args, rate)
 
 
 if __name__ == '__main__':

@@ -74,7 +74,10 @@ def compile_kernel(kernel, target, dtype, options, warps=4, stages=2):
         else:
             wide = name in WIDE or (kernel in OTHERS.values() and name in ('grad', 'out'))
             signature[name] = '*fp32' if wide else f'*{dtype}'
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    # tensors of torch begin at multiples of 16 bytes
+    pointers = [i for i, name in enumerate(kernel.arg_names) if signature[name].startswith('*')]
+    attrs = {(i,): [['tt.divisibility', 16]] for i in pointers}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attrs)
     launch = dict(num_warps=warps, num_stages=stages)
     return triton.compile(source, target=TARGETS[target], options=launch)
 
@@ -143,15 +146,15 @@ def table(targets, dtypes):
             yield target, name, dtype, f'{channels} {what}', '', *resources(compiled)
 
 
-def tune(windows=(8, 16, 32), widths=(32, 64, 128)):
-    """Time every choice of blocks on the card at hand, and write the fastest of each."""
+def tune(dtypes, widths, windows):
+    """Time choices of blocks on the card at hand, and write the fastest of each as it is found."""
     from triton.testing import do_bench
 
     capability = blocks_of._capability(torch.device('cuda'))
-    rows = [row for row in blocks_of.table() if row['capability'] != capability]
-    sizes = (16, 32, 64, 128)
-    choices = [blocks_of.Blocks(*c) for c in itertools.product(sizes, sizes, (4, 8), (1, 2, 3))]
-    for dtype, width, window in itertools.product(('bf16', 'fp32'), widths, windows):
+    rows = blocks_of.table()
+    sizes = [pair for pair in itertools.product((32, 64, 128), repeat=2) if sum(pair) < 256]
+    choices = [blocks_of.Blocks(*c, warps, 2) for c in sizes for warps in (4, 8)]
+    for dtype, width, window in itertools.product(dtypes, widths, windows):
         heads, size = 96 // width or 1, (192, 320)
         kind = DTYPES[dtype]
         qkv = torch.randn(1, *size, 3 * heads * width, device='cuda', dtype=kind)
@@ -174,7 +177,7 @@ def tune(windows=(8, 16, 32), widths=(32, 64, 128)):
                 try:
                     with mock.patch.object(attention, 'choose_blocks', choose):
                         time = do_bench(forward if name == 'forward' else backward)
-                except (triton.runtime.errors.OutOfResources, RuntimeError) as error:
+                except (triton.runtime.errors.TritonError, RuntimeError) as error:
                     print(name, dtype, width, window, blocks, type(error).__name__, file=sys.stderr)
                     continue
                 if best is None or time < best[0]:
@@ -183,13 +186,14 @@ def tune(windows=(8, 16, 32), widths=(32, 64, 128)):
             print(
                 f'{name} {dtype} head {width} window {window}: {time:.3f} ms {blocks}', flush=True
             )
-            rows.append(
-                dict(
-                    capability=capability, kernel=name, itemsize=kind.itemsize, width=width,
-                    tokens=window**2, blocks=list(blocks),
-                )
+            found = dict(
+                capability=capability, kernel=name, itemsize=kind.itemsize, width=width,
+                tokens=window**2,
             )  # fmt: skip
-    blocks_of.FILE.write_text('[\n' + ',\n'.join(json.dumps(row) for row in rows) + '\n]\n')
+            rows = [row for row in rows if not found.items() <= row.items()]
+            rows.append({**found, 'blocks': list(blocks)})
+            text = '[\n' + ',\n'.join(json.dumps(row) for row in rows) + '\n]\n'
+            blocks_of.FILE.write_text(text)
 
 
 def main():
@@ -202,9 +206,11 @@ def main():
     parser.add_argument(
         '--tune', action='store_true', help='time on the GPU at hand, write the table'
     )
+    parser.add_argument('--widths', nargs='+', type=int, default=[32], help='of heads, to tune')
+    parser.add_argument('--windows', nargs='+', type=int, default=[8, 16, 32], help='to tune')
     args = parser.parse_args()
     if args.tune:
-        tune()
+        tune(args.dtypes, args.widths, args.windows)
         return
     for row in table(args.targets, args.dtypes):
         print(

@@ -114,8 +114,9 @@ class ContinuousPositionBias(nn.Sequential):
             ``(h, 2 M1 - 1, ...)``.
         """
         if all(is_plain(m, kind) for m, kind in zip(self, _LAYERS, strict=False)):
-            w1, b1, w2 = self.parameters()
-            table = ops.position_bias(w1, b1, w2, window, self.pretrained_window)
+            first, last = self[0], self[2]
+            weights = first.weight, first.bias, last.weight
+            table = ops.position_bias(*weights, window, self.pretrained_window)
             if table is not None:
                 return table
         like = next(self.parameters()) if like is None else like

@@ -159,7 +159,8 @@ def set_mixed_precision(cfg: Config, dtype: str) -> None:
     Raises:
         UserError: if the config leaves precision to a strategy, or the GPU cannot do it.
     """
-    kind = str(cfg.optim_wrapper.get('type', 'OptimWrapper'))
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    kind = kind.__name__ if isinstance(kind, type) else str(kind)
     if kind.rpartition('.')[2] not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise UserError(
             f'--amp sets optim_wrapper.type to AmpOptimWrapper, and the config has {kind}, whose '

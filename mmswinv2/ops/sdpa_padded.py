@@ -29,7 +29,8 @@ def fits_attend(qkv: Tensor, table: Tensor, scale: Tensor, dropout: float) -> bo
     Nor under `torch.jit.trace` and `torch.func`, see `sdpa.fits_attend`.
     """
     watched = torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
-    return qkv.device.type not in ('cpu', 'meta') and not dropout and not watched
+    fits = qkv.device.type not in ('cpu', 'meta') and qkv.numel() > 0
+    return fits and not dropout and not watched
 
 
 def attend(

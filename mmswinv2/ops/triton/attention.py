@@ -26,6 +26,7 @@ from torch.utils import flop_counter
 from ..reference import fold
 from ..windows import WindowGrid
 from .blocks import Blocks, choose_blocks
+from .direct import direct, is_watched
 
 _LOG2_E = tl.constexpr(math.log2(math.e))
 _TINY = tl.constexpr(1e-10)  # a vector whose squared length is smaller has no direction
@@ -105,6 +106,7 @@ def _kept(seed, queries, keys, heads, head, tokens, dropout):
 
     The same for a pair of tokens of the map in every kernel.
     """
+    dropout = tl.cast(dropout, tl.float32)  # compiled graphs hand over float64
     pair = (queries.to(tl.int64) * heads + head) * tokens + keys
     return tl.where(tl.rand(tl.load(seed), pair) < dropout, 0.0, 1.0 / (1.0 - dropout))
 
@@ -325,6 +327,13 @@ def _three(numbers: Sequence[Any], missing: int) -> list[Any]:
     return [missing] * (3 - len(numbers)) + list(numbers)
 
 
+def _takes_tf32() -> bool:
+    """Torch's switch for products of float32, under its newer or its older name."""
+    matmul = torch.backends.cuda.matmul
+    newer = getattr(matmul, 'fp32_precision', None)
+    return bool(matmul.allow_tf32) if newer is None else newer == 'tf32'
+
+
 class _Call:
     """What all kernels of one call are given."""
 
@@ -361,7 +370,7 @@ class _Call:
             M2=self.window[2],
             HEAD=head,
             WIDTH=self.width,
-            PRECISION='ieee' if torch.get_float32_matmul_precision() == 'highest' else 'tf32',
+            PRECISION='tf32' if _takes_tf32() else 'ieee',
             DROP=dropout > 0,
         )
         self.blocks_for = (qkv.device, math.prod(window), self.width, qkv.itemsize)
@@ -393,8 +402,7 @@ class _Call:
         )
 
 
-@triton_op('mmswinv2::attend', mutates_args=())
-def attend_op(
+def _attend(
     qkv: Tensor,
     table: Tensor,
     scale: Tensor,
@@ -414,6 +422,9 @@ def attend_op(
     return out, lse
 
 
+attend_op = triton_op('mmswinv2::attend', _attend, mutates_args=())
+
+
 @attend_op.register_fake
 def _fake_attend(qkv: Tensor, table: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     batch, *size, channels = qkv.shape
@@ -421,8 +432,7 @@ def _fake_attend(qkv: Tensor, table: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return out, table.new_empty((table.shape[0], batch * math.prod(size)))
 
 
-@triton_op('mmswinv2::attend_backward', mutates_args=())
-def attend_backward_op(
+def _attend_backward(
     grad: Tensor,
     qkv: Tensor,
     table: Tensor,
@@ -471,6 +481,9 @@ def attend_backward_op(
     return d_qkv, d_table, parts.sum(1)
 
 
+attend_backward_op = triton_op('mmswinv2::attend_backward', _attend_backward, mutates_args=())
+
+
 @attend_backward_op.register_fake
 def _fake_attend_backward(
     grad: Tensor, qkv: Tensor, table: Tensor, *others: Any
@@ -490,10 +503,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.save_for_backward(qkv, table, scale, seed, *output)
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(run: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     qkv, table, scale, seed, out, lse = ctx.saved_tensors
     repeatable = torch.are_deterministic_algorithms_enabled()
-    d_qkv, d_table, d_scale = torch.ops.mmswinv2.attend_backward(
+    d_qkv, d_table, d_scale = run(
         grad.contiguous(), qkv, table, scale, seed, out, lse, *ctx.numbers, repeatable
     )
     if repeatable:
@@ -501,6 +514,15 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     return d_qkv, d_table, d_scale, None, None, None, None
 
 
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return _gradients(torch.ops.mmswinv2.attend_backward, ctx, grad)
+
+
+def _direct_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return _gradients(_attend_backward, ctx, grad)
+
+
+_direct = direct(_attend, _setup_context, _direct_backward)
 attend_op.register_autograd(_backward, setup_context=_setup_context)
 
 
@@ -509,7 +531,8 @@ def attend(qkv: Tensor, grid: WindowGrid, table: Tensor, scale: Tensor, dropout:
     seed = None
     if dropout:
         seed = torch.randint(2**62, (1,), device=qkv.device)
-    out: Tensor = torch.ops.mmswinv2.attend(
+    run = torch.ops.mmswinv2.attend if is_watched(qkv) else _direct
+    out: Tensor = run(
         qkv.contiguous(),
         table.contiguous(),
         scale.flatten().float(),

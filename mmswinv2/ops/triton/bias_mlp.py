@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 from torch.utils import flop_counter
 
+from .direct import direct, is_watched
+
 _SIZES = ('heads', 'offsets', 't0', 't1', 't2')
 _BLOCK = 32  # offsets
 _UNITS, _UNITS_BACKWARD = 32, 16  # hidden units at a time
@@ -25,7 +27,7 @@ _UNITS, _UNITS_BACKWARD = 32, 16  # hidden units at a time
 @triton.jit
 def _coordinate(i, t, divisor):
     """Log-spaced coordinate of place i of an axis of t offsets (equation 4)."""
-    u = (i - t // 2).to(tl.float32) * divisor
+    u = (i - t // 2).to(tl.float32) * tl.cast(divisor, tl.float32)
     size = tl.log2(1.0 + tl.abs(u)) / 3.0
     return tl.where(u < 0, -size, size)
 
@@ -129,8 +131,7 @@ def _numbers(
     return numbers, options
 
 
-@triton_op('mmswinv2::position_bias', mutates_args=())
-def position_bias_op(
+def _position_bias(
     w1: Tensor, b1: Tensor, w2: Tensor, window: Sequence[int], pretrained: Sequence[int]
 ) -> Tensor:
     """See `mmswinv2.ops.position_bias`."""
@@ -143,6 +144,9 @@ def position_bias_op(
     return table
 
 
+position_bias_op = triton_op('mmswinv2::position_bias', _position_bias, mutates_args=())
+
+
 @position_bias_op.register_fake
 def _fake_position_bias(
     w1: Tensor, b1: Tensor, w2: Tensor, window: Sequence[int], pretrained: Sequence[int]
@@ -150,8 +154,7 @@ def _fake_position_bias(
     return w2.new_empty((w2.shape[0], *(2 * m - 1 for m in window)), dtype=torch.float32)
 
 
-@triton_op('mmswinv2::position_bias_backward', mutates_args=())
-def position_bias_backward_op(
+def _position_bias_backward(
     grad: Tensor, table: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, pretrained: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the weights."""
@@ -163,6 +166,11 @@ def position_bias_backward_op(
             grad, table, w1, b1, w2, d_w1, d_b1, d_w2, *numbers, **options
         )
     return d_w1, d_b1, d_w2
+
+
+position_bias_backward_op = triton_op(
+    'mmswinv2::position_bias_backward', _position_bias_backward, mutates_args=()
+)
 
 
 @position_bias_backward_op.register_fake
@@ -177,13 +185,19 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(output, *inputs[:3])
 
 
+def _gradients(run: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return (*run(grad.contiguous(), *ctx.saved_tensors, ctx.pretrained), None, None)
+
+
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = torch.ops.mmswinv2.position_bias_backward(
-        grad.contiguous(), *ctx.saved_tensors, ctx.pretrained
-    )
-    return (*gradients, None, None)
+    return _gradients(torch.ops.mmswinv2.position_bias_backward, ctx, grad)
 
 
+def _direct_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return _gradients(_position_bias_backward, ctx, grad)
+
+
+_direct = direct(_position_bias, _setup_context, _direct_backward)
 position_bias_op.register_autograd(_backward, setup_context=_setup_context)
 
 
@@ -191,9 +205,8 @@ def position_bias(
     w1: Tensor, b1: Tensor, w2: Tensor, window: tuple[int, ...], pretrained: tuple[int, ...]
 ) -> Tensor:
     """See `mmswinv2.ops.position_bias`."""
-    table: Tensor = torch.ops.mmswinv2.position_bias(
-        w1.contiguous(), b1, w2.contiguous(), window, pretrained
-    )
+    run = torch.ops.mmswinv2.position_bias if is_watched(w2) else _direct
+    table: Tensor = run(w1.contiguous(), b1, w2.contiguous(), window, pretrained)
     return table
 
 

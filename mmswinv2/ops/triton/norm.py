@@ -6,6 +6,7 @@ float32, and computed again in backward, where rows are in registers anyway.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
-_SIZES = ('rows', 'channels', 'rows_in_map', 'programs')
+from .direct import direct, is_watched
+
+_SIZES = ('rows', 'rows_in_map', 'programs')
 _ELEMENTS = 2048  # of a program at a time
 _PROGRAMS = 512  # that share the rows, in backward
 
@@ -24,24 +27,26 @@ def _normalize(y, channels, there, eps):
     """Rows of mean 0 and variance 1, and what they were multiplied by."""
     mean = tl.sum(y, 1) / channels
     centred = tl.where(there, y - mean[:, None], 0.0)
+    # compiled graphs hand over numbers in float64
+    eps = tl.cast(eps, tl.float32)
     inverse = tl.rsqrt(tl.sum(centred * centred, 1) / channels + eps)
     return centred * inverse[:, None], inverse
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def add_norm_forward(
-    x, y, weight, bias, scale, out, eps, rows, channels, rows_in_map,
-    WIDTH: tl.constexpr, ROWS: tl.constexpr, SCALED: tl.constexpr,
+    x, y, weight, bias, scale, out, eps, rows, rows_in_map,
+    CHANNELS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     """A program: some rows."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     c = tl.arange(0, WIDTH)
-    there = (row < rows)[:, None] & (c < channels)[None, :]
-    at = row[:, None] * channels + c[None, :]
+    there = (row < rows)[:, None] & (c < CHANNELS)[None, :]
+    at = row[:, None] * CHANNELS + c[None, :]
     values = tl.load(y + at, mask=there, other=0.0).to(tl.float32)
-    normal, _ = _normalize(values, channels, there, eps)
-    w = tl.load(weight + c, mask=c < channels, other=0.0).to(tl.float32)
-    b = tl.load(bias + c, mask=c < channels, other=0.0).to(tl.float32)
+    normal, _ = _normalize(values, CHANNELS, there, eps)
+    w = tl.load(weight + c, mask=c < CHANNELS, other=0.0).to(tl.float32)
+    b = tl.load(bias + c, mask=c < CHANNELS, other=0.0).to(tl.float32)
     normal = normal * w[None, :] + b[None, :]
     if SCALED:
         s = tl.load(scale + row // rows_in_map, mask=row < rows, other=0.0).to(tl.float32)
@@ -52,21 +57,21 @@ def add_norm_forward(
 
 @triton.jit(do_not_specialize=_SIZES)
 def add_norm_backward(
-    grad, y, weight, scale, d_y, parts, eps, rows, channels, rows_in_map, programs,
-    WIDTH: tl.constexpr, ROWS: tl.constexpr, SCALED: tl.constexpr,
+    grad, y, weight, scale, d_y, parts, eps, rows, rows_in_map, programs,
+    CHANNELS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     """A program: every so many rows; their gradients of weight and bias go to `parts`."""
     program = tl.program_id(0)
     c = tl.arange(0, WIDTH)
-    w = tl.load(weight + c, mask=c < channels, other=0.0).to(tl.float32)
+    w = tl.load(weight + c, mask=c < CHANNELS, other=0.0).to(tl.float32)
     d_weight = tl.zeros([WIDTH], tl.float32)
     d_bias = tl.zeros([WIDTH], tl.float32)
     for begin in range(program * ROWS, rows, programs * ROWS):
         row = (begin + tl.arange(0, ROWS)).to(tl.int64)
-        there = (row < rows)[:, None] & (c < channels)[None, :]
-        at = row[:, None] * channels + c[None, :]
+        there = (row < rows)[:, None] & (c < CHANNELS)[None, :]
+        at = row[:, None] * CHANNELS + c[None, :]
         values = tl.load(y + at, mask=there, other=0.0).to(tl.float32)
-        normal, inverse = _normalize(values, channels, there, eps)
+        normal, inverse = _normalize(values, CHANNELS, there, eps)
         g = tl.load(grad + at, mask=there, other=0.0).to(tl.float32)
         if SCALED:
             s = tl.load(scale + row // rows_in_map, mask=row < rows, other=0.0).to(tl.float32)
@@ -74,35 +79,41 @@ def add_norm_backward(
         d_weight += tl.sum(g * normal, 0)
         d_bias += tl.sum(g, 0)
         g *= w[None, :]
-        along = tl.sum(g * normal, 1) / channels
-        d = (g - tl.sum(g, 1)[:, None] / channels - normal * along[:, None]) * inverse[:, None]
+        along = tl.sum(g * normal, 1) / CHANNELS
+        d = (g - tl.sum(g, 1)[:, None] / CHANNELS - normal * along[:, None]) * inverse[:, None]
         tl.store(d_y + at, d, mask=there)
-    at = parts + program * 2 * channels + c
-    tl.store(at, d_weight, mask=c < channels)
-    tl.store(at + channels, d_bias, mask=c < channels)
+    at = parts + program * 2 * CHANNELS + c
+    tl.store(at, d_weight, mask=c < CHANNELS)
+    tl.store(at + CHANNELS, d_bias, mask=c < CHANNELS)
 
 
 def _options(y: Tensor, scale: Tensor | None) -> dict[str, Any]:
     width = triton.next_power_of_2(y.shape[-1])
     rows = max(1, _ELEMENTS // width)
     return dict(
-        WIDTH=width, ROWS=rows, SCALED=scale is not None, num_warps=4 if width < 2048 else 8
+        CHANNELS=y.shape[-1],
+        WIDTH=width,
+        ROWS=rows,
+        SCALED=scale is not None,
+        num_warps=4 if width < 2048 else 8,
     )
 
 
-@triton_op('mmswinv2::add_norm', mutates_args=())
-def add_norm_op(
+def _add_norm(
     x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float, scale: Tensor | None
 ) -> Tensor:
     """See `mmswinv2.ops.add_norm`; scale is ``(B,)``."""
     out, options = torch.empty_like(x), _options(y, scale)
-    rows, channels = y.shape[:-1].numel(), y.shape[-1]
+    rows = math.prod(y.shape[:-1])
     grid = ((rows + options['ROWS'] - 1) // options['ROWS'],)
     with torch.cuda.device_of(y):
         wrap_triton(add_norm_forward)[grid](
-            x, y, weight, bias, scale, out, eps, rows, channels, rows // y.shape[0], **options
+            x, y, weight, bias, scale, out, eps, rows, rows // y.shape[0], **options
         )
     return out
+
+
+add_norm_op = triton_op('mmswinv2::add_norm', _add_norm, mutates_args=())
 
 
 @add_norm_op.register_fake
@@ -110,22 +121,24 @@ def _fake_add_norm(x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x)
 
 
-@triton_op('mmswinv2::add_norm_backward', mutates_args=())
-def add_norm_backward_op(
+def _add_norm_backward(
     grad: Tensor, y: Tensor, weight: Tensor, eps: float, scale: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Gradients of y, and of weight and bias ``(2, C)``, in float32."""
     d_y, options = torch.empty_like(y), _options(y, scale)
-    rows, channels = y.shape[:-1].numel(), y.shape[-1]
+    rows, channels = math.prod(y.shape[:-1]), y.shape[-1]
     blocks = (rows + options['ROWS'] - 1) // options['ROWS']
     programs = torch.sym_min(_PROGRAMS, blocks)
     parts = torch.empty((programs, 2, channels), device=y.device, dtype=torch.float32)
     with torch.cuda.device_of(y):
         wrap_triton(add_norm_backward)[(programs,)](
-            grad, y, weight, scale, d_y, parts, eps, rows, channels, rows // y.shape[0], programs,
+            grad, y, weight, scale, d_y, parts, eps, rows, rows // y.shape[0], programs,
             **options,
         )  # fmt: skip
     return d_y, parts.sum(0)
+
+
+add_norm_backward_op = triton_op('mmswinv2::add_norm_backward', _add_norm_backward, mutates_args=())
 
 
 @add_norm_backward_op.register_fake
@@ -138,15 +151,24 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(y, weight, scale)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(run: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     y, weight, scale = ctx.saved_tensors
     if not any(ctx.needs_input_grad[1:4]):
         return grad, None, None, None, None, None
-    d_y, sums = torch.ops.mmswinv2.add_norm_backward(grad.contiguous(), y, weight, ctx.eps, scale)
+    d_y, sums = run(grad.contiguous(), y, weight, ctx.eps, scale)
     d_weight, d_bias = sums.to(weight.dtype).unbind()
     return grad, d_y, d_weight, d_bias, None, None
 
 
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return _gradients(torch.ops.mmswinv2.add_norm_backward, ctx, grad)
+
+
+def _direct_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return _gradients(_add_norm_backward, ctx, grad)
+
+
+_direct = direct(_add_norm, _setup_context, _direct_backward)
 add_norm_op.register_autograd(_backward, setup_context=_setup_context)
 
 
@@ -155,7 +177,6 @@ def add_norm(
 ) -> Tensor:
     """See `mmswinv2.ops.add_norm`."""
     scale = None if scale is None else scale.flatten()
-    out: Tensor = torch.ops.mmswinv2.add_norm(
-        x.contiguous(), y.contiguous(), weight, bias, float(eps), scale
-    )
+    run = torch.ops.mmswinv2.add_norm if is_watched(y) else _direct
+    out: Tensor = run(x.contiguous(), y.contiguous(), weight, bias, float(eps), scale)
     return out
