@@ -176,7 +176,7 @@ def tune(dtypes, widths, windows):
 
                 try:
                     with mock.patch.object(attention, 'choose_blocks', choose):
-                        time = do_bench(forward if name == 'forward' else backward)
+                        time = do_bench(forward if name == 'forward' else backward, 5, 30)
                 except (triton.runtime.errors.TritonError, RuntimeError) as error:
                     print(name, dtype, width, window, blocks, type(error).__name__, file=sys.stderr)
                     continue
