@@ -9,6 +9,7 @@ makes a table ``(h, 2 M1 - 1, 2 M2 - 1, ...)``.
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +115,7 @@ class ContinuousPositionBias(nn.Sequential):
             ``(h, 2 M1 - 1, ...)``.
         """
         if all(is_plain(m, kind) for m, kind in zip(self, _LAYERS, strict=False)):
-            first, last = self[0], self[2]
+            first, last = cast(nn.Linear, self[0]), cast(nn.Linear, self[2])
             weights = first.weight, first.bias, last.weight
             table = ops.position_bias(*weights, window, self.pretrained_window)
             if table is not None:

@@ -117,7 +117,7 @@ def test_pretrained_weights_are_loaded_and_reported(tmp_path, log):
     ('init_cfg', 'words'),
     [
         (dict(checkpoint='no.pth'), 'no.pth does not exist'),
-        (dict(checkpoint='torchvision://swin_v2_t'), 'only files and http'),
+        (dict(checkpoint='torchvision://swin_v2_t'), 'only files, https'),
         (dict(checkpoint='no.pth', prefx='backbone'), 'may have prefix and format, got .*prefx'),
         (dict(), 'needs checkpoint'),
     ],

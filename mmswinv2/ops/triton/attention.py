@@ -132,7 +132,7 @@ def attend_forward(
     i = start + tl.arange(0, BQ)
     queries, o_queries, i_there = _places(i, first, s0, s1, s2, n1, n2, t1, t2, M1, M2)
     row = _load(qkv + head * HEAD, queries, i_there, d, 3 * C, HEAD)
-    unit, _ = _directions(row)
+    unit, _inverse = _directions(row)
     q = (unit * (tl.load(scale + head) * _LOG2_E)).to(row.dtype)
     bias = table + head * (t0 * t1 * t2) + (t0 * t1 * t2 - 1) // 2
     largest = tl.full([BQ], -float('inf'), tl.float32)
@@ -141,7 +141,7 @@ def attend_forward(
     for begin in range(0, n, BK):
         j = begin + tl.arange(0, BK)
         keys, o_keys, j_there = _places(j, first, s0, s1, s2, n1, n2, t1, t2, M1, M2)
-        k, _ = _directions(_load(qkv + C + head * HEAD, keys, j_there, d, 3 * C, HEAD))
+        k, _inverse_k = _directions(_load(qkv + C + head * HEAD, keys, j_there, d, 3 * C, HEAD))
         v = _load(qkv + 2 * C + head * HEAD, keys, j_there, d, 3 * C, HEAD)
         pairs = i_there[:, None] & j_there[None, :]
         b = tl.load(bias + (o_queries[:, None] - o_keys[None, :]), mask=pairs, other=0.0)
@@ -195,7 +195,7 @@ def attend_backward_q(
     for begin in range(0, n, BK):
         j = begin + tl.arange(0, BK)
         keys, o_keys, j_there = _places(j, first, s0, s1, s2, n1, n2, t1, t2, M1, M2)
-        k, _ = _directions(_load(qkv + C + head * HEAD, keys, j_there, d, 3 * C, HEAD))
+        k, _inverse_k = _directions(_load(qkv + C + head * HEAD, keys, j_there, d, 3 * C, HEAD))
         v = _load(qkv + 2 * C + head * HEAD, keys, j_there, d, 3 * C, HEAD)
         pairs = i_there[:, None] & j_there[None, :]
         b = tl.load(bias + (o_queries[:, None] - o_keys[None, :]), mask=pairs, other=0.0)
@@ -243,7 +243,7 @@ def attend_backward_kv(
     for begin in range(0, n, BQ):
         i = begin + tl.arange(0, BQ)
         queries, o_queries, i_there = _places(i, first, s0, s1, s2, n1, n2, t1, t2, M1, M2)
-        unit_q, _ = _directions(_load(qkv + head * HEAD, queries, i_there, d, 3 * C, HEAD))
+        unit_q, _inverse_q = _directions(_load(qkv + head * HEAD, queries, i_there, d, 3 * C, HEAD))
         q = (unit_q * (s * _LOG2_E)).to(k.dtype)
         g = _load(grad + head * HEAD, queries, i_there, d, C, HEAD)
         products = tl.load(delta + head * tokens + queries, mask=i_there, other=0.0)
@@ -295,13 +295,13 @@ def attend_backward_table(
     acc = tl.zeros([BQ, BK], tl.float32)
     for w in range(share, windows, shares):
         first, s0, s1, s2 = _window(w, n0, n1, n2, m0, f0, f1, f2, M1, M2)
-        _, _, i_there = _places(i, 0, s0, s1, s2, n1, n2, t1, t2, M1, M2)
-        _, _, j_there = _places(j, 0, s0, s1, s2, n1, n2, t1, t2, M1, M2)
+        _i_in, _o_i, i_there = _places(i, 0, s0, s1, s2, n1, n2, t1, t2, M1, M2)
+        _j_in, _o_j, j_there = _places(j, 0, s0, s1, s2, n1, n2, t1, t2, M1, M2)
         queries, keys = first + i_map, first + j_map
         row = _load(qkv + head * HEAD, queries, i_there, d, 3 * C, HEAD)
-        unit, _ = _directions(row)
+        unit, _inverse_q = _directions(row)
         q = (unit * (s * _LOG2_E)).to(row.dtype)
-        k, _ = _directions(_load(qkv + C + head * HEAD, keys, j_there, d, 3 * C, HEAD))
+        k, _inverse_k = _directions(_load(qkv + C + head * HEAD, keys, j_there, d, 3 * C, HEAD))
         v = _load(qkv + 2 * C + head * HEAD, keys, j_there, d, 3 * C, HEAD)
         g = _load(grad + head * HEAD, queries, i_there, d, C, HEAD)
         products = tl.load(delta + head * tokens + queries, mask=i_there, other=0.0)
@@ -315,8 +315,8 @@ def attend_backward_table(
         acc += p * (d_p - products[:, None])
     if PAIRS:
         pairs = e0 * e1 * e2
-        _, row, _ = _places(i, 0, e0, e1, e2, n1, n2, e1, e2, M1, M2)
-        _, column, _ = _places(j, 0, e0, e1, e2, n1, n2, e1, e2, M1, M2)
+        _i_at, row, _i_all = _places(i, 0, e0, e1, e2, n1, n2, e1, e2, M1, M2)
+        _j_at, column, _j_all = _places(j, 0, e0, e1, e2, n1, n2, e1, e2, M1, M2)
         at = d_table + (head * pairs + row[:, None]).to(tl.int64) * pairs + column[None, :]
         tl.store(at, acc, mask=whole)
     else:
@@ -422,7 +422,7 @@ def _attend(
     return out, lse
 
 
-attend_op = triton_op('mmswinv2::attend', _attend, mutates_args=())
+attend_op: Any = triton_op('mmswinv2::attend', _attend, mutates_args=())
 
 
 @attend_op.register_fake
@@ -481,7 +481,7 @@ def _attend_backward(
     return d_qkv, d_table, parts.sum(1)
 
 
-attend_backward_op = triton_op('mmswinv2::attend_backward', _attend_backward, mutates_args=())
+attend_backward_op: Any = triton_op('mmswinv2::attend_backward', _attend_backward, mutates_args=())
 
 
 @attend_backward_op.register_fake

@@ -144,7 +144,7 @@ def _position_bias(
     return table
 
 
-position_bias_op = triton_op('mmswinv2::position_bias', _position_bias, mutates_args=())
+position_bias_op: Any = triton_op('mmswinv2::position_bias', _position_bias, mutates_args=())
 
 
 @position_bias_op.register_fake
@@ -168,7 +168,7 @@ def _position_bias_backward(
     return d_w1, d_b1, d_w2
 
 
-position_bias_backward_op = triton_op(
+position_bias_backward_op: Any = triton_op(
     'mmswinv2::position_bias_backward', _position_bias_backward, mutates_args=()
 )
 

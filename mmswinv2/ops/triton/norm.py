@@ -113,7 +113,7 @@ def _add_norm(
     return out
 
 
-add_norm_op = triton_op('mmswinv2::add_norm', _add_norm, mutates_args=())
+add_norm_op: Any = triton_op('mmswinv2::add_norm', _add_norm, mutates_args=())
 
 
 @add_norm_op.register_fake
@@ -138,7 +138,9 @@ def _add_norm_backward(
     return d_y, parts.sum(0)
 
 
-add_norm_backward_op = triton_op('mmswinv2::add_norm_backward', _add_norm_backward, mutates_args=())
+add_norm_backward_op: Any = triton_op(
+    'mmswinv2::add_norm_backward', _add_norm_backward, mutates_args=()
+)
 
 
 @add_norm_backward_op.register_fake
