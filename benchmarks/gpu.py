@@ -1,6 +1,6 @@
 """SwinV2 on a GPU: correctness first, then time and memory beside other implementations.
 
-    python -m benchmarks.gpu                                everything, some twenty minutes
+    python -m benchmarks.gpu                                everything, which takes hours
     python -m benchmarks.gpu --parts check kernels          some parts
     python -m benchmarks.gpu --workloads 800x1344 --modes training --minutes 9
 
