@@ -3,6 +3,7 @@
 That the kernels compile, which the interpreter does not show, is tested in tests/test_benchmarks.
 """
 
+import importlib
 import itertools
 import random
 
@@ -269,6 +270,8 @@ def test_operators_are_registered_as_torch_wants_them(name):
         'add_norm': (x, y, w, b, 1e-5, None),
         'position_bias': (*weights.parameters(), (2, 3), (4, 4)),
     }
+    for module in ('attention', 'norm', 'bias_mlp'):  # which register them
+        importlib.import_module(f'mmswinv2.ops.triton.{module}')
     checks = ('test_schema', 'test_autograd_registration', 'test_faketensor')
     operator = getattr(torch.ops.mmswinv2, name).default
     torch.library.opcheck(operator, arguments[name], test_utils=checks)
