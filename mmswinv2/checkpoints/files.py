@@ -35,17 +35,9 @@ HALF_WRITTEN = '.part-'  # stands in the names of files that are being written
 _DEEPSPEED_MODEL = '*model_states.pt'
 # What mmengine's own checkpoints hold besides tensors: logged scalars, as numpy arrays.
 _DTYPES = (
-    'Bool',
-    'Bytes',
-    'Int8',
-    'Int16',
-    'Int32',
-    'Int64',
-    'UInt8',
-    'Float16',
-    'Float32',
-    'Float64',
-)
+    'Bool', 'Bytes', 'Str', 'Int8', 'Int16', 'Int32', 'Int64', 'UInt8',
+    'Float16', 'Float32', 'Float64',
+)  # fmt: skip
 _HARMLESS = (
     'builtins.slice',
     'collections.defaultdict',
@@ -54,7 +46,7 @@ _HARMLESS = (
     'numpy._core.multiarray._reconstruct',
     'numpy.ndarray',
     'numpy.dtype',
-    *(f'numpy.dtypes.{name}DType' for name in (*_DTYPES, 'Str')),
+    *(f'numpy.dtypes.{name}DType' for name in _DTYPES),
 )
 # What pickles of predictions hold besides.
 _HARMLESS_PICKLED = ('collections.OrderedDict', 'torch._utils._rebuild_tensor_v2', 'torch.Size')
@@ -205,23 +197,20 @@ def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> Any:
         raise _unreadable(path, error) from error
 
 
-def load_without_code(
-    file: Any, map_location: Any, mmap: bool = False, also: Iterable[Any] = ()
-) -> Any:
+def load_without_code(file: Any, map_location: Any, mmap: bool = False) -> Any:
     """`torch.load` of tensors, and of what else stands in mmengine's checkpoints.
 
     Args:
         file: path or open file.
         map_location: see `torch.load`.
         mmap: see `torch.load`.
-        also: more classes that a file may ask for.
 
     Raises:
         pickle.UnpicklingError: if the file asks for anything else, or holds arrays of objects.
     """
     # Only what is not allowed yet, as leaving the context forbids what it has allowed.
     allowed = torch.serialization.get_safe_globals()
-    new = [item for item in (*harmless_globals(), *also) if item not in allowed]
+    new = [item for item in harmless_globals() if item not in allowed]
     with torch.serialization.safe_globals(new):
         found = torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
     _check_arrays(found)
@@ -297,16 +286,19 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
 class _Unpickler(pickle.Unpickler):
     """Finds the classes of plain data alone."""
 
-    def find_class(self, module: str, name: str) -> Any:
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file)
         entries = harmless_globals((*_HARMLESS, *_HARMLESS_PICKLED))
-        allowed: dict[str, Any] = {e[1]: e[0] for e in entries if isinstance(e, tuple)}
-        allowed['torch.storage._load_from_bytes'] = _tensor_storage
+        self.allowed: dict[str, Any] = {e[1]: e[0] for e in entries if isinstance(e, tuple)}
+        self.allowed['torch.storage._load_from_bytes'] = _tensor_storage
+
+    def find_class(self, module: str, name: str) -> Any:
         full = f'{module}.{name}'
         if module == 'torch' and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
-        if full not in allowed:
+        if full not in self.allowed:
             raise pickle.UnpicklingError(f'class {full} is not allowed')
-        return allowed[full]
+        return self.allowed[full]
 
 
 def _tensor_storage(data: bytes) -> Any:

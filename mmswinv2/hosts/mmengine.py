@@ -141,7 +141,7 @@ def read_without_code() -> None:
     @replace(checkpoint, '_safe_torch_load')
     def load(original: Any, file: Any, map_location: Any = None, weights_only: Any = None) -> Any:
         try:
-            return load_without_code(file, map_location, also=[slice])
+            return load_without_code(file, map_location)
         except UnpicklingError as error:
             raise CheckpointError(
                 f'{file} is no checkpoint, or restoring what it holds would run code from the file '

@@ -1,8 +1,6 @@
 """Window attention through torch's fused attention, on any device.
 
-Torch's kernels have no gradient for a bias, so in training a function stands around them: it keeps
-queries, keys and values as they came, and its backward pass computes directions and probabilities
-again, a few windows at a time.
+A call for each group of windows of one size; backward (see `recompute`) takes a few at a time.
 """
 
 from __future__ import annotations
@@ -15,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import flop_counter
 
+from . import recompute
+from .recompute import can_recompute
 from .reference import cosine_directions, expand, fold, split_heads, window_gradients
 from .windows import WindowGrid, from_windows, join_runs, split_runs, to_windows, windows_first
 
@@ -30,13 +30,8 @@ if _CPU_KERNEL not in flop_counter.flop_registry:  # torch counts its kernels of
 
 
 def fits_attend(qkv: Tensor, table: Tensor, scale: Tensor, dropout: float) -> bool:
-    """Any tensors, but dropped probabilities could not be computed again.
-
-    Nor under `torch.jit.trace`, whose graph would lack the gradients, nor under `torch.func`, which
-    goes through torch's kernel sample by sample.
-    """
-    watched = torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
-    return not dropout and not watched
+    """Any tensors; see `recompute.can_recompute`."""
+    return can_recompute(dropout)
 
 
 def attend(
@@ -48,10 +43,7 @@ def attend(
     windows_at_once: int | None = None,
 ) -> Tensor:
     """See `mmswinv2.ops.attend`."""
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (qkv, table, scale)):
-        out: Tensor = _Attend.apply(qkv, table, scale, grid, windows_at_once)
-        return out
-    return _forward(qkv, table, scale, grid, windows_at_once)
+    return recompute.attend(_forward, _backward, qkv, table, scale, grid, windows_at_once)
 
 
 def _forward(
@@ -88,26 +80,6 @@ def _join(outs: list[list[Tensor]], grid: WindowGrid) -> Tensor:
         view = windows_first(box, runs)
         view.copy_(windows.view(view.shape))  # one copy, where joining makes one for each axis
     return out
-
-
-class _Attend(torch.autograd.Function):
-    """Attention that keeps its inputs alone for backward."""
-
-    @staticmethod
-    def forward(
-        qkv: Tensor, table: Tensor, scale: Tensor, grid: WindowGrid, at_once: int | None
-    ) -> Tensor:
-        return _forward(qkv, table, scale, grid, at_once)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.grid, ctx.at_once = inputs
-        ctx.save_for_backward(*tensors)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, table, scale = ctx.saved_tensors
-        return (*_backward(grad, qkv, table, scale, ctx.grid, ctx.at_once), None, None)
 
 
 def _backward(

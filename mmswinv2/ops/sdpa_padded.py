@@ -8,12 +8,12 @@ so small that nothing attends to them.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import recompute
+from .recompute import can_recompute
 from .reference import cosine_directions, expand, fold, window_gradients
 from .windows import Runs, WindowGrid, from_windows, to_windows
 
@@ -24,13 +24,9 @@ _SHARE_OF_FREE_MEMORY = 0.25
 
 
 def fits_attend(qkv: Tensor, table: Tensor, scale: Tensor, dropout: float) -> bool:
-    """Tensors on a GPU, without dropout of probabilities, which could not be computed again.
-
-    Nor under `torch.jit.trace` and `torch.func`, see `sdpa.fits_attend`.
-    """
-    watched = torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
-    fits = qkv.device.type not in ('cpu', 'meta') and qkv.numel() > 0
-    return fits and not dropout and not watched
+    """Tensors on a GPU; see `recompute.can_recompute`."""
+    on_gpu = qkv.device.type not in ('cpu', 'meta')
+    return on_gpu and qkv.numel() > 0 and can_recompute(dropout)
 
 
 def attend(
@@ -42,10 +38,7 @@ def attend(
     windows_at_once: int | None = None,
 ) -> Tensor:
     """See `mmswinv2.ops.attend`."""
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (qkv, table, scale)):
-        out: Tensor = _Attend.apply(qkv, table, scale, grid, windows_at_once)
-        return out
-    return _forward(qkv, table, scale, grid, windows_at_once)
+    return recompute.attend(_forward, _backward, qkv, table, scale, grid, windows_at_once)
 
 
 class _Padding:
@@ -75,9 +68,9 @@ class _Padding:
             x = x.narrow(axis, before, n)
         return x.contiguous()
 
-    def hidden(self, like: Tensor) -> Tensor:
-        """What is added to the scores of keys: ``(W, N)``, or ``(1, N)`` where all maps agree."""
-        return self.cut(like.new_zeros(1, *self.size, 1), _HIDDEN)[..., 0]
+    def hidden(self, like: Tensor, batch: int) -> Tensor:
+        """What is added to the scores of the keys of all windows, ``(W, N)``."""
+        return self.cut(like.new_zeros(1, *self.size, 1), _HIDDEN)[..., 0].repeat(batch, 1)
 
 
 def _forward(
@@ -88,7 +81,7 @@ def _forward(
     q, k = cosine_directions(windows[:2])  # [W, h, N, d]
     q, k, v = (q * scale).to(qkv.dtype), k.to(qkv.dtype), windows[2]
     if any(padding.pads):
-        hidden = padding.hidden(qkv).repeat(len(qkv), 1)[:, None, :, None]
+        hidden = padding.hidden(qkv, len(qkv))[:, None, :, None]
         marks = F.pad(hidden, (0, _MARKS - 1)).expand(*k.shape[:-1], -1)
         q, k = F.pad(q, (0, _MARKS), value=1.0), torch.cat([k, marks], -1)
     bias = expand(table, padding.window).to(qkv.dtype)[None]
@@ -101,42 +94,29 @@ def _forward(
     return padding.join(out.transpose(1, 2).flatten(2))
 
 
-class _Attend(torch.autograd.Function):
-    """Attention that keeps its inputs alone for backward."""
-
-    @staticmethod
-    def forward(
-        qkv: Tensor, table: Tensor, scale: Tensor, grid: WindowGrid, at_once: int | None
-    ) -> Tensor:
-        return _forward(qkv, table, scale, grid, at_once)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.grid, ctx.at_once = inputs
-        ctx.save_for_backward(*tensors)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, table, scale = ctx.saved_tensors
-        padding = _Padding(ctx.grid)
-        windows, d_out = padding.cut(qkv), padding.cut(grad)
-        bias = expand(table, padding.window)
-        hidden = None
-        if any(padding.pads):
-            hidden = padding.hidden(bias[:0]).repeat(len(qkv), 1)[:, None, None]
-        step = min(_windows_at_once(bias), ctx.at_once or len(windows))
-        parts = []
-        for i in range(0, len(windows), step):
-            some = slice(i, i + step)
-            marks = None if hidden is None else hidden[some]
-            parts.append(window_gradients(windows[some], d_out[some], scale, bias, marks))
-        if len(parts) == 1:
-            ((d_windows, d_bias, d_scale),) = parts
-        else:
-            d_windows = torch.cat([part[0] for part in parts])
-            d_bias, d_scale = (torch.stack([part[i] for part in parts]).sum(0) for i in (1, 2))
-        d_table = fold(d_bias, table, padding.window)
-        return padding.join(d_windows), d_table, d_scale, None, None
+def _backward(
+    grad: Tensor, qkv: Tensor, table: Tensor, scale: Tensor, grid: WindowGrid, at_once: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of qkv, table and scale."""
+    padding = _Padding(grid)
+    windows, d_out = padding.cut(qkv), padding.cut(grad)
+    bias = expand(table, padding.window)
+    hidden = None
+    if any(padding.pads):
+        hidden = padding.hidden(bias[:0], len(qkv))[:, None, None]
+    step = min(_windows_at_once(bias), at_once or len(windows))
+    parts = []
+    for i in range(0, len(windows), step):
+        some = slice(i, i + step)
+        marks = None if hidden is None else hidden[some]
+        parts.append(window_gradients(windows[some], d_out[some], scale, bias, marks))
+    if len(parts) == 1:
+        ((d_windows, d_bias, d_scale),) = parts
+    else:
+        d_windows = torch.cat([part[0] for part in parts])
+        d_bias, d_scale = (torch.stack([part[i] for part in parts]).sum(0) for i in (1, 2))
+    d_table = fold(d_bias, table, padding.window)
+    return padding.join(d_windows), d_table, d_scale
 
 
 def _windows_at_once(bias: Tensor) -> int:

@@ -26,7 +26,7 @@ from torch.utils import flop_counter
 from ..reference import fold
 from ..windows import WindowGrid
 from .blocks import Blocks, choose_blocks
-from .direct import direct, is_watched
+from .direct import with_gradient
 
 _LOG2_E = tl.constexpr(math.log2(math.e))
 _TINY = tl.constexpr(1e-10)  # a vector whose squared length is smaller has no direction
@@ -503,7 +503,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.save_for_backward(qkv, table, scale, seed, *output)
 
 
-def _gradients(run: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(run: Any, ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     qkv, table, scale, seed, out, lse = ctx.saved_tensors
     repeatable = torch.are_deterministic_algorithms_enabled()
     d_qkv, d_table, d_scale = run(
@@ -514,16 +514,12 @@ def _gradients(run: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return d_qkv, d_table, d_scale, None, None, None, None
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return _gradients(torch.ops.mmswinv2.attend_backward, ctx, grad)
-
-
-def _direct_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return _gradients(_attend_backward, ctx, grad)
-
-
-_direct = direct(_attend, _setup_context, _direct_backward)
-attend_op.register_autograd(_backward, setup_context=_setup_context)
+_attend_with_gradient = with_gradient(
+    (attend_op, attend_backward_op),
+    (_attend, _attend_backward),
+    _setup_context,
+    _gradients,
+)
 
 
 def attend(qkv: Tensor, grid: WindowGrid, table: Tensor, scale: Tensor, dropout: float) -> Tensor:
@@ -531,8 +527,7 @@ def attend(qkv: Tensor, grid: WindowGrid, table: Tensor, scale: Tensor, dropout:
     seed = None
     if dropout:
         seed = torch.randint(2**62, (1,), device=qkv.device)
-    run = torch.ops.mmswinv2.attend if is_watched(qkv) else _direct
-    out: Tensor = run(
+    out: Tensor = _attend_with_gradient(
         qkv.contiguous(),
         table.contiguous(),
         scale.flatten().float(),

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 from torch.utils import flop_counter
 
-from .direct import direct, is_watched
+from .direct import with_gradient
 
 _SIZES = ('heads', 'offsets', 't0', 't1', 't2')
 _BLOCK = 32  # offsets
@@ -189,24 +189,21 @@ def _gradients(run: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return (*run(grad.contiguous(), *ctx.saved_tensors, ctx.pretrained), None, None)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return _gradients(torch.ops.mmswinv2.position_bias_backward, ctx, grad)
-
-
-def _direct_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return _gradients(_position_bias_backward, ctx, grad)
-
-
-_direct = direct(_position_bias, _setup_context, _direct_backward)
-position_bias_op.register_autograd(_backward, setup_context=_setup_context)
+_position_bias_with_gradient = with_gradient(
+    (position_bias_op, position_bias_backward_op),
+    (_position_bias, _position_bias_backward),
+    _setup_context,
+    _gradients,
+)
 
 
 def position_bias(
     w1: Tensor, b1: Tensor, w2: Tensor, window: tuple[int, ...], pretrained: tuple[int, ...]
 ) -> Tensor:
     """See `mmswinv2.ops.position_bias`."""
-    run = torch.ops.mmswinv2.position_bias if is_watched(w2) else _direct
-    table: Tensor = run(w1.contiguous(), b1, w2.contiguous(), window, pretrained)
+    table: Tensor = _position_bias_with_gradient(
+        w1.contiguous(), b1, w2.contiguous(), window, pretrained
+    )
     return table
 
 

@@ -8,6 +8,7 @@ autograd function around the same code.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 
 def is_watched(x: Tensor) -> bool:
-    """Whether somebody has to see an operator."""
+    """Whether a graph, a dispatch mode or a fake tensor needs the registered operator."""
     return (
         torch.compiler.is_compiling()
         or type(x) is FakeTensor
@@ -26,24 +27,33 @@ def is_watched(x: Tensor) -> bool:
     )
 
 
-def direct(
-    forward: Callable[..., Any],
+def with_gradient(
+    operators: tuple[Any, Any],
+    functions: tuple[Callable[..., Any], Callable[..., Any]],
     setup_context: Callable[[Any, tuple[Any, ...], Any], None],
-    backward: Callable[..., Any],
+    gradients: Callable[..., tuple[Tensor | None, ...]],
 ) -> Callable[..., Any]:
-    """A function that runs kernels unregistered, with a gradient and no second one.
+    """Register the gradient of an operator, and make the function that calls it or goes around it.
 
     Args:
-        forward: computes the outputs.
+        operators: the operator and that of its backward pass, made with `torch.library.triton_op`.
+        functions: what they were made of.
         setup_context: see `torch.autograd.Function`.
-        backward: computes the gradients of all arguments from the context and those of the outputs.
+        gradients: ``gradients(backward, ctx, *grads)`` of all arguments, where `backward` is the
+            operator of the backward pass, or its function.
+
+    Returns:
+        a function of the operator's arguments, the first of which is a tensor. Around the operator
+        it has no second derivative.
     """
+    operator, backward_operator = operators
+    forward_function, backward_function = functions
 
     class Direct(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *args: Any) -> Any:
             with set_wrap_triton_enabled(False):
-                outputs = forward(*args)
+                outputs = forward_function(*args)
             setup_context(ctx, args, outputs)
             return outputs
 
@@ -51,7 +61,13 @@ def direct(
         @once_differentiable
         def backward(ctx: Any, *grads: Tensor) -> Any:
             with set_wrap_triton_enabled(False):
-                return backward(ctx, *grads)
+                return gradients(backward_function, ctx, *grads)
 
-    apply: Callable[..., Any] = Direct.apply
-    return apply
+    operator.register_autograd(
+        partial(gradients, backward_operator._opoverload), setup_context=setup_context
+    )
+
+    def call(*args: Any) -> Any:
+        return operator._opoverload(*args) if is_watched(args[0]) else Direct.apply(*args)
+
+    return call

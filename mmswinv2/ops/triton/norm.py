@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
-from .direct import direct, is_watched
+from .direct import with_gradient
 
 _SIZES = ('rows', 'rows_in_map', 'programs')
 _ELEMENTS = 2048  # of a program at a time
@@ -162,16 +162,12 @@ def _gradients(run: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad, d_y, d_weight, d_bias, None, None
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return _gradients(torch.ops.mmswinv2.add_norm_backward, ctx, grad)
-
-
-def _direct_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return _gradients(_add_norm_backward, ctx, grad)
-
-
-_direct = direct(_add_norm, _setup_context, _direct_backward)
-add_norm_op.register_autograd(_backward, setup_context=_setup_context)
+_add_norm_with_gradient = with_gradient(
+    (add_norm_op, add_norm_backward_op),
+    (_add_norm, _add_norm_backward),
+    _setup_context,
+    _gradients,
+)
 
 
 def add_norm(
@@ -179,6 +175,7 @@ def add_norm(
 ) -> Tensor:
     """See `mmswinv2.ops.add_norm`."""
     scale = None if scale is None else scale.flatten()
-    run = torch.ops.mmswinv2.add_norm if is_watched(y) else _direct
-    out: Tensor = run(x.contiguous(), y.contiguous(), weight, bias, float(eps), scale)
+    out: Tensor = _add_norm_with_gradient(
+        x.contiguous(), y.contiguous(), weight, bias, float(eps), scale
+    )
     return out

@@ -1,0 +1,64 @@
+"""What attention by torch's fused kernels needs in training.
+
+Those kernels have no gradient for a bias. So a function stands around them: it keeps queries, keys
+and values as they came, and its backward pass computes directions and probabilities again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .windows import WindowGrid
+
+Forward = Callable[[Tensor, Tensor, Tensor, WindowGrid, int | None], Tensor]
+Backward = Callable[
+    [Tensor, Tensor, Tensor, Tensor, WindowGrid, int | None], tuple[Tensor, Tensor, Tensor]
+]
+
+
+def can_recompute(dropout: float) -> bool:
+    """Not with dropout of probabilities, which could not be computed again.
+
+    Nor under `torch.jit.trace`, whose graph would lack the gradients, nor under `torch.func`, which
+    goes through torch's kernel sample by sample.
+    """
+    watched = torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+    return not dropout and not watched
+
+
+def attend(
+    forward: Forward,
+    backward: Backward,
+    qkv: Tensor,
+    table: Tensor,
+    scale: Tensor,
+    grid: WindowGrid,
+    at_once: int | None,
+) -> Tensor:
+    """Call `forward`, and let autograd call `backward` with the gradient in front."""
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (qkv, table, scale)):
+        out: Tensor = _Attend.apply(forward, backward, qkv, table, scale, grid, at_once)
+        return out
+    return forward(qkv, table, scale, grid, at_once)
+
+
+class _Attend(torch.autograd.Function):
+    """Attention that keeps its inputs alone for backward."""
+
+    @staticmethod
+    def forward(forward: Forward, backward: Backward, *inputs: Any) -> Tensor:
+        return forward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.backward_pass, *tensors, ctx.grid, ctx.at_once = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = ctx.backward_pass(grad, *ctx.saved_tensors, ctx.grid, ctx.at_once)
+        return (None, None, *gradients, None, None)
