@@ -144,6 +144,8 @@ class CheckDatasetHook(Hook):
             if loop is not None and not isinstance(loop, dict):
                 dataset, model = loop.dataloader.dataset, unwrap_model(runner.model)
                 hosts.check_dataset(dataset, f'{name}_dataloader', model)
+                evaluator = getattr(loop, 'evaluator', None)
+                hosts.check_evaluator(evaluator, dataset, f'{name}_evaluator')
 
 
 @HOOKS.register_module()

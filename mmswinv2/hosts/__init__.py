@@ -28,6 +28,7 @@ __all__ = [
     'as_list',
     'check_data',
     'check_dataset',
+    'check_evaluator',
     'explain_empty_data',
     'inner_datasets',
     'input_size',
@@ -97,6 +98,13 @@ def check_dataset(dataset: Any, where: str, model: Any = None) -> None:
         for host in HOSTS:
             if host.check_dataset(inner, where, model):
                 break
+
+
+def check_evaluator(evaluator: Any, dataset: Any, where: str) -> None:
+    """Let every host look whether the metrics of an evaluator can score a data set."""
+    for metric in getattr(evaluator, 'metrics', ()):
+        for host in HOSTS:
+            host.check_metric(metric, dataset, where)
 
 
 def input_size(cfg: Any, given: Sequence[int] | None = None) -> tuple[int, ...]:

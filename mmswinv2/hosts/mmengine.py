@@ -234,12 +234,15 @@ def name_unreadable_images() -> None:
     @replace(LoadImageFromFile, 'transform')
     def transform(load: Any, self: Any, results: dict) -> dict | None:
         try:
-            return load(self, results)
+            loaded = load(self, results)
         except (OSError, AssertionError, SyntaxError) as error:  # Pillow's on damaged PNGs
             raise UserError(
                 f'cannot read the image {results["img_path"]}: {error}; fetch it again, or take it '
                 'out of the annotation file'
             ) from error
+        if loaded is not None:
+            check_size(loaded, loaded['img'].shape)
+        return loaded
 
 
 class Host:
@@ -334,6 +337,9 @@ class Host:
         """
         return False
 
+    def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
+        """Raise `UserError` if a metric cannot score the samples of a data set."""
+
     def keep_file_names(self, dataset: Any) -> None:
         """Let the samples of a data set keep the names of their files (`FILE_KEYS`)."""
 
@@ -379,6 +385,40 @@ class MMEngine(Host):
 def as_list(value: Any) -> list[Any]:
     """A setting that may be one thing or several, as a list."""
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def check_size(sample: dict, shape: Sequence[int], prefix: str = '') -> None:
+    """Raise `UserError` if an image is not of the ``height`` and ``width`` of its annotations.
+
+    Args:
+        sample: with ``img_path`` and, where annotations give them, ``height`` and ``width``.
+        shape: (H, W, ...) of the image as it is loaded.
+        prefix: what the message is to begin with.
+    """
+    height, width = sample.get('height'), sample.get('width')
+    if height is None or width is None or (height, width) == tuple(shape[:2]):
+        return
+    swapped = (
+        '. The two are swapped: in the file, or the photo is turned by its EXIF orientation and '
+        'was annotated as it is stored; annotate it as it is shown, or load it with color_type='
+        "'color_ignore_orientation'"
+    )
+    raise UserError(
+        f'{prefix}the image {sample["img_path"]} has {shape[1]}x{shape[0]} pixels, and its '
+        f'annotations are for {width}x{height}'
+        + (swapped if (width, height) == tuple(shape[:2]) else '; annotate the images you load')
+    )
+
+
+def step_lists(step: Any) -> Iterator[list]:
+    """The lists of transforms in a pipeline, those inside other transforms included."""
+    inner: Any = getattr(step, 'subroutines', None) or getattr(step, 'transforms', None)
+    if isinstance(inner, list):
+        yield inner
+        for item in inner:
+            yield from step_lists(item)
+    elif inner is not None:  # a transform around a pipeline of its own
+        yield from step_lists(inner)
 
 
 def inner_datasets(dataset: Any) -> Iterator[Any]:

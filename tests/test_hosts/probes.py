@@ -130,6 +130,44 @@ def damaged_image():
     return False
 
 
+def coco_file(**annotation):
+    path = FOLDER / 'coco.json'
+    box = dict(id=1, image_id=1, category_id=5, bbox=[0, 0, 9, 9], area=81, iscrowd=0) | annotation
+    images = [dict(id=1, file_name='1.jpg', height=10, width=10)]
+    categories = [dict(id=5, name='a'), dict(id=3, name='b')]
+    path.write_text(json.dumps(dict(images=images, annotations=[box], categories=categories)))
+    return path
+
+
+@probe(
+    'COCO annotations are held to rules when they are read; labels go by the names of classes',
+    'mmdet',
+)
+def annotations():
+    from mmdet.datasets import CocoDataset
+
+    options = dict(data_prefix=dict(img=''), pipeline=[], test_mode=True)
+    data = CocoDataset(
+        ann_file=str(coco_file()), metainfo=dict(classes=('b', 'a')), **options
+    )  # "a" stands first in the file
+    return data.get_data_info(0)['instances'][0]['bbox_label'] != 1
+
+
+@probe(
+    'Scores of single classes (classwise) go by their names, whatever the order of their ids',
+    'mmdet',
+)
+def class_scores():
+    from mmdet.evaluation import CocoMetric
+
+    metric = CocoMetric(ann_file=str(coco_file()), metric='bbox', classwise=True)
+    metric.dataset_meta = dict(classes=('a', 'b'))
+    found = dict(bboxes=torch.tensor([[0.0, 0, 9, 9]]), labels=torch.tensor([0]))
+    found['scores'] = torch.ones(1)
+    metric.process({}, [dict(img_id=1, ori_shape=(10, 10), pred_instances=found)])
+    return metric.evaluate(1)['coco/a_precision'] != 1
+
+
 @probe('Semantic maps with more values than classes can be drawn', 'mmdet')
 def semantic_maps():
     from mmdet.visualization import DetLocalVisualizer

@@ -55,6 +55,16 @@ TABLE = [
         '>=1',
     ),
     ('Semantic maps with more values than classes can be drawn', 'mmdet', '>=3'),
+    (
+        'COCO annotations are held to rules when they are read; labels go by the names of classes',
+        'mmdet',
+        '>=3',
+    ),
+    (
+        'Scores of single classes (classwise) go by their names, whatever the order of their ids',
+        'mmdet',
+        '>=3',
+    ),
     ('Masks of several parts can be treated by InstaBoost', 'instaboostfast', '<=0.1.2'),
 ]
 DISTRIBUTIONS = {

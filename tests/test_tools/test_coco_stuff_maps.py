@@ -1,10 +1,13 @@
 import json
 import shutil
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pytest
 
+from tests.test_tools.conftest import ROOT
 from tests.test_tools.test_real_images import SAMPLE
 
 TOOL = 'dataset_converters/coco_stuff_maps.py'
@@ -143,8 +146,11 @@ def test_check_names_the_first_bad_map(maps, shapes, tmp_path, number, harm, wor
         ([(0, rectangle(0, 0, 5, 5))], 'category ids outside 1 to 182: 0;'),
         ([(1, rectangle(0, 0, 5, 5)), (183, rectangle(0, 0, 5, 5))], 'outside 1 to 182: 183;'),
         ([(1, [])], 'has boxes but no segmentations'),
-        ([(1, dict(size=[9, 9], counts=[0, 81]))], 'a mask is for an image of 9x9'),
-        ([(1, dict(size=list(SIZE), counts='not RLE'))], 'cannot draw'),
+        (
+            [(1, dict(size=[9, 9], counts=[0, 81]))],
+            'has size=[9, 9], and its image is 30x20 pixels',
+        ),
+        ([(1, dict(size=list(SIZE), counts='not RLE'))], "has counts='not RLE'; "),
     ],
     ids=['zero', 'too-large', 'boxes', 'size', 'rle'],
 )
@@ -168,7 +174,7 @@ def test_other_sizes_are_not_overwritten(maps, tmp_path):
 def test_files_that_are_no_annotations(maps, shapes, tmp_path):
     assert 'No such file' in maps(tmp_path / 'a.json', tmp_path / 'maps').stderr
     (tmp_path / 'a.json').write_text('[1')
-    assert 'is no COCO annotation file' in maps(tmp_path / 'a.json', tmp_path / 'maps').stderr
+    assert 'is not JSON, or cut short' in maps(tmp_path / 'a.json', tmp_path / 'maps').stderr
     stuff = write(tmp_path / 'a.json', (1, rectangle(0, 0, 5, 5)))
     annotations = shapes / 'annotations/instances_val2017.json'
     done = maps(annotations, tmp_path / 'maps', '--stuff', stuff)
@@ -215,3 +221,19 @@ def test_no_map_is_written_outside_of_its_folder(name, maps, tmp_path):
     assert done.returncode == 1
     assert f'the image {name!r} is not inside of its folder' in done.stderr
     assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_killed_process_ends_the_run(shapes, tmp_path):
+    """One that draws is killed, as the kernel does for want of memory."""
+    tool = ROOT / 'tools' / TOOL
+    code = (
+        'import os, runpy, sys, pycocotools.mask\n'
+        'pycocotools.mask.decode = lambda *_: os.kill(os.getpid(), 9)\n'
+        f'sys.argv[0] = {str(tool)!r}\n'
+        'runpy.run_path(sys.argv[0], run_name="__main__")'
+    )
+    annotations = shapes / 'annotations/instances_train2017.json'
+    command = [sys.executable, '-c', code, str(annotations), 'maps', '--workers=2']
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 1 and 'a process was killed after 0 of 8 maps' in run.stderr
+    assert 'Traceback' not in run.stderr and not list((tmp_path / 'maps').glob('*'))

@@ -58,10 +58,23 @@ def test_box_outside_its_image(tool, shapes, tmp_path):
     coco = shutil.copytree(shapes, tmp_path / 'coco')
     file = coco / 'annotations/instances_train2017.json'
     content = json.loads(file.read_text())
+    objects = len(content['annotations'])
     content['annotations'][0]['bbox'] = [5000, 5000, 20, 20]
     file.write_text(json.dumps(content))
     run = tool('dataset_converters/coco_to_folders.py', coco, tmp_path / 'cut')
-    assert run.returncode == 1 and 'lies outside its image' in run.stderr
+    assert run.returncode == 0 and f'1 of {objects} annotations have a box outside' in run.stdout
+    assert len(list((tmp_path / 'cut/train2017').rglob('*.png'))) == objects - 1
+
+
+def test_images_of_another_size(tool, shapes, tmp_path):
+    coco = shutil.copytree(shapes, tmp_path / 'coco')
+    file = coco / 'annotations/instances_train2017.json'
+    content = json.loads(file.read_text())
+    content['images'][0].update(width=640, height=480)
+    file.write_text(json.dumps(content))
+    run = tool('dataset_converters/coco_to_folders.py', coco, tmp_path / 'cut')
+    assert run.returncode == 1 and ' pixels, and its annotations are for 640x480' in run.stderr
+    assert not (tmp_path / 'cut/train2017').exists()
 
 
 def test_names_with_a_slash(tool, shapes, tmp_path):

@@ -13,17 +13,18 @@ where it stopped; to draw all of them anew, remove the folder first.
 """
 
 import argparse
-import json
-import multiprocessing
 import os
 import time
 from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pycocotools.mask as coco_mask
 
+from mmswinv2.datasets.coco import read_coco
 from mmswinv2.errors import UserError, report_user_errors
 
 UNLABELLED = 255
@@ -32,16 +33,13 @@ MAX_ID = 182  # COCO-stuff's last but `other`
 
 def read_annotations(path):
     """Images as (id, file name, height, width), and by image id lists of (value, segmentation)."""
-    try:
-        content = json.loads(Path(path).read_text())
-        images = [(i['id'], i['file_name'], i['height'], i['width']) for i in content['images']]
-        names = {category['id']: category['name'] for category in content['categories']}
-        segments = defaultdict(list)
-        for annotation in content['annotations']:
-            segment = annotation['category_id'], annotation.get('segmentation')
-            segments[annotation['image_id']].append(segment)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{path} is no COCO annotation file: {error!r}') from error
+    content = read_coco(path, boxes=False)
+    images = [(i['id'], i['file_name'], i['height'], i['width']) for i in content['images']]
+    names = {category['id']: category['name'] for category in content['categories']}
+    segments = defaultdict(list)
+    for annotation in content['annotations']:
+        segment = annotation['category_id'], annotation.get('segmentation')
+        segments[annotation['image_id']].append(segment)
     return images, segments, names
 
 
@@ -87,16 +85,10 @@ def read_map(path):
 def to_mask(segmentation, height, width):
     """Polygons or RLE as a boolean (height, width) array."""
     if isinstance(segmentation, list):
-        polygons = [p for p in segmentation if len(p) >= 6 and len(p) % 2 == 0]  # as mmdet does
-        if not polygons:
-            return np.zeros((height, width), bool)
-        segmentation = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+        segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
     elif isinstance(segmentation['counts'], list):
         segmentation = coco_mask.frPyObjects(segmentation, height, width)
-    mask = coco_mask.decode(segmentation).astype(bool)
-    if mask.shape != (height, width):
-        raise UserError(f'a mask is for an image of {mask.shape[1]}x{mask.shape[0]} pixels')
-    return mask
+    return coco_mask.decode(segmentation).astype(bool)
 
 
 def draw(height, width, layers):
@@ -157,17 +149,22 @@ def check_file(job):
 def run(function, jobs, total, workers):
     """The results of all jobs in their order, with a line of progress."""
     results, said = [], time.monotonic()
-    pool = multiprocessing.Pool(workers) if workers > 1 else None
+    pool = ProcessPoolExecutor(workers) if workers > 1 else None
     try:
-        for result in pool.imap(function, jobs, chunksize=16) if pool else map(function, jobs):
+        for result in pool.map(function, jobs, chunksize=16) if pool else map(function, jobs):
             results.append(result)
             if time.monotonic() - said > 1 or len(results) == total:
                 said = time.monotonic()
                 print(f'\r{len(results)} of {total} maps', end='', flush=True)
+    except BrokenProcessPool as error:
+        raise UserError(
+            f'a process was killed after {len(results)} of {total} maps, perhaps for want of '
+            'memory; run this again with fewer --workers'
+        ) from error
     finally:
         print()
         if pool:
-            pool.terminate()
+            pool.shutdown(cancel_futures=True)
     return results
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import cv2
 
+from mmswinv2.datasets.coco import read_coco
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.hosts.mmengine import check_size
 
 SPLITS = ('train2017', 'val2017')
 
@@ -35,10 +37,7 @@ def read(coco, split):
     file = coco / 'annotations' / f'instances_{split}.json'
     if not file.exists():
         raise UserError(f'{file} does not exist; {coco} is to have the layout of COCO')
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f'{file} is not JSON, or cut short ({error}); fetch it again') from error
+    return read_coco(file)
 
 
 def folders_of_classes(content):
@@ -54,7 +53,7 @@ def folders_of_classes(content):
 def cut(content, images_of_split, out, margin, min_size):
     """Write the objects of a split; returns how many."""
     names = folders_of_classes(content)
-    images = {image['id']: image['file_name'] for image in content['images']}
+    images = {image['id']: image for image in content['images']}
     for name in names.values():  # each class has its folder, be it empty
         (out / name).mkdir(parents=True)
     by_image = {}
@@ -62,10 +61,11 @@ def cut(content, images_of_split, out, margin, min_size):
         by_image.setdefault(box['image_id'], []).append(box)
     written = 0
     for image_id, boxes in by_image.items():
-        path = images_of_split / images[image_id]
+        path = images_of_split / images[image_id]['file_name']
         image = cv2.imread(str(path))
         if image is None:
             raise UserError(f'cannot read the image {path}; fetch it again')
+        check_size(images[image_id] | {'img_path': path}, image.shape)
         for number, box in enumerate(boxes):
             x, y, width, height = box['bbox']
             if min(width, height) < min_size or box.get('iscrowd'):
@@ -73,8 +73,6 @@ def cut(content, images_of_split, out, margin, min_size):
             more = margin * max(width, height)
             top, left = max(int(y - more), 0), max(int(x - more), 0)
             part = image[top : int(y + height + more) + 1, left : int(x + width + more) + 1]
-            if part.size == 0:
-                raise UserError(f'the box {box["bbox"]} lies outside its image {path}')
             name = f'{path.stem}_{number}.png'
             if not cv2.imwrite(str(out / names[box['category_id']] / name), part):
                 raise UserError(f'{out} cannot be written')

@@ -1,0 +1,454 @@
+"""Annotation files with faults that people's files have, through mmdet's data set and metric."""
+
+import json
+import logging
+import re
+from copy import deepcopy
+
+import cv2
+import numpy as np
+import pycocotools.mask as coco_mask
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from PIL import Image
+
+from mmswinv2 import hosts
+from mmswinv2.datasets.coco import _pixels, get_category_ids, read_coco
+from mmswinv2.errors import UserError
+from tests.test_tools.conftest import ROOT
+
+HEIGHT, WIDTH = 64, 96
+CLASSES = ('circle', 'square')
+LOAD = [
+    dict(type='LoadImageFromFile', backend_args=None),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+]
+
+
+def boxes():
+    """Two boxes on each of four images, as (x, y, width, height)."""
+    rng = np.random.default_rng(0)
+    return [
+        [int(rng.integers(0, WIDTH - 40)), int(rng.integers(0, HEIGHT - 30)), 40, 30]
+        for _ in range(8)
+    ]
+
+
+def rectangle(x, y, w, h):
+    return [[float(v) for v in (x, y, x + w, y, x + w, y + h, x, y + h)]]
+
+
+def make():
+    """The content of a good file."""
+    return dict(
+        images=[dict(id=i, file_name=f'{i}.png', width=WIDTH, height=HEIGHT) for i in range(1, 5)],
+        annotations=[
+            dict(id=n + 1, image_id=n // 2 + 1, category_id=n % 2 + 1, iscrowd=0, bbox=box,
+                 area=float(box[2] * box[3]), segmentation=rectangle(*box))
+            for n, box in enumerate(boxes())
+        ],
+        categories=[dict(id=1, name='circle'), dict(id=2, name='square')],
+    )  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    hosts.of(Config(dict(default_scope='mmdet'))).apply()
+    for i in range(1, 5):
+        cv2.imwrite(str(tmp_path / f'{i}.png'), np.full((HEIGHT, WIDTH, 3), 20 * i, np.uint8))
+    return tmp_path
+
+
+@pytest.fixture
+def log(caplog):
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+def write(folder, content, name='list.json'):
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def dataset(path, classes=CLASSES, pipeline=LOAD, **options):
+    from mmdet.datasets import CocoDataset
+
+    steps = deepcopy(pipeline)
+    for step in steps:
+        step['type'] = f'mmdet.{step["type"]}'.replace('mmdet.LoadImageF', 'mmcv.LoadImageF')
+    return CocoDataset(
+        ann_file=str(path),
+        data_prefix=dict(img=f'{path.parent}/'),
+        metainfo=dict(classes=classes),
+        pipeline=steps,
+        **options,
+    )
+
+
+def perfect_scores(path, classes=CLASSES, **options):
+    """Box and mask AP of predictions that are the annotations that the data set gives."""
+    from mmdet.evaluation import CocoMetric
+
+    data = dataset(path, classes, test_mode=True)
+    metric = CocoMetric(ann_file=str(path), metric=['bbox', 'segm'], **options)
+    metric.dataset_meta = data.metainfo
+    hosts.check_dataset(data, 'val_dataloader')
+    hosts.check_evaluator(type('Evaluator', (), dict(metrics=[metric])), data, 'val_evaluator')
+    for i in range(len(data)):
+        sample = data[i]
+        masks = torch.from_numpy(sample['gt_masks'].to_ndarray().astype(bool))
+        keep = ~torch.from_numpy(sample['gt_ignore_flags'])
+        labels = torch.from_numpy(sample['gt_bboxes_labels'])
+        found = dict(bboxes=sample['gt_bboxes'].tensor[keep], labels=labels[keep],
+                     scores=torch.ones(int(keep.sum())), masks=masks[keep])  # fmt: skip
+        info = dict(img_id=sample['img_id'], ori_shape=sample['ori_shape'], pred_instances=found)
+        metric.process({}, [info])
+    return metric.evaluate(len(data))
+
+
+def each(key, value):
+    """Set a key of every annotation."""
+    return lambda c: [a.update({key: value}) for a in c['annotations']]
+
+
+def without(*keys, of='annotations'):
+    return lambda c: [entry.pop(key) for entry in c[of] for key in keys]
+
+
+def first(of='annotations', **values):
+    return lambda c: c[of][0].update(values)
+
+
+def mapped(key, function, of='annotations'):
+    return lambda c: [entry.update({key: function(entry)}) for entry in c[of]]
+
+
+def corners(a):
+    x, y, w, h = a['bbox']
+    return [x, y, max(x, 1) + w + 1, max(y, 1) + h + 1]
+
+
+RUNS = dict(size=[HEIGHT, WIDTH], counts=[0, HEIGHT * WIDTH])
+REFUSED = {  # case: (change, words of the error)
+    'not JSON': (lambda c: '{"images": [', 'is not JSON, or cut short'),
+    'a list': (lambda c: '[1, 2]', 'its content is no JSON object'),
+    'too deep': (lambda c: '[' * 100_000, 'is not JSON'),
+    'no images': (lambda c: c.pop('images'), 'it needs images, a list'),
+    'no categories': (lambda c: c.pop('categories'), 'it needs categories, a list'),
+    'images by name': (lambda c: c.update(images={'1': {}}), 'it needs images, a list'),
+    'annotations null': (lambda c: c.update(annotations=None), 'it needs annotations, a list'),
+    'annotations of numbers': (lambda c: c.update(annotations=[1]), 'it needs annotations'),
+    'no height': (without('height', of='images'), r'images\[0\] has no height; .* pixels'),
+    'no width': (lambda c: c['images'][2].pop('width'), r'images\[2\] has no width'),
+    'height 0': (first('images', height=0), r'images\[0\] has height=0'),
+    'height a text': (first('images', height='64'), r"has height='64'"),
+    'height a share': (first('images', height=0.5), 'has height=0.5'),
+    'height beyond measure': (first('images', height=100_000), 'has height=100000'),
+    'no file name': (without('file_name', of='images'), r'images\[0\] has no file_name'),
+    'file name a number': (first('images', file_name=7), 'has file_name=7'),
+    'image id a text': (mapped('id', lambda i: str(i['id']), 'images'), "has id='1'"),
+    'image id twice': (lambda c: c['images'][3].update(id=1), 'the id 1 stands at several entries '
+                       'of images'),
+    'category id twice': (lambda c: c['categories'][1].update(id=1), 'several entries of categ'),
+    'category id a text': (mapped('id', lambda i: str(i['id']), 'categories'), "has id='1'"),
+    'category without name': (without('name', of='categories'), r'categories\[0\] has no name'),
+    'category of annotations a text': (each('category_id', '1'), "has category_id='1'"),
+    'category not in the file': (first(category_id=7), r'annotations\[0\] has category_id=7, which '
+                                 'no entry of categories has; these have 1, 2'),
+    'categories counted from 0': (mapped('category_id', lambda a: a['category_id'] - 1),
+                                  'has category_id=0'),
+    'no category': (without('category_id'), r'annotations\[0\] has no category_id'),
+    'no image': (without('image_id'), r'annotations\[0\] has no image_id'),
+    'image of annotations a text': (mapped('image_id', lambda a: str(a['image_id'])),
+                                    "has image_id='1'"),
+    'images of another file': (mapped('image_id', lambda a: a['image_id'] + 100),
+                               '8 of 8 annotations are of an image that is not in images, .* id 1'),
+    'no box': (without('bbox'), r'annotations\[0\] has no bbox'),
+    'box of three': (first(bbox=[1, 2, 3]), r'annotations\[0\] has bbox=\[1, 2, 3\]; a box is'),
+    'box of texts': (first(bbox=['1', '2', '3', '4']), r"has bbox=\['1'"),
+    'box of nothing': (first(bbox=[None] * 4), r'has bbox=\[None'),
+    'box an object': (first(bbox=dict(x=1)), r"has bbox=\{'x': 1\}"),
+    'boxes not finite': (each('bbox', [float('nan')] * 4), '8 of 8 annotations have a box with '
+                         'numbers that are not finite'),
+    'boxes without end': (each('bbox', [0, 0, float('inf'), 5]), 'not finite'),
+    'boxes of no area': (each('bbox', [5, 5, 0, 9]), 'no or negative width or height'),
+    'boxes turned round': (each('bbox', [50, 50, -20, -20]), 'no or negative width'),
+    'boxes outside': (each('bbox', [500, 5, 9, 9]), 'have a box outside of their image'),
+    'boxes left of it': (each('bbox', [-50, 5, 9, 9]), 'have a box outside of their image'),
+    'boxes as shares': (each('bbox', [0.5, 0.5, 0.2, 0.2]), 'smaller than a pixel'),
+    'boxes by corners': (lambda c: (c.update(annotations=c['annotations'] * 2),
+                                    mapped('bbox', corners)(c)), r'looks like \[x1, y1, x2, y2\]'),
+    'crowds alone': (each('iscrowd', 1), '8 of 8 annotations are crowds'),
+    'polygon far away': (first(segmentation=[[1e30] * 6]), r'annotation id 1 .* reaches from'),
+    'polygon without end': (first(segmentation=[[float('inf')] * 6]), 'reaches from'),
+    'polygon flat': (each('segmentation', [1, 2, 3, 4, 5, 6]), 'holds 1; a segmentation is'),
+    'polygon of pairs': (each('segmentation', [[[1, 2], [3, 4], [5, 6]]]), 'holds the polygon'),
+    'polygon of texts': (first(segmentation=[['1'] * 6]), "holds the polygon .'1'"),
+    'polygons of two points': (each('segmentation', [[1, 2, 30, 40]]), '8 of 8 polygons have no '
+                               'area, less than three points'),
+    'polygons on a line': (each('segmentation', [[1, 1, 2, 2, 3, 3]]), '8 of 8 polygons'),
+    'polygons not finite': (each('segmentation', [[float('nan')] * 6]), '8 of 8 polygons'),
+    'segmentation a text': (first(segmentation='mask.png'), "is 'mask.png'; a segmentation is"),
+    'runs of another size': (first(segmentation=RUNS | {'size': [WIDTH, HEIGHT]}),
+                             r'has size=\[96, 64\], and its image is 96x64 pixels, size \[64'),
+    'runs of a huge size': (first(segmentation=dict(size=[100_000] * 2, counts=[10**10])),
+                            r'has size=\[100000, 100000\]'),
+    'runs without size': (first(segmentation=dict(counts=[1])), 'has size=None'),
+    'runs too long': (first(segmentation=RUNS | {'counts': [0, 10**9]}), 'that add up to height'),
+    'runs too short': (first(segmentation=RUNS | {'counts': [0, 3]}), 'that add up to height'),
+    'runs negative': (first(segmentation=RUNS | {'counts': [-1, HEIGHT * WIDTH + 1]}), 'add up'),
+    'runs missing': (first(segmentation=dict(size=[HEIGHT, WIDTH])), 'has counts=None'),
+    'code of runs damaged': (first(segmentation=RUNS | {'counts': 'no code'}), "has counts='no"),
+    'no masks': (without('segmentation'), 'has boxes and no masks .* and the pipeline loads masks'),
+    'empty masks': (each('segmentation', []), 'has boxes and no masks'),
+    'no annotations': (lambda c: c.update(annotations=[]), 'has 4 images and 0 annotations'),
+    'class missing': (lambda c: c['categories'][1].update(name='Square'),
+                      r"lacks 1 of the 2 classes \('square'\); it has 'circle', 'Square'"),
+    'class twice': (lambda c: c['categories'].append(dict(id=3, name='square')),
+                    "the class 'square' is the name of 2 categories, ids 2, 3"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(('change', 'words'), REFUSED.values(), ids=REFUSED)
+def test_refused(folder, change, words):
+    content = make()
+    text = change(content)
+    path = write(folder, text if isinstance(text, str) else content)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=words) as error:
+        dataset(path)
+    assert str(path) in str(error.value) and path.read_bytes() == before
+
+
+def drop(number):
+    return lambda c: c['annotations'][number].pop('segmentation')
+
+
+REPAIRED = {  # case: (change, words of the warning, annotations that are left)
+    'good': (lambda c: None, '', 8),
+    'id 0': (mapped('id', lambda a: a['id'] - 1), 'the 8 annotations were given new ones', 8),
+    'ids repeated': (each('id', 5), 'given new ones', 8),
+    'ids of text': (mapped('id', lambda a: str(a['id'])), 'given new ones', 8),
+    'no ids': (without('id'), 'given new ones', 8),
+    'whole floats': (mapped('image_id', lambda a: float(a['image_id'])), '', 8),
+    'no iscrowd': (without('iscrowd'), '', 8),
+    'no area': (without('area'), '8 of 8 annotations have no area above 0', 8),
+    'area 0': (each('area', 0), '8 of 8 annotations have no area', 8),
+    'area not finite': (first(area=float('nan')), '1 of 8 annotations have no area', 8),
+    'area a text': (first(area='900'), '1 of 8 annotations have no area', 8),
+    'other order of categories': (lambda c: c['categories'].reverse(), '', 8),
+    'category that no class names': (
+        lambda c: c['categories'].extend([dict(id=8, name='x'), dict(id=9, name='x')]), '', 8),
+    'box outside': (first(bbox=[500, 5, 9, 9]), '1 of 8 annotations have a box outside', 7),
+    'box of no area': (first(bbox=[5, 5, 0, 0]), '1 of 8 annotations have a box of no', 7),
+    'box not finite': (first(bbox=[float('nan')] * 4), '1 of 8 .* not finite', 7),
+    'image left out': (lambda c: c['images'].pop(), '2 of 8 annotations are of an image that', 6),
+    'polygon of two points more': (
+        lambda c: c['annotations'][0]['segmentation'].append([1, 2, 3, 4]),
+        '1 of 9 polygons have no area', 8),
+    'mask missing': (drop(0), '1 of 8 annotations have no mask', 8),
+    'runs': (first(segmentation=RUNS, bbox=[0, 0, WIDTH, HEIGHT], area=HEIGHT * WIDTH), '', 8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(('change', 'words', 'left'), REPAIRED.values(), ids=REPAIRED)
+def test_repaired(folder, log, change, words, left):
+    content = make()
+    change(content)
+    path = write(folder, content)
+    before = path.read_bytes()
+    scores = perfect_scores(path)
+    assert scores['coco/bbox_mAP'] == scores['coco/segm_mAP'] == 1.0
+    told = [record.getMessage() for record in log.records if record.levelno == logging.WARNING]
+    assert all(re.search(words or 'nothing', text) for text in told) and bool(told) == bool(words)
+    annotations = read_coco(path)['annotations']
+    ids = {annotation['id'] for annotation in annotations}
+    assert len(ids) == len(annotations) == left and min(ids) > 0
+    assert all(annotation['area'] > 0 for annotation in annotations)
+    assert path.read_bytes() == before
+
+
+def test_areas_are_those_of_polygons(folder):
+    content = make()
+    triangle = [[0.0, 0.0, 30.0, 0.0, 0.0, 20.0], [50.0, 50.0, 50.0, 54.0, 54.0, 54.0]]
+    content['annotations'][0].update(segmentation=triangle, bbox=[0, 0, 54, 54])
+    content['annotations'][1].pop('segmentation')
+    without('area')(content)
+    areas = [a['area'] for a in read_coco(write(folder, content))['annotations']]
+    assert areas[0] == 300 + 8 and areas[1:] == [1200.0] * 7
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16', 'utf-32'])
+def test_encodings(folder, encoding):
+    path = folder / 'list.json'
+    path.write_bytes(json.dumps(make()).encode(encoding))
+    assert len(dataset(path)) == 4
+
+
+def test_text_that_is_not_unicode(folder):
+    path = folder / 'list.json'
+    text = json.dumps(make(), ensure_ascii=False).replace(
+        'circle', 'Stra\N{LATIN SMALL LETTER U}ße'
+    )
+    path.write_bytes(text.encode('latin-1'))
+    with pytest.raises(UserError, match=r'list.json is not in UTF-8 .*; save it as UTF-8'):
+        dataset(path)
+
+
+@pytest.mark.parametrize('classes', [('circle', 'square'), ('square', 'circle'), ('square',)])
+def test_labels_go_by_name(folder, classes):
+    content = make()
+    content['categories'].reverse()
+    data = dataset(write(folder, content), classes)
+    names = {1: 'circle', 2: 'square'}
+    for image in (data.get_data_info(i) for i in range(4)):
+        truth = [a for a in content['annotations'] if a['image_id'] == image['img_id']]
+        wanted = [classes.index(names[a['category_id']]) for a in truth
+                  if names[a['category_id']] in classes]  # fmt: skip
+        assert [i['bbox_label'] for i in image['instances']] == wanted
+
+
+@pytest.mark.parametrize('classes', [CLASSES, CLASSES[::-1]])
+def test_scores_of_a_class_go_by_name(folder, classes):
+    """Squares are never found: their score is that of no other class."""
+    from mmdet.evaluation import CocoMetric
+
+    path = write(folder, make())
+    data = dataset(path, classes, test_mode=True)
+    metric = CocoMetric(ann_file=str(path), metric='bbox', classwise=True)
+    metric.dataset_meta = data.metainfo
+    for image in (data.get_data_info(i) for i in range(4)):
+        found = [i for i in image['instances'] if classes[i['bbox_label']] == 'circle']
+        found = dict(bboxes=torch.tensor([i['bbox'] for i in found], dtype=torch.float),
+                     labels=torch.tensor([i['bbox_label'] for i in found]),
+                     scores=torch.ones(len(found)))  # fmt: skip
+        info = dict(img_id=image['img_id'], ori_shape=(HEIGHT, WIDTH), pred_instances=found)
+        metric.process({}, [info])
+    scores = metric.evaluate(4)
+    assert scores['coco/circle_precision'] == 1 and scores['coco/square_precision'] == 0
+
+
+def test_masks_are_not_wanted_where_none_are_loaded(folder):
+    content = make()
+    without('segmentation')(content)
+    boxes_alone = [LOAD[0], dict(type='LoadAnnotations', with_bbox=True)]
+    assert len(dataset(write(folder, content), pipeline=boxes_alone)[0]['gt_bboxes']) == 2
+
+
+def test_scores_of_masks_want_masks(folder):
+    from mmdet.evaluation import CocoMetric
+
+    content = make()
+    without('segmentation')(content)
+    path = write(folder, content)
+    data = dataset(path, pipeline=LOAD[:1], test_mode=True)
+    metric = CocoMetric(ann_file=str(path), metric=['bbox', 'segm'])
+    evaluator = type('Evaluator', (), dict(metrics=[metric]))
+    with pytest.raises(UserError, match='has boxes and no masks .* metric=.bbox'):
+        hosts.check_evaluator(evaluator, data, 'val_evaluator')
+
+
+def test_evaluator_of_other_images(folder):
+    from mmdet.evaluation import CocoMetric
+
+    content = make()
+    path = write(folder, content)
+    mapped('id', lambda i: i['id'] + 2, 'images')(content)
+    content['annotations'] = content['annotations'][4:]
+    metric = CocoMetric(ann_file=str(write(folder, content, 'other.json')))
+    evaluator = type('Evaluator', (), dict(metrics=[metric]))
+    words = r'val_evaluator: .*other.json\) lack 2 of the 4 images of the data set, .* image_id=1'
+    with pytest.raises(UserError, match=words):
+        hosts.check_evaluator(evaluator, dataset(path, test_mode=True), 'val_evaluator')
+
+
+@pytest.mark.parametrize('late', [False, True], ids=['before the run', 'at loading'])
+@pytest.mark.parametrize(
+    ('size', 'words'),
+    [((HEIGHT, WIDTH), 'The two are swapped: .* EXIF'), ((50, 40), 'annotate the images you load')],
+    ids=['swapped', 'of a copy'],
+)
+def test_images_of_another_size(folder, late, size, words):
+    content = make()
+    content['images'][1].update(width=size[0], height=size[1])
+    content['annotations'] = content['annotations'][:2] + content['annotations'][4:]
+    data = dataset(write(folder, content))
+    words = rf'2.png has 96x64 pixels, and its annotations are for {size[0]}x{size[1]}.*{words}'
+    with pytest.raises(UserError, match=words):
+        data[1] if late else hosts.check_dataset(data, 'train_dataloader')
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('shown', [True, False])
+def test_exif_orientation(folder, orientation, shown):
+    """A turned photo is annotated as it is shown, unless it is loaded as it is stored."""
+    content = make()
+    height, width = (WIDTH, HEIGHT) if orientation > 4 and shown else (HEIGHT, WIDTH)
+    for image in content['images']:
+        exif = Image.Exif()
+        exif[274] = orientation
+        image.update(width=width, height=height, file_name=f'{image["id"]}.jpg')
+        Image.new('RGB', (WIDTH, HEIGHT)).save(folder / image['file_name'], exif=exif)
+    each('bbox', [5, 5, 20, 20])(content)
+    path = write(folder, content)
+    color_type = 'color' if shown else 'color_ignore_orientation'
+    for good in (True, False):
+        if not good and orientation < 5:
+            continue
+        kind = (
+            color_type if good else {'color': 'color_ignore_orientation'}.get(color_type, 'color')
+        )
+        data = dataset(path, pipeline=[LOAD[0] | dict(color_type=kind), LOAD[1]])
+        if good:
+            hosts.check_dataset(data, 'train_dataloader')
+            assert data[0]['img'].shape[:2] == (height, width)
+            continue
+        with pytest.raises(UserError, match='EXIF'):
+            hosts.check_dataset(data, 'train_dataloader')
+        with pytest.raises(UserError, match='EXIF'):
+            data[0]
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning:mm(engine|det)')
+@pytest.mark.parametrize('number', [1, 3])
+@pytest.mark.parametrize('part', ['bbox_head', 'mask_head'])
+def test_heads_of_another_number_of_classes(folder, part, number):
+    from mmdet.registry import MODELS
+
+    cfg = Config.fromfile(ROOT / 'configs/detection/mask-rcnn_swinv2-nano_shapes.py')
+    hosts.of(cfg).use_registries()
+    heads = cfg.model.roi_head
+    heads.bbox_head.num_classes = heads.mask_head.num_classes = 2
+    data = dataset(write(folder, make()))
+    hosts.check_dataset(data, 'val_dataloader', MODELS.build(cfg.model))
+    heads[part].num_classes = number
+    model = MODELS.build(cfg.model)
+    words = f'model.roi_head.{part} has num_classes={number}, .* of val_dataloader has 2 classes'
+    with pytest.raises(UserError, match=words):
+        hosts.check_dataset(data, 'val_dataloader', model)
+    if number == 3:  # more than there are can be trained
+        hosts.check_dataset(data, 'train_dataloader', model)
+
+
+def test_codes_of_runs():
+    """The length of pycocotools' codes, of random masks with long and short runs."""
+    rng = np.random.default_rng(0)
+    codes, sizes = [], []
+    for _ in range(50):
+        height, width = rng.integers(1, 300, 2)
+        mask = (rng.random((height, width)) < rng.choice([0, 0.001, 0.5, 1])).astype(np.uint8)
+        mask[: height // 3] = rng.integers(2)
+        codes.append(coco_mask.encode(np.asfortranarray(mask))['counts'].decode())
+        sizes.append(height * width)
+    assert _pixels(codes).tolist() == sizes
+    assert _pixels(['', '\x01', codes[0], 'o', 'ooooooooo0']).tolist() == [-1, -1, sizes[0], -1, -1]
+
+
+def test_ids_in_the_order_of_names():
+    categories = [dict(id=i, name=name) for i, name in ((7, 'a'), (3, 'b'), (5, 'c'))]
+    assert get_category_ids('file', categories, ('c', 'a')) == [5, 7]
