@@ -164,7 +164,7 @@ def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
     table = _Annotations(
         _boxes(path, columns['annotations', 'bbox']) if boxes else np.ones((len(annotations), 4)),
         np.array(of_image),
-        np.array([bool(annotation.setdefault('iscrowd', 0)) for annotation in annotations]),
+        _crowds(path, annotations),
     )
     keep = _apply_rules(path, content, table, _RULES if boxes else _RULES[:1])
     content['annotations'] = annotations = [annotations[i] for i in np.flatnonzero(keep)]
@@ -276,6 +276,12 @@ def _are_corners(a: _Annotations) -> np.ndarray:
     larger = (a.box[:, 2:] > a.box[:, :2]).all()
     beyond = (a.end > a.size + 1).any(1).mean() > 1 / 3
     return np.full(len(a.box), bool(len(a.box) >= 10 and larger and beyond))
+
+
+def _crowds(path: Any, annotations: list[dict]) -> np.ndarray:
+    if lacking := sum('iscrowd' not in annotation for annotation in annotations):
+        _warn(f'{path}: {lacking} of {len(annotations)} annotations have no iscrowd; 0 is taken')
+    return np.array([bool(annotation.setdefault('iscrowd', 0)) for annotation in annotations])
 
 
 def _apply_rules(

@@ -236,7 +236,7 @@ REPAIRED = {  # case: (change, words of the warning, annotations that are left)
     'ids of text': (mapped('id', lambda a: str(a['id'])), 'given new ones', 8),
     'no ids': (without('id'), 'given new ones', 8),
     'whole floats': (mapped('image_id', lambda a: float(a['image_id'])), '', 8),
-    'no iscrowd': (without('iscrowd'), '', 8),
+    'no iscrowd': (without('iscrowd'), '8 of 8 annotations have no iscrowd; 0 is taken', 8),
     'no area': (without('area'), '8 of 8 annotations have no area above 0', 8),
     'area 0': (each('area', 0), '8 of 8 annotations have no area', 8),
     'area not finite': (first(area=float('nan')), '1 of 8 annotations have no area', 8),
