@@ -8,11 +8,26 @@ from __future__ import annotations
 
 import difflib
 import errno
+import inspect
 import os
 import re
+import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+_SYSTEM = {  # number of an OSError: what it means, what to do
+    errno.ENOSPC: ('the disk is full', 'make room'),
+    errno.EDQUOT: ('the disk quota is used up', 'make room'),
+    errno.EFBIG: ('a file would be larger than is allowed', 'raise the limit (ulimit -f)'),
+    errno.EROFS: ('the file system is read-only', 'name another folder with --work-dir'),
+    errno.EIO: ('the disk reports an error', 'see whether it is there and whole'),
+    errno.EMFILE: ('too many files are open', 'raise the limit (ulimit -n) or give fewer workers'),
+    errno.ENFILE: ('too many files are open on this machine', 'close some programs'),
+    errno.ENOMEM: ('memory is used up', 'give fewer workers or smaller batches'),
+}
 
 
 class UserError(ValueError):
@@ -23,19 +38,47 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be used; the message says why and what to do."""
 
 
+class Terminated(BaseException):
+    """The process was asked to end (SIGTERM); see `report_user_errors`."""
+
+
 @contextmanager
-def report_user_errors() -> Iterator[None]:
+def report_user_errors(advice: str = '') -> Iterator[None]:
     """End the program with one sentence on a user's mistake, with the traceback on anything else.
 
-    ``MMSWINV2_TRACEBACK=1`` shows the traceback always.
+    Ctrl-C ends it with status 130, SIGTERM with 143. ``MMSWINV2_TRACEBACK=1`` shows the traceback
+    always.
+
+    Args:
+        advice: what to do after it was stopped, for the message.
     """
+    _raise_on_sigterm()
     try:
         yield
+    except (KeyboardInterrupt, Terminated) as stop:
+        print(f'\nstopped{advice and "; "}{advice}', file=sys.stderr)
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
     except Exception as error:
         sentence = explain(error)
         if sentence is None or os.environ.get('MMSWINV2_TRACEBACK'):
             raise
         sys.exit(f'error: {sentence}')
+
+
+def _raise_on_sigterm() -> None:
+    """Let SIGTERM raise `Terminated`, so that files are closed and parts of files removed.
+
+    Processes of a distributed run are left to torchrun and Slurm.
+    """
+    main = os.getpid()
+
+    def terminate(*_: object) -> None:
+        if os.getpid() != main:  # a worker, forked later
+            os._exit(143)
+        raise Terminated
+
+    if 'RANK' not in os.environ and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
 
 
 def explain(error: BaseException) -> str | None:
@@ -45,13 +88,25 @@ def explain(error: BaseException) -> str | None:
             return _own_words(link)
         if isinstance(link, (FileNotFoundError, PermissionError)) and link.filename:
             return f'{link.filename}: {link.strerror} (MMSWINV2_TRACEBACK=1 shows who asked for it)'
-        if isinstance(link, OSError) and link.errno == errno.ENOSPC:
+        if isinstance(link, OSError) and (words := _SYSTEM.get(link.errno or 0)):
             return (
-                f'the disk is full ({link}); checkpoints that were complete are as they were: make '
-                'room, and go on with --resume'
+                f'{words[0]} ({link}); checkpoints that were complete are as they were: '
+                f'{words[1]}, and go on with --resume'
             )
         if isinstance(link, SyntaxError) and link.filename:
             return f'{link.filename}, line {link.lineno}: {link.msg}'
+    if match := re.search(r'DataLoader worker \(pid.*', str(error)):
+        return (
+            f'{match[0].rstrip(". ")}: a process that loads data was killed, mostly for want of '
+            'memory or of shared memory (/dev/shm); give fewer workers, as in --cfg-options '
+            'train_dataloader.num_workers=1, or more memory (docker run --shm-size=16g)'
+        )
+    if isinstance(error, TypeError) and (
+        match := re.search(
+            r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)
+        )
+    ):
+        return _unknown_argument(match[1], match[2])
     if match := re.search(r"'?([\w.]+) is not in the ([\w:. ]+) registry", str(error)):
         return _unknown_type(match[1], match[2])
     return None
@@ -80,16 +135,40 @@ def _own_words(error: UserError) -> str:
     return text
 
 
-def _unknown_type(name: str, registry: str) -> str:
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """A hint at the names that are closest to a misspelt one; empty if none is close."""
+    close = difflib.get_close_matches(name, sorted(set(known) - {name}), n=3, cutoff=cutoff)
+    return f' (close to it: {", ".join(close)})' if close else ''
+
+
+def _registered() -> dict[str, Any]:
+    """All types in the registries of mmengine and the hosts, by name."""
     from mmengine import registry as mmengine_registry
 
-    known: set[str] = set()
+    known: dict[str, Any] = {}
     for root in vars(mmengine_registry).values():
         if isinstance(root, mmengine_registry.Registry):
             for child in (root, *root._children.values()):
-                known |= set(child.module_dict)
-    close = difflib.get_close_matches(name.split('.')[-1], sorted(known), n=3)
-    hint = f' (close to it: {", ".join(close)})' if close else ''
+                known |= child.module_dict
+    return known
+
+
+def _unknown_argument(owner: str, argument: str) -> str | None:
+    """Words for an argument that a type of a config, or the data loader, does not take."""
+    from torch.utils.data import DataLoader
+
+    bases = (base for kind in _registered().values() for base in getattr(kind, '__mro__', ()))
+    kind = next((base for base in (DataLoader, *bases) if base.__name__ == owner), None)
+    if kind is None or argument in (known := inspect.signature(kind.__init__).parameters):
+        return None
+    return (
+        f'{owner} takes no argument {argument!r}{nearest(argument, known)}; mend it in the config '
+        'or in --cfg-options'
+    )
+
+
+def _unknown_type(name: str, registry: str) -> str:
+    hint = nearest(name.split('.')[-1], _registered())
     return (
         f'type {name!r} is not in the {registry} registry{hint}. A type of another package needs '
         "its prefix, as in 'mmswinv2.SwinTransformerV2'; your own needs custom_imports"

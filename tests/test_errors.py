@@ -1,12 +1,19 @@
 """Which exceptions end in a sentence, and which in a traceback."""
 
 import ast
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 import traceback
 from pathlib import Path
 
 import pytest
 from mmengine.registry import TRANSFORMS
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from mmswinv2 import errors
 from mmswinv2.errors import CheckpointError, UserError, explain, report_user_errors
@@ -56,6 +63,70 @@ def test_a_bug_after_an_error_is_a_bug():
 
     assert explain(caught(bug)) is None
     assert explain(caught(hidden)) is None
+
+
+@pytest.mark.parametrize(
+    ('number', 'words'),
+    [
+        (errno.ENOSPC, 'the disk is full'),
+        (errno.EDQUOT, 'quota'),
+        (errno.EFBIG, 'ulimit -f'),
+        (errno.EROFS, 'read-only'),
+        (errno.EIO, 'the disk reports an error'),
+        (errno.EMFILE, 'ulimit -n'),
+        (errno.ENOMEM, 'memory is used up'),
+    ],
+    ids=lambda n: errno.errorcode.get(n, ''),
+)
+def test_what_the_system_refuses(number, words):
+    told = explain(OSError(number, os.strerror(number)))
+    assert words in told and os.strerror(number) in told and 'go on with --resume' in told
+    assert explain(OSError(errno.ENOTCONN, 'no socket')) is None
+
+
+class Killed(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_killed_worker_of_a_data_loader():
+    error = caught(lambda: list(DataLoader(Killed(), num_workers=1)))
+    assert re.search(r'DataLoader worker \(pid.*was killed.*num_workers=1', explain(error))
+
+
+STOPPED = """
+import os, signal, sys
+from mmswinv2.errors import report_user_errors
+with report_user_errors('go on with --resume'):
+    if os.fork() == 0:  # a worker of a data loader, which its parent ends
+        signal.pause()
+    try:
+        print('ready', flush=True)
+        signal.pause()
+    finally:
+        print('closed')
+"""
+
+
+@pytest.mark.parametrize(('number', 'status'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped(number, status):
+    command = [sys.executable, '-c', STOPPED]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == 'ready\n'
+    time.sleep(0.1)
+    os.killpg(process.pid, number)  # as a terminal does, and a batch system
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == status and 'stopped; go on with --resume' in err
+    assert out.endswith('closed\n') and 'Traceback' not in err.replace('Traceback', '', 1)
 
 
 @pytest.mark.parametrize('kind', [UserError, CheckpointError])

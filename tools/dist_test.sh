@@ -5,10 +5,7 @@
 set -euo pipefail
 CONFIG=${1:?CONFIG is missing} CHECKPOINT=${2:?CHECKPOINT is missing} GPUS=${3:?GPUS is missing}
 
-python -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" \
-    --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${PORT:-29500}" \
+. "$(dirname "$0")/dist_address.sh"
+python -m torch.distributed.run "${address[@]}" \
     --nproc_per_node="$GPUS" \
     "$(dirname "$0")/test.py" "$CONFIG" "$CHECKPOINT" --launcher pytorch "${@:4}"

@@ -6,11 +6,8 @@
 set -euo pipefail
 CONFIG=${1:?CONFIG is missing} GPUS=${2:?GPUS is missing}
 
-python -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" \
-    --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${PORT:-29500}" \
+. "$(dirname "$0")/dist_address.sh"
+python -m torch.distributed.run "${address[@]}" \
     --nproc_per_node="$GPUS" \
     --max-restarts="${MAX_RESTARTS:-0}" \
     "$(dirname "$0")/train.py" "$CONFIG" --launcher pytorch "${@:3}"

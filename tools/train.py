@@ -10,6 +10,7 @@ from mmswinv2.engine.launch import (
     run,
     set_mixed_precision,
 )
+from mmswinv2.engine.settings import set_length
 from mmswinv2.engine.storage import set_resume
 from mmswinv2.errors import UserError, report_user_errors
 
@@ -37,6 +38,12 @@ def parse_args():
         const='auto',
         help='resume from this checkpoint, or, without a path, from the latest one in the work dir',
     )
+    parser.add_argument(
+        '--max-iters',
+        type=int,
+        help='train so many iterations; beginnings, ends and milestones of the schedule are scaled',
+    )
+    parser.add_argument('--max-epochs', type=int, help='train so many epochs, likewise')
     parser.add_argument(
         '--class-map',
         help='for a classifier that starts from one of other classes: a file with a line for each '
@@ -67,11 +74,12 @@ def main():
         cfg.auto_scale_lr.enable = True
     if args.class_map:
         set_class_map(cfg, args.class_map)
+    set_length(cfg, args.max_iters, args.max_epochs)
     set_resume(cfg, args.resume)
     kinds = ('train', 'val') if cfg.get('val_cfg') is not None else ('train',)
     run(build_runner(cfg, kinds).train, cfg, kinds)
 
 
 if __name__ == '__main__':
-    with report_user_errors():
+    with report_user_errors('checkpoints that were complete are kept; go on with --resume'):
         main()

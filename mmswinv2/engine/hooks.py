@@ -238,6 +238,21 @@ class RepeatableHook(Hook):
             if hasattr(getattr(dataset, 'pipeline', None), 'transforms'):
                 dataset.pipeline.transforms.insert(0, SeedSample())
 
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Note how many samples an iteration takes."""
+        checkpoint.setdefault('meta', {})['batch_size'] = _batch_size(runner)
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Say that a resumed run takes another number of samples in an iteration."""
+        before = (checkpoint.get('meta') or {}).get('batch_size')
+        if runner._resume and before not in (None, now := _batch_size(runner)):
+            print_log(
+                f'the batch size was {before} and is {now} now: this run goes on with other '
+                'samples than an uninterrupted one, at the learning rate of the config',
+                logger='current',
+                level=logging.WARNING,
+            )
+
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Seed what the model draws: dropped paths, sampled boxes."""
         _seed_all(_mix(self.seed, runner.iter, get_rank()), cuda=True)
@@ -269,6 +284,12 @@ class _Numbered:
         """Pass over samples of this process that an interrupted run has had."""
         self.drawn = num_samples
         self._skip(num_samples)
+
+
+def _batch_size(runner: Any) -> int:
+    """Samples in an iteration of all processes."""
+    sampler = runner.train_dataloader.batch_sampler
+    return int(getattr(sampler, 'batch_size', None) or 0) * runner.world_size
 
 
 def _mix(*numbers: int) -> int:

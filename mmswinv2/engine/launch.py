@@ -12,35 +12,49 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
 
 from .. import hosts
 from ..checkpoints import PUBLISHED, fetch
 from ..errors import UserError
 from .hooks import CheckDatasetHook, CheckInvalidLossHook, RepeatableHook
+from .resume import follow_config
+from .settings import (
+    add_config_options,
+    check_values,
+    warn_of_misspelt,
+    warn_of_unused,
+)
 from .storage import (
     check_shared,
     is_first_process,
+    lock,
     look_at_checkpoint,
     remove_half_written,
     restarts,
     use_whole_files,
 )
 
+_VARIABLES = {  # what each launcher tells its processes
+    'pytorch': ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
+    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_SIZE'),
+}
+_STARTERS = {
+    'pytorch': 'tools/dist_train.sh CONFIG GPUS (torchrun)',
+    'slurm': 'tools/slurm_train.sh PARTITION JOB CONFIG WORK_DIR (srun)',
+    'mpi': 'mpirun',
+}
+
 
 def add_common_arguments(parser: ArgumentParser) -> None:
     """The options that every tool of mmdet, mmseg and mmaction2 has."""
     parser.add_argument('--work-dir', help='the dir to save logs, metrics and models')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings of the config: key=value, nested keys with dots, lists as '
-        'key="[a,b]" without white space',
-    )
+    add_config_options(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
@@ -74,12 +88,23 @@ def config_with_options(path: str, options: dict[str, Any] | None) -> Config:
         raise UserError(f'the config {path} does not exist{beside}')
     if Path(path).suffix not in ('.py', '.yml', '.yaml', '.json'):
         raise UserError(f'{path} is no config; a config is a .py, .yml, .yaml or .json file')
-    cfg = Config.fromfile(path)
+    try:
+        cfg = Config.fromfile(path)
+    except RecursionError as error:
+        raise UserError(f'{path} is its own _base_, by itself or by one of its bases') from error
     cfg.setdefault('default_scope', 'mmengine')
     hosts.of(cfg).require(path)
+    warn_of_misspelt(cfg)
     if options:
         _set_data_root(cfg, options)
-        cfg.merge_from_dict(options)
+        warn_of_unused(cfg, options)
+        try:
+            cfg.merge_from_dict(options)
+        except (KeyError, TypeError, AttributeError) as error:  # a list or a number on the way
+            raise UserError(f'--cfg-options {" ".join(options)}: {error}') from error
+        if any(key.partition('.')[0] == 'custom_imports' for key in options):
+            import_modules_from_strings(**cfg.custom_imports)
+    check_values(cfg)
     if cfg.get('data_preprocessor') and cfg.get('model'):  # as mmengine's runner does it
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     return cfg
@@ -105,7 +130,9 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         cfg.load_from = str(local) if path in PUBLISHED else path
         look_at_checkpoint(cfg, local)
     hosts.of(cfg).apply()
+    held = None
     if 'train' in kinds and is_first_process():
+        held = lock(cfg.work_dir)
         remove_half_written(cfg.work_dir)
     use_whole_files()
     _set_up_processes(cfg)
@@ -119,6 +146,8 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     own = [CheckDatasetHook()]
     if 'train' in kinds:
         check_shared(cfg)
+        follow_config(runner)
+        runner.work_dir_lock = held
         own += [RepeatableHook()]
         if not any(isinstance(hook, CheckInvalidLossHook) for hook in runner.hooks):
             own += [CheckInvalidLossHook()]
@@ -226,6 +255,13 @@ def _set_up_processes(cfg: Config) -> None:
                 'strategy=None'
             )
         return
+    for name in _VARIABLES[cfg.launcher]:
+        if name not in os.environ:
+            raise UserError(
+                f'--launcher {cfg.launcher}: the environment variable {name} is not set, as '
+                f'{_STARTERS[cfg.launcher]} does; start with that, or leave --launcher out for a '
+                'single process'
+            )
     if (on_cpu := not torch.cuda.is_available()) and cfg.launcher != 'pytorch':
         raise UserError(
             f'--launcher {cfg.launcher} needs GPUs; without them use --launcher pytorch'

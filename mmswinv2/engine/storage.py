@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import all_gather_object, get_world_size
@@ -21,6 +23,7 @@ from ..checkpoints.files import (
 )
 from ..errors import UserError
 
+_LOCK = '.lock'
 _STARTED = '.started'  # in the work dir, as old as the run
 
 
@@ -64,6 +67,37 @@ class AtomicLocalBackend(LocalBackend):
 def use_whole_files() -> None:
     """Let mmengine write local files whole."""
     register_backend('local', AtomicLocalBackend, force=True, prefixes='')
+
+
+def lock(work_dir: str | os.PathLike[str]) -> Any:
+    """Keep a second training out of a work dir.
+
+    Returns:
+        the open file that holds the lock until it is closed or this process ends, in whatever way;
+        ``None`` where there are no locks (Windows, some network file systems).
+
+    Raises:
+        UserError: if another process trains in it.
+    """
+    if os.name != 'posix':
+        return None
+    import fcntl
+
+    file = Path(work_dir, _LOCK).open('a+')  # noqa: SIM115, open as long as the lock is held
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        file.seek(0)
+        raise UserError(
+            f'another training, {file.read().strip()}, writes into {work_dir}; wait until it has '
+            'ended, or name another folder with --work-dir'
+        ) from error
+    except OSError:
+        return None
+    file.truncate(0)
+    file.write(f'process {os.getpid()} on {socket.gethostname()}')
+    file.flush()
+    return file
 
 
 def remove_half_written(work_dir: str | os.PathLike[str]) -> None:

@@ -138,6 +138,30 @@ def test_work_dir_that_cannot_be_written(train, tmp_path):
     assert f'the work dir {tmp_path}/file/w cannot be written' in said and '--work-dir' in said
 
 
+@pytest.mark.parametrize(
+    ('option', 'words'),
+    [
+        ('model.backbone.window_size=(8,7', 'Imbalanced brackets'),
+        ('batch_size', "'batch_size' is no key=value"),
+        ('=3', "'=3' is no key=value"),
+        ('model.backbone.windows_size=8', "has no argument 'windows_size'; did you mean window_"),
+        ('train_dataloader.batchsize=8', "DataLoader takes no argument 'batchsize' (close to it: "
+         'batch_size'),
+        ('train_cfg.max_iter=8', "IterBasedTrainLoop takes no argument 'max_iter' (close to it: m"),
+        ('optim_wrapper.optimizer.lrr=8', "AdamW takes no argument 'lrr' (close to it: lr"),
+        ('train_dataloader=5', 'train_dataloader=5 in the config must be a dict'),
+    ],
+)  # fmt: skip
+def test_options_that_are_none(train, tmp_path, option, words):
+    assert words in sentence(train(tmp_path / 'w', options=[option]))
+
+
+def test_launchers_that_have_not_launched(train, tmp_path):
+    for name, variable in (('pytorch', 'RANK'), ('slurm', 'SLURM_PROCID')):
+        said = sentence(train(tmp_path / 'w', '--launcher', name))
+        assert f'--launcher {name}: the environment variable {variable} is not set' in said
+
+
 def test_mixed_precision_without_a_gpu(train, tmp_path):
     if torch.cuda.is_available():
         pytest.skip('there is a GPU here, and --amp works')

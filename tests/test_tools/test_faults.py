@@ -240,6 +240,28 @@ def test_disk_full_while_a_checkpoint_is_written(shapes, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(('number', 'status'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_and_locked(train, shapes, tmp_path, number, status):
+    """A second training in the folder is refused, and the first one ends in a sentence."""
+    config, work = tmp_path / 'config.py', tmp_path / 'w'
+    config.write_text(RANDOM.format(root=ROOT, data=shapes, batch_size=1, iters=100))
+    process = start(ALONE, config, work)
+    for line in process.stdout:
+        if 'Iter(train) [  2/100]' in line:
+            break
+    second = train(work)
+    assert second.returncode == 1
+    assert f'another training, process {process.pid} on ' in second.stderr
+    process.send_signal(number)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == status and 'Traceback' not in out
+    assert 'stopped; checkpoints that were complete are kept; go on with --resume' in out
+    assert last_iteration(work) >= 1 and not list(work.glob('.iter*'))
+    third = train(work, '--resume', iters=last_iteration(work) + 1, config=config)
+    assert third.returncode == 0, third.stderr
+
+
+@pytest.mark.slow
 def test_checkpoint_cut_short(train, tool, tmp_path):
     work = tmp_path / 'w'
     assert train(work, iters=3).returncode == 0

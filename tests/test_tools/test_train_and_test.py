@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,20 @@ def test_windows_stated_at_conversion(tool, trained, tmp_path):
     assert run.returncode == 1 and 'the network has 4 stages' in run.stderr
 
 
+@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh'])
+def test_port_that_is_taken(script):
+    with socket.create_server(('', 0)) as taken:
+        port = str(taken.getsockname()[1])
+        run = subprocess.run(
+            ['bash', f'tools/{script}', 'config.py', 'checkpoint.pth', '2'],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env={**os.environ, 'PORT': port},
+        )
+    assert run.returncode == 1 and f'error: the port {port} is taken' in run.stderr
+
+
 @pytest.mark.slow
 def test_two_processes_without_a_gpu(trained, shapes, tmp_path):
     pretrained = (
@@ -137,7 +152,6 @@ def test_two_processes_without_a_gpu(trained, shapes, tmp_path):
         **os.environ,
         'PATH': f'{bin}:{os.environ["PATH"]}',
         'OMP_NUM_THREADS': '1',
-        'PORT': '29517',
     }
     options = ['--work-dir', tmp_path, '--cfg-options', f'data_root={shapes}']
     for script, *arguments in (
@@ -151,7 +165,7 @@ def test_two_processes_without_a_gpu(trained, shapes, tmp_path):
             capture_output=True,
             text=True,
             timeout=600,
-            env=env | {'PORT': '29517'},
+            env=env | ({'PORT': '29517'} if script == 'dist_test.sh' else {}),
         )
         assert run.returncode == 0, run.stderr
     assert 'coco/bbox_mAP' in run.stdout

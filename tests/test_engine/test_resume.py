@@ -1,0 +1,147 @@
+"""A resumed run goes by the settings of its config."""
+
+import itertools
+import logging
+
+import pytest
+import torch
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+
+from mmswinv2.engine import RepeatableHook
+from mmswinv2.engine.resume import follow_config
+from mmswinv2.errors import UserError
+
+NUMBERS = itertools.count()
+
+
+class Model(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(2, 1)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return {'loss': self.fc(torch.stack(inputs)).square().mean()}
+
+
+WARM = dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=3)
+COSINE = dict(type='CosineAnnealingLR', by_epoch=False, begin=3, T_max=9, end=12, eta_min=0.01)
+STEPS = dict(type='MultiStepLR', by_epoch=True, milestones=[2, 3], gamma=0.1)
+
+
+def train(folder, length, schedulers, by_epoch=False, lr=1.0, decay=0.1, resume=None, batch=2):
+    """Train `length` iterations, or epochs of four; returns the learning rates and the warnings."""
+    from mmengine.hooks import Hook
+
+    seen = []
+
+    class Look(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            (group,) = runner.optim_wrapper.param_groups
+            seen.append((runner.iter, group['lr'], group['weight_decay']))
+
+    unit = 'max_epochs' if by_epoch else 'max_iters'
+    runner = Runner(
+        Model(),
+        str(folder),
+        train_dataloader=dict(
+            batch_size=batch,
+            dataset=[{'inputs': torch.ones(2)}] * 8,
+            sampler=dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=False),
+        ),
+        train_cfg=dict(by_epoch=by_epoch, **{unit: length}),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=lr, weight_decay=decay)),
+        param_scheduler=schedulers,
+        load_from=resume and str(resume),
+        resume=bool(resume),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=by_epoch, interval=1)),
+        experiment_name=f'resume-{next(NUMBERS)}',
+    )
+    runner.register_hook(Look())
+    runner.register_hook(RepeatableHook())
+    follow_config(runner)
+    records = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: records.append(record.getMessage())
+    MMLogger.get_current_instance().addHandler(handler)
+    runner.train()
+    return seen, '\n'.join(records)
+
+
+@pytest.fixture
+def whole(tmp_path):
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'other').mkdir()
+    return tmp_path / 'run', tmp_path / 'other'
+
+
+def same(rates, others):
+    assert [r[0] for r in rates] == [o[0] for o in others]
+    for key in (1, 2):
+        assert [r[key] for r in rates] == pytest.approx([o[key] for o in others], rel=1e-9)
+
+
+LONGER = [WARM, COSINE | dict(T_max=17, end=20)]
+CHANGES = {  # what is new: (settings of the run so far, settings of the resumed one, words)
+    'longer': (dict(length=12, schedulers=[WARM, COSINE]), dict(length=20, schedulers=LONGER),
+               'param_scheduler.1.T_max=17 (checkpoint: 9)'),
+    'learning rate': (dict(length=12, schedulers=[WARM, COSINE]),
+                      dict(length=12, schedulers=[WARM, COSINE], lr=0.2),
+                      'optimizer.initial_lr=0.2 (checkpoint: 1.0)'),
+    'weight decay': (dict(length=12, schedulers=[WARM, COSINE]),
+                     dict(length=12, schedulers=[WARM, COSINE], decay=0.5),
+                     'optimizer.weight_decay=0.5 (checkpoint: 0.1)'),
+    'warm-up': (dict(length=12, schedulers=[WARM, COSINE]),
+                dict(length=12, schedulers=[WARM | dict(start_factor=0.5), COSINE]),
+                'param_scheduler.0.start_factor=0.5 (checkpoint: 0.1)'),
+    'milestones': (dict(length=3, schedulers=[WARM, STEPS], by_epoch=True),
+                   dict(length=5, schedulers=[WARM, STEPS | dict(milestones=[1, 4])],
+                        by_epoch=True), 'param_scheduler.1.milestones='),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('stopped', [1, 2])
+@pytest.mark.parametrize(('old', 'new', 'words'), CHANGES.values(), ids=CHANGES)
+def test_new_settings_are_those_of_a_run_that_had_them_all_along(whole, old, new, words, stopped):
+    run, other = whole
+    train(run, **old)
+    name = f'epoch_{stopped}.pth' if old.get('by_epoch') else f'iter_{4 * stopped}.pth'
+    resumed, told = train(run, **new, resume=run / name)
+    truth, _ = train(other, **new)
+    same(resumed, truth[4 * stopped :])
+    assert words in told and 'takes from its config' in told
+
+
+def test_what_is_the_same_is_taken_as_it_is(whole):
+    run, _ = whole
+    truth, _ = train(run, 12, [WARM, COSINE])
+    resumed, told = train(run, 12, [WARM, COSINE], resume=run / 'iter_5.pth')
+    same(resumed, truth[5:])
+    assert 'takes from its config' not in told and 'batch size' not in told
+    state = torch.load(run / 'iter_12.pth', weights_only=False)
+    assert not any('load_state_dict' in s for s in state['param_schedulers'])
+
+
+def test_a_finished_run_says_so(whole):
+    run, _ = whole
+    train(run, 6, [WARM])
+    resumed, told = train(run, 6, [WARM], resume=run / 'iter_6.pth')
+    assert resumed == [] and 'is finished: 6 of 6 iterations are done; --max-iters' in told
+
+
+def test_another_batch_size_is_told(whole):
+    run, _ = whole
+    train(run, 6, [WARM])
+    assert 'the batch size was 2 and is 4 now' in train(
+        run, 8, [WARM], resume=run / 'iter_6.pth', batch=4
+    )[1]  # fmt: skip
+
+
+def test_a_schedule_that_measures_cannot_be_computed_anew(whole):
+    run, _ = whole
+    plateau = dict(type='ReduceOnPlateauLR', monitor='loss', by_epoch=True)
+    train(run, 6, [WARM, plateau])
+    with pytest.raises(UserError, match='goes by a measured value'):
+        train(run, 8, [WARM | dict(end=5), plateau], resume=run / 'iter_6.pth')

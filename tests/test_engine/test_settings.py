@@ -1,0 +1,197 @@
+"""Options and values of configs, and trainings made shorter."""
+
+import logging
+
+import pytest
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+
+from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.settings import check_values, set_length
+from mmswinv2.errors import UserError, explain
+from tests.test_tools.conftest import CONFIG, ROOT
+
+
+@pytest.fixture
+def warned():
+    """Warnings that were logged."""
+    records = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: records.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield records
+    logger.removeHandler(handler)
+
+
+def read(options, path=ROOT / CONFIG):
+    return config_with_options(str(path), options)
+
+
+UNUSED = {
+    'modle.backbone.window_size': (8, "nothing reads 'modle' in a config (close to it: model"),
+    'load_form': ('x.pth', '(close to it: load_from'),
+    'Max_iters': (3, "nothing reads 'Max_iters' in a config (close to it: max_iters"),
+    'param_schedulers': ([], '(close to it: param_scheduler'),
+    'max_iters': (3, 'comes too late: max_iters is a variable .* stands in .*train_cfg.max_iters'),
+    'train_pipeline.0.type': ('Foo', 'comes too late: .* stands in train_dataloader.dataset.pipe'),
+    'default_hooks.chekpoint.interval': (3, "'chekpoint' is new in the config .*checkpoint"),
+    'model.train_cfg.rcnnn.debug': (True, "'rcnnn' is new in the config .*rcnn"),
+    'env_cfg.cudnn_benchmrk': (True, "'cudnn_benchmrk' is new in the config .*cudnn_benchmark"),
+}
+
+
+@pytest.mark.parametrize(('option', 'value', 'words'), [(k, *v) for k, v in UNUSED.items()])
+def test_options_that_change_nothing(warned, option, value, words):
+    import re
+
+    read({option: value})
+    (text,) = warned
+    assert f'--cfg-options {option}' in text
+    assert words in text or re.search(words, text)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'model.backbone.window_size': 4},
+        {'model.backbone.drop_path_rate': 0.3},
+        {'model.backbone.init_cfg.type': 'Pretrained'},
+        {'train_dataloader.dataset.metainfo.classes': ['a']},
+        {'optim_wrapper.paramwise_cfg.custom_keys.neck.lr_mult': 2.0},
+        {'param_scheduler.1.end': 5, 'randomness.seed': 3, 'load_from': 'x.pth'},
+        {'strategy': None, 'compile': True, 'default_hooks.checkpoint.max_keep_ckpts': 2},
+        {'train_dataloader.batch_size': 2, 'data_root': 'there'},
+    ],
+    ids=lambda o: next(iter(o)),
+)
+def test_options_that_are_right(warned, options):
+    read(options)
+    assert warned == []
+
+
+def test_modules_of_the_command_line_are_imported(tmp_path, monkeypatch):
+    (tmp_path / 'imported_late.py').write_text('import os\nos.environ["IMPORTED_LATE"] = "1"\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv('IMPORTED_LATE', '0')
+    read({'custom_imports.imports': ['imported_late']})
+    import os
+
+    assert os.environ['IMPORTED_LATE'] == '1'
+
+
+def test_settings_of_a_file_that_are_misspelt(warned, tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(f"_base_ = '{ROOT / CONFIG}'\nparam_schedulers = []\nclasses = ('a',)\n")
+    read({}, path)
+    assert len(warned) == 1 and "nothing reads 'param_schedulers'" in warned[0]
+
+
+def test_no_config_of_ours_is_told_anything(warned):
+    for path in sorted((ROOT / 'configs/detection').glob('*.py')):
+        read({}, path)
+    assert warned == []
+
+
+VALUES = [
+    ('train_dataloader', 5), ('model', 'tiny'), ('train_dataloader.batch_size', 0),
+    ('train_dataloader.batch_size', 'two'), ('train_dataloader.batch_size', True),
+    ('val_dataloader.num_workers', -1), ('train_dataloader.num_workers', 1.5),
+    ('train_cfg.max_iters', 0), ('train_cfg.max_iters', -1), ('train_cfg.max_iters', 'abc'),
+    ('train_cfg.max_iters', float('nan')), ('train_cfg.val_interval', 0),
+    ('optim_wrapper.optimizer.lr', 'fast'), ('optim_wrapper.optimizer.lr', -1.0),
+    ('optim_wrapper.optimizer.lr', float('inf')), ('optim_wrapper.optimizer.weight_decay', 'a'),
+    ('optim_wrapper.accumulative_counts', 0), ('default_hooks.logger.interval', 0),
+    ('custom_hooks', 3), ('param_scheduler', 'cosine'), ('val_evaluator', 1), ('load_from', 3),
+    ('randomness.seed', 'a'), ('log_level', 10), ('auto_scale_lr.base_batch_size', 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('option', 'value'), VALUES, ids=str)
+def test_values_that_cannot_be(option, value):
+    with pytest.raises(UserError, match=rf'{option}=.* in the config must be a'):
+        read({option: value})
+
+
+def test_large_numbers_may_be_written_short():
+    check_values(Config(dict(train_cfg=dict(max_iters=1e5))))
+
+
+def test_a_config_that_is_its_own_base(tmp_path):
+    (tmp_path / 'a.py').write_text("_base_ = 'b.py'\n")
+    (tmp_path / 'b.py').write_text("_base_ = 'a.py'\n")
+    with pytest.raises(UserError, match=r'a.py is its own _base_'):
+        read({}, tmp_path / 'a.py')
+
+
+def test_options_below_a_number():
+    with pytest.raises(UserError, match=r'--cfg-options train_cfg.max_iters.x'):
+        read({'train_cfg.max_iters.x': 3})
+
+
+@pytest.mark.parametrize(
+    ('setting', 'words'),
+    [
+        (dict(type='mmdet.FPN', in_chanels=[8]), 'in_chanels.*in_channels'),
+        (dict(type='mmdet.CocoDataset', ann_fil='a.json'), 'ann_fil.*ann_file'),
+    ],
+    ids=['neck', 'data set'],
+)
+def test_arguments_that_a_type_does_not_take(setting, words):
+    import re
+
+    from mmengine.registry import DATASETS, MODELS
+
+    registry = DATASETS if 'Coco' in setting['type'] else MODELS
+    with pytest.raises(TypeError) as error:
+        registry.build(setting)
+    assert re.search(rf'takes no argument .{words}', explain(error.value))
+
+
+def test_a_bug_in_the_call_of_a_function_stays_one():
+    def function():
+        return explain(b=3)
+
+    with pytest.raises(TypeError) as error:
+        function()
+    assert explain(error.value) is None
+
+
+def config(**settings):
+    return Config(
+        dict(
+            train_cfg=dict(type='IterBasedTrainLoop', max_iters=100, val_interval=100),
+            default_hooks=dict(checkpoint=dict(by_epoch=False, interval=50)),
+            param_scheduler=[
+                dict(type='LinearLR', begin=0, end=10),
+                dict(type='CosineAnnealingLR', begin=10, end=100, T_max=90),
+                dict(type='MultiStepLR', milestones=[60, 90]),
+            ],
+        )
+        | settings
+    )
+
+
+@pytest.mark.parametrize(
+    ('length', 'ends', 'milestones', 'intervals'),
+    [
+        (200, [(0, 20), (20, 200)], [120, 180], (100, 50)),
+        (20, [(0, 2), (2, 20)], [12, 18], (20, 20)),
+        (2, [(0, 1), (1, 2)], [1, 2], (2, 2)),
+        (1, [(0, 1)], [1, 1], (1, 1)),
+    ],
+)
+def test_shorter_and_longer(length, ends, milestones, intervals):
+    cfg = config()
+    set_length(cfg, length, None)
+    assert cfg.train_cfg.max_iters == length
+    *lengths, steps = cfg.param_scheduler
+    assert [(s.begin, s.end) for s in lengths] == ends and steps.milestones == milestones
+    assert (cfg.train_cfg.val_interval, cfg.default_hooks.checkpoint.interval) == intervals
+
+
+def test_lengths_that_cannot_be():
+    with pytest.raises(UserError, match='--max-epochs: this config does not train by epochs'):
+        set_length(config(), None, 3)
+    with pytest.raises(UserError, match='--max-iters must be at least 1, got 0'):
+        set_length(config(), 0, None)
