@@ -31,7 +31,10 @@ _NOT_LABELLED = 255
 _ORIENTATION, _SUBFILE_TYPE, _SAMPLE_FORMAT = 274, 254, 339  # tags of EXIF and TIFF
 # where the functions are defined that decode a file of labels by `mmcv.imfrombytes`
 _READERS = ('mmseg.datasets.transforms.loading', 'mmcv.transforms.loading')
-_SOFTMAX_LOSSES = ('OhemCrossEntropy', 'TverskyLoss')  # and those with use_sigmoid=False
+# how Pillow decodes samples to others: grey of 2 or 4 bits, 0 for white, PGM of another range
+_SCALED = re.compile(r"'(L;[24]|[1L];\w*I)|ppm.* (?!255\))\d+\)\)$")
+# losses over several channels, or what they are made of, beside those with use_sigmoid=False
+_SOFTMAX_LOSSES = ('OhemCrossEntropy', 'TverskyLoss', 'lovasz_softmax')
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, AttributeError, Image.DecompressionBombError)
 _FEW_CLASSES = 10  # of more than these, some may be too rare to warn of
 
@@ -199,90 +202,69 @@ class SegMapGuard:
 # What a file of labels must not be: whether Pillow's image of it, not yet decoded, is; the words.
 _FILE_RULES: tuple[tuple[Callable[[Any], Any], str], ...] = (
     (
-        lambda image: (
-            image.format not in ('PNG', 'TIFF', 'BMP', 'GIF', 'PPM')
-            or re.search('jpeg|webp', str(image.info.get('compression')))
-        ),
-        'is a file of {image.format}, of a kind that may have changed labels; make it again from '
-        'its source as PNG (TIFF, BMP, GIF and PGM are read too, if compressed without loss)',
+        lambda file: file.format not in ('PNG', 'TIFF', 'BMP', 'GIF', 'PPM'),
+        'is a {file.format} file; labels are safe in PNG: make it anew from its source',
     ),
     (
-        lambda image: any(_is_map(image, i) for i in range(1, getattr(image, 'n_frames', 1))),
+        lambda file: re.search('jpeg|webp', str(file.info.get('compression'))),
+        'is compressed with loss, which changes labels; make it anew from its source, as PNG',
+    ),
+    (
+        lambda file: any(_is_map(file, i) for i in range(1, getattr(file, 'n_frames', 1))),
         'holds several images; save the one that is the map as PNG',
     ),
     (
-        lambda image: (
-            re.search(r"'(L;[24]|[1L];\w*I)", str(image.tile[0]))
-            or (image.tile[0][0].startswith('ppm') and image.tile[0][3][-1] != _NOT_LABELLED)
-        ),
-        'has samples that decoders scale or invert: fewer than 8 bits of grey, or 0 for white; '
-        'save it with 8 bits a pixel, and 0 for black',
+        lambda file: _SCALED.search(str(file.tile[0])),
+        'has samples that decoders scale or invert; save it with 8 bits a pixel and 0 for black',
     ),
     (
-        lambda image: (
-            ('exif' in image.info or image.format == 'TIFF')  # else all of the file is searched
-            and image.getexif().get(_ORIENTATION, 1) != 1
-        ),
+        lambda file: ('exif' in file.info or file.format == 'TIFF') and _orientation(file) != 1,
         'is to be turned (EXIF orientation), which not every decoder does; save it upright',
     ),
 )
 # What its labels must not be, in order: which of them are; the words.
 _VALUE_RULES: tuple[tuple[Callable[[np.ndarray], Any], str], ...] = (
-    (
-        lambda labels: labels.ndim != 2,
-        'has the shape {shape}; (height, width) is wanted, with the class of each pixel in one '
-        'channel',
-    ),
-    (
-        lambda labels: labels != np.trunc(labels.real),  # so is NaN
-        'has the label {first}; labels are whole numbers',
-    ),
-    (lambda labels: labels < 0, 'has the label {first:.0f}; labels are whole numbers from 0'),
-    (
-        lambda labels: labels > _NOT_LABELLED,
-        'has the label {first:.0f}; mmseg reads labels of 8 bits, up to 255',
-    ),
+    (lambda a: a.ndim != 2, 'has the shape {shape}; (height, width) is wanted, in one channel'),
+    (lambda a: a != np.trunc(a), 'has the label {first}; labels are whole numbers'),  # so is NaN
+    (lambda a: a < 0, 'has the label {first:.0f}; labels are whole numbers from 0'),
+    (lambda a: a > _NOT_LABELLED, 'has the label {first:.0f}; mmseg reads 8 bits, up to 255'),
 )
 
 
-def _is_map(image: Any, page: int) -> bool:
+def _is_map(file: Any, page: int) -> bool:
     """Whether a page of a file is not just an overview or the mask of another one."""
-    image.seek(page)
-    return image.format != 'TIFF' or not image.tag_v2.get(_SUBFILE_TYPE, 0) & 0b101
+    file.seek(page)
+    return file.format != 'TIFF' or not file.tag_v2.get(_SUBFILE_TYPE, 0) & 0b101
+
+
+def _orientation(file: Any) -> int:
+    return file.getexif().get(_ORIENTATION, 1)
 
 
 def _check_file(path: str, content: bytes, backend: str) -> None:
     """Raise `UserError` if mmseg would read other labels than those of the file, without a word."""
     from mmcv import imfrombytes
 
-    def decode() -> np.ndarray:
-        return np.asarray(imfrombytes(content, flag='unchanged', backend=backend)).squeeze()
-
-    try:
-        image: Any = Image.open(io.BytesIO(content))
-    except UnidentifiedImageError:
-        if backend != 'tifffile':  # which knows more kinds of TIFF
-            raise
-        _check_values(path, decode())
-        return
-    with image:
+    file: Any
+    with Image.open(io.BytesIO(content)) as file:
         for broken, words in _FILE_RULES:
-            if broken(image):
-                raise UserError(f'the label map {path} {words.format(image=image)}')
-        image.seek(0)
-        signed = image.format == 'TIFF' and image.tag_v2.get(_SAMPLE_FORMAT) == (2,)
-        if not signed and image.mode in ('L', '1', 'P')[: 3 if backend == 'pillow' else 1]:
+            if broken(file):
+                raise UserError(f'the label map {path} {words.format(file=file)}')
+        file.seek(0)
+        signed = file.format == 'TIFF' and file.tag_v2.get(_SAMPLE_FORMAT) == (2,)
+        if not signed and file.mode in ('L', '1', 'P')[: 3 if backend == 'pillow' else 1]:
             return  # 8 bits or less, which are handed over as they are
-        labels = np.array(image).squeeze()
+        labels = np.array(file).squeeze()
     if signed and labels.dtype == np.uint8:
         labels = labels.view(np.int8)
     _check_values(path, labels)
-    if backend != 'pillow' and not np.array_equal(decode(), labels):
-        raise UserError(
-            f'the label map {path} has other labels, or none, for imdecode_backend={backend!r} of '
-            'LoadAnnotations, which makes colours of palettes and scales samples; leave that '
-            'setting out'
-        )
+    if backend != 'pillow':
+        loaded = np.asarray(imfrombytes(content, flag='unchanged', backend=backend))
+        if not np.array_equal(loaded.squeeze(), labels):
+            raise UserError(
+                f'the label map {path} has other labels, or none, for imdecode_backend={backend!r} '
+                'of LoadAnnotations, which may make colours of a palette; leave that setting out'
+            )
 
 
 def _check_values(path: str, labels: np.ndarray, rules: Any = _VALUE_RULES) -> None:
@@ -413,4 +395,5 @@ def check_heads(model: Any, num_classes: int, where: str) -> None:
 
 
 def _is_softmax(loss: nn.Module) -> bool:
-    return not getattr(loss, 'use_sigmoid', type(loss).__name__ not in _SOFTMAX_LOSSES)
+    made_of = getattr(loss, 'cls_criterion', type(loss)).__name__
+    return not getattr(loss, 'use_sigmoid', made_of not in _SOFTMAX_LOSSES)

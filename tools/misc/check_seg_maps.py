@@ -1,8 +1,8 @@
 """Look at every image and label map that a segmentation config trains and evaluates with.
 
 Prints each that cannot be used: missing, damaged, of another size than its image, or with labels
-that are no classes. tools/train.py would stop at the first of them that it comes across. Of maps that
-can all be used, it warns if classes have no pixel in them.
+that are no classes. tools/train.py would stop at the first of them that it comes across. If all can
+be used, it warns of classes that have no pixel.
 """
 
 import argparse
