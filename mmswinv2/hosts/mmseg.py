@@ -32,10 +32,9 @@ _ORIENTATION, _SUBFILE_TYPE, _SAMPLE_FORMAT = 274, 254, 339  # tags of EXIF and 
 # where the functions are defined that decode a file of labels by `mmcv.imfrombytes`
 _READERS = ('mmseg.datasets.transforms.loading', 'mmcv.transforms.loading')
 # how Pillow decodes samples to others: grey of 2 or 4 bits, 0 for white, PGM of another range
-_SCALED = re.compile(r"'(L;[24]|[1L];\w*I)|ppm.* (?!255\))\d+\)\)$")
+_SCALED = re.compile(r"'(L;[24]|[1L];\w*I)|ppm.* (?!255\))\d+\)\)\]$")
 # losses over several channels, or what they are made of, beside those with use_sigmoid=False
 _SOFTMAX_LOSSES = ('OhemCrossEntropy', 'TverskyLoss', 'lovasz_softmax')
-_DECODER_ERRORS = (OSError, SyntaxError, ValueError, AttributeError, Image.DecompressionBombError)
 _FEW_CLASSES = 10  # of more than these, some may be too rare to warn of
 
 
@@ -148,11 +147,11 @@ class SegMapGuard:
                 content = fileio.get(path, backend_args=self.load.backend_args)
                 _check_file(path, content, self.load.imdecode_backend)
             results = self.load(results)
-        except UserError:
-            raise
         except FileNotFoundError as error:
             raise UserError(f'the label map {path} does not exist') from error
-        except _DECODER_ERRORS as error:
+        except Exception as error:  # decoders raise whatever a damaged file makes them
+            if isinstance(error, UserError) or not (self.decodes or isinstance(error, OSError)):
+                raise
             unknown = isinstance(error, (UnidentifiedImageError, AttributeError))  # cv2's is None
             reason = 'its decoder does not know the format' if unknown else error
             raise UserError(
@@ -162,12 +161,14 @@ class SegMapGuard:
         _check_values(path, labels, _VALUE_RULES[:1])
         if image is not None and labels.shape != tuple(image[:2]):
             height, width = labels.shape
-            turned = '; if its EXIF orientation turns the image and not the map, save it upright'
+            turned = ''
+            if (width, height) == tuple(image[:2]):
+                turned = (
+                    '; if its EXIF orientation turns the image and not the map, save it upright'
+                )
             raise UserError(
                 f'the label map {path} is {width}x{height} pixels, and its image '
-                f'{results.get("img_path")} is {image[1]}x{image[0]}'
-                + turned
-                * ((width, height) == tuple(image[:2]))
+                f'{results.get("img_path")} is {image[1]}x{image[0]}{turned}'
             )
         self._check_labels(path, labels, results)
         return results
@@ -214,7 +215,7 @@ _FILE_RULES: tuple[tuple[Callable[[Any], Any], str], ...] = (
         'holds several images; save the one that is the map as PNG',
     ),
     (
-        lambda file: _SCALED.search(str(file.tile[0])),
+        lambda file: _SCALED.search(str(file.tile[:1])),
         'has samples that decoders scale or invert; save it with 8 bits a pixel and 0 for black',
     ),
     (
@@ -225,7 +226,10 @@ _FILE_RULES: tuple[tuple[Callable[[Any], Any], str], ...] = (
 # What its labels must not be, in order: which of them are; the words.
 _VALUE_RULES: tuple[tuple[Callable[[np.ndarray], Any], str], ...] = (
     (lambda a: a.ndim != 2, 'has the shape {shape}; (height, width) is wanted, in one channel'),
-    (lambda a: a != np.trunc(a), 'has the label {first}; labels are whole numbers'),  # so is NaN
+    (
+        lambda a: a.dtype.kind == 'f' and a != np.trunc(a),  # so is NaN
+        'has the label {first}; labels are whole numbers',
+    ),
     (lambda a: a < 0, 'has the label {first:.0f}; labels are whole numbers from 0'),
     (lambda a: a > _NOT_LABELLED, 'has the label {first:.0f}; mmseg reads 8 bits, up to 255'),
 )
@@ -252,8 +256,9 @@ def _check_file(path: str, content: bytes, backend: str) -> None:
                 raise UserError(f'the label map {path} {words.format(file=file)}')
         file.seek(0)
         signed = file.format == 'TIFF' and file.tag_v2.get(_SAMPLE_FORMAT) == (2,)
-        if not signed and file.mode in ('L', '1', 'P')[: 3 if backend == 'pillow' else 1]:
-            return  # 8 bits or less, which are handed over as they are
+        exact = ('L', '1', 'P') if backend == 'pillow' else ('L',)
+        if file.mode in exact and not signed:
+            return  # handed over as they are
         labels = np.array(file).squeeze()
     if signed and labels.dtype == np.uint8:
         labels = labels.view(np.int8)

@@ -141,6 +141,8 @@ FILES = {
     'on its side': (image(LABELS, 'tiff', tiffinfo={0x112: 6}), 'is to be turned', None),
     'empty': (b'', 'its decoder does not know the format; fetch it again', None),
     'text': (b'hello', 'its decoder does not know the format; fetch it again', None),
+    'a tiff of no width': (tiff(LABELS).replace(struct.pack('<HH', 256, 4), b'\xf0\xf0\4\0'),
+                           'cannot read the label map', None),
     'cut short': (image(np.random.default_rng(0).integers(0, 3, (90, 90), np.uint8))[:900],
                   'cannot read the label map', None),
 }  # fmt: skip
