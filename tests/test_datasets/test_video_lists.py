@@ -138,6 +138,8 @@ def test_videos_without_labels(folder):
     assert read(folder, content, test_mode=True) == [(name, -1) for name in FILES]
     several = read(folder, content, test_mode=True, multi_class=True, num_classes=8)
     assert several == [(name, []) for name in FILES]
+    remote = dict(test_mode=True, data_prefix=dict(video='s3://b'))  # where nobody looks
+    assert read(folder, 'my clip.mp4\n', **remote) == [('s3://b/my clip.mp4', -1)]
     for name in FILES:
         with pytest.raises(UserError, match='line 1: .* is not "path label".* there is no label'):
             build(folder, name)
