@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import re
 from multiprocessing.pool import ThreadPool
 from typing import Any
 
 from mmaction.datasets import VideoDataset as MMActionVideoDataset
-from mmengine.fileio import list_from_file
+from mmengine import fileio
 from mmengine.logging import print_log
 
 from ..errors import UserError
 from ..registry import DATASETS
 from .video_files import UnreadableVideo, open_video
+
+_LABEL = re.compile('[0-9]{1,9}')
+_ENDING = re.compile(r'\.\w{0,9}[A-Za-z]\w{0,9}$')  # of the name of a file
+_SEPARATOR = re.compile(r'[\s,;|]')
+# What is wrong with a line that is no path and label, by how it ends, in order.
+_LINE_RULES = (
+    (r'(?!{d})[\s,;:|]\s*[0-9]+', 'the label does not follow on {delimiter!r}, the delimiter set'),
+    (r'{d}[+-][0-9]+', 'labels are from 0, and have no sign'),
+    (r'{d}[0-9]+[._][0-9]*', 'labels have no point and no underscore'),
+    (r'(^|{d})[0-9]{{1,9}}', 'no file is called {name!r}; several labels need multi_class=True'),
+    (r'{d}\d+', 'labels are up to nine digits, each 0 to 9'),
+    (r'', 'there is no label, which only test_mode=True allows, and only after the path of a file'),
+)
 
 
 @DATASETS.register_module()
@@ -42,14 +57,15 @@ class VideoDataset(MMActionVideoDataset):
         """Read the list.
 
         Raises:
-            UserError: with file and line, if a line has another form or a label is no class.
+            UserError: with file and line, if a line has another form, a label is no class, or the
+                text is not UTF-8.
         """
         if self.multi_class and self.num_classes is None:
             raise UserError(f'{self.ann_file}: a data set with multi_class=True needs num_classes')
         videos = []
-        for number, line in enumerate(list_from_file(self.ann_file), start=1):
-            if line.strip():
-                videos.append(self._parse(line.strip(), f'{self.ann_file}, line {number}'))
+        for number, line in enumerate(_read_lines(self.ann_file), start=1):
+            if line := line.lstrip('\ufeff').strip():  # lists put together have marks inside
+                videos.append(self._parse(line, f'{self.ann_file}, line {number}'))
         if not videos:
             raise UserError(f'{self.ann_file} lists no videos')
         if self.test_mode and self.skip_unreadable:
@@ -58,28 +74,39 @@ class VideoDataset(MMActionVideoDataset):
         return videos
 
     def _parse(self, line: str, where: str) -> dict:
-        if self.multi_class:
-            name, *labels = line.split(self.delimiter)
-        else:
-            name, *labels = line.rsplit(self.delimiter, 1)
-        try:
-            numbers = [int(label) for label in labels]
-        except ValueError:
-            name, numbers = line, []
-        if not numbers and not self.test_mode:
-            raise UserError(
-                f'{where}: {line!r} is not "path{self.delimiter}label" with a whole number as label'
-            )
-        last = None if self.num_classes is None else self.num_classes - 1
-        for number in numbers:
-            if number < 0 or (last is not None and number > last):
+        readings: list[tuple[str, list[int]]] = [(line, [])]  # each with one more label
+        while len(readings) <= (self.num_classes if self.multi_class else 1):
+            name, labels = readings[-1]
+            name, _, last = name.rpartition(self.delimiter)
+            if not name.strip() or not _LABEL.fullmatch(last.strip()):
+                break
+            readings.append((name.rstrip(), [int(last), *labels]))
+        name, labels = readings[-1]
+        if not labels or not _ENDING.search(name):  # the disk knows how far the name goes
+            files = [reading for reading in readings if self._is_file(reading[0])]
+            name, labels = (files or readings)[-1]
+            is_video = bool(files) or not _SEPARATOR.search(name)
+            if not is_video or not (labels or (files and self.test_mode)):
+                tail, d = '' if files else line[-200:], re.escape(self.delimiter) + r'\s*'
+                words = next(w for end, w in _LINE_RULES if re.search(end.format(d=d) + '$', tail))
                 raise UserError(
-                    f'{where}: label {number} of {name} is no class; labels are from 0'
-                    + (f' to {last}' if last is not None else '')
+                    f'{where}: {line[:200]!r} is not "path{self.delimiter}label" with a whole '
+                    f'number as label: {words.format(delimiter=self.delimiter, name=name)}'
                 )
-        path = os.path.join(self.data_prefix.get('video') or '', name.rstrip())
-        label = numbers if self.multi_class else (numbers[0] if numbers else -1)
-        return dict(filename=path, label=label, where=where)
+        if self.num_classes is not None and (number := max(labels, default=0)) >= self.num_classes:
+            raise UserError(
+                f'{where}: label {number} of {name} is no class; labels are from 0 to '
+                f'{self.num_classes - 1}'
+            )
+        label = labels if self.multi_class else (labels[0] if labels else -1)
+        return dict(filename=self._path(name), label=label, where=where)
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.data_prefix.get('video') or '', name)
+
+    def _is_file(self, name: str) -> bool:
+        path = self._path(name)
+        return '://' in path or os.path.isfile(path)  # those of other machines are taken for some
 
     def _readable(self, videos: list[dict]) -> list[dict]:
         def look(video: dict) -> str | None:
@@ -134,6 +161,24 @@ class VideoDataset(MMActionVideoDataset):
                     f'data set), the last of them {error}'
                 ) from error
             return None
+
+
+def _read_lines(path: str) -> list[str]:
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f'{path} is no file; ann_file is to be a list of videos')
+    content = fileio.get(path)
+    bad = content.find(b'\0')
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        bad = error.start
+    if bad >= 0:
+        line = content.count(b'\n', 0, bad) + 1
+        raise UserError(
+            f'{path}, line {line}: the byte 0x{content[bad]:02x} is none of a text in UTF-8; '
+            f'convert the list, as by iconv -f GBK -t UTF-8 {path} > NEW (or -f UTF-16)'
+        )
+    return io.StringIO(text, newline=None).readlines()
 
 
 def _warn(text: str) -> None:

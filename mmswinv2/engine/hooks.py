@@ -20,6 +20,7 @@ from torch import Tensor
 from .. import hosts
 from ..checkpoints import fetch_together, load_but, read_class_map
 from ..errors import UserError
+from ..hosts.mmaction import check_testing_views
 from ..hosts.mmengine import FILE_KEYS
 from ..registry import HOOKS
 from .strategies import unwrap_model, whole_weights
@@ -142,10 +143,12 @@ class CheckDatasetHook(Hook):
         for name in ('train', 'val', 'test'):
             loop = getattr(runner, f'_{name}_loop')
             if loop is not None and not isinstance(loop, dict):
-                dataset, model = loop.dataloader.dataset, unwrap_model(runner.model)
-                hosts.check_dataset(dataset, f'{name}_dataloader', model)
+                loader, model = loop.dataloader, unwrap_model(runner.model)
+                hosts.check_dataset(loader.dataset, f'{name}_dataloader', model)
                 evaluator = getattr(loop, 'evaluator', None)
-                hosts.check_evaluator(evaluator, dataset, f'{name}_evaluator')
+                hosts.check_evaluator(evaluator, loader.dataset, f'{name}_evaluator')
+                if name != 'train':
+                    check_testing_views(model, loader.batch_size or 1, f'{name}_dataloader')
 
 
 @HOOKS.register_module()

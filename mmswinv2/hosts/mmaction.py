@@ -179,17 +179,17 @@ def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:
 
     mmaction2 itself would end in a failed assertion on the GPU, or count the video as wrong.
     """
-    if dataset.multi_class:
-        if dataset.num_classes != num_classes:
-            raise UserError(
-                f'{where}: the data set has num_classes={dataset.num_classes}, and model.cls_head '
-                f'{num_classes}'
-            )
-        return
+    if dataset.multi_class and dataset.num_classes != num_classes:
+        raise UserError(
+            f'{where}: the data set has num_classes={dataset.num_classes}, and model.cls_head '
+            f'{num_classes}'
+        )
     unlabelled = 0
     for i in range(len(dataset)):
         video = dataset.get_data_info(i)
         label = video.get('label')
+        if isinstance(label, torch.Tensor):  # of several labels: 1 for each
+            unlabelled += not label.any()
         unlabelled += isinstance(label, int) and label < 0
         if isinstance(label, int) and label >= num_classes:
             entry = video.get('where') or f'{dataset.ann_file}, video {i + 1}'
@@ -204,4 +204,20 @@ def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:
             'scores; only what --dump writes means something for them',
             logger='current',
             level=logging.WARNING,
+        )
+
+
+def check_testing_views(model: Any, batch_size: int, where: str) -> None:
+    """Raise `UserError` if views are to be tested in groups and videos in batches.
+
+    A 3-D recognizer of mmaction2 takes groups of views of one video, and ends in an assertion on
+    the first batch of several.
+    """
+    views = (getattr(model, 'test_cfg', None) or {}).get('max_testing_views')
+    kinds = [kind.__name__ for kind in type(model).__mro__]
+    if views and batch_size > 1 and 'Recognizer3D' in kinds:
+        raise UserError(
+            f'{where} has batch_size={batch_size}, and model.test_cfg max_testing_views={views}, '
+            f'which is for one video at a time; set {where}.batch_size=1, or leave '
+            'max_testing_views out'
         )

@@ -1,26 +1,41 @@
 """mmseg: segmentors, and label maps that cannot be right.
 
-mmseg looks at no label map: a map of another size than its image trains on the wrong pixels, and
-a label beyond the classes ends in a failed assertion on the GPU that names no file.
+mmseg looks at no label map: a map of another size than its image trains on the wrong pixels, labels
+that do not fit into 8 bits become other labels, and a label beyond the classes ends in a failed
+assertion on the GPU that names no file.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+import io
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from mmengine import fileio
+from mmengine.logging import print_log
+from PIL import Image, UnidentifiedImageError
 from torch import nn
 
 from ..errors import UserError
-from .mmengine import Host, as_list, patch, replace
+from .mmengine import Host, as_list, patch, replace, step_lists
 
 _NOT_LABELLED = 255
-_WIDE_MODES = ('I', 'I;16', 'I;16B', 'I;16L', 'F')  # Pillow's for more than 8 bits
+_ORIENTATION, _SUBFILE_TYPE, _SAMPLE_FORMAT = 274, 254, 339  # tags of EXIF and TIFF
+# where the functions are defined that decode a file of labels by `mmcv.imfrombytes`
+_READERS = ('mmseg.datasets.transforms.loading', 'mmcv.transforms.loading')
+# how Pillow decodes samples to others: grey of 2 or 4 bits, 0 for white, PGM of another range
+_SCALED = re.compile(r"'(L;[24]|[1L];\w*I)|ppm.* (?!255\))\d+\)\)\]$")
+# losses over several channels, or what they are made of, beside those with use_sigmoid=False
+_SOFTMAX_LOSSES = ('OhemCrossEntropy', 'TverskyLoss', 'lovasz_softmax')
+_FEW_CLASSES = 10  # of more than these, some may be too rare to warn of
 
 
 @patch('mmseg', '<1.3')
@@ -80,8 +95,9 @@ class MMSeg(Host):
         """Want a label map for every image, check maps while they load, and count classes."""
         if not has_seg_maps(dataset):
             return False
-        if guard_seg_maps(dataset):
+        if guards := guard_seg_maps(dataset):
             require_seg_maps(dataset, where)
+            warn_of_absent_classes(dataset, guards[0], where)
         check_heads(model, len(dataset.metainfo.get('classes') or ()), where)
         return True
 
@@ -107,6 +123,9 @@ class MMSeg(Host):
 class SegMapGuard:
     """Loads a label map as `load` does, and refuses one that is damaged, misfits or has bad labels.
 
+    Files are looked at where mmseg's own `load` decodes them: what a subclass makes of other files
+    is its business. They are read twice for that, so that every backend of mmengine works.
+
     Args:
         load: mmseg's ``LoadAnnotations``.
         num_classes: classes of the data set; labels are 0 to ``num_classes - 1``. ``None`` where it
@@ -118,30 +137,38 @@ class SegMapGuard:
         self, load: Any, num_classes: int | None = None, ignore_index: int = _NOT_LABELLED
     ) -> None:
         self.load, self.num_classes, self.ignore_index = load, num_classes, ignore_index
+        self.decodes = type(load)._load_seg_map.__module__ in _READERS
 
     def __call__(self, results: dict) -> dict:
         """Add ``gt_seg_map`` (H, W), or raise `UserError` naming the file."""
         path = results['seg_map_path']
         try:
-            _want_8_bits(path)
+            if self.decodes:
+                content = fileio.get(path, backend_args=self.load.backend_args)
+                _check_file(path, content, self.load.imdecode_backend)
             results = self.load(results)
-        except UserError:
-            raise
         except FileNotFoundError as error:
             raise UserError(f'the label map {path} does not exist') from error
-        except (OSError, SyntaxError, ValueError, AttributeError) as error:  # of the decoders
-            raise UserError(f'cannot read the label map {path}: {error}; fetch it again') from error
-        labels, image = results['gt_seg_map'], results.get('ori_shape')
-        if labels.ndim != 2:
+        except Exception as error:  # decoders raise whatever a damaged file makes them
+            if isinstance(error, UserError) or not (self.decodes or isinstance(error, OSError)):
+                raise
+            unknown = isinstance(error, (UnidentifiedImageError, AttributeError))  # cv2's is None
+            reason = 'its decoder does not know the format' if unknown else error
             raise UserError(
-                f'the label map {path} has the shape {labels.shape}; (height, width) is wanted, '
-                'with the class of each pixel in one channel'
-            )
+                f'cannot read the label map {path}: {reason}; fetch it again, or save it as PNG'
+            ) from error
+        labels, image = results['gt_seg_map'], results.get('ori_shape')
+        _check_values(path, labels, _VALUE_RULES[:1])
         if image is not None and labels.shape != tuple(image[:2]):
             height, width = labels.shape
+            turned = ''
+            if (width, height) == tuple(image[:2]):
+                turned = (
+                    '; if its EXIF orientation turns the image and not the map, save it upright'
+                )
             raise UserError(
                 f'the label map {path} is {width}x{height} pixels, and its image '
-                f'{results.get("img_path")} is {image[1]}x{image[0]}'
+                f'{results.get("img_path")} is {image[1]}x{image[0]}{turned}'
             )
         self._check_labels(path, labels, results)
         return results
@@ -173,16 +200,84 @@ class SegMapGuard:
         return f'{type(self).__name__}({self.load!r}, num_classes={self.num_classes})'
 
 
-def _want_8_bits(path: str) -> None:
-    """Raise `UserError` if labels would be cut to 8 bits, as mmseg does without a word."""
-    if '://' in path:
-        return
-    with Image.open(path) as image:
-        if image.mode in _WIDE_MODES and (largest := np.array(image).max()) > _NOT_LABELLED:
+# What a file of labels must not be: whether Pillow's image of it, not yet decoded, is; the words.
+_FILE_RULES: tuple[tuple[Callable[[Any], Any], str], ...] = (
+    (
+        lambda file: file.format not in ('PNG', 'TIFF', 'BMP', 'GIF', 'PPM'),
+        'is a {file.format} file; labels are safe in PNG: make it anew from its source',
+    ),
+    (
+        lambda file: re.search('jpeg|webp', str(file.info.get('compression'))),
+        'is compressed with loss, which changes labels; make it anew from its source, as PNG',
+    ),
+    (
+        lambda file: any(_is_map(file, i) for i in range(1, getattr(file, 'n_frames', 1))),
+        'holds several images; save the one that is the map as PNG',
+    ),
+    (
+        lambda file: _SCALED.search(str(file.tile[:1])),
+        'has samples that decoders scale or invert; save it with 8 bits a pixel and 0 for black',
+    ),
+    (
+        lambda file: ('exif' in file.info or file.format == 'TIFF') and _orientation(file) != 1,
+        'is to be turned (EXIF orientation), which not every decoder does; save it upright',
+    ),
+)
+# What its labels must not be, in order: which of them are; the words.
+_VALUE_RULES: tuple[tuple[Callable[[np.ndarray], Any], str], ...] = (
+    (lambda a: a.ndim != 2, 'has the shape {shape}; (height, width) is wanted, in one channel'),
+    (
+        lambda a: a.dtype.kind == 'f' and a != np.trunc(a),  # so is NaN
+        'has the label {first}; labels are whole numbers',
+    ),
+    (lambda a: a < 0, 'has the label {first:.0f}; labels are whole numbers from 0'),
+    (lambda a: a > _NOT_LABELLED, 'has the label {first:.0f}; mmseg reads 8 bits, up to 255'),
+)
+
+
+def _is_map(file: Any, page: int) -> bool:
+    """Whether a page of a file is not just an overview or the mask of another one."""
+    file.seek(page)
+    return file.format != 'TIFF' or not file.tag_v2.get(_SUBFILE_TYPE, 0) & 0b101
+
+
+def _orientation(file: Any) -> int:
+    return file.getexif().get(_ORIENTATION, 1)
+
+
+def _check_file(path: str, content: bytes, backend: str) -> None:
+    """Raise `UserError` if mmseg would read other labels than those of the file, without a word."""
+    from mmcv import imfrombytes
+
+    file: Any
+    with Image.open(io.BytesIO(content)) as file:
+        for broken, words in _FILE_RULES:
+            if broken(file):
+                raise UserError(f'the label map {path} {words.format(file=file)}')
+        file.seek(0)
+        signed = file.format == 'TIFF' and file.tag_v2.get(_SAMPLE_FORMAT) == (2,)
+        exact = ('L', '1', 'P') if backend == 'pillow' else ('L',)
+        if file.mode in exact and not signed:
+            return  # handed over as they are
+        labels = np.array(file).squeeze()
+    if signed and labels.dtype == np.uint8:
+        labels = labels.view(np.int8)
+    _check_values(path, labels)
+    if backend != 'pillow':
+        loaded = np.asarray(imfrombytes(content, flag='unchanged', backend=backend))
+        if not np.array_equal(loaded.squeeze(), labels):
             raise UserError(
-                f'the label map {path} has the label {largest}; mmseg reads labels of 8 bits, up '
-                'to 255'
+                f'the label map {path} has other labels, or none, for imdecode_backend={backend!r} '
+                'of LoadAnnotations, which may make colours of a palette; leave that setting out'
             )
+
+
+def _check_values(path: str, labels: np.ndarray, rules: Any = _VALUE_RULES) -> None:
+    """Raise `UserError` if some rule is broken, naming the first label that breaks it."""
+    for broken, words in rules:
+        if np.any(found := broken(labels)):
+            said = words.format(shape=labels.shape, first=labels[found].flat[0])
+            raise UserError(f'the label map {path} {said}')
 
 
 def has_seg_maps(dataset: Any) -> bool:
@@ -214,7 +309,7 @@ def guard_seg_maps(dataset: Any) -> list[SegMapGuard]:
     classes = dataset.metainfo.get('classes')
     num_classes = None if classes is None else len(classes)
     guards = []
-    for steps in _step_lists(dataset.pipeline):
+    for steps in step_lists(dataset.pipeline):
         for i, step in enumerate(steps):
             if isinstance(step, LoadAnnotations):
                 steps[i] = SegMapGuard(step, num_classes, dataset.ignore_index)
@@ -223,28 +318,76 @@ def guard_seg_maps(dataset: Any) -> list[SegMapGuard]:
     return guards
 
 
-def _step_lists(step: Any) -> Iterator[list]:
-    """The lists of transforms in a pipeline, those inside other transforms included."""
-    inner: Any = getattr(step, 'subroutines', None) or getattr(step, 'transforms', None)
-    if isinstance(inner, list):
-        yield inner
-        for item in inner:
-            yield from _step_lists(item)
-    elif inner is not None:  # a transform around a pipeline of its own
-        yield from _step_lists(inner)
+def warn_of_absent_classes(
+    dataset: Any, guard: SegMapGuard, where: str, seconds: float = 2.0
+) -> None:
+    """Log a warning if classes of a data set of mmseg have no pixel in its label maps.
+
+    Maps are taken at random until every class has been seen, or, of more than 10 classes, any two.
+
+    `guard` loads them, for `seconds` at most; raises `UserError` if one cannot be used.
+    """
+    classes: Sequence[str] = dataset.metainfo.get('classes') or ()
+    few = len(classes) <= _FEW_CLASSES
+    pixels, looked_at, deadline = Counter[int](), 0, time.monotonic() + seconds
+    order = np.random.default_rng(0).permutation(len(dataset)).tolist()
+    while len(seen := [i for i in range(len(classes)) if pixels[i]]) < (len(classes) if few else 2):
+        if looked_at == len(order) or time.monotonic() > deadline:
+            break
+        labels = guard(dataset.get_data_info(order[looked_at]))['gt_seg_map']
+        values, counts = np.unique(labels, return_counts=True)
+        pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        looked_at += 1
+    else:
+        return
+    if dataset.reduce_zero_label:
+        why = f'reduce_zero_label=True takes 0 in a file for not labelled, and 1 for {classes[0]}'
+    elif pixels[_NOT_LABELLED]:
+        why = '255 counts as not labelled; in masks of 0 and 255, write the class in place of 255'
+    else:
+        why = 'look at the values of the maps, and at the order of the classes'
+    found = ', '.join(f'{classes[i]} {pixels[i]}' for i in (range(len(classes)) if few else seen))
+    print_log(
+        f'{where}: {len(classes) - len(seen)} of {len(classes)} classes occur in none of the '
+        f'{looked_at} label maps looked at, of {len(order)} (pixels: {found or "none"}; not '
+        f'labelled {pixels.total() - sum(pixels[i] for i in seen)}); {why}',
+        logger='current',
+        level=logging.WARNING,
+    )
 
 
 def check_heads(model: Any, num_classes: int, where: str) -> None:
-    """Raise `UserError` if a head of a segmentor has fewer classes than its data."""
+    """Raise `UserError` if a head of a segmentor cannot tell the classes of its data apart.
+
+    One with more classes than its data is a warning.
+    """
     model = getattr(model, 'module', model)  # inside test-time augmentation
     for name in ('decode_head', 'auxiliary_head'):
+        head: Any
         heads = getattr(model, name, None)
         for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
-            known = getattr(head, 'num_classes', num_classes)
-            # one channel tells two classes apart, and STDC's tells borders
-            binary = getattr(head, 'out_channels', 0) == 1 or hasattr(head, 'boundary_threshold')
-            if known < num_classes and not binary:
+            known = getattr(head, 'num_classes', None)
+            # STDC's head for borders has classes of its own
+            if not num_classes or known is None or hasattr(head, 'boundary_threshold'):
+                continue
+            data = f'the data set of {where} has {num_classes} classes'
+            one_channel = getattr(head, 'threshold', None) is not None
+            if one_channel and (num_classes > 2 or any(map(_is_softmax, head.modules()))):
                 raise UserError(
-                    f'model.{name} has num_classes={known}, and the data set of {where} has '
-                    f'{num_classes} classes; set num_classes={num_classes} in every head'
+                    f'model.{name} has out_channels=1, which is for two classes and losses with '
+                    f'use_sigmoid=True, and {data}; mend loss_decode, or leave out_channels out '
+                    f'and set num_classes={num_classes}'
                 )
+            if known < num_classes and not one_channel:
+                raise UserError(
+                    f'model.{name} has num_classes={known}, and {data}; set '
+                    f'num_classes={num_classes} in every head'
+                )
+            if known > num_classes:
+                text = f'model.{name} has num_classes={known}, and {data}: it learns never to say'
+                print_log(f'{text} the others', logger='current', level=logging.WARNING)
+
+
+def _is_softmax(loss: nn.Module) -> bool:
+    made_of = getattr(loss, 'cls_criterion', type(loss)).__name__
+    return not getattr(loss, 'use_sigmoid', made_of not in _SOFTMAX_LOSSES)

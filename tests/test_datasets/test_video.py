@@ -180,32 +180,8 @@ def test_testing_skips_if_asked_to(copy, log):
     assert all(any(f'left out the video {path}' in text for text in told) for path in bad)
 
 
-@pytest.mark.parametrize(
-    ('line', 'words'),
-    [
-        ('00001.mp4', 'is not "path label" with a whole number'),
-        ('00001.mp4 left', 'is not "path label" with a whole number'),
-        ('00001.mp4\t1', 'is not "path label" with a whole number'),
-        ('00001.mp4 1.0', 'is not "path label" with a whole number'),
-        ('00001.mp4 -1', 'label -1 of 00001.mp4 is no class; labels are from 0 to 5'),
-        ('00001.mp4 6', 'label 6 of 00001.mp4 is no class; labels are from 0 to 5'),
-    ],
-)
-def test_lines_of_the_wrong_form(copy, line, words):
-    path = copy / 'motion_train_list_videos.txt'
-    path.write_text(f'00000.mp4 0\n\n{line}\n')
-    with pytest.raises(UserError) as error:
-        build(copy, num_classes=6)
-    assert f'{path}, line 3: ' in str(error.value) and words in str(error.value)
-
-
-def test_an_empty_list(copy):
-    (copy / 'motion_train_list_videos.txt').write_text('\n')
-    with pytest.raises(UserError, match='motion_train_list_videos.txt lists no videos'):
-        build(copy)
-
-
 def test_names_with_spaces_and_videos_without_labels(copy, log):
+    shutil.copy(copy / 'videos_val/00000.mp4', copy / 'videos_val/arm wrestling.mp4')
     (copy / 'videos_train/00000.mp4').rename(copy / 'videos_train/arm wrestling.mp4')
     (copy / 'motion_train_list_videos.txt').write_text('arm wrestling.mp4 3\n')
     sample = build(copy)[0]

@@ -191,6 +191,21 @@ def test_the_check_of_good_maps(tool, ade):
     assert run.returncode == 0 and 'all of the 5 images can be used' in run.stdout
 
 
+def test_maps_without_a_label(tool, train, damaged, tmp_path):
+    for path in (damaged / 'annotations/training').iterdir():
+        Image.fromarray(np.zeros_like(Image.open(path))).save(path)
+    words = (
+        'train_dataloader: 150 of 150 classes occur in none of the 3 label maps looked at, of 3 '
+        '(pixels: none; not labelled '
+    )
+    why = '; reduce_zero_label=True takes 0 in a file for not labelled, and 1 for wall'
+    checked = tool('misc/check_seg_maps.py', ADE, '--cfg-options', f'data_root={damaged}')
+    trained = train(tmp_path / 'w', iters=1, config=ADE, data_root=damaged)
+    for run in (checked, trained):
+        told = run.stdout + run.stderr
+        assert run.returncode == 0 and told.count(words) == told.count(why) == 1, told
+
+
 def test_folder_without_images(train, damaged, tmp_path):
     for image in (damaged / 'images/training').iterdir():
         image.rename(image.with_suffix('.png'))

@@ -83,7 +83,16 @@ def test_an_unreadable_clip_in_testing(evaluate, clips, tmp_path):
     assert '1 of 6 videos cannot be read' in run.stdout
 
 
-def test_bad_lists(train, clips, tmp_path):
+def test_batches_of_videos_whose_views_are_tested_in_groups(evaluate, train, clips, tmp_path):
+    options = ('model.test_cfg.max_testing_views=1', 'test_dataloader.batch_size=2')
+    said = sentence(evaluate(tmp_path / 'a', data_root=clips, options=options))
+    assert 'test_dataloader has batch_size=2, and model.test_cfg max_testing_views=1' in said
+    options = (options[0], 'val_dataloader.batch_size=2')
+    said = sentence(train(tmp_path / 'b', config=MOTION, data_root=clips, options=options))
+    assert 'set val_dataloader.batch_size=1' in said
+
+
+def test_bad_lists(train, evaluate, clips, tmp_path):
     copy = shutil.copytree(clips, tmp_path / 'motion')
     path = copy / 'motion_train_list_videos.txt'
     path.write_text('00000.mp4 0\n00001.mp4 6\n')
@@ -92,6 +101,13 @@ def test_bad_lists(train, clips, tmp_path):
     path.write_text('00000.mp4,0\n')
     said = sentence(train(tmp_path / 'w', config=MOTION, data_root=copy))
     assert f"{path}, line 1: '00000.mp4,0' is not" in said
+    path = copy / 'motion_val_list_videos.txt'
+    path.write_text('00000.mp4 0\n00001.mp4\t1\n')
+    skip = ['test_dataloader.dataset.skip_unreadable=True']
+    said = sentence(evaluate(tmp_path / 'w', data_root=copy, options=skip))
+    assert f"{path}, line 2: '00001.mp4\\t1' is not" in said
+    path.write_bytes('00000.mp4 0\n'.encode('utf-16'))
+    assert f'{path}, line 1: the byte 0xff' in sentence(evaluate(tmp_path / 'w', data_root=copy))
 
 
 def test_video_demo(tool, classifier, clips, tmp_path):

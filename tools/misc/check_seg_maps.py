@@ -1,10 +1,12 @@
 """Look at every image and label map that a segmentation config trains and evaluates with.
 
 Prints each that cannot be used: missing, damaged, of another size than its image, or with labels
-beyond the classes. tools/train.py would stop at the first of them that it comes across.
+that are no classes. tools/train.py would stop at the first of them that it comes across. If all can
+be used, it warns of classes that have no pixel.
 """
 
 import argparse
+import math
 import sys
 
 from mmcv.transforms import LoadImageFromFile
@@ -16,7 +18,7 @@ from mmswinv2 import hosts
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.hosts.mmengine import name_unreadable_images
-from mmswinv2.hosts.mmseg import guard_seg_maps, has_seg_maps
+from mmswinv2.hosts.mmseg import guard_seg_maps, has_seg_maps, warn_of_absent_classes
 
 
 def parse_args():
@@ -62,9 +64,12 @@ def main():
             if not has_seg_maps(dataset):
                 raise UserError(f'{args.config}: {where} has a data set without label maps')
             looked_at += len(dataset)
+            before = bad
             for problem in problems(dataset, where):
                 bad += 1
                 print(problem)
+            if bad == before:
+                warn_of_absent_classes(dataset, guard_seg_maps(dataset)[0], where, math.inf)
     if bad:
         raise UserError(f'{bad} of {looked_at} images cannot be used')
     print(f'all of the {looked_at} images can be used')

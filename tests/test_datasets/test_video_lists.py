@@ -1,0 +1,232 @@
+"""Lists of videos: each line is read as it is meant, or named, in training as in testing."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from mmswinv2.datasets.video_dataset import VideoDataset
+from mmswinv2.errors import UserError
+from mmswinv2.hosts.mmaction import check_testing_views, check_video_labels
+from tests.test_tools.conftest import ROOT
+
+pytestmark = [
+    # mmaction2 1.2.0 and what it imports
+    pytest.mark.filterwarnings('ignore::DeprecationWarning'),
+    pytest.mark.filterwarnings('ignore::UserWarning:mm(action|engine|cv)'),
+]
+# what there is; nothing of it is read
+FILES = ('a.mp4', 'b c.mp4', 'clip 7.mp4', 'clip 7', '视频.mp4', 'no ending', 'x,y.mp4', '12')
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in FILES:
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def build(folder, content, **options):
+    path = folder / 'list.txt'
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    settings = dict(pipeline=[], data_prefix=dict(video=str(folder)), serialize_data=False)
+    return VideoDataset(str(path), **(settings | options))
+
+
+def read(folder, content, **options):
+    """The videos of a list: their names and labels."""
+    videos = build(folder, content, **options).data_list
+    return [(video['filename'].removeprefix(f'{folder}/'), video['label']) for video in videos]
+
+
+COMMA, TAB, SEVERAL = dict(delimiter=','), dict(delimiter='\t'), dict(multi_class=True)
+GOOD = {
+    'plain': ('a.mp4 1\n', {}, [('a.mp4', 1)]),
+    'a mark at the start': ('\ufeffa.mp4 1\nb c.mp4 2\n', {}, [('a.mp4', 1), ('b c.mp4', 2)]),
+    'two such lists in one': ('\ufeffa.mp4 1\n\ufeffa.mp4 2\n', {}, [('a.mp4', 1), ('a.mp4', 2)]),
+    'CR LF, blank lines': ('a.mp4 1\r\n\r\n  \r\na.mp4 2\r\n', {}, [('a.mp4', 1), ('a.mp4', 2)]),
+    'CR': ('a.mp4 1\ra.mp4 2', {}, [('a.mp4', 1), ('a.mp4', 2)]),
+    'other letters': ('视频.mp4 3\n', {}, [('视频.mp4', 3)]),
+    'a name with a separator of lines': ('a\u2028b.mp4 1\n', {}, [('a\u2028b.mp4', 1)]),
+    'spaces': ('b c.mp4 1\n', {}, [('b c.mp4', 1)]),
+    'two spaces': ('a.mp4  1  \n', {}, [('a.mp4', 1)]),
+    'a number in the name': ('clip 7.mp4 3\n', {}, [('clip 7.mp4', 3)]),
+    'a number at the end of the name': ('clip 7 3\n', {}, [('clip 7', 3)]),
+    'a name that is a number': ('12 3\n', {}, [('12', 3)]),
+    'no ending': ('no ending 3\n', {}, [('no ending', 3)]),
+    'zeros before': ('a.mp4 007\n', {}, [('a.mp4', 7)]),
+    'a missing video': ('gone.mp4 1\n', {}, [('gone.mp4', 1)]),
+    'a missing video with spaces': ('gone one.mp4 1\n', {}, [('gone one.mp4', 1)]),
+    'a missing video without an ending': ('gone 1\n', {}, [('gone', 1)]),
+    'twice the same': ('a.mp4 1\na.mp4 1\n', {}, [('a.mp4', 1)] * 2),
+    'commas': ('x,y.mp4,4\n', COMMA, [('x,y.mp4', 4)]),
+    'commas and spaces': ('b c.mp4, 4\n', COMMA, [('b c.mp4', 4)]),
+    'tabs': ('b c.mp4\t4\n', TAB, [('b c.mp4', 4)]),
+    'several': ('a.mp4 1 3\n', SEVERAL, [('a.mp4', [1, 3])]),
+    'several, spaces': ('b c.mp4 1 3 5\n', SEVERAL, [('b c.mp4', [1, 3, 5])]),
+    'several, two spaces': ('b c.mp4  1  3\n', SEVERAL, [('b c.mp4', [1, 3])]),
+    'several, a number at the end': ('clip 7 1 3\n', SEVERAL, [('clip 7', [1, 3])]),
+    'several, commas': ('x,y.mp4,1,3\n', SEVERAL | COMMA, [('x,y.mp4', [1, 3])]),
+    'several, of one': ('a.mp4 2\n', SEVERAL, [('a.mp4', [2])]),
+    'another machine': ('my clip.mp4 2\n', dict(data_prefix=dict(video='s3://b')),
+                        [('s3://b/my clip.mp4', 2)]),
+}  # fmt: skip
+# what is wrong in line 2, after a good line 1
+BAD = {
+    'no label': ('gone.mp4', {}, "'gone.mp4' is not \"path label\" with a whole number"),
+    'no label, spaces': ('gone one.mp4', {}, 'there is no label'),
+    'a label alone': ('3', {}, "no file is called '3'"),
+    'a word': ('a.mp4 left', {}, 'there is no label'),
+    'a word and a label': ('a.mp4 left 1', {}, "no file is called 'a.mp4 left'"),
+    'several': ('a.mp4 1 2', {}, "no file is called 'a.mp4 1'; several labels need multi_class"),
+    'point': ('a.mp4 1.0', {}, 'labels have no point and no underscore'),
+    'bare point': ('a.mp4 1.', {}, 'labels have no point and no underscore'),
+    'underscore': ('a.mp4 1_0', {}, 'labels have no point and no underscore'),
+    'plus': ('a.mp4 +1', {}, 'labels are from 0, and have no sign'),
+    'minus': ('a.mp4 -1', {}, 'labels are from 0, and have no sign'),
+    'wide digit': ('a.mp4 １', {}, 'labels are up to nine digits, each 0 to 9'),
+    'long': ('a.mp4 ' + '9' * 20, {}, 'labels are up to nine digits'),
+    'exponent': ('a.mp4 1e0', {}, 'is not "path label"'),
+    'tab': ('a.mp4\t1', {}, "the label does not follow on ' ', the delimiter set"),
+    'tab, spaces': ('b c.mp4\t1', {}, "the label does not follow on ' '"),
+    'tab in the name': ('a.mp4\t1 2', {}, 'no file is called'),
+    'comma': ('a.mp4,1', {}, "the label does not follow on ' '"),
+    'comma and space': ('a.mp4, left', {}, 'is not "path label"'),
+    'semicolon': ('a.mp4;1', {}, "the label does not follow on ' '"),
+    'space for a comma': ('a.mp4 1', COMMA, "follow on ',', the delimiter set"),
+    'an empty column': ('a.mp4,,1', COMMA, "no file is called 'a.mp4,'"),
+    'no name': (',1', COMMA, 'is not "path,label"'),
+    'a column after it': ('a.mp4,1,', COMMA, 'is not "path,label"'),
+    'head of a table': ('video,label', COMMA, 'is not "path,label"'),
+    'point, commas': ('a.mp4, 1.0', COMMA, 'labels have no point'),
+    'beyond the classes': ('a.mp4 8', {}, 'label 8 of a.mp4 is no class; labels are from 0 to 7'),
+    'several, a word': ('a.mp4 1 x 2', SEVERAL, "no file is called 'a.mp4 1 x'"),
+    'several, beyond': ('a.mp4 1 8', SEVERAL, 'label 8 of a.mp4 is no class'),
+    'several, none': ('gone one.mp4', SEVERAL, 'there is no label'),
+    'several, point': ('a.mp4 1 2.0', SEVERAL, 'labels have no point'),
+    'a folder': ('.', {}, 'there is no label'),
+    'blanks without end': ('a.mp4' + ' ' * 300000 + 'x', {}, 'is not "path label"'),
+    'a name without end': ('a.' + 'b' * 300000 + '!  1', {}, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('test_mode', [False, True], ids=['train', 'test'])
+@pytest.mark.parametrize('name', GOOD)
+def test_lines_that_are_read(folder, name, test_mode):
+    content, options, videos = GOOD[name]
+    assert read(folder, content, test_mode=test_mode, num_classes=8, **options) == videos
+
+
+@pytest.mark.parametrize('test_mode', [False, True], ids=['train', 'test'])
+@pytest.mark.parametrize('name', BAD)
+def test_lines_that_are_named(folder, name, test_mode):
+    line, options, said = BAD[name]
+    good = f'a.mp4{options.get("delimiter", " ")}1\n'
+    settings = dict(test_mode=test_mode, skip_unreadable=test_mode, num_classes=8, **options)
+    if said is None:
+        assert read(folder, line, **(settings | dict(skip_unreadable=False)))[0][1] == 1
+        return
+    with pytest.raises(UserError) as error:
+        build(folder, good + line + '\n', **settings)
+    text = str(error.value)
+    assert text.startswith(f'{folder}/list.txt, line 2: ') and said in text and len(text) < 600
+
+
+def test_videos_without_labels(folder):
+    """In testing alone, and where there is such a file."""
+    content = ''.join(f'{name}\n' for name in FILES)
+    assert read(folder, content, test_mode=True) == [(name, -1) for name in FILES]
+    several = read(folder, content, test_mode=True, multi_class=True, num_classes=8)
+    assert several == [(name, []) for name in FILES]
+    remote = dict(test_mode=True, data_prefix=dict(video='s3://b'))  # where nobody looks
+    assert read(folder, 'my clip.mp4\n', **remote) == [('s3://b/my clip.mp4', -1)]
+    for name in FILES:
+        with pytest.raises(UserError, match='line 1: .* is not "path label".* there is no label'):
+            build(folder, name)
+
+
+def test_videos_without_labels_are_counted(folder, caplog):
+    from mmengine.logging import MMLogger
+
+    logger = MMLogger.get_instance('lists')
+    logger.addHandler(caplog.handler)
+    for options in ({}, dict(multi_class=True, num_classes=8)):
+        dataset = build(folder, 'a.mp4 1\nb c.mp4\n', test_mode=True, **options)
+        check_video_labels(dataset, 8, 'test_dataloader')
+    logger.removeHandler(caplog.handler)
+    assert caplog.text.count('1 of 2 videos have no label') == 2
+
+
+# lists that are no text in UTF-8, and the line and byte that are named
+ENCODED = {
+    'UTF-16': ('a.mp4 1\n'.encode('utf-16'), 'line 1: the byte 0xff'),
+    'UTF-16, big end first': (b'\xfe\xff' + 'a.mp4 1\n'.encode('utf-16-be'), '1: the byte 0xfe'),
+    'UTF-16 without a mark': ('a.mp4 1\n'.encode('utf-16-le'), 'line 1: the byte 0x00'),
+    'UTF-32': ('a.mp4 1\n'.encode('utf-32'), 'line 1: the byte 0xff'),
+    'GBK': ('a.mp4 1\n视频.mp4 3\n'.encode('gbk'), 'line 2: the byte 0xca'),
+    'Latin-1': ('a.mp4 1\na.mp4 2\ncafé.mp4 3\n'.encode('latin-1'), 'line 3: the byte 0xe9'),
+    'zero byte': (b'a.mp4 1\na.mp4 2\0\n', 'line 2: the byte 0x00'),
+    'a video': (b'\0\0\0 ftypisom\xff\xfe', 'line 1: the byte'),
+}
+
+
+@pytest.mark.parametrize('test_mode', [False, True], ids=['train', 'test'])
+@pytest.mark.parametrize('name', ENCODED)
+def test_lists_in_other_encodings(folder, name, test_mode):
+    content, said = ENCODED[name]
+    with pytest.raises(UserError) as error:
+        build(folder, content, test_mode=test_mode)
+    text = str(error.value)
+    assert text.startswith(f'{folder}/list.txt, line ') and said in text
+    assert f'iconv -f GBK -t UTF-8 {folder}/list.txt' in text
+    assert (folder / 'list.txt').read_bytes() == content
+
+
+@pytest.mark.parametrize('content', ['', '\n\n', '\ufeff', '\ufeff\r\n'])
+def test_lists_of_nothing(folder, content):
+    with pytest.raises(UserError, match='list.txt lists no videos'):
+        build(folder, content)
+
+
+def test_a_folder_for_a_list(folder):
+    with pytest.raises(UserError, match=f'{folder} is no file; ann_file is to be a list'):
+        VideoDataset(str(folder), pipeline=[])
+
+
+def recognizer(kind='3', **test_cfg):
+    cfg = Config.fromfile(ROOT / 'configs/video/video-swinv2-nano_motion.py')
+    init_default_scope('mmaction')
+    if kind == '2':
+        cfg = Config(dict(model=dict(
+            type='Recognizer2D', backbone=dict(type='ResNet', depth=18, pretrained=None),
+            cls_head=dict(type='TSNHead', num_classes=2, in_channels=512),
+        )))  # fmt: skip
+    cfg.model.test_cfg = test_cfg or None
+    return MODELS.build(cfg.model)
+
+
+def test_views_in_groups_and_videos_in_batches():
+    words = (
+        'val_dataloader has batch_size=2, .*max_testing_views=4.*set val_dataloader.batch_size=1'
+    )
+    with pytest.raises(UserError, match=words):
+        check_testing_views(recognizer(max_testing_views=4), 2, 'val_dataloader')
+    for kind, batch_size, test_cfg in (
+        ('3', 1, dict(max_testing_views=4)),
+        ('3', 2, {}),
+        ('3', 2, dict(max_testing_views=None)),
+        ('2', 2, dict(max_testing_views=4)),  # which takes them apart by itself
+    ):
+        check_testing_views(recognizer(kind, **test_cfg), batch_size, 'test_dataloader')
+
+
+def test_what_is_refused_would_end_in_an_assertion():
+    model = recognizer(max_testing_views=2).eval()
+    with torch.no_grad():
+        for batch_size in (1, 2):
+            inputs = torch.zeros(batch_size, 4, 3, 4, 32, 32)
+            if batch_size == 1:
+                model.extract_feat(inputs, test_mode=True)
+                continue
+            with pytest.raises(AssertionError, match='batch_size == 1'):
+                model.extract_feat(inputs, test_mode=True)

@@ -1,0 +1,336 @@
+"""Files of labels: what is loaded is what stands in the file, or the file is refused by name."""
+
+import functools
+import importlib.util
+import io
+import logging
+import struct
+import threading
+import zlib
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from mmengine.logging import MMLogger
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmseg.datasets.transforms import LoadAnnotations
+from PIL import Image
+from torch import nn
+
+from mmswinv2.errors import UserError
+from mmswinv2.hosts import check_dataset
+from mmswinv2.hosts.mmseg import SegMapGuard, check_heads
+
+pytestmark = pytest.mark.filterwarnings('ignore::UserWarning:mm(engine|seg)')
+HEIGHT, WIDTH = 8, 12
+LABELS = (np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 3).astype(np.uint8)
+BACKENDS = ['pillow', 'cv2', *(['tifffile'] if importlib.util.find_spec('tifffile') else [])]
+
+
+def image(labels, kind='png', **options):
+    """The bytes of an image file, by Pillow."""
+    file = io.BytesIO()
+    picture = labels if isinstance(labels, Image.Image) else Image.fromarray(labels)
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def with_label(label, dtype):
+    labels = LABELS.astype(dtype)
+    labels[2, 3] = label
+    return labels
+
+
+def tiff(*pages, black=1, subfile=0):
+    """A TIFF of arrays, all samples as they are; later pages are of the kind `subfile`."""
+    content, last = bytearray(b'II*\0\0\0\0\0'), 4
+    for i, page in enumerate(pages):
+        start = len(content)
+        content += page.tobytes()
+        sample = {'u': 1, 'i': 2, 'f': 3}[page.dtype.kind]
+        tags = {
+            254: subfile if i else 0, 256: page.shape[1], 257: page.shape[0],
+            258: 8 * page.itemsize, 259: 1, 262: black, 273: start, 277: 1, 278: page.shape[0],
+            279: page.nbytes, 339: sample,
+        }  # fmt: skip
+        struct.pack_into('<I', content, last, len(content))
+        content += struct.pack('<H', len(tags))
+        for tag, value in tags.items():
+            content += struct.pack('<HHII', tag, 4, 1, value)
+        last = len(content)
+        content += bytes(4)
+    return bytes(content)
+
+
+def grey_png(bits):
+    """A grey PNG of few bits whose samples are the labels."""
+    rows = b''
+    for row in LABELS:
+        text = ''.join(f'{label:0{bits}b}' for label in row)
+        rows += b'\0' + int(text, 2).to_bytes(len(text) // 8, 'big')
+    content = b'\x89PNG\r\n\x1a\n'
+    header = struct.pack('>IIBBBBB', WIDTH, HEIGHT, bits, 0, 0, 0, 0)
+    for name, data in ((b'IHDR', header), (b'IDAT', zlib.compress(rows)), (b'IEND', b'')):
+        content += struct.pack('>I', len(data)) + name + data
+        content += struct.pack('>I', zlib.crc32(name + data))
+    return content
+
+
+def coloured(shift=0):
+    picture = Image.fromarray((LABELS + shift) % 3)
+    picture.putpalette([0, 0, 0, 200, 10, 10, 20, 220, 30])
+    return picture
+
+
+def turned(orientation):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    return exif
+
+
+PGM = b'P5\n%d %d\n%d\n'
+PALETTE = "other labels, or none, for imdecode_backend='cv2'"
+# a file; what is said of it, '' where the labels are those of the file; what cv2 makes of it
+FILES = {
+    'grey png': (image(LABELS), '', ''),
+    'palette png': (image(coloured()), '', PALETTE),
+    'palette png of 4 bits': (image(coloured(), bits=4), '', PALETTE),
+    'grey png of 16 bits': (image(LABELS.astype(np.uint16)), '', ''),
+    'bmp': (image(LABELS, 'bmp'), '', ''),
+    'gif': (image(coloured(), 'gif'), '', PALETTE),
+    'pgm': (image(LABELS, 'ppm'), '', ''),
+    'tiff, packed': (image(LABELS, 'tiff', compression='tiff_lzw'), '', ''),
+    'tiff uint8': (tiff(LABELS), '', ''),
+    'tiff int8': (tiff(LABELS.astype(np.int8)), '', ''),
+    'tiff uint16': (tiff(LABELS.astype(np.uint16)), '', ''),
+    'tiff int32': (tiff(LABELS.astype(np.int32)), '', ''),
+    'tiff float32': (tiff(LABELS.astype(np.float32)), '', ''),
+    'tiff with an overview': (tiff(LABELS, LABELS[::2, ::2].copy(), subfile=1), '', ''),
+    'tiff with a mask': (tiff(LABELS, LABELS[::2].copy(), subfile=4), '', ''),
+    'fraction': (tiff(with_label(1.5, np.float32)), 'has the label 1.5; labels are whole', None),
+    'NaN': (tiff(with_label(np.nan, np.float32)), 'has the label nan; labels are whole', None),
+    'infinity': (tiff(with_label(np.inf, np.float32)), 'has the label inf; mmseg reads', None),
+    'float -1': (tiff(with_label(-1, np.float32)), 'the label -1; labels are whole numbers from 0',
+                 None),
+    'float 256': (tiff(with_label(256, np.float32)), 'the label 256; mmseg reads', None),
+    'int8 -1': (tiff(with_label(-1, np.int8)), 'has the label -1; ', None),
+    'int16 -250': (tiff(with_label(-250, np.int16)), 'has the label -250; ', None),
+    'int32 -250': (tiff(with_label(-250, np.int32)), 'has the label -250; ', None),
+    'uint16 257': (image(with_label(257, np.uint16)), 'the label 257; mmseg reads 8 bits',
+                   None),
+    'int32 65536': (tiff(with_label(65536, np.int32)), 'the label 65536; mmseg reads', None),
+    'RGB': (image(np.stack([LABELS] * 3, -1)), 'has the shape (8, 12, 3); (height, width)', None),
+    'RGBA': (image(np.stack([LABELS] * 4, -1)), 'has the shape (8, 12, 4); (height, width)', None),
+    'grey and alpha': (image(Image.fromarray(LABELS).convert('LA')), 'the shape (8, 12, 2)', None),
+    'jpeg': (image(LABELS, 'jpeg'), 'is a JPEG file; labels are safe in PNG', None),
+    'jpeg in a tiff': (image(LABELS, 'tiff', compression='jpeg'), 'is compressed with loss', None),
+    'jpeg 2000': (image(LABELS, 'jpeg2000'), 'is a JPEG2000 file', None),
+    'webp': (image(LABELS, 'webp'), 'is a WEBP file; labels are safe in PNG', None),
+    'animated gif': (image(coloured(), 'gif', save_all=True, append_images=[coloured(1)]),
+                     'holds several images', None),
+    'animated png': (image(LABELS, save_all=True, append_images=[Image.fromarray(LABELS[::-1])]),
+                     'holds several images', None),
+    'pages': (tiff(LABELS, LABELS), 'holds several images', None),
+    'grey png of 2 bits': (grey_png(2), 'has samples that decoders scale or invert', None),
+    'grey png of 4 bits': (grey_png(4), 'has samples that decoders scale or invert', None),
+    'pgm up to 2': (PGM % (WIDTH, HEIGHT, 2) + LABELS.tobytes(), 'samples that decoders scale',
+                    None),
+    '0 for white': (tiff(LABELS, black=0), 'has samples that decoders scale or invert', None),
+    'upside down': (image(LABELS, exif=turned(3)), 'is to be turned (EXIF orientation)', None),
+    'on its side': (image(LABELS, 'tiff', tiffinfo={0x112: 6}), 'is to be turned', None),
+    'empty': (b'', 'its decoder does not know the format; fetch it again', None),
+    'text': (b'hello', 'its decoder does not know the format; fetch it again', None),
+    'a tiff of no width': (tiff(LABELS).replace(struct.pack('<HH', 256, 4), b'\xf0\xf0\4\0'),
+                           'cannot read the label map', None),
+    'cut short': (image(np.random.default_rng(0).integers(0, 3, (90, 90), np.uint8))[:900],
+                  'cannot read the label map', None),
+}  # fmt: skip
+
+
+def load(path, backend='pillow', **results):
+    guard = SegMapGuard(LoadAnnotations(imdecode_backend=backend), 3)
+    known = dict(seg_map_path=str(path), reduce_zero_label=False, seg_fields=[])
+    return guard(known | results)['gt_seg_map']
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('name', FILES)
+def test_labels_are_those_of_the_file(tmp_path, name, backend):
+    content, said, by_cv2 = FILES[name]
+    path = tmp_path / 'map'
+    path.write_bytes(content)
+    said = by_cv2 if backend == 'cv2' and by_cv2 is not None else said
+    if backend == 'tifffile' and (content[:2] != b'II' or 'packed' in name):
+        with pytest.raises(UserError, match=str(path)):  # it knows no others
+            load(path, backend)
+    elif said:
+        with pytest.raises(UserError) as error:
+            load(path, backend)
+        assert str(path) in str(error.value) and said in str(error.value)
+    else:
+        np.testing.assert_array_equal(load(path, backend), LABELS)
+    assert path.read_bytes() == content
+
+
+def test_masks_of_one_bit(tmp_path):
+    path = tmp_path / 'map.png'
+    path.write_bytes(image(LABELS > 0))
+    np.testing.assert_array_equal(load(path), LABELS > 0)
+    with pytest.raises(UserError, match='leave that setting out'):
+        load(path, 'cv2')  # which makes 255 of 1
+
+
+def test_an_image_that_is_turned_and_a_map_that_is_not(tmp_path):
+    path = tmp_path / 'map.png'
+    path.write_bytes(image(LABELS))
+    with pytest.raises(UserError, match='is 12x8 pixels.*is 8x12; if its EXIF orientation turns'):
+        load(path, ori_shape=(WIDTH, HEIGHT))
+    with pytest.raises(UserError, match='is 12x8 pixels.*is 8x13$'):
+        load(path, ori_shape=(WIDTH + 1, HEIGHT))
+
+
+def test_maps_that_are_not_on_this_disk(tmp_path):
+    (tmp_path / 'map.png').write_bytes(image(LABELS))
+    (tmp_path / 'map.jpg').write_bytes(image(LABELS, 'jpeg'))
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f'http://127.0.0.1:{server.server_port}'
+        np.testing.assert_array_equal(load(f'{address}/map.png'), LABELS)
+        with pytest.raises(UserError, match=f'{address}/map.jpg is a JPEG file'):
+            load(f'{address}/map.jpg')
+        server.shutdown()
+
+
+class Colours(LoadAnnotations):
+    """Makes classes of colours, as people do for data of their own."""
+
+    def _load_seg_map(self, results):
+        colours = np.array(Image.open(results['seg_map_path']).convert('RGB'))
+        results['gt_seg_map'] = (colours[..., 0] > 0).astype(np.int64)
+
+
+def test_what_a_loader_of_ones_own_makes_of_files_is_its_business(tmp_path):
+    (tmp_path / 'map.png').write_bytes(image(np.stack([LABELS] * 3, -1)))
+    results = SegMapGuard(Colours(), 2)(dict(seg_map_path=str(tmp_path / 'map.png')))
+    np.testing.assert_array_equal(results['gt_seg_map'], LABELS > 0)
+    with pytest.raises(UserError, match='has the label 1, but there are 1 classes'):
+        SegMapGuard(Colours(), 1)(dict(seg_map_path=str(tmp_path / 'map.png')))
+
+
+def build(root, maps, classes, **options):
+    """A data set of mmseg with these label maps."""
+    init_default_scope('mmseg')
+    for i, labels in enumerate(maps):
+        for kind, array in (('images', np.zeros((*labels.shape, 3), np.uint8)), ('maps', labels)):
+            (root / kind).mkdir(exist_ok=True)
+            Image.fromarray(array).save(root / f'{kind}/{i:03d}.png')
+    return DATASETS.build(
+        dict(
+            type='BaseSegDataset', data_root=str(root), img_suffix='.png', seg_map_suffix='.png',
+            data_prefix=dict(img_path='images', seg_map_path='maps'),
+            metainfo=dict(classes=classes) if classes else None,
+            pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')],
+            serialize_data=False,
+        )
+        | options
+    )  # fmt: skip
+
+
+@pytest.fixture
+def warnings(caplog):
+    logger = MMLogger.get_instance('maps')
+    logger.addHandler(caplog.handler)
+    yield lambda: [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    logger.removeHandler(caplog.handler)
+
+
+BINARY, MANY = ('ground', 'object'), tuple(f'c{i}' for i in range(150))
+MASK = (LABELS > 0).astype(np.uint8)
+# maps, classes, options of the data set, and what is said: nothing where it is no mistake
+SURVEYS = {
+    'good': ([MASK], BINARY, {}, None),
+    'all 255': ([MASK * 0 + 255] * 3, BINARY, {},
+                '2 of 2 classes occur in none of the 3 label maps looked at, of 3 (pixels: ground '
+                '0, object 0; not labelled 288); 255 counts as not labelled'),
+    '0 and 255': ([MASK * 255], BINARY, {},
+                  '1 of 2 classes occur in none of the 1 label maps looked at, of 1 (pixels: '
+                  'ground 32, object 0; not labelled 64); 255 counts as not labelled'),
+    'all 0, reduced': ([MASK * 0], BINARY, dict(reduce_zero_label=True),
+                       'object 0; not labelled 96); reduce_zero_label=True takes 0'),
+    '0 and 1, reduced': ([MASK], BINARY, dict(reduce_zero_label=True),
+                         '(pixels: ground 64, object 0; not labelled 32); reduce_zero_label=True'),
+    'all ground': ([MASK * 0] * 2, BINARY, {}, 'object 0; not labelled 0); look at the values'),
+    'an object in the last map': ([MASK * 0] * 30 + [MASK], BINARY, {}, None),
+    'another label for none': ([MASK * 200], BINARY, dict(ignore_index=200),
+                               'object 0; not labelled 64)'),
+    'few of many classes': ([LABELS], MANY, {}, None),
+    'one of many classes': ([LABELS * 0], MANY, {},
+                            '149 of 150 classes occur in none of the 1 label maps looked at, of 1 '
+                            '(pixels: c0 96; not labelled 0)'),
+    'none of many classes': ([LABELS * 0 + 255], MANY, {}, '(pixels: none; not labelled 96); 255'),
+    'one class': ([LABELS * 0], ('ground',), {}, None),
+    'no names': ([LABELS], None, {}, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', SURVEYS)
+def test_classes_that_occur_nowhere(tmp_path, warnings, name):
+    maps, classes, options, said = SURVEYS[name]
+    check_dataset(build(tmp_path, maps, classes, **options), 'train_dataloader')
+    told = [text for text in warnings() if 'classes occur in none' in text]
+    assert len(told) == (said is not None)
+    if said:
+        assert told[0].startswith('train_dataloader: ') and said in told[0]
+
+
+def test_a_bad_map_is_found_before_the_run(tmp_path):
+    dataset = build(tmp_path, [MASK * 0, MASK * 7], BINARY)
+    with pytest.raises(UserError, match='001.png has the label 7, but there are 2 classes'):
+        check_dataset(dataset, 'train_dataloader')
+
+
+CE, SOFTMAX = dict(type='CrossEntropyLoss', use_sigmoid=True), dict(type='CrossEntropyLoss')
+DICE = dict(type='DiceLoss')
+# settings of a head, number of classes of the data, what is said: 'fine', a warning or an error
+HEADS = {
+    'as many': (dict(num_classes=3), 3, None),
+    'fewer': (dict(num_classes=2), 3, 'has num_classes=2, and the data set of train has 3'),
+    'more': (dict(num_classes=4), 3, 'num_classes=4, and the data set of train has 3 classes: it'),
+    'two channels': (dict(num_classes=2), 2, None),
+    'one channel': (dict(num_classes=2, out_channels=1, loss_decode=CE), 2, None),
+    'one channel, one class': (dict(num_classes=1, loss_decode=CE), 2, None),
+    'several losses': (dict(num_classes=2, out_channels=1, loss_decode=[CE, DICE]), 2, None),
+    'softmax': (dict(num_classes=2, out_channels=1, loss_decode=SOFTMAX), 2, 'has out_channels=1'),
+    'one softmax': (dict(num_classes=2, out_channels=1, loss_decode=[CE, SOFTMAX]), 2,
+                    'losses with use_sigmoid=True'),
+    'hard pixels': (dict(num_classes=2, out_channels=1, loss_decode=dict(type='OhemCrossEntropy')),
+                    2, 'losses with use_sigmoid=True'),
+    'Lovasz': (dict(num_classes=2, out_channels=1, loss_decode=dict(
+        type='LovaszLoss', reduction='none')), 2, 'losses with use_sigmoid=True'),
+    'Lovasz, binary': (dict(num_classes=2, out_channels=1, loss_decode=dict(
+        type='LovaszLoss', reduction='none', loss_type='binary')), 2, None),
+    'three classes': (dict(num_classes=3, out_channels=1, loss_decode=CE), 3,
+                      'which is for two classes .* leave out_channels out and set num_classes=3'),
+    'no names of classes': (dict(num_classes=3, out_channels=1, loss_decode=CE), 0, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('stacked', [False, True], ids=['one', 'cascade'])
+@pytest.mark.parametrize('name', HEADS)
+def test_heads(warnings, name, stacked):
+    settings, num_classes, said = HEADS[name]
+    init_default_scope('mmseg')
+    head = MODELS.build(dict(type='FCNHead', in_channels=8, channels=8) | settings)
+    model = SimpleNamespace(decode_head=head)
+    if stacked:
+        good = dict(type='FCNHead', in_channels=8, channels=8, num_classes=max(num_classes, 2))
+        model.decode_head = nn.ModuleList([MODELS.build(good), head])
+    if said is None or name == 'more':
+        check_heads(model, num_classes, 'train')
+        told = [text for text in warnings() if 'model.decode_head' in text]
+        assert len(told) == (said is not None) and (said or '') in ''.join(told)
+    else:
+        with pytest.raises(UserError, match=f'model.decode_head .*{said}'):
+            check_heads(model, num_classes, 'train')
