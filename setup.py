@@ -74,6 +74,7 @@ setup(
     package_data={'mmswinv2': ['py.typed', 'ops/triton/blocks.json']},
     include_package_data=False,
     cmdclass={'build_py': BuildPy},
+    entry_points={'console_scripts': ['mmswinv2 = mmswinv2.cli:main']},
     python_requires='>=3.10',
     install_requires=requirements('runtime'),
     extras_require={

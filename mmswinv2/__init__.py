@@ -1,3 +1,13 @@
 """Swin Transformer V2 for OpenMMLab. Importing this imports nothing else."""
 
+from typing import Any
+
 __version__ = '0.4.0'
+
+
+def __getattr__(name: str) -> Any:
+    if name == 'predict':  # which imports torch
+        from .cli.predict import predict
+
+        return predict
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

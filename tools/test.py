@@ -12,7 +12,7 @@ from mmswinv2.checkpoints import fetch_together, load_but
 from mmswinv2.engine.launch import add_common_arguments, build_runner, load_config, run
 from mmswinv2.engine.strategies import unwrap_model
 from mmswinv2.errors import UserError, report_user_errors
-from mmswinv2.hosts import as_list, inner_datasets
+from mmswinv2.hosts import as_list, inner_datasets, without_annotations
 
 
 def parse_args():
@@ -75,20 +75,6 @@ def set_format_only(cfg, host, out):
     for dataset in inner_datasets(cfg.test_dataloader.dataset):
         dataset.get('data_prefix', {}).pop('seg_map_path', None)
         dataset.pipeline = without_annotations(dataset.pipeline)
-
-
-def without_annotations(steps):
-    """A pipeline, or the transforms of TestTimeAug, without the loading of annotations."""
-    kept = []
-    for step in steps:
-        if isinstance(step, (list, tuple)):
-            if alternatives := without_annotations(step):
-                kept.append(alternatives)
-        elif step['type'].split('.')[-1] != 'LoadAnnotations':
-            if 'transforms' in step:
-                step = {**step, 'transforms': without_annotations(step['transforms'])}
-            kept.append(step)
-    return kept
 
 
 def set_tta(cfg):

@@ -15,7 +15,15 @@ from typing import Any
 from ..errors import UserError
 from .mmaction import MMAction
 from .mmdet import MMDet, outline_masks
-from .mmengine import Host, MMEngine, Patch, as_list, inner_datasets, training_pipeline
+from .mmengine import (
+    Host,
+    MMEngine,
+    Patch,
+    as_list,
+    inner_datasets,
+    training_pipeline,
+    without_annotations,
+)
 from .mmpretrain import MMPretrain
 from .mmseg import MMSeg
 
@@ -33,6 +41,7 @@ __all__ = [
     'inner_datasets',
     'input_size',
     'of',
+    'without_annotations',
 ]
 
 # in the order in which they are asked whether a data set is theirs

@@ -421,6 +421,20 @@ def step_lists(step: Any) -> Iterator[list]:
         yield from step_lists(inner)
 
 
+def without_annotations(steps: Sequence[Any]) -> list[Any]:
+    """A pipeline, or the transforms of TestTimeAug, without the loading of annotations."""
+    kept: list[Any] = []
+    for step in steps:
+        if isinstance(step, (list, tuple)):
+            if alternatives := without_annotations(step):
+                kept.append(alternatives)
+        elif step['type'].split('.')[-1] != 'LoadAnnotations':
+            if 'transforms' in step:
+                step = {**step, 'transforms': without_annotations(step['transforms'])}
+            kept.append(step)
+    return kept
+
+
 def inner_datasets(dataset: Any) -> Iterator[Any]:
     """The data sets, or the configs of them, inside wrappers such as ConcatDataset."""
     inner = getattr(dataset, 'datasets', None) or getattr(dataset, 'dataset', None)

@@ -1,0 +1,69 @@
+"""The command `mmswinv2`: one name for all tools.
+
+Commands but `predict` are the scripts of `tools/`, which are called as a user would call them.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import UserError, nearest, report_user_errors
+
+SCRIPTS = {  # command: (script below tools/, what it does)
+    'train': ('train.py', 'train a detector, segmentor or classifier, or pre-train a backbone'),
+    'test': ('test.py', 'evaluate one: mAP, mIoU or top-1'),
+    'swap': ('misc/swap_backbone.py', 'give a config of a host a SwinV2 backbone'),
+    'convert': ('model_converters/convert_checkpoint.py', 'write weights with the keys used here'),
+    'estimate': ('analysis_tools/estimate_memory.py', 'tell what memory a training takes'),
+    'flops': ('analysis_tools/get_flops.py', 'count parameters and FLOPs'),
+    'export': ('deployment/pytorch2onnx.py', 'write backbone and neck as ONNX'),
+    'doctor': ('misc/check_install.py', 'look at versions and compiled operators'),
+}
+PREDICT = 'predict on images, folders, videos or a camera'
+
+
+def help_text() -> str:
+    """What there is."""
+    commands = {'predict': PREDICT, **{name: words for name, (_, words) in SCRIPTS.items()}}
+    return '\n'.join(
+        (
+            'usage: mmswinv2 COMMAND ...',
+            '',
+            *(f'  {name:10}{words}' for name, words in sorted(commands.items())),
+            '',
+            '`mmswinv2 COMMAND --help` says what its options do.',
+        )
+    )
+
+
+def script(name: str) -> Path:
+    """The script behind a command: in the wheel, or in the checkout."""
+    package = Path(__file__).resolve().parents[1]
+    folders = (package / '.mim' / 'tools', package.parent / 'tools')
+    path = next((folder / SCRIPTS[name][0] for folder in folders if folder.is_dir()), None)
+    if path is None:
+        raise UserError(f'{package} comes without its tools; install it anew')
+    return path
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; ends the process on a user's mistake."""
+    command, *rest = (sys.argv[1:] if arguments is None else arguments) or ['--help']
+    if command in ('-h', '--help', 'help'):
+        print(help_text())
+        return
+    with report_user_errors():
+        if command == 'predict':
+            from .predict import main as predict
+
+            predict(rest)
+            return
+        if command not in SCRIPTS:
+            hint = nearest(command, ('predict', *SCRIPTS))
+            raise UserError(f'{command!r} is no command of mmswinv2{hint}; see mmswinv2 --help')
+        path = script(command)
+    sys.argv = [str(path), *rest]
+    runpy.run_path(str(path), run_name='__main__')

@@ -1,0 +1,438 @@
+"""Predict on pictures, videos and cameras with any model of the hosts, and show what was found."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import UserError
+
+IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.npy')
+VIDEOS = ('.mp4', '.avi', '.mkv', '.mov', '.webm', '.ts', '.wmv', '.mpg', '.mpeg', '.flv', '.m4v')
+_TASKS = 'detectors, segmentors, image and video classifiers'
+
+
+@dataclass
+class _Item:
+    """One thing to predict on: a file, or a frame of a video or camera."""
+
+    name: str  # of its files in the output folder
+    path: str
+    image: np.ndarray | None = None  # (H, W, 3) uint8 RGB of a frame
+
+
+def predict(
+    config: str,
+    checkpoint: str,
+    inputs: str | Path | Sequence[str | Path],
+    out_dir: str | Path | None = None,
+    *,
+    score: float = 0.3,
+    batch_size: int = 1,
+    device: str | None = None,
+    amp: bool = False,
+    cfg_options: dict[str, Any] | None = None,
+    max_frames: int | None = None,
+) -> list[Any]:
+    """Predict on images, folders, patterns (``*.jpg``), videos and cameras (``0``).
+
+    Args:
+        config: file of a config with a ``test_dataloader``, whose pipeline is used.
+        checkpoint: file, name or address of weights for the whole model.
+        inputs: what to predict on, one or several.
+        out_dir: folder for the results: ``vis`` with pictures or videos, ``preds`` with
+            ``predictions.json`` in COCO's format (detectors), a label map for each image
+            (segmentors) or ``predictions.jsonl`` (classifiers). ``None``: nothing is written.
+        score: the least score of a box that is drawn or written.
+        batch_size: images that are predicted together.
+        device: such as ``'cuda:1'``; ``None``: a GPU where there is one.
+        amp: run under autocast, in bfloat16 or, on older GPUs, float16.
+        cfg_options: as ``--cfg-options``.
+        max_frames: of each video or camera.
+
+    Returns:
+        the data sample of the host for every image, frame or clip.
+
+    Raises:
+        UserError: if the config, the weights or an input cannot be used.
+    """
+    from ..engine.launch import config_with_options
+
+    if batch_size < 1:
+        raise UserError(f'batch_size must be at least 1, got {batch_size}')
+    if not 0 <= score <= 1:
+        raise UserError(f'score must be from 0 to 1, got {score}')
+    cfg = config_with_options(config, cfg_options)
+    sources = list(_sources([inputs] if isinstance(inputs, (str, Path)) else inputs))
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    model, meta = _build(cfg, checkpoint, device)
+    writer = None if out_dir is None else _Writer(Path(out_dir), cfg, meta, score)
+    results: list[Any] = []
+
+    def outcomes(items: Iterable[_Item]) -> Iterator[tuple[_Item, Any]]:
+        for batch in _batches(items, batch_size):
+            samples = [_prepare(cfg, item, len(results) + i) for i, item in enumerate(batch)]
+            for item, result in zip(batch, _run(model, samples, amp), strict=True):
+                if not any(hasattr(result, key) for key in _KINDS):
+                    raise UserError(
+                        f'{type(model).__name__} of {config} predicts nothing that is known '
+                        f'here; predict is for {_TASKS}'
+                    )
+                results.append(result.cpu())
+                yield item, results[-1]
+
+    stills, films = _divide(sources, clips=cfg.default_scope == 'mmaction')
+    for item, result in outcomes(stills):
+        if writer is not None:
+            writer.save(item, writer.add(item, result))
+    for name, source in films:
+        frames, fps = _frames(name, source, max_frames)
+        if writer is None:
+            list(outcomes(frames))
+        else:
+            writer.film(name, (writer.add(*outcome) for outcome in outcomes(frames)), fps)
+    if writer is not None:
+        writer.close()
+    return results
+
+
+_KINDS = ('pred_instances', 'pred_sem_seg', 'pred_score', 'pred_scores')
+
+
+def _sources(inputs: Iterable[str | Path]) -> Iterator[str]:
+    """Files and cameras."""
+    for given in map(str, inputs):
+        path = Path(given)
+        if path.is_dir():
+            found = sorted(str(p) for p in path.rglob('*') if p.suffix.lower() in IMAGES + VIDEOS)
+            if not found:
+                raise UserError(f'the folder {given} has no image or video ({", ".join(IMAGES)})')
+            yield from found
+        elif path.exists() or given.isdigit():
+            yield given
+        elif found := sorted(glob.glob(given, recursive=True)):
+            yield from found
+        else:
+            raise UserError(f'{given} is no file, folder, pattern or number of a camera')
+
+
+def _divide(sources: Sequence[str], clips: bool) -> tuple[list[_Item], list[tuple[str, str]]]:
+    """What is predicted on as it is, and the videos and cameras whose frames are; all with names.
+
+    Args:
+        sources: files and cameras.
+        clips: whether the model takes whole videos.
+    """
+    stills: list[_Item] = []
+    films: list[tuple[str, str]] = []
+    names: set[str] = set()
+    for source in sources:
+        path = Path(source)
+        name = path.stem if path.stem not in names else f'{path.stem}_{len(names)}'
+        names.add(name)
+        if path.exists() and (clips or path.suffix.lower() not in VIDEOS):
+            stills.append(_Item(name, source))
+        else:
+            films.append((name, source))
+    return stills, films
+
+
+def _frames(name: str, source: str, most: int | None) -> tuple[Iterator[_Item], float]:
+    """The frames of a video or camera, and how many there are a second."""
+    from ..datasets.video_files import UnreadableVideo, open_video
+
+    images: Iterable[np.ndarray]
+    if not Path(source).exists():
+        images, fps = _camera(int(source)), 25.0
+    else:
+        try:
+            reader = open_video(source)
+        except UnreadableVideo as error:
+            raise UserError(f'cannot read the video {error}') from error
+        images, fps = (reader.read([i])[0] for i in range(len(reader))), reader.fps
+    images = itertools.islice(images, most)
+    items = (
+        _Item(f'{name}_{i:06d}', f'{source}, frame {i}', np.ascontiguousarray(image))
+        for i, image in enumerate(images)
+    )
+    return items, fps
+
+
+def _camera(number: int) -> Iterator[np.ndarray]:
+    import cv2
+
+    camera = cv2.VideoCapture(number)
+    if not camera.isOpened():
+        raise UserError(f'there is no camera {number}')
+    while True:
+        known, frame = camera.read()
+        if not known:
+            return
+        yield frame[:, :, ::-1]
+
+
+def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    batch: list[_Item] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _build(cfg: Any, checkpoint: str, device: str) -> tuple[Any, dict[str, Any]]:
+    """The model with its weights, and what is known of its classes."""
+    from mmengine.registry import DATASETS, MODELS
+
+    from .. import hosts
+    from ..checkpoints import fetch, load_but, read_checkpoint
+
+    if cfg.get('model') is None or cfg.get('test_dataloader') is None:
+        raise UserError(f'{cfg.filename} has no model and test_dataloader: predict is for {_TASKS}')
+    host = hosts.of(cfg)
+    host.apply()
+    host.use_registries()
+    path = fetch(checkpoint)
+    _without_weights(cfg.model)
+    model = MODELS.build(cfg.model)
+    load_but(model, path)
+    dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
+    kind = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
+    meta = dict(getattr(kind, 'METAINFO', None) or {})
+    meta.update((read_checkpoint(path, mmap=True).get('meta') or {}).get('dataset_meta') or {})
+    meta.update(dataset.get('metainfo') or {})
+    return model.to(device).eval(), meta
+
+
+def _without_weights(node: Any) -> None:
+    """Take out what would load or fetch other weights first."""
+    if isinstance(node, dict):
+        for key in ('init_cfg', 'pretrained'):
+            node.pop(key, None)
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for item in node:
+            _without_weights(item)
+
+
+class _TakeFrame:
+    """Stands for the loading of an image, which is there already."""
+
+    def __init__(self, image: np.ndarray, to_float32: bool) -> None:
+        self.image = image[:, :, ::-1].astype(np.float32) if to_float32 else image[:, :, ::-1]
+
+    def __call__(self, results: dict) -> dict:
+        results.update(img=np.ascontiguousarray(self.image))
+        results['img_shape'] = results['ori_shape'] = self.image.shape[:2]
+        return results
+
+
+def _prepare(cfg: Any, item: _Item, number: int) -> Any:
+    from mmengine.dataset import Compose
+
+    from .. import hosts
+    from ..datasets.video_files import UnreadableVideo
+
+    dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
+    steps = hosts.without_annotations(dataset.pipeline)
+    if cfg.default_scope == 'mmaction':
+        sample = dict(filename=item.path, label=-1, start_index=0, modality='RGB')
+    else:
+        sample = dict(img_path=item.path, img_id=number)
+        if item.image is not None:
+            steps[0] = _TakeFrame(item.image, steps[0].get('to_float32', False))
+    try:
+        return Compose(steps)(sample)
+    except UnreadableVideo as error:
+        raise UserError(f'cannot read the video {error}') from error
+    except FileNotFoundError as error:
+        raise UserError(f'{item.path} does not exist') from error
+
+
+def _run(model: Any, samples: list[Any], amp: bool) -> list[Any]:
+    from mmengine.dataset import pseudo_collate
+
+    device = next(model.parameters()).device.type
+    kind = torch.bfloat16
+    if device == 'cuda' and not torch.cuda.is_bf16_supported(including_emulation=False):
+        kind = torch.float16
+    with torch.no_grad(), torch.autocast(device, kind, enabled=amp):
+        return model.test_step(pseudo_collate(samples))
+
+
+class _Writer:
+    """Writes pictures, videos and results into a folder."""
+
+    def __init__(self, folder: Path, cfg: Any, meta: dict[str, Any], score: float) -> None:
+        from mmengine.registry import VISUALIZERS
+
+        self.pictures, self.results = folder / 'vis', folder / 'preds'
+        try:
+            for part in (self.pictures, self.results):
+                part.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f'{folder} cannot be written ({error.strerror})') from error
+        self.score, self.classes = score, list(meta.get('classes') or ())
+        self.images: list[dict] = []
+        self.found: list[dict] = []
+        self.kind = ''  # name of the file of results
+        options = dict(cfg.get('visualizer') or dict(type='Visualizer'))
+        options.update(name='predict', vis_backends=None, save_dir=None)
+        self.visualizer = VISUALIZERS.build(options)
+        self.visualizer.dataset_meta = meta
+
+    def class_name(self, label: int) -> str:
+        return str(self.classes[label]) if label < len(self.classes) else str(label)
+
+    def add(self, item: _Item, result: Any) -> np.ndarray | None:
+        """Note what was found in one image, frame or clip; returns it drawn, (H, W, 3) RGB."""
+        options: dict[str, Any] = {}
+        if hasattr(result, 'pred_instances'):
+            self._add_instances(item, result)
+            options['pred_score_thr'] = self.score
+        elif hasattr(result, 'pred_sem_seg'):
+            labels = result.pred_sem_seg.data.squeeze(0).numpy()
+            kind = np.uint8 if labels.max() < 256 else np.uint16
+            path = self.results / f'{item.name}.png'
+            Image.fromarray(labels.astype(kind)).save(path)
+        else:
+            self._add_scores(item, result)
+        return self._draw(item, result, options)
+
+    def _add_instances(self, item: _Item, result: Any) -> None:
+        self.kind = 'predictions.json'
+        found = result.pred_instances[result.pred_instances.scores >= self.score]
+        height, width = result.ori_shape
+        number = len(self.images) + 1
+        self.images.append(dict(id=number, file_name=item.path, height=height, width=width))
+        for i in range(len(found)):
+            x1, y1, x2, y2 = found.bboxes[i].tolist()
+            entry = dict(
+                id=len(self.found) + 1,
+                image_id=number,
+                category_id=int(found.labels[i]),
+                bbox=[x1, y1, x2 - x1, y2 - y1],
+                area=(x2 - x1) * (y2 - y1),
+                iscrowd=0,
+                score=float(found.scores[i]),
+            )
+            if 'masks' in found:
+                entry['segmentation'] = _run_lengths(found.masks[i])
+            self.found.append(entry)
+
+    def _add_scores(self, item: _Item, result: Any) -> None:
+        self.kind = 'predictions.jsonl'
+        scores = result.pred_score if hasattr(result, 'pred_score') else result.pred_scores.item
+        values, labels = scores.topk(min(5, len(scores)))
+        best = [
+            dict(label=label, name=self.class_name(label), score=value)
+            for value, label in zip(values.tolist(), labels.tolist(), strict=True)
+        ]
+        self.found.append(dict(file_name=item.path, predictions=best))
+        print(f'{item.path}: {best[0]["name"]} {best[0]["score"]:.3f}')
+
+    def _draw(self, item: _Item, result: Any, options: dict) -> np.ndarray | None:
+        import mmcv
+
+        if item.image is None and Path(item.path).suffix.lower() in VIDEOS:
+            return None  # a clip with one answer
+        image = item.image
+        if image is None:
+            image = mmcv.imread(item.path, channel_order='rgb')
+        if hasattr(self.visualizer, 'visualize_cls'):
+            return self.visualizer.visualize_cls(image, result, classes=self.classes or None)
+        self.visualizer.add_datasample(item.name, image, result, draw_gt=False, **options)
+        return self.visualizer.get_image()
+
+    def save(self, item: _Item, drawn: np.ndarray | None) -> None:
+        """Write the picture of an image."""
+        import mmcv
+
+        if drawn is not None:
+            mmcv.imwrite(drawn[:, :, ::-1], str(self.pictures / f'{item.name}.jpg'))
+
+    def film(self, name: str, drawn: Iterator[np.ndarray | None], fps: float) -> None:
+        """Write the frames of a video, as they come."""
+        from ..datasets.video_files import write_video
+
+        path = self.pictures / f'{name}.mp4'
+        part = path.with_name(f'.{name}.part.mp4')
+        even = (
+            np.ascontiguousarray(f[: f.shape[0] // 2 * 2, : f.shape[1] // 2 * 2])
+            for f in drawn
+            if f is not None
+        )
+        try:
+            write_video(part, even, round(fps) or 25)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Write the file of results."""
+        from ..checkpoints.files import write_atomically
+
+        if self.kind == 'predictions.json':
+            categories = [dict(id=i, name=str(name)) for i, name in enumerate(self.classes)]
+            content = dict(images=self.images, annotations=self.found, categories=categories)
+            text = json.dumps(content)
+        elif self.kind:
+            text = ''.join(f'{json.dumps(line)}\n' for line in self.found)
+        else:
+            return
+        write_atomically(self.results / self.kind, lambda file: file.write(text.encode()))
+
+
+def _run_lengths(mask: Any) -> dict[str, Any]:
+    import pycocotools.mask
+
+    code = pycocotools.mask.encode(np.asfortranarray(np.asarray(mask), dtype=np.uint8))
+    return dict(size=list(code['size']), counts=code['counts'].decode())
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command ``mmswinv2 predict``."""
+    from ..engine.settings import add_config_options
+
+    parser = argparse.ArgumentParser(
+        'mmswinv2 predict',
+        description='Predict on images, folders, patterns, videos or a camera.',
+        epilog='example: mmswinv2 predict config.py work_dirs/run/epoch_36.pth photos --score 0.5',
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='weights of the whole model')
+    parser.add_argument('inputs', nargs='+', help='files, folders, patterns, or a camera number')
+    parser.add_argument('--out-dir', default='outputs', help='folder of the results (outputs)')
+    parser.add_argument('--score', type=float, default=0.3, help='least score of a box (0.3)')
+    parser.add_argument('--batch-size', type=int, default=1, help='images at a time (1)')
+    parser.add_argument('--device', help='such as cuda:1 or cpu')
+    parser.add_argument('--amp', action='store_true', help='mixed precision')
+    parser.add_argument('--max-frames', type=int, help='of each video or camera')
+    add_config_options(parser)
+    args = parser.parse_args(arguments)
+    results = predict(
+        args.config,
+        args.checkpoint,
+        args.inputs,
+        args.out_dir,
+        score=args.score,
+        batch_size=args.batch_size,
+        device=args.device,
+        amp=args.amp,
+        cfg_options=args.cfg_options,
+        max_frames=args.max_frames,
+    )
+    print(f'{len(results)} predictions are in {args.out_dir}', file=sys.stderr)
