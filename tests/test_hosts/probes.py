@@ -108,6 +108,13 @@ def late_workers():
     return loader.started
 
 
+@probe('Images of any number of channels can be normalised by channel', 'mmengine')
+def four_channels():
+    from mmengine.model import ImgDataPreprocessor
+
+    ImgDataPreprocessor([0, 0, 0, 0], [1, 1, 1, 1])
+
+
 @probe(
     'Optimizers of DeepSpeed are registered without the one-bit ones, which are gone', 'deepspeed'
 )
@@ -128,6 +135,13 @@ def damaged_image():
     except Exception as error:
         return str(path) not in str(error)
     return False
+
+
+@probe('Strips keep a pixel of their shorter side when they are made smaller', 'mmcv')
+def strips():
+    from mmcv.transforms import Resize
+
+    Resize((64, 64), keep_ratio=True)({'img': np.zeros((2, 700, 3), np.uint8)})
 
 
 @probe('Semantic maps with more values than classes can be drawn', 'mmdet')
