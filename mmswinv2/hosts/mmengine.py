@@ -277,6 +277,27 @@ def _channels(data: dict[str, Any]) -> set[int]:
     return {x.shape[-3] for x in data.get('inputs', ()) if isinstance(x, Tensor) and x.ndim > 2}
 
 
+@patch('mmengine', '>=0.7')
+def draw_three_channels() -> None:
+    """Images of any number of channels can be drawn on, as their first three or as grey.
+
+    Every visualizer of a host has an `add_datasample` of its own.
+    """
+    from mmengine.visualization import Visualizer
+
+    @replace(Visualizer, '__init__')
+    def init(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        draw = self.add_datasample
+
+        def add_datasample(name: str, image: Any, *args: Any, **kwargs: Any) -> Any:
+            if getattr(image, 'ndim', 0) == 3:
+                image = image[..., [0, 1, 2] if image.shape[2] > 2 else [0, 0, 0]]
+            return draw(name, image, *args, **kwargs)
+
+        self.add_datasample = add_datasample
+
+
 @patch('mmcv', '>=2')
 def name_unreadable_images() -> None:
     """Errors for images that cannot be read name the file.
@@ -468,6 +489,7 @@ class MMEngine(Host):
         take_no_config_from_weights,
         start_workers_late,
         normalize_any_channels,
+        draw_three_channels,
         register_deepspeed_optimizers,
     )
 

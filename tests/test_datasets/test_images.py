@@ -396,6 +396,35 @@ def test_pictures_for_visualizers(write, order, tmp_path):
     assert np.corrcoef(image[..., 0].ravel(), GREY.ravel())[0, 1] > 0.99
 
 
+@pytest.mark.parametrize('channels', [1, 2, 4, 5])
+@pytest.mark.parametrize('host', ['mmdet', 'mmseg'])
+def test_visualizers_draw_the_first_three_channels(host, channels, tmp_path):
+    from mmdet.structures import DetDataSample
+    from mmdet.visualization import DetLocalVisualizer
+    from mmengine.structures import InstanceData, PixelData
+    from mmseg.structures import SegDataSample
+    from mmseg.visualization import SegLocalVisualizer
+
+    if host == 'mmdet':
+        visualizer = DetLocalVisualizer(alpha=0)
+        found = InstanceData(
+            bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long), scores=torch.zeros(0)
+        )
+        sample = DetDataSample(pred_instances=found)
+    else:
+        visualizer = SegLocalVisualizer(alpha=0)
+        labels = PixelData(data=torch.zeros(1, 40, 50, dtype=torch.long))
+        sample = SegDataSample(pred_sem_seg=labels)
+    visualizer.dataset_meta = dict(classes=('a',), palette=[(1, 2, 3)])
+    image = np.full((40, 50, channels), 7, np.uint8) + np.arange(channels, dtype=np.uint8)
+    path = str(tmp_path / 'drawn.png')
+    options = {} if host == 'mmdet' else dict(with_labels=False)
+    visualizer.add_datasample('a', image, sample, out_file=path, **options)
+    drawn = cv2.imread(path)[:, -50:, ::-1]
+    assert drawn.shape == (40, 50, 3)
+    assert (drawn == ([7, 8, 9] if channels > 2 else 7)).mean() > 0.9
+
+
 def test_ordinary_images_are_left_to_mmcv():
     buffer = io.BytesIO()
     Image.fromarray(RGB).save(buffer, 'PNG')

@@ -115,6 +115,19 @@ def four_channels():
     ImgDataPreprocessor([0, 0, 0, 0], [1, 1, 1, 1])
 
 
+@probe('Images of any number of channels can be drawn on, as their first three or as grey', 'mmseg')
+def draw_four_channels():
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+    from mmseg.visualization import SegLocalVisualizer
+
+    visualizer = SegLocalVisualizer()
+    visualizer.dataset_meta = dict(classes=('a',), palette=[(0, 0, 9)])
+    sample = SegDataSample(pred_sem_seg=PixelData(data=torch.zeros(1, 8, 8, dtype=torch.long)))
+    path = str(FOLDER / 'drawn.png')
+    visualizer.add_datasample('a', np.zeros((8, 8, 4), np.uint8), sample, out_file=path)
+
+
 @probe(
     'Optimizers of DeepSpeed are registered without the one-bit ones, which are gone', 'deepspeed'
 )

@@ -31,6 +31,11 @@ TABLE = [
     ),
     ('Images of any number of channels can be normalised by channel', 'mmengine', '>=0.7'),
     (
+        'Images of any number of channels can be drawn on, as their first three or as grey',
+        'mmengine',
+        '>=0.7',
+    ),
+    (
         'Optimizers of DeepSpeed are registered without the one-bit ones, which are gone',
         'deepspeed',
         '>=0.13.2',
