@@ -46,9 +46,15 @@ class Header(NamedTuple):
         """Whether numbers are not those of 8-bit images."""
         return self.bits > 8 or self.kind != 'unsigned'
 
+    @property
+    def coded(self) -> bool:
+        """Whether numbers have to be converted to be grey, RGB or other channels."""
+        return self.colour not in ('', 'RGB') or self.bits == 1
+
     def __str__(self) -> str:
         what = ' '.join(part for part in (self.kind, self.colour, self.layout) if part)
-        return f'{self.form} of {self.channels} x {self.bits} bits ({what})'
+        numbers = f' of {self.channels} x {self.bits} bits ({what})'
+        return self.form + numbers if self.channels else self.form
 
 
 def _png(content: bytes) -> Header:
@@ -112,10 +118,11 @@ _LOSSES: tuple[tuple[Sequence[str], bool | None, Callable[[Header], bool], str],
         'gives in part or not at all',
     ),
     (_CV2, False, lambda h: h.form == 'TIFF' and h.channels == 4, 'blends with the fourth channel'),
-    (_PILLOW, True, lambda h: h.colour not in ('', 'RGB') or h.bits == 1, 'does not convert'),
+    (_PILLOW, True, lambda h: h.coded, 'does not convert'),
     (_PILLOW, True, lambda h: h.wide and h.channels > 1, 'cuts to 8 bits'),
+    (_PILLOW, True, lambda h: h.form == 'TIFF' and h.channels == 4, 'gives in part or blended'),
     (_PILLOW, True, lambda h: (h.bits, h.kind) in _SIGNS, 'gives with another sign'),
-    (_TIFFFILE, None, lambda h: h.colour not in ('', 'RGB') or h.bits == 1, 'does not convert'),
+    (_TIFFFILE, None, lambda h: h.coded, 'does not convert'),
     (_TIFFFILE, None, lambda h: bool(h.layout), 'neither turns nor puts together'),
     (_TIFFFILE, False, lambda h: (h.channels, h.colour) == (3, 'RGB'), 'gives in the order RGB'),
 )
@@ -153,9 +160,8 @@ def decode(content: bytes) -> np.ndarray:
     header = read_header(content)
     if header.form == 'NumPy array':
         return _channels_last(np.load(io.BytesIO(content), allow_pickle=False))
-    if header.form == 'TIFF' and (
-        header.wide or 'pages' in header.layout or header.channels not in (1, 3, 4)
-    ):
+    plain = not header.wide and 'pages' not in header.layout
+    if header.form == 'TIFF' and not (plain and (header.channels in (1, 3) or header.coded)):
         return _decode_tiff(content, header)
     if header.wide:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -175,7 +181,7 @@ def decode(content: bytes) -> np.ndarray:
 def _decode_tiff(content: bytes, header: Header) -> np.ndarray:
     import tifffile
 
-    if header.colour not in ('', 'RGB') or 'turned' in header.layout:
+    if header.coded or 'turned' in header.layout:
         raise ValueError(f'a TIFF with these numbers is neither turned nor converted ({header})')
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         if len(file.series) != 1:
@@ -243,9 +249,10 @@ class LoadImage(LoadImageFromFile):
         backend_args: dict | None = None,
     ) -> None:
         super().__init__(to_float32=to_float32, backend_args=backend_args)
-        if scale is not None and not (len(scale) == 2 and -np.inf < scale[0] < scale[1] < np.inf):
+        pair = isinstance(scale, (list, tuple)) and len(scale) == 2
+        if scale is not None and not (pair and -np.inf < scale[0] < scale[1] < np.inf):
             raise UserError(f'LoadImage: scale must be (low, high), low < high, got {scale!r}')
-        if channels is not None and channels < 1:
+        if channels is not None and not (isinstance(channels, int) and channels > 0):
             raise UserError(f'LoadImage: channels must be 1 or more, got {channels!r}')
         self.scale, self.channels = scale, channels
 
@@ -284,6 +291,7 @@ class LoadImage(LoadImageFromFile):
             )
         if image.dtype != np.uint8 or self.scale is not None:
             low, high = self.scale or (np.iinfo(image.dtype).min, np.iinfo(image.dtype).max)
-            image = (image.astype(np.float64) - low) * (255 / (high - low))
+            image = image.astype(np.float64 if image.dtype.itemsize > 2 else np.float32)
+            image = (image - low) * (255 / (high - low))
         image = image.clip(0, 255)
         return image.astype(np.float32) if self.to_float32 else np.rint(image).astype(np.uint8)

@@ -66,16 +66,17 @@ def numpy_file(image, **kwargs):
     return lambda path: np.save(path, image, **kwargs)
 
 
-def png(width, height):
-    """A PNG that claims a size and has no pixels."""
+def png(width, height, bits=8, colour=0, rows=b''):
+    """A PNG that claims a size, by itself without pixels."""
 
     def chunk(name, data):
         return (
             struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
         )
 
-    size = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
-    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', size) + chunk(b'IDAT', b'') + chunk(b'IEND', b'')
+    size = struct.pack('>IIBBBBB', width, height, bits, colour, 0, 0, 0)
+    parts = (b'IHDR', size), (b'IDAT', zlib.compress(rows)), (b'IEND', b'')
+    return b'\x89PNG\r\n\x1a\n' + b''.join(chunk(*part) for part in parts)
 
 
 def of(mode):
@@ -108,6 +109,8 @@ def animation(path):
 CONTIG = dict(planarconfig='contig')
 TURNED = np.rot90(RGB, -1)
 GREY_RGB = np.dstack([GREY] * 3)
+# 16 bits of grey and alpha, which Pillow does not write; a row begins with its filter
+GREY_ALPHA = b''.join(b'\0' + row.astype('>u2').tobytes() for row in wide(FIVE[..., [0, 1]]))
 WIDE_PGM = b'P5\n8 6\n65535\n' + wide(GREY).astype('>u2').tobytes()
 ONE_BIT = np.where(GREY > 100, 255, 0).astype(np.uint8)
 BOTH = ('pillow', 'cv2')
@@ -160,6 +163,8 @@ REFUSED = [
     ('two.tif', tiff(FIVE[..., :2], **CONTIG), BOTH, 'color', 'TIFF of 2 x 8 bits'),
     ('five.tif', tiff(FIVE, **CONTIG), BOTH, 'unchanged', 'in part or not at all'),
     ('four.tif', tiff(FIVE[..., :4], photometric='rgb'), ('cv2',), 'color', 'blends'),
+    ('infrared.tif', tiff(FIVE[..., :4], photometric='rgb', extrasamples=[0]), ('pillow',),
+     'unchanged', 'in part'),
     ('stack.tif', tiff(np.stack([GREY] * 4)), (*BOTH, 'tifffile'), 'color', 'pages'),
     ('array.npy', numpy_file(GREY), (*BOTH, 'tifffile'), 'color', 'NumPy array'),
     ('p.png', pillow(of('P')), ('pillow',), 'unchanged', 'does not convert'),
@@ -280,6 +285,7 @@ LOADED = [
     ('rgb.png', pillow(RGB), dict(channels=3), RGB),
     ('rgba.png', pillow(FIVE[..., :4]), dict(channels=4), FIVE[..., :4]),
     ('la.png', pillow(FIVE[..., :2]), {}, FIVE[..., :2]),
+    ('la16.png', raw(png(WIDTH, HEIGHT, 16, 4, GREY_ALPHA)), {}, FIVE[..., :2]),
     ('palette.png', pillow(lambda: Image.fromarray(RGB).quantize(64)), {}, RGB),
     ('one.png', pillow(GREY > 100), {}, ONE_BIT[..., None]),
     ('cmyk.tif', pillow(of('CMYK')), {}, RGB),
@@ -305,6 +311,8 @@ LOADED = [
     ('five.tif', tiff(wide(FIVE), **CONTIG), dict(channels=5), FIVE),
     ('planes.tif', tiff(np.moveaxis(wide(FIVE), 2, 0), planarconfig='separate'), {}, FIVE),
     ('four.tif', tiff(FIVE[..., :4], photometric='rgb'), {}, FIVE[..., :4]),
+    ('infrared.tif', tiff(FIVE[..., :4], photometric='rgb', extrasamples=[0]), {}, FIVE[..., :4]),
+    ('blended.tif', tiff(FIVE[..., :4], photometric='rgb', extrasamples=[1]), {}, FIVE[..., :4]),
     ('last.tif', tiff(wide(FIVE)), {}, FIVE),
     ('first.tif', tiff(np.moveaxis(wide(FIVE), 2, 0)), {}, FIVE),
     ('zlib.tif', tiff(wide(FIVE), compression='zlib', **CONTIG), {}, FIVE),
@@ -366,7 +374,7 @@ def test_what_load_image_refuses(case, tmp_path):
 @pytest.mark.parametrize(
     'arguments',
     [dict(scale=(1, 1)), dict(scale=(2, 1)), dict(scale=(0, np.nan)), dict(scale=(0,)),
-     dict(scale=(0, np.inf)), dict(channels=0)],
+     dict(scale=(0, np.inf)), dict(scale=255), dict(channels=0), dict(channels='4')],
 )  # fmt: skip
 def test_wrong_arguments(arguments):
     with pytest.raises(UserError, match=f'LoadImage: {next(iter(arguments))} must be'):
