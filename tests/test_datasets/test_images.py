@@ -488,12 +488,12 @@ def test_strips_keep_a_pixel_with_their_boxes_and_masks(transform, longer, polyg
 
 def test_strips_of_segmentors():
     import mmseg.datasets.transforms  # noqa: F401
-    from mmseg.registry import TRANSFORMS as MMSEG
 
+    init_default_scope('mmseg')
     keep_a_pixel.apply()
     image = dict(img=np.zeros((2, 700, 3), np.uint8), gt_seg_map=np.zeros((2, 700), np.uint8))
     image.update(img_shape=(2, 700), seg_fields=['gt_seg_map'])
-    results = MMSEG.build(dict(type='ResizeShortestEdge', scale=64, max_size=100))(image)
+    results = TRANSFORMS.build(dict(type='ResizeShortestEdge', scale=64, max_size=100))(image)
     assert results['img'].shape == (1, 100, 3) and results['gt_seg_map'].shape == (1, 100)
 
 
