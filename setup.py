@@ -86,6 +86,7 @@ setup(
         'pretrain': [*ENGINE, 'onedl-mmpretrain>=1.3.6', 'torchvision'],
         'htc': requirements('htc'),
         'scale': requirements('scale'),
+        'images': requirements('images'),
         'tests': requirements('tests'),
         'mim': requirements('mminstall'),
     },

@@ -271,6 +271,8 @@ MAY_IMPORT = {
     'engine': 'core checkpoints hosts registry errors',
     'analysis': 'core checkpoints hosts errors',
     'swap': 'core checkpoints hosts errors',
+    'cli': 'errors',
+    '__main__': 'cli',
 }
 
 

@@ -167,7 +167,7 @@ def follow_step(
     saved: dict[str, int] = {}
     attention = [0]
     _watch(backbone, tracker, saved, attention)
-    batch = hosts.of(cfg).sample_batch(cfg, size, batch_size)
+    batch = hosts.sample_batch(cfg, size, batch_size)
     heads_dtype = dtype if hosts.of(cfg).heads_autocast else None
     with tracker:
         data = model.data_preprocessor(batch, True)
@@ -335,7 +335,7 @@ def _measure(path: str, batch_size: str, name: str, *sizes: str) -> None:
     cfg = config_with_options(path, None)
     model_cfg = ready(cfg)
     MODELS.get(model_cfg.type)  # imports the host
-    batch = hosts.of(cfg).sample_batch(cfg, [int(n) for n in sizes], int(batch_size))
+    batch = hosts.sample_batch(cfg, [int(n) for n in sizes], int(batch_size))
     dtype = None if name == 'None' else getattr(torch, name)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     idle = idle_memory(device)

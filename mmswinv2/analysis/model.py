@@ -215,7 +215,7 @@ def count_flops(cfg: Any, size: Sequence[int], seed: int = 0) -> dict[str, int]:
     for name, module in model.named_children():
         if name != 'data_preprocessor':
             _count_into(counts, name, module, counter)
-    data = model.data_preprocessor(hosts.of(cfg).sample_batch(cfg, size, 1), False)
+    data = model.data_preprocessor(hosts.sample_batch(cfg, size, 1), False)
     with torch.no_grad(), counter:
         outs = model(**data, mode='tensor')
         hosts.of(cfg).run_head(model, outs)

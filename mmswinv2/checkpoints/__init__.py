@@ -1,7 +1,7 @@
 """Reading SwinV2 weights of every published format; pure torch."""
 
 from ..errors import CheckpointError
-from .convert import convert, convert_file, describe, inflate
+from .convert import adapt_channels, convert, convert_file, describe, inflate
 from .files import fetch, fetch_together, read_checkpoint, read_pickle, write_checkpoint
 from .formats import FORMATS
 from .load import LoadReport, compare_keys, load_but, load_pretrained, read_class_map
@@ -12,6 +12,7 @@ __all__ = [
     'PUBLISHED',
     'CheckpointError',
     'LoadReport',
+    'adapt_channels',
     'compare_keys',
     'convert',
     'convert_file',

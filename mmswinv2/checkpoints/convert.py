@@ -300,6 +300,31 @@ def inflate(state: Mapping[str, Tensor], frames: int) -> State:
     return inflated
 
 
+def adapt_channels(state: State, channels: int) -> State:
+    """Turn the weights of a network for RGB into those of one for any number of channels.
+
+    One channel gets the sum of the three kernels: a grey image gives what it gave as three equal
+    channels. n channels get the kernels of R, G, B, R, ... in turn, times 3 / n, which keeps the
+    size of the response, and for multiples of 3 the response to a grey image itself.
+
+    Args:
+        state: weights under our keys; patches ``(C, 3, *patch)``.
+        channels: channels n of the input.
+
+    Returns:
+        patches ``(C, n, *patch)``, and the rest as it is; `state` itself if there is nothing to do,
+        or no rule for it, as the patches have another number of channels than 3.
+    """
+    kernel = state.get(_PATCHES)
+    known = kernel is not None and kernel.is_floating_point() and kernel.shape[1:2] == (3,)
+    if kernel is None or not known or channels == 3:
+        return state
+    if channels == 1:
+        return {**state, _PATCHES: kernel.sum(1, keepdim=True)}
+    order = [channel % 3 for channel in range(channels)]
+    return {**state, _PATCHES: kernel[:, order] * (3 / channels)}
+
+
 def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The architecture of weights under our keys: ``arch`` as a dict, with its name if it has one.
 

@@ -18,7 +18,16 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..core.swin_v2 import SwinV2
 from ..errors import CheckpointError
-from .convert import Converted, Windows, convert_checkpoint, describe, inflate, is_2d, unwrap
+from .convert import (
+    Converted,
+    Windows,
+    adapt_channels,
+    convert_checkpoint,
+    describe,
+    inflate,
+    is_2d,
+    unwrap,
+)
 from .files import read_checkpoint
 from .formats import FORMATS, State
 
@@ -44,6 +53,7 @@ class LoadReport:
         windows: the pre-trained windows of the file, per stage as far as they are known.
         assumed: the pre-trained windows of the model.
         inflated: whether weights of an image network were given a time axis.
+        channels: of the input, if weights for RGB were adapted to another number; else 0.
     """
 
     path: Path
@@ -58,6 +68,7 @@ class LoadReport:
     windows: Windows = field(default_factory=dict)
     assumed: list[int | tuple[int, ...]] = field(default_factory=list)
     inflated: bool = False
+    channels: int = 0
 
     def __str__(self) -> str:
         """A few lines for a log."""
@@ -74,6 +85,9 @@ class LoadReport:
             lines.append(f'  pre-trained windows: {self._windows()}')
         if self.inflated:
             lines.append('  inflated from 2D: patches repeated over time, bias constant over time')
+        if self.channels:
+            how = 'their sum' if self.channels == 1 else f'in turn, times 3/{self.channels}'
+            lines.append(f'  adapted from RGB to in_channels={self.channels}: kernels {how}')
         for title in ('missing', 'unexpected', 'mismatched'):
             if keys := getattr(self, title):
                 more = f' and {len(keys) - 8} more' if len(keys) > 8 else ''
@@ -155,8 +169,8 @@ def load_pretrained(
 ) -> LoadReport:
     """Load a checkpoint of any format into a backbone.
 
-    Norms of outputs may be missing (classification files have only the last) or superfluous;
-    everything else must fit.
+    Norms of outputs may be missing (classification files have only the last) or superfluous, and
+    weights for RGB are adapted to other channels (`adapt_channels`); everything else must fit.
 
     Args:
         model: the backbone.
@@ -182,9 +196,12 @@ def load_pretrained(
         state = inflate(state, frames[0])
         # The file has no windows in time: they are the model's own.
         windows = {s: (model.pretrained_window_sizes[s][0], *w) for s, w in windows.items()}
+    channels = model.patch_embed.proj.in_channels
+    for_rgb, state = state, adapt_channels(state, channels)
     report = compare_keys(path, model.state_dict(), state)
     _describe_source(report, converted, model)
     report.unused, report.windows, report.inflated = unused, windows, inflated
+    report.channels = 0 if state is for_rgb else channels
     if problems := report.problems(optional=_OUTPUT_NORM.fullmatch):
         variant, arch = model.variant, describe(state)
         raise CheckpointError(

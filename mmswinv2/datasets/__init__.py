@@ -5,12 +5,14 @@ imports each when it is looked up.
 """
 
 from .. import hosts  # noqa: F401, applies the patches that every use needs
+from .images import LoadImage
 from .transforms import FiveCrop, InstaBoost, ShuffleFrames, VideoDecode, VideoInit
 from .video_files import UnreadableVideo, open_video, write_video
 
 __all__ = [
     'FiveCrop',
     'InstaBoost',
+    'LoadImage',
     'ShuffleFrames',
     'UnreadableVideo',
     'VideoDecode',

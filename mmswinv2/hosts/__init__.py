@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..errors import UserError
 from .mmaction import MMAction
 from .mmdet import MMDet, outline_masks
@@ -41,6 +43,7 @@ __all__ = [
     'inner_datasets',
     'input_size',
     'of',
+    'sample_batch',
     'without_annotations',
 ]
 
@@ -146,6 +149,17 @@ def input_size(cfg: Any, given: Sequence[int] | None = None) -> tuple[int, ...]:
         divisor = preprocessor.get('pad_size_divisor', 1)
         height, width = (-(-n // divisor) * divisor for n in (height, width))
     return (*frames, height, width)
+
+
+def sample_batch(cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:
+    """`Host.sample_batch` with as many channels as the backbone takes."""
+    batch = of(cfg).sample_batch(cfg, size, count)
+    channels = cfg.model.backbone.get('in_channels', 3)
+    if channels != 3:
+        order = torch.arange(channels) % 3
+        images = [image.index_select(-1 - len(size), order) for image in batch['inputs']]
+        batch['inputs'] = images if isinstance(batch['inputs'], list) else torch.stack(images)
+    return batch
 
 
 def _last_size(pipeline: Sequence[Any]) -> tuple[int, int]:

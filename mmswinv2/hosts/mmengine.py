@@ -6,6 +6,7 @@ import functools
 import logging
 import runpy
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from mmengine.runner import checkpoint
 from packaging.specifiers import SpecifierSet
+from torch import Tensor
 
 from ..errors import CheckpointError, UserError
 
@@ -226,23 +228,137 @@ def register_deepspeed_optimizers() -> None:
         return [optimizer.__name__ for optimizer in optimizers]
 
 
+@patch('mmengine', '>=0.7')
+def normalize_any_channels() -> None:
+    """Images of any number of channels can be normalised by channel.
+
+    mmengine takes a mean and a std for 1 or 3, and keeps three channels where it swaps R and B.
+    """
+    from mmengine.model import ImgDataPreprocessor
+
+    @replace(ImgDataPreprocessor, '__init__')
+    def init(
+        original: Any, self: Any, mean: Any = None, std: Any = None, *args: Any, **kwargs: Any
+    ) -> None:
+        counts = {len(mean or ()), len(std or ())}
+        if counts <= {0, 1, 3}:
+            return original(self, mean, std, *args, **kwargs)
+        if len(counts) > 1:
+            raise UserError(f'mean and std need a value for each channel, got {mean} and {std}')
+        original(self, mean[:1], std[:1], *args, **kwargs)
+        for name, values in (('mean', mean), ('std', std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), False)
+
+    @replace(ImgDataPreprocessor, 'cast_data')
+    def cast_data(original: Any, self: Any, data: Any) -> Any:
+        data, known = original(self, data), len(getattr(self, 'mean', ' '))
+        found = _channels(data) if isinstance(data, dict) else set()
+        # mmseg repeats grey images for three means
+        if len(found) > 1 or (known > 1 and found - ({1, 3} if known == 3 else {known})):
+            raise UserError(
+                f'images have {" or ".join(map(str, sorted(found)))} channels, and mean and std of '
+                f'data_preprocessor {known} values; all images need as many channels (channels of '
+                'mmswinv2.LoadImage), mean and std a value for each, and the backbone in_channels'
+            )
+        return data
+
+    @replace(ImgDataPreprocessor, 'forward')
+    def forward(original: Any, self: Any, data: Any, training: bool = False) -> Any:
+        swaps = self._channel_conversion
+        self._channel_conversion = swaps and not _channels(data) - {3}
+        try:
+            return original(self, data, training)
+        finally:
+            self._channel_conversion = swaps
+
+
+def _channels(data: dict[str, Any]) -> set[int]:
+    """Numbers of channels of a batch, whose images are (C, H, W)."""
+    return {x.shape[-3] for x in data.get('inputs', ()) if isinstance(x, Tensor) and x.ndim > 2}
+
+
+@patch('mmengine', '>=0.7')
+def draw_three_channels() -> None:
+    """Images of any number of channels can be drawn on, as their first three or as grey.
+
+    Every visualizer of a host has an `add_datasample` of its own.
+    """
+    from mmengine.visualization import Visualizer
+
+    @replace(Visualizer, '__init__')
+    def init(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        draw = self.add_datasample
+
+        def add_datasample(name: str, image: Any, *args: Any, **kwargs: Any) -> Any:
+            if getattr(image, 'ndim', 0) == 3:
+                image = image[..., [0, 1, 2] if image.shape[2] > 2 else [0, 0, 0]]
+            return draw(name, image, *args, **kwargs)
+
+        self.add_datasample = add_datasample
+
+
 @patch('mmcv', '>=2')
 def name_unreadable_images() -> None:
-    """Errors for images that cannot be read name the file."""
+    """Errors for images that cannot be read name the file.
+
+    So do those for images that mmcv would read and not give as they are. Where it is called without
+    a format, to draw on the image, it gets one that can be seen.
+    """
+    import mmcv
     from mmcv.transforms import LoadImageFromFile
+
+    from ..datasets.images import loss, name_file, picture
+
+    read = threading.local()
+
+    @replace(mmcv, 'imfrombytes')
+    def imfrombytes(decode: Any, content: bytes, *args: Any, **kwargs: Any) -> Any:
+        read.content = content
+        if args or kwargs.keys() - {'channel_order'} or (seen := picture(content)) is None:
+            return decode(content, *args, **kwargs)
+        return seen if kwargs.get('channel_order') == 'rgb' else seen[..., ::-1]
 
     @replace(LoadImageFromFile, 'transform')
     def transform(load: Any, self: Any, results: dict) -> dict | None:
-        try:
-            loaded = load(self, results)
-        except (OSError, AssertionError, SyntaxError) as error:  # Pillow's on damaged PNGs
-            raise UserError(
-                f'cannot read the image {results["img_path"]}: {error}; fetch it again, or take it '
-                'out of the annotation file'
-            ) from error
-        if loaded is not None:
-            check_size(loaded, loaded['img'].shape)
-        return loaded
+        path, read.content = results['img_path'], b''
+        with name_file(path):
+            try:
+                loaded = load(self, results)
+            finally:
+                backend = self.imdecode_backend or mmcv.image.io.imread_backend
+                if does := loss(read.content, self.color_type, backend):
+                    raise UserError(
+                        f"{path} is a {does}; write dict(type='mmswinv2.LoadImage', ...) in the "
+                        'place of LoadImageFromFile, see docs/data.md'
+                    )
+            if loaded is not None:
+                check_size(loaded, loaded['img'].shape)
+            return loaded
+
+
+@patch('mmcv', '>=2')
+def keep_a_pixel() -> None:
+    """Strips keep a pixel of their shorter side when they are made smaller.
+
+    Its size is rounded, to 0 for 700x2 in 64x64, and OpenCV refuses that.
+    """
+    from mmcv.image import geometric
+    from mmcv.transforms import processing  # noqa: F401, has one of them
+
+    def visible(size: Any) -> Any:
+        return tuple(max(1, n) for n in size) if isinstance(size, tuple) else size
+
+    changes: dict[str, Callable[..., Any]] = {
+        '_scale_size': lambda scaled, *args: visible(scaled(*args)),
+        'rescale_size': lambda f, old, scale, *args, **kw: f(old, visible(scale), *args, **kw),
+        'imresize': lambda f, img, size, *args, **kw: f(img, visible(size), *args, **kw),
+    }
+    for name, change in changes.items():
+        original = getattr(geometric, name)
+        for module in list(sys.modules.values()):  # wherever it has been imported by name
+            if getattr(module, '__dict__', {}).get(name) is original:
+                replace(module, name)(change)
 
 
 class Host:
@@ -271,7 +387,7 @@ class Host:
     name = 'mmengine'
     extra: str | None = None
     early_patches: tuple[Patch, ...] = ()
-    patches: tuple[Patch, ...] = (name_unreadable_images,)
+    patches: tuple[Patch, ...] = (name_unreadable_images, keep_a_pixel)
     input_axes = 2
     heads_autocast = False
     swap_image_size: int | None = None
@@ -378,6 +494,8 @@ class MMEngine(Host):
         read_by_our_reader,
         take_no_config_from_weights,
         start_workers_late,
+        normalize_any_channels,
+        draw_three_channels,
         register_deepspeed_optimizers,
     )
 

@@ -294,3 +294,58 @@ def test_the_wrong_kind_is_told(path, tmp_path):
     torch.save({'state_dict': video_net().state_dict()}, tmp_path / '3d.pth')
     with pytest.raises(CheckpointError, match='weights of a video network, and the backbone takes'):
         load_pretrained(image_net(), tmp_path / '3d.pth')
+
+
+PATCHES = 'patch_embed.proj.weight'
+# channels of the input to the weight of the kernels of R, G and B in each
+ADAPTED = [
+    (1, [(1, 1, 1)]),
+    (2, [(1.5, 0, 0), (0, 1.5, 0)]),
+    (4, [(0.75, 0, 0), (0, 0.75, 0), (0, 0, 0.75), (0.75, 0, 0)]),
+    (5, [(0.6, 0, 0), (0, 0.6, 0), (0, 0, 0.6), (0.6, 0, 0), (0, 0.6, 0)]),
+    (6, [(0.5, 0, 0), (0, 0.5, 0), (0, 0, 0.5)] * 2),
+]
+
+
+@pytest.mark.parametrize('video', [False, True])
+@pytest.mark.parametrize(('channels', 'shares'), ADAPTED, ids=lambda v: str(v)[:1])
+def test_weights_for_rgb_are_adapted_to_other_channels(path, channels, shares, video):
+    net = (video_net if video else image_net)(in_channels=channels)
+    report = load_pretrained(net, path, pretrained2d=video)
+    assert f'adapted from RGB to in_channels={channels}: kernels' in str(report)
+    source = image_net().state_dict()
+    if video:
+        source = inflate(source, 2)
+    expected = torch.einsum('nc,oc...->on...', torch.tensor(shares).float(), source[PATCHES])
+    torch.testing.assert_close(net.state_dict()[PATCHES], expected, atol=1e-6, rtol=0)
+    others = source.keys() - {PATCHES}
+    assert others and all(torch.equal(net.state_dict()[k], source[k]) for k in others)
+
+
+@pytest.mark.parametrize('channels', [1, 3, 6, 9])
+def test_a_grey_image_gives_what_it_gave_in_rgb(path, channels):
+    net = image_net(in_channels=channels)
+    report = load_pretrained(net, path)
+    assert ('adapted' in str(report)) == (channels != 3)
+    grey = torch.rand(2, 1, 40, 33)
+    with torch.no_grad():
+        outs = net(grey.expand(-1, channels, -1, -1))
+        expected = image_net()(grey.expand(-1, 3, -1, -1))
+    for out, wanted in zip(outs, expected, strict=True):
+        torch.testing.assert_close(
+            out / wanted.abs().max(), wanted / wanted.abs().max(), atol=5e-6, rtol=0
+        )
+
+
+@pytest.mark.parametrize('channels', [1, 4])
+def test_weights_for_other_channels_load_as_they_are_or_not_at_all(tmp_path, channels):
+    source = image_net(in_channels=channels)
+    torch.save({'state_dict': source.state_dict()}, tmp_path / 'n.pth')
+    net = SwinTransformerV2(
+        'nano', window_size=WINDOW, pretrained_window_sizes=W_P, in_channels=channels
+    )
+    assert 'adapted' not in str(load_pretrained(net, tmp_path / 'n.pth'))
+    assert torch.equal(net.state_dict()[PATCHES], source.state_dict()[PATCHES])
+    for other in (2, 3):
+        with pytest.raises(CheckpointError, match=rf'\[32, {channels}, 4, 4\], here \[32, {other}'):
+            load_pretrained(image_net(in_channels=other), tmp_path / 'n.pth')

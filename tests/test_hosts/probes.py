@@ -108,6 +108,26 @@ def late_workers():
     return loader.started
 
 
+@probe('Images of any number of channels can be normalised by channel', 'mmengine')
+def four_channels():
+    from mmengine.model import ImgDataPreprocessor
+
+    ImgDataPreprocessor([0, 0, 0, 0], [1, 1, 1, 1])
+
+
+@probe('Images of any number of channels can be drawn on, as their first three or as grey', 'mmseg')
+def draw_four_channels():
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+    from mmseg.visualization import SegLocalVisualizer
+
+    visualizer = SegLocalVisualizer()
+    visualizer.dataset_meta = dict(classes=('a',), palette=[(0, 0, 9)])
+    sample = SegDataSample(pred_sem_seg=PixelData(data=torch.zeros(1, 8, 8, dtype=torch.long)))
+    path = str(FOLDER / 'drawn.png')
+    visualizer.add_datasample('a', np.zeros((8, 8, 4), np.uint8), sample, out_file=path)
+
+
 @probe(
     'Optimizers of DeepSpeed are registered without the one-bit ones, which are gone', 'deepspeed'
 )
@@ -128,6 +148,13 @@ def damaged_image():
     except Exception as error:
         return str(path) not in str(error)
     return False
+
+
+@probe('Strips keep a pixel of their shorter side when they are made smaller', 'mmcv')
+def strips():
+    from mmcv.transforms import Resize
+
+    Resize((64, 64), keep_ratio=True)({'img': np.zeros((2, 700, 3), np.uint8)})
 
 
 def coco_file(**annotation):

@@ -4,10 +4,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from mmswinv2 import hosts
 from mmswinv2.errors import UserError
+from tests.test_tools.conftest import ROOT
 
 IMPORTS = """
 import sys
@@ -107,3 +109,23 @@ def test_label_maps_of_nothing(tmp_path):
     assert 'list.txt names no images' in str(hosts.explain_empty_data(cfg, ('train',)))
     (tmp_path / 'list.txt').write_text('a\n')
     assert hosts.explain_empty_data(cfg, ('train',)) is None
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'detection/mask-rcnn_swinv2-nano_coco-320',
+        'segmentation/swinv2-nano_upernet_ade20k-128x128',
+    ],
+)
+def test_sample_batches_have_the_channels_of_the_backbone(name):
+    rgb = Config.fromfile(ROOT / f'configs/{name}.py')
+    four = Config.fromfile(ROOT / f'configs/{name}-4-channels.py')
+    torch.manual_seed(0)
+    (expected,) = hosts.sample_batch(rgb, (32, 64), 1)['inputs']
+    torch.manual_seed(0)
+    (image,) = hosts.sample_batch(four, (32, 64), 1)['inputs']
+    assert expected.shape == (3, 32, 64) and image.shape == (4, 32, 64)
+    assert image.dtype == expected.dtype
+    if four.default_scope == 'mmseg':  # mmdet's come from a generator of its own
+        assert torch.equal(image, expected[[0, 1, 2, 0]])

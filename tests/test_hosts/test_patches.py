@@ -29,12 +29,19 @@ TABLE = [
         'mmengine',
         '<0.10.8',
     ),
+    ('Images of any number of channels can be normalised by channel', 'mmengine', '>=0.7'),
+    (
+        'Images of any number of channels can be drawn on, as their first three or as grey',
+        'mmengine',
+        '>=0.7',
+    ),
     (
         'Optimizers of DeepSpeed are registered without the one-bit ones, which are gone',
         'deepspeed',
         '>=0.13.2',
     ),
     ('Errors for images that cannot be read name the file', 'mmcv', '>=2'),
+    ('Strips keep a pixel of their shorter side when they are made smaller', 'mmcv', '>=2'),
     ('Names of classes can be written on images that are views on their memory', 'mmseg', '<1.3'),
     (
         'Importing mmaction2 works beside mmcv 2.2 and newer, and without localizers.drn',

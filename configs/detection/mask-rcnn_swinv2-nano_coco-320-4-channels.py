@@ -1,0 +1,29 @@
+# The same on images of four channels and 16 bits, as satellites take them (red, green, blue, near
+# infrared): what to set for images that are not 8-bit RGB (docs/data.md). No recipe of the paper.
+_base_ = 'mask-rcnn_swinv2-nano_coco-320.py'
+
+load_image = dict(type='mmswinv2.LoadImage', scale=(0, 65535), channels=4, to_float32=True)
+model = dict(
+    # for each channel, in the order of the file, of numbers from 0 to 255
+    data_preprocessor=dict(
+        mean=[123.675, 116.28, 103.53, 114.5], std=[58.395, 57.12, 57.375, 57.6], bgr_to_rgb=False
+    ),
+    backbone=dict(in_channels=4),
+)
+
+train_pipeline = [
+    load_image,
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=(320, 320), keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    load_image,
+    dict(type='Resize', scale=(320, 320), keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    {{_base_.pack_for_test}},
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader

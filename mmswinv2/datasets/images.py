@@ -1,0 +1,299 @@
+"""Images that are not 8-bit RGB: what mmcv's loader loses of them, and a loader that does not."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from mmcv.transforms import LoadImageFromFile
+from mmengine import fileio
+from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from ..errors import UserError
+from ..hosts.mmengine import check_size
+from ..registry import TRANSFORMS
+
+# part of an error to the way out
+_WAYS = {
+    'DecompressionBomb': "cut it into tiles, or, if you trust it, set imdecode_backend='cv2' of "
+    'LoadImageFromFile',
+    'MAX_IMAGE_PIXELS': 'cut it into tiles, or set the environment variable of that name to more',
+    "requires the 'imagecodecs' package": "pip install 'mmswinv2[images]'",
+    "No module named 'tifffile'": "pip install 'mmswinv2[images]'",
+    "'NoneType' object has no attribute": 'install what imdecode_backend names',
+    '': 'fetch it again, or take it out of the annotation file',
+}
+_PHOTOMETRIC = {0: 'white is 0', 1: '', 2: 'RGB', 3: 'palette', 5: 'CMYK', 6: 'YCbCr', 8: 'Lab'}
+_KINDS = {1: 'unsigned', 2: 'signed', 3: 'float'}
+
+
+class Header(NamedTuple):
+    """What an image says of itself before it is decoded; the defaults are those of a JPEG."""
+
+    form: str = ''
+    bits: int = 8  # of a number
+    kind: str = 'unsigned'
+    channels: int = 3
+    colour: str = ''  # of `_PHOTOMETRIC`
+    layout: str = ''  # some of 'planes', 'turned', 'pages'
+
+    @property
+    def wide(self) -> bool:
+        """Whether numbers are not those of 8-bit images."""
+        return self.bits > 8 or self.kind != 'unsigned'
+
+    @property
+    def coded(self) -> bool:
+        """Whether numbers have to be converted to be grey, RGB or other channels."""
+        return self.colour not in ('', 'RGB') or self.bits == 1
+
+    def __str__(self) -> str:
+        what = ' '.join(part for part in (self.kind, self.colour, self.layout) if part)
+        numbers = f' of {self.channels} x {self.bits} bits ({what})'
+        return self.form + numbers if self.channels else self.form
+
+
+def _png(content: bytes) -> Header:
+    channels, colour = {0: 1, 4: 2, 6: 4}.get(content[25], 3), 'palette' * (content[25] == 3)
+    return Header('PNG', content[24], channels=channels, colour=colour)
+
+
+def _tiff(content: bytes) -> Header:
+    file = io.BytesIO(content)
+    tags = ImageFileDirectory_v2(content[: 16 if b'+' in content[2:4] else 8])
+    file.seek(tags.next)
+    tags.load(file)
+    bits, kind, channels, colour, planes, turned = (
+        int(np.max(tags.get(tag, 1))) for tag in (258, 339, 277, 262, 284, 274)
+    )
+    layout = ' planes' * (planes > 1 and channels > 1) + ' turned' * (turned > 1)
+    if tags.next:
+        file.seek(tags.next)
+        tags.load(file)
+        layout += ' pages' * (not int(np.max(tags.get(254, 0))) & 1)  # 1: a smaller copy
+    kinds, colours = _KINDS.get(kind, 'complex'), _PHOTOMETRIC.get(colour, 'other colours')
+    return Header('TIFF', bits, kinds, channels, colours, layout.strip())
+
+
+def _other(content: bytes) -> Header:
+    with Image.open(io.BytesIO(content)) as image:
+        known = {'I': (32, 'signed'), 'F': (32, 'float'), '1': (1, 'unsigned')}
+        bits, kind = known.get(image.mode, (16 if image.mode[:2] == 'I;' else 8, 'unsigned'))
+        colour = image.mode if image.mode in ('P', 'CMYK') else ''
+        return Header(image.format or '', bits, kind, len(image.getbands()), colour)
+
+
+def read_header(content: bytes) -> Header:
+    """Read the header of an image; that of a damaged one is left to the decoders."""
+    try:
+        if content.startswith(b'\x89PNG'):
+            return _png(content)
+        if content.startswith((b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')):
+            return _tiff(content)
+        if content.startswith(b'\x93NUMPY'):
+            return Header('NumPy array', channels=0)
+        if content.startswith((b'PF', b'#?R', b'v/1\x01')):
+            return Header('HDR image', 32, 'float')
+        return _other(content)
+    except Exception:  # of any kind
+        return Header()
+
+
+_BOTH, _PILLOW, _CV2, _TIFFFILE = ('pillow', 'cv2'), ('pillow',), ('cv2',), ('tifffile',)
+_SIGNS = ((8, 'signed'), (32, 'unsigned'))  # that Pillow takes for the other one
+# backends of mmcv's loader, whether color_type is 'unchanged' (None: either way), the images that
+# it does not give as they are, and what it does to them
+_LOSSES: tuple[tuple[Sequence[str], bool | None, Callable[[Header], bool], str], ...] = (
+    ((*_BOTH, *_TIFFFILE), None, lambda h: not h.channels, 'cannot read'),
+    ((*_BOTH, *_TIFFFILE), None, lambda h: 'pages' in h.layout, 'takes for one image'),
+    (_BOTH, False, lambda h: h.wide, 'cuts to 8 bits'),
+    (
+        _BOTH,
+        None,
+        lambda h: h.form == 'TIFF' and h.channels not in (1, 3, 4),
+        'gives in part or not at all',
+    ),
+    (_CV2, False, lambda h: h.form == 'TIFF' and h.channels == 4, 'blends with the fourth channel'),
+    (_PILLOW, True, lambda h: h.coded, 'does not convert'),
+    (_PILLOW, True, lambda h: h.wide and h.channels > 1, 'cuts to 8 bits'),
+    (_PILLOW, True, lambda h: h.form == 'TIFF' and h.channels == 4, 'gives in part or blended'),
+    (_PILLOW, True, lambda h: (h.bits, h.kind) in _SIGNS, 'gives with another sign'),
+    (_TIFFFILE, None, lambda h: h.coded, 'does not convert'),
+    (_TIFFFILE, None, lambda h: bool(h.layout), 'neither turns nor puts together'),
+    (_TIFFFILE, False, lambda h: (h.channels, h.colour) == (3, 'RGB'), 'gives in the order RGB'),
+)
+
+
+def loss(content: bytes, color_type: str, backend: str) -> str:
+    """What mmcv's loader would do to an image that it does not give as it is; else empty."""
+    header, raw = read_header(content), color_type == 'unchanged'
+    for backends, applies, holds, does in _LOSSES:
+        if backend in backends and applies in (None, raw) and holds(header):
+            which = f'imdecode_backend={backend!r} with color_type={color_type!r}'
+            return f'{header}, which {which} {does}'
+    return ''
+
+
+@contextmanager
+def name_file(path: str) -> Iterator[None]:
+    """Let whatever reading and decoding a file raises name it, as `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # decoders raise errors of any kind
+        text = f'{type(error).__name__}: {" ".join(str(error).split())}'
+        way = next(way for part, way in _WAYS.items() if part in text)
+        raise UserError(f'cannot read the image {path}: {text}; {way}') from error
+
+
+def decode(content: bytes) -> np.ndarray:
+    """Decode an image of any kind; (H, W, C) with the numbers and channels of the file, RGB first.
+
+    Raises:
+        Exception: of any kind, if it cannot be decoded.
+    """
+    header = read_header(content)
+    if header.form == 'NumPy array':
+        return _channels_last(np.load(io.BytesIO(content), allow_pickle=False))
+    plain = not header.wide and 'pages' not in header.layout
+    if header.form == 'TIFF' and not (plain and (header.channels in (1, 3) or header.coded)):
+        return _decode_tiff(content, header)
+    if header.wide:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        if image is None:
+            raise ValueError(f'OpenCV cannot decode it ({header})')
+        image = image[..., None] if image.ndim == 2 else image[..., [2, 1, 0, 3][: image.shape[2]]]
+        return image[..., [0, 3]] if header.channels == 2 else image  # OpenCV makes RGBA of it
+    with Image.open(io.BytesIO(content)) as file:
+        turned = ImageOps.exif_transpose(file)
+        colours = 'RGBA' if 'transparency' in file.info else 'RGB'
+        if turned.mode not in ('L', 'LA', 'RGB', 'RGBA', 'RGBX'):
+            turned = turned.convert('L' if turned.mode == '1' else colours)
+        image = np.array(turned)
+    return image[..., None] if image.ndim == 2 else image
+
+
+def _decode_tiff(content: bytes, header: Header) -> np.ndarray:
+    import tifffile
+
+    if header.coded or 'turned' in header.layout:
+        raise ValueError(f'a TIFF with these numbers is neither turned nor converted ({header})')
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        if len(file.series) != 1:
+            raise ValueError(f'it holds {len(file.series)} images')
+        return _channels_last(file.series[0].asarray(), file.series[0].axes)
+
+
+def _channels_last(array: np.ndarray, axes: str = '') -> np.ndarray:
+    """An array of pixels as (H, W, C); see `LoadImage` for where its channels lie."""
+    if array.ndim == 4 and len(array) == 1:
+        array, axes = array[0], axes[1:]
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.dtype.kind not in 'buif' or not array.size:
+        raise ValueError(f'it holds {array.dtype} of shape {array.shape}, not (H, W, C) numbers')
+    known = [axes.find(name) for name in 'SC' if name in axes]
+    first, last = array.shape[0], array.shape[2]
+    if not known and first == last > 1:
+        raise ValueError(f'of its shape {array.shape} both ends may be the channels')
+    return np.moveaxis(array, known[0] if known else (0 if first < last else 2), 2)
+
+
+def picture(content: bytes) -> np.ndarray | None:
+    """An image to look at where mmcv's would be none or black: (H, W, 3) uint8 RGB; else ``None``.
+
+    The first three channels, or one, with the smallest number black and the largest white.
+    """
+    if not loss(content, 'color', 'cv2'):
+        return None
+    image = decode(content)
+    image = np.nan_to_num(image[..., : 3 if image.shape[2] > 2 else 1].astype(np.float32))
+    image = (image - image.min()) * (255 / max(float(np.ptp(image)), 1e-9))
+    return np.repeat(image.astype(np.uint8), 3 // image.shape[2], axis=2)
+
+
+@TRANSFORMS.register_module()
+class LoadImage(LoadImageFromFile):
+    """Loads images of any number of bits and channels and brings them to the range 0 to 255.
+
+    It takes the place of mmcv's ``LoadImageFromFile`` and reads PNG, TIFF (by tifffile where it is
+    more than an 8-bit image), JPEG, JPEG 2000, PNM, ``.npy`` (without pickle) and what else Pillow
+    reads. Palettes, CMYK and the like become RGB, and transparency is a channel; EXIF is heeded.
+
+    Adds ``img``, (H, W, C): **three channels are B, G, R**, as mmcv's are; any other number of
+    channels has the order of the file. In a TIFF and an ``.npy`` whose axes have no names the
+    channels are the shorter of the first and the last axis.
+
+    Args:
+        scale: the numbers that become 0 and 255; what lies beyond them is cut off. ``None``: the
+            whole range of the integer type, so that 65535 of 16 bits becomes 255; floating point,
+            which has none, and integers of 32 bits and more, which fill none, need a `scale`.
+        channels: their number; grey images are repeated, others refused. ``None``: as in the file.
+        to_float32: keep fractions in float32; else ``img`` is rounded to uint8.
+        backend_args: of mmengine's file backends.
+
+    Raises:
+        UserError: naming the file, if it cannot be read, has NaN, or other channels.
+    """
+
+    def __init__(
+        self,
+        scale: Sequence[float] | None = None,
+        channels: int | None = None,
+        to_float32: bool = False,
+        backend_args: dict | None = None,
+    ) -> None:
+        super().__init__(to_float32=to_float32, backend_args=backend_args)
+        pair = isinstance(scale, (list, tuple)) and len(scale) == 2
+        if scale is not None and not (pair and -np.inf < scale[0] < scale[1] < np.inf):
+            raise UserError(f'LoadImage: scale must be (low, high), low < high, got {scale!r}')
+        if channels is not None and not (isinstance(channels, int) and channels > 0):
+            raise UserError(f'LoadImage: channels must be 1 or more, got {channels!r}')
+        self.scale, self.channels = scale, channels
+
+    def transform(self, results: dict) -> dict:
+        """Add ``img``, ``img_shape`` and ``ori_shape``."""
+        path = results['img_path']
+        with name_file(path):
+            image = decode(fileio.get(path, backend_args=self.backend_args))
+        image = self._scaled(image, path)
+        if self.channels and image.shape[2] == 1:
+            image = np.repeat(image, self.channels, axis=2)
+        if self.channels not in (None, image.shape[2]):
+            raise UserError(
+                f'{path} has {image.shape[2]} channels, and LoadImage wants {self.channels}; take '
+                'it out of the data, or set channels, in_channels of the backbone and a mean and a '
+                'std for each'
+            )
+        if image.shape[2] == 3:
+            image = image[..., ::-1]
+        check_size(results, image.shape)
+        results['img'] = np.ascontiguousarray(image)
+        results['img_shape'] = results['ori_shape'] = image.shape[:2]
+        return results
+
+    def _scaled(self, image: np.ndarray, path: str) -> np.ndarray:
+        if image.dtype == bool:
+            image = image * np.uint8(255)
+        floats = image.dtype.kind == 'f'
+        if floats and (count := int(np.isnan(image).sum())):
+            raise UserError(
+                f'{path} has {count} NaN among {image.size} numbers; give these a value'
+            )
+        if self.scale is None and (floats or image.dtype.itemsize > 2):
+            raise UserError(
+                f'{path} holds {image.dtype} from {image.min():g} to {image.max():g}; set '
+                'scale=(low, high) of LoadImage to the numbers that are to become 0 and 255'
+            )
+        if image.dtype != np.uint8 or self.scale is not None:
+            low, high = self.scale or (np.iinfo(image.dtype).min, np.iinfo(image.dtype).max)
+            image = image.astype(np.float64 if image.dtype.itemsize > 2 else np.float32)
+            image = (image - low) * (255 / (high - low))
+        image = image.clip(0, 255)
+        return image.astype(np.float32) if self.to_float32 else np.rint(image).astype(np.uint8)

@@ -1,0 +1,209 @@
+"""The command `mmswinv2 predict`, and the function behind it, on real models and files."""
+
+import json
+import subprocess
+import sys
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+
+import mmswinv2
+from mmswinv2 import hosts
+from mmswinv2.cli.predict import _divide, _sources, main
+from mmswinv2.errors import UserError
+from tests.test_tools.conftest import CONFIG, ROOT
+
+SEGMENTOR = 'configs/segmentation/swinv2-nano_upernet_shapes.py'
+VIDEO = 'configs/video/video-swinv2-nano_motion.py'
+CLASSES = ['circle', 'square', 'triangle', 'star']
+pytestmark = pytest.mark.filterwarnings('ignore::UserWarning', 'ignore::DeprecationWarning')
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    """A file of random weights for a config."""
+    folder = tmp_path_factory.mktemp('weights')
+
+    def make(config):
+        path = folder / f'{config.replace("/", "-")}.pth'
+        if not path.exists():
+            cfg = Config.fromfile(ROOT / config)
+            host = hosts.of(cfg)
+            host.apply()
+            host.use_registries()
+            torch.manual_seed(0)
+            torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), path)
+        return str(path)
+
+    return make
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+    """Three images in a folder with a folder, one of them with the name of another."""
+    folder = tmp_path_factory.mktemp('photos')
+    rng = np.random.default_rng(0)
+    (folder / 'more').mkdir()
+    for name, size in (('a.jpg', (60, 80)), ('b.png', (70, 50)), ('more/a.png', (40, 40))):
+        cv2.imwrite(str(folder / name), rng.integers(0, 255, (*size, 3), dtype=np.uint8))
+    (folder / 'notes.txt').write_text('no image')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def clip(tmp_path_factory):
+    from mmswinv2.datasets import write_video
+
+    path = tmp_path_factory.mktemp('clip') / 'clip.mp4'
+    frames = np.random.default_rng(0).integers(0, 255, (6, 48, 64, 3), dtype=np.uint8)
+    write_video(path, frames, 10)
+    return path
+
+
+def run(config, *args):
+    return mmswinv2.predict(str(ROOT / config), *args)
+
+
+def test_detector_on_a_folder(weights, photos, tmp_path):
+    results = mmswinv2.predict(
+        str(ROOT / CONFIG), weights(CONFIG), photos, tmp_path, score=0.0, batch_size=2
+    )
+    assert len(results) == 3
+    assert {p.name for p in (tmp_path / 'vis').iterdir()} == {'a.jpg', 'a_2.jpg', 'b.jpg'}
+    for name, size in (('a', (60, 80)), ('b', (70, 50)), ('a_2', (40, 40))):
+        assert cv2.imread(str(tmp_path / f'vis/{name}.jpg')).shape[:2] == size
+    content = json.loads((tmp_path / 'preds/predictions.json').read_text())
+    assert [c['name'] for c in content['categories']] == CLASSES
+    sizes = {i['file_name']: (i['height'], i['width']) for i in content['images']}
+    assert sizes[f'{photos}/b.png'] == (70, 50)
+    found = results[0].pred_instances
+    ours = [a for a in content['annotations'] if a['image_id'] == 1]
+    assert len(ours) == len(found) > 0
+    assert [a['score'] for a in ours] == pytest.approx(found.scores.tolist())
+    assert [a['category_id'] for a in ours] == found.labels.tolist()
+    import pycocotools.mask
+
+    mask = pycocotools.mask.decode(ours[0]['segmentation'])
+    assert (mask == found.masks[0].numpy()).all()
+    x, y, w, h = ours[0]['bbox']
+    assert [x, y, x + w, y + h] == pytest.approx(found.bboxes[0].tolist())
+
+
+def test_one_by_one_is_as_together(weights, photos):
+    options = dict(score=0.0)
+    alone = mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), [photos / 'a.jpg'], **options)
+    path = [photos / 'a.jpg', photos / 'a.jpg']  # of one size: nothing is padded
+    both = mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), path, batch_size=2, **options)
+    assert len(alone) == 1 and len(both) == 2
+    scores = [r[0].pred_instances.scores[:5].tolist() for r in (alone, both)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+
+
+def test_segmentor_on_a_video(weights, clip, tmp_path):
+    results = run(SEGMENTOR, weights(SEGMENTOR), clip, tmp_path)
+    assert len(results) == 6
+    with av.open(str(tmp_path / 'vis/clip.mp4')) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 6
+    maps = sorted((tmp_path / 'preds').iterdir())
+    assert [m.name for m in maps] == [f'clip_{i:06d}.png' for i in range(6)]
+    assert not list(tmp_path.rglob('*.part*'))
+    written = cv2.imread(str(maps[3]), cv2.IMREAD_UNCHANGED)
+    assert (written == results[3].pred_sem_seg.data[0].numpy()).all()
+    short = mmswinv2.predict(str(ROOT / SEGMENTOR), weights(SEGMENTOR), clip, max_frames=2)
+    assert len(short) == 2
+
+
+def test_frames_are_seen_as_images_are(weights, tmp_path):
+    """A video without loss and a PNG of its frame give the same labels."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    cv2.circle(image, (30, 30), 20, (10, 60, 200), -1)  # as OpenCV has it: B, G, R
+    cv2.imwrite(str(tmp_path / 'a.png'), image)
+    with av.open(str(tmp_path / 'b.mkv'), 'w') as container:
+        stream = container.add_stream('ffv1', rate=1)
+        stream.width = stream.height = 64
+        stream.pix_fmt = 'bgr0'
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format='bgr24')))
+        container.mux(stream.encode())
+    still, frame = run(
+        SEGMENTOR, weights(SEGMENTOR), [tmp_path / 'a.png', tmp_path / 'b.mkv']
+    )  # fmt: skip
+    difference = (still.seg_logits.data - frame.seg_logits.data).abs().max()
+    assert difference <= 1e-5 * still.seg_logits.data.abs().max()
+
+
+def test_video_classifier(weights, clip, tmp_path, capsys):
+    (result,) = run(VIDEO, weights(VIDEO), clip, tmp_path)
+    (line,) = (tmp_path / 'preds/predictions.jsonl').read_text().splitlines()
+    best = json.loads(line)['predictions'][0]
+    assert best['label'] == int(result.pred_score.argmax())
+    assert best['score'] == pytest.approx(float(result.pred_score.max()))
+    assert f'clip.mp4: {best["name"]} ' in capsys.readouterr().out
+
+
+def test_patterns_and_names(photos):
+    found = list(_sources([f'{photos}/*.jpg', photos / 'b.png', '0']))
+    assert found == [f'{photos}/a.jpg', f'{photos}/b.png', '0']
+    stills, films = _divide([*found, 'x/clip.mp4'], clips=False)
+    assert [s.name for s in stills] == ['a', 'b'] and [f[0] for f in films] == ['0', 'clip']
+
+
+WRONG = {
+    'no such file': ('nothing.jpg', 'nothing.jpg is no file, folder, pattern or number'),
+    'empty folder': ('empty', 'has no image or video'),
+    'no image': ('notes.jpg', 'cannot read the image|its decoder does not know|notes.jpg'),
+    'no video': ('notes.mp4', 'cannot read the video .*notes.mp4'),
+    'no camera': ('7', 'there is no camera 7'),
+}
+
+
+@pytest.mark.parametrize(('given', 'words'), WRONG.values(), ids=WRONG)
+def test_inputs_that_cannot_be_used(weights, tmp_path, monkeypatch, given, words):
+    (tmp_path / 'empty').mkdir()
+    for name in ('notes.jpg', 'notes.mp4'):
+        (tmp_path / name).write_text('no image')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=words):
+        run(SEGMENTOR, weights(SEGMENTOR), given, tmp_path / 'out')
+    assert not [p for p in (tmp_path / 'out').rglob('*') if p.is_file()]
+
+
+def test_weights_and_configs_that_do_not_fit(weights, photos):
+    with pytest.raises(UserError, match='does not fit the model'):
+        run(CONFIG, weights(SEGMENTOR), photos)
+    with pytest.raises(UserError, match='does not exist'):
+        run(CONFIG, 'nothing.pth', photos)
+    with pytest.raises(UserError, match=r'score must be from 0 to 1, got 50'):
+        mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), photos, score=50)
+
+
+def command(*args):
+    return subprocess.run(
+        [sys.executable, '-W', 'ignore', '-m', 'mmswinv2', *map(str, args)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_command(weights, photos, tmp_path, capsys):
+    main([str(ROOT / CONFIG), weights(CONFIG), str(photos / 'a.jpg'), '--out-dir', str(tmp_path)])
+    assert f'1 predictions are in {tmp_path}' in capsys.readouterr().err
+    listed = command()
+    assert listed.returncode == 0 and 'predict   predict on images' in listed.stdout
+    wrong = command('pedict')
+    assert wrong.returncode == 1
+    assert "error: 'pedict' is no command of mmswinv2 (close to it: predict)" in wrong.stderr
+    assert '--work-dir' in command('train', '--help').stdout
+    failed = command('convert', tmp_path / 'none.pth', tmp_path / 'x.pth')
+    assert failed.returncode == 1 and failed.stderr.strip().startswith('error: ')
+
+
+def test_every_command_has_its_script():
+    from mmswinv2.cli import SCRIPTS, script
+
+    assert all(script(name).is_file() for name in SCRIPTS)

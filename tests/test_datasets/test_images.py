@@ -1,0 +1,534 @@
+"""Images of every kind: read as they are, or refused with their name and the way out."""
+
+import functools
+import io
+import struct
+import threading
+import warnings
+import zlib
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import cv2
+import mmcv
+import numpy as np
+import pytest
+import tifffile
+import torch
+from mmcv.transforms import LoadImageFromFile
+from mmengine.model import ImgDataPreprocessor
+from mmengine.registry import TRANSFORMS, init_default_scope
+from PIL import Image
+
+from mmswinv2.datasets import LoadImage
+from mmswinv2.datasets.images import loss
+from mmswinv2.errors import UserError
+from mmswinv2.hosts.mmengine import keep_a_pixel, name_unreadable_images
+
+HEIGHT, WIDTH = 6, 8
+GREY = (np.arange(HEIGHT * WIDTH, dtype=np.uint8) * 5).reshape(HEIGHT, WIDTH)
+RGB = np.stack([GREY, 255 - GREY, GREY // 2], -1)
+FIVE = np.dstack([RGB, GREY, 200 - GREY])
+FLOAT = (GREY / 255).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def patches():
+    name_unreadable_images.apply()
+    keep_a_pixel.apply()
+
+
+def wide(image):
+    """The same in 16 bits."""
+    return image.astype(np.uint16) * 257
+
+
+def pillow(image, **kwargs):
+    def write(path):
+        given = image() if callable(image) else Image.fromarray(image)
+        given.save(path, **kwargs)
+
+    return write
+
+
+def opencv(image):
+    return lambda path: cv2.imwrite(str(path), image[..., ::-1] if image.ndim == 3 else image)
+
+
+def tiff(image, **kwargs):
+    return lambda path: tifffile.imwrite(path, image, **{'photometric': 'minisblack', **kwargs})
+
+
+def raw(content):
+    return lambda path: path.write_bytes(content)
+
+
+def numpy_file(image, **kwargs):
+    return lambda path: np.save(path, image, **kwargs)
+
+
+def png(width, height, bits=8, colour=0, rows=b''):
+    """A PNG that claims a size, by itself without pixels."""
+
+    def chunk(name, data):
+        return (
+            struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
+        )
+
+    size = struct.pack('>IIBBBBB', width, height, bits, colour, 0, 0, 0)
+    parts = (b'IHDR', size), (b'IDAT', zlib.compress(rows)), (b'IEND', b'')
+    return b'\x89PNG\r\n\x1a\n' + b''.join(chunk(*part) for part in parts)
+
+
+def of(mode):
+    return lambda: Image.fromarray(RGB).convert(mode)
+
+
+def exif():
+    tags = Image.Exif()
+    tags[0x0112] = 6  # to be turned by a quarter, clockwise
+    return tags
+
+
+def two_sizes(path):
+    with tifffile.TiffWriter(path) as file:
+        file.write(GREY, metadata=None)
+        file.write(GREY[:3], metadata=None)
+
+
+def pyramid(path):
+    with tifffile.TiffWriter(path) as file:
+        file.write(RGB, photometric='rgb', metadata=None, subifds=0)
+        file.write(RGB[::2, ::2], photometric='rgb', metadata=None, subfiletype=1)
+
+
+def animation(path):
+    first, second = Image.fromarray(RGB), Image.fromarray(255 - RGB)
+    first.save(path, save_all=True, append_images=[second])
+
+
+CONTIG = dict(planarconfig='contig')
+TURNED = np.rot90(RGB, -1)
+GREY_RGB = np.dstack([GREY] * 3)
+# 16 bits of grey and alpha, which Pillow does not write; a row begins with its filter
+GREY_ALPHA = b''.join(b'\0' + row.astype('>u2').tobytes() for row in wide(FIVE[..., [0, 1]]))
+WIDE_PGM = b'P5\n8 6\n65535\n' + wide(GREY).astype('>u2').tobytes()
+ONE_BIT = np.where(GREY > 100, 255, 0).astype(np.uint8)
+BOTH = ('pillow', 'cv2')
+
+# What mmcv gives as it is: file, writer, backends, color_type, the image in RGB, tolerance
+READ = [
+    ('grey.png', pillow(GREY), BOTH, 'color', GREY_RGB, 0),
+    ('grey4bit.png', pillow(GREY // 17 * 17, bits=4), BOTH, 'color', GREY_RGB // 17 * 17, 0),
+    ('rgb.png', pillow(RGB), BOTH, 'color', RGB, 0),
+    ('alpha.png', pillow(np.dstack([RGB, GREY])), BOTH, 'color', RGB, 0),
+    ('palette.png', pillow(lambda: Image.fromarray(RGB).quantize(64)), BOTH, 'color', RGB, 0),
+    ('one.png', pillow(GREY > 100), BOTH, 'color', np.dstack([ONE_BIT] * 3), 0),
+    ('one.tif', pillow(GREY > 100), BOTH, 'color', np.dstack([ONE_BIT] * 3), 0),
+    ('rgb.jpg', pillow(RGB, quality=100, subsampling=0), BOTH, 'color', RGB, 3),
+    ('cmyk.jpg', pillow(of('CMYK'), quality=100), BOTH, 'color', RGB, 3),
+    ('turned.jpg', pillow(RGB, quality=100, subsampling=0, exif=exif()), BOTH, 'color', TURNED, 3),
+    ('turned.tif', pillow(RGB, tiffinfo={274: 6}), BOTH, 'color', TURNED, 0),
+    ('rgb.tif', pillow(RGB, compression='tiff_lzw'), BOTH, 'color', RGB, 0),
+    ('big.tif', tiff(RGB, photometric='rgb', bigtiff=True), BOTH, 'color', RGB, 0),
+    ('planes.tif', tiff(RGB.transpose(2, 0, 1), photometric='rgb'), BOTH, 'color', RGB, 0),
+    ('pyramid.tif', pyramid, BOTH, 'color', RGB, 0),
+    ('inverted.tif', tiff(GREY, photometric='miniswhite'), BOTH, 'color', 255 - GREY_RGB, 0),
+    ('palette.tif', pillow(lambda: Image.fromarray(RGB).quantize(64)), BOTH, 'color', RGB, 0),
+    ('animated.gif', animation, BOTH, 'color', RGB, 0),
+    ('rgb.webp', pillow(RGB, lossless=True), BOTH, 'color', RGB, 0),
+    ('rgb.bmp', pillow(RGB), BOTH, 'color', RGB, 0),
+    ('grey16.png', opencv(wide(GREY)), BOTH, 'unchanged', wide(GREY), 0),
+    ('rgb16.png', opencv(wide(RGB)), ('cv2',), 'unchanged', wide(RGB), 0),
+    ('five.tif', tiff(wide(FIVE), **CONTIG), ('tifffile',), 'color', wide(FIVE), 0),
+    ('float.tif', tiff(FLOAT), ('pillow', 'cv2', 'tifffile'), 'unchanged', FLOAT, 0),
+]  # fmt: skip
+# What mmcv changes without a word: file, writer, backends, color_type, what the sentence says
+REFUSED = [
+    ('g.png', opencv(wide(GREY)), BOTH, 'color', 'PNG of 1 x 16 bits (unsigned)'),
+    ('g.png', opencv(wide(GREY)), BOTH, 'grayscale', 'cuts to 8 bits'),
+    ('rgb.png', opencv(wide(RGB)), BOTH, 'color', 'PNG of 3 x 16 bits'),
+    ('rgb.png', opencv(wide(RGB)), ('pillow',), 'unchanged', 'cuts to 8 bits'),
+    ('g.tif', tiff(wide(GREY)), BOTH, 'color', 'TIFF of 1 x 16 bits (unsigned)'),
+    ('big.tif', tiff(wide(GREY), byteorder='>'), BOTH, 'color', 'TIFF of 1 x 16 bits'),
+    ('I.tif', pillow(GREY.astype(np.int32)), BOTH, 'color', 'TIFF of 1 x 32 bits (signed)'),
+    ('u32.tif', tiff(GREY.astype(np.uint32)), ('pillow',), 'unchanged', 'with another sign'),
+    ('i16.tif', tiff(GREY.astype(np.int16) - 99), BOTH, 'color', '16 bits (signed)'),
+    ('i8.tif', tiff((GREY // 2).astype(np.int8)), BOTH, 'color', '8 bits (signed)'),
+    ('f.tif', pillow(FLOAT), BOTH, 'color', 'TIFF of 1 x 32 bits (float)'),
+    ('f16.tif', tiff(FLOAT.astype(np.float16)), BOTH, 'color', '16 bits (float)'),
+    ('f64.tif', tiff(FLOAT.astype(np.float64)), BOTH, 'color', '64 bits (float)'),
+    ('pgm.pgm', raw(WIDE_PGM), BOTH, 'color', 'cuts to 8 bits'),
+    ('jp2.jp2', pillow(wide(GREY)), BOTH, 'color', 'JPEG2000 of 1 x 16 bits'),
+    ('hdr.hdr', opencv(np.dstack([FLOAT] * 3)), ('cv2',), 'color', '32 bits (float)'),
+    ('two.tif', tiff(FIVE[..., :2], **CONTIG), BOTH, 'color', 'TIFF of 2 x 8 bits'),
+    ('five.tif', tiff(FIVE, **CONTIG), BOTH, 'unchanged', 'in part or not at all'),
+    ('four.tif', tiff(FIVE[..., :4], photometric='rgb'), ('cv2',), 'color', 'blends'),
+    ('infrared.tif', tiff(FIVE[..., :4], photometric='rgb', extrasamples=[0]), ('pillow',),
+     'unchanged', 'in part'),
+    ('stack.tif', tiff(np.stack([GREY] * 4)), (*BOTH, 'tifffile'), 'color', 'pages'),
+    ('array.npy', numpy_file(GREY), (*BOTH, 'tifffile'), 'color', 'NumPy array'),
+    ('p.png', pillow(of('P')), ('pillow',), 'unchanged', 'does not convert'),
+    ('p.gif', pillow(of('P')), ('pillow',), 'unchanged', 'does not convert'),
+    ('cmyk.jpg', pillow(of('CMYK')), ('pillow',), 'unchanged', 'does not convert'),
+    ('one.png', pillow(GREY > 100), ('pillow',), 'unchanged', 'does not convert'),
+    ('p.tif', pillow(of('P')), ('tifffile',), 'unchanged', 'palette'),
+    ('rgb.tif', pillow(RGB), ('tifffile',), 'color', 'in the order RGB'),
+    ('planes.tif', tiff(np.moveaxis(RGB, 2, 0), photometric='rgb'), ('tifffile',), 'unchanged',
+     'planes'),
+    ('turned.tif', pillow(RGB, tiffinfo={274: 6}), ('tifffile',), 'unchanged', 'turned'),
+]  # fmt: skip
+# What no decoder reads
+BROKEN = [
+    ('none.png', raw(b''), BOTH, 'color', 'fetch it again'),
+    ('half.png', raw(b'\x89PNG\r\n\x1a\n'), BOTH, 'color', 'fetch it again'),
+    ('half.tif', raw(b'II*\0\x08'), (*BOTH, 'tifffile'), 'color', 'fetch it again'),
+    ('text.jpg', raw(b'<html>404</html>'), BOTH, 'color', 'fetch it again'),
+    ('bomb.png', raw(png(14000, 13000)), ('pillow',), 'color', 'cut it into tiles'),
+    ('bomb.png', raw(png(50000, 50000)), BOTH, 'color', 'cut it into tiles'),
+    ('rgb.png', pillow(RGB), ('tifffile',), 'color', 'not a TIFF file'),
+    ('rgb.jpg', pillow(RGB), ('turbojpeg',), 'color', 'install what imdecode_backend names'),
+]  # fmt: skip
+
+
+def cases(table):
+    return pytest.mark.parametrize(
+        'case',
+        [(*case[:2], backend, *case[3:]) for case in table for backend in case[2]],
+        ids=lambda case: f'{case[0]}-{case[2]}-{case[3]}',
+    )
+
+
+def load(path, backend, color_type, **kwargs):
+    loader = LoadImageFromFile(imdecode_backend=backend, color_type=color_type, **kwargs)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # Pillow's on truncated tags
+        return loader({'img_path': str(path)})
+
+
+@cases(READ)
+def test_what_mmcv_gives_as_it_is(case, tmp_path):
+    name, write, backend, color_type, expected, tolerance = case
+    write(tmp_path / name)
+    image = load(tmp_path / name, backend, color_type)['img']
+    if backend != 'tifffile' and image.ndim == 3:
+        image = image[..., ::-1]
+    assert image.shape == expected.shape
+    assert np.abs(image.astype(float) - expected).max() <= tolerance
+
+
+@cases(REFUSED)
+@pytest.mark.parametrize('ignore_empty', [False, True])
+def test_what_mmcv_would_change_is_refused(case, ignore_empty, tmp_path):
+    """With ignore_empty, which leaves out what cannot be read, too: it would leave out all."""
+    name, write, backend, color_type, words = case
+    write(tmp_path / name)
+    text = refusal(tmp_path / name, backend, color_type, ignore_empty=ignore_empty)
+    assert f'{tmp_path / name} is a ' in text and words in text
+    assert f"imdecode_backend='{backend}' with color_type='{color_type}'" in text
+    assert "write dict(type='mmswinv2.LoadImage', ...)" in text
+
+
+@cases(BROKEN)
+def test_what_cannot_be_read_is_named(case, tmp_path):
+    name, write, backend, color_type, words = case
+    write(tmp_path / name)
+    text = refusal(tmp_path / name, backend, color_type)
+    assert f'cannot read the image {tmp_path / name}: ' in text and words in text
+
+
+def test_what_cannot_be_read_is_left_out_on_demand(tmp_path):
+    (tmp_path / 'half.png').write_bytes(b'')
+    assert load(tmp_path / 'half.png', 'pillow', 'color', ignore_empty=True) is None
+
+
+def refusal(path, *args, **kwargs):
+    with pytest.raises(UserError) as error:
+        load(path, *args, **kwargs)
+    return str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    for loader in (LoadImageFromFile(), LoadImage()):
+        with pytest.raises(UserError, match=r'cannot read the image .*none\.png.*take it out'):
+            loader({'img_path': str(tmp_path / 'none.png')})
+
+
+@pytest.fixture
+def server(tmp_path):
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    server = ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+    server.server_close()
+
+
+def test_images_of_other_file_backends(server, tmp_path):
+    pillow(RGB)(tmp_path / 'rgb.png')
+    opencv(wide(GREY))(tmp_path / 'wide.png')
+    backend = dict(backend_args=dict(backend='http'))
+    image = load(f'{server}/rgb.png', 'pillow', 'color', **backend)['img']
+    assert np.array_equal(image[..., ::-1], RGB)
+    assert f'{server}/wide.png is a PNG of 1 x 16' in refusal(
+        f'{server}/wide.png', 'pillow', 'color', **backend
+    )
+    image = LoadImage(**backend)({'img_path': f'{server}/wide.png'})['img']
+    assert np.array_equal(image[..., 0], GREY)
+
+
+RANGE = dict(scale=(0, 1))
+STEPS = wide(GREY) + 100  # between the steps of 8 bits
+# file, writer, arguments of LoadImage, the image with the channels of the file
+LOADED = [
+    ('grey.png', pillow(GREY), {}, GREY[..., None]),
+    ('grey3.png', pillow(GREY), dict(channels=3), GREY_RGB),
+    ('rgb.png', pillow(RGB), dict(channels=3), RGB),
+    ('rgba.png', pillow(FIVE[..., :4]), dict(channels=4), FIVE[..., :4]),
+    ('la.png', pillow(FIVE[..., :2]), {}, FIVE[..., :2]),
+    ('la16.png', raw(png(WIDTH, HEIGHT, 16, 4, GREY_ALPHA)), {}, FIVE[..., :2]),
+    ('palette.png', pillow(lambda: Image.fromarray(RGB).quantize(64)), {}, RGB),
+    ('one.png', pillow(GREY > 100), {}, ONE_BIT[..., None]),
+    ('cmyk.tif', pillow(of('CMYK')), {}, RGB),
+    ('turned.png', pillow(RGB, exif=exif()), {}, TURNED),
+    ('g16.png', opencv(wide(GREY)), {}, GREY[..., None]),
+    ('rgb16.png', opencv(wide(RGB)), {}, RGB),
+    ('rgba16.png', opencv(wide(RGB)), dict(to_float32=True), RGB.astype(np.float32)),
+    ('12bit.png', opencv(GREY.astype(np.uint16) * 16), dict(scale=(0, 255 * 16)), GREY[..., None]),
+    ('clip.png', opencv(wide(GREY)), dict(scale=(257 * 50, 257 * 101)),
+     (GREY.clip(50, 101)[..., None] - 50.0) * 5),
+    ('steps.png', opencv(STEPS), dict(to_float32=True), STEPS[..., None] / np.float32(257)),
+    ('scaled8.png', pillow(GREY), dict(scale=(0, 510)), np.rint(GREY[..., None] / 2)),
+    ('i16.tif', tiff(wide(GREY).astype(np.int32).__sub__(32768).astype(np.int16)), {},
+     GREY[..., None]),
+    ('i32.tif', tiff(GREY.astype(np.int32) * 1000 - 7), dict(scale=(-7, 254993)), GREY[..., None]),
+    ('float.tif', tiff(FLOAT), RANGE, GREY[..., None]),
+    ('double.tif', tiff(FLOAT.astype(np.float64)), RANGE, GREY[..., None]),
+    ('half.tif', tiff(np.float16(FLOAT > 0.5)), RANGE, (FLOAT > 0.5)[..., None] * 255),
+    ('infinite.tif', tiff(np.where(GREY > 100, np.inf, -np.inf).astype(np.float32)), RANGE,
+     ONE_BIT[..., None]),
+    ('big.tif', tiff(wide(GREY), byteorder='>'), {}, GREY[..., None]),
+    ('two.tif', tiff(FIVE[..., :2], **CONTIG), {}, FIVE[..., :2]),
+    ('five.tif', tiff(wide(FIVE), **CONTIG), dict(channels=5), FIVE),
+    ('planes.tif', tiff(np.moveaxis(wide(FIVE), 2, 0), planarconfig='separate'), {}, FIVE),
+    ('four.tif', tiff(FIVE[..., :4], photometric='rgb'), {}, FIVE[..., :4]),
+    ('infrared.tif', tiff(FIVE[..., :4], photometric='rgb', extrasamples=[0]), {}, FIVE[..., :4]),
+    ('blended.tif', tiff(FIVE[..., :4], photometric='rgb', extrasamples=[1]), {}, FIVE[..., :4]),
+    ('last.tif', tiff(wide(FIVE)), {}, FIVE),
+    ('first.tif', tiff(np.moveaxis(wide(FIVE), 2, 0)), {}, FIVE),
+    ('zlib.tif', tiff(wide(FIVE), compression='zlib', **CONTIG), {}, FIVE),
+    ('bigtiff.tif', tiff(wide(FIVE), bigtiff=True, **CONTIG), {}, FIVE),
+    ('pyramid.tif', pyramid, {}, RGB),
+    ('pgm.pgm', raw(WIDE_PGM), {}, GREY[..., None]),
+    ('jp2.jp2', pillow(wide(GREY)), {}, GREY[..., None]),
+    ('grey.npy', numpy_file(GREY), {}, GREY[..., None]),
+    ('first.npy', numpy_file(np.moveaxis(FIVE, 2, 0)), {}, FIVE),
+    ('last.npy', numpy_file(wide(FIVE)), {}, FIVE),
+    ('bool.npy', numpy_file(GREY > 100), {}, ONE_BIT[..., None]),
+]  # fmt: skip
+# file, writer, arguments of LoadImage, what the sentence says
+NOT_LOADED = [
+    ('float.tif', tiff(FLOAT), {}, 'holds float32 from 0 to 0.921569; set scale=(low, high)'),
+    ('int.tif', tiff(GREY.astype(np.int32)), {}, 'holds int32 from 0 to 235; set scale'),
+    ('nan.tif', tiff(np.where(GREY > 9, FLOAT, np.nan)), RANGE, 'has 2 NaN among 48 numbers'),
+    ('complex.npy', numpy_file(FLOAT * 1j), RANGE, 'holds complex64 of shape (6, 8, 1)'),
+    ('object.npy', numpy_file(np.array([{}], object)), {}, 'allow_pickle=False'),
+    ('text.npy', numpy_file(np.array([['a']])), {}, 'holds <U1'),
+    ('cube.npy', numpy_file(np.zeros((6, 8, 6))), RANGE, 'both ends may be the channels'),
+    ('one.npy', numpy_file(np.zeros(6)), RANGE, 'of shape (6,)'),
+    ('four.npy', numpy_file(np.zeros((2, 6, 8, 3))), RANGE, 'of shape (2, 6, 8, 3)'),
+    ('empty.npy', numpy_file(np.zeros((0, 8))), RANGE, 'of shape (0, 8, 1)'),
+    ('five.tif', tiff(FIVE, **CONTIG), dict(channels=4), 'has 5 channels, and LoadImage wants 4'),
+    ('rgb.png', pillow(RGB), dict(channels=1), 'has 3 channels, and LoadImage wants 1'),
+    ('sizes.tif', two_sizes, {}, 'it holds 2 images'),
+    ('white.tif', tiff(wide(GREY), photometric='miniswhite'), {}, 'white is 0'),
+    ('turned.tif', tiff(wide(GREY), extratags=[(274, 3, 1, 6, True)]), {}, 'turned'),
+    ('bomb.png', raw(png(14000, 13000)), {}, 'cut it into tiles'),
+    ('half.tif', raw(b'II*\0\x08'), {}, 'fetch it again'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('case', LOADED, ids=lambda case: case[0])
+def test_load_image(case, tmp_path):
+    name, write, arguments, expected = case
+    write(tmp_path / name)
+    results = LoadImage(**arguments)({'img_path': str(tmp_path / name)})
+    image = results['img']
+    assert image.dtype == (np.float32 if arguments.get('to_float32') else np.uint8)
+    assert image.shape == expected.shape and image.flags.c_contiguous
+    assert results['img_shape'] == results['ori_shape'] == expected.shape[:2]
+    if image.shape[2] == 3:
+        image = image[..., ::-1]  # B, G, R, as mmcv's
+    np.testing.assert_allclose(image, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize('case', NOT_LOADED, ids=lambda case: case[0])
+def test_what_load_image_refuses(case, tmp_path):
+    name, write, arguments, words = case
+    write(tmp_path / name)
+    with pytest.raises(UserError) as error, warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        LoadImage(**arguments)({'img_path': str(tmp_path / name)})
+    assert name in str(error.value) and words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [dict(scale=(1, 1)), dict(scale=(2, 1)), dict(scale=(0, np.nan)), dict(scale=(0,)),
+     dict(scale=(0, np.inf)), dict(scale=255), dict(channels=0), dict(channels='4')],
+)  # fmt: skip
+def test_wrong_arguments(arguments):
+    with pytest.raises(UserError, match=f'LoadImage: {next(iter(arguments))} must be'):
+        LoadImage(**arguments)
+
+
+def test_both_loaders_agree_on_ordinary_images(tmp_path):
+    pillow(RGB)(tmp_path / 'rgb.png')
+    path = {'img_path': str(tmp_path / 'rgb.png')}
+    assert np.array_equal(LoadImage()(dict(path))['img'], LoadImageFromFile()(dict(path))['img'])
+    assert TRANSFORMS.build(dict(type='mmswinv2.LoadImage')).channels is None
+
+
+@pytest.mark.parametrize(
+    'write', [opencv(wide(GREY)), tiff(FIVE, **CONTIG), tiff(FLOAT * 3000), numpy_file(FIVE)]
+)
+@pytest.mark.parametrize('order', ['rgb', 'bgr'])
+def test_pictures_for_visualizers(write, order, tmp_path):
+    """As their hooks read the file again: the first three channels, from black to white."""
+    path = tmp_path / ('a.npy' if write.__qualname__.startswith('numpy_file') else 'a.png')
+    write(path)
+    image = mmcv.imfrombytes(path.read_bytes(), channel_order=order)
+    assert image.shape == (HEIGHT, WIDTH, 3) and image.dtype == np.uint8
+    assert image.min() == 0 and image.max() == 255
+    if order == 'bgr' and not np.array_equal(image[..., 0], image[..., 2]):
+        image = image[..., ::-1]
+    assert np.corrcoef(image[..., 0].ravel(), GREY.ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize('channels', [1, 2, 4, 5])
+@pytest.mark.parametrize('host', ['mmdet', 'mmseg'])
+def test_visualizers_draw_the_first_three_channels(host, channels, tmp_path):
+    from mmdet.structures import DetDataSample
+    from mmdet.visualization import DetLocalVisualizer
+    from mmengine.structures import InstanceData, PixelData
+    from mmseg.structures import SegDataSample
+    from mmseg.visualization import SegLocalVisualizer
+
+    if host == 'mmdet':
+        visualizer = DetLocalVisualizer(alpha=0)
+        found = InstanceData(
+            bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long), scores=torch.zeros(0)
+        )
+        sample = DetDataSample(pred_instances=found)
+    else:
+        visualizer = SegLocalVisualizer(alpha=0)
+        labels = PixelData(data=torch.zeros(1, 40, 50, dtype=torch.long))
+        sample = SegDataSample(pred_sem_seg=labels)
+    visualizer.dataset_meta = dict(classes=('a',), palette=[(1, 2, 3)])
+    image = np.full((40, 50, channels), 7, np.uint8) + np.arange(channels, dtype=np.uint8)
+    path = str(tmp_path / 'drawn.png')
+    options = {} if host == 'mmdet' else dict(with_labels=False)
+    visualizer.add_datasample('a', image, sample, out_file=path, **options)
+    drawn = cv2.imread(path)[:, -50:, ::-1]
+    assert drawn.shape == (40, 50, 3)
+    assert (drawn == ([7, 8, 9] if channels > 2 else 7)).mean() > 0.9
+
+
+def test_ordinary_images_are_left_to_mmcv():
+    buffer = io.BytesIO()
+    Image.fromarray(RGB).save(buffer, 'PNG')
+    assert not loss(buffer.getvalue(), 'color', 'cv2')
+    assert np.array_equal(mmcv.imfrombytes(buffer.getvalue(), channel_order='rgb'), RGB)
+
+
+# --- sizes ---------------------------------------------------------------------------------------
+
+RESIZES = [
+    (dict(type='Resize', scale=(64, 64), keep_ratio=True), 64),
+    (dict(type='Resize', scale_factor=0.1, keep_ratio=True), 70),
+    (dict(type='Resize', scale_factor=0.1, keep_ratio=False), 70),
+    (dict(type='RandomChoiceResize', scales=[(48, 133)], keep_ratio=True), 133),
+    (dict(type='RandomResize', scale=(90, 90), ratio_range=(0.5, 0.5), keep_ratio=True), 45),
+    (dict(type='FixScaleResize', scale=(64, 64), keep_ratio=True), 64),
+]
+
+
+@pytest.mark.parametrize('upright', [False, True])
+@pytest.mark.parametrize('polygons', [False, True])
+@pytest.mark.parametrize(('transform', 'longer'), RESIZES, ids=lambda v: str(v)[:40])
+def test_strips_keep_a_pixel_with_their_boxes_and_masks(transform, longer, polygons, upright):
+    import mmdet.datasets.transforms  # noqa: F401
+    from mmdet.structures.bbox import HorizontalBoxes
+    from mmdet.structures.mask import BitmapMasks, PolygonMasks
+
+    init_default_scope('mmdet')
+    keep_a_pixel.apply()
+    height, width = (700, 2) if upright else (2, 700)
+    outline = np.array([0, 0, width, 0, width, height, 0, height], float)
+    masks = (
+        PolygonMasks([[outline]], height, width)
+        if polygons
+        else BitmapMasks(np.ones((1, height, width), np.uint8), height, width)
+    )
+    results = dict(
+        img=np.zeros((height, width, 3), np.uint8),
+        gt_bboxes=HorizontalBoxes(np.array([[0, 0, width, height]], np.float32)),
+        gt_masks=masks,
+        gt_seg_map=np.zeros((height, width), np.uint8),
+    )
+    results = TRANSFORMS.build(transform)(results)
+    height, width = (longer, 1) if upright else (1, longer)
+    assert results['img'].shape[:2] == results['img_shape'] == (height, width)
+    assert results['gt_seg_map'].shape == (height, width)
+    torch.testing.assert_close(
+        results['gt_bboxes'].tensor, torch.tensor([[0.0, 0.0, width, height]])
+    )
+    assert (results['gt_masks'].height, results['gt_masks'].width) == (height, width)
+    assert results['gt_masks'].areas == pytest.approx([height * width])
+
+
+def test_strips_of_segmentors():
+    import mmseg.datasets.transforms  # noqa: F401
+
+    init_default_scope('mmseg')
+    keep_a_pixel.apply()
+    image = dict(img=np.zeros((2, 700, 3), np.uint8), gt_seg_map=np.zeros((2, 700), np.uint8))
+    image.update(img_shape=(2, 700), seg_fields=['gt_seg_map'])
+    results = TRANSFORMS.build(dict(type='ResizeShortestEdge', scale=64, max_size=100))(image)
+    assert results['img'].shape == (1, 100, 3) and results['gt_seg_map'].shape == (1, 100)
+
+
+# --- channels ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('batch', ['list', 'tensor'])
+@pytest.mark.parametrize('channels', [1, 2, 3, 4, 5])
+def test_every_channel_has_a_mean_and_a_std(channels, batch):
+    mean, std = list(range(channels)), list(range(1, channels + 1))
+    preprocessor = ImgDataPreprocessor(mean, std, bgr_to_rgb=True)
+    image = torch.arange(channels, dtype=torch.uint8).view(-1, 1, 1).expand(-1, 4, 4) + 10
+    inputs = [image] if batch == 'list' else image[None]
+    found = preprocessor(dict(inputs=inputs))['inputs'][0, :, 0, 0]
+    order = [2, 1, 0] if channels == 3 else range(channels)
+    assert torch.allclose(found, torch.tensor([(10 + c - m) / s for c, m, s in
+                                               zip(order, mean, std, strict=True)]))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('values', 'channels', 'words'),
+    [
+        (4, [3], 'images have 3 channels, and mean and std of data_preprocessor 4 values'),
+        (4, [1], 'images have 1 channels'),
+        (3, [4], 'images have 4 channels'),
+        (2, [3], 'images have 3 channels'),
+        (1, [3, 4], 'images have 3 or 4 channels'),
+    ],
+)
+def test_channels_that_do_not_fit(values, channels, words):
+    preprocessor = ImgDataPreprocessor([0.0] * values, [1.0] * values)
+    with pytest.raises(UserError, match=words):
+        preprocessor(dict(inputs=[torch.zeros(c, 4, 4) for c in channels]))
+
+
+def test_mean_and_std_of_different_lengths():
+    with pytest.raises(UserError, match='mean and std need a value for each channel'):
+        ImgDataPreprocessor([0, 0, 0, 0], [1, 1, 1])
