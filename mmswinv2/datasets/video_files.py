@@ -213,8 +213,8 @@ def _index(container: Any, stream: Any) -> tuple[list[int], list[_Key], bool]:
         delays.add(when is None or time - when)
         if packet.is_keyframe:
             keys.append((time, time if when is None else when))
-        data = memoryview(packet)  # zeros stand where a file was not written or not fetched
-        whole = whole and not packet.is_corrupt and any(data[:4]) and any(data[-16:])
+        # zeros stand where a file was not written or not fetched
+        whole = whole and not packet.is_corrupt and any(memoryview(packet)[-16:])
     if not keys or not times:
         return [], [], False
     times.sort()
