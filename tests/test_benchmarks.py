@@ -92,6 +92,14 @@ def test_the_other_programs_run(program):
     assert len(run.stdout.splitlines()) > 3
 
 
+def test_videos():
+    command = [sys.executable, '-m', 'benchmarks.videos', '--places', '2', '--frames', '70']
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    rows = rows_of(run.stdout)
+    assert len(rows) > 8 and {row['ours, wrong'] for row in rows} == {'0 of 32'}
+
+
 def run_compiling(*arguments):
     """What a program prints; kernels are compiled there, not interpreted."""
     pytest.importorskip('triton', reason='Triton is for Linux on x86-64 alone')

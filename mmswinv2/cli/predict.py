@@ -160,7 +160,7 @@ def _frames(name: str, source: str, most: int | None) -> tuple[Iterator[_Item], 
             reader = open_video(source)
         except UnreadableVideo as error:
             raise UserError(f'cannot read the video {error}') from error
-        images, fps = (reader.read([i])[0] for i in range(len(reader))), reader.fps
+        images, fps = iter(reader), reader.fps
     images = itertools.islice(images, most)
     items = (
         _Item(f'{name}_{i:06d}', f'{source}, frame {i}', np.ascontiguousarray(image))

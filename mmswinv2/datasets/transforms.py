@@ -123,19 +123,19 @@ class InstaBoost(BaseTransform):
 
 @TRANSFORMS.register_module()
 class VideoInit(BaseTransform):
-    """Opens ``filename``, as mmaction2's ``DecordInit`` does, by decord or else PyAV.
+    """Opens ``filename``, in place of mmaction2's ``DecordInit``; frame numbers are exact.
 
-    Adds ``video_reader``, ``total_frames``, ``avg_fps``.
+    Adds ``video_reader`` (`VideoReader`), ``total_frames``, ``avg_fps``.
 
     Args:
-        num_threads: threads of decord.
+        num_threads: threads that decode the slices of a frame.
     """
 
     def __init__(self, num_threads: int = 1) -> None:
         self.num_threads = num_threads
 
     def transform(self, results: dict) -> dict:
-        """Raise `UnreadableVideo` if no decoder can open the file."""
+        """Raise `UnreadableVideo` if the file cannot be opened."""
         reader = open_video(results['filename'], self.num_threads)
         results.update(video_reader=reader, total_frames=len(reader), avg_fps=reader.fps)
         return results
@@ -143,10 +143,9 @@ class VideoInit(BaseTransform):
 
 @TRANSFORMS.register_module()
 class VideoDecode(BaseTransform):
-    """Decodes the frames ``frame_inds``, as mmaction2's ``DecordDecode`` does.
+    """Decodes the frames ``frame_inds``, in place of mmaction2's ``DecordDecode``.
 
-    Adds ``imgs``, a list of (H, W, 3) uint8 RGB, ``original_shape`` and ``img_shape``. Where decord
-    fails in the middle of a file PyAV tries the same frames.
+    Adds ``imgs``, a list of (H, W, 3) uint8 RGB, ``original_shape`` and ``img_shape``.
     """
 
     def transform(self, results: dict) -> dict:

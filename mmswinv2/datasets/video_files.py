@@ -1,106 +1,272 @@
-"""Video files: reading by decord or PyAV, and writing."""
+"""Video files: frames by their number, by PyAV, and writing."""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import struct
+from bisect import bisect_left, bisect_right
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import UserError
+
+# A key frame so many frames ahead, or more, is sought; up to there decoding on is as fast.
+_SEEK = 16
+# The matrices of ITU-T H.273 that are not BT.601's, which swscale takes where nothing is said.
+_OTHER_MATRICES = (1, 4, 7, 9, 10)
+_FULL_RANGE = 2
+
 
 class UnreadableVideo(Exception):
-    """A video file that no decoder can read; says which and why."""
+    """A video file that cannot be read, or not to the end; says which and why."""
 
 
-class _PyAVReader:
-    """Frames of a file by PyAV, with the part of decord's interface that is needed here."""
-
-    def __init__(self, path: str) -> None:
-        import av
-
-        self.path = path
-        with av.open(path) as container:
-            stream = container.streams.video[0]
-            self.fps = float(stream.average_rate or 0)
-            # not every container says how many frames it has
-            self.frames = stream.frames or sum(1 for _ in container.decode(stream))
-
-    def __len__(self) -> int:
-        return self.frames
-
-    def read(self, indices: Sequence[int]) -> np.ndarray:
-        try:
-            return self.decode([int(i) for i in indices])
-        except Exception as error:
-            raise UnreadableVideo(f'{self.path}: {_first_line(error)}') from error
-
-    def decode(self, indices: list[int]) -> np.ndarray:
-        import av
-
-        wanted, found = set(indices), {}
-        with av.open(self.path) as container:
-            for i, frame in enumerate(container.decode(video=0)):
-                if i in wanted:
-                    # turned as the file asks, which decord does by itself
-                    image = frame.to_ndarray(format='rgb24')
-                    found[i] = np.rot90(image, round(frame.rotation / 90))
-                if i >= max(wanted):
-                    break
-        if missing := wanted - found.keys():
-            raise EOFError(f'frame {min(missing)} of {self.frames} is missing')
-        return np.stack([found[i] for i in indices])
+class _NotAsIndexed(Exception):
+    """Decoding from a key frame gives other frames than the packets promise."""
 
 
-class _DecordReader:
-    """Frames of a file by decord, and by PyAV where that fails in the middle of it."""
+class _Key(NamedTuple):
+    """A key frame: its number, or that of the next one shown, and times of display and decoding."""
 
-    def __init__(self, path: str, num_threads: int) -> None:
-        import decord
-
-        self.path = path
-        self.reader = decord.VideoReader(path, num_threads=num_threads)
-        self.fps = float(self.reader.get_avg_fps())
-
-    def __len__(self) -> int:
-        return len(self.reader)
-
-    def read(self, indices: Sequence[int]) -> np.ndarray:
-        try:
-            return self.reader.get_batch(indices).asnumpy()
-        except Exception as error:  # decord's errors have no common class
-            try:
-                return _PyAVReader(self.path).decode([int(i) for i in indices])
-            except Exception as second:
-                reasons = f'{_first_line(error)}; {_first_line(second)}'
-                raise UnreadableVideo(f'{self.path}: {reasons}') from second
+    number: int
+    time: int
+    decoded: int
 
 
-def open_video(path: str, num_threads: int = 1) -> Any:
-    """Open a video with decord, or with PyAV where decord is not installed or fails.
+class VideoReader:
+    """Frames of a video by number: frame i is the i-th that decoding from the start gives.
+
+    Opening looks at all packets without decoding them. They tell the times of the frames and which
+    can be decoded without those before. Where they leave a doubt everything is decoded once and
+    counted. Reading starts at key frames and checks the time of each frame that comes; at the first
+    that is another, and in files without reliable times, it starts at the beginning. Damage inside
+    a packet that is not decoded is not seen.
+
+    The file is open while it is read only, so that a reader can be kept, pickled and shared.
 
     Args:
         path: the file.
-        num_threads: threads of decord.
+        num_threads: threads that decode the slices of a frame, 0 for one on each processor.
 
-    Returns:
-        A reader with ``len()``, ``fps`` and ``read(indices) -> (N, H, W, 3)``, uint8 RGB, which
-        raises `UnreadableVideo` if a frame cannot be had.
+    Attributes:
+        fps: frames per second, on average; 0 if the file does not say.
 
     Raises:
-        UnreadableVideo: if neither can open it, or it has no frames.
+        UserError: if PyAV is not installed.
+        UnreadableVideo: if the file cannot be opened, or has no frames.
     """
-    reasons = []
-    for kind in (lambda: _DecordReader(path, num_threads), lambda: _PyAVReader(path)):
+
+    def __init__(self, path: str, num_threads: int = 1) -> None:
+        self.path, self.num_threads = path, num_threads
+        with self._open() as (container, stream):
+            self.fps = float(stream.average_rate or 0)
+            self._times, self._keys, sure = _index(container, stream)
+        if not sure:
+            times = [frame.pts for _, frame in self._decode_all()]
+            if times != self._times:
+                self._times, self._keys = times, []
+        if not self._times:
+            raise UnreadableVideo(f'{path}: no frames')
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for _, image in _images(self._decode_all(), range(len(self))):
+            yield image
+
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        """Frames of these numbers, in any order.
+
+        Args:
+            indices: numbers from 0, less than ``len()``.
+
+        Returns:
+            (N, H, W, 3) uint8 RGB, turned and mirrored as the file says, by the matrix and range of
+            colours that it names (BT.601, limited, if none).
+
+        Raises:
+            UnreadableVideo: if there is no such frame.
+        """
+        numbers = [int(i) for i in indices]
+        wanted = set(numbers)
+        for i in wanted:
+            if not 0 <= i < len(self):
+                raise UnreadableVideo(f'{self.path}: no frame {i}, only 0 to {len(self) - 1}')
+        found: dict[int, np.ndarray] = {}
+        if self._keys:
+            with suppress(_NotAsIndexed):
+                found = dict(_images(self._decode_near(sorted(wanted)), wanted))
+        if not found:
+            self._keys = []
+            found = dict(_images(islice(self._decode_all(), max(wanted) + 1), wanted))
+        if missing := wanted - found.keys():
+            raise UnreadableVideo(f'{self.path}: frame {min(missing)} cannot be decoded')
+        return np.stack([found[i] for i in numbers])
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[Any, Any]]:
         try:
-            reader = kind()
-        except Exception as error:
-            reasons.append(_first_line(error))
+            import av
+        except ImportError as error:
+            raise UserError(
+                'reading videos needs PyAV: pip install av (or pip install "mmswinv2[video]")'
+            ) from error
+        try:  # tags in another encoding than UTF-8 are of no concern
+            container = av.open(self.path, metadata_errors='replace')
+        except av.error.FFmpegError as error:
+            raise UnreadableVideo(f'{self.path}: {error.strerror}') from error
+        with container:
+            stream = container.streams.best('video')  # no cover picture
+            if stream is None or stream.codec_context is None:
+                raise UnreadableVideo(f'{self.path}: no video stream that can be decoded')
+            stream.codec_context.thread_count = self.num_threads
+            yield container, stream
+
+    def _decode_all(self) -> Iterator[tuple[int, Any]]:
+        """Numbers and frames from the start, past packets that cannot be decoded."""
+        from av.error import FFmpegError
+
+        number = 0
+        with self._open() as (container, stream):
+            for packet in _packets(container, stream):
+                with suppress(FFmpegError):
+                    for frame in stream.decode(packet):
+                        yield number, frame
+                        number += 1
+
+    def _decode_near(self, wanted: list[int]) -> Iterator[tuple[int, Any]]:
+        """Numbers and frames, the wanted ones among them, from the key frames before those."""
+        with self._open() as (container, stream):
+            at = -math.inf
+            for number in wanted:
+                key = self._keys[bisect_right(self._keys, (number, math.inf)) - 1]
+                if key.number >= at + _SEEK:
+                    frames = self._decode_from(container, stream, key)
+                for at, frame in frames:
+                    yield at, frame
+                    if at == number:
+                        break
+
+    def _decode_from(self, container: Any, stream: Any, key: _Key) -> Iterator[tuple[int, Any]]:
+        """Numbers and frames from a key frame on."""
+        from av.error import FFmpegError
+
+        number, started = key.number, False
+        try:
+            container.seek(key.decoded, stream=stream)
+            for packet in _packets(container, stream):
+                started = started or (packet is not None and packet.pts == key.time)
+                for frame in stream.decode(packet) if started else ():
+                    if frame.pts is not None and frame.pts < key.time:
+                        continue  # shown before the key frame, and needs frames before it
+                    expected = self._times[number : number + 1] == [frame.pts]
+                    whole = frame.key_frame or frame.pts != key.time
+                    if not expected or not whole or frame.is_corrupt:
+                        raise _NotAsIndexed
+                    yield number, frame
+                    number += 1
+        except FFmpegError as error:
+            raise _NotAsIndexed from error
+        raise _NotAsIndexed  # it has ended before what was wanted
+
+
+def open_video(path: str, num_threads: int = 1) -> VideoReader:
+    """Open a video; see `VideoReader`."""
+    return VideoReader(path, num_threads)
+
+
+def _packets(container: Any, stream: Any) -> Iterator[Any]:
+    """What can be read of a stream, and None, for which a decoder gives what it holds back."""
+    from av.error import FFmpegError
+
+    with suppress(FFmpegError):
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
+    yield None
+
+
+def _index(container: Any, stream: Any) -> tuple[list[int], list[_Key], bool]:
+    """What the packets of a stream tell of its frames.
+
+    Returns:
+        The times of the frames, in display order; the key frames; and whether each packet is sure
+        to become a frame, and that with its time.
+    """
+    times: list[int] = []
+    hidden: list[int] = []
+    keys, delays, whole = [], set(), True
+    for packet in _packets(container, stream):
+        if packet is None:
             continue
-        if len(reader):
-            return reader
-        reasons.append('no frames')
-    raise UnreadableVideo(f'{path}: {"; ".join(reasons)}')
+        time, when = packet.pts, packet.dts
+        if time is None:
+            return [], [], False
+        # decoded and not shown is what an edit list leaves out
+        (hidden if packet.is_discard else times).append(time)
+        delays.add(when is None or time - when)
+        if packet.is_keyframe:
+            keys.append((time, time if when is None else when))
+        # zeros stand where a file was not written or not fetched
+        whole = whole and not packet.is_corrupt and any(memoryview(packet)[-16:])
+    if not keys or not times:
+        return [], [], False
+    times.sort()
+    steps = np.diff(times)
+    sure = (
+        whole
+        # no frame lacks one that was before the first
+        and keys[0][0] == min(times + hidden)
+        # no frame is lost, none has the time of another
+        and (len(times) == 1 or steps.max() < 2 * steps.min())
+        # the order of display is known, where it is another (it is not in AVI)
+        and not (stream.codec_context.has_b_frames and len(delays) == 1 < len(times))
+    )
+    return times, [_Key(bisect_left(times, key[0]), *key) for key in sorted(keys)], bool(sure)
+
+
+def _images(
+    frames: Iterable[tuple[int, Any]], wanted: Container[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Numbers and the wanted frames, (H, W, 3) uint8 RGB, all of the size of the first."""
+    from av.video.reformatter import VideoReformatter
+
+    convert, size = VideoReformatter().reformat, None
+    for number, frame in frames:
+        if number in wanted:
+            size = size or (frame.width, frame.height)
+            image = convert(frame, *size, 'rgb24', **_colours(frame)).to_ndarray()
+            yield number, _upright(image, frame)
+
+
+def _colours(frame: Any) -> dict[str, int]:
+    """Arguments of PyAV's reformatter; before PyAV 17 it looks at no tags by itself."""
+    matrix, full = frame.colorspace in _OTHER_MATRICES, frame.color_range == _FULL_RANGE
+    if not frame.format.name.startswith('yuv') or not (matrix or full):
+        return {}
+    colours = dict(src_colorspace=int(frame.colorspace), src_color_range=int(frame.color_range))
+    return colours | dict(dst_colorspace=5, dst_color_range=0)
+
+
+def _upright(image: np.ndarray, frame: Any) -> np.ndarray:
+    """An image turned and mirrored by its display matrix, to quarters of a turn."""
+    try:
+        matrix = bytes(frame.side_data['DISPLAYMATRIX'])
+    except KeyError:
+        return image
+    except ValueError:  # beside it stands something that PyAV does not know
+        return np.rot90(image, round(frame.rotation / 90))
+    # a point (x, y) is shown at (a x + c y, b x + d y)
+    a, b, _, c, d = struct.unpack('=5i', matrix[:20])
+    if abs(b) > abs(a):
+        image, a, d = image.swapaxes(0, 1), c, b
+    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def write_video(
@@ -127,8 +293,3 @@ def write_video(
             stream.height, stream.width = frame.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
         container.mux(stream.encode())
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

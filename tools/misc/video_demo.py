@@ -50,19 +50,18 @@ def classify(args, cfg):
     return result.pred_score.cpu()
 
 
-def annotated(reader, lines, at_once=64):
+def annotated(reader, lines):
     """All frames with lines of text in their corner, cut to even sides as H.264 wants them."""
-    for start in range(0, len(reader), at_once):
-        for frame in reader.read(range(start, min(start + at_once, len(reader)))):
-            height, width = (side // 2 * 2 for side in frame.shape[:2])
-            frame = frame[:height, :width].copy()
-            scale = max(0.3, min(height, width) / 600)
-            for row, line in enumerate(lines, start=1):
-                place = round(12 * scale), round(34 * scale * row)
-                for colour, stroke in ((0, 0, 0), 3), ((255, 255, 255), 1):
-                    cv2.putText(frame, line, place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, stroke,
-                                cv2.LINE_AA)  # fmt: skip
-            yield frame
+    for frame in reader:
+        height, width = (side // 2 * 2 for side in frame.shape[:2])
+        frame = frame[:height, :width].copy()
+        scale = max(0.3, min(height, width) / 600)
+        for row, line in enumerate(lines, start=1):
+            place = round(12 * scale), round(34 * scale * row)
+            for colour, stroke in ((0, 0, 0), 3), ((255, 255, 255), 1):
+                cv2.putText(frame, line, place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, stroke,
+                            cv2.LINE_AA)  # fmt: skip
+        yield frame
 
 
 def main():
