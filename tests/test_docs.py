@@ -60,7 +60,8 @@ def test_architecture_lists_every_file():
 
 def test_changelog_begins_with_this_version():
     versions = re.findall(r'^## \[(.+?)\]', (ROOT / 'CHANGELOG.md').read_text(), re.MULTILINE)
-    assert versions[0] == __version__
+    assert next(v for v in versions if v != 'Unreleased') == __version__
+    assert 'Unreleased' not in versions[1:]
     assert len(set(versions)) == len(versions)
 
 

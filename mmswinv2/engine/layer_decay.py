@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from typing import Any
 
@@ -10,32 +9,12 @@ from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
-from ..core import SwinV2
+from ..core import SwinV2, layer_id
 from ..errors import UserError
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 _NO_DECAY = ('cpb_mlp', 'logit_scale')
 _OPTIONS = {'layer_decay_rate', 'no_decay_names', 'custom_keys'}
-
-
-def layer_id(name: str, depths: tuple[int, ...]) -> int:
-    """Layer of a backbone's parameter, as the authors count (AiT, ``ait/code/model/optimizer.py``).
-
-    The patch embedding is 0, then every block and every patch merging is a layer of its own, and
-    the norms of the outputs share the last number with everything after the backbone.
-
-    Args:
-        name: the parameter's name inside the backbone.
-        depths: blocks per stage.
-    """
-    if name.startswith('patch_embed.'):
-        return 0
-    slots = [depth + 1 for depth in depths[:-1]] + [depths[-1]]  # blocks, and the merging
-    if match := re.match(r'layers\.(\d+)\.(?:blocks\.(\d+)|downsample)\.', name):
-        stage = int(match[1])
-        block = int(match[2]) if match[2] else depths[stage]
-        return 1 + sum(slots[:stage]) + block
-    return 1 + sum(slots)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

@@ -11,10 +11,11 @@ from typing import Any
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import PretrainedInit
+from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from ..checkpoints import LoadReport, fetch_together, load_pretrained
-from ..core import SwinV2
+from ..core import SwinV2, get_variant, layer_id
 from ..core.arguments import IntOrInts, is_stage_count, per_axis
 from ..errors import UserError
 from ..paths import PATHS
@@ -65,6 +66,12 @@ class _Backbone(SwinV2, BaseModule):
         self.norm_eval = norm_eval
         self.init_cfg = _checked_init_cfg(init_cfg)
         self._freeze()
+        if unbuilt := [*range(len(self.layers), len(self.depths))]:
+            print_log(
+                f'{type(self).__name__}: out_indices={self.out_indices} needs no stage after '
+                f'{self.out_indices[-1]}; stages {unbuilt} are not built',
+                logger='current',
+            )
 
     def init_weights(self) -> None:
         """Load pre-trained weights if asked for; the rest is as the constructor left it."""
@@ -87,6 +94,18 @@ class _Backbone(SwinV2, BaseModule):
                 if isinstance(module, nn.LayerNorm):
                     module.eval()
         return self
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Layer of a parameter, and number of layers, as mmpretrain's layer decay asks for them.
+
+        Args:
+            param_name: the parameter's name in the whole model.
+            prefix: what precedes the backbone's names in it.
+        """
+        last = layer_id('', self.depths)
+        inside = param_name.startswith(prefix)
+        layer = layer_id(param_name[len(prefix) :], self.depths) if inside else last
+        return layer, last + 1
 
     def _load(
         self, checkpoint: str, prefix: str | None = None, format: str | None = None
@@ -161,8 +180,12 @@ class SwinTransformerV2(_Backbone):
         patch_size: pixels of a patch; an int or ``(height, width)``.
         window_size: an int, ``(h, w)``, one per stage, or ``(h, w)`` per stage.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
-        **kwargs: of `core.SwinV2` (``pretrained_window_sizes``, ``out_indices``,
-            ``with_cp``, ...), and ``frozen_stages``, ``norm_eval``, ``init_cfg``, ``path``.
+        out_indices: stages to return. ``None``: the last one for `single_output` and where
+            mmpretrain is the default scope, whose heads take no other; all of them elsewhere.
+        single_output: return the map of the one output itself, as mmaction2's ``Recognizer2D``
+            wants it, and no tuple.
+        **kwargs: of `core.SwinV2` (``pretrained_window_sizes``, ``with_cp``, ...), and
+            ``frozen_stages``, ``norm_eval``, ``init_cfg``, ``path``.
 
     Example:
         >>> import torch
@@ -178,17 +201,36 @@ class SwinTransformerV2(_Backbone):
         patch_size: int | Sequence[int] = 4,
         window_size: int | Sequence[IntOrInts] = 8,
         drop_path_rate: float = 0.1,
+        out_indices: Sequence[int] | None = None,
+        single_output: bool = False,
         **kwargs: Any,
     ) -> None:
         _check_names(type(self), kwargs)
+        if out_indices is None:
+            scope = DefaultScope.get_current_instance()
+            stages = tuple(range(len(get_variant(arch).depths)))
+            of_mmpretrain = scope is not None and scope.scope_name == 'mmpretrain'
+            out_indices = stages[-1:] if single_output or of_mmpretrain else stages
         super().__init__(
             arch=arch,
             patch_size=per_axis(patch_size, 2, 'patch_size'),
             merge_stride=(2, 2),
             window_size=window_size,
             drop_path_rate=drop_path_rate,
+            out_indices=out_indices,
             **kwargs,
         )
+        if not isinstance(single_output, bool) or (single_output and len(self.out_indices) > 1):
+            raise UserError(
+                'single_output must be True or False, and True goes with one stage in '
+                f'out_indices, got {single_output!r} and {self.out_indices}'
+            )
+        self.single_output = single_output
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
+        """``(B, C, H, W)`` to one map ``(B, C_i, H_i, W_i)`` per output, in a tuple."""
+        outs = super().forward(x)
+        return outs[0] if self.single_output else outs
 
 
 @MODELS.register_module()

@@ -80,10 +80,10 @@ def example(features):
     core = features.backbone
     strides, axes = core.patch_embed.patch_size, len(core.patch_embed.patch_size)
     merging = next((s.downsample.stride for s in core.layers if s.downsample), (1,) * axes)
-    last = len(core.depths) - 1
+    last = len(core.layers) - 1
     size = [
         2 * m * patch * stride**last + 1
-        for m, patch, stride in zip(core.window_sizes[-1], strides, merging, strict=True)
+        for m, patch, stride in zip(core.window_sizes[last], strides, merging, strict=True)
     ]
     return torch.rand(2, core.patch_embed.proj.in_channels, *size)
 
