@@ -39,6 +39,7 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         options = {'layer_decay_rate': 1.0, **(paramwise_cfg or {})}
+        options.pop('_delete_', None)  # mmengine leaves it where a _base_ has nothing to delete
         if unknown := sorted(set(options) - _OPTIONS):
             raise UserError(f'paramwise_cfg has {unknown}; it may have {sorted(_OPTIONS)}')
         if not 0 < options['layer_decay_rate'] <= 1:
