@@ -42,6 +42,12 @@ def blocks(document, language):
 
 # --- configs -------------------------------------------------------------------------------------
 
+TSN = 'recognition/tsn/tsn_imagenet-pretrained-r50_8xb32-1x1x8-100e_kinetics400-rgb.py'
+TSN_SWIN = (
+    'recognition/tsn/custom_backbones/'
+    'tsn_imagenet-pretrained-swin-transformer_32xb8-1x1x8-50e_kinetics400-rgb.py'
+)
+VIDEO_SWIN = 'recognition/swin/swin-tiny-p244-w877_in1k-pre_8xb8-amp-32x2x1-30e_kinetics400-rgb.py'
 # document, numbers of its blocks that make one config, base; mmdet's of every kind of old backbone:
 # 'depth' of a ResNet, BGR and std 1 of Caffe, 'embed_dims' and custom_keys of Swin
 CONFIGS = [
@@ -57,6 +63,9 @@ CONFIGS = [
         'mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py',
     ),
     ('configs/pretraining/README.md', (0,), 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'),
+    ('configs/video/README.md', (0,), f'mmaction::{TSN}'),
+    ('configs/video/README.md', (0,), f'mmaction::{TSN_SWIN}'),
+    ('configs/video/README.md', (1,), f'mmaction::{VIDEO_SWIN}'),
 ]
 # executed in tests/test_pretrain, where it is installed
 OF_MMPRETRAIN = [
@@ -102,11 +111,14 @@ def test_config(document, numbers, base, tmp_path):
             model = MODELS.build(cfg.model)
         backbone = model.backbone
         assert isinstance(backbone, SwinV2)
-        if document != 'README.md':
+        if document == 'configs/pretraining/README.md':
             return
         wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
         assert type(wrapper.optimizer).__name__ == 'AdamW'
         assert not [n for n in decayed(backbone, wrapper) if re.search('norm|bias|cpb|scale', n)]
+        if cfg.default_scope == 'mmaction':
+            train_recognizer(MODELS.build(cfg.model))
+            return
         maps = model.eval().extract_feat(torch.zeros(1, 3, 128, 128, device='meta'))
         for head in ('decode_head', 'auxiliary_head'):
             if hasattr(model, head):
@@ -119,6 +131,20 @@ def test_config(document, numbers, base, tmp_path):
         assert all(torch.isfinite(v).all() for v in losses.values())
         assert [n for n, p in trained.named_parameters() if p.grad is None] == []
         assert any(not torch.equal(p, before[n]) for n, p in trained.named_parameters())
+
+
+def train_recognizer(model):
+    """A training step and a prediction, of two videos."""
+    from mmaction.structures import ActionDataSample
+
+    size = (8, 3, 64, 64) if type(model).__name__ == 'Recognizer2D' else (1, 3, 8, 64, 64)
+    inputs = [torch.randint(256, size, dtype=torch.uint8) for _ in range(2)]
+    data = dict(inputs=inputs, data_samples=[ActionDataSample().set_gt_label(i) for i in (0, 1)])
+    loss, _ = model.parse_losses(model(**model.data_preprocessor(data, True), mode='loss'))
+    loss.backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+    samples = model.eval()(**model.data_preprocessor(data), mode='predict')
+    assert [len(sample.pred_score) for sample in samples] == [400, 400]
 
 
 @pytest.mark.parametrize(('document', 'number'), SCRIPTS)
