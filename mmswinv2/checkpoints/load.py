@@ -299,12 +299,10 @@ def shard_like(value: Tensor, like: Tensor) -> Tensor:
 
 def _find_unbuilt(model: nn.Module) -> Callable[[str], bool]:
     """Whether a key is of a stage that no output of the model's backbones needs."""
-    networks = [
-        (f'{n}.' if n else '', m) for n, m in model.named_modules() if isinstance(m, SwinV2)
-    ]
+    nets = {name: m for name, m in model.named_modules() if isinstance(m, SwinV2)}
     return lambda key: any(
-        key.startswith(prefix) and network.is_unbuilt(key[len(prefix) :])
-        for prefix, network in networks
+        key.startswith(name) and net.is_unbuilt(key.removeprefix(f'{name}.'))
+        for name, net in nets.items()
     )
 
 

@@ -137,11 +137,7 @@ class SwinV2(nn.Module):
 
     @property
     def window_size(self) -> tuple[tuple[int, ...], ...]:
-        """Window M of each stage, per axis.
-
-        It may be set, in any form that the constructor takes; weights and
-        `pretrained_window_sizes` stay as they are.
-        """
+        """Window M of each stage, per axis; may be set, in any form that the constructor takes."""
         return self._windows
 
     @window_size.setter
@@ -158,10 +154,8 @@ class SwinV2(nn.Module):
     def is_unbuilt(self, key: str) -> bool:
         """Whether a state-dict key is of a part after the last output, which no output needs."""
         match = re.match(r'(?:layers\.|norm)(\d+)\.(downsample\.)?', key)
-        if match is None:
-            return False
-        needed_by = int(match[1]) + bool(match[2])
-        return max(self.out_indices) < needed_by < len(self.depths)
+        stage = int(match[1]) + bool(match[2]) if match else 0  # merging is of the next one
+        return max(self.out_indices) < stage < len(self.depths)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         for key in [key for key in state_dict if key.startswith(prefix)]:

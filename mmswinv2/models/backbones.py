@@ -44,6 +44,7 @@ class _Backbone(SwinV2, BaseModule):
     """
 
     pretrained2d = False
+    single_output = False
 
     def __init__(
         self,
@@ -67,11 +68,8 @@ class _Backbone(SwinV2, BaseModule):
         self.init_cfg = _checked_init_cfg(init_cfg)
         self._freeze()
         if unbuilt := [*range(len(self.layers), len(self.depths))]:
-            print_log(
-                f'{type(self).__name__}: out_indices={self.out_indices} needs no stage after '
-                f'{self.out_indices[-1]}; stages {unbuilt} are not built',
-                logger='current',
-            )
+            why = f'out_indices={self.out_indices} needs no stage after {self.out_indices[-1]}'
+            print_log(f'{why}; stages {unbuilt} are not built', logger='current')
 
     def init_weights(self) -> None:
         """Load pre-trained weights if asked for; the rest is as the constructor left it."""
@@ -85,6 +83,11 @@ class _Backbone(SwinV2, BaseModule):
         for config in pretrained:
             self._load(**_loader_arguments(config))
 
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
+        """``(B, C, *pixels)`` to a map ``(B, C_i, *S_i)`` per output; of one, maybe by itself."""
+        outs = super().forward(x)
+        return outs[0] if self.single_output else outs
+
     def train(self, mode: bool = True) -> _Backbone:
         """Set the mode; what is frozen stays in evaluation mode."""
         super().train(mode)
@@ -96,16 +99,10 @@ class _Backbone(SwinV2, BaseModule):
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Layer of a parameter, and number of layers, as mmpretrain's layer decay asks for them.
-
-        Args:
-            param_name: the parameter's name in the whole model.
-            prefix: what precedes the backbone's names in it.
-        """
-        last = layer_id('', self.depths)
+        """Layer of a parameter, and number of layers, as mmpretrain's layer decay asks for them."""
         inside = param_name.startswith(prefix)
-        layer = layer_id(param_name[len(prefix) :], self.depths) if inside else last
-        return layer, last + 1
+        layer = layer_id(param_name[len(prefix) :] if inside else '', self.depths)
+        return layer, 1 + layer_id('', self.depths)
 
     def _load(
         self, checkpoint: str, prefix: str | None = None, format: str | None = None
@@ -207,10 +204,9 @@ class SwinTransformerV2(_Backbone):
     ) -> None:
         _check_names(type(self), kwargs)
         if out_indices is None:
-            scope = DefaultScope.get_current_instance()
-            stages = tuple(range(len(get_variant(arch).depths)))
-            of_mmpretrain = scope is not None and scope.scope_name == 'mmpretrain'
-            out_indices = stages[-1:] if single_output or of_mmpretrain else stages
+            scope, stages = DefaultScope.get_current_instance(), len(get_variant(arch).depths)
+            last = single_output or (scope is not None and scope.scope_name == 'mmpretrain')
+            out_indices = range(stages)[-1 if last else 0 :]
         super().__init__(
             arch=arch,
             patch_size=per_axis(patch_size, 2, 'patch_size'),
@@ -226,11 +222,6 @@ class SwinTransformerV2(_Backbone):
                 f'out_indices, got {single_output!r} and {self.out_indices}'
             )
         self.single_output = single_output
-
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
-        """``(B, C, H, W)`` to one map ``(B, C_i, H_i, W_i)`` per output, in a tuple."""
-        outs = super().forward(x)
-        return outs[0] if self.single_output else outs
 
 
 @MODELS.register_module()
@@ -298,8 +289,4 @@ class VideoSwinTransformerV2(_Backbone):
             **kwargs,
         )
         self.pretrained2d = pretrained2d
-
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
-        """``(B, C, T, H, W)`` to one map ``(B, C_i, T_i, H_i, W_i)``, or a tuple of several."""
-        outs = super().forward(x)
-        return outs[0] if len(outs) == 1 else outs
+        self.single_output = len(self.out_indices) == 1

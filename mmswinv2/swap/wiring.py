@@ -382,10 +382,7 @@ def _innermost_module(model: nn.Module, error: Exception) -> str:
 
 
 def _last_line(error: Exception) -> str:
-    """Class and last line of a host's exception, whose message may hold a traceback.
-
-    Of an assertion without a message, the line of code.
-    """
+    """Class and last line of a host's exception (it may hold a traceback), or its line of code."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = str(error).strip().splitlines() or [f.line or '' for f in frames] or ['']
     return f'{type(error).__name__}: {lines[-1]}'
