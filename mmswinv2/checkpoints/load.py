@@ -132,6 +132,7 @@ def compare_keys(
     own: Mapping[str, Tensor],
     given: Mapping[str, Tensor],
     new: Sequence[str] = (),
+    unbuilt: Callable[[str], bool] = lambda key: False,
 ) -> LoadReport:
     """Compare keys and shapes of a model and a file, without loading anything.
 
@@ -140,6 +141,7 @@ def compare_keys(
         own: the model's state dict.
         given: the file's weights under the model's keys.
         new: parts of names; keys with one of them in their names are not compared.
+        unbuilt: whether a key is of a part that the model need not have.
     """
 
     def is_new(key: str) -> bool:
@@ -147,7 +149,7 @@ def compare_keys(
 
     report = LoadReport(Path(path))
     for key, value in given.items():
-        if is_new(key):
+        if is_new(key) or unbuilt(key):
             report.unused.append(key)
         elif key not in own:
             report.unexpected.append(key)
@@ -198,9 +200,9 @@ def load_pretrained(
         windows = {s: (model.pretrained_window_sizes[s][0], *w) for s, w in windows.items()}
     channels = model.patch_embed.proj.in_channels
     for_rgb, state = state, adapt_channels(state, channels)
-    report = compare_keys(path, model.state_dict(), state)
+    report = compare_keys(path, model.state_dict(), state, unbuilt=_find_unbuilt(model))
     _describe_source(report, converted, model)
-    report.unused, report.windows, report.inflated = unused, windows, inflated
+    report.unused, report.windows, report.inflated = unused + report.unused, windows, inflated
     report.channels = 0 if state is for_rgb else channels
     if problems := report.problems(optional=_OUTPUT_NORM.fullmatch):
         variant, arch = model.variant, describe(state)
@@ -258,7 +260,7 @@ def load_but(
     for part in new:
         if not any(part in key for key in own):
             raise CheckpointError(f'new: no parameter of the model has {part!r} in its name')
-    report = compare_keys(path, own, given, new)
+    report = compare_keys(path, own, given, new, _find_unbuilt(model))
     if problems := report.problems():
         _check_classes(own, given, path, new)
         raise CheckpointError(
@@ -310,6 +312,15 @@ def shard_like(value: Tensor, like: Tensor) -> Tensor:
     device = like.to_local().device
     mesh, places = like.device_mesh, like.placements
     return distribute_tensor(value.to(device), mesh, places, src_data_rank=None)
+
+
+def _find_unbuilt(model: nn.Module) -> Callable[[str], bool]:
+    """Whether a key is of a stage that no output of the model's backbones needs."""
+    nets = {name: m for name, m in model.named_modules() if isinstance(m, SwinV2)}
+    return lambda key: any(
+        key.startswith(name) and net.is_unbuilt(key.removeprefix(f'{name}.'))
+        for name, net in nets.items()
+    )
 
 
 def _describe_source(report: LoadReport, converted: Converted, backbone: SwinV2) -> None:

@@ -403,8 +403,8 @@ def _run_lengths(mask: Any) -> dict[str, Any]:
     return dict(size=list(code['size']), counts=code['counts'].decode())
 
 
-def main(arguments: Sequence[str]) -> None:
-    """The command ``mmswinv2 predict``."""
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
     from ..engine.settings import add_config_options
 
     parser = argparse.ArgumentParser(
@@ -422,7 +422,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument('--amp', action='store_true', help='mixed precision')
     parser.add_argument('--max-frames', type=int, help='of each video or camera')
     add_config_options(parser)
-    args = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command ``mmswinv2 predict``."""
+    args = parse_args(arguments)
     results = predict(
         args.config,
         args.checkpoint,

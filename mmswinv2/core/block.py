@@ -46,8 +46,7 @@ class Block(nn.Module):
         windows_at_once: int | None = None,
     ) -> None:
         super().__init__()
-        self.window = window
-        self.shift = tuple(m // 2 if shifted else 0 for m in window)
+        self.window, self.shifted = window, shifted
         self.attn = self.attention(
             dim, num_heads, pretrained_window, attn_drop, drop, windows_at_once
         )
@@ -56,6 +55,11 @@ class Block(nn.Module):
         self.norm2 = LayerNorm(dim)
         self.drop_path = DropPath(drop_path)
         self.enorm = LayerNorm(dim) if extra_norm else nn.Identity()
+
+    @property
+    def shift(self) -> tuple[int, ...]:
+        """Shift s along each axis, half a window or none."""
+        return tuple(m // 2 if self.shifted else 0 for m in self.window)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, *S, C) -> (B, *S, C)``."""

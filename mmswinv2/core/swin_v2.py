@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import UserError
-from .arguments import IntOrInts, check_arguments
+from .arguments import IntOrInts, check_arguments, per_stage
 from .block import Block
 from .layers import LayerNorm, PatchEmbed, PatchMerging
 
@@ -44,7 +45,8 @@ class SwinV2(nn.Module):
     """Swin Transformer V2 (https://arxiv.org/abs/2111.09883) as a feature pyramid.
 
     State-dict keys are the authors', plus ``norm0`` .. ``norm3`` for the outputs. No parameter or
-    buffer depends on `window_size` or on the size of the input.
+    buffer depends on `window_size` or on the size of the input. What comes after the last output is
+    not built, and weights for it are passed over.
 
     Args:
         arch: a name of `arguments.VARIANTS` or a dict, see `arguments.get_variant`.
@@ -99,7 +101,7 @@ class SwinV2(nn.Module):
         )  # fmt: skip
         variant = given.variant
         self.variant, self.depths = variant, variant.depths
-        self.window_sizes, self.pretrained_window_sizes = given.windows, given.pretrained
+        self._windows, self.pretrained_window_sizes = given.windows, given.pretrained
         self.in_channels, self.out_indices = in_channels, given.out_indices
         self.num_features = tuple(variant.embed_dims * 2**i for i in range(len(self.depths)))
 
@@ -109,7 +111,8 @@ class SwinV2(nn.Module):
         rates = [drop_path_rate * i / last for i in range(sum(self.depths))]
         every = variant.extra_norm_every
         self.layers = nn.ModuleList()
-        for i, dim in enumerate(self.num_features):
+        last_stage = max(self.out_indices)
+        for i, dim in enumerate(self.num_features[: last_stage + 1]):
             blocks = [
                 block(
                     dim,
@@ -126,11 +129,39 @@ class SwinV2(nn.Module):
                 )
                 for j in range(self.depths[i])
             ]
-            merging = PatchMerging(dim, given.merge_stride) if i + 1 < len(self.depths) else None
+            merging = PatchMerging(dim, given.merge_stride) if i < last_stage else None
             self.layers.append(Stage(blocks, merging, given.recomputed[i]))
         for i in self.out_indices:
             self.add_module(f'norm{i}', LayerNorm(self.num_features[i]))
         self.reset_parameters()
+
+    @property
+    def window_size(self) -> tuple[tuple[int, ...], ...]:
+        """Window M of each stage, per axis; may be set, in any form that the constructor takes."""
+        return self._windows
+
+    @window_size.setter
+    def window_size(self, value: int | Sequence[IntOrInts]) -> None:
+        ndim = len(self.patch_embed.patch_size)
+        self._windows = per_stage(value, len(self.depths), ndim, 'window_size')
+        for stage, window in zip(self.layers, self._windows, strict=False):
+            for module in stage.modules():
+                if isinstance(module, Block):
+                    module.window = window
+
+    window_sizes = window_size
+
+    def is_unbuilt(self, key: str) -> bool:
+        """Whether a state-dict key is of a part after the last output, which no output needs."""
+        match = re.match(r'(?:layers\.|norm)(\d+)\.(downsample\.)?', key)
+        stage = int(match[1]) + bool(match[2]) if match else 0  # merging is of the next one
+        return max(self.out_indices) < stage < len(self.depths)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            if self.is_unbuilt(key[len(prefix) :]):
+                del state_dict[key]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def reset_parameters(self) -> None:
         """Initialise as the authors do: truncated normal 0.02; blocks start as the identity."""
@@ -172,7 +203,26 @@ class SwinV2(nn.Module):
             x = stage(x)
             if i in self.out_indices:
                 outs.append(self.get_submodule(f'norm{i}')(x).movedim(-1, 1).contiguous())
-            if i == max(self.out_indices):
-                break
-            x = stage.get_submodule('downsample')(x)
+            if i + 1 < len(self.layers):
+                x = stage.get_submodule('downsample')(x)
         return tuple(outs)
+
+
+def layer_id(name: str, depths: tuple[int, ...]) -> int:
+    """Layer of a backbone's parameter, as the authors count (AiT, ``ait/code/model/optimizer.py``).
+
+    The patch embedding is 0, then every block and every patch merging is a layer of its own, and
+    the norms of the outputs share the last number with everything after the backbone.
+
+    Args:
+        name: the parameter's name inside the backbone.
+        depths: blocks per stage.
+    """
+    if name.startswith('patch_embed.'):
+        return 0
+    slots = [depth + 1 for depth in depths[:-1]] + [depths[-1]]  # blocks, and the merging
+    if match := re.match(r'layers\.(\d+)\.(?:blocks\.(\d+)|downsample)\.', name):
+        stage = int(match[1])
+        block = int(match[2]) if match[2] else depths[stage]
+        return 1 + sum(slots[:stage]) + block
+    return 1 + sum(slots)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from typing import Any
 
@@ -10,32 +9,12 @@ from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
-from ..core import SwinV2
+from ..core import SwinV2, layer_id
 from ..errors import UserError
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 _NO_DECAY = ('cpb_mlp', 'logit_scale')
 _OPTIONS = {'layer_decay_rate', 'no_decay_names', 'custom_keys'}
-
-
-def layer_id(name: str, depths: tuple[int, ...]) -> int:
-    """Layer of a backbone's parameter, as the authors count (AiT, ``ait/code/model/optimizer.py``).
-
-    The patch embedding is 0, then every block and every patch merging is a layer of its own, and
-    the norms of the outputs share the last number with everything after the backbone.
-
-    Args:
-        name: the parameter's name inside the backbone.
-        depths: blocks per stage.
-    """
-    if name.startswith('patch_embed.'):
-        return 0
-    slots = [depth + 1 for depth in depths[:-1]] + [depths[-1]]  # blocks, and the merging
-    if match := re.match(r'layers\.(\d+)\.(?:blocks\.(\d+)|downsample)\.', name):
-        stage = int(match[1])
-        block = int(match[2]) if match[2] else depths[stage]
-        return 1 + sum(slots[:stage]) + block
-    return 1 + sum(slots)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -50,8 +29,9 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         optim_wrapper_cfg: config of the optimizer wrapper.
         paramwise_cfg: ``layer_decay_rate`` (1: no decay over layers), ``no_decay_names`` (more
             parts of names without weight decay) and ``custom_keys`` (part of a name to
-            ``dict(lr_mult=..., decay_mult=...)``; the longest that matches counts, and what it
-            says of weight decay comes before all else).
+            ``dict(lr_mult=..., decay_mult=...)``; the longest that matches counts). A
+            ``decay_mult`` gives weight decay to what has none only if its key matches nothing else:
+            that of ``'backbone'`` leaves norms alone, that of ``'backbone.norm3'`` is for them.
 
     Raises:
         UserError: on an unknown option, or if a rate is given and the model has no SwinV2.
@@ -59,6 +39,7 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         options = {'layer_decay_rate': 1.0, **(paramwise_cfg or {})}
+        options.pop('_delete_', None)  # mmengine leaves it where a _base_ has nothing to delete
         if unknown := sorted(set(options) - _OPTIONS):
             raise UserError(f'paramwise_cfg has {unknown}; it may have {sorted(_OPTIONS)}')
         if not 0 < options['layer_decay_rate'] <= 1:
@@ -81,20 +62,23 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 f'layer_decay_rate={rate} needs a SwinV2 backbone (mmswinv2.SwinTransformerV2), '
                 f'and {type(module).__name__} has none'
             )
-        names = [name for name, _ in module.named_parameters()]
-        for key in self.paramwise_cfg.get('custom_keys', {}):
-            if not any(key in name for name in names):
+        free = {n: p.ndim <= 1 or self._has_no_decay(n) for n, p in module.named_parameters()}
+        keys = self.paramwise_cfg.get('custom_keys', {})
+        for key in keys:
+            if not any(key in name for name in free):
                 raise UserError(f'custom_keys: no parameter has {key!r} in its name')
+        for_free = {key for key in keys if all(free[name] for name in free if key in name)}
         groups: dict[tuple[str, float, float], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
                 continue
             title, scale = self._layer(name, backbones, rate)
-            lr_mult, decay_mult = self._multipliers(name)
-            if decay_mult is None:
-                free = parameter.ndim <= 1 or self._has_no_decay(name)
-                decay_mult = 0.0 if free else 1.0
-            groups[title, scale * lr_mult, decay_mult].append(parameter)
+            key = max((key for key in keys if key in name), key=len, default='')
+            change = keys.get(key, {})
+            decay_mult = 0.0 if free[name] else 1.0
+            if not free[name] or key in for_free:
+                decay_mult = change.get('decay_mult', decay_mult)
+            groups[title, scale * change.get('lr_mult', 1.0), decay_mult].append(parameter)
 
         rows: list[tuple[str, ...]] = [('group', 'lr', 'weight decay', 'tensors', 'parameters')]
         for (title, scale, decay_mult), members in groups.items():
@@ -117,13 +101,6 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                     return f'layer {layer} of {prefix or "the model"}', rate ** (last - layer)
                 return prefix or 'the model', 1.0
         return name.split('.')[0], 1.0
-
-    def _multipliers(self, name: str) -> tuple[float, float | None]:
-        keys = self.paramwise_cfg.get('custom_keys', {})
-        for key in sorted(keys, key=len, reverse=True):
-            if key in name:
-                return keys[key].get('lr_mult', 1.0), keys[key].get('decay_mult')
-        return 1.0, None
 
     def _has_no_decay(self, name: str) -> bool:
         return any(

@@ -11,10 +11,11 @@ from typing import Any
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import PretrainedInit
+from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from ..checkpoints import LoadReport, fetch_together, load_pretrained
-from ..core import SwinV2
+from ..core import SwinV2, get_variant, layer_id
 from ..core.arguments import IntOrInts, is_stage_count, per_axis
 from ..errors import UserError
 from ..paths import PATHS
@@ -43,6 +44,7 @@ class _Backbone(SwinV2, BaseModule):
     """
 
     pretrained2d = False
+    single_output = False
 
     def __init__(
         self,
@@ -65,6 +67,9 @@ class _Backbone(SwinV2, BaseModule):
         self.norm_eval = norm_eval
         self.init_cfg = _checked_init_cfg(init_cfg)
         self._freeze()
+        if unbuilt := [*range(len(self.layers), len(self.depths))]:
+            why = f'out_indices={self.out_indices} needs no stage after {self.out_indices[-1]}'
+            print_log(f'{why}; stages {unbuilt} are not built', logger='current')
 
     def init_weights(self) -> None:
         """Load pre-trained weights if asked for; the rest is as the constructor left it."""
@@ -78,6 +83,11 @@ class _Backbone(SwinV2, BaseModule):
         for config in pretrained:
             self._load(**_loader_arguments(config))
 
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
+        """``(B, C, *pixels)`` to a map ``(B, C_i, *S_i)`` per output; of one, maybe by itself."""
+        outs = super().forward(x)
+        return outs[0] if self.single_output else outs
+
     def train(self, mode: bool = True) -> _Backbone:
         """Set the mode; what is frozen stays in evaluation mode."""
         super().train(mode)
@@ -87,6 +97,12 @@ class _Backbone(SwinV2, BaseModule):
                 if isinstance(module, nn.LayerNorm):
                     module.eval()
         return self
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Layer of a parameter, and number of layers, as mmpretrain's layer decay asks for them."""
+        inside = param_name.startswith(prefix)
+        layer = layer_id(param_name[len(prefix) :] if inside else '', self.depths)
+        return layer, 1 + layer_id('', self.depths)
 
     def _load(
         self, checkpoint: str, prefix: str | None = None, format: str | None = None
@@ -161,8 +177,12 @@ class SwinTransformerV2(_Backbone):
         patch_size: pixels of a patch; an int or ``(height, width)``.
         window_size: an int, ``(h, w)``, one per stage, or ``(h, w)`` per stage.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
-        **kwargs: of `core.SwinV2` (``pretrained_window_sizes``, ``out_indices``,
-            ``with_cp``, ...), and ``frozen_stages``, ``norm_eval``, ``init_cfg``, ``path``.
+        out_indices: stages to return. ``None``: the last one for `single_output` and where
+            mmpretrain is the default scope, whose heads take no other; all of them elsewhere.
+        single_output: return the map of the one output itself, as mmaction2's ``Recognizer2D``
+            wants it, and no tuple.
+        **kwargs: of `core.SwinV2` (``pretrained_window_sizes``, ``with_cp``, ...), and
+            ``frozen_stages``, ``norm_eval``, ``init_cfg``, ``path``.
 
     Example:
         >>> import torch
@@ -178,17 +198,30 @@ class SwinTransformerV2(_Backbone):
         patch_size: int | Sequence[int] = 4,
         window_size: int | Sequence[IntOrInts] = 8,
         drop_path_rate: float = 0.1,
+        out_indices: Sequence[int] | None = None,
+        single_output: bool = False,
         **kwargs: Any,
     ) -> None:
         _check_names(type(self), kwargs)
+        if out_indices is None:
+            scope, stages = DefaultScope.get_current_instance(), len(get_variant(arch).depths)
+            last = single_output or (scope is not None and scope.scope_name == 'mmpretrain')
+            out_indices = range(stages)[-1 if last else 0 :]
         super().__init__(
             arch=arch,
             patch_size=per_axis(patch_size, 2, 'patch_size'),
             merge_stride=(2, 2),
             window_size=window_size,
             drop_path_rate=drop_path_rate,
+            out_indices=out_indices,
             **kwargs,
         )
+        if not isinstance(single_output, bool) or (single_output and len(self.out_indices) > 1):
+            raise UserError(
+                'single_output must be True or False, and True goes with one stage in '
+                f'out_indices, got {single_output!r} and {self.out_indices}'
+            )
+        self.single_output = single_output
 
 
 @MODELS.register_module()
@@ -256,8 +289,4 @@ class VideoSwinTransformerV2(_Backbone):
             **kwargs,
         )
         self.pretrained2d = pretrained2d
-
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
-        """``(B, C, T, H, W)`` to one map ``(B, C_i, T_i, H_i, W_i)``, or a tuple of several."""
-        outs = super().forward(x)
-        return outs[0] if len(outs) == 1 else outs
+        self.single_output = len(self.out_indices) == 1

@@ -40,7 +40,9 @@ class SimMIMSwinTransformerV2(SwinTransformerV2):
         self.mask_token = nn.Parameter(torch.empty(1, 1, self.num_features[0]))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
+    def forward(  # type: ignore[override]
+        self, x: Tensor, mask: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
         """``(B, C, H, W)`` to one map per output.
 
         Args:

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..registry import MODELS
 
+# what the meta information of a view must have, and which transform sets it
+_SET_BY = {'flip': 'RandomFlip', 'img_shape': 'LoadImageFromFile', 'scale_factor': 'Resize'}
+
 
 @MODELS.register_module()
 class InstanceSegTTAModel(BaseTTAModel):
@@ -314,10 +317,12 @@ class View:
     @classmethod
     def of(cls, meta: Mapping[str, Any]) -> View:
         """Read it from the meta information that mmdet's transforms leave."""
-        if missing := {'flip', 'scale_factor', 'img_shape'} - set(meta):
+        if missing := sorted(set(_SET_BY) - set(meta)):
+            transforms = ' or '.join(_SET_BY[key] for key in missing)
             raise UserError(
-                f'the views lack {sorted(missing)} in their meta information; add them to '
-                'meta_keys of PackDetInputs in tta_pipeline'
+                f'the views lack {missing} in their meta information: tta_pipeline has no '
+                f'{transforms}, or meta_keys of its PackDetInputs leave it out. Scales alone need '
+                "dict(type='RandomFlip', prob=0.0) too"
             )
         direction = meta.get('flip_direction') if meta['flip'] else None
         axes = {None: (), 'horizontal': (-1,), 'vertical': (-2,), 'diagonal': (-1, -2)}[direction]

@@ -16,8 +16,9 @@ from ..checkpoints.published import find_published
 from ..core import get_variant
 from ..errors import UserError
 from .config import Notes, dicts_in, inits_of, join_path
-from .wiring import build, find_owner, predict, rewire
+from .wiring import build, find_owner, predict, refuse_copies, rewire
 
+_BEFORE = 'the model of the config, before any swap,'
 _BACKBONE = 'mmswinv2.SwinTransformerV2'
 _CONSTRUCTOR = 'mmswinv2.SwinLayerDecayOptimWrapperConstructor'
 # Of the pre-training for detection (the paper gives none for COCO), nano and huge by our choice;
@@ -32,6 +33,8 @@ _LR = {
     'mmseg': (4e-5, "the paper's ADE20K ablation, batch 16"),
 }
 _WEIGHT_DECAY = 0.05
+# Packages whose models are put together like those of another.
+_LIKE = {'mmrotate': 'mmdet'}
 # Options of paramwise_cfg that our constructor implies, or that do not apply to it.
 _IMPLIED = {'norm_decay_mult', 'bias_decay_mult', 'flat_decay_mult', 'bypass_duplicate'}
 
@@ -72,7 +75,7 @@ def swap_backbone(cfg: Config, options: Options) -> tuple[Config, Notes]:
     cfg, notes = copy.deepcopy(cfg), Notes()
     host = _host(cfg)
     scope = host.name
-    with DefaultScope.overwrite_default_scope(scope):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
         path, owner = find_owner(cfg.model)
         old = owner.backbone
         if not isinstance(old.get('type'), str):
@@ -81,6 +84,8 @@ def swap_backbone(cfg: Config, options: Options) -> tuple[Config, Notes]:
             raise UserError(f'{path}.backbone is a SwinV2 already')
         if old.get('in_channels', 3) != 3:
             raise UserError(f'{path}.backbone takes {old.in_channels} channels; SwinV2 wants RGB')
+        before = build(cfg.model, what=_BEFORE)
+        refuse_copies(before)
         stages = rewire(owner, path, options.arch, notes)
         _set_backbone(owner, path, stages, scope, options, notes)
         _remove_old_weights(cfg, path, owner, old, notes)
@@ -91,7 +96,11 @@ def swap_backbone(cfg: Config, options: Options) -> tuple[Config, Notes]:
         if lr is not None:
             _set_schedules(cfg, lr, notes)
         if options.check:
-            predict(model, host)
+            try:
+                predict(model, host)
+            except UserError:
+                predict(before, host, _BEFORE)  # the swap is not to blame for what failed before
+                raise
         else:
             notes.judge.append('the new model was built but not run (--no-check)')
     notes.judge.append('the length of the schedule, its warm-up and the augmentation are as before')
@@ -112,7 +121,8 @@ def _host(cfg: Config) -> hosts.Host:
     """
     if 'model' not in cfg or not isinstance(cfg.model, dict):
         raise UserError('the config has no model=dict(...), so there is no backbone to swap')
-    kind, host = cfg.model.get('type'), hosts.of(cfg)
+    scope = cfg.get('default_scope')
+    kind, host = cfg.model.get('type'), hosts.of({'default_scope': _LIKE.get(scope, scope)})
     if str(kind).startswith('Recognizer') or host.input_axes == 3:
         raise UserError(
             f'{kind}: only the backbones of detectors and segmentors, which take images and give '
@@ -122,9 +132,9 @@ def _host(cfg: Config) -> hosts.Host:
         raise UserError(f'{kind} is a tracker; swap the backbone of its detector')
     if host.swap_image_size is None:
         raise UserError(
-            f'default_scope is {host.name!r}; only configs of mmdet and mmseg can be swapped'
+            f'default_scope is {scope!r}; only configs of mmdet, mmseg and mmrotate can be swapped'
         )
-    host.require('the config')
+    hosts.of(cfg).require('the config')
     return host
 
 
@@ -284,11 +294,11 @@ def _set_groups(
     groups: dict[str, Any] = {'layer_decay_rate': 1.0 if layer_decay is None else layer_decay}
     kept, lost = {}, []
     for key, change in (old.get('custom_keys') or {}).items():
-        change = {k: v for k, v in change.items() if k in ('lr_mult', 'decay_mult')}
-        if change and any(key in name for name in names):
-            kept[key] = change
-        else:
+        change = {k: v for k, v in change.items() if k in ('lr_mult', 'decay_mult') and v != 1}
+        if not any(key in name for name in names):
             lost.append(key)
+        elif change:
+            kept[key] = change
     if kept:
         groups['custom_keys'] = kept
     why = 'no weight decay on norms, biases, cpb_mlp and logit_scale'

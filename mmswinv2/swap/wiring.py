@@ -286,6 +286,8 @@ def _fit(
         is_list = isinstance(value, (list, tuple))
         written = type(value)(channels) if is_list else channels[0]
         notes.set(cfg, path, 'channels of SwinV2', **{key: written})
+        if cfg.get('num_convs') == 0 and cfg.get('channels') == value:  # mmseg's FCNHead
+            notes.set(cfg, path, 'without convolutions they are in_channels', channels=written)
         if cfg.get('c1_in_channels'):
             notes.set(cfg, path, 'channels of SwinV2', c1_in_channels=new[0].channels)
         if 'in_index' in cfg:
@@ -304,8 +306,8 @@ def _listed(value: Any) -> list[int]:
     return [value] if isinstance(value, int) else list(value)
 
 
-def build(model: Any, device: str = 'cpu') -> nn.Module:
-    """Build a model of a config without its pre-trained weights.
+def build(model: Any, device: str = 'cpu', what: str = 'the new model') -> nn.Module:
+    """Build a model of a config without its pre-trained weights; `what` names it.
 
     Raises:
         UserError: with the words of the part that cannot be built.
@@ -314,11 +316,27 @@ def build(model: Any, device: str = 'cpu') -> nn.Module:
         with torch.device(device):
             return MODELS.build(without_weights(model))
     except Exception as error:  # parts of any host, with any way to fail
-        raise UserError(f'the new model cannot be built: {_last_line(error)}') from error
+        raise UserError(f'{what} cannot be built: {_last_line(error)}') from error
 
 
-def predict(model: Any, host: Host) -> None:
-    """Run a detector or segmentor on a random image.
+def refuse_copies(model: nn.Module) -> None:
+    """Raise `UserError` if a model builds its backbone several times, as a teacher's."""
+    modules = dict(model.named_modules())
+    kinds = tuple(type(m) for name, m in modules.items() if name.split('.')[-1] == 'backbone')
+    found: list[str] = []
+    for name, module in modules.items():
+        if isinstance(module, kinds) and not any(name.startswith(f'{n}.') for n in found):
+            found.append(name)
+    if len(found) > 1:
+        raise UserError(
+            f'{type(model).__name__} builds {len(found)} backbones ({", ".join(found)}), '
+            'as a teacher and its student, and what is to become of each cannot be told; swap the '
+            'backbone of the detector or segmentor by itself, in a config without the others'
+        )
+
+
+def predict(model: Any, host: Host, what: str = 'the new model') -> None:
+    """Run a detector or segmentor on a random image; `what` names it.
 
     Raises:
         UserError: naming the part that does not fit.
@@ -346,7 +364,7 @@ def predict(model: Any, host: Host) -> None:
         except Exception as error:  # as above
             errors.append(error)
     raise UserError(
-        f'the new model does not run on an image: {_last_line(errors[0])} (in '
+        f'{what} does not run on an image: {_last_line(errors[0])} (in '
         f'{_innermost_module(model, errors[0])}); --no-check writes the config all the same'
     ) from errors[0]
 
@@ -364,6 +382,7 @@ def _innermost_module(model: nn.Module, error: Exception) -> str:
 
 
 def _last_line(error: Exception) -> str:
-    """Class and last line of a host's exception, whose message may hold a traceback."""
-    lines = str(error).strip().splitlines() or ['']
+    """Class and last line of a host's exception (it may hold a traceback), or its line of code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = str(error).strip().splitlines() or [f.line or '' for f in frames] or ['']
     return f'{type(error).__name__}: {lines[-1]}'

@@ -17,6 +17,7 @@ from mmswinv2 import hosts
 from mmswinv2.cli.predict import _divide, _sources, main
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import CONFIG, ROOT
+from tests.test_tools.test_documents import PREDICTION, blocks
 
 SEGMENTOR = 'configs/segmentation/swinv2-nano_upernet_shapes.py'
 VIDEO = 'configs/video/video-swinv2-nano_motion.py'
@@ -201,6 +202,18 @@ def test_the_command(weights, photos, tmp_path, capsys):
     assert '--work-dir' in command('train', '--help').stdout
     failed = command('convert', tmp_path / 'none.pth', tmp_path / 'x.pth')
     assert failed.returncode == 1 and failed.stderr.strip().startswith('error: ')
+
+
+def test_the_code_of_the_readme(weights, photos, tmp_path, monkeypatch, capsys):
+    code = blocks(PREDICTION[0], 'python')[PREDICTION[1]]
+    monkeypatch.chdir(tmp_path)
+    for name, given in (('CONFIG', ROOT / CONFIG), ('CHECKPOINT', weights(CONFIG))):
+        assert f"'{name}'" in code
+        code = code.replace(f"'{name}'", repr(str(given)))
+    code = code.replace("'photos'", repr(str(photos))).replace('score=0.5', 'score=0.0')
+    exec(code, {})
+    assert 'tensor([' in capsys.readouterr().out
+    assert (tmp_path / 'outputs/preds/predictions.json').exists()
 
 
 def test_every_command_has_its_script():

@@ -12,6 +12,7 @@ from mmswinv2 import hosts
 from mmswinv2.checkpoints import PUBLISHED
 from tests.test_configs.test_detection import CHANNELS, RELEASE, step
 from tests.test_tools.conftest import ROOT
+from tests.test_tools.test_documents import train_recognizer
 
 FOLDER = ROOT / 'configs/video'
 W22K = [(8, 12, 12)] * 3 + [(8, 6, 6)]
@@ -139,3 +140,21 @@ def test_stage_2_takes_all_of_stage_1():
     (hook,) = load(STAGE_2).custom_hooks
     assert STAGE_1 in hook.checkpoint and hook.checkpoint.endswith('epoch_20.pth')
     assert not hook.get('new')
+
+
+def test_an_image_network_on_frames():
+    cfg = Config.fromfile(FOLDER / 'swinv2-t-w8_tsn-1x1x8_8xb8-amp-30e_kinetics400-rgb-256.py')
+    for split in ('train', 'val', 'test'):
+        frames = step(cfg, 'SampleFrames', split)
+        assert (frames.clip_len, frames.num_clips) == (1, 8)
+        assert step(cfg, 'FormatShape', split).input_format == 'NCHW'
+    assert cfg.model.data_preprocessor.format_shape == 'NCHW'
+    assert cfg.model.cls_head.in_channels == CHANNELS[cfg.model.backbone.arch] * 8
+    assert (
+        PUBLISHED[cfg.model.backbone.init_cfg.checkpoint].window == cfg.model.backbone.window_size
+    )
+    hosts.apply()
+    init_default_scope('mmaction')
+    cfg.model.backbone.update(arch='nano', init_cfg=None)
+    cfg.model.cls_head.in_channels = 256
+    train_recognizer(MODELS.build(cfg.model))

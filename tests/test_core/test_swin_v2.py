@@ -249,3 +249,82 @@ def test_extra_norms_are_counted_in_each_stage():
     assert places(arch='giant', extra_norm_every_n_blocks=21) == [(2, 20), (2, 41)]
     assert places(arch='giant', extra_norm_every_n_blocks=0) == []
     assert places(arch='nano', extra_norm_every_n_blocks=2) == [(i, 1) for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    ('axes', 'window'),
+    [
+        (IMAGE, 5),
+        (IMAGE, (3, 5)),
+        (IMAGE, [6, 3, 2]),
+        (IMAGE, [(2, 3), (5, 4), 7]),
+        (VIDEO, [(2, 3, 5)] * 3),
+        (VIDEO, 3),
+    ],
+    ids=str,
+)
+def test_the_window_of_a_built_network_can_be_set(axes, window):
+    sizes = dict(pretrained_window_sizes=8, **axes)
+    net = build(window_size=4, **sizes).eval()
+    fresh = build(window_size=window, **sizes).eval()
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+    fresh.load_state_dict(state)
+    x = torch.randn(1, 3, *((50, 61) if axes is IMAGE else (9, 50, 61)), dtype=torch.double)
+    before = net(x)
+    net.window_size = window
+    for got, want, old in zip(net(x), fresh(x), before, strict=True):
+        assert torch.equal(got, want) and not torch.equal(got, old)
+    assert net.window_size == net.window_sizes == fresh.window_size
+    assert net.pretrained_window_sizes == fresh.pretrained_window_sizes
+    assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
+
+
+def test_the_window_of_one_block_can_be_set():
+    net, fresh = build(window_size=4), build(window_size=[4, 4, 6])
+    for block in net.layers[2].blocks:
+        block.window = (6, 6)
+    assert [block.shift for block in net.layers[2].blocks] == [(0, 0), (3, 3)]
+    fresh.layers[2].load_state_dict(net.layers[2].state_dict())
+    for ours, theirs in zip(net.layers[2].blocks, fresh.layers[2].blocks, strict=True):
+        assert (ours.window, ours.shift) == (theirs.window, theirs.shift)
+
+
+@pytest.mark.parametrize(
+    'window', [0, -1, 2.5, '8', (1, 2, 3, 4), [(1, 2, 3)] * 3, True, None], ids=str
+)
+def test_a_wrong_window_is_refused_as_by_the_constructor(window):
+    net = build(window_size=4)
+    with pytest.raises(UserError) as at_first:
+        build(window_size=window)
+    with pytest.raises(UserError) as later:
+        net.window_size = window
+    assert str(later.value) == str(at_first.value)
+    assert net.window_size == ((4, 4),) * 3
+    assert {b.window for stage in net.layers for b in stage.blocks} == {(4, 4)}
+
+
+@pytest.mark.parametrize('out_indices', [(0,), (0, 1), (1,), (0, 2)], ids=str)
+def test_what_no_output_needs_is_not_built(out_indices):
+    whole = build()
+    net = build(out_indices=out_indices)
+    x = torch.randn(1, 3, 40, 40, dtype=torch.double)
+    missing, unexpected = net.load_state_dict(whole.state_dict(), strict=False)
+    assert missing == []
+    # norms of stages before the last output were never built
+    assert {key.split('.')[0] for key in unexpected} == {
+        f'norm{i}' for i in range(max(out_indices)) if i not in out_indices
+    }
+    outs = net(x)
+    for i, out in zip(out_indices, outs, strict=True):
+        assert torch.equal(out, whole(x)[i])
+    sum(out.sin().sum() for out in outs).backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None] == []
+    assert not any(key.startswith('layers.2.downsample') for key in whole.state_dict())
+
+
+def test_weights_of_stages_that_are_not_built_are_passed_over():
+    whole, net = build(), build(out_indices=(0, 1))
+    assert net.load_state_dict(whole.state_dict()) == ([], [])
+    assert len(whole.state_dict()) > len(net.state_dict())  # the dict that was given is as it was
+    with pytest.raises(RuntimeError, match='layers.3.blocks'):  # no stage of this arch
+        net.load_state_dict({**whole.state_dict(), 'layers.3.blocks.0.attn.q_bias': torch.zeros(8)})

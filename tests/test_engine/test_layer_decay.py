@@ -87,6 +87,25 @@ def test_custom_keys_and_more_names_without_decay():
     assert groups['neck.weight']['weight_decay'] == 0
 
 
+@pytest.mark.parametrize('decay_mult', [1.0, 2.0, 0.5])
+def test_a_key_of_a_whole_part_decays_nothing_that_has_no_decay(decay_mult):
+    model = Detector(SwinTransformerV2('nano'))
+    for key in ('backbone', 'backbone.layers.2', 'attn'):
+        groups = groups_by_name(model, build(model, custom_keys={key: dict(decay_mult=decay_mult)}))
+        for name, parameter in model.named_parameters():
+            free = parameter.ndim == 1 or 'cpb_mlp' in name or 'logit_scale' in name
+            want = 0 if free else 0.5 * (decay_mult if key in name else 1)
+            assert groups[name]['weight_decay'] == want, name
+
+
+def test_a_key_of_biases_alone_decays_them():
+    model = Detector(SwinTransformerV2('nano'))
+    keys = {'attn.cpb_mlp': dict(decay_mult=0.5), 'backbone': dict(lr_mult=0.1, decay_mult=1.0)}
+    groups = groups_by_name(model, build(model, custom_keys=keys))
+    assert groups['backbone.layers.0.blocks.0.attn.cpb_mlp.0.weight']['weight_decay'] == 0.25
+    assert groups['backbone.layers.0.blocks.0.attn.logit_scale']['weight_decay'] == 0
+
+
 def test_mistakes_are_named():
     with pytest.raises(UserError, match=r'Linear has none'):
         build(nn.Linear(2, 2), layer_decay_rate=0.9)

@@ -3,7 +3,10 @@ import sys
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
+from mmswinv2.checkpoints import load_but
+from mmswinv2.core import layer_id
 from mmswinv2.errors import UserError
 from mmswinv2.models import SwinTransformerV2
 from mmswinv2.paths import PATHS
@@ -53,6 +56,69 @@ def test_frozen_stages(frozen):
         assert stage <= names if i < frozen else not stage & names
         assert net.layers[i].training == (i >= frozen)
     assert net.pos_drop.training == (frozen < 0)
+
+
+def test_stages_that_are_not_built_are_logged(log):
+    SwinTransformerV2('nano', out_indices=(0, 1, 3))
+    assert 'not built' not in log()
+    net = SwinTransformerV2('nano', out_indices=(0, 1), frozen_stages=4)
+    assert 'out_indices=(0, 1) needs no stage after 1; stages [2, 3] are not built' in log()
+    assert not any(p.requires_grad for p in net.parameters())
+
+
+@pytest.mark.parametrize('key', ['layers.2.blocks.0.attn.q_bias', 'norm3.bias'])
+def test_weights_of_stages_that_are_not_built_are_not_unexpected(tmp_path, key):
+    source = SwinTransformerV2('nano').state_dict()
+    torch.save({'model': source}, tmp_path / 'swin.pth')
+    net = SwinTransformerV2('nano', out_indices=(0, 1))
+    report = net._load(str(tmp_path / 'swin.pth'))
+    assert report.missing == report.unexpected == report.mismatched == []
+    assert key in report.unused and set(report.loaded) == set(net.state_dict())
+
+
+def test_a_whole_model_passes_over_stages_that_are_not_built(tmp_path):
+    class Model(torch.nn.Module):
+        def __init__(self, **kwargs):
+            super().__init__()
+            self.student = torch.nn.ModuleDict({'backbone': SwinTransformerV2('nano', **kwargs)})
+
+    torch.save({'state_dict': Model().state_dict()}, tmp_path / 'whole.pth')
+    model = Model(out_indices=(0, 1))
+    report = load_but(model, tmp_path / 'whole.pth')
+    assert (
+        report.unexpected == [] and 'student.backbone.layers.3.blocks.1.norm2.bias' in report.unused
+    )
+
+
+def test_single_output():
+    x = torch.rand(1, 3, 40, 41)
+    net = SwinTransformerV2('nano', window_size=4, single_output=True).eval()
+    assert net.out_indices == (3,) and net(x).shape == (1, 256, 2, 2)
+    other = SwinTransformerV2('nano', window_size=4, single_output=True, out_indices=(1,))
+    assert other(x).shape == (1, 64, 5, 6)
+    for kwargs in dict(out_indices=(0, 1)), dict(single_output=1):
+        with pytest.raises(UserError, match='single_output must be True or False, and True goes'):
+            SwinTransformerV2('nano', **dict(single_output=True) | kwargs)
+
+
+def test_of_mmpretrain_the_last_stage_is_returned_by_default():
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        assert SwinTransformerV2('nano').out_indices == (3,)
+        three = dict(embed_dims=32, depths=(1, 1, 1), num_heads=(1, 2, 4))
+        assert SwinTransformerV2(three).out_indices == (2,)
+        assert SwinTransformerV2('nano', out_indices=(0, 3)).out_indices == (0, 3)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        assert SwinTransformerV2('nano').out_indices == (0, 1, 2, 3)
+
+
+def test_layer_depth_as_mmpretrain_asks_for_it():
+    net = SwinTransformerV2('nano')
+    depths = {
+        n: net.get_layer_depth(f'backbone.{n}', 'backbone.') for n, _ in net.named_parameters()
+    }
+    assert depths == {n: (layer_id(n, net.depths), 13) for n in depths}
+    assert net.get_layer_depth('head.fc.weight', 'backbone.') == (12, 13)
+    assert net.get_layer_depth('patch_embed.proj.bias') == (0, 13)
 
 
 BAD = [

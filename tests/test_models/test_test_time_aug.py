@@ -1,14 +1,18 @@
 """Boxes and masks of several views, on mmdet's own detectors."""
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.hub import get_config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, TRANSFORMS, init_default_scope
 from mmengine.structures import InstanceData
 
+from mmswinv2.errors import UserError
 from mmswinv2.models import InstanceSegTTAModel
+from mmswinv2.models.test_time_aug import View
 from tests.test_tools.conftest import CONFIG, ROOT
 
 pytestmark = pytest.mark.filterwarnings(
@@ -231,3 +235,27 @@ def test_found_by_its_prefix():
     cfg = Config.fromfile(ROOT / CONFIG)
     model = MODELS.build(dict(type='mmswinv2.InstanceSegTTAModel', module=cfg.model))
     assert model.tta_cfg['max_per_img'] == cfg.model.test_cfg.rcnn.max_per_img
+
+
+@pytest.mark.parametrize('flip', [None, 0.0, 1.0])
+def test_views_of_scales_alone(flip, tmp_path):
+    """Views made by mmdet's own transforms, with and without RandomFlip."""
+    picture = tmp_path / 'a.png'
+    cv2.imwrite(str(picture), np.zeros((40, 60, 3), np.uint8))
+    steps = [[dict(type='Resize', scale=(size, size), keep_ratio=True) for size in (30, 60)]]
+    if flip is not None:
+        steps.append([dict(type='RandomFlip', prob=flip)])
+    keys = ('img_id', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+    steps.append([dict(type='PackDetInputs', meta_keys=keys)])
+    init_default_scope('mmdet')
+    load, views = (
+        TRANSFORMS.build(cfg)
+        for cfg in (dict(type='LoadImageFromFile'), dict(type='TestTimeAug', transforms=steps))
+    )
+    metas = [sample.metainfo for sample in views(load(dict(img_path=str(picture))))['data_samples']]
+    if flip is None:
+        with pytest.raises(UserError, match=r"lack \['flip'\].* no RandomFlip.*prob=0.0"):
+            View.of(metas[0])
+        return
+    assert [View.of(meta).scale for meta in metas] == [(0.5, 0.5), (1.0, 1.0)]
+    assert [View.of(meta).axes for meta in metas] == [(-1,) if flip else ()] * 2

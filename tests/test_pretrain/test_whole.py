@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmengine.optim import build_optim_wrapper
 
 from benchmarks import peers
 from mmswinv2.checkpoints import CheckpointError, load_but, read_class_map
@@ -175,3 +176,28 @@ def test_head_of_other_classes(tmp_path):
     with pytest.raises(CheckpointError, match=r'tells 21 classes apart, .* 4: .*--class-map'):
         load_but(ours, tmp_path / 'a')
     assert load_but(ours, tmp_path / 'a', new=['head.']).new == ['head.fc.weight', 'head.fc.bias']
+
+
+def test_a_classifier_with_the_default_outputs_trains_all_of_it():
+    model = build(CLASSIFIER, model__backbone=dict(_delete_=True, type='mmswinv2.SwinTransformerV2',
+                                                   arch='nano'))  # fmt: skip
+    score = model.head.fc(model.extract_feat(torch.rand(2, 3, 64, 64))[-1])
+    score.sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_layer_decay_of_mmpretrain():
+    model = build(CLASSIFIER)
+    wrapper = build_optim_wrapper(
+        model,
+        dict(
+            optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05),
+            constructor='LearningRateDecayOptimWrapperConstructor',
+            paramwise_cfg=dict(layer_decay_rate=0.5),
+        ),
+    )
+    rates = {group['param_name']: group['lr'] for group in wrapper.optimizer.param_groups}
+    assert rates['head.fc.weight'] == rates['backbone.norm3.bias'] == 1
+    assert rates['backbone.layers.3.blocks.1.attn.q_bias'] == 0.5
+    assert rates['backbone.layers.0.downsample.reduction.weight'] == 0.5**9
+    assert rates['backbone.patch_embed.proj.weight'] == 0.5**12

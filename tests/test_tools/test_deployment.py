@@ -1,3 +1,8 @@
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -83,3 +88,38 @@ model = dict(
     run = tool('deployment/pytorch2onnx.py', config, '--output-file', tmp_path / 'x.onnx')
     assert 'RetinaNet has no backbone of mmswinv2 to export' in run.stderr
     assert 'Traceback' not in run.stderr
+
+
+@pytest.mark.slow
+def test_nothing_is_left_of_an_export_that_is_stopped(tmp_path):
+    pytest.importorskip('onnxruntime', reason='onnxruntime has no wheel for this Python')
+    config, folder = tmp_path / 'config.py', tmp_path / 'out'
+    folder.mkdir()
+    config.write_text(
+        """
+default_scope = 'mmdet'
+model = dict(
+    type='RetinaNet',
+    backbone=dict(
+        type='mmswinv2.SwinTransformerV2',
+        arch=dict(embed_dims=8, depths=(1,), num_heads=(1,)),
+        window_size=2,
+        out_indices=(0,),
+    ),
+    neck=None,
+    bbox_head=dict(type='RetinaHead', num_classes=3, in_channels=8),
+)
+"""
+    )
+    tool = 'tools/deployment/pytorch2onnx.py'
+    command = [sys.executable, tool, config, '--output-file', folder / 'x.onnx', '--verify']
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'PYTHONUNBUFFERED': '1'},
+    ) as process:  # fmt: skip
+        for line in process.stdout:
+            if 'largest difference so far' in line:  # the graph is there, the file is not
+                process.terminate()
+                break
+    assert process.returncode == 128 + signal.SIGTERM
+    assert list(folder.iterdir()) == []

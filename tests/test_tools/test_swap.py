@@ -16,6 +16,7 @@ from mmswinv2.core import VARIANTS, SwinV2
 from mmswinv2.errors import UserError
 from mmswinv2.swap import Options, find_config, read_config, swap_backbone, write_config
 from mmswinv2.swap.config import dicts_in
+from tests.test_tools.conftest import ROOT
 
 pytestmark = [
     # the hosts: old names of their own arguments, advice on their own losses
@@ -62,6 +63,22 @@ DETECTORS = {
     'panoptic_fpn': 'panoptic-fpn_r50_fpn_1x_coco',
     'centernet': 'centernet_r18_8xb16-crop512-140e_coco',
     'hrnet': 'faster-rcnn_hrnetv2p-w18-1x_coco',
+    'efficientnet': 'retinanet_effb3_fpn_8xb4-crop896-1x_coco',
+    'nas_fpn': 'retinanet_r50_nasfpn_crop640-50e_coco',
+    'yolact': 'yolact_r50_1xb8-55e_coco',
+    'pvt': 'retinanet_pvt-t_fpn_1x_coco',
+    'fast_rcnn': 'fast-rcnn_r50_fpn_1x_coco',
+    'rpn': 'rpn_r50_fpn_1x_coco',
+    'solo': 'solo_r50_fpn_1x_coco',
+    'ddod': 'ddod_r50_fpn_1x_coco',
+    'reppoints': 'reppoints-moment_r50_fpn_1x_coco',
+    'ddq': 'ddq-detr-4scale_r50_8xb2-12e_coco',
+    'detectors': 'cascade-rcnn_r50-sac_1x_coco',
+    'scnet': 'scnet_r50_fpn_1x_coco',
+    'fpg': 'retinanet_r50_fpg_crop640_50e_coco',
+    'pafpn': 'faster-rcnn_r50_pafpn_1x_coco',
+    'boxinst': 'boxinst_r50_fpn_ms-90k_coco',
+    'cascade_rpn': 'cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco',
 }
 SEGMENTORS = {
     'deeplabv3plus': 'deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024',
@@ -84,15 +101,27 @@ SEGMENTORS = {
     'fastfcn': 'fastfcn_r50-d32_jpu_psp_4xb2-80k_cityscapes-512x1024',
     'segnext': 'segnext_mscan-t_1xb16-adamw-160k_ade20k-512x512',
     'mobilenet_v2': 'mobilenet-v2-d8_fcn_4xb2-80k_cityscapes-512x1024',
+    'ann': 'ann_r50-d8_4xb2-40k_cityscapes-512x1024',
+    'hrnet': 'fcn_hr18_4xb2-40k_cityscapes-512x1024',
+    'gcnet': 'gcnet_r50-d8_4xb2-40k_cityscapes-512x1024',
+    'apcnet': 'apcnet_r50-d8_4xb2-40k_cityscapes-512x1024',
+    'twins': 'twins_pcpvt-s_fpn_fpnhead_8xb4-80k_ade20k-512x512',
+    'resnest': 'resnest_s101-d8_deeplabv3_4xb2-80k_cityscapes-512x1024',
+    'segmenter': 'segmenter_vit-s_fcn_8xb1-160k_ade20k-512x512',
 }
-ALWAYS = ('faster_rcnn', 'retinanet', 'detr'), ('pspnet', 'segformer')
-SIZE = {'mmdet': 128, 'mmseg': 64}  # pixels of a training image
-LARGER = {'dino': 256}  # it picks 900 tokens
+ROTATED = {
+    's2anet': 's2anet-le90_r50_fpn_1x_dota',
+    'rotated_retinanet': 'rotated-retinanet-rbox-le90_r50_fpn_1x_dota',
+    'oriented_rcnn': 'oriented-rcnn-le90_r50_fpn_1x_dota',
+}
+ALWAYS = ('faster_rcnn', 'retinanet', 'detr'), ('pspnet', 'segformer'), ROTATED
+SIZE = {'mmdet': 128, 'mmseg': 64, 'mmrotate': 128}  # pixels of a training image
+LARGER = {'dino': 256, 'ddq': 256, 'ddod': 384}  # 900 tokens are picked; 3 x 3 at stride 128
 
 
 def families():
     for package, table, always in zip(
-        ('mmdet', 'mmseg'), (DETECTORS, SEGMENTORS), ALWAYS, strict=True
+        ('mmdet', 'mmseg', 'mmrotate'), (DETECTORS, SEGMENTORS, ROTATED), ALWAYS, strict=True
     ):
         for family, config in table.items():
             marks = () if family in always else pytest.mark.slow
@@ -100,7 +129,7 @@ def families():
             yield pytest.param(name, marks=marks, id=f'{package}-{family}')
 
 
-def detection_batch(size, with_masks):
+def detection_batch(size, with_masks, rotated):
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
 
@@ -115,9 +144,15 @@ def detection_batch(size, with_masks):
         sample = DetDataSample(metainfo=meta)
         labels = torch.tensor([0, 1])
         sample.gt_instances = InstanceData(bboxes=boxes.clone(), labels=labels)
+        sample.proposals = InstanceData(bboxes=boxes.clone(), scores=torch.ones(2))
+        if rotated:
+            from mmrotate.structures.bbox import RotatedBoxes
+
+            boxes_and_angles = torch.tensor([[40.0, 40, 64, 64, 0.3], [80, 80, 80, 64, -0.5]])
+            sample.gt_instances.bboxes = RotatedBoxes(boxes_and_angles)
         if with_masks:
             sample.gt_instances.masks = BitmapMasks(masks, *size)
-        sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4))
+        sample.ignored_instances = InstanceData(bboxes=sample.gt_instances.bboxes[:0])
         regions = torch.from_numpy(masks.astype(np.int64)).sum(0, keepdim=True).clamp(max=1)
         sample.gt_sem_seg = PixelData(sem_seg=regions)
         samples.append(sample)
@@ -151,30 +186,39 @@ def train_a_step(cfg, pixels):
         wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
         backbone = next(m for m in model.modules() if isinstance(m, SwinV2))
         before = {k: v.detach().clone() for k, v in backbone.named_parameters()}
-        if cfg.default_scope == 'mmdet':
-            with_masks = re.search('segm|Panoptic', str(cfg.val_evaluator)) is not None
-            samples = detection_batch(size, with_masks)
-        else:
+        if cfg.default_scope == 'mmseg':
             samples = segmentation_batch(size)
+        else:
+            with_masks = re.search('segm|Panoptic', str(cfg.val_evaluator)) is not None
+            samples = detection_batch(size, with_masks, cfg.default_scope == 'mmrotate')
         images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for _ in samples]
         model.train()
         batch = model.data_preprocessor(dict(inputs=images, data_samples=samples), training=True)
         loss, losses = model.parse_losses(model(**batch, mode='loss'))
         wrapper.backward(loss)
         wrapper.step()
-    return losses, before, backbone
+    return losses, before, backbone, wrapper
+
+
+def decayed(backbone, wrapper):
+    """The backbone's parameters that have weight decay."""
+    groups = [g for g in wrapper.optimizer.param_groups if g['weight_decay']]
+    found = {p for group in groups for p in group['params']}
+    return {name for name, p in backbone.named_parameters() if p in found}
 
 
 @pytest.mark.parametrize('name', list(families()))
 def test_family(name, tmp_path):
     torch.manual_seed(0)
+    if name.startswith('mmrotate'):
+        pytest.importorskip('mmrotate', reason='mmrotate is not installed')
     cfg, notes = swap_backbone(read_config(name), Options(arch='nano', checkpoint='none'))
     path = tmp_path / 'new.py'
     write_config(path, cfg, notes, name, 'command')
     cfg = Config.fromfile(path)
 
     package, family = re.match(r'(\w+)::(\w+)/', name).groups()
-    losses, before, backbone = train_a_step(cfg, LARGER.get(family, SIZE[package]))
+    losses, before, backbone, wrapper = train_a_step(cfg, LARGER.get(family, SIZE[package]))
     assert losses and all(torch.isfinite(v).all() for v in losses.values()), losses
     without = [k for k, p in backbone.named_parameters() if p.grad is None]
     # several GPUs would wait for them
@@ -182,8 +226,21 @@ def test_family(name, tmp_path):
     last = f'norm{max(backbone.out_indices)}.weight'
     changed = {k for k, p in backbone.named_parameters() if not torch.equal(p, before[k])}
     assert {'patch_embed.proj.weight', last} <= changed
+    assert decayed(backbone, wrapper) == {
+        k
+        for k, p in backbone.named_parameters()
+        if p.ndim > 1 and 'cpb_mlp' not in k and 'logit_scale' not in k
+    }
     assert type(backbone).__name__ == 'SwinTransformerV2'
     assert re.search(r'backbone: .* -> mmswinv2.SwinTransformerV2 nano', notes.changed[0])
+
+
+def test_the_families_that_are_tried_are_listed():
+    text = (ROOT / 'docs/swap.md').read_text()
+    for package, table in zip(SIZE, (DETECTORS, SEGMENTORS, ROTATED), strict=True):
+        (row,) = re.findall(rf'^\| {package} \| (.*) \|$', text, re.MULTILINE)
+        listed = re.sub(r' \(.*?\)', '', row).split(', ')
+        assert sorted(listed) == sorted(table)
 
 
 def faster_rcnn(**model):
@@ -201,6 +258,12 @@ REFUSED = {
     'mmdet::detectors/detectors_cascade-rcnn_r50_1x_coco.py': 'RFP',
     'mmdet::cornernet/cornernet_hourglass104_10xb5-crop511-210e-mstest_coco.py': 'no pyramid',
     'mmdet::ld/ld_r50-gflv1-r101_fpn_1x_coco.py': 'teacher',
+    'mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py': (
+        r'SoftTeacher builds 2 backbones \(student.backbone, teacher.backbone\)'
+    ),
+    'mmdet::cascade_rpn/cascade-rpn_r50-caffe_fpn_1x_coco.py': (
+        "the model of the config, before any swap, cannot be built: .*'num_classes'"
+    ),
     'mmdet::deepsort/deepsort_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py': (
         'is a tracker'
     ),
@@ -229,6 +292,46 @@ def test_two_backbones():
         swap_backbone(faster_rcnn(reid=dict(backbone=dict(type='ResNet', depth=50))), NANO)
 
 
+class Twice(torch.nn.Module):
+    """A model that holds its detector under two names of its own."""
+
+    def __init__(self, detector):
+        super().__init__()
+        self.slow, self.fast = MODELS.build(detector), MODELS.build(detector)
+
+
+def test_a_backbone_that_is_built_twice():
+    cfg = faster_rcnn()
+    with MODELS.switch_scope_and_registry('mmdet') as registry:
+        registry.register_module(module=Twice, force=True)
+    cfg.model = dict(type='Twice', detector=cfg.model)
+    with pytest.raises(UserError, match=r'Twice builds 2 .*slow.backbone, fast.backbone'):
+        swap_backbone(cfg, NANO)
+
+
+def test_what_fails_after_the_swap_alone_is_blamed_on_it():
+    from mmdet.models import FasterRCNN
+
+    class Bound(FasterRCNN):
+        def extract_feat(self, images):
+            if type(self.backbone).__name__ != 'ResNet':
+                raise AssertionError
+            return super().extract_feat(images)
+
+    with MODELS.switch_scope_and_registry('mmdet') as registry:
+        registry.register_module(module=Bound, force=True)
+    with pytest.raises(UserError, match='^the new model does not run .*: raise AssertionError'):
+        swap_backbone(faster_rcnn(type='Bound'), NANO)
+
+
+def test_what_fails_before_the_swap_is_not_blamed_on_it():
+    cfg = faster_rcnn()
+    cfg.model.roi_head.bbox_head.num_classes = 'many'
+    for check in (True, False):
+        with pytest.raises(UserError, match='before any swap, cannot be built: TypeError'):
+            swap_backbone(cfg, Options(arch='nano', check=check))
+
+
 @pytest.mark.parametrize('cfg', [dict(), dict(model=dict(type='RTMDet'), default_scope='mmdet')])
 def test_without_a_backbone(cfg):
     with pytest.raises(UserError, match='no model|no backbone'):
@@ -238,7 +341,7 @@ def test_without_a_backbone(cfg):
 def test_a_misfit_is_named():
     cfg = faster_rcnn()
     cfg.model.rpn_head.in_channels = 128
-    with pytest.raises(UserError, match=r'does not run.*in rpn_head\.rpn_conv'):
+    with pytest.raises(UserError, match=r'before any swap, does not run.*in rpn_head\.rpn_conv'):
         swap_backbone(cfg, NANO)
     cfg = faster_rcnn()
     cfg.model.neck.in_channels = [256, 512, 1024, 1024]
@@ -287,7 +390,7 @@ def test_adamw_stays():
     cfg.optim_wrapper.paramwise_cfg.custom_keys['backbone.layer4'] = dict(lr_mult=0.5)
     new, notes = swap_backbone(cfg, NANO)
     assert new.optim_wrapper.optimizer == cfg.optim_wrapper.optimizer
-    assert list(new.optim_wrapper.paramwise_cfg.custom_keys) == ['backbone']
+    assert new.optim_wrapper.paramwise_cfg.custom_keys == dict(backbone=dict(lr_mult=0.1))
     assert new.model.backbone.out_indices == (3,) and new.model.neck.in_channels == [256]
     assert any('backbone.layer4' in text for text in notes.judge)
 

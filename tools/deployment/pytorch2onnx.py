@@ -8,10 +8,9 @@ With --verify, onnxruntime runs the file at several sizes beside the model.
 import argparse
 import contextlib
 import logging
-import os
-import tempfile
+import signal
+import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from torch.fx.experimental import _config as symbols
 from mmswinv2 import hosts
 from mmswinv2.analysis.model import ready
 from mmswinv2.checkpoints import read_checkpoint
+from mmswinv2.checkpoints.files import write_atomically
 from mmswinv2.core import SwinV2
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.errors import UserError, report_user_errors
@@ -80,16 +80,16 @@ def example(features):
     core = features.backbone
     strides, axes = core.patch_embed.patch_size, len(core.patch_embed.patch_size)
     merging = next((s.downsample.stride for s in core.layers if s.downsample), (1,) * axes)
-    last = len(core.depths) - 1
+    last = len(core.layers) - 1
     size = [
         2 * m * patch * stride**last + 1
-        for m, patch, stride in zip(core.window_sizes[-1], strides, merging, strict=True)
+        for m, patch, stride in zip(core.window_sizes[last], strides, merging, strict=True)
     ]
     return torch.rand(2, core.patch_embed.proj.in_channels, *size)
 
 
-def export(features, path):
-    """Write the file.
+def export(features):
+    """The example that was exported, and the content of the file.
 
     The example has several windows along each axis of each map, and torch is told to take no size
     of it for special, so that what it writes down holds for one window too.
@@ -106,17 +106,16 @@ def export(features, path):
         outputs = [f'map{i}' for i in range(len(features(image)))]
         # torch prints the steps it takes, which nobody asked for
         with contextlib.redirect_stdout(None):
-            torch.onnx.export(
-                program, (image,), path, dynamo=True, input_names=['image'], output_names=outputs,
-                external_data=False,
-            )  # fmt: skip
-    return image
+            exported = torch.onnx.export(
+                program, (image,), dynamo=True, input_names=['image'], output_names=outputs
+            )
+    return image, exported.model_proto.SerializeToString()
 
 
-def verify(features, path, image):
+def verify(features, graph, image):
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    session = onnxruntime.InferenceSession(graph, providers=['CPUExecutionProvider'])
     worst = 0.0
     for numerator in (4, 5, 1):  # of the example's size; the last has a window or less
         size = [max(1, n * numerator // 4 - 3) for n in image.shape[2:]]
@@ -140,18 +139,17 @@ def main():
     cfg = config_with_options(args.config, args.cfg_options)
     features = build_features(cfg, args.checkpoint)
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)
-    output = Path(args.output_file)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent) as folder, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of torch's own exporter
-        path = Path(folder, output.name)
-        image = export(features, path)
+        image, graph = export(features)
         if args.verify:
-            verify(features, path, image)
-        os.replace(path, output)
-    print(f'Successfully exported ONNX model: {output}')
+            verify(features, graph, image)
+    write_atomically(args.output_file, lambda file: file.write(graph))
+    print(f'Successfully exported ONNX model: {args.output_file}')
 
 
 if __name__ == '__main__':
+    # so that what is half written goes
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with report_user_errors():
         main()
