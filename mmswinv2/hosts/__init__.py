@@ -143,7 +143,7 @@ def input_size(cfg: Any, given: Sequence[int] | None = None) -> tuple[int, ...]:
     if preprocessor.get('size'):
         return tuple(preprocessor['size'])
     pipeline = training_pipeline(cfg)
-    frames = [t['clip_len'] for t in pipeline if 'clip_len' in t]
+    frames = [of(cfg).frames(cfg, t) for t in pipeline if 'clip_len' in t]
     height, width = _last_size(pipeline)
     if not frames:
         divisor = preprocessor.get('pad_size_divisor', 1)

@@ -161,17 +161,31 @@ class MMAction(Host):
             if type(transform).__name__ == 'PackActionInputs':
                 transform.meta_keys = tuple(dict.fromkeys((*transform.meta_keys, *FILE_KEYS)))
 
+    def frames(self, cfg: Any, sampling: Any) -> int:
+        """Those of all clips for networks of images, which see one at a time."""
+        clips = sampling.get('num_clips', 1) if _of_images(cfg) else 1
+        return int(sampling['clip_len']) * int(clips)
+
     def sample_batch(self, cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:
         """Clips with a class each."""
         from mmaction.structures import ActionDataSample
 
-        inputs = [torch.randint(256, (1, 3, *size), dtype=torch.uint8) for _ in range(count)]
+        frames, *pixels = size
+        shape = (frames, 3, *pixels) if _of_images(cfg) else (1, 3, *size)
+        inputs = [torch.randint(256, shape, dtype=torch.uint8) for _ in range(count)]
         samples = [ActionDataSample().set_gt_label(0) for _ in inputs]
         return dict(inputs=inputs, data_samples=samples)
 
     def run_head(self, model: Any, outputs: Any) -> None:
-        """Run the head on the maps of the backbone."""
-        model.cls_head(outputs)
+        """Run the head on the maps of the backbone, for one sample."""
+        if type(model).__name__ == 'Recognizer2D':
+            model.cls_head(outputs, len(outputs))
+        else:
+            model.cls_head(outputs)
+
+
+def _of_images(cfg: Any) -> bool:
+    return str(cfg.model.type).endswith('Recognizer2D')
 
 
 def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:

@@ -467,6 +467,10 @@ class Host:
         """
         return None
 
+    def frames(self, cfg: Any, sampling: Any) -> int:
+        """Frames of a sample, by the config of the transform that samples them."""
+        return int(sampling['clip_len'])
+
     def sample_batch(self, cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:
         """Random inputs and annotations for a training step, as a data loader hands them over.
 

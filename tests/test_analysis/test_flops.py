@@ -82,6 +82,7 @@ def test_parts_make_the_whole(name, size):
         ('detection/htc++_swinv2-g-w32_fpn_96xb1-67500iters_objects365v2-800x1024.py', (800, 1024)),
         ('segmentation/swinv2-b-w40_upernet_8xb8-40k_ade20k-640x640.py', (640, 640)),
         ('video/video-swinv2-g-p244-w8x20x20_64xb1-5e_kinetics400-rgb-320.py', (16, 320, 320)),
+        ('video/swinv2-t-w8_tsn-1x1x8_8xb8-amp-30e_kinetics400-rgb-256.py', (8, 256, 256)),
         ('video/video-swinv2-t-p244-w8x8x8_8xb8-amp-30e_kinetics400-rgb-256.py', (32, 256, 256)),
     ],
 )
@@ -102,6 +103,12 @@ def test_size_of_several_data_sets_and_of_none():
     cfg.train_dataloader = None
     with pytest.raises(UserError, match='no train_dataloader with a pipeline'):
         input_size(cfg)
+
+
+def test_frames_of_an_image_network_are_images():
+    cfg = load('video/swinv2-t-w8_tsn-1x1x8_8xb8-amp-30e_kinetics400-rgb-256.py')
+    one, eight = (count_flops(cfg, (frames, 64, 64))['backbone'] for frames in (1, 8))
+    assert eight == 8 * one
 
 
 def test_only_our_backbones():
