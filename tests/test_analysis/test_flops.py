@@ -108,7 +108,7 @@ def test_size_of_several_data_sets_and_of_none():
 def test_frames_of_an_image_network_are_images():
     cfg = load('video/swinv2-t-w8_tsn-1x1x8_8xb8-amp-30e_kinetics400-rgb-256.py')
     one, eight = (count_flops(cfg, (frames, 64, 64))['backbone'] for frames in (1, 8))
-    assert eight == 8 * one
+    assert 7.8 * one < eight < 8 * one  # the position bias is made once
 
 
 def test_only_our_backbones():
