@@ -6,6 +6,7 @@ part of the float32 weights and of the optimizer's state.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import io
@@ -181,19 +182,27 @@ def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> Any:
     if path.suffix == '.safetensors':
         return _read_safetensors(path)
     try:
-        _check_sums(path)
+        stat = path.stat()
+        _check_sums(path.resolve(), stat.st_size, stat.st_mtime_ns, stat.st_ino)
         return load_without_code(path, 'cpu', mmap=mmap and is_zipfile(path))
     except pickle.UnpicklingError as error:
         if not re.search('global|class', str(error), re.IGNORECASE):
             raise _unreadable(path, error) from error
         raise CheckpointError(
             f'{path} holds more than tensors, and restoring the rest would run code from the file. '
-            'If you trust where it comes from, keep its weights alone: '
-            f"`ckpt = torch.load('{path.name}', weights_only=False); "
-            "torch.save({'model': ckpt['model']}, 'weights.pth')` "
-            f'(or `state_dict` in place of `model`). torch says: {_first_line(error)}'
+            'If you trust where it comes from, keep its weights alone, where the packages that it '
+            f'asks for are installed: `f = torch.load({str(path)!r}, weights_only=False); '
+            "w = next((f[k] for k in ('state_dict', 'model') if k in f), f) if isinstance(f, dict) "
+            "else f; torch.save(w.state_dict() if hasattr(w, 'state_dict') else w, 'weights.pth')` "
+            f'(it takes whole modules too). torch says: {_first_line(error)}'
         ) from error
     except Exception as error:  # a damaged pickle may end in any
+        if 'TorchScript' in str(error):
+            raise CheckpointError(
+                f'{path} is a program of TorchScript. If you trust where it comes from, keep its '
+                f"weights alone: `torch.save(torch.jit.load({str(path)!r}, 'cpu').state_dict(), "
+                "'weights.pth')`"
+            ) from error
         raise _unreadable(path, error) from error
 
 
@@ -217,10 +226,12 @@ def load_without_code(file: Any, map_location: Any, mmap: bool = False) -> Any:
     return found
 
 
-def _check_sums(path: Path) -> None:
+@functools.lru_cache(maxsize=256)
+def _check_sums(path: Path, *state: int) -> None:
     """Raise `BadZipFile` if a member of an archive is not as it was written.
 
-    torch does not look at the check sums. Archives written without any have zeros there.
+    torch does not look at the check sums. Archives written without any have zeros there. A file is
+    gone through once, however often it is read, unless its `state` has changed.
     """
     if not is_zipfile(path):
         return

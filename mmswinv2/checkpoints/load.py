@@ -18,13 +18,24 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..core.swin_v2 import SwinV2
 from ..errors import CheckpointError
-from .convert import Converted, Windows, convert_checkpoint, describe, inflate, is_2d, unwrap
+from .convert import (
+    Converted,
+    Windows,
+    convert_checkpoint,
+    describe,
+    inflate,
+    is_2d,
+    unwrap,
+)
 from .files import read_checkpoint
 from .formats import FORMATS, State
 
 _LEAST = 0.05  # share of a model's keys that have to be in a file
 _OUTPUT_NORM = re.compile(r'norm\d\.(weight|bias)')
 _HEAD = ('head.fc.weight', 'head.fc.bias')
+_BACKBONE = 'backbone.'
+_PATCHES = 'backbone.patch_embed.proj.'
+_WRAPPED = re.compile(r'(module|_orig_mod)\.')  # by distributed training, by torch.compile
 
 
 @dataclass
@@ -44,6 +55,7 @@ class LoadReport:
         windows: the pre-trained windows of the file, per stage as far as they are known.
         assumed: the pre-trained windows of the model.
         inflated: whether weights of an image network were given a time axis.
+        notes: what else there is to say of the file.
     """
 
     path: Path
@@ -58,6 +70,7 @@ class LoadReport:
     windows: Windows = field(default_factory=dict)
     assumed: list[int | tuple[int, ...]] = field(default_factory=list)
     inflated: bool = False
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         """A few lines for a log."""
@@ -74,6 +87,7 @@ class LoadReport:
             lines.append(f'  pre-trained windows: {self._windows()}')
         if self.inflated:
             lines.append('  inflated from 2D: patches repeated over time, bias constant over time')
+        lines += [f'  {note}' for note in self.notes]
         for title in ('missing', 'unexpected', 'mismatched'):
             if keys := getattr(self, title):
                 more = f' and {len(keys) - 8} more' if len(keys) > 8 else ''
@@ -152,6 +166,7 @@ def load_pretrained(
     format: str | None = None,
     prefix: str | None = None,
     pretrained2d: bool = False,
+    key: str | None = None,
 ) -> LoadReport:
     """Load a checkpoint of any format into a backbone.
 
@@ -165,12 +180,13 @@ def load_pretrained(
         prefix: what precedes the backbone's keys in the file; detected when ``None``.
         pretrained2d: inflate the weights of an image network for a video network, see `inflate`;
             those of a video network are loaded as they are.
+        key: the entry of the file that holds the weights, see `unwrap`.
 
     Raises:
         CheckpointError: if the file cannot be read, is no SwinV2, is one of another architecture,
             or was trained with other windows than ``model.pretrained_window_sizes``.
     """
-    converted = convert_checkpoint(read_checkpoint(path), path, format, prefix)
+    converted = convert_checkpoint(read_checkpoint(path), path, format, prefix, key)
     state, windows, unused = converted.state, converted.windows, converted.left_out
     token = converted.heads.get('backbone.mask_token')
     if hasattr(model, 'mask_token') and token is not None:
@@ -204,6 +220,7 @@ def load_but(
     path: str | os.PathLike[str],
     new: Sequence[str] = (),
     class_map: Sequence[int] | None = None,
+    key: str | None = None,
 ) -> LoadReport:
     """Load a checkpoint into a whole model, except for the parts that are to be new.
 
@@ -217,6 +234,7 @@ def load_but(
         new: parts of names; parameters with one of them in their names are not loaded.
         class_map: for each class of the model's linear head, the class of the file's; see
             `read_class_map`.
+        key: the entry of the file that holds the weights, see `unwrap`.
 
     Raises:
         CheckpointError: if the file cannot be read or does not fit, if an entry of `new` is in no
@@ -225,15 +243,7 @@ def load_but(
     if isinstance(new, str) or '' in new:
         raise CheckpointError(f'new must be a list of parts of names, none empty, got {new!r}')
     checkpoint, own = read_checkpoint(path), model.state_dict()
-    given, converted = unwrap(checkpoint), None
-    backbone = getattr(model, 'backbone', None)
-    if isinstance(backbone, SwinV2) and 'backbone.patch_embed.proj.weight' not in given:
-        converted = convert_checkpoint(checkpoint, path)
-        given = {
-            **{f'backbone.{key}': value for key, value in converted.state.items()},
-            **converted.heads,
-            **{key: given[key] for key in converted.unknown},  # unexpected, not passed over
-        }
+    given, converted = _for_model(model, own, checkpoint, path, key)
     if class_map is not None:
         if any(part in key for part in new for key in _HEAD):
             raise CheckpointError(f'new={list(new)} and class_map both say how the head starts')
@@ -249,11 +259,80 @@ def load_but(
             f'size, or name the parts that it is not to give in new (now {list(new)}); for the '
             'backbone alone give the file to model.backbone.init_cfg'
         )
-    if converted is not None and isinstance(backbone, SwinV2):
-        _describe_source(report, converted, backbone)
-        _check_windows(report, backbone)
+    _check_source(report, converted, model)
     _assign(model, given, report)
     return report
+
+
+def fit_weights(
+    model: nn.Module, checkpoint: Any, path: str | os.PathLike[str] = 'checkpoint'
+) -> tuple[State, LoadReport]:
+    """Prepare weights for a whole model that takes what fits, as mmengine's ``load_from`` does.
+
+    Heads may differ. A backbone of this package must fit, but for the norms of its outputs.
+
+    Args:
+        model: the model.
+        checkpoint: weights, wrapped or not, of the model or in any format of `FORMATS`.
+        path: the file, for messages.
+
+    Returns:
+        weights under the model's keys, and the report.
+
+    Raises:
+        CheckpointError: if the backbone does not fit, if the file holds a backbone alone, or if
+            next to nothing fits.
+    """
+    own = model.state_dict()
+    given, converted = _for_model(model, own, checkpoint, path)
+    report = compare_keys(path, own, given)
+    backbone = getattr(model, 'backbone', None)
+    if isinstance(backbone, SwinV2):
+        parts = {key: value for key, value in given.items() if key.startswith(_BACKBONE)}
+        inner = {key: value for key, value in own.items() if key.startswith(_BACKBONE)}
+        problems = compare_keys(path, inner, parts).problems(
+            lambda key: _OUTPUT_NORM.fullmatch(key.removeprefix(_BACKBONE))
+        )
+        others = [key for key in given if key in own and key not in inner]
+        if not problems and converted is not None and not others and len(own) > len(inner):
+            problems = 'it holds a backbone alone, where a whole model belongs'
+        if problems:
+            state = {key.removeprefix(_BACKBONE): value for key, value in parts.items()}
+            raise CheckpointError(
+                f'{path} does not fit the model of the config ({problems}); for the weights of a '
+                "backbone alone: model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
+                f'{_hint(backbone, state)}'
+            )
+    _check_source(report, converted, model)
+    _check_report(report, own, given)
+    return given, report
+
+
+def _for_model(
+    model: nn.Module,
+    own: State,
+    checkpoint: Any,
+    path: str | os.PathLike[str],
+    key: str | None = None,
+) -> tuple[State, Converted | None]:
+    """The weights of a file under the keys of a whole model, converted where they are not yet."""
+    try:
+        found = given = unwrap(checkpoint, key)
+    except CheckpointError as error:
+        raise CheckpointError(f'{path}: {error}') from error
+    while all(_WRAPPED.match(name) and name not in own for name in given):
+        given = {_WRAPPED.sub('', name, count=1): value for name, value in given.items()}
+    if not isinstance(getattr(model, 'backbone', None), SwinV2):
+        return given, None
+    if any(name.startswith(_PATCHES) for name in given):
+        return given, None
+    converted = convert_checkpoint(checkpoint, path, key=key)
+    given = {
+        **{_BACKBONE + name: value for name, value in converted.state.items()},
+        **converted.heads,
+        **{name: found[name] for name in converted.unknown},  # unexpected, not passed over
+    }
+    return given, converted
 
 
 def read_class_map(path: str | os.PathLike[str]) -> list[int]:
@@ -297,15 +376,27 @@ def shard_like(value: Tensor, like: Tensor) -> Tensor:
 
 def _describe_source(report: LoadReport, converted: Converted, backbone: SwinV2) -> None:
     report.format, report.prefix = converted.format, converted.prefix
-    report.windows = converted.windows
+    report.windows, report.notes = converted.windows, converted.notes
     report.assumed = _short_windows(backbone.pretrained_window_sizes)
 
 
-def _assign(model: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> None:
+def _check_source(report: LoadReport, converted: Converted | None, model: nn.Module) -> None:
+    """Note where converted weights are from, and refuse those of other windows."""
+    backbone = getattr(model, 'backbone', None)
+    if converted is not None and isinstance(backbone, SwinV2):
+        _describe_source(report, converted, backbone)
+        _check_windows(report, backbone)
+
+
+def _check_report(report: LoadReport, own: State, given: Mapping[str, Tensor]) -> None:
     report.require_match()
-    own = model.state_dict()
     for key in report.loaded:
-        _check_numbers(report.path, key, own[key], state[key])
+        _check_numbers(report.path, key, own[key], given[key])
+
+
+def _assign(model: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> None:
+    own = model.state_dict()
+    _check_report(report, own, state)
     loaded = {key: shard_like(state[key], own[key]) for key in report.loaded}
     model.load_state_dict(loaded, strict=False)
 
