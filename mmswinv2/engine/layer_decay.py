@@ -15,10 +15,10 @@ from ..errors import UserError
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 _NO_DECAY = ('cpb_mlp', 'logit_scale')
-_OPTIONS = {'layer_decay_rate', 'no_decay_names', 'custom_keys'}
+_OPTIONS = {'layer_decay_rate', 'merging_layers', 'no_decay_names', 'custom_keys'}
 
 
-def layer_id(name: str, depths: tuple[int, ...]) -> int:
+def layer_id(name: str, depths: tuple[int, ...], merging_layers: bool = True) -> int:
     """Layer of a backbone's parameter, as the authors count (AiT, ``ait/code/model/optimizer.py``).
 
     The patch embedding is 0, then every block and every patch merging is a layer of its own, and
@@ -27,13 +27,15 @@ def layer_id(name: str, depths: tuple[int, ...]) -> int:
     Args:
         name: the parameter's name inside the backbone.
         depths: blocks per stage.
+        merging_layers: ``False`` counts a patch merging with the block before it, as their code of
+            classification and SimMIM does (microsoft/Swin-Transformer, ``optimizer.py``).
     """
     if name.startswith('patch_embed.'):
         return 0
-    slots = [depth + 1 for depth in depths[:-1]] + [depths[-1]]  # blocks, and the merging
+    slots = [depth + merging_layers for depth in depths[:-1]] + [depths[-1]]
     if match := re.match(r'layers\.(\d+)\.(?:blocks\.(\d+)|downsample)\.', name):
         stage = int(match[1])
-        block = int(match[2]) if match[2] else depths[stage]
+        block = int(match[2]) if match[2] else depths[stage] - (not merging_layers)
         return 1 + sum(slots[:stage]) + block
     return 1 + sum(slots)
 
@@ -48,7 +50,8 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     Args:
         optim_wrapper_cfg: config of the optimizer wrapper.
-        paramwise_cfg: ``layer_decay_rate`` (1: no decay over layers), ``no_decay_names`` (more
+        paramwise_cfg: ``layer_decay_rate`` (1: no decay over layers), ``merging_layers`` (see
+            `layer_id`; AiT's rule unless it is ``False``), ``no_decay_names`` (more
             parts of names without weight decay) and ``custom_keys`` (part of a name to
             ``dict(lr_mult=..., decay_mult=...)``; the longest that matches counts, and what it
             says of weight decay comes before all else).
@@ -58,7 +61,7 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
-        options = {'layer_decay_rate': 1.0, **(paramwise_cfg or {})}
+        options = {'layer_decay_rate': 1.0, 'merging_layers': True, **(paramwise_cfg or {})}
         if unknown := sorted(set(options) - _OPTIONS):
             raise UserError(f'paramwise_cfg has {unknown}; it may have {sorted(_OPTIONS)}')
         if not 0 < options['layer_decay_rate'] <= 1:
@@ -111,8 +114,9 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         for prefix, backbone in backbones.items():
             inside = name.removeprefix(f'{prefix}.') if prefix else name
             if inside != name or not prefix:
-                last = layer_id('', backbone.depths)
-                layer = layer_id(inside, backbone.depths)
+                merging = self.paramwise_cfg['merging_layers']
+                last = layer_id('', backbone.depths, merging)
+                layer = layer_id(inside, backbone.depths, merging)
                 if layer < last and rate != 1:
                     return f'layer {layer} of {prefix or "the model"}', rate ** (last - layer)
                 return prefix or 'the model', 1.0
