@@ -4,14 +4,7 @@ from ..errors import CheckpointError
 from .convert import convert, convert_file, describe, inflate
 from .files import fetch, fetch_together, read_checkpoint, read_pickle, write_checkpoint
 from .formats import FORMATS
-from .load import (
-    LoadReport,
-    compare_keys,
-    fit_weights,
-    load_but,
-    load_pretrained,
-    read_class_map,
-)
+from .load import LoadReport, compare_keys, load_but, load_pretrained, read_class_map
 from .published import PUBLISHED
 
 __all__ = [
@@ -25,7 +18,6 @@ __all__ = [
     'describe',
     'fetch',
     'fetch_together',
-    'fit_weights',
     'inflate',
     'load_but',
     'load_pretrained',

@@ -282,29 +282,24 @@ def _coordinate_tables(state: State, rules: list[Rule]) -> dict[int, Tensor]:
 
 
 def _global_blocks(state: State) -> list[str]:
-    """Notes on stages with blocks that have no coordinate table, where other blocks have one.
-
-    Those are Plain-DETR's ``global_blocks``, whose tables depend on the image.
-    """
+    """Notes on stages with blocks that have no coordinate table, where other blocks have one."""
     found: dict[str, set[tuple[str, str]]] = {'logit_scale': set(), _TABLE: set()}
     for key in state:
-        if match := re.fullmatch(
-            rf'layers\.(\d+)\.blocks\.(\d+)\.attn\.(logit_scale|{_TABLE})', key
-        ):
-            found[match[3]].add((match[1], match[2]))
+        if match := re.fullmatch(r'layers\.(\d+)\.blocks\.(\d+)\.attn\.(\w+)', key):
+            found.get(match[3], set()).add((match[1], match[2]))
     tabled = found[_TABLE]
-    lacking = found['logit_scale'] - tabled if tabled else set()
-    return [
-        f'WARNING: no coordinate table in stage {stage}, blocks '
-        f'{", ".join(sorted(block for s, block in lacking if s == stage))}: they attend to the '
-        "whole map (Plain-DETR's global_blocks). "
-        + (
-            'The other blocks do not, and here a stage has one window: outputs will differ'
-            if any(s == stage for s, _ in tabled)
-            else f'Set window_size of stage {stage} to the longer side of its map or more'
+    lacking = sorted(found['logit_scale'] - tabled) if tabled else []
+    notes = []
+    for stage in sorted({stage for stage, _ in lacking}):
+        advice = f'set window_size of stage {stage} to the longer side of its map or more'
+        if any(s == stage for s, _ in tabled):
+            advice = 'the other blocks do not, and here a stage has one window: outputs will differ'
+        blocks = ', '.join(block for s, block in lacking if s == stage)
+        notes.append(
+            f'WARNING: no coordinate table in stage {stage}, blocks {blocks}: they attend to the '
+            f"whole map (Plain-DETR's global_blocks); {advice}"
         )
-        for stage in sorted({s for s, _ in lacking})
-    ]
+    return notes
 
 
 def pretrained_windows(tables: Mapping[int, Tensor]) -> Windows:

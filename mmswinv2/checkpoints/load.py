@@ -18,20 +18,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..core.swin_v2 import SwinV2
 from ..errors import CheckpointError
-from .convert import (
-    Converted,
-    Windows,
-    convert_checkpoint,
-    describe,
-    inflate,
-    is_2d,
-    unwrap,
-)
+from .convert import Converted, Windows, convert_checkpoint, describe, inflate, is_2d, unwrap
 from .files import read_checkpoint
 from .formats import FORMATS, State
 
 _LEAST = 0.05  # share of a model's keys that have to be in a file
-_OUTPUT_NORM = re.compile(r'norm\d\.(weight|bias)')
+_OUTPUT_NORM = re.compile(r'(backbone\.)?norm\d\.(weight|bias)')
 _HEAD = ('head.fc.weight', 'head.fc.bias')
 _BACKBONE = 'backbone.'
 _PATCHES = 'backbone.patch_embed.proj.'
@@ -107,10 +99,10 @@ class LoadReport:
         """What does not fit, with numbers and examples; empty if all fits.
 
         Args:
-            optional: whether a key may be missing or unexpected.
+            optional: whether an entry of the lists does no harm.
         """
         found = {
-            'another shape': self.mismatched,
+            'another shape': [key for key in self.mismatched if not optional(key)],
             'missing in the file': [key for key in self.missing if not optional(key)],
             'not in the model': [key for key in self.unexpected if not optional(key)],
         }
@@ -220,7 +212,6 @@ def load_but(
     path: str | os.PathLike[str],
     new: Sequence[str] = (),
     class_map: Sequence[int] | None = None,
-    key: str | None = None,
 ) -> LoadReport:
     """Load a checkpoint into a whole model, except for the parts that are to be new.
 
@@ -234,7 +225,6 @@ def load_but(
         new: parts of names; parameters with one of them in their names are not loaded.
         class_map: for each class of the model's linear head, the class of the file's; see
             `read_class_map`.
-        key: the entry of the file that holds the weights, see `unwrap`.
 
     Raises:
         CheckpointError: if the file cannot be read or does not fit, if an entry of `new` is in no
@@ -243,7 +233,7 @@ def load_but(
     if isinstance(new, str) or '' in new:
         raise CheckpointError(f'new must be a list of parts of names, none empty, got {new!r}')
     checkpoint, own = read_checkpoint(path), model.state_dict()
-    given, converted = _for_model(model, own, checkpoint, path, key)
+    given, converted = _for_model(model, own, checkpoint, path)
     if class_map is not None:
         if any(part in key for part in new for key in _HEAD):
             raise CheckpointError(f'new={list(new)} and class_map both say how the head starts')
@@ -286,18 +276,13 @@ def fit_weights(
     own = model.state_dict()
     given, converted = _for_model(model, own, checkpoint, path)
     report = compare_keys(path, own, given)
-    backbone = getattr(model, 'backbone', None)
-    if isinstance(backbone, SwinV2):
-        parts = {key: value for key, value in given.items() if key.startswith(_BACKBONE)}
-        inner = {key: value for key, value in own.items() if key.startswith(_BACKBONE)}
-        problems = compare_keys(path, inner, parts).problems(
-            lambda key: _OUTPUT_NORM.fullmatch(key.removeprefix(_BACKBONE))
-        )
-        others = [key for key in given if key in own and key not in inner]
-        if not problems and converted is not None and not others and len(own) > len(inner):
+    if isinstance(backbone := getattr(model, 'backbone', None), SwinV2):
+        problems = report.problems(lambda key: _OUTPUT_NORM.fullmatch(key) or not _is_backbone(key))
+        alone = converted is not None and all(map(_is_backbone, own.keys() & given.keys()))
+        if alone and not problems and not all(map(_is_backbone, own)):
             problems = 'it holds a backbone alone, where a whole model belongs'
         if problems:
-            state = {key.removeprefix(_BACKBONE): value for key, value in parts.items()}
+            state = {key.removeprefix(_BACKBONE): value for key, value in given.items()}
             raise CheckpointError(
                 f'{path} does not fit the model of the config ({problems}); for the weights of a '
                 "backbone alone: model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
@@ -309,30 +294,29 @@ def fit_weights(
 
 
 def _for_model(
-    model: nn.Module,
-    own: State,
-    checkpoint: Any,
-    path: str | os.PathLike[str],
-    key: str | None = None,
+    model: nn.Module, own: State, checkpoint: Any, path: str | os.PathLike[str]
 ) -> tuple[State, Converted | None]:
     """The weights of a file under the keys of a whole model, converted where they are not yet."""
     try:
-        found = given = unwrap(checkpoint, key)
+        found = given = unwrap(checkpoint)
     except CheckpointError as error:
         raise CheckpointError(f'{path}: {error}') from error
     while all(_WRAPPED.match(name) and name not in own for name in given):
         given = {_WRAPPED.sub('', name, count=1): value for name, value in given.items()}
-    if not isinstance(getattr(model, 'backbone', None), SwinV2):
+    ours = isinstance(getattr(model, 'backbone', None), SwinV2)
+    if not ours or any(name.startswith(_PATCHES) for name in given):
         return given, None
-    if any(name.startswith(_PATCHES) for name in given):
-        return given, None
-    converted = convert_checkpoint(checkpoint, path, key=key)
+    converted = convert_checkpoint(checkpoint, path)
     given = {
         **{_BACKBONE + name: value for name, value in converted.state.items()},
         **converted.heads,
         **{name: found[name] for name in converted.unknown},  # unexpected, not passed over
     }
     return given, converted
+
+
+def _is_backbone(key: str) -> bool:
+    return key.startswith(_BACKBONE)
 
 
 def read_class_map(path: str | os.PathLike[str]) -> list[int]:

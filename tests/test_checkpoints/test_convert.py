@@ -374,7 +374,7 @@ def test_blocks_without_a_coordinate_table_are_named(save):
     assert (
         'WARNING: no coordinate table in stage 3, blocks 0, 1: they attend to the whole' in report
     )
-    assert 'Set window_size of stage 3 to the longer side of its map or more' in report
+    assert 'set window_size of stage 3 to the longer side of its map or more' in report
     report = str(load_pretrained(net, save({'model': global_blocks({(1, 1)})})))
     assert 'in stage 1, blocks 1: they attend' in report and 'outputs will differ' in report
     for none in (global_blocks(()), weights()):
