@@ -18,7 +18,16 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..core.swin_v2 import SwinV2
 from ..errors import CheckpointError
-from .convert import Converted, Windows, convert_checkpoint, describe, inflate, is_2d, unwrap
+from .convert import (
+    Converted,
+    Windows,
+    convert_checkpoint,
+    describe,
+    entries_note,
+    inflate,
+    is_2d,
+    unwrap,
+)
 from .files import read_checkpoint
 from .formats import FORMATS, State
 
@@ -242,6 +251,7 @@ def load_but(
         if not any(part in key for key in own):
             raise CheckpointError(f'new: no parameter of the model has {part!r} in its name')
     report = compare_keys(path, own, given, new)
+    report.notes = [note] if (note := entries_note(checkpoint)) else []
     if problems := report.problems():
         _check_classes(own, given, path, new)
         raise CheckpointError(
