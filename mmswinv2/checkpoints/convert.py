@@ -15,7 +15,8 @@ from torch import Tensor
 from ..core.arguments import VARIANTS
 from ..core.attention import log_coordinates
 from ..errors import CheckpointError
-from .files import cache_path, read_checkpoint
+from .download import cache_path
+from .files import read_checkpoint
 from .formats import BUFFERS, FORMATS, HEADS, UNSUPPORTED, Rule, State
 from .published import PUBLISHED
 

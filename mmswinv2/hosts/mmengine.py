@@ -158,7 +158,7 @@ def read_by_our_reader() -> None:
     mmengine reads addresses with ``weights_only=False``, and resuming runs the Python text that
     stands in a checkpoint as its config. The config is left out of what is read.
     """
-    from ..checkpoints.files import fetch_together, read_checkpoint
+    from ..checkpoints import fetch_together, read_checkpoint
 
     def load(filename: str, *_: Any, **__: Any) -> Any:
         return with_state_dict(read_checkpoint(fetch_together(filename)), filename)

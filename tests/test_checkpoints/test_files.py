@@ -28,7 +28,8 @@ from mmswinv2.checkpoints import (
     read_pickle,
     write_checkpoint,
 )
-from mmswinv2.checkpoints.files import cache_path, harmless_globals
+from mmswinv2.checkpoints.download import cache_path
+from mmswinv2.checkpoints.files import harmless_globals
 from mmswinv2.core import SwinV2
 from tests.test_checkpoints.conftest import weights
 
