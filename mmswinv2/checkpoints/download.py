@@ -13,7 +13,6 @@ from urllib.request import urlopen
 import torch
 
 from ..errors import CheckpointError
-from .files import first_line
 from .published import PUBLISHED, published_weights
 from .write import write_atomically
 
@@ -78,7 +77,8 @@ def _fetch_from_hugging_face(address: str) -> Path:
     try:
         return Path(hf_hub_download(f'{owner}/{name}', file))
     except (OSError, ValueError) as error:  # its own errors are of these two
-        raise CheckpointError(f'cannot download {address} ({first_line(error)})') from error
+        text = ' '.join(str(error).split())
+        raise CheckpointError(f'cannot download {address} ({text})') from error
 
 
 def cache_path(url: str) -> Path:

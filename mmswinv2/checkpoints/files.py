@@ -90,7 +90,7 @@ def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> Any:
             f'asks for are installed: `f = torch.load({str(path)!r}, weights_only=False); '
             "w = next((f[k] for k in ('state_dict', 'model') if k in f), f) if isinstance(f, dict) "
             "else f; torch.save(w.state_dict() if hasattr(w, 'state_dict') else w, 'weights.pth')` "
-            f'(it takes whole modules too). torch says: {first_line(error)}'
+            f'(it takes whole modules too). torch says: {_first_line(error)}'
         ) from error
     except Exception as error:  # a damaged pickle may end in any
         if 'TorchScript' in str(error):
@@ -185,7 +185,7 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     except Exception as error:  # a damaged pickle may end in any
         raise CheckpointError(
             f'{path} cannot be read without running code from it, or is cut short '
-            f'({first_line(error)}); it must hold numbers, text, arrays and tensors alone'
+            f'({_first_line(error)}); it must hold numbers, text, arrays and tensors alone'
         ) from error
     return found
 
@@ -270,11 +270,11 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
     what = 'a web page, not a checkpoint' if page else 'truncated, damaged or no checkpoint'
     return CheckpointError(
         f'{path} ({path.stat().st_size} bytes) is {what}; fetch or write it again. torch says: '
-        f'{first_line(error)}'
+        f'{_first_line(error)}'
     )
 
 
-def first_line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     """What torch found, without its advice to run the file's code."""
     text = str(error).strip() or repr(error)
     if found := re.search(r'Unpickler error:\s*(\S.*)', text):
