@@ -285,7 +285,10 @@ def fit_weights(
     """
     own = model.state_dict()
     given, converted = _for_model(model, own, checkpoint, path)
-    report = compare_keys(path, own, given)
+    names = dict(given)
+    if type(model)._load_from_state_dict is not nn.Module._load_from_state_dict:
+        model._load_from_state_dict(names, '', {}, False, [], [], [])  # which may rename keys
+    report = compare_keys(path, own, names)
     if isinstance(backbone := getattr(model, 'backbone', None), SwinV2):
         problems = report.problems(lambda key: _OUTPUT_NORM.fullmatch(key) or not _is_backbone(key))
         alone = converted is not None and all(map(_is_backbone, own.keys() & given.keys()))
@@ -299,7 +302,7 @@ def fit_weights(
                 f'{_hint(backbone, state)}'
             )
     _check_source(report, converted, model)
-    _check_report(report, own, given)
+    _check_report(report, own, names)
     return given, report
 
 

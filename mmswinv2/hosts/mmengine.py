@@ -244,10 +244,13 @@ def report_what_is_loaded() -> None:
         try:
             original(module, state, strict, 'silent')
         except RuntimeError as error:
+            if not strict or 'state_dict' not in str(error):
+                raise
             raise CheckpointError(
                 f'{path} does not fit the model of the config ({report.problems() or error})'
             ) from error
-        print_log(str(report), logger=logger or 'current')
+        level = logging.WARNING if report.problems() else logging.INFO
+        print_log(str(report), logger=logger or 'current', level=level)
 
 
 @patch('mmengine', '<0.10.8')

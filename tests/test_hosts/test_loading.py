@@ -193,3 +193,21 @@ def test_doors_of_the_hosts(config, load, tmp_path):
     torch.save({'model': weights()}, tmp_path / 'x.pth')
     with pytest.raises(CheckpointError, match='does not fit the model'):
         load(config, tmp_path / 'x.pth')
+
+
+def test_models_that_rename_keys_themselves(tmp_path):
+    """mmdet's semi-supervised detectors take the weights of a plain one, twice."""
+    cfg = Config.fromfile(DETECTOR)
+    hosts.of(cfg).apply()
+    pair = dict(type='SemiBaseDetector', detector=cfg.model)
+    pair['semi_train_cfg'] = dict(freeze_teacher=True)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(pair)
+    state = drawn(model.student)
+    torch.save({'state_dict': state}, tmp_path / 'x.pth')
+    load_checkpoint(model, str(tmp_path / 'x.pth'))
+    for part in (model.student, model.teacher):
+        assert all(torch.equal(value, state[key]) for key, value in part.state_dict().items())
+    torch.save({'state_dict': {'conv1.weight': torch.ones(4)}}, tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match='only 0 of the'):
+        load_checkpoint(model, str(tmp_path / 'x.pth'))
