@@ -161,7 +161,8 @@ def read_by_our_reader() -> None:
     from ..checkpoints import fetch_together, read_checkpoint
 
     def load(filename: str, *_: Any, **__: Any) -> Any:
-        return with_state_dict(read_checkpoint(fetch_together(filename)), filename)
+        path = fetch_together(filename)
+        return with_state_dict(read_checkpoint(path), path)
 
     prefixes = ['', 'http://', 'https://', 'hf://']
     checkpoint.CheckpointLoader.register_scheme(prefixes=prefixes, loader=load, force=True)
@@ -200,10 +201,10 @@ def without_config(found: Any) -> Any:
 class Origin(OrderedDict):
     """The ``_metadata`` of a state dict, which mmengine hands on, with the file it is from."""
 
-    path = 'checkpoint'
+    path = Path('checkpoint')
 
 
-def with_state_dict(found: Any, path: str) -> Any:
+def with_state_dict(found: Any, path: Path) -> Any:
     """A checkpoint whose weights stand where mmengine looks for them, under ``state_dict``."""
     from ..checkpoints.convert import entries_note, open_entry
 
@@ -215,7 +216,7 @@ def with_state_dict(found: Any, path: str) -> Any:
     state = OrderedDict(weights)
     state.pop('state_dict', None)  # one without weights
     state._metadata = Origin(getattr(weights, '_metadata', {}))  # type: ignore[attr-defined]
-    state._metadata.path = str(path)  # type: ignore[attr-defined]
+    state._metadata.path = path  # type: ignore[attr-defined]
     found['state_dict'] = state
     found.setdefault('meta', {})  # for mmseg's
     return found

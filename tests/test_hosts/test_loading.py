@@ -11,7 +11,8 @@ from mmengine.runner import FlexibleRunner, Runner, load_checkpoint
 from torch import nn
 
 from mmswinv2 import hosts
-from mmswinv2.checkpoints import CheckpointError
+from mmswinv2.checkpoints import PUBLISHED, CheckpointError, write_checkpoint
+from mmswinv2.checkpoints.download import cache_path
 from mmswinv2.models import SwinTransformerV2, VideoSwinTransformerV2
 from tests.test_checkpoints.conftest import weights
 from tests.test_tools.conftest import ROOT
@@ -143,6 +144,23 @@ def test_a_head_of_other_classes_is_left_and_reported(door, tmp_path, log):
     text = log() + ''.join(path.read_text() for path in tmp_path.glob('*/*.log'))
     assert 'Loaded x.pth' in text and 'mismatched 2;' in text
     assert 'head.weight [3, 256], here [5, 256]' in text
+
+
+def test_windows_of_published_weights_count(tmp_path, monkeypatch):
+    """Their files need not record them: the table of published weights does."""
+    hosts.apply()
+    name = 'swinv2_tiny_patch4_window16_256'
+    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path))
+    write_checkpoint({'model': weights()}, cache_path(PUBLISHED[name].url))
+    for windows, fits in (([16, 16, 16, 8], True), (16, False)):
+        model = nn.ModuleDict({'backbone': SwinTransformerV2('nano', window_size=windows)})
+        model['head'] = nn.ModuleDict({'fc': nn.Linear(256, 10)})
+        if fits:
+            load_checkpoint(model, name)
+            assert torch.equal(model['backbone'].norm3.weight, weights()['norm.weight'])
+        else:
+            with pytest.raises(CheckpointError, match=r'pretrained_window_sizes=\[16, 16, 16, 8\]'):
+                load_checkpoint(model, name)
 
 
 def test_models_of_others_take_a_twentieth(tmp_path):
