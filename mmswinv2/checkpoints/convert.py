@@ -137,7 +137,7 @@ def unwrap(checkpoint: Any, key: str | None = None) -> State:
 def open_entry(checkpoint: Any, key: str | None = None) -> Any:
     """The innermost dict of a checkpoint that holds its weights; see `unwrap`."""
     if key is not None:
-        if not isinstance(checkpoint, Mapping) or not _holds_weights(checkpoint.get(key)):
+        if not isinstance(checkpoint, Mapping) or not holds_weights(checkpoint.get(key)):
             raise CheckpointError(
                 f'key={key!r} names no weights; those of the file are {weight_entries(checkpoint)}'
             )
@@ -152,10 +152,11 @@ def weight_entries(checkpoint: Any, depth: int = 3) -> list[str]:
     """The usual entries that hold weights, in so many dicts inside each other; the first counts."""
     if not isinstance(checkpoint, Mapping) or not depth:
         return []
-    return [key for key in _ENTRIES if _holds_weights(checkpoint.get(key), depth)]
+    return [key for key in _ENTRIES if holds_weights(checkpoint.get(key), depth)]
 
 
-def _holds_weights(value: Any, depth: int = 3) -> bool:
+def holds_weights(value: Any, depth: int = 3) -> bool:
+    """Whether it is a dict with tensors, or with a usual entry that has some."""
     return isinstance(value, Mapping) and (
         any(isinstance(v, Tensor) for v in value.values()) or weight_entries(value, depth - 1) != []
     )

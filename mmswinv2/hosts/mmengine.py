@@ -206,13 +206,13 @@ class Origin(OrderedDict):
 
 def with_state_dict(found: Any, path: Path) -> Any:
     """A checkpoint whose weights stand where mmengine looks for them, under ``state_dict``."""
-    from ..checkpoints.convert import entries_note, open_entry
+    from ..checkpoints.convert import entries_note, holds_weights, open_entry
 
-    if not isinstance(found, dict):
+    weights = open_entry(found)
+    if not isinstance(found, dict) or not ('state_dict' in found or holds_weights(weights)):
         return found
     if note := entries_note(found):
         print_log(f'{path}: {note}', logger='current')
-    weights = open_entry(found)
     state = OrderedDict(weights)
     state.pop('state_dict', None)  # one without weights
     state._metadata = Origin(getattr(weights, '_metadata', {}))  # type: ignore[attr-defined]
