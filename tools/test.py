@@ -1,16 +1,13 @@
 """Evaluate a detector, segmentor, video or image classifier: mAP, mIoU or top-1."""
 
 import argparse
+import functools
 from copy import deepcopy
 
 from mmengine.config import ConfigDict
-from mmengine.logging import print_log
-from mmengine.model import BaseTTAModel
 
 from mmswinv2 import hosts
-from mmswinv2.checkpoints import fetch_together, load_but
 from mmswinv2.engine.launch import add_common_arguments, build_runner, load_config, run
-from mmswinv2.engine.strategies import unwrap_model
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.hosts import as_list, inner_datasets, without_annotations
 
@@ -98,28 +95,6 @@ def with_mirror_images(pipeline):
     return [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
 
 
-def load_strictly(runner, cfg):
-    """Let the runner want every parameter; mmengine alone would go on with what fits."""
-    load = runner.load_checkpoint
-
-    def load_all(filename, *args, **kwargs):
-        try:
-            return load(filename, *args, **{**kwargs, 'strict': True})
-        except RuntimeError as error:
-            if 'state_dict' not in str(error):
-                raise
-            raise UserError(f'{filename} does not fit the model of the config: {error}') from error
-
-    def load_any_format(filename, *args, **kwargs):
-        model = unwrap_model(runner.model)
-        model = model.module if isinstance(model, BaseTTAModel) else model
-        print_log(str(load_but(model, fetch_together(filename))), logger='current')
-        # for EMAHook, which tests with a copy of its own
-        runner.call_hook('after_load_checkpoint', checkpoint=dict(state_dict=model.state_dict()))
-
-    runner.load_checkpoint = load_any_format if hosts.of(cfg).converts_checkpoints else load_all
-
-
 def main():
     args = parse_args()
     cfg = load_config(args)
@@ -138,7 +113,8 @@ def main():
     if args.format_only:
         set_format_only(cfg, host, args.out)
     runner = build_runner(cfg, ('test',))
-    load_strictly(runner, cfg)
+    # every parameter is wanted; mmengine alone would go on with what fits
+    runner.load_checkpoint = functools.partial(runner.load_checkpoint, strict=True)
     run(runner.test, cfg, ('test',))
 
 

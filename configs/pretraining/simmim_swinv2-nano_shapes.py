@@ -14,7 +14,7 @@ model = dict(
 data_root = 'data/shapes/'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=96, crop_ratio_range=(0.67, 1.0)),
+    dict(type='RandomResizedCrop', scale=96, crop_ratio_range=(0.67, 1.0), backend='pillow'),
     dict(type='RandomFlip', prob=0.5),
     dict(
         type='SimMIMMaskGenerator',

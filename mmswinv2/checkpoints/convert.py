@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,18 @@ from torch import Tensor
 from ..core.arguments import VARIANTS
 from ..core.attention import log_coordinates
 from ..errors import CheckpointError
-from .files import cache_path, read_checkpoint
+from .download import cache_path
+from .files import read_checkpoint
 from .formats import BUFFERS, FORMATS, HEADS, UNSUPPORTED, Rule, State
 from .published import PUBLISHED
 
 Windows = dict[int, tuple[int, ...]]  # stage to window size per axis
 
-_WRAPPERS = ('state_dict', 'model', 'module', 'net')
+# Entries under which files keep weights: those of the optimizer, then moving averages of them.
+_ENTRIES = (
+    'state_dict', 'model', 'module', 'net', 'model_state_dict', 'params',
+    'ema_state_dict', 'state_dict_ema', 'model_ema', 'params_ema', 'ema', 'teacher', 'student',
+)  # fmt: skip
 _PATCHES = 'patch_embed.proj.weight'
 _BIAS = '.attn.cpb_mlp.0.weight'
 _TABLE = 'relative_coords_table'
@@ -40,6 +45,7 @@ class Converted:
             not count).
         unknown: those of `left_out` that are not in `heads` either.
         windows: the pre-trained windows, per stage as far as they are known.
+        notes: what the report has to say besides.
     """
 
     format: str
@@ -49,13 +55,17 @@ class Converted:
     left_out: list[str]
     unknown: list[str]
     windows: Windows
+    notes: list[str] = field(default_factory=list)
 
 
 def convert_file(
-    path: str | os.PathLike[str], format: str | None = None, prefix: str | None = None
+    path: str | os.PathLike[str],
+    format: str | None = None,
+    prefix: str | None = None,
+    key: str | None = None,
 ) -> Converted:
     """Read a file and convert it; see `read_checkpoint` and `convert_checkpoint`."""
-    return convert_checkpoint(read_checkpoint(path), path, format, prefix)
+    return convert_checkpoint(read_checkpoint(path), path, format, prefix, key)
 
 
 def convert_checkpoint(
@@ -63,6 +73,7 @@ def convert_checkpoint(
     path: str | os.PathLike[str],
     format: str | None = None,
     prefix: str | None = None,
+    key: str | None = None,
 ) -> Converted:
     """Convert what was read from a file.
 
@@ -74,14 +85,17 @@ def convert_checkpoint(
         path: the file, for messages and to know a download by.
         format: see `convert`.
         prefix: see `convert`.
+        key: see `unwrap`.
 
     Raises:
         CheckpointError: see `unwrap` and `convert`; the message names the file.
     """
     try:
-        converted = convert(unwrap(checkpoint), format, prefix)
+        converted = convert(unwrap(checkpoint, key), format, prefix)
     except CheckpointError as error:
         raise CheckpointError(f'{path}: {error}') from error
+    if note := entries_note(checkpoint, key):
+        converted = replace(converted, notes=[note, *converted.notes])
     if converted.windows:
         return converted
     meta = checkpoint.get('meta')
@@ -97,25 +111,63 @@ def _published_windows(path: Path) -> Windows:
     return {}
 
 
-def unwrap(checkpoint: Any) -> State:
+def unwrap(checkpoint: Any, key: str | None = None) -> State:
     """Find the weights in a checkpoint: the dict itself, or one under a usual key.
+
+    Args:
+        checkpoint: what `read_checkpoint` returned.
+        key: the entry that holds them, where there are several, such as ``'model_ema'``. ``None``:
+            the first of `weight_entries`.
 
     Raises:
         CheckpointError: if there are none.
     """
-    for _ in range(3):
-        if not isinstance(checkpoint, Mapping):
-            break
-        inner = [checkpoint[key] for key in _WRAPPERS if isinstance(checkpoint.get(key), Mapping)]
-        if not inner:
-            break
-        checkpoint = inner[0]
-    if isinstance(checkpoint, Mapping):
-        tensors = {k: v for k, v in checkpoint.items() if isinstance(v, Tensor)}
+    inner = open_entry(checkpoint, key)
+    if isinstance(inner, Mapping):
+        tensors = {k: v for k, v in inner.items() if isinstance(v, Tensor)}
         if tensors:
             return tensors
-    seen = list(checkpoint)[:4] if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
-    raise CheckpointError(f'no weights found; expected tensors or one of {_WRAPPERS}, got {seen}')
+    seen = list(inner)[:4] if isinstance(inner, Mapping) else type(inner).__name__
+    raise CheckpointError(
+        f'no weights found; expected tensors or one of {_ENTRIES}, got {seen}; if they have '
+        'another entry, name it as the key'
+    )
+
+
+def open_entry(checkpoint: Any, key: str | None = None) -> Any:
+    """The innermost dict of a checkpoint that holds its weights; see `unwrap`."""
+    if key is not None:
+        if not isinstance(checkpoint, Mapping) or not holds_weights(checkpoint.get(key)):
+            raise CheckpointError(
+                f'key={key!r} names no weights; those of the file are {weight_entries(checkpoint)}'
+            )
+        checkpoint = checkpoint[key]
+    for _ in range(3):
+        if names := weight_entries(checkpoint):
+            checkpoint = checkpoint[names[0]]
+    return checkpoint
+
+
+def weight_entries(checkpoint: Any, depth: int = 3) -> list[str]:
+    """The usual entries that hold weights, in so many dicts inside each other; the first counts."""
+    if not isinstance(checkpoint, Mapping) or not depth:
+        return []
+    return [key for key in _ENTRIES if holds_weights(checkpoint.get(key), depth)]
+
+
+def holds_weights(value: Any, depth: int = 3) -> bool:
+    """Whether it is a dict with tensors, or with a usual entry that has some."""
+    return isinstance(value, Mapping) and (
+        any(isinstance(v, Tensor) for v in value.values()) or weight_entries(value, depth - 1) != []
+    )
+
+
+def entries_note(checkpoint: Any, key: str | None = None) -> str:
+    """Which weights were taken, where a file holds several."""
+    names = weight_entries(checkpoint)
+    taken = key or next(iter(names), '')
+    others = [name for name in names if name != taken]
+    return f'took {taken!r}; the file also has {others}, see key=' if others else ''
 
 
 def convert(state: State, format: str | None = None, prefix: str | None = None) -> Converted:
@@ -166,6 +218,7 @@ def convert(state: State, format: str | None = None, prefix: str | None = None) 
         left_out=left_out,
         unknown=[k for k in left_out if not _rename(k.removeprefix(prefix), HEADS)],
         windows=pretrained_windows(_coordinate_tables(inside, FORMATS[name].rules)),
+        notes=_global_blocks(inside),
     )
 
 
@@ -228,6 +281,27 @@ def _coordinate_tables(state: State, rules: list[Rule]) -> dict[int, Tensor]:
             if neighbour:
                 tables.setdefault(int(neighbour.split('.')[1]), value)
     return tables
+
+
+def _global_blocks(state: State) -> list[str]:
+    """Notes on stages with blocks that have no coordinate table, where other blocks have one."""
+    found: dict[str, set[tuple[str, str]]] = {'logit_scale': set(), _TABLE: set()}
+    for key in state:
+        if match := re.fullmatch(r'layers\.(\d+)\.blocks\.(\d+)\.attn\.(\w+)', key):
+            found.get(match[3], set()).add((match[1], match[2]))
+    tabled = found[_TABLE]
+    lacking = sorted(found['logit_scale'] - tabled) if tabled else []
+    notes = []
+    for stage in sorted({stage for stage, _ in lacking}):
+        advice = f'set window_size of stage {stage} to the longer side of its map or more'
+        if any(s == stage for s, _ in tabled):
+            advice = 'the other blocks do not, and here a stage has one window: outputs will differ'
+        blocks = ', '.join(block for s, block in lacking if s == stage)
+        notes.append(
+            f'WARNING: no coordinate table in stage {stage}, blocks {blocks}: they attend to the '
+            f"whole map (Plain-DETR's global_blocks); {advice}"
+        )
+    return notes
 
 
 def pretrained_windows(tables: Mapping[int, Tensor]) -> Windows:

@@ -1,4 +1,4 @@
-"""Checkpoint files: download, read without running code from them, write atomically.
+"""Checkpoint files: read without running code from them.
 
 A checkpoint is one file, or a folder as DeepSpeed's ZeRO writes it, in which every rank has put its
 part of the float32 weights and of the optimizer's state.
@@ -6,31 +6,25 @@ part of the float32 weights and of the optimizer's state.
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import importlib
 import io
 import os
 import pickle
 import re
-import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlparse
-from urllib.request import urlopen
 from zipfile import ZipFile, is_zipfile
 
 import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .published import PUBLISHED, published_weights
+from .published import PUBLISHED
 
 _Allowed = Callable[..., Any] | tuple[Callable[..., Any], str]
-
-HALF_WRITTEN = '.part-'  # stands in the names of files that are being written
 
 _DEEPSPEED_MODEL = '*model_states.pt'
 # What mmengine's own checkpoints hold besides tensors: logged scalars, as numpy arrays.
@@ -51,8 +45,6 @@ _HARMLESS = (
 # What pickles of predictions hold besides.
 _HARMLESS_PICKLED = ('collections.OrderedDict', 'torch._utils._rebuild_tensor_v2', 'torch.Size')
 _PLAIN_KINDS = 'biufSU'  # of numpy's dtypes: no objects, and no records, which may hold some
-# addresses without TLS are read from this machine, and from others where this is set
-_ALLOW_HTTP = 'MMSWINV2_ALLOW_HTTP'
 # What DeepSpeed's hold besides tensors: plain records.
 _HARMLESS_DEEPSPEED = (
     'deepspeed.runtime.zero.config.ZeroStageEnum',
@@ -60,101 +52,6 @@ _HARMLESS_DEEPSPEED = (
     'deepspeed.runtime.fp16.loss_scaler.LossScaler',
     'deepspeed.utils.tensor_fragment.fragment_address',
 )
-
-
-def fetch(source: str | os.PathLike[str]) -> Path:
-    """Return the local path of a checkpoint, downloading it if need be.
-
-    Args:
-        source: a path, an ``https://`` address, ``hf://OWNER/NAME/FILE`` on Hugging Face, or a
-            name of `PUBLISHED` (what exists under that name on the disk goes first). ``http://``
-            is for this machine, and for others where ``MMSWINV2_ALLOW_HTTP=1`` is set.
-
-    Returns:
-        the path of the file, which need not exist if `source` is a path. Downloads are kept, see
-        `cache_path`.
-
-    Raises:
-        CheckpointError: if the address cannot be read or is of another kind, if the file has
-            another SHA-256 than the published one, or if a bare name (without folder and suffix)
-            is unknown.
-    """
-    text = os.fspath(source)
-    if '://' not in text:
-        path = Path(text).expanduser()
-        if path.exists() or text != path.stem:
-            return path
-        text = published_weights(text).url
-    if text.startswith('hf://'):
-        return _fetch_from_hugging_face(text)
-    if not text.startswith(('http://', 'https://')):
-        raise CheckpointError(f'{text}: only files, https:// and hf:// addresses can be read')
-    local = urlparse(text).hostname in ('localhost', '127.0.0.1', '::1')
-    if text.startswith('http://') and not local and not os.environ.get(_ALLOW_HTTP):
-        raise CheckpointError(
-            f'{text}: anybody on the way can change what http:// brings; use https://, or set '
-            f'{_ALLOW_HTTP}=1 if you trust the network'
-        )
-    path = cache_path(text)
-    if not path.exists():
-        try:
-            with urlopen(text, timeout=60) as response:
-                write_atomically(path, lambda file: _download(response, file, text))
-        except (OSError, HTTPException) as error:
-            raise CheckpointError(
-                f'cannot download {text} ({error}); download it by other means and put it at {path}'
-            ) from error
-    return path
-
-
-def _fetch_from_hugging_face(address: str) -> Path:
-    """The local path of ``hf://OWNER/NAME/FILE``."""
-    owner, name, file = [*address.removeprefix('hf://').split('/', 2), '', ''][:3]
-    if not (owner and name and file):
-        raise CheckpointError(f'{address}: an address on Hugging Face is hf://OWNER/NAME/FILE')
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError as error:
-        raise CheckpointError(f'{address} needs `pip install huggingface-hub`') from error
-    try:
-        return Path(hf_hub_download(f'{owner}/{name}', file))
-    except (OSError, ValueError) as error:  # its own errors are of these two
-        raise CheckpointError(f'cannot download {address} ({_first_line(error)})') from error
-
-
-def cache_path(url: str) -> Path:
-    """Where `fetch` keeps a download: in torch's hub folder, ``$TORCH_HOME/hub/checkpoints``.
-
-    Each address has a folder of its own there, as files of several addresses share a name.
-    """
-    folder = hashlib.sha256(url.encode()).hexdigest()[:8]
-    return Path(torch.hub.get_dir(), 'checkpoints', folder, Path(urlparse(url).path).name)
-
-
-def fetch_together(source: str | os.PathLike[str]) -> Path:
-    """As `fetch`, with one download per machine. Collective: call on every rank.
-
-    Raises:
-        CheckpointError: see `fetch`.
-    """
-    if int(os.environ.get('LOCAL_RANK', 0)) == 0:
-        fetch(source)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
-    return fetch(source)
-
-
-def _download(response: Any, file: IO[bytes], url: str) -> None:
-    digest = hashlib.sha256()
-    while chunk := response.read(2**20):
-        file.write(chunk)
-        digest.update(chunk)
-    expected = response.headers.get('Content-Length')
-    if expected is not None and file.tell() != int(expected):
-        raise OSError(f'the connection ended after {file.tell()} of {expected} bytes')
-    published = next((w.sha256 for w in PUBLISHED.values() if w.url == url), '')
-    if not digest.hexdigest().startswith(published):
-        raise OSError(f'its SHA-256 begins {digest.hexdigest()[:8]}, not {published}')
 
 
 def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> Any:
@@ -181,19 +78,27 @@ def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> Any:
     if path.suffix == '.safetensors':
         return _read_safetensors(path)
     try:
-        _check_sums(path)
+        stat = path.stat()
+        _check_sums(path.resolve(), stat.st_size, stat.st_mtime_ns, stat.st_ino)
         return load_without_code(path, 'cpu', mmap=mmap and is_zipfile(path))
     except pickle.UnpicklingError as error:
         if not re.search('global|class', str(error), re.IGNORECASE):
             raise _unreadable(path, error) from error
         raise CheckpointError(
             f'{path} holds more than tensors, and restoring the rest would run code from the file. '
-            'If you trust where it comes from, keep its weights alone: '
-            f"`ckpt = torch.load('{path.name}', weights_only=False); "
-            "torch.save({'model': ckpt['model']}, 'weights.pth')` "
-            f'(or `state_dict` in place of `model`). torch says: {_first_line(error)}'
+            'If you trust where it comes from, keep its weights alone, where the packages that it '
+            f'asks for are installed: `f = torch.load({str(path)!r}, weights_only=False); '
+            "w = next((f[k] for k in ('state_dict', 'model') if k in f), f) if isinstance(f, dict) "
+            "else f; torch.save(w.state_dict() if hasattr(w, 'state_dict') else w, 'weights.pth')` "
+            f'(it takes whole modules too). torch says: {_first_line(error)}'
         ) from error
     except Exception as error:  # a damaged pickle may end in any
+        if 'TorchScript' in str(error):
+            raise CheckpointError(
+                f'{path} is a program of TorchScript. If you trust where it comes from, keep its '
+                f"weights alone: `torch.save(torch.jit.load({str(path)!r}, 'cpu').state_dict(), "
+                "'weights.pth')`"
+            ) from error
         raise _unreadable(path, error) from error
 
 
@@ -217,10 +122,12 @@ def load_without_code(file: Any, map_location: Any, mmap: bool = False) -> Any:
     return found
 
 
-def _check_sums(path: Path) -> None:
+@functools.lru_cache(maxsize=256)
+def _check_sums(path: Path, *state: int) -> None:
     """Raise `BadZipFile` if a member of an archive is not as it was written.
 
-    torch does not look at the check sums. Archives written without any have zeros there.
+    torch does not look at the check sums. Archives written without any have zeros there. A file is
+    gone through once, however often it is read, unless its `state` has changed.
     """
     if not is_zipfile(path):
         return
@@ -343,30 +250,6 @@ def _scalar(dtype: Any, data: Any) -> Any:
     import numpy
 
     return numpy.frombuffer(data, dtype)[0]
-
-
-def write_checkpoint(checkpoint: Any, path: str | os.PathLike[str]) -> None:
-    """Write with `torch.save`; `path` keeps its old content until the new one is whole."""
-    try:
-        write_atomically(path, lambda file: torch.save(checkpoint, file))
-    except OSError as error:
-        raise CheckpointError(f'cannot write {path}: {error}') from error
-
-
-def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) -> None:
-    """Let `write` fill a new file beside `path` and move it there once it is on the disk."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}{HALF_WRITTEN}{secrets.token_hex(4)}')
-    try:
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), 'wb') as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

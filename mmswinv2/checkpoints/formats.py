@@ -54,6 +54,11 @@ def _join_qkv(state: State) -> State:
     return state
 
 
+def _join_stage_names(state: State) -> State:
+    """Classifiers of timm have ``layers.0`` where ``features_only=True`` has ``layers_0``."""
+    return {re.sub(r'^layers_(\d+)\.', r'layers.\1.', key): v for key, v in state.items()}
+
+
 def _split_qkv_bias(state: State) -> State:
     """Torchvision has one bias for q, k and v, and zeroes that of k at every forward."""
     state = dict(state)
@@ -110,8 +115,9 @@ FORMATS: dict[str, Format] = {
     'timm': Format(
         title='timm',
         anchor='patch_embed.proj.weight',
-        marker=r'layers\.1\.downsample\.reduction\.weight',
-        absent=r'layers\.0\.downsample\.reduction\.weight',
+        marker=r'layers[._]1\.downsample\.reduction\.weight',
+        absent=r'layers[._]0\.downsample\.reduction\.weight',
+        prepare=_join_stage_names,
         rules=[
             *_AUTHORS,
             (

@@ -24,6 +24,7 @@ from .convert import (
     adapt_channels,
     convert_checkpoint,
     describe,
+    entries_note,
     inflate,
     is_2d,
     unwrap,
@@ -32,8 +33,11 @@ from .files import read_checkpoint
 from .formats import FORMATS, State
 
 _LEAST = 0.05  # share of a model's keys that have to be in a file
-_OUTPUT_NORM = re.compile(r'norm\d\.(weight|bias)')
+_OUTPUT_NORM = re.compile(r'(backbone\.)?norm\d\.(weight|bias)')
 _HEAD = ('head.fc.weight', 'head.fc.bias')
+_BACKBONE = 'backbone.'
+_PATCHES = 'backbone.patch_embed.proj.'
+_WRAPPED = re.compile(r'(module|_orig_mod)\.')  # by distributed training, by torch.compile
 
 
 @dataclass
@@ -53,7 +57,7 @@ class LoadReport:
         windows: the pre-trained windows of the file, per stage as far as they are known.
         assumed: the pre-trained windows of the model.
         inflated: whether weights of an image network were given a time axis.
-        channels: of the input, if weights for RGB were adapted to another number; else 0.
+        notes: what else there is to say of the file.
     """
 
     path: Path
@@ -68,7 +72,7 @@ class LoadReport:
     windows: Windows = field(default_factory=dict)
     assumed: list[int | tuple[int, ...]] = field(default_factory=list)
     inflated: bool = False
-    channels: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         """A few lines for a log."""
@@ -85,9 +89,7 @@ class LoadReport:
             lines.append(f'  pre-trained windows: {self._windows()}')
         if self.inflated:
             lines.append('  inflated from 2D: patches repeated over time, bias constant over time')
-        if self.channels:
-            how = 'their sum' if self.channels == 1 else f'in turn, times 3/{self.channels}'
-            lines.append(f'  adapted from RGB to in_channels={self.channels}: kernels {how}')
+        lines += [f'  {note}' for note in self.notes]
         for title in ('missing', 'unexpected', 'mismatched'):
             if keys := getattr(self, title):
                 more = f' and {len(keys) - 8} more' if len(keys) > 8 else ''
@@ -107,10 +109,10 @@ class LoadReport:
         """What does not fit, with numbers and examples; empty if all fits.
 
         Args:
-            optional: whether a key may be missing or unexpected.
+            optional: whether an entry of the lists does no harm.
         """
         found = {
-            'another shape': self.mismatched,
+            'another shape': [key for key in self.mismatched if not optional(key)],
             'missing in the file': [key for key in self.missing if not optional(key)],
             'not in the model': [key for key in self.unexpected if not optional(key)],
         }
@@ -168,6 +170,7 @@ def load_pretrained(
     format: str | None = None,
     prefix: str | None = None,
     pretrained2d: bool = False,
+    key: str | None = None,
 ) -> LoadReport:
     """Load a checkpoint of any format into a backbone.
 
@@ -181,12 +184,13 @@ def load_pretrained(
         prefix: what precedes the backbone's keys in the file; detected when ``None``.
         pretrained2d: inflate the weights of an image network for a video network, see `inflate`;
             those of a video network are loaded as they are.
+        key: the entry of the file that holds the weights, see `unwrap`.
 
     Raises:
         CheckpointError: if the file cannot be read, is no SwinV2, is one of another architecture,
             or was trained with other windows than ``model.pretrained_window_sizes``.
     """
-    converted = convert_checkpoint(read_checkpoint(path), path, format, prefix)
+    converted = convert_checkpoint(read_checkpoint(path), path, format, prefix, key)
     state, windows, unused = converted.state, converted.windows, converted.left_out
     token = converted.heads.get('backbone.mask_token')
     if hasattr(model, 'mask_token') and token is not None:
@@ -203,7 +207,9 @@ def load_pretrained(
     report = compare_keys(path, model.state_dict(), state, unbuilt=_find_unbuilt(model))
     _describe_source(report, converted, model)
     report.unused, report.windows, report.inflated = unused + report.unused, windows, inflated
-    report.channels = 0 if state is for_rgb else channels
+    if state is not for_rgb:
+        how = 'their sum' if channels == 1 else f'in turn, times 3/{channels}'
+        report.notes.append(f'adapted from RGB to in_channels={channels}: kernels {how}')
     if problems := report.problems(optional=_OUTPUT_NORM.fullmatch):
         variant, arch = model.variant, describe(state)
         raise CheckpointError(
@@ -244,15 +250,7 @@ def load_but(
     if isinstance(new, str) or '' in new:
         raise CheckpointError(f'new must be a list of parts of names, none empty, got {new!r}')
     checkpoint, own = read_checkpoint(path), model.state_dict()
-    given, converted = unwrap(checkpoint), None
-    backbone = getattr(model, 'backbone', None)
-    if isinstance(backbone, SwinV2) and 'backbone.patch_embed.proj.weight' not in given:
-        converted = convert_checkpoint(checkpoint, path)
-        given = {
-            **{f'backbone.{key}': value for key, value in converted.state.items()},
-            **converted.heads,
-            **{key: given[key] for key in converted.unknown},  # unexpected, not passed over
-        }
+    given, converted = _for_model(model, own, checkpoint, path)
     if class_map is not None:
         if any(part in key for part in new for key in _HEAD):
             raise CheckpointError(f'new={list(new)} and class_map both say how the head starts')
@@ -261,6 +259,7 @@ def load_but(
         if not any(part in key for key in own):
             raise CheckpointError(f'new: no parameter of the model has {part!r} in its name')
     report = compare_keys(path, own, given, new, _find_unbuilt(model))
+    report.notes = [note] if (note := entries_note(checkpoint)) else []
     if problems := report.problems():
         _check_classes(own, given, path, new)
         raise CheckpointError(
@@ -268,11 +267,77 @@ def load_but(
             f'size, or name the parts that it is not to give in new (now {list(new)}); for the '
             'backbone alone give the file to model.backbone.init_cfg'
         )
-    if converted is not None and isinstance(backbone, SwinV2):
-        _describe_source(report, converted, backbone)
-        _check_windows(report, backbone)
+    _check_source(report, converted, model)
     _assign(model, given, report)
     return report
+
+
+def fit_weights(
+    model: nn.Module, checkpoint: Any, path: str | os.PathLike[str] = 'checkpoint'
+) -> tuple[State, LoadReport]:
+    """Prepare weights for a whole model that takes what fits, as mmengine's ``load_from`` does.
+
+    Heads may differ. A backbone of this package must fit, but for the norms of its outputs.
+
+    Args:
+        model: the model.
+        checkpoint: weights, wrapped or not, of the model or in any format of `FORMATS`.
+        path: the file, for messages.
+
+    Returns:
+        weights under the model's keys, and the report.
+
+    Raises:
+        CheckpointError: if the backbone does not fit, if the file holds a backbone alone, or if
+            next to nothing fits.
+    """
+    own = model.state_dict()
+    given, converted = _for_model(model, own, checkpoint, path)
+    names = dict(given)
+    if type(model)._load_from_state_dict is not nn.Module._load_from_state_dict:
+        model._load_from_state_dict(names, '', {}, False, [], [], [])  # which may rename keys
+    report = compare_keys(path, own, names)
+    if isinstance(backbone := getattr(model, 'backbone', None), SwinV2):
+        problems = report.problems(lambda key: _OUTPUT_NORM.fullmatch(key) or not _is_backbone(key))
+        alone = converted is not None and all(map(_is_backbone, own.keys() & given.keys()))
+        if alone and not problems and not all(map(_is_backbone, own)):
+            problems = 'it holds a backbone alone, where a whole model belongs'
+        if problems:
+            state = {key.removeprefix(_BACKBONE): value for key, value in given.items()}
+            raise CheckpointError(
+                f'{path} does not fit the model of the config ({problems}); for the weights of a '
+                "backbone alone: model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
+                f'{_hint(backbone, state)}'
+            )
+    _check_source(report, converted, model)
+    _check_report(report, own, names)
+    return given, report
+
+
+def _for_model(
+    model: nn.Module, own: State, checkpoint: Any, path: str | os.PathLike[str]
+) -> tuple[State, Converted | None]:
+    """The weights of a file under the keys of a whole model, converted where they are not yet."""
+    try:
+        found = given = unwrap(checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f'{path}: {error}') from error
+    while all(_WRAPPED.match(name) and name not in own for name in given):
+        given = {_WRAPPED.sub('', name, count=1): value for name, value in given.items()}
+    ours = isinstance(getattr(model, 'backbone', None), SwinV2)
+    if not ours or any(name.startswith(_PATCHES) for name in given):
+        return given, None
+    converted = convert_checkpoint(checkpoint, path)
+    given = {
+        **{_BACKBONE + name: value for name, value in converted.state.items()},
+        **converted.heads,
+        **{name: found[name] for name in converted.unknown},  # unexpected, not passed over
+    }
+    return given, converted
+
+
+def _is_backbone(key: str) -> bool:
+    return key.startswith(_BACKBONE)
 
 
 def read_class_map(path: str | os.PathLike[str]) -> list[int]:
@@ -325,15 +390,27 @@ def _find_unbuilt(model: nn.Module) -> Callable[[str], bool]:
 
 def _describe_source(report: LoadReport, converted: Converted, backbone: SwinV2) -> None:
     report.format, report.prefix = converted.format, converted.prefix
-    report.windows = converted.windows
+    report.windows, report.notes = converted.windows, converted.notes
     report.assumed = _short_windows(backbone.pretrained_window_sizes)
 
 
-def _assign(model: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> None:
+def _check_source(report: LoadReport, converted: Converted | None, model: nn.Module) -> None:
+    """Note where converted weights are from, and refuse those of other windows."""
+    backbone = getattr(model, 'backbone', None)
+    if converted is not None and isinstance(backbone, SwinV2):
+        _describe_source(report, converted, backbone)
+        _check_windows(report, backbone)
+
+
+def _check_report(report: LoadReport, own: State, given: Mapping[str, Tensor]) -> None:
     report.require_match()
-    own = model.state_dict()
     for key in report.loaded:
-        _check_numbers(report.path, key, own[key], state[key])
+        _check_numbers(report.path, key, own[key], given[key])
+
+
+def _assign(model: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> None:
+    own = model.state_dict()
+    _check_report(report, own, state)
     loaded = {key: shard_like(state[key], own[key]) for key in report.loaded}
     model.load_state_dict(loaded, strict=False)
 

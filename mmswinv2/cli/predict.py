@@ -383,7 +383,7 @@ class _Writer:
 
     def close(self) -> None:
         """Write the file of results."""
-        from ..checkpoints.files import write_atomically
+        from ..checkpoints.write import write_atomically
 
         if self.kind == 'predictions.json':
             categories = [dict(id=i, name=str(name)) for i, name in enumerate(self.classes)]

@@ -208,7 +208,7 @@ class SwinV2(nn.Module):
         return tuple(outs)
 
 
-def layer_id(name: str, depths: tuple[int, ...]) -> int:
+def layer_id(name: str, depths: tuple[int, ...], merging_layers: bool = True) -> int:
     """Layer of a backbone's parameter, as the authors count (AiT, ``ait/code/model/optimizer.py``).
 
     The patch embedding is 0, then every block and every patch merging is a layer of its own, and
@@ -217,12 +217,14 @@ def layer_id(name: str, depths: tuple[int, ...]) -> int:
     Args:
         name: the parameter's name inside the backbone.
         depths: blocks per stage.
+        merging_layers: ``False`` counts a patch merging with the block before it, as their code of
+            classification and SimMIM does (microsoft/Swin-Transformer, ``optimizer.py``).
     """
     if name.startswith('patch_embed.'):
         return 0
-    slots = [depth + 1 for depth in depths[:-1]] + [depths[-1]]  # blocks, and the merging
+    slots = [depth + merging_layers for depth in depths[:-1]] + [depths[-1]]
     if match := re.match(r'layers\.(\d+)\.(?:blocks\.(\d+)|downsample)\.', name):
         stage = int(match[1])
-        block = int(match[2]) if match[2] else depths[stage]
+        block = int(match[2]) if match[2] else depths[stage] - (not merging_layers)
         return 1 + sum(slots[:stage]) + block
     return 1 + sum(slots)

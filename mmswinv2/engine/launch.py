@@ -226,6 +226,15 @@ def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:
         if empty and (reason := hosts.explain_empty_data(cfg, kinds)) is not None:
             raise reason from error
         raise
+    except AssertionError as error:
+        if 'epoch_length' not in str(error):
+            raise
+        raise UserError(
+            'the training set has fewer samples than a batch of all processes '
+            f'(train_dataloader.batch_size={cfg.train_dataloader.get("batch_size")}), and '
+            'train_dataloader.drop_last=True leaves that out; lower batch_size, or set drop_last='
+            'False'
+        ) from error
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 _NO_DECAY = ('cpb_mlp', 'logit_scale')
-_OPTIONS = {'layer_decay_rate', 'no_decay_names', 'custom_keys'}
+_OPTIONS = {'layer_decay_rate', 'merging_layers', 'no_decay_names', 'custom_keys'}
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -27,7 +27,8 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     Args:
         optim_wrapper_cfg: config of the optimizer wrapper.
-        paramwise_cfg: ``layer_decay_rate`` (1: no decay over layers), ``no_decay_names`` (more
+        paramwise_cfg: ``layer_decay_rate`` (1: no decay over layers), ``merging_layers`` (see
+            `layer_id`; AiT's rule unless it is ``False``), ``no_decay_names`` (more
             parts of names without weight decay) and ``custom_keys`` (part of a name to
             ``dict(lr_mult=..., decay_mult=...)``; the longest that matches counts). A
             ``decay_mult`` gives weight decay to what has none only if its key matches nothing else:
@@ -38,7 +39,7 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
-        options = {'layer_decay_rate': 1.0, **(paramwise_cfg or {})}
+        options = {'layer_decay_rate': 1.0, 'merging_layers': True, **(paramwise_cfg or {})}
         options.pop('_delete_', None)  # mmengine leaves it where a _base_ has nothing to delete
         if unknown := sorted(set(options) - _OPTIONS):
             raise UserError(f'paramwise_cfg has {unknown}; it may have {sorted(_OPTIONS)}')
@@ -95,8 +96,9 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         for prefix, backbone in backbones.items():
             inside = name.removeprefix(f'{prefix}.') if prefix else name
             if inside != name or not prefix:
-                last = layer_id('', backbone.depths)
-                layer = layer_id(inside, backbone.depths)
+                merging = self.paramwise_cfg['merging_layers']
+                last = layer_id('', backbone.depths, merging)
+                layer = layer_id(inside, backbone.depths, merging)
                 if layer < last and rate != 1:
                     return f'layer {layer} of {prefix or "the model"}', rate ** (last - layer)
                 return prefix or 'the model', 1.0

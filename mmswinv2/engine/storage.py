@@ -14,13 +14,8 @@ from mmengine.dist import all_gather_object, get_world_size
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import print_log
 
-from ..checkpoints.files import (
-    HALF_WRITTEN,
-    check_deepspeed_folder,
-    is_deepspeed_folder,
-    read_checkpoint,
-    write_atomically,
-)
+from ..checkpoints.files import check_deepspeed_folder, is_deepspeed_folder, read_checkpoint
+from ..checkpoints.write import HALF_WRITTEN, write_atomically
 from ..errors import UserError
 
 _LOCK = '.lock'

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from ..checkpoints.files import HALF_WRITTEN, check_deepspeed_folder, is_deepspeed_folder
+from ..checkpoints.files import check_deepspeed_folder, is_deepspeed_folder
 from ..checkpoints.load import shard_like, unshard
+from ..checkpoints.write import HALF_WRITTEN
 from ..core.block import Block
 from ..errors import UserError
 from ..hosts.mmengine import without_config

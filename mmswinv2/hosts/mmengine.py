@@ -7,6 +7,7 @@ import logging
 import runpy
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import checkpoint
 from packaging.specifiers import SpecifierSet
@@ -158,10 +160,11 @@ def read_by_our_reader() -> None:
     mmengine reads addresses with ``weights_only=False``, and resuming runs the Python text that
     stands in a checkpoint as its config. The config is left out of what is read.
     """
-    from ..checkpoints.files import fetch_together, read_checkpoint
+    from ..checkpoints import fetch_together, read_checkpoint
 
     def load(filename: str, *_: Any, **__: Any) -> Any:
-        return read_checkpoint(fetch_together(filename))
+        path = fetch_together(filename)
+        return with_state_dict(read_checkpoint(path), path)
 
     prefixes = ['', 'http://', 'https://', 'hf://']
     checkpoint.CheckpointLoader.register_scheme(prefixes=prefixes, loader=load, force=True)
@@ -195,6 +198,62 @@ def without_config(found: Any) -> Any:
     if isinstance(found, dict) and isinstance(found.get('meta'), dict):
         found['meta'].pop('config', None)
     return found
+
+
+class Origin(OrderedDict):
+    """The ``_metadata`` of a state dict, which mmengine hands on, with the file it is from."""
+
+    path = Path('checkpoint')
+
+
+def with_state_dict(found: Any, path: Path) -> Any:
+    """A checkpoint whose weights stand where mmengine looks for them, under ``state_dict``."""
+    from ..checkpoints.convert import entries_note, holds_weights, open_entry
+
+    weights = open_entry(found)
+    if not isinstance(found, dict) or not ('state_dict' in found or holds_weights(weights)):
+        return found
+    if note := entries_note(found):
+        print_log(f'{path}: {note}', logger='current')
+    state = OrderedDict(weights)
+    state.pop('state_dict', None)  # one without weights
+    state._metadata = Origin(getattr(weights, '_metadata', {}))  # type: ignore[attr-defined]
+    state._metadata.path = path  # type: ignore[attr-defined]
+    found['state_dict'] = state
+    found.setdefault('meta', {})  # for mmseg's
+    return found
+
+
+@patch('mmengine', '>=0.10')
+def report_what_is_loaded() -> None:
+    """Weights of any format are loaded with one report, and refused if next to nothing fits.
+
+    mmengine logs what does not fit and goes on, be it everything. Runners, strategies, hooks and
+    inferencers all load with this function.
+    """
+    from ..checkpoints.load import fit_weights
+
+    @replace(checkpoint, 'load_state_dict')
+    def load_state_dict(
+        original: Any, module: Any, state_dict: Any, strict: bool = False, logger: Any = None
+    ) -> None:
+        while is_model_wrapper(module) or isinstance(module, BaseTTAModel):
+            module = module.module
+        metadata = getattr(state_dict, '_metadata', Origin())
+        path = getattr(metadata, 'path', Origin.path)
+        state, report = fit_weights(module, state_dict, path)
+        state = OrderedDict(state)
+        state._metadata = metadata  # type: ignore[attr-defined]
+        try:
+            original(module, state, strict, 'silent')
+        except RuntimeError as error:
+            if not strict or 'state_dict' not in str(error):
+                raise
+            raise CheckpointError(
+                f'{path} does not fit the model of the config ({report.problems() or error})'
+            ) from error
+        level = logging.WARNING if report.problems() else logging.INFO
+        print_log(str(report), logger=logger or 'current', level=level)
 
 
 @patch('mmengine', '<0.10.8')
@@ -381,7 +440,6 @@ class Host:
         draw_interval: whether that hook has to be told to leave no picture out.
         draw_folder: setting for the folder of its pictures, with dots.
         dump_metric: metric that writes predictions to a file; ``None``: they are label maps.
-        converts_checkpoints: whether tools/test.py takes checkpoints of any format.
     """
 
     name = 'mmengine'
@@ -395,7 +453,6 @@ class Host:
     draw_interval = True
     draw_folder = 'default_hooks.visualization.test_out_dir'
     dump_metric: str | None = 'DumpResults'
-    converts_checkpoints = False
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name or self.name
@@ -497,6 +554,7 @@ class MMEngine(Host):
         read_without_code,
         read_by_our_reader,
         take_no_config_from_weights,
+        report_what_is_loaded,
         start_workers_late,
         normalize_any_channels,
         draw_three_channels,

@@ -103,7 +103,6 @@ class MMPretrain(Host):
     patches = (declare_operators, *Host.patches, explain_wrong_crops, explain_wrong_masks)
     draw_option = 'enable'
     draw_folder = 'default_hooks.visualization.out_dir'
-    converts_checkpoints = True
 
     def require(self, path: str) -> None:
         """As `Host`; and have torchvision imported, before mmpretrain imports it."""

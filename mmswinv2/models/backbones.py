@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..paths import PATHS
 from ..registry import MODELS
 
-_LOADER_KEYS = {'checkpoint', 'prefix', 'format'}
+_LOADER_KEYS = {'checkpoint', 'prefix', 'format', 'key'}
 _NETWORK = set(inspect.signature(SwinV2).parameters) - {'block', 'merge_stride'}
 
 
@@ -33,7 +33,8 @@ class _Backbone(SwinV2, BaseModule):
             embedding alone, -1 nothing.
         norm_eval: keep norms in evaluation mode while training.
         init_cfg: mmengine's; ``dict(type='Pretrained', checkpoint=..., prefix=...)`` takes a file
-            or address of any format of `mmswinv2.checkpoints` and may carry a ``format``.
+            or address of any format of `mmswinv2.checkpoints` and may carry a ``format``, and the
+            ``key`` of the weights in the file, such as ``'model_ema'``.
         path: how blocks are computed, see `mmswinv2.paths`: ``'auto'`` takes the fastest way,
             ``'plain'`` all windows at once, ``'chunked'`` a few windows at a time on CPUs, which
             saves memory in training, ``'padded'`` is for export.
@@ -105,10 +106,14 @@ class _Backbone(SwinV2, BaseModule):
         return layer, 1 + layer_id('', self.depths)
 
     def _load(
-        self, checkpoint: str, prefix: str | None = None, format: str | None = None
+        self,
+        checkpoint: str,
+        prefix: str | None = None,
+        format: str | None = None,
+        key: str | None = None,
     ) -> LoadReport:
         path = fetch_together(checkpoint)
-        report = load_pretrained(self, path, format, prefix, self.pretrained2d)
+        report = load_pretrained(self, path, format, prefix, self.pretrained2d, key)
         print_log(str(report), logger='current')
         return report
 
@@ -157,8 +162,8 @@ def _loader_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     arguments = {k: v for k, v in config.items() if k not in ('type', 'map_location')}
     if 'checkpoint' not in arguments or arguments.keys() - _LOADER_KEYS:
         raise UserError(
-            'init_cfg of a pre-trained backbone needs checkpoint and may have prefix and format, '
-            f'got {dict(config)}'
+            'init_cfg of a pre-trained backbone needs checkpoint (with a key, if it holds several '
+            f'weights) and may have prefix and format, got {dict(config)}'
         )
     if arguments.get('prefix'):
         arguments['prefix'] = arguments['prefix'].rstrip('.') + '.'  # mmengine's has no dot

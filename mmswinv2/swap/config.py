@@ -13,7 +13,7 @@ from typing import Any
 from mmengine.config import Config
 
 from .. import hosts
-from ..checkpoints.files import write_atomically
+from ..checkpoints.write import write_atomically
 from ..errors import UserError
 
 

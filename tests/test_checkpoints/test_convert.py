@@ -349,3 +349,105 @@ def test_weights_for_other_channels_load_as_they_are_or_not_at_all(tmp_path, cha
     for other in (2, 3):
         with pytest.raises(CheckpointError, match=rf'\[32, {channels}, 4, 4\], here \[32, {other}'):
             load_pretrained(image_net(in_channels=other), tmp_path / 'n.pth')
+
+
+def scaled(factor):
+    """Weights that are told apart by their values."""
+    return {key: value * factor for key, value in weights().items()}
+
+
+ENTRIES = [
+    # entries of a file in order, the one that is taken without a key
+    (('model', 'model_ema'), 'model'),
+    (('model_ema', 'model'), 'model'),
+    (('state_dict_ema', 'state_dict'), 'state_dict'),
+    (('params', 'params_ema'), 'params'),
+    (('ema_state_dict', 'model_state_dict'), 'model_state_dict'),
+    (('student', 'teacher'), 'teacher'),
+    (('params_ema',), 'params_ema'),
+    (('model_state_dict',), 'model_state_dict'),
+]
+
+
+@pytest.mark.parametrize(('entries', 'taken'), ENTRIES, ids=str)
+def test_entries_of_a_file(save, entries, taken):
+    factors = {name: 2 + i for i, name in enumerate(entries)}
+    path = save({name: scaled(factor) for name, factor in factors.items()} | {'epoch': 3})
+    net, original = SwinV2('nano'), weights()['norm.weight']
+    report = str(load_pretrained(net, path))
+    assert torch.equal(net.norm3.weight, original * factors[taken])
+    others = [name for name in entries if name != taken]
+    assert ('key=' in report) == bool(others)
+    assert all(f'took {taken!r}; the file also has [{name!r}]' in report for name in others)
+    for name in entries:
+        report = load_pretrained(net, path, key=name)
+        assert torch.equal(net.norm3.weight, original * factors[name])
+        assert not others or f'took {name!r}' in str(report)
+    with pytest.raises(CheckpointError, match=f"key='raw' names no weights; .*'{taken}'"):
+        load_pretrained(net, path, key='raw')
+
+
+def test_entries_of_other_names_and_without_weights(save):
+    """An entry may have any name; one of a usual name without weights is passed over."""
+    path = save({'model': {'arch': 'nano'}, 'weights': weights(), 'state_dict_ema': scaled(2)})
+    net = SwinV2('nano')
+    load_pretrained(net, path)
+    assert torch.equal(net.norm3.weight, 2 * weights()['norm.weight'])
+    load_pretrained(net, path, key='weights')
+    assert torch.equal(net.norm3.weight, weights()['norm.weight'])
+    loop = {'x': torch.ones(1)}
+    loop['model'] = loop
+    with pytest.raises(CheckpointError, match='no SwinV2 in these 1 weights'):
+        load_pretrained(net, save(loop))
+
+
+def test_key_in_init_cfg(save, log):
+    path = save({'state_dict': weights(), 'state_dict_ema': {'module': scaled(3)}})
+    for key, factor in (('state_dict_ema', 3), (None, 1)):
+        cfg = dict(type='Pretrained', checkpoint=str(path), **({'key': key} if key else {}))
+        net = SwinTransformerV2('nano', init_cfg=cfg)
+        net.init_weights()
+        assert torch.equal(net.norm3.weight, weights()['norm.weight'] * factor)
+    assert "took 'state_dict'; the file also has ['state_dict_ema']" in log()
+
+
+def global_blocks(blocks, tables=((16, 12), (16, 12), (16, 12), (16, 6))):
+    """A file of Plain-DETR: a table in every block but the global ones, ``(stage, block)``."""
+    state = weights()
+    for stage, (m, w) in enumerate(tables):
+        for block in range(2):
+            if (stage, block) not in blocks:
+                attn = f'layers.{stage}.blocks.{block}.attn.'
+                state[attn + 'relative_coords_table'] = log_coordinates((m, m), (w, w))[None]
+    return {'backbone.0.body.' + key: value for key, value in state.items()}
+
+
+def test_blocks_without_a_coordinate_table_are_named(save):
+    pretrained = [12, 12, 12, 6]
+    net = SwinV2('nano', window_size=16, pretrained_window_sizes=pretrained)
+    report = str(load_pretrained(net, save({'model': global_blocks({(3, 0), (3, 1)})})))
+    assert (
+        'WARNING: no coordinate table in stage 3, blocks 0, 1: they attend to the whole' in report
+    )
+    assert 'set window_size of stage 3 to the longer side of its map or more' in report
+    report = str(load_pretrained(net, save({'model': global_blocks({(1, 1)})})))
+    assert 'in stage 1, blocks 1: they attend' in report and 'outputs will differ' in report
+    for none in (global_blocks(()), weights()):
+        assert 'WARNING' not in str(load_pretrained(net, save({'model': none})))
+
+
+@pytest.mark.parametrize('prefix', ['', 'encoder.model.', 'timm_model.', 'module.'])
+def test_feature_extractors_of_timm(save, prefix):
+    net = SwinV2('nano', out_indices=(3,))
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    state = {}
+    for key, value in before.items():
+        new = re.sub(r'layers\.(\d)\.down', lambda m: f'layers.{int(m[1]) + 1}.down', key)
+        if not key.startswith('norm'):
+            state[prefix + re.sub(r'^layers\.', 'layers_', new)] = value + 1
+    state['decoder.conv.weight'] = torch.ones(1)
+    report = load_pretrained(net, save({'state_dict': state}))
+    assert (report.format, report.prefix) == ('timm', prefix)
+    assert report.missing == ['norm3.weight', 'norm3.bias']
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, before[key] + (0 if key.startswith('norm') else 1)), key

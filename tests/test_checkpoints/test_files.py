@@ -5,11 +5,14 @@ import importlib
 import io
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -25,7 +28,8 @@ from mmswinv2.checkpoints import (
     read_pickle,
     write_checkpoint,
 )
-from mmswinv2.checkpoints.files import cache_path, harmless_globals
+from mmswinv2.checkpoints.download import cache_path
+from mmswinv2.checkpoints.files import harmless_globals
 from mmswinv2.core import SwinV2
 from tests.test_checkpoints.conftest import weights
 
@@ -165,6 +169,46 @@ def test_files_that_cannot_be_read(save, tmp_path, capsys):
     with pytest.raises(CheckpointError):
         read_checkpoint(tmp_path / 'old.pkl')
     assert capsys.readouterr().out == ''
+
+
+@pytest.mark.parametrize('wrap', [lambda net: net, lambda net: {'model': net}, vars], ids=str)
+def test_the_advice_for_whole_modules_works(save, tmp_path, monkeypatch, wrap):
+    net = SwinV2('nano')
+    torch.nn.init.normal_(net.norm3.weight)
+    content = {'state_dict': net.state_dict(), 'config': Path()} if wrap is vars else wrap(net)
+    path = save(content, "it's.pth")
+    with pytest.raises(CheckpointError, match='would run code from the file') as error:
+        read_checkpoint(path)
+    monkeypatch.chdir(tmp_path)
+    exec(re.search('`(.+?)`', str(error.value))[1], {'torch': torch})
+    other = SwinV2('nano')
+    load_pretrained(other, tmp_path / 'weights.pth')
+    assert torch.equal(other.norm3.weight, net.norm3.weight)
+
+
+@pytest.mark.filterwarnings('ignore:.*torch.jit:DeprecationWarning')
+def test_the_advice_for_programs_of_torchscript_works(tmp_path, monkeypatch):
+    layer = torch.nn.Linear(2, 3)
+    torch.jit.trace(layer, torch.ones(1, 2)).save(tmp_path / 'script.pt')
+    with pytest.raises(CheckpointError, match='program of TorchScript') as error:
+        read_checkpoint(tmp_path / 'script.pt')
+    monkeypatch.chdir(tmp_path)
+    exec(re.search('`(.+?)`', str(error.value))[1], {'torch': torch})
+    assert torch.equal(read_checkpoint(tmp_path / 'weights.pth')['weight'], layer.weight)
+
+
+def test_check_sums_are_read_once(save, monkeypatch):
+    opened = []
+    original = ZipFile.open
+    monkeypatch.setattr(ZipFile, 'open', lambda *a, **k: opened.append(1) or original(*a, **k))
+    path = save({'a': torch.ones(3)}, 'once.pth')
+    read_checkpoint(path, mmap=True)
+    assert opened
+    opened.clear()
+    read_checkpoint(path)
+    assert not opened
+    save({'a': torch.zeros(4)}, 'once.pth')
+    assert read_checkpoint(path)['a'].shape == (4,) and opened
 
 
 class LooksUp:

@@ -13,7 +13,7 @@ from mmswinv2.checkpoints import (
     load_pretrained,
     write_checkpoint,
 )
-from mmswinv2.checkpoints.files import cache_path
+from mmswinv2.checkpoints.download import cache_path
 from mmswinv2.core import SwinV2
 from tests.test_checkpoints.conftest import weights
 

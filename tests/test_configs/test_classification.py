@@ -255,3 +255,71 @@ def test_mask_token_has_no_weight_decay():
     token = model.backbone.mask_token
     (group,) = [g for g in groups if any(p is token for p in g['params'])]
     assert group['weight_decay'] == 0 and {g['weight_decay'] for g in groups} == {0, 0.05}
+
+
+TUNED = 'base-w14_simmim-pre_16xb128-100e_in1k-224px'
+
+
+def test_fine_tuning_from_simmim():
+    """microsoft/Swin-Transformer, simmim_finetune__swinv2_base__img224_window14__800ep.yaml."""
+    cfg = load(TUNED)
+    backbone = cfg.model.backbone
+    assert (backbone.arch, backbone.drop_path_rate) == ('base', 0.1)
+    assert (backbone.window_size, backbone.pretrained_window_sizes) == ([14, 14, 14, 7], W12)
+    pretraining = load('base-w12_16xb128-800e_in1k-192px', 'pretraining')
+    assert pretraining.model.backbone.window_size == W12
+    assert backbone.init_cfg.checkpoint == (
+        'work_dirs/simmim_swinv2-base-w12_16xb128-800e_in1k-192px/epoch_800.pth'
+    )
+    assert cfg.train_dataloader.batch_size * 16 == 2048 == cfg.auto_scale_lr.base_batch_size
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.lr, optimizer.weight_decay) == (1.25e-3 * 4, 0.05)
+    assert cfg.optim_wrapper.clip_grad.max_norm == 5.0
+    assert cfg.optim_wrapper.paramwise_cfg == dict(layer_decay_rate=0.75, merging_layers=False)
+    assert cfg.train_cfg.max_epochs == 100
+    first, top, last = rates(cfg, (0, 20, 99), epoch_length=4)
+    assert first == pytest.approx(2.5e-7 * 4) and top == pytest.approx(5e-3, rel=1e-3)
+    assert 2.5e-7 * 4 < last < 0.01 * top
+    assert step(cfg, 'RandomResizedCrop').scale == 224
+    assert step(cfg, 'ResizeEdge', 'test').scale == int(256 / 224 * 224)
+    assert step(cfg, 'CenterCrop', 'test').crop_size == 224
+    assert 'Precision: float32' in head_of(TUNED)
+
+
+@pytest.mark.parametrize('name', [*RECIPES, *GIANT, TUNED])
+def test_loaders_drop_the_last_batch_as_the_authors_do(name):
+    cfg = load(name)
+    assert cfg.train_dataloader.drop_last
+    assert not cfg.val_dataloader.get('drop_last') and not cfg.test_dataloader.get('drop_last')
+
+
+@pytest.mark.parametrize('name', [*SIMMIM, 'nano_shapes'])
+def test_simmim_loads_images_as_the_authors_do(name):
+    cfg = load(name, 'pretraining')
+    assert step(cfg, 'RandomResizedCrop').backend == 'pillow'
+    assert step(cfg, 'RandomResizedCrop').get('interpolation', 'bilinear') == 'bilinear'
+    assert cfg.train_dataloader.drop_last
+
+
+def test_weight_decay_of_simmim_as_their_code_has_it():
+    """The lines in the schedule's head decay what their keywords miss, and nothing else."""
+    from mmswinv2.models import SimMIMSwinTransformerV2
+
+    cfg = load('base-w12_16xb128-800e_in1k-192px', 'pretraining').optim_wrapper
+    head = (ROOT / 'configs/_base_/schedules/simmim_800e.py').read_text()
+    text = re.search(r'paramwise_cfg=(dict\(.*?\}\))', re.sub(r'\n# *', ' ', head))[1]
+    model = nn.ModuleDict(dict(backbone=SimMIMSwinTransformerV2(arch='nano', window_size=4)))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+
+    def decayed(options):
+        cfg.paramwise_cfg.update(options)
+        groups = build_optim_wrapper(model, cfg).optimizer.param_groups
+        return {names[p] for g in groups if g['weight_decay'] for p in g['params']}
+
+    ours, theirs = decayed({}), decayed(eval(text))
+    expected = {name for p, name in names.items() if p.ndim > 1 and 'mask_token' not in name}
+    assert theirs == expected
+    assert {name.split('.attn.')[1] for name in theirs - ours} == {
+        'logit_scale', 'cpb_mlp.0.weight', 'cpb_mlp.2.weight',
+    }  # fmt: skip
+    assert ours < theirs

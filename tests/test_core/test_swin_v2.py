@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
+from benchmarks.peers import randomise
 from mmswinv2.core import SwinV2
 from mmswinv2.core.arguments import one_each
 from mmswinv2.core.block import Block, DropPath
@@ -328,3 +329,30 @@ def test_weights_of_stages_that_are_not_built_are_passed_over():
     assert len(whole.state_dict()) > len(net.state_dict())  # the dict that was given is as it was
     with pytest.raises(RuntimeError, match='layers.3.blocks'):  # no stage of this arch
         net.load_state_dict({**whole.state_dict(), 'layers.3.blocks.0.attn.q_bias': torch.zeros(8)})
+
+
+def last_map(size, window, by_shorter_side):
+    """The last map of SwinV2-T on an image, and by the rule of the authors' classification code.
+
+    Theirs: in a stage whose shorter side is not longer than the window, windows are squares of that
+    side and none is shifted, however long the other side is.
+    """
+    maps = [tuple(side // 4 // 2**i for side in size) for i in range(4)]
+    windows = [min(window, *sides) if by_shorter_side else window for sides in maps]
+    scale = [min(window, *sides) for sides in maps]
+    net = SwinV2('tiny', window_size=windows, pretrained_window_sizes=scale, out_indices=(3,))
+    for stage, sides in zip(net.layers, maps, strict=True):
+        for block in stage.blocks:
+            if by_shorter_side and min(sides) <= window:
+                block.shift = (0, 0)
+    image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return randomise(net)(image)[0]
+
+
+@pytest.mark.parametrize('window', [8, 16])
+def test_windows_along_each_axis_or_by_the_shorter_side(window):
+    """The figure in docs/numerics.md; on squares there is no difference."""
+    for size, low, high in (((256, 512), 1e-2, 4e-2), ((256, 256), 0, 1e-6)):
+        ours, theirs = (last_map(size, window, rule) for rule in (False, True))
+        assert low <= (ours - theirs).abs().max() / theirs.abs().max() <= high

@@ -1,7 +1,10 @@
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
 
+from mmswinv2.engine import launch
 from mmswinv2.engine.launch import compile_features, set_mixed_precision
 from mmswinv2.errors import UserError
 
@@ -56,3 +59,40 @@ def test_a_strategy_has_its_own_precision(gpu):
 def test_compile_needs_something_to_compile():
     with pytest.raises(UserError, match='Linear has neither; leave it out'):
         compile_features(torch.nn.Linear(1, 1), {})
+
+
+class Layer(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def forward(self, inputs, mode):
+        return dict(loss=self.layer(inputs).sum())
+
+
+@pytest.mark.parametrize(('samples', 'enough'), [(3, False), (4, True)])
+def test_a_training_set_smaller_than_the_batch_that_is_dropped(samples, enough, tmp_path):
+    loader = dict(
+        dataset=[dict(inputs=torch.ones(1))] * samples,
+        batch_size=4,
+        drop_last=True,
+        sampler=dict(type='DefaultSampler', shuffle=True),
+        collate_fn=dict(type='default_collate'),
+    )
+    warmup = dict(type='LinearLR', start_factor=0.1, end=1, convert_to_iter_based=True)
+    runner = Runner(
+        model=Layer(),
+        work_dir=str(tmp_path),
+        train_dataloader=loader,
+        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1)),
+        param_scheduler=[warmup],
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        experiment_name=tmp_path.name,
+        default_scope='mmengine',
+    )
+    cfg = Config(dict(train_dataloader=dict(batch_size=4)))
+    if enough:
+        launch.run(runner.train, cfg, ('train',))
+    else:
+        with pytest.raises(UserError, match='fewer samples than a batch .*batch_size=4.*drop_last'):
+            launch.run(runner.train, cfg, ('train',))

@@ -49,6 +49,34 @@ def test_layers_as_the_authors_count_them():
     assert layer_id('norm0.weight', depths) == layer_id('norm3.bias', depths) == 28
 
 
+def test_layers_as_the_authors_code_of_classification_counts_them():
+    """microsoft/Swin-Transformer and SimMIM: B has 26 layers, T 14; a merging is its block's."""
+    depths = get_variant('base').depths
+    expected = {
+        'patch_embed.proj.weight': 0,
+        'layers.0.blocks.1.norm1.weight': 2,
+        'layers.0.downsample.norm.bias': 2,
+        'layers.1.blocks.0.mlp.fc1.bias': 3,
+        'layers.2.blocks.17.mlp.fc1.bias': 22,
+        'layers.2.downsample.reduction.weight': 22,
+        'layers.3.blocks.0.attn.q_bias': 23,
+        'layers.3.blocks.1.attn.q_bias': 24,
+        'norm3.weight': 25,
+    }
+    assert {name: layer_id(name, depths, merging_layers=False) for name in expected} == expected
+
+
+@pytest.mark.parametrize(('merging', 'first', 'merged'), [(True, 16, 13), (False, 13, 11)])
+def test_the_rate_of_the_patch_embedding(merging, first, merged):
+    model = Detector(SwinTransformerV2('tiny'))
+    optimizer = build(model, layer_decay_rate=0.75, merging_layers=merging)
+    groups = groups_by_name(model, optimizer)
+    rate = groups['backbone.patch_embed.proj.weight']['lr']
+    assert rate == pytest.approx(0.75**first) == pytest.approx(0.0100 if merging else 0.0238, 0.01)
+    rate = groups['backbone.layers.0.downsample.norm.weight']['lr']
+    assert rate == pytest.approx(0.75**merged)
+
+
 def test_decay_over_all_blocks_and_no_weight_decay_where_it_hurts():
     model = Detector(SwinTransformerV2('nano'))
     groups = groups_by_name(model, build(model, layer_decay_rate=0.5))

@@ -91,6 +91,19 @@ def configs():
 
 
 @probe(
+    'Weights of any format are loaded with one report, and refused if next to nothing fits',
+    'mmengine',
+)
+def nothing_fits():
+    from mmengine.runner import checkpoint
+
+    torch.save({'model': {'weight': torch.ones(1, 1)}}, FOLDER / 'other.pth')
+    layer = torch.nn.Linear(1, 1)
+    checkpoint.load_checkpoint(layer, str(FOLDER / 'other.pth'))
+    return bool(layer.weight != 1)
+
+
+@probe(
     'Workers of a training by iterations start after hooks have checked their data set', 'mmengine'
 )
 def late_workers():

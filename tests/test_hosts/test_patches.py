@@ -25,6 +25,11 @@ TABLE = [
     ),
     ('An inferencer runs no config that stands in a file of weights', 'mmengine', '>=0.7'),
     (
+        'Weights of any format are loaded with one report, and refused if next to nothing fits',
+        'mmengine',
+        '>=0.10',
+    ),
+    (
         'Workers of a training by iterations start after hooks have checked their data set',
         'mmengine',
         '<0.10.8',

@@ -71,3 +71,23 @@ def test_parity(peer, size, setting, tmp_path, record_property):
     errors = [float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, theirs, strict=True)]
     record_property('largest error of the largest value', max(errors))
     assert max(errors) < TOLERANCE
+
+
+@pytest.mark.parametrize('prefix', ['', 'encoder.model.'])
+def test_parity_of_timms_feature_extractor(prefix, tmp_path):
+    """``features_only=True``, whose keys are others than those of timm's classifiers."""
+    peers.import_torchvision()
+    import timm
+
+    theirs = timm.create_model('swinv2_tiny_window8_256', features_only=True, pretrained=False)
+    peers.randomise(theirs)
+    state = {prefix + key: value for key, value in theirs.state_dict().items()}
+    torch.save({'model_state_dict': state}, tmp_path / 'features.pth')
+    net = SwinV2('tiny', window_size=8).eval()
+    report = load_pretrained(net, tmp_path / 'features.pth')
+    assert (report.format, report.prefix) == ('timm', prefix)
+    x = torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(1))
+    ours = outputs(net, list(net.layers), net.norm3, x)
+    with torch.no_grad():
+        for a, b in zip(ours, theirs(x), strict=False):
+            assert (a - b.permute(0, 3, 1, 2)).abs().max() < TOLERANCE * b.abs().max()

@@ -1,12 +1,16 @@
 """Every config of mmpretrain builds."""
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS, init_default_scope
+from PIL import Image
 
 from tests.test_configs.test_configs import CONFIGS, OF_MMPRETRAIN
 from tests.test_tools.conftest import ROOT
+
+SIMMIM = 'configs/pretraining/simmim_swinv2-base-w12_16xb128-800e_in1k-192px.py'
 
 
 @pytest.mark.parametrize('path', [p for p in CONFIGS if p.startswith(OF_MMPRETRAIN)])
@@ -25,3 +29,22 @@ def test_config_builds(path):
         with TRANSFORMS.switch_scope_and_registry(cfg.default_scope) as registry:
             for transform in loader.dataset.pipeline:
                 assert registry.build(transform) is not None
+
+
+def test_crops_of_simmim_are_smoothed_as_theirs_are():
+    """The pixels are the target; cv2 takes a few of those that Pillow averages."""
+    from torchvision.transforms.functional import InterpolationMode, resized_crop
+
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (600, 800, 3), np.uint8)  # the finest detail there is
+    (crop,) = [
+        t for t in Config.fromfile(ROOT / SIMMIM).train_pipeline if t['type'] == 'RandomResizedCrop'
+    ]
+    init_default_scope('mmpretrain')
+    ours = TRANSFORMS.build(crop)
+    ours.rand_crop_params = lambda img: (30, 50, 500, 480)
+    theirs = resized_crop(
+        Image.fromarray(image), 30, 50, 500, 480, [192, 192], InterpolationMode.BILINEAR
+    )
+    difference = ours({'img': image})['img'].astype(float) - np.asarray(theirs, float)
+    assert np.sqrt((difference**2).mean()) < 1

@@ -8,6 +8,7 @@ from benchmarks import peers
 from mmswinv2.checkpoints import CheckpointError, load_but, read_class_map
 from mmswinv2.core.attention import log_coordinates
 from tests.test_pretrain.conftest import CLASSIFIER, SIMMIM, build
+from tests.test_tools.conftest import ROOT
 
 TINY = 'configs/classification/swinv2-tiny-w8_16xb64_in1k-256px.py'
 TUNED = 'configs/classification/swinv2-base-w16_in22k-pre_16xb64_in1k-256px.py'
@@ -201,3 +202,33 @@ def test_layer_decay_of_mmpretrain():
     assert rates['backbone.layers.3.blocks.1.attn.q_bias'] == 0.5
     assert rates['backbone.layers.0.downsample.reduction.weight'] == 0.5**9
     assert rates['backbone.patch_embed.proj.weight'] == 0.5**12
+
+
+def get_model(config, path):
+    from mmpretrain import get_model
+
+    return get_model(str(config), pretrained=str(path))
+
+
+@pytest.mark.parametrize('peer', [timm, transformers, mmpretrain])
+def test_get_model_takes_weights_of_any_format(peer, tmp_path):
+    theirs, run = peer(256, 8, (0,) * 4)
+    torch.save(theirs.state_dict(), tmp_path / 'peer.pth')
+    config = tmp_path / 'config.py'
+    config.write_text(f"_base_ = '{ROOT / TINY}'\nmodel = dict(head=dict(num_classes={CLASSES}))\n")
+    ours = get_model(config, tmp_path / 'peer.pth')
+    x = torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x, mode='tensor'), run(x), rtol=1e-4, atol=1e-4)
+
+
+def test_get_model_refuses_what_does_not_fit(tmp_path):
+    import timm
+
+    torch.save(timm.create_model('resnet18', pretrained=False).state_dict(), tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match='x.pth: no SwinV2 in these'):
+        get_model(ROOT / TINY, tmp_path / 'x.pth')
+    peer, _ = transformers(256, 8, (0,) * 4)
+    torch.save(peer.swinv2.state_dict(), tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match='holds a backbone alone'):
+        get_model(ROOT / TINY, tmp_path / 'x.pth')

@@ -11,6 +11,7 @@ import torch
 
 from mmswinv2.checkpoints import load_pretrained, read_checkpoint
 from mmswinv2.models import SwinTransformerV2, VideoSwinTransformerV2
+from tests.test_checkpoints.conftest import weights
 from tests.test_tools.conftest import CONFIG, ROOT, SMALL
 
 
@@ -53,6 +54,35 @@ def test_evaluation_with_pictures_and_predictions(tool, trained, shapes, tmp_pat
         assert len(pickle.load(file)) == 4
     scores = tool('misc/print_scores.py', tmp_path)
     assert scores.stdout.startswith('box AP') and 'pictures' in scores.stdout
+
+
+def test_evaluation_takes_wrapped_files(tool, trained, shapes, tmp_path):
+    state = read_checkpoint(trained / 'iter_2.pth')['state_dict']
+    wrapped = {'model_ema': {f'module.{key}': value for key, value in state.items()}}
+    torch.save(wrapped, tmp_path / 'wrapped.pth')
+    found = []
+    for i, file in enumerate((trained / 'iter_2.pth', tmp_path / 'wrapped.pth')):
+        run = tool(
+            'test.py', CONFIG, file, '--work-dir', tmp_path / str(i), '--out',
+            tmp_path / f'{i}.pkl', '--cfg-options', f'data_root={shapes}',
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+        with (tmp_path / f'{i}.pkl').open('rb') as pickled:
+            found.append([p['pred_instances']['scores'] for p in pickle.load(pickled)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize('resume', [False, True])
+def test_training_from_weights_that_do_not_fit_ends(train, resume, tmp_path):
+    """Image weights without the names of a whole model: nothing would be loaded of them."""
+    path = tmp_path / 'x.pth'
+    torch.save({'model': weights()}, path)
+    arguments = ('--resume', path) if resume else ()
+    options = () if resume else (f'load_from={path}',)
+    run = train(tmp_path / 'w', *arguments, options=options)
+    assert run.returncode == 1 and 'Traceback' not in run.stderr
+    assert 'x.pth does not fit the model of the config (it holds a backbone alone' in run.stderr
+    assert not list((tmp_path / 'w').glob('*.pth'))
 
 
 def test_evaluation_wants_every_weight(tool, trained, shapes, tmp_path):

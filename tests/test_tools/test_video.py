@@ -7,7 +7,9 @@ import shutil
 import av
 import numpy as np
 import pytest
+import torch
 
+from mmswinv2.checkpoints import read_checkpoint
 from tests.test_tools.conftest import made_once, scores
 from tests.test_tools.test_bad_input import sentence
 
@@ -113,8 +115,11 @@ def test_bad_lists(train, evaluate, clips, tmp_path):
 def test_video_demo(tool, classifier, clips, tmp_path):
     (tmp_path / 'names.txt').write_text('left\nright\nup\ndown\ngrowing\nturning\n')
     source = clips / 'videos_val/00004.mp4'
+    state = read_checkpoint(classifier / 'iter_2.pth')['state_dict']
+    wrapped = {'model': {f'module.{key}': value for key, value in state.items()}}
+    torch.save(wrapped, tmp_path / 'wrapped.pth')
     run = tool(
-        'misc/video_demo.py', source, MOTION, classifier / 'iter_2.pth',
+        'misc/video_demo.py', source, MOTION, tmp_path / 'wrapped.pth',
         '--labels', tmp_path / 'names.txt', '--topk', 3, '--out', tmp_path / 'out.mp4',
     )  # fmt: skip
     assert run.returncode == 0, run.stderr

@@ -21,8 +21,8 @@ from torch.fx.experimental import _config as symbols
 
 from mmswinv2 import hosts
 from mmswinv2.analysis.model import ready
-from mmswinv2.checkpoints import read_checkpoint
-from mmswinv2.checkpoints.files import write_atomically
+from mmswinv2.checkpoints import fetch, load_but
+from mmswinv2.checkpoints.write import write_atomically
 from mmswinv2.core import SwinV2
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.errors import UserError, report_user_errors
@@ -64,14 +64,7 @@ def build_features(cfg, checkpoint):
         for p in model.parameters():  # a new block starts as the identity, which shows nothing
             nn.init.normal_(p, std=0.05)
         return Features(model).eval()
-    content = read_checkpoint(checkpoint)
-    state = content.get('state_dict', content)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(
-            f'{checkpoint} is not of the model of this config; {str(error).splitlines()[1].strip()}'
-        ) from error
+    print(load_but(model, fetch(checkpoint)))
     return Features(model).eval()
 
 

@@ -10,7 +10,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import MODELS
 
 from mmswinv2 import hosts
-from mmswinv2.checkpoints import read_checkpoint
+from mmswinv2.checkpoints import fetch, load_but
 from mmswinv2.datasets import UnreadableVideo, open_video, write_video
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.errors import UserError, report_user_errors
@@ -33,16 +33,10 @@ def parse_args():
 
 def classify(args, cfg):
     """Scores of all classes."""
-    checkpoint = read_checkpoint(args.checkpoint)
     hosts.of(cfg).use_registries()
     cfg.model.backbone.init_cfg = None  # the checkpoint has all weights
     model = MODELS.build(cfg.model)
-    try:
-        model.load_state_dict(checkpoint.get('state_dict', checkpoint))
-    except RuntimeError as error:
-        raise UserError(
-            f'{args.checkpoint} does not fit the model of the config: {error}'
-        ) from error
+    print(load_but(model, fetch(args.checkpoint)))
     pipeline = Compose(next(hosts.inner_datasets(cfg.test_dataloader.dataset)).pipeline)
     sample = pipeline(dict(filename=args.video, label=-1, start_index=0, modality='RGB'))
     with torch.no_grad():

@@ -17,6 +17,7 @@ def parse_args():
     parser.add_argument('dst', help='the .pth file to write')
     parser.add_argument('--format', choices=list(FORMATS), help='instead of detecting it')
     parser.add_argument('--prefix', help="what precedes the backbone's keys, e.g. 'backbone.'")
+    parser.add_argument('--key', help="the entry of the file with the weights, e.g. 'model_ema'")
     parser.add_argument(
         '--pretrained-windows',
         type=int,
@@ -30,7 +31,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    converted = convert_file(fetch(args.src), args.format, args.prefix)
+    converted = convert_file(fetch(args.src), args.format, args.prefix, args.key)
     windows, arch = converted.windows, describe(converted.state)
     if args.pretrained_windows:
         axes = converted.state['layers.0.blocks.0.attn.cpb_mlp.0.weight'].shape[1]
@@ -45,6 +46,7 @@ def main():
     write_checkpoint(dict(state_dict=converted.state, meta=meta), args.dst)
     print(f'format: {converted.format} ({FORMATS[converted.format].title})')
     print(f'prefix: {converted.prefix!r}')
+    print(''.join(f'{note}\n' for note in converted.notes), end='')
     print(f'architecture: {arch}')
     print(f'pre-trained windows: {windows or "not recorded in the file"}')
     print(

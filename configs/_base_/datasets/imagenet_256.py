@@ -47,6 +47,7 @@ train_dataloader = dict(
     batch_size=64,
     num_workers=5,
     persistent_workers=True,
+    drop_last=True,  # the authors' code
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(type='ImageNet', data_root=data_root, split='train', pipeline=train_pipeline),
 )

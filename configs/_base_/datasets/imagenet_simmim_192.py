@@ -1,4 +1,5 @@
 # Crops of 192 pixels; six tenths of their squares of 32 pixels are masked. Labels are not used.
+# Pixels are the target: Pillow smooths what it makes smaller, as the authors do; cv2 does not.
 data_root = 'data/imagenet/'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -7,6 +8,7 @@ train_pipeline = [
         scale=192,
         crop_ratio_range=(0.67, 1.0),
         aspect_ratio_range=(3 / 4, 4 / 3),
+        backend='pillow',
     ),
     dict(type='RandomFlip', prob=0.5),
     dict(
@@ -22,6 +24,7 @@ train_dataloader = dict(
     batch_size=128,
     num_workers=8,
     persistent_workers=True,
+    drop_last=True,  # the authors' code
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(

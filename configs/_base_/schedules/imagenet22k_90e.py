@@ -1,5 +1,6 @@
 # The paper's ImageNet-22K recipe: lr 1e-3, weight decay 0.1, batch 4096, 90 epochs, 5 of them
 # warm-up.
+# Precision: mixed, float16, by default in the authors' code; `tools/train.py --amp` does the same.
 _base_ = 'imagenet_300e.py'
 
 max_epochs = 90

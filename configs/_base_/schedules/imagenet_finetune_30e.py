@@ -1,5 +1,6 @@
 # The paper's fine-tuning from ImageNet-22K: lr 4e-5, weight decay 1e-8, batch 1024, 30 epochs,
 # cosine; 5 epochs of warm-up as in the authors' code.
+# Precision: mixed, float16, by default in the authors' code; `tools/train.py --amp` does the same.
 _base_ = 'imagenet_300e.py'
 
 max_epochs = 30

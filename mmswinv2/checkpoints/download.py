@@ -1,0 +1,116 @@
+"""From a path, an address or the name of published weights to a local file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from http.client import HTTPException
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlparse
+from urllib.request import urlopen
+
+import torch
+
+from ..errors import CheckpointError
+from .published import PUBLISHED, published_weights
+from .write import write_atomically
+
+# addresses without TLS are read from this machine, and from others where this is set
+_ALLOW_HTTP = 'MMSWINV2_ALLOW_HTTP'
+
+
+def fetch(source: str | os.PathLike[str]) -> Path:
+    """Return the local path of a checkpoint, downloading it if need be.
+
+    Args:
+        source: a path, an ``https://`` address, ``hf://OWNER/NAME/FILE`` on Hugging Face, or a
+            name of `PUBLISHED` (what exists under that name on the disk goes first). ``http://``
+            is for this machine, and for others where ``MMSWINV2_ALLOW_HTTP=1`` is set.
+
+    Returns:
+        the path of the file, which need not exist if `source` is a path. Downloads are kept, see
+        `cache_path`.
+
+    Raises:
+        CheckpointError: if the address cannot be read or is of another kind, if the file has
+            another SHA-256 than the published one, or if a bare name (without folder and suffix)
+            is unknown.
+    """
+    text = os.fspath(source)
+    if '://' not in text:
+        path = Path(text).expanduser()
+        if path.exists() or text != path.stem:
+            return path
+        text = published_weights(text).url
+    if text.startswith('hf://'):
+        return _fetch_from_hugging_face(text)
+    if not text.startswith(('http://', 'https://')):
+        raise CheckpointError(f'{text}: only files, https:// and hf:// addresses can be read')
+    local = urlparse(text).hostname in ('localhost', '127.0.0.1', '::1')
+    if text.startswith('http://') and not local and not os.environ.get(_ALLOW_HTTP):
+        raise CheckpointError(
+            f'{text}: anybody on the way can change what http:// brings; use https://, or set '
+            f'{_ALLOW_HTTP}=1 if you trust the network'
+        )
+    path = cache_path(text)
+    if not path.exists():
+        try:
+            with urlopen(text, timeout=60) as response:
+                write_atomically(path, lambda file: _download(response, file, text))
+        except (OSError, HTTPException) as error:
+            raise CheckpointError(
+                f'cannot download {text} ({error}); download it by other means and put it at {path}'
+            ) from error
+    return path
+
+
+def _fetch_from_hugging_face(address: str) -> Path:
+    """The local path of ``hf://OWNER/NAME/FILE``."""
+    owner, name, file = [*address.removeprefix('hf://').split('/', 2), '', ''][:3]
+    if not (owner and name and file):
+        raise CheckpointError(f'{address}: an address on Hugging Face is hf://OWNER/NAME/FILE')
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError as error:
+        raise CheckpointError(f'{address} needs `pip install huggingface-hub`') from error
+    try:
+        return Path(hf_hub_download(f'{owner}/{name}', file))
+    except (OSError, ValueError) as error:  # its own errors are of these two
+        text = ' '.join(str(error).split())
+        raise CheckpointError(f'cannot download {address} ({text})') from error
+
+
+def cache_path(url: str) -> Path:
+    """Where `fetch` keeps a download: in torch's hub folder, ``$TORCH_HOME/hub/checkpoints``.
+
+    Each address has a folder of its own there, as files of several addresses share a name.
+    """
+    folder = hashlib.sha256(url.encode()).hexdigest()[:8]
+    return Path(torch.hub.get_dir(), 'checkpoints', folder, Path(urlparse(url).path).name)
+
+
+def fetch_together(source: str | os.PathLike[str]) -> Path:
+    """As `fetch`, with one download per machine. Collective: call on every rank.
+
+    Raises:
+        CheckpointError: see `fetch`.
+    """
+    if int(os.environ.get('LOCAL_RANK', 0)) == 0:
+        fetch(source)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    return fetch(source)
+
+
+def _download(response: Any, file: IO[bytes], url: str) -> None:
+    digest = hashlib.sha256()
+    while chunk := response.read(2**20):
+        file.write(chunk)
+        digest.update(chunk)
+    expected = response.headers.get('Content-Length')
+    if expected is not None and file.tell() != int(expected):
+        raise OSError(f'the connection ended after {file.tell()} of {expected} bytes')
+    published = next((w.sha256 for w in PUBLISHED.values() if w.url == url), '')
+    if not digest.hexdigest().startswith(published):
+        raise OSError(f'its SHA-256 begins {digest.hexdigest()[:8]}, not {published}')

@@ -1,0 +1,236 @@
+"""Weights by every door: what fits is loaded with a report, what does not is refused."""
+
+import importlib
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import FlexibleRunner, Runner, load_checkpoint
+from torch import nn
+
+from mmswinv2 import hosts
+from mmswinv2.checkpoints import PUBLISHED, CheckpointError, write_checkpoint
+from mmswinv2.checkpoints.download import cache_path
+from mmswinv2.models import SwinTransformerV2, VideoSwinTransformerV2
+from tests.test_checkpoints.conftest import weights
+from tests.test_tools.conftest import ROOT
+
+DETECTOR = ROOT / 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'
+RECOGNISER = ROOT / 'configs/video/video-swinv2-nano_motion.py'
+SEGMENTOR = ROOT / 'configs/segmentation/swinv2-nano_upernet_shapes.py'
+
+
+class Classifier(BaseModel):
+    """A backbone and a head around it, as every host has them."""
+
+    def __init__(self, classes=3, video=False, arch='nano'):
+        super().__init__()
+        self.backbone = (VideoSwinTransformerV2 if video else SwinTransformerV2)(arch)
+        self.head = nn.Linear(256, classes)
+
+    def forward(self, inputs, mode):
+        maps = self.backbone(inputs)
+        return dict(loss=self.head(maps[-1].mean((2, 3))).sum())
+
+
+def built(config):
+    cfg = Config.fromfile(config)
+    host = hosts.of(cfg)
+    host.apply()
+    with DefaultScope.overwrite_default_scope(host.name):
+        return MODELS.build(cfg.model)
+
+
+def drawn(model):
+    torch.manual_seed(1)
+    return {
+        key: torch.randn_like(value) if value.is_floating_point() else value
+        for key, value in model.state_dict().items()
+    }
+
+
+def under(prefix, state):
+    return {prefix + key: value for key, value in state.items()}
+
+
+def by_runner(kind):
+    def load(model, path, tmp_path):
+        runner = kind(
+            model=model,
+            work_dir=str(tmp_path),
+            load_from=str(path),
+            train_dataloader=dict(
+                dataset=[dict(inputs=torch.zeros(3, 32, 32))] * 2,
+                batch_size=2,
+                sampler=dict(type='DefaultSampler', shuffle=False),
+                collate_fn=dict(type='default_collate'),
+            ),
+            optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.0)),
+            train_cfg=dict(by_epoch=True, max_epochs=1),
+            experiment_name=tmp_path.name,
+            default_scope='mmengine',
+        )
+        runner.train()
+
+    return load
+
+
+DOORS = {
+    'load_checkpoint': lambda model, path, tmp_path: load_checkpoint(model, str(path)),
+    'load_from': by_runner(Runner),
+    'load_from with a strategy': by_runner(FlexibleRunner),
+}
+
+
+@pytest.mark.parametrize('door', DOORS)
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda s: {'state_dict': s, 'meta': {}},
+        lambda s: {'model': s, 'epoch': 3},
+        lambda s: {'model_state_dict': under('module.', s)},
+        lambda s: under('_orig_mod.', s),
+        lambda s: {'model_ema': under('module._orig_mod.', s)},
+    ],
+    ids=['mmengine', 'model', 'module', 'compiled', 'averaged'],
+)
+def test_a_whole_model_in_any_wrapper(door, wrap, tmp_path, log):
+    model = Classifier()
+    state = drawn(model)
+    torch.save(wrap(state), tmp_path / 'x.pth')
+    DOORS[door](model, tmp_path / 'x.pth', tmp_path)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def own(**changes):
+    return lambda: {'state_dict': drawn(Classifier(**changes))}
+
+
+BACKBONE = 'it holds a backbone alone'
+REFUSED = [
+    (dict(), lambda: {'model': weights()}, BACKBONE),
+    (dict(), lambda: under('encoder.', weights()), BACKBONE),
+    (dict(video=True), lambda: {'model': weights()}, 'set pretrained2d=True'),
+    (dict(video=True), own(), r'patch_embed.proj.weight \[32, 3, 4, 4\].*set pretrained2d=True'),
+    (dict(), own(video=True), 'weights of a video network, and the backbone takes images'),
+    (dict(), own(arch='tiny'), 'another shape: '),
+    (dict(), lambda: {'state_dict': {'conv1.weight': torch.ones(4)}}, 'no SwinV2 in these 1'),
+    (dict(), lambda: {'state_dict': {}}, 'no weights found'),
+]
+
+
+@pytest.mark.parametrize('door', DOORS)
+@pytest.mark.parametrize(('model', 'content', 'words'), REFUSED)
+def test_what_does_not_fit_is_refused_and_changes_nothing(door, model, content, words, tmp_path):
+    net = Classifier(**model)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    torch.save(content(), tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match=f'x.pth.*{words}'):
+        DOORS[door](net, tmp_path / 'x.pth', tmp_path)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_a_file_without_weights(tmp_path):
+    torch.save({'epoch': 3}, tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match='no weights found'):
+        load_checkpoint(Classifier(), str(tmp_path / 'x.pth'))
+
+
+@pytest.mark.parametrize('door', DOORS)
+def test_a_head_of_other_classes_is_left_and_reported(door, tmp_path, log):
+    model, other = Classifier(classes=5), Classifier()
+    state, head = drawn(other), model.head.weight.clone()
+    torch.save({'state_dict': state}, tmp_path / 'x.pth')
+    DOORS[door](model, tmp_path / 'x.pth', tmp_path)
+    assert torch.equal(model.head.weight, head)
+    assert torch.equal(model.backbone.norm3.weight, state['backbone.norm3.weight'])
+    text = log() + ''.join(path.read_text() for path in tmp_path.glob('*/*.log'))
+    assert 'Loaded x.pth' in text and 'mismatched 2;' in text
+    assert 'head.weight [3, 256], here [5, 256]' in text
+
+
+def test_windows_of_published_weights_count(tmp_path, monkeypatch):
+    """Their files need not record them: the table of published weights does."""
+    hosts.apply()
+    name = 'swinv2_tiny_patch4_window16_256'
+    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path))
+    write_checkpoint({'model': weights()}, cache_path(PUBLISHED[name].url))
+    for windows, fits in (([16, 16, 16, 8], True), (16, False)):
+        model = nn.ModuleDict({'backbone': SwinTransformerV2('nano', window_size=windows)})
+        model['head'] = nn.ModuleDict({'fc': nn.Linear(256, 10)})
+        if fits:
+            load_checkpoint(model, name)
+            assert torch.equal(model['backbone'].norm3.weight, weights()['norm.weight'])
+        else:
+            with pytest.raises(CheckpointError, match=r'pretrained_window_sizes=\[16, 16, 16, 8\]'):
+                load_checkpoint(model, name)
+
+
+def test_models_of_others_take_a_twentieth(tmp_path):
+    """The rule holds for every model of a process, not for ours alone."""
+    hosts.apply()
+    model = nn.ModuleDict({f'layer{i}': nn.Linear(1, 1) for i in range(20)})
+    for count, enough in ((1, False), (2, True)):  # of 40 entries
+        state = {f'layer{i}.weight': torch.full((1, 1), 7.0) for i in range(count)}
+        torch.save(state, tmp_path / 'x.pth')
+        if enough:
+            load_checkpoint(model, str(tmp_path / 'x.pth'))
+            assert model['layer1'].weight.item() == 7
+        else:
+            with pytest.raises(CheckpointError, match='only 1 of the 40 entries'):
+                load_checkpoint(model, str(tmp_path / 'x.pth'))
+
+
+def init(host, name):
+    def load(config, path):
+        module = importlib.import_module(f'{host}.apis')
+        return getattr(module, name)(str(config), str(path), device='cpu')
+
+    return load
+
+
+def infer(config, path):
+    from mmdet.apis import DetInferencer
+
+    return DetInferencer(model=str(config), weights=str(path), device='cpu').model
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning')  # of the hosts: no names of classes, no folder
+@pytest.mark.parametrize(
+    ('config', 'load'),
+    [
+        (DETECTOR, init('mmdet', 'init_detector')),
+        (DETECTOR, infer),
+        (SEGMENTOR, init('mmseg', 'init_model')),
+        (RECOGNISER, init('mmaction', 'init_recognizer')),
+    ],
+    ids=['init_detector', 'inferencer', 'init_model', 'init_recognizer'],
+)
+def test_doors_of_the_hosts(config, load, tmp_path):
+    state = drawn(built(config))
+    torch.save({'model': under('module.', state)}, tmp_path / 'x.pth')
+    model = load(config, tmp_path / 'x.pth')
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    torch.save({'model': weights()}, tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match='does not fit the model'):
+        load(config, tmp_path / 'x.pth')
+
+
+def test_models_that_rename_keys_themselves(tmp_path):
+    """mmdet's semi-supervised detectors take the weights of a plain one, twice."""
+    cfg = Config.fromfile(DETECTOR)
+    hosts.of(cfg).apply()
+    pair = dict(type='SemiBaseDetector', detector=cfg.model)
+    pair['semi_train_cfg'] = dict(freeze_teacher=True)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(pair)
+    state = drawn(model.student)
+    torch.save({'state_dict': state}, tmp_path / 'x.pth')
+    load_checkpoint(model, str(tmp_path / 'x.pth'))
+    for part in (model.student, model.teacher):
+        assert all(torch.equal(value, state[key]) for key, value in part.state_dict().items())
+    torch.save({'state_dict': {'conv1.weight': torch.ones(4)}}, tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match='only 0 of the'):
+        load_checkpoint(model, str(tmp_path / 'x.pth'))
