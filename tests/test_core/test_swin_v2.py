@@ -344,7 +344,7 @@ def last_map(size, window, by_shorter_side):
     for stage, sides in zip(net.layers, maps, strict=True):
         for block in stage.blocks:
             if by_shorter_side and min(sides) <= window:
-                block.shift = (0, 0)
+                block.shifted = False
     image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         return randomise(net)(image)[0]
