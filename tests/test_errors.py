@@ -98,14 +98,16 @@ def test_killed_worker_of_a_data_loader():
 
 
 STOPPED = """
-import os, signal, sys
+import os, time
 from mmswinv2.errors import report_user_errors
 with report_user_errors('go on with --resume'):
     if os.fork() == 0:  # a worker of a data loader, which its parent ends
-        signal.pause()
+        while True:
+            time.sleep(0.1)
     try:
         print('ready', flush=True)
-        signal.pause()
+        while True:
+            time.sleep(0.1)
     finally:
         print('closed')
 """

@@ -21,6 +21,7 @@ from mmengine.logging import print_log
 
 from ..errors import UserError
 
+_OF_MMDET = 'converted by mmdet'  # of the files that it writes to score other formats
 _FAR = 10  # sides of the image at which a coordinate is none
 _FIELDS = (  # list, key, type, what is wanted, which numbers are
     ('images', 'id', int, 'a whole number', None),
@@ -56,7 +57,8 @@ class _Rule:
         words: what those are that break it.
         bad: a boolean for each annotation.
         when: ``'any'``: refuse the file if one is bad. ``'leave out'``: those are left out and
-            counted, and the file is refused if no other is left. ``'all'``: refuse it if all are.
+            counted, and the file is refused if no other is left. ``'all'`` and ``'most'``, nine of
+            ten: refuse it if so many are.
         way: the way out.
     """
 
@@ -86,6 +88,12 @@ _RULES = (
         _XYWH,
     ),
     _Rule(
+        'have a box far outside of their image',
+        lambda a: (np.abs(a.box) > _FAR * a.size.max(1, keepdims=True)).any(1),
+        'any',
+        _XYWH,
+    ),
+    _Rule(
         'have a box of no or negative width or height',
         lambda a: (a.box[:, 2:] <= 0).any(1),
         'leave out',
@@ -99,8 +107,8 @@ _RULES = (
     ),
     _Rule(
         'have a box that is smaller than a pixel, of which nothing is learnt',
-        lambda a: (a.box[:, 2:] < 1).any(1),
-        'all',
+        lambda a: (a.box[:, 2:] <= 1).any(1),
+        'most',
         f'{_XYWH}, and no share of its size',
     ),
     _Rule(
@@ -138,6 +146,8 @@ def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
         UserError: naming the file, the entry, the rule and the way out.
     """
     content = _read_json(path)
+    if _OF_MMDET in str((content.get('info') or {}).get('description')):
+        return content
     fields = _FIELDS if boxes else _FIELDS[:-1]
     columns = {field[:2]: _column(path, content, *field) for field in fields}
     annotations = content['annotations']
@@ -148,6 +158,12 @@ def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
             raise UserError(
                 f'{path}: the id {twice} stands at several entries of {name}; each needs its own'
             )
+    if (names := Counter(columns['images', 'file_name'])) and len(names) < len(content['images']):
+        (name, times), *_ = names.most_common(1)
+        raise UserError(
+            f'{path}: {times} entries of images have file_name={name!r}; put all annotations of a '
+            'file under one id'
+        )
     if not annotations:
         return content
     known = dict(zip(columns['categories', 'id'], columns['categories', 'name'], strict=True))
@@ -167,12 +183,18 @@ def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
         _crowds(path, annotations),
     )
     keep = _apply_rules(path, content, table, _RULES if boxes else _RULES[:1])
+    keep &= _first_of_repeats(path, annotations)
     content['annotations'] = annotations = [annotations[i] for i in np.flatnonzero(keep)]
-    areas = _check_masks(path, annotations, table.size[keep])
+    areas = _check_masks(path, annotations, table.size[keep], table.box[keep] if boxes else None)
     if boxes:
         areas = np.where(areas > 0, areas, table.box[keep, 2:].prod(1))
-        _fill_areas(path, annotations, areas)
+        _fill_areas(path, annotations, areas, table.size[keep].prod(1))
     return content
+
+
+def read_categories(path: str | Path) -> list[dict]:
+    """The ``categories`` of an annotation file, of COCO's format or LVIS's."""
+    return _read_json(path)['categories']
 
 
 def get_category_ids(path: str | Path, categories: Iterable[dict], names: Sequence[str]) -> list:
@@ -190,6 +212,9 @@ def get_category_ids(path: str | Path, categories: Iterable[dict], names: Sequen
     known: dict[str, list] = {}
     for category in categories:
         known.setdefault(category['name'], []).append(category['id'])
+    if len(set(names)) < len(names):
+        (twice, _), *_ = Counter(names).most_common(1)
+        raise UserError(f'{path}: classes has {twice!r} twice; each class has a place of its own')
     if missing := [name for name in names if name not in known]:
         raise UserError(
             f'{path} lacks {len(missing)} of the {len(names)} classes ({_some(missing)}); it has '
@@ -268,20 +293,51 @@ def _boxes(path: Any, boxes: list[list]) -> np.ndarray:
         for i, box in enumerate(boxes):
             if len(box) != 4 or set(map(type, box)) - {int, float}:
                 raise UserError(f'{path}: annotations[{i}] has bbox={box!r}; {_XYWH}')
-    return np.array(boxes, np.float64)
+    try:
+        return np.array(boxes, np.float64)
+    except OverflowError as error:
+        raise UserError(f'{path}: a number of a bbox is too large ({error}); {_XYWH}') from error
 
 
 def _are_corners(a: _Annotations) -> np.ndarray:
     """All true where widths and heights behave like right and lower sides."""
-    larger = (a.box[:, 2:] > a.box[:, :2]).all()
+    larger = (a.box[:, 2:] > a.box[:, :2]).all(1).mean() > 0.95
     beyond = (a.end > a.size + 1).any(1).mean() > 1 / 3
-    return np.full(len(a.box), bool(len(a.box) >= 10 and larger and beyond))
+    return np.full(len(a.box), bool(len(a.box) >= 4 and larger and beyond))
+
+
+def _first_of_repeats(path: Any, annotations: list[dict]) -> np.ndarray:
+    """Which annotations are not the same as an earlier one, as after joining a file twice."""
+    first: dict[tuple, dict] = {}
+    keep = np.ones(len(annotations), bool)
+    for i, annotation in enumerate(annotations):
+        box = annotation.get('bbox') or ()
+        key = (annotation['image_id'], annotation['category_id'], *box)
+        other = first.setdefault(key, annotation)
+        same = other.get('segmentation') == annotation.get('segmentation') and (
+            box or annotation.get('segmentation')
+        )
+        keep[i] = other is annotation or not same
+    if not keep.all():
+        again = annotations[int(keep.argmin())]
+        _warn(
+            f'{path}: {int((~keep).sum())} of {len(keep)} annotations stand in the file twice and '
+            f'are left out, the first on image_id={again["image_id"]} with bbox={again.get("bbox")}'
+        )
+    return keep
 
 
 def _crowds(path: Any, annotations: list[dict]) -> np.ndarray:
-    if lacking := sum('iscrowd' not in annotation for annotation in annotations):
+    """Write ``iscrowd`` as 0 or 1; mmdet trains with none that has ``ignore``, but scores it."""
+    if lacking := sum(annotation.get('iscrowd') is None for annotation in annotations):
         _warn(f'{path}: {lacking} of {len(annotations)} annotations have no iscrowd; 0 is taken')
-    return np.array([bool(annotation.setdefault('iscrowd', 0)) for annotation in annotations])
+    for i, annotation in enumerate(annotations):
+        flags = [annotation.get('iscrowd') or 0, annotation.pop('ignore', None) or 0]
+        for name, flag in zip(('iscrowd', 'ignore'), flags, strict=True):
+            if flag not in (0, 1):
+                raise UserError(f'{path}: annotations[{i}] has {name}={flag!r}; it must be 0 or 1')
+        annotation['iscrowd'] = int(any(flags))
+    return np.array([bool(annotation['iscrowd']) for annotation in annotations])
 
 
 def _apply_rules(
@@ -302,7 +358,8 @@ def _apply_rules(
             f'on {files.get(first["image_id"], "image_id=" + str(first["image_id"]))} with bbox='
             f'{first.get("bbox")}'
         )
-        if number == of or rule.when == 'any':
+        least = {'any': 1, 'most': 0.9 * of}.get(rule.when, of)
+        if number >= least:
             raise UserError(f'{told}; {rule.way}')
         if rule.when == 'leave out':
             _warn(f'{told}; they are left out')
@@ -310,7 +367,9 @@ def _apply_rules(
     return keep
 
 
-def _check_masks(path: Any, annotations: list[dict], size: np.ndarray) -> np.ndarray:
+def _check_masks(
+    path: Any, annotations: list[dict], size: np.ndarray, boxes: np.ndarray | None
+) -> np.ndarray:
     """Hold polygons and run lengths to their rules; returns the areas of polygons in pixels.
 
     Polygons that no mask can be made of are taken out of ``segmentation``.
@@ -343,11 +402,17 @@ def _check_masks(path: Any, annotations: list[dict], size: np.ndarray) -> np.nda
             if set(map(type, polygon)) - {int, float}:
                 raise refuse(i, f'holds the polygon {polygon!r:.60}; {_SEGMENTATION}')
     _check_runs(annotations, runs, size, refuse)
-    return _check_polygons(path, annotations, owners, polygons, size, refuse)
+    return _check_polygons(path, annotations, owners, polygons, size, boxes, refuse)
 
 
 def _check_polygons(
-    path: Any, annotations: list[dict], owners: list, polygons: list, size: np.ndarray, refuse: Any
+    path: Any,
+    annotations: list[dict],
+    owners: list,
+    polygons: list,
+    size: np.ndarray,
+    boxes: np.ndarray | None,
+    refuse: Any,
 ) -> np.ndarray:
     owner = np.array(owners, int)
     lengths = np.fromiter(map(len, polygons), int, len(polygons))
@@ -355,7 +420,10 @@ def _check_polygons(
     kept = [p for p, g in zip(polygons, good, strict=True) if g]
     ends = np.cumsum(lengths[good]) // 2
     starts = np.concatenate([[0], ends])[:-1]
-    xy = np.fromiter(chain.from_iterable(kept), np.float64, int(lengths[good].sum()))
+    try:
+        xy = np.fromiter(chain.from_iterable(kept), np.float64, int(lengths[good].sum()))
+    except OverflowError as error:
+        raise UserError(f'{path}: a number of a polygon is too large ({error})') from error
     xy = xy.reshape(-1, 2)
     areas = np.zeros(len(annotations))
     if kept:
@@ -375,9 +443,33 @@ def _check_polygons(
         flat = ~(area > 0)  # of numbers that are not finite, too
         np.add.at(areas, owner[good][~flat], area[~flat])
         good[good] = ~flat
+        if boxes is not None and not flat.all():
+            _check_places(path, owner[good], low[~flat], high[~flat], boxes)
     if not good.all():
         _leave_out_polygons(path, annotations, owner, polygons, good)
     return areas
+
+
+def _check_places(
+    path: Any, owner: np.ndarray, low: np.ndarray, high: np.ndarray, boxes: np.ndarray
+) -> None:
+    """Raise `UserError` if most polygons are elsewhere than the boxes of their annotations."""
+    first, last = np.full((len(boxes), 2), np.inf), np.full((len(boxes), 2), -np.inf)
+    np.minimum.at(first, owner, low)
+    np.maximum.at(last, owner, high)
+    has = np.unique(owner)
+    first, last, start, end = first[has], last[has], boxes[has, :2], boxes[has].reshape(-1, 2, 2)
+    common = np.minimum(last, end.sum(1)) - np.maximum(first, start)
+    shared = common.clip(0).prod(1)
+    union = (last - first).prod(1) + boxes[has, 2:].prod(1) - shared
+    apart = ~(shared > 0.3 * union)
+    if apart.mean() > 0.5:
+        i = int(apart.argmax())
+        raise UserError(
+            f'{path}: {int(apart.sum())} of {len(has)} segmentations are elsewhere than the box of '
+            f'their annotation, the first from {first[i].tolist()} to {last[i].tolist()}, with '
+            f'bbox={boxes[has[i]].tolist()}; both are in pixels, x before y'
+        )
 
 
 def _leave_out_polygons(
@@ -392,8 +484,12 @@ def _leave_out_polygons(
     if not good.any():
         raise UserError(f'{told}; {_SEGMENTATION}')
     _warn(f'{told}; they are left out')
-    for i in set(owner[~good]):
-        annotations[i]['segmentation'] = [polygons[n] for n in np.flatnonzero((owner == i) & good)]
+    kept: dict[int, list] = {i: [] for i in owner[~good].tolist()}
+    for i, polygon, is_good in zip(owner.tolist(), polygons, good.tolist(), strict=True):
+        if is_good and i in kept:
+            kept[i].append(polygon)
+    for i, those in kept.items():
+        annotations[i]['segmentation'] = those
 
 
 def _check_runs(annotations: list[dict], runs: list[int], size: np.ndarray, refuse: Any) -> None:
@@ -448,26 +544,33 @@ def _pixels(counts: Sequence[str]) -> np.ndarray:
     values = np.add.reduceat((codes & 31) << (5 * place), begins)
     values -= np.where(codes[ends] & 16, 1 << (5 * (place[ends] + 1)), 0)
     owner = text[ends]
-    runs = np.bincount(owner, minlength=len(counts))
-    j = np.arange(len(ends)) - np.repeat(np.cumsum(runs) - runs, runs)
-    times = np.where(j == 0, 1, (runs[owner] - 1 - j) // 2 + 1)  # a value is in every second later
-    total = np.bincount(owner, weights=values * times, minlength=len(counts))
-    return np.where(broken, -1, total)
+    numbers = np.bincount(owner, minlength=len(counts))
+    j = np.arange(len(ends)) - np.repeat(np.cumsum(numbers) - numbers, numbers)
+    order = np.lexsort((j, np.where(j == 0, 2, j % 2), owner))  # every second one after the other
+    chain_ends = np.flatnonzero(np.diff(owner[order] * 3 + np.where(j == 0, 2, j % 2)[order]))
+    total = np.cumsum(values[order])
+    before = np.zeros(len(ends), total.dtype)
+    before[chain_ends + 1] = np.diff(total[chain_ends], prepend=0)
+    runs = total - np.cumsum(before)
+    broken[owner[order][runs < 0]] = True
+    pixels = np.bincount(owner[order], weights=runs, minlength=len(counts))
+    return np.where(broken, -1, pixels)
 
 
-def _fill_areas(path: Any, annotations: list[dict], areas: np.ndarray) -> None:
+def _fill_areas(path: Any, annotations: list[dict], areas: np.ndarray, pixels: np.ndarray) -> None:
     """Give an area to those that have none: mmdet leaves them out, or ends in a KeyError."""
+    most = (_FAR * pixels).tolist()
     lacking = [
         i
         for i, a in enumerate(annotations)
-        if not isinstance(area := a.get('area'), (int, float)) or not area > 0
+        if not isinstance(area := a.get('area'), (int, float)) or not 0 < area <= most[i]
     ]
     for i in lacking:
         annotations[i]['area'] = float(areas[i])
     if lacking:
         _warn(
-            f'{path}: {len(lacking)} of {len(annotations)} annotations have no area above 0; it is '
-            'taken from their polygons or, without these, from their boxes'
+            f'{path}: {len(lacking)} of {len(annotations)} annotations have no area that can '
+            'be; it is taken from their polygons or, without these, from their boxes'
         )
 
 

@@ -139,6 +139,10 @@ def loss(content: bytes, color_type: str, backend: str) -> str:
     return ''
 
 
+class DecodeError(Exception):
+    """An image of a kind that is not decoded; says which. `name_file` adds the file."""
+
+
 @contextmanager
 def name_file(path: str) -> Iterator[None]:
     """Let whatever reading and decoding a file raises name it, as `UserError`."""
@@ -167,7 +171,7 @@ def decode(content: bytes) -> np.ndarray:
     if header.wide:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         if image is None:
-            raise ValueError(f'OpenCV cannot decode it ({header})')
+            raise DecodeError(f'OpenCV cannot decode it ({header})')
         image = image[..., None] if image.ndim == 2 else image[..., [2, 1, 0, 3][: image.shape[2]]]
         return image[..., [0, 3]] if header.channels == 2 else image  # OpenCV makes RGBA of it
     with Image.open(io.BytesIO(content)) as file:
@@ -183,10 +187,10 @@ def _decode_tiff(content: bytes, header: Header) -> np.ndarray:
     import tifffile
 
     if header.coded or 'turned' in header.layout:
-        raise ValueError(f'a TIFF with these numbers is neither turned nor converted ({header})')
+        raise DecodeError(f'a TIFF with these numbers is neither turned nor converted ({header})')
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         if len(file.series) != 1:
-            raise ValueError(f'it holds {len(file.series)} images')
+            raise DecodeError(f'it holds {len(file.series)} images')
         return _channels_last(file.series[0].asarray(), file.series[0].axes)
 
 
@@ -197,11 +201,11 @@ def _channels_last(array: np.ndarray, axes: str = '') -> np.ndarray:
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.dtype.kind not in 'buif' or not array.size:
-        raise ValueError(f'it holds {array.dtype} of shape {array.shape}, not (H, W, C) numbers')
+        raise DecodeError(f'it holds {array.dtype} of shape {array.shape}, not (H, W, C) numbers')
     known = [axes.find(name) for name in 'SC' if name in axes]
     first, last = array.shape[0], array.shape[2]
     if not known and first == last > 1:
-        raise ValueError(f'of its shape {array.shape} both ends may be the channels')
+        raise DecodeError(f'of its shape {array.shape} both ends may be the channels')
     return np.moveaxis(array, known[0] if known else (0 if first < last else 2), 2)
 
 

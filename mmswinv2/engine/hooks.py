@@ -138,17 +138,51 @@ class CheckDatasetHook(Hook):
     label map (see `mmswinv2.hosts.mmseg`).
     """
 
+    def __init__(self) -> None:
+        self.classes: list[tuple[str, Sequence[str]]] = []
+        self.of_checkpoint: Sequence[str] = ()
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Want the classes of a checkpoint at the places where the data sets have them."""
+        meta = (checkpoint.get('meta') or {}).get('dataset_meta') or {}
+        self.of_checkpoint = meta.get('classes') or ()
+        self._check_classes(runner)
+
+    def _check_classes(self, runner: Any) -> None:
+        named = list(self.classes)
+        if runner._resume or not any(name == 'train_dataloader' for name, _ in named):
+            named.append(('the checkpoint', self.of_checkpoint))  # no start for other classes
+        _check_places(named)
+
     def before_run(self, runner: Any) -> None:
         """Look at every data set the runner will use."""
         for name in ('train', 'val', 'test'):
             loop = getattr(runner, f'_{name}_loop')
             if loop is not None and not isinstance(loop, dict):
                 loader, model = loop.dataloader, unwrap_model(runner.model)
+                meta = getattr(loader.dataset, 'metainfo', None) or {}
+                if meta.get('classes') and not hasattr(model, 'language_model'):
+                    self.classes.append((f'{name}_dataloader', meta['classes']))
                 hosts.check_dataset(loader.dataset, f'{name}_dataloader', model)
                 evaluator = getattr(loop, 'evaluator', None)
                 hosts.check_evaluator(evaluator, loader.dataset, f'{name}_evaluator')
                 if name != 'train':
                     check_testing_views(model, loader.batch_size or 1, f'{name}_dataloader')
+        self._check_classes(runner)
+
+
+def _check_places(named: list[tuple[str, Sequence[str]]]) -> None:
+    """Raise `UserError` if a class has different numbers in several lists of classes."""
+    place: dict[str, tuple[int, str]] = {}
+    for name, classes in named:
+        for i, label in enumerate(map(str, classes)):
+            other, where = place.setdefault(label, (i, name))
+            if other != i:
+                raise UserError(
+                    f'the class {label!r} is number {i} of {name} and number {other} of {where}: a '
+                    'model knows classes by their numbers; give metainfo=dict(classes=...) the '
+                    'same order everywhere'
+                )
 
 
 @HOOKS.register_module()

@@ -6,6 +6,7 @@ mmengine, and applies the patches that every use needs (`apply`).
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -114,9 +115,12 @@ def check_dataset(dataset: Any, where: str, model: Any = None) -> None:
 
 def check_evaluator(evaluator: Any, dataset: Any, where: str) -> None:
     """Let every host look whether the metrics of an evaluator can score a data set."""
-    for metric in getattr(evaluator, 'metrics', ()):
+    metrics = getattr(evaluator, 'metrics', ())
+    inner = getattr(dataset, 'datasets', ())
+    apart = hasattr(evaluator, 'dataset_prefixes') and len(inner) == len(metrics)
+    for metric, scored in zip(metrics, inner if apart else [dataset] * len(metrics), strict=True):
         for host in HOSTS:
-            host.check_metric(metric, dataset, where)
+            host.check_metric(metric, scored, where)
 
 
 def input_size(cfg: Any, given: Sequence[int] | None = None) -> tuple[int, ...]:
@@ -216,18 +220,23 @@ def _check_files(dataset: Any, where: str, host: Host) -> None:
         raise UserError(f'{where}: {path} is not JSON, or cut short; fetch or export it again')
 
 
+_MARKS = codecs.BOM_UTF8 + codecs.BOM_UTF16 + b'\xfe\xff\0 \t\r\n'
+
+
 def _looks_like_json(path: Path) -> bool:
     """Parse small files; look at both ends of large ones, which take long to parse."""
     if path.stat().st_size < 2**24:
         try:
             json.loads(path.read_bytes())
-        except ValueError:
+        except UnicodeDecodeError:
+            return True  # which its reader reports
+        except (ValueError, RecursionError):
             return False
         return True
     with path.open('rb') as file:
-        first = file.read(64).lstrip()[:1]
+        first = file.read(64).lstrip(_MARKS)[:1]
         file.seek(-64, os.SEEK_END)
-        last = file.read().rstrip()[-1:]
+        last = file.read().rstrip(_MARKS)[-1:]
     return (first, last) in ((b'{', b'}'), (b'[', b']'))
 
 

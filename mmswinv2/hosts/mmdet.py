@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,8 +32,8 @@ _SEMANTIC_MAPS = (
 )
 
 
-# what they are called in a detector, or in its roi_head
-_HEADS = ('bbox_head', 'mask_head')
+# what they are called in detectors
+_HEADS = {'bbox_head', 'mask_head', 'panoptic_head', 'mask_iou_head', 'point_head'}
 
 
 @patch('mmdet', '>=3')
@@ -59,8 +61,9 @@ def check_annotations() -> None:
 
     mmdet numbers labels in the order of the file's categories, whatever the order of ``classes``.
     """
-    from mmdet.datasets import CocoDataset
+    from mmdet.datasets import CocoDataset, Objects365V1Dataset, Objects365V2Dataset
     from mmdet.datasets.api_wrappers import COCO
+    from mmdet.datasets.transforms import LoadAnnotations
 
     from ..datasets.coco import get_category_ids, read_coco
 
@@ -78,23 +81,36 @@ def check_annotations() -> None:
     def get_cat_ids(
         original: Any, self: Any, cat_names: Any = (), sup_names: Any = (), cat_ids: Any = ()
     ) -> list:
-        if not cat_names or isinstance(cat_names, str) or sup_names or cat_ids:
+        if isinstance(cat_names, str):
+            raise UserError(
+                f'classes must be a list or tuple of names, got {cat_names!r}; a tuple of one name '
+                'needs a comma'
+            )
+        if not cat_names or sup_names or cat_ids:
             return original(self, cat_names or (), sup_names, cat_ids)
         path = getattr(self, 'path', 'the annotations')
         return get_category_ids(path, self.dataset['categories'], cat_names)
 
-    @replace(CocoDataset, 'load_data_list')
-    def load_data_list(original: Any, self: Any) -> list[dict]:
-        images = original(self)
-        check_instances(self, images)
-        return images
+    for kind in (CocoDataset, Objects365V1Dataset, Objects365V2Dataset):
+
+        @replace(kind, 'load_data_list')
+        def load_data_list(original: Any, self: Any) -> list[dict]:
+            images = original(self)
+            check_instances(self, images)
+            return images
+
+    @replace(LoadAnnotations, '_load_seg_map')
+    def load_seg_map(original: Any, self: Any, results: dict) -> None:
+        original(self, results)
+        check_semantic_map(results, getattr(self, 'semantic_classes', None))
 
 
 @patch('mmdet', '>=3')
 def name_class_scores() -> None:
     """Scores of single classes (classwise) go by their names, whatever the order of their ids.
 
-    pycocotools sorts the ids that it is given.
+    pycocotools sorts the ids that it is given. Where an annotation has no mask its box is ignored
+    in scores of masks.
     """
     from mmdet.evaluation.metrics.coco_metric import COCOeval, COCOevalMP
 
@@ -103,7 +119,8 @@ def name_class_scores() -> None:
         @replace(kind, 'evaluate')
         def evaluate(original: Any, self: Any) -> None:
             self.given_ids = list(self.params.catIds)
-            original(self)
+            with ignored_without_masks(self.cocoGt.anns.values(), self.params.iouType):
+                original(self)
 
     @replace(COCOeval, 'accumulate')
     def accumulate(original: Any, self: Any, p: Any = None) -> None:
@@ -163,33 +180,67 @@ class MMDet(Host):
 
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
         """Refuse images of other sizes than their annotations say, and heads of other classes."""
-        classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-        if classes is None or getattr(dataset, 'cat_ids', None) is None:
-            return False
-        from ..datasets.coco import get_category_ids, read_coco
+        from ..datasets.coco import get_category_ids, read_categories
 
+        meta = getattr(dataset, 'metainfo', None) or {}
+        classes = meta.get('classes')
+        if classes is None:
+            return False
+        check_heads(model, classes, meta.get('thing_classes') or classes, where)
+        if getattr(dataset, 'cat_ids', None) is None:
+            return False
         if len(dataset.cat_ids) != len(classes):  # mmdet, unpatched, leaves out what it lacks
-            content = read_coco(dataset.ann_file)
-            get_category_ids(dataset.ann_file, content['categories'], classes)
+            get_category_ids(dataset.ann_file, read_categories(dataset.ann_file), classes)
         check_image_sizes(dataset, where)
-        check_heads(model, len(classes), where)
+        semantic = getattr(getattr(model, 'roi_head', None), 'semantic_head', None)
+        for step in _steps(dataset):
+            if getattr(step, 'with_seg', False) and semantic is not None:
+                step.semantic_classes = semantic.num_classes
         return True
 
     def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
-        """Refuse annotations of other images than those of the data set; see `check_dataset`."""
-        annotations = getattr(metric, '_coco_api', None)
-        if annotations is None:
+        """Refuse annotations of other images or classes than those of the data set."""
+        annotations: Any = getattr(metric, '_coco_api', None)
+        if not hasattr(annotations, 'path') or type(metric).__name__ != 'CocoMetric':
             return
-        known = set(annotations.getImgIds())
-        ids = [dataset.get_data_info(i).get('img_id') for i in range(len(dataset))]
-        if unknown := [i for i in ids if i not in known]:
+        from ..datasets.coco import get_category_ids
+
+        infos = {(info := dataset.get_data_info(i))['img_id']: info for i in range(len(dataset))}
+        told = f'{where}: ann_file={annotations.path}'
+        if unknown := [i for i in infos if i not in annotations.imgs]:
             raise UserError(
-                f'{where}: the annotations of the evaluator (ann_file={annotations.path}) lack '
-                f'{len(unknown)} of the {len(ids)} images of the data set, first of all image_id='
-                f'{unknown[0]!r}; give the evaluator the ann_file of the data set'
+                f'{told} lacks {len(unknown)} of the {len(infos)} images of the data set, first of '
+                f'all image_id={unknown[0]!r}; give the evaluator the ann_file of the data set'
             )
-        if 'segm' in metric.metrics:
-            ignore_without_masks(annotations)
+        for number, info in infos.items():
+            other = annotations.imgs[number]
+            names = [Path(str(name)).name for name in (info['img_path'], other['file_name'])]
+            if names[0] != names[1]:
+                raise UserError(
+                    f'{told}: image_id={number!r} is {names[1]} there and {names[0]} in the data '
+                    'set; give the evaluator the ann_file of the data set'
+                )
+        classes = dataset.metainfo['classes']
+        ids = set(get_category_ids(annotations.path, annotations.dataset['categories'], classes))
+        scored = [a for a in annotations.anns.values() if a['category_id'] in ids]
+        if not metric.format_only and not any(
+            not a['iscrowd'] and a['image_id'] in infos for a in scored
+        ):
+            raise UserError(
+                f'{told} has no annotations of the classes on the images of the data set: there is '
+                'nothing to score; for predictions alone set format_only=True in the evaluator'
+            )
+        if left := {a['image_id'] for a in scored} - set(infos):
+            metric.img_ids = sorted(infos)
+            _warn(
+                f'{told} has annotations on {len(left)} images that the data set does not load; '
+                f'scores are those of the other {len(infos)}'
+            )
+        if 'segm' in metric.metrics and not any(a.get('segmentation') for a in scored):
+            raise UserError(
+                f'{told} has boxes and no masks (segmentation), and the evaluator is to score '
+                "masks; set its metric='bbox'"
+            )
 
     def default_tta_model(self, cfg: Any) -> dict[str, Any]:
         """Merge boxes by NMS, and masks where there is a mask head."""
@@ -242,19 +293,23 @@ def check_instances(dataset: Any, images: Sequence[dict]) -> None:
     Raises:
         UserError: if there is none to train with, or none has a mask.
     """
+    if any('segments_info' in image for image in images):  # panoptic: masks come from maps
+        return
     instances = [instance for image in images for instance in image.get('instances', ())]
-    if not instances:
+    if all(instance['ignore_flag'] for instance in instances):
         if dataset.test_mode:
             return
-        raise UserError(
-            f'{dataset.ann_file} has {len(images)} images and 0 annotations of the classes '
-            f'{dataset.metainfo.get("classes")!r:.80}; training needs both'
+        told = (
+            f'{dataset.ann_file} has {len(images)} images and 0 annotations (crowds left aside) of '
+            f'the classes {dataset.metainfo.get("classes")!r:.80}'
         )
-    steps = [step for steps in step_lists(dataset.pipeline) for step in steps]
-    if not any(getattr(step, 'with_mask', False) for step in steps):
+        if (dataset.filter_cfg or {}).get('filter_empty_gt'):
+            raise UserError(f'{told}; training needs both')
+        _warn(f'{told}: they are background')
+    if not any(getattr(step, 'with_mask', False) for step in _steps(dataset)):
         return
     without = [instance for instance in instances if not instance.get('mask')]
-    if len(without) == len(instances):
+    if instances and len(without) == len(instances):
         raise UserError(
             f'{dataset.ann_file} has boxes and no masks (segmentation), and the pipeline loads '
             'masks; take a config without masks, or set with_mask=False in LoadAnnotations'
@@ -262,78 +317,122 @@ def check_instances(dataset: Any, images: Sequence[dict]) -> None:
     for instance in without:
         instance['mask'] = []  # which mmdet takes for damaged, and ignores
     if without:
-        print_log(
+        _warn(
             f'{dataset.ann_file}: {len(without)} of {len(instances)} annotations have no mask '
-            '(segmentation); they are ignored in training',
-            logger='current',
-            level=logging.WARNING,
+            '(segmentation); they are ignored in training and in scores of masks'
         )
 
 
-def ignore_without_masks(annotations: Any) -> None:
-    """Let annotations without a mask count as ignored regions in scores of masks.
+@contextmanager
+def ignored_without_masks(annotations: Iterable[dict], kind: str) -> Iterator[None]:
+    """Let annotations without a mask count as ignored boxes while masks are scored.
 
     Args:
-        annotations: the evaluator's; changed in place.
-
-    Raises:
-        UserError: if none has a mask.
+        annotations: those of the truth; what is changed in them is put back.
+        kind: what is scored; nothing is done unless it is ``'segm'``.
     """
-    without = [a for a in annotations.anns.values() if not a.get('segmentation')]
-    if annotations.anns and len(without) == len(annotations.anns):
-        raise UserError(
-            f'{annotations.path} has boxes and no masks (segmentation), and the evaluator is to '
-            "score masks; set its metric='bbox'"
-        )
+    without = [a for a in annotations if kind == 'segm' and not a.get('segmentation')]
+    before = [a.get('iscrowd', 0) for a in without]
     for annotation in without:
-        annotation.update(iscrowd=1, segmentation=[[0.0] * 6])
+        x, y, width, height = annotation['bbox']
+        right, below = x + width, y + height
+        annotation.update(iscrowd=1, segmentation=[[x, y, right, y, right, below, x, below]])
+    try:
+        yield
+    finally:
+        for annotation, crowd in zip(without, before, strict=True):
+            annotation.update(iscrowd=crowd, segmentation=[])
+
+
+def check_semantic_map(results: dict, num_classes: int | None) -> None:
+    """Raise `UserError` if the semantic map of an image has another size, or bad values.
+
+    Args:
+        results: with ``gt_seg_map``, its path and the ``img_shape`` of the image.
+        num_classes: of the semantic head; ``None``: values are not looked at.
+    """
+    labels, path = results['gt_seg_map'], results['seg_map_path']
+    shape = tuple(results.get('ori_shape') or results.get('img_shape') or labels.shape)[:2]
+    if labels.ndim != 2 or labels.shape != shape:
+        raise UserError(
+            f'the semantic map {path} has the shape {labels.shape}, and its image {shape}; a map '
+            'has one channel and the size of its image'
+        )
+    bad = labels[(labels != results.get('ignore_index', 255)) & (labels != 255)]
+    if num_classes is not None and bad.size and (largest := int(bad.max())) >= num_classes:
+        raise UserError(
+            f'the semantic map {path} has the value {largest}, and the semantic head '
+            f'num_classes={num_classes}, values 0 to {num_classes - 1}, or 255 for none'
+        )
 
 
 def check_image_sizes(dataset: Any, where: str) -> None:
-    """Raise `UserError` if images have other sizes than the annotation file says.
+    """Raise `UserError` if images have other sizes than the annotation file says, or are missing.
 
     The headers of at most 500 are read; every image is looked at again when it is loaded.
     """
-    steps = [step for steps in step_lists(dataset.pipeline) for step in steps]
-    loaders: Any = [s for s in steps if type(s).__name__ in ('LoadImageFromFile', 'LoadImage')]
+    names = ('LoadImageFromFile', 'LoadImage')
+    loaders: Any = [step for step in _steps(dataset) if type(step).__name__ in names]
     if not loaders or dataset.backend_args:
         return
     upright = getattr(loaders[0], 'color_type', 'color') in ('color', 'grayscale')
     for i in range(0, len(dataset), -(-len(dataset) // 500)):
         info = dataset.get_data_info(i)
-        if 'height' not in info:
+        if 'height' not in info or '://' in info['img_path']:
             return
         try:
             with Image.open(info['img_path']) as image:
                 width, height = image.size
-                if upright and image.getexif().get(ExifTags.Base.Orientation, 1) > 4:
+                turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+                if turned and image.format != 'JPEG':
+                    continue  # decoders differ
+                if turned and upright:
                     width, height = height, width
+        except FileNotFoundError as error:
+            raise UserError(
+                f'{where}: cannot read the image {info["img_path"]}: it does not exist; fetch it '
+                'again, or take it out of the annotation file'
+            ) from error
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             continue  # which the loader reports
         check_size(info, (height, width), f'{where}: ')
 
 
-def check_heads(model: Any, num_classes: int, where: str) -> None:
+def _steps(dataset: Any) -> list[Any]:
+    return [step for steps in step_lists(dataset.pipeline) for step in steps]
+
+
+def check_heads(model: Any, classes: Sequence[str], things: Sequence[str], where: str) -> None:
     """Raise `UserError` if a head of a detector has fewer classes than its data.
 
     More than in the data are an error where they are scored, as mmdet has no category for them.
+
+    Args:
+        model: the model, or the wrapper of test-time augmentation around it.
+        classes: of the data set.
+        things: those that have boxes and masks.
+        where: name of the data loader.
     """
+    model = getattr(model, 'module', model)
     if model is None or hasattr(model, 'language_model'):  # classes are what its prompt says
         return
     for name, head in model.named_modules():
-        known = getattr(head, 'num_classes', None)
-        part = name.rpartition('roi_head.')[2].split('.')[0]
-        if (
-            part not in _HEADS
-            or not isinstance(known, int)
-            or getattr(head, 'class_agnostic', False)
-        ):
+        known, part = getattr(head, 'num_classes', None), set(name.split('.')) & _HEADS
+        inside = name.split('.')[-1]  # a list of heads has numbers
+        if not part or not (inside in _HEADS or inside.isdigit()) or not isinstance(known, int):
             continue
-        if known < num_classes or (known > num_classes and where != 'train_dataloader'):
+        if 'RPN' in type(head).__name__ or getattr(head, 'class_agnostic', False):
+            continue
+        wanted = len(classes if 'panoptic_head' in part else things)
+        if known < wanted or (known > wanted and where != 'train_dataloader'):
             raise UserError(
                 f'model.{name} has num_classes={known}, and the data set of {where} has '
-                f'{num_classes} classes; set num_classes={num_classes} in every box and mask head'
+                f'{wanted} classes; set num_classes={wanted} in every box and mask head'
             )
+
+
+def _warn(text: str) -> None:
+    print_log(text, logger='current', level=logging.WARNING)
 
 
 def _num_classes(node: Any) -> int:

@@ -75,7 +75,7 @@ def write(folder, content, name='list.json'):
     return path
 
 
-def dataset(path, classes=CLASSES, pipeline=LOAD, **options):
+def dataset(path, classes=CLASSES, pipeline=LOAD, filter_empty_gt=True, **options):
     from mmdet.datasets import CocoDataset
 
     steps = deepcopy(pipeline)
@@ -86,6 +86,7 @@ def dataset(path, classes=CLASSES, pipeline=LOAD, **options):
         data_prefix=dict(img=f'{path.parent}/'),
         metainfo=dict(classes=classes),
         pipeline=steps,
+        filter_cfg=dict(filter_empty_gt=filter_empty_gt),
         **options,
     )
 
@@ -102,7 +103,10 @@ def perfect_scores(path, classes=CLASSES, **options):
     for i in range(len(data)):
         sample = data[i]
         masks = torch.from_numpy(sample['gt_masks'].to_ndarray().astype(bool))
-        keep = ~torch.from_numpy(sample['gt_ignore_flags'])
+        for mask, box in zip(masks, sample['gt_bboxes'].tensor.int().tolist(), strict=True):
+            if not mask.any():  # the truth has none
+                mask[box[1] : box[3], box[0] : box[2]] = True
+        keep = torch.ones(len(masks), dtype=torch.bool)
         labels = torch.from_numpy(sample['gt_bboxes_labels'])
         found = dict(bboxes=sample['gt_bboxes'].tensor[keep], labels=labels[keep],
                      scores=torch.ones(int(keep.sum())), masks=masks[keep])  # fmt: skip
@@ -126,6 +130,18 @@ def first(of='annotations', **values):
 
 def mapped(key, function, of='annotations'):
     return lambda c: [entry.update({key: function(entry)}) for entry in c[of]]
+
+
+def code(runs):
+    """Run lengths as pycocotools writes them in a text, negative ones too."""
+    text = ''
+    for i, run in enumerate(runs):
+        number, more = run - runs[i - 2] if i > 2 else run, True
+        while more:
+            digit, number = number & 31, number >> 5
+            more = number != (-1 if digit & 16 else 0)
+            text += chr(digit + 32 * more + 48)
+    return text
 
 
 def corners(a):
@@ -209,6 +225,39 @@ REFUSED = {  # case: (change, words of the error)
     'no annotations': (lambda c: c.update(annotations=[]), 'has 4 images and 0 annotations'),
     'class missing': (lambda c: c['categories'][1].update(name='Square'),
                       r"lacks 1 of the 2 classes \('square'\); it has 'circle', 'Square'"),
+    'file name twice': (lambda c: c['images'][1].update(file_name='1.png'),
+                        "2 entries of images have file_name='1.png'"),
+    'iscrowd a text': (first(iscrowd='0'), r"annotations\[0\] has iscrowd='0'; it must be 0 or 1"),
+    'iscrowd a list': (first(iscrowd=[1]), r'has iscrowd=\[1\]'),
+    'iscrowd not a number': (first(iscrowd=float('nan')), 'has iscrowd=nan'),
+    'ignore a text': (first(ignore='0'), "has ignore='0'"),
+    'box far away': (first(bbox=[5, 5, 1e6, 9]), '1 of 8 annotations have a box far outside'),
+    'box beyond measure': (first(bbox=[5, 5, 1e300, 9]), 'have a box far outside'),
+    'box of many digits': (first(bbox=[5, 5, 10**400, 9]), 'a number of a bbox is too large'),
+    'polygon of many digits': (first(segmentation=[[10**400] * 6]), 'a polygon is too large'),
+    'shares and a whole image': (
+        lambda c: (each('bbox', [0.5, 0.5, 0.2, 0.2])(c), first(bbox=[0, 0, 1, 1])(c)),
+        'smaller than a pixel'),
+    'few boxes by corners': (
+        lambda c: (c.update(annotations=[c['annotations'][0] | {'id': i, 'bbox': [40, 20, 90, 60]}
+                                         for i in range(1, 5)]),), 'looks like'),
+    'polygons as shares': (
+        mapped('segmentation', lambda a: [[v / 96 for v in a['segmentation'][0]]]),
+        '8 of 8 segmentations are elsewhere than the box'),
+    'polygons y before x': (
+        mapped('segmentation', lambda a: [np.reshape(a['segmentation'][0], (-1, 2))[:, ::-1]
+                                          .ravel().tolist()]), 'segmentations are elsewhere'),
+    'negative runs in a code': (
+        first(segmentation=RUNS | {'counts': code([HEIGHT * WIDTH + 50, -50])}),
+        'that add up to height'),
+    'negative differences in a code': (
+        first(segmentation=RUNS | {'counts': code([9, 7, -9, HEIGHT * WIDTH - 14, 7])}),
+        'that add up to height'),
+    'crowds of the classes alone': (
+        lambda c: (each('iscrowd', 1)(c), c['categories'].append(dict(id=3, name='other')),
+                   c['annotations'].append(c['annotations'][0] | dict(
+                       id=9, iscrowd=0, category_id=3, bbox=[1, 1, 30, 30],
+                       segmentation=rectangle(1, 1, 30, 30)))), '0 annotations .crowds left aside'),
     'class twice': (lambda c: c['categories'].append(dict(id=3, name='square')),
                     "the class 'square' is the name of 2 categories, ids 2, 3"),
 }  # fmt: skip
@@ -237,7 +286,7 @@ REPAIRED = {  # case: (change, words of the warning, annotations that are left)
     'no ids': (without('id'), 'given new ones', 8),
     'whole floats': (mapped('image_id', lambda a: float(a['image_id'])), '', 8),
     'no iscrowd': (without('iscrowd'), '8 of 8 annotations have no iscrowd; 0 is taken', 8),
-    'no area': (without('area'), '8 of 8 annotations have no area above 0', 8),
+    'no area': (without('area'), '8 of 8 annotations have no area that can be', 8),
     'area 0': (each('area', 0), '8 of 8 annotations have no area', 8),
     'area not finite': (first(area=float('nan')), '1 of 8 annotations have no area', 8),
     'area a text': (first(area='900'), '1 of 8 annotations have no area', 8),
@@ -252,6 +301,13 @@ REPAIRED = {  # case: (change, words of the warning, annotations that are left)
         lambda c: c['annotations'][0]['segmentation'].append([1, 2, 3, 4]),
         '1 of 9 polygons have no area', 8),
     'mask missing': (drop(0), '1 of 8 annotations have no mask', 8),
+    'every annotation twice': (
+        lambda c: c.update(annotations=c['annotations'] + deepcopy(c['annotations'])),
+        '8 of 16 annotations stand in the file twice|given new ones', 8),
+    'iscrowd null': (each('iscrowd', None), '8 of 8 annotations have no iscrowd', 8),
+    'iscrowd true and false': (each('iscrowd', False), '', 8),
+    'area beyond measure': (first(area=1e12), '1 of 8 annotations have no area that can be', 8),
+    'ignored': (first(ignore=1), '', 8),
     'runs': (first(segmentation=RUNS, bbox=[0, 0, WIDTH, HEIGHT], area=HEIGHT * WIDTH), '', 8),
 }  # fmt: skip
 
@@ -362,7 +418,7 @@ def test_evaluator_of_other_images(folder):
     content['annotations'] = content['annotations'][4:]
     metric = CocoMetric(ann_file=str(write(folder, content, 'other.json')))
     evaluator = type('Evaluator', (), dict(metrics=[metric]))
-    words = r'val_evaluator: .*other.json\) lack 2 of the 4 images of the data set, .* image_id=1'
+    words = r'val_evaluator: .*other.json lacks 2 of the 4 images of the data set, .* image_id=1'
     with pytest.raises(UserError, match=words):
         hosts.check_evaluator(evaluator, dataset(path, test_mode=True), 'val_evaluator')
 
@@ -377,7 +433,7 @@ def test_images_of_another_size(folder, late, size, words):
     content = make()
     content['images'][1].update(width=size[0], height=size[1])
     content['annotations'] = content['annotations'][:2] + content['annotations'][4:]
-    data = dataset(write(folder, content))
+    data = dataset(write(folder, content), filter_empty_gt=False)
     words = rf'2.png has 96x64 pixels, and its annotations are for {size[0]}x{size[1]}.*{words}'
     with pytest.raises(UserError, match=words):
         data[1] if late else hosts.check_dataset(data, 'train_dataloader')
@@ -395,6 +451,7 @@ def test_exif_orientation(folder, orientation, shown):
         image.update(width=width, height=height, file_name=f'{image["id"]}.jpg')
         Image.new('RGB', (WIDTH, HEIGHT)).save(folder / image['file_name'], exif=exif)
     each('bbox', [5, 5, 20, 20])(content)
+    each('segmentation', rectangle(5, 5, 20, 20))(content)
     path = write(folder, content)
     color_type = 'color' if shown else 'color_ignore_orientation'
     for good in (True, False):
@@ -446,9 +503,110 @@ def test_codes_of_runs():
         codes.append(coco_mask.encode(np.asfortranarray(mask))['counts'].decode())
         sizes.append(height * width)
     assert _pixels(codes).tolist() == sizes
+    runs = coco_mask.frPyObjects(dict(size=[5, 6], counts=[3, 9, 1, 2, 15]), 5, 6)
+    assert code([3, 9, 1, 2, 15]) == runs['counts'].decode()
     assert _pixels(['', '\x01', codes[0], 'o', 'ooooooooo0']).tolist() == [-1, -1, sizes[0], -1, -1]
 
 
 def test_ids_in_the_order_of_names():
     categories = [dict(id=i, name=name) for i, name in ((7, 'a'), (3, 'b'), (5, 'c'))]
     assert get_category_ids('file', categories, ('c', 'a')) == [5, 7]
+
+
+def metric_of(path, **options):
+    from mmdet.evaluation import CocoMetric
+
+    return type('Evaluator', (), dict(metrics=[CocoMetric(ann_file=str(path), **options)]))
+
+
+def test_evaluator_of_another_file_with_the_same_ids(folder):
+    content = make()
+    path = write(folder, content)
+    mapped('file_name', lambda i: f'other_{i["file_name"]}', 'images')(content)
+    other = metric_of(write(folder, content, 'other.json'))
+    with pytest.raises(UserError, match=r'image_id=1 is other_1.png there and 1.png in the data'):
+        hosts.check_evaluator(other, dataset(path, test_mode=True), 'val_evaluator')
+
+
+def test_evaluator_of_more_images_scores_those_that_are_loaded(folder, log):
+    path = write(folder, make())
+    evaluator = metric_of(path)
+    data = dataset(path, test_mode=True, indices=2)
+    hosts.check_evaluator(evaluator, data, 'val_evaluator')
+    assert evaluator.metrics[0].img_ids == [1, 2]
+    assert 'annotations on 2 images that the data set does not load' in log.text
+
+
+def test_evaluator_with_nothing_to_score(folder):
+    content = make()
+    path = write(folder, content)
+    content['annotations'] = []
+    empty = write(folder, content, 'empty.json')
+    with pytest.raises(UserError, match='there is nothing to score'):
+        hosts.check_evaluator(metric_of(empty), dataset(path, test_mode=True), 'val_evaluator')
+    to_file = metric_of(empty, format_only=True, outfile_prefix=str(folder / 'out'))
+    hosts.check_evaluator(to_file, dataset(path, test_mode=True), 'val_evaluator')
+
+
+def test_boxes_without_masks_count_in_scores_of_boxes(folder):
+    """A detector that misses all boxes without a mask has half of the box AP."""
+    from mmdet.evaluation import CocoMetric
+
+    content = make()
+    for annotation in content['annotations'][4:]:
+        annotation.pop('segmentation')
+    path = write(folder, content)
+    data = dataset(path, pipeline=LOAD[:1], test_mode=True)
+    metric = CocoMetric(ann_file=str(path), metric=['bbox', 'segm'])
+    metric.dataset_meta = data.metainfo
+    for i in range(4):
+        info = data.get_data_info(i)
+        found = info['instances'] if i < 2 else []
+        masks = np.zeros((len(found), HEIGHT, WIDTH), bool)
+        for mask, instance in zip(masks, found, strict=True):
+            x1, y1, x2, y2 = instance['bbox']
+            mask[y1:y2, x1:x2] = True
+        pred = dict(bboxes=torch.tensor([f['bbox'] for f in found]).float().reshape(-1, 4),
+                    labels=torch.tensor([f['bbox_label'] for f in found]).long(),
+                    scores=torch.ones(len(found)), masks=torch.from_numpy(masks))  # fmt: skip
+        shape = (HEIGHT, WIDTH)
+        metric.process({}, [dict(img_id=info['img_id'], ori_shape=shape, pred_instances=pred)])
+    scores = metric.evaluate(4)
+    assert scores['coco/bbox_mAP'] == pytest.approx(0.5, abs=0.01)
+    assert scores['coco/segm_mAP'] == 1.0
+
+
+def test_images_without_annotations_may_be_background(folder, log):
+    content = make()
+    content['annotations'] = []
+    data = dataset(write(folder, content), filter_empty_gt=False)
+    assert len(data) == 4 and 'they are background' in log.text
+
+
+@pytest.mark.parametrize(
+    ('labels', 'words'),
+    [
+        (np.full((HEIGHT, WIDTH), 9, np.uint8), 'has the value 9, and the semantic head num_cl'),
+        (np.zeros((9, 9), np.uint8), r'has the shape \(9, 9\), and its image \(64, 96\)'),
+    ],
+)
+def test_semantic_maps(folder, labels, words):
+    for i in range(1, 5):
+        cv2.imwrite(str(folder / f'{i}.png'), np.full((HEIGHT, WIDTH, 3), 20 * i, np.uint8))
+        (folder / 'maps').mkdir(exist_ok=True)
+        cv2.imwrite(str(folder / f'maps/{i}.png'), labels)
+    steps = [LOAD[0], LOAD[1] | dict(with_seg=True)]
+    data = dataset(write(folder, make()), pipeline=steps)
+    for i in range(4):
+        info = data.get_data_info(i)
+        info['seg_map_path'] = str(folder / f'maps/{i + 1}.png')
+        data.pipeline.transforms[1].semantic_classes = 4
+        with pytest.raises(UserError, match=words):
+            data.pipeline(info)
+
+
+def test_classes_that_are_one_text(folder):
+    with pytest.raises(UserError, match="classes must be a list or tuple of names, got 'circle'"):
+        dataset(write(folder, make()), classes='circle')
+    with pytest.raises(UserError, match="classes has 'circle' twice"):
+        dataset(write(folder, make()), classes=('circle', 'circle'))
