@@ -276,11 +276,18 @@ class RepeatableHook(Hook):
                 dataset.pipeline.transforms.insert(0, SeedSample())
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Note how many samples an iteration takes."""
+        """Note how many samples an iteration takes; leave functions out, which no reader takes."""
         checkpoint.setdefault('meta', {})['batch_size'] = _batch_size(runner)
+        saved = checkpoint.get('param_schedulers') or []
+        for states in saved.values() if isinstance(saved, dict) else [saved]:
+            for state in states:
+                for key in [key for key, value in state.items() if callable(value)]:
+                    del state[key]
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Say that a resumed run takes another number of samples in an iteration."""
+        if type(runner).__name__ == 'Runner':  # others have taken them out by now
+            runner.saved_schedulers = checkpoint.get('param_schedulers')
         before = (checkpoint.get('meta') or {}).get('batch_size')
         if runner._resume and before not in (None, now := _batch_size(runner)):
             print_log(

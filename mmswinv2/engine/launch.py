@@ -34,6 +34,7 @@ from .storage import (
     is_first_process,
     lock,
     look_at_checkpoint,
+    note_start,
     remove_half_written,
     restarts,
     use_whole_files,
@@ -133,6 +134,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     held = None
     if 'train' in kinds and is_first_process():
         held = lock(cfg.work_dir)
+        note_start(cfg)
         remove_half_written(cfg.work_dir)
     use_whole_files()
     _set_up_processes(cfg)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,12 +13,8 @@ from mmengine.optim import OptimWrapperDict
 
 from ..errors import UserError
 
-# what a scheduler counts and computes; the rest of its attributes are settings
-_STATE = (
-    *('optimizer', 'base_values', 'last_step', '_global_step', '_last_value', 'verbose'),
-    'load_state_dict',
-)
-_COMPUTED = ('params', 'param_names', 'lr', 'momentum', 'betas')  # of a group of parameters
+# of a group of parameters: not settings, or flags of torch that change no number
+_NO_SETTINGS = {'params', 'param_names', 'foreach', 'fused', 'capturable', 'differentiable'}
 
 
 def follow_config(runner: Any) -> None:
@@ -34,36 +32,32 @@ def follow_config(runner: Any) -> None:
     load = runner.load_or_resume
 
     def load_or_resume() -> None:
-        changed: list[str] = []
-        watched: list[Any] = []
-
-        def watch(owner: Any, name: str, compare: Any) -> None:
-            load_state = owner.load_state_dict
-            watched.append(owner)
-            owner.load_state_dict = lambda state: compare(owner, name, state, load_state, changed)
-
+        changes = _Changes()
+        schedulers = dict(_named(runner.param_schedulers))
         for name, wrapper in _named(runner.optim_wrapper):
-            watch(wrapper, f'optimizer{name}', _load_optimizer)
-        for name, schedulers in _named(runner.param_schedulers):
-            for i, scheduler in enumerate(schedulers):
-                watch(scheduler, f'param_scheduler{name}.{i}', _load_scheduler)
+            changes.watch(wrapper, f'optimizer{name}', _scheduled(schedulers.get(name)))
+        for name, those in schedulers.items():
+            for i, scheduler in enumerate(those):
+                changes.watch(scheduler, f'param_scheduler{name}.{i}')
         try:
             load()
         finally:
-            for owner in watched:
-                vars(owner).pop('load_state_dict', None)
-        if changed:
+            changes.stop()
+        if runner._resume and hasattr(runner, 'saved_schedulers'):
+            changes.count(runner.saved_schedulers, schedulers)
+        if changes.told:
             print_log(
                 'this run takes from its config, and not from the checkpoint: '
-                + '; '.join(changed),
+                + '; '.join(changes.told),
                 logger='current',
                 level=logging.WARNING,
             )
-            for _, schedulers in _named(runner.param_schedulers):
-                replay(schedulers, runner)
-        if runner.iter >= runner.max_iters:
+        if changes.rates:
+            for those in schedulers.values():
+                replay(those, runner)
+        if _is_finished(runner):
             print_log(
-                f'this training is finished: {runner.iter} of {runner.max_iters} iterations are '
+                f'this training is finished: {runner.epoch} epochs, {runner.iter} iterations are '
                 'done; --max-iters or --max-epochs makes it longer',
                 logger='current',
                 level=logging.WARNING,
@@ -72,33 +66,85 @@ def follow_config(runner: Any) -> None:
     runner.load_or_resume = load_or_resume
 
 
-def _load_scheduler(owner: Any, name: str, state: dict, load: Any, changed: list[str]) -> None:
-    mine = {k: v for k, v in vars(owner).items() if k not in _STATE}
-    load({key: value for key, value in state.items() if key not in mine})
-    changed += [
-        f'{name}.{key}={value} (checkpoint: {state[key]})'
-        for key, value in mine.items()
-        if key in state and state[key] != value
-    ]
+class _Changes:
+    """Compares the states that are loaded with what the config has made.
 
+    Attributes:
+        told: settings that differ, in words.
+        rates: whether what schedulers set must be computed anew.
+    """
 
-def _load_optimizer(owner: Any, name: str, state: dict, load: Any, changed: list[str]) -> None:
-    mine = [dict(group) for group in owner.param_groups]
-    load(state)
-    told = set()
-    for settings, group in zip(mine, owner.param_groups, strict=True):
-        for key, value in settings.items():
-            theirs = group.get(key)
-            if key in _COMPUTED or not isinstance(value, (int, float)) or theirs in (None, value):
-                continue
-            group[key] = value
-            if key not in told:
-                told.add(key)
-                changed.append(f'{name}.{key}={value} (checkpoint: {theirs})')
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.rates = False
+        self._watched: list[Any] = []
+        self._loaded: set[int] = set()
+
+    def watch(self, owner: Any, name: str, scheduled: set[str] | None = None) -> None:
+        """Look at what a scheduler loads, or, with the keys that are `scheduled`, an optimizer."""
+        load = owner.load_state_dict
+        self._watched.append(owner)
+
+        def load_state_dict(state: dict) -> None:
+            self._loaded.add(id(owner))
+            if scheduled is None:
+                self._load_scheduler(owner, name, state, load)
+            else:
+                self._load_optimizer(owner, name, state, load, scheduled)
+
+        owner.load_state_dict = load_state_dict
+
+    def stop(self) -> None:
+        """Let the methods be those of the classes again."""
+        for owner in self._watched:
+            vars(owner).pop('load_state_dict', None)
+
+    def count(self, saved: Any, schedulers: dict[str, Any]) -> None:
+        """Compare the number of schedulers with that of the checkpoint."""
+        here = {name: len(those) for name, those in schedulers.items()}
+        there = {name: len(those) for name, those in _named(saved)}
+        if here != there:
+            self.told.append(f'{sum(here.values())} schedulers (checkpoint: {sum(there.values())})')
+            self.rates = True
+
+    def _load_scheduler(self, owner: Any, name: str, state: dict, load: Any) -> None:
+        mine = dict(vars(owner))
+        load({key: value for key, value in state.items() if not callable(value)})
+        settings = _settings(owner)
+        different = [
+            f'{name}.{key}={mine[key]} (checkpoint: {state.get(key)})'
+            for key in settings
+            if key in mine and not _same(mine[key], state.get(key))
+        ]
+        if different:
+            self.told += different
+            self.rates = True
+            mine.pop('load_state_dict', None)
+            vars(owner).update(mine)  # and all that was computed from the settings
+
+    def _load_optimizer(
+        self, owner: Any, name: str, state: dict, load: Any, scheduled: set[str]
+    ) -> None:
+        mine = [dict(group) for group in owner.param_groups]
+        _check_groups(name, mine, state.get('param_groups'))
+        load(state)
+        told = set()
+        for settings, group in zip(mine, owner.param_groups, strict=True):
+            for key, value in settings.items():
+                theirs = group.get(key)
+                if key in _NO_SETTINGS or key in scheduled or _same(value, theirs):
+                    continue
+                group[key] = value
+                self.rates = self.rates or key.startswith('initial_')
+                if key not in told and theirs is not None:
+                    told.add(key)
+                    self.told.append(f'{name}.{key}={value} (checkpoint: {theirs})')
 
 
 def replay(schedulers: list[Any], runner: Any) -> None:
     """Put schedulers, and the values they set, where the iterations so far would have led them.
+
+    Where the length of an epoch has changed, whole epochs count as epochs of the new length.
 
     Args:
         schedulers: of one optimizer.
@@ -120,17 +166,71 @@ def replay(schedulers: list[Any], runner: Any) -> None:
             group[name] = group[f'initial_{name}']
         scheduler.optimizer._global_step = 0  # or its first step warns
         scheduler.last_step = scheduler._global_step = -1
-    by_iter = [s for s in schedulers if not s.by_epoch]
-    by_epoch = [s for s in schedulers if s.by_epoch]
+    steps, epochs = runner.iter, runner.epoch
+    if epochs and steps % epochs == 0:
+        steps = epochs * len(runner.train_dataloader)
     for scheduler in schedulers:
         scheduler.step()
-    length = len(runner.train_dataloader) if runner.epoch else runner.iter + 1
-    for i in range(1, runner.iter + 1):
-        for scheduler in by_iter:
+    done = 0
+    for i in range(1, steps + 1):
+        _step(s for s in schedulers if not s.by_epoch)
+        while done < epochs and (done + 1) * steps <= i * epochs:
+            _step(s for s in schedulers if s.by_epoch)
+            done += 1
+
+
+def _step(schedulers: Iterator[Any]) -> None:
+    for scheduler in schedulers:
+        if scheduler._global_step + 1 < scheduler.end:
             scheduler.step()
-        if i % length == 0:
-            for scheduler in by_epoch:
-                scheduler.step()
+        else:
+            scheduler._global_step += 1  # which is all that it does from here on
+
+
+def _settings(scheduler: Any) -> list[str]:
+    """The attributes of a scheduler that are arguments of it."""
+    names: dict[str, None] = {}
+    for kind in type(scheduler).__mro__[:-1]:
+        names.update(dict.fromkeys(inspect.signature(kind).parameters))
+    return [name for name in names if name not in ('optimizer', 'last_step', 'verbose')]
+
+
+def _scheduled(schedulers: Any) -> set[str]:
+    """The keys of a group of parameters that schedulers set."""
+    names = {scheduler.param_name for scheduler in schedulers or ()}
+    return names | ({'betas'} if 'momentum' in names else set())
+
+
+def _check_groups(name: str, mine: list[dict], theirs: list[dict] | None) -> None:
+    """Raise `UserError` if the state is of another kind of optimizer, or of other parameters."""
+    if not mine or not theirs:
+        return
+    kinds = [
+        {k for k in groups[0] if k not in _NO_SETTINGS and not k.startswith('initial_')}
+        for groups in (mine, theirs)
+    ]
+    core = {'betas', 'momentum', 'alpha', 'rho', 'eps'}
+    if kinds[0] & core != kinds[1] & core or len(mine) != len(theirs):
+        raise UserError(
+            f'{name}: the checkpoint has the state of another optimizer ({len(theirs)} groups of '
+            f'{sorted(kinds[1])}, here {len(mine)} of {sorted(kinds[0])}); set it as it was, or '
+            'start from the weights alone with load_from'
+        )
+
+
+def _same(mine: Any, theirs: Any) -> bool:
+    if isinstance(mine, (list, tuple)) and isinstance(theirs, (list, tuple)):
+        return len(mine) == len(theirs) and all(map(_same, mine, theirs))
+    if isinstance(mine, (int, float)) and isinstance(theirs, (int, float)):
+        return math.isclose(mine, theirs, rel_tol=1e-9)
+    return callable(mine) or bool(mine == theirs)
+
+
+def _is_finished(runner: Any) -> bool:
+    loop = runner.train_loop
+    if type(loop).__name__ == 'EpochBasedTrainLoop':
+        return bool(loop.epoch >= loop.max_epochs)
+    return bool(loop.iter >= loop.max_iters)
 
 
 def _named(found: Any) -> Iterator[tuple[str, Any]]:

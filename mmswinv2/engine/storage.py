@@ -138,8 +138,6 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         if found and started.exists() and found.stat().st_mtime >= started.stat().st_mtime:
             resume = str(found)  # not one of an earlier run in the same folder
         print_log(f'started again, {f"from {resume}" if resume else "at the beginning"}')
-    elif cfg.launcher != 'none' and is_first_process():
-        started.touch()
     if resume is None:
         return
     if resume == 'auto':
@@ -151,6 +149,12 @@ def set_resume(cfg: Config, resume: str | None) -> None:
             )
         resume = str(found)
     cfg.resume, cfg.load_from = True, resume
+
+
+def note_start(cfg: Config) -> None:
+    """Note when a run of several processes begins, for `set_resume` after a restart."""
+    if cfg.launcher != 'none' and not restarts():
+        Path(cfg.work_dir, _STARTED).touch()
 
 
 def restarts() -> int:
@@ -204,7 +208,8 @@ def _strategy(cfg: Config) -> str:
 
 def is_first_process() -> bool:
     """Before the processes know each other; torchrun and Slurm number them."""
-    return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0
+    names = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK', 'PMI_RANK')
+    return int(next((os.environ[name] for name in names if name in os.environ), 0)) == 0
 
 
 def _is_whole(path: Path) -> bool:

@@ -10,6 +10,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
+from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.engine import RepeatableHook
 from mmswinv2.engine.resume import follow_config
 from mmswinv2.errors import UserError
@@ -31,7 +32,17 @@ COSINE = dict(type='CosineAnnealingLR', by_epoch=False, begin=3, T_max=9, end=12
 STEPS = dict(type='MultiStepLR', by_epoch=True, milestones=[2, 3], gamma=0.1)
 
 
-def train(folder, length, schedulers, by_epoch=False, lr=1.0, decay=0.1, resume=None, batch=2):
+def train(
+    folder,
+    length,
+    schedulers,
+    by_epoch=False,
+    lr=1.0,
+    decay=0.1,
+    resume=None,
+    batch=2,
+    kind='AdamW',
+):
     """Train `length` iterations, or epochs of four; returns the learning rates and the warnings."""
     from mmengine.hooks import Hook
 
@@ -52,7 +63,7 @@ def train(folder, length, schedulers, by_epoch=False, lr=1.0, decay=0.1, resume=
             sampler=dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=False),
         ),
         train_cfg=dict(by_epoch=by_epoch, **{unit: length}),
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=lr, weight_decay=decay)),
+        optim_wrapper=dict(optimizer=dict(type=kind, lr=lr, weight_decay=decay)),
         param_scheduler=schedulers,
         load_from=resume and str(resume),
         resume=bool(resume),
@@ -96,10 +107,66 @@ CHANGES = {  # what is new: (settings of the run so far, settings of the resumed
     'warm-up': (dict(length=12, schedulers=[WARM, COSINE]),
                 dict(length=12, schedulers=[WARM | dict(start_factor=0.5), COSINE]),
                 'param_scheduler.0.start_factor=0.5 (checkpoint: 0.1)'),
+    'learning rate without a schedule': (
+        dict(length=12, schedulers=None), dict(length=12, schedulers=None, lr=0.2),
+        'optimizer.lr=0.2 (checkpoint: 1.0)'),
+    'another kind': (
+        dict(length=12, schedulers=[WARM, COSINE]),
+        dict(length=12, schedulers=[WARM, dict(type='PolyLR', power=2.0, by_epoch=False, begin=3,
+                                               end=12)]), 'param_scheduler.1.power=2.0 (check'),
+    'one more': (dict(length=12, schedulers=[WARM]), dict(length=12, schedulers=[WARM, COSINE]),
+                 '2 schedulers (checkpoint: 1)'),
+    'one less': (dict(length=12, schedulers=[WARM, COSINE]), dict(length=12, schedulers=[WARM]),
+                 '1 schedulers (checkpoint: 2)'),
+    'the first': (dict(length=12, schedulers=None), dict(length=12, schedulers=[WARM, COSINE]),
+                  '2 schedulers (checkpoint: 0)'),
+    'none': (dict(length=12, schedulers=[WARM, COSINE]), dict(length=12, schedulers=None),
+             'optimizer.lr=1.0 (checkpoint: '),
     'milestones': (dict(length=3, schedulers=[WARM, STEPS], by_epoch=True),
                    dict(length=5, schedulers=[WARM, STEPS | dict(milestones=[1, 4])],
                         by_epoch=True), 'param_scheduler.1.milestones='),
 }  # fmt: skip
+
+
+SAME = {
+    'cosine': [WARM, COSINE],
+    'restarts': [dict(type='CosineRestartLR', periods=[4, 8], restart_weights=[1, 0.5], eta_min=0,
+                      by_epoch=False)],
+    'one cycle': [dict(type='OneCycleLR', eta_max=1.0, total_steps=12, by_epoch=False)],
+    'plateau': [dict(type='ReduceOnPlateauLR', monitor='loss', by_epoch=True)],
+    'weight decay': [dict(type='CosineAnnealingParamScheduler', param_name='weight_decay', T_max=12,
+                          by_epoch=False, eta_min=0.0)],
+    'none': None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('schedulers', SAME.values(), ids=SAME)
+def test_nothing_is_told_and_nothing_changes_with_an_unchanged_config(whole, schedulers):
+    run, _ = whole
+    truth, _ = train(run, 12, schedulers)
+    resumed, told = train(run, 12, schedulers, resume=run / 'iter_5.pth')
+    same(resumed, truth[5:])
+    assert 'takes from its config' not in told
+    read_checkpoint(run / 'iter_12.pth')
+
+
+def test_epochs_of_another_length(whole):
+    """Batches of one in place of two: twice the iterations, and the same epochs."""
+    run, other = whole
+    settings = dict(length=5, schedulers=[WARM, STEPS], by_epoch=True)
+    train(run, **settings)
+    changed = settings | dict(batch=1, schedulers=[WARM, STEPS | dict(gamma=0.5)])
+    resumed, told = train(run, **changed, resume=run / 'epoch_2.pth')
+    truth, _ = train(other, **changed)
+    assert 'is finished' not in told
+    assert [r[1] for r in resumed] == pytest.approx([t[1] for t in truth[16:]], rel=1e-9)
+
+
+def test_states_of_another_optimizer(whole):
+    run, _ = whole
+    train(run, 6, [WARM])
+    with pytest.raises(UserError, match='the checkpoint has the state of another optimizer'):
+        train(run, 8, [WARM], resume=run / 'iter_6.pth', kind='SGD')
 
 
 @pytest.mark.parametrize('stopped', [1, 2])
@@ -128,7 +195,7 @@ def test_a_finished_run_says_so(whole):
     run, _ = whole
     train(run, 6, [WARM])
     resumed, told = train(run, 6, [WARM], resume=run / 'iter_6.pth')
-    assert resumed == [] and 'is finished: 6 of 6 iterations are done; --max-iters' in told
+    assert resumed == [] and 'is finished: 0 epochs, 6 iterations are done; --max-iters' in told
 
 
 def test_another_batch_size_is_told(whole):
