@@ -52,10 +52,13 @@ def report_user_errors(advice: str = '') -> Iterator[None]:
     Args:
         advice: what to do after it was stopped, for the message.
     """
-    _raise_on_sigterm()
+    before = _raise_on_sigterm()
     try:
         yield
     except (KeyboardInterrupt, Terminated) as stop:
+        if before is not None:  # data loaders raise once more for each worker that ends
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print(f'\nstopped{advice and "; "}{advice}', file=sys.stderr)
         sys.exit(143 if isinstance(stop, Terminated) else 130)
     except Exception as error:
@@ -63,12 +66,18 @@ def report_user_errors(advice: str = '') -> Iterator[None]:
         if sentence is None or os.environ.get('MMSWINV2_TRACEBACK'):
             raise
         sys.exit(f'error: {sentence}')
+    else:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
-def _raise_on_sigterm() -> None:
+def _raise_on_sigterm() -> Any:
     """Let SIGTERM raise `Terminated`, so that files are closed and parts of files removed.
 
     Processes of a distributed run are left to torchrun and Slurm.
+
+    Returns:
+        what SIGTERM did before; ``None`` if nothing was changed.
     """
     main = os.getpid()
 
@@ -77,8 +86,10 @@ def _raise_on_sigterm() -> None:
             os._exit(143)
         raise Terminated
 
-    if 'RANK' not in os.environ and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminate)
+    alone = not {'RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'} & set(os.environ)
+    if not alone or threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, terminate)
 
 
 def explain(error: BaseException) -> str | None:
@@ -141,15 +152,15 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     return f' (close to it: {", ".join(close)})' if close else ''
 
 
-def _registered() -> dict[str, Any]:
-    """All types in the registries of mmengine and the hosts, by name."""
+def _registered() -> dict[Any, str]:
+    """All types in the registries of mmengine and the hosts, with their names."""
     from mmengine import registry as mmengine_registry
 
-    known: dict[str, Any] = {}
+    known: dict[Any, str] = {}
     for root in vars(mmengine_registry).values():
         if isinstance(root, mmengine_registry.Registry):
             for child in (root, *root._children.values()):
-                known |= child.module_dict
+                known |= {kind: name for name, kind in child.module_dict.items()}
     return known
 
 
@@ -157,18 +168,19 @@ def _unknown_argument(owner: str, argument: str) -> str | None:
     """Words for an argument that a type of a config, or the data loader, does not take."""
     from torch.utils.data import DataLoader
 
-    bases = (base for kind in _registered().values() for base in getattr(kind, '__mro__', ()))
-    kind = next((base for base in (DataLoader, *bases) if base.__name__ == owner), None)
-    if kind is None or argument in (known := inspect.signature(kind.__init__).parameters):
+    bases = [base for kind in _registered() for base in getattr(kind, '__mro__', ())]
+    kinds = {base for base in (DataLoader, *bases) if base.__name__ == owner}
+    takes = [set(inspect.signature(kind).parameters) for kind in kinds]  # hosts share names
+    if not (lack := [known for known in takes if argument not in known]):
         return None
+    hint = nearest(argument, set.union(*lack))
     return (
-        f'{owner} takes no argument {argument!r}{nearest(argument, known)}; mend it in the config '
-        'or in --cfg-options'
+        f'{owner} takes no argument {argument!r}{hint}; mend it in the config or in --cfg-options'
     )
 
 
 def _unknown_type(name: str, registry: str) -> str:
-    hint = nearest(name.split('.')[-1], _registered())
+    hint = nearest(name.split('.')[-1], _registered().values())
     return (
         f'type {name!r} is not in the {registry} registry{hint}. A type of another package needs '
         "its prefix, as in 'mmswinv2.SwinTransformerV2'; your own needs custom_imports"

@@ -1,4 +1,8 @@
 # Sourced by dist_train.sh and dist_test.sh: where the processes meet, as options of torchrun.
+if ! command -v python > /dev/null; then
+    echo "error: there is no python on the PATH; activate the environment first" >&2
+    exit 1
+fi
 if [ "${NNODES:-1}" = 1 ] && [ -z "${PORT:-}" ]; then
     address=(--standalone)  # on any free port
 else

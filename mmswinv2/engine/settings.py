@@ -12,6 +12,7 @@ from typing import Any
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 from mmengine.runner import FlexibleRunner, Runner
+from torch.utils.data import DataLoader
 
 from ..errors import UserError, nearest
 
@@ -29,9 +30,21 @@ _USED = frozenset(
             'data_root',
         ),
         *('compile', 'activation_checkpointing', 'efficient_conv_bn_eval', 'sync_bn'),
-        *('find_unused_parameters', 'model_wrapper_cfg'),
+        *('find_unused_parameters', 'model_wrapper_cfg', 'gpu_ids'),
     )
 ) - {'self', 'cfg'}
+# arguments that may be given where no 'type' stands beside them, and that configs often leave out
+_OPTIONAL = {
+    *inspect.signature(DataLoader).parameters,
+    *(
+        'bias_decay_mult',
+        'dwconv_decay_mult',
+        'norm_decay_mult',
+        'bias_lr_mult',
+        'bypass_duplicate',
+    ),
+    *('init_backend', 'timeout', 'nms_post', 'mp_start_method', 'opencv_num_threads'),
+}
 _FREE = ('metainfo', 'custom_keys', 'data_prefix', 'backend_args')  # any key may stand in them
 _LENGTHS = ('begin', 'end', 'T_max', 'total_iters', 'total_steps', 'step_size')
 _LISTS_OF_LENGTHS = ('milestones', 'periods')
@@ -145,7 +158,8 @@ def warn_of_unused(cfg: Config, options: Mapping[str, Any]) -> None:
                 if key in _FREE:
                     break
             else:  # where there is a type, it refuses what it does not know
-                if 'type' not in node and (hint := nearest(key, node)):
+                known = key in _OPTIONAL or 'type' in node
+                if not known and (hint := nearest(key, node, 0.75)):
                     _warn(f'--cfg-options {path}: {key!r} is new in the config{hint}')
                 break
 
@@ -154,7 +168,8 @@ def warn_of_misspelt(cfg: Config) -> None:
     """Warn of settings of a config that nothing reads and that are named almost like one."""
     known = [key for key in _USED if not key.startswith('tta_')]
     for key in cfg:
-        if key not in _USED and (hint := nearest(key, known, 0.85)):
+        variant = key.startswith('_') or any(name in cfg and key.startswith(name) for name in known)
+        if key not in _USED and not variant and (hint := nearest(key, known, 0.85)):
             _warn(f'{cfg.filename}: nothing reads {key!r} in a config{hint}')
 
 
@@ -171,7 +186,7 @@ def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> No
         if length is None:
             continue
         option = '--' + unit.replace('_', '-')
-        old = cfg.train_cfg.get(unit)
+        old = (cfg.get('train_cfg') or {}).get(unit)
         if old is None:
             other = '--max-epochs' if unit == 'max_iters' else '--max-iters'
             raise UserError(f'{option}: this config does not train by {unit[4:]}; use {other}')
@@ -184,29 +199,40 @@ def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> No
         checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
         if checkpoint is not None and checkpoint.get('by_epoch', True) == (unit == 'max_epochs'):
             checkpoint.interval = min(checkpoint.get('interval', -1), length)
+        if 'dynamic_intervals' in cfg.train_cfg:
+            cfg.train_cfg.dynamic_intervals = [
+                (_scaled(start, length / old), interval)
+                for start, interval in cfg.train_cfg.dynamic_intervals
+            ]
         schedulers = cfg.get('param_scheduler') or []
-        single = isinstance(schedulers, Mapping)
-        scaled = [_scale(s, length / old) for s in ([schedulers] if single else schedulers)]
-        kept = [s for s in scaled if s.get('end', _FOR_EVER) > s.get('begin', 0)]
-        cfg.param_scheduler = kept
+        if isinstance(schedulers, Mapping) and 'type' not in schedulers:  # several optimizers
+            cfg.param_scheduler = {k: _scale(v, length / old) for k, v in schedulers.items()}
+            groups = list(cfg.param_scheduler.values())
+        else:
+            cfg.param_scheduler = _scale(schedulers, length / old)
+            groups = [cfg.param_scheduler]
         print_log(
             f'{option} {length} (the config has {old}); schedulers: '
-            + '; '.join(_lengths(scheduler) for scheduler in kept),
+            + '; '.join(_lengths(scheduler) for group in groups for scheduler in group),
             logger='current',
         )
 
 
-def _scale(scheduler: Any, factor: float) -> Any:
-    def scale(value: int) -> int:
-        return value if not 0 < value < _FOR_EVER else max(1, round(value * factor))
+def _scaled(value: int, factor: float) -> int:
+    return value if not 0 < value < _FOR_EVER else max(1, round(value * factor))
 
-    for key in _LENGTHS:
-        if key in scheduler and scheduler[key] is not None:
-            scheduler[key] = scale(scheduler[key])
-    for key in _LISTS_OF_LENGTHS:
-        if key in scheduler:
-            scheduler[key] = [scale(value) for value in scheduler[key]]
-    return scheduler
+
+def _scale(schedulers: Any, factor: float) -> list[Any]:
+    """Schedulers of one optimizer, without those that nothing is left of."""
+    schedulers = [schedulers] if isinstance(schedulers, Mapping) else list(schedulers)
+    for scheduler in schedulers:
+        for key in _LENGTHS:
+            if scheduler.get(key) is not None:
+                scheduler[key] = _scaled(scheduler[key], factor)
+        for key in _LISTS_OF_LENGTHS:
+            if key in scheduler:
+                scheduler[key] = [_scaled(value, factor) for value in scheduler[key]]
+    return [s for s in schedulers if s.get('end', _FOR_EVER) > s.get('begin', 0)]
 
 
 def _lengths(scheduler: Any) -> str:

@@ -62,6 +62,9 @@ def test_options_that_change_nothing(warned, option, value, words):
         {'param_scheduler.1.end': 5, 'randomness.seed': 3, 'load_from': 'x.pth'},
         {'strategy': None, 'compile': True, 'default_hooks.checkpoint.max_keep_ckpts': 2},
         {'train_dataloader.batch_size': 2, 'data_root': 'there'},
+        {'val_dataloader.batch_sampler.type': 'x', 'train_dataloader.pin_memory': True},
+        {'env_cfg.dist_cfg.init_backend': 'gloo', 'model.test_cfg.rpn.nms_post': 500},
+        {'optim_wrapper.paramwise_cfg.bias_decay_mult': 0.0},
     ],
     ids=lambda o: next(iter(o)),
 )
@@ -82,7 +85,8 @@ def test_modules_of_the_command_line_are_imported(tmp_path, monkeypatch):
 
 def test_settings_of_a_file_that_are_misspelt(warned, tmp_path):
     path = tmp_path / 'config.py'
-    path.write_text(f"_base_ = '{ROOT / CONFIG}'\nparam_schedulers = []\nclasses = ('a',)\n")
+    names = "classes = ('a',)\n_data_root = ''\nval_evaluator_abs = {}\n"
+    path.write_text(f"_base_ = '{ROOT / CONFIG}'\nparam_schedulers = []\n{names}")
     read({}, path)
     assert len(warned) == 1 and "nothing reads 'param_schedulers'" in warned[0]
 
@@ -133,9 +137,10 @@ def test_options_below_a_number():
     ('setting', 'words'),
     [
         (dict(type='mmdet.FPN', in_chanels=[8]), 'in_chanels.*in_channels'),
+        (dict(type='mmseg.CrossEntropyLoss', ignore_index=3), 'ignore_index'),
         (dict(type='mmdet.CocoDataset', ann_fil='a.json'), 'ann_fil.*ann_file'),
     ],
-    ids=['neck', 'data set'],
+    ids=['neck', 'loss of a name that hosts share', 'data set'],
 )
 def test_arguments_that_a_type_does_not_take(setting, words):
     import re
@@ -190,7 +195,18 @@ def test_shorter_and_longer(length, ends, milestones, intervals):
     assert (cfg.train_cfg.val_interval, cfg.default_hooks.checkpoint.interval) == intervals
 
 
+def test_lengths_of_several_optimizers_and_of_intervals():
+    cfg = config(param_scheduler=dict(
+        a=[dict(type='LinearLR', begin=0, end=10)], b=dict(type='PolyLR', begin=0, end=100)))  # fmt: skip
+    cfg.train_cfg.dynamic_intervals = [(51, 10)]
+    set_length(cfg, 200, None)
+    assert cfg.param_scheduler.a[0].end == 20 and cfg.param_scheduler.b[0].end == 200
+    assert cfg.train_cfg.dynamic_intervals == [(102, 10)]
+
+
 def test_lengths_that_cannot_be():
+    with pytest.raises(UserError, match='this config does not train by iters'):
+        set_length(Config(dict(train_cfg=None)), 3, None)
     with pytest.raises(UserError, match='--max-epochs: this config does not train by epochs'):
         set_length(config(), None, 3)
     with pytest.raises(UserError, match='--max-iters must be at least 1, got 0'):
