@@ -67,59 +67,100 @@ def predict(
     Raises:
         UserError: if the config, the weights or an input cannot be used.
     """
+    results: list[Any] = []
+    options = dict(score=score, batch_size=batch_size, device=device, amp=amp)
+    for result in iterate(
+        config,
+        checkpoint,
+        inputs,
+        out_dir,
+        cfg_options=cfg_options,
+        max_frames=max_frames,
+        **options,
+    ):
+        results.append(result)
+    return results
+
+
+def iterate(
+    config: str,
+    checkpoint: str,
+    inputs: str | Path | Sequence[str | Path],
+    out_dir: str | Path | None = None,
+    *,
+    score: float = 0.3,
+    batch_size: int = 1,
+    device: str | None = None,
+    amp: bool = False,
+    cfg_options: dict[str, Any] | None = None,
+    max_frames: int | None = None,
+) -> Iterator[Any]:
+    """`predict`, one result after the other, so that a long video fits into memory."""
     from ..engine.launch import config_with_options
 
-    if batch_size < 1:
-        raise UserError(f'batch_size must be at least 1, got {batch_size}')
+    for name, number in (('batch_size', batch_size), ('max_frames', max_frames)):
+        if number is not None and number < 1:
+            raise UserError(f'{name} must be at least 1, got {number}')
     if not 0 <= score <= 1:
         raise UserError(f'score must be from 0 to 1, got {score}')
     cfg = config_with_options(config, cfg_options)
-    sources = list(_sources([inputs] if isinstance(inputs, (str, Path)) else inputs))
-    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    model, meta = _build(cfg, checkpoint, device)
-    writer = None if out_dir is None else _Writer(Path(out_dir), cfg, meta, score)
-    results: list[Any] = []
+    sources = list(_sources([inputs] if isinstance(inputs, (str, Path)) else inputs, out_dir))
+    model, meta = _build(
+        cfg, checkpoint, device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    )
+    numbers = itertools.count()
 
     def outcomes(items: Iterable[_Item]) -> Iterator[tuple[_Item, Any]]:
         for batch in _batches(items, batch_size):
-            samples = [_prepare(cfg, item, len(results) + i) for i, item in enumerate(batch)]
+            samples = [_prepare(cfg, item, next(numbers)) for item in batch]
             for item, result in zip(batch, _run(model, samples, amp), strict=True):
                 if not any(hasattr(result, key) for key in _KINDS):
                     raise UserError(
                         f'{type(model).__name__} of {config} predicts nothing that is known '
                         f'here; predict is for {_TASKS}'
                     )
-                results.append(result.cpu())
-                yield item, results[-1]
+                for key in _LARGE:
+                    if hasattr(result, key):
+                        delattr(result, key)
+                yield item, result.cpu()
 
     stills, films = _divide(sources, clips=cfg.default_scope == 'mmaction')
-    for item, result in outcomes(stills):
-        if writer is not None:
+    if out_dir is None:
+        frames = (_frames(name, source, max_frames)[0] for name, source in films)
+        for items in (stills, *frames):
+            yield from (result for _, result in outcomes(items))
+        return
+    writer = _Writer(Path(out_dir), cfg, meta, score)
+    try:
+        for item, result in outcomes(stills):
             writer.save(item, writer.add(item, result))
-    for name, source in films:
-        frames, fps = _frames(name, source, max_frames)
-        if writer is None:
-            list(outcomes(frames))
-        else:
-            writer.film(name, (writer.add(*outcome) for outcome in outcomes(frames)), fps)
-    if writer is not None:
+            yield result
+        for name, source in films:
+            yield from writer.film(name, *_frames(name, source, max_frames), outcomes)
+    finally:  # what was found until then, where it is stopped or fails
         writer.close()
-    return results
 
 
+# the scores of every pixel: 1.2 GB for each full HD frame with 150 classes
+_LARGE = ('seg_logits', 'pred_score_map')
 _KINDS = ('pred_instances', 'pred_sem_seg', 'pred_score', 'pred_scores')
 
 
-def _sources(inputs: Iterable[str | Path]) -> Iterator[str]:
-    """Files and cameras."""
+def _sources(inputs: Iterable[str | Path], out_dir: str | Path | None = None) -> Iterator[str]:
+    """Files, none of those below the folder of the results, and cameras."""
+    own = None if out_dir is None else Path(out_dir).resolve()
     for given in map(str, inputs):
         path = Path(given)
         if path.is_dir():
-            found = sorted(str(p) for p in path.rglob('*') if p.suffix.lower() in IMAGES + VIDEOS)
+            found = sorted(
+                str(p)
+                for p in path.rglob('*')
+                if p.suffix.lower() in IMAGES + VIDEOS and own not in p.resolve().parents
+            )
             if not found:
                 raise UserError(f'the folder {given} has no image or video ({", ".join(IMAGES)})')
             yield from found
-        elif path.exists() or given.isdigit():
+        elif path.exists() or given.isdecimal():
             yield given
         elif found := sorted(glob.glob(given, recursive=True)):
             yield from found
@@ -139,8 +180,8 @@ def _divide(sources: Sequence[str], clips: bool) -> tuple[list[_Item], list[tupl
     names: set[str] = set()
     for source in sources:
         path = Path(source)
-        name = path.stem if path.stem not in names else f'{path.stem}_{len(names)}'
-        names.add(name)
+        tries = itertools.chain([path.stem], (f'{path.stem}_{i}' for i in itertools.count(2)))
+        names.add(name := next(name for name in tries if name not in names))
         if path.exists() and (clips or path.suffix.lower() not in VIDEOS):
             stills.append(_Item(name, source))
         else:
@@ -149,7 +190,7 @@ def _divide(sources: Sequence[str], clips: bool) -> tuple[list[_Item], list[tupl
 
 
 def _frames(name: str, source: str, most: int | None) -> tuple[Iterator[_Item], float]:
-    """The frames of a video or camera, and how many there are a second."""
+    """The frames of a video or camera, in a folder of its name, and how many there are a second."""
     from ..datasets.video_files import UnreadableVideo, open_video
 
     images: Iterable[np.ndarray]
@@ -163,7 +204,7 @@ def _frames(name: str, source: str, most: int | None) -> tuple[Iterator[_Item], 
         images, fps = iter(reader), reader.fps
     images = itertools.islice(images, most)
     items = (
-        _Item(f'{name}_{i:06d}', f'{source}, frame {i}', np.ascontiguousarray(image))
+        _Item(f'{name}/{i:06d}', f'{source}, frame {i}', np.ascontiguousarray(image))
         for i, image in enumerate(images)
     )
     return items, fps
@@ -209,12 +250,16 @@ def _build(cfg: Any, checkpoint: str, device: str) -> tuple[Any, dict[str, Any]]
     _without_weights(cfg.model)
     model = MODELS.build(cfg.model)
     load_but(model, path)
+    try:
+        model.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f'the device {device!r} cannot be used: {error}') from error
     dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
     kind = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
     meta = dict(getattr(kind, 'METAINFO', None) or {})
     meta.update((read_checkpoint(path, mmap=True).get('meta') or {}).get('dataset_meta') or {})
     meta.update(dataset.get('metainfo') or {})
-    return model.to(device).eval(), meta
+    return model.eval(), meta
 
 
 def _without_weights(node: Any) -> None:
@@ -307,6 +352,7 @@ class _Writer:
             labels = result.pred_sem_seg.data.squeeze(0).numpy()
             kind = np.uint8 if labels.max() < 256 else np.uint16
             path = self.results / f'{item.name}.png'
+            path.parent.mkdir(exist_ok=True)
             Image.fromarray(labels.astype(kind)).save(path)
         else:
             self._add_scores(item, result)
@@ -364,22 +410,26 @@ class _Writer:
         if drawn is not None:
             mmcv.imwrite(drawn[:, :, ::-1], str(self.pictures / f'{item.name}.jpg'))
 
-    def film(self, name: str, drawn: Iterator[np.ndarray | None], fps: float) -> None:
-        """Write the frames of a video, as they come."""
-        from ..datasets.video_files import write_video
+    def film(self, name: str, frames: Iterator[_Item], fps: float, outcomes: Any) -> Iterator[Any]:
+        """Write the frames of a video as they come; yields what was found in each.
+
+        A video that is stopped ends with the frame before.
+        """
+        from ..datasets.video_files import VideoWriter
 
         path = self.pictures / f'{name}.mp4'
         part = path.with_name(f'.{name}.part.mp4')
-        even = (
-            np.ascontiguousarray(f[: f.shape[0] // 2 * 2, : f.shape[1] // 2 * 2])
-            for f in drawn
-            if f is not None
-        )
         try:
-            write_video(part, even, round(fps) or 25)
-            part.replace(path)
+            with VideoWriter(part, fps or 25) as video:
+                for item, result in outcomes(frames):
+                    drawn = self.add(item, result)
+                    if drawn is not None:
+                        height, width = (side // 2 * 2 for side in drawn.shape[:2])
+                        video.write(np.ascontiguousarray(drawn[:height, :width]))
+                    yield result
         finally:
-            part.unlink(missing_ok=True)
+            if part.exists():
+                part.replace(path)
 
     def close(self) -> None:
         """Write the file of results."""
@@ -428,7 +478,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """The command ``mmswinv2 predict``."""
     args = parse_args(arguments)
-    results = predict(
+    results = iterate(
         args.config,
         args.checkpoint,
         args.inputs,
@@ -440,4 +490,4 @@ def main(arguments: Sequence[str]) -> None:
         cfg_options=args.cfg_options,
         max_frames=args.max_frames,
     )
-    print(f'{len(results)} predictions are in {args.out_dir}', file=sys.stderr)
+    print(f'{sum(1 for _ in results)} predictions are in {args.out_dir}', file=sys.stderr)

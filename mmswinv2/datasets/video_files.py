@@ -8,6 +8,7 @@ import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from fractions import Fraction
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -269,27 +270,50 @@ def _upright(image: np.ndarray, frame: Any) -> np.ndarray:
     return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
-def write_video(
-    path: str | os.PathLike[str],
-    frames: Iterable[np.ndarray],
-    fps: int,
-    options: Mapping[str, str] | None = None,
-) -> None:
-    """Write frames as H.264.
+class VideoWriter:
+    """Writes frames as H.264, one after the other; a context that closes the file.
 
     Args:
         path: the file.
-        frames: (H, W, 3) uint8 RGB, with even sides.
         fps: frames per second.
         options: of x264, such as ``crf``.
     """
-    import av
 
-    with av.open(str(path), 'w') as container:
-        stream = container.add_stream('libx264', rate=fps, options=dict(options or {}))
-        stream.pix_fmt = 'yuv420p'
-        stream.codec_context.thread_count = 1
+    def __init__(
+        self, path: str | os.PathLike[str], fps: float, options: Mapping[str, str] | None = None
+    ) -> None:
+        import av
+
+        self._container = av.open(str(path), 'w')
+        rate = Fraction(fps).limit_denominator(1001)
+        self._stream = self._container.add_stream('libx264', rate=rate, options=dict(options or {}))
+        self._stream.pix_fmt = 'yuv420p'
+        self._stream.codec_context.thread_count = 1
+
+    def write(self, frame: np.ndarray) -> None:
+        """Add a frame (H, W, 3), uint8 RGB, with even sides."""
+        import av
+
+        self._stream.height, self._stream.width = frame.shape[:2]
+        image = av.VideoFrame.from_ndarray(frame, format='rgb24')
+        self._container.mux(self._stream.encode(image))
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._stream.codec_context.is_open:
+            self._container.mux(self._stream.encode())
+        self._container.close()
+
+
+def write_video(
+    path: str | os.PathLike[str],
+    frames: Iterable[np.ndarray],
+    fps: float,
+    options: Mapping[str, str] | None = None,
+) -> None:
+    """Write frames as H.264; see `VideoWriter`."""
+    with VideoWriter(path, fps, options) as video:
         for frame in frames:
-            stream.height, stream.width = frame.shape[:2]
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
-        container.mux(stream.encode())
+            video.write(frame)

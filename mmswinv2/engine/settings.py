@@ -36,14 +36,9 @@ _USED = frozenset(
 # arguments that may be given where no 'type' stands beside them, and that configs often leave out
 _OPTIONAL = {
     *inspect.signature(DataLoader).parameters,
-    *(
-        'bias_decay_mult',
-        'dwconv_decay_mult',
-        'norm_decay_mult',
-        'bias_lr_mult',
-        'bypass_duplicate',
-    ),
-    *('init_backend', 'timeout', 'nms_post', 'mp_start_method', 'opencv_num_threads'),
+    *('bias_decay_mult', 'dwconv_decay_mult', 'norm_decay_mult', 'bias_lr_mult'),
+    *('bypass_duplicate', 'init_backend', 'timeout', 'nms_post'),
+    *('mp_start_method', 'opencv_num_threads'),
 }
 _FREE = ('metainfo', 'custom_keys', 'data_prefix', 'backend_args')  # any key may stand in them
 _LENGTHS = ('begin', 'end', 'T_max', 'total_iters', 'total_steps', 'step_size')
@@ -168,7 +163,9 @@ def warn_of_misspelt(cfg: Config) -> None:
     """Warn of settings of a config that nothing reads and that are named almost like one."""
     known = [key for key in _USED if not key.startswith('tta_')]
     for key in cfg:
-        variant = key.startswith('_') or any(name in cfg and key.startswith(name) for name in known)
+        variant = key.startswith('_') or any(
+            name in cfg and key.startswith(f'{name}_') for name in known
+        )
         if key not in _USED and not variant and (hint := nearest(key, known, 0.85)):
             _warn(f'{cfg.filename}: nothing reads {key!r} in a config{hint}')
 

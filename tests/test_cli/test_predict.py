@@ -14,7 +14,7 @@ from mmengine.registry import MODELS
 
 import mmswinv2
 from mmswinv2 import hosts
-from mmswinv2.cli.predict import _divide, _sources, main
+from mmswinv2.cli.predict import _divide, _sources, iterate, main
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import CONFIG, ROOT
 from tests.test_tools.test_documents import PREDICTION, blocks
@@ -110,8 +110,9 @@ def test_segmentor_on_a_video(weights, clip, tmp_path):
     assert len(results) == 6
     with av.open(str(tmp_path / 'vis/clip.mp4')) as video:
         assert sum(1 for _ in video.decode(video=0)) == 6
-    maps = sorted((tmp_path / 'preds').iterdir())
-    assert [m.name for m in maps] == [f'clip_{i:06d}.png' for i in range(6)]
+        assert video.streams.video[0].average_rate == 10
+    maps = sorted((tmp_path / 'preds/clip').iterdir())
+    assert [m.name for m in maps] == [f'{i:06d}.png' for i in range(6)]
     assert not list(tmp_path.rglob('*.part*'))
     written = cv2.imread(str(maps[3]), cv2.IMREAD_UNCHANGED)
     assert (written == results[3].pred_sem_seg.data[0].numpy()).all()
@@ -130,11 +131,10 @@ def test_frames_are_seen_as_images_are(weights, tmp_path):
         stream.pix_fmt = 'bgr0'
         container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format='bgr24')))
         container.mux(stream.encode())
-    still, frame = run(
-        SEGMENTOR, weights(SEGMENTOR), [tmp_path / 'a.png', tmp_path / 'b.mkv']
-    )  # fmt: skip
-    difference = (still.seg_logits.data - frame.seg_logits.data).abs().max()
-    assert difference <= 1e-5 * still.seg_logits.data.abs().max()
+    files = [tmp_path / 'a.png', tmp_path / 'b.mkv']
+    still, frame = run(SEGMENTOR, weights(SEGMENTOR), files)
+    assert torch.equal(still.pred_sem_seg.data, frame.pred_sem_seg.data)
+    assert len(still.pred_sem_seg.data.unique()) > 1 and not hasattr(still, 'seg_logits')
 
 
 def test_video_classifier(weights, clip, tmp_path, capsys):
@@ -151,6 +151,40 @@ def test_patterns_and_names(photos):
     assert found == [f'{photos}/a.jpg', f'{photos}/b.png', '0']
     stills, films = _divide([*found, 'x/clip.mp4'], clips=False)
     assert [s.name for s in stills] == ['a', 'b'] and [f[0] for f in films] == ['0', 'clip']
+
+
+def test_names_of_files_of_one_name(tmp_path):
+    for folder in 'pq':
+        (tmp_path / folder).mkdir()
+    files = [tmp_path / name for name in ('p/a.png', 'p/a_2.png', 'q/a.png', 'q/a_2.png')]
+    for file in files:
+        file.touch()
+    stills, _ = _divide(list(map(str, files)), clips=False)
+    assert [s.name for s in stills] == ['a', 'a_2', 'a_3', 'a_2_2']
+
+
+def test_what_was_written_is_no_input(photos, tmp_path):
+    (tmp_path / 'outputs/vis').mkdir(parents=True)
+    for name in ('a.png', 'outputs/vis/a.png'):
+        (tmp_path / name).touch()
+    assert list(_sources([tmp_path], tmp_path / 'outputs')) == [f'{tmp_path}/a.png']
+
+
+def test_what_was_found_before_a_bad_file_is_kept(weights, photos, clip, tmp_path):
+    (tmp_path / 'bad.jpg').write_text('no image')
+    with pytest.raises(UserError, match='bad.jpg'):
+        run(CONFIG, weights(CONFIG), [photos / 'a.jpg', tmp_path / 'bad.jpg'], tmp_path / 'out')
+    content = json.loads((tmp_path / 'out/preds/predictions.json').read_text())
+    assert [i['file_name'] for i in content['images']] == [f'{photos}/a.jpg']
+
+
+def test_a_video_that_is_stopped_ends_with_the_frame_before(weights, clip, tmp_path):
+    found = iterate(str(ROOT / SEGMENTOR), weights(SEGMENTOR), clip, tmp_path)
+    for _ in range(3):
+        next(found)
+    found.close()
+    with av.open(str(tmp_path / 'vis/clip.mp4')) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 3
 
 
 WRONG = {
@@ -170,7 +204,8 @@ def test_inputs_that_cannot_be_used(weights, tmp_path, monkeypatch, given, words
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=words):
         run(SEGMENTOR, weights(SEGMENTOR), given, tmp_path / 'out')
-    assert not [p for p in (tmp_path / 'out').rglob('*') if p.is_file()]
+    left = [p for p in (tmp_path / 'out').rglob('*') if p.is_file() and p.suffix != '.mp4']
+    assert not left
 
 
 def test_weights_and_configs_that_do_not_fit(weights, photos):
@@ -178,6 +213,11 @@ def test_weights_and_configs_that_do_not_fit(weights, photos):
         run(CONFIG, weights(SEGMENTOR), photos)
     with pytest.raises(UserError, match='does not exist'):
         run(CONFIG, 'nothing.pth', photos)
+    for device in ('cuda:7', 'foo'):
+        with pytest.raises(UserError, match=f'the device {device!r} cannot be used'):
+            mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), photos, device=device)
+    with pytest.raises(UserError, match='max_frames must be at least 1, got 0'):
+        mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), photos, max_frames=0)
     with pytest.raises(UserError, match=r'score must be from 0 to 1, got 50'):
         mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), photos, score=50)
 

@@ -196,8 +196,8 @@ def test_shorter_and_longer(length, ends, milestones, intervals):
 
 
 def test_lengths_of_several_optimizers_and_of_intervals():
-    cfg = config(param_scheduler=dict(
-        a=[dict(type='LinearLR', begin=0, end=10)], b=dict(type='PolyLR', begin=0, end=100)))  # fmt: skip
+    warm, poly = (dict(type=t, begin=0, end=e) for t, e in (('LinearLR', 10), ('PolyLR', 100)))
+    cfg = config(param_scheduler=dict(a=[warm], b=poly))
     cfg.train_cfg.dynamic_intervals = [(51, 10)]
     set_length(cfg, 200, None)
     assert cfg.param_scheduler.a[0].end == 20 and cfg.param_scheduler.b[0].end == 200
