@@ -67,19 +67,19 @@ def predict(
     Raises:
         UserError: if the config, the weights or an input cannot be used.
     """
-    results: list[Any] = []
-    options = dict(score=score, batch_size=batch_size, device=device, amp=amp)
-    for result in iterate(
+    found = iterate(
         config,
         checkpoint,
         inputs,
         out_dir,
+        score=score,
+        batch_size=batch_size,
+        device=device,
+        amp=amp,
         cfg_options=cfg_options,
         max_frames=max_frames,
-        **options,
-    ):
-        results.append(result)
-    return results
+    )
+    return list(found)
 
 
 def iterate(

@@ -163,9 +163,8 @@ def warn_of_misspelt(cfg: Config) -> None:
     """Warn of settings of a config that nothing reads and that are named almost like one."""
     known = [key for key in _USED if not key.startswith('tta_')]
     for key in cfg:
-        variant = key.startswith('_') or any(
-            name in cfg and key.startswith(f'{name}_') for name in known
-        )
+        begins = [name for name in known if name in cfg and key.startswith(f'{name}_')]
+        variant = begins or key.startswith('_')
         if key not in _USED and not variant and (hint := nearest(key, known, 0.85)):
             _warn(f'{cfg.filename}: nothing reads {key!r} in a config{hint}')
 
