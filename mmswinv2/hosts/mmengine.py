@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import runpy
 import sys
@@ -107,6 +108,8 @@ def replace(owner: Any, name: str) -> Callable[[Callable[..., Any]], None]:
         def replacement(*args: Any, **kwargs: Any) -> Any:
             return function(original, *args, **kwargs)
 
+        with suppress(ValueError):  # classes of mmengine look for arguments, and follow no wrapper
+            replacement.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
         setattr(replacement, _MARK, True)
         setattr(owner, name, replacement)
 

@@ -148,3 +148,13 @@ def test_what_is_not_known_of_a_host():
 def test_a_host_that_is_not_installed():
     with pytest.raises(UserError, match=r'config.py needs mmelse \(its default_scope\)'):
         Host('mmelse').require('config.py')
+
+
+def test_visualizers_without_a_constructor_can_be_made():
+    """mmengine looks at the arguments of a class when it is made, and follows no wrapper."""
+    from mmengine.visualization import Visualizer
+
+    class Mine(Visualizer):
+        pass
+
+    assert Mine.get_instance('mine').instance_name == 'mine'
