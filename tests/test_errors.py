@@ -113,6 +113,11 @@ with report_user_errors('go on with --resume'):
 """
 
 
+def heed_interrupts():
+    """Python takes Ctrl-C only if it does not start with it ignored, as in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(('number', 'status'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped(number, status):
     command = [sys.executable, '-c', STOPPED]
@@ -122,6 +127,7 @@ def test_stopped(number, status):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_interrupts,
     )
     assert process.stdout.readline() == 'ready\n'
     time.sleep(0.1)

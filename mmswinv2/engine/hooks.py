@@ -204,15 +204,18 @@ class LoadCheckpointHook(Hook):
     ) -> None:
         self.checkpoint, self.new, self.class_map = checkpoint, new, class_map
 
-    def before_train(self, runner: Any) -> None:
-        """Load, unless the run goes on from one of its own checkpoints."""
-        if runner.iter > 0:
-            return
-        if runner._load_from is not None:
+    def before_run(self, runner: Any) -> None:
+        """Want no other weights to start from."""
+        if runner._load_from is not None and not runner._resume:
             raise UserError(
                 f'load_from={runner._load_from} and LoadCheckpointHook (custom_hooks) both give '
                 f'the weights to start from; take one of them out'
             )
+
+    def before_train(self, runner: Any) -> None:
+        """Load, unless the run goes on from one of its own checkpoints."""
+        if runner.iter > 0:
+            return
         class_map = None if self.class_map is None else read_class_map(self.class_map)
         path = fetch_together(self.checkpoint)
         with whole_weights(runner.model) as model:

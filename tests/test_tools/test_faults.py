@@ -14,6 +14,7 @@ import torch
 
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.engine.storage import last_good_checkpoint
+from tests.test_errors import heed_interrupts
 from tests.test_tools.conftest import CONFIG, ROOT
 
 # four iterations an epoch, enough epochs never to end by itself
@@ -90,6 +91,7 @@ def start(command, config, work_dir, *args, options=()):
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore'},
+        preexec_fn=heed_interrupts,
     )
 
 
