@@ -15,6 +15,7 @@ from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapperDict
+from mmengine.runner import BaseLoop
 from torch import Tensor
 
 from .. import hosts
@@ -205,8 +206,9 @@ class LoadCheckpointHook(Hook):
         self.checkpoint, self.new, self.class_map = checkpoint, new, class_map
 
     def before_run(self, runner: Any) -> None:
-        """Want no other weights to start from."""
-        if runner._load_from is not None and not runner._resume:
+        """Want no other weights to start a training from."""
+        trains = isinstance(runner._train_loop, BaseLoop)
+        if trains and runner._load_from is not None and not runner._resume:
             raise UserError(
                 f'load_from={runner._load_from} and LoadCheckpointHook (custom_hooks) both give '
                 f'the weights to start from; take one of them out'
