@@ -183,7 +183,7 @@ def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
         _crowds(path, annotations),
     )
     keep = _apply_rules(path, content, table, _RULES if boxes else _RULES[:1])
-    keep &= _first_of_repeats(path, annotations)
+    keep &= _first_of_repeats(path, annotations, table)
     content['annotations'] = annotations = [annotations[i] for i in np.flatnonzero(keep)]
     areas = _check_masks(path, annotations, table.size[keep], table.box[keep] if boxes else None)
     if boxes:
@@ -306,8 +306,14 @@ def _are_corners(a: _Annotations) -> np.ndarray:
     return np.full(len(a.box), bool(len(a.box) >= 4 and larger and beyond))
 
 
-def _first_of_repeats(path: Any, annotations: list[dict]) -> np.ndarray:
+def _first_of_repeats(path: Any, annotations: list[dict], table: _Annotations) -> np.ndarray:
     """Which annotations are not the same as an earlier one, as after joining a file twice."""
+    ids = [(a['image_id'], a['category_id']) for a in annotations]
+    # one number for each, as sorting these is all that most files need
+    rows = np.column_stack([np.array(ids, np.float64), table.box])
+    digests = rows @ np.random.default_rng(0).random(rows.shape[1])
+    if len(np.unique(digests)) == len(annotations):
+        return np.ones(len(annotations), bool)
     first: dict[tuple, dict] = {}
     keep = np.ones(len(annotations), bool)
     for i, annotation in enumerate(annotations):
@@ -329,6 +335,10 @@ def _first_of_repeats(path: Any, annotations: list[dict]) -> np.ndarray:
 
 def _crowds(path: Any, annotations: list[dict]) -> np.ndarray:
     """Write ``iscrowd`` as 0 or 1; mmdet trains with none that has ``ignore``, but scores it."""
+    flags = [annotation.get('iscrowd') for annotation in annotations]
+    plain = set(map(type, flags)) == {int} and set(flags) <= {0, 1}
+    if plain and not any('ignore' in annotation for annotation in annotations):
+        return np.array(flags, bool)
     if lacking := sum(annotation.get('iscrowd') is None for annotation in annotations):
         _warn(f'{path}: {lacking} of {len(annotations)} annotations have no iscrowd; 0 is taken')
     for i, annotation in enumerate(annotations):
