@@ -171,7 +171,11 @@ def test_files_that_cannot_be_read(save, tmp_path, capsys):
     assert capsys.readouterr().out == ''
 
 
-@pytest.mark.parametrize('wrap', [lambda net: net, lambda net: {'model': net}, vars], ids=str)
+@pytest.mark.parametrize(
+    'wrap',
+    [lambda net: net, lambda net: {'model': net}, vars],
+    ids=['alone', 'in an entry', 'its attributes'],
+)
 def test_the_advice_for_whole_modules_works(save, tmp_path, monkeypatch, wrap):
     net = SwinV2('nano')
     torch.nn.init.normal_(net.norm3.weight)
