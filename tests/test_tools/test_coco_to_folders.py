@@ -59,7 +59,7 @@ def test_box_outside_its_image(tool, shapes, tmp_path):
     file = coco / 'annotations/instances_train2017.json'
     content = json.loads(file.read_text())
     objects = len(content['annotations'])
-    content['annotations'][0]['bbox'] = [5000, 5000, 20, 20]
+    content['annotations'][0]['bbox'] = [300, 300, 20, 20]
     file.write_text(json.dumps(content))
     run = tool('dataset_converters/coco_to_folders.py', coco, tmp_path / 'cut')
     assert run.returncode == 0 and f'1 of {objects} annotations have a box outside' in run.stdout
