@@ -126,7 +126,9 @@ class _Changes:
         self, owner: Any, name: str, state: dict, load: Any, scheduled: set[str]
     ) -> None:
         mine = [dict(group) for group in owner.param_groups]
-        _check_groups(name, mine, state.get('param_groups'))
+        # the wrapper may add one of its own, of base_param_settings
+        own = getattr(owner, 'optimizer', owner).param_groups
+        _check_groups(name, own, state.get('param_groups'))
         load(state)
         told = set()
         for settings, group in zip(mine, owner.param_groups, strict=True):
