@@ -55,20 +55,29 @@ def report_user_errors(advice: str = '') -> Iterator[None]:
     before = _raise_on_sigterm()
     try:
         yield
-    except (KeyboardInterrupt, Terminated) as stop:
+    except BaseException as error:
+        # torch's writer of files raises an error of its own where it is stopped
+        stop: BaseException | None = error
+        while stop is not None and not isinstance(stop, (KeyboardInterrupt, Terminated)):
+            stop = stop.__context__
+        if stop is None:
+            _end(error)
+            raise
         if before is not None:  # data loaders raise once more for each worker that ends
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print(f'\nstopped{advice and "; "}{advice}', file=sys.stderr)
         sys.exit(143 if isinstance(stop, Terminated) else 130)
-    except Exception as error:
-        sentence = explain(error)
-        if sentence is None or os.environ.get('MMSWINV2_TRACEBACK'):
-            raise
-        sys.exit(f'error: {sentence}')
     else:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
+
+
+def _end(error: BaseException) -> None:
+    """End the program with a sentence, if there is one for an error."""
+    sentence = explain(error) if isinstance(error, Exception) else None
+    if sentence is not None and not os.environ.get('MMSWINV2_TRACEBACK'):
+        sys.exit(f'error: {sentence}')
 
 
 def _raise_on_sigterm() -> Any:
