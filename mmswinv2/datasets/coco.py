@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.logging import print_log
 
 from ..errors import UserError
+from ..hosts.mmengine import warn
 
 _OF_MMDET = 'converted by mmdet'  # of the files that it writes to score other formats
 _FAR = 10  # sides of the image at which a coordinate is none
@@ -295,7 +294,7 @@ def _number(path: Any, annotations: list[dict]) -> None:
     if not good:
         for number, annotation in enumerate(annotations, start=1):
             annotation['id'] = number
-        _warn(
+        warn(
             f'{path}: annotation ids must be different whole numbers from 1; the '
             f'{len(annotations)} annotations were given new ones'
         )
@@ -341,7 +340,7 @@ def _first_of_repeats(path: Any, annotations: list[dict], table: _Annotations) -
         keep[i] = other is annotation or not same
     if not keep.all():
         again = annotations[int(keep.argmin())]
-        _warn(
+        warn(
             f'{path}: {int((~keep).sum())} of {len(keep)} annotations stand in the file twice and '
             f'are left out, the first on image_id={again["image_id"]} with bbox={again.get("bbox")}'
         )
@@ -355,7 +354,7 @@ def _crowds(path: Any, annotations: list[dict]) -> np.ndarray:
     if plain and not any('ignore' in annotation for annotation in annotations):
         return np.array(flags, bool)
     if lacking := sum(annotation.get('iscrowd') is None for annotation in annotations):
-        _warn(f'{path}: {lacking} of {len(annotations)} annotations have no iscrowd; 0 is taken')
+        warn(f'{path}: {lacking} of {len(annotations)} annotations have no iscrowd; 0 is taken')
     for i, annotation in enumerate(annotations):
         flags = [annotation.get('iscrowd') or 0, annotation.pop('ignore', None) or 0]
         for name, flag in zip(('iscrowd', 'ignore'), flags, strict=True):
@@ -387,7 +386,7 @@ def _apply_rules(
         if number >= least:
             raise UserError(f'{told}; {rule.way}')
         if rule.when == 'leave out':
-            _warn(f'{told}; they are left out')
+            warn(f'{told}; they are left out')
             keep &= ~bad
     return keep
 
@@ -508,7 +507,7 @@ def _leave_out_polygons(
     )
     if not good.any():
         raise UserError(f'{told}; {_SEGMENTATION}')
-    _warn(f'{told}; they are left out')
+    warn(f'{told}; they are left out')
     kept: dict[int, list] = {i: [] for i in owner[~good].tolist()}
     for i, polygon, is_good in zip(owner.tolist(), polygons, good.tolist(), strict=True):
         if is_good and i in kept:
@@ -593,7 +592,7 @@ def _fill_areas(path: Any, annotations: list[dict], areas: np.ndarray, pixels: n
     for i in lacking:
         annotations[i]['area'] = float(areas[i])
     if lacking:
-        _warn(
+        warn(
             f'{path}: {len(lacking)} of {len(annotations)} annotations have no area that can '
             'be; it is taken from their polygons or, without these, from their boxes'
         )
@@ -602,7 +601,3 @@ def _fill_areas(path: Any, annotations: list[dict], areas: np.ndarray, pixels: n
 def _some(items: Iterable[Any]) -> str:
     items = list(items)
     return ', '.join(map(repr, items[:4])) + (', ...' if len(items) > 4 else '')
-
-
-def _warn(text: str) -> None:
-    print_log(text, logger='current', level=logging.WARNING)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import zlib
 from collections.abc import Sequence
 
 import numpy as np
 from mmcv.transforms import BaseTransform
-from mmengine.logging import print_log
 
 from ..errors import UserError
 from ..hosts.mmdet import outline_masks
+from ..hosts.mmengine import warn
 from ..registry import TRANSFORMS
 from .video_files import open_video
 
@@ -109,11 +108,9 @@ class InstaBoost(BaseTransform):
         self.left_alone += 1
         if not InstaBoost._has_warned:
             InstaBoost._has_warned = True
-            print_log(
+            warn(
                 f'InstaBoost leaves {results.get("img_path", "an image")} as it is ({why}), and '
-                'others like it without a further word in this process',
-                logger='current',
-                level=logging.WARNING,
+                'others like it without a further word in this process'
             )
         return results
 

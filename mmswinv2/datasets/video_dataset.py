@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import re
 from multiprocessing.pool import ThreadPool
@@ -11,9 +10,9 @@ from typing import Any
 
 from mmaction.datasets import VideoDataset as MMActionVideoDataset
 from mmengine import fileio
-from mmengine.logging import print_log
 
 from ..errors import UserError
+from ..hosts.mmengine import warn
 from ..registry import DATASETS
 from .video_files import UnreadableVideo, open_video
 
@@ -124,14 +123,14 @@ class VideoDataset(MMActionVideoDataset):
             if reason is None:
                 kept.append(video)
             else:
-                _warn(f'left out the video {video["filename"]}: {reason}')
+                warn(f'left out the video {video["filename"]}: {reason}')
         if not kept:
             raise UserError(
                 f'{self.ann_file}: none of the {len(videos)} videos can be read, the first: '
                 f'{reasons[0]}'
             )
         if len(kept) < len(videos):
-            _warn(f'{len(videos) - len(kept)} of {len(videos)} videos cannot be read; scores are '
+            warn(f'{len(videos) - len(kept)} of {len(videos)} videos cannot be read; scores are '
                   f'those of the other {len(kept)}')  # fmt: skip
         return kept
 
@@ -148,7 +147,7 @@ class VideoDataset(MMActionVideoDataset):
                 ) from error
             if video['filename'] not in self.unreadable:
                 self.unreadable.add(video['filename'])
-                _warn(f'cannot read the video {error}; another is drawn in its place '
+                warn(f'cannot read the video {error}; another is drawn in its place '
                       f'({len(self.unreadable)} so far)')  # fmt: skip
             if len(self.unreadable) == self.distinct:
                 raise UserError(
@@ -179,7 +178,3 @@ def _read_lines(path: str) -> list[str]:
             f'convert the list, as by iconv -f GBK -t UTF-8 {path} > NEW (or -f UTF-16)'
         )
     return io.StringIO(text, newline=None).readlines()
-
-
-def _warn(text: str) -> None:
-    print_log(text, logger='current', level=logging.WARNING)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from .. import hosts
 from ..checkpoints import fetch_together, load_but, read_class_map
 from ..errors import UserError
 from ..hosts.mmaction import check_testing_views
-from ..hosts.mmengine import FILE_KEYS
+from ..hosts.mmengine import FILE_KEYS, warn
 from ..registry import HOOKS
 from .strategies import unwrap_model, whole_weights
 
@@ -98,11 +97,7 @@ class CheckInvalidLossHook(Hook):
             where = self._where('loss', float(loss.detach()))
         if self.skipped > self.max_skips:
             raise UserError(self._advice(where))
-        print_log(
-            f'{where}: batch passed over ({self.skipped} of at most {self.max_skips})',
-            logger='current',
-            level=logging.WARNING,
-        )
+        warn(f'{where}: batch passed over ({self.skipped} of at most {self.max_skips})')
         return True
 
     def _where(self, name: str, value: float) -> str:
@@ -295,11 +290,9 @@ class RepeatableHook(Hook):
             runner.saved_schedulers = checkpoint.get('param_schedulers')
         before = (checkpoint.get('meta') or {}).get('batch_size')
         if runner._resume and before not in (None, now := _batch_size(runner)):
-            print_log(
+            warn(
                 f'the batch size was {before} and is {now} now: this run goes on with other '
-                'samples than an uninterrupted one, at the learning rate of the config',
-                logger='current',
-                level=logging.WARNING,
+                'samples than an uninterrupted one, at the learning rate of the config'
             )
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import math
 from collections.abc import Iterator
 from typing import Any
 
-from mmengine.logging import print_log
 from mmengine.optim import OptimWrapperDict
 
 from ..errors import UserError
+from ..hosts.mmengine import warn
 
 # of a group of parameters: not settings, or flags of torch that change no number
 _NO_SETTINGS = {'params', 'param_names', 'foreach', 'fused', 'capturable', 'differentiable'}
@@ -46,21 +45,17 @@ def follow_config(runner: Any) -> None:
         if runner._resume and hasattr(runner, 'saved_schedulers'):
             changes.count(runner.saved_schedulers, schedulers)
         if changes.told:
-            print_log(
+            warn(
                 'this run takes from its config, and not from the checkpoint: '
-                + '; '.join(changes.told),
-                logger='current',
-                level=logging.WARNING,
+                + '; '.join(changes.told)
             )
         if changes.rates:
             for those in schedulers.values():
                 replay(those, runner)
         if _is_finished(runner):
-            print_log(
+            warn(
                 f'this training is finished: {runner.epoch} epochs, {runner.iter} iterations are '
-                'done; --max-iters or --max-epochs makes it longer',
-                logger='current',
-                level=logging.WARNING,
+                'done; --max-iters or --max-epochs makes it longer'
             )
 
     runner.load_or_resume = load_or_resume
@@ -78,7 +73,6 @@ class _Changes:
         self.told: list[str] = []
         self.rates = False
         self._watched: list[Any] = []
-        self._loaded: set[int] = set()
 
     def watch(self, owner: Any, name: str, scheduled: set[str] | None = None) -> None:
         """Look at what a scheduler loads, or, with the keys that are `scheduled`, an optimizer."""
@@ -86,7 +80,6 @@ class _Changes:
         self._watched.append(owner)
 
         def load_state_dict(state: dict) -> None:
-            self._loaded.add(id(owner))
             if scheduled is None:
                 self._load_scheduler(owner, name, state, load)
             else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ from mmengine.runner import FlexibleRunner, Runner
 from torch.utils.data import DataLoader
 
 from ..errors import UserError, nearest
+from ..hosts.mmengine import warn
 
 # what runners, mmengine's hosts and our tools take from a config; all else is for the file itself
 _USED = frozenset(
@@ -137,10 +137,10 @@ def warn_of_unused(cfg: Config, options: Mapping[str, Any]) -> None:
         first, *rest = path.split('.')
         if first not in _USED:
             if first in cfg:
-                _warn(_too_late(cfg, first, path))
+                warn(_too_late(cfg, first, path))
             else:
                 hint = nearest(first, (*_USED, *cfg))
-                _warn(f'--cfg-options {path}: nothing reads {first!r} in a config{hint}')
+                warn(f'--cfg-options {path}: nothing reads {first!r} in a config{hint}')
             continue
         node = cfg.get(first)
         for key in rest:
@@ -155,7 +155,7 @@ def warn_of_unused(cfg: Config, options: Mapping[str, Any]) -> None:
             else:  # where there is a type, it refuses what it does not know
                 known = key in _OPTIONAL or 'type' in node
                 if not known and (hint := nearest(key, node, 0.75)):
-                    _warn(f'--cfg-options {path}: {key!r} is new in the config{hint}')
+                    warn(f'--cfg-options {path}: {key!r} is new in the config{hint}')
                 break
 
 
@@ -166,7 +166,7 @@ def warn_of_misspelt(cfg: Config) -> None:
         begins = [name for name in known if name in cfg and key.startswith(f'{name}_')]
         variant = begins or key.startswith('_')
         if key not in _USED and not variant and (hint := nearest(key, known, 0.85)):
-            _warn(f'{cfg.filename}: nothing reads {key!r} in a config{hint}')
+            warn(f'{cfg.filename}: nothing reads {key!r} in a config{hint}')
 
 
 def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> None:
@@ -259,7 +259,3 @@ def _walk(node: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
             yield place, value
             if isinstance(value, (Mapping, list, tuple)):
                 yield from _walk(value, f'{place}.')
-
-
-def _warn(text: str) -> None:
-    print_log(text, logger='current', level=logging.WARNING)

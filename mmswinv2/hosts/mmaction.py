@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
@@ -19,11 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.logging import print_log
 from mmengine.utils import digit_version
 
 from ..errors import UserError
-from .mmengine import FILE_KEYS, Host, log_patch, patch, replace
+from .mmengine import FILE_KEYS, Host, log_patch, patch, replace, warn
 
 _MMCV_TOO_NEW = '2.2.0'  # mmaction2 1.2.0 refuses it and later ones at import
 
@@ -213,11 +211,9 @@ def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:
                 f'{num_classes}, labels 0 to {num_classes - 1}'
             )
     if unlabelled:
-        print_log(
+        warn(
             f'{where}: {unlabelled} of {len(dataset)} videos have no label and count as wrong in '
-            'scores; only what --dump writes means something for them',
-            logger='current',
-            level=logging.WARNING,
+            'scores; only what --dump writes means something for them'
         )
 
 

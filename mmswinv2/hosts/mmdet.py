@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.logging import print_log
 from PIL import ExifTags, Image
 
 from ..errors import UserError
@@ -23,6 +21,7 @@ from .mmengine import (
     replace,
     step_lists,
     training_pipeline,
+    warn,
 )
 
 _SEMANTIC_MAPS = (
@@ -232,7 +231,7 @@ class MMDet(Host):
             )
         if left := {a['image_id'] for a in scored} - set(infos):
             metric.img_ids = sorted(infos)
-            _warn(
+            warn(
                 f'{told} has annotations on {len(left)} images that the data set does not load; '
                 f'scores are those of the other {len(infos)}'
             )
@@ -305,7 +304,7 @@ def check_instances(dataset: Any, images: Sequence[dict]) -> None:
         )
         if (dataset.filter_cfg or {}).get('filter_empty_gt'):
             raise UserError(f'{told}; training needs both')
-        _warn(f'{told}: they are background')
+        warn(f'{told}: they are background')
     if not any(getattr(step, 'with_mask', False) for step in _steps(dataset)):
         return
     without = [instance for instance in instances if not instance.get('mask')]
@@ -317,7 +316,7 @@ def check_instances(dataset: Any, images: Sequence[dict]) -> None:
     for instance in without:
         instance['mask'] = []  # which mmdet takes for damaged, and ignores
     if without:
-        _warn(
+        warn(
             f'{dataset.ann_file}: {len(without)} of {len(instances)} annotations have no mask '
             '(segmentation); they are ignored in training and in scores of masks'
         )
@@ -429,10 +428,6 @@ def check_heads(model: Any, classes: Sequence[str], things: Sequence[str], where
                 f'model.{name} has num_classes={known}, and the data set of {where} has '
                 f'{wanted} classes; set num_classes={wanted} in every box and mask head'
             )
-
-
-def _warn(text: str) -> None:
-    print_log(text, logger='current', level=logging.WARNING)
 
 
 def _num_classes(node: Any) -> int:

@@ -116,6 +116,11 @@ def replace(owner: Any, name: str) -> Callable[[Callable[..., Any]], None]:
     return decorate
 
 
+def warn(text: str) -> None:
+    """Log a warning."""
+    print_log(text, logger='current', level=logging.WARNING)
+
+
 def log_patch(text: str) -> None:
     """Log what a patch did."""
     print_log(f'mmswinv2.hosts: {text}', logger='current', level=logging.INFO)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import io
-import logging
 import re
 import time
 from collections import Counter
@@ -20,12 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine import fileio
-from mmengine.logging import print_log
 from PIL import Image, UnidentifiedImageError
 from torch import nn
 
 from ..errors import UserError
-from .mmengine import Host, as_list, patch, replace, step_lists
+from .mmengine import Host, as_list, patch, replace, step_lists, warn
 
 _NOT_LABELLED = 255
 _ORIENTATION, _SUBFILE_TYPE, _SAMPLE_FORMAT = 274, 254, 339  # tags of EXIF and TIFF
@@ -347,12 +345,10 @@ def warn_of_absent_classes(
     else:
         why = 'look at the values of the maps, and at the order of the classes'
     found = ', '.join(f'{classes[i]} {pixels[i]}' for i in (range(len(classes)) if few else seen))
-    print_log(
+    warn(
         f'{where}: {len(classes) - len(seen)} of {len(classes)} classes occur in none of the '
         f'{looked_at} label maps looked at, of {len(order)} (pixels: {found or "none"}; not '
-        f'labelled {pixels.total() - sum(pixels[i] for i in seen)}); {why}',
-        logger='current',
-        level=logging.WARNING,
+        f'labelled {pixels.total() - sum(pixels[i] for i in seen)}); {why}'
     )
 
 
@@ -385,7 +381,7 @@ def check_heads(model: Any, num_classes: int, where: str) -> None:
                 )
             if known > num_classes:
                 text = f'model.{name} has num_classes={known}, and {data}: it learns never to say'
-                print_log(f'{text} the others', logger='current', level=logging.WARNING)
+                warn(f'{text} the others')
 
 
 def _is_softmax(loss: nn.Module) -> bool:
