@@ -9,11 +9,11 @@ import json
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 
 from mmswinv2.analysis import STRATEGIES, follow_step, input_size
 from mmswinv2.analysis.memory import BUCKET, measure_memory
 from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import UserError, report_user_errors
 
 GIB = 2**30
@@ -40,7 +40,7 @@ def parse_args():
     parser.add_argument(
         '--measure', action='store_true', help='train three steps on one device to compare with'
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings')
+    add_config_options(parser)
     return parser.parse_args()
 
 

@@ -6,10 +6,9 @@ content, the rest of the model runs once.
 
 import argparse
 
-from mmengine.config import DictAction
-
 from mmswinv2.analysis import count_flops, count_parameters, input_size
 from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import report_user_errors
 
 
@@ -19,7 +18,7 @@ def parse_args():
     parser.add_argument(
         '--shape', type=int, nargs='+', metavar='N', help="H W, or T H W of a video; the config's"
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings')
+    add_config_options(parser)
     return parser.parse_args()
 
 

@@ -14,7 +14,6 @@ import re
 
 import cv2
 import torch
-from mmengine.config import DictAction
 from mmengine.registry import MODELS
 
 from mmswinv2 import hosts
@@ -23,6 +22,7 @@ from mmswinv2.checkpoints import fetch, read_checkpoint
 from mmswinv2.checkpoints.convert import unwrap
 from mmswinv2.core.block import Block
 from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import UserError, report_user_errors
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -40,7 +40,7 @@ def parse_args():
         '--shape', type=int, nargs='+', metavar='N', help="H W, or T H W of a video; the config's"
     )
     parser.add_argument('--out', default='activations.png')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings')
+    add_config_options(parser)
     return parser.parse_args()
 
 

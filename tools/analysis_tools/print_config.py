@@ -2,18 +2,15 @@
 
 import argparse
 
-from mmengine.config import DictAction
-
 from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import report_user_errors
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file path')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='override settings of the config'
-    )
+    add_config_options(parser)
     return parser.parse_args()
 
 

@@ -14,7 +14,6 @@ import warnings
 
 import numpy as np
 import torch
-from mmengine.config import DictAction
 from mmengine.registry import MODELS
 from torch import nn
 from torch.fx.experimental import _config as symbols
@@ -25,6 +24,7 @@ from mmswinv2.checkpoints import fetch, load_but
 from mmswinv2.checkpoints.write import write_atomically
 from mmswinv2.core import SwinV2
 from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import UserError, report_user_errors
 
 TOLERANCE = 1e-4  # of the largest value
@@ -51,7 +51,7 @@ def parse_args():
     parser.add_argument('checkpoint', nargs='?', help='checkpoint; random weights without one')
     parser.add_argument('--output-file', default='tmp.onnx', help='the file to write (tmp.onnx)')
     parser.add_argument('--verify', action='store_true', help='compare with onnxruntime')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings')
+    add_config_options(parser)
     return parser.parse_args()
 
 

@@ -10,12 +10,12 @@ import math
 import sys
 
 from mmcv.transforms import LoadImageFromFile
-from mmengine.config import DictAction
 from mmengine.registry import DATASETS
 from mmengine.utils import track_iter_progress
 
 from mmswinv2 import hosts
 from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.hosts.mmengine import name_unreadable_images
 from mmswinv2.hosts.mmseg import guard_seg_maps, has_seg_maps, warn_of_absent_classes
@@ -24,12 +24,7 @@ from mmswinv2.hosts.mmseg import guard_seg_maps, has_seg_maps, warn_of_absent_cl
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config of a segmentor')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings of the config: key=value, as in tools/train.py',
-    )
+    add_config_options(parser)
     return parser.parse_args()
 
 

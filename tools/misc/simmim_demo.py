@@ -12,13 +12,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from mmengine.config import DictAction
 from mmengine.dataset import Compose, default_collate
 from mmengine.registry import MODELS
 
 from mmswinv2 import hosts
 from mmswinv2.checkpoints import fetch, load_but
 from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.models.simmim import NormalizedPixelLoss, local_statistics
 
@@ -35,7 +35,7 @@ def parse_args():
     parser.add_argument('--number', type=int, default=8, help='of pictures of a folder (8)')
     parser.add_argument('--out', type=Path, default=Path('reconstructions'))
     parser.add_argument('--seed', type=int, default=0, help='of crops and masks')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings')
+    add_config_options(parser)
     return parser.parse_args()
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import cv2
 import torch
-from mmengine.config import DictAction
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import MODELS
 
@@ -13,6 +12,7 @@ from mmswinv2 import hosts
 from mmswinv2.checkpoints import fetch, load_but
 from mmswinv2.datasets import UnreadableVideo, open_video, write_video
 from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import UserError, report_user_errors
 
 
@@ -25,9 +25,7 @@ def parse_args():
     parser.add_argument('--topk', type=int, default=5, help='how many classes to print (5)')
     parser.add_argument('--out', help='video to write (VIDEO with _demo before its ending)')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='override settings of the config'
-    )
+    add_config_options(parser)
     return parser.parse_args()
 
 
