@@ -37,49 +37,10 @@ def predict(
     checkpoint: str,
     inputs: str | Path | Sequence[str | Path],
     out_dir: str | Path | None = None,
-    *,
-    score: float = 0.3,
-    batch_size: int = 1,
-    device: str | None = None,
-    amp: bool = False,
-    cfg_options: dict[str, Any] | None = None,
-    max_frames: int | None = None,
+    **options: Any,
 ) -> list[Any]:
-    """Predict on images, folders, patterns (``*.jpg``), videos and cameras (``0``).
-
-    Args:
-        config: file of a config with a ``test_dataloader``, whose pipeline is used.
-        checkpoint: file, name or address of weights for the whole model.
-        inputs: what to predict on, one or several.
-        out_dir: folder for the results: ``vis`` with pictures or videos, ``preds`` with
-            ``predictions.json`` in COCO's format (detectors), a label map for each image
-            (segmentors) or ``predictions.jsonl`` (classifiers). ``None``: nothing is written.
-        score: the least score of a box that is drawn or written.
-        batch_size: images that are predicted together.
-        device: such as ``'cuda:1'``; ``None``: a GPU where there is one.
-        amp: run under autocast, in bfloat16 or, on older GPUs, float16.
-        cfg_options: as ``--cfg-options``.
-        max_frames: of each video or camera.
-
-    Returns:
-        the data sample of the host for every image, frame or clip.
-
-    Raises:
-        UserError: if the config, the weights or an input cannot be used.
-    """
-    found = iterate(
-        config,
-        checkpoint,
-        inputs,
-        out_dir,
-        score=score,
-        batch_size=batch_size,
-        device=device,
-        amp=amp,
-        cfg_options=cfg_options,
-        max_frames=max_frames,
-    )
-    return list(found)
+    """All results of `iterate`, whose arguments it takes, in a list."""
+    return list(iterate(config, checkpoint, inputs, out_dir, **options))
 
 
 def iterate(
@@ -95,7 +56,28 @@ def iterate(
     cfg_options: dict[str, Any] | None = None,
     max_frames: int | None = None,
 ) -> Iterator[Any]:
-    """`predict`, one result after the other, so that a long video fits into memory."""
+    """Predict on images, folders, patterns (``*.jpg``), videos and cameras (``0``), one by one.
+
+    Args:
+        config: file of a config with a ``test_dataloader``, whose pipeline is used.
+        checkpoint: file, name or address of weights for the whole model.
+        inputs: what to predict on, one or several.
+        out_dir: folder for the results: ``vis`` with pictures or videos, ``preds`` with
+            ``predictions.json`` in COCO's format (detectors), a label map for each image
+            (segmentors) or ``predictions.jsonl`` (classifiers). ``None``: nothing is written.
+        score: the least score of a box that is drawn or written.
+        batch_size: images that are predicted together.
+        device: such as ``'cuda:1'``; ``None``: a GPU where there is one.
+        amp: run under autocast, in bfloat16 or, on older GPUs, float16.
+        cfg_options: as ``--cfg-options``.
+        max_frames: of each video or camera.
+
+    Yields:
+        the data sample of the host for every image, frame or clip.
+
+    Raises:
+        UserError: if the config, the weights or an input cannot be used.
+    """
     from ..engine.launch import config_with_options
 
     for name, number in (('batch_size', batch_size), ('max_frames', max_frames)):
@@ -108,11 +90,11 @@ def iterate(
     model, meta = _build(
         cfg, checkpoint, device or ('cuda' if torch.cuda.is_available() else 'cpu')
     )
-    numbers = itertools.count()
+    numbers, prepare = itertools.count(), _Pipeline(cfg)
 
     def outcomes(items: Iterable[_Item]) -> Iterator[tuple[_Item, Any]]:
         for batch in _batches(items, batch_size):
-            samples = [_prepare(cfg, item, next(numbers)) for item in batch]
+            samples = [prepare(item, next(numbers)) for item in batch]
             for item, result in zip(batch, _run(model, samples, amp), strict=True):
                 if not any(hasattr(result, key) for key in _KINDS):
                     raise UserError(
@@ -124,7 +106,7 @@ def iterate(
                         delattr(result, key)
                 yield item, result.cpu()
 
-    stills, films = _divide(sources, clips=cfg.default_scope == 'mmaction')
+    stills, films = _divide(sources, clips=prepare.of_clips)
     if out_dir is None:
         frames = (_frames(name, source, max_frames)[0] for name, source in films)
         for items in (stills, *frames):
@@ -247,7 +229,6 @@ def _build(cfg: Any, checkpoint: str, device: str) -> tuple[Any, dict[str, Any]]
     host.apply()
     host.use_registries()
     path = fetch(checkpoint)
-    _without_weights(cfg.model)
     model = MODELS.build(cfg.model)
     load_but(model, path)
     try:
@@ -262,49 +243,48 @@ def _build(cfg: Any, checkpoint: str, device: str) -> tuple[Any, dict[str, Any]]
     return model.eval(), meta
 
 
-def _without_weights(node: Any) -> None:
-    """Take out what would load or fetch other weights first."""
-    if isinstance(node, dict):
-        for key in ('init_cfg', 'pretrained'):
-            node.pop(key, None)
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for item in node:
-            _without_weights(item)
+class _Pipeline:
+    """The test pipeline of a config, for files and for frames, which are loaded already.
 
+    Attributes:
+        of_clips: whether samples are whole videos.
+    """
 
-class _TakeFrame:
-    """Stands for the loading of an image, which is there already."""
+    def __init__(self, cfg: Any) -> None:
+        from mmengine.dataset import Compose
 
-    def __init__(self, image: np.ndarray, to_float32: bool) -> None:
-        self.image = image[:, :, ::-1].astype(np.float32) if to_float32 else image[:, :, ::-1]
+        from .. import hosts
 
-    def __call__(self, results: dict) -> dict:
-        results.update(img=np.ascontiguousarray(self.image))
-        results['img_shape'] = results['ori_shape'] = self.image.shape[:2]
+        dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
+        load, *steps = hosts.without_annotations(dataset.pipeline)
+        self.of_clips = hosts.of(cfg).input_axes == 3
+        self._kind = np.float32 if load.get('to_float32') else np.uint8
+        self._of_files = Compose([load, *steps])
+        self._of_frames = Compose([self._take, *steps])
+
+    def _take(self, results: dict) -> dict:
+        """Stands for the loading of an image: B, G, R, as mmcv loads it."""
+        image = results.pop('frame')[:, :, ::-1]
+        results['img'] = np.ascontiguousarray(image, self._kind)
+        results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
 
+    def __call__(self, item: _Item, number: int) -> Any:
+        """A sample for the model."""
+        from ..datasets.video_files import UnreadableVideo
 
-def _prepare(cfg: Any, item: _Item, number: int) -> Any:
-    from mmengine.dataset import Compose
-
-    from .. import hosts
-    from ..datasets.video_files import UnreadableVideo
-
-    dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
-    steps = hosts.without_annotations(dataset.pipeline)
-    if cfg.default_scope == 'mmaction':
-        sample = dict(filename=item.path, label=-1, start_index=0, modality='RGB')
-    else:
-        sample = dict(img_path=item.path, img_id=number)
-        if item.image is not None:
-            steps[0] = _TakeFrame(item.image, steps[0].get('to_float32', False))
-    try:
-        return Compose(steps)(sample)
-    except UnreadableVideo as error:
-        raise UserError(f'cannot read the video {error}') from error
-    except FileNotFoundError as error:
-        raise UserError(f'{item.path} does not exist') from error
+        try:
+            if self.of_clips:
+                sample = dict(filename=item.path, label=-1, start_index=0, modality='RGB')
+                return self._of_files(sample)
+            sample = dict(img_path=item.path, img_id=number)
+            if item.image is not None:
+                return self._of_frames(dict(sample, frame=item.image))
+            return self._of_files(sample)
+        except UnreadableVideo as error:
+            raise UserError(f'cannot read the video {error}') from error
+        except FileNotFoundError as error:
+            raise UserError(f'{item.path} does not exist') from error
 
 
 def _run(model: Any, samples: list[Any], amp: bool) -> list[Any]:

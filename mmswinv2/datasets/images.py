@@ -228,7 +228,7 @@ class LoadImage(LoadImageFromFile):
 
     It takes the place of mmcv's ``LoadImageFromFile`` and reads PNG, TIFF (by tifffile where it is
     more than an 8-bit image), JPEG, JPEG 2000, PNM, ``.npy`` (without pickle) and what else Pillow
-    reads. Palettes, CMYK and the like become RGB, and transparency is a channel; EXIF is heeded.
+    reads. Palettes and CMYK become RGB, transparency is a channel, and images are turned by EXIF.
 
     Adds ``img``, (H, W, C): **three channels are B, G, R**, as mmcv's are; any other number of
     channels has the order of the file. In a TIFF and an ``.npy`` whose axes have no names the

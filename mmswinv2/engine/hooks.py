@@ -20,7 +20,6 @@ from torch import Tensor
 from .. import hosts
 from ..checkpoints import fetch_together, load_but, read_class_map
 from ..errors import UserError
-from ..hosts.mmaction import check_testing_views
 from ..hosts.mmengine import FILE_KEYS, warn
 from ..registry import HOOKS
 from .strategies import unwrap_model, whole_weights
@@ -163,7 +162,7 @@ class CheckDatasetHook(Hook):
                 evaluator = getattr(loop, 'evaluator', None)
                 hosts.check_evaluator(evaluator, loader.dataset, f'{name}_evaluator')
                 if name != 'train':
-                    check_testing_views(model, loader.batch_size or 1, f'{name}_dataloader')
+                    hosts.check_batch(model, loader.batch_size or 1, f'{name}_dataloader')
         self._check_classes(runner)
 
 

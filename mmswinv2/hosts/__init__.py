@@ -37,6 +37,7 @@ __all__ = [
     'Patch',
     'apply',
     'as_list',
+    'check_batch',
     'check_data',
     'check_dataset',
     'check_evaluator',
@@ -111,6 +112,12 @@ def check_dataset(dataset: Any, where: str, model: Any = None) -> None:
         for host in HOSTS:
             if host.check_dataset(inner, where, model):
                 break
+
+
+def check_batch(model: Any, batch_size: int, where: str) -> None:
+    """Let every host look whether a model can be tested on so many samples at a time."""
+    for host in HOSTS:
+        host.check_batch(model, batch_size, where)
 
 
 def check_evaluator(evaluator: Any, dataset: Any, where: str) -> None:

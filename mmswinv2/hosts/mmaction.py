@@ -153,6 +153,10 @@ class MMAction(Host):
         check_video_labels(dataset, num_classes, where)
         return True
 
+    def check_batch(self, model: Any, batch_size: int, where: str) -> None:
+        """Want one video at a time where views are tested in groups."""
+        check_testing_views(model, batch_size, where)
+
     def keep_file_names(self, dataset: Any) -> None:
         """Add them to what ``PackActionInputs`` keeps, which by itself keeps none."""
         for transform in getattr(getattr(dataset, 'pipeline', None), 'transforms', ()):

@@ -209,7 +209,7 @@ def without_config(found: Any) -> Any:
 
 
 class Origin(OrderedDict):
-    """The ``_metadata`` of a state dict, which mmengine hands on, with the file it is from."""
+    """The ``_metadata`` of a state dict, which mmengine passes on; it also names the file."""
 
     path = Path('checkpoint')
 
@@ -517,6 +517,9 @@ class Host:
             whether it is a data set of this host.
         """
         return False
+
+    def check_batch(self, model: Any, batch_size: int, where: str) -> None:
+        """Raise `UserError` if a model cannot be tested on so many samples at a time."""
 
     def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
         """Raise `UserError` if a metric cannot score the samples of a data set."""
