@@ -61,6 +61,7 @@ def report_user_errors(advice: str = '') -> Iterator[None]:
         while stop is not None and not isinstance(stop, (KeyboardInterrupt, Terminated)):
             stop = stop.__context__
         if stop is None:
+            _restore(before)
             _end(error)
             raise
         if before is not None:  # data loaders raise once more for each worker that ends
@@ -69,8 +70,12 @@ def report_user_errors(advice: str = '') -> Iterator[None]:
         print(f'\nstopped{advice and "; "}{advice}', file=sys.stderr)
         sys.exit(143 if isinstance(stop, Terminated) else 130)
     else:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        _restore(before)
+
+
+def _restore(before: Any) -> None:
+    if before is not None:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _end(error: BaseException) -> None:

@@ -15,7 +15,8 @@ from mmengine.logging import MMLogger
 from PIL import Image
 
 from mmswinv2 import hosts
-from mmswinv2.datasets.coco import _pixels, get_category_ids, read_coco
+from mmswinv2.datasets.coco import get_category_ids, read_coco
+from mmswinv2.datasets.coco_masks import count_pixels
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import ROOT
 
@@ -502,10 +503,16 @@ def test_codes_of_runs():
         mask[: height // 3] = rng.integers(2)
         codes.append(coco_mask.encode(np.asfortranarray(mask))['counts'].decode())
         sizes.append(height * width)
-    assert _pixels(codes).tolist() == sizes
+    assert count_pixels(codes).tolist() == sizes
     runs = coco_mask.frPyObjects(dict(size=[5, 6], counts=[3, 9, 1, 2, 15]), 5, 6)
     assert code([3, 9, 1, 2, 15]) == runs['counts'].decode()
-    assert _pixels(['', '\x01', codes[0], 'o', 'ooooooooo0']).tolist() == [-1, -1, sizes[0], -1, -1]
+    assert count_pixels(['', '\x01', codes[0], 'o', 'ooooooooo0']).tolist() == [
+        -1,
+        -1,
+        sizes[0],
+        -1,
+        -1,
+    ]
 
 
 def test_ids_in_the_order_of_names():
