@@ -201,6 +201,10 @@ class LoadCheckpointHook(Hook):
 
     def before_run(self, runner: Any) -> None:
         """Want no other weights to start a training from."""
+        self.after_load_checkpoint(runner)
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict | None = None) -> None:
+        """The same: a runner with a strategy reads its weights before it calls `before_run`."""
         trains = isinstance(runner._train_loop, BaseLoop)
         if trains and runner._load_from is not None and not runner._resume:
             raise UserError(
