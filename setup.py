@@ -87,6 +87,7 @@ setup(
         'htc': requirements('htc'),
         'scale': requirements('scale'),
         'images': requirements('images'),
+        'ui': requirements('ui'),
         'tests': requirements('tests'),
         'mim': requirements('mminstall'),
     },
