@@ -88,6 +88,7 @@ setup(
         'scale': requirements('scale'),
         'images': requirements('images'),
         'ui': requirements('ui'),
+        'convert': requirements('convert'),
         'tests': requirements('tests'),
         'mim': requirements('mminstall'),
     },
