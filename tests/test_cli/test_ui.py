@@ -9,6 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,18 +18,11 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
+from mmswinv2.cli.page import Page
 from mmswinv2.cli.predict import Predictor
-from mmswinv2.cli.ui import Page, choose, free_port, is_film, main
+from mmswinv2.cli.ui import free_port, main
 from mmswinv2.errors import UserError
-from tests.test_cli.test_predict import (  # noqa: F401  fixtures
-    CLASSES,
-    SEGMENTOR,
-    VIDEO,
-    clip,
-    photos,
-    pytestmark,
-    weights,
-)
+from tests.test_cli.test_predict import CLASSES, SEGMENTOR, VIDEO, pytestmark  # noqa: F401
 from tests.test_tools.conftest import CONFIG, ROOT, _environment
 
 CHROMIUM = Path('/usr/bin/chromium')
@@ -38,11 +32,14 @@ FLAGS = (
 )  # fmt: skip
 
 
+SUMMARY = '#summary .html-container div:not(:has(div))'
+
+
 # --- without a browser ---------------------------------------------------------------------------
 
 
 @pytest.fixture(scope='module')
-def page_of(weights, tmp_path_factory):  # noqa: F811
+def page_of(weights, tmp_path_factory):
     def make(config):
         predictor = Predictor(Config.fromfile(ROOT / config), weights(config), 'cpu')
         return Page(predictor, tmp_path_factory.mktemp('page'), max_frames=3)
@@ -50,55 +47,70 @@ def page_of(weights, tmp_path_factory):  # noqa: F811
     return make
 
 
-def test_classes_of_a_detector(page_of, photos):  # noqa: F811
+def test_classes_of_a_detector(page_of, photos):
     page = page_of(CONFIG)
     item, result = page.read(f'{photos}/a.jpg')
     whole = len(result.pred_instances)
-    drawn, results, writer = page.draw(item, result, 0.0, [])
-    assert cv2.imread(drawn).shape == (60, 80, 3)
-    content = json.loads(Path(results).read_text())
-    assert len(content['annotations']) == whole == len(writer.found) > 0
+    shown = page.draw(item, result, 0.0, [])
+    assert cv2.imread(shown.picture).shape == (60, 80, 3)
+    assert shown.summary == f'<b>{whole} objects</b> in a.jpg'
+    content = json.loads(Path(shown.results).read_text())
+    assert len(content['annotations']) == whole > 0
     assert content['images'][0]['file_name'] == 'a.jpg'
     chosen = int(result.pred_instances.labels[0])
-    _, results, writer = page.draw(item, result, 0.0, [chosen])
-    found = json.loads(Path(results).read_text())['annotations']
+    shown = page.draw(item, result, 0.0, [chosen])
+    found = json.loads(Path(shown.results).read_text())['annotations']
     assert {a['category_id'] for a in found} == {chosen} and len(found) < whole
     assert len(result.pred_instances) == whole  # as it was
-    rows = page.rows(writer)
-    assert {row[0] for row in rows} == {CLASSES[chosen]} and len(rows) == len(found)
-    assert [row[1] for row in rows] == sorted((row[1] for row in rows), reverse=True)
-    *_, writer = page.draw(item, result, 1.0, [])
-    assert writer.found == []
+    rows = re.findall(r'<tr><td>(.*?)</td><td>(.*?)</td>', shown.table)
+    assert {name for name, _ in rows} == {CLASSES[chosen]} and len(rows) == len(found)
+    scores = [float(score) for _, score in rows]
+    assert scores == sorted(scores, reverse=True)
+    shown = page.draw(item, result, 1.0, [])
+    assert shown.table == '' and shown.summary == '<b>0 objects</b> in a.jpg'
 
 
-def test_classes_of_a_segmentor(page_of, photos, clip):  # noqa: F811
+def test_names_are_escaped(page_of, photos):
+    page = page_of(CONFIG)
+    page.predictor.meta = dict(page.predictor.meta, classes=['<i>'] * 4)
+    item, result = page.read(f'{photos}/a.jpg')
+    shown = page.draw(replace(item, path='<b>.jpg'), result, 0.0, [])
+    assert '<i>' not in shown.table and '&lt;i&gt;' in shown.table
+    assert shown.summary.endswith('</b> in &lt;b&gt;.jpg')
+
+
+def test_classes_of_a_segmentor(page_of, photos, clip):
     page = page_of(SEGMENTOR)
     item, result = page.read(f'{photos}/b.png')
     labels = result.pred_sem_seg.data[0].numpy().copy()
     chosen = int(labels[0, 0])
-    _, results, _ = page.draw(item, result, 0.0, [chosen])
-    written = cv2.imread(results, cv2.IMREAD_UNCHANGED)
+    shown = page.draw(item, result, 0.0, [chosen])
+    written = cv2.imread(shown.results, cv2.IMREAD_UNCHANGED)
     assert (written == np.where(labels == chosen, chosen, 255)).all()
     assert (result.pred_sem_seg.data[0].numpy() == labels).all()
-    shares = page.labels(choose(result, [chosen]))
-    assert shares == [[page.classes[chosen], f'{100 * (labels == chosen).mean():.1f} %']]
-    assert is_film(str(clip), page.predictor) and not is_film(f'{photos}/a.jpg', page.predictor)
+    share = f'{100 * (labels == chosen).mean():.1f} %'
+    assert re.findall('<td>(.*?)</td>', shown.table) == [page.classes[chosen], share]
+    assert shown.summary == '<b>1 class</b> in b.png'
+    assert page.is_film(str(clip)) and not page.is_film(f'{photos}/b.png')
     told = []
-    film, results, _, number = page.film(str(clip), 0.0, [], told.append)
-    assert number == 3 and told == [0, 1, 2]  # at most so many as `max_frames` says
-    assert Path(film).stat().st_size > 0
-    assert sorted(zipfile.ZipFile(results).namelist()) == [f'{i:06d}.png' for i in range(3)]
+    shown = page.film(str(clip), 0.0, [], told.append)
+    assert told == [0, 1, 2]  # at most so many as `max_frames` says
+    assert shown.summary == 'the first 3 frames of clip.mp4'
+    assert Path(shown.film).stat().st_size > 0
+    assert sorted(zipfile.ZipFile(shown.results).namelist()) == [f'{i:06d}.png' for i in range(3)]
 
 
-def test_video_classifier(page_of, clip):  # noqa: F811
+def test_video_classifier(page_of, clip):
     page = page_of(VIDEO)
     item, result = page.read(str(clip))
-    drawn, results, _ = page.draw(item, result, 0.0, [])
-    assert cv2.imread(drawn).shape == (48, 4 * 64, 3)  # four frames
-    assert json.loads(Path(results).read_text())['file_name'] == 'clip.mp4'
-    best = page.scores(result, [])
-    assert list(best.values()) == pytest.approx(result.pred_score.topk(5).values.tolist())
-    assert page.scores(result, [1, 99]) == {'class 1': pytest.approx(float(result.pred_score[1]))}
+    assert not page.is_film(str(clip))
+    shown = page.draw(item, result, 0.0, [])
+    assert cv2.imread(shown.picture).shape == (48, 4 * 64, 3)  # four frames
+    assert json.loads(Path(shown.results).read_text())['file_name'] == 'clip.mp4'
+    assert list(shown.scores.values()) == pytest.approx(result.pred_score.topk(5).values.tolist())
+    one = page.draw(item, result, 0.0, [1, 99])
+    assert one.scores == {'class 1': pytest.approx(float(result.pred_score[1]))}
+    assert one.summary == '<b>class 1</b> in clip.mp4'
 
 
 def test_what_is_no_picture(page_of, tmp_path):
@@ -156,7 +168,7 @@ def test_options_that_cannot_be(monkeypatch):
 
 
 @pytest.fixture(scope='module')
-def address(weights, tmp_path_factory):  # noqa: F811
+def address(weights, tmp_path_factory):
     """Of a page of the detector, in a process of its own, which leaves nothing behind."""
     pytest.importorskip('gradio', reason='the page needs Gradio, which is not installed')
     folder = tmp_path_factory.mktemp('served')
@@ -216,14 +228,14 @@ def upload(tab, file):
 
 
 def said(tab, words):
-    tab.wait_for_function(
-        'words => new RegExp(words).test(document.querySelector("#summary").innerText)', arg=words
-    )
-    return tab.inner_text('#summary')
+    """Wait for the line above the picture to be such, and return it."""
+    told = f'[...document.querySelectorAll({SUMMARY!r})].at(-1)?.innerText'
+    tab.wait_for_function(f'words => new RegExp(words).test({told})', arg=words)
+    return tab.inner_text(SUMMARY)
 
 
 @pytest.mark.slow
-def test_a_picture_in_the_browser(tab, photos, tmp_path):  # noqa: F811
+def test_a_picture_in_the_browser(tab, photos, tmp_path):
     upload(tab, photos / 'a.jpg')
     number = int(re.match(r'\d+', said(tab, r'^\d+ objects in a.jpg'))[0])
     assert number > 1 and tab.locator('#table tbody tr').count() == number
@@ -245,7 +257,7 @@ def test_a_picture_in_the_browser(tab, photos, tmp_path):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_messages_in_the_browser(tab, photos, tmp_path):  # noqa: F811
+def test_messages_in_the_browser(tab, photos, tmp_path):
     upload(tab, photos / 'a.jpg')
     said(tab, 'objects in a.jpg')
     tab.click('#file button[aria-label="Clear"]')
@@ -293,7 +305,7 @@ def test_position_bias_in_the_browser(tab):
 
 
 @pytest.mark.slow
-def test_on_a_phone(tab, photos):  # noqa: F811
+def test_on_a_phone(tab, photos):
     tab.set_viewport_size(dict(width=390, height=844))
     upload(tab, photos / 'a.jpg')
     said(tab, 'objects in a.jpg')

@@ -12,8 +12,8 @@ import torch
 from mmengine.config import Config
 
 from mmswinv2.checkpoints import read_checkpoint
+from mmswinv2.cli.page import Page
 from mmswinv2.cli.predict import Predictor
-from mmswinv2.cli.ui import Page
 from mmswinv2.errors import UserError
 from tests.test_pretrain.conftest import CLASSIFIER, SIMMIM, build, draw, scores
 from tests.test_pretrain.test_whole import authors
@@ -216,12 +216,11 @@ def test_page_of_a_classifier(trained, tmp_path):
     cfg = Config.fromfile(ROOT / CLASSIFIER)
     page = Page(Predictor(cfg, str(trained / 'iter_2.pth'), 'cpu'), tmp_path)
     item, result = page.read(str(tmp_path / 'a.png'))
-    drawn, results, _ = page.draw(item, result, 0.0, [])
-    best = json.loads(Path(results).read_text())['predictions']
-    assert cv2.imread(drawn) is not None and best[0]['name'] in page.classes
-    found = page.scores(result, [])
-    assert list(found) == [entry['name'] for entry in best]
-    assert list(page.scores(result, [1])) == [page.classes[1]]
+    shown = page.draw(item, result, 0.0, [])
+    best = json.loads(Path(shown.results).read_text())['predictions']
+    assert cv2.imread(shown.picture) is not None and best[0]['name'] in page.classes
+    assert list(shown.scores) == [entry['name'] for entry in best]
+    assert list(page.draw(item, result, 0.0, [1]).scores) == [page.classes[1]]
 
 
 def test_flipped_views(tool, trained, folders, tmp_path):
