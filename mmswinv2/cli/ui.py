@@ -36,6 +36,7 @@ _STYLE = """
 .found table {width: 100%; margin: 0; border: 0 !important; border-collapse: collapse}
 .found th, .found td {padding: .4rem .75rem; text-align: left; border: 0 !important;
   border-bottom: 1px solid var(--border-color-primary) !important}
+.found tr, .found thead {border: 0 !important}
 .found th {position: sticky; top: 0; background: var(--background-fill-secondary)}
 #summary {font-size: 1.05rem; overflow-wrap: anywhere}
 """
@@ -136,7 +137,11 @@ def build_page(page: Page, title: str) -> Any:
                 return {summary: gr.skip()}
             with _told(path):
                 if page.is_film(path):
-                    return fill(page.film(path, least, chosen, lambda i: progress((i + 1, None))))
+                    return fill(
+                        page.film(
+                            path, least, chosen, lambda i: progress((i + 1, None), unit='frames')
+                        )
+                    )
                 item, result = known[0] if known else page.read(path)
                 shown = page.draw(item, result, least, chosen)
             return fill(shown, ((item, result), least, chosen))

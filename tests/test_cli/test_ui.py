@@ -20,7 +20,7 @@ from PIL import Image
 
 from mmswinv2.cli.page import Page
 from mmswinv2.cli.predict import Predictor
-from mmswinv2.cli.ui import free_port, main
+from mmswinv2.cli.ui import _told, free_port, main
 from mmswinv2.errors import UserError
 from tests.test_cli.test_predict import CLASSES, SEGMENTOR, VIDEO, pytestmark  # noqa: F401
 from tests.test_tools.conftest import CONFIG, ROOT, _environment
@@ -162,6 +162,13 @@ def test_options_that_cannot_be(monkeypatch):
     monkeypatch.setitem(sys.modules, 'gradio', None)
     with pytest.raises(UserError, match=r"pip install 'mmswinv2\[ui\]'"):
         main([str(ROOT / CONFIG), 'none.pth'])
+
+
+def test_messages_are_escaped():
+    gradio = pytest.importorskip('gradio', reason='the page needs Gradio, which is not installed')
+    with pytest.raises(gradio.Error) as error, _told('/tmp/x/<b>.jpg'):
+        raise UserError('/tmp/x/<b>.jpg is none')
+    assert error.value.message == '&lt;b&gt;.jpg is none'
 
 
 # --- in Chromium ---------------------------------------------------------------------------------

@@ -381,9 +381,9 @@ def test_labelme(tmp_path):
         shape('circle', [[50, 40], [53, 44]], 'ball'),
         shape('point', [[1, 1]]),
         shape('linestrip', [[1, 1], [2, 2], [5, 6]]),
+        shape('rectangle', [[60, 40], [65, 50]], group_id=3),
         shape('polygon', [[60, 10], [70, 10], [70, 20]], group_id=3),
         shape('polygon', [[80, 10], [90, 10], [90, 30]], group_id=3),
-        shape('rectangle', [[60, 40], [65, 50]], group_id=3),
         shape('polygon', [[60, 10], [70, 10], [70, 20]], 'cat', group_id=3),
         shape('polygon', [[95, 70], [120, 70], [120, 100]]),
     ]
@@ -401,7 +401,7 @@ def test_labelme(tmp_path):
     masks = [a.get('segmentation') for *_, a in found]
     assert masks[0] == [[10, 10, 30, 10, 30, 50]] and masks[1] is None
     assert found[2][2]['area'] == pytest.approx(np.pi * 25, rel=2e-3)
-    assert len(masks[3]) == 3 and masks[3][2] == [60, 40, 65, 40, 65, 50, 60, 50]
+    assert len(masks[3]) == 3 and masks[3][0] == [60, 40, 65, 40, 65, 50, 60, 50]
     assert found[3][2]['area'] == 50 + 100 + 50
     assert {what: n for what, (n, _) in summary.left_out.items()} == {
         "JSON files that are not LabelMe's": 1,
