@@ -87,6 +87,8 @@ setup(
         'htc': requirements('htc'),
         'scale': requirements('scale'),
         'images': requirements('images'),
+        'ui': requirements('ui'),
+        'convert': requirements('convert'),
         'tests': requirements('tests'),
         'mim': requirements('mminstall'),
     },
