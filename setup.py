@@ -89,6 +89,7 @@ setup(
         'images': requirements('images'),
         'tests': requirements('tests'),
         'mim': requirements('mminstall'),
+        'docs': requirements('docs'),
     },
     zip_safe=False,
 )
