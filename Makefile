@@ -147,7 +147,7 @@ lint: install
 	$(VENV)/bin/python -m pytest -q tests/test_quality.py
 
 # Warnings are errors. Tutorials that have not changed are not run again (build/docs-cache).
-docs: $(VENV)/.docs
+docs: $(VENV)/.docs peers
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m sphinx -q -W --keep-going -b html docs build/docs
 	@echo 'open build/docs/index.html'
 

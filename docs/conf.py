@@ -10,6 +10,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'docs/_ext')]
 os.environ['PATH'] = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
 os.environ['PYTHONPATH'] = str(ROOT)
 os.environ['PYTHONWARNINGS'] = 'ignore'
+os.environ['SHELLOPTS'] = 'errexit:pipefail'  # a cell of commands fails with the first of them
 
 from mmswinv2 import __version__  # noqa: E402
 

@@ -82,6 +82,8 @@ OF_MMPRETRAIN = [
 ]
 TRAINED = {'faster-rcnn_r50_fpn_1x_coco.py', 'upernet_r50_4xb2-40k_cityscapes-512x1024.py'}
 SCRIPTS = [('docs/compatibility.md', 0)]
+# executed in tests/test_tools/test_trackers.py
+TRACKERS = [('docs/how_to/trackers.md', number) for number in range(6)]
 # executed in tests/test_cli, with a config and weights
 PREDICTIONS = [('README.md', 0), ('docs/how_to/predict.md', 0)]
 
@@ -95,7 +97,7 @@ def test_every_block_of_python_is_executed():
         for name in (str(path.relative_to(ROOT)) for path in DOCUMENTS)
         for number in range(len(blocks(name, 'python')))
     }
-    assert executed | {*SCRIPTS, *PREDICTIONS} == written and len(written) >= 6
+    assert executed | {*SCRIPTS, *TRACKERS, *PREDICTIONS} == written and len(written) >= 6
 
 
 def config_of(document, numbers, base, folder):
