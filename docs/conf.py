@@ -10,6 +10,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'docs/_ext')]
 os.environ['PATH'] = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
 os.environ['PYTHONPATH'] = str(ROOT)
 os.environ['PYTHONWARNINGS'] = 'ignore'
+os.environ.setdefault('DS_ACCELERATOR', 'cpu')  # or DeepSpeed says that it found no GPU
 os.environ['SHELLOPTS'] = 'errexit:pipefail'  # a cell of commands fails with the first of them
 
 from mmswinv2 import __version__  # noqa: E402
@@ -46,7 +47,7 @@ html_css_files = ['site.css']
 html_show_sourcelink = False
 html_theme_options = dict(
     header_links_before_dropdown=6,
-    secondary_sidebar_items=['page-toc'],
+    secondary_sidebar_items={'**': ['page-toc'], 'recipes/index': []},  # its tables are wide
     show_toc_level=2,
     navigation_with_keys=False,
     **(
@@ -71,7 +72,7 @@ nb_merge_streams = True
 
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'signature'
-autodoc_default_options = {'members': True, 'show-inheritance': True}
+autodoc_default_options = {'members': True}
 autodoc_class_signature = 'mixed'
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

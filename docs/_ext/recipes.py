@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import yaml
+from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
 from mmengine.config import Config
@@ -40,7 +41,7 @@ def table(task, link):
     scores = sorted({key for row in rows for key in row.get('Metadata', {}) if key not in ABOUT})
     titles = [re.sub(r' \((?:paper|authors)\)$', '', score) for score in scores]
     columns = list(dict.fromkeys(titles))
-    head = ['Recipe', 'Backbone', 'Window', 'Training', 'Batch', *columns]
+    head = ['Recipe', *columns, 'Backbone', 'Window', 'Training', 'Batch']
     weights = any('Weights' in row for row in rows)
     if weights:
         head.append('Weights')
@@ -51,8 +52,7 @@ def table(task, link):
         address = link(row['Config'])
         name = f'`{row["Name"]}`'
         length = next((f'{meta[k]:,} {k.lower()}' for k in LENGTHS if k in meta), 'none')
-        cells = [f'[{name}]({address})' if address else name, *backbone_of(row['Config'])]
-        cells += [length, str(meta.get('Batch Size', ''))]
+        cells = [f'[{name}]({address})' if address else name]
         for column in columns:
             found = [
                 f'{meta[score]} ({re.search("paper|authors", score)[0]})'
@@ -60,6 +60,7 @@ def table(task, link):
                 if title == column and score in meta
             ]
             cells.append(', '.join(found))
+        cells += [*backbone_of(row['Config']), length, str(meta.get('Batch Size', ''))]
         if weights:
             file = row.get('Weights')
             cells.append(f'[{Path(file).stem}]({file})' if file else '')
@@ -79,8 +80,6 @@ class Recipes(Directive):
             env.note_dependency(str(config))
         url = env.config.repository_url.rstrip('/')
         lines = table(task, lambda path: target_of(path, 'README.md', {}, url))
-        from docutils import nodes
-
         box = nodes.container(classes=['recipes'])
         self.state.nested_parse(StringList(list(lines), 'recipes'), 0, box)
         return [box]
