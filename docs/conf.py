@@ -62,7 +62,7 @@ html_sidebars = {'index': []}
 
 nb_execution_mode = 'cache'
 nb_execution_cache_path = str(ROOT / 'build/docs-cache')
-nb_execution_timeout = 600
+nb_execution_timeout = 1200  # of a cell
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_output_stderr = 'remove'
