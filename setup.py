@@ -91,6 +91,7 @@ setup(
         'convert': requirements('convert'),
         'tests': requirements('tests'),
         'mim': requirements('mminstall'),
+        'docs': requirements('docs'),
     },
     zip_safe=False,
 )

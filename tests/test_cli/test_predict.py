@@ -14,7 +14,7 @@ import mmswinv2
 from mmswinv2.cli.predict import _divide, _sources, iterate, main
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import CONFIG, ROOT
-from tests.test_tools.test_documents import PREDICTION, blocks
+from tests.test_tools.test_documents import PREDICTIONS, blocks
 
 SEGMENTOR = 'configs/segmentation/swinv2-nano_upernet_shapes.py'
 VIDEO = 'configs/video/video-swinv2-nano_motion.py'
@@ -200,8 +200,11 @@ def test_the_command(weights, photos, tmp_path, capsys):
     assert failed.returncode == 1 and failed.stderr.strip().startswith('error: ')
 
 
-def test_the_code_of_the_readme(weights, photos, tmp_path, monkeypatch, capsys):
-    code = blocks(PREDICTION[0], 'python')[PREDICTION[1]]
+@pytest.mark.parametrize(('document', 'number'), PREDICTIONS)
+def test_the_code_of_the_documents(
+    document, number, weights, photos, tmp_path, monkeypatch, capsys
+):
+    code = blocks(document, 'python')[number]
     monkeypatch.chdir(tmp_path)
     for name, given in (('CONFIG', ROOT / CONFIG), ('CHECKPOINT', weights(CONFIG))):
         assert f"'{name}'" in code
