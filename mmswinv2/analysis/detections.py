@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from .findings import Box, Example, Findings, Matrix, Table, other_data, panel, ratio, read_image
+from .findings import Box, Example, Findings, Matrix, Table, other_data, panel, read_image
 
 FOREGROUND, BACKGROUND = 0.5, 0.1
 KINDS = {  # kind of error: what it means
@@ -292,8 +292,8 @@ def _errors(truth: Any, results: Sequence[dict], images: Sequence[_Image], score
     rows: list[list[str | float | None]] = []
     for kind, words in KINDS.items():
         after = _ap50(seen if kind == 'missed' else truth, mended[kind])
-        rows.append([kind, words, counts[kind], max(0.0, after - before)])
-    return Table(['kind', 'what it is', 'count', 'AP50 lost'], rows, [3])
+        rows.append([kind, counts[kind], max(0.0, after - before), words])
+    return Table(['kind', 'count', 'AP50 lost', 'what it is'], rows, [2])
 
 
 def _ap50(truth: Any, results: Sequence[dict]) -> float:
@@ -338,7 +338,7 @@ def _confusion_matrix(images: Sequence[_Image], ids: dict[int, str], score: floa
             counts[-1, found[i]] += 1
         for j in missed:
             counts[truth[j], -1] += 1
-    return Matrix([*ids.values(), 'no object'], [*ids.values(), 'missed'], counts)
+    return Matrix([*ids.values(), 'extra'], [*ids.values(), 'missed'], counts)
 
 
 def _worst(
@@ -384,12 +384,21 @@ def _example(file: str, image: _Image, ids: dict[int, str], score: float) -> Exa
         for i, a in enumerate(image.truth)
     ]
     right = {i for i, j in pairs if image.boxes[i]['category_id'] == image.truth[j]['category_id']}
-    shown = sorted({i for i, _ in pairs} | set(alone), reverse=True)
-    found = []
-    for i in shown:
-        item = image.boxes[i]
-        text = f'{ids[item["category_id"]]} {item["score"]:.2f}'
-        found.append(box(item, 'right' if i in right else 'wrong', text))
+    shown = sorted({i for i, _ in pairs} | set(alone))
+    boxes = [image.boxes[i] for i in shown]
+    found = [
+        box(item, 'right' if i in right else 'wrong', _label(item, boxes[:n], ids))
+        for n, (i, item) in enumerate(zip(shown, boxes, strict=True))
+    ][::-1]  # the surest on top
     words = f'{len(right)} right, {len(shown) - len(right)} wrong, {len(missed)} missed'
     panels = [panel(pixels, 'truth', truth), panel(pixels, 'prediction', found)]
     return Example(file, words, panels)
+
+
+def _label(item: dict, surer: Sequence[dict], ids: dict[int, str]) -> str:
+    """Class and score of a box; nothing where a surer one in the same place has its label."""
+    from pycocotools.mask import iou
+
+    if surer and np.max(iou([item['bbox']], [b['bbox'] for b in surer], [0] * len(surer))) > 0.4:
+        return ''
+    return f'{ids[item["category_id"]]} {item["score"]:.2f}'

@@ -38,7 +38,7 @@ def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) 
     """
     if not all(isinstance(s, dict) and {'pred_score', 'gt_label'} <= s.keys() for s in samples):
         raise other_data(path, 'they are no scores of a classifier')
-    if any(np.size(sample['gt_label']) != 1 for sample in samples):
+    if any(np.asarray(sample['gt_label']).size != 1 for sample in samples):
         raise UserError(
             f'{path} has samples with several labels, and the report on a classifier is for one; '
             'leave --predictions out'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,8 @@ def examine(cfg: Any, path: Path, score: float, most: int) -> Findings:
     hosts.check_data(cfg, ('test',))
     host.apply()
     host.use_registries()
-    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    with contextlib.redirect_stdout(io.StringIO()):  # what pycocotools has to say
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
     if maps:
         from .labels import analyse_maps
 
