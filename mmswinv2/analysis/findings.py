@@ -100,6 +100,7 @@ class Findings:
         examples: the worst pictures, the worst first.
         precision: for detectors, name of a curve to precision at recall 0, 0.01, ..., 1.
         errors: for detectors, the kinds of errors.
+        colours: for segmentors, names of classes and their colours in the pictures.
     """
 
     words: str
@@ -108,6 +109,7 @@ class Findings:
     examples: list[Example]
     precision: dict[str, np.ndarray] = field(default_factory=dict)
     errors: Table | None = None
+    colours: list[tuple[str, str]] = field(default_factory=list)
 
 
 def panel(image: np.ndarray, caption: str, boxes: list[Box] | None = None) -> Panel:

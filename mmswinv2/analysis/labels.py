@@ -96,7 +96,7 @@ def _classified(info: dict, words: str) -> Example:
 
         try:
             video = open_video(file)
-            numbers = np.linspace(0, len(video) - 1, _CLIP_FRAMES).astype(int)
+            numbers = [int(i) for i in np.linspace(0, len(video) - 1, _CLIP_FRAMES)]
             frames = zip(numbers, video.read(numbers), strict=True)
             panels += [panel(frame, f'frame {number}') for number, frame in frames]
         except UnreadableVideo as error:
@@ -150,6 +150,10 @@ def analyse_maps(dataset: Any, folder: Path, ignore: int, most: int) -> Findings
         Table(head, rows, (1, 2, 3, 4)),
         Matrix(names, names, total),
         [_segmented(dataset, i, folder, share) for share, i, _ in rated[:most]],
+        colours=[
+            (n, f'#{r:02x}{g:02x}{b:02x}')
+            for n, (r, g, b) in zip(names, _palette(dataset), strict=True)
+        ],
     )
 
 

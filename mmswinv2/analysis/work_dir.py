@@ -98,7 +98,7 @@ class Run:
         path = self.folder / f'{self.name}.json'
         if not path.is_file():
             return {}
-        return _scores(next(_entries(path.read_text(errors='replace')), None) or {})
+        return _scores(next(filter(None, _entries(path.read_text(errors='replace'))), {}))
 
 
 @dataclass
@@ -237,8 +237,8 @@ def _scores(entry: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _step(entry: Mapping[str, Any]) -> float:
-    step = entry.get('step')
-    return float(step) if _is_number(step) and math.isfinite(step or 0) else 0.0
+    step = entry.get('step', 0)
+    return float(step) if _is_number(step) and math.isfinite(step) else 0.0
 
 
 def _age(path: Path) -> float:

@@ -1,14 +1,14 @@
 """The command `mmswinv2`: one name for all tools.
 
-Commands are modules here, or scripts of `tools/`, which are called as a user would call them.
+Commands without a module here are the scripts of `tools/`, called as a user would call them.
 """
 
 from __future__ import annotations
 
-import importlib
 import runpy
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from ..errors import UserError, nearest, report_user_errors
@@ -23,15 +23,15 @@ SCRIPTS = {  # command: (script below tools/, what it does)
     'export': ('deployment/pytorch2onnx.py', 'write backbone and neck as ONNX'),
     'doctor': ('misc/check_install.py', 'look at versions and compiled operators'),
 }
-COMMANDS = {  # command: (module with a `main(arguments)`, what it does)
+COMMANDS = {  # command: (module with `main(arguments)`, what it does)
     'predict': ('.predict', 'predict on images, folders, videos or a camera'),
-    'report': ('.report', 'write a page with curves, scores, errors and pictures of a training'),
+    'report': ('.report', 'write a page on a training: curves, scores, errors, pictures'),
 }
 
 
 def help_text() -> str:
     """What there is."""
-    commands = {name: words for name, (_, words) in {**COMMANDS, **SCRIPTS}.items()}
+    commands = {name: words for name, (_, words) in (SCRIPTS | COMMANDS).items()}
     return '\n'.join(
         (
             'usage: mmswinv2 COMMAND ...',
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     with report_user_errors():
         if command in COMMANDS:
-            importlib.import_module(COMMANDS[command][0], __name__).main(rest)
+            import_module(COMMANDS[command][0], __name__).main(rest)
             return
         if command not in SCRIPTS:
             hint = nearest(command, (*COMMANDS, *SCRIPTS))

@@ -92,18 +92,15 @@ def report(
     elif predictions is None:
         found = (path for path in _predictions_of(work) if path.exists())
         predictions = next(found, None)
-    return _write(
+    content = _content(
         work,
-        Path(out or work.folder / 'report.html'),
-        _content(
-            work,
-            predictions and Path(predictions),
-            config and Path(config),
-            score,
-            pictures,
-            cfg_options,
-        ),
+        None if predictions is None else Path(predictions),
+        None if config is None else Path(config),
+        score,
+        pictures,
+        cfg_options,
     )
+    return _write(Path(out or work.folder / 'report.html'), content)
 
 
 def _predictions_of(work: WorkDir) -> tuple[Path, Path]:
@@ -369,7 +366,7 @@ def number(value: float) -> str:
     return f'{value:.3f}' if abs(value) < 2 else f'{value:,.1f}'
 
 
-def _write(work: WorkDir, out: Path, content: dict[str, Any]) -> Path:
+def _write(out: Path, content: dict[str, Any]) -> Path:
     from ..checkpoints.write import write_atomically
 
     try:

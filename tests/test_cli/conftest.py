@@ -1,1 +1,1 @@
-from tests.test_tools.conftest import tool  # noqa: F401  a fixture
+from tests.test_tools.conftest import clips, shapes, tool, train  # noqa: F401  fixtures
