@@ -186,7 +186,7 @@ def read_work_dir(path: str | Path) -> WorkDir:
     runs += [Run(test) for test in tests if test not in known]
     runs.sort(key=lambda run: run.name)
     if not any(run.training or run.validation or run.test_scores for run in runs):
-        below = sorted(p.parents[3] for p in folder.glob('*/*/vis_data/scalars.json'))
+        below = sorted(p.parents[2] for p in folder.glob('*/*/vis_data/scalars.json'))
         hint = f'; there is {below[0]}' if below else ''
         raise UserError(
             f'{path} has no logs of a training or test (TIME/vis_data/scalars.json){hint}; name '

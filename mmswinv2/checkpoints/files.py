@@ -43,7 +43,12 @@ _HARMLESS = (
     *(f'numpy.dtypes.{name}DType' for name in _DTYPES),
 )
 # What pickles of predictions hold besides.
-_HARMLESS_PICKLED = ('collections.OrderedDict', 'torch._utils._rebuild_tensor_v2', 'torch.Size')
+_HARMLESS_PICKLED = (
+    'builtins.set',
+    'collections.OrderedDict',
+    'torch._utils._rebuild_tensor_v2',
+    'torch.Size',
+)
 _PLAIN_KINDS = 'biufSU'  # of numpy's dtypes: no objects, and no records, which may hold some
 # What DeepSpeed's hold besides tensors: plain records.
 _HARMLESS_DEEPSPEED = (
@@ -202,7 +207,7 @@ class _Unpickler(pickle.Unpickler):
         self.allowed['builtins.bytes'] = _no_bytes
 
     def find_class(self, module: str, name: str) -> Any:
-        full = f'{module}.{name}'
+        full = f'{module.replace("__builtin__", "builtins")}.{name}'  # of old protocols
         if module == 'torch' and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
         if full not in self.allowed:

@@ -6,6 +6,7 @@ the tools do is tested elsewhere.
 """
 
 import functools
+import importlib
 import json
 import os
 import re
@@ -21,8 +22,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 
 from mmswinv2 import hosts
-from mmswinv2.cli import predict as predictor
-from mmswinv2.cli import script
+from mmswinv2.cli import COMMANDS, script
 from mmswinv2.core import SwinV2
 from mmswinv2.swap import find_config
 from mmswinv2.swap.config import without_weights
@@ -233,6 +233,14 @@ def check_python(arguments, monkeypatch):
         find_config(args.config)
 
 
+def check_command(command, options):
+    """Let a command of mmswinv2 read its options; of a script, look that it is there."""
+    if command in COMMANDS:
+        importlib.import_module(f'mmswinv2.cli{COMMANDS[command][0]}').parse_args(options)
+    else:
+        script(command)
+
+
 @pytest.mark.parametrize('document', WITH_COMMANDS)
 def test_commands(document, tmp_path, monkeypatch):
     for program, *arguments in called(commands(document), tmp_path):
@@ -243,7 +251,7 @@ def test_commands(document, tmp_path, monkeypatch):
             assert arguments[0] == 'install'
         elif program == 'mmswinv2':
             command, *rest = arguments
-            predictor.parse_args(rest) if command == 'predict' else script(command)
+            check_command(command, rest)
         elif program in ('python', 'srun'):
             check_python(arguments, monkeypatch)
 
