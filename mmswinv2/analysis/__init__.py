@@ -1,4 +1,4 @@
-"""What a config costs, found out before anything is trained."""
+"""What a config costs, found out before anything is trained; what a training has given."""
 
 from ..hosts import input_size
 from .memory import STRATEGIES, Estimate, TrainingStep, follow_step
