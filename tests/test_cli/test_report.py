@@ -297,13 +297,11 @@ WRONG = {  # what is done to the first picture: its boxes as (box, labels on, sc
 }
 
 
-@pytest.mark.parametrize(('boxes', 'kinds'), WRONG.values(), ids=WRONG)
-def test_kinds_of_errors(truth, tmp_path, shapes, boxes, kinds):
+def errors(shapes, folder, content, boxes):
+    """What is found where the first picture has other boxes than those of the truth."""
     from mmswinv2.analysis.predictions import examine
 
-    data = tmp_path / 'data'
-    shutil.copytree(shapes, data)
-    content = one_object(truth)
+    data = shutil.copytree(shapes, folder / 'data')
     for image in content['images']:
         cv2.imwrite(str(data / 'val2017' / image['file_name']), np.zeros((96, 96, 3), np.uint8))
     (data / 'annotations/instances_val2017.json').write_text(json.dumps(content))
@@ -316,7 +314,15 @@ def test_kinds_of_errors(truth, tmp_path, shapes, boxes, kinds):
     first['bboxes'] = torch.tensor([box for box, _, _ in boxes]).reshape(-1, 4)
     first['labels'] = torch.tensor([(label + more) % 4 for _, more, _ in boxes], dtype=torch.int64)
     first['scores'] = torch.tensor([score for *_, score in boxes])
-    found = examine(cfg, dump(samples, tmp_path), 0.3, 4)
+    for sample in samples[1:]:
+        sample['pred_instances']['scores'][:] = 0.5
+    return examine(cfg, dump(samples, folder), 0.3, 4)
+
+
+@pytest.mark.parametrize(('boxes', 'kinds'), WRONG.values(), ids=WRONG)
+def test_kinds_of_errors(truth, tmp_path, shapes, boxes, kinds):
+    content = one_object(truth)
+    found = errors(shapes, tmp_path, content, boxes)
     counts = {row[0]: row[1] for row in found.errors.rows}
     assert {kind: count for kind, count in counts.items() if count} == kinds
     lost = {row[0]: row[2] for row in found.errors.rows}
@@ -328,6 +334,17 @@ def test_kinds_of_errors(truth, tmp_path, shapes, boxes, kinds):
     assert Path(example.name).name == content['images'][0]['file_name']
     shown = [box.kind for box in example.panels[1].boxes]
     assert len(shown) == sum(score >= 0.3 for *_, score in boxes)
+
+
+def test_boxes_that_cannot_be_mended_are_taken_out(truth, tmp_path, shapes):
+    """Of two boxes for an object one is enough, and the other stood before those of its class."""
+    content = one_object(truth)
+    for annotation in content['annotations']:
+        annotation['category_id'] = content['categories'][0]['id']
+    found = errors(shapes, tmp_path, content, [(BOX, 0, 0.9), (MOVED, 0, 0.8)])
+    kinds = {row[0]: row[1:3] for row in found.errors.rows}
+    assert kinds.pop('localisation') == [1, pytest.approx(1 - found.classes.rows[0][3])]
+    assert 0.5 < found.classes.rows[0][3] < 0.9 and all(lost == [0, 0] for lost in kinds.values())
 
 
 def test_scores_are_those_of_mmdet(truth, find, shapes):
