@@ -71,7 +71,7 @@ setup(
         'Typing :: Typed',
     ],
     packages=find_packages(include=['mmswinv2', 'mmswinv2.*']),
-    package_data={'mmswinv2': ['py.typed', 'ops/triton/blocks.json']},
+    package_data={'mmswinv2': ['py.typed', 'ops/triton/blocks.json', 'cli/*.j2']},
     include_package_data=False,
     cmdclass={'build_py': BuildPy},
     entry_points={'console_scripts': ['mmswinv2 = mmswinv2.cli:main']},

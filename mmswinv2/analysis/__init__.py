@@ -1,4 +1,4 @@
-"""What a config costs, found out before anything is trained, and what weights hold."""
+"""What a config costs before it is trained; what weights hold and a training has given."""
 
 from ..hosts import input_size
 from .memory import STRATEGIES, Estimate, TrainingStep, follow_step

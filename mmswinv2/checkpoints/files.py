@@ -43,7 +43,12 @@ _HARMLESS = (
     *(f'numpy.dtypes.{name}DType' for name in _DTYPES),
 )
 # What pickles of predictions hold besides.
-_HARMLESS_PICKLED = ('collections.OrderedDict', 'torch._utils._rebuild_tensor_v2', 'torch.Size')
+_HARMLESS_PICKLED = (
+    'builtins.set',
+    'collections.OrderedDict',
+    'torch._utils._rebuild_tensor_v2',
+    'torch.Size',
+)
 _PLAIN_KINDS = 'biufSU'  # of numpy's dtypes: no objects, and no records, which may hold some
 # What DeepSpeed's hold besides tensors: plain records.
 _HARMLESS_DEEPSPEED = (
@@ -198,9 +203,11 @@ class _Unpickler(pickle.Unpickler):
         entries = harmless_globals((*_HARMLESS, *_HARMLESS_PICKLED))
         self.allowed: dict[str, Any] = {e[1]: e[0] for e in entries if isinstance(e, tuple)}
         self.allowed['torch.storage._load_from_bytes'] = _tensor_storage
+        self.allowed['_codecs.encode'] = _encode
+        self.allowed['builtins.bytes'] = _no_bytes
 
     def find_class(self, module: str, name: str) -> Any:
-        full = f'{module}.{name}'
+        full = f'{module.replace("__builtin__", "builtins")}.{name}'  # of old protocols
         if module == 'torch' and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
         if full not in self.allowed:
@@ -210,6 +217,18 @@ class _Unpickler(pickle.Unpickler):
 
 def _tensor_storage(data: bytes) -> Any:
     return load_without_code(io.BytesIO(data), 'cpu')
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """Stands in for `codecs.encode`, with which old protocols of pickle write bytes."""
+    if not isinstance(text, str) or encoding != 'latin1':
+        raise pickle.UnpicklingError(f'an encoding by {encoding!r} is not allowed')
+    return text.encode('latin1')
+
+
+def _no_bytes() -> bytes:
+    """Stands in for `bytes`, with which they write empty ones."""
+    return b''
 
 
 def harmless_globals(names: Iterable[str] = _HARMLESS) -> list[_Allowed]:

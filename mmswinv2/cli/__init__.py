@@ -26,7 +26,8 @@ SCRIPTS = {  # command: (script below tools/, what it does)
 COMMANDS = {  # command: (module with `main(arguments)`, what it does)
     'convert': ('.convert', 'write weights with the keys used here, or labels as COCO'),
     'predict': ('.predict', 'predict on images, folders, videos or a camera'),
-    'ui': ('.ui', 'the same on a page in the browser'),
+    'report': ('.report', 'write a page on a training: curves, scores, errors, pictures'),
+    'ui': ('.ui', 'predict on a page in the browser'),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import shlex
 import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
@@ -40,6 +41,7 @@ from .storage import (
     use_whole_files,
 )
 
+COMMAND = 'command: '  # begins a line of the log, which `mmswinv2 report` reads
 _VARIABLES = {  # what each launcher tells its processes
     'pytorch': ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'),
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
@@ -93,6 +95,15 @@ def config_with_options(path: str, options: dict[str, Any] | None) -> Config:
         cfg = Config.fromfile(path)
     except RecursionError as error:
         raise UserError(f'{path} is its own _base_, by itself or by one of its bases') from error
+    return with_options(cfg, path, options)
+
+
+def with_options(cfg: Config, path: str, options: dict[str, Any] | None) -> Config:
+    """Apply ``--cfg-options`` to a config that was read from `path`.
+
+    Raises:
+        UserError: if the config needs a package that is not there, or a setting cannot be.
+    """
     cfg.setdefault('default_scope', 'mmengine')
     hosts.of(cfg).require(path)
     warn_of_misspelt(cfg)
@@ -145,6 +156,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         runner = Runner.from_cfg(cfg)
         if options:
             compile_features(runner.model, {} if options is True else dict(options))
+    print_log(f'{COMMAND}{shlex.join(sys.argv)}', logger='current')
     own = [CheckDatasetHook()]
     if 'train' in kinds:
         check_shared(cfg)

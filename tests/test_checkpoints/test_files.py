@@ -1,5 +1,6 @@
 """Downloads, reading without running code, and writing atomically."""
 
+import codecs
 import hashlib
 import importlib
 import io
@@ -350,14 +351,17 @@ def test_what_is_no_checkpoint_is_not_the_fault_of_torch(content, said, tmp_path
     assert 'file an issue' not in str(caught.value) and '\n' not in str(caught.value)
 
 
-def test_predictions_are_unpickled(tmp_path):
-    given = [{'score': torch.rand(3), 'label': np.int64(3), 'dtype': torch.half,
+@pytest.mark.parametrize('protocol', [2, 4])  # mmengine's and Python's
+def test_predictions_are_unpickled(protocol, tmp_path):
+    masks = [dict(size=[2, 3], counts=code) for code in (b'\x00\xff`0', b'')]
+    given = [{'score': torch.rand(3), 'label': np.int64(3), 'dtype': torch.half, 'masks': masks,
               'array': np.arange(4.0), 'text': 'a', 'set': {1, 2}, 'shape': (2, 3)}]  # fmt: skip
-    (tmp_path / 'good.pkl').write_bytes(pickle.dumps(given))
+    (tmp_path / 'good.pkl').write_bytes(pickle.dumps(given, protocol=protocol))
     (found,) = read_pickle(tmp_path / 'good.pkl')
     assert found.keys() == given[0].keys()
     assert torch.equal(found['score'], given[0]['score']) and found['dtype'] == torch.half
     assert (found['array'] == given[0]['array']).all() and found['set'] == {1, 2}
+    assert found['masks'] == masks
 
 
 @pytest.mark.parametrize('protocol', range(6))
@@ -365,7 +369,7 @@ def test_no_pickle_runs_code(protocol, tmp_path, capsys):
     attacks = [
         Evil(print, 'ran'), Evil(exec, 'print("ran")'), Evil(os.system, 'echo ran'),
         Evil(getattr, dict, 'fromkeys'), Evil(importlib.import_module, 'this'),
-        Evil(torch.load, str(tmp_path / 'inner.pth')),
+        Evil(torch.load, str(tmp_path / 'inner.pth')), Evil(codecs.encode, 'a', 'hex'),
         *list(arrays_of_pointers())[:3],
     ]  # fmt: skip
     inner = io.BytesIO()

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from mmswinv2 import hosts
-from tests.test_tools.conftest import ROOT, tool  # noqa: F401  a fixture
+from tests.test_tools.conftest import ROOT, clips, shapes, tool, train  # noqa: F401  fixtures
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,404 @@
+"""Predictions of detectors against the truth: AP by pycocotools, and the kinds of their errors.
+
+The kinds are those of TIDE (Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection
+Errors", ECCV 2020), after Hoiem et al., "Diagnosing Error in Object Detectors" (ECCV 2012): what is
+foreground has an IoU of 0.5 with the truth, what is background less than 0.1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from .findings import Box, Example, Findings, Matrix, Table, other_data, panel, read_image
+
+FOREGROUND, BACKGROUND = 0.5, 0.1
+KINDS = {  # kind of error: what it means
+    'class': 'the place is right, the class is not',
+    'localisation': f'the class is right, the place is not (IoU {BACKGROUND} to {FOREGROUND})',
+    'both': 'neither is right, and it touches an object',
+    'duplicate': 'the object has a better box already',
+    'background': 'there is no object',
+    'missed': 'an object that no box is for',
+}
+
+
+@dataclass
+class _Image:
+    """Truth and boxes of one image.
+
+    Attributes:
+        truth: annotations without crowds.
+        boxes: results, the surest first.
+        overlaps: (boxes, truth) of IoUs.
+        owner: (boxes,), the annotation that a box is right about, or -1.
+        ignored: (boxes,), whether a box lies on a crowd.
+    """
+
+    truth: list[dict]
+    boxes: list[dict]
+    overlaps: np.ndarray
+    owner: np.ndarray
+    ignored: np.ndarray
+
+    def from_score(self, score: float) -> _Image:
+        """The same with the boxes of a score and more."""
+        n = sum(box['score'] >= score for box in self.boxes)
+        return _Image(
+            self.truth, self.boxes[:n], self.overlaps[:n], self.owner[:n], self.ignored[:n]
+        )
+
+
+def analyse(dataset: Any, samples: Sequence[Any], path: str, score: float, most: int) -> Findings:
+    """Compare the predictions that ``tools/test.py --dump`` wrote with a data set of COCO's form.
+
+    Args:
+        dataset: of mmdet.
+        samples: the predictions.
+        path: their file, for messages.
+        score: the least score of a box in the confusion matrix, the counts and the pictures.
+        most: how many pictures.
+
+    Raises:
+        UserError: if they are of another data set or task.
+    """
+    truth, results, classes = _check(dataset, samples, path)
+    ids = dict(zip(dataset.cat_ids, classes, strict=True))
+    boxes = _evaluate(truth, results, 'bbox')
+    images = list(_images(truth, results, boxes))
+    precision = boxes.eval['precision'][..., 0, -1]  # (IoUs, recalls, classes)
+    columns = [_class_scores(boxes)]
+    head = ['class', 'objects', 'box AP', 'box AP50', 'recall']
+    if any('segmentation' in result for result in results):
+        masks = [result for result in results if 'segmentation' in result]
+        columns.append(_class_scores(_evaluate(truth, masks, 'segm'))[:, :2])
+        head += ['mask AP', 'mask AP50']
+    scores = np.concatenate(columns, axis=1)
+    order = [boxes.params.catIds.index(i) for i in ids]
+    counts = [
+        sum(not a['iscrowd'] for a in truth.loadAnns(truth.getAnnIds(catIds=[i]))) for i in ids
+    ]
+    rows = [
+        [name, count, *(None if v < 0 else float(v) for v in scores[i])]
+        for name, count, i in zip(classes, counts, order, strict=True)
+    ]
+    names = dict(zip(classes, order, strict=True))
+    curves = {'all classes': _mean(precision[0]), 'all classes, IoU 0.75': _mean(precision[5])}
+    curves |= {name: precision[0, :, i] for name, i in names.items() if precision[0, 0, i] >= 0}
+    return Findings(
+        f'{len(images)} pictures with {sum(counts)} objects. AP is by pycocotools; counts and '
+        f'pictures are of boxes with a score of {score:g} and more',
+        Table(head, rows, range(2, len(head))),
+        _confusion_matrix(images, ids, score),
+        _worst(dataset, truth, images, ids, score, most),
+        curves,
+        _errors(truth, results, images, score),
+    )
+
+
+def _check(dataset: Any, samples: Sequence[Any], path: str) -> tuple[Any, list[dict], list[str]]:
+    """The truth, the boxes as COCO has them, and the names of the classes."""
+    from ..datasets.coco import read_coco
+
+    if not hasattr(dataset, 'cat_ids'):
+        raise UserError(
+            f'{type(dataset).__name__} has no annotations in the form of COCO, which a report on a '
+            'detector needs; leave --predictions out'
+        )
+    classes = [str(name) for name in dataset.metainfo['classes']]
+    content = read_coco(dataset.ann_file)
+    sizes = {image['id']: image for image in content['images']}
+    known = {dataset.get_data_info(i)['img_id'] for i in range(len(dataset))}
+    results: list[dict] = []
+    seen = set()
+    for sample in samples:
+        if not isinstance(sample, dict) or 'pred_instances' not in sample:
+            raise other_data(path, 'they are no boxes of a detector')
+        if (number := sample.get('img_id')) not in known:
+            raise other_data(path, f'image {number!r} is not in {dataset.ann_file}')
+        seen.add(number)
+        image, shape = sizes[number], tuple(sample['ori_shape'])
+        if shape != (image.get('height', shape[0]), image.get('width', shape[1])):
+            raise other_data(path, f'image {number} had {shape[1]}x{shape[0]} pixels')
+        found = sample['pred_instances']
+        for i, label in enumerate(found['labels'].tolist()):
+            if label >= len(classes):
+                raise other_data(path, f'it has a class {label}, and the data set {len(classes)}')
+            x1, y1, x2, y2 = found['bboxes'][i].tolist()
+            result = dict(
+                image_id=number,
+                category_id=dataset.cat_ids[label],
+                bbox=[x1, y1, x2 - x1, y2 - y1],
+                score=float(found['scores'][i]),
+            )
+            if 'masks' in found:
+                result['segmentation'] = found['masks'][i]
+            results.append(result)
+    if lack := len(known - seen):
+        raise other_data(path, f'{lack} of its {len(known)} pictures are missing')
+    wanted = set(dataset.cat_ids)
+    content['images'] = [image for image in content['images'] if image['id'] in known]
+    content['categories'] = [c for c in content['categories'] if c['id'] in wanted]
+    content['annotations'] = [
+        {'iscrowd': 0, **a}
+        for a in content['annotations']
+        if a['image_id'] in known and a['category_id'] in wanted
+    ]
+    return _coco(content), results, classes
+
+
+def _coco(content: dict) -> Any:
+    from pycocotools.coco import COCO
+
+    coco = COCO()
+    coco.dataset = content
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
+
+
+def _evaluate(truth: Any, results: Sequence[dict], kind: str, ious: Any = None) -> Any:
+    from pycocotools.cocoeval import COCOeval
+
+    from ..hosts.mmdet import ignored_without_masks
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        # loadRes changes what it is given, and takes no empty list
+        found = (
+            truth.loadRes([dict(r) for r in results])
+            if results
+            else _coco({**truth.dataset, 'annotations': []})
+        )
+        evaluation = COCOeval(truth, found, kind)
+        evaluation.params.catIds = sorted({c['id'] for c in truth.dataset['categories']})
+        if ious is not None:
+            evaluation.params.iouThrs = np.array(ious)
+        evaluation.params.areaRng = evaluation.params.areaRng[:1]
+        evaluation.params.areaRngLbl = evaluation.params.areaRngLbl[:1]
+        evaluation.params.maxDets = [100]
+        with ignored_without_masks(truth.anns.values(), kind):
+            evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over classes, the last axis; classes without objects have -1 and are left out."""
+    known = values[:, (values >= 0).all(0)]
+    return known.mean(1) if known.size else np.zeros(len(values))
+
+
+def _class_scores(evaluation: Any) -> np.ndarray:
+    """(classes, 3): AP, AP at IoU 0.5, recall; -1 where there are no objects."""
+    precision = evaluation.eval['precision'][..., 0, -1]
+    recall = evaluation.eval['recall'][..., 0, -1]
+    return np.stack([precision.mean((0, 1)), precision[0].mean(0), recall.mean(0)], axis=1)
+
+
+def _images(truth: Any, results: Sequence[dict], evaluation: Any) -> Iterable[_Image]:
+    """All images, with what COCO's evaluation at an IoU of 0.5 says of their boxes."""
+    from pycocotools.mask import iou
+
+    owners: dict[int, int] = {}
+    crowded: set[int] = set()
+    for found in evaluation.evalImgs:
+        if found is not None:
+            matches, ignore = found['dtMatches'][0], found['dtIgnore'][0]
+            for number, match, ignored in zip(found['dtIds'], matches, ignore, strict=True):
+                owners[number] = int(match)
+                if ignored:
+                    crowded.add(number)
+    boxes = evaluation.cocoDt.imgToAnns
+    for image in truth.dataset['images']:
+        objects = [a for a in truth.imgToAnns[image['id']] if not a['iscrowd']]
+        # as many boxes of a class as are evaluated
+        here = [box for box in boxes[image['id']] if box['id'] in owners]
+        here.sort(key=lambda box: -box['score'])
+        shape = len(here), len(objects)
+        overlaps = iou([b['bbox'] for b in here], [a['bbox'] for a in objects], [0] * shape[1])
+        places = {a['id']: i for i, a in enumerate(objects)}
+        yield _Image(
+            objects,
+            here,
+            np.asarray(overlaps, float).reshape(shape),
+            np.array([places.get(owners[b['id']], -1) for b in here], int),
+            np.array([b['id'] in crowded for b in here], bool),
+        )
+
+
+def _kinds(image: _Image) -> tuple[list[str], set[int], list[int]]:
+    """Kinds of all boxes (``'right'``, ``''`` if ignored), missed objects, and what boxes meant.
+
+    The last is the object that would make the box right, or -1.
+    """
+    kinds, meant = [], []
+    excused = set(image.owner[image.owner >= 0].tolist())
+    taken = set(excused)
+    for box, overlaps, owner, ignored in zip(
+        image.boxes, image.overlaps, image.owner, image.ignored, strict=True
+    ):
+        same = np.array([a['category_id'] == box['category_id'] for a in image.truth], bool)
+        own, other = np.where(same, overlaps, 0), np.where(same, 0, overlaps)
+        kind, target = 'both', -1
+        if ignored:
+            kind = ''
+        elif owner >= 0:
+            kind = 'right'
+        elif not len(overlaps) or overlaps.max() < BACKGROUND:
+            kind = 'background'
+        elif BACKGROUND <= own.max() < FOREGROUND:
+            kind, target = 'localisation', int(own.argmax())
+        elif other.max() >= FOREGROUND:
+            kind, target = 'class', int(other.argmax())
+        elif own.max() >= FOREGROUND:
+            kind = 'duplicate'
+        if target >= 0:
+            excused.add(target)
+        kinds.append(kind)
+        meant.append(target)
+    missed = set(range(len(image.truth))) - excused
+    return kinds, missed, [-1 if target in taken else target for target in meant]
+
+
+def _errors(truth: Any, results: Sequence[dict], images: Sequence[_Image], score: float) -> Table:
+    """How often each kind of error occurs, and what AP at IoU 0.5 would gain without it."""
+    counts = dict.fromkeys(KINDS, 0)
+    mended: dict[str, list[dict]] = {kind: [] for kind in KINDS}
+    gone: set[int] = set()
+    for image in images:
+        kinds, missed, meant = _kinds(image)
+        gone |= {image.truth[i]['id'] for i in missed}
+        sure_kinds, missed_by_sure, _ = _kinds(image.from_score(score))
+        for kind in [*sure_kinds, *['missed'] * len(missed_by_sure)]:
+            if kind in counts:
+                counts[kind] += 1
+        for box, kind, target in zip(image.boxes, kinds, meant, strict=True):
+            plain = {k: box[k] for k in ('image_id', 'category_id', 'bbox', 'score')}
+            for mend, kept in mended.items():
+                if mend != kind:
+                    kept.append(plain)
+                elif target >= 0:  # of two boxes for an object the second is a duplicate
+                    key = 'bbox' if kind == 'localisation' else 'category_id'
+                    kept.append({**plain, key: image.truth[target][key]})
+    without = [a for a in truth.dataset['annotations'] if a['id'] not in gone]
+    seen = _coco({**truth.dataset, 'annotations': without})
+    before = _ap50(truth, mended['missed'])
+    rows: list[list[str | float | None]] = []
+    for kind, words in KINDS.items():
+        after = _ap50(seen if kind == 'missed' else truth, mended[kind])
+        rows.append([kind, counts[kind], max(0.0, after - before), words])
+    return Table(['kind', 'count', 'AP50 lost', 'what it is'], rows, [2])
+
+
+def _ap50(truth: Any, results: Sequence[dict]) -> float:
+    """AP at an IoU of 0.5."""
+    precision = _evaluate(truth, results, 'bbox', [FOREGROUND]).eval['precision']
+    known = precision[precision >= 0]
+    return float(known.mean()) if known.size else 0.0
+
+
+def _pairs(image: _Image, score: float) -> tuple[list[tuple[int, int]], list[int], list[int]]:
+    """Boxes and objects that belong together whatever their classes, boxes and objects left over.
+
+    The surest box takes the free object that it overlaps most, from an IoU of 0.5.
+    """
+    pairs, alone = [], []
+    free = np.ones(len(image.truth), bool)
+    for i, box in enumerate(image.boxes):
+        if box['score'] < score or image.ignored[i]:
+            continue
+        overlaps = np.where(free, image.overlaps[i], 0)
+        if len(overlaps) and overlaps.max() >= FOREGROUND:
+            # of equal ones, that of its class
+            same = [a['category_id'] == box['category_id'] for a in image.truth]
+            best = int(np.lexsort((same, overlaps))[-1])
+            free[best] = False
+            pairs.append((i, best))
+        else:
+            alone.append(i)
+    return pairs, alone, np.flatnonzero(free).tolist()
+
+
+def _confusion_matrix(images: Sequence[_Image], ids: dict[int, str], score: float) -> Matrix:
+    place = {number: i for i, number in enumerate(ids)}
+    counts = np.zeros((len(ids) + 1, len(ids) + 1), int)
+    for image in images:
+        pairs, alone, missed = _pairs(image, score)
+        truth = [place[a['category_id']] for a in image.truth]
+        found = [place[b['category_id']] for b in image.boxes]
+        for i, j in pairs:
+            counts[truth[j], found[i]] += 1
+        for i in alone:
+            counts[-1, found[i]] += 1
+        for j in missed:
+            counts[truth[j], -1] += 1
+    return Matrix([*ids.values(), 'extra'], [*ids.values(), 'missed'], counts)
+
+
+def _worst(
+    dataset: Any,
+    truth: Any,
+    images: Sequence[_Image],
+    ids: dict[int, str],
+    score: float,
+    most: int,
+) -> list[Example]:
+    """The images with the lowest share of right boxes among boxes and missed objects."""
+    files = {}
+    for i in range(len(dataset)):
+        info = dataset.get_data_info(i)
+        files[info['img_id']] = info['img_path']
+    rated = []
+    for information, image in zip(truth.dataset['images'], images, strict=True):
+        pairs, alone, missed = _pairs(image, score)
+        right = sum(
+            image.truth[j]['category_id'] == image.boxes[i]['category_id'] for i, j in pairs
+        )
+        wrong = len(pairs) - right + len(alone) + len(missed)
+        if wrong:
+            rated.append((right / (right + wrong), -wrong, information, image))
+    rated.sort(key=lambda item: item[:2])
+    return [
+        _example(files[information['id']], image, ids, score)
+        for *_, information, image in rated[:most]
+    ]
+
+
+def _example(file: str, image: _Image, ids: dict[int, str], score: float) -> Example:
+    pairs, alone, missed = _pairs(image, score)
+    pixels = read_image(file)
+    height, width = pixels.shape[:2]
+
+    def box(item: dict, kind: str, text: str) -> Box:
+        x, y, w, h = item['bbox']
+        return Box(x / width, y / height, w / width, h / height, kind, text)
+
+    truth = [
+        box(a, 'missed' if i in missed else 'truth', ids[a['category_id']])
+        for i, a in enumerate(image.truth)
+    ]
+    right = {i for i, j in pairs if image.boxes[i]['category_id'] == image.truth[j]['category_id']}
+    shown = sorted({i for i, _ in pairs} | set(alone))
+    boxes = [image.boxes[i] for i in shown]
+    found = [
+        box(item, 'right' if i in right else 'wrong', _label(item, boxes[:n], ids))
+        for n, (i, item) in enumerate(zip(shown, boxes, strict=True))
+    ][::-1]  # the surest on top
+    words = f'{len(right)} right, {len(shown) - len(right)} wrong, {len(missed)} missed'
+    panels = [panel(pixels, 'truth', truth), panel(pixels, 'prediction', found)]
+    return Example(file, words, panels)
+
+
+def _label(item: dict, surer: Sequence[dict], ids: dict[int, str]) -> str:
+    """Class and score of a box; nothing where a surer one in the same place has its label."""
+    from pycocotools.mask import iou
+
+    if surer and np.max(iou([item['bbox']], [b['bbox'] for b in surer], [0] * len(surer))) > 0.4:
+        return ''
+    return f'{ids[item["category_id"]]} {item["score"]:.2f}'

@@ -1,0 +1,99 @@
+"""Curves as SVG files in data URIs, without any text but numbers and names of axes."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import UserError
+
+# matplotlib's "tab10" without its grey, the first for what matters most
+_COLOURS = (
+    '#1f4e9c', '#d9641e', '#2a9134', '#b3261e', '#7b4fa8', '#8a5a44', '#d45fa8',
+    '#9a9a00', '#109aa8',
+)  # fmt: skip
+_LARGEST = 1e30  # a loss that has gone astray
+
+
+@dataclass
+class Figure:
+    """A picture of curves; names stand in the page, which can write every script and escapes them.
+
+    Attributes:
+        title: what is drawn.
+        data: the picture, a data URI.
+        legend: name and colour of each curve.
+    """
+
+    title: str
+    data: str
+    legend: list[tuple[str, str]]
+
+
+def draw(
+    title: str,
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    axis: str,
+    log: bool = False,
+    unit: bool = False,
+) -> Figure:
+    """Draw curves; the first is bold.
+
+    Args:
+        title: what is drawn.
+        curves: points by name.
+        axis: name of the horizontal axis.
+        log: whether the vertical axis is logarithmic.
+        unit: whether both axes go from 0 to 1.
+
+    Raises:
+        UserError: if matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure as Canvas
+    except ImportError as error:
+        raise UserError('reports need matplotlib: pip install matplotlib') from error
+    style = {'svg.hashsalt': 'mmswinv2', 'font.size': 10, 'axes.edgecolor': '#8a919c'}
+    with matplotlib.rc_context(style):
+        figure = Canvas(figsize=(5.4, 3.1), layout='constrained')
+        axes = figure.add_subplot()
+        legend = []
+        for i, (name, points) in enumerate(curves.items()):
+            x, y = np.array(points, float).reshape(-1, 2).T
+            y[~(np.abs(y) < _LARGEST)] = np.nan
+            colour = _COLOURS[i % len(_COLOURS)]
+            dashed = '--' if i >= len(_COLOURS) else '-'
+            marker = 'o' if len(x) < 12 else None
+            width = 1.3 if i else 2.2
+            axes.plot(x, y, dashed, color=colour, lw=width, marker=marker, ms=3.5)
+            legend.append((name, colour))
+        axes.set_xlabel(axis)
+        axes.spines[['top', 'right']].set_visible(False)
+        axes.grid(color='#e3e6ea')
+        if log:
+            axes.set_yscale('log')
+        if unit:
+            axes.set(xlim=(0, 1.01), ylim=(0, 1.02))
+        file = io.BytesIO()
+        figure.savefig(file, format='svg', transparent=True, metadata={'Date': None})
+    data = 'data:image/svg+xml;base64,' + base64.b64encode(file.getvalue()).decode()
+    return Figure(title, data, legend)
+
+
+def heat_map(shares: np.ndarray) -> str:
+    """A matrix of shares as a picture of squares, a PNG in a data URI."""
+    from PIL import Image
+
+    white, dark = np.array([247, 249, 252.0]), np.array([31, 78, 156.0])
+    colours = white + shares[..., None] ** 0.5 * (dark - white)
+    image = Image.fromarray(colours.astype(np.uint8))
+    scale = max(1, 720 // max(shares.shape))
+    image = image.resize([side * scale for side in image.size], Image.Resampling.NEAREST)
+    file = io.BytesIO()
+    image.save(file, 'PNG')
+    return 'data:image/png;base64,' + base64.b64encode(file.getvalue()).decode()

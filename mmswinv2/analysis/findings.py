@@ -1,0 +1,161 @@
+"""What is found out about predictions, in the form in which a report shows it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..errors import UserError
+
+_WIDEST = 640  # pixels of a picture in a report
+
+
+@dataclass
+class Table:
+    """A table; numbers from 0 to 1 in the columns `bars` are drawn as bars too.
+
+    ``None`` is a number that there is not.
+    """
+
+    head: Sequence[str]
+    rows: list[list[str | float | None]]
+    bars: Sequence[int] = ()
+
+
+@dataclass
+class Matrix:
+    """A confusion matrix: a row for each class of the truth, a column for each predicted one.
+
+    Attributes:
+        rows: names of the rows.
+        columns: names of the columns.
+        counts: (rows, columns), of whole numbers.
+    """
+
+    rows: Sequence[str]
+    columns: Sequence[str]
+    counts: np.ndarray
+
+    def shares(self) -> np.ndarray:
+        """(rows, columns): counts over the sum of their row; 0 in empty rows."""
+        return self.counts / np.maximum(self.counts.sum(1, keepdims=True), 1)
+
+    def confusions(self, most: int = 10) -> list[tuple[str, str, int, float]]:
+        """The most frequent mistakes: truth, prediction, count, share of the truth."""
+        shares = self.shares()
+        wrong = [
+            (row, column, int(self.counts[i, j]), float(shares[i, j]))
+            for i, row in enumerate(self.rows)
+            for j, column in enumerate(self.columns)
+            if row != column and self.counts[i, j]
+        ]
+        return sorted(wrong, key=lambda mistake: -mistake[2])[:most]
+
+
+@dataclass
+class Box:
+    """A box on a picture, in shares of its sides; `kind` is truth, right, wrong or missed."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    kind: str
+    text: str
+
+
+@dataclass
+class Panel:
+    """A picture, as data, with boxes on it."""
+
+    caption: str
+    data: str
+    size: tuple[int, int]  # width, height
+    boxes: list[Box] = field(default_factory=list)
+
+
+@dataclass
+class Example:
+    """One of the worst pictures."""
+
+    name: str
+    words: str
+    panels: list[Panel]
+
+
+@dataclass
+class Findings:
+    """All that is found out about a file of predictions.
+
+    Attributes:
+        words: what was looked at, and how.
+        classes: scores of every class.
+        matrix: the confusion matrix.
+        examples: the worst pictures, the worst first.
+        precision: for detectors, name of a curve to precision at recall 0, 0.01, ..., 1.
+        errors: for detectors, the kinds of errors.
+        colours: for segmentors, names of classes and their colours in the pictures.
+    """
+
+    words: str
+    classes: Table
+    matrix: Matrix
+    examples: list[Example]
+    precision: dict[str, np.ndarray] = field(default_factory=dict)
+    errors: Table | None = None
+    colours: list[tuple[str, str]] = field(default_factory=list)
+
+
+def panel(image: np.ndarray, caption: str, boxes: list[Box] | None = None) -> Panel:
+    """A picture of at most 640 pixels a side.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        caption: what it shows.
+        boxes: what to draw on it.
+    """
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    picture.thumbnail((_WIDEST, _WIDEST))
+    if (enlarge := 320 // max(picture.size)) > 1:  # or a browser makes it a blur
+        picture = picture.resize(
+            [side * enlarge for side in picture.size], Image.Resampling.NEAREST
+        )
+    file = io.BytesIO()
+    picture.save(file, 'JPEG', quality=88)
+    data = 'data:image/jpeg;base64,' + base64.b64encode(file.getvalue()).decode()
+    return Panel(caption, data, picture.size, boxes or [])
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """An image as (H, W, 3) uint8 RGB."""
+    import mmcv
+
+    if not Path(path).is_file():
+        raise UserError(f'the picture {path} of the data set does not exist')
+    return mmcv.imread(str(path), channel_order='rgb')
+
+
+def confusion(truth: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:
+    """(classes, classes) of pairs of labels below `classes`, others being left out."""
+    known = (truth >= 0) & (truth < classes) & (found >= 0) & (found < classes)
+    pairs = truth[known].astype(np.int64) * classes + found[known]
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def ratio(part: float, whole: float) -> float | None:
+    """A share; ``None`` of nothing."""
+    return float(part / whole) if whole else None
+
+
+def other_data(path: object, what: str) -> UserError:
+    """The error for predictions that were made of another data set."""
+    return UserError(
+        f'{path} holds predictions of another data set than the test_dataloader of the config: '
+        f'{what}; write them anew with --predict'
+    )

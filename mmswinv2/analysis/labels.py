@@ -1,0 +1,224 @@
+"""Predictions of classifiers and segmentors against the truth: all from a confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from .findings import (
+    Example,
+    Findings,
+    Matrix,
+    Table,
+    confusion,
+    other_data,
+    panel,
+    ratio,
+    read_image,
+)
+
+_CLIP_FRAMES = 3  # of a video among the worst
+
+
+def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) -> Findings:
+    """Compare scores of images or clips that ``tools/test.py --dump`` wrote with their labels.
+
+    Args:
+        dataset: of mmpretrain or mmaction2.
+        samples: the predictions.
+        path: their file, for messages.
+        most: how many pictures.
+
+    Raises:
+        UserError: if they are of another data set or task.
+    """
+    if not all(isinstance(s, dict) and {'pred_score', 'gt_label'} <= s.keys() for s in samples):
+        raise other_data(path, 'they are no scores of a classifier')
+    if any(np.asarray(sample['gt_label']).size != 1 for sample in samples):
+        raise UserError(
+            f'{path} has samples with several labels, and the report on a classifier is for one; '
+            'leave --predictions out'
+        )
+    scores = np.stack([np.asarray(sample['pred_score'], float) for sample in samples])
+    truth = np.array([int(sample['gt_label']) for sample in samples])
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    labels = [info.get('gt_label', info.get('label')) for info in infos]
+    if len(labels) != len(truth):
+        raise other_data(path, f'{len(truth)} samples, and it has {len(labels)}')
+    if unlike := sum(int(a) != b for a, b in zip(labels, truth, strict=True)):
+        raise other_data(path, f'{unlike} of its {len(labels)} labels are others')
+    number = scores.shape[1]
+    names = [str(name) for name in dataset.metainfo.get('classes') or ()]
+    names += [str(i) for i in range(len(names), number)]
+    found = scores.argmax(1)
+    counts = confusion(truth, found, number)
+    top = min(5, number)
+    hits = (np.argsort(-scores, axis=1)[:, :top] == truth[:, None]).any(1).mean()
+    sure = scores[np.arange(len(truth)), found]
+    wrong = [i for i in np.argsort(-sure) if found[i] != truth[i]]
+    examples = [
+        _classified(
+            infos[i],
+            f'is {names[truth[i]]} ({scores[i, truth[i]]:.2f}), '
+            f'taken for {names[found[i]]} ({sure[i]:.2f})',
+        )
+        for i in wrong[:most]
+    ]
+    rows: list[list[str | float | None]] = [
+        [
+            names[i],
+            int(counts[i].sum()),
+            ratio(counts[i, i], counts[i].sum()),
+            ratio(counts[i, i], counts[:, i].sum()),
+        ]
+        for i in range(number)
+    ]
+    return Findings(
+        f'{len(truth)} samples: {np.trace(counts) / len(truth):.1%} right (top-1)'
+        + (f', {hits:.1%} among the best {top}' if number > top else ''),
+        Table(['class', 'samples', 'accuracy (recall)', 'precision'], rows, (2, 3)),
+        Matrix(names, names, counts),
+        examples,
+    )
+
+
+def _classified(info: dict, words: str) -> Example:
+    file = info.get('img_path') or info.get('filename') or info.get('frame_dir') or ''
+    panels = []
+    if 'img_path' in info:
+        panels.append(panel(read_image(file), ''))
+    elif Path(file).is_file():
+        from ..datasets.video_files import UnreadableVideo, open_video
+
+        try:
+            video = open_video(file)
+            numbers = [int(i) for i in np.linspace(0, len(video) - 1, _CLIP_FRAMES)]
+            frames = zip(numbers, video.read(numbers), strict=True)
+            panels += [panel(frame, f'frame {number}') for number, frame in frames]
+        except UnreadableVideo as error:
+            raise UserError(f'cannot read the video {error}') from error
+    return Example(str(file), words, panels)
+
+
+def analyse_maps(dataset: Any, folder: Path, ignore: int, most: int) -> Findings:
+    """Compare label maps that ``tools/test.py --out FOLDER`` wrote with those of a data set.
+
+    Args:
+        dataset: of mmseg.
+        folder: the label maps.
+        ignore: label of pixels that do not count.
+        most: how many pictures.
+
+    Raises:
+        UserError: if a map is missing, or of another size.
+    """
+    if not folder.is_dir():
+        raise UserError(f'{folder} is no folder of label maps, as --predict writes for a segmentor')
+    names = [str(name) for name in dataset.metainfo['classes']]
+    total = np.zeros((len(names), len(names)), np.int64)
+    rated = []
+    for i in range(len(dataset)):
+        truth, found, info = _maps(dataset, i, folder)
+        counts = confusion(truth[truth != ignore], found[truth != ignore], len(names))
+        total += counts
+        if counts.sum():
+            rated.append((np.trace(counts) / counts.sum(), i, info['img_path']))
+    if not total.sum():
+        raise UserError(f'{folder}: no pixel of the data set has a class')
+    rated.sort()
+    right = total.diagonal()
+    union = total.sum(0) + total.sum(1) - right
+    rows: list[list[str | float | None]] = [
+        [
+            name,
+            ratio(total[i].sum(), total.sum()),
+            ratio(right[i], union[i]),
+            ratio(right[i], total[i].sum()),
+            ratio(right[i], total[:, i].sum()),
+        ]
+        for i, name in enumerate(names)
+    ]
+    known = [row[2] for row in rows if isinstance(row[2], float)]
+    head = ['class', 'share of pixels', 'IoU', 'accuracy (recall)', 'precision']
+    return Findings(
+        f'{len(rated)} pictures: mIoU {np.mean(known):.1%}, {right.sum() / total.sum():.1%} of the '
+        'pixels right',
+        Table(head, rows, (1, 2, 3, 4)),
+        Matrix(names, names, total),
+        [_segmented(dataset, i, folder, share) for share, i, _ in rated[:most]],
+        colours=[
+            (n, f'#{r:02x}{g:02x}{b:02x}')
+            for n, (r, g, b) in zip(names, _palette(dataset), strict=True)
+        ],
+    )
+
+
+def _maps(dataset: Any, index: int, folder: Path) -> tuple[np.ndarray, np.ndarray, dict]:
+    """Labels of the truth and of the prediction, (H, W), and what the data set knows of them."""
+    from PIL import Image
+
+    info = dataset.get_data_info(index)
+    path = folder / f'{Path(info["img_path"]).stem}.png'
+    if not path.is_file():
+        raise other_data(folder, f'it has no {path.name}')
+    (load, *_) = [
+        step for step in dataset.pipeline.transforms if 'Annotations' in type(step).__name__
+    ] or [None]
+    if load is None:
+        raise UserError('the pipeline of test_dataloader loads no annotations to compare with')
+    truth = np.asarray(load(info)['gt_seg_map'])
+    with Image.open(path) as image:
+        found = np.asarray(image).astype(np.int64)
+    if info.get('reduce_zero_label'):  # mmseg writes labels as files of ADE20K have them
+        found -= 1
+    if truth.shape != found.shape:
+        raise other_data(
+            folder,
+            f'{path.name} has {found.shape[1]}x{found.shape[0]} pixels, and the truth '
+            f'{truth.shape[1]}x{truth.shape[0]}',
+        )
+    return truth, found, info
+
+
+def _segmented(dataset: Any, index: int, folder: Path, share: float) -> Example:
+    truth, found, info = _maps(dataset, index, folder)
+    image = read_image(info['img_path'])
+    panels = [panel(image, 'picture')]
+    if truth.shape == image.shape[:2]:
+        palette = _palette(dataset)
+        panels += [
+            panel(_paint(image, m, palette), w)
+            for m, w in ((truth, 'truth'), (found, 'prediction'))
+        ]
+        wrong = (truth != found) & (truth < len(palette))
+        panels.append(
+            panel(
+                np.where(wrong[..., None], (214, 39, 40), image // 3 + 150).astype(np.uint8),
+                'wrong pixels',
+            )
+        )
+    return Example(info['img_path'], f'{share:.1%} of the pixels right', panels)
+
+
+def _palette(dataset: Any) -> np.ndarray:
+    """(classes, 3): colours of the data set, or else spread over the hues."""
+    count = len(dataset.metainfo['classes'])
+    colours = dataset.metainfo.get('palette') or ()
+    if len(colours) >= count:
+        return np.array(colours[:count], np.uint8)
+    import colorsys
+
+    hues = [colorsys.hsv_to_rgb(i * 0.381966 % 1, 0.75, 0.9) for i in range(count)]
+    return (255 * np.array(hues)).astype(np.uint8)
+
+
+def _paint(image: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """An image under the colours of its labels; pixels without a class stay."""
+    known = (labels >= 0) & (labels < len(palette))
+    painted = image.astype(np.float32)
+    painted[known] = 0.4 * painted[known] + 0.6 * palette[labels[known]]
+    return painted.astype(np.uint8)

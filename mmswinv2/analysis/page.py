@@ -1,0 +1,262 @@
+"""What the page of `mmswinv2 report` shows: of a work dir, its config and its predictions."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.utils import import_modules_from_strings
+
+from ..errors import UserError
+from .figures import Figure, draw, heat_map
+from .findings import Findings
+from .predictions import examine
+from .work_dir import WorkDir, differences, read_literals
+
+TASKS = {
+    'mmdet': 'Detector',
+    'mmseg': 'Segmentor',
+    'mmaction': 'Video classifier',
+    'mmpretrain': 'Image classifier',
+}
+MAIN_SCORES = {
+    'coco/bbox_mAP': 'box AP',
+    'coco/segm_mAP': 'mask AP',
+    'mIoU': 'mIoU',
+    'acc/top1': 'top-1',
+    'accuracy/top1': 'top-1',
+}
+# in the hosts' folders .mim/tools/analysis_tools; `mim run HOST NAME ARGUMENTS` starts them
+HOST_TOOLS = {
+    'mmdet': 'confusion_matrix analyze_results coco_error_analysis analyze_logs benchmark',
+    'mmseg': 'confusion_matrix analyze_logs benchmark',
+    'mmaction': 'confusion_matrix report_accuracy analyze_logs benchmark',
+    'mmpretrain': 'confusion_matrix analyze_results analyze_logs',
+}
+_LARGEST_MATRIX = 30  # classes of a confusion matrix that is written out with its numbers
+_MOST_CURVES = 9
+_OF_THIS_RUN = ('work_dir', 'launcher')  # no differences that mean anything
+
+
+def content(
+    work: WorkDir,
+    predictions: Path | None,
+    config: Path | None,
+    score: float,
+    pictures: int,
+    options: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """All that the template shows.
+
+    Args:
+        work: the work dir.
+        predictions: a file of predictions, or a folder of label maps, if there is one.
+        config: the config file that was trained, if it is known.
+        score: the least score of a box in counts and pictures.
+        pictures: how many of the worst pictures are shown.
+        options: as ``--cfg-options``, for the test set.
+    """
+    cfg = config_of(work)
+    scope = (cfg or {}).get('default_scope') or 'mmengine'
+    findings = _findings(work, cfg, predictions, score, pictures, options) if predictions else None
+    matrix = findings.matrix if findings else None
+    large = matrix is not None and len(matrix.rows) > _LARGEST_MATRIX
+    last = (work.trainings or work.runs)[-1]
+    return dict(
+        title=f'{work.folder.resolve().name}',
+        task=TASKS.get(scope, 'Training'),
+        scope=scope,
+        config_name=work.config_name or '',
+        facts=list(_facts(work)),
+        notes=list(_notes(work, cfg, predictions)),
+        figures=list(_figures(work)),
+        scores=_score_tables(work),
+        findings=findings,
+        precision=findings
+        and findings.precision
+        and draw('Precision over recall at IoU 0.5', _some(findings), 'recall', unit=True),
+        matrix=matrix,
+        heat=heat_map(matrix.shares()) if matrix is not None and large else None,
+        score=score,
+        work_dir=str(work.folder),
+        differences=_differences(work, cfg, config),
+        config=work.config.read_text(errors='replace') if work.config else '',
+        environment=last.environment,
+        command=last.command,
+        tools=HOST_TOOLS.get(scope, '').split(),
+        written=f'{datetime.now():%Y-%m-%d %H:%M}',
+    )
+
+
+def config_of(work: WorkDir) -> Any:
+    """The config of the training, as a config of mmengine; ``None`` where there is none."""
+    found = read_literals(work.config) if work.config else None
+    return None if found is None else Config(found, filename=str(work.config))
+
+
+def _findings(
+    work: WorkDir,
+    cfg: Any,
+    predictions: Path,
+    score: float,
+    pictures: int,
+    options: dict[str, Any] | None,
+) -> Findings:
+    from ..engine.launch import with_options
+
+    if cfg is None:
+        raise UserError(
+            f'{work.folder} has no config of the training to compare {predictions} with'
+        )
+    if cfg.get('custom_imports'):
+        import_modules_from_strings(**cfg.custom_imports)
+    cfg = with_options(cfg, str(work.config), options)
+    return examine(cfg, predictions, score, pictures)
+
+
+def _facts(work: WorkDir) -> Iterator[tuple[str, str]]:
+    """Name and value of what stands at the top."""
+    for _, scores in work.final_scores()[-1:]:
+        yield from ((w, number(scores[key])) for key, w in MAIN_SCORES.items() if key in scores)
+    if work.last_step:
+        yield 'iterations', f'{work.last_step:,}'
+    if seconds := sum(run.seconds for run in work.trainings):
+        yield 'time', str(timedelta(seconds=round(seconds)))
+    curves = work.curves()
+    if times := sorted(value for _, value in curves.get('time', ())):
+        yield 'an iteration', f'{times[len(times) // 2]:.3g} s'
+    if memory := max((value for _, value in curves.get('memory', ())), default=0):
+        yield 'GPU memory', f'{memory / 1024:.1f} GiB'
+
+
+def _notes(work: WorkDir, cfg: Any, predictions: Path | None) -> Iterator[str]:
+    """What a reader has to know before he trusts the rest."""
+    if not work.trainings:
+        yield 'There are no logs of a training here, only of tests.'
+    elif (total := _length(work, cfg)) and total[0] < total[1]:
+        yield (
+            f'The training is not finished, or was stopped: the logs end at {total[2]} {total[0]} '
+            f'of {total[1]}.'
+        )
+    if broken := sum(run.broken for run in work.runs):
+        lines = 'line of the logs is' if broken == 1 else 'lines of the logs are'
+        yield f'{broken} {lines} cut short and left out, as where a run was killed.'
+    if len(work.trainings) > 1:
+        starts = ', '.join(run.name for run in work.trainings)
+        yield f'The training was resumed: its parts are {starts}.'
+    checkpoint = work.checkpoint
+    if predictions and checkpoint and predictions.stat().st_mtime < checkpoint.stat().st_mtime:
+        yield f'The predictions in {predictions} are older than the checkpoint {checkpoint.name}.'
+    if work.config and cfg is None:
+        yield f'{work.config} is no config as mmengine writes it, and was not looked at.'
+
+
+def _length(work: WorkDir, cfg: Any) -> tuple[int, int, str] | None:
+    """How far the training came, how far it was to go, and in what."""
+    train = (cfg or {}).get('train_cfg') or {}
+    last = work.trainings[-1].training[-1]
+    epochs, iterations = train.get('max_epochs'), train.get('max_iters')
+    interval = ((cfg or {}).get('default_hooks') or {}).get('logger', {}).get('interval', 10)
+    if isinstance(epochs, int) and isinstance(last.get('epoch'), int):
+        return last['epoch'], epochs, 'epoch'
+    if isinstance(iterations, int) and isinstance(interval, int):
+        step = work.last_step  # the last iterations of a training are mostly not logged
+        return (iterations if step > iterations - interval else step), iterations, 'iteration'
+    return None
+
+
+def _figures(work: WorkDir) -> Iterator[Figure]:
+    training, validation = work.curves(), work.curves(validation=True)
+    losses = {key: curve for key, curve in training.items() if 'loss' in key}
+    losses = {key: losses[key] for key in sorted(losses, key=lambda key: key != 'loss')}
+    rates = {key: curve for key, curve in training.items() if key == 'lr' or key.endswith('.lr')}
+    accuracy = {k: curve for k, curve in training.items() if 'acc' in k.rpartition('.')[2]}
+    groups = {
+        'Training loss': losses,
+        'Validation scores': validation,
+        'Learning rate': rates,
+        'Accuracy on training batches': accuracy,
+        'Norm of the gradient': {k: c for k, c in training.items() if k == 'grad_norm'},
+    }
+    for title, curves in groups.items():
+        if title == 'Validation scores':  # the main ones first; one point is no curve
+            curves = {k: c for k, c in curves.items() if len(c) > 1}
+            curves = {k: curves[k] for k in sorted(curves, key=lambda k: k not in MAIN_SCORES)}
+        if curves:
+            yield draw(title, dict(list(curves.items())[: 2 * _MOST_CURVES]), 'iteration')
+
+
+def _score_tables(work: WorkDir) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the final scores."""
+    tables = work.final_scores()
+    names = list(dict.fromkeys(name for _, scores in tables for name in scores))
+    rows = [
+        [name, *(number(scores[name]) if name in scores else '–' for _, scores in tables)]
+        for name in names
+    ]
+    return ['score', *(words for words, _ in tables)], rows
+
+
+def _some(findings: Findings) -> dict[str, list[tuple[float, float]]]:
+    """Curves of all classes together and, of many classes, of the best and the worst."""
+    curves = findings.precision
+    together = [name for name in curves if name.startswith('all classes')]
+    single = sorted((n for n in curves if n not in together), key=lambda n: -curves[n].mean())
+    room = _MOST_CURVES - len(together)
+    if len(single) > room:
+        single = [*single[: room // 2], *single[-(room - room // 2) :]]
+    return {
+        name: [(i / (len(curves[name]) - 1), float(v)) for i, v in enumerate(curves[name])]
+        for name in (*together, *single)
+    }
+
+
+def _differences(
+    work: WorkDir, cfg: Any, config: Path | None
+) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """What differs between config, its file and the bases of that, under headings."""
+    if config is not None and not config.is_file():
+        raise UserError(f'the config {config} does not exist')
+    file = config or _recipe(work.config_name)
+    if file is None or cfg is None:
+        return []
+    whole = Config.fromfile(str(file), import_custom_modules=False)
+    found = differences(_plain(whole), _plain(cfg))
+    changed = [d for d in found if d[0] not in _OF_THIS_RUN]
+    parts = [(f'What this run has changed of {file.name}', changed)]
+    if bases := Config._get_base_files(str(file)):
+        paths = [Config._get_cfg_path(base, str(file))[0] for base in bases]
+        with tempfile.TemporaryDirectory() as place:
+            joined = Path(place, 'joined.py')
+            joined.write_text(f'_base_ = {[str(Path(path).resolve()) for path in paths]!r}\n')
+            base = Config.fromfile(str(joined), import_custom_modules=False)
+        names = ', '.join(Path(path).name for path in paths)
+        parts.append(
+            (f'What {file.name} changes of {names}', differences(_plain(base), _plain(whole)))
+        )
+    return parts
+
+
+def _plain(cfg: Any) -> dict[str, Any]:
+    content = cfg.to_dict()
+    if content.get('data_preprocessor') and isinstance(content.get('model'), dict):
+        content['model'].setdefault('data_preprocessor', content['data_preprocessor'])
+    return content
+
+
+def _recipe(name: str | None) -> Path | None:
+    """The recipe of this package of a name."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / '.mim' / 'configs', package.parent / 'configs'):
+        if folder.is_dir() and name:
+            return next(iter(sorted(folder.glob(f'*/{Path(name).name}'))), None)
+    return None
+
+
+def number(value: float) -> str:
+    """A score for people: 0.498, 48.1, 12,000."""
+    return f'{value:.3f}' if abs(value) < 2 else f'{value:,.1f}'

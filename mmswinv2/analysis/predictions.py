@@ -1,0 +1,55 @@
+"""Predictions in files, compared with the test set of a config."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+from .. import hosts
+from ..checkpoints import read_pickle
+from ..errors import UserError
+from .findings import Findings, other_data
+
+
+def examine(cfg: Any, path: Path, score: float, most: int) -> Findings:
+    """Compare what ``tools/test.py --out`` wrote with the truth of ``test_dataloader``.
+
+    Args:
+        cfg: the config of the test.
+        path: a pickle, or the folder of label maps of a segmentor.
+        score: the least score of a box that counts, for detectors.
+        most: how many of the worst pictures to keep.
+
+    Raises:
+        UserError: if the file cannot be read, or is of another data set or task.
+    """
+    from mmengine.registry import DATASETS
+
+    if not path.exists():
+        raise UserError(f'the predictions {path} do not exist; write them with --predict')
+    if cfg.get('test_dataloader') is None:
+        raise UserError(f'the config {cfg.filename} has no test_dataloader to compare {path} with')
+    host = hosts.of(cfg)
+    maps = host.dump_metric is None
+    samples = [] if maps else read_pickle(path)
+    if not maps and not (isinstance(samples, list) and samples):
+        raise other_data(path, 'they are no list of samples, or an empty one')
+    hosts.check_data(cfg, ('test',))
+    host.apply()
+    host.use_registries()
+    with contextlib.redirect_stdout(io.StringIO()):  # what pycocotools has to say
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    if maps:
+        from .labels import analyse_maps
+
+        metric = hosts.as_list(cfg.get('test_evaluator') or {})[0]
+        return analyse_maps(dataset, path, metric.get('ignore_index', 255), most)
+    if 'pred_score' in samples[0]:
+        from .labels import analyse_classes
+
+        return analyse_classes(dataset, samples, str(path), most)
+    from .detections import analyse
+
+    return analyse(dataset, samples, str(path), score, most)

@@ -1,0 +1,315 @@
+"""What a work dir of mmengine tells of its runs: logs, environment, command, config."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+Curve = list[tuple[float, float]]  # (step, value)
+
+_RULE = re.compile(r'^-{20,}$', re.MULTILINE)
+_STAMP = re.compile(r'^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - ', re.MULTILINE)
+_NO_SCORES = ('step', 'iter', 'epoch', 'time', 'data_time', 'memory', 'lr', 'base_lr')
+_LOG_CHARACTERS = 2**20  # header and config of a log; the rest may be of hundreds of megabytes
+
+
+@dataclass
+class Run:
+    """One start of a tool in a work dir: the folder named by its time.
+
+    Attributes:
+        folder: WORK_DIR/TIME.
+        training: its entries of training, in order.
+        validation: those of validation, each with the step of training it was made at.
+        broken: lines of the log that are no entries, as of a run that was killed.
+    """
+
+    folder: Path
+    training: list[dict[str, Any]] = field(default_factory=list)
+    validation: list[dict[str, Any]] = field(default_factory=list)
+    broken: int = 0
+
+    @property
+    def name(self) -> str:
+        """The time of its start."""
+        return self.folder.name
+
+    @cached_property
+    def _log(self) -> tuple[str, str]:
+        """Beginning and end of the log file."""
+        path = self.folder / f'{self.name}.log'
+        if not path.is_file():
+            return '', ''
+        with path.open('rb') as file:
+            head = file.read(_LOG_CHARACTERS)
+            file.seek(max(0, path.stat().st_size - 2**16))
+            return head.decode(errors='replace'), file.read().decode(errors='replace')
+
+    @property
+    def environment(self) -> list[tuple[str, str]]:
+        """Names and values in the head of the log file, without the flags torch was built with."""
+        parts = _RULE.split(self._log[0], 2)
+        lines = parts[1].splitlines() if len(parts) == 3 else []
+        found = (re.match(r' {4}(\S[^:]*): (.*)$', line) for line in lines)
+        return [
+            (match[1], match[2])
+            for match in found
+            if match and match[1] != 'PyTorch compiling details'
+        ]
+
+    @property
+    def command(self) -> str | None:
+        """The command line, where the log has it."""
+        from ..engine.launch import COMMAND
+
+        found = re.search(rf' - {re.escape(COMMAND)}(.*)$', self._log[0], re.MULTILINE)
+        return found[1] if found else None
+
+    @property
+    def seconds(self) -> float:
+        """From the first line of the log file to the last."""
+        times = [_STAMP.findall(text) for text in self._log]
+        if not all(times):
+            return 0.0
+        begin, end = (
+            datetime.strptime(t, '%Y/%m/%d %H:%M:%S') for t in (times[0][0], times[1][-1])
+        )
+        return (end - begin).total_seconds()
+
+    @property
+    def config(self) -> Path | None:
+        """The file of the whole config."""
+        path = self.folder / 'vis_data' / 'config.py'
+        return path if path.is_file() else None
+
+    @property
+    def test_scores(self) -> dict[str, float]:
+        """What the test gave, if it was one."""
+        path = self.folder / f'{self.name}.json'
+        if not path.is_file():
+            return {}
+        return _scores(next(filter(None, _entries(path.read_text(errors='replace'))), {}))
+
+
+@dataclass
+class WorkDir:
+    """The runs of a work dir.
+
+    Attributes:
+        folder: the work dir.
+        runs: trainings and tests by their time; trainings that started anew replace those before.
+    """
+
+    folder: Path
+    runs: list[Run]
+
+    @property
+    def trainings(self) -> list[Run]:
+        """The runs of the training that is reported: one, and those that resumed it."""
+        return [run for run in self.runs if run.training]
+
+    @property
+    def config(self) -> Path | None:
+        """The config of the last training, or of the last test where there was no training."""
+        runs = self.trainings or self.runs
+        own = (path for run in reversed(runs) if (path := run.config) is not None)
+        return next(own, max(self.folder.glob('*.py'), key=_age, default=None))
+
+    @property
+    def config_name(self) -> str | None:
+        """The name of the config file that was given, which the work dir has a whole copy of."""
+        path = max(self.folder.glob('*.py'), key=_age, default=None)
+        return path.name if path else None
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The last checkpoint."""
+        from ..engine.storage import last_good_checkpoint
+
+        return last_good_checkpoint(self.folder)
+
+    @property
+    def last_step(self) -> int:
+        """The last iteration that was logged."""
+        return max((int(_step(e)) for run in self.trainings for e in run.training), default=0)
+
+    def curves(self, validation: bool = False) -> dict[str, Curve]:
+        """Logged numbers by name, over the steps of training; resumed runs are joined.
+
+        What a run has done again after it resumed takes the place of what was done before.
+        """
+        found: dict[str, Curve] = {}
+        for run in self.trainings:
+            first = _step(run.training[0])
+            for curve in found.values():
+                curve[:] = [point for point in curve if point[0] < first]
+            for entry in run.validation if validation else run.training:
+                numbers = _scores(entry) if validation else _numbers(entry)
+                for key, value in numbers.items():
+                    found.setdefault(key, []).append((_step(entry), value))
+        return {key: curve for key, curve in found.items() if curve}
+
+    def final_scores(self) -> list[tuple[str, dict[str, float]]]:
+        """Scores of the last validation and the last test, each with words for what it was."""
+        found = []
+        validations = [entry for run in self.trainings for entry in run.validation]
+        if validations and (scores := _scores(validations[-1])):
+            found.append((f'validation at iteration {_step(validations[-1]):.0f}', scores))
+        tests = [run for run in self.runs if run.test_scores]
+        if tests:
+            found.append((f'test of {tests[-1].name}', tests[-1].test_scores))
+        return found
+
+
+def read_work_dir(path: str | Path) -> WorkDir:
+    """Read the logs in a work dir.
+
+    Raises:
+        UserError: if it does not exist or has no logs.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UserError(f'the work dir {path} does not exist')
+    runs = [_read_run(p.parents[1]) for p in sorted(folder.glob('*/vis_data/scalars.json'))]
+    known = {run.folder for run in runs}
+    tests = [p.parent for p in sorted(folder.glob('*/*.json')) if p.stem == p.parent.name]
+    runs += [Run(test) for test in tests if test not in known]
+    runs.sort(key=lambda run: run.name)
+    if not any(run.training or run.validation or run.test_scores for run in runs):
+        below = sorted(p.parents[2] for p in folder.glob('*/*/vis_data/scalars.json'))
+        hint = f'; there is {below[0]}' if below else ''
+        raise UserError(
+            f'{path} has no logs of a training or test (TIME/vis_data/scalars.json){hint}; name '
+            'the --work-dir of tools/train.py'
+        )
+    started = [i for i, run in enumerate(runs) if run.training and not _resumes(run)]
+    return WorkDir(folder, runs[started[-1] :] if started else runs)
+
+
+def _read_run(folder: Path) -> Run:
+    run = Run(folder)
+    step = 0.0
+    for entry in _entries((folder / 'vis_data/scalars.json').read_text(errors='replace')):
+        if entry is None:
+            run.broken += 1
+        elif any(key == 'lr' or key.endswith('.lr') for key in entry):
+            run.training.append(entry)
+            step = _step(entry)
+        else:
+            # mmengine counts epochs here, even where a training has none
+            run.validation.append({**entry, 'step': max(step, _step(entry))})
+    return run
+
+
+def _entries(text: str) -> Iterator[dict[str, Any] | None]:
+    """The entries of a log; ``None`` for what is none."""
+    for line in text.splitlines():
+        if line.strip():
+            try:
+                entry = json.loads(line)
+            except (ValueError, RecursionError):
+                entry = None
+            yield entry if isinstance(entry, dict) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _numbers(entry: Mapping[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in entry.items() if _is_number(value)}
+
+
+def _scores(entry: Mapping[str, Any]) -> dict[str, float]:
+    """The scores of an entry; COCO has -1 for sizes that no object has."""
+    numbers = _numbers(entry)
+    return {k: v for k, v in numbers.items() if k not in _NO_SCORES and v != -1}
+
+
+def _step(entry: Mapping[str, Any]) -> float:
+    step = entry.get('step', 0)
+    return float(step) if _is_number(step) and math.isfinite(step) else 0.0
+
+
+def _age(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _resumes(run: Run) -> bool:
+    config = read_literals(run.config) if run.config else None
+    return bool(config and config.get('resume'))
+
+
+# --- configs -------------------------------------------------------------------------------------
+
+
+def read_literals(path: str | Path) -> dict[str, Any] | None:
+    """Read a config as mmengine dumps it, without running it.
+
+    Returns:
+        ``None`` where it holds anything but names set to plain values.
+    """
+    try:
+        tree = ast.parse(Path(path).read_text(errors='replace'))
+        return dict(_assignment(node) for node in tree.body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _assignment(node: ast.stmt) -> tuple[str, Any]:
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+        return node.targets[0].id, _literal(node.value)
+    raise ValueError(f'line {node.lineno} is no assignment')
+
+
+def _literal(node: ast.expr) -> Any:
+    """The value of an expression of constants, containers and calls of ``dict``."""
+    if isinstance(node, ast.Call):
+        keys = [keyword.arg for keyword in node.keywords]
+        if not (isinstance(node.func, ast.Name) and node.func.id == 'dict') or node.args:
+            raise ValueError(f'line {node.lineno} calls something')
+        if None in keys:
+            raise ValueError(f'line {node.lineno} unpacks something')
+        return {k.arg: _literal(k.value) for k in node.keywords}
+    if isinstance(node, ast.Dict):
+        if None in node.keys:
+            raise ValueError(f'line {node.lineno} unpacks something')
+        keys_values = zip(node.keys, node.values, strict=True)
+        return {_literal(k): _literal(v) for k, v in keys_values if k is not None}
+    if isinstance(node, (ast.List, ast.Tuple)):
+        items = [_literal(item) for item in node.elts]
+        return items if isinstance(node, ast.List) else tuple(items)
+    if isinstance(node, ast.Name) and node.id in ('inf', 'nan'):  # as repr has them
+        return float(node.id)
+    return ast.literal_eval(node)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Settings that differ: name with dots, old and new value, ``'—'`` for one that is not there.
+
+    Numbers of items in lists are names too.
+    """
+    before, after = dict(_flat(old)), dict(_flat(new))
+    names = [*before, *(name for name in after if name not in before)]
+    told = ((n, before.get(n, '—'), after.get(n, '—')) for n in names)
+    return [(name, was, now) for name, was, now in told if was != now]
+
+
+def _flat(node: Any, name: str = '') -> Iterator[tuple[str, str]]:
+    nested = isinstance(node, (list, tuple)) and any(isinstance(item, Mapping) for item in node)
+    if nested or (isinstance(node, Mapping) and node):
+        items = node.items() if isinstance(node, Mapping) else enumerate(node)
+        for key, value in items:
+            yield from _flat(value, f'{name}.{key}' if name else str(key))
+    else:  # lists and tuples are one here: a dump has tuples of what was given as either
+        yield name, repr(list(node) if isinstance(node, tuple) else node)

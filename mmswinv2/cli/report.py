@@ -1,0 +1,196 @@
+"""Report on a training: one HTML file with curves, scores, errors, pictures and the config."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+
+def report(
+    work_dir: str | Path,
+    out: str | Path | None = None,
+    *,
+    predictions: str | Path | None = None,
+    predict: str | None = None,
+    config: str | Path | None = None,
+    score: float = 0.3,
+    pictures: int = 8,
+    cfg_options: dict[str, Any] | None = None,
+) -> Path:
+    """Write a report on the training in a work dir.
+
+    Args:
+        work_dir: the ``--work-dir`` of ``tools/train.py``.
+        out: the file to write; ``None``: ``report.html`` in the work dir.
+        predictions: what ``tools/test.py --out`` wrote; ``None``: that of `predict`, or of an
+            earlier `predict`, if there is one.
+        predict: run the test with this checkpoint first, or with the last one (``'last'``), and
+            keep its predictions in the work dir.
+        config: file of the config that was trained, to tell the differences from its ``_base_``;
+            ``None``: the recipe of this package with the same name, if there is one.
+        score: the least score of a box in counts and pictures.
+        pictures: how many of the worst pictures are shown.
+        cfg_options: as ``--cfg-options``, for the test set.
+
+    Returns:
+        the file.
+
+    Raises:
+        UserError: if the work dir has no logs, or the predictions do not fit.
+    """
+    from ..analysis.page import content
+    from ..analysis.work_dir import read_work_dir
+
+    if not 0 <= score <= 1:
+        raise UserError(f'score must be from 0 to 1, got {score}')
+    if pictures < 0:
+        raise UserError(f'pictures must be at least 0, got {pictures}')
+    if predict and predictions:
+        raise UserError('give predictions, or let predict make them, not both')
+    work = read_work_dir(work_dir)
+    if predict:
+        predictions = _run_test(work, predict, cfg_options or {})
+        work = read_work_dir(work_dir)  # with the scores of the test
+    elif predictions is None:
+        predictions = _found_predictions(work)
+    shown = content(
+        work,
+        None if predictions is None else Path(predictions),
+        None if config is None else Path(config),
+        score,
+        pictures,
+        cfg_options,
+    )
+    return _write(Path(out or work.folder / 'report.html'), shown)
+
+
+def _predictions_of(work: Any) -> tuple[Path, Path]:
+    """Where predictions are kept: those of detectors and classifiers, and label maps."""
+    return work.folder / 'predictions.pkl', work.folder / 'predictions'
+
+
+def _found_predictions(work: Any) -> Path | None:
+    """Those that are kept, where the host that they need is installed."""
+    from .. import hosts
+    from ..analysis.page import config_of
+
+    if find_spec(hosts.of(config_of(work) or {}).name) is None:
+        return None
+    return next((path for path in _predictions_of(work) if path.exists()), None)
+
+
+def _run_test(work: Any, checkpoint: str, options: dict[str, Any]) -> Path:
+    """Run the test of the config in a process of its own; returns the file of predictions."""
+    from .. import hosts
+    from ..analysis.page import config_of
+    from . import script
+
+    path = work.checkpoint if checkpoint == 'last' else Path(checkpoint)
+    if path is None:
+        raise UserError(f'{work.folder} has no checkpoint; name one with --predict CHECKPOINT')
+    cfg = config_of(work)
+    if cfg is None or work.config is None:
+        raise UserError(f'{work.folder} has no config of the training to test')
+    file, folder = _predictions_of(work)
+    target = folder if hosts.of(cfg).dump_metric is None else file
+    with tempfile.TemporaryDirectory() as place:
+        # its name is that of the copy which the test leaves in the work dir
+        copy = Path(place, work.config_name or work.config.name)
+        shutil.copy(work.config, copy)
+        command = [sys.executable, str(script('test')), str(copy), str(path)]
+        command += ['--work-dir', str(work.folder), '--out', str(target)]
+        if options:
+            values = {
+                k: v if isinstance(v, str) else repr(v).replace(' ', '') for k, v in options.items()
+            }
+            command += ['--cfg-options', *(f'{key}={value}' for key, value in values.items())]
+        if subprocess.run(command, check=False).returncode:
+            raise UserError(f'the test failed, see above: {shlex.join(command[1:])}')
+    return target
+
+
+def _write(out: Path, content: dict[str, Any]) -> Path:
+    from ..analysis.page import number
+    from ..checkpoints.write import write_atomically
+
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError as error:
+        raise UserError('reports need jinja2: pip install jinja2') from error
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template('report.html.j2').render(number=number, **content)
+    if out.is_dir():
+        raise UserError(f'--out {out} is a folder; name a file, such as {out / "report.html"}')
+    try:
+        write_atomically(out, lambda file: file.write(text.encode(errors='replace')))
+    except OSError as error:
+        raise UserError(f'{out} cannot be written ({error.strerror})') from error
+    return out
+
+
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    from ..analysis.page import HOST_TOOLS
+    from ..engine.settings import add_config_options
+
+    tools = '\n'.join(f'  {host:11}{names}' for host, names in HOST_TOOLS.items())
+    parser = argparse.ArgumentParser(
+        'mmswinv2 report',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description='Write a report on a training: one HTML file that needs no other.\n\n'
+        'Curves, scores, environment and config are read from the work dir, of which nothing is\n'
+        'run. Scores of classes, confusion matrix, kinds of errors and the worst pictures need\n'
+        'predictions on the test set: --predict makes them and keeps them in the work dir, where\n'
+        'later reports find them; --predictions names others. Without any, these parts are left\n'
+        'out. Start it in the folder where the training was started, as paths of data are\n'
+        'relative to it.',
+        epilog='example: mmswinv2 report work_dirs/run --predict\n\n'
+        "the hosts' own tools (mim run HOST NAME ..., from HOST/.mim/tools/analysis_tools):\n"
+        f'{tools}',
+    )
+    parser.add_argument('work_dir', help='the --work-dir of the training')
+    parser.add_argument('--out', help='file to write (WORK_DIR/report.html)')
+    parser.add_argument(
+        '--predict',
+        nargs='?',
+        const='last',
+        metavar='CHECKPOINT',
+        help='run the test first, with the last checkpoint or another, and keep its predictions '
+        'as WORK_DIR/predictions.pkl (segmentors: the folder WORK_DIR/predictions)',
+    )
+    parser.add_argument(
+        '--predictions', help='what mmswinv2 test --out wrote: a .pkl, or a folder of label maps'
+    )
+    parser.add_argument(
+        '--config',
+        help='the config file that was trained, to tell what it changes of its _base_ (a recipe '
+        'of mmswinv2 of the same name)',
+    )
+    parser.add_argument(
+        '--score', type=float, default=0.3, help='least score of a box in counts (0.3)'
+    )
+    parser.add_argument('--pictures', type=int, default=8, help='how many of the worst (8)')
+    add_config_options(parser)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command ``mmswinv2 report``."""
+    args = vars(parse_args(arguments))
+    print(f'the report is {report(args.pop("work_dir"), args.pop("out"), **args)}')

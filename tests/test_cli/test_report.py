@@ -1,0 +1,537 @@
+"""The command `mmswinv2 report` on a real training, and its page in a real browser."""
+
+import html
+import json
+import os
+import pickle
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmswinv2.cli.report import main, report
+from mmswinv2.errors import UserError
+from tests.test_tools.conftest import CONFIG, ROOT, made_once
+
+SEGMENTOR = 'configs/segmentation/swinv2-nano_upernet_shapes.py'
+VIDEO = 'configs/video/video-swinv2-nano_motion.py'
+EVIL = '<script>document.title="taken"</script>&"\'$x_{'
+CHROMIUM = Path('/usr/bin/chromium')
+FLAGS = (
+    '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+    '--disable-background-networking', '--disable-component-update', '--disable-sync',
+)  # fmt: skip
+pytestmark = pytest.mark.filterwarnings('ignore::UserWarning', 'ignore::DeprecationWarning')
+
+
+@pytest.fixture(scope='session')
+def resumed(train, tmp_path_factory):
+    """The work dir of a training of two iterations that was resumed for two more."""
+
+    def make(folder):
+        options = ('default_hooks.logger.interval=1', 'train_cfg.val_interval=2')
+        for args, iters in (((), 2), (('--resume',), 4)):
+            run = train(folder, *args, iters=iters, options=options)
+            assert run.returncode == 0, run.stderr
+
+    return made_once(tmp_path_factory, 'resumed_for_reports', make)
+
+
+@pytest.fixture(scope='module')
+def browser():
+    reason = 'playwright, which drives the browser, is not installed'
+    playwright = pytest.importorskip('playwright.sync_api', reason=reason)
+    if not CHROMIUM.exists():
+        pytest.skip(f'there is no {CHROMIUM}: apt install chromium')
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+def work_dir(folder, config, entries=(), options=()):
+    """A work dir with the logs that are given, and the whole config as mmengine writes it."""
+    run = folder / '20260101_000000/vis_data'
+    run.mkdir(parents=True)
+    cfg = Config.fromfile(ROOT / config)
+    cfg.merge_from_dict(dict(options))
+    cfg.dump(run / 'config.py')
+    cfg.dump(folder / Path(config).name)
+    entries = entries or [dict(lr=1e-3, loss=2.0, step=1), dict(lr=1e-4, loss=1.0, step=2)]
+    (run / 'scalars.json').write_text(''.join(f'{json.dumps(entry)}\n' for entry in entries))
+    return folder
+
+
+def of_shapes(shapes, config=CONFIG):
+    """Options for the data set."""
+    ann_file = f'{shapes}/annotations/instances_val2017.json'
+    root = dict.fromkeys(('data_root', 'test_dataloader.dataset.data_root'), f'{shapes}/')
+    return root | ({'test_evaluator.ann_file': ann_file} if config == CONFIG else {})
+
+
+class Page(HTMLParser):
+    """What a page asks for, and its text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.tags, self.words = [], [], []
+        self.feed(path.read_text())
+        self.text = re.sub(r'\s+', ' ', ' '.join(self.words))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [v for k, v in attrs if k in ('src', 'href', 'srcset', 'xlink:href')]
+
+    def handle_data(self, data):
+        if 'style' not in self.tags[-1:]:
+            self.words.append(data)
+
+
+def in_words(path):
+    page = Page(path)
+    outside = [link for link in page.links if not link.startswith(('data:image/', '#'))]
+    assert outside == [] and not {'script', 'link', 'iframe', 'object'} & set(page.tags)
+    return page.text
+
+
+def look(browser, path, width):
+    """Open a page; it must fit the window, load all pictures and say nothing to the console."""
+    page = browser.new_page(viewport=dict(width=width, height=900))
+    said = []
+    page.on('console', lambda message: said.append(message.text))
+    page.on('pageerror', lambda error: said.append(str(error)))
+    page.on('request', lambda request: said.append(request.url))
+    page.goto(path.as_uri())
+    said = [text for text in said if not text.startswith(('data:', path.as_uri()))]
+    pictures = page.evaluate('[...document.images].map(i => i.complete && i.naturalWidth > 0)')
+    assert said == [] and pictures and all(pictures)
+    assert page.evaluate('document.documentElement.scrollWidth') <= width
+    return page
+
+
+# --- a whole training ----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_training_that_was_resumed(resumed, browser, tmp_path, capfd):
+    folder = shutil.copytree(resumed, tmp_path / 'run')
+    main([str(folder), '--predict', '--config', str(ROOT / CONFIG), '--score', '0'])
+    out = folder / 'report.html'
+    assert f'the report is {out}' in capfd.readouterr().out
+    text = in_words(out)
+    # logs
+    assert 'The training was resumed: its parts are' in text and 'not finished' not in text
+    assert 'iterations 4' in text and 'validation at iteration 4' in text and 'test of 2' in text
+    # environment and command, from the log
+    command = 'train.py configs/detection/mask-rcnn_swinv2-nano_shapes.py --work-dir'
+    assert command in text and '--resume' in text and f'PyTorch {torch.__version__}' in text
+    # config
+    assert 'What this run has changed of mask-rcnn_swinv2-nano_shapes.py' in text
+    assert 'train_cfg.max_iters 650 4' in text
+    assert "model.backbone.arch 'tiny' 'nano'" in text
+    # predictions
+    assert '4 pictures with ' in text and 'box AP50' in text and 'localisation' in text
+    for width in (1200, 390):
+        page = look(browser, out, width)
+        assert page.locator('section').count() == 6 and page.locator('.example').count() == 4
+        assert page.locator('.matrix tbody tr').count() == 5  # 4 classes, extra
+        page.close()
+    # predictions are found again, and nothing else has changed
+    again = report(folder, tmp_path / 'again.html', score=0)
+    assert '4 pictures with ' in in_words(again)
+    assert not list(tmp_path.rglob('*.part*'))
+
+
+def test_logs_alone(browser, tmp_path):
+    entries = [
+        {'lr': 1e-3, 'loss': 3.0 - i, 'loss_mask': 1.0, 'acc': 50.0, 'grad_norm': 1.0, 'step': i}
+        for i in (1, 2)
+    ]
+    entries[1:1] = [{'coco/bbox_mAP': 0.25, 'coco/bbox_mAP_l': -1, 'step': 0}]
+    entries.append({'coco/bbox_mAP': 0.5, 'coco/bbox_mAP_l': -1, 'step': 0})
+    folder = work_dir(tmp_path / 'run', CONFIG, entries)
+    out = report(folder)
+    text = in_words(out)
+    assert f'mmswinv2 report {folder} --predict' in text and 'box AP50' not in text
+    assert 'box AP 0.500' in text and 'validation at iteration 2 coco/bbox_mAP 0.500' in text
+    assert 'bbox_mAP_l' not in text
+    assert 'The log does not have it' in text
+    assert "model.backbone.arch 'tiny' 'nano'" in text  # the recipe of that name was found
+    (folder / Path(CONFIG).name).rename(folder / 'another.py')
+    assert f'mmswinv2 report {folder} --config FILE' in in_words(report(folder))
+    page = look(browser, out, 390)
+    assert page.locator('figcaption').all_inner_texts() == [
+        'Training loss', 'Validation scores', 'Learning rate', 'Accuracy on training batches',
+        'Norm of the gradient',
+    ]  # fmt: skip
+
+
+# --- text from files -----------------------------------------------------------------------------
+
+
+def test_text_from_files_stays_text(shapes, browser, tmp_path):
+    data = shutil.copytree(shapes, tmp_path / 'data')
+    ann_file = data / 'annotations/instances_val2017.json'
+    content = json.loads(ann_file.read_text())
+    content['categories'][0]['name'] = EVIL
+    name = '<img src=x onerror=alert(1)>.jpg'
+    old = data / 'val2017' / content['images'][0]['file_name']
+    old.rename(old.with_name(name))
+    content['images'][0]['file_name'] = name
+    ann_file.write_text(json.dumps(content))
+    classes = (EVIL, 'square', 'triangle', 'star')
+    options = of_shapes(data) | {'test_dataloader.dataset.metainfo.classes': classes}
+    entries = [{'lr': 1.0, f'loss_{EVIL}': 1.0, 'step': 1}, {EVIL: 0.5, 'step': 1}]
+    folder = work_dir(tmp_path / 'run', CONFIG, entries, options)
+    (folder / '20260101_000000/20260101_000000.log').write_text(
+        f'{"-" * 60}\nSystem environment:\n    GCC: {EVIL}\n{"-" * 60}\n'
+        f'2026/01/01 00:00:00 - mmengine - INFO - command: {EVIL}\n'
+    )
+    samples = predictions_of_the_truth(content)
+    samples[0]['pred_instances']['labels'][:] = 0
+    samples[1]['pred_instances']['labels'][:] = 0
+    out = report(folder, predictions=dump(samples, tmp_path), pictures=4)
+    assert in_words(out).count(EVIL) > 8
+    assert EVIL not in out.read_text() and html.escape(name, quote=False) in out.read_text()
+    page = look(browser, out, 1200)
+    assert page.evaluate('document.scripts.length') == 0 and 'report' in page.title()
+
+
+# --- detectors -----------------------------------------------------------------------------------
+
+
+def predictions_of_the_truth(content):
+    """Samples as mmdet dumps them, with the boxes and masks of the truth, which are sure."""
+    import pycocotools.mask
+
+    order = {c['id']: i for i, c in enumerate(content['categories'])}
+    samples = []
+    for image in content['images']:
+        size = image['height'], image['width']
+        own = [a for a in content['annotations'] if a['image_id'] == image['id']]
+        boxes = torch.tensor([a['bbox'] for a in own]).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        codes = [pycocotools.mask.frPyObjects(a['segmentation'], *size) for a in own]
+        found = dict(
+            bboxes=boxes,
+            labels=torch.tensor([order[a['category_id']] for a in own]),
+            scores=torch.linspace(0.99, 0.9, len(own)),
+            masks=[pycocotools.mask.merge(code) for code in codes],
+        )
+        samples.append(dict(img_id=image['id'], ori_shape=size, pred_instances=found))
+    return samples
+
+
+def dump(samples, folder, name='predictions.pkl'):
+    path = folder / name
+    path.write_bytes(pickle.dumps(samples, protocol=2))  # as mmengine does
+    return path
+
+
+@pytest.fixture
+def truth(shapes):
+    return json.loads((shapes / 'annotations/instances_val2017.json').read_text())
+
+
+@pytest.fixture
+def find(shapes, tmp_path):
+    """Compare samples with the shapes."""
+    from mmswinv2.analysis.predictions import examine
+
+    cfg = Config.fromfile(ROOT / CONFIG)
+    cfg.merge_from_dict(of_shapes(shapes))
+    return lambda samples, score=0.3: examine(cfg, dump(samples, tmp_path), score, 4)
+
+
+def test_perfect_predictions(truth, find):
+    found = find(predictions_of_the_truth(truth))
+    for name, objects, *scores in found.classes.rows:
+        assert objects and scores == pytest.approx([1] * 5), name
+    assert [row[1:3] for row in found.errors.rows] == [[0, 0]] * 6
+    counts = found.matrix.counts
+    assert counts.trace() == counts.sum() == len(truth['annotations'])
+    assert found.examples == [] and all((p == 1).all() for p in found.precision.values())
+
+
+def add(sample, box, label, score):
+    found = sample['pred_instances']
+    found['bboxes'] = torch.cat([found['bboxes'], torch.tensor([box])])
+    found['labels'] = torch.cat([found['labels'], torch.tensor([label])])
+    found['scores'] = torch.cat([found['scores'], torch.tensor([score])])
+    found['masks'] = [*found['masks'], found['masks'][0]]
+
+
+def one_object(truth):
+    """The truth with one object, 20 to 60 in both directions, in each of its pictures."""
+    for image in truth['images']:
+        image.update(width=96, height=96)
+    truth['annotations'] = [
+        dict(
+            id=i + 1, image_id=image['id'], category_id=truth['categories'][i % 4]['id'],
+            bbox=[20.0, 20.0, 40.0, 40.0], area=1600.0, iscrowd=0,
+            segmentation=[[20, 20, 60, 20, 60, 60, 20, 60]],
+        )
+        for i, image in enumerate(truth['images'])
+    ]  # fmt: skip
+    return truth
+
+
+BOX, MOVED, TOUCHING, AWAY = (
+    [20.0, 20.0, 60.0, 60.0], [40.0, 20.0, 80.0, 60.0], [45.0, 20.0, 85.0, 60.0],
+    [70.0, 70.0, 90.0, 90.0],
+)  # fmt: skip
+WRONG = {  # what is done to the first picture: its boxes as (box, labels on, score), kinds
+    'class': ([(BOX, 1, 0.9)], {'class': 1}),
+    'localisation': ([(MOVED, 0, 0.9)], {'localisation': 1}),
+    'both': ([(TOUCHING, 1, 0.9)], {'both': 1, 'missed': 1}),
+    'duplicate': ([(BOX, 0, 0.9), (BOX, 0, 0.8)], {'duplicate': 1}),
+    'background': ([(BOX, 0, 0.9), (AWAY, 0, 0.8)], {'background': 1}),
+    'missed': ([], {'missed': 1}),
+    'unsure': ([(BOX, 0, 0.2)], {'missed': 1}),
+}
+
+
+def errors(shapes, folder, content, boxes):
+    """What is found where the first picture has other boxes than those of the truth."""
+    from mmswinv2.analysis.predictions import examine
+
+    data = shutil.copytree(shapes, folder / 'data')
+    for image in content['images']:
+        cv2.imwrite(str(data / 'val2017' / image['file_name']), np.zeros((96, 96, 3), np.uint8))
+    (data / 'annotations/instances_val2017.json').write_text(json.dumps(content))
+    cfg = Config.fromfile(ROOT / CONFIG)
+    cfg.merge_from_dict(of_shapes(data))
+    samples = predictions_of_the_truth(content)
+    first = samples[0]['pred_instances']
+    label = int(first['labels'][0])
+    first['masks'] = first['masks'] * len(boxes)
+    first['bboxes'] = torch.tensor([box for box, _, _ in boxes]).reshape(-1, 4)
+    first['labels'] = torch.tensor([(label + more) % 4 for _, more, _ in boxes], dtype=torch.int64)
+    first['scores'] = torch.tensor([score for *_, score in boxes])
+    for sample in samples[1:]:
+        sample['pred_instances']['scores'][:] = 0.5
+    return examine(cfg, dump(samples, folder), 0.3, 4)
+
+
+@pytest.mark.parametrize(('boxes', 'kinds'), WRONG.values(), ids=WRONG)
+def test_kinds_of_errors(truth, tmp_path, shapes, boxes, kinds):
+    content = one_object(truth)
+    found = errors(shapes, tmp_path, content, boxes)
+    counts = {row[0]: row[1] for row in found.errors.rows}
+    assert {kind: count for kind, count in counts.items() if count} == kinds
+    lost = {row[0]: row[2] for row in found.errors.rows}
+    if kinds.keys() == {'class'}:  # of 4 classes, one has found nothing and one half a picture more
+        assert lost['class'] == max(lost.values()) > 0.2
+    if kinds.keys() == {'localisation'} or (kinds.keys() == {'missed'} and not boxes):
+        assert lost.pop(*kinds) == pytest.approx(0.25) and not any(lost.values())
+    (example,) = found.examples
+    assert Path(example.name).name == content['images'][0]['file_name']
+    shown = [box.kind for box in example.panels[1].boxes]
+    assert len(shown) == sum(score >= 0.3 for *_, score in boxes)
+
+
+def test_boxes_that_cannot_be_mended_are_taken_out(truth, tmp_path, shapes):
+    """Of two boxes for an object one is enough, and the other stood before those of its class."""
+    content = one_object(truth)
+    for annotation in content['annotations']:
+        annotation['category_id'] = content['categories'][0]['id']
+    found = errors(shapes, tmp_path, content, [(BOX, 0, 0.9), (MOVED, 0, 0.8)])
+    kinds = {row[0]: row[1:3] for row in found.errors.rows}
+    assert kinds.pop('localisation') == [1, pytest.approx(1 - found.classes.rows[0][3])]
+    assert 0.5 < found.classes.rows[0][3] < 0.9 and all(lost == [0, 0] for lost in kinds.values())
+
+
+def test_scores_are_those_of_mmdet(truth, find, shapes):
+    """AP of every class, and of all, of boxes that are moved and have other classes."""
+    from mmdet.evaluation import CocoMetric
+
+    samples = predictions_of_the_truth(truth)
+    rng = np.random.default_rng(0)
+    for sample in samples:
+        found = sample['pred_instances']
+        found['bboxes'] += torch.tensor(rng.normal(0, 2, found['bboxes'].shape)).float()
+        wrong = torch.tensor(rng.random(len(found['labels'])) < 0.3)
+        found['labels'][wrong] = (found['labels'][wrong] + 1) % 4
+        found['scores'] = torch.tensor(rng.random(len(found['labels']))).float()
+    ours = find(samples)
+    metric = CocoMetric(
+        ann_file=f'{shapes}/annotations/instances_val2017.json', metric=['bbox', 'segm'],
+        classwise=True,
+    )  # fmt: skip
+    metric.dataset_meta = dict(classes=tuple(row[0] for row in ours.classes.rows))
+    metric.process({}, samples)
+    theirs = metric.evaluate(len(samples))
+    assert 0.05 < theirs['coco/bbox_mAP'] < 0.95
+    columns = list(zip(*ours.classes.rows, strict=True))
+    for column, key in ((2, 'bbox_mAP'), (3, 'bbox_mAP_50'), (5, 'segm_mAP'), (6, 'segm_mAP_50')):
+        assert np.mean(columns[column]) == pytest.approx(theirs[f'coco/{key}'], abs=1e-3)
+    for row in ours.classes.rows:  # of masks: mmdet has one key for both, and they come last
+        assert row[5] == pytest.approx(theirs[f'coco/{row[0]}_precision'], abs=1e-3)
+
+
+OTHER = {
+    'fewer pictures': (lambda s: s[1:], '1 of its 4 pictures are missing'),
+    'other pictures': (lambda s: [{**s[0], 'img_id': 77}, *s[1:]], 'image 77 is not in'),
+    'other sizes': (lambda s: [{**s[0], 'ori_shape': (1, 2)}, *s[1:]], 'image 1 had 2x1 pixels'),
+    'more classes': (
+        lambda s: [add(s[0], AWAY, 4, 0.5), *s][1:],
+        'it has a class 4, and the data set 4',
+    ),
+    'another task': (lambda s: [dict(a=1)], 'they are no boxes of a detector'),
+    'nothing': (lambda s: [], 'they are no list of samples, or an empty one'),
+}
+
+
+@pytest.mark.parametrize(('change', 'words'), OTHER.values(), ids=OTHER)
+def test_predictions_of_another_data_set(shapes, truth, tmp_path, change, words):
+    folder = work_dir(tmp_path / 'run', CONFIG, options=of_shapes(shapes))
+    path = dump(change(predictions_of_the_truth(truth)), tmp_path)
+    with pytest.raises(UserError, match=f'predictions of another data set .*{words}'):
+        report(folder, predictions=path)
+    assert not list(folder.glob('*.html'))
+
+
+# --- segmentors ----------------------------------------------------------------------------------
+
+
+def test_segmentor(shapes, browser, tmp_path):
+    from mmseg.evaluation import IoUMetric
+
+    maps, areas = tmp_path / 'maps', []
+    maps.mkdir()
+    for i, path in enumerate(sorted((shapes / 'stuffthingmaps/val2017').iterdir())):
+        truth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        labels = truth.copy()
+        labels[: 5 * i] = 6 - labels[: 5 * i]  # the last picture is the worst
+        cv2.imwrite(str(maps / path.name), labels)
+        pair = map(torch.from_numpy, (labels, truth))
+        areas.append(IoUMetric.intersect_and_union(*pair, 7, 255))
+    theirs = IoUMetric.total_area_to_metrics(*(sum(a) for a in zip(*areas, strict=True)))
+    folder = work_dir(tmp_path / 'run', SEGMENTOR, options=of_shapes(shapes, SEGMENTOR))
+    out = report(folder, predictions=maps)
+    text = in_words(out)
+    for iou, recall in zip(theirs['IoU'], theirs['Acc'], strict=True):
+        assert f'{iou:.3f} {recall:.3f}' in text
+    assert f'mIoU {100 * np.mean(theirs["IoU"]):.1f}%' in text
+    page = look(browser, out, 390)
+    assert page.locator('.example .name').first.inner_text().endswith('000000000004.jpg')
+    page.close()
+    (maps / '000000000002.png').unlink()
+    with pytest.raises(UserError, match='another data set .* it has no 000000000002.png'):
+        report(folder, predictions=maps)
+
+
+# --- classifiers ---------------------------------------------------------------------------------
+
+
+def test_video_classifier(clips, tmp_path):
+    options = {'test_dataloader.dataset.data_root': f'{clips}/'}
+    entries = [dict(lr=1.0, loss=1.0, step=1), {'acc/top1': 0.25, 'step': 1}]
+    folder = work_dir(tmp_path / 'run', VIDEO, entries, options)
+    lines = (clips / 'motion_val_list_videos.txt').read_text().split()
+    labels = [int(label) for label in lines[1::2]]
+    scores = torch.full((len(labels), 6), 0.1)
+    found = [labels[0], *((label + 1) % 6 for label in labels[1:])]
+    for i, label in enumerate(found):
+        scores[i, label] = 0.5 + i / 100
+    samples = [
+        dict(pred_score=score, gt_label=torch.tensor([label]))
+        for score, label in zip(scores, labels, strict=True)
+    ]
+    out = report(folder, predictions=dump(samples, tmp_path), pictures=2)
+    text = in_words(out)
+    assert '6 samples: 16.7% right (top-1)' in text and 'Video classifier' in text
+    worst = f'is {labels[-1]} (0.10), taken for {found[-1]} (0.55)'
+    assert (
+        f'{worst} {clips}/videos_val/{lines[-2]} frame 0' in text and text.count('taken for') == 2
+    )
+    with pytest.raises(UserError, match='another data set .*: 5 samples, and it has 6'):
+        report(folder, predictions=dump(samples[1:], tmp_path))
+    samples[0]['gt_label'] = (samples[0]['gt_label'] + 1) % 6
+    with pytest.raises(UserError, match='1 of its 6 labels are others'):
+        report(folder, predictions=dump(samples, tmp_path))
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+def test_work_dirs_without_logs(tmp_path):
+    with pytest.raises(UserError, match='none does not exist'):
+        report(tmp_path / 'none')
+    with pytest.raises(UserError, match='has no logs of a training or test'):
+        report(tmp_path)
+    work_dir(tmp_path / 'runs/one', CONFIG)
+    with pytest.raises(UserError, match='has no logs .*; there is .*/runs/one;'):
+        report(tmp_path / 'runs')
+    assert not list(tmp_path.rglob('*.html'))
+
+
+def test_a_training_that_was_killed(tmp_path):
+    folder = work_dir(tmp_path / 'run', CONFIG)
+    log = folder / '20260101_000000/vis_data/scalars.json'
+    log.write_bytes(
+        log.read_bytes() + b'[1]\n{"lr": NaN, "loss": Infinity, "step": 3}\n{"lr": 0.\xff'
+    )
+    text = in_words(report(folder))
+    assert '2 lines of the logs are cut short and left out' in text
+    assert (
+        'The training is not finished, or was stopped: the logs end at iteration 3 of 650' in text
+    )
+
+
+def test_a_new_start_replaces_what_was_there(tmp_path):
+    from mmswinv2.analysis.work_dir import read_work_dir
+
+    folder = work_dir(tmp_path / 'run', CONFIG)
+    later = shutil.copytree(folder / '20260101_000000', folder / '20260102_000000')
+    log = later / 'vis_data/scalars.json'
+    log.write_text('{"lr": 1, "loss": 5.0, "step": 2}\n')
+    assert read_work_dir(folder).curves()['loss'] == [(2, 5.0)]
+    config = later / 'vis_data/config.py'
+    config.write_text(config.read_text().replace('resume = False', 'resume = True'))
+    assert read_work_dir(folder).curves()['loss'] == [(1, 2.0), (2, 5.0)]
+
+
+def test_a_config_is_read_and_not_run(tmp_path):
+    folder = work_dir(tmp_path / 'run', CONFIG)
+    config = folder / '20260101_000000/vis_data/config.py'
+    for code in ('__import__("os").mkdir("ran")', 'open("ran", "w")', '[*range(3)]', 'f"{1}"'):
+        config.write_text(f'resume = False\nmodel = {code}\n')
+        assert 'is no config as mmengine writes it' in in_words(report(folder))
+    with pytest.raises(UserError, match='has no config of the training to compare'):
+        report(folder, predictions=dump([], tmp_path))
+    assert not Path('ran').exists()
+
+
+def test_arguments_that_cannot_be(tmp_path):
+    folder = work_dir(tmp_path / 'run', CONFIG)
+    wrong = {
+        'score must be from 0 to 1, got 50': dict(score=50),
+        'pictures must be at least 0, got -1': dict(pictures=-1),
+        'not both': dict(predict='last', predictions='a.pkl'),
+        'the predictions none.pkl do not exist': dict(predictions='none.pkl'),
+        'the config none.py does not exist': dict(config='none.py'),
+        'has no checkpoint; name one with --predict': dict(predict='last'),
+        'is a folder; name a file, such as': dict(out=tmp_path),
+    }
+    for words, options in wrong.items():
+        with pytest.raises(UserError, match=words):
+            report(folder, **options)
+    (tmp_path / 'evil.pkl').write_bytes(pickle.dumps([os.getcwd]))
+    with pytest.raises(UserError, match='cannot be read without running code'):
+        report(folder, predictions=tmp_path / 'evil.pkl')
+    assert not list(tmp_path.rglob('*.html'))
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(['--help'])
+    said = capsys.readouterr().out
+    assert end.value.code == 0 and 'example: mmswinv2 report work_dirs/run --predict' in said
+    assert re.search(r'mmdet +confusion_matrix analyze_results coco_error_analysis', said)
