@@ -19,13 +19,14 @@ from torch.autograd.function import once_differentiable
 from ..core.attention import ContinuousPositionBias, WindowAttention
 from ..core.block import MLP, Block, DropPath
 from ..core.layers import LayerNorm, is_plain
+from ..core.lora import LoRALinear
 from ..ops import WindowGrid
 
 _TOKENS_PER_THREAD = 2048  # of a chunk: python -m benchmarks.paths
 _FASTER_FROM = 2**13  # tokens, in inference: python -m benchmarks.paths
 _KINDS = (
-    WindowAttention, ContinuousPositionBias, MLP, DropPath, LayerNorm, nn.Linear, nn.Dropout,
-    nn.ReLU, nn.Identity,
+    WindowAttention, ContinuousPositionBias, MLP, DropPath, LayerNorm, LoRALinear, nn.Linear,
+    nn.Dropout, nn.ReLU, nn.Identity,
 )  # fmt: skip
 
 
