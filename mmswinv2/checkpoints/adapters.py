@@ -94,6 +94,16 @@ def leave_out_base(model: nn.Module, checkpoint: dict[str, Any]) -> list[str]:
     return told
 
 
+@torch.no_grad()
+def copy_base(model: nn.Module, other: nn.Module) -> None:
+    """Copy the frozen weights below adapters to another model of the same build."""
+    for prefix, net in networks(model).items():
+        if find_lora(net):
+            for key, value in net.named_parameters():
+                if not value.requires_grad:
+                    other.get_parameter(prefix + key).copy_(value)
+
+
 def add_base(
     model: nn.Module,
     own: State,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .. import hosts
 from ..checkpoints import fetch_together, load_but, read_class_map
-from ..checkpoints.adapters import leave_out_base
+from ..checkpoints.adapters import copy_base, leave_out_base
 from ..errors import UserError
 from ..hosts.mmengine import FILE_KEYS, warn
 from ..registry import HOOKS
@@ -236,6 +236,13 @@ class LoRAHook(Hook):
 
     def __init__(self) -> None:
         self._told: list[str] = []
+
+    def before_train(self, runner: Any) -> None:
+        """Give them to the copy of the model that EMAHook has made before they were loaded."""
+        model = unwrap_model(runner.model)
+        for hook in runner.hooks:
+            if (average := getattr(hook, 'ema_model', None)) is not None:
+                copy_base(model, average.module)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Take them out, and say so once."""

@@ -113,9 +113,11 @@ class AutoBlock(ChunkedBlock):
     def fits(self, x: Tensor) -> bool:
         """Whether chunks win time: on large maps, and not in training, which computes them twice.
 
-        ``python -m benchmarks.paths`` shows by how much.
+        Frozen blocks are not trained. ``python -m benchmarks.paths`` shows by how much.
         """
-        if torch.is_grad_enabled() or not super().fits(x):
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self.parameters())):
+            return False
+        if not super().fits(x):
             return False
         return x.shape[:-1].numel() >= _FASTER_FROM
 
