@@ -15,7 +15,7 @@ PACKAGE = ROOT / 'mmswinv2'
 DOCUMENTS = sorted(
     [
         *ROOT.glob('*.md'),
-        *ROOT.glob('docs/*.md'),
+        *ROOT.glob('docs/**/*.md'),
         *ROOT.glob('configs/*/README.md'),
         *ROOT.glob('.github/*.md'),
     ]

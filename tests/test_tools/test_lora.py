@@ -85,13 +85,11 @@ def predictions(tool, config, checkpoint, folder, *options):
 def test_from_training_to_plain_weights(train, tool, shapes, adapted, weights, tmp_path):
     config, work = adapted / 'lora.py', adapted / 'w'
     last = read_checkpoint(work / 'iter_3.pth')
-    base = read_checkpoint(weights)['model']
-    kept = {k.removeprefix('backbone.') for k in last['state_dict'] if k in last['state_dict']}
-    assert not [k for k in base if k in kept and 'norm' not in k]
+    base = {f'backbone.{k}' for k in read_checkpoint(weights)['model'] if 'norm' not in k}
+    assert len(base) == 109 and not base & last['state_dict'].keys()
     assert sum(map(is_adapter, last['state_dict'])) == 64
-    assert {k for k in last['ema_state_dict'] if 'norm' not in k and 'backbone' in k} == {
-        f'module.{k}' for k in last['state_dict'] if is_adapter(k)
-    }
+    average = {k.removeprefix('module.') for k in last['ema_state_dict']} - {'steps'}
+    assert average == set(last['state_dict'])
     assert any(v.any() for k, v in last['state_dict'].items() if 'lora_up' in k)
 
     # resumed, it ends like one that never stopped
@@ -108,7 +106,9 @@ def test_from_training_to_plain_weights(train, tool, shapes, adapted, weights, t
     plain = tmp_path / 'plain.pth'
     merged = tool(MERGE, config, work / 'iter_3.pth', plain, '--cfg-options', given(weights))
     assert merged.returncode == 0, merged.stderr
-    assert f'32 adapters merged; 352 tensors written to {plain}' in merged.stdout
+    keys = read_checkpoint(plain)['state_dict'].keys()
+    assert keys == base | {k for k in last['state_dict'] if not is_adapter(k)}
+    assert f'32 adapters merged; {len(keys)} tensors written to {plain}' in merged.stdout
     data = f'data_root={shapes}'
     first = predictions(tool, config, work / 'iter_3.pth', tmp_path / 'a', data, given(weights))
     second = predictions(tool, CONFIG, plain, tmp_path / 'b', data)
@@ -138,39 +138,56 @@ def test_mistakes_end_in_a_sentence(tool, train, shapes, adapted, weights, train
     assert run.returncode == 1 and 'error: lora: rank must be a whole number from 1' in run.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('strategy', ['ddp', 'zero1', 'fsdp'])
-def test_two_processes(strategy, tool, two_processes, weights, clips, tmp_path):
-    curves = []
-    for name in (None, strategy):
-        folder = tmp_path / str(name)
-        folder.mkdir()
-        base = f", '{ROOT}/configs/_base_/strategies/{name}.py'" if name else ''
+@pytest.fixture(scope='module')
+def written(tmp_path_factory, weights):
+    """Write a config of a video classifier, with a strategy."""
+
+    def write(strategy=None):
+        folder = tmp_path_factory.mktemp(strategy or 'one')
+        base = f", '{ROOT}/configs/_base_/strategies/{strategy}.py'" if strategy else ''
         path = folder / 'config.py'
         path.write_text(VIDEO.format(root=ROOT, folder=folder, strategy=base, weights=weights))
-        command = ['--work-dir', folder / 'w', '--cfg-options', f'data_root={clips}/']
-        if name is None:
-            more = ['train_dataloader.batch_size=2']
-            run = tool('train.py', path, *command, *more, PYTHONPATH=str(ROOT))
-            assert run.returncode == 0, run.stderr[-3000:]
-        else:
-            more = ['train_dataloader.batch_size=1']
-            for iters, resume in ((2, []), (4, ['--resume'])):
-                lasts = [*command, *more, f'train_cfg.max_iters={iters}']
-                run = two_processes(path, *resume, *lasts)
-                assert run.returncode == 0, run.stderr[-3000:]
-        curves.append(losses(folder))
-    assert len({round(loss, 4) for _, loss in curves[0]}) == 4
-    for (_, loss), (_, other) in zip(*curves, strict=True):
-        assert loss == pytest.approx(other, rel=1e-5)
-    alone, spread = (tmp_path / str(name) / 'w/iter_4.pth' for name in (None, strategy))
-    end, other = (read_checkpoint(p)['state_dict'] for p in (alone, spread))
-    assert set(end) <= set(other) and (strategy == 'zero1' or set(end) == set(other))
-    assert sum(map(is_adapter, end)) == 64 and len(end) < len(other) + 1
+        return path
+
+    return write
+
+
+@pytest.fixture(scope='module')
+def alone(written, tool, clips):
+    """The folder of a run of one process with batches of two."""
+    path = written()
     run = tool(
-        'test.py', path, spread, '--work-dir', tmp_path / 't', '--cfg-options',
-        f'data_root={clips}/', PYTHONPATH=str(ROOT),
+        'train.py', path, '--work-dir', path.parent / 'w', '--cfg-options', f'data_root={clips}/',
+        'train_dataloader.batch_size=2', PYTHONPATH=str(ROOT),
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
-    (found,) = [p for p in (tmp_path / 't').glob('*/*.json') if p.stem == p.parent.name]
+    return path.parent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('strategy', ['ddp', 'zero1', 'fsdp'])
+def test_two_processes_adapt_as_one(strategy, alone, written, tool, two_processes, clips, tmp_path):
+    path = written(strategy)
+    work, data = path.parent / 'w', ['--cfg-options', f'data_root={clips}/']
+    command = ['--work-dir', work, *data, 'train_dataloader.batch_size=1']
+    parts = [([], 4)] if strategy == 'ddp' else [([], 2), (['--resume'], 4)]
+    for resume, iters in parts:
+        run = two_processes(path, *resume, *command, f'train_cfg.max_iters={iters}')
+        assert run.returncode == 0, run.stderr[-3000:]
+    expected = losses(alone)
+    assert len({round(loss, 4) for _, loss in expected}) == 4
+    for (_, loss), (_, other) in zip(losses(path.parent), expected, strict=True):
+        assert loss == pytest.approx(other, rel=1e-5)
+    end, other = (read_checkpoint(w / 'iter_4.pth')['state_dict'] for w in (alone / 'w', work))
+    assert sum(map(is_adapter, end)) == 64 and 'backbone.patch_embed.proj.weight' not in end
+    # a folder of DeepSpeed's has the frozen weights too
+    frozen = {k for k in other if k not in end}
+    assert set(end) <= set(other) and len(frozen) == (109 if strategy == 'zero1' else 0)
+    if strategy == 'ddp':
+        return
+    run = tool(
+        'test.py', path, work / 'iter_4.pth', '--work-dir', tmp_path, *data, PYTHONPATH=str(ROOT)
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    (found,) = [p for p in tmp_path.glob('*/*.json') if p.stem == p.parent.name]
     assert 'acc/top1' in json.loads(found.read_text())
