@@ -74,10 +74,12 @@ class _Backbone(SwinV2, BaseModule):
         self.norm_eval = norm_eval
         self.init_cfg = _checked_init_cfg(init_cfg)
         self.base: Base | None = None
-        self._frozen_by_lora: set[str] = set()
+        self._frozen: set[str] = set()
         if lora is not None:
             self._add_lora(LoRA.of(lora))
         self._freeze()
+        if lora is not None:  # and of frozen stages; copies of a model, as EMAHook's, freeze all
+            self._frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
         if unbuilt := [*range(len(self.layers), len(self.depths))]:
             why = f'out_indices={self.out_indices} needs no stage after {self.out_indices[-1]}'
             print_log(f'{why}; stages {unbuilt} are not built', logger='current')
@@ -105,12 +107,10 @@ class _Backbone(SwinV2, BaseModule):
 
     def _load_base(self, pretrained: Sequence[dict]) -> None:
         reports = [self._load(**_loader_arguments(config)) for config in pretrained]
-        if reports and self._frozen_by_lora:
+        if reports and self._frozen:
             loaded = {key for report in reports for key in report.loaded}
-            stages = {name for name, p in self.named_parameters() if not p.requires_grad}
-            keys = loaded & (self._frozen_by_lora | stages)
             source = ', '.join(str(config['checkpoint']) for config in pretrained)
-            self.base = Base.of(self.state_dict(), keys, source)
+            self.base = Base.of(self.state_dict(), loaded & self._frozen, source)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
         """``(B, C, *pixels)`` to a map ``(B, C_i, *S_i)`` per output; of one, maybe by itself."""
@@ -152,12 +152,12 @@ class _Backbone(SwinV2, BaseModule):
             norm = isinstance(module, LayerNorm) and (lora.train_norms or name in outputs)
             for key, _ in module.named_parameters(name, recurse=False):
                 if not norm and not is_adapter(key):
-                    self._frozen_by_lora.add(key)
+                    self._frozen.add(key)
 
     def _freeze(self) -> None:
-        if self._frozen_by_lora:
+        if self._frozen:
             for name, parameter in self.named_parameters():
-                if name in self._frozen_by_lora:
+                if name in self._frozen:
                     parameter.requires_grad_(False)
         if self.frozen_stages < 0:
             return

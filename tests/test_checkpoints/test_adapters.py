@@ -136,6 +136,12 @@ def test_without_adapters_nothing_is_left_out(published):
     assert checkpoint['state_dict'].keys() == model.state_dict().keys() and checkpoint['meta'] == {}
 
 
+def test_a_copy_that_is_frozen_whole_takes_adapters(trained, adapters, published):
+    model = Model(init_cfg=published, lora=dict(rank=2, alpha=3)).requires_grad_(False)  # EMAHook's
+    load_but(model, adapters)
+    assert same(model, trained)
+
+
 def test_the_mark_tells_weights_apart():
     one, other = (draw(nn.Linear(9, 4), seed).state_dict() for seed in (0, 1))
     assert mark(one, ['weight', 'bias']) == mark(one, ['bias', 'weight']) != mark(other, list(one))

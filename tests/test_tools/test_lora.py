@@ -121,13 +121,12 @@ def test_from_training_to_plain_weights(train, tool, shapes, adapted, weights, t
 @pytest.mark.slow
 def test_mistakes_end_in_a_sentence(tool, train, shapes, adapted, weights, trained, tmp_path):
     config, file, out = adapted / 'lora.py', adapted / 'w/iter_3.pth', tmp_path / 'out.pth'
-    options = ['--cfg-options', given(weights)]
-    wrong = {
-        'has no adapters: there is nothing to merge': (MERGE, config, trained / 'iter_2.pth', out),
+    plain, options = trained / 'iter_2.pth', ('--cfg-options', given(weights))
+    for words, command in {
+        'has no adapters: there is nothing to merge': (MERGE, config, plain, out, *options),
         'has no model.backbone.lora; give the config of the training': (MERGE, CONFIG, file, out),
-    }
-    for words, command in wrong.items():
-        run = tool(*command, *options)
+    }.items():
+        run = tool(*command)
         assert run.returncode == 1 and 'Traceback' not in run.stderr and not out.exists()
         assert words in run.stderr, run.stderr
     run = tool(
