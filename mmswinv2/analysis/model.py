@@ -95,7 +95,7 @@ class StandIn(nn.Module):
             outs = self.backbone(*inputs)
         fakes = [outs] if isinstance(outs, Tensor) else outs
         with _unobserved(self._observers):
-            real = [torch.rand(fake.shape).requires_grad_() for fake in fakes]
+            real = [torch.rand(f.shape).requires_grad_(f.requires_grad) for f in fakes]
         if torch.is_grad_enabled():
             self._graph = list(zip(fakes, real, strict=True))
         return real[0] if isinstance(outs, Tensor) else tuple(real)
@@ -103,6 +103,8 @@ class StandIn(nn.Module):
     def backward(self) -> None:
         """Go back through the backbone from where the real part has come to."""
         fakes = [fake for fake, real in self._graph if real.grad is not None]
+        if not fakes:  # a frozen backbone
+            return
         with self._fake:
             grads = [torch.empty(fake.shape) for fake in fakes]
         with self._observed():

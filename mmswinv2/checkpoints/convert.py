@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..core.arguments import VARIANTS
 from ..core.attention import log_coordinates
+from ..core.lora import is_adapter
 from ..errors import CheckpointError
 from .download import cache_path
 from .files import read_checkpoint
@@ -183,6 +184,11 @@ def convert(state: State, format: str | None = None, prefix: str | None = None) 
     """
     if format is not None and format not in FORMATS:
         raise CheckpointError(f'format {format!r} is unknown; choose from {", ".join(FORMATS)}')
+    if any(map(is_adapter, state)):
+        raise CheckpointError(
+            'the weights have adapters (LoRA) beside their layers; merge them first '
+            '(tools/model_converters/merge_lora.py)'
+        )
     name, prefix = _detect(state, format, prefix)
     inside = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
     _refuse_unsupported(inside)

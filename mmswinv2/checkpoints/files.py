@@ -329,6 +329,10 @@ def read_deepspeed_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from error
     except (KeyError, ValueError, FileNotFoundError) as error:
         raise CheckpointError(f'{path} is not whole: {error}') from error
+    # of frozen weights stage 1 keeps no float32 copies; those of stage 3 are empty here
+    module: dict[str, Any] = saved.get('module') or {}
+    frozen = {k: v for k, v in module.items() if k not in state and isinstance(v, Tensor)}
+    state = {**state, **{key: value for key, value in frozen.items() if value.numel()}}
     return {'state_dict': state, **{k: saved[k] for k in ('meta', 'message_hub') if k in saved}}
 
 

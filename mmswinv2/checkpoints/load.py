@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..core.swin_v2 import SwinV2
 from ..errors import CheckpointError
+from .adapters import add_adapters, add_base
 from .convert import (
     Converted,
     Windows,
@@ -204,7 +205,8 @@ def load_pretrained(
         windows = {s: (model.pretrained_window_sizes[s][0], *w) for s, w in windows.items()}
     channels = model.patch_embed.proj.in_channels
     for_rgb, state = state, adapt_channels(state, channels)
-    report = compare_keys(path, model.state_dict(), state, unbuilt=_find_unbuilt(model))
+    own, adapters = model.state_dict(), ('.lora_down.', '.lora_up.')
+    report = compare_keys(path, own, state, adapters, unbuilt=_find_unbuilt(model))
     _describe_source(report, converted, model)
     report.unused, report.windows, report.inflated = unused + report.unused, windows, inflated
     if state is not for_rgb:
@@ -250,7 +252,9 @@ def load_but(
     if isinstance(new, str) or '' in new:
         raise CheckpointError(f'new must be a list of parts of names, none empty, got {new!r}')
     checkpoint, own = read_checkpoint(path), model.state_dict()
-    given, converted = _for_model(model, own, checkpoint, path)
+    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
+    described = meta.get('lora') if isinstance(meta, Mapping) else None
+    given, converted, notes = _for_model(model, own, checkpoint, path, described)
     if class_map is not None:
         if any(part in key for part in new for key in _HEAD):
             raise CheckpointError(f'new={list(new)} and class_map both say how the head starts')
@@ -259,7 +263,7 @@ def load_but(
         if not any(part in key for key in own):
             raise CheckpointError(f'new: no parameter of the model has {part!r} in its name')
     report = compare_keys(path, own, given, new, _find_unbuilt(model))
-    report.notes = [note] if (note := entries_note(checkpoint)) else []
+    report.notes = [*notes, *([note] if (note := entries_note(checkpoint)) else [])]
     if problems := report.problems():
         _check_classes(own, given, path, new)
         raise CheckpointError(
@@ -292,7 +296,8 @@ def fit_weights(
             next to nothing fits.
     """
     own = model.state_dict()
-    given, converted = _for_model(model, own, checkpoint, path)
+    described = getattr(getattr(checkpoint, '_metadata', None), 'lora', None)
+    given, converted, notes = _for_model(model, own, checkpoint, path, described)
     names = dict(given)
     if type(model)._load_from_state_dict is not nn.Module._load_from_state_dict:
         model._load_from_state_dict(names, '', {}, False, [], [], [])  # which may rename keys
@@ -310,30 +315,37 @@ def fit_weights(
                 f'{_hint(backbone, state)}'
             )
     _check_source(report, converted, model)
+    report.notes += notes
     _check_report(report, own, names)
     return given, report
 
 
 def _for_model(
-    model: nn.Module, own: State, checkpoint: Any, path: str | os.PathLike[str]
-) -> tuple[State, Converted | None]:
-    """The weights of a file under the keys of a whole model, converted where they are not yet."""
+    model: nn.Module, own: State, checkpoint: Any, path: str | os.PathLike[str], described: Any
+) -> tuple[State, Converted | None, list[str]]:
+    """The weights of a file under the keys of a whole model, converted where they are not yet.
+
+    With what there is to say of adapters, of which a file may say something (`described`) itself.
+    """
     try:
         found = given = unwrap(checkpoint)
     except CheckpointError as error:
         raise CheckpointError(f'{path}: {error}') from error
     while all(_WRAPPED.match(name) and name not in own for name in given):
         given = {_WRAPPED.sub('', name, count=1): value for name, value in given.items()}
+    given, notes = add_base(model, own, given, path, described)
     ours = isinstance(getattr(model, 'backbone', None), SwinV2)
     if not ours or any(name.startswith(_PATCHES) for name in given):
-        return given, None
+        given, more = add_adapters(model, own, given)
+        return given, None, notes + more
     converted = convert_checkpoint(checkpoint, path)
     given = {
         **{_BACKBONE + name: value for name, value in converted.state.items()},
         **converted.heads,
         **{name: found[name] for name in converted.unknown},  # unexpected, not passed over
     }
-    return given, converted
+    given, more = add_adapters(model, own, given)
+    return given, converted, notes + more
 
 
 def _is_backbone(key: str) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from .. import ops
+from .lora import LoRALinear
 
 _CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 _HOOKS = ('forward_hooks', 'forward_pre_hooks', 'backward_hooks', 'backward_pre_hooks')
@@ -44,6 +45,9 @@ def linear(x: Tensor, layer: nn.Module, bias: Tensor | None = None) -> Tensor:
     one_bias = own is None or bias is None
     if isinstance(layer, nn.Linear) and is_plain(layer, nn.Linear) and one_bias:
         return ops.linear(x, layer.weight, own if bias is None else bias)
+    if isinstance(layer, LoRALinear) and one_bias:
+        adapted: Tensor = layer(x, bias)
+        return adapted
     y: Tensor = layer(x)
     return y if bias is None else y + bias.to(y.dtype)
 

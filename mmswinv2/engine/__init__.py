@@ -1,7 +1,13 @@
 """What training needs around the models."""
 
 from .. import hosts  # noqa: F401, applies the patches that every use needs
-from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoadCheckpointHook, RepeatableHook
+from .hooks import (
+    CheckDatasetHook,
+    CheckInvalidLossHook,
+    LoadCheckpointHook,
+    LoRAHook,
+    RepeatableHook,
+)
 from .layer_decay import SwinLayerDecayOptimWrapperConstructor
 from .strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 
@@ -11,6 +17,7 @@ __all__ = [
     'DDPStrategy',
     'DeepSpeedStrategy',
     'FSDPStrategy',
+    'LoRAHook',
     'LoadCheckpointHook',
     'RepeatableHook',
     'SwinLayerDecayOptimWrapperConstructor',

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .. import hosts
 from ..checkpoints import fetch_together, load_but, read_class_map
+from ..checkpoints.adapters import copy_base, leave_out_base
 from ..errors import UserError
 from ..hosts.mmengine import FILE_KEYS, warn
 from ..registry import HOOKS
@@ -221,6 +222,34 @@ class LoadCheckpointHook(Hook):
         with whole_weights(runner.model) as model:
             report = load_but(model, path, self.new, class_map)
         print_log(str(report), logger='current')
+
+
+@HOOKS.register_module()
+class LoRAHook(Hook):
+    """Leaves the frozen weights of a backbone with adapters out of checkpoints; the tools add it.
+
+    They are those that ``init_cfg`` names, and come from there when the checkpoint is loaded. What
+    is trained is saved: adapters, norms, neck and heads.
+    """
+
+    priority = 'LOWEST'  # after EMAHook, which changes what is saved
+
+    def __init__(self) -> None:
+        self._told: list[str] = []
+
+    def before_train(self, runner: Any) -> None:
+        """Give them to the copy of the model that EMAHook has made before they were loaded."""
+        model = unwrap_model(runner.model)
+        for hook in runner.hooks:
+            if (average := getattr(hook, 'ema_model', None)) is not None:
+                copy_base(model, average.module)
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Take them out, and say so once."""
+        told = leave_out_base(unwrap_model(runner.model), checkpoint)
+        if told != self._told:
+            self._told = told
+            print_log('LoRA: ' + '; '.join(told), logger='current')
 
 
 class Draw(int):

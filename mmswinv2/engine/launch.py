@@ -22,7 +22,7 @@ from mmengine.utils import import_modules_from_strings
 from .. import hosts
 from ..checkpoints import PUBLISHED, fetch
 from ..errors import UserError
-from .hooks import CheckDatasetHook, CheckInvalidLossHook, RepeatableHook
+from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook, RepeatableHook
 from .resume import follow_config
 from .settings import (
     add_config_options,
@@ -165,6 +165,8 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         own += [RepeatableHook()]
         if not any(isinstance(hook, CheckInvalidLossHook) for hook in runner.hooks):
             own += [CheckInvalidLossHook()]
+        if not any(isinstance(hook, LoRAHook) for hook in runner.hooks):
+            runner.register_hook(LoRAHook())
     for hook in own:
         runner.register_hook(hook, priority='VERY_HIGH')
     return runner

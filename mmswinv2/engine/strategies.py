@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from ..checkpoints.adapters import leave_out_base
 from ..checkpoints.files import check_deepspeed_folder, is_deepspeed_folder
 from ..checkpoints.load import shard_like, unshard
 from ..checkpoints.write import HALF_WRITTEN
@@ -234,6 +235,7 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
 
     def save_checkpoint(self, filename: str, **kwargs: Any) -> None:
         """Write a folder beside `filename`, and move it there when all processes are done."""
+        leave_out_base(unwrap_model(self.model), kwargs.get('extra_ckpt') or {})  # notes alone
         if not kwargs.get('save_optimizer', True):
             super().save_checkpoint(filename, **kwargs)
             return

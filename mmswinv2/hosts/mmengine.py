@@ -209,9 +209,15 @@ def without_config(found: Any) -> Any:
 
 
 class Origin(OrderedDict):
-    """The ``_metadata`` of a state dict, which mmengine passes on; it also names the file."""
+    """The ``_metadata`` of a state dict, which mmengine passes on; it also names the file.
+
+    Attributes:
+        path: the file.
+        lora: what the file says of its adapters.
+    """
 
     path = Path('checkpoint')
+    lora: Any = None
 
 
 def with_state_dict(found: Any, path: Path) -> Any:
@@ -228,7 +234,9 @@ def with_state_dict(found: Any, path: Path) -> Any:
     state._metadata = Origin(getattr(weights, '_metadata', {}))  # type: ignore[attr-defined]
     state._metadata.path = path  # type: ignore[attr-defined]
     found['state_dict'] = state
-    found.setdefault('meta', {})  # for mmseg's
+    meta = found.setdefault('meta', {})  # for mmseg's
+    lora = meta.get('lora') if isinstance(meta, dict) else None
+    state._metadata.lora = lora  # type: ignore[attr-defined]
     return found
 
 

@@ -15,8 +15,11 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from ..checkpoints import LoadReport, fetch_together, load_pretrained
-from ..core import SwinV2, get_variant, layer_id
+from ..checkpoints.adapters import Base
+from ..core import LoRA, SwinV2, add_lora, get_variant, layer_id
 from ..core.arguments import IntOrInts, is_stage_count, per_axis
+from ..core.layers import LayerNorm
+from ..core.lora import is_adapter
 from ..errors import UserError
 from ..paths import PATHS
 from ..registry import MODELS
@@ -38,6 +41,8 @@ class _Backbone(SwinV2, BaseModule):
         path: how blocks are computed, see `mmswinv2.paths`: ``'auto'`` takes the fastest way,
             ``'plain'`` all windows at once, ``'chunked'`` a few windows at a time on CPUs, which
             saves memory in training, ``'padded'`` is for export.
+        lora: ``dict(rank=16)`` trains adapters of that rank and freezes the rest of the backbone;
+            further options: `core.lora.LoRA`.
         **kwargs: of `core.SwinV2`.
 
     Raises:
@@ -53,6 +58,7 @@ class _Backbone(SwinV2, BaseModule):
         norm_eval: bool = False,
         init_cfg: dict | list[dict] | None = None,
         path: str = 'auto',
+        lora: dict | None = None,
         **kwargs: Any,
     ) -> None:
         if path not in PATHS:
@@ -67,7 +73,13 @@ class _Backbone(SwinV2, BaseModule):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.init_cfg = _checked_init_cfg(init_cfg)
+        self.base: Base | None = None
+        self._frozen: set[str] = set()
+        if lora is not None:
+            self._add_lora(LoRA.of(lora))
         self._freeze()
+        if lora is not None:  # and of frozen stages; copies of a model, as EMAHook's, freeze all
+            self._frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
         if unbuilt := [*range(len(self.layers), len(self.depths))]:
             why = f'out_indices={self.out_indices} needs no stage after {self.out_indices[-1]}'
             print_log(f'{why}; stages {unbuilt} are not built', logger='current')
@@ -81,8 +93,24 @@ class _Backbone(SwinV2, BaseModule):
             super().init_weights()
         finally:
             self.init_cfg = configs
-        for config in pretrained:
-            self._load(**_loader_arguments(config))
+        self._load_base(pretrained)
+
+    def restore_base(self) -> Base | None:
+        """The weights that adapters were added to: loaded as `init_cfg` says, if not done yet.
+
+        Returns:
+            which they are; ``None`` if there are no adapters or `init_cfg` names no weights.
+        """
+        if self.base is None:
+            self._load_base([c for c in self.init_cfg if _is_pretrained(c['type'])])
+        return self.base
+
+    def _load_base(self, pretrained: Sequence[dict]) -> None:
+        reports = [self._load(**_loader_arguments(config)) for config in pretrained]
+        if reports and self._frozen:
+            loaded = {key for report in reports for key in report.loaded}
+            source = ', '.join(str(config['checkpoint']) for config in pretrained)
+            self.base = Base.of(self.state_dict(), loaded & self._frozen, source)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
         """``(B, C, *pixels)`` to a map ``(B, C_i, *S_i)`` per output; of one, maybe by itself."""
@@ -117,7 +145,20 @@ class _Backbone(SwinV2, BaseModule):
         print_log(str(report), logger='current')
         return report
 
+    def _add_lora(self, lora: LoRA) -> None:
+        add_lora(self, lora, first_stage=self.frozen_stages)
+        outputs = {f'norm{i}' for i in self.out_indices}
+        for name, module in self.named_modules():
+            norm = isinstance(module, LayerNorm) and (lora.train_norms or name in outputs)
+            for key, _ in module.named_parameters(name, recurse=False):
+                if not norm and not is_adapter(key):
+                    self._frozen.add(key)
+
     def _freeze(self) -> None:
+        if self._frozen:
+            for name, parameter in self.named_parameters():
+                if name in self._frozen:
+                    parameter.requires_grad_(False)
         if self.frozen_stages < 0:
             return
         frozen = [self.patch_embed, self.pos_drop, *self.layers[: self.frozen_stages]]

@@ -30,10 +30,12 @@ class SimMIMSwinTransformerV2(SwinTransformerV2):
         **kwargs: of `SwinTransformerV2`.
 
     Raises:
-        UserError: if there are several.
+        UserError: if there are several, or with `lora`.
     """
 
     def __init__(self, out_indices: Sequence[int] = (3,), **kwargs: Any) -> None:
+        if kwargs.get('lora') is not None:
+            raise UserError('SimMIM trains the whole backbone; leave lora out')
         super().__init__(out_indices=out_indices, **kwargs)
         if len(self.out_indices) != 1:
             raise UserError(f'out_indices must be one stage for SimMIM, got {out_indices}')

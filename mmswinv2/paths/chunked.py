@@ -19,13 +19,14 @@ from torch.autograd.function import once_differentiable
 from ..core.attention import ContinuousPositionBias, WindowAttention
 from ..core.block import MLP, Block, DropPath
 from ..core.layers import LayerNorm, is_plain
+from ..core.lora import LoRALinear
 from ..ops import WindowGrid
 
 _TOKENS_PER_THREAD = 2048  # of a chunk: python -m benchmarks.paths
 _FASTER_FROM = 2**13  # tokens, in inference: python -m benchmarks.paths
 _KINDS = (
-    WindowAttention, ContinuousPositionBias, MLP, DropPath, LayerNorm, nn.Linear, nn.Dropout,
-    nn.ReLU, nn.Identity,
+    WindowAttention, ContinuousPositionBias, MLP, DropPath, LayerNorm, LoRALinear, nn.Linear,
+    nn.Dropout, nn.ReLU, nn.Identity,
 )  # fmt: skip
 
 
@@ -112,9 +113,11 @@ class AutoBlock(ChunkedBlock):
     def fits(self, x: Tensor) -> bool:
         """Whether chunks win time: on large maps, and not in training, which computes them twice.
 
-        ``python -m benchmarks.paths`` shows by how much.
+        Frozen blocks are not trained. ``python -m benchmarks.paths`` shows by how much.
         """
-        if torch.is_grad_enabled() or not super().fits(x):
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self.parameters())):
+            return False
+        if not super().fits(x):
             return False
         return x.shape[:-1].numel() >= _FASTER_FROM
 

@@ -80,6 +80,20 @@ def test_what_saves_memory_does():
     assert plain.parameters == 4 * plain.count
 
 
+def test_what_is_not_trained_costs_no_gradient_and_no_state():
+    size = (8, 64, 64)
+    plain = follow_step(load(VIDEO), size, 1)
+    adapted = follow_step(load(VIDEO, lora=dict(rank=4)), size, 1)
+    frozen = follow_step(load(VIDEO, frozen_stages=4), size, 1)
+    assert plain.frozen == 0 and 0 < frozen.trained < adapted.trained < 0.1 * plain.trained
+    assert adapted.trained + adapted.frozen > plain.trained == frozen.trained + frozen.frozen
+    assert max(adapted.gradients) == 4 * adapted.trained < 0.1 * max(plain.gradients)
+    assert adapted.estimate().optimizer == 8 * adapted.trained
+    stages = [f'stage {i}' for i in range(4)]  # a frozen one keeps at most what it hands over
+    kept = [sum(step.saved[name] for name in stages) for step in (frozen, adapted)]
+    assert kept[0] < 0.1 * kept[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('config', 'options'),
@@ -122,5 +136,9 @@ def test_tool_says_whether_it_fits(tool):
     assert 'does NOT fit a card of 2 GiB' in tool(*command, '--card', 2).stdout
     half = ('--cfg-options', 'optim_wrapper.type=mmengine.AmpOptimWrapper')
     assert 'zero1, bfloat16, ' in tool(*command, *half, 'optim_wrapper.dtype=bfloat16').stdout
+    adapted = re.search(
+        r'([\d.]+) million parameters, ([\d.]+) m', tool(*command, '--lora', 4).stdout
+    )
+    assert 0 < float(adapted[2]) < 0.1 * float(adapted[1])
     wrong = tool(*command, '--batch-size', 0)
     assert '--gpus and --batch-size must be at least 1' in wrong.stderr

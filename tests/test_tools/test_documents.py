@@ -66,6 +66,8 @@ CONFIGS = [
         'mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py',
     ),
     ('docs/data.md', (0, 1), 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'),
+    ('docs/how_to/lora.md', (0,), 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'),
+    ('docs/how_to/lora.md', (1,), 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'),
     ('configs/pretraining/README.md', (0,), 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'),
     ('configs/video/README.md', (0,), f'mmaction::{TSN}'),
     ('configs/video/README.md', (0,), f'mmaction::{TSN_SWIN}'),

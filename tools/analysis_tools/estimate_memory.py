@@ -30,6 +30,9 @@ def parse_args():
     )
     parser.add_argument('--batch-size', type=int, help="samples on a GPU; the config's")
     parser.add_argument('--dtype', choices=DTYPES, help="of autocast; the config's")
+    parser.add_argument(
+        '--lora', type=int, metavar='RANK', help='train adapters of this rank in the backbone'
+    )
     parser.add_argument('--card', type=float, default=80, help='memory of a GPU in GiB (80)')
     parser.add_argument(
         '--reserve',
@@ -72,6 +75,13 @@ def dtype_of(cfg):
     return wrapper.get('dtype') or 'float16'
 
 
+def set_lora(cfg, rank):
+    backbone = (cfg.get('model') or {}).get('backbone')
+    if not backbone or 'SwinTransformerV2' not in last_part(backbone.get('type')):
+        raise UserError('--lora: the model of this config has no backbone of mmswinv2')
+    backbone.lora = {**(backbone.get('lora') or {}), 'rank': rank}
+
+
 def table(estimate):
     rows = [
         ('weights', estimate.parameters),
@@ -91,6 +101,8 @@ def main():
     cfg = config_with_options(args.config, args.cfg_options)
     if args.gpus < 1 or (args.batch_size is not None and args.batch_size < 1):
         raise UserError('--gpus and --batch-size must be at least 1')
+    if args.lora is not None:
+        set_lora(cfg, args.lora)
     size = input_size(cfg, args.shape)
     batch_size = args.batch_size or (cfg.get('train_dataloader') or {}).get('batch_size', 1)
     strategy, bucket = strategy_of(cfg)
@@ -101,7 +113,8 @@ def main():
     estimate = step.estimate(strategy, args.gpus, bucket)
     print(
         f'{args.config}\n{batch_size} x {" x ".join(map(str, size))} on each of {args.gpus} GPUs, '
-        f'{strategy}, {name}, {estimate.count / 1e6:,.1f} million parameters'
+        f'{strategy}, {name}, {estimate.count / 1e6:,.1f} million parameters, '
+        f'{step.trained / 1e6:,.1f} million of them trained'
     )
     print(table(estimate))
     need = estimate.total / GIB + args.reserve

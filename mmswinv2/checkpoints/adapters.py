@@ -1,0 +1,217 @@
+"""Checkpoints of LoRA: files of adapters, and the weights of the backbone they were added to."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.lora import find_lora, is_adapter
+from ..core.swin_v2 import SwinV2
+from ..errors import CheckpointError
+from .formats import State
+
+_SAMPLE = 16  # numbers of each tensor that tell two sets of weights apart
+
+
+@dataclass(frozen=True)
+class Base:
+    """The frozen weights of a backbone, as a file of pre-trained weights gave them.
+
+    Attributes:
+        keys: their names in the backbone.
+        mark: a number that other weights do not have.
+        source: the file, address or name.
+    """
+
+    keys: frozenset[str]
+    mark: int
+    source: str
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor], keys: Iterable[str], source: str) -> Base:
+        """Note which weights of a state dict these are."""
+        keys = frozenset(keys)
+        return cls(keys, mark(state, keys), source)
+
+
+def mark(state: Mapping[str, Tensor], keys: Iterable[str], prefix: str = '') -> int:
+    """A check sum of the first numbers of tensors."""
+    total = 0
+    for key in sorted(keys):
+        some = state[prefix + key].detach().flatten()[:_SAMPLE].float().cpu()
+        total = zlib.crc32(some.numpy().tobytes(), total)
+    return total
+
+
+def networks(model: nn.Module) -> dict[str, SwinV2]:
+    """The backbones in a model, by what precedes their keys."""
+    found = {name: m for name, m in model.named_modules() if isinstance(m, SwinV2)}
+    return {f'{name}.' if name else '': net for name, net in found.items()}
+
+
+def leave_out_base(model: nn.Module, checkpoint: dict[str, Any]) -> list[str]:
+    """Take out of a checkpoint, in place, what the config's pre-trained weights give.
+
+    A backbone whose frozen weights are others by now (of a ``load_from``) stays whole.
+
+    Args:
+        model: the model.
+        checkpoint: with ``meta``, and ``state_dict`` unless a strategy keeps the weights elsewhere.
+
+    Returns:
+        what has been done, in words.
+    """
+    told, meta = [], checkpoint.setdefault('meta', {})
+    for prefix, net in networks(model).items():
+        layers = find_lora(net)
+        if not layers:
+            continue
+        base: Base | None = getattr(net, 'base', None)
+        alphas = {name: float(layer.alpha) for name, layer in layers.items()}
+        note: dict[str, Any] = dict(alphas=alphas)
+        meta.setdefault('lora', {})[prefix] = note
+        if base is None or not (state := checkpoint.get('state_dict')):
+            continue
+        if mark(state, base.keys, prefix) != base.mark:
+            told.append(
+                f'{prefix[:-1] or "the model"}: saved whole, as its weights are not those of '
+                f'{base.source}'
+            )
+            continue
+        note.update(base=base.mark, source=base.source)
+        for entry, start in (('state_dict', prefix), ('ema_state_dict', f'module.{prefix}')):
+            for key in base.keys:
+                checkpoint.get(entry, {}).pop(start + key, None)
+        told.append(
+            f'{prefix[:-1] or "the model"}: saved without {len(base.keys)} weights of {base.source}'
+        )
+    return told
+
+
+@torch.no_grad()
+def copy_base(model: nn.Module, other: nn.Module) -> None:
+    """Copy the frozen weights below adapters to another model of the same build."""
+    for prefix, net in networks(model).items():
+        if find_lora(net):
+            for key, value in net.named_parameters():
+                if not value.requires_grad:
+                    other.get_parameter(prefix + key).copy_(value)
+
+
+def add_base(
+    model: nn.Module,
+    own: State,
+    given: State,
+    path: str | os.PathLike[str],
+    notes: Any = None,
+) -> tuple[State, list[str]]:
+    """Give a file of adapters the weights of the backbone that it leaves out.
+
+    Args:
+        model: the model, whose backbone loads its pre-trained weights if it has not yet.
+        own: its state dict.
+        given: the file's weights under the model's keys.
+        path: the file, for messages.
+        notes: what the file says of its adapters (``meta.lora``), if anything.
+
+    Returns:
+        the weights, and what there is to say of them.
+
+    Raises:
+        CheckpointError: if the adapters do not fit, or the weights below them are not to be had.
+    """
+    told: list[str] = []
+    for prefix, net in networks(model).items():
+        mine, theirs = (
+            {k: tuple(v.shape) for k, v in state.items() if k.startswith(prefix) and is_adapter(k)}
+            for state in (own, given)
+        )
+        if not theirs:
+            continue
+        note = notes.get(prefix) if isinstance(notes, Mapping) else None
+        note = note if isinstance(note, Mapping) else {}
+        _check_adapters(net, prefix, mine, theirs, note.get('alphas'), path)
+        missing = [k for k in own if k.startswith(prefix) and k not in given]
+        if missing:
+            base = _base_of(net, path, note)
+            missing = [key for key in missing if key.removeprefix(prefix) in base.keys]
+            given = {**given, **{key: own[key] for key in missing}}
+        told.append(
+            f'adapters of {len(theirs) // 2} layers'
+            + (f'; {len(missing)} weights below them from {base.source}' if missing else '')
+        )
+    return given, told
+
+
+def add_adapters(model: nn.Module, own: State, given: State) -> tuple[State, list[str]]:
+    """Give weights without adapters, for a model that has some, such as change nothing."""
+    for prefix in networks(model):
+        mine = [key for key in own if key.startswith(prefix) and is_adapter(key)]
+        if mine and not any(key.startswith(prefix) and is_adapter(key) for key in given):
+            start = {k: torch.zeros_like(own[k]) if '.lora_up.' in k else own[k] for k in mine}
+            return {**given, **start}, ['has no adapters: those of the model start at zero']
+    return given, []
+
+
+def _check_adapters(
+    net: SwinV2,
+    prefix: str,
+    mine: Mapping[str, tuple[int, ...]],
+    theirs: Mapping[str, tuple[int, ...]],
+    alphas: Any,
+    path: str | os.PathLike[str],
+) -> None:
+    ranks = _ranks(theirs)
+    if not mine:
+        raise CheckpointError(
+            f'{path} has adapters (LoRA) of rank {ranks}, and the backbone of the config has none: '
+            f'set model.backbone.lora=dict(rank=...) as in the training that wrote it, or merge '
+            'them into plain weights first (tools/model_converters/merge_lora.py)'
+        )
+    wrong = sorted(set(mine) ^ set(theirs))
+    wrong = wrong or [k for k, shape in mine.items() if shape != theirs[k]]
+    if wrong:
+        raise CheckpointError(
+            f'{path} has adapters of another backbone, other targets or another rank: '
+            f'{len(theirs) // 2} of rank {ranks}, and the config makes {len(mine) // 2} of rank '
+            f'{_ranks(mine)}; the first that differs is {wrong[0]} ({theirs.get(wrong[0], "none")} '
+            f'in the file, here {mine.get(wrong[0], "none")})'
+        )
+    here = {name: float(layer.alpha) for name, layer in find_lora(net).items()}
+    if isinstance(alphas, Mapping) and dict(alphas) != here:
+        name = next(name for name in here if alphas.get(name) != here[name])
+        raise CheckpointError(
+            f'{path} was trained with alpha={alphas.get(name)} for {prefix}{name}, and the config '
+            f'says {here[name]:g}; set model.backbone.lora.alpha to what it was'
+        )
+
+
+def _ranks(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    ranks = {shape[0] for key, shape in shapes.items() if '.lora_down.' in key and shape}
+    return ' and '.join(map(str, sorted(ranks))) or 'unknown'
+
+
+def _base_of(net: SwinV2, path: str | os.PathLike[str], note: Mapping[str, Any]) -> Base:
+    """The weights below adapters, from the backbone's `init_cfg`."""
+    restore = getattr(net, 'restore_base', None)
+    base: Base | None = restore() if restore else None
+    source = note.get('source', 'the pre-trained weights')
+    if base is None:
+        raise CheckpointError(
+            f'{path} has adapters without the weights they were added to ({source}), and '
+            "model.backbone.init_cfg does not give these: set it to dict(type='Pretrained', "
+            'checkpoint=...) as in training, or merge the file (tools/model_converters/'
+            'merge_lora.py), which writes whole weights'
+        )
+    if note.get('base') not in (None, base.mark):
+        raise CheckpointError(
+            f'{path} has adapters that were added to other weights ({source}) than those that '
+            f'model.backbone.init_cfg gives ({base.source}); set it as in training'
+        )
+    return base

@@ -1,0 +1,216 @@
+"""Low-rank adapters beside linear layers (LoRA, https://arxiv.org/abs/2106.09685)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..errors import UserError, nearest
+
+TARGETS = ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')
+_ADAPTER = re.compile(r'\.lora_(down|up)\.weight$')
+
+
+class LoRALinear(nn.Linear):
+    """``W x + b + alpha / rank * up(down(dropout(x)))``; starts as the layer it takes the place of.
+
+    A product of the input with two thin matrices, and no sum of ``W`` with their product: so no
+    gradient of the size of ``W`` is ever made. Weight and bias are those of `layer` and keep their
+    names; the adapter's are mmpretrain's, ``lora_down.weight`` and ``lora_up.weight``.
+
+    Args:
+        layer: the layer.
+        rank: columns of the one matrix and rows of the other.
+        alpha: the product of the two is multiplied by ``alpha / rank``.
+        drop_rate: dropout of the adapter's input.
+    """
+
+    def __init__(self, layer: nn.Linear, rank: int, alpha: float, drop_rate: float = 0.0) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.rank, self.alpha = rank, alpha
+        self.weight = layer.weight
+        self.register_parameter('bias', layer.bias)
+        like: dict[str, Any] = dict(device=layer.weight.device, dtype=layer.weight.dtype)
+        self.lora_dropout = nn.Dropout(drop_rate)
+        self.lora_down = nn.Linear(self.in_features, rank, bias=False, **like)
+        self.lora_up = nn.Linear(rank, self.out_features, bias=False, **like)
+        nn.init.zeros_(self.lora_up.weight)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``(..., C) -> (..., D)``; `bias` is for a layer without one of its own."""
+        y = ops.linear(x, self.weight, self.bias if bias is None else bias)
+        thin = self.lora_down(self.lora_dropout(x)) * (self.alpha / self.rank)
+        return y + self.lora_up(thin)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """A plain layer with the sum of both as its weight."""
+        layer = nn.Linear(self.in_features, self.out_features, bias=False, device='meta')
+        product = self.lora_up.weight.double() @ self.lora_down.weight.double()
+        total = self.weight.double() + product * (self.alpha / self.rank)
+        layer.weight = nn.Parameter(total.to(self.weight.dtype))
+        layer.register_parameter('bias', self.bias)
+        return layer
+
+    def extra_repr(self) -> str:
+        """Show rank and alpha in the module's printout."""
+        return f'{super().extra_repr()}, rank={self.rank}, alpha={self.alpha:g}'
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Checked options of `add_lora`, under mmpretrain's names.
+
+    Attributes:
+        rank: see `LoRALinear`.
+        alpha: see `LoRALinear`; ``None``: the rank, so that adapters are added as they are.
+        drop_rate: see `LoRALinear`.
+        targets: the layers, by a regular expression of their names or by how these end; a dict
+            ``type``, for the name, may have a ``rank``, ``alpha`` and ``drop_rate`` of its own.
+        train_norms: whether LayerNorms are trained beside the adapters. Those of the outputs,
+            which no pre-trained file has, always are.
+    """
+
+    rank: int
+    alpha: float | None = None
+    drop_rate: float = 0.0
+    targets: Sequence[str | Mapping[str, Any]] = TARGETS
+    train_norms: bool = True
+
+    def __post_init__(self) -> None:
+        _check_numbers(self.rank, self.alpha, self.drop_rate)
+        if not isinstance(self.train_norms, bool):
+            raise UserError(f'lora: train_norms must be True or False, got {self.train_norms!r}')
+        right = isinstance(self.targets, (list, tuple)) and all(map(_is_target, self.targets))
+        if not right or not self.targets:
+            raise UserError(
+                'lora: targets must be a list of names of layers, or of dict(type=name, rank=...), '
+                f'got {self.targets!r}'
+            )
+
+    @classmethod
+    def of(cls, options: Any) -> LoRA:
+        """Options as a config gives them.
+
+        Raises:
+            UserError: if one is unknown, missing or has a wrong value.
+        """
+        known = tuple(cls.__dataclass_fields__)
+        if not isinstance(options, Mapping) or 'rank' not in options:
+            raise UserError(f'lora must be dict(rank=...), got {options!r}')
+        if unknown := [name for name in options if name not in known]:
+            hint = nearest(str(unknown[0]), known)
+            raise UserError(f'lora has no option {unknown[0]!r}{hint}; it has {", ".join(known)}')
+        return cls(**options)
+
+
+def _is_target(target: Any) -> bool:
+    if isinstance(target, str):
+        return target != ''
+    return (
+        isinstance(target, Mapping)
+        and set(target) <= {'type', 'rank', 'alpha', 'drop_rate'}
+        and isinstance(target.get('type'), str)
+    )
+
+
+def _check_numbers(rank: Any, alpha: Any, drop_rate: Any) -> None:
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise UserError(f'lora: rank must be a whole number from 1, got {rank!r}')
+    if alpha is not None and not (_is_number(alpha) and alpha > 0):
+        raise UserError(f'lora: alpha must be a number above 0, got {alpha!r}')
+    if not (_is_number(drop_rate) and 0 <= drop_rate < 1):
+        raise UserError(f'lora: drop_rate must be from 0 to below 1, got {drop_rate!r}')
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def add_lora(model: nn.Module, lora: LoRA, first_stage: int = 0) -> None:
+    """Put adapters beside the linear layers of a network that `lora` names.
+
+    Args:
+        model: a `core.SwinV2`; its weights and their names stay what they are.
+        lora: which layers, and how.
+        first_stage: stages before it get none.
+
+    Raises:
+        UserError: if it has adapters, if a target is no layer, or if a rank is too large for one.
+    """
+    if find_lora(model):
+        raise UserError('lora: this network has adapters; merge them before it gets others')
+    layers = {n: m for n, m in model.named_modules() if _may_adapt(n, m)}
+    chosen: dict[str, LoRALinear] = {}
+    for target in lora.targets:
+        own: Mapping[str, Any] = {'type': target} if isinstance(target, str) else target
+        names = [name for name in layers if _is_named(name, own['type'])]
+        if not names:
+            there = sorted({re.sub(r'^layers\.\d+\.(blocks\.\d+\.)?', '', n) for n in layers})
+            raise UserError(
+                f'lora: no layer has a name that ends with, or is, {own["type"]!r}; there are '
+                f'{", ".join(there)}'
+            )
+        rank = own.get('rank', lora.rank)
+        alpha, drop_rate = own.get('alpha', lora.alpha), own.get('drop_rate', lora.drop_rate)
+        _check_numbers(rank, alpha, drop_rate)
+        for name in names:
+            if name in chosen:
+                raise UserError(f'lora: two of the targets are {name}; name it once')
+            if int(name.split('.')[1]) < first_stage:
+                continue
+            layer = layers[name]
+            if rank > (most := min(layer.in_features, layer.out_features)):
+                raise UserError(
+                    f'lora: rank must be at most {most} for {name} ({layer.in_features} to '
+                    f'{layer.out_features} channels), got {rank}'
+                )
+            chosen[name] = LoRALinear(layer, rank, rank if alpha is None else alpha, drop_rate)
+    if not chosen:
+        raise UserError(
+            f'lora: frozen_stages={first_stage} leaves no stage for adapters; lower it, or leave '
+            'lora out to train the heads alone'
+        )
+    for name, layer in chosen.items():
+        model.set_submodule(name, layer)
+
+
+def _may_adapt(name: str, module: nn.Module) -> bool:
+    """Whether it is a linear layer on tokens; those of the position bias see offsets."""
+    return type(module) is nn.Linear and name.startswith('layers.') and '.cpb_mlp.' not in name
+
+
+def _is_named(name: str, target: str) -> bool:
+    try:
+        return name.endswith(f'.{target}') or re.fullmatch(target, name) is not None
+    except re.error as error:
+        raise UserError(f'lora: the target {target!r} is no regular expression: {error}') from error
+
+
+def find_lora(model: nn.Module) -> dict[str, LoRALinear]:
+    """The layers with adapters, by name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, LoRALinear)}
+
+
+def is_adapter(key: str) -> bool:
+    """Whether a state-dict key is of an adapter."""
+    return _ADAPTER.search(key) is not None
+
+
+def merge_lora(model: nn.Module) -> int:
+    """Replace layers with adapters by plain ones that compute the same, to rounding.
+
+    Returns:
+        how many there were.
+    """
+    found = find_lora(model)
+    for name, layer in found.items():
+        model.set_submodule(name, layer.merged())
+    return len(found)
