@@ -1,6 +1,6 @@
 """The command `mmswinv2`: one name for all tools.
 
-Commands but `predict` are the scripts of `tools/`, which are called as a user would call them.
+Commands without a module here are the scripts of `tools/`, called as a user would call them.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import runpy
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from ..errors import UserError, nearest, report_user_errors
@@ -20,14 +21,16 @@ SCRIPTS = {  # command: (script below tools/, what it does)
     'estimate': ('analysis_tools/estimate_memory.py', 'tell what memory a training takes'),
     'flops': ('analysis_tools/get_flops.py', 'count parameters and FLOPs'),
     'export': ('deployment/pytorch2onnx.py', 'write backbone and neck as ONNX'),
-    'doctor': ('misc/check_install.py', 'look at versions and compiled operators'),
 }
-PREDICT = 'predict on images, folders, videos or a camera'
+COMMANDS = {  # command: (module with `main(arguments)`, what it does)
+    'predict': ('.predict', 'predict on images, folders, videos or a camera'),
+    'doctor': ('.doctor', 'look at versions, operators and GPU, and say how to mend them'),
+}
 
 
 def help_text() -> str:
     """What there is."""
-    commands = {'predict': PREDICT, **{name: words for name, (_, words) in SCRIPTS.items()}}
+    commands = {name: words for name, (_, words) in (COMMANDS | SCRIPTS).items()}
     return '\n'.join(
         (
             'usage: mmswinv2 COMMAND ...',
@@ -56,13 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(help_text())
         return
     with report_user_errors():
-        if command == 'predict':
-            from .predict import main as predict
-
-            predict(rest)
+        if command in COMMANDS:
+            import_module(COMMANDS[command][0], __name__).main(rest)
             return
         if command not in SCRIPTS:
-            hint = nearest(command, ('predict', *SCRIPTS))
+            hint = nearest(command, (*COMMANDS, *SCRIPTS))
             raise UserError(f'{command!r} is no command of mmswinv2{hint}; see mmswinv2 --help')
         path = script(command)
     sys.argv = [str(path), *rest]
