@@ -92,6 +92,16 @@ def test_the_other_programs_run(program):
     assert len(run.stdout.splitlines()) > 3
 
 
+def test_coco_eval():
+    pytest.importorskip('faster_coco_eval', reason='mmdet 3.3 scores by pycocotools alone')
+    command = [sys.executable, '-m', 'benchmarks.coco_eval', '--images', '4', '--classes', '3']
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    boxes, masks = (line.split() for line in run.stdout.splitlines()[-2:])
+    assert (boxes[0], masks[0]) == ('bbox', 'segm')
+    assert float(boxes[-1]) < 1e-6 and float(masks[-1]) < 1e-6
+
+
 def test_videos():
     command = [sys.executable, '-m', 'benchmarks.videos', '--places', '2', '--frames', '70']
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

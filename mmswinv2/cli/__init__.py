@@ -21,10 +21,10 @@ SCRIPTS = {  # command: (script below tools/, what it does)
     'estimate': ('analysis_tools/estimate_memory.py', 'tell what memory a training takes'),
     'flops': ('analysis_tools/get_flops.py', 'count parameters and FLOPs'),
     'export': ('deployment/pytorch2onnx.py', 'write backbone and neck as ONNX'),
-    'doctor': ('misc/check_install.py', 'look at versions and compiled operators'),
 }
 COMMANDS = {  # command: (module with `main(arguments)`, what it does)
     'convert': ('.convert', 'write weights with the keys used here, or labels as COCO'),
+    'doctor': ('.doctor', 'look at versions, operators and GPU, and say how to mend them'),
     'predict': ('.predict', 'predict on images, folders, videos or a camera'),
     'report': ('.report', 'write a page on a training: curves, scores, errors, pictures'),
     'ui': ('.ui', 'predict on a page in the browser'),

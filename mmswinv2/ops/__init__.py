@@ -7,13 +7,23 @@ that fits is taken, and the reference where none does.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from . import onednn, padded, reference, sdpa, sdpa_padded, triton
 from .reference import layer_norm
 from .windows import WindowGrid
 
-__all__ = ['WindowGrid', 'add_norm', 'attend', 'layer_norm', 'linear', 'position_bias']
+__all__ = [
+    'WindowGrid',
+    'add_norm',
+    'attend',
+    'implementation_of_attend',
+    'layer_norm',
+    'linear',
+    'position_bias',
+]
 
 _ATTEND = (triton, padded, sdpa_padded, sdpa)
 _LINEAR = (onednn,)
@@ -46,10 +56,18 @@ def attend(
         ``(B, *S, C)`` in the order of the map, in the dtype of `qkv`. Gradients: `qkv`, `table`
         and `scale`.
     """
+    taken = implementation_of_attend(qkv, table, scale, dropout)
+    return taken.attend(qkv, grid, table, scale, dropout, windows_at_once)
+
+
+def implementation_of_attend(
+    qkv: Tensor, table: Tensor, scale: Tensor, dropout: float = 0.0
+) -> Any:
+    """The module whose `attend` is taken for these tensors."""
     for implementation in _ATTEND:
         if implementation.fits_attend(qkv, table, scale, dropout):
-            return implementation.attend(qkv, grid, table, scale, dropout, windows_at_once)
-    return reference.attend(qkv, grid, table, scale, dropout, windows_at_once)
+            return implementation
+    return reference
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

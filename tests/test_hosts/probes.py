@@ -193,6 +193,14 @@ def annotations():
     return data.get_data_info(0)['instances'][0]['bbox_label'] != 1
 
 
+@probe('COCO scores are computed by faster-coco-eval where it is installed', 'mmdet')
+def slow_scores():
+    from mmdet.evaluation.metrics import coco_metric
+
+    installed = importlib.util.find_spec('faster_coco_eval') is not None
+    return installed and coco_metric.COCOeval.__module__.startswith('pycocotools')
+
+
 @probe(
     'Scores of single classes (classwise) go by their names, whatever the order of their ids',
     'mmdet',

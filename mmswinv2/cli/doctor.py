@@ -1,0 +1,476 @@
+"""Looks at what an installation needs, and says how to mend what is broken."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+OK, NOTE, ABSENT, BROKEN = 'ok', 'note', 'absent', 'broken'
+_COLOURS = {OK: 'green', NOTE: 'yellow', ABSENT: 'dim', BROKEN: 'bold red'}
+_CHECKOUT = Path(__file__).resolve().parents[2]
+_LEAST_TORCH = (2, 6)
+# import name: distributions that may stand behind it, the maintained fork first
+_BASES = {
+    'mmengine': ('onedl-mmengine', 'mmengine'),
+    'mmcv': ('onedl-mmcv', 'mmcv', 'mmcv-lite'),
+}
+_HOSTS = {
+    'mmdet': ('onedl-mmdetection', 'mmdet'),
+    'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
+    'mmaction': ('mmaction2',),
+    'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
+}
+
+
+@dataclass
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        name: what was looked at.
+        state: `OK`, `NOTE` (works, with something to know), `ABSENT` (not there, and nothing needs
+            it) or `BROKEN`.
+        text: what was found.
+        remedy: the command, or the step, that mends it.
+    """
+
+    name: str
+    state: str
+    text: str
+    remedy: str = ''
+
+
+def _installed(names: Sequence[str]) -> dict[str, str]:
+    """Those of some distributions that are there, with their versions."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _pip(arguments: str) -> str:
+    return f'{sys.executable} -m pip {arguments}'
+
+
+def _told(error: BaseException) -> str:
+    return f'{type(error).__name__}: {" ".join(str(error).split())}'
+
+
+def _output(*command: str) -> str:
+    """What a program prints; empty where it is not there or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return ''
+    return done.stdout if done.returncode == 0 else ''
+
+
+# --- torch and the GPU ---------------------------------------------------------------------------
+
+
+def check_driver() -> Iterator[Finding]:
+    """The driver of NVIDIA, and whether torch can use it."""
+    import torch
+
+    cards = _output('nvidia-smi', '--query-gpu=name,driver_version', '--format=csv,noheader')
+    known = re.search(r'CUDA Version: *([\d.]+)', _output('nvidia-smi'))
+    if torch.version.hip is not None:
+        state = OK if torch.cuda.is_available() else BROKEN
+        text = f'ROCm {torch.version.hip}; nobody has tried this project on it'
+        yield Finding('GPU', state, text, '' if state == OK else 'see whether rocminfo lists a GPU')
+        return
+    if not cards.strip():
+        state = NOTE if torch.version.cuda else ABSENT
+        yield Finding('GPU', state, 'no NVIDIA driver here (nvidia-smi): the CPU is used')
+        return
+    told = '; '.join(line.replace(', ', ', driver ') for line in cards.strip().splitlines())
+    most = known[1] if known else 'unknown'
+    told += f', for CUDA up to {most}'
+    if torch.cuda.is_available():
+        yield Finding('GPU', OK, told)
+    elif torch.version.cuda is None:
+        remedy = _pip(
+            f'install --force-reinstall torch=={torch.__version__.partition("+")[0]} --index-url '
+            'https://download.pytorch.org/whl/cuXXX, with cuXXX for a CUDA that the driver knows; '
+            'then build mmcv again'
+        )
+        yield Finding('GPU', BROKEN, f'{told}; torch is a build without CUDA', remedy)
+    else:
+        yield Finding(
+            'GPU',
+            BROKEN,
+            f'{told}; torch was built with CUDA {torch.version.cuda} and sees no GPU',
+            'update the driver, or install a torch for an older CUDA (docs/how_to/install.md); '
+            'and see whether CUDA_VISIBLE_DEVICES hides the GPU',
+        )
+
+
+def check_torch() -> Iterator[Finding]:
+    """The version of torch, and its CUDA."""
+    import torch
+
+    release = tuple(int(part) for part in torch.__version__.split('.')[:2])
+    kind = f'CUDA {torch.version.cuda}' if torch.version.cuda else 'no CUDA'
+    text = f'{torch.__version__}, {kind}'
+    if release >= _LEAST_TORCH:
+        yield Finding('torch', OK, text)
+    else:
+        least = '.'.join(map(str, _LEAST_TORCH))
+        remedy = _pip(f'install "torch>={least}"; then build mmcv again')
+        yield Finding('torch', BROKEN, f'{text}: older than {least}', remedy)
+
+
+def compiler_of_cuda() -> tuple[str, str] | None:
+    """Path and version of nvcc, the one that torch would compile with; ``None`` without one."""
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    path = str(Path(CUDA_HOME, 'bin/nvcc')) if CUDA_HOME else shutil.which('nvcc')
+    found = re.search(r'release ([\d.]+)', _output(path, '--version')) if path else None
+    return (str(path), found[1]) if found else None
+
+
+def check_nvcc() -> Iterator[Finding]:
+    """The compiler of CUDA beside torch's; it is needed while mmcv is compiled, and never after."""
+    import torch
+
+    yield compare_nvcc(torch.version.cuda, compiler_of_cuda())
+
+
+def compare_nvcc(wanted: str | None, found: tuple[str, str] | None) -> Finding:
+    """What `check_nvcc` finds.
+
+    Args:
+        wanted: the CUDA of torch.
+        found: path and version of nvcc.
+    """
+    if wanted is None:
+        return Finding('nvcc', ABSENT, 'not needed: torch is a build without CUDA')
+    if found is None:
+        return Finding('nvcc', ABSENT, f'none; compiling mmcv for CUDA needs that of CUDA {wanted}')
+    told = f'{found[1]} ({found[0]}), and torch has CUDA {wanted}'
+    if found[1].split('.')[0] == wanted.split('.')[0]:
+        return Finding('nvcc', OK, told)
+    return Finding(
+        'nvcc',
+        NOTE,
+        f'{told}: mmcv cannot be compiled for CUDA with it',
+        f'put the nvcc of CUDA {wanted} first on PATH, or name its folder in CUDA_HOME, before '
+        'mmcv is compiled',
+    )
+
+
+# --- hosts and operators -------------------------------------------------------------------------
+
+
+def run_operators(device: Any) -> None:
+    """Run compiled operators of mmcv on a device: NMS, RoIAlign and the focal loss.
+
+    Raises:
+        Exception: whatever is wrong with them.
+    """
+    import torch
+    from mmcv.ops import nms, roi_align, sigmoid_focal_loss
+
+    boxes = torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 3.9], [4, 4, 8, 8]], device=device)
+    scores = torch.tensor([0.9, 0.8, 0.7], device=device)
+    _, kept = nms(boxes, scores, iou_threshold=0.5)
+    if kept.tolist() != [0, 2]:
+        raise RuntimeError(f'mmcv.ops.nms kept the boxes {kept.tolist()} instead of [0, 2]')
+    rois = torch.tensor([[0.0, 0, 0, 4, 4]], device=device)
+    ones = torch.ones(1, 1, 8, 8, device=device)
+    if not torch.allclose(roi_align(ones, rois, (2, 2)), torch.ones(1, 1, 2, 2, device=device)):
+        raise RuntimeError('mmcv.ops.roi_align does not average ones to ones')
+    if torch.device(device).type == 'cpu':
+        return  # mmcv has the focal loss for GPUs alone
+    logits, labels = torch.zeros(1, 2, device=device), torch.tensor([0], device=device)
+    loss = sigmoid_focal_loss(logits, labels, 2.0, 0.25, None, 'none').tolist()[0]
+    wanted = [0.25 * 0.25 * 0.6931472, 0.75 * 0.25 * 0.6931472]
+    if max(abs(a - b) for a, b in zip(loss, wanted, strict=True)) > 1e-4:
+        raise RuntimeError(f'mmcv.ops.sigmoid_focal_loss is {loss} instead of {wanted}')
+
+
+def check_operators() -> Iterator[Finding]:
+    """Compiled operators of mmcv, on the CPU and on the GPU."""
+    import torch
+
+    there = _installed(_BASES['mmcv'])
+    if not there:
+        return
+    if list(there) == ['mmcv-lite']:
+        text = 'mmcv-lite has none: enough for mmpretrain, not for detectors and videos'
+        yield Finding('operators of mmcv', NOTE, text)
+        return
+    name = next(iter(there))
+    uninstall, clean = f'uninstall -y {name}', f'cache remove {name.replace("-", "_")}'
+    install = f'install -v --no-build-isolation {name}=={there[name]}'
+
+    def again(prefix: str) -> str:
+        return f'{_pip(uninstall)}; {_pip(clean)}; MMCV_WITH_OPS=1 {prefix}{_pip(install)}'
+
+    try:
+        run_operators('cpu')
+    except Exception as error:  # whatever it is, the remedy is the same
+        text = f'{_told(error)}. mmcv was built without them or for another torch'
+        yield Finding('operators on CPU', BROKEN, text, again(''))
+        return
+    yield Finding('operators on CPU', OK, 'NMS and RoIAlign of mmcv give what they should')
+    if not torch.cuda.is_available():
+        return
+    try:
+        run_operators('cuda')
+    except Exception as error:
+        text = f'{_told(error)}. mmcv was built without CUDA, or for another torch or GPU'
+        yield Finding('operators on CUDA', BROKEN, text, again('FORCE_CUDA=1 '))
+        return
+    text = 'NMS, RoIAlign and the focal loss of mmcv give what they should'
+    yield Finding('operators on CUDA', OK, text)
+
+
+def _check_module(module: str, names: Sequence[str]) -> Finding:
+    """Whether a package is there once, and can be imported beside the others."""
+    there = _installed(names)
+    told = ', '.join(f'{name} {number}' for name, number in there.items())
+    stack = 1 if len(names) > 1 and _installed(['mmengine']) else 0  # OpenMMLab's, or the forks
+    wanted = f'--no-deps {names[0]}==1.2.0' if module == 'mmaction' else names[stack]
+    if module == 'mmcv':
+        wanted = f'-v --no-build-isolation {wanted}'
+    if not there and find_spec(module) is None:
+        return Finding(module, ABSENT, 'not installed', _pip(f'install {wanted}'))
+    if len(there) > 1:
+        text = f'{told}: all of them install the module {module}'
+        uninstall = f'uninstall -y {" ".join(there)}'
+        remedy = f'{_pip(uninstall)}; {_pip("install " + wanted)}'
+        return Finding(module, BROKEN, text, remedy)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            importlib.import_module(module)
+    except Exception as error:  # their checks of versions are assertions
+        remedy = _pip(f'install --upgrade {wanted}')
+        return Finding(module, BROKEN, f'{told}: {_told(error)}', remedy)
+    return Finding(module, OK, told or 'imported from a folder')
+
+
+def check_hosts() -> Iterator[Finding]:
+    """The host packages: which there are, and whether they can be imported together."""
+    bases = [_check_module(*entry) for entry in _BASES.items()]
+    for base in bases:  # nothing works without them
+        base.state = BROKEN if base.state == ABSENT else base.state
+    yield from bases
+    if any(base.state == BROKEN for base in bases):
+        return
+    importlib.import_module('mmswinv2.hosts')  # whose patches some imports need
+    hosts = [_check_module(*entry) for entry in _HOSTS.items()]
+    if all(host.state == ABSENT for host in hosts):
+        yield Finding('hosts', BROKEN, 'none is installed', hosts[0].remedy)
+    for host in hosts:
+        host.remedy = '' if host.state == ABSENT else host.remedy
+    yield from hosts
+
+
+def check_decoders() -> Iterator[Finding]:
+    """What reads images and videos."""
+    needs_video = bool(_installed(_HOSTS['mmaction']))
+    for module, name, needed in (
+        ('cv2', 'opencv-python-headless', True),
+        ('av', 'av', needs_video),
+    ):
+        title = f'{"images" if module == "cv2" else "videos"} ({module})'
+        try:
+            found = importlib.import_module(module)
+        except (ImportError, OSError) as error:  # its libraries, such as libGL
+            state = BROKEN if needed else ABSENT
+            remedy = _pip(f'install {name}') if needed else ''
+            yield Finding(title, state, _told(error) if needed else 'not installed', remedy)
+        else:
+            yield Finding(title, OK, str(found.__version__))
+
+
+def check_attention() -> Iterator[Finding]:
+    """Triton, and which implementation of attention is taken."""
+    import torch
+
+    from .. import ops
+    from ..ops import triton
+
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    there = _installed(['triton', 'triton-windows', 'pytorch-triton'])
+    told = ', '.join(f'{name} {number}' for name, number in there.items()) or 'not installed'
+    remedy = ''
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        runs = triton.runs_on(device)
+    if runs:
+        state = OK
+    elif device.type == 'cpu':
+        state, told = ABSENT, f'{told}; not used on CPUs'
+    elif caught:
+        state, told = NOTE, f'{told}; {caught[-1].message}'
+        remedy = 'apt install gcc python3-dev'
+    elif there:
+        state, told = NOTE, f'{told}; its kernels are for NVIDIA GPUs from Ampere on'
+    else:
+        state, remedy = NOTE, _pip('install triton')
+    yield Finding('Triton', state, told, remedy)
+    grid = ops.WindowGrid((8, 8), (8, 8), (0, 0))
+    with torch.device(device):
+        qkv, table, scale = torch.randn(1, 8, 8, 48), torch.zeros(1, 15, 15), torch.ones(1, 1, 1)
+    taken = ops.implementation_of_attend(qkv, table, scale)
+    try:
+        both = [module.attend(qkv, grid, table, scale) for module in (taken, ops.reference)]
+        difference = float((both[0] - both[1]).abs().max())
+    except Exception as error:  # whatever a compiler of kernels may raise
+        yield Finding('attention', BROKEN, f'{taken.__name__} fails: {_told(error)}')
+        return
+    name, text = taken.__name__, f'{difference:.0e} from the reference'
+    state = OK if difference < 1e-2 else BROKEN
+    yield Finding('attention', state, f'{name} on {device.type}, {text}')
+
+
+# --- a checkout's own environment ----------------------------------------------------------------
+
+
+def is_development() -> bool:
+    """Whether this is an environment that `make install` made, in its checkout."""
+    return Path(sys.prefix, '.installed').exists() and (_CHECKOUT / 'requirements').is_dir()
+
+
+def pins(stack: str) -> dict[str, str]:
+    """The pins of a stack: ``'onedl'``, ``'openmmlab'`` or ``'peers'``."""
+    from packaging.requirements import Requirement
+
+    names = (
+        ('torch', 'peers', 'peers-nodeps', 'tests')
+        if stack == 'peers'
+        else ('torch', stack, 'video', 'scale', 'nodeps', 'tests')
+    )
+    found = {}
+    for name in names:
+        for line in (_CHECKOUT / f'requirements/{name}.txt').read_text().splitlines():
+            line = line.partition('#')[0].strip()
+            if '==' not in line:
+                continue
+            pin = Requirement(line)
+            if pin.marker is None or pin.marker.evaluate():
+                found[pin.name] = next(iter(pin.specifier)).version
+    return found
+
+
+def check_pins() -> Iterator[Finding]:
+    """Everything that `make install` installs, in the pinned versions."""
+    if not (_CHECKOUT / 'requirements').is_dir():
+        yield Finding('pins', BROKEN, 'this is no checkout', 'leave --development out')
+        return
+    if _installed(['mmcv-lite']):
+        stack, again = 'peers', 'make -B peers'
+    else:
+        stack = 'onedl' if _installed(['onedl-mmcv']) else 'openmmlab'
+        again = f'make -B install STACK={stack}'
+    wanted = pins(stack)
+    there = _installed(list(wanted))
+    wrong = [
+        f'{name} {there.get(name, "missing")} instead of {pinned}'
+        for name, pinned in wanted.items()
+        if there.get(name, '').partition('+')[0] != pinned
+    ]
+    if wrong:
+        yield Finding('pins', BROKEN, ', '.join(wrong), again)
+    else:
+        yield Finding('pins', OK, f'{len(wanted)} packages as pinned for STACK={stack}')
+
+
+def check_self() -> Iterator[Finding]:
+    """Python and this project."""
+    from .. import __version__
+
+    yield Finding('Python', OK, f'{platform.python_version()} ({sys.executable})')
+    yield Finding('mmswinv2', OK, f'{__version__} ({Path(__file__).resolve().parents[1]})')
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    check_self,
+    check_torch,
+    check_driver,
+    check_nvcc,
+    check_hosts,
+    check_operators,
+    check_decoders,
+    check_attention,
+)
+
+
+def examine(development: bool | None = None) -> Iterator[Finding]:
+    """Look at everything, one thing after another.
+
+    Args:
+        development: whether the pins of a checkout are wanted too; ``None``: where `make install`
+            has made the environment.
+    """
+    wanted = is_development() if development is None else development
+    logging.disable(logging.WARNING)  # what packages say of themselves while they are imported
+    try:
+        for check in (*CHECKS, *((check_pins,) if wanted else ())):
+            yield from check()
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def report(findings: Iterator[Finding]) -> bool:
+    """Print findings as they come, coloured on a terminal; returns whether nothing is broken."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    broken = 0
+    for finding in findings:
+        broken += finding.state == BROKEN
+        console.print(
+            Text.assemble(
+                (f'{finding.state:<8}', _COLOURS[finding.state]),
+                f'{finding.name:<20}{finding.text}',
+            )
+        )
+        if finding.remedy:
+            console.print(Text(f'{"":8}mend it: {finding.remedy}', 'cyan'))
+    words = f'{broken} broken: see above how to mend it' if broken else 'everything needed works'
+    console.print(Text(words, 'bold red' if broken else 'green'))
+    return not broken
+
+
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        'mmswinv2 doctor',
+        description='Look at versions, operators, GPU and decoders, and say how to mend what is '
+        'broken. The exit code is 1 if something is.',
+    )
+    parser.add_argument(
+        '--development',
+        action='store_true',
+        default=None,
+        help="judge the pins of a checkout too, as is done in the environment of 'make install'",
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command ``mmswinv2 doctor``."""
+    args = parse_args(arguments)
+    if not report(examine(args.development)):
+        sys.exit(1)

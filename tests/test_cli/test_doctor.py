@@ -1,0 +1,152 @@
+"""`mmswinv2 doctor`: what it calls broken, and in which environments."""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmswinv2.cli import doctor
+from tests.test_tools.conftest import ROOT
+
+SITE = Path(sysconfig.get_path('purelib'))
+
+
+def states(text):
+    lines = re.findall(r'^(ok|note|absent|broken) +(.{20})', text, re.M)
+    return {name.strip(): state for state, name in lines}
+
+
+def program(folder, name, text):
+    """A program that prints a text."""
+    path = folder / name
+    path.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\n")
+    path.chmod(0o755)
+
+
+def only(findings):
+    (finding,) = findings
+    return finding
+
+
+@pytest.fixture(scope='module')
+def without_hosts(tmp_path_factory):
+    """A user's own environment: what this one has, but mmdet, mmseg, mmaction2 and pytest."""
+    folder = tmp_path_factory.mktemp('own') / 'env'
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', folder], check=True)
+    (site,) = folder.glob('lib/python*/site-packages')
+    left_out = re.compile(r'(onedl_)?mm(det|seg|action|pretrain)|pytest|__editable__.*mmswinv2')
+    for entry in SITE.iterdir():
+        if not left_out.match(entry.name):
+            (site / entry.name).symlink_to(entry)
+    return folder
+
+
+def run(python, *options, **env):
+    done = subprocess.run(
+        [python, '-W', 'ignore', '-m', 'mmswinv2', 'doctor', *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': str(ROOT), **env},
+    )
+    assert 'Traceback' not in done.stderr, done.stderr
+    return done
+
+
+def test_a_checkout_is_judged_with_its_pins(tool):
+    done = tool('misc/check_install.py', '--development')
+    found = states(done.stdout)
+    assert {'mmdet', 'torch', 'attention', 'operators on CPU'} <= set(found)
+    assert found['pins'] == 'ok', done.stdout
+    assert done.returncode == 0 and 'everything needed works' in done.stdout
+    assert '\x1b' not in done.stdout  # no colours where it is no terminal
+
+
+def test_an_environment_without_any_host_is_broken(without_hosts):
+    done = run(without_hosts / 'bin/python')
+    found = states(done.stdout)
+    assert done.returncode == 1 and found['hosts'] == 'broken'
+    assert found['mmdet'] == found['mmseg'] == found['mmaction'] == 'absent'
+    assert found['operators on CPU'] == found['attention'] == 'ok'
+    assert 'pins' not in found and 'ruff' not in done.stdout
+    install = rf'mend it: {without_hosts}/bin/python -m pip install (onedl-mmdetection|mmdet)$'
+    assert re.search(install, done.stdout, re.M)
+
+
+def test_the_pins_are_judged_where_they_are_asked_for(without_hosts, monkeypatch):
+    monkeypatch.setattr(sys, 'prefix', str(without_hosts))
+    assert not doctor.is_development()
+    (without_hosts / '.installed').touch()  # as `make install` leaves it
+    assert doctor.is_development()
+    (without_hosts / '.installed').unlink()
+
+
+def test_two_packages_of_one_module(tmp_path, monkeypatch):
+    for name in ('onedl_mmdetection', 'mmdet'):
+        (folder := tmp_path / f'{name}-9.9.dist-info').mkdir()
+        (folder / 'METADATA').write_text(f'Name: {name.replace("_", "-")}\nVersion: 9.9\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    finding = doctor._check_module('mmdet', doctor._HOSTS['mmdet'])
+    assert finding.state == 'broken' and 'uninstall -y onedl-mmdetection mmdet' in finding.remedy
+
+
+def test_a_package_that_refuses_the_others(tmp_path, monkeypatch):
+    (tmp_path / 'refuses.py').write_text("assert False, 'MMCV==2.3.6 is used but incompatible'")
+    monkeypatch.syspath_prepend(tmp_path)
+    finding = doctor._check_module('refuses', ('refuses',))
+    assert finding.state == 'broken' and 'MMCV==2.3.6 is used but incompatible' in finding.text
+
+
+def test_operators_of_another_build(monkeypatch):
+    import mmcv.ops
+
+    monkeypatch.setattr(mmcv.ops, 'nms', lambda boxes, scores, **_: (boxes, torch.arange(3)))
+    finding = only(doctor.check_operators())
+    assert finding.state == 'broken' and 'instead of [0, 2]' in finding.text
+    assert finding.remedy.count('-m pip') == 3 and '--no-build-isolation' in finding.remedy
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason='for a torch without CUDA')
+def test_a_driver_and_a_torch_without_cuda(tmp_path, monkeypatch):
+    program(tmp_path, 'nvidia-smi', 'NVIDIA H100, 575.57.08\nCUDA Version: 12.9')
+    monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+    finding = only(doctor.check_driver())
+    assert finding.state == 'broken' and 'H100, driver 575.57.08' not in finding.remedy
+    assert 'for CUDA up to 12.9' in finding.text and 'build without CUDA' in finding.text
+
+
+def test_no_driver(monkeypatch, tmp_path):
+    monkeypatch.setenv('PATH', str(tmp_path))
+    assert only(doctor.check_driver()).state in ('absent', 'note')
+
+
+def test_nvcc_is_read_and_compared(tmp_path, monkeypatch):
+    import torch.utils.cpp_extension
+
+    (tmp_path / 'bin').mkdir()
+    program(tmp_path / 'bin', 'nvcc', 'Cuda compilation tools, release 12.4, V12.4.131')
+    monkeypatch.setattr(torch.utils.cpp_extension, 'CUDA_HOME', str(tmp_path))
+    found = doctor.compiler_of_cuda()
+    assert found == (f'{tmp_path}/bin/nvcc', '12.4')
+    assert doctor.compare_nvcc('12.8', found).state == 'ok'
+    other = doctor.compare_nvcc('13.0', found)
+    assert other.state == 'note' and 'the nvcc of CUDA 13.0' in other.remedy
+    assert doctor.compare_nvcc('13.0', None).state == 'absent'
+    assert doctor.compare_nvcc(None, found).state == 'absent'
+
+
+def test_pins_that_are_not_there(monkeypatch):
+    monkeypatch.setattr(doctor, 'pins', lambda stack: {'torch': '0.1', 'nowhere': '1.0'})
+    finding = only(doctor.check_pins())
+    assert finding.state == 'broken' and 'nowhere missing instead of 1.0' in finding.text
+    assert finding.remedy.startswith('make -B')
+
+
+@pytest.mark.parametrize('stack', ['onedl', 'openmmlab', 'peers'])
+def test_pins_of_all_stacks_are_read(stack):
+    assert {'torch', 'numpy', 'pytest'} <= set(doctor.pins(stack))
