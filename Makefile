@@ -20,7 +20,7 @@ INPUTS := $(INSTALL) setup.py $(wildcard requirements/*.txt)
 # they need the peers' packages
 WITHOUT_PEERS := --ignore=tests/test_parity --ignore=tests/test_pretrain
 
-.PHONY: help install peers demo demo-seg demo-video demo-cls demo-simmim test parity bench test-slow lint clean interpreter interpreter-peers
+.PHONY: help install peers demo demo-seg demo-video demo-cls demo-simmim test parity bench test-slow test-ui lint docs clean interpreter interpreter-peers
 
 help:
 	@echo 'make install     set up $(VENV) (compiles mmcv: about 4 minutes the first time)'
@@ -32,8 +32,10 @@ help:
 	@echo 'make demo-simmim pre-train a backbone on pictures alone, and a detector from it'
 	@echo 'make test        lint, parity, and every test that is not marked slow'
 	@echo 'make test-slow   the tests marked slow'
+	@echo 'make test-ui     the pages in a real browser (Debian'\''s chromium)'
 	@echo 'make bench       time and memory beside other implementations (over an hour)'
 	@echo 'make lint        ruff and mypy'
+	@echo 'make docs        the documentation, in build/docs (tutorials are run: minutes the first time)'
 	@echo 'make clean       remove build products and caches; environments and work_dirs stay'
 	@echo
 	@echo 'STACK=openmmlab  OpenMMLab'\''s last releases instead of the maintained forks'
@@ -138,12 +140,30 @@ parity: peers
 test-slow: install
 	$(VENV)/bin/python $(PYTEST) $(TESTS) -m slow $(WITHOUT_PEERS)
 
+# those that open a browser
+UI_TESTS := tests/test_cli/test_ui.py
+test-ui: export OMP_NUM_THREADS = 1
+test-ui: install
+	$(VENV)/bin/python -m pip install -q -c requirements/constraints.txt \
+	    -r requirements/ui.txt -r requirements/browser.txt
+	$(VENV)/bin/python -m pytest $(UI_TESTS)
+
 # BENCH='--workloads 512-t --runs 3' for less; python -m benchmarks --help
 bench: install peers
 	$(VENV)/bin/python -W ignore -m benchmarks --peers-python $(PEERS)/bin/python $(BENCH)
 
 lint: install
 	$(VENV)/bin/python -m pytest -q tests/test_quality.py
+
+# Warnings are errors. Tutorials that have not changed are not run again (build/docs-cache).
+docs: $(VENV)/.docs peers
+	$(VENV)/bin/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo 'open build/docs/index.html'
+
+$(VENV)/.docs: requirements/docs.txt $(VENV)/.installed
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check \
+	    -c requirements/constraints.txt -r requirements/docs.txt
+	@touch $@
 
 clean:
 	rm -rf build dist *.egg-info mmswinv2/.mim .pytest_cache .ruff_cache .mypy_cache

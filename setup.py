@@ -87,8 +87,11 @@ setup(
         'htc': requirements('htc'),
         'scale': requirements('scale'),
         'images': requirements('images'),
+        'ui': requirements('ui'),
+        'convert': requirements('convert'),
         'tests': requirements('tests'),
         'mim': requirements('mminstall'),
+        'docs': requirements('docs'),
     },
     zip_safe=False,
 )

@@ -4,7 +4,9 @@ import sys
 import zipfile
 
 import pytest
+import yaml
 
+from mmswinv2 import __version__
 from tests.test_tools.conftest import ROOT
 
 USE = """
@@ -52,3 +54,30 @@ def test_wheel_works_from_another_folder(tmp_path):
     assert '--work-dir' in run(
         site / 'mmswinv2/.mim/tools/train.py', '--help', PYTHONPATH=str(site)
     )
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
+    assert citation['version'] == __version__
+    assert citation['cff-version'] == '1.2.0' and citation['authors'] and citation['title']
+    assert citation['preferred-citation']['year'] == 2022
+
+
+@pytest.mark.parametrize('name', ['ci', 'docs', 'release'])
+def test_workflows_call_what_there_is(name):
+    content = yaml.safe_load((ROOT / f'.github/workflows/{name}.yml').read_text())
+    assert content['name'] == name and content[True]  # YAML reads the key `on` so
+    steps = [step for job in content['jobs'].values() for step in job['steps']]
+    assert all(('uses' in step) != ('run' in step) for step in steps)
+    makefile = (ROOT / 'Makefile').read_text()
+    for step in steps:
+        program, *arguments = step.get('run', '').split()[:2] or ['']
+        if program == 'make':
+            assert f'\n{arguments[0]}:' in makefile
+
+
+def test_what_publishes_has_no_password_and_few_rights():
+    content = yaml.safe_load((ROOT / '.github/workflows/release.yml').read_text())
+    assert content['permissions'] == {'contents': 'read'}
+    assert content['jobs']['publish']['permissions'] == {'id-token': 'write'}
+    assert 'secrets' not in (ROOT / '.github/workflows/release.yml').read_text()

@@ -24,8 +24,10 @@ SCRIPTS = {  # command: (script below tools/, what it does)
     'doctor': ('misc/check_install.py', 'look at versions and compiled operators'),
 }
 COMMANDS = {  # command: (module with `main(arguments)`, what it does)
+    'convert': ('.convert', 'write weights with the keys used here, or labels as COCO'),
     'predict': ('.predict', 'predict on images, folders, videos or a camera'),
     'report': ('.report', 'write a page on a training: curves, scores, errors, pictures'),
+    'ui': ('.ui', 'the same on a page in the browser'),
 }
 
 
@@ -66,6 +68,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if command not in SCRIPTS:
             hint = nearest(command, (*COMMANDS, *SCRIPTS))
             raise UserError(f'{command!r} is no command of mmswinv2{hint}; see mmswinv2 --help')
+    run_script(command, rest)
+
+
+def run_script(command: str, arguments: Sequence[str]) -> None:
+    """Run the script behind a command as a user would; it reports mistakes itself."""
+    with report_user_errors():
         path = script(command)
-    sys.argv = [str(path), *rest]
+    sys.argv = [str(path), *arguments]
     runpy.run_path(str(path), run_name='__main__')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import glob
 import itertools
 import json
@@ -80,39 +81,21 @@ def iterate(
     """
     from ..engine.launch import config_with_options
 
+    check_score(score)
     for name, number in (('batch_size', batch_size), ('max_frames', max_frames)):
         if number is not None and number < 1:
             raise UserError(f'{name} must be at least 1, got {number}')
-    if not 0 <= score <= 1:
-        raise UserError(f'score must be from 0 to 1, got {score}')
     cfg = config_with_options(config, cfg_options)
     sources = list(_sources([inputs] if isinstance(inputs, (str, Path)) else inputs, out_dir))
-    model, meta = _build(
-        cfg, checkpoint, device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    )
-    numbers, prepare = itertools.count(), _Pipeline(cfg)
-
-    def outcomes(items: Iterable[_Item]) -> Iterator[tuple[_Item, Any]]:
-        for batch in _batches(items, batch_size):
-            samples = [prepare(item, next(numbers)) for item in batch]
-            for item, result in zip(batch, _run(model, samples, amp), strict=True):
-                if not any(hasattr(result, key) for key in _KINDS):
-                    raise UserError(
-                        f'{type(model).__name__} of {config} predicts nothing that is known '
-                        f'here; predict is for {_TASKS}'
-                    )
-                for key in _LARGE:
-                    if hasattr(result, key):
-                        delattr(result, key)
-                yield item, result.cpu()
-
-    stills, films = _divide(sources, clips=prepare.of_clips)
+    predictor = Predictor(cfg, checkpoint, device, amp)
+    outcomes = functools.partial(predictor.outcomes, batch_size=batch_size)
+    stills, films = _divide(sources, clips=predictor.of_clips)
     if out_dir is None:
         frames = (_frames(name, source, max_frames)[0] for name, source in films)
         for items in (stills, *frames):
             yield from (result for _, result in outcomes(items))
         return
-    writer = _Writer(Path(out_dir), cfg, meta, score)
+    writer = _Writer(Path(out_dir), cfg, predictor.meta, score)
     try:
         for item, result in outcomes(stills):
             writer.save(item, writer.add(item, result))
@@ -126,6 +109,60 @@ def iterate(
 # the scores of every pixel: 1.2 GB for each full HD frame with 150 classes
 _LARGE = ('seg_logits', 'pred_score_map')
 _KINDS = ('pred_instances', 'pred_sem_seg', 'pred_score', 'pred_scores')
+
+
+def check_score(score: float) -> None:
+    """Raise `UserError` for a score that is none."""
+    if not 0 <= score <= 1:
+        raise UserError(f'score must be from 0 to 1, got {score}')
+
+
+class Predictor:
+    """A model with its weights and its test pipeline: built once, predicts many times.
+
+    Args:
+        cfg: a config with a ``test_dataloader``.
+        checkpoint: file, name or address of weights for the whole model.
+        device: such as ``'cuda:1'``; ``None``: a GPU where there is one.
+        amp: run under autocast.
+
+    Attributes:
+        cfg: the config.
+        model: the model.
+        meta: what is known of the classes.
+        of_clips: whether the model takes whole videos.
+
+    Raises:
+        UserError: if the config, the weights or the device cannot be used.
+    """
+
+    def __init__(
+        self, cfg: Any, checkpoint: str, device: str | None = None, amp: bool = False
+    ) -> None:
+        device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+        self.cfg, self._amp = cfg, amp
+        self.model, self.meta = _build(cfg, checkpoint, device)
+        self._pipeline, self._numbers = _Pipeline(cfg), itertools.count()
+        self.of_clips = self._pipeline.of_clips
+
+    def outcomes(self, items: Iterable[_Item], batch_size: int = 1) -> Iterator[tuple[_Item, Any]]:
+        """Each item with what the host found in it, on the CPU.
+
+        Raises:
+            UserError: if an item cannot be read, or the model predicts what is not known here.
+        """
+        for batch in _batches(items, batch_size):
+            samples = [self._pipeline(item, next(self._numbers)) for item in batch]
+            for item, result in zip(batch, _run(self.model, samples, self._amp), strict=True):
+                if not any(hasattr(result, key) for key in _KINDS):
+                    raise UserError(
+                        f'{type(self.model).__name__} of {self.cfg.filename} predicts nothing that '
+                        f'is known here; predict is for {_TASKS}'
+                    )
+                for key in _LARGE:
+                    if hasattr(result, key):
+                        delattr(result, key)
+                yield item, result.cpu()
 
 
 def _sources(inputs: Iterable[str | Path], out_dir: str | Path | None = None) -> Iterator[str]:

@@ -56,8 +56,8 @@ class VideoDataset(MMActionVideoDataset):
         """Read the list.
 
         Raises:
-            UserError: with file and line, if a line has another form, a label is no class, or the
-                text is not UTF-8.
+            UserError: with file and line, if a line has another form, a label is no class, a
+                video has different labels on two lines, or the text is not UTF-8.
         """
         if self.multi_class and self.num_classes is None:
             raise UserError(f'{self.ann_file}: a data set with multi_class=True needs num_classes')
@@ -67,6 +67,7 @@ class VideoDataset(MMActionVideoDataset):
                 videos.append(self._parse(line, f'{self.ann_file}, line {number}'))
         if not videos:
             raise UserError(f'{self.ann_file} lists no videos')
+        videos = self._once(videos)
         if self.test_mode and self.skip_unreadable:
             videos = self._readable(videos)
         self.distinct = len({video['filename'] for video in videos})
@@ -99,6 +100,26 @@ class VideoDataset(MMActionVideoDataset):
             )
         label = labels if self.multi_class else (labels[0] if labels else -1)
         return dict(filename=self._path(name), label=label, where=where)
+
+    def _once(self, videos: list[dict]) -> list[dict]:
+        """Want one label for a file; in testing, where it would count twice, take it once."""
+        first: dict[str, dict] = {}
+        for video in videos:
+            other = first.setdefault(os.path.normpath(video['filename']), video)
+            if other['label'] != video['label']:
+                many = 'on one line' if self.multi_class else 'with multi_class=True, on one line'
+                raise UserError(
+                    f'{video["where"]}: {video["filename"]} has the label {video["label"]}, and '
+                    f'{other["label"]} before ({other["where"]}); keep the right one, or give all '
+                    f'{many}'
+                )
+        if not self.test_mode or len(first) == len(videos):
+            return videos  # a training may list a file more often, to see more of it
+        warn(
+            f'{self.ann_file}: {len(videos) - len(first)} of {len(videos)} lines name a video '
+            'once more and are left out'
+        )
+        return list(first.values())
 
     def _path(self, name: str) -> str:
         return os.path.join(self.data_prefix.get('video') or '', name)

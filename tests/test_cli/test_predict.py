@@ -9,61 +9,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.registry import MODELS
 
 import mmswinv2
-from mmswinv2 import hosts
 from mmswinv2.cli.predict import _divide, _sources, iterate, main
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import CONFIG, ROOT
-from tests.test_tools.test_documents import PREDICTION, blocks
+from tests.test_tools.test_documents import PREDICTIONS, blocks
 
 SEGMENTOR = 'configs/segmentation/swinv2-nano_upernet_shapes.py'
 VIDEO = 'configs/video/video-swinv2-nano_motion.py'
 CLASSES = ['circle', 'square', 'triangle', 'star']
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning', 'ignore::DeprecationWarning')
-
-
-@pytest.fixture(scope='module')
-def weights(tmp_path_factory):
-    """A file of random weights for a config."""
-    folder = tmp_path_factory.mktemp('weights')
-
-    def make(config):
-        path = folder / f'{config.replace("/", "-")}.pth'
-        if not path.exists():
-            cfg = Config.fromfile(ROOT / config)
-            host = hosts.of(cfg)
-            host.apply()
-            host.use_registries()
-            torch.manual_seed(0)
-            torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), path)
-        return str(path)
-
-    return make
-
-
-@pytest.fixture(scope='module')
-def photos(tmp_path_factory):
-    """Three images in a folder with a folder, one of them with the name of another."""
-    folder = tmp_path_factory.mktemp('photos')
-    rng = np.random.default_rng(0)
-    (folder / 'more').mkdir()
-    for name, size in (('a.jpg', (60, 80)), ('b.png', (70, 50)), ('more/a.png', (40, 40))):
-        cv2.imwrite(str(folder / name), rng.integers(0, 255, (*size, 3), dtype=np.uint8))
-    (folder / 'notes.txt').write_text('no image')
-    return folder
-
-
-@pytest.fixture(scope='module')
-def clip(tmp_path_factory):
-    from mmswinv2.datasets import write_video
-
-    path = tmp_path_factory.mktemp('clip') / 'clip.mp4'
-    frames = np.random.default_rng(0).integers(0, 255, (6, 48, 64, 3), dtype=np.uint8)
-    write_video(path, frames, 10)
-    return path
 
 
 def run(config, *args):
@@ -244,8 +200,11 @@ def test_the_command(weights, photos, tmp_path, capsys):
     assert failed.returncode == 1 and failed.stderr.strip().startswith('error: ')
 
 
-def test_the_code_of_the_readme(weights, photos, tmp_path, monkeypatch, capsys):
-    code = blocks(PREDICTION[0], 'python')[PREDICTION[1]]
+@pytest.mark.parametrize(('document', 'number'), PREDICTIONS)
+def test_the_code_of_the_documents(
+    document, number, weights, photos, tmp_path, monkeypatch, capsys
+):
+    code = blocks(document, 'python')[number]
     monkeypatch.chdir(tmp_path)
     for name, given in (('CONFIG', ROOT / CONFIG), ('CHECKPOINT', weights(CONFIG))):
         assert f"'{name}'" in code

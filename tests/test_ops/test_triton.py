@@ -326,3 +326,9 @@ def test_blocks_are_there_for_every_size():
     for kernel, card, n, width, size in itertools.product(kernels, cards, tokens, widths, (2, 4)):
         queries, keys, warps, stages = _look_up(kernel, card, n, width, size)
         assert {queries, keys} <= {16, 32, 64, 128} and warps in (4, 8) and stages in (1, 2, 3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='needs a Triton that finds no driver')
+def test_a_driver_that_does_not_start_is_told():
+    with pytest.warns(RuntimeWarning, match='Triton cannot be used .*apt install gcc'):
+        assert not triton.driver_starts()

@@ -3,13 +3,17 @@
 import json
 import pickle
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 
 from mmswinv2.checkpoints import read_checkpoint
+from mmswinv2.cli.page import Page
+from mmswinv2.cli.predict import Predictor
 from mmswinv2.errors import UserError
 from tests.test_pretrain.conftest import CLASSIFIER, SIMMIM, build, draw, scores
 from tests.test_pretrain.test_whole import authors
@@ -205,6 +209,18 @@ def test_averaged_weights_are_the_ones_tested(tool, train, folders, tmp_path):
 def test_nothing_to_test(tool, trained):
     run = tool('test.py', SIMMIM, trained / 'iter_2.pth')
     assert run.returncode == 1 and 'has nothing to test' in run.stderr
+
+
+def test_page_of_a_classifier(trained, tmp_path):
+    cv2.imwrite(str(tmp_path / 'a.png'), np.full((64, 64, 3), 90, np.uint8))
+    cfg = Config.fromfile(ROOT / CLASSIFIER)
+    page = Page(Predictor(cfg, str(trained / 'iter_2.pth'), 'cpu'), tmp_path)
+    item, result = page.read(str(tmp_path / 'a.png'))
+    shown = page.draw(item, result, 0.0, [])
+    best = json.loads(Path(shown.results).read_text())['predictions']
+    assert cv2.imread(shown.picture) is not None and best[0]['name'] in page.classes
+    assert list(shown.scores) == [entry['name'] for entry in best]
+    assert list(page.draw(item, result, 0.0, [1]).scores) == [page.classes[1]]
 
 
 def test_flipped_views(tool, trained, folders, tmp_path):

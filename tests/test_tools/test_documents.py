@@ -52,15 +52,16 @@ TSN_SWIN = (
 VIDEO_SWIN = 'recognition/swin/swin-tiny-p244-w877_in1k-pre_8xb8-amp-32x2x1-30e_kinetics400-rgb.py'
 # document, numbers of its blocks that make one config, base; mmdet's of every kind of old backbone:
 # 'depth' of a ResNet, BGR and std 1 of Caffe, 'embed_dims' and custom_keys of Swin
+IN_A_CONFIG = 'docs/how_to/use_in_a_config.md'
 CONFIGS = [
-    ('README.md', (0, 1), 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'),
-    ('README.md', (0, 1), 'mmdet::faster_rcnn/faster-rcnn_r50-caffe_fpn_1x_coco.py'),
-    ('README.md', (0, 1), 'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'),
-    ('README.md', (0, 1), 'mmdet::res2net/cascade-rcnn_res2net-101_fpn_20e_coco.py'),
-    ('README.md', (0, 1), 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'),
-    ('README.md', (0, 2), 'mmseg::upernet/upernet_r50_4xb2-40k_cityscapes-512x1024.py'),
+    (IN_A_CONFIG, (0, 1), 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'),
+    (IN_A_CONFIG, (0, 1), 'mmdet::faster_rcnn/faster-rcnn_r50-caffe_fpn_1x_coco.py'),
+    (IN_A_CONFIG, (0, 1), 'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'),
+    (IN_A_CONFIG, (0, 1), 'mmdet::res2net/cascade-rcnn_res2net-101_fpn_20e_coco.py'),
+    (IN_A_CONFIG, (0, 1), 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'),
+    (IN_A_CONFIG, (0, 2), 'mmseg::upernet/upernet_r50_4xb2-40k_cityscapes-512x1024.py'),
     (
-        'README.md',
+        IN_A_CONFIG,
         (0, 2),
         'mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py',
     ),
@@ -81,8 +82,10 @@ OF_MMPRETRAIN = [
 ]
 TRAINED = {'faster-rcnn_r50_fpn_1x_coco.py', 'upernet_r50_4xb2-40k_cityscapes-512x1024.py'}
 SCRIPTS = [('docs/compatibility.md', 0)]
+# executed in tests/test_tools/test_trackers.py
+TRACKERS = [('docs/how_to/trackers.md', number) for number in range(6)]
 # executed in tests/test_cli, with a config and weights
-PREDICTION = ('README.md', 3)
+PREDICTIONS = [('README.md', 0), ('docs/how_to/predict.md', 0)]
 
 
 def test_every_block_of_python_is_executed():
@@ -94,7 +97,7 @@ def test_every_block_of_python_is_executed():
         for name in (str(path.relative_to(ROOT)) for path in DOCUMENTS)
         for number in range(len(blocks(name, 'python')))
     }
-    assert executed | {*SCRIPTS, PREDICTION} == written and len(written) >= 6
+    assert executed | {*SCRIPTS, *TRACKERS, *PREDICTIONS} == written and len(written) >= 6
 
 
 def config_of(document, numbers, base, folder):

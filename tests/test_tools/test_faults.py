@@ -72,7 +72,7 @@ val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 train_cfg = dict(max_iters={iters}, val_interval=1000)
 default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=2), logger=dict(interval=1))
 """
-KILLS = int(os.environ.get('KILLS', 3))  # 20 take five minutes for each kind of run
+KILLS = int(os.environ.get('KILLS', 2))  # 20 take five minutes for each kind of run
 ALONE = [sys.executable, 'tools/train.py']
 TOGETHER = [
     sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
@@ -133,7 +133,7 @@ def weights(work_dir, iters):
     ids=['one process', 'two processes', 'two processes, ZeRO-1'],
 )
 def test_killed_at_random_moments(command, options, tolerance, shapes, tmp_path):
-    iters = 10 + 5 * KILLS
+    iters = 5 + 5 * KILLS
     config = tmp_path / 'config.py'
     batch_size = 2 if command is ALONE else 1
     config.write_text(RANDOM.format(root=ROOT, data=shapes, batch_size=batch_size, iters=iters))

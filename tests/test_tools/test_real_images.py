@@ -14,7 +14,7 @@ CLIPS = DATA / 'k400_tiny'
 CONFIG = 'configs/detection/mask-rcnn_swinv2-nano_coco-320.py'
 SCENES = 'configs/segmentation/swinv2-nano_upernet_ade20k-128x128.py'
 KINETICS = 'configs/video/video-swinv2-nano_kinetics400-rgb-64.py'
-FOUR = {403385, 331352, 153299, 143931}  # few and large objects
+TWO = {403385, 331352}  # few and large objects
 
 pytestmark = [
     pytest.mark.slow,
@@ -44,12 +44,19 @@ def box_ap(run):
     return float(re.findall(r'coco/bbox_mAP: (-?[\d.]+)', run.stdout)[-1])
 
 
-def test_four_images_are_learnt_by_heart(train, tmp_path):
-    data = coco_layout(tmp_path / 'coco', FOUR)
-    options = ['train_dataloader.batch_size=4', 'train_cfg.val_interval=350', 'max_iters=350',
-               'param_scheduler.1.end=350', 'default_hooks.checkpoint.interval=350']  # fmt: skip
-    run = train(tmp_path / 'w', iters=350, options=options, data_root=data, config=CONFIG)
-    assert box_ap(run) >= 0.5
+def schedule(iters, batch_size, *options):
+    return [
+        f'train_dataloader.batch_size={batch_size}', f'max_iters={iters}',
+        f'train_cfg.val_interval={iters}', f'param_scheduler.1.end={iters}',
+        f'default_hooks.checkpoint.interval={iters}', *options,
+    ]  # fmt: skip
+
+
+def test_two_images_are_learnt_by_heart(train, tmp_path):
+    data = coco_layout(tmp_path / 'coco', TWO)
+    options = schedule(150, 2)
+    run = train(tmp_path / 'w', iters=150, options=options, data_root=data, config=CONFIG)
+    assert box_ap(run) >= 0.6
 
 
 def test_one_epoch_of_the_sample(tool, tmp_path):
@@ -68,20 +75,18 @@ def test_scenes_are_learnt_by_heart(train, tmp_path):
         (tmp_path / kind).mkdir()
         for split in ('training', 'validation'):
             (tmp_path / kind / split).symlink_to(ADE / kind / 'training')
-    options = ['train_cfg.val_interval=400', 'max_iters=400', 'param_scheduler.1.end=400',
-               'default_hooks.checkpoint.interval=400', 'train_dataloader.batch_size=4',
-               'optim_wrapper.optimizer.lr=2e-3',
-               'train_dataloader.dataset.pipeline.2.ratio_range=(0.9,1.1)']  # fmt: skip
-    run = train(tmp_path / 'w', iters=400, options=options, data_root=tmp_path, config=SCENES)
+    options = schedule(
+        250, 2, 'optim_wrapper.optimizer.lr=2e-3',
+        'train_dataloader.dataset.pipeline.2.ratio_range=(0.9,1.1)',
+    )  # fmt: skip
+    run = train(tmp_path / 'w', iters=250, options=options, data_root=tmp_path, config=SCENES)
     assert run.returncode == 0, run.stderr
     # mean over the classes that occur or are predicted
-    assert float(re.findall(r'mIoU: ([\d.]+)', run.stdout)[-1]) >= 40
+    assert float(re.findall(r'mIoU: ([\d.]+)', run.stdout)[-1]) >= 25
 
 
 def test_clips_of_four_actions_are_told_apart(train, tmp_path):
-    options = ['train_cfg.val_interval=150', 'max_iters=150', 'param_scheduler.1.end=150',
-               'default_hooks.checkpoint.interval=150', 'train_dataloader.batch_size=8',
-               'model.cls_head.num_classes=4', 'model.cls_head.topk=(1,)']  # fmt: skip
-    run = train(tmp_path, iters=150, options=options, data_root=CLIPS, config=KINETICS)
+    options = schedule(70, 8, 'model.cls_head.num_classes=4', 'model.cls_head.topk=(1,)')
+    run = train(tmp_path, iters=70, options=options, data_root=CLIPS, config=KINETICS)
     assert run.returncode == 0, run.stderr
     assert float(re.findall(r'acc/top1: ([\d.]+)', run.stdout)[-1]) >= 0.9

@@ -5,8 +5,10 @@ Triton is imported when the first tensor comes that a kernel fits.
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from importlib.util import find_spec
+from subprocess import SubprocessError
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +37,28 @@ def _runs_on(device: torch.device) -> bool:
         and torch.version.hip is None
         and find_spec('triton') is not None
         and torch.cuda.get_device_capability(device) >= (8, 0)
+        and driver_starts()
     )
+
+
+def driver_starts() -> bool:
+    """Whether Triton can be used: it compiles a part of its driver in C when it is first needed.
+
+    Warns where it cannot, for want of a C compiler or of Python's headers.
+    """
+    from triton.runtime import driver
+
+    try:
+        driver.active.utils  # noqa: B018  # made by the access
+    except (RuntimeError, OSError, AssertionError, SubprocessError) as error:
+        warnings.warn(
+            f"Triton cannot be used ({error}); torch's operators are, which are slower. Triton "
+            "needs a C compiler and Python's headers (apt install gcc python3-dev)",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def _fits(*tensors: Tensor) -> bool:

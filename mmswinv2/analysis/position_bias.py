@@ -1,0 +1,114 @@
+"""Maps of the continuous position bias of a block (paper, section 3.3 and figure 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoints import convert_file, fetch
+from ..core.attention import ContinuousPositionBias
+from ..errors import UserError
+
+
+def load_bias(
+    checkpoint: str,
+    stage: int,
+    block: int,
+    pretrained_window: Sequence[int] | None = None,
+    prefix: str | None = None,
+) -> ContinuousPositionBias:
+    """The bias network of a block, with its weights.
+
+    Args:
+        checkpoint: file, name or address of weights of any format.
+        stage: from 0.
+        block: in the stage, from 0.
+        pretrained_window: of that stage, where the file does not record it.
+        prefix: what precedes the network's keys.
+
+    Raises:
+        UserError: if there is no such block, or its pre-trained window is not known.
+    """
+    converted = convert_file(fetch(checkpoint), prefix=prefix)
+    start = f'layers.{stage}.blocks.{block}.attn.cpb_mlp.'
+    state = {k.removeprefix(start): v for k, v in converted.state.items() if k.startswith(start)}
+    if not state:
+        blocks = sorted({'.'.join(k.split('.')[1:4:2]) for k in converted.state if '.blocks.' in k})
+        raise UserError(
+            f'{checkpoint} has no block {block} in stage {stage}; its stages and blocks are '
+            f'{", ".join(blocks)}'
+        )
+    ndim = state['0.weight'].shape[1]
+    window = tuple(pretrained_window or converted.windows.get(stage, ()))
+    if len(window) == 1:
+        window *= ndim
+    if len(window) != ndim:
+        raise UserError(
+            f'{checkpoint} does not say what window stage {stage} was pre-trained with: give '
+            f'--pretrained-window, a number or one for each of {ndim} axes'
+        )
+    bias = ContinuousPositionBias(len(state['2.weight']), window)
+    bias.load_state_dict(state)
+    return bias.eval()
+
+
+def find_biases(model: nn.Module) -> dict[tuple[int, int], ContinuousPositionBias]:
+    """The bias networks of a model by stage and block, both from 0."""
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, ContinuousPositionBias):
+            *_, stage, _, block, _, _ = name.split('.')  # layers.0.blocks.1.attn.cpb_mlp
+            found[int(stage), int(block)] = module
+    return found
+
+
+def bias_maps(
+    bias: ContinuousPositionBias, windows: Sequence[int], frames: int | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """Maps of the bias over all offsets in windows.
+
+    Args:
+        bias: of a block.
+        windows: sides in space, in tokens.
+        frames: window in time of a video network; ``None``: the pre-trained one.
+
+    Yields:
+        a title and the bias ``(h, 2M - 1, 2M - 1)``; of a video network, for each offset in time.
+    """
+    frames = frames or bias.pretrained_window[0]
+    for m in windows:
+        if len(bias.pretrained_window) == 2:
+            with torch.no_grad():
+                yield f'window {m}', bias((m, m)).cpu()
+            continue
+        with torch.no_grad():
+            table = bias((frames, m, m)).cpu()
+        for offset in range(frames):
+            yield f'window {frames}x{m}x{m}, {offset} tokens on', table[:, frames - 1 + offset]
+
+
+def draw_bias(rows: Sequence[tuple[str, Tensor]], heads: Sequence[int]) -> Any:
+    """Draw maps of `bias_maps`, a row for each and a column for each head.
+
+    Returns:
+        a figure of matplotlib that belongs to no window.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.8 + 2.2 * len(heads), 2.4 * len(rows)), layout='compressed')
+    axes = figure.subplots(len(rows), len(heads), squeeze=False)
+    shown = torch.stack([row[head].min() for _, row in rows for head in heads])
+    largest = torch.stack([row[head].max() for _, row in rows for head in heads]).max()
+    for number, (line, (title, row)) in enumerate(zip(axes, rows, strict=True)):
+        for place, head in zip(line, heads, strict=True):
+            edge = row.shape[-1] // 2 + 0.5
+            image = place.imshow(
+                row[head], vmin=shown.min(), vmax=largest, extent=(-edge, edge, edge, -edge)
+            )
+            place.set_title('' if number else f'head {head}')
+        line[0].set_ylabel(title)
+    figure.colorbar(image, ax=axes)
+    return figure

@@ -1,0 +1,75 @@
+"""Weights with the keys used here, and label files of other formats as COCO's."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+_USAGE = """\
+mmswinv2 convert data FORMAT SOURCE OUT   labels of YOLO, Pascal VOC, CSV or LabelMe as COCO's
+mmswinv2 convert WEIGHTS OUT              weights with the keys used here:
+"""
+
+
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace | None:
+    """Read the command line of ``data``; ``None`` if it is of weights, which have a script."""
+    if arguments[:1] != ['data']:
+        return None
+    parser = argparse.ArgumentParser(
+        'mmswinv2 convert data',
+        description='Write labels of YOLO, Pascal VOC, CSV or LabelMe as a COCO annotation file. '
+        'Images stay where they are; file_name is the path from the folder of the images.',
+        epilog='example: mmswinv2 convert data yolo data/mine data/mine/train.json --split train',
+    )
+    parser.add_argument('format', choices=['yolo', 'voc', 'csv', 'labelme'])
+    parser.add_argument('source', help='folder of the labels, or the .csv file')
+    parser.add_argument('out', help='the .json file to write')
+    parser.add_argument('--images', help="folder of the images (SOURCE, or the file's folder)")
+    parser.add_argument(
+        '--split', help='such as train: what data.yaml (yolo) or ImageSets/Main (voc) lists of it'
+    )
+    parser.add_argument(
+        '--classes',
+        nargs='+',
+        metavar='NAME',
+        help='in the order of their ids; others are left out',
+    )
+    parser.add_argument(
+        '--offset', type=float, help='subtracted from xmin and ymin: 1 (voc) or 0 (csv)'
+    )
+    parser.add_argument(
+        '--no-decode', dest='decode', action='store_false', help='trust the headers of images'
+    )
+    return parser.parse_args(arguments[1:])
+
+
+def convert_data(args: argparse.Namespace) -> None:
+    """Convert labels as the command line says, and tell what was done."""
+    from ..datasets.to_coco import to_coco
+
+    options: dict[str, Any] = {k: v for k, v in vars(args).items() if k != 'format'}
+    summary = to_coco(args.format, track=_track, **options)
+    print(f'{args.out}: {summary}')
+
+
+def _track(items: Iterable[Any], total: int) -> Iterable[Any]:
+    from rich.console import Console
+    from rich.progress import track
+
+    quiet = not sys.stderr.isatty()
+    return track(items, 'images', total, console=Console(stderr=True), disable=quiet)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command ``mmswinv2 convert``."""
+    from . import run_script
+
+    args = parse_args(arguments)
+    if args is not None:
+        convert_data(args)
+        return
+    if set(arguments) & {'-h', '--help'} or not arguments:
+        print(_USAGE)
+    run_script('convert', arguments)

@@ -1,0 +1,245 @@
+"""What the page of `mmswinv2 ui` does, without the page: files to pictures, words and results."""
+
+from __future__ import annotations
+
+import html
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..errors import UserError
+from .predict import VIDEOS, Predictor, _frames, _Item, _Writer
+
+AGE = 3600  # seconds that files are kept
+_MOST_ROWS = 200  # of the table of what was found
+_BEYOND_PILLOW = ('.npy', '.tif', '.tiff')  # which the loaders may know, or tell what is wrong
+
+
+@dataclass
+class Shown:
+    """What is shown of a result.
+
+    Attributes:
+        summary: a line of HTML.
+        results: file to download.
+        picture: file of the drawn picture.
+        film: file of the drawn video.
+        scores: of the best classes.
+        table: of what was found, in HTML.
+    """
+
+    summary: str
+    results: str
+    picture: str | None = None
+    film: str | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    table: str = ''
+
+
+class Page:
+    """What the page does.
+
+    Args:
+        predictor: the model.
+        folder: for the results; each has a folder of its own in it.
+        score: the least score of a box that the page begins with.
+        max_frames: of a video whose frames are predicted one by one.
+
+    Attributes:
+        classes: names.
+    """
+
+    def __init__(
+        self, predictor: Predictor, folder: Path, score: float = 0.3, max_frames: int = 100
+    ) -> None:
+        self.predictor, self.folder = predictor, folder
+        self.score, self.max_frames = score, max_frames
+        self.classes = [str(name) for name in predictor.meta.get('classes') or ()]
+
+    def is_film(self, path: str) -> bool:
+        """Whether a file is a video whose frames are predicted one by one."""
+        return Path(path).suffix.lower() in VIDEOS and not self.predictor.of_clips
+
+    def read(self, path: str) -> tuple[_Item, Any]:
+        """Predict on a picture, or on a clip by a video classifier.
+
+        Returns:
+            the file with its picture, for the writer, and the result.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
+        import mmcv
+
+        name, kind = Path(path).name, Path(path).suffix.lower()
+        if self.predictor.of_clips:
+            ((_, result),) = self.predictor.outcomes([_Item('result', path)])
+            return _Item('result', name, _strip(path)), result
+        try:
+            with Image.open(path):
+                pass
+        except Image.DecompressionBombError as error:
+            raise UserError(f'{path} has too many pixels ({error}); make it smaller') from error
+        except OSError as error:
+            if kind not in _BEYOND_PILLOW:
+                raise UserError(
+                    f'{path} is no picture: its content is none of a {kind[1:].upper()} or any '
+                    'other known format; drop a picture, such as a JPEG or PNG'
+                ) from error
+        ((_, result),) = self.predictor.outcomes([_Item('result', path)])
+        return _Item('result', name, mmcv.imread(path, channel_order='rgb')), result
+
+    def draw(self, item: _Item, result: Any, score: float, classes: Sequence[int]) -> Shown:
+        """Draw and write what `read` gave, with boxes of a least score and of some classes."""
+        writer, chosen = self._writer(score), choose(result, classes)
+        drawn = writer.add(item, chosen)
+        writer.save(item, item.image if self.predictor.of_clips else drawn)
+        writer.close()
+        (results,) = writer.results.iterdir()
+        shown = Shown('', str(results), picture=str(writer.pictures / 'result.jpg'))
+        if hasattr(result, 'pred_instances'):
+            shown.table, found = self._boxes(writer), count(len(writer.found), 'object')
+        elif hasattr(result, 'pred_sem_seg'):
+            rows = self._shares(chosen)
+            shown.table = table(['class', 'share'], rows)
+            found = count(len(rows), 'class', 'classes')
+        else:
+            shown.scores = self._scores(result, classes)
+            found = next(iter(shown.scores), 'nothing')
+        shown.summary = f'<b>{html.escape(found)}</b> in {html.escape(item.path)}'
+        return shown
+
+    def film(
+        self, path: str, score: float, classes: Sequence[int], progress: Callable[[int], Any]
+    ) -> Shown:
+        """Predict on the frames of a video, draw and write them.
+
+        Args:
+            path: the video.
+            score: the least score of a box.
+            classes: numbers of those to show; none: all.
+            progress: is told the number of every frame.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
+        writer, name = self._writer(score), Path(path).name
+        frames, fps = _frames('result', path, self.max_frames)
+
+        def outcomes(items: Iterable[_Item]) -> Iterator[tuple[_Item, Any]]:
+            for number, (item, result) in enumerate(self.predictor.outcomes(items)):
+                progress(number)
+                yield replace(item, path=item.path.replace(path, name)), choose(result, classes)
+
+        number = sum(1 for _ in writer.film('result', frames, fps, outcomes))
+        if not number:
+            raise UserError(f'{path} has no frames')
+        writer.close()
+        (results,) = writer.results.iterdir()
+        if results.is_dir():  # a label map for each frame
+            results = Path(shutil.make_archive(str(results), 'zip', results))
+        shown = Shown('', str(results), film=str(writer.pictures / 'result.mp4'))
+        shown.summary = f'{count(number, "frame")} of {html.escape(name)}'
+        if number == self.max_frames:
+            shown.summary = f'the first {shown.summary}'
+        if writer.kind == 'predictions.json':
+            shown.table = self._boxes(writer)
+            shown.summary = f'<b>{count(len(writer.found), "object")}</b> in {shown.summary}'
+        return shown
+
+    def new_folder(self) -> Path:
+        """A folder for one result; those of an hour ago are deleted, which Gradio leaves alone."""
+        for old in self.folder.glob('result-*'):
+            if time.time() - old.stat().st_mtime > AGE:
+                shutil.rmtree(old, ignore_errors=True)
+        return Path(tempfile.mkdtemp(dir=self.folder, prefix='result-'))
+
+    def _writer(self, score: float) -> _Writer:
+        return _Writer(self.new_folder(), self.predictor.cfg, self.predictor.meta, score)
+
+    def _scores(self, result: Any, classes: Sequence[int]) -> dict[str, float]:
+        """The five best classes of a classifier, of all or of some."""
+        scores = result.pred_score if hasattr(result, 'pred_score') else result.pred_scores.item
+        known = [(float(scores[i]), i) for i in classes or range(len(scores)) if i < len(scores)]
+        names = self.classes
+        return {
+            names[i] if i < len(names) else f'class {i}': score
+            for score, i in sorted(known, reverse=True)[:5]
+        }
+
+    def _boxes(self, writer: _Writer) -> str:
+        """A row for each box that was found, the surest first."""
+        found = sorted(writer.found, key=lambda entry: -entry['score'])[:_MOST_ROWS]
+        rows = [
+            (
+                writer.class_name(entry['category_id']),
+                f'{entry["score"]:.3f}',
+                ', '.join(f'{side:.0f}' for side in entry['bbox']),
+            )
+            for entry in found
+        ]
+        return table(['class', 'score', 'x, y, width, height'], rows)
+
+    def _shares(self, result: Any) -> list[tuple[str, str]]:
+        """A row for each class in a label map and its share of the image, the largest first."""
+        values, counts = np.unique(result.pred_sem_seg.data.numpy(), return_counts=True)
+        total = counts.sum()
+        rows = sorted(zip(counts.tolist(), values.tolist(), strict=True), reverse=True)
+        return [
+            (self.classes[value], f'{100 * count / total:.1f} %')
+            for count, value in rows
+            if value < len(self.classes)
+        ]
+
+
+def choose(result: Any, classes: Sequence[int]) -> Any:
+    """A result with some classes alone; of label maps, the others become 255, "not labelled".
+
+    Args:
+        result: data sample of a host, which is not changed.
+        classes: numbers; none of them: all stay.
+    """
+    if not classes:
+        return result
+    result = result.clone()
+    if hasattr(result, 'pred_instances'):
+        labels = result.pred_instances.labels.numpy()
+        result.pred_instances = result.pred_instances[np.isin(labels, classes)]
+    elif hasattr(result, 'pred_sem_seg'):
+        labels = result.pred_sem_seg.data.clone()
+        labels[~np.isin(labels.numpy(), classes)] = 255
+        result.pred_sem_seg = type(result.pred_sem_seg)(data=labels)
+    return result
+
+
+def _strip(path: str, number: int = 4) -> np.ndarray:
+    """Some frames of a clip side by side, (H, W, 3) RGB."""
+    from ..datasets.video_files import open_video
+
+    reader = open_video(path)
+    frames = reader.read([i * (len(reader) - 1) // (number - 1) for i in range(number)])
+    return np.ascontiguousarray(np.hstack(list(frames)))
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in HTML, empty where there are no rows."""
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        return '<tr>' + ''.join(f'<{tag}>{html.escape(c)}</{tag}>' for c in cells) + '</tr>'
+
+    if not rows:
+        return ''
+    head, body = line(headers, 'th'), ''.join(line(row, 'td') for row in rows)
+    return f'<div class="found"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
+
+
+def count(number: int, one: str, many: str = '') -> str:
+    """A number and its noun."""
+    return f'{number} {one if number == 1 else many or one + "s"}'

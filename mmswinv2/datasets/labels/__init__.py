@@ -1,0 +1,23 @@
+"""Label files of other formats than COCO's, read one image at a time.
+
+supervision reads most of them too, and agrees with what is read here (tests/test_datasets). It is
+not used, because it makes pixels of polygons and polygons of pixels, stops at the first bad line
+without naming the file, and does not tell what it leaves out.
+"""
+
+from collections.abc import Callable
+
+from .common import Labelled, LeftOut, Mark, Source, is_inside
+from .labelme import read_labelme
+from .table import read_csv
+from .voc import read_voc
+from .yolo import read_yolo
+
+FORMATS: dict[str, Callable[[Source], tuple[list[str] | None, list[Labelled]]]] = {
+    'yolo': read_yolo,
+    'voc': read_voc,
+    'csv': read_csv,
+    'labelme': read_labelme,
+}
+
+__all__ = ['FORMATS', 'Labelled', 'LeftOut', 'Mark', 'Source', 'is_inside']

@@ -1,0 +1,102 @@
+"""LabelMe: a JSON file for each image, with polygons, rectangles and circles.
+
+Shapes of one ``group_id`` and label are one object with several polygons. A rectangle alone is a
+box without a mask. Points and lines have no area and are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from ...errors import UserError
+from .common import IMAGES, Labelled, Mark, Point, Source, number, pick_image, read_text
+
+_CORNERS = 64  # of a circle
+
+
+def read_labelme(source: Source) -> tuple[None, list[Labelled]]:
+    """Images with their objects; classes are what is found.
+
+    Raises:
+        UserError: if there is no file, or one is damaged.
+    """
+    source.no_split('LabelMe')
+    files = sorted(source.path.rglob('*.json'))
+    if not files:
+        raise UserError(f'{source.path} has no .json files, in which LabelMe has its labels')
+    found = [_read_file(path, source) for path in files]
+    return None, [labelled for labelled in found if labelled is not None]
+
+
+def _read_file(path: Path, source: Source) -> Labelled | None:
+    try:
+        content = json.loads(read_text(path))
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{path} is not JSON, or cut short ({error})') from error
+    if not isinstance(content, dict) or not isinstance(content.get('shapes'), list):
+        source.left_out.add("JSON files that are not LabelMe's", path)
+        return None
+    name = content.get('imagePath')
+    tries = [path.with_suffix(suffix) for suffix in IMAGES]
+    if isinstance(name, str) and name:
+        plain = PureWindowsPath(name)  # \ and / alike
+        if not plain.is_absolute() and not plain.root:
+            tries = [path.parent / plain.as_posix(), path.parent / plain.name, *tries]
+    image = pick_image(source, tries, str(path))
+    if image is None:
+        return None
+    sides = content.get('imageWidth'), content.get('imageHeight')
+    size = None
+    if all(sides):
+        width, height = (int(number(side, str(path))) for side in sides)
+        size = (width, height)
+    marks: dict[Any, Mark] = {}
+    for i, shape in enumerate(content['shapes']):
+        where = f'{path}, shape {i}'
+        if not isinstance(shape, dict) or not isinstance(shape.get('label'), str):
+            raise UserError(f'{where} has no label')
+        mark = _read_shape(shape, where, source)
+        if mark is None:
+            continue
+        group = shape.get('group_id')
+        if type(group) is not int:
+            marks[i, None] = mark
+        elif (first := marks.setdefault((group, mark.label), mark)) is not mark:
+            first.polygons = [*_outlines(first), *_outlines(mark)]
+            first.box = None
+    return Labelled(image, list(marks.values()), size)
+
+
+def _outlines(mark: Mark) -> list[list[Point]]:
+    if mark.polygons or mark.box is None:
+        return mark.polygons
+    x1, y1, x2, y2 = mark.box
+    return [[(x1, y1), (x2, y1), (x2, y2), (x1, y2)]]
+
+
+def _read_shape(shape: dict, where: str, source: Source) -> Mark | None:
+    kind, given = shape.get('shape_type') or 'polygon', shape.get('points')
+    if not isinstance(given, list) or not all(isinstance(p, list) and len(p) == 2 for p in given):
+        raise UserError(f'{where}: points must be a list of [x, y]')
+    points = [(number(x, where), number(y, where)) for x, y in given]
+    mark = Mark(shape['label'], where)
+    if kind == 'polygon':
+        mark.polygons = [points]
+    elif kind == 'rectangle' and len(points) in (2, 4):
+        xs, ys = zip(*points, strict=True)
+        mark.box = (min(xs), min(ys), max(xs), max(ys))
+    elif kind == 'circle' and len(points) == 2:
+        (x, y), edge = points
+        radius = math.dist((x, y), edge)
+        turns = [2 * math.pi * i / _CORNERS for i in range(_CORNERS)]
+        mark.polygons = [[(x + radius * math.cos(t), y + radius * math.sin(t)) for t in turns]]
+        mark.box = (x - radius, y - radius, x + radius, y + radius)
+    else:
+        source.left_out.add(f'shapes of the kind {kind!r:.30}, which have no area here', where)
+        return None
+    return mark

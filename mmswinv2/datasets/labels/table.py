@@ -1,0 +1,66 @@
+"""CSV: a line for each box, ``filename,width,height,class,xmin,ymin,xmax,ymax``.
+
+That is the table that TensorFlow's object detection is fed with. Coordinates are edges in pixels,
+as that reads them. Columns may stand in any order, and others beside them; a line with a file and
+no numbers is an image without objects. ``width`` and ``height`` may be left out.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path, PureWindowsPath
+
+from ...errors import UserError
+from .common import Labelled, Mark, Source, number, pick_image, read_text
+
+_CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
+_NEEDED = ('filename', 'class', *_CORNERS)
+
+
+def read_csv(source: Source) -> tuple[None, list[Labelled]]:
+    """Images with their objects; classes are what is found.
+
+    Raises:
+        UserError: if the header or a line is none.
+    """
+    source.no_split('a CSV file')
+    path = source.path
+    rows = csv.reader(io.StringIO(read_text(path), newline=''))
+    try:
+        lines = [(rows.line_num, row) for row in rows if any(map(str.strip, row))]
+    except csv.Error as error:
+        raise UserError(f'{path}, line {rows.line_num}: {error}') from error
+    header = [name.strip().lower() for name in lines[0][1]] if lines else []
+    if lacking := [name for name in _NEEDED if name not in header]:
+        raise UserError(
+            f'{path} has no column {", ".join(lacking)}; its first line must be a header such as '
+            'filename,width,height,class,xmin,ymin,xmax,ymax'
+        )
+    found: dict[Path, Labelled] = {}
+    for line, row in lines[1:]:
+        where = f'{path}, line {line}'
+        if len(row) != len(header):
+            raise UserError(f'{where} has {len(row)} columns, and the header {len(header)}')
+        values = dict(zip(header, map(str.strip, row), strict=True))
+        name = str(PureWindowsPath(values['filename']).as_posix())
+        image = pick_image(source, [source.root / name, source.root / 'images' / name], where)
+        if image is None:
+            continue
+        sides = [values.get(key) for key in ('width', 'height')]
+        size = None
+        if all(sides):
+            width, height = (int(number(side, where)) for side in sides)
+            size = (width, height)
+        labelled = found.setdefault(image, Labelled(image, [], size))
+        if labelled.size != size:
+            raise UserError(f'{where} has another width and height than a line before')
+        corners = [values[key] for key in _CORNERS]
+        if not any(corners):
+            continue
+        if not values['class']:
+            raise UserError(f'{where} has no class')
+        x1, y1, x2, y2 = (number(corner, where) for corner in corners)
+        offset = source.offset or 0
+        labelled.marks.append(Mark(values['class'], where, (x1 - offset, y1 - offset, x2, y2)))
+    return None, list(found.values())

@@ -1,0 +1,101 @@
+"""Pascal VOC: an XML file for each image.
+
+Boxes are numbers of pixels from 1 on, the last one included: the pixels 1 to 10 are the edges 0 to
+10. So 1 is subtracted from ``xmin`` and ``ymin`` alone (mmdet's reader subtracts it from all four,
+and its boxes are a pixel smaller). Points of polygons are moved by 1.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from ...errors import UserError
+from .common import IMAGES, Labelled, Mark, Source, is_inside, number, pick_image, read_text
+
+
+def read_voc(source: Source) -> tuple[None, list[Labelled]]:
+    """Images with their objects; classes are what is found.
+
+    Raises:
+        UserError: if there is no file, or one is no annotation.
+    """
+    found = []
+    for path in _files(source):
+        labelled = _read_file(path, source)
+        if labelled is not None:
+            found.append(labelled)
+    return None, found
+
+
+def _files(source: Source) -> list[Path]:
+    if source.split is None:
+        files = sorted(source.path.rglob('*.xml'))
+        if not files:
+            raise UserError(f'{source.path} has no .xml files, in which Pascal VOC has its labels')
+        return files
+    path = source.path / 'ImageSets' / 'Main' / f'{source.split}.txt'
+    if not is_inside(path, source.path) or not path.is_file():
+        raise UserError(f'--split {source.split}: there is no {path}')
+    files = []
+    for line in filter(None, map(str.strip, read_text(path).splitlines())):
+        file = source.path / 'Annotations' / f'{line.split()[0]}.xml'
+        if is_inside(file, source.path) and file.is_file():
+            files.append(file)
+        else:
+            source.left_out.add('images without a label file', f'{line} of {path}')
+    return files
+
+
+def _read_file(path: Path, source: Source) -> Labelled | None:
+    try:
+        from defusedxml.ElementTree import fromstring
+    except ImportError as error:
+        raise UserError("Pascal VOC needs defusedxml: pip install 'mmswinv2[convert]'") from error
+    try:
+        root = fromstring(read_text(path))
+    except UserError:
+        raise
+    except Exception as error:  # what is forbidden has classes of its own
+        raise UserError(f'{path} is no XML that is read ({error!r:.100})') from error
+    if root.tag != 'annotation':
+        source.left_out.add('XML files that are no annotations', path)
+        return None
+    # \ and / alike
+    named = Path(PureWindowsPath((root.findtext('filename') or path.stem).strip()).as_posix())
+    names = [named, Path(named.name), *(Path(path.stem + suffix) for suffix in IMAGES)]
+    folders = [path.parent, path.parent.parent / 'JPEGImages', source.root]
+    tries = [folder / name for name in names for folder in folders]
+    image = pick_image(source, tries, str(path))
+    if image is None:
+        return None
+    size = tuple(int(number(root.findtext(f'size/{key}') or 0, str(path))) for key in _SIDES)
+    marks = [
+        _read_object(node, f'{path}, object {i}', source)
+        for i, node in enumerate(root.findall('object'), start=1)
+    ]
+    return Labelled(image, marks, (size[0], size[1]) if all(size) else None)
+
+
+_SIDES = ('width', 'height')
+
+
+def _read_object(node: Any, where: str, source: Source) -> Mark:
+    label = (node.findtext('name') or '').strip()
+    if not label:
+        raise UserError(f'{where} has no name of a class')
+    offset = 1.0 if source.offset is None else source.offset
+    mark = Mark(label, where, crowd=(node.findtext('difficult') or '0').strip() == '1')
+    box = node.find('bndbox')
+    if box is not None:
+        x1, y1, x2, y2 = (
+            number(box.findtext(key), f'{where}, {key}') for key in ('xmin', 'ymin', 'xmax', 'ymax')
+        )
+        mark.box = (x1 - offset, y1 - offset, x2, y2)
+    for polygon in node.findall('polygon'):
+        values = [number(child.text, where) - offset for child in polygon.iter() if child.text
+                  and child.text.strip()]  # fmt: skip
+        mark.polygons.append(list(zip(values[::2], values[1::2], strict=False)))
+    if box is None and not mark.polygons:
+        raise UserError(f'{where} has no bndbox')
+    return mark

@@ -1,0 +1,151 @@
+"""YOLO: a text file for each image, a line for each object, shares of the image's size.
+
+``class x y width height`` with the centre of the box, or ``class x1 y1 x2 y2 x3 y3 ...`` for a
+polygon. A confidence may follow either, and keypoints a box where ``kpt_shape`` of data.yaml says
+so; both are ignored. Four corners of a turned box are a polygon.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ...errors import UserError
+from .common import Labelled, LeftOut, Mark, Source, find_images, is_inside, number, read_text
+
+_FAR = 10  # shares of an image beyond which a number is none
+_LINE = 'a line is "class x y width height", or a class and a polygon, in shares of the image, 0-1'
+
+
+def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
+    """Classes, and images with their objects.
+
+    Raises:
+        UserError: if there are no names of classes, no images, or a line is none.
+    """
+    names, content = _read_names(source.path)
+    keypoints = 1
+    shape = content.get('kpt_shape') or [0]
+    for value in shape if isinstance(shape, list) else [shape]:
+        if type(value) is not int or not 0 <= value < 1000:
+            raise UserError(f'{source.path}/data.yaml: kpt_shape={value!r:.40} are no two numbers')
+        keypoints *= value
+    images = find_images(source.root) if source.split is None else _images_of(source, content)
+    found, seen = [], set()
+    for image in images:
+        text = next((p for p in _label_files(image, source) if p.is_file()), None)
+        if text is None:
+            source.left_out.add('images without a label file', image)
+            continue
+        seen.add(text)
+        found.append(Labelled(image, _read_lines(text, names, keypoints, source), shares=True))
+    if source.split is None:
+        _count_orphans(source.path, seen, source.left_out)
+    return names, found
+
+
+def _read_names(folder: Path) -> tuple[list[str], dict[str, Any]]:
+    import yaml
+
+    for name in ('data.yaml', 'data.yml', 'dataset.yaml'):
+        if not (path := folder / name).is_file():
+            continue
+        try:
+            content = yaml.safe_load(read_text(path))
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise UserError(f'{path} is no YAML: {" ".join(str(error).split())}') from error
+        names = content.get('names') if isinstance(content, dict) else None
+        if isinstance(names, dict):
+            try:
+                places = {int(key): value for key, value in names.items()}
+            except (TypeError, ValueError):
+                places = {}
+            whole = sorted(places) == list(range(len(names)))
+            names = [places[i] for i in range(len(names))] if whole else None
+        if not names or type(names) is not list or {type(n) for n in names} - {str, int, float}:
+            raise UserError(
+                f'{path} has no names of the classes: names is a list of them, or a table from 0 '
+                'on without gaps'
+            )
+        return list(map(str, names)), content
+    if (path := folder / 'classes.txt').is_file():
+        return [line.strip() for line in read_text(path).splitlines() if line.strip()], {}
+    raise UserError(
+        f'{folder} has no data.yaml with names, nor a classes.txt, which say what classes there are'
+    )
+
+
+def _images_of(source: Source, content: dict[str, Any]) -> list[Path]:
+    """The images of a split: folders, or files with lists of images."""
+    given = content.get(str(source.split))
+    places: list[Any] = given if isinstance(given, list) else [given]
+    if not places or not all(isinstance(place, str) for place in places):
+        known = [key for key in ('train', 'val', 'test') if content.get(key)]
+        raise UserError(
+            f'--split {source.split}: data.yaml of {source.path} has {", ".join(known) or "none"}'
+        )
+    base = content.get('path')
+    found: set[Path] = set()
+    for place in places:
+        # exported sets have '../train/images', and mean it from here
+        plain = PurePosixPath(*(p for p in PurePosixPath(place).parts if p != '..'))
+        tries = [source.path / str(base or '') / place, source.path / place, source.path / plain]
+        path = next((p for p in tries if is_inside(p, source.path) and p.exists()), None)
+        if path is None:
+            raise UserError(f'{source.path}: data.yaml has {source.split}: {place}, not found here')
+        if path.is_dir():
+            found.update(find_images(path))
+            continue
+        for line in filter(None, map(str.strip, read_text(path).splitlines())):
+            tries = [path.parent / line, source.path / line]
+            image = next((p for p in tries if is_inside(p, source.root) and p.is_file()), None)
+            if image is None:
+                source.left_out.add('images that are missing', f'{line} of {path}')
+            else:
+                found.add(image)
+    return sorted(found)
+
+
+def _label_files(image: Path, source: Source) -> list[Path]:
+    """Where the label file of an image may be: in labels/ for images/, beside it, in SOURCE."""
+    name = image.relative_to(source.root).with_suffix('.txt')
+    names = [name, 'labels' / name]
+    if places := [i for i, part in enumerate(name.parts[:-1]) if part == 'images']:
+        parts = list(name.parts)
+        parts[places[-1]] = 'labels'
+        names.insert(0, Path(*parts))
+    return [folder / name for folder in (source.root, source.path) for name in names]
+
+
+def _read_lines(path: Path, names: list[str], keypoints: int, source: Source) -> list[Mark]:
+    marks = []
+    for i, line in enumerate(read_text(path).splitlines(), start=1):
+        where, values = f'{path}, line {i}', line.split()
+        if not values:
+            continue
+        if len(values) < 5:
+            raise UserError(f'{where}: {line!r:.60} has {len(values)} numbers; {_LINE}')
+        label, *numbers = [number(value, where) for value in values]
+        if not label.is_integer():
+            raise UserError(f'{where}: the class {values[0]} is no whole number; {_LINE}')
+        if keypoints and len(numbers) == 4 + keypoints:
+            numbers = numbers[:4]
+        if max(map(abs, numbers[:4])) > _FAR:
+            raise UserError(f'{where}: {line!r:.60} is in pixels; {_LINE}')
+        if not 0 <= label < len(names):
+            source.left_out.add('objects of unknown classes', f'{where}: {values[0]}')
+            continue
+        mark = Mark(names[int(label)], where)
+        if len(numbers) <= 5:
+            x, y, width, height = numbers[:4]
+            mark.box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        else:
+            mark.polygons = [list(zip(numbers[::2], numbers[1::2], strict=False))]
+        marks.append(mark)
+    return marks
+
+
+def _count_orphans(folder: Path, seen: set[Path], left_out: LeftOut) -> None:
+    for path in sorted(folder.rglob('*.txt')):
+        if 'labels' in path.parent.relative_to(folder).parts and path not in seen:
+            left_out.add('label files without an image', path)

@@ -1,0 +1,274 @@
+"""Label files of other formats as one COCO annotation file, with an account of what is left out."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mmcv
+import numpy as np
+from PIL import ExifTags, Image
+
+from ..errors import UserError
+from .coco import read_coco
+from .labels import FORMATS, Labelled, LeftOut, Mark, Source, is_inside
+
+
+@dataclass
+class Summary:
+    """What was written, and what was not.
+
+    Attributes:
+        images: number of images.
+        boxes: number of objects, all of which have a box.
+        masks: number of those with polygons.
+        crowds: number of those that are ignored in training and in scores.
+        classes: their names, in the order of their ids, which begin at 1.
+        left_out: for each reason how many, and the first.
+    """
+
+    images: int
+    boxes: int
+    masks: int
+    crowds: int
+    classes: list[str]
+    left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        names = ', '.join(self.classes[:8]) + ', ...' * (len(self.classes) > 8)
+        crowds = f' ({self.crowds} difficult, iscrowd=1)' * bool(self.crowds)
+        lines = [
+            f'{self.images} images, {self.boxes} boxes{crowds}, {self.masks} masks, '
+            f'{len(self.classes)} classes: {names}'
+        ]
+        lines += ['left out:'] * bool(self.left_out)
+        for what, (number, first) in self.left_out.items():
+            lines.append(f'  {number}  {what}, the first {first}')
+        return '\n'.join(lines)
+
+
+def to_coco(
+    form: str,
+    source: str | Path,
+    out: str | Path,
+    *,
+    images: str | Path | None = None,
+    split: str | None = None,
+    classes: Sequence[str] | None = None,
+    offset: float | None = None,
+    decode: bool = True,
+    track: Callable[[Iterable[Any], int], Iterable[Any]] = lambda items, total: items,
+) -> Summary:
+    """Write a COCO annotation file; images stay where they are.
+
+    The ``file_name`` of an image is its path from `images`. Widths and heights are those that
+    mmcv's loader gives, which turns images by EXIF as tools for labelling do. Boxes and points of
+    polygons are cut off at the borders of their image. What is written is held to `read_coco`'s
+    rules first.
+
+    Args:
+        form: of `FORMATS`.
+        source: folder of the labels, or file of CSV.
+        out: the .json file.
+        images: folder of the images; ``None``: `source`, or the folder of the file.
+        split: such as ``'train'``: what data.yaml (YOLO) or ImageSets/Main (Pascal VOC) lists.
+        classes: names in the order of their ids, others are left out; ``None``: those of YOLO's
+            data.yaml, or all that are found, sorted.
+        offset: subtracted from ``xmin`` and ``ymin``; ``None``: 1 of Pascal VOC, 0 of CSV.
+        decode: look whether every image can be decoded, not at its header alone.
+        track: shows the progress of a loop of a known length.
+
+    Raises:
+        UserError: if nothing can be converted, or a label file is damaged.
+    """
+    source, out = Path(source), Path(out)
+    _check(form, source, out, offset)
+    root = Path(images) if images is not None else source if source.is_dir() else source.parent
+    if not root.is_dir():
+        raise UserError(f'{root} is no folder; give that of the images')
+    left_out = LeftOut()
+    names, labelled = FORMATS[form](Source(source, root, left_out, split, offset))
+    if classes is not None:
+        names = list(classes)
+    if names is None:
+        names = sorted({mark.label for entry in labelled for mark in entry.marks})
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f'{source}: the class {twice!r} stands twice among the names')
+    content = _content(_merged(labelled), names, root, left_out, decode, track)
+    if not content['annotations']:
+        told = '; '.join(f'{n} {what}, the first {first}' for what, (n, first)
+                         in left_out.found.items())  # fmt: skip
+        raise UserError(
+            f'{source}: no object of {form} on an image of {root} is left to write '
+            f'({told or "no label file has any"})'
+        )
+    _write(content, out)
+    annotations = content['annotations']
+    return Summary(
+        len(content['images']),
+        len(annotations),
+        sum('segmentation' in a for a in annotations),
+        sum(a['iscrowd'] for a in annotations),
+        names,
+        left_out.found,
+    )
+
+
+def _check(form: str, source: Path, out: Path, offset: float | None) -> None:
+    if form not in FORMATS:
+        raise UserError(f'{form!r} is no format; there are {", ".join(FORMATS)}')
+    if not source.exists():
+        raise UserError(f'{source} does not exist')
+    if source.is_dir() == (form == 'csv'):
+        wanted = 'a .csv file' if form == 'csv' else 'the folder of the labels'
+        raise UserError(f'{source}: {form} needs {wanted}')
+    if out.suffix != '.json' or out.is_dir():
+        raise UserError(f'{out} must be the name of a .json file')
+    if form == 'labelme' and out.exists() and is_inside(out, source):
+        raise UserError(f'{out} exists among the label files, and is left as it is; name another')
+    if offset is not None and (form not in ('voc', 'csv') or offset not in (0, 1)):
+        raise UserError(f'--offset {offset:g}: it is 0 or 1, and for voc and csv alone')
+
+
+def _merged(labelled: Iterable[Labelled]) -> list[Labelled]:
+    """One entry for each image, where several label files are of it."""
+    found: dict[str, Labelled] = {}
+    for entry in labelled:
+        first = found.setdefault(os.path.abspath(entry.image), entry)
+        if first is not entry:
+            first.marks += entry.marks
+    return list(found.values())
+
+
+def _content(
+    labelled: Sequence[Labelled],
+    names: Sequence[str],
+    root: Path,
+    left_out: LeftOut,
+    decode: bool,
+    track: Callable[[Iterable[Any], int], Iterable[Any]],
+) -> dict[str, Any]:
+    """The content of a COCO annotation file."""
+    ids = {name: i for i, name in enumerate(names, start=1)}
+    images: list[dict] = []
+    annotations: list[dict] = []
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(lambda entry: image_size(entry.image, decode), labelled)
+        sizes = list(track(found, len(labelled)))
+    for entry, size in zip(labelled, sizes, strict=True):
+        if size is None:
+            left_out.add('images that cannot be read', entry.image)
+            continue
+        width, height = size
+        if entry.size is not None and entry.size != size:
+            stated = 'x'.join(map(str, entry.size))
+            left_out.add(
+                'images of another size than their label file says',
+                f'{entry.image}, {width}x{height} pixels and not {stated}',
+            )
+            continue
+        number = len(images) + 1
+        name = Path(os.path.relpath(entry.image, root)).as_posix()
+        images.append(dict(id=number, file_name=name, width=width, height=height))
+        seen = set()
+        for mark in entry.marks:
+            if mark.label not in ids:
+                left_out.add('objects of unknown classes', f'{mark.where}: {mark.label}')
+                continue
+            scale = (width, height) if entry.shares else (1, 1)
+            annotation = _annotation(mark, size, scale, left_out)
+            if annotation is None:
+                continue
+            key = (mark.label, *annotation['bbox'], str(annotation.get('segmentation')))
+            if key in seen:
+                left_out.add('objects that stand twice', mark.where)
+                continue
+            seen.add(key)
+            annotation.update(id=len(annotations) + 1, image_id=number, category_id=ids[mark.label])
+            annotations.append(annotation)
+    categories = [dict(id=i, name=name) for name, i in ids.items()]
+    return dict(images=images, annotations=annotations, categories=categories)
+
+
+def image_size(path: Path, decode: bool) -> tuple[int, int] | None:
+    """Width and height of an image as mmcv's loader gives it; ``None`` if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            if decode:
+                image.load()
+            (width, height), form = image.size, image.format
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+    except Exception:  # decoders raise errors of any kind
+        return None
+    if turned and form != 'JPEG':  # decoders differ
+        loaded = mmcv.imread(str(path))
+        return None if loaded is None else (loaded.shape[1], loaded.shape[0])
+    return (height, width) if turned else (width, height)
+
+
+def _annotation(
+    mark: Mark, size: tuple[int, int], scale: tuple[float, float], left_out: LeftOut
+) -> dict[str, Any] | None:
+    """Box, area and polygons in pixels, or ``None`` if nothing of them is on the image."""
+    polygons = []
+    for points in mark.polygons:
+        xy = np.array(points, np.float64).reshape(-1, 2) * scale
+        cut = xy.clip(0, size)
+        if len(xy) < 3 or not _area(xy):
+            left_out.add('polygons without an area', mark.where)
+        elif not _area(cut):
+            left_out.add('polygons outside of their image', mark.where)
+        else:
+            polygons.append(cut)
+    if mark.polygons and not polygons and mark.box is None:
+        return None
+    if polygons and mark.box is None:
+        xy = np.concatenate(polygons)
+        box = np.concatenate([xy.min(0), xy.max(0)])
+    else:
+        box = np.array(mark.box, np.float64) * (*scale, *scale)
+        if (box[2:] <= box[:2]).any():
+            left_out.add('boxes without an area', mark.where)
+            return None
+        box = box.clip(0, (*size, *size))
+    if (box[2:] <= box[:2]).any():
+        left_out.add('boxes outside of their image', mark.where)
+        return None
+    x1, y1, x2, y2 = map(float, box)
+    bbox = [x1, y1, x2 - x1, y2 - y1]
+    annotation: dict[str, Any] = dict(bbox=bbox, area=bbox[2] * bbox[3], iscrowd=int(mark.crowd))
+    if polygons:
+        annotation['segmentation'] = [xy.ravel().tolist() for xy in polygons]
+        annotation['area'] = float(sum(map(_area, polygons)))
+    return annotation
+
+
+def _area(xy: np.ndarray) -> float:
+    """The area of a polygon (n, 2)."""
+    x, y = xy.T
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+
+
+def _write(content: dict[str, Any], out: Path) -> None:
+    """Write the file, if our own reader takes it."""
+    from ..checkpoints.write import write_atomically
+
+    text = json.dumps(content)
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Path(folder) / out.name
+        trial.write_text(text)
+        try:
+            read_coco(trial)
+        except UserError as error:
+            raise UserError(str(error).replace(str(trial), f'what would be {out}')) from error
+    try:
+        write_atomically(out, lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise UserError(f'{out} cannot be written ({error.strerror})') from error

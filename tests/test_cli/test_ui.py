@@ -1,0 +1,340 @@
+"""The page of `mmswinv2 ui`: what it does, and how it is in a real browser."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+from PIL import Image
+
+from mmswinv2.cli.page import Page
+from mmswinv2.cli.predict import Predictor
+from mmswinv2.cli.ui import _told, free_port, main
+from mmswinv2.errors import UserError
+from tests.test_cli.test_predict import CLASSES, SEGMENTOR, VIDEO, pytestmark  # noqa: F401
+from tests.test_tools.conftest import CONFIG, ROOT, _environment
+
+CHROMIUM = Path('/usr/bin/chromium')
+FLAGS = (
+    '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+    '--disable-background-networking', '--disable-component-update', '--disable-sync',
+)  # fmt: skip
+
+
+SUMMARY = '#summary .html-container div:not(:has(div))'
+
+
+# --- without a browser ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def page_of(weights, tmp_path_factory):
+    def make(config):
+        predictor = Predictor(Config.fromfile(ROOT / config), weights(config), 'cpu')
+        return Page(predictor, tmp_path_factory.mktemp('page'), max_frames=3)
+
+    return make
+
+
+def test_classes_of_a_detector(page_of, photos):
+    page = page_of(CONFIG)
+    item, result = page.read(f'{photos}/a.jpg')
+    whole = len(result.pred_instances)
+    shown = page.draw(item, result, 0.0, [])
+    assert cv2.imread(shown.picture).shape == (60, 80, 3)
+    assert shown.summary == f'<b>{whole} objects</b> in a.jpg'
+    content = json.loads(Path(shown.results).read_text())
+    assert len(content['annotations']) == whole > 0
+    assert content['images'][0]['file_name'] == 'a.jpg'
+    chosen = int(result.pred_instances.labels[0])
+    shown = page.draw(item, result, 0.0, [chosen])
+    found = json.loads(Path(shown.results).read_text())['annotations']
+    assert {a['category_id'] for a in found} == {chosen} and len(found) < whole
+    assert len(result.pred_instances) == whole  # as it was
+    rows = re.findall(r'<tr><td>(.*?)</td><td>(.*?)</td>', shown.table)
+    assert {name for name, _ in rows} == {CLASSES[chosen]} and len(rows) == len(found)
+    scores = [float(score) for _, score in rows]
+    assert scores == sorted(scores, reverse=True)
+    shown = page.draw(item, result, 1.0, [])
+    assert shown.table == '' and shown.summary == '<b>0 objects</b> in a.jpg'
+
+
+def test_names_are_escaped(page_of, photos):
+    page = page_of(CONFIG)
+    page.predictor.meta = dict(page.predictor.meta, classes=['<i>'] * 4)
+    item, result = page.read(f'{photos}/a.jpg')
+    shown = page.draw(replace(item, path='<b>.jpg'), result, 0.0, [])
+    assert '<i>' not in shown.table and '&lt;i&gt;' in shown.table
+    assert shown.summary.endswith('</b> in &lt;b&gt;.jpg')
+
+
+def test_classes_of_a_segmentor(page_of, photos, clip):
+    page = page_of(SEGMENTOR)
+    item, result = page.read(f'{photos}/b.png')
+    labels = result.pred_sem_seg.data[0].numpy().copy()
+    chosen = int(labels[0, 0])
+    shown = page.draw(item, result, 0.0, [chosen])
+    written = cv2.imread(shown.results, cv2.IMREAD_UNCHANGED)
+    assert (written == np.where(labels == chosen, chosen, 255)).all()
+    assert (result.pred_sem_seg.data[0].numpy() == labels).all()
+    share = f'{100 * (labels == chosen).mean():.1f} %'
+    assert re.findall('<td>(.*?)</td>', shown.table) == [page.classes[chosen], share]
+    assert shown.summary == '<b>1 class</b> in b.png'
+    assert page.is_film(str(clip)) and not page.is_film(f'{photos}/b.png')
+    told = []
+    shown = page.film(str(clip), 0.0, [], told.append)
+    assert told == [0, 1, 2]  # at most so many as `max_frames` says
+    assert shown.summary == 'the first 3 frames of clip.mp4'
+    assert Path(shown.film).stat().st_size > 0
+    assert sorted(zipfile.ZipFile(shown.results).namelist()) == [f'{i:06d}.png' for i in range(3)]
+
+
+def test_video_classifier(page_of, clip):
+    page = page_of(VIDEO)
+    item, result = page.read(str(clip))
+    assert not page.is_film(str(clip))
+    shown = page.draw(item, result, 0.0, [])
+    assert cv2.imread(shown.picture).shape == (48, 4 * 64, 3)  # four frames
+    assert json.loads(Path(shown.results).read_text())['file_name'] == 'clip.mp4'
+    assert list(shown.scores.values()) == pytest.approx(result.pred_score.topk(5).values.tolist())
+    one = page.draw(item, result, 0.0, [1, 99])
+    assert one.scores == {'class 1': pytest.approx(float(result.pred_score[1]))}
+    assert one.summary == '<b>class 1</b> in clip.mp4'
+
+
+def test_what_is_no_picture(page_of, tmp_path):
+    page = page_of(CONFIG)
+    (tmp_path / 'notes.jpg').write_text('some words')
+    with pytest.raises(UserError, match='notes.jpg is no picture: .* none of a JPG or any other'):
+        page.read(str(tmp_path / 'notes.jpg'))
+    (tmp_path / 'notes.mp4').write_text('some words')
+    with pytest.raises(UserError, match='cannot read the video'):
+        page.film(str(tmp_path / 'notes.mp4'), 0.0, [], lambda i: None)
+    huge = Image.new('1', (60000, 6000))  # 44 kB
+    huge.save(tmp_path / 'huge.png')
+    with pytest.raises(UserError, match='too many pixels'):
+        page.read(str(tmp_path / 'huge.png'))
+
+
+def test_old_results_are_deleted(page_of):
+    page = page_of(CONFIG)
+    old, new = page.new_folder(), page.new_folder()
+    (old / 'a.png').touch()
+    os.utime(old, (0, 0))
+    page.new_folder()
+    assert not old.exists() and new.exists()
+
+
+def test_ports():
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f'the port {port} of 127.0.0.1 .*--port 0'):
+            free_port('127.0.0.1', port)
+        with pytest.raises(UserError, match=f'the port {port} '):  # before the model is built
+            main([str(ROOT / CONFIG), 'none.pth', '--port', str(port)])
+    assert free_port('127.0.0.1', port) == port
+    assert free_port('127.0.0.1', 0) > 0
+    with pytest.raises(UserError, match='from 0 to 65535'):
+        free_port('127.0.0.1', 65536)
+    with pytest.raises(UserError, match='--host no.such.host.invalid: no such address'):
+        free_port('no.such.host.invalid', 0)
+
+
+def test_options_that_cannot_be(monkeypatch):
+    for option in ('--max-size', '--max-frames'):
+        with pytest.raises(UserError, match=f'{option} must be more than 0, got 0'):
+            main([str(ROOT / CONFIG), 'none.pth', option, '0'])
+    with pytest.raises(UserError, match='score must be from 0 to 1'):
+        main([str(ROOT / CONFIG), 'none.pth', '--score', '2'])
+    monkeypatch.setitem(sys.modules, 'gradio', None)
+    with pytest.raises(UserError, match=r"pip install 'mmswinv2\[ui\]'"):
+        main([str(ROOT / CONFIG), 'none.pth'])
+
+
+def test_messages_are_escaped():
+    gradio = pytest.importorskip('gradio', reason='the page needs Gradio, which is not installed')
+    with pytest.raises(gradio.Error) as error, _told('/tmp/x/<b>.jpg'):
+        raise UserError('/tmp/x/<b>.jpg is none')
+    assert error.value.message == '&lt;b&gt;.jpg is none'
+
+
+# --- in Chromium ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def address(weights, tmp_path_factory):
+    """Of a page of the detector, in a process of its own, which leaves nothing behind."""
+    pytest.importorskip('gradio', reason='the page needs Gradio, which is not installed')
+    folder = tmp_path_factory.mktemp('served')
+    command = [
+        sys.executable, '-W', 'ignore', '-m', 'mmswinv2', 'ui', ROOT / CONFIG, weights(CONFIG),
+        '--port', '0', '--max-size', '1', '--score', '0',
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=folder, env=_environment('1', dict(TMPDIR=str(folder), PYTHONPATH=str(ROOT))),
+    )  # fmt: skip
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if match := re.search(r'open (http://\S+) in a browser', line):
+            break
+    else:
+        pytest.fail(''.join(said))
+    assert list(folder.glob('mmswinv2-ui-*'))
+    yield match[1]
+    process.terminate()
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 143 and 'Traceback' not in rest, rest
+    assert [p.name for p in folder.iterdir() if 'mmswinv2' in p.name or 'gradio' in p.name] == []
+
+
+@pytest.fixture(scope='module')
+def browser(tmp_path_factory):
+    reason = 'playwright, which drives the browser, is not installed'
+    playwright = pytest.importorskip('playwright.sync_api', reason=reason)
+    if not CHROMIUM.exists():
+        pytest.skip(f'there is no {CHROMIUM}: apt install chromium')
+    with playwright.sync_playwright() as started:
+        context = started.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp('profile'), executable_path=CHROMIUM, args=list(FLAGS)
+        )
+        yield context
+        context.close()
+
+
+@pytest.fixture
+def tab(browser, address):
+    """The page, newly opened; nothing is asked of another server."""
+    tab = browser.new_page()
+    asked = []
+    tab.on('request', lambda request: asked.append(request.url))
+    tab.goto(address)
+    tab.wait_for_selector('#file input[type=file]', state='attached')
+    yield tab
+    assert [url for url in asked if not url.startswith((address, 'data:', 'blob:'))] == []
+    assert len(asked) > 5
+    tab.close()
+
+
+def upload(tab, file):
+    tab.set_input_files('#file input[type=file]', file)
+
+
+def said(tab, words):
+    """Wait for the line above the picture to be such, and return it."""
+    told = f'[...document.querySelectorAll({SUMMARY!r})].at(-1)?.innerText'
+    tab.wait_for_function(f'words => new RegExp(words).test({told})', arg=words)
+    return tab.inner_text(SUMMARY)
+
+
+@pytest.mark.slow
+def test_a_picture_in_the_browser(tab, photos, tmp_path):
+    upload(tab, photos / 'a.jpg')
+    number = int(re.match(r'\d+', said(tab, r'^\d+ objects in a.jpg'))[0])
+    assert number > 1 and tab.locator('#table tbody tr').count() == number
+    tab.wait_for_function('document.querySelector("#picture img").naturalWidth == 80')
+    with tab.expect_download() as download:
+        tab.click('#download')
+    download.value.save_as(tmp_path / 'found.json')
+    assert len(json.loads((tmp_path / 'found.json').read_text())['annotations']) == number
+    before = tab.get_attribute('#picture img', 'src')
+    tab.locator('#score input[type=range]').press('End')
+    said(tab, '^0 objects in a.jpg')
+    tab.wait_for_function('b => document.querySelector("#picture img").src != b', arg=before)
+    tab.locator('#score input[type=range]').press('Home')
+    said(tab, f'^{number} objects')
+    tab.click('#classes input')
+    tab.get_by_role('option', name='star').click()
+    said(tab, rf'^(?!{number} )\d+ objects?')
+    assert set(tab.locator('#table tbody td:first-child').all_inner_texts()) <= {'star'}
+
+
+@pytest.mark.slow
+def test_messages_in_the_browser(tab, photos, tmp_path):
+    upload(tab, photos / 'a.jpg')
+    said(tab, 'objects in a.jpg')
+    tab.click('#file button[aria-label="Clear"]')
+    said(tab, 'Drop a picture or clip')
+    name = tmp_path / '<img src=x onerror=document.title=1> & notes.jpg'
+    name.write_text('some words')
+    upload(tab, name)
+    message = tab.locator('[data-testid=toast-body]')
+    message.wait_for()
+    assert 'notes.jpg is no picture: its content is none of a JPG' in message.inner_text()
+    assert str(tmp_path) not in message.inner_text() and 'gradio' not in message.inner_text()
+    said(tab, 'Nothing to show')
+    assert tab.title() != '1' and tab.locator('#summary img').count() == 0
+
+
+@pytest.mark.slow
+def test_a_file_that_is_too_large(tab, tmp_path):
+    (tmp_path / 'large.jpg').write_bytes(bytes(2**20 + 1))
+    upload(tab, tmp_path / 'large.jpg')
+    message = tab.locator('[data-testid=toast-body]')
+    message.wait_for()
+    assert 'exceed the maximum allowed size of 1.0 M' in message.inner_text()
+
+
+@pytest.mark.slow
+def test_a_file_that_is_too_large_for_the_server(address):
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
+    for size, status in ((2**20 + 1, 413), (1000, 200)):
+        request = urllib.request.Request(
+            f'{address}gradio_api/upload', head + bytes(size) + b'\r\n--x--\r\n',
+            {'Content-Type': 'multipart/form-data; boundary=x'},
+        )  # fmt: skip
+        try:
+            with urllib.request.urlopen(request) as answer:
+                assert answer.status == status
+        except urllib.error.HTTPError as refused:
+            assert refused.code == status
+            refused.close()
+
+
+@pytest.mark.slow
+def test_position_bias_in_the_browser(tab):
+    tab.get_by_role('tab', name='Position bias').click()
+    tab.wait_for_function('document.querySelector("#maps img")?.naturalWidth > 300')
+
+
+@pytest.mark.slow
+def test_on_a_phone(tab, photos):
+    tab.set_viewport_size(dict(width=390, height=844))
+    upload(tab, photos / 'a.jpg')
+    said(tab, 'objects in a.jpg')
+    tab.wait_for_selector('#table td')
+    assert tab.evaluate('document.documentElement.scrollWidth') == 390
+    width = tab.evaluate('document.querySelector("#picture img").getBoundingClientRect().width')
+    assert 300 < width <= 390
+    tab.get_by_role('tab', name='Position bias').click()
+    tab.wait_for_selector('#maps img')
+    assert tab.evaluate('document.documentElement.scrollWidth') == 390
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('file', ['/etc/passwd', str(ROOT / 'setup.py')])
+def test_files_that_are_not_served(address, file):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f'{address}gradio_api/file={file}')
+    assert refused.value.code == 403
+    refused.value.close()
+
+
+@pytest.mark.slow
+def test_policy(address):
+    with urllib.request.urlopen(address) as answer:
+        assert "default-src 'self'" in answer.headers['Content-Security-Policy']

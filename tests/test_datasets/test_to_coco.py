@@ -1,0 +1,561 @@
+"""Label files of other formats: exact numbers, what is left out, what is refused."""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from mmswinv2.datasets.coco import read_coco
+from mmswinv2.datasets.to_coco import to_coco
+from mmswinv2.errors import UserError
+
+
+def picture(path, width=100, height=80, turn=None, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    image, exif = Image.fromarray(values), Image.Exif()
+    if turn:
+        exif[ExifTags.Base.Orientation] = turn
+    image.save(path, exif=exif, **options)
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def convert(form, source, folder, **options):
+    """What was written, by file name and class, and what was told."""
+    out = folder / 'out.json'
+    summary = to_coco(form, source, out, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')  # nothing is left to repair
+        content = read_coco(out)
+    assert content == json.loads(out.read_text())
+    names = {c['id']: c['name'] for c in content['categories']}
+    files = {i['id']: i['file_name'] for i in content['images']}
+    found = [(files[a['image_id']], names[a['category_id']], a) for a in content['annotations']]
+    assert summary.images == len(files) and summary.boxes == len(found)
+    assert list(names.values()) == summary.classes and min(names) == 1
+    return content, found, summary
+
+
+def boxes(found):
+    return [(name, label, pytest.approx(a['bbox'])) for name, label, a in found]
+
+
+# --- YOLO ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def yolo(tmp_path):
+    """Two splits: boxes, a polygon, an image without objects and one without a file."""
+    root = tmp_path / 'yolo'
+    for name in ('train/a', 'train/b', 'train/none', 'val/c'):
+        picture(root / f'images/{name}.jpg')
+    write(root / 'data.yaml', 'train: images/train\nval: ../val/images\nnames: [cat, dog]\n')
+    write(root / 'labels/train/a.txt', '0 0.5 0.5 0.2 0.25\n\n1 0.1 0.1 0.2 0.2 0.87\n')
+    write(root / 'labels/train/b.txt', '')
+    write(root / 'labels/val/c.txt', '1.0 0.1 0.1 0.6 0.1 0.6 0.5\n')
+    return root
+
+
+def test_yolo(yolo, tmp_path):
+    content, found, summary = convert('yolo', yolo, tmp_path)
+    assert [(i['file_name'], i['width'], i['height']) for i in content['images']] == [
+        ('images/train/a.jpg', 100, 80), ('images/train/b.jpg', 100, 80),
+        ('images/val/c.jpg', 100, 80),
+    ]  # fmt: skip
+    assert boxes(found) == [
+        ('images/train/a.jpg', 'cat', [40, 30, 20, 20]),
+        ('images/train/a.jpg', 'dog', [0, 0, 20, 16]),  # the confidence is no coordinate
+        ('images/val/c.jpg', 'dog', [10, 8, 50, 32]),
+    ]
+    assert found[0][2]['area'] == pytest.approx(400) and 'segmentation' not in found[0][2]
+    assert found[2][2]['segmentation'] == [pytest.approx([10, 8, 60, 8, 60, 40])]
+    assert found[2][2]['area'] == pytest.approx(50 * 32 / 2)
+    assert summary.masks == 1
+    assert summary.left_out == {
+        'images without a label file': (1, str(yolo / 'images/train/none.jpg'))
+    }
+
+
+@pytest.mark.parametrize(
+    ('names', 'line'),
+    [
+        ('names: [cat, dog]', '1 0.1 0.1 0.6 0.1 0.6 0.5 0.9'),  # a confidence after a polygon
+        ('names: {1: dog, 0: cat}', '1 0.1 0.1 0.6 0.1 0.6 0.5'),
+        ('names: {"0": cat, "1": dog}\nkpt_shape: [2, 3]', '1 .35 .3 .5 .4 9 9 2 9 9 2'),
+    ],
+    ids=['confidence', 'table', 'keypoints'],
+)
+def test_yolo_with_more_columns(yolo, tmp_path, names, line):
+    write(yolo / 'data.yaml', names)
+    write(yolo / 'labels/val/c.txt', line)
+    _, found, summary = convert('yolo', yolo, tmp_path)
+    assert boxes(found)[-1] == ('images/val/c.jpg', 'dog', [10, 8, 50, 32])
+    assert summary.classes == ['cat', 'dog'] and summary.masks == (0 if 'kpt' in names else 1)
+
+
+def test_yolo_splits(yolo, tmp_path):
+    (yolo / 'val').mkdir()
+    shutil.move(yolo / 'images/val', yolo / 'val/images')
+    shutil.move(yolo / 'labels/val', yolo / 'val/labels')
+    _, found, summary = convert('yolo', yolo, tmp_path, split='val')  # '../val/images'
+    assert [name for name, *_ in found] == ['val/images/c.jpg'] and not summary.left_out
+    write(yolo / 'data.yaml', 'names: [cat, dog]\ntrain: train.txt\n')
+    write(yolo / 'train.txt', './images/train/a.jpg\nimages/train/gone.jpg\n../../etc/passwd\n')
+    _, found, summary = convert('yolo', yolo, tmp_path, split='train')
+    assert {name for name, *_ in found} == {'images/train/a.jpg'} and summary.images == 1
+    assert summary.left_out['images that are missing'][0] == 2
+    with pytest.raises(UserError, match='--split test: data.yaml of .* has train'):
+        convert('yolo', yolo, tmp_path, split='test')
+
+
+def test_yolo_beside_images(tmp_path):
+    """As labelImg writes it: everything in one folder, with a classes.txt."""
+    picture(tmp_path / 'mine/a.png')
+    write(tmp_path / 'mine/a.txt', '1 0.5 0.5 1 1')
+    write(tmp_path / 'mine/classes.txt', 'cat\ndog\n')
+    _, found, _ = convert('yolo', tmp_path / 'mine', tmp_path)
+    assert boxes(found) == [('a.png', 'dog', [0, 0, 100, 80])]
+    picture(tmp_path / 'pictures/a.png')
+    _, found, _ = convert('yolo', tmp_path / 'mine', tmp_path, images=tmp_path / 'pictures')
+    assert boxes(found) == [('a.png', 'dog', [0, 0, 100, 80])]
+
+
+def test_what_is_left_out(yolo, tmp_path):
+    lines = [
+        '0 0.5 0.5 0.2 0.25', '0 0.5 0.5 0.2 0.25', '7 0.5 0.5 0.2 0.2', '0 1.5 0.5 0.2 0.2',
+        '0 0.5 0.5 0 0.2', '1 0.1 0.1 0.6 0.1 0.3 0.1', '1 1.1 0.1 1.6 0.1 1.3 0.9',
+        '0 1.0 0.5 0.5 0.5',
+    ]  # fmt: skip
+    write(yolo / 'labels/train/a.txt', '\n'.join(lines))
+    write(yolo / 'labels/train/lost.txt', lines[0])
+    (yolo / 'images/train/b.jpg').write_bytes(b'no picture')
+    whole = (yolo / 'images/val/c.jpg').read_bytes()
+    (yolo / 'images/val/c.jpg').write_bytes(whole[: len(whole) // 2])
+    _, found, summary = convert('yolo', yolo, tmp_path)
+    assert boxes(found) == [
+        ('images/train/a.jpg', 'cat', [40, 30, 20, 20]),
+        ('images/train/a.jpg', 'cat', [75, 20, 25, 40]),  # cut off at the border
+    ]
+    a = f'{yolo}/labels/train/a.txt'
+    assert summary.left_out == {
+        'images without a label file': (1, f'{yolo}/images/train/none.jpg'),
+        'label files without an image': (1, f'{yolo}/labels/train/lost.txt'),
+        'objects of unknown classes': (1, f'{a}, line 3: 7'),
+        'objects that stand twice': (1, f'{a}, line 2'),
+        'boxes outside of their image': (1, f'{a}, line 4'),
+        'boxes without an area': (1, f'{a}, line 5'),
+        'polygons without an area': (1, f'{a}, line 6'),
+        'polygons outside of their image': (1, f'{a}, line 7'),
+        'images that cannot be read': (2, f'{yolo}/images/train/b.jpg'),
+    }
+    assert '  2  images that cannot be read, the first' in str(summary)
+    _, _, summary = convert('yolo', yolo, tmp_path, decode=False)  # its header is whole
+    assert summary.left_out['images that cannot be read'][0] == 1
+
+
+WRONG_LINES = {
+    'few': ('0 0.5 0.5 0.2', 'has 4 numbers'),
+    'words': ('cat 0.5 0.5 0.2 0.2', "'cat' is no coordinate"),
+    'nan': ('0 nan 0.5 0.2 0.2', "'nan' is no coordinate"),
+    'infinite': ('0 0.5 0.5 1e999 0.2', "'1e999' is no coordinate"),
+    'huge': ('0 0.5 0.5 0.2 1e300', "'1e300' is no coordinate"),
+    'pixels': ('0 320 240 20 20', 'is in pixels'),
+    'class': ('0.5 0.5 0.5 0.2 0.2', 'the class 0.5 is no whole number'),
+}
+
+
+@pytest.mark.parametrize(('line', 'words'), WRONG_LINES.values(), ids=WRONG_LINES)
+def test_wrong_lines_of_yolo(yolo, tmp_path, line, words):
+    write(yolo / 'labels/train/a.txt', f'0 0.5 0.5 0.2 0.2\n{line}\n')
+    with pytest.raises(UserError, match=f'labels/train/a.txt, line 2: .*{words}'):
+        convert('yolo', yolo, tmp_path)
+    assert not (tmp_path / 'out.json').exists()
+
+
+WRONG_NAMES = {
+    'none': ('train: images', 'has no names of the classes'),
+    'gaps': ('names: {0: cat, 2: dog}', 'without gaps'),
+    'nested': ('a: &a [x]\nnames: [*a, *a]', 'has no names of the classes'),
+    'twice': ('names: [cat, cat]', "the class 'cat' stands twice"),
+    'code': ('names: !!python/object/apply:os.getcwd []', 'is no YAML'),
+    'no list': ('- a', 'has no names of the classes'),
+    'keypoints': ('names: [cat, dog]\nkpt_shape: [a, 3]', "kpt_shape='a'"),
+}
+
+
+@pytest.mark.parametrize(('text', 'words'), WRONG_NAMES.values(), ids=WRONG_NAMES)
+def test_wrong_names_of_yolo(yolo, tmp_path, text, words):
+    write(yolo / 'data.yaml', text)
+    with pytest.raises(UserError, match=words):
+        convert('yolo', yolo, tmp_path)
+
+
+def test_turned_pictures(yolo, tmp_path):
+    """Sizes are those of the picture as mmcv loads it, whatever the format."""
+    import mmcv
+
+    picture(yolo / 'images/train/a.jpg', turn=6)
+    picture(yolo / 'images/train/b.jpg', turn=3)
+    for name in ('p.png', 'w.webp', 't.tif'):
+        picture(yolo / 'images/train' / name, turn=8)
+        write(yolo / f'labels/train/{name[0]}.txt', '')
+    content, found, _ = convert('yolo', yolo, tmp_path)
+    sizes = {i['file_name']: (i['height'], i['width']) for i in content['images']}
+    assert sizes['images/train/a.jpg'] == (100, 80) and sizes['images/train/b.jpg'] == (80, 100)
+    for name, size in sizes.items():
+        assert mmcv.imread(str(yolo / name)).shape[:2] == size
+    assert boxes(found)[0] == ('images/train/a.jpg', 'cat', [32, 37.5, 16, 25])
+
+
+# --- Pascal VOC ----------------------------------------------------------------------------------
+
+VOC = """<annotation><folder>x</folder><filename>{name}</filename>
+<size><width>{width}</width><height>80</height><depth>3</depth></size>{objects}</annotation>"""
+OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>{0}</xmin>
+<ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox>{more}</object>"""
+
+
+def objects(*corners, name='dog', difficult=0, more=''):
+    return OBJECT.format(*corners, name=name, difficult=difficult, more=more)
+
+
+@pytest.fixture
+def voc(tmp_path):
+    root = tmp_path / 'voc'
+    for name in 'ab':
+        picture(root / f'JPEGImages/{name}.jpg')
+    some = objects(1, 1, 100, 80) + objects(11, 21, 20, 30, name='cat', difficult=1)
+    write(root / 'Annotations/a.xml', VOC.format(name='a.jpg', width=100, objects=some))
+    shape = '<polygon><x1>11</x1><y1>11</y1><x2>31</x2><y2>11</y2><x3>11</x3><y3>31</y3></polygon>'
+    some = objects(11.5, 11, 30, 30, more=shape)
+    write(root / 'Annotations/b.xml', VOC.format(name='b.jpg', width=100, objects=some))
+    write(root / 'ImageSets/Main/val.txt', 'b\ngone\n')
+    return root
+
+
+def test_voc(voc, tmp_path):
+    _, found, summary = convert('voc', voc, tmp_path)
+    assert boxes(found) == [
+        ('JPEGImages/a.jpg', 'dog', [0, 0, 100, 80]),  # pixels 1 to 100: the whole image
+        ('JPEGImages/a.jpg', 'cat', [10, 20, 10, 10]),
+        ('JPEGImages/b.jpg', 'dog', [10.5, 10, 19.5, 20]),
+    ]
+    assert [a['iscrowd'] for *_, a in found] == [0, 1, 0] and summary.crowds == 1
+    assert found[2][2]['segmentation'] == [[10, 10, 30, 10, 10, 30]]
+    assert summary.classes == ['cat', 'dog']  # sorted
+    _, found, _ = convert('voc', voc, tmp_path, offset=0)
+    assert boxes(found)[1] == ('JPEGImages/a.jpg', 'cat', [11, 21, 9, 9])
+    _, found, summary = convert('voc', voc, tmp_path, split='val', classes=['horse', 'dog'])
+    assert [(name, label) for name, label, _ in found] == [('JPEGImages/b.jpg', 'dog')]
+    assert summary.classes == ['horse', 'dog']
+    assert summary.left_out['images without a label file'][0] == 1
+
+
+def test_what_voc_leaves_out(voc, tmp_path):
+    write(voc / 'Annotations/c.xml', '<other/>')
+    for name, size in (('gone.jpg', 100), ('../../secret.jpg', 100), ('a.jpg', 80)):
+        text = VOC.format(name=name, width=size, objects=objects(1, 1, 9, 9))
+        write(voc / f'Annotations/d{len(name)}.xml', text)
+    picture(tmp_path / 'secret.jpg')
+    picture(voc / 'JPEGImages/e.jpg')
+    write(
+        voc / 'Annotations/e.xml', VOC.format(name='e.jpg', width=80, objects=objects(1, 1, 9, 9))
+    )
+    _, _, summary = convert('voc', voc, tmp_path, classes=['dog'])
+    assert {what: n for what, (n, _) in summary.left_out.items()} == {
+        'XML files that are no annotations': 1,
+        'images that are missing': 2,
+        'images of another size than their label file says': 1,
+        'objects of unknown classes': 1,
+    }
+    text = 'e.jpg, 100x80 pixels and not 80x80'
+    assert text in summary.left_out['images of another size than their label file says'][1]
+
+
+WRONG_XML = {
+    'no XML': ('<annotation>', 'is no XML'),
+    'entities': (
+        '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation>&b;</annotation>',
+        'is no XML that is read .*EntitiesForbidden',
+    ),
+    'number': (VOC.format(name='a.jpg', width=100, objects=objects(1, 'x', 3, 4)), "ymin: 'x'"),
+    'nan': (VOC.format(name='a.jpg', width=100, objects=objects(1, 2, 'nan', 4)), "xmax: 'nan'"),
+    'no name': (
+        VOC.format(name='a.jpg', width=100, objects=objects(1, 1, 9, 9, name='')),
+        'no name',
+    ),
+    'no box': (
+        VOC.format(name='a.jpg', width=100, objects='<object><name>a</name></object>'),
+        'object 1 has no bndbox',
+    ),
+}
+
+
+@pytest.mark.parametrize(('text', 'words'), WRONG_XML.values(), ids=WRONG_XML)
+def test_wrong_xml(voc, tmp_path, text, words):
+    write(voc / 'Annotations/a.xml', text)
+    with pytest.raises(UserError, match=f'Annotations/a.xml.*{words}'):
+        convert('voc', voc, tmp_path)
+
+
+# --- CSV -----------------------------------------------------------------------------------------
+
+HEADER = 'filename,width,height,class,xmin,ymin,xmax,ymax'
+
+
+def test_csv(tmp_path):
+    for name in ('a.jpg', 'sub/b.jpg', 'c.jpg'):
+        picture(tmp_path / 'mine' / name)
+    lines = [
+        '\ufeff' + HEADER.upper() + ',source', 'a.jpg,100,80,dog,10,20,30.5,60,x',
+        r'sub\b.jpg,100,80,"a, b",0,0,100,80,x', 'c.jpg,100,80,,,,,,x',
+        'a.jpg,100,80,cat,30,20,50,60,x', 'gone.jpg,100,80,cat,1,2,3,4,x', '',
+        '../out.jpg,100,80,cat,1,2,3,4,x',
+    ]  # fmt: skip
+    write(tmp_path / 'mine/labels.csv', '\n'.join(lines))
+    picture(tmp_path / 'out.jpg')
+    content, found, summary = convert('csv', tmp_path / 'mine/labels.csv', tmp_path)
+    assert boxes(found) == [
+        ('a.jpg', 'dog', [10, 20, 20.5, 40]),
+        ('a.jpg', 'cat', [30, 20, 20, 40]),
+        ('sub/b.jpg', 'a, b', [0, 0, 100, 80]),
+    ]
+    assert [i['file_name'] for i in content['images']] == ['a.jpg', 'sub/b.jpg', 'c.jpg']
+    assert summary.left_out == {
+        'images that are missing': (
+            2,
+            f'{tmp_path}/mine/gone.jpg of {tmp_path}/mine/labels.csv, line 6',
+        )
+    }
+    _, found, _ = convert('csv', tmp_path / 'mine/labels.csv', tmp_path, offset=1)
+    assert boxes(found)[0] == ('a.jpg', 'dog', [9, 19, 21.5, 41])
+
+
+WRONG_CSV = {
+    'header': ('a.jpg,1,2,3,4,cat', 'has no column filename, class, xmin'),
+    'empty': ('', 'has no column filename'),
+    'columns': (f'{HEADER}\na.jpg,100,80,cat,1,2,3', 'line 2 has 7 columns, and the header 8'),
+    'number': (f'{HEADER}\na.jpg,100,80,cat,1,2,3,', "line 2: '' is no coordinate"),
+    'class': (f'{HEADER}\na.jpg,100,80,,1,2,3,4', 'line 2 has no class'),
+    'sizes': (
+        f'{HEADER}\na.jpg,100,80,c,1,2,3,4\n\na.jpg,9,9,c,1,2,3,4',
+        'line 4 has another width and height',
+    ),
+}
+
+
+@pytest.mark.parametrize(('text', 'words'), WRONG_CSV.values(), ids=WRONG_CSV)
+def test_wrong_csv(tmp_path, text, words):
+    picture(tmp_path / 'a.jpg')
+    write(tmp_path / 'labels.csv', text)
+    with pytest.raises(UserError, match=f'labels.csv.*{words}'):
+        convert('csv', tmp_path / 'labels.csv', tmp_path)
+
+
+# --- LabelMe -------------------------------------------------------------------------------------
+
+
+def shape(kind, points, label='dog', **more):
+    return dict(label=label, shape_type=kind, points=points, **more)
+
+
+def labelme(path, shapes, image='a.jpg', size=(100, 80)):
+    content = dict(shapes=shapes, imagePath=image, imageWidth=size[0], imageHeight=size[1])
+    write(path, json.dumps(content | dict(imageData=None)))
+
+
+def test_labelme(tmp_path):
+    root = tmp_path / 'mine'
+    picture(root / 'images/a.jpg')
+    some = [
+        shape('polygon', [[10, 10], [30, 10], [30, 50]]),
+        shape('rectangle', [[50, 60], [20, 30]], 'cat'),  # corners in any order
+        shape('circle', [[50, 40], [53, 44]], 'ball'),
+        shape('point', [[1, 1]]),
+        shape('linestrip', [[1, 1], [2, 2], [5, 6]]),
+        shape('rectangle', [[60, 40], [65, 50]], group_id=3),
+        shape('polygon', [[60, 10], [70, 10], [70, 20]], group_id=3),
+        shape('polygon', [[80, 10], [90, 10], [90, 30]], group_id=3),
+        shape('polygon', [[60, 10], [70, 10], [70, 20]], 'cat', group_id=3),
+        shape('polygon', [[95, 70], [120, 70], [120, 100]]),
+    ]
+    labelme(root / 'labels/a.json', some, r'..\images\a.jpg')
+    write(root / 'settings.json', '{}')
+    _, found, summary = convert('labelme', root, tmp_path)
+    assert boxes(found) == [
+        ('images/a.jpg', 'dog', [10, 10, 20, 40]),
+        ('images/a.jpg', 'cat', [20, 30, 30, 30]),
+        ('images/a.jpg', 'ball', [45, 35, 10, 10]),
+        ('images/a.jpg', 'dog', [60, 10, 30, 40]),  # three shapes of one group
+        ('images/a.jpg', 'cat', [60, 10, 10, 10]),
+        ('images/a.jpg', 'dog', [95, 70, 5, 10]),  # cut off
+    ]
+    masks = [a.get('segmentation') for *_, a in found]
+    assert masks[0] == [[10, 10, 30, 10, 30, 50]] and masks[1] is None
+    assert found[2][2]['area'] == pytest.approx(np.pi * 25, rel=2e-3)
+    assert len(masks[3]) == 3 and masks[3][0] == [60, 40, 65, 40, 65, 50, 60, 50]
+    assert found[3][2]['area'] == 50 + 100 + 50
+    assert {what: n for what, (n, _) in summary.left_out.items()} == {
+        "JSON files that are not LabelMe's": 1,
+        "shapes of the kind 'point', which have no area here": 1,
+        "shapes of the kind 'linestrip', which have no area here": 1,
+    }
+
+
+def test_labelme_stays_in_its_folder(tmp_path):
+    picture(tmp_path / 'secret.jpg')
+    picture(tmp_path / 'mine/a.jpg')
+    rectangle = [shape('rectangle', [[1, 2], [30, 40]])]
+    labelme(tmp_path / 'mine/a.json', rectangle)
+    for i, name in enumerate(('../secret.jpg', str(tmp_path / 'secret.jpg'), r'..\secret.jpg')):
+        labelme(tmp_path / f'mine/b{i}.json', rectangle, name)
+    _, found, summary = convert('labelme', tmp_path / 'mine', tmp_path)
+    assert [name for name, *_ in found] == ['a.jpg']
+    assert sum(number for number, _ in summary.left_out.values()) == 3
+    with pytest.raises(UserError, match='a.json exists among the label files'):
+        to_coco('labelme', tmp_path / 'mine', tmp_path / 'mine/a.json')
+
+
+WRONG_JSON = {
+    'no JSON': ('{"shapes": [', 'is not JSON'),
+    'no label': ('{"shapes": [{}]}', 'shape 0 has no label'),
+    'points': (
+        '{"shapes": [{"label": "a", "points": [[1]]}]}',
+        r'points must be a list of \[x, y\]',
+    ),
+    'nan': ('{"shapes": [{"label": "a", "points": [[1, NaN]]}]}', 'shape 0: nan is no coordinate'),
+    'nested': ('[' * 100000, 'is not JSON'),
+    'long': (f'{{"shapes": [{{"label": "a", "points": [[1, {"9" * 4000}]]}}]}}', 'no coordinate'),
+}
+
+
+@pytest.mark.parametrize(('text', 'words'), WRONG_JSON.values(), ids=WRONG_JSON)
+def test_wrong_json(tmp_path, text, words):
+    picture(tmp_path / 'mine/a.jpg')
+    write(tmp_path / 'mine/a.json', text)
+    with pytest.raises(UserError, match=f'a.json.*{words}'):
+        convert('labelme', tmp_path / 'mine', tmp_path)
+
+
+# --- all of them ---------------------------------------------------------------------------------
+
+
+def test_nothing_to_convert(yolo, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    for form, words in (('yolo', 'data.yaml'), ('voc', '.xml'), ('labelme', '.json')):
+        with pytest.raises(UserError, match=f'empty has no .*{words}'):
+            convert(form, tmp_path / 'empty', tmp_path)
+        with pytest.raises(UserError, match='none does not exist'):
+            convert(form, tmp_path / 'none', tmp_path)
+    with pytest.raises(UserError, match=r'csv needs a .csv file'):
+        convert('csv', yolo, tmp_path)
+    with pytest.raises(UserError, match='needs the folder of the labels'):
+        convert('voc', yolo / 'data.yaml', tmp_path)
+    with pytest.raises(UserError, match='must be the name of a .json file'):
+        to_coco('yolo', yolo, tmp_path / 'out')
+    with pytest.raises(UserError, match="'vocc' is no format"):
+        convert('vocc', yolo, tmp_path)
+    with pytest.raises(UserError, match='--offset 1: .* for voc and csv alone'):
+        convert('yolo', yolo, tmp_path, offset=1)
+    with pytest.raises(UserError, match='pictures is no folder'):
+        convert('yolo', yolo, tmp_path, images=tmp_path / 'pictures')
+    with pytest.raises(UserError, match='no object of yolo .*; 3 objects of unknown classes'):
+        convert('yolo', yolo, tmp_path, classes=['horse'])
+    for file in (yolo / 'labels').rglob('*.txt'):
+        file.unlink()
+    with pytest.raises(
+        UserError, match='no object of yolo .* is left to write .4 images without a'
+    ):
+        convert('yolo', yolo, tmp_path)
+    assert not list(tmp_path.glob('*.json'))
+
+
+def test_a_file_that_our_reader_refuses(yolo, tmp_path):
+    """Thin boxes alone, of which nothing is learnt: nothing is written."""
+    write(yolo / 'labels/train/a.txt', '0 0.5 0.5 0.001 0.001')
+    (yolo / 'labels/val/c.txt').unlink()
+    with pytest.raises(
+        UserError, match=r'what would be .*out.json: 1 of 1 .* smaller than a pixel'
+    ):
+        convert('yolo', yolo, tmp_path)
+    assert not (tmp_path / 'out.json').exists()
+
+
+def test_round_trip(tmp_path, yolo, voc):
+    """COCO to YOLO, VOC, CSV and LabelMe and back, by a writer of the test's own."""
+    rng = np.random.default_rng(1)
+    x, y = rng.uniform(0, 60, 5), rng.uniform(0, 40, 5)
+    width, height = rng.uniform(5, 40, 5), rng.uniform(5, 40, 5)
+    truth = np.stack([x, y, width, height], 1)
+    root = tmp_path / 'trip'
+    picture(root / 'a.jpg')
+    write(root / 'classes.txt', 'dog')
+    lines, rows, nodes, shapes = [], [HEADER], [], []
+    for x, y, width, height in truth.tolist():
+        lines.append(f'0 {(x + width / 2) / 100!r} {(y + height / 2) / 80!r} {width / 100!r} '
+                     f'{height / 80!r}')  # fmt: skip
+        rows.append(f'a.jpg,100,80,dog,{x!r},{y!r},{x + width!r},{y + height!r}')
+        nodes.append(objects(x + 1, y + 1, x + width, y + height))
+        shapes.append(shape('rectangle', [[x + width, y], [x, y + height]]))
+    write(root / 'a.txt', '\n'.join(lines))
+    write(root / 'a.csv', '\n'.join(rows))
+    write(root / 'a.xml', VOC.format(name='a.jpg', width=100, objects=''.join(nodes)))
+    labelme(root / 'a.json', shapes)
+    for form in ('yolo', 'voc', 'csv', 'labelme'):
+        _, found, _ = convert(form, root / 'a.csv' if form == 'csv' else root, tmp_path)
+        assert np.allclose([a['bbox'] for *_, a in found], truth, atol=1e-9), form
+
+
+@pytest.mark.parametrize('form', ['yolo', 'voc'])
+def test_supervision_reads_the_same(form, yolo, voc, tmp_path):
+    """Another reader of these formats, which gives float32 and pixels for polygons."""
+    supervision = pytest.importorskip('supervision', reason='supervision is not installed')
+    if form == 'yolo':
+        shutil.rmtree(yolo / 'images/val')
+        source, images = yolo, yolo / 'images/train'
+        theirs = supervision.DetectionDataset.from_yolo(
+            str(images), str(yolo / 'labels/train'), str(yolo / 'data.yaml')
+        )
+    else:
+        (voc / 'Annotations/b.xml').unlink()
+        source, images = voc, voc / 'JPEGImages'
+        theirs = supervision.DetectionDataset.from_pascal_voc(str(images), str(voc / 'Annotations'))
+    _, found, _ = convert(form, source, tmp_path)
+    wanted = sorted(
+        (Path(path).name, theirs.classes[label], *box.tolist())
+        for path, detections in theirs.annotations.items()
+        for label, box in zip(detections.class_id, detections.xyxy, strict=True)
+    )
+    ours = sorted(
+        (Path(name).name, label, x, y, x + width, y + height)
+        for name, label, a in found
+        for x, y, width, height in [a['bbox']]
+    )
+    assert len(ours) == 2 and [o[:2] for o in ours] == [w[:2] for w in wanted]
+    assert np.allclose([o[2:] for o in ours], [w[2:] for w in wanted], atol=1e-4)
+
+
+def test_mmdet_loads_it(yolo, tmp_path):
+    from mmdet.datasets import CocoDataset
+
+    from mmswinv2 import hosts
+
+    hosts.apply()
+    _, _, summary = convert('yolo', yolo, tmp_path)
+    data = CocoDataset(
+        ann_file=str(tmp_path / 'out.json'), data_root=str(yolo), data_prefix=dict(img=''),
+        metainfo=dict(classes=summary.classes), pipeline=[],
+    )  # fmt: skip
+    first, last = data.get_data_info(0), data.get_data_info(len(data) - 1)
+    assert [i['bbox_label'] for i in first['instances']] == [0, 1]
+    assert first['instances'][0]['bbox'] == pytest.approx([40, 30, 60, 50])
+    assert Path(first['img_path']).is_file()
+    assert last['instances'][0]['mask'] == [pytest.approx([10, 8, 60, 8, 60, 40])]
