@@ -7,61 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .. import ops
 from ..errors import UserError, nearest
+from .layers import LoRALinear
 
 TARGETS = ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')
 _ADAPTER = re.compile(r'\.lora_(down|up)\.weight$')
-
-
-class LoRALinear(nn.Linear):
-    """``W x + b + alpha / rank * up(down(dropout(x)))``; starts as the layer it takes the place of.
-
-    A product of the input with two thin matrices, and no sum of ``W`` with their product: so no
-    gradient of the size of ``W`` is ever made. Weight and bias are those of `layer` and keep their
-    names; the adapter's are mmpretrain's, ``lora_down.weight`` and ``lora_up.weight``.
-
-    Args:
-        layer: the layer.
-        rank: columns of the one matrix and rows of the other.
-        alpha: the product of the two is multiplied by ``alpha / rank``.
-        drop_rate: dropout of the adapter's input.
-    """
-
-    def __init__(self, layer: nn.Linear, rank: int, alpha: float, drop_rate: float = 0.0) -> None:
-        nn.Module.__init__(self)
-        self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.rank, self.alpha = rank, alpha
-        self.weight = layer.weight
-        self.register_parameter('bias', layer.bias)
-        like: dict[str, Any] = dict(device=layer.weight.device, dtype=layer.weight.dtype)
-        self.lora_dropout = nn.Dropout(drop_rate)
-        self.lora_down = nn.Linear(self.in_features, rank, bias=False, **like)
-        self.lora_up = nn.Linear(rank, self.out_features, bias=False, **like)
-        nn.init.zeros_(self.lora_up.weight)
-
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """``(..., C) -> (..., D)``; `bias` is for a layer without one of its own."""
-        y = ops.linear(x, self.weight, self.bias if bias is None else bias)
-        thin = self.lora_down(self.lora_dropout(x)) * (self.alpha / self.rank)
-        return y + self.lora_up(thin)
-
-    @torch.no_grad()
-    def merged(self) -> nn.Linear:
-        """A plain layer with the sum of both as its weight."""
-        layer = nn.Linear(self.in_features, self.out_features, bias=False, device='meta')
-        product = self.lora_up.weight.double() @ self.lora_down.weight.double()
-        total = self.weight.double() + product * (self.alpha / self.rank)
-        layer.weight = nn.Parameter(total.to(self.weight.dtype))
-        layer.register_parameter('bias', self.bias)
-        return layer
-
-    def extra_repr(self) -> str:
-        """Show rank and alpha in the module's printout."""
-        return f'{super().extra_repr()}, rank={self.rank}, alpha={self.alpha:g}'
 
 
 @dataclass(frozen=True)

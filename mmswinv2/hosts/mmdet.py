@@ -129,7 +129,7 @@ def fast_evaluator() -> Any:
     from faster_coco_eval import COCOeval_faster
     from pycocotools.cocoeval import COCOeval
 
-    class FastCOCOeval(COCOeval_faster):  # type: ignore[misc]
+    class FastCOCOeval(COCOeval_faster):
         """Evaluates as faster-coco-eval does, and sums up as pycocotools does."""
 
         def __init__(self, truth: Any, found: Any, kind: str = 'segm') -> None:

@@ -18,8 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from ..core.attention import ContinuousPositionBias, WindowAttention
 from ..core.block import MLP, Block, DropPath
-from ..core.layers import LayerNorm, is_plain
-from ..core.lora import LoRALinear
+from ..core.layers import LayerNorm, LoRALinear, is_plain
 from ..ops import WindowGrid
 
 _TOKENS_PER_THREAD = 2048  # of a chunk: python -m benchmarks.paths

@@ -4,7 +4,8 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from mmswinv2.core import LoRA, add_lora, find_lora, merge_lora
-from mmswinv2.core.lora import LoRALinear, is_adapter
+from mmswinv2.core.layers import LoRALinear
+from mmswinv2.core.lora import is_adapter
 from mmswinv2.errors import UserError
 from mmswinv2.models import SimMIMSwinTransformerV2, SwinTransformerV2, VideoSwinTransformerV2
 from mmswinv2.paths import PATHS, chunked
