@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from .. import ops
-from .lora import LoRALinear
 
 _CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 _HOOKS = ('forward_hooks', 'forward_pre_hooks', 'backward_hooks', 'backward_pre_hooks')
@@ -45,7 +44,7 @@ def linear(x: Tensor, layer: nn.Module, bias: Tensor | None = None) -> Tensor:
     one_bias = own is None or bias is None
     if isinstance(layer, nn.Linear) and is_plain(layer, nn.Linear) and one_bias:
         return ops.linear(x, layer.weight, own if bias is None else bias)
-    if isinstance(layer, LoRALinear) and one_bias:
+    if getattr(layer, 'takes_bias', False) and one_bias:
         adapted: Tensor = layer(x, bias)
         return adapted
     y: Tensor = layer(x)

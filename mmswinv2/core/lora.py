@@ -31,6 +31,8 @@ class LoRALinear(nn.Linear):
         drop_rate: dropout of the adapter's input.
     """
 
+    takes_bias = True  # for `layers.linear`: a second argument of the call
+
     def __init__(self, layer: nn.Linear, rank: int, alpha: float, drop_rate: float = 0.0) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = layer.in_features, layer.out_features
