@@ -40,7 +40,8 @@ def row(way: str, options: list[str], args: argparse.Namespace) -> list[str]:
     call(
         'train.py', CONFIG, '--work-dir', str(work), '--max-iters', str(args.steps),
         '--cfg-options', f'data_root={Path(args.data_root).resolve()}',
-        f'train_dataloader.batch_size={args.batch_size}', 'model.backbone.init_cfg.type=Pretrained',
+        f'train_dataloader.batch_size={args.batch_size}', 'default_hooks.logger.interval=1',
+        'model.backbone.init_cfg.type=Pretrained',
         f'model.backbone.init_cfg.checkpoint={Path(args.weights).resolve()}', *options,
     )  # fmt: skip
     lines = [json.loads(line) for path in work.glob('*/vis_data/scalars.json')
