@@ -135,6 +135,9 @@ def fast_evaluator() -> Any:
         def __init__(self, truth: Any, found: Any, kind: str = 'segm') -> None:
             super().__init__(truth, found, kind, print_function=print)
 
+        def accumulate(self, p: Any = None) -> None:
+            super().accumulate()
+
         # faster-coco-eval's has AP of all detections where pycocotools has that of a hundred
         summarize = COCOeval.summarize
 
