@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from ..errors import UserError
+from .drawing import enlarge
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.npy')
 VIDEOS = ('.mp4', '.avi', '.mkv', '.mov', '.webm', '.ts', '.wmv', '.mpg', '.mpeg', '.flv', '.m4v')
@@ -380,6 +381,7 @@ class _Writer:
             image = mmcv.imread(item.path, channel_order='rgb')
         if hasattr(self.visualizer, 'visualize_cls'):
             return self.visualizer.visualize_cls(image, result, classes=self.classes or None)
+        image, result = enlarge(image, result)
         self.visualizer.add_datasample(item.name, image, result, draw_gt=False, **options)
         return self.visualizer.get_image()
 
