@@ -24,6 +24,7 @@ SCRIPTS = {  # command: (script below tools/, what it does)
 }
 COMMANDS = {  # command: (module with `main(arguments)`, what it does)
     'predict': ('.predict', 'predict on images, folders, videos or a camera'),
+    'completion': ('.completion', 'print the completion of these commands for a shell'),
     'doctor': ('.doctor', 'look at versions, operators and GPU, and say how to mend them'),
 }
 
@@ -35,7 +36,7 @@ def help_text() -> str:
         (
             'usage: mmswinv2 COMMAND ...',
             '',
-            *(f'  {name:10}{words}' for name, words in sorted(commands.items())),
+            *(f'  {name:12}{words}' for name, words in sorted(commands.items())),
             '',
             '`mmswinv2 COMMAND --help` says what its options do.',
         )
