@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from ..errors import UserError
+from ..progress import track
 from .drawing import enlarge
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.npy')
@@ -115,7 +116,7 @@ def iterate(
         return
     writer = _Writer(Path(out_dir), cfg, meta, score)
     try:
-        for item, result in outcomes(stills):
+        for item, result in track(outcomes(stills), 'predicting', len(stills)):
             writer.save(item, writer.add(item, result))
             yield result
         for name, source in films:
