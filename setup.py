@@ -78,7 +78,7 @@ setup(
     python_requires='>=3.10',
     install_requires=requirements('runtime'),
     extras_require={
-        'det': [*ENGINE, 'onedl-mmdetection>=3.5.1'],
+        'det': [*ENGINE, 'onedl-mmdetection>=3.5.1', 'faster-coco-eval>=1.8'],
         'seg': [*ENGINE, 'onedl-mmsegmentation>=1.4.2'],
         # mmaction2 itself goes in by `pip install --no-deps mmaction2==1.2.0`: it asks for decord
         # and opencv-contrib-python, which stand in the way of decord2 and opencv-python.

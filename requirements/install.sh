@@ -3,6 +3,8 @@
 #
 #   requirements/install.sh {onedl|openmmlab|peers} VENV PYTHON
 #   requirements/install.sh --same-python VENV PYTHON    only compare interpreters
+#   requirements/install.sh --cuda-compiler VENV PYTHON [CUDA]
+#       only compare nvcc with CUDA, or with that of VENV's torch where mmcv would be compiled for it
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -84,6 +86,32 @@ precompile_headers() {
   CFLAGS+=" -include $header"
 }
 
+# mmcv is compiled for CUDA where torch sees a GPU, or where FORCE_CUDA=1 says so (login nodes, image
+# builds), and torch refuses an nvcc of another major version of CUDA, after minutes.
+check_cuda() {
+  local wanted=${1:-} found nvcc
+  [ -n "$wanted" ] || wanted=$("$bin/python" -c 'if True:
+    import os, torch
+    on = torch.cuda.is_available() or os.environ.get("FORCE_CUDA") == "1"
+    print(torch.version.cuda or "none" if on else "")')
+  [ -n "$wanted" ] || return 0
+  [ "$wanted" != none ] || fail "FORCE_CUDA=1 asks for CUDA, and this torch is a build without it:" \
+    "leave FORCE_CUDA out, or install a CUDA build of torch"
+  nvcc=${CUDA_HOME:+$CUDA_HOME/bin/nvcc}
+  nvcc=${nvcc:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}
+  found=$("$nvcc" --version 2>/dev/null | sed -nE 's/.*release ([0-9.]+).*/\1/p') || true
+  same_cuda "$wanted" "$found" "$nvcc"
+}
+
+same_cuda() {
+  local remedy="install CUDA $1's compiler and name its folder, CUDA_HOME=/usr/local/cuda-$1 make install,"
+  remedy+=" or take a torch for the CUDA that is here (docs/how_to/install.md),"
+  remedy+=" or compile for the CPU alone: CUDA_VISIBLE_DEVICES= make install"
+  [ -n "$2" ] || fail "mmcv is to be compiled for CUDA $1, and there is no nvcc ($3): $remedy"
+  [ "${1%%.*}" = "${2%%.*}" ] ||
+    fail "mmcv is to be compiled for CUDA $1, as torch is, and $3 is that of CUDA $2: $remedy"
+}
+
 install_mmcv() {
   # Against this environment's torch, or it is built without ops and nobody says so.
   export MMCV_WITH_OPS=1 FORCE_CUDA=${FORCE_CUDA:-0} MAX_JOBS=${MAX_JOBS:-$(nproc)}
@@ -105,6 +133,11 @@ install_project() {
   PYTHONWARNINGS='ignore:Editable installation' \
     pip_install -q --no-deps --no-build-isolation -e .
 }
+
+if [ "$what" = --cuda-compiler ]; then
+  check_cuda "${4:-}"
+  exit
+fi
 
 if [ "$what" = --same-python ]; then
   check_python "$python"
@@ -128,6 +161,7 @@ if [ "$what" = peers ]; then
   exit
 fi
 
+check_cuda
 install_mmcv "requirements/$what.txt"
 step 'the other packages'
 pip_install -r "requirements/$what.txt" -r requirements/htc.txt -r requirements/video.txt \

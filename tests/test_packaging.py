@@ -4,6 +4,7 @@ import sys
 import zipfile
 
 import pytest
+import torch
 import yaml
 
 from mmswinv2 import __version__
@@ -81,3 +82,32 @@ def test_what_publishes_has_no_password_and_few_rights():
     assert content['permissions'] == {'contents': 'read'}
     assert content['jobs']['publish']['permissions'] == {'id-token': 'write'}
     assert 'secrets' not in (ROOT / '.github/workflows/release.yml').read_text()
+
+
+def cuda_compiler(*arguments, **env):
+    """What requirements/install.sh says before it compiles mmcv; empty if it would go on."""
+    venv = os.path.dirname(os.path.dirname(sys.executable))
+    command = ['bash', 'requirements/install.sh', '--cuda-compiler', venv, sys.executable]
+    done = subprocess.run(
+        [*command, *arguments], cwd=ROOT, capture_output=True, text=True, env=os.environ | env
+    )
+    assert done.returncode == bool(done.stderr)
+    return done.stderr
+
+
+def test_nvcc_is_compared_before_the_compile(tmp_path):
+    nvcc = tmp_path / 'nvcc'
+    nvcc.write_text('#!/bin/sh\necho "Cuda compilation tools, release 12.4, V12.4.131"\n')
+    nvcc.chmod(0o755)
+    env = dict(PATH=f'{tmp_path}:{os.environ["PATH"]}', CUDA_HOME='')
+    assert cuda_compiler('12.8', **env) == ''
+    told = cuda_compiler('13.0', **env)
+    assert f'compiled for CUDA 13.0, as torch is, and {nvcc} is that of CUDA 12.4' in told
+    assert 'CUDA_HOME=/usr/local/cuda-13.0 make install' in told
+    assert 'there is no nvcc' in cuda_compiler('13.0', **env | dict(CUDA_HOME='/nowhere'))
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason='for a torch without CUDA')
+def test_cuda_that_this_torch_does_not_have():
+    assert 'this torch is a build without it' in cuda_compiler(FORCE_CUDA='1')
+    assert cuda_compiler(FORCE_CUDA='0') == ''

@@ -13,6 +13,7 @@ from urllib.request import urlopen
 import torch
 
 from ..errors import CheckpointError
+from ..progress import track
 from .published import PUBLISHED, published_weights
 from .write import write_atomically
 
@@ -105,10 +106,12 @@ def fetch_together(source: str | os.PathLike[str]) -> Path:
 
 def _download(response: Any, file: IO[bytes], url: str) -> None:
     digest = hashlib.sha256()
-    while chunk := response.read(2**20):
+    expected = response.headers.get('Content-Length')
+    megabytes = None if expected is None else max(int(expected) / 2**20, 1)
+    chunks = iter(lambda: response.read(2**20), b'')
+    for chunk in track(chunks, Path(urlparse(url).path).name, megabytes):
         file.write(chunk)
         digest.update(chunk)
-    expected = response.headers.get('Content-Length')
     if expected is not None and file.tell() != int(expected):
         raise OSError(f'the connection ended after {file.tell()} of {expected} bytes')
     published = next((w.sha256 for w in PUBLISHED.values() if w.url == url), '')

@@ -23,6 +23,7 @@ SCRIPTS = {  # command: (script below tools/, what it does)
     'export': ('deployment/pytorch2onnx.py', 'write backbone and neck as ONNX'),
 }
 COMMANDS = {  # command: (module with `main(arguments)`, what it does)
+    'completion': ('.completion', 'print the completion of these commands for a shell'),
     'convert': ('.convert', 'write weights with the keys used here, or labels as COCO'),
     'doctor': ('.doctor', 'look at versions, operators and GPU, and say how to mend them'),
     'predict': ('.predict', 'predict on images, folders, videos or a camera'),
@@ -38,7 +39,7 @@ def help_text() -> str:
         (
             'usage: mmswinv2 COMMAND ...',
             '',
-            *(f'  {name:10}{words}' for name, words in sorted(commands.items())),
+            *(f'  {name:12}{words}' for name, words in sorted(commands.items())),
             '',
             '`mmswinv2 COMMAND --help` says what its options do.',
         )

@@ -18,6 +18,8 @@ import torch
 from PIL import Image
 
 from ..errors import UserError
+from ..progress import track
+from .drawing import enlarge
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.npy')
 VIDEOS = ('.mp4', '.avi', '.mkv', '.mov', '.webm', '.ts', '.wmv', '.mpg', '.mpeg', '.flv', '.m4v')
@@ -97,7 +99,7 @@ def iterate(
         return
     writer = _Writer(Path(out_dir), cfg, predictor.meta, score)
     try:
-        for item, result in outcomes(stills):
+        for item, result in track(outcomes(stills), 'predicting', len(stills)):
             writer.save(item, writer.add(item, result))
             yield result
         for name, source in films:
@@ -417,6 +419,7 @@ class _Writer:
             image = mmcv.imread(item.path, channel_order='rgb')
         if hasattr(self.visualizer, 'visualize_cls'):
             return self.visualizer.visualize_cls(image, result, classes=self.classes or None)
+        image, result = enlarge(image, result)
         self.visualizer.add_datasample(item.name, image, result, draw_gt=False, **options)
         return self.visualizer.get_image()
 

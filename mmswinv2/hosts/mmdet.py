@@ -14,6 +14,7 @@ from packaging.specifiers import SpecifierSet
 from PIL import ExifTags, Image
 
 from ..errors import UserError
+from ..progress import track
 from .mmengine import (
     Host,
     as_list,
@@ -134,6 +135,9 @@ def fast_evaluator() -> Any:
 
         def __init__(self, truth: Any, found: Any, kind: str = 'segm') -> None:
             super().__init__(truth, found, kind, print_function=print)
+
+        def accumulate(self, p: Any = None) -> None:
+            super().accumulate()
 
         # faster-coco-eval's has AP of all detections where pycocotools has that of a hundred
         summarize = COCOeval.summarize
@@ -418,7 +422,8 @@ def check_image_sizes(dataset: Any, where: str) -> None:
     if not loaders or dataset.backend_args:
         return
     upright = getattr(loaders[0], 'color_type', 'color') in ('color', 'grayscale')
-    for i in range(0, len(dataset), -(-len(dataset) // 500)):
+    looked_at = range(0, len(dataset), -(-len(dataset) // 500))
+    for i in track(looked_at, f'sizes of images of {where}'):
         info = dataset.get_data_info(i)
         if 'height' not in info or '://' in info['img_path']:
             return

@@ -32,7 +32,8 @@ def test_detector_on_a_folder(weights, photos, tmp_path):
     )
     assert len(results) == 3
     assert {p.name for p in (tmp_path / 'vis').iterdir()} == {'a.jpg', 'a_2.jpg', 'b.jpg'}
-    for name, size in (('a', (60, 80)), ('b', (70, 50)), ('a_2', (40, 40))):
+    # 8 times as large, as they are small
+    for name, size in (('a', (480, 640)), ('b', (560, 400)), ('a_2', (320, 320))):
         assert cv2.imread(str(tmp_path / f'vis/{name}.jpg')).shape[:2] == size
     content = json.loads((tmp_path / 'preds/predictions.json').read_text())
     assert [c['name'] for c in content['categories']] == CLASSES

@@ -15,6 +15,7 @@ import cv2
 from mmswinv2.datasets.coco import read_coco
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.hosts.mmengine import check_size
+from mmswinv2.progress import track
 
 SPLITS = ('train2017', 'val2017')
 
@@ -60,7 +61,7 @@ def cut(content, images_of_split, out, margin, min_size):
     for box in content['annotations']:
         by_image.setdefault(box['image_id'], []).append(box)
     written = 0
-    for image_id, boxes in by_image.items():
+    for image_id, boxes in track(by_image.items(), 'cutting out'):
         path = images_of_split / images[image_id]['file_name']
         image = cv2.imread(str(path))
         if image is None:

@@ -19,6 +19,7 @@ from make_shapes import coverage, outline
 
 from mmswinv2.datasets import write_video
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.progress import track
 
 MOTIONS = ('left', 'right', 'up', 'down', 'growing', 'turning')
 SHAPES = ('square', 'triangle', 'star')  # a circle would not be seen to turn
@@ -81,7 +82,7 @@ def write_split(out, split, count, size, frames, seed):
     folder = out / f'videos_{split}'
     folder.mkdir(parents=True)
     lines = []
-    for index in range(count):
+    for index in track(range(count), f'drawing {split}'):
         rng = np.random.default_rng([seed, SPLITS.index(split), index])
         label = index % len(MOTIONS)
         name = f'{index:05d}.mp4'

@@ -30,6 +30,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mmswinv2.progress import track
+
 # name -> number of vertices, radius of every second one: a star's vertices go in and out
 THINGS = {'circle': (64, 1.0), 'square': (4, 1.0), 'triangle': (3, 1.0), 'star': (10, 0.45)}
 STUFF = ('stripes', 'speckle', 'gradient')
@@ -163,7 +165,7 @@ def write_split(out: Path, split: int, count: int, size: int, seed: int, large: 
     folder.mkdir(parents=True)
     maps.mkdir(parents=True)
     images, annotations = [], []
-    for index in range(count):
+    for index in track(range(count), f'drawing {SPLITS[split]}'):
         image, semantic, shapes = draw(size, seed, split, index, large)
         (height, width), name = semantic.shape, f'{index + 1:012d}'
         jpg = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]

@@ -20,7 +20,7 @@ NAMES = {
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('work_dir')
-    parser.add_argument('--pictures', default='pictures', help='the --show-dir of tools/test.py')
+    parser.add_argument('--pictures', default='pictures', help='folder of its pictures')
     return parser.parse_args()
 
 
@@ -35,8 +35,8 @@ def main():
     latest = max(files, key=lambda path: path.stat().st_mtime)
     metrics = json.loads(latest.read_text())
     scores = ', '.join(f'{NAMES[k]} {v:.3f}' for k, v in metrics.items() if k in NAMES)
-    pictures = latest.parent / args.pictures  # mmseg's are elsewhere: an absolute path
-    where = f'; predictions beside the truth: {pictures}' if pictures.is_dir() else ''
+    pictures = latest.parent / args.pictures  # those of --show-dir, or of an absolute path
+    where = f'; pictures: {pictures}' if pictures.is_dir() else ''
     print(f'{scores}{where}')
 
 

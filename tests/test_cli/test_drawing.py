@@ -1,0 +1,43 @@
+"""Small images are enlarged before they are drawn on."""
+
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+
+from mmswinv2.cli.drawing import LEAST_WIDTH, enlarge
+
+
+def sample(height, width):
+    masks = torch.zeros(1, height, width, dtype=torch.bool)
+    masks[0, 2:5, 3:9] = True
+    found = InstanceData(
+        bboxes=torch.tensor([[3.0, 2, 9, 5]]), scores=torch.ones(1), labels=torch.tensor([0])
+    )
+    found.masks = masks
+    return DetDataSample(pred_instances=found)
+
+
+def test_boxes_and_masks_grow_with_the_image():
+    image = np.zeros((100, 160, 3), np.uint8)
+    image[2:5, 3:9] = 255
+    result = sample(100, 160)
+    large, drawn = enlarge(image, result)
+    assert large.shape == (400, 640, 3) and large.shape[1] >= LEAST_WIDTH
+    (mask,) = drawn.pred_instances.masks
+    assert drawn.pred_instances.bboxes.tolist() == [[12, 8, 36, 20]]
+    rows, columns = np.nonzero(mask.numpy())
+    assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == [12, 8, 36, 20]
+    assert large[14, 24].min() > 250 and large[30, 60].max() == 0
+    # what was found stays as it is
+    assert result.pred_instances.bboxes.tolist() == [[3, 2, 9, 5]]
+    assert result.pred_instances.masks.shape == (1, 100, 160)
+
+
+def test_wide_images_stay_as_they_are():
+    image, result = np.zeros((20, 640, 3), np.uint8), sample(20, 640)
+    assert enlarge(image, result) == (image, result)
+
+
+def test_tiny_images_do_not_grow_for_ever():
+    assert enlarge(np.zeros((16, 16, 3), np.uint8), sample(16, 16))[0].shape == (128, 128, 3)
