@@ -1,5 +1,6 @@
 """Settings of the documentation, which `make docs` builds."""
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ os.environ['PYTHONPATH'] = str(ROOT)
 os.environ['PYTHONWARNINGS'] = 'ignore'
 os.environ.setdefault('DS_ACCELERATOR', 'cpu')  # or DeepSpeed says that it found no GPU
 os.environ['SHELLOPTS'] = 'errexit:pipefail'  # a cell of commands fails with the first of them
+
+from nbclient import NotebookClient  # noqa: E402
 
 from mmswinv2 import __version__  # noqa: E402
 
@@ -67,6 +70,8 @@ nb_execution_raise_on_error = False  # a warning, which is an error: the others 
 nb_execution_show_tb = True
 nb_output_stderr = 'remove'
 nb_merge_streams = True
+# what a command prints comes in pieces, between which myst-nb would put ends of lines
+NotebookClient.__init__ = functools.partialmethod(NotebookClient.__init__, coalesce_streams=True)
 
 # --- API -----------------------------------------------------------------------------------------
 
