@@ -192,7 +192,7 @@ def test_the_command(weights, photos, tmp_path, capsys):
     main([str(ROOT / CONFIG), weights(CONFIG), str(photos / 'a.jpg'), '--out-dir', str(tmp_path)])
     assert f'1 predictions are in {tmp_path}' in capsys.readouterr().err
     listed = command()
-    assert listed.returncode == 0 and 'predict   predict on images' in listed.stdout
+    assert listed.returncode == 0 and 'predict     predict on images' in listed.stdout
     wrong = command('pedict')
     assert wrong.returncode == 1
     assert "error: 'pedict' is no command of mmswinv2 (close to it: predict)" in wrong.stderr

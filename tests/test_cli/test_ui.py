@@ -52,7 +52,7 @@ def test_classes_of_a_detector(page_of, photos):
     item, result = page.read(f'{photos}/a.jpg')
     whole = len(result.pred_instances)
     shown = page.draw(item, result, 0.0, [])
-    assert cv2.imread(shown.picture).shape == (60, 80, 3)
+    assert cv2.imread(shown.picture).shape == (480, 640, 3)  # enlarged
     assert shown.summary == f'<b>{whole} objects</b> in a.jpg'
     content = json.loads(Path(shown.results).read_text())
     assert len(content['annotations']) == whole > 0
