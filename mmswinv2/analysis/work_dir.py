@@ -253,6 +253,10 @@ def _resumes(run: Run) -> bool:
 # --- configs -------------------------------------------------------------------------------------
 
 
+class _NotPlainError(Exception):
+    """A config holds more than names set to plain values."""
+
+
 def read_literals(path: str | Path) -> dict[str, Any] | None:
     """Read a config as mmengine dumps it, without running it.
 
@@ -262,14 +266,14 @@ def read_literals(path: str | Path) -> dict[str, Any] | None:
     try:
         tree = ast.parse(Path(path).read_text(errors='replace'))
         return dict(_assignment(node) for node in tree.body)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (_NotPlainError, SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
 
 def _assignment(node: ast.stmt) -> tuple[str, Any]:
     if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
         return node.targets[0].id, _literal(node.value)
-    raise ValueError(f'line {node.lineno} is no assignment')
+    raise _NotPlainError(f'line {node.lineno} is no assignment')
 
 
 def _literal(node: ast.expr) -> Any:
@@ -277,13 +281,13 @@ def _literal(node: ast.expr) -> Any:
     if isinstance(node, ast.Call):
         keys = [keyword.arg for keyword in node.keywords]
         if not (isinstance(node.func, ast.Name) and node.func.id == 'dict') or node.args:
-            raise ValueError(f'line {node.lineno} calls something')
+            raise _NotPlainError(f'line {node.lineno} calls something')
         if None in keys:
-            raise ValueError(f'line {node.lineno} unpacks something')
+            raise _NotPlainError(f'line {node.lineno} unpacks something')
         return {k.arg: _literal(k.value) for k in node.keywords}
     if isinstance(node, ast.Dict):
         if None in node.keys:
-            raise ValueError(f'line {node.lineno} unpacks something')
+            raise _NotPlainError(f'line {node.lineno} unpacks something')
         keys_values = zip(node.keys, node.values, strict=True)
         return {_literal(k): _literal(v) for k, v in keys_values if k is not None}
     if isinstance(node, (ast.List, ast.Tuple)):
