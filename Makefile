@@ -154,7 +154,7 @@ test-slow: install
 	$(VENV)/bin/python $(PYTEST) $(TESTS) -m slow $(WITHOUT_PEERS)
 
 # those that open a browser
-UI_TESTS := tests/test_cli/test_ui.py
+UI_TESTS := tests/test_cli/test_ui.py tests/test_cli/test_report.py tests/test_site.py
 test-ui: export OMP_NUM_THREADS = 1
 test-ui: install
 	$(VENV)/bin/python -m pip install -q -c requirements/constraints.txt \
