@@ -17,6 +17,7 @@ from torch.fx.experimental import _config as symbols
 
 from ..core import SwinV2
 from ..errors import UserError
+from .attention import use_operator
 from .operators import translations
 
 METADATA = 'mmswinv2'  # key of our entry in the file, in JSON
@@ -45,6 +46,7 @@ class Graph(nn.Module):
             if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size != 1:
                 parent, _, own = name.rpartition('.')
                 setattr(self.model.get_submodule(parent), own, AveragePool(module.output_size))
+        use_operator(self.model)
         self.pixels = Pixels(self.model.data_preprocessor, normalized)
 
     @property

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import attention
+
 
 @torch.library.custom_op('mmswinv2::nms', mutates_args=())
 def nms(
@@ -269,6 +271,7 @@ def translations() -> dict[Callable, Callable]:
         return op.Gather(op.Concat(*parts, axis=0), back, axis=0)
 
     return {
+        torch.ops.mmswinv2.window_attention.default: attention.translate,
         torch.ops.mmswinv2.nms.default: suppress,
         torch.ops.mmswinv2.soft_nms.default: soften,
         torch.ops.mmswinv2.roi_features.default: extract,
