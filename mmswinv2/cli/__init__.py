@@ -1,10 +1,11 @@
 """The command `mmswinv2`: one name for all tools.
 
-Commands but `predict` are the scripts of `tools/`, which are called as a user would call them.
+Those of `COMMANDS` are modules beside this one; the others are the scripts of `tools/`, which are called as a user would call them.
 """
 
 from __future__ import annotations
 
+import importlib
 import runpy
 import sys
 from collections.abc import Sequence
@@ -19,15 +20,17 @@ SCRIPTS = {  # command: (script below tools/, what it does)
     'convert': ('model_converters/convert_checkpoint.py', 'write weights with the keys used here'),
     'estimate': ('analysis_tools/estimate_memory.py', 'tell what memory a training takes'),
     'flops': ('analysis_tools/get_flops.py', 'count parameters and FLOPs'),
-    'export': ('deployment/pytorch2onnx.py', 'write backbone and neck as ONNX'),
     'doctor': ('misc/check_install.py', 'look at versions and compiled operators'),
 }
-PREDICT = 'predict on images, folders, videos or a camera'
+COMMANDS = {  # command: (module with `main(arguments)`, what it does)
+    'predict': ('.predict', 'predict on images, folders, videos or a camera'),
+    'export': ('.export', 'write a whole model as ONNX or for OpenVINO'),
+}
 
 
 def help_text() -> str:
     """What there is."""
-    commands = {'predict': PREDICT, **{name: words for name, (_, words) in SCRIPTS.items()}}
+    commands = {name: words for name, (_, words) in {**COMMANDS, **SCRIPTS}.items()}
     return '\n'.join(
         (
             'usage: mmswinv2 COMMAND ...',
@@ -56,13 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(help_text())
         return
     with report_user_errors():
-        if command == 'predict':
-            from .predict import main as predict
-
-            predict(rest)
+        if command in COMMANDS:
+            importlib.import_module(COMMANDS[command][0], __package__).main(rest)
             return
         if command not in SCRIPTS:
-            hint = nearest(command, ('predict', *SCRIPTS))
+            hint = nearest(command, (*COMMANDS, *SCRIPTS))
             raise UserError(f'{command!r} is no command of mmswinv2{hint}; see mmswinv2 --help')
         path = script(command)
     sys.argv = [str(path), *rest]
