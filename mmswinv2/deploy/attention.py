@@ -7,12 +7,14 @@ minute for a small network; here they are left to the runtime.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core.attention import WindowAttention
+from ..models.necks import GlobalSelfAttention
 from ..ops import WindowGrid, padded
 from ..ops.reference import expand
 
@@ -60,10 +62,22 @@ def attend(
 
 
 def use_operator(model: torch.nn.Module) -> None:
-    """Let all blocks of a model attend by the operator."""
+    """Let all blocks of a model attend by the operator, and necks by `attend_everywhere`."""
     for module in model.modules():
         if isinstance(module, WindowAttention):
             module.attend = attend  # type: ignore[method-assign]
+        elif isinstance(module, GlobalSelfAttention):
+            # for torch's fused form it would prove things of the number of tokens
+            module._attention = partial(attend_everywhere, module)  # type: ignore[method-assign]
+
+
+def attend_everywhere(layer: GlobalSelfAttention, x: Tensor) -> Tensor:
+    """The attention of HTC++'s neck in products of matrices; ``(B, N, C)`` to the same."""
+    qkv = layer.qkv(x).unflatten(-1, (3, layer.num_heads, -1))  # [B, N, 3, h, d]
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 x [B, h, N, d]
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    out: Tensor = layer.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+    return out
 
 
 def translate(

@@ -117,7 +117,9 @@ class Pixels(nn.Module):
             wanted = self.size
             pad = [torch.sym_max(n - own, 0) for n, own in zip(wanted, (height, width))]
         elif self.divisor > 1:
-            pad = [-n % self.divisor for n in (height, width)]
+            # so written, torch finds that the sizes of all maps are whole multiples of one number
+            up = self.divisor - 1
+            pad = [(n + up) // self.divisor * self.divisor - n for n in (height, width)]
         else:
             return image
         return F.pad(image, (0, pad[1], 0, pad[0]), value=self.pad_value)
