@@ -41,12 +41,13 @@ def export(
     Raises:
         UserError: if something cannot be used, or the file differs from the model.
     """
+    from .. import hosts
     from ..checkpoints.write import write_atomically
     from ..deploy.graph import write_onnx
     from ..deploy.rules import about, graph_of
     from ..deploy.tensorrt import unsupported
     from ..engine.launch import config_with_options
-    from .predict import _build, _divide, _Pipeline, _sources
+    from .predict import IMAGES, VIDEOS, _build, _divide, _Pipeline, _sources
 
     out = Path(out)
     if format not in FORMATS:
@@ -56,14 +57,17 @@ def export(
     if format == 'openvino':
         _openvino()
     cfg = config_with_options(config, cfg_options)
-    prepare = _Pipeline(cfg) if images or int8 else None
 
     def samples(given: Sequence[str], option: str) -> list[Any]:
-        assert prepare is not None
+        host = hosts.of(cfg)
+        host.apply()
+        host.use_registries()
+        prepare = _Pipeline(cfg)
+        kinds, word = (VIDEOS, 'video') if prepare.of_clips else (IMAGES, 'picture')
         files, films = _divide(list(_sources(given)), clips=prepare.of_clips)
-        if films or not files:
-            name = films[0][1] if films else given
-            raise UserError(f'{option}: {name} is no picture')
+        for path in (*(path for _, path in films), *(item.path for item in files)):
+            if Path(path).suffix.lower() not in kinds:
+                raise UserError(f'{option}: {path} is no {word}; names end in {", ".join(kinds)}')
         return [prepare(item, number) for number, item in enumerate(files)]
 
     compared = samples(images, '--verify') if images else []
