@@ -1,6 +1,6 @@
 """Run a file of `mmswinv2 export` on pictures: numpy, opencv-python and onnxruntime, no torch.
 
-    python examples/onnx_inference.py model.onnx photos/*.jpg --out-dir outputs
+python examples/onnx_inference.py model.onnx photos/*.jpg --out-dir outputs
 """
 
 import argparse

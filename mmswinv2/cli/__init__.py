@@ -1,6 +1,7 @@
 """The command `mmswinv2`: one name for all tools.
 
-Those of `COMMANDS` are modules beside this one; the others are the scripts of `tools/`, which are called as a user would call them.
+Those of `COMMANDS` are modules beside this one; the others are the scripts of `tools/`, which are
+called as a user would call them.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def use_operator(model: torch.nn.Module) -> None:
     """Let all blocks of a model attend by the operator, and necks by `attend_everywhere`."""
     for module in model.modules():
         if isinstance(module, WindowAttention):
-            module.attend = attend  # type: ignore[method-assign]
+            module.attend = attend
         elif isinstance(module, GlobalSelfAttention):
             # for torch's fused form it would prove things of the number of tokens
             module._attention = partial(attend_everywhere, module)  # type: ignore[method-assign]
@@ -84,7 +84,9 @@ def translate(
     qkv: Any, table: Any, bias: Any, scale: Any, window: Sequence[int], shift: Sequence[int]
 ) -> Any:
     """Write `window_attention` with operators of ONNX."""
-    from onnxscript import opset18 as op
+    import onnxscript
+
+    op: Any = onnxscript.opset18
 
     def integers(*values: int) -> Any:
         return op.Constant(value_ints=values)
@@ -109,13 +111,15 @@ def translate(
         inside = op.Max(op.Min(place, op.Sub(n, integers(1))), integers(0))
         x = op.Gather(x, inside, axis=axis)
         outside = op.Or(op.Less(place, integers(0)), op.GreaterOrEqual(place, n))
-        form = [integers(1, 1)] * (axis - 1) + [count, integers(m)] + [integers(1, 1)] * (ndim - axis)
+        form = (
+            [integers(1, 1)] * (axis - 1) + [count, integers(m)] + [integers(1, 1)] * (ndim - axis)
+        )
         outside = op.Reshape(outside, op.Concat(*form, axis=0))
         hidden = outside if hidden is None else op.Or(hidden, outside)
         sizes.append(n)
         lefts.append(left)
         counts.append(count)
-    pairs = [part for pair in zip(counts, (integers(m) for m in window)) for part in pair]
+    pairs = [part for pair in zip(counts, map(integers, window), strict=True) for part in pair]
     of_counts, of_sizes = list(range(0, 2 * ndim, 2)), list(range(1, 2 * ndim, 2))
     # [B, c1, m1, ..., 3 C] to [3, B, W, h, N, d]
     x = op.Reshape(x, op.Concat(batch, *pairs, integers(3 * heads * width), axis=0))

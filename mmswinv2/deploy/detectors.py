@@ -47,6 +47,7 @@ class SingleStage(Detector):
         check_nms(model.bbox_head.test_cfg.nms)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
         head = self.model.bbox_head
         logits, deltas = head(self.model.extract_feat(self.pixels(image)))
         boxes, scores, labels = candidates(head, logits, deltas, image, head.test_cfg)
@@ -76,11 +77,13 @@ class TwoStage(Detector):
             self.outputs = (*self.outputs, 'masks')
 
     def about(self) -> dict[str, Any]:
+        """See `Graph`."""
         masks = self.model.roi_head.with_mask
         threshold = self.model.roi_head.test_cfg.mask_thr_binary if masks else None
         return dict(super().about(), mask_threshold=threshold)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
         roi = self.model.roi_head
         maps = self.model.extract_feat(self.pixels(image))
         more = {}
@@ -172,6 +175,7 @@ class Extractor:
         self.layer, self.finest_scale = layers[0], float(extractor.finest_scale)
 
     def __call__(self, maps: Sequence[Tensor], rois: Tensor) -> Tensor:
+        """See `roi_features`."""
         layer = self.layer
         out: Tensor = roi_features(
             list(maps), rois, self.scales, list(layer.output_size), layer.sampling_ratio,
@@ -221,7 +225,7 @@ def candidates(
 
 
 def decode(coder: Any, boxes: Tensor, deltas: Tensor, image: Tensor) -> Tensor:
-    """mmdet's `DeltaXYWHBBoxCoder.decode` for ``(..., 4)``, ended at the border of the picture."""
+    """Mmdet's `DeltaXYWHBBoxCoder.decode` for ``(..., 4)``, ended at the border of the picture."""
     low, high = boxes[..., :2], boxes[..., 2:]
     center, size = (low + high) * 0.5, high - low
     deltas = deltas * deltas.new_tensor(coder.stds) + deltas.new_tensor(coder.means)
@@ -242,7 +246,7 @@ def decode(coder: Any, boxes: Tensor, deltas: Tensor, image: Tensor) -> Tensor:
 def suppress(
     boxes: Tensor, scores: Tensor, groups: Tensor, cfg: Mapping[str, Any], threshold: float
 ) -> tuple[Tensor, Tensor]:
-    """mmcv's `batched_nms`: numbers of picture and box ``(K, 2)``, and scores."""
+    """Mmcv's `batched_nms`: numbers of picture and box ``(K, 2)``, and scores."""
     options = dict(cfg['nms'])
     if not options.get('class_agnostic', False):  # groups are moved apart, as mmcv does
         valid = (scores > threshold)[..., None]
@@ -251,7 +255,7 @@ def suppress(
     most = int(cfg['max_per_img'])
     if most < 1:
         most = int(boxes.shape[1])
-    overlap = float(options.get('iou_threshold', options.get('iou_thr', 0.3)))
+    overlap = float(options.get('iou_threshold') or options.get('iou_thr') or 0.3)
     if options.get('type', 'nms') == 'nms':
         kept = nms(boxes, scores, overlap, float(threshold), most)
         image, number = kept.unbind(1)
@@ -265,7 +269,9 @@ def check_nms(options: Mapping[str, Any]) -> None:
     """Raise `UserError` for a suppression that has no rule."""
     kind = options.get('type', 'nms')
     if kind not in ('nms', 'soft_nms') or options.get('offset'):
-        raise UserError(f'nms={dict(options)} has no export rule; nms and soft_nms without offset have')
+        raise UserError(
+            f'nms={dict(options)} has no export rule; nms and soft_nms without offset have'
+        )
 
 
 def check_heads(head: Any, *known: str) -> None:

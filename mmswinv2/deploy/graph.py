@@ -13,9 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx.experimental import _config as symbols
+from torch.fx.experimental import _config
 
-from ..core import SwinV2
 from ..errors import UserError
 from .attention import use_operator
 from .operators import translations
@@ -44,13 +43,15 @@ class Graph(nn.Module):
         self.model = copy.deepcopy(model).eval()
         for name, module in list(self.model.named_modules()):
             if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size != 1:
+                as_given: Any = module.output_size
                 parent, _, own = name.rpartition('.')
-                setattr(self.model.get_submodule(parent), own, AveragePool(module.output_size))
+                setattr(self.model.get_submodule(parent), own, AveragePool(as_given))
         use_operator(self.model)
         self.pixels = Pixels(self.model.data_preprocessor, normalized)
 
     @property
     def backbone(self) -> Any:
+        """The model's."""
         return self.model.backbone
 
     def example(self) -> dict[str, Tensor]:
@@ -115,7 +116,9 @@ class Pixels(nn.Module):
         height, width = image.shape[-2:]
         if self.size is not None:
             wanted = self.size
-            pad = [torch.sym_max(n - own, 0) for n, own in zip(wanted, (height, width))]
+            pad = [
+                torch.sym_max(n - own, 0) for n, own in zip(wanted, (height, width), strict=True)
+            ]
         elif self.divisor > 1:
             # so written, torch finds that the sizes of all maps are whole multiples of one number
             up = self.divisor - 1
@@ -125,6 +128,7 @@ class Pixels(nn.Module):
         return F.pad(image, (0, pad[1], 0, pad[0]), value=self.pad_value)
 
     def about(self) -> dict[str, Any]:
+        """What a caller must do, or need not."""
         return dict(
             normalized=self.normalized,
             reversed_channels=self.turned,  # where normalised: of what the caller gives
@@ -146,7 +150,9 @@ class AveragePool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` to ``(B, C, *size)``."""
-        rows, columns = (self._weights(n, k, x) for n, k in zip(x.shape[2:], self.size, strict=True))
+        rows, columns = (
+            self._weights(n, k, x) for n, k in zip(x.shape[2:], self.size, strict=True)
+        )
         return rows @ x @ columns.T
 
     @staticmethod
@@ -159,9 +165,9 @@ class AveragePool(nn.Module):
         return weights / weights.sum(1, keepdim=True)
 
 
-def picture_size(backbone: SwinV2) -> list[int]:
+def picture_size(backbone: Any) -> list[int]:
     """Sizes of an input of which even the last map is more than two windows wide."""
-    strides = backbone.patch_embed.patch_size
+    strides: tuple[int, ...] = backbone.patch_embed.patch_size
     merging = next((s.downsample.stride for s in backbone.layers if s.downsample), None)
     last = len(backbone.layers) - 1
     return [
@@ -197,9 +203,10 @@ def write_onnx(
     except ImportError as error:
         raise UserError(f'{error.name} is not installed: pip install onnx onnxscript') from error
     inputs = tuple(example.values())
+    patched: Any = vars(_config)['patch']  # made when torch is imported
     with (
         torch.no_grad(),
-        symbols.patch(backed_size_oblivious=True),
+        patched(backed_size_oblivious=True),
         warnings.catch_warnings(),
         _quiet('torch.onnx', 'torch.onnx._internal.exporter._registration'),
         contextlib.redirect_stdout(None),  # torch prints the steps it takes

@@ -176,9 +176,12 @@ def _levels(rois: Tensor, count: int, finest_scale: float) -> Tensor:
 
 def translations() -> dict[Callable, Callable]:
     """For ``torch.onnx.export(custom_translation_table=...)``."""
-    from onnxscript import opset18 as op
+    import onnxscript
 
     from .soft_nms import soft_nms_loop
+
+    op: Any = onnxscript.opset18
+    loop: Any = soft_nms_loop
 
     def number(value: float | int) -> Any:
         return op.Constant(value_float=value) if isinstance(value, float) else integers(value)
@@ -211,7 +214,7 @@ def translations() -> dict[Callable, Callable]:
         max_boxes: int,
     ) -> Any:
         gaussian = method == 'gaussian'
-        picked, values = soft_nms_loop(
+        picked, values = loop(
             boxes,
             scores,
             number(-1.0 if gaussian else float(iou_threshold)),

@@ -19,6 +19,7 @@ class Classifier(Graph):
     outputs = ('scores',)
 
     def forward(self, image: Tensor) -> Tensor:
+        """See the class."""
         logits = self.model.head(self.model.extract_feat(self.pixels(image)))
         return logits.softmax(-1)
 
@@ -40,14 +41,17 @@ class Recognizer(Graph):
             )
 
     def example(self) -> dict[str, Tensor]:
+        """See `Graph`."""
         image = super().example()['image']
         return dict(image=image[:, None].expand(-1, 3, *image.shape[1:]))
 
     def sizes(self) -> dict[str, Any]:
+        """See `Graph`."""
         places = dict(zip((0, 1, 3, 4, 5), self.axes, strict=True))
         return dict(image={place: torch.export.Dim(name) for place, name in places.items()})
 
     def forward(self, image: Tensor) -> Tensor:
+        """See the class."""
         feats = self.model.backbone(self.pixels(image.flatten(0, 1)))
         if self.model.with_neck:
             feats, _ = self.model.neck(feats)
@@ -70,13 +74,16 @@ class Segmentor(Graph):
         self.mode = model.test_cfg.get('mode', 'whole')
 
     def example(self) -> dict[str, Tensor]:
+        """See `Graph`."""
         image = super().example()['image']
         return dict(image=image, size=torch.tensor([s // 2 for s in image.shape[2:]]))
 
     def sizes(self) -> dict[str, Any]:
+        """See `Graph`."""
         return dict(super().sizes(), size=None)
 
     def forward(self, image: Tensor, size: Tensor) -> Tensor:
+        """See the class."""
         x = self.pixels(image)
         logits = self._slide(x) if self.mode == 'slide' else self._logits(x)
         logits = logits[..., : image.shape[2], : image.shape[3]]  # without the padding

@@ -72,8 +72,9 @@ class OnnxModel:
         from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 
         threshold = self.host_model.roi_head.test_cfg.mask_thr_binary
-        out = torch.zeros((len(masks), *size[:2]), dtype=torch.bool)
+        out = torch.zeros((len(masks), size[0], size[1]), dtype=torch.bool)
         for i in range(len(masks)):
             pasted, place = _do_paste_mask(masks[i : i + 1, None], boxes[i : i + 1], *size[:2])
-            out[(slice(i, i + 1), *place)] = pasted >= threshold
+            own = (slice(i, i + 1), *place)
+            out[own] = pasted >= threshold
         return out

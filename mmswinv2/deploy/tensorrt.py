@@ -1,7 +1,7 @@
 """Which operators of a graph TensorRT lacks. It is not run here.
 
-The table is of TensorRT 10's parser of ONNX: https://github.com/onnx/onnx-tensorrt, file
-``docs/operators.md``. Operators of other domains than ONNX's own have no support without a plug-in.
+The table is of TensorRT 10.0: https://github.com/onnx/onnx-tensorrt, file ``docs/operators.md``.
+Operators of other domains than ONNX's own have no support without a plug-in.
 """
 
 from __future__ import annotations
@@ -10,20 +10,24 @@ from collections.abc import Iterator
 from typing import Any
 
 SUPPORTED = frozenset(
-    'Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast '
-    'Ceil Celu Clip Concat Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace '
-    'DequantizeLinear Div Dropout Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor Gather '
-    'GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool Greater '
-    'GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish Identity If ImageScaler '
-    'InstanceNormalization IsInf IsNaN LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log '
-    'LogSoftmax Loop MatMul Max MaxPool Mean MeanVarianceNormalization Min Mish Mod Mul Neg '
-    'NonMaxSuppression NonZero Not OneHot Or PRelu Pad ParametricSoftplus Pow QuantizeLinear RNN '
-    'RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range Reciprocal ReduceL1 '
-    'ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum '
-    'ReduceSumSquare Relu Reshape Resize ReverseSequence RoiAlign Round ScaledTanh Scan '
-    'ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus '
-    'Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose '
-    'Trilu Unsqueeze Upsample Where Xor'.split()
+    """
+    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool
+    BatchNormalization Cast CastLike Ceil Celu Clip Concat Constant ConstantOfShape Conv
+    ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal
+    Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm
+    GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample
+    GroupNormalization HardSigmoid HardSwish Hardmax Identity If ImageScaler
+    InstanceNormalization IsInf IsNaN LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual
+    Log LogSoftmax Loop LpNormalization LpPool MatMul Max MaxPool Mean
+    MeanVarianceNormalization Min Mish Mod Mul Neg NonMaxSuppression NonZero Not OneHot Or
+    PRelu Pad ParametricSoftplus Pow QuantizeLinear RNN RandomNormal RandomNormalLike
+    RandomUniform RandomUniformLike Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum
+    ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu
+    Reshape Resize ReverseSequence RoiAlign Round ScaledTanh Scan Scatter ScatterElements
+    ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign
+    SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose
+    Trilu Unsqueeze Upsample Where Xor
+    """.split()  # noqa: SIM905
 )
 
 

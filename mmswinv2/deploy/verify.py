@@ -7,14 +7,17 @@ from typing import Any
 
 import torch
 
+_NEAR = 1e-4  # scores whose order may differ
 TOLERANCE = 1e-3  # of scores, and of the metric; boxes are in pixels and may differ by 100 times it
 
 
 def differences(task: str, ours: Any, theirs: Any) -> dict[str, float]:
     """The largest differences of two data samples for one picture.
 
-    Boxes that were found are compared in the order of their scores. ``mask`` and ``label`` are
-    shares of pixels, and ``number`` is how many boxes one has more than the other.
+    Each box is compared with the nearest of its class, as of two with almost one score either may
+    come first; the last ones of a list are left out where their score is almost that of its end,
+    which may have cut off others. ``mask`` and ``label`` are shares of pixels, and ``number`` is
+    how many boxes one has more than the other.
     """
     if task == 'segmentation':
         a, b = (sample.pred_sem_seg.data for sample in (ours, theirs))
@@ -23,25 +26,18 @@ def differences(task: str, ours: Any, theirs: Any) -> dict[str, float]:
         a, b = (_scores(sample) for sample in (ours, theirs))
         return dict(score=(a - b).abs().max().item())
     a, b = ours.pred_instances, theirs.pred_instances
-    count = min(len(a), len(b))
     out = dict(number=float(abs(len(a) - len(b))), box=0.0, score=0.0)
-    if count:
-        a, b = a[:count], b[:count]
-        same = a.labels == b.labels
-        # of two boxes with one score either may come first
-        tied = _tied(b.scores)
-        out['box'] = _largest((a.bboxes - b.bboxes).abs().amax(1)[same & ~tied])
+    if len(a) and len(b):
+        b = b[b.scores > b.scores.min() + _NEAR] if len(b) > 1 else b
+        far = (a.bboxes[None] - b.bboxes[:, None]).abs().amax(-1)
+        far = far.masked_fill(a.labels[None] != b.labels[:, None], torch.inf)
+        a = a[far.argmin(1)]
+        out['box'] = _largest(far.amin(1))
         out['score'] = _largest((a.scores - b.scores).abs())
         if 'masks' in a and 'masks' in b:
             own, other = (torch.as_tensor(x.masks).bool() for x in (a, b))
-            out['mask'] = _largest((own != other).float().mean((1, 2))[same & ~tied])
+            out['mask'] = _largest((own != other).float().mean((1, 2)))
     return out
-
-
-def _tied(scores: torch.Tensor) -> torch.Tensor:
-    near = (scores[1:] - scores[:-1]).abs() < 1e-5
-    none = near.new_zeros(1)
-    return torch.cat([none, near]) | torch.cat([near, none])
 
 
 def _largest(values: torch.Tensor) -> float:
@@ -70,7 +66,9 @@ def metrics(cfg: Any, models: Iterable[Any]) -> Iterator[dict[str, float]]:
     from mmengine.runner import Runner
 
     for model in models:
-        loader = Runner.build_dataloader(dict(cfg.val_dataloader, num_workers=0, persistent_workers=False), seed=0)
+        loader = Runner.build_dataloader(
+            dict(cfg.val_dataloader, num_workers=0, persistent_workers=False), seed=0
+        )
         evaluator = Evaluator(cfg.val_evaluator)
         evaluator.dataset_meta = loader.dataset.metainfo
         for batch in loader:
