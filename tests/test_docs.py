@@ -271,7 +271,7 @@ MAY_IMPORT = {
     'engine': 'core checkpoints hosts registry errors',
     'analysis': 'core checkpoints hosts errors',
     'swap': 'core checkpoints hosts errors',
-    'deploy': 'core ops models errors',
+    'deploy': 'core ops errors',
     'cli': 'errors',
     '__main__': 'cli',
 }

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ..core.attention import WindowAttention
-from ..models.necks import GlobalSelfAttention
 from ..ops import WindowGrid, padded
 from ..ops.reference import expand
 
@@ -61,17 +60,17 @@ def attend(
     return out
 
 
-def use_operator(model: torch.nn.Module) -> None:
+def use_operator(model: Any) -> None:
     """Let all blocks of a model attend by the operator, and necks by `attend_everywhere`."""
     for module in model.modules():
         if isinstance(module, WindowAttention):
             module.attend = attend
-        elif isinstance(module, GlobalSelfAttention):
+        elif type(module).__name__ == 'GlobalSelfAttention':
             # for torch's fused form it would prove things of the number of tokens
-            module._attention = partial(attend_everywhere, module)  # type: ignore[method-assign]
+            module._attention = partial(attend_everywhere, module)
 
 
-def attend_everywhere(layer: GlobalSelfAttention, x: Tensor) -> Tensor:
+def attend_everywhere(layer: Any, x: Tensor) -> Tensor:
     """The attention of HTC++'s neck in products of matrices; ``(B, N, C)`` to the same."""
     qkv = layer.qkv(x).unflatten(-1, (3, layer.num_heads, -1))  # [B, N, 3, h, d]
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 x [B, h, N, d]

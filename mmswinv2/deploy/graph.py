@@ -203,10 +203,10 @@ def write_onnx(
     except ImportError as error:
         raise UserError(f'{error.name} is not installed: pip install onnx onnxscript') from error
     inputs = tuple(example.values())
-    patched: Any = vars(_config)['patch']  # made when torch is imported
+    symbols: Any = _config  # has `patch` once torch is imported
     with (
         torch.no_grad(),
-        patched(backed_size_oblivious=True),
+        symbols.patch(backed_size_oblivious=True),
         warnings.catch_warnings(),
         _quiet('torch.onnx', 'torch.onnx._internal.exporter._registration'),
         contextlib.redirect_stdout(None),  # torch prints the steps it takes
