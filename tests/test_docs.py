@@ -272,6 +272,7 @@ MAY_IMPORT = {
     'engine': 'core checkpoints hosts registry errors',
     'analysis': 'core checkpoints hosts errors',
     'swap': 'core checkpoints hosts errors',
+    'deploy': 'core ops errors',
     'cli': 'errors progress',
     '__main__': 'cli',
 }

@@ -20,12 +20,12 @@ SCRIPTS = {  # command: (script below tools/, what it does)
     'convert': ('model_converters/convert_checkpoint.py', 'write weights with the keys used here'),
     'estimate': ('analysis_tools/estimate_memory.py', 'tell what memory a training takes'),
     'flops': ('analysis_tools/get_flops.py', 'count parameters and FLOPs'),
-    'export': ('deployment/pytorch2onnx.py', 'write backbone and neck as ONNX'),
 }
 COMMANDS = {  # command: (module with `main(arguments)`, what it does)
     'completion': ('.completion', 'print the completion of these commands for a shell'),
     'convert': ('.convert', 'write weights with the keys used here, or labels as COCO'),
     'doctor': ('.doctor', 'look at versions, operators and GPU, and say how to mend them'),
+    'export': ('.export', 'write a whole model as ONNX or for OpenVINO'),
     'predict': ('.predict', 'predict on images, folders, videos or a camera'),
     'report': ('.report', 'write a page on a training: curves, scores, errors, pictures'),
     'ui': ('.ui', 'predict on a page in the browser'),

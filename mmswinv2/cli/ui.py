@@ -301,9 +301,9 @@ def main(arguments: Sequence[str]) -> None:
         if not 0 < getattr(args, option) < float('inf'):
             name = option.replace('_', '-')
             raise UserError(f'--{name} must be more than 0, got {getattr(args, option)}')
+    port = free_port(args.host, args.port)
     if importlib.util.find_spec('gradio') is None:
         raise UserError("the page needs Gradio: pip install 'mmswinv2[ui]'")
-    port = free_port(args.host, args.port)
     cfg = config_with_options(args.config, args.cfg_options)
     predictor = Predictor(cfg, args.checkpoint, args.device, args.amp)
     with tempfile.TemporaryDirectory(prefix='mmswinv2-ui-') as folder:

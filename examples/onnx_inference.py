@@ -1,0 +1,99 @@
+"""Run a file of `mmswinv2 export` on pictures: numpy, opencv-python and onnxruntime, no torch.
+
+python examples/onnx_inference.py model.onnx photos/*.jpg --out-dir outputs
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+
+
+def resized(image, steps):
+    """A picture as the config's test pipeline brings it to size."""
+    for step in steps:
+        height, width = image.shape[:2]
+        kind = step['type'].split('.')[-1]
+        if kind == 'CenterCrop':
+            crop = step['crop_size']
+            h, w = (crop, crop) if isinstance(crop, int) else crop
+            top, left = max(0, round((height - h) / 2)), max(0, round((width - w) / 2))
+            image = image[top : top + h, left : left + w]
+            continue
+        if kind not in ('Resize', 'ResizeEdge'):
+            raise SystemExit(f'pictures for {kind} are not made here')
+        scale = step.get('scale')
+        if kind == 'ResizeEdge':
+            factor = scale / min(height, width)
+            size = int(width * factor), int(height * factor)
+        elif scale is None:
+            factor = step['scale_factor']
+            size = int(width * factor + 0.5), int(height * factor + 0.5)
+        elif step.get('keep_ratio'):
+            factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
+            size = int(width * factor + 0.5), int(height * factor + 0.5)
+        else:
+            size = (scale, scale) if isinstance(scale, int) else tuple(scale)
+        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    return image
+
+
+def paste(mask, box, size):
+    """Probabilities on the grid of a box to a picture's size; zero around the box."""
+    x1, y1, x2, y2 = box
+    h, w = mask.shape
+    columns = (np.arange(size[1]) + 0.5 - x1) / max(x2 - x1, 1e-6) * w - 0.5
+    rows = (np.arange(size[0]) + 0.5 - y1) / max(y2 - y1, 1e-6) * h - 0.5
+    place = np.meshgrid(columns.astype(np.float32), rows.astype(np.float32))
+    return cv2.remap(mask, *place, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('model')
+    parser.add_argument('images', nargs='+')
+    parser.add_argument('--score', type=float, default=0.3, help='least score of a box (0.3)')
+    parser.add_argument('--out-dir', default='outputs')
+    args = parser.parse_args()
+    session = onnxruntime.InferenceSession(args.model, providers=['CPUExecutionProvider'])
+    about = json.loads(session.get_modelmeta().custom_metadata_map['mmswinv2'])
+    names, classes = [o.name for o in session.get_outputs()], about['classes']
+    folder = Path(args.out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in args.images:
+        image = cv2.imread(path)  # B, G, R, as the files of `mmswinv2 export` take them
+        if image is None:
+            raise SystemExit(f'{path} is no picture')
+        small = resized(image, about['sizes']).astype(np.float32)
+        if about['normalized']:  # the graph does neither
+            small = small[..., ::-1] if about['reversed_channels'] else small
+            small = (small - np.float32(about['mean'])) / np.float32(about['std'])
+        inputs = dict(image=np.ascontiguousarray(small.transpose(2, 0, 1)[None]))
+        if about['task'] == 'segmentation':
+            inputs['size'] = np.array(image.shape[:2], np.int64)
+        found = dict(zip(names, session.run(None, inputs), strict=True))
+        if about['task'] == 'classification':
+            best = found['scores'][0].argmax()
+            print(f'{path}: {classes[best] if classes else best} {found["scores"][0][best]:.3f}')
+        elif about['task'] == 'segmentation':
+            cv2.imwrite(str(folder / f'{Path(path).stem}.png'), found['labels'][0].astype(np.uint8))
+        else:
+            ratio = [image.shape[i] / small.shape[i] for i in (1, 0, 1, 0)]
+            for i in np.flatnonzero(found['scores'] >= args.score):
+                box, label = found['boxes'][i] * ratio, found['labels'][i]
+                name = classes[label] if classes else str(label)
+                print(f'{path}: {name} {found["scores"][i]:.3f}', *(f'{n:.1f}' for n in box))
+                if 'masks' in found:
+                    inside = paste(found['masks'][i], box, image.shape) >= about['mask_threshold']
+                    image[inside] = image[inside] // 2 + np.uint8((0, 90, 120))
+                x1, y1, x2, y2 = (int(n) for n in box)
+                cv2.rectangle(image, (x1, y1), (x2, y2), (0, 180, 240), 2)
+                cv2.putText(image, name, (x1, y1 - 3), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 180, 240))
+            cv2.imwrite(str(folder / f'{Path(path).stem}.png'), image)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,1 @@
+"""Whole models in files that run without PyTorch."""

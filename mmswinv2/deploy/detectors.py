@@ -1,0 +1,290 @@
+"""Graphs of detectors: the model's own modules, and its post-processing in tensors.
+
+A batch is computed together. Proposals are filled up to their largest number for each picture;
+what is found has the number that there is, with the number of its picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .graph import Graph
+from .operators import nms, roi_features, soft_nms
+
+_LEFT_OUT = -1.0  # score of what is filled up or too small
+
+
+class Detector(Graph):
+    """What detectors share: ``(B, 3, H, W)`` to boxes ``(K, 4)``, scores, labels and pictures.
+
+    Boxes are x1, y1, x2, y2 in pixels of the input; masks ``(K, h, w)`` are probabilities on the
+    grid of their boxes.
+    """
+
+    task = 'detection'
+    outputs: tuple[str, ...] = ('boxes', 'scores', 'labels', 'picture')
+
+    def found(
+        self, boxes: Tensor, scores: Tensor, labels: Tensor, cfg: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What non-maximum suppression leaves of ``(B, N)`` boxes, for each class alone."""
+        kept, values = suppress(boxes, scores, labels, cfg, cfg['score_thr'])
+        image, number = kept.unbind(1)
+        return boxes[image, number], values, labels[image, number], image
+
+
+class SingleStage(Detector):
+    """mmdet's `RetinaNet`."""
+
+    def __init__(self, model: Any, normalized: bool = False) -> None:
+        super().__init__(model, normalized)
+        check_heads(model.bbox_head, 'RetinaHead')
+        check_nms(model.bbox_head.test_cfg.nms)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        head = self.model.bbox_head
+        logits, deltas = head(self.model.extract_feat(self.pixels(image)))
+        boxes, scores, labels = candidates(head, logits, deltas, image, head.test_cfg)
+        return self.found(boxes, scores, labels, head.test_cfg)
+
+
+class TwoStage(Detector):
+    """mmdet's Faster, Mask, Cascade R-CNN and HTC."""
+
+    def __init__(self, model: Any, normalized: bool = False) -> None:
+        super().__init__(model, normalized)
+        roi = self.model.roi_head
+        check_heads(self.model.rpn_head, 'RPNHead')
+        check_heads(roi, 'StandardRoIHead', 'CascadeRoIHead', 'HybridTaskCascadeRoIHead')
+        for cfg in (self.model.rpn_head.test_cfg, roi.test_cfg):
+            check_nms(cfg.nms)
+        for module in self.model.modules():
+            if type(module).__name__ == 'SingleRoIExtractor':
+                module.forward = Extractor(module)
+        self.cascade = type(roi).__name__ != 'StandardRoIHead'
+        self.heads = list(roi.bbox_head) if self.cascade else [roi.bbox_head]
+        for head in self.heads:
+            check_coder(head)
+            if head.custom_cls_channels or head.custom_activation:
+                raise UserError(f'{type(head.loss_cls).__name__} has no export rule')
+        if roi.with_mask:
+            self.outputs = (*self.outputs, 'masks')
+
+    def about(self) -> dict[str, Any]:
+        """See `Graph`."""
+        masks = self.model.roi_head.with_mask
+        threshold = self.model.roi_head.test_cfg.mask_thr_binary if masks else None
+        return dict(super().about(), mask_threshold=threshold)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        roi = self.model.roi_head
+        maps = self.model.extract_feat(self.pixels(image))
+        more = {}
+        if getattr(roi, 'with_semantic', False):
+            more['semantic_feat'] = roi.semantic_head(maps)[1]
+        boxes, exists = self._proposals(maps, image)
+        boxes, scores = self._refined(maps, boxes, image, more)
+        classes = scores.shape[-1]
+        scores = torch.where(exists[..., None], scores, _LEFT_OUT)
+        labels = torch.arange(classes, device=image.device).expand(scores.shape)
+        found = self.found(boxes.flatten(1, 2), scores.flatten(1), labels.flatten(1), roi.test_cfg)
+        if not roi.with_mask:
+            return found
+        return *found, self._masks(maps, found, more)
+
+    def _proposals(self, maps: Sequence[Tensor], image: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes ``(B, P, 4)``, and which there are ``(B, P)``."""
+        head = self.model.rpn_head
+        logits, deltas = head(maps)
+        boxes, scores, levels = candidates(head, logits, deltas, image, head.test_cfg)
+        kept, _ = suppress(boxes, scores, levels, head.test_cfg, _LEFT_OUT / 2)
+        picture, number = kept.unbind(1)
+        count = boxes.shape[0]
+        own = picture[:, None] == torch.arange(count, device=image.device)  # [K, B]
+        rank = own.long().cumsum(0).gather(1, picture[:, None]).squeeze(1) - 1
+        most = int(head.test_cfg.max_per_img)
+        place = picture * most + rank
+        filled = boxes.new_zeros(count * most, 4).index_put((place,), boxes[picture, number])
+        exists = torch.zeros(count * most, dtype=torch.bool, device=image.device)
+        exists = exists.index_put((place,), torch.ones_like(place, dtype=torch.bool))
+        return filled.view(count, most, 4), exists.view(count, most)
+
+    def _refined(
+        self, maps: Sequence[Tensor], boxes: Tensor, image: Tensor, more: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Boxes of every class ``(B, P, C, 4)`` and their scores ``(B, P, C)``."""
+        roi = self.model.roi_head
+        count, most = boxes.shape[:2]
+        picture = torch.arange(count, device=image.device)[:, None].expand(count, most)
+        total: Any = 0
+        for stage, head in enumerate(self.heads):
+            rois = torch.cat([picture[..., None].to(boxes), boxes], -1).flatten(0, 1)
+            first = (stage,) if self.cascade else ()
+            out = roi._bbox_forward(*first, maps, rois, **more)
+            logits, deltas = out['cls_score'], out['bbox_pred']
+            total = total + logits
+            classes = 1 if head.reg_class_agnostic else head.num_classes
+            deltas = deltas.view(count, most, classes, 4)
+            if stage < len(self.heads) - 1:
+                if classes > 1:
+                    best = logits[:, :-1].argmax(1).view(count, most, 1, 1)
+                    deltas = deltas.gather(2, best.expand(count, most, 1, 4))
+                boxes = decode(head.bbox_coder, boxes, deltas.squeeze(2), image)
+        scores = (total / len(self.heads)).softmax(-1)[:, :-1].unflatten(0, (count, most))
+        boxes = decode(head.bbox_coder, boxes[:, :, None], deltas, image)
+        return boxes.expand(*scores.shape, 4), scores
+
+    def _masks(
+        self, maps: Sequence[Tensor], found: tuple[Tensor, ...], more: dict[str, Tensor]
+    ) -> Tensor:
+        roi = self.model.roi_head
+        boxes, _, labels, picture = found
+        rois = torch.cat([picture[:, None].to(boxes), boxes], 1)
+        if not self.cascade:
+            masks, head = roi._mask_forward(maps, rois=rois)['mask_preds'].sigmoid(), roi.mask_head
+        elif hasattr(roi, 'mask_info_flow'):
+            out = roi._mask_forward(-1, maps, rois, training=False, **more)
+            (masks,), head = (m.sigmoid() for m in out['mask_preds']), roi.mask_head[-1]
+        else:
+            stages = range(len(self.heads))
+            parts = [roi._mask_forward(stage, maps, rois)['mask_preds'] for stage in stages]
+            masks = torch.stack([part.sigmoid() for part in parts]).mean(0)
+            head = roi.mask_head[-1]
+        if head.class_agnostic:
+            return masks.squeeze(1)
+        own = labels[:, None, None, None].expand(-1, 1, *masks.shape[2:])
+        return masks.gather(1, own).squeeze(1)
+
+
+class Extractor:
+    """`roi_features` with the settings of an extractor of mmdet."""
+
+    def __init__(self, extractor: Any) -> None:
+        layers = extractor.roi_layers
+        kinds = {type(layer).__name__ for layer in layers}
+        if kinds != {'RoIAlign'} or layers[0].pool_mode != 'avg':
+            raise UserError(f'{", ".join(kinds)} has no export rule; RoIAlign with averages has')
+        self.scales = [layer.spatial_scale for layer in layers]
+        self.layer, self.finest_scale = layers[0], float(extractor.finest_scale)
+
+    def __call__(self, maps: Sequence[Tensor], rois: Tensor) -> Tensor:
+        """See `roi_features`."""
+        layer = self.layer
+        out: Tensor = roi_features(
+            list(maps), rois, self.scales, list(layer.output_size), layer.sampling_ratio,
+            layer.aligned, self.finest_scale,
+        )  # fmt: skip
+        return out
+
+
+def candidates(
+    head: Any, logits: Sequence[Tensor], deltas: Sequence[Tensor], image: Tensor, cfg: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best of each level: boxes ``(B, N, 4)``, scores ``(B, N)``, and classes or levels.
+
+    Every level is filled up by boxes of no size with a score below all, so that N is one number for
+    pictures of all sizes.
+    """
+    priors = head.prior_generator.grid_priors(
+        [level.shape[-2:] for level in logits], device=image.device
+    )
+    of_regions = type(head).__name__ == 'RPNHead'
+    classes = head.cls_out_channels
+    boxes, scores, groups = [], [], []
+    for number, (score, delta, prior) in enumerate(zip(logits, deltas, priors, strict=True)):
+        score = score.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, classes))
+        score = score.sigmoid() if head.use_sigmoid_cls else score.softmax(-1)[..., :-1]
+        shown = score.shape[-1]
+        score = score.flatten(1)
+        if not of_regions:
+            score = torch.where(score > cfg.get('score_thr', 0), score, _LEFT_OUT)
+        most = int(cfg.get('nms_pre', -1))
+        if most > 0:
+            score = torch.cat([score, score.new_full((score.shape[0], most), _LEFT_OUT)], 1)
+            score, place = score.topk(most)
+        else:
+            place = torch.arange(score.shape[1], device=image.device).expand(score.shape)
+        row = torch.where(score > _LEFT_OUT / 2, place // shown, 0)
+        delta = delta.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4))
+        delta = delta.gather(1, row[..., None].expand(*row.shape, 4))
+        own = decode(head.bbox_coder, prior[row], delta, image)
+        if cfg.get('min_bbox_size', -1) >= 0:
+            large = (own[..., 2:] - own[..., :2] > cfg.min_bbox_size).all(-1)
+            score = torch.where(large, score, _LEFT_OUT)
+        boxes.append(own)
+        scores.append(score)
+        groups.append(torch.full_like(place, number) if of_regions else place % shown)
+    return torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(groups, 1)
+
+
+def decode(coder: Any, boxes: Tensor, deltas: Tensor, image: Tensor) -> Tensor:
+    """Mmdet's `DeltaXYWHBBoxCoder.decode` for ``(..., 4)``, ended at the border of the picture."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    center, size = (low + high) * 0.5, high - low
+    deltas = deltas * deltas.new_tensor(coder.stds) + deltas.new_tensor(coder.means)
+    bound = 4.135166556742356  # -log(16 / 1000)
+    center = center + size * deltas[..., :2]
+    half = size * deltas[..., 2:].clamp(-bound, bound).exp() * 0.5
+    out = torch.cat([center - half, center + half], -1)
+    if not coder.clip_border:
+        return out
+    height, width = image.shape[-2:]
+    columns, rows = (
+        torch.minimum(out[..., i::2].clamp(min=0), torch.full_like(out[..., i::2], n))
+        for i, n in ((0, width), (1, height))
+    )
+    return torch.stack([columns, rows], -1).flatten(-2)
+
+
+def suppress(
+    boxes: Tensor, scores: Tensor, groups: Tensor, cfg: Mapping[str, Any], threshold: float
+) -> tuple[Tensor, Tensor]:
+    """Mmcv's `batched_nms`: numbers of picture and box ``(K, 2)``, and scores."""
+    options = dict(cfg['nms'])
+    if not options.get('class_agnostic', False):  # groups are moved apart, as mmcv does
+        valid = (scores > threshold)[..., None]
+        far = torch.where(valid, boxes, 0).amax((1, 2), keepdim=True) + 1
+        boxes = boxes + groups[..., None].to(boxes) * far
+    most = int(cfg['max_per_img'])
+    if most < 1:
+        most = int(boxes.shape[1])
+    overlap = float(options.get('iou_threshold') or options.get('iou_thr') or 0.3)
+    if options.get('type', 'nms') == 'nms':
+        kept = nms(boxes, scores, overlap, float(threshold), most)
+        image, number = kept.unbind(1)
+        return kept, scores[image, number]
+    sigma, least = float(options.get('sigma', 0.5)), float(options.get('min_score', 1e-3))
+    scores = torch.where(scores > threshold, scores, _LEFT_OUT)
+    return soft_nms(boxes, scores, overlap, sigma, least, options.get('method', 'linear'), most)
+
+
+def check_nms(options: Mapping[str, Any]) -> None:
+    """Raise `UserError` for a suppression that has no rule."""
+    kind = options.get('type', 'nms')
+    if kind not in ('nms', 'soft_nms') or options.get('offset'):
+        raise UserError(
+            f'nms={dict(options)} has no export rule; nms and soft_nms without offset have'
+        )
+
+
+def check_heads(head: Any, *known: str) -> None:
+    """Raise `UserError` for a head that has no rule."""
+    name = type(head).__name__
+    if name not in known:
+        raise UserError(f'{name} has no export rule; {", ".join(known)} have')
+    if hasattr(head, 'bbox_coder'):
+        check_coder(head)
+
+
+def check_coder(head: Any) -> None:
+    """Raise `UserError` for boxes that are written in another way."""
+    name = type(head.bbox_coder).__name__
+    if name != 'DeltaXYWHBBoxCoder' or head.bbox_coder.add_ctr_clamp:
+        raise UserError(f'{name} has no export rule; DeltaXYWHBBoxCoder without add_ctr_clamp has')

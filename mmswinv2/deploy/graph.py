@@ -1,0 +1,241 @@
+"""From a model to a file: what all families share."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx.experimental import _config
+
+from ..errors import UserError
+from .attention import use_operator
+from .operators import translations
+
+METADATA = 'mmswinv2'  # key of our entry in the file, in JSON
+
+
+class Graph(nn.Module):
+    """A model of a host as a function of tensors: what is written into the file.
+
+    Args:
+        model: it is copied, and parts that cannot be exported are replaced in the copy.
+        normalized: whether pictures come with the mean taken off and divided by the deviation.
+
+    Attributes:
+        task: what the model does.
+        outputs: names of what `forward` returns.
+    """
+
+    task: str
+    outputs: tuple[str, ...]
+    axes = 'BHW'  # of the picture, that may have any size
+
+    def __init__(self, model: Any, normalized: bool = False) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).eval()
+        for name, module in list(self.model.named_modules()):
+            if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size != 1:
+                as_given: Any = module.output_size
+                parent, _, own = name.rpartition('.')
+                setattr(self.model.get_submodule(parent), own, AveragePool(as_given))
+        use_operator(self.model)
+        self.pixels = Pixels(self.model.data_preprocessor, normalized)
+
+    @property
+    def backbone(self) -> Any:
+        """The model's."""
+        return self.model.backbone
+
+    def example(self) -> dict[str, Tensor]:
+        """Inputs by name; even the last map of the backbone is more than two windows wide."""
+        return dict(image=torch.zeros(2, self._channels(), *picture_size(self.backbone)))
+
+    def sizes(self) -> dict[str, Any]:
+        """Of every input, its axes of any size."""
+        first = self.example()['image'].ndim - len(self.axes) + 1
+        places = [0, *range(first, first + len(self.axes) - 1)]
+        return dict(
+            image={
+                place: torch.export.Dim(name) for place, name in zip(places, self.axes, strict=True)
+            }
+        )
+
+    def about(self) -> dict[str, Any]:
+        """What a program must know that runs the file."""
+        return dict(self.pixels.about(), task=self.task)
+
+    def _channels(self) -> int:
+        return self.backbone.patch_embed.proj.in_channels
+
+
+class Pixels(nn.Module):
+    """Normalisation and padding, as the data preprocessor of a host does them for tests.
+
+    Args:
+        preprocessor: the host's.
+        normalized: whether they are normalised already; they are padded in any case, as boxes end
+            at the border of the picture and not of the padding.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, preprocessor: Any, normalized: bool) -> None:
+        super().__init__()
+        of_host = getattr(preprocessor, 'mean', None)
+        mean = torch.zeros(1) if of_host is None else of_host.detach().float().flatten()
+        std = torch.ones(1) if of_host is None else preprocessor.std.detach().float().flatten()
+        self.normalized = normalized
+        self.turned = bool(
+            getattr(preprocessor, '_channel_conversion', False)
+            or getattr(preprocessor, 'to_rgb', False)
+        ) and len(mean) in (1, 3)
+        self.register_buffer('mean', mean)
+        self.register_buffer('std', std)
+        test = getattr(preprocessor, 'test_cfg', None) or {}
+        self.size = test.get('size')
+        self.divisor = test.get('size_divisor') or getattr(preprocessor, 'pad_size_divisor', 1) or 1
+        pad_value = getattr(preprocessor, 'pad_value', getattr(preprocessor, 'pad_val', 0))
+        self.pad_value = float(pad_value or 0)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``(B, C, *pixels)`` to normalised and padded ones."""
+        if not self.normalized:
+            if self.turned:
+                image = image.flip(1)
+            shape = (1, -1, *(1,) * (image.ndim - 2))
+            image = (image - self.mean.view(shape)) / self.std.view(shape)
+        height, width = image.shape[-2:]
+        if self.size is not None:
+            wanted = self.size
+            pad = [
+                torch.sym_max(n - own, 0) for n, own in zip(wanted, (height, width), strict=True)
+            ]
+        elif self.divisor > 1:
+            # so written, torch finds that the sizes of all maps are whole multiples of one number
+            up = self.divisor - 1
+            pad = [(n + up) // self.divisor * self.divisor - n for n in (height, width)]
+        else:
+            return image
+        return F.pad(image, (0, pad[1], 0, pad[0]), value=self.pad_value)
+
+    def about(self) -> dict[str, Any]:
+        """What a caller must do, or need not."""
+        return dict(
+            normalized=self.normalized,
+            reversed_channels=self.turned,  # where normalised: of what the caller gives
+            mean=self.mean.tolist(),
+            std=self.std.tolist(),
+        )
+
+
+class AveragePool(nn.Module):
+    """`nn.AdaptiveAvgPool2d` for maps of any size, which ONNX has none for, as two products.
+
+    Args:
+        size: of the outcome.
+    """
+
+    def __init__(self, size: int | tuple[int, int]) -> None:
+        super().__init__()
+        self.size = (size, size) if isinstance(size, int) else tuple(size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W)`` to ``(B, C, *size)``."""
+        rows, columns = (
+            self._weights(n, k, x) for n, k in zip(x.shape[2:], self.size, strict=True)
+        )
+        return rows @ x @ columns.T
+
+    @staticmethod
+    def _weights(n: int, cells: int, like: Tensor) -> Tensor:
+        """``(cells, n)``: cell i is the mean from floor(i n / cells) to ceil((i + 1) n / cells)."""
+        cell = torch.arange(cells, device=like.device)[:, None]
+        place = torch.arange(n, device=like.device)
+        inside = (place >= cell * n // cells) & (place < ((cell + 1) * n + cells - 1) // cells)
+        weights = inside.to(like.dtype)
+        return weights / weights.sum(1, keepdim=True)
+
+
+def picture_size(backbone: Any) -> list[int]:
+    """Sizes of an input of which even the last map is more than two windows wide."""
+    strides: tuple[int, ...] = backbone.patch_embed.patch_size
+    merging = next((s.downsample.stride for s in backbone.layers if s.downsample), None)
+    last = len(backbone.layers) - 1
+    return [
+        2 * m * patch * stride**last + 1
+        for m, patch, stride in zip(
+            backbone.window_sizes[last], strides, merging or (1,) * len(strides), strict=True
+        )
+    ]
+
+
+def write_onnx(
+    graph: nn.Module,
+    example: Mapping[str, Tensor],
+    sizes: Mapping[str, Any],
+    outputs: list[str],
+    about: Mapping[str, Any] | None = None,
+) -> bytes:
+    """The content of an ONNX file.
+
+    Nothing is computed. Inputs of the example have several windows along each axis of each map, and
+    torch is told to take no size of them for special, so that what it writes down holds for one
+    window too.
+
+    Args:
+        graph: with tensors as inputs and outputs.
+        example: inputs by name.
+        sizes: of every input, its axes of any size, or ``None``.
+        outputs: names.
+        about: written into the file.
+    """
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(f'{error.name} is not installed: pip install onnx onnxscript') from error
+    inputs = tuple(example.values())
+    symbols: Any = _config  # has `patch` once torch is imported
+    with (
+        torch.no_grad(),
+        symbols.patch(backed_size_oblivious=True),
+        warnings.catch_warnings(),
+        _quiet('torch.onnx', 'torch.onnx._internal.exporter._registration'),
+        contextlib.redirect_stdout(None),  # torch prints the steps it takes
+    ):
+        warnings.simplefilter('ignore')  # of torch's own exporter
+        program = torch.export.export(
+            graph, inputs, dynamic_shapes=tuple(sizes.values()), strict=False,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )  # fmt: skip
+        exported = torch.onnx.export(
+            program, inputs, dynamo=True, input_names=list(example), output_names=outputs,
+            custom_translation_table=translations(),
+        )  # fmt: skip
+    assert exported is not None
+    proto = exported.model_proto
+    if about is not None:
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = METADATA, json.dumps(about)
+    return proto.SerializeToString()
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Any:
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,70 @@
+"""Products of matrices and convolutions in 8 bits, by onnxruntime's static quantisation."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def quantize(content: bytes, samples: Sequence[Any], task: str) -> bytes:
+    """The content of a file that computes in 8 bits, with QuantizeLinear and DequantizeLinear.
+
+    Args:
+        content: of an ONNX file.
+        samples: of the host's pipeline; their pictures tell the ranges of numbers.
+        task: see `Graph`.
+    """
+    import onnx
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    class Pictures(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.inputs = _inputs(samples, task)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.inputs, None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'int8.onnx'
+        quantize_static(
+            onnx.load_from_string(content),
+            path,
+            Pictures(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=['Conv', 'MatMul', 'Gemm'],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            activation_type=QuantType.QUInt8,
+            extra_options=dict(MatMulConstBOnly=True),  # scores of attention stay as they are
+        )
+        return path.read_bytes()
+
+
+def _inputs(samples: Sequence[Any], task: str) -> Iterator[dict[str, np.ndarray]]:
+    for sample in samples:
+        inputs = dict(image=sample['inputs'][None].float().numpy())
+        if task == 'segmentation':
+            size = sample['data_samples'].ori_shape
+            inputs['size'] = np.array(size, dtype=np.int64)
+        yield inputs
+
+
+def milliseconds(file: Any, sample: Any, runs: int = 5) -> float:
+    """The middle of some runs on one picture, after one that is not counted."""
+    (inputs,) = _inputs([sample], file.task)
+    times = []
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        file.session.run(None, inputs)
+        times.append(1000 * (time.perf_counter() - start))
+    return float(np.median(times[1:]))

@@ -1,0 +1,281 @@
+"""Operators of detectors that torch has none of: for `torch.export`, and in ONNX's own operators.
+
+Each is registered as an operator of torch, so that a graph holds it as one node of known shape, and
+has a translation that writes it with the standard operators of ONNX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import attention
+
+
+@torch.library.custom_op('mmswinv2::nms', mutates_args=())
+def nms(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float, max_boxes: int
+) -> Tensor:
+    """Non-maximum suppression in every image of a batch, by mmcv's operator.
+
+    Args:
+        boxes: ``(B, N, 4)``, as x1, y1, x2, y2.
+        scores: ``(B, N)``.
+        iou_threshold: a box goes whose IoU with a better one is larger.
+        score_threshold: boxes with this score or less do not take part.
+        max_boxes: of each image.
+
+    Returns:
+        ``(K, 2)``: number of the image and of the box, by image and falling score.
+    """
+    from mmcv.ops import nms as of_mmcv
+
+    found = []
+    for image, (own, score) in enumerate(zip(boxes, scores, strict=True)):
+        (valid,) = (score > score_threshold).nonzero(as_tuple=True)
+        keep = valid
+        if len(valid):
+            keep = valid[of_mmcv(own[valid], score[valid], iou_threshold)[1]][:max_boxes]
+        found.append(torch.stack((torch.full_like(keep, image), keep), 1))
+    return torch.cat(found)
+
+
+@nms.register_fake
+def _(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float, max_boxes: int
+) -> Tensor:
+    found = torch.library.get_ctx().new_dynamic_size()
+    return scores.new_empty((found, 2), dtype=torch.int64)
+
+
+@torch.library.custom_op('mmswinv2::soft_nms', mutates_args=())
+def soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: str,
+    max_boxes: int,
+) -> tuple[Tensor, Tensor]:
+    """The first `max_boxes` of every image that mmcv's soft-NMS would return.
+
+    Args:
+        boxes: ``(B, N, 4)``, as x1, y1, x2, y2.
+        scores: ``(B, N)``.
+        iou_threshold: scores fall where the IoU with a better box is this or more.
+        sigma: of ``'gaussian'``.
+        min_score: the search ends below it.
+        method: ``'naive'``, ``'linear'`` or ``'gaussian'``.
+        max_boxes: of each image.
+
+    Returns:
+        boxes as of `nms` ``(K, 2)``, and their scores ``(K,)``.
+    """
+    scores = scores.clone()
+    picked = scores.new_zeros((len(scores), max_boxes), dtype=torch.int64)
+    values = scores.new_full((len(scores), max_boxes), -1.0)
+    for i in range(max_boxes):
+        values[:, i], picked[:, i] = scores.max(dim=1)
+        best = boxes.gather(1, picked[:, i, None, None].expand(-1, 1, 4))
+        overlap = _iou(boxes, best)
+        weight = _weight(overlap, iou_threshold, sigma, method)
+        scores = (scores * weight).scatter(1, picked[:, i, None], -1.0)
+    keep = (values >= min_score) & (values >= 0)
+    image, rank = keep.nonzero(as_tuple=True)
+    return torch.stack((image, picked[image, rank]), 1), values[image, rank]
+
+
+@soft_nms.register_fake
+def _(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: str,
+    max_boxes: int,
+) -> tuple[Tensor, Tensor]:
+    found = torch.library.get_ctx().new_dynamic_size()
+    return scores.new_empty((found, 2), dtype=torch.int64), scores.new_empty((found,))
+
+
+def _iou(boxes: Tensor, best: Tensor) -> Tensor:
+    """``(B, N, 4)`` with ``(B, 1, 4)``: ``(B, N)``."""
+    low = torch.maximum(boxes[..., :2], best[..., :2])
+    high = torch.minimum(boxes[..., 2:], best[..., 2:])
+    shared = (high - low).clamp(min=0).prod(-1)
+    area, of_best = ((b[..., 2:] - b[..., :2]).prod(-1) for b in (boxes, best))
+    return shared / (area + of_best - shared)
+
+
+def _weight(overlap: Tensor, threshold: float, sigma: float, method: str) -> Tensor:
+    if method == 'gaussian':
+        return torch.exp(-(overlap**2) / sigma)
+    reduced = 1 - overlap if method == 'linear' else torch.zeros_like(overlap)
+    return torch.where(overlap >= threshold, reduced, torch.ones_like(overlap))
+
+
+@torch.library.custom_op('mmswinv2::roi_features', mutates_args=())
+def roi_features(
+    maps: Sequence[Tensor],
+    rois: Tensor,
+    scales: Sequence[float],
+    size: Sequence[int],
+    sampling_ratio: int,
+    aligned: bool,
+    finest_scale: float,
+) -> Tensor:
+    """Features of regions, each from the level of a pyramid that fits its size.
+
+    Args:
+        maps: of every level, ``(B, C, H_i, W_i)``.
+        rois: ``(K, 5)``, as image, x1, y1, x2, y2.
+        scales: of every level, its size over that of the image.
+        size: h and w of the outcome.
+        sampling_ratio: samples in each cell; 0: as many as there are pixels.
+        aligned: whether pixels' centers are at halves.
+        finest_scale: the root of the area up to twice of which regions belong to level 0.
+
+    Returns:
+        ``(K, C, h, w)``.
+    """
+    from mmcv.ops import roi_align
+
+    out = rois.new_zeros((len(rois), maps[0].shape[1], *size))
+    for i, (level, scale) in enumerate(zip(maps, scales, strict=True)):
+        (own,) = (_levels(rois, len(maps), finest_scale) == i).nonzero(as_tuple=True)
+        if len(own):
+            out[own] = roi_align(
+                level, rois[own], tuple(size), scale, sampling_ratio, 'avg', aligned
+            )
+    return out
+
+
+@roi_features.register_fake
+def _(
+    maps: Sequence[Tensor],
+    rois: Tensor,
+    scales: Sequence[float],
+    size: Sequence[int],
+    sampling_ratio: int,
+    aligned: bool,
+    finest_scale: float,
+) -> Tensor:
+    return rois.new_empty((rois.shape[0], maps[0].shape[1], *size))
+
+
+def _levels(rois: Tensor, count: int, finest_scale: float) -> Tensor:
+    sides = rois[:, 3:] - rois[:, 1:3]
+    relative = sides.prod(1).sqrt() / finest_scale + 1e-6
+    return sum(((relative >= 2.0**i).long() for i in range(1, count)), relative.long() * 0)
+
+
+def translations() -> dict[Callable, Callable]:
+    """For ``torch.onnx.export(custom_translation_table=...)``."""
+    import onnxscript
+
+    from .soft_nms import soft_nms_loop
+
+    op: Any = onnxscript.opset18
+    loop: Any = soft_nms_loop
+
+    def number(value: float | int) -> Any:
+        return op.Constant(value_float=value) if isinstance(value, float) else integers(value)
+
+    def integers(*values: int) -> Any:
+        return op.Constant(value_ints=values)
+
+    def column(values: Any, first: int, end: int) -> Any:
+        return op.Slice(values, integers(first), integers(end), integers(-1))
+
+    def suppress(
+        boxes: Any, scores: Any, iou_threshold: float, score_threshold: float, max_boxes: int
+    ) -> Any:
+        found = op.NonMaxSuppression(
+            boxes,
+            op.Unsqueeze(scores, integers(1)),
+            integers(max_boxes),
+            number(float(iou_threshold)),
+            number(float(score_threshold)),
+        )  # [K, 3]: image, class, box
+        return op.Gather(found, integers(0, 2), axis=1)
+
+    def soften(
+        boxes: Any,
+        scores: Any,
+        iou_threshold: float,
+        sigma: float,
+        min_score: float,
+        method: str,
+        max_boxes: int,
+    ) -> Any:
+        gaussian = method == 'gaussian'
+        picked, values = loop(
+            boxes,
+            scores,
+            number(-1.0 if gaussian else float(iou_threshold)),
+            number(float(method == 'linear')),
+            number(float(gaussian)),
+            number(float(sigma)),
+            op.Constant(value_int=max_boxes),
+        )
+        least = number(max(0.0, float(min_score)))
+        picked, values = (op.Reshape(found, integers(-1)) for found in (picked, values))
+        places = op.Squeeze(op.NonZero(op.GreaterOrEqual(values, least)), integers(0))
+        image = op.Div(places, integers(max_boxes))
+        parts = (op.Unsqueeze(part, integers(1)) for part in (image, op.Gather(picked, places)))
+        return op.Concat(*parts, axis=1), op.Gather(values, places)
+
+    def extract(
+        maps: Sequence[Any],
+        rois: Any,
+        scales: Sequence[float],
+        size: Sequence[int],
+        sampling_ratio: int,
+        aligned: bool,
+        finest_scale: float,
+    ) -> Any:
+        image = op.Cast(op.Squeeze(column(rois, 0, 1), integers(1)), to=7)  # int64
+        boxes = column(rois, 1, 5)
+
+        def align(level: int, boxes: Any, image: Any) -> Any:
+            return op.RoiAlign(
+                maps[level],
+                boxes,
+                image,
+                coordinate_transformation_mode='half_pixel' if aligned else 'output_half_pixel',
+                output_height=size[0],
+                output_width=size[1],
+                sampling_ratio=sampling_ratio,
+                spatial_scale=scales[level],
+            )
+
+        if len(maps) == 1:
+            return align(0, boxes, image)
+        sides = op.Sub(column(rois, 3, 5), column(rois, 1, 3))
+        root = op.Sqrt(op.ReduceProd(sides, integers(1), keepdims=0))
+        relative = op.Add(op.Div(root, number(float(finest_scale))), number(1e-6))
+        level = op.Cast(op.Mul(image, integers(0)), to=7)
+        for i in range(1, len(maps)):
+            level = op.Add(level, op.Cast(op.GreaterOrEqual(relative, number(2.0**i)), to=7))
+        order, parts = [], []
+        for i in range(len(maps)):
+            own = op.Squeeze(op.NonZero(op.Equal(level, integers(i))), integers(0))
+            order.append(own)
+            parts.append(align(i, op.Gather(boxes, own), op.Gather(image, own)))
+        place = op.Concat(*order, axis=0)
+        count = op.Squeeze(op.Shape(place), integers(0))
+        numbers = op.Range(op.Constant(value_int=0), count, op.Constant(value_int=1))
+        back = op.ScatterElements(numbers, place, numbers, axis=0)
+        return op.Gather(op.Concat(*parts, axis=0), back, axis=0)
+
+    return {
+        torch.ops.mmswinv2.window_attention.default: attention.translate,
+        torch.ops.mmswinv2.nms.default: suppress,
+        torch.ops.mmswinv2.soft_nms.default: soften,
+        torch.ops.mmswinv2.roi_features.default: extract,
+    }

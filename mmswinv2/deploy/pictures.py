@@ -1,0 +1,157 @@
+"""Graphs of models that say one thing of a picture, a video or each pixel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import UserError
+from .graph import Graph
+
+
+class Classifier(Graph):
+    """mmpretrain's `ImageClassifier`: ``(B, 3, H, W)`` to scores ``(B, classes)``."""
+
+    task = 'classification'
+    outputs = ('scores',)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """See the class."""
+        logits = self.model.head(self.model.extract_feat(self.pixels(image)))
+        return logits.softmax(-1)
+
+
+class Recognizer(Graph):
+    """mmaction2's `Recognizer3D`: views ``(B, V, 3, T, H, W)`` to scores ``(B, classes)``."""
+
+    task = 'video classification'
+    outputs = ('scores',)
+    axes = 'BVTHW'
+
+    def __init__(self, model: Any, normalized: bool = False) -> None:
+        super().__init__(model, normalized)
+        self.average = model.cls_head.average_clips
+        if self.average not in ('prob', 'score'):
+            raise UserError(
+                f'average_clips={self.average!r} of the head gives no score for a video; set '
+                "model.cls_head.average_clips='prob'"
+            )
+
+    def example(self) -> dict[str, Tensor]:
+        """See `Graph`."""
+        image = super().example()['image']
+        return dict(image=image[:, None].expand(-1, 3, *image.shape[1:]))
+
+    def sizes(self) -> dict[str, Any]:
+        """See `Graph`."""
+        places = dict(zip((0, 1, 3, 4, 5), self.axes, strict=True))
+        return dict(image={place: torch.export.Dim(name) for place, name in places.items()})
+
+    def forward(self, image: Tensor) -> Tensor:
+        """See the class."""
+        feats = self.model.backbone(self.pixels(image.flatten(0, 1)))
+        if self.model.with_neck:
+            feats, _ = self.model.neck(feats)
+        logits = self.model.cls_head(feats).unflatten(0, image.shape[:2])
+        return (logits.softmax(-1) if self.average == 'prob' else logits).mean(1)
+
+
+class Segmentor(Graph):
+    """mmseg's `EncoderDecoder`: ``(B, 3, H, W)`` to a label for each pixel ``(B, *size)``.
+
+    Takes the size of the outcome too, height and width: logits are brought to it before the best
+    class is taken.
+    """
+
+    task = 'segmentation'
+    outputs = ('labels',)
+
+    def __init__(self, model: Any, normalized: bool = False) -> None:
+        super().__init__(model, normalized)
+        self.mode = model.test_cfg.get('mode', 'whole')
+
+    def example(self) -> dict[str, Tensor]:
+        """See `Graph`."""
+        image = super().example()['image']
+        return dict(image=image, size=torch.tensor([s // 2 for s in image.shape[2:]]))
+
+    def sizes(self) -> dict[str, Any]:
+        """See `Graph`."""
+        return dict(super().sizes(), size=None)
+
+    def forward(self, image: Tensor, size: Tensor) -> Tensor:
+        """See the class."""
+        x = self.pixels(image)
+        logits = self._slide(x) if self.mode == 'slide' else self._logits(x)
+        logits = logits[..., : image.shape[2], : image.shape[3]]  # without the padding
+        height, width = size.tolist()
+        for side in (height, width):
+            torch._check(side > 0)
+        logits = F.interpolate(
+            logits, (height, width), mode='bilinear', align_corners=self.model.align_corners
+        )
+        if logits.shape[1] > 1:
+            return logits.argmax(1)
+        return (logits.sigmoid() > self.model.decode_head.threshold).long().squeeze(1)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return self.model.encode_decode(x, [dict(img_shape=x.shape[2:])])
+
+    def _slide(self, x: Tensor) -> Tensor:
+        """The mean over windows that overlap; all windows go through the network together."""
+        crops, strides = self.model.test_cfg.crop_size, self.model.test_cfg.stride
+        axes = [
+            _Windows(n, crop, stride, x)
+            for n, crop, stride in zip(x.shape[2:], crops, strides, strict=True)
+        ]
+        for axis, windows in enumerate(axes, start=2):
+            x = windows.cut(x, axis)
+        # [B, C, r * h, c * w] to [B * r * c, C, h, w]
+        (r, h), (c, w) = ((windows.count, windows.length) for windows in axes)
+        parts = x.reshape(x.shape[0], x.shape[1], r, h, c, w).permute(0, 2, 4, 1, 3, 5)
+        logits = self._logits(parts.flatten(0, 2))
+        logits = logits.reshape(x.shape[0], r, c, -1, h, w).permute(0, 3, 1, 4, 2, 5)
+        logits = logits.flatten(4, 5).flatten(2, 3)
+        for axis, windows in enumerate(axes, start=2):
+            logits = windows.mean(logits, axis)
+        return logits
+
+
+class _Windows:
+    """Windows along one axis: every `stride` pixels, and the last one ends with the axis."""
+
+    def __init__(self, n: int, crop: int, stride: int, like: Tensor) -> None:
+        self.n, self.stride, self.device = n, stride, like.device
+        self.length = torch.sym_min(crop, n)
+        self.count = (n - self.length + stride - 1) // stride + 1
+        self.most = (crop - 1) // stride + 3  # windows over one pixel, none before it left out
+
+    def _starts(self, numbers: Tensor) -> Tensor:
+        return torch.minimum(numbers * self.stride, torch.full_like(numbers, self.n - self.length))
+
+    def cut(self, x: Tensor, axis: int) -> Tensor:
+        starts = self._starts(torch.arange(self.count, device=self.device))
+        places = starts[:, None] + torch.arange(self.length, device=self.device)
+        return x.index_select(axis, places.flatten())
+
+    def mean(self, x: Tensor, axis: int) -> Tensor:
+        """Windows one after the other to the mean of those over each pixel."""
+        place = torch.arange(self.n, device=self.device)
+        first = (place - self.length + self.stride).clamp(min=0) // self.stride
+        shape = [-1 if i == axis else 1 for i in range(x.ndim)]
+        total: Any = 0
+        count: Any = 0
+        for i in range(self.most):
+            number = first + i
+            own = number < self.count
+            number = torch.minimum(number, torch.full_like(number, self.count - 1))
+            inside = place - self._starts(number)
+            own = own & (inside >= 0) & (inside < self.length)
+            inside = torch.minimum(inside.clamp(min=0), torch.full_like(inside, self.length - 1))
+            part = x.index_select(axis, number * self.length + inside)
+            weight = own.to(x.dtype).view(shape)
+            total, count = total + part * weight, count + weight
+        return total / count

@@ -1,0 +1,61 @@
+"""Which models can be exported, and what a program must know that runs the file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import UserError
+from .detectors import SingleStage, TwoStage
+from .graph import Graph
+from .pictures import Classifier, Recognizer, Segmentor
+
+RULES: dict[str, type[Graph]] = {  # class of the model: class of the graph
+    'ImageClassifier': Classifier,
+    'Recognizer3D': Recognizer,
+    'EncoderDecoder': Segmentor,
+    'RetinaNet': SingleStage,
+    'FasterRCNN': TwoStage,
+    'MaskRCNN': TwoStage,
+    'CascadeRCNN': TwoStage,
+    'HybridTaskCascade': TwoStage,
+}
+_SIZES = ('Resize', 'ResizeEdge', 'CenterCrop', 'ThreeCrop', 'SampleFrames')
+
+
+def graph_of(model: Any, normalized: bool = False) -> Graph:
+    """The graph of a model.
+
+    Args:
+        model: of a host, with its weights.
+        normalized: see `Graph`.
+
+    Raises:
+        UserError: if there is no rule for its class, or for a part of it.
+    """
+    from ..core import SwinV2
+
+    name = type(model).__name__
+    if name not in RULES:
+        raise UserError(f'{name} has no export rule; {", ".join(RULES)} have')
+    if not isinstance(getattr(model, 'backbone', None), SwinV2):
+        raise UserError(f'{name} has no backbone of mmswinv2 to export')
+    return RULES[name](model, normalized)
+
+
+def about(graph: Graph, cfg: Any, meta: dict[str, Any]) -> dict[str, Any]:
+    """What is written into the file: task, classes, numbers and sizes of pictures.
+
+    Args:
+        graph: of a model.
+        cfg: the config, whose test pipeline says how pictures are brought to size.
+        meta: what is known of the classes.
+    """
+    from .. import hosts
+
+    dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
+    steps = [dict(step) for step in dataset.pipeline]
+    return dict(
+        graph.about(),
+        classes=[str(name) for name in meta.get('classes') or ()],
+        sizes=[step for step in steps if str(step.get('type')).split('.')[-1] in _SIZES],
+    )

@@ -1,0 +1,443 @@
+"""`mmswinv2 export`: files beside the models that they came from, at several sizes each."""
+
+import os
+import subprocess
+import sys
+
+import cv2
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmswinv2 import hosts
+from mmswinv2.cli.export import export
+from mmswinv2.deploy.graph import AveragePool, write_onnx
+from mmswinv2.deploy.rules import graph_of
+from mmswinv2.deploy.runtime import OnnxModel
+from mmswinv2.deploy.tensorrt import unsupported
+from mmswinv2.deploy.verify import differences, too_large
+from mmswinv2.errors import UserError
+from tests.test_tools.conftest import ROOT
+
+pytest.importorskip('onnxruntime', reason='onnxruntime has no wheel for this Python')
+pytest.importorskip('onnxscript', reason='onnxscript is not installed')
+pytestmark = pytest.mark.filterwarnings(
+    'ignore::UserWarning', 'ignore::DeprecationWarning', 'ignore::FutureWarning'
+)
+
+# three stages of one block make an export a matter of seconds
+BACKBONE = """
+    backbone=dict(
+        _delete_=True,
+        type='mmswinv2.SwinTransformerV2',
+        arch=dict(embed_dims=16, depths=(1, 2, 1), num_heads=(1, 2, 4)),
+        window_size=4,
+        out_indices=(0, 1, 2),
+    ),
+"""
+MASK = f"""
+_base_ = '{ROOT}/configs/detection/mask-rcnn_swinv2-nano_shapes.py'
+model = dict(
+    {BACKBONE}
+    neck=dict(in_channels=[16, 32, 64]),
+    test_cfg=dict(rpn=dict(nms_pre=60, max_per_img=40), rcnn=dict(score_thr=0.01)),
+)
+"""
+RETINA = f"""
+_base_ = '{ROOT}/configs/detection/retinanet_swinv2-t-w16_fpn_ms-3x_coco.py'
+model = dict(
+    {BACKBONE}
+    neck=dict(in_channels=[16, 32, 64], out_channels=32),
+    bbox_head=dict(num_classes=4, in_channels=32, feat_channels=32, stacked_convs=1),
+    test_cfg=dict(nms_pre=60),
+)
+"""
+HTC = f"""
+_base_ = '{ROOT}/configs/detection/htc++_swinv2-nano_shapes.py'
+model = dict(
+    {BACKBONE}
+    neck=[
+        dict(type='mmswinv2.GlobalSelfAttention', in_channels=64),
+        dict(type='FPN', in_channels=[16, 32, 64], out_channels=64, num_outs=5),
+    ],
+    test_cfg=dict(rpn=dict(nms_pre=60, max_per_img=40)),
+)
+"""
+# of HTC++'s narrow heads
+CASCADE = HTC.replace(
+    'model = dict(',
+    """model = dict(
+    type='CascadeRCNN',
+    roi_head=dict(
+        _delete_=True,
+        type='CascadeRoIHead',
+        num_stages=3,
+        stage_loss_weights=[1, 0.5, 0.25],
+        bbox_roi_extractor=_base_.model.roi_head.bbox_roi_extractor,
+        bbox_head=[
+            {**head, 'reg_class_agnostic': i == 2}
+            for i, head in enumerate(_base_.model.roi_head.bbox_head)
+        ],
+        mask_roi_extractor=_base_.model.roi_head.mask_roi_extractor,
+        mask_head=dict(
+            type='FCNMaskHead', num_convs=1, in_channels=64, conv_out_channels=64, num_classes=4
+        ),
+    ),""",
+)
+SLIDE = f"""
+_base_ = '{ROOT}/configs/segmentation/swinv2-nano_upernet_shapes.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmswinv2.SwinTransformerV2',
+        arch=dict(embed_dims=16, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 4)),
+        window_size=4,
+        out_indices=(0, 1, 2, 3),
+    ),
+    decode_head=dict(in_channels=[16, 32, 64, 128], channels=16),
+    auxiliary_head=dict(in_channels=64, channels=8),
+    test_cfg=dict(mode='slide', crop_size=(64, 64), stride=(40, 40)),
+)
+"""
+VIDEO = f"""
+_base_ = '{ROOT}/configs/video/video-swinv2-nano_motion.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmswinv2.VideoSwinTransformerV2',
+        arch=dict(embed_dims=16, depths=(2, 1), num_heads=(1, 2)),
+        window_size=(4, 4, 4),
+        out_indices=(1,),
+    ),
+    cls_head=dict(in_channels=32),
+)
+"""
+
+
+def build(text, folder):
+    """A model of a config, with weights so large that its answers differ from place to place."""
+    path = folder / 'config.py'
+    path.write_text(text)
+    cfg = Config.fromfile(path)
+    host = hosts.of(cfg)
+    host.apply()
+    host.use_registries()
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)):
+            nn.init.normal_(module.weight, std=1.2 / module.weight[0].numel() ** 0.5)
+        elif isinstance(module, (nn.LayerNorm, nn.modules.batchnorm._BatchNorm)):
+            nn.init.ones_(module.weight)
+    torch.save(dict(state_dict=model.state_dict()), folder / 'x.pth')
+    return model.eval()
+
+
+def exported(model):
+    graph = graph_of(model)
+    example = graph.example()
+    return graph, write_onnx(graph, example, graph.sizes(), list(graph.outputs), graph.about())
+
+
+def run(model, content, task, samples):
+    """The model's and the file's data samples for each of some (image, sample)."""
+    file = OnnxModel(content, model, task)
+    for image, sample in samples:
+        batch = dict(inputs=[image], data_samples=[sample])
+        (ours,) = file.test_step(batch)
+        with torch.no_grad():
+            (theirs,) = model.test_step(batch)
+        yield ours, theirs
+
+
+# --- operators -----------------------------------------------------------------------------------
+
+
+class Suppress(nn.Module):
+    def forward(self, boxes, scores):
+        hard = torch.ops.mmswinv2.nms(boxes, scores, 0.5, 0.2, 10)
+        return hard, *torch.ops.mmswinv2.soft_nms(boxes, scores, 0.5, 0.5, 1e-3, 'linear', 12)
+
+
+def boxes(pictures, count):
+    low = torch.rand(pictures, count, 2) * 50
+    return torch.cat([low, low + torch.rand(pictures, count, 2) * 40], -1), torch.rand(
+        pictures, count
+    )
+
+
+def session(module, example, sizes):
+    import onnxruntime
+
+    names = [f'out{i}' for i in range(len(module(*example.values())))]
+    content = write_onnx(module, example, sizes, names)
+    made = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
+    return lambda *given: made.run(
+        None, {name: x.numpy() for name, x in zip(example, given, strict=True)}
+    )
+
+
+def test_suppression_in_onnx_is_that_of_mmcv():
+    from mmcv.ops import batched_nms
+
+    torch.manual_seed(0)
+    dims = {0: torch.export.Dim('B'), 1: torch.export.Dim('N')}
+    example = dict(zip(('boxes', 'scores'), boxes(2, 50), strict=True))
+    of_onnx = session(Suppress(), example, dict(boxes=dims, scores=dims))
+    for pictures, count in ((1, 200), (3, 7)):
+        given = boxes(pictures, count)
+        hard, soft, values = of_onnx(*given)
+        for i in range(pictures):
+            own = given[0][i], given[1][i], torch.zeros(count, dtype=torch.int64)
+            valid = (own[1] > 0.2).nonzero()[:, 0]
+            options = dict(type='nms', iou_threshold=0.5)
+            _, keep = batched_nms(*(x[valid] for x in own), options)
+            assert hard[hard[:, 0] == i, 1].tolist() == valid[keep][:10].tolist()
+            options = dict(type='soft_nms', iou_threshold=0.5)
+            dets, keep = batched_nms(*own, options)
+            of_picture = soft[:, 0] == i
+            assert soft[of_picture, 1].tolist() == keep[:12].tolist()
+            assert values[of_picture] == pytest.approx(dets[:12, 4].numpy(), abs=1e-6)
+
+
+class Regions(nn.Module):
+    def forward(self, fine, coarse, rois):
+        return (
+            torch.ops.mmswinv2.roi_features(
+                [fine, coarse], rois, [0.25, 0.125], [7, 5], 0, True, 20.0
+            ),
+        )
+
+
+def test_regions_in_onnx_are_those_of_mmdet():
+    torch.manual_seed(0)
+    dim = torch.export.Dim
+    maps = {f'm{i}': {0: dim('B'), 2: dim(f'h{i}'), 3: dim(f'w{i}')} for i in range(2)}
+
+    def regions(pictures, side, count):
+        low = torch.rand(count, 2) * side
+        numbers = torch.randint(0, pictures, (count, 1)).float()
+        rois = torch.cat([numbers, low, low + torch.rand(count, 2) * side], 1)
+        return *(torch.rand(pictures, 4, side // s, side // s) for s in (4, 8)), rois
+
+    example = dict(zip((*maps, 'rois'), regions(2, 128, 9), strict=True))
+    of_onnx = session(Regions(), example, dict(maps, rois={0: dim('K')}))
+    from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+
+    layer = dict(type='RoIAlign', output_size=(7, 5), sampling_ratio=0)
+    of_mmdet = SingleRoIExtractor(layer, 4, [4, 8], finest_scale=20)
+    for sizes in ((1, 96, 30), (2, 64, 0)):
+        given = regions(*sizes)
+        (got,) = of_onnx(*given)
+        want = of_mmdet(given[:2], given[2])
+        assert got.shape == tuple(want.shape)
+        assert got == pytest.approx(want.numpy(), abs=1e-5)
+
+
+def test_pooling_at_any_size_is_that_of_torch():
+    x = torch.rand(2, 3, 13, 7)
+    for size in (1, 2, 3, 6, (4, 5)):
+        torch.testing.assert_close(AveragePool(size)(x), nn.AdaptiveAvgPool2d(size)(x))
+
+
+# --- models --------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'text',
+    [
+        pytest.param(RETINA, id='retinanet'),
+        pytest.param(CASCADE, id='cascade-mask-rcnn'),
+        pytest.param(HTC, id='htc++'),
+    ],
+)
+def test_detector_at_two_sizes(text, tmp_path):
+    from mmdet.structures import DetDataSample
+
+    model = build(text, tmp_path)
+    graph, content = exported(model)
+
+    def samples():
+        for h, w in ((75, 131), (96, 41)):
+            meta = dict(img_shape=(h, w), ori_shape=(h // 2, w), scale_factor=(1.0, 2.0))
+            yield torch.randint(0, 256, (3, h, w), dtype=torch.uint8), DetDataSample(metainfo=meta)
+
+    for ours, theirs in run(model, content, 'detection', samples()):
+        found = differences('detection', ours, theirs)
+        assert len(theirs.pred_instances) > 3
+        assert too_large(found) == {}
+        assert found['score'] < 1e-4 and found['box'] < 0.02
+        assert ('mask' in found) == ('masks' in graph.outputs)
+    # two pictures together are as each alone
+    both = torch.randint(0, 256, (2, 3, 70, 90)).float()
+    file = OnnxModel(content, model, 'detection')
+    together = file.run(image=both.numpy())
+    for i in range(2):
+        alone = file.run(image=both[i : i + 1].numpy())
+        own = together['picture'] == i
+        assert together['scores'][own].numpy() == pytest.approx(alone['scores'].numpy(), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_segmentor_at_two_sizes(tmp_path):
+    from mmseg.structures import SegDataSample
+
+    model = build(SLIDE, tmp_path)
+    _, content = exported(model)
+
+    def samples():
+        for (h, w), size in (((75, 131), (97, 150)), ((50, 64), (50, 64))):
+            meta = dict(img_shape=(h, w), ori_shape=size, pad_shape=(h, w))
+            yield torch.randint(0, 256, (3, h, w), dtype=torch.uint8), SegDataSample(metainfo=meta)
+
+    for ours, theirs in run(model, content, 'segmentation', samples()):
+        assert ours.pred_sem_seg.shape == theirs.ori_shape
+        assert len(theirs.pred_sem_seg.data.unique()) > 2
+        assert differences('segmentation', ours, theirs)['label'] < 1e-3
+
+
+@pytest.mark.slow
+def test_video_model_at_two_sizes(tmp_path):
+    from mmaction.structures import ActionDataSample
+
+    model = build(VIDEO, tmp_path)
+    _, content = exported(model)
+    file = OnnxModel(content, model, 'video classification')
+    for shape in ((2, 3, 8, 37, 50), (1, 3, 5, 64, 33)):
+        image = torch.randint(0, 256, shape, dtype=torch.uint8)
+        batch = dict(inputs=[image], data_samples=[ActionDataSample()])
+        (ours,) = file.test_step(batch)
+        with torch.no_grad():
+            (theirs,) = model.test_step(batch)
+        assert theirs.pred_score.max() > 0.2
+        torch.testing.assert_close(ours.pred_score, theirs.pred_score, atol=1e-5, rtol=0)
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def file(shapes, tmp_path_factory):
+    """The folder of a Mask R-CNN and its file, and what the command printed."""
+    folder = tmp_path_factory.mktemp('export')
+    build(MASK, folder)
+    process = subprocess.run(
+        [
+            sys.executable, '-W', 'ignore', '-m', 'mmswinv2', 'export', str(folder / 'config.py'),
+            str(folder / 'x.pth'), '--out', str(folder / 'x.onnx'), '--verify',
+            str(shapes / 'val2017'), '--cfg-options', f'data_root={shapes}/',
+        ],
+        cwd=ROOT, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr[-2000:]
+    return folder, process.stdout
+
+
+@pytest.mark.slow
+def test_command_compares_file_and_model(file, shapes):
+    folder, told = file
+    assert '4 pictures, largest differences: number 0.0e+00, box' in told
+    assert 'coco/segm_mAP: PyTorch' in told
+    assert 'TensorRT lacks' not in told
+    content = (folder / 'x.onnx').read_bytes()
+    assert unsupported(content) == []
+
+
+@pytest.mark.slow
+def test_example_runs_without_torch(file, shapes, tmp_path):
+    folder, _ = file
+    path = sorted((shapes / 'val2017').iterdir())[0]
+    blocked = (
+        'import runpy, sys; sys.modules["torch"] = None; '
+        'runpy.run_path(sys.argv.pop(1), run_name="__main__")'
+    )
+    process = subprocess.run(
+        [
+            sys.executable, '-c', blocked, str(ROOT / 'examples/onnx_inference.py'),
+            str(folder / 'x.onnx'), str(path), '--out-dir', str(tmp_path), '--score', '0',
+        ],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    import mmswinv2
+
+    (theirs,) = mmswinv2.predict(str(folder / 'config.py'), str(folder / 'x.pth'), path)
+    lines = process.stdout.splitlines()
+    assert len(lines) == len(theirs.pred_instances) > 3
+    score, *box = map(float, lines[0].rsplit(' ', 5)[1:])
+    assert score == pytest.approx(theirs.pred_instances.scores[0].item(), abs=1e-3)
+    assert box == pytest.approx(theirs.pred_instances.bboxes[0].tolist(), abs=0.1)
+    assert cv2.imread(str(tmp_path / f'{path.stem}.png')).shape == cv2.imread(str(path)).shape
+
+
+@pytest.mark.slow
+def test_eight_bits(file, shapes):
+    from mmswinv2.cli.predict import _Item, _Pipeline
+    from mmswinv2.deploy.int8 import quantize
+
+    folder, _ = file
+    prepare = _Pipeline(Config.fromfile(folder / 'config.py'))
+    paths = sorted((shapes / 'val2017').iterdir())
+    samples = [prepare(_Item(p.stem, str(p)), i) for i, p in enumerate(paths)]
+    content = (folder / 'x.onnx').read_bytes()
+    small = quantize(content, samples, 'detection')
+    assert len(small) < 0.6 * len(content)
+    image = samples[0]['inputs'][None].float().numpy()
+    found = [OnnxModel(c, None, 'detection').run(image=image)['scores'] for c in (content, small)]
+    assert found[1][0] == pytest.approx(found[0][0].item(), abs=0.2)
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+def test_a_model_without_rule_is_refused():
+    class Unknown(nn.Module):
+        pass
+
+    with pytest.raises(
+        UserError, match='^Unknown has no export rule; ImageClassifier, Recognizer3D'
+    ):
+        graph_of(Unknown())
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (dict(format='tflite'), "--format 'tflite' is not known; onnx and openvino are"),
+        (dict(out='absent/x.onnx'), 'the folder {folder}/absent of the file does not exist'),
+        (dict(images=['notes.txt']), '--verify: .*notes.txt is no picture'),
+        (dict(int8='empty'), 'the folder {folder}/empty has no image or video'),
+        (dict(images=['missing.jpg']), 'missing.jpg is no file, folder'),
+    ],
+    ids=['format', 'folder', 'picture', 'calibration', 'missing'],
+)
+def test_bad_input(options, words, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'notes.txt').write_text('no image')
+    options = {
+        key: str(tmp_path / value) if key in ('out', 'int8') else value
+        for key, value in options.items()
+    }
+    if 'images' in options:
+        options['images'] = [str(tmp_path / name) for name in options['images']]
+    out = options.pop('out', tmp_path / 'x.onnx')
+    config = ROOT / 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'
+    before = sorted(tmp_path.rglob('*'))
+    with pytest.raises(UserError, match=words.format(folder=tmp_path)):
+        export(str(config), 'x.pth', out, **options)
+    assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_operators_of_other_domains_are_told():
+    import onnx
+
+    nodes = [
+        onnx.helper.make_node('Relu', ['x'], ['y']),
+        onnx.helper.make_node('Thing', ['y'], ['z'], domain='mine'),
+    ]
+    graph = onnx.helper.make_graph(nodes, 'g', [], [])
+    content = onnx.helper.make_model(graph).SerializeToString()
+    assert unsupported(content) == ['mine::Thing']
