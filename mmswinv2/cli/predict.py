@@ -356,6 +356,8 @@ class _Writer:
         options = dict(cfg.get('visualizer') or dict(type='Visualizer'))
         options.update(name='predict', vis_backends=None, save_dir=None)
         self.visualizer = VISUALIZERS.build(options)
+        # mmengine keeps it by its name, with its settings, which another writer has of its own
+        type(self.visualizer)._instance_dict.pop('predict', None)
         self.visualizer.dataset_meta = meta
 
     def class_name(self, label: int) -> str:
