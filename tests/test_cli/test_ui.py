@@ -246,7 +246,7 @@ def test_a_picture_in_the_browser(tab, photos, tmp_path):
     upload(tab, photos / 'a.jpg')
     number = int(re.match(r'\d+', said(tab, r'^\d+ objects in a.jpg'))[0])
     assert number > 1 and tab.locator('#table tbody tr').count() == number
-    tab.wait_for_function('document.querySelector("#picture img").naturalWidth == 80')
+    tab.wait_for_function('document.querySelector("#picture img").naturalWidth == 640')
     with tab.expect_download() as download:
         tab.click('#download')
     download.value.save_as(tmp_path / 'found.json')
