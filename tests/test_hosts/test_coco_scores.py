@@ -11,7 +11,7 @@ from pycocotools.cocoeval import COCOeval
 
 from mmswinv2.hosts.mmdet import fast_evaluator
 
-pytest.importorskip('faster_coco_eval')
+pytest.importorskip('faster_coco_eval', reason='faster-coco-eval is not installed')
 SIZE = 160
 
 
