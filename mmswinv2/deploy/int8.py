@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from .runtime import inputs_of
+
 
 def quantize(content: bytes, samples: Sequence[Any], task: str) -> bytes:
     """The content of a file that computes in 8 bits, with QuantizeLinear and DequantizeLinear.
@@ -51,12 +53,7 @@ def quantize(content: bytes, samples: Sequence[Any], task: str) -> bytes:
 
 
 def _inputs(samples: Sequence[Any], task: str) -> Iterator[dict[str, np.ndarray]]:
-    for sample in samples:
-        inputs = dict(image=sample['inputs'][None].float().numpy())
-        if task == 'segmentation':
-            size = sample['data_samples'].ori_shape
-            inputs['size'] = np.array(size, dtype=np.int64)
-        yield inputs
+    return (inputs_of(sample['inputs'], sample['data_samples'], task) for sample in samples)
 
 
 def milliseconds(file: Any, sample: Any, runs: int = 5) -> float:

@@ -146,8 +146,9 @@ def roi_features(
     from mmcv.ops import roi_align
 
     out = rois.new_zeros((len(rois), maps[0].shape[1], *size))
+    levels = _levels(rois, len(maps), finest_scale)
     for i, (level, scale) in enumerate(zip(maps, scales, strict=True)):
-        (own,) = (_levels(rois, len(maps), finest_scale) == i).nonzero(as_tuple=True)
+        (own,) = (levels == i).nonzero(as_tuple=True)
         if len(own):
             out[own] = roi_align(
                 level, rois[own], tuple(size), scale, sampling_ratio, 'avg', aligned

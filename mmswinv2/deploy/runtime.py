@@ -10,6 +10,20 @@ import torch
 from ..errors import UserError
 
 
+def inputs_of(image: torch.Tensor, sample: Any, task: str) -> dict[str, np.ndarray]:
+    """What a file takes, by name, for one picture or video of a host's pipeline.
+
+    Args:
+        image: without a batch's axis.
+        sample: the host's data sample.
+        task: see `Graph`.
+    """
+    inputs = dict(image=image[None].float().numpy())
+    if task == 'segmentation':
+        inputs['size'] = np.array(sample.ori_shape, dtype=np.int64)
+    return inputs
+
+
 class OnnxModel:
     """Runs the content of an ONNX file on what a host's data loader gives.
 
@@ -45,16 +59,15 @@ class OnnxModel:
         return dict(zip(self.names, map(torch.from_numpy, found), strict=True))
 
     def _one(self, image: torch.Tensor, sample: Any) -> Any:
-        inputs = dict(image=image[None].float().numpy())
+        found = self.run(**inputs_of(image, sample, self.task))
         if self.task == 'segmentation':
             from mmengine.structures import PixelData
 
-            inputs['size'] = np.array(sample.ori_shape, dtype=np.int64)
-            sample.set_data(dict(pred_sem_seg=PixelData(data=self.run(**inputs)['labels'])))
+            sample.set_data(dict(pred_sem_seg=PixelData(data=found['labels'])))
         elif self.task == 'detection':
-            sample.pred_instances = self._instances(self.run(**inputs), sample.metainfo)
+            sample.pred_instances = self._instances(found, sample.metainfo)
         else:
-            scores = self.run(**inputs)['scores'][0]
+            scores = found['scores'][0]
             sample.set_pred_score(scores)
             sample.set_pred_label(scores.argmax(0, keepdim=True))
         return sample

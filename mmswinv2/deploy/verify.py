@@ -65,10 +65,10 @@ def metrics(cfg: Any, models: Iterable[Any]) -> Iterator[dict[str, float]]:
     from mmengine.evaluator import Evaluator
     from mmengine.runner import Runner
 
+    loader = Runner.build_dataloader(
+        dict(cfg.val_dataloader, num_workers=0, persistent_workers=False), seed=0
+    )
     for model in models:
-        loader = Runner.build_dataloader(
-            dict(cfg.val_dataloader, num_workers=0, persistent_workers=False), seed=0
-        )
         evaluator = Evaluator(cfg.val_evaluator)
         evaluator.dataset_meta = loader.dataset.metainfo
         for batch in loader:

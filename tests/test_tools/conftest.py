@@ -13,6 +13,20 @@ from tests.tool_server import Server
 
 ROOT = Path(__file__).parents[2]
 CONFIG = 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'
+# a video classifier that is exported in seconds
+SMALL_VIDEO = f"""
+_base_ = '{ROOT}/configs/video/video-swinv2-nano_motion.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmswinv2.VideoSwinTransformerV2',
+        arch=dict(embed_dims=16, depths=(2, 1), num_heads=(1, 2)),
+        window_size=(4, 4, 4),
+        out_indices=(1,),
+    ),
+    cls_head=dict(in_channels=32),
+)
+"""
 # what makes the demo's config a matter of seconds
 SMALL = ('train_dataloader.batch_size=2', 'train_cfg.val_interval=100', 'log_level=INFO')
 

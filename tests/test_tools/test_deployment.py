@@ -8,10 +8,9 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from tests.test_tools.conftest import ROOT
+from tests.test_tools.conftest import ROOT, SMALL_VIDEO
 
 DETECTION = 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'
-VIDEO = 'configs/video/video-swinv2-nano_motion.py'
 
 
 # the demo's detector with what makes an export long cut down: the number of blocks
@@ -26,20 +25,6 @@ model = dict(
         out_indices=(0, 1, 2),
     ),
     neck=dict(in_channels=[32, 64, 128]),
-)
-"""
-
-SMALL_VIDEO = f"""
-_base_ = '{ROOT}/{VIDEO}'
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmswinv2.VideoSwinTransformerV2',
-        arch=dict(embed_dims=32, depths=(1, 2), num_heads=(1, 2)),
-        window_size=(4, 4, 4),
-        out_indices=(1,),
-    ),
-    cls_head=dict(in_channels=64),
 )
 """
 

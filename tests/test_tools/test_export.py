@@ -19,7 +19,7 @@ from mmswinv2.deploy.runtime import OnnxModel
 from mmswinv2.deploy.tensorrt import unsupported
 from mmswinv2.deploy.verify import differences, too_large
 from mmswinv2.errors import UserError
-from tests.test_tools.conftest import ROOT
+from tests.test_tools.conftest import ROOT, SMALL_VIDEO
 
 pytest.importorskip('onnxruntime', reason='onnxruntime has no wheel for this Python')
 pytest.importorskip('onnxscript', reason='onnxscript is not installed')
@@ -99,19 +99,6 @@ model = dict(
     decode_head=dict(in_channels=[16, 32, 64, 128], channels=16),
     auxiliary_head=dict(in_channels=64, channels=8),
     test_cfg=dict(mode='slide', crop_size=(64, 64), stride=(40, 40)),
-)
-"""
-VIDEO = f"""
-_base_ = '{ROOT}/configs/video/video-swinv2-nano_motion.py'
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmswinv2.VideoSwinTransformerV2',
-        arch=dict(embed_dims=16, depths=(2, 1), num_heads=(1, 2)),
-        window_size=(4, 4, 4),
-        out_indices=(1,),
-    ),
-    cls_head=dict(in_channels=32),
 )
 """
 
@@ -303,7 +290,7 @@ def test_segmentor_at_two_sizes(tmp_path):
 def test_video_model_at_two_sizes(tmp_path):
     from mmaction.structures import ActionDataSample
 
-    model = build(VIDEO, tmp_path)
+    model = build(SMALL_VIDEO, tmp_path)
     _, content = exported(model)
     file = OnnxModel(content, model, 'video classification')
     for shape in ((2, 3, 8, 37, 50), (1, 3, 5, 64, 33)):

@@ -6,23 +6,20 @@ With --verify, onnxruntime runs the file at several sizes beside the model.
 """
 
 import argparse
-import contextlib
-import logging
 import signal
 import sys
-import warnings
 
 import numpy as np
 import torch
 from mmengine.registry import MODELS
 from torch import nn
-from torch.fx.experimental import _config as symbols
 
 from mmswinv2 import hosts
 from mmswinv2.analysis.model import ready
 from mmswinv2.checkpoints import fetch, load_but
 from mmswinv2.checkpoints.write import write_atomically
 from mmswinv2.core import SwinV2
+from mmswinv2.deploy.graph import picture_size, write_onnx
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import UserError, report_user_errors
@@ -68,41 +65,16 @@ def build_features(cfg, checkpoint):
     return Features(model).eval()
 
 
-def example(features):
-    """An input of which even the last map is more than two windows wide."""
-    core = features.backbone
-    strides, axes = core.patch_embed.patch_size, len(core.patch_embed.patch_size)
-    merging = next((s.downsample.stride for s in core.layers if s.downsample), (1,) * axes)
-    last = len(core.layers) - 1
-    size = [
-        2 * m * patch * stride**last + 1
-        for m, patch, stride in zip(core.window_sizes[last], strides, merging, strict=True)
-    ]
-    return torch.rand(2, core.patch_embed.proj.in_channels, *size)
-
-
 def export(features):
-    """The example that was exported, and the content of the file.
-
-    The example has several windows along each axis of each map, and torch is told to take no size
-    of it for special, so that what it writes down holds for one window too.
-    """
-    image = example(features)
+    """An image or clip of which the last map is more than two windows wide, and the content."""
+    core = features.backbone
+    image = torch.rand(2, core.patch_embed.proj.in_channels, *picture_size(core))
     names = 'BTHW' if image.ndim == 5 else 'BHW'
     axes = [0, *range(2, image.ndim)]
-    open_ = {axis: torch.export.Dim(name) for axis, name in zip(axes, names, strict=True)}
-    with torch.no_grad(), symbols.patch(backed_size_oblivious=True):
-        program = torch.export.export(
-            features, (image,), dynamic_shapes=(open_,), strict=False,
-            prefer_deferred_runtime_asserts_over_guards=True,
-        )  # fmt: skip
+    sizes = {axis: torch.export.Dim(name) for axis, name in zip(axes, names, strict=True)}
+    with torch.no_grad():
         outputs = [f'map{i}' for i in range(len(features(image)))]
-        # torch prints the steps it takes, which nobody asked for
-        with contextlib.redirect_stdout(None):
-            exported = torch.onnx.export(
-                program, (image,), dynamo=True, input_names=['image'], output_names=outputs
-            )
-    return image, exported.model_proto.SerializeToString()
+    return image, write_onnx(features, dict(image=image), dict(image=sizes), outputs)
 
 
 def verify(features, graph, image):
@@ -131,12 +103,9 @@ def main():
     args = parse_args()
     cfg = config_with_options(args.config, args.cfg_options)
     features = build_features(cfg, args.checkpoint)
-    logging.getLogger('torch.onnx').setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of torch's own exporter
-        image, graph = export(features)
-        if args.verify:
-            verify(features, graph, image)
+    image, graph = export(features)
+    if args.verify:
+        verify(features, graph, image)
     write_atomically(args.output_file, lambda file: file.write(graph))
     print(f'Successfully exported ONNX model: {args.output_file}')
 
