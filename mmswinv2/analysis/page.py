@@ -11,31 +11,19 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
+from .. import hosts
 from ..errors import UserError
 from .figures import Figure, draw, heat_map
 from .findings import Findings
 from .predictions import examine
 from .work_dir import WorkDir, differences, read_literals
 
-TASKS = {
-    'mmdet': 'Detector',
-    'mmseg': 'Segmentor',
-    'mmaction': 'Video classifier',
-    'mmpretrain': 'Image classifier',
-}
 MAIN_SCORES = {
     'coco/bbox_mAP': 'box AP',
     'coco/segm_mAP': 'mask AP',
     'mIoU': 'mIoU',
     'acc/top1': 'top-1',
     'accuracy/top1': 'top-1',
-}
-# in the hosts' folders .mim/tools/analysis_tools; `mim run HOST NAME ARGUMENTS` starts them
-HOST_TOOLS = {
-    'mmdet': 'confusion_matrix analyze_results coco_error_analysis analyze_logs benchmark',
-    'mmseg': 'confusion_matrix analyze_logs benchmark',
-    'mmaction': 'confusion_matrix report_accuracy analyze_logs benchmark',
-    'mmpretrain': 'confusion_matrix analyze_results analyze_logs',
 }
 _LARGEST_MATRIX = 30  # classes of a confusion matrix that is written out with its numbers
 _MOST_CURVES = 9
@@ -61,15 +49,15 @@ def content(
         options: as ``--cfg-options``, for the test set.
     """
     cfg = config_of(work)
-    scope = (cfg or {}).get('default_scope') or 'mmengine'
+    host = hosts.of(cfg or {})
     findings = _findings(work, cfg, predictions, score, pictures, options) if predictions else None
     matrix = findings.matrix if findings else None
     large = matrix is not None and len(matrix.rows) > _LARGEST_MATRIX
     last = (work.trainings or work.runs)[-1]
     return dict(
         title=f'{work.folder.resolve().name}',
-        task=TASKS.get(scope, 'Training'),
-        scope=scope,
+        task=host.kind_of_model,
+        scope=host.name,
         config_name=work.config_name or '',
         facts=list(_facts(work)),
         notes=list(_notes(work, cfg, predictions)),
@@ -87,7 +75,7 @@ def content(
         config=work.config.read_text(errors='replace') if work.config else '',
         environment=last.environment,
         command=last.command,
-        tools=HOST_TOOLS.get(scope, '').split(),
+        tools=host.analysis_tools,
         written=f'{datetime.now():%Y-%m-%d %H:%M}',
     )
 

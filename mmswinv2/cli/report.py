@@ -146,10 +146,11 @@ def _write(out: Path, content: dict[str, Any]) -> Path:
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    from ..analysis.page import HOST_TOOLS
+    from .. import hosts
     from ..engine.settings import add_config_options
 
-    tools = '\n'.join(f'  {host:11}{names}' for host, names in HOST_TOOLS.items())
+    known = {host.name: ' '.join(host.analysis_tools) for host in hosts.HOSTS}
+    tools = '\n'.join(f'  {host:11}{names}' for host, names in known.items() if names)
     parser = argparse.ArgumentParser(
         'mmswinv2 report',
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -144,6 +144,8 @@ class MMAction(Host):
     input_axes = 3
     draw_option = 'enable'
     draw_folder = 'default_hooks.visualization.out_dir'
+    kind_of_model = 'Video classifier'
+    analysis_tools = ('confusion_matrix', 'report_accuracy', 'analyze_logs', 'benchmark')
 
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
         """Refuse labels that are no class of the head."""

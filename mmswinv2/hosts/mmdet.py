@@ -210,6 +210,15 @@ class MMDet(Host):
     swap_image_size = 384  # strides up to 128, and kernels of 3 x 3 on top
     draw_interval = False
     dump_metric = 'DumpDetResults'
+    finds_boxes = True
+    kind_of_model = 'Detector'
+    analysis_tools = (
+        'confusion_matrix',
+        'analyze_results',
+        'coco_error_analysis',
+        'analyze_logs',
+        'benchmark',
+    )
 
     def folder_hint(self, dataset: Any, key: str) -> str:
         """Say where the semantic maps of HTC come from."""

@@ -456,6 +456,9 @@ class Host:
         draw_interval: whether that hook has to be told to leave no picture out.
         draw_folder: setting for the folder of its pictures, with dots.
         dump_metric: metric that writes predictions to a file; ``None``: they are label maps.
+        finds_boxes: whether predictions are boxes with scores.
+        kind_of_model: for a reader.
+        analysis_tools: names of the host's own, in its folder ``.mim/tools/analysis_tools``.
     """
 
     name = 'mmengine'
@@ -469,6 +472,9 @@ class Host:
     draw_interval = True
     draw_folder = 'default_hooks.visualization.test_out_dir'
     dump_metric: str | None = 'DumpResults'
+    finds_boxes = False
+    kind_of_model = 'Training'
+    analysis_tools: tuple[str, ...] = ()
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name or self.name

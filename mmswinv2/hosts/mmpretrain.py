@@ -103,6 +103,8 @@ class MMPretrain(Host):
     patches = (declare_operators, *Host.patches, explain_wrong_crops, explain_wrong_masks)
     draw_option = 'enable'
     draw_folder = 'default_hooks.visualization.out_dir'
+    kind_of_model = 'Image classifier'
+    analysis_tools = ('confusion_matrix', 'analyze_results', 'analyze_logs')
 
     def require(self, path: str) -> None:
         """As `Host`; and have torchvision imported, before mmpretrain imports it."""

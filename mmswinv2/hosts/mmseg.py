@@ -61,6 +61,8 @@ class MMSeg(Host):
     swap_image_size = 64
     draw_folder = 'visualizer.save_dir'
     dump_metric = None
+    kind_of_model = 'Segmentor'
+    analysis_tools = ('confusion_matrix', 'analyze_logs', 'benchmark')
 
     def explain_empty(self, dataset: Any, where: str) -> UserError | None:
         """Look at the list of images, or at the folder and the ending of their names."""
