@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.lora import find_lora, is_adapter
+from ..core.lora import DOWN, UP, find_lora, is_adapter
 from ..core.swin_v2 import SwinV2
 from ..errors import CheckpointError
 from .formats import State
@@ -154,7 +154,7 @@ def add_adapters(model: nn.Module, own: State, given: State) -> tuple[State, lis
     for prefix in networks(model):
         mine = [key for key in own if key.startswith(prefix) and is_adapter(key)]
         if mine and not any(key.startswith(prefix) and is_adapter(key) for key in given):
-            start = {k: torch.zeros_like(own[k]) if '.lora_up.' in k else own[k] for k in mine}
+            start = {k: torch.zeros_like(own[k]) if k.endswith(UP) else own[k] for k in mine}
             return {**given, **start}, ['has no adapters: those of the model start at zero']
     return given, []
 
@@ -193,7 +193,7 @@ def _check_adapters(
 
 
 def _ranks(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    ranks = {shape[0] for key, shape in shapes.items() if '.lora_down.' in key and shape}
+    ranks = {shape[0] for key, shape in shapes.items() if key.endswith(DOWN) and shape}
     return ' and '.join(map(str, sorted(ranks))) or 'unknown'
 
 

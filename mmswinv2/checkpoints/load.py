@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ..core.lora import DOWN, UP
 from ..core.swin_v2 import SwinV2
 from ..errors import CheckpointError
 from .adapters import add_adapters, add_base
@@ -205,8 +206,8 @@ def load_pretrained(
         windows = {s: (model.pretrained_window_sizes[s][0], *w) for s, w in windows.items()}
     channels = model.patch_embed.proj.in_channels
     for_rgb, state = state, adapt_channels(state, channels)
-    own, adapters = model.state_dict(), ('.lora_down.', '.lora_up.')
-    report = compare_keys(path, own, state, adapters, unbuilt=_find_unbuilt(model))
+    own = model.state_dict()
+    report = compare_keys(path, own, state, (DOWN, UP), unbuilt=_find_unbuilt(model))
     _describe_source(report, converted, model)
     report.unused, report.windows, report.inflated = unused + report.unused, windows, inflated
     if state is not for_rgb:

@@ -13,7 +13,7 @@ from ..errors import UserError, nearest
 from .layers import LoRALinear
 
 TARGETS = ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')
-_ADAPTER = re.compile(r'\.lora_(down|up)\.weight$')
+DOWN, UP = '.lora_down.weight', '.lora_up.weight'  # ends of an adapter's keys
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def find_lora(model: nn.Module) -> dict[str, LoRALinear]:
 
 def is_adapter(key: str) -> bool:
     """Whether a state-dict key is of an adapter."""
-    return _ADAPTER.search(key) is not None
+    return key.endswith((DOWN, UP))
 
 
 def merge_lora(model: nn.Module) -> int:

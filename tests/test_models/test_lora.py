@@ -82,7 +82,7 @@ def test_all_paths_agree(kind, small_chunks, monkeypatch):
 def test_chunks_are_taken_with_adapters(small_chunks):
     block = network(lora=dict(rank=4), path='chunked').layers[0].blocks[1]
     assert block.fits(torch.rand(1, 16, 16, 12))
-    block.attn.qkv.register_forward_hook(lambda *args: None)  # somebody looks
+    block.attn.qkv.register_forward_hook(lambda *args: None)  # which must see every call
     assert not block.fits(torch.rand(1, 16, 16, 12))
 
 
