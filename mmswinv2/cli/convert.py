@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Sequence
 from typing import Any
+
+from ..progress import track
 
 _USAGE = """\
 mmswinv2 convert data FORMAT SOURCE OUT   labels of YOLO, Pascal VOC, CSV or LabelMe as COCO's
@@ -50,16 +52,9 @@ def convert_data(args: argparse.Namespace) -> None:
     from ..datasets.to_coco import to_coco
 
     options: dict[str, Any] = {k: v for k, v in vars(args).items() if k != 'format'}
-    summary = to_coco(args.format, track=_track, **options)
+    bar = functools.partial(track, what='images')
+    summary = to_coco(args.format, track=bar, **options)
     print(f'{args.out}: {summary}')
-
-
-def _track(items: Iterable[Any], total: int) -> Iterable[Any]:
-    from rich.console import Console
-    from rich.progress import track
-
-    quiet = not sys.stderr.isatty()
-    return track(items, 'images', total, console=Console(stderr=True), disable=quiet)
 
 
 def main(arguments: Sequence[str]) -> None:

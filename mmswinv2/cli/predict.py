@@ -475,25 +475,30 @@ def _run_lengths(mask: Any) -> dict[str, Any]:
     return dict(size=list(code['size']), counts=code['counts'].decode())
 
 
-def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the command line."""
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add what every command takes that predicts: the model, and how it is run and drawn."""
     from ..engine.settings import add_config_options
 
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='weights of the whole model')
+    parser.add_argument('--score', type=float, default=0.3, help='least score of a box (0.3)')
+    parser.add_argument('--device', help='such as cuda:1 or cpu')
+    parser.add_argument('--amp', action='store_true', help='mixed precision')
+    add_config_options(parser)
+
+
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         'mmswinv2 predict',
         description='Predict on images, folders, patterns, videos or a camera.',
         epilog='example: mmswinv2 predict config.py work_dirs/run/epoch_36.pth photos --score 0.5',
     )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='weights of the whole model')
+    add_model_options(parser)
     parser.add_argument('inputs', nargs='+', help='files, folders, patterns, or a camera number')
     parser.add_argument('--out-dir', default='outputs', help='folder of the results (outputs)')
-    parser.add_argument('--score', type=float, default=0.3, help='least score of a box (0.3)')
     parser.add_argument('--batch-size', type=int, default=1, help='images at a time (1)')
-    parser.add_argument('--device', help='such as cuda:1 or cpu')
-    parser.add_argument('--amp', action='store_true', help='mixed precision')
     parser.add_argument('--max-frames', type=int, help='of each video or camera')
-    add_config_options(parser)
     return parser.parse_args(arguments)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import UserError
 from .page import AGE, Page, Shown
-from .predict import IMAGES, VIDEOS, Predictor, check_score
+from .predict import IMAGES, VIDEOS, Predictor, add_model_options, check_score
 
 # nothing from other servers, whatever a version of Gradio or a name in a file asks for
 _POLICY = (
@@ -96,7 +96,7 @@ def build_page(page: Page, title: str) -> Any:
                 )
                 score = gr.Slider(
                     0, 1, value=page.score, step=0.01, label='Least score of a box',
-                    visible=hosts.of(cfg).name == 'mmdet', elem_id='score',
+                    visible=hosts.of(cfg).finds_boxes, elem_id='score',
                 )  # fmt: skip
                 classes = gr.Dropdown(
                     choices, value=[], multiselect=True, visible=bool(choices), label='Classes',
@@ -269,25 +269,18 @@ def free_port(host: str, port: int) -> int:
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    from ..engine.settings import add_config_options
-
     parser = argparse.ArgumentParser(
         'mmswinv2 ui',
         description='Show what a model finds in pictures and clips on a page in the browser.',
         epilog='example: mmswinv2 ui config.py work_dirs/run/epoch_36.pth --port 8000',
     )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='weights of the whole model')
+    add_model_options(parser)
     parser.add_argument(
         '--host', default='127.0.0.1', help='address to listen on; 0.0.0.0: all (127.0.0.1)'
     )
     parser.add_argument('--port', type=int, default=7860, help='0: any that is free (7860)')
     parser.add_argument('--max-size', type=float, default=50, help='of a file, in MB (50)')
     parser.add_argument('--max-frames', type=int, default=100, help='of each video (100)')
-    parser.add_argument('--score', type=float, default=0.3, help='least score of a box (0.3)')
-    parser.add_argument('--device', help='such as cuda:1 or cpu')
-    parser.add_argument('--amp', action='store_true', help='mixed precision')
-    add_config_options(parser)
     return parser.parse_args(arguments)
 
 

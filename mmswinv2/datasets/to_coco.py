@@ -63,7 +63,7 @@ def to_coco(
     classes: Sequence[str] | None = None,
     offset: float | None = None,
     decode: bool = True,
-    track: Callable[[Iterable[Any], int], Iterable[Any]] = lambda items, total: items,
+    track: Callable[..., Iterable[Any]] = lambda items, total: items,
 ) -> Summary:
     """Write a COCO annotation file; images stay where they are.
 
@@ -153,7 +153,7 @@ def _content(
     root: Path,
     left_out: LeftOut,
     decode: bool,
-    track: Callable[[Iterable[Any], int], Iterable[Any]],
+    track: Callable[..., Iterable[Any]],
 ) -> dict[str, Any]:
     """The content of a COCO annotation file."""
     ids = {name: i for i, name in enumerate(names, start=1)}
@@ -161,7 +161,7 @@ def _content(
     annotations: list[dict] = []
     with ThreadPoolExecutor() as pool:
         found = pool.map(lambda entry: image_size(entry.image, decode), labelled)
-        sizes = list(track(found, len(labelled)))
+        sizes = list(track(found, total=len(labelled)))
     for entry, size in zip(labelled, sizes, strict=True):
         if size is None:
             left_out.add('images that cannot be read', entry.image)

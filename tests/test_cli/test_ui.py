@@ -166,8 +166,8 @@ def test_options_that_cannot_be(monkeypatch):
 
 def test_messages_are_escaped():
     gradio = pytest.importorskip('gradio', reason='the page needs Gradio, which is not installed')
-    with pytest.raises(gradio.Error) as error, _told('/tmp/x/<b>.jpg'):
-        raise UserError('/tmp/x/<b>.jpg is none')
+    with pytest.raises(gradio.Error) as error, _told('folder/<b>.jpg'):
+        raise UserError('folder/<b>.jpg is none')
     assert error.value.message == '&lt;b&gt;.jpg is none'
 
 
