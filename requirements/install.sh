@@ -151,7 +151,7 @@ check_python "$python"
 make_venv
 export PATH="$PWD/$bin:$PATH"  # for ninja, which compiles mmcv in parallel
 step 'torch and build tools'
-pip_install -r requirements/torch.txt
+pip_install -r requirements/torch.txt "$(grep -oE '^setuptools==[^ ]+' "requirements/$what.txt")"
 
 if [ "$what" = peers ]; then
   step 'timm, transformers, torchvision, mmpretrain'

@@ -50,7 +50,7 @@ FILES = {
     'hevc-10bit.mp4': ('libx265', HEVC, 'yuv420p10le'),
     'vp8.webm': ('libvpx', ALT_REF, 'yuv420p'),
     'vp9.webm': ('libvpx-vp9', ALT_REF, 'yuv420p'),
-    'av1.mp4': ('libaom-av1', {'g': '20', 'cpu-used': '8', 'lag-in-frames': '4'}, 'yuv420p'),
+    'av1.mp4': ('libsvtav1', {'g': '20', 'preset': '12'}, 'yuv420p'),
     'mpeg4.avi': ('mpeg4', PLAIN, 'yuv420p'),
     'mpeg4-b.avi': ('mpeg4', B_FRAMES, 'yuv420p'),
     'mpeg4-b.mp4': ('mpeg4', B_FRAMES, 'yuv420p'),
