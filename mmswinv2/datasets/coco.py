@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..hosts.mmengine import warn
+from ..log import warn
 from .coco_masks import FAR, check_masks
 
 _OF_MMDET = 'converted by mmdet'  # of the files that it writes to score other formats

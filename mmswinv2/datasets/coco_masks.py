@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..hosts.mmengine import warn
+from ..log import warn
 
 FAR = 10  # sides of the image at which a coordinate is none
 _SEGMENTATION = (

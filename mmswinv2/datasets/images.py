@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from ..errors import UserError
-from ..hosts.mmengine import check_size
+from ..hosts.mmcv import check_size
 from ..registry import TRANSFORMS
 
 # part of an error to the way out

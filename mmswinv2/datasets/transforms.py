@@ -10,7 +10,7 @@ from mmcv.transforms import BaseTransform
 
 from ..errors import UserError
 from ..hosts.mmdet import outline_masks
-from ..hosts.mmengine import warn
+from ..log import warn
 from ..registry import TRANSFORMS
 from .video_files import open_video
 

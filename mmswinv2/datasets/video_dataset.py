@@ -12,7 +12,7 @@ from mmaction.datasets import VideoDataset as MMActionVideoDataset
 from mmengine import fileio
 
 from ..errors import UserError
-from ..hosts.mmengine import warn
+from ..log import warn
 from ..registry import DATASETS
 from .video_files import UnreadableVideo, open_video
 

@@ -21,7 +21,8 @@ from .. import hosts
 from ..checkpoints import fetch_together, load_but, read_class_map
 from ..checkpoints.adapters import copy_base, leave_out_base
 from ..errors import UserError
-from ..hosts.mmengine import FILE_KEYS, warn
+from ..hosts.host import FILE_KEYS
+from ..log import warn
 from ..registry import HOOKS
 from .strategies import unwrap_model, whole_weights
 

@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.optim import OptimWrapperDict
 
 from ..errors import UserError
-from ..hosts.mmengine import warn
+from ..log import warn
 
 # of a group of parameters: not settings, or flags of torch that change no number
 _NO_SETTINGS = {'params', 'param_names', 'foreach', 'fused', 'capturable', 'differentiable'}

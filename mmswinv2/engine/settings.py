@@ -14,7 +14,7 @@ from mmengine.runner import FlexibleRunner, Runner
 from torch.utils.data import DataLoader
 
 from ..errors import UserError, nearest
-from ..hosts.mmengine import warn
+from ..log import warn
 
 # what runners, mmengine's hosts and our tools take from a config; all else is for the file itself
 _USED = frozenset(

@@ -16,19 +16,13 @@ from typing import Any
 import torch
 
 from ..errors import UserError
+from .host import Host, as_list, inner_datasets, training_pipeline, without_annotations
 from .mmaction import MMAction
 from .mmdet import MMDet, outline_masks
-from .mmengine import (
-    Host,
-    MMEngine,
-    Patch,
-    as_list,
-    inner_datasets,
-    training_pipeline,
-    without_annotations,
-)
+from .mmengine import MMEngine
 from .mmpretrain import MMPretrain
 from .mmseg import MMSeg
+from .patching import Patch
 
 __all__ = [
     'HOSTS',

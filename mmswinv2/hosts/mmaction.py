@@ -21,7 +21,9 @@ import torch
 from mmengine.utils import digit_version
 
 from ..errors import UserError
-from .mmengine import FILE_KEYS, Host, log_patch, patch, replace, warn
+from ..log import warn
+from .host import FILE_KEYS, Host
+from .patching import log_patch, patch, replace
 
 _MMCV_TOO_NEW = '2.2.0'  # mmaction2 1.2.0 refuses it and later ones at import
 

@@ -14,19 +14,11 @@ from packaging.specifiers import SpecifierSet
 from PIL import ExifTags, Image
 
 from ..errors import UserError
+from ..log import warn
 from ..progress import track
-from .mmengine import (
-    Host,
-    as_list,
-    check_size,
-    installed_version,
-    log_patch,
-    patch,
-    replace,
-    step_lists,
-    training_pipeline,
-    warn,
-)
+from .host import Host, as_list, step_lists, training_pipeline
+from .mmcv import check_size
+from .patching import installed_version, log_patch, patch, replace
 
 _SEMANTIC_MAPS = (
     '; it holds the semantic maps of HTC: see docs/data.md for COCO-stuff, draw maps with '

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from .mmengine import Host, log_patch, patch, replace, training_pipeline
+from .host import Host, training_pipeline
+from .patching import log_patch, patch, replace
 
 
 def _lacks_compiled_half() -> bool:

@@ -23,7 +23,9 @@ from PIL import Image, UnidentifiedImageError
 from torch import nn
 
 from ..errors import UserError
-from .mmengine import Host, as_list, patch, replace, step_lists, warn
+from ..log import warn
+from .host import Host, as_list, step_lists
+from .patching import patch, replace
 
 _NOT_LABELLED = 255
 _ORIENTATION, _SUBFILE_TYPE, _SAMPLE_FORMAT = 274, 254, 339  # tags of EXIF and TIFF

@@ -22,7 +22,7 @@ from PIL import Image
 from mmswinv2.datasets import LoadImage
 from mmswinv2.datasets.images import loss
 from mmswinv2.errors import UserError
-from mmswinv2.hosts.mmengine import keep_a_pixel, name_unreadable_images
+from mmswinv2.hosts.mmcv import keep_a_pixel, name_unreadable_images
 
 HEIGHT, WIDTH = 6, 8
 GREY = (np.arange(HEIGHT * WIDTH, dtype=np.uint8) * 5).reshape(HEIGHT, WIDTH)

@@ -17,7 +17,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmswinv2 import hosts
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.errors import UserError
-from mmswinv2.hosts.mmengine import Host
+from mmswinv2.hosts.host import Host
 
 
 def test_scalars_of_mmengine_can_be_restored(tmp_path):

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from mmswinv2 import hosts
-from mmswinv2.hosts.mmengine import patch, replace
+from mmswinv2.hosts.patching import patch, replace
 from tests.test_tools.conftest import ROOT
 
 # name, package, versions: a patch that is added or dropped is added or dropped here too

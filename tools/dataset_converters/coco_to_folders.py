@@ -14,7 +14,7 @@ import cv2
 
 from mmswinv2.datasets.coco import read_coco
 from mmswinv2.errors import UserError, report_user_errors
-from mmswinv2.hosts.mmengine import check_size
+from mmswinv2.hosts.mmcv import check_size
 from mmswinv2.progress import track
 
 SPLITS = ('train2017', 'val2017')

@@ -1,0 +1,207 @@
+"""What the package needs to know of every host package: `Host`."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mmengine.registry import init_default_scope
+
+from ..errors import UserError
+from .mmcv import keep_a_pixel, name_unreadable_images
+from .patching import Patch
+
+# the keys of a sample under which host packages keep the name of its file
+FILE_KEYS = ('img_path', 'filename', 'frame_dir')
+
+
+class Host:
+    """What the package needs to know of a host package, with plain defaults.
+
+    Hosts have no state. Methods that take ``cfg`` take a whole config of this host.
+
+    Args:
+        name: import name of a package that has no class of its own here.
+
+    Attributes:
+        name: import name, and scope of its registries.
+        extra: the extra of our setup.py that installs it.
+        early_patches: applied in every process, before the host is imported.
+        patches: applied by `apply`; they import the host and what it builds on.
+        input_axes: axes of a sample without channels: 2 of an image, 3 of a video.
+        heads_autocast: whether heads run under autocast on a CPU.
+        swap_image_size: side of an image to try a swapped backbone on; ``None``: no swapping.
+        draw_option: setting of its visualization hook that switches it on.
+        draw_interval: whether that hook has to be told to leave no picture out.
+        draw_folder: setting for the folder of its pictures, with dots.
+        dump_metric: metric that writes predictions to a file; ``None``: they are label maps.
+        finds_boxes: whether predictions are boxes with scores.
+        kind_of_model: for a reader.
+        analysis_tools: names of the host's own, in its folder ``.mim/tools/analysis_tools``.
+    """
+
+    name = 'mmengine'
+    extra: str | None = None
+    early_patches: tuple[Patch, ...] = ()
+    patches: tuple[Patch, ...] = (name_unreadable_images, keep_a_pixel)
+    input_axes = 2
+    heads_autocast = False
+    swap_image_size: int | None = None
+    draw_option = 'draw'
+    draw_interval = True
+    draw_folder = 'default_hooks.visualization.test_out_dir'
+    dump_metric: str | None = 'DumpResults'
+    finds_boxes = False
+    kind_of_model = 'Training'
+    analysis_tools: tuple[str, ...] = ()
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name or self.name
+
+    def apply(self) -> None:
+        """Apply the patches; repeated calls do nothing."""
+        for patch in self.patches:
+            patch.apply()
+
+    def require(self, path: str) -> None:
+        """Raise `UserError` if the host of the config at `path` is not installed."""
+        if find_spec(self.name) is None:
+            hint = f": pip install '.[{self.extra}]' in a checkout" if self.extra else ''
+            raise UserError(
+                f'{path} needs {self.name} (its default_scope), which is not installed{hint}'
+            )
+
+    def use_registries(self) -> None:
+        """Let types without a prefix be looked up in this host."""
+        init_default_scope(self.name)
+
+    def run_script(self, name: str, arguments: Sequence[str]) -> None:
+        """Run a script that the host brings along in this process, with its own command line.
+
+        Scripts in ``analysis_tools`` come before those of the same name in other folders.
+
+        Raises:
+            UserError: if the host has none of that name.
+        """
+        spec = find_spec(self.name)
+        places = list(spec.submodule_search_locations or ()) if spec else []
+        found = [path for place in places for path in Path(place, '.mim', 'tools').rglob(name)]
+        if not found:
+            raise UserError(f'{self.name} brings no {name} along; reinstall it from its wheel')
+        script = str(min(found, key=lambda path: (path.parent.name != 'analysis_tools', str(path))))
+        before, sys.argv = sys.argv, [script, *arguments]
+        try:
+            runpy.run_path(script, run_name='__main__')
+        finally:
+            sys.argv = before
+
+    def folder_hint(self, dataset: Any, key: str) -> str:
+        """What to add to the error for a missing folder, `key` of the ``data_prefix``."""
+        return ''
+
+    def explain_empty(self, dataset: Any, where: str) -> UserError | None:
+        """The reason why a data set, given by its config, has no samples, if it is known."""
+        return None
+
+    def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
+        """Raise `UserError` if annotations and model do not fit; see `hosts.check_dataset`.
+
+        Returns:
+            whether it is a data set of this host.
+        """
+        return False
+
+    def check_batch(self, model: Any, batch_size: int, where: str) -> None:
+        """Raise `UserError` if a model cannot be tested on so many samples at a time."""
+
+    def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
+        """Raise `UserError` if a metric cannot score the samples of a data set."""
+
+    def keep_file_names(self, dataset: Any) -> None:
+        """Let the samples of a data set keep the names of their files (`FILE_KEYS`)."""
+
+    def default_tta_model(self, cfg: Any) -> dict[str, Any] | None:
+        """Config of a wrapper that merges the predictions on an image and on its mirror image.
+
+        Returns:
+            ``None`` if the host has none. Raises `UserError` if this model's cannot be merged.
+        """
+        return None
+
+    def frames(self, cfg: Any, sampling: Any) -> int:
+        """Frames of a sample, by the config of the transform that samples them."""
+        return int(sampling['clip_len'])
+
+    def sample_batch(self, cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:
+        """Random inputs and annotations for a training step, as a data loader hands them over.
+
+        Args:
+            cfg: the config.
+            size: ``(H, W)`` or ``(T, H, W)``.
+            count: number of samples.
+        """
+        raise UserError(f'no inputs are known for the models of {self.name} (default_scope)')
+
+    def inference_sample(self, model: Any, meta: dict[str, Any]) -> Any:
+        """A data sample without annotations; `meta` has ``img_shape`` and the like."""
+        raise NotImplementedError
+
+    def run_head(self, model: Any, outputs: Any) -> None:
+        """Run the head where a forward pass with ``mode='tensor'`` stops before it."""
+
+
+def as_list(value: Any) -> list[Any]:
+    """A setting that may be one thing or several, as a list."""
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def step_lists(step: Any) -> Iterator[list]:
+    """The lists of transforms in a pipeline, those inside other transforms included."""
+    inner: Any = getattr(step, 'subroutines', None) or getattr(step, 'transforms', None)
+    if isinstance(inner, list):
+        yield inner
+        for item in inner:
+            yield from step_lists(item)
+    elif inner is not None:  # a transform around a pipeline of its own
+        yield from step_lists(inner)
+
+
+def without_annotations(steps: Sequence[Any]) -> list[Any]:
+    """A pipeline, or the transforms of TestTimeAug, without the loading of annotations."""
+    kept: list[Any] = []
+    for step in steps:
+        if isinstance(step, (list, tuple)):
+            if alternatives := without_annotations(step):
+                kept.append(alternatives)
+        elif step['type'].split('.')[-1] != 'LoadAnnotations':
+            if 'transforms' in step:
+                step = {**step, 'transforms': without_annotations(step['transforms'])}
+            kept.append(step)
+    return kept
+
+
+def inner_datasets(dataset: Any) -> Iterator[Any]:
+    """The data sets, or the configs of them, inside wrappers such as ConcatDataset."""
+    inner = getattr(dataset, 'datasets', None) or getattr(dataset, 'dataset', None)
+    if not inner:
+        yield dataset
+        return
+    for item in as_list(inner):
+        yield from inner_datasets(item)
+
+
+def training_pipeline(cfg: Any) -> Sequence[Any]:
+    """Configs of the transforms of the training set; of several sets, the first's.
+
+    Raises:
+        UserError: if the config has none.
+    """
+    loader = cfg.get('train_dataloader') or {}
+    for dataset in inner_datasets(loader.get('dataset') or {}):
+        if pipeline := dataset.get('pipeline'):
+            return pipeline
+    raise UserError('this config has no train_dataloader with a pipeline to take inputs from')

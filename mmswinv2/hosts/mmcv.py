@@ -1,0 +1,97 @@
+"""mmcv: reading and resizing of images, which every host builds on."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..errors import UserError
+from .patching import patch, replace
+
+
+@patch('mmcv', '>=2')
+def name_unreadable_images() -> None:
+    """Errors for images that cannot be read name the file.
+
+    So do those for images that mmcv would read and not give as they are. Where it is called without
+    a format, to draw on the image, it gets one that can be seen.
+    """
+    import mmcv
+    from mmcv.transforms import LoadImageFromFile
+
+    from ..datasets.images import loss, name_file, picture
+
+    read = threading.local()
+
+    @replace(mmcv, 'imfrombytes')
+    def imfrombytes(decode: Any, content: bytes, *args: Any, **kwargs: Any) -> Any:
+        read.content = content
+        if args or kwargs.keys() - {'channel_order'} or (seen := picture(content)) is None:
+            return decode(content, *args, **kwargs)
+        return seen if kwargs.get('channel_order') == 'rgb' else seen[..., ::-1]
+
+    @replace(LoadImageFromFile, 'transform')
+    def transform(load: Any, self: Any, results: dict) -> dict | None:
+        path, read.content = results['img_path'], b''
+        with name_file(path):
+            try:
+                loaded = load(self, results)
+            finally:
+                backend = self.imdecode_backend or mmcv.image.io.imread_backend
+                if does := loss(read.content, self.color_type, backend):
+                    raise UserError(
+                        f"{path} is a {does}; write dict(type='mmswinv2.LoadImage', ...) in the "
+                        'place of LoadImageFromFile, see docs/data.md'
+                    )
+            if loaded is not None:
+                check_size(loaded, loaded['img'].shape)
+            return loaded
+
+
+@patch('mmcv', '>=2')
+def keep_a_pixel() -> None:
+    """Strips keep a pixel of their shorter side when they are made smaller.
+
+    Its size is rounded, to 0 for 700x2 in 64x64, and OpenCV refuses that.
+    """
+    from mmcv.image import geometric
+    from mmcv.transforms import processing  # noqa: F401, has one of them
+
+    def visible(size: Any) -> Any:
+        return tuple(max(1, n) for n in size) if isinstance(size, tuple) else size
+
+    changes: dict[str, Callable[..., Any]] = {
+        '_scale_size': lambda scaled, *args: visible(scaled(*args)),
+        'rescale_size': lambda f, old, scale, *args, **kw: f(old, visible(scale), *args, **kw),
+        'imresize': lambda f, img, size, *args, **kw: f(img, visible(size), *args, **kw),
+    }
+    for name, change in changes.items():
+        original = getattr(geometric, name)
+        for module in list(sys.modules.values()):  # wherever it has been imported by name
+            if getattr(module, '__dict__', {}).get(name) is original:
+                replace(module, name)(change)
+
+
+def check_size(sample: dict, shape: Sequence[int], prefix: str = '') -> None:
+    """Raise `UserError` if an image is not of the ``height`` and ``width`` of its annotations.
+
+    Args:
+        sample: with ``img_path`` and, where annotations give them, ``height`` and ``width``.
+        shape: (H, W, ...) of the image as it is loaded.
+        prefix: what the message is to begin with.
+    """
+    height, width = sample.get('height'), sample.get('width')
+    if height is None or width is None or (height, width) == tuple(shape[:2]):
+        return
+    swapped = (
+        '. The two are swapped: in the file, or the photo is turned by its EXIF orientation and '
+        'was annotated as it is stored; annotate it as it is shown, or load it with color_type='
+        "'color_ignore_orientation'"
+    )
+    raise UserError(
+        f'{prefix}the image {sample["img_path"]} has {shape[1]}x{shape[0]} pixels, and its '
+        f'annotations are for {width}x{height}'
+        + (swapped if (width, height) == tuple(shape[:2]) else '; annotate the images you load')
+    )

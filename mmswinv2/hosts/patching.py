@@ -1,0 +1,105 @@
+"""Repairs of other packages: `Patch`, keyed on the versions that need it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from mmengine.logging import print_log
+from packaging.specifiers import SpecifierSet
+
+# distributions that may stand behind an import name, where it is not their own
+_DISTRIBUTIONS = {
+    'mmengine': ('onedl-mmengine',),
+    'mmcv': ('onedl-mmcv', 'mmcv-lite'),
+    'mmdet': ('onedl-mmdetection',),
+    'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
+    'mmaction': ('mmaction2',),
+    'mmpretrain': ('onedl-mmpretrain',),
+}
+_MARK = '_mmswinv2_patch'
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A repair of a package, for the versions of it that need one; see `patch`.
+
+    Attributes:
+        name: what works with it that did not before.
+        package: import name of the package.
+        versions: the versions it is for, such as ``'<0.10.8'``.
+        change: makes the change; called again, it must change nothing.
+        condition: what else must hold of the environment.
+    """
+
+    name: str
+    package: str
+    versions: str
+    change: Callable[[], None]
+    condition: Callable[[], bool]
+
+    def needed(self) -> bool:
+        """Whether what is installed needs it."""
+        version = installed_version(self.package)
+        known = version is not None and SpecifierSet(self.versions).contains(version, True)
+        return known and self.condition()
+
+    def apply(self) -> None:
+        """Make the change if it is needed."""
+        if self.needed():
+            self.change()
+
+
+def patch(
+    package: str, versions: str, condition: Callable[[], bool] = lambda: True
+) -> Callable[[Callable[[], None]], Patch]:
+    """Make a `Patch` of a function, named by the first line of its docstring."""
+
+    def decorate(change: Callable[[], None]) -> Patch:
+        name = (change.__doc__ or '').split('\n')[0].rstrip('.')
+        return Patch(name, package, versions, change, condition)
+
+    return decorate
+
+
+@functools.cache
+def installed_version(package: str) -> str | None:
+    """Version of the distribution behind an import name, without importing it."""
+    for name in (*_DISTRIBUTIONS.get(package, ()), package):
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return None
+
+
+def replace(owner: Any, name: str) -> Callable[[Callable[..., Any]], None]:
+    """Let the decorated function take the place of ``owner.name``, unless one of ours has it.
+
+    It is called with the original as its first argument.
+    """
+
+    def decorate(function: Callable[..., Any]) -> None:
+        original = getattr(owner, name)
+        if hasattr(original, _MARK):
+            return
+
+        @functools.wraps(original)
+        def replacement(*args: Any, **kwargs: Any) -> Any:
+            return function(original, *args, **kwargs)
+
+        with suppress(ValueError):  # classes of mmengine look for arguments, and follow no wrapper
+            replacement.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
+        setattr(replacement, _MARK, True)
+        setattr(owner, name, replacement)
+
+    return decorate
+
+
+def log_patch(text: str) -> None:
+    """Log what a patch did."""
+    print_log(f'mmswinv2.hosts: {text}', logger='current', level=logging.INFO)
