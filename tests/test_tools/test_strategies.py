@@ -142,7 +142,7 @@ def test_a_plain_run_goes_on_with_fsdp(alone, written, two_processes, clips):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('strategy', STRATEGIES)
+@pytest.mark.parametrize('strategy', ['ddp', 'zero1', 'zero3', 'fsdp'])
 def test_all_processes_pass_over_a_bad_loss_of_one(strategy, written, two_processes, clips):
     hooks = (
         ", dict(type='Poison', rank=1, iteration=2)"
