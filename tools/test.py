@@ -1,6 +1,5 @@
 """Evaluate a detector, segmentor, video or image classifier: mAP, mIoU or top-1."""
 
-import argparse
 import functools
 from copy import deepcopy
 
@@ -10,10 +9,11 @@ from mmswinv2 import hosts
 from mmswinv2.engine.launch import add_common_arguments, build_runner, load_config, run
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.hosts import as_list, inner_datasets, without_annotations
+from mmswinv2.options import ArgumentParser
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument('config', help='test config file path')
     parser.add_argument('checkpoint', help='checkpoint file')
     add_common_arguments(parser)

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from ..errors import UserError
+from ..options import ArgumentParser
 from ..progress import track
 from .drawing import enlarge
 
@@ -489,7 +490,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         'mmswinv2 predict',
         description='Predict on images, folders, patterns, videos or a camera.',
         epilog='example: mmswinv2 predict config.py work_dirs/run/epoch_36.pth photos --score 0.5',
