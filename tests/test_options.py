@@ -46,7 +46,7 @@ def test_no_hints_where_nothing_is_close(parser, capsys, given):
 
 
 def test_what_is_right_is_read(parser):
-    args = parser.parse_args('c.py --work-di x --work-day -9'.split())
+    args = parser.parse_args(['c.py', '--work-di', 'x', '--work-day', '-9'])
     assert (args.work_dir, args.work_days) == ('x', -9)
 
 

@@ -57,6 +57,7 @@ def iterate(
     batch_size: int = 1,
     device: str | None = None,
     amp: bool = False,
+    tta: bool = False,
     cfg_options: dict[str, Any] | None = None,
     max_frames: int | None = None,
 ) -> Iterator[Any]:
@@ -73,6 +74,7 @@ def iterate(
         batch_size: images that are predicted together.
         device: such as ``'cuda:1'``; ``None``: a GPU where there is one.
         amp: run under autocast, in bfloat16 or, on older GPUs, float16.
+        tta: predict on several views of each image, as ``tools/test.py --tta`` does.
         cfg_options: as ``--cfg-options``.
         max_frames: of each video or camera.
 
@@ -90,7 +92,7 @@ def iterate(
             raise UserError(f'{name} must be at least 1, got {number}')
     cfg = config_with_options(config, cfg_options)
     sources = list(_sources([inputs] if isinstance(inputs, (str, Path)) else inputs, out_dir))
-    predictor = Predictor(cfg, checkpoint, device, amp)
+    predictor = Predictor(cfg, checkpoint, device, amp, tta)
     outcomes = functools.partial(predictor.outcomes, batch_size=batch_size)
     stills, films = _divide(sources, clips=predictor.of_clips)
     if out_dir is None:
@@ -128,6 +130,7 @@ class Predictor:
         checkpoint: file, name or address of weights for the whole model.
         device: such as ``'cuda:1'``; ``None``: a GPU where there is one.
         amp: run under autocast.
+        tta: test-time augmentation, which changes `cfg`.
 
     Attributes:
         cfg: the config.
@@ -140,11 +143,16 @@ class Predictor:
     """
 
     def __init__(
-        self, cfg: Any, checkpoint: str, device: str | None = None, amp: bool = False
+        self,
+        cfg: Any,
+        checkpoint: str,
+        device: str | None = None,
+        amp: bool = False,
+        tta: bool = False,
     ) -> None:
         device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
         self.cfg, self._amp = cfg, amp
-        self.model, self.meta = _build(cfg, checkpoint, device)
+        self.model, self.meta = _build(cfg, checkpoint, device, tta)
         self._pipeline, self._numbers = _Pipeline(cfg), itertools.count()
         self.of_clips = self._pipeline.of_clips
 
@@ -256,12 +264,13 @@ def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
         yield batch
 
 
-def _build(cfg: Any, checkpoint: str, device: str) -> tuple[Any, dict[str, Any]]:
+def _build(cfg: Any, checkpoint: str, device: str, tta: bool = False) -> tuple[Any, dict[str, Any]]:
     """The model with its weights, and what is known of its classes."""
     from mmengine.registry import DATASETS, MODELS
 
     from .. import hosts
     from ..checkpoints import fetch, load_but, read_checkpoint
+    from ..engine.settings import set_tta
 
     if cfg.get('model') is None or cfg.get('test_dataloader') is None:
         raise UserError(f'{cfg.filename} has no model and test_dataloader: predict is for {_TASKS}')
@@ -269,8 +278,10 @@ def _build(cfg: Any, checkpoint: str, device: str) -> tuple[Any, dict[str, Any]]
     host.apply()
     host.use_registries()
     path = fetch(checkpoint)
+    if tta:
+        set_tta(cfg)
     model = MODELS.build(cfg.model)
-    load_but(model, path)
+    load_but(model.module if tta else model, path)
     try:
         model.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
@@ -500,6 +511,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--out-dir', default='outputs', help='folder of the results (outputs)')
     parser.add_argument('--batch-size', type=int, default=1, help='images at a time (1)')
     parser.add_argument('--max-frames', type=int, help='of each video or camera')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     return parser.parse_args(arguments)
 
 
@@ -515,6 +527,7 @@ def main(arguments: Sequence[str]) -> None:
         batch_size=args.batch_size,
         device=args.device,
         amp=args.amp,
+        tta=args.tta,
         cfg_options=args.cfg_options,
         max_frames=args.max_frames,
     )

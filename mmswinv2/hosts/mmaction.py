@@ -159,6 +159,14 @@ class MMAction(Host):
         """Want one video at a time where views are tested in groups."""
         check_testing_views(model, batch_size, where)
 
+    def default_tta_model(self, cfg: Any) -> None:
+        """Views of a video come from the test pipeline itself."""
+        raise UserError(
+            '--tta: the views of a video are those of the test pipeline, whose scores are averaged '
+            'anyhow: raise num_clips of SampleFrames or crop by ThreeCrop in test_dataloader, and '
+            'leave --tta out'
+        )
+
     def keep_file_names(self, dataset: Any) -> None:
         """Add them to what ``PackActionInputs`` keeps, which by itself keeps none."""
         for transform in getattr(getattr(dataset, 'pipeline', None), 'transforms', ()):

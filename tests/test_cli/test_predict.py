@@ -62,6 +62,35 @@ def test_one_by_one_is_as_together(weights, photos):
     assert scores[0] == pytest.approx(scores[1], abs=1e-3)
 
 
+@pytest.mark.parametrize('config', [CONFIG, SEGMENTOR], ids=['detector', 'segmentor'])
+def test_mirror_images_are_views(weights, tmp_path, config):
+    """With both, an image and its mirror image give the same, mirrored."""
+    image = np.zeros((64, 96, 3), np.uint8)
+    cv2.circle(image, (30, 30), 20, (10, 60, 200), -1)
+    cv2.rectangle(image, (60, 10), (90, 40), (200, 90, 10), -1)
+    for name, pixels in (('a.png', image), ('b.png', image[:, ::-1])):
+        cv2.imwrite(str(tmp_path / name), pixels)
+    files = [tmp_path / 'a.png', tmp_path / 'b.png']
+
+    def unlike(**options):
+        plain, mirrored = mmswinv2.predict(str(ROOT / config), weights(config), files, **options)
+        assert plain.ori_shape == (64, 96)
+        if config == SEGMENTOR:
+            return (plain.pred_sem_seg.data != mirrored.pred_sem_seg.data.flip(-1)).float().mean()
+        found, other = plain.pred_instances[:5], mirrored.pred_instances[:5]
+        assert found.masks.shape[1:] == (64, 96)
+        x1, y1, x2, y2 = other.bboxes.T
+        return (found.bboxes - torch.stack([96 - x2, y1, 96 - x1, y2], 1)).abs().max()
+
+    assert unlike(tta=True, out_dir=tmp_path / 'out') < 0.01 < unlike()
+    assert len(list((tmp_path / 'out/vis').iterdir())) == 2
+
+
+def test_views_of_videos_are_in_the_pipeline(weights, clip):
+    with pytest.raises(UserError, match='--tta: the views of a video are those of the test pipel'):
+        mmswinv2.predict(str(ROOT / VIDEO), weights(VIDEO), clip, tta=True)
+
+
 def test_segmentor_on_a_video(weights, clip, tmp_path):
     results = run(SEGMENTOR, weights(SEGMENTOR), clip, tmp_path)
     assert len(results) == 6

@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.cli.page import Page
-from mmswinv2.cli.predict import Predictor
+from mmswinv2.cli.predict import Predictor, predict
 from mmswinv2.errors import UserError
 from tests.test_pretrain.conftest import CLASSIFIER, SIMMIM, build, draw, scores
 from tests.test_pretrain.test_whole import authors
@@ -230,6 +230,23 @@ def test_flipped_views(tool, trained, folders, tmp_path):
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert 'AverageClsScoreTTA' in run.stdout and 'accuracy/top1' in scores(tmp_path)
+
+
+def test_views_of_a_picture(trained, tmp_path):
+    """The scores of a picture and of its mirror image are averaged."""
+    rng = np.random.default_rng(0)
+    image = np.cumsum(rng.integers(0, 9, (64, 64, 3)), 1).astype(np.uint8)
+    for name, pixels in (('a.png', image), ('b.png', image[:, ::-1])):
+        cv2.imwrite(str(tmp_path / name), pixels)
+
+    def scores_of(**options):
+        files, weights = [tmp_path / 'a.png', tmp_path / 'b.png'], str(trained / 'iter_2.pth')
+        return [r.pred_score for r in predict(str(ROOT / CLASSIFIER), weights, files, **options)]
+
+    plain, both = scores_of(), scores_of(tta=True)
+    assert not torch.allclose(*plain, rtol=0, atol=1e-6)
+    for found in both:
+        torch.testing.assert_close(found, sum(plain) / 2)
 
 
 def test_more_classes_than_the_head(train, tmp_path):
