@@ -359,7 +359,8 @@ def test_masks_of_the_worst_pictures(truth, shapes, browser, tmp_path):
     out = report(folder, predictions=dump(samples, tmp_path), pictures=1)
     page = look(browser, out, 1200)
     sides = page.evaluate(
-        """[...document.querySelectorAll('.example g')].map(g => [...g.querySelectorAll('path, .box')]
+        """[...document.querySelectorAll('.example g')]
+        .map(g => [...g.querySelectorAll('path, .box')]
         .map(shape => shape.getBoundingClientRect()).map(r => [r.x, r.y, r.right, r.bottom]))"""
     )
     assert len(sides) == 2 * max(map(len, (s['pred_instances']['labels'] for s in samples)))
