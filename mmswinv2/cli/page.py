@@ -139,8 +139,6 @@ class Page:
                 yield replace(item, path=item.path.replace(path, name)), choose(result, classes)
 
         number = sum(1 for _ in writer.film('result', frames, fps, outcomes))
-        if not number:
-            raise UserError(f'{path} has no frames')
         writer.close()
         (results,) = writer.results.iterdir()
         if results.is_dir():  # a label map for each frame

@@ -8,6 +8,7 @@ import glob
 import itertools
 import json
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,7 @@ def iterate(
     Raises:
         UserError: if the config, the weights or an input cannot be used.
     """
+    from .. import hosts
     from ..engine.launch import config_with_options
 
     check_score(score)
@@ -91,7 +93,8 @@ def iterate(
         if number is not None and number < 1:
             raise UserError(f'{name} must be at least 1, got {number}')
     cfg = config_with_options(config, cfg_options)
-    sources = list(_sources([inputs] if isinstance(inputs, (str, Path)) else inputs, out_dir))
+    given = [inputs] if isinstance(inputs, (str, Path)) else inputs
+    sources = list(_sources(given, out_dir, clips=hosts.of(cfg).input_axes == 3))
     predictor = Predictor(cfg, checkpoint, device, amp, tta)
     outcomes = functools.partial(predictor.outcomes, batch_size=batch_size)
     stills, films = _divide(sources, clips=predictor.of_clips)
@@ -176,8 +179,17 @@ class Predictor:
                 yield item, result.cpu()
 
 
-def _sources(inputs: Iterable[str | Path], out_dir: str | Path | None = None) -> Iterator[str]:
-    """Files, none of those below the folder of the results, and cameras."""
+def _sources(
+    inputs: Iterable[str | Path], out_dir: str | Path | None = None, clips: bool = False
+) -> Iterator[str]:
+    """Files, none of those below the folder of the results, and cameras.
+
+    Args:
+        inputs: what was given.
+        out_dir: the folder of the results.
+        clips: whether the model takes whole videos, and no pictures.
+    """
+    kinds, what = (VIDEOS, 'video') if clips else (IMAGES + VIDEOS, 'image or video')
     own = None if out_dir is None else Path(out_dir).resolve()
     for given in map(str, inputs):
         path = Path(given)
@@ -185,11 +197,13 @@ def _sources(inputs: Iterable[str | Path], out_dir: str | Path | None = None) ->
             found = sorted(
                 str(p)
                 for p in path.rglob('*')
-                if p.suffix.lower() in IMAGES + VIDEOS and own not in p.resolve().parents
+                if p.is_file() and p.suffix.lower() in kinds and own not in p.resolve().parents
             )
             if not found:
-                raise UserError(f'the folder {given} has no image or video ({", ".join(IMAGES)})')
+                raise UserError(f'the folder {given} has no {what} ({", ".join(kinds)})')
             yield from found
+        elif clips and (given.isdecimal() or path.suffix.lower() in IMAGES):
+            raise UserError(f'{given} is no video, and the config classifies whole videos')
         elif path.exists() or given.isdecimal():
             yield given
         elif found := sorted(glob.glob(given, recursive=True)):
@@ -232,18 +246,24 @@ def _frames(name: str, source: str, most: int | None) -> tuple[Iterator[_Item], 
         except UnreadableVideo as error:
             raise UserError(f'cannot read the video {error}') from error
         images, fps = iter(reader), reader.fps
-    images = itertools.islice(images, most)
-    items = (
-        _Item(f'{name}/{i:06d}', f'{source}, frame {i}', np.ascontiguousarray(image))
-        for i, image in enumerate(images)
-    )
-    return items, fps
+    return _numbered(name, source, itertools.islice(images, most)), fps
+
+
+def _numbered(name: str, source: str, images: Iterable[np.ndarray]) -> Iterator[_Item]:
+    number = -1
+    for number, image in enumerate(images):
+        path = f'{source}, frame {number}'
+        yield _Item(f'{name}/{number:06d}', path, np.ascontiguousarray(image))
+    if number < 0:
+        raise UserError(f'{source} has no frames')
 
 
 def _camera(number: int) -> Iterator[np.ndarray]:
     import cv2
 
+    before = cv2.setLogLevel(0)  # or every driver that has no such camera says so
     camera = cv2.VideoCapture(number)
+    cv2.setLogLevel(before)
     if not camera.isOpened():
         raise UserError(f'there is no camera {number}')
     while True:
@@ -281,7 +301,11 @@ def _build(cfg: Any, checkpoint: str, device: str, tta: bool = False) -> tuple[A
     if tta:
         set_tta(cfg)
     model = MODELS.build(cfg.model)
-    load_but(model.module if tta else model, path)
+    advice = (
+        f'Predict with the config that it was trained with, which {cfg.filename} is not; the work '
+        'dir of a training has a copy'
+    )
+    load_but(model.module if tta else model, path, advice=advice)
     try:
         model.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
@@ -356,11 +380,16 @@ class _Writer:
         from mmengine.registry import VISUALIZERS
 
         self.pictures, self.results = folder / 'vis', folder / 'preds'
+        self._made = [p for p in (self.pictures, self.results, folder) if not p.exists()]
         try:
             for part in (self.pictures, self.results):
                 part.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=part).close()
         except OSError as error:
-            raise UserError(f'{folder} cannot be written ({error.strerror})') from error
+            raise UserError(
+                f'the folder {part} cannot be written ({error.strerror}); name another with '
+                '--out-dir'
+            ) from error
         self.score, self.classes = score, list(meta.get('classes') or ())
         self.images: list[dict] = []
         self.found: list[dict] = []
@@ -466,7 +495,7 @@ class _Writer:
                 part.replace(path)
 
     def close(self) -> None:
-        """Write the file of results."""
+        """Write the file of results; folders without anything in them go again."""
         from ..checkpoints.write import write_atomically
 
         if self.kind == 'predictions.json':
@@ -475,9 +504,11 @@ class _Writer:
             text = json.dumps(content)
         elif self.kind:
             text = ''.join(f'{json.dumps(line)}\n' for line in self.found)
-        else:
-            return
-        write_atomically(self.results / self.kind, lambda file: file.write(text.encode()))
+        if self.kind:
+            write_atomically(self.results / self.kind, lambda file: file.write(text.encode()))
+        for folder in self._made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def _run_lengths(mask: Any) -> dict[str, Any]:

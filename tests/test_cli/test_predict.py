@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import mmswinv2
 from mmswinv2.cli.predict import _divide, _sources, iterate, main
@@ -175,28 +176,84 @@ def test_a_video_that_is_stopped_ends_with_the_frame_before(weights, clip, tmp_p
 
 WRONG = {
     'no such file': ('nothing.jpg', 'nothing.jpg is no file, folder, pattern or number'),
-    'empty folder': ('empty', 'has no image or video'),
-    'no image': ('notes.jpg', 'cannot read the image|its decoder does not know|notes.jpg'),
+    'no match': ('*.xyz', r'\*.xyz is no file, folder, pattern or number'),
+    'empty folder': ('empty', 'the folder empty has no image or video'),
+    'folder named as an image': ('empty/a.jpg', r'the folder empty/a.jpg has no image or video'),
+    'no image': ('notes.jpg', 'cannot read the image notes.jpg: .* cannot identify image file;'),
+    'empty image': ('zero.jpg', 'cannot read the image zero.jpg: .* cannot identify image file;'),
     'no video': ('notes.mp4', 'cannot read the video .*notes.mp4'),
+    'empty video': ('zero.mp4', 'cannot read the video .*zero.mp4'),
+    'no frames': ('header.avi', 'cannot read the video header.avi: no frames'),
     'no camera': ('7', 'there is no camera 7'),
 }
 
 
 @pytest.mark.parametrize(('given', 'words'), WRONG.values(), ids=WRONG)
 def test_inputs_that_cannot_be_used(weights, tmp_path, monkeypatch, given, words):
-    (tmp_path / 'empty').mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'empty/a.jpg').mkdir(parents=True)
     for name in ('notes.jpg', 'notes.mp4'):
         (tmp_path / name).write_text('no image')
-    monkeypatch.chdir(tmp_path)
+    for name in ('zero.jpg', 'zero.mp4'):
+        (tmp_path / name).touch()
+    with av.open('header.avi', 'w') as container:
+        stream = container.add_stream('mpeg4', rate=10)
+        stream.width, stream.height = 64, 48
+        container.start_encoding()
     with pytest.raises(UserError, match=words):
-        run(SEGMENTOR, weights(SEGMENTOR), given, tmp_path / 'out')
-    left = [p for p in (tmp_path / 'out').rglob('*') if p.is_file() and p.suffix != '.mp4']
-    assert not left
+        run(SEGMENTOR, weights(SEGMENTOR), given, tmp_path / 'new/out')
+    assert not (tmp_path / 'new/out').exists()
+
+
+@pytest.mark.parametrize('given', ['a.jpg', '0', ''], ids=['picture', 'camera', 'folder'])
+def test_pictures_for_a_video_classifier(weights, photos, given):
+    path = given if given == '0' else photos / given
+    with pytest.raises(UserError, match=r'is no video, and the config|has no video \(.mp4'):
+        run(VIDEO, weights(VIDEO), path)
+
+
+KINDS = {
+    'a.gif': 'RGB',
+    'a.webp': 'RGB',
+    'cmyk.jpg': 'CMYK',
+    'grey.jpg': 'L',
+    'rgba.png': 'RGBA',
+    'palette.png': 'P',
+}
+
+
+def test_pictures_of_all_kinds(weights, tmp_path):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8))
+    for name, mode in KINDS.items():
+        image.convert(mode).save(tmp_path / name)
+    results = run(SEGMENTOR, weights(SEGMENTOR), [tmp_path / name for name in KINDS], tmp_path)
+    assert [r.ori_shape for r in results] == [(40, 60)] * len(KINDS)
+    assert len(list((tmp_path / 'vis').iterdir())) == len(KINDS)
+    cv2.imwrite(str(tmp_path / 'deep.png'), np.zeros((40, 60, 3), np.uint16))
+    with pytest.raises(UserError, match='deep.png is a PNG of 3 x 16 bits .* cuts to 8 bits'):
+        run(SEGMENTOR, weights(SEGMENTOR), tmp_path / 'deep.png')
+    (tmp_path / 'a.heic').write_bytes(b'\0\0\0\x18ftypheic' + bytes(100))
+    with pytest.raises(UserError, match='cannot read the image .*a.heic'):
+        run(SEGMENTOR, weights(SEGMENTOR), tmp_path / 'a.heic')
+
+
+def test_folders_that_cannot_be_written(weights, photos, tmp_path):
+    (tmp_path / 'file').touch()
+    for folder in (tmp_path / 'file', tmp_path / 'file/out', '/proc/out'):
+        with pytest.raises(UserError, match='cannot be written .*; name another with --out-dir'):
+            run(SEGMENTOR, weights(SEGMENTOR), photos / 'a.jpg', folder)
+    assert [p.name for p in tmp_path.iterdir()] == ['file']
 
 
 def test_weights_and_configs_that_do_not_fit(weights, photos):
-    with pytest.raises(UserError, match='does not fit the model'):
+    with pytest.raises(UserError, match='does not fit the model .* Predict with the config that'):
         run(CONFIG, weights(SEGMENTOR), photos)
+    with pytest.raises(UserError, match=r'weight \[5, 128\], here \[8, 128\]'):
+        heads = {f'model.roi_head.{head}_head.num_classes': 7 for head in ('bbox', 'mask')}
+        mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), photos, cfg_options=heads)
+    with pytest.raises(UserError, match='is a folder; name the file in it'):
+        run(CONFIG, photos, photos)
     with pytest.raises(UserError, match='does not exist'):
         run(CONFIG, 'nothing.pth', photos)
     for device in ('cuda:7', 'foo'):

@@ -506,6 +506,9 @@ def test_work_dirs_without_logs(tmp_path):
     work_dir(tmp_path / 'runs/one', CONFIG)
     with pytest.raises(UserError, match='has no logs .*; there is .*/runs/one;'):
         report(tmp_path / 'runs')
+    (tmp_path / 'file').touch()
+    with pytest.raises(UserError, match='the work dir .*file is a file'):
+        report(tmp_path / 'file')
     assert not list(tmp_path.rglob('*.html'))
 
 
@@ -556,7 +559,13 @@ def test_arguments_that_cannot_be(tmp_path):
         'the config none.py does not exist': dict(config='none.py'),
         'has no checkpoint; name one with --predict': dict(predict='last'),
         'is a folder; name a file, such as': dict(out=tmp_path),
+        'cannot be written': dict(out=tmp_path / 'wrong.py/report.html'),
+        'is a folder; the predictions of a Detector are a .pkl': dict(predictions=tmp_path),
+        'is no config; a config is a .py': dict(config=folder / '20260101_000000/a.txt'),
+        'or one of its bases, is no Python: line 1': dict(config=tmp_path / 'wrong.py'),
     }
+    (tmp_path / 'wrong.py').write_text('model = (')
+    (folder / '20260101_000000/a.txt').touch()
     for words, options in wrong.items():
         with pytest.raises(UserError, match=words):
             report(folder, **options)
