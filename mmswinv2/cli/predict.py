@@ -289,6 +289,7 @@ def _build(cfg: Any, checkpoint: str, device: str, tta: bool = False) -> tuple[A
     from mmengine.registry import DATASETS, MODELS
 
     from .. import hosts
+    from ..analysis.labels import palette
     from ..checkpoints import fetch, load_but, read_checkpoint
     from ..engine.settings import set_tta
 
@@ -311,10 +312,21 @@ def _build(cfg: Any, checkpoint: str, device: str, tta: bool = False) -> tuple[A
     except (RuntimeError, AssertionError) as error:
         raise UserError(f'the device {device!r} cannot be used: {error}') from error
     dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
-    kind = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
-    meta = dict(getattr(kind, 'METAINFO', None) or {})
-    meta.update((read_checkpoint(path, mmap=True).get('meta') or {}).get('dataset_meta') or {})
-    meta.update(dataset.get('metainfo') or {})
+    with DATASETS.switch_scope_and_registry(host.name) as datasets:
+        kind = datasets.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
+    meta: dict[str, Any] = {}
+    for known in (
+        getattr(kind, 'METAINFO', None),
+        (read_checkpoint(path, mmap=True).get('meta') or {}).get('dataset_meta'),
+        dataset.get('metainfo'),
+    ):
+        if known and 'classes' in known:
+            meta.pop('palette', None)  # which is that of other classes
+        meta.update(known or {})
+    if count := getattr(model.module if tta else model, 'num_classes', 0):
+        # a segmentor, whose maps are not drawn without names and colours
+        meta['classes'] = meta.get('classes') or tuple(map(str, range(count)))
+        meta['palette'] = palette(meta).tolist()
     return model.eval(), meta
 
 
@@ -379,6 +391,8 @@ class _Writer:
     def __init__(self, folder: Path, cfg: Any, meta: dict[str, Any], score: float) -> None:
         from mmengine.registry import VISUALIZERS
 
+        from .. import hosts
+
         self.pictures, self.results = folder / 'vis', folder / 'preds'
         self._made = [p for p in (self.pictures, self.results, folder) if not p.exists()]
         try:
@@ -394,7 +408,7 @@ class _Writer:
         self.images: list[dict] = []
         self.found: list[dict] = []
         self.kind = ''  # name of the file of results
-        options = dict(cfg.get('visualizer') or dict(type='Visualizer'))
+        options = dict(cfg.get('visualizer') or dict(type=hosts.of(cfg).visualizer))
         options.update(name='predict', vis_backends=None, save_dir=None)
         self.visualizer = VISUALIZERS.build(options)
         # mmengine keeps it by its name, with its settings, which another writer has of its own
@@ -421,6 +435,13 @@ class _Writer:
         return self._draw(item, result, options)
 
     def _add_instances(self, item: _Item, result: Any) -> None:
+        highest = max(result.pred_instances.labels.tolist(), default=0)
+        if highest >= len(self.classes) > 0:  # where there are no names, numbers are drawn
+            raise UserError(
+                f'class {highest} was found in {item.path}, and metainfo.classes of '
+                f'test_dataloader has {len(self.classes)} names; name all classes there, the '
+                'first for class 0'
+            )
         self.kind = 'predictions.json'
         found = result.pred_instances[result.pred_instances.scores >= self.score]
         height, width = result.ori_shape

@@ -144,6 +144,7 @@ class MMAction(Host):
     input_axes = 3
     draw_option = 'enable'
     draw_folder = 'default_hooks.visualization.out_dir'
+    visualizer = 'ActionVisualizer'
     kind_of_model = 'Video classifier'
     analysis_tools = ('confusion_matrix', 'report_accuracy', 'analyze_logs', 'benchmark')
 

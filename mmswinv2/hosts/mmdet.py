@@ -211,6 +211,7 @@ class MMDet(Host):
     draw_interval = False
     dump_metric = 'DumpDetResults'
     finds_boxes = True
+    visualizer = 'DetLocalVisualizer'
     kind_of_model = 'Detector'
     analysis_tools = (
         'confusion_matrix',

@@ -212,6 +212,29 @@ def test_pictures_for_a_video_classifier(weights, photos, given):
         run(VIDEO, weights(VIDEO), path)
 
 
+def test_names_of_classes(weights, photos, tmp_path):
+    """The config's, or those of the type of its data set, which `shapes` has no classes of."""
+
+    def found(config, out, **options):
+        settings = {f'test_dataloader.dataset.{key}': value for key, value in options.items()}
+        mmswinv2.predict(
+            str(ROOT / config), weights(config), photos / 'a.jpg', tmp_path / out, score=0.0,
+            cfg_options={'visualizer': None, **settings},
+        )  # fmt: skip
+        drawn = cv2.imread(str(tmp_path / out / 'vis/a.jpg'))
+        plain = cv2.resize(cv2.imread(str(photos / 'a.jpg')), drawn.shape[1::-1])
+        assert np.abs(drawn.astype(int) - plain).mean() > 10
+        return tmp_path / out / 'preds'
+
+    content = json.loads((found(CONFIG, 'coco', metainfo=None) / 'predictions.json').read_text())
+    assert [c['name'] for c in content['categories'][:2]] == ['person', 'bicycle']
+    with pytest.raises(UserError, match=r'class 3 was found in .*a.jpg, .* has 2 names'):
+        found(CONFIG, 'few', **{'metainfo.classes': ('a', 'b')})
+    assert not (tmp_path / 'few').exists()
+    found(SEGMENTOR, 'none', type='BaseSegDataset', metainfo=None)
+    found(SEGMENTOR, 'colourless', type='BaseSegDataset', **{'metainfo.palette': None})
+
+
 KINDS = {
     'a.gif': 'RGB',
     'a.webp': 'RGB',
