@@ -131,7 +131,7 @@ class Page:
             UserError: if it cannot be read.
         """
         writer, name = self._writer(score), Path(path).name
-        frames, fps = _frames('result', path, self.max_frames)
+        frames, fps, _ = _frames('result', path, self.max_frames)
 
         def outcomes(items: Iterable[_Item]) -> Iterator[tuple[_Item, Any]]:
             for number, (item, result) in enumerate(self.predictor.outcomes(items)):

@@ -99,8 +99,8 @@ def iterate(
     outcomes = functools.partial(predictor.outcomes, batch_size=batch_size)
     stills, films = _divide(sources, clips=predictor.of_clips)
     if out_dir is None:
-        frames = (_frames(name, source, max_frames)[0] for name, source in films)
-        for items in (stills, *frames):
+        videos = (_frames(name, source, max_frames)[0] for name, source in films)
+        for items in itertools.chain([stills], videos):
             yield from (result for _, result in outcomes(items))
         return
     writer = _Writer(Path(out_dir), cfg, predictor.meta, score)
@@ -109,7 +109,8 @@ def iterate(
             writer.save(item, writer.add(item, result))
             yield result
         for name, source in films:
-            yield from writer.film(name, *_frames(name, source, max_frames), outcomes)
+            frames, fps, number = _frames(name, source, max_frames)
+            yield from track(writer.film(name, frames, fps, outcomes), 'frames', number)
     finally:  # what was found until then, where it is stopped or fails
         writer.close()
 
@@ -233,20 +234,25 @@ def _divide(sources: Sequence[str], clips: bool) -> tuple[list[_Item], list[tupl
     return stills, films
 
 
-def _frames(name: str, source: str, most: int | None) -> tuple[Iterator[_Item], float]:
-    """The frames of a video or camera, in a folder of its name, and how many there are a second."""
+def _frames(name: str, source: str, most: int | None) -> tuple[Iterator[_Item], float, int | None]:
+    """The frames of a video or camera, in a folder of its name.
+
+    Returns:
+        the frames, how many there are a second, and in all, where that is known.
+    """
     from ..datasets.video_files import UnreadableVideo, open_video
 
     images: Iterable[np.ndarray]
     if not Path(source).exists():
-        images, fps = _camera(int(source)), 25.0
+        images, fps, number = _camera(int(source)), 25.0, most
     else:
         try:
             reader = open_video(source)
         except UnreadableVideo as error:
             raise UserError(f'cannot read the video {error}') from error
         images, fps = iter(reader), reader.fps
-    return _numbered(name, source, itertools.islice(images, most)), fps
+        number = min(len(reader), most or len(reader))
+    return _numbered(name, source, itertools.islice(images, most)), fps, number
 
 
 def _numbered(name: str, source: str, images: Iterable[np.ndarray]) -> Iterator[_Item]:

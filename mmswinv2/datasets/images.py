@@ -27,7 +27,7 @@ _WAYS = {
     "requires the 'imagecodecs' package": "pip install 'mmswinv2[images]'",
     "No module named 'tifffile'": "pip install 'mmswinv2[images]'",
     "'NoneType' object has no attribute": 'install what imdecode_backend names',
-    '': 'fetch it again, or take it out of the annotation file',
+    '': 'fetch it again, or take it out of the data',
 }
 _PHOTOMETRIC = {0: 'white is 0', 1: '', 2: 'RGB', 3: 'palette', 5: 'CMYK', 6: 'YCbCr', 8: 'Lab'}
 _KINDS = {1: 'unsigned', 2: 'signed', 3: 'float'}
