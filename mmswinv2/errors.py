@@ -28,6 +28,7 @@ _SYSTEM = {  # number of an OSError: what it means, what to do
     errno.ENFILE: ('too many files are open on this machine', 'close some programs'),
     errno.ENOMEM: ('memory is used up', 'give fewer workers or smaller batches'),
 }
+_OF_FILES = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 class UserError(ValueError):
@@ -111,7 +112,7 @@ def explain(error: BaseException) -> str | None:
     for link in _chain(error):
         if isinstance(link, UserError):
             return _own_words(link)
-        if isinstance(link, (FileNotFoundError, PermissionError)) and link.filename:
+        if isinstance(link, _OF_FILES) and link.filename:
             return f'{link.filename}: {link.strerror} (MMSWINV2_TRACEBACK=1 shows who asked for it)'
         if isinstance(link, OSError) and (words := _SYSTEM.get(link.errno or 0)):
             return (

@@ -1,19 +1,17 @@
 """Evaluate a detector, segmentor, video or image classifier: mAP, mIoU or top-1."""
 
-import argparse
 import functools
-from copy import deepcopy
-
-from mmengine.config import ConfigDict
 
 from mmswinv2 import hosts
 from mmswinv2.engine.launch import add_common_arguments, build_runner, load_config, run
+from mmswinv2.engine.settings import set_tta
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.hosts import as_list, inner_datasets, without_annotations
+from mmswinv2.options import ArgumentParser
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument('config', help='test config file path')
     parser.add_argument('checkpoint', help='checkpoint file')
     add_common_arguments(parser)
@@ -72,27 +70,6 @@ def set_format_only(cfg, host, out):
     for dataset in inner_datasets(cfg.test_dataloader.dataset):
         dataset.get('data_prefix', {}).pop('seg_map_path', None)
         dataset.pipeline = without_annotations(dataset.pipeline)
-
-
-def set_tta(cfg):
-    """Test with the config's test-time augmentation, or the host's by mirror images."""
-    datasets = list(inner_datasets(cfg.test_dataloader.dataset))
-    if 'tta_model' not in cfg and (model := hosts.of(cfg).default_tta_model(cfg)):
-        cfg.tta_model, cfg.tta_pipeline = model, with_mirror_images(datasets[0].pipeline)
-    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
-        raise UserError('--tta needs tta_model and tta_pipeline in the config')
-    cfg.model = ConfigDict(**deepcopy(cfg.tta_model), module=cfg.model)
-    for dataset in datasets:
-        dataset.pipeline = cfg.tta_pipeline
-
-
-def with_mirror_images(pipeline):
-    *steps, pack = pipeline
-    if 'meta_keys' in pack:  # the default has both
-        pack = {**pack, 'meta_keys': (*pack['meta_keys'], 'flip', 'flip_direction')}
-    # the plain view first: pictures show its annotations
-    flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
-    return [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
 
 
 def main():

@@ -1,7 +1,5 @@
 """Train a detector, segmentor, video or image classifier, or pre-train a backbone."""
 
-import argparse
-
 from mmswinv2.checkpoints import read_class_map
 from mmswinv2.engine.launch import (
     add_common_arguments,
@@ -13,10 +11,11 @@ from mmswinv2.engine.launch import (
 from mmswinv2.engine.settings import set_length
 from mmswinv2.engine.storage import set_resume
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.options import ArgumentParser
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument('config', help='train config file path')
     add_common_arguments(parser)
     parser.add_argument(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from .findings import Box, Example, Findings, Matrix, Table, other_data, panel, read_image
+from .findings import Box, Example, Findings, Matrix, Table, other_data, outline, panel, read_image
 
 FOREGROUND, BACKGROUND = 0.5, 0.1
 KINDS = {  # kind of error: what it means
@@ -96,7 +96,7 @@ def analyse(dataset: Any, samples: Sequence[Any], path: str, score: float, most:
         f'pictures are of boxes with a score of {score:g} and more',
         Table(head, rows, range(2, len(head))),
         _confusion_matrix(images, ids, score),
-        _worst(dataset, truth, images, ids, score, most),
+        _worst(dataset, truth, images, ids, score, most, len(columns) > 1),
         curves,
         _errors(truth, results, images, score),
     )
@@ -348,6 +348,7 @@ def _worst(
     ids: dict[int, str],
     score: float,
     most: int,
+    masks: bool,
 ) -> list[Example]:
     """The images with the lowest share of right boxes among boxes and missed objects."""
     files = {}
@@ -365,19 +366,23 @@ def _worst(
             rated.append((right / (right + wrong), -wrong, information, image))
     rated.sort(key=lambda item: item[:2])
     return [
-        _example(files[information['id']], image, ids, score)
+        _example(files[information['id']], image, ids, score, truth if masks else None)
         for *_, information, image in rated[:most]
     ]
 
 
-def _example(file: str, image: _Image, ids: dict[int, str], score: float) -> Example:
+def _example(
+    file: str, image: _Image, ids: dict[int, str], score: float, coco: Any = None
+) -> Example:
+    """A picture with its boxes, and with the masks, which `coco` can read where there are some."""
     pairs, alone, missed = _pairs(image, score)
     pixels = read_image(file)
     height, width = pixels.shape[:2]
 
     def box(item: dict, kind: str, text: str) -> Box:
         x, y, w, h = item['bbox']
-        return Box(x / width, y / height, w / width, h / height, kind, text)
+        path = outline(coco.annToMask(item)) if coco and item.get('segmentation') else ''
+        return Box(x / width, y / height, w / width, h / height, kind, text, path)
 
     truth = [
         box(a, 'missed' if i in missed else 'truth', ids[a['category_id']])

@@ -60,7 +60,10 @@ class Matrix:
 
 @dataclass
 class Box:
-    """A box on a picture, in shares of its sides; `kind` is truth, right, wrong or missed."""
+    """A box on a picture, in shares of its sides; `kind` is truth, right, wrong or missed.
+
+    The outline of its mask, where there is one, is a path of SVG.
+    """
 
     x: float
     y: float
@@ -68,6 +71,7 @@ class Box:
     height: float
     kind: str
     text: str
+    outline: str = ''
 
 
 @dataclass
@@ -130,6 +134,20 @@ def panel(image: np.ndarray, caption: str, boxes: list[Box] | None = None) -> Pa
     picture.save(file, 'JPEG', quality=88)
     data = 'data:image/jpeg;base64,' + base64.b64encode(file.getvalue()).decode()
     return Panel(caption, data, picture.size, boxes or [])
+
+
+def outline(mask: np.ndarray) -> str:
+    """The border of a mask, (H, W), as a path of SVG in shares of its sides; holes have theirs."""
+    import cv2
+
+    height, width = mask.shape
+    rings, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    paths = []
+    for ring in rings:
+        points = cv2.approxPolyDP(ring, max(mask.shape) / _WIDEST, True).reshape(-1, 2)
+        corners = (f'{x:.4f} {y:.4f}' for x, y in (points + 0.5) / (width, height))
+        paths.append(f'M{"L".join(corners)}Z')
+    return ''.join(paths)
 
 
 def read_image(path: str | Path) -> np.ndarray:

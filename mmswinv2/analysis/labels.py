@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,7 @@ def analyse_maps(dataset: Any, folder: Path, ignore: int, most: int) -> Findings
         [_segmented(dataset, i, folder, share) for share, i, _ in rated[:most]],
         colours=[
             (n, f'#{r:02x}{g:02x}{b:02x}')
-            for n, (r, g, b) in zip(names, _palette(dataset), strict=True)
+            for n, (r, g, b) in zip(names, palette(dataset.metainfo), strict=True)
         ],
     )
 
@@ -189,12 +189,12 @@ def _segmented(dataset: Any, index: int, folder: Path, share: float) -> Example:
     image = read_image(info['img_path'])
     panels = [panel(image, 'picture')]
     if truth.shape == image.shape[:2]:
-        palette = _palette(dataset)
+        colours = palette(dataset.metainfo)
         panels += [
-            panel(_paint(image, m, palette), w)
+            panel(_paint(image, m, colours), w)
             for m, w in ((truth, 'truth'), (found, 'prediction'))
         ]
-        wrong = (truth != found) & (truth < len(palette))
+        wrong = (truth != found) & (truth < len(colours))
         panels.append(
             panel(
                 np.where(wrong[..., None], (214, 39, 40), image // 3 + 150).astype(np.uint8),
@@ -204,10 +204,14 @@ def _segmented(dataset: Any, index: int, folder: Path, share: float) -> Example:
     return Example(info['img_path'], f'{share:.1%} of the pixels right', panels)
 
 
-def _palette(dataset: Any) -> np.ndarray:
-    """(classes, 3): colours of the data set, or else spread over the hues."""
-    count = len(dataset.metainfo['classes'])
-    colours = dataset.metainfo.get('palette') or ()
+def palette(meta: Mapping[str, Any]) -> np.ndarray:
+    """(classes, 3): the colours that a data set has for its classes, or else spread over the hues.
+
+    Args:
+        meta: ``classes``, and ``palette`` if there is one.
+    """
+    count = len(meta['classes'])
+    colours = meta.get('palette') or ()
     if len(colours) >= count:
         return np.array(colours[:count], np.uint8)
     import colorsys
@@ -216,9 +220,9 @@ def _palette(dataset: Any) -> np.ndarray:
     return (255 * np.array(hues)).astype(np.uint8)
 
 
-def _paint(image: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+def _paint(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """An image under the colours of its labels; pixels without a class stay."""
-    known = (labels >= 0) & (labels < len(palette))
+    known = (labels >= 0) & (labels < len(colours))
     painted = image.astype(np.float32)
-    painted[known] = 0.4 * painted[known] + 0.6 * palette[labels[known]]
+    painted[known] = 0.4 * painted[known] + 0.6 * colours[labels[known]]
     return painted.astype(np.uint8)

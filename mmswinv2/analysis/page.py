@@ -207,8 +207,10 @@ def _differences(
     work: WorkDir, cfg: Any, config: Path | None
 ) -> list[tuple[str, list[tuple[str, str, str]]]]:
     """What differs between config, its file and the bases of that, under headings."""
-    if config is not None and not config.is_file():
-        raise UserError(f'the config {config} does not exist')
+    from ..engine.launch import read_config
+
+    if config is not None:
+        read_config(config, import_custom_modules=False)
     file = config or _recipe(work.config_name)
     if file is None or cfg is None:
         return []

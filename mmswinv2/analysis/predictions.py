@@ -33,6 +33,8 @@ def examine(cfg: Any, path: Path, score: float, most: int) -> Findings:
         raise UserError(f'the config {cfg.filename} has no test_dataloader to compare {path} with')
     host = hosts.of(cfg)
     maps = host.dump_metric is None
+    if path.is_dir() and not maps:
+        raise UserError(f'{path} is a folder; the predictions of a {host.kind_of_model} are a .pkl')
     samples = [] if maps else read_pickle(path)
     if not maps and not (isinstance(samples, list) and samples):
         raise other_data(path, 'they are no list of samples, or an empty one')

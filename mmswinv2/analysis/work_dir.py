@@ -179,7 +179,8 @@ def read_work_dir(path: str | Path) -> WorkDir:
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise UserError(f'the work dir {path} does not exist')
+        what = 'is a file' if folder.exists() else 'does not exist'
+        raise UserError(f'the work dir {path} {what}')
     runs = [_read_run(p.parents[1]) for p in sorted(folder.glob('*/vis_data/scalars.json'))]
     known = {run.folder for run in runs}
     tests = [p.parent for p in sorted(folder.glob('*/*.json')) if p.stem == p.parent.name]

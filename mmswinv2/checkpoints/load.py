@@ -232,6 +232,7 @@ def load_but(
     path: str | os.PathLike[str],
     new: Sequence[str] = (),
     class_map: Sequence[int] | None = None,
+    advice: str = '',
 ) -> LoadReport:
     """Load a checkpoint into a whole model, except for the parts that are to be new.
 
@@ -245,6 +246,7 @@ def load_but(
         new: parts of names; parameters with one of them in their names are not loaded.
         class_map: for each class of the model's linear head, the class of the file's; see
             `read_class_map`.
+        advice: what to do where it does not fit; that for trainings, if empty.
 
     Raises:
         CheckpointError: if the file cannot be read or does not fit, if an entry of `new` is in no
@@ -266,12 +268,14 @@ def load_but(
     report = compare_keys(path, own, given, new, _find_unbuilt(model))
     report.notes = [*notes, *([note] if (note := entries_note(checkpoint)) else [])]
     if problems := report.problems():
-        _check_classes(own, given, path, new)
-        raise CheckpointError(
-            f'{path} does not fit the model ({problems}). Train it with the config of the same '
-            f'size, or name the parts that it is not to give in new (now {list(new)}); for the '
-            'backbone alone give the file to model.backbone.init_cfg'
-        )
+        if not advice:
+            _check_classes(own, given, path, new)
+            advice = (
+                'Train it with the config of the same size, or name the parts that it is not to '
+                f'give in new (now {list(new)}); for the backbone alone give the file to '
+                'model.backbone.init_cfg'
+            )
+        raise CheckpointError(f'{path} does not fit the model ({problems}). {advice}')
     _check_source(report, converted, model)
     _assign(model, given, report)
     return report

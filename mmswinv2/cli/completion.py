@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..options import ArgumentParser
 from . import COMMANDS, SCRIPTS, script
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -87,7 +88,7 @@ def completion(shell: str) -> str:
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         'mmswinv2 completion',
         description='Print what a shell must read to complete commands and options.',
         epilog='example, in ~/.bashrc: eval "$(mmswinv2 completion bash)"',

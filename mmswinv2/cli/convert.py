@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from ..errors import UserError, nearest
+from ..options import ArgumentParser
 from ..progress import track
 
 _USAGE = """\
@@ -17,9 +20,12 @@ mmswinv2 convert WEIGHTS OUT              weights with the keys used here:
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace | None:
     """Read the command line of ``data``; ``None`` if it is of weights, which have a script."""
-    if arguments[:1] != ['data']:
+    first = arguments[0] if arguments else ''
+    if first != 'data':
+        if (hint := nearest(first, ['data'], 0.75)) and not Path(first).exists():
+            raise UserError(f'{first!r} is no file of weights{hint}; see mmswinv2 convert --help')
         return None
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         'mmswinv2 convert data',
         description='Write labels of YOLO, Pascal VOC, CSV or LabelMe as a COCO annotation file. '
         'Images stay where they are; file_name is the path from the folder of the images.',

@@ -18,6 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..options import ArgumentParser
+
 OK, NOTE, ABSENT, BROKEN = 'ok', 'note', 'absent', 'broken'
 _COLOURS = {OK: 'green', NOTE: 'yellow', ABSENT: 'dim', BROKEN: 'bold red'}
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -455,7 +457,7 @@ def report(findings: Iterator[Finding]) -> bool:
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         'mmswinv2 doctor',
         description='Look at versions, operators, GPU and decoders, and say how to mend what is '
         'broken. The exit code is 1 if something is.',

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..options import ArgumentParser
 
 FORMATS = {'onnx': '.onnx', 'openvino': '.xml'}
 
@@ -177,7 +178,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     from ..engine.settings import add_config_options
 
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         'mmswinv2 export',
         description=__doc__,
         epilog='example: mmswinv2 export config.py epoch_36.pth --out model.onnx --verify photos',

@@ -131,7 +131,7 @@ class Page:
             UserError: if it cannot be read.
         """
         writer, name = self._writer(score), Path(path).name
-        frames, fps = _frames('result', path, self.max_frames)
+        frames, fps, _ = _frames('result', path, self.max_frames)
 
         def outcomes(items: Iterable[_Item]) -> Iterator[tuple[_Item, Any]]:
             for number, (item, result) in enumerate(self.predictor.outcomes(items)):
@@ -139,8 +139,6 @@ class Page:
                 yield replace(item, path=item.path.replace(path, name)), choose(result, classes)
 
         number = sum(1 for _ in writer.film('result', frames, fps, outcomes))
-        if not number:
-            raise UserError(f'{path} has no frames')
         writer.close()
         (results,) = writer.results.iterdir()
         if results.is_dir():  # a label map for each frame

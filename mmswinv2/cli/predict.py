@@ -8,6 +8,7 @@ import glob
 import itertools
 import json
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from PIL import Image
 
 from ..errors import UserError
+from ..options import ArgumentParser
 from ..progress import track
 from .drawing import enlarge
 
@@ -56,6 +58,7 @@ def iterate(
     batch_size: int = 1,
     device: str | None = None,
     amp: bool = False,
+    tta: bool = False,
     cfg_options: dict[str, Any] | None = None,
     max_frames: int | None = None,
 ) -> Iterator[Any]:
@@ -72,6 +75,7 @@ def iterate(
         batch_size: images that are predicted together.
         device: such as ``'cuda:1'``; ``None``: a GPU where there is one.
         amp: run under autocast, in bfloat16 or, on older GPUs, float16.
+        tta: predict on several views of each image, as ``tools/test.py --tta`` does.
         cfg_options: as ``--cfg-options``.
         max_frames: of each video or camera.
 
@@ -81,6 +85,7 @@ def iterate(
     Raises:
         UserError: if the config, the weights or an input cannot be used.
     """
+    from .. import hosts
     from ..engine.launch import config_with_options
 
     check_score(score)
@@ -88,13 +93,14 @@ def iterate(
         if number is not None and number < 1:
             raise UserError(f'{name} must be at least 1, got {number}')
     cfg = config_with_options(config, cfg_options)
-    sources = list(_sources([inputs] if isinstance(inputs, (str, Path)) else inputs, out_dir))
-    predictor = Predictor(cfg, checkpoint, device, amp)
+    given = [inputs] if isinstance(inputs, (str, Path)) else inputs
+    sources = list(_sources(given, out_dir, clips=hosts.of(cfg).input_axes == 3))
+    predictor = Predictor(cfg, checkpoint, device, amp, tta)
     outcomes = functools.partial(predictor.outcomes, batch_size=batch_size)
     stills, films = _divide(sources, clips=predictor.of_clips)
     if out_dir is None:
-        frames = (_frames(name, source, max_frames)[0] for name, source in films)
-        for items in (stills, *frames):
+        videos = (_frames(name, source, max_frames)[0] for name, source in films)
+        for items in itertools.chain([stills], videos):
             yield from (result for _, result in outcomes(items))
         return
     writer = _Writer(Path(out_dir), cfg, predictor.meta, score)
@@ -103,7 +109,8 @@ def iterate(
             writer.save(item, writer.add(item, result))
             yield result
         for name, source in films:
-            yield from writer.film(name, *_frames(name, source, max_frames), outcomes)
+            frames, fps, number = _frames(name, source, max_frames)
+            yield from track(writer.film(name, frames, fps, outcomes), 'frames', number)
     finally:  # what was found until then, where it is stopped or fails
         writer.close()
 
@@ -127,6 +134,7 @@ class Predictor:
         checkpoint: file, name or address of weights for the whole model.
         device: such as ``'cuda:1'``; ``None``: a GPU where there is one.
         amp: run under autocast.
+        tta: test-time augmentation, which changes `cfg`.
 
     Attributes:
         cfg: the config.
@@ -139,11 +147,16 @@ class Predictor:
     """
 
     def __init__(
-        self, cfg: Any, checkpoint: str, device: str | None = None, amp: bool = False
+        self,
+        cfg: Any,
+        checkpoint: str,
+        device: str | None = None,
+        amp: bool = False,
+        tta: bool = False,
     ) -> None:
         device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
         self.cfg, self._amp = cfg, amp
-        self.model, self.meta = _build(cfg, checkpoint, device)
+        self.model, self.meta = _build(cfg, checkpoint, device, tta)
         self._pipeline, self._numbers = _Pipeline(cfg), itertools.count()
         self.of_clips = self._pipeline.of_clips
 
@@ -167,8 +180,17 @@ class Predictor:
                 yield item, result.cpu()
 
 
-def _sources(inputs: Iterable[str | Path], out_dir: str | Path | None = None) -> Iterator[str]:
-    """Files, none of those below the folder of the results, and cameras."""
+def _sources(
+    inputs: Iterable[str | Path], out_dir: str | Path | None = None, clips: bool = False
+) -> Iterator[str]:
+    """Files, none of those below the folder of the results, and cameras.
+
+    Args:
+        inputs: what was given.
+        out_dir: the folder of the results.
+        clips: whether the model takes whole videos, and no pictures.
+    """
+    kinds, what = (VIDEOS, 'video') if clips else (IMAGES + VIDEOS, 'image or video')
     own = None if out_dir is None else Path(out_dir).resolve()
     for given in map(str, inputs):
         path = Path(given)
@@ -176,11 +198,13 @@ def _sources(inputs: Iterable[str | Path], out_dir: str | Path | None = None) ->
             found = sorted(
                 str(p)
                 for p in path.rglob('*')
-                if p.suffix.lower() in IMAGES + VIDEOS and own not in p.resolve().parents
+                if p.is_file() and p.suffix.lower() in kinds and own not in p.resolve().parents
             )
             if not found:
-                raise UserError(f'the folder {given} has no image or video ({", ".join(IMAGES)})')
+                raise UserError(f'the folder {given} has no {what} ({", ".join(kinds)})')
             yield from found
+        elif clips and (given.isdecimal() or path.suffix.lower() in IMAGES):
+            raise UserError(f'{given} is no video, and the config classifies whole videos')
         elif path.exists() or given.isdecimal():
             yield given
         elif found := sorted(glob.glob(given, recursive=True)):
@@ -210,31 +234,42 @@ def _divide(sources: Sequence[str], clips: bool) -> tuple[list[_Item], list[tupl
     return stills, films
 
 
-def _frames(name: str, source: str, most: int | None) -> tuple[Iterator[_Item], float]:
-    """The frames of a video or camera, in a folder of its name, and how many there are a second."""
+def _frames(name: str, source: str, most: int | None) -> tuple[Iterator[_Item], float, int | None]:
+    """The frames of a video or camera, in a folder of its name.
+
+    Returns:
+        the frames, how many there are a second, and in all, where that is known.
+    """
     from ..datasets.video_files import UnreadableVideo, open_video
 
     images: Iterable[np.ndarray]
     if not Path(source).exists():
-        images, fps = _camera(int(source)), 25.0
+        images, fps, number = _camera(int(source)), 25.0, most
     else:
         try:
             reader = open_video(source)
         except UnreadableVideo as error:
             raise UserError(f'cannot read the video {error}') from error
         images, fps = iter(reader), reader.fps
-    images = itertools.islice(images, most)
-    items = (
-        _Item(f'{name}/{i:06d}', f'{source}, frame {i}', np.ascontiguousarray(image))
-        for i, image in enumerate(images)
-    )
-    return items, fps
+        number = min(len(reader), most or len(reader))
+    return _numbered(name, source, itertools.islice(images, most)), fps, number
+
+
+def _numbered(name: str, source: str, images: Iterable[np.ndarray]) -> Iterator[_Item]:
+    number = -1
+    for number, image in enumerate(images):
+        path = f'{source}, frame {number}'
+        yield _Item(f'{name}/{number:06d}', path, np.ascontiguousarray(image))
+    if number < 0:
+        raise UserError(f'{source} has no frames')
 
 
 def _camera(number: int) -> Iterator[np.ndarray]:
     import cv2
 
+    before = cv2.setLogLevel(0)  # or every driver that has no such camera says so
     camera = cv2.VideoCapture(number)
+    cv2.setLogLevel(before)
     if not camera.isOpened():
         raise UserError(f'there is no camera {number}')
     while True:
@@ -255,12 +290,14 @@ def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
         yield batch
 
 
-def _build(cfg: Any, checkpoint: str, device: str) -> tuple[Any, dict[str, Any]]:
+def _build(cfg: Any, checkpoint: str, device: str, tta: bool = False) -> tuple[Any, dict[str, Any]]:
     """The model with its weights, and what is known of its classes."""
     from mmengine.registry import DATASETS, MODELS
 
     from .. import hosts
+    from ..analysis.labels import palette
     from ..checkpoints import fetch, load_but, read_checkpoint
+    from ..engine.settings import set_tta
 
     if cfg.get('model') is None or cfg.get('test_dataloader') is None:
         raise UserError(f'{cfg.filename} has no model and test_dataloader: predict is for {_TASKS}')
@@ -268,17 +305,34 @@ def _build(cfg: Any, checkpoint: str, device: str) -> tuple[Any, dict[str, Any]]
     host.apply()
     host.use_registries()
     path = fetch(checkpoint)
+    if tta:
+        set_tta(cfg)
     model = MODELS.build(cfg.model)
-    load_but(model, path)
+    advice = (
+        f'Predict with the config that it was trained with, which {cfg.filename} is not; the work '
+        'dir of a training has a copy'
+    )
+    load_but(model.module if tta else model, path, advice=advice)
     try:
         model.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
         raise UserError(f'the device {device!r} cannot be used: {error}') from error
     dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
-    kind = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
-    meta = dict(getattr(kind, 'METAINFO', None) or {})
-    meta.update((read_checkpoint(path, mmap=True).get('meta') or {}).get('dataset_meta') or {})
-    meta.update(dataset.get('metainfo') or {})
+    with DATASETS.switch_scope_and_registry(host.name) as datasets:
+        kind = datasets.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
+    meta: dict[str, Any] = {}
+    for known in (
+        getattr(kind, 'METAINFO', None),
+        (read_checkpoint(path, mmap=True).get('meta') or {}).get('dataset_meta'),
+        dataset.get('metainfo'),
+    ):
+        if known and 'classes' in known:
+            meta.pop('palette', None)  # which is that of other classes
+        meta.update(known or {})
+    if count := getattr(model.module if tta else model, 'num_classes', 0):
+        # a segmentor, whose maps are not drawn without names and colours
+        meta['classes'] = meta.get('classes') or tuple(map(str, range(count)))
+        meta['palette'] = palette(meta).tolist()
     return model.eval(), meta
 
 
@@ -343,17 +397,24 @@ class _Writer:
     def __init__(self, folder: Path, cfg: Any, meta: dict[str, Any], score: float) -> None:
         from mmengine.registry import VISUALIZERS
 
+        from .. import hosts
+
         self.pictures, self.results = folder / 'vis', folder / 'preds'
+        self._made = [p for p in (self.pictures, self.results, folder) if not p.exists()]
         try:
             for part in (self.pictures, self.results):
                 part.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=part).close()
         except OSError as error:
-            raise UserError(f'{folder} cannot be written ({error.strerror})') from error
+            raise UserError(
+                f'the folder {part} cannot be written ({error.strerror}); name another with '
+                '--out-dir'
+            ) from error
         self.score, self.classes = score, list(meta.get('classes') or ())
         self.images: list[dict] = []
         self.found: list[dict] = []
         self.kind = ''  # name of the file of results
-        options = dict(cfg.get('visualizer') or dict(type='Visualizer'))
+        options = dict(cfg.get('visualizer') or dict(type=hosts.of(cfg).visualizer))
         options.update(name='predict', vis_backends=None, save_dir=None)
         self.visualizer = VISUALIZERS.build(options)
         # mmengine keeps it by its name, with its settings, which another writer has of its own
@@ -380,6 +441,13 @@ class _Writer:
         return self._draw(item, result, options)
 
     def _add_instances(self, item: _Item, result: Any) -> None:
+        highest = max(result.pred_instances.labels.tolist(), default=0)
+        if highest >= len(self.classes) > 0:  # where there are no names, numbers are drawn
+            raise UserError(
+                f'class {highest} was found in {item.path}, and metainfo.classes of '
+                f'test_dataloader has {len(self.classes)} names; name all classes there, the '
+                'first for class 0'
+            )
         self.kind = 'predictions.json'
         found = result.pred_instances[result.pred_instances.scores >= self.score]
         height, width = result.ori_shape
@@ -454,7 +522,7 @@ class _Writer:
                 part.replace(path)
 
     def close(self) -> None:
-        """Write the file of results."""
+        """Write the file of results; folders without anything in them go again."""
         from ..checkpoints.write import write_atomically
 
         if self.kind == 'predictions.json':
@@ -463,9 +531,11 @@ class _Writer:
             text = json.dumps(content)
         elif self.kind:
             text = ''.join(f'{json.dumps(line)}\n' for line in self.found)
-        else:
-            return
-        write_atomically(self.results / self.kind, lambda file: file.write(text.encode()))
+        if self.kind:
+            write_atomically(self.results / self.kind, lambda file: file.write(text.encode()))
+        for folder in self._made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def _run_lengths(mask: Any) -> dict[str, Any]:
@@ -489,7 +559,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         'mmswinv2 predict',
         description='Predict on images, folders, patterns, videos or a camera.',
         epilog='example: mmswinv2 predict config.py work_dirs/run/epoch_36.pth photos --score 0.5',
@@ -499,6 +569,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--out-dir', default='outputs', help='folder of the results (outputs)')
     parser.add_argument('--batch-size', type=int, default=1, help='images at a time (1)')
     parser.add_argument('--max-frames', type=int, help='of each video or camera')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     return parser.parse_args(arguments)
 
 
@@ -514,6 +585,7 @@ def main(arguments: Sequence[str]) -> None:
         batch_size=args.batch_size,
         device=args.device,
         amp=args.amp,
+        tta=args.tta,
         cfg_options=args.cfg_options,
         max_frames=args.max_frames,
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..options import ArgumentParser
 
 
 def report(
@@ -151,7 +152,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
 
     known = {host.name: ' '.join(host.analysis_tools) for host in hosts.HOSTS}
     tools = '\n'.join(f'  {host:11}{names}' for host, names in known.items() if names)
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         'mmswinv2 report',
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description='Write a report on a training: one HTML file that needs no other.\n\n'

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..options import ArgumentParser
 from .page import AGE, Page, Shown
 from .predict import IMAGES, VIDEOS, Predictor, add_model_options, check_score
 
@@ -269,7 +270,7 @@ def free_port(host: str, port: int) -> int:
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         'mmswinv2 ui',
         description='Show what a model finds in pictures and clips on a page in the browser.',
         epilog='example: mmswinv2 ui config.py work_dirs/run/epoch_36.pth --port 8000',

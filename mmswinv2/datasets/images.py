@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -26,7 +27,7 @@ _WAYS = {
     "requires the 'imagecodecs' package": "pip install 'mmswinv2[images]'",
     "No module named 'tifffile'": "pip install 'mmswinv2[images]'",
     "'NoneType' object has no attribute": 'install what imdecode_backend names',
-    '': 'fetch it again, or take it out of the annotation file',
+    '': 'fetch it again, or take it out of the data',
 }
 _PHOTOMETRIC = {0: 'white is 0', 1: '', 2: 'RGB', 3: 'palette', 5: 'CMYK', 6: 'YCbCr', 8: 'Lab'}
 _KINDS = {1: 'unsigned', 2: 'signed', 3: 'float'}
@@ -151,7 +152,8 @@ def name_file(path: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # decoders raise errors of any kind
-        text = f'{type(error).__name__}: {" ".join(str(error).split())}'
+        told = re.sub(r' <_io\.\w+ object at \w+>', '', str(error))  # which Pillow was given
+        text = f'{type(error).__name__}: {" ".join(told.split())}'
         way = next(way for part, way in _WAYS.items() if part in text)
         raise UserError(f'cannot read the image {path}: {text}; {way}') from error
 

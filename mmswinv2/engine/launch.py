@@ -83,19 +83,39 @@ def config_with_options(path: str, options: dict[str, Any] | None) -> Config:
     """Read a config and apply ``--cfg-options`` to it.
 
     Raises:
-        UserError: if the config does not exist or needs a package that is not there.
+        UserError: if the config cannot be read or needs a package that is not there.
     """
-    if not Path(path).is_file():
-        known = sorted(p.name for p in Path(path).parent.glob('*.py'))[:5]
+    return with_options(read_config(path), path, options)
+
+
+def read_config(path: str | Path, **options: Any) -> Config:
+    """Read a config.
+
+    Args:
+        path: the file.
+        options: of `Config.fromfile`.
+
+    Raises:
+        UserError: if it does not exist, is none or has a mistake of syntax.
+    """
+    file = Path(path)
+    if not file.is_file():
+        known = sorted(p.name for p in file.parent.glob('*.py'))[:5]
         beside = f'; there are {", ".join(known)}' if known else ''
-        raise UserError(f'the config {path} does not exist{beside}')
-    if Path(path).suffix not in ('.py', '.yml', '.yaml', '.json'):
+        what = 'is a folder' if file.is_dir() else 'does not exist'
+        raise UserError(f'the config {path} {what}{beside}')
+    if file.suffix not in ('.py', '.yml', '.yaml', '.json'):
         raise UserError(f'{path} is no config; a config is a .py, .yml, .yaml or .json file')
     try:
-        cfg = Config.fromfile(path)
+        return Config.fromfile(str(path), **options)
     except RecursionError as error:
         raise UserError(f'{path} is its own _base_, by itself or by one of its bases') from error
-    return with_options(cfg, path, options)
+    except SyntaxError as error:
+        if error.filename not in (None, '<unknown>'):
+            raise
+        raise UserError(
+            f'{path}, or one of its bases, is no Python: line {error.lineno}: {error.msg}'
+        ) from error
 
 
 def with_options(cfg: Config, path: str, options: dict[str, Any] | None) -> Config:

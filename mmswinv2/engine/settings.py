@@ -1,18 +1,20 @@
-"""Settings of a config: options of the command line, values that cannot be, a run made shorter."""
+"""Settings of a config: options of the command line, values that cannot be, changes for a run."""
 
 from __future__ import annotations
 
 import inspect
 import math
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.logging import print_log
 from mmengine.runner import FlexibleRunner, Runner
 from torch.utils.data import DataLoader
 
+from .. import hosts
 from ..errors import UserError, nearest
 from ..log import warn
 
@@ -212,6 +214,33 @@ def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> No
             + '; '.join(_lengths(scheduler) for group in groups for scheduler in group),
             logger='current',
         )
+
+
+def set_tta(cfg: Config) -> None:
+    """Test with the config's test-time augmentation, or the host's by mirror images.
+
+    The model becomes a wrapper that has the given one as its ``module``.
+
+    Raises:
+        UserError: if neither the config nor the host has one for this model.
+    """
+    datasets = list(hosts.inner_datasets(cfg.test_dataloader.dataset))
+    if 'tta_model' not in cfg and (model := hosts.of(cfg).default_tta_model(cfg)):
+        cfg.tta_model, cfg.tta_pipeline = model, _with_mirror_images(datasets[0].pipeline)
+    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+        raise UserError('--tta needs tta_model and tta_pipeline in the config')
+    cfg.model = ConfigDict(**deepcopy(cfg.tta_model), module=cfg.model)
+    for dataset in datasets:
+        dataset.pipeline = cfg.tta_pipeline
+
+
+def _with_mirror_images(pipeline: Sequence[Any]) -> list[Any]:
+    *steps, pack = pipeline
+    if 'meta_keys' in pack:  # the default has both
+        pack = {**pack, 'meta_keys': (*pack['meta_keys'], 'flip', 'flip_direction')}
+    # the plain view first: pictures show its annotations
+    flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
+    return [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
 
 
 def _scaled(value: int, factor: float) -> int:

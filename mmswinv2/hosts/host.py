@@ -40,6 +40,7 @@ class Host:
         draw_folder: setting for the folder of its pictures, with dots.
         dump_metric: metric that writes predictions to a file; ``None``: they are label maps.
         finds_boxes: whether predictions are boxes with scores.
+        visualizer: what draws predictions.
         kind_of_model: for a reader.
         analysis_tools: names of the host's own, in its folder ``.mim/tools/analysis_tools``.
     """
@@ -56,6 +57,7 @@ class Host:
     draw_folder = 'default_hooks.visualization.test_out_dir'
     dump_metric: str | None = 'DumpResults'
     finds_boxes = False
+    visualizer = 'Visualizer'
     kind_of_model = 'Training'
     analysis_tools: tuple[str, ...] = ()
 

@@ -146,6 +146,7 @@ class MMAction(Host):
     input_axes = 3
     draw_option = 'enable'
     draw_folder = 'default_hooks.visualization.out_dir'
+    visualizer = 'ActionVisualizer'
     kind_of_model = 'Video classifier'
     analysis_tools = ('confusion_matrix', 'report_accuracy', 'analyze_logs', 'benchmark')
 
@@ -160,6 +161,14 @@ class MMAction(Host):
     def check_batch(self, model: Any, batch_size: int, where: str) -> None:
         """Want one video at a time where views are tested in groups."""
         check_testing_views(model, batch_size, where)
+
+    def default_tta_model(self, cfg: Any) -> None:
+        """Views of a video come from the test pipeline itself."""
+        raise UserError(
+            '--tta: the views of a video are those of the test pipeline, whose scores are averaged '
+            'anyhow: raise num_clips of SampleFrames or crop by ThreeCrop in test_dataloader, and '
+            'leave --tta out'
+        )
 
     def keep_file_names(self, dataset: Any) -> None:
         """Add them to what ``PackActionInputs`` keeps, which by itself keeps none."""

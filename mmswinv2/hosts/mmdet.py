@@ -203,6 +203,7 @@ class MMDet(Host):
     draw_interval = False
     dump_metric = 'DumpDetResults'
     finds_boxes = True
+    visualizer = 'DetLocalVisualizer'
     kind_of_model = 'Detector'
     analysis_tools = (
         'confusion_matrix',
@@ -293,7 +294,7 @@ class MMDet(Host):
         """Merge boxes by NMS, and masks where there is a mask head."""
         if cfg.model.get('roi_head', {}).get('mask_head') is not None:
             return dict(type='mmswinv2.InstanceSegTTAModel')
-        metrics = [e.get('metric', ()) for e in as_list(cfg.test_evaluator)]
+        metrics = [e.get('metric', ()) for e in as_list(cfg.get('test_evaluator') or [])]
         if any('segm' in as_list(metric) for metric in metrics):
             raise UserError(
                 f'--tta: masks of {cfg.model.type} cannot be merged, only those of two-stage '

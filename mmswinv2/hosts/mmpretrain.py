@@ -104,6 +104,7 @@ class MMPretrain(Host):
     patches = (declare_operators, *Host.patches, explain_wrong_crops, explain_wrong_masks)
     draw_option = 'enable'
     draw_folder = 'default_hooks.visualization.out_dir'
+    visualizer = 'UniversalVisualizer'
     kind_of_model = 'Image classifier'
     analysis_tools = ('confusion_matrix', 'analyze_results', 'analyze_logs')
 

@@ -63,6 +63,7 @@ class MMSeg(Host):
     swap_image_size = 64
     draw_folder = 'visualizer.save_dir'
     dump_metric = None
+    visualizer = 'SegLocalVisualizer'
     kind_of_model = 'Segmentor'
     analysis_tools = ('confusion_matrix', 'analyze_logs', 'benchmark')
 

@@ -2,10 +2,12 @@
 
 import json
 
+import pytest
 import torch
 
 from mmswinv2.cli import main
 from mmswinv2.cli.convert import parse_args
+from mmswinv2.errors import UserError
 from mmswinv2.models import SwinTransformerV2
 from tests.test_datasets.test_to_coco import picture, write
 
@@ -37,6 +39,13 @@ def test_options():
     assert (args.split, args.classes, args.offset) == ('val', ['x', 'y z'], 0)
     assert (args.images, args.decode) == ('c', False)
     assert parse_args(['data', 'csv', 'a.csv', 'b.json']).decode
+
+
+def test_a_misspelt_word(tmp_path):
+    with pytest.raises(UserError, match=r"'dta' is no file of weights \(close to it: data\)"):
+        parse_args(['dta', 'yolo', 'a', 'b.json'])
+    assert parse_args([str(tmp_path / 'date'), 'b.pth']) is None
+    assert parse_args(['swinv2_tiny_window8_256', 'b.pth']) is None
 
 
 def test_the_script(tool, tmp_path):

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import mmswinv2
 from mmswinv2.cli.predict import _divide, _sources, iterate, main
@@ -60,6 +61,35 @@ def test_one_by_one_is_as_together(weights, photos):
     assert len(alone) == 1 and len(both) == 2
     scores = [r[0].pred_instances.scores[:5].tolist() for r in (alone, both)]
     assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+
+
+@pytest.mark.parametrize('config', [CONFIG, SEGMENTOR], ids=['detector', 'segmentor'])
+def test_mirror_images_are_views(weights, tmp_path, config):
+    """With both, an image and its mirror image give the same, mirrored."""
+    image = np.zeros((64, 96, 3), np.uint8)
+    cv2.circle(image, (30, 30), 20, (10, 60, 200), -1)
+    cv2.rectangle(image, (60, 10), (90, 40), (200, 90, 10), -1)
+    for name, pixels in (('a.png', image), ('b.png', image[:, ::-1])):
+        cv2.imwrite(str(tmp_path / name), pixels)
+    files = [tmp_path / 'a.png', tmp_path / 'b.png']
+
+    def unlike(**options):
+        plain, mirrored = mmswinv2.predict(str(ROOT / config), weights(config), files, **options)
+        assert plain.ori_shape == (64, 96)
+        if config == SEGMENTOR:
+            return (plain.pred_sem_seg.data != mirrored.pred_sem_seg.data.flip(-1)).float().mean()
+        found, other = plain.pred_instances[:5], mirrored.pred_instances[:5]
+        assert found.masks.shape[1:] == (64, 96)
+        x1, y1, x2, y2 = other.bboxes.T
+        return (found.bboxes - torch.stack([96 - x2, y1, 96 - x1, y2], 1)).abs().max()
+
+    assert unlike(tta=True, out_dir=tmp_path / 'out') < 0.01 < unlike()
+    assert len(list((tmp_path / 'out/vis').iterdir())) == 2
+
+
+def test_views_of_videos_are_in_the_pipeline(weights, clip):
+    with pytest.raises(UserError, match='--tta: the views of a video are those of the test pipel'):
+        mmswinv2.predict(str(ROOT / VIDEO), weights(VIDEO), clip, tta=True)
 
 
 def test_segmentor_on_a_video(weights, clip, tmp_path):
@@ -146,28 +176,107 @@ def test_a_video_that_is_stopped_ends_with_the_frame_before(weights, clip, tmp_p
 
 WRONG = {
     'no such file': ('nothing.jpg', 'nothing.jpg is no file, folder, pattern or number'),
-    'empty folder': ('empty', 'has no image or video'),
-    'no image': ('notes.jpg', 'cannot read the image|its decoder does not know|notes.jpg'),
+    'no match': ('*.xyz', r'\*.xyz is no file, folder, pattern or number'),
+    'empty folder': ('empty', 'the folder empty has no image or video'),
+    'folder named as an image': ('empty/a.jpg', r'the folder empty/a.jpg has no image or video'),
+    'no image': ('notes.jpg', 'cannot read the image notes.jpg: .* cannot identify image file;'),
+    'empty image': ('zero.jpg', 'cannot read the image zero.jpg: .* cannot identify image file;'),
     'no video': ('notes.mp4', 'cannot read the video .*notes.mp4'),
+    'empty video': ('zero.mp4', 'cannot read the video .*zero.mp4'),
+    'no frames': ('header.avi', 'cannot read the video header.avi: no frames'),
     'no camera': ('7', 'there is no camera 7'),
 }
 
 
 @pytest.mark.parametrize(('given', 'words'), WRONG.values(), ids=WRONG)
 def test_inputs_that_cannot_be_used(weights, tmp_path, monkeypatch, given, words):
-    (tmp_path / 'empty').mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'empty/a.jpg').mkdir(parents=True)
     for name in ('notes.jpg', 'notes.mp4'):
         (tmp_path / name).write_text('no image')
-    monkeypatch.chdir(tmp_path)
+    for name in ('zero.jpg', 'zero.mp4'):
+        (tmp_path / name).touch()
+    with av.open('header.avi', 'w') as container:
+        stream = container.add_stream('mpeg4', rate=10)
+        stream.width, stream.height = 64, 48
+        container.start_encoding()
     with pytest.raises(UserError, match=words):
-        run(SEGMENTOR, weights(SEGMENTOR), given, tmp_path / 'out')
-    left = [p for p in (tmp_path / 'out').rglob('*') if p.is_file() and p.suffix != '.mp4']
-    assert not left
+        run(SEGMENTOR, weights(SEGMENTOR), given, tmp_path / 'new/out')
+    assert not (tmp_path / 'new/out').exists()
+
+
+@pytest.mark.parametrize('given', ['a.jpg', '0', ''], ids=['picture', 'camera', 'folder'])
+def test_pictures_for_a_video_classifier(weights, photos, given):
+    path = given if given == '0' else photos / given
+    with pytest.raises(UserError, match=r'is no video, and the config|has no video \(.mp4'):
+        run(VIDEO, weights(VIDEO), path)
+
+
+def test_names_of_classes(weights, photos, tmp_path):
+    """The config's, or those of the type of its data set, which `shapes` has no classes of."""
+
+    def found(config, out, **options):
+        settings = {f'test_dataloader.dataset.{key}': value for key, value in options.items()}
+        mmswinv2.predict(
+            str(ROOT / config), weights(config), photos / 'a.jpg', tmp_path / out, score=0.0,
+            cfg_options={'visualizer': None, **settings},
+        )  # fmt: skip
+        drawn = cv2.imread(str(tmp_path / out / 'vis/a.jpg'))
+        plain = cv2.resize(cv2.imread(str(photos / 'a.jpg')), drawn.shape[1::-1])
+        assert np.abs(drawn.astype(int) - plain).mean() > 10
+        return tmp_path / out / 'preds'
+
+    content = json.loads((found(CONFIG, 'coco', metainfo=None) / 'predictions.json').read_text())
+    assert [c['name'] for c in content['categories'][:2]] == ['person', 'bicycle']
+    with pytest.raises(UserError, match=r'class 3 was found in .*a.jpg, .* has 2 names'):
+        found(CONFIG, 'few', **{'metainfo.classes': ('a', 'b')})
+    assert not (tmp_path / 'few').exists()
+    found(SEGMENTOR, 'none', type='BaseSegDataset', metainfo=None)
+    found(SEGMENTOR, 'colourless', type='BaseSegDataset', **{'metainfo.palette': None})
+
+
+KINDS = {
+    'a.gif': 'RGB',
+    'a.webp': 'RGB',
+    'cmyk.jpg': 'CMYK',
+    'grey.jpg': 'L',
+    'rgba.png': 'RGBA',
+    'palette.png': 'P',
+}
+
+
+def test_pictures_of_all_kinds(weights, tmp_path):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8))
+    for name, mode in KINDS.items():
+        image.convert(mode).save(tmp_path / name)
+    results = run(SEGMENTOR, weights(SEGMENTOR), [tmp_path / name for name in KINDS], tmp_path)
+    assert [r.ori_shape for r in results] == [(40, 60)] * len(KINDS)
+    assert len(list((tmp_path / 'vis').iterdir())) == len(KINDS)
+    cv2.imwrite(str(tmp_path / 'deep.png'), np.zeros((40, 60, 3), np.uint16))
+    with pytest.raises(UserError, match='deep.png is a PNG of 3 x 16 bits .* cuts to 8 bits'):
+        run(SEGMENTOR, weights(SEGMENTOR), tmp_path / 'deep.png')
+    (tmp_path / 'a.heic').write_bytes(b'\0\0\0\x18ftypheic' + bytes(100))
+    with pytest.raises(UserError, match='cannot read the image .*a.heic'):
+        run(SEGMENTOR, weights(SEGMENTOR), tmp_path / 'a.heic')
+
+
+def test_folders_that_cannot_be_written(weights, photos, tmp_path):
+    (tmp_path / 'file').touch()
+    for folder in (tmp_path / 'file', tmp_path / 'file/out', '/proc/out'):
+        with pytest.raises(UserError, match='cannot be written .*; name another with --out-dir'):
+            run(SEGMENTOR, weights(SEGMENTOR), photos / 'a.jpg', folder)
+    assert [p.name for p in tmp_path.iterdir()] == ['file']
 
 
 def test_weights_and_configs_that_do_not_fit(weights, photos):
-    with pytest.raises(UserError, match='does not fit the model'):
+    with pytest.raises(UserError, match='does not fit the model .* Predict with the config that'):
         run(CONFIG, weights(SEGMENTOR), photos)
+    with pytest.raises(UserError, match=r'weight \[5, 128\], here \[8, 128\]'):
+        heads = {f'model.roi_head.{head}_head.num_classes': 7 for head in ('bbox', 'mask')}
+        mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), photos, cfg_options=heads)
+    with pytest.raises(UserError, match='is a folder; name the file in it'):
+        run(CONFIG, photos, photos)
     with pytest.raises(UserError, match='does not exist'):
         run(CONFIG, 'nothing.pth', photos)
     for device in ('cuda:7', 'foo'):

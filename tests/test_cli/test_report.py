@@ -336,6 +336,43 @@ def test_kinds_of_errors(truth, tmp_path, shapes, boxes, kinds):
     assert len(shown) == sum(score >= 0.3 for *_, score in boxes)
 
 
+def test_outlines_are_those_of_masks():
+    from mmswinv2.analysis.findings import outline
+
+    mask = np.zeros((60, 90), bool)
+    mask[10:50, 20:70], mask[20:30, 30:60], mask[2:5, 80:88] = True, False, True
+    rings = [
+        np.array([list(map(float, point.split())) for point in ring[:-1].split('L')])
+        for ring in outline(mask).split('M')[1:]
+    ]
+    drawn = np.zeros((600, 900), np.uint8)
+    cv2.fillPoly(drawn, [(ring * (900, 600)).astype(int) for ring in rings], 1)  # even-odd
+    right = mask.repeat(10, 0).repeat(10, 1)
+    assert len(rings) == 3 and drawn[right].mean() > 0.9 and drawn[~right].mean() < 0.05
+
+
+def test_masks_of_the_worst_pictures(truth, shapes, browser, tmp_path):
+    folder = work_dir(tmp_path / 'run', CONFIG, options=of_shapes(shapes))
+    samples = predictions_of_the_truth(truth)
+    for sample in samples:
+        sample['pred_instances']['labels'] = (sample['pred_instances']['labels'] + 1) % 4
+    out = report(folder, predictions=dump(samples, tmp_path), pictures=1)
+    page = look(browser, out, 1200)
+    sides = page.evaluate(
+        """[...document.querySelectorAll('.example g')]
+        .map(g => [...g.querySelectorAll('path, .box')]
+        .map(shape => shape.getBoundingClientRect()).map(r => [r.x, r.y, r.right, r.bottom]))"""
+    )
+    assert len(sides) == 2 * max(map(len, (s['pred_instances']['labels'] for s in samples)))
+    for mask, box in sides:
+        assert mask == pytest.approx(box, abs=10)  # 5 to a pixel of the picture
+    page.close()
+    for sample in samples:
+        del sample['pred_instances']['masks']
+    report(folder, predictions=dump(samples, tmp_path), pictures=1)
+    assert 'path' not in Page(out).tags and 'rect' in Page(out).tags
+
+
 def test_boxes_that_cannot_be_mended_are_taken_out(truth, tmp_path, shapes):
     """Of two boxes for an object one is enough, and the other stood before those of its class."""
     content = one_object(truth)
@@ -469,6 +506,9 @@ def test_work_dirs_without_logs(tmp_path):
     work_dir(tmp_path / 'runs/one', CONFIG)
     with pytest.raises(UserError, match='has no logs .*; there is .*/runs/one;'):
         report(tmp_path / 'runs')
+    (tmp_path / 'file').touch()
+    with pytest.raises(UserError, match='the work dir .*file is a file'):
+        report(tmp_path / 'file')
     assert not list(tmp_path.rglob('*.html'))
 
 
@@ -519,7 +559,13 @@ def test_arguments_that_cannot_be(tmp_path):
         'the config none.py does not exist': dict(config='none.py'),
         'has no checkpoint; name one with --predict': dict(predict='last'),
         'is a folder; name a file, such as': dict(out=tmp_path),
+        'cannot be written': dict(out=tmp_path / 'wrong.py/report.html'),
+        'is a folder; the predictions of a Detector are a .pkl': dict(predictions=tmp_path),
+        'is no config; a config is a .py': dict(config=folder / '20260101_000000/a.txt'),
+        'or one of its bases, is no Python: line 1': dict(config=tmp_path / 'wrong.py'),
     }
+    (tmp_path / 'wrong.py').write_text('model = (')
+    (folder / '20260101_000000/a.txt').touch()
     for words, options in wrong.items():
         with pytest.raises(UserError, match=words):
             report(folder, **options)

@@ -13,8 +13,10 @@ from mmengine.config import Config
 
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.cli.page import Page
-from mmswinv2.cli.predict import Predictor
+from mmswinv2.cli.predict import Predictor, predict
+from mmswinv2.cli.report import report
 from mmswinv2.errors import UserError
+from tests.test_cli.test_report import in_words
 from tests.test_pretrain.conftest import CLASSIFIER, SIMMIM, build, draw, scores
 from tests.test_pretrain.test_whole import authors
 from tests.test_tools.conftest import ROOT, made_once
@@ -36,7 +38,7 @@ def train(tool, folders):
 @pytest.fixture(scope='session')
 def trained(train, tmp_path_factory):
     def make(folder):
-        run = train(folder)
+        run = train(folder, options=('default_hooks.logger.interval=1',))
         assert run.returncode == 0, run.stderr
 
     return made_once(tmp_path_factory, 'trained', make)
@@ -230,6 +232,39 @@ def test_flipped_views(tool, trained, folders, tmp_path):
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert 'AverageClsScoreTTA' in run.stdout and 'accuracy/top1' in scores(tmp_path)
+
+
+def test_views_of_a_picture(trained, tmp_path):
+    """The scores of a picture and of its mirror image are averaged."""
+    rng = np.random.default_rng(0)
+    image = np.cumsum(rng.integers(0, 9, (64, 64, 3)), 1).astype(np.uint8)
+    for name, pixels in (('a.png', image), ('b.png', image[:, ::-1])):
+        cv2.imwrite(str(tmp_path / name), pixels)
+
+    def scores_of(**options):
+        files, weights = [tmp_path / 'a.png', tmp_path / 'b.png'], str(trained / 'iter_2.pth')
+        return [r.pred_score for r in predict(str(ROOT / CLASSIFIER), weights, files, **options)]
+
+    plain, both = scores_of(), scores_of(tta=True)
+    assert not torch.allclose(*plain, rtol=0, atol=1e-6)
+    for found in both:
+        torch.testing.assert_close(found, sum(plain) / 2)
+
+
+def test_report_on_a_classifier(tool, trained, folders, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / 'run')
+    run = tool(
+        'test.py', CLASSIFIER, folder / 'iter_2.pth', '--work-dir', folder, '--out',
+        folder / 'predictions.pkl', '--cfg-options', f'data_root={folders}',
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    out = report(folder, config=ROOT / CLASSIFIER, pictures=3)
+    text, metrics = in_words(out), scores(folder)
+    assert 'Image classifier' in text and 'iterations 2' in text and 'Learning rate' in text
+    assert f'8 samples: {metrics["accuracy/top1"]:.1f}% right (top-1)' in text
+    assert text.count(' 2 0.000 ') + text.count(' 2 0.500 ') + text.count(' 2 1.000 ') == 4
+    wrong = round(8 * (1 - metrics['accuracy/top1'] / 100))
+    assert text.count(f' {folders}/val2017/class') == text.count('taken for') == min(wrong, 3) > 0
 
 
 def test_more_classes_than_the_head(train, tmp_path):

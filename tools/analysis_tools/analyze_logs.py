@@ -13,10 +13,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.options import ArgumentParser
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     tasks = parser.add_subparsers(dest='task', required=True)

@@ -4,7 +4,6 @@ Nothing is trained, and no GPU is needed: the backbone is followed on tensors wi
 rest of the model on random ones. Prints where the memory goes, and whether it fits a card.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -15,13 +14,14 @@ from mmswinv2.analysis.memory import BUCKET, measure_memory
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.options import ArgumentParser
 
 GIB = 2**30
 DTYPES = dict(float32=None, bfloat16=torch.bfloat16, float16=torch.float16)
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file path')
     parser.add_argument('--gpus', type=int, default=1, help='number of GPUs (1)')
     parser.add_argument('--strategy', choices=STRATEGIES, help="in place of the config's")

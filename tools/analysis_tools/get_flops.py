@@ -4,16 +4,15 @@ A multiply-add counts as one, as in published tables. The backbone is counted on
 content, the rest of the model runs once.
 """
 
-import argparse
-
 from mmswinv2.analysis import count_flops, count_parameters, input_size
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import report_user_errors
+from mmswinv2.options import ArgumentParser
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file path')
     parser.add_argument(
         '--shape', type=int, nargs='+', metavar='N', help="H W, or T H W of a video; the config's"

@@ -24,12 +24,13 @@ from mmswinv2.core.block import Block
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.options import ArgumentParser
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config')

@@ -11,10 +11,11 @@ import argparse
 
 from mmswinv2.analysis import bias_maps, draw_bias, load_bias
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.options import ArgumentParser
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('checkpoint')

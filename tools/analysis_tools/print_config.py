@@ -1,14 +1,13 @@
 """Print a config in whole, with what it takes from others."""
 
-import argparse
-
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import report_user_errors
+from mmswinv2.options import ArgumentParser
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file path')
     add_config_options(parser)
     return parser.parse_args()

@@ -26,6 +26,7 @@ import pycocotools.mask as coco_mask
 
 from mmswinv2.datasets.coco import read_coco
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.options import ArgumentParser
 
 UNLABELLED = 255
 MAX_ID = 182  # COCO-stuff's last but `other`
@@ -200,7 +201,7 @@ def draw_maps(annotations, maps, stuff, workers):
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('annotations', help='COCO annotation file, instances_*.json')

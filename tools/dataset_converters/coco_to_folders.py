@@ -15,13 +15,14 @@ import cv2
 from mmswinv2.datasets.coco import read_coco
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.hosts.mmcv import check_size
+from mmswinv2.options import ArgumentParser
 from mmswinv2.progress import track
 
 SPLITS = ('train2017', 'val2017')
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('coco', type=Path, help='folder of the COCO data set')

@@ -19,6 +19,7 @@ from make_shapes import coverage, outline
 
 from mmswinv2.datasets import write_video
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.options import ArgumentParser
 from mmswinv2.progress import track
 
 MOTIONS = ('left', 'right', 'up', 'down', 'growing', 'turning')
@@ -129,7 +130,7 @@ def make_motion(out, train=600, val=90, size=64, frames=16, seed=0, force=False)
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('out', type=Path, help='folder to write')

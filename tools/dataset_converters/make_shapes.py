@@ -30,6 +30,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mmswinv2.options import ArgumentParser
 from mmswinv2.progress import track
 
 # name -> number of vertices, radius of every second one: a star's vertices go in and out
@@ -270,7 +271,7 @@ def make_shapes(
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description='Draw a small data set of shapes, in COCO layout',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -22,6 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.options import ArgumentParser
 
 ANNOTATIONS = 'annotations/zhiyuan_objv2_{}.json'
 
@@ -168,7 +169,7 @@ def clean_split(root, split):
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('root', type=Path, help='such as data/Objects365/Obj365_v2')

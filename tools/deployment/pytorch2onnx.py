@@ -23,6 +23,7 @@ from mmswinv2.deploy.graph import picture_size, write_onnx
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.options import ArgumentParser
 
 TOLERANCE = 1e-4  # of the largest value
 
@@ -41,7 +42,7 @@ class Features(nn.Module):
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', help='config file path')

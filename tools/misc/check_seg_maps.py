@@ -5,7 +5,6 @@ that are no classes. tools/train.py would stop at the first of them that it come
 be used, it warns of classes that have no pixel.
 """
 
-import argparse
 import math
 import sys
 
@@ -19,10 +18,11 @@ from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.hosts.mmcv import name_unreadable_images
 from mmswinv2.hosts.mmseg import guard_seg_maps, has_seg_maps, warn_of_absent_classes
+from mmswinv2.options import ArgumentParser
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config of a segmentor')
     add_config_options(parser)
     return parser.parse_args()

@@ -10,6 +10,7 @@ import numpy as np
 
 from mmswinv2.checkpoints import read_pickle
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.options import ArgumentParser
 
 DIRECTIONS = 4  # left, right, up, down are the first classes of make_motion.py
 
@@ -25,7 +26,7 @@ def accuracies(path):
 
 
 def main():
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('scores', nargs='+', metavar='NAME=SCORES.pkl')

@@ -1,10 +1,10 @@
 """Print the scores of the latest evaluation in a work dir, and where its pictures are."""
 
-import argparse
 import json
 from pathlib import Path
 
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.options import ArgumentParser
 
 NAMES = {
     'coco/bbox_mAP': 'box AP',
@@ -18,7 +18,7 @@ NAMES = {
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument('work_dir')
     parser.add_argument('--pictures', default='pictures', help='folder of its pictures')
     return parser.parse_args()

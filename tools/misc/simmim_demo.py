@@ -21,12 +21,13 @@ from mmswinv2.engine.launch import config_with_options
 from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.models.simmim import NormalizedPixelLoss, local_statistics
+from mmswinv2.options import ArgumentParser
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config')

@@ -4,13 +4,13 @@ Writes the config anew with channels, statistics of the input, optimizer and sch
 says what it changed and what it left to you. docs/swap.md lists the families it was tried on.
 """
 
-import argparse
 import shlex
 import sys
 from pathlib import Path
 
 from mmswinv2.core.arguments import SHORT, VARIANTS
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.options import ArgumentParser
 from mmswinv2.swap import (
     Options,
     default_window,
@@ -22,7 +22,7 @@ from mmswinv2.swap import (
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument('config', help="a path, or a name such as 'mmdet::fcos/fcos_r50...py'")
     parser.add_argument('--arch', choices=[*VARIANTS, *SHORT], default='tiny', metavar='ARCH',
                         help=f'{", ".join(VARIANTS)} (tiny)')  # fmt: skip

@@ -1,6 +1,5 @@
 """Print the classes that a video classifier sees in a video, and write them on a copy of it."""
 
-import argparse
 from pathlib import Path
 
 import cv2
@@ -14,10 +13,11 @@ from mmswinv2.datasets import UnreadableVideo, open_video, write_video
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.options import ArgumentParser
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument('video', help='video file')
     parser.add_argument('config', help='config of a video classifier')
     parser.add_argument('checkpoint', help='checkpoint file')

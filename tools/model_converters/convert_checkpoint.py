@@ -5,14 +5,13 @@ torchvision, mmpretrain, and training runs. Only the backbone is kept. Configs r
 directly too, through init_cfg=dict(type='Pretrained', checkpoint=...).
 """
 
-import argparse
-
 from mmswinv2.checkpoints import FORMATS, convert_file, describe, fetch, write_checkpoint
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.options import ArgumentParser
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument('src', help='a file (.pth, .safetensors), an http(s) address or a name')
     parser.add_argument('dst', help='the .pth file to write')
     parser.add_argument('--format', choices=list(FORMATS), help='instead of detecting it')

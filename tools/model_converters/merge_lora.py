@@ -4,8 +4,6 @@ The file that is written has the keys and, to rounding, the answers of a model w
 is for the config without model.backbone.lora, for export and for other programs.
 """
 
-import argparse
-
 from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
 
@@ -16,10 +14,11 @@ from mmswinv2.core.lora import is_adapter
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import CheckpointError, UserError, report_user_errors
+from mmswinv2.options import ArgumentParser
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument('config', help='the config of the training, with model.backbone.lora')
     parser.add_argument('checkpoint', help='a checkpoint of the training')
     parser.add_argument('out', help='the .pth file to write')

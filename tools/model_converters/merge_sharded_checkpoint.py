@@ -5,15 +5,14 @@ state. The tools and configs read such folders directly too; a plain file is sma
 other program reads it.
 """
 
-import argparse
-
 from mmswinv2.checkpoints import write_checkpoint
 from mmswinv2.checkpoints.files import read_deepspeed_folder
 from mmswinv2.errors import report_user_errors
+from mmswinv2.options import ArgumentParser
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument('src', help='the folder, e.g. work_dirs/run/iter_1000.pth')
     parser.add_argument('dst', help='the .pth file to write')
     return parser.parse_args()

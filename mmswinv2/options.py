@@ -1,0 +1,42 @@
+"""Command lines: argparse, which names what is close to a misspelt option or choice."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from .errors import nearest
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's, with hints; options may be cut short as there, and mistakes end with status 2."""
+
+    _given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Read the command line."""
+        self._given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += nearest(str(value), map(str, action.choices or ()))
+            raise
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with usage, message and what may have been meant.
+
+        Of a misspelt option argparse says nothing where it misses something else first.
+        """
+        known = self._option_string_actions
+        options = itertools.takewhile(lambda text: text != '--', self._given)
+        for name in dict.fromkeys(text.partition('=')[0] for text in options):
+            is_known = any(option.startswith(name) for option in known)
+            if name.startswith('-') and not is_known and (hint := nearest(name, known, 0.7)):
+                message += f'; {name} is no option{hint}'
+        super().error(message)
