@@ -1,0 +1,56 @@
+"""Train at window 8, test at larger windows on the same pictures, grown in proportion."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mmswinv2.core import SwinV2
+from mmswinv2.core.block import Block
+
+from . import data
+from .controls import LearntTable, LinearBias, NoBias, block_with
+from .training import Classifier, accuracy, fit_classifier
+
+BIASES: dict[str, type[Block]] = {
+    'log-spaced': Block,
+    'linear-spaced': block_with(LinearBias),
+    'table, bicubic': block_with(LearntTable),
+    'none': block_with(NoBias),
+}
+PIXELS = 8  # sides of the pictures over the window: maps of 2 and 1 windows a side
+
+
+@dataclass(frozen=True)
+class Settings:
+    pictures: int = 1000
+    tested: int = 300
+    batch: int = 16
+    steps: int = 400
+    lr: float = 3e-3
+    windows: tuple[int, ...] = (8, 12, 16, 24)
+
+
+QUICK = Settings(pictures=16, tested=8, batch=4, steps=2, windows=(8, 12))
+
+
+def run(seed: int, settings: Settings, device: str) -> list[dict[str, Any]]:
+    """One row for each bias and window."""
+    small, *_ = settings.windows
+    pictures = data.shapes(settings.pictures, 0, PIXELS * small)
+    rows = []
+    for bias, block in BIASES.items():
+        torch.manual_seed(seed)
+        network = SwinV2(
+            dict(embed_dims=32, depths=(2, 4), num_heads=(2, 4)),
+            window_size=small, pretrained_window_sizes=small, out_indices=(1,), block=block,
+        )  # fmt: skip
+        model = Classifier(network, data.CLASSES).to(device)
+        losses = fit_classifier(model, pictures, settings.steps, settings.batch, settings.lr, seed)
+        for window in settings.windows:
+            network.window_size = window
+            tested = data.shapes(settings.tested, 1, PIXELS * window)
+            score = accuracy(model, tested)
+            print(f'{bias}, window {window}: {score:.3f} (loss {losses[-1]:.3f})', flush=True)
+            rows.append(dict(bias=bias, window=window, accuracy=score, loss=losses[-1]))
+    return rows
