@@ -36,7 +36,8 @@ def test_a_table_is_interpolated():
     # torch's kernel is a little off a straight line
     expected = ((torch.arange(31) + 0.5) * 15 / 31 - 7.5) / 7
     torch.testing.assert_close(wide[4:-4, 0], expected[4:-4], rtol=0, atol=0.01)
-    assert wide[-1, 0] > 0.98
+    bias.table.data = torch.eye(15)[None]
+    assert bias((16, 16)).min() < -0.01  # bicubic, not linear
 
 
 def test_linear_coordinates():
@@ -167,6 +168,15 @@ def test_batches_see_every_picture_once_an_epoch():
     assert sorted(seen[:6].tolist()) == [*range(6)]
 
 
+def test_pictures_are_turned_over():
+    pictures = torch.arange(4, dtype=torch.uint8).view(1, 1, 2, 2).expand(20, 1, 2, 2)
+    some = data.Split(pictures, torch.zeros(20))
+    assert next(training.batches(some, 20, seed=0, flips=False))[0].equal(pictures)
+    x, _ = next(training.batches(some, 20, seed=0, flips=True))
+    turned = {tuple(picture.flatten().tolist()) for picture in x}
+    assert turned == {(0, 1, 2, 3), (1, 0, 3, 2), (2, 3, 0, 1), (3, 2, 1, 0)}
+
+
 # --- data ----------------------------------------------------------------------------------------
 
 
@@ -177,6 +187,21 @@ def test_pictures_grow_in_proportion():
     assert (shrunk - small.inputs).abs().mean() < 6
     assert (shrunk[0] - small.inputs[1]).abs().mean() > 20
     assert not torch.equal(data.shapes(4, 0, 32).inputs, small.inputs)
+
+
+def test_squares_tell_where_the_disc_is():
+    for picture, labels in zip(*data.discs(5, 0, 64), strict=True):
+        bright = picture.float().sum(0)
+        y, x = np.argwhere((bright > (bright.max() + bright.min()) / 2).numpy()).mean(0) / 64
+        assert labels.shape == (8, 8)
+        if x > 0.2:
+            assert labels[int(y * 8), 0] == 1
+        if y > 0.2:
+            assert labels[0, int(x * 8)] == 3
+        if x < 0.8:
+            assert labels[int(y * 8), 7] == 0
+        if y < 0.8:
+            assert labels[7, int(x * 8)] == 2
 
 
 def test_frames_are_shuffled_within_their_clip():
@@ -203,7 +228,7 @@ def test_masks():
 
 # --- the whole -----------------------------------------------------------------------------------
 
-ROWS = {'norm': 4, 'window': 8, 'simmim': 4, 'video': 4}
+ROWS = {'norm': 4, 'window': 8, 'position': 8, 'simmim': 4, 'video': 4}
 
 
 @pytest.fixture(scope='module')

@@ -19,9 +19,11 @@ import torch
 
 from benchmarks.__main__ import machine
 
-from . import norm, report, simmim, video, window
+from . import norm, position, report, simmim, video, window
 
-EXPERIMENTS: dict[str, Any] = dict(norm=norm, window=window, simmim=simmim, video=video)
+EXPERIMENTS: dict[str, Any] = dict(
+    norm=norm, window=window, position=position, simmim=simmim, video=video
+)
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -44,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     args.threads, args.isa = torch.get_num_threads(), 'all'
     for name in () if args.report else args.experiment:
         module = EXPERIMENTS[name]
-        settings = module.QUICK if args.quick else module.Settings()
+        settings = module.QUICK if args.quick else module.SETTINGS
         for seed in args.seeds:
             print(f'== {name}, seed {seed}', flush=True)
             start = time.perf_counter()

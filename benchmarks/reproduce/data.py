@@ -15,7 +15,7 @@ CLASSES = 4
 
 
 class Split(NamedTuple):
-    """``(n, ...)`` uint8 pictures (3, H, W) or clips (3, T, H, W), and ``(n,)`` labels."""
+    """``(n, ...)`` uint8 pictures (3, H, W) or clips (3, T, H, W), and ``(n, ...)`` labels."""
 
     inputs: Tensor
     labels: Tensor
@@ -55,6 +55,30 @@ def shapes(count: int, split: int, side: int) -> Split:
         pictures.append(picture.round().clip(0, 255).astype(np.uint8))
     inputs = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
     return Split(inputs, torch.arange(count) % CLASSES)
+
+
+@functools.cache
+def discs(count: int, split: int, side: int) -> Split:
+    """Pictures of one disc; labels ``(n, side / 8, side / 8)`` say where it is from a square.
+
+    0 left, 1 right, 2 above, 3 below: the longer way of the two axes.
+    """
+    script = scripts('make_shapes')
+    pictures, labels = [], []
+    places = (np.arange(side // 8) + 0.5) / (side // 8)
+    for index in range(count):
+        rng = np.random.default_rng([1, split, index])
+        radius = rng.uniform(0.05, 0.1)
+        centre = rng.uniform(radius, 1 - radius, 2)
+        ground, fill = rng.uniform(0, 90, 3), rng.uniform(140, 255, 3)
+        polygon = script.outline('circle', 2 * radius * side, rng) + (centre - radius) * side
+        cover = script.coverage(polygon, side, side)[..., None]
+        picture = ground + (fill - ground) * cover + 4 * rng.standard_normal((side, side, 3))
+        pictures.append(picture.round().clip(0, 255).astype(np.uint8))
+        x, y = centre[0] - places[None], centre[1] - places[:, None]
+        labels.append(np.where(abs(x) > abs(y), x > 0, 2 + (y > 0)))
+    inputs = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    return Split(inputs, torch.from_numpy(np.stack(labels)))
 
 
 @functools.cache

@@ -31,6 +31,7 @@ class Settings:
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
 
+SETTINGS = Settings()
 QUICK = Settings(pictures=32, batch=4, steps=2, sizes=(('deep', 16, 2),), rates=(1e-3, 1e-2))
 
 

@@ -71,7 +71,8 @@ def tell_norm(rows: list[Row]) -> str:
         cells = []
         for lr in rates:
             here = [r for r in some if r['lr'] == lr]
-            cells.append(f'{sum(r["survives"] for r in here)} of {len(here)}')
+            growth = statistics.median(shown(r['growth'], math.inf) for r in here)
+            cells.append(f'{sum(r["survives"] for r in here)} of {len(here)}, x{growth:.1f}')
         best = [largest({r['lr']: r['survives'] for r in seed})
                 for seed in groups(some, 'seed').values()]  # fmt: skip
         told = ', '.join('none' if lr is None else f'{lr:g}' for lr in best)
@@ -85,8 +86,13 @@ def tell_window(rows: list[Row]) -> str:
     lines = []
     for bias, some in groups(rows, 'bias').items():
         at = groups(some, 'window')
-        lines.append([bias, *(spread(r['accuracy'] for r in at[w]) for w in windows)])
-    return table(['position bias', *(f'window {w}' for w in windows)], lines)
+        changes = [
+            last['accuracy'] - first['accuracy']
+            for first, last in zip(at[windows[0]], at[windows[-1]], strict=True)
+        ]
+        cells = [spread(r['accuracy'] for r in at[w]) for w in windows]
+        lines.append([bias, *cells, spread(changes)])
+    return table(['position bias', *(f'window {w}' for w in windows), 'change'], lines)
 
 
 def tell_simmim(rows: list[Row]) -> str:
@@ -108,9 +114,9 @@ def tell_video(rows: list[Row]) -> str:
     return table(('trained on frames', 'tested on frames', 'top-1', 'of the directions'), lines)
 
 
-def shown(loss: float) -> float:
-    """A loss in the plot; what is not finite is at the top."""
-    return min(loss, MOST) if math.isfinite(loss) else MOST
+def shown(value: float, most: float = MOST) -> float:
+    """A number in a table or plot; what is not finite is the most that is shown."""
+    return min(value, most) if math.isfinite(value) else most
 
 
 def draw_norm(rows: list[Row], axes: Any) -> None:
@@ -172,6 +178,7 @@ def draw_bars(groups: dict[str, list[Row]], key: str, axes: Any) -> None:
 TOLD: dict[str, tuple[Callable[[list[Row]], str], Callable[[list[Row], Any], None], int]] = {
     'norm': (tell_norm, draw_norm, 2),
     'window': (tell_window, draw_window, 1),
+    'position': (tell_window, draw_window, 1),
     'simmim': (tell_simmim, draw_simmim, 1),
     'video': (tell_video, draw_video, 1),
 }

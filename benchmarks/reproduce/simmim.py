@@ -28,6 +28,7 @@ class Settings:
     lr: float = 2e-3
 
 
+SETTINGS = Settings()
 QUICK = Settings(pictures=40, tested=8, batch=4, pretraining=2, finetuning=(1, 2))
 
 

@@ -25,6 +25,14 @@ class Classifier(nn.Module):
         return self.head(self.network(normalised(x))[-1].flatten(2).mean(-1))
 
 
+class DenseClassifier(Classifier):
+    """A linear layer on each token of the last map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, 3, *pixels)`` uint8 to ``(B, classes, *S)``."""
+        return self.head(self.network(normalised(x))[-1].movedim(1, -1)).movedim(-1, 1)
+
+
 def normalised(x: Tensor) -> Tensor:
     """uint8 to float32 around zero."""
     return (x.float() - 128) / 64
@@ -87,7 +95,7 @@ def fit_classifier(
 
 @torch.no_grad()
 def predicted(model: Classifier, inputs: Tensor, batch: int = 32) -> Tensor:
-    """``(n,)`` classes."""
+    """``(n, ...)`` classes."""
     device = model.head.weight.device
     model.eval()
     return torch.cat([model(x.to(device)).argmax(1).cpu() for x in inputs.split(batch)])

@@ -25,6 +25,7 @@ class Settings:
     lr: float = 2e-3
 
 
+SETTINGS = Settings()
 QUICK = Settings(clips=24, tested=12, batch=4, steps=2)
 
 

@@ -1,5 +1,6 @@
 """Train at window 8, test at larger windows on the same pictures, grown in proportion."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,26 +32,46 @@ class Settings:
     windows: tuple[int, ...] = (8, 12, 16, 24)
 
 
+SETTINGS = Settings()
 QUICK = Settings(pictures=16, tested=8, batch=4, steps=2, windows=(8, 12))
 
 
-def run(seed: int, settings: Settings, device: str) -> list[dict[str, Any]]:
-    """One row for each bias and window."""
+def transfer(
+    seed: int, settings: Settings, device: str, draw: Callable[[int, int, int], data.Split],
+    depths: tuple[int, int], kind: type[Classifier], flips: bool,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """One row for each bias and window.
+
+    Args:
+        seed: of weights and batches.
+        settings: what to do.
+        device: where.
+        draw: gives pictures, from their number, the split and the side.
+        depths: of the network.
+        kind: of the classifier.
+        flips: whether a picture that is turned over keeps its labels.
+    """
     small, *_ = settings.windows
-    pictures = data.shapes(settings.pictures, 0, PIXELS * small)
+    pictures = draw(settings.pictures, 0, PIXELS * small)
     rows = []
     for bias, block in BIASES.items():
         torch.manual_seed(seed)
         network = SwinV2(
-            dict(embed_dims=32, depths=(2, 4), num_heads=(2, 4)),
+            dict(embed_dims=32, depths=depths, num_heads=(2, 4)),
             window_size=small, pretrained_window_sizes=small, out_indices=(1,), block=block,
         )  # fmt: skip
-        model = Classifier(network, data.CLASSES).to(device)
-        losses = fit_classifier(model, pictures, settings.steps, settings.batch, settings.lr, seed)
+        model = kind(network, data.CLASSES).to(device)
+        losses = fit_classifier(
+            model, pictures, settings.steps, settings.batch, settings.lr, seed, flips
+        )
         for window in settings.windows:
             network.window_size = window
-            tested = data.shapes(settings.tested, 1, PIXELS * window)
-            score = accuracy(model, tested)
+            score = accuracy(model, draw(settings.tested, 1, PIXELS * window))
             print(f'{bias}, window {window}: {score:.3f} (loss {losses[-1]:.3f})', flush=True)
             rows.append(dict(bias=bias, window=window, accuracy=score, loss=losses[-1]))
     return rows
+
+
+def run(seed: int, settings: Settings, device: str) -> list[dict[str, Any]]:
+    """Which shape it is."""
+    return transfer(seed, settings, device, data.shapes, (2, 4), Classifier, flips=True)
