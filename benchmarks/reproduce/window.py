@@ -10,13 +10,14 @@ from mmswinv2.core import SwinV2
 from mmswinv2.core.block import Block
 
 from . import data
-from .controls import LearntTable, LinearBias, NoBias, block_with
+from .controls import FastTable, LearntTable, LinearBias, NoBias, block_with
 from .training import Classifier, accuracy, fit_classifier
 
 BIASES: dict[str, type[Block]] = {
     'log-spaced': Block,
     'linear-spaced': block_with(LinearBias),
     'table, bicubic': block_with(LearntTable),
+    'table, lr x 10': block_with(FastTable),
     'none': block_with(NoBias),
 }
 PIXELS = 8  # sides of the pictures over the window: maps of 2 and 1 windows a side
