@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from torch import nn
 
 from benchmarks.reproduce import data, norm, report, simmim, training, video
-from benchmarks.reproduce.__main__ import EXPERIMENTS, main
+from benchmarks.reproduce.__main__ import main, parse_args
 from benchmarks.reproduce.controls import (
     FastTable,
     LearntTable,
@@ -18,9 +20,12 @@ from benchmarks.reproduce.controls import (
     PreNormBlock,
     block_with,
 )
+from benchmarks.reproduce.experiments import EXPERIMENTS
 from mmswinv2.core import SwinV2
 from mmswinv2.core.block import Block
 from mmswinv2.ops import WindowGrid
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # --- controls ------------------------------------------------------------------------------------
 
@@ -254,7 +259,7 @@ ROWS = {'norm': 4, 'window': 10, 'position': 10, 'simmim': 4, 'video': 4}
 @pytest.fixture(scope='module')
 def results(tmp_path_factory):
     out = tmp_path_factory.mktemp('reproduce')
-    main(['--quick', '--seeds', '3', '--out', str(out), '--device', 'cpu'])
+    main(['--quick', '--seeds', '3', '--out', str(out), '--device', 'cpu', '--jobs', '1'])
     return out
 
 
@@ -299,3 +304,20 @@ def test_a_report_of_nothing(tmp_path):
 def test_spread():
     assert report.spread([0.1, 0.2, 0.6], 2) == '0.30 (0.10 to 0.60)'
     assert report.shown(np.nan) == report.shown(np.inf) == report.shown(99.0) == 3.0
+
+
+def test_commands_of_the_page():
+    text = (ROOT / 'docs/reproduce.md').read_text()
+    commands = re.findall(r'`python -m benchmarks\.reproduce([^`]*)`', text)
+    options = re.findall(r"REPRODUCE='([^']*)'", text)
+    named = {name for line in commands for name in parse_args(line.split()).experiment}
+    assert len(commands) > len(EXPERIMENTS) and named == set(EXPERIMENTS) and options
+    for line in options:
+        parse_args(line.split())
+    makefile = (ROOT / 'Makefile').read_text()
+    assert '-m benchmarks.reproduce $(REPRODUCE)' in makefile
+
+
+def test_plots_of_the_page_are_small():
+    plots = {path.stem: path.stat().st_size for path in (ROOT / 'docs/reproduce').glob('*')}
+    assert set(plots) == set(EXPERIMENTS) and max(plots.values()) < 60_000

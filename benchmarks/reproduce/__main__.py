@@ -9,21 +9,16 @@ that are there.
 """
 
 import argparse
-import dataclasses
-import json
-import time
+import itertools
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from benchmarks.__main__ import machine
-
-from . import norm, position, report, simmim, video, window
-
-EXPERIMENTS: dict[str, Any] = dict(
-    norm=norm, window=window, position=position, simmim=simmim, video=video
-)
+from . import report
+from .experiments import EXPERIMENTS, measure
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -35,30 +30,29 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--out', type=Path, default=Path('work_dirs/reproduce'))
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--jobs', type=int, help='processes (one; on CPUs one for each, at most 4)')
     parser.add_argument('--quick', action='store_true', help='two steps, to see that it runs')
     parser.add_argument('--report', action='store_true', help='run nothing')
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.jobs is None:
+        args.jobs = min(os.cpu_count() or 1, 4) if args.device == 'cpu' else 1
+    if args.jobs < 1:
+        parser.error(f'--jobs must be at least 1, got {args.jobs}')
+    return args
 
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
-    args.threads, args.isa = torch.get_num_threads(), 'all'
-    for name in () if args.report else args.experiment:
-        module = EXPERIMENTS[name]
-        settings = module.QUICK if args.quick else module.SETTINGS
-        for seed in args.seeds:
-            print(f'== {name}, seed {seed}', flush=True)
-            start = time.perf_counter()
-            rows = module.run(seed, settings, args.device)
-            record = dict(
-                experiment=name, seed=seed, settings=dataclasses.asdict(settings),
-                seconds=round(time.perf_counter() - start, 1), machine=machine(args),
-                torch=torch.__version__, rows=rows,
-            )  # fmt: skip
-            part = args.out / f'{name}-{seed}.json.part'
-            part.write_text(json.dumps(record))
-            part.replace(args.out / f'{name}-{seed}.json')
+    tasks = [] if args.report else list(itertools.product(args.experiment, args.seeds))
+    if args.jobs == 1:
+        for name, seed in tasks:
+            measure(name, seed, args)
+    else:  # the networks are too small for several threads
+        context = multiprocessing.get_context('spawn')
+        with ProcessPoolExecutor(args.jobs, context, torch.set_num_threads, (1,)) as pool:
+            for running in [pool.submit(measure, *task, args) for task in tasks]:
+                running.result()
     report.write(report.read(args.out), args.out)
 
 

@@ -1,6 +1,7 @@
 """Activation amplitude by depth, and the largest learning rate that training survives."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,15 +69,13 @@ def largest(rates: dict[float, bool]) -> float | None:
     return good
 
 
-def run(seed: int, settings: Settings, device: str) -> list[dict[str, Any]]:
+def run(seed: int, settings: Settings, device: str) -> Iterator[dict[str, Any]]:
     """One row for each training."""
     pictures = data.shapes(settings.pictures, 0, settings.side)
     probe = pictures.inputs[:64]
-    rows = []
     for design, block in DESIGNS.items():
         for size, channels, depth in settings.sizes:
-            rates = settings.rates if size == settings.swept else (settings.lr,)
-            for lr in rates:
+            for lr in settings.rates if size == settings.swept else (settings.lr,):
                 torch.manual_seed(seed)
                 network = SwinV2(
                     dict(embed_dims=channels, depths=(2, depth), num_heads=(2, 4)),
@@ -84,13 +83,11 @@ def run(seed: int, settings: Settings, device: str) -> list[dict[str, Any]]:
                 )  # fmt: skip
                 model = Classifier(network, data.CLASSES).to(device)
                 start = amplitudes(model, probe)
-                losses = fit_classifier(model, pictures, settings.steps, settings.batch, lr, seed)
+                losses = fit_classifier(
+                    model, pictures, settings.steps, settings.batch, lr, seed, flips=True
+                )
                 end = amplitudes(model, probe)
-                row = dict(design=design, size=size, lr=lr, start=start, end=end, losses=losses)
-                row.update(growth=end[-1] / end[0], survives=survives(losses))
-                print(
-                    f'{design} {size} lr {lr:g}: loss {losses[0]:.3f} to {losses[-1]:.3f}, '
-                    f'last / first block {row["growth"]:.1f}', flush=True,
+                yield dict(
+                    design=design, size=size, lr=lr, loss=losses[-1], growth=end[-1] / end[0],
+                    survives=survives(losses), start=start, end=end, losses=losses,
                 )  # fmt: skip
-                rows.append(row)
-    return rows

@@ -1,5 +1,6 @@
 """SimMIM on all pictures, then a tenth of the labels; the same from scratch."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,12 +71,11 @@ def pretrain(
     return fit(iter(both), loss_of, settings.pretraining, settings.lr)
 
 
-def run(seed: int, settings: Settings, device: str) -> list[dict[str, Any]]:
+def run(seed: int, settings: Settings, device: str) -> Iterator[dict[str, Any]]:
     """One row for each start and number of steps."""
     pictures = data.shapes(settings.pictures, 0, settings.side)
     tested = data.shapes(settings.tested, 1, settings.side)
     labelled = pictures.first(round(settings.labelled * settings.pictures))
-    rows = []
     for start in ('scratch', 'SimMIM'):
         torch.manual_seed(seed)
         first = backbone().to(device)
@@ -84,11 +84,8 @@ def run(seed: int, settings: Settings, device: str) -> list[dict[str, Any]]:
             torch.manual_seed(seed)
             model = Classifier(backbone(), data.CLASSES).to(device)
             model.network.load_state_dict(first.state_dict())
-            ends = fit_classifier(model, labelled, steps, settings.batch, settings.lr, seed)
-            score = accuracy(model, tested)
-            painted = f', SimMIM {losses[0]:.3f} to {losses[-1]:.3f}' if losses else ''
-            print(f'{start}, {steps} steps: {score:.3f} (loss {ends[-1]:.3f}{painted})', flush=True)
-            rows.append(
-                dict(start=start, steps=steps, accuracy=score, loss=ends[-1], pretraining=losses)
+            ends = fit_classifier(
+                model, labelled, steps, settings.batch, settings.lr, seed, flips=True
             )
-    return rows
+            score = accuracy(model, tested)
+            yield dict(start=start, steps=steps, accuracy=score, loss=ends[-1], pretraining=losses)

@@ -79,7 +79,7 @@ def fit(
 
 
 def fit_classifier(
-    model: Classifier, data: Split, steps: int, batch: int, lr: float, seed: int, flips: bool = True
+    model: Classifier, data: Split, steps: int, batch: int, lr: float, seed: int, flips: bool
 ) -> list[float]:
     """`fit` on labels; returns its losses."""
     device = model.head.weight.device

@@ -1,5 +1,6 @@
 """Whether the order of frames matters: trained and tested on frames in order and shuffled."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,12 +38,11 @@ def shuffled(clips: data.Split, seed: int) -> data.Split:
     return data.Split(clips.inputs.gather(2, index), clips.labels)
 
 
-def run(seed: int, settings: Settings, device: str) -> list[dict[str, Any]]:
+def run(seed: int, settings: Settings, device: str) -> Iterator[dict[str, Any]]:
     """One row for each order of training and of test."""
     sizes = (settings.side, settings.frames)
     trained = data.motion(settings.clips, 0, *sizes)
     tested = data.motion(settings.tested, 1, *sizes)
-    rows = []
     orders = {'in order': (trained, tested),
               'shuffled': (shuffled(trained, seed), shuffled(tested, seed))}  # fmt: skip
     for training, (clips, _) in orders.items():
@@ -58,11 +58,7 @@ def run(seed: int, settings: Settings, device: str) -> list[dict[str, Any]]:
         )
         for test, (_, some) in orders.items():
             hits = (predicted(model, some.inputs) == some.labels).double()
-            row = dict(trained=training, tested=test, accuracy=hits.mean().item())
-            row.update(directions=hits[some.labels < DIRECTIONS].mean().item(), loss=losses[-1])
-            print(
-                f'trained {training}, tested {test}: {row["accuracy"]:.3f}, directions '
-                f'{row["directions"]:.3f}', flush=True,
+            yield dict(
+                trained=training, tested=test, accuracy=hits.mean().item(),
+                directions=hits[some.labels < DIRECTIONS].mean().item(), loss=losses[-1],
             )  # fmt: skip
-            rows.append(row)
-    return rows

@@ -1,6 +1,6 @@
 """Train at window 8, test at larger windows on the same pictures, grown in proportion."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ QUICK = Settings(pictures=16, tested=8, batch=4, steps=2, windows=(8, 12))
 def transfer(
     seed: int, settings: Settings, device: str, draw: Callable[[int, int, int], data.Split],
     depths: tuple[int, int], kind: type[Classifier], flips: bool,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     """One row for each bias and window.
 
     Args:
@@ -54,7 +54,6 @@ def transfer(
     """
     small, *_ = settings.windows
     pictures = draw(settings.pictures, 0, PIXELS * small)
-    rows = []
     for bias, block in BIASES.items():
         torch.manual_seed(seed)
         network = SwinV2(
@@ -68,11 +67,9 @@ def transfer(
         for window in settings.windows:
             network.window_size = window
             score = accuracy(model, draw(settings.tested, 1, PIXELS * window))
-            print(f'{bias}, window {window}: {score:.3f} (loss {losses[-1]:.3f})', flush=True)
-            rows.append(dict(bias=bias, window=window, accuracy=score, loss=losses[-1]))
-    return rows
+            yield dict(bias=bias, window=window, accuracy=score, loss=losses[-1])
 
 
-def run(seed: int, settings: Settings, device: str) -> list[dict[str, Any]]:
+def run(seed: int, settings: Settings, device: str) -> Iterator[dict[str, Any]]:
     """Which shape it is."""
     return transfer(seed, settings, device, data.shapes, (2, 4), Classifier, flips=True)
