@@ -161,12 +161,13 @@ class Doubled(nn.Module):
     ('losses', 'survived'),
     [
         ([1.4] * 8 + [1.2], True),
-        ([1.4] * 8 + [1.39], False),
+        ([1.4] * 8 + [1.35], False),
+        ([1.6] * 8 + [1.39], False),
         ([1.4] * 8 + [1.2, math.nan], False),
         ([1.4, 0.1, math.inf], False),
         ([1.4] + [1.0] * 14 + [1.2, 2.0], False),  # the mean of the last eighth
     ],
-    ids=['falls', 'hardly', 'nan', 'inf', 'rises again'],
+    ids=['falls', 'hardly', 'to chance', 'nan', 'inf', 'rises again'],
 )
 def test_survival(losses, survived):
     assert norm.survives(losses) is survived

@@ -54,9 +54,13 @@ def amplitudes(model: Classifier, inputs: Tensor) -> list[float]:
 
 
 def survives(losses: list[float], classes: int = data.CLASSES) -> bool:
-    """Whether the loss stayed finite and ended, over the last eighth, 5 % below its start."""
+    """Whether the loss stayed finite and ended, over the last eighth, 5 % below its start.
+
+    And below that of a network that gives all classes alike: it may start above.
+    """
     end = losses[-max(len(losses) // 8, 1) :]
-    return math.isfinite(losses[-1]) and sum(end) / len(end) < 0.95 * losses[0]
+    limit = 0.95 * min(losses[0], math.log(classes))
+    return math.isfinite(losses[-1]) and sum(end) / len(end) < limit
 
 
 def largest(rates: dict[float, bool]) -> float | None:

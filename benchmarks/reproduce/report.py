@@ -133,7 +133,8 @@ def draw_norm(rows: list[Row], axes: Any) -> None:
         by_rate = groups(some, 'lr')
         ends = [statistics.fmean(shown(r['losses'][-1]) for r in by_rate[lr]) for lr in by_rate]
         right.plot(list(by_rate), ends, 'o-', color=COLOURS[design], label=design)
-    left.set(xlabel='block', ylabel='amplitude of the main branch', yscale='log')
+    left.set(xlabel='block', ylabel='amplitude of the main branch', ylim=(0, None))
+    left.xaxis.get_major_locator().set_params(integer=True)
     right.set(xlabel='learning rate', ylabel=f'loss at the end (at most {MOST:g})', xscale='log')
     left.legend()
     right.legend()
@@ -195,6 +196,6 @@ def write(results: dict[str, list[Row]], out: Path) -> None:
         text += f'## {name}\n\n{tell(results[name])}\n'
         figure = Figure(figsize=(4.6 * panels, 3.2), layout='constrained')
         draw(results[name], figure.subplots(1, panels))
-        figure.savefig(out / f'{name}.png', dpi=90)
+        figure.savefig(out / f'{name}.png', dpi=80)
     (out / 'results.md').write_text(text)
     print(text)
