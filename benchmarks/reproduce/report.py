@@ -167,13 +167,13 @@ def draw_video(rows: list[Row], axes: Any) -> None:
     axes.set(xlabel='top-1 of the four directions (dotted: chance)')
 
 
-def draw_bars(groups: dict[str, list[Row]], key: str, axes: Any) -> None:
+def draw_bars(bars: dict[str, list[Row]], key: str, axes: Any) -> None:
     """Means as bars and seeds as points, the first group at the top."""
-    for place, some in enumerate(groups.values()):
+    for place, some in enumerate(bars.values()):
         values = [row[key] for row in some]
         axes.barh(-place, statistics.fmean(values), color='#1f4e9c', alpha=0.6)
         axes.plot(values, [-place] * len(values), '.', color='black')
-    axes.set(yticks=[-place for place in range(len(groups))], yticklabels=list(groups), xlim=(0, 1))
+    axes.set(yticks=[-place for place in range(len(bars))], yticklabels=list(bars), xlim=(0, 1))
 
 
 TOLD: dict[str, tuple[Callable[[list[Row]], str], Callable[[list[Row], Any], None], int]] = {
