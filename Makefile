@@ -20,7 +20,7 @@ INPUTS := $(INSTALL) setup.py $(wildcard requirements/*.txt)
 # they need the peers' packages
 WITHOUT_PEERS := --ignore=tests/test_parity --ignore=tests/test_pretrain
 
-.PHONY: help install peers demo demo-seg demo-video demo-cls demo-simmim test parity bench test-slow test-ui lint docs clean interpreter interpreter-peers
+.PHONY: help install peers demo demo-seg demo-video demo-cls demo-simmim test parity bench reproduce test-slow test-ui lint docs clean interpreter interpreter-peers
 
 help:
 	@echo 'make install     set up $(VENV) (compiles mmcv: about 4 minutes the first time)'
@@ -34,6 +34,7 @@ help:
 	@echo 'make test-slow   the tests marked slow'
 	@echo 'make test-ui     the pages in a real browser (Debian'\''s chromium)'
 	@echo 'make bench       time and memory beside other implementations (over an hour)'
+	@echo 'make reproduce   the paper'\''s claims in miniature, each beside a control (20 minutes)'
 	@echo 'make lint        ruff and mypy'
 	@echo 'make docs        the documentation, in build/docs (tutorials are run: minutes the first time)'
 	@echo 'make clean       remove build products and caches; environments and work_dirs stay'
@@ -164,6 +165,10 @@ test-ui: install
 # BENCH='--workloads 512-t --runs 3' for less; python -m benchmarks --help
 bench: install peers
 	$(VENV)/bin/python -W ignore -m benchmarks --peers-python $(PEERS)/bin/python $(BENCH)
+
+# REPRODUCE='--experiment window --seeds 0' for less; python -m benchmarks.reproduce --help
+reproduce: install
+	$(VENV)/bin/python -W ignore -m benchmarks.reproduce $(REPRODUCE)
 
 lint: install
 	$(VENV)/bin/python -m pytest -q tests/test_quality.py
