@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .runtime import inputs_of
+from ..errors import UserError
+from .runtime import FileModel, inputs_of
 
 
 def quantize(content: bytes, samples: Sequence[Any], task: str) -> bytes:
@@ -21,13 +22,16 @@ def quantize(content: bytes, samples: Sequence[Any], task: str) -> bytes:
         samples: of the host's pipeline; their pictures tell the ranges of numbers.
         task: see `Graph`.
     """
-    import onnx
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
+    try:
+        import onnx
+        from onnxruntime.quantization import (
+            CalibrationDataReader,
+            QuantFormat,
+            QuantType,
+            quantize_static,
+        )
+    except ImportError as error:
+        raise UserError(f'{error.name} is not installed: pip install onnx onnxruntime') from error
 
     class Pictures(CalibrationDataReader):
         def __init__(self) -> None:
@@ -56,12 +60,12 @@ def _inputs(samples: Sequence[Any], task: str) -> Iterator[dict[str, np.ndarray]
     return (inputs_of(sample['inputs'], sample['data_samples'], task) for sample in samples)
 
 
-def milliseconds(file: Any, sample: Any, runs: int = 5) -> float:
+def milliseconds(file: FileModel, sample: Any, runs: int = 5) -> float:
     """The middle of some runs on one picture, after one that is not counted."""
     (inputs,) = _inputs([sample], file.task)
     times = []
     for _ in range(runs + 1):
         start = time.perf_counter()
-        file.session.run(None, inputs)
+        file.run(**inputs)
         times.append(1000 * (time.perf_counter() - start))
     return float(np.median(times[1:]))
