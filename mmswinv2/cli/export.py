@@ -40,13 +40,12 @@ def export(
     Raises:
         UserError: if something cannot be used, or the file differs from the model.
     """
-    from .. import hosts
     from ..deploy.graph import write_onnx
     from ..deploy.rules import about, graph_of
     from ..deploy.runtime import FORMATS, import_openvino
     from ..deploy.tensorrt import unsupported
     from ..engine.launch import config_with_options
-    from .predict import IMAGES, VIDEOS, _build, _divide, _Pipeline, _sources
+    from .predict import _build
 
     if format not in FORMATS:
         raise UserError(f'--format {format!r} is not known; {" and ".join(FORMATS)} are')
@@ -60,20 +59,8 @@ def export(
         import_openvino()
     cfg = config_with_options(config, cfg_options)
 
-    def samples(given: Sequence[str], option: str) -> list[Any]:
-        host = hosts.of(cfg)
-        host.apply()
-        host.use_registries()
-        prepare = _Pipeline(cfg)
-        kinds, word = (VIDEOS, 'video') if prepare.of_clips else (IMAGES, 'picture')
-        files, films = _divide(list(_sources(given)), clips=prepare.of_clips)
-        for path in (*(path for _, path in films), *(item.path for item in files)):
-            if Path(path).suffix.lower() not in kinds:
-                raise UserError(f'{option}: {path} is no {word}; names end in {", ".join(kinds)}')
-        return [prepare(item, number) for number, item in enumerate(files)]
-
-    compared = samples(images, '--verify') if images else []
-    ranges = samples([int8], '--int8') if int8 else []
+    compared = samples_of(cfg, images, '--verify') if images else []
+    ranges = samples_of(cfg, [int8], '--int8') if int8 else []
     model, meta = _build(cfg, checkpoint, 'cpu')
     graph = graph_of(model, normalized)
     if normalized and (images or int8):
@@ -87,11 +74,37 @@ def export(
         _compare(cfg if metric else None, model, file, compared)
     if ranges:
         file = _quantized(cfg if metric else None, file, ranges)
-    size = _write(file, out)
+    size = write_all(file, out)
     print(f'{out}: {size / 1e6:.1f} MB')
 
 
-def _write(file: Any, out: Path) -> int:
+def samples_of(cfg: Any, given: Sequence[str], option: str) -> list[Any]:
+    """What a config's test pipeline makes of pictures or videos.
+
+    Args:
+        cfg: the config.
+        given: files, folders and patterns.
+        option: that they were given with, for messages.
+
+    Raises:
+        UserError: if one cannot be used.
+    """
+    from .. import hosts
+    from .predict import IMAGES, VIDEOS, _divide, _Pipeline, _sources
+
+    host = hosts.of(cfg)
+    host.apply()
+    host.use_registries()
+    prepare = _Pipeline(cfg)
+    kinds, word = (VIDEOS, 'video') if prepare.of_clips else (IMAGES, 'picture')
+    files, films = _divide(list(_sources(given)), clips=prepare.of_clips)
+    for path in (*(path for _, path in films), *(item.path for item in files)):
+        if Path(path).suffix.lower() not in kinds:
+            raise UserError(f'{option}: {path} is no {word}; names end in {", ".join(kinds)}')
+    return [prepare(item, number) for number, item in enumerate(files)]
+
+
+def write_all(file: Any, out: Path) -> int:
     """Write all parts of a file, or none; the number of bytes."""
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}-') as folder:
         file.write(Path(folder, out.name))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from .graph import quiet
 from .runtime import FileModel, inputs_of
 
 
@@ -40,7 +41,8 @@ def quantize(content: bytes, samples: Sequence[Any], task: str) -> bytes:
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.inputs, None)
 
-    with tempfile.TemporaryDirectory() as folder:
+    # it asks for what torch's exporter has done
+    with tempfile.TemporaryDirectory() as folder, quiet('root'):
         path = Path(folder) / 'int8.onnx'
         quantize_static(
             onnx.load_from_string(content),

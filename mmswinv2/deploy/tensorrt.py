@@ -15,8 +15,8 @@ _OF_TYPES = {  # F: float32, I: int32 and int64, B: bool
         ConstantOfShape Conv ConvTranspose Cos Cosh CumSum Dropout Einsum Elu Erf Exp Floor GRU Gemm
         GlobalAveragePool GlobalLpPool GlobalMaxPool GridSample GroupNormalization HardSigmoid
         HardSwish Hardmax ImageScaler InstanceNormalization IsInf LRN LSTM LayerNormalization
-        LeakyRelu Log LogSoftmax LpNormalization LpPool MatMul MaxPool MeanVarianceNormalization Mish
-        NonMaxSuppression NonZero PRelu ParametricSoftplus Pow QuantizeLinear RNN RandomNormal
+        LeakyRelu Log LogSoftmax LpNormalization LpPool MatMul MaxPool MeanVarianceNormalization
+        Mish NonMaxSuppression NonZero PRelu ParametricSoftplus Pow QuantizeLinear RNN RandomNormal
         RandomNormalLike RandomUniform RandomUniformLike Reciprocal Resize RoiAlign Round ScaledTanh
         Scan Selu Sigmoid Sin Sinh Softmax Softplus Softsign Sqrt Tan Tanh ThresholdedRelu Upsample
     """,

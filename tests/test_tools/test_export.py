@@ -1,6 +1,7 @@
 """`mmswinv2 export`: files beside the models that they came from, at several sizes each."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -13,8 +14,10 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmswinv2 import hosts
-from mmswinv2.cli.export import export
+from mmswinv2.cli import main
+from mmswinv2.cli.export import export, samples_of
 from mmswinv2.deploy.graph import AveragePool, write_onnx
+from mmswinv2.deploy.int8 import quantize
 from mmswinv2.deploy.rules import graph_of
 from mmswinv2.deploy.runtime import OnnxModel, OpenVinoModel
 from mmswinv2.deploy.tensorrt import unsupported
@@ -342,18 +345,37 @@ def test_video_model_at_two_sizes(tmp_path):
 # --- the command ---------------------------------------------------------------------------------
 
 
+def command(*arguments):
+    """`mmswinv2 export` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, '-W', 'ignore', '-m', 'mmswinv2', 'export', *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    )  # fmt: skip
+
+
+def run_example(*arguments):
+    """`examples/onnx_inference.py` where torch cannot be imported."""
+    blocked = (
+        'import runpy, sys; sys.modules["torch"] = None; '
+        'runpy.run_path(sys.argv.pop(1), run_name="__main__")'
+    )
+    process = subprocess.run(
+        [sys.executable, '-c', blocked, str(ROOT / 'examples/onnx_inference.py'),
+         *map(str, arguments)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    return process.stdout.splitlines()
+
+
 @pytest.fixture(scope='module')
 def file(shapes, tmp_path_factory):
     """The folder of a Mask R-CNN and its file, and what the command printed."""
     folder = tmp_path_factory.mktemp('export')
     build(MASK, folder)
-    process = subprocess.run(
-        [
-            sys.executable, '-W', 'ignore', '-m', 'mmswinv2', 'export', str(folder / 'config.py'),
-            str(folder / 'x.pth'), '--out', str(folder / 'x.onnx'), '--verify',
-            str(shapes / 'val2017'), '--cfg-options', f'data_root={shapes}/',
-        ],
-        cwd=ROOT, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    process = command(
+        folder / 'config.py', folder / 'x.pth', '--out', folder / 'x.onnx', '--verify',
+        shapes / 'val2017', '--cfg-options', f'data_root={shapes}/',
     )  # fmt: skip
     assert process.returncode == 0, process.stderr[-2000:]
     return folder, process.stdout
@@ -373,22 +395,10 @@ def test_command_compares_file_and_model(file, shapes):
 def test_example_runs_without_torch(file, shapes, tmp_path):
     folder, _ = file
     path = sorted((shapes / 'val2017').iterdir())[0]
-    blocked = (
-        'import runpy, sys; sys.modules["torch"] = None; '
-        'runpy.run_path(sys.argv.pop(1), run_name="__main__")'
-    )
-    process = subprocess.run(
-        [
-            sys.executable, '-c', blocked, str(ROOT / 'examples/onnx_inference.py'),
-            str(folder / 'x.onnx'), str(path), '--out-dir', str(tmp_path), '--score', '0',
-        ],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr
+    lines = run_example(folder / 'x.onnx', path, '--out-dir', tmp_path, '--score', '0')
     import mmswinv2
 
     (theirs,) = mmswinv2.predict(str(folder / 'config.py'), str(folder / 'x.pth'), path)
-    lines = process.stdout.splitlines()
     assert len(lines) == len(theirs.pred_instances) > 3
     score, *box = map(float, lines[0].rsplit(' ', 5)[1:])
     assert score == pytest.approx(theirs.pred_instances.scores[0].item(), abs=1e-3)
@@ -397,20 +407,43 @@ def test_example_runs_without_torch(file, shapes, tmp_path):
 
 
 @pytest.mark.slow
-def test_eight_bits(file, shapes):
-    from mmswinv2.cli.predict import _Item, _Pipeline
-    from mmswinv2.deploy.int8 import quantize
+def test_openvino_in_eight_bits_by_the_command(shapes, tmp_path):
+    build(WHOLE, tmp_path)
+    pictures = shapes / 'val2017'
+    process = command(
+        tmp_path / 'config.py', tmp_path / 'x.pth', '--format', 'openvino', '--out',
+        tmp_path / 'x.xml', '--verify', pictures, '--int8', shapes / 'train2017', '--cfg-options',
+        f'data_root={shapes}/',
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr[-2000:]
+    told = process.stdout
+    assert '4 pictures, largest differences: label' in told
+    assert 'mIoU: PyTorch' in told
+    assert re.search(r'int8: [\d.]+ ms to [\d.]+ ms a picture', told)
+    assert re.search(r'int8: mIoU [\d.]+ to [\d.]+', told)
+    assert {path.name for path in tmp_path.iterdir()} == {'config.py', 'x.pth', 'x.bin', 'x.xml'}
+    assert 'FakeQuantize' in (tmp_path / 'x.xml').read_text()
+    path = sorted(pictures.iterdir())[0]
+    run_example(tmp_path / 'x.xml', path, '--out-dir', tmp_path / 'labels')
+    import mmswinv2
 
+    (theirs,) = mmswinv2.predict(str(tmp_path / 'config.py'), str(tmp_path / 'x.pth'), path)
+    labels = cv2.imread(str(tmp_path / 'labels' / f'{path.stem}.png'), cv2.IMREAD_UNCHANGED)
+    assert (labels == theirs.pred_sem_seg.data[0].numpy()).mean() > 0.8
+
+
+@pytest.mark.slow
+def test_eight_bits(file, shapes):
     folder, _ = file
-    prepare = _Pipeline(Config.fromfile(folder / 'config.py'))
-    paths = sorted((shapes / 'val2017').iterdir())
-    samples = [prepare(_Item(p.stem, str(p)), i) for i, p in enumerate(paths)]
+    cfg = Config.fromfile(folder / 'config.py')
+    samples = samples_of(cfg, [str(shapes / 'val2017')], '--int8')
     content = (folder / 'x.onnx').read_bytes()
     small = quantize(content, samples, 'detection')
     assert len(small) < 0.6 * len(content)
     image = samples[0]['inputs'][None].float().numpy()
-    found = [OnnxModel(c, None, 'detection').run(image=image)['scores'] for c in (content, small)]
-    assert found[1][0] == pytest.approx(found[0][0].item(), abs=0.2)
+    for runtime in RUNTIMES:
+        found = [runtime(c, None, 'detection').run(image=image)['scores'] for c in (content, small)]
+        assert found[1][0] == pytest.approx(found[0][0].item(), abs=0.2)
 
 
 # --- bad input -----------------------------------------------------------------------------------
@@ -431,27 +464,42 @@ def test_a_model_without_rule_is_refused():
     [
         (dict(format='tflite'), "--format 'tflite' is not known; onnx and openvino are"),
         (dict(out='absent/x.onnx'), 'the folder {folder}/absent of the file does not exist'),
-        (dict(images=['notes.txt']), '--verify: .*notes.txt is no picture'),
+        (dict(out='x.pb'), 'x.pb: names of files for --format onnx end in .onnx'),
+        (dict(format='openvino', out='x.onnx'), 'for --format openvino end in .xml'),
+        (dict(images='notes.txt'), '--verify: .*notes.txt is no picture; names end in .jpg'),
+        (dict(images='broken.jpg'), 'broken.jpg'),
+        (dict(images='missing.jpg'), 'missing.jpg is no file, folder'),
         (dict(int8='empty'), 'the folder {folder}/empty has no image or video'),
-        (dict(images=['missing.jpg']), 'missing.jpg is no file, folder'),
+        (dict(int8='broken'), 'broken.jpg'),
     ],
-    ids=['format', 'folder', 'picture', 'calibration', 'missing'],
+    ids=lambda value: ' '.join(value.values()) if isinstance(value, dict) else '',
 )
 def test_bad_input(options, words, tmp_path):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'notes.txt').write_text('no image')
+    (tmp_path / 'broken').mkdir()
+    for place in ('', 'broken/'):
+        (tmp_path / f'{place}broken.jpg').write_text('no image')
     options = {
-        key: str(tmp_path / value) if key in ('out', 'int8') else value
-        for key, value in options.items()
+        key: value if key == 'format' else str(tmp_path / value) for key, value in options.items()
     }
     if 'images' in options:
-        options['images'] = [str(tmp_path / name) for name in options['images']]
+        options['images'] = [options['images']]
     out = options.pop('out', tmp_path / 'x.onnx')
     config = ROOT / 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'
     before = sorted(tmp_path.rglob('*'))
     with pytest.raises(UserError, match=words.format(folder=tmp_path)):
         export(str(config), 'x.pth', out, **options)
     assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_a_mistake_is_one_sentence_of_the_command(tmp_path):
+    (tmp_path / 'empty').mkdir()
+    config = str(ROOT / 'configs/detection/mask-rcnn_swinv2-nano_shapes.py')
+    given = ['x.pth', '--out', str(tmp_path / 'x.onnx'), '--int8', str(tmp_path / 'empty')]
+    # a text is printed, and the exit code is 1
+    with pytest.raises(SystemExit, match='^error: the folder .*/empty has no image or video'):
+        main(['export', config, *given])
 
 
 def test_operators_of_other_domains_are_told():
@@ -462,5 +510,37 @@ def test_operators_of_other_domains_are_told():
         onnx.helper.make_node('Thing', ['y'], ['z'], domain='mine'),
     ]
     graph = onnx.helper.make_graph(nodes, 'g', [], [])
-    content = onnx.helper.make_model(graph).SerializeToString()
+    domains = [onnx.helper.make_opsetid('', 20), onnx.helper.make_opsetid('mine', 1)]
+    content = onnx.helper.make_model(graph, opset_imports=domains).SerializeToString()
     assert unsupported(content) == ['mine::Thing']
+
+
+def test_inputs_that_tensorrt_lacks_are_told():
+    from onnx import TensorProto, helper
+
+    def value(name, kind, *shape):
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    body = helper.make_graph(
+        [
+            helper.make_node('NonZero', ['flags'], ['places']),  # of outside the branch
+            helper.make_node('ReduceSum', ['places', 'axes'], ['y'], keepdims=0),
+        ],
+        'body', [], [value('y', TensorProto.INT64, None)],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node('Clip', ['x'], ['z']),
+        helper.make_node('ReduceSum', ['x', 'one'], ['s'], keepdims=0),
+        helper.make_node('If', ['flag'], ['y'], then_branch=body, else_branch=body),
+    ]
+    given = [
+        value('x', TensorProto.INT64, 3), value('axes', TensorProto.INT64, 1),
+        value('flags', TensorProto.BOOL, 5), value('flag', TensorProto.BOOL),
+    ]  # fmt: skip
+    outputs = [value('y', TensorProto.INT64, None), value('z', TensorProto.INT64, 3)]
+    one = helper.make_tensor('one', TensorProto.INT64, [1], [0])
+    graph = helper.make_graph(nodes, 'g', given, outputs, [one])
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 20)])
+    assert unsupported(content.SerializeToString()) == [
+        'Clip of INT64', 'NonZero of BOOL', 'ReduceSum with axes that are computed',
+    ]  # fmt: skip
