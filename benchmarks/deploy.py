@@ -2,14 +2,14 @@
 
 ``python -m benchmarks.deploy`` draws small sets, trains the demos' nano models on them for some
 steps, or takes checkpoints (``--checkpoints detection=work_dirs/demo/iter_450.pth``), and writes
-each as ONNX and for OpenVINO, in float32 and in 8 bits. A time is the median of what
-`tools/test.py` does for one picture after loading it, the runtimes taking turns: normalisation,
-network, boxes, and masks pasted into the picture.
+each as ONNX and for OpenVINO, in float32 and in 8 bits. A time is that of what `tools/test.py` does
+for one picture after loading it: normalisation, network, boxes, and masks pasted into the picture.
+The runtimes take turns, and the shortest of some runs counts, which other jobs have not disturbed.
 """
 
 import argparse
 import io
-import statistics
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -31,20 +31,20 @@ SHAPES, MOTION = 'make_shapes.py', 'make_motion.py'
 # name: model, config, set, what draws it, its training files, metrics
 MODELS = {
     'detection': (
-        'Mask R-CNN', 'detection/mask-rcnn_swinv2-nano_shapes.py', 'shapes', (SHAPES,),
+        'Mask R-CNN', 'configs/detection/mask-rcnn_swinv2-nano_shapes.py', 'shapes', (SHAPES,),
         'train2017', {'coco/bbox_mAP': 'box AP', 'coco/segm_mAP': 'mask AP'},
     ),
     'segmentation': (
-        'UperNet, slide', 'segmentation/swinv2-nano_upernet_shapes.py', 'shapes-large',
+        'UperNet, slide', 'configs/segmentation/swinv2-nano_upernet_shapes.py', 'shapes-large',
         (SHAPES, '--large', '--size', '96'), 'train2017', {'mIoU': 'mIoU'},
     ),
     'video': (
-        'Video-SwinV2', 'video/video-swinv2-nano_motion.py', 'motion', (MOTION,), 'videos_train',
-        {'acc/top1': 'top-1'},
+        'Video-SwinV2', 'configs/video/video-swinv2-nano_motion.py', 'motion', (MOTION,),
+        'videos_train', {'acc/top1': 'top-1'},
     ),
     'classification': (  # with mmpretrain: .venv-peers
-        'classifier', 'classification/swinv2-nano_shapes.py', 'shapes-cut', (SHAPES,), 'train2017',
-        {'accuracy/top1': 'top-1'},
+        'classifier', 'configs/classification/swinv2-nano_shapes.py', 'shapes-cut', (SHAPES,),
+        'train2017', {'accuracy/top1': 'top-1'},
     ),
 }  # fmt: skip
 HEAD = 'model', 'runtime', 'file', 'a picture', 'PyTorch / this', 'metric'
@@ -71,7 +71,7 @@ def trained(name: str, root: Path, args: argparse.Namespace) -> str:
         return str(args.checkpoints[name])
     work = Path(args.work_dir, name).resolve()
     call(
-        'train.py', f'configs/{MODELS[name][1]}', '--work-dir', str(work), '--max-iters',
+        'train.py', MODELS[name][1], '--work-dir', str(work), '--max-iters',
         str(args.steps), '--cfg-options', f'data_root={root}/', 'train_cfg.val_interval=99999',
     )  # fmt: skip
     return (work / 'last_checkpoint').read_text()
@@ -81,7 +81,7 @@ def rows(name: str, args: argparse.Namespace):
     """A row for each runtime."""
     title, config, _, _, folder, wanted = MODELS[name]
     root = data(name, args)
-    cfg = config_with_options(f'configs/{config}', {'data_root': f'{root}/'})
+    cfg = config_with_options(config, {'data_root': f'{root}/'})
     predictor = Predictor(cfg, trained(name, root, args), 'cpu')
     model, graph = predictor.model, graph_of(predictor.model)
     facts = about(graph, cfg, predictor.meta)
@@ -91,8 +91,8 @@ def rows(name: str, args: argparse.Namespace):
     small = quantize(content, samples, graph.task)
     models = {'PyTorch': model}
     for kind, label in ((OnnxModel, 'onnxruntime'), (OpenVinoModel, 'OpenVINO')):
-        models[label] = kind(content, model, graph.task)
-        models[f'{label}, int8'] = kind(small, model, graph.task)
+        models[label] = kind(content, model, graph.task, args.threads)
+        models[f'{label}, int8'] = kind(small, model, graph.task, args.threads)
     times = in_turns(models, samples, args.runs)
     for (label, one), found in zip(models.items(), metrics(cfg, models.values()), strict=True):
         yield (
@@ -103,7 +103,7 @@ def rows(name: str, args: argparse.Namespace):
 
 
 def in_turns(models, samples, runs: int) -> dict[str, float]:
-    """The median of some runs in seconds; the first of each is not counted."""
+    """Seconds of the shortest run; the first of each is not counted."""
     times = {label: [] for label in models}
     for i in range(runs + 1):
         batch = samples[i % len(samples)]
@@ -112,7 +112,7 @@ def in_turns(models, samples, runs: int) -> dict[str, float]:
             with torch.no_grad():
                 model.test_step(pseudo_collate([batch]))
             times[label].append(time.perf_counter() - start)
-    return {label: statistics.median(values[1:]) for label, values in times.items()}
+    return {label: min(values[1:]) for label, values in times.items()}
 
 
 def size(model) -> int:
@@ -140,11 +140,13 @@ def main() -> None:
     parser.add_argument('--val', type=int, default=60, help='pictures for the metric (60)')
     parser.add_argument('--calibration', type=int, default=16, help='pictures for int8 (16)')
     parser.add_argument('--runs', type=int, default=20, help='for a time (20)')
+    parser.add_argument('--threads', type=int, default=os.cpu_count())
     parser.add_argument('--work-dir', default='work_dirs/bench/deploy')
     args = parser.parse_args()
     args.checkpoints = dict(given.split('=', 1) for given in args.checkpoints)
     if unknown := set(args.checkpoints) - set(MODELS):
         parser.error(f'--checkpoints: {", ".join(unknown)} is none of {", ".join(MODELS)}')
+    torch.set_num_threads(args.threads)
     Path(args.work_dir).mkdir(parents=True, exist_ok=True)
     for line in HEAD, ('---',) * len(HEAD):
         print(f'| {" | ".join(line)} |', flush=True)

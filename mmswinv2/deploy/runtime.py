@@ -33,10 +33,12 @@ class FileModel:
         content: of an ONNX file.
         host_model: the model it came from, whose heads paste masks into pictures.
         task: see `Graph`.
+        threads: that it computes on; 0: as many as it likes.
     """
 
-    def __init__(self, content: bytes, host_model: Any, task: str) -> None:
-        self.content, self.host_model, self.task = content, host_model, task
+    def __init__(self, content: bytes, host_model: Any, task: str, threads: int = 0) -> None:
+        self.content, self.host_model = content, host_model
+        self.task, self.threads = task, threads
 
     def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Outputs by name."""
@@ -100,6 +102,7 @@ class OnnxModel(FileModel):
             raise UserError('onnxruntime is not installed: pip install onnxruntime') from error
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads = self.threads
         return onnxruntime.InferenceSession(
             self.content, options, providers=['CPUExecutionProvider']
         )
@@ -123,8 +126,8 @@ class OpenVinoModel(FileModel):
 
     @functools.cached_property
     def _compiled(self) -> Any:
-        core = import_openvino().Core()
-        return core.compile_model(self._model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+        options = dict(INFERENCE_PRECISION_HINT='f32', INFERENCE_NUM_THREADS=self.threads)
+        return import_openvino().Core().compile_model(self._model, 'CPU', options)
 
     def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """See `FileModel`."""
