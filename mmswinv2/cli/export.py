@@ -57,14 +57,13 @@ def export(
         raise UserError(f'the folder {out.parent} of the file does not exist')
     if format == 'openvino':
         import_openvino()
+    if normalized and (images or int8):
+        raise UserError('--normalized: pictures of files are not, so that nothing can be compared')
     cfg = config_with_options(config, cfg_options)
-
     compared = samples_of(cfg, images, '--verify') if images else []
     ranges = samples_of(cfg, [int8], '--int8') if int8 else []
     model, meta = _build(cfg, checkpoint, 'cpu')
     graph = graph_of(model, normalized)
-    if normalized and (images or int8):
-        raise UserError('--normalized: pictures of files are not, so that nothing can be compared')
     facts = about(graph, cfg, meta)
     content = write_onnx(graph, graph.example(), graph.sizes(), list(graph.outputs), facts)
     if missing := unsupported(content):
