@@ -126,7 +126,7 @@ def size(model) -> int:
         return write_all(model, Path(folder, name))
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -143,9 +143,15 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=os.cpu_count())
     parser.add_argument('--work-dir', default='work_dirs/bench/deploy')
     args = parser.parse_args()
+    for given in args.checkpoints:
+        if given.partition('=')[0] not in MODELS or '=' not in given:
+            parser.error(f'--checkpoints {given}: write MODEL=FILE, of {", ".join(MODELS)}')
     args.checkpoints = dict(given.split('=', 1) for given in args.checkpoints)
-    if unknown := set(args.checkpoints) - set(MODELS):
-        parser.error(f'--checkpoints: {", ".join(unknown)} is none of {", ".join(MODELS)}')
+    return args
+
+
+def main() -> None:
+    args = parse_args()
     torch.set_num_threads(args.threads)
     Path(args.work_dir).mkdir(parents=True, exist_ok=True)
     for line in HEAD, ('---',) * len(HEAD):
