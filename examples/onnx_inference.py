@@ -1,4 +1,6 @@
-"""Run a file of `mmswinv2 export` on pictures: numpy, opencv-python and onnxruntime, no torch.
+"""Run a file of `mmswinv2 export` on pictures with numpy and opencv-python, without torch.
+
+An .onnx file is run by onnxruntime, an .xml file by OpenVINO.
 
 python examples/onnx_inference.py model.onnx photos/*.jpg --out-dir outputs
 """
@@ -9,7 +11,25 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnxruntime
+
+
+def opened(path):
+    """A function from inputs to outputs, both by name, and what the file tells of itself."""
+    if path.endswith('.xml'):
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(path)
+        about = model.get_rt_info(['framework', 'mmswinv2']).astype(str)
+        # left to itself OpenVINO takes bfloat16 on processors that have it
+        compiled = core.compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+        return lambda inputs: {o.any_name: x for o, x in compiled(inputs).items()}, about
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    names = [output.name for output in session.get_outputs()]
+    about = session.get_modelmeta().custom_metadata_map['mmswinv2']
+    return lambda inputs: dict(zip(names, session.run(None, inputs), strict=True)), about
 
 
 def resized(image, steps):
@@ -58,9 +78,9 @@ def main():
     parser.add_argument('--score', type=float, default=0.3, help='least score of a box (0.3)')
     parser.add_argument('--out-dir', default='outputs')
     args = parser.parse_args()
-    session = onnxruntime.InferenceSession(args.model, providers=['CPUExecutionProvider'])
-    about = json.loads(session.get_modelmeta().custom_metadata_map['mmswinv2'])
-    names, classes = [o.name for o in session.get_outputs()], about['classes']
+    run, about = opened(args.model)
+    about = json.loads(about)
+    classes = about['classes']
     folder = Path(args.out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     for path in args.images:
@@ -74,7 +94,7 @@ def main():
         inputs = dict(image=np.ascontiguousarray(small.transpose(2, 0, 1)[None]))
         if about['task'] == 'segmentation':
             inputs['size'] = np.array(image.shape[:2], np.int64)
-        found = dict(zip(names, session.run(None, inputs), strict=True))
+        found = run(inputs)
         if about['task'] == 'classification':
             best = found['scores'][0].argmax()
             print(f'{path}: {classes[best] if classes else best} {found["scores"][0][best]:.3f}')

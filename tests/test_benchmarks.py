@@ -11,6 +11,7 @@ import pytest
 from benchmarks import report
 from benchmarks.__main__ import ROOT, measure, side_by_side
 from benchmarks.workloads import Workload
+from tests.test_tools.conftest import SMALL_VIDEO
 
 RESULTS = {
     'mmswinv2': dict(median=1.0, peak=2**20),
@@ -108,6 +109,31 @@ def test_videos():
     assert run.returncode == 0, run.stderr
     rows = rows_of(run.stdout)
     assert len(rows) > 8 and {row['ours, wrong'] for row in rows} == {'0 of 32'}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore')  # of torch's exporter
+def test_runtimes(tmp_path, monkeypatch, capsys):
+    pytest.importorskip('onnxruntime', reason='onnxruntime has no wheel for this Python')
+    pytest.importorskip('openvino', reason='openvino is not installed')
+    from benchmarks import deploy
+
+    config = tmp_path / 'small.py'
+    config.write_text(SMALL_VIDEO)
+    title, _, *more = deploy.MODELS['video']
+    monkeypatch.setitem(deploy.MODELS, 'video', (title, str(config), *more))
+    options = '--models video --train 8 --val 6 --steps 2 --calibration 2 --runs 1 --threads 1'
+    monkeypatch.setattr(
+        sys, 'argv', ['deploy', *options.split(), '--work-dir', str(tmp_path / 'work')]
+    )
+    deploy.main()
+    rows = {row['runtime']: row for row in rows_of(capsys.readouterr().out)}
+    assert len(rows) == 5
+    assert rows['PyTorch']['metric'] == rows['OpenVINO']['metric'] == rows['onnxruntime']['metric']
+    assert re.fullmatch(r'top-1 [01]\.\d{3}', rows['PyTorch']['metric'])
+    sizes = {name: float(row['file'].split()[0]) for name, row in rows.items()}
+    assert sizes['onnxruntime, int8'] <= sizes['onnxruntime'] < 10
+    assert all(float(row['a picture'].split()[0]) > 0 for row in rows.values())
 
 
 def run_compiling(*arguments):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,11 @@ from typing import Any
 from ..errors import UserError
 from ..options import ArgumentParser
 
-FORMATS = {'onnx': '.onnx', 'openvino': '.xml'}
-
 
 def export(
     config: str,
     checkpoint: str,
-    out: str | Path,
+    out: str | Path | None = None,
     *,
     format: str = 'onnx',
     normalized: bool = False,
@@ -31,7 +30,7 @@ def export(
     Args:
         config: file of a config with a ``test_dataloader``.
         checkpoint: file, name or address of weights for the whole model.
-        out: the file.
+        out: the file; ``None``: ``model.onnx`` or ``model.xml``.
         format: ``'onnx'``, or ``'openvino'``, which writes a ``.bin`` beside an ``.xml``.
         normalized: see `mmswinv2.deploy.graph.Graph`.
         int8: folder of pictures; products are computed in 8 bits, whose ranges they tell.
@@ -42,70 +41,92 @@ def export(
     Raises:
         UserError: if something cannot be used, or the file differs from the model.
     """
-    from .. import hosts
-    from ..checkpoints.write import write_atomically
     from ..deploy.graph import write_onnx
     from ..deploy.rules import about, graph_of
+    from ..deploy.runtime import FORMATS, import_openvino
     from ..deploy.tensorrt import unsupported
     from ..engine.launch import config_with_options
-    from .predict import IMAGES, VIDEOS, _build, _divide, _Pipeline, _sources
+    from .predict import _build
 
-    out = Path(out)
     if format not in FORMATS:
         raise UserError(f'--format {format!r} is not known; {" and ".join(FORMATS)} are')
+    ending, runtime = FORMATS[format]
+    out = Path(out or f'model{ending}')
+    if out.suffix != ending:
+        raise UserError(f'--out {out}: names of files for --format {format} end in {ending}')
     if not out.parent.is_dir():
         raise UserError(f'the folder {out.parent} of the file does not exist')
     if format == 'openvino':
-        _openvino()
-    cfg = config_with_options(config, cfg_options)
-
-    def samples(given: Sequence[str], option: str) -> list[Any]:
-        host = hosts.of(cfg)
-        host.apply()
-        host.use_registries()
-        prepare = _Pipeline(cfg)
-        kinds, word = (VIDEOS, 'video') if prepare.of_clips else (IMAGES, 'picture')
-        files, films = _divide(list(_sources(given)), clips=prepare.of_clips)
-        for path in (*(path for _, path in films), *(item.path for item in files)):
-            if Path(path).suffix.lower() not in kinds:
-                raise UserError(f'{option}: {path} is no {word}; names end in {", ".join(kinds)}')
-        return [prepare(item, number) for number, item in enumerate(files)]
-
-    compared = samples(images, '--verify') if images else []
-    ranges = samples([int8], '--int8') if int8 else []
-    model, meta = _build(cfg, checkpoint, 'cpu')
-    graph = graph_of(model, normalized)
+        import_openvino()
     if normalized and (images or int8):
         raise UserError('--normalized: pictures of files are not, so that nothing can be compared')
+    cfg = config_with_options(config, cfg_options)
+    compared = samples_of(cfg, images, '--verify') if images else []
+    ranges = samples_of(cfg, [int8], '--int8') if int8 else []
+    model, meta = _build(cfg, checkpoint, 'cpu')
+    graph = graph_of(model, normalized)
     facts = about(graph, cfg, meta)
     content = write_onnx(graph, graph.example(), graph.sizes(), list(graph.outputs), facts)
     if missing := unsupported(content):
         print(f'TensorRT lacks {", ".join(missing)}')
+    file = runtime(content, model, graph.task)
     if images:
-        _compare(cfg if metric else None, model, content, graph.task, compared)
+        _compare(cfg if metric else None, model, file, compared)
     if ranges:
-        content = _quantized(cfg if metric else None, model, content, graph.task, ranges)
-    if format == 'onnx':
-        write_atomically(out, lambda file: file.write(content))
-    else:
-        _write_openvino(content, out)
-    print(f'{out}: {len(content) / 2**20:.1f} MB')
+        file = _quantized(cfg if metric else None, file, ranges)
+    size = write_all(file, out)
+    print(f'{out}: {size / 1e6:.1f} MB')
 
 
-def _compare(cfg: Any, model: Any, content: bytes, task: str, samples: Sequence[Any]) -> None:
+def samples_of(cfg: Any, given: Sequence[str], option: str) -> list[Any]:
+    """What a config's test pipeline makes of pictures or videos.
+
+    Args:
+        cfg: the config.
+        given: files, folders and patterns.
+        option: that they were given with, for messages.
+
+    Raises:
+        UserError: if one cannot be used.
+    """
+    from .. import hosts
+    from .predict import IMAGES, VIDEOS, _divide, _Pipeline, _sources
+
+    host = hosts.of(cfg)
+    host.apply()
+    host.use_registries()
+    prepare = _Pipeline(cfg)
+    kinds, word = (VIDEOS, 'video') if prepare.of_clips else (IMAGES, 'picture')
+    files, films = _divide(list(_sources(given)), clips=prepare.of_clips)
+    for path in (*(path for _, path in films), *(item.path for item in files)):
+        if Path(path).suffix.lower() not in kinds:
+            raise UserError(f'{option}: {path} is no {word}; names end in {", ".join(kinds)}')
+    return [prepare(item, number) for number, item in enumerate(files)]
+
+
+def write_all(file: Any, out: Path) -> int:
+    """Write all parts of a file, or none; the number of bytes."""
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}-') as folder:
+        file.write(Path(folder, out.name))
+        parts = sorted(Path(folder).iterdir())  # the weights of a model before its .xml
+        size = sum(part.stat().st_size for part in parts)
+        for part in parts:
+            part.replace(out.with_name(part.name))
+    return size
+
+
+def _compare(cfg: Any, model: Any, file: Any, samples: Sequence[Any]) -> None:
     """Print differences; raises `UserError` where they are more than rounding."""
-    from ..deploy.runtime import OnnxModel
     from ..deploy.verify import TOLERANCE, differences, metrics, too_large
     from .predict import _run
 
     from mmengine.dataset import pseudo_collate  # isort: skip
 
-    file = OnnxModel(content, model, task)
     worst: dict[str, float] = {}
     for sample in samples:
         (theirs,) = _run(model, [sample], amp=False)
         (ours,) = file.test_step(pseudo_collate([sample]))
-        for key, value in differences(task, ours, theirs).items():
+        for key, value in differences(file.task, ours, theirs).items():
             old = worst.get(key, 0.0)
             worst[key] = value if not value <= old else old  # not a number stays
     print(f'{len(samples)} pictures, largest differences: {_words(worst)}')
@@ -137,41 +158,20 @@ def _words(numbers: dict[str, float]) -> str:
     return ', '.join(f'{key} {value:.1e}' for key, value in numbers.items())
 
 
-def _quantized(cfg: Any, model: Any, content: bytes, task: str, samples: Sequence[Any]) -> bytes:
+def _quantized(cfg: Any, file: Any, samples: Sequence[Any]) -> Any:
+    """The same file in 8 bits; prints what that wins and loses."""
     from ..deploy.int8 import milliseconds, quantize
-    from ..deploy.runtime import OnnxModel
     from ..deploy.verify import metrics
 
-    small = quantize(content, samples, task)
-    times = [milliseconds(OnnxModel(c, model, task), samples[0]) for c in (content, small)]
-    print(f'int8: {times[0]:.1f} ms to {times[1]:.1f} ms a picture')
+    content = quantize(file.content, samples, file.task)
+    small = type(file)(content, file.host_model, file.task)
+    before, after = (milliseconds(f, samples[0]) for f in (file, small))
+    print(f'int8: {before:.1f} ms to {after:.1f} ms a picture')
     if cfg is not None and cfg.get('val_dataloader'):
-        before, after = metrics(cfg, (OnnxModel(c, model, task) for c in (content, small)))
-        for key, value in before.items():
-            print(f'int8: {key} {value:.4f} to {after[key]:.4f}')
+        of_file, of_small = metrics(cfg, (file, small))
+        for key, value in of_file.items():
+            print(f'int8: {key} {value:.4f} to {of_small[key]:.4f}')
     return small
-
-
-def _openvino() -> Any:
-    try:
-        import openvino
-    except ImportError as error:
-        raise UserError('--format openvino: pip install openvino') from error
-    return openvino
-
-
-def _write_openvino(content: bytes, out: Path) -> None:
-    """Convert and write both files, or none."""
-    import tempfile
-
-    openvino = _openvino()
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}-') as folder:
-        source = Path(folder) / 'model.onnx'
-        source.write_bytes(content)
-        written = Path(folder) / out.with_suffix('.xml').name
-        openvino.save_model(openvino.convert_model(source), written, compress_to_fp16=False)
-        for part in (written.with_suffix('.bin'), written):
-            part.replace(out.parent / part.name)
 
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
@@ -207,7 +207,7 @@ def main(arguments: Sequence[str]) -> None:
     export(
         args.config,
         args.checkpoint,
-        args.out or f'model{FORMATS.get(args.format, "")}',
+        args.out,
         format=args.format,
         normalized=args.normalized,
         int8=args.int8,

@@ -104,16 +104,16 @@ class TwoStage(Detector):
         head = self.model.rpn_head
         logits, deltas = head(maps)
         boxes, scores, levels = candidates(head, logits, deltas, image, head.test_cfg)
-        kept, _ = suppress(boxes, scores, levels, head.test_cfg, _LEFT_OUT / 2)
+        kept, scores = suppress(boxes, scores, levels, head.test_cfg, _LEFT_OUT / 2)
         picture, number = kept.unbind(1)
         count = boxes.shape[0]
         own = picture[:, None] == torch.arange(count, device=image.device)  # [K, B]
-        rank = own.long().cumsum(0).gather(1, picture[:, None]).squeeze(1) - 1
+        # in float32, as TensorRT adds up and scatters no others
+        rank = own.float().cumsum(0).gather(1, picture[:, None]).squeeze(1).long() - 1
         most = int(head.test_cfg.max_per_img)
         place = picture * most + rank
         filled = boxes.new_zeros(count * most, 4).index_put((place,), boxes[picture, number])
-        exists = torch.zeros(count * most, dtype=torch.bool, device=image.device)
-        exists = exists.index_put((place,), torch.ones_like(place, dtype=torch.bool))
+        exists = boxes.new_zeros(count * most).index_put((place,), torch.ones_like(scores)) > 0
         return filled.view(count, most, 4), exists.view(count, most)
 
     def _refined(

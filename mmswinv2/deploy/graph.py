@@ -208,7 +208,7 @@ def write_onnx(
         torch.no_grad(),
         symbols.patch(backed_size_oblivious=True),
         warnings.catch_warnings(),
-        _quiet('torch.onnx', 'torch.onnx._internal.exporter._registration'),
+        quiet('torch.onnx', 'torch.onnx._internal.exporter._registration', 'onnx_ir'),
         contextlib.redirect_stdout(None),  # torch prints the steps it takes
     ):
         warnings.simplefilter('ignore')  # of torch's own exporter
@@ -229,7 +229,8 @@ def write_onnx(
 
 
 @contextlib.contextmanager
-def _quiet(*names: str) -> Any:
+def quiet(*names: str) -> Any:
+    """Loggers say nothing but errors meanwhile."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:

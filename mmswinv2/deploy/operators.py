@@ -190,6 +190,16 @@ def translations() -> dict[Callable, Callable]:
     def integers(*values: int) -> Any:
         return op.Constant(value_ints=values)
 
+    def where(found: Any) -> Any:
+        """The places of what is true along one axis; TensorRT looks for numbers alone."""
+        return op.Squeeze(op.NonZero(op.Cast(found, to=1)), integers(0))
+
+    def floor_divide(numerator: Any, divisor: Any) -> Any:
+        """Without the comparison of booleans that torch writes, which TensorRT lacks."""
+        if not numerator.dtype.is_integer():
+            return op.Floor(op.Div(numerator, divisor))
+        return op.Div(op.Sub(numerator, op.Mod(numerator, divisor)), divisor)
+
     def column(values: Any, first: int, end: int) -> Any:
         return op.Slice(values, integers(first), integers(end), integers(-1))
 
@@ -226,7 +236,7 @@ def translations() -> dict[Callable, Callable]:
         )
         least = number(max(0.0, float(min_score)))
         picked, values = (op.Reshape(found, integers(-1)) for found in (picked, values))
-        places = op.Squeeze(op.NonZero(op.GreaterOrEqual(values, least)), integers(0))
+        places = where(op.GreaterOrEqual(values, least))
         image = op.Div(places, integers(max_boxes))
         parts = (op.Unsqueeze(part, integers(1)) for part in (image, op.Gather(picked, places)))
         return op.Concat(*parts, axis=1), op.Gather(values, places)
@@ -265,7 +275,7 @@ def translations() -> dict[Callable, Callable]:
             level = op.Add(level, op.Cast(op.GreaterOrEqual(relative, number(2.0**i)), to=7))
         order, parts = [], []
         for i in range(len(maps)):
-            own = op.Squeeze(op.NonZero(op.Equal(level, integers(i))), integers(0))
+            own = where(op.Equal(level, integers(i)))
             order.append(own)
             parts.append(align(i, op.Gather(boxes, own), op.Gather(image, own)))
         place = op.Concat(*order, axis=0)
@@ -275,6 +285,7 @@ def translations() -> dict[Callable, Callable]:
         return op.Gather(op.Concat(*parts, axis=0), back, axis=0)
 
     return {
+        torch.ops.aten.floor_divide.default: floor_divide,
         torch.ops.mmswinv2.window_attention.default: attention.translate,
         torch.ops.mmswinv2.nms.default: suppress,
         torch.ops.mmswinv2.soft_nms.default: soften,

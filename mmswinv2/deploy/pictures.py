@@ -140,7 +140,8 @@ class _Windows:
     def mean(self, x: Tensor, axis: int) -> Tensor:
         """Windows one after the other to the mean of those over each pixel."""
         place = torch.arange(self.n, device=self.device)
-        first = (place - self.length + self.stride).clamp(min=0) // self.stride
+        zero = torch.zeros_like(place)  # TensorRT clamps no integers
+        first = torch.maximum(place - self.length + self.stride, zero) // self.stride
         shape = [-1 if i == axis else 1 for i in range(x.ndim)]
         total: Any = 0
         count: Any = 0
@@ -150,7 +151,8 @@ class _Windows:
             number = torch.minimum(number, torch.full_like(number, self.count - 1))
             inside = place - self._starts(number)
             own = own & (inside >= 0) & (inside < self.length)
-            inside = torch.minimum(inside.clamp(min=0), torch.full_like(inside, self.length - 1))
+            inside = torch.maximum(inside, zero)
+            inside = torch.minimum(inside, torch.full_like(inside, self.length - 1))
             part = x.index_select(axis, number * self.length + inside)
             weight = own.to(x.dtype).view(shape)
             total, count = total + part * weight, count + weight

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,27 +26,27 @@ def inputs_of(image: torch.Tensor, sample: Any, task: str) -> dict[str, np.ndarr
     return inputs
 
 
-class OnnxModel:
-    """Runs the content of an ONNX file on what a host's data loader gives.
+class FileModel:
+    """Runs an exported model on what a host's data loader gives.
 
     Args:
-        content: of the file, or its path.
+        content: of an ONNX file.
         host_model: the model it came from, whose heads paste masks into pictures.
         task: see `Graph`.
+        threads: that it computes on; 0: as many as it likes.
     """
 
-    def __init__(self, content: bytes | str, host_model: Any, task: str) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise UserError('onnxruntime is not installed: pip install onnxruntime') from error
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(
-            content, options, providers=['CPUExecutionProvider']
-        )
-        self.names = [output.name for output in self.session.get_outputs()]
-        self.host_model, self.task = host_model, task
+    def __init__(self, content: bytes, host_model: Any, task: str, threads: int = 0) -> None:
+        self.content, self.host_model = content, host_model
+        self.task, self.threads = task, threads
+
+    def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Outputs by name."""
+        raise NotImplementedError
+
+    def write(self, path: Path) -> None:
+        """Write the file, and what belongs beside it under the same name."""
+        raise NotImplementedError
 
     def test_step(self, batch: Any) -> list[Any]:
         """Data samples with predictions, one picture after the other."""
@@ -53,13 +55,9 @@ class OnnxModel:
             for image, sample in zip(batch['inputs'], batch['data_samples'], strict=True)
         ]
 
-    def run(self, **inputs: np.ndarray) -> dict[str, torch.Tensor]:
-        """Outputs by name."""
-        found = self.session.run(None, inputs)
-        return dict(zip(self.names, map(torch.from_numpy, found), strict=True))
-
     def _one(self, image: torch.Tensor, sample: Any) -> Any:
-        found = self.run(**inputs_of(image, sample, self.task))
+        inputs = inputs_of(image, sample, self.task)
+        found = {key: torch.from_numpy(value) for key, value in self.run(**inputs).items()}
         if self.task == 'segmentation':
             from mmengine.structures import PixelData
 
@@ -91,3 +89,69 @@ class OnnxModel:
             own = (slice(i, i + 1), *place)
             out[own] = pasted >= threshold
         return out
+
+
+class OnnxModel(FileModel):
+    """By onnxruntime, on a CPU."""
+
+    @functools.cached_property
+    def _session(self) -> Any:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise UserError('onnxruntime is not installed: pip install onnxruntime') from error
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = self.threads
+        return onnxruntime.InferenceSession(
+            self.content, options, providers=['CPUExecutionProvider']
+        )
+
+    def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """See `FileModel`."""
+        names = (output.name for output in self._session.get_outputs())
+        return dict(zip(names, self._session.run(None, inputs), strict=True))
+
+    def write(self, path: Path) -> None:
+        """See `FileModel`."""
+        path.write_bytes(self.content)
+
+
+class OpenVinoModel(FileModel):
+    """By OpenVINO, on a CPU in float32; left to itself it takes bfloat16 where there is some."""
+
+    @functools.cached_property
+    def _model(self) -> Any:
+        return import_openvino().Core().read_model(self.content)
+
+    @functools.cached_property
+    def _compiled(self) -> Any:
+        options = dict(INFERENCE_PRECISION_HINT='f32', INFERENCE_NUM_THREADS=self.threads)
+        return import_openvino().Core().compile_model(self._model, 'CPU', options)
+
+    def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """See `FileModel`."""
+        return {output.any_name: value for output, value in self._compiled(inputs).items()}
+
+    def write(self, path: Path) -> None:
+        """An ``.xml``, and the weights in a ``.bin``."""
+        import_openvino().save_model(self._model, path, compress_to_fp16=False)
+
+
+def import_openvino() -> Any:
+    """The package.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise UserError('OpenVINO is not installed: pip install openvino') from error
+    return openvino
+
+
+FORMATS: dict[str, tuple[str, type[FileModel]]] = {  # of a file: its ending, and what runs it
+    'onnx': ('.onnx', OnnxModel),
+    'openvino': ('.xml', OpenVinoModel),
+}

@@ -1,57 +1,94 @@
-"""Which operators of a graph TensorRT lacks. It is not run here.
+"""What of a graph TensorRT lacks, by its published list. It is not run here.
 
-The table is of TensorRT 10.0: https://github.com/onnx/onnx-tensorrt, file ``docs/operators.md``.
-Operators of other domains than ONNX's own have no support without a plug-in.
+The tables are those of TensorRT 10.0: https://github.com/onnx/onnx-tensorrt, file
+``docs/operators.md``. Operators of other domains than ONNX's own have no support without a plug-in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-SUPPORTED = frozenset(
-    """
-    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool
-    BatchNormalization Cast CastLike Ceil Celu Clip Concat Constant ConstantOfShape Conv
-    ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal
-    Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm
-    GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample
-    GroupNormalization HardSigmoid HardSwish Hardmax Identity If ImageScaler
-    InstanceNormalization IsInf IsNaN LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual
-    Log LogSoftmax Loop LpNormalization LpPool MatMul Max MaxPool Mean
-    MeanVarianceNormalization Min Mish Mod Mul Neg NonMaxSuppression NonZero Not OneHot Or
-    PRelu Pad ParametricSoftplus Pow QuantizeLinear RNN RandomNormal RandomNormalLike
-    RandomUniform RandomUniformLike Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum
-    ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu
-    Reshape Resize ReverseSequence RoiAlign Round ScaledTanh Scan Scatter ScatterElements
-    ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign
-    SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose
-    Trilu Unsqueeze Upsample Where Xor
-    """.split()  # noqa: SIM905
-)
+_OF_TYPES = {  # F: float32, I: int32 and int64, B: bool
+    'F': """
+        Acos Acosh Asin Asinh Atan Atanh AveragePool BatchNormalization Ceil Celu Clip
+        ConstantOfShape Conv ConvTranspose Cos Cosh CumSum Dropout Einsum Elu Erf Exp Floor GRU Gemm
+        GlobalAveragePool GlobalLpPool GlobalMaxPool GridSample GroupNormalization HardSigmoid
+        HardSwish Hardmax ImageScaler InstanceNormalization IsInf LRN LSTM LayerNormalization
+        LeakyRelu Log LogSoftmax LpNormalization LpPool MatMul MaxPool MeanVarianceNormalization
+        Mish NonMaxSuppression NonZero PRelu ParametricSoftplus Pow QuantizeLinear RNN RandomNormal
+        RandomNormalLike RandomUniform RandomUniformLike Reciprocal Resize RoiAlign Round ScaledTanh
+        Scan Selu Sigmoid Sin Sinh Softmax Softplus Softsign Sqrt Tan Tanh ThresholdedRelu Upsample
+    """,
+    'FI': """
+        Abs Add ArgMax ArgMin DepthToSpace Div Equal Gelu Greater GreaterOrEqual IsNaN Less
+        LessOrEqual Max Mean Min Mod Mul Neg Pad Range ReduceL1 ReduceL2 ReduceLogSum
+        ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu
+        Scatter ScatterElements ScatterND Shrink Sign SpaceToDepth Sub Sum TopK
+    """,
+    'FIB': """
+        Cast CastLike Concat Constant Expand EyeLike Flatten Gather GatherElements GatherND Identity
+        If Loop OneHot Reshape ReverseSequence Shape Size Slice Split Squeeze Tile Transpose Trilu
+        Unsqueeze Where
+    """,
+    'B': 'And Not Or Xor',
+}
+SUPPORTED = {name: types for types, names in _OF_TYPES.items() for name in names.split()}
+_KINDS = dict(FLOAT='F', INT32='I', INT64='I', BOOL='B')
+_AXES = {  # place of the input that must be known before anything runs
+    'CumSum': 1, 'Pad': 3, 'Slice': 3, 'Squeeze': 1, 'Unsqueeze': 1, 'ReduceL1': 1, 'ReduceL2': 1,
+    'ReduceLogSum': 1, 'ReduceLogSumExp': 1, 'ReduceMax': 1, 'ReduceMean': 1, 'ReduceMin': 1,
+    'ReduceProd': 1, 'ReduceSum': 1, 'ReduceSumSquare': 1,
+}  # fmt: skip
 
 
 def unsupported(content: bytes) -> list[str]:
-    """Names of operators in an ONNX file that TensorRT lacks, in order."""
+    """Operators in an ONNX file that TensorRT lacks, or has for other inputs only, in order."""
     import onnx
 
-    model = onnx.load_from_string(content)
-    functions = {(f.domain, f.name) for f in model.functions}
-    nodes = [*model.graph.node, *(node for f in model.functions for node in f.node)]
+    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(content))
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    fixed = set(types)
     return sorted(
         {
-            f'{node.domain}::{node.op_type}' if node.domain else node.op_type
-            for node in _all(nodes)
-            if (node.domain, node.op_type) not in functions
-            and (node.domain not in ('', 'ai.onnx') or node.op_type not in SUPPORTED)
+            f'{node.domain}::{node.op_type}' if node.domain else f'{node.op_type}{words}'
+            for node, words in _found(model.graph, types, fixed)
         }
     )
 
 
-def _all(nodes: Any) -> Iterator[Any]:
-    """Nodes and those of their branches and loops."""
-    for node in nodes:
-        yield node
+def _found(graph: Any, types: Mapping[str, int], fixed: set[str]) -> Iterator[tuple[Any, str]]:
+    """Nodes of a graph, its branches and its loops, and what is wrong with them.
+
+    Args:
+        graph: of onnx.
+        types: of values outside.
+        fixed: names of values outside that are not computed.
+    """
+    from onnx import TensorProto
+
+    values = (*graph.input, *graph.output, *graph.value_info)
+    types = {**types, **{value.name: value.type.tensor_type.elem_type for value in values}}
+    types.update((tensor.name, tensor.data_type) for tensor in graph.initializer)
+    constants = {node.output[0] for node in graph.node if node.op_type == 'Constant'}
+    fixed = fixed | constants | {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField('g'):
-                yield from _all(attribute.g.node)
+                yield from _found(attribute.g, types, fixed)
+        if node.domain not in ('', 'ai.onnx') or node.op_type not in SUPPORTED:
+            yield node, ''
+            continue
+        kind = TensorProto.DataType.Name(types.get(_typed(node), 0))
+        if kind != 'UNDEFINED' and _KINDS.get(kind, kind) not in SUPPORTED[node.op_type]:
+            yield node, f' of {kind}'
+        place = _AXES.get(node.op_type, len(node.input))
+        if not fixed.issuperset(name for name in node.input[place : place + 1] if name):
+            yield node, ' with axes that are computed'
+
+
+def _typed(node: Any) -> str:
+    """The value whose type the list is about."""
+    if node.op_type in ('Constant', 'ConstantOfShape', 'Loop', 'If'):
+        return str(node.output[0])
+    return str(node.input[node.op_type == 'Where'])

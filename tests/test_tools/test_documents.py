@@ -233,6 +233,10 @@ def check_python(arguments, monkeypatch):
     if arguments[0].startswith('examples/'):  # run by tests/test_tools/test_export.py
         assert (ROOT / arguments[0]).is_file()
         return
+    if arguments[:2] == ['-m', 'benchmarks.deploy']:
+        monkeypatch.setattr(sys, 'argv', arguments[1:])
+        importlib.import_module(arguments[1]).parse_args()
+        return
     (place,) = [i for i, word in enumerate(arguments) if re.search(r'tools/.*\.py$', word)]
     script, *options = (word.strip('[]') for word in arguments[place:])
     monkeypatch.setattr(sys, 'argv', [script, *options])

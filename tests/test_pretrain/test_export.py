@@ -1,0 +1,43 @@
+"""`mmswinv2 export` on a classifier of mmpretrain."""
+
+import pytest
+import torch
+
+from tests.test_pretrain.conftest import CLASSIFIER
+from tests.test_tools.conftest import ROOT
+from tests.test_tools.test_export import answers, build, check_batch, exported, unsupported
+
+pytestmark = pytest.mark.filterwarnings(
+    'ignore::UserWarning', 'ignore::DeprecationWarning', 'ignore::FutureWarning'
+)
+SMALL = f"""
+_base_ = '{ROOT}/{CLASSIFIER}'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmswinv2.SwinTransformerV2',
+        arch=dict(embed_dims=16, depths=(1, 2), num_heads=(1, 2)),
+        window_size=4,
+        out_indices=(1,),
+    ),
+    head=dict(in_channels=32),
+)
+"""
+
+
+def test_classifier_at_two_sizes(tmp_path):
+    from mmpretrain.structures import DataSample
+
+    model = build(SMALL, tmp_path)
+    _, content = exported(model)
+
+    def samples():
+        for shape in ((3, 64, 64), (3, 37, 90)):
+            yield torch.randint(0, 256, shape, dtype=torch.uint8), DataSample()
+
+    for ours, theirs in answers(model, content, 'classification', samples()):
+        assert theirs.pred_score.max() > 0.3
+        torch.testing.assert_close(ours.pred_score, theirs.pred_score, atol=1e-5, rtol=0)
+        assert ours.pred_label == theirs.pred_label
+    check_batch(content, (3, 45, 70))
+    assert unsupported(content) == []
