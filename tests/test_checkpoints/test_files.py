@@ -191,7 +191,7 @@ def test_the_advice_for_whole_modules_works(save, tmp_path, monkeypatch, wrap):
     assert torch.equal(other.norm3.weight, net.norm3.weight)
 
 
-@pytest.mark.filterwarnings('ignore:.*torch.jit:DeprecationWarning')
+@pytest.mark.filterwarnings('ignore:.*torch.jit')
 def test_the_advice_for_programs_of_torchscript_works(tmp_path, monkeypatch):
     layer = torch.nn.Linear(2, 3)
     torch.jit.trace(layer, torch.ones(1, 2)).save(tmp_path / 'script.pt')

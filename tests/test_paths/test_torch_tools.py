@@ -95,7 +95,7 @@ def test_every_module_is_seen(net, x):
     assert called_modules(net, x) == set(net.modules()) - lists
 
 
-@pytest.mark.filterwarnings('ignore:.*torch.jit.*:DeprecationWarning')
+@pytest.mark.filterwarnings('ignore:.*torch.jit')
 @pytest.mark.parametrize('grad', [True, False], ids=['with gradients', 'without'])
 def test_trace_at_a_fixed_size(net, x, grad):
     with torch.set_grad_enabled(grad), warnings.catch_warnings():
@@ -109,7 +109,7 @@ def test_trace_at_a_fixed_size(net, x, grad):
         assert_same(*zip(*[p for p in pairs if p[1] is not None], strict=True), 1e-3)
 
 
-@pytest.mark.filterwarnings('ignore:.*torch.jit.*:DeprecationWarning')
+@pytest.mark.filterwarnings('ignore:.*torch.jit')
 def test_trace_warns_that_it_serves_one_size(net, x):
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter('always')
