@@ -47,19 +47,20 @@ MODELS = {
         'train2017', {'accuracy/top1': 'top-1'},
     ),
 }  # fmt: skip
-HEAD = 'model', 'runtime', 'file', 'a picture', 'PyTorch / this', 'metric'
+HEAD = 'model', 'runtime', 'file', 'a picture', 'times as fast', 'metric'
 
 
 def data(name: str, args: argparse.Namespace) -> Path:
     """The folder of the set, which is drawn if it is not there."""
     _, _, folder, (script, *options), _, _ = MODELS[name]
-    root = Path(args.work_dir, folder).resolve()
+    numbers = f'{args.train}-{args.val}'
+    root = Path(args.work_dir, f'{folder}-{numbers}').resolve()
     if root.exists():
         return root
-    drawn = root.with_name('shapes') if name == 'classification' else root
+    drawn = root.with_name(f'shapes-{numbers}') if name == 'classification' else root
     if not drawn.exists():
-        numbers = ('--train', str(args.train), '--val', str(args.val))
-        call(f'dataset_converters/{script}', str(drawn), *numbers, *options)
+        counts = ('--train', str(args.train), '--val', str(args.val))
+        call(f'dataset_converters/{script}', str(drawn), *counts, *options)
     if drawn != root:
         call('dataset_converters/coco_to_folders.py', str(drawn), str(root))
     return root
@@ -87,8 +88,9 @@ def rows(name: str, args: argparse.Namespace):
     facts = about(graph, cfg, predictor.meta)
     content = write_onnx(graph, graph.example(), graph.sizes(), list(graph.outputs), facts)
     files = sorted(str(path) for path in (root / folder).rglob('*.*'))
-    samples = samples_of(cfg, files[:: max(1, len(files) // args.calibration)], 'calibration')
-    small = quantize(content, samples, graph.task)
+    files = files[:: max(1, len(files) // args.calibration)][: args.calibration]
+    samples = samples_of(cfg, files, 'calibration')
+    small = quantize(OnnxModel(content, model, graph.task), samples)
     models = {'PyTorch': model}
     for kind, label in ((OnnxModel, 'onnxruntime'), (OpenVinoModel, 'OpenVINO')):
         models[label] = kind(content, model, graph.task, args.threads)

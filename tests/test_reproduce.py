@@ -230,6 +230,14 @@ def test_squares_tell_where_the_disc_is():
             assert labels[7, int(x * 8)] == 2
 
 
+def test_orders_of_training_tell_nothing_of_those_of_the_test():
+    clips = data.motion(4, 0, 32, 8)
+    for seed in range(2):
+        trained, tested = video.both_shuffled(clips, clips, seed)
+        for one, other in zip(trained.inputs, tested.inputs, strict=True):
+            assert not one.equal(other)
+
+
 def test_frames_are_shuffled_within_their_clip():
     clips = data.motion(6, 1, 32, 4)
     mixed = video.shuffled(clips, seed=0)

@@ -28,12 +28,14 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument('--experiment', nargs='+', choices=EXPERIMENTS, default=list(EXPERIMENTS))
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/reproduce'))
+    parser.add_argument('--out', type=Path, help='folder (work_dirs/reproduce; --quick: another)')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--jobs', type=int, help='processes (one; on CPUs one for each, at most 4)')
     parser.add_argument('--quick', action='store_true', help='two steps, to see that it runs')
     parser.add_argument('--report', action='store_true', help='run nothing')
     args = parser.parse_args(arguments)
+    if args.out is None:
+        args.out = Path('work_dirs/reproduce-quick' if args.quick else 'work_dirs/reproduce')
     if args.jobs is None:
         args.jobs = min(os.cpu_count() or 1, 4) if args.device == 'cpu' else 1
     if args.jobs < 1:

@@ -1,7 +1,7 @@
 """The transfer of `window` on a task that is about nothing but offsets: where is the disc?
 
-Each token of the last map tells whether the disc is to the left, to the right, above or below. Only
-the position bias tells a token where another one is.
+Each token of the last map tells whether the disc is to the left, to the right, above or below. The
+position bias tells where another token is; what a token shows of the disc's edge tells a little.
 """
 
 from collections.abc import Iterator

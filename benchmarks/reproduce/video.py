@@ -38,13 +38,17 @@ def shuffled(clips: data.Split, seed: int) -> data.Split:
     return data.Split(clips.inputs.gather(2, index), clips.labels)
 
 
+def both_shuffled(trained: data.Split, tested: data.Split, seed: int) -> tuple[data.Split, ...]:
+    """Clips of training and of test, in orders that have nothing to do with each other."""
+    return shuffled(trained, 2 * seed), shuffled(tested, 2 * seed + 1)
+
+
 def run(seed: int, settings: Settings, device: str) -> Iterator[dict[str, Any]]:
     """One row for each order of training and of test."""
     sizes = (settings.side, settings.frames)
     trained = data.motion(settings.clips, 0, *sizes)
     tested = data.motion(settings.tested, 1, *sizes)
-    orders = {'in order': (trained, tested),
-              'shuffled': (shuffled(trained, seed), shuffled(tested, seed))}  # fmt: skip
+    orders = {'in order': (trained, tested), 'shuffled': both_shuffled(trained, tested, seed)}
     for training, (clips, _) in orders.items():
         torch.manual_seed(seed)
         network = SwinV2(

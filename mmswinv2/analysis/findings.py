@@ -140,11 +140,16 @@ def outline(mask: np.ndarray) -> str:
     """The border of a mask, (H, W), as a path of SVG in shares of its sides; holes have theirs."""
     import cv2
 
+    mask = mask.astype(np.uint8)
+    if (scale := _WIDEST / max(mask.shape)) < 1:  # as the picture is, which bounds its size
+        mask = cv2.resize(mask, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     height, width = mask.shape
-    rings, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    rings, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     paths = []
     for ring in rings:
         points = cv2.approxPolyDP(ring, max(mask.shape) / _WIDEST, True).reshape(-1, 2)
+        if len(points) < 3:  # specks, which have no area
+            continue
         corners = (f'{x:.4f} {y:.4f}' for x, y in (points + 0.5) / (width, height))
         paths.append(f'M{"L".join(corners)}Z')
     return ''.join(paths)

@@ -209,12 +209,12 @@ def _differences(
     """What differs between config, its file and the bases of that, under headings."""
     from ..engine.launch import read_config
 
-    if config is not None:
-        read_config(config, import_custom_modules=False)
     file = config or _recipe(work.config_name)
-    if file is None or cfg is None:
+    if file is None:
         return []
-    whole = Config.fromfile(str(file), import_custom_modules=False)
+    whole = read_config(file, import_custom_modules=False)
+    if cfg is None:
+        return []
     found = differences(_plain(whole), _plain(cfg))
     changed = [d for d in found if d[0] not in _OF_THIS_RUN]
     parts = [(f'What this run has changed of {file.name}', changed)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -43,7 +45,7 @@ def export(
     """
     from ..deploy.graph import write_onnx
     from ..deploy.rules import about, graph_of
-    from ..deploy.runtime import FORMATS, import_openvino
+    from ..deploy.runtime import FORMATS, import_onnxruntime, import_openvino
     from ..deploy.tensorrt import unsupported
     from ..engine.launch import config_with_options
     from .predict import _build
@@ -54,10 +56,11 @@ def export(
     out = Path(out or f'model{ending}')
     if out.suffix != ending:
         raise UserError(f'--out {out}: names of files for --format {format} end in {ending}')
-    if not out.parent.is_dir():
-        raise UserError(f'the folder {out.parent} of the file does not exist')
+    _check_place(out)
     if format == 'openvino':
         import_openvino()
+    if int8 or (images and format == 'onnx'):
+        import_onnxruntime()
     if normalized and (images or int8):
         raise UserError('--normalized: pictures of files are not, so that nothing can be compared')
     cfg = config_with_options(config, cfg_options)
@@ -97,15 +100,29 @@ def samples_of(cfg: Any, given: Sequence[str], option: str) -> list[Any]:
     host.use_registries()
     prepare = _Pipeline(cfg)
     kinds, word = (VIDEOS, 'video') if prepare.of_clips else (IMAGES, 'picture')
-    files, films = _divide(list(_sources(given)), clips=prepare.of_clips)
+    sources = list(_sources(given, clips=prepare.of_clips))
+    files, films = _divide(sources, clips=prepare.of_clips)
     for path in (*(path for _, path in films), *(item.path for item in files)):
         if Path(path).suffix.lower() not in kinds:
             raise UserError(f'{option}: {path} is no {word}; names end in {", ".join(kinds)}')
     return [prepare(item, number) for number, item in enumerate(files)]
 
 
+def _check_place(out: Path) -> None:
+    """Raise `UserError` where a file cannot be written, before minutes of work."""
+    if not out.parent.is_dir():
+        raise UserError(f'the folder {out.parent} of the file does not exist')
+    for path in (out, out.with_suffix('.bin')):
+        if path.is_dir():
+            raise UserError(f'{path} is a folder; name a file with --out')
+    try:
+        tempfile.TemporaryFile(dir=out.parent).close()
+    except OSError as error:
+        raise UserError(f'the folder {out.parent} cannot be written ({error.strerror})') from error
+
+
 def write_all(file: Any, out: Path) -> int:
-    """Write all parts of a file, or none; the number of bytes."""
+    """Write a file, and what belongs beside it, once all of it is whole; the number of bytes."""
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}-') as folder:
         file.write(Path(folder, out.name))
         parts = sorted(Path(folder).iterdir())  # the weights of a model before its .xml
@@ -137,21 +154,23 @@ def _compare(cfg: Any, model: Any, file: Any, samples: Sequence[Any]) -> None:
     of_model, of_file = metrics(cfg, (model, file))
     for key, value in of_model.items():
         print(f'{key}: PyTorch {value:.4f}, file {of_file[key]:.4f}')
-    far = [key for key, value in of_model.items() if not abs(value - of_file[key]) <= _bound(key)]
+    far = [key for key, value in of_model.items() if _far(value, of_file[key], key)]
     if far:
         raise UserError(
             f'{", ".join(far)} of the file differ by more than {TOLERANCE}; nothing was written'
         )
 
 
-def _bound(key: str) -> float:
-    """mmseg, mmpretrain and some more count in hundredths."""
+# what mmseg and mmpretrain give in percent
+_PERCENT = re.compile('(aAcc|mIoU|mAcc|mDice|mFscore|mPrecision|mRecall)$|(accuracy|.*-label)/')
+
+
+def _far(a: float, b: float, key: str) -> bool:
+    """Whether two scores differ by more than rounding; both may be no numbers."""
     from ..deploy.verify import TOLERANCE
 
-    return TOLERANCE * (100 if key in _PERCENT or key.startswith('accuracy/') else 1)
-
-
-_PERCENT = ('aAcc', 'mIoU', 'mAcc')
+    bound = TOLERANCE * (100 if _PERCENT.match(key) else 1)
+    return not (abs(a - b) <= bound or (math.isnan(a) and math.isnan(b)))
 
 
 def _words(numbers: dict[str, float]) -> str:
@@ -163,8 +182,7 @@ def _quantized(cfg: Any, file: Any, samples: Sequence[Any]) -> Any:
     from ..deploy.int8 import milliseconds, quantize
     from ..deploy.verify import metrics
 
-    content = quantize(file.content, samples, file.task)
-    small = type(file)(content, file.host_model, file.task)
+    small = type(file)(quantize(file, samples), file.host_model, file.task)
     before, after = (milliseconds(f, samples[0]) for f in (file, small))
     print(f'int8: {before:.1f} ms to {after:.1f} ms a picture')
     if cfg is not None and cfg.get('val_dataloader'):

@@ -400,12 +400,14 @@ class _Writer:
         from .. import hosts
 
         self.pictures, self.results = folder / 'vis', folder / 'preds'
-        self._made = [p for p in (self.pictures, self.results, folder) if not p.exists()]
+        places = (self.pictures, self.results, folder, *folder.parents)
+        self._made = [place for place in places if not place.exists()]
         try:
             for part in (self.pictures, self.results):
                 part.mkdir(parents=True, exist_ok=True)
                 tempfile.TemporaryFile(dir=part).close()
         except OSError as error:
+            self._remove_empty()
             raise UserError(
                 f'the folder {part} cannot be written ({error.strerror}); name another with '
                 '--out-dir'
@@ -416,7 +418,11 @@ class _Writer:
         self.kind = ''  # name of the file of results
         options = dict(cfg.get('visualizer') or dict(type=hosts.of(cfg).visualizer))
         options.update(name='predict', vis_backends=None, save_dir=None)
-        self.visualizer = VISUALIZERS.build(options)
+        try:
+            self.visualizer = VISUALIZERS.build(options)
+        except Exception:
+            self._remove_empty()
+            raise
         # mmengine keeps it by its name, with its settings, which another writer has of its own
         type(self.visualizer)._instance_dict.pop('predict', None)
         self.visualizer.dataset_meta = meta
@@ -533,6 +539,9 @@ class _Writer:
             text = ''.join(f'{json.dumps(line)}\n' for line in self.found)
         if self.kind:
             write_atomically(self.results / self.kind, lambda file: file.write(text.encode()))
+        self._remove_empty()
+
+    def _remove_empty(self) -> None:
         for folder in self._made:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()

@@ -217,8 +217,8 @@ def write_onnx(
             prefer_deferred_runtime_asserts_over_guards=True,
         )  # fmt: skip
         exported = torch.onnx.export(
-            program, inputs, dynamo=True, input_names=list(example), output_names=outputs,
-            custom_translation_table=translations(),
+            program, inputs, dynamo=True, opset_version=20, input_names=list(example),
+            output_names=outputs, custom_translation_table=translations(),
         )  # fmt: skip
     assert exported is not None
     proto = exported.model_proto

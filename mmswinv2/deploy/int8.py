@@ -15,13 +15,15 @@ from .graph import quiet
 from .runtime import FileModel, inputs_of
 
 
-def quantize(content: bytes, samples: Sequence[Any], task: str) -> bytes:
+def quantize(file: FileModel, samples: Sequence[Any]) -> bytes:
     """The content of a file that computes in 8 bits, with QuantizeLinear and DequantizeLinear.
 
     Args:
-        content: of an ONNX file.
+        file: in float32.
         samples: of the host's pipeline; their pictures tell the ranges of numbers.
-        task: see `Graph`.
+
+    Raises:
+        UserError: if a package is missing, or a detector finds nothing in the pictures.
     """
     try:
         import onnx
@@ -36,12 +38,18 @@ def quantize(content: bytes, samples: Sequence[Any], task: str) -> bytes:
 
     class Pictures(CalibrationDataReader):
         def __init__(self) -> None:
-            self.inputs = _inputs(samples, task)
+            self.inputs = _inputs(samples, file.task)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.inputs, None)
 
-    model = onnx.load_from_string(content)
+    found = (len(file.run(**inputs).get('boxes', [0])) for inputs in _inputs(samples, file.task))
+    if not any(found):
+        raise UserError(
+            'the model finds nothing in the pictures for --int8, and its mask head has no ranges '
+            'without boxes; give pictures with objects that it finds'
+        )
+    model = onnx.load_from_string(file.content)
     # a small part of the work, which OpenVINO 2026.4 gets wrong in 8 bits
     embedding = [
         node.name for node in model.graph.node if any('patch_embed' in name for name in node.input)

@@ -96,10 +96,7 @@ class OnnxModel(FileModel):
 
     @functools.cached_property
     def _session(self) -> Any:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise UserError('onnxruntime is not installed: pip install onnxruntime') from error
+        onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self.threads
@@ -136,6 +133,19 @@ class OpenVinoModel(FileModel):
     def write(self, path: Path) -> None:
         """An ``.xml``, and the weights in a ``.bin``."""
         import_openvino().save_model(self._model, path, compress_to_fp16=False)
+
+
+def import_onnxruntime() -> Any:
+    """The package.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError('onnxruntime is not installed: pip install onnxruntime') from error
+    return onnxruntime
 
 
 def import_openvino() -> Any:

@@ -91,4 +91,5 @@ def _typed(node: Any) -> str:
     """The value whose type the list is about."""
     if node.op_type in ('Constant', 'ConstantOfShape', 'Loop', 'If'):
         return str(node.output[0])
-    return str(node.input[node.op_type == 'Where'])
+    place = int(node.op_type == 'Where')
+    return ''.join(node.input[place : place + 1])  # none, of RandomNormal

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
@@ -110,6 +111,11 @@ def read_config(path: str | Path, **options: Any) -> Config:
         return Config.fromfile(str(path), **options)
     except RecursionError as error:
         raise UserError(f'{path} is its own _base_, by itself or by one of its bases') from error
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        if file.suffix == '.py' and not isinstance(error, UnicodeDecodeError):
+            raise  # by the program that a config is
+        text = ' '.join(str(error).split())
+        raise UserError(f'{path}, or one of its bases, cannot be read: {text}') from error
     except SyntaxError as error:
         if error.filename not in (None, '<unknown>'):
             raise

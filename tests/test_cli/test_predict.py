@@ -202,7 +202,15 @@ def test_inputs_that_cannot_be_used(weights, tmp_path, monkeypatch, given, words
         container.start_encoding()
     with pytest.raises(UserError, match=words):
         run(SEGMENTOR, weights(SEGMENTOR), given, tmp_path / 'new/out')
-    assert not (tmp_path / 'new/out').exists()
+    assert not (tmp_path / 'new').exists()
+
+
+def test_nothing_is_left_where_results_cannot_be_written(weights, photos, tmp_path):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out/preds').write_text('a file')
+    with pytest.raises(UserError, match='the folder .*/out/preds cannot be written'):
+        run(SEGMENTOR, weights(SEGMENTOR), photos / 'a.jpg', tmp_path / 'out')
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['preds']
 
 
 @pytest.mark.parametrize('given', ['a.jpg', '0', ''], ids=['picture', 'camera', 'folder'])

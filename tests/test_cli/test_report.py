@@ -349,6 +349,8 @@ def test_outlines_are_those_of_masks():
     cv2.fillPoly(drawn, [(ring * (900, 600)).astype(int) for ring in rings], 1)  # even-odd
     right = mask.repeat(10, 0).repeat(10, 1)
     assert len(rings) == 3 and drawn[right].mean() > 0.9 and drawn[~right].mean() < 0.05
+    noise = np.random.default_rng(0).random((1500, 2000)) < 0.5
+    assert len(outline(noise)) < 1e6  # as fine as the picture, and no finer
 
 
 def test_masks_of_the_worst_pictures(truth, shapes, browser, tmp_path):
@@ -563,8 +565,10 @@ def test_arguments_that_cannot_be(tmp_path):
         'is a folder; the predictions of a Detector are a .pkl': dict(predictions=tmp_path),
         'is no config; a config is a .py': dict(config=folder / '20260101_000000/a.txt'),
         'or one of its bases, is no Python: line 1': dict(config=tmp_path / 'wrong.py'),
+        'or one of its bases, cannot be read': dict(config=tmp_path / 'wrong.json'),
     }
     (tmp_path / 'wrong.py').write_text('model = (')
+    (tmp_path / 'wrong.json').write_text('{"a": 1,}')
     (folder / '20260101_000000/a.txt').touch()
     for words, options in wrong.items():
         with pytest.raises(UserError, match=words):

@@ -1,3 +1,5 @@
+import gc
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -5,7 +7,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
 from mmswinv2.engine import launch
-from mmswinv2.engine.launch import compile_features, set_mixed_precision
+from mmswinv2.engine.launch import compile_features, read_config, set_mixed_precision
 from mmswinv2.errors import UserError
 
 
@@ -32,6 +34,32 @@ def test_float16_scales_losses(gpu):
     cfg = config(type='mmengine.AmpOptimWrapper', loss_scale=512.0)
     set_mixed_precision(cfg, 'float16')
     assert cfg.optim_wrapper.loss_scale == 512.0
+
+
+@pytest.mark.parametrize(
+    ('name', 'content'),
+    [
+        ('comma.json', b'{"a": 1,}'),
+        ('list.json', b'[1, 2]'),
+        ('open.yml', b'a: [1'),
+        ('latin.py', '# Größe\nmodel = None'.encode('latin-1')),
+    ],
+    ids=lambda value: value if isinstance(value, str) else '',
+)
+@pytest.mark.filterwarnings('ignore::ResourceWarning')  # mmengine leaves its copy open
+def test_configs_that_cannot_be_read(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f'{name}, or one of its bases, cannot be read'):
+        read_config(tmp_path / name)
+    gc.collect()
+
+
+@pytest.mark.filterwarnings('ignore::ResourceWarning')
+def test_a_mistake_in_the_program_of_a_config_is_none_of_the_command(tmp_path):
+    (tmp_path / 'bug.py').write_text('number = int("a")')
+    with pytest.raises(ValueError, match='^invalid literal'):  # with its traceback
+        read_config(tmp_path / 'bug.py')
+    gc.collect()
 
 
 def test_bfloat16_scales_none(gpu):

@@ -1,5 +1,6 @@
 """`mmswinv2 export`: files beside the models that they came from, at several sizes each."""
 
+import math
 import os
 import re
 import subprocess
@@ -15,7 +16,7 @@ from torch import nn
 
 from mmswinv2 import hosts
 from mmswinv2.cli import main
-from mmswinv2.cli.export import export, samples_of
+from mmswinv2.cli.export import _far, export, samples_of
 from mmswinv2.deploy.graph import AveragePool, write_onnx
 from mmswinv2.deploy.int8 import quantize
 from mmswinv2.deploy.rules import graph_of
@@ -440,14 +441,24 @@ def test_eight_bits(file, shapes):
     cfg = Config.fromfile(folder / 'config.py')
     samples = samples_of(cfg, [str(shapes / 'val2017')], '--int8')
     content = (folder / 'x.onnx').read_bytes()
-    small = quantize(content, samples, 'detection')
+    small = quantize(OnnxModel(content, None, 'detection'), samples)
     assert len(small) < 0.6 * len(content)
     weights = {tensor.name for tensor in onnx.load_from_string(small).graph.initializer}
     assert 'model.backbone.patch_embed.proj.weight' in weights  # OpenVINO's would be wrong
     image = samples[0]['inputs'][None].float().numpy()
     for runtime in RUNTIMES:
-        found = [runtime(c, None, 'detection').run(image=image)['scores'] for c in (content, small)]
-        assert found[1][0] == pytest.approx(found[0][0].item(), abs=0.2)
+        before, after = (runtime(c, None, 'detection').run(image=image) for c in (content, small))
+        assert after['scores'][0] == pytest.approx(before['scores'][0].item(), abs=0.2)
+        near = abs(after['boxes'] - before['boxes'][0]).max(1).argmin()
+        assert after['boxes'][near] == pytest.approx(before['boxes'][0], abs=4)
+        assert abs(after['masks'][near] - before['masks'][0]).mean() < 0.1
+
+    class Blind(OnnxModel):
+        def run(self, **inputs):
+            return {name: value[:0] for name, value in super().run(**inputs).items()}
+
+    with pytest.raises(UserError, match='finds nothing in the pictures for --int8'):
+        quantize(Blind(content, None, 'detection'), samples)
 
 
 # --- bad input -----------------------------------------------------------------------------------
@@ -470,6 +481,7 @@ def test_a_model_without_rule_is_refused():
         (dict(out='absent/x.onnx'), 'the folder {folder}/absent of the file does not exist'),
         (dict(out='x.pb'), 'x.pb: names of files for --format onnx end in .onnx'),
         (dict(format='openvino', out='x.onnx'), 'for --format openvino end in .xml'),
+        (dict(out='folder.onnx'), '{folder}/folder.onnx is a folder; name a file'),
         (dict(images='notes.txt'), '--verify: .*notes.txt is no picture; names end in .jpg'),
         (dict(images='broken.jpg'), 'broken.jpg'),
         (dict(images='missing.jpg'), 'missing.jpg is no file, folder'),
@@ -479,7 +491,8 @@ def test_a_model_without_rule_is_refused():
     ids=lambda value: ' '.join(value.values()) if isinstance(value, dict) else '',
 )
 def test_bad_input(options, words, tmp_path):
-    (tmp_path / 'empty').mkdir()
+    for name in ('empty', 'folder.onnx'):
+        (tmp_path / name).mkdir()
     (tmp_path / 'notes.txt').write_text('no image')
     (tmp_path / 'broken').mkdir()
     for place in ('', 'broken/'):
@@ -495,6 +508,22 @@ def test_bad_input(options, words, tmp_path):
     with pytest.raises(UserError, match=words.format(folder=tmp_path)):
         export(str(config), 'x.pth', out, **options)
     assert sorted(tmp_path.rglob('*')) == before
+
+
+@pytest.mark.parametrize(
+    ('key', 'a', 'b', 'far'),
+    [
+        ('coco/bbox_mAP', 0.5, 0.5009, False),
+        ('coco/bbox_mAP', 0.5, 0.502, True),
+        ('mDice', 50.0, 50.01, False),
+        ('accuracy/top1', 50.0, 51.0, True),
+        ('single-label/f1-score', 50.0, 50.05, False),
+        ('mAcc', math.nan, math.nan, False),
+        ('mAcc', math.nan, 50.0, True),
+    ],
+)
+def test_scores_that_differ(key, a, b, far):
+    assert _far(a, b, key) is far
 
 
 def test_a_mistake_is_one_sentence_of_the_command(tmp_path):
