@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UserError
 
 HALF_WRITTEN = '.part-'  # stands in the names of files that are being written
+
+
+def check_writable(folder: str | os.PathLike[str], name: str, option: str = '') -> None:
+    """Make a folder if it is not there, and raise `UserError` if nothing can be written into it.
+
+    Args:
+        folder: its path.
+        name: what it is.
+        option: of the command line, by which another can be named.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        way = f'; name another with {option}' if option else ''
+        raise UserError(f'the {name} {folder} cannot be written ({error.strerror}){way}') from error
 
 
 def write_checkpoint(checkpoint: Any, path: str | os.PathLike[str]) -> None:

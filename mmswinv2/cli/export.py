@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
-import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -73,10 +71,10 @@ def export(
     if missing := unsupported(content):
         print(f'TensorRT lacks {", ".join(missing)}')
     file = runtime(content, model, graph.task)
-    if images:
-        _compare(cfg if metric else None, model, file, compared)
+    scored = cfg if metric and cfg.get('val_dataloader') else None
+    scores = _compare(scored, model, file, compared) if images else None
     if ranges:
-        file = _quantized(cfg if metric else None, file, ranges)
+        file = _quantized(scored, file, ranges, scores)
     size = write_all(file, out)
     print(f'{out}: {size / 1e6:.1f} MB')
 
@@ -110,15 +108,14 @@ def samples_of(cfg: Any, given: Sequence[str], option: str) -> list[Any]:
 
 def _check_place(out: Path) -> None:
     """Raise `UserError` where a file cannot be written, before minutes of work."""
+    from ..checkpoints.write import check_writable
+
     if not out.parent.is_dir():
         raise UserError(f'the folder {out.parent} of the file does not exist')
     for path in (out, out.with_suffix('.bin')):
         if path.is_dir():
             raise UserError(f'{path} is a folder; name a file with --out')
-    try:
-        tempfile.TemporaryFile(dir=out.parent).close()
-    except OSError as error:
-        raise UserError(f'the folder {out.parent} cannot be written ({error.strerror})') from error
+    check_writable(out.parent, 'folder')
 
 
 def write_all(file: Any, out: Path) -> int:
@@ -132,9 +129,13 @@ def write_all(file: Any, out: Path) -> int:
     return size
 
 
-def _compare(cfg: Any, model: Any, file: Any, samples: Sequence[Any]) -> None:
-    """Print differences; raises `UserError` where they are more than rounding."""
-    from ..deploy.verify import TOLERANCE, differences, metrics, too_large
+def _compare(cfg: Any, model: Any, file: Any, samples: Sequence[Any]) -> dict[str, float] | None:
+    """Print differences; raises `UserError` where they are more than rounding.
+
+    Returns:
+        what the validation set of `cfg` gives for the file; ``None`` without a config.
+    """
+    from ..deploy.verify import TOLERANCE, differences, metrics, scores_differ, too_large
     from .predict import _run
 
     from mmengine.dataset import pseudo_collate  # isort: skip
@@ -149,45 +150,34 @@ def _compare(cfg: Any, model: Any, file: Any, samples: Sequence[Any]) -> None:
     print(f'{len(samples)} pictures, largest differences: {_words(worst)}')
     if wrong := too_large(worst):
         raise UserError(f'the file differs from the model: {_words(wrong)}; nothing was written')
-    if cfg is None or not cfg.get('val_dataloader'):
-        return
+    if cfg is None:
+        return None
     of_model, of_file = metrics(cfg, (model, file))
     for key, value in of_model.items():
         print(f'{key}: PyTorch {value:.4f}, file {of_file[key]:.4f}')
-    far = [key for key, value in of_model.items() if _far(value, of_file[key], key)]
+    far = [key for key, value in of_model.items() if scores_differ(key, value, of_file[key])]
     if far:
         raise UserError(
             f'{", ".join(far)} of the file differ by more than {TOLERANCE}; nothing was written'
         )
-
-
-# what mmseg and mmpretrain give in percent
-_PERCENT = re.compile('(aAcc|mIoU|mAcc|mDice|mFscore|mPrecision|mRecall)$|(accuracy|.*-label)/')
-
-
-def _far(a: float, b: float, key: str) -> bool:
-    """Whether two scores differ by more than rounding; both may be no numbers."""
-    from ..deploy.verify import TOLERANCE
-
-    bound = TOLERANCE * (100 if _PERCENT.match(key) else 1)
-    return not (abs(a - b) <= bound or (math.isnan(a) and math.isnan(b)))
+    return of_file
 
 
 def _words(numbers: dict[str, float]) -> str:
     return ', '.join(f'{key} {value:.1e}' for key, value in numbers.items())
 
 
-def _quantized(cfg: Any, file: Any, samples: Sequence[Any]) -> Any:
-    """The same file in 8 bits; prints what that wins and loses."""
+def _quantized(cfg: Any, file: Any, samples: Sequence[Any], scores: dict[str, float] | None) -> Any:
+    """The same file in 8 bits; prints what that wins and loses, by the file's scores if known."""
     from ..deploy.int8 import milliseconds, quantize
     from ..deploy.verify import metrics
 
     small = type(file)(quantize(file, samples), file.host_model, file.task)
     before, after = (milliseconds(f, samples[0]) for f in (file, small))
     print(f'int8: {before:.1f} ms to {after:.1f} ms a picture')
-    if cfg is not None and cfg.get('val_dataloader'):
-        of_file, of_small = metrics(cfg, (file, small))
-        for key, value in of_file.items():
+    if cfg is not None:
+        *first, of_small = metrics(cfg, (file, small) if scores is None else (small,))
+        for key, value in (first[0] if scores is None else scores).items():
             print(f'int8: {key} {value:.4f} to {of_small[key]:.4f}')
     return small
 

@@ -8,7 +8,6 @@ import glob
 import itertools
 import json
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -398,34 +397,27 @@ class _Writer:
         from mmengine.registry import VISUALIZERS
 
         from .. import hosts
+        from ..checkpoints.write import check_writable
 
+        options = dict(cfg.get('visualizer') or dict(type=hosts.of(cfg).visualizer))
+        options.update(name='predict', vis_backends=None, save_dir=None)
+        self.visualizer = VISUALIZERS.build(options)
+        # mmengine keeps it by its name, with its settings, which another writer has of its own
+        type(self.visualizer)._instance_dict.pop('predict', None)
+        self.visualizer.dataset_meta = meta
         self.pictures, self.results = folder / 'vis', folder / 'preds'
         places = (self.pictures, self.results, folder, *folder.parents)
         self._made = [place for place in places if not place.exists()]
         try:
             for part in (self.pictures, self.results):
-                part.mkdir(parents=True, exist_ok=True)
-                tempfile.TemporaryFile(dir=part).close()
-        except OSError as error:
+                check_writable(part, 'folder', '--out-dir')
+        except UserError:
             self._remove_empty()
-            raise UserError(
-                f'the folder {part} cannot be written ({error.strerror}); name another with '
-                '--out-dir'
-            ) from error
+            raise
         self.score, self.classes = score, list(meta.get('classes') or ())
         self.images: list[dict] = []
         self.found: list[dict] = []
         self.kind = ''  # name of the file of results
-        options = dict(cfg.get('visualizer') or dict(type=hosts.of(cfg).visualizer))
-        options.update(name='predict', vis_backends=None, save_dir=None)
-        try:
-            self.visualizer = VISUALIZERS.build(options)
-        except Exception:
-            self._remove_empty()
-            raise
-        # mmengine keeps it by its name, with its settings, which another writer has of its own
-        type(self.visualizer)._instance_dict.pop('predict', None)
-        self.visualizer.dataset_meta = meta
 
     def class_name(self, label: int) -> str:
         return str(self.classes[label]) if label < len(self.classes) else str(label)

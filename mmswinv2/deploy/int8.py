@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import UserError
 from .graph import quiet
-from .runtime import FileModel, inputs_of
+from .runtime import FileModel, import_onnxruntime, inputs_of
 
 
 def quantize(file: FileModel, samples: Sequence[Any]) -> bytes:
@@ -23,18 +23,16 @@ def quantize(file: FileModel, samples: Sequence[Any]) -> bytes:
         samples: of the host's pipeline; their pictures tell the ranges of numbers.
 
     Raises:
-        UserError: if a package is missing, or a detector finds nothing in the pictures.
+        UserError: if onnxruntime is missing, or a detector finds nothing in the pictures.
     """
-    try:
-        import onnx
-        from onnxruntime.quantization import (
-            CalibrationDataReader,
-            QuantFormat,
-            QuantType,
-            quantize_static,
-        )
-    except ImportError as error:
-        raise UserError(f'{error.name} is not installed: pip install onnx onnxruntime') from error
+    import_onnxruntime()
+    import onnx
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
 
     class Pictures(CalibrationDataReader):
         def __init__(self) -> None:

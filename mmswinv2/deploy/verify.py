@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -53,6 +55,16 @@ def too_large(found: dict[str, float]) -> dict[str, float]:
     bounds = dict(box=100 * TOLERANCE, number=0.0, mask=10 * TOLERANCE)
     # not a number is more than any bound
     return {key: value for key, value in found.items() if not value <= bounds.get(key, TOLERANCE)}
+
+
+# what mmseg and mmpretrain give in percent
+_PERCENT = re.compile('(aAcc|mIoU|mAcc|mDice|mFscore|mPrecision|mRecall)$|(accuracy|.*-label)/')
+
+
+def scores_differ(key: str, a: float, b: float) -> bool:
+    """Whether two scores of one name differ by more than rounding; both may be no numbers."""
+    bound = TOLERANCE * (100 if _PERCENT.match(key) else 1)
+    return not (abs(a - b) <= bound or (math.isnan(a) and math.isnan(b)))
 
 
 def metrics(cfg: Any, models: Iterable[Any]) -> Iterator[dict[str, float]]:

@@ -6,7 +6,6 @@ import atexit
 import os
 import shlex
 import sys
-import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from mmengine.utils import import_modules_from_strings
 
 from .. import hosts
 from ..checkpoints import PUBLISHED, fetch
+from ..checkpoints.write import check_writable
 from ..errors import UserError
 from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook, RepeatableHook
 from .resume import follow_config
@@ -76,7 +76,7 @@ def load_config(args: Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
-    _check_writable(cfg.work_dir)
+    check_writable(cfg.work_dir, 'work dir', '--work-dir')
     return cfg
 
 
@@ -372,14 +372,3 @@ def _set_data_root(cfg: Config, options: dict[str, Any]) -> None:
 
     replace(cfg._cfg_dict)
     options['data_root'] = root
-
-
-def _check_writable(work_dir: str) -> None:
-    try:
-        Path(work_dir).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=work_dir).close()
-    except OSError as error:
-        raise UserError(
-            f'the work dir {work_dir} cannot be written ({error.strerror}); name another with '
-            '--work-dir'
-        ) from error

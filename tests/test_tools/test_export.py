@@ -16,13 +16,13 @@ from torch import nn
 
 from mmswinv2 import hosts
 from mmswinv2.cli import main
-from mmswinv2.cli.export import _far, export, samples_of
+from mmswinv2.cli.export import export, samples_of
 from mmswinv2.deploy.graph import AveragePool, write_onnx
 from mmswinv2.deploy.int8 import quantize
 from mmswinv2.deploy.rules import graph_of
 from mmswinv2.deploy.runtime import OnnxModel, OpenVinoModel
 from mmswinv2.deploy.tensorrt import unsupported
-from mmswinv2.deploy.verify import differences, too_large
+from mmswinv2.deploy.verify import differences, scores_differ, too_large
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import ROOT, SMALL_VIDEO
 
@@ -522,7 +522,7 @@ def test_bad_input(options, words, tmp_path):
     ],
 )
 def test_scores_that_differ(key, a, b, far):
-    assert _far(a, b, key) is far
+    assert scores_differ(key, a, b) is far
 
 
 def test_a_mistake_is_one_sentence_of_the_command(tmp_path):
