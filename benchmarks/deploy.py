@@ -19,13 +19,13 @@ from mmengine.dataset import pseudo_collate
 
 from benchmarks.lora import call
 from mmswinv2.cli.export import samples_of, write_all
-from mmswinv2.cli.predict import Predictor
 from mmswinv2.deploy.graph import write_onnx
 from mmswinv2.deploy.int8 import quantize
 from mmswinv2.deploy.rules import about, graph_of
 from mmswinv2.deploy.runtime import OnnxModel, OpenVinoModel
 from mmswinv2.deploy.verify import metrics
 from mmswinv2.engine.launch import config_with_options
+from mmswinv2.inference.predictor import Predictor
 
 SHAPES, MOTION = 'make_shapes.py', 'make_motion.py'
 # name: model, config, set, what draws it, its training files, metrics

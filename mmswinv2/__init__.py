@@ -7,7 +7,7 @@ __version__ = '0.6.0'
 
 def __getattr__(name: str) -> Any:
     if name == 'predict':  # which imports torch
-        from .cli.predict import predict
+        from .inference.predict import predict
 
         return predict
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -275,7 +275,8 @@ MAY_IMPORT = {
     'analysis': 'core checkpoints hosts errors',
     'swap': 'core checkpoints hosts errors',
     'deploy': 'core ops errors',
-    'cli': 'errors options progress',
+    'inference': 'errors progress',
+    'cli': 'errors options progress inference',
     '__main__': 'cli',
 }
 

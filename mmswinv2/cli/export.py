@@ -46,7 +46,7 @@ def export(
     from ..deploy.runtime import FORMATS, import_onnxruntime, import_openvino
     from ..deploy.tensorrt import unsupported
     from ..engine.launch import config_with_options
-    from .predict import _build
+    from ..inference.predictor import load_model
 
     if format not in FORMATS:
         raise UserError(f'--format {format!r} is not known; {" and ".join(FORMATS)} are')
@@ -64,7 +64,7 @@ def export(
     cfg = config_with_options(config, cfg_options)
     compared = samples_of(cfg, images, '--verify') if images else []
     ranges = samples_of(cfg, [int8], '--int8') if int8 else []
-    model, meta = _build(cfg, checkpoint, 'cpu')
+    model, meta = load_model(cfg, checkpoint, 'cpu')
     graph = graph_of(model, normalized)
     facts = about(graph, cfg, meta)
     content = write_onnx(graph, graph.example(), graph.sizes(), list(graph.outputs), facts)
@@ -91,15 +91,16 @@ def samples_of(cfg: Any, given: Sequence[str], option: str) -> list[Any]:
         UserError: if one cannot be used.
     """
     from .. import hosts
-    from .predict import IMAGES, VIDEOS, _divide, _Pipeline, _sources
+    from ..inference.predictor import Pipeline
+    from ..inference.sources import IMAGES, VIDEOS, divide, find_sources
 
     host = hosts.of(cfg)
     host.apply()
     host.use_registries()
-    prepare = _Pipeline(cfg)
+    prepare = Pipeline(cfg)
     kinds, word = (VIDEOS, 'video') if prepare.of_clips else (IMAGES, 'picture')
-    sources = list(_sources(given, clips=prepare.of_clips))
-    files, films = _divide(sources, clips=prepare.of_clips)
+    sources = list(find_sources(given, clips=prepare.of_clips))
+    files, films = divide(sources, clips=prepare.of_clips)
     for path in (*(path for _, path in films), *(item.path for item in files)):
         if Path(path).suffix.lower() not in kinds:
             raise UserError(f'{option}: {path} is no {word}; names end in {", ".join(kinds)}')
@@ -136,13 +137,13 @@ def _compare(cfg: Any, model: Any, file: Any, samples: Sequence[Any]) -> dict[st
         what the validation set of `cfg` gives for the file; ``None`` without a config.
     """
     from ..deploy.verify import TOLERANCE, differences, metrics, scores_differ, too_large
-    from .predict import _run
+    from ..inference.predictor import predict_batch
 
     from mmengine.dataset import pseudo_collate  # isort: skip
 
     worst: dict[str, float] = {}
     for sample in samples:
-        (theirs,) = _run(model, [sample], amp=False)
+        (theirs,) = predict_batch(model, [sample], amp=False)
         (ours,) = file.test_step(pseudo_collate([sample]))
         for key, value in differences(file.task, ours, theirs).items():
             old = worst.get(key, 0.0)

@@ -15,7 +15,9 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from .predict import VIDEOS, Predictor, _frames, _Item, _Writer
+from ..inference.predictor import Predictor
+from ..inference.results import ResultWriter
+from ..inference.sources import VIDEOS, Item, frames_of
 
 AGE = 3600  # seconds that files are kept
 _MOST_ROWS = 200  # of the table of what was found
@@ -67,7 +69,7 @@ class Page:
         """Whether a file is a video whose frames are predicted one by one."""
         return Path(path).suffix.lower() in VIDEOS and not self.predictor.of_clips
 
-    def read(self, path: str) -> tuple[_Item, Any]:
+    def read(self, path: str) -> tuple[Item, Any]:
         """Predict on a picture, or on a clip by a video classifier.
 
         Returns:
@@ -80,8 +82,8 @@ class Page:
 
         name, kind = Path(path).name, Path(path).suffix.lower()
         if self.predictor.of_clips:
-            ((_, result),) = self.predictor.outcomes([_Item('result', path)])
-            return _Item('result', name, _strip(path)), result
+            ((_, result),) = self.predictor.outcomes([Item('result', path)])
+            return Item('result', name, _strip(path)), result
         try:
             with Image.open(path):
                 pass
@@ -93,10 +95,10 @@ class Page:
                     f'{path} is no picture: its content is none of a {kind[1:].upper()} or any '
                     'other known format; drop a picture, such as a JPEG or PNG'
                 ) from error
-        ((_, result),) = self.predictor.outcomes([_Item('result', path)])
-        return _Item('result', name, mmcv.imread(path, channel_order='rgb')), result
+        ((_, result),) = self.predictor.outcomes([Item('result', path)])
+        return Item('result', name, mmcv.imread(path, channel_order='rgb')), result
 
-    def draw(self, item: _Item, result: Any, score: float, classes: Sequence[int]) -> Shown:
+    def draw(self, item: Item, result: Any, score: float, classes: Sequence[int]) -> Shown:
         """Draw and write what `read` gave, with boxes of a least score and of some classes."""
         writer, chosen = self._writer(score), choose(result, classes)
         drawn = writer.add(item, chosen)
@@ -131,9 +133,9 @@ class Page:
             UserError: if it cannot be read.
         """
         writer, name = self._writer(score), Path(path).name
-        frames, fps, _ = _frames('result', path, self.max_frames)
+        frames, fps, _ = frames_of('result', path, self.max_frames)
 
-        def outcomes(items: Iterable[_Item]) -> Iterator[tuple[_Item, Any]]:
+        def outcomes(items: Iterable[Item]) -> Iterator[tuple[Item, Any]]:
             for number, (item, result) in enumerate(self.predictor.outcomes(items)):
                 progress(number)
                 yield replace(item, path=item.path.replace(path, name)), choose(result, classes)
@@ -159,8 +161,8 @@ class Page:
                 shutil.rmtree(old, ignore_errors=True)
         return Path(tempfile.mkdtemp(dir=self.folder, prefix='result-'))
 
-    def _writer(self, score: float) -> _Writer:
-        return _Writer(self.new_folder(), self.predictor.cfg, self.predictor.meta, score)
+    def _writer(self, score: float) -> ResultWriter:
+        return ResultWriter(self.new_folder(), self.predictor.cfg, self.predictor.meta, score)
 
     def _scores(self, result: Any, classes: Sequence[int]) -> dict[str, float]:
         """The five best classes of a classifier, of all or of some."""
@@ -172,7 +174,7 @@ class Page:
             for score, i in sorted(known, reverse=True)[:5]
         }
 
-    def _boxes(self, writer: _Writer) -> str:
+    def _boxes(self, writer: ResultWriter) -> str:
         """A row for each box that was found, the surest first."""
         found = sorted(writer.found, key=lambda entry: -entry['score'])[:_MOST_ROWS]
         rows = [

@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..inference.predict import check_score
+from ..inference.predictor import Predictor
+from ..inference.sources import IMAGES, VIDEOS
 from ..options import ArgumentParser
 from .page import AGE, Page, Shown
-from .predict import IMAGES, VIDEOS, Predictor, add_model_options, check_score
+from .predict import add_model_options
 
 # nothing from other servers, whatever a version of Gradio or a name in a file asks for
 _POLICY = (

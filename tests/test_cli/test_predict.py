@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 import mmswinv2
-from mmswinv2.cli.predict import _divide, _sources, iterate, main
+from mmswinv2.cli.predict import main
 from mmswinv2.errors import UserError
+from mmswinv2.inference.predict import iterate
 from tests.test_tools.conftest import CONFIG, ROOT
 from tests.test_tools.test_documents import PREDICTIONS, blocks
 
@@ -131,30 +132,6 @@ def test_video_classifier(weights, clip, tmp_path, capsys):
     assert best['label'] == int(result.pred_score.argmax())
     assert best['score'] == pytest.approx(float(result.pred_score.max()))
     assert f'clip.mp4: {best["name"]} ' in capsys.readouterr().out
-
-
-def test_patterns_and_names(photos):
-    found = list(_sources([f'{photos}/*.jpg', photos / 'b.png', '0']))
-    assert found == [f'{photos}/a.jpg', f'{photos}/b.png', '0']
-    stills, films = _divide([*found, 'x/clip.mp4'], clips=False)
-    assert [s.name for s in stills] == ['a', 'b'] and [f[0] for f in films] == ['0', 'clip']
-
-
-def test_names_of_files_of_one_name(tmp_path):
-    for folder in 'pq':
-        (tmp_path / folder).mkdir()
-    files = [tmp_path / name for name in ('p/a.png', 'p/a_2.png', 'q/a.png', 'q/a_2.png')]
-    for file in files:
-        file.touch()
-    stills, _ = _divide(list(map(str, files)), clips=False)
-    assert [s.name for s in stills] == ['a', 'a_2', 'a_3', 'a_2_2']
-
-
-def test_what_was_written_is_no_input(photos, tmp_path):
-    (tmp_path / 'outputs/vis').mkdir(parents=True)
-    for name in ('a.png', 'outputs/vis/a.png'):
-        (tmp_path / name).touch()
-    assert list(_sources([tmp_path], tmp_path / 'outputs')) == [f'{tmp_path}/a.png']
 
 
 def test_what_was_found_before_a_bad_file_is_kept(weights, photos, clip, tmp_path):

@@ -13,9 +13,10 @@ from mmengine.config import Config
 
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.cli.page import Page
-from mmswinv2.cli.predict import Predictor, predict
 from mmswinv2.cli.report import report
 from mmswinv2.errors import UserError
+from mmswinv2.inference.predict import predict
+from mmswinv2.inference.predictor import Predictor
 from tests.test_cli.test_report import in_words
 from tests.test_pretrain.conftest import CLASSIFIER, SIMMIM, build, draw, scores
 from tests.test_pretrain.test_whole import authors

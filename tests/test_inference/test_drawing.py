@@ -5,7 +5,7 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
-from mmswinv2.cli.drawing import LEAST_WIDTH, enlarge
+from mmswinv2.inference.drawing import LEAST_WIDTH, enlarge
 
 
 def sample(height, width):

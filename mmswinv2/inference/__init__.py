@@ -1,0 +1,1 @@
+"""From pictures, videos and cameras to what a model finds in them."""

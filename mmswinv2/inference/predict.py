@@ -1,0 +1,99 @@
+"""Predict on pictures, videos and cameras with any model of the hosts, and show what was found."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..progress import track
+from .predictor import Predictor
+from .results import ResultWriter
+from .sources import divide, find_sources, frames_of
+
+
+def predict(
+    config: str,
+    checkpoint: str,
+    inputs: str | Path | Sequence[str | Path],
+    out_dir: str | Path | None = None,
+    **options: Any,
+) -> list[Any]:
+    """All results of `iterate`, whose arguments it takes, in a list."""
+    return list(iterate(config, checkpoint, inputs, out_dir, **options))
+
+
+def iterate(
+    config: str,
+    checkpoint: str,
+    inputs: str | Path | Sequence[str | Path],
+    out_dir: str | Path | None = None,
+    *,
+    score: float = 0.3,
+    batch_size: int = 1,
+    device: str | None = None,
+    amp: bool = False,
+    tta: bool = False,
+    cfg_options: dict[str, Any] | None = None,
+    max_frames: int | None = None,
+) -> Iterator[Any]:
+    """Predict on images, folders, patterns (``*.jpg``), videos and cameras (``0``), one by one.
+
+    Args:
+        config: file of a config with a ``test_dataloader``, whose pipeline is used.
+        checkpoint: file, name or address of weights for the whole model.
+        inputs: what to predict on, one or several.
+        out_dir: folder for the results: ``vis`` with pictures or videos, ``preds`` with
+            ``predictions.json`` in COCO's format (detectors), a label map for each image
+            (segmentors) or ``predictions.jsonl`` (classifiers). ``None``: nothing is written.
+        score: the least score of a box that is drawn or written.
+        batch_size: images that are predicted together.
+        device: such as ``'cuda:1'``; ``None``: a GPU where there is one.
+        amp: run under autocast, in bfloat16 or, on older GPUs, float16.
+        tta: predict on several views of each image, as ``tools/test.py --tta`` does.
+        cfg_options: as ``--cfg-options``.
+        max_frames: of each video or camera.
+
+    Yields:
+        the data sample of the host for every image, frame or clip.
+
+    Raises:
+        UserError: if the config, the weights or an input cannot be used.
+    """
+    from .. import hosts
+    from ..engine.launch import config_with_options
+
+    check_score(score)
+    for name, number in (('batch_size', batch_size), ('max_frames', max_frames)):
+        if number is not None and number < 1:
+            raise UserError(f'{name} must be at least 1, got {number}')
+    cfg = config_with_options(config, cfg_options)
+    given = [inputs] if isinstance(inputs, (str, Path)) else inputs
+    sources = list(find_sources(given, out_dir, clips=hosts.of(cfg).input_axes == 3))
+    predictor = Predictor(cfg, checkpoint, device, amp, tta)
+    outcomes = functools.partial(predictor.outcomes, batch_size=batch_size)
+    stills, films = divide(sources, clips=predictor.of_clips)
+    if out_dir is None:
+        videos = (frames_of(name, source, max_frames)[0] for name, source in films)
+        for items in itertools.chain([stills], videos):
+            yield from (result for _, result in outcomes(items))
+        return
+    writer = ResultWriter(Path(out_dir), cfg, predictor.meta, score)
+    try:
+        for item, result in track(outcomes(stills), 'predicting', len(stills)):
+            writer.save(item, writer.add(item, result))
+            yield result
+        for name, source in films:
+            frames, fps, number = frames_of(name, source, max_frames)
+            yield from track(writer.film(name, frames, fps, outcomes), 'frames', number)
+    finally:  # what was found until then, where it is stopped or fails
+        writer.close()
+
+
+def check_score(score: float) -> None:
+    """Raise `UserError` for a score that is none."""
+    if not 0 <= score <= 1:
+        raise UserError(f'score must be from 0 to 1, got {score}')

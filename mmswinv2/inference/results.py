@@ -1,0 +1,172 @@
+"""Pictures, videos and files of what was found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..errors import UserError
+from .drawing import enlarge
+from .sources import VIDEOS, Item
+
+
+class ResultWriter:
+    """Writes pictures, videos and results into a folder."""
+
+    def __init__(self, folder: Path, cfg: Any, meta: dict[str, Any], score: float) -> None:
+        from mmengine.registry import VISUALIZERS
+
+        from .. import hosts
+        from ..checkpoints.write import check_writable
+
+        options = dict(cfg.get('visualizer') or dict(type=hosts.of(cfg).visualizer))
+        options.update(name='predict', vis_backends=None, save_dir=None)
+        self.visualizer = VISUALIZERS.build(options)
+        # mmengine keeps it by its name, with its settings, which another writer has of its own
+        type(self.visualizer)._instance_dict.pop('predict', None)
+        self.visualizer.dataset_meta = meta
+        self.pictures, self.results = folder / 'vis', folder / 'preds'
+        places = (self.pictures, self.results, folder, *folder.parents)
+        self._made = [place for place in places if not place.exists()]
+        try:
+            for part in (self.pictures, self.results):
+                check_writable(part, 'folder', '--out-dir')
+        except UserError:
+            self._remove_empty()
+            raise
+        self.score, self.classes = score, list(meta.get('classes') or ())
+        self.images: list[dict] = []
+        self.found: list[dict] = []
+        self.kind = ''  # name of the file of results
+
+    def class_name(self, label: int) -> str:
+        """The name of a class, or its number where it has none."""
+        return str(self.classes[label]) if label < len(self.classes) else str(label)
+
+    def add(self, item: Item, result: Any) -> np.ndarray | None:
+        """Note what was found in one image, frame or clip; returns it drawn, (H, W, 3) RGB."""
+        options: dict[str, Any] = {}
+        if hasattr(result, 'pred_instances'):
+            self._add_instances(item, result)
+            options['pred_score_thr'] = self.score
+        elif hasattr(result, 'pred_sem_seg'):
+            labels = result.pred_sem_seg.data.squeeze(0).numpy()
+            kind = np.uint8 if labels.max() < 256 else np.uint16
+            path = self.results / f'{item.name}.png'
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(labels.astype(kind)).save(path)
+        else:
+            self._add_scores(item, result)
+        return self._draw(item, result, options)
+
+    def _add_instances(self, item: Item, result: Any) -> None:
+        highest = max(result.pred_instances.labels.tolist(), default=0)
+        if highest >= len(self.classes) > 0:  # where there are no names, numbers are drawn
+            raise UserError(
+                f'class {highest} was found in {item.path}, and metainfo.classes of '
+                f'test_dataloader has {len(self.classes)} names; name all classes there, the '
+                'first for class 0'
+            )
+        self.kind = 'predictions.json'
+        found = result.pred_instances[result.pred_instances.scores >= self.score]
+        height, width = result.ori_shape
+        number = len(self.images) + 1
+        self.images.append(dict(id=number, file_name=item.path, height=height, width=width))
+        for i in range(len(found)):
+            x1, y1, x2, y2 = found.bboxes[i].tolist()
+            entry = dict(
+                id=len(self.found) + 1,
+                image_id=number,
+                category_id=int(found.labels[i]),
+                bbox=[x1, y1, x2 - x1, y2 - y1],
+                area=(x2 - x1) * (y2 - y1),
+                iscrowd=0,
+                score=float(found.scores[i]),
+            )
+            if 'masks' in found:
+                entry['segmentation'] = _run_lengths(found.masks[i])
+            self.found.append(entry)
+
+    def _add_scores(self, item: Item, result: Any) -> None:
+        self.kind = 'predictions.jsonl'
+        scores = result.pred_score if hasattr(result, 'pred_score') else result.pred_scores.item
+        values, labels = scores.topk(min(5, len(scores)))
+        best = [
+            dict(label=label, name=self.class_name(label), score=value)
+            for value, label in zip(values.tolist(), labels.tolist(), strict=True)
+        ]
+        self.found.append(dict(file_name=item.path, predictions=best))
+        print(f'{item.path}: {best[0]["name"]} {best[0]["score"]:.3f}')
+
+    def _draw(self, item: Item, result: Any, options: dict) -> np.ndarray | None:
+        import mmcv
+
+        if item.image is None and Path(item.path).suffix.lower() in VIDEOS:
+            return None  # a clip with one answer
+        image = item.image
+        if image is None:
+            image = mmcv.imread(item.path, channel_order='rgb')
+        if hasattr(self.visualizer, 'visualize_cls'):
+            return self.visualizer.visualize_cls(image, result, classes=self.classes or None)
+        image, result = enlarge(image, result)
+        self.visualizer.add_datasample(item.name, image, result, draw_gt=False, **options)
+        return self.visualizer.get_image()
+
+    def save(self, item: Item, drawn: np.ndarray | None) -> None:
+        """Write the picture of an image."""
+        import mmcv
+
+        if drawn is not None:
+            mmcv.imwrite(drawn[:, :, ::-1], str(self.pictures / f'{item.name}.jpg'))
+
+    def film(self, name: str, frames: Iterator[Item], fps: float, outcomes: Any) -> Iterator[Any]:
+        """Write the frames of a video as they come; yields what was found in each.
+
+        A video that is stopped ends with the frame before.
+        """
+        from ..datasets.video_files import VideoWriter
+
+        path = self.pictures / f'{name}.mp4'
+        part = path.with_name(f'.{name}.part.mp4')
+        try:
+            with VideoWriter(part, fps or 25) as video:
+                for item, result in outcomes(frames):
+                    drawn = self.add(item, result)
+                    if drawn is not None:
+                        height, width = (side // 2 * 2 for side in drawn.shape[:2])
+                        video.write(np.ascontiguousarray(drawn[:height, :width]))
+                    yield result
+        finally:
+            if part.exists():
+                part.replace(path)
+
+    def close(self) -> None:
+        """Write the file of results; folders without anything in them go again."""
+        from ..checkpoints.write import write_atomically
+
+        if self.kind == 'predictions.json':
+            categories = [dict(id=i, name=str(name)) for i, name in enumerate(self.classes)]
+            content = dict(images=self.images, annotations=self.found, categories=categories)
+            text = json.dumps(content)
+        elif self.kind:
+            text = ''.join(f'{json.dumps(line)}\n' for line in self.found)
+        if self.kind:
+            write_atomically(self.results / self.kind, lambda file: file.write(text.encode()))
+        self._remove_empty()
+
+    def _remove_empty(self) -> None:
+        for folder in self._made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _run_lengths(mask: Any) -> dict[str, Any]:
+    import pycocotools.mask
+
+    code = pycocotools.mask.encode(np.asfortranarray(np.asarray(mask), dtype=np.uint8))
+    return dict(size=list(code['size']), counts=code['counts'].decode())

@@ -1,0 +1,136 @@
+"""What to predict on: files, folders, patterns, frames of videos and of cameras."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+
+IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.npy')
+VIDEOS = ('.mp4', '.avi', '.mkv', '.mov', '.webm', '.ts', '.wmv', '.mpg', '.mpeg', '.flv', '.m4v')
+
+
+@dataclass
+class Item:
+    """One thing to predict on: a file, or a frame of a video or camera."""
+
+    name: str  # of its files in the output folder
+    path: str
+    image: np.ndarray | None = None  # (H, W, 3) uint8 RGB of a frame
+
+
+def find_sources(
+    inputs: Iterable[str | Path], out_dir: str | Path | None = None, clips: bool = False
+) -> Iterator[str]:
+    """Files, none of those below the folder of the results, and cameras.
+
+    Args:
+        inputs: what was given.
+        out_dir: the folder of the results.
+        clips: whether the model takes whole videos, and no pictures.
+    """
+    kinds, what = (VIDEOS, 'video') if clips else (IMAGES + VIDEOS, 'image or video')
+    own = None if out_dir is None else Path(out_dir).resolve()
+    for given in map(str, inputs):
+        path = Path(given)
+        if path.is_dir():
+            found = sorted(
+                str(p)
+                for p in path.rglob('*')
+                if p.is_file() and p.suffix.lower() in kinds and own not in p.resolve().parents
+            )
+            if not found:
+                raise UserError(f'the folder {given} has no {what} ({", ".join(kinds)})')
+            yield from found
+        elif clips and (given.isdecimal() or path.suffix.lower() in IMAGES):
+            raise UserError(f'{given} is no video, and the config classifies whole videos')
+        elif path.exists() or given.isdecimal():
+            yield given
+        elif found := sorted(glob.glob(given, recursive=True)):
+            yield from found
+        else:
+            raise UserError(f'{given} is no file, folder, pattern or number of a camera')
+
+
+def divide(sources: Sequence[str], clips: bool) -> tuple[list[Item], list[tuple[str, str]]]:
+    """What is predicted on as it is, and the videos and cameras whose frames are; all with names.
+
+    Args:
+        sources: files and cameras.
+        clips: whether the model takes whole videos.
+    """
+    stills: list[Item] = []
+    films: list[tuple[str, str]] = []
+    names: set[str] = set()
+    for source in sources:
+        path = Path(source)
+        tries = itertools.chain([path.stem], (f'{path.stem}_{i}' for i in itertools.count(2)))
+        names.add(name := next(name for name in tries if name not in names))
+        if path.exists() and (clips or path.suffix.lower() not in VIDEOS):
+            stills.append(Item(name, source))
+        else:
+            films.append((name, source))
+    return stills, films
+
+
+def frames_of(name: str, source: str, most: int | None) -> tuple[Iterator[Item], float, int | None]:
+    """The frames of a video or camera, in a folder of its name.
+
+    Returns:
+        the frames, how many there are a second, and in all, where that is known.
+    """
+    from ..datasets.video_files import UnreadableVideo, open_video
+
+    images: Iterable[np.ndarray]
+    if not Path(source).exists():
+        images, fps, number = _camera(int(source)), 25.0, most
+    else:
+        try:
+            reader = open_video(source)
+        except UnreadableVideo as error:
+            raise UserError(f'cannot read the video {error}') from error
+        images, fps = iter(reader), reader.fps
+        number = min(len(reader), most or len(reader))
+    return _numbered(name, source, itertools.islice(images, most)), fps, number
+
+
+def _numbered(name: str, source: str, images: Iterable[np.ndarray]) -> Iterator[Item]:
+    number = -1
+    for number, image in enumerate(images):
+        path = f'{source}, frame {number}'
+        yield Item(f'{name}/{number:06d}', path, np.ascontiguousarray(image))
+    if number < 0:
+        raise UserError(f'{source} has no frames')
+
+
+def _camera(number: int) -> Iterator[np.ndarray]:
+    import cv2
+
+    before = cv2.setLogLevel(0)  # or every driver that has no such camera says so
+    camera = cv2.VideoCapture(number)
+    cv2.setLogLevel(before)
+    if not camera.isOpened():
+        raise UserError(f'there is no camera {number}')
+    while True:
+        known, frame = camera.read()
+        if not known:
+            return
+        yield frame[:, :, ::-1]
+
+
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Items in lists of a size, the last of which may be shorter."""
+    batch: list[Item] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,29 @@
+"""Files, folders, patterns and cameras, and the names of what is written for them."""
+
+from mmswinv2.inference.sources import divide, find_sources
+
+
+def test_patterns_and_names(tmp_path):
+    for name in ('a.jpg', 'b.png', 'notes.txt'):
+        (tmp_path / name).touch()
+    found = list(find_sources([f'{tmp_path}/*.jpg', tmp_path / 'b.png', '0']))
+    assert found == [f'{tmp_path}/a.jpg', f'{tmp_path}/b.png', '0']
+    stills, films = divide([*found, 'x/clip.mp4'], clips=False)
+    assert [s.name for s in stills] == ['a', 'b'] and [f[0] for f in films] == ['0', 'clip']
+
+
+def test_names_of_files_of_one_name(tmp_path):
+    for folder in 'pq':
+        (tmp_path / folder).mkdir()
+    files = [tmp_path / name for name in ('p/a.png', 'p/a_2.png', 'q/a.png', 'q/a_2.png')]
+    for file in files:
+        file.touch()
+    stills, _ = divide(list(map(str, files)), clips=False)
+    assert [s.name for s in stills] == ['a', 'a_2', 'a_3', 'a_2_2']
+
+
+def test_what_was_written_is_no_input(tmp_path):
+    (tmp_path / 'outputs/vis').mkdir(parents=True)
+    for name in ('a.png', 'outputs/vis/a.png'):
+        (tmp_path / name).touch()
+    assert list(find_sources([tmp_path], tmp_path / 'outputs')) == [f'{tmp_path}/a.png']
