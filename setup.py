@@ -1,5 +1,6 @@
 """Packaging of mmswinv2; the tools' settings are in pyproject.toml."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+REPOSITORY = os.environ.get('REPOSITORY_URL', '').rstrip('/')  # the release workflow knows it
 MIM_FILES = ('configs', 'tools', 'model-index.yml')
 
 
@@ -17,6 +19,25 @@ def read(name: str) -> str:
 
 def version() -> str:
     return re.search(r"^__version__ = '(.+)'$", read('mmswinv2/__init__.py'), re.MULTILINE)[1]
+
+
+def readme(url: str) -> str:
+    """README.md for a place away from the repository: no link in it leads into that place.
+
+    Args:
+        url: of the repository; links then go to the files of this version. Without it their words
+            stay, and pictures go.
+    """
+
+    def outside(match: re.Match) -> str:
+        picture, words, target = match.groups()
+        if re.match('https?://', target):
+            return match[0]
+        if not url:
+            return '' if picture else words
+        return f'{picture}[{words}]({url}/{"raw" if picture else "blob"}/v{version()}/{target})'
+
+    return re.sub(r'(!?)\[([^]]*)\]\(([^)]+)\)', outside, read('README.md'))
 
 
 def requirements(name: str) -> list[str]:
@@ -57,7 +78,8 @@ setup(
     name='mmswinv2',
     version=version(),
     description='Swin Transformer V2 for OpenMMLab: detection, segmentation, video and more',
-    long_description=read('README.md'),
+    url=REPOSITORY,
+    long_description=readme(REPOSITORY),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     classifiers=[

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -55,6 +56,33 @@ def test_wheel_works_from_another_folder(tmp_path):
     assert '--work-dir' in run(
         site / 'mmswinv2/.mim/tools/train.py', '--help', PYTHONPATH=str(site)
     )
+
+
+def long_description(**env):
+    """What the package says of itself, as its metadata has it."""
+    known = {key: value for key, value in os.environ.items() if key != 'REPOSITORY_URL'}
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', 'setup.py', '-q', '--long-description'],
+        cwd=ROOT, env=known | env, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_links_of_the_readme_work_away_from_the_repository():
+    links = r'\]\(([^)]+)\)'
+    written = re.findall(links, (ROOT / 'README.md').read_text())
+    inside = [link for link in written if not link.startswith('https://')]
+    text = long_description(REPOSITORY_URL='https://example.org/me/mmswinv2/')
+    place = f'https://example.org/me/mmswinv2/{{}}/v{__version__}/'
+    assert '![boxes and masks' in text and f']({place.format("raw")}docs/demo.jpg)' in text
+    found = re.findall(links, text)
+    assert len(found) == len(written) and len(inside) > 30
+    for link in inside:
+        assert place.format('raw' if link.endswith('.jpg') else 'blob') + link in found
+        assert (ROOT / link.partition('#')[0]).exists(), link
+    alone = long_description()
+    assert all(link.startswith('https://') for link in re.findall(links, alone))
+    assert 'boxes and masks' not in alone and 'The commands of the picture' in alone
 
 
 def test_the_citation_is_of_this_version():
