@@ -24,6 +24,7 @@ OK, NOTE, ABSENT, BROKEN = 'ok', 'note', 'absent', 'broken'
 _COLOURS = {OK: 'green', NOTE: 'yellow', ABSENT: 'dim', BROKEN: 'bold red'}
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _LEAST_TORCH = (2, 6)
+_BEYOND_MMCV = (2, 14)  # its headers want C++20, and mmcv asks for C++17
 # import name: distributions that may stand behind it, the maintained fork first
 _BASES = {
     'mmengine': ('onedl-mmengine', 'mmengine'),
@@ -67,7 +68,30 @@ def _installed(names: Sequence[str]) -> dict[str, str]:
 
 
 def _pip(arguments: str) -> str:
-    return f'{sys.executable} -m pip {arguments}'
+    """A command of pip, or of uv, whose environments have no pip."""
+    if _installed(['pip']):  # looking for the module would change that of distutils
+        return f'{sys.executable} -m pip {arguments}'
+    if arguments.startswith('cache remove '):
+        return f'uv cache clean {arguments.removeprefix("cache remove ")}'
+    verb, rest = arguments.split(maxsplit=1)
+    return f'uv pip {verb} --python {sys.executable} {rest}'
+
+
+def _install(wanted: str, variables: str = '') -> str:
+    """The command that installs a package; for mmcv, which is compiled, with what that needs."""
+    import torch
+
+    if 'mmcv' not in wanted:
+        return _pip(f'install {wanted}')
+    command = f'MMCV_WITH_OPS=1 {variables}{_pip(f"install -v --no-build-isolation {wanted}")}'
+    if _release(torch.__version__) < _BEYOND_MMCV:
+        return command
+    older = _pip('install "torch<{}.{}"'.format(*_BEYOND_MMCV))
+    return f'{older}; {command}'
+
+
+def _release(number: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in number.split('.')[:2])
 
 
 def _told(error: BaseException) -> str:
@@ -127,10 +151,9 @@ def check_torch() -> Iterator[Finding]:
     """The version of torch, and its CUDA."""
     import torch
 
-    release = tuple(int(part) for part in torch.__version__.split('.')[:2])
     kind = f'CUDA {torch.version.cuda}' if torch.version.cuda else 'no CUDA'
     text = f'{torch.__version__}, {kind}'
-    if release >= _LEAST_TORCH:
+    if _release(torch.__version__) >= _LEAST_TORCH:
         yield Finding('torch', OK, text)
     else:
         least = '.'.join(map(str, _LEAST_TORCH))
@@ -220,10 +243,10 @@ def check_operators() -> Iterator[Finding]:
         return
     name = next(iter(there))
     uninstall, clean = f'uninstall -y {name}', f'cache remove {name.replace("-", "_")}'
-    install = f'install -v --no-build-isolation {name}=={there[name]}'
 
-    def again(prefix: str) -> str:
-        return f'{_pip(uninstall)}; {_pip(clean)}; MMCV_WITH_OPS=1 {prefix}{_pip(install)}'
+    def again(variables: str) -> str:
+        install = _install(f'{name}=={there[name]}', variables)
+        return f'{_pip(uninstall)}; {_pip(clean)}; {install}'
 
     try:
         run_operators('cpu')
@@ -250,21 +273,19 @@ def _check_module(module: str, names: Sequence[str]) -> Finding:
     told = ', '.join(f'{name} {number}' for name, number in there.items())
     stack = 1 if len(names) > 1 and _installed(['mmengine']) else 0  # OpenMMLab's, or the forks
     wanted = f'--no-deps {names[0]}==1.2.0' if module == 'mmaction' else names[stack]
-    if module == 'mmcv':
-        wanted = f'-v --no-build-isolation {wanted}'
     if not there and find_spec(module) is None:
-        return Finding(module, ABSENT, 'not installed', _pip(f'install {wanted}'))
+        return Finding(module, ABSENT, 'not installed', _install(wanted))
     if len(there) > 1:
         text = f'{told}: all of them install the module {module}'
         uninstall = f'uninstall -y {" ".join(there)}'
-        remedy = f'{_pip(uninstall)}; {_pip("install " + wanted)}'
+        remedy = f'{_pip(uninstall)}; {_install(wanted)}'
         return Finding(module, BROKEN, text, remedy)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             importlib.import_module(module)
     except Exception as error:  # their checks of versions are assertions
-        remedy = _pip(f'install --upgrade {wanted}')
+        remedy = _install(f'--upgrade {wanted}')
         return Finding(module, BROKEN, f'{told}: {_told(error)}', remedy)
     return Finding(module, OK, told or 'imported from a folder')
 

@@ -111,6 +111,27 @@ def test_operators_of_another_build(monkeypatch):
     assert finding.remedy.count('-m pip') == 3 and '--no-build-isolation' in finding.remedy
 
 
+def test_a_torch_that_mmcv_does_not_compile_against(monkeypatch):
+    names = ('no-such-mmcv',)
+    known = doctor._check_module('no_such_mmcv', names).remedy
+    assert known.startswith('MMCV_WITH_OPS=1 ') and 'torch' not in known
+    monkeypatch.setattr(torch, '__version__', '2.14.1+cu130')
+    remedy = doctor._check_module('no_such_mmcv', names).remedy
+    assert remedy == f'{sys.executable} -m pip install "torch<2.14"; {known}'
+
+
+def test_environments_of_uv_have_no_pip(monkeypatch):
+    there = doctor._installed
+    monkeypatch.setattr(doctor, '_installed', lambda names: {} if 'pip' in names else there(names))
+    monkeypatch.setattr(doctor, 'run_operators', lambda device: 1 / 0)
+    python = f'--python {sys.executable}'
+    first, second, third = only(doctor.check_operators()).remedy.split('; ')
+    name = next(iter(there(doctor._BASES['mmcv'])))
+    assert first == f'uv pip uninstall {python} -y {name}'
+    assert second == f'uv cache clean {name.replace("-", "_")}'
+    assert third.startswith(f'MMCV_WITH_OPS=1 uv pip install {python} -v --no-build-isolation')
+
+
 @pytest.mark.skipif(torch.version.cuda is not None, reason='for a torch without CUDA')
 def test_a_driver_and_a_torch_without_cuda(tmp_path, monkeypatch):
     program(tmp_path, 'nvidia-smi', 'NVIDIA H100, 575.57.08\nCUDA Version: 12.9')
