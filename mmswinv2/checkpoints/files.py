@@ -42,10 +42,11 @@ _HARMLESS = (
     'numpy.dtype',
     *(f'numpy.dtypes.{name}DType' for name in _DTYPES),
 )
-# What pickles of predictions hold besides.
+# What pickles of annotations, proposals and predictions hold besides.
 _HARMLESS_PICKLED = (
     'builtins.set',
     'collections.OrderedDict',
+    'mmengine.structures.instance_data.InstanceData',
     'torch._utils._rebuild_tensor_v2',
     'torch.Size',
 )
@@ -183,23 +184,53 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f'{path} does not exist')
+    with path.open('rb') as file:
+        return unpickle(file, path)
+
+
+def unpickle(file: IO[bytes], name: str | Path = 'a pickle', encoding: str = 'ASCII') -> Any:
+    """Read a pickle of numbers, text, arrays, tensors and mmengine's ``InstanceData``.
+
+    Args:
+        file: open, for bytes.
+        name: of the file, for messages.
+        encoding: of the texts of Python 2.
+
+    Raises:
+        CheckpointError: see `read_pickle`.
+    """
     try:
-        with path.open('rb') as file:
-            found = _Unpickler(file).load()
+        found = _Unpickler(file, encoding=encoding).load()
         _check_arrays(found)
     except Exception as error:  # a damaged pickle may end in any
         raise CheckpointError(
-            f'{path} cannot be read without running code from it, or is cut short '
+            f'{name} cannot be read without running code from it, or is cut short '
             f'({_first_line(error)}); it must hold numbers, text, arrays and tensors alone'
         ) from error
     return found
 
 
+class PlainPickle:
+    """Stands in for the module `pickle` in packages that read files of users with it."""
+
+    dump, dumps = staticmethod(pickle.dump), staticmethod(pickle.dumps)
+
+    @staticmethod
+    def load(file: IO[bytes], encoding: str = 'ASCII') -> Any:
+        """See `unpickle`."""
+        return unpickle(file, getattr(file, 'name', 'a pickle'), encoding)
+
+    @staticmethod
+    def loads(data: bytes, encoding: str = 'ASCII') -> Any:
+        """See `unpickle`."""
+        return unpickle(io.BytesIO(data), encoding=encoding)
+
+
 class _Unpickler(pickle.Unpickler):
     """Finds the classes of plain data alone."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        super().__init__(file)
+    def __init__(self, file: IO[bytes], encoding: str) -> None:
+        super().__init__(file, encoding=encoding)
         entries = harmless_globals((*_HARMLESS, *_HARMLESS_PICKLED))
         self.allowed: dict[str, Any] = {e[1]: e[0] for e in entries if isinstance(e, tuple)}
         self.allowed['torch.storage._load_from_bytes'] = _tensor_storage

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine import fileio
 from packaging.specifiers import SpecifierSet
 from PIL import ExifTags, Image
 
@@ -164,6 +165,23 @@ def name_class_scores() -> None:
                 self.eval[key] = self.eval[key].take(order, axis)
 
 
+@patch('mmdet', '>=3')
+def read_hierarchy_without_code() -> None:
+    """Reading a hierarchy of classes of Open Images runs no code from it."""
+    from mmdet.datasets.openimages import OpenImagesChallengeDataset
+
+    @replace(OpenImagesChallengeDataset, '_get_relation_matrix')
+    def relation_matrix(original: Any, self: Any, hierarchy_file: str) -> np.ndarray:
+        with fileio.get_local_path(hierarchy_file, backend_args=self.backend_args) as path:
+            try:
+                return np.load(path, allow_pickle=False)[1:, 1:]
+            except ValueError as error:
+                raise UserError(
+                    f'{hierarchy_file} is no plain array of numbers ({error}), and reading '
+                    'anything else would run code from it'
+                ) from error
+
+
 @patch('instaboostfast', '<=0.1.2')
 def outline_masks() -> None:
     """Masks of several parts can be treated by InstaBoost.
@@ -198,6 +216,7 @@ class MMDet(Host):
         check_annotations,
         score_faster,
         name_class_scores,
+        read_hierarchy_without_code,
     )
     swap_image_size = 384  # strides up to 128, and kernels of 3 x 3 on top
     draw_interval = False

@@ -11,6 +11,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+import yaml
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import checkpoint
@@ -79,6 +80,46 @@ def read_by_our_reader() -> None:
     @replace(checkpoint.CheckpointLoader, 'load_checkpoint')
     def load_checkpoint(original: Any, *args: Any, **kwargs: Any) -> Any:
         return without_config(original(*args, **kwargs))
+
+
+@patch('mmengine', '>=0.7')
+def read_data_without_code() -> None:
+    """Reading data from a pickle or a YAML file runs no code from it.
+
+    Annotations, proposals, weights of classes and configs in YAML all go through `mmengine.load`.
+    """
+    import mmengine
+    import mmengine.dataset.base_dataset as base_dataset
+    from mmengine import fileio
+    from mmengine.fileio.handlers import YamlHandler, pickle_handler
+
+    from ..checkpoints.files import PlainPickle
+
+    pickle_handler.pickle = PlainPickle
+
+    @replace(YamlHandler, 'load_from_fileobj')
+    def load_from_fileobj(original: Any, self: Any, file: Any, **kwargs: Any) -> Any:
+        return original(self, file, **{**kwargs, 'Loader': _YamlLoader})
+
+    def load(original: Any, file: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(file, *args, **kwargs)
+        except (CheckpointError, yaml.YAMLError) as error:  # which do not know the name
+            words = ' '.join(str(error).split())
+            raise UserError(f'{file}: {words}') from error
+
+    for owner in (fileio.io, fileio, mmengine, base_dataset):
+        replace(owner, 'load')(load)
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """Plain data, and the tuples that mmengine writes."""
+
+
+_YamlLoader.add_constructor(
+    'tag:yaml.org,2002:python/tuple',
+    lambda loader, node: tuple(loader.construct_sequence(node, deep=True)),
+)
 
 
 @patch('mmengine', '>=0.7')
@@ -275,6 +316,7 @@ class MMEngine(Host):
         read_own_checkpoints,
         read_without_code,
         read_by_our_reader,
+        read_data_without_code,
         take_no_config_from_weights,
         report_what_is_loaded,
         start_workers_late,

@@ -53,12 +53,22 @@ def draw_on_copies() -> None:
         return draw(self, np.ascontiguousarray(image), *args, **kwargs)
 
 
+@patch('mmseg', '>=1')
+def read_volumes_without_code() -> None:
+    """Reading a volume from a pickle runs no code from it."""
+    import mmseg.utils.io
+
+    from ..checkpoints.files import PlainPickle
+
+    mmseg.utils.io.pickle = PlainPickle
+
+
 class MMSeg(Host):
     """mmseg."""
 
     name = 'mmseg'
     extra = 'seg'
-    patches = (*Host.patches, draw_on_copies)
+    patches = (*Host.patches, draw_on_copies, read_volumes_without_code)
     heads_autocast = True
     swap_image_size = 64
     draw_folder = 'visualizer.save_dir'

@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import json
 import os
+import pickle
 import sys
 import tempfile
 import threading
@@ -76,6 +77,19 @@ def addresses():
         checkpoint._load_checkpoint(url, map_location='cpu')
     server.shutdown()
     return hasattr(builtins, 'address_has_run')
+
+
+@probe('Reading data from a pickle or a YAML file runs no code from it', 'mmengine')
+def data_files():
+    from mmengine import fileio
+
+    (FOLDER / 'data.pkl').write_bytes(pickle.dumps(RunsCode('pickle')))
+    text = "!!python/object/apply:exec ['import builtins; builtins.yaml_has_run = True']"
+    (FOLDER / 'data.yaml').write_text(text)
+    for name in ('data.pkl', 'data.yaml'):
+        with contextlib.suppress(Exception):
+            fileio.load(FOLDER / name)
+    return hasattr(builtins, 'pickle_has_run') or hasattr(builtins, 'yaml_has_run')
 
 
 @probe('An inferencer runs no config that stands in a file of weights', 'mmengine')
@@ -223,6 +237,28 @@ def semantic_maps():
 
     labels = PixelData(sem_seg=torch.full((1, 8, 8), 5))
     DetLocalVisualizer()._draw_sem_seg(np.zeros((8, 8, 3), np.uint8), labels, ['a'], [(0, 0, 9)])
+
+
+@probe('Reading a hierarchy of classes of Open Images runs no code from it', 'mmdet')
+def hierarchy():
+    from mmdet.datasets.openimages import OpenImagesChallengeDataset
+
+    np.save(FOLDER / 'tree.npy', np.array([RunsCode('hierarchy')]), allow_pickle=True)
+    data = OpenImagesChallengeDataset.__new__(OpenImagesChallengeDataset)
+    data.backend_args = None
+    with contextlib.suppress(Exception):
+        data._get_relation_matrix(str(FOLDER / 'tree.npy'))
+    return hasattr(builtins, 'hierarchy_has_run')
+
+
+@probe('Reading a volume from a pickle runs no code from it', 'mmseg')
+def volumes():
+    from mmseg.datasets.transforms import LoadBiomedicalImageFromFile
+
+    (FOLDER / 'volume.pkl').write_bytes(pickle.dumps(RunsCode('volume')))
+    with contextlib.suppress(Exception):
+        LoadBiomedicalImageFromFile('pickle')(dict(img_path=str(FOLDER / 'volume.pkl')))
+    return hasattr(builtins, 'volume_has_run')
 
 
 @probe('Names of classes can be written on images that are views on their memory', 'mmseg')

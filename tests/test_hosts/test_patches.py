@@ -23,6 +23,7 @@ TABLE = [
         'mmengine',
         '>=0.7',
     ),
+    ('Reading data from a pickle or a YAML file runs no code from it', 'mmengine', '>=0.7'),
     ('An inferencer runs no config that stands in a file of weights', 'mmengine', '>=0.7'),
     (
         'Weights of any format are loaded with one report, and refused if next to nothing fits',
@@ -48,6 +49,7 @@ TABLE = [
     ('Errors for images that cannot be read name the file', 'mmcv', '>=2'),
     ('Strips keep a pixel of their shorter side when they are made smaller', 'mmcv', '>=2'),
     ('Names of classes can be written on images that are views on their memory', 'mmseg', '<1.3'),
+    ('Reading a volume from a pickle runs no code from it', 'mmseg', '>=1'),
     (
         'Importing mmaction2 works beside mmcv 2.2 and newer, and without localizers.drn',
         'mmaction',
@@ -78,6 +80,7 @@ TABLE = [
         'mmdet',
         '>=3',
     ),
+    ('Reading a hierarchy of classes of Open Images runs no code from it', 'mmdet', '>=3'),
     ('Masks of several parts can be treated by InstaBoost', 'instaboostfast', '<=0.1.2'),
 ]
 DISTRIBUTIONS = {

@@ -1,0 +1,112 @@
+"""Annotations, proposals and volumes in files that could run code, read through the hosts."""
+
+import pickle
+
+import mmengine
+import numpy as np
+import pytest
+import torch
+from mmengine import Config, fileio
+from mmengine.dataset import BaseDataset
+from mmengine.structures import InstanceData
+
+from mmswinv2 import hosts  # with its patches of mmengine
+from mmswinv2.errors import UserError
+
+
+class Evil:
+    """Prints a word when it is restored."""
+
+    def __reduce__(self):
+        return print, ('ran',)
+
+
+def evil(path):
+    """A pickle, or a file in YAML, that prints."""
+    if path.suffix == '.pkl':
+        path.write_bytes(pickle.dumps({'metainfo': {}, 'data_list': [Evil()]}))
+    else:
+        path.write_text("metainfo: {}\ndata_list: !!python/object/apply:print ['ran']\n")
+    return str(path)
+
+
+def poses(path):
+    from mmaction.datasets import PoseDataset
+
+    return PoseDataset(ann_file=path, pipeline=[])
+
+
+def detections(path):
+    from mmdet.datasets import BaseDetDataset
+
+    return BaseDetDataset(ann_file=path, pipeline=[])
+
+
+READERS = {
+    'mmengine': mmengine.load,
+    'fileio': fileio.load,
+    'data set': lambda path: BaseDataset(ann_file=path),
+    'poses': poses,
+    'detections': detections,
+}
+
+
+@pytest.mark.parametrize(
+    ('reader', 'ending'),
+    [
+        (name, end)
+        for name in READERS
+        for end in ('.pkl', '.yaml')
+        if (name, end) != ('poses', '.yaml')
+    ],
+)
+def test_data_files_run_no_code(reader, ending, tmp_path, capsys):
+    path = evil(tmp_path / f'evil{ending}')
+    with pytest.raises(UserError, match=f'evil{ending}: .*(class builtins.print|apply:print)'):
+        READERS[reader](path)
+    assert 'ran' not in capsys.readouterr().out
+
+
+def test_a_config_in_yaml_runs_no_code(tmp_path, capsys):
+    with pytest.raises(Exception, match='apply:print'):
+        Config.fromfile(evil(tmp_path / 'config.yaml'))
+    assert 'ran' not in capsys.readouterr().out
+
+
+def test_a_volume_runs_no_code(tmp_path, capsys):
+    hosts.of(dict(default_scope='mmseg')).apply()
+    from mmseg.datasets.transforms import LoadBiomedicalImageFromFile
+
+    with pytest.raises(UserError, match='cannot be read without running code'):
+        LoadBiomedicalImageFromFile('pickle')(dict(img_path=evil(tmp_path / 'volume.pkl')))
+    assert 'ran' not in capsys.readouterr().out
+
+
+def test_plain_data_is_read_as_ever(tmp_path):
+    boxes = InstanceData(bboxes=np.ones((2, 4)), scores=torch.rand(2))
+    data = {'proposals': boxes, 'names': ['a', 'b'], 'array': np.arange(3), 'none': None}
+    mmengine.dump(data, tmp_path / 'good.pkl')
+    found = mmengine.load(tmp_path / 'good.pkl')
+    assert isinstance(found['proposals'], InstanceData) and len(found['proposals']) == 2
+    assert torch.equal(found['proposals'].scores, boxes.scores)
+    assert (found['array'] == data['array']).all() and found['names'] == data['names']
+    settings = dict(window=(8, 7, 7), rates=[0.1, {'a': (1, (2, 3))}], text='x')
+    mmengine.dump(settings, tmp_path / 'good.yaml')
+    assert '!!python/tuple' in (tmp_path / 'good.yaml').read_text()
+    assert mmengine.load(tmp_path / 'good.yaml') == settings
+    with open(tmp_path / 'good.pkl', 'rb') as file:
+        assert mmengine.load(file, file_format='pkl').keys() == data.keys()
+
+
+def test_a_hierarchy_of_classes_runs_no_code(tmp_path, capsys):
+    hosts.of(dict(default_scope='mmdet')).apply()
+    from mmdet.datasets.openimages import OpenImagesChallengeDataset
+
+    data = OpenImagesChallengeDataset.__new__(OpenImagesChallengeDataset)
+    data.backend_args = None
+    np.save(tmp_path / 'good.npy', np.arange(9).reshape(3, 3))
+    assert data._get_relation_matrix(str(tmp_path / 'good.npy')).tolist() == [[4, 5], [7, 8]]
+    np.save(tmp_path / 'evil.npy', np.array([Evil()]), allow_pickle=True)
+    with pytest.raises(UserError, match=f'{tmp_path}/evil.npy is no plain array'):
+        data._get_relation_matrix(str(tmp_path / 'evil.npy'))
+    assert 'ran' not in capsys.readouterr().out
