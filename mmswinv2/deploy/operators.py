@@ -44,9 +44,7 @@ def nms(
 
 
 @nms.register_fake
-def _(
-    boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float, max_boxes: int
-) -> Tensor:
+def _(boxes: Tensor, scores: Tensor, *_: Any) -> Tensor:
     found = torch.library.get_ctx().new_dynamic_size()
     return scores.new_empty((found, 2), dtype=torch.int64)
 
@@ -90,15 +88,7 @@ def soft_nms(
 
 
 @soft_nms.register_fake
-def _(
-    boxes: Tensor,
-    scores: Tensor,
-    iou_threshold: float,
-    sigma: float,
-    min_score: float,
-    method: str,
-    max_boxes: int,
-) -> tuple[Tensor, Tensor]:
+def _(boxes: Tensor, scores: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     found = torch.library.get_ctx().new_dynamic_size()
     return scores.new_empty((found, 2), dtype=torch.int64), scores.new_empty((found,))
 
@@ -158,13 +148,7 @@ def roi_features(
 
 @roi_features.register_fake
 def _(
-    maps: Sequence[Tensor],
-    rois: Tensor,
-    scales: Sequence[float],
-    size: Sequence[int],
-    sampling_ratio: int,
-    aligned: bool,
-    finest_scale: float,
+    maps: Sequence[Tensor], rois: Tensor, scales: Sequence[float], size: Sequence[int], *_: Any
 ) -> Tensor:
     return rois.new_empty((rois.shape[0], maps[0].shape[1], *size))
 
