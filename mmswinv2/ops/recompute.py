@@ -30,20 +30,24 @@ def can_recompute(dropout: float) -> bool:
     return not dropout and not watched
 
 
-def attend(
-    forward: Forward,
-    backward: Backward,
-    qkv: Tensor,
-    table: Tensor,
-    scale: Tensor,
-    grid: WindowGrid,
-    at_once: int | None,
-) -> Tensor:
-    """Call `forward`, and let autograd call `backward` with the gradient in front."""
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (qkv, table, scale)):
-        out: Tensor = _Attend.apply(forward, backward, qkv, table, scale, grid, at_once)
-        return out
-    return forward(qkv, table, scale, grid, at_once)
+def attention(forward: Forward, backward: Backward) -> Callable[..., Tensor]:
+    """An `attend` that calls `forward`, and `backward` with the gradient in front."""
+
+    def attend(
+        qkv: Tensor,
+        grid: WindowGrid,
+        table: Tensor,
+        scale: Tensor,
+        dropout: float = 0.0,
+        windows_at_once: int | None = None,
+    ) -> Tensor:
+        """See `mmswinv2.ops.attend`."""
+        inputs = qkv, table, scale, grid, windows_at_once
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (qkv, table, scale)):
+            return _Attend.apply(forward, backward, *inputs)
+        return forward(*inputs)
+
+    return attend
 
 
 class _Attend(torch.autograd.Function):

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import flop_counter
 
-from . import recompute
-from .recompute import can_recompute
+from .recompute import attention, can_recompute
 from .reference import cosine_directions, expand, fold, split_heads, window_gradients
 from .windows import WindowGrid, from_windows, join_runs, split_runs, to_windows, windows_first
 
@@ -32,18 +31,6 @@ if _CPU_KERNEL not in flop_counter.flop_registry:  # torch counts its kernels of
 def fits_attend(qkv: Tensor, table: Tensor, scale: Tensor, dropout: float) -> bool:
     """Any tensors; see `recompute.can_recompute`."""
     return can_recompute(dropout)
-
-
-def attend(
-    qkv: Tensor,
-    grid: WindowGrid,
-    table: Tensor,
-    scale: Tensor,
-    dropout: float = 0.0,
-    windows_at_once: int | None = None,
-) -> Tensor:
-    """See `mmswinv2.ops.attend`."""
-    return recompute.attend(_forward, _backward, qkv, table, scale, grid, windows_at_once)
 
 
 def _forward(
@@ -101,3 +88,6 @@ def _backward(
             d_qkv[-1].append(d_windows)
         d_table = d_table + fold(d_bias, table, tuple(size for size, _ in runs))
     return _join(d_qkv, grid), d_table, d_scale
+
+
+attend = attention(_forward, _backward)

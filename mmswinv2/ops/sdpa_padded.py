@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import recompute
-from .recompute import can_recompute
+from .recompute import attention, can_recompute
 from .reference import cosine_directions, expand, fold, window_gradients
 from .windows import Runs, WindowGrid, from_windows, to_windows
 
@@ -27,18 +26,6 @@ def fits_attend(qkv: Tensor, table: Tensor, scale: Tensor, dropout: float) -> bo
     """Tensors on a GPU; see `recompute.can_recompute`."""
     on_gpu = qkv.device.type not in ('cpu', 'meta')
     return on_gpu and qkv.numel() > 0 and can_recompute(dropout)
-
-
-def attend(
-    qkv: Tensor,
-    grid: WindowGrid,
-    table: Tensor,
-    scale: Tensor,
-    dropout: float = 0.0,
-    windows_at_once: int | None = None,
-) -> Tensor:
-    """See `mmswinv2.ops.attend`."""
-    return recompute.attend(_forward, _backward, qkv, table, scale, grid, windows_at_once)
 
 
 class _Padding:
@@ -126,3 +113,6 @@ def _windows_at_once(bias: Tensor) -> int:
         free = torch.cuda.mem_get_info(bias.device)[0]
         free += torch.cuda.memory_reserved(bias.device) - torch.cuda.memory_allocated(bias.device)
     return max(1, int(free * _SHARE_OF_FREE_MEMORY) // (_BYTES_PER_SCORE * bias.numel()))
+
+
+attend = attention(_forward, _backward)
