@@ -45,8 +45,7 @@ def linear(x: Tensor, layer: nn.Module, bias: Tensor | None = None) -> Tensor:
     if isinstance(layer, nn.Linear) and is_plain(layer, nn.Linear) and one_bias:
         return ops.linear(x, layer.weight, own if bias is None else bias)
     if isinstance(layer, LoRALinear) and one_bias:
-        adapted: Tensor = layer(x, bias)
-        return adapted
+        return layer(x, bias)
     y: Tensor = layer(x)
     return y if bias is None else y + bias.to(y.dtype)
 

@@ -49,8 +49,7 @@ def attend(
     extent = ((n + 1) // 2 for n in table.shape[1:])
     window = [min(m, e) for m, e in zip(grid.window, extent, strict=True)]
     bias = expand(table, tuple(window))
-    out: Tensor = window_attention(qkv, table, bias, scale, window, list(grid.shift))
-    return out
+    return window_attention(qkv, table, bias, scale, window, list(grid.shift))
 
 
 def use_operator(model: Any) -> None:
@@ -68,8 +67,7 @@ def attend_everywhere(layer: Any, x: Tensor) -> Tensor:
     qkv = layer.qkv(x).unflatten(-1, (3, layer.num_heads, -1))  # [B, N, 3, h, d]
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 x [B, h, N, d]
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    out: Tensor = layer.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
-    return out
+    return layer.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
 
 
 def translate(

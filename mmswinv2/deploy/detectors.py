@@ -177,11 +177,10 @@ class Extractor:
     def __call__(self, maps: Sequence[Tensor], rois: Tensor) -> Tensor:
         """See `roi_features`."""
         layer = self.layer
-        out: Tensor = roi_features(
+        return roi_features(
             list(maps), rois, self.scales, list(layer.output_size), layer.sampling_ratio,
             layer.aligned, self.finest_scale,
         )  # fmt: skip
-        return out
 
 
 def candidates(

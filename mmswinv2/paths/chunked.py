@@ -56,8 +56,7 @@ class ChunkedBlock(Block):
         parameters = tuple(self.parameters())
         table = self.attn.table(grid)
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, table, *parameters)):
-            out: Tensor = _Recomputed.apply(self, chunks, scales, x, table, *parameters)
-            return out
+            return _Recomputed.apply(self, chunks, scales, x, table, *parameters)
         return self.compute_chunks(x, chunks, table, scales)
 
     def fits(self, x: Tensor) -> bool:

@@ -527,7 +527,7 @@ def attend(qkv: Tensor, grid: WindowGrid, table: Tensor, scale: Tensor, dropout:
     seed = None
     if dropout:
         seed = torch.randint(2**62, (1,), device=qkv.device)
-    out: Tensor = _attend_with_gradient(
+    return _attend_with_gradient(
         qkv.contiguous(),
         table.contiguous(),
         scale.flatten().float(),
@@ -536,7 +536,6 @@ def attend(qkv: Tensor, grid: WindowGrid, table: Tensor, scale: Tensor, dropout:
         grid.window,
         grid.shift,
     )[0]
-    return out
 
 
 @flop_counter.register_flop_formula(torch.ops.mmswinv2.attend)

@@ -201,10 +201,7 @@ def position_bias(
     w1: Tensor, b1: Tensor, w2: Tensor, window: tuple[int, ...], pretrained: tuple[int, ...]
 ) -> Tensor:
     """See `mmswinv2.ops.position_bias`."""
-    table: Tensor = _position_bias_with_gradient(
-        w1.contiguous(), b1, w2.contiguous(), window, pretrained
-    )
-    return table
+    return _position_bias_with_gradient(w1.contiguous(), b1, w2.contiguous(), window, pretrained)
 
 
 @flop_counter.register_flop_formula(torch.ops.mmswinv2.position_bias)

@@ -59,8 +59,7 @@ def _look_up(kernel: str, capability: int, tokens: int, width: int, itemsize: in
 @cache
 def table() -> list[dict]:
     """The rows of `blocks.json`."""
-    rows: list[dict] = json.loads(FILE.read_text())
-    return rows
+    return json.loads(FILE.read_text())
 
 
 @cache

@@ -175,7 +175,4 @@ def add_norm(
 ) -> Tensor:
     """See `mmswinv2.ops.add_norm`."""
     scale = None if scale is None else scale.flatten()
-    out: Tensor = _add_norm_with_gradient(
-        x.contiguous(), y.contiguous(), weight, bias, float(eps), scale
-    )
-    return out
+    return _add_norm_with_gradient(x.contiguous(), y.contiguous(), weight, bias, float(eps), scale)
