@@ -254,8 +254,20 @@ def _resumes(run: Run) -> bool:
 # --- configs -------------------------------------------------------------------------------------
 
 
-class _NotPlainError(Exception):
-    """A config holds more than names set to plain values."""
+class _Plain(ast.NodeTransformer):
+    """Turns ``dict(...)``, ``inf`` and ``nan`` of a dump into literals."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if not isinstance(node.func, ast.Name) or node.func.id != 'dict' or node.args:
+            return node  # which is no literal
+        names = (k.arg for k in node.keywords)  # None where something is unpacked
+        return ast.Dict(
+            [ast.Constant(n) if n else None for n in names], [k.value for k in node.keywords]
+        )
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Constant(float(node.id)) if node.id in ('inf', 'nan') else node
 
 
 def read_literals(path: str | Path) -> dict[str, Any] | None:
@@ -264,39 +276,15 @@ def read_literals(path: str | Path) -> dict[str, Any] | None:
     Returns:
         ``None`` where it holds anything but names set to plain values.
     """
+    found = {}
     try:
-        tree = ast.parse(Path(path).read_text(errors='replace'))
-        return dict(_assignment(node) for node in tree.body)
-    except (_NotPlainError, SyntaxError, ValueError, RecursionError, MemoryError):
+        for node in ast.parse(Path(path).read_text(errors='replace')).body:
+            if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
+                return None
+            found[node.targets[0].id] = ast.literal_eval(_Plain().visit(node.value))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-
-
-def _assignment(node: ast.stmt) -> tuple[str, Any]:
-    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-        return node.targets[0].id, _literal(node.value)
-    raise _NotPlainError(f'line {node.lineno} is no assignment')
-
-
-def _literal(node: ast.expr) -> Any:
-    """The value of an expression of constants, containers and calls of ``dict``."""
-    if isinstance(node, ast.Call):
-        keys = [keyword.arg for keyword in node.keywords]
-        if not (isinstance(node.func, ast.Name) and node.func.id == 'dict') or node.args:
-            raise _NotPlainError(f'line {node.lineno} calls something')
-        if None in keys:
-            raise _NotPlainError(f'line {node.lineno} unpacks something')
-        return {k.arg: _literal(k.value) for k in node.keywords}
-    if isinstance(node, ast.Dict):
-        if None in node.keys:
-            raise _NotPlainError(f'line {node.lineno} unpacks something')
-        keys_values = zip(node.keys, node.values, strict=True)
-        return {_literal(k): _literal(v) for k, v in keys_values if k is not None}
-    if isinstance(node, (ast.List, ast.Tuple)):
-        items = [_literal(item) for item in node.elts]
-        return items if isinstance(node, ast.List) else tuple(items)
-    if isinstance(node, ast.Name) and node.id in ('inf', 'nan'):  # as repr has them
-        return float(node.id)
-    return ast.literal_eval(node)
+    return found
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
