@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import importlib
 import inspect
 import os
 import re
@@ -165,6 +166,18 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """A hint at the names that are closest to a misspelt one; empty if none is close."""
     close = difflib.get_close_matches(name, sorted(set(known) - {name}), n=3, cutoff=cutoff)
     return f' (close to it: {", ".join(close)})' if close else ''
+
+
+def needed(module: str, what: str, install: str = '') -> Any:
+    """Import a module that not every installation has.
+
+    Raises:
+        UserError: if it is not there, with what needs it and what to install.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f'{what} needs {module}: pip install {install or module}') from error
 
 
 def _registered() -> dict[Any, str]:

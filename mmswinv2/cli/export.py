@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, needed
 from ..options import ArgumentParser
 
 
@@ -43,7 +43,7 @@ def export(
     """
     from ..deploy.graph import write_onnx
     from ..deploy.rules import about, graph_of
-    from ..deploy.runtime import FORMATS, import_onnxruntime, import_openvino
+    from ..deploy.runtime import FORMATS
     from ..deploy.tensorrt import unsupported
     from ..engine.launch import config_with_options
     from ..inference.predictor import load_model
@@ -56,9 +56,9 @@ def export(
         raise UserError(f'--out {out}: names of files for --format {format} end in {ending}')
     _check_place(out)
     if format == 'openvino':
-        import_openvino()
+        needed('openvino', '--format openvino')
     if int8 or (images and format == 'onnx'):
-        import_onnxruntime()
+        needed('onnxruntime', 'running the file')
     if normalized and (images or int8):
         raise UserError('--normalized: pictures of files are not, so that nothing can be compared')
     cfg = config_with_options(config, cfg_options)

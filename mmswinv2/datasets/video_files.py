@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import needed
 
 # A key frame so many frames ahead, or more, is sought; up to there decoding on is as fast.
 _SEEK = 16
@@ -112,12 +112,7 @@ class VideoReader:
 
     @contextmanager
     def _open(self) -> Iterator[tuple[Any, Any]]:
-        try:
-            import av
-        except ImportError as error:
-            raise UserError(
-                'reading videos needs PyAV: pip install av (or pip install "mmswinv2[video]")'
-            ) from error
+        av = needed('av', 'reading videos')
         try:  # tags in another encoding than UTF-8 are of no concern
             container = av.open(self.path, metadata_errors='replace')
         except av.error.FFmpegError as error:

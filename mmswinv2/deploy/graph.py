@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.experimental import _config
 
-from ..errors import UserError
+from ..errors import needed
 from .attention import use_operator
 from .operators import translations
 
@@ -198,10 +198,7 @@ def write_onnx(
         outputs: names.
         about: written into the file.
     """
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError(f'{error.name} is not installed: pip install onnx onnxscript') from error
+    needed('onnxscript', 'export', 'onnx onnxscript')
     inputs = tuple(example.values())
     symbols: Any = _config  # has `patch` once torch is imported
     with (

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import UserError
 from .graph import quiet
-from .runtime import FileModel, import_onnxruntime, inputs_of
+from .runtime import FileModel, inputs_of
 
 
 def quantize(file: FileModel, samples: Sequence[Any]) -> bytes:
@@ -23,9 +23,8 @@ def quantize(file: FileModel, samples: Sequence[Any]) -> bytes:
         samples: of the host's pipeline; their pictures tell the ranges of numbers.
 
     Raises:
-        UserError: if onnxruntime is missing, or a detector finds nothing in the pictures.
+        UserError: if a detector finds nothing in the pictures.
     """
-    import_onnxruntime()
     import onnx
     from onnxruntime.quantization import (
         CalibrationDataReader,

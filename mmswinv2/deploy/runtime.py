@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import UserError
-
 
 def inputs_of(image: torch.Tensor, sample: Any, task: str) -> dict[str, np.ndarray]:
     """What a file takes, by name, for one picture or video of a host's pipeline.
@@ -96,7 +94,8 @@ class OnnxModel(FileModel):
 
     @functools.cached_property
     def _session(self) -> Any:
-        onnxruntime = import_onnxruntime()
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self.threads
@@ -119,12 +118,16 @@ class OpenVinoModel(FileModel):
 
     @functools.cached_property
     def _model(self) -> Any:
-        return import_openvino().Core().read_model(self.content)
+        import openvino
+
+        return openvino.Core().read_model(self.content)
 
     @functools.cached_property
     def _compiled(self) -> Any:
+        import openvino
+
         options = dict(INFERENCE_PRECISION_HINT='f32', INFERENCE_NUM_THREADS=self.threads)
-        return import_openvino().Core().compile_model(self._model, 'CPU', options)
+        return openvino.Core().compile_model(self._model, 'CPU', options)
 
     def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """See `FileModel`."""
@@ -132,33 +135,9 @@ class OpenVinoModel(FileModel):
 
     def write(self, path: Path) -> None:
         """An ``.xml``, and the weights in a ``.bin``."""
-        import_openvino().save_model(self._model, path, compress_to_fp16=False)
-
-
-def import_onnxruntime() -> Any:
-    """The package.
-
-    Raises:
-        UserError: if it is not installed.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UserError('onnxruntime is not installed: pip install onnxruntime') from error
-    return onnxruntime
-
-
-def import_openvino() -> Any:
-    """The package.
-
-    Raises:
-        UserError: if it is not installed.
-    """
-    try:
         import openvino
-    except ImportError as error:
-        raise UserError('OpenVINO is not installed: pip install openvino') from error
-    return openvino
+
+        openvino.save_model(self._model, path, compress_to_fp16=False)
 
 
 FORMATS: dict[str, tuple[str, type[FileModel]]] = {  # of a file: its ending, and what runs it

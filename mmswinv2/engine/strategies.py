@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -31,7 +30,7 @@ from ..checkpoints.files import check_deepspeed_folder, is_deepspeed_folder
 from ..checkpoints.load import shard_like, unshard
 from ..checkpoints.write import HALF_WRITTEN
 from ..core.block import Block
-from ..errors import UserError
+from ..errors import UserError, needed
 from ..hosts.mmengine import without_config
 from ..registry import STRATEGIES
 from .storage import AtomicLocalBackend
@@ -182,9 +181,8 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        if importlib.util.find_spec('deepspeed') is None:
-            raise UserError('the strategy needs DeepSpeed: pip install deepspeed')
         find_ninja()
+        needed('deepspeed', 'the strategy')
         # plain, as DeepSpeed writes its sections into checkpoints, which are to hold no other types
         super().__init__(**ConfigDict(kwargs).to_dict())
         self.config.setdefault('zero_allow_untested_optimizer', True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from ...errors import UserError
+from ...errors import UserError, needed
 from .common import IMAGES, Labelled, Mark, Source, is_inside, number, pick_image, read_text
 
 
@@ -48,12 +48,9 @@ def _files(source: Source) -> list[Path]:
 
 
 def _read_file(path: Path, source: Source) -> Labelled | None:
+    xml = needed('defusedxml.ElementTree', 'Pascal VOC', "'mmswinv2[convert]'")
     try:
-        from defusedxml.ElementTree import fromstring
-    except ImportError as error:
-        raise UserError("Pascal VOC needs defusedxml: pip install 'mmswinv2[convert]'") from error
-    try:
-        root = fromstring(read_text(path))
+        root = xml.fromstring(read_text(path))
     except UserError:
         raise
     except Exception as error:  # what is forbidden has classes of its own
