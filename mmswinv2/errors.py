@@ -64,7 +64,9 @@ def report_user_errors(advice: str = '') -> Iterator[None]:
             stop = stop.__context__
         if stop is None:
             _restore(before)
-            _end(error)
+            sentence = explain(error) if isinstance(error, Exception) else None
+            if sentence is not None and not os.environ.get('MMSWINV2_TRACEBACK'):
+                sys.exit(f'error: {sentence}')
             raise
         if before is not None:  # data loaders raise once more for each worker that ends
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -78,13 +80,6 @@ def report_user_errors(advice: str = '') -> Iterator[None]:
 def _restore(before: Any) -> None:
     if before is not None:
         signal.signal(signal.SIGTERM, before)
-
-
-def _end(error: BaseException) -> None:
-    """End the program with a sentence, if there is one for an error."""
-    sentence = explain(error) if isinstance(error, Exception) else None
-    if sentence is not None and not os.environ.get('MMSWINV2_TRACEBACK'):
-        sys.exit(f'error: {sentence}')
 
 
 def _raise_on_sigterm() -> Any:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..core.arguments import is_number
 from ..errors import UserError
 
 Curve = list[tuple[float, float]]  # (step, value)
@@ -223,12 +224,8 @@ def _entries(text: str) -> Iterator[dict[str, Any] | None]:
             yield entry if isinstance(entry, dict) else None
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _numbers(entry: Mapping[str, Any]) -> dict[str, float]:
-    return {key: value for key, value in entry.items() if _is_number(value)}
+    return {key: value for key, value in entry.items() if is_number(value)}
 
 
 def _scores(entry: Mapping[str, Any]) -> dict[str, float]:
@@ -239,7 +236,7 @@ def _scores(entry: Mapping[str, Any]) -> dict[str, float]:
 
 def _step(entry: Mapping[str, Any]) -> float:
     step = entry.get('step', 0)
-    return float(step) if _is_number(step) and math.isfinite(step) else 0.0
+    return float(step) if is_number(step) and math.isfinite(step) else 0.0
 
 
 def _age(path: Path) -> float:

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from ..core.lora import DOWN, UP
 from ..core.swin_v2 import SwinV2
 from ..errors import CheckpointError
-from .adapters import add_adapters, add_base
+from .adapters import add_adapters, add_base, networks
 from .convert import (
     Converted,
     Windows,
@@ -398,10 +398,10 @@ def shard_like(value: Tensor, like: Tensor) -> Tensor:
 
 def _find_unbuilt(model: nn.Module) -> Callable[[str], bool]:
     """Whether a key is of a stage that no output of the model's backbones needs."""
-    nets = {name: m for name, m in model.named_modules() if isinstance(m, SwinV2)}
+    nets = networks(model)
     return lambda key: any(
-        key.startswith(name) and net.is_unbuilt(key.removeprefix(f'{name}.'))
-        for name, net in nets.items()
+        key.startswith(start) and net.is_unbuilt(key.removeprefix(start))
+        for start, net in nets.items()
     )
 
 

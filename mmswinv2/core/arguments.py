@@ -61,10 +61,10 @@ def check_numbers(
     """
     if not _is_list(patch_size) or len(patch_size) not in (2, 3):
         raise UserError(f'patch_size must have 2 or 3 entries, got {patch_size!r}')
-    _want_number('in_channels', in_channels, 'an int of at least 1', _is_count(in_channels))
+    _want_number('in_channels', in_channels, 'an int of at least 1', is_count(in_channels))
     for name, rate in rates.items():
-        _want_number(name, rate, 'at least 0 and below 1', _is_number(rate) and 0 <= rate < 1)
-    wide = _is_number(mlp_ratio) and 1 <= variant.embed_dims * mlp_ratio < math.inf
+        _want_number(name, rate, 'at least 0 and below 1', is_number(rate) and 0 <= rate < 1)
+    wide = is_number(mlp_ratio) and 1 <= variant.embed_dims * mlp_ratio < math.inf
     _want_number('mlp_ratio', mlp_ratio, 'a number that gives an MLP of at least 1 channel', wide)
 
 
@@ -83,7 +83,7 @@ def get_variant(arch: Any, extra_norm_every_n_blocks: Any = None) -> Variant:
     every = variant.extra_norm_every
     if extra_norm_every_n_blocks is not None:
         every = extra_norm_every_n_blocks
-    if not _is_count(every, minimum=0):
+    if not is_count(every, minimum=0):
         raise UserError(
             f'extra_norm_every_n_blocks must be a number of blocks, or 0 for none, got {every!r}'
         )
@@ -106,10 +106,10 @@ def _get_variant(arch: Any) -> Variant:
     if unknown := sorted(set(fields) - {*_REQUIRED, 'extra_norm_every'}):
         raise UserError(f'arch {arch!r} has unknown keys {unknown}')
     dim, depths, heads = (fields[key] for key in _REQUIRED)
-    if not _is_count(dim):
+    if not is_count(dim):
         raise UserError(f'arch: embed_dims must be an int of at least 1, got {dim!r}')
     for name, values in (('depths', depths), ('num_heads', heads)):
-        if not _is_list(values) or not values or not all(_is_count(n) for n in values):
+        if not _is_list(values) or not values or not all(is_count(n) for n in values):
             raise UserError(
                 f'arch: {name} must be a list of ints of at least 1, one per stage, got {values!r}'
             )
@@ -128,7 +128,7 @@ def per_axis(value: Any, ndim: int, name: str) -> tuple[int, ...]:
         UserError: if a sequence has another length than `ndim`, or an entry is below 1.
     """
     axes = tuple(value) if _is_list(value) else (value,) * ndim
-    if len(axes) != ndim or not all(_is_count(n) for n in axes):
+    if len(axes) != ndim or not all(is_count(n) for n in axes):
         raise UserError(
             f'{name} must be an int >= 1 or {ndim} of them (one per axis), got {value!r}'
         )
@@ -145,7 +145,7 @@ def per_stage(value: Any, num_stages: int, ndim: int, name: str) -> tuple[tuple[
         UserError: if the lengths fit neither reading, or both.
     """
     if _is_list(value):
-        flat = all(_is_count(n) for n in value)
+        flat = all(is_count(n) for n in value)
         if flat and len(value) == num_stages == ndim and len(set(value)) > 1:
             as_stages = [(n,) * ndim for n in value]
             raise UserError(
@@ -178,18 +178,20 @@ def one_each(value: Any, num_stages: int, name: str) -> tuple[Any, ...]:
 
 def is_stage_count(value: Any, num_stages: int, minimum: int) -> bool:
     """Whether `value` is an int from `minimum` to `num_stages`."""
-    return _is_count(value, minimum) and value <= num_stages
+    return is_count(value, minimum) and value <= num_stages
 
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
-def _is_count(value: Any, minimum: int = 1) -> bool:
+def is_count(value: Any, minimum: int = 1) -> bool:
+    """Whether `value` is an int of at least `minimum`; ``True`` is none."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether `value` is an int or a float; ``True`` is none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -201,7 +203,7 @@ def _want_number(name: str, value: Any, rule: str, holds: bool) -> None:
 def want_no_zeros(value: Any) -> None:
     """Raise `UserError` for pre-trained windows as mmpretrain writes them."""
     numbers = value if _is_list(value) else [value]
-    if any(n == 0 for n in numbers if _is_count(n, minimum=0)):
+    if any(n == 0 for n in numbers if is_count(n, minimum=0)):
         raise UserError(
             f'pretrained_window_sizes must be at least 1, got {value!r}; mmpretrain writes 0 for '
             'weights that were trained with the present window, here that is None'
@@ -225,7 +227,7 @@ def check_out_indices(value: Any, num_stages: int) -> tuple[int, ...]:
 def check_windows_at_once(value: Any, num_stages: int) -> tuple[int | None, ...]:
     """One bound, or none, per stage."""
     limits = one_each(value, num_stages, 'windows_at_once')
-    if any(n is not None and not _is_count(n) for n in limits):
+    if any(n is not None and not is_count(n) for n in limits):
         raise UserError(f'windows_at_once must be at least 1, or None for no bound, got {value!r}')
     return limits
 
@@ -243,7 +245,7 @@ def recomputed_blocks(
     limits: tuple[Any, ...] = depths
     if checkpoint_blocks is not None:
         limits = one_each(checkpoint_blocks, len(depths), 'checkpoint_blocks')
-        if not all(_is_count(n, minimum=0) for n in limits):
+        if not all(is_count(n, minimum=0) for n in limits):
             raise UserError(
                 f'checkpoint_blocks must be numbers of blocks from 0, got {checkpoint_blocks!r}'
             )

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import UserError, nearest
+from .arguments import is_count, is_number
 from .layers import LoRALinear
 
 TARGETS = ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')
@@ -74,16 +75,12 @@ def _is_target(target: Any) -> bool:
 
 
 def _check_numbers(rank: Any, alpha: Any, drop_rate: Any) -> None:
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+    if not is_count(rank):
         raise UserError(f'lora: rank must be a whole number from 1, got {rank!r}')
-    if alpha is not None and not (_is_number(alpha) and alpha > 0):
+    if alpha is not None and not (is_number(alpha) and alpha > 0):
         raise UserError(f'lora: alpha must be a number above 0, got {alpha!r}')
-    if not (_is_number(drop_rate) and 0 <= drop_rate < 1):
+    if not (is_number(drop_rate) and 0 <= drop_rate < 1):
         raise UserError(f'lora: drop_rate must be from 0 to below 1, got {drop_rate!r}')
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def add_lora(model: nn.Module, lora: LoRA, first_stage: int = 0) -> None:

@@ -9,6 +9,7 @@ from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
+from ..checkpoints.adapters import networks
 from ..core import SwinV2, layer_id
 from ..errors import UserError
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
@@ -57,7 +58,7 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def add_params(self, params: list[dict], module: nn.Module, **kwargs: Any) -> None:
         """Append one group per layer, weight decay and multiplier to `params`."""
         rate = self.paramwise_cfg['layer_decay_rate']
-        backbones = {name: m for name, m in module.named_modules() if isinstance(m, SwinV2)}
+        backbones = networks(module)
         if not backbones and rate != 1:
             raise UserError(
                 f'layer_decay_rate={rate} needs a SwinV2 backbone (mmswinv2.SwinTransformerV2), '
@@ -93,15 +94,14 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         print_log('Parameter groups:\n' + _table(rows), logger='current')
 
     def _layer(self, name: str, backbones: dict[str, SwinV2], rate: float) -> tuple[str, float]:
-        for prefix, backbone in backbones.items():
-            inside = name.removeprefix(f'{prefix}.') if prefix else name
-            if inside != name or not prefix:
-                merging = self.paramwise_cfg['merging_layers']
+        for start, backbone in backbones.items():
+            if name.startswith(start):
+                merging, title = self.paramwise_cfg['merging_layers'], start[:-1] or 'the model'
                 last = layer_id('', backbone.depths, merging)
-                layer = layer_id(inside, backbone.depths, merging)
+                layer = layer_id(name.removeprefix(start), backbone.depths, merging)
                 if layer < last and rate != 1:
-                    return f'layer {layer} of {prefix or "the model"}', rate ** (last - layer)
-                return prefix or 'the model', 1.0
+                    return f'layer {layer} of {title}', rate ** (last - layer)
+                return title, 1.0
         return name.split('.')[0], 1.0
 
     def _has_no_decay(self, name: str) -> bool:

@@ -15,6 +15,7 @@ from mmengine.runner import FlexibleRunner, Runner
 from torch.utils.data import DataLoader
 
 from .. import hosts
+from ..core.arguments import is_number
 from ..errors import UserError, nearest
 from ..log import warn
 
@@ -50,20 +51,15 @@ _FOR_EVER = 10**9  # mmengine's end of a schedule that has none
 
 def _whole(least: int) -> tuple[str, Callable[[Any], bool]]:
     def is_whole(value: Any) -> bool:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and math.isfinite(value) and value == int(value) and value >= least
+        return is_number(value) and math.isfinite(value) and value == int(value) and value >= least
 
     return f'a whole number from {least}', is_whole
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 _DICT = 'a dict', lambda value: isinstance(value, Mapping)
 _DICTS = 'a dict or a list of dicts', lambda value: isinstance(value, (Mapping, list, tuple))
 _LIST = 'a list', lambda value: isinstance(value, (list, tuple))
-_NOT_NEGATIVE = 'a finite number from 0', _number
+_NOT_NEGATIVE = 'a finite number from 0', lambda value: is_number(value) and 0 <= value < math.inf
 _TEXT = 'a text', lambda value: isinstance(value, str)
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _RULES = {  # setting: what it must be, where it is given and not None

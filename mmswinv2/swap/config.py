@@ -145,8 +145,7 @@ def dicts_in(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
 
 def inits_of(node: Any) -> list[Any]:
     """The entries of a module's ``init_cfg``, which is one dict or a list of them."""
-    init = node.get('init_cfg') or []
-    return list(init) if isinstance(init, (list, tuple)) else [init]
+    return hosts.as_list(node.get('init_cfg') or [])
 
 
 def without_weights(part: Any) -> Any:

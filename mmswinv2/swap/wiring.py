@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..core import get_variant
 from ..errors import UserError
-from ..hosts import Host
+from ..hosts import Host, as_list
 from .config import Notes, dicts_in, without_weights
 
 _STRIDES = (4, 8, 16, 32)  # of SwinV2's stages
@@ -206,9 +206,9 @@ def _taken(node: Any, count: int, where: str) -> list[int]:
     channels = next((node[key] for key in _CHANNELS if key in node), None)
     if channels is None:
         raise UserError(f'{where} ({node.get("type")}) does not say how many channels it takes')
-    default = range(count) if isinstance(channels, (list, tuple)) else count - 1
+    default = list(range(count)) if isinstance(channels, (list, tuple)) else count - 1
     index = node.get('in_index')
-    return [i % count for i in _listed(default if index is None else index)]
+    return [i % count for i in as_list(default if index is None else index)]
 
 
 def _skip_unused(
@@ -273,7 +273,7 @@ def _fit(
         taken = [i for i in consumer.indices if i in kept]
         key = next(k for k in _CHANNELS if k in cfg)
         value = cfg[key]
-        stated = _listed(value)
+        stated = as_list(value)
         given = [old[i].channels for i in consumer.indices]
         if stated not in (given, given[::-1]):
             raise UserError(
@@ -292,7 +292,7 @@ def _fit(
             notes.set(cfg, path, 'channels of SwinV2', c1_in_channels=new[0].channels)
         if 'in_index' in cfg:
             index = [kept.index(i) for i in taken]
-            if [i % len(old) for i in _listed(cfg.in_index)] != index:
+            if [i % len(old) for i in as_list(cfg.in_index)] != index:
                 value = index if is_list else index[0]
                 notes.set(cfg, path, 'maps that no head takes are left out', in_index=value)
         if len(cfg.get('strides', ())) == len(taken):
@@ -300,10 +300,6 @@ def _fit(
             if list(cfg.strides) != strides:
                 notes.set(cfg, path, 'strides of SwinV2', strides=strides)
     return kept
-
-
-def _listed(value: Any) -> list[int]:
-    return [value] if isinstance(value, int) else list(value)
 
 
 def build(model: Any, device: str = 'cpu', what: str = 'the new model') -> nn.Module:
