@@ -201,27 +201,18 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument('--int8', metavar='DATA', help='8 bits, with ranges of these pictures')
     parser.add_argument(
-        '--verify', nargs='+', metavar='IMAGE', default=(), help='compare with PyTorch on these'
-    )
+        '--verify', dest='images', nargs='+', metavar='IMAGE', default=(),
+        help='compare with PyTorch on these',
+    )  # fmt: skip
     parser.add_argument(
-        '--no-metric', action='store_true', help='do not compare on the validation set'
-    )
+        '--no-metric', dest='metric', action='store_false',
+        help='do not compare on the validation set',
+    )  # fmt: skip
     add_config_options(parser)
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:
     """The command ``mmswinv2 export``."""
-    args = parse_args(arguments)
-    export(
-        args.config,
-        args.checkpoint,
-        args.out,
-        format=args.format,
-        normalized=args.normalized,
-        int8=args.int8,
-        images=args.verify,
-        metric=not args.no_metric,
-        cfg_options=args.cfg_options,
-    )
+    export(**vars(parse_args(arguments)))
     sys.stdout.flush()

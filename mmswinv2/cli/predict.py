@@ -42,17 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     from ..inference.predict import iterate
 
     args = parse_args(arguments)
-    results = iterate(
-        args.config,
-        args.checkpoint,
-        args.inputs,
-        args.out_dir,
-        score=args.score,
-        batch_size=args.batch_size,
-        device=args.device,
-        amp=args.amp,
-        tta=args.tta,
-        cfg_options=args.cfg_options,
-        max_frames=args.max_frames,
+    print(
+        f'{sum(1 for _ in iterate(**vars(args)))} predictions are in {args.out_dir}',
+        file=sys.stderr,
     )
-    print(f'{sum(1 for _ in results)} predictions are in {args.out_dir}', file=sys.stderr)

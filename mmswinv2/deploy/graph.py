@@ -36,7 +36,7 @@ class Graph(nn.Module):
 
     task: str
     outputs: tuple[str, ...]
-    axes = 'BHW'  # of the picture, that may have any size
+    axes = {0: 'B', 2: 'H', 3: 'W'}  # noqa: RUF012  of the picture, that may have any size
 
     def __init__(self, model: Any, normalized: bool = False) -> None:
         super().__init__()
@@ -49,31 +49,18 @@ class Graph(nn.Module):
         use_operator(self.model)
         self.pixels = Pixels(self.model.data_preprocessor, normalized)
 
-    @property
-    def backbone(self) -> Any:
-        """The model's."""
-        return self.model.backbone
-
     def example(self) -> dict[str, Tensor]:
         """Inputs by name; even the last map of the backbone is more than two windows wide."""
-        return dict(image=torch.zeros(2, self._channels(), *picture_size(self.backbone)))
+        net = self.model.backbone
+        return dict(image=torch.zeros(2, net.in_channels, *picture_size(net)))
 
     def sizes(self) -> dict[str, Any]:
         """Of every input, its axes of any size."""
-        first = self.example()['image'].ndim - len(self.axes) + 1
-        places = [0, *range(first, first + len(self.axes) - 1)]
-        return dict(
-            image={
-                place: torch.export.Dim(name) for place, name in zip(places, self.axes, strict=True)
-            }
-        )
+        return dict(image={place: torch.export.Dim(name) for place, name in self.axes.items()})
 
     def about(self) -> dict[str, Any]:
         """What a program must know that runs the file."""
         return dict(self.pixels.about(), task=self.task)
-
-    def _channels(self) -> int:
-        return self.backbone.patch_embed.proj.in_channels
 
 
 class Pixels(nn.Module):

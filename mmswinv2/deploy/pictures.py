@@ -29,7 +29,7 @@ class Recognizer(Graph):
 
     task = 'video classification'
     outputs = ('scores',)
-    axes = 'BVTHW'
+    axes = {0: 'B', 1: 'V', 3: 'T', 4: 'H', 5: 'W'}  # noqa: RUF012
 
     def __init__(self, model: Any, normalized: bool = False) -> None:
         super().__init__(model, normalized)
@@ -44,11 +44,6 @@ class Recognizer(Graph):
         """See `Graph`."""
         image = super().example()['image']
         return dict(image=image[:, None].expand(-1, 3, *image.shape[1:]))
-
-    def sizes(self) -> dict[str, Any]:
-        """See `Graph`."""
-        places = dict(zip((0, 1, 3, 4, 5), self.axes, strict=True))
-        return dict(image={place: torch.export.Dim(name) for place, name in places.items()})
 
     def forward(self, image: Tensor) -> Tensor:
         """See the class."""
