@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
 from itertools import chain
 from typing import Any
 
@@ -16,6 +16,7 @@ _SEGMENTATION = (
     'a segmentation is a list of polygons [[x0, y0, x1, y1, x2, y2, ...], ...] in pixels of the '
     'image, or run lengths dict(size=[height, width], counts=...)'
 )
+_CODE = re.compile('(?:[P-o]{0,6}[0-O])+')  # of run lengths: digits, of which the last is smaller
 _COUNTS = 'counts are run lengths, or their code in a text, that add up to height * width'
 
 
@@ -146,7 +147,6 @@ def _leave_out_polygons(
 
 def _check_runs(annotations: list[dict], runs: list[int], size: np.ndarray, refuse: Any) -> None:
     """Refuse run lengths of another size than their image, which decoders do not survive."""
-    texts = {}
     for i in runs:
         segmentation, (width, height) = annotations[i]['segmentation'], size[i].tolist()
         if segmentation.get('size') != [height, width]:
@@ -156,54 +156,31 @@ def _check_runs(annotations: list[dict], runs: list[int], size: np.ndarray, refu
                 f'pixels, size [{height}, {width}]',
             )
         counts = segmentation.get('counts')
-        if isinstance(counts, str):
-            texts[i] = counts
-        elif (
-            type(counts) is not list
-            or set(map(type, counts)) - {int}
-            or min(counts, default=-1) < 0
-            or sum(counts) != height * width
+        pixels = count_pixels(counts) if isinstance(counts, str) else -1
+        if (
+            type(counts) is list
+            and not set(map(type, counts)) - {int}
+            and min(counts, default=-1) >= 0
         ):
+            pixels = sum(counts)
+        if pixels != height * width:
             raise refuse(i, f'has counts={counts!r:.60}; {_COUNTS}')
-    total = count_pixels(list(texts.values()))
-    for i, pixels in zip(texts, total, strict=True):
-        if pixels != size[i].prod():
-            raise refuse(i, f'has counts={texts[i]!r:.60}; {_COUNTS}')
 
 
-def count_pixels(counts: Sequence[str]) -> np.ndarray:
-    """The number of pixels in each compressed run-length code, -1 where it is none.
+def count_pixels(code: str) -> int:
+    """The number of pixels in a compressed run-length code, -1 where it is none.
 
     A run is a number in base 32, lowest digit first, in two's complement; from the fourth on it is
     the difference to the run before the last (pycocotools' ``rleFrString``).
     """
-    if not counts:
-        return np.zeros(0)
-    lengths = np.array([len(text) for text in counts])
-    codes = np.frombuffer(''.join(counts).encode('latin-1', 'replace'), np.uint8).astype(int) - 48
-    text = np.repeat(np.arange(len(counts)), lengths)
-    broken = lengths == 0
-    broken[text[(codes < 0) | (codes > 63)]] = True
-    is_last = (codes & 32) == 0  # digit of its number
-    text_ends = np.cumsum(lengths)[lengths > 0] - 1
-    broken[text[text_ends[~is_last[text_ends]]]] = True
-    is_last[text_ends] = True
-    ends = np.flatnonzero(is_last)
+    if not _CODE.fullmatch(code):
+        return -1
+    digits = np.frombuffer(code.encode(), np.uint8).astype(int) - 48
+    ends = np.flatnonzero(digits < 32)
     begins = np.concatenate([[0], ends[:-1] + 1])
-    place = np.arange(len(codes)) - np.repeat(begins, ends - begins + 1)
-    broken[text[place > 6]] = True
-    place = place.clip(max=6)
-    values = np.add.reduceat((codes & 31) << (5 * place), begins)
-    values -= np.where(codes[ends] & 16, 1 << (5 * (place[ends] + 1)), 0)
-    owner = text[ends]
-    numbers = np.bincount(owner, minlength=len(counts))
-    j = np.arange(len(ends)) - np.repeat(np.cumsum(numbers) - numbers, numbers)
-    order = np.lexsort((j, np.where(j == 0, 2, j % 2), owner))  # every second one after the other
-    chain_ends = np.flatnonzero(np.diff(owner[order] * 3 + np.where(j == 0, 2, j % 2)[order]))
-    total = np.cumsum(values[order])
-    before = np.zeros(len(ends), total.dtype)
-    before[chain_ends + 1] = np.diff(total[chain_ends], prepend=0)
-    runs = total - np.cumsum(before)
-    broken[owner[order][runs < 0]] = True
-    pixels = np.bincount(owner[order], weights=runs, minlength=len(counts))
-    return np.where(broken, -1, pixels)
+    place = np.arange(len(digits)) - np.repeat(begins, ends - begins + 1)
+    runs = np.add.reduceat((digits & 31) << (5 * place), begins)
+    runs -= np.where(digits[ends] & 16, 32 << (5 * place[ends]), 0)
+    for first in (1, 2):
+        runs[first::2] = runs[first::2].cumsum()
+    return int(runs.sum()) if runs.min() >= 0 else -1
