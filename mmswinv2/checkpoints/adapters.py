@@ -33,12 +33,6 @@ class Base:
     mark: int
     source: str
 
-    @classmethod
-    def of(cls, state: Mapping[str, Tensor], keys: Iterable[str], source: str) -> Base:
-        """Note which weights of a state dict these are."""
-        keys = frozenset(keys)
-        return cls(keys, mark(state, keys), source)
-
 
 def mark(state: Mapping[str, Tensor], keys: Iterable[str], prefix: str = '') -> int:
     """A check sum of the first numbers of tensors."""

@@ -81,15 +81,7 @@ def convert_checkpoint(
     Pre-trained windows that its tables do not record are those in its meta data (written by
     ``tools/model_converters/convert_checkpoint.py``), or those of `PUBLISHED` for a download.
 
-    Args:
-        checkpoint: what `read_checkpoint` returned, wrapped or not.
-        path: the file, for messages and to know a download by.
-        format: see `convert`.
-        prefix: see `convert`.
-        key: see `unwrap`.
-
-    Raises:
-        CheckpointError: see `unwrap` and `convert`; the message names the file.
+    Arguments and errors are those of `unwrap` and `convert`; messages name the file.
     """
     try:
         converted = convert(unwrap(checkpoint, key), format, prefix)

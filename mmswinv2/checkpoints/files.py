@@ -233,9 +233,11 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(file, encoding=encoding)
         entries = harmless_globals((*_HARMLESS, *_HARMLESS_PICKLED))
         self.allowed: dict[str, Any] = {e[1]: e[0] for e in entries if isinstance(e, tuple)}
-        self.allowed['torch.storage._load_from_bytes'] = _tensor_storage
+        self.allowed['torch.storage._load_from_bytes'] = lambda data: load_without_code(
+            io.BytesIO(data), 'cpu'
+        )
         self.allowed['_codecs.encode'] = _encode
-        self.allowed['builtins.bytes'] = _no_bytes
+        self.allowed['builtins.bytes'] = lambda: b''  # with which old protocols write empty ones
 
     def find_class(self, module: str, name: str) -> Any:
         full = f'{module.replace("__builtin__", "builtins")}.{name}'  # of old protocols
@@ -246,20 +248,11 @@ class _Unpickler(pickle.Unpickler):
         return self.allowed[full]
 
 
-def _tensor_storage(data: bytes) -> Any:
-    return load_without_code(io.BytesIO(data), 'cpu')
-
-
 def _encode(text: str, encoding: str) -> bytes:
     """Stands in for `codecs.encode`, with which old protocols of pickle write bytes."""
     if not isinstance(text, str) or encoding != 'latin1':
         raise pickle.UnpicklingError(f'an encoding by {encoding!r} is not allowed')
     return text.encode('latin1')
-
-
-def _no_bytes() -> bytes:
-    """Stands in for `bytes`, with which they write empty ones."""
-    return b''
 
 
 def harmless_globals(names: Iterable[str] = _HARMLESS) -> list[_Allowed]:

@@ -248,23 +248,19 @@ def check_operators() -> Iterator[Finding]:
         install = _install(f'{name}=={there[name]}', variables)
         return f'{_pip(uninstall)}; {_pip(clean)}; {install}'
 
-    try:
-        run_operators('cpu')
-    except Exception as error:  # whatever it is, the remedy is the same
-        text = f'{_told(error)}. mmcv was built without them or for another torch'
-        yield Finding('operators on CPU', BROKEN, text, again(''))
-        return
-    yield Finding('operators on CPU', OK, 'NMS and RoIAlign of mmcv give what they should')
-    if not torch.cuda.is_available():
-        return
-    try:
-        run_operators('cuda')
-    except Exception as error:
-        text = f'{_told(error)}. mmcv was built without CUDA, or for another torch or GPU'
-        yield Finding('operators on CUDA', BROKEN, text, again('FORCE_CUDA=1 '))
-        return
-    text = 'NMS, RoIAlign and the focal loss of mmcv give what they should'
-    yield Finding('operators on CUDA', OK, text)
+    for device, prefix, why in (
+        ('CPU', '', 'without them or for another torch'),
+        ('CUDA', 'FORCE_CUDA=1 ', 'without CUDA, or for another torch or GPU'),
+    ):
+        name = f'operators on {device}'
+        if device == 'CUDA' and not torch.cuda.is_available():
+            return
+        try:
+            run_operators(device.lower())
+        except Exception as error:  # whatever it is, the remedy is the same
+            yield Finding(name, BROKEN, f'{_told(error)}. mmcv was built {why}', again(prefix))
+            return
+        yield Finding(name, OK, 'NMS, RoIAlign and the like of mmcv give what they should')
 
 
 def _check_module(module: str, names: Sequence[str]) -> Finding:

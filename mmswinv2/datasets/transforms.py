@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -30,16 +31,9 @@ class InstaBoost(BaseTransform):
     All randomness is that of ``numpy.random`` and ``random``, which mmengine seeds in every worker.
 
     Args:
-        action_candidate: what may be done to an instance: ``'normal'`` (move, scale, turn),
-            ``'horizontal'`` and ``'vertical'`` (flip as well), ``'skip'``.
-        action_prob: the probability of each, which add up to 1.
-        scale: least and greatest factor of the size.
-        dx: an instance moves by at most its width / `dx` along x.
-        dy: an instance moves by at most its height / `dy` along y.
-        theta: least and greatest angle in degrees, integers.
-        color_prob: the probability that the colours of a treated image change too.
-        hflag: look for a fitting place with a heat map, instead of near by; very slow.
         aug_ratio: the probability that an image is treated.
+        color_prob: the probability that the colours of a treated image change too.
+        **options: of mmdet's ``InstaBoost``, such as ``scale`` and ``theta``.
 
     Raises:
         UserError: if instaboostfast is missing or refuses an argument.
@@ -47,26 +41,14 @@ class InstaBoost(BaseTransform):
 
     _has_warned = False
 
-    def __init__(
-        self,
-        action_candidate: Sequence[str] = ('normal', 'horizontal', 'skip'),
-        action_prob: Sequence[float] = (1, 0, 0),
-        scale: tuple[float, float] = (0.8, 1.2),
-        dx: float = 15,
-        dy: float = 15,
-        theta: tuple[int, int] = (-1, 1),
-        color_prob: float = 0.5,
-        hflag: bool = False,
-        aug_ratio: float = 0.5,
-    ) -> None:
+    def __init__(self, aug_ratio: float = 0.5, color_prob: float = 0.5, **options: Any) -> None:
         from mmdet.datasets.transforms import InstaBoost as MMDetInstaBoost
 
         for name, value in (('aug_ratio', aug_ratio), ('color_prob', color_prob)):
             if not 0 <= value <= 1:
                 raise UserError(f'InstaBoost: {name} is a probability from 0 to 1, got {value}')
-        options = (action_candidate, action_prob, scale, dx, dy, theta, color_prob, hflag)
         try:
-            self.boost = MMDetInstaBoost(*options, aug_ratio=1)
+            self.boost = MMDetInstaBoost(**options, color_prob=color_prob, aug_ratio=1)
         except ImportError as error:
             raise UserError(
                 'InstaBoost needs instaboostfast, which cannot be imported: pip install '

@@ -6,7 +6,7 @@ what is found has the number that there is, with the number of its picture.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -66,7 +66,7 @@ class TwoStage(Detector):
             check_nms(cfg.nms)
         for module in self.model.modules():
             if type(module).__name__ == 'SingleRoIExtractor':
-                module.forward = Extractor(module)
+                module.forward = extractor(module)
         self.cascade = type(roi).__name__ != 'StandardRoIHead'
         self.heads = list(roi.bbox_head) if self.cascade else [roi.bbox_head]
         for head in self.heads:
@@ -163,24 +163,17 @@ class TwoStage(Detector):
         return masks.gather(1, own).squeeze(1)
 
 
-class Extractor:
+def extractor(module: Any) -> Callable[[Sequence[Tensor], Tensor], Tensor]:
     """`roi_features` with the settings of an extractor of mmdet."""
-
-    def __init__(self, extractor: Any) -> None:
-        layers = extractor.roi_layers
-        kinds = {type(layer).__name__ for layer in layers}
-        if kinds != {'RoIAlign'} or layers[0].pool_mode != 'avg':
-            raise UserError(f'{", ".join(kinds)} has no export rule; RoIAlign with averages has')
-        self.scales = [layer.spatial_scale for layer in layers]
-        self.layer, self.finest_scale = layers[0], float(extractor.finest_scale)
-
-    def __call__(self, maps: Sequence[Tensor], rois: Tensor) -> Tensor:
-        """See `roi_features`."""
-        layer = self.layer
-        return roi_features(
-            list(maps), rois, self.scales, list(layer.output_size), layer.sampling_ratio,
-            layer.aligned, self.finest_scale,
-        )  # fmt: skip
+    layers, layer = module.roi_layers, module.roi_layers[0]
+    kinds = {type(layer).__name__ for layer in layers}
+    if kinds != {'RoIAlign'} or layer.pool_mode != 'avg':
+        raise UserError(f'{", ".join(kinds)} has no export rule; RoIAlign with averages has')
+    scales = [layer.spatial_scale for layer in layers]
+    return lambda maps, rois: roi_features(
+        list(maps), rois, scales, list(layer.output_size), layer.sampling_ratio, layer.aligned,
+        float(module.finest_scale),
+    )  # fmt: skip
 
 
 def candidates(

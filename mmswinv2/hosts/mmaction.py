@@ -159,8 +159,19 @@ class MMAction(Host):
         return True
 
     def check_batch(self, model: Any, batch_size: int, where: str) -> None:
-        """Want one video at a time where views are tested in groups."""
-        check_testing_views(model, batch_size, where)
+        """Want one video at a time where views are tested in groups.
+
+        A 3-D recognizer takes groups of views of one video, and ends in an assertion on the first
+        batch of several.
+        """
+        views = (getattr(model, 'test_cfg', None) or {}).get('max_testing_views')
+        kinds = [kind.__name__ for kind in type(model).__mro__]
+        if views and batch_size > 1 and 'Recognizer3D' in kinds:
+            raise UserError(
+                f'{where} has batch_size={batch_size}, and model.test_cfg max_testing_views='
+                f'{views}, which is for one video at a time; set {where}.batch_size=1, or leave '
+                'max_testing_views out'
+            )
 
     def default_tta_model(self, cfg: Any) -> None:
         """Views of a video come from the test pipeline itself."""
@@ -231,20 +242,4 @@ def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:
         warn(
             f'{where}: {unlabelled} of {len(dataset)} videos have no label and count as wrong in '
             'scores; only what --dump writes means something for them'
-        )
-
-
-def check_testing_views(model: Any, batch_size: int, where: str) -> None:
-    """Raise `UserError` if views are to be tested in groups and videos in batches.
-
-    A 3-D recognizer of mmaction2 takes groups of views of one video, and ends in an assertion on
-    the first batch of several.
-    """
-    views = (getattr(model, 'test_cfg', None) or {}).get('max_testing_views')
-    kinds = [kind.__name__ for kind in type(model).__mro__]
-    if views and batch_size > 1 and 'Recognizer3D' in kinds:
-        raise UserError(
-            f'{where} has batch_size={batch_size}, and model.test_cfg max_testing_views={views}, '
-            f'which is for one video at a time; set {where}.batch_size=1, or leave '
-            'max_testing_views out'
         )

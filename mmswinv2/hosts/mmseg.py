@@ -232,7 +232,10 @@ _FILE_RULES: tuple[tuple[Callable[[Any], Any], str], ...] = (
         'has samples that decoders scale or invert; save it with 8 bits a pixel and 0 for black',
     ),
     (
-        lambda file: ('exif' in file.info or file.format == 'TIFF') and _orientation(file) != 1,
+        lambda file: (
+            ('exif' in file.info or file.format == 'TIFF')
+            and file.getexif().get(_ORIENTATION, 1) != 1
+        ),
         'is to be turned (EXIF orientation), which not every decoder does; save it upright',
     ),
 )
@@ -252,10 +255,6 @@ def _is_map(file: Any, page: int) -> bool:
     """Whether a page of a file is not just an overview or the mask of another one."""
     file.seek(page)
     return file.format != 'TIFF' or not file.tag_v2.get(_SUBFILE_TYPE, 0) & 0b101
-
-
-def _orientation(file: Any) -> int:
-    return file.getexif().get(_ORIENTATION, 1)
 
 
 def _check_file(path: str, content: bytes, backend: str) -> None:

@@ -15,7 +15,7 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from ..checkpoints import LoadReport, fetch_together, load_pretrained
-from ..checkpoints.adapters import Base
+from ..checkpoints.adapters import Base, mark
 from ..core import LoRA, SwinV2, add_lora, get_variant, layer_id
 from ..core.arguments import IntOrInts, is_stage_count, per_axis
 from ..core.layers import LayerNorm
@@ -108,9 +108,10 @@ class _Backbone(SwinV2, BaseModule):
     def _load_base(self, pretrained: Sequence[dict]) -> None:
         reports = [self._load(**_loader_arguments(config)) for config in pretrained]
         if reports and self._frozen:
-            loaded = {key for report in reports for key in report.loaded}
+            loaded = frozenset(key for report in reports for key in report.loaded)
             source = ', '.join(str(config['checkpoint']) for config in pretrained)
-            self.base = Base.of(self.state_dict(), loaded & self._frozen, source)
+            keys = loaded & self._frozen
+            self.base = Base(keys, mark(self.state_dict(), keys), source)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
         """``(B, C, *pixels)`` to a map ``(B, C_i, *S_i)`` per output; of one, maybe by itself."""

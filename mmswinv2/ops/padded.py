@@ -7,6 +7,8 @@ to: the same numbers at any size, with more work at the borders.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -30,7 +32,8 @@ def attend(
     """See `mmswinv2.ops.attend`; sizes of maps may be symbols, and all windows attend at once."""
     ndim = len(grid.size)
     extent = tuple((n + 1) // 2 for n in table.shape[1:])
-    runs, lefts, outside = [], [], []
+    runs, lefts = [], []
+    outside: Any = None  # (c1 m1, c2 m2, ...)
     for axis, (n, m, s) in enumerate(zip(*grid, strict=True), start=1):
         m = min(m, extent[axis - 1])
         # as in the ragged grid: no shift where the axis is not longer than the window
@@ -40,22 +43,14 @@ def attend(
         qkv = qkv.index_select(axis, place.clamp(0, n - 1))
         runs.append((m, count))
         lefts.append(left)
-        outside.append((place < 0) | (place >= n))
+        mark = ((place < 0) | (place >= n)).view(*[1] * (axis - 1), -1, *[1] * (ndim - axis))
+        outside = mark if outside is None else outside | mark
     windows = windows_first(qkv, tuple(runs)).flatten(1 + ndim, 2 * ndim).flatten(1, ndim)
-    hidden = windows_first(_any_axis(outside)[None, ..., None], tuple(runs))  # [1, c1, ..., 1]
+    hidden = windows_first(outside[None, ..., None], tuple(runs))  # [1, c1, ..., 1]
     hidden = hidden.flatten(1 + ndim).flatten(0, ndim)  # [W, N]
     bias = expand(table, tuple(m for m, _ in runs))
     out = softmax_attention(windows, scale, bias, dropout, hidden)
     out = from_windows(out.flatten(0, 1), tuple(runs))
     for axis, (n, left) in enumerate(zip(grid.size, lefts, strict=True), start=1):
         out = out.index_select(axis, torch.arange(n, device=qkv.device) + left)
-    return out
-
-
-def _any_axis(marks: list[Tensor]) -> Tensor:
-    """``(n1,), (n2,), ...`` to ``(n1, n2, ...)``: where any of them is set."""
-    ndim = len(marks)
-    out = marks[0].view(-1, *[1] * (ndim - 1))
-    for axis, mark in enumerate(marks[1:], start=1):
-        out = out | mark.view(*[1] * axis, -1, *[1] * (ndim - 1 - axis))
     return out

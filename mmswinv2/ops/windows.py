@@ -86,7 +86,9 @@ def from_windows(windows: Tensor, runs: Runs) -> Tensor:
     """Undo `to_windows`."""
     sizes, counts = zip(*runs, strict=True)
     windows = windows.reshape(-1, *counts, *sizes, windows.shape[-1])
-    box = windows.permute(_interleaved(len(runs)))
+    ndim = len(runs)
+    places = [place for axis in range(1, ndim + 1) for place in (axis, axis + ndim)]
+    box = windows.permute(0, *places, 2 * ndim + 1)
     return box.reshape(box.shape[0], *(m * c for m, c in runs), box.shape[-1])
 
 
@@ -96,9 +98,3 @@ def windows_first(box: Tensor, runs: Runs) -> Tensor:
     for axis, (size, count) in reversed(list(enumerate(runs, start=1))):
         box = box.unflatten(axis, (count, size))
     return box.permute(0, *range(1, 2 * ndim, 2), *range(2, 2 * ndim + 1, 2), 2 * ndim + 1)
-
-
-def _interleaved(ndim: int) -> list[int]:
-    """The permutation that undoes that of `windows_first`."""
-    places = [place for axis in range(1, ndim + 1) for place in (axis, axis + ndim)]
-    return [0, *places, 2 * ndim + 1]

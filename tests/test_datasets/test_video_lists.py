@@ -7,7 +7,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmswinv2.datasets.video_dataset import VideoDataset
 from mmswinv2.errors import UserError
-from mmswinv2.hosts.mmaction import check_testing_views, check_video_labels
+from mmswinv2.hosts.mmaction import MMAction, check_video_labels
 from tests.test_tools.conftest import ROOT
 
 pytestmark = [
@@ -220,14 +220,14 @@ def test_views_in_groups_and_videos_in_batches():
         'val_dataloader has batch_size=2, .*max_testing_views=4.*set val_dataloader.batch_size=1'
     )
     with pytest.raises(UserError, match=words):
-        check_testing_views(recognizer(max_testing_views=4), 2, 'val_dataloader')
+        MMAction().check_batch(recognizer(max_testing_views=4), 2, 'val_dataloader')
     for kind, batch_size, test_cfg in (
         ('3', 1, dict(max_testing_views=4)),
         ('3', 2, {}),
         ('3', 2, dict(max_testing_views=None)),
         ('2', 2, dict(max_testing_views=4)),  # which takes them apart by itself
     ):
-        check_testing_views(recognizer(kind, **test_cfg), batch_size, 'test_dataloader')
+        MMAction().check_batch(recognizer(kind, **test_cfg), batch_size, 'test_dataloader')
 
 
 def test_what_is_refused_would_end_in_an_assertion():
