@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import UserError
-
 # matplotlib's "tab10" without its grey, the first for what matters most
 _COLOURS = (
     '#1f4e9c', '#d9641e', '#2a9134', '#b3261e', '#7b4fa8', '#8a5a44', '#d45fa8',
@@ -49,15 +47,10 @@ def draw(
         axis: name of the horizontal axis.
         log: whether the vertical axis is logarithmic.
         unit: whether both axes go from 0 to 1.
-
-    Raises:
-        UserError: if matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure as Canvas
-    except ImportError as error:
-        raise UserError('reports need matplotlib: pip install matplotlib') from error
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
     style = {'svg.hashsalt': 'mmswinv2', 'font.size': 10, 'axes.edgecolor': '#8a919c'}
     with matplotlib.rc_context(style):
         figure = Canvas(figsize=(5.4, 3.1), layout='constrained')

@@ -219,12 +219,12 @@ def choose(result: Any, classes: Sequence[int]) -> Any:
     return result
 
 
-def _strip(path: str, number: int = 4) -> np.ndarray:
-    """Some frames of a clip side by side, (H, W, 3) RGB."""
+def _strip(path: str) -> np.ndarray:
+    """Four frames of a clip side by side, (H, W, 3) RGB."""
     from ..datasets.video_files import open_video
 
     reader = open_video(path)
-    frames = reader.read([i * (len(reader) - 1) // (number - 1) for i in range(number)])
+    frames = reader.read([i * (len(reader) - 1) // 3 for i in range(4)])
     return np.ascontiguousarray(np.hstack(list(frames)))
 
 

@@ -42,7 +42,5 @@ def main(arguments: Sequence[str]) -> None:
     from ..inference.predict import iterate
 
     args = parse_args(arguments)
-    print(
-        f'{sum(1 for _ in iterate(**vars(args)))} predictions are in {args.out_dir}',
-        file=sys.stderr,
-    )
+    number = sum(1 for _ in iterate(**vars(args)))
+    print(f'{number} predictions are in {args.out_dir}', file=sys.stderr)

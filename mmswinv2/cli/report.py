@@ -121,13 +121,11 @@ def _run_test(work: Any, checkpoint: str, options: dict[str, Any]) -> Path:
 
 
 def _write(out: Path, content: dict[str, Any]) -> Path:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     from ..analysis.page import number
     from ..checkpoints.write import write_atomically
 
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError as error:
-        raise UserError('reports need jinja2: pip install jinja2') from error
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -144,7 +144,7 @@ class VideoDataset(MMActionVideoDataset):
             if reason is None:
                 kept.append(video)
             else:
-                warn(f'left out the video {video["filename"]}: {reason}')
+                warn(f'left out: {reason}')
         if not kept:
             raise UserError(
                 f'{self.ann_file}: none of the {len(videos)} videos can be read, the first: '
@@ -163,22 +163,22 @@ class VideoDataset(MMActionVideoDataset):
             video = self.get_data_info(idx)
             if self.test_mode:
                 raise UserError(
-                    f'cannot read the video {error} ({video["where"]}); fetch it again, mend the '
+                    f'{error} ({video["where"]}); fetch it again, mend the '
                     'line, or set skip_unreadable=True in the data set'
                 ) from error
             if video['filename'] not in self.unreadable:
                 self.unreadable.add(video['filename'])
-                warn(f'cannot read the video {error}; another is drawn in its place '
+                warn(f'{error}; another is drawn in its place '
                       f'({len(self.unreadable)} so far)')  # fmt: skip
             if len(self.unreadable) == self.distinct:
                 raise UserError(
-                    f'{self.ann_file}: none of the {self.distinct} videos can be read, the last of '
-                    f'them {error}'
+                    f'{self.ann_file}: none of the {self.distinct} videos can be read, the last: '
+                    f'{error}'
                 ) from error
             if len(self.unreadable) > self.max_unreadable:
                 raise UserError(
                     f'more than {self.max_unreadable} videos cannot be read (max_unreadable of the '
-                    f'data set), the last of them {error}'
+                    f'data set), the last: {error}'
                 ) from error
             return None
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import needed
+from ..errors import UserError, needed
 
 # A key frame so many frames ahead, or more, is sought; up to there decoding on is as fast.
 _SEEK = 16
@@ -23,7 +23,7 @@ _OTHER_MATRICES = (1, 4, 7, 9, 10)
 _FULL_RANGE = 2
 
 
-class UnreadableVideo(Exception):
+class UnreadableVideo(UserError):
     """A video file that cannot be read, or not to the end; says which and why."""
 
 
@@ -72,7 +72,7 @@ class VideoReader:
             if times != self._times:
                 self._times, self._keys = times, []
         if not self._times:
-            raise UnreadableVideo(f'{path}: no frames')
+            raise self._unreadable('no frames')
 
     def __len__(self) -> int:
         return len(self._times)
@@ -98,7 +98,7 @@ class VideoReader:
         wanted = set(numbers)
         for i in wanted:
             if not 0 <= i < len(self):
-                raise UnreadableVideo(f'{self.path}: no frame {i}, only 0 to {len(self) - 1}')
+                raise self._unreadable(f'no frame {i}, only 0 to {len(self) - 1}')
         found: dict[int, np.ndarray] = {}
         if self._keys:
             with suppress(_NotAsIndexed):
@@ -107,8 +107,11 @@ class VideoReader:
             self._keys = []
             found = dict(_images(islice(self._decode_all(), max(wanted) + 1), wanted))
         if missing := wanted - found.keys():
-            raise UnreadableVideo(f'{self.path}: frame {min(missing)} cannot be decoded')
+            raise self._unreadable(f'frame {min(missing)} cannot be decoded')
         return np.stack([found[i] for i in numbers])
+
+    def _unreadable(self, why: str) -> UnreadableVideo:
+        return UnreadableVideo(f'cannot read the video {self.path}: {why}')
 
     @contextmanager
     def _open(self) -> Iterator[tuple[Any, Any]]:
@@ -116,11 +119,11 @@ class VideoReader:
         try:  # tags in another encoding than UTF-8 are of no concern
             container = av.open(self.path, metadata_errors='replace')
         except av.error.FFmpegError as error:
-            raise UnreadableVideo(f'{self.path}: {error.strerror}') from error
+            raise self._unreadable(error.strerror) from error
         with container:
             stream = container.streams.best('video')  # no cover picture
             if stream is None or stream.codec_context is None:
-                raise UnreadableVideo(f'{self.path}: no video stream that can be decoded')
+                raise self._unreadable('no video stream that can be decoded')
             stream.codec_context.thread_count = self.num_threads
             yield container, stream
 

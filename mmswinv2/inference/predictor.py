@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError
-from .sources import Item, batches
+from .sources import Item
 
 _TASKS = 'detectors, segmentors, image and video classifiers'
 # the scores of every pixel: 1.2 GB for each full HD frame with 150 classes
@@ -58,7 +58,8 @@ class Predictor:
         Raises:
             UserError: if an item cannot be read, or the model predicts what is not known here.
         """
-        for batch in batches(items, batch_size):
+        rest = iter(items)
+        while batch := list(itertools.islice(rest, batch_size)):
             samples = [self._pipeline(item, next(self._numbers)) for item in batch]
             for item, result in zip(
                 batch, predict_batch(self.model, samples, self._amp), strict=True
@@ -150,8 +151,6 @@ class Pipeline:
 
     def __call__(self, item: Item, number: int) -> Any:
         """A sample for the model."""
-        from ..datasets.video_files import UnreadableVideo
-
         try:
             if self.of_clips:
                 sample = dict(filename=item.path, label=-1, start_index=0, modality='RGB')
@@ -160,8 +159,6 @@ class Pipeline:
             if item.image is not None:
                 return self._of_frames(dict(sample, frame=item.image))
             return self._of_files(sample)
-        except UnreadableVideo as error:
-            raise UserError(f'cannot read the video {error}') from error
         except FileNotFoundError as error:
             raise UserError(f'{item.path} does not exist') from error
 

@@ -85,16 +85,13 @@ def frames_of(name: str, source: str, most: int | None) -> tuple[Iterator[Item],
     Returns:
         the frames, how many there are a second, and in all, where that is known.
     """
-    from ..datasets.video_files import UnreadableVideo, open_video
+    from ..datasets.video_files import open_video
 
     images: Iterable[np.ndarray]
     if not Path(source).exists():
         images, fps, number = _camera(int(source)), 25.0, most
     else:
-        try:
-            reader = open_video(source)
-        except UnreadableVideo as error:
-            raise UserError(f'cannot read the video {error}') from error
+        reader = open_video(source)
         images, fps = iter(reader), reader.fps
         number = min(len(reader), most or len(reader))
     return _numbered(name, source, itertools.islice(images, most)), fps, number
@@ -122,15 +119,3 @@ def _camera(number: int) -> Iterator[np.ndarray]:
         if not known:
             return
         yield frame[:, :, ::-1]
-
-
-def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Items in lists of a size, the last of which may be shorter."""
-    batch: list[Item] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

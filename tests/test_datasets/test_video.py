@@ -163,7 +163,9 @@ def test_testing_skips_if_asked_to(copy, log):
     assert {dataset[i]['filename'] for i in range(2)}.isdisjoint(bad)
     told = [r.getMessage() for r in log.records]
     assert any('4 of 6 videos cannot be read; scores are those of the other 2' in t for t in told)
-    assert all(any(f'left out the video {path}' in text for text in told) for path in bad)
+    assert all(
+        any(f'left out: cannot read the video {path}' in text for text in told) for path in bad
+    )
 
 
 def test_names_with_spaces_and_videos_without_labels(copy, log):

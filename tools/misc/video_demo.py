@@ -9,7 +9,7 @@ from mmengine.registry import MODELS
 
 from mmswinv2 import hosts
 from mmswinv2.checkpoints import fetch, load_but
-from mmswinv2.datasets import UnreadableVideo, open_video, write_video
+from mmswinv2.datasets import open_video, write_video
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import UserError, report_user_errors
@@ -70,21 +70,16 @@ def main():
     if args.topk < 1:
         raise UserError(f'--topk must be at least 1, got {args.topk}')
     names = Path(args.labels).read_text().splitlines() if args.labels else []
-    try:
-        scores = classify(args, cfg)
-        if names and len(names) != len(scores):
-            raise UserError(
-                f'{args.labels} has {len(names)} lines, the model {len(scores)} classes'
-            )
-        values, classes = scores.topk(min(args.topk, len(scores)))
-        lines = []
-        for value, index in zip(values.tolist(), classes.tolist(), strict=True):
-            lines.append(f'{names[index] if names else f"class {index}"}: {value:.3f}')
-        print('\n'.join(lines))
-        reader = open_video(args.video)
-        write_video(target, annotated(reader, lines), round(reader.fps) or 25)
-    except UnreadableVideo as error:
-        raise UserError(f'cannot read the video {error}') from error
+    scores = classify(args, cfg)
+    if names and len(names) != len(scores):
+        raise UserError(f'{args.labels} has {len(names)} lines, the model {len(scores)} classes')
+    values, classes = scores.topk(min(args.topk, len(scores)))
+    lines = []
+    for value, index in zip(values.tolist(), classes.tolist(), strict=True):
+        lines.append(f'{names[index] if names else f"class {index}"}: {value:.3f}')
+    print('\n'.join(lines))
+    reader = open_video(args.video)
+    write_video(target, annotated(reader, lines), round(reader.fps) or 25)
     print(f'written to {target}')
 
 
