@@ -76,13 +76,22 @@ class FSDPStrategy(DDPStrategy):
     The blocks of the backbone are gathered one after the other, and what remains of the model
     together. Checkpoints are plain files, as without a strategy, and each strategy reads them;
     mmengine's FSDPStrategy needs a GPU and torch's older implementation.
+
+    Args:
+        reshard_after_forward: drop the gathered parameters of a block after its forward pass
+            (as ZeRO stage 3), or only after backward (as stage 2).
+        **kwargs: of mmengine's DDPStrategy.
     """
+
+    def __init__(self, *, reshard_after_forward: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.reshard_after_forward = reshard_after_forward
 
     def _wrap_model(self, model: nn.Module) -> nn.Module:
         model = self.convert_model(model.to(get_device()))
         mesh = init_device_mesh(torch.device(get_device()).type, (get_world_size(),))
         for module in [*(m for m in model.modules() if isinstance(m, Block)), model]:
-            fully_shard(module, mesh=mesh, reshard_after_forward=True)
+            fully_shard(module, mesh=mesh, reshard_after_forward=self.reshard_after_forward)
         return model
 
     def save_checkpoint(self, filename: str, **kwargs: Any) -> None:
