@@ -51,21 +51,72 @@ SHORT = {name[0]: name for name in VARIANTS if name != 'nano'}
 _REQUIRED = ('embed_dims', 'depths', 'num_heads')
 
 
-def check_numbers(
-    variant: Variant, patch_size: Any, in_channels: Any, mlp_ratio: Any, **rates: Any
-) -> None:
-    """Check the arguments of `SwinV2` that are taken as they are.
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of `SwinV2`, checked, each in one form.
+
+    Attributes:
+        variant: width and depth.
+        in_channels: channels of the input.
+        patch_size: per axis.
+        merge_stride: per axis.
+        windows: per stage and axis.
+        pretrained: windows of the pre-training, per stage and axis.
+        out_indices: stages to return, ascending.
+        recomputed: per stage, the number of blocks whose activations are computed again.
+        windows_at_once: per stage.
+    """
+
+    variant: Variant
+    in_channels: int
+    patch_size: tuple[int, ...]
+    merge_stride: tuple[int, ...]
+    windows: tuple[tuple[int, ...], ...]
+    pretrained: tuple[tuple[int, ...], ...]
+    out_indices: tuple[int, ...]
+    recomputed: tuple[int, ...]
+    windows_at_once: tuple[int | None, ...]
+
+
+def check_arguments(
+    arch: Any, in_channels: Any, patch_size: Any, merge_stride: Any, window_size: Any,
+    pretrained_window_sizes: Any, mlp_ratio: Any, drop_rate: Any, attn_drop_rate: Any,
+    drop_path_rate: Any, out_indices: Any, with_cp: Any, checkpoint_blocks: Any,
+    windows_at_once: Any, extra_norm_every_n_blocks: Any,
+) -> Arguments:  # fmt: skip
+    """Check the arguments of `SwinV2`.
 
     Raises:
         UserError: naming the argument, its value and the rule.
     """
+    variant = get_variant(arch, extra_norm_every_n_blocks)
+    stages = len(variant.depths)
     if not _is_list(patch_size) or len(patch_size) not in (2, 3):
         raise UserError(f'patch_size must have 2 or 3 entries, got {patch_size!r}')
+    ndim = len(patch_size)
     _want_number('in_channels', in_channels, 'an int of at least 1', is_count(in_channels))
-    for name, rate in rates.items():
+    for name, rate in dict(
+        drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate
+    ).items():
         _want_number(name, rate, 'at least 0 and below 1', is_number(rate) and 0 <= rate < 1)
     wide = is_number(mlp_ratio) and 1 <= variant.embed_dims * mlp_ratio < math.inf
     _want_number('mlp_ratio', mlp_ratio, 'a number that gives an MLP of at least 1 channel', wide)
+    windows = per_stage(window_size, stages, ndim, 'window_size')
+    pretrained = windows
+    if pretrained_window_sizes is not None:
+        _want_no_zeros(pretrained_window_sizes)
+        pretrained = per_stage(pretrained_window_sizes, stages, ndim, 'pretrained_window_sizes')
+    return Arguments(
+        variant,
+        in_channels,
+        per_axis(patch_size, ndim, 'patch_size'),
+        per_axis(merge_stride, ndim, 'merge_stride'),
+        windows,
+        pretrained,
+        _check_out_indices(out_indices, stages),
+        _recomputed_blocks(variant.depths, with_cp, checkpoint_blocks),
+        _check_windows_at_once(windows_at_once, stages),
+    )
 
 
 def get_variant(arch: Any, extra_norm_every_n_blocks: Any = None) -> Variant:
@@ -200,8 +251,7 @@ def _want_number(name: str, value: Any, rule: str, holds: bool) -> None:
         raise UserError(f'{name} must be {rule}, got {value!r}')
 
 
-def want_no_zeros(value: Any) -> None:
-    """Raise `UserError` for pre-trained windows as mmpretrain writes them."""
+def _want_no_zeros(value: Any) -> None:
     numbers = value if _is_list(value) else [value]
     if any(n == 0 for n in numbers if is_count(n, minimum=0)):
         raise UserError(
@@ -210,8 +260,7 @@ def want_no_zeros(value: Any) -> None:
         )
 
 
-def check_out_indices(value: Any, num_stages: int) -> tuple[int, ...]:
-    """Stages to return, ascending."""
+def _check_out_indices(value: Any, num_stages: int) -> tuple[int, ...]:
     if not _is_list(value) or not value:
         raise UserError(f'out_indices must name at least one stage, as in (3,), got {value!r}')
     if bad := [i for i in value if not is_stage_count(i, num_stages - 1, minimum=0)]:
@@ -224,15 +273,14 @@ def check_out_indices(value: Any, num_stages: int) -> tuple[int, ...]:
     return tuple(value)
 
 
-def check_windows_at_once(value: Any, num_stages: int) -> tuple[int | None, ...]:
-    """One bound, or none, per stage."""
+def _check_windows_at_once(value: Any, num_stages: int) -> tuple[int | None, ...]:
     limits = one_each(value, num_stages, 'windows_at_once')
     if any(n is not None and not is_count(n) for n in limits):
         raise UserError(f'windows_at_once must be at least 1, or None for no bound, got {value!r}')
     return limits
 
 
-def recomputed_blocks(
+def _recomputed_blocks(
     depths: tuple[int, ...], with_cp: Any, checkpoint_blocks: Any
 ) -> tuple[int, ...]:
     """Blocks at the start of each stage whose activations are recomputed."""

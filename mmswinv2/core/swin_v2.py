@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import UserError
-from . import arguments
-from .arguments import IntOrInts
+from .arguments import IntOrInts, check_arguments, per_stage
 from .block import Block
 from .layers import LayerNorm, PatchEmbed, PatchMerging
 
@@ -95,28 +94,18 @@ class SwinV2(nn.Module):
         block: type[Block] = Block,
     ) -> None:
         super().__init__()
-        variant = arguments.get_variant(arch, extra_norm_every_n_blocks)
-        arguments.check_numbers(
-            variant, patch_size, in_channels, mlp_ratio, drop_rate=drop_rate,
-            attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate,
+        given = check_arguments(
+            arch, in_channels, patch_size, merge_stride, window_size, pretrained_window_sizes,
+            mlp_ratio, drop_rate, attn_drop_rate, drop_path_rate, out_indices, with_cp,
+            checkpoint_blocks, windows_at_once, extra_norm_every_n_blocks,
         )  # fmt: skip
-        self.variant, self.depths, self.in_channels = variant, variant.depths, in_channels
-        stages, ndim = len(self.depths), len(patch_size)
-        patch_size = arguments.per_axis(patch_size, ndim, 'patch_size')
-        merge_stride = arguments.per_axis(merge_stride, ndim, 'merge_stride')
-        windows = pretrained = arguments.per_stage(window_size, stages, ndim, 'window_size')
-        if pretrained_window_sizes is not None:
-            arguments.want_no_zeros(pretrained_window_sizes)
-            pretrained = arguments.per_stage(
-                pretrained_window_sizes, stages, ndim, 'pretrained_window_sizes'
-            )
-        self._windows, self.pretrained_window_sizes = windows, pretrained
-        self.out_indices = arguments.check_out_indices(out_indices, stages)
-        recomputed = arguments.recomputed_blocks(self.depths, with_cp, checkpoint_blocks)
-        at_once = arguments.check_windows_at_once(windows_at_once, stages)
+        variant = given.variant
+        self.variant, self.depths = variant, variant.depths
+        self._windows, self.pretrained_window_sizes = given.windows, given.pretrained
+        self.in_channels, self.out_indices = in_channels, given.out_indices
         self.num_features = tuple(variant.embed_dims * 2**i for i in range(len(self.depths)))
 
-        self.patch_embed = PatchEmbed(in_channels, variant.embed_dims, patch_size)
+        self.patch_embed = PatchEmbed(in_channels, variant.embed_dims, given.patch_size)
         self.pos_drop = nn.Dropout(drop_rate)
         last = max(sum(self.depths) - 1, 1)
         rates = [drop_path_rate * i / last for i in range(sum(self.depths))]
@@ -128,20 +117,20 @@ class SwinV2(nn.Module):
                 block(
                     dim,
                     variant.num_heads[i],
-                    windows[i],
-                    pretrained[i],
+                    given.windows[i],
+                    given.pretrained[i],
                     shifted=j % 2 == 1,
                     mlp_ratio=mlp_ratio,
                     drop=drop_rate,
                     attn_drop=attn_drop_rate,
                     drop_path=rates.pop(0),
                     extra_norm=bool(every) and (j + 1) % every == 0,
-                    windows_at_once=at_once[i],
+                    windows_at_once=given.windows_at_once[i],
                 )
                 for j in range(self.depths[i])
             ]
-            merging = PatchMerging(dim, merge_stride) if i < last_stage else None
-            self.layers.append(Stage(blocks, merging, recomputed[i]))
+            merging = PatchMerging(dim, given.merge_stride) if i < last_stage else None
+            self.layers.append(Stage(blocks, merging, given.recomputed[i]))
         for i in self.out_indices:
             self.add_module(f'norm{i}', LayerNorm(self.num_features[i]))
         self.reset_parameters()
@@ -154,7 +143,7 @@ class SwinV2(nn.Module):
     @window_size.setter
     def window_size(self, value: int | Sequence[IntOrInts]) -> None:
         ndim = len(self.patch_embed.patch_size)
-        self._windows = arguments.per_stage(value, len(self.depths), ndim, 'window_size')
+        self._windows = per_stage(value, len(self.depths), ndim, 'window_size')
         for stage, window in zip(self.layers, self._windows, strict=False):
             for module in stage.modules():
                 if isinstance(module, Block):
