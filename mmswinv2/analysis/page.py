@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,22 @@ def _findings(
             f'{work.folder} has no config of the training to compare {predictions} with'
         )
     if cfg.get('custom_imports'):
+        _check_imports(cfg.custom_imports, work)
         import_modules_from_strings(**cfg.custom_imports)
     cfg = with_options(cfg, str(work.config), options)
     return examine(cfg, predictions, score, pictures)
+
+
+def _check_imports(imports: Any, work: WorkDir) -> None:
+    """Raise `UserError` for modules that stand in the work dir, which would run its code."""
+    for name in hosts.as_list(imports.get('imports') or []):
+        spec = find_spec(str(name).partition('.')[0])
+        places = [*(spec.submodule_search_locations or ()), spec.origin or ''] if spec else []
+        if any(work.folder.resolve() in Path(place).resolve().parents for place in places):
+            raise UserError(
+                f'custom_imports of {work.config} names {name}, which stands in the work dir, and '
+                'a report runs nothing of that; move it elsewhere'
+            )
 
 
 def _facts(work: WorkDir) -> Iterator[tuple[str, str]]:

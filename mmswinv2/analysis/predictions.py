@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from mmengine.registry import registry
 
 from .. import hosts
 from ..checkpoints import read_pickle
 from ..errors import UserError
 from .findings import Findings, other_data
+
+_PACKAGES = ('mmcv', 'mmswinv2', *(host.name for host in hosts.HOSTS))
 
 
 def examine(cfg: Any, path: Path, score: float, most: int) -> Findings:
@@ -41,7 +46,7 @@ def examine(cfg: Any, path: Path, score: float, most: int) -> Findings:
     hosts.check_data(cfg, ('test',))
     host.apply()
     host.use_registries()
-    with contextlib.redirect_stdout(io.StringIO()):  # what pycocotools has to say
+    with contextlib.redirect_stdout(io.StringIO()), _classes_alone(cfg):  # pycocotools prints
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
     if maps:
         from .labels import analyse_maps
@@ -55,3 +60,42 @@ def examine(cfg: Any, path: Path, score: float, most: int) -> Findings:
     from .detections import analyse
 
     return analyse(dataset, samples, str(path), score, most)
+
+
+@contextlib.contextmanager
+def _classes_alone(cfg: Any) -> Iterator[None]:
+    """Let types name classes of the hosts, and of what `cfg` imports, while a data set is built.
+
+    To mmengine ``type='os.system'`` is the function, and ``type='x'`` a module of any folder that
+    Python looks into; whoever wrote the config of a work dir could run code by a report.
+    """
+    imports = hosts.as_list((cfg.get('custom_imports') or {}).get('imports') or [])
+    packages = {*_PACKAGES, *(str(name).partition('.')[0] for name in imports)}
+    for name in _types(cfg.test_dataloader):
+        if '.' in name and name.partition('.')[0] not in packages:
+            raise UserError(
+                f'type={name!r} of test_dataloader in {cfg.filename} is of no package that '
+                f'custom_imports names; {", ".join(_PACKAGES)} are known without'
+            )
+    find = registry.get_object_from_string
+
+    def find_class(name: str) -> Any:
+        found = find(name) if name.partition('.')[0] in packages else None
+        return found if isinstance(found, type) else None
+
+    registry.get_object_from_string = find_class
+    try:
+        yield
+    finally:
+        registry.get_object_from_string = find
+
+
+def _types(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get('type'), str):
+            yield node['type']
+        node = node.values()
+    elif not isinstance(node, (list, tuple)):
+        return
+    for value in node:
+        yield from _types(value)

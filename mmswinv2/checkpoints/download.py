@@ -8,7 +8,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlparse
-from urllib.request import urlopen
+from urllib.request import HTTPRedirectHandler, build_opener
 
 import torch
 
@@ -46,24 +46,42 @@ def fetch(source: str | os.PathLike[str]) -> Path:
         text = published_weights(text).url
     if text.startswith('hf://'):
         return _fetch_from_hugging_face(text)
-    if not text.startswith(('http://', 'https://')):
-        raise CheckpointError(f'{text}: only files, https:// and hf:// addresses can be read')
-    local = urlparse(text).hostname in ('localhost', '127.0.0.1', '::1')
-    if text.startswith('http://') and not local and not os.environ.get(_ALLOW_HTTP):
+    _check_address(text)
+    path = cache_path(text)
+    try:
+        if not path.exists():
+            with build_opener(_Redirect).open(text, timeout=60) as response:
+                write_atomically(path, lambda file: _download(response, file, text))
+    except CheckpointError:
+        raise
+    except (OSError, HTTPException, ValueError) as error:
         raise CheckpointError(
-            f'{text}: anybody on the way can change what http:// brings; use https://, or set '
+            f'cannot download {text} ({error}); download it by other means and put it at {path}'
+        ) from error
+    return path
+
+
+def _check_address(address: str) -> None:
+    """Raise `CheckpointError` for an address that may not be read."""
+    if not address.startswith(('http://', 'https://')):
+        raise CheckpointError(f'{address}: only files, https:// and hf:// addresses can be read')
+    try:
+        local = urlparse(address).hostname in ('localhost', '127.0.0.1', '::1')
+    except ValueError as error:
+        raise CheckpointError(f'{address} is no address: {error}') from error
+    if address.startswith('http://') and not local and not os.environ.get(_ALLOW_HTTP):
+        raise CheckpointError(
+            f'{address}: anybody on the way can change what http:// brings; use https://, or set '
             f'{_ALLOW_HTTP}=1 if you trust the network'
         )
-    path = cache_path(text)
-    if not path.exists():
-        try:
-            with urlopen(text, timeout=60) as response:
-                write_atomically(path, lambda file: _download(response, file, text))
-        except (OSError, HTTPException) as error:
-            raise CheckpointError(
-                f'cannot download {text} ({error}); download it by other means and put it at {path}'
-            ) from error
-    return path
+
+
+class _Redirect(HTTPRedirectHandler):
+    """Follows an address to another that may be read."""
+
+    def redirect_request(self, *args: Any) -> Any:
+        _check_address(args[-1])
+        return super().redirect_request(*args)
 
 
 def _fetch_from_hugging_face(address: str) -> Path:

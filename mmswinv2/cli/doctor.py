@@ -252,15 +252,15 @@ def check_operators() -> Iterator[Finding]:
         ('CPU', '', 'without them or for another torch'),
         ('CUDA', 'FORCE_CUDA=1 ', 'without CUDA, or for another torch or GPU'),
     ):
-        name = f'operators on {device}'
+        title = f'operators on {device}'
         if device == 'CUDA' and not torch.cuda.is_available():
             return
         try:
             run_operators(device.lower())
         except Exception as error:  # whatever it is, the remedy is the same
-            yield Finding(name, BROKEN, f'{_told(error)}. mmcv was built {why}', again(prefix))
+            yield Finding(title, BROKEN, f'{_told(error)}. mmcv was built {why}', again(prefix))
             return
-        yield Finding(name, OK, 'NMS, RoIAlign and the like of mmcv give what they should')
+        yield Finding(title, OK, 'NMS, RoIAlign and the like of mmcv give what they should')
 
 
 def _check_module(module: str, names: Sequence[str]) -> Finding:

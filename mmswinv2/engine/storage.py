@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -78,7 +79,13 @@ def lock(work_dir: str | os.PathLike[str]) -> Any:
         return None
     import fcntl
 
-    file = Path(work_dir, _LOCK).open('a+')  # noqa: SIM115, open as long as the lock is held
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW  # the file of a link may be any
+    try:
+        file = os.fdopen(os.open(Path(work_dir, _LOCK), flags, 0o666), 'a+')
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f'{Path(work_dir, _LOCK)} is a link; delete it') from error
+        raise
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:

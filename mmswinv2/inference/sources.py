@@ -50,8 +50,10 @@ def find_sources(
             yield from found
         elif clips and (given.isdecimal() or path.suffix.lower() in IMAGES):
             raise UserError(f'{given} is no video, and the config classifies whole videos')
-        elif path.exists() or given.isdecimal():
+        elif path.is_file() or (given.isdecimal() and not path.exists()):
             yield given
+        elif path.exists():
+            raise UserError(f'{given} is no regular file; copy what it brings to one')
         elif found := sorted(glob.glob(given, recursive=True)):
             yield from found
         else:
@@ -70,7 +72,8 @@ def divide(sources: Sequence[str], clips: bool) -> tuple[list[Item], list[tuple[
     names: set[str] = set()
     for source in sources:
         path = Path(source)
-        tries = itertools.chain([path.stem], (f'{path.stem}_{i}' for i in itertools.count(2)))
+        stem = path.stem.lstrip('.') or 'unnamed'  # '..' would be the folder above
+        tries = itertools.chain([stem], (f'{stem}_{i}' for i in itertools.count(2)))
         names.add(name := next(name for name in tries if name not in names))
         if path.exists() and (clips or path.suffix.lower() not in VIDEOS):
             stills.append(Item(name, source))

@@ -551,6 +551,38 @@ def test_a_config_is_read_and_not_run(tmp_path):
     assert not Path('ran').exists()
 
 
+@pytest.mark.parametrize(
+    ('dataset', 'words'),
+    [
+        (dict(type='os.mkdir', path='ran'), "type='os.mkdir' of test_dataloader"),
+        (dict(type='mmengine.fileio.io.copyfile_to_local'), 'is not in the mmdet::dataset'),
+        (dict(type='evil'), 'evil is not in'),
+        (dict(type='mmdet.evil'), 'evil is not in'),
+        (
+            dict(type='CocoDataset', pipeline=[dict(type='os.mkdir', path='ran')]),
+            "type='os.mkdir' of test_dataloader",
+        ),
+    ],
+)
+def test_types_of_a_work_dir_run_nothing(dataset, words, shapes, truth, tmp_path, monkeypatch):
+    folder = work_dir(tmp_path / 'run', CONFIG, options=of_shapes(shapes))
+    config = folder / '20260101_000000/vis_data/config.py'
+    cfg = Config.fromfile(config)
+    cfg.test_dataloader.dataset = dataset
+    cfg.dump(config)
+    (folder / 'evil.py').write_text('open("ran", "w")')
+    path = dump(predictions_of_the_truth(truth), tmp_path)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    with pytest.raises(Exception, match=words):
+        report(folder, predictions=path)
+    cfg.custom_imports = dict(imports=['evil'])
+    cfg.dump(config)
+    with pytest.raises(UserError, match='names evil, which stands in the work dir'):
+        report(folder, predictions=path)
+    assert not Path('ran').exists()
+
+
 def test_arguments_that_cannot_be(tmp_path):
     folder = work_dir(tmp_path / 'run', CONFIG)
     wrong = {
