@@ -18,6 +18,7 @@ from ..errors import UserError
 from ..log import warn
 from ..progress import track
 from .host import Host, as_list, step_lists, training_pipeline
+from .label_maps import check_file, named
 from .mmcv import check_size
 from .patching import installed_version, log_patch, patch, replace
 
@@ -97,7 +98,12 @@ def check_annotations() -> None:
 
     @replace(LoadAnnotations, '_load_seg_map')
     def load_seg_map(original: Any, self: Any, results: dict) -> None:
-        original(self, results)
+        if (path := results.get('seg_map_path')) is None:
+            return
+        with named(path):
+            content = fileio.get(path, backend_args=self.backend_args)
+            check_file(path, content, self.imdecode_backend)
+            original(self, results)
         check_semantic_map(results, getattr(self, 'semantic_classes', None))
 
 

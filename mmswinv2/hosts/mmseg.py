@@ -8,31 +8,25 @@ assertion on the GPU that names no file.
 from __future__ import annotations
 
 import inspect
-import io
-import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine import fileio
-from PIL import Image, UnidentifiedImageError
 from torch import nn
 
 from ..errors import UserError
 from ..log import warn
 from .host import Host, as_list, step_lists
+from .label_maps import NOT_LABELLED, check_file, check_shape, named
 from .patching import patch, replace
 
-_NOT_LABELLED = 255
-_ORIENTATION, _SUBFILE_TYPE, _SAMPLE_FORMAT = 274, 254, 339  # tags of EXIF and TIFF
 # where the functions are defined that decode a file of labels by `mmcv.imfrombytes`
 _READERS = ('mmseg.datasets.transforms.loading', 'mmcv.transforms.loading')
-# how Pillow decodes samples to others: grey of 2 or 4 bits, 0 for white, PGM of another range
-_SCALED = re.compile(r"'(L;[24]|[1L];\w*I)|ppm.* (?!255\))\d+\)\)\]$")
 # losses over several channels, or what they are made of, beside those with use_sigmoid=False
 _SOFTMAX_LOSSES = ('OhemCrossEntropy', 'TverskyLoss', 'lovasz_softmax')
 _FEW_CLASSES = 10  # of more than these, some may be too rare to warn of
@@ -147,7 +141,7 @@ class SegMapGuard:
     """
 
     def __init__(
-        self, load: Any, num_classes: int | None = None, ignore_index: int = _NOT_LABELLED
+        self, load: Any, num_classes: int | None = None, ignore_index: int = NOT_LABELLED
     ) -> None:
         self.load, self.num_classes, self.ignore_index = load, num_classes, ignore_index
         self.decodes = type(load)._load_seg_map.__module__ in _READERS
@@ -155,23 +149,13 @@ class SegMapGuard:
     def __call__(self, results: dict) -> dict:
         """Add ``gt_seg_map`` (H, W), or raise `UserError` naming the file."""
         path = results['seg_map_path']
-        try:
+        with named(path, self.decodes):
             if self.decodes:
                 content = fileio.get(path, backend_args=self.load.backend_args)
-                _check_file(path, content, self.load.imdecode_backend)
+                check_file(path, content, self.load.imdecode_backend)
             results = self.load(results)
-        except FileNotFoundError as error:
-            raise UserError(f'the label map {path} does not exist') from error
-        except Exception as error:  # decoders raise whatever a damaged file makes them
-            if isinstance(error, UserError) or not (self.decodes or isinstance(error, OSError)):
-                raise
-            unknown = isinstance(error, (UnidentifiedImageError, AttributeError))  # cv2's is None
-            reason = 'its decoder does not know the format' if unknown else error
-            raise UserError(
-                f'cannot read the label map {path}: {reason}; fetch it again, or save it as PNG'
-            ) from error
         labels, image = results['gt_seg_map'], results.get('ori_shape')
-        _check_values(path, labels, _VALUE_RULES[:1])
+        check_shape(path, labels)
         if image is not None and labels.shape != tuple(image[:2]):
             height, width = labels.shape
             turned = ''
@@ -189,7 +173,7 @@ class SegMapGuard:
     def _check_labels(self, path: str, labels: np.ndarray, results: dict) -> None:
         if self.num_classes is None:
             return
-        none = (_NOT_LABELLED, self.ignore_index)
+        none = (NOT_LABELLED, self.ignore_index)
         bad = np.unique(labels[(labels >= self.num_classes) & ~np.isin(labels, none)])
         if not bad.size:
             return
@@ -211,85 +195,6 @@ class SegMapGuard:
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.load!r}, num_classes={self.num_classes})'
-
-
-# What a file of labels must not be: whether Pillow's image of it, not yet decoded, is; the words.
-_FILE_RULES: tuple[tuple[Callable[[Any], Any], str], ...] = (
-    (
-        lambda file: file.format not in ('PNG', 'TIFF', 'BMP', 'GIF', 'PPM'),
-        'is a {file.format} file; labels are safe in PNG: make it anew from its source',
-    ),
-    (
-        lambda file: re.search('jpeg|webp', str(file.info.get('compression'))),
-        'is compressed with loss, which changes labels; make it anew from its source, as PNG',
-    ),
-    (
-        lambda file: any(_is_map(file, i) for i in range(1, getattr(file, 'n_frames', 1))),
-        'holds several images; save the one that is the map as PNG',
-    ),
-    (
-        lambda file: _SCALED.search(str(file.tile[:1])),
-        'has samples that decoders scale or invert; save it with 8 bits a pixel and 0 for black',
-    ),
-    (
-        lambda file: (
-            ('exif' in file.info or file.format == 'TIFF')
-            and file.getexif().get(_ORIENTATION, 1) != 1
-        ),
-        'is to be turned (EXIF orientation), which not every decoder does; save it upright',
-    ),
-)
-# What its labels must not be, in order: which of them are; the words.
-_VALUE_RULES: tuple[tuple[Callable[[np.ndarray], Any], str], ...] = (
-    (lambda a: a.ndim != 2, 'has the shape {shape}; (height, width) is wanted, in one channel'),
-    (
-        lambda a: a.dtype.kind == 'f' and a != np.trunc(a),  # so is NaN
-        'has the label {first}; labels are whole numbers',
-    ),
-    (lambda a: a < 0, 'has the label {first:.0f}; labels are whole numbers from 0'),
-    (lambda a: a > _NOT_LABELLED, 'has the label {first:.0f}; mmseg reads 8 bits, up to 255'),
-)
-
-
-def _is_map(file: Any, page: int) -> bool:
-    """Whether a page of a file is not just an overview or the mask of another one."""
-    file.seek(page)
-    return file.format != 'TIFF' or not file.tag_v2.get(_SUBFILE_TYPE, 0) & 0b101
-
-
-def _check_file(path: str, content: bytes, backend: str) -> None:
-    """Raise `UserError` if mmseg would read other labels than those of the file, without a word."""
-    from mmcv import imfrombytes
-
-    file: Any
-    with Image.open(io.BytesIO(content)) as file:
-        for broken, words in _FILE_RULES:
-            if broken(file):
-                raise UserError(f'the label map {path} {words.format(file=file)}')
-        file.seek(0)
-        signed = file.format == 'TIFF' and file.tag_v2.get(_SAMPLE_FORMAT) == (2,)
-        exact = ('L', '1', 'P') if backend == 'pillow' else ('L',)
-        if file.mode in exact and not signed:
-            return  # handed over as they are
-        labels = np.array(file).squeeze()
-    if signed and labels.dtype == np.uint8:
-        labels = labels.view(np.int8)
-    _check_values(path, labels)
-    if backend != 'pillow':
-        loaded = np.asarray(imfrombytes(content, flag='unchanged', backend=backend))
-        if not np.array_equal(loaded.squeeze(), labels):
-            raise UserError(
-                f'the label map {path} has other labels, or none, for imdecode_backend={backend!r} '
-                'of LoadAnnotations, which may make colours of a palette; leave that setting out'
-            )
-
-
-def _check_values(path: str, labels: np.ndarray, rules: Any = _VALUE_RULES) -> None:
-    """Raise `UserError` if some rule is broken, naming the first label that breaks it."""
-    for broken, words in rules:
-        if np.any(found := broken(labels)):
-            said = words.format(shape=labels.shape, first=labels[found].flat[0])
-            raise UserError(f'the label map {path} {said}')
 
 
 def has_seg_maps(dataset: Any) -> bool:
@@ -354,7 +259,7 @@ def warn_of_absent_classes(
         return
     if dataset.reduce_zero_label:
         why = f'reduce_zero_label=True takes 0 in a file for not labelled, and 1 for {classes[0]}'
-    elif pixels[_NOT_LABELLED]:
+    elif pixels[NOT_LABELLED]:
         why = '255 counts as not labelled; in masks of 0 and 255, write the class in place of 255'
     else:
         why = 'look at the values of the maps, and at the order of the classes'

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -395,3 +395,49 @@ def test_addresses_without_tls_are_for_this_machine(monkeypatch):
     for wrong in ('hf://owner', 'hf://owner/name', 'hf://'):
         with pytest.raises(CheckpointError, match='hf://OWNER/NAME/FILE'):
             fetch(wrong)
+
+
+@pytest.fixture
+def redirecting():
+    """An address of this machine that leads to another."""
+
+    class Handler(BaseHTTPRequestHandler):
+        target = ''
+
+        def do_GET(self):
+            self.send_response(302 if self.target else 200)
+            self.send_header('Location', self.target)
+            self.send_header('Content-Length', 'many')
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(('127.0.0.1', 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield Handler, f'http://127.0.0.1:{server.server_port}/x.pth'
+        server.shutdown()
+
+
+def test_an_address_leads_to_no_other_kind_of_address(redirecting, monkeypatch, tmp_path):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    handler, address = redirecting
+    for target, words in (
+        ('http://127.0.0.2/x.pth', 'use https://, or set MMSWINV2_ALLOW_HTTP=1'),
+        ('ftp://127.0.0.1/x.pth', 'only files, https:// and hf:// addresses can be read'),
+        ('', f'cannot download {address}'),
+    ):
+        handler.target = target
+        with pytest.raises(CheckpointError, match=words):
+            fetch(address)
+
+
+@pytest.mark.parametrize(
+    'address',
+    ['https://[::1/x.pth', 'https://h:port/x', 'http://127.0.0.1:1/ü.pth', 'http://127.0.0.1:1/a b',
+     f'http://127.0.0.1:1/{"a" * 300}.pth'],
+)  # fmt: skip
+def test_addresses_that_are_none(address, monkeypatch, tmp_path):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    with pytest.raises(CheckpointError, match=re.escape(address)):
+        fetch(address)

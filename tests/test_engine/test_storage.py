@@ -14,9 +14,11 @@ from mmswinv2.checkpoints import CheckpointError
 from mmswinv2.engine.storage import (
     AtomicLocalBackend,
     last_good_checkpoint,
+    lock,
     remove_half_written,
     use_whole_files,
 )
+from mmswinv2.errors import UserError
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys
@@ -132,3 +134,11 @@ def test_an_address_runs_no_code(tmp_path, monkeypatch):
         server.shutdown()
         server.server_close()
     assert not (tmp_path / 'ran').exists()
+
+
+def test_a_lock_that_is_a_link_is_refused(tmp_path):
+    (tmp_path / 'other.txt').write_text('kept')
+    (tmp_path / '.lock').symlink_to(tmp_path / 'other.txt')
+    with pytest.raises(UserError, match=r'\.lock is a link; delete it'):
+        lock(tmp_path)
+    assert (tmp_path / 'other.txt').read_text() == 'kept'

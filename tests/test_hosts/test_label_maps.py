@@ -18,6 +18,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 from torch import nn
 
+from mmswinv2 import hosts
 from mmswinv2.errors import UserError
 from mmswinv2.hosts import check_dataset
 from mmswinv2.hosts.mmseg import SegMapGuard, check_heads
@@ -110,16 +111,16 @@ FILES = {
     'tiff with a mask': (tiff(LABELS, LABELS[::2].copy(), subfile=4), '', ''),
     'fraction': (tiff(with_label(1.5, np.float32)), 'has the label 1.5; labels are whole', None),
     'NaN': (tiff(with_label(np.nan, np.float32)), 'has the label nan; labels are whole', None),
-    'infinity': (tiff(with_label(np.inf, np.float32)), 'has the label inf; mmseg reads', None),
+    'infinity': (tiff(with_label(np.inf, np.float32)), 'the label inf; a label has 8 bits', None),
     'float -1': (tiff(with_label(-1, np.float32)), 'the label -1; labels are whole numbers from 0',
                  None),
-    'float 256': (tiff(with_label(256, np.float32)), 'the label 256; mmseg reads', None),
+    'float 256': (tiff(with_label(256, np.float32)), 'the label 256; a label has 8 bits', None),
     'int8 -1': (tiff(with_label(-1, np.int8)), 'has the label -1; ', None),
     'int16 -250': (tiff(with_label(-250, np.int16)), 'has the label -250; ', None),
     'int32 -250': (tiff(with_label(-250, np.int32)), 'has the label -250; ', None),
-    'uint16 257': (image(with_label(257, np.uint16)), 'the label 257; mmseg reads 8 bits',
+    'uint16 257': (image(with_label(257, np.uint16)), 'the label 257; a label has 8 bits',
                    None),
-    'int32 65536': (tiff(with_label(65536, np.int32)), 'the label 65536; mmseg reads', None),
+    'int32 65536': (tiff(with_label(65536, np.int32)), 'the label 65536; a label has 8 bits', None),
     'RGB': (image(np.stack([LABELS] * 3, -1)), 'has the shape (8, 12, 3); (height, width)', None),
     'RGBA': (image(np.stack([LABELS] * 4, -1)), 'has the shape (8, 12, 4); (height, width)', None),
     'grey and alpha': (image(Image.fromarray(LABELS).convert('LA')), 'the shape (8, 12, 2)', None),
@@ -171,6 +172,24 @@ def test_labels_are_those_of_the_file(tmp_path, name, backend):
     else:
         np.testing.assert_array_equal(load(path, backend), LABELS)
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_semantic_maps_of_detectors_are_held_to_the_same_rules(tmp_path, name):
+    from mmdet.datasets.transforms import LoadAnnotations as LoadDetections
+
+    hosts.of(dict(default_scope='mmdet')).apply()
+    content, said, by_cv2 = FILES[name]
+    path = tmp_path / 'map'
+    path.write_bytes(content)
+    load = LoadDetections(with_bbox=False, with_label=False, with_seg=True, imdecode_backend='cv2')
+    results = dict(seg_map_path=str(path), img_shape=(HEIGHT, WIDTH))
+    if said := said if by_cv2 is None else by_cv2:
+        with pytest.raises(UserError) as error:
+            load(results)
+        assert str(path) in str(error.value) and said in str(error.value)
+    else:
+        assert np.array_equal(load(results)['gt_seg_map'], LABELS)
 
 
 def test_masks_of_one_bit(tmp_path):

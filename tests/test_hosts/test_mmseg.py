@@ -146,7 +146,7 @@ def test_labels_of_more_than_8_bits(ade):
     save(ade, labels + 150)
     assert build(ade)[0]['gt_seg_map'].max() == 149
     path = save(ade, labels + 300)
-    assert f'{path} has the label 300; mmseg reads 8 bits' in refusal(ade)
+    assert f'{path} has the label 300; a label has 8 bits' in refusal(ade)
 
 
 def test_another_label_for_none(ade):

@@ -1,5 +1,10 @@
 """Files, folders, patterns and cameras, and the names of what is written for them."""
 
+import os
+
+import pytest
+
+from mmswinv2.errors import UserError
 from mmswinv2.inference.sources import divide, find_sources
 
 
@@ -27,3 +32,17 @@ def test_what_was_written_is_no_input(tmp_path):
     for name in ('a.png', 'outputs/vis/a.png'):
         (tmp_path / name).touch()
     assert list(find_sources([tmp_path], tmp_path / 'outputs')) == [f'{tmp_path}/a.png']
+
+
+def test_names_stay_in_the_folder(tmp_path):
+    names = ['...mp4', '..mp4', '.a.mp4']
+    for name in names:
+        (tmp_path / name).touch()
+    _, films = divide([str(tmp_path / name) for name in names], clips=False)
+    assert [name for name, _ in films] == ['unnamed', 'unnamed_2', 'a']
+
+
+def test_pipes_are_refused(tmp_path):
+    os.mkfifo(tmp_path / 'pipe.jpg')
+    with pytest.raises(UserError, match=r'pipe\.jpg is no regular file'):
+        list(find_sources([tmp_path / 'pipe.jpg']))

@@ -1,0 +1,129 @@
+"""Label maps: files that decoders read as other labels than theirs, or not at all.
+
+The hosts take what a decoder gives. Maps of segmentors and the semantic maps of HTC are held to the
+same rules, which stand in two tables.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import UserError
+
+NOT_LABELLED = 255
+_ORIENTATION, _SUBFILE_TYPE, _SAMPLE_FORMAT = 274, 254, 339  # tags of EXIF and TIFF
+# how Pillow decodes samples to others: grey of 2 or 4 bits, 0 for white, PGM of another range
+_SCALED = re.compile(r"'(L;[24]|[1L];\w*I)|ppm.* (?!255\))\d+\)\)\]$")
+
+
+# What a file of labels must not be: whether Pillow's image of it, not yet decoded, is; the words.
+_FILE_RULES: tuple[tuple[Callable[[Any], Any], str], ...] = (
+    (
+        lambda file: file.format not in ('PNG', 'TIFF', 'BMP', 'GIF', 'PPM'),
+        'is a {file.format} file; labels are safe in PNG: make it anew from its source',
+    ),
+    (
+        lambda file: re.search('jpeg|webp', str(file.info.get('compression'))),
+        'is compressed with loss, which changes labels; make it anew from its source, as PNG',
+    ),
+    (
+        lambda file: any(_is_map(file, i) for i in range(1, getattr(file, 'n_frames', 1))),
+        'holds several images; save the one that is the map as PNG',
+    ),
+    (
+        lambda file: _SCALED.search(str(file.tile[:1])),
+        'has samples that decoders scale or invert; save it with 8 bits a pixel and 0 for black',
+    ),
+    (
+        lambda file: (
+            ('exif' in file.info or file.format == 'TIFF')
+            and file.getexif().get(_ORIENTATION, 1) != 1
+        ),
+        'is to be turned (EXIF orientation), which not every decoder does; save it upright',
+    ),
+)
+# What its labels must not be, in order: which of them are; the words.
+_VALUE_RULES: tuple[tuple[Callable[[np.ndarray], Any], str], ...] = (
+    (lambda a: a.ndim != 2, 'has the shape {shape}; (height, width) is wanted, in one channel'),
+    (
+        lambda a: a.dtype.kind == 'f' and a != np.trunc(a),  # so is NaN
+        'has the label {first}; labels are whole numbers',
+    ),
+    (lambda a: a < 0, 'has the label {first:.0f}; labels are whole numbers from 0'),
+    (lambda a: a > NOT_LABELLED, 'has the label {first:.0f}; a label has 8 bits, up to 255'),
+)
+
+
+def _is_map(file: Any, page: int) -> bool:
+    """Whether a page of a file is not just an overview or the mask of another one."""
+    file.seek(page)
+    return file.format != 'TIFF' or not file.tag_v2.get(_SUBFILE_TYPE, 0) & 0b101
+
+
+def check_file(path: str, content: bytes, backend: str) -> None:
+    """Raise `UserError` if a host would read other labels than those of the file in silence."""
+    from mmcv import imfrombytes
+
+    file: Any
+    with Image.open(io.BytesIO(content)) as file:
+        for broken, words in _FILE_RULES:
+            if broken(file):
+                raise UserError(f'the label map {path} {words.format(file=file)}')
+        file.seek(0)
+        signed = file.format == 'TIFF' and file.tag_v2.get(_SAMPLE_FORMAT) == (2,)
+        exact = ('L', '1', 'P') if backend == 'pillow' else ('L',)
+        if file.mode in exact and not signed:
+            return  # handed over as they are
+        labels = np.array(file).squeeze()
+    if signed and labels.dtype == np.uint8:
+        labels = labels.view(np.int8)
+    _check_values(path, labels)
+    if backend != 'pillow':
+        loaded = np.asarray(imfrombytes(content, flag='unchanged', backend=backend))
+        if not np.array_equal(loaded.squeeze(), labels):
+            raise UserError(
+                f'the label map {path} has other labels, or none, for imdecode_backend={backend!r} '
+                'of LoadAnnotations, which may make colours of a palette; leave that setting out'
+            )
+
+
+def _check_values(path: str, labels: np.ndarray, rules: Any = _VALUE_RULES) -> None:
+    """Raise `UserError` if some rule is broken, naming the first label that breaks it."""
+    for broken, words in rules:
+        if np.any(found := broken(labels)):
+            said = words.format(shape=labels.shape, first=labels[found].flat[0])
+            raise UserError(f'the label map {path} {said}')
+
+
+def check_shape(path: str, labels: np.ndarray) -> None:
+    """Raise `UserError` for labels that are not (height, width)."""
+    _check_values(path, labels, _VALUE_RULES[:1])
+
+
+@contextmanager
+def named(path: str, decodes: bool = True) -> Iterator[None]:
+    """Let errors name the label map that is read, be it missing or damaged.
+
+    Args:
+        path: of the map.
+        decodes: whether an image is decoded, where any error is that of a damaged file.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f'the label map {path} does not exist') from error
+    except Exception as error:  # decoders raise whatever a damaged file makes them
+        if isinstance(error, UserError) or not (decodes or isinstance(error, OSError)):
+            raise
+        unknown = isinstance(error, (UnidentifiedImageError, AttributeError))  # cv2's is None
+        reason = 'its decoder does not know the format' if unknown else error
+        raise UserError(
+            f'cannot read the label map {path}: {reason}; fetch it again, or save it as PNG'
+        ) from error
