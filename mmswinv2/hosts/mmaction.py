@@ -136,13 +136,31 @@ def write_videos_by_pyav() -> None:
         write_video(path, np.ascontiguousarray(frames[:, :height, :width, ::-1]), fps)
 
 
+@patch('mmaction', '>=1')
+def refuse_wide_frames() -> None:
+    """Frames in files of more than 8 bits are refused, as images are."""
+    from mmaction.datasets.transforms import RawFrameDecode
+    from mmengine import fileio
+
+    from ..datasets.images import loss
+
+    @replace(RawFrameDecode, 'transform')
+    def transform(original: Any, self: Any, results: dict) -> dict:
+        if results['modality'] == 'RGB':
+            number = results['frame_inds'].flat[0] + results.get('offset', 0)
+            path = Path(results['frame_dir'], results['filename_tmpl'].format(number))
+            if path.is_file() and (does := loss(fileio.get(path), 'color', self.decoding_backend)):
+                raise UserError(f'{path} is a {does}; save the frames with 8 bits, or as a video')
+        return original(self, results)
+
+
 class MMAction(Host):
     """mmaction2."""
 
     name = 'mmaction'
     extra = 'video'
     early_patches = (make_importable,)
-    patches = (*Host.patches, score_in_float32, write_videos_by_pyav)
+    patches = (*Host.patches, score_in_float32, write_videos_by_pyav, refuse_wide_frames)
     input_axes = 3
     draw_option = 'enable'
     draw_folder = 'default_hooks.visualization.out_dir'

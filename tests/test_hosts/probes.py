@@ -353,6 +353,18 @@ def videos():
     backend.add_video('a', np.zeros((2, 16, 16, 3), np.uint8), fps=2, out_type='video')
 
 
+@probe('Frames in files of more than 8 bits are refused, as images are', 'mmaction')
+def wide_frames():
+    import cv2
+    from mmaction.datasets.transforms import RawFrameDecode
+
+    cv2.imwrite(str(FOLDER / '1.png'), np.full((8, 8), 1000, np.uint16))
+    RawFrameDecode()(dict(
+        frame_dir=str(FOLDER), filename_tmpl='{}.png', modality='RGB', frame_inds=np.array([1]),
+    ))  # fmt: skip
+    return True
+
+
 def main():
     found = {}
     for name, (function, packages) in PROBES.items():

@@ -1,10 +1,14 @@
 import subprocess
 import sys
 
+import cv2
 import mmcv
+import numpy as np
 import pytest
 from mmengine.utils import digit_version
 
+from mmswinv2 import hosts
+from mmswinv2.errors import UserError
 from mmswinv2.hosts.mmaction import MMAction
 from tests.test_tools.conftest import ROOT
 
@@ -98,3 +102,20 @@ def test_files_of_clips_keep_their_names():
     MMAction().keep_file_names(Dataset)
     (pack,) = Dataset.pipeline.transforms
     assert pack.meta_keys == ('img_shape', 'filename', 'img_path', 'frame_dir')
+
+
+def test_frames_of_more_than_8_bits(tmp_path):
+    hosts.of(dict(default_scope='mmaction')).apply()
+    from mmaction.datasets.transforms import RawFrameDecode
+
+    sample = dict(
+        frame_dir=str(tmp_path), filename_tmpl='{:03}.png', modality='RGB', offset=1,
+        frame_inds=np.array([[0, 1]]),
+    )  # fmt: skip
+    for number, value in ((1, 4), (2, 117)):
+        cv2.imwrite(str(tmp_path / f'{number:03}.png'), np.full((8, 8), value, np.uint8))
+    frames = RawFrameDecode()(dict(sample))['imgs']
+    assert [frame.mean() for frame in frames] == [4, 117]
+    cv2.imwrite(str(tmp_path / '001.png'), np.full((8, 8), 1000, np.uint16))
+    with pytest.raises(UserError, match=f'{tmp_path}/001.png is a .*16.*save the frames with 8'):
+        RawFrameDecode()(dict(sample))
