@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -172,6 +173,44 @@ def name_class_scores() -> None:
 
 
 @patch('mmdet', '>=3')
+def keep_coordinates_precise() -> None:
+    """Boxes, regions and scores are computed in float32 where maps are in bfloat16.
+
+    Its 8 bits hold no coordinate of a large image (anchors on 800x1344 pixels are up to 7 pixels
+    off), and mmcv's operators on boxes and regions do not have it.
+    """
+    from mmdet.models.roi_heads.roi_extractors import GenericRoIExtractor, SingleRoIExtractor
+    from mmdet.models.task_modules.prior_generators import AnchorGenerator, MlvlPointGenerator
+
+    for generator in (AnchorGenerator, MlvlPointGenerator):
+
+        @replace(generator, 'grid_priors')
+        def grid_priors(
+            original: Any, self: Any, sizes: Any, dtype: Any = torch.float32, *args: Any, **kw: Any
+        ) -> Any:
+            return original(self, sizes, _precise(dtype), *args, **kw)
+
+    for extractor in (SingleRoIExtractor, GenericRoIExtractor):
+
+        @replace(extractor, 'forward')
+        def forward(original: Any, self: Any, feats: Any, *args: Any, **kwargs: Any) -> Any:
+            return original(self, [x.to(_precise(x.dtype)) for x in feats], *args, **kwargs)
+
+    module = importlib.import_module('mmcv.ops.nms')  # whose name is that of a function, too
+    for name in ('nms', 'soft_nms'):
+
+        @replace(module, name)
+        def nms(original: Any, boxes: Any, scores: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(scores, torch.Tensor):
+                scores = scores.to(_precise(scores.dtype))
+            return original(boxes, scores, *args, **kwargs)
+
+
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype == torch.bfloat16 else dtype
+
+
+@patch('mmdet', '>=3')
 def read_hierarchy_without_code() -> None:
     """Reading a hierarchy of classes of Open Images runs no code from it."""
     from mmdet.datasets.openimages import OpenImagesChallengeDataset
@@ -222,6 +261,7 @@ class MMDet(Host):
         check_annotations,
         score_faster,
         name_class_scores,
+        keep_coordinates_precise,
         read_hierarchy_without_code,
     )
     swap_image_size = 384  # strides up to 128, and kernels of 3 x 3 on top

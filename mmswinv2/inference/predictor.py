@@ -61,9 +61,7 @@ class Predictor:
         rest = iter(items)
         while batch := list(itertools.islice(rest, batch_size)):
             samples = [self._pipeline(item, next(self._numbers)) for item in batch]
-            for item, result in zip(
-                batch, predict_batch(self.model, samples, self._amp), strict=True
-            ):
+            for item, result in zip(batch, self._results(samples), strict=True):
                 if not any(hasattr(result, key) for key in _KINDS):
                     raise UserError(
                         f'{type(self.model).__name__} of {self.cfg.filename} predicts nothing that '
@@ -73,6 +71,11 @@ class Predictor:
                     if hasattr(result, key):
                         delattr(result, key)
                 yield item, result.cpu()
+
+    def _results(self, samples: list[Any]) -> Iterator[Any]:
+        """Results of samples; neighbours of one size together, as segmentors want them."""
+        for _, alike in itertools.groupby(samples, _shapes):
+            yield from predict_batch(self.model, list(alike), self._amp)
 
 
 def load_model(
@@ -121,6 +124,12 @@ def load_model(
         meta['classes'] = meta.get('classes') or tuple(map(str, range(count)))
         meta['palette'] = palette(meta).tolist()
     return model.eval(), meta
+
+
+def _shapes(sample: Any) -> list[Any]:
+    """The sizes of what a sample feeds to the model, be it several views."""
+    inputs = sample['inputs']
+    return [view.shape for view in (inputs if isinstance(inputs, list) else [inputs])]
 
 
 class Pipeline:

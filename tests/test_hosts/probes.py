@@ -239,6 +239,15 @@ def semantic_maps():
     DetLocalVisualizer()._draw_sem_seg(np.zeros((8, 8, 3), np.uint8), labels, ['a'], [(0, 0, 9)])
 
 
+@probe('Boxes, regions and scores are computed in float32 where maps are in bfloat16', 'mmdet')
+def coordinates():
+    from mmdet.models.task_modules import AnchorGenerator
+
+    anchors = AnchorGenerator(strides=[4], ratios=[1.0], scales=[8])
+    (found,) = anchors.grid_priors([(336, 336)], dtype=torch.bfloat16, device='cpu')
+    return float(found[-1, 0]) != 4 * 335 - 16
+
+
 @probe('Reading a hierarchy of classes of Open Images runs no code from it', 'mmdet')
 def hierarchy():
     from mmdet.datasets.openimages import OpenImagesChallengeDataset

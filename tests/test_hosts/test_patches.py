@@ -81,6 +81,11 @@ TABLE = [
         'mmdet',
         '>=3',
     ),
+    (
+        'Boxes, regions and scores are computed in float32 where maps are in bfloat16',
+        'mmdet',
+        '>=3',
+    ),
     ('Reading a hierarchy of classes of Open Images runs no code from it', 'mmdet', '>=3'),
     ('Masks of several parts can be treated by InstaBoost', 'instaboostfast', '<=0.1.2'),
 ]
