@@ -275,7 +275,7 @@ MAY_IMPORT = {
     'analysis': 'core checkpoints hosts errors',
     'swap': 'core checkpoints hosts errors',
     'deploy': 'core ops errors',
-    'inference': 'errors progress',
+    'inference': 'errors log progress',
     'cli': 'errors options progress inference',
     '__main__': 'cli',
 }

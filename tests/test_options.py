@@ -2,6 +2,8 @@
 
 import pytest
 
+import mmswinv2
+from mmswinv2 import cli
 from mmswinv2.cli import predict
 from mmswinv2.options import ArgumentParser
 from tests.test_tools.conftest import ROOT, tool  # noqa: F401, a fixture
@@ -63,3 +65,11 @@ def test_commands_and_scripts_have_it(tool, capsys):  # noqa: F811
         if 'argparse.ArgumentParser(' in path.read_text()
     ]
     assert plain == []
+
+
+def test_version_and_help(capsys):
+    cli.main(['--version'])
+    assert capsys.readouterr().out == f'mmswinv2 {mmswinv2.__version__}\n'
+    with pytest.raises(SystemExit) as end:
+        cli.main(['help', 'predict'])
+    assert end.value.code == 0 and '--max-frames' in capsys.readouterr().out

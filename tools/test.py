@@ -1,8 +1,10 @@
 """Evaluate a detector, segmentor, video or image classifier: mAP, mIoU or top-1."""
 
 import functools
+from pathlib import Path
 
 from mmswinv2 import hosts
+from mmswinv2.checkpoints.write import check_writable
 from mmswinv2.engine.launch import add_common_arguments, build_runner, load_config, run
 from mmswinv2.engine.settings import set_tta
 from mmswinv2.errors import UserError, report_user_errors
@@ -11,7 +13,10 @@ from mmswinv2.options import ArgumentParser
 
 
 def parse_args():
-    parser = ArgumentParser(description=__doc__)
+    parser = ArgumentParser(
+        description=__doc__,
+        epilog='example: mmswinv2 test config.py work_dirs/run/epoch_36.pth --out predictions.pkl',
+    )
     parser.add_argument('config', help='test config file path')
     parser.add_argument('checkpoint', help='checkpoint file')
     add_common_arguments(parser)
@@ -28,7 +33,9 @@ def parse_args():
         '(segmentors)',
     )
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--show-dir', help='folder for pictures of the predictions')
+    parser.add_argument(
+        '--show-dir', help='folder for pictures of the predictions, inside the run in the work dir'
+    )
     parser.add_argument(
         '--wait-time', type=float, default=2, help='seconds between --show pictures'
     )
@@ -58,6 +65,7 @@ def set_out(cfg, host, out):
         return
     if not out.endswith(('.pkl', '.pickle')):
         raise UserError(f'--out must end in .pkl or .pickle, got {out}')
+    check_writable(Path(out).absolute().parent, 'folder', '--out')  # before the test, not after
     cfg.test_evaluator = [*evaluators, dict(type=host.dump_metric, out_file_path=out)]
 
 

@@ -15,7 +15,10 @@ from mmswinv2.options import ArgumentParser
 
 
 def parse_args():
-    parser = ArgumentParser(description=__doc__)
+    parser = ArgumentParser(
+        description=__doc__,
+        epilog='example: mmswinv2 train config.py --work-dir work_dirs/run --amp',
+    )
     parser.add_argument('config', help='train config file path')
     add_common_arguments(parser)
     parser.add_argument(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from .. import __version__
 from ..errors import UserError, nearest, report_user_errors
 
 SCRIPTS = {  # command: (script below tools/, what it does)
@@ -41,7 +42,7 @@ def help_text() -> str:
             '',
             *(f'  {name:12}{words}' for name, words in sorted(commands.items())),
             '',
-            '`mmswinv2 COMMAND --help` says what its options do.',
+            '`mmswinv2 COMMAND --help` says what its options do; --version tells which this is.',
         )
     )
 
@@ -59,8 +60,13 @@ def script(name: str) -> Path:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; ends the process on a user's mistake."""
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ['--help']
+    if command == 'help' and rest:
+        command, *rest = rest[0], '--help'
     if command in ('-h', '--help', 'help'):
         print(help_text())
+        return
+    if command == '--version':
+        print(f'mmswinv2 {__version__}')
         return
     with report_user_errors():
         if command in COMMANDS:

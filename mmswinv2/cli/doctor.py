@@ -478,6 +478,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         'mmswinv2 doctor',
         description='Look at versions, operators, GPU and decoders, and say how to mend what is '
         'broken. The exit code is 1 if something is.',
+        epilog='example: mmswinv2 doctor',
     )
     parser.add_argument(
         '--development',

@@ -59,8 +59,13 @@ def add_common_arguments(parser: ArgumentParser) -> None:
     """The options that every tool of mmdet, mmseg and mmaction2 has."""
     parser.add_argument('--work-dir', help='the dir to save logs, metrics and models')
     add_config_options(parser)
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+        help='what started the processes of a distributed run (none)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help='given by some launchers'
+    )
 
 
 def load_config(args: Namespace) -> Config:

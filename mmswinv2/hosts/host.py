@@ -73,6 +73,8 @@ class Host:
         """Raise `UserError` if the host of the config at `path` is not installed."""
         if find_spec(self.name) is None:
             hint = f": pip install '.[{self.extra}]' in a checkout" if self.extra else ''
+            if self.extra == 'video':
+                hint += ', and pip install --no-deps mmaction2==1.2.0'
             raise UserError(
                 f'{path} needs {self.name} (its default_scope), which is not installed{hint}'
             )

@@ -67,6 +67,8 @@ def iterate(
     from ..engine.launch import config_with_options
 
     check_score(score)
+    if out_dir is not None and not str(out_dir).strip():
+        raise UserError('--out-dir is empty; name a folder')
     for name, number in (('batch_size', batch_size), ('max_frames', max_frames)):
         if number is not None and number < 1:
             raise UserError(f'{name} must be at least 1, got {number}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,8 @@ class ResultWriter:
             for value, label in zip(values.tolist(), labels.tolist(), strict=True)
         ]
         self.found.append(dict(file_name=item.path, predictions=best))
-        print(f'{item.path}: {best[0]["name"]} {best[0]["score"]:.3f}')
+        path = os.fsencode(item.path).decode(errors='replace')  # as no terminal may show it
+        print(f'{path}: {best[0]["name"]} {best[0]["score"]:.3f}')
 
     def _draw(self, item: Item, result: Any, options: dict) -> np.ndarray | None:
         import mmcv

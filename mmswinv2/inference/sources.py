@@ -11,8 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
+from ..log import warn
 
-IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.npy')
+IMAGES = (
+    '.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.gif',
+    '.jp2', '.avif', '.npy',
+)  # fmt: skip
+_OTHER_IMAGES = ('.heic', '.heif', '.jxl', '.dng', '.cr2', '.nef', '.arw')  # no decoder here
 VIDEOS = ('.mp4', '.avi', '.mkv', '.mov', '.webm', '.ts', '.wmv', '.mpg', '.mpeg', '.flv', '.m4v')
 
 
@@ -39,6 +44,8 @@ def find_sources(
     own = None if out_dir is None else Path(out_dir).resolve()
     for given in map(str, inputs):
         path = Path(given)
+        if not given.strip():
+            raise UserError('an input is empty; name a file, a folder, a pattern or a camera')
         if path.is_dir():
             found = sorted(
                 str(p)
@@ -47,6 +54,10 @@ def find_sources(
             )
             if not found:
                 raise UserError(f'the folder {given} has no {what} ({", ".join(kinds)})')
+            others = [p.suffix.lower() for p in path.rglob('*')]
+            if number := sum(map(others.count, _OTHER_IMAGES)):
+                kinds_left = ', '.join(kind for kind in _OTHER_IMAGES if kind in others)
+                warn(f'{number} images of {given} are left out ({kinds_left}); save them as JPEG')
             yield from found
         elif clips and (given.isdecimal() or path.suffix.lower() in IMAGES):
             raise UserError(f'{given} is no video, and the config classifies whole videos')
@@ -54,7 +65,7 @@ def find_sources(
             yield given
         elif path.exists():
             raise UserError(f'{given} is no regular file; copy what it brings to one')
-        elif found := sorted(glob.glob(given, recursive=True)):
+        elif found := [p for p in sorted(glob.glob(given, recursive=True)) if Path(p).is_file()]:
             yield from found
         else:
             raise UserError(f'{given} is no file, folder, pattern or number of a camera')

@@ -314,3 +314,37 @@ def test_every_command_has_its_script():
     from mmswinv2.cli import SCRIPTS, script
 
     assert all(script(name).is_file() for name in SCRIPTS)
+
+
+@pytest.mark.parametrize('config', [CONFIG, SEGMENTOR])
+def test_a_batch_of_images_of_many_sizes(config, weights, tmp_path):
+    """A segmentor takes no batch of several sizes; what is found is what is found one by one."""
+    rng = np.random.default_rng(0)
+    for name, size in (('a', (96, 72)), ('b', (72, 96)), ('c', (72, 96)), ('d', (96, 72))):
+        cv2.imwrite(str(tmp_path / f'{name}.png'), rng.integers(0, 255, (*size, 3), dtype=np.uint8))
+    options = dict(score=0.0)
+    alone = mmswinv2.predict(str(ROOT / config), weights(config), tmp_path, **options)
+    found = mmswinv2.predict(str(ROOT / config), weights(config), tmp_path, batch_size=3, **options)
+    assert len(found) == 4
+    for one, other in zip(alone, found, strict=True):
+        assert one.ori_shape == other.ori_shape
+        if config == CONFIG:
+            assert torch.allclose(one.pred_instances.scores, other.pred_instances.scores, atol=1e-4)
+        else:
+            assert torch.equal(one.pred_sem_seg.data, other.pred_sem_seg.data)
+
+
+def test_mixed_precision(weights, photos):
+    """Boxes of a detector are near those of float32."""
+    exact, near = (
+        mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), photos / 'a.jpg', amp=amp, score=0.0)
+        for amp in (False, True)
+    )
+    best, boxes = exact[0].pred_instances.bboxes[:3], near[0].pred_instances.bboxes
+    assert boxes.dtype == torch.float32
+    assert (boxes[None] - best[:, None]).abs().amax(-1).amin(-1).max() < 2
+
+
+def test_an_empty_folder_name(weights, photos):
+    with pytest.raises(UserError, match='--out-dir is empty'):
+        mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), photos, '')

@@ -1,6 +1,7 @@
 """Files, folders, patterns and cameras, and the names of what is written for them."""
 
 import os
+from unittest.mock import patch
 
 import pytest
 
@@ -46,3 +47,24 @@ def test_pipes_are_refused(tmp_path):
     os.mkfifo(tmp_path / 'pipe.jpg')
     with pytest.raises(UserError, match=r'pipe\.jpg is no regular file'):
         list(find_sources([tmp_path / 'pipe.jpg']))
+
+
+def test_what_is_left_out_of_a_folder_is_told(tmp_path):
+    for name in ('a.jpg', 'b.gif', 'c.HEIC', 'd.heic', 'notes.txt'):
+        (tmp_path / name).touch()
+    with patch('mmswinv2.inference.sources.warn') as warn:
+        found = list(find_sources([tmp_path]))
+    assert found == [f'{tmp_path}/a.jpg', f'{tmp_path}/b.gif']
+    assert warn.call_args.args[0].startswith(f'2 images of {tmp_path} are left out (.heic)')
+
+
+def test_inputs_that_are_nothing(tmp_path):
+    (tmp_path / 'link.jpg').symlink_to('nowhere')
+    (tmp_path / 'a.jpg').mkdir()
+    for given, words in (
+        ('', 'an input is empty'),
+        (f'{tmp_path}/*.jpg', 'is no file, folder'),
+        (f'{tmp_path}/link.jpg', 'is no file, folder'),
+    ):
+        with pytest.raises(UserError, match=words):
+            list(find_sources([given]))

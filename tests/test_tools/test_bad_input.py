@@ -167,3 +167,36 @@ def test_mixed_precision_without_a_gpu(train, tmp_path):
         pytest.skip('there is a GPU here, and --amp works')
     for options in (['--amp'], ['--amp-dtype', 'bfloat16']):
         assert '--amp needs a GPU' in sentence(train(tmp_path, *options))
+
+
+@pytest.mark.parametrize(
+    ('script', 'options', 'words'),
+    [
+        ('misc/swap_backbone.py', ('mmdet::fcos', '--lr', 'nan'), '--lr must be a number above 0'),
+        ('misc/swap_backbone.py', ('mmdet::fcos', '--lr', 'inf'), '--lr must be a number above 0'),
+        ('analysis_tools/estimate_memory.py', (CONFIG, '--card', 'nan'), '--card must be a number'),
+        ('analysis_tools/estimate_memory.py', (CONFIG, '--card', '-5'), '--card must be a number'),
+        (
+            'analysis_tools/estimate_memory.py',
+            (CONFIG, '--reserve', '-1'),
+            '--reserve must be a nu',
+        ),
+    ],
+)
+def test_numbers_that_are_none(tool, script, options, words):
+    run = tool(script, *options)
+    assert run.returncode == 1 and words in run.stderr and 'Traceback' not in run.stderr
+
+
+def test_a_place_for_predictions_is_looked_at_before_the_test(tool, tmp_path):
+    (tmp_path / 'file').touch()
+    run = tool('test.py', CONFIG, tmp_path / 'none.pth', '--out', tmp_path / 'file/out.pkl')
+    assert run.returncode == 1 and f'the folder {tmp_path}/file cannot be written' in run.stderr
+
+
+def test_weights_are_not_converted_onto_themselves(tool, tmp_path):
+    path = tmp_path / 'swin.pth'
+    path.write_bytes(b'precious')
+    run = tool('model_converters/convert_checkpoint.py', path, tmp_path / '.' / 'swin.pth')
+    assert run.returncode == 1 and 'is the file to convert, which would be lost' in run.stderr
+    assert path.read_bytes() == b'precious'

@@ -21,7 +21,10 @@ DTYPES = dict(float32=None, bfloat16=torch.bfloat16, float16=torch.float16)
 
 
 def parse_args():
-    parser = ArgumentParser(description=__doc__)
+    parser = ArgumentParser(
+        description=__doc__,
+        epilog='example: mmswinv2 estimate config.py --gpus 8 --batch-size 2 --card 80',
+    )
     parser.add_argument('config', help='config file path')
     parser.add_argument('--gpus', type=int, default=1, help='number of GPUs (1)')
     parser.add_argument('--strategy', choices=STRATEGIES, help="in place of the config's")
@@ -101,6 +104,9 @@ def main():
     cfg = config_with_options(args.config, args.cfg_options)
     if args.gpus < 1 or (args.batch_size is not None and args.batch_size < 1):
         raise UserError('--gpus and --batch-size must be at least 1')
+    for option in ('card', 'reserve'):
+        if not 0 <= (value := getattr(args, option)) < float('inf'):
+            raise UserError(f'--{option} must be a number from 0, in GiB, got {value}')
     if args.lora is not None:
         set_lora(cfg, args.lora)
     size = input_size(cfg, args.shape)

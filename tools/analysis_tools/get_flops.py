@@ -12,7 +12,10 @@ from mmswinv2.options import ArgumentParser
 
 
 def parse_args():
-    parser = ArgumentParser(description=__doc__)
+    parser = ArgumentParser(
+        description=__doc__,
+        epilog='example: mmswinv2 flops config.py --shape 800 1344',
+    )
     parser.add_argument('config', help='config file path')
     parser.add_argument(
         '--shape', type=int, nargs='+', metavar='N', help="H W, or T H W of a video; the config's"

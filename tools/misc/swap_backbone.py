@@ -22,7 +22,10 @@ from mmswinv2.swap import (
 
 
 def parse_args():
-    parser = ArgumentParser(description=__doc__)
+    parser = ArgumentParser(
+        description=__doc__,
+        epilog='example: mmswinv2 swap mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+    )
     parser.add_argument('config', help="a path, or a name such as 'mmdet::fcos/fcos_r50...py'")
     parser.add_argument('--arch', choices=[*VARIANTS, *SHORT], default='tiny', metavar='ARCH',
                         help=f'{", ".join(VARIANTS)} (tiny)')  # fmt: skip
@@ -53,8 +56,8 @@ def main():
     args = parse_args()
     arch = SHORT.get(args.arch, args.arch)
     window = default_window(arch) if args.window is None else args.window
-    if args.lr is not None and args.lr <= 0:
-        raise UserError(f'--lr must be above 0, got {args.lr}')
+    if args.lr is not None and not 0 < args.lr < float('inf'):
+        raise UserError(f'--lr must be a number above 0, got {args.lr}')
     if args.layer_decay is not None and not 0 < args.layer_decay <= 1:
         raise UserError(f'--layer-decay must be above 0 and at most 1, got {args.layer_decay}')
     source = find_config(args.config)

@@ -5,6 +5,8 @@ torchvision, mmpretrain, and training runs. Only the backbone is kept. Configs r
 directly too, through init_cfg=dict(type='Pretrained', checkpoint=...).
 """
 
+from pathlib import Path
+
 from mmswinv2.checkpoints import FORMATS, convert_file, describe, fetch, write_checkpoint
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.options import ArgumentParser
@@ -30,7 +32,10 @@ def parse_args():
 
 def main():
     args = parse_args()
-    converted = convert_file(fetch(args.src), args.format, args.prefix, args.key)
+    source = fetch(args.src)
+    if Path(args.dst).resolve() == source.resolve():
+        raise UserError(f'{args.dst} is the file to convert, which would be lost; name another')
+    converted = convert_file(source, args.format, args.prefix, args.key)
     windows, arch = converted.windows, describe(converted.state)
     if args.pretrained_windows:
         axes = converted.state['layers.0.blocks.0.attn.cpb_mlp.0.weight'].shape[1]
