@@ -78,8 +78,11 @@ def main():
     parser.add_argument('--score', type=float, default=0.3, help='least score of a box (0.3)')
     parser.add_argument('--out-dir', default='outputs')
     args = parser.parse_args()
-    run, about = opened(args.model)
-    about = json.loads(about)
+    try:
+        run, about = opened(args.model)
+        about = json.loads(about)
+    except Exception as error:  # those of a runtime for what is no model are of many classes
+        raise SystemExit(f'{args.model} is no file of mmswinv2 export: {error}') from error
     classes = about['classes']
     folder = Path(args.out_dir)
     folder.mkdir(parents=True, exist_ok=True)

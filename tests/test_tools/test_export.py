@@ -393,6 +393,28 @@ def test_command_compares_file_and_model(file, shapes):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('name', ['none.onnx', 'text.onnx', 'text.xml', 'other.onnx'])
+def test_example_says_what_is_no_model(name, tmp_path):
+    for text in ('text.onnx', 'text.xml'):
+        (tmp_path / text).write_text('hello')
+    import onnx
+    from onnx import TensorProto, helper
+
+    onnx.save(
+        helper.make_model(
+            helper.make_graph([helper.make_node('Relu', ['x'], ['y'])], 'g', *[
+                [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1])] for n in 'xy'
+            ]), ir_version=10, opset_imports=[helper.make_opsetid('', 17)],
+        ), tmp_path / 'other.onnx',
+    )  # fmt: skip
+    process = subprocess.run(
+        [sys.executable, ROOT / 'examples/onnx_inference.py', tmp_path / name, 'a.jpg'],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert process.returncode == 1 and 'Traceback' not in process.stderr
+    assert f'{name} is no file of mmswinv2 export' in process.stderr
+
+
 def test_example_runs_without_torch(file, shapes, tmp_path):
     folder, _ = file
     path = sorted((shapes / 'val2017').iterdir())[0]
