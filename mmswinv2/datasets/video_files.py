@@ -116,6 +116,8 @@ class VideoReader:
     @contextmanager
     def _open(self) -> Iterator[tuple[Any, Any]]:
         av = needed('av', 'reading videos')
+        if os.path.exists(self.path) and not os.path.isfile(self.path):  # a pipe waits for ever
+            raise self._unreadable('no regular file')
         try:  # tags in another encoding than UTF-8 are of no concern
             container = av.open(self.path, metadata_errors='replace')
         except av.error.FFmpegError as error:

@@ -451,7 +451,7 @@ def test_files_without_frames(tmp_path):
     for name, reason in words.items():
         with pytest.raises(UnreadableVideo, match=f'{name}.mp4: .*{reason}'):
             open_video(str(tmp_path / f'{name}.mp4'))
-    with pytest.raises(UnreadableVideo, match='Is a directory|Invalid data'):
+    with pytest.raises(UnreadableVideo, match='no regular file'):
         open_video(str(tmp_path))
 
 
@@ -478,3 +478,11 @@ def test_readers_hold_no_file_and_are_shared(tmp_path):
         next(iter(readers[0]))  # and left there
         assert all(pool.map(look, range(48)))
         assert len(os.listdir('/proc/self/fd')) <= before
+
+
+def test_pipes_and_folders_are_no_videos(tmp_path):
+    os.mkfifo(tmp_path / 'pipe.mp4')
+    (tmp_path / 'folder.mp4').mkdir()
+    for name in ('pipe.mp4', 'folder.mp4'):
+        with pytest.raises(UnreadableVideo, match=f'cannot read the video .*{name}: no regular'):
+            open_video(str(tmp_path / name))
