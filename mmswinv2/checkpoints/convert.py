@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,14 @@ _ENTRIES = (
     'state_dict', 'model', 'module', 'net', 'model_state_dict', 'params',
     'ema_state_dict', 'state_dict_ema', 'model_ema', 'params_ema', 'ema', 'teacher', 'student',
 )  # fmt: skip
+_LONE_ENTRIES = ('ema_model', 'network', 'weights', 'backbone', 'encoder', 'model_state')
 _PATCHES = 'patch_embed.proj.weight'
 _BIAS = '.attn.cpb_mlp.0.weight'
 _TABLE = 'relative_coords_table'
+# What torch's wrappers of modules put into keys, and what its and mmengine's averages count.
+_WRAPPERS = re.compile(r'\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
+_COUNTERS = ('n_averaged', 'steps')
+_PEFT = re.compile(r'.*\.(lora_[AB]|lora_embedding_[AB]|base_layer)\b')
 
 
 @dataclass(frozen=True)
@@ -83,10 +89,8 @@ def convert_checkpoint(
 
     Arguments and errors are those of `unwrap` and `convert`; messages name the file.
     """
-    try:
-        converted = convert(unwrap(checkpoint, key), format, prefix)
-    except CheckpointError as error:
-        raise CheckpointError(f'{path}: {error}') from error
+    with of_file(path):
+        converted = convert(plain_keys(unwrap(checkpoint, key)), format, prefix)
     if note := entries_note(checkpoint, key):
         converted = replace(converted, notes=[note, *converted.notes])
     if converted.windows:
@@ -95,6 +99,37 @@ def convert_checkpoint(
     recorded = meta.get('pretrained_window_sizes') if isinstance(meta, Mapping) else None
     windows = {int(stage): tuple(window) for stage, window in (recorded or {}).items()}
     return replace(converted, windows=windows or _published_windows(Path(path)))
+
+
+@contextmanager
+def of_file(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let errors name the file."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f'{path}: {error}') from error
+
+
+def plain_keys(state: State, own: Container[str] = ()) -> State:
+    """Weights under the keys that they had before torch wrapped their modules.
+
+    Args:
+        state: the weights.
+        own: keys of a model, which stay as they are.
+
+    Raises:
+        CheckpointError: if they are beside adapters of peft.
+    """
+    if odd := [key for key in state if key not in own and _PEFT.match(key)]:
+        raise CheckpointError(
+            f'the weights have adapters of peft beside them ({odd[0]}); merge them there first: '
+            "torch.save(model.merge_and_unload().state_dict(), 'merged.pth')"
+        )
+    return {
+        key if key in own else _WRAPPERS.sub('', key): value
+        for key, value in state.items()
+        if key in own or key not in _COUNTERS
+    }
 
 
 def _published_windows(path: Path) -> Windows:
@@ -118,17 +153,27 @@ def unwrap(checkpoint: Any, key: str | None = None) -> State:
     inner = open_entry(checkpoint, key)
     if isinstance(inner, Mapping):
         tensors = {k: v for k, v in inner.items() if isinstance(v, Tensor)}
+        for name, tensor in tensors.items():
+            if tensor.is_nested or tensor.is_meta or tensor.layout != torch.strided:
+                raise CheckpointError(
+                    f'{name} is a nested or sparse tensor, or one without numbers (of the device '
+                    'meta); write the file with plain ones, as tensor.to_dense() is'
+                )
         if tensors:
             return tensors
     seen = list(inner)[:4] if isinstance(inner, Mapping) else type(inner).__name__
     raise CheckpointError(
-        f'no weights found; expected tensors or one of {_ENTRIES}, got {seen}; if they have '
-        'another entry, name it as the key'
+        f'no weights found; expected tensors or one of {(*_ENTRIES, *_LONE_ENTRIES)}, got {seen}; '
+        'if they have another entry, name it as the key'
     )
 
 
 def open_entry(checkpoint: Any, key: str | None = None) -> Any:
-    """The innermost dict of a checkpoint that holds its weights; see `unwrap`."""
+    """The innermost dict of a checkpoint that holds its weights; see `unwrap`.
+
+    Raises:
+        CheckpointError: if there is no such entry, or keys in it are no text.
+    """
     if key is not None:
         if not isinstance(checkpoint, Mapping) or not holds_weights(checkpoint.get(key)):
             raise CheckpointError(
@@ -138,14 +183,26 @@ def open_entry(checkpoint: Any, key: str | None = None) -> Any:
     for _ in range(3):
         if names := weight_entries(checkpoint):
             checkpoint = checkpoint[names[0]]
+    if isinstance(checkpoint, Mapping):
+        for name in checkpoint:
+            if not isinstance(name, str):
+                raise CheckpointError(
+                    f'keys of weights must be text, as in a state_dict, got {name!r}'
+                )
     return checkpoint
 
 
 def weight_entries(checkpoint: Any, depth: int = 3) -> list[str]:
-    """The usual entries that hold weights, in so many dicts inside each other; the first counts."""
+    """The usual entries that hold weights, in so many dicts inside each other; the first counts.
+
+    Some names count only where nothing else in the dict holds any.
+    """
     if not isinstance(checkpoint, Mapping) or not depth:
         return []
-    return [key for key in _ENTRIES if holds_weights(checkpoint.get(key), depth)]
+    if names := [key for key in _ENTRIES if holds_weights(checkpoint.get(key), depth)]:
+        return names
+    names = [key for key, value in checkpoint.items() if holds_weights(value, depth)]
+    return names if len(names) == 1 and names[0] in _LONE_ENTRIES else []
 
 
 def holds_weights(value: Any, depth: int = 3) -> bool:
@@ -157,8 +214,9 @@ def holds_weights(value: Any, depth: int = 3) -> bool:
 
 def entries_note(checkpoint: Any, key: str | None = None) -> str:
     """Which weights were taken, where a file holds several."""
-    names = weight_entries(checkpoint)
-    taken = key or next(iter(names), '')
+    if not (taken := key or next(iter(weight_entries(checkpoint)), '')):
+        return ''
+    names = [n for n in (*_ENTRIES, *_LONE_ENTRIES) if holds_weights(checkpoint.get(n))]
     others = [name for name in names if name != taken]
     return f'took {taken!r}; the file also has {others}, see key=' if others else ''
 

@@ -12,11 +12,12 @@ import io
 import os
 import pickle
 import re
+import reprlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
-from zipfile import ZipFile, is_zipfile
+from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 import torch
 from torch import Tensor
@@ -29,8 +30,7 @@ _Allowed = Callable[..., Any] | tuple[Callable[..., Any], str]
 _DEEPSPEED_MODEL = '*model_states.pt'
 # What mmengine's own checkpoints hold besides tensors: logged scalars, as numpy arrays.
 _DTYPES = (
-    'Bool', 'Bytes', 'Str', 'Int8', 'Int16', 'Int32', 'Int64', 'UInt8',
-    'Float16', 'Float32', 'Float64',
+    'Bool', 'Int8', 'Int16', 'Int32', 'Int64', 'UInt8', 'Float16', 'Float32', 'Float64',
 )  # fmt: skip
 _HARMLESS = (
     'builtins.slice',
@@ -50,7 +50,9 @@ _HARMLESS_PICKLED = (
     'torch._utils._rebuild_tensor_v2',
     'torch.Size',
 )
-_PLAIN_KINDS = 'biufSU'  # of numpy's dtypes: no objects, and no records, which may hold some
+# Of numpy's dtypes: no objects, no records, which may hold some, and no texts, whose length a file
+# may change once there is an array of them.
+_PLAIN_KINDS = 'biuf'
 # What DeepSpeed's hold besides tensors: plain records.
 _HARMLESS_DEEPSPEED = (
     'deepspeed.runtime.zero.config.ZeroStageEnum',
@@ -58,6 +60,59 @@ _HARMLESS_DEEPSPEED = (
     'deepspeed.runtime.fp16.loss_scaler.LossScaler',
     'deepspeed.utils.tensor_fragment.fragment_address',
 )
+
+Forms = Mapping[str, tuple[Callable[[Any], bool], str]]  # entry: whether it is right, in words
+
+
+def _is_a(*kinds: type) -> Callable[[Any], bool]:
+    return lambda value: value is None or isinstance(value, kinds)
+
+
+def _are_rows(value: Any) -> bool:
+    if value is None or getattr(value, 'shape', ())[1:] == (3,):
+        return True
+    return isinstance(value, (list, tuple)) and all(
+        isinstance(row, (list, tuple)) and len(row) == 3 for row in value
+    )
+
+
+def _are_windows(value: Any) -> bool:
+    return _is_a(Mapping)(value) and all(
+        str(stage).isdecimal()
+        and isinstance(window, (list, tuple))
+        and all(type(size) is int and size > 0 for size in window)
+        for stage, window in (value or {}).items()
+    )
+
+
+# What a checkpoint may lack, and must not have in another form.
+_FORMS: Forms = {
+    'meta': (_is_a(Mapping), 'a dict'),
+    'meta.dataset_meta': (_is_a(Mapping, list, tuple), 'a dict, or several'),
+    'meta.dataset_meta.classes': (_is_a(list, tuple), 'a list of names'),
+    'meta.dataset_meta.palette': (_are_rows, 'a list of colours (R, G, B)'),
+    'meta.pretrained_window_sizes': (_are_windows, 'a dict of stages and their windows'),
+}
+
+
+def check_forms(found: Any, forms: Forms, words: str) -> None:
+    """Check entries of what was read.
+
+    Args:
+        found: a dict.
+        forms: names of entries, those in dicts inside each other joined by dots, and their forms.
+        words: the beginning of the message.
+
+    Raises:
+        CheckpointError: if an entry is of another form.
+    """
+    for name, (is_right, form) in forms.items():
+        value = found
+        for part in name.split('.'):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if not is_right(value):
+            got = 'there is none' if value is None else f'got {reprlib.repr(value)}'
+            raise CheckpointError(f'{words} {name} must be {form}, {got}')
 
 
 def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> Any:
@@ -69,10 +124,22 @@ def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> Any:
         mmap: leave tensors on the disk until they are used, where the file allows it.
 
     Raises:
-        CheckpointError: if the file is missing, truncated, or holds objects that only code could
-            restore.
+        CheckpointError: if the file is missing, truncated, no dict, or holds objects that only code
+            could restore.
     """
     path = Path(path)
+    found = _read(path, mmap)
+    if not isinstance(found, Mapping):
+        raise CheckpointError(
+            f'{path}: no weights found; it holds one {type(found).__name__}, and a checkpoint is a '
+            'dict, of tensors or with a dict of tensors in it, as torch.save(model.state_dict(), '
+            'FILE) writes it'
+        )
+    check_forms(found, _FORMS, f'{path}:')
+    return found
+
+
+def _read(path: Path, mmap: bool) -> Any:
     if not path.exists():
         known = path.stem in PUBLISHED
         hint = f'; the name {path.stem} alone, as published, is downloaded' if known else ''
@@ -87,6 +154,8 @@ def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> Any:
         stat = path.stat()
         _check_sums(path.resolve(), stat.st_size, stat.st_mtime_ns, stat.st_ino)
         return load_without_code(path, 'cpu', mmap=mmap and is_zipfile(path))
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         if not re.search('global|class', str(error), re.IGNORECASE):
             raise _unreadable(path, error) from error
@@ -133,12 +202,20 @@ def _check_sums(path: Path, *state: int) -> None:
     """Raise `BadZipFile` if a member of an archive is not as it was written.
 
     torch does not look at the check sums. Archives written without any have zeros there. A file is
-    gone through once, however often it is read, unless its `state` has changed.
+    gone through once, however often it is read, unless its `state` has changed. torch compresses
+    nothing; a small member that is compressed may fill the memory.
     """
     if not is_zipfile(path):
         return
     with ZipFile(path) as archive:
+        if any(name.partition('/')[2] == 'constants.pkl' for name in archive.namelist()):
+            return  # a program of TorchScript, of which torch reads nothing more
         for member in archive.infolist():
+            if member.compress_type != ZIP_STORED:
+                raise CheckpointError(
+                    f'{path} is an archive whose member {member.filename} is compressed, which '
+                    'torch never writes; unpack it, or pack it anew without compression (zip -0)'
+                )
             if member.CRC:
                 with archive.open(member) as file:
                     while file.read(2**20):

@@ -29,6 +29,8 @@ from .convert import (
     entries_note,
     inflate,
     is_2d,
+    of_file,
+    plain_keys,
     unwrap,
 )
 from .files import read_checkpoint
@@ -39,7 +41,7 @@ _OUTPUT_NORM = re.compile(r'(backbone\.)?norm\d\.(weight|bias)')
 _HEAD = ('head.fc.weight', 'head.fc.bias')
 _BACKBONE = 'backbone.'
 _PATCHES = 'backbone.patch_embed.proj.'
-_WRAPPED = re.compile(r'(module|_orig_mod)\.')  # by distributed training, by torch.compile
+_WRAPPED = re.compile(r'(module|base_model\.model)\.')  # by distributed training, by peft
 
 
 @dataclass
@@ -332,18 +334,17 @@ def _for_model(
 
     With what there is to say of adapters, of which a file may say something (`described`) itself.
     """
-    try:
-        found = given = unwrap(checkpoint)
-    except CheckpointError as error:
-        raise CheckpointError(f'{path}: {error}') from error
-    while all(_WRAPPED.match(name) and name not in own for name in given):
+    with of_file(path):
+        found = unwrap(checkpoint)
+        given = plain_keys(found, own)
+    while given and all(_WRAPPED.match(name) and name not in own for name in given):
         given = {_WRAPPED.sub('', name, count=1): value for name, value in given.items()}
     given, notes = add_base(model, own, given, path, described)
     ours = isinstance(getattr(model, 'backbone', None), SwinV2)
     if not ours or any(name.startswith(_PATCHES) for name in given):
         given, more = add_adapters(model, own, given)
         return given, None, notes + more
-    converted = convert_checkpoint(checkpoint, path)
+    converted, found = convert_checkpoint(checkpoint, path), plain_keys(found)
     given = {
         **{_BACKBONE + name: value for name, value in converted.state.items()},
         **converted.heads,
@@ -434,16 +435,15 @@ def _assign(model: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -
 
 def _check_numbers(path: Path, key: str, own: Tensor, given: Tensor) -> None:
     """Raise an error for a weight that is no real, finite number."""
-    if own.is_floating_point() and not given.is_floating_point():
+    if own.is_floating_point() and not (given.is_floating_point() and given.itemsize > 1):
         raise CheckpointError(
-            f'{path}: {key} has numbers of {given.dtype}, where floating point belongs; a file of '
-            'quantised weights has to be written anew from the original ones'
+            f'{path}: {key} has numbers of {given.dtype}, where floating point of 16 bits or more '
+            'belongs; a file of quantised weights has to be written anew from the original ones'
         )
-    if given.is_floating_point() and not bool(given.isfinite().all()):
-        bad = given.numel() - int(given.isfinite().sum())
+    if own.is_floating_point() and (bad := int((~given.to(own.dtype).isfinite()).sum())):
         raise CheckpointError(
-            f'{path}: {bad} of the {given.numel()} numbers of {key} are NaN or infinite; the '
-            'training that wrote it has diverged: take an earlier checkpoint of it'
+            f'{path}: {bad} of the {given.numel()} numbers of {key} are NaN or infinite as '
+            f'{own.dtype}; the training that wrote it has diverged: take an earlier checkpoint'
         )
 
 

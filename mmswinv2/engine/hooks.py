@@ -24,6 +24,7 @@ from ..errors import UserError
 from ..hosts.host import FILE_KEYS
 from ..log import warn
 from ..registry import HOOKS
+from .resume import check_shapes
 from .strategies import unwrap_model, whole_weights
 
 
@@ -318,7 +319,13 @@ class RepeatableHook(Hook):
                     del state[key]
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Say that a resumed run takes another number of samples in an iteration."""
+        """Say that a resumed run takes another number of samples in an iteration.
+
+        Raises:
+            UserError: if it has a model of other shapes.
+        """
+        if runner._resume:
+            check_shapes(unwrap_model(runner.model), checkpoint.get('state_dict') or {})
         if type(runner).__name__ == 'Runner':  # others have taken them out by now
             runner.saved_schedulers = checkpoint.get('param_schedulers')
         before = (checkpoint.get('meta') or {}).get('batch_size')

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from mmengine.optim import OptimWrapperDict
 
 from ..errors import UserError
 from ..log import warn
 
 # of a group of parameters: not settings, or flags of torch that change no number
+# states of torch's optimizers that have a number for each of the parameter
+_LIKE_WEIGHTS = {
+    'acc_delta', 'ax', 'exp_avg', 'exp_avg_sq', 'exp_inf', 'grad_avg', 'max_exp_avg_sq',
+    'momentum_buffer', 'prev', 'square_avg', 'step_size', 'sum',
+}  # fmt: skip
 _NO_SETTINGS = {'params', 'param_names', 'foreach', 'fused', 'capturable', 'differentiable'}
 
 
@@ -122,6 +128,7 @@ class _Changes:
         # the wrapper may add one of its own, of base_param_settings
         own = getattr(owner, 'optimizer', owner).param_groups
         _check_groups(name, own, state.get('param_groups'))
+        _check_states(name, own, state)
         load(state)
         told = set()
         for settings, group in zip(mine, owner.param_groups, strict=True):
@@ -205,12 +212,45 @@ def _check_groups(name: str, mine: list[dict], theirs: list[dict] | None) -> Non
         for groups in (mine, theirs)
     ]
     core = {'betas', 'momentum', 'alpha', 'rho', 'eps'}
-    if kinds[0] & core != kinds[1] & core or len(mine) != len(theirs):
+    sizes = [[len(group['params']) for group in groups] for groups in (mine, theirs)]
+    if kinds[0] & core != kinds[1] & core or sizes[0] != sizes[1]:
         raise UserError(
             f'{name}: the checkpoint has the state of another optimizer ({len(theirs)} groups of '
-            f'{sorted(kinds[1])}, here {len(mine)} of {sorted(kinds[0])}); set it as it was, or '
-            'start from the weights alone with load_from'
+            f'{sorted(kinds[1])} for {sum(sizes[1])} parameters, here {len(mine)} of '
+            f'{sorted(kinds[0])} for {sum(sizes[0])}); set it as it was, or start from the weights '
+            'alone with load_from'
         )
+
+
+def _check_states(name: str, mine: list[dict], state: dict) -> None:
+    """Raise `UserError` if a state is of a parameter of another shape."""
+    numbers = [number for group in state.get('param_groups', ()) for number in group['params']]
+    parameters = [parameter for group in mine for parameter in group['params']]
+    for number, parameter in zip(numbers, parameters, strict=False):
+        for key, value in state['state'].get(number, {}).items():
+            if not isinstance(value, torch.Tensor) or key not in _LIKE_WEIGHTS:
+                continue
+            if value.shape != parameter.shape:
+                raise UserError(
+                    f'{name}: the checkpoint has {key} of shape {tuple(value.shape)} for a '
+                    f'parameter of shape {tuple(parameter.shape)}; it is of another model: set '
+                    'that as it was, or start from the weights alone with load_from'
+                )
+
+
+def check_shapes(model: torch.nn.Module, state: Mapping[str, Any]) -> None:
+    """Raise `UserError` if weights to resume from are those of a model with other shapes.
+
+    ``load_from`` leaves a head of another size out; the state of the optimizer has no such choice.
+    """
+    for key, parameter in model.named_parameters():
+        shapes = [tuple(getattr(x, 'shape', ())) for x in (state.get(key, parameter), parameter)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f'--resume: {key} has the shape {shapes[0]} in the checkpoint, and {shapes[1]} in '
+                'the model of the config; set it as it was, or start from the weights alone with '
+                'load_from, which leaves heads of another size out'
+            )
 
 
 def _same(mine: Any, theirs: Any) -> bool:

@@ -7,20 +7,76 @@ import os
 import shutil
 import socket
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.dist import all_gather_object, get_world_size
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import print_log
 
-from ..checkpoints.files import check_deepspeed_folder, is_deepspeed_folder, read_checkpoint
+from ..checkpoints.files import (
+    Forms,
+    check_deepspeed_folder,
+    check_forms,
+    is_deepspeed_folder,
+    read_checkpoint,
+)
 from ..checkpoints.write import HALF_WRITTEN, write_atomically
-from ..errors import UserError
+from ..errors import CheckpointError, UserError
 
 _LOCK = '.lock'
 _STARTED = '.started'  # in the work dir, as old as the run
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_optimizer(value: Any) -> bool:
+    """Whether it is the state of an optimizer, or of several by their names."""
+    if not isinstance(value, Mapping):
+        return False
+    if 'param_groups' not in value:
+        return bool(value) and all(map(_is_optimizer, value.values()))
+    groups, state = value['param_groups'], value.get('state')
+    return (
+        isinstance(groups, list)
+        and all(isinstance(g, Mapping) and isinstance(g.get('params'), list) for g in groups)
+        and isinstance(state, Mapping)
+        and all(isinstance(values, Mapping) for values in state.values())
+    )
+
+
+def _are_schedulers(value: Any) -> bool:
+    """Whether they are the states of schedulers, or of some for each of several optimizers."""
+    if isinstance(value, Mapping):
+        return all(map(_are_schedulers, value.values()))
+    states = value if isinstance(value, list) else [value]
+    return value is None or all(isinstance(state, Mapping) for state in states)
+
+
+def _is_hub(value: Any) -> bool:
+    keys = ('log_scalars', 'runtime_info', 'resumed_keys')
+    return isinstance(value, Mapping) and all(isinstance(value.get(k), Mapping) for k in keys)
+
+
+# What mmengine takes from a checkpoint to go on.
+_FORMS: Forms = {
+    'meta': (lambda value: isinstance(value, Mapping), 'a dict'),
+    'meta.epoch': (_is_count, 'a whole number'),
+    'meta.iter': (_is_count, 'a whole number'),
+    'meta.seed': (
+        lambda seed: seed is None or (_is_count(seed) and seed < 2**32),
+        'a whole number',
+    ),
+    'optimizer': (_is_optimizer, 'the state of an optimizer'),
+    'param_schedulers': (_are_schedulers, 'the states of schedulers'),
+    'ema_state_dict': (lambda value: isinstance(value, (Mapping, type(None))), 'a dict'),
+    'message_hub': (_is_hub, "the log of mmengine's runner"),
+}
 
 
 class AtomicLocalBackend(LocalBackend):
@@ -117,13 +173,20 @@ def last_good_checkpoint(work_dir: str | os.PathLike[str]) -> Path | None:
     folder = Path(work_dir)
     candidates = sorted(
         [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')],
-        key=lambda path: path.stat().st_mtime,
+        key=lambda path: path.lstat().st_mtime,
         reverse=True,
     )
     note = folder / 'last_checkpoint'
-    if note.exists() and (noted := note.read_text().strip()):
-        here = folder / Path(noted).name  # the folder may have been moved since
-        candidates.insert(0, here if here.exists() else Path(noted))
+    if os.path.lexists(note):
+        noted = note.read_text(errors='replace').strip() if note.is_file() else ''
+        places = (folder / Path(noted).name, Path(noted))  # the folder may have been moved since
+        if found := [place for place in places if noted and os.path.exists(place)]:
+            candidates.insert(0, found[0])
+        else:
+            print_log(
+                f'{note} names no checkpoint that is there ({noted[:80]!a}); looking for others',
+                logger='current',
+            )
     for path in candidates:
         if _is_whole(path):
             return path
@@ -146,6 +209,9 @@ def set_resume(cfg: Config, resume: str | None) -> None:
             resume = str(found)  # not one of an earlier run in the same folder
         print_log(f'started again, {f"from {resume}" if resume else "at the beginning"}')
     if resume is None:
+        # mmengine's resume=True, by which a run without checkpoints starts anew
+        if cfg.get('resume') is True and not cfg.get('load_from'):
+            cfg.load_from = (found := last_good_checkpoint(cfg.work_dir)) and str(found)
         return
     if resume == 'auto':
         if found is None:
@@ -176,7 +242,8 @@ def look_at_checkpoint(cfg: Config, path: Path) -> None:
 
     Raises:
         UserError: if the config's strategy cannot resume from it.
-        CheckpointError: if it is missing, truncated or unsafe.
+        CheckpointError: if it is missing, truncated or unsafe, or none of a training where one is
+            resumed.
     """
     sharded = is_deepspeed_folder(path)
     checkpoint = check_deepspeed_folder(path) if sharded else read_checkpoint(path, mmap=True)
@@ -188,10 +255,32 @@ def look_at_checkpoint(cfg: Config, path: Path) -> None:
             f'it, not {_strategy(cfg)}; start from its weights with --cfg-options '
             f"load_from='{path}'"
         )
-    seed = (checkpoint.get('meta') or {}).get('seed')
+    start = (
+        f'{path} cannot be resumed from: --resume needs a checkpoint of a training, and load_from '
+        'takes weights alone;'
+    )
+    forms = {key: form for key, form in _FORMS.items() if not (sharded and key == 'optimizer')}
+    check_forms(checkpoint, forms, start)
+    for name in ('optimizer', 'ema_state_dict'):
+        _check_numbers(checkpoint.get(name), f'{path}: {name}')
+    seed = checkpoint['meta'].get('seed')
     randomness = cfg.get('randomness') or {}
     if seed is not None and randomness.get('seed') is None:
         cfg.randomness = dict(randomness, seed=seed)
+
+
+def _check_numbers(value: Any, name: str) -> None:
+    """Raise `CheckpointError` for a tensor with NaN or infinite numbers, however deep it is."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_numbers(inner, f'{name}.{key}')
+        return
+    floats = isinstance(value, torch.Tensor) and value.is_floating_point() and value.itemsize > 1
+    if floats and not bool(value.isfinite().all()):
+        raise CheckpointError(
+            f'{name} has numbers that are NaN or infinite, which one step brings into weights; the '
+            'training that wrote it has diverged: resume from an earlier checkpoint'
+        )
 
 
 def check_shared(cfg: Config) -> None:

@@ -158,11 +158,10 @@ class Origin(OrderedDict):
 
 def with_state_dict(found: Any, path: Path) -> Any:
     """A checkpoint whose weights stand where mmengine looks for them, under ``state_dict``."""
-    from ..checkpoints.convert import entries_note, holds_weights, open_entry
+    from ..checkpoints.convert import entries_note, of_file, open_entry
 
-    weights = open_entry(found)
-    if not isinstance(found, dict) or not ('state_dict' in found or holds_weights(weights)):
-        return found
+    with of_file(path):
+        weights = open_entry(found)
     if note := entries_note(found):
         print_log(f'{path}: {note}', logger='current')
     state = OrderedDict(weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -116,9 +116,11 @@ def load_model(
         (read_checkpoint(path, mmap=True).get('meta') or {}).get('dataset_meta'),
         dataset.get('metainfo'),
     ):
-        if known and 'classes' in known:
+        if not isinstance(known, Mapping):  # of several data sets
+            continue
+        if 'classes' in known:
             meta.pop('palette', None)  # which is that of other classes
-        meta.update(known or {})
+        meta.update(known)
     if count := getattr(model.module if tta else model, 'num_classes', 0):
         # a segmentor, whose maps are not drawn without names and colours
         meta['classes'] = meta.get('classes') or tuple(map(str, range(count)))

@@ -29,6 +29,30 @@ def test_prefix_is_found_and_the_rest_reported(save, prefix):
     assert report.unused == ['decoder.0.weight', f'{prefix}head.weight', f'{prefix}head.bias']
 
 
+WRAPPED = {
+    'FSDP': lambda s: {k.replace('layers.0.', 'layers.0._fsdp_wrapped_module.'): v for k, v in s},
+    'FSDP of all': lambda s: {f'_fsdp_wrapped_module.{k}': v for k, v in s},
+    'checkpointing': lambda s: {k.replace('s.0.', 's.0._checkpoint_wrapped_module.'): v
+                                for k, v in s},
+    'compiled': lambda s: {f'backbone._orig_mod.{k}': v for k, v in s},
+    'several': lambda s: {f'module._orig_mod.backbone._fsdp_wrapped_module.{k}': v for k, v in s},
+    'SWA': lambda s: {'n_averaged': torch.tensor(3), **{f'module.{k}': v for k, v in s}},
+    'EMA': lambda s: {'ema_state_dict': {'steps': torch.tensor(3), **{f'module.{k}': v
+                                                                       for k, v in s}}},
+    'peft, merged': lambda s: {f'base_model.model.{k}': v for k, v in s},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('wrap', WRAPPED.values(), ids=WRAPPED)
+def test_wrappers_of_modules_leave_nothing_in_keys(wrap, save):
+    state = weights()
+    report = load_pretrained(net := SwinV2('nano'), save(wrap(state.items())))
+    own = net.state_dict()
+    own['norm.weight'], own['norm.bias'] = own['norm3.weight'], own['norm3.bias']
+    assert all(torch.equal(own[key], value) for key, value in state.items() if key in own)
+    assert not report.unexpected and {key.split('.')[-2] for key in report.unused} == {'head'}
+
+
 @pytest.mark.parametrize('stages', [2, 3, 5])
 def test_networks_of_other_than_four_stages(stages, save):
     arch = dict(embed_dims=12, depths=[1] * stages, num_heads=[2] * stages)
@@ -366,6 +390,10 @@ ENTRIES = [
     (('student', 'teacher'), 'teacher'),
     (('params_ema',), 'params_ema'),
     (('model_state_dict',), 'model_state_dict'),
+    *(((name,), name) for name in ('ema_model', 'network', 'weights', 'backbone', 'encoder')),
+    (('model_state',), 'model_state'),
+    (('ema_model', 'model'), 'model'),
+    (('ema_model', 'teacher'), 'teacher'),
 ]
 
 

@@ -200,10 +200,11 @@ def test_pictures_for_a_video_classifier(weights, photos, given):
 def test_names_of_classes(weights, photos, tmp_path):
     """The config's, or those of the type of its data set, which `shapes` has no classes of."""
 
-    def found(config, out, **options):
+    def found(config, out, file=None, **options):
         settings = {f'test_dataloader.dataset.{key}': value for key, value in options.items()}
+        file = file or weights(config)
         mmswinv2.predict(
-            str(ROOT / config), weights(config), photos / 'a.jpg', tmp_path / out, score=0.0,
+            str(ROOT / config), file, photos / 'a.jpg', tmp_path / out, score=0.0,
             cfg_options={'visualizer': None, **settings},
         )  # fmt: skip
         drawn = cv2.imread(str(tmp_path / out / 'vis/a.jpg'))
@@ -211,8 +212,12 @@ def test_names_of_classes(weights, photos, tmp_path):
         assert np.abs(drawn.astype(int) - plain).mean() > 10
         return tmp_path / out / 'preds'
 
-    content = json.loads((found(CONFIG, 'coco', metainfo=None) / 'predictions.json').read_text())
-    assert [c['name'] for c in content['categories'][:2]] == ['person', 'bicycle']
+    several = {**torch.load(weights(CONFIG)), 'meta': dict(dataset_meta=[dict(classes=('a',)), {}])}
+    torch.save(several, tmp_path / 'several.pth')  # of several data sets
+    for file in (None, str(tmp_path / 'several.pth')):
+        predictions = found(CONFIG, f'coco{file is None}', file, metainfo=None) / 'predictions.json'
+        content = json.loads(predictions.read_text())
+        assert [c['name'] for c in content['categories'][:2]] == ['person', 'bicycle']
     with pytest.raises(UserError, match=r'class 3 was found in .*a.jpg, .* has 2 names'):
         found(CONFIG, 'few', **{'metainfo.classes': ('a', 'b')})
     assert not (tmp_path / 'few').exists()

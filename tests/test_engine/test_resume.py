@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
@@ -13,6 +14,7 @@ from torch import nn
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.engine import RepeatableHook
 from mmswinv2.engine.resume import follow_config
+from mmswinv2.engine.storage import look_at_checkpoint
 from mmswinv2.errors import UserError
 
 NUMBERS = itertools.count()
@@ -167,6 +169,67 @@ def test_states_of_another_optimizer(whole):
     train(run, 6, [WARM])
     with pytest.raises(UserError, match='the checkpoint has the state of another optimizer'):
         train(run, 8, [WARM], resume=run / 'iter_6.pth', kind='SGD')
+
+
+STATE = {0: {'step': torch.tensor(1.0), 'exp_avg': torch.ones(1)}}
+MALFORMED = {  # what is wrong: (how it comes to be, words)
+    'weights alone': (lambda c: [c.pop(k) for k in [*c] if k != 'state_dict'], 'meta must be'),
+    'no meta': (lambda c: c.pop('meta'), 'meta must be a dict, there is none'),
+    'meta': (lambda c: c.update(meta='x'), "meta must be a dict, got 'x'"),
+    'no optimizer': (lambda c: c.pop('optimizer'), 'optimizer must be the state of an optimizer'),
+    'no log': (lambda c: c.pop('message_hub'), 'message_hub must be the log'),
+    'log': (lambda c: c.update(message_hub='x'), "must be the log of mmengine's runner, got 'x'"),
+    'part of a log': (lambda c: c['message_hub'].pop('runtime_info'), 'must be the log'),
+    'iteration': (lambda c: c['meta'].update(iter='abc'), 'meta.iter must be a whole number'),
+    'negative': (lambda c: c['meta'].update(iter=-5), 'meta.iter must be a whole number, got -5'),
+    'no epoch': (lambda c: c['meta'].pop('epoch'), 'meta.epoch must be a whole number'),
+    'seed': (lambda c: c['meta'].update(seed='abc'), "must be a whole number, got 'abc'"),
+    'large seed': (lambda c: c['meta'].update(seed=2**32), 'meta.seed must be a whole number'),
+    'optimizer': (lambda c: c.update(optimizer=[1]), 'the state of an optimizer, got'),
+    'groups': (lambda c: c['optimizer'].update(param_groups=[1]), 'the state of an optimizer, got'),
+    'schedulers': (lambda c: c.update(param_schedulers='x'), 'the states of schedulers, got'),
+    'a scheduler': (lambda c: c.update(param_schedulers=['x']), 'the states of schedulers, got'),
+    'average': (lambda c: c.update(ema_state_dict=[1]), 'ema_state_dict must be a dict, got'),
+    'NaN': (lambda c: c['optimizer']['state'][0]['exp_avg'].fill_(torch.nan),
+            r'optimizer.state.0.exp_avg has numbers that are NaN .* from an earlier checkpoint'),
+    'infinite average': (lambda c: c.update(ema_state_dict={'a': torch.ones(1) / 0}),
+                         'ema_state_dict.a has numbers that are NaN or infinite'),
+    'data set': (lambda c: c['meta'].update(dataset_meta='x'), 'meta.dataset_meta must be a dict'),
+    # seen once there is a model
+    'head': (lambda c: c['state_dict'].update({'fc.weight': torch.ones(3, 2)}),
+             r'fc.weight has the shape \(3, 2\) in the checkpoint, and \(1, 2\) in the model'),
+    'states': (lambda c: c['optimizer'].update(state=STATE),
+               r'exp_avg of shape \(1,\) for a parameter of shape \(1, 2\)'),
+    'fewer parameters': (lambda c: c['optimizer']['param_groups'][0].update(params=[0]),
+                         'another optimizer .* for 1 parameters, here 1 of .* for 2'),
+}  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('run')
+    train(folder, 2, [WARM])
+    return folder / 'iter_2.pth'
+
+
+@pytest.mark.parametrize(('change', 'words'), MALFORMED.values(), ids=MALFORMED)
+def test_what_cannot_be_resumed_from(checkpoint, tmp_path, change, words):
+    content = read_checkpoint(checkpoint)
+    change(content)
+    torch.save(content, tmp_path / 'x.pth')
+    before = (tmp_path / 'x.pth').read_bytes()
+    with pytest.raises(UserError, match=words):
+        look_at_checkpoint(Config(dict(resume=True)), tmp_path / 'x.pth')
+        train(tmp_path, 4, [WARM], resume=tmp_path / 'x.pth')
+    assert (tmp_path / 'x.pth').read_bytes() == before and len(list(tmp_path.glob('*.pth'))) == 1
+
+
+@pytest.mark.parametrize('kind', ['AdamW', 'SGD', 'ASGD', 'RMSprop', 'Adagrad', 'Adadelta'])
+def test_states_of_every_optimizer_are_resumed_from(tmp_path, kind):
+    train(tmp_path, 2, [WARM], kind=kind)
+    look_at_checkpoint(Config(dict(resume=True)), tmp_path / 'iter_2.pth')
+    rates, _ = train(tmp_path, 4, [WARM], kind=kind, resume=tmp_path / 'iter_2.pth')
+    assert [rate[0] for rate in rates] == [2, 3]
 
 
 @pytest.mark.parametrize('stopped', [1, 2])

@@ -8,14 +8,17 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 
 from mmswinv2.checkpoints import CheckpointError
+from mmswinv2.engine import storage
 from mmswinv2.engine.storage import (
     AtomicLocalBackend,
     last_good_checkpoint,
     lock,
     remove_half_written,
+    set_resume,
     use_whole_files,
 )
 from mmswinv2.errors import UserError
@@ -106,6 +109,37 @@ def test_last_good_checkpoint(tmp_path):
     assert last_good_checkpoint(tmp_path).name == 'epoch_1.pth'
 
 
+NOTES = {
+    'UTF-16': 'epoch_1.pth'.encode('utf-16'),
+    'bytes': b'\xff\xfe\x80',
+    'zero': b'epoch_1.pth\0x',
+    'too long': b'a' * 5000,
+    'address': b'http://127.0.0.1:9/x.pth',
+    'lines': b'epoch_1.pth\nepoch_2.pth',
+    'pipe': None,
+}
+
+
+@pytest.mark.parametrize('note', NOTES.values(), ids=NOTES)
+def test_a_last_checkpoint_that_names_none(note, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(storage, 'print_log', lambda text, **_: said.append(text))
+    good = save(tmp_path / 'epoch_1.pth')
+    (tmp_path / 'epoch_2.pth').symlink_to('/nowhere')
+    if note is None:
+        os.mkfifo(tmp_path / 'last_checkpoint')
+    else:
+        (tmp_path / 'last_checkpoint').write_bytes(note)
+    for options, path in ((dict(), 'auto'), (dict(resume=True), None)):
+        cfg = Config(dict(work_dir=str(tmp_path), **options))
+        set_resume(cfg, path)
+        assert cfg.resume is True and cfg.load_from == str(good)
+    assert 'last_checkpoint names no checkpoint that is there' in said[0]
+    good.unlink()
+    set_resume(cfg := Config(dict(work_dir=str(tmp_path), resume=True)), None)
+    assert cfg.load_from is None  # starts anew, as mmengine does
+
+
 class Touch:
     """Pickled, a command."""
 
@@ -127,7 +161,7 @@ def test_an_address_runs_no_code(tmp_path, monkeypatch):
     use_whole_files()
     try:
         url = f'http://127.0.0.1:{server.server_port}'
-        assert CheckpointLoader.load_checkpoint(f'{url}/good.pth', 'cpu') == {'value': 1}
+        assert CheckpointLoader.load_checkpoint(f'{url}/good.pth', 'cpu')['value'] == 1
         with pytest.raises(CheckpointError, match='would run code from the file'):
             CheckpointLoader.load_checkpoint(f'{url}/evil.pth', 'cpu')
     finally:

@@ -93,8 +93,11 @@ DOORS = {
         lambda s: {'model_state_dict': under('module.', s)},
         lambda s: under('_orig_mod.', s),
         lambda s: {'model_ema': under('module._orig_mod.', s)},
+        lambda s: {k.replace('s.0.', 's.0._fsdp_wrapped_module.'): v for k, v in s.items()},
+        lambda s: {'n_averaged': torch.tensor(3), **under('module.', s)},
+        lambda s: {'network': under('base_model.model.', s)},
     ],
-    ids=['mmengine', 'model', 'module', 'compiled', 'averaged'],
+    ids=['mmengine', 'model', 'module', 'compiled', 'averaged', 'FSDP', 'SWA', 'peft'],
 )
 def test_a_whole_model_in_any_wrapper(door, wrap, tmp_path, log):
     model = Classifier()
@@ -118,6 +121,13 @@ REFUSED = [
     (dict(), own(arch='tiny'), 'another shape: '),
     (dict(), lambda: {'state_dict': {'conv1.weight': torch.ones(4)}}, 'no SwinV2 in these 1'),
     (dict(), lambda: {'state_dict': {}}, 'no weights found'),
+    (dict(), lambda: {}, 'no weights found'),
+    (dict(), lambda: [drawn(Classifier())], 'no weights found'),
+    (dict(), lambda: {'model': {'a': torch.ones(3).numpy()}}, 'no weights found'),
+    (dict(), lambda: {'model': {**drawn(Classifier()), 5: torch.ones(1)}}, 'keys of weights must'),
+    (dict(), lambda: {**drawn(Classifier()), 'head.bias': torch.eye(3).to_sparse()}, 'sparse'),
+    (dict(), lambda: under('base_model.model.', {'a.lora_A.weight': torch.ones(1)}), 'of peft'),
+    (dict(), lambda: {'state_dict': drawn(Classifier()), 'meta': 'x'}, 'meta must be a dict'),
 ]
 
 
