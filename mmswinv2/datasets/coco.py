@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,16 +24,28 @@ from ..errors import UserError
 from ..log import warn
 from .coco_masks import FAR, check_masks
 
-_OF_MMDET = 'converted by mmdet'  # of the files that it writes to score other formats
-_FIELDS = (  # list, key, type, what is wanted, which numbers are
-    ('images', 'id', int, 'a whole number', None),
-    ('images', 'file_name', str, 'a text', None),
+
+def can_be_path(text: str) -> bool:
+    """Whether a text can be the path of a file: without NUL, and none but whole characters."""
+    try:
+        return b'\0' not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def _is_id(number: int) -> bool:
+    return abs(number) < 2**63  # what evaluators hold ids in
+
+
+_FIELDS = (  # list, key, type, what is wanted, which values are
+    ('images', 'id', int, 'a whole number from 0 to 2**63 - 1', lambda n: 0 <= n < 2**63),
+    ('images', 'file_name', str, 'a text that can be the path of a file', can_be_path),
     ('images', 'height', int, 'pixels, a whole number from 1 to 65535', lambda n: 0 < n < 2**16),
     ('images', 'width', int, 'pixels, a whole number from 1 to 65535', lambda n: 0 < n < 2**16),
-    ('categories', 'id', int, 'a whole number', None),
+    ('categories', 'id', int, 'a whole number below 2**63', _is_id),
     ('categories', 'name', str, 'a text', None),
-    ('annotations', 'image_id', int, 'the id of an image, a whole number', None),
-    ('annotations', 'category_id', int, 'the id of a category, a whole number', None),
+    ('annotations', 'image_id', int, 'the id of an image, a whole number', _is_id),
+    ('annotations', 'category_id', int, 'the id of a category, a whole number', _is_id),
     ('annotations', 'bbox', list, 'a box [x, y, width, height] in pixels', None),
 )
 
@@ -59,7 +72,8 @@ class _Rule:
         bad: a boolean for each annotation.
         when: ``'any'``: refuse the file if one is bad. ``'leave out'``: those are left out and
             counted, and the file is refused if no other is left. ``'all'`` and ``'most'``, nine of
-            ten: refuse it if so many are.
+            ten: refuse it if so many are. ``'half'``: refuse it if more than half are, and warn
+            below. ``'warn'``: count them in a warning.
         way: the way out.
     """
 
@@ -108,10 +122,22 @@ _RULES = (
         f'{_XYWH}, and no share of its size',
     ),
     _Rule(
+        'have a box in the first pixel of their image',
+        lambda a: (a.box <= 1).all(1),
+        'half',
+        f'{_XYWH}, and no share of its size',
+    ),
+    _Rule(
         'have a box that looks like [x1, y1, x2, y2]',
         lambda a: _are_corners(a),
         'all',
         f'{_XYWH}: write [x1, y1, x2 - x1, y2 - y1]',
+    ),
+    _Rule(
+        'have a box that reaches beyond its image',
+        lambda a: (a.end > a.size + 1).any(1),
+        'warn',
+        f'{_XYWH}, neither [x1, y1, x2, y2] nor [centre, width, height]',
     ),
     _Rule(
         'are crowds (iscrowd=1), which are ignored in training and in scores',
@@ -120,6 +146,25 @@ _RULES = (
         'iscrowd is 0 for a single object',
     ),
 )
+
+
+def refuse_shared(path: Any, targets: Iterable[tuple[str, Any]]) -> None:
+    """Refuse images of which two would be written to the same place.
+
+    Args:
+        path: the annotation file, for the message.
+        targets: the name of each image in it, and where it goes.
+
+    Raises:
+        UserError: naming two of them.
+    """
+    first: dict[Any, str] = {}
+    for name, target in targets:
+        if (other := first.setdefault(target, name)) != name:
+            raise UserError(
+                f'{path}: the images {other!r} and {name!r} would both be written to {target}; '
+                'give their files, and file_name, names that differ in more than folder or ending'
+            )
 
 
 @contextmanager
@@ -139,10 +184,11 @@ def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
     """Read a COCO annotation file of boxes and masks, in UTF-8 or another Unicode encoding.
 
     Repaired, with a warning that counts them: annotation ids that are none (missing, 0, repeated,
-    no whole numbers) are given anew from 1 on; a missing ``iscrowd`` is 0; a missing ``area`` is
-    that of the polygons, or else of the box. Left out, with a warning: annotations that no training
-    and no score can use, polygons of less than three points. All else that breaks a rule is an
-    error.
+    above 2**53, no whole numbers) are given anew from 1 on; a missing ``iscrowd`` is 0; an ``area``
+    that is missing or cannot be is that of the mask, or else of the box. Left out, with a warning:
+    annotations that no training and no score can use, polygons of less than three points, run
+    lengths of no pixel. What only looks wrong is counted in a warning. All else that breaks a rule
+    is an error.
 
     Args:
         path: the file, which is not changed.
@@ -154,11 +200,7 @@ def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
     Raises:
         UserError: naming the file, the entry, the rule and the way out.
     """
-    content = _read_json(path)
-    if _OF_MMDET in str((content.get('info') or {}).get('description')):
-        return content
-    fields = _FIELDS if boxes else _FIELDS[:-1]
-    columns = {field[:2]: _column(path, content, *field) for field in fields}
+    content, columns = read_fields(path, boxes)
     annotations = content['annotations']
     for name in ('images', 'categories'):
         ids = columns[name, 'id']
@@ -187,7 +229,7 @@ def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
     sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
     of_image = [sizes.get(i, (0, 0)) for i in columns['annotations', 'image_id']]
     table = _Annotations(
-        _boxes(path, columns['annotations', 'bbox']) if boxes else np.ones((len(annotations), 4)),
+        columns['annotations', 'bbox'] if boxes else np.ones((len(annotations), 4)),
         np.array(of_image),
         _crowds(path, annotations),
     )
@@ -199,6 +241,33 @@ def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
         areas = np.where(areas > 0, areas, table.box[keep, 2:].prod(1))
         _fill_areas(path, annotations, areas, table.size[keep].prod(1))
     return content
+
+
+@_without_collection()
+def read_fields(
+    path: str | Path, boxes: bool = True
+) -> tuple[dict[str, Any], dict[tuple[str, str], Any]]:
+    """The content of an annotation file of which each field has its type, and no more is known.
+
+    Args:
+        path: the file.
+        boxes: whether annotations must have boxes.
+
+    Returns:
+        the content, and the values of all entries by list and key, such as ``('images', 'id')``.
+        Boxes are an array (n, 4).
+
+    Raises:
+        UserError: naming the file, the entry, the rule and the way out.
+    """
+    content = _read_json(path)
+    fields = _FIELDS if boxes else _FIELDS[:-1]
+    columns: dict[tuple[str, str], Any] = {
+        field[:2]: _column(path, content, *field) for field in fields
+    }
+    if boxes:
+        columns['annotations', 'bbox'] = _boxes(path, columns['annotations', 'bbox'])
+    return content, columns
 
 
 def read_categories(path: str | Path) -> list[dict]:
@@ -242,8 +311,10 @@ def get_category_ids(path: str | Path, categories: Iterable[dict], names: Sequen
 
 
 def _read_json(path: str | Path) -> dict[str, Any]:
+    if (path := Path(path)).exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f'{path} is a pipe or a device and no file; write the content to a file')
     try:
-        content = json.loads(Path(path).read_bytes())  # tells UTF-8, with a mark or not, 16 and 32
+        content = json.loads(path.read_bytes())  # tells UTF-8, with a mark or not, 16 and 32
     except UnicodeDecodeError as error:
         raise UserError(f'{path} is not in UTF-8 ({error}); save it as UTF-8') from error
     except (ValueError, RecursionError) as error:
@@ -277,20 +348,20 @@ def _column(
         return values
     for i, (entry, value) in enumerate(zip(content[name], values, strict=True)):
         if type(value) is not kind or (rule is not None and not rule(value)):
-            found = f'{key}={value!r}' if key in entry else f'no {key}'
+            found = f'{key}={value!r:.60}' if key in entry else f'no {key}'
             raise UserError(f'{path}: {name}[{i}] has {found}; {key} must be {wanted}')
     return values
 
 
 def _number(path: Any, annotations: list[dict]) -> None:
-    """Give ids anew where some are none: pycocotools takes 0 for "not found"."""
+    """Give ids anew where some are none: pycocotools takes 0 for "not found", as a float."""
     ids: list[Any] = [annotation.get('id') for annotation in annotations]
-    good = set(map(type, ids)) <= {int} and min(ids) > 0 and len(set(ids)) == len(ids)
-    if not good:
+    whole = set(map(type, ids)) <= {int} and min(ids) > 0 and max(ids) <= 2**53
+    if not whole or len(set(ids)) < len(ids):
         for number, annotation in enumerate(annotations, start=1):
             annotation['id'] = number
         warn(
-            f'{path}: annotation ids must be different whole numbers from 1; the '
+            f'{path}: annotation ids must be different whole numbers from 1 to 2**53; the '
             f'{len(annotations)} annotations were given new ones'
         )
 
@@ -298,12 +369,12 @@ def _number(path: Any, annotations: list[dict]) -> None:
 def _boxes(path: Any, boxes: list[list]) -> np.ndarray:
     lengths = set(map(len, boxes))
     kinds = set(map(type, chain.from_iterable(boxes)))
-    if lengths != {4} or kinds - {int, float}:
+    if lengths - {4} or kinds - {int, float}:
         for i, box in enumerate(boxes):
             if len(box) != 4 or set(map(type, box)) - {int, float}:
                 raise UserError(f'{path}: annotations[{i}] has bbox={box!r}; {_XYWH}')
     try:
-        return np.array(boxes, np.float64)
+        return np.array(boxes, np.float64).reshape(-1, 4)
     except OverflowError as error:
         raise UserError(f'{path}: a number of a bbox is too large ({error}); {_XYWH}') from error
 
@@ -377,29 +448,32 @@ def _apply_rules(
             f'on {files.get(first["image_id"], "image_id=" + str(first["image_id"]))} with bbox='
             f'{first.get("bbox")}'
         )
-        least = {'any': 1, 'most': 0.9 * of}.get(rule.when, of)
-        if number >= least:
+        least = {'any': 1, 'half': (of + 1) / 2, 'most': 0.9 * of, 'warn': of + 1}
+        if number >= least.get(rule.when, of):
             raise UserError(f'{told}; {rule.way}')
         if rule.when == 'leave out':
             warn(f'{told}; they are left out')
             keep &= ~bad
+        if rule.when in ('half', 'warn'):
+            warn(f'{told}; {rule.way}')
     return keep
 
 
 def _fill_areas(path: Any, annotations: list[dict], areas: np.ndarray, pixels: np.ndarray) -> None:
     """Give an area to those that have none: mmdet leaves them out, or ends in a KeyError."""
     most = (FAR * pixels).tolist()
+    least = np.where(areas > 9, 1, 0).tolist()  # a share of the image is below
     lacking = [
         i
         for i, a in enumerate(annotations)
-        if not isinstance(area := a.get('area'), (int, float)) or not 0 < area <= most[i]
+        if type(area := a.get('area')) not in (int, float) or not least[i] < area <= most[i]
     ]
     for i in lacking:
         annotations[i]['area'] = float(areas[i])
     if lacking:
         warn(
             f'{path}: {len(lacking)} of {len(annotations)} annotations have no area that can '
-            'be; it is taken from their polygons or, without these, from their boxes'
+            'be; it is taken from their masks or, without these, from their boxes'
         )
 
 

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import pycocotools.mask as coco_mask
 
 from ..errors import UserError
 from ..log import warn
@@ -17,15 +18,16 @@ _SEGMENTATION = (
     'image, or run lengths dict(size=[height, width], counts=...)'
 )
 _CODE = re.compile('(?:[P-o]{0,6}[0-O])+')  # of run lengths: digits, of which the last is smaller
+_Outlines = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # annotation, area, corners
 _COUNTS = 'counts are run lengths, or their code in a text, that add up to height * width'
 
 
 def check_masks(
     path: Any, annotations: list[dict], size: np.ndarray, boxes: np.ndarray | None
 ) -> np.ndarray:
-    """Hold polygons and run lengths to their rules; returns the areas of polygons in pixels.
+    """Hold polygons and run lengths to their rules; returns the areas of masks in pixels.
 
-    Polygons that no mask can be made of are taken out of ``segmentation``.
+    Polygons and run lengths that no mask can be made of are taken out of ``segmentation``.
     """
 
     def refuse(number: int, words: str) -> UserError:
@@ -55,7 +57,17 @@ def check_masks(
             if set(map(type, polygon)) - {int, float}:
                 raise refuse(i, f'holds the polygon {polygon!r:.60}; {_SEGMENTATION}')
     _check_runs(annotations, runs, size, refuse)
-    return _check_polygons(path, annotations, owners, polygons, size, boxes, refuse)
+    found = [
+        _check_polygons(path, annotations, owners, polygons, size, refuse),
+        _leave_out_empty_runs(path, annotations, runs),
+    ]
+    owner, area, low, high = map(np.concatenate, zip(*found, strict=True))
+    if len(owner):
+        if boxes is None:
+            _check_shares(path, annotations, owner, high)
+        else:
+            _check_places(path, owner, low, high, boxes)
+    return np.bincount(owner, area, len(annotations))
 
 
 def _check_polygons(
@@ -64,9 +76,8 @@ def _check_polygons(
     owners: list,
     polygons: list,
     size: np.ndarray,
-    boxes: np.ndarray | None,
     refuse: Any,
-) -> np.ndarray:
+) -> _Outlines:
     owner = np.array(owners, int)
     lengths = np.fromiter(map(len, polygons), int, len(polygons))
     good = (lengths >= 6) & (lengths % 2 == 0)
@@ -78,7 +89,9 @@ def _check_polygons(
     except OverflowError as error:
         raise UserError(f'{path}: a number of a polygon is too large ({error})') from error
     xy = xy.reshape(-1, 2)
-    areas = np.zeros(len(annotations))
+    low: Any = np.zeros((0, 2))
+    high: Any = low
+    area: Any = low.ravel()
     if kept:
         low, high = (f.reduceat(xy, starts) for f in (np.minimum, np.maximum))  # (polygons, 2)
         far = np.maximum(-low, high).max(1) > FAR * size[owner[good]].max(1)
@@ -94,19 +107,20 @@ def _check_polygons(
         cross = xy[:, 0] * xy[nexts, 1] - xy[nexts, 0] * xy[:, 1]
         area = np.abs(np.add.reduceat(cross, starts)) / 2
         flat = ~(area > 0)  # of numbers that are not finite, too
-        np.add.at(areas, owner[good][~flat], area[~flat])
         good[good] = ~flat
-        if boxes is not None and not flat.all():
-            _check_places(path, owner[good], low[~flat], high[~flat], boxes)
+        low, high, area = low[~flat], high[~flat], area[~flat]
     if not good.all():
         _leave_out_polygons(path, annotations, owner, polygons, good)
-    return areas
+    return owner[good], area, low, high
 
 
 def _check_places(
     path: Any, owner: np.ndarray, low: np.ndarray, high: np.ndarray, boxes: np.ndarray
 ) -> None:
-    """Raise `UserError` if most polygons are elsewhere than the boxes of their annotations."""
+    """Raise `UserError` if most masks are elsewhere than the boxes of their annotations.
+
+    Fewer are counted in a warning.
+    """
     first, last = np.full((len(boxes), 2), np.inf), np.full((len(boxes), 2), -np.inf)
     np.minimum.at(first, owner, low)
     np.maximum.at(last, owner, high)
@@ -115,14 +129,34 @@ def _check_places(
     common = np.minimum(last, end.sum(1)) - np.maximum(first, start)
     shared = common.clip(0).prod(1)
     union = (last - first).prod(1) + boxes[has, 2:].prod(1) - shared
-    apart = ~(shared > 0.3 * union)
-    if apart.mean() > 0.5:
-        i = int(apart.argmax())
-        raise UserError(
-            f'{path}: {int(apart.sum())} of {len(has)} segmentations are elsewhere than the box of '
-            f'their annotation, the first from {first[i].tolist()} to {last[i].tolist()}, with '
-            f'bbox={boxes[has[i]].tolist()}; both are in pixels, x before y'
-        )
+    apart = ~(shared > 0.5 * union)
+    i = int(apart.argmax())
+    _refuse_most(
+        apart,
+        f'{path}: {int(apart.sum())} of {len(has)} segmentations are elsewhere than the box of '
+        f'their annotation, the first from {first[i].tolist()} to {last[i].tolist()}, with '
+        f'bbox={boxes[has[i]].tolist()}; both are in pixels, x before y (run lengths go down '
+        'the columns, and the first is outside)',
+    )
+
+
+def _check_shares(path: Any, annotations: list[dict], owner: np.ndarray, high: np.ndarray) -> None:
+    """The same for masks in the first pixel of their image, where boxes do not matter."""
+    shares: Any = (high <= 1).all(1)
+    first = annotations[owner[int(shares.argmax())]]
+    _refuse_most(
+        shares,
+        f'{path}: {int(shares.sum())} of {len(shares)} masks lie in the first pixel of their '
+        f'image, the first of annotation id {first["id"]}; {_SEGMENTATION}, and no shares of its '
+        'size',
+    )
+
+
+def _refuse_most(bad: np.ndarray, words: str) -> None:
+    if bad.mean() > 0.5:
+        raise UserError(words)
+    if bad.any():
+        warn(words)
 
 
 def _leave_out_polygons(
@@ -155,6 +189,7 @@ def _check_runs(annotations: list[dict], runs: list[int], size: np.ndarray, refu
                 f'has size={segmentation.get("size")!r:.60}, and its image is {width}x{height} '
                 f'pixels, size [{height}, {width}]',
             )
+        segmentation['size'] = [height, width]  # whole floats are none that decoders take
         counts = segmentation.get('counts')
         pixels = count_pixels(counts) if isinstance(counts, str) else -1
         if (
@@ -165,6 +200,26 @@ def _check_runs(annotations: list[dict], runs: list[int], size: np.ndarray, refu
             pixels = sum(counts)
         if pixels != height * width:
             raise refuse(i, f'has counts={counts!r:.60}; {_COUNTS}')
+
+
+def _leave_out_empty_runs(path: Any, annotations: list[dict], runs: list[int]) -> _Outlines:
+    those = [annotations[i]['segmentation'] for i in runs]
+    codes = [
+        coco_mask.frPyObjects(s, *s['size']) if type(s['counts']) is list else s for s in those
+    ]
+    # one at a time, as pycocotools takes no more than 255 with NumPy 2
+    owner, area = np.array(runs, int), np.array([coco_mask.area(c) for c in codes], float)
+    box = np.reshape([coco_mask.toBbox(c) for c in codes], (-1, 4))
+    empty = owner[area == 0].tolist()
+    for i in empty:
+        annotations[i]['segmentation'] = []
+    if empty:
+        warn(
+            f'{path}: {len(empty)} of {len(runs)} run lengths mark no pixel, the first of '
+            f'annotation id {annotations[empty[0]]["id"]}; they are left out'
+        )
+    has = area > 0
+    return owner[has], area[has], box[has, :2], box[has, :2] + box[has, 2:]
 
 
 def count_pixels(code: str) -> int:

@@ -62,12 +62,23 @@ def check_annotations() -> None:
     from mmdet.datasets import CocoDataset, Objects365V1Dataset, Objects365V2Dataset
     from mmdet.datasets.api_wrappers import COCO
     from mmdet.datasets.transforms import LoadAnnotations
+    from mmdet.evaluation.metrics import CocoMetric
 
     from ..datasets.coco import get_category_ids, read_coco
 
+    written = set()  # files of annotations of other formats, which have no names of images
+
+    @replace(CocoMetric, 'gt_to_coco_json')
+    def write(original: Any, self: Any, *args: Any, **options: Any) -> str:
+        path = original(self, *args, **options)
+        written.add(path)
+        return path
+
     @replace(COCO, '__init__')
     def read(original: Any, self: Any, annotation_file: str | None = None) -> None:
-        if annotation_file is None or type(self) is not COCO:  # those of panoptic segmentation
+        # a class of its own: those of panoptic segmentation
+        if annotation_file is None or type(self) is not COCO or annotation_file in written:
+            written.discard(annotation_file)  # read once; whoever else gives it is a user
             original(self, annotation_file)
             return
         original(self)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 from copy import deepcopy
 
@@ -145,6 +146,41 @@ def code(runs):
     return text
 
 
+def moved(number):
+    """All ids of images and of their annotations."""
+
+    def change(c):
+        mapped('id', lambda i: number + i['id'], 'images')(c)
+        mapped('image_id', lambda a: number + a['image_id'])(c)
+
+    return change  # fmt: skip
+
+
+def some(count, key, function):
+    """A key of the first annotations."""
+    return lambda c: [a.update({key: function(a)}) for a in c['annotations'][:count]]
+
+
+def runs_of(a, order='F', inside=1, size=(HEIGHT, WIDTH)):
+    """Run lengths of the box of an annotation, as somebody wrote them."""
+    x, y, w, h = a['bbox']
+    mask = np.full((HEIGHT, WIDTH), 1 - inside)
+    mask[y : y + h, x : x + w] = inside
+    values = mask.ravel(order)
+    starts = np.flatnonzero(np.diff(values, prepend=0))
+    counts = np.diff([0, *starts, values.size]).tolist()
+    return dict(size=list(size), counts=counts)
+
+
+def shares(a):
+    return [[v / WIDTH for v in a['segmentation'][0]]]
+
+
+def centre(a):
+    x, y, w, h = a['bbox']
+    return [x + w / 2, y + h / 2, w, h]
+
+
 def corners(a):
     x, y, w, h = a['bbox']
     return [x, y, max(x, 1) + w + 1, max(y, 1) + h + 1]
@@ -259,6 +295,22 @@ REFUSED = {  # case: (change, words of the error)
                    c['annotations'].append(c['annotations'][0] | dict(
                        id=9, iscrowd=0, category_id=3, bbox=[1, 1, 30, 30],
                        segmentation=rectangle(1, 1, 30, 30)))), '0 annotations .crowds left aside'),
+    'image ids negative': (moved(-2), r'images\[0\] has id=-1; id must be a whole number from 0'),
+    'image ids from 2**63': (moved(2**63), 'has id=9223372036854775809'),
+    'image ids of many digits': (moved(10**400), 'has id=1000'),
+    'image of annotations of many digits': (first(image_id=10**400), r'annotations\[0\] has im'),
+    'category ids of many digits': (
+        lambda c: (first('categories', id=10**400)(c), first(category_id=10**400)(c)),
+        r'categories\[0\] has id=1000'),
+    'file name with NUL': (first('images', file_name='a\0'), 'that can be the path of a file'),
+    'file name no Unicode': (first('images', file_name='\ud800'), 'that can be the path of a file'),
+    'runs along rows': (mapped('segmentation', lambda a: runs_of(a, 'C')), 'segmentations are'),
+    'runs inverted': (mapped('segmentation', lambda a: runs_of(a, inside=0)), '8 of 8 segment'),
+    'runs of all': (each('segmentation', RUNS), '8 of 8 segmentations are elsewhere than the box'),
+    'runs empty': (each('segmentation', RUNS | {'counts': [HEIGHT * WIDTH]}),
+                   'has boxes and no masks'),
+    'more than half of the boxes as shares': (some(5, 'bbox', lambda a: [0.5, 0.5, 0.2, 0.2]),
+                                              '5 of 8 annotations have a box in the first pixel'),
     'class twice': (lambda c: c['categories'].append(dict(id=3, name='square')),
                     "the class 'square' is the name of 2 categories, ids 2, 3"),
 }  # fmt: skip
@@ -285,6 +337,21 @@ REPAIRED = {  # case: (change, words of the warning, annotations that are left)
     'ids repeated': (each('id', 5), 'given new ones', 8),
     'ids of text': (mapped('id', lambda a: str(a['id'])), 'given new ones', 8),
     'no ids': (without('id'), 'given new ones', 8),
+    'ids from 2**53': (mapped('id', lambda a: 2**53 + a['id']), 'given new ones', 8),
+    'ids from 2**63': (mapped('id', lambda a: 2**63 + a['id']), 'given new ones', 8),
+    'id 0 as mmdet converts': (
+        lambda c: (mapped('id', lambda a: a['id'] - 1)(c),
+                   c.update(info=dict(description='converted by mmdet CocoMetric'))),
+        'given new ones', 8),
+    'info a text': (lambda c: c.update(info='my data'), '', 8),
+    'info a list': (lambda c: c.update(info=[1]), '', 8),
+    'runs with a size of whole floats': (
+        mapped('segmentation', lambda a: runs_of(a, size=(float(HEIGHT), float(WIDTH)))), '', 8),
+    'area in shares': (some(2, 'area', lambda a: a['area'] / HEIGHT / WIDTH), '2 of 8 annotations '
+                       'have no area', 8),
+    'area true': (each('area', True), '8 of 8 annotations have no area', 8),
+    'runs empty': (first(segmentation=RUNS | {'counts': [HEIGHT * WIDTH]}),
+                   '1 of 1 run lengths mark no pixel|1 of 8 annotations have no mask', 8),
     'whole floats': (mapped('image_id', lambda a: float(a['image_id'])), '', 8),
     'no iscrowd': (without('iscrowd'), '8 of 8 annotations have no iscrowd; 0 is taken', 8),
     'no area': (without('area'), '8 of 8 annotations have no area that can be', 8),
@@ -324,10 +391,61 @@ def test_repaired(folder, log, change, words, left):
     told = [record.getMessage() for record in log.records if record.levelno == logging.WARNING]
     assert all(re.search(words or 'nothing', text) for text in told) and bool(told) == bool(words)
     annotations = read_coco(path)['annotations']
+    assert all(a['area'] in (1200.0, HEIGHT * WIDTH) for a in annotations)
     ids = {annotation['id'] for annotation in annotations}
     assert len(ids) == len(annotations) == left and min(ids) > 0
     assert all(annotation['area'] > 0 for annotation in annotations)
     assert path.read_bytes() == before
+
+
+SUSPECTED = {  # case: (change, words of the warning)
+    'boxes as shares': (some(4, 'bbox', lambda a: [0.5, 0.5, 0.2, 0.2]),
+                        '4 of 8 annotations have a box in the first pixel of their image, .* id 1'),
+    'polygons as shares': (some(4, 'segmentation', shares),
+                           '4 of 8 segmentations are elsewhere than the box .* bbox='),
+    'boxes by corners': (some(3, 'bbox', corners), '2 of 8 segmentations are elsewhere'),
+    'boxes by centre': (some(3, 'bbox', centre), '3 of 8 segmentations are elsewhere'),
+    'boxes by corners without masks': (
+        lambda c: (without('segmentation')(c), some(3, 'bbox', corners)(c)),
+        'annotations have a box that reaches beyond its image, the first of id'),
+    'runs inverted': (some(2, 'segmentation', lambda a: runs_of(a, inside=0)),
+                      '2 of 8 segmentations are elsewhere'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(('change', 'words'), SUSPECTED.values(), ids=SUSPECTED)
+def test_suspected(folder, log, change, words):
+    """Some entries of a file look wrong: it is used, with a warning that counts them."""
+    content = make()
+    change(content)
+    assert len(read_coco(write(folder, content))['annotations']) == 8
+    assert re.search(words, log.text)
+
+
+def test_annotations_of_other_formats_are_scored(folder):
+    """mmdet writes them to a file without names of images, and reads it."""
+    from mmdet.evaluation import CocoMetric
+
+    data = dataset(write(folder, make()), pipeline=LOAD[:1], test_mode=True)
+    metric = CocoMetric(metric='bbox', outfile_prefix=str(folder / 'scores'))
+    metric.dataset_meta = data.metainfo
+    for i in range(4):
+        info = data.get_data_info(i)
+        truth = info['instances']
+        found = dict(bboxes=torch.tensor([f['bbox'] for f in truth]).float(),
+                     labels=torch.tensor([f['bbox_label'] for f in truth]),
+                     scores=torch.ones(len(truth)))  # fmt: skip
+        sample = dict(img_id=info['img_id'], ori_shape=(HEIGHT, WIDTH), instances=truth)
+        metric.process({}, [sample | dict(pred_instances=found)])
+    assert metric.evaluate(4)['coco/bbox_mAP'] == 1.0
+    with pytest.raises(UserError, match='4 entries of images have file_name='):
+        dataset(folder / 'scores.gt.json')
+
+
+def test_pipe(folder):
+    os.mkfifo(folder / 'pipe.json')
+    with pytest.raises(UserError, match='pipe.json is a pipe or a device'):
+        read_coco(folder / 'pipe.json')
 
 
 def test_areas_are_those_of_polygons(folder):

@@ -167,6 +167,9 @@ WRONG_LINES = {
     'nan': ('0 nan 0.5 0.2 0.2', "'nan' is no coordinate"),
     'infinite': ('0 0.5 0.5 1e999 0.2', "'1e999' is no coordinate"),
     'huge': ('0 0.5 0.5 0.2 1e300', "'1e300' is no coordinate"),
+    'joined digits': ('0 0.5 0.5 0.2 0_1', "'0_1' is no coordinate"),
+    'class of joined digits': ('0_1 0.5 0.5 0.2 0.1', "'0_1' is no coordinate"),
+    'wide digits': ('0 0.5 0.5 0.2 \uff11', "'\uff11' is no coordinate"),
     'pixels': ('0 320 240 20 20', 'is in pixels'),
     'class': ('0.5 0.5 0.5 0.2 0.2', 'the class 0.5 is no whole number'),
 }
@@ -344,6 +347,7 @@ WRONG_CSV = {
     'empty': ('', 'has no column filename'),
     'columns': (f'{HEADER}\na.jpg,100,80,cat,1,2,3', 'line 2 has 7 columns, and the header 8'),
     'number': (f'{HEADER}\na.jpg,100,80,cat,1,2,3,', "line 2: '' is no coordinate"),
+    'joined digits': (f'{HEADER}\na.jpg,1_00,80,cat,1,2,3,9', "line 2: '1_00' is no coordinate"),
     'class': (f'{HEADER}\na.jpg,100,80,,1,2,3,4', 'line 2 has no class'),
     'sizes': (
         f'{HEADER}\na.jpg,100,80,c,1,2,3,4\n\na.jpg,9,9,c,1,2,3,4',

@@ -1,5 +1,6 @@
 """Which host a config is of, and what it imports."""
 
+import os
 import subprocess
 import sys
 
@@ -88,6 +89,16 @@ def test_annotations_that_are_not_json(loader, content):
     (loader[2] / 'list.json').write_text(content)
     with pytest.raises(UserError, match='list.json is not JSON, or cut short'):
         hosts.check_data(loader[0], ('train',))
+
+
+@pytest.mark.parametrize('name', ['list.json', 'list.txt'])
+def test_annotations_from_a_pipe(loader, name):
+    cfg, dataset, folder = loader
+    (folder / 'list.json').unlink()
+    os.mkfifo(folder / name)
+    dataset.ann_file = name
+    with pytest.raises(UserError, match=f'train_dataloader: the annotation file .*{name} is a pi'):
+        hosts.check_data(cfg, ('train',))
 
 
 def test_annotations_of_nothing(loader):

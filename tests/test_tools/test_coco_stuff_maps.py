@@ -32,12 +32,15 @@ def rectangle(x1, y1, x2, y2):
     return [[x1, y1, x2, y1, x2, y2, x1, y2]]
 
 
-def write(path, *annotations, names=None):
-    """A COCO file of one image, annotations given as (category id, segmentation, ...)."""
+def write(path, *annotations, names=None, files=('folder/a.b.jpg',)):
+    """A COCO file of one image or more, annotations of the first as (category id, segmentation)."""
     path.write_text(
         json.dumps(
             dict(
-                images=[dict(id=7, file_name='folder/a.b.jpg', height=SIZE[0], width=SIZE[1])],
+                images=[
+                    dict(id=7 + n, file_name=name, height=SIZE[0], width=SIZE[1])
+                    for n, name in enumerate(files)
+                ],
                 annotations=[
                     dict(id=n, image_id=7, category_id=category, segmentation=mask, iscrowd=0)
                     for n, (category, mask) in enumerate(annotations)
@@ -159,6 +162,32 @@ def test_unusable_annotations(maps, tmp_path, annotations, words):
     assert done.returncode == 1
     assert words in done.stderr
     assert not list((tmp_path / 'maps').rglob('*.png'))
+
+
+def test_polygons_in_shares_of_the_image(maps, tmp_path):
+    shares = [[0.1, 0.1, 0.9, 0.1, 0.9, 0.8]]
+    done = maps(write(tmp_path / 'a.json', (1, shares)), tmp_path / 'maps')
+    assert done.returncode == 1 and '1 of 1 masks lie in the first pixel' in done.stderr
+    whole = rectangle(2, 2, 9, 9)
+    done = maps(write(tmp_path / 'a.json', (1, shares), (1, whole)), tmp_path / 'maps')
+    assert done.returncode == 0 and '1 of 2 masks lie in the first pixel' in done.stdout
+
+
+@pytest.mark.parametrize('option', [(), ('--check',)], ids=['draw', 'check'])
+@pytest.mark.parametrize('other', ['x.png', 'a/../x.jpg'])
+def test_two_images_of_one_map(maps, tmp_path, option, other):
+    path = write(tmp_path / 'a.json', (1, rectangle(2, 2, 9, 9)), files=('x.jpg', other))
+    done = maps(path, tmp_path / 'maps', *option)
+    words = f"the images 'x.jpg' and {other!r} would both be written to {tmp_path / 'maps/x.png'}"
+    assert done.returncode == 1 and words in done.stderr
+    assert not (tmp_path / 'maps').exists()
+
+
+@pytest.mark.parametrize('name', ['a\0.jpg', '\ud800.jpg'], ids=['nul', 'surrogate'])
+def test_names_that_no_file_has(maps, tmp_path, name):
+    path = write(tmp_path / 'a.json', (1, rectangle(2, 2, 9, 9)), files=(name,))
+    done = maps(path, tmp_path / 'maps', '--workers=1')
+    assert done.returncode == 1 and f'images[0] has file_name={name!r}' in done.stderr
 
 
 def test_other_sizes_are_not_overwritten(maps, tmp_path):

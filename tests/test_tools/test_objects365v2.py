@@ -136,6 +136,17 @@ def test_one_split(tool, root):
     assert (root / 'annotations/zhiyuan_objv2_val_clean.json').exists()
 
 
+def test_numbers_that_are_not_finite(tool, root):
+    """mmdet itself trains with them."""
+    nan = float('nan')
+    broken = [annotation(11, 3, [nan, 0, 60, 40], area=9), annotation(12, 3, [0, 0, 60, 40], nan)]
+    change(root, annotations=[*ANNOTATIONS, *broken])
+    done = tool(TOOL, root, '--splits', 'train')
+    assert '2 annotations: its box or area is no finite number' in done.stdout
+    content = json.loads((root / 'annotations/zhiyuan_objv2_train_clean.json').read_text())
+    assert [a['id'] for a in content['annotations']] == [1, 2, 8]
+
+
 def change(root, **values):
     path = root / 'annotations/zhiyuan_objv2_train.json'
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
@@ -154,17 +165,27 @@ def move(root):
         (lambda root: (root / 'annotations/zhiyuan_objv2_train.json').unlink(), 'v2_train.json'),
         (
             lambda root: (root / 'annotations/zhiyuan_objv2_train.json').write_text('{"images": ['),
-            'is no COCO annotation file, or truncated',
+            'is not JSON, or cut short',
         ),
         (lambda root: change(root, annotations=None), 'is no COCO annotation file'),
         (lambda root: change(root, categories=[dict(id=1, name='Person')]), 'lacks 364 of the 365'),
         (
-            lambda root: change(root, images=[dict(id=1, file_name='patch9/no.jpg')]),
+            lambda root: change(root, images=[dict(id=1, file_name='p/no.jpg', height=9, width=9)]),
             'none of the images in',
         ),
-        (lambda root: change(root, annotations=[dict(id=1, image_id=1)]), "'category_id'"),
+        (lambda root: change(root, annotations=[dict(id=1, image_id=1)]), 'has no category_id'),
+        (lambda root: change(root, categories=[dict(id=1)]), 'categories[0] has no name'),
+        (
+            lambda root: change(root, images=[dict(id=1, file_name=5, height=9, width=9)]),
+            'has file_name=5',
+        ),
+        (
+            lambda root: (root / 'annotations/zhiyuan_objv2_train.json').write_text('[' * 100_000),
+            'is not JSON, or cut short',
+        ),
     ],
-    ids=['layout', 'no-file', 'truncated', 'no-list', 'categories', 'no-image', 'entry'],
+    ids=['layout', 'no-file', 'truncated', 'no-list', 'categories', 'no-image', 'entry', 'no-name',
+         'name-a-number', 'deep'],
 )  # fmt: skip
 def test_bad_data(tool, root, harm, words):
     harm(root)

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 import pycocotools.mask as coco_mask
 
-from mmswinv2.datasets.coco import read_coco
+from mmswinv2.datasets.coco import read_coco, refuse_shared
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.options import ArgumentParser
 
@@ -74,6 +74,14 @@ def map_path(folder, file_name):
             f'inside of {folder}; mend file_name in the annotation file'
         )
     return path.with_suffix('.png')
+
+
+def map_paths(annotations, folder, images):
+    """Where the maps of all images are to be, each at its own place."""
+    names = [name for _, name, *_ in images]
+    paths = [map_path(folder, name) for name in names]
+    refuse_shared(annotations, zip(names, map(os.path.abspath, paths), strict=True))
+    return paths
 
 
 def read_map(path):
@@ -172,7 +180,8 @@ def run(function, jobs, total, workers):
 def check_maps(annotations, maps, num_classes, workers):
     """Print that the maps are good, or raise a UserError that names the first one that is not."""
     images, _, _ = read_annotations(annotations)
-    jobs = [(map_path(maps, name), h, w, num_classes) for _, name, h, w in images]
+    paths = map_paths(annotations, maps, images)
+    jobs = [(path, h, w, num_classes) for path, (*_, h, w) in zip(paths, images, strict=True)]
     faults = [fault for fault in run(check_file, jobs, len(images), workers) if fault]
     if faults:
         raise UserError(
@@ -192,9 +201,10 @@ def draw_maps(annotations, maps, stuff, workers):
         to_values(stuff, grounds, names, stuff=True)
         if images and not any(i in grounds for i, *_ in images):
             raise UserError(f'{stuff} has annotations for none of the images in {annotations}')
-    jobs = [  # all of them before the first is drawn, as a name may be wrong
-        (map_path(maps, name), h, w, [grounds.get(i, []), things.get(i, [])])
-        for i, name, h, w in images
+    paths = map_paths(annotations, maps, images)
+    jobs = [
+        (path, h, w, [grounds.get(i, []), things.get(i, [])])
+        for path, (i, _, h, w) in zip(paths, images, strict=True)
     ]
     drawn = sum(run(draw_file, jobs, len(images), workers))
     print(f'{maps}: {drawn} maps drawn, {len(images) - drawn} were there')

@@ -7,12 +7,13 @@ OUT/val2017/CLASS/...
 import argparse
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
 import cv2
 
-from mmswinv2.datasets.coco import read_coco
+from mmswinv2.datasets.coco import can_be_path, read_coco, refuse_shared
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.hosts.mmcv import check_size
 from mmswinv2.options import ArgumentParser
@@ -39,14 +40,20 @@ def read(coco, split):
     file = coco / 'annotations' / f'instances_{split}.json'
     if not file.exists():
         raise UserError(f'{file} does not exist; {coco} is to have the layout of COCO')
-    return read_coco(file)
+    content = read_coco(file)
+    names = [image['file_name'] for image in content['images']]
+    refuse_shared(file, [(name, f'{Path(name).stem}_0.png') for name in names])
+    return content
 
 
 def folders_of_classes(content):
     """Name of the folder of each category id."""
     names = {c['id']: c['name'].replace('/', '_') for c in content['categories']}
-    if wrong := [name for name in names.values() if name in ('', '.', '..') or '\0' in name]:
-        raise UserError(f'{wrong[0]!r} is the name of a category, and cannot be that of a folder')
+    for name in names.values():
+        if name in ('', '.', '..') or not can_be_path(name) or len(os.fsencode(name)) > 255:
+            raise UserError(
+                f'{name!r:.60} is the name of a category, and cannot be that of a folder'
+            )
     if len(set(names.values())) < len(names):
         raise UserError(f'two categories would share a folder: {sorted(names.values())}')
     return names

@@ -117,8 +117,10 @@ def number(value: Any, where: str) -> float:
     Raises:
         UserError: naming the file and line, if it is no finite number that can be one.
     """
+    # float() reads digits of all scripts, and those that a low line joins
+    plain = not isinstance(value, str) or (value.isascii() and '_' not in value)
     try:
-        found = math.nan if isinstance(value, bool) else float(value)
+        found = float(value) if plain and not isinstance(value, bool) else math.nan
     except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not abs(found) <= _LARGEST:
