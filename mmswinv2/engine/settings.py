@@ -260,7 +260,8 @@ def warn_of_misspelt(cfg: Config) -> None:
     for key in cfg:
         begins = [name for name in known if name in cfg and key.startswith(f'{name}_')]
         variant = begins or key.startswith('_') or key in _RENAMED
-        if key not in _USED and not variant and (hint := nearest(key, known, 0.85)):
+        hint = '' if key in _USED or variant else nearest(key, known, 0.85)
+        if hint and not _is_variable(cfg[key], cfg._to_lazy_dict()):
             warn(f'{cfg.filename}: nothing reads {key!r} in a config{hint}')
     if cfg.filename and Path(cfg.filename).is_file():
         _compare_with_bases(cfg, str(cfg.filename))
@@ -285,7 +286,7 @@ def _compare_with_bases(cfg: Config, path: str) -> None:
         stale = not base and set(re.findall(r'[\w-]+', new)) & own.keys()  # in a config written out
         if value is None or value == base.get(old) or stale:
             continue
-        if not any(_is_in(value, found) for _, found in _walk(own)):  # a variable of the file
+        if not _is_variable(value, own):
             warn(f'{path}: nothing reads {old!r} in a config{_hint(old, cfg)}')
 
 
@@ -293,6 +294,12 @@ def _hint(name: str, cfg: Config) -> str:
     if name in _RENAMED:
         return f'; since mmcv 2 it is {_RENAMED[name]}'
     return nearest(name, (*_USED, *cfg))
+
+
+def _is_variable(value: Any, cfg: Mapping[str, Any]) -> bool:
+    """Whether a text, a list or a dict stands where something reads it too."""
+    places = _walk(cfg) if value and isinstance(value, (str, Mapping, list, tuple)) else ()
+    return any(_is_in(value, found) for _, found in places)
 
 
 def _is_in(value: Any, found: Any) -> bool:

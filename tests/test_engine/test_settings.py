@@ -130,6 +130,7 @@ def test_settings_below_those_of_a_file_that_are_misspelt(warned, tmp_path, line
         'optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(necks=dict(lr_mult=0.1))))',
         'env_cfg = dict(mp_cfg=dict(opencv_num_threads=1)); randomness = dict(seed=3)',
         'load_from = None; resume_from = None',
+        'data_roots = "a/"; val_dataloader = dict(dataset=dict(data_root=data_roots))',
     ],
 )
 def test_settings_of_a_file_that_are_right(warned, tmp_path, line):
