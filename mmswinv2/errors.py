@@ -1,7 +1,8 @@
 """Errors for mistakes of the user, and how they are reported. Imports nothing of this package.
 
-What ends in a sentence is decided by the class of the exception alone. Every check of ours raises
-`UserError`; whatever else is raised is a bug, and keeps its traceback.
+Every check of ours raises `UserError`. What a host refuses of a config while it builds from it, and
+arguments that the config hands to something that does not take them, are told in a sentence too.
+Whatever else is raised is a bug, and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ import difflib
 import errno
 import importlib
 import inspect
+import linecache
 import os
 import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 _SYSTEM = {  # number of an OSError: what it means, what to do
@@ -29,6 +33,8 @@ _SYSTEM = {  # number of an OSError: what it means, what to do
     errno.ENFILE: ('too many files are open on this machine', 'close some programs'),
     errno.ENOMEM: ('memory is used up', 'give fewer workers or smaller batches'),
 }
+_IN_CONFIG = 'mend it in the config or in --cfg-options'
+_OF_VALUES = (ValueError, TypeError, KeyError, AssertionError)
 _OF_FILES = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
@@ -124,14 +130,12 @@ def explain(error: BaseException) -> str | None:
             'train_dataloader.num_workers=1, or more memory (docker run --shm-size=16g)'
         )
     if isinstance(error, TypeError) and (
-        match := re.search(
-            r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)
-        )
+        match := re.search(r"([\w.<>]+)\(\) got an unexpected keyword argument '(\w+)'", str(error))
     ):
-        return _unknown_argument(match[1], match[2])
+        return _unknown_argument(error, match[1], match[2])
     if match := re.search(r"'?([\w.]+) is not in the ([\w:. ]+) registry", str(error)):
         return _unknown_type(match[1], match[2])
-    return None
+    return _refused(error) if isinstance(error, _OF_VALUES) else None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -187,19 +191,55 @@ def _registered() -> dict[Any, str]:
     return known
 
 
-def _unknown_argument(owner: str, argument: str) -> str | None:
-    """Words for an argument that a type of a config, or the data loader, does not take."""
+def _unknown_argument(error: TypeError, owner: str, argument: str) -> str | None:
+    """Words for an argument that came from a config; ``None`` where the code itself wrote it."""
+    name = owner.removesuffix('.__init__')
+    *_, caller = (sys._getframe(), *(frame for frame, _ in traceback.walk_tb(error.__traceback__)))
+    written = [names for names in caller.f_code.co_consts if isinstance(names, tuple)]
+    of_worker = 'Traceback (most recent call last)' in str(error)  # whose frames are not here
+    if (of_worker and name == owner) or any(argument in names for names in written):
+        return None
+    takes = [set(inspect.signature(kind).parameters) for kind in _called(name, caller)]
+    lack = [known for known in takes if argument not in known]
+    if takes and not lack:  # hosts share names
+        return None
+    hint = nearest(argument, set().union(*lack))
+    return f'{name} takes no argument {argument!r}{hint}; {_IN_CONFIG}'
+
+
+def _called(name: str, caller: FrameType) -> set[Any]:
+    """What a name can be: a type of a config, the data loader, something that its caller has."""
     from torch.utils.data import DataLoader
 
+    own = list(caller.f_locals.values())
+    methods = [getattr(value, name.rpartition('.')[2], None) for value in own]
     bases = [base for kind in _registered() for base in getattr(kind, '__mro__', ())]
-    kinds = {base for base in (DataLoader, *bases) if base.__name__ == owner}
-    takes = [set(inspect.signature(kind).parameters) for kind in kinds]  # hosts share names
-    if not (lack := [known for known in takes if argument not in known]):
-        return None
-    hint = nearest(argument, set.union(*lack))
-    return (
-        f'{owner} takes no argument {argument!r}{hint}; mend it in the config or in --cfg-options'
+    known = (DataLoader, *bases, *own, *methods, *caller.f_globals.values())
+    return {it for it in known if callable(it) and getattr(it, '__qualname__', None) == name}
+
+
+def _refused(error: BaseException) -> str | None:
+    """Words for a value of a config that a constructor of a host, or of torch, refuses in words.
+
+    That is, it says ``raise`` or ``assert`` itself; what fails in it in another way is a bug.
+    """
+    frames = list(traceback.walk_tb(error.__traceback__)) or [(sys._getframe(), 0)]
+    frame, line = frames[-1]
+    names = [each.f_code.co_name for each, _ in frames]
+    owner = frame.f_locals.get('self')
+    made = any(
+        f.f_code.co_name == '__init__' and f.f_locals.get('self') is owner for f, _ in frames
     )
+    source = linecache.getline(frame.f_code.co_filename, line).strip()
+    if not (
+        any(name.startswith('build') for name in names)
+        and (made or names[-1].startswith('build'))
+        and not frame.f_globals['__name__'].startswith(__package__)
+        and source.startswith(('raise ', 'assert '))
+    ):
+        return None
+    says = ' '.join(str(error.args[0]).split()) if error.args else f'{source!r} does not hold'
+    return f'{type(owner).__name__ if made else "the config"}: {says}; {_IN_CONFIG}'
 
 
 def _unknown_type(name: str, registry: str) -> str:

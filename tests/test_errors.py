@@ -12,6 +12,7 @@ import traceback
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.registry import TRANSFORMS
 from torch.utils.data import DataLoader, Dataset
 
@@ -213,6 +214,63 @@ def test_a_mistake_found_by_a_worker_is_told_without_its_traceback():
 
 def test_a_bug_in_a_worker_is_a_bug():
     assert explain(caught(lambda: first(ValueError('a bug')))) is None
+
+
+def built(registry, **config):
+    from mmengine import registry as registries
+
+    return caught(lambda: getattr(registries, registry).build(config))
+
+
+WEIGHTS = [torch.nn.Parameter(torch.zeros(1))]
+REFUSED = [
+    (
+        ('OPTIMIZERS', dict(type='AdamW', params=WEIGHTS, betas=(0.9, 2.0))),
+        'AdamW: Invalid beta parameter at index 1: 2.0; mend it in the config',
+    ),
+    (
+        ('OPTIM_WRAPPERS', dict(type='OptimWrapper', optimizer=None, clip_grad=5)),
+        'OptimWrapper: If `clip_grad` is not None',
+    ),
+    (('METRICS', dict(type='mmdet.CocoMetric', metric='boxes')), 'CocoMetric: metric should be'),
+    (
+        ('HOOKS', dict(type='CheckpointHook', save_best='x')),
+        'CheckpointHook: Cannot infer the rule',
+    ),
+    (
+        ('MODELS', dict(type='mmdet.FPN', in_channels=[8, 8], out_channels=8, num_outs=1)),
+        "FPN: 'assert num_outs >= .*' does not hold",
+    ),
+    (('HOOKS', dict(interval=1)), 'must contain the key "type"'),
+]
+
+
+@pytest.mark.parametrize(('setting', 'words'), REFUSED, ids=[words for _, words in REFUSED])
+def test_what_a_host_refuses_of_a_config(setting, words):
+    registry, config = setting
+    assert re.search(words, explain(built(registry, **config)))
+
+
+def test_what_fails_in_the_code_of_a_host_is_a_bug():
+    assert explain(built('MODELS', type='mmdet.FPN', in_channels=5, out_channels=8, num_outs=1))
+    bug = built('MODELS', type='mmdet.FPN', in_channels=[8, 'a'], out_channels=8, num_outs=2)
+    assert explain(bug) is None
+    assert explain(ValueError('never raised')) is None
+
+
+def call(function, **options):
+    return function(**options)
+
+
+def test_an_argument_that_a_function_of_a_host_does_not_take():
+    from mmcv.ops import nms
+    from mmengine.runner import Runner
+
+    runner = object.__new__(Runner)
+    later = caught(lambda: runner.save_checkpoint('', '', **{'save_optimzer': 1}))
+    assert "no argument 'save_optimzer' (close to it: save_optimizer" in explain(later)
+    told = explain(caught(lambda: call(nms, iou_thresh=1)))
+    assert told.startswith("nms takes no argument 'iou_thresh' (close to it: iou_threshold")
 
 
 def test_a_type_that_does_not_exist():

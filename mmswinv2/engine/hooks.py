@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -167,6 +167,16 @@ class CheckDatasetHook(Hook):
                 if name != 'train':
                     hosts.check_batch(model, loader.batch_size or 1, f'{name}_dataloader')
         self._check_classes(runner)
+
+    def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
+        """Refuse a ``save_best`` that is none of the scores, before it is looked up."""
+        for hook in runner.hooks:
+            for name in getattr(hook, 'key_indicators', ()):
+                if metrics and name not in (*metrics, 'auto'):
+                    raise UserError(
+                        f'save_best={name!r} of {type(hook).__name__} is none of the scores: '
+                        f'{", ".join(metrics)}'
+                    )
 
 
 def _check_places(named: list[tuple[str, Sequence[str]]]) -> None:

@@ -29,6 +29,7 @@ from .settings import (
     add_config_options,
     check_values,
     warn_of_misspelt,
+    warn_of_new,
     warn_of_unused,
 )
 from .storage import (
@@ -141,10 +142,12 @@ def with_options(cfg: Config, path: str, options: dict[str, Any] | None) -> Conf
     if options:
         _set_data_root(cfg, options)
         warn_of_unused(cfg, options)
+        before = cfg._to_lazy_dict()
         try:
             cfg.merge_from_dict(options)
         except (KeyError, TypeError, AttributeError) as error:  # a list or a number on the way
             raise UserError(f'--cfg-options {" ".join(options)}: {error}') from error
+        warn_of_new(cfg, before, options)
         if any(key.partition('.')[0] == 'custom_imports' for key in options):
             import_modules_from_strings(**cfg.custom_imports)
     check_values(cfg)

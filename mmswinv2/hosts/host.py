@@ -60,6 +60,7 @@ class Host:
     visualizer = 'Visualizer'
     kind_of_model = 'Training'
     analysis_tools: tuple[str, ...] = ()
+    scores: tuple[tuple[str, ...], ...] = ()  # type of a metric, its prefix, what it measures
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name or self.name
@@ -124,6 +125,14 @@ class Host:
 
     def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
         """Raise `UserError` if a metric cannot score the samples of a data set."""
+
+    def score_names(self, metric: Any) -> list[str]:
+        """Names of what a metric, given by its config, measures; empty for one not known."""
+        for kind, prefix, *names in self.scores:
+            if str(metric.get('type')).rpartition('.')[2] == kind:
+                before = f'{prefix}/' if (prefix := metric.get('prefix') or prefix) else ''
+                return [f'{before}{name}' for name in names]
+        return []
 
     def keep_file_names(self, dataset: Any) -> None:
         """Let the samples of a data set keep the names of their files (`FILE_KEYS`)."""

@@ -261,6 +261,13 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
     return [(contour[:, ::-1] - 0.5).ravel().tolist() for contour in contours]
 
 
+_COCO_SCORES = [
+    f'{kind}_mAP{part}'
+    for kind in ('bbox', 'segm')
+    for part in ('', '_50', '_75', '_s', '_m', '_l')
+]
+
+
 class MMDet(Host):
     """mmdet."""
 
@@ -281,6 +288,7 @@ class MMDet(Host):
     finds_boxes = True
     visualizer = 'DetLocalVisualizer'
     kind_of_model = 'Detector'
+    scores = (('CocoMetric', 'coco', *_COCO_SCORES),)
     analysis_tools = (
         'confusion_matrix',
         'analyze_results',

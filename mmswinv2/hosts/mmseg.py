@@ -69,6 +69,9 @@ class MMSeg(Host):
     dump_metric = None
     visualizer = 'SegLocalVisualizer'
     kind_of_model = 'Segmentor'
+    scores = (
+        ('IoUMetric', '', 'mIoU', 'mAcc', 'aAcc', 'mDice', 'mFscore', 'mPrecision', 'mRecall'),
+    )
     analysis_tools = ('confusion_matrix', 'analyze_logs', 'benchmark')
 
     def explain_empty(self, dataset: Any, where: str) -> UserError | None:

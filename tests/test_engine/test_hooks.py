@@ -1,16 +1,18 @@
 import pickle
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.hooks import CheckpointHook, LoggerHook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
 from mmswinv2.engine import CheckInvalidLossHook
-from mmswinv2.engine.hooks import Draw, SeedSample, _Numbered
+from mmswinv2.engine.hooks import CheckDatasetHook, Draw, SeedSample, _Numbered
 from mmswinv2.errors import UserError
 
 
@@ -154,3 +156,11 @@ def test_a_sample_is_seeded():
 def test_wrong_number_of_skips(wrong):
     with pytest.raises(UserError, match=f'max_skips must be a number of batches .* got {wrong!r}'):
         CheckInvalidLossHook(max_skips=wrong)
+
+
+def test_a_best_score_that_no_metric_gives():
+    runner = SimpleNamespace(hooks=[LoggerHook(), CheckpointHook(save_best='a/accuracy')])
+    CheckDatasetHook().after_val_epoch(runner, {'a/accuracy': 0.5, 'b': 1.0})
+    CheckDatasetHook().after_val_epoch(runner, {})
+    with pytest.raises(UserError, match=r"save_best='a/accuracy' of CheckpointHook .*: b, c"):
+        CheckDatasetHook().after_val_epoch(runner, {'b': 1.0, 'c': 0.5})

@@ -1,13 +1,15 @@
 """Options and values of configs, and trainings made shorter."""
 
 import logging
+import re
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from mmswinv2.engine.launch import config_with_options
-from mmswinv2.engine.settings import check_values, set_length
+from mmswinv2.engine.launch import config_with_options, read_config
+from mmswinv2.engine.settings import check_values, set_length, warn_of_misspelt
 from mmswinv2.errors import UserError, explain
 from tests.test_tools.conftest import CONFIG, ROOT
 
@@ -38,13 +40,17 @@ UNUSED = {
     'default_hooks.chekpoint.interval': (3, "'chekpoint' is new in the config .*checkpoint"),
     'model.train_cfg.rcnnn.debug': (True, "'rcnnn' is new in the config .*rcnn"),
     'env_cfg.cudnn_benchmrk': (True, "'cudnn_benchmrk' is new in the config .*cudnn_benchmark"),
+    'auto_scale_lr.base_batchsize': (16, 'is new in the config .*base_batch_size'),
+    'optim_wrapper.paramwise_cfg.norm_decay_multt': (0.0, 'is new in .*norm_decay_mult'),
+    'optim_wrapper.paramwise_cfg.custom_keys.neck.lr_mul': (0.0, 'is new in .*lr_mult'),
+    'model.test_cfg.rcnn.score_threshold': (0.5, 'is new in the config .*score_thr'),
+    'resume_from': ('x.pth', 'since mmcv 2 it is --resume PATH'),
+    'optimizer.lr': (1.0, 'since mmcv 2 it is optim_wrapper.optimizer'),
 }
 
 
 @pytest.mark.parametrize(('option', 'value', 'words'), [(k, *v) for k, v in UNUSED.items()])
 def test_options_that_change_nothing(warned, option, value, words):
-    import re
-
     read({option: value})
     (text,) = warned
     assert f'--cfg-options {option}' in text
@@ -91,10 +97,94 @@ def test_settings_of_a_file_that_are_misspelt(warned, tmp_path):
     assert len(warned) == 1 and "nothing reads 'param_schedulers'" in warned[0]
 
 
-def test_no_config_of_ours_is_told_anything(warned):
-    for path in sorted((ROOT / 'configs/detection').glob('*.py')):
-        read({}, path)
+MISSPELT = {  # a line of a config file: what it is told
+    "model = dict(test_cfg=dict(rcnn=dict(score_thrr=0.9)))": 'rcnn.score_thrr .*score_thr\\)',
+    "model = dict(test_cfg=dict(rpn=dict(nms_pree=5)))": 'rpn.nms_pree .*nms_pre\\)',
+    "optim_wrapper = dict(paramwise_cfg=dict(custom_key={}))": 'custom_key .*custom_keys',
+    "optim_wrapper = dict(paramwise_cfg=dict(norm_decay_multt=0.0))": '.*norm_decay_mult\\)',
+    "env_cfg = dict(cudnn_benchmrk=True)": 'cudnn_benchmrk .*cudnn_benchmark',
+    "auto_scale_lr = dict(base_batchsize=16)": 'base_batchsize .*base_batch_size',
+    "default_hooks = dict(loger=dict(type='LoggerHook'))": 'loger .*logger',
+    "train_dataloader = dict(batchsize=16)": 'batchsize .*batch_size',
+    "resume_from = 'x.pth'": "'resume_from' .*--resume PATH",
+    "lr_config = dict(policy='step')": "'lr_config' .*param_scheduler",
+    "optimizer = dict(type='SGD', lr=0.1)": "'optimizer' .*optim_wrapper.optimizer",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(('line', 'words'), MISSPELT.items(), ids=MISSPELT)
+def test_settings_below_those_of_a_file_that_are_misspelt(warned, tmp_path, line, words):
+    (tmp_path / 'own.py').write_text(f"_base_ = '{ROOT / CONFIG}'\n{line}\n")
+    (tmp_path / 'next.py').write_text("_base_ = 'own.py'\n")
+    for path in ('own.py', 'next.py'):
+        read({}, tmp_path / path)
+        assert len(warned) == 1 and re.search(rf'own.py: .*{words}', warned.pop())
+
+
+@pytest.mark.parametrize(
+    'line',
+    [
+        'model = dict(train_cfg=dict(rpn=dict(ga_assigner=dict(type="x"))))',
+        'model = dict(train_cfg=dict(rpn_proposal=dict(_delete_=True, max_per_image=3)))',
+        'optimizer = dict(type="SGD", lr=1); optim_wrapper = dict(optimizer=optimizer)',
+        'optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(necks=dict(lr_mult=0.1))))',
+        'env_cfg = dict(mp_cfg=dict(opencv_num_threads=1)); randomness = dict(seed=3)',
+        'load_from = None; resume_from = None',
+        'data_roots = "a/"; val_dataloader = dict(dataset=dict(data_root=data_roots))',
+    ],
+)
+def test_settings_of_a_file_that_are_right(warned, tmp_path, line):
+    (tmp_path / 'own.py').write_text(f"_base_ = '{ROOT / CONFIG}'\n{line}\n")
+    read({}, tmp_path / 'own.py')
     assert warned == []
+
+
+def test_no_config_of_ours_is_told_anything(warned):
+    for path in sorted((ROOT / 'configs').glob('*/*.py')):
+        cfg = read_config(path)
+        warn_of_misspelt(cfg)
+        check_values(cfg)
+    assert warned == []
+
+
+def test_no_config_of_the_hosts_is_told_anything(warned):
+    import mmdet
+
+    for path in sorted(Path(mmdet.__file__).parent.glob('.mim/configs/*/*.py'))[::40]:
+        cfg = read_config(path)
+        warn_of_misspelt(cfg)
+        check_values(cfg)
+    assert warned == []
+
+
+ARGUMENTS = {
+    'default_hooks.checkpoint.intervall': (1, "'intervall' .*close to it: interval"),
+    'optim_wrapper.clip_grad.max_nrm': (1, "'max_nrm' .*close to it: max_norm"),
+    'randomness.seeed': (1, "'seeed' .*close to it: seed"),
+    'model.test_cfg.rcnn.nms.iou_thresh': (0.5, "'iou_thresh' .*close to it: iou_threshold"),
+    'default_hooks.checkpoint.save_best': ('coco/bbox_map', 'close to it: coco/bbox_mAP'),
+}
+
+
+@pytest.mark.parametrize(('option', 'value', 'words'), [(k, *v) for k, v in ARGUMENTS.items()])
+def test_arguments_that_would_be_refused_in_the_middle_of_a_run(option, value, words):
+    with pytest.raises(UserError, match=words):
+        read({option: value})
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'default_hooks.checkpoint.save_best': ['auto', 'coco/circle_precision']},
+        {'default_hooks.checkpoint.save_optimizer': False},
+        {'optim_wrapper.clip_grad': dict(type='value', clip_value=1.0)},
+        {'model.test_cfg.rcnn.nms': dict(type='soft_nms', iou_threshold=0.5, min_score=0.05)},
+        {'default_hooks.checkpoint': dict(type='mine.CheckpointHook', other=3)},
+    ],
+    ids=str,
+)
+def test_arguments_that_are_right(options):
+    read(options)
 
 
 VALUES = [
@@ -108,6 +198,12 @@ VALUES = [
     ('optim_wrapper.accumulative_counts', 0), ('default_hooks.logger.interval', 0),
     ('custom_hooks', 3), ('param_scheduler', 'cosine'), ('val_evaluator', 1), ('load_from', 3),
     ('randomness.seed', 'a'), ('log_level', 10), ('auto_scale_lr.base_batch_size', 0),
+    ('optim_wrapper.clip_grad', 5), ('optim_wrapper.optimizer.betas', (0.9, 2.0)),
+    ('optim_wrapper.optimizer.betas', 0.9), ('model.backbone', 5), ('env_cfg.dist_cfg', 3),
+    ('model.roi_head.bbox_head.num_classes', 'two'), ('train_dataloader.dataset.pipeline', []),
+    ('optim_wrapper.paramwise_cfg.custom_keys.neck', 0.1), ('val_dataloader.dataset.data_root', 5),
+    ('train_dataloader.dataset.ann_file', 5), ('train_dataloader.dataset.data_prefix.img', 5),
+    ('model.backbone.init_cfg.checkpoint', 5), ('model.test_cfg.rcnn.nms', 'soft'),
 ]  # fmt: skip
 
 
@@ -143,8 +239,6 @@ def test_options_below_a_number():
     ids=['neck', 'loss of a name that hosts share', 'data set'],
 )
 def test_arguments_that_a_type_does_not_take(setting, words):
-    import re
-
     from mmengine.registry import DATASETS, MODELS
 
     registry = DATASETS if 'Coco' in setting['type'] else MODELS
