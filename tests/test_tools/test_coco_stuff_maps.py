@@ -6,6 +6,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.test_tools.conftest import ROOT
 from tests.test_tools.test_real_images import SAMPLE
@@ -124,11 +125,12 @@ def test_goes_on_where_it_stopped(maps, shapes, tmp_path):
     [
         (1, lambda path: path.unlink(), 'is missing'),
         (2, lambda path: path.write_bytes(path.read_bytes()[:-30]), 'is damaged'),
+        (1, lambda path: Image.fromarray(read(path)).save(path, 'jpeg'), 'is damaged, or no PNG'),
         (1, lambda path: cv2.imwrite(str(path), read(path)[1:]), 'pixels, and its image'),
         (0, lambda path: cv2.imwrite(str(path), np.dstack([read(path)] * 3)), 'one channel'),
         (3, lambda path: cv2.imwrite(str(path), read(path) + np.uint8(180)), 'has the value 18'),
     ],
-    ids=['missing', 'truncated', 'size', 'colour', 'value'],
+    ids=['missing', 'truncated', 'jpeg', 'size', 'colour', 'value'],
 )
 def test_check_names_the_first_bad_map(maps, shapes, tmp_path, number, harm, words):
     folder = tmp_path / 'maps'

@@ -26,6 +26,7 @@ import pycocotools.mask as coco_mask
 
 from mmswinv2.datasets.coco import read_coco, refuse_shared
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.hosts import label_maps
 from mmswinv2.options import ArgumentParser
 
 UNLABELLED = 255
@@ -85,9 +86,14 @@ def map_paths(annotations, folder, images):
 
 
 def read_map(path):
-    """A map, or None if the file is damaged or not of one channel with 8 bits."""
+    """A map, or None if the file is damaged, has lost labels or is not of one channel of 8 bits."""
     data = np.fromfile(path, np.uint8)
-    found = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    try:
+        with label_maps.named(str(path)):
+            label_maps.check_file(str(path), data.tobytes(), 'cv2')
+    except UserError:
+        return None
+    found = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     return found if found is not None and found.ndim == 2 and found.dtype == np.uint8 else None
 
 
