@@ -214,7 +214,7 @@ def _check_best(cfg: Config) -> None:
     metrics = hosts.as_list(cfg.get('val_evaluator') or ())
     known = [name for metric in metrics for name in hosts.of(cfg).score_names(metric)]
     for name in hosts.as_list(best or ()):
-        if name != 'auto' and name not in known and (hint := nearest(name, known, 0.75)):
+        if name != 'auto' and name not in known and (hint := nearest(name, known, 0.8)):
             raise UserError(
                 f'default_hooks.checkpoint.save_best={name!r} is no score of val_evaluator{hint}'
             )

@@ -166,7 +166,7 @@ class MMAction(Host):
     draw_folder = 'default_hooks.visualization.out_dir'
     visualizer = 'ActionVisualizer'
     kind_of_model = 'Video classifier'
-    scores = (('AccMetric', 'acc', 'top1', 'top5', 'mean1'),)
+    scores = (('AccMetric', 'acc', 'mean1', *(f'top{k}' for k in range(1, 101))),)
     analysis_tools = ('confusion_matrix', 'report_accuracy', 'analyze_logs', 'benchmark')
 
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:

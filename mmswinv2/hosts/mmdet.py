@@ -262,9 +262,12 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
 
 
 _COCO_SCORES = [
-    f'{kind}_mAP{part}'
+    f'{kind}_{part}'
     for kind in ('bbox', 'segm')
-    for part in ('', '_50', '_75', '_s', '_m', '_l')
+    for part in (
+        *('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@100', 'AR@300', 'AR@1000'),
+        *('AR_s@1000', 'AR_m@1000', 'AR_l@1000'),
+    )
 ]
 
 

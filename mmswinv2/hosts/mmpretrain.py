@@ -106,7 +106,7 @@ class MMPretrain(Host):
     draw_folder = 'default_hooks.visualization.out_dir'
     visualizer = 'UniversalVisualizer'
     kind_of_model = 'Image classifier'
-    scores = (('Accuracy', 'accuracy', 'top1', 'top5'),)
+    scores = (('Accuracy', 'accuracy', *(f'top{k}' for k in range(1, 101))),)
     analysis_tools = ('confusion_matrix', 'analyze_results', 'analyze_logs')
 
     def require(self, path: str) -> None:

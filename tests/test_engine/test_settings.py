@@ -176,6 +176,7 @@ def test_arguments_that_would_be_refused_in_the_middle_of_a_run(option, value, w
     'options',
     [
         {'default_hooks.checkpoint.save_best': ['auto', 'coco/circle_precision']},
+        {'default_hooks.checkpoint.save_best': ['coco/bbox_AR@100', 'coco/segm_mAP_s']},
         {'default_hooks.checkpoint.save_optimizer': False},
         {'optim_wrapper.clip_grad': dict(type='value', clip_value=1.0)},
         {'model.test_cfg.rcnn.nms': dict(type='soft_nms', iou_threshold=0.5, min_score=0.05)},
