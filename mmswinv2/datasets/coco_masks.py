@@ -7,7 +7,6 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as coco_mask
 
 from ..errors import UserError
 from ..log import warn
@@ -203,6 +202,8 @@ def _check_runs(annotations: list[dict], runs: list[int], size: np.ndarray, refu
 
 
 def _leave_out_empty_runs(path: Any, annotations: list[dict], runs: list[int]) -> _Outlines:
+    import pycocotools.mask as coco_mask  # which mmpretrain does without
+
     those = [annotations[i]['segmentation'] for i in runs]
     codes = [
         coco_mask.frPyObjects(s, *s['size']) if type(s['counts']) is list else s for s in those
