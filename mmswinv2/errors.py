@@ -19,7 +19,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -176,7 +176,8 @@ def needed(module: str, what: str, install: str = '') -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f'{what} needs {module}: pip install {install or module}') from error
+        why = '' if isinstance(error, ModuleNotFoundError) else f' ({error})'  # a broken one
+        raise UserError(f'{what} needs {module}: pip install {install or module}{why}') from error
 
 
 def _registered() -> dict[Any, str]:
@@ -199,7 +200,10 @@ def _unknown_argument(error: TypeError, owner: str, argument: str) -> str | None
     of_worker = 'Traceback (most recent call last)' in str(error)  # whose frames are not here
     if (of_worker and name == owner) or any(argument in names for names in written):
         return None
-    takes = [set(inspect.signature(kind).parameters) for kind in _called(name, caller)]
+    takes = []
+    for kind in _called(name, caller):
+        with suppress(ValueError):  # of what is built in
+            takes.append(set(inspect.signature(kind).parameters))
     lack = [known for known in takes if argument not in known]
     if takes and not lack:  # hosts share names
         return None
@@ -234,7 +238,7 @@ def _refused(error: BaseException) -> str | None:
     if not (
         any(name.startswith('build') for name in names)
         and (made or names[-1].startswith('build'))
-        and not frame.f_globals['__name__'].startswith(__package__)
+        and not str(frame.f_globals.get('__name__')).startswith(__package__)
         and source.startswith(('raise ', 'assert '))
     ):
         return None

@@ -110,10 +110,13 @@ def _findings(
 
 def _check_imports(imports: Any, work: WorkDir) -> None:
     """Raise `UserError` for modules that stand in the work dir, which would run its code."""
-    for name in hosts.as_list(imports.get('imports') or []):
-        spec = find_spec(str(name).partition('.')[0])
-        places = [*(spec.submodule_search_locations or ()), spec.origin or ''] if spec else []
-        if any(work.folder.resolve() in Path(place).resolve().parents for place in places):
+    folder = work.folder.resolve()
+    for name in map(str, hosts.as_list(imports.get('imports') or [])):
+        top, *rest = name.split('.')
+        spec = find_spec(top) if all((top, *rest)) else None
+        places = [Path(p, *rest) for p in (spec and spec.submodule_search_locations) or ()]
+        places += [Path(spec.origin)] if spec and spec.origin else []
+        if any(folder in (p.resolve(), *p.resolve().parents) for p in places):
             raise UserError(
                 f'custom_imports of {work.config} names {name}, which stands in the work dir, and '
                 'a report runs nothing of that; move it elsewhere'

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmengine.registry import registry
+from mmengine.registry import DATASETS, TRANSFORMS, registry
 
 from .. import hosts
 from ..checkpoints import read_pickle
@@ -64,7 +64,7 @@ def examine(cfg: Any, path: Path, score: float, most: int) -> Findings:
 
 @contextlib.contextmanager
 def _classes_alone(cfg: Any) -> Iterator[None]:
-    """Let types name classes of the hosts, and of what `cfg` imports, while a data set is built.
+    """Let types name data sets and transforms of the hosts, and of what `cfg` imports.
 
     To mmengine ``type='os.system'`` is the function, and ``type='x'`` a module of any folder that
     Python looks into; whoever wrote the config of a work dir could run code by a report.
@@ -77,11 +77,14 @@ def _classes_alone(cfg: Any) -> Iterator[None]:
                 f'type={name!r} of test_dataloader in {cfg.filename} is of no package that '
                 f'custom_imports names; {", ".join(_PACKAGES)} are known without'
             )
+    roots = (DATASETS, TRANSFORMS)
+    nodes = [node for root in roots for node in (root, *root._children.values())]
+    known = {kind for node in nodes for kind in node.module_dict.values()}
     find = registry.get_object_from_string
 
     def find_class(name: str) -> Any:
         found = find(name) if name.partition('.')[0] in packages else None
-        return found if isinstance(found, type) else None
+        return found if isinstance(found, type) and found in known else None
 
     registry.get_object_from_string = find_class
     try:

@@ -279,7 +279,7 @@ def read_literals(path: str | Path) -> dict[str, Any] | None:
             if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
                 return None
             found[node.targets[0].id] = ast.literal_eval(_Plain().visit(node.value))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         return None
     return found
 

@@ -36,7 +36,7 @@ _TABLE = 'relative_coords_table'
 # What torch's wrappers of modules put into keys, and what its and mmengine's averages count.
 _WRAPPERS = re.compile(r'\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
 _COUNTERS = ('n_averaged', 'steps')
-_PEFT = re.compile(r'.*\.(lora_[AB]|lora_embedding_[AB]|base_layer)\b')
+_PEFT = re.compile(r'.*\.lora_(embedding_)?[AB]\b')
 
 
 @dataclass(frozen=True)

@@ -293,12 +293,12 @@ class PlainPickle:
     dump, dumps = staticmethod(pickle.dump), staticmethod(pickle.dumps)
 
     @staticmethod
-    def load(file: IO[bytes], encoding: str = 'ASCII') -> Any:
+    def load(file: IO[bytes], *, encoding: str = 'ASCII', **_: Any) -> Any:
         """See `unpickle`."""
         return unpickle(file, getattr(file, 'name', 'a pickle'), encoding)
 
     @staticmethod
-    def loads(data: bytes, encoding: str = 'ASCII') -> Any:
+    def loads(data: bytes, *, encoding: str = 'ASCII', **_: Any) -> Any:
         """See `unpickle`."""
         return unpickle(io.BytesIO(data), encoding=encoding)
 

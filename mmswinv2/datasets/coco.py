@@ -397,8 +397,8 @@ def _first_of_repeats(path: Any, annotations: list[dict], table: _Annotations) -
     first: dict[tuple, dict] = {}
     keep = np.ones(len(annotations), bool)
     for i, annotation in enumerate(annotations):
-        box = annotation.get('bbox') or ()
-        key = (annotation['image_id'], annotation['category_id'], *box)
+        box = annotation.get('bbox')
+        key = (annotation['image_id'], annotation['category_id'], str(box))
         other = first.setdefault(key, annotation)
         same = other.get('segmentation') == annotation.get('segmentation') and (
             box or annotation.get('segmentation')

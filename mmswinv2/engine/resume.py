@@ -13,12 +13,12 @@ from mmengine.optim import OptimWrapperDict
 from ..errors import UserError
 from ..log import warn
 
-# of a group of parameters: not settings, or flags of torch that change no number
 # states of torch's optimizers that have a number for each of the parameter
 _LIKE_WEIGHTS = {
     'acc_delta', 'ax', 'exp_avg', 'exp_avg_sq', 'exp_inf', 'grad_avg', 'max_exp_avg_sq',
     'momentum_buffer', 'prev', 'square_avg', 'step_size', 'sum',
 }  # fmt: skip
+# of a group of parameters: not settings, or flags of torch that change no number
 _NO_SETTINGS = {'params', 'param_names', 'foreach', 'fused', 'capturable', 'differentiable'}
 
 

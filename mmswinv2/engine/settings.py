@@ -111,7 +111,8 @@ _RULES = {  # setting (*: anything): what it must be, where it is given and not 
     **dict.fromkeys(('model.backbone', 'env_cfg.mp_cfg', 'env_cfg.dist_cfg'), _DICT),
     **dict.fromkeys(('train_cfg', 'val_cfg', 'test_cfg', 'randomness', 'auto_scale_lr'), _DICT),
     **dict.fromkeys(('param_scheduler', 'val_evaluator', 'test_evaluator'), _DICTS),
-    **dict.fromkeys(('work_dir', 'load_from', 'log_level', 'default_scope'), _TEXT),
+    **dict.fromkeys(('work_dir', 'load_from', 'default_scope'), _TEXT),
+    'log_level': ('a text or a number', lambda value: isinstance(value, str) or is_number(value)),
     'custom_hooks': _LIST,
     **dict.fromkeys((f'{loader}.batch_size' for loader in _LOADERS), _whole(1)),
     **dict.fromkeys((f'{loader}.num_workers' for loader in _LOADERS), _whole(0)),
@@ -212,9 +213,13 @@ def _check_best(cfg: Config) -> None:
     """Raise `UserError` for a ``save_best`` that is named almost like a score of the metrics."""
     best = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('save_best')
     metrics = hosts.as_list(cfg.get('val_evaluator') or ())
-    known = [name for metric in metrics for name in hosts.of(cfg).score_names(metric)]
+    described = [metric for metric in metrics if isinstance(metric, Mapping)]
+    known = [name for metric in described for name in hosts.of(cfg).score_names(metric)]
     for name in hosts.as_list(best or ()):
-        if name != 'auto' and name not in known and (hint := nearest(name, known, 0.8)):
+        if not isinstance(name, str) or name == 'auto' or name in known:
+            continue
+        alike = [score for score in known if score.lower() == name.lower()]
+        if hint := nearest(name, alike or known, 0.5 if alike else 0.9):
             raise UserError(
                 f'default_hooks.checkpoint.save_best={name!r} is no score of val_evaluator{hint}'
             )

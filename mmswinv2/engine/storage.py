@@ -211,7 +211,8 @@ def set_resume(cfg: Config, resume: str | None) -> None:
     if resume is None:
         # mmengine's resume=True, by which a run without checkpoints starts anew
         if cfg.get('resume') is True and not cfg.get('load_from'):
-            cfg.load_from = (found := last_good_checkpoint(cfg.work_dir)) and str(found)
+            found = last_good_checkpoint(cfg.work_dir)
+            cfg.resume, cfg.load_from = found is not None, found and str(found)
         return
     if resume == 'auto':
         if found is None:

@@ -197,9 +197,10 @@ def keep_coordinates_precise() -> None:
 
         @replace(generator, 'grid_priors')
         def grid_priors(
-            original: Any, self: Any, sizes: Any, dtype: Any = torch.float32, *args: Any, **kw: Any
-        ) -> Any:
-            return original(self, sizes, _precise(dtype), *args, **kw)
+            make: Any, self: Any, featmap_sizes: Any, dtype: Any = torch.float32, *args: Any,
+            **kwargs: Any,
+        ) -> Any:  # fmt: skip
+            return make(self, featmap_sizes, _precise(dtype), *args, **kwargs)
 
     for extractor in (SingleRoIExtractor, GenericRoIExtractor):
 

@@ -112,7 +112,7 @@ def read_data_without_code() -> None:
         replace(owner, 'load')(load)
 
 
-class _YamlLoader(yaml.SafeLoader):
+class _YamlLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):  # type: ignore[misc]
     """Plain data, and the tuples that mmengine writes."""
 
 

@@ -55,7 +55,7 @@ def find_sources(
             if not found:
                 raise UserError(f'the folder {given} has no {what} ({", ".join(kinds)})')
             others = [p.suffix.lower() for p in path.rglob('*')]
-            if number := sum(map(others.count, _OTHER_IMAGES)):
+            if not clips and (number := sum(map(others.count, _OTHER_IMAGES))):
                 kinds_left = ', '.join(kind for kind in _OTHER_IMAGES if kind in others)
                 warn(f'{number} images of {given} are left out ({kinds_left}); save them as JPEG')
             yield from found

@@ -556,6 +556,7 @@ def test_a_config_is_read_and_not_run(tmp_path):
     [
         (dict(type='os.mkdir', path='ran'), "type='os.mkdir' of test_dataloader"),
         (dict(type='mmengine.fileio.io.copyfile_to_local'), 'is not in the mmdet::dataset'),
+        (dict(type='mmdet.apis.DetInferencer', model='evil.py'), 'is not in the mmdet::dataset'),
         (dict(type='evil'), 'evil is not in'),
         (dict(type='mmdet.evil'), 'evil is not in'),
         (
@@ -576,10 +577,12 @@ def test_types_of_a_work_dir_run_nothing(dataset, words, shapes, truth, tmp_path
     monkeypatch.syspath_prepend(folder)
     with pytest.raises(Exception, match=words):
         report(folder, predictions=path)
-    cfg.custom_imports = dict(imports=['evil'])
-    cfg.dump(config)
-    with pytest.raises(UserError, match='names evil, which stands in the work dir'):
-        report(folder, predictions=path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ('evil', 'run.evil'):
+        cfg.custom_imports = dict(imports=[name])
+        cfg.dump(config)
+        with pytest.raises(UserError, match=f'names {name}, which stands in the work dir'):
+            report(folder, predictions=path)
     assert not Path('ran').exists()
 
 

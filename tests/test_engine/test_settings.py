@@ -198,7 +198,7 @@ VALUES = [
     ('optim_wrapper.optimizer.lr', float('inf')), ('optim_wrapper.optimizer.weight_decay', 'a'),
     ('optim_wrapper.accumulative_counts', 0), ('default_hooks.logger.interval', 0),
     ('custom_hooks', 3), ('param_scheduler', 'cosine'), ('val_evaluator', 1), ('load_from', 3),
-    ('randomness.seed', 'a'), ('log_level', 10), ('auto_scale_lr.base_batch_size', 0),
+    ('randomness.seed', 'a'), ('log_level', [10]), ('auto_scale_lr.base_batch_size', 0),
     ('optim_wrapper.clip_grad', 5), ('optim_wrapper.optimizer.betas', (0.9, 2.0)),
     ('optim_wrapper.optimizer.betas', 0.9), ('model.backbone', 5), ('env_cfg.dist_cfg', 3),
     ('model.roi_head.bbox_head.num_classes', 'two'), ('train_dataloader.dataset.pipeline', []),

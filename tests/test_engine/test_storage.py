@@ -137,7 +137,7 @@ def test_a_last_checkpoint_that_names_none(note, tmp_path, monkeypatch):
     assert 'last_checkpoint names no checkpoint that is there' in said[0]
     good.unlink()
     set_resume(cfg := Config(dict(work_dir=str(tmp_path), resume=True)), None)
-    assert cfg.load_from is None  # starts anew, as mmengine does
+    assert cfg.load_from is None and cfg.resume is False  # starts anew, as mmengine does
 
 
 class Touch:
