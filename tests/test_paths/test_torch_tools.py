@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sys
 import threading
 import warnings
 
@@ -229,7 +230,16 @@ def test_copies_and_pickles(net, x):
                 assert torch.equal(a, b)
 
 
-def test_threads_may_share_a_network(net, x):
+@pytest.fixture
+def short_turns():
+    """Threads take turns often; each operator waits for its turn after it has run."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_threads_may_share_a_network(net, x, short_turns):
     with torch.no_grad():
         want = net(x)
     wrong, stop = [], threading.Event()
