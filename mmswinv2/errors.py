@@ -1,7 +1,7 @@
 """Errors for mistakes of the user, and how they are reported. Imports nothing of this package.
 
-Every check of ours raises `UserError`. What a host refuses of a config while it builds from it, and
-arguments that the config hands to something that does not take them, are told in a sentence too.
+Every check of ours raises `UserError`. Two errors of a host become a sentence as well: a value that
+it refuses while it builds from a config, and an argument in a config that it does not take.
 Whatever else is raised is a bug, and keeps its traceback.
 """
 

@@ -25,14 +25,11 @@ from ..checkpoints.files import (
     read_checkpoint,
 )
 from ..checkpoints.write import HALF_WRITTEN, write_atomically
+from ..core.arguments import is_count
 from ..errors import CheckpointError, UserError
 
 _LOCK = '.lock'
 _STARTED = '.started'  # in the work dir, as old as the run
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
 
 
 def _is_optimizer(value: Any) -> bool:
@@ -66,10 +63,10 @@ def _is_hub(value: Any) -> bool:
 # What mmengine takes from a checkpoint to go on.
 _FORMS: Forms = {
     'meta': (lambda value: isinstance(value, Mapping), 'a dict'),
-    'meta.epoch': (_is_count, 'a whole number'),
-    'meta.iter': (_is_count, 'a whole number'),
+    'meta.epoch': (lambda epoch: is_count(epoch, 0), 'a whole number'),
+    'meta.iter': (lambda number: is_count(number, 0), 'a whole number'),
     'meta.seed': (
-        lambda seed: seed is None or (_is_count(seed) and seed < 2**32),
+        lambda seed: seed is None or (is_count(seed, 0) and seed < 2**32),
         'a whole number',
     ),
     'optimizer': (_is_optimizer, 'the state of an optimizer'),

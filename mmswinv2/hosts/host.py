@@ -30,6 +30,7 @@ class Host:
     Attributes:
         name: import name, and scope of its registries.
         extra: the extra of our setup.py that installs it.
+        beside: what has to be installed besides, in words.
         early_patches: applied in every process, before the host is imported.
         patches: applied by `apply`; they import the host and what it builds on.
         input_axes: axes of a sample without channels: 2 of an image, 3 of a video.
@@ -47,6 +48,7 @@ class Host:
 
     name = 'mmengine'
     extra: str | None = None
+    beside = ''
     early_patches: tuple[Patch, ...] = ()
     patches: tuple[Patch, ...] = (name_unreadable_images, keep_a_pixel)
     input_axes = 2
@@ -73,9 +75,9 @@ class Host:
     def require(self, path: str) -> None:
         """Raise `UserError` if the host of the config at `path` is not installed."""
         if find_spec(self.name) is None:
-            hint = f": pip install '.[{self.extra}]' in a checkout" if self.extra else ''
-            if self.extra == 'video':
-                hint += ', and pip install --no-deps mmaction2==1.2.0'
+            hint = (
+                f": pip install '.[{self.extra}]' in a checkout{self.beside}" if self.extra else ''
+            )
             raise UserError(
                 f'{path} needs {self.name} (its default_scope), which is not installed{hint}'
             )

@@ -159,6 +159,7 @@ class MMAction(Host):
 
     name = 'mmaction'
     extra = 'video'
+    beside = ', and pip install --no-deps mmaction2==1.2.0'
     early_patches = (make_importable,)
     patches = (*Host.patches, score_in_float32, write_videos_by_pyav, refuse_wide_frames)
     input_axes = 3

@@ -47,14 +47,11 @@ def find_sources(
         if not given.strip():
             raise UserError('an input is empty; name a file, a folder, a pattern or a camera')
         if path.is_dir():
-            found = sorted(
-                str(p)
-                for p in path.rglob('*')
-                if p.is_file() and p.suffix.lower() in kinds and own not in p.resolve().parents
-            )
+            files = [p for p in path.rglob('*') if p.is_file() and own not in p.resolve().parents]
+            found = sorted(str(p) for p in files if p.suffix.lower() in kinds)
             if not found:
                 raise UserError(f'the folder {given} has no {what} ({", ".join(kinds)})')
-            others = [p.suffix.lower() for p in path.rglob('*')]
+            others = [p.suffix.lower() for p in files]
             if not clips and (number := sum(map(others.count, _OTHER_IMAGES))):
                 kinds_left = ', '.join(kind for kind in _OTHER_IMAGES if kind in others)
                 warn(f'{number} images of {given} are left out ({kinds_left}); save them as JPEG')

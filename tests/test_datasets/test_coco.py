@@ -162,7 +162,7 @@ def some(count, key, function):
 
 
 def runs_of(a, order='F', inside=1, size=(HEIGHT, WIDTH)):
-    """Run lengths of the box of an annotation, as somebody wrote them."""
+    """The box of an annotation as run lengths: row by row, inverted or of another size if asked."""
     x, y, w, h = a['bbox']
     mask = np.full((HEIGHT, WIDTH), 1 - inside)
     mask[y : y + h, x : x + w] = inside
