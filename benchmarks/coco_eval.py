@@ -14,7 +14,7 @@ from pycocotools import mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmswinv2.hosts.mmdet import fast_evaluator
+from mmswinv2.hosts.mmdet_patches import fast_evaluator
 
 WIDTH, HEIGHT = 640, 480
 

@@ -166,7 +166,7 @@ def _coco(content: dict) -> Any:
 def _evaluate(truth: Any, results: Sequence[dict], kind: str, ious: Any = None) -> Any:
     from pycocotools.cocoeval import COCOeval
 
-    from ..hosts.mmdet import ignored_without_masks
+    from ..hosts.mmdet_patches import ignored_without_masks
 
     with contextlib.redirect_stdout(io.StringIO()):
         # loadRes changes what it is given, and takes no empty list

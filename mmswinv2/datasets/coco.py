@@ -2,7 +2,7 @@
 
 pycocotools, mmdet and its evaluator take such files as they are: an annotation of id 0 never counts
 as found, a mask of another size as wrong, and a missing key ends in a KeyError hours later.
-`read_coco` stands in for their reading (see `mmswinv2.hosts.mmdet`).
+`read_coco` stands in for their reading (see `mmswinv2.hosts.mmdet_patches`).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 
 from ..errors import UserError
-from ..hosts.mmdet import outline_masks
+from ..hosts.mmdet_patches import outline_masks
 from ..log import warn
 from ..registry import TRANSFORMS
 from .video_files import open_video

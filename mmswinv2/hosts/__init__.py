@@ -1,7 +1,8 @@
-"""The host packages: mmengine, mmdet, mmseg, mmaction2, mmpretrain; a file holds all of one.
+"""The host packages: mmengine, mmdet, mmseg, mmaction2, mmpretrain.
 
-Everything else asks `of` for the host of a config. Importing this package imports no host but
-mmengine, and applies the patches that every use needs (`apply`).
+A file holds all of one; the patches of mmdet stand beside its own. Everything else asks `of` for
+the host of a config. Importing this package imports no host but mmengine, and applies the patches
+that every use needs (`apply`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import torch
 from ..errors import UserError
 from .host import Host, as_list, inner_datasets, training_pipeline, without_annotations
 from .mmaction import MMAction
-from .mmdet import MMDet, outline_masks
+from .mmdet import MMDet
+from .mmdet_patches import outline_masks
 from .mmengine import MMEngine
 from .mmpretrain import MMPretrain
 from .mmseg import MMSeg

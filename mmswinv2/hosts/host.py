@@ -185,6 +185,11 @@ def step_lists(step: Any) -> Iterator[list]:
         yield from step_lists(inner)
 
 
+def steps_in(pipeline: Any) -> list[Any]:
+    """The transforms of a pipeline, those inside other transforms included."""
+    return [step for steps in step_lists(pipeline) for step in steps]
+
+
 def without_annotations(steps: Sequence[Any]) -> list[Any]:
     """A pipeline, or the transforms of TestTimeAug, without the loading of annotations."""
     kept: list[Any] = []

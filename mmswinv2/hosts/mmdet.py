@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from mmengine import fileio
-from packaging.specifiers import SpecifierSet
 from PIL import ExifTags, Image
 
 from ..errors import UserError
 from ..log import warn
 from ..progress import track
-from .host import Host, as_list, step_lists, training_pipeline
-from .label_maps import check_file, named
+from .host import Host, as_list, steps_in, training_pipeline
 from .mmcv import check_size
-from .patching import installed_version, log_patch, patch, replace
+from .mmdet_patches import (
+    check_annotations,
+    draw_semantic_maps,
+    keep_coordinates_precise,
+    name_class_scores,
+    read_hierarchy_without_code,
+    score_faster,
+)
 
 _SEMANTIC_MAPS = (
     '; it holds the semantic maps of HTC: see docs/data.md for COCO-stuff, draw maps with '
@@ -29,239 +29,8 @@ _SEMANTIC_MAPS = (
     '(htc++-without-semantic_...)'
 )
 
-
 # what they are called in detectors
 _HEADS = {'bbox_head', 'mask_head', 'panoptic_head', 'mask_iou_head', 'point_head'}
-
-
-@patch('mmdet', '>=3')
-def draw_semantic_maps() -> None:
-    """Semantic maps with more values than classes can be drawn."""
-    from mmdet.visualization import DetLocalVisualizer
-    from mmdet.visualization.palette import get_palette
-
-    @replace(DetLocalVisualizer, '_draw_sem_seg')
-    def draw_all(
-        draw: Any, self: Any, image: np.ndarray, sem_seg: Any, classes: Any, palette: Any
-    ) -> np.ndarray:
-        values = np.asarray(sem_seg.sem_seg)
-        ignored = sem_seg.metainfo.get('ignore_index', 255)
-        number = int(values[values != ignored].max(initial=0)) + 1
-        if classes and palette and number > min(len(classes), len(palette)):
-            classes = [*classes, *map(str, range(len(classes), number))]
-            palette = [*palette, *get_palette('random', number)[len(palette) :]]
-        return draw(self, image, sem_seg, classes, palette)
-
-
-@patch('mmdet', '>=3')
-def check_annotations() -> None:
-    """COCO annotations are held to rules when they are read; labels go by the names of classes.
-
-    mmdet numbers labels in the order of the file's categories, whatever the order of ``classes``.
-    """
-    from mmdet.datasets import CocoDataset, Objects365V1Dataset, Objects365V2Dataset
-    from mmdet.datasets.api_wrappers import COCO
-    from mmdet.datasets.transforms import LoadAnnotations
-    from mmdet.evaluation.metrics import CocoMetric
-
-    from ..datasets.coco import get_category_ids, read_coco
-
-    written = set()  # files of annotations of other formats, which have no names of images
-
-    @replace(CocoMetric, 'gt_to_coco_json')
-    def write(original: Any, self: Any, *args: Any, **options: Any) -> str:
-        path = original(self, *args, **options)
-        written.add(path)
-        return path
-
-    @replace(COCO, '__init__')
-    def read(original: Any, self: Any, annotation_file: str | None = None) -> None:
-        # a class of its own: those of panoptic segmentation
-        if annotation_file is None or type(self) is not COCO or annotation_file in written:
-            written.discard(annotation_file)  # read once; whoever else gives it is a user
-            original(self, annotation_file)
-            return
-        original(self)
-        self.dataset, self.path = read_coco(annotation_file), annotation_file
-        self.createIndex()
-        self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs
-
-    @replace(COCO, 'get_cat_ids')
-    def get_cat_ids(
-        original: Any, self: Any, cat_names: Any = (), sup_names: Any = (), cat_ids: Any = ()
-    ) -> list:
-        if isinstance(cat_names, str):
-            raise UserError(
-                f'classes must be a list or tuple of names, got {cat_names!r}; a tuple of one name '
-                'needs a comma'
-            )
-        if not cat_names or sup_names or cat_ids:
-            return original(self, cat_names or (), sup_names, cat_ids)
-        path = getattr(self, 'path', 'the annotations')
-        return get_category_ids(path, self.dataset['categories'], cat_names)
-
-    for kind in (CocoDataset, Objects365V1Dataset, Objects365V2Dataset):
-
-        @replace(kind, 'load_data_list')
-        def load_data_list(original: Any, self: Any) -> list[dict]:
-            images = original(self)
-            check_instances(self, images)
-            return images
-
-    @replace(LoadAnnotations, '_load_seg_map')
-    def load_seg_map(original: Any, self: Any, results: dict) -> None:
-        if (path := results.get('seg_map_path')) is None:
-            return
-        with named(path):
-            content = fileio.get(path, backend_args=self.backend_args)
-            check_file(path, content, self.imdecode_backend)
-            original(self, results)
-        check_semantic_map(results, getattr(self, 'semantic_classes', None))
-
-
-def _has_fast_evaluator() -> bool:
-    known = installed_version('faster-coco-eval')
-    return known is not None and SpecifierSet('>=1.8').contains(known, True)
-
-
-@patch('mmdet', '>=3', _has_fast_evaluator)
-def score_faster() -> None:
-    """COCO scores are computed by faster-coco-eval where it is installed.
-
-    The figures are those of pycocotools. With ``use_mp_eval=True`` mmdet's own evaluator is taken.
-    """
-    from mmdet.evaluation.metrics import coco_metric
-
-    coco_metric.COCOeval = fast_evaluator()
-
-
-@functools.cache
-def fast_evaluator() -> Any:
-    """A class that stands for pycocotools' ``COCOeval`` and computes in C++."""
-    from faster_coco_eval import COCOeval_faster
-    from pycocotools.cocoeval import COCOeval
-
-    class FastCOCOeval(COCOeval_faster):
-        """Evaluates as faster-coco-eval does, and sums up as pycocotools does."""
-
-        def __init__(self, truth: Any, found: Any, kind: str = 'segm') -> None:
-            super().__init__(truth, found, kind, print_function=print)
-
-        def accumulate(self, p: Any = None) -> None:
-            super().accumulate()
-
-        # faster-coco-eval's has AP of all detections where pycocotools has that of a hundred
-        summarize = COCOeval.summarize
-
-    return FastCOCOeval
-
-
-@patch('mmdet', '>=3')
-def name_class_scores() -> None:
-    """Scores of single classes (classwise) go by their names, whatever the order of their ids.
-
-    pycocotools sorts the ids that it is given. Where an annotation has no mask its box is ignored
-    in scores of masks.
-    """
-    from mmdet.evaluation.metrics.coco_metric import COCOeval, COCOevalMP
-
-    for kind in (COCOeval, COCOevalMP):
-
-        @replace(kind, 'evaluate')
-        def evaluate(original: Any, self: Any) -> None:
-            self.given_ids = list(self.params.catIds)
-            with ignored_without_masks(self.cocoGt.anns.values(), self.params.iouType):
-                original(self)
-
-    @replace(COCOeval, 'accumulate')
-    def accumulate(original: Any, self: Any, p: Any = None) -> None:
-        original(self, p)
-        ids = list(self.params.catIds)
-        if self.params.useCats and sorted(self.given_ids) == ids != self.given_ids:
-            order = [ids.index(i) for i in self.given_ids]
-            for key, axis in (('precision', 2), ('recall', 1), ('scores', 2)):
-                self.eval[key] = self.eval[key].take(order, axis)
-
-
-@patch('mmdet', '>=3')
-def keep_coordinates_precise() -> None:
-    """Boxes, regions and scores are computed in float32 where maps are in bfloat16.
-
-    Its 8 bits hold no coordinate of a large image (anchors on 800x1344 pixels are up to 7 pixels
-    off), and mmcv's operators on boxes and regions do not have it.
-    """
-    from mmdet.models.roi_heads.roi_extractors import GenericRoIExtractor, SingleRoIExtractor
-    from mmdet.models.task_modules.prior_generators import AnchorGenerator, MlvlPointGenerator
-
-    for generator in (AnchorGenerator, MlvlPointGenerator):
-
-        @replace(generator, 'grid_priors')
-        def grid_priors(
-            make: Any, self: Any, featmap_sizes: Any, dtype: Any = torch.float32, *args: Any,
-            **kwargs: Any,
-        ) -> Any:  # fmt: skip
-            return make(self, featmap_sizes, _precise(dtype), *args, **kwargs)
-
-    for extractor in (SingleRoIExtractor, GenericRoIExtractor):
-
-        @replace(extractor, 'forward')
-        def forward(original: Any, self: Any, feats: Any, *args: Any, **kwargs: Any) -> Any:
-            return original(self, [x.to(_precise(x.dtype)) for x in feats], *args, **kwargs)
-
-    module = importlib.import_module('mmcv.ops.nms')  # whose name is that of a function, too
-    for name in ('nms', 'soft_nms'):
-
-        @replace(module, name)
-        def nms(original: Any, boxes: Any, scores: Any, *args: Any, **kwargs: Any) -> Any:
-            if isinstance(scores, torch.Tensor):
-                scores = scores.to(_precise(scores.dtype))
-            return original(boxes, scores, *args, **kwargs)
-
-
-def _precise(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype == torch.bfloat16 else dtype
-
-
-@patch('mmdet', '>=3')
-def read_hierarchy_without_code() -> None:
-    """Reading a hierarchy of classes of Open Images runs no code from it."""
-    from mmdet.datasets.openimages import OpenImagesChallengeDataset
-
-    @replace(OpenImagesChallengeDataset, '_get_relation_matrix')
-    def relation_matrix(original: Any, self: Any, hierarchy_file: str) -> np.ndarray:
-        with fileio.get_local_path(hierarchy_file, backend_args=self.backend_args) as path:
-            try:
-                return np.load(path, allow_pickle=False)[1:, 1:]
-            except ValueError as error:
-                raise UserError(
-                    f'{hierarchy_file} is no plain array of numbers ({error}), and reading '
-                    'anything else would run code from it'
-                ) from error
-
-
-@patch('instaboostfast', '<=0.1.2')
-def outline_masks() -> None:
-    """Masks of several parts can be treated by InstaBoost.
-
-    Subtracting 1 from a list of contours of different lengths, it fails since NumPy 1.24. Made by
-    `mmswinv2.InstaBoost`, in every worker of a data loader.
-    """
-    from instaboostfast import affine_transform
-
-    if affine_transform.binary_mask_to_polygon is not mask_to_polygons:
-        affine_transform.binary_mask_to_polygon = mask_to_polygons
-        log_patch('InstaBoost can outline masks of several parts')
-
-
-def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
-    """The outlines of a binary mask (H, W) as COCO polygons [[x0, y0, x1, y1, ...], ...]."""
-    from skimage.measure import find_contours
-
-    # Half a pixel: the centre of pixel 0 is 0 to skimage and 0.5 to COCO; and one for the padding.
-    contours = find_contours(np.pad(mask, 1), 0.5)
-    return [(contour[:, ::-1] - 0.5).ravel().tolist() for contour in contours]
-
-
 _COCO_SCORES = [
     f'{kind}_{part}'
     for kind in ('bbox', 'segm')
@@ -329,7 +98,7 @@ class MMDet(Host):
             get_category_ids(dataset.ann_file, read_categories(dataset.ann_file), classes)
         check_image_sizes(dataset, where)
         semantic = getattr(getattr(model, 'roi_head', None), 'semantic_head', None)
-        for step in _steps(dataset):
+        for step in steps_in(dataset.pipeline):
             if getattr(step, 'with_seg', False) and semantic is not None:
                 step.semantic_classes = semantic.num_classes
         return True
@@ -420,95 +189,13 @@ class MMDet(Host):
         return sample
 
 
-def check_instances(dataset: Any, images: Sequence[dict]) -> None:
-    """Look at the instances that mmdet made of annotations, before they are packed.
-
-    Those without a mask where masks are loaded are ignored in training, as mmdet does with masks
-    that it cannot read, and counted in a warning.
-
-    Raises:
-        UserError: if there is none to train with, or none has a mask.
-    """
-    if any('segments_info' in image for image in images):  # panoptic: masks come from maps
-        return
-    instances = [instance for image in images for instance in image.get('instances', ())]
-    if all(instance['ignore_flag'] for instance in instances):
-        if dataset.test_mode:
-            return
-        told = (
-            f'{dataset.ann_file} has {len(images)} images and 0 annotations (crowds left aside) of '
-            f'the classes {dataset.metainfo.get("classes")!r:.80}'
-        )
-        if (dataset.filter_cfg or {}).get('filter_empty_gt'):
-            raise UserError(f'{told}; training needs both')
-        warn(f'{told}: they are background')
-    if not any(getattr(step, 'with_mask', False) for step in _steps(dataset)):
-        return
-    without = [instance for instance in instances if not instance.get('mask')]
-    if instances and len(without) == len(instances):
-        raise UserError(
-            f'{dataset.ann_file} has boxes and no masks (segmentation), and the pipeline loads '
-            'masks; take a config without masks, or set with_mask=False in LoadAnnotations'
-        )
-    for instance in without:
-        instance['mask'] = []  # which mmdet takes for damaged, and ignores
-    if without:
-        warn(
-            f'{dataset.ann_file}: {len(without)} of {len(instances)} annotations have no mask '
-            '(segmentation); they are ignored in training and in scores of masks'
-        )
-
-
-@contextmanager
-def ignored_without_masks(annotations: Iterable[dict], kind: str) -> Iterator[None]:
-    """Let annotations without a mask count as ignored boxes while masks are scored.
-
-    Args:
-        annotations: those of the truth; what is changed in them is put back.
-        kind: what is scored; nothing is done unless it is ``'segm'``.
-    """
-    without = [a for a in annotations if kind == 'segm' and not a.get('segmentation')]
-    before = [a.get('iscrowd', 0) for a in without]
-    for annotation in without:
-        x, y, width, height = annotation['bbox']
-        right, below = x + width, y + height
-        annotation.update(iscrowd=1, segmentation=[[x, y, right, y, right, below, x, below]])
-    try:
-        yield
-    finally:
-        for annotation, crowd in zip(without, before, strict=True):
-            annotation.update(iscrowd=crowd, segmentation=[])
-
-
-def check_semantic_map(results: dict, num_classes: int | None) -> None:
-    """Raise `UserError` if the semantic map of an image has another size, or bad values.
-
-    Args:
-        results: with ``gt_seg_map``, its path and the ``img_shape`` of the image.
-        num_classes: of the semantic head; ``None``: values are not looked at.
-    """
-    labels, path = results['gt_seg_map'], results['seg_map_path']
-    shape = tuple(results.get('ori_shape') or results.get('img_shape') or labels.shape)[:2]
-    if labels.ndim != 2 or labels.shape != shape:
-        raise UserError(
-            f'the semantic map {path} has the shape {labels.shape}, and its image {shape}; a map '
-            'has one channel and the size of its image'
-        )
-    bad = labels[(labels != results.get('ignore_index', 255)) & (labels != 255)]
-    if num_classes is not None and bad.size and (largest := int(bad.max())) >= num_classes:
-        raise UserError(
-            f'the semantic map {path} has the value {largest}, and the semantic head '
-            f'num_classes={num_classes}, values 0 to {num_classes - 1}, or 255 for none'
-        )
-
-
 def check_image_sizes(dataset: Any, where: str) -> None:
     """Raise `UserError` if images have other sizes than the annotation file says, or are missing.
 
     The headers of at most 500 are read; every image is looked at again when it is loaded.
     """
     names = ('LoadImageFromFile', 'LoadImage')
-    loaders: Any = [step for step in _steps(dataset) if type(step).__name__ in names]
+    loaders: Any = [step for step in steps_in(dataset.pipeline) if type(step).__name__ in names]
     if not loaders or dataset.backend_args:
         return
     upright = getattr(loaders[0], 'color_type', 'color') in ('color', 'grayscale')
@@ -533,10 +220,6 @@ def check_image_sizes(dataset: Any, where: str) -> None:
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             continue  # which the loader reports
         check_size(info, (height, width), f'{where}: ')
-
-
-def _steps(dataset: Any) -> list[Any]:
-    return [step for steps in step_lists(dataset.pipeline) for step in steps]
 
 
 def check_heads(model: Any, classes: Sequence[str], things: Sequence[str], where: str) -> None:
