@@ -23,15 +23,10 @@ from .. import hosts
 from ..checkpoints import PUBLISHED, fetch
 from ..checkpoints.write import check_writable
 from ..errors import UserError
+from .config_checks import check_values, warn_of_misspelt, warn_of_new, warn_of_unused
 from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook, RepeatableHook
 from .resume import follow_config
-from .settings import (
-    add_config_options,
-    check_values,
-    warn_of_misspelt,
-    warn_of_new,
-    warn_of_unused,
-)
+from .settings import add_config_options
 from .storage import (
     check_shared,
     is_first_process,

@@ -1,4 +1,5 @@
 import gc
+import os
 
 import pytest
 import torch
@@ -7,8 +8,14 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
 from mmswinv2.engine import launch
-from mmswinv2.engine.launch import compile_features, read_config, set_mixed_precision
+from mmswinv2.engine.launch import (
+    compile_features,
+    config_with_options,
+    read_config,
+    set_mixed_precision,
+)
 from mmswinv2.errors import UserError
+from tests.test_tools.conftest import CONFIG, ROOT
 
 
 def config(**optim_wrapper):
@@ -60,6 +67,27 @@ def test_a_mistake_in_the_program_of_a_config_is_none_of_the_command(tmp_path):
     with pytest.raises(ValueError, match='^invalid literal'):  # with its traceback
         read_config(tmp_path / 'bug.py')
     gc.collect()
+
+
+def test_modules_of_the_command_line_are_imported(tmp_path, monkeypatch):
+    (tmp_path / 'imported_late.py').write_text('import os\nos.environ["IMPORTED_LATE"] = "1"\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv('IMPORTED_LATE', '0')
+    options = {'custom_imports.imports': ['imported_late']}
+    config_with_options(str(ROOT / CONFIG), options)
+    assert os.environ['IMPORTED_LATE'] == '1'
+
+
+def test_a_config_that_is_its_own_base(tmp_path):
+    (tmp_path / 'a.py').write_text("_base_ = 'b.py'\n")
+    (tmp_path / 'b.py').write_text("_base_ = 'a.py'\n")
+    with pytest.raises(UserError, match=r'a.py is its own _base_'):
+        read_config(tmp_path / 'a.py')
+
+
+def test_options_below_a_number():
+    with pytest.raises(UserError, match=r'--cfg-options train_cfg.max_iters.x'):
+        config_with_options(str(ROOT / CONFIG), {'train_cfg.max_iters.x': 3})
 
 
 def test_bfloat16_scales_none(gpu):

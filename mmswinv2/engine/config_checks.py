@@ -1,0 +1,346 @@
+"""Checks of configs: values that cannot be, arguments, and names that nothing reads."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import FlexibleRunner, Runner, set_random_seed
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.utils.data import DataLoader
+
+from .. import hosts
+from ..core.arguments import is_number
+from ..errors import UserError, nearest
+from ..log import warn
+
+# what runners, mmengine's hosts and our tools take from a config; all else is for the file itself
+_USED = frozenset(
+    (
+        *inspect.signature(Runner.__init__).parameters,
+        *inspect.signature(FlexibleRunner.__init__).parameters,
+        *(
+            'runner_type',
+            'default_scope',
+            'custom_imports',
+            'tta_model',
+            'tta_pipeline',
+            'data_root',
+        ),
+        *('compile', 'activation_checkpointing', 'efficient_conv_bn_eval', 'sync_bn'),
+        *('find_unused_parameters', 'model_wrapper_cfg', 'gpu_ids'),
+    )
+) - {'self', 'cfg'}
+_MULTIPLIERS = ('lr_mult', 'decay_mult')
+_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+_NAMES = {  # node without 'type': names in it that hosts know, whether its bases give them or not
+    **dict.fromkeys(_LOADERS, (*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch')),
+    'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
+    'mp_cfg': ('mp_start_method', 'opencv_num_threads'),
+    'dist_cfg': ('backend', 'init_backend', 'timeout'),
+    'randomness': ('seed', 'diff_rank_seed', 'deterministic'),
+    'auto_scale_lr': ('enable', 'base_batch_size'),
+    'paramwise_cfg': (
+        *('custom_keys', 'bypass_duplicate', 'bias_lr_mult', 'dcn_offset_lr_mult'),
+        *(f'{kind}_decay_mult' for kind in ('norm', 'bias', 'dwconv', 'flat')),
+        *('num_layers', 'decay_rate', 'decay_type', 'layer_decay_rate'),
+    ),
+    'default_hooks': (
+        *('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'),
+        *('visualization', 'sync_buffers'),
+    ),
+    'rpn': ('nms_pre', 'nms_post', 'max_per_img', 'min_bbox_size'),
+    'rcnn': ('score_thr', 'max_per_img', 'mask_thr_binary', 'pos_weight'),
+}
+_FREE = ('metainfo', 'custom_keys', 'data_prefix', 'backend_args')  # any key may stand in them
+_RENAMED = {  # settings of mmcv 1.x: what they are called now
+    'resume_from': '--resume PATH of tools/train.py',
+    'lr_config': 'param_scheduler',
+    'momentum_config': 'param_scheduler',
+    'optimizer': 'optim_wrapper.optimizer',
+    'optimizer_config': 'optim_wrapper (clip_grad, accumulative_counts)',
+    'fp16': '--amp of tools/train.py',
+    'runner': 'train_cfg',
+    'total_epochs': 'train_cfg.max_epochs',
+    'data': 'train_dataloader, val_dataloader and test_dataloader',
+    'evaluation': 'val_evaluator, with train_cfg.val_interval',
+    'checkpoint_config': 'default_hooks.checkpoint',
+    'log_config': 'default_hooks.logger and visualizer',
+    'dist_params': 'env_cfg.dist_cfg',
+    'cudnn_benchmark': 'env_cfg.cudnn_benchmark',
+}
+
+
+def _whole(least: int) -> tuple[str, Callable[[Any], bool]]:
+    def is_whole(value: Any) -> bool:
+        return is_number(value) and math.isfinite(value) and value == int(value) and value >= least
+
+    return f'a whole number from {least}', is_whole
+
+
+_DICT = 'a dict', lambda value: isinstance(value, Mapping)
+_DICTS = 'a dict or a list of dicts', lambda value: isinstance(value, (Mapping, list, tuple))
+_LIST = 'a list', lambda value: isinstance(value, (list, tuple))
+_NOT_NEGATIVE = 'a finite number from 0', lambda value: is_number(value) and 0 <= value < math.inf
+_TEXT = 'a text', lambda value: isinstance(value, str)
+_STEPS = (
+    'a list of at least one transform (left out, where the data set needs none)',
+    lambda value: isinstance(value, (list, tuple)) and len(value) > 0,
+)
+_ANY = '', lambda value: True
+_BETAS = (
+    'a list of numbers from 0 to below 1',
+    lambda value: (
+        isinstance(value, (list, tuple)) and all(is_number(b) and 0 <= b < 1 for b in value)
+    ),
+)
+_RULES = {  # setting (*: anything): what it must be, where it is given and not None
+    **dict.fromkeys(('model', 'optim_wrapper', 'default_hooks', 'env_cfg', *_LOADERS), _DICT),
+    **dict.fromkeys(('model.backbone', 'env_cfg.mp_cfg', 'env_cfg.dist_cfg'), _DICT),
+    **dict.fromkeys(('train_cfg', 'val_cfg', 'test_cfg', 'randomness', 'auto_scale_lr'), _DICT),
+    **dict.fromkeys(('param_scheduler', 'val_evaluator', 'test_evaluator'), _DICTS),
+    **dict.fromkeys(('work_dir', 'load_from', 'default_scope'), _TEXT),
+    'log_level': ('a text or a number', lambda value: isinstance(value, str) or is_number(value)),
+    'custom_hooks': _LIST,
+    **dict.fromkeys((f'{loader}.batch_size' for loader in _LOADERS), _whole(1)),
+    **dict.fromkeys((f'{loader}.num_workers' for loader in _LOADERS), _whole(0)),
+    **dict.fromkeys((f'{loader}.dataset' for loader in _LOADERS), _DICT),
+    'train_cfg.max_iters': _whole(1),
+    'train_cfg.max_epochs': _whole(1),
+    'train_cfg.val_interval': _whole(1),
+    'optim_wrapper.optimizer': _DICT,
+    'optim_wrapper.optimizer.lr': _NOT_NEGATIVE,
+    'optim_wrapper.optimizer.weight_decay': _NOT_NEGATIVE,
+    'optim_wrapper.optimizer.momentum': _NOT_NEGATIVE,
+    'optim_wrapper.optimizer.betas': _BETAS,
+    **dict.fromkeys(('optim_wrapper.clip_grad', '*.paramwise_cfg', '*.custom_keys.*'), _DICT),
+    'optim_wrapper.accumulative_counts': _whole(1),
+    'default_hooks.logger.interval': _whole(1),
+    'default_hooks.checkpoint.interval': _whole(-1),
+    'auto_scale_lr.base_batch_size': _whole(1),
+    'randomness.seed': _whole(0),
+    **dict.fromkeys(('*.ann_file', '*.data_root', '*.data_prefix.*'), _TEXT),
+    '*.init_cfg.checkpoint': _TEXT,
+    '*.num_classes': _whole(0),
+    '*.pipeline': _STEPS,
+    '*.nms': _DICT,
+}
+
+
+def _arguments(*functions: Callable[..., Any]) -> set[str]:
+    return {name for function in functions for name in inspect.signature(function).parameters}
+
+
+_ARGUMENTS = {  # place: types whose arguments are looked at in the middle of a run, and these
+    'default_hooks.checkpoint': (
+        ('CheckpointHook',),
+        _arguments(CheckpointHook, Runner.save_checkpoint),
+    ),
+    'optim_wrapper.clip_grad': (
+        (None, 'norm', 'value'),
+        _arguments(clip_grad_norm_, clip_grad_value_),
+    ),
+    'randomness': ((None,), _arguments(set_random_seed)),
+    '*.nms': (
+        (None, 'nms', 'soft_nms'),
+        {
+            *('iou_threshold', 'iou_thr', 'class_agnostic', 'split_thr', 'score_threshold'),
+            *('max_num', 'offset', 'sigma', 'min_score', 'method'),
+        },
+    ),
+}
+
+
+def check_values(cfg: Config) -> None:
+    """Raise `UserError` at the first setting whose value, or argument, cannot be right."""
+    for place, value in _walk(cfg._to_lazy_dict()):
+        *_, parent, key = ('', *place.split('.'))
+        for pattern in (place, f'*.{key}', f'*.{parent}.{key}', f'*.{parent}.*'):
+            wanted, is_good = _RULES.get(pattern, _ANY)
+            if value is not None and not is_good(value):
+                raise UserError(f'{place}={value!r:.80} in the config must be {wanted}')
+            types, names = _ARGUMENTS.get(pattern, ((), ()))
+            if isinstance(value, Mapping) and value.get('type') in types:
+                for name in value.keys() - {'type', *names}:
+                    raise UserError(
+                        f'{place} in the config takes no argument {name!r}{nearest(name, names)}'
+                    )
+    _check_best(cfg)
+
+
+def _check_best(cfg: Config) -> None:
+    """Raise `UserError` for a ``save_best`` that is named almost like a score of the metrics."""
+    best = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('save_best')
+    metrics = hosts.as_list(cfg.get('val_evaluator') or ())
+    described = [metric for metric in metrics if isinstance(metric, Mapping)]
+    known = [name for metric in described for name in hosts.of(cfg).score_names(metric)]
+    for name in hosts.as_list(best or ()):
+        if not isinstance(name, str) or name == 'auto' or name in known:
+            continue
+        alike = [score for score in known if score.lower() == name.lower()]
+        if hint := nearest(name, alike or known, 0.5 if alike else 0.9):
+            raise UserError(
+                f'default_hooks.checkpoint.save_best={name!r} is no score of val_evaluator{hint}'
+            )
+
+
+def warn_of_unused(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Warn of options that nothing reads, or that come too late.
+
+    Args:
+        cfg: the config before the options are applied.
+        options: those of ``--cfg-options``.
+    """
+    for path in options:
+        first = path.split('.')[0]
+        if first in _USED:
+            continue
+        if first in cfg:
+            warn(_too_late(cfg, first, path))
+        else:
+            warn(f'--cfg-options {path}: nothing reads {first!r} in a config{_hint(first, cfg)}')
+
+
+def warn_of_new(cfg: Config, before: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Warn of options that are new in a config and are named almost like another setting.
+
+    Args:
+        cfg: the config with the options.
+        before: the config without them.
+        options: those of ``--cfg-options``.
+    """
+    for place, hint in _misspelt(cfg._to_lazy_dict(), before):
+        path = next((path for path in options if f'{path}.'.startswith(f'{place}.')), place)
+        key = place.split('.')[-1]
+        warn(f'--cfg-options {path}: {key!r} is new in the config{hint}')
+
+
+def warn_of_misspelt(cfg: Config) -> None:
+    """Warn of settings of a config file that nothing reads and that are named almost like one.
+
+    In nodes that have no type to refuse them, they are compared with those of the file's bases.
+    """
+    known = [key for key in _USED if not key.startswith('tta_')]
+    for key in cfg:
+        begins = [name for name in known if name in cfg and key.startswith(f'{name}_')]
+        variant = begins or key.startswith('_') or key in _RENAMED
+        hint = '' if key in _USED or variant else nearest(key, known, 0.85)
+        if hint and not _is_variable(cfg[key], cfg._to_lazy_dict()):
+            warn(f'{cfg.filename}: nothing reads {key!r} in a config{hint}')
+    if cfg.filename and Path(cfg.filename).is_file():
+        _compare_with_bases(cfg, str(cfg.filename))
+
+
+def _compare_with_bases(cfg: Config, path: str) -> None:
+    own = cfg._to_lazy_dict()
+    if not _RENAMED.keys() & own.keys() and not any(_misspelt(own, own, alone=True)):
+        return  # without reading the bases
+    base: dict[str, Any] = {}
+    for name in () if Config._is_lazy_import(path) else Config._get_base_files(path):
+        file = Config._get_cfg_path(name, path)[0]
+        if not Path(file).is_file():  # named by a variable
+            return
+        read = Config.fromfile(file, import_custom_modules=False)
+        _compare_with_bases(read, file)
+        base |= read._to_lazy_dict()
+    for place, hint in _misspelt(own, base):
+        warn(f'{path}: {place} is new in the config{hint}')
+    for old, new in _RENAMED.items():
+        value = own.get(old)
+        stale = not base and set(re.findall(r'[\w-]+', new)) & own.keys()  # in a config written out
+        if value is None or value == base.get(old) or stale:
+            continue
+        if not _is_variable(value, own):
+            warn(f'{path}: nothing reads {old!r} in a config{_hint(old, cfg)}')
+
+
+def _hint(name: str, cfg: Config) -> str:
+    if name in _RENAMED:
+        return f'; since mmcv 2 it is {_RENAMED[name]}'
+    return nearest(name, (*_USED, *cfg))
+
+
+def _is_variable(value: Any, cfg: Mapping[str, Any]) -> bool:
+    """Whether a text, a list or a dict stands where something reads it too."""
+    places = _walk(cfg) if value and isinstance(value, (str, Mapping, list, tuple)) else ()
+    return any(_is_in(value, found) for _, found in places)
+
+
+def _is_in(value: Any, found: Any) -> bool:
+    if isinstance(value, Mapping) and isinstance(found, Mapping) and 'type' in value:
+        both = value.keys() & found.keys()  # one of them may have been merged with more
+        return 'type' in both and all(found[key] == value[key] for key in both)
+    return bool(found == value)
+
+
+def _misspelt(
+    node: Any, base: Any, place: tuple[str, ...] = (), alone: bool = False
+) -> Iterator[tuple[str, str]]:
+    """Settings that are new beside those of `base`, and named almost like a known one.
+
+    Args:
+        node: a part of a config.
+        base: the same part of what it was made from.
+        place: where it stands.
+        alone: whether to tell of names that are close to one another too, wherever they come from.
+
+    Yields:
+        place of the setting, and a hint.
+    """
+    if isinstance(node, (list, tuple)):
+        pairs = isinstance(base, (list, tuple)) and len(base) == len(node)
+        for i, value in enumerate(node):
+            yield from _misspelt(value, base[i] if pairs else None, (*place, str(i)), alone)
+    if not isinstance(node, Mapping):
+        return
+    if not isinstance(base, Mapping) or not base.keys() <= node.keys():  # with _delete_
+        base = {}
+    *_, parent, name = ('', '', *place)
+    names = _MULTIPLIERS if parent == 'custom_keys' else _NAMES.get(name, ())
+    free = not place or 'type' in node or name in _FREE
+    for key, value in node.items():
+        if not place and key not in _USED:
+            continue
+        known = free or key in names or (key in base and not alone)
+        others = (
+            [] if known else [n for n in map(str, (*base, *names)) if not _extends(str(key), n)]
+        )
+        if hint := nearest(str(key), others, 0.75):
+            yield '.'.join((*place, str(key))), hint
+        else:
+            yield from _misspelt(value, base.get(key), (*place, str(key)), alone)
+
+
+def _extends(name: str, other: str) -> bool:
+    return name.startswith(f'{other}_') or name.endswith(f'_{other}')
+
+
+def _too_late(cfg: Config, name: str, path: str) -> str:
+    """Words for a variable of the file, whose value has gone to other places when it was read."""
+    value = cfg[name]
+    places = [
+        place
+        for place, found in _walk(cfg._cfg_dict.to_dict())
+        if place != name and (place.split('.')[-1] == name or (found == value and found))
+    ]
+    hint = f'; its value stands in {", ".join(places[:4])}: set these' if places else ''
+    return (
+        f'--cfg-options {path} comes too late: {name} is a variable of the config file, used when '
+        f'the file was read{hint}'
+    )
+
+
+def _walk(node: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
+    items = node.items() if isinstance(node, Mapping) else enumerate(node)
+    for key, value in items:
+        place = f'{prefix}{key}'
+        if place.split('.')[0] in _USED:
+            yield place, value
+            if isinstance(value, (Mapping, list, tuple)):
+                yield from _walk(value, f'{place}.')

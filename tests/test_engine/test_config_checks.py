@@ -1,0 +1,235 @@
+"""Values and names of configs, and of options."""
+
+import logging
+import re
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+
+from mmswinv2.engine.config_checks import check_values, warn_of_misspelt
+from mmswinv2.engine.launch import config_with_options, read_config
+from mmswinv2.errors import UserError, explain
+from tests.test_tools.conftest import CONFIG, ROOT
+
+
+@pytest.fixture
+def warned():
+    """Warnings that were logged."""
+    records = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: records.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield records
+    logger.removeHandler(handler)
+
+
+def read(options, path=ROOT / CONFIG):
+    return config_with_options(str(path), options)
+
+
+UNUSED = {
+    'modle.backbone.window_size': (8, "nothing reads 'modle' in a config (close to it: model"),
+    'load_form': ('x.pth', '(close to it: load_from'),
+    'Max_iters': (3, "nothing reads 'Max_iters' in a config (close to it: max_iters"),
+    'param_schedulers': ([], '(close to it: param_scheduler'),
+    'max_iters': (3, 'comes too late: max_iters is a variable .* stands in .*train_cfg.max_iters'),
+    'train_pipeline.0.type': ('Foo', 'comes too late: .* stands in train_dataloader.dataset.pipe'),
+    'default_hooks.chekpoint.interval': (3, "'chekpoint' is new in the config .*checkpoint"),
+    'model.train_cfg.rcnnn.debug': (True, "'rcnnn' is new in the config .*rcnn"),
+    'env_cfg.cudnn_benchmrk': (True, "'cudnn_benchmrk' is new in the config .*cudnn_benchmark"),
+    'auto_scale_lr.base_batchsize': (16, 'is new in the config .*base_batch_size'),
+    'optim_wrapper.paramwise_cfg.norm_decay_multt': (0.0, 'is new in .*norm_decay_mult'),
+    'optim_wrapper.paramwise_cfg.custom_keys.neck.lr_mul': (0.0, 'is new in .*lr_mult'),
+    'model.test_cfg.rcnn.score_threshold': (0.5, 'is new in the config .*score_thr'),
+    'resume_from': ('x.pth', 'since mmcv 2 it is --resume PATH'),
+    'optimizer.lr': (1.0, 'since mmcv 2 it is optim_wrapper.optimizer'),
+}
+
+
+@pytest.mark.parametrize(('option', 'value', 'words'), [(k, *v) for k, v in UNUSED.items()])
+def test_options_that_change_nothing(warned, option, value, words):
+    read({option: value})
+    (text,) = warned
+    assert f'--cfg-options {option}' in text
+    assert words in text or re.search(words, text)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'model.backbone.window_size': 4},
+        {'model.backbone.drop_path_rate': 0.3},
+        {'model.backbone.init_cfg.type': 'Pretrained'},
+        {'train_dataloader.dataset.metainfo.classes': ['a']},
+        {'optim_wrapper.paramwise_cfg.custom_keys.neck.lr_mult': 2.0},
+        {'param_scheduler.1.end': 5, 'randomness.seed': 3, 'load_from': 'x.pth'},
+        {'strategy': None, 'compile': True, 'default_hooks.checkpoint.max_keep_ckpts': 2},
+        {'train_dataloader.batch_size': 2, 'data_root': 'there'},
+        {'val_dataloader.batch_sampler.type': 'x', 'train_dataloader.pin_memory': True},
+        {'env_cfg.dist_cfg.init_backend': 'gloo', 'model.test_cfg.rpn.nms_post': 500},
+        {'optim_wrapper.paramwise_cfg.bias_decay_mult': 0.0},
+    ],
+    ids=lambda o: next(iter(o)),
+)
+def test_options_that_are_right(warned, options):
+    read(options)
+    assert warned == []
+
+
+def test_settings_of_a_file_that_are_misspelt(warned, tmp_path):
+    path = tmp_path / 'config.py'
+    names = "classes = ('a',)\n_data_root = ''\nval_evaluator_abs = {}\n"
+    path.write_text(f"_base_ = '{ROOT / CONFIG}'\nparam_schedulers = []\n{names}")
+    read({}, path)
+    assert len(warned) == 1 and "nothing reads 'param_schedulers'" in warned[0]
+
+
+MISSPELT = {  # a line of a config file: what it is told
+    "model = dict(test_cfg=dict(rcnn=dict(score_thrr=0.9)))": 'rcnn.score_thrr .*score_thr\\)',
+    "model = dict(test_cfg=dict(rpn=dict(nms_pree=5)))": 'rpn.nms_pree .*nms_pre\\)',
+    "optim_wrapper = dict(paramwise_cfg=dict(custom_key={}))": 'custom_key .*custom_keys',
+    "optim_wrapper = dict(paramwise_cfg=dict(norm_decay_multt=0.0))": '.*norm_decay_mult\\)',
+    "env_cfg = dict(cudnn_benchmrk=True)": 'cudnn_benchmrk .*cudnn_benchmark',
+    "auto_scale_lr = dict(base_batchsize=16)": 'base_batchsize .*base_batch_size',
+    "default_hooks = dict(loger=dict(type='LoggerHook'))": 'loger .*logger',
+    "train_dataloader = dict(batchsize=16)": 'batchsize .*batch_size',
+    "resume_from = 'x.pth'": "'resume_from' .*--resume PATH",
+    "lr_config = dict(policy='step')": "'lr_config' .*param_scheduler",
+    "optimizer = dict(type='SGD', lr=0.1)": "'optimizer' .*optim_wrapper.optimizer",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(('line', 'words'), MISSPELT.items(), ids=MISSPELT)
+def test_settings_below_those_of_a_file_that_are_misspelt(warned, tmp_path, line, words):
+    (tmp_path / 'own.py').write_text(f"_base_ = '{ROOT / CONFIG}'\n{line}\n")
+    (tmp_path / 'next.py').write_text("_base_ = 'own.py'\n")
+    for path in ('own.py', 'next.py'):
+        read({}, tmp_path / path)
+        assert len(warned) == 1 and re.search(rf'own.py: .*{words}', warned.pop())
+
+
+@pytest.mark.parametrize(
+    'line',
+    [
+        'model = dict(train_cfg=dict(rpn=dict(ga_assigner=dict(type="x"))))',
+        'model = dict(train_cfg=dict(rpn_proposal=dict(_delete_=True, max_per_image=3)))',
+        'optimizer = dict(type="SGD", lr=1); optim_wrapper = dict(optimizer=optimizer)',
+        'optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(necks=dict(lr_mult=0.1))))',
+        'env_cfg = dict(mp_cfg=dict(opencv_num_threads=1)); randomness = dict(seed=3)',
+        'load_from = None; resume_from = None',
+        'data_roots = "a/"; val_dataloader = dict(dataset=dict(data_root=data_roots))',
+    ],
+)
+def test_settings_of_a_file_that_are_right(warned, tmp_path, line):
+    (tmp_path / 'own.py').write_text(f"_base_ = '{ROOT / CONFIG}'\n{line}\n")
+    read({}, tmp_path / 'own.py')
+    assert warned == []
+
+
+def test_no_config_of_ours_is_told_anything(warned):
+    for path in sorted((ROOT / 'configs').glob('*/*.py')):
+        cfg = read_config(path)
+        warn_of_misspelt(cfg)
+        check_values(cfg)
+    assert warned == []
+
+
+def test_no_config_of_the_hosts_is_told_anything(warned):
+    import mmdet
+
+    for path in sorted(Path(mmdet.__file__).parent.glob('.mim/configs/*/*.py'))[::40]:
+        cfg = read_config(path)
+        warn_of_misspelt(cfg)
+        check_values(cfg)
+    assert warned == []
+
+
+ARGUMENTS = {
+    'default_hooks.checkpoint.intervall': (1, "'intervall' .*close to it: interval"),
+    'optim_wrapper.clip_grad.max_nrm': (1, "'max_nrm' .*close to it: max_norm"),
+    'randomness.seeed': (1, "'seeed' .*close to it: seed"),
+    'model.test_cfg.rcnn.nms.iou_thresh': (0.5, "'iou_thresh' .*close to it: iou_threshold"),
+    'default_hooks.checkpoint.save_best': ('coco/bbox_map', 'close to it: coco/bbox_mAP'),
+}
+
+
+@pytest.mark.parametrize(('option', 'value', 'words'), [(k, *v) for k, v in ARGUMENTS.items()])
+def test_arguments_that_would_be_refused_in_the_middle_of_a_run(option, value, words):
+    with pytest.raises(UserError, match=words):
+        read({option: value})
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'default_hooks.checkpoint.save_best': ['auto', 'coco/circle_precision']},
+        {'default_hooks.checkpoint.save_best': ['coco/bbox_AR@100', 'coco/segm_mAP_s']},
+        {'default_hooks.checkpoint.save_optimizer': False},
+        {'optim_wrapper.clip_grad': dict(type='value', clip_value=1.0)},
+        {'model.test_cfg.rcnn.nms': dict(type='soft_nms', iou_threshold=0.5, min_score=0.05)},
+        {'default_hooks.checkpoint': dict(type='mine.CheckpointHook', other=3)},
+    ],
+    ids=str,
+)
+def test_arguments_that_are_right(options):
+    read(options)
+
+
+VALUES = [
+    ('train_dataloader', 5), ('model', 'tiny'), ('train_dataloader.batch_size', 0),
+    ('train_dataloader.batch_size', 'two'), ('train_dataloader.batch_size', True),
+    ('val_dataloader.num_workers', -1), ('train_dataloader.num_workers', 1.5),
+    ('train_cfg.max_iters', 0), ('train_cfg.max_iters', -1), ('train_cfg.max_iters', 'abc'),
+    ('train_cfg.max_iters', float('nan')), ('train_cfg.val_interval', 0),
+    ('optim_wrapper.optimizer.lr', 'fast'), ('optim_wrapper.optimizer.lr', -1.0),
+    ('optim_wrapper.optimizer.lr', float('inf')), ('optim_wrapper.optimizer.weight_decay', 'a'),
+    ('optim_wrapper.accumulative_counts', 0), ('default_hooks.logger.interval', 0),
+    ('custom_hooks', 3), ('param_scheduler', 'cosine'), ('val_evaluator', 1), ('load_from', 3),
+    ('randomness.seed', 'a'), ('log_level', [10]), ('auto_scale_lr.base_batch_size', 0),
+    ('optim_wrapper.clip_grad', 5), ('optim_wrapper.optimizer.betas', (0.9, 2.0)),
+    ('optim_wrapper.optimizer.betas', 0.9), ('model.backbone', 5), ('env_cfg.dist_cfg', 3),
+    ('model.roi_head.bbox_head.num_classes', 'two'), ('train_dataloader.dataset.pipeline', []),
+    ('optim_wrapper.paramwise_cfg.custom_keys.neck', 0.1), ('val_dataloader.dataset.data_root', 5),
+    ('train_dataloader.dataset.ann_file', 5), ('train_dataloader.dataset.data_prefix.img', 5),
+    ('model.backbone.init_cfg.checkpoint', 5), ('model.test_cfg.rcnn.nms', 'soft'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('option', 'value'), VALUES, ids=str)
+def test_values_that_cannot_be(option, value):
+    with pytest.raises(UserError, match=rf'{option}=.* in the config must be a'):
+        read({option: value})
+
+
+def test_large_numbers_may_be_written_short():
+    check_values(Config(dict(train_cfg=dict(max_iters=1e5))))
+
+
+@pytest.mark.parametrize(
+    ('setting', 'words'),
+    [
+        (dict(type='mmdet.FPN', in_chanels=[8]), 'in_chanels.*in_channels'),
+        (dict(type='mmseg.CrossEntropyLoss', ignore_index=3), 'ignore_index'),
+        (dict(type='mmdet.CocoDataset', ann_fil='a.json'), 'ann_fil.*ann_file'),
+    ],
+    ids=['neck', 'loss of a name that hosts share', 'data set'],
+)
+def test_arguments_that_a_type_does_not_take(setting, words):
+    from mmengine.registry import DATASETS, MODELS
+
+    registry = DATASETS if 'Coco' in setting['type'] else MODELS
+    with pytest.raises(TypeError) as error:
+        registry.build(setting)
+    assert re.search(rf'takes no argument .{words}', explain(error.value))
+
+
+def test_a_bug_in_the_call_of_a_function_stays_one():
+    def function():
+        return explain(b=3)
+
+    with pytest.raises(TypeError) as error:
+        function()
+    assert explain(error.value) is None
