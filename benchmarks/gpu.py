@@ -11,8 +11,6 @@ the rate of a copy, both measured in the same run, whichever takes longer. Witho
 runs the program on small sizes, and its figures mean nothing.
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import importlib.util

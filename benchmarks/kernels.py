@@ -8,8 +8,6 @@
 "spills" are bytes of registers that a thread keeps in memory, which is slow.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json

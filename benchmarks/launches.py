@@ -8,8 +8,6 @@ Counted are operators on tensors without data, except views and what only makes 
 tensor. An operator of ours counts as the kernels and fills that it is made of.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import warnings

@@ -5,8 +5,6 @@ on one thread, the median over the places, the readers taking turns; and how man
 than those that decoding from the start gives for the numbers.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import tempfile

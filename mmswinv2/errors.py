@@ -5,8 +5,6 @@ it refuses while it builds from a config, and an argument in a config that it do
 Whatever else is raised is a bug, and keeps its traceback.
 """
 
-from __future__ import annotations
-
 import difflib
 import errno
 import importlib

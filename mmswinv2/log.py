@@ -1,7 +1,5 @@
 """Warnings, in the log of a run."""
 
-from __future__ import annotations
-
 import logging
 
 from mmengine.logging import print_log

@@ -1,7 +1,5 @@
 """Command lines: argparse, which names what is close to a misspelt option or choice."""
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import sys

@@ -1,7 +1,5 @@
 """Bars for what takes longer than a few seconds; nothing where standard error is no terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 

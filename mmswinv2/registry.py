@@ -4,8 +4,6 @@
 are imported at the first look-up.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 
 from mmengine import registry as mmengine_registry

@@ -1,7 +1,5 @@
 """Curves as SVG files in data URIs, without any text but numbers and names of axes."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Mapping, Sequence

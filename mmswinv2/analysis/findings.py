@@ -1,7 +1,5 @@
 """What is found out about predictions, in the form in which a report shows it."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Predictions of classifiers and segmentors against the truth: all from a confusion matrix."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

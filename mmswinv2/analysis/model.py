@@ -5,8 +5,6 @@ real, as losses and proposals depend on values. So a network of 3 billion parame
 at on a laptop.
 """
 
-from __future__ import annotations
-
 import copy
 from collections import defaultdict
 from collections.abc import Iterator, Sequence

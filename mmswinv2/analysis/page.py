@@ -1,7 +1,5 @@
 """What the page of `mmswinv2 report` shows: of a work dir, its config and its predictions."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from datetime import datetime, timedelta

@@ -1,7 +1,5 @@
 """Maps of the continuous position bias of a block (paper, section 3.3 and figure 4)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Predictions in files, compared with the test set of a config."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What a work dir of mmengine tells of its runs: logs, environment, command, config."""
 
-from __future__ import annotations
-
 import ast
 import json
 import math

@@ -1,7 +1,5 @@
 """Checkpoints of LoRA: files of adapters, and the weights of the backbone they were added to."""
 
-from __future__ import annotations
-
 import os
 import zlib
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """From a checkpoint of any format of `FORMATS` to weights under our keys."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Container, Iterator, Mapping

@@ -1,7 +1,5 @@
 """From a path, an address or the name of published weights to a local file."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from http.client import HTTPException

@@ -4,8 +4,6 @@ A checkpoint is one file, or a folder as DeepSpeed's ZeRO writes it, in which ev
 part of the float32 weights and of the optimizer's state.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import io

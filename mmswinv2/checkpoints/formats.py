@@ -6,8 +6,6 @@ a `prepare` step on the tensors, still under the old names. To add a format, add
 `FORMATS`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 If a check fails, no weight has been changed.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence

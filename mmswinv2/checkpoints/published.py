@@ -1,7 +1,5 @@
 """The published weights by name: address, size, and the windows of their pre-training."""
 
-from __future__ import annotations
-
 import difflib
 from dataclasses import dataclass
 

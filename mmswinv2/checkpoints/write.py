@@ -1,7 +1,5 @@
 """Files are written beside their destination and moved there once they are whole."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import tempfile

@@ -3,8 +3,6 @@
 Commands without a module here are the scripts of `tools/`, called as a user would call them.
 """
 
-from __future__ import annotations
-
 import runpy
 import sys
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Options are taken from the text of the scripts, so that nothing slow is imported.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Weights with the keys used here, and label files of other formats as COCO's."""
 
-from __future__ import annotations
-
 import argparse
 import functools
 from collections.abc import Sequence

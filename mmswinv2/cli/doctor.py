@@ -1,7 +1,5 @@
 """Looks at what an installation needs, and says how to mend what is broken."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import logging

@@ -1,7 +1,5 @@
 """Write a whole model as ONNX or for OpenVINO, with its post-processing, and compare the two."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile

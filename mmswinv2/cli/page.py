@@ -1,7 +1,5 @@
 """What the page of `mmswinv2 ui` does, without the page: files to pictures, words and results."""
 
-from __future__ import annotations
-
 import html
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """The command that predicts on pictures, videos and cameras."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

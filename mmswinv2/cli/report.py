@@ -1,7 +1,5 @@
 """Report on a training: one HTML file with curves, scores, errors, pictures and the config."""
 
-from __future__ import annotations
-
 import argparse
 import shlex
 import shutil

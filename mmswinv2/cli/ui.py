@@ -1,7 +1,5 @@
 """A page in the browser: drop a picture or a clip and see what a model finds in it."""
 
-from __future__ import annotations
-
 import argparse
 import html
 import importlib.util

@@ -1,7 +1,5 @@
 """The sizes of SwinV2, and the one place where the network's arguments are checked."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -6,8 +6,6 @@ window may differ from the one the weights were trained with. The bias of all of
 makes a table ``(h, 2 M1 - 1, 2 M2 - 1, ...)``.
 """
 
-from __future__ import annotations
-
 import math
 from typing import cast
 

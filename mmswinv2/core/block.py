@@ -1,7 +1,5 @@
 """The res-post-norm transformer block (paper, section 3.2, figure 1)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Linear layers, norms, patch embedding and patch merging, for any number of axes and any size."""
 
-from __future__ import annotations
-
 from itertools import product
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The network: patches, stages, one norm per output; for images (2 axes) and video (3 axes)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any

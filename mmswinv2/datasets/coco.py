@@ -5,8 +5,6 @@ as found, a mask of another size as wrong, and a missing key ends in a KeyError 
 `read_coco` stands in for their reading (see `mmswinv2.hosts.mmdet_patches`).
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import os

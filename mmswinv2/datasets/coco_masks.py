@@ -1,7 +1,5 @@
 """Masks of COCO annotations: polygons and run lengths, held to what decoders survive."""
 
-from __future__ import annotations
-
 import re
 from itertools import chain
 from typing import Any

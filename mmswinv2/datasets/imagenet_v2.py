@@ -1,7 +1,5 @@
 """ImageNet-V2, whose folders are numbers of classes."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Images that are not 8-bit RGB: what mmcv's loader loses of them, and a loader that does not."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence

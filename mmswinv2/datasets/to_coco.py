@@ -1,7 +1,5 @@
 """Label files of other formats as one COCO annotation file, with an account of what is left out."""
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """Transforms that the host packages lack: InstaBoost made safe, and frames of videos."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Sequence
 from typing import Any

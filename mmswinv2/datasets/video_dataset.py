@@ -1,7 +1,5 @@
 """mmaction2's data set of video files, with words for bad lists and without fear of bad files."""
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -4,7 +4,7 @@ torch would follow the sizes of all windows through every operator of every bloc
 minute for a small network; here they are left to the runtime.
 """
 
-from __future__ import annotations
+from __future__ import annotations  # torch 2.6 takes Sequence in operators by its name alone
 
 from collections.abc import Sequence
 from functools import partial

@@ -4,8 +4,6 @@ A batch is computed together. Proposals are filled up to their largest number fo
 what is found has the number that there is, with the number of its picture.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

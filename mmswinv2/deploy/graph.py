@@ -1,7 +1,5 @@
 """From a model to a file: what all families share."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import json

@@ -1,7 +1,5 @@
 """Products of matrices and convolutions in 8 bits, by onnxruntime's static quantisation."""
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Iterator, Sequence

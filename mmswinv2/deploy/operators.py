@@ -4,7 +4,7 @@ Each is registered as an operator of torch, so that a graph holds it as one node
 has a translation that writes it with the standard operators of ONNX.
 """
 
-from __future__ import annotations
+from __future__ import annotations  # torch 2.6 takes Sequence in operators by its name alone
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Graphs of models that say one thing of a picture, a video or each pixel."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

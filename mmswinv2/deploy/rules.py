@@ -1,7 +1,5 @@
 """Which models can be exported, and what a program must know that runs the file."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ..errors import UserError

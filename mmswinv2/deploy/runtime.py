@@ -1,7 +1,5 @@
 """A file in the place of a model: it takes the batches of a host and gives its data samples."""
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ A module of its own: it needs onnxscript when it is imported, and a graph that i
 
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 from onnxscript import FLOAT, INT64, script
 from onnxscript import opset18 as op
 

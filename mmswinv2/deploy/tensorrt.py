@@ -4,8 +4,6 @@ The tables are those of TensorRT 10.0: https://github.com/onnx/onnx-tensorrt, fi
 ``docs/operators.md``. Operators of other domains than ONNX's own have no support without a plug-in.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A file beside the model it came from: on pictures, and by the host's own metric."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Iterator

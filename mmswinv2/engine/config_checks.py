@@ -1,7 +1,5 @@
 """Checks of configs: values that cannot be, arguments, and names that nothing reads."""
 
-from __future__ import annotations
-
 import inspect
 import math
 import re

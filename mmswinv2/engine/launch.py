@@ -1,7 +1,5 @@
 """What `tools/train.py` and `tools/test.py` share."""
 
-from __future__ import annotations
-
 import atexit
 import os
 import shlex

@@ -1,7 +1,5 @@
 """Layer-wise learning-rate decay for SwinV2, around any detector, segmentor or recogniser."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from typing import Any
 

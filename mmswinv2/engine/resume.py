@@ -1,7 +1,5 @@
 """Resuming by the config: its schedule and optimizer settings, where the checkpoint has others."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """What a command line changes in a config: settings, the length of training, how it is tested."""
 
-from __future__ import annotations
-
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from copy import deepcopy

@@ -1,7 +1,5 @@
 """Checkpoints of a run: written whole or not at all, and found again to resume from."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

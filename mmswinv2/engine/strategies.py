@@ -1,7 +1,5 @@
 """Ways to spread a training over processes: DDP, torch's FSDP, DeepSpeed's ZeRO."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -5,8 +5,6 @@ the host of a config. Importing this package imports no host but mmengine, and a
 that every use needs (`apply`).
 """
 
-from __future__ import annotations
-
 import codecs
 import json
 import os

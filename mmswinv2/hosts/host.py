@@ -1,7 +1,5 @@
 """What the package needs to know of every host package: `Host`."""
 
-from __future__ import annotations
-
 import runpy
 import sys
 from collections.abc import Iterator, Sequence

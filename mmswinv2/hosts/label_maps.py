@@ -4,8 +4,6 @@ The hosts take what a decoder gives. Maps of segmentors and the semantic maps of
 same rules, which stand in two tables.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Callable, Iterator

@@ -4,8 +4,6 @@ mmaction2 1.2.0 refuses mmcv 2.2 and newer when it is imported. Its patch must b
 that: import `mmswinv2.hosts` first.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import sys

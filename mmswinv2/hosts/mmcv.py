@@ -1,7 +1,5 @@
 """mmcv: reading and resizing of images, which every host builds on."""
 
-from __future__ import annotations
-
 import sys
 import threading
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """mmdet: detectors and instance segmentation."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What is changed in mmdet and in InstaBoost, and the versions that need it."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 from collections.abc import Iterable, Iterator, Sequence

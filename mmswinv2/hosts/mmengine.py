@@ -1,7 +1,5 @@
 """mmengine: checkpoints, data loaders and pictures of every run, and configs without a host."""
 
-from __future__ import annotations
-
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator

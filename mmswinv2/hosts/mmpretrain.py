@@ -1,7 +1,5 @@
 """mmpretrain: image classifiers and SimMIM."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import sys

@@ -5,8 +5,6 @@ that do not fit into 8 bits become other labels, and a label beyond the classes 
 assertion on the GPU that names no file.
 """
 
-from __future__ import annotations
-
 import inspect
 import time
 from collections import Counter

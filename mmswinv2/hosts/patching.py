@@ -1,7 +1,5 @@
 """Repairs of other packages: `Patch`, keyed on the versions that need it."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import logging

@@ -1,7 +1,5 @@
 """Small images are drawn on enlarged, so that labels can be read."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Predict on pictures, videos and cameras with any model of the hosts, and show what was found."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Iterator, Sequence

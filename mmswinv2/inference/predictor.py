@@ -1,7 +1,5 @@
 """A model with its weights and its test pipeline."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Pictures, videos and files of what was found."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What to predict on: files, folders, patterns, frames of videos and of cameras."""
 
-from __future__ import annotations
-
 import glob
 import itertools
 from collections.abc import Iterable, Iterator, Sequence

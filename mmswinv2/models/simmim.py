@@ -4,8 +4,6 @@ The algorithm, the decoder and the masks are mmpretrain's ``SimMIM``, ``SimMIMLi
 ``SimMIMMaskGenerator``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ functions and, for each, says which tensors it fits; it is entered into the tupl
 that fits is taken, and the reference where none does.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor

@@ -4,8 +4,6 @@ torch multiplies float32 matrices with MKL, which leaves half of what AMD's proc
 can do unused (docs/benchmarks.md). oneDNN, which torch brings along, does not.
 """
 
-from __future__ import annotations
-
 import platform
 from functools import cache
 from pathlib import Path

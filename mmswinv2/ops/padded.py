@@ -5,8 +5,6 @@ every axis is filled up to whole windows with copies of its border tokens, which
 to: the same numbers at any size, with more work at the borders.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@ Those kernels have no gradient for a bias. So a function stands around them: it 
 and values as they came, and its backward pass computes directions and probabilities again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

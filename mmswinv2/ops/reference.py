@@ -3,8 +3,6 @@
 They take any tensors on any device, in any mode of torch, and autograd follows them.
 """
 
-from __future__ import annotations
-
 import math
 from itertools import product
 

@@ -3,8 +3,6 @@
 A call for each group of windows of one size; backward (see `recompute`) takes a few at a time.
 """
 
-from __future__ import annotations
-
 from itertools import product
 from typing import Any
 

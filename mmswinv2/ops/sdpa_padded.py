@@ -6,8 +6,6 @@ large as the scores; instead queries get a channel of ones, and keys one that is
 so small that nothing attends to them.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -12,8 +12,6 @@ Neighbouring windows of one size form a *run*, of which an axis has three at mos
 box of runs are cut with views and one copy; there is no index of tokens.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

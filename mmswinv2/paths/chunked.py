@@ -6,8 +6,6 @@ map costs a page fault each 4 KiB, as long as many a product. In training the bl
 kept for backward, and each chunk is computed again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import accumulate, pairwise, product
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Read and write configs, and take notes on what changes in them."""
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 import textwrap

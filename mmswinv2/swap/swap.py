@@ -1,7 +1,5 @@
 """Give a config a SwinV2 backbone: weights, input statistics, optimizer and schedule included."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass

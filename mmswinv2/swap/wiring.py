@@ -1,7 +1,5 @@
 """Fit the parts of a model to the maps of SwinV2, and run parts to see whether they fit."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import logging

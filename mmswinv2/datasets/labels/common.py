@@ -1,7 +1,5 @@
 """What all formats of label files share."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Shapes of one ``group_id`` and label are one object with several polygons. A rec
 box without a mask. Points and lines have no area and are left out.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path, PureWindowsPath

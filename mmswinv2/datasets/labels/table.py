@@ -5,8 +5,6 @@ as that reads them. Columns may stand in any order, and others beside them; a li
 no numbers is an image without objects. ``width`` and ``height`` may be left out.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 from pathlib import Path, PureWindowsPath

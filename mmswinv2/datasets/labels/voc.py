@@ -5,8 +5,6 @@ Boxes are numbers of pixels from 1 on, the last one included: the pixels 1 to 10
 and its boxes are a pixel smaller). Points of polygons are moved by 1.
 """
 
-from __future__ import annotations
-
 from pathlib import Path, PureWindowsPath
 from typing import Any
 

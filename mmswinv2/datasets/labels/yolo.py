@@ -5,8 +5,6 @@ polygon. A confidence may follow either, and keypoints a box where ``kpt_shape``
 so; both are ignored. Four corners of a turned box are a polygon.
 """
 
-from __future__ import annotations
-
 from pathlib import Path, PurePosixPath
 from typing import Any
 

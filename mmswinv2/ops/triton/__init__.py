@@ -3,8 +3,6 @@
 Triton is imported when the first tensor comes that a kernel fits.
 """
 
-from __future__ import annotations
-
 import warnings
 from functools import cache
 from importlib.util import find_spec

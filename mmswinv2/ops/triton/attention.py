@@ -10,7 +10,7 @@ FlashAttention, https://arxiv.org/abs/2205.14135).
 Maps of fewer than three axes get leading axes of one token.
 """
 
-from __future__ import annotations
+from __future__ import annotations  # torch 2.6 takes Sequence in operators by its name alone
 
 import math
 from collections.abc import Iterable, Sequence

@@ -4,7 +4,7 @@ Coordinates of all offsets, two linear layers with a ReLU between them and the s
 operators some twenty launches for each block, of next to no work.
 """
 
-from __future__ import annotations
+from __future__ import annotations  # torch 2.6 takes Sequence in operators by its name alone
 
 import math
 from collections.abc import Sequence

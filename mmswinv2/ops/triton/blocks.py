@@ -3,8 +3,6 @@
 ``python -m benchmarks.kernels --tune`` measures on the card at hand and writes `blocks.json`.
 """
 
-from __future__ import annotations
-
 import json
 from functools import cache
 from pathlib import Path

@@ -5,8 +5,6 @@ is registered for whoever looks (graphs, dispatch modes, fake tensors), and ever
 autograd function around the same code.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -4,8 +4,6 @@ Without them the residual stream is read and written three times for each branch
 float32, and computed again in backward, where rows are in registers anyway.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
