@@ -1,4 +1,4 @@
-# Mask R-CNN, SwinV2-nano, from scratch on drawn shapes: the demo. Minutes on two CPU cores.
+# Mask R-CNN, SwinV2-nano, from scratch on drawn shapes, small and large. Minutes on two CPU cores.
 #   python tools/dataset_converters/make_shapes.py data/shapes
 #   python tools/train.py configs/detection/mask-rcnn_swinv2-nano_shapes.py
 _base_ = [

@@ -188,3 +188,19 @@ def test_parameters_of_htc(size, reported, ours):
         model = MODELS.build(load(f'htc++_swinv2-{size}-w32_fpn_{HTC_3X}').model)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     assert millions == pytest.approx(reported, rel=0.01) and round(millions, 1) == ours
+
+
+def test_demo_has_its_data_and_its_checkpoint_where_others_look():
+    cfg = Config.fromfile(ROOT / 'configs/detection/mask-rcnn_swinv2-nano_demo.py')
+    makefile = (ROOT / 'Makefile').read_text()
+    draw = f'make_shapes.py {cfg.data_root.rstrip("/")} --size 80 --large'
+    assert draw in makefile and draw in (ROOT / cfg.filename).read_text()
+    lora = Config.fromfile(ROOT / 'configs/detection/mask-rcnn_swinv2-nano-lora_shapes.py')
+    last = f'work_dirs/demo/iter_{cfg.train_cfg.max_iters}.pth'
+    assert lora.model.backbone.init_cfg.checkpoint == last
+    assert cfg.train_cfg.max_iters % cfg.default_hooks.checkpoint.interval == 0
+    assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_iters == cfg.train_cfg.val_interval
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert loader.dataset.data_root == cfg.data_root
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        assert evaluator.ann_file.startswith(cfg.data_root)
