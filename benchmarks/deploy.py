@@ -1,9 +1,9 @@
 """Files of `mmswinv2 export` beside PyTorch: size, time and metric.
 
-``python -m benchmarks.deploy`` draws small sets, trains nano models on them for some steps, or takes
-checkpoints (``--checkpoints detection=work_dirs/mask-rcnn_swinv2-nano_shapes/iter_450.pth``), and
-writes each as ONNX and for OpenVINO, in float32 and in 8 bits. A time is that of what `tools/test.py` does
-for one picture after loading it: normalisation, network, boxes, and masks pasted into the picture.
+``python -m benchmarks.deploy`` draws small sets and trains nano models on them for some steps, or
+takes checkpoints (``--checkpoints detection=FILE segmentation=FILE``), and writes each as ONNX and
+for OpenVINO, in float32 and in 8 bits. A time is that of what `tools/test.py` does for one picture
+after loading it: normalisation, network, boxes, and masks pasted into the picture.
 The runtimes take turns, and the shortest of some runs counts, which other jobs have not disturbed.
 """
 

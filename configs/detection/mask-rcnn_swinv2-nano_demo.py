@@ -1,4 +1,4 @@
-# Mask R-CNN, SwinV2-nano, from scratch on large drawn shapes: `make demo`. Minutes on two CPU cores.
+# Mask R-CNN, SwinV2-nano, from scratch on large drawn shapes: `make demo`. Minutes on two cores.
 #   python tools/dataset_converters/make_shapes.py data/shapes-demo --size 80 --large
 #   python tools/train.py configs/detection/mask-rcnn_swinv2-nano_demo.py
 _base_ = 'mask-rcnn_swinv2-nano_shapes.py'
