@@ -5,7 +5,10 @@
     python -m benchmarks.gpu --workloads 800x1344 --modes training --minutes 9
 
 Needs torch, Triton, and of timm, transformers and torchvision those that are to be compared with.
-Times are medians, by CUDA events; memory is the peak of what torch allocates. "floor" is what a
+Each implementation of a row has a process of its own. All of them compile side by side, which takes
+minutes, and are then timed one after the other, alone: as they are, and by
+`torch.compile(mode='reduce-overhead')`, whose CUDA graphs spare the processor every launch. Times
+are medians, by CUDA events; memory is the peak of what torch allocates. "floor" is what a
 forward pass cannot do without: its products at the rate of a large one, or its memory traffic at
 the rate of a copy, both measured in the same run, whichever takes longer. Without a GPU, `--try`
 runs the program on small sizes, and its figures mean nothing.
@@ -16,6 +19,7 @@ import gc
 import importlib.util
 import itertools
 import json
+import multiprocessing
 import statistics
 import time
 import traceback
@@ -201,13 +205,14 @@ def make_step(name, arch, size, window, batch, dtype, training, compiled=False):
     else:
         net, _, _, run = getattr(peers, name)(arch, size, (window,) * 4, (0,) * 4)
     peers.randomise(net).to(DEVICE).train(training)
-    run = torch.compile(run) if compiled else run
+    run = torch.compile(run, mode='reduce-overhead') if compiled else run
     x = torch.randn(batch, 3, *size, device=DEVICE)
     autocast = torch.autocast(DEVICE, dtype, dtype != torch.float32)
     runs_on = triton.runs_on if name == 'kernels' else lambda device: False
 
     def step():
         with mock.patch.object(triton, 'runs_on', runs_on):
+            torch.compiler.cudagraph_mark_step_begin()
             with autocast, torch.set_grad_enabled(training):
                 outs = peers.leaves(run(x))
             if training:
@@ -246,14 +251,15 @@ def floor_of(arch, size, window, batch, rate):
     return batch * max(counter.get_total_flops() / rate[0], moved / rate[1]) * 1e3
 
 
-def measure(name, *spec):
-    """Milliseconds and peak MiB, or what went wrong."""
+def measure(compiled, name, *spec, begin=None):
+    """Milliseconds and peak MiB, or what went wrong; `begin` is called when only time is left."""
+    step = None
     try:
-        torch._dynamo.reset()
-        gc.collect()
-        if DEVICE == 'cuda':
-            torch.cuda.empty_cache()
-        step = make_step(name, *spec)
+        step = make_step(name, *spec, compiled)
+        for _ in range(3):
+            step()
+        if begin:
+            begin()
         ms = clock(step)
         peak = torch.cuda.max_memory_allocated() / 2**20 if DEVICE == 'cuda' else 0
         return dict(ms=ms, peak=peak)
@@ -263,38 +269,89 @@ def measure(name, *spec):
         return dict(error=f'{type(problem).__name__}: {str(problem)[:80]}')
     finally:
         step = None
+        torch._dynamo.reset()
+        gc.collect()
+        if DEVICE == 'cuda':
+            torch.cuda.empty_cache()
+
+
+def work(pipe, eager, name, spec):
+    """In a process of its own: compile, say so, and wait to be asked for the figures."""
+    warnings.simplefilter('ignore')
+    begun = []
+
+    def begin():
+        if not begun:
+            pipe.send('ready')
+            pipe.recv()
+            begun.append(True)
+
+    results = {}
+    if not eager:
+        results[f'{name}, compiled'] = measure(True, name, *spec, begin=begin)
+    begin()
+    results[name] = measure(False, name, *spec)
+    pipe.send(results)
+
+
+def measure_all(rows, eager):
+    """The results of each row of ``(implementations, spec)``, made ready together, timed alone."""
+    spawn = multiprocessing.get_context('spawn')
+    workers = []
+    for row, (names, spec) in enumerate(rows):
+        for name in names:
+            ours, theirs = spawn.Pipe()
+            process = spawn.Process(target=work, args=(theirs, eager, name, spec), daemon=True)
+            process.start()
+            theirs.close()
+            workers.append((ours, process, row, name))
+    waiting = []
+    for worker in workers:
+        try:
+            worker[0].recv()
+            waiting.append(worker)
+        except EOFError:
+            print(f'{worker[3]}: its process died', flush=True)
+    results = [{} for _ in rows]
+    for ours, process, row, name in waiting:
+        try:
+            ours.send('go')
+            results[row].update(ours.recv())
+        except (EOFError, OSError):
+            results[row][name] = dict(error='its process died')
+        process.join()
+    return results
 
 
 def networks(args, rate):
     """Time and memory of all, eager and compiled, and ours beside the best peer."""
     found = [n for n in args.implementations if n in OURS or importlib.util.find_spec(n)]
-    records = []
     ends = time.monotonic() + 60 * args.minutes
     head = ' | '.join(f'{n}{c}' for n in found for c in ('', ', compiled'))
     print(f'| workload | {head} | best peer / ours | memory, ours / best peer | ours / floor |')
     print('| --- ' * (2 * len(found) + 4) + '|')
+    rows = []
     for key, arch, dtype, mode in itertools.product(
         args.workloads, args.archs, args.dtypes, args.modes
     ):
         size, window, batches = args.sizes[key]
         for batch in args.batches or batches:
-            if time.monotonic() > ends:
-                print(f'{args.minutes} minutes are over')
-                return records
-            results = {}
-            for name, compiled in itertools.product(found, (False, True)):
-                if (name in OURS or len(size) == 2) and not (compiled and args.eager):
-                    spec = (arch, size, window, batch, DTYPES[dtype], mode == 'training', compiled)
-                    results[f'{name}{", compiled" * compiled}'] = measure(name, *spec)
-            floor = floor_of(arch, size, window, batch, rate) if mode == 'inference' else None
-            record = dict(
-                workload=f'{arch} {key} w{window} b{batch} {dtype} {mode}', floor=floor,
-                results=results,
-            )  # fmt: skip
-            records.append(record)
-            print(row_of(record, found), flush=True)
-            if args.out:
-                args.out.write_text(json.dumps(records, indent=1))
+            names = [name for name in found if name in OURS or len(size) == 2]
+            spec = (arch, size, window, batch, DTYPES[dtype], mode == 'training')
+            rows.append((f'{arch} {key} w{window} b{batch} {dtype} {mode}', names, spec))
+    records = []
+    for begin in range(0, len(rows), args.rows_at_once):
+        if time.monotonic() > ends:
+            print(f'{args.minutes} minutes are over')
+            break
+        some = rows[begin : begin + args.rows_at_once]
+        measured = measure_all([row[1:] for row in some], args.eager)
+        for (workload, _, spec), results in zip(some, measured, strict=True):
+            floor = None if spec[-1] else floor_of(*spec[:4], rate)
+            records.append(dict(workload=workload, floor=floor, results=results))
+            print(row_of(records[-1], found), flush=True)
+        if args.out:
+            args.out.write_text(json.dumps(records, indent=1))
     return records
 
 
@@ -333,6 +390,9 @@ def main():
     parser.add_argument('--modes', nargs='+', choices=modes, default=modes)
     parser.add_argument('--implementations', nargs='+', default=[*OURS, *PEERS])
     parser.add_argument('--eager', action='store_true', help='compile nothing')
+    parser.add_argument(
+        '--rows-at-once', type=int, default=1, help='how many to compile side by side'
+    )
     parser.add_argument('--minutes', type=float, default=1e9, help='begin no workload after these')
     parser.add_argument('--out', type=Path, help='write all figures as JSON to this file')
     parser.add_argument(

@@ -11,6 +11,7 @@
 import argparse
 import itertools
 import json
+import math
 import re
 import subprocess
 import sys
@@ -48,8 +49,8 @@ OTHERS = {
 }
 DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16, 'fp32': torch.float32}
 # arguments that are float32 whatever the dtype of the activations
-WIDE = {'table', 'scale', 'lse', 'delta', 'd_scale', 'd_table', 'parts', 'w1', 'b1', 'w2', 'd_w1',
-        'd_b1', 'd_w2', 'weight', 'bias', 'x'}  # fmt: skip
+WIDE = {'table', 'spread', 'scale', 'lse', 'delta', 'd_scale', 'd_table', 'parts', 'w1', 'b1', 'w2',
+        'weight', 'bias', 'x'}  # fmt: skip
 FLOATS = {'dropout', 'eps', 'u0', 'u1', 'u2'}
 WINDOWS = (8, 16, 24, 32)
 
@@ -87,6 +88,7 @@ def compile_attention(
     itemsize = DTYPES[dtype].itemsize
     blocks = blocks or blocks_of._look_up(name, CAPABILITY[target], window**2, width, itemsize)
     options = dict(M1=window, M2=window, HEAD=width, WIDTH=width, BQ=blocks.queries, BK=blocks.keys)
+    options['RUN'] = math.gcd(window, 16)
     options.update(PRECISION='ieee' if dtype == 'fp32' else 'tf32', DROP=dropout)
     if name == 'backward_table':
         options['PAIRS'] = repeatable
@@ -97,12 +99,12 @@ def compile_attention(
 def compile_other(name, target, channels=96, heads=3, dtype='bf16'):
     """A kernel of a norm, or of the position bias."""
     if name.startswith('add_norm'):
-        y = torch.empty(1, channels, device='meta')
-        options = norm._options(y, torch.empty(1, device='meta'))
+        y = torch.empty(1, channels, device='meta', dtype=DTYPES[dtype])
+        options = norm._options(y, torch.empty(1, device='meta'), name.endswith('backward'))
     else:
-        units = bias_mlp._UNITS_BACKWARD if name.endswith('backward') else bias_mlp._UNITS
+        cut = bias_mlp._BACKWARD if name.endswith('backward') else bias_mlp._FORWARD
         w2 = torch.empty(heads, 512, device='meta')
-        options = bias_mlp._numbers((31, 31), (16, 16), w2, units)[1]
+        options = bias_mlp._numbers((31, 31), (16, 16), w2, cut)[1]
     warps = options.pop('num_warps', 4)
     return compile_kernel(OTHERS[name], target, dtype, options, warps)
 

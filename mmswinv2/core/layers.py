@@ -133,8 +133,10 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in_channels, *pixels) -> (B, *S, C)``; S is rounded up."""
-        x = self.proj(pad_to_multiple(x, self.patch_size, first_axis=2))
-        return self.norm(x.movedim(1, -1))
+        x = pad_to_multiple(x, self.patch_size, first_axis=2)
+        if is_plain(self.proj, _CONV[len(self.patch_size)]):
+            return self.norm(ops.embed(x, self.proj.weight, self.proj.bias))
+        return self.norm(self.proj(x).movedim(1, -1))
 
 
 class PatchMerging(nn.Module):

@@ -7,9 +7,10 @@ that fits is taken, and the reference where none does.
 
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
-from . import onednn, padded, reference, sdpa, sdpa_padded, triton
+from . import onednn, padded, patches, products, reference, sdpa, sdpa_padded, triton
 from .reference import layer_norm
 from .windows import WindowGrid
 
@@ -17,6 +18,8 @@ __all__ = [
     'WindowGrid',
     'add_norm',
     'attend',
+    'embed',
+    'gelu_linear',
     'implementation_of_attend',
     'layer_norm',
     'linear',
@@ -24,7 +27,9 @@ __all__ = [
 ]
 
 _ATTEND = (triton, padded, sdpa_padded, sdpa)
-_LINEAR = (onednn,)
+_LINEAR = (onednn, products)
+_EMBED = (patches,)
+_GELU_LINEAR = (products,)
 _ADD_NORM = (triton,)
 _POSITION_BIAS = (triton,)
 
@@ -83,6 +88,40 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if implementation.fits_linear(x, weight):
             return implementation.linear(x, weight, bias)
     return reference.linear(x, weight, bias)
+
+
+def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``linear(gelu(x), weight, bias)``, the second half of an MLP.
+
+    Args:
+        x: ``(..., C)``.
+        weight: ``(D, C)``.
+        bias: ``(D,)``.
+
+    Returns:
+        ``(..., D)``.
+    """
+    for implementation in _GELU_LINEAR:
+        if implementation.fits_gelu_linear(x, weight):
+            return implementation.gelu_linear(x, weight, bias)
+    return linear(F.gelu(x), weight, bias)
+
+
+def embed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A convolution whose stride is its kernel: patches that do not overlap, projected.
+
+    Args:
+        x: ``(B, K, *pixels)``, whole patches along each axis.
+        weight: ``(C, K, *patch)``.
+        bias: ``(C,)``.
+
+    Returns:
+        ``(B, *S, C)``.
+    """
+    for implementation in _EMBED:
+        if implementation.fits_embed(x, weight):
+            return implementation.embed(x, weight, bias)
+    return reference.embed(x, weight, bias)
 
 
 def add_norm(

@@ -39,6 +39,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
+def embed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """See `mmswinv2.ops.embed`."""
+    conv = {2: F.conv2d, 3: F.conv3d}[weight.ndim - 2]
+    return conv(x, weight, bias, stride=weight.shape[2:]).movedim(1, -1)
+
+
 def add_norm(
     x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float, scale: Tensor | None = None
 ) -> Tensor:

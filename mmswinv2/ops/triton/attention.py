@@ -1,11 +1,12 @@
 """Window attention as Triton kernels, on tokens in the order of the map.
 
 A program takes one block of queries (or keys) of one head in one window. The place of the window on
-the map is arithmetic, so that border windows and maps of any size need neither index nor mask. The
-bias of the pair (i, j) is read off the table of offsets at ``o(i) - o(j) + centre``, with o a
-token's place in a map as wide as the table; no N x N bias is made. Softmax is computed block by
-block in base 2, and its logarithm kept for backward, which computes the scores again (Dao et al.,
-FlashAttention, https://arxiv.org/abs/2205.14135).
+the map is arithmetic, so that border windows and maps of any size need no index. The table of the
+position bias is spread along the last axis alone, to ``(h, 2 M0 - 1, 2 M1 - 1, M2, M2)``: the bias
+of a query and a row of keys then lies in one piece, and a head's part stays in the caches, which
+an N x N bias would not. Softmax is computed block by block in base 2, and its logarithm kept for
+backward, which computes the scores again (Dao et al., FlashAttention,
+https://arxiv.org/abs/2205.14135).
 
 Maps of fewer than three axes get leading axes of one token.
 """
@@ -33,7 +34,8 @@ _TINY = tl.constexpr(1e-10)  # a vector whose squared length is smaller has no d
 # Sizes change from image to image: no kernel is compiled anew for them.
 _SIZES = ('n0', 'n1', 'n2', 'm0', 'f0', 'f1', 'f2', 't0', 't1', 't2', 'heads', 'tokens')
 # Programs that share the windows of one tile of scores, for the gradient of the table
-_PROGRAMS = 2048
+_PROGRAMS = 1056
+_SPREAD = 512  # numbers of the spread table that a program makes
 
 
 @triton.jit
@@ -55,14 +57,42 @@ def _window(w, n0, n1, n2, m0, f0, f1, f2, M1: tl.constexpr, M2: tl.constexpr):
 
 
 @triton.jit
-def _places(i, first, s0, s1, s2, n1, n2, t1, t2, M1: tl.constexpr, M2: tl.constexpr):
-    """Of the tokens i of a window: where they are on the map, o(i), and whether they exist.
+def _places(i, s0, s1, s2, n1, n2, M1: tl.constexpr, M2: tl.constexpr):
+    """Of the tokens i of a window: how far from its first on the map, and whether they exist.
 
     They are numbered as in a whole window, which divides by constants.
     """
     i0, i1, i2 = i // (M1 * M2), i // M2 % M1, i % M2
     exists = (i0 < s0) & (i1 < s1) & (i2 < s2)
-    return first + ((i0 * n1 + i1) * n2 + i2), (i0 * t1 + i1) * t2 + i2, exists
+    return (i0 * n1 + i1) * n2 + i2, exists
+
+
+@triton.jit
+def _spread_size(m0, M1: tl.constexpr, M2: tl.constexpr):
+    """Numbers of a head's part of the spread table."""
+    return (2 * m0 - 1) * ((2 * M1 - 1) * M2 * M2)
+
+
+@triton.jit
+def _query_at(i, m0, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr):
+    """Where the bias of the queries i begins in a head's part; numbers past a window wrap."""
+    i %= m0 * M1 * M2
+    row = (i // (M1 * M2) + m0 - 1) * (2 * M1 - 1) + i // M2 % M1 + M1 - 1
+    return tl.multiple_of((row * M2 + i % M2) * M2, RUN)
+
+
+@triton.jit
+def _key_at(j, m0, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr):
+    """What the keys j add to it; RUN keys lie in one piece."""
+    j %= m0 * M1 * M2
+    row = j // (M1 * M2) * (2 * M1 - 1) + j // M2 % M1
+    return tl.max_contiguous(tl.multiple_of(j % M2 - row * (M2 * M2), RUN), RUN)
+
+
+@triton.jit
+def _masked(there):
+    """What is added to scores: nothing, or what makes their probability 0."""
+    return tl.where(there, 0.0, -float('inf'))
 
 
 @triton.jit
@@ -75,13 +105,14 @@ def _numbered(s0, s1, M1: tl.constexpr, M2: tl.constexpr):
 def _load(pointer, rows, valid, d, stride, HEAD: tl.constexpr):
     """Rows of one head; zeros where there is no token."""
     there = valid[:, None] & (d < HEAD)[None, :]
-    return tl.load(pointer + rows[:, None] * stride + d[None, :], mask=there, other=0.0)
+    at = pointer + (rows.to(tl.int64) * stride)[:, None] + d[None, :]
+    return tl.load(at, mask=there, other=0.0)
 
 
 @triton.jit
 def _store(pointer, rows, valid, d, stride, values, HEAD: tl.constexpr):
     there = valid[:, None] & (d < HEAD)[None, :]
-    at = pointer + rows[:, None] * stride + d[None, :]
+    at = pointer + (rows.to(tl.int64) * stride)[:, None] + d[None, :]
     tl.store(at, values, mask=there)
 
 
@@ -101,22 +132,39 @@ def _through_direction(grad, unit, inverse):
 
 
 @triton.jit
-def _kept(seed, queries, keys, heads, head, tokens, dropout):
+def _kept(seed, first, queries, keys, heads, head, tokens, dropout):
     """1 / (1 - dropout) for the probabilities that stay, 0 for those that are dropped.
 
     The same for a pair of tokens of the map in every kernel.
     """
     dropout = tl.cast(dropout, tl.float32)  # compiled graphs hand over float64
-    pair = (queries.to(tl.int64) * heads + head) * tokens + keys
+    pair = ((first + queries)[:, None] * heads + head) * tokens + (first + keys)[None, :]
     return tl.where(tl.rand(tl.load(seed), pair) < dropout, 0.0, 1.0 / (1.0 - dropout))
+
+
+@triton.jit(do_not_specialize=['m0', 't0', 't1', 't2', 'numbers'])
+def spread_table(
+    table, spread, m0, t0, t1, t2, numbers, M1: tl.constexpr, M2: tl.constexpr, BLOCK: tl.constexpr
+):
+    """The bias of all pairs along the last axis, in base 2; 0 where the table does not reach."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    head, i = at // _spread_size(m0, M1, M2), at % _spread_size(m0, M1, M2)
+    d0 = i // ((2 * M1 - 1) * M2 * M2) - m0 + 1 + t0 // 2
+    d1 = i // (M2 * M2) % (2 * M1 - 1) - M1 + 1 + t1 // 2
+    d2 = i // M2 % M2 - i % M2 + t2 // 2
+    there = (d0 >= 0) & (d0 < t0) & (d1 >= 0) & (d1 < t1) & (d2 >= 0) & (d2 < t2)
+    b = tl.load(
+        table + ((head * t0 + d0) * t1 + d1) * t2 + d2, mask=there & (at < numbers), other=0.0
+    )
+    tl.store(spread + at, b * _LOG2_E, mask=at < numbers)
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def attend_forward(
-    qkv, table, scale, seed, out, lse, dropout,
+    qkv, spread, scale, seed, out, lse, dropout,
     n0, n1, n2, m0, f0, f1, f2, t0, t1, t2, heads, tokens,
     M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
-    BQ: tl.constexpr, BK: tl.constexpr,
+    RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """A program: (block of queries, window), head."""
@@ -128,43 +176,46 @@ def attend_forward(
     if start >= n:  # a border window has fewer tokens
         return
     C = heads * HEAD
+    qkv += first * 3 * C + head * HEAD
+    out += first * C + head * HEAD
+    lse += head * tokens + first
     d = tl.arange(0, WIDTH)
     i = start + tl.arange(0, BQ)
-    queries, o_queries, i_there = _places(i, first, s0, s1, s2, n1, n2, t1, t2, M1, M2)
-    row = _load(qkv + head * HEAD, queries, i_there, d, 3 * C, HEAD)
+    queries, i_there = _places(i, s0, s1, s2, n1, n2, M1, M2)
+    row = _load(qkv, queries, i_there, d, 3 * C, HEAD)
     unit, _inverse = _directions(row)
     q = (unit * (tl.load(scale + head) * _LOG2_E)).to(row.dtype)
-    bias = table + head * (t0 * t1 * t2) + (t0 * t1 * t2 - 1) // 2
+    bias = spread + head * _spread_size(m0, M1, M2)
+    bias_q = _query_at(i, m0, M1, M2, RUN)
     largest = tl.full([BQ], -float('inf'), tl.float32)
     total = tl.zeros([BQ], tl.float32)
     acc = tl.zeros([BQ, WIDTH], tl.float32)
     for begin in range(0, n, BK):
         j = begin + tl.arange(0, BK)
-        keys, o_keys, j_there = _places(j, first, s0, s1, s2, n1, n2, t1, t2, M1, M2)
-        k, _inverse_k = _directions(_load(qkv + C + head * HEAD, keys, j_there, d, 3 * C, HEAD))
-        v = _load(qkv + 2 * C + head * HEAD, keys, j_there, d, 3 * C, HEAD)
-        pairs = i_there[:, None] & j_there[None, :]
-        b = tl.load(bias + (o_queries[:, None] - o_keys[None, :]), mask=pairs, other=0.0)
-        scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision=PRECISION) + b * _LOG2_E
-        scores = tl.where(j_there[None, :], scores, -float('inf'))
+        keys, j_there = _places(j, s0, s1, s2, n1, n2, M1, M2)
+        k, _inverse_k = _directions(_load(qkv + C, keys, j_there, d, 3 * C, HEAD))
+        v = _load(qkv + 2 * C, keys, j_there, d, 3 * C, HEAD)
+        b = tl.load(bias + (bias_q[:, None] + _key_at(j, m0, M1, M2, RUN)[None, :]))
+        b += _masked(j_there)[None, :]
+        scores = tl.dot(q, tl.trans(k.to(q.dtype)), b, input_precision=PRECISION)
         new = tl.maximum(largest, tl.max(scores, 1))
         p = tl.exp2(scores - new[:, None])
         shrunk = tl.exp2(largest - new)
         total = total * shrunk + tl.sum(p, 1)
         if DROP:
-            p *= _kept(seed, queries[:, None], keys[None, :], heads, head, tokens, dropout)
+            p *= _kept(seed, first, queries, keys, heads, head, tokens, dropout)
         acc = acc * shrunk[:, None] + tl.dot(p.to(v.dtype), v, input_precision=PRECISION)
         largest = new
-    _store(out + head * HEAD, queries, i_there, d, C, acc / total[:, None], HEAD)
-    tl.store(lse + head * tokens + queries, largest + tl.log2(total), mask=i_there)
+    _store(out, queries, i_there, d, C, acc / total[:, None], HEAD)
+    tl.store(lse + queries, largest + tl.log2(total), mask=i_there)
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def attend_backward_q(
-    qkv, table, scale, seed, out, lse, grad, d_qkv, d_scale, delta, dropout,
+    qkv, spread, scale, seed, out, lse, grad, d_qkv, d_scale, delta, dropout,
     n0, n1, n2, m0, f0, f1, f2, t0, t1, t2, heads, tokens,
     M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
-    BQ: tl.constexpr, BK: tl.constexpr,
+    RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """A program: (block of queries, window), head; keeps sum(grad * out) for the others."""
@@ -178,46 +229,53 @@ def attend_backward_q(
         tl.store(part, 0.0)
         return
     C = heads * HEAD
+    qkv += first * 3 * C + head * HEAD
+    d_qkv += first * 3 * C + head * HEAD
+    out += first * C + head * HEAD
+    grad += first * C + head * HEAD
+    lse += head * tokens + first
+    delta += head * tokens + first
     d = tl.arange(0, WIDTH)
     i = start + tl.arange(0, BQ)
-    queries, o_queries, i_there = _places(i, first, s0, s1, s2, n1, n2, t1, t2, M1, M2)
-    row = _load(qkv + head * HEAD, queries, i_there, d, 3 * C, HEAD)
+    queries, i_there = _places(i, s0, s1, s2, n1, n2, M1, M2)
+    row = _load(qkv, queries, i_there, d, 3 * C, HEAD)
     unit, inverse = _directions(row)
     s = tl.load(scale + head)
     q = (unit * (s * _LOG2_E)).to(row.dtype)
-    g = _load(grad + head * HEAD, queries, i_there, d, C, HEAD)
-    o = _load(out + head * HEAD, queries, i_there, d, C, HEAD)
+    g = _load(grad, queries, i_there, d, C, HEAD)
+    o = _load(out, queries, i_there, d, C, HEAD)
     products = tl.sum(g.to(tl.float32) * o.to(tl.float32), 1)
-    tl.store(delta + head * tokens + queries, products, mask=i_there)
-    log_sum = tl.load(lse + head * tokens + queries, mask=i_there, other=0.0)
-    bias = table + head * (t0 * t1 * t2) + (t0 * t1 * t2 - 1) // 2
+    tl.store(delta + queries, products, mask=i_there)
+    log_sum = tl.load(lse + queries, mask=i_there, other=0.0)
+    bias = spread + head * _spread_size(m0, M1, M2)
+    bias_q = _query_at(i, m0, M1, M2, RUN)
     acc = tl.zeros([BQ, WIDTH], tl.float32)
     for begin in range(0, n, BK):
         j = begin + tl.arange(0, BK)
-        keys, o_keys, j_there = _places(j, first, s0, s1, s2, n1, n2, t1, t2, M1, M2)
-        k, _inverse_k = _directions(_load(qkv + C + head * HEAD, keys, j_there, d, 3 * C, HEAD))
-        v = _load(qkv + 2 * C + head * HEAD, keys, j_there, d, 3 * C, HEAD)
-        pairs = i_there[:, None] & j_there[None, :]
-        b = tl.load(bias + (o_queries[:, None] - o_keys[None, :]), mask=pairs, other=0.0)
+        keys, j_there = _places(j, s0, s1, s2, n1, n2, M1, M2)
+        k, _inverse_k = _directions(_load(qkv + C, keys, j_there, d, 3 * C, HEAD))
+        v = _load(qkv + 2 * C, keys, j_there, d, 3 * C, HEAD)
+        b = tl.load(bias + (bias_q[:, None] + _key_at(j, m0, M1, M2, RUN)[None, :]))
+        b += _masked(j_there)[None, :]
         k = k.to(q.dtype)
-        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) + b * _LOG2_E
-        p = tl.where(pairs, tl.exp2(scores - log_sum[:, None]), 0.0)
+        scores = tl.dot(q, tl.trans(k), b, input_precision=PRECISION)
+        p = tl.exp2(scores - log_sum[:, None])
         d_p = tl.dot(g, tl.trans(v), input_precision=PRECISION)
         if DROP:
-            d_p *= _kept(seed, queries[:, None], keys[None, :], heads, head, tokens, dropout)
+            d_p *= _kept(seed, first, queries, keys, heads, head, tokens, dropout)
         d_scores = p * (d_p - products[:, None])
         acc += tl.dot(d_scores.to(k.dtype), k, input_precision=PRECISION)
     tl.store(part, tl.sum(tl.sum(unit * acc, 1), 0))
     d_q = _through_direction(acc * s, unit, inverse)
-    _store(d_qkv + head * HEAD, queries, i_there, d, 3 * C, d_q, HEAD)
+    _store(d_qkv, queries, i_there, d, 3 * C, d_q, HEAD)
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def attend_backward_kv(
-    qkv, table, scale, seed, lse, grad, d_qkv, delta, dropout,
+    qkv, spread, scale, seed, lse, grad, d_qkv, delta, dropout,
     n0, n1, n2, m0, f0, f1, f2, t0, t1, t2, heads, tokens,
     M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
-    BQ: tl.constexpr, BK: tl.constexpr,
+    RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """A program: (block of keys, window), head; scores are [keys, queries]."""
@@ -229,49 +287,54 @@ def attend_backward_kv(
     if start >= n:
         return
     C = heads * HEAD
+    qkv += first * 3 * C + head * HEAD
+    d_qkv += first * 3 * C + head * HEAD
+    grad += first * C + head * HEAD
+    lse += head * tokens + first
+    delta += head * tokens + first
     d = tl.arange(0, WIDTH)
     j = start + tl.arange(0, BK)
-    keys, o_keys, j_there = _places(j, first, s0, s1, s2, n1, n2, t1, t2, M1, M2)
-    row = _load(qkv + C + head * HEAD, keys, j_there, d, 3 * C, HEAD)
+    keys, j_there = _places(j, s0, s1, s2, n1, n2, M1, M2)
+    row = _load(qkv + C, keys, j_there, d, 3 * C, HEAD)
     unit, inverse = _directions(row)
     k = unit.to(row.dtype)
-    v = _load(qkv + 2 * C + head * HEAD, keys, j_there, d, 3 * C, HEAD)
+    v = _load(qkv + 2 * C, keys, j_there, d, 3 * C, HEAD)
     s = tl.load(scale + head)
-    bias = table + head * (t0 * t1 * t2) + (t0 * t1 * t2 - 1) // 2
+    bias = spread + head * _spread_size(m0, M1, M2)
+    bias_k = _key_at(j, m0, M1, M2, RUN)
     d_k = tl.zeros([BK, WIDTH], tl.float32)
     d_v = tl.zeros([BK, WIDTH], tl.float32)
     for begin in range(0, n, BQ):
         i = begin + tl.arange(0, BQ)
-        queries, o_queries, i_there = _places(i, first, s0, s1, s2, n1, n2, t1, t2, M1, M2)
-        unit_q, _inverse_q = _directions(_load(qkv + head * HEAD, queries, i_there, d, 3 * C, HEAD))
+        queries, i_there = _places(i, s0, s1, s2, n1, n2, M1, M2)
+        unit_q, _inverse_q = _directions(_load(qkv, queries, i_there, d, 3 * C, HEAD))
         q = (unit_q * (s * _LOG2_E)).to(k.dtype)
-        g = _load(grad + head * HEAD, queries, i_there, d, C, HEAD)
-        products = tl.load(delta + head * tokens + queries, mask=i_there, other=0.0)
-        log_sum = tl.load(lse + head * tokens + queries, mask=i_there, other=0.0)
-        pairs = j_there[:, None] & i_there[None, :]
-        b = tl.load(bias + (o_queries[None, :] - o_keys[:, None]), mask=pairs, other=0.0)
-        scores = tl.dot(k, tl.trans(q), input_precision=PRECISION) + b * _LOG2_E
-        p = tl.where(pairs, tl.exp2(scores - log_sum[None, :]), 0.0)
-        d_p = tl.dot(v, tl.trans(g), input_precision=PRECISION)
+        g = _load(grad, queries, i_there, d, C, HEAD)
+        products = tl.load(delta + queries, mask=i_there, other=0.0)
+        log_sum = tl.load(lse + queries, mask=i_there, other=0.0)
+        b = tl.load(bias + (_query_at(i, m0, M1, M2, RUN)[:, None] + bias_k[None, :]))
+        scores = tl.dot(q, tl.trans(k), b, input_precision=PRECISION)
+        p = tl.exp2(scores - log_sum[:, None])  # times 0 where there is no query
+        d_p = tl.dot(g, tl.trans(v), input_precision=PRECISION)
         shown = p
         if DROP:
-            kept = _kept(seed, queries[None, :], keys[:, None], heads, head, tokens, dropout)
+            kept = _kept(seed, first, queries, keys, heads, head, tokens, dropout)
             d_p *= kept
             shown = p * kept
-        d_v += tl.dot(shown.to(g.dtype), g, input_precision=PRECISION)
-        d_scores = p * (d_p - products[None, :])
-        d_k += tl.dot(d_scores.to(q.dtype), q, input_precision=PRECISION)
+        d_v += tl.dot(tl.trans(shown.to(g.dtype)), g, input_precision=PRECISION)
+        d_scores = p * (d_p - products[:, None])
+        d_k += tl.dot(tl.trans(d_scores.to(q.dtype)), q, input_precision=PRECISION)
     d_k = _through_direction(d_k * (1.0 / _LOG2_E), unit, inverse)
-    _store(d_qkv + C + head * HEAD, keys, j_there, d, 3 * C, d_k, HEAD)
-    _store(d_qkv + 2 * C + head * HEAD, keys, j_there, d, 3 * C, d_v, HEAD)
+    _store(d_qkv + C, keys, j_there, d, 3 * C, d_k, HEAD)
+    _store(d_qkv + 2 * C, keys, j_there, d, 3 * C, d_v, HEAD)
 
 
 @triton.jit(do_not_specialize=(*_SIZES, 'windows', 'shares'))
 def attend_backward_table(
-    qkv, table, scale, seed, lse, grad, d_table, delta, dropout,
+    qkv, spread, scale, seed, lse, grad, d_table, delta, dropout,
     n0, n1, n2, m0, f0, f1, f2, t0, t1, t2, heads, tokens, windows, shares,
     M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
-    BQ: tl.constexpr, BK: tl.constexpr,
+    RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, DROP: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     """A program: tile of (queries, keys) of the largest window, head, share of the windows.
@@ -285,41 +348,45 @@ def attend_backward_table(
     d = tl.arange(0, WIDTH)
     i = tile // tl.cdiv(n, BK) * BQ + tl.arange(0, BQ)
     j = tile % tl.cdiv(n, BK) * BK + tl.arange(0, BK)
-    i_map, o_queries, i_whole = _places(i, 0, e0, e1, e2, n1, n2, t1, t2, M1, M2)
-    j_map, o_keys, j_whole = _places(j, 0, e0, e1, e2, n1, n2, t1, t2, M1, M2)
-    offset = o_queries[:, None] - o_keys[None, :]
-    offset += head * (t0 * t1 * t2) + (t0 * t1 * t2 - 1) // 2
-    whole = i_whole[:, None] & j_whole[None, :]
-    b = tl.load(table + offset, mask=whole, other=0.0)
+    queries, i_whole = _places(i, e0, e1, e2, n1, n2, M1, M2)
+    keys, j_whole = _places(j, e0, e1, e2, n1, n2, M1, M2)
+    at = _query_at(i, m0, M1, M2, RUN)[:, None] + _key_at(j, m0, M1, M2, RUN)[None, :]
+    b = tl.load(spread + head * _spread_size(m0, M1, M2) + at)
     s = tl.load(scale + head)
     acc = tl.zeros([BQ, BK], tl.float32)
     for w in range(share, windows, shares):
         first, s0, s1, s2 = _window(w, n0, n1, n2, m0, f0, f1, f2, M1, M2)
-        _i_in, _o_i, i_there = _places(i, 0, s0, s1, s2, n1, n2, t1, t2, M1, M2)
-        _j_in, _o_j, j_there = _places(j, 0, s0, s1, s2, n1, n2, t1, t2, M1, M2)
-        queries, keys = first + i_map, first + j_map
-        row = _load(qkv + head * HEAD, queries, i_there, d, 3 * C, HEAD)
+        _i_in, i_there = _places(i, s0, s1, s2, n1, n2, M1, M2)
+        _j_in, j_there = _places(j, s0, s1, s2, n1, n2, M1, M2)
+        qkv_in, grad_in = qkv + first * 3 * C + head * HEAD, grad + first * C + head * HEAD
+        at_first = head * tokens + first
+        row = _load(qkv_in, queries, i_there, d, 3 * C, HEAD)
         unit, _inverse_q = _directions(row)
         q = (unit * (s * _LOG2_E)).to(row.dtype)
-        k, _inverse_k = _directions(_load(qkv + C + head * HEAD, keys, j_there, d, 3 * C, HEAD))
-        v = _load(qkv + 2 * C + head * HEAD, keys, j_there, d, 3 * C, HEAD)
-        g = _load(grad + head * HEAD, queries, i_there, d, C, HEAD)
-        products = tl.load(delta + head * tokens + queries, mask=i_there, other=0.0)
-        log_sum = tl.load(lse + head * tokens + queries, mask=i_there, other=0.0)
-        scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision=PRECISION) + b * _LOG2_E
-        pairs = i_there[:, None] & j_there[None, :]
-        p = tl.where(pairs, tl.exp2(scores - log_sum[:, None]), 0.0)
+        k, _inverse_k = _directions(_load(qkv_in + C, keys, j_there, d, 3 * C, HEAD))
+        v = _load(qkv_in + 2 * C, keys, j_there, d, 3 * C, HEAD)
+        g = _load(grad_in, queries, i_there, d, C, HEAD)
+        products = tl.load(delta + at_first + queries, mask=i_there, other=0.0)
+        log_sum = tl.load(lse + at_first + queries, mask=i_there, other=0.0)
+        bias = b + _masked(j_there)[None, :]
+        scores = tl.dot(q, tl.trans(k.to(q.dtype)), bias, input_precision=PRECISION)
+        p = tl.exp2(scores - log_sum[:, None])
         d_p = tl.dot(g, tl.trans(v), input_precision=PRECISION)
         if DROP:
-            d_p *= _kept(seed, queries[:, None], keys[None, :], heads, head, tokens, dropout)
+            d_p *= _kept(seed, first, queries, keys, heads, head, tokens, dropout)
         acc += p * (d_p - products[:, None])
+    whole = i_whole[:, None] & j_whole[None, :]
     if PAIRS:
         pairs = e0 * e1 * e2
-        _i_at, row, _i_all = _places(i, 0, e0, e1, e2, n1, n2, e1, e2, M1, M2)
-        _j_at, column, _j_all = _places(j, 0, e0, e1, e2, n1, n2, e1, e2, M1, M2)
+        row, _ = _places(i, e0, e1, e2, e1, e2, M1, M2)
+        column, _ = _places(j, e0, e1, e2, e1, e2, M1, M2)
         at = d_table + (head * pairs + row[:, None]).to(tl.int64) * pairs + column[None, :]
         tl.store(at, acc, mask=whole)
     else:
+        o_queries, _ = _places(i, e0, e1, e2, t1, t2, M1, M2)
+        o_keys, _ = _places(j, e0, e1, e2, t1, t2, M1, M2)
+        offset = o_queries[:, None] - o_keys[None, :]
+        offset += head * (t0 * t1 * t2) + (t0 * t1 * t2 - 1) // 2
         tl.atomic_add(d_table + offset, acc, mask=whole, sem='relaxed')
 
 
@@ -368,6 +435,7 @@ class _Call:
         self.options = dict(
             M1=self.window[1],
             M2=self.window[2],
+            RUN=math.gcd(self.window[2], 16),
             HEAD=head,
             WIDTH=self.width,
             PRECISION='tf32' if _takes_tf32() else 'ieee',
@@ -385,6 +453,16 @@ class _Call:
     def blocks(self, kernel: str) -> Blocks:
         """How a kernel is cut into blocks here."""
         return choose_blocks(kernel, *self.blocks_for)
+
+    def spread(self, table: Tensor) -> Tensor:
+        """The table that the kernels of attention read, see `spread_table`."""
+        m0, m1, m2 = self.window
+        spread = table.new_empty((self.heads, 2 * m0 - 1, 2 * m1 - 1, m2, m2))
+        sizes = _three(table.shape[1:], 1)
+        wrap_triton(spread_table)[(_blocks(spread.numel(), _SPREAD),)](
+            table, spread, m0, *sizes, spread.numel(), M1=m1, M2=m2, BLOCK=_SPREAD
+        )
+        return spread
 
     def run(
         self, kernel: Any, blocks: Blocks, grid: tuple[Any, ...], *tensors: Any, **more: Any
@@ -418,7 +496,8 @@ def _attend(
     blocks = call.blocks('forward')
     grid = (call.windows * _blocks(call.in_window, blocks.queries), call.heads)
     with torch.cuda.device_of(qkv):
-        call.run(attend_forward, blocks, grid, qkv, table, scale, seed, out, lse)
+        spread = call.spread(table)
+        call.run(attend_forward, blocks, grid, qkv, spread, scale, seed, out, lse)
     return out, lse
 
 
@@ -458,7 +537,7 @@ def _attend_backward(
             call.heads,
         )
         parts = table.new_empty(grid[::-1])
-        inputs = (qkv, table, scale, seed)
+        inputs = (qkv, call.spread(table), scale, seed)
         call.run(attend_backward_q, blocks, grid, *inputs, out, lse, grad, d_qkv, parts, delta)
 
         blocks = call.blocks('backward_kv')

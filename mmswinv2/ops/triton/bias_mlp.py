@@ -20,8 +20,12 @@ from torch.utils import flop_counter
 from .direct import with_gradient
 
 _SIZES = ('heads', 'offsets', 't0', 't1', 't2')
-_BLOCK = 32  # offsets
-_UNITS, _UNITS_BACKWARD = 32, 16  # hidden units at a time
+# Offsets and hidden units at a time
+_FORWARD = dict(BLOCK=16, UNITS=64)
+_BACKWARD = dict(BLOCK=64, UNITS=16)
+_STEPS = 2  # of a program of the backward pass, one after the other
+# Products of float32, to 2^-21, on matrix units: https://arxiv.org/abs/2203.03341
+_PRECISION = tl.constexpr('tf32x3')
 
 
 @triton.jit
@@ -64,7 +68,7 @@ def position_bias_forward(
         z, _, _, _ = _hidden(p, k, w1, b1, t0, t1, t2, u0, u1, u2, HIDDEN, AXES)
         at = w2 + h[None, :] * HIDDEN + k[:, None]
         w = tl.load(at, mask=(h < heads)[None, :] & (k < HIDDEN)[:, None], other=0.0)
-        acc += tl.dot(tl.maximum(z, 0.0), w.to(tl.float32), input_precision='ieee')
+        acc += tl.dot(tl.maximum(z, 0.0), w.to(tl.float32), input_precision=_PRECISION)
     bias = 16.0 / (1.0 + tl.exp(-acc))
     at = table + h[None, :] * offsets + p[:, None]
     tl.store(at, bias, mask=(h < heads)[None, :] & (p < offsets)[:, None])
@@ -72,11 +76,14 @@ def position_bias_forward(
 
 @triton.jit(do_not_specialize=_SIZES)
 def position_bias_backward(
-    grad, table, w1, b1, w2, d_w1, d_b1, d_w2, heads, offsets, t0, t1, t2, u0, u1, u2,
+    grad, table, w1, b1, w2, parts, heads, offsets, t0, t1, t2, u0, u1, u2,
     HIDDEN: tl.constexpr, AXES: tl.constexpr, HEADS: tl.constexpr,
     BLOCK: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
-    """A program: some hidden units, all offsets and heads."""
+    """A program: some hidden units, every so many offsets, all heads.
+
+    Its sums go to a row of `parts`: the gradients of w1, b1 and w2, one after the other.
+    """
     k = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
     h = tl.arange(0, HEADS)
     weights = (h < heads)[:, None] & (k < HIDDEN)[None, :]
@@ -87,15 +94,16 @@ def position_bias_backward(
     sum_0 = tl.zeros([UNITS], tl.float32)
     sum_1 = tl.zeros([UNITS], tl.float32)
     sum_2 = tl.zeros([UNITS], tl.float32)
-    for begin in range(0, offsets, BLOCK):
+    step = tl.num_programs(1) * BLOCK
+    for begin in range(tl.program_id(1) * BLOCK, offsets, step):
         p = begin + tl.arange(0, BLOCK)
         z, x0, x1, x2 = _hidden(p, k, w1, b1, t0, t1, t2, u0, u1, u2, HIDDEN, AXES)
         at = h[:, None] * offsets + p[None, :]
         there = (h < heads)[:, None] & (p < offsets)[None, :]
         b = tl.load(table + at, mask=there, other=0.0)
         d = tl.load(grad + at, mask=there, other=0.0) * b * (1.0 - b / 16.0)
-        sum_w2 += tl.dot(d, tl.maximum(z, 0.0), input_precision='ieee')
-        d_z = tl.dot(tl.trans(d), w, input_precision='ieee')
+        sum_w2 += tl.dot(d, tl.maximum(z, 0.0), input_precision=_PRECISION)
+        d_z = tl.dot(tl.trans(d), w, input_precision=_PRECISION)
         d_z = tl.where(z > 0, d_z, 0.0)
         sum_b1 += tl.sum(d_z, 0)
         sum_2 += tl.sum(d_z * x2[:, None], 0)
@@ -103,9 +111,10 @@ def position_bias_backward(
             sum_1 += tl.sum(d_z * x1[:, None], 0)
         if AXES > 2:
             sum_0 += tl.sum(d_z * x0[:, None], 0)
-    tl.store(d_w2 + at_w2, sum_w2, mask=weights)
-    tl.store(d_b1 + k, sum_b1, mask=k < HIDDEN)
-    row = d_w1 + k * AXES + AXES - 1
+    parts += tl.program_id(1) * (HIDDEN * (AXES + 1 + heads))
+    tl.store(parts + HIDDEN * (AXES + 1) + at_w2, sum_w2, mask=weights)
+    tl.store(parts + HIDDEN * AXES + k, sum_b1, mask=k < HIDDEN)
+    row = parts + k * AXES + AXES - 1
     tl.store(row, sum_2, mask=k < HIDDEN)
     if AXES > 1:
         tl.store(row - 1, sum_1, mask=k < HIDDEN)
@@ -114,7 +123,7 @@ def position_bias_backward(
 
 
 def _numbers(
-    sizes: Sequence[int], pretrained: Sequence[int], w2: Tensor, units: int
+    sizes: Sequence[int], pretrained: Sequence[int], w2: Tensor, cut: dict[str, int]
 ) -> tuple[list, dict]:
     """Numbers and options that both kernels take; sizes are those of the table's axes."""
     missing = 3 - len(sizes)
@@ -125,9 +134,10 @@ def _numbers(
         HIDDEN=hidden,
         AXES=len(sizes),
         HEADS=max(16, triton.next_power_of_2(heads)),
-        BLOCK=_BLOCK,
-        UNITS=units,
+        **cut,
     )
+    if options['HEADS'] > 32:  # as many as registers hold
+        options['BLOCK'] = max(16, options['BLOCK'] * 32 // options['HEADS'])
     return numbers, options
 
 
@@ -136,9 +146,9 @@ def _position_bias(
 ) -> Tensor:
     """See `mmswinv2.ops.position_bias`."""
     sizes = [2 * m - 1 for m in window]
-    numbers, options = _numbers(sizes, pretrained, w2, _UNITS)
+    numbers, options = _numbers(sizes, pretrained, w2, _FORWARD)
     table = torch.empty((w2.shape[0], *sizes), device=w2.device, dtype=torch.float32)
-    grid = ((numbers[1] + _BLOCK - 1) // _BLOCK,)
+    grid = ((numbers[1] + options['BLOCK'] - 1) // options['BLOCK'],)
     with torch.cuda.device_of(w2):
         wrap_triton(position_bias_forward)[grid](w1, b1, w2, table, *numbers, **options)
     return table
@@ -156,16 +166,17 @@ def _fake_position_bias(
 
 def _position_bias_backward(
     grad: Tensor, table: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, pretrained: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the weights."""
-    numbers, options = _numbers(table.shape[1:], pretrained, w2, _UNITS_BACKWARD)
-    d_w1, d_b1, d_w2 = torch.empty_like(w1), torch.empty_like(b1), torch.empty_like(w2)
-    grid = ((options['HIDDEN'] + _UNITS_BACKWARD - 1) // _UNITS_BACKWARD,)
+) -> Tensor:
+    """Gradients of w1, b1 and w2, one after the other, in float32."""
+    numbers, options = _numbers(table.shape[1:], pretrained, w2, _BACKWARD)
+    shares = -(-numbers[1] // (_STEPS * options['BLOCK']))
+    grid = ((options['HIDDEN'] + options['UNITS'] - 1) // options['UNITS'], shares)
+    parts = table.new_empty((shares, w1.numel() + b1.numel() + w2.numel()))
     with torch.cuda.device_of(w2):
         wrap_triton(position_bias_backward)[grid](
-            grad, table, w1, b1, w2, d_w1, d_b1, d_w2, *numbers, **options
+            grad, table, w1, b1, w2, parts, *numbers, **options
         )
-    return d_w1, d_b1, d_w2
+    return parts.sum(0)
 
 
 position_bias_backward_op: Any = triton_op(
@@ -176,8 +187,8 @@ position_bias_backward_op: Any = triton_op(
 @position_bias_backward_op.register_fake
 def _fake_position_bias_backward(
     grad: Tensor, table: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, pretrained: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(w1), torch.empty_like(b1), torch.empty_like(w2)
+) -> Tensor:
+    return table.new_empty(w1.numel() + b1.numel() + w2.numel())
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -186,7 +197,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gradients(run: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return (*run(grad.contiguous(), *ctx.saved_tensors, ctx.pretrained), None, None)
+    weights = ctx.saved_tensors[1:]
+    sums = run(grad.contiguous(), *ctx.saved_tensors, ctx.pretrained)
+    sums = sums.split([w.numel() for w in weights])
+    return (*(s.view_as(w).to(w.dtype) for s, w in zip(sums, weights, strict=True)), None, None)
 
 
 _position_bias_with_gradient = with_gradient(

@@ -16,8 +16,8 @@ from torch.library import triton_op, wrap_triton
 from .direct import with_gradient
 
 _SIZES = ('rows', 'rows_in_map', 'programs')
-_ELEMENTS = 2048  # of a program at a time
-_PROGRAMS = 512  # that share the rows, in backward
+_ELEMENTS = 2048  # of a program at a time, in the forward pass
+_PROGRAMS = 1056  # that share the rows, in backward
 
 
 @triton.jit
@@ -85,9 +85,12 @@ def add_norm_backward(
     tl.store(at + CHANNELS, d_bias, mask=c < CHANNELS)
 
 
-def _options(y: Tensor, scale: Tensor | None) -> dict[str, Any]:
+def _options(y: Tensor, scale: Tensor | None, backward: bool = False) -> dict[str, Any]:
     width = triton.next_power_of_2(y.shape[-1])
-    rows = max(1, _ELEMENTS // width)
+    elements = _ELEMENTS
+    if backward:  # as many as registers hold: the fewer steps, the fewer sums across a program
+        elements *= 4 if width <= 512 and y.itemsize == 2 else 2
+    rows = max(1, elements // width)
     return dict(
         CHANNELS=y.shape[-1],
         WIDTH=width,
@@ -123,7 +126,7 @@ def _add_norm_backward(
     grad: Tensor, y: Tensor, weight: Tensor, eps: float, scale: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Gradients of y, and of weight and bias ``(2, C)``, in float32."""
-    d_y, options = torch.empty_like(y), _options(y, scale)
+    d_y, options = torch.empty_like(y), _options(y, scale, backward=True)
     rows, channels = math.prod(y.shape[:-1]), y.shape[-1]
     blocks = (rows + options['ROWS'] - 1) // options['ROWS']
     programs = torch.sym_min(_PROGRAMS, blocks)

@@ -1,0 +1,28 @@
+"""Patches as rows of a matrix, on GPUs: one product in place of a convolution.
+
+A convolution whose patches do not overlap moves every number once, and cuDNN's kernels, made for
+those that overlap, take several times as long, most of all for the gradient of the weight
+(docs/gpu.md).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def fits_embed(x: Tensor, weight: Tensor) -> bool:
+    """Whole patches on an NVIDIA or AMD GPU."""
+    return x.device.type == 'cuda' and x.numel() > 0
+
+
+def embed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """See `mmswinv2.ops.embed`."""
+    patch = weight.shape[2:]
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))  # half of it to copy
+    axes = len(patch)
+    size = [n // p for n, p in zip(x.shape[2:], patch, strict=True)]
+    x = x.reshape(*x.shape[:2], *(n for pair in zip(size, patch, strict=True) for n in pair))
+    places = range(2, 2 + 2 * axes, 2)
+    x = x.permute(0, *places, 1, *(i + 1 for i in places))
+    return F.linear(x.flatten(1 + axes), weight.flatten(1), bias)

@@ -1,0 +1,85 @@
+"""Linear layers in training on GPUs.
+
+Autograd alone does two things badly there. The gradient of a bias is a sum over all tokens, for
+which torch's reduction of columns takes two to four times as long as a product with ones
+(docs/gpu.md). And of GELU and the layer after it, the inputs of both are kept, the two largest
+tensors of a block; here the second is made from the first again, in one pass over memory.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+_PLAIN = (Tensor, nn.Parameter)  # quantised, fake and distributed tensors take torch's way
+_MANY = 2**14  # rows, below which the sum is short and autograd's own functions start sooner
+
+
+def fits_gelu_linear(x: Tensor, weight: Tensor) -> bool:
+    """In training, where no graph is made: a compiler decides by itself what is computed again."""
+    return (
+        x.device.type == 'cuda'
+        and torch.is_grad_enabled()
+        and (x.requires_grad or weight.requires_grad)
+        and type(x) in _PLAIN
+        and type(weight) in _PLAIN
+        and x.numel() > 0
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def fits_linear(x: Tensor, weight: Tensor) -> bool:
+    """The same, for many rows."""
+    return fits_gelu_linear(x, weight) and x.shape[:-1].numel() >= _MANY
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """See `mmswinv2.ops.linear`."""
+    return _product(x, weight, bias, activated=False)
+
+
+def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """See `mmswinv2.ops.gelu_linear`."""
+    return _product(x, weight, bias, activated=True)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, activated: bool) -> Tensor:
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        x, weight = x.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    out: Tensor = _Product.apply(x, weight, bias, activated)
+    return out
+
+
+class _Product(torch.autograd.Function):
+    """``linear(x)`` or ``linear(gelu(x))``, which keeps x."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, activated: bool
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.activated = activated
+        return F.linear(F.gelu(x) if activated else x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        d_x = d_weight = d_bias = None
+        rows = grad.reshape(-1, grad.shape[-1])
+        if ctx.needs_input_grad[0]:
+            d_x = grad @ weight
+            d_x = torch.ops.aten.gelu_backward(d_x, x) if ctx.activated else d_x
+        if ctx.needs_input_grad[1]:
+            inputs = F.gelu(x) if ctx.activated else x
+            d_weight = rows.t() @ inputs.reshape(-1, x.shape[-1])
+        if ctx.needs_input_grad[2]:
+            d_bias = rows.t() @ rows.new_ones(len(rows))
+        return d_x, d_weight, d_bias, None
