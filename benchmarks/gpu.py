@@ -8,7 +8,8 @@ Needs torch, Triton, and of timm, transformers and torchvision those that are to
 Each implementation of a row has a process of its own. All of them compile side by side, which takes
 minutes, and are then timed one after the other, alone: as they are, and by
 `torch.compile(mode='reduce-overhead')`, whose CUDA graphs spare the processor every launch. Times
-are medians, by CUDA events; memory is the peak of what torch allocates. "floor" is what a
+are medians, by CUDA events; memory is the peak of what torch allocates for a step as it is, since
+graphs keep memory that torch does not count. "floor" is what a
 forward pass cannot do without: its products at the rate of a large one, or its memory traffic at
 the rate of a copy, both measured in the same run, whichever takes longer. Without a GPU, `--try`
 runs the program on small sizes, and its figures mean nothing.
@@ -260,9 +261,10 @@ def measure(compiled, name, *spec, begin=None):
             step()
         if begin:
             begin()
-        ms = clock(step)
-        peak = torch.cuda.max_memory_allocated() / 2**20 if DEVICE == 'cuda' else 0
-        return dict(ms=ms, peak=peak)
+        result = dict(ms=clock(step))
+        if not compiled:
+            result['peak'] = torch.cuda.max_memory_allocated() / 2**20 if DEVICE == 'cuda' else 0
+        return result
     except Exception as problem:  # what an implementation cannot do is a result too
         if name in OURS:
             traceback.print_exc()
@@ -361,7 +363,9 @@ def row_of(record, names):
     cells = []
     for name, suffix in itertools.product(names, ('', ', compiled')):
         result = results.get(name + suffix, {})
-        figures = f'{result["ms"]:.2f} ms, {result["peak"]:.0f} MiB' if 'ms' in result else ''
+        figures = f'{result["ms"]:.2f} ms' if 'ms' in result else ''
+        if 'peak' in result:
+            figures += f', {result["peak"]:.0f} MiB'
         cells.append(figures or result.get('error', ''))
 
     def best(which, key):

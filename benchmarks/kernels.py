@@ -39,9 +39,11 @@ ATTENTION = {
     'forward': attention.attend_forward,
     'backward_q': attention.attend_backward_q,
     'backward_kv': attention.attend_backward_kv,
-    'backward_table': attention.attend_backward_table,
+    'backward_table': attention.attend_backward_pairs,
 }
 OTHERS = {
+    'align_table': attention.align_table,
+    'fold_pairs': attention.fold_pairs,
     'add_norm_forward': norm.add_norm_forward,
     'add_norm_backward': norm.add_norm_backward,
     'position_bias_forward': bias_mlp.position_bias_forward,
@@ -49,9 +51,14 @@ OTHERS = {
 }
 DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16, 'fp32': torch.float32}
 # arguments that are float32 whatever the dtype of the activations
-WIDE = {'table', 'spread', 'scale', 'lse', 'delta', 'd_scale', 'd_table', 'parts', 'w1', 'b1', 'w2',
-        'weight', 'bias', 'x'}  # fmt: skip
+WIDE = {
+    'table', 'aligned', 'pairs', 'scale', 'lse', 'delta', 'd_scale', 'd_table', 'parts', 'w1', 'b1',
+    'w2', 'weight', 'bias', 'x',
+}  # fmt: skip
 FLOATS = {'dropout', 'eps', 'u0', 'u1', 'u2'}
+NUMBERS = {
+    *bias_mlp._SIZES, *norm._SIZES, *attention._SIZES, 'windows', 'shares', 'first_head', 'numbers',
+}  # fmt: skip
 WINDOWS = (8, 16, 24, 32)
 
 
@@ -68,7 +75,7 @@ def compile_kernel(kernel, target, dtype, options, warps=4, stages=2):
             signature[name] = '*i64'
         elif name in FLOATS:
             signature[name] = 'fp32'
-        elif name in {*bias_mlp._SIZES, *norm._SIZES, *attention._SIZES, 'windows', 'shares'}:
+        elif name in NUMBERS:
             signature[name] = 'i32'
         else:
             wide = name in WIDE or (kernel in OTHERS.values() and name in ('grad', 'out'))
@@ -81,17 +88,13 @@ def compile_kernel(kernel, target, dtype, options, warps=4, stages=2):
     return triton.compile(source, target=TARGETS[target], options=launch)
 
 
-def compile_attention(
-    name, target, window, width=32, dtype='bf16', dropout=False, repeatable=False, blocks=None
-):
+def compile_attention(name, target, window, width=32, dtype='bf16', dropout=False, blocks=None):
     """A kernel of attention, in the blocks that the table has for it."""
     itemsize = DTYPES[dtype].itemsize
     blocks = blocks or blocks_of._look_up(name, CAPABILITY[target], window**2, width, itemsize)
     options = dict(M1=window, M2=window, HEAD=width, WIDTH=width, BQ=blocks.queries, BK=blocks.keys)
-    options['RUN'] = math.gcd(window, 16)
+    options['RUN'] = math.gcd(window, 4)
     options.update(PRECISION='ieee' if dtype == 'fp32' else 'tf32', DROP=dropout)
-    if name == 'backward_table':
-        options['PAIRS'] = repeatable
     compiled = compile_kernel(ATTENTION[name], target, dtype, options, blocks.warps, blocks.stages)
     return compiled, blocks
 
@@ -101,6 +104,10 @@ def compile_other(name, target, channels=96, heads=3, dtype='bf16'):
     if name.startswith('add_norm'):
         y = torch.empty(1, channels, device='meta', dtype=DTYPES[dtype])
         options = norm._options(y, torch.empty(1, device='meta'), name.endswith('backward'))
+    elif name == 'align_table':
+        options = dict(M1=16, M2=16, RUN=4, BLOCK=attention._ALIGNED)
+    elif name == 'fold_pairs':
+        options = dict(M1=16, M2=16, OFFSETS=32, BLOCK=attention._FOLDED // 32, num_warps=8)
     else:
         cut = bias_mlp._BACKWARD if name.endswith('backward') else bias_mlp._FORWARD
         w2 = torch.empty(heads, 512, device='meta')
@@ -132,18 +139,17 @@ def table(targets, dtypes):
             compiled, blocks = compile_attention(name, target, window, dtype=dtype)
             cut = f'{blocks.queries}x{blocks.keys}, {blocks.warps} warps'
             yield target, f'attend_{name}', dtype, f'window {window}', cut, *resources(compiled)
-        for name, dropout in itertools.product(ATTENTION, (True, False)):
-            options = dict(dropout=dropout, repeatable=not dropout)
-            compiled, blocks = compile_attention(name, target, 16, dtype=dtype, **options)
-            kind = 'dropout' if dropout else 'repeatable sums'
+        for name in ATTENTION:
+            compiled, blocks = compile_attention(name, target, 16, dtype=dtype, dropout=True)
             cut = f'{blocks.queries}x{blocks.keys}, {blocks.warps} warps'
-            yield target, f'attend_{name}', dtype, kind, cut, *resources(compiled)
+            yield target, f'attend_{name}', dtype, 'dropout', cut, *resources(compiled)
         for name, channels in itertools.product(OTHERS, (96, 768)):
-            if name.startswith('add_norm'):
-                compiled, what = compile_other(name, target, channels, dtype=dtype), 'channels'
-            else:
-                compiled, what = compile_other(name, target, heads=channels // 32), 'channels'
-            yield target, name, dtype, f'{channels} {what}', '', *resources(compiled)
+            if name.startswith(('add_norm', 'position_bias')):
+                compiled = compile_other(name, target, channels, channels // 32, dtype)
+                yield target, name, dtype, f'{channels} channels', '', *resources(compiled)
+            elif channels == 96:
+                compiled = compile_other(name, target)
+                yield target, name, dtype, 'window 16', '', *resources(compiled)
 
 
 def tune(dtypes, widths, windows):
@@ -165,7 +171,7 @@ def tune(dtypes, widths, windows):
         out, lse = attention.attend_op(qkv, bias, scale, None, *numbers)
         forward = partial(attention.attend_op, qkv, bias, scale, None, *numbers)
         backward = partial(
-            attention.attend_backward_op, out, qkv, bias, scale, None, out, lse, *numbers, False
+            attention.attend_backward_op, out, qkv, bias, scale, None, out, lse, *numbers
         )
         for name in ATTENTION:
             best = None

@@ -24,8 +24,11 @@ from mmswinv2.ops import sdpa_padded, triton
 
 from . import peers
 
-# of one operator: three kernels, the table's zeros, the sum over programs; kernel and sum
-LAUNCHES = {'attend_backward': 5, 'add_norm_backward': 2}
+# of one operator: the table's copies, attention; the copies, three kernels, the sums over pairs and
+# over programs; a kernel and a sum
+LAUNCHES = {
+    'attend': 2, 'attend_backward': 6, 'add_norm_backward': 2, 'position_bias_backward': 2,
+}  # fmt: skip
 NO_LAUNCH = ('prim.', 'prims.', 'aten.promote_types', 'aten._unsafe_view', 'aten.empty',
              'aten.new_empty', 'aten.detach', 'aten.sym_')  # fmt: skip
 OURS = ('kernels', 'sdpa')

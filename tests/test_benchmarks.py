@@ -174,9 +174,9 @@ def test_a_gpu_is_told_little_and_is_not_waited_for():
 def test_kernels_compile_for_gpus_and_keep_their_registers():
     rows = rows_of(run_compiling('benchmarks.kernels', '--dtypes', 'bf16', 'fp32'))
     kernels = {(row['target'], row['dtype'], row['kernel']) for row in rows}
-    assert len(kernels) == 2 * 2 * 8
+    assert len(kernels) == 2 * 2 * 10
     for row in rows:
-        assert int(row['registers']) <= 255 and int(row['shared memory']) <= 48 * 1024
+        assert int(row['registers']) <= 255 and int(row['shared memory']) <= 99 * 1024
         if row['for'] != 'dropout':
             assert row['spills'] == '0', row
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 def fits_embed(x: Tensor, weight: Tensor) -> bool:
     """Whole patches on an NVIDIA or AMD GPU."""
-    return x.device.type == 'cuda' and x.numel() > 0
+    return x.device.type == 'cuda' and x.numel() > 0 and not torch.jit.is_tracing()
 
 
-def embed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def embed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """See `mmswinv2.ops.embed`."""
     patch = weight.shape[2:]
     if torch.is_autocast_enabled(x.device.type):

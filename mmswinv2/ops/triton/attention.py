@@ -1,12 +1,12 @@
 """Window attention as Triton kernels, on tokens in the order of the map.
 
 A program takes one block of queries (or keys) of one head in one window. The place of the window on
-the map is arithmetic, so that border windows and maps of any size need no index. The table of the
-position bias is spread along the last axis alone, to ``(h, 2 M0 - 1, 2 M1 - 1, M2, M2)``: the bias
-of a query and a row of keys then lies in one piece, and a head's part stays in the caches, which
-an N x N bias would not. Softmax is computed block by block in base 2, and its logarithm kept for
-backward, which computes the scores again (Dao et al., FlashAttention,
-https://arxiv.org/abs/2205.14135).
+the map is arithmetic, so that border windows and maps of any size need no index. The biases of a
+query and a row of keys lie side by side in the table of offsets, whose last axis is turned round
+for it, and are read in vectors: there are as many copies of the table as a vector has numbers, each
+a number further on, so that one of them is aligned. They stay in the caches, which an N x N bias
+would not. Softmax is computed block by block in base 2, and its logarithm kept for backward, which
+computes the scores again (Dao et al., FlashAttention, https://arxiv.org/abs/2205.14135).
 
 Maps of fewer than three axes get leading axes of one token.
 """
@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 from torch.utils import flop_counter
 
-from ..reference import fold
 from ..windows import WindowGrid
 from .blocks import Blocks, choose_blocks
 from .direct import with_gradient
@@ -33,9 +32,10 @@ _LOG2_E = tl.constexpr(math.log2(math.e))
 _TINY = tl.constexpr(1e-10)  # a vector whose squared length is smaller has no direction
 # Sizes change from image to image: no kernel is compiled anew for them.
 _SIZES = ('n0', 'n1', 'n2', 'm0', 'f0', 'f1', 'f2', 't0', 't1', 't2', 'heads', 'tokens')
-# Programs that share the windows of one tile of scores, for the gradient of the table
-_PROGRAMS = 1056
-_SPREAD = 512  # numbers of the spread table that a program makes
+# For the gradient of the table: programs that share the windows, and numbers in memory at a time
+_PROGRAMS, _PAIRS = 1056, 2**26
+_ALIGNED = 512  # numbers of the aligned table that a program makes
+_FOLDED = 16384  # numbers that a program folds at a time
 
 
 @triton.jit
@@ -68,25 +68,34 @@ def _places(i, s0, s1, s2, n1, n2, M1: tl.constexpr, M2: tl.constexpr):
 
 
 @triton.jit
-def _spread_size(m0, M1: tl.constexpr, M2: tl.constexpr):
-    """Numbers of a head's part of the spread table."""
-    return (2 * m0 - 1) * ((2 * M1 - 1) * M2 * M2)
+def _row_size(M2: tl.constexpr, RUN: tl.constexpr):
+    """Numbers of a row of offsets in an aligned table."""
+    return (2 * M2 - 1 + RUN - 1 + RUN - 1) // RUN * RUN
+
+
+@triton.jit
+def _aligned_size(m0, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr):
+    """Numbers of a head's part of the aligned table."""
+    return (2 * m0 - 1) * ((2 * M1 - 1) * RUN * _row_size(M2, RUN))
 
 
 @triton.jit
 def _query_at(i, m0, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr):
-    """Where the bias of the queries i begins in a head's part; numbers past a window wrap."""
+    """Where the biases of the queries i begin in a head's part; numbers past a window wrap."""
     i %= m0 * M1 * M2
     row = (i // (M1 * M2) + m0 - 1) * (2 * M1 - 1) + i // M2 % M1 + M1 - 1
-    return tl.multiple_of((row * M2 + i % M2) * M2, RUN)
+    place = M2 - 1 - i % M2
+    copy = place % RUN
+    at = (copy * (2 * m0 - 1) * (2 * M1 - 1) + row) * _row_size(M2, RUN) + place - copy
+    return tl.multiple_of(at, RUN)
 
 
 @triton.jit
 def _key_at(j, m0, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr):
-    """What the keys j add to it; RUN keys lie in one piece."""
+    """What the keys j add to it; RUN keys lie side by side."""
     j %= m0 * M1 * M2
     row = j // (M1 * M2) * (2 * M1 - 1) + j // M2 % M1
-    return tl.max_contiguous(tl.multiple_of(j % M2 - row * (M2 * M2), RUN), RUN)
+    return tl.max_contiguous(tl.multiple_of(j % M2 - row * _row_size(M2, RUN), RUN), RUN)
 
 
 @triton.jit
@@ -143,25 +152,28 @@ def _kept(seed, first, queries, keys, heads, head, tokens, dropout):
 
 
 @triton.jit(do_not_specialize=['m0', 't0', 't1', 't2', 'numbers'])
-def spread_table(
-    table, spread, m0, t0, t1, t2, numbers, M1: tl.constexpr, M2: tl.constexpr, BLOCK: tl.constexpr
-):
-    """The bias of all pairs along the last axis, in base 2; 0 where the table does not reach."""
+def align_table(
+    table, aligned, m0, t0, t1, t2, numbers,
+    M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """RUN copies of each head's table, in base 2; 0 where the table does not reach."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    head, i = at // _spread_size(m0, M1, M2), at % _spread_size(m0, M1, M2)
-    d0 = i // ((2 * M1 - 1) * M2 * M2) - m0 + 1 + t0 // 2
-    d1 = i // (M2 * M2) % (2 * M1 - 1) - M1 + 1 + t1 // 2
-    d2 = i // M2 % M2 - i % M2 + t2 // 2
+    head, i = at // _aligned_size(m0, M1, M2, RUN), at % _aligned_size(m0, M1, M2, RUN)
+    rows, row = (2 * m0 - 1) * (2 * M1 - 1), i // _row_size(M2, RUN)
+    place = i % _row_size(M2, RUN) + row // rows  # of the last axis, turned round
+    d0 = row % rows // (2 * M1 - 1) - m0 + 1 + t0 // 2
+    d1 = row % rows % (2 * M1 - 1) - M1 + 1 + t1 // 2
+    d2 = M2 - 1 - place + t2 // 2
     there = (d0 >= 0) & (d0 < t0) & (d1 >= 0) & (d1 < t1) & (d2 >= 0) & (d2 < t2)
     b = tl.load(
         table + ((head * t0 + d0) * t1 + d1) * t2 + d2, mask=there & (at < numbers), other=0.0
     )
-    tl.store(spread + at, b * _LOG2_E, mask=at < numbers)
+    tl.store(aligned + at, b * _LOG2_E, mask=at < numbers)
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def attend_forward(
-    qkv, spread, scale, seed, out, lse, dropout,
+    qkv, aligned, scale, seed, out, lse, dropout,
     n0, n1, n2, m0, f0, f1, f2, t0, t1, t2, heads, tokens,
     M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
     RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
@@ -185,7 +197,7 @@ def attend_forward(
     row = _load(qkv, queries, i_there, d, 3 * C, HEAD)
     unit, _inverse = _directions(row)
     q = (unit * (tl.load(scale + head) * _LOG2_E)).to(row.dtype)
-    bias = spread + head * _spread_size(m0, M1, M2)
+    bias = aligned + head * _aligned_size(m0, M1, M2, RUN)
     bias_q = _query_at(i, m0, M1, M2, RUN)
     largest = tl.full([BQ], -float('inf'), tl.float32)
     total = tl.zeros([BQ], tl.float32)
@@ -212,7 +224,7 @@ def attend_forward(
 
 @triton.jit(do_not_specialize=_SIZES)
 def attend_backward_q(
-    qkv, spread, scale, seed, out, lse, grad, d_qkv, d_scale, delta, dropout,
+    qkv, aligned, scale, seed, out, lse, grad, d_qkv, d_scale, delta, dropout,
     n0, n1, n2, m0, f0, f1, f2, t0, t1, t2, heads, tokens,
     M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
     RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
@@ -247,7 +259,7 @@ def attend_backward_q(
     products = tl.sum(g.to(tl.float32) * o.to(tl.float32), 1)
     tl.store(delta + queries, products, mask=i_there)
     log_sum = tl.load(lse + queries, mask=i_there, other=0.0)
-    bias = spread + head * _spread_size(m0, M1, M2)
+    bias = aligned + head * _aligned_size(m0, M1, M2, RUN)
     bias_q = _query_at(i, m0, M1, M2, RUN)
     acc = tl.zeros([BQ, WIDTH], tl.float32)
     for begin in range(0, n, BK):
@@ -272,7 +284,7 @@ def attend_backward_q(
 
 @triton.jit(do_not_specialize=_SIZES)
 def attend_backward_kv(
-    qkv, spread, scale, seed, lse, grad, d_qkv, delta, dropout,
+    qkv, aligned, scale, seed, lse, grad, d_qkv, delta, dropout,
     n0, n1, n2, m0, f0, f1, f2, t0, t1, t2, heads, tokens,
     M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
     RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
@@ -300,7 +312,7 @@ def attend_backward_kv(
     k = unit.to(row.dtype)
     v = _load(qkv + 2 * C, keys, j_there, d, 3 * C, HEAD)
     s = tl.load(scale + head)
-    bias = spread + head * _spread_size(m0, M1, M2)
+    bias = aligned + head * _aligned_size(m0, M1, M2, RUN)
     bias_k = _key_at(j, m0, M1, M2, RUN)
     d_k = tl.zeros([BK, WIDTH], tl.float32)
     d_v = tl.zeros([BK, WIDTH], tl.float32)
@@ -329,29 +341,29 @@ def attend_backward_kv(
     _store(d_qkv + 2 * C, keys, j_there, d, 3 * C, d_v, HEAD)
 
 
-@triton.jit(do_not_specialize=(*_SIZES, 'windows', 'shares'))
-def attend_backward_table(
-    qkv, spread, scale, seed, lse, grad, d_table, delta, dropout,
-    n0, n1, n2, m0, f0, f1, f2, t0, t1, t2, heads, tokens, windows, shares,
+@triton.jit(do_not_specialize=(*_SIZES, 'windows', 'first_head'))
+def attend_backward_pairs(
+    qkv, aligned, scale, seed, lse, grad, pairs, delta, dropout,
+    n0, n1, n2, m0, f0, f1, f2, t0, t1, t2, heads, tokens, windows, first_head,
     M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
     RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
-    PRECISION: tl.constexpr, DROP: tl.constexpr, PAIRS: tl.constexpr,
+    PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """A program: tile of (queries, keys) of the largest window, head, share of the windows.
 
-    It sums the gradients of its scores over its windows. With PAIRS they are stored as they are,
-    in `d_table` ``(h, N, N)``; else added to the table's, whose order is not repeatable.
+    It sums the gradients of its scores over its windows, into `pairs` ``(shares, heads, n, n)``.
     """
-    tile, head, share = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    tile, share, shares = tl.program_id(0), tl.program_id(2), tl.num_programs(2)
+    head = first_head + tl.program_id(1)
     e0, e1, e2 = (t0 + 1) // 2, (t1 + 1) // 2, (t2 + 1) // 2
     n, C = _numbered(e0, e1, M1, M2), heads * HEAD
     d = tl.arange(0, WIDTH)
     i = tile // tl.cdiv(n, BK) * BQ + tl.arange(0, BQ)
     j = tile % tl.cdiv(n, BK) * BK + tl.arange(0, BK)
-    queries, i_whole = _places(i, e0, e1, e2, n1, n2, M1, M2)
-    keys, j_whole = _places(j, e0, e1, e2, n1, n2, M1, M2)
+    queries, _i_whole = _places(i, e0, e1, e2, n1, n2, M1, M2)
+    keys, _j_whole = _places(j, e0, e1, e2, n1, n2, M1, M2)
     at = _query_at(i, m0, M1, M2, RUN)[:, None] + _key_at(j, m0, M1, M2, RUN)[None, :]
-    b = tl.load(spread + head * _spread_size(m0, M1, M2) + at)
+    b = tl.load(aligned + head * _aligned_size(m0, M1, M2, RUN) + at)
     s = tl.load(scale + head)
     acc = tl.zeros([BQ, BK], tl.float32)
     for w in range(share, windows, shares):
@@ -375,19 +387,39 @@ def attend_backward_table(
         if DROP:
             d_p *= _kept(seed, first, queries, keys, heads, head, tokens, dropout)
         acc += p * (d_p - products[:, None])
-    whole = i_whole[:, None] & j_whole[None, :]
-    if PAIRS:
-        pairs = e0 * e1 * e2
-        row, _ = _places(i, e0, e1, e2, e1, e2, M1, M2)
-        column, _ = _places(j, e0, e1, e2, e1, e2, M1, M2)
-        at = d_table + (head * pairs + row[:, None]).to(tl.int64) * pairs + column[None, :]
-        tl.store(at, acc, mask=whole)
-    else:
-        o_queries, _ = _places(i, e0, e1, e2, t1, t2, M1, M2)
-        o_keys, _ = _places(j, e0, e1, e2, t1, t2, M1, M2)
-        offset = o_queries[:, None] - o_keys[None, :]
-        offset += head * (t0 * t1 * t2) + (t0 * t1 * t2 - 1) // 2
-        tl.atomic_add(d_table + offset, acc, mask=whole, sem='relaxed')
+    row = (share * tl.num_programs(1) + tl.program_id(1)).to(tl.int64) * n + i
+    tl.store(pairs + row[:, None] * n + j[None, :], acc, mask=(i < n)[:, None] & (j < n)[None, :])
+
+
+@triton.jit(do_not_specialize=['t0', 't1', 't2', 'shares', 'first_head'])
+def fold_pairs(
+    pairs, d_table, t0, t1, t2, shares, first_head,
+    M1: tl.constexpr, M2: tl.constexpr, OFFSETS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A program: the offsets along the last axis, of one offset along the others, of one head.
+
+    It sums `pairs` ``(shares, heads, n, n)`` over the pairs of tokens so far from each other, some
+    queries at a time.
+    """
+    e0, e1, e2 = (t0 + 1) // 2, (t1 + 1) // 2, (t2 + 1) // 2
+    n, heads = _numbered(e0, e1, M1, M2), tl.num_programs(1)
+    d0, d1 = tl.program_id(0) // t1 - t0 // 2, tl.program_id(0) % t1 - t1 // 2
+    c0, c1 = e0 - tl.abs(d0), e1 - tl.abs(d1)  # so many rows of queries have such a row of keys
+    queries = shares * c0 * c1 * M2
+    d2 = tl.arange(0, OFFSETS) - t2 // 2
+    acc = tl.zeros([BLOCK, OFFSETS], tl.float32)
+    for begin in range(0, queries, BLOCK):
+        query = begin + tl.arange(0, BLOCK)
+        row, i2 = query // M2, query % M2
+        i0, i1 = tl.maximum(d0, 0) + row // c1 % c0, tl.maximum(d1, 0) + row % c1
+        i = (i0 * M1 + i1) * M2 + i2
+        share = (row // (c0 * c1)).to(tl.int64)
+        at = ((share * heads + tl.program_id(1)) * n + i) * n + i - (d0 * M1 + d1) * M2
+        j2 = i2[:, None] - d2[None, :]
+        there = ((query < queries) & (i2 < e2))[:, None] & (j2 >= 0) & (j2 < e2)
+        acc += tl.load(pairs + at[:, None] - d2[None, :], mask=there, other=0.0)
+    d_table += ((first_head + tl.program_id(1)) * t0 * t1 + tl.program_id(0)) * t2
+    tl.store(d_table + t2 // 2 + d2, tl.sum(acc, 0), mask=d2 <= t2 // 2)
 
 
 def _three(numbers: Sequence[Any], missing: int) -> list[Any]:
@@ -435,7 +467,7 @@ class _Call:
         self.options = dict(
             M1=self.window[1],
             M2=self.window[2],
-            RUN=math.gcd(self.window[2], 16),
+            RUN=math.gcd(self.window[2], 4),
             HEAD=head,
             WIDTH=self.width,
             PRECISION='tf32' if _takes_tf32() else 'ieee',
@@ -454,15 +486,16 @@ class _Call:
         """How a kernel is cut into blocks here."""
         return choose_blocks(kernel, *self.blocks_for)
 
-    def spread(self, table: Tensor) -> Tensor:
-        """The table that the kernels of attention read, see `spread_table`."""
-        m0, m1, m2 = self.window
-        spread = table.new_empty((self.heads, 2 * m0 - 1, 2 * m1 - 1, m2, m2))
+    def align(self, table: Tensor) -> Tensor:
+        """The table that the kernels of attention read, see `align_table`."""
+        (m0, m1, m2), run = self.window, self.options['RUN']
+        row = -(-(2 * m2 - 2 + run) // run) * run
+        aligned = table.new_empty((self.heads, run, 2 * m0 - 1, 2 * m1 - 1, row))
         sizes = _three(table.shape[1:], 1)
-        wrap_triton(spread_table)[(_blocks(spread.numel(), _SPREAD),)](
-            table, spread, m0, *sizes, spread.numel(), M1=m1, M2=m2, BLOCK=_SPREAD
+        wrap_triton(align_table)[(_blocks(aligned.numel(), _ALIGNED),)](
+            table, aligned, m0, *sizes, aligned.numel(), M1=m1, M2=m2, RUN=run, BLOCK=_ALIGNED
         )
-        return spread
+        return aligned
 
     def run(
         self, kernel: Any, blocks: Blocks, grid: tuple[Any, ...], *tensors: Any, **more: Any
@@ -478,6 +511,27 @@ class _Call:
             num_warps=blocks.warps,
             num_stages=blocks.stages,
         )
+
+    def table_gradient(self, d_table: Tensor, *tensors: Any) -> None:
+        """Write the gradient of the table, always summed in the same order."""
+        *inputs, delta = tensors
+        blocks = self.blocks('backward_table')
+        sizes = _three(d_table.shape[1:], 1)
+        n = self.numbered([(t + 1) // 2 for t in sizes])
+        tiles = _blocks(n, blocks.queries) * _blocks(n, blocks.keys)
+        at_once = max(1, min(self.heads, _PAIRS // n**2))
+        shares = torch.sym_min(-(-_PROGRAMS // (tiles * at_once)), self.windows)
+        offsets = triton.next_power_of_2(sizes[2])
+        for first in range(0, self.heads, at_once):
+            heads = min(at_once, self.heads - first)
+            pairs = d_table.new_empty((shares, heads, n, n))
+            own = dict(windows=self.windows, first_head=first)
+            grid = (tiles, heads, shares)
+            self.run(attend_backward_pairs, blocks, grid, *inputs, pairs, delta, **own)
+            wrap_triton(fold_pairs)[(sizes[0] * sizes[1], heads)](
+                pairs, d_table, *sizes, shares, first, M1=self.window[1], M2=self.window[2],
+                OFFSETS=offsets, BLOCK=max(1, _FOLDED // offsets), num_warps=8,
+            )  # fmt: skip
 
 
 def _attend(
@@ -496,8 +550,8 @@ def _attend(
     blocks = call.blocks('forward')
     grid = (call.windows * _blocks(call.in_window, blocks.queries), call.heads)
     with torch.cuda.device_of(qkv):
-        spread = call.spread(table)
-        call.run(attend_forward, blocks, grid, qkv, spread, scale, seed, out, lse)
+        aligned = call.align(table)
+        call.run(attend_forward, blocks, grid, qkv, aligned, scale, seed, out, lse)
     return out, lse
 
 
@@ -522,12 +576,8 @@ def _attend_backward(
     dropout: float,
     window: Sequence[int],
     shift: Sequence[int],
-    repeatable: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of qkv, of the table and, ``(h,)``, of the scale.
-
-    If `repeatable`, that of the table is left as that of all pairs, ``(h, N, N)``.
-    """
+    """Gradients of qkv, of the table and, ``(h,)``, of the scale."""
     call = _Call(qkv, table, dropout, window, shift)
     d_qkv, delta = torch.empty_like(qkv), torch.empty_like(lse)
     with torch.cuda.device_of(qkv):
@@ -537,26 +587,15 @@ def _attend_backward(
             call.heads,
         )
         parts = table.new_empty(grid[::-1])
-        inputs = (qkv, call.spread(table), scale, seed)
+        inputs = (qkv, call.align(table), scale, seed)
         call.run(attend_backward_q, blocks, grid, *inputs, out, lse, grad, d_qkv, parts, delta)
 
         blocks = call.blocks('backward_kv')
         grid = (call.windows * _blocks(call.in_window, blocks.keys), call.heads)
         call.run(attend_backward_kv, blocks, grid, *inputs, lse, grad, d_qkv, delta)
 
-        blocks = call.blocks('backward_table')
-        extent = [(t + 1) // 2 for t in table.shape[1:]]
-        n = call.numbered(extent)
-        tiles = _blocks(n, blocks.queries) * _blocks(n, blocks.keys)
-        shares = 1 if repeatable else -(-_PROGRAMS // (tiles * call.heads))
-        shares = torch.sym_min(shares, call.windows)
-        if repeatable:
-            d_table = table.new_empty((call.heads, math.prod(extent), math.prod(extent)))
-        else:
-            d_table = torch.zeros_like(table)
-        grid = (tiles, call.heads, shares)
-        own = dict(windows=call.windows, shares=shares, PAIRS=repeatable)
-        call.run(attend_backward_table, blocks, grid, *inputs, lse, grad, d_table, delta, **own)
+        d_table = torch.empty_like(table)
+        call.table_gradient(d_table, *inputs, lse, grad, delta)
     return d_qkv, d_table, parts.sum(1)
 
 
@@ -565,11 +604,9 @@ attend_backward_op: Any = triton_op('mmswinv2::attend_backward', _attend_backwar
 
 @attend_backward_op.register_fake
 def _fake_attend_backward(
-    grad: Tensor, qkv: Tensor, table: Tensor, *others: Any
+    grad: Tensor, qkv: Tensor, table: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    pairs = math.prod((t + 1) // 2 for t in table.shape[1:])
-    shape = (table.shape[0], pairs, pairs) if others[-1] else table.shape
-    return torch.empty_like(qkv), table.new_empty(shape), table.new_empty(table.shape[:1])
+    return torch.empty_like(qkv), torch.empty_like(table), table.new_empty(table.shape[:1])
 
 
 def _blocks(tokens: Any, block: int) -> Any:
@@ -584,12 +621,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _gradients(run: Any, ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     qkv, table, scale, seed, out, lse = ctx.saved_tensors
-    repeatable = torch.are_deterministic_algorithms_enabled()
     d_qkv, d_table, d_scale = run(
-        grad.contiguous(), qkv, table, scale, seed, out, lse, *ctx.numbers, repeatable
+        grad.contiguous(), qkv, table, scale, seed, out, lse, *ctx.numbers
     )
-    if repeatable:
-        d_table = fold(d_table, table, tuple((t + 1) // 2 for t in table.shape[1:]))
     return d_qkv, d_table, d_scale, None, None, None, None
 
 

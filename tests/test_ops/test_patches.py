@@ -1,0 +1,48 @@
+"""Patches by a product, beside a convolution."""
+
+import pytest
+import torch
+
+from mmswinv2.core.layers import PatchEmbed
+from mmswinv2.ops import patches, reference
+
+CASES = [((2, 3, 8, 12), (4, 4)), ((1, 2, 4, 6, 9), (2, 2, 3)), ((1, 1, 5, 5), (5, 5))]
+
+
+@pytest.mark.parametrize('biased', [True, False])
+@pytest.mark.parametrize(('shape', 'patch'), CASES, ids=str)
+def test_the_product_is_the_convolution(shape, patch, biased):
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=draw, dtype=torch.double, requires_grad=True)
+    weight = torch.randn(
+        7, shape[1], *patch, generator=draw, dtype=torch.double, requires_grad=True
+    )
+    bias = torch.randn(7, generator=draw, dtype=torch.double, requires_grad=True)
+    inputs = (x, weight, bias) if biased else (x, weight)
+    got, want = (module.embed(x, weight, *inputs[2:]) for module in (patches, reference))
+    grads = torch.randn(want.shape, generator=draw, dtype=torch.double)
+    torch.testing.assert_close(got, want)
+    for pair in zip(
+        torch.autograd.grad(got, inputs, grads),
+        torch.autograd.grad(want, inputs, grads),
+        strict=True,
+    ):
+        torch.testing.assert_close(*pair)
+
+
+def test_autocast_decides_the_dtype():
+    weight = torch.randn(6, 3, 4, 4)
+    with torch.autocast('cpu', torch.bfloat16):
+        out = patches.embed(torch.randn(1, 3, 8, 8), weight, None)
+    assert out.dtype == torch.bfloat16
+
+
+def test_what_a_hook_of_the_convolution_changes_is_seen(monkeypatch):
+    """An embedding whose convolution has a hook calls it, on any device."""
+    monkeypatch.setattr(patches, 'fits_embed', lambda x, weight: True)
+    embed, x = PatchEmbed(3, 8, (4, 4)), torch.randn(1, 3, 8, 8)
+    want = embed(x)
+    calls = []
+    embed.proj.register_forward_hook(lambda *args: calls.append(args))
+    torch.testing.assert_close(embed(x), want)
+    assert len(calls) == 1

@@ -1,0 +1,85 @@
+"""Linear layers of training on GPUs, whose gradients are written by hand."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmswinv2 import ops
+from mmswinv2.core import SwinV2
+from mmswinv2.ops import products
+
+
+def reference(x, weight, bias, activated):
+    return F.linear(F.gelu(x) if activated else x, weight, bias)
+
+
+@pytest.mark.parametrize('frozen', ['', 'x', 'weight', 'bias'])
+@pytest.mark.parametrize('biased', [True, False])
+@pytest.mark.parametrize('activated', [True, False])
+def test_gradients_are_those_of_autograd(activated, biased, frozen):
+    draw = torch.Generator().manual_seed(0)
+    x, weight, bias = (
+        torch.randn(shape, generator=draw, dtype=torch.double).requires_grad_(name != frozen)
+        for name, shape in (('x', (2, 3, 4, 5)), ('weight', (6, 5)), ('bias', (6,)))
+    )
+    bias = bias if biased else None
+    product = products.gelu_linear if activated else products.linear
+    got, want = product(x, weight, bias), reference(x, weight, bias, activated)
+    torch.testing.assert_close(got, want)
+    inputs = [t for t in (x, weight, bias) if t is not None and t.requires_grad]
+    grad = torch.randn(want.shape, generator=draw, dtype=torch.double)
+    for pair in zip(
+        torch.autograd.grad(got, inputs, grad),
+        torch.autograd.grad(want, inputs, grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(*pair)
+
+
+def test_under_autocast_gradients_have_the_dtype_of_the_weights():
+    weight, bias = torch.randn(6, 5, requires_grad=True), torch.randn(6, requires_grad=True)
+    x = torch.randn(4, 5, requires_grad=True)
+    with torch.autocast('cpu', torch.bfloat16):
+        out = products.gelu_linear(x, weight, bias)
+        want = reference(x, weight, bias, True)
+    assert out.dtype == torch.bfloat16
+    grads = torch.autograd.grad(out, (x, weight, bias), torch.ones_like(out))
+    wanted = torch.autograd.grad(want, (x, weight, bias), torch.ones_like(want))
+    assert [g.dtype for g in grads] == [torch.float] * 3
+    for pair in zip(grads, wanted, strict=True):
+        torch.testing.assert_close(*pair, rtol=3e-2, atol=3e-2)
+
+
+def test_the_input_of_the_layer_is_not_kept():
+    kept = []
+    x, weight = torch.randn(8, 40, requires_grad=True), torch.randn(10, 40, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        products.gelu_linear(x, weight)
+    assert {id(t) for t in kept} == {id(x), id(weight)}
+
+
+def test_a_network_that_takes_them_has_the_same_gradients(monkeypatch):
+    torch.manual_seed(0)
+    net = SwinV2('nano', window_size=4)
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    x = torch.randn(1, 3, 64, 64)
+
+    def gradients():
+        loss = sum(out.square().sum() for out in net(x))
+        return torch.autograd.grad(loss, list(net.parameters()))
+
+    want = gradients()
+    taken = []
+
+    def fits(x, weight):
+        taken.append(weight.shape)
+        return True
+
+    monkeypatch.setattr(ops, '_LINEAR', (products,))
+    monkeypatch.setattr(products, 'fits_gelu_linear', fits)
+    monkeypatch.setattr(products, '_MANY', 1)
+    got = gradients()
+    assert len(taken) == 4 * sum(net.depths) + 3  # qkv, proj, fc1, fc2, and merging
+    for pair in zip(got, want, strict=True):
+        torch.testing.assert_close(*pair, rtol=1e-3, atol=1e-3)
