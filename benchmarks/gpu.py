@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 
 from mmswinv2.core import SwinV2
-from mmswinv2.ops import WindowGrid, reference, triton
+from mmswinv2.ops import WindowGrid, patches, reference, triton
 
 from . import peers
 
@@ -48,7 +48,7 @@ WORKLOADS = {  # size, window, batches
 OURS = ('kernels', 'sdpa')
 PEERS = ('timm', 'transformers', 'torchvision')
 DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16, 'float32': torch.float32}
-PARTS = ('check', 'waits', 'kernels', 'networks')
+PARTS = ('check', 'waits', 'kernels', 'products', 'networks')
 # (size, window, shift, heads, width of a head)
 SHAPES = [
     ((50, 84), (16, 16), (8, 8), 3, 32),
@@ -195,6 +195,44 @@ def kernels(cases):
         cells = ' | '.join(f'{ms:.3f}' for ms in cells)
         print(f'| {size} | {window} | {batch} | {cells} |', flush=True)
     print('torch computes no gradient of the bias here, and windows are all of one size')
+
+
+def busy(step, times=20):
+    """Microseconds for which a step keeps the device busy, however long its launches take."""
+    from torch.profiler import ProfilerActivity, profile
+
+    step()
+    if DEVICE == 'cpu':
+        return clock(step) * 1e3
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as record:
+        for _ in range(times):
+            step()
+        torch.cuda.synchronize()
+    return sum(event.self_device_time_total for event in record.key_averages()) / times
+
+
+def products(batch, size, tokens):
+    """What is done by products on GPUs, beside what torch has for it, in bfloat16."""
+    print('| what | torch | product |')
+    print('| --- | --- | --- |')
+    image = torch.randn(batch, 3, *size, device=DEVICE)
+    weight = torch.randn(96, 3, 4, 4, device=DEVICE, requires_grad=True)
+    bias = torch.randn(96, device=DEVICE, requires_grad=True)
+
+    def embed(module):
+        with torch.autocast(DEVICE, torch.bfloat16):
+            out = module.embed(image, weight, bias)
+        out.backward(torch.ones_like(out))
+
+    times = [busy(lambda module=module: embed(module)) for module in (reference, patches)]
+    print(f'| patches of {batch} images of {size}, both passes | {times[0]:.0f} | {times[1]:.0f} |')
+    for rows, columns in tokens:
+        grad = torch.randn(rows, columns, device=DEVICE, dtype=torch.bfloat16)
+        ones = torch.ones(rows, device=DEVICE, dtype=torch.bfloat16)
+        times = [busy(lambda g=grad: g.sum(0)), busy(lambda g=grad, o=ones: g.t() @ o)]
+        print(f'| sums of {columns} columns of {rows} | {times[0]:.0f} | {times[1]:.0f} |')
+    print('microseconds of the device')
 
 
 def make_step(name, arch, size, window, batch, dtype, training, compiled=False):
@@ -420,6 +458,9 @@ def main():
         waits()
     if 'kernels' in args.parts:
         kernels(cases)
+    if 'products' in args.parts:
+        tokens = [(134400, 96), (134400, 384), (33600, 768), (8400, 1536)]
+        products(*((1, (32, 32), [(64, 8)]) if args.trial else (2, (800, 1344), tokens)))
     if 'networks' in args.parts:
         rate = rates()
         print(

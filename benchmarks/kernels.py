@@ -107,7 +107,7 @@ def compile_other(name, target, channels=96, heads=3, dtype='bf16'):
     elif name == 'align_table':
         options = dict(M1=16, M2=16, RUN=4, BLOCK=attention._ALIGNED)
     elif name == 'fold_pairs':
-        options = dict(M1=16, M2=16, OFFSETS=32, BLOCK=attention._FOLDED // 32, num_warps=8)
+        options = dict(M1=16, M2=16, WIDTH=16, ROWS=attention._FOLDED // 16**2)
     else:
         cut = bias_mlp._BACKWARD if name.endswith('backward') else bias_mlp._FORWARD
         w2 = torch.empty(heads, 512, device='meta')

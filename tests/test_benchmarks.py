@@ -201,3 +201,15 @@ def test_the_benchmark_of_gpus_needs_one():
     if run.returncode == 0:
         pytest.skip('there is a GPU')
     assert 'there is no GPU that torch can use; --try runs small sizes' in run.stderr
+
+
+def test_the_benchmark_of_gpus_times_implementations_in_processes_of_their_own():
+    """On small sizes; the last implementation cannot be built at all."""
+    options = ('--try', '--eager', '--parts', 'products', 'networks', '--workloads', '256x256')
+    options += ('--archs', 'tiny', '--dtypes', 'bfloat16', '--modes', 'inference')
+    text = run_compiling('benchmarks.gpu', *options, '--implementations', 'kernels', 'inspect')
+    sums, (row,) = (rows_of(part) for part in text.split('microseconds of the device'))
+    assert len(sums) == 2 and all(float(r['torch']) > 0 and float(r['product']) > 0 for r in sums)
+    assert re.fullmatch(r'\d+\.\d\d ms, 0 MiB', row['kernels'])
+    assert row['inspect'].startswith('AttributeError: ')
+    assert float(row['ours / floor']) > 1

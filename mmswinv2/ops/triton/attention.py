@@ -35,7 +35,7 @@ _SIZES = ('n0', 'n1', 'n2', 'm0', 'f0', 'f1', 'f2', 't0', 't1', 't2', 'heads', '
 # For the gradient of the table: programs that share the windows, and numbers in memory at a time
 _PROGRAMS, _PAIRS = 1056, 2**26
 _ALIGNED = 512  # numbers of the aligned table that a program makes
-_FOLDED = 16384  # numbers that a program folds at a time
+_FOLDED = 4096  # numbers that a program folds at a time
 
 
 @triton.jit
@@ -394,32 +394,32 @@ def attend_backward_pairs(
 @triton.jit(do_not_specialize=['t0', 't1', 't2', 'shares', 'first_head'])
 def fold_pairs(
     pairs, d_table, t0, t1, t2, shares, first_head,
-    M1: tl.constexpr, M2: tl.constexpr, OFFSETS: tl.constexpr, BLOCK: tl.constexpr,
+    M1: tl.constexpr, M2: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """A program: the offsets along the last axis, of one offset along the others, of one head.
 
-    It sums `pairs` ``(shares, heads, n, n)`` over the pairs of tokens so far from each other, some
-    queries at a time.
+    It sums `pairs` ``(shares, heads, n, n)`` over the pairs of tokens so far from each other.
     """
     e0, e1, e2 = (t0 + 1) // 2, (t1 + 1) // 2, (t2 + 1) // 2
     n, heads = _numbered(e0, e1, M1, M2), tl.num_programs(1)
     d0, d1 = tl.program_id(0) // t1 - t0 // 2, tl.program_id(0) % t1 - t1 // 2
     c0, c1 = e0 - tl.abs(d0), e1 - tl.abs(d1)  # so many rows of queries have such a row of keys
-    queries = shares * c0 * c1 * M2
-    d2 = tl.arange(0, OFFSETS) - t2 // 2
-    acc = tl.zeros([BLOCK, OFFSETS], tl.float32)
-    for begin in range(0, queries, BLOCK):
-        query = begin + tl.arange(0, BLOCK)
-        row, i2 = query // M2, query % M2
-        i0, i1 = tl.maximum(d0, 0) + row // c1 % c0, tl.maximum(d1, 0) + row % c1
+    t = tl.arange(0, ROWS * WIDTH)
+    i2, j2 = t % WIDTH, tl.arange(0, WIDTH)
+    acc = tl.zeros([ROWS * WIDTH, WIDTH], tl.float32)
+    for begin in range(0, shares * c0 * c1, ROWS):
+        r = begin + t // WIDTH
+        i0, i1 = tl.maximum(d0, 0) + r // c1 % c0, tl.maximum(d1, 0) + r % c1
         i = (i0 * M1 + i1) * M2 + i2
-        share = (row // (c0 * c1)).to(tl.int64)
-        at = ((share * heads + tl.program_id(1)) * n + i) * n + i - (d0 * M1 + d1) * M2
-        j2 = i2[:, None] - d2[None, :]
-        there = ((query < queries) & (i2 < e2))[:, None] & (j2 >= 0) & (j2 < e2)
-        acc += tl.load(pairs + at[:, None] - d2[None, :], mask=there, other=0.0)
+        j = ((i0 - d0) * M1 + i1 - d1) * M2
+        at = (((r // (c0 * c1)) * heads + tl.program_id(1)).to(tl.int64) * n + i) * n + j
+        there = ((r < shares * c0 * c1) & (i2 < e2))[:, None] & (j2 < e2)[None, :]
+        acc += tl.load(pairs + at[:, None] + j2[None, :], mask=there, other=0.0)
+    sums = tl.sum(tl.reshape(acc, [ROWS, WIDTH, WIDTH]), 0)
+    offset = j2[:, None] - j2[None, :] + t2 // 2
     d_table += ((first_head + tl.program_id(1)) * t0 * t1 + tl.program_id(0)) * t2
-    tl.store(d_table + t2 // 2 + d2, tl.sum(acc, 0), mask=d2 <= t2 // 2)
+    for k in range(0, t2):
+        tl.store(d_table + k, tl.sum(tl.sum(tl.where(offset == k, sums, 0.0), 1), 0))
 
 
 def _three(numbers: Sequence[Any], missing: int) -> list[Any]:
@@ -521,7 +521,7 @@ class _Call:
         tiles = _blocks(n, blocks.queries) * _blocks(n, blocks.keys)
         at_once = max(1, min(self.heads, _PAIRS // n**2))
         shares = torch.sym_min(-(-_PROGRAMS // (tiles * at_once)), self.windows)
-        offsets = triton.next_power_of_2(sizes[2])
+        width = triton.next_power_of_2(self.window[2])
         for first in range(0, self.heads, at_once):
             heads = min(at_once, self.heads - first)
             pairs = d_table.new_empty((shares, heads, n, n))
@@ -530,7 +530,7 @@ class _Call:
             self.run(attend_backward_pairs, blocks, grid, *inputs, pairs, delta, **own)
             wrap_triton(fold_pairs)[(sizes[0] * sizes[1], heads)](
                 pairs, d_table, *sizes, shares, first, M1=self.window[1], M2=self.window[2],
-                OFFSETS=offsets, BLOCK=max(1, _FOLDED // offsets), num_warps=8,
+                WIDTH=width, ROWS=max(1, _FOLDED // width**2),
             )  # fmt: skip
 
 
