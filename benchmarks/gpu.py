@@ -6,7 +6,7 @@
 
 Needs torch, Triton, and of timm, transformers and torchvision those that are to be compared with.
 Each implementation of a row has a process of its own. All of them compile side by side, which takes
-minutes, and are then timed one after the other, alone: as they are, and by
+minutes and the memory of all of them, and are then timed one after the other: as they are, and by
 `torch.compile(mode='reduce-overhead')`, whose CUDA graphs spare the processor every launch. Times
 are medians, by CUDA events; memory is the peak of what torch allocates for a step as it is, since
 graphs keep memory that torch does not count. "floor" is what a
@@ -48,6 +48,7 @@ WORKLOADS = {  # size, window, batches
 OURS = ('kernels', 'sdpa')
 PEERS = ('timm', 'transformers', 'torchvision')
 DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16, 'float32': torch.float32}
+_PATIENCE = 1800  # seconds to compile in
 PARTS = ('check', 'waits', 'kernels', 'products', 'networks')
 # (size, window, shift, heads, width of a head)
 SHAPES = [
@@ -345,21 +346,23 @@ def measure_all(rows, eager):
             process.start()
             theirs.close()
             workers.append((ours, process, row, name))
-    waiting = []
-    for worker in workers:
-        try:
-            worker[0].recv()
-            waiting.append(worker)
-        except EOFError:
-            print(f'{worker[3]}: its process died', flush=True)
     results = [{} for _ in rows]
-    for ours, process, row, name in waiting:
+
+    def hear(ours, process, row, name):
+        """What a worker says; nothing, if it has died or says nothing for too long."""
         try:
-            ours.send('go')
-            results[row].update(ours.recv())
+            if ours.poll(_PATIENCE):
+                return ours.recv()
+            results[row][name] = dict(error=f'nothing after {_PATIENCE} s')
         except (EOFError, OSError):
             results[row][name] = dict(error='its process died')
-        process.join()
+        process.kill()
+        return None
+
+    for worker in [worker for worker in workers if hear(*worker)]:
+        worker[0].send('go')
+        results[worker[2]].update(hear(*worker) or {})
+        worker[1].join()
     return results
 
 

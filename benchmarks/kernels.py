@@ -57,7 +57,8 @@ WIDE = {
 }  # fmt: skip
 FLOATS = {'dropout', 'eps', 'u0', 'u1', 'u2'}
 NUMBERS = {
-    *bias_mlp._SIZES, *norm._SIZES, *attention._SIZES, 'windows', 'shares', 'first_head', 'numbers',
+    *bias_mlp._SIZES, *norm._SIZES, *attention._SIZES, *attention._OFFSETS, 'windows', 'shares',
+    'first_head', 'numbers',
 }  # fmt: skip
 WINDOWS = (8, 16, 24, 32)
 
@@ -112,6 +113,8 @@ def compile_other(name, target, channels=96, heads=3, dtype='bf16'):
         cut = bias_mlp._BACKWARD if name.endswith('backward') else bias_mlp._FORWARD
         w2 = torch.empty(heads, 512, device='meta')
         options = bias_mlp._numbers((31, 31), (16, 16), w2, cut)[1]
+        if target.startswith('gfx'):
+            options['PRECISION'] = 'ieee'  # AMD's matrix units have no TF32 in three parts
     warps = options.pop('num_warps', 4)
     return compile_kernel(OTHERS[name], target, dtype, options, warps)
 
@@ -159,7 +162,10 @@ def tune(dtypes, widths, windows):
     capability = blocks_of._capability(torch.device('cuda'))
     rows = blocks_of.table()
     sizes = [pair for pair in itertools.product((32, 64, 128), repeat=2) if sum(pair) < 256]
-    choices = [blocks_of.Blocks(*c, warps, 2) for c in sizes for warps in (4, 8)]
+    choices = [
+        blocks_of.Blocks(*c, warps, stages)
+        for c, warps, stages in itertools.product(sizes, (4, 8), (1, 2, 3))
+    ]
     for dtype, width, window in itertools.product(dtypes, widths, windows):
         heads, size = 96 // width or 1, (192, 320)
         kind = DTYPES[dtype]

@@ -131,7 +131,7 @@ class MLP(nn.Module):
 
     def drops_nothing(self) -> bool:
         """Whether dropout changes nothing, and nobody looks at it."""
-        return is_plain(self.drop, nn.Dropout) and not (self.training and self.drop.p)
+        return is_plain(self.drop, nn.Dropout) and not (self.drop.training and self.drop.p)
 
 
 class DropPath(nn.Module):

@@ -134,9 +134,19 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in_channels, *pixels) -> (B, *S, C)``; S is rounded up."""
         x = pad_to_multiple(x, self.patch_size, first_axis=2)
-        if is_plain(self.proj, _CONV[len(self.patch_size)]):
+        if self.projects_patches() and not torch.jit.is_tracing():
             return self.norm(ops.embed(x, self.proj.weight, self.proj.bias))
         return self.norm(self.proj(x).movedim(1, -1))
+
+    def projects_patches(self) -> bool:
+        """Whether the projection is the one it was built with, and nobody looks at it."""
+        proj: Any = self.proj
+        ones, zeros = (1,) * len(self.patch_size), (0,) * len(self.patch_size)
+        return (
+            is_plain(proj, _CONV[len(self.patch_size)])
+            and proj.kernel_size == proj.stride == self.patch_size
+            and (proj.padding, proj.dilation, proj.groups) == (zeros, ones, 1)
+        )
 
 
 class PatchMerging(nn.Module):

@@ -12,13 +12,13 @@ from torch import Tensor
 
 def fits_embed(x: Tensor, weight: Tensor) -> bool:
     """Whole patches on an NVIDIA or AMD GPU."""
-    return x.device.type == 'cuda' and x.numel() > 0 and not torch.jit.is_tracing()
+    return x.device.type == 'cuda' and x.numel() > 0
 
 
 def embed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """See `mmswinv2.ops.embed`."""
     patch = weight.shape[2:]
-    if torch.is_autocast_enabled(x.device.type):
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(x.device.type))  # half of it to copy
     axes = len(patch)
     size = [n // p for n, p in zip(x.shape[2:], patch, strict=True)]

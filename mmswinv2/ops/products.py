@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
 
 _PLAIN = (Tensor, nn.Parameter)  # quantised, fake and distributed tensors take torch's way
 _MANY = 2**14  # rows, below which the sum is short and autograd's own functions start sooner
@@ -29,6 +29,7 @@ def fits_gelu_linear(x: Tensor, weight: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
     )
 
 
@@ -39,6 +40,8 @@ def fits_linear(x: Tensor, weight: Tensor) -> bool:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """See `mmswinv2.ops.linear`."""
+    if bias is None or not bias.requires_grad:
+        return F.linear(x, weight, bias)
     return _product(x, weight, bias, activated=False)
 
 
@@ -49,7 +52,7 @@ def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, activated: bool) -> Tensor:
     kind = x.device.type
-    if torch.is_autocast_enabled(kind):
+    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(kind)
         x, weight = x.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
@@ -64,12 +67,13 @@ class _Product(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, activated: bool
     ) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        needs = ctx.needs_input_grad
+        keeps_x = activated or needs[1]
+        ctx.save_for_backward(x if keeps_x else None, weight if needs[0] else None)
         ctx.activated = activated
         return F.linear(F.gelu(x) if activated else x, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         d_x = d_weight = d_bias = None
@@ -79,7 +83,7 @@ class _Product(torch.autograd.Function):
             d_x = torch.ops.aten.gelu_backward(d_x, x) if ctx.activated else d_x
         if ctx.needs_input_grad[1]:
             inputs = F.gelu(x) if ctx.activated else x
-            d_weight = rows.t() @ inputs.reshape(-1, x.shape[-1])
+            d_weight = rows.t() @ inputs.reshape(-1, inputs.shape[-1])
         if ctx.needs_input_grad[2]:
             d_bias = rows.t() @ rows.new_ones(len(rows))
         return d_x, d_weight, d_bias, None

@@ -42,7 +42,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def embed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """See `mmswinv2.ops.embed`."""
     conv = {2: F.conv2d, 3: F.conv3d}[weight.ndim - 2]
-    return conv(x, weight, bias, stride=weight.shape[2:]).movedim(1, -1)
+    return conv(x, weight, bias, stride=tuple(weight.shape[2:])).movedim(1, -1)
 
 
 def add_norm(

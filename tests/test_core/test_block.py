@@ -158,3 +158,12 @@ def test_a_table_that_is_given_is_taken(block, x):
     table = block.attn.table(grid)
     torch.testing.assert_close(block.compute(x, grid, table), block.compute(x, grid))
     assert not torch.allclose(block.compute(x, grid, 0 * table), block.compute(x, grid))
+
+
+def test_dropout_switched_on_alone_acts():
+    """Dropout layers in training mode inside a network in evaluation (Monte Carlo dropout)."""
+    torch.manual_seed(0)
+    mlp, x = MLP(8, 16, drop=0.5).eval(), torch.randn(4, 8)
+    assert torch.equal(mlp(x), mlp(x))
+    mlp.drop.train()
+    assert not torch.equal(mlp(x), mlp(x))

@@ -37,6 +37,18 @@ def test_autocast_decides_the_dtype():
     assert out.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    'options',
+    [dict(kernel_size=7, stride=4, padding=3), dict(kernel_size=4, stride=2),
+     dict(kernel_size=4, stride=4, dilation=2), dict(kernel_size=4, stride=4, groups=3)],
+    ids=str,
+)  # fmt: skip
+def test_another_convolution_in_its_place_stays_one(options):
+    embed, x = PatchEmbed(3, 6, (4, 4)), torch.randn(1, 3, 32, 32)
+    embed.proj = torch.nn.Conv2d(3, 6, **options)
+    torch.testing.assert_close(embed(x), embed.norm(embed.proj(x).movedim(1, -1)))
+
+
 def test_what_a_hook_of_the_convolution_changes_is_seen(monkeypatch):
     """An embedding whose convolution has a hook calls it, on any device."""
     monkeypatch.setattr(patches, 'fits_embed', lambda x, weight: True)

@@ -50,12 +50,28 @@ def test_under_autocast_gradients_have_the_dtype_of_the_weights():
         torch.testing.assert_close(*pair, rtol=3e-2, atol=3e-2)
 
 
-def test_the_input_of_the_layer_is_not_kept():
+@pytest.mark.parametrize('activated', [True, False])
+def test_second_derivatives(activated):
+    product = products.gelu_linear if activated else products.linear
+    inputs = [torch.randn(*s, dtype=torch.double).requires_grad_() for s in ((3, 4), (2, 4), (2,))]
+    assert torch.autograd.gradcheck(product, inputs)
+    assert torch.autograd.gradgradcheck(product, inputs)
+
+
+@pytest.mark.parametrize(
+    ('activated', 'frozen', 'want'),
+    [(True, False, 'xw'), (False, False, 'xw'), (True, True, 'xw'), (False, True, 'w')],
+)
+def test_what_backward_does_not_need_is_not_kept(activated, frozen, want):
+    """GELU's output never, and the input of a layer whose weight is frozen only for GELU."""
+    product = products.gelu_linear if activated else products.linear
+    x, weight = torch.randn(8, 40, requires_grad=True), torch.randn(10, 40)
+    bias = torch.randn(10, requires_grad=True)
+    weight.requires_grad_(not frozen)
     kept = []
-    x, weight = torch.randn(8, 40, requires_grad=True), torch.randn(10, 40, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        products.gelu_linear(x, weight)
-    assert {id(t) for t in kept} == {id(x), id(weight)}
+        product(x, weight, bias)
+    assert {id(t) for t in kept} == {id(dict(x=x, w=weight)[name]) for name in want}
 
 
 def test_a_network_that_takes_them_has_the_same_gradients(monkeypatch):

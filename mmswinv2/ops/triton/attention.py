@@ -31,7 +31,8 @@ from .direct import with_gradient
 _LOG2_E = tl.constexpr(math.log2(math.e))
 _TINY = tl.constexpr(1e-10)  # a vector whose squared length is smaller has no direction
 # Sizes change from image to image: no kernel is compiled anew for them.
-_SIZES = ('n0', 'n1', 'n2', 'm0', 'f0', 'f1', 'f2', 't0', 't1', 't2', 'heads', 'tokens')
+_SIZES = ('n0', 'n1', 'n2', 'm0', 'f0', 'f1', 'f2', 'heads', 'tokens')
+_OFFSETS = ('t0', 't1', 't2')
 # For the gradient of the table: programs that share the windows, and numbers in memory at a time
 _PROGRAMS, _PAIRS = 1056, 2**26
 _ALIGNED = 512  # numbers of the aligned table that a program makes
@@ -151,7 +152,7 @@ def _kept(seed, first, queries, keys, heads, head, tokens, dropout):
     return tl.where(tl.rand(tl.load(seed), pair) < dropout, 0.0, 1.0 / (1.0 - dropout))
 
 
-@triton.jit(do_not_specialize=['m0', 't0', 't1', 't2', 'numbers'])
+@triton.jit(do_not_specialize=('m0', *_OFFSETS, 'numbers'))
 def align_table(
     table, aligned, m0, t0, t1, t2, numbers,
     M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
@@ -174,7 +175,7 @@ def align_table(
 @triton.jit(do_not_specialize=_SIZES)
 def attend_forward(
     qkv, aligned, scale, seed, out, lse, dropout,
-    n0, n1, n2, m0, f0, f1, f2, t0, t1, t2, heads, tokens,
+    n0, n1, n2, m0, f0, f1, f2, heads, tokens,
     M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
     RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, DROP: tl.constexpr,
@@ -225,7 +226,7 @@ def attend_forward(
 @triton.jit(do_not_specialize=_SIZES)
 def attend_backward_q(
     qkv, aligned, scale, seed, out, lse, grad, d_qkv, d_scale, delta, dropout,
-    n0, n1, n2, m0, f0, f1, f2, t0, t1, t2, heads, tokens,
+    n0, n1, n2, m0, f0, f1, f2, heads, tokens,
     M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
     RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, DROP: tl.constexpr,
@@ -258,7 +259,7 @@ def attend_backward_q(
     o = _load(out, queries, i_there, d, C, HEAD)
     products = tl.sum(g.to(tl.float32) * o.to(tl.float32), 1)
     tl.store(delta + queries, products, mask=i_there)
-    log_sum = tl.load(lse + queries, mask=i_there, other=0.0)
+    log_sum = tl.load(lse + queries, mask=i_there, other=float('inf'))
     bias = aligned + head * _aligned_size(m0, M1, M2, RUN)
     bias_q = _query_at(i, m0, M1, M2, RUN)
     acc = tl.zeros([BQ, WIDTH], tl.float32)
@@ -285,12 +286,12 @@ def attend_backward_q(
 @triton.jit(do_not_specialize=_SIZES)
 def attend_backward_kv(
     qkv, aligned, scale, seed, lse, grad, d_qkv, delta, dropout,
-    n0, n1, n2, m0, f0, f1, f2, t0, t1, t2, heads, tokens,
+    n0, n1, n2, m0, f0, f1, f2, heads, tokens,
     M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
     RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
-    """A program: (block of keys, window), head; scores are [keys, queries]."""
+    """A program: (block of keys, window), head; scores are [queries, keys]."""
     blocks = tl.cdiv(_numbered(tl.minimum(n0, m0), tl.minimum(n1, M1), M1, M2), BK)
     head, w = tl.program_id(1), tl.program_id(0) // blocks
     first, s0, s1, s2 = _window(w, n0, n1, n2, m0, f0, f1, f2, M1, M2)
@@ -323,10 +324,10 @@ def attend_backward_kv(
         q = (unit_q * (s * _LOG2_E)).to(k.dtype)
         g = _load(grad, queries, i_there, d, C, HEAD)
         products = tl.load(delta + queries, mask=i_there, other=0.0)
-        log_sum = tl.load(lse + queries, mask=i_there, other=0.0)
+        log_sum = tl.load(lse + queries, mask=i_there, other=float('inf'))
         b = tl.load(bias + (_query_at(i, m0, M1, M2, RUN)[:, None] + bias_k[None, :]))
         scores = tl.dot(q, tl.trans(k), b, input_precision=PRECISION)
-        p = tl.exp2(scores - log_sum[:, None])  # times 0 where there is no query
+        p = tl.exp2(scores - log_sum[:, None])  # 0 where there is no query
         d_p = tl.dot(g, tl.trans(v), input_precision=PRECISION)
         shown = p
         if DROP:
@@ -341,10 +342,10 @@ def attend_backward_kv(
     _store(d_qkv + 2 * C, keys, j_there, d, 3 * C, d_v, HEAD)
 
 
-@triton.jit(do_not_specialize=(*_SIZES, 'windows', 'first_head'))
+@triton.jit(do_not_specialize=(*_SIZES, *_OFFSETS, 'windows', 'first_head'))
 def attend_backward_pairs(
     qkv, aligned, scale, seed, lse, grad, pairs, delta, dropout,
-    n0, n1, n2, m0, f0, f1, f2, t0, t1, t2, heads, tokens, windows, first_head,
+    n0, n1, n2, m0, f0, f1, f2, heads, tokens, t0, t1, t2, windows, first_head,
     M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
     RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, DROP: tl.constexpr,
@@ -379,7 +380,7 @@ def attend_backward_pairs(
         v = _load(qkv_in + 2 * C, keys, j_there, d, 3 * C, HEAD)
         g = _load(grad_in, queries, i_there, d, C, HEAD)
         products = tl.load(delta + at_first + queries, mask=i_there, other=0.0)
-        log_sum = tl.load(lse + at_first + queries, mask=i_there, other=0.0)
+        log_sum = tl.load(lse + at_first + queries, mask=i_there, other=float('inf'))
         bias = b + _masked(j_there)[None, :]
         scores = tl.dot(q, tl.trans(k.to(q.dtype)), bias, input_precision=PRECISION)
         p = tl.exp2(scores - log_sum[:, None])
@@ -391,7 +392,7 @@ def attend_backward_pairs(
     tl.store(pairs + row[:, None] * n + j[None, :], acc, mask=(i < n)[:, None] & (j < n)[None, :])
 
 
-@triton.jit(do_not_specialize=['t0', 't1', 't2', 'shares', 'first_head'])
+@triton.jit(do_not_specialize=(*_OFFSETS, 'shares', 'first_head'))
 def fold_pairs(
     pairs, d_table, t0, t1, t2, shares, first_head,
     M1: tl.constexpr, M2: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
@@ -458,7 +459,6 @@ class _Call:
             *_three(size, 1),
             self.window[0],
             *_three(lacks, 0),
-            *_three(table.shape[1:], 1),
             self.heads,
             batch * math.prod(size),
         )
@@ -521,11 +521,11 @@ class _Call:
         tiles = _blocks(n, blocks.queries) * _blocks(n, blocks.keys)
         at_once = max(1, min(self.heads, _PAIRS // n**2))
         shares = torch.sym_min(-(-_PROGRAMS // (tiles * at_once)), self.windows)
-        width = triton.next_power_of_2(self.window[2])
+        width = triton.next_power_of_2((sizes[2] + 1) // 2)
         for first in range(0, self.heads, at_once):
             heads = min(at_once, self.heads - first)
             pairs = d_table.new_empty((shares, heads, n, n))
-            own = dict(windows=self.windows, first_head=first)
+            own = dict(zip(_OFFSETS, sizes, strict=True), windows=self.windows, first_head=first)
             grid = (tiles, heads, shares)
             self.run(attend_backward_pairs, blocks, grid, *inputs, pairs, delta, **own)
             wrap_triton(fold_pairs)[(sizes[0] * sizes[1], heads)](
@@ -637,6 +637,9 @@ _attend_with_gradient = with_gradient(
 
 def attend(qkv: Tensor, grid: WindowGrid, table: Tensor, scale: Tensor, dropout: float) -> Tensor:
     """See `mmswinv2.ops.attend`."""
+    for axis, (t, m) in enumerate(zip(table.shape[1:], grid.window, strict=True), start=1):
+        if t > 2 * m - 1:  # offsets that no window has
+            table = table.narrow(axis, (t - 2 * m + 1) // 2, 2 * m - 1)
     seed = None
     if dropout:
         seed = torch.randint(2**62, (1,), device=qkv.device)

@@ -25,7 +25,7 @@ _FORWARD = dict(BLOCK=16, UNITS=64)
 _BACKWARD = dict(BLOCK=64, UNITS=16)
 _STEPS = 2  # of a program of the backward pass, one after the other
 # Products of float32, to 2^-21, on matrix units: https://arxiv.org/abs/2203.03341
-_PRECISION = tl.constexpr('tf32x3')
+_PRECISION = 'tf32x3'
 
 
 @triton.jit
@@ -57,7 +57,7 @@ def _hidden(p, k, w1, b1, t0, t1, t2, u0, u1, u2, HIDDEN: tl.constexpr, AXES: tl
 def position_bias_forward(
     w1, b1, w2, table, heads, offsets, t0, t1, t2, u0, u1, u2,
     HIDDEN: tl.constexpr, AXES: tl.constexpr, HEADS: tl.constexpr,
-    BLOCK: tl.constexpr, UNITS: tl.constexpr,
+    BLOCK: tl.constexpr, UNITS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A program: some offsets, all heads."""
     p = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -68,7 +68,7 @@ def position_bias_forward(
         z, _, _, _ = _hidden(p, k, w1, b1, t0, t1, t2, u0, u1, u2, HIDDEN, AXES)
         at = w2 + h[None, :] * HIDDEN + k[:, None]
         w = tl.load(at, mask=(h < heads)[None, :] & (k < HIDDEN)[:, None], other=0.0)
-        acc += tl.dot(tl.maximum(z, 0.0), w.to(tl.float32), input_precision=_PRECISION)
+        acc += tl.dot(tl.maximum(z, 0.0), w.to(tl.float32), input_precision=PRECISION)
     bias = 16.0 / (1.0 + tl.exp(-acc))
     at = table + h[None, :] * offsets + p[:, None]
     tl.store(at, bias, mask=(h < heads)[None, :] & (p < offsets)[:, None])
@@ -78,7 +78,7 @@ def position_bias_forward(
 def position_bias_backward(
     grad, table, w1, b1, w2, parts, heads, offsets, t0, t1, t2, u0, u1, u2,
     HIDDEN: tl.constexpr, AXES: tl.constexpr, HEADS: tl.constexpr,
-    BLOCK: tl.constexpr, UNITS: tl.constexpr,
+    BLOCK: tl.constexpr, UNITS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A program: some hidden units, every so many offsets, all heads.
 
@@ -102,8 +102,8 @@ def position_bias_backward(
         there = (h < heads)[:, None] & (p < offsets)[None, :]
         b = tl.load(table + at, mask=there, other=0.0)
         d = tl.load(grad + at, mask=there, other=0.0) * b * (1.0 - b / 16.0)
-        sum_w2 += tl.dot(d, tl.maximum(z, 0.0), input_precision=_PRECISION)
-        d_z = tl.dot(tl.trans(d), w, input_precision=_PRECISION)
+        sum_w2 += tl.dot(d, tl.maximum(z, 0.0), input_precision=PRECISION)
+        d_z = tl.dot(tl.trans(d), w, input_precision=PRECISION)
         d_z = tl.where(z > 0, d_z, 0.0)
         sum_b1 += tl.sum(d_z, 0)
         sum_2 += tl.sum(d_z * x2[:, None], 0)
@@ -134,6 +134,7 @@ def _numbers(
         HIDDEN=hidden,
         AXES=len(sizes),
         HEADS=max(16, triton.next_power_of_2(heads)),
+        PRECISION=_PRECISION,
         **cut,
     )
     if options['HEADS'] > 32:  # as many as registers hold
