@@ -5,9 +5,10 @@ those that overlap, take several times as long, most of all for the gradient of 
 (docs/gpu.md).
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .products import autocast_dtype
 
 
 def fits_embed(x: Tensor, weight: Tensor) -> bool:
@@ -18,8 +19,9 @@ def fits_embed(x: Tensor, weight: Tensor) -> bool:
 def embed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """See `mmswinv2.ops.embed`."""
     patch = weight.shape[2:]
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(x.device.type))  # half of it to copy
+    dtype = autocast_dtype(x)
+    if dtype is not None:
+        x = x.to(dtype)  # half of it to copy
     axes = len(patch)
     size = [n // p for n, p in zip(x.shape[2:], patch, strict=True)]
     x = x.reshape(*x.shape[:2], *(n for pair in zip(size, patch, strict=True) for n in pair))

@@ -50,10 +50,16 @@ def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return _product(x, weight, bias, activated=True)
 
 
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """What autocast computes a linear layer in; ``None`` where it leaves the input alone."""
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(x.device.type)
+    return None
+
+
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, activated: bool) -> Tensor:
-    kind = x.device.type
-    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(kind)
+    dtype = autocast_dtype(x)
+    if dtype is not None:
         x, weight = x.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     out: Tensor = _Product.apply(x, weight, bias, activated)

@@ -28,12 +28,9 @@ def test_gradients_are_those_of_autograd(activated, biased, frozen):
     torch.testing.assert_close(got, want)
     inputs = [t for t in (x, weight, bias) if t is not None and t.requires_grad]
     grad = torch.randn(want.shape, generator=draw, dtype=torch.double)
-    for pair in zip(
-        torch.autograd.grad(got, inputs, grad),
-        torch.autograd.grad(want, inputs, grad),
-        strict=True,
-    ):
-        torch.testing.assert_close(*pair)
+    torch.testing.assert_close(
+        torch.autograd.grad(got, inputs, grad), torch.autograd.grad(want, inputs, grad)
+    )
 
 
 def test_under_autocast_gradients_have_the_dtype_of_the_weights():
@@ -46,8 +43,7 @@ def test_under_autocast_gradients_have_the_dtype_of_the_weights():
     grads = torch.autograd.grad(out, (x, weight, bias), torch.ones_like(out))
     wanted = torch.autograd.grad(want, (x, weight, bias), torch.ones_like(want))
     assert [g.dtype for g in grads] == [torch.float] * 3
-    for pair in zip(grads, wanted, strict=True):
-        torch.testing.assert_close(*pair, rtol=3e-2, atol=3e-2)
+    torch.testing.assert_close(grads, wanted, rtol=3e-2, atol=3e-2)
 
 
 @pytest.mark.parametrize('activated', [True, False])
@@ -97,5 +93,4 @@ def test_a_network_that_takes_them_has_the_same_gradients(monkeypatch):
     monkeypatch.setattr(products, '_MANY', 1)
     got = gradients()
     assert len(taken) == 4 * sum(net.depths) + 3  # qkv, proj, fc1, fc2, and merging
-    for pair in zip(got, want, strict=True):
-        torch.testing.assert_close(*pair, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)

@@ -489,7 +489,7 @@ class _Call:
     def align(self, table: Tensor) -> Tensor:
         """The table that the kernels of attention read, see `align_table`."""
         (m0, m1, m2), run = self.window, self.options['RUN']
-        row = -(-(2 * m2 - 2 + run) // run) * run
+        row = _blocks(2 * m2 - 2 + run, run) * run  # as `_row_size`
         aligned = table.new_empty((self.heads, run, 2 * m0 - 1, 2 * m1 - 1, row))
         sizes = _three(table.shape[1:], 1)
         wrap_triton(align_table)[(_blocks(aligned.numel(), _ALIGNED),)](
