@@ -69,6 +69,7 @@ def test_processes_that_do_not_fit_together_do_not_run_together():
     assert side_by_side(dict(mmswinv2=2), 9) == [['mmswinv2']]
 
 
+@pytest.mark.slow
 def test_a_small_workload():
     workload = Workload('small', 'nano', (64, 64), 4, batch=2, training=True)
     args = Namespace(
@@ -82,6 +83,7 @@ def test_a_small_workload():
     assert 0 < result['floor'] < 10 and result['operations'] > 2e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('program', ['paths --size 64 64 --runs 1', 'products --tokens 64'])
 def test_the_other_programs_run(program):
     name, *options = program.split()
@@ -103,6 +105,7 @@ def test_coco_eval():
     assert float(boxes[-1]) < 1e-6 and float(masks[-1]) < 1e-6
 
 
+@pytest.mark.slow
 def test_videos():
     command = [sys.executable, '-m', 'benchmarks.videos', '--places', '2', '--frames', '70']
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
@@ -171,6 +174,7 @@ def test_a_gpu_is_told_little_and_is_not_waited_for():
     assert not names & waiting
 
 
+@pytest.mark.slow
 def test_kernels_compile_for_gpus_and_keep_their_registers():
     rows = rows_of(run_compiling('benchmarks.kernels', '--dtypes', 'bf16', 'fp32'))
     kernels = {(row['target'], row['dtype'], row['kernel']) for row in rows}
@@ -203,6 +207,7 @@ def test_the_benchmark_of_gpus_needs_one():
     assert 'there is no GPU that torch can use; --try runs small sizes' in run.stderr
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_gpus_times_implementations_in_processes_of_their_own():
     """On small sizes; the last implementation cannot be built at all."""
     options = ('--try', '--eager', '--parts', 'products', 'networks', '--workloads', '256x256')

@@ -66,6 +66,7 @@ def test_what_each_strategy_spreads():
         heavy.estimate('zero4')
 
 
+@pytest.mark.slow
 def test_what_saves_memory_does():
     size = (8, 112, 112)
     plain = follow_step(load(VIDEO), size, 2).estimate()

@@ -247,6 +247,7 @@ def test_shapes(shapes):  # noqa: F811
     assert check(dataset) == len(dataset)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SAMPLE.exists(), reason='the sample of real COCO images is not here')
 def test_real_images():
     dataset = pipeline(SAMPLE, 'annotations/instances_train2017.json', 'images/train2017')

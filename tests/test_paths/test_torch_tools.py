@@ -119,6 +119,7 @@ def test_trace_warns_that_it_serves_one_size(net, x):
     assert any('Converting a tensor to a Python integer' in text for text in said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('path', ['auto', 'padded'])
 def test_export_at_any_size(path, x):
     net = build(path)

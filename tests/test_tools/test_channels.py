@@ -64,6 +64,7 @@ def land(multispectral, tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_a_detector_of_four_channels(train, tool, multispectral, tmp_path):
     config = tmp_path / 'config.py'
     config.write_text(OF_SHAPES.format(base=str(ROOT / DETECTOR)))

@@ -29,6 +29,7 @@ model = dict(
 """
 
 
+@pytest.mark.slow
 def test_onnx_file_gives_the_maps_of_a_checkpoint_at_any_size(tool, tmp_path):
     pytest.importorskip('onnxruntime', reason='onnxruntime has no wheel for this Python')
     onnx = pytest.importorskip('onnx', reason='onnx is not installed')

@@ -415,6 +415,7 @@ def test_example_says_what_is_no_model(name, tmp_path):
     assert f'{name} is no file of mmswinv2 export' in process.stderr
 
 
+@pytest.mark.slow
 def test_example_runs_without_torch(file, shapes, tmp_path):
     folder, _ = file
     path = sorted((shapes / 'val2017').iterdir())[0]

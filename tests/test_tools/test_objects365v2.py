@@ -96,6 +96,7 @@ def found_by_mmdet_alone(root, split):
     return json.loads(done.stdout.partition('found ')[2])
 
 
+@pytest.mark.slow
 def test_clean_annotations_are_what_mmdet_reads(tool, root):
     originals = {path: path.read_bytes() for path in (root / 'annotations').iterdir()}
     done = tool(TOOL, root)

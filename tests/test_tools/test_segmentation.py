@@ -110,6 +110,7 @@ def test_six_scales_and_flipped(evaluate, tmp_path):
     assert all(v.min() >= 1 and v.max() <= 150 for v in maps(out).values())
 
 
+@pytest.mark.slow
 def test_a_larger_window_and_image_by_options_alone(tool, segmentor, ade, tmp_path):
     checkpoint = read_checkpoint(segmentor / 'iter_2.pth')
     for key, value in checkpoint['state_dict'].items():
@@ -134,6 +135,7 @@ def test_a_larger_window_and_image_by_options_alone(tool, segmentor, ade, tmp_pa
         assert any((v != found['same'][k]).any() for k, v in found[name].items())
 
 
+@pytest.mark.slow
 def test_pieces_and_whole_agree_where_they_should(evaluate, tmp_path):
     """Both images, resized, fit into a crop of 500."""
     found = []
