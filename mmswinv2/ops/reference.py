@@ -91,26 +91,29 @@ def window_gradients(
     Returns:
         Gradients of windows, bias and scale.
     """
-    qkv = windows.unflatten(-1, (3, len(scale), -1)).permute(2, 0, 3, 1, 4)  # [3, W, h, N, d]
+    qkv = windows.unflatten(-1, (3, len(scale), -1)).permute(2, 0, 3, 1, 4)
+    qkv = qkv.contiguous()  # [3, W, h, N, d], read many times
     wide = qkv[:2].to(bias.dtype)
     inverse = inverse_lengths(wide)
     unit, v = wide * inverse, qkv[2]
-    d_out = d_out.unflatten(-1, (len(scale), -1)).transpose(1, 2)  # [W, h, N, d]
+    d_out = d_out.unflatten(-1, (len(scale), -1)).transpose(1, 2).contiguous()  # [W, h, N, d]
     q, k = (unit[0] * scale).to(v.dtype), unit[1].to(v.dtype)
     scores = q.to(bias.dtype) @ k.to(bias.dtype).transpose(-2, -1) + bias
     p = torch.softmax(scores if hidden is None else scores + hidden, dim=-1)
     d_v = p.to(v.dtype).transpose(-2, -1) @ d_out
     d_p = (d_out @ v.transpose(-2, -1)).to(p.dtype)
-    d_scores = (d_p - (d_p * p).sum(-1, keepdim=True)) * p
+    d_scores = torch._softmax_backward_data(d_p, p, -1, p.dtype)  # (d_p - sum(d_p p)) p
     d_bias = d_scores.sum(0)
     d_scores = d_scores.to(v.dtype)
-    d_unit_q = (d_scores @ k).to(unit.dtype)
+    d_unit_q = (d_scores @ k).to(unit.dtype)  # but for the scale
     d_unit_k = (d_scores.transpose(-2, -1) @ q).to(unit.dtype)
-    d_scale = (d_unit_q * unit[0]).sum((0, 2, 3))[:, None, None]
-    d_unit = torch.stack([d_unit_q * scale, d_unit_k])
-    d_qk = (d_unit - unit * (d_unit * unit).sum(-1, keepdim=True)) * inverse
-    d_qkv = torch.cat([d_qk.to(windows.dtype), d_v[None].to(windows.dtype)])
-    return d_qkv.permute(1, 3, 0, 2, 4).flatten(2), d_bias, d_scale
+    along_q, along_k = (
+        (d * u).sum(-1, keepdim=True) for d, u in zip((d_unit_q, d_unit_k), unit, strict=True)
+    )
+    d_q = torch.addcmul(d_unit_q, unit[0], along_q, value=-1) * (inverse[0] * scale)
+    d_k = torch.addcmul(d_unit_k, unit[1], along_k, value=-1) * inverse[1]
+    d_qkv = torch.stack([d.to(windows.dtype).transpose(1, 2) for d in (d_q, d_k, d_v)], 2)
+    return d_qkv.flatten(2), d_bias, along_q.sum((0, 2, 3))[:, None, None]
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
