@@ -26,7 +26,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from mmswinv2.ops import WindowGrid
-from mmswinv2.ops.triton import attention, bias_mlp, norm
+from mmswinv2.ops.triton import attention, attention_kernels, bias_mlp, norm
 from mmswinv2.ops.triton import blocks as blocks_of
 
 TARGETS = {
@@ -36,14 +36,14 @@ TARGETS = {
 }
 CAPABILITY = {'sm_80': 80, 'sm_90': 90, 'gfx942': 80}
 ATTENTION = {
-    'forward': attention.attend_forward,
-    'backward_q': attention.attend_backward_q,
-    'backward_kv': attention.attend_backward_kv,
-    'backward_table': attention.attend_backward_pairs,
+    'forward': attention_kernels.attend_forward,
+    'backward_q': attention_kernels.attend_backward_q,
+    'backward_kv': attention_kernels.attend_backward_kv,
+    'backward_table': attention_kernels.attend_backward_pairs,
 }
 OTHERS = {
-    'align_table': attention.align_table,
-    'fold_pairs': attention.fold_pairs,
+    'align_table': attention_kernels.align_table,
+    'fold_pairs': attention_kernels.fold_pairs,
     'add_norm_forward': norm.add_norm_forward,
     'add_norm_backward': norm.add_norm_backward,
     'position_bias_forward': bias_mlp.position_bias_forward,
@@ -57,8 +57,8 @@ WIDE = {
 }  # fmt: skip
 FLOATS = {'dropout', 'eps', 'u0', 'u1', 'u2'}
 NUMBERS = {
-    *bias_mlp._SIZES, *norm._SIZES, *attention._SIZES, *attention._OFFSETS, 'windows', 'shares',
-    'first_head', 'numbers',
+    *bias_mlp._SIZES, *norm._SIZES, *attention_kernels.SIZES, *attention_kernels.OFFSETS,
+    'windows', 'shares', 'first_head', 'numbers',
 }  # fmt: skip
 WINDOWS = (8, 16, 24, 32)
 

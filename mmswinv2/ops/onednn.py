@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import flop_counter
 
-_PLAIN = (Tensor, nn.Parameter)  # quantised, fake and distributed tensors take torch's way
+from .modes import are_plain, is_eager
+
 # Where it wins over MKL, by vendor and torch.backends.cpu.get_cpu_capability():
 # python -m benchmarks.paths, "linear layers by torch's MKL".
 _FASTER = {('AuthenticAMD', 'AVX512')}
@@ -22,15 +23,12 @@ _FASTER = {('AuthenticAMD', 'AVX512')}
 def fits_linear(x: Tensor, weight: Tensor) -> bool:
     """Plain float32 tensors on a CPU on which oneDNN is the faster library."""
     return (
-        type(x) in _PLAIN
-        and type(weight) in _PLAIN
+        are_plain(x, weight)
         and x.device.type == weight.device.type == 'cpu'
         and x.dtype == weight.dtype == torch.float32
         and x.ndim > 1
         and x.numel() > 0
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not torch._C._are_functorch_transforms_active()
+        and is_eager()
         and not torch.is_autocast_enabled('cpu')
         and bool(torch.backends.mkldnn.enabled)
         and is_faster()

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import forward_ad
 
-_PLAIN = (Tensor, nn.Parameter)  # quantised, fake and distributed tensors take torch's way
+from .modes import are_plain, is_eager
+
 _MANY = 2**14  # rows, below which the sum is short and autograd's own functions start sooner
 
 
@@ -23,12 +24,9 @@ def fits_gelu_linear(x: Tensor, weight: Tensor) -> bool:
         x.device.type == 'cuda'
         and torch.is_grad_enabled()
         and (x.requires_grad or weight.requires_grad)
-        and type(x) in _PLAIN
-        and type(weight) in _PLAIN
+        and are_plain(x, weight)
         and x.numel() > 0
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not torch._C._are_functorch_transforms_active()
+        and is_eager()
         and forward_ad._current_level < 0
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .modes import is_transformed
 from .windows import WindowGrid
 
 Forward = Callable[[Tensor, Tensor, Tensor, WindowGrid, int | None], Tensor]
@@ -24,8 +25,7 @@ def can_recompute(dropout: float) -> bool:
     Nor under `torch.jit.trace`, whose graph would lack the gradients, nor under `torch.func`, which
     goes through torch's kernel sample by sample.
     """
-    watched = torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
-    return not dropout and not watched
+    return not dropout and not is_transformed()
 
 
 def attention(forward: Forward, backward: Backward) -> Callable[..., Tensor]:

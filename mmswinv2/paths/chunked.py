@@ -18,6 +18,7 @@ from ..core.attention import ContinuousPositionBias, WindowAttention
 from ..core.block import MLP, Block, DropPath
 from ..core.layers import LayerNorm, LoRALinear, is_plain
 from ..ops import WindowGrid
+from ..ops.modes import are_plain, is_eager
 
 _TOKENS_PER_THREAD = 2048  # of a chunk: python -m benchmarks.paths
 _FASTER_FROM = 2**13  # tokens, in inference: python -m benchmarks.paths
@@ -66,10 +67,8 @@ class ChunkedBlock(Block):
         return (
             x.device.type == 'cpu'
             and x.numel() > 0
-            and type(x) in (Tensor, nn.Parameter)
-            and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing()
-            and not torch._C._are_functorch_transforms_active()
+            and are_plain(x)
+            and is_eager()
             and not any(m.training and m.p for m in self.modules() if isinstance(m, nn.Dropout))
             and not (self.attn.training and self.attn.attn_drop)
             and all(type(m) in _KINDS and is_plain(m, type(m)) for m in self.modules() if m != self)

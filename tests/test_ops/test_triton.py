@@ -6,6 +6,8 @@ That the kernels compile, which the interpreter does not show, is tested in test
 import importlib
 import itertools
 import random
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -285,6 +287,39 @@ def test_compile_makes_one_graph_for_any_size_but_the_first(training, kernels_ev
             grads = [torch.autograd.grad(out[0].cumsum(-1).sum(), x)[0] for out in (got, want)]
             assert error(*grads) < 1e-4
     assert counter.frame_count <= 2
+
+
+def test_graphs_name_the_version_of_the_kernels(kernels_everywhere):
+    """By which torch.compile finds on disk what it has compiled."""
+    direct = importlib.import_module('mmswinv2.ops.triton.direct')
+    net = SwinV2(dict(embed_dims=16, depths=(1,), num_heads=(1,)), out_indices=(0,), window_size=3)
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    torch.compile(net.to(DEVICE), fullgraph=True, backend=keep)(
+        torch.randn(1, 3, 12, 12, device=DEVICE)
+    )
+    versions = {
+        node.target._opname: node.args[-1]
+        for node in graphs[0].graph.nodes
+        if getattr(node.target, 'namespace', '') == 'mmswinv2'
+    }
+    assert versions == dict.fromkeys(('attend', 'add_norm', 'position_bias'), direct.SOURCES)
+
+
+def test_the_version_is_made_of_all_files_of_the_kernels(tmp_path):
+    direct = importlib.import_module('mmswinv2.ops.triton.direct')
+    shutil.copytree(Path(direct.__file__).parent, tmp_path / 'triton')
+    assert direct.digest(tmp_path / 'triton') == direct.SOURCES
+    for name in ('attention_kernels.py', 'blocks.json'):
+        before = direct.digest(tmp_path / 'triton')
+        with (tmp_path / 'triton' / name).open('a') as file:
+            file.write('\n')
+        assert direct.digest(tmp_path / 'triton') != before
 
 
 @pytest.mark.parametrize('name', ['attend', 'add_norm', 'position_bias'])

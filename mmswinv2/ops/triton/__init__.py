@@ -9,12 +9,12 @@ from importlib.util import find_spec
 from subprocess import SubprocessError
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from ..modes import are_plain, is_transformed
 from ..windows import WindowGrid
 
-_PLAIN = (Tensor, nn.Parameter, FakeTensor)  # quantised and distributed tensors take torch's way
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _WIDEST_HEAD = 128
 
@@ -63,9 +63,9 @@ def _fits(*tensors: Tensor) -> bool:
     """Plain tensors where the kernels run, outside of `torch.jit.trace` and `torch.func`."""
     return (
         runs_on(tensors[0].device)
-        and not torch.jit.is_tracing()
-        and not torch._C._are_functorch_transforms_active()
-        and all(type(t) in _PLAIN and t.dtype in _DTYPES and t.numel() > 0 for t in tensors)
+        and not is_transformed()
+        and all(are_plain(t) or type(t) is FakeTensor for t in tensors)
+        and all(t.dtype in _DTYPES and t.numel() > 0 for t in tensors)
     )
 
 

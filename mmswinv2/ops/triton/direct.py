@@ -5,8 +5,9 @@ is registered for whoever looks (graphs, dispatch modes, fake tensors), and ever
 autograd function around the same code.
 """
 
+import hashlib
 from collections.abc import Callable
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,17 @@ from torch import Tensor
 from torch._library.triton import set_wrap_triton_enabled
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
+
+
+def digest(folder: Path) -> str:
+    """A name for what the files of a folder hold."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return hashlib.sha256(b''.join(path.read_bytes() for path in files)).hexdigest()
+
+
+# torch.compile keeps what it has compiled on disk, under a key made of the operators of a graph and
+# their arguments. With this one, another version of the kernels is compiled anew.
+SOURCES = digest(Path(__file__).parent)
 
 
 def is_watched(x: Tensor) -> bool:
@@ -35,14 +47,15 @@ def with_gradient(
 
     Args:
         operators: the operator and that of its backward pass, made with `torch.library.triton_op`.
+            The last argument of the first is ``sources: str = ''``, which it ignores.
         functions: what they were made of.
         setup_context: see `torch.autograd.Function`.
-        gradients: ``gradients(backward, ctx, *grads)`` of all arguments, where `backward` is the
-            operator of the backward pass, or its function.
+        gradients: ``gradients(backward, ctx, *grads)`` of all arguments but `sources`, where
+            `backward` is the operator of the backward pass, or its function.
 
     Returns:
-        a function of the operator's arguments, the first of which is a tensor. Around the operator
-        it has no second derivative.
+        a function of the operator's arguments but `sources`, the first of which is a tensor. Around
+        the operator it has no second derivative.
     """
     operator, backward_operator = operators
     forward_function, backward_function = functions
@@ -61,11 +74,17 @@ def with_gradient(
             with set_wrap_triton_enabled(False):
                 return gradients(backward_function, ctx, *grads)
 
-    operator.register_autograd(
-        partial(gradients, backward_operator._opoverload), setup_context=setup_context
-    )
+    def set_up(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        setup_context(ctx, inputs[:-1], output)
+
+    def differentiate(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return *gradients(backward_operator._opoverload, ctx, *grads), None
+
+    operator.register_autograd(differentiate, setup_context=set_up)
 
     def call(*args: Any) -> Any:
-        return operator._opoverload(*args) if is_watched(args[0]) else Direct.apply(*args)
+        if is_watched(args[0]):
+            return operator._opoverload(*args, SOURCES)
+        return Direct.apply(*args)
 
     return call

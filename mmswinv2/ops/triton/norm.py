@@ -101,7 +101,13 @@ def _options(y: Tensor, scale: Tensor | None, backward: bool = False) -> dict[st
 
 
 def _add_norm(
-    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float, scale: Tensor | None
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    scale: Tensor | None,
+    sources: str = '',
 ) -> Tensor:
     """See `mmswinv2.ops.add_norm`; scale is ``(B,)``."""
     out, options = torch.empty_like(x), _options(y, scale)

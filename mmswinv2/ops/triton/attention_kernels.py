@@ -1,0 +1,407 @@
+"""The kernels of window attention, on tokens in the order of the map.
+
+A program takes one block of queries (or keys) of one head in one window. The place of the window on
+the map is arithmetic, so that border windows and maps of any size need no index. The biases of a
+query and a row of keys lie side by side in the table of offsets, whose last axis is turned round
+for it, and are read in vectors: there are as many copies of the table as a vector has numbers, each
+a number further on, so that one of them is aligned. They stay in the caches, which an N x N bias
+would not. Softmax is computed block by block in base 2, and its logarithm kept for backward, which
+computes the scores again (Dao et al., FlashAttention, https://arxiv.org/abs/2205.14135).
+
+Maps of fewer than three axes get leading axes of one token.
+"""
+
+import math
+
+import triton
+import triton.language as tl
+
+_LOG2_E = tl.constexpr(math.log2(math.e))
+_TINY = tl.constexpr(1e-10)  # a vector whose squared length is smaller has no direction
+# Sizes change from image to image: no kernel is compiled anew for them.
+SIZES = ('n0', 'n1', 'n2', 'm0', 'f0', 'f1', 'f2', 'heads', 'tokens')
+OFFSETS = ('t0', 't1', 't2')
+
+
+@triton.jit
+def _axis(place, n, m, f):
+    """Start and size of a window along an axis; f: tokens that the first window lacks."""
+    start = tl.maximum(place * m - f, 0)
+    return start, tl.minimum(place * m - f + m, n) - start
+
+
+@triton.jit
+def _window(w, n0, n1, n2, m0, f0, f1, f2, M1: tl.constexpr, M2: tl.constexpr):
+    """First token of window w of all maps, and the window's size along each axis."""
+    c0, c1, c2 = tl.cdiv(n0 + f0, m0), tl.cdiv(n1 + f1, M1), tl.cdiv(n2 + f2, M2)
+    start0, s0 = _axis(w // (c1 * c2) % c0, n0, m0, f0)
+    start1, s1 = _axis(w // c2 % c1, n1, M1, f1)
+    start2, s2 = _axis(w % c2, n2, M2, f2)
+    image = (w // (c0 * c1 * c2)).to(tl.int64)
+    return ((image * n0 + start0) * n1 + start1) * n2 + start2, s0, s1, s2
+
+
+@triton.jit
+def _places(i, s0, s1, s2, n1, n2, M1: tl.constexpr, M2: tl.constexpr):
+    """Of the tokens i of a window: how far from its first on the map, and whether they exist.
+
+    They are numbered as in a whole window, which divides by constants.
+    """
+    i0, i1, i2 = i // (M1 * M2), i // M2 % M1, i % M2
+    exists = (i0 < s0) & (i1 < s1) & (i2 < s2)
+    return (i0 * n1 + i1) * n2 + i2, exists
+
+
+@triton.jit
+def _row_size(M2: tl.constexpr, RUN: tl.constexpr):
+    """Numbers of a row of offsets in an aligned table."""
+    return (2 * M2 - 1 + RUN - 1 + RUN - 1) // RUN * RUN
+
+
+@triton.jit
+def _aligned_size(m0, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr):
+    """Numbers of a head's part of the aligned table."""
+    return (2 * m0 - 1) * ((2 * M1 - 1) * RUN * _row_size(M2, RUN))
+
+
+@triton.jit
+def _query_at(i, m0, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr):
+    """Where the biases of the queries i begin in a head's part; numbers past a window wrap."""
+    i %= m0 * M1 * M2
+    row = (i // (M1 * M2) + m0 - 1) * (2 * M1 - 1) + i // M2 % M1 + M1 - 1
+    place = M2 - 1 - i % M2
+    copy = place % RUN
+    at = (copy * (2 * m0 - 1) * (2 * M1 - 1) + row) * _row_size(M2, RUN) + place - copy
+    return tl.multiple_of(at, RUN)
+
+
+@triton.jit
+def _key_at(j, m0, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr):
+    """What the keys j add to it; RUN keys lie side by side."""
+    j %= m0 * M1 * M2
+    row = j // (M1 * M2) * (2 * M1 - 1) + j // M2 % M1
+    return tl.max_contiguous(tl.multiple_of(j % M2 - row * _row_size(M2, RUN), RUN), RUN)
+
+
+@triton.jit
+def _masked(there):
+    """What is added to scores: nothing, or what makes their probability 0."""
+    return tl.where(there, 0.0, -float('inf'))
+
+
+@triton.jit
+def _numbered(s0, s1, M1: tl.constexpr, M2: tl.constexpr):
+    """How many numbers the tokens of a window take."""
+    return ((s0 - 1) * M1 + s1) * M2
+
+
+@triton.jit
+def _load(pointer, rows, valid, d, stride, HEAD: tl.constexpr):
+    """Rows of one head; zeros where there is no token."""
+    there = valid[:, None] & (d < HEAD)[None, :]
+    at = pointer + (rows.to(tl.int64) * stride)[:, None] + d[None, :]
+    return tl.load(at, mask=there, other=0.0)
+
+
+@triton.jit
+def _store(pointer, rows, valid, d, stride, values, HEAD: tl.constexpr):
+    there = valid[:, None] & (d < HEAD)[None, :]
+    at = pointer + (rows.to(tl.int64) * stride)[:, None] + d[None, :]
+    tl.store(at, values, mask=there)
+
+
+@triton.jit
+def _directions(x):
+    """Vectors of length 1, in float32, and 1 / length."""
+    x = x.to(tl.float32)
+    square = tl.sum(x * x, 1)
+    inverse = tl.where(square < _TINY, 0.0, tl.rsqrt(tl.maximum(square, _TINY)))
+    return x * inverse[:, None], inverse
+
+
+@triton.jit
+def _through_direction(grad, unit, inverse):
+    """Gradient of a vector, given that of its direction."""
+    return (grad - unit * tl.sum(grad * unit, 1)[:, None]) * inverse[:, None]
+
+
+@triton.jit
+def _kept(seed, first, queries, keys, heads, head, tokens, dropout):
+    """1 / (1 - dropout) for the probabilities that stay, 0 for those that are dropped.
+
+    The same for a pair of tokens of the map in every kernel.
+    """
+    dropout = tl.cast(dropout, tl.float32)  # compiled graphs hand over float64
+    pair = ((first + queries)[:, None] * heads + head) * tokens + (first + keys)[None, :]
+    return tl.where(tl.rand(tl.load(seed), pair) < dropout, 0.0, 1.0 / (1.0 - dropout))
+
+
+@triton.jit(do_not_specialize=('m0', *OFFSETS, 'numbers'))
+def align_table(
+    table, aligned, m0, t0, t1, t2, numbers,
+    M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """RUN copies of each head's table, in base 2; 0 where the table does not reach."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    head, i = at // _aligned_size(m0, M1, M2, RUN), at % _aligned_size(m0, M1, M2, RUN)
+    rows, row = (2 * m0 - 1) * (2 * M1 - 1), i // _row_size(M2, RUN)
+    place = i % _row_size(M2, RUN) + row // rows  # of the last axis, turned round
+    d0 = row % rows // (2 * M1 - 1) - m0 + 1 + t0 // 2
+    d1 = row % rows % (2 * M1 - 1) - M1 + 1 + t1 // 2
+    d2 = M2 - 1 - place + t2 // 2
+    there = (d0 >= 0) & (d0 < t0) & (d1 >= 0) & (d1 < t1) & (d2 >= 0) & (d2 < t2)
+    b = tl.load(
+        table + ((head * t0 + d0) * t1 + d1) * t2 + d2, mask=there & (at < numbers), other=0.0
+    )
+    tl.store(aligned + at, b * _LOG2_E, mask=at < numbers)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def attend_forward(
+    qkv, aligned, scale, seed, out, lse, dropout,
+    n0, n1, n2, m0, f0, f1, f2, heads, tokens,
+    M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
+    RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
+    PRECISION: tl.constexpr, DROP: tl.constexpr,
+):  # fmt: skip
+    """A program: (block of queries, window), head."""
+    blocks = tl.cdiv(_numbered(tl.minimum(n0, m0), tl.minimum(n1, M1), M1, M2), BQ)
+    head, w = tl.program_id(1), tl.program_id(0) // blocks
+    first, s0, s1, s2 = _window(w, n0, n1, n2, m0, f0, f1, f2, M1, M2)
+    n = _numbered(s0, s1, M1, M2)
+    start = tl.program_id(0) % blocks * BQ
+    if start >= n:  # a border window has fewer tokens
+        return
+    C = heads * HEAD
+    qkv += first * 3 * C + head * HEAD
+    out += first * C + head * HEAD
+    lse += head * tokens + first
+    d = tl.arange(0, WIDTH)
+    i = start + tl.arange(0, BQ)
+    queries, i_there = _places(i, s0, s1, s2, n1, n2, M1, M2)
+    row = _load(qkv, queries, i_there, d, 3 * C, HEAD)
+    unit, _inverse = _directions(row)
+    q = (unit * (tl.load(scale + head) * _LOG2_E)).to(row.dtype)
+    bias = aligned + head * _aligned_size(m0, M1, M2, RUN)
+    bias_q = _query_at(i, m0, M1, M2, RUN)
+    largest = tl.full([BQ], -float('inf'), tl.float32)
+    total = tl.zeros([BQ], tl.float32)
+    acc = tl.zeros([BQ, WIDTH], tl.float32)
+    for begin in range(0, n, BK):
+        j = begin + tl.arange(0, BK)
+        keys, j_there = _places(j, s0, s1, s2, n1, n2, M1, M2)
+        k, _inverse_k = _directions(_load(qkv + C, keys, j_there, d, 3 * C, HEAD))
+        v = _load(qkv + 2 * C, keys, j_there, d, 3 * C, HEAD)
+        b = tl.load(bias + (bias_q[:, None] + _key_at(j, m0, M1, M2, RUN)[None, :]))
+        b += _masked(j_there)[None, :]
+        scores = tl.dot(q, tl.trans(k.to(q.dtype)), b, input_precision=PRECISION)
+        new = tl.maximum(largest, tl.max(scores, 1))
+        p = tl.exp2(scores - new[:, None])
+        shrunk = tl.exp2(largest - new)
+        total = total * shrunk + tl.sum(p, 1)
+        if DROP:
+            p *= _kept(seed, first, queries, keys, heads, head, tokens, dropout)
+        acc = acc * shrunk[:, None] + tl.dot(p.to(v.dtype), v, input_precision=PRECISION)
+        largest = new
+    _store(out, queries, i_there, d, C, acc / total[:, None], HEAD)
+    tl.store(lse + queries, largest + tl.log2(total), mask=i_there)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def attend_backward_q(
+    qkv, aligned, scale, seed, out, lse, grad, d_qkv, d_scale, delta, dropout,
+    n0, n1, n2, m0, f0, f1, f2, heads, tokens,
+    M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
+    RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
+    PRECISION: tl.constexpr, DROP: tl.constexpr,
+):  # fmt: skip
+    """A program: (block of queries, window), head; keeps sum(grad * out) for the others."""
+    blocks = tl.cdiv(_numbered(tl.minimum(n0, m0), tl.minimum(n1, M1), M1, M2), BQ)
+    head, w = tl.program_id(1), tl.program_id(0) // blocks
+    first, s0, s1, s2 = _window(w, n0, n1, n2, m0, f0, f1, f2, M1, M2)
+    n = _numbered(s0, s1, M1, M2)
+    start = tl.program_id(0) % blocks * BQ
+    part = d_scale + head * tl.num_programs(0) + tl.program_id(0)
+    if start >= n:
+        tl.store(part, 0.0)
+        return
+    C = heads * HEAD
+    qkv += first * 3 * C + head * HEAD
+    d_qkv += first * 3 * C + head * HEAD
+    out += first * C + head * HEAD
+    grad += first * C + head * HEAD
+    lse += head * tokens + first
+    delta += head * tokens + first
+    d = tl.arange(0, WIDTH)
+    i = start + tl.arange(0, BQ)
+    queries, i_there = _places(i, s0, s1, s2, n1, n2, M1, M2)
+    row = _load(qkv, queries, i_there, d, 3 * C, HEAD)
+    unit, inverse = _directions(row)
+    s = tl.load(scale + head)
+    q = (unit * (s * _LOG2_E)).to(row.dtype)
+    g = _load(grad, queries, i_there, d, C, HEAD)
+    o = _load(out, queries, i_there, d, C, HEAD)
+    products = tl.sum(g.to(tl.float32) * o.to(tl.float32), 1)
+    tl.store(delta + queries, products, mask=i_there)
+    log_sum = tl.load(lse + queries, mask=i_there, other=float('inf'))
+    bias = aligned + head * _aligned_size(m0, M1, M2, RUN)
+    bias_q = _query_at(i, m0, M1, M2, RUN)
+    acc = tl.zeros([BQ, WIDTH], tl.float32)
+    for begin in range(0, n, BK):
+        j = begin + tl.arange(0, BK)
+        keys, j_there = _places(j, s0, s1, s2, n1, n2, M1, M2)
+        k, _inverse_k = _directions(_load(qkv + C, keys, j_there, d, 3 * C, HEAD))
+        v = _load(qkv + 2 * C, keys, j_there, d, 3 * C, HEAD)
+        b = tl.load(bias + (bias_q[:, None] + _key_at(j, m0, M1, M2, RUN)[None, :]))
+        b += _masked(j_there)[None, :]
+        k = k.to(q.dtype)
+        scores = tl.dot(q, tl.trans(k), b, input_precision=PRECISION)
+        p = tl.exp2(scores - log_sum[:, None])
+        d_p = tl.dot(g, tl.trans(v), input_precision=PRECISION)
+        if DROP:
+            d_p *= _kept(seed, first, queries, keys, heads, head, tokens, dropout)
+        d_scores = p * (d_p - products[:, None])
+        acc += tl.dot(d_scores.to(k.dtype), k, input_precision=PRECISION)
+    tl.store(part, tl.sum(tl.sum(unit * acc, 1), 0))
+    d_q = _through_direction(acc * s, unit, inverse)
+    _store(d_qkv, queries, i_there, d, 3 * C, d_q, HEAD)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def attend_backward_kv(
+    qkv, aligned, scale, seed, lse, grad, d_qkv, delta, dropout,
+    n0, n1, n2, m0, f0, f1, f2, heads, tokens,
+    M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
+    RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
+    PRECISION: tl.constexpr, DROP: tl.constexpr,
+):  # fmt: skip
+    """A program: (block of keys, window), head; scores are [queries, keys]."""
+    blocks = tl.cdiv(_numbered(tl.minimum(n0, m0), tl.minimum(n1, M1), M1, M2), BK)
+    head, w = tl.program_id(1), tl.program_id(0) // blocks
+    first, s0, s1, s2 = _window(w, n0, n1, n2, m0, f0, f1, f2, M1, M2)
+    n = _numbered(s0, s1, M1, M2)
+    start = tl.program_id(0) % blocks * BK
+    if start >= n:
+        return
+    C = heads * HEAD
+    qkv += first * 3 * C + head * HEAD
+    d_qkv += first * 3 * C + head * HEAD
+    grad += first * C + head * HEAD
+    lse += head * tokens + first
+    delta += head * tokens + first
+    d = tl.arange(0, WIDTH)
+    j = start + tl.arange(0, BK)
+    keys, j_there = _places(j, s0, s1, s2, n1, n2, M1, M2)
+    row = _load(qkv + C, keys, j_there, d, 3 * C, HEAD)
+    unit, inverse = _directions(row)
+    k = unit.to(row.dtype)
+    v = _load(qkv + 2 * C, keys, j_there, d, 3 * C, HEAD)
+    s = tl.load(scale + head)
+    bias = aligned + head * _aligned_size(m0, M1, M2, RUN)
+    bias_k = _key_at(j, m0, M1, M2, RUN)
+    d_k = tl.zeros([BK, WIDTH], tl.float32)
+    d_v = tl.zeros([BK, WIDTH], tl.float32)
+    for begin in range(0, n, BQ):
+        i = begin + tl.arange(0, BQ)
+        queries, i_there = _places(i, s0, s1, s2, n1, n2, M1, M2)
+        unit_q, _inverse_q = _directions(_load(qkv, queries, i_there, d, 3 * C, HEAD))
+        q = (unit_q * (s * _LOG2_E)).to(k.dtype)
+        g = _load(grad, queries, i_there, d, C, HEAD)
+        products = tl.load(delta + queries, mask=i_there, other=0.0)
+        log_sum = tl.load(lse + queries, mask=i_there, other=float('inf'))
+        b = tl.load(bias + (_query_at(i, m0, M1, M2, RUN)[:, None] + bias_k[None, :]))
+        scores = tl.dot(q, tl.trans(k), b, input_precision=PRECISION)
+        p = tl.exp2(scores - log_sum[:, None])  # 0 where there is no query
+        d_p = tl.dot(g, tl.trans(v), input_precision=PRECISION)
+        shown = p
+        if DROP:
+            kept = _kept(seed, first, queries, keys, heads, head, tokens, dropout)
+            d_p *= kept
+            shown = p * kept
+        d_v += tl.dot(tl.trans(shown.to(g.dtype)), g, input_precision=PRECISION)
+        d_scores = p * (d_p - products[:, None])
+        d_k += tl.dot(tl.trans(d_scores.to(q.dtype)), q, input_precision=PRECISION)
+    d_k = _through_direction(d_k * (1.0 / _LOG2_E), unit, inverse)
+    _store(d_qkv + C, keys, j_there, d, 3 * C, d_k, HEAD)
+    _store(d_qkv + 2 * C, keys, j_there, d, 3 * C, d_v, HEAD)
+
+
+@triton.jit(do_not_specialize=(*SIZES, *OFFSETS, 'windows', 'first_head'))
+def attend_backward_pairs(
+    qkv, aligned, scale, seed, lse, grad, pairs, delta, dropout,
+    n0, n1, n2, m0, f0, f1, f2, heads, tokens, t0, t1, t2, windows, first_head,
+    M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
+    RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
+    PRECISION: tl.constexpr, DROP: tl.constexpr,
+):  # fmt: skip
+    """A program: tile of (queries, keys) of the largest window, head, share of the windows.
+
+    It sums the gradients of its scores over its windows, into `pairs` ``(shares, heads, n, n)``.
+    """
+    tile, share, shares = tl.program_id(0), tl.program_id(2), tl.num_programs(2)
+    head = first_head + tl.program_id(1)
+    e0, e1, e2 = (t0 + 1) // 2, (t1 + 1) // 2, (t2 + 1) // 2
+    n, C = _numbered(e0, e1, M1, M2), heads * HEAD
+    d = tl.arange(0, WIDTH)
+    i = tile // tl.cdiv(n, BK) * BQ + tl.arange(0, BQ)
+    j = tile % tl.cdiv(n, BK) * BK + tl.arange(0, BK)
+    queries, _i_whole = _places(i, e0, e1, e2, n1, n2, M1, M2)
+    keys, _j_whole = _places(j, e0, e1, e2, n1, n2, M1, M2)
+    at = _query_at(i, m0, M1, M2, RUN)[:, None] + _key_at(j, m0, M1, M2, RUN)[None, :]
+    b = tl.load(aligned + head * _aligned_size(m0, M1, M2, RUN) + at)
+    s = tl.load(scale + head)
+    acc = tl.zeros([BQ, BK], tl.float32)
+    for w in range(share, windows, shares):
+        first, s0, s1, s2 = _window(w, n0, n1, n2, m0, f0, f1, f2, M1, M2)
+        _i_in, i_there = _places(i, s0, s1, s2, n1, n2, M1, M2)
+        _j_in, j_there = _places(j, s0, s1, s2, n1, n2, M1, M2)
+        qkv_in, grad_in = qkv + first * 3 * C + head * HEAD, grad + first * C + head * HEAD
+        at_first = head * tokens + first
+        row = _load(qkv_in, queries, i_there, d, 3 * C, HEAD)
+        unit, _inverse_q = _directions(row)
+        q = (unit * (s * _LOG2_E)).to(row.dtype)
+        k, _inverse_k = _directions(_load(qkv_in + C, keys, j_there, d, 3 * C, HEAD))
+        v = _load(qkv_in + 2 * C, keys, j_there, d, 3 * C, HEAD)
+        g = _load(grad_in, queries, i_there, d, C, HEAD)
+        products = tl.load(delta + at_first + queries, mask=i_there, other=0.0)
+        log_sum = tl.load(lse + at_first + queries, mask=i_there, other=float('inf'))
+        bias = b + _masked(j_there)[None, :]
+        scores = tl.dot(q, tl.trans(k.to(q.dtype)), bias, input_precision=PRECISION)
+        p = tl.exp2(scores - log_sum[:, None])
+        d_p = tl.dot(g, tl.trans(v), input_precision=PRECISION)
+        if DROP:
+            d_p *= _kept(seed, first, queries, keys, heads, head, tokens, dropout)
+        acc += p * (d_p - products[:, None])
+    row = (share * tl.num_programs(1) + tl.program_id(1)).to(tl.int64) * n + i
+    tl.store(pairs + row[:, None] * n + j[None, :], acc, mask=(i < n)[:, None] & (j < n)[None, :])
+
+
+@triton.jit(do_not_specialize=(*OFFSETS, 'shares', 'first_head'))
+def fold_pairs(
+    pairs, d_table, t0, t1, t2, shares, first_head,
+    M1: tl.constexpr, M2: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """A program: the offsets along the last axis, of one offset along the others, of one head.
+
+    It sums `pairs` ``(shares, heads, n, n)`` over the pairs of tokens so far from each other.
+    """
+    e0, e1, e2 = (t0 + 1) // 2, (t1 + 1) // 2, (t2 + 1) // 2
+    n, heads = _numbered(e0, e1, M1, M2), tl.num_programs(1)
+    d0, d1 = tl.program_id(0) // t1 - t0 // 2, tl.program_id(0) % t1 - t1 // 2
+    c0, c1 = e0 - tl.abs(d0), e1 - tl.abs(d1)  # so many rows of queries have such a row of keys
+    t = tl.arange(0, ROWS * WIDTH)
+    i2, j2 = t % WIDTH, tl.arange(0, WIDTH)
+    acc = tl.zeros([ROWS * WIDTH, WIDTH], tl.float32)
+    for begin in range(0, shares * c0 * c1, ROWS):
+        r = begin + t // WIDTH
+        i0, i1 = tl.maximum(d0, 0) + r // c1 % c0, tl.maximum(d1, 0) + r % c1
+        i = (i0 * M1 + i1) * M2 + i2
+        j = ((i0 - d0) * M1 + i1 - d1) * M2
+        at = (((r // (c0 * c1)) * heads + tl.program_id(1)).to(tl.int64) * n + i) * n + j
+        there = ((r < shares * c0 * c1) & (i2 < e2))[:, None] & (j2 < e2)[None, :]
+        acc += tl.load(pairs + at[:, None] + j2[None, :], mask=there, other=0.0)
+    sums = tl.sum(tl.reshape(acc, [ROWS, WIDTH, WIDTH]), 0)
+    offset = j2[:, None] - j2[None, :] + t2 // 2
+    d_table += ((first_head + tl.program_id(1)) * t0 * t1 + tl.program_id(0)) * t2
+    for k in range(0, t2):
+        tl.store(d_table + k, tl.sum(tl.sum(tl.where(offset == k, sums, 0.0), 1), 0))
