@@ -27,10 +27,10 @@ pytestmark = pytest.mark.filterwarnings(
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
-def error(got, want):
-    """Relative to the largest number, or to 0.1: gradients of one token are rounding alone."""
+def error(got, want, least=0.0):
+    """Relative to the largest number, or to `least`."""
     got, want = got.detach().double(), want.detach().double()
-    return float((got - want).abs().max() / want.abs().max().clamp(min=0.1))
+    return float((got - want).abs().max() / want.abs().max().clamp(min=least))
 
 
 def random_case(ndim, seed):
@@ -68,7 +68,8 @@ def compare(qkv, grid, table, scale):
     want = [out, *torch.autograd.grad(out, exact, weight.double())]
     assert [t.dtype for t in got] == [qkv.dtype, qkv.dtype, torch.float, torch.float]
     assert [t.shape for t in got] == [t.shape for t in want]
-    errors = [error(*pair) for pair in zip(got[:3], want, strict=False)]
+    # the gradients of a map of one token are rounding alone
+    errors = [error(*pair, least=0.1) for pair in zip(got[:3], want, strict=False)]
     return max(*errors, float((got[3] - want[3]).abs().max() / want[2].abs().sum().clamp(min=0.1)))
 
 

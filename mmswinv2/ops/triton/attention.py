@@ -78,7 +78,7 @@ class _Call:
         self.in_window = self.numbered(torch.sym_min(n, m) for n, m, _ in axes)
 
     def numbered(self, size: Iterable[Any]) -> Any:
-        """How many numbers the tokens of a window of a size take, see `_numbered`."""
+        """How many numbers the tokens of a window of a size take, see `kernels._numbered`."""
         s0, s1, _ = _three(list(size), 1)
         return ((s0 - 1) * self.window[1] + s1) * self.window[2]
 
@@ -87,9 +87,9 @@ class _Call:
         return choose_blocks(kernel, *self.blocks_for)
 
     def align(self, table: Tensor) -> Tensor:
-        """The table that the kernels of attention read, see `align_table`."""
+        """The table that the kernels of attention read, see `kernels.align_table`."""
         (m0, m1, m2), run = self.window, self.options['RUN']
-        row = _blocks(2 * m2 - 2 + run, run) * run  # as `_row_size`
+        row = _blocks(2 * m2 - 2 + run, run) * run  # as `kernels._row_size`
         aligned = table.new_empty((self.heads, run, 2 * m0 - 1, 2 * m1 - 1, row))
         sizes = _three(table.shape[1:], 1)
         wrap_triton(kernels.align_table)[(_blocks(aligned.numel(), _ALIGNED),)](
