@@ -16,6 +16,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _SHARED = {
     'add_common_arguments': 'engine/launch.py',
     'add_config_options': 'engine/settings.py',
+    'add_model_options': 'cli/model_options.py',
 }
 _SHELLS = {
     'bash': """\
@@ -50,10 +51,13 @@ compdef _mmswinv2 mmswinv2
 
 
 def options_of(command: str) -> list[str]:
-    """The options of a command."""
-    module = COMMANDS[command][0].lstrip('.') if command in COMMANDS else ''
-    path = _PACKAGE / f'cli/{module}.py' if module else script(command)
-    return sorted({'--help', *_options(path)})
+    """The options of a command, which may have both a module and a script."""
+    found = {'--help'}
+    if command in COMMANDS:
+        found |= _options(_PACKAGE / f'cli/{COMMANDS[command][0].lstrip(".")}.py')
+    if command in SCRIPTS:
+        found |= _options(script(command))
+    return sorted(found)
 
 
 def _options(path: Path) -> set[str]:

@@ -1,11 +1,12 @@
 """Completion of commands and options, in a real shell."""
 
+import re
 import shutil
 import subprocess
 
 import pytest
 
-from mmswinv2.cli import COMMANDS, SCRIPTS
+from mmswinv2.cli import COMMANDS, SCRIPTS, main
 from mmswinv2.cli.completion import completion, options_of
 
 ASK = """{text}
@@ -51,7 +52,30 @@ def test_other_shells_read_it(shell):
     subprocess.run([shell, '-n'], input=completion(shell), text=True, check=True)
 
 
-def test_options_are_those_of_the_parser(tool):
-    told = tool('train.py', '--help').stdout
-    assert {option for option in options_of('train') if option not in told} == set()
-    assert {'--work-dir', '--amp', '--class-map', '--launcher'} <= set(options_of('train'))
+HELP = {name: [['--help']] for name in COMMANDS} | {'convert': [['data', '--help'], ['--help']]}
+
+
+def options_in(text):
+    """What a help lists; a line may begin with a short name."""
+    return set(re.findall(r'^ {1,4}(?:-\w(?: \w+)?, )?(--[\w-]+)', text, re.MULTILINE))
+
+
+@pytest.mark.parametrize('name', sorted(COMMANDS))
+def test_options_are_those_of_the_parser(name, tool, capsys):
+    told = ''
+    for arguments in HELP[name]:
+        if name in SCRIPTS and arguments == ['--help']:
+            told += tool(SCRIPTS[name][0], '--help').stdout
+            continue
+        with pytest.raises(SystemExit):
+            main([name, *arguments])
+        told += capsys.readouterr().out
+    assert set(options_of(name)) == options_in(told)
+    assert 'example' in told
+
+
+@pytest.mark.parametrize('name', sorted(SCRIPTS))
+def test_options_are_those_of_the_script(name, tool):
+    told = tool(SCRIPTS[name][0], '--help').stdout
+    assert options_in(told) <= set(options_of(name))
+    assert 'example: ' in told

@@ -14,7 +14,6 @@ where it stopped; to draw all of them anew, remove the folder first.
 
 import argparse
 import os
-import time
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -28,6 +27,7 @@ from mmswinv2.datasets.coco import read_coco, refuse_shared
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.hosts import label_maps
 from mmswinv2.options import ArgumentParser
+from mmswinv2.progress import track
 
 UNLABELLED = 255
 MAX_ID = 182  # COCO-stuff's last but `other`
@@ -162,22 +162,18 @@ def check_file(job):
 
 
 def run(function, jobs, total, workers):
-    """The results of all jobs in their order, with a line of progress."""
-    results, said = [], time.monotonic()
+    """The results of all jobs in their order, with a bar."""
+    results = []
     pool = ProcessPoolExecutor(workers) if workers > 1 else None
     try:
-        for result in pool.map(function, jobs, chunksize=16) if pool else map(function, jobs):
-            results.append(result)
-            if time.monotonic() - said > 1 or len(results) == total:
-                said = time.monotonic()
-                print(f'\r{len(results)} of {total} maps', end='', flush=True)
+        done = pool.map(function, jobs, chunksize=16) if pool else map(function, jobs)
+        results.extend(track(done, 'maps', total))
     except BrokenProcessPool as error:
         raise UserError(
             f'a process was killed after {len(results)} of {total} maps, perhaps for want of '
             'memory; run this again with fewer --workers'
         ) from error
     finally:
-        print()
         if pool:
             pool.shutdown(cancel_futures=True)
     return results

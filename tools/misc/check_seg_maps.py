@@ -6,11 +6,9 @@ be used, it warns of classes that have no pixel.
 """
 
 import math
-import sys
 
 from mmcv.transforms import LoadImageFromFile
 from mmengine.registry import DATASETS
-from mmengine.utils import track_iter_progress
 
 from mmswinv2 import hosts
 from mmswinv2.engine.launch import config_with_options
@@ -19,6 +17,7 @@ from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.hosts.mmcv import name_unreadable_images
 from mmswinv2.hosts.mmseg import guard_seg_maps, has_seg_maps, warn_of_absent_classes
 from mmswinv2.options import ArgumentParser
+from mmswinv2.progress import track
 
 
 def parse_args():
@@ -38,7 +37,7 @@ def problems(dataset, where):
             f'{where}: the pipeline has no LoadImageFromFile or no LoadAnnotations, and so nothing '
             'that could be looked at here'
         )
-    for i in track_iter_progress(range(len(dataset)), file=sys.stderr):
+    for i in track(range(len(dataset)), 'label maps'):
         try:
             guards[0](load_image(dataset.get_data_info(i)))
         except UserError as error:

@@ -13,7 +13,10 @@ from mmswinv2.options import ArgumentParser
 
 
 def parse_args():
-    parser = ArgumentParser(description=__doc__)
+    parser = ArgumentParser(
+        description=__doc__,
+        epilog='example: mmswinv2 convert swinv2_tiny_patch4_window8_256.pth swinv2-t.pth',
+    )
     parser.add_argument('src', help='a file (.pth, .safetensors), an http(s) address or a name')
     parser.add_argument('dst', help='the .pth file to write')
     parser.add_argument('--format', choices=list(FORMATS), help='instead of detecting it')
