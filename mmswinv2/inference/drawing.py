@@ -1,5 +1,6 @@
-"""Small images are drawn on enlarged, so that labels can be read."""
+"""What is drawn on: small images enlarged, so that labels can be read, and frames with text."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,3 +38,24 @@ def enlarge(image: np.ndarray, result: Any) -> tuple[np.ndarray, Any]:
 
 def _repeat(maps: torch.Tensor, times: int) -> torch.Tensor:
     return maps.repeat_interleave(times, -1).repeat_interleave(times, -2)
+
+
+def caption(frames: Iterable[np.ndarray], lines: Sequence[str]) -> Iterator[np.ndarray]:
+    """Frames with lines of text in their corner, cut to even sides as H.264 wants them.
+
+    Args:
+        frames: ``(H, W, 3)``, uint8.
+        lines: from the top.
+    """
+    import cv2
+
+    for frame in frames:
+        height, width = (side // 2 * 2 for side in frame.shape[:2])
+        frame = frame[:height, :width].copy()
+        scale = max(0.3, min(height, width) / 600)
+        for row, line in enumerate(lines, start=1):
+            place = round(12 * scale), round(34 * scale * row)
+            for colour, stroke in ((0, 0, 0), 3), ((255, 255, 255), 1):
+                cv2.putText(frame, line, place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, stroke,
+                            cv2.LINE_AA)  # fmt: skip
+        yield frame

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from .drawing import enlarge
+from .drawing import caption, enlarge
 from .sources import VIDEOS, Item
 
 
@@ -48,7 +48,10 @@ class ResultWriter:
         return str(self.classes[label]) if label < len(self.classes) else str(label)
 
     def add(self, item: Item, result: Any) -> np.ndarray | None:
-        """Note what was found in one image, frame or clip; returns it drawn, (H, W, 3) RGB."""
+        """Note what was found in one image, frame or clip; returns it drawn, (H, W, 3) RGB.
+
+        Of a clip the video is written, and nothing returned.
+        """
         options: dict[str, Any] = {}
         if hasattr(result, 'pred_instances'):
             self._add_instances(item, result)
@@ -102,12 +105,27 @@ class ResultWriter:
         self.found.append(dict(file_name=item.path, predictions=best))
         path = os.fsencode(item.path).decode(errors='replace')  # as no terminal may show it
         print(f'{path}: {best[0]["name"]} {best[0]["score"]:.3f}')
+        if _is_clip(item):
+            self._film_clip(item, [f'{one["name"]}: {one["score"]:.3f}' for one in best])
+
+    def _film_clip(self, item: Item, lines: list[str]) -> None:
+        """Write the frames of a clip with its classes."""
+        from ..datasets.video_files import open_video, write_video
+
+        path = self.pictures / f'{item.name}.mp4'
+        part = path.with_name(f'.{path.stem}.part.mp4')
+        reader = open_video(item.path)
+        try:
+            write_video(part, caption(reader, lines), round(reader.fps) or 25)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
     def _draw(self, item: Item, result: Any, options: dict) -> np.ndarray | None:
         import mmcv
 
-        if item.image is None and Path(item.path).suffix.lower() in VIDEOS:
-            return None  # a clip with one answer
+        if _is_clip(item):
+            return None
         image = item.image
         if image is None:
             image = mmcv.imread(item.path, channel_order='rgb')
@@ -163,6 +181,11 @@ class ResultWriter:
         for folder in self._made:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def _is_clip(item: Item) -> bool:
+    """Whether an item is a whole video, with one answer."""
+    return item.image is None and Path(item.path).suffix.lower() in VIDEOS
 
 
 def _run_lengths(mask: Any) -> dict[str, Any]:

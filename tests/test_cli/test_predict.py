@@ -13,6 +13,7 @@ from PIL import Image
 
 import mmswinv2
 from mmswinv2.cli.predict import main
+from mmswinv2.datasets import open_video
 from mmswinv2.errors import UserError
 from mmswinv2.inference.predict import iterate
 from tests.test_tools.conftest import CONFIG, ROOT
@@ -132,6 +133,11 @@ def test_video_classifier(weights, clip, tmp_path, capsys):
     assert best['label'] == int(result.pred_score.argmax())
     assert best['score'] == pytest.approx(float(result.pred_score.max()))
     assert f'clip.mp4: {best["name"]} ' in capsys.readouterr().out
+    before, after = (open_video(str(path)) for path in (clip, tmp_path / 'vis/clip.mp4'))
+    assert (len(after), after.fps) == (len(before), before.fps)
+    changed = np.abs(after.read([3])[0].astype(int) - before.read([3])[0]).max(-1) > 100
+    assert changed[: len(changed) // 2].any()  # the words, in the upper corner
+    assert not list(tmp_path.rglob('*.part*'))
 
 
 def test_what_was_found_before_a_bad_file_is_kept(weights, photos, clip, tmp_path):

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import cv2
 import torch
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import MODELS
@@ -13,6 +12,7 @@ from mmswinv2.datasets import open_video, write_video
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.inference.drawing import caption
 from mmswinv2.options import ArgumentParser
 
 
@@ -42,20 +42,6 @@ def classify(args, cfg):
     return result.pred_score.cpu()
 
 
-def annotated(reader, lines):
-    """All frames with lines of text in their corner, cut to even sides as H.264 wants them."""
-    for frame in reader:
-        height, width = (side // 2 * 2 for side in frame.shape[:2])
-        frame = frame[:height, :width].copy()
-        scale = max(0.3, min(height, width) / 600)
-        for row, line in enumerate(lines, start=1):
-            place = round(12 * scale), round(34 * scale * row)
-            for colour, stroke in ((0, 0, 0), 3), ((255, 255, 255), 1):
-                cv2.putText(frame, line, place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, stroke,
-                            cv2.LINE_AA)  # fmt: skip
-        yield frame
-
-
 def main():
     args = parse_args()
     cfg = config_with_options(args.config, args.cfg_options)
@@ -79,7 +65,7 @@ def main():
         lines.append(f'{names[index] if names else f"class {index}"}: {value:.3f}')
     print('\n'.join(lines))
     reader = open_video(args.video)
-    write_video(target, annotated(reader, lines), round(reader.fps) or 25)
+    write_video(target, caption(reader, lines), round(reader.fps) or 25)
     print(f'written to {target}')
 
 
