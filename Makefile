@@ -176,7 +176,7 @@ lint: install
 
 # Warnings are errors. Tutorials that have not changed are not run again (build/docs-cache).
 docs: $(VENV)/.docs peers
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m sphinx -q -W --keep-going -b html docs build/docs
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m sphinx -q -W --keep-going -b html $(SPHINX) docs build/docs
 	@echo 'open build/docs/index.html'
 
 $(VENV)/.docs: requirements/docs.txt $(VENV)/.installed

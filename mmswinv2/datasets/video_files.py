@@ -291,9 +291,11 @@ class VideoWriter:
         self._stream.codec_context.thread_count = 1
 
     def write(self, frame: np.ndarray) -> None:
-        """Add a frame (H, W, 3), uint8 RGB, with even sides."""
+        """Add a frame (H, W, 3), uint8 RGB; cut to even sides, as H.264 wants them."""
         import av
 
+        height, width = (side // 2 * 2 for side in frame.shape[:2])
+        frame = np.ascontiguousarray(frame[:height, :width])
         self._stream.height, self._stream.width = frame.shape[:2]
         image = av.VideoFrame.from_ndarray(frame, format='rgb24')
         self._container.mux(self._stream.encode(image))

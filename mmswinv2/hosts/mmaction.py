@@ -130,8 +130,7 @@ def write_videos_by_pyav() -> None:
             add_video(self, name, frames, step=step, fps=fps, out_type=out_type, **kwargs)
             return
         path = Path(self._save_dir, name).with_suffix('.mp4')
-        height, width = (side // 2 * 2 for side in frames.shape[1:3])  # as H.264 wants them
-        write_video(path, np.ascontiguousarray(frames[:, :height, :width, ::-1]), fps)
+        write_video(path, frames[..., ::-1], fps)
 
 
 @patch('mmaction', '>=1')

@@ -41,7 +41,7 @@ def _repeat(maps: torch.Tensor, times: int) -> torch.Tensor:
 
 
 def caption(frames: Iterable[np.ndarray], lines: Sequence[str]) -> Iterator[np.ndarray]:
-    """Frames with lines of text in their corner, cut to even sides as H.264 wants them.
+    """Frames with lines of text in their corner.
 
     Args:
         frames: ``(H, W, 3)``, uint8.
@@ -50,9 +50,8 @@ def caption(frames: Iterable[np.ndarray], lines: Sequence[str]) -> Iterator[np.n
     import cv2
 
     for frame in frames:
-        height, width = (side // 2 * 2 for side in frame.shape[:2])
-        frame = frame[:height, :width].copy()
-        scale = max(0.3, min(height, width) / 600)
+        frame = frame.copy()
+        scale = max(0.3, min(frame.shape[:2]) / 600)
         for row, line in enumerate(lines, start=1):
             place = round(12 * scale), round(34 * scale * row)
             for colour, stroke in ((0, 0, 0), 3), ((255, 255, 255), 1):

@@ -116,7 +116,7 @@ class ResultWriter:
         part = path.with_name(f'.{path.stem}.part.mp4')
         reader = open_video(item.path)
         try:
-            write_video(part, caption(reader, lines), round(reader.fps) or 25)
+            write_video(part, caption(reader, lines), reader.fps or 25)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -156,8 +156,7 @@ class ResultWriter:
                 for item, result in outcomes(frames):
                     drawn = self.add(item, result)
                     if drawn is not None:
-                        height, width = (side // 2 * 2 for side in drawn.shape[:2])
-                        video.write(np.ascontiguousarray(drawn[:height, :width]))
+                        video.write(drawn)
                     yield result
         finally:
             if part.exists():

@@ -3,10 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-
-def are_plain(*tensors: Tensor) -> bool:
-    """Whether all are tensors of torch itself: not quantised, fake or distributed ones."""
-    return all(type(t) in (Tensor, nn.Parameter) for t in tensors)
+PLAIN = (Tensor, nn.Parameter)  # quantised, fake and distributed tensors take torch's way
 
 
 def is_transformed() -> bool:

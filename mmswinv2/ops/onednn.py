@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils import flop_counter
 
-from .modes import are_plain, is_eager
+from .modes import PLAIN, is_eager
 
 # Where it wins over MKL, by vendor and torch.backends.cpu.get_cpu_capability():
 # python -m benchmarks.paths, "linear layers by torch's MKL".
@@ -23,7 +23,8 @@ _FASTER = {('AuthenticAMD', 'AVX512')}
 def fits_linear(x: Tensor, weight: Tensor) -> bool:
     """Plain float32 tensors on a CPU on which oneDNN is the faster library."""
     return (
-        are_plain(x, weight)
+        type(x) in PLAIN
+        and type(weight) in PLAIN
         and x.device.type == weight.device.type == 'cpu'
         and x.dtype == weight.dtype == torch.float32
         and x.ndim > 1

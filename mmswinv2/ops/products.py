@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .modes import are_plain, is_eager
+from .modes import PLAIN, is_eager
 
 _MANY = 2**14  # rows, below which the sum is short and autograd's own functions start sooner
 
@@ -24,7 +24,8 @@ def fits_gelu_linear(x: Tensor, weight: Tensor) -> bool:
         x.device.type == 'cuda'
         and torch.is_grad_enabled()
         and (x.requires_grad or weight.requires_grad)
-        and are_plain(x, weight)
+        and type(x) in PLAIN
+        and type(weight) in PLAIN
         and x.numel() > 0
         and is_eager()
         and forward_ad._current_level < 0

@@ -123,14 +123,15 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return y.to(weight.dtype)
 
 
-def cosine_directions(x: Tensor) -> Tensor:
-    """Scale vectors ``(..., d)`` to length 1, in float32 (float64 stays).
+def cosine_directions(x: Tensor, scale: Tensor | None = None) -> Tensor:
+    """Scale vectors ``(..., d)`` to length 1, or `scale`, in float32 (float64 stays).
 
     A vector of zeros has no direction: it stays zero, and so does its gradient. The usual division
     by ``max(length, 1e-12)`` multiplies that gradient by 1e12, which overflows in half precision.
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    return x * inverse_lengths(x)
+    inverse = inverse_lengths(x)
+    return x * (inverse if scale is None else inverse * scale)
 
 
 def inverse_lengths(x: Tensor) -> Tensor:

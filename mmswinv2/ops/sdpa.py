@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import flop_counter
 
 from .recompute import attention, can_recompute
-from .reference import expand, fold, inverse_lengths, window_gradients
+from .reference import cosine_directions, expand, fold, window_gradients
 from .windows import WindowGrid, from_windows, join_runs, split_runs, to_windows, windows_first
 
 # scores (windows x heads x N x N) of one step of backward, which should fit a CPU's caches
@@ -45,9 +45,8 @@ def _forward(
 def _fused(windows: Tensor, scale: Tensor, mask: Tensor) -> Tensor:
     """``(W, N, 3 C)`` to ``(W, N, C)``."""
     qkv = windows.unflatten(-1, (3, len(scale), -1))  # [W, N, 3, h, d]
-    wide = qkv[:, :, :2].to(torch.promote_types(qkv.dtype, torch.float32))
     scales = torch.stack([scale, torch.ones_like(scale)]).flatten(2)  # [2, h, 1]
-    directions = (wide * (inverse_lengths(wide) * scales)).to(qkv.dtype)  # a pass over both
+    directions = cosine_directions(qkv[:, :, :2], scales).to(qkv.dtype)  # a pass over both
     q, k, v = (t.transpose(1, 2) for t in (*directions.unbind(2), qkv[:, :, 2]))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
     return out.transpose(1, 2).flatten(2)

@@ -18,7 +18,7 @@ from ..core.attention import ContinuousPositionBias, WindowAttention
 from ..core.block import MLP, Block, DropPath
 from ..core.layers import LayerNorm, LoRALinear, is_plain
 from ..ops import WindowGrid
-from ..ops.modes import are_plain, is_eager
+from ..ops.modes import PLAIN, is_eager
 
 _TOKENS_PER_THREAD = 2048  # of a chunk: python -m benchmarks.paths
 _FASTER_FROM = 2**13  # tokens, in inference: python -m benchmarks.paths
@@ -67,7 +67,7 @@ class ChunkedBlock(Block):
         return (
             x.device.type == 'cpu'
             and x.numel() > 0
-            and are_plain(x)
+            and type(x) in PLAIN
             and is_eager()
             and not any(m.training and m.p for m in self.modules() if isinstance(m, nn.Dropout))
             and not (self.attn.training and self.attn.attn_drop)

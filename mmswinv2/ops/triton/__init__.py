@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from ..modes import are_plain, is_transformed
+from ..modes import PLAIN, is_transformed
 from ..windows import WindowGrid
 
+_KINDS = (*PLAIN, FakeTensor)
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _WIDEST_HEAD = 128
 
@@ -64,8 +65,7 @@ def _fits(*tensors: Tensor) -> bool:
     return (
         runs_on(tensors[0].device)
         and not is_transformed()
-        and all(are_plain(t) or type(t) is FakeTensor for t in tensors)
-        and all(t.dtype in _DTYPES and t.numel() > 0 for t in tensors)
+        and all(type(t) in _KINDS and t.dtype in _DTYPES and t.numel() > 0 for t in tensors)
     )
 
 

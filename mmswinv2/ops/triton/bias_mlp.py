@@ -165,12 +165,7 @@ position_bias_op: Any = triton_op('mmswinv2::position_bias', _position_bias, mut
 
 @position_bias_op.register_fake
 def _fake_position_bias(
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    window: Sequence[int],
-    pretrained: Sequence[int],
-    sources: str = '',
+    w1: Tensor, b1: Tensor, w2: Tensor, window: Sequence[int], *_: Any
 ) -> Tensor:
     return w2.new_empty((w2.shape[0], *(2 * m - 1 for m in window)), dtype=torch.float32)
 
