@@ -2,17 +2,33 @@
 
 import argparse
 import itertools
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .errors import nearest
 
+NAME = 'called_as'  # variable of a script that the command `mmswinv2` runs: how it was called
+
+
+def _called_as() -> str | None:
+    return getattr(sys.modules['__main__'], NAME, None)
+
+
+def command_line() -> str:
+    """The command that runs, as one types it: a script, or ``mmswinv2`` with a command."""
+    script, *arguments = sys.argv
+    return ' '.join((_called_as() or shlex.quote(script), *map(shlex.quote, arguments)))
+
 
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's, with hints; options may be cut short as there, and mistakes end with status 2."""
 
     _given: Sequence[str] = ()
+
+    def __init__(self, prog: str | None = None, **options: Any) -> None:
+        super().__init__(prog or _called_as(), **options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Read the command line."""

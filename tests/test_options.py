@@ -1,11 +1,13 @@
-"""Misspelt options and choices get what is close to them."""
+"""Misspelt options and choices get what is close to them; commands go by the name they have."""
+
+import sys
 
 import pytest
 
 import mmswinv2
 from mmswinv2 import cli
 from mmswinv2.cli import predict
-from mmswinv2.options import ArgumentParser
+from mmswinv2.options import ArgumentParser, command_line
 from tests.test_tools.conftest import ROOT, tool  # noqa: F401, a fixture
 
 
@@ -73,3 +75,15 @@ def test_version_and_help(capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(['help', 'predict'])
     assert end.value.code == 0 and '--max-frames' in capsys.readouterr().out
+
+
+def test_commands_that_are_scripts_go_by_their_names(capsys, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['mmswinv2', 'train', '--help'])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0 and capsys.readouterr().out.startswith('usage: mmswinv2 train [-h]')
+
+
+def test_command_lines_can_be_typed_again(monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['my tools/train.py', 'a b.py', '--cfg-options', 'x=[1,2]'])
+    assert command_line() == "'my tools/train.py' 'a b.py' --cfg-options 'x=[1,2]'"

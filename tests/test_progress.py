@@ -1,4 +1,4 @@
-"""Bars on a terminal, and nothing elsewhere."""
+"""Bars and ruled tables on a terminal; elsewhere nothing, and lines alone."""
 
 import os
 import pty
@@ -10,27 +10,49 @@ from mmswinv2.progress import track
 print(sum(track(range(40), 'counting')))
 print(sum(track(iter(range(40)), 'counting', 40)))
 """
+TABLE = """
+from mmswinv2.progress import print_table
+print_table(iter([('weights', '1.5 GiB'), ('all of it', '10.5 GiB')]))
+"""
 
 
-def run(stderr):
+def run(code, **streams):
     done = subprocess.run(
-        [sys.executable, '-c', COUNT],
-        stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ | dict(TERM='xterm'),
+        [sys.executable, '-c', code],
+        **dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE) | streams,
+        text=True, env=os.environ | dict(TERM='xterm'),
     )  # fmt: skip
-    assert done.returncode == 0 and done.stdout.split() == ['780', '780']
+    assert done.returncode == 0
     return done
 
 
+def on_terminal(code, stream):
+    ours, theirs = pty.openpty()
+    try:
+        done = run(code, **{stream: theirs})
+        os.close(theirs)
+        return os.read(ours, 2**16).decode(), done
+    finally:
+        os.close(ours)
+
+
 def test_it_is_quiet_where_there_is_no_terminal():
-    assert run(subprocess.PIPE).stderr == ''
+    done = run(COUNT)
+    assert done.stderr == '' and done.stdout.split() == ['780', '780']
 
 
 def test_a_terminal_sees_a_bar():
-    ours, theirs = pty.openpty()
-    try:
-        run(theirs)
-        os.close(theirs)
-        shown = os.read(ours, 2**16).decode()
-    finally:
-        os.close(ours)
+    shown, done = on_terminal(COUNT, 'stderr')
+    assert done.stdout.split() == ['780', '780']
     assert 'counting' in shown and '100%' in shown
+
+
+def test_tables_are_lines_where_there_is_no_terminal():
+    assert run(TABLE).stdout == 'weights     1.5 GiB\nall of it  10.5 GiB\n'
+
+
+def test_a_terminal_sees_a_ruled_table():
+    shown, _ = on_terminal(TABLE, 'stdout')
+    rows = [line for line in shown.splitlines() if 'GiB' in line]
+    assert len({len(row) for row in rows}) == 1  # aligned
+    assert rows[0].split('│')[1:3] == [' weights   ', '  1.5 GiB ']

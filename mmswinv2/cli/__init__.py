@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import UserError, nearest, report_user_errors
+from ..options import NAME
 
 SCRIPTS = {  # command: (script below tools/, what it does)
     'train': ('train.py', 'train a detector, segmentor or classifier, or pre-train a backbone'),
@@ -77,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run_script(command: str, arguments: Sequence[str]) -> None:
-    """Run the script behind a command as a user would; it reports mistakes itself."""
+    """Run the script behind a command, under whose name it speaks; it reports mistakes itself."""
     with report_user_errors():
         path = script(command)
     sys.argv = [str(path), *arguments]
-    runpy.run_path(str(path), run_name='__main__')
+    runpy.run_path(str(path), {NAME: f'mmswinv2 {command}'}, '__main__')

@@ -120,6 +120,15 @@ def check_driver() -> Iterator[Finding]:
         yield Finding('GPU', state, text, '' if state == OK else 'see whether rocminfo lists a GPU')
         return
     if not cards.strip():
+        if has_card():
+            state = BROKEN if torch.version.cuda else NOTE
+            text = 'a card of NVIDIA is here, and no driver that runs (nvidia-smi)'
+            remedy = (
+                'sudo ubuntu-drivers install (Debian: sudo apt install nvidia-driver; in a '
+                'container: docker run --gpus all)'
+            )
+            yield Finding('GPU', state, text, remedy)
+            return
         state = NOTE if torch.version.cuda else ABSENT
         yield Finding('GPU', state, 'no NVIDIA driver here (nvidia-smi): the CPU is used')
         return
@@ -143,6 +152,18 @@ def check_driver() -> Iterator[Finding]:
             'update the driver, or install a torch for an older CUDA (docs/how_to/install.md); '
             'and see whether CUDA_VISIBLE_DEVICES hides the GPU',
         )
+
+
+def has_card(devices: Path = Path('/sys/bus/pci/devices')) -> bool:
+    """Whether Linux lists a display of NVIDIA among its PCI devices."""
+    for device in devices.glob('*'):
+        try:
+            vendor, kind = (device.joinpath(name).read_text() for name in ('vendor', 'class'))
+        except OSError:  # it is gone, or may not be looked at
+            continue
+        if vendor.strip() == '0x10de' and kind.startswith('0x03'):
+            return True
+    return False
 
 
 def check_torch() -> Iterator[Finding]:
@@ -193,8 +214,8 @@ def compare_nvcc(wanted: str | None, found: tuple[str, str] | None) -> Finding:
         'nvcc',
         NOTE,
         f'{told}: mmcv cannot be compiled for CUDA with it',
-        f'put the nvcc of CUDA {wanted} first on PATH, or name its folder in CUDA_HOME, before '
-        'mmcv is compiled',
+        f"sudo apt install cuda-nvcc-{wanted.replace('.', '-')} (from NVIDIA's repository), and "
+        f'CUDA_HOME=/usr/local/cuda-{wanted} while mmcv is compiled',
     )
 
 
@@ -304,11 +325,13 @@ def check_hosts() -> Iterator[Finding]:
 def check_decoders() -> Iterator[Finding]:
     """What reads images and videos."""
     needs_video = bool(_installed(_HOSTS['mmaction']))
-    for module, name, needed in (
-        ('cv2', 'opencv-python-headless', True),
-        ('av', 'av', needs_video),
+    for module, name, what, needed in (
+        ('cv2', 'opencv-python-headless', 'images', True),
+        ('PIL', 'pillow', 'images', True),
+        ('av', 'av', 'videos', needs_video),
+        ('decord', 'decord2', 'videos', False),  # of configs of mmaction2
     ):
-        title = f'{"images" if module == "cv2" else "videos"} ({module})'
+        title = f'{what} ({module})'
         try:
             found = importlib.import_module(module)
         except (ImportError, OSError) as error:  # its libraries, such as libGL

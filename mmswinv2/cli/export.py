@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import UserError, needed
 from ..options import ArgumentParser
+from ..progress import track
 
 
 def export(
@@ -140,7 +141,7 @@ def _compare(cfg: Any, model: Any, file: Any, samples: Sequence[Any]) -> dict[st
     from mmengine.dataset import pseudo_collate  # isort: skip
 
     worst: dict[str, float] = {}
-    for sample in samples:
+    for sample in track(samples, 'comparing'):
         (theirs,) = predict_batch(model, [sample], amp=False)
         (ours,) = file.test_step(pseudo_collate([sample]))
         for key, value in differences(file.task, ours, theirs).items():

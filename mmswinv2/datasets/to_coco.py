@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ class Summary:
         boxes: number of objects, all of which have a box.
         masks: number of those with polygons.
         crowds: number of those that are ignored in training and in scores.
-        classes: their names, in the order of their ids, which begin at 1.
+        classes: number of boxes by name, in the order of the ids, which begin at 1.
         left_out: for each reason how many, and the first.
     """
 
@@ -35,11 +36,12 @@ class Summary:
     boxes: int
     masks: int
     crowds: int
-    classes: list[str]
+    classes: dict[str, int]
     left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        names = ', '.join(self.classes[:8]) + ', ...' * (len(self.classes) > 8)
+        counts = [f'{name} {number}' for name, number in self.classes.items()]
+        names = ', '.join(counts[:80]) + ', ...' * (len(counts) > 80)
         crowds = f' ({self.crowds} difficult, iscrowd=1)' * bool(self.crowds)
         lines = [
             f'{self.images} images, {self.boxes} boxes{crowds}, {self.masks} masks, '
@@ -109,12 +111,13 @@ def to_coco(
         )
     _write(content, out)
     annotations = content['annotations']
+    counts = Counter(a['category_id'] for a in annotations)
     return Summary(
         len(content['images']),
         len(annotations),
         sum('segmentation' in a for a in annotations),
         sum(a['iscrowd'] for a in annotations),
-        names,
+        {name: counts[number] for number, name in enumerate(names, start=1)},
         left_out.found,
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -315,7 +316,13 @@ def write_video(
     fps: float,
     options: Mapping[str, str] | None = None,
 ) -> None:
-    """Write frames as H.264; see `VideoWriter`."""
-    with VideoWriter(path, fps, options) as video:
-        for frame in frames:
-            video.write(frame)
+    """Write frames as H.264, all of them or no file; see `VideoWriter`."""
+    target = Path(path)
+    part = target.with_name(f'.{target.stem}.part{target.suffix}')
+    try:
+        with VideoWriter(part, fps, options) as video:
+            for frame in frames:
+                video.write(frame)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)

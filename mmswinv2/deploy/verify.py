@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from ..progress import track
+
 _NEAR = 1e-4  # scores whose order may differ
 TOLERANCE = 1e-3  # of scores, and of the metric; boxes are in pixels and may differ by 100 times it
 
@@ -81,7 +83,7 @@ def metrics(cfg: Any, models: Iterable[Any]) -> Iterator[dict[str, float]]:
     for model in models:
         evaluator = Evaluator(cfg.val_evaluator)
         evaluator.dataset_meta = loader.dataset.metainfo
-        for batch in loader:
+        for batch in track(loader, 'validation set'):
             with torch.no_grad():
                 evaluator.process(data_samples=model.test_step(batch), data_batch=batch)
         yield evaluator.evaluate(len(loader.dataset))

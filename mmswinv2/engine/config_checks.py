@@ -9,7 +9,14 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import FlexibleRunner, Runner, set_random_seed
+from mmengine.optim import OptimWrapper
+from mmengine.runner import (
+    EpochBasedTrainLoop,
+    FlexibleRunner,
+    IterBasedTrainLoop,
+    Runner,
+    set_random_seed,
+)
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
@@ -37,6 +44,12 @@ _USED = frozenset(
 ) - {'self', 'cfg'}
 _MULTIPLIERS = ('lr_mult', 'decay_mult')
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def _arguments(*functions: Callable[..., Any]) -> set[str]:
+    return {name for function in functions for name in inspect.signature(function).parameters}
+
+
 _NAMES = {  # node without 'type': names in it that hosts know, whether its bases give them or not
     **dict.fromkeys(_LOADERS, (*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch')),
     'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
@@ -55,6 +68,13 @@ _NAMES = {  # node without 'type': names in it that hosts know, whether its base
     ),
     'rpn': ('nms_pre', 'nms_post', 'max_per_img', 'min_bbox_size'),
     'rcnn': ('score_thr', 'max_per_img', 'mask_thr_binary', 'pos_weight'),
+    'train_cfg': tuple(_arguments(EpochBasedTrainLoop, IterBasedTrainLoop)),
+    'test_cfg': (
+        *('nms_pre', 'min_bbox_size', 'score_thr', 'nms', 'max_per_img', 'max_per_image'),
+        *('mask_thr_binary', 'mode', 'crop_size', 'stride', 'average_clips', 'max_testing_views'),
+    ),
+    'optim_wrapper': (*_arguments(OptimWrapper), 'loss_scale', 'dtype', 'use_fp64'),
+    'clip_grad': tuple(_arguments(clip_grad_norm_, clip_grad_value_)),
 }
 _FREE = ('metainfo', 'custom_keys', 'data_prefix', 'backend_args')  # any key may stand in them
 _RENAMED = {  # settings of mmcv 1.x: what they are called now
@@ -131,10 +151,6 @@ _RULES = {  # setting (*: anything): what it must be, where it is given and not 
 }
 
 
-def _arguments(*functions: Callable[..., Any]) -> set[str]:
-    return {name for function in functions for name in inspect.signature(function).parameters}
-
-
 _ARGUMENTS = {  # place: types whose arguments are looked at in the middle of a run, and these
     'default_hooks.checkpoint': (
         ('CheckpointHook',),
@@ -206,14 +222,14 @@ def warn_of_unused(cfg: Config, options: Mapping[str, Any]) -> None:
 
 
 def warn_of_new(cfg: Config, before: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """Warn of options that are new in a config and are named almost like another setting.
+    """Warn of options that are new in a config, where no type would refuse a wrong one.
 
     Args:
         cfg: the config with the options.
         before: the config without them.
         options: those of ``--cfg-options``.
     """
-    for place, hint in _misspelt(cfg._to_lazy_dict(), before):
+    for place, hint in _misspelt(cfg._to_lazy_dict(), before, every=True):
         path = next((path for path in options if f'{path}.'.startswith(f'{place}.')), place)
         key = place.split('.')[-1]
         warn(f'--cfg-options {path}: {key!r} is new in the config{hint}')
@@ -278,7 +294,11 @@ def _is_in(value: Any, found: Any) -> bool:
 
 
 def _misspelt(
-    node: Any, base: Any, place: tuple[str, ...] = (), alone: bool = False
+    node: Any,
+    base: Any,
+    place: tuple[str, ...] = (),
+    alone: bool = False,
+    every: bool = False,
 ) -> Iterator[tuple[str, str]]:
     """Settings that are new beside those of `base`, and named almost like a known one.
 
@@ -287,18 +307,20 @@ def _misspelt(
         base: the same part of what it was made from.
         place: where it stands.
         alone: whether to tell of names that are close to one another too, wherever they come from.
+        every: whether to tell of those too that are close to none, but for parts with a type.
 
     Yields:
-        place of the setting, and a hint.
+        place of the setting, and a hint, which may be empty.
     """
     if isinstance(node, (list, tuple)):
         pairs = isinstance(base, (list, tuple)) and len(base) == len(node)
         for i, value in enumerate(node):
-            yield from _misspelt(value, base[i] if pairs else None, (*place, str(i)), alone)
+            old = base[i] if pairs else None
+            yield from _misspelt(value, old, (*place, str(i)), alone, every)
     if not isinstance(node, Mapping):
         return
-    if not isinstance(base, Mapping) or not base.keys() <= node.keys():  # with _delete_
-        base = {}
+    replaced = not isinstance(base, Mapping) or not base.keys() <= node.keys()  # with _delete_
+    base = {} if replaced else base
     *_, parent, name = ('', '', *place)
     names = _MULTIPLIERS if parent == 'custom_keys' else _NAMES.get(name, ())
     free = not place or 'type' in node or name in _FREE
@@ -309,10 +331,12 @@ def _misspelt(
         others = (
             [] if known else [n for n in map(str, (*base, *names)) if not _extends(str(key), n)]
         )
-        if hint := nearest(str(key), others, 0.75):
+        hint = nearest(str(key), others, 0.75)
+        built = isinstance(value, Mapping) and 'type' in value
+        if hint or (every and not (known or replaced or built)):
             yield '.'.join((*place, str(key))), hint
         else:
-            yield from _misspelt(value, base.get(key), (*place, str(key)), alone)
+            yield from _misspelt(value, base.get(key), (*place, str(key)), alone, every)
 
 
 def _extends(name: str, other: str) -> bool:

@@ -2,7 +2,6 @@
 
 import atexit
 import os
-import shlex
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from .. import hosts
 from ..checkpoints import PUBLISHED, fetch
 from ..checkpoints.write import check_writable
 from ..errors import UserError
+from ..options import command_line
 from .config_checks import check_values, warn_of_misspelt, warn_of_new, warn_of_unused
 from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook, RepeatableHook
 from .resume import follow_config
@@ -183,7 +183,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         runner = Runner.from_cfg(cfg)
         if options:
             compile_features(runner.model, {} if options is True else dict(options))
-    print_log(f'{COMMAND}{shlex.join(sys.argv)}', logger='current')
+    print_log(f'{COMMAND}{command_line()}', logger='current')
     own = [CheckDatasetHook()]
     if 'train' in kinds:
         check_shared(cfg)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,14 +113,9 @@ class ResultWriter:
         """Write the frames of a clip with its classes."""
         from ..datasets.video_files import open_video, write_video
 
-        path = self.pictures / f'{item.name}.mp4'
-        part = path.with_name(f'.{path.stem}.part.mp4')
         reader = open_video(item.path)
-        try:
-            write_video(part, caption(reader, lines), reader.fps or 25)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        path = self.pictures / f'{item.name}.mp4'
+        write_video(path, caption(reader, lines), reader.fps or 25)
 
     def _draw(self, item: Item, result: Any, options: dict) -> np.ndarray | None:
         import mmcv
@@ -132,7 +128,9 @@ class ResultWriter:
         if hasattr(self.visualizer, 'visualize_cls'):
             return self.visualizer.visualize_cls(image, result, classes=self.classes or None)
         image, result = enlarge(image, result)
-        self.visualizer.add_datasample(item.name, image, result, draw_gt=False, **options)
+        with warnings.catch_warnings():  # of what ends at the border
+            warnings.filterwarnings('ignore', '.* is out of bounds, the drawn')
+            self.visualizer.add_datasample(item.name, image, result, draw_gt=False, **options)
         return self.visualizer.get_image()
 
     def save(self, item: Item, drawn: np.ndarray | None) -> None:

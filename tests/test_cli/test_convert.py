@@ -24,7 +24,7 @@ def test_data(tmp_path, capsys):
     out = tmp_path / 'new/train.json'
     main(['convert', 'data', 'yolo', str(tmp_path / 'mine'), str(out)])
     assert capsys.readouterr().out.splitlines() == [
-        f'{out}: 1 images, 1 boxes, 0 masks, 1 classes: dog',
+        f'{out}: 1 images, 1 boxes, 0 masks, 1 classes: dog 1',
         'left out:',
         f'  1  images without a label file, the first {tmp_path}/mine/b.jpg',
     ]

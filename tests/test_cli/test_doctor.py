@@ -143,7 +143,26 @@ def test_a_driver_and_a_torch_without_cuda(tmp_path, monkeypatch):
 
 def test_no_driver(monkeypatch, tmp_path):
     monkeypatch.setenv('PATH', str(tmp_path))
+    monkeypatch.setattr(doctor, 'has_card', lambda: False)
     assert only(doctor.check_driver()).state in ('absent', 'note')
+    monkeypatch.setattr(doctor, 'has_card', lambda: True)
+    finding = only(doctor.check_driver())
+    assert finding.state == ('broken' if torch.version.cuda else 'note')
+    assert 'no driver' in finding.text and 'ubuntu-drivers install' in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ('vendor', 'kind', 'wanted'),
+    [('0x10de', '0x030200', True), ('0x10de', '0x040300', False), ('0x8086', '0x030000', False)],
+    ids=['card', 'sound of a card', 'of another maker'],
+)
+def test_cards_are_found_without_a_driver(tmp_path, vendor, kind, wanted):
+    (tmp_path / 'gone').mkdir()
+    (tmp_path / '0000:00:02.0').mkdir()
+    (tmp_path / '0000:00:02.0/vendor').write_text(f'{vendor}\n')
+    (tmp_path / '0000:00:02.0/class').write_text(f'{kind}\n')
+    assert doctor.has_card(tmp_path) is wanted
+    assert not doctor.has_card(tmp_path / 'no such folder')
 
 
 def test_nvcc_is_read_and_compared(tmp_path, monkeypatch):
@@ -156,7 +175,7 @@ def test_nvcc_is_read_and_compared(tmp_path, monkeypatch):
     assert found == (f'{tmp_path}/bin/nvcc', '12.4')
     assert doctor.compare_nvcc('12.8', found).state == 'ok'
     other = doctor.compare_nvcc('13.0', found)
-    assert other.state == 'note' and 'the nvcc of CUDA 13.0' in other.remedy
+    assert other.state == 'note' and 'cuda-nvcc-13-0 ' in other.remedy
     assert doctor.compare_nvcc('13.0', None).state == 'absent'
     assert doctor.compare_nvcc(None, found).state == 'absent'
 

@@ -40,7 +40,7 @@ def convert(form, source, folder, **options):
     files = {i['id']: i['file_name'] for i in content['images']}
     found = [(files[a['image_id']], names[a['category_id']], a) for a in content['annotations']]
     assert summary.images == len(files) and summary.boxes == len(found)
-    assert list(names.values()) == summary.classes and min(names) == 1
+    assert list(names.values()) == list(summary.classes) and min(names) == 1
     return content, found, summary
 
 
@@ -98,7 +98,7 @@ def test_yolo_with_more_columns(yolo, tmp_path, names, line):
     write(yolo / 'labels/val/c.txt', line)
     _, found, summary = convert('yolo', yolo, tmp_path)
     assert boxes(found)[-1] == ('images/val/c.jpg', 'dog', [10, 8, 50, 32])
-    assert summary.classes == ['cat', 'dog'] and summary.masks == (0 if 'kpt' in names else 1)
+    assert list(summary.classes) == ['cat', 'dog'] and summary.masks == (0 if 'kpt' in names else 1)
 
 
 def test_yolo_splits(yolo, tmp_path):
@@ -253,12 +253,12 @@ def test_voc(voc, tmp_path):
     ]
     assert [a['iscrowd'] for *_, a in found] == [0, 1, 0] and summary.crowds == 1
     assert found[2][2]['segmentation'] == [[10, 10, 30, 10, 10, 30]]
-    assert summary.classes == ['cat', 'dog']  # sorted
+    assert list(summary.classes.items()) == [('cat', 1), ('dog', 2)]  # sorted
     _, found, _ = convert('voc', voc, tmp_path, offset=0)
     assert boxes(found)[1] == ('JPEGImages/a.jpg', 'cat', [11, 21, 9, 9])
     _, found, summary = convert('voc', voc, tmp_path, split='val', classes=['horse', 'dog'])
     assert [(name, label) for name, label, _ in found] == [('JPEGImages/b.jpg', 'dog')]
-    assert summary.classes == ['horse', 'dog']
+    assert list(summary.classes.items()) == [('horse', 0), ('dog', 1)]
     assert summary.left_out['images without a label file'][0] == 1
 
 
@@ -521,7 +521,8 @@ def test_round_trip(tmp_path, yolo, voc):
 @pytest.mark.parametrize('form', ['yolo', 'voc'])
 def test_supervision_reads_the_same(form, yolo, voc, tmp_path):
     """Another reader of these formats, which gives float32 and pixels for polygons."""
-    supervision = pytest.importorskip('supervision', reason='supervision is not installed')
+    import supervision
+
     if form == 'yolo':
         shutil.rmtree(yolo / 'images/val')
         source, images = yolo, yolo / 'images/train'
@@ -556,7 +557,7 @@ def test_mmdet_loads_it(yolo, tmp_path):
     _, _, summary = convert('yolo', yolo, tmp_path)
     data = CocoDataset(
         ann_file=str(tmp_path / 'out.json'), data_root=str(yolo), data_prefix=dict(img=''),
-        metainfo=dict(classes=summary.classes), pipeline=[],
+        metainfo=dict(classes=list(summary.classes)), pipeline=[],
     )  # fmt: skip
     first, last = data.get_data_info(0), data.get_data_info(len(data) - 1)
     assert [i['bbox_label'] for i in first['instances']] == [0, 1]

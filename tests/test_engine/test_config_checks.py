@@ -44,6 +44,9 @@ UNUSED = {
     'optim_wrapper.paramwise_cfg.norm_decay_multt': (0.0, 'is new in .*norm_decay_mult'),
     'optim_wrapper.paramwise_cfg.custom_keys.neck.lr_mul': (0.0, 'is new in .*lr_mult'),
     'model.test_cfg.rcnn.score_threshold': (0.5, 'is new in the config .*score_thr'),
+    'model.test_cfg.rcnn.best_of': (3, "'best_of' is new in the config$"),
+    'model.train_cfg.rcnn.warmth.degrees': (3, "'warmth' is new in the config$"),
+    'env_cfg.speed': ('high', "'speed' is new in the config$"),
     'resume_from': ('x.pth', 'since mmcv 2 it is --resume PATH'),
     'optimizer.lr': (1.0, 'since mmcv 2 it is optim_wrapper.optimizer'),
 }
@@ -71,6 +74,12 @@ def test_options_that_change_nothing(warned, option, value, words):
         {'val_dataloader.batch_sampler.type': 'x', 'train_dataloader.pin_memory': True},
         {'env_cfg.dist_cfg.init_backend': 'gloo', 'model.test_cfg.rpn.nms_post': 500},
         {'optim_wrapper.paramwise_cfg.bias_decay_mult': 0.0},
+        {'optim_wrapper.clip_grad.norm_type': 1, 'optim_wrapper.accumulative_counts': 2},
+        {'train_cfg.val_begin': 2, 'train_cfg.dynamic_intervals': [(3, 2)]},
+        {'default_hooks.early_stopping.type': 'EarlyStoppingHook'},
+        {'val_evaluator.classwise': True, 'visualizer.vis_backends.0.save_dir': 'there'},
+        {'model.rpn_head.anchor_generator.center_offset': 0.5},
+        {'model.test_cfg.rcnn.nms.type': 'soft_nms', 'model.test_cfg.rcnn.nms.sigma': 0.5},
     ],
     ids=lambda o: next(iter(o)),
 )

@@ -15,6 +15,7 @@ from mmswinv2.engine.launch import config_with_options
 from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.options import ArgumentParser
+from mmswinv2.progress import print_table
 
 GIB = 2**30
 DTYPES = dict(float32=None, bfloat16=torch.bfloat16, float16=torch.float16)
@@ -85,7 +86,7 @@ def set_lora(cfg, rank):
     backbone.lora = {**(backbone.get('lora') or {}), 'rank': rank}
 
 
-def table(estimate):
+def rows_of(estimate):
     rows = [
         ('weights', estimate.parameters),
         ('gradients', estimate.gradients),
@@ -96,7 +97,7 @@ def table(estimate):
     ]
     rows += [(f'kept for backward: {name}', size) for name, size in estimate.saved.items()]
     rows += [('largest attention layer, while it runs', estimate.attention)]
-    return '\n'.join(f'{name:<42}{size / GIB:10.3f} GiB' for name, size in rows)
+    return [(name, f'{size / GIB:.3f} GiB') for name, size in rows]
 
 
 def main():
@@ -122,7 +123,7 @@ def main():
         f'{strategy}, {name}, {estimate.count / 1e6:,.1f} million parameters, '
         f'{step.trained / 1e6:,.1f} million of them trained'
     )
-    print(table(estimate))
+    print_table(rows_of(estimate))
     need = estimate.total / GIB + args.reserve
     verdict = 'fits' if need <= args.card else 'does NOT fit'
     print(

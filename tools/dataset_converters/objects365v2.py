@@ -25,6 +25,7 @@ from pathlib import Path
 from mmswinv2.datasets.coco import read_fields
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.options import ArgumentParser
+from mmswinv2.progress import track
 
 ANNOTATIONS = 'annotations/zhiyuan_objv2_{}.json'
 
@@ -100,7 +101,7 @@ def clean(content, on_disk, log):
     sizes = {image['id']: (image['width'], image['height']) for image in kept}
     category_ids = {category['id'] for category in content['categories']}
     kept = []
-    for annotation in content['annotations']:
+    for annotation in track(content['annotations'], 'annotations'):
         why = fault(annotation, sizes, category_ids)
         if why is None:
             kept.append(annotation)
@@ -120,7 +121,7 @@ def write(path, content):
             file.write(f'{"," if n else "{"}\n{json.dumps(key)}: ')
             if isinstance(value, list):
                 file.write('[')
-                for i, item in enumerate(value):
+                for i, item in enumerate(track(value, f'writing {key}')):
                     file.write(f'{"," if i else ""}\n{json.dumps(item)}')
                 file.write(']')
             else:
