@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from mmswinv2.datasets import UnreadableVideo, open_video, video_files
+from mmswinv2.datasets import UnreadableVideo, open_video, video_files, write_video
 from mmswinv2.datasets.video_files import VideoReader
 from mmswinv2.errors import UserError
 
@@ -486,3 +486,19 @@ def test_pipes_and_folders_are_no_videos(tmp_path):
     for name in ('pipe.mp4', 'folder.mp4'):
         with pytest.raises(UnreadableVideo, match=f'cannot read the video .*{name}: no regular'):
             open_video(str(tmp_path / name))
+
+
+def test_videos_are_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / 'out.mp4'
+
+    def frames(number, fails=False):
+        for i in range(number):
+            yield np.full((32, 32, 3), 20 * i, np.uint8)
+        if fails:
+            raise ValueError('no more of them')
+
+    write_video(path, frames(5), 10)
+    assert len(open_video(str(path))) == 5
+    with pytest.raises(ValueError, match='no more of them'):
+        write_video(path, frames(2, fails=True), 10)
+    assert len(open_video(str(path))) == 5 and [p.name for p in tmp_path.iterdir()] == ['out.mp4']
