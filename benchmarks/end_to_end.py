@@ -10,9 +10,9 @@ import time
 from contextlib import nullcontext
 
 import torch
-from mmengine.config import DictAction
 
 from mmswinv2.engine.launch import build_runner, config_with_options
+from mmswinv2.engine.settings import add_config_options
 
 from .paths import linear_by
 
@@ -26,7 +26,7 @@ def main():
     parser.add_argument('--work-dir', default='work_dirs/bench/end_to_end')
     parser.add_argument('--images', type=int, default=40, help='timed images (40)')
     parser.add_argument('--plain', action='store_true')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    add_config_options(parser)
     args = parser.parse_args()
     cfg = config_with_options(args.config, args.cfg_options)
     if args.plain:

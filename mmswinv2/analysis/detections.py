@@ -354,7 +354,7 @@ def _worst(
     files = {}
     for i in range(len(dataset)):
         info = dataset.get_data_info(i)
-        files[info['img_id']] = info['img_path']
+        files[info['img_id']] = info['img_path'], i
     rated = []
     for information, image in zip(truth.dataset['images'], images, strict=True):
         pairs, alone, missed = _pairs(image, score)
@@ -366,17 +366,23 @@ def _worst(
             rated.append((right / (right + wrong), -wrong, information, image))
     rated.sort(key=lambda item: item[:2])
     return [
-        _example(files[information['id']], image, ids, score, truth if masks else None)
+        _example(dataset, *files[information['id']], image, ids, score, truth if masks else None)
         for *_, information, image in rated[:most]
     ]
 
 
 def _example(
-    file: str, image: _Image, ids: dict[int, str], score: float, coco: Any = None
+    dataset: Any,
+    file: str,
+    index: int,
+    image: _Image,
+    ids: dict[int, str],
+    score: float,
+    coco: Any = None,
 ) -> Example:
     """A picture with its boxes, and with the masks, which `coco` can read where there are some."""
     pairs, alone, missed = _pairs(image, score)
-    pixels = read_image(file)
+    pixels = read_image(dataset, index)
     height, width = pixels.shape[:2]
 
     def box(item: dict, kind: str, text: str) -> Box:

@@ -5,10 +5,12 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from .. import hosts
 from ..errors import UserError
 
 _WIDEST = 640  # pixels of a picture in a report
@@ -153,13 +155,27 @@ def outline(mask: np.ndarray) -> str:
     return ''.join(paths)
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """An image as (H, W, 3) uint8 RGB."""
-    import mmcv
+def read_image(dataset: Any, index: int) -> np.ndarray:
+    """An image of a data set as (H, W, 3) uint8 RGB."""
+    from ..datasets.images import read_picture
 
+    path = dataset.get_data_info(index)['img_path']
     if not Path(path).is_file():
         raise UserError(f'the picture {path} of the data set does not exist')
-    return mmcv.imread(str(path), channel_order='rgb')
+    steps = inner_of(dataset, index)[0].pipeline.transforms
+    return read_picture(path, hosts.loads_as_stored(steps))
+
+
+def inner_of(dataset: Any, index: int) -> tuple[Any, int]:
+    """The data set inside wrappers, such as ConcatDataset, that has a sample, and its number."""
+    while hasattr(dataset, '_get_ori_dataset_idx'):
+        found = dataset._get_ori_dataset_idx(index)
+        if hasattr(dataset, 'datasets'):
+            which, index = found
+            dataset = dataset.datasets[which]
+        else:
+            dataset, index = dataset.dataset, found
+    return dataset, index
 
 
 def confusion(truth: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:

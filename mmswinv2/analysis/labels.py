@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from ..hosts.mmseg import check_map_names
 from .findings import (
     Example,
     Findings,
     Matrix,
     Table,
     confusion,
+    inner_of,
     other_data,
     panel,
     ratio,
@@ -43,7 +45,7 @@ def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) 
         )
     scores = np.stack([np.asarray(sample['pred_score'], float) for sample in samples])
     truth = np.array([int(sample['gt_label']) for sample in samples])
-    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    infos = (dataset.get_data_info(i) for i in range(len(dataset)))
     labels = [info.get('gt_label', info.get('label')) for info in infos]
     if len(labels) != len(truth):
         raise other_data(path, f'{len(truth)} samples, and it has {len(labels)}')
@@ -60,7 +62,8 @@ def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) 
     wrong = [i for i in np.argsort(-sure) if found[i] != truth[i]]
     examples = [
         _classified(
-            infos[i],
+            dataset,
+            int(i),
             f'is {names[truth[i]]} ({scores[i, truth[i]]:.2f}), '
             f'taken for {names[found[i]]} ({sure[i]:.2f})',
         )
@@ -84,11 +87,12 @@ def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) 
     )
 
 
-def _classified(info: dict, words: str) -> Example:
+def _classified(dataset: Any, index: int, words: str) -> Example:
+    info = dataset.get_data_info(index)
     file = info.get('img_path') or info.get('filename') or info.get('frame_dir') or ''
     panels = []
     if 'img_path' in info:
-        panels.append(panel(read_image(file), ''))
+        panels.append(panel(read_image(dataset, index), ''))
     elif Path(file).is_file():
         from ..datasets.video_files import open_video
 
@@ -114,6 +118,7 @@ def analyse_maps(dataset: Any, folder: Path, ignore: int, most: int) -> Findings
     if not folder.is_dir():
         raise UserError(f'{folder} is no folder of label maps, as --predict writes for a segmentor')
     names = [str(name) for name in dataset.metainfo['classes']]
+    check_map_names(dataset, 'test_dataloader')
     total = np.zeros((len(names), len(names)), np.int64)
     rated = []
     for i in range(len(dataset)):
@@ -157,12 +162,11 @@ def _maps(dataset: Any, index: int, folder: Path) -> tuple[np.ndarray, np.ndarra
     from PIL import Image
 
     info = dataset.get_data_info(index)
+    steps = inner_of(dataset, index)[0].pipeline.transforms
     path = folder / f'{Path(info["img_path"]).stem}.png'
     if not path.is_file():
         raise other_data(folder, f'it has no {path.name}')
-    (load, *_) = [
-        step for step in dataset.pipeline.transforms if 'Annotations' in type(step).__name__
-    ] or [None]
+    (load, *_) = [step for step in steps if 'Annotations' in type(step).__name__] or [None]
     if load is None:
         raise UserError('the pipeline of test_dataloader loads no annotations to compare with')
     truth = np.asarray(load(info)['gt_seg_map'])
@@ -181,7 +185,7 @@ def _maps(dataset: Any, index: int, folder: Path) -> tuple[np.ndarray, np.ndarra
 
 def _segmented(dataset: Any, index: int, folder: Path, share: float) -> Example:
     truth, found, info = _maps(dataset, index, folder)
-    image = read_image(info['img_path'])
+    image = read_image(dataset, index)
     panels = [panel(image, 'picture')]
     if truth.shape == image.shape[:2]:
         colours = palette(dataset.metainfo)

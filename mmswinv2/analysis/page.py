@@ -1,5 +1,6 @@
 """What the page of `mmswinv2 report` shows: of a work dir, its config and its predictions."""
 
+import math
 import tempfile
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -100,13 +101,13 @@ def _findings(
             f'{work.folder} has no config of the training to compare {predictions} with'
         )
     if cfg.get('custom_imports'):
-        _check_imports(cfg.custom_imports, work)
+        check_imports(cfg.custom_imports, work)
         import_modules_from_strings(**cfg.custom_imports)
     cfg = with_options(cfg, str(work.config), options)
     return examine(cfg, predictions, score, pictures)
 
 
-def _check_imports(imports: Any, work: WorkDir) -> None:
+def check_imports(imports: Any, work: WorkDir) -> None:
     """Raise `UserError` for modules that stand in the work dir, which would run its code."""
     folder = work.folder.resolve()
     for name in map(str, hosts.as_list(imports.get('imports') or [])):
@@ -152,7 +153,10 @@ def _notes(work: WorkDir, cfg: Any, predictions: Path | None) -> Iterator[str]:
         starts = ', '.join(run.name for run in work.trainings)
         yield f'The training was resumed: its parts are {starts}.'
     checkpoint = work.checkpoint
-    if predictions and checkpoint and predictions.stat().st_mtime < checkpoint.stat().st_mtime:
+    # a folder does not change when the maps in it are written anew
+    files = [*predictions.glob('*.png')] if predictions and predictions.is_dir() else [predictions]
+    written = min((path.stat().st_mtime for path in files if path), default=math.inf)
+    if checkpoint and written < checkpoint.stat().st_mtime:
         yield f'The predictions in {predictions} are older than the checkpoint {checkpoint.name}.'
     if work.config and cfg is None:
         yield f'{work.config} is no config as mmengine writes it, and was not looked at.'

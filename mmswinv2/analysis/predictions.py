@@ -13,6 +13,7 @@ from ..checkpoints import read_pickle
 from ..errors import UserError
 from .findings import Findings, other_data
 
+_OF_TORCH = ('torch.nn.', 'torch.optim.', 'torch.utils.data.')  # what a config may take from it
 _PACKAGES = ('mmcv', 'mmswinv2', *(host.name for host in hosts.HOSTS))
 
 
@@ -67,14 +68,7 @@ def _classes_alone(cfg: Any) -> Iterator[None]:
     To mmengine ``type='os.system'`` is the function, and ``type='x'`` a module of any folder that
     Python looks into; whoever wrote the config of a work dir could run code by a report.
     """
-    imports = hosts.as_list((cfg.get('custom_imports') or {}).get('imports') or [])
-    packages = {*_PACKAGES, *(str(name).partition('.')[0] for name in imports)}
-    for name in _types(cfg.test_dataloader):
-        if '.' in name and name.partition('.')[0] not in packages:
-            raise UserError(
-                f'type={name!r} of test_dataloader in {cfg.filename} is of no package that '
-                f'custom_imports names; {", ".join(_PACKAGES)} are known without'
-            )
+    packages = check_types(cfg, cfg.test_dataloader, 'test_dataloader')
     roots = (DATASETS, TRANSFORMS)
     nodes = [node for root in roots for node in (root, *root._children.values())]
     known = {kind for node in nodes for kind in node.module_dict.values()}
@@ -89,6 +83,29 @@ def _classes_alone(cfg: Any) -> Iterator[None]:
         yield
     finally:
         registry.get_object_from_string = find
+
+
+def check_types(cfg: Any, node: Any, where: str) -> set[str]:
+    """Raise `UserError` for types that are of no package of ours, the hosts or `cfg`'s imports.
+
+    Args:
+        cfg: a config of a work dir.
+        node: the part of it to look at.
+        where: name of that part.
+
+    Returns:
+        names of the packages that are known.
+    """
+    imports = hosts.as_list((cfg.get('custom_imports') or {}).get('imports') or [])
+    packages = {*_PACKAGES, *(str(name).partition('.')[0] for name in imports)}
+    for name in _types(node):
+        known = name.partition('.')[0] in packages or name.startswith(_OF_TORCH)
+        if '.' in name and not known:
+            raise UserError(
+                f'type={name!r} of {where} in {cfg.filename} is of no package that custom_imports '
+                f'names; {", ".join(_PACKAGES)} are known without'
+            )
+    return packages
 
 
 def _types(node: Any) -> Iterator[str]:

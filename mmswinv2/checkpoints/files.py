@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 import reprlib
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -421,7 +422,10 @@ def read_deepspeed_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-        state = get_fp32_state_dict_from_zero_checkpoint(str(path.parent), path.name)
+        with tempfile.TemporaryDirectory() as folder:
+            # DeepSpeed takes the name of the folder for a pattern, which may fit others
+            os.symlink(path.resolve(), Path(folder, 'checkpoint'))
+            state = get_fp32_state_dict_from_zero_checkpoint(folder, 'checkpoint')
     except ImportError as error:
         raise CheckpointError(
             f'{path} was written by DeepSpeed: `pip install deepspeed`'

@@ -31,7 +31,13 @@ def check_writable(folder: str | os.PathLike[str], name: str, option: str = '') 
 
 
 def write_checkpoint(checkpoint: Any, path: str | os.PathLike[str]) -> None:
-    """Write with `torch.save`; `path` keeps its old content until the new one is whole."""
+    """Write with `torch.save`; `path` keeps its old content until the new one is whole.
+
+    Raises:
+        CheckpointError: if it cannot be written, or its name is that of another format.
+    """
+    if Path(path).suffix == '.safetensors':
+        raise CheckpointError(f'{path}: what is written is not safetensors; name a .pth file')
     try:
         write_atomically(path, lambda file: torch.save(checkpoint, file))
     except OSError as error:

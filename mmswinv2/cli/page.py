@@ -76,7 +76,7 @@ class Page:
         Raises:
             UserError: if it cannot be read.
         """
-        import mmcv
+        from ..datasets.images import read_picture
 
         name, kind = Path(path).name, Path(path).suffix.lower()
         if self.predictor.of_clips:
@@ -94,7 +94,7 @@ class Page:
                     'other known format; drop a picture, such as a JPEG or PNG'
                 ) from error
         ((_, result),) = self.predictor.outcomes([Item('result', path)])
-        return Item('result', name, mmcv.imread(path, channel_order='rgb')), result
+        return Item('result', name, read_picture(path, self.predictor.loads_as_stored)), result
 
     def draw(self, item: Item, result: Any, score: float, classes: Sequence[int]) -> Shown:
         """Draw and write what `read` gave, with boxes of a least score and of some classes."""
@@ -103,7 +103,7 @@ class Page:
         writer.save(item, item.image if self.predictor.of_clips else drawn)
         writer.close()
         (results,) = writer.results.iterdir()
-        shown = Shown('', str(results), picture=str(writer.pictures / 'result.jpg'))
+        shown = Shown('', str(results), picture=str(next(writer.pictures.glob('result.*'))))
         if hasattr(result, 'pred_instances'):
             shown.table, found = self._boxes(writer), count(len(writer.found), 'object')
         elif hasattr(result, 'pred_sem_seg'):

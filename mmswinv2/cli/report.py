@@ -91,7 +91,9 @@ def _found_predictions(work: Any) -> Path | None:
 def _run_test(work: Any, checkpoint: str, options: dict[str, Any]) -> Path:
     """Run the test of the config in a process of its own; returns the file of predictions."""
     from .. import hosts
-    from ..analysis.page import config_of
+    from ..analysis.page import check_imports, config_of
+    from ..analysis.predictions import check_types
+    from ..engine.settings import write_value
     from . import script
 
     path = work.checkpoint if checkpoint == 'last' else Path(checkpoint)
@@ -100,6 +102,8 @@ def _run_test(work: Any, checkpoint: str, options: dict[str, Any]) -> Path:
     cfg = config_of(work)
     if cfg is None or work.config is None:
         raise UserError(f'{work.folder} has no config of the training to test')
+    check_imports(cfg.get('custom_imports') or {}, work)
+    check_types(cfg, cfg.to_dict(), 'the config')
     file, folder = _predictions_of(work)
     target = folder if hosts.of(cfg).dump_metric is None else file
     with tempfile.TemporaryDirectory() as place:
@@ -109,10 +113,8 @@ def _run_test(work: Any, checkpoint: str, options: dict[str, Any]) -> Path:
         command = [sys.executable, str(script('test')), str(copy), str(path)]
         command += ['--work-dir', str(work.folder), '--out', str(target)]
         if options:
-            values = {
-                k: v if isinstance(v, str) else repr(v).replace(' ', '') for k, v in options.items()
-            }
-            command += ['--cfg-options', *(f'{key}={value}' for key, value in values.items())]
+            pairs = [f'{key}={write_value(value)}' for key, value in options.items()]
+            command += ['--cfg-options', *pairs]
         if subprocess.run(command, check=False).returncode:
             raise UserError(f'the test failed, see above: {shlex.join(command[1:])}')
     return target

@@ -1,12 +1,14 @@
 """Images that are not 8-bit RGB: what mmcv's loader loses of them, and a loader that does not."""
 
 import io
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import cv2
+import mmcv
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmengine import fileio
@@ -220,6 +222,27 @@ def picture(content: bytes) -> np.ndarray | None:
     image = np.nan_to_num(image[..., : 3 if image.shape[2] > 2 else 1].astype(np.float32))
     image = (image - image.min()) * (255 / max(float(np.ptp(image)), 1e-9))
     return np.repeat(image.astype(np.uint8), 3 // image.shape[2], axis=2)
+
+
+def read_picture(path: str | os.PathLike[str], stored: bool = False) -> np.ndarray:
+    """An image to draw on, (H, W, 3) uint8 RGB.
+
+    Args:
+        path: a file, or an address of mmengine's file backends.
+        stored: as the file has it, not turned by EXIF; see `hosts.loads_as_stored`.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    with name_file(str(path)):
+        content = fileio.get(path)
+        image = None if stored else picture(content)
+        if image is None:
+            flag = 'color_ignore_orientation' if stored else 'color'
+            image = mmcv.imfrombytes(content, flag, channel_order='rgb')
+    if image is None:
+        raise UserError(f'the image {path} cannot be read; fetch it again')
+    return image
 
 
 @TRANSFORMS.register_module()

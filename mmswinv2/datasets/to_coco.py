@@ -16,6 +16,7 @@ from PIL import ExifTags, Image
 
 from ..errors import UserError
 from .coco import read_coco
+from .images import decode as read_array
 from .labels import FORMATS, Labelled, LeftOut, Mark, Source, is_inside
 
 
@@ -101,7 +102,7 @@ def to_coco(
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f'{source}: the class {twice!r} stands twice among the names')
-    content = _content(_merged(labelled), names, root, left_out, decode, track)
+    content = _content(_merged(labelled, left_out), names, root, left_out, decode, track)
     if not content['annotations']:
         told = '; '.join(f'{n} {what}, the first {first}' for what, (n, first)
                          in left_out.found.items())  # fmt: skip
@@ -138,13 +139,18 @@ def _check(form: str, source: Path, out: Path, offset: float | None) -> None:
         raise UserError(f'--offset {offset:g}: it is 0 or 1, and for voc and csv alone')
 
 
-def _merged(labelled: Iterable[Labelled]) -> list[Labelled]:
+def _merged(labelled: Iterable[Labelled], left_out: LeftOut) -> list[Labelled]:
     """One entry for each image, where several label files are of it."""
     found: dict[str, Labelled] = {}
     for entry in labelled:
         first = found.setdefault(os.path.abspath(entry.image), entry)
-        if first is not entry:
-            first.marks += entry.marks
+        if first is entry:
+            continue
+        if first.size and entry.size and first.size != entry.size:
+            left_out.add('label files of another size than one before of their image', entry.image)
+            continue
+        first.size = first.size or entry.size
+        first.marks += entry.marks
     return list(found.values())
 
 
@@ -207,7 +213,11 @@ def image_size(path: Path, decode: bool) -> tuple[int, int] | None:
             (width, height), form = image.size, image.format
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
     except Exception:  # decoders raise errors of any kind
-        return None
+        try:
+            height, width = read_array(path.read_bytes()).shape[:2]  # of several channels
+        except Exception:
+            return None
+        return width, height
     if turned and form != 'JPEG':  # decoders differ
         loaded = mmcv.imread(str(path))
         return None if loaded is None else (loaded.shape[1], loaded.shape[0])
@@ -221,10 +231,10 @@ def _annotation(
     polygons = []
     for points in mark.polygons:
         xy = np.array(points, np.float64).reshape(-1, 2) * scale
-        cut = xy.clip(0, size)
+        cut = _cut(xy, size)
         if len(xy) < 3 or not _area(xy):
             left_out.add('polygons without an area', mark.where)
-        elif not _area(cut):
+        elif len(cut) < 3 or not _area(cut):
             left_out.add('polygons outside of their image', mark.where)
         else:
             polygons.append(cut)
@@ -249,6 +259,21 @@ def _annotation(
         annotation['segmentation'] = [xy.ravel().tolist() for xy in polygons]
         annotation['area'] = float(sum(map(_area, polygons)))
     return annotation
+
+
+def _cut(xy: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The part of a polygon (n, 2) that is on an image, by Sutherland and Hodgman (1974)."""
+    for axis, bound, side in ((0, 0, 1), (0, size[0], -1), (1, 0, 1), (1, size[1], -1)):
+        inside = side * (xy[:, axis] - bound)
+        kept: list[np.ndarray] = []
+        for i, point in enumerate(xy):
+            j = (i + 1) % len(xy)
+            if inside[i] >= 0:
+                kept.append(point)
+            if (inside[i] >= 0) != (inside[j] >= 0):
+                kept.append(point + (xy[j] - point) * inside[i] / (inside[i] - inside[j]))
+        xy = np.array(kept, np.float64).reshape(-1, 2)
+    return xy.clip(0, size)  # rounding
 
 
 def _area(xy: np.ndarray) -> float:

@@ -120,7 +120,9 @@ class VideoReader:
         if os.path.exists(self.path) and not os.path.isfile(self.path):  # a pipe waits for ever
             raise self._unreadable('no regular file')
         try:  # tags in another encoding than UTF-8 are of no concern
-            container = av.open(self.path, metadata_errors='replace')
+            # what stands before a colon in a relative path would be a protocol
+            path = os.path.abspath(self.path) if os.path.exists(self.path) else self.path
+            container = av.open(path, metadata_errors='replace')
         except av.error.FFmpegError as error:
             raise self._unreadable(error.strerror) from error
         with container:
@@ -285,7 +287,7 @@ class VideoWriter:
     ) -> None:
         import av
 
-        self._container = av.open(str(path), 'w')
+        self._container = av.open(os.path.abspath(path), 'w')
         rate = Fraction(fps).limit_denominator(1001)
         self._stream = self._container.add_stream('libx264', rate=rate, options=dict(options or {}))
         self._stream.pix_fmt = 'yuv420p'

@@ -16,10 +16,26 @@ class Classifier(Graph):
     task = 'classification'
     outputs = ('scores',)
 
+    def __init__(self, model: Any, normalized: bool = False) -> None:
+        from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
+
+        super().__init__(model, normalized)
+        kind = type(model.head)
+        self.several = issubclass(kind, MultiLabelClsHead)  # labels of a picture
+        known: Any = MultiLabelClsHead if self.several else ClsHead
+        if not issubclass(kind, known) or any(
+            getattr(kind, name) is not getattr(known, name)
+            for name in ('predict', '_get_predictions')
+        ):
+            raise UserError(
+                f'the head {kind.__name__} has no export rule; those have that predict as '
+                "mmpretrain's ClsHead or MultiLabelClsHead do"
+            )
+
     def forward(self, image: Tensor) -> Tensor:
         """See the class."""
         logits = self.model.head(self.model.extract_feat(self.pixels(image)))
-        return logits.softmax(-1)
+        return logits.sigmoid() if self.several else logits.softmax(-1)
 
 
 class Recognizer(Graph):

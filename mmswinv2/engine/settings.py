@@ -1,6 +1,6 @@
 """What a command line changes in a config: settings, the length of training, how it is tested."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -13,25 +13,86 @@ from ..errors import UserError
 
 _LENGTHS = ('begin', 'end', 'T_max', 'total_iters', 'total_steps', 'step_size')
 _LISTS_OF_LENGTHS = ('milestones', 'periods')
+_FORM = 'write key=value, with lists as key="[a,b]" or key="(a,b)"'
+_BRACKETS = {'[': ']', '(': ')'}
 _FOR_EVER = 10**9  # mmengine's end of a schedule that has none
 
 
-class _Options(DictAction):
-    """``key=value`` pairs, with words for those that are none."""
+class _Options(Action):
+    """``key=value`` pairs into a dict, with words for those that are none."""
 
     def __call__(
         self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: Any = None
     ) -> None:
+        options = dict(getattr(namespace, self.dest, None) or {})
         for text in values:
-            form = 'write key=value, with lists as key="[a,b]" or key="(a,b)" without white space'
             key, equals, value = text.partition('=')
             if not (key and equals):
-                raise UserError(f'--cfg-options: {text!r} is no key=value; {form}')
+                raise UserError(f'--cfg-options: {text!r} is no key=value; {_FORM}')
             try:
-                self._parse_iterable(value)
-            except (AssertionError, ValueError, IndexError) as error:
-                raise UserError(f'--cfg-options {text}: {error}; {form}') from error
-        super().__call__(parser, namespace, values, option_string)
+                options[key] = parse_value(value)
+            except ValueError as error:
+                raise UserError(f'--cfg-options {text}: {error}; {_FORM}') from error
+        setattr(namespace, self.dest, options)
+
+
+def parse_value(text: str) -> Any:
+    """The value of a text, as ``--cfg-options`` of mmengine reads it, but that spaces stay.
+
+    Text between ``[]``, or with commas, is a list, and between ``()`` a tuple; what is a number,
+    ``True``, ``False`` or ``None`` is no text. Space around values, and quotes, are taken off.
+
+    Raises:
+        ValueError: if brackets do not match.
+    """
+    text = text.strip().strip('\'"')
+    if ',' not in text and not text.startswith(tuple(_BRACKETS)):
+        return DictAction._parse_int_float_bool(text)
+    ends, items = text[:1] + text[-1:], _divided(text)
+    if len(items) > 1 or text.endswith(','):
+        return [parse_value(item) for item in items]
+    if ends not in ('[]', '()'):
+        return text
+    inner = [parse_value(item) for item in _divided(text[1:-1])]
+    return inner if ends == '[]' else tuple(inner)
+
+
+def _divided(text: str) -> list[str]:
+    """The pieces of a text between the commas that stand in no brackets; none of an empty one."""
+    pieces, opened = [''], ''
+    for letter in text:
+        if letter == ',' and not opened:
+            pieces.append('')
+            continue
+        if letter in _BRACKETS:
+            opened += letter
+        elif letter in _BRACKETS.values():
+            if not opened or _BRACKETS[opened[-1]] != letter:
+                raise ValueError(f'{letter} closes no bracket')
+            opened = opened[:-1]
+        pieces[-1] += letter
+    if opened:
+        raise ValueError(f'{opened[-1]} is not closed')
+    return pieces if pieces[-1].strip() else pieces[:-1]
+
+
+def write_value(value: Any) -> str:
+    """The text that `parse_value` reads as a value.
+
+    Raises:
+        UserError: if there is none, as of texts with commas.
+    """
+    text = str(value)
+    if isinstance(value, (list, tuple)):
+        inner = ''.join(f'{write_value(item)},' for item in value)
+        text = f'[{inner}]' if isinstance(value, list) else f'({inner})'
+    try:
+        same = parse_value(text) == value
+    except ValueError:
+        same = False
+    if not same:
+        raise UserError(f'--cfg-options: {value!r} cannot be written as key=value; {_FORM}')
+    return text
 
 
 def add_config_options(parser: ArgumentParser) -> None:
@@ -41,7 +102,7 @@ def add_config_options(parser: ArgumentParser) -> None:
         nargs='+',
         action=_Options,
         help='override settings of the config: key=value, nested keys with dots, lists as '
-        'key="[a,b]" without white space',
+        'key="[a,b]"',
     )
 
 

@@ -15,7 +15,14 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from .host import Host, as_list, inner_datasets, training_pipeline, without_annotations
+from .host import (
+    Host,
+    as_list,
+    inner_datasets,
+    loads_as_stored,
+    training_pipeline,
+    without_annotations,
+)
 from .mmaction import MMAction
 from .mmdet import MMDet
 from .mmdet_patches import outline_masks
@@ -38,6 +45,7 @@ __all__ = [
     'explain_empty_data',
     'inner_datasets',
     'input_size',
+    'loads_as_stored',
     'of',
     'sample_batch',
     'without_annotations',

@@ -212,6 +212,19 @@ def inner_datasets(dataset: Any) -> Iterator[Any]:
         yield from inner_datasets(item)
 
 
+def loads_as_stored(pipeline: Sequence[Any]) -> bool:
+    """Whether a pipeline loads images as files have them, where mmcv turns them by EXIF.
+
+    Args:
+        pipeline: transforms, or the configs of them.
+    """
+    for step in pipeline:
+        kind = step.get('color_type') if isinstance(step, dict) else vars(step).get('color_type')
+        if kind is not None:
+            return kind == 'unchanged' or kind.endswith('ignore_orientation')
+    return False
+
+
 def training_pipeline(cfg: Any) -> Sequence[Any]:
     """Configs of the transforms of the training set; of several sets, the first's.
 

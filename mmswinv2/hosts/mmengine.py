@@ -8,6 +8,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from mmengine.logging import print_log
@@ -299,8 +300,9 @@ def draw_three_channels() -> None:
         draw = self.add_datasample
 
         def add_datasample(name: str, image: Any, *args: Any, **kwargs: Any) -> Any:
-            if getattr(image, 'ndim', 0) == 3:
-                image = image[..., [0, 1, 2] if image.shape[2] > 2 else [0, 0, 0]]
+            if getattr(image, 'ndim', 0) == 3 and image.shape[2] != 3:
+                channels = [0, 1, 2] if image.shape[2] > 2 else [0, 0, 0]
+                image = np.ascontiguousarray(image[..., channels])
             return draw(name, image, *args, **kwargs)
 
         self.add_datasample = add_datasample

@@ -18,6 +18,7 @@ from mmengine import fileio
 from torch import nn
 
 from ..errors import UserError
+from ..files import walk
 from ..log import warn
 from .host import Host, as_list, step_lists
 from .label_maps import NOT_LABELLED, check_file, check_shape, named
@@ -93,7 +94,7 @@ class MMSeg(Host):
         known = inspect.signature(kind).parameters
         default = known['img_suffix'].default if 'img_suffix' in known else '.jpg'
         suffix = dataset.get('img_suffix', default)
-        if any(Path(root, folder).rglob(f'*{suffix}')):
+        if any(path.name.endswith(suffix) for path in walk(Path(root, folder))):
             return None
         return UserError(
             f'{where}: {Path(root, folder)} has no image that ends in {suffix} (img_suffix)'
@@ -108,6 +109,11 @@ class MMSeg(Host):
             warn_of_absent_classes(dataset, guards[0], where)
         check_heads(model, len(dataset.metainfo.get('classes') or ()), where)
         return True
+
+    def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
+        """Refuse to write the label maps of two pictures into one file."""
+        if getattr(metric, 'output_dir', None) is not None and hasattr(dataset, 'get_data_info'):
+            check_map_names(dataset, where)
 
     def sample_batch(self, cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:
         """Images with a random class for each pixel."""
@@ -307,3 +313,20 @@ def check_heads(model: Any, num_classes: int, where: str) -> None:
 def _is_softmax(loss: nn.Module) -> bool:
     made_of = getattr(loss, 'cls_criterion', type(loss)).__name__
     return not getattr(loss, 'use_sigmoid', made_of not in _SOFTMAX_LOSSES)
+
+
+def check_map_names(dataset: Any, where: str) -> None:
+    """Raise `UserError` where two pictures have one name, by which mmseg writes label maps.
+
+    Args:
+        dataset: of mmseg, whose samples have an ``img_path``.
+        where: name of its data loader, for the message.
+    """
+    files: dict[str, str] = {}
+    for index in range(len(dataset)):
+        path = dataset.get_data_info(index).get('img_path', '')
+        if (other := files.setdefault(Path(path).stem, path)) != path:
+            raise UserError(
+                f'{where}: {other} and {path} have one name, and so one label map; give the '
+                'pictures of a data set names of their own'
+            )

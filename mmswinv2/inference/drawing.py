@@ -1,13 +1,16 @@
 """What is drawn on: small images enlarged, so that labels can be read, and frames with text."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 
 LEAST_WIDTH = 640
 _MOST = 8  # times
+LARGEST_JPEG = 65500  # pixels of a side
 
 
 def enlarge(image: np.ndarray, result: Any) -> tuple[np.ndarray, Any]:
@@ -17,8 +20,8 @@ def enlarge(image: np.ndarray, result: Any) -> tuple[np.ndarray, Any]:
         image: ``(H, W, 3)``.
         result: the data sample of a host; it stays as it is.
     """
-    times = min(-(-LEAST_WIDTH // image.shape[1]), _MOST)
-    if times == 1:
+    times = min(-(-LEAST_WIDTH // image.shape[1]), _MOST, LARGEST_JPEG // max(image.shape[:2]))
+    if times <= 1:
         return image, result
     large = result.clone()
     found, labels = getattr(large, 'pred_instances', None), getattr(large, 'pred_sem_seg', None)
@@ -47,14 +50,18 @@ def caption(frames: Iterable[np.ndarray], lines: Sequence[str]) -> Iterator[np.n
         frames: ``(H, W, 3)``, uint8.
         lines: from the top.
     """
-    import cv2
+    import matplotlib
 
+    path = Path(matplotlib.get_data_path(), 'fonts/ttf/DejaVuSans.ttf')  # more than ASCII
     for frame in frames:
-        frame = frame.copy()
-        scale = max(0.3, min(frame.shape[:2]) / 600)
-        for row, line in enumerate(lines, start=1):
-            place = round(12 * scale), round(34 * scale * row)
-            for colour, stroke in ((0, 0, 0), 3), ((255, 255, 255), 1):
-                cv2.putText(frame, line, place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, stroke,
-                            cv2.LINE_AA)  # fmt: skip
-        yield frame
+        size = max(10, round(min(frame.shape[:2]) / 22))
+        picture = Image.fromarray(frame)
+        ImageDraw.Draw(picture).multiline_text(
+            (size // 2, size // 2),
+            '\n'.join(lines),
+            fill='white',
+            font=ImageFont.truetype(path, size),
+            stroke_width=max(1, size // 12),
+            stroke_fill='black',
+        )
+        yield np.asarray(picture)

@@ -53,7 +53,7 @@ def iterate(
         amp: run under autocast, in bfloat16 or, on older GPUs, float16.
         tta: predict on several views of each image, as ``tools/test.py --tta`` does.
         cfg_options: as ``--cfg-options``.
-        max_frames: of each video or camera.
+        max_frames: of each video or camera; not for classifiers of whole videos.
 
     Yields:
         the data sample of the host for every image, frame or clip.
@@ -72,7 +72,13 @@ def iterate(
             raise UserError(f'{name} must be at least 1, got {number}')
     cfg = config_with_options(config, cfg_options)
     given = [inputs] if isinstance(inputs, (str, Path)) else inputs
-    sources = list(find_sources(given, out_dir, clips=hosts.of(cfg).input_axes == 3))
+    clips = hosts.of(cfg).input_axes == 3
+    if clips and max_frames is not None:
+        raise UserError(
+            f'{config} classifies whole videos, of which max_frames cannot take a part; leave it '
+            'out, or cut the videos'
+        )
+    sources = list(find_sources(given, out_dir, clips))
     predictor = Predictor(cfg, checkpoint, device, amp, tta)
     outcomes = functools.partial(predictor.outcomes, batch_size=batch_size)
     stills, films = divide(sources, clips=predictor.of_clips)

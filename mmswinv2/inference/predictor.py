@@ -31,6 +31,7 @@ class Predictor:
         model: the model.
         meta: what is known of the classes.
         of_clips: whether the model takes whole videos.
+        loads_as_stored: see `Pipeline`.
 
     Raises:
         UserError: if the config, the weights or the device cannot be used.
@@ -49,6 +50,7 @@ class Predictor:
         self.model, self.meta = load_model(cfg, checkpoint, device, tta)
         self._pipeline, self._numbers = Pipeline(cfg), itertools.count()
         self.of_clips = self._pipeline.of_clips
+        self.loads_as_stored = self._pipeline.loads_as_stored
 
     def outcomes(self, items: Iterable[Item], batch_size: int = 1) -> Iterator[tuple[Item, Any]]:
         """Each item with what the host found in it, on the CPU.
@@ -108,22 +110,52 @@ def load_model(
     dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
     with DATASETS.switch_scope_and_registry(host.name) as datasets:
         kind = datasets.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
-    meta: dict[str, Any] = {}
-    for known in (
-        getattr(kind, 'METAINFO', None),
-        (read_checkpoint(path, mmap=True).get('meta') or {}).get('dataset_meta'),
-        dataset.get('metainfo'),
-    ):
-        if not isinstance(known, Mapping):  # of several data sets
-            continue
-        if 'classes' in known:
-            meta.pop('palette', None)  # which is that of other classes
-        meta.update(known)
+    given = read_checkpoint(path, mmap=True).get('meta') or {}
+    meta = _meta(model, getattr(kind, 'METAINFO', {}), given, dataset.get('metainfo'))
     if count := getattr(model.module if tta else model, 'num_classes', 0):
         # a segmentor, whose maps are not drawn without names and colours
         meta['classes'] = meta.get('classes') or tuple(map(str, range(count)))
         meta['palette'] = palette(meta).tolist()
     return model.eval(), meta
+
+
+def _meta(model: Any, of_type: Any, saved: Mapping, own: Any) -> dict[str, Any]:
+    """What is known of the classes of a model.
+
+    Args:
+        model: the model.
+        of_type: what the type of the data set says, which may be of other classes.
+        saved: the ``meta`` of the weights; mmdet 2 and mmseg 0 kept names as ``CLASSES``.
+        own: ``metainfo`` of the data set, in which a text is a file with a line for each class.
+    """
+    meta: dict[str, Any] = {}
+    counts = {getattr(module, 'num_classes', None) for module in model.modules()} - {None}
+    if not counts or len(of_type.get('classes') or ()) in counts:
+        meta.update(of_type)
+    kept = {key.lower(): value for key, value in saved.items() if key in ('CLASSES', 'PALETTE')}
+    for known in (saved.get('dataset_meta') or kept, own):
+        if not isinstance(known, Mapping):  # of several data sets
+            continue
+        known = {key.lower(): value for key, value in known.items()}
+        if isinstance(file := known.get('classes'), str):
+            known['classes'] = _lines(file)
+        if 'classes' in known:
+            meta.pop('palette', None)  # which is that of other classes
+        meta.update(known)
+    return meta
+
+
+def _lines(file: str) -> list[str]:
+    """The lines of a file, as mmengine's data sets read names of classes."""
+    from mmengine.fileio import list_from_file
+
+    try:
+        return list_from_file(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f'metainfo.classes={file!r} of test_dataloader is no file with a line for each class '
+            f'({error})'
+        ) from error
 
 
 def _shapes(sample: Any) -> list[Any]:
@@ -137,6 +169,7 @@ class Pipeline:
 
     Attributes:
         of_clips: whether samples are whole videos.
+        loads_as_stored: whether images are loaded as files have them, not turned by EXIF.
     """
 
     def __init__(self, cfg: Any) -> None:
@@ -147,6 +180,7 @@ class Pipeline:
         dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
         load, *steps = hosts.without_annotations(dataset.pipeline)
         self.of_clips = hosts.of(cfg).input_axes == 3
+        self.loads_as_stored = hosts.loads_as_stored(dataset.pipeline)
         self._kind = np.float32 if load.get('to_float32') else np.uint8
         self._of_files = Compose([load, *steps])
         self._of_frames = Compose([self._take, *steps])

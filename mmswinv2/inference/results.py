@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from .drawing import caption, enlarge
-from .sources import VIDEOS, Item
+from .drawing import LARGEST_JPEG, caption, enlarge
+from .sources import RESULTS, VIDEOS, Item
 
 
 class ResultWriter:
@@ -30,7 +30,7 @@ class ResultWriter:
         # mmengine keeps it by its name, with its settings, which another writer has of its own
         type(self.visualizer)._instance_dict.pop('predict', None)
         self.visualizer.dataset_meta = meta
-        self.pictures, self.results = folder / 'vis', folder / 'preds'
+        self.pictures, self.results = (folder / part for part in RESULTS)
         places = (self.pictures, self.results, folder, *folder.parents)
         self._made = [place for place in places if not place.exists()]
         try:
@@ -40,6 +40,8 @@ class ResultWriter:
             self._remove_empty()
             raise
         self.score, self.classes = score, list(meta.get('classes') or ())
+        dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
+        self._stored = hosts.loads_as_stored(dataset.pipeline)
         self.images: list[dict] = []
         self.found: list[dict] = []
         self.kind = ''  # name of the file of results
@@ -118,13 +120,13 @@ class ResultWriter:
         write_video(path, caption(reader, lines), reader.fps or 25)
 
     def _draw(self, item: Item, result: Any, options: dict) -> np.ndarray | None:
-        import mmcv
+        from ..datasets.images import read_picture
 
         if _is_clip(item):
             return None
         image = item.image
         if image is None:
-            image = mmcv.imread(item.path, channel_order='rgb')
+            image = read_picture(item.path, self._stored)
         if hasattr(self.visualizer, 'visualize_cls'):
             return self.visualizer.visualize_cls(image, result, classes=self.classes or None)
         image, result = enlarge(image, result)
@@ -138,7 +140,8 @@ class ResultWriter:
         import mmcv
 
         if drawn is not None:
-            mmcv.imwrite(drawn[:, :, ::-1], str(self.pictures / f'{item.name}.jpg'))
+            kind = 'jpg' if max(drawn.shape[:2]) <= LARGEST_JPEG else 'png'
+            mmcv.imwrite(drawn[:, :, ::-1], str(self.pictures / f'{item.name}.{kind}'))
 
     def film(self, name: str, frames: Iterator[Item], fps: float, outcomes: Any) -> Iterator[Any]:
         """Write the frames of a video as they come; yields what was found in each.
@@ -165,7 +168,9 @@ class ResultWriter:
         from ..checkpoints.write import write_atomically
 
         if self.kind == 'predictions.json':
-            categories = [dict(id=i, name=str(name)) for i, name in enumerate(self.classes)]
+            most = max((entry['category_id'] for entry in self.found), default=-1)
+            names = self.classes or range(most + 1)
+            categories = [dict(id=i, name=str(name)) for i, name in enumerate(names)]
             content = dict(images=self.images, annotations=self.found, categories=categories)
             text = json.dumps(content)
         elif self.kind:

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
+from ..files import walk
 from ..log import warn
 
+RESULTS = ('vis', 'preds')  # folders in the folder of results
 IMAGES = (
     '.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.gif',
     '.jp2', '.avif', '.npy',
@@ -31,7 +33,7 @@ class Item:
 def find_sources(
     inputs: Iterable[str | Path], out_dir: str | Path | None = None, clips: bool = False
 ) -> Iterator[str]:
-    """Files, none of those below the folder of the results, and cameras.
+    """Files, none of those that were written as results, and cameras.
 
     Args:
         inputs: what was given.
@@ -39,13 +41,13 @@ def find_sources(
         clips: whether the model takes whole videos, and no pictures.
     """
     kinds, what = (VIDEOS, 'video') if clips else (IMAGES + VIDEOS, 'image or video')
-    own = None if out_dir is None else Path(out_dir).resolve()
+    own = {Path(out_dir).resolve() / part for part in RESULTS} if out_dir is not None else set()
     for given in map(str, inputs):
         path = Path(given)
         if not given.strip():
             raise UserError('an input is empty; name a file, a folder, a pattern or a camera')
         if path.is_dir():
-            files = [p for p in path.rglob('*') if p.is_file() and own not in p.resolve().parents]
+            files = [p for p in walk(path) if not own.intersection(p.resolve().parents)]
             found = sorted(str(p) for p in files if p.suffix.lower() in kinds)
             if not found:
                 raise UserError(f'the folder {given} has no {what} ({", ".join(kinds)})')

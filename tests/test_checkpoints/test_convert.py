@@ -134,6 +134,13 @@ def test_windows_of_the_file_against_the_config(save, tables, windows):
     assert torch.equal(before, wrong.layers[0].blocks[0].attn.proj.weight)
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(('window', 'trained'), [(7, 7), (8, 8), (12, 12), (16, 16), (24, 12)])
+def test_tables_of_another_type(dtype, window, trained):
+    table = log_coordinates((window,) * 2, (trained,) * 2)[None].to(dtype)
+    assert pretrained_windows({0: table}) == {0: (trained, trained)}
+
+
 def test_table_that_is_not_log_spaced():
     table = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, 15)] * 2, indexing='ij'), -1)
     with pytest.raises(CheckpointError, match='stage 2 is not log-spaced'):

@@ -508,3 +508,31 @@ def test_addresses_that_are_none(address, monkeypatch, tmp_path):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     with pytest.raises(CheckpointError, match=re.escape(address)):
         fetch(address)
+
+
+@pytest.mark.parametrize('name', ['iter_[12].pth', 'iter_?.pth', 'iter_*.pth'])
+def test_names_of_deepspeed_folders_are_no_patterns(tmp_path, name):
+    """DeepSpeed would read the files of the folder beside it, which nobody has looked at."""
+    files = 'mp_rank_00_model_states.pt', 'zero_pp_rank_0_mp_rank_00_optim_states.pt'
+    part = dict(
+        module={'a': torch.zeros(2)}, buffer_names=[], shared_params={}, ds_version='0.19.8',
+        param_shapes=[{'a': torch.Size([2])}],
+        optimizer_state_dict=dict(
+            zero_stage=2, partition_count=1, single_partition_of_fp32_groups=[torch.ones(2)]
+        ),
+    )  # fmt: skip
+    for folder, content in (
+        (name, part),
+        ('iter_1.pth', {'x': Evil(os.mkdir, str(tmp_path / 'ran'))}),
+    ):
+        (tmp_path / folder).mkdir()
+        for file in files:
+            torch.save(content, tmp_path / folder / file)
+    assert read_checkpoint(tmp_path / name)['state_dict']['a'].tolist() == [1, 1]
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_what_is_written_is_not_safetensors(tmp_path):
+    with pytest.raises(CheckpointError, match='name a .pth file'):
+        write_checkpoint({}, tmp_path / 'a.safetensors')
+    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,7 @@
 """The command `mmswinv2 predict`, and the function behind it, on real models and files."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,13 +10,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 import mmswinv2
 from mmswinv2.cli.predict import main
 from mmswinv2.datasets import open_video
+from mmswinv2.engine.launch import config_with_options
 from mmswinv2.errors import UserError
 from mmswinv2.inference.predict import iterate
+from mmswinv2.inference.results import ResultWriter
+from mmswinv2.inference.sources import Item
 from tests.test_tools.conftest import CONFIG, ROOT
 from tests.test_tools.test_documents import PREDICTIONS, blocks
 
@@ -126,6 +130,48 @@ def test_frames_are_seen_as_images_are(weights, tmp_path):
     assert len(still.pred_sem_seg.data.unique()) > 1 and not hasattr(still, 'seg_logits')
 
 
+@pytest.mark.parametrize('turn', [3, 6])  # upside down, and on its side
+@pytest.mark.parametrize('config', [CONFIG, SEGMENTOR], ids=['detector', 'segmentor'])
+def test_images_are_drawn_on_as_they_are_loaded(weights, tmp_path, config, turn):
+    """A photo that its EXIF turns, loaded as it is stored."""
+    values = np.zeros((40, 80, 3), np.uint8)
+    values[:10, :20] = 255
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turn
+    Image.fromarray(values).save(tmp_path / 'a.png', exif=exif)
+    Image.fromarray(values).save(tmp_path / 'plain.png')
+    load = {'test_dataloader.dataset.pipeline.0.color_type': 'color_ignore_orientation'}
+    drawn = []
+    for name in ('a', 'plain'):
+        (result,) = mmswinv2.predict(
+            str(ROOT / config), weights(config), tmp_path / f'{name}.png', tmp_path / 'out',
+            cfg_options=load, score=1.0,
+        )  # fmt: skip
+        assert result.ori_shape == (40, 80)
+        drawn.append(cv2.imread(str(tmp_path / f'out/vis/{name}.jpg')))
+    assert np.array_equal(*drawn)
+
+
+def test_a_long_picture_is_drawn_and_written(weights, tmp_path):
+    cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((66000, 8, 3), np.uint8))
+    writer = ResultWriter(tmp_path / 'out', config_with_options(str(ROOT / SEGMENTOR), None), {}, 0)
+    writer.save(Item('a', str(tmp_path / 'a.png')), cv2.imread(str(tmp_path / 'a.png')))
+    assert cv2.imread(str(tmp_path / 'out/vis/a.png')).shape == (66000, 8, 3)
+
+
+def test_names_of_videos_with_a_colon(weights, clip, tmp_path, monkeypatch):
+    """As cameras write them; before a colon stands no protocol."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(clip, '2026-01-01T12:30:00.mp4')
+    assert len(run(SEGMENTOR, weights(SEGMENTOR), '2026-01-01T12:30:00.mp4', 'out')) == 6
+    assert len(open_video('out/vis/2026-01-01T12:30:00.mp4')) == 6
+
+
+def test_a_part_of_a_clip_is_not_classified(weights, clip):
+    with pytest.raises(UserError, match='classifies whole videos, of which max_frames cannot'):
+        mmswinv2.predict(str(ROOT / VIDEO), weights(VIDEO), clip, max_frames=2)
+
+
 def test_video_classifier(weights, clip, tmp_path, capsys):
     (result,) = run(VIDEO, weights(VIDEO), clip, tmp_path)
     (line,) = (tmp_path / 'preds/predictions.jsonl').read_text().splitlines()
@@ -223,7 +269,18 @@ def test_names_of_classes(weights, photos, tmp_path):
     for file in (None, str(tmp_path / 'several.pth')):
         predictions = found(CONFIG, f'coco{file is None}', file, metainfo=None) / 'predictions.json'
         content = json.loads(predictions.read_text())
-        assert [c['name'] for c in content['categories'][:2]] == ['person', 'bicycle']
+        # of the type, CocoDataset, which has 80 classes, and the model four
+        assert [c['name'] for c in content['categories']] == ['0', '1', '2', '3']
+    old = {**torch.load(weights(CONFIG)), 'meta': dict(CLASSES=('a', 'b', 'c', 'd'))}  # of mmdet 2
+    torch.save(old, tmp_path / 'old.pth')
+    (tmp_path / 'names.txt').write_text('nut\nbolt\nscrew\nring\n')
+    for names, file in (('abcd', None), (['nut', 'bolt', 'screw', 'ring'], 'names.txt')):
+        own = dict(metainfo=None) if file is None else {'metainfo.classes': str(tmp_path / file)}
+        predictions = found(CONFIG, f'of {file}', str(tmp_path / 'old.pth'), **own)
+        content = json.loads((predictions / 'predictions.json').read_text())
+        assert [c['name'] for c in content['categories']] == list(names)
+    with pytest.raises(UserError, match=r"metainfo.classes='gone.txt' of test_dataloader is no fi"):
+        found(CONFIG, 'gone', **{'metainfo.classes': 'gone.txt'})
     with pytest.raises(UserError, match=r'class 3 was found in .*a.jpg, .* has 2 names'):
         found(CONFIG, 'few', **{'metainfo.classes': ('a', 'b')})
     assert not (tmp_path / 'few').exists()

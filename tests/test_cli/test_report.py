@@ -583,6 +583,23 @@ def test_types_of_a_work_dir_run_nothing(dataset, words, shapes, truth, tmp_path
         cfg.dump(config)
         with pytest.raises(UserError, match=f'names {name}, which stands in the work dir'):
             report(folder, predictions=path)
+        with pytest.raises(UserError, match=f'names {name}, which stands in the work dir'):
+            report(folder, predict=str(path))
+    assert not Path('ran').exists()
+
+
+@pytest.mark.parametrize('key', ['model', 'custom_hooks', 'test_evaluator'])
+def test_a_config_that_would_run_code_is_not_tested(key, tmp_path, monkeypatch):
+    folder = work_dir(tmp_path / 'run', CONFIG)
+    config = folder / '20260101_000000/vis_data/config.py'
+    cfg = Config.fromfile(config)
+    cfg[key] = [dict(type='os.mkdir', path='ran')] if key == 'custom_hooks' else dict(
+        type='os.mkdir', path='ran'
+    )  # fmt: skip
+    cfg.dump(config)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="type='os.mkdir' of the config in"):
+        report(folder, predict='weights.pth')
     assert not Path('ran').exists()
 
 

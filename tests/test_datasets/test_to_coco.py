@@ -277,6 +277,7 @@ def test_what_voc_leaves_out(voc, tmp_path):
         'XML files that are no annotations': 1,
         'images that are missing': 2,
         'images of another size than their label file says': 1,
+        'label files of another size than one before of their image': 1,
         'objects of unknown classes': 1,
     }
     text = 'e.jpg, 100x80 pixels and not 80x80'
@@ -400,7 +401,7 @@ def test_labelme(tmp_path):
         ('images/a.jpg', 'ball', [45, 35, 10, 10]),
         ('images/a.jpg', 'dog', [60, 10, 30, 40]),  # three shapes of one group
         ('images/a.jpg', 'cat', [60, 10, 10, 10]),
-        ('images/a.jpg', 'dog', [95, 70, 5, 10]),  # cut off
+        ('images/a.jpg', 'dog', [95, 70, 5, 6]),  # cut off
     ]
     masks = [a.get('segmentation') for *_, a in found]
     assert masks[0] == [[10, 10, 30, 10, 30, 50]] and masks[1] is None
@@ -564,3 +565,123 @@ def test_mmdet_loads_it(yolo, tmp_path):
     assert first['instances'][0]['bbox'] == pytest.approx([40, 30, 60, 50])
     assert Path(first['img_path']).is_file()
     assert last['instances'][0]['mask'] == [pytest.approx([10, 8, 60, 8, 60, 40])]
+
+
+# --- folders, names and borders ------------------------------------------------------------------
+
+
+def test_folders_that_are_links_are_entered(tmp_path):
+    root = tmp_path / 'set'
+    for name in ('set/images/a.jpg', 'elsewhere/images/b.jpg'):
+        picture(tmp_path / name)
+        write((tmp_path / name).parent.parent / f'labels/{Path(name).stem}.txt', '0 .5 .5 .2 .2')
+    write(root / 'classes.txt', 'cat\n')
+    (root / 'more').symlink_to('../elsewhere')
+    (root / 'images/loop').symlink_to('..')  # a folder that holds itself
+    _, found, summary = convert('yolo', root, tmp_path)
+    assert [name for name, *_ in found] == ['images/a.jpg', 'more/images/b.jpg']
+    assert not summary.left_out
+    for form, name, text in (
+        ('voc', 'b.xml', VOC.format(name='b.jpg', width=100, objects=objects(1, 1, 9, 9))),
+        ('labelme', 'b.json', json.dumps(dict(imagePath='b.jpg', shapes=[
+            shape('rectangle', [[1, 1], [9, 9]])]))),
+    ):  # fmt: skip
+        write(tmp_path / 'elsewhere/images' / name, text)
+        _, found, _ = convert(form, root, tmp_path)
+        assert [name for name, *_ in found] == ['more/images/b.jpg'], form
+
+
+@pytest.mark.parametrize('form', ['voc', 'labelme'])
+def test_label_files_that_were_copied_with_their_image(tmp_path, form):
+    """The name in them is still that of the first; each has the objects of its own image."""
+    root = tmp_path / 'set'
+    for name, x in (('a', 10), ('b', 30)):
+        picture(root / f'{name}.jpg')
+        if form == 'voc':
+            marked = objects(x + 1, 11, x + 5, 15)
+            write(root / f'{name}.xml', VOC.format(name='a.jpg', width=100, objects=marked))
+        else:
+            labelme(root / f'{name}.json', [shape('rectangle', [[x, 10], [x + 5, 15]])], 'a.jpg')
+    _, found, summary = convert(form, root, tmp_path)
+    assert boxes(found) == [('a.jpg', 'dog', [10, 10, 5, 5]), ('b.jpg', 'dog', [30, 10, 5, 5])]
+    assert summary.left_out == {
+        'names in label files, as their own image is another':
+        (1, str(root / ('b.xml' if form == 'voc' else 'b.json')))
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize('path', ['{root}', '.'], ids=['absolute', 'relative'])
+def test_yolo_from_another_folder(yolo, tmp_path, monkeypatch, path):
+    """Ultralytics writes absolute paths, and SOURCE is given as one types it."""
+    write(yolo / 'data.yaml', f'path: {path.format(root=yolo)}\ntrain: train.txt\nval: images/val\n'
+          'names: [cat, dog]\n')  # fmt: skip
+    write(yolo / 'train.txt', f'{yolo}/images/train/a.jpg\n./images/train/b.jpg\n')
+    monkeypatch.chdir(tmp_path)
+    for split, wanted in (('train', 'images/train/a.jpg'), ('val', 'images/val/c.jpg')):
+        _, found, summary = convert('yolo', 'yolo', tmp_path, split=split)
+        assert {name for name, *_ in found} == {wanted} and not summary.left_out
+    picture(tmp_path / 'other/a.jpg')
+    with pytest.raises(UserError, match=r'c.jpg for val, which is not below other, the folder of'):
+        convert('yolo', 'yolo', tmp_path, split='val', images='other')
+
+
+def test_polygons_are_cut_off_at_the_border(tmp_path):
+    """Not their points moved, which bends the edges that cross it."""
+    import pycocotools.mask
+
+    picture(tmp_path / 'set/a.png')
+    outlines = [
+        [[10, 60], [300, 0], [300, 70], [10, 90]],
+        [[-50, -50], [150, 50], [-50, 150]],
+        [[20, 20], [40, 20], [40, 40], [20, 40]],
+    ]
+    labelme(tmp_path / 'set/a.json', [shape('polygon', points) for points in outlines], 'a.png')
+    _, found, _ = convert('labelme', tmp_path / 'set', tmp_path)
+    for points, (_, _, annotation) in zip(outlines, found, strict=True):
+        large = np.ravel(np.array(points, float) + 200)  # on a picture that holds all of it
+        codes = pycocotools.mask.frPyObjects([large.tolist()], 700, 700)
+        wanted = pycocotools.mask.decode(codes)[200:280, 200:300, 0]
+        codes = pycocotools.mask.frPyObjects(annotation['segmentation'], 80, 100)
+        ours = pycocotools.mask.decode(codes)[..., 0]
+        assert (ours != wanted).mean() < 0.02
+        rows, columns = np.nonzero(wanted)
+        x, y, width, height = annotation['bbox']
+        assert (x, y) == pytest.approx((columns.min(), rows.min()), abs=1)
+        assert (x + width, y + height) == pytest.approx((columns.max() + 1, rows.max() + 1), abs=1)
+        assert annotation['area'] == pytest.approx(wanted.sum(), rel=0.03)
+
+
+def test_lines_of_classes_are_not_moved(tmp_path):
+    picture(tmp_path / 'set/a.jpg')
+    write(tmp_path / 'set/a.txt', '2 .5 .5 .2 .2')
+    write(tmp_path / 'set/classes.txt', 'cat\ndog\nhorse\n\n\n')
+    _, ((_, label, _),), _ = convert('yolo', tmp_path / 'set', tmp_path)
+    assert label == 'horse'
+    write(tmp_path / 'set/classes.txt', 'cat\n\ndog\nhorse\n')
+    with pytest.raises(UserError, match=r'classes.txt, line 2 is empty'):
+        convert('yolo', tmp_path / 'set', tmp_path)
+
+
+def test_what_stands_behind_a_box_of_yolo(yolo, tmp_path):
+    write(yolo / 'data.yaml', 'names: [cat, dog]\nkpt_shape: [2, 3]\n')
+    write(yolo / 'labels/val/c.txt', '1 .35 .3 .5 .4 .1 .2 2 .3 .2 1 .87')  # points, a confidence
+    _, found, _ = convert('yolo', yolo, tmp_path)
+    assert boxes(found)[-1] == ('images/val/c.jpg', 'dog', [10, 8, 50, 32])
+    write(yolo / 'labels/val/c.txt', '1 .35 .3 .5 .4 .87 17')  # and the number of a track
+    with pytest.raises(UserError, match='has numbers far from the image'):
+        convert('yolo', yolo, tmp_path)
+
+
+def test_images_of_other_channels_and_names_that_are_too_long(tmp_path):
+    import tifffile
+
+    root = tmp_path / 'set'
+    root.mkdir()
+    tifffile.imwrite(root / 'five.tif', np.zeros((80, 100, 5), np.uint16),
+                     photometric='minisblack', planarconfig='contig')  # fmt: skip
+    np.save(root / 'grey.npy', np.zeros((80, 100), np.uint8))
+    rows = [f'{name},100,80,dog,1,1,9,9' for name in ('five.tif', 'grey.npy', 'x' * 300 + '.jpg')]
+    write(root / 'a.csv', '\n'.join([HEADER, *rows]))
+    _, found, summary = convert('csv', root / 'a.csv', tmp_path)
+    assert [name for name, *_ in found] == ['five.tif', 'grey.npy']
+    assert summary.left_out['images that are missing'][0] == 1

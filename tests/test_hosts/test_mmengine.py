@@ -5,6 +5,8 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pickle import UnpicklingError
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from mmengine.config import ConfigDict
@@ -158,3 +160,19 @@ def test_visualizers_without_a_constructor_can_be_made():
         pass
 
     assert Mine.get_instance('mine').instance_name == 'mine'
+
+
+@pytest.mark.parametrize('channels', [1, 2, 3, 4])
+def test_images_are_drawn_on_where_they_are(channels):
+    """Those of three channels themselves, others as three channels, in one piece for OpenCV."""
+    from mmengine.visualization import Visualizer
+
+    class Mine(Visualizer):
+        def add_datasample(self, name, image):
+            cv2.rectangle(image, (1, 1), (5, 5), (255, 0, 0))
+            return image
+
+    image = np.zeros((20, 30, channels), np.uint8)
+    drawn = Mine().add_datasample('name', image)
+    assert drawn.shape == (20, 30, 3) and drawn.max() == 255
+    assert (drawn is image) == (channels == 3)

@@ -1,11 +1,12 @@
-"""Small images are enlarged before they are drawn on."""
+"""Small images are enlarged before they are drawn on; words on frames."""
 
 import numpy as np
+import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
-from mmswinv2.inference.drawing import LEAST_WIDTH, enlarge
+from mmswinv2.inference.drawing import LEAST_WIDTH, caption, enlarge
 
 
 def sample(height, width):
@@ -41,3 +42,20 @@ def test_wide_images_stay_as_they_are():
 
 def test_tiny_images_do_not_grow_for_ever():
     assert enlarge(np.zeros((16, 16, 3), np.uint8), sample(16, 16))[0].shape == (128, 128, 3)
+
+
+@pytest.mark.parametrize(('height', 'wanted'), [(9000, 7), (25000, 2), (60000, 1), (70000, 1)])
+def test_long_images_fit_a_jpeg(height, wanted):
+    image = np.zeros((height, 80, 3), np.uint8)
+    result = DetDataSample(pred_instances=InstanceData(bboxes=torch.zeros(0, 4)))
+    assert enlarge(image, result)[0].shape == (height * wanted, 80 * wanted, 3)
+
+
+def test_captions_in_any_script():
+    """Each letter is drawn as itself; OpenCV's fonts have question marks for most."""
+    black = np.zeros((120, 320, 3), np.uint8)
+    shown = [next(caption([black], [text])) for text in ('Кошка', 'Мышка', '?????', 'ééééé')]
+    for i, picture in enumerate(shown):
+        assert picture.max() == 255 and picture.shape == black.shape
+        assert all((picture != other).any() for other in shown[:i])
+    assert black.max() == 0

@@ -35,6 +35,26 @@ def test_what_was_written_is_no_input(tmp_path):
     assert list(find_sources([tmp_path], tmp_path / 'outputs')) == [f'{tmp_path}/a.png']
 
 
+@pytest.mark.parametrize('out_dir', ['.', '..', 'photos'])
+def test_only_results_are_left_out(tmp_path, monkeypatch, out_dir):
+    """The folder of the results may hold the photos too."""
+    for name in ('photos/a.png', 'photos/b/c.png', 'photos/vis/d.png', 'vis/e.png', 'preds/f.png'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    wanted = ['photos/a.png', 'photos/b/c.png', *['photos/vis/d.png'] * (out_dir != 'photos')]
+    assert list(find_sources(['photos'], out_dir)) == wanted
+
+
+def test_folders_that_are_links_are_entered(tmp_path):
+    (tmp_path / 'photos').mkdir()
+    (tmp_path / 'real').mkdir()
+    (tmp_path / 'real/a.png').touch()
+    (tmp_path / 'photos/link').symlink_to('../real')
+    (tmp_path / 'photos/loop').symlink_to('.')
+    assert list(find_sources([tmp_path / 'photos'])) == [f'{tmp_path}/photos/link/a.png']
+
+
 def test_names_stay_in_the_folder(tmp_path):
     names = ['...mp4', '..mp4', '.a.mp4']
     for name in names:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mmswinv2.errors import UserError
 from tests.test_pretrain.conftest import CLASSIFIER
 from tests.test_tools.conftest import ROOT
 from tests.test_tools.test_export import answers, build, check_batch, exported, unsupported
@@ -41,3 +42,33 @@ def test_classifier_at_two_sizes(tmp_path):
         assert ours.pred_label == theirs.pred_label
     check_batch(content, (3, 45, 70))
     assert unsupported(content) == []
+
+
+SEVERAL = SMALL.replace(
+    'head=dict(in_channels=32),',
+    "head=dict(_delete_=True, type='MultiLabelLinearClsHead', in_channels=32, num_classes=4),",
+)
+
+
+def test_scores_of_several_labels_are_each_their_own(tmp_path):
+    from mmpretrain.structures import DataSample
+
+    model = build(SEVERAL, tmp_path)
+    _, content = exported(model)
+    picture = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    for ours, theirs in answers(model, content, 'classification', [(picture, DataSample())]):
+        assert abs(float(theirs.pred_score.sum()) - 1) > 0.1
+        torch.testing.assert_close(ours.pred_score, theirs.pred_score, atol=1e-5, rtol=0)
+
+
+def test_heads_that_predict_in_another_way(tmp_path):
+    from mmpretrain.models.heads import LinearClsHead
+
+    class Halved(LinearClsHead):
+        def _get_predictions(self, cls_score, data_samples):
+            return super()._get_predictions(cls_score / 2, data_samples)
+
+    model = build(SMALL, tmp_path)
+    model.head.__class__ = Halved
+    with pytest.raises(UserError, match='the head Halved has no export rule'):
+        exported(model)

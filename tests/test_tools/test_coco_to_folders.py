@@ -2,6 +2,7 @@ import json
 import shutil
 
 import cv2
+import numpy as np
 import pytest
 
 
@@ -83,6 +84,10 @@ def test_names_with_a_slash(tool, shapes, tmp_path):
     content = json.loads(file.read_text())
     content['categories'][0]['name'] = 'Monitor/TV'
     file.write_text(json.dumps(content))
+    other = coco / 'annotations/instances_val2017.json'
+    other.write_text(
+        json.dumps(json.loads(other.read_text()) | {'categories': content['categories']})
+    )
     run = tool('dataset_converters/coco_to_folders.py', coco, tmp_path / 'cut')
     assert run.returncode == 0, run.stderr
     assert (tmp_path / 'cut/train2017/Monitor_TV').is_dir()
@@ -128,3 +133,39 @@ def test_names_of_classes_stay_in_the_folder(name, tool, shapes, tmp_path):
         )
         assert not (tmp_path / 'cut').exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ['coco', *['cut'] * ('/' in name)]
+
+
+def test_splits_of_other_classes(tool, shapes, tmp_path):
+    """The number of a class is the place of its folder."""
+    coco = shutil.copytree(shapes, tmp_path / 'coco')
+    file = coco / 'annotations/instances_val2017.json'
+    content = json.loads(file.read_text())
+    content['categories'][0]['name'] = 'cow'
+    file.write_text(json.dumps(content))
+    run = tool('dataset_converters/coco_to_folders.py', coco, tmp_path / 'cut')
+    assert run.returncode == 1 and not (tmp_path / 'cut').exists()
+    assert 'train2017 and val2017 have other categories (circle, cow in one alone)' in run.stderr
+
+
+def test_what_is_left_out_is_told_and_bits_are_kept(tool, shapes, tmp_path):
+    coco = shutil.copytree(shapes, tmp_path / 'coco')
+    file = coco / 'annotations/instances_val2017.json'
+    content = json.loads(file.read_text())
+    content['annotations'][0]['iscrowd'] = 1
+    content['annotations'][1]['bbox'][2] = 3
+    file.write_text(json.dumps(content))
+    run = tool('dataset_converters/coco_to_folders.py', coco, tmp_path / 'cut', '--min-size', '4')
+    assert run.returncode == 0, run.stderr
+    number = len(content['annotations']) - 2
+    assert (
+        f'val2017: {number} objects; left out: 1 crowds; left out: 1 smaller than 4 pixels '
+        '(--min-size)'
+    ) in run.stdout
+    first = next(i for i in content['images'] if i['id'] == content['annotations'][2]['image_id'])
+    wide = np.full((first['height'], first['width'], 3), 2000, np.uint16)
+    cv2.imwrite(str(coco / 'val2017/wide.png'), wide)
+    first['file_name'] = 'wide.png'
+    file.write_text(json.dumps(content))
+    run = tool('dataset_converters/coco_to_folders.py', coco, tmp_path / 'cut')
+    assert run.returncode == 1 and 'wide.png is a PNG of 3 x 16 bits' in run.stderr
+    assert 'convert the images to 8 bits first' in run.stderr

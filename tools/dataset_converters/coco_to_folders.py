@@ -6,14 +6,18 @@ OUT/val2017/CLASS/...
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from mmswinv2.datasets.coco import can_be_path, read_coco, refuse_shared
+from mmswinv2.datasets.images import loss, name_file
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.hosts.mmcv import check_size
 from mmswinv2.options import ArgumentParser
@@ -59,8 +63,20 @@ def folders_of_classes(content):
     return names
 
 
+def refuse_other_classes(contents):
+    """Raise a UserError if splits have other classes, whose folders are numbered in each."""
+    classes = {s: set(folders_of_classes(content).values()) for s, content in contents.items()}
+    for first, second in itertools.combinations(classes, 2):
+        if alone := sorted(classes[first] ^ classes[second]):
+            raise UserError(
+                f'{first} and {second} have other categories ({", ".join(alone)[:80]} in one '
+                'alone), and classes would have other numbers in them; give both files all '
+                'categories'
+            )
+
+
 def cut(content, images_of_split, out, margin, min_size):
-    """Write the objects of a split; returns how many."""
+    """Write the objects of a split; returns how many, and how many are left out for what."""
     names = folders_of_classes(content)
     images = {image['id']: image for image in content['images']}
     for name in names.values():  # each class has its folder, be it empty
@@ -68,16 +84,24 @@ def cut(content, images_of_split, out, margin, min_size):
     by_image = {}
     for box in content['annotations']:
         by_image.setdefault(box['image_id'], []).append(box)
-    written = 0
+    written, left_out = 0, Counter()
     for image_id, boxes in track(by_image.items(), 'cutting out'):
         path = images_of_split / images[image_id]['file_name']
-        image = cv2.imread(str(path))
+        with name_file(str(path)):
+            bits = path.read_bytes()
+        if kind := loss(bits, 'color', 'cv2'):
+            raise UserError(f'{path} is a {kind}; convert the images to 8 bits first')
+        image = cv2.imdecode(np.frombuffer(bits, np.uint8), cv2.IMREAD_COLOR) if bits else None
         if image is None:
             raise UserError(f'cannot read the image {path}; fetch it again')
         check_size(images[image_id] | {'img_path': path}, image.shape)
         for number, box in enumerate(boxes):
             x, y, width, height = box['bbox']
-            if min(width, height) < min_size or box.get('iscrowd'):
+            if box.get('iscrowd'):
+                left_out['crowds'] += 1
+                continue
+            if min(width, height) < min_size:
+                left_out[f'smaller than {min_size} pixels (--min-size)'] += 1
                 continue
             more = margin * max(width, height)
             top, left = max(int(y - more), 0), max(int(x - more), 0)
@@ -86,12 +110,13 @@ def cut(content, images_of_split, out, margin, min_size):
             if not cv2.imwrite(str(out / names[box['category_id']] / name), part):
                 raise UserError(f'{out} cannot be written')
             written += 1
-    return written
+    return written, left_out
 
 
 def main():
     args = parse_args()
     contents = {split: read(args.coco, split) for split in SPLITS}
+    refuse_other_classes(contents)
     source = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
     made = repr((str(args.coco.resolve()), source, args.margin, args.min_size))
     done = args.out / 'complete'
@@ -106,8 +131,9 @@ def main():
     part = args.out / '.unfinished'  # what is there stays until all is cut
     shutil.rmtree(part, ignore_errors=True)
     for split, content in contents.items():
-        number = cut(content, args.coco / split, part / split, args.margin, args.min_size)
-        print(f'{split}: {number} objects')
+        number, left_out = cut(content, args.coco / split, part / split, args.margin, args.min_size)
+        told = ''.join(f'; left out: {count} {what}' for what, count in left_out.items())
+        print(f'{split}: {number} objects{told}')
     done.unlink(missing_ok=True)
     for split in SPLITS:
         shutil.rmtree(args.out / split, ignore_errors=True)

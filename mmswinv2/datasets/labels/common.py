@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
+from ...files import walk
 
-IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
+IMAGES = (
+    *('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.pnm', '.jp2'),
+    '.npy',
+)
 _LARGEST = 1e7  # of a coordinate
 _LARGEST_FILE = 256 * 2**20  # bytes; LabelMe's may hold the picture
 
@@ -126,17 +130,52 @@ def number(value: Any, where: str) -> float:
     return found
 
 
+def find_files(folder: Path, *suffixes: str) -> list[Path]:
+    """All files below a folder whose names end so, sorted; folders that are links are entered."""
+    return sorted(path for path in walk(folder) if path.suffix.lower() in suffixes)
+
+
 def find_images(folder: Path) -> list[Path]:
     """All images below a folder, sorted."""
-    return sorted(p for p in folder.rglob('*') if p.suffix.lower() in IMAGES and p.is_file())
+    return find_files(folder, *IMAGES)
 
 
 def pick_image(source: Source, names: Sequence[Path], where: str) -> Path | None:
     """The first of some files that is there and in the folder of the images; counts if none is."""
     inside = [path for path in names if is_inside(path, source.root)]
     for path in inside:
-        if path.is_file():
+        if _is_file(path):
             return path
     what = 'images that are missing' if inside else 'images outside of the folder'
     source.left_out.add(what, f'{names[0]} of {where}')
     return None
+
+
+def pick_own_image(
+    source: Source, named: Sequence[Path], own: Sequence[Path], where: str
+) -> Path | None:
+    """The image of a label file: by the name in it, or by its own, which decides if both are there.
+
+    A label file that was copied or renamed still has the name of the first image in it.
+
+    Args:
+        source: what is read.
+        named: files that the name in the label file may mean.
+        own: files of the same name as the label file.
+        where: the label file.
+    """
+    theirs, mine = (
+        next((path for path in names if is_inside(path, source.root) and _is_file(path)), None)
+        for names in (named, own)
+    )
+    if theirs and mine and theirs.stem != mine.stem:
+        source.left_out.add('names in label files, as their own image is another', where)
+        return mine
+    return pick_image(source, [*named, *own], where)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for any
+        return False

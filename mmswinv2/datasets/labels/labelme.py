@@ -10,7 +10,17 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ...errors import UserError
-from .common import IMAGES, Labelled, Mark, Point, Source, number, pick_image, read_text
+from .common import (
+    IMAGES,
+    Labelled,
+    Mark,
+    Point,
+    Source,
+    find_files,
+    number,
+    pick_own_image,
+    read_text,
+)
 
 _CORNERS = 64  # of a circle
 
@@ -22,7 +32,7 @@ def read_labelme(source: Source) -> tuple[None, list[Labelled]]:
         UserError: if there is no file, or one is damaged.
     """
     source.no_split('LabelMe')
-    files = sorted(source.path.rglob('*.json'))
+    files = find_files(source.path, '.json')
     if not files:
         raise UserError(f'{source.path} has no .json files, in which LabelMe has its labels')
     found = [_read_file(path, source) for path in files]
@@ -40,12 +50,13 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
         source.left_out.add("JSON files that are not LabelMe's", path)
         return None
     name = content.get('imagePath')
-    tries = [path.with_suffix(suffix) for suffix in IMAGES]
+    named: list[Path] = []
     if isinstance(name, str) and name:
         plain = PureWindowsPath(name)  # \ and / alike
         if not plain.is_absolute() and not plain.root:
-            tries = [path.parent / plain.as_posix(), path.parent / plain.name, *tries]
-    image = pick_image(source, tries, str(path))
+            named = [path.parent / plain.as_posix(), path.parent / plain.name]
+    own = [path.with_suffix(suffix) for suffix in IMAGES]
+    image = pick_own_image(source, named, own, str(path))
     if image is None:
         return None
     sides = content.get('imageWidth'), content.get('imageHeight')

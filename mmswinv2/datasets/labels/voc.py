@@ -9,7 +9,17 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ...errors import UserError, needed
-from .common import IMAGES, Labelled, Mark, Source, is_inside, number, pick_image, read_text
+from .common import (
+    IMAGES,
+    Labelled,
+    Mark,
+    Source,
+    find_files,
+    is_inside,
+    number,
+    pick_own_image,
+    read_text,
+)
 
 
 def read_voc(source: Source) -> tuple[None, list[Labelled]]:
@@ -28,7 +38,7 @@ def read_voc(source: Source) -> tuple[None, list[Labelled]]:
 
 def _files(source: Source) -> list[Path]:
     if source.split is None:
-        files = sorted(source.path.rglob('*.xml'))
+        files = find_files(source.path, '.xml')
         if not files:
             raise UserError(f'{source.path} has no .xml files, in which Pascal VOC has its labels')
         return files
@@ -57,11 +67,12 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
         source.left_out.add('XML files that are no annotations', path)
         return None
     # \ and / alike
-    named = Path(PureWindowsPath((root.findtext('filename') or path.stem).strip()).as_posix())
-    names = [named, Path(named.name), *(Path(path.stem + suffix) for suffix in IMAGES)]
+    given = Path(PureWindowsPath((root.findtext('filename') or path.stem).strip()).as_posix())
+    names = [given, Path(given.name)]
+    owns = [Path(path.stem + suffix) for suffix in IMAGES]
     folders = [path.parent, path.parent.parent / 'JPEGImages', source.root]
-    tries = [folder / name for name in names for folder in folders]
-    image = pick_image(source, tries, str(path))
+    named, own = ([folder / name for name in part for folder in folders] for part in (names, owns))
+    image = pick_own_image(source, named, own, str(path))
     if image is None:
         return None
     size = tuple(int(number(root.findtext(f'size/{key}') or 0, str(path))) for key in _SIDES)

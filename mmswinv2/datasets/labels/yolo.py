@@ -5,13 +5,25 @@ polygon. A confidence may follow either, and keypoints a box where ``kpt_shape``
 so; both are ignored. Four corners of a turned box are a polygon.
 """
 
+import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...errors import UserError
-from .common import Labelled, LeftOut, Mark, Source, find_images, is_inside, number, read_text
+from .common import (
+    Labelled,
+    LeftOut,
+    Mark,
+    Source,
+    find_files,
+    find_images,
+    is_inside,
+    number,
+    read_text,
+)
 
-_FAR = 10  # shares of an image beyond which a number is none
+_FAR = 10  # shares of an image beyond which a number of a box is none
+_NEAR = -1, 2  # of a polygon; the number of a track, which may follow a box, is no corner
 _LINE = 'a line is "class x y width height", or a class and a polygon, in shares of the image, 0-1'
 
 
@@ -67,7 +79,13 @@ def _read_names(folder: Path) -> tuple[list[str], dict[str, Any]]:
             )
         return list(map(str, names)), content
     if (path := folder / 'classes.txt').is_file():
-        return [line.strip() for line in read_text(path).splitlines() if line.strip()], {}
+        lines = list(map(str.strip, read_text(path).rstrip().splitlines()))
+        if '' in lines:
+            raise UserError(
+                f'{path}, line {lines.index("") + 1} is empty, and the number of a line is that of '
+                'its class; take it out, or give the class a name'
+            )
+        return lines, {}
     raise UserError(
         f'{folder} has no data.yaml with names, nor a classes.txt, which say what classes there are'
     )
@@ -101,12 +119,17 @@ def _images_of(source: Source, content: dict[str, Any]) -> list[Path]:
                 source.left_out.add('images that are missing', f'{line} of {path}')
             else:
                 found.add(image)
+    if beyond := [image for image in found if not is_inside(image, source.root)]:
+        raise UserError(
+            f'data.yaml of {source.path} has {min(beyond)} for {source.split}, which is not below '
+            f'{source.root}, the folder of the images; leave --images out, or name one above it'
+        )
     return sorted(found)
 
 
 def _label_files(image: Path, source: Source) -> list[Path]:
     """Where the label file of an image may be: in labels/ for images/, beside it, in SOURCE."""
-    name = image.relative_to(source.root).with_suffix('.txt')
+    name = Path(os.path.relpath(image, source.root)).with_suffix('.txt')
     names = [name, 'labels' / name]
     if places := [i for i, part in enumerate(name.parts[:-1]) if part == 'images']:
         parts = list(name.parts)
@@ -126,15 +149,18 @@ def _read_lines(path: Path, names: list[str], keypoints: int, source: Source) ->
         label, *numbers = [number(value, where) for value in values]
         if not label.is_integer():
             raise UserError(f'{where}: the class {values[0]} is no whole number; {_LINE}')
-        if keypoints and len(numbers) == 4 + keypoints:
+        if keypoints and len(numbers) in (4 + keypoints, 5 + keypoints):
             numbers = numbers[:4]
-        if max(map(abs, numbers[:4])) > _FAR:
-            raise UserError(f'{where}: {line!r:.60} is in pixels; {_LINE}')
+        polygon = len(numbers) > 5
+        if max(map(abs, numbers[:4])) > _FAR or (polygon and not _NEAR[0] <= min(numbers)
+                                                 <= max(numbers) <= _NEAR[1]):  # fmt: skip
+            what = 'has numbers far from the image' if polygon else 'is in pixels'
+            raise UserError(f'{where}: {line!r:.60} {what}; {_LINE}')
         if not 0 <= label < len(names):
             source.left_out.add('objects of unknown classes', f'{where}: {values[0]}')
             continue
         mark = Mark(names[int(label)], where)
-        if len(numbers) <= 5:
+        if not polygon:
             x, y, width, height = numbers[:4]
             mark.box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
         else:
@@ -144,6 +170,6 @@ def _read_lines(path: Path, names: list[str], keypoints: int, source: Source) ->
 
 
 def _count_orphans(folder: Path, seen: set[Path], left_out: LeftOut) -> None:
-    for path in sorted(folder.rglob('*.txt')):
+    for path in find_files(folder, '.txt'):
         if 'labels' in path.parent.relative_to(folder).parts and path not in seen:
             left_out.add('label files without an image', path)
