@@ -461,6 +461,30 @@ def test_segmentor(shapes, browser, tmp_path):
     page = look(browser, out, 390)
     assert page.locator('.example .name').first.inner_text().endswith('000000000004.jpg')
     page.close()
+    # the folder does not change when a map in it is written anew
+    torch.save(dict(state_dict={}), folder / 'iter_9.pth')
+    (folder / 'last_checkpoint').write_text(str(folder / 'iter_9.pth'))
+    note = 'are older than the checkpoint iter_9.pth'
+    for time, told in ((1, True), (2**33, False)):
+        for path in maps.iterdir():
+            os.utime(path, (time, time))
+        os.utime(maps, (1, 1))
+        assert (note in in_words(report(folder, predictions=maps))) == told
+    config = folder / '20260101_000000/vis_data/config.py'
+    cfg = Config.fromfile(config)
+    single = cfg.test_dataloader.dataset
+    cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[single, single])
+    cfg.dump(config)
+    assert f'mIoU {100 * np.mean(theirs["IoU"]):.1f}%' in in_words(report(folder, predictions=maps))
+    other = shutil.copytree(shapes, tmp_path / 'other')
+    second = Config.fromfile(config).test_dataloader.dataset.datasets[0]
+    second.data_root = f'{other}/'
+    cfg.test_dataloader.dataset.datasets[1] = second
+    cfg.dump(config)
+    with pytest.raises(UserError, match=r'test_dataloader: .*jpg and .*other.*jpg have one name'):
+        report(folder, predictions=maps)
+    cfg.test_dataloader.dataset = single
+    cfg.dump(config)
     (maps / '000000000002.png').unlink()
     with pytest.raises(UserError, match='another data set .* it has no 000000000002.png'):
         report(folder, predictions=maps)
