@@ -92,13 +92,13 @@ def check_arguments(
     if not _is_list(patch_size) or len(patch_size) not in (2, 3):
         raise UserError(f'patch_size must have 2 or 3 entries, got {patch_size!r}')
     ndim = len(patch_size)
-    _want_number('in_channels', in_channels, 'an int of at least 1', is_count(in_channels))
+    want('in_channels', in_channels, 'an int of at least 1', is_count(in_channels))
     for name, rate in dict(
         drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate
     ).items():
-        _want_number(name, rate, 'at least 0 and below 1', is_number(rate) and 0 <= rate < 1)
+        want(name, rate, 'at least 0 and below 1', is_number(rate) and 0 <= rate < 1)
     wide = is_number(mlp_ratio) and 1 <= variant.embed_dims * mlp_ratio < math.inf
-    _want_number('mlp_ratio', mlp_ratio, 'a number that gives an MLP of at least 1 channel', wide)
+    want('mlp_ratio', mlp_ratio, 'a number that gives an MLP of at least 1 channel', wide)
     windows = per_stage(window_size, stages, ndim, 'window_size')
     pretrained = windows
     if pretrained_window_sizes is not None:
@@ -244,7 +244,8 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _want_number(name: str, value: Any, rule: str, holds: bool) -> None:
+def want(name: str, value: Any, rule: str, holds: bool) -> None:
+    """Raise `UserError`, with the rule, for an argument that does not hold to it."""
     if not holds:
         raise UserError(f'{name} must be {rule}, got {value!r}')
 

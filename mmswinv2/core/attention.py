@@ -7,9 +7,11 @@ makes a table ``(h, 2 M1 - 1, 2 M2 - 1, ...)``.
 """
 
 import math
+from contextlib import nullcontext
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
@@ -112,6 +114,7 @@ class ContinuousPositionBias(nn.Sequential):
         Returns:
             ``(h, 2 M1 - 1, ...)``.
         """
+        weights: tuple[Tensor, ...] = ()
         if all(is_plain(m, kind) for m, kind in zip(self, _LAYERS, strict=False)):
             first, last = cast(nn.Linear, self[0]), cast(nn.Linear, self[2])
             weights = first.weight, first.bias, last.weight
@@ -121,11 +124,13 @@ class ContinuousPositionBias(nn.Sequential):
         like = next(self.parameters()) if like is None else like
         dtype = torch.promote_types(like.dtype, torch.float32)
         x = log_coordinates(window, self.pretrained_window, dtype, like.device)
-        if torch.amp.is_autocast_available(like.device.type):
-            with torch.autocast(like.device.type, enabled=False):
+        off = torch.amp.is_autocast_available(like.device.type)
+        with torch.autocast(like.device.type, enabled=False) if off else nullcontext():
+            if weights:  # those in half precision too
+                weight, shift, last_weight = (w.to(dtype) for w in weights)
+                x = F.linear(F.relu(F.linear(x, weight, shift)), last_weight)
+            else:
                 x = super().forward(x.to(like.dtype))
-        else:
-            x = super().forward(x.to(like.dtype))
         return 16 * torch.sigmoid(x.to(dtype)).movedim(-1, 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def _is_target(target: Any) -> bool:
 def _check_numbers(rank: Any, alpha: Any, drop_rate: Any) -> None:
     if not is_count(rank):
         raise UserError(f'lora: rank must be a whole number from 1, got {rank!r}')
-    if alpha is not None and not (is_number(alpha) and alpha > 0):
+    if alpha is not None and not (is_number(alpha) and 0 < alpha < math.inf):
         raise UserError(f'lora: alpha must be a number above 0, got {alpha!r}')
     if not (is_number(drop_rate) and 0 <= drop_rate < 1):
         raise UserError(f'lora: drop_rate must be from 0 to below 1, got {drop_rate!r}')

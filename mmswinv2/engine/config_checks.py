@@ -103,8 +103,18 @@ def _whole(least: int) -> tuple[str, Callable[[Any], bool]]:
 
 
 _DICT = 'a dict', lambda value: isinstance(value, Mapping)
-_DICTS = 'a dict or a list of dicts', lambda value: isinstance(value, (Mapping, list, tuple))
+_DICTS = (
+    'a dict or a list of dicts',
+    lambda value: (
+        isinstance(value, Mapping)
+        or (isinstance(value, (list, tuple)) and all(isinstance(v, Mapping) for v in value))
+    ),
+)
 _LIST = 'a list', lambda value: isinstance(value, (list, tuple))
+_HOOKS = (
+    'a list of dicts',
+    lambda value: isinstance(value, (list, tuple)) and all(isinstance(v, Mapping) for v in value),
+)
 _NOT_NEGATIVE = 'a finite number from 0', lambda value: is_number(value) and 0 <= value < math.inf
 _TEXT = 'a text', lambda value: isinstance(value, str)
 _STEPS = (
@@ -125,7 +135,9 @@ _RULES = {  # setting (*: anything): what it must be, where it is given and not 
     **dict.fromkeys(('param_scheduler', 'val_evaluator', 'test_evaluator'), _DICTS),
     **dict.fromkeys(('work_dir', 'load_from', 'default_scope'), _TEXT),
     'log_level': ('a text or a number', lambda value: isinstance(value, str) or is_number(value)),
-    'custom_hooks': _LIST,
+    'custom_hooks': _HOOKS,
+    'compile': ('a dict, True or False', lambda value: isinstance(value, (bool, Mapping))),
+    'train_cfg.dynamic_intervals': _LIST,
     **dict.fromkeys((f'{loader}.batch_size' for loader in _LOADERS), _whole(1)),
     **dict.fromkeys((f'{loader}.num_workers' for loader in _LOADERS), _whole(0)),
     **dict.fromkeys((f'{loader}.dataset' for loader in _LOADERS), _DICT),
@@ -148,6 +160,7 @@ _RULES = {  # setting (*: anything): what it must be, where it is given and not 
     '*.num_classes': _whole(0),
     '*.pipeline': _STEPS,
     '*.nms': _DICT,
+    '*.default_hooks.*': _DICT,
 }
 
 

@@ -161,6 +161,8 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         CheckpointError: if a local ``load_from`` is missing, truncated or unsafe.
     """
     hosts.check_data(cfg, kinds)
+    if 'train' in kinds and 'runner_type' in cfg:
+        _refuse_averages(cfg)
     if 'train' not in kinds:  # one whole model in every process is what evaluation needs
         cfg.pop('runner_type', None)
         cfg.pop('strategy', None)
@@ -197,6 +199,21 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     for hook in own:
         runner.register_hook(hook, priority='VERY_HIGH')
     return runner
+
+
+def _refuse_averages(cfg: Config) -> None:
+    """Raise `UserError` for EMAHook with a strategy.
+
+    FlexibleRunner loads and resumes before the hook has its copy of the model, FSDP lets nobody
+    copy a model, and DeepSpeed's strategy leaves what hooks add out of checkpoints.
+    """
+    for hook in cfg.get('custom_hooks') or ():
+        kind = hook.get('type')
+        if str(getattr(kind, '__name__', kind)).rpartition('.')[2] == 'EMAHook':
+            raise UserError(
+                'EMAHook averages weights under plain Runner alone, and this config has '
+                f'runner_type={cfg.runner_type!r}; leave the hook out, or runner_type and strategy'
+            )
 
 
 def compile_features(model: Any, options: dict[str, Any]) -> None:

@@ -1,6 +1,8 @@
 """Layer-wise learning-rate decay for SwinV2, around any detector, segmentor or recogniser."""
 
+import math
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.logging import print_log
@@ -9,10 +11,12 @@ from torch import nn
 
 from ..checkpoints.adapters import networks
 from ..core import SwinV2, layer_id
+from ..core.arguments import is_number
 from ..errors import UserError
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 _NO_DECAY = ('cpb_mlp', 'logit_scale')
+_MULTIPLIERS = ('lr_mult', 'decay_mult')
 _OPTIONS = {'layer_decay_rate', 'merging_layers', 'no_decay_names', 'custom_keys'}
 
 
@@ -42,14 +46,32 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         options.pop('_delete_', None)  # mmengine leaves it where a _base_ has nothing to delete
         if unknown := sorted(set(options) - _OPTIONS):
             raise UserError(f'paramwise_cfg has {unknown}; it may have {sorted(_OPTIONS)}')
-        if not 0 < options['layer_decay_rate'] <= 1:
+        rate, names = options['layer_decay_rate'], options.get('no_decay_names', ())
+        if not (is_number(rate) and 0 < rate <= 1):
+            raise UserError(f'layer_decay_rate must be above 0 and at most 1, got {rate!r}')
+        if not isinstance(options['merging_layers'], bool):
             raise UserError(
-                f'layer_decay_rate must be above 0 and at most 1, got {options["layer_decay_rate"]}'
+                f'merging_layers must be True or False, got {options["merging_layers"]!r}'
+            )
+        if not (isinstance(names, (list, tuple)) and all(isinstance(n, str) and n for n in names)):
+            raise UserError(
+                f'no_decay_names must be a list of parts of names, got {names!r}; on a command '
+                'line "[mask_token]"'
             )
         if optim_wrapper_cfg['optimizer'].get('lr') is None:
             raise UserError(f'the optimizer needs an lr, got {optim_wrapper_cfg["optimizer"]}')
-        for key, change in options.get('custom_keys', {}).items():
-            if unknown := sorted(set(change) - {'lr_mult', 'decay_mult'}):
+        keys = options.get('custom_keys', {})
+        if not isinstance(keys, Mapping):
+            raise UserError(f'custom_keys must be a dict of parts of names, got {keys!r}')
+        for key, change in keys.items():
+            if not isinstance(change, Mapping):
+                raise UserError(f'custom_keys[{key!r}] must be a dict, got {change!r}')
+            for name, number in change.items():
+                if name in _MULTIPLIERS and not (is_number(number) and 0 <= number < math.inf):
+                    raise UserError(
+                        f'custom_keys[{key!r}]: {name} must be a number from 0, got {number!r}'
+                    )
+            if unknown := sorted(set(change) - {*_MULTIPLIERS}):
                 raise UserError(f'custom_keys[{key!r}] has {unknown}, not lr_mult or decay_mult')
         super().__init__(optim_wrapper_cfg, options)
 
@@ -64,9 +86,10 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             )
         free = {n: p.ndim <= 1 or self._has_no_decay(n) for n, p in module.named_parameters()}
         keys = self.paramwise_cfg.get('custom_keys', {})
-        for key in keys:
-            if not any(key in name for name in free):
-                raise UserError(f'custom_keys: no parameter has {key!r} in its name')
+        for option in ('custom_keys', 'no_decay_names'):
+            for key in self.paramwise_cfg.get(option, ()):
+                if not any(key in name for name in free):
+                    raise UserError(f'{option}: no parameter has {key!r} in its name')
         for_free = {key for key in keys if all(free[name] for name in free if key in name)}
         groups: dict[tuple[str, float, float], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in module.named_parameters():

@@ -109,8 +109,9 @@ def add_config_options(parser: ArgumentParser) -> None:
 def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> None:
     """Make a training shorter or longer, with all that is scheduled in it.
 
-    Beginnings, ends and milestones of the schedulers are multiplied by new length over old, and
-    intervals of validation and checkpoints end with the training at the latest.
+    Beginnings, ends and milestones of schedulers, and the beginnings of validation, checkpoints and
+    averages of weights, are multiplied by new length over old. Intervals of validation and
+    checkpoints end with the training at the latest.
 
     Raises:
         UserError: if the config counts the other way.
@@ -130,8 +131,15 @@ def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> No
         if interval is not None:
             cfg.train_cfg.val_interval = min(interval, length)
         checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
+        starts = [(cfg.train_cfg, 'val_begin')]
         if checkpoint is not None and checkpoint.get('by_epoch', True) == (unit == 'max_epochs'):
             checkpoint.interval = min(checkpoint.get('interval', -1), length)
+            starts.append((checkpoint, 'save_begin'))
+        begin = 'begin_epoch' if unit == 'max_epochs' else 'begin_iter'  # of EMAHook
+        starts += [(hook, begin) for hook in cfg.get('custom_hooks') or ()]
+        for node, key in starts:
+            if node.get(key):
+                node[key] = _scaled(node[key], length / old)
         if 'dynamic_intervals' in cfg.train_cfg:
             cfg.train_cfg.dynamic_intervals = [
                 (_scaled(start, length / old), interval)

@@ -19,7 +19,7 @@ from ..checkpoints.adapters import Base, mark
 from ..core import LoRA, SwinV2, add_lora, get_variant, layer_id
 from ..core.arguments import IntOrInts, is_stage_count, per_axis
 from ..core.layers import LayerNorm
-from ..core.lora import is_adapter
+from ..core.lora import find_lora, is_adapter
 from ..errors import UserError
 from ..paths import PATHS
 from ..registry import MODELS
@@ -156,7 +156,7 @@ class _Backbone(SwinV2, BaseModule):
                     self._frozen.add(key)
 
     def _freeze(self) -> None:
-        if self._frozen:
+        if self._frozen and find_lora(self):  # once they are merged, all may be trained
             for name, parameter in self.named_parameters():
                 if name in self._frozen:
                     parameter.requires_grad_(False)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.arguments import is_count, want
 from ..errors import UserError
 from ..registry import MODELS
 from .backbones import SwinTransformerV2
@@ -78,8 +79,8 @@ class NormalizedPixelLoss(nn.Module):
 
     def __init__(self, patch_size: int = 47) -> None:
         super().__init__()
-        if patch_size < 3 or patch_size % 2 == 0:
-            raise UserError(f'patch_size must be odd and at least 3, got {patch_size}')
+        odd = is_count(patch_size, minimum=3) and patch_size % 2 == 1
+        want('patch_size', patch_size, 'odd and at least 3', odd)
         self.patch_size = patch_size
 
     def forward(self, pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:

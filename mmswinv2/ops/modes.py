@@ -2,13 +2,15 @@
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 PLAIN = (Tensor, nn.Parameter)  # quantised, fake and distributed tensors take torch's way
 
 
 def is_transformed() -> bool:
-    """Whether `torch.jit.trace` or a function of `torch.func` follows the call."""
-    return torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+    """Whether `torch.jit.trace`, a function of `torch.func` or forward-mode AD follows the call."""
+    functions = torch._C._are_functorch_transforms_active()
+    return torch.jit.is_tracing() or functions or forward_ad._current_level >= 0
 
 
 def is_eager() -> bool:

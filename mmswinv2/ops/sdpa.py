@@ -37,7 +37,9 @@ def _forward(
     outs = []
     for box, runs in zip(split_runs(qkv, grid), product(*grid.runs), strict=True):
         windows, bias = to_windows(box, runs), expand(table, tuple(size for size, _ in runs))
-        mask = bias.to(windows.dtype)[None]
+        # torch's kernel for CPUs takes it in float32 beside half precision, which would round it
+        rounded = windows.device.type != 'cpu' or windows.dtype == torch.float64
+        mask = (bias.to(windows.dtype) if rounded else bias)[None]
         outs.append([_fused(some, scale, mask) for some in windows.split(at_once or len(windows))])
     return _join(outs, grid)
 

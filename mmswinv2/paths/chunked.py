@@ -143,43 +143,15 @@ class _Recomputed(torch.autograd.Function):
         wants_x, *wants = ctx.needs_input_grad[3:]
         tensors = [t.detach().requires_grad_(w) for t, w in zip(tensors, wants, strict=True)]
         # the block may hold other parameters by now than in the forward pass
-        names = (f'block.{name}' for name, _ in ctx.block.named_parameters())
-        parameters = dict(zip(names, tensors[1:], strict=True))
-        gradients = torch.func.functional_call(
-            _Backward(ctx.block, ctx.chunks, ctx.scales, ctx.dtype),
-            parameters,
-            (grad, x, wants_x, tensors),
-        )
-        return (None, None, None, *gradients)
-
-
-class _Backward(nn.Module):
-    """Computes each chunk again and sums the gradients, in float32 or better.
-
-    A module so that `torch.func.functional_call` can give it the parameters.
-    """
-
-    def __init__(
-        self,
-        block: ChunkedBlock,
-        chunks: list[Chunk],
-        scales: tuple[Tensor | None, Tensor | None],
-        dtype: torch.dtype | None,
-    ) -> None:
-        super().__init__()
-        self.block, self.chunks, self.scales, self.dtype = block, chunks, scales, dtype
-
-    def forward(
-        self, grad: Tensor, x: Tensor, wants_x: bool, tensors: list[Tensor]
-    ) -> list[Tensor | None]:
-        """Gradients of `x` and of `tensors`, the table and the parameters."""
+        pairs = zip(ctx.block.parameters(), tensors[1:], strict=True)
+        block = _with_parameters(ctx.block, {id(old): new for old, new in pairs})
         d_x = torch.empty_like(x) if wants_x else None
         wanted = [t for t in tensors if t.requires_grad]
-        sums: dict[Tensor, Tensor] = {}
-        for chunk in self.chunks:
+        sums: dict[Tensor, Tensor] = {}  # in float32 or better
+        for chunk in ctx.chunks:
             some = x[chunk.box].detach().clone().requires_grad_(wants_x)
-            with torch.enable_grad(), _autocast(self.dtype):
-                out = self.block.compute_chunk(some, chunk, tensors[0], self.scales)
+            with torch.enable_grad(), _autocast(ctx.dtype):
+                out = block.compute_chunk(some, chunk, tensors[0], ctx.scales)
             inputs = [*wanted, some] if wants_x else wanted
             grads = torch.autograd.grad(out, inputs, grad[chunk.box], allow_unused=True)
             if d_x is not None:
@@ -188,7 +160,27 @@ class _Backward(nn.Module):
                 if d is not None:
                     d = d.to(torch.promote_types(d.dtype, torch.float32))  # a sum of many
                     sums[t] = sums[t].add_(d) if t in sums else d
-        return [d_x, *(sums[t].to(t.dtype) if t in sums else None for t in tensors)]
+        gradients = (sums[t].to(t.dtype) if t in sums else None for t in tensors)
+        return (None, None, None, d_x, *gradients)
+
+
+def _with_parameters(module: nn.Module, parameters: dict[int, Tensor]) -> Any:
+    """The same modules around other parameters, by the `id` of the old ones.
+
+    `torch.func.functional_call` would put them into `module` for a while, where other threads,
+    which may share it, would find them.
+    """
+    twin = object.__new__(type(module))
+    twin.__dict__ = dict(module.__dict__)
+    twin.__dict__['_parameters'] = {
+        name: old if old is None else parameters[id(old)]
+        for name, old in module._parameters.items()
+    }
+    twin.__dict__['_modules'] = {
+        name: child if child is None else _with_parameters(child, parameters)
+        for name, child in module._modules.items()
+    }
+    return twin
 
 
 def _autocast(dtype: torch.dtype | None) -> torch.autocast:

@@ -1,3 +1,4 @@
+import copy
 import itertools
 import math
 
@@ -114,8 +115,15 @@ def test_float32_under_autocast():
     ('dtype', 'wide'),
     [(torch.half, torch.float), (torch.bfloat16, torch.float), (torch.double, torch.double)],
 )
-def test_the_table_of_weights_in_half_precision_is_float32(dtype, wide):
-    assert ContinuousPositionBias(2, (8, 8)).to(dtype)((8, 8)).dtype == wide
+def test_the_table_of_weights_in_half_precision_is_computed_in_float32(dtype, wide):
+    torch.manual_seed(0)
+    bias = ContinuousPositionBias(2, (8, 8)).to(dtype)
+    with torch.no_grad():
+        for weight in bias.parameters():
+            weight.mul_(4)
+        table, exact = bias((8, 8)), copy.deepcopy(bias).double()((8, 8))
+    assert table.dtype == wide
+    torch.testing.assert_close(table.double(), exact, rtol=0, atol=1e-4)
 
 
 def test_a_table_that_is_given_is_taken():

@@ -204,6 +204,8 @@ VALUES = [
     ('optim_wrapper.paramwise_cfg.custom_keys.neck', 0.1), ('val_dataloader.dataset.data_root', 5),
     ('train_dataloader.dataset.ann_file', 5), ('train_dataloader.dataset.data_prefix.img', 5),
     ('model.backbone.init_cfg.checkpoint', 5), ('model.test_cfg.rcnn.nms', 'soft'),
+    ('default_hooks.checkpoint', 5), ('param_scheduler', [5]), ('custom_hooks', [5]),
+    ('val_evaluator', [5]), ('compile', 5), ('train_cfg.dynamic_intervals', 5),
 ]  # fmt: skip
 
 

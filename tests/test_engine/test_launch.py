@@ -85,6 +85,16 @@ def test_a_config_that_is_its_own_base(tmp_path):
         read_config(tmp_path / 'a.py')
 
 
+@pytest.mark.parametrize('kind', ['EMAHook', 'mmengine.EMAHook', 'mmpretrain.EMAHook'])
+def test_averages_under_a_strategy_are_refused(kind, tmp_path):
+    """FlexibleRunner loads weights before the hook has what they are for."""
+    options = {'custom_hooks': [dict(type=kind)], 'runner_type': 'FlexibleRunner', 'work_dir': 'w'}
+    cfg = config_with_options(str(ROOT / CONFIG), options)
+    cfg.train_dataloader.dataset = None
+    with pytest.raises(UserError, match="EMAHook .* runner_type='FlexibleRunner'; leave the hook"):
+        launch.build_runner(cfg, ('train',))
+
+
 def test_options_below_a_number():
     with pytest.raises(UserError, match=r'--cfg-options train_cfg.max_iters.x'):
         config_with_options(str(ROOT / CONFIG), {'train_cfg.max_iters.x': 3})

@@ -147,6 +147,26 @@ def test_mistakes_are_named():
         build(SwinTransformerV2('nano'), layer_decay_rate=1.5)
 
 
+@pytest.mark.parametrize(
+    ('option', 'value', 'words'),
+    [
+        ('no_decay_names', 'mask_token', 'must be a list of parts of names, got .mask_token.'),
+        ('no_decay_names', ['norm', ''], 'must be a list of parts of names'),
+        ('no_decay_names', ['mask_tokken'], "no_decay_names: no parameter has 'mask_tokken' in"),
+        ('layer_decay_rate', '0.9', "above 0 and at most 1, got '0.9'"),
+        ('layer_decay_rate', None, 'above 0 and at most 1, got None'),
+        ('merging_layers', 'no', "must be True or False, got 'no'"),
+        ('custom_keys', ['head'], r"must be a dict of parts of names, got \['head'\]"),
+        ('custom_keys', {'norm': 0.1}, r"custom_keys\['norm'\] must be a dict, got 0.1"),
+        ('custom_keys', {'norm': {'lr_mult': '0.1'}}, "lr_mult must be a number from 0, got '0.1'"),
+        ('custom_keys', {'norm': {'lr_mult': -1}}, 'lr_mult must be a number from 0, got -1'),
+    ],
+)
+def test_values_that_cannot_be(option, value, words):
+    with pytest.raises(UserError, match=words):
+        build(SwinTransformerV2('nano'), **{option: value})
+
+
 def test_groups_are_printed(log):
     model = Detector(SwinTransformerV2('nano'))
     build(model, layer_decay_rate=0.9)

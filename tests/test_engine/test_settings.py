@@ -51,6 +51,23 @@ def test_lengths_of_several_optimizers_and_of_intervals():
     assert cfg.train_cfg.dynamic_intervals == [(102, 10)]
 
 
+def test_what_begins_later_begins_in_proportion():
+    """Validation, checkpoints and averages that would not begin any more."""
+    cfg = config(custom_hooks=[dict(type='EMAHook', begin_iter=60), dict(type='Other')])
+    cfg.train_cfg.val_begin, cfg.default_hooks.checkpoint.save_begin = 40, 80
+    set_length(cfg, 10, None)
+    assert (cfg.train_cfg.val_begin, cfg.default_hooks.checkpoint.save_begin) == (4, 8)
+    assert [hook.get('begin_iter') for hook in cfg.custom_hooks] == [6, None]
+    cfg = config(
+        train_cfg=dict(max_epochs=36, val_begin=20), param_scheduler=[],
+        default_hooks=dict(checkpoint=dict(by_epoch=False, interval=50, save_begin=20)),
+        custom_hooks=[dict(type='EMAHook', begin_epoch=20, begin_iter=60)],
+    )  # fmt: skip
+    set_length(cfg, None, 9)
+    assert cfg.train_cfg.val_begin == 5 and cfg.default_hooks.checkpoint.save_begin == 20
+    assert (cfg.custom_hooks[0].begin_epoch, cfg.custom_hooks[0].begin_iter) == (5, 60)
+
+
 def test_lengths_that_cannot_be():
     with pytest.raises(UserError, match='this config does not train by iters'):
         set_length(Config(dict(train_cfg=None)), 3, None)

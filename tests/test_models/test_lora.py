@@ -296,3 +296,12 @@ def test_other_dtypes_and_devices():
 def test_pretraining_has_no_use_for_adapters():
     with pytest.raises(UserError, match='SimMIM trains the whole backbone; leave lora out'):
         SimMIMSwinTransformerV2(arch='nano', lora=dict(rank=2))
+
+
+def test_all_may_be_trained_once_adapters_are_merged():
+    net = SwinTransformerV2('nano', lora=dict(rank=2))
+    merge_lora(net)
+    net.requires_grad_(True).train()
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    with pytest.raises(UserError, match='alpha must be a number above 0, got inf'):
+        SwinTransformerV2('nano', lora=dict(rank=2, alpha=float('inf')))

@@ -3,6 +3,7 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from mmswinv2.errors import UserError
 from mmswinv2.models import GlobalSelfAttention
 
 
@@ -68,3 +69,21 @@ def test_bad_channels(levels):
         GlobalSelfAttention(100)
     with pytest.raises(ValueError, match='last level has 128 channels and in_channels=64'):
         GlobalSelfAttention(64)(levels)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'rule'),
+    [
+        ('in_channels', 0, 'an int of at least 1'),
+        ('in_channels', '64', 'an int of at least 1'),
+        ('num_heads', 0, 'an int of at least 1, or None'),
+        ('num_heads', -2, 'an int of at least 1, or None'),
+        ('mlp_ratio', 0, 'a number that gives an MLP'),
+        ('mlp_ratio', -1, 'a number that gives an MLP'),
+        ('drop_path_rate', 1.0, 'at least 0 and below 1'),
+        ('drop_path_rate', '0.1', 'at least 0 and below 1'),
+    ],
+)
+def test_numbers_that_cannot_be(name, value, rule):
+    with pytest.raises(UserError, match=f'{name} must be {rule}.*, got {value!r}'):
+        GlobalSelfAttention(**{'in_channels': 64, name: value})

@@ -118,9 +118,9 @@ def test_one_stage_is_returned():
         SimMIMSwinTransformerV2(**NANO, out_indices=(2, 3))
 
 
-@pytest.mark.parametrize('patch_size', [1, 46])
+@pytest.mark.parametrize('patch_size', [1, 46, '47', 47.0, True])
 def test_wrong_neighbourhood(patch_size):
-    with pytest.raises(ValueError, match=f'odd and at least 3, got {patch_size}'):
+    with pytest.raises(ValueError, match=f'odd and at least 3, got {patch_size!r}'):
         NormalizedPixelLoss(patch_size)
 
 

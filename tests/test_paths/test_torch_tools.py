@@ -268,3 +268,42 @@ def test_threads_may_share_a_network(net, x, short_turns):
     stop.set()
     other.join()
     assert wrong == []
+
+
+def test_threads_may_train_on_a_network(net, x, short_turns):
+    """Each with gradients of its own; the parameters stay the optimizer's."""
+    parameters = list(net.parameters())
+    inputs = [x, -x]
+
+    def gradients(x):
+        return torch.autograd.grad(sum(out.square().sum() for out in net(x)), parameters)
+
+    wanted, wrong = [gradients(x) for x in inputs], []
+
+    def train(number):
+        try:
+            for _ in range(4):
+                got = gradients(inputs[number])
+                pairs = zip(got, wanted[number], strict=True)
+                wrong.extend(1 for a, b in pairs if not torch.allclose(a, b, rtol=1e-4, atol=1e-4))
+        except Exception as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=train, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
+
+
+def test_forward_mode_derivatives(net, x):
+    change = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    net, x = net.double(), x.double()
+    with torch.autograd.forward_ad.dual_level():
+        outs = net(torch.autograd.forward_ad.make_dual(x, change))
+        got = [torch.autograd.forward_ad.unpack_dual(out).tangent for out in outs]
+    with torch.no_grad():
+        ahead, behind = net(x + 1e-6 * change), net(x - 1e-6 * change)
+    assert_same(got, [(a - b) / 2e-6 for a, b in zip(ahead, behind, strict=True)], 1e-4)
