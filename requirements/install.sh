@@ -101,6 +101,17 @@ check_cuda() {
   nvcc=${nvcc:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}
   found=$("$nvcc" --version 2>/dev/null | sed -nE 's/.*release ([0-9.]+).*/\1/p') || true
   same_cuda "$wanted" "$found" "$nvcc"
+  add_cuda_headers
+}
+
+# A compiler by itself (the package cuda-nvcc) lacks the headers of CUDA's libraries, such as
+# cusparse.h, and torch's wheels bring them; what a toolkit has comes first.
+add_cuda_headers() {
+  local headers
+  headers=$("$bin/python" -c 'if True:
+    import glob, sysconfig
+    print(":".join(sorted(glob.glob(sysconfig.get_path("purelib") + "/nvidia/*/include"))))')
+  [ -z "$headers" ] || export CPATH=${CPATH:+$CPATH:}$headers
 }
 
 same_cuda() {

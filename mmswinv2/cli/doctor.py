@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -193,11 +194,26 @@ def check_nvcc() -> Iterator[Finding]:
     """The compiler of CUDA beside torch's; it is needed while mmcv is compiled, and never after."""
     import torch
 
-    yield compare_nvcc(torch.version.cuda, compiler_of_cuda())
+    finding = compare_nvcc(torch.version.cuda, found := compiler_of_cuda())
+    if finding.state == OK and found and not _has_headers(Path(found[0])):
+        places = sorted(Path(sysconfig.get_path('purelib')).glob('nvidia/*/include'))
+        finding.state = NOTE
+        finding.text += '; it lacks the headers of libraries, such as cusparse.h'
+        finding.remedy = (
+            f'CPATH={":".join(map(str, places))} while mmcv is compiled, where torch has them'
+            if places
+            else f'sudo apt install cuda-toolkit-{found[1].replace(".", "-")}'
+        )
+    yield finding
+
+
+def _has_headers(nvcc: Path) -> bool:
+    """Whether CUDA's libraries can be compiled against, as whole toolkits let one."""
+    return (nvcc.resolve().parents[1] / 'include/cusparse.h').exists()
 
 
 def compare_nvcc(wanted: str | None, found: tuple[str, str] | None) -> Finding:
-    """What `check_nvcc` finds.
+    """Whether nvcc is that of torch's CUDA.
 
     Args:
         wanted: the CUDA of torch.
@@ -214,7 +230,7 @@ def compare_nvcc(wanted: str | None, found: tuple[str, str] | None) -> Finding:
         'nvcc',
         NOTE,
         f'{told}: mmcv cannot be compiled for CUDA with it',
-        f"sudo apt install cuda-nvcc-{wanted.replace('.', '-')} (from NVIDIA's repository), and "
+        f"sudo apt install cuda-toolkit-{wanted.replace('.', '-')} (from NVIDIA's repository), and "
         f'CUDA_HOME=/usr/local/cuda-{wanted} while mmcv is compiled',
     )
 

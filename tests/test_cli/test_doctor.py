@@ -175,9 +175,28 @@ def test_nvcc_is_read_and_compared(tmp_path, monkeypatch):
     assert found == (f'{tmp_path}/bin/nvcc', '12.4')
     assert doctor.compare_nvcc('12.8', found).state == 'ok'
     other = doctor.compare_nvcc('13.0', found)
-    assert other.state == 'note' and 'cuda-nvcc-13-0 ' in other.remedy
+    assert other.state == 'note' and 'cuda-toolkit-13-0 ' in other.remedy
     assert doctor.compare_nvcc('13.0', None).state == 'absent'
     assert doctor.compare_nvcc(None, found).state == 'absent'
+
+
+def test_headers_of_cuda_are_looked_for(tmp_path, monkeypatch):
+    """`cuda-nvcc` has none of libraries; torch's wheels bring them."""
+    import torch.utils.cpp_extension
+
+    (tmp_path / 'bin').mkdir()
+    program(tmp_path / 'bin', 'nvcc', 'Cuda compilation tools, release 13.0, V13.0.88')
+    monkeypatch.setattr(torch.utils.cpp_extension, 'CUDA_HOME', str(tmp_path))
+    monkeypatch.setattr(torch.version, 'cuda', '13.0')
+    monkeypatch.setattr(sysconfig, 'get_path', lambda name: str(tmp_path / 'site'))
+    finding = only(doctor.check_nvcc())
+    assert finding.state == 'note' and 'lacks the headers of libraries' in finding.text
+    assert finding.remedy == 'sudo apt install cuda-toolkit-13-0'
+    (headers := tmp_path / 'site/nvidia/cu13/include').mkdir(parents=True)
+    assert only(doctor.check_nvcc()).remedy.startswith(f'CPATH={headers} while mmcv is compiled')
+    (tmp_path / 'include').mkdir()
+    (tmp_path / 'include/cusparse.h').touch()
+    assert only(doctor.check_nvcc()).state == 'ok'
 
 
 def test_pins_that_are_not_there(monkeypatch):
