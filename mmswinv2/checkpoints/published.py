@@ -1,9 +1,8 @@
 """The published weights by name: address, size, and the windows of their pre-training."""
 
-import difflib
 from dataclasses import dataclass
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, nearest
 
 
 @dataclass(frozen=True)
@@ -71,11 +70,8 @@ def published_weights(name: str) -> PublishedWeights:
         CheckpointError: if there are none of that name; the message has the closest names.
     """
     if name not in PUBLISHED:
-        close = difflib.get_close_matches(name, PUBLISHED) or PUBLISHED
-        raise CheckpointError(
-            f'{name} is neither a file nor the name of published weights; close to it: '
-            f'{", ".join(close)}'
-        )
+        hint = nearest(name, PUBLISHED) or f'; there are {", ".join(PUBLISHED)}'
+        raise CheckpointError(f'{name} is neither a file nor the name of published weights{hint}')
     return PUBLISHED[name]
 
 

@@ -147,8 +147,6 @@ class SwinV2(nn.Module):
                 if isinstance(module, Block):
                     module.window = window
 
-    window_sizes = window_size
-
     def is_unbuilt(self, key: str) -> bool:
         """Whether a state-dict key is of a part after the last output, which no output needs."""
         match = re.match(r'(?:layers\.|norm)(\d+)\.(downsample\.)?', key)

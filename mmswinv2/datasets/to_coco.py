@@ -99,6 +99,9 @@ def to_coco(
         names = list(classes)
     if names is None:
         names = sorted({mark.label for entry in labelled for mark in entry.marks})
+    for name in names:
+        if (shown := name.encode(errors='replace').decode()) != name:  # half of a character
+            raise UserError(f'{source}: the class {shown!r} is no text that can be written')
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f'{source}: the class {twice!r} stands twice among the names')

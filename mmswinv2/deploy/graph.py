@@ -158,7 +158,7 @@ def picture_size(backbone: Any) -> list[int]:
     return [
         2 * m * patch * stride**last + 1
         for m, patch, stride in zip(
-            backbone.window_sizes[last], strides, merging or (1,) * len(strides), strict=True
+            backbone.window_size[last], strides, merging or (1,) * len(strides), strict=True
         )
     ]
 

@@ -35,6 +35,7 @@ from .storage import (
     restarts,
     use_whole_files,
 )
+from .strategies import unwrap_model
 
 COMMAND = 'command: '  # begins a line of the log, which `mmswinv2 report` reads
 _VARIABLES = {  # what each launcher tells its processes
@@ -226,7 +227,7 @@ def compile_features(model: Any, options: dict[str, Any]) -> None:
         model: the model, wrapped for distributed training or not.
         options: of `torch.compile`.
     """
-    model = getattr(model, 'module', model)
+    model = unwrap_model(model)
     parts = [name for name in ('backbone', 'neck') if getattr(model, name, None) is not None]
     if not parts:
         raise UserError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from ..core import LoRA, SwinV2, add_lora, get_variant, layer_id
 from ..core.arguments import IntOrInts, is_stage_count, per_axis
 from ..core.layers import LayerNorm
 from ..core.lora import find_lora, is_adapter
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..paths import PATHS
 from ..registry import MODELS
 
@@ -176,9 +175,8 @@ def _check_names(kind: type[SwinV2], kwargs: Mapping[str, Any]) -> None:
     """Raise `UserError` if a backbone has no arguments of these names."""
     known = {*_NETWORK, *inspect.signature(_Backbone).parameters}
     if unknown := [name for name in kwargs if name not in known]:
-        names = sorted({*known, *inspect.signature(kind).parameters})
-        close = difflib.get_close_matches(unknown[0], names, n=1)
-        hint = f'; did you mean {close[0]}?' if close else ''
+        names = {*known, *inspect.signature(kind).parameters}
+        hint = nearest(unknown[0], names)
         raise UserError(f'{kind.__name__} has no argument {unknown[0]!r}{hint}')
 
 

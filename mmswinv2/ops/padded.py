@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .reference import expand, softmax_attention
-from .windows import WindowGrid, from_windows, windows_first
+from .windows import WindowGrid, cover, from_windows, windows_first
 
 
 def fits_attend(qkv: Tensor, table: Tensor, scale: Tensor, dropout: float) -> bool:
@@ -34,9 +34,7 @@ def attend(
     outside: Any = None  # (c1 m1, c2 m2, ...)
     for axis, (n, m, s) in enumerate(zip(*grid, strict=True), start=1):
         m = min(m, extent[axis - 1])
-        # as in the ragged grid: no shift where the axis is not longer than the window
-        left = (m - s) * torch.sym_min(1, n // (m + 1)) if s else 0
-        count = (n + left + m - 1) // m
+        left, count = cover(n, m, s)
         place = torch.arange(count * m, device=qkv.device) - left
         qkv = qkv.index_select(axis, place.clamp(0, n - 1))
         runs.append((m, count))

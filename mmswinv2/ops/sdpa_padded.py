@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .recompute import attention, can_recompute
 from .reference import cosine_directions, expand, fold, window_gradients
-from .windows import Runs, WindowGrid, from_windows, to_windows
+from .windows import Runs, WindowGrid, cover, from_windows, to_windows
 
 _HIDDEN = -1e4  # in reach of half precision
 _MARKS = 8  # channels are added by eights, or the fused kernels do not take them
@@ -33,8 +33,7 @@ class _Padding:
         self.size, self.window = grid.size, grid.extent
         self.before, runs, pads = [], [], []
         for n, m, s in zip(*grid, strict=True):
-            before = m - s if s and n > m else 0
-            count = -(-(n + before) // m)
+            before, count = cover(n, m, s)
             self.before.append(before)
             runs.append((min(n, m), count))
             pads.append((before, count * min(n, m) - n - before))

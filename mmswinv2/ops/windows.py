@@ -12,7 +12,7 @@ Neighbouring windows of one size form a *run*, of which an axis has three at mos
 box of runs are cut with views and one copy; there is no index of tokens.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,6 +53,19 @@ def axis_runs(length: int, window: int, shift: int) -> Runs:
     full, rest = divmod(length - shift, window)
     runs = ((shift, 1), (window, full), (rest, 1))
     return tuple((size, count) for size, count in runs if size and count)
+
+
+def cover(length: Any, window: int, shift: int) -> tuple[Any, Any]:
+    """Whole windows that cover an axis: tokens that the first lacks in front, and their number.
+
+    Args:
+        length: tokens along the axis; may be a symbol of a graph.
+        window: tokens of a window.
+        shift: see `WindowGrid`.
+    """
+    # no shift where the axis is not longer than the window
+    before = (window - shift) * torch.sym_min(1, length // (window + 1)) if shift else 0
+    return before, (length + before + window - 1) // window
 
 
 def split_runs(x: Tensor, grid: WindowGrid) -> list[Tensor]:

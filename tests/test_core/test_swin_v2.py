@@ -49,7 +49,7 @@ def test_equals_reference(path, axes, size, window, pretrained, monkeypatch):
         dict(net.named_parameters()),
         x,
         net.variant.num_heads,
-        net.window_sizes,
+        net.window_size,
         net.pretrained_window_sizes,
         axes['patch_size'],
         axes['merge_stride'],
@@ -275,7 +275,7 @@ def test_the_window_of_a_built_network_can_be_set(axes, window):
     net.window_size = window
     for got, want, old in zip(net(x), fresh(x), before, strict=True):
         assert torch.equal(got, want) and not torch.equal(got, old)
-    assert net.window_size == net.window_sizes == fresh.window_size
+    assert net.window_size == fresh.window_size
     assert net.pretrained_window_sizes == fresh.pretrained_window_sizes
     assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
 

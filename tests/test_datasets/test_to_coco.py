@@ -680,8 +680,16 @@ def test_images_of_other_channels_and_names_that_are_too_long(tmp_path):
     tifffile.imwrite(root / 'five.tif', np.zeros((80, 100, 5), np.uint16),
                      photometric='minisblack', planarconfig='contig')  # fmt: skip
     np.save(root / 'grey.npy', np.zeros((80, 100), np.uint8))
-    rows = [f'{name},100,80,dog,1,1,9,9' for name in ('five.tif', 'grey.npy', 'x' * 300 + '.jpg')]
+    names = ['five.tif', 'grey.npy', *['x' * 300 + '.jpg'] * 3]
+    rows = [f'{name},100,80,dog,1,1,9,9' for name in names]
     write(root / 'a.csv', '\n'.join([HEADER, *rows]))
     _, found, summary = convert('csv', root / 'a.csv', tmp_path)
     assert [name for name, *_ in found] == ['five.tif', 'grey.npy']
     assert summary.left_out['images that are missing'][0] == 1
+
+
+def test_classes_that_are_no_text(tmp_path):
+    picture(tmp_path / 'set/a.jpg')
+    labelme(tmp_path / 'set/a.json', [shape('rectangle', [[1, 1], [9, 9]], 'd\ud800g')])
+    with pytest.raises(UserError, match=r"the class 'd\?g' is no text that can be written"):
+        convert('labelme', tmp_path / 'set', tmp_path)

@@ -69,7 +69,7 @@ def test_patches_have_a_time_axis(patch_size):
 
 
 def test_the_published_windows_of_mmaction2_are_read_per_axis():
-    assert build(window_size=(8, 7, 7)).window_sizes == ((8, 7, 7),) * 4
+    assert build(window_size=(8, 7, 7)).window_size == ((8, 7, 7),) * 4
     windows = [(8, 12, 12)] * 3 + [(8, 6, 6)]
     assert build(pretrained_window_sizes=windows).pretrained_window_sizes == tuple(windows)
 
@@ -79,7 +79,7 @@ def test_a_window_of_a_net_of_three_stages_says_what_it_is_of():
     with pytest.raises(UserError, match='can be read as one per axis or as one per stage'):
         VideoSwinTransformerV2(three, window_size=(8, 7, 7), out_indices=(2,))
     net = VideoSwinTransformerV2(three, window_size=[(8, 7, 7)] * 3, out_indices=(2,))
-    assert net.window_sizes == ((8, 7, 7),) * 3
+    assert net.window_size == ((8, 7, 7),) * 3
 
 
 @pytest.mark.parametrize('kwargs', [dict(pretrained2d=1), dict(pretrained2d='no')])

@@ -144,7 +144,7 @@ def test_work_dir_that_cannot_be_written(train, tmp_path):
         ('model.backbone.window_size=(8,7', 'Imbalanced brackets'),
         ('batch_size', "'batch_size' is no key=value"),
         ('=3', "'=3' is no key=value"),
-        ('model.backbone.windows_size=8', "has no argument 'windows_size'; did you mean window_"),
+        ('model.backbone.windows_size=8', "has no argument 'windows_size' (close to it: window_"),
         ('train_dataloader.batchsize=8', "DataLoader takes no argument 'batchsize' (close to it: "
          'batch_size'),
         ('train_cfg.max_iter=8', "IterBasedTrainLoop takes no argument 'max_iter' (close to it: m"),

@@ -47,7 +47,7 @@ def parse_args():
 
 def twin_of_v1(host, v2):
     """The config of a Swin V1 of the same size, as the host spells it."""
-    variant, windows = v2.variant, v2.window_sizes[0]
+    variant, windows = v2.variant, v2.window_size[0]
     size = dict(depths=list(variant.depths), num_heads=list(variant.num_heads))
     if host == 'mmaction':
         return dict(

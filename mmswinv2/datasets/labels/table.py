@@ -36,13 +36,17 @@ def read_csv(source: Source) -> tuple[None, list[Labelled]]:
             'filename,width,height,class,xmin,ymin,xmax,ymax'
         )
     found: dict[Path, Labelled] = {}
+    images: dict[str, Path | None] = {}  # by the names in the file, each looked for once
     for line, row in lines[1:]:
         where = f'{path}, line {line}'
         if len(row) != len(header):
             raise UserError(f'{where} has {len(row)} columns, and the header {len(header)}')
         values = dict(zip(header, map(str.strip, row), strict=True))
         name = str(PureWindowsPath(values['filename']).as_posix())
-        image = pick_image(source, [source.root / name, source.root / 'images' / name], where)
+        if name not in images:
+            tries = [source.root / name, source.root / 'images' / name]
+            images[name] = pick_image(source, tries, where)
+        image = images[name]
         if image is None:
             continue
         sides = [values.get(key) for key in ('width', 'height')]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 from torch.utils import flop_counter
 
-from ..windows import WindowGrid
+from ..windows import WindowGrid, cover
 from . import attention_kernels as kernels
 from .blocks import Blocks, choose_blocks
 from .direct import with_gradient
@@ -47,12 +47,9 @@ class _Call:
     ) -> None:
         batch, *size, channels = qkv.shape
         axes = list(zip(size, window, shift, strict=True))
-        # as in the ragged grid: no shift where the axis is not longer than the window
-        lacks = [(m - s) * torch.sym_min(1, n // (m + 1)) if s else 0 for n, m, s in axes]
+        lacks, counts = zip(*(cover(*axis) for axis in axes), strict=True)
         self.heads = table.shape[0]
-        self.windows = batch * math.prod(
-            (n + f + m - 1) // m for n, m, f in zip(size, window, lacks, strict=True)
-        )
+        self.windows = batch * math.prod(counts)
         self.window = _three(window, 1)
         self.numbers = (
             dropout,
