@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import logging
+import os
 import platform
 import re
 import shutil
@@ -122,13 +123,12 @@ def check_driver() -> Iterator[Finding]:
         return
     if not cards.strip():
         if has_card():
-            state = BROKEN if torch.version.cuda else NOTE
-            text = 'a card of NVIDIA is here, and no driver that runs (nvidia-smi)'
+            text = 'a card of NVIDIA is here, and no driver that runs (nvidia-smi): the CPU is used'
             remedy = (
                 'sudo ubuntu-drivers install (Debian: sudo apt install nvidia-driver; in a '
                 'container: docker run --gpus all)'
             )
-            yield Finding('GPU', state, text, remedy)
+            yield Finding('GPU', NOTE, text, remedy)  # containers may be without it on purpose
             return
         state = NOTE if torch.version.cuda else ABSENT
         yield Finding('GPU', state, 'no NVIDIA driver here (nvidia-smi): the CPU is used')
@@ -209,7 +209,10 @@ def check_nvcc() -> Iterator[Finding]:
 
 def _has_headers(nvcc: Path) -> bool:
     """Whether CUDA's libraries can be compiled against, as whole toolkits let one."""
-    return (nvcc.resolve().parents[1] / 'include/cusparse.h').exists()
+    root = nvcc.resolve().parents[1]
+    more = filter(None, os.environ.get('CPATH', '').split(os.pathsep))
+    places = (root / 'include', *root.glob('targets/*/include'), *map(Path, more))
+    return any((place / 'cusparse.h').exists() for place in places)
 
 
 def compare_nvcc(wanted: str | None, found: tuple[str, str] | None) -> Finding:

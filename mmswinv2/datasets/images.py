@@ -236,7 +236,7 @@ def read_picture(path: str | os.PathLike[str], stored: bool = False) -> np.ndarr
     """
     with name_file(str(path)):
         content = fileio.get(path)
-        image = None if stored else picture(content)
+        image = picture(content)  # what mmcv would not turn either
         if image is None:
             flag = 'color_ignore_orientation' if stored else 'color'
             image = mmcv.imfrombytes(content, flag, channel_order='rgb')

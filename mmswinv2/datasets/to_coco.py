@@ -266,6 +266,8 @@ def _annotation(
 
 def _cut(xy: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The part of a polygon (n, 2) that is on an image, by Sutherland and Hodgman (1974)."""
+    if (xy == xy.clip(0, size)).all():
+        return xy
     for axis, bound, side in ((0, 0, 1), (0, size[0], -1), (1, 0, 1), (1, size[1], -1)):
         inside = side * (xy[:, axis] - bound)
         kept: list[np.ndarray] = []

@@ -14,6 +14,7 @@ from mmengine.runner import (
     EpochBasedTrainLoop,
     FlexibleRunner,
     IterBasedTrainLoop,
+    LogProcessor,
     Runner,
     set_random_seed,
 )
@@ -21,6 +22,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
 from .. import hosts
+from ..core import LoRA
 from ..core.arguments import is_number
 from ..errors import UserError, nearest
 from ..log import warn
@@ -61,17 +63,21 @@ _NAMES = {  # node without 'type': names in it that hosts know, whether its base
         *('custom_keys', 'bypass_duplicate', 'bias_lr_mult', 'dcn_offset_lr_mult'),
         *(f'{kind}_decay_mult' for kind in ('norm', 'bias', 'dwconv', 'flat')),
         *('num_layers', 'decay_rate', 'decay_type', 'layer_decay_rate'),
+        *('merging_layers', 'no_decay_names'),
     ),
     'default_hooks': (
         *('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'),
         *('visualization', 'sync_buffers'),
     ),
     'rpn': ('nms_pre', 'nms_post', 'max_per_img', 'min_bbox_size'),
-    'rcnn': ('score_thr', 'max_per_img', 'mask_thr_binary', 'pos_weight'),
+    'rcnn': ('score_thr', 'max_per_img', 'mask_thr_binary', 'pos_weight', 'nms_across_levels'),
+    'lora': tuple(LoRA.__dataclass_fields__),
+    'log_processor': tuple(_arguments(LogProcessor)),
     'train_cfg': tuple(_arguments(EpochBasedTrainLoop, IterBasedTrainLoop)),
     'test_cfg': (
         *('nms_pre', 'min_bbox_size', 'score_thr', 'nms', 'max_per_img', 'max_per_image'),
-        *('mask_thr_binary', 'mode', 'crop_size', 'stride', 'average_clips', 'max_testing_views'),
+        *('mask_thr_binary', 'binary_thres', 'mode', 'crop_size', 'stride', 'average_clips'),
+        'max_testing_views',
     ),
     'optim_wrapper': (*_arguments(OptimWrapper), 'loss_scale', 'dtype', 'use_fp64'),
     'clip_grad': tuple(_arguments(clip_grad_norm_, clip_grad_value_)),

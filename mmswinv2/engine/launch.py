@@ -162,7 +162,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         CheckpointError: if a local ``load_from`` is missing, truncated or unsafe.
     """
     hosts.check_data(cfg, kinds)
-    if 'train' in kinds and 'runner_type' in cfg:
+    if 'train' in kinds and cfg.get('runner_type', 'Runner') != 'Runner':
         _refuse_averages(cfg)
     if 'train' not in kinds:  # one whole model in every process is what evaluation needs
         cfg.pop('runner_type', None)
@@ -208,7 +208,8 @@ def _refuse_averages(cfg: Config) -> None:
     FlexibleRunner loads and resumes before the hook has its copy of the model, FSDP lets nobody
     copy a model, and DeepSpeed's strategy leaves what hooks add out of checkpoints.
     """
-    for hook in cfg.get('custom_hooks') or ():
+    hooks = [*(cfg.get('custom_hooks') or ()), *(cfg.get('default_hooks') or {}).values()]
+    for hook in filter(None, hooks):
         kind = hook.get('type')
         if str(getattr(kind, '__name__', kind)).rpartition('.')[2] == 'EMAHook':
             raise UserError(

@@ -45,16 +45,24 @@ def parse_value(text: str) -> Any:
     Raises:
         ValueError: if brackets do not match.
     """
-    text = text.strip().strip('\'"')
+    text = text.strip().strip('\'"').strip()
     if ',' not in text and not text.startswith(tuple(_BRACKETS)):
         return DictAction._parse_int_float_bool(text)
     ends, items = text[:1] + text[-1:], _divided(text)
     if len(items) > 1 or text.endswith(','):
         return [parse_value(item) for item in items]
-    if ends not in ('[]', '()'):
+    if ends not in ('[]', '()') or not _is_balanced(text[1:-1]):  # as of '(a) b (c)'
         return text
     inner = [parse_value(item) for item in _divided(text[1:-1])]
     return inner if ends == '[]' else tuple(inner)
+
+
+def _is_balanced(text: str) -> bool:
+    try:
+        _divided(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _divided(text: str) -> list[str]:
@@ -87,7 +95,7 @@ def write_value(value: Any) -> str:
         inner = ''.join(f'{write_value(item)},' for item in value)
         text = f'[{inner}]' if isinstance(value, list) else f'({inner})'
     try:
-        same = parse_value(text) == value
+        same = repr(parse_value(text)) == repr(value)  # nan is not itself
     except ValueError:
         same = False
     if not same:
@@ -109,9 +117,9 @@ def add_config_options(parser: ArgumentParser) -> None:
 def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> None:
     """Make a training shorter or longer, with all that is scheduled in it.
 
-    Beginnings, ends and milestones of schedulers, and the beginnings of validation, checkpoints and
-    averages of weights, are multiplied by new length over old. Intervals of validation and
-    checkpoints end with the training at the latest.
+    Beginnings, ends and milestones of schedulers, and the beginnings of validation, checkpoints,
+    averages of weights (EMAHook) and other pipelines (PipelineSwitchHook), are multiplied by new
+    length over old. Intervals of validation and checkpoints end with the training at the latest.
 
     Raises:
         UserError: if the config counts the other way.
@@ -135,8 +143,8 @@ def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> No
         if checkpoint is not None and checkpoint.get('by_epoch', True) == (unit == 'max_epochs'):
             checkpoint.interval = min(checkpoint.get('interval', -1), length)
             starts.append((checkpoint, 'save_begin'))
-        begin = 'begin_epoch' if unit == 'max_epochs' else 'begin_iter'  # of EMAHook
-        starts += [(hook, begin) for hook in cfg.get('custom_hooks') or ()]
+        keys = ('begin_epoch', 'switch_epoch') if unit == 'max_epochs' else ('begin_iter',)
+        starts += [(hook, key) for hook in cfg.get('custom_hooks') or () for key in keys]
         for node, key in starts:
             if node.get(key):
                 node[key] = _scaled(node[key], length / old)

@@ -44,24 +44,34 @@ def _repeat(maps: torch.Tensor, times: int) -> torch.Tensor:
 
 
 def caption(frames: Iterable[np.ndarray], lines: Sequence[str]) -> Iterator[np.ndarray]:
-    """Frames with lines of text in their corner.
+    """Frames with lines of text in their corner; DejaVu has Latin, Greek, Cyrillic and others.
 
     Args:
         frames: ``(H, W, 3)``, uint8.
         lines: from the top.
     """
+    words: Image.Image | None = None
+    for frame in frames:
+        picture = Image.fromarray(frame)
+        if words is None or words.size != picture.size:
+            words = _written(picture.size, lines)
+        picture.paste(words, mask=words)
+        yield np.asarray(picture)
+
+
+def _written(size: tuple[int, int], lines: Sequence[str]) -> Image.Image:
+    """Lines of text in the corner of a transparent picture."""
     import matplotlib
 
-    path = Path(matplotlib.get_data_path(), 'fonts/ttf/DejaVuSans.ttf')  # more than ASCII
-    for frame in frames:
-        size = max(10, round(min(frame.shape[:2]) / 22))
-        picture = Image.fromarray(frame)
-        ImageDraw.Draw(picture).multiline_text(
-            (size // 2, size // 2),
-            '\n'.join(lines),
-            fill='white',
-            font=ImageFont.truetype(path, size),
-            stroke_width=max(1, size // 12),
-            stroke_fill='black',
-        )
-        yield np.asarray(picture)
+    path = Path(matplotlib.get_data_path(), 'fonts/ttf/DejaVuSans.ttf')
+    height = max(10, round(min(size) / 22))
+    out = Image.new('RGBA', size)
+    ImageDraw.Draw(out).multiline_text(
+        (height // 2, height // 2),
+        '\n'.join(lines),
+        fill='white',
+        font=ImageFont.truetype(path, height),
+        stroke_width=max(1, height // 12),
+        stroke_fill='black',
+    )
+    return out

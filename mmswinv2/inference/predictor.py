@@ -129,16 +129,17 @@ def _meta(model: Any, of_type: Any, saved: Mapping, own: Any) -> dict[str, Any]:
         own: ``metainfo`` of the data set, in which a text is a file with a line for each class.
     """
     meta: dict[str, Any] = {}
-    counts = {getattr(module, 'num_classes', None) for module in model.modules()} - {None}
+    numbers = (getattr(module, 'num_classes', None) for module in model.modules())
+    counts = {number for number in numbers if isinstance(number, int)}
     if not counts or len(of_type.get('classes') or ()) in counts:
         meta.update(of_type)
-    kept = {key.lower(): value for key, value in saved.items() if key in ('CLASSES', 'PALETTE')}
-    for known in (saved.get('dataset_meta') or kept, own):
+    kept = {key: saved[key] for key in ('CLASSES', 'PALETTE') if saved.get(key)}
+    for known, in_config in ((saved.get('dataset_meta') or kept, False), (own, True)):
         if not isinstance(known, Mapping):  # of several data sets
             continue
         known = {key.lower(): value for key, value in known.items()}
-        if isinstance(file := known.get('classes'), str):
-            known['classes'] = _lines(file)
+        if isinstance(text := known.get('classes'), str):
+            known['classes'] = _lines(text) if in_config else [text]
         if 'classes' in known:
             meta.pop('palette', None)  # which is that of other classes
         meta.update(known)

@@ -3,6 +3,7 @@
 A call for each group of windows of one size; backward (see `recompute`) takes a few at a time.
 """
 
+from contextlib import nullcontext
 from itertools import product
 from typing import Any
 
@@ -50,7 +51,10 @@ def _fused(windows: Tensor, scale: Tensor, mask: Tensor) -> Tensor:
     scales = torch.stack([scale, torch.ones_like(scale)]).flatten(2)  # [2, h, 1]
     directions = cosine_directions(qkv[:, :, :2], scales).to(qkv.dtype)  # a pass over both
     q, k, v = (t.transpose(1, 2) for t in (*directions.unbind(2), qkv[:, :, 2]))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+    # autocast would round a mask that is of another type
+    off = torch.autocast('cpu', enabled=False) if mask.dtype != q.dtype else nullcontext()
+    with off:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
     return out.transpose(1, 2).flatten(2)
 
 

@@ -578,6 +578,7 @@ def test_folders_that_are_links_are_entered(tmp_path):
     write(root / 'classes.txt', 'cat\n')
     (root / 'more').symlink_to('../elsewhere')
     (root / 'images/loop').symlink_to('..')  # a folder that holds itself
+    (root / 'all').symlink_to('images')  # and one that is met first by another name
     _, found, summary = convert('yolo', root, tmp_path)
     assert [name for name, *_ in found] == ['images/a.jpg', 'more/images/b.jpg']
     assert not summary.left_out
@@ -591,19 +592,24 @@ def test_folders_that_are_links_are_entered(tmp_path):
         assert [name for name, *_ in found] == ['more/images/b.jpg'], form
 
 
+@pytest.mark.parametrize('suffix', ['jpg', 'JPG'])
 @pytest.mark.parametrize('form', ['voc', 'labelme'])
-def test_label_files_that_were_copied_with_their_image(tmp_path, form):
+def test_label_files_that_were_copied_with_their_image(tmp_path, form, suffix):
     """The name in them is still that of the first; each has the objects of its own image."""
     root = tmp_path / 'set'
     for name, x in (('a', 10), ('b', 30)):
-        picture(root / f'{name}.jpg')
+        picture(root / f'{name}.{suffix}')
         if form == 'voc':
             marked = objects(x + 1, 11, x + 5, 15)
-            write(root / f'{name}.xml', VOC.format(name='a.jpg', width=100, objects=marked))
+            write(root / f'{name}.xml', VOC.format(name=f'a.{suffix}', width=100, objects=marked))
         else:
-            labelme(root / f'{name}.json', [shape('rectangle', [[x, 10], [x + 5, 15]])], 'a.jpg')
+            labelme(
+                root / f'{name}.json', [shape('rectangle', [[x, 10], [x + 5, 15]])], f'a.{suffix}'
+            )
     _, found, summary = convert(form, root, tmp_path)
-    assert boxes(found) == [('a.jpg', 'dog', [10, 10, 5, 5]), ('b.jpg', 'dog', [30, 10, 5, 5])]
+    assert boxes(found) == [
+        (f'a.{suffix}', 'dog', [10, 10, 5, 5]), (f'b.{suffix}', 'dog', [30, 10, 5, 5])
+    ]  # fmt: skip
     assert summary.left_out == {
         'names in label files, as their own image is another':
         (1, str(root / ('b.xml' if form == 'voc' else 'b.json')))

@@ -79,6 +79,8 @@ def test_options_that_change_nothing(warned, option, value, words):
         {'default_hooks.early_stopping.type': 'EarlyStoppingHook'},
         {'val_evaluator.classwise': True, 'visualizer.vis_backends.0.save_dir': 'there'},
         {'model.rpn_head.anchor_generator.center_offset': 0.5},
+        {'log_processor.window_size': 20, 'optim_wrapper.paramwise_cfg.no_decay_names': ['norm']},
+        {'model.test_cfg.rcnn.nms_across_levels': False},
         {'model.test_cfg.rcnn.nms.type': 'soft_nms', 'model.test_cfg.rcnn.nms.sigma': 0.5},
     ],
     ids=lambda o: next(iter(o)),

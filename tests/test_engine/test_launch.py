@@ -91,7 +91,11 @@ def test_averages_under_a_strategy_are_refused(kind, tmp_path):
     options = {'custom_hooks': [dict(type=kind)], 'runner_type': 'FlexibleRunner', 'work_dir': 'w'}
     cfg = config_with_options(str(ROOT / CONFIG), options)
     cfg.train_dataloader.dataset = None
-    with pytest.raises(UserError, match="EMAHook .* runner_type='FlexibleRunner'; leave the hook"):
+    told = "EMAHook .* runner_type='FlexibleRunner'; leave the hook"
+    with pytest.raises(UserError, match=told):
+        launch.build_runner(cfg, ('train',))
+    cfg.default_hooks.ema, cfg.custom_hooks = dict(type=kind), []
+    with pytest.raises(UserError, match=told):
         launch.build_runner(cfg, ('train',))
 
 

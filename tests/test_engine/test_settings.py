@@ -61,11 +61,13 @@ def test_what_begins_later_begins_in_proportion():
     cfg = config(
         train_cfg=dict(max_epochs=36, val_begin=20), param_scheduler=[],
         default_hooks=dict(checkpoint=dict(by_epoch=False, interval=50, save_begin=20)),
-        custom_hooks=[dict(type='EMAHook', begin_epoch=20, begin_iter=60)],
+        custom_hooks=[dict(type='EMAHook', begin_epoch=20, begin_iter=60),
+                      dict(type='PipelineSwitchHook', switch_epoch=28)],
     )  # fmt: skip
     set_length(cfg, None, 9)
     assert cfg.train_cfg.val_begin == 5 and cfg.default_hooks.checkpoint.save_begin == 20
     assert (cfg.custom_hooks[0].begin_epoch, cfg.custom_hooks[0].begin_iter) == (5, 60)
+    assert cfg.custom_hooks[1].switch_epoch == 7
 
 
 def test_lengths_that_cannot_be():
@@ -88,7 +90,11 @@ def test_lengths_that_cannot_be():
         ('(1,2),(3,4)', [(1, 2), (3, 4)]),
         ('f(x, y)', 'f(x, y)'),
         ('8 x 8', '8 x 8'),
-        *((text, text) for text in ('C:/a b', 'a=b c', 'photos (1', 'a]')),
+        ("' a '", 'a'),
+        *(
+            (text, text)
+            for text in ('C:/a b', 'a=b c', 'photos (1', 'a]', '(a) b (2)', '[x] y [z]')
+        ),
     ],
 )
 def test_spaces_inside_of_values_stay(text, value):
@@ -117,7 +123,8 @@ def test_brackets_that_do_not_match(text):
 
 
 @pytest.mark.parametrize(
-    'value', [3, 0.5, None, True, 'a b', ['a b', 2], (3,), [], (), [(1, 2), ['x']], [[]]]
+    'value',
+    [3, 0.5, float('inf'), None, True, 'a b', ['a b', 2], (3,), [], (), [(1, 2), ['x']], [[]]],
 )
 def test_values_are_written_as_they_are_read(value):
     again = parse_value(write_value(value))

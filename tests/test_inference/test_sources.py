@@ -52,7 +52,12 @@ def test_folders_that_are_links_are_entered(tmp_path):
     (tmp_path / 'real/a.png').touch()
     (tmp_path / 'photos/link').symlink_to('../real')
     (tmp_path / 'photos/loop').symlink_to('.')
-    assert list(find_sources([tmp_path / 'photos'])) == [f'{tmp_path}/photos/link/a.png']
+    (tmp_path / 'photos/own').mkdir()
+    (tmp_path / 'photos/own/b.png').touch()
+    (tmp_path / 'photos/a link that is first').symlink_to('own')
+    assert list(find_sources([tmp_path / 'photos'])) == [
+        f'{tmp_path}/photos/link/a.png', f'{tmp_path}/photos/own/b.png'
+    ]  # fmt: skip
 
 
 def test_names_stay_in_the_folder(tmp_path):

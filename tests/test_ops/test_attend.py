@@ -100,14 +100,17 @@ def test_half_precision_gradients_at_the_largest_scale(name, dtype, tolerance):
         assert error < factor * tolerance  # the gradient of the scale is a long sum
 
 
+@pytest.mark.parametrize('autocast', [False, True], ids=['plain', 'autocast'])
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 0.01), (torch.half, 0.0015)])
-def test_a_large_bias_is_not_rounded(dtype, tolerance):
+def test_a_large_bias_is_not_rounded(dtype, tolerance, autocast):
     """To half precision, whose steps are 0.06 at 16 in bfloat16."""
     torch.manual_seed(0)
     grid, table = WindowGrid((16, 16), (8, 8), (4, 4)), 16 * torch.rand(2, 15, 15)
     qkv, scale = torch.randn(1, 16, 16, 48).to(dtype), torch.full((2, 1, 1), 1e-3)
     want = reference.attend(qkv.double(), grid, table.double(), scale.double())
-    assert float((sdpa.attend(qkv, grid, table, scale) - want).abs().max()) < tolerance
+    with torch.autocast('cpu', dtype, autocast):
+        got = sdpa.attend(qkv, grid, table, scale)
+    assert got.dtype == dtype and float((got - want).abs().max()) < tolerance
 
 
 @pytest.mark.parametrize('name', IMPLEMENTATIONS)

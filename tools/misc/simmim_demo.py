@@ -20,6 +20,7 @@ from mmswinv2.checkpoints import fetch, load_but
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.files import walk
 from mmswinv2.models.simmim import NormalizedPixelLoss, local_statistics
 from mmswinv2.options import ArgumentParser
 
@@ -67,7 +68,7 @@ def main():
     if args.number < 1:
         raise UserError(f'--number must be at least 1, got {args.number}')
     if args.images.is_dir():
-        found = sorted(p for p in args.images.rglob('*') if p.suffix.lower() in SUFFIXES)
+        found = sorted(p for p in walk(args.images) if p.suffix.lower() in SUFFIXES)
         files = found[: args.number]
     else:
         files = [args.images] if args.images.exists() else []

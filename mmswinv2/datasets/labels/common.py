@@ -14,6 +14,7 @@ IMAGES = (
     *('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.pnm', '.jp2'),
     '.npy',
 )
+SUFFIXES = (*IMAGES, *map(str.upper, IMAGES))  # as files may have them
 _LARGEST = 1e7  # of a coordinate
 _LARGEST_FILE = 256 * 2**20  # bytes; LabelMe's may hold the picture
 

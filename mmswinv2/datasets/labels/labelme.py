@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import UserError
 from .common import (
-    IMAGES,
+    SUFFIXES,
     Labelled,
     Mark,
     Point,
@@ -55,7 +55,7 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
         plain = PureWindowsPath(name)  # \ and / alike
         if not plain.is_absolute() and not plain.root:
             named = [path.parent / plain.as_posix(), path.parent / plain.name]
-    own = [path.with_suffix(suffix) for suffix in IMAGES]
+    own = [path.with_suffix(suffix) for suffix in SUFFIXES]
     image = pick_own_image(source, named, own, str(path))
     if image is None:
         return None

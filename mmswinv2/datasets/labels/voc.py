@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import UserError, needed
 from .common import (
-    IMAGES,
+    SUFFIXES,
     Labelled,
     Mark,
     Source,
@@ -69,7 +69,7 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
     # \ and / alike
     given = Path(PureWindowsPath((root.findtext('filename') or path.stem).strip()).as_posix())
     names = [given, Path(given.name)]
-    owns = [Path(path.stem + suffix) for suffix in IMAGES]
+    owns = [Path(path.stem + suffix) for suffix in SUFFIXES]
     folders = [path.parent, path.parent.parent / 'JPEGImages', source.root]
     named, own = ([folder / name for name in part for folder in folders] for part in (names, owns))
     image = pick_own_image(source, named, own, str(path))
