@@ -31,7 +31,7 @@ class _Options(Action):
                 raise UserError(f'--cfg-options: {text!r} is no key=value; {_FORM}')
             try:
                 options[key] = parse_value(value)
-            except ValueError as error:
+            except UserError as error:
                 raise UserError(f'--cfg-options {text}: {error}; {_FORM}') from error
         setattr(namespace, self.dest, options)
 
@@ -43,7 +43,7 @@ def parse_value(text: str) -> Any:
     ``True``, ``False`` or ``None`` is no text. Space around values, and quotes, are taken off.
 
     Raises:
-        ValueError: if brackets do not match.
+        UserError: if brackets do not match.
     """
     text = text.strip().strip('\'"').strip()
     if ',' not in text and not text.startswith(tuple(_BRACKETS)):
@@ -60,7 +60,7 @@ def parse_value(text: str) -> Any:
 def _is_balanced(text: str) -> bool:
     try:
         _divided(text)
-    except ValueError:
+    except UserError:
         return False
     return True
 
@@ -76,11 +76,11 @@ def _divided(text: str) -> list[str]:
             opened += letter
         elif letter in _BRACKETS.values():
             if not opened or _BRACKETS[opened[-1]] != letter:
-                raise ValueError(f'{letter} closes no bracket')
+                raise UserError(f'{letter} closes no bracket')
             opened = opened[:-1]
         pieces[-1] += letter
     if opened:
-        raise ValueError(f'{opened[-1]} is not closed')
+        raise UserError(f'{opened[-1]} is not closed')
     return pieces if pieces[-1].strip() else pieces[:-1]
 
 
@@ -96,7 +96,7 @@ def write_value(value: Any) -> str:
         text = f'[{inner}]' if isinstance(value, list) else f'({inner})'
     try:
         same = repr(parse_value(text)) == repr(value)  # nan is not itself
-    except ValueError:
+    except UserError:
         same = False
     if not same:
         raise UserError(f'--cfg-options: {value!r} cannot be written as key=value; {_FORM}')

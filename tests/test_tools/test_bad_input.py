@@ -141,7 +141,7 @@ def test_work_dir_that_cannot_be_written(train, tmp_path):
 @pytest.mark.parametrize(
     ('option', 'words'),
     [
-        ('model.backbone.window_size=(8,7', 'Imbalanced brackets'),
+        ('model.backbone.window_size=(8,7', '( is not closed'),
         ('batch_size', "'batch_size' is no key=value"),
         ('=3', "'=3' is no key=value"),
         ('model.backbone.windows_size=8', "has no argument 'windows_size' (close to it: window_"),
