@@ -1,5 +1,7 @@
 """Run a file of `mmswinv2 export` on pictures with numpy and opencv-python, without torch.
 
+Pillow is needed where the config brings pictures to size with it, as those of ImageNet do.
+
 An .onnx file is run by onnxruntime, an .xml file by OpenVINO.
 
 python examples/onnx_inference.py model.onnx photos/*.jpg --out-dir outputs
@@ -32,6 +34,18 @@ def opened(path):
     return lambda inputs: dict(zip(names, session.run(None, inputs), strict=True)), about
 
 
+def scaled(image, size, step):
+    """A picture of another size, by the library and the interpolation that a step names."""
+    way = step.get('interpolation', 'bilinear')
+    if step.get('backend', 'cv2') == 'pillow':
+        from PIL import Image
+
+        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling[way.upper()]))
+    ways = dict(bilinear=cv2.INTER_LINEAR, bicubic=cv2.INTER_CUBIC, nearest=cv2.INTER_NEAREST,
+                area=cv2.INTER_AREA, lanczos=cv2.INTER_LANCZOS4)  # fmt: skip
+    return cv2.resize(image, size, interpolation=ways[way])
+
+
 def resized(image, steps):
     """A picture as the config's test pipeline brings it to size."""
     for step in steps:
@@ -47,8 +61,14 @@ def resized(image, steps):
             raise SystemExit(f'pictures for {kind} are not made here')
         scale = step.get('scale')
         if kind == 'ResizeEdge':
-            factor = scale / min(height, width)
-            size = int(width * factor), int(height * factor)
+            edge = step.get('edge', 'short')
+            shorter = 'width' if width < height else 'height'
+            longer = 'width' if width > height else 'height'
+            edge = dict(short=shorter, long=longer).get(edge, edge)
+            if edge == 'width':
+                size = scale, int(scale * height / width)
+            else:
+                size = int(scale * width / height), scale
         elif scale is None:
             factor = step['scale_factor']
             size = int(width * factor + 0.5), int(height * factor + 0.5)
@@ -57,7 +77,7 @@ def resized(image, steps):
             size = int(width * factor + 0.5), int(height * factor + 0.5)
         else:
             size = (scale, scale) if isinstance(scale, int) else tuple(scale)
-        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+        image = scaled(image, size, step)
     return image
 
 
@@ -86,7 +106,13 @@ def main():
     classes = about['classes']
     folder = Path(args.out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    for path in args.images:
+    stems = [Path(path).stem for path in args.images]
+    inputs_here = {Path(path).resolve() for path in args.images}
+    for number, path in enumerate(args.images):
+        again = stems[:number].count(stems[number])
+        out = folder / f'{stems[number]}{f"_{again + 1}" if again else ""}.png'
+        if out.resolve() in inputs_here:
+            raise SystemExit(f'{out} is one of the pictures; name another --out-dir')
         image = cv2.imread(path)  # B, G, R, as the files of `mmswinv2 export` take them
         if image is None:
             raise SystemExit(f'{path} is no picture')
@@ -102,7 +128,7 @@ def main():
             best = found['scores'][0].argmax()
             print(f'{path}: {classes[best] if classes else best} {found["scores"][0][best]:.3f}')
         elif about['task'] == 'segmentation':
-            cv2.imwrite(str(folder / f'{Path(path).stem}.png'), found['labels'][0].astype(np.uint8))
+            cv2.imwrite(str(out), found['labels'][0].astype(np.uint8))
         else:
             ratio = [image.shape[i] / small.shape[i] for i in (1, 0, 1, 0)]
             for i in np.flatnonzero(found['scores'] >= args.score):
@@ -115,7 +141,7 @@ def main():
                 x1, y1, x2, y2 = (int(n) for n in box)
                 cv2.rectangle(image, (x1, y1), (x2, y2), (0, 180, 240), 2)
                 cv2.putText(image, name, (x1, y1 - 3), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 180, 240))
-            cv2.imwrite(str(folder / f'{Path(path).stem}.png'), image)
+            cv2.imwrite(str(out), image)
 
 
 if __name__ == '__main__':

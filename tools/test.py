@@ -8,7 +8,7 @@ from mmswinv2.checkpoints.write import check_writable
 from mmswinv2.engine.launch import add_common_arguments, build_runner, load_config, run
 from mmswinv2.engine.settings import set_tta
 from mmswinv2.errors import UserError, report_user_errors
-from mmswinv2.hosts import as_list, inner_datasets, without_annotations
+from mmswinv2.hosts import as_list, inner_datasets, type_name, without_annotations
 from mmswinv2.options import ArgumentParser
 
 
@@ -60,6 +60,11 @@ def set_visualization(cfg, host, args):
 
 def set_out(cfg, host, out):
     evaluators = as_list(cfg.test_evaluator)
+    if 'metrics' in evaluators[0]:
+        raise UserError(
+            f'--out is for one test set, and test_evaluator ({type_name(evaluators[0])}) is for '
+            'several; test one at a time, or leave --out out'
+        )
     if host.dump_metric is None:
         evaluators[0].update(output_dir=out, keep_results=True)
         return

@@ -4,8 +4,11 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+
+from ..errors import UserError
 
 # matplotlib's "tab10" without its grey, the first for what matters most
 _COLOURS = (
@@ -28,6 +31,15 @@ class Figure:
     title: str
     data: str
     legend: list[tuple[str, str]]
+
+
+def check_ending(path: str) -> None:
+    """Raise `UserError` if matplotlib writes no pictures whose names end so."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if Path(path).suffix.lower().lstrip('.') not in known:
+        raise UserError(f'--out {path}: names of pictures end in .{", .".join(known)}')
 
 
 def draw(

@@ -40,9 +40,15 @@ def load_bias(
             f'{", ".join(blocks)}'
         )
     ndim = state['0.weight'].shape[1]
-    window = tuple(pretrained_window or converted.windows.get(stage, ()))
+    recorded = converted.windows.get(stage, ())
+    window = tuple(pretrained_window or recorded)
     if len(window) == 1:
         window *= ndim
+    if recorded and window != tuple(recorded):
+        raise UserError(
+            f'--pretrained-window {window}: {checkpoint} says that stage {stage} was pre-trained '
+            f'with {tuple(recorded)}; leave the option out'
+        )
     if len(window) != ndim:
         raise UserError(
             f'{checkpoint} does not say what window stage {stage} was pre-trained with: give '

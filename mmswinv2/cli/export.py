@@ -93,6 +93,10 @@ def samples_of(cfg: Any, given: Sequence[str], option: str) -> list[Any]:
     from ..inference.predictor import Pipeline
     from ..inference.sources import IMAGES, VIDEOS, divide, find_sources
 
+    if cfg.get('test_dataloader') is None:
+        raise UserError(
+            f'{option}: {cfg.filename} has no test_dataloader, whose pipeline is needed'
+        )
     host = hosts.of(cfg)
     host.apply()
     host.use_registries()

@@ -39,6 +39,8 @@ def check_masks(
     runs: list[int] = []
     for i, annotation in enumerate(annotations):
         segmentation = annotation.get('segmentation')
+        if segmentation in ('', {}, [[]]):  # as tools for boxes write none
+            annotation['segmentation'] = segmentation = []
         if type(segmentation) is list:
             owners += [i] * len(segmentation)
             polygons += segmentation

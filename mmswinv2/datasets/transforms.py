@@ -122,7 +122,8 @@ class VideoInit(BaseTransform):
 class VideoDecode(BaseTransform):
     """Decodes the frames ``frame_inds``, in place of mmaction2's ``DecordDecode``.
 
-    Adds ``imgs``, a list of (H, W, 3) uint8 RGB, ``original_shape`` and ``img_shape``.
+    Adds ``imgs``, a list of (H, W, 3) uint8 RGB, ``original_shape`` and ``img_shape``. Boxes in
+    ``gt_bboxes`` and ``proposals``, shares of the frame, become pixels.
     """
 
     def transform(self, results: dict) -> dict:
@@ -130,7 +131,11 @@ class VideoDecode(BaseTransform):
         indices = np.asarray(results['frame_inds']).reshape(-1)
         frames = results.pop('video_reader').read(indices)
         results.update(imgs=list(frames), frame_inds=indices)
-        results['original_shape'] = results['img_shape'] = frames.shape[1:3]
+        height, width = results['original_shape'] = results['img_shape'] = frames.shape[1:3]
+        for key in ('gt_bboxes', 'proposals'):  # shares of the frame, in data sets of actions
+            if results.get(key) is not None:
+                sides = np.array([width, height, width, height])
+                results[key] = (results[key] * sides).astype(np.float32)
         return results
 
 

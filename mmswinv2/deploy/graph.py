@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.experimental import _config
 
-from ..errors import needed
+from ..errors import UserError, needed
 from .attention import use_operator
 from .operators import translations
 
+_LARGEST = 2**31 - 2**24  # bytes of weights; a file of protobuf has less than 2 GiB
 METADATA = 'mmswinv2'  # key of our entry in the file, in JSON
 
 
@@ -182,8 +183,17 @@ def write_onnx(
         sizes: of every input, its axes of any size, or ``None``.
         outputs: names.
         about: written into the file.
+
+    Raises:
+        UserError: if the weights are too large for a file.
     """
     needed('onnxscript', 'export', 'onnx onnxscript')
+    size = sum(t.numel() * t.element_size() for t in (*graph.parameters(), *graph.buffers()))
+    if size >= _LARGEST:
+        raise UserError(
+            f'the weights take {size / 2**30:.1f} GiB, and a file of ONNX holds less than 2; '
+            'export a smaller model'
+        )
     inputs = tuple(example.values())
     symbols: Any = _config  # has `patch` once torch is imported
     with (

@@ -68,6 +68,14 @@ class Recognizer(Graph):
         return (logits.softmax(-1) if self.average == 'prob' else logits).mean(1)
 
 
+# of mmseg, around mmdet's: they ask for data samples, or have operators that ONNX has none for
+_WITHOUT_RULE = ('Mask2FormerHead', 'MaskFormerHead', 'SAMHead', 'SideAdapterCLIPHead')
+
+
+def _is_list(module: Any) -> bool:
+    return isinstance(module, torch.nn.ModuleList)
+
+
 class Segmentor(Graph):
     """mmseg's `EncoderDecoder`: ``(B, 3, H, W)`` to a label for each pixel ``(B, *size)``.
 
@@ -80,6 +88,9 @@ class Segmentor(Graph):
 
     def __init__(self, model: Any, normalized: bool = False) -> None:
         super().__init__(model, normalized)
+        head = type(model.decode_head[-1] if _is_list(model.decode_head) else model.decode_head)
+        if head.__name__ in _WITHOUT_RULE:
+            raise UserError(f'the decode head {head.__name__} has no export rule')
         self.mode = model.test_cfg.get('mode', 'whole')
 
     def example(self) -> dict[str, Tensor]:

@@ -17,7 +17,16 @@ RULES: dict[str, type[Graph]] = {  # class of the model: class of the graph
     'CascadeRCNN': TwoStage,
     'HybridTaskCascade': TwoStage,
 }
-_SIZES = ('Resize', 'ResizeEdge', 'CenterCrop', 'ThreeCrop', 'SampleFrames')
+_SIZES = (
+    *('Resize', 'ResizeEdge', 'CenterCrop', 'ThreeCrop', 'FiveCrop', 'TenCrop'),
+    *('SampleFrames', 'UniformSample'),
+)
+_LOADING = (  # what a program does by itself: reading, and arrays in the order of the inputs
+    *('LoadImageFromFile', 'LoadImage', 'LoadAnnotations', 'FormatShape'),
+    *('VideoInit', 'VideoDecode', 'DecordInit', 'DecordDecode', 'PyAVInit', 'PyAVDecode'),
+    *('OpenCVInit', 'OpenCVDecode', 'RawFrameDecode'),
+    *('PackInputs', 'PackDetInputs', 'PackSegInputs', 'PackActionInputs'),
+)
 
 
 def graph_of(model: Any, normalized: bool = False) -> Graph:
@@ -47,13 +56,24 @@ def about(graph: Graph, cfg: Any, meta: dict[str, Any]) -> dict[str, Any]:
         graph: of a model.
         cfg: the config, whose test pipeline says how pictures are brought to size.
         meta: what is known of the classes.
+
+    Raises:
+        UserError: if the test pipeline does more than that.
     """
     from .. import hosts
 
     dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
-    steps = [dict(step) for step in dataset.pipeline]
+    sizes = []
+    for step in dataset.pipeline:
+        name = hosts.type_name(step)
+        if name in _SIZES:
+            sizes.append({**step, 'type': name})
+        elif name not in _LOADING or step.get('scale'):  # of LoadImage, which changes numbers
+            raise UserError(
+                f'{name} of the test pipeline is not written into the file, and whoever runs it '
+                "would leave it out; normalise and pad by the model's data_preprocessor, and bring "
+                f'pictures to size by {", ".join(_SIZES)}'
+            )
     return dict(
-        graph.about(),
-        classes=[str(name) for name in meta.get('classes') or ()],
-        sizes=[step for step in steps if str(step.get('type')).split('.')[-1] in _SIZES],
+        graph.about(), classes=[str(name) for name in meta.get('classes') or ()], sizes=sizes
     )

@@ -142,8 +142,7 @@ class CheckDatasetHook(Hook):
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Want the classes of a checkpoint at the places where the data sets have them."""
-        meta = (checkpoint.get('meta') or {}).get('dataset_meta') or {}
-        self.of_checkpoint = meta.get('classes') or ()
+        self.of_checkpoint = _classes((checkpoint.get('meta') or {}).get('dataset_meta'))
         self._check_classes(runner)
 
     def _check_classes(self, runner: Any) -> None:
@@ -158,9 +157,9 @@ class CheckDatasetHook(Hook):
             loop = getattr(runner, f'_{name}_loop')
             if loop is not None and not isinstance(loop, dict):
                 loader, model = loop.dataloader, unwrap_model(runner.model)
-                meta = getattr(loader.dataset, 'metainfo', None) or {}
-                if meta.get('classes') and not hasattr(model, 'language_model'):
-                    self.classes.append((f'{name}_dataloader', meta['classes']))
+                classes = _classes(getattr(loader.dataset, 'metainfo', None))
+                if classes and not hasattr(model, 'language_model'):
+                    self.classes.append((f'{name}_dataloader', classes))
                 hosts.check_dataset(loader.dataset, f'{name}_dataloader', model)
                 evaluator = getattr(loop, 'evaluator', None)
                 hosts.check_evaluator(evaluator, loader.dataset, f'{name}_evaluator')
@@ -181,16 +180,25 @@ class CheckDatasetHook(Hook):
 
 def _check_places(named: list[tuple[str, Sequence[str]]]) -> None:
     """Raise `UserError` if a class has different numbers in several lists of classes."""
-    place: dict[str, tuple[int, str]] = {}
+    places: dict[str, tuple[list[int], str]] = {}
     for name, classes in named:
+        own: dict[str, list[int]] = {}  # two classes of ImageNet are called crane
         for i, label in enumerate(map(str, classes)):
-            other, where = place.setdefault(label, (i, name))
-            if other != i:
+            own.setdefault(label, []).append(i)
+        for label, numbers in own.items():
+            others, where = places.setdefault(label, (numbers, name))
+            if not set(numbers) & set(others):
                 raise UserError(
-                    f'the class {label!r} is number {i} of {name} and number {other} of {where}: a '
-                    'model knows classes by their numbers; give metainfo=dict(classes=...) the '
-                    'same order everywhere'
+                    f'the class {label!r} is number {numbers[0]} of {name} and number {others[0]} '
+                    f'of {where}: a model knows classes by their numbers; give '
+                    'metainfo=dict(classes=...) the same order everywhere'
                 )
+
+
+def _classes(meta: Any) -> Sequence[str]:
+    """Those of a ``metainfo``, or of several that agree; else none: each numbers its own."""
+    found = [list(m['classes']) for m in hosts.as_list(meta or ()) if m and m.get('classes')]
+    return found[0] if found and all(classes == found[0] for classes in found) else ()
 
 
 @HOOKS.register_module()
@@ -286,14 +294,25 @@ class Draw(int):
 
 
 class SeedSample:
-    """Seeds python, NumPy and torch for one sample; `RepeatableHook` puts it first."""
+    """Seeds python, NumPy and torch for one sample, before the first step of its pipeline.
 
-    def __call__(self, results: dict) -> dict:
+    It takes the place of that step, as some data sets call steps by their place.
+    """
+
+    def __init__(self, first: Any) -> None:
+        self.first = first
+
+    def __getattr__(self, name: str) -> Any:
+        if name == 'first' or name.startswith('__'):  # while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.first, name)
+
+    def __call__(self, results: dict) -> Any:
         """Seed, if the sample is a `Draw`."""
         if isinstance(draw := results.get('sample_idx'), Draw):
             _seed_all(draw.seed)
             results['sample_idx'] = int(draw)
-        return results
+        return self.first(results)
 
 
 @HOOKS.register_module()
@@ -316,8 +335,8 @@ class RepeatableHook(Hook):
         if hasattr(sampler, 'skip'):
             sampler.skip = numbered.skip
         for dataset in hosts.inner_datasets(loader.dataset):
-            if hasattr(getattr(dataset, 'pipeline', None), 'transforms'):
-                dataset.pipeline.transforms.insert(0, SeedSample())
+            if steps := getattr(getattr(dataset, 'pipeline', None), 'transforms', None):
+                steps[0] = SeedSample(steps[0])
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Note how many samples an iteration takes; leave functions out, which no reader takes."""

@@ -210,8 +210,7 @@ def _refuse_averages(cfg: Config) -> None:
     """
     hooks = [*(cfg.get('custom_hooks') or ()), *(cfg.get('default_hooks') or {}).values()]
     for hook in filter(None, hooks):
-        kind = hook.get('type')
-        if str(getattr(kind, '__name__', kind)).rpartition('.')[2] == 'EMAHook':
+        if hosts.type_name(hook) == 'EMAHook':
             raise UserError(
                 'EMAHook averages weights under plain Runner alone, and this config has '
                 f'runner_type={cfg.runner_type!r}; leave the hook out, or runner_type and strategy'
@@ -264,10 +263,13 @@ def set_mixed_precision(cfg: Config, dtype: str) -> None:
             f'--amp-dtype bfloat16 needs a GPU of the Ampere generation or newer, and this is '
             f'{torch.cuda.get_device_name()}; use --amp-dtype float16'
         )
+    before = cfg.optim_wrapper.get('dtype')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.dtype = dtype
     if dtype == 'bfloat16':
         cfg.optim_wrapper.loss_scale = 1.0
+    elif before == 'bfloat16':  # whose scale is none for float16
+        cfg.optim_wrapper.loss_scale = 'dynamic'
     else:
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 

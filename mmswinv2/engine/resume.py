@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -46,6 +47,8 @@ def follow_config(runner: Any) -> None:
             load()
         finally:
             changes.stop()
+        if runner._resume:
+            _leave_best_of_others(runner)
         if runner._resume and hasattr(runner, 'saved_schedulers'):
             changes.count(runner.saved_schedulers, schedulers)
         if changes.told:
@@ -63,6 +66,20 @@ def follow_config(runner: Any) -> None:
             )
 
     runner.load_or_resume = load_or_resume
+
+
+def _leave_best_of_others(runner: Any) -> None:
+    """Forget the best checkpoint of another work dir, which mmengine would remove."""
+    outs = [getattr(hook, 'out_dir', None) for hook in runner.hooks]
+    own = [str(folder) for folder in (runner.work_dir, *outs) if folder]
+    known = runner.message_hub.runtime_info
+    for key in [key for key in known if key.startswith('best_ckpt')]:
+        path = str(known[key] or '')
+        folders = own if '://' in path else map(os.path.realpath, own)
+        place = path if '://' in path else os.path.realpath(path)
+        if path and not any(place.startswith(f'{folder.rstrip("/")}/') for folder in folders):
+            del known[key]
+            warn(f'{path}, the best checkpoint of another work dir, stays where it is')
 
 
 class _Changes:
@@ -127,6 +144,11 @@ class _Changes:
         own = getattr(owner, 'optimizer', owner).param_groups
         _check_groups(name, own, state.get('param_groups'))
         _check_states(name, own, state)
+        scaler = state.get('loss_scaler') or {}
+        if scaler.get('scale') == 1.0 and getattr(owner, '_scale_update_param', 1) is None:
+            # of a run in bfloat16; float16 would take thousands of steps to find a larger one
+            state = {key: value for key, value in state.items() if key != 'loss_scaler'}
+            self.told.append('the scale of the loss (checkpoint: 1.0)')
         load(state)
         told = set()
         for settings, group in zip(mine, owner.param_groups, strict=True):

@@ -6,6 +6,7 @@ that every use needs (`apply`).
 """
 
 import codecs
+import inspect
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.registry import DATASETS
 
 from ..errors import UserError
 from .host import (
@@ -21,6 +23,7 @@ from .host import (
     inner_datasets,
     loads_as_stored,
     training_pipeline,
+    type_name,
     without_annotations,
 )
 from .mmaction import MMAction
@@ -48,6 +51,7 @@ __all__ = [
     'loads_as_stored',
     'of',
     'sample_batch',
+    'type_name',
     'without_annotations',
 ]
 
@@ -61,9 +65,26 @@ PATCHES: tuple[Patch, ...] = (
 
 
 def of(cfg: Any) -> Host:
-    """The host of a config, by its ``default_scope``; plain defaults for one not known here."""
+    """The host of a config, by its ``default_scope``; plain defaults for one not known here.
+
+    A config without a scope says of each type where it is from: by a prefix, or as a class.
+    """
     scope = cfg.get('default_scope') or MMEngine.name
+    if scope == MMEngine.name:
+        scope = next(_origins(cfg), scope)
     return next((host for host in HOSTS if host.name == scope), None) or Host(scope)
+
+
+def _origins(cfg: Any) -> Iterator[str]:
+    """Hosts that the types of model and data sets are from."""
+    loaders = (cfg.get(f'{kind}_dataloader') or {} for kind in ('train', 'val', 'test'))
+    datasets = (d for loader in loaders for d in inner_datasets(loader.get('dataset') or {}))
+    names = {host.name for host in HOSTS} - {MMEngine.name}
+    for node in (cfg.get('model') or {}, *datasets):
+        kind = node.get('type')
+        origin = str(getattr(kind, '__module__', kind)).partition('.')[0]
+        if origin in names:
+            yield origin
 
 
 def apply() -> None:
@@ -180,7 +201,7 @@ def _last_size(pipeline: Sequence[Any]) -> tuple[int, int]:
         for branch in transform.get('transforms', ()):
             if isinstance(branch, (list, tuple)):
                 return max((_last_size(b) for b in transform['transforms']), key=_area)
-        if 'crop_size' in transform and 'Crop' in transform['type']:
+        if 'crop_size' in transform and 'Crop' in type_name(transform):
             size = transform['crop_size']
             return (size, size) if isinstance(size, int) else tuple(size)
         scale = transform.get('scale') or max(transform.get('scales', ()), default=None, key=_area)
@@ -211,6 +232,8 @@ def _check_files(dataset: Any, where: str, host: Host) -> None:
         'backend_args'
     ):
         return  # not on this disk
+    if root and not Path(root).is_dir() and _may_download(dataset, host):
+        return
     if root and not Path(root).is_dir():
         raise UserError(
             f'{where}: the folder {root} does not exist; put the data there, or name another with '
@@ -237,15 +260,36 @@ def _check_files(dataset: Any, where: str, host: Host) -> None:
 _MARKS = codecs.BOM_UTF8 + codecs.BOM_UTF16 + b'\xfe\xff\0 \t\r\n'
 
 
+def _may_download(dataset: Any, host: Host) -> bool:
+    """Whether a data set fetches itself, as those of mmpretrain do."""
+    kind = dataset.get('type')
+    with DATASETS.switch_scope_and_registry(host.name) as datasets:
+        found = datasets.get(kind) if isinstance(kind, str) else kind
+    known = inspect.signature(found).parameters if isinstance(found, type) else {}
+    return 'download' in known and bool(dataset.get('download', known['download'].default))
+
+
+def _are_json_lines(content: bytes) -> bool:
+    """Whether there is an object on every line, as in files of grounding."""
+    lines = content.splitlines()
+    try:
+        return len(lines) > 1 and all(
+            isinstance(json.loads(li), dict) for li in lines if li.strip()
+        )
+    except (ValueError, RecursionError):
+        return False
+
+
 def _looks_like_json(path: Path) -> bool:
     """Parse small files; look at both ends of large ones, which take long to parse."""
     if path.stat().st_size < 2**24:
+        content = path.read_bytes()
         try:
-            json.loads(path.read_bytes())
+            json.loads(content)
         except UnicodeDecodeError:
             return True  # which its reader reports
         except (ValueError, RecursionError):
-            return False
+            return _are_json_lines(content)
         return True
     with path.open('rb') as file:
         first = file.read(64).lstrip(_MARKS)[:1]

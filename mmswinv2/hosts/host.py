@@ -195,7 +195,7 @@ def without_annotations(steps: Sequence[Any]) -> list[Any]:
         if isinstance(step, (list, tuple)):
             if alternatives := without_annotations(step):
                 kept.append(alternatives)
-        elif step['type'].split('.')[-1] != 'LoadAnnotations':
+        elif type_name(step) != 'LoadAnnotations':
             if 'transforms' in step:
                 step = {**step, 'transforms': without_annotations(step['transforms'])}
             kept.append(step)
@@ -210,6 +210,12 @@ def inner_datasets(dataset: Any) -> Iterator[Any]:
         return
     for item in as_list(inner):
         yield from inner_datasets(item)
+
+
+def type_name(node: Any) -> str:
+    """The last part of the ``type`` of a config's part, which may be a name or a class."""
+    kind = node.get('type')
+    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
 
 
 def loads_as_stored(pipeline: Sequence[Any]) -> bool:

@@ -20,7 +20,7 @@ from mmengine.utils import digit_version
 
 from ..errors import UserError
 from ..log import warn
-from .host import FILE_KEYS, Host
+from .host import FILE_KEYS, Host, type_name
 from .patching import log_patch, patch, replace
 
 _MMCV_TOO_NEW = '2.2.0'  # mmaction2 1.2.0 refuses it and later ones at import
@@ -228,7 +228,7 @@ class MMAction(Host):
 
 
 def _of_images(cfg: Any) -> bool:
-    return str(cfg.model.type).endswith('Recognizer2D')
+    return type_name(cfg.model) == 'Recognizer2D'
 
 
 def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:

@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 from ..errors import UserError
 from ..log import warn
 from ..progress import track
-from .host import Host, as_list, steps_in, training_pipeline
+from .host import Host, as_list, steps_in, training_pipeline, type_name
 from .mmcv import check_size
 from .mmdet_patches import (
     check_annotations,
@@ -70,7 +70,7 @@ class MMDet(Host):
 
     def folder_hint(self, dataset: Any, key: str) -> str:
         """Say where the semantic maps of HTC come from."""
-        return _SEMANTIC_MAPS if key == 'seg' and dataset.get('type') == 'CocoDataset' else ''
+        return _SEMANTIC_MAPS if key == 'seg' and type_name(dataset) == 'CocoDataset' else ''
 
     def explain_empty(self, dataset: Any, where: str) -> UserError | None:
         """Say that the filter has left no image; other reasons were found when it was read."""
@@ -163,7 +163,7 @@ class MMDet(Host):
         from mmdet.testing import demo_mm_inputs
 
         pipeline = training_pipeline(cfg)
-        loading: Any = next((t for t in pipeline if 'LoadAnnotations' in t['type']), {})
+        loading: Any = next((t for t in pipeline if 'LoadAnnotations' in type_name(t)), {})
         return demo_mm_inputs(
             count,
             [(3, *size)] * count,

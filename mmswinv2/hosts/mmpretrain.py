@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from .host import Host, training_pipeline
+from .host import Host, training_pipeline, type_name
 from .patching import log_patch, patch, replace
 
 
@@ -140,7 +140,7 @@ class MMPretrain(Host):
 
         inputs = [torch.randint(256, (3, *size), dtype=torch.uint8) for _ in range(count)]
         samples = [DataSample().set_gt_label(0) for _ in inputs]
-        masks = [t for t in training_pipeline(cfg) if 'MaskGenerator' in t['type']]
+        masks = [t for t in training_pipeline(cfg) if 'MaskGenerator' in type_name(t)]
         for transform in masks:
             patch = transform.get('model_patch_size', 4)
             for sample in samples:

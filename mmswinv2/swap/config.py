@@ -29,7 +29,10 @@ def find_config(name: str) -> Path:
             raise UserError(f'the config {name} does not exist')
         return Path(name)
     package, _, config = name.partition('::')
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):  # a dotted name
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f'{name}: the package {package} is not installed')
     folder = Path(spec.submodule_search_locations[0], '.mim', 'configs')
@@ -50,17 +53,17 @@ def read_config(name: str) -> Config:
     Raises:
         UserError: if it is of mmengine's new style, or needs a package that is not installed.
     """
+    from ..engine import launch
+
     hosts.apply()
     path = find_config(name)
-    if path.suffix not in ('.py', '.yml', '.yaml', '.json'):
-        raise UserError(f'{path} is no config; a config is a .py, .yml, .yaml or .json file')
     if path.suffix == '.py' and 'read_base()' in path.read_text():
         raise UserError(
             f'{path} is a new-style Python config (read_base), whose imports cannot be written as '
             'text; start from the config of the same name with _base_ = [...]'
         )
     try:
-        return Config.fromfile(path)
+        return launch.read_config(path)
     except ImportError as error:
         raise UserError(
             f'{path} imports what is not installed: {str(error).splitlines()[0]}'

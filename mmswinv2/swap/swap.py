@@ -105,8 +105,19 @@ def swap_backbone(cfg: Config, options: Options) -> tuple[Config, Notes]:
     return cfg, notes
 
 
-def default_window(arch: str) -> int:
-    """The window size of the weights that an `arch` starts from, 16 (nano: 8) if there are none."""
+def default_window(arch: str, checkpoint: str | None = None) -> int:
+    """The window size of the weights that an `arch` starts from, 16 (nano: 8) if there are none.
+
+    Args:
+        arch: key of `core.VARIANTS`.
+        checkpoint: a file, address or name of weights, ``'none'``, or ``None`` for the published.
+    """
+    own = next((w for n, w in PUBLISHED.items() if checkpoint in (n, w.url)), None)
+    if own is not None:
+        return own.window
+    given = None if checkpoint in (None, 'none') else fetch(str(checkpoint))
+    if given and (windows := convert_file(given).windows):
+        return max(max(axes) for axes in windows.values())
     name = find_published(arch)
     return PUBLISHED[name].window if name else 8 if arch == 'nano' else 16
 
@@ -140,7 +151,8 @@ def _set_backbone(
     owner: Any, path: str, stages: list[int], scope: str, options: Options, notes: Notes
 ) -> None:
     old, arch = owner.backbone, options.arch
-    window = default_window(arch) if options.window is None else options.window
+    given = options.window
+    window = default_window(arch, options.checkpoint) if given is None else given
     weights, source = _choose_weights(options, window)
     drop_path = options.drop_path
     if drop_path is None:
@@ -292,11 +304,16 @@ def _set_groups(
     groups: dict[str, Any] = {'layer_decay_rate': 1.0 if layer_decay is None else layer_decay}
     kept, lost = {}, []
     for key, change in (old.get('custom_keys') or {}).items():
-        change = {k: v for k, v in change.items() if k in ('lr_mult', 'decay_mult') and v != 1}
+        change = {k: v for k, v in change.items() if k in ('lr_mult', 'decay_mult')}
         if not any(key in name for name in names):
             lost.append(key)
         elif change:
             kept[key] = change
+    changing = {k: {o: v for o, v in change.items() if v != 1} for k, change in kept.items()}
+    changing = {key: change for key, change in changing.items() if change}
+    # an entry of ones takes its parameters out of a shorter one
+    ones = {k: v for k, v in kept.items() if k not in changing and any(c in k for c in changing)}
+    kept = {key: changing.get(key) or ones[key] for key in kept if key in {*changing, *ones}}
     if kept:
         groups['custom_keys'] = kept
     why = 'no weight decay on norms, biases, cpb_mlp and logit_scale'

@@ -96,7 +96,12 @@ def test_frames_are_those_that_were_encoded(motion, clips):
 def test_transforms(clips):
     results = VideoInit()(dict(filename=str(clips / 'videos_val/00004.mp4')))
     assert (results['total_frames'], results['avg_fps']) == (FRAMES, 25)
+    shares = np.array([[0.25, 0.25, 0.5, 0.5]])
+    results |= dict(gt_bboxes=shares, proposals=None)
     results = VideoDecode()(results | dict(frame_inds=np.array([[1, 3]])))
+    height, width = results['img_shape']
+    assert results['gt_bboxes'].dtype == np.float32 and results['proposals'] is None
+    assert results['gt_bboxes'].tolist() == [[width / 4, height / 4, width / 2, height / 2]]
     assert [f.shape for f in results['imgs']] == [(SIZE, SIZE, 3)] * 2
     assert results['img_shape'] == results['original_shape'] == (SIZE, SIZE)
     assert results['frame_inds'].tolist() == [1, 3] and 'video_reader' not in results

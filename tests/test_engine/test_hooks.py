@@ -5,14 +5,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.dataset import Compose, DefaultSampler, InfiniteSampler
 from mmengine.hooks import CheckpointHook, LoggerHook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
-from mmswinv2.engine import CheckInvalidLossHook
-from mmswinv2.engine.hooks import CheckDatasetHook, Draw, SeedSample, _Numbered
+from mmswinv2.engine import CheckInvalidLossHook, RepeatableHook
+from mmswinv2.engine.hooks import CheckDatasetHook, Draw, SeedSample, _check_places, _Numbered
 from mmswinv2.errors import UserError
 
 
@@ -144,12 +144,79 @@ def test_draws_survive_workers_and_wrappers():
 
 def test_a_sample_is_seeded():
     def numbers(index):
-        results = SeedSample()({'sample_idx': index})
+        results = SeedSample(dict)({'sample_idx': index})
         assert type(results['sample_idx']) is int
         return random.random(), np.random.rand(), float(torch.rand(()))
 
     assert numbers(Draw(1, 11)) == numbers(Draw(2, 11)) != numbers(Draw(1, 12))
     assert numbers(3) != numbers(3)  # an index of another sampler
+
+
+class Repeated(torch.utils.data.Dataset):
+    """Calls the steps of its pipeline by their place, as mmaction2's RepeatAugDataset does."""
+
+    def __init__(self):
+        self.metainfo = {}
+        self.pipeline = Compose([Step('first'), Step('second')])
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        results = {'sample_idx': index}
+        assert [step.name for step in self.pipeline.transforms[:2]] == ['first', 'second']
+        for place in (0, 1):
+            results = self.pipeline.transforms[place](results)
+        return {'inputs': torch.rand(2), 'done': results['done']}
+
+
+class Step:
+    def __init__(self, name):
+        self.name = name
+
+    def __call__(self, results):
+        assert type(results['sample_idx']) is int
+        return results | {'done': (*results.get('done', ()), self.name)}
+
+
+def test_steps_keep_their_places(tmp_path):
+    drawn = []
+    for number in range(2):
+        train = Runner(
+            Regression(), str(tmp_path), train_cfg=dict(by_epoch=False, max_iters=2),
+            train_dataloader=dict(batch_size=2, dataset=Repeated(), sampler=dict(
+                type='InfiniteSampler', shuffle=False)),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)), randomness=dict(seed=3),
+            experiment_name=f'places-{number}',
+        )  # fmt: skip
+        loader = train.train_loop.dataloader
+        RepeatableHook().before_train(train)
+        step = loader.dataset.pipeline.transforms[0]
+        assert pickle.loads(pickle.dumps(step)).name == 'first'
+        random.seed(number)
+        torch.manual_seed(number)
+        drawn.append(next(iter(loader)))
+    assert drawn[0]['done'] == [('first', 'second')] * 2
+    assert torch.equal(torch.stack(drawn[0]['inputs']), torch.stack(drawn[1]['inputs']))
+
+
+def test_classes_of_one_name_and_of_several_data_sets():
+    """ImageNet has a bird and a machine that are called crane."""
+    crane = ['cock', 'crane', 'drake', 'crane']
+    _check_places([('train', crane), ('val', crane), ('the checkpoint', list(crane))])
+    with pytest.raises(UserError, match="the class 'crane' is number 0 of val and number 1 of tr"):
+        _check_places([('train', crane), ('val', ['crane', 'cock'])])
+    cat, dog = dict(classes=('cat',)), dict(classes=('dog', 'cat'))
+    hook, runner = CheckDatasetHook(), SimpleNamespace(_resume=True)
+    for meta, wanted in (
+        ([cat, cat], ['cat']),
+        ([cat, dog], []),
+        (cat, ['cat']),
+        (None, []),
+        ([], []),
+    ):
+        hook.after_load_checkpoint(runner, dict(meta=dict(dataset_meta=meta)))
+        assert list(hook.of_checkpoint) == wanted
 
 
 @pytest.mark.parametrize('wrong', [-1, 2.0, True, 'all'])

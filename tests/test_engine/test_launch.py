@@ -112,6 +112,13 @@ def test_bfloat16_scales_none(gpu):
     assert (wrapper.dtype, wrapper.loss_scale) == ('bfloat16', 1.0)
 
 
+def test_float16_of_a_config_in_bfloat16_scales_losses(gpu):
+    gpu(bf16=True)
+    cfg = config(dtype='bfloat16', loss_scale=1.0)
+    set_mixed_precision(cfg, 'float16')
+    assert (cfg.optim_wrapper.dtype, cfg.optim_wrapper.loss_scale) == ('float16', 'dynamic')
+
+
 def test_bfloat16_needs_a_card_that_has_it(gpu):
     gpu(bf16=False)
     cfg = config()

@@ -2,18 +2,19 @@
 
 import itertools
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.engine import RepeatableHook
-from mmswinv2.engine.resume import follow_config
+from mmswinv2.engine.resume import _Changes, _leave_best_of_others, follow_config
 from mmswinv2.engine.storage import look_at_checkpoint
 from mmswinv2.errors import UserError
 
@@ -275,3 +276,35 @@ def test_a_schedule_that_measures_cannot_be_computed_anew(whole):
     train(run, 6, [WARM, plateau])
     with pytest.raises(UserError, match='goes by a measured value'):
         train(run, 8, [WARM | dict(end=5), plateau], resume=run / 'iter_6.pth')
+
+
+def test_the_best_checkpoint_of_another_work_dir_stays(tmp_path):
+    """mmengine would remove it when a better one comes, wherever it is."""
+    old, new = tmp_path / 'old', tmp_path / 'new'
+    old.mkdir()
+    (old / 'best.pth').write_text('the best of another run')
+    for folder, wanted in ((new, None), (old, str(old / 'best.pth'))):
+        hub = MessageHub.get_instance(f'best-{next(NUMBERS)}')
+        hub.update_info('best_ckpt', str(old / 'best.pth'))
+        hub.update_info('best_score', 0.5)
+        _leave_best_of_others(SimpleNamespace(work_dir=str(folder), hooks=[], message_hub=hub))
+        assert hub.runtime_info.get('best_ckpt') == wanted
+        assert hub.get_info('best_score') == 0.5
+
+
+def test_float16_does_not_take_the_scale_of_bfloat16():
+    loaded = []
+
+    class Wrapper:
+        def __init__(self, update):
+            self.param_groups, self._scale_update_param = [], update
+
+        def load_state_dict(self, state):
+            loaded.append(state)
+
+    for update, scale, kept in ((None, 1.0, False), (None, 2.0**16, True), (1.0, 1.0, True)):
+        wrapper = Wrapper(update)
+        changes = _Changes()
+        changes.watch(wrapper, 'optimizer', set())
+        wrapper.load_state_dict(dict(state={}, param_groups=[], loss_scaler=dict(scale=scale)))
+        assert ('loss_scaler' in loaded[-1]) == kept == (not changes.told)

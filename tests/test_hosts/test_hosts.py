@@ -46,6 +46,25 @@ def test_configs_without_a_scope_are_mmengines():
     assert hosts.of({}).name == hosts.of(dict(default_scope=None)).name == 'mmengine'
 
 
+def test_types_say_where_a_config_without_a_scope_is_from():
+    """As those of mmengine's new style, and those that write a prefix before each type."""
+    from mmdet.datasets import CocoDataset
+    from mmdet.datasets.transforms import LoadAnnotations
+    from mmdet.models import MaskRCNN
+
+    loader = dict(dataset=dict(type='RepeatDataset', dataset=dict(type=CocoDataset)))
+    for scope in ({}, dict(default_scope=None), dict(default_scope='mmengine')):
+        for parts in (
+            dict(model=dict(type=MaskRCNN)),
+            dict(model=dict(type='mmdet.MaskRCNN')),
+            dict(model=dict(type='torch.nn.Linear'), train_dataloader=loader),
+        ):
+            assert hosts.of(Config(scope | parts)).name == 'mmdet'
+    assert hosts.of(dict(default_scope='mmseg', model=dict(type='mmdet.MaskRCNN'))).name == 'mmseg'
+    steps = [dict(type='LoadImageFromFile'), dict(type=LoadAnnotations, with_bbox=True)]
+    assert hosts.without_annotations(steps) == steps[:1]
+
+
 @pytest.fixture
 def loader(tmp_path):
     """A config with one data set of two images, and its folder."""
@@ -87,6 +106,16 @@ def test_files_that_are_not_there(loader, change, words):
 @pytest.mark.parametrize('content', ['{"images": [', 'text'])
 def test_annotations_that_are_not_json(loader, content):
     (loader[2] / 'list.json').write_text(content)
+    with pytest.raises(UserError, match='list.json is not JSON, or cut short'):
+        hosts.check_data(loader[0], ('train',))
+
+
+def test_annotations_with_an_object_on_every_line(loader):
+    """As files of grounding have them."""
+    path = loader[2] / 'list.json'
+    path.write_text('{"filename": "a.jpg"}\n{"filename": "b.jpg"}\n\n')
+    hosts.check_data(loader[0], ('train',))
+    path.write_text('{"filename": "a.jpg"}\n{"filename": "b.')
     with pytest.raises(UserError, match='list.json is not JSON, or cut short'):
         hosts.check_data(loader[0], ('train',))
 

@@ -1,5 +1,8 @@
 """`mmswinv2 export` on a classifier of mmpretrain."""
 
+import runpy
+
+import numpy as np
 import pytest
 import torch
 
@@ -72,3 +75,25 @@ def test_heads_that_predict_in_another_way(tmp_path):
     model.head.__class__ = Halved
     with pytest.raises(UserError, match='the head Halved has no export rule'):
         exported(model)
+
+
+@pytest.mark.parametrize(
+    'step',
+    [
+        dict(scale=256, edge='short', backend='pillow', interpolation='bicubic'),
+        dict(scale=96, edge='long'),
+        dict(scale=50, edge='width', interpolation='nearest'),
+        dict(scale=61, edge='height', interpolation='bicubic'),
+    ],
+    ids=lambda step: step['edge'],
+)
+def test_the_example_brings_pictures_to_size_as_the_pipeline_does(step, tmp_path):
+    build(SMALL, tmp_path)  # patches what mmpretrain imports
+    from mmpretrain.datasets.transforms import ResizeEdge
+
+    resized = runpy.run_path(str(ROOT / 'examples/onnx_inference.py'))['resized']
+    numbers = np.random.default_rng(0)
+    for height, width in ((100, 103), (103, 100), (77, 199), (64, 64)):
+        image = numbers.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        theirs = ResizeEdge(**step)(dict(img=image, img_shape=(height, width)))['img']
+        assert np.array_equal(resized(image, [dict(type='ResizeEdge', **step)]), theirs)

@@ -19,7 +19,7 @@ from mmswinv2.cli import main
 from mmswinv2.cli.export import export, samples_of
 from mmswinv2.deploy.graph import AveragePool, write_onnx
 from mmswinv2.deploy.int8 import quantize
-from mmswinv2.deploy.rules import graph_of
+from mmswinv2.deploy.rules import about, graph_of
 from mmswinv2.deploy.runtime import OnnxModel, OpenVinoModel
 from mmswinv2.deploy.tensorrt import unsupported
 from mmswinv2.deploy.verify import differences, scores_differ, too_large
@@ -484,6 +484,51 @@ def test_eight_bits(file, shapes):
 
 
 # --- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'step',
+    [
+        dict(type='Normalize', mean=[1, 2, 3], std=[1, 1, 1]),
+        dict(type='mmdet.Pad', size_divisor=32),
+        dict(type='ResizeShortestEdge', scale=64, max_size=96),
+        dict(type='mmswinv2.LoadImage', scale=(0, 4095)),
+    ],
+    ids=lambda step: step['type'],
+)
+def test_steps_that_the_file_would_lose_are_refused(step, tmp_path):
+    model = build(WHOLE, tmp_path)
+    graph, cfg = graph_of(model), Config.fromfile(tmp_path / 'config.py')
+    pipeline = cfg.test_dataloader.dataset.pipeline
+    kinds = [kept['type'] for kept in about(graph, cfg, {})['sizes']]
+    assert kinds == [s['type'] for s in pipeline if s['type'] == 'Resize']
+    pipeline.insert(1, step)
+    name = step['type'].split('.')[-1]
+    with pytest.raises(UserError, match=f'{name} of the test pipeline is not written into the fi'):
+        about(graph, cfg, {})
+
+
+def test_weights_that_no_file_holds():
+    class Large(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(2**29, device='meta'))
+
+    with pytest.raises(UserError, match=r'the weights take 2.0 GiB, and a file of ONNX holds less'):
+        write_onnx(Large(), {}, {}, [])
+
+
+def test_decode_heads_without_rule_are_refused(tmp_path):
+    model = build(WHOLE, tmp_path)
+    model.decode_head.__class__ = type('Mask2FormerHead', (type(model.decode_head),), {})
+    with pytest.raises(UserError, match='the decode head Mask2FormerHead has no export rule'):
+        graph_of(model)
+
+
+def test_pictures_of_a_config_without_a_test_set(tmp_path):
+    (tmp_path / 'config.py').write_text(f'{WHOLE}\ntest_dataloader = None\n')
+    with pytest.raises(UserError, match='--verify: .*config.py has no test_dataloader, whose pipe'):
+        export(str(tmp_path / 'config.py'), 'x.pth', tmp_path / 'x.onnx', images=[str(tmp_path)])
 
 
 def test_a_model_without_rule_is_refused():

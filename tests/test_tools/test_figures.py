@@ -46,6 +46,14 @@ def test_position_bias(tool, tmp_path):
     assert run.returncode == 1 and 'at least 1 token along each axis, got 0' in run.stderr
     run = draw('--pretrained-window', '8', '--block', '2')
     assert run.returncode == 1 and 'no block 2 in stage 0' in run.stderr
+    state = dict(state_dict=torch.load(tmp_path / 'net.pth')['state_dict'])
+    state['meta'] = dict(
+        source_format='authors', pretrained_window_sizes={i: (8, 8) for i in range(4)}
+    )
+    torch.save(state, tmp_path / 'net.pth')
+    assert draw('--out', figure).returncode == 0
+    run = draw('--pretrained-window', '12')
+    assert run.returncode == 1 and 'stage 0 was pre-trained with (8, 8); leave the' in run.stderr
 
 
 def test_position_bias_of_video(tool, tmp_path):
@@ -113,6 +121,21 @@ def test_logs(tool, train, tmp_path):
     assert f'average iter time: {sum(times) / len(times):.4f} s/iter' in run.stdout, run.stderr
     run = analyze('cal_train_time', ROOT / 'README.md')
     assert run.returncode == 1 and 'is no log' in run.stderr
+
+
+@pytest.mark.parametrize(
+    'command',
+    [
+        ('analyze_logs.py', 'plot_curve', 'log.json'),
+        ('plot_position_bias.py', 'net.pth'),
+        ('plot_activations.py', SEGMENTATION),
+    ],
+    ids=lambda command: command[0],
+)
+def test_names_of_pictures_that_cannot_be_written(tool, tmp_path, command):
+    run = tool('analysis_tools/' + command[0], *command[1:], '--out', tmp_path / 'x.xyz')
+    assert run.returncode == 1 and 'Traceback' not in run.stderr
+    assert f'--out {tmp_path}/x.xyz: names of pictures end in .eps, .jpeg, .jpg' in run.stderr
 
 
 def test_print_config(tool):

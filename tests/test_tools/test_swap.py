@@ -14,7 +14,14 @@ from mmengine.structures import InstanceData, PixelData
 from mmswinv2.checkpoints import PUBLISHED
 from mmswinv2.core import VARIANTS, SwinV2
 from mmswinv2.errors import UserError
-from mmswinv2.swap import Options, find_config, read_config, swap_backbone, write_config
+from mmswinv2.swap import (
+    Options,
+    default_window,
+    find_config,
+    read_config,
+    swap_backbone,
+    write_config,
+)
 from mmswinv2.swap.config import dicts_in
 from tests.test_tools.conftest import ROOT
 
@@ -393,6 +400,47 @@ def test_adamw_stays():
     assert new.optim_wrapper.paramwise_cfg.custom_keys == dict(backbone=dict(lr_mult=0.1))
     assert new.model.backbone.out_indices == (3,) and new.model.neck.in_channels == [256]
     assert any('backbone.layer4' in text for text in notes.judge)
+
+
+def test_entries_of_ones_that_take_out_of_others_stay():
+    cfg = faster_rcnn()
+    cfg.optim_wrapper.paramwise_cfg = dict(
+        custom_keys={
+            'rpn_head': dict(lr_mult=10.0),
+            'rpn_head.rpn_cls': dict(lr_mult=1.0),
+            'roi_head': dict(decay_mult=1.0),
+        }
+    )
+    new, _ = swap_backbone(cfg, Options(arch='nano', check=False))
+    assert new.optim_wrapper.paramwise_cfg.custom_keys == {
+        'rpn_head': dict(lr_mult=10.0),
+        'rpn_head.rpn_cls': dict(lr_mult=1.0),
+    }
+
+
+def test_the_window_is_that_of_the_weights(tmp_path):
+    assert default_window('tiny') == 16 and default_window('nano', 'none') == 8
+    assert default_window('tiny', 'swinv2_tiny_patch4_window8_256') == 8
+    path = tmp_path / 'nano.pth'
+    convert = dict(source_format='authors', pretrained_window_sizes={i: (12, 12) for i in range(4)})
+    torch.save({'state_dict': SwinV2('nano').state_dict(), 'meta': convert}, path)
+    new, _ = swap_backbone(faster_rcnn(), Options(arch='nano', checkpoint=str(path), check=False))
+    assert new.model.backbone.window_size == 12
+    assert new.model.backbone.pretrained_window_sizes == [12] * 4
+
+
+@pytest.mark.parametrize('name', ['mm.nothing::a', '.mmdet::a', 'mmdet.x::a'])
+def test_packages_that_are_none(name):
+    with pytest.raises(UserError, match='is not installed'):
+        find_config(name)
+
+
+def test_configs_that_cannot_be_read(tmp_path):
+    (tmp_path / 'own.py').write_text("_base_ = 'own.py'\n")
+    (tmp_path / 'wrong.py').write_text('model = (\n')
+    for name, words in (('own.py', 'is its own _base_'), ('wrong.py', 'wrong.py.* is no Python')):
+        with pytest.raises(UserError, match=words):
+            read_config(str(tmp_path / name))
 
 
 @pytest.mark.parametrize(

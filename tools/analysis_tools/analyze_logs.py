@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from statistics import fmean, stdev
 
+from mmswinv2.analysis.figures import check_ending
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.options import ArgumentParser
 
@@ -98,6 +99,8 @@ def cal_train_time(args):
 
 def main():
     args = parse_args()
+    if getattr(args, 'out', None):
+        check_ending(args.out)
     plot_curve(args) if args.task == 'plot_curve' else cal_train_time(args)
 
 

@@ -45,7 +45,7 @@ def parse_args():
         help="GiB of a card for CUDA, NCCL and the allocator's gaps (2, a guess)",
     )
     parser.add_argument(
-        '--measure', action='store_true', help='train three steps on one device to compare with'
+        '--measure', action='store_true', help='train two steps on one device to compare with'
     )
     add_config_options(parser)
     return parser.parse_args()

@@ -18,6 +18,8 @@ from mmengine.registry import MODELS
 
 from mmswinv2 import hosts
 from mmswinv2.analysis import input_size
+from mmswinv2.analysis.figures import check_ending
+from mmswinv2.analysis.model import is_ours
 from mmswinv2.checkpoints import fetch, read_checkpoint
 from mmswinv2.checkpoints.convert import unwrap
 from mmswinv2.core.block import Block
@@ -106,10 +108,11 @@ def make_input(args, size):
 
 def main():
     args = parse_args()
+    check_ending(args.out)
     cfg = config_with_options(args.config, args.cfg_options)
     host = hosts.of(cfg)
     host.use_registries()
-    if not str(cfg.model.get('backbone', {}).get('type')).startswith('mmswinv2.'):
+    if not is_ours(cfg.model):
         raise UserError(f'the model of {args.config} has no backbone of mmswinv2')
     config = copy.deepcopy(cfg.model.backbone)
     config.init_cfg = None

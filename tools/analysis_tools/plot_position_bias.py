@@ -10,6 +10,7 @@ The centre of a map is the bias of a token on itself. Files of all formats are r
 import argparse
 
 from mmswinv2.analysis import bias_maps, draw_bias, load_bias
+from mmswinv2.analysis.figures import check_ending
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.options import ArgumentParser
 
@@ -36,6 +37,7 @@ def parse_args():
 
 def main():
     args = parse_args()
+    check_ending(args.out)
     for m in (*(args.windows or ()), *(args.pretrained_window or ()), args.frames or 1):
         if m < 1:
             raise UserError(f'a window is at least 1 token along each axis, got {m}')

@@ -115,6 +115,8 @@ def cut(content, images_of_split, out, margin, min_size):
 
 def main():
     args = parse_args()
+    if not 0 <= args.margin < float('inf'):
+        raise UserError(f'--margin must be a number from 0, got {args.margin}')
     contents = {split: read(args.coco, split) for split in SPLITS}
     refuse_other_classes(contents)
     source = hashlib.sha256(json.dumps(contents).encode()).hexdigest()

@@ -55,7 +55,7 @@ def parse_args():
 def main():
     args = parse_args()
     arch = SHORT.get(args.arch, args.arch)
-    window = default_window(arch) if args.window is None else args.window
+    window = default_window(arch, args.checkpoint) if args.window is None else args.window
     if args.lr is not None and not 0 < args.lr < float('inf'):
         raise UserError(f'--lr must be a number above 0, got {args.lr}')
     if args.layer_decay is not None and not 0 < args.layer_decay <= 1:
