@@ -196,7 +196,7 @@ def test_steps_keep_their_places(tmp_path):
         random.seed(number)
         torch.manual_seed(number)
         drawn.append(next(iter(loader)))
-    assert drawn[0]['done'] == [('first', 'second')] * 2
+    assert drawn[0]['done'] == [('first', 'first'), ('second', 'second')]
     assert torch.equal(torch.stack(drawn[0]['inputs']), torch.stack(drawn[1]['inputs']))
 
 
