@@ -694,6 +694,19 @@ def test_images_of_other_channels_and_names_that_are_too_long(tmp_path):
     assert summary.left_out['images that are missing'][0] == 1
 
 
+@pytest.mark.parametrize('text', ['train: {long}', 'train: list.txt'])
+def test_names_in_yaml_and_lists_that_are_too_long(yolo, tmp_path, text):
+    long = 'x' * 300
+    write(yolo / 'list.txt', f'{long}.jpg\nimages/train/a.jpg\n')
+    write(yolo / 'data.yaml', f'{text.format(long=long)}\nnames: [cat, dog]\n')
+    if 'long' in text:
+        with pytest.raises(UserError, match='xxx, not found here'):
+            convert('yolo', yolo, tmp_path, split='train')
+        return
+    _, _, summary = convert('yolo', yolo, tmp_path, split='train')
+    assert summary.images == 1 and summary.left_out['images that are missing'][0] == 1
+
+
 def test_classes_that_are_no_text(tmp_path):
     picture(tmp_path / 'set/a.jpg')
     labelme(tmp_path / 'set/a.json', [shape('rectangle', [[1, 1], [9, 9]], 'd\ud800g')])

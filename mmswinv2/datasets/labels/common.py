@@ -145,7 +145,7 @@ def pick_image(source: Source, names: Sequence[Path], where: str) -> Path | None
     """The first of some files that is there and in the folder of the images; counts if none is."""
     inside = [path for path in names if is_inside(path, source.root)]
     for path in inside:
-        if _is_file(path):
+        if os.path.isfile(path):
             return path
     what = 'images that are missing' if inside else 'images outside of the folder'
     source.left_out.add(what, f'{names[0]} of {where}')
@@ -166,17 +166,10 @@ def pick_own_image(
         where: the label file.
     """
     theirs, mine = (
-        next((path for path in names if is_inside(path, source.root) and _is_file(path)), None)
+        next((path for path in names if is_inside(path, source.root) and os.path.isfile(path)), None)
         for names in (named, own)
     )
     if theirs and mine and theirs.stem != mine.stem:
         source.left_out.add('names in label files, as their own image is another', where)
         return mine
     return pick_image(source, [*named, *own], where)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long for any
-        return False

@@ -5,6 +5,7 @@ Boxes are numbers of pixels from 1 on, the last one included: the pixels 1 to 10
 and its boxes are a pixel smaller). Points of polygons are moved by 1.
 """
 
+import os
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -43,12 +44,12 @@ def _files(source: Source) -> list[Path]:
             raise UserError(f'{source.path} has no .xml files, in which Pascal VOC has its labels')
         return files
     path = source.path / 'ImageSets' / 'Main' / f'{source.split}.txt'
-    if not is_inside(path, source.path) or not path.is_file():
+    if not is_inside(path, source.path) or not os.path.isfile(path):
         raise UserError(f'--split {source.split}: there is no {path}')
     files = []
     for line in filter(None, map(str.strip, read_text(path).splitlines())):
         file = source.path / 'Annotations' / f'{line.split()[0]}.xml'
-        if is_inside(file, source.path) and file.is_file():
+        if is_inside(file, source.path) and os.path.isfile(file):
             files.append(file)
         else:
             source.left_out.add('images without a label file', f'{line} of {path}')

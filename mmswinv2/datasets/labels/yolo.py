@@ -106,7 +106,7 @@ def _images_of(source: Source, content: dict[str, Any]) -> list[Path]:
         # exported sets have '../train/images', and mean it from here
         plain = PurePosixPath(*(p for p in PurePosixPath(place).parts if p != '..'))
         tries = [source.path / str(base or '') / place, source.path / place, source.path / plain]
-        path = next((p for p in tries if is_inside(p, source.path) and p.exists()), None)
+        path = next((p for p in tries if is_inside(p, source.path) and os.path.exists(p)), None)
         if path is None:
             raise UserError(f'{source.path}: data.yaml has {source.split}: {place}, not found here')
         if path.is_dir():
@@ -114,7 +114,7 @@ def _images_of(source: Source, content: dict[str, Any]) -> list[Path]:
             continue
         for line in filter(None, map(str.strip, read_text(path).splitlines())):
             tries = [path.parent / line, source.path / line]
-            image = next((p for p in tries if is_inside(p, source.root) and p.is_file()), None)
+            image = next((p for p in tries if is_inside(p, source.root) and os.path.isfile(p)), None)
             if image is None:
                 source.left_out.add('images that are missing', f'{line} of {path}')
             else:
