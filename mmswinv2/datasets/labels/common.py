@@ -166,7 +166,9 @@ def pick_own_image(
         where: the label file.
     """
     theirs, mine = (
-        next((path for path in names if is_inside(path, source.root) and os.path.isfile(path)), None)
+        next(
+            (path for path in names if is_inside(path, source.root) and os.path.isfile(path)), None
+        )
         for names in (named, own)
     )
     if theirs and mine and theirs.stem != mine.stem:
