@@ -141,15 +141,19 @@ def find_images(folder: Path) -> list[Path]:
     return find_files(folder, *IMAGES)
 
 
+def first_file(names: Sequence[Path], folder: Path) -> Path | None:
+    """The first of some files that is there and stays in a folder."""
+    there = (path for path in names if is_inside(path, folder) and os.path.isfile(path))
+    return next(there, None)
+
+
 def pick_image(source: Source, names: Sequence[Path], where: str) -> Path | None:
     """The first of some files that is there and in the folder of the images; counts if none is."""
-    inside = [path for path in names if is_inside(path, source.root)]
-    for path in inside:
-        if os.path.isfile(path):
-            return path
-    what = 'images that are missing' if inside else 'images outside of the folder'
-    source.left_out.add(what, f'{names[0]} of {where}')
-    return None
+    if (found := first_file(names, source.root)) is None:
+        inside = any(is_inside(path, source.root) for path in names)
+        what = 'images that are missing' if inside else 'images outside of the folder'
+        source.left_out.add(what, f'{names[0]} of {where}')
+    return found
 
 
 def pick_own_image(
