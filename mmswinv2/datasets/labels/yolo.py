@@ -17,6 +17,7 @@ from .common import (
     Source,
     find_files,
     find_images,
+    first_file,
     is_inside,
     number,
     read_text,
@@ -114,10 +115,7 @@ def _images_of(source: Source, content: dict[str, Any]) -> list[Path]:
             continue
         for line in filter(None, map(str.strip, read_text(path).splitlines())):
             tries = [path.parent / line, source.path / line]
-            image = next(
-                (p for p in tries if is_inside(p, source.root) and os.path.isfile(p)), None
-            )
-            if image is None:
+            if (image := first_file(tries, source.root)) is None:
                 source.left_out.add('images that are missing', f'{line} of {path}')
             else:
                 found.add(image)
