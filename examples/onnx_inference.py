@@ -8,6 +8,7 @@ python examples/onnx_inference.py model.onnx photos/*.jpg --out-dir outputs
 """
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 
@@ -106,13 +107,16 @@ def main():
     classes = about['classes']
     folder = Path(args.out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    stems = [Path(path).stem for path in args.images]
-    inputs_here = {Path(path).resolve() for path in args.images}
-    for number, path in enumerate(args.images):
-        again = stems[:number].count(stems[number])
-        out = folder / f'{stems[number]}{f"_{again + 1}" if again else ""}.png'
-        if out.resolve() in inputs_here:
-            raise SystemExit(f'{out} is one of the pictures; name another --out-dir')
+    outs = {}  # each picture has a name of its own
+    for path in args.images:
+        stem = Path(path).stem
+        tries = (f'{stem}_{i}' if i > 1 else stem for i in itertools.count(1))
+        outs[path] = next(o for n in tries if (o := folder / f'{n}.png') not in outs.values())
+    written = set() if about['task'].endswith('classification') else set(outs.values())
+    for path in args.images:
+        if Path(path).resolve() in {out.resolve() for out in written}:
+            raise SystemExit(f'{path} would be written over; name another --out-dir')
+    for path, out in outs.items():
         image = cv2.imread(path)  # B, G, R, as the files of `mmswinv2 export` take them
         if image is None:
             raise SystemExit(f'{path} is no picture')

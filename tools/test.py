@@ -60,18 +60,25 @@ def set_visualization(cfg, host, args):
 
 def set_out(cfg, host, out):
     evaluators = as_list(cfg.test_evaluator)
-    if 'metrics' in evaluators[0]:
+    if evaluators and 'dataset_prefixes' in evaluators[0]:
         raise UserError(
             f'--out is for one test set, and test_evaluator ({type_name(evaluators[0])}) is for '
             'several; test one at a time, or leave --out out'
         )
+    if evaluators and 'metrics' in evaluators[0]:
+        cfg.test_evaluator = evaluators = as_list(evaluators[0]['metrics'])
+    if host.dump_metric is None and not evaluators:
+        raise UserError('--out: test_evaluator has no metric, which writes label maps')
     if host.dump_metric is None:
         evaluators[0].update(output_dir=out, keep_results=True)
         return
     if not out.endswith(('.pkl', '.pickle')):
         raise UserError(f'--out must end in .pkl or .pickle, got {out}')
     check_writable(Path(out).absolute().parent, 'folder', '--out')  # before the test, not after
-    cfg.test_evaluator = [*evaluators, dict(type=host.dump_metric, out_file_path=out)]
+    cfg.test_evaluator = [
+        *evaluators,
+        dict(type=hosts.type_in(cfg, host.dump_metric), out_file_path=out),
+    ]
 
 
 def set_format_only(cfg, host, out):

@@ -1,5 +1,6 @@
 """Train a detector, segmentor, video or image classifier, or pre-train a backbone."""
 
+from mmswinv2 import hosts
 from mmswinv2.checkpoints import read_class_map
 from mmswinv2.engine.launch import (
     add_common_arguments,
@@ -55,7 +56,7 @@ def parse_args():
 
 
 def set_class_map(cfg, path):
-    hooks = [h for h in cfg.get('custom_hooks') or () if 'LoadCheckpointHook' in str(h['type'])]
+    hooks = [h for h in cfg.get('custom_hooks') or () if hosts.type_name(h) == 'LoadCheckpointHook']
     if not hooks:
         raise UserError(
             '--class-map needs a checkpoint to take classes from: custom_hooks=[dict(type='

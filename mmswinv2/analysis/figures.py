@@ -38,7 +38,7 @@ def check_ending(path: str) -> None:
     from matplotlib.backend_bases import FigureCanvasBase
 
     known = sorted(FigureCanvasBase.get_supported_filetypes())
-    if Path(path).suffix.lower().lstrip('.') not in known:
+    if Path(path).suffix.lower().lstrip('.') not in ('', *known):
         raise UserError(f'--out {path}: names of pictures end in .{", .".join(known)}')
 
 

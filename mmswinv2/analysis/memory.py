@@ -334,7 +334,8 @@ def _measure(path: str, batch_size: str, name: str, *sizes: str) -> None:
     torch.manual_seed(0)
     cfg = config_with_options(path, None)
     model_cfg = ready(cfg)
-    MODELS.get(model_cfg.type)  # imports the host
+    if isinstance(model_cfg.type, str):
+        MODELS.get(model_cfg.type)  # imports the host
     batch = hosts.sample_batch(cfg, [int(n) for n in sizes], int(batch_size))
     dtype = None if name == 'None' else getattr(torch, name)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'

@@ -89,7 +89,7 @@ class Segmentor(Graph):
     def __init__(self, model: Any, normalized: bool = False) -> None:
         super().__init__(model, normalized)
         head = type(model.decode_head[-1] if _is_list(model.decode_head) else model.decode_head)
-        if head.__name__ in _WITHOUT_RULE:
+        if any(kind.__name__ in _WITHOUT_RULE for kind in head.__mro__):
             raise UserError(f'the decode head {head.__name__} has no export rule')
         self.mode = model.test_cfg.get('mode', 'whole')
 

@@ -24,7 +24,7 @@ _SIZES = (
 _LOADING = (  # what a program does by itself: reading, and arrays in the order of the inputs
     *('LoadImageFromFile', 'LoadImage', 'LoadAnnotations', 'FormatShape'),
     *('VideoInit', 'VideoDecode', 'DecordInit', 'DecordDecode', 'PyAVInit', 'PyAVDecode'),
-    *('OpenCVInit', 'OpenCVDecode', 'RawFrameDecode'),
+    *('OpenCVInit', 'OpenCVDecode', 'RawFrameDecode', 'PIMSInit', 'PIMSDecode'),
     *('PackInputs', 'PackDetInputs', 'PackSegInputs', 'PackActionInputs'),
 )
 
@@ -68,7 +68,12 @@ def about(graph: Graph, cfg: Any, meta: dict[str, Any]) -> dict[str, Any]:
         name = hosts.type_name(step)
         if name in _SIZES:
             sizes.append({**step, 'type': name})
-        elif name not in _LOADING or step.get('scale'):  # of LoadImage, which changes numbers
+        elif name == 'LoadImage' and step.get('scale'):
+            raise UserError(
+                'scale of LoadImage in the test pipeline is not written into the file, which takes '
+                'numbers from 0 to 255; whoever runs it would leave it out'
+            )
+        elif name not in _LOADING:
             raise UserError(
                 f'{name} of the test pipeline is not written into the file, and whoever runs it '
                 "would leave it out; normalise and pad by the model's data_preprocessor, and bring "

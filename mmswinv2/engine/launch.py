@@ -268,7 +268,7 @@ def set_mixed_precision(cfg: Config, dtype: str) -> None:
     cfg.optim_wrapper.dtype = dtype
     if dtype == 'bfloat16':
         cfg.optim_wrapper.loss_scale = 1.0
-    elif before == 'bfloat16':  # whose scale is none for float16
+    elif str(before).endswith('bfloat16'):  # whose scale is none for float16
         cfg.optim_wrapper.loss_scale = 'dynamic'
     else:
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')

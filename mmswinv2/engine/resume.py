@@ -70,8 +70,9 @@ def follow_config(runner: Any) -> None:
 
 def _leave_best_of_others(runner: Any) -> None:
     """Forget the best checkpoint of another work dir, which mmengine would remove."""
-    outs = [getattr(hook, 'out_dir', None) for hook in runner.hooks]
-    own = [str(folder) for folder in (runner.work_dir, *outs) if folder]
+    name = os.path.basename(runner.work_dir.rstrip('/'))
+    outs = [out for hook in runner.hooks if (out := getattr(hook, 'out_dir', None))]
+    own = [runner.work_dir, *(f'{str(out).rstrip("/")}/{name}' for out in outs)]
     known = runner.message_hub.runtime_info
     for key in [key for key in known if key.startswith('best_ckpt')]:
         path = str(known[key] or '')
@@ -79,7 +80,8 @@ def _leave_best_of_others(runner: Any) -> None:
         place = path if '://' in path else os.path.realpath(path)
         if path and not any(place.startswith(f'{folder.rstrip("/")}/') for folder in folders):
             del known[key]
-            warn(f'{path}, the best checkpoint of another work dir, stays where it is')
+            if '://' in path or os.path.exists(path):
+                warn(f'{path}, the best checkpoint of another work dir, stays where it is')
 
 
 class _Changes:
@@ -145,7 +147,8 @@ class _Changes:
         _check_groups(name, own, state.get('param_groups'))
         _check_states(name, own, state)
         scaler = state.get('loss_scaler') or {}
-        if scaler.get('scale') == 1.0 and getattr(owner, '_scale_update_param', 1) is None:
+        still = scaler.get('scale') == 1.0 and not scaler.get('_growth_tracker')
+        if still and getattr(owner, '_scale_update_param', 1) is None:
             # of a run in bfloat16; float16 would take thousands of steps to find a larger one
             state = {key: value for key, value in state.items() if key != 'loss_scaler'}
             self.told.append('the scale of the loss (checkpoint: 1.0)')

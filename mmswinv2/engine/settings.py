@@ -177,7 +177,9 @@ def set_tta(cfg: Config) -> None:
     """
     datasets = list(hosts.inner_datasets(cfg.test_dataloader.dataset))
     if 'tta_model' not in cfg and (model := hosts.of(cfg).default_tta_model(cfg)):
-        cfg.tta_model, cfg.tta_pipeline = model, _with_mirror_images(datasets[0].pipeline)
+        cfg.tta_model = {**model, 'type': hosts.type_in(cfg, model['type'])}
+        flip = hosts.type_in(cfg, 'RandomFlip')
+        cfg.tta_pipeline = _with_mirror_images(datasets[0].pipeline, flip)
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
         raise UserError('--tta needs tta_model and tta_pipeline in the config')
     cfg.model = ConfigDict(**deepcopy(cfg.tta_model), module=cfg.model)
@@ -185,12 +187,12 @@ def set_tta(cfg: Config) -> None:
         dataset.pipeline = cfg.tta_pipeline
 
 
-def _with_mirror_images(pipeline: Sequence[Any]) -> list[Any]:
+def _with_mirror_images(pipeline: Sequence[Any], flip: str) -> list[Any]:
     *steps, pack = pipeline
     if 'meta_keys' in pack:  # the default has both
         pack = {**pack, 'meta_keys': (*pack['meta_keys'], 'flip', 'flip_direction')}
     # the plain view first: pictures show its annotations
-    flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
+    flips = [dict(type=flip, prob=prob) for prob in (0.0, 1.0)]
     return [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
 
 

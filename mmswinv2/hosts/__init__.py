@@ -9,7 +9,7 @@ import codecs
 import inspect
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ __all__ = [
     'loads_as_stored',
     'of',
     'sample_batch',
+    'type_in',
     'type_name',
     'without_annotations',
 ]
@@ -75,13 +76,21 @@ def of(cfg: Any) -> Host:
     return next((host for host in HOSTS if host.name == scope), None) or Host(scope)
 
 
+def type_in(cfg: Any, name: str) -> str:
+    """A type of the host of a config, with a prefix where the scope of the config is another."""
+    host = of(cfg)
+    own = '.' in name or cfg.get('default_scope') == host.name
+    return name if own else f'{host.name}.{name}'
+
+
 def _origins(cfg: Any) -> Iterator[str]:
     """Hosts that the types of model and data sets are from."""
-    loaders = (cfg.get(f'{kind}_dataloader') or {} for kind in ('train', 'val', 'test'))
-    datasets = (d for loader in loaders for d in inner_datasets(loader.get('dataset') or {}))
+    loaders = [cfg.get(f'{kind}_dataloader') for kind in ('train', 'val', 'test')]
+    sets = [loader.get('dataset') for loader in loaders if isinstance(loader, Mapping)]
+    inner = (d for dataset in sets if isinstance(dataset, Mapping) for d in inner_datasets(dataset))
     names = {host.name for host in HOSTS} - {MMEngine.name}
-    for node in (cfg.get('model') or {}, *datasets):
-        kind = node.get('type')
+    for node in (cfg.get('model'), *inner):
+        kind = node.get('type') if isinstance(node, Mapping) else None
         origin = str(getattr(kind, '__module__', kind)).partition('.')[0]
         if origin in names:
             yield origin
@@ -232,7 +241,8 @@ def _check_files(dataset: Any, where: str, host: Host) -> None:
         'backend_args'
     ):
         return  # not on this disk
-    if root and not Path(root).is_dir() and _may_download(dataset, host):
+    places = (root, *(Path(root, name) for name in folders.values() if name))
+    if not all(Path(place).is_dir() for place in places if place) and _may_download(dataset, host):
         return
     if root and not Path(root).is_dir():
         raise UserError(
@@ -262,9 +272,15 @@ _MARKS = codecs.BOM_UTF8 + codecs.BOM_UTF16 + b'\xfe\xff\0 \t\r\n'
 
 def _may_download(dataset: Any, host: Host) -> bool:
     """Whether a data set fetches itself, as those of mmpretrain do."""
+    if host.name != MMPretrain.name:
+        return False
     kind = dataset.get('type')
-    with DATASETS.switch_scope_and_registry(host.name) as datasets:
-        found = datasets.get(kind) if isinstance(kind, str) else kind
+    try:
+        host.apply()  # without which it may not be imported
+        with DATASETS.switch_scope_and_registry(host.name) as datasets:
+            found = datasets.get(kind) if isinstance(kind, str) else kind
+    except (ImportError, KeyError, RuntimeError):
+        return False
     known = inspect.signature(found).parameters if isinstance(found, type) else {}
     return 'download' in known and bool(dataset.get('download', known['download'].default))
 

@@ -80,9 +80,9 @@ class Host:
                 f'{path} needs {self.name} (its default_scope), which is not installed{hint}'
             )
 
-    def use_registries(self) -> None:
-        """Let types without a prefix be looked up in this host."""
-        init_default_scope(self.name)
+    def use_registries(self, cfg: Any = None) -> None:
+        """Let types without a prefix be looked up in this host, or where a run of `cfg` would."""
+        init_default_scope(self.name if cfg is None else cfg.get('default_scope') or 'mmengine')
 
     def run_script(self, name: str, arguments: Sequence[str]) -> None:
         """Run a script that the host brings along in this process, with its own command line.
@@ -129,7 +129,7 @@ class Host:
     def score_names(self, metric: Any) -> list[str]:
         """Names of what a metric, given by its config, measures; empty for one not known."""
         for kind, prefix, *names in self.scores:
-            if str(metric.get('type')).rpartition('.')[2] == kind:
+            if type_name(metric) == kind:
                 before = f'{prefix}/' if (prefix := metric.get('prefix') or prefix) else ''
                 return [f'{before}{name}' for name in names]
         return []

@@ -93,7 +93,7 @@ def load_model(
         raise UserError(f'{cfg.filename} has no model and test_dataloader: predict is for {_TASKS}')
     host = hosts.of(cfg)
     host.apply()
-    host.use_registries()
+    host.use_registries(cfg)
     path = fetch(checkpoint)
     if tta:
         set_tta(cfg)

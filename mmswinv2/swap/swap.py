@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -112,14 +113,16 @@ def default_window(arch: str, checkpoint: str | None = None) -> int:
         arch: key of `core.VARIANTS`.
         checkpoint: a file, address or name of weights, ``'none'``, or ``None`` for the published.
     """
-    own = next((w for n, w in PUBLISHED.items() if checkpoint in (n, w.url)), None)
+    given = None if checkpoint in (None, 'none') else str(checkpoint)
+    names = (given, Path(given or '').stem)
+    own = next((w for n, w in PUBLISHED.items() if n in names or w.url == given), None)
     if own is not None:
         return own.window
-    given = None if checkpoint in (None, 'none') else fetch(str(checkpoint))
-    if given and (windows := convert_file(given).windows):
-        return max(max(axes) for axes in windows.values())
     name = find_published(arch)
-    return PUBLISHED[name].window if name else 8 if arch == 'nano' else 16
+    window = PUBLISHED[name].window if name else 8 if arch == 'nano' else 16
+    # files record the windows of the pre-training; the last one may have been larger
+    recorded = convert_file(fetch(given)).windows.values() if given else ()
+    return max([window, *(max(axes) for axes in recorded)])
 
 
 def _host(cfg: Config) -> hosts.Host:
@@ -307,12 +310,17 @@ def _set_groups(
         change = {k: v for k, v in change.items() if k in ('lr_mult', 'decay_mult')}
         if not any(key in name for name in names):
             lost.append(key)
-        elif change:
+        else:
             kept[key] = change
     changing = {k: {o: v for o, v in change.items() if v != 1} for k, change in kept.items()}
     changing = {key: change for key, change in changing.items() if change}
-    # an entry of ones takes its parameters out of a shorter one
-    ones = {k: v for k, v in kept.items() if k not in changing and any(c in k for c in changing)}
+
+    def takes_out(key: str) -> bool:
+        """Whether parameters would get another's multipliers, as the longest key counts."""
+        mine = [name for name in names if key in name]
+        return any(c in name and len(c) <= len(key) for c in changing for name in mine)
+
+    ones = {key: {'lr_mult': 1.0} for key in kept if key not in changing and takes_out(key)}
     kept = {key: changing.get(key) or ones[key] for key in kept if key in {*changing, *ones}}
     if kept:
         groups['custom_keys'] = kept

@@ -283,11 +283,15 @@ def test_the_best_checkpoint_of_another_work_dir_stays(tmp_path):
     old, new = tmp_path / 'old', tmp_path / 'new'
     old.mkdir()
     (old / 'best.pth').write_text('the best of another run')
-    for folder, wanted in ((new, None), (old, str(old / 'best.pth'))):
+    shared = SimpleNamespace(out_dir=str(tmp_path))  # mmengine adds the name of the work dir
+    for folder, wanted, hooks in (
+        (new, None, []), (new, None, [shared]), (old, str(old / 'best.pth'), []),
+        (tmp_path / 'elsewhere/old', str(old / 'best.pth'), [shared]),
+    ):  # fmt: skip
         hub = MessageHub.get_instance(f'best-{next(NUMBERS)}')
         hub.update_info('best_ckpt', str(old / 'best.pth'))
         hub.update_info('best_score', 0.5)
-        _leave_best_of_others(SimpleNamespace(work_dir=str(folder), hooks=[], message_hub=hub))
+        _leave_best_of_others(SimpleNamespace(work_dir=str(folder), hooks=hooks, message_hub=hub))
         assert hub.runtime_info.get('best_ckpt') == wanted
         assert hub.get_info('best_score') == 0.5
 

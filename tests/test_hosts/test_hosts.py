@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import METRICS
 
 from mmswinv2 import hosts
 from mmswinv2.errors import UserError
@@ -60,6 +61,16 @@ def test_types_say_where_a_config_without_a_scope_is_from():
             dict(model=dict(type='torch.nn.Linear'), train_dataloader=loader),
         ):
             assert hosts.of(Config(scope | parts)).name == 'mmdet'
+    for wrong in (
+        dict(model='x'),
+        dict(train_dataloader=[1]),
+        dict(test_dataloader=dict(dataset=5)),
+    ):
+        assert hosts.of(Config(wrong)).name == 'mmengine'
+    cfg = Config(dict(model=dict(type='mmdet.MaskRCNN')))
+    with METRICS.switch_scope_and_registry('mmengine') as metrics:
+        assert metrics.get(hosts.type_in(cfg, 'DumpDetResults')) is not None
+    assert hosts.type_in(Config(dict(default_scope='mmdet')), 'DumpDetResults') == 'DumpDetResults'
     assert hosts.of(dict(default_scope='mmseg', model=dict(type='mmdet.MaskRCNN'))).name == 'mmseg'
     steps = [dict(type='LoadImageFromFile'), dict(type=LoadAnnotations, with_bbox=True)]
     assert hosts.without_annotations(steps) == steps[:1]

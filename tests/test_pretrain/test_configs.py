@@ -7,6 +7,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS, init_default_scope
 from PIL import Image
 
+from mmswinv2 import hosts
+from mmswinv2.errors import UserError
 from tests.test_configs.test_configs import CONFIGS, OF_MMPRETRAIN
 from tests.test_tools.conftest import ROOT
 
@@ -48,3 +50,23 @@ def test_crops_of_simmim_are_smoothed_as_theirs_are():
     )
     difference = ours({'img': image})['img'].astype(float) - np.asarray(theirs, float)
     assert np.sqrt((difference**2).mean()) < 1
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'fetched'),
+    [
+        (dict(type='CIFAR10', data_root='nowhere'), True),
+        (dict(type='CIFAR10', data_prefix='nowhere'), True),
+        (dict(type='mmpretrain.CIFAR10', data_root='nowhere', download=False), False),
+        (dict(type='ImageNet', data_root='nowhere'), False),
+        (dict(type='NoSuchType', data_root='nowhere'), False),
+    ],
+)
+def test_data_sets_that_fetch_themselves_need_no_folder(dataset, fetched, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = Config(dict(default_scope='mmpretrain', train_dataloader=dict(dataset=dataset)))
+    if fetched:
+        hosts.check_data(cfg, ('train',))
+        return
+    with pytest.raises(UserError, match='the folder nowhere does not exist'):
+        hosts.check_data(cfg, ('train',))

@@ -1,11 +1,15 @@
 """What a user may get wrong ends in one sentence that names it and the way out."""
 
 import json
+import runpy
 import shutil
 
 import pytest
 import torch
+from mmengine.config import Config
 
+from mmswinv2 import hosts
+from mmswinv2.errors import UserError
 from tests.test_tools.conftest import CONFIG, ROOT
 
 
@@ -200,3 +204,25 @@ def test_weights_are_not_converted_onto_themselves(tool, tmp_path):
     run = tool('model_converters/convert_checkpoint.py', path, tmp_path / '.' / 'swin.pth')
     assert run.returncode == 1 and 'is the file to convert, which would be lost' in run.stderr
     assert path.read_bytes() == b'precious'
+
+
+def test_predictions_of_several_metrics_and_test_sets(tmp_path):
+    set_out = runpy.run_path(str(ROOT / 'tools/test.py'))['set_out']
+    metric, out = dict(type='CocoMetric'), str(tmp_path / 'x.pkl')
+
+    def evaluators(given, **scope):
+        cfg = Config(dict(test_evaluator=given, **scope))
+        set_out(cfg, hosts.of(cfg), out)
+        return [kept['type'] for kept in cfg.test_evaluator]
+
+    scope = dict(default_scope='mmdet')
+    for given in (metric, [metric], dict(type='Evaluator', metrics=[metric])):
+        assert evaluators(given, **scope) == ['CocoMetric', 'DumpDetResults']
+    assert evaluators([], **scope) == ['DumpDetResults']
+    model = dict(model=dict(type='mmdet.MaskRCNN'))
+    assert evaluators(metric, **model) == ['CocoMetric', 'mmdet.DumpDetResults']
+    several = dict(type='MultiDatasetsEvaluator', metrics=[metric] * 2, dataset_prefixes=['a', 'b'])
+    with pytest.raises(UserError, match='--out is for one test set, and .*MultiDatas'):
+        evaluators(several, **scope)
+    with pytest.raises(UserError, match='--out: test_evaluator has no metric, which writes label'):
+        evaluators([], default_scope='mmseg')

@@ -408,6 +408,7 @@ def test_entries_of_ones_that_take_out_of_others_stay():
         custom_keys={
             'rpn_head': dict(lr_mult=10.0),
             'rpn_head.rpn_cls': dict(lr_mult=1.0),
+            'rpn_reg': dict(lr_mult=1.0),  # shorter than rpn_head, which counts
             'roi_head': dict(decay_mult=1.0),
         }
     )
@@ -421,6 +422,7 @@ def test_entries_of_ones_that_take_out_of_others_stay():
 def test_the_window_is_that_of_the_weights(tmp_path):
     assert default_window('tiny') == 16 and default_window('nano', 'none') == 8
     assert default_window('tiny', 'swinv2_tiny_patch4_window8_256') == 8
+    assert default_window('tiny', f'{tmp_path}/swinv2_tiny_patch4_window8_256.pth') == 8
     path = tmp_path / 'nano.pth'
     convert = dict(source_format='authors', pretrained_window_sizes={i: (12, 12) for i in range(4)})
     torch.save({'state_dict': SwinV2('nano').state_dict(), 'meta': convert}, path)

@@ -169,12 +169,7 @@ def pick_own_image(
         own: files of the same name as the label file.
         where: the label file.
     """
-    theirs, mine = (
-        next(
-            (path for path in names if is_inside(path, source.root) and os.path.isfile(path)), None
-        )
-        for names in (named, own)
-    )
+    theirs, mine = (first_file(names, source.root) for names in (named, own))
     if theirs and mine and theirs.stem != mine.stem:
         source.left_out.add('names in label files, as their own image is another', where)
         return mine
