@@ -112,9 +112,10 @@ def main():
         stem = Path(path).stem
         tries = (f'{stem}_{i}' if i > 1 else stem for i in itertools.count(1))
         outs[path] = next(o for n in tries if (o := folder / f'{n}.png') not in outs.values())
-    written = set() if about['task'].endswith('classification') else set(outs.values())
+    writes = not about['task'].endswith('classification')
+    written = {out.resolve() for out in outs.values() if writes}
     for path in args.images:
-        if Path(path).resolve() in {out.resolve() for out in written}:
+        if Path(path).resolve() in written:
             raise SystemExit(f'{path} would be written over; name another --out-dir')
     for path, out in outs.items():
         image = cv2.imread(path)  # B, G, R, as the files of `mmswinv2 export` take them

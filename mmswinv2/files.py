@@ -17,7 +17,7 @@ def walk(folder: str | os.PathLike[str]) -> Iterator[Path]:
         seen.add(real)
         # what lies below the root is reached by its own name
         folders[:] = sorted(name for name in folders if not _leads_into(root, place, name))
-        yield from (path for name in sorted(names) if (path := Path(place, name)).is_file())
+        yield from (path for name in names if (path := Path(place, name)).is_file())
 
 
 def _leads_into(root: str, place: str, name: str) -> bool:

@@ -351,10 +351,7 @@ def _worst(
     masks: bool,
 ) -> list[Example]:
     """The images with the lowest share of right boxes among boxes and missed objects."""
-    files = {}
-    for i in range(len(dataset)):
-        info = dataset.get_data_info(i)
-        files[info['img_id']] = info['img_path'], i
+    places = {dataset.get_data_info(i)['img_id']: i for i in range(len(dataset))}
     rated = []
     for information, image in zip(truth.dataset['images'], images, strict=True):
         pairs, alone, missed = _pairs(image, score)
@@ -366,14 +363,13 @@ def _worst(
             rated.append((right / (right + wrong), -wrong, information, image))
     rated.sort(key=lambda item: item[:2])
     return [
-        _example(dataset, *files[information['id']], image, ids, score, truth if masks else None)
+        _example(dataset, places[information['id']], image, ids, score, truth if masks else None)
         for *_, information, image in rated[:most]
     ]
 
 
 def _example(
     dataset: Any,
-    file: str,
     index: int,
     image: _Image,
     ids: dict[int, str],
@@ -403,7 +399,7 @@ def _example(
     ][::-1]  # the surest on top
     words = f'{len(right)} right, {len(shown) - len(right)} wrong, {len(missed)} missed'
     panels = [panel(pixels, 'truth', truth), panel(pixels, 'prediction', found)]
-    return Example(file, words, panels)
+    return Example(dataset.get_data_info(index)['img_path'], words, panels)
 
 
 def _label(item: dict, surer: Sequence[dict], ids: dict[int, str]) -> str:

@@ -145,7 +145,7 @@ def ready(cfg: Any) -> Any:
     In the course of training more and more proposals match an object; RoI heads are looked at
     when these are as many as their samplers take.
     """
-    hosts.of(cfg).use_registries(cfg)
+    hosts.use_registries(cfg)
     model_cfg = copy.deepcopy(cfg.model)
     if 'backbone' in model_cfg:
         model_cfg.backbone.init_cfg = None

@@ -44,7 +44,7 @@ def examine(cfg: Any, path: Path, score: float, most: int) -> Findings:
         raise other_data(path, 'they are no list of samples, or an empty one')
     hosts.check_data(cfg, ('test',))
     host.apply()
-    host.use_registries(cfg)
+    hosts.use_registries(cfg)
     with contextlib.redirect_stdout(io.StringIO()), _classes_alone(cfg):  # pycocotools prints
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
     if maps:

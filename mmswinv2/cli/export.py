@@ -99,7 +99,7 @@ def samples_of(cfg: Any, given: Sequence[str], option: str) -> list[Any]:
         )
     host = hosts.of(cfg)
     host.apply()
-    host.use_registries(cfg)
+    hosts.use_registries(cfg)
     prepare = Pipeline(cfg)
     kinds, word = (VIDEOS, 'video') if prepare.of_clips else (IMAGES, 'picture')
     sources = list(find_sources(given, clips=prepare.of_clips))

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
+from ..inference.drawing import picture_of
 from ..inference.predictor import Predictor
 from ..inference.results import ResultWriter
 from ..inference.sources import VIDEOS, Item, frames_of
@@ -76,8 +77,6 @@ class Page:
         Raises:
             UserError: if it cannot be read.
         """
-        from ..datasets.images import read_picture
-
         name, kind = Path(path).name, Path(path).suffix.lower()
         if self.predictor.of_clips:
             ((_, result),) = self.predictor.outcomes([Item('result', path)])
@@ -94,7 +93,7 @@ class Page:
                     'other known format; drop a picture, such as a JPEG or PNG'
                 ) from error
         ((_, result),) = self.predictor.outcomes([Item('result', path)])
-        return Item('result', name, read_picture(path, self.predictor.loads_as_stored)), result
+        return Item('result', name, picture_of(self.predictor.cfg, path)), result
 
     def draw(self, item: Item, result: Any, score: float, classes: Sequence[int]) -> Shown:
         """Draw and write what `read` gave, with boxes of a least score and of some classes."""

@@ -216,15 +216,20 @@ def image_size(path: Path, decode: bool) -> tuple[int, int] | None:
             (width, height), form = image.size, image.format
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
     except Exception:  # decoders raise errors of any kind
-        try:
-            height, width = read_array(path.read_bytes()).shape[:2]  # of several channels
-        except Exception:
-            return None
-        return width, height
+        return _size_beyond_pillow(path)
     if turned and form != 'JPEG':  # decoders differ
         loaded = mmcv.imread(str(path))
         return None if loaded is None else (loaded.shape[1], loaded.shape[0])
     return (height, width) if turned else (width, height)
+
+
+def _size_beyond_pillow(path: Path) -> tuple[int, int] | None:
+    """Of an image of several channels, say."""
+    try:
+        height, width = read_array(path.read_bytes()).shape[:2]
+    except Exception:
+        return None
+    return width, height
 
 
 def _annotation(

@@ -72,10 +72,6 @@ class Recognizer(Graph):
 _WITHOUT_RULE = ('Mask2FormerHead', 'MaskFormerHead', 'SAMHead', 'SideAdapterCLIPHead')
 
 
-def _is_list(module: Any) -> bool:
-    return isinstance(module, torch.nn.ModuleList)
-
-
 class Segmentor(Graph):
     """mmseg's `EncoderDecoder`: ``(B, 3, H, W)`` to a label for each pixel ``(B, *size)``.
 
@@ -88,7 +84,8 @@ class Segmentor(Graph):
 
     def __init__(self, model: Any, normalized: bool = False) -> None:
         super().__init__(model, normalized)
-        head = type(model.decode_head[-1] if _is_list(model.decode_head) else model.decode_head)
+        heads = model.decode_head
+        head = type(heads[-1] if isinstance(heads, torch.nn.ModuleList) else heads)
         if any(kind.__name__ in _WITHOUT_RULE for kind in head.__mro__):
             raise UserError(f'the decode head {head.__name__} has no export rule')
         self.mode = model.test_cfg.get('mode', 'whole')

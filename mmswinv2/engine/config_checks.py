@@ -26,6 +26,7 @@ from ..core import LoRA
 from ..core.arguments import is_number
 from ..errors import UserError, nearest
 from ..log import warn
+from .layer_decay import MULTIPLIERS
 
 # what runners, mmengine's hosts and our tools take from a config; all else is for the file itself
 _USED = frozenset(
@@ -44,7 +45,6 @@ _USED = frozenset(
         *('find_unused_parameters', 'model_wrapper_cfg', 'gpu_ids'),
     )
 ) - {'self', 'cfg'}
-_MULTIPLIERS = ('lr_mult', 'decay_mult')
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
@@ -108,18 +108,16 @@ def _whole(least: int) -> tuple[str, Callable[[Any], bool]]:
     return f'a whole number from {least}', is_whole
 
 
+def _are_dicts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(v, Mapping) for v in value)
+
+
 _DICT = 'a dict', lambda value: isinstance(value, Mapping)
+_LIST = 'a list', lambda value: isinstance(value, (list, tuple))
+_HOOKS = 'a list of dicts', lambda value: _are_dicts(value)
 _DICTS = (
     'a dict or a list of dicts',
-    lambda value: (
-        isinstance(value, Mapping)
-        or (isinstance(value, (list, tuple)) and all(isinstance(v, Mapping) for v in value))
-    ),
-)
-_LIST = 'a list', lambda value: isinstance(value, (list, tuple))
-_HOOKS = (
-    'a list of dicts',
-    lambda value: isinstance(value, (list, tuple)) and all(isinstance(v, Mapping) for v in value),
+    lambda value: isinstance(value, Mapping) or _are_dicts(value),
 )
 _NOT_NEGATIVE = 'a finite number from 0', lambda value: is_number(value) and 0 <= value < math.inf
 _TEXT = 'a text', lambda value: isinstance(value, str)
@@ -341,7 +339,7 @@ def _misspelt(
     replaced = not isinstance(base, Mapping) or not base.keys() <= node.keys()  # with _delete_
     base = {} if replaced else base
     *_, parent, name = ('', '', *place)
-    names = _MULTIPLIERS if parent == 'custom_keys' else _NAMES.get(name, ())
+    names = MULTIPLIERS if parent == 'custom_keys' else _NAMES.get(name, ())
     free = not place or 'type' in node or name in _FREE
     for key, value in node.items():
         if not place and key not in _USED:

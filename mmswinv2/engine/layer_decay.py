@@ -11,12 +11,12 @@ from torch import nn
 
 from ..checkpoints.adapters import networks
 from ..core import SwinV2, layer_id
-from ..core.arguments import is_number
+from ..core.arguments import is_number, want
 from ..errors import UserError
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 _NO_DECAY = ('cpb_mlp', 'logit_scale')
-_MULTIPLIERS = ('lr_mult', 'decay_mult')
+MULTIPLIERS = ('lr_mult', 'decay_mult')
 _OPTIONS = {'layer_decay_rate', 'merging_layers', 'no_decay_names', 'custom_keys'}
 
 
@@ -46,33 +46,9 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         options.pop('_delete_', None)  # mmengine leaves it where a _base_ has nothing to delete
         if unknown := sorted(set(options) - _OPTIONS):
             raise UserError(f'paramwise_cfg has {unknown}; it may have {sorted(_OPTIONS)}')
-        rate, names = options['layer_decay_rate'], options.get('no_decay_names', ())
-        if not (is_number(rate) and 0 < rate <= 1):
-            raise UserError(f'layer_decay_rate must be above 0 and at most 1, got {rate!r}')
-        if not isinstance(options['merging_layers'], bool):
-            raise UserError(
-                f'merging_layers must be True or False, got {options["merging_layers"]!r}'
-            )
-        if not (isinstance(names, (list, tuple)) and all(isinstance(n, str) and n for n in names)):
-            raise UserError(
-                f'no_decay_names must be a list of parts of names, got {names!r}; on a command '
-                'line "[mask_token]"'
-            )
+        _check(options)
         if optim_wrapper_cfg['optimizer'].get('lr') is None:
             raise UserError(f'the optimizer needs an lr, got {optim_wrapper_cfg["optimizer"]}')
-        keys = options.get('custom_keys', {})
-        if not isinstance(keys, Mapping):
-            raise UserError(f'custom_keys must be a dict of parts of names, got {keys!r}')
-        for key, change in keys.items():
-            if not isinstance(change, Mapping):
-                raise UserError(f'custom_keys[{key!r}] must be a dict, got {change!r}')
-            for name, number in change.items():
-                if name in _MULTIPLIERS and not (is_number(number) and 0 <= number < math.inf):
-                    raise UserError(
-                        f'custom_keys[{key!r}]: {name} must be a number from 0, got {number!r}'
-                    )
-            if unknown := sorted(set(change) - {*_MULTIPLIERS}):
-                raise UserError(f'custom_keys[{key!r}] has {unknown}, not lr_mult or decay_mult')
         super().__init__(optim_wrapper_cfg, options)
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs: Any) -> None:
@@ -129,6 +105,29 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         return any(
             part in name for part in (*_NO_DECAY, *self.paramwise_cfg.get('no_decay_names', ()))
         )
+
+
+def _check(options: dict[str, Any]) -> None:
+    """Raise `UserError` at the first option that cannot be."""
+    rate, merging = options['layer_decay_rate'], options['merging_layers']
+    names, keys = options.get('no_decay_names', ()), options.get('custom_keys', {})
+    known = is_number(rate) and 0 < rate <= 1
+    want('layer_decay_rate', rate, 'above 0 and at most 1', known)
+    want('merging_layers', merging, 'True or False', isinstance(merging, bool))
+    if not (isinstance(names, (list, tuple)) and all(isinstance(n, str) and n for n in names)):
+        raise UserError(
+            f'no_decay_names must be a list of parts of names, got {names!r}; on a command line '
+            '"[mask_token]"'
+        )
+    want('custom_keys', keys, 'a dict of parts of names', isinstance(keys, Mapping))
+    for key, change in keys.items():
+        where = f'custom_keys[{key!r}]'
+        want(where, change, 'a dict', isinstance(change, Mapping))
+        if unknown := sorted(set(change) - {*MULTIPLIERS}):
+            raise UserError(f'{where} has {unknown}, not lr_mult or decay_mult')
+        for name, number in change.items():
+            known = is_number(number) and 0 <= number < math.inf
+            want(f'{where}: {name}', number, 'a number from 0', known)
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

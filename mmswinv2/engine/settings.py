@@ -51,18 +51,14 @@ def parse_value(text: str) -> Any:
     ends, items = text[:1] + text[-1:], _divided(text)
     if len(items) > 1 or text.endswith(','):
         return [parse_value(item) for item in items]
-    if ends not in ('[]', '()') or not _is_balanced(text[1:-1]):  # as of '(a) b (c)'
+    if ends not in ('[]', '()'):
         return text
-    inner = [parse_value(item) for item in _divided(text[1:-1])]
-    return inner if ends == '[]' else tuple(inner)
-
-
-def _is_balanced(text: str) -> bool:
     try:
-        _divided(text)
-    except UserError:
-        return False
-    return True
+        inner = _divided(text[1:-1])
+    except UserError:  # as of '(a) b (c)'
+        return text
+    values = map(parse_value, inner)
+    return list(values) if ends == '[]' else tuple(values)
 
 
 def _divided(text: str) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, init_default_scope
 
 from ..errors import UserError
 from .host import (
@@ -53,6 +53,7 @@ __all__ = [
     'sample_batch',
     'type_in',
     'type_name',
+    'use_registries',
     'without_annotations',
 ]
 
@@ -74,6 +75,11 @@ def of(cfg: Any) -> Host:
     if scope == MMEngine.name:
         scope = next(_origins(cfg), scope)
     return next((host for host in HOSTS if host.name == scope), None) or Host(scope)
+
+
+def use_registries(cfg: Any) -> None:
+    """Let types without a prefix be looked up where a run of a config looks them up."""
+    init_default_scope(cfg.get('default_scope') or MMEngine.name)
 
 
 def type_in(cfg: Any, name: str) -> str:

@@ -7,8 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mmengine.registry import init_default_scope
-
 from ..errors import UserError
 from .mmcv import keep_a_pixel, name_unreadable_images
 from .patching import Patch
@@ -79,10 +77,6 @@ class Host:
             raise UserError(
                 f'{path} needs {self.name} (its default_scope), which is not installed{hint}'
             )
-
-    def use_registries(self, cfg: Any = None) -> None:
-        """Let types without a prefix be looked up in this host, or where a run of `cfg` would."""
-        init_default_scope(self.name if cfg is None else cfg.get('default_scope') or 'mmengine')
 
     def run_script(self, name: str, arguments: Sequence[str]) -> None:
         """Run a script that the host brings along in this process, with its own command line.

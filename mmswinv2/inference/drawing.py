@@ -13,6 +13,15 @@ _MOST = 8  # times
 LARGEST_JPEG = 65500  # pixels of a side
 
 
+def picture_of(cfg: Any, path: str) -> np.ndarray:
+    """An image (H, W, 3), uint8 RGB, turned by EXIF where a config's test pipeline turns it."""
+    from .. import hosts
+    from ..datasets.images import read_picture
+
+    dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
+    return read_picture(path, hosts.loads_as_stored(dataset.pipeline))
+
+
 def enlarge(image: np.ndarray, result: Any) -> tuple[np.ndarray, Any]:
     """An image and what was found in it, a whole number of times as large where it is narrow.
 

@@ -31,7 +31,6 @@ class Predictor:
         model: the model.
         meta: what is known of the classes.
         of_clips: whether the model takes whole videos.
-        loads_as_stored: see `Pipeline`.
 
     Raises:
         UserError: if the config, the weights or the device cannot be used.
@@ -50,7 +49,6 @@ class Predictor:
         self.model, self.meta = load_model(cfg, checkpoint, device, tta)
         self._pipeline, self._numbers = Pipeline(cfg), itertools.count()
         self.of_clips = self._pipeline.of_clips
-        self.loads_as_stored = self._pipeline.loads_as_stored
 
     def outcomes(self, items: Iterable[Item], batch_size: int = 1) -> Iterator[tuple[Item, Any]]:
         """Each item with what the host found in it, on the CPU.
@@ -93,7 +91,7 @@ def load_model(
         raise UserError(f'{cfg.filename} has no model and test_dataloader: predict is for {_TASKS}')
     host = hosts.of(cfg)
     host.apply()
-    host.use_registries(cfg)
+    hosts.use_registries(cfg)
     path = fetch(checkpoint)
     if tta:
         set_tta(cfg)
@@ -170,7 +168,6 @@ class Pipeline:
 
     Attributes:
         of_clips: whether samples are whole videos.
-        loads_as_stored: whether images are loaded as files have them, not turned by EXIF.
     """
 
     def __init__(self, cfg: Any) -> None:
@@ -181,7 +178,6 @@ class Pipeline:
         dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
         load, *steps = hosts.without_annotations(dataset.pipeline)
         self.of_clips = hosts.of(cfg).input_axes == 3
-        self.loads_as_stored = hosts.loads_as_stored(dataset.pipeline)
         self._kind = np.float32 if load.get('to_float32') else np.uint8
         self._of_files = Compose([load, *steps])
         self._of_frames = Compose([self._take, *steps])

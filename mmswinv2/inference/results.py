@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from .drawing import LARGEST_JPEG, caption, enlarge
+from .drawing import LARGEST_JPEG, caption, enlarge, picture_of
 from .sources import RESULTS, VIDEOS, Item
 
 
@@ -39,9 +39,8 @@ class ResultWriter:
         except UserError:
             self._remove_empty()
             raise
+        self._cfg = cfg
         self.score, self.classes = score, list(meta.get('classes') or ())
-        dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
-        self._stored = hosts.loads_as_stored(dataset.pipeline)
         self.images: list[dict] = []
         self.found: list[dict] = []
         self.kind = ''  # name of the file of results
@@ -120,13 +119,11 @@ class ResultWriter:
         write_video(path, caption(reader, lines), reader.fps or 25)
 
     def _draw(self, item: Item, result: Any, options: dict) -> np.ndarray | None:
-        from ..datasets.images import read_picture
-
         if _is_clip(item):
             return None
         image = item.image
         if image is None:
-            image = read_picture(item.path, self._stored)
+            image = picture_of(self._cfg, item.path)
         if hasattr(self.visualizer, 'visualize_cls'):
             return self.visualizer.visualize_cls(image, result, classes=self.classes or None)
         image, result = enlarge(image, result)

@@ -305,23 +305,23 @@ def _set_groups(
 ) -> None:
     old = wrapper.get('paramwise_cfg') or {}
     groups: dict[str, Any] = {'layer_decay_rate': 1.0 if layer_decay is None else layer_decay}
-    kept, lost = {}, []
-    for key, change in (old.get('custom_keys') or {}).items():
-        change = {k: v for k, v in change.items() if k in ('lr_mult', 'decay_mult')}
-        if not any(key in name for name in names):
-            lost.append(key)
-        else:
-            kept[key] = change
-    changing = {k: {o: v for o, v in change.items() if v != 1} for k, change in kept.items()}
-    changing = {key: change for key, change in changing.items() if change}
+    changes = {
+        key: {k: v for k, v in change.items() if k in ('lr_mult', 'decay_mult') and v != 1}
+        for key, change in (old.get('custom_keys') or {}).items()
+    }
+    lost = [key for key in changes if not any(key in name for name in names)]
+    changing = [key for key, change in changes.items() if change and key not in lost]
 
     def takes_out(key: str) -> bool:
         """Whether parameters would get another's multipliers, as the longest key counts."""
         mine = [name for name in names if key in name]
         return any(c in name and len(c) <= len(key) for c in changing for name in mine)
 
-    ones = {key: {'lr_mult': 1.0} for key in kept if key not in changing and takes_out(key)}
-    kept = {key: changing.get(key) or ones[key] for key in kept if key in {*changing, *ones}}
+    kept = {
+        key: change or {'lr_mult': 1.0}
+        for key, change in changes.items()
+        if key in changing or takes_out(key)
+    }
     if kept:
         groups['custom_keys'] = kept
     why = 'no weight decay on norms, biases, cpb_mlp and logit_scale'

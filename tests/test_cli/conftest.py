@@ -22,7 +22,7 @@ def weights(tmp_path_factory):
             cfg = Config.fromfile(ROOT / config)
             host = hosts.of(cfg)
             host.apply()
-            host.use_registries()
+            hosts.use_registries(cfg)
             torch.manual_seed(0)
             torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), path)
         return str(path)

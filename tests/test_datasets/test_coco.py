@@ -597,7 +597,7 @@ def test_heads_of_another_number_of_classes(folder, part, number):
     from mmdet.registry import MODELS
 
     cfg = Config.fromfile(ROOT / 'configs/detection/mask-rcnn_swinv2-nano_shapes.py')
-    hosts.of(cfg).use_registries()
+    hosts.use_registries(cfg)
     heads = cfg.model.roi_head
     heads.bbox_head.num_classes = heads.mask_head.num_classes = 2
     data = dataset(write(folder, make()))

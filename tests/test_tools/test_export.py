@@ -137,7 +137,7 @@ def build(text, folder):
     cfg = Config.fromfile(path)
     host = hosts.of(cfg)
     host.apply()
-    host.use_registries()
+    hosts.use_registries(cfg)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     for module in model.modules():

@@ -14,6 +14,7 @@ from mmswinv2.analysis.memory import BUCKET, measure_memory
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.hosts import type_name
 from mmswinv2.options import ArgumentParser
 from mmswinv2.progress import print_table
 
@@ -51,15 +52,10 @@ def parse_args():
     return parser.parse_args()
 
 
-def last_part(kind):
-    """The name of a type that may be a class, or a name with the package's before it."""
-    return getattr(kind, '__name__', str(kind)).split('.')[-1]
-
-
 def strategy_of(cfg):
     """Name and bucket size of the config's strategy."""
     strategy = cfg.get('strategy') or {}
-    kind = last_part(strategy.get('type'))
+    kind = type_name(strategy)
     if kind != 'DeepSpeedStrategy':
         return 'fsdp' if kind == 'FSDPStrategy' else 'ddp', BUCKET
     section = strategy.get('zero_optimization')
@@ -74,14 +70,14 @@ def strategy_of(cfg):
 
 def dtype_of(cfg):
     wrapper = cfg.get('optim_wrapper') or {}
-    if last_part(wrapper.get('type')) != 'AmpOptimWrapper':
+    if type_name(wrapper) != 'AmpOptimWrapper':
         return 'float32'
     return wrapper.get('dtype') or 'float16'
 
 
 def set_lora(cfg, rank):
     backbone = (cfg.get('model') or {}).get('backbone')
-    if not backbone or 'SwinTransformerV2' not in last_part(backbone.get('type')):
+    if not backbone or 'SwinTransformerV2' not in type_name(backbone):
         raise UserError('--lora: the model of this config has no backbone of mmswinv2')
     backbone.lora = {**(backbone.get('lora') or {}), 'rank': rank}
 

@@ -111,7 +111,7 @@ def main():
     check_ending(args.out)
     cfg = config_with_options(args.config, args.cfg_options)
     host = hosts.of(cfg)
-    host.use_registries(cfg)
+    hosts.use_registries(cfg)
     if not is_ours(cfg.model):
         raise UserError(f'the model of {args.config} has no backbone of mmswinv2')
     config = copy.deepcopy(cfg.model.backbone)

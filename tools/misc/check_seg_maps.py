@@ -50,7 +50,7 @@ def main():
     kinds = ('train', 'val')
     hosts.check_data(cfg, kinds)
     name_unreadable_images.apply()
-    hosts.of(cfg).use_registries(cfg)
+    hosts.use_registries(cfg)
     bad = looked_at = 0
     for kind in kinds:
         where = f'{kind}_dataloader'

@@ -76,7 +76,7 @@ def main():
         raise UserError(f'{args.images} holds no picture ({", ".join(SUFFIXES)})')
     cfg = config_with_options(args.config, args.cfg_options)
     hosts.of(cfg).apply()
-    hosts.of(cfg).use_registries(cfg)
+    hosts.use_registries(cfg)
     model = MODELS.build(cfg.model).eval()
     if not isinstance(getattr(model.head, 'loss_module', None), NormalizedPixelLoss):
         raise UserError(f'{args.config} is no SimMIM with mmswinv2.NormalizedPixelLoss')

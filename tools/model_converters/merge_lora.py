@@ -31,7 +31,7 @@ def main():
     cfg = config_with_options(args.config, args.cfg_options)
     host = hosts.of(cfg)
     host.apply()
-    host.use_registries(cfg)
+    hosts.use_registries(cfg)
     model = MODELS.build(cfg.model)
     if not find_lora(model):
         raise UserError(

@@ -152,8 +152,8 @@ def _read_lines(path: Path, names: list[str], keypoints: int, source: Source) ->
         if keypoints and len(numbers) in (4 + keypoints, 5 + keypoints):
             numbers = numbers[:4]
         polygon = len(numbers) > 5
-        if max(map(abs, numbers[:4])) > _FAR or (polygon and not _NEAR[0] <= min(numbers)
-                                                 <= max(numbers) <= _NEAR[1]):  # fmt: skip
+        far = polygon and not all(_NEAR[0] <= n <= _NEAR[1] for n in numbers)
+        if far or max(map(abs, numbers[:4])) > _FAR:
             what = 'has numbers far from the image' if polygon else 'is in pixels'
             raise UserError(f'{where}: {line!r:.60} {what}; {_LINE}')
         if not 0 <= label < len(names):
