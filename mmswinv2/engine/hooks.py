@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -293,26 +293,22 @@ class Draw(int):
         return Draw(int(self) % other, self.seed)  # as RepeatDataset does
 
 
-class SeedSample:
-    """Seeds python, NumPy and torch for one sample, before the first step of its pipeline.
+class SeededInfo:
+    """Takes the place of a data set's `get_data_info`: seeds python, NumPy and torch for a `Draw`.
 
-    It takes the place of that step, as some data sets call steps by their place.
+    A sample begins with it, whatever pipeline the data set has by then: PipelineSwitchHook gives it
+    another one.
     """
 
-    def __init__(self, first: Any) -> None:
-        self.first = first
+    def __init__(self, get_data_info: Callable[[int], dict]) -> None:
+        self.get_data_info = get_data_info
 
-    def __getattr__(self, name: str) -> Any:
-        if name == 'first' or name.startswith('__'):  # while it is unpickled
-            raise AttributeError(name)
-        return getattr(self.first, name)
-
-    def __call__(self, results: dict) -> Any:
-        """Seed, if the sample is a `Draw`."""
-        if isinstance(draw := results.get('sample_idx'), Draw):
-            _seed_all(draw.seed)
-            results['sample_idx'] = int(draw)
-        return self.first(results)
+    def __call__(self, idx: int) -> dict:
+        """What the data set knows of a sample, by its number."""
+        if isinstance(idx, Draw):
+            _seed_all(idx.seed)
+            idx = int(idx)
+        return self.get_data_info(idx)
 
 
 @HOOKS.register_module()
@@ -335,8 +331,8 @@ class RepeatableHook(Hook):
         if hasattr(sampler, 'skip'):
             sampler.skip = numbered.skip
         for dataset in hosts.inner_datasets(loader.dataset):
-            if steps := getattr(getattr(dataset, 'pipeline', None), 'transforms', None):
-                steps[0] = SeedSample(steps[0])
+            if hasattr(dataset, 'get_data_info'):
+                dataset.get_data_info = SeededInfo(dataset.get_data_info)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Note how many samples an iteration takes; leave functions out, which no reader takes."""

@@ -5,14 +5,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import Compose, DefaultSampler, InfiniteSampler
+from mmdet.engine.hooks import PipelineSwitchHook
+from mmengine.dataset import BaseDataset, DefaultSampler, InfiniteSampler
 from mmengine.hooks import CheckpointHook, LoggerHook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
 from mmswinv2.engine import CheckInvalidLossHook, RepeatableHook
-from mmswinv2.engine.hooks import CheckDatasetHook, Draw, SeedSample, _check_places, _Numbered
+from mmswinv2.engine.hooks import CheckDatasetHook, Draw, SeededInfo, _check_places, _Numbered
 from mmswinv2.errors import UserError
 
 
@@ -144,60 +145,53 @@ def test_draws_survive_workers_and_wrappers():
 
 def test_a_sample_is_seeded():
     def numbers(index):
-        results = SeedSample(dict)({'sample_idx': index})
-        assert type(results['sample_idx']) is int
+        assert type(SeededInfo(lambda idx: {'sample_idx': idx})(index)['sample_idx']) is int
         return random.random(), np.random.rand(), float(torch.rand(()))
 
     assert numbers(Draw(1, 11)) == numbers(Draw(2, 11)) != numbers(Draw(1, 12))
     assert numbers(3) != numbers(3)  # an index of another sampler
 
 
-class Repeated(torch.utils.data.Dataset):
-    """Calls the steps of its pipeline by their place, as mmaction2's RepeatAugDataset does."""
-
-    def __init__(self):
-        self.metainfo = {}
-        self.pipeline = Compose([Step('first'), Step('second')])
-
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, index):
-        results = {'sample_idx': index}
-        assert [step.name for step in self.pipeline.transforms[:2]] == ['first', 'second']
-        for place in (0, 1):
-            results = self.pipeline.transforms[place](results)
-        return {'inputs': torch.rand(2), 'done': results['done']}
+def noise(results):
+    assert type(results['sample_idx']) is int
+    return {'inputs': torch.rand(2), 'after': 0}
 
 
-class Step:
-    def __init__(self, name):
-        self.name = name
-
-    def __call__(self, results):
-        assert type(results['sample_idx']) is int
-        return results | {'done': (*results.get('done', ()), self.name)}
+def other_noise(results):
+    return {'inputs': torch.rand(2), 'after': 1}
 
 
-def test_steps_keep_their_places(tmp_path):
+@pytest.mark.parametrize('workers', [0, 1])
+def test_samples_are_seeded_whatever_pipeline_they_have(tmp_path, workers):
+    """mmdet's PipelineSwitchHook gives the data set another one in the middle of a run."""
     drawn = []
     for number in range(2):
+        dataset = BaseDataset(lazy_init=True, serialize_data=False, pipeline=[noise])
+        dataset.data_list, dataset._fully_initialized = [{} for _ in range(8)], True
         train = Runner(
-            Regression(), str(tmp_path), train_cfg=dict(by_epoch=False, max_iters=2),
-            train_dataloader=dict(batch_size=2, dataset=Repeated(), sampler=dict(
-                type='InfiniteSampler', shuffle=False)),
+            Regression(), str(tmp_path), train_cfg=dict(by_epoch=True, max_epochs=2),
+            train_dataloader=dict(
+                batch_size=2, dataset=dataset, num_workers=workers,
+                persistent_workers=bool(workers),
+                sampler=dict(type='DefaultSampler', shuffle=False)),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)), randomness=dict(seed=3),
-            experiment_name=f'places-{number}',
+            experiment_name=f'switch-{workers}-{number}',
         )  # fmt: skip
-        loader = train.train_loop.dataloader
-        RepeatableHook().before_train(train)
-        step = loader.dataset.pipeline.transforms[0]
-        assert pickle.loads(pickle.dumps(step)).name == 'first'
-        random.seed(number)
-        torch.manual_seed(number)
-        drawn.append(next(iter(loader)))
-    assert drawn[0]['done'] == [('first', 'first'), ('second', 'second')]
-    assert torch.equal(torch.stack(drawn[0]['inputs']), torch.stack(drawn[1]['inputs']))
+        hook = RepeatableHook()
+        hook.before_train(train)
+        switch = PipelineSwitchHook(switch_epoch=1, switch_pipeline=[other_noise])
+        loader, batches = train.train_loop.dataloader, []
+        for epoch in (0, 1):
+            train.train_loop._epoch = epoch
+            switch.before_train_epoch(train)
+            loader.batch_sampler.sampler.set_epoch(epoch)
+            random.seed(number)
+            torch.manual_seed(number)
+            batches += list(loader)
+        assert [batch['after'][0] for batch in batches] == 4 * [0] + 4 * [1]
+        drawn.append(torch.stack([torch.stack(batch['inputs']) for batch in batches]))
+    assert torch.equal(*drawn)
+    assert drawn[0].unique().numel() == drawn[0].numel()  # each sample and epoch has its own
 
 
 def test_classes_of_one_name_and_of_several_data_sets():
