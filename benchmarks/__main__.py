@@ -24,6 +24,7 @@ import torch
 from mmswinv2.analysis.memory import AT_ONCE_BACK
 from mmswinv2.analysis.model import FlopCounter, StandIn
 from mmswinv2.core import SwinV2
+from mmswinv2.options import ArgumentParser
 
 from .report import OURS, describe, write_plot, write_table
 from .workloads import ALL, MAIN, SWEEPS, Workload
@@ -157,9 +158,7 @@ def machine(args: argparse.Namespace) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument(
         '--workloads', nargs='+', choices=[*ALL, 'main', 'sweeps'], default=['main', 'sweeps'],
         metavar='NAME', help='main, sweeps (the plot), or names: ' + ', '.join(ALL),

@@ -4,7 +4,6 @@ Random truth and predictions of the size of a part of COCO; seconds of process t
 difference of the twelve scores.
 """
 
-import argparse
 import contextlib
 import io
 import time
@@ -15,6 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmswinv2.hosts.mmdet_patches import fast_evaluator
+from mmswinv2.options import ArgumentParser
 
 WIDTH, HEIGHT = 640, 480
 
@@ -71,9 +71,7 @@ def score(evaluator, truth, predictions, kind, images, classes):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('--images', type=int, default=100)
     parser.add_argument('--classes', type=int, default=80)
     parser.add_argument('--objects', type=int, default=7, help='of each image')

@@ -26,6 +26,7 @@ from mmswinv2.deploy.runtime import OnnxModel, OpenVinoModel
 from mmswinv2.deploy.verify import metrics
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.inference.predictor import Predictor
+from mmswinv2.options import ArgumentParser
 
 SHAPES, MOTION = 'make_shapes.py', 'make_motion.py'
 # name: model, config, set, what draws it, its training files, metrics
@@ -129,9 +130,7 @@ def size(model) -> int:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument(
         '--models', nargs='+', choices=MODELS, default=['detection', 'segmentation', 'video'],
         help='those of the hosts in this environment (detection segmentation video)',

@@ -4,7 +4,6 @@
 windows at once, and torch's own linear layers.
 """
 
-import argparse
 import statistics
 import time
 from contextlib import nullcontext
@@ -13,14 +12,13 @@ import torch
 
 from mmswinv2.engine.launch import build_runner, config_with_options
 from mmswinv2.engine.settings import add_config_options
+from mmswinv2.options import ArgumentParser
 
 from .paths import linear_by
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('config')
     parser.add_argument('checkpoint', nargs='?', help='random weights without one')
     parser.add_argument('--work-dir', default='work_dirs/bench/end_to_end')

@@ -15,7 +15,6 @@ the rate of a copy, both measured in the same run, whichever takes longer. Witho
 runs the program on small sizes, and its figures mean nothing.
 """
 
-import argparse
 import gc
 import importlib.util
 import itertools
@@ -30,9 +29,11 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
+from torch.utils._pytree import tree_leaves
 
 from mmswinv2.core import SwinV2
 from mmswinv2.ops import WindowGrid, patches, reference, triton
+from mmswinv2.options import ArgumentParser
 
 from . import peers
 
@@ -254,7 +255,7 @@ def make_step(name, arch, size, window, batch, dtype, training, compiled=False):
         with mock.patch.object(triton, 'runs_on', runs_on):
             torch.compiler.cudagraph_mark_step_begin()
             with autocast, torch.set_grad_enabled(training):
-                outs = peers.leaves(run(x))
+                outs = tree_leaves(run(x))
             if training:
                 net.zero_grad(set_to_none=True)
                 torch.autograd.backward(outs, [torch.ones_like(out) for out in outs])
@@ -423,9 +424,7 @@ def row_of(record, names):
 
 def main():
     """Run the parts that were asked for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=PARTS)
     parser.add_argument('--workloads', nargs='+', choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument('--archs', nargs='+', default=['tiny', 'small', 'base'])

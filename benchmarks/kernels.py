@@ -8,7 +8,6 @@
 "spills" are bytes of registers that a thread keeps in memory, which is slow.
 """
 
-import argparse
 import itertools
 import json
 import math
@@ -28,6 +27,7 @@ from triton.compiler import ASTSource
 from mmswinv2.ops import WindowGrid
 from mmswinv2.ops.triton import attention, attention_kernels, bias_mlp, norm
 from mmswinv2.ops.triton import blocks as blocks_of
+from mmswinv2.options import ArgumentParser
 
 TARGETS = {
     'sm_80': GPUTarget('cuda', 80, 32),
@@ -108,7 +108,7 @@ def compile_other(name, target, channels=96, heads=3, dtype='bf16'):
     elif name == 'align_table':
         options = dict(M1=16, M2=16, RUN=4, BLOCK=attention._ALIGNED)
     elif name == 'fold_pairs':
-        options = dict(M1=16, M2=16, WIDTH=16, ROWS=attention._FOLDED // 16**2)
+        options = dict(M1=16, M2=16, ROWS=attention._FOLDED // 32, BLOCK=32)
     else:
         cut = bias_mlp._BACKWARD if name.endswith('backward') else bias_mlp._FORWARD
         w2 = torch.empty(heads, 512, device='meta')
@@ -177,7 +177,7 @@ def tune(dtypes, widths, windows):
         out, lse = attention.attend_op(qkv, bias, scale, None, *numbers)
         forward = partial(attention.attend_op, qkv, bias, scale, None, *numbers)
         backward = partial(
-            attention.attend_backward_op, out, qkv, bias, scale, None, out, lse, *numbers
+            attention.attend_backward_op, out, qkv, bias, scale, None, out, lse, *numbers, True
         )
         for name in ATTENTION:
             best = None
@@ -210,9 +210,7 @@ def tune(dtypes, widths, windows):
 
 def main():
     """Print the table, or tune."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('--targets', nargs='+', choices=TARGETS, default=['sm_80', 'sm_90'])
     parser.add_argument('--dtypes', nargs='+', choices=DTYPES, default=['bf16', 'fp16', 'fp32'])
     parser.add_argument(

@@ -8,7 +8,6 @@ Counted are operators on tensors without data, except views and what only makes 
 tensor. An operator of ours counts as the kernels and fills that it is made of.
 """
 
-import argparse
 import itertools
 import warnings
 from collections import Counter
@@ -18,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mmswinv2.core import SwinV2
 from mmswinv2.ops import sdpa_padded, triton
+from mmswinv2.options import ArgumentParser
 
 from . import peers
 
@@ -98,7 +99,7 @@ def count(implementation, size, window, dtype='float32', batch=1):
             run(x)
         net.train()
         with Launches() as training, half:
-            outs = peers.leaves(run(x))
+            outs = tree_leaves(run(x))
         grads = [torch.empty_like(out) for out in outs]
         with Launches() as backward:
             torch.autograd.backward(outs, grads)
@@ -112,9 +113,7 @@ def parse_size(text):
 
 def main():
     """Print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('--implementations', nargs='+', choices=(*OURS, *PEERS), default=OURS)
     sizes = ['256x256', '512x512', '800x1344', '736x1120']
     parser.add_argument('--sizes', nargs='+', default=sizes, help='height x width, in pixels')

@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mmswinv2.options import ArgumentParser
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'
 WAYS = {
@@ -57,9 +59,7 @@ def row(way: str, options: list[str], args: argparse.Namespace) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('weights', help='of a nano backbone, such as a checkpoint of a segmentor')
     parser.add_argument('--data-root', default='data/shapes')
     parser.add_argument('--work-dir', default='work_dirs/bench/lora', help='an empty folder')

@@ -5,7 +5,6 @@ the network as it is (`path='auto'`). The tables in `mmswinv2/paths/chunked.py` 
 `mmswinv2/ops/onednn.py` hold what this gave on the processors that were tried.
 """
 
-import argparse
 import os
 import statistics
 import time
@@ -16,6 +15,7 @@ import torch
 
 from mmswinv2.core import SwinV2
 from mmswinv2.ops import onednn
+from mmswinv2.options import ArgumentParser
 from mmswinv2.paths import PATHS, chunked
 
 
@@ -56,9 +56,7 @@ def step(net, x, training):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('--size', type=int, nargs=2, default=[800, 1344])
     parser.add_argument('--window', type=int, default=16)
     parser.add_argument('--batch', type=int, default=1)

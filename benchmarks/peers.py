@@ -117,11 +117,3 @@ def mmpretrain(size, image, windows, pretrained):
     )
     stages = [stage.blocks[-1] for stage in model.stages]
     return randomise(model), stages, model.norm3, lambda x: model(x)
-
-
-def leaves(out):
-    """All tensors of an output."""
-    if isinstance(out, torch.Tensor):
-        return [out]
-    out = out.values() if isinstance(out, dict) else out
-    return [tensor for part in out for tensor in leaves(part)]

@@ -4,7 +4,6 @@ GFLOP/s for a chunk of tokens at each stage: torch's linear layer (MKL), oneDNN,
 on channels-last tokens, and the gradient of the weights with either operand first.
 """
 
-import argparse
 import os
 import time
 from functools import partial
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from mmswinv2.ops.onednn import linear
+from mmswinv2.options import ArgumentParser
 
 
 def rate(function, operations, runs=7):
@@ -31,9 +31,7 @@ def convolution(x, weight):
 
 @torch.no_grad()
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('--threads', type=int, default=os.cpu_count())
     parser.add_argument('--tokens', type=int, default=4096)
     args = parser.parse_args()

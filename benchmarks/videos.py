@@ -5,7 +5,6 @@ on one thread, the median over the places, the readers taking turns; and how man
 than those that decoding from the start gives for the numbers.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -16,6 +15,7 @@ import cv2
 import numpy as np
 
 from mmswinv2.datasets import open_video
+from mmswinv2.options import ArgumentParser
 
 OPEN_GOP = {'x264opts': 'keyint=12:min-keyint=12:open-gop=1:bframes=3:scenecut=0'}
 # name: encoder, options, width, height
@@ -73,9 +73,7 @@ def wrong(images, indices, truth):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('--places', type=int, default=30, help='clips of each file (30)')
     parser.add_argument('--frames', type=int, default=300, help='frames of a file, over 61 (300)')
     args = parser.parse_args()

@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from mmswinv2.analysis.memory import idle_memory, peak_memory
 from mmswinv2.ops.onednn import linear
@@ -89,7 +90,7 @@ def runner(name: str, spec: dict[str, Any]) -> Any:
         net.zero_grad()
         with half:
             outs = run(x)
-        sum(out.float().square().mean() for out in peers.leaves(outs)).backward()
+        sum(out.float().square().mean() for out in tree_leaves(outs)).backward()
 
     return train if spec['training'] else infer
 

@@ -193,10 +193,10 @@ def _registered() -> dict[Any, str]:
 def _unknown_argument(error: TypeError, owner: str, argument: str) -> str | None:
     """Words for an argument that came from a config; ``None`` where the code itself wrote it."""
     name = owner.removesuffix('.__init__')
-    *_, caller = (sys._getframe(), *(frame for frame, _ in traceback.walk_tb(error.__traceback__)))
-    written = [names for names in caller.f_code.co_consts if isinstance(names, tuple)]
+    frames = [sys._getframe(), *(frame for frame, _ in traceback.walk_tb(error.__traceback__))]
+    caller = frames[-1]
     of_worker = 'Traceback (most recent call last)' in str(error)  # whose frames are not here
-    if (of_worker and name == owner) or any(argument in names for names in written):
+    if (of_worker and name == owner) or _is_written(argument, frames):
         return None
     takes = []
     for kind in _called(name, caller):
@@ -207,6 +207,17 @@ def _unknown_argument(error: TypeError, owner: str, argument: str) -> str | None
         return None
     hint = nearest(argument, set().union(*lack))
     return f'{name} takes no argument {argument!r}{hint}; {_IN_CONFIG}'
+
+
+def _is_written(argument: str, frames: list[FrameType]) -> bool:
+    """Whether code names the argument itself: in the last frame, or where that had it from."""
+    for frame in reversed(frames):
+        names = [names for names in frame.f_code.co_consts if isinstance(names, tuple)]
+        if any(argument in each for each in names):
+            return True
+        if argument not in frame.f_locals.get(inspect.getargs(frame.f_code).varkw or '', {}):
+            break  # it did not come here as one of **kwargs
+    return False
 
 
 def _called(name: str, caller: FrameType) -> set[Any]:

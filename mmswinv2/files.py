@@ -1,8 +1,15 @@
-"""Folders of files."""
+"""Folders of files, and files that are written whole or not at all."""
 
 import os
-from collections.abc import Iterator
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Any
+
+from .errors import UserError
+
+HALF_WRITTEN = '.part-'  # stands in the names of files that are being written
 
 
 def walk(folder: str | os.PathLike[str]) -> Iterator[Path]:
@@ -24,3 +31,40 @@ def _leads_into(root: str, place: str, name: str) -> bool:
     path = os.path.join(place, name)
     real = os.path.realpath(path)
     return os.path.islink(path) and (real == root or real.startswith(root + os.sep))
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path stays in a folder; links that stand in it are followed."""
+    return Path(os.path.abspath(folder)) in Path(os.path.abspath(path)).parents
+
+
+def check_writable(folder: str | os.PathLike[str], name: str, option: str = '') -> None:
+    """Make a folder if it is not there, and raise `UserError` if nothing can be written into it.
+
+    Args:
+        folder: its path.
+        name: what it is.
+        option: of the command line, by which another can be named.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        way = f'; name another with {option}' if option else ''
+        raise UserError(f'the {name} {folder} cannot be written ({error.strerror}){way}') from error
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) -> None:
+    """Let `write` fill a new file beside `path` and move it there once it is on the disk."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'.{path.name}{HALF_WRITTEN}{secrets.token_hex(4)}')
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), 'wb') as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

@@ -23,11 +23,19 @@ def command_line() -> str:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's, with hints; options may be cut short as there, and mistakes end with status 2."""
+    """argparse's, with hints; options may be cut short as there, and mistakes end with status 2.
+
+    Args:
+        prog: name of the program.
+        as_written: whether description and epilog keep their lines.
+        **options: of argparse's.
+    """
 
     _given: Sequence[str] = ()
 
-    def __init__(self, prog: str | None = None, **options: Any) -> None:
+    def __init__(self, prog: str | None = None, as_written: bool = False, **options: Any) -> None:
+        if as_written:
+            options['formatter_class'] = argparse.RawDescriptionHelpFormatter
         super().__init__(prog or _called_as(), **options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:

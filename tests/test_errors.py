@@ -269,8 +269,20 @@ def test_an_argument_that_a_function_of_a_host_does_not_take():
     runner = object.__new__(Runner)
     later = caught(lambda: runner.save_checkpoint('', '', **{'save_optimzer': 1}))
     assert "no argument 'save_optimzer' (close to it: save_optimizer" in explain(later)
-    told = explain(caught(lambda: call(nms, iou_thresh=1)))
+    told = explain(caught(lambda: call(nms, **{'iou_thresh': 1})))
     assert told.startswith("nms takes no argument 'iou_thresh' (close to it: iou_threshold")
+
+
+def hand_on(**options):
+    from mmcv.ops import nms
+
+    return nms(**options)
+
+
+def test_an_argument_that_code_hands_on_is_a_bug():
+    assert explain(caught(lambda: hand_on(iou_thresh=1))) is None
+    given = {'iou_thresh': 1}
+    assert "no argument 'iou_thresh'" in explain(caught(lambda: hand_on(**given)))
 
 
 def test_a_type_that_does_not_exist():

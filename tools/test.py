@@ -4,10 +4,10 @@ import functools
 from pathlib import Path
 
 from mmswinv2 import hosts
-from mmswinv2.checkpoints.write import check_writable
 from mmswinv2.engine.launch import add_common_arguments, build_runner, load_config, run
 from mmswinv2.engine.settings import set_tta
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.files import check_writable
 from mmswinv2.hosts import as_list, inner_datasets, type_name, without_annotations
 from mmswinv2.options import ArgumentParser
 

@@ -22,8 +22,9 @@ model = dict(
     ),
     head=dict(num_classes=21841, in_channels=4096),
 )
-train_dataloader = dict(batch_size=96, dataset=dict(data_root='data/imagenet22k-ext/'))
-val_dataloader = dict(batch_size=96, dataset=dict(data_root='data/imagenet22k-ext/'))
+data_root = 'data/imagenet22k-ext/'
+train_dataloader = dict(batch_size=96, dataset=dict(data_root=data_root))
+val_dataloader = dict(batch_size=96, dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader
 max_epochs = 30
 warmup = 20000  # steps

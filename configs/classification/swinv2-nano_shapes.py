@@ -52,5 +52,8 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type='Accuracy', topk=(1, 2))
 test_evaluator = val_evaluator
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=325))
+default_hooks = dict(
+    logger=dict(log_metric_by_epoch=False),
+    checkpoint=dict(by_epoch=False, interval=325),
+)
 log_processor = dict(by_epoch=False)

@@ -1,5 +1,6 @@
-# DINO with 4 scales, SwinV2-T, window 16: an example, with DINO's optimizer and
-# schedule and the ablation's multi-scale training, without DINO's random crops. Not in the paper.
+# DINO with 4 scales, SwinV2-T, window 16: an example, with DINO's optimizer (but no weight decay on
+# norms, biases and the position bias) and schedule and the ablation's multi-scale training, without
+# DINO's random crops. Not in the paper.
 # Expected: unknown. Measured: not reproduced here.
 _base_ = [
     '../_base_/models/retinanet_swinv2_fpn.py',

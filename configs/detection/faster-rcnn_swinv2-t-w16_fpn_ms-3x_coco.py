@@ -11,4 +11,5 @@ model = dict(
     type='FasterRCNN',
     data_preprocessor=dict(pad_mask=False),
     roi_head=dict(mask_roi_extractor=None, mask_head=None),
+    train_cfg=dict(rcnn=dict(assigner=dict(match_low_quality=False))),  # as Faster R-CNN has it
 )

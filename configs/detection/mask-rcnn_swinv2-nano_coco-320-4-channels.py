@@ -2,7 +2,8 @@
 # infrared): what to set for images that are not 8-bit RGB (docs/data.md). No recipe of the paper.
 _base_ = 'mask-rcnn_swinv2-nano_coco-320.py'
 
-load_image = dict(type='mmswinv2.LoadImage', scale=(0, 65535), channels=4, to_float32=True)
+load_image_16 = dict(type='mmswinv2.LoadImage', scale=(0, 65535), channels=4, to_float32=True)
+load_image = dict(_delete_=True, **load_image_16)  # for configs with this one as a base
 model = dict(
     # for each channel, in the order of the file, of numbers from 0 to 255
     data_preprocessor=dict(
@@ -12,14 +13,14 @@ model = dict(
 )
 
 train_pipeline = [
-    load_image,
+    load_image_16,
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='Resize', scale=(320, 320), keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
-    load_image,
+    load_image_16,
     dict(type='Resize', scale=(320, 320), keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     {{_base_.pack_for_test}},

@@ -14,7 +14,8 @@ model = dict(
     backbone=dict(arch='giant', with_cp=True),
     neck=dict(in_channels=4096),
 )
-train_dataloader = dict(batch_size=96, dataset=dict(data_root='data/imagenet22k-ext/'))
+data_root = 'data/imagenet22k-ext/'
+train_dataloader = dict(batch_size=96, dataset=dict(data_root=data_root))
 max_epochs = 20
 warmup = 30000  # steps
 train_cfg = dict(max_epochs=max_epochs)

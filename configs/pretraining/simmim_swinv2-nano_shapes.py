@@ -34,5 +34,8 @@ train_dataloader = dict(
 )
 val_cfg = None
 test_cfg = None
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=650))
+default_hooks = dict(
+    logger=dict(log_metric_by_epoch=False),
+    checkpoint=dict(by_epoch=False, interval=650),
+)
 log_processor = dict(by_epoch=False)

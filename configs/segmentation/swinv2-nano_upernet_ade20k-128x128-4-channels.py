@@ -2,7 +2,8 @@
 # infrared): what to set for images that are not 8-bit RGB (docs/data.md). No recipe of the paper.
 _base_ = 'swinv2-nano_upernet_ade20k-128x128.py'
 
-load_image = dict(type='mmswinv2.LoadImage', scale=(0, 65535), channels=4, to_float32=True)
+load_image_16 = dict(type='mmswinv2.LoadImage', scale=(0, 65535), channels=4, to_float32=True)
+load_image = dict(_delete_=True, **load_image_16)  # for configs with this one as a base
 model = dict(
     # for each channel, in the order of the file, of numbers from 0 to 255
     data_preprocessor=dict(
@@ -13,7 +14,7 @@ model = dict(
 
 # without PhotoMetricDistortion, which knows colours alone
 train_pipeline = [
-    load_image,
+    load_image_16,
     dict(type='LoadAnnotations'),
     dict(type='RandomResize', scale=(512, 128), ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_size=(128, 128), cat_max_ratio=0.75),
@@ -21,13 +22,13 @@ train_pipeline = [
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
-    load_image,
+    load_image_16,
     dict(type='Resize', scale=(512, 128), keep_ratio=True),
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
 tta_pipeline = [
-    load_image,
+    load_image_16,
     dict(
         type='TestTimeAug',
         transforms=[

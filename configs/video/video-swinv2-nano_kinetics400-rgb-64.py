@@ -36,5 +36,8 @@ val_dataloader = dict(
     batch_size=1, num_workers=0, persistent_workers=False, dataset=dict(pipeline=test_pipeline)
 )
 test_dataloader = val_dataloader
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=325))
+default_hooks = dict(
+    logger=dict(log_metric_by_epoch=False),
+    checkpoint=dict(by_epoch=False, interval=325),
+)
 log_processor = dict(by_epoch=False)

@@ -46,7 +46,6 @@ def draw(
     title: str,
     curves: Mapping[str, Sequence[tuple[float, float]]],
     axis: str,
-    log: bool = False,
     unit: bool = False,
 ) -> Figure:
     """Draw curves; the first is bold.
@@ -55,7 +54,6 @@ def draw(
         title: what is drawn.
         curves: points by name.
         axis: name of the horizontal axis.
-        log: whether the vertical axis is logarithmic.
         unit: whether both axes go from 0 to 1.
     """
     import matplotlib
@@ -78,8 +76,6 @@ def draw(
         axes.set_xlabel(axis)
         axes.spines[['top', 'right']].set_visible(False)
         axes.grid(color='#e3e6ea')
-        if log:
-            axes.set_yscale('log')
         if unit:
             axes.set(xlim=(0, 1.01), ylim=(0, 1.02))
         file = io.BytesIO()

@@ -15,7 +15,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.flop_counter import flop_registry
 
 from .. import hosts
@@ -24,21 +24,17 @@ from ..errors import UserError
 
 
 class Observer(TorchDispatchMode):
-    """Calls `saw` after every operator.
-
-    Attributes:
-        paused: while it is set, nothing is seen.
-    """
+    """Calls `saw` after every operator."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.paused = self._busy = False
+        self._busy = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self._busy or self.paused:  # what a fake tensor does inside is no work of its own
+        if self._busy:  # what a fake tensor does inside is no work of its own
             return func(*args, **kwargs)
         self._busy = True
         try:
@@ -92,7 +88,7 @@ class StandIn(nn.Module):
         with self._observed(), torch.autocast('cpu', self._dtype, self._dtype is not None):
             outs = self.backbone(*inputs)
         fakes = [outs] if isinstance(outs, Tensor) else outs
-        with _unobserved(self._observers):
+        with _disable_current_modes():
             real = [torch.rand(f.shape).requires_grad_(f.requires_grad) for f in fakes]
         if torch.is_grad_enabled():
             self._graph = list(zip(fakes, real, strict=True))
@@ -108,17 +104,6 @@ class StandIn(nn.Module):
         with self._observed():
             torch.autograd.backward(fakes, grads)
         self._graph = []
-
-
-@contextmanager
-def _unobserved(observers: Sequence[Observer]) -> Iterator[None]:
-    for observer in observers:
-        observer.paused = True
-    try:
-        yield
-    finally:
-        for observer in observers:
-            observer.paused = False
 
 
 def build(

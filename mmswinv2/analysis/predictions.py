@@ -29,8 +29,6 @@ def examine(cfg: Any, path: Path, score: float, most: int) -> Findings:
     Raises:
         UserError: if the file cannot be read, or is of another data set or task.
     """
-    from mmengine.registry import DATASETS
-
     if not path.exists():
         raise UserError(f'the predictions {path} do not exist; write them with --predict')
     if cfg.get('test_dataloader') is None:
@@ -98,7 +96,8 @@ def check_types(cfg: Any, node: Any, where: str) -> set[str]:
     """
     imports = hosts.as_list((cfg.get('custom_imports') or {}).get('imports') or [])
     packages = {*_PACKAGES, *(str(name).partition('.')[0] for name in imports)}
-    for name in _types(node):
+    types = (part.get('type') for _, part in hosts.dicts_in(node))
+    for name in (kind for kind in types if isinstance(kind, str)):
         known = name.partition('.')[0] in packages or name.startswith(_OF_TORCH)
         if '.' in name and not known:
             raise UserError(
@@ -106,14 +105,3 @@ def check_types(cfg: Any, node: Any, where: str) -> set[str]:
                 f'names; {", ".join(_PACKAGES)} are known without'
             )
     return packages
-
-
-def _types(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        if isinstance(node.get('type'), str):
-            yield node['type']
-        node = node.values()
-    elif not isinstance(node, (list, tuple)):
-        return
-    for value in node:
-        yield from _types(value)

@@ -3,11 +3,10 @@
 from ..errors import CheckpointError
 from .convert import adapt_channels, convert, convert_file, describe, inflate
 from .download import fetch, fetch_together
-from .files import read_checkpoint, read_pickle
+from .files import read_checkpoint, read_pickle, write_checkpoint
 from .formats import FORMATS
 from .load import LoadReport, compare_keys, load_but, load_pretrained, read_class_map
 from .published import PUBLISHED
-from .write import write_checkpoint
 
 __all__ = [
     'FORMATS',

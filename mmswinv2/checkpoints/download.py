@@ -11,9 +11,9 @@ from urllib.request import HTTPRedirectHandler, build_opener
 import torch
 
 from ..errors import CheckpointError
+from ..files import write_atomically
 from ..progress import track
 from .published import PUBLISHED, published_weights
-from .write import write_atomically
 
 # addresses without TLS are read from this machine, and from others where this is set
 _ALLOW_HTTP = 'MMSWINV2_ALLOW_HTTP'

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..files import write_atomically
 from .published import PUBLISHED
 
 _Allowed = Callable[..., Any] | tuple[Callable[..., Any], str]
@@ -458,3 +459,17 @@ def check_deepspeed_folder(path: Path) -> dict[str, Any]:
         for file in path.glob('*.pt'):
             read_checkpoint(file, mmap=True)
         return read_checkpoint(models[0], mmap=True)
+
+
+def write_checkpoint(checkpoint: Any, path: str | os.PathLike[str]) -> None:
+    """Write with `torch.save`; `path` keeps its old content until the new one is whole.
+
+    Raises:
+        CheckpointError: if it cannot be written, or its name is that of another format.
+    """
+    if Path(path).suffix == '.safetensors':
+        raise CheckpointError(f'{path}: what is written is not safetensors; name a .pth file')
+    try:
+        write_atomically(path, lambda file: torch.save(checkpoint, file))
+    except OSError as error:
+        raise CheckpointError(f'cannot write {path}: {error}') from error

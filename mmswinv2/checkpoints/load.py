@@ -60,6 +60,7 @@ class LoadReport:
         assumed: the pre-trained windows of the model.
         inflated: whether weights of an image network were given a time axis.
         notes: what else there is to say of the file.
+        meta: what a file of a whole model says of itself.
     """
 
     path: Path
@@ -75,6 +76,7 @@ class LoadReport:
     assumed: list[int | tuple[int, ...]] = field(default_factory=list)
     inflated: bool = False
     notes: list[str] = field(default_factory=list)
+    meta: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
         """A few lines for a log."""
@@ -255,9 +257,8 @@ def load_but(
     if isinstance(new, str) or '' in new:
         raise CheckpointError(f'new must be a list of parts of names, none empty, got {new!r}')
     checkpoint, own = read_checkpoint(path), model.state_dict()
-    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
-    described = meta.get('lora') if isinstance(meta, Mapping) else None
-    given, converted, notes = _for_model(model, own, checkpoint, path, described)
+    meta = checkpoint.get('meta') or {}
+    given, converted, notes = _for_model(model, own, checkpoint, path, meta.get('lora'))
     if class_map is not None:
         if any(part in key for part in new for key in _HEAD):
             raise CheckpointError(f'new={list(new)} and class_map both say how the head starts')
@@ -266,7 +267,7 @@ def load_but(
         if not any(part in key for key in own):
             raise CheckpointError(f'new: no parameter of the model has {part!r} in its name')
     report = compare_keys(path, own, given, new, _find_unbuilt(model))
-    report.notes = [*notes, *([note] if (note := entries_note(checkpoint)) else [])]
+    report.meta, report.notes = meta, [*notes, *filter(None, [entries_note(checkpoint)])]
     if problems := report.problems():
         if not advice:
             _check_classes(own, given, path, new)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, needed
+from ..files import check_writable
 from ..options import ArgumentParser
 from ..progress import track
 
@@ -112,8 +113,6 @@ def samples_of(cfg: Any, given: Sequence[str], option: str) -> list[Any]:
 
 def _check_place(out: Path) -> None:
     """Raise `UserError` where a file cannot be written, before minutes of work."""
-    from ..checkpoints.write import check_writable
-
     if not out.parent.is_dir():
         raise UserError(f'the folder {out.parent} of the file does not exist')
     for path in (out, out.with_suffix('.bin')):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import write_atomically
 from ..options import ArgumentParser
 
 
@@ -124,7 +125,6 @@ def _write(out: Path, content: dict[str, Any]) -> Path:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from ..analysis.page import number
-    from ..checkpoints.write import write_atomically
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

@@ -132,10 +132,8 @@ def get_variant(arch: Any, extra_norm_every_n_blocks: Any = None) -> Variant:
     every = variant.extra_norm_every
     if extra_norm_every_n_blocks is not None:
         every = extra_norm_every_n_blocks
-    if not is_count(every, minimum=0):
-        raise UserError(
-            f'extra_norm_every_n_blocks must be a number of blocks, or 0 for none, got {every!r}'
-        )
+    rule = 'a number of blocks, or 0 for none'
+    want('extra_norm_every_n_blocks', every, rule, is_count(every, minimum=0))
     return replace(variant, extra_norm_every=every)
 
 
@@ -155,13 +153,10 @@ def _get_variant(arch: Any) -> Variant:
     if unknown := sorted(set(fields) - {*_REQUIRED, 'extra_norm_every'}):
         raise UserError(f'arch {arch!r} has unknown keys {unknown}')
     dim, depths, heads = (fields[key] for key in _REQUIRED)
-    if not is_count(dim):
-        raise UserError(f'arch: embed_dims must be an int of at least 1, got {dim!r}')
+    want('arch: embed_dims', dim, 'an int of at least 1', is_count(dim))
     for name, values in (('depths', depths), ('num_heads', heads)):
-        if not _is_list(values) or not values or not all(is_count(n) for n in values):
-            raise UserError(
-                f'arch: {name} must be a list of ints of at least 1, one per stage, got {values!r}'
-            )
+        whole = _is_list(values) and len(values) > 0 and all(map(is_count, values))
+        want(f'arch: {name}', values, 'a list of ints of at least 1, one per stage', whole)
     if len(depths) != len(heads):
         raise UserError(f'depths {depths} and num_heads {heads} must have one entry per stage')
     for i, count in enumerate(heads):
@@ -177,10 +172,8 @@ def per_axis(value: Any, ndim: int, name: str) -> tuple[int, ...]:
         UserError: if a sequence has another length than `ndim`, or an entry is below 1.
     """
     axes = tuple(value) if _is_list(value) else (value,) * ndim
-    if len(axes) != ndim or not all(is_count(n) for n in axes):
-        raise UserError(
-            f'{name} must be an int >= 1 or {ndim} of them (one per axis), got {value!r}'
-        )
+    fits = len(axes) == ndim and all(map(is_count, axes))
+    want(name, value, f'an int >= 1 or {ndim} of them (one per axis)', fits)
     return axes
 
 
@@ -204,11 +197,8 @@ def per_stage(value: Any, num_stages: int, ndim: int, name: str) -> tuple[tuple[
         if len(value) == ndim != num_stages and flat:
             value = [value] * num_stages
     stages = value if _is_list(value) else (value,) * num_stages
-    if len(stages) != num_stages or isinstance(value, str):
-        raise UserError(
-            f'{name} must be an int, {num_stages} values (one per stage) or {ndim} ints '
-            f'(one per axis), got {value!r}'
-        )
+    rule = f'an int, {num_stages} values (one per stage) or {ndim} ints (one per axis)'
+    want(name, value, rule, len(stages) == num_stages and not isinstance(value, str))
     return tuple(per_axis(v, ndim, f'{name}[{i}]') for i, v in enumerate(stages))
 
 
@@ -220,8 +210,8 @@ def one_each(value: Any, num_stages: int, name: str) -> tuple[Any, ...]:
     """
     if not _is_list(value):
         return (value,) * num_stages
-    if len(value) != num_stages:
-        raise UserError(f'{name} must be one value or {num_stages} (one per stage), got {value!r}')
+    rule = f'one value or {num_stages} (one per stage)'
+    want(name, value, rule, len(value) == num_stages)
     return tuple(value)
 
 
@@ -292,10 +282,8 @@ def _recomputed_blocks(
     limits: tuple[Any, ...] = depths
     if checkpoint_blocks is not None:
         limits = one_each(checkpoint_blocks, len(depths), 'checkpoint_blocks')
-        if not all(is_count(n, minimum=0) for n in limits):
-            raise UserError(
-                f'checkpoint_blocks must be numbers of blocks from 0, got {checkpoint_blocks!r}'
-            )
+        whole = all(is_count(n, minimum=0) for n in limits)
+        want('checkpoint_blocks', checkpoint_blocks, 'numbers of blocks from 0', whole)
         if not any(wanted):
             raise UserError(
                 f'checkpoint_blocks={checkpoint_blocks!r} says how many blocks to recompute, and '

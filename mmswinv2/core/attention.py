@@ -7,7 +7,6 @@ makes a table ``(h, 2 M1 - 1, 2 M2 - 1, ...)``.
 """
 
 import math
-from contextlib import nullcontext
 from typing import cast
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..ops import WindowGrid
+from ..ops.modes import without_autocast
 from .layers import is_plain, linear
 
 MAX_LOGIT_SCALE = math.log(1 / 0.01)  # tau > 0.01
@@ -124,8 +124,7 @@ class ContinuousPositionBias(nn.Sequential):
         like = next(self.parameters()) if like is None else like
         dtype = torch.promote_types(like.dtype, torch.float32)
         x = log_coordinates(window, self.pretrained_window, dtype, like.device)
-        off = torch.amp.is_autocast_available(like.device.type)
-        with torch.autocast(like.device.type, enabled=False) if off else nullcontext():
+        with without_autocast(like.device):
             if weights:  # those in half precision too
                 weight, shift, last_weight = (w.to(dtype) for w in weights)
                 x = F.linear(F.relu(F.linear(x, weight, shift)), last_weight)

@@ -86,7 +86,8 @@ class LoRALinear(nn.Linear):
         layer = nn.Linear(self.in_features, self.out_features, bias=False, device='meta')
         product = self.lora_up.weight.double() @ self.lora_down.weight.double()
         total = self.weight.double() + product * (self.alpha / self.rank)
-        layer.weight = nn.Parameter(total.to(self.weight.dtype))
+        total = total.to(self.weight.dtype)
+        layer.weight = nn.Parameter(total, requires_grad=self.weight.requires_grad)
         layer.register_parameter('bias', self.bias)
         return layer
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import UserError, nearest
-from .arguments import is_count, is_number
+from .arguments import is_count, is_number, want
 from .layers import LoRALinear
 
 TARGETS = ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')
@@ -40,14 +40,11 @@ class LoRA:
 
     def __post_init__(self) -> None:
         _check_numbers(self.rank, self.alpha, self.drop_rate)
-        if not isinstance(self.train_norms, bool):
-            raise UserError(f'lora: train_norms must be True or False, got {self.train_norms!r}')
-        right = isinstance(self.targets, (list, tuple)) and all(map(_is_target, self.targets))
-        if not right or not self.targets:
-            raise UserError(
-                'lora: targets must be a list of names of layers, or of dict(type=name, rank=...), '
-                f'got {self.targets!r}'
-            )
+        norms, targets = self.train_norms, self.targets
+        want('lora: train_norms', norms, 'True or False', isinstance(norms, bool))
+        named = isinstance(targets, (list, tuple)) and all(map(_is_target, targets))
+        rule = 'a list of names of layers, or of dict(type=name, rank=...)'
+        want('lora: targets', targets, rule, named and len(targets) > 0)
 
     @classmethod
     def of(cls, options: Any) -> LoRA:
@@ -76,12 +73,11 @@ def _is_target(target: Any) -> bool:
 
 
 def _check_numbers(rank: Any, alpha: Any, drop_rate: Any) -> None:
-    if not is_count(rank):
-        raise UserError(f'lora: rank must be a whole number from 1, got {rank!r}')
-    if alpha is not None and not (is_number(alpha) and 0 < alpha < math.inf):
-        raise UserError(f'lora: alpha must be a number above 0, got {alpha!r}')
-    if not (is_number(drop_rate) and 0 <= drop_rate < 1):
-        raise UserError(f'lora: drop_rate must be from 0 to below 1, got {drop_rate!r}')
+    want('lora: rank', rank, 'a whole number from 1', is_count(rank))
+    above = alpha is None or (is_number(alpha) and 0 < alpha < math.inf)
+    want('lora: alpha', alpha, 'a number above 0', above)
+    share = is_number(drop_rate) and 0 <= drop_rate < 1
+    want('lora: drop_rate', drop_rate, 'from 0 to below 1', share)
 
 
 def add_lora(model: nn.Module, lora: LoRA, first_stage: int = 0) -> None:
@@ -156,6 +152,8 @@ def is_adapter(key: str) -> bool:
 
 def merge_lora(model: nn.Module) -> int:
     """Replace layers with adapters by plain ones that compute the same, to rounding.
+
+    What a backbone has frozen for its adapters can be trained from its next `train` on.
 
     Returns:
         how many there were.

@@ -15,9 +15,10 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from ..errors import UserError
+from ..files import is_inside, write_atomically
 from .coco import read_coco
 from .images import decode as read_array
-from .labels import FORMATS, Labelled, LeftOut, Mark, Source, is_inside
+from .labels import FORMATS, Labelled, LeftOut, Mark, Source
 
 
 @dataclass
@@ -294,8 +295,6 @@ def _area(xy: np.ndarray) -> float:
 
 def _write(content: dict[str, Any], out: Path) -> None:
     """Write the file, if our own reader takes it."""
-    from ..checkpoints.write import write_atomically
-
     text = json.dumps(content)
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / out.name

@@ -20,6 +20,7 @@ from torch import Tensor
 from .. import hosts
 from ..checkpoints import fetch_together, load_but, read_class_map
 from ..checkpoints.adapters import copy_base, leave_out_base
+from ..core.arguments import is_count, want
 from ..errors import UserError
 from ..hosts.host import FILE_KEYS
 from ..log import warn
@@ -41,8 +42,7 @@ class CheckInvalidLossHook(Hook):
     """
 
     def __init__(self, max_skips: int = 0) -> None:
-        if isinstance(max_skips, bool) or not isinstance(max_skips, int) or max_skips < 0:
-            raise UserError(f'max_skips must be a number of batches from 0, got {max_skips!r}')
+        want('max_skips', max_skips, 'a number of batches from 0', is_count(max_skips, 0))
         self.max_skips = max_skips
         self.skipped = 0
 

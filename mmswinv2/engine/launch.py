@@ -18,8 +18,8 @@ from mmengine.utils import import_modules_from_strings
 
 from .. import hosts
 from ..checkpoints import PUBLISHED, fetch
-from ..checkpoints.write import check_writable
 from ..errors import UserError
+from ..files import check_writable
 from ..options import command_line
 from .config_checks import check_values, warn_of_misspelt, warn_of_new, warn_of_unused
 from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook, RepeatableHook

@@ -192,8 +192,11 @@ def _with_mirror_images(pipeline: Sequence[Any], flip: str) -> list[Any]:
     return [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
 
 
-def _scaled(value: int, factor: float) -> int:
-    return value if not 0 < value < _FOR_EVER else max(1, round(value * factor))
+def _scaled(value: float, factor: float) -> float:
+    """A length in epochs or iterations; part of an epoch stays one, as of a warm-up of 2.5."""
+    if not 0 < value < _FOR_EVER:
+        return value
+    return value * factor if isinstance(value, float) else max(1, round(value * factor))
 
 
 def _scale(schedulers: Any, factor: float) -> list[Any]:

@@ -22,9 +22,9 @@ from ..checkpoints.files import (
     is_deepspeed_folder,
     read_checkpoint,
 )
-from ..checkpoints.write import HALF_WRITTEN, write_atomically
 from ..core.arguments import is_count
 from ..errors import CheckpointError, UserError
+from ..files import HALF_WRITTEN, write_atomically
 
 _LOCK = '.lock'
 _STARTED = '.started'  # in the work dir, as old as the run

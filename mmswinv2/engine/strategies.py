@@ -27,9 +27,9 @@ from torch.distributed.fsdp import fully_shard
 from ..checkpoints.adapters import leave_out_base
 from ..checkpoints.files import check_deepspeed_folder, is_deepspeed_folder
 from ..checkpoints.load import shard_like, unshard
-from ..checkpoints.write import HALF_WRITTEN
 from ..core.block import Block
 from ..errors import UserError, needed
+from ..files import HALF_WRITTEN
 from ..hosts.mmengine import without_config
 from ..registry import STRATEGIES
 from .storage import AtomicLocalBackend

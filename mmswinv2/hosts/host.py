@@ -166,6 +166,24 @@ def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
+def join_path(path: str, key: Any) -> str:
+    """The dotted path of an entry of the node at `path`."""
+    return f'{path}.{key}' if path else str(key)
+
+
+def dicts_in(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
+    """All dicts inside `node`, itself included, each with its dotted path."""
+    if isinstance(node, dict):
+        yield path, node
+        items = list(node.items())
+    elif isinstance(node, (list, tuple)):
+        items = list(enumerate(node))
+    else:
+        return
+    for key, value in items:
+        yield from dicts_in(value, join_path(path, key))
+
+
 def step_lists(step: Any) -> Iterator[list]:
     """The lists of transforms in a pipeline, those inside other transforms included."""
     inner: Any = getattr(step, 'subroutines', None) or getattr(step, 'transforms', None)

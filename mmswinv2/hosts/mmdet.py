@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 from ..errors import UserError
 from ..log import warn
 from ..progress import track
-from .host import Host, as_list, steps_in, training_pipeline, type_name
+from .host import Host, as_list, dicts_in, steps_in, training_pipeline, type_name
 from .mmcv import check_size
 from .mmdet_patches import (
     check_annotations,
@@ -249,11 +249,8 @@ def check_heads(model: Any, classes: Sequence[str], things: Sequence[str], where
             )
 
 
-def _num_classes(node: Any) -> int:
+def _num_classes(model: Any) -> int:
     """The smallest number of classes of any head."""
-    found, children = [], node
-    if isinstance(node, dict):
-        found = [node[k] for k in ('num_classes', 'num_things_classes') if k in node]
-        children = node.values()
-    found += [_num_classes(child) for child in children if isinstance(child, (dict, list))]
-    return min([n for n in found if n], default=0)
+    keys = ('num_classes', 'num_things_classes')
+    found = (node.get(key) for _, node in dicts_in(model) for key in keys)
+    return min(filter(None, found), default=0)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import checkpoint
@@ -19,6 +20,8 @@ from torch import Tensor
 from ..errors import CheckpointError, UserError
 from .host import Host
 from .patching import log_patch, patch, replace
+
+_PACKAGE = Path(__file__).parents[1]
 
 
 @patch('mmengine', '<0.10.8')
@@ -238,6 +241,25 @@ def register_deepspeed_optimizers() -> None:
 
 
 @patch('mmengine', '>=0.7')
+def find_own_configs() -> None:
+    """Configs of mmswinv2 can be a base by their prefix, as those of the hosts can.
+
+    As in ``_base_ = 'mmswinv2::_base_/strategies/zero1.py'``. mmengine has a list of packages.
+    """
+
+    @replace(Config, '_get_cfg_path')
+    def get_cfg_path(original: Any, cfg_path: str, filename: str) -> tuple[str, str | None]:
+        package, _, name = cfg_path.partition('::')
+        if package != 'mmswinv2':
+            return original(cfg_path, filename)
+        folders = (_PACKAGE / '.mim' / 'configs', _PACKAGE.parent / 'configs')  # or a checkout
+        for path in (folder / name for folder in folders):
+            if path.is_file():
+                return str(path), None  # types of theirs are found by the config's default_scope
+        raise UserError(f'{cfg_path}: there is no config {name} in {folders[0]}')
+
+
+@patch('mmengine', '>=0.7')
 def normalize_any_channels() -> None:
     """Images of any number of channels can be normalised by channel.
 
@@ -321,5 +343,6 @@ class MMEngine(Host):
         start_workers_late,
         normalize_any_channels,
         draw_three_channels,
+        find_own_configs,
         register_deepspeed_optimizers,
     )

@@ -94,12 +94,33 @@ def explain_wrong_masks() -> None:
         original(self, input_size, mask_patch_size, model_patch_size, mask_ratio)
 
 
+@patch('mmpretrain', '>=1')
+def label_merged_views() -> None:
+    """Classes of merged views are those of the merged scores, not of the first view."""
+    from mmpretrain.models import AverageClsScoreTTA, MultiLabelClsHead
+
+    @replace(AverageClsScoreTTA, '_merge_single_sample')
+    def merge(original: Any, self: Any, data_samples: Sequence[Any]) -> Any:
+        merged, head = original(self, data_samples), getattr(self.module, 'head', None)
+        score = merged.pred_score
+        if not isinstance(head, MultiLabelClsHead):
+            label = score.argmax(-1, keepdim=True)
+        elif head.thr is not None:
+            label = torch.where(score >= head.thr)[0]
+        else:
+            label = score.topk(head.topk).indices
+        return merged.set_pred_label(label)
+
+
 class MMPretrain(Host):
     """mmpretrain."""
 
     name = 'mmpretrain'
     extra = 'pretrain'
-    patches = (declare_operators, *Host.patches, explain_wrong_crops, explain_wrong_masks)
+    patches = (
+        declare_operators, *Host.patches, explain_wrong_crops, explain_wrong_masks,
+        label_merged_views,
+    )  # fmt: skip
     draw_option = 'enable'
     draw_folder = 'default_hooks.visualization.out_dir'
     visualizer = 'UniversalVisualizer'

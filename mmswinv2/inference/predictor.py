@@ -84,7 +84,7 @@ def load_model(
 
     from .. import hosts
     from ..analysis.labels import palette
-    from ..checkpoints import fetch, load_but, read_checkpoint
+    from ..checkpoints import fetch, load_but
     from ..engine.settings import set_tta
 
     if cfg.get('model') is None or cfg.get('test_dataloader') is None:
@@ -100,7 +100,7 @@ def load_model(
         f'Predict with the config that it was trained with, which {cfg.filename} is not; the work '
         'dir of a training has a copy'
     )
-    load_but(model.module if tta else model, path, advice=advice)
+    report = load_but(model.module if tta else model, path, advice=advice)
     try:
         model.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
@@ -108,8 +108,7 @@ def load_model(
     dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
     with DATASETS.switch_scope_and_registry(host.name) as datasets:
         kind = datasets.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
-    given = read_checkpoint(path, mmap=True).get('meta') or {}
-    meta = _meta(model, getattr(kind, 'METAINFO', {}), given, dataset.get('metainfo'))
+    meta = _meta(model, getattr(kind, 'METAINFO', {}), report.meta, dataset.get('metainfo'))
     if count := getattr(model.module if tta else model, 'num_classes', 0):
         # a segmentor, whose maps are not drawn without names and colours
         meta['classes'] = meta.get('classes') or tuple(map(str, range(count)))

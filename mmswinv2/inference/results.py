@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
+from ..files import check_writable, write_atomically
 from .drawing import LARGEST_JPEG, caption, enlarge, picture_of
 from .sources import RESULTS, VIDEOS, Item
 
@@ -22,7 +23,6 @@ class ResultWriter:
         from mmengine.registry import VISUALIZERS
 
         from .. import hosts
-        from ..checkpoints.write import check_writable
 
         options = dict(cfg.get('visualizer') or dict(type=hosts.of(cfg).visualizer))
         options.update(name='predict', vis_backends=None, save_dir=None)
@@ -162,8 +162,6 @@ class ResultWriter:
 
     def close(self) -> None:
         """Write the file of results; folders without anything in them go again."""
-        from ..checkpoints.write import write_atomically
-
         if self.kind == 'predictions.json':
             most = max((entry['category_id'] for entry in self.found), default=-1)
             names = self.classes or range(most + 1)

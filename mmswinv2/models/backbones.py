@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..checkpoints import LoadReport, fetch_together, load_pretrained
 from ..checkpoints.adapters import Base, mark
 from ..core import LoRA, SwinV2, add_lora, get_variant, layer_id
-from ..core.arguments import IntOrInts, is_stage_count, per_axis
+from ..core.arguments import IntOrInts, is_stage_count, per_axis, want
 from ..core.layers import LayerNorm
 from ..core.lora import find_lora, is_adapter
 from ..errors import UserError, nearest
@@ -60,15 +60,12 @@ class _Backbone(SwinV2, BaseModule):
         lora: dict | None = None,
         **kwargs: Any,
     ) -> None:
-        if path not in PATHS:
-            raise UserError(f'path must be one of {", ".join(map(repr, PATHS))}, got {path!r}')
+        want('path', path, f'one of {", ".join(map(repr, PATHS))}', path in PATHS)
         super().__init__(block=PATHS[path], **kwargs)
-        if not is_stage_count(frozen_stages, len(self.depths), minimum=-1):
-            raise UserError(
-                f'frozen_stages must be from -1 (none) to {len(self.depths)}, got {frozen_stages!r}'
-            )
-        if not isinstance(norm_eval, bool):
-            raise UserError(f'norm_eval must be True or False, got {norm_eval!r}')
+        most = len(self.depths)
+        known = is_stage_count(frozen_stages, most, minimum=-1)
+        want('frozen_stages', frozen_stages, f'from -1 (none) to {most}', known)
+        want('norm_eval', norm_eval, 'True or False', isinstance(norm_eval, bool))
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.init_cfg = _checked_init_cfg(init_cfg)
@@ -155,10 +152,13 @@ class _Backbone(SwinV2, BaseModule):
                     self._frozen.add(key)
 
     def _freeze(self) -> None:
-        if self._frozen and find_lora(self):  # once they are merged, all may be trained
+        if self._frozen:
+            adapted = bool(find_lora(self))
             for name, parameter in self.named_parameters():
                 if name in self._frozen:
-                    parameter.requires_grad_(False)
+                    parameter.requires_grad_(not adapted)
+            if not adapted:  # they are merged, and all may be trained
+                self._frozen.clear()
         if self.frozen_stages < 0:
             return
         frozen = [self.patch_embed, self.pos_drop, *self.layers[: self.frozen_stages]]
@@ -321,8 +321,7 @@ class VideoSwinTransformerV2(_Backbone):
             init_cfg = dict(type='Pretrained', checkpoint=pretrained)
         if not isinstance(patch_size, (list, tuple)) or len(patch_size) != 3:
             raise UserError(f'patch_size must be (frames, height, width), got {patch_size!r}')
-        if not isinstance(pretrained2d, bool):
-            raise UserError(f'pretrained2d must be True or False, got {pretrained2d!r}')
+        want('pretrained2d', pretrained2d, 'True or False', isinstance(pretrained2d, bool))
         super().__init__(
             arch=arch,
             patch_size=patch_size,

@@ -36,8 +36,7 @@ class SimMIMSwinTransformerV2(SwinTransformerV2):
         if kwargs.get('lora') is not None:
             raise UserError('SimMIM trains the whole backbone; leave lora out')
         super().__init__(out_indices=out_indices, **kwargs)
-        if len(self.out_indices) != 1:
-            raise UserError(f'out_indices must be one stage for SimMIM, got {out_indices}')
+        want('out_indices', out_indices, 'one stage for SimMIM', len(self.out_indices) == 1)
         self.mask_token = nn.Parameter(torch.empty(1, 1, self.num_features[0]))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 

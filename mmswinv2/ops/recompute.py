@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .modes import is_transformed
+from .modes import is_transformed, without_autocast
 from .windows import WindowGrid
 
 Forward = Callable[[Tensor, Tensor, Tensor, WindowGrid, int | None], Tensor]
@@ -62,5 +62,6 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = ctx.backward_pass(grad, *ctx.saved_tensors, ctx.grid, ctx.at_once)
+        with without_autocast(grad.device):  # backward may be called inside of it
+            gradients = ctx.backward_pass(grad, *ctx.saved_tensors, ctx.grid, ctx.at_once)
         return (None, None, *gradients, None, None)

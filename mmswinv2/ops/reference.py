@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .modes import without_autocast
 from .windows import WindowGrid, from_windows, join_runs, split_runs, to_windows
 
 _TINY = 1e-5  # a vector shorter than this has no direction
@@ -69,11 +70,12 @@ def softmax_attention(
         ``(..., N, C)``; scores and softmax in float32 (float64 stays).
     """
     q, k, v = split_heads(windows, len(scale))
-    scores = (cosine_directions(q) * scale) @ cosine_directions(k).transpose(-2, -1) + bias
-    if hidden is not None:
-        scores = scores.masked_fill(hidden[..., None, None, :], -torch.inf)
-    probabilities = F.dropout(torch.softmax(scores, dim=-1), dropout).to(v.dtype)
-    return (probabilities @ v).transpose(-3, -2).flatten(-2)
+    with without_autocast(windows.device):  # which would round what is multiplied
+        scores = (cosine_directions(q) * scale) @ cosine_directions(k).transpose(-2, -1) + bias
+        if hidden is not None:
+            scores = scores.masked_fill(hidden[..., None, None, :], -torch.inf)
+        probabilities = F.dropout(torch.softmax(scores, dim=-1), dropout).to(v.dtype)
+        return (probabilities @ v).transpose(-3, -2).flatten(-2)
 
 
 def window_gradients(

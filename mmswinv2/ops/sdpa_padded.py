@@ -16,6 +16,7 @@ from .windows import Runs, WindowGrid, cover, from_windows, to_windows
 
 _HIDDEN = -1e4  # in reach of half precision
 _MARKS = 8  # channels are added by eights, or the fused kernels do not take them
+_MOST = 2**16 - 1  # windows in a call: CUDA's grids end there, in the memory-efficient kernel
 _BYTES_PER_SCORE = 20  # of what backward holds at once
 _SHARE_OF_FREE_MEMORY = 0.25
 
@@ -69,7 +70,7 @@ def _forward(
         marks = F.pad(hidden, (0, _MARKS - 1)).expand(*k.shape[:-1], -1)
         q, k = F.pad(q, (0, _MARKS), value=1.0), torch.cat([k, marks], -1)
     bias = expand(table, padding.window).to(qkv.dtype)[None]
-    step = at_once or len(v)
+    step = min(at_once or len(v), _MOST)
     parts = [
         F.scaled_dot_product_attention(*some, attn_mask=bias, scale=1.0)
         for some in zip(q.split(step), k.split(step), v.split(step), strict=True)

@@ -40,10 +40,25 @@ class WindowGrid(NamedTuple):
 
     @property
     def extent(self) -> tuple[int, ...]:
-        """Size of the largest window along each axis; in a graph for any size, M."""
-        if torch.compiler.is_compiling():
-            return self.window
-        return tuple(min(n, m) for n, m in zip(self.size, self.window, strict=True))
+        """Size of the largest window along each axis; in graphs `bound`, which is a constant."""
+        least = bound if torch.compiler.is_compiling() else min
+        return tuple(least(n, m) for n, m in zip(self.size, self.window, strict=True))
+
+
+def bound(length: Any, window: int) -> int:
+    """The least power of two below M that an axis of the map is known not to exceed, else M.
+
+    A constant in graphs, where the length may be a symbol; powers of two, as kernels are compiled
+    anew for every size of a window.
+    """
+    if not torch.compiler.is_compiling():
+        return min(window, 1 << (length - 1).bit_length())
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # takes a second
+
+    size = 1
+    while size < window and not statically_known_true(length <= size):
+        size *= 2
+    return min(size, window)
 
 
 def axis_runs(length: int, window: int, shift: int) -> Runs:

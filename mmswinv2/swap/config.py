@@ -3,7 +3,6 @@
 import copy
 import importlib.util
 import textwrap
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 from mmengine.config import Config
 
 from .. import hosts
-from ..checkpoints.write import write_atomically
 from ..errors import UserError
+from ..files import write_atomically
+from ..hosts import dicts_in, join_path
 
 
 def find_config(name: str) -> Path:
@@ -124,24 +124,6 @@ def write_config(path: Path, cfg: Config, notes: Notes, origin: str, command: st
     if Config.fromstring(text, '.py').to_dict() != cfg.to_dict():
         raise UserError(f'{origin} holds what cannot be written as text (objects, functions)')
     write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def join_path(path: str, key: Any) -> str:
-    """The dotted path of an entry of the node at `path`."""
-    return f'{path}.{key}' if path else str(key)
-
-
-def dicts_in(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
-    """All dicts inside `node`, itself included, each with its dotted path."""
-    if isinstance(node, dict):
-        yield path, node
-        items = list(node.items())
-    elif isinstance(node, (list, tuple)):
-        items = list(enumerate(node))
-    else:
-        return
-    for key, value in items:
-        yield from dicts_in(value, join_path(path, key))
 
 
 def inits_of(node: Any) -> list[Any]:

@@ -14,7 +14,8 @@ from ..checkpoints import PUBLISHED, convert_file, describe, fetch
 from ..checkpoints.published import find_published
 from ..core import get_variant
 from ..errors import UserError
-from .config import Notes, dicts_in, inits_of, join_path
+from ..hosts import dicts_in, join_path
+from .config import Notes, inits_of
 from .wiring import build, find_owner, predict, refuse_copies, rewire
 
 _BEFORE = 'the model of the config, before any swap,'
@@ -22,9 +23,10 @@ _BACKBONE = 'mmswinv2.SwinTransformerV2'
 _CONSTRUCTOR = 'mmswinv2.SwinLayerDecayOptimWrapperConstructor'
 # Of the pre-training for detection (the paper gives none for COCO), nano and huge by our choice;
 # the paper's for ADE20K.
-_DROP_PATH = {'nano': 0.05, 'tiny': 0.2, 'small': 0.3, 'base': 0.5, 'large': 0.2, 'huge': 0.3}
-_DROP_PATH_GIANT = 0.3
-_DROP_PATH_SEG, _DROP_PATH_SEG_GIANT = 0.3, 0.4
+_DROP_PATH = {  # 0.3 for the others
+    'mmdet': {'nano': 0.05, 'tiny': 0.2, 'base': 0.5, 'large': 0.2},
+    'mmseg': {'giant': 0.4},
+}
 # Of the published weights: RGB.
 _MEAN, _STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 _LR = {
@@ -159,9 +161,7 @@ def _set_backbone(
     weights, source = _choose_weights(options, window)
     drop_path = options.drop_path
     if drop_path is None:
-        drop_path = _DROP_PATH.get(arch, _DROP_PATH_GIANT)
-        if scope == 'mmseg':
-            drop_path = _DROP_PATH_SEG_GIANT if arch == 'giant' else _DROP_PATH_SEG
+        drop_path = _DROP_PATH[scope].get(arch, 0.3)
     new = dict(type=_BACKBONE, arch=arch, window_size=window, drop_path_rate=drop_path)
     new |= dict(out_indices=tuple(stages)) | ({'with_cp': True} if old.get('with_cp') else {})
     owner.backbone = new | weights

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..core import get_variant
 from ..errors import UserError
-from ..hosts import Host, as_list
-from .config import Notes, dicts_in, without_weights
+from ..hosts import Host, as_list, dicts_in
+from .config import Notes, without_weights
 
 _STRIDES = (4, 8, 16, 32)  # of SwinV2's stages
 _CHANNELS = ('in_channels', 'in_channel')

@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmswinv2 import hosts
+from mmswinv2.errors import UserError
 from tests.test_tools.conftest import ROOT
 
 CONFIGS = sorted(
@@ -55,3 +56,60 @@ def test_metafile_lists_the_recipes(task):
     assert (ROOT / meta['Collections'][0]['README']).exists()
     index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
     assert f'{folder}metafile.yml' in index['Import']
+
+
+@pytest.mark.parametrize('path', CONFIGS)
+def test_scores_are_logged_at_the_iteration_where_a_training_counts_them(path):
+    """mmengine logs them at the number of the epoch, which such a training does not have."""
+    cfg = Config.fromfile(ROOT / path)
+    by_epoch = cfg.default_hooks.logger.get('log_metric_by_epoch', True)
+    assert by_epoch == ('max_epochs' in cfg.train_cfg)
+
+
+def folders(node):
+    if isinstance(node, dict):
+        node = node.values()
+    elif isinstance(node, str):
+        yield from [node] if node.startswith('data/') else []
+        return
+    elif not isinstance(node, (list, tuple)):
+        return
+    for value in node:
+        yield from folders(value)
+
+
+@pytest.mark.parametrize('path', CONFIGS)
+def test_one_option_moves_the_data(path):
+    cfg = Config.fromfile(ROOT / path)
+    others = {where for where in folders(cfg._cfg_dict) if not where.startswith(cfg.data_root)}
+    # trained on one data set, tested on another: the config says which option moves that
+    assert {name for name in others if 'imagenetv2' not in name} == set()
+
+
+FOUR_CHANNELS = [path for path in CONFIGS if path.endswith('-4-channels.py')]
+
+
+@pytest.mark.parametrize('path', FOUR_CHANNELS)
+def test_other_loading_goes_on_to_configs_that_build_on_it(path, tmp_path):
+    child = tmp_path / 'child.py'
+    child.write_text(f"_base_ = '{ROOT / path}'\ntest_pipeline = [{{{{_base_.load_image}}}}]\n")
+    assert Config.fromfile(child).test_pipeline[0] == dict(
+        type='mmswinv2.LoadImage', scale=(0, 65535), channels=4, to_float32=True
+    )
+
+
+def test_configs_are_found_by_prefix(tmp_path):
+    """As those of mmdet: a config of one's own needs no path to ours."""
+    hosts.apply()
+    child = tmp_path / 'child.py'
+    child.write_text(
+        "_base_ = ['mmswinv2::detection/mask-rcnn_swinv2-nano_shapes.py',\n"
+        "          'mmswinv2::_base_/strategies/zero1.py']\n"
+    )
+    cfg, zero = Config.fromfile(child), 'configs/_base_/strategies/zero1.py'
+    ours = Config.fromfile(ROOT / 'configs/detection/mask-rcnn_swinv2-nano_shapes.py')
+    assert cfg.model == ours.model and cfg.default_scope == 'mmdet'
+    assert cfg.strategy == Config.fromfile(ROOT / zero).strategy
+    child.write_text("_base_ = 'mmswinv2::detection/mask-rcnn.py'")
+    with pytest.raises(UserError, match='there is no config detection/mask-rcnn.py in'):
+        Config.fromfile(child)

@@ -70,6 +70,19 @@ def test_what_begins_later_begins_in_proportion():
     assert cfg.custom_hooks[1].switch_epoch == 7
 
 
+@pytest.mark.parametrize(('epochs', 'end'), [(30, 2.5), (15, 1.25), (1, 2.5 / 30)])
+def test_part_of_an_epoch_stays_one(epochs, end):
+    """Video Swin's warm-up."""
+    cfg = config(
+        train_cfg=dict(max_epochs=30),
+        param_scheduler=[dict(type='LinearLR', by_epoch=True, begin=0, end=2.5),
+                         dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=30)],
+    )  # fmt: skip
+    set_length(cfg, None, epochs)
+    assert cfg.param_scheduler[0].end == pytest.approx(end)
+    assert cfg.param_scheduler[1].end == epochs
+
+
 def test_lengths_that_cannot_be():
     with pytest.raises(UserError, match='this config does not train by iters'):
         set_length(Config(dict(train_cfg=None)), 3, None)

@@ -16,6 +16,7 @@ import tempfile
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -289,6 +290,13 @@ def outlines():
     affine_transform.binary_mask_to_polygon(mask)
 
 
+@probe('Configs of mmswinv2 can be a base by their prefix, as those of the hosts can', 'mmengine')
+def own_configs():
+    from mmengine.config import Config
+
+    return Config.fromstring("_base_ = 'mmswinv2::_base_/default_runtime.py'", '.py').resume
+
+
 @probe('Importing torchvision works without its compiled half', 'torchvision')
 def torchvision():
     try:
@@ -323,6 +331,21 @@ def masks():
     except Exception as error:
         return 'input_size' not in str(error)
     return True
+
+
+@probe(
+    'Classes of merged views are those of the merged scores, not of the first view', 'mmpretrain'
+)
+def merged_views():
+    from mmpretrain.models import AverageClsScoreTTA
+    from mmpretrain.structures import DataSample
+
+    views = [
+        DataSample().set_pred_score(torch.tensor(scores)).set_pred_label(label)
+        for scores, label in (([0.55, 0.45], 0), ([0.05, 0.95], 1))
+    ]
+    model = SimpleNamespace(module=torch.nn.Identity())
+    return AverageClsScoreTTA._merge_single_sample(model, views).pred_label.item() != 1
 
 
 @probe(

@@ -42,6 +42,11 @@ TABLE = [
         '>=0.7',
     ),
     (
+        'Configs of mmswinv2 can be a base by their prefix, as those of the hosts can',
+        'mmengine',
+        '>=0.7',
+    ),
+    (
         'Optimizers of DeepSpeed are registered without the one-bit ones, which are gone',
         'deepspeed',
         '>=0.13.2',
@@ -66,6 +71,11 @@ TABLE = [
     ('Errors for crops larger than their image say which and what to set', 'mmpretrain', '>=1'),
     (
         'Errors for masks of SimMIM that do not divide their image say what to set',
+        'mmpretrain',
+        '>=1',
+    ),
+    (
+        'Classes of merged views are those of the merged scores, not of the first view',
         'mmpretrain',
         '>=1',
     ),

@@ -300,8 +300,12 @@ def test_pretraining_has_no_use_for_adapters():
 
 def test_all_may_be_trained_once_adapters_are_merged():
     net = SwinTransformerV2('nano', lora=dict(rank=2))
+    trained = {name for name, p in net.named_parameters() if p.requires_grad and 'norm' in name}
     merge_lora(net)
-    net.requires_grad_(True).train()
+    assert {name for name, p in net.named_parameters() if p.requires_grad} == trained
+    net.train()
     assert all(parameter.requires_grad for parameter in net.parameters())
+    net.layers[0].requires_grad_(False)  # by hand
+    assert not any(parameter.requires_grad for parameter in net.train().layers[0].parameters())
     with pytest.raises(UserError, match='alpha must be a number above 0, got inf'):
         SwinTransformerV2('nano', lora=dict(rank=2, alpha=float('inf')))

@@ -80,15 +80,18 @@ def test_only_wanted_gradients_are_asked_for(name):
     torch.testing.assert_close(torch.autograd.grad(got, qkv, weight)[0], want)
 
 
+@pytest.mark.parametrize('autocast', [False, True], ids=['plain', 'autocast'])
 @pytest.mark.parametrize('name', IMPLEMENTATIONS)
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 0.06), (torch.half, 0.008)])
-def test_half_precision_gradients_at_the_largest_scale(name, dtype, tolerance):
+def test_half_precision_gradients_at_the_largest_scale(name, dtype, tolerance, autocast):
+    """With autocast around the backward pass too, which would round the scores once more."""
     weight = torch.ones(BATCH, 60, HEADS * WIDTH).cumsum(-1)
     errors = []
     for seed in range(8):
         qkv, grid, table, scale = inputs('one axis', dtype, scale=100, seed=seed)
         full = [t.detach().double().requires_grad_() for t in (qkv, table, scale)]
-        IMPLEMENTATIONS[name](qkv, grid, table, scale).backward(weight.to(dtype))
+        with torch.autocast('cpu', dtype, autocast):
+            IMPLEMENTATIONS[name](qkv, grid, table, scale).backward(weight.to(dtype))
         reference.attend(full[0], grid, *full[1:]).backward(weight.double())
         errors.append(
             [

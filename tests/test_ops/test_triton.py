@@ -3,6 +3,7 @@
 That the kernels compile, which the interpreter does not show, is tested in tests/test_benchmarks.
 """
 
+import contextlib
 import importlib
 import itertools
 import random
@@ -89,6 +90,9 @@ BLOCKS = [
     ((5, 7), (8, 8), (4, 4), 2, 20),  # a width that is no power of two; larger than the map
     ((4, 5), (4, 4), (2, 2), 1, 16),  # an axis as large as the window
     ((13,), (4,), (2,), 1, 128),  # one axis, the widest heads
+    ((3, 5), (16, 16), (8, 8), 1, 16),  # a window of several times the map
+    ((2, 3, 2), (4, 8, 8), (2, 4, 4), 1, 16),
+    ((1, 40), (2, 36), (0, 18), 1, 16),  # more offsets than a program sums
 ]
 
 
@@ -151,6 +155,34 @@ def test_the_gradient_of_the_table_some_heads_at_a_time(monkeypatch):
     attention = importlib.import_module('mmswinv2.ops.triton.attention')
     monkeypatch.setattr(attention, '_PAIRS', 2 * 12**2)
     assert compare(*inputs((6, 5), (4, 3), (2, 1), 3, 16)) < 1e-5
+
+
+@pytest.mark.parametrize('watched', [False, True], ids=['eager', 'operator'])
+def test_a_frozen_table_costs_no_gradient(monkeypatch, watched):
+    """As with adapters, beside which the position bias is frozen."""
+    attention = importlib.import_module('mmswinv2.ops.triton.attention')
+    qkv, grid, table, scale = inputs((6, 5), (4, 3), (2, 1), 2, 16)
+
+    def gradient(table):
+        with FlopCounterMode(display=False) if watched else contextlib.nullcontext():
+            out = triton.attend(qkv, grid, table, scale)
+            return torch.autograd.grad(out.square().sum(), (qkv, scale))
+
+    want = gradient(table)
+    monkeypatch.setattr(attention._Call, 'table_gradient', None)
+    assert all(map(torch.equal, gradient(table.detach()), want))
+    with pytest.raises(TypeError, match='not callable'):
+        gradient(table)
+
+
+def test_memory_is_that_of_the_map_where_the_window_is_larger(monkeypatch):
+    attention = importlib.import_module('mmswinv2.ops.triton.attention')
+    made = []
+    monkeypatch.setattr(attention._Call, '__init__', lambda *args: made.append(args[4:]))
+    qkv, grid, table, scale = inputs((3, 8, 9), (1, 64, 12), (0, 32, 6), 1, 16)
+    with pytest.raises(AttributeError):  # of the call that has nothing now
+        triton.attend(qkv, grid, table, scale)
+    assert made == [([1, 8, 12], [0, 0, 6])]
 
 
 def dropped(qkv, grid, table, scale, dropout, seed=0):

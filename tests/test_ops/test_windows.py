@@ -6,6 +6,7 @@ import torch
 from mmswinv2.ops.windows import (
     WindowGrid,
     axis_runs,
+    bound,
     from_windows,
     join_runs,
     split_runs,
@@ -29,6 +30,23 @@ from tests.reference import window_labels
 )
 def test_runs_of_an_axis(length, window, shift, runs):
     assert axis_runs(length, window, shift) == runs
+
+
+def test_bound_of_a_window():
+    assert [bound(n, 16) for n in (1, 2, 3, 8, 9, 16, 17, 99)] == [1, 2, 4, 8, 16, 16, 16, 16]
+    assert [bound(n, 12) for n in (7, 8, 9, 12, 13)] == [8, 8, 12, 12, 12]
+
+
+@pytest.mark.parametrize('dynamic', [False, True], ids=['one size', 'any size'])
+def test_bound_of_a_window_in_a_graph(dynamic):
+    """A window of 64 around a map of 5 x 9; with sizes that may be any, the window."""
+
+    def run(x):
+        return x + sum(WindowGrid(tuple(x.shape), (64, 6), (32, 3)).extent)
+
+    x = torch.zeros(5, 9)
+    got = torch.compile(run, backend='eager', fullgraph=True, dynamic=dynamic)(x)
+    assert torch.equal(got, x + (64 + 6 if dynamic else 8 + 6))
 
 
 def test_grid_of_a_map():

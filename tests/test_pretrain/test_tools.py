@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.cli.page import Page
 from mmswinv2.cli.report import report
 from mmswinv2.errors import UserError
+from mmswinv2.hosts.mmpretrain import label_merged_views
 from mmswinv2.inference.predict import predict
 from mmswinv2.inference.predictor import Predictor
 from tests.test_cli.test_report import in_words
@@ -250,6 +252,31 @@ def test_views_of_a_picture(trained, tmp_path):
     assert not torch.allclose(*plain, rtol=0, atol=1e-6)
     for found in both:
         torch.testing.assert_close(found, sum(plain) / 2)
+
+
+@pytest.mark.parametrize(
+    ('head', 'labels'),
+    [
+        (dict(type='ClsHead'), [1]),
+        (dict(type='MultiLabelClsHead', thr=0.4), [0, 1]),
+        (dict(type='MultiLabelClsHead', topk=1), [1]),
+    ],
+    ids=str,
+)
+def test_classes_of_merged_views(head, labels):
+    """Those of the first view, as mmpretrain leaves them, would be drawn beside other scores."""
+    from mmpretrain.models import AverageClsScoreTTA
+    from mmpretrain.registry import MODELS
+    from mmpretrain.structures import DataSample
+
+    views = []
+    for score in ([0.75, 0.25, 0.0], [0.06, 0.94, 0.0]):
+        views.append(DataSample().set_pred_score(torch.tensor(score)).set_pred_label(0))
+    model = SimpleNamespace(module=SimpleNamespace(head=MODELS.build(head)))
+    label_merged_views.apply()
+    merged = AverageClsScoreTTA._merge_single_sample(model, views)
+    assert merged.pred_label.tolist() == labels
+    assert merged.pred_score.tolist() == pytest.approx([0.405, 0.595, 0])
 
 
 def test_report_on_a_classifier(tool, trained, folders, tmp_path):

@@ -7,7 +7,6 @@ A log is what training writes to WORK_DIR/TIME/vis_data/TIME.json. A key is name
 without what stands before its last slash (top1 for acc/top1).
 """
 
-import argparse
 import json
 from pathlib import Path
 from statistics import fmean, stdev
@@ -18,9 +17,7 @@ from mmswinv2.options import ArgumentParser
 
 
 def parse_args():
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, as_written=True)
     tasks = parser.add_subparsers(dest='task', required=True)
     plot = tasks.add_parser('plot_curve', help='plot curves')
     plot.add_argument('json_logs', nargs='+')

@@ -8,7 +8,6 @@ before training, where V2's blocks are the identity (their norms start at zero).
 the input is noise.
 """
 
-import argparse
 import copy
 import re
 
@@ -32,9 +31,7 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 def parse_args():
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('config')
     parser.add_argument('--checkpoint', help='of SwinV2, any format')
     parser.add_argument('--v1-checkpoint', help="of Swin V1, the host's own format")

@@ -7,8 +7,6 @@ compared, a column for each head; of a video network, a row for each offset in t
 The centre of a map is the bias of a token on itself. Files of all formats are read.
 """
 
-import argparse
-
 from mmswinv2.analysis import bias_maps, draw_bias, load_bias
 from mmswinv2.analysis.figures import check_ending
 from mmswinv2.errors import UserError, report_user_errors
@@ -16,9 +14,7 @@ from mmswinv2.options import ArgumentParser
 
 
 def parse_args():
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('checkpoint')
     parser.add_argument('--stage', type=int, default=0, help='from 0')
     parser.add_argument('--block', type=int, default=0, help='from 0, in the stage')

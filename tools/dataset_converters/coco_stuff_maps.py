@@ -12,7 +12,6 @@ may go from 1 to 182. Maps that are there and whole are kept, so that an interru
 where it stopped; to draw all of them anew, remove the folder first.
 """
 
-import argparse
 import os
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +24,7 @@ import pycocotools.mask as coco_mask
 
 from mmswinv2.datasets.coco import read_coco, refuse_shared
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.files import is_inside
 from mmswinv2.hosts import label_maps
 from mmswinv2.options import ArgumentParser
 from mmswinv2.progress import track
@@ -64,12 +64,9 @@ def to_values(path, segments, names, stuff=False):
 
 
 def map_path(folder, file_name):
-    """Where the map of an image is to be, which must be in the folder.
-
-    Links that stand in the folder are followed.
-    """
+    """Where the map of an image is to be, which must be in the folder."""
     path = Path(folder, file_name)
-    if Path(os.path.abspath(folder)) not in Path(os.path.abspath(path)).parents:
+    if not is_inside(path, folder):
         raise UserError(
             f'the image {file_name!r} is not inside of its folder, and so its map would not be '
             f'inside of {folder}; mend file_name in the annotation file'
@@ -213,9 +210,7 @@ def draw_maps(annotations, maps, stuff, workers):
 
 
 def parse_args():
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('annotations', help='COCO annotation file, instances_*.json')
     parser.add_argument('maps', help='folder of the maps, such as stuffthingmaps/train2017')
     parser.add_argument('--stuff', help="COCO-stuff's stuff_*.json, for the stuff")

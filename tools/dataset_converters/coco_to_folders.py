@@ -4,7 +4,6 @@ OUT/train2017/CLASS/000000000001_0.png ...
 OUT/val2017/CLASS/...
 """
 
-import argparse
 import hashlib
 import itertools
 import json
@@ -27,9 +26,7 @@ SPLITS = ('train2017', 'val2017')
 
 
 def parse_args():
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('coco', type=Path, help='folder of the COCO data set')
     parser.add_argument('out', type=Path)
     parser.add_argument('--margin', type=float, default=0.1, help='shown around a box, of its side')

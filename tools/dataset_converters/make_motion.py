@@ -8,7 +8,6 @@ no direction. Lists are in Kinetics-400's form, "path label".
     make_motion.py OUT    writes videos_{train,val}/*.mp4 and motion_{train,val}_list_videos.txt
 """
 
-import argparse
 import shutil
 import time
 from pathlib import Path
@@ -130,9 +129,7 @@ def make_motion(out, train=600, val=90, size=64, frames=16, seed=0, force=False)
 
 
 def parse_args():
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('out', type=Path, help='folder to write')
     parser.add_argument('--train', type=int, default=600, help='training clips (600)')
     parser.add_argument('--val', type=int, default=90, help='validation clips (90)')

@@ -15,7 +15,6 @@ The originals stay as they are. The whole file is held in memory: about 12 GB fo
 annotations, and for a moment the text of the file, twice, on top.
 """
 
-import argparse
 import json
 import math
 import os
@@ -163,9 +162,7 @@ def clean_split(root, split):
 
 
 def parse_args():
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('root', type=Path, help='such as data/Objects365/Obj365_v2')
     parser.add_argument('--splits', nargs='+', choices=['train', 'val'], default=['val', 'train'])
     return parser.parse_args()

@@ -5,7 +5,6 @@ outputs: the maps of the neck, or of the backbone where there is no neck. Batch 
 With --verify, onnxruntime runs the file at several sizes beside the model.
 """
 
-import argparse
 import signal
 import sys
 
@@ -17,12 +16,12 @@ from torch import nn
 from mmswinv2 import hosts
 from mmswinv2.analysis.model import ready
 from mmswinv2.checkpoints import fetch, load_but
-from mmswinv2.checkpoints.write import write_atomically
 from mmswinv2.core import SwinV2
 from mmswinv2.deploy.graph import picture_size, write_onnx
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.files import write_atomically
 from mmswinv2.options import ArgumentParser
 
 TOLERANCE = 1e-4  # of the largest value
@@ -42,9 +41,7 @@ class Features(nn.Module):
 
 
 def parse_args():
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('config', help='config file path')
     parser.add_argument('checkpoint', nargs='?', help='checkpoint; random weights without one')
     parser.add_argument('--output-file', default='tmp.onnx', help='the file to write (tmp.onnx)')

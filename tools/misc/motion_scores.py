@@ -3,7 +3,6 @@
 motion_scores.py NAME=SCORES.pkl ...     dumped by tools/test.py --dump
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +25,7 @@ def accuracies(path):
 
 
 def main():
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('scores', nargs='+', metavar='NAME=SCORES.pkl')
     scores = parser.parse_args().scores
     width = max(len(item.split('=')[0]) for item in scores)

@@ -6,7 +6,6 @@ IMAGES is a file or a folder. The network predicts pixels normalised by their ne
 picture they are given the truth's mean and deviation there, and shown where the mask is.
 """
 
-import argparse
 from pathlib import Path
 
 import cv2
@@ -28,9 +27,7 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
 
 
 def parse_args():
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('config')
     parser.add_argument('checkpoint', help="this package's or the authors'")
     parser.add_argument('images', type=Path, help='a picture, or a folder of pictures')

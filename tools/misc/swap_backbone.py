@@ -6,6 +6,7 @@ says what it changed and what it left to you. docs/swap.md lists the families it
 
 import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 from mmswinv2.core.arguments import SHORT, VARIANTS
@@ -54,28 +55,20 @@ def parse_args():
 
 def main():
     args = parse_args()
-    arch = SHORT.get(args.arch, args.arch)
-    window = default_window(arch, args.checkpoint) if args.window is None else args.window
+    args.arch = SHORT.get(args.arch, args.arch)
+    if args.window is None:
+        args.window = default_window(args.arch, args.checkpoint)
     if args.lr is not None and not 0 < args.lr < float('inf'):
         raise UserError(f'--lr must be a number above 0, got {args.lr}')
     if args.layer_decay is not None and not 0 < args.layer_decay <= 1:
         raise UserError(f'--layer-decay must be above 0 and at most 1, got {args.layer_decay}')
     source = find_config(args.config)
-    out = args.out or Path(f'{source.stem}_swinv2-{arch}-w{window}.py')
+    out = args.out or Path(f'{source.stem}_swinv2-{args.arch}-w{args.window}.py')
     if out.suffix != '.py':
         raise UserError(f'-o {out}: a config of this tool is a .py file')
     if out.exists() and not args.force:
         raise UserError(f'{out} exists; name another file with -o, or overwrite it with --force')
-    options = Options(
-        arch=arch,
-        window=window,
-        checkpoint=args.checkpoint,
-        pretrained_windows=args.pretrained_windows,
-        drop_path=args.drop_path,
-        layer_decay=args.layer_decay,
-        lr=args.lr,
-        check=args.check,
-    )
+    options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
     cfg, notes = swap_backbone(read_config(args.config), options)
     command = shlex.join(['tools/misc/swap_backbone.py', *sys.argv[1:]])
     write_config(out, cfg, notes, args.config, command)

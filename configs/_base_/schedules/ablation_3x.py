@@ -5,7 +5,7 @@ train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
-# Not given in the paper: warm-up and milestones, here those of Swin V1's 3x schedule.
+# Not given in the paper: milestones, here those of Swin V1's 3x schedule, and warm-up, mmdet's.
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=1000),
     dict(

@@ -7,7 +7,7 @@ without naming the file, and does not tell what it leaves out.
 
 from collections.abc import Callable
 
-from .common import Labelled, LeftOut, Mark, Source, is_inside
+from .common import Labelled, LeftOut, Mark, Source
 from .labelme import read_labelme
 from .table import read_csv
 from .voc import read_voc
@@ -20,4 +20,4 @@ FORMATS: dict[str, Callable[[Source], tuple[list[str] | None, list[Labelled]]]] 
     'labelme': read_labelme,
 }
 
-__all__ = ['FORMATS', 'Labelled', 'LeftOut', 'Mark', 'Source', 'is_inside']
+__all__ = ['FORMATS', 'Labelled', 'LeftOut', 'Mark', 'Source']

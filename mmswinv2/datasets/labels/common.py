@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...files import walk
+from ...files import is_inside, walk
 
 IMAGES = (
     *('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.pnm', '.jp2'),
@@ -93,11 +93,6 @@ class Source:
         """Refuse a split for a format without any."""
         if self.split is not None:
             raise UserError(f'--split {self.split}: {form} has no splits; name its file or folder')
-
-
-def is_inside(path: Path, folder: Path) -> bool:
-    """Whether a path stays in a folder; links that stand in it are followed."""
-    return Path(os.path.abspath(folder)) in Path(os.path.abspath(path)).parents
 
 
 def read_text(path: Path) -> str:

@@ -10,13 +10,13 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ...errors import UserError, needed
+from ...files import is_inside
 from .common import (
     SUFFIXES,
     Labelled,
     Mark,
     Source,
     find_files,
-    is_inside,
     number,
     pick_own_image,
     read_text,
@@ -29,12 +29,8 @@ def read_voc(source: Source) -> tuple[None, list[Labelled]]:
     Raises:
         UserError: if there is no file, or one is no annotation.
     """
-    found = []
-    for path in _files(source):
-        labelled = _read_file(path, source)
-        if labelled is not None:
-            found.append(labelled)
-    return None, found
+    found = [_read_file(path, source) for path in _files(source)]
+    return None, [labelled for labelled in found if labelled is not None]
 
 
 def _files(source: Source) -> list[Path]:
@@ -76,15 +72,13 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
     image = pick_own_image(source, named, own, str(path))
     if image is None:
         return None
-    size = tuple(int(number(root.findtext(f'size/{key}') or 0, str(path))) for key in _SIDES)
+    sides = (root.findtext(f'size/{key}') or 0 for key in ('width', 'height'))
+    width, height = (int(number(side, str(path))) for side in sides)
     marks = [
         _read_object(node, f'{path}, object {i}', source)
         for i, node in enumerate(root.findall('object'), start=1)
     ]
-    return Labelled(image, marks, (size[0], size[1]) if all(size) else None)
-
-
-_SIDES = ('width', 'height')
+    return Labelled(image, marks, (width, height) if width and height else None)
 
 
 def _read_object(node: Any, where: str, source: Source) -> Mark:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...errors import UserError
+from ...files import is_inside
 from .common import (
     Labelled,
     LeftOut,
@@ -18,7 +19,6 @@ from .common import (
     find_files,
     find_images,
     first_file,
-    is_inside,
     number,
     read_text,
 )

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 from torch.utils import flop_counter
 
-from ..windows import WindowGrid, cover
+from ..windows import WindowGrid, bound, cover
 from . import attention_kernels as kernels
 from .blocks import Blocks, choose_blocks
 from .direct import with_gradient
@@ -20,7 +20,8 @@ from .direct import with_gradient
 # For the gradient of the table: programs that share the windows, and numbers in memory at a time
 _PROGRAMS, _PAIRS = 1056, 2**26
 _ALIGNED = 512  # numbers of the aligned table that a program makes
-_FOLDED = 4096  # numbers that a program folds at a time
+_FOLDED = 4096  # numbers that a program folds at a time, for at most so many offsets:
+_OFFSETS = 64
 
 
 def _three(numbers: Sequence[Any], missing: int) -> list[Any]:
@@ -118,7 +119,7 @@ class _Call:
         tiles = _blocks(n, blocks.queries) * _blocks(n, blocks.keys)
         at_once = max(1, min(self.heads, _PAIRS // n**2))
         shares = torch.sym_min(-(-_PROGRAMS // (tiles * at_once)), self.windows)
-        width = triton.next_power_of_2((sizes[2] + 1) // 2)
+        block = min(_OFFSETS, triton.next_power_of_2(sizes[2]))
         for first in range(0, self.heads, at_once):
             heads = min(at_once, self.heads - first)
             pairs = d_table.new_empty((shares, heads, n, n))
@@ -127,9 +128,10 @@ class _Call:
             )
             grid = (tiles, heads, shares)
             self.run(kernels.attend_backward_pairs, blocks, grid, *inputs, pairs, delta, **own)
-            wrap_triton(kernels.fold_pairs)[(sizes[0] * sizes[1], heads)](
+            grid = (sizes[0] * sizes[1], heads, _blocks(sizes[2], block))
+            wrap_triton(kernels.fold_pairs)[grid](
                 pairs, d_table, *sizes, shares, first, M1=self.window[1], M2=self.window[2],
-                WIDTH=width, ROWS=max(1, _FOLDED // width**2),
+                ROWS=_FOLDED // block, BLOCK=block,
             )  # fmt: skip
 
 
@@ -176,8 +178,9 @@ def _attend_backward(
     dropout: float,
     window: Sequence[int],
     shift: Sequence[int],
+    needs_table: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of qkv, of the table and, ``(h,)``, of the scale."""
+    """Gradients of qkv, of the table, if it is needed, and, ``(h,)``, of the scale."""
     call = _Call(qkv, table, dropout, window, shift)
     d_qkv, delta = torch.empty_like(qkv), torch.empty_like(lse)
     with torch.cuda.device_of(qkv):
@@ -196,8 +199,9 @@ def _attend_backward(
         grid = (call.windows * _blocks(call.in_window, blocks.keys), call.heads)
         call.run(kernels.attend_backward_kv, blocks, grid, *inputs, lse, grad, d_qkv, delta)
 
-        d_table = torch.empty_like(table)
-        call.table_gradient(d_table, *inputs, lse, grad, delta)
+        d_table = _room_for_gradient(table, needs_table)
+        if needs_table:
+            call.table_gradient(d_table, *inputs, lse, grad, delta)
     return d_qkv, d_table, parts.sum(1)
 
 
@@ -206,9 +210,14 @@ attend_backward_op: Any = triton_op('mmswinv2::attend_backward', _attend_backwar
 
 @attend_backward_op.register_fake
 def _fake_attend_backward(
-    grad: Tensor, qkv: Tensor, table: Tensor, *_: Any
+    grad: Tensor, qkv: Tensor, table: Tensor, *others: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(qkv), torch.empty_like(table), table.new_empty(table.shape[:1])
+    d_table = _room_for_gradient(table, needed=others[-1])
+    return torch.empty_like(qkv), d_table, table.new_empty(table.shape[:1])
+
+
+def _room_for_gradient(table: Tensor, needed: bool) -> Tensor:
+    return torch.empty_like(table) if needed else table.new_empty(0)
 
 
 def _blocks(tokens: Any, block: int) -> Any:
@@ -223,10 +232,11 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _gradients(run: Any, ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     qkv, table, scale, seed, out, lse = ctx.saved_tensors
+    needs_table = ctx.needs_input_grad[1]  # not of a frozen position bias
     d_qkv, d_table, d_scale = run(
-        grad.contiguous(), qkv, table, scale, seed, out, lse, *ctx.numbers
+        grad.contiguous(), qkv, table, scale, seed, out, lse, *ctx.numbers, needs_table
     )
-    return d_qkv, d_table, d_scale, None, None, None, None
+    return d_qkv, d_table if needs_table else None, d_scale, None, None, None, None
 
 
 _attend_with_gradient = with_gradient(
@@ -239,7 +249,10 @@ _attend_with_gradient = with_gradient(
 
 def attend(qkv: Tensor, grid: WindowGrid, table: Tensor, scale: Tensor, dropout: float) -> Tensor:
     """See `mmswinv2.ops.attend`."""
-    for axis, (t, m) in enumerate(zip(table.shape[1:], grid.window, strict=True), start=1):
+    # a window far larger than the map takes the memory and the time of its own size
+    window = [bound(n, m) for n, m in zip(grid.size, grid.window, strict=True)]
+    shift = [s if w == m else 0 for w, m, s in zip(window, grid.window, grid.shift, strict=True)]
+    for axis, (t, m) in enumerate(zip(table.shape[1:], window, strict=True), start=1):
         if t > 2 * m - 1:  # offsets that no window has
             table = table.narrow(axis, (t - 2 * m + 1) // 2, 2 * m - 1)
     seed = None
@@ -251,8 +264,8 @@ def attend(qkv: Tensor, grid: WindowGrid, table: Tensor, scale: Tensor, dropout:
         scale.flatten().float(),
         seed,
         float(dropout),
-        grid.window,
-        grid.shift,
+        window,
+        shift,
     )[0]
 
 

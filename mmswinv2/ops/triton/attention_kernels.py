@@ -379,9 +379,9 @@ def attend_backward_pairs(
 @triton.jit(do_not_specialize=(*OFFSETS, 'shares', 'first_head'))
 def fold_pairs(
     pairs, d_table, t0, t1, t2, shares, first_head,
-    M1: tl.constexpr, M2: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    M1: tl.constexpr, M2: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A program: the offsets along the last axis, of one offset along the others, of one head.
+    """A program: some offsets along the last axis, of one offset along the others, of one head.
 
     It sums `pairs` ``(shares, heads, n, n)`` over the pairs of tokens so far from each other.
     """
@@ -389,19 +389,18 @@ def fold_pairs(
     n, heads = _numbered(e0, e1, M1, M2), tl.num_programs(1)
     d0, d1 = tl.program_id(0) // t1 - t0 // 2, tl.program_id(0) % t1 - t1 // 2
     c0, c1 = e0 - tl.abs(d0), e1 - tl.abs(d1)  # so many rows of queries have such a row of keys
-    t = tl.arange(0, ROWS * WIDTH)
-    i2, j2 = t % WIDTH, tl.arange(0, WIDTH)
-    acc = tl.zeros([ROWS * WIDTH, WIDTH], tl.float32)
-    for begin in range(0, shares * c0 * c1, ROWS):
-        r = begin + t // WIDTH
+    offsets = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    queries = shares * c0 * c1 * e2
+    acc = tl.zeros([ROWS, BLOCK], tl.float32)
+    for begin in range(0, queries, ROWS):
+        t = begin + tl.arange(0, ROWS)
+        r, i2 = t // e2, t % e2
         i0, i1 = tl.maximum(d0, 0) + r // c1 % c0, tl.maximum(d1, 0) + r % c1
         i = (i0 * M1 + i1) * M2 + i2
         j = ((i0 - d0) * M1 + i1 - d1) * M2
+        j2 = i2[:, None] - (offsets - t2 // 2)[None, :]
         at = (((r // (c0 * c1)) * heads + tl.program_id(1)).to(tl.int64) * n + i) * n + j
-        there = ((r < shares * c0 * c1) & (i2 < e2))[:, None] & (j2 < e2)[None, :]
-        acc += tl.load(pairs + at[:, None] + j2[None, :], mask=there, other=0.0)
-    sums = tl.sum(tl.reshape(acc, [ROWS, WIDTH, WIDTH]), 0)
-    offset = j2[:, None] - j2[None, :] + t2 // 2
+        there = (t < queries)[:, None] & (j2 >= 0) & (j2 < e2)
+        acc += tl.load(pairs + at[:, None] + j2, mask=there, other=0.0)
     d_table += ((first_head + tl.program_id(1)) * t0 * t1 + tl.program_id(0)) * t2
-    for k in range(0, t2):
-        tl.store(d_table + k, tl.sum(tl.sum(tl.where(offset == k, sums, 0.0), 1), 0))
+    tl.store(d_table + offsets, tl.sum(acc, 0), mask=offsets < t2)
