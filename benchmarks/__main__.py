@@ -24,9 +24,10 @@ import torch
 from mmswinv2.analysis.memory import AT_ONCE_BACK
 from mmswinv2.analysis.model import FlopCounter, StandIn
 from mmswinv2.core import SwinV2
+from mmswinv2.files import write_atomically
 from mmswinv2.options import ArgumentParser
 
-from .report import OURS, describe, write_plot, write_table
+from .report import OURS, OUT_OF_MEMORY, describe, write_plot, write_table
 from .workloads import ALL, MAIN, SWEEPS, Workload
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,7 +63,7 @@ class Worker:
         self._answer()
 
     def run(self) -> dict[str, Any] | None:
-        """Run once; ``None`` where it cannot."""
+        """Run once; ``None`` where it cannot, and `error` says why."""
         if self.error:
             return None
         self._process.stdin.write('\n')
@@ -80,10 +81,13 @@ class Worker:
         if not line:
             self._process.communicate()
             if self._process.returncode == -9:  # by Linux, for want of memory
-                self.error = 'out of memory'
+                self.error = OUT_OF_MEMORY
                 return None
             self._log.seek(0)
-            raise SystemExit(f'error: {self.name} ended with\n{self._log.read()[-3000:]}')
+            log = self._log.read()[-3000:]
+            print(f'error: {self.name} ended with\n{log}', file=sys.stderr)
+            self.error = (log.strip().splitlines() or ['no word'])[-1]
+            return None
         answer = json.loads(line)
         self.error = answer.get('error', '')
         return None if self.error else answer
@@ -92,15 +96,16 @@ class Worker:
 def measure(workload: Workload, args: argparse.Namespace) -> dict[str, Any]:
     """Measure a workload with every implementation."""
     names = [OURS, *(peer for peer in workload.peers if peer in (args.peers or workload.peers))]
-    results: dict[str, dict[str, Any]] = {name: {} for name in (*names, *PRODUCTS)}
+    products = PRODUCTS if args.device == 'cpu' else PRODUCTS[:1]  # oneDNN is for CPUs
+    results: dict[str, dict[str, Any]] = {name: {} for name in (*names, *products)}
     for name in names:
         worker = Worker(name, workload, args, for_memory=True)
         answer = worker.run()
-        results[name]['peak'] = answer['peak'] if answer else None
+        results[name] = dict(peak=answer['peak'] if answer else None, error=worker.error)
         worker.close()
     peaks = {name: results[name]['peak'] for name in names if results[name]['peak']}
     for group in side_by_side(peaks, args.memory_limit * 2**30):
-        workers = [Worker(name, workload, args, for_memory=False) for name in (*group, *PRODUCTS)]
+        workers = [Worker(name, workload, args, for_memory=False) for name in (*group, *products)]
         for round_ in range(args.runs + 1):
             for worker in workers:
                 answer = worker.run()
@@ -111,10 +116,12 @@ def measure(workload: Workload, args: argparse.Namespace) -> dict[str, Any]:
     for result in results.values():
         result['median'] = statistics.median(result['seconds']) if 'seconds' in result else None
     operations = (3 if workload.training else 1) * workload.batch * 2 * multiply_adds(workload)
-    floors = [operations / (2 * 4096**3) * results.pop(name)['median'] for name in PRODUCTS]
+    times = [results.pop(name)['median'] for name in products]
+    floors = [operations / (2 * 4096**3) * time if time else None for time in times]
     return dict(
         title=str(workload), **workload.as_dict(), results=results,
-        operations=operations, floor=floors[0], floor_onednn=floors[1], machine=machine(args),
+        operations=operations, floor=floors[0], floor_onednn=floors[-1] if floors[1:] else None,
+        machine=machine(args),
         date=str(date.today()),
     )  # fmt: skip
 
@@ -187,6 +194,11 @@ def main() -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             parser.error(f'--{name.replace("_", "-")} must be at least 1, got {value}')
+    known = {peer for workload in ALL.values() for peer in workload.peers}
+    if unknown := set(args.peers or ()) - known:
+        parser.error(f'--peers {" ".join(sorted(unknown))}: there are {", ".join(sorted(known))}')
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        parser.error('--device cuda: there is no GPU that torch can use')
     if not Path(args.peers_python).exists():
         parser.error(f'--peers-python {args.peers_python} does not exist; `make peers` makes it')
     groups = {'main': MAIN, 'sweeps': SWEEPS}
@@ -194,16 +206,24 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     record = args.out / 'results.json'
     done = json.loads(record.read_text()) if record.exists() else {}
+    failed: list[str] = []
     for workload in wanted:
         workload = replace(workload, dtype=args.dtype, compiled=args.compile,
                            batch=args.batch or workload.batch)  # fmt: skip
         result = measure(workload, args)
-        done[f'{workload.name}: {workload}, {result["machine"]}'] = result
-        record.write_text(json.dumps(done, indent=1))
+        key = f'{workload.name}: {workload}, {result["machine"]}'
+        done.pop(key, None)  # the newest is the last
+        done[key] = result
+        text = json.dumps(done, indent=1)
+        write_atomically(record, lambda file, text=text: file.write(text.encode()))
+        write_table(done.values(), args.out / 'table.md')
+        write_plot(done.values(), args.out / 'cost.png')
         print(describe(result), flush=True)
-    write_table(done.values(), args.out / 'table.md')
-    write_plot(done.values(), args.out / 'cost.png')
+        failed += [f'{name} ({key})' for name, found in result['results'].items()
+                   if found['error'] not in ('', OUT_OF_MEMORY)]  # fmt: skip
     print(f'{record}\n{args.out / "table.md"}\n{args.out / "cost.png"}')
+    if failed:
+        raise SystemExit(f'error: these failed, see above: {", ".join(failed)}')
 
 
 if __name__ == '__main__':

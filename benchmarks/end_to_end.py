@@ -12,6 +12,7 @@ import torch
 
 from mmswinv2.engine.launch import build_runner, config_with_options
 from mmswinv2.engine.settings import add_config_options
+from mmswinv2.errors import report_user_errors
 from mmswinv2.options import ArgumentParser
 
 from .paths import linear_by
@@ -34,20 +35,26 @@ def main():
     runner.load_or_resume()
     model = runner.model.eval()
     spent = []
-    model.backbone.register_forward_pre_hook(lambda *_: spent.append(-time.perf_counter()))
+
+    def now():
+        if torch.cuda.is_available():  # mmengine puts the model there
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    model.backbone.register_forward_pre_hook(lambda *_: spent.append(-now()))
 
     def note(*_):
-        spent[-1] += time.perf_counter()
+        spent[-1] += now()
 
     model.backbone.register_forward_hook(note)
     totals, shares, count = [], [], 0
     with linear_by('MKL') if args.plain else nullcontext(), torch.no_grad():
-        start = time.perf_counter()
+        start = now()
         for data in runner.build_dataloader(cfg.test_dataloader):
             spent.clear()
             model.test_step(data)
-            total = time.perf_counter() - start  # with loading the data
-            images, start = len(data['data_samples']), time.perf_counter()
+            total = now() - start  # with loading the data
+            images, start = len(data['data_samples']), now()
             count += images
             if count > images:  # the first batch warms up
                 totals.append(total / images)
@@ -63,4 +70,5 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    with report_user_errors():
+        main()

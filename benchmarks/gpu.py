@@ -11,15 +11,18 @@ minutes and the memory of all of them, and are then timed one after the other: a
 are medians, by CUDA events; memory is the peak of what torch allocates for a step as it is, since
 graphs keep memory that torch does not count. "floor" is what a
 forward pass cannot do without: its products at the rate of a large one, or its memory traffic at
-the rate of a copy, both measured in the same run, whichever takes longer. Without a GPU, `--try`
-runs the program on small sizes, and its figures mean nothing.
+the rate of a copy, both measured in the same run, whichever takes longer. Without a GPU,
+`TRITON_INTERPRET=1 python -m benchmarks.gpu --try` runs the program on small sizes, and its figures
+mean nothing.
 """
 
 import gc
+import importlib.metadata
 import importlib.util
 import itertools
 import json
 import multiprocessing
+import os
 import statistics
 import time
 import traceback
@@ -89,9 +92,8 @@ def clock(step, budget=1.0):
 
 def describe_machine():
     """The card, and the versions of what runs on it."""
-    names = ['triton', *PEERS]
-    found = [name for name in names if importlib.util.find_spec(name)]
-    versions = [f'{n} {importlib.import_module(n).__version__}' for n in found]
+    found = [name for name in ('triton', *PEERS) if importlib.util.find_spec(name)]
+    versions = [f'{name} {importlib.metadata.version(name)}' for name in found]
     card = torch.cuda.get_device_name() if DEVICE == 'cuda' else 'no GPU: figures mean nothing'
     return ', '.join([card, f'torch {torch.__version__}', f'CUDA {torch.version.cuda}', *versions])
 
@@ -240,6 +242,8 @@ def products(batch, size, tokens):
 def make_step(name, arch, size, window, batch, dtype, training, compiled=False):
     """A function that runs a step of a network; gradients go away with the next."""
     torch.manual_seed(0)
+    if name == 'kernels' and DEVICE == 'cuda' and not triton.runs_on(torch.device(DEVICE)):
+        raise RuntimeError('the Triton kernels do not run here, see `mmswinv2 doctor`')
     if name in OURS:
         video = dict(patch_size=(2, 4, 4), merge_stride=(1, 2, 2)) if len(size) == 3 else {}
         net = run = SwinV2(arch, window_size=window, **video)
@@ -369,7 +373,7 @@ def measure_all(rows, eager):
 
 def networks(args, rate):
     """Time and memory of all, eager and compiled, and ours beside the best peer."""
-    found = [n for n in args.implementations if n in OURS or importlib.util.find_spec(n)]
+    found = args.implementations or [*OURS, *filter(importlib.util.find_spec, PEERS)]
     ends = time.monotonic() + 60 * args.minutes
     head = ' | '.join(f'{n}{c}' for n in found for c in ('', ', compiled'))
     print(f'| workload | {head} | best peer / ours | memory, ours / best peer | ours / floor |')
@@ -427,12 +431,15 @@ def main():
     parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=PARTS)
     parser.add_argument('--workloads', nargs='+', choices=WORKLOADS, default=list(WORKLOADS))
-    parser.add_argument('--archs', nargs='+', default=['tiny', 'small', 'base'])
+    archs = ['tiny', 'small', 'base']
+    parser.add_argument('--archs', nargs='+', choices=peers.SIZES, default=archs)
     parser.add_argument('--dtypes', nargs='+', choices=DTYPES, default=['bfloat16', 'float16'])
     parser.add_argument('--batches', nargs='+', type=int, help='instead of those of the workload')
     modes = ('inference', 'training')
     parser.add_argument('--modes', nargs='+', choices=modes, default=modes)
-    parser.add_argument('--implementations', nargs='+', default=[*OURS, *PEERS])
+    parser.add_argument(
+        '--implementations', nargs='+', choices=(*OURS, *PEERS), help='those that are installed'
+    )
     parser.add_argument('--eager', action='store_true', help='compile nothing')
     parser.add_argument(
         '--rows-at-once', type=int, default=1, help='how many to compile side by side'
@@ -443,6 +450,10 @@ def main():
         '--try', dest='trial', action='store_true', help='small sizes, on any device'
     )
     args = parser.parse_args()
+    if args.rows_at_once < 1:
+        parser.error(f'--rows-at-once must be at least 1, got {args.rows_at_once}')
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter('ignore')
     if DEVICE == 'cpu' and not args.trial:
         parser.error('there is no GPU that torch can use; --try runs small sizes without one')
@@ -453,6 +464,10 @@ def main():
     if args.trial:
         args.sizes = dict.fromkeys(WORKLOADS, ((64, 96), 8, (1,)))
         shapes, cases = [((5, 6), (4, 4), (2, 2), 1, 16)], [(1, (6, 6), 4, 1)]
+    if DEVICE == 'cpu' and not os.environ.get('TRITON_INTERPRET'):
+        needed = [part for part in args.parts if part in ('check', 'kernels')]
+        if needed:
+            parser.error(f'without a GPU the parts {needed} need TRITON_INTERPRET=1')
     print(describe_machine(), flush=True)
     if 'check' in args.parts:
         check(shapes)

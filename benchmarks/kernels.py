@@ -219,6 +219,8 @@ def main():
     parser.add_argument('--widths', nargs='+', type=int, default=[32], help='of heads, to tune')
     parser.add_argument('--windows', nargs='+', type=int, default=[8, 16, 32], help='to tune')
     args = parser.parse_args()
+    if args.tune and not torch.cuda.is_available():
+        parser.error('--tune times kernels: there is no GPU that torch can use')
     if args.tune:
         tune(args.dtypes, args.widths, args.windows)
         return

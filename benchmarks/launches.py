@@ -115,8 +115,10 @@ def main():
     """Print a table."""
     parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('--implementations', nargs='+', choices=(*OURS, *PEERS), default=OURS)
-    sizes = ['256x256', '512x512', '800x1344', '736x1120']
-    parser.add_argument('--sizes', nargs='+', default=sizes, help='height x width, in pixels')
+    sizes = [(256, 256), (512, 512), (800, 1344), (736, 1120)]
+    parser.add_argument(
+        '--sizes', nargs='+', type=parse_size, default=sizes, help='height x width, in pixels'
+    )
     parser.add_argument('--windows', nargs='+', type=int, default=[16, 8])
     parser.add_argument('--dtype', choices=('float32', 'bfloat16', 'float16'), default='float32')
     parser.add_argument('--operators', action='store_true', help='print each, with its count')
@@ -127,9 +129,9 @@ def main():
     )
     print('| --- | --- | --- | --- | --- | --- |')
     for size, window, name in itertools.product(args.sizes, args.windows, args.implementations):
-        counted = count(name, parse_size(size), window, args.dtype)
+        counted = count(name, size, window, args.dtype)
         totals = ' | '.join(str(c.total) for c in counted)
-        print(f'| {size} | {window} | {name} | {totals} |', flush=True)
+        print(f'| {size[0]}x{size[1]} | {window} | {name} | {totals} |', flush=True)
         if args.operators:
             for part, c in zip(('evaluation', 'training', 'backward'), counted, strict=True):
                 print(part, dict(c.counts.most_common()))

@@ -46,8 +46,8 @@ def row(way: str, options: list[str], args: argparse.Namespace) -> list[str]:
         'model.backbone.init_cfg.type=Pretrained',
         f'model.backbone.init_cfg.checkpoint={Path(args.weights).resolve()}', *options,
     )  # fmt: skip
-    lines = [json.loads(line) for path in work.glob('*/vis_data/scalars.json')
-             for line in path.read_text().splitlines()]  # fmt: skip
+    newest = max(work.glob('*/vis_data/scalars.json'))  # of folders named by their time
+    lines = [json.loads(line) for line in newest.read_text().splitlines()]
     scores = next(line for line in lines if 'coco/bbox_mAP' in line)
     times = sorted(line['time'] for line in lines if 'loss' in line)
     size = (work / f'iter_{args.steps}.pth').stat().st_size
@@ -62,7 +62,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('weights', help='of a nano backbone, such as a checkpoint of a segmentor')
     parser.add_argument('--data-root', default='data/shapes')
-    parser.add_argument('--work-dir', default='work_dirs/bench/lora', help='an empty folder')
+    parser.add_argument('--work-dir', default='work_dirs/bench/lora', help='where it trains')
     parser.add_argument('--steps', type=int, default=150)
     parser.add_argument('--batch-size', type=int, default=4)
     parser.add_argument('--size', type=int, default=96, help='of the images')

@@ -5,6 +5,7 @@ that runs it on a batch.
 """
 
 import contextlib
+import importlib.util
 
 import torch
 
@@ -18,6 +19,8 @@ SIZES = {
 
 def import_torchvision():
     """As mmpretrain needs it; without mmengine, as it comes."""
+    if importlib.util.find_spec('torchvision') is None:
+        return
     with contextlib.suppress(ModuleNotFoundError):
         from mmswinv2.hosts import mmpretrain
 

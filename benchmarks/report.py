@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 OURS = 'mmswinv2'
+OUT_OF_MEMORY = 'out of memory'
 MIB = 2**20
 
 
@@ -13,7 +14,7 @@ def best(record: dict[str, Any], what: str) -> tuple[str, float] | None:
     values = {
         name: result[what]
         for name, result in record['results'].items()
-        if name != OURS and result[what]
+        if name != OURS and result.get(what)
     }
     return min(values.items(), key=lambda item: item[1]) if values else None
 
@@ -25,14 +26,16 @@ def describe(record: dict[str, Any]) -> str:
     lines = [f'{record["title"]}  ({record["machine"]}, {record["date"]})']
     for name, result in results.items():
         if not result['median']:
-            lines.append(f'  {name:13} does not fit into memory')
+            error = result.get('error', OUT_OF_MEMORY)
+            why = 'does not fit into memory' if error == OUT_OF_MEMORY else f'failed: {error}'
+            lines.append(f'  {name:13} {why}')
             continue
         line = f'  {name:13} {result["median"]:8.3f} s  {result["peak"] / MIB:7.0f} MiB'
-        if name == OURS:
+        if name == OURS and record['floor']:
             line += (
                 f'   {ours["median"] / record["floor"]:.2f} x the floor of {record["floor"]:.3f} s'
             )
-        elif ours['median']:
+        elif name != OURS and ours['median']:
             line += f'   {result["median"] / ours["median"]:.2f} x our time'
             line += f', {result["peak"] / ours["peak"]:.2f} x our memory'
         lines.append(line)
@@ -55,8 +58,8 @@ def write_table(records: Iterable[dict[str, Any]], path: Path) -> None:
             f'{time:.3f} s' if time else '-',
             f'{fast[1]:.3f} s ({fast[0]})' if fast else '-',
             f'{fast[1] / time:.2f}' if fast and time else '-',
-            f'{time / record["floor"]:.2f}' if time else '-',
-            f'{time / record["floor_onednn"]:.2f}' if time else '-',
+            f'{time / record["floor"]:.2f}' if time and record['floor'] else '-',
+            f'{time / record["floor_onednn"]:.2f}' if time and record['floor_onednn'] else '-',
             f'{memory / MIB:.0f} MiB' if memory else '-',
             f'{lean[1] / MIB:.0f} MiB ({lean[0]})' if lean else '-',
             f'{memory / lean[1]:.2f}' if lean and memory else '-',
@@ -86,19 +89,18 @@ def write_plot(records: Iterable[dict[str, Any]], path: Path) -> None:
                 r for r in records if r['name'].startswith(prefix) and r['training'] == training
             ]
             some.sort(key=x_of)
-            for name in some[0]['results'] if some else ():
-                points = [
-                    (x_of(r), r['results'][name][what]) for r in some if r['results'][name][what]
-                ]
+            for name in dict.fromkeys(name for r in some for name in r['results']):
+                values = [(x_of(r), r['results'].get(name, {}).get(what)) for r in some]
+                points = [(x, y) for x, y in values if y]
                 axes[i, j].plot(
                     [x for x, _ in points], [y / unit for _, y in points], marker='o', label=name,
                     linewidth=3 if name == OURS else 1,
                 )  # fmt: skip
             if some and not training:
-                floors = [(x_of(r), r['floor']) for r in some]
                 axes[i, j].plot(
-                    *zip(*floors, strict=True), linestyle=':', color='grey', label='floor'
-                )
+                    [x_of(r) for r in some], [r['floor'] or float('nan') for r in some],
+                    linestyle=':', color='grey', label='floor',
+                )  # fmt: skip
             axes[i, j].set(xlabel=x_label, ylabel=y_label, yscale='log')
             if some:
                 axes[i, j].legend()

@@ -77,6 +77,8 @@ def main():
     parser.add_argument('--places', type=int, default=30, help='clips of each file (30)')
     parser.add_argument('--frames', type=int, default=300, help='frames of a file, over 61 (300)')
     args = parser.parse_args()
+    if args.frames < 62:
+        parser.error(f'--frames must be over 61, got {args.frames}')
     names = readers()
     columns = [f'{name}, {what}' for name in names for what in ('frames/s', 'wrong')]
     print('| file | ' + ' | '.join([*columns, 'ratio']) + ' |')

@@ -22,6 +22,7 @@ from mmswinv2.analysis.memory import idle_memory, peak_memory
 from mmswinv2.ops.onednn import linear
 
 from . import peers
+from .report import OUT_OF_MEMORY
 
 
 def build_image(name: str, spec: dict[str, Any]) -> Any:
@@ -120,9 +121,10 @@ def main() -> None:
             seconds = time.perf_counter() - start
             say(seconds=seconds, peak=peak_memory(spec['device']) - idle)
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not re.search('memory|bad_alloc', str(error)):
+        words = "out of memory|can't allocate memory|bad_alloc"
+        if not isinstance(error, MemoryError) and not re.search(words, str(error), re.IGNORECASE):
             raise
-        say(error='out of memory')
+        say(error=OUT_OF_MEMORY)
     with contextlib.suppress(BrokenPipeError):
         answers.close()
 

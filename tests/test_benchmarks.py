@@ -7,9 +7,10 @@ import sys
 from argparse import Namespace
 
 import pytest
+import torch
 
 from benchmarks import report
-from benchmarks.__main__ import ROOT, measure, side_by_side
+from benchmarks.__main__ import ROOT, main, measure, side_by_side
 from benchmarks.workloads import Workload
 from tests.test_tools.conftest import SMALL_VIDEO
 
@@ -50,6 +51,36 @@ def test_what_does_not_fit_is_said(missing, tmp_path):
     assert '-' in cells(some, tmp_path).values()
     text = report.describe(some)
     assert text.count('does not fit into memory') == 1 + len(missing)
+
+
+def test_what_fails_is_said_and_the_rest_stays(tmp_path):
+    failed = record(timm=dict(median=None, peak=None, error='KeyError: 7'))
+    assert 'timm          failed: KeyError: 7' in report.describe(failed)
+    assert cells(failed, tmp_path)['best peer'] == '2.000 s (transformers)'
+
+
+def test_without_a_floor(tmp_path):
+    """As where the product itself fails, and by oneDNN, which GPUs do not have."""
+    bare = record() | dict(floor=None, floor_onednn=None)
+    assert 'floor' not in report.describe(bare)
+    row = cells(bare, tmp_path)
+    assert row['ours / floor'] == row['ours / floor by oneDNN'] == '-'
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (('--peers', 'tim'), '--peers tim: there are '),
+        (('--device', 'cuda'), 'there is no GPU that torch can use'),
+    ],
+)
+def test_options_that_cannot_be(options, words, monkeypatch, capsys):
+    if 'cuda' in options and torch.cuda.is_available():
+        pytest.skip('there is a GPU')
+    monkeypatch.setattr(sys, 'argv', ['benchmarks', *options])
+    with pytest.raises(SystemExit, match='2'):
+        main()
+    assert words in capsys.readouterr().err
 
 
 def test_plot_of_one_sweep_alone(tmp_path):
@@ -209,12 +240,12 @@ def test_the_benchmark_of_gpus_needs_one():
 
 @pytest.mark.slow
 def test_the_benchmark_of_gpus_times_implementations_in_processes_of_their_own():
-    """On small sizes; the last implementation cannot be built at all."""
+    """On small sizes; the last implementation is not installed."""
     options = ('--try', '--eager', '--parts', 'products', 'networks', '--workloads', '256x256')
     options += ('--archs', 'tiny', '--dtypes', 'bfloat16', '--modes', 'inference')
-    text = run_compiling('benchmarks.gpu', *options, '--implementations', 'kernels', 'inspect')
+    text = run_compiling('benchmarks.gpu', *options, '--implementations', 'kernels', 'torchvision')
     sums, (row,) = (rows_of(part) for part in text.split('microseconds of the device'))
     assert len(sums) == 2 and all(float(r['torch']) > 0 and float(r['product']) > 0 for r in sums)
     assert re.fullmatch(r'\d+\.\d\d ms, 0 MiB', row['kernels'])
-    assert row['inspect'].startswith('AttributeError: ')
+    assert row['torchvision'].startswith('ModuleNotFoundError: ')
     assert float(row['ours / floor']) > 1
