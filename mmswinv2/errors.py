@@ -59,9 +59,15 @@ def report_user_errors(advice: str = '') -> Iterator[None]:
         advice: what to do after it was stopped, for the message.
     """
     before = _raise_on_sigterm()
+    for stream in (sys.stdout, sys.stderr):  # names of files may have letters that they lack
+        with suppress(AttributeError):  # of streams that a caller has put there
+            stream.reconfigure(errors='backslashreplace')  # type: ignore[union-attr]
     try:
         yield
     except BaseException as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it ends
+            sys.exit(141)
         # torch's writer of files raises an error of its own where it is stopped
         stop: BaseException | None = error
         while stop is not None and not isinstance(stop, (KeyboardInterrupt, Terminated)):
@@ -79,6 +85,15 @@ def report_user_errors(advice: str = '') -> Iterator[None]:
         sys.exit(143 if isinstance(stop, Terminated) else 130)
     else:
         _restore(before)
+
+
+def _nobody_reads() -> bool:
+    """Whether what read the output has ended, as ``| head`` does."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def _restore(before: Any) -> None:

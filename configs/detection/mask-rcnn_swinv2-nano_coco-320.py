@@ -21,11 +21,12 @@ test_pipeline = [
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     {{_base_.pack_for_test}},
 ]
+no_names = dict(_delete_=True)  # those of COCO
 train_dataloader = dict(
     batch_size=4,
-    dataset=dict(data_root=data_root, metainfo=None, pipeline=train_pipeline),
+    dataset=dict(data_root=data_root, metainfo=no_names, pipeline=train_pipeline),
 )
-val_dataloader = dict(dataset=dict(data_root=data_root, metainfo=None, pipeline=test_pipeline))
+val_dataloader = dict(dataset=dict(data_root=data_root, metainfo=no_names, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator

@@ -120,6 +120,12 @@ _RULES = (
         f'{_XYWH}, and no share of its size',
     ),
     _Rule(
+        'have a box thinner than a pixel, which mmdet shows no model, and which counts as missed',
+        lambda a: (a.box[:, 2:] < 1).any(1),
+        'warn',
+        'take them out, or make them a pixel wide and high',
+    ),
+    _Rule(
         'have a box in the first pixel of their image',
         lambda a: (a.box <= 1).all(1),
         'half',

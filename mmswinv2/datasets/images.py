@@ -12,11 +12,11 @@ import mmcv
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmengine import fileio
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from ..errors import UserError
-from ..hosts.mmcv import check_size
+from ..hosts.mmcv import check_size, orientation
 from ..registry import TRANSFORMS
 
 # part of an error to the way out
@@ -30,6 +30,15 @@ _WAYS = {
     '': 'fetch it again, or take it out of the data',
 }
 _PHOTOMETRIC = {0: 'white is 0', 1: '', 2: 'RGB', 3: 'palette', 5: 'CMYK', 6: 'YCbCr', 8: 'Lab'}
+_TURNS = {  # of EXIF
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _KINDS = {1: 'unsigned', 2: 'signed', 3: 'float'}
 
 
@@ -41,7 +50,7 @@ class Header(NamedTuple):
     kind: str = 'unsigned'
     channels: int = 3
     colour: str = ''  # of `_PHOTOMETRIC`
-    layout: str = ''  # some of 'planes', 'turned', 'pages'
+    layout: str = ''  # some of 'planes', 'turned', 'pages', 'scaled'
 
     @property
     def wide(self) -> bool:
@@ -73,12 +82,29 @@ def _tiff(content: bytes) -> Header:
         int(np.max(tags.get(tag, 1))) for tag in (258, 339, 277, 262, 284, 274)
     )
     layout = ' planes' * (planes > 1 and channels > 1) + ' turned' * (turned > 1)
-    if tags.next:
+    seen = {0}
+    while tags.next not in seen:
+        seen.add(tags.next)
         file.seek(tags.next)
         tags.load(file)
-        layout += ' pages' * (not int(np.max(tags.get(254, 0))) & 1)  # 1: a smaller copy
+        if not int(np.max(tags.get(254, 0))) & 0b101:  # a smaller copy, a mask
+            layout += ' pages'
+            break
     kinds, colours = _KINDS.get(kind, 'complex'), _PHOTOMETRIC.get(colour, 'other colours')
     return Header('TIFF', bits, kinds, channels, colours, layout.strip())
+
+
+def _pnm(content: bytes) -> Header:
+    words = re.sub(rb'#[^\n\r]*', b'', content[:4096]).split(maxsplit=4)
+    largest, channels = int(words[3]), 3 if words[0] in (b'P3', b'P6') else 1
+    layout = 'scaled' if largest not in (255, 65535) else ''
+    return Header('PNM', 8 if largest < 256 else 16, channels=channels, layout=layout)
+
+
+def _jpeg_2000(content: bytes) -> Header:
+    at = content.index(b'\xff\x51') + 38  # of the sizes
+    channels, depth = int.from_bytes(content[at : at + 2], 'big'), content[at + 2]
+    return Header('JPEG2000', (depth & 127) + 1, _KINDS[1 + (depth >> 7)], channels)
 
 
 def _other(content: bytes) -> Header:
@@ -96,6 +122,10 @@ def read_header(content: bytes) -> Header:
             return _png(content)
         if content.startswith((b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')):
             return _tiff(content)
+        if content.startswith((b'P2', b'P3', b'P5', b'P6')):
+            return _pnm(content)
+        if content.startswith((b'\0\0\0\x0cjP  ', b'\xff\x4f\xff\x51')):
+            return _jpeg_2000(content)
         if content.startswith(b'\x93NUMPY'):
             return Header('NumPy array', channels=0)
         if content.startswith((b'PF', b'#?R', b'v/1\x01')):
@@ -119,6 +149,8 @@ _LOSSES: tuple[tuple[Sequence[str], bool | None, Callable[[Header], bool], str],
         lambda h: h.form == 'TIFF' and h.channels not in (1, 3, 4),
         'gives in part or not at all',
     ),
+    (_CV2, None, lambda h: 'scaled' in h.layout and not h.wide, 'does not bring to 255'),
+    (_CV2, None, lambda h: h.colour == 'Lab', 'does not convert'),
     (_CV2, False, lambda h: h.form == 'TIFF' and h.channels == 4, 'blends with the fourth channel'),
     (_PILLOW, True, lambda h: h.coded, 'does not convert'),
     (_PILLOW, True, lambda h: h.wide and h.channels > 1, 'cuts to 8 bits'),
@@ -177,7 +209,8 @@ def decode(content: bytes) -> np.ndarray:
         image = image[..., None] if image.ndim == 2 else image[..., [2, 1, 0, 3][: image.shape[2]]]
         return image[..., [0, 3]] if header.channels == 2 else image  # OpenCV makes RGBA of it
     with Image.open(io.BytesIO(content)) as file:
-        turned = ImageOps.exif_transpose(file)
+        method = _TURNS.get(orientation(file))
+        turned = file if method is None else file.transpose(method)
         colours = 'RGBA' if 'transparency' in file.info else 'RGB'
         if turned.mode not in ('L', 'LA', 'RGB', 'RGBA', 'RGBX'):
             turned = turned.convert('L' if turned.mode == '1' else colours)
@@ -191,9 +224,10 @@ def _decode_tiff(content: bytes, header: Header) -> np.ndarray:
     if header.coded or 'turned' in header.layout:
         raise DecodeError(f'a TIFF with these numbers is neither turned nor converted ({header})')
     with tifffile.TiffFile(io.BytesIO(content)) as file:
-        if len(file.series) != 1:
-            raise DecodeError(f'it holds {len(file.series)} images')
-        return _channels_last(file.series[0].asarray(), file.series[0].axes)
+        series = [s for s in file.series if not (s.keyframe.is_reduced or s.keyframe.is_mask)]
+        if len(series) != 1:
+            raise DecodeError(f'it holds {len(series)} images')
+        return _channels_last(series[0].asarray(), series[0].axes)
 
 
 def _channels_last(array: np.ndarray, axes: str = '') -> np.ndarray:

@@ -12,10 +12,11 @@ from typing import Any
 
 import mmcv
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from ..errors import UserError
 from ..files import is_inside, write_atomically
+from ..hosts.mmcv import orientation
 from .coco import read_coco
 from .images import decode as read_array
 from .labels import FORMATS, Labelled, LeftOut, Mark, Source
@@ -215,7 +216,7 @@ def image_size(path: Path, decode: bool) -> tuple[int, int] | None:
             if decode:
                 image.load()
             (width, height), form = image.size, image.format
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+            turned = orientation(image) > 4
     except Exception:  # decoders raise errors of any kind
         return _size_beyond_pillow(path)
     if turned and form != 'JPEG':  # decoders differ

@@ -22,6 +22,8 @@ _SEEK = 16
 # The matrices of ITU-T H.273 that are not BT.601's, which swscale takes where nothing is said.
 _OTHER_MATRICES = (1, 4, 7, 9, 10)
 _FULL_RANGE = 2
+_OF_FIELDS = 1 / 40  # seconds between two of them, at most
+_REPEATS = 24  # bytes of a packet that may repeat the frame before it
 
 
 class UnreadableVideo(UserError):
@@ -68,7 +70,8 @@ class VideoReader:
         with self._open() as (container, stream):
             self.fps = float(stream.average_rate or 0)
             self._times, self._keys, sure = _index(container, stream)
-        if not sure:
+            fields = _may_be_fields(self._times, stream)
+        if not sure or (fields and self._is_interlaced()):
             times = [frame.pts for _, frame in self._decode_all()]
             if times != self._times:
                 self._times, self._keys = times, []
@@ -105,11 +108,15 @@ class VideoReader:
             with suppress(_NotAsIndexed):
                 found = dict(_images(self._decode_near(sorted(wanted)), wanted))
         if not found:
-            self._keys = []
+            if self._keys:
+                self._keys, self._times = [], [frame.pts for _, frame in self._decode_all()]
             found = dict(_images(islice(self._decode_all(), max(wanted) + 1), wanted))
         if missing := wanted - found.keys():
             raise self._unreadable(f'frame {min(missing)} cannot be decoded')
         return np.stack([found[i] for i in numbers])
+
+    def _is_interlaced(self) -> bool:
+        return any(frame.interlaced_frame for _, frame in islice(self._decode_all(), 1))
 
     def _unreadable(self, why: str) -> UnreadableVideo:
         return UnreadableVideo(f'cannot read the video {self.path}: {why}')
@@ -149,7 +156,10 @@ class VideoReader:
         with self._open() as (container, stream):
             at = -math.inf
             for number in wanted:
-                key = self._keys[bisect_right(self._keys, (number, math.inf)) - 1]
+                place = bisect_right(self._keys, (number, math.inf))
+                if not place:
+                    raise _NotAsIndexed
+                key = self._keys[place - 1]
                 if key.number >= at + _SEEK:
                     frames = self._decode_from(container, stream, key)
                 for at, frame in frames:
@@ -206,6 +216,7 @@ def _index(container: Any, stream: Any) -> tuple[list[int], list[_Key], bool]:
     times: list[int] = []
     hidden: list[int] = []
     keys, delays, whole = [], set(), True
+    codec = stream.codec_context.name
     for packet in _packets(container, stream):
         if packet is None:
             continue
@@ -219,6 +230,8 @@ def _index(container: Any, stream: Any) -> tuple[list[int], list[_Key], bool]:
             keys.append((time, time if when is None else when))
         # zeros stand where a file was not written or not fetched
         whole = whole and not packet.is_corrupt and any(memoryview(packet)[-16:])
+        # MPEG-4 has packets that repeat a frame, and give none
+        whole = whole and not (codec == 'mpeg4' and packet.size < _REPEATS)
     if not keys or not times:
         return [], [], False
     times.sort()
@@ -232,7 +245,15 @@ def _index(container: Any, stream: Any) -> tuple[list[int], list[_Key], bool]:
         # the order of display is known, where it is another (it is not in AVI)
         and not (stream.codec_context.has_b_frames and len(delays) == 1 < len(times))
     )
-    return times, [_Key(bisect_left(times, key[0]), *key) for key in sorted(keys)], bool(sure)
+    # a frame with the time of another is not found by it
+    found = [(bisect_left(times, key[0]), bisect_right(times, key[0]), key) for key in sorted(keys)]
+    return times, [_Key(at, *key) for at, end, key in found if end - at < 2], bool(sure)
+
+
+def _may_be_fields(times: list[int], stream: Any) -> bool:
+    """Whether packets of H.264 come as often as fields, which may have one each, of 24 frames/s."""
+    often = len(times) > 1 and np.median(np.diff(times)) * stream.time_base < _OF_FIELDS
+    return bool(often) and stream.codec_context.name == 'h264'
 
 
 def _images(

@@ -198,7 +198,7 @@ def check_values(cfg: Config) -> None:
                 raise UserError(f'{place}={value!r:.80} in the config must be {wanted}')
             types, names = _ARGUMENTS.get(pattern, ((), ()))
             if isinstance(value, Mapping) and value.get('type') in types:
-                for name in value.keys() - {'type', *names}:
+                for name in value.keys() - {'type', '_scope_', *names}:
                     raise UserError(
                         f'{place} in the config takes no argument {name!r}{nearest(name, names)}'
                     )

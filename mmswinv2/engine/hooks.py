@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -149,7 +149,7 @@ class CheckDatasetHook(Hook):
         named = list(self.classes)
         if runner._resume or not any(name == 'train_dataloader' for name, _ in named):
             named.append(('the checkpoint', self.of_checkpoint))  # no start for other classes
-        _check_places(named)
+        check_places(named)
 
     def before_run(self, runner: Any) -> None:
         """Look at every data set the runner will use."""
@@ -178,7 +178,7 @@ class CheckDatasetHook(Hook):
                     )
 
 
-def _check_places(named: list[tuple[str, Sequence[str]]]) -> None:
+def check_places(named: list[tuple[str, Sequence[str]]]) -> None:
     """Raise `UserError` if a class has different numbers in several lists of classes."""
     places: dict[str, tuple[list[int], str]] = {}
     for name, classes in named:
@@ -197,7 +197,13 @@ def _check_places(named: list[tuple[str, Sequence[str]]]) -> None:
 
 def _classes(meta: Any) -> Sequence[str]:
     """Those of a ``metainfo``, or of several that agree; else none: each numbers its own."""
-    found = [list(m['classes']) for m in hosts.as_list(meta or ()) if m and m.get('classes')]
+    given = [m['classes'] for m in hosts.as_list(meta or ()) if m and m.get('classes')]
+    if unordered := [classes for classes in given if isinstance(classes, (Set, Mapping))]:
+        raise UserError(
+            f'classes must be a list or tuple of names, whose places are the labels, got '
+            f'{unordered[0]!r:.100}'
+        )
+    found = [list(classes) for classes in given]
     return found[0] if found and all(classes == found[0] for classes in found) else ()
 
 

@@ -3,11 +3,13 @@
 import atexit
 import os
 import sys
+import traceback
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mmengine
 import torch
 import yaml
 from mmengine.config import Config, ConfigDict
@@ -111,8 +113,15 @@ def read_config(path: str | Path, **options: Any) -> Config:
         return Config.fromfile(str(path), **options)
     except RecursionError as error:
         raise UserError(f'{path} is its own _base_, by itself or by one of its bases') from error
-    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        if file.suffix == '.py' and not isinstance(error, UnicodeDecodeError):
+    except UserError:
+        raise
+    except (
+        AssertionError, AttributeError, ImportError, LookupError, OSError, TypeError, ValueError,
+        yaml.YAMLError,
+    ) as error:  # fmt: skip
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        merging = Path(mmengine.__file__).parent in Path(frame.f_code.co_filename).parents
+        if file.suffix == '.py' and not (merging or isinstance(error, UnicodeDecodeError)):
             raise  # by the program that a config is
         text = ' '.join(str(error).split())
         raise UserError(f'{path}, or one of its bases, cannot be read: {text}') from error

@@ -13,6 +13,7 @@ from ..errors import UserError
 
 _LENGTHS = ('begin', 'end', 'T_max', 'total_iters', 'total_steps', 'step_size')
 _LISTS_OF_LENGTHS = ('milestones', 'periods')
+_STARTS = {'Linear': 'start_factor', 'Constant': 'factor'}  # of warm-ups
 _FORM = 'write key=value, with lists as key="[a,b]" or key="(a,b)"'
 _BRACKETS = {'[': ']', '(': ')'}
 _FOR_EVER = 10**9  # mmengine's end of a schedule that has none
@@ -200,16 +201,28 @@ def _scaled(value: float, factor: float) -> float:
 
 
 def _scale(schedulers: Any, factor: float) -> list[Any]:
-    """Schedulers of one optimizer, without those that nothing is left of."""
+    """Schedulers of one optimizer, without those that nothing is left of.
+
+    A warm-up of one step would end where it starts, and what follows would go on from there: it
+    starts at the full rate.
+    """
     schedulers = [schedulers] if isinstance(schedulers, Mapping) else list(schedulers)
     for scheduler in schedulers:
+        before = _steps(scheduler)
         for key in _LENGTHS:
             if scheduler.get(key) is not None:
                 scheduler[key] = _scaled(scheduler[key], factor)
         for key in _LISTS_OF_LENGTHS:
             if key in scheduler:
                 scheduler[key] = [_scaled(value, factor) for value in scheduler[key]]
-    return [s for s in schedulers if s.get('end', _FOR_EVER) > s.get('begin', 0)]
+        start = _STARTS.get(hosts.type_name(scheduler)[: -len('LR')])
+        if start and _steps(scheduler) < 2 <= before and not scheduler.get('convert_to_iter_based'):
+            scheduler[start] = 1.0
+    return [scheduler for scheduler in schedulers if _steps(scheduler) > 0]
+
+
+def _steps(scheduler: Any) -> float:
+    return scheduler.get('end', _FOR_EVER) - scheduler.get('begin', 0)
 
 
 def _lengths(scheduler: Any) -> str:

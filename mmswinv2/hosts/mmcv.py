@@ -48,6 +48,17 @@ def name_unreadable_images() -> None:
             return loaded
 
 
+def orientation(image: Any) -> int:
+    """How decoders turn an image of Pillow, 1 to 8: by EXIF, where Pillow takes XMP too."""
+    from PIL import ExifTags, Image
+
+    tags = image.getexif() if image.format == 'TIFF' else Image.Exif()
+    if image.format != 'TIFF':
+        tags.load(image.info.get('exif') or b'')
+    value = tags.get(ExifTags.Base.Orientation, 1)
+    return value if type(value) is int and 1 <= value <= 8 else 1
+
+
 @patch('mmcv', '>=2')
 def keep_a_pixel() -> None:
     """Strips keep a pixel of their shorter side when they are made smaller.

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 
 from ..errors import UserError
 from ..log import warn
 from ..progress import track
 from .host import Host, as_list, dicts_in, steps_in, training_pipeline, type_name
-from .mmcv import check_size
+from .mmcv import check_size, orientation
 from .mmdet_patches import (
     check_annotations,
     draw_semantic_maps,
@@ -205,7 +205,7 @@ def check_image_sizes(dataset: Any, where: str) -> None:
         try:
             with Image.open(info['img_path']) as image:
                 width, height = image.size
-                turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+                turned = orientation(image) > 4
                 if turned and image.format != 'JPEG':
                     continue  # decoders differ
                 if turned and upright:

@@ -74,10 +74,10 @@ def check_annotations() -> None:
     def get_cat_ids(
         original: Any, self: Any, cat_names: Any = (), sup_names: Any = (), cat_ids: Any = ()
     ) -> list:
-        if isinstance(cat_names, str):
+        if not isinstance(cat_names, (list, tuple)):
             raise UserError(
                 f'classes must be a list or tuple of names, got {cat_names!r}; a tuple of one name '
-                'needs a comma'
+                'needs a comma, a set has no order'
             )
         if not cat_names or sup_names or cat_ids:
             return original(self, cat_names or (), sup_names, cat_ids)

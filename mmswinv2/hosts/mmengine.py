@@ -250,13 +250,19 @@ def find_own_configs() -> None:
     @replace(Config, '_get_cfg_path')
     def get_cfg_path(original: Any, cfg_path: str, filename: str) -> tuple[str, str | None]:
         package, _, name = cfg_path.partition('::')
-        if package != 'mmswinv2':
-            return original(cfg_path, filename)
-        folders = (_PACKAGE / '.mim' / 'configs', _PACKAGE.parent / 'configs')  # or a checkout
+        if package == 'mmswinv2':
+            folders = [_PACKAGE / '.mim' / 'configs', _PACKAGE.parent / 'configs']  # or a checkout
+        else:  # whatever its distribution is called
+            spec = find_spec(package) if package.isidentifier() else None
+            places = (spec and spec.submodule_search_locations) or ()
+            folders = [Path(place, '.mim', 'configs') for place in places]
         for path in (folder / name for folder in folders):
             if path.is_file():
-                return str(path), None  # types of theirs are found by the config's default_scope
-        raise UserError(f'{cfg_path}: there is no config {name} in {folders[0]}')
+                # types in ours are found by default_scope, as in any config
+                return str(path), None if package == 'mmswinv2' else package
+        if package == 'mmswinv2':
+            raise UserError(f'{cfg_path}: there is no config {name} in {folders[0]}')
+        return original(cfg_path, filename)
 
 
 @patch('mmengine', '>=0.7')

@@ -124,22 +124,31 @@ def _meta(model: Any, of_type: Any, saved: Mapping, own: Any) -> dict[str, Any]:
         of_type: what the type of the data set says, which may be of other classes.
         saved: the ``meta`` of the weights; mmdet 2 and mmseg 0 kept names as ``CLASSES``.
         own: ``metainfo`` of the data set, in which a text is a file with a line for each class.
+
+    Raises:
+        UserError: if a class has one number in the weights and another in the data set.
     """
+    from ..engine.hooks import check_places
+
     meta: dict[str, Any] = {}
     numbers = (getattr(module, 'num_classes', None) for module in model.modules())
     counts = {number for number in numbers if isinstance(number, int)}
     if not counts or len(of_type.get('classes') or ()) in counts:
         meta.update(of_type)
     kept = {key: saved[key] for key in ('CLASSES', 'PALETTE') if saved.get(key)}
-    for known, in_config in ((saved.get('dataset_meta') or kept, False), (own, True)):
+    named: list[tuple[str, Any]] = []
+    sources = ('the checkpoint', saved.get('dataset_meta') or kept), ('test_dataloader', own)
+    for where, known in sources:
         if not isinstance(known, Mapping):  # of several data sets
             continue
         known = {key.lower(): value for key, value in known.items()}
         if isinstance(text := known.get('classes'), str):
-            known['classes'] = _lines(text) if in_config else [text]
+            known['classes'] = _lines(text) if where == 'test_dataloader' else [text]
         if 'classes' in known:
             meta.pop('palette', None)  # which is that of other classes
+            named.append((where, known['classes'] or ()))
         meta.update(known)
+    check_places(named)
     return meta
 
 

@@ -17,10 +17,11 @@ import torch
 from mmcv.transforms import LoadImageFromFile
 from mmengine.model import ImgDataPreprocessor
 from mmengine.registry import TRANSFORMS, init_default_scope
-from PIL import Image
+from PIL import ExifTags, Image
 
 from mmswinv2.datasets import LoadImage
-from mmswinv2.datasets.images import loss
+from mmswinv2.datasets.images import loss, read_header
+from mmswinv2.datasets.to_coco import image_size
 from mmswinv2.errors import UserError
 from mmswinv2.hosts.mmcv import keep_a_pixel, name_unreadable_images
 
@@ -379,6 +380,72 @@ def test_what_load_image_refuses(case, tmp_path):
 def test_wrong_arguments(arguments):
     with pytest.raises(UserError, match=f'LoadImage: {next(iter(arguments))} must be'):
         LoadImage(**arguments)
+
+
+XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/">
+<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>
+</rdf:RDF></x:xmpmeta>"""
+
+
+# entries of EXIF that are no single short number: their type, how many, and the value
+ODD = {'text': (2, 2, b'6\0\0\0'), 'byte': (1, 1, b'\6\0\0\0')}
+
+
+@pytest.mark.parametrize('value', ['XMP', *ODD, *range(10)])
+def test_images_are_turned_where_mmcv_turns_them(value, tmp_path):
+    """By numbers of EXIF from 1 to 8, not by XMP, which photos have that were edited."""
+    path, tags = tmp_path / 'a.jpg', Image.Exif()
+    tags[ExifTags.Base.Orientation] = value if isinstance(value, int) else 6
+    exif = tags.tobytes()
+    if value in ODD:
+        kind, count, content = ODD[value]
+        at = exif.index(struct.pack('>HHI', ExifTags.Base.Orientation, 3, 1))
+        entry = struct.pack('>HHI', ExifTags.Base.Orientation, kind, count) + content
+        exif = exif[:at] + entry + exif[at + len(entry) :]
+    options = dict(xmp=XMP) if value == 'XMP' else dict(exif=exif)
+    Image.fromarray(RGB).save(path, quality=100, subsampling=0, **options)
+    want = mmcv.imread(str(path))
+    image = LoadImage()({'img_path': str(path)})['img']
+    assert np.abs(image - want.astype(int)).max() < 8
+    assert image_size(path, decode=False) == want.shape[1::-1]
+
+
+@pytest.mark.parametrize('ending', ['ppm', 'jp2'])
+def test_colour_of_more_than_8_bits(ending, tmp_path):
+    image = (np.arange(48 * 64 * 3).reshape(48, 64, 3) % 4096).astype(np.uint16)
+    path = tmp_path / f'a.{ending}'
+    options = [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000] if ending == 'jp2' else []
+    cv2.imwrite(str(path), image[..., ::-1], options)
+    assert 'cuts to 8 bits' in loss(path.read_bytes(), 'color', 'cv2')
+    got = LoadImage((0, 4095), to_float32=True)({'img_path': str(path)})['img']
+    np.testing.assert_allclose(got[..., ::-1], image * (255 / 4095), atol=0.5)
+
+
+def test_pixmaps_of_a_smaller_range(tmp_path):
+    """Pillow and LoadImage bring it to 255, OpenCV does not."""
+    path = tmp_path / 'a.ppm'
+    path.write_bytes(b'P6 # a note\n8 6 15\n' + (RGB // 17).tobytes())
+    assert 'does not bring to 255' in loss(path.read_bytes(), 'color', 'cv2')
+    image = LoadImage()({'img_path': str(path)})['img']
+    assert np.abs(image[..., ::-1].astype(int) - RGB // 17 * 17).max() < 2
+
+
+@pytest.mark.parametrize('kind', [np.uint8, np.uint16])
+def test_masks_inside_of_a_tiff_are_no_images(kind, tmp_path):
+    """As GDAL writes them for pixels without data."""
+    path, image = tmp_path / 'a.tif', RGB.astype(kind)
+    with tifffile.TiffWriter(path) as file:
+        file.write(image, photometric='rgb')
+        file.write(np.ones((HEIGHT, WIDTH), bool), subfiletype=4)
+    assert 'pages' not in str(read_header(path.read_bytes()))
+    loaded = LoadImage((0, 255))({'img_path': str(path)})['img']
+    assert (loaded[..., ::-1] == RGB).all()
+    with tifffile.TiffWriter(path) as file:
+        file.write(image, photometric='rgb')
+        file.write(image[::2, ::2], photometric='rgb', subfiletype=1)
+        file.write(image, photometric='rgb')
+    assert 'pages' in str(read_header(path.read_bytes()))
 
 
 def test_both_loaders_agree_on_ordinary_images(tmp_path):

@@ -262,6 +262,42 @@ def test_voc(voc, tmp_path):
     assert summary.left_out['images without a label file'][0] == 1
 
 
+def test_voc_in_other_words(voc, tmp_path):
+    """An encoding that the file names, words for numbers, and lists of names with spaces."""
+    root = voc if voc.name != 'Annotations' else voc.parent
+    for name in ('car', 'car 2', 'car 1'):
+        picture(root / f'JPEGImages/{name}.jpg')
+        text = f'<annotation><filename>{name}.jpg</filename>'
+        text += (
+            objects(1, 1, 20, 20, name='猫', difficult='true' if name == 'car' else 'no')
+            + '</annotation>'
+        )
+        declared = '<?xml version="1.0" encoding="gbk"?>' + text
+        (root / f'Annotations/{name}.xml').write_bytes(declared.encode('gbk'))
+    write(root / 'ImageSets/Main/spaces.txt', 'car 2\ncar -1\n')
+    _, found, _ = convert('voc', root, tmp_path, split='spaces')
+    assert [(Path(f).name, label, a['iscrowd']) for f, label, a in found] == [
+        ('car 2.jpg', '猫', 0), ('car.jpg', '猫', 1),
+    ]  # fmt: skip
+    wrong = objects(1, 1, 20, 20, difficult='maybe')
+    write(
+        root / 'Annotations/car.xml',
+        f'<annotation><filename>car.jpg</filename>{wrong}</annotation>',
+    )
+    with pytest.raises(UserError, match="car.xml, object 1: difficult must be 0 or 1, got 'maybe'"):
+        convert('voc', root, tmp_path, split='spaces')
+
+
+@pytest.mark.parametrize('delimiter', [';', '\t'])
+def test_csv_of_spreadsheets(delimiter, tmp_path):
+    picture(tmp_path / 'a.jpg')
+    rows = ('filename,width,height,class,xmin,ymin,xmax,ymax', 'a.jpg,100,80,"cat, big",1,2,30,40')
+    text = '\n'.join(rows).replace('"cat, big"', 'big').replace(',', delimiter)
+    write(tmp_path / 'labels.csv', text.replace('big', 'cat, big'))
+    _, found, _ = convert('csv', tmp_path / 'labels.csv', tmp_path)
+    assert boxes(found) == [('a.jpg', 'cat, big', [1, 2, 29, 38])]
+
+
 def test_what_voc_leaves_out(voc, tmp_path):
     write(voc / 'Annotations/c.xml', '<other/>')
     for name, size in (('gone.jpg', 100), ('../../secret.jpg', 100), ('a.jpg', 80)):

@@ -350,6 +350,96 @@ def test_packed_b_frames(tmp_path):
     assert [number(image) for image in truth] == list(range(FRAMES))
 
 
+def golomb(number):
+    number += 1
+    return '0' * (number.bit_length() - 1) + f'{number:b}'
+
+
+def unit(kind, bits):
+    """A unit of H.264 of these bits; no three bytes in it look like the start of one."""
+    bits += '1'
+    data = int(bits.ljust(-(-len(bits) // 8) * 8, '0'), 2).to_bytes(-(-len(bits) // 8), 'big')
+    kept = bytearray()
+    for byte in data:
+        if kept[-2:] == b'\0\0' and byte < 4:
+            kept.append(3)
+        kept.append(byte)
+    return b'\0\0\0\1' + bytes([kind]) + kept
+
+
+# 64x64, frames of two fields each, 8 bits of display order; and how slices are written
+SEQUENCE = unit(0x67, f'{77:08b}{0:08b}{30:08b}' + '1' * 3 + golomb(4) + golomb(1) + '0'
+                + golomb(3) + golomb(1) + '00100')  # fmt: skip
+PARAMETERS = unit(0x68, '1' * 2 + '00' + '1' * 3 + '000' + '1' * 3 + '100')
+
+
+def field(first_of_group, frame, bottom, grey):
+    """A field of 4 x 2 blocks that are not compressed."""
+    bits = '1' + golomb(7) + '1' + f'{frame % 16:04b}1{bottom}' + ('1' if first_of_group else '')
+    bits += (
+        f'{(2 * frame + bottom) % 256:08b}' + ('00' if first_of_group else '0') + '1' + golomb(1)
+    )
+    for _ in range(8):
+        bits += golomb(25)
+        bits = bits.ljust(-(-len(bits) // 8) * 8, '0') + f'{grey:08b}' * 256 + f'{128:08b}' * 128
+    return unit(0x65 if first_of_group else 0x61, bits)
+
+
+@pytest.mark.parametrize('name', ['fields.ts', 'fields.mkv', 'fields.mp4'])
+def test_fields_in_packets_of_their_own(tmp_path, name):
+    """As broadcasters send interlaced H.264: a frame is two packets, each with a time."""
+    path, frames, group = str(tmp_path / name), 30, 6
+    with av.open(path, 'w') as out:
+        stream = out.add_stream('libx264', rate=25)
+        stream.width = stream.height = 64
+        stream.codec_context.extradata = SEQUENCE + PARAMETERS
+        for i in range(2 * frames):
+            first, frame = i % (2 * group) == 0, i // 2 % group
+            head = b'\0\0\0\1\x09\x10' + (SEQUENCE + PARAMETERS if first else b'')
+            packet = av.Packet(head + field(first, frame, i % 2, 20 + 4 * (i // 2)))
+            packet.stream, packet.time_base = stream, Fraction(1, 50)
+            packet.pts = packet.dts = i
+            packet.is_keyframe = first
+            out.mux(packet)
+    assert len(from_the_start(path)) == frames
+    assert_exact(path)
+
+
+@pytest.mark.parametrize('name', ['n.avi', 'n.mp4', 'n.mkv'])
+def test_packets_that_repeat_a_frame(tmp_path, name):
+    """As DivX and Xvid write for what does not move: a header alone, which gives no frame."""
+    write(tmp_path / f'all-{name}', 'mpeg4', PLAIN)
+
+    def change(packets):
+        for i in (5, 6, 20):  # P frame, second, marker, time, marker, not coded, stuffing
+            bits = f'0101{i:05b}1001111'
+            short = av.Packet(b'\0\0\1\xb6' + int(bits, 2).to_bytes(2, 'big'))
+            old = packets[i]
+            short.pts, short.dts, short.time_base = old.pts, old.dts, old.time_base
+            packets[i] = short
+        return packets
+
+    copied(tmp_path / f'all-{name}', tmp_path / name, change)
+    assert len(from_the_start(tmp_path / name)) == FRAMES - 3
+    assert_exact(tmp_path / name)
+
+
+def test_a_key_frame_with_the_time_of_another_frame(tmp_path):
+    """As in Matroska, which counts milliseconds, at more than 1000 frames a second."""
+    write(tmp_path / 'slow.mkv', 'libx264', {'g': '5', 'bf': '0', 'sc_threshold': '0'})
+
+    def change(packets):
+        for i, packet in enumerate(packets):
+            packet.pts = packet.dts = i // 2
+            packet.time_base = Fraction(1, 1000)
+        return packets
+
+    copied(tmp_path / 'slow.mkv', tmp_path / 'fast.mkv', change)
+    truth, _ = assert_exact(tmp_path / 'fast.mkv', FRAMES)
+    for i, image in enumerate(truth):
+        assert np.array_equal(open_video(str(tmp_path / 'fast.mkv')).read([i])[0], image)
+
+
 def test_tags_in_another_encoding(tmp_path):
     path = tmp_path / 'a.avi'
     with av.open(str(path), 'w') as out:

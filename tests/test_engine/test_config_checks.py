@@ -1,5 +1,6 @@
 """Values and names of configs, and of options."""
 
+import gc
 import logging
 import re
 from pathlib import Path
@@ -28,6 +29,54 @@ def warned():
 
 def read(options, path=ROOT / CONFIG):
     return config_with_options(str(path), options)
+
+
+@pytest.mark.parametrize(
+    'base',
+    [
+        'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
+        'mmseg::upernet/upernet_r50_4xb4-80k_ade20k-512x512.py',
+    ],
+)
+def test_configs_of_the_hosts_are_bases(base, tmp_path):
+    """mmengine notes in each part from which package it comes."""
+    (tmp_path / 'child.py').write_text(f"_base_ = '{base}'")
+    cfg = read(None, tmp_path / 'child.py')
+    assert cfg.default_hooks.checkpoint._scope_ == base.partition('::')[0]
+    check_values(cfg)
+
+
+WRONG_BASES = {
+    "_base_ = 'mmdet::nope/x.py'": 'nope/x.py',
+    "_base_ = 'nope::x/y.py'": 'does not support to load nope config',
+    "_base_ = ['a.py', 'b.py']": 'Duplicate key is not allowed among bases',
+    "_base_ = 'a.py'\nx = {{_base_.nothere}}": 'nothere',
+    "_base_ = 'a.py'\nparam_scheduler = dict(end=4)": 'cannot inherit from base',
+}
+
+
+@pytest.fixture
+def left_open():
+    """mmengine leaves its copy of a config open that cannot be read."""
+    yield
+    gc.collect()
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+@pytest.mark.parametrize('text', WRONG_BASES)
+def test_bases_that_do_not_fit(text, tmp_path, left_open):
+    for name in 'ab':
+        (tmp_path / f'{name}.py').write_text("param_scheduler = [dict(type='PolyLR')]")
+    (tmp_path / 'child.py').write_text(text)
+    with pytest.raises(UserError, match=f'child.py, or one of its bases.*{WRONG_BASES[text]}'):
+        read_config(tmp_path / 'child.py')
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+def test_what_a_config_raises_itself_is_a_bug_of_its_own(tmp_path, left_open):
+    (tmp_path / 'child.py').write_text("x = {}['a']")
+    with pytest.raises(KeyError):
+        read_config(tmp_path / 'child.py')
 
 
 UNUSED = {

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmswinv2.engine import CheckInvalidLossHook, RepeatableHook
-from mmswinv2.engine.hooks import CheckDatasetHook, Draw, SeededInfo, _check_places, _Numbered
+from mmswinv2.engine.hooks import CheckDatasetHook, Draw, SeededInfo, _Numbered, check_places
 from mmswinv2.errors import UserError
 
 
@@ -197,9 +197,9 @@ def test_samples_are_seeded_whatever_pipeline_they_have(tmp_path, workers):
 def test_classes_of_one_name_and_of_several_data_sets():
     """ImageNet has a bird and a machine that are called crane."""
     crane = ['cock', 'crane', 'drake', 'crane']
-    _check_places([('train', crane), ('val', crane), ('the checkpoint', list(crane))])
+    check_places([('train', crane), ('val', crane), ('the checkpoint', list(crane))])
     with pytest.raises(UserError, match="the class 'crane' is number 0 of val and number 1 of tr"):
-        _check_places([('train', crane), ('val', ['crane', 'cock'])])
+        check_places([('train', crane), ('val', ['crane', 'cock'])])
     cat, dog = dict(classes=('cat',)), dict(classes=('dog', 'cat'))
     hook, runner = CheckDatasetHook(), SimpleNamespace(_resume=True)
     for meta, wanted in (

@@ -3,7 +3,9 @@
 from argparse import ArgumentParser
 
 import pytest
+import torch
 from mmengine.config import Config, DictAction
+from mmengine.registry import PARAM_SCHEDULERS
 
 from mmswinv2.engine.settings import add_config_options, parse_value, set_length, write_value
 from mmswinv2.errors import UserError
@@ -70,12 +72,32 @@ def test_what_begins_later_begins_in_proportion():
     assert cfg.custom_hooks[1].switch_epoch == 7
 
 
+@pytest.mark.parametrize('kind', ['LinearLR', 'ConstantLR'])
+@pytest.mark.parametrize('length', [10, 19, 20, 100])
+def test_a_warm_up_of_any_length_reaches_the_rate_of_the_config(length, kind):
+    cfg = config(param_scheduler=[
+        dict(type=kind, begin=0, end=10, by_epoch=False),
+        dict(type='CosineAnnealingLR', begin=10, end=100, T_max=90, by_epoch=False),
+    ])  # fmt: skip
+    set_length(cfg, length, None)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedulers = [PARAM_SCHEDULERS.build(dict(s, optimizer=optimizer)) for s in cfg.param_scheduler]
+    rates = []
+    for _ in range(length):
+        rates.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    assert max(rates) == pytest.approx(1)
+
+
 @pytest.mark.parametrize(('epochs', 'end'), [(30, 2.5), (15, 1.25), (1, 2.5 / 30)])
 def test_part_of_an_epoch_stays_one(epochs, end):
     """Video Swin's warm-up."""
     cfg = config(
         train_cfg=dict(max_epochs=30),
-        param_scheduler=[dict(type='LinearLR', by_epoch=True, begin=0, end=2.5),
+        param_scheduler=[dict(type='LinearLR', by_epoch=True, begin=0, end=2.5,
+                              convert_to_iter_based=True),
                          dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=30)],
     )  # fmt: skip
     set_length(cfg, None, epochs)

@@ -101,12 +101,21 @@ def read_text(path: Path) -> str:
     Raises:
         UserError: if it is too large, or not in UTF-8.
     """
-    if (size := path.stat().st_size) > _LARGEST_FILE:
-        raise UserError(f'{path} has {size >> 20} MB, which no label file has; take it away')
     try:
-        return path.read_text(encoding='utf-8-sig')
+        return read_bytes(path).decode('utf-8-sig').replace('\r\n', '\n').replace('\r', '\n')
     except UnicodeDecodeError as error:
         raise UserError(f'{path} is not in UTF-8 ({error}); save it as UTF-8') from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """What a label file holds.
+
+    Raises:
+        UserError: if it is too large.
+    """
+    if (size := path.stat().st_size) > _LARGEST_FILE:
+        raise UserError(f'{path} has {size >> 20} MB, which no label file has; take it away')
+    return path.read_bytes()
 
 
 def number(value: Any, where: str) -> float:

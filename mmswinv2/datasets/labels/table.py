@@ -24,7 +24,10 @@ def read_csv(source: Source) -> tuple[None, list[Labelled]]:
     """
     source.no_split('a CSV file')
     path = source.path
-    rows = csv.reader(io.StringIO(read_text(path), newline=''))
+    text = read_text(path)
+    first = text.lstrip().partition('\n')[0]
+    delimiter = max(',;\t', key=first.count)  # spreadsheets of half of Europe write ;
+    rows = csv.reader(io.StringIO(text, newline=''), delimiter=delimiter)
     try:
         lines = [(rows.line_num, row) for row in rows if any(map(str.strip, row))]
     except csv.Error as error:

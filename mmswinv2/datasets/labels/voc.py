@@ -6,6 +6,7 @@ and its boxes are a pixel smaller). Points of polygons are moved by 1.
 """
 
 import os
+import re
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -17,10 +18,14 @@ from .common import (
     Mark,
     Source,
     find_files,
+    first_file,
     number,
     pick_own_image,
+    read_bytes,
     read_text,
 )
+
+_YES, _NO = ('1', '1.0', 'true', 'yes'), ('0', '0.0', 'false', 'no', '')
 
 
 def read_voc(source: Source) -> tuple[None, list[Labelled]]:
@@ -44,18 +49,36 @@ def _files(source: Source) -> list[Path]:
         raise UserError(f'--split {source.split}: there is no {path}')
     files = []
     for line in filter(None, map(str.strip, read_text(path).splitlines())):
-        file = source.path / 'Annotations' / f'{line.split()[0]}.xml'
-        if is_inside(file, source.path) and os.path.isfile(file):
+        name, *rest = line.rsplit(maxsplit=1)
+        names = [line, name] if rest in (['1'], ['0'], ['-1']) else [line]  # of lists of a class
+        tries = [source.path / 'Annotations' / f'{name}.xml' for name in names]
+        file = first_file(tries, source.path)
+        if file is not None:
             files.append(file)
         else:
             source.left_out.add('images without a label file', f'{line} of {path}')
     return files
 
 
+def _text(path: Path) -> str:
+    """The text of a file in the encoding that its first line names, which is UTF-8 if none."""
+    content = read_bytes(path)
+    named = re.match(rb'<\?xml[^>]*encoding=["\']([\w.-]+)', content)
+    if named is None:
+        return read_text(path)
+    name = named[1].decode()
+    try:
+        return content.decode(name)
+    except (LookupError, UnicodeError) as error:
+        raise UserError(
+            f'{path} is not in {name}, as it says ({error}); save it as UTF-8'
+        ) from error
+
+
 def _read_file(path: Path, source: Source) -> Labelled | None:
     xml = needed('defusedxml.ElementTree', 'Pascal VOC', "'mmswinv2[convert]'")
     try:
-        root = xml.fromstring(read_text(path))
+        root = xml.fromstring(_text(path))
     except UserError:
         raise
     except Exception as error:  # what is forbidden has classes of its own
@@ -86,7 +109,10 @@ def _read_object(node: Any, where: str, source: Source) -> Mark:
     if not label:
         raise UserError(f'{where} has no name of a class')
     offset = 1.0 if source.offset is None else source.offset
-    mark = Mark(label, where, crowd=(node.findtext('difficult') or '0').strip() == '1')
+    difficult = (node.findtext('difficult') or '0').strip().lower()
+    if difficult not in _YES and difficult not in _NO:
+        raise UserError(f'{where}: difficult must be 0 or 1, got {difficult!r}')
+    mark = Mark(label, where, crowd=difficult in _YES)
     box = node.find('bndbox')
     if box is not None:
         x1, y1, x2, y2 = (
