@@ -236,6 +236,12 @@ def guard_seg_maps(dataset: Any) -> list[SegMapGuard]:
     for steps in step_lists(dataset.pipeline):
         for i, step in enumerate(steps):
             if isinstance(step, LoadAnnotations):
+                own = getattr(step, 'reduce_zero_label', None)
+                if own is not None and own != dataset.reduce_zero_label:
+                    raise UserError(
+                        f'LoadAnnotations has reduce_zero_label={own}, and its data set '
+                        f'{dataset.reduce_zero_label}; set it in the data set alone'
+                    )
                 steps[i] = SegMapGuard(step, num_classes, dataset.ignore_index)
             if isinstance(steps[i], SegMapGuard):
                 guards.append(steps[i])
@@ -305,6 +311,14 @@ def check_heads(model: Any, num_classes: int, where: str) -> None:
                     f'model.{name} has num_classes={known}, and {data}; set '
                     f'num_classes={num_classes} in every head'
                 )
+            losses = getattr(head, 'loss_decode', None)
+            for loss in losses if isinstance(losses, nn.ModuleList) else [losses]:
+                weights = getattr(loss, 'class_weight', None)
+                if isinstance(weights, (list, tuple)) and len(weights) not in (known, known + 1):
+                    raise UserError(
+                        f'model.{name} has num_classes={known}, and class_weight of its '
+                        f'loss_decode {len(weights)} numbers; give one for each class, or None'
+                    )
             if known > num_classes:
                 text = f'model.{name} has num_classes={known}, and {data}: it learns never to say'
                 warn(f'{text} the others')

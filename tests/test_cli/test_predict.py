@@ -416,3 +416,15 @@ def test_mixed_precision(weights, photos):
 def test_an_empty_folder_name(weights, photos):
     with pytest.raises(UserError, match='--out-dir is empty'):
         mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), photos, '')
+
+
+def test_classes_in_another_order_than_the_weights(photos, tmp_path, weights):
+    """A model knows them by their numbers."""
+    saved = torch.load(weights(CONFIG))
+    names = ['circle', 'square', 'triangle', 'star']
+    torch.save({**saved, 'meta': dict(dataset_meta=dict(classes=names))}, tmp_path / 'own.pth')
+    options = {'test_dataloader.dataset.metainfo.classes': names[::-1]}
+    with pytest.raises(UserError, match="'star' is number 0 of test_dataloader and number 3 of"):
+        mmswinv2.predict(
+            str(ROOT / CONFIG), str(tmp_path / 'own.pth'), photos / 'a.jpg', cfg_options=options
+        )

@@ -98,6 +98,16 @@ def test_other_loading_goes_on_to_configs_that_build_on_it(path, tmp_path):
     )
 
 
+def test_the_config_for_data_of_ones_own_takes_names(tmp_path):
+    """As docs/tutorials/own_data.md inherits."""
+    child = tmp_path / 'child.py'
+    base = ROOT / 'configs/detection/mask-rcnn_swinv2-nano_coco-320.py'
+    meta = dict(classes=('cat',))
+    child.write_text(f"_base_ = '{base}'\ntrain_dataloader = dict(dataset=dict(metainfo={meta}))")
+    assert Config.fromfile(child).train_dataloader.dataset.metainfo == meta
+    assert Config.fromfile(base).train_dataloader.dataset.metainfo == {}
+
+
 def test_configs_are_found_by_prefix(tmp_path):
     """As those of mmdet: a config of one's own needs no path to ours."""
     hosts.apply()

@@ -212,3 +212,25 @@ def test_heads_that_have_fewer_classes_on_purpose(ade):
     binary = nn.ModuleDict(dict(decode_head=MODELS.build(head | dict(num_classes=1))))
     binary.decode_head = binary['decode_head']
     check_heads(binary, 2, 'train_dataloader')
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_weights_of_other_classes(several):
+    loss = dict(type='CrossEntropyLoss', class_weight=[1.0, 2.0, 1.0, 1.0, 1.0])
+    losses = [loss, dict(loss, loss_name='loss_b')] if several else loss
+    head = dict(type='FCNHead', in_channels=8, channels=8, num_classes=3, loss_decode=losses)
+    init_default_scope('mmseg')
+    model = nn.Module()
+    model.decode_head = MODELS.build(head)
+    with pytest.raises(UserError, match='num_classes=3, and class_weight of .* 5 numbers; give'):
+        check_heads(model, 3, 'train_dataloader')
+    model.decode_head = MODELS.build(head | dict(num_classes=5))
+    check_heads(model, 5, 'train_dataloader')
+
+
+@pytest.mark.filterwarnings('ignore:`reduce_zero_label` will be deprecated:UserWarning')
+def test_zero_labels_are_reduced_by_the_data_set(ade):
+    step = dict(type='LoadAnnotations', reduce_zero_label=True)
+    with pytest.raises(UserError, match='reduce_zero_label=True, and its data set False; set it'):
+        guard_seg_maps(build(ade, [LOAD[0], step], reduce_zero_label=False))
+    guard_seg_maps(build(ade, [LOAD[0], step], reduce_zero_label=True))

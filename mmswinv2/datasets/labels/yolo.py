@@ -152,7 +152,7 @@ def _read_lines(path: Path, names: list[str], keypoints: int, source: Source) ->
         if keypoints and len(numbers) in (4 + keypoints, 5 + keypoints):
             numbers = numbers[:4]
         polygon = len(numbers) > 5
-        far = polygon and not all(_NEAR[0] <= n <= _NEAR[1] for n in numbers)
+        far = polygon and not all(_NEAR[0] <= n < _NEAR[1] for n in numbers)
         if far or max(map(abs, numbers[:4])) > _FAR:
             what = 'has numbers far from the image' if polygon else 'is in pixels'
             raise UserError(f'{where}: {line!r:.60} {what}; {_LINE}')
