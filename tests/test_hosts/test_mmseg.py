@@ -214,6 +214,7 @@ def test_heads_that_have_fewer_classes_on_purpose(ade):
     check_heads(binary, 2, 'train_dataloader')
 
 
+@pytest.mark.filterwarnings('ignore:Default ``avg_non_ignore`` is False:UserWarning')
 @pytest.mark.parametrize('several', [False, True])
 def test_weights_of_other_classes(several):
     loss = dict(type='CrossEntropyLoss', class_weight=[1.0, 2.0, 1.0, 1.0, 1.0])
