@@ -113,8 +113,6 @@ def read_config(path: str | Path, **options: Any) -> Config:
         return Config.fromfile(str(path), **options)
     except RecursionError as error:
         raise UserError(f'{path} is its own _base_, by itself or by one of its bases') from error
-    except UserError:
-        raise
     except (
         AssertionError, AttributeError, ImportError, LookupError, OSError, TypeError, ValueError,
         yaml.YAMLError,
