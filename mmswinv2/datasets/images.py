@@ -82,8 +82,8 @@ def _tiff(content: bytes) -> Header:
         int(np.max(tags.get(tag, 1))) for tag in (258, 339, 277, 262, 284, 274)
     )
     layout = ' planes' * (planes > 1 and channels > 1) + ' turned' * (turned > 1)
-    seen = {0}
-    while tags.next not in seen:
+    seen: set[int] = set()
+    while tags.next and tags.next not in seen:
         seen.add(tags.next)
         file.seek(tags.next)
         tags.load(file)
