@@ -249,7 +249,9 @@ def find_own_configs() -> None:
 
     @replace(Config, '_get_cfg_path')
     def get_cfg_path(original: Any, cfg_path: str, filename: str) -> tuple[str, str | None]:
-        package, _, name = cfg_path.partition('::')
+        package, prefix, name = cfg_path.partition('::')
+        if not prefix:
+            return original(cfg_path, filename)
         if package == 'mmswinv2':
             folders = [_PACKAGE / '.mim' / 'configs', _PACKAGE.parent / 'configs']  # or a checkout
         else:  # whatever its distribution is called
