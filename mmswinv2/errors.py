@@ -12,6 +12,7 @@ import inspect
 import linecache
 import os
 import re
+import select
 import signal
 import sys
 import threading
@@ -89,11 +90,11 @@ def report_user_errors(advice: str = '') -> Iterator[None]:
 
 def _nobody_reads() -> bool:
     """Whether what read the output has ended, as ``| head`` does."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return True
-    return False
+    if not hasattr(select, 'poll'):  # as on Windows
+        return False
+    output = select.poll()
+    output.register(1, 0)  # errors are told unasked
+    return bool(output.poll(0))
 
 
 def _restore(before: Any) -> None:

@@ -114,6 +114,34 @@ with report_user_errors('go on with --resume'):
 """
 
 
+SPEAKS = """
+from mmswinv2.errors import report_user_errors
+with report_user_errors():
+    for i in range(50000):
+        print('猫', i)
+"""
+
+
+def test_what_reads_the_output_has_ended():
+    """As in ``| head -1``."""
+    process = subprocess.Popen(
+        [sys.executable, '-c', SPEAKS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(30) == 141 and not err
+
+
+def test_letters_that_the_output_lacks():
+    run = subprocess.run(
+        [sys.executable, '-c', SPEAKS], capture_output=True, text=True,
+        env=os.environ | dict(PYTHONIOENCODING='cp1252'),
+    )  # fmt: skip
+    assert run.returncode == 0 and run.stdout.startswith('\\u732b 0\n'), run.stderr
+
+
 def heed_interrupts():
     """Python takes Ctrl-C only if it does not start with it ignored, as in the background."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
