@@ -231,7 +231,8 @@ def _is_written(argument: str, frames: list[FrameType]) -> bool:
         names = [names for names in frame.f_code.co_consts if isinstance(names, tuple)]
         if any(argument in each for each in names):
             return True
-        if argument not in frame.f_locals.get(inspect.getargs(frame.f_code).varkw or '', {}):
+        handed_on = frame.f_locals.get(inspect.getargs(frame.f_code).varkw or '')
+        if not isinstance(handed_on, dict) or argument not in handed_on:
             break  # it did not come here as one of **kwargs
     return False
 

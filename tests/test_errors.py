@@ -313,6 +313,17 @@ def test_an_argument_that_code_hands_on_is_a_bug():
     assert "no argument 'iou_thresh'" in explain(caught(lambda: hand_on(**given)))
 
 
+def rebind(**options):
+    from mmcv.ops import nms
+
+    given, options = options, None
+    return nms(**given)
+
+
+def test_a_frame_that_has_rebound_what_it_was_given():
+    assert "no argument 'iou_thresh'" in explain(caught(lambda: rebind(**{'iou_thresh': 1})))
+
+
 def test_a_type_that_does_not_exist():
     said = explain(caught(lambda: TRANSFORMS.build(dict(type='mmswinv2.FiveCrops'))))
     assert "'mmswinv2.FiveCrops' is not in" in said and 'close to it: FiveCrop' in said

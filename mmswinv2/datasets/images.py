@@ -102,7 +102,7 @@ def _pnm(content: bytes) -> Header:
 
 
 def _jpeg_2000(content: bytes) -> Header:
-    at = content.index(b'\xff\x51') + 38  # of the sizes
+    at = content.index(b'\xff\x4f\xff\x51') + 40  # of the start and the sizes behind it
     channels, depth = int.from_bytes(content[at : at + 2], 'big'), content[at + 2]
     return Header('JPEG2000', (depth & 127) + 1, _KINDS[1 + (depth >> 7)], channels)
 
@@ -149,7 +149,7 @@ _LOSSES: tuple[tuple[Sequence[str], bool | None, Callable[[Header], bool], str],
         lambda h: h.form == 'TIFF' and h.channels not in (1, 3, 4),
         'gives in part or not at all',
     ),
-    (_CV2, None, lambda h: 'scaled' in h.layout and not h.wide, 'does not bring to 255'),
+    (_CV2, False, lambda h: 'scaled' in h.layout and not h.wide, 'does not bring to 255'),
     (_CV2, None, lambda h: h.colour == 'Lab', 'does not convert'),
     (_CV2, False, lambda h: h.form == 'TIFF' and h.channels == 4, 'blends with the fourth channel'),
     (_PILLOW, True, lambda h: h.coded, 'does not convert'),
@@ -192,6 +192,8 @@ def name_file(path: str) -> Iterator[None]:
 
 def decode(content: bytes) -> np.ndarray:
     """Decode an image of any kind; (H, W, C) with the numbers and channels of the file, RGB first.
+
+    Pixmaps (PNM) with a largest number below 255 are brought to 255.
 
     Raises:
         Exception: of any kind, if it cannot be decoded.

@@ -193,11 +193,16 @@ def _with_mirror_images(pipeline: Sequence[Any], flip: str) -> list[Any]:
     return [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
 
 
-def _scaled(value: float, factor: float) -> float:
-    """A length in epochs or iterations; part of an epoch stays one, as of a warm-up of 2.5."""
+def _scaled(value: float, factor: float, parts: bool = False) -> float:
+    """A length in epochs or iterations.
+
+    With `parts`, one that is no whole number, as a warm-up of 2.5 epochs, stays such a one, but for
+    less than an epoch, of which few iterations could be left.
+    """
     if not 0 < value < _FOR_EVER:
         return value
-    return value * factor if isinstance(value, float) else max(1, round(value * factor))
+    exact = value * factor
+    return exact if parts and value % 1 and exact > 1 else max(1, round(exact))
 
 
 def _scale(schedulers: Any, factor: float) -> list[Any]:
@@ -209,14 +214,16 @@ def _scale(schedulers: Any, factor: float) -> list[Any]:
     schedulers = [schedulers] if isinstance(schedulers, Mapping) else list(schedulers)
     for scheduler in schedulers:
         before = _steps(scheduler)
+        in_parts = scheduler.get('convert_to_iter_based', False)
         for key in _LENGTHS:
             if scheduler.get(key) is not None:
-                scheduler[key] = _scaled(scheduler[key], factor)
+                parts = in_parts and key in ('begin', 'end')
+                scheduler[key] = _scaled(scheduler[key], factor, parts)
         for key in _LISTS_OF_LENGTHS:
             if key in scheduler:
                 scheduler[key] = [_scaled(value, factor) for value in scheduler[key]]
         start = _STARTS.get(hosts.type_name(scheduler)[: -len('LR')])
-        if start and _steps(scheduler) < 2 <= before and not scheduler.get('convert_to_iter_based'):
+        if start and _steps(scheduler) < 2 <= before and not in_parts:
             scheduler[start] = 1.0
     return [scheduler for scheduler in schedulers if _steps(scheduler) > 0]
 

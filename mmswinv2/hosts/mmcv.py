@@ -53,6 +53,8 @@ def orientation(image: Any) -> int:
     from PIL import ExifTags, Image
 
     tags = image.getexif() if image.format == 'TIFF' else Image.Exif()
+    if image.format == 'PNG' and 'exif' not in image.info:
+        image.load()  # it may stand behind the pixels
     if image.format != 'TIFF':
         tags.load(image.info.get('exif') or b'')
     value = tags.get(ExifTags.Base.Orientation, 1)

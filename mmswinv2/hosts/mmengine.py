@@ -3,6 +3,7 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
@@ -255,7 +256,9 @@ def find_own_configs() -> None:
         if package == 'mmswinv2':
             folders = [_PACKAGE / '.mim' / 'configs', _PACKAGE.parent / 'configs']  # or a checkout
         else:  # whatever its distribution is called
-            spec = find_spec(package) if package.isidentifier() else None
+            spec = None
+            with suppress(ValueError):  # of modules without a spec, such as __main__
+                spec = find_spec(package) if package.isidentifier() else None
             places = (spec and spec.submodule_search_locations) or ()
             folders = [Path(place, '.mim', 'configs') for place in places]
         for path in (folder / name for folder in folders):

@@ -23,7 +23,7 @@ from mmswinv2.datasets import LoadImage
 from mmswinv2.datasets.images import loss, read_header
 from mmswinv2.datasets.to_coco import image_size
 from mmswinv2.errors import UserError
-from mmswinv2.hosts.mmcv import keep_a_pixel, name_unreadable_images
+from mmswinv2.hosts.mmcv import keep_a_pixel, name_unreadable_images, orientation
 
 HEIGHT, WIDTH = 6, 8
 GREY = (np.arange(HEIGHT * WIDTH, dtype=np.uint8) * 5).reshape(HEIGHT, WIDTH)
@@ -411,6 +411,33 @@ def test_images_are_turned_where_mmcv_turns_them(value, tmp_path):
     assert image_size(path, decode=False) == want.shape[1::-1]
 
 
+def test_orientation_behind_the_pixels_of_a_png(tmp_path):
+    """Where Pillow finds it as it decodes."""
+    path, tags = tmp_path / 'a.png', Image.Exif()
+    tags[ExifTags.Base.Orientation] = 6
+    Image.fromarray(RGB).save(path)
+    content, data = path.read_bytes(), tags.tobytes().removeprefix(b'Exif\0\0')
+    chunk = struct.pack('>I', len(data)) + b'eXIf' + data
+    chunk += struct.pack('>I', zlib.crc32(b'eXIf' + data))
+    at = content.index(b'IEND') - 4
+    path.write_bytes(content[:at] + chunk + content[at:])
+    want = np.rot90(RGB, -1)
+    assert (LoadImage()({'img_path': str(path)})['img'][..., ::-1] == want).all()
+    with Image.open(path) as image:
+        assert orientation(image) == 6
+
+
+def test_a_box_in_front_of_a_jpeg_2000_is_not_its_header():
+    done, content = cv2.imencode('.jp2', np.tile(RGB, (8, 8, 1)))
+    content = content.tobytes()
+    at = content.index(b'jp2c') - 4
+    box = b'uuid' + b'\xff\x51' + bytes(40)
+    content = content[:at] + struct.pack('>I', len(box) + 4) + box + content[at:]
+    header = read_header(content)
+    assert done and (header.bits, header.channels) == (8, 3)
+    assert not loss(content, 'color', 'cv2')
+
+
 @pytest.mark.parametrize('ending', ['ppm', 'jp2'])
 def test_colour_of_more_than_8_bits(ending, tmp_path):
     image = (np.arange(48 * 64 * 3).reshape(48, 64, 3) % 4096).astype(np.uint16)
@@ -427,6 +454,7 @@ def test_pixmaps_of_a_smaller_range(tmp_path):
     path = tmp_path / 'a.ppm'
     path.write_bytes(b'P6 # a note\n8 6 15\n' + (RGB // 17).tobytes())
     assert 'does not bring to 255' in loss(path.read_bytes(), 'color', 'cv2')
+    assert not loss(path.read_bytes(), 'unchanged', 'cv2')  # whose numbers are the file's
     image = LoadImage()({'img_path': str(path)})['img']
     assert np.abs(image[..., ::-1].astype(int) - RGB // 17 * 17).max() < 2
 

@@ -288,6 +288,29 @@ def test_voc_in_other_words(voc, tmp_path):
         convert('voc', root, tmp_path, split='spaces')
 
 
+@pytest.mark.parametrize(
+    ('named', 'written'),
+    [('utf-16', 'utf-8'), ('ISO-8859-1', 'utf-8'), ('gb2312', 'utf-8'), ('windows-1252', 'cp1252'),
+     ('latin-1', 'latin-1'), ('UTF-8', 'utf-8-sig'), ('gb2312', 'gb2312')],
+)  # fmt: skip
+def test_voc_in_another_encoding_than_it_names(voc, named, written, tmp_path):
+    label = '狗猫' if 'gb' in named else 'Würfel'
+    text = f'<?xml version="1.0" encoding="{named}"?><annotation><filename>x.jpg</filename>'
+    text += objects(1, 1, 20, 20, name=label) + '</annotation>'
+    for path in voc.rglob('*.xml'):
+        path.unlink()
+    picture(voc / 'JPEGImages/x.jpg')
+    (voc / 'Annotations/x.xml').write_bytes(text.encode(written))
+    _, found, _ = convert('voc', voc, tmp_path)
+    assert [name for _, name, _ in found] == [label]
+
+
+def test_voc_in_no_encoding(voc):
+    (voc / 'Annotations/x.xml').write_bytes(b'<?xml version="1.0" encoding="nope"?><a>\xff</a>')
+    with pytest.raises(UserError, match='x.xml is neither in nope, as it says, nor in UTF-8'):
+        to_coco('voc', voc, voc / 'out.json')
+
+
 @pytest.mark.parametrize('delimiter', [';', '\t'])
 def test_csv_of_spreadsheets(delimiter, tmp_path):
     picture(tmp_path / 'a.jpg')

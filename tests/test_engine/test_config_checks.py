@@ -48,6 +48,7 @@ def test_configs_of_the_hosts_are_bases(base, tmp_path):
 
 WRONG_BASES = {
     "_base_ = 'mmdet::nope/x.py'": 'nope/x.py',
+    "_base_ = '__main__::x/y.py'": 'does not support to load __main__ config',
     "_base_ = 'nope::x/y.py'": 'does not support to load nope config',
     "_base_ = ['a.py', 'b.py']": 'Duplicate key is not allowed among bases',
     "_base_ = 'a.py'\nx = {{_base_.nothere}}": 'nothere',

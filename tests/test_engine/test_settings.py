@@ -91,7 +91,39 @@ def test_a_warm_up_of_any_length_reaches_the_rate_of_the_config(length, kind):
     assert max(rates) == pytest.approx(1)
 
 
-@pytest.mark.parametrize(('epochs', 'end'), [(30, 2.5), (15, 1.25), (1, 2.5 / 30)])
+def test_numbers_of_iterations_are_whole():
+    """mmengine looks milestones up, and would not find fractions."""
+    cfg = config(param_scheduler=[
+        dict(type='MultiStepLR', by_epoch=False, milestones=[6e1, 8e1]),
+        dict(type='StepLR', by_epoch=False, step_size=1e1),
+    ])  # fmt: skip
+    set_length(cfg, 37, None)
+    assert cfg.param_scheduler[0].milestones == [22, 30] and cfg.param_scheduler[1].step_size == 4
+
+
+@pytest.mark.parametrize('length', [8, 20, 40])
+def test_a_warm_up_in_parts_of_an_epoch_survives_short_epochs(length):
+    """Video Swin's, in a training of one epoch of few iterations."""
+    cfg = config(
+        train_cfg=dict(max_epochs=30),
+        param_scheduler=[
+            dict(type=kind, begin=begin, end=end, by_epoch=True, convert_to_iter_based=True, **more)
+            for kind, begin, end, more in (
+                ('LinearLR', 0, 2.5, dict(start_factor=0.1)), ('CosineAnnealingLR', 0, 30, {}))
+        ],
+    )  # fmt: skip
+    set_length(cfg, None, 1)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    for scheduler in cfg.param_scheduler:
+        kind = PARAM_SCHEDULERS.get(scheduler.type)
+        built = kind.build_iter_from_epoch(
+            optimizer=optimizer, epoch_length=length,
+            **{k: v for k, v in scheduler.items() if k not in ('type', 'convert_to_iter_based')},
+        )  # fmt: skip
+        assert built.end - built.begin >= length
+
+
+@pytest.mark.parametrize(('epochs', 'end'), [(30, 2.5), (15, 1.25), (1, 1)])
 def test_part_of_an_epoch_stays_one(epochs, end):
     """Video Swin's warm-up."""
     cfg = config(

@@ -7,6 +7,7 @@ and its boxes are a pixel smaller). Points of polygons are moved by 1.
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -61,18 +62,21 @@ def _files(source: Source) -> list[Path]:
 
 
 def _text(path: Path) -> str:
-    """The text of a file in the encoding that its first line names, which is UTF-8 if none."""
+    """The text of a file in the encoding that its first line names, or in UTF-8.
+
+    Programs write UTF-8 and name another: UTF-16, as whose first line this would not be found, or
+    one of single bytes, in which a text is hardly ever UTF-8 too.
+    """
     content = read_bytes(path)
     named = re.match(rb'<\?xml[^>]*encoding=["\']([\w.-]+)', content)
     if named is None:
         return read_text(path)
-    name = named[1].decode()
-    try:
-        return content.decode(name)
-    except (LookupError, UnicodeError) as error:
-        raise UserError(
-            f'{path} is not in {name}, as it says ({error}); save it as UTF-8'
-        ) from error
+    name = named[1].decode().lower()
+    single = name.startswith(('utf', 'iso-8859', 'windows-125', 'latin', 'us-ascii'))
+    for encoding in ('utf-8-sig', name) if single else (name, 'utf-8-sig'):
+        with suppress(LookupError, UnicodeError):
+            return content.decode(encoding)
+    raise UserError(f'{path} is neither in {name}, as it says, nor in UTF-8; save it as UTF-8')
 
 
 def _read_file(path: Path, source: Source) -> Labelled | None:
