@@ -1,25 +1,28 @@
-"""Command lines: argparse, which names what is close to a misspelt option or choice."""
+"""Command lines: argparse, which names what is close to a misspelt option or choice.
+
+With it the options that several commands share.
+"""
 
 import argparse
 import itertools
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from .errors import nearest
+from .errors import UserError, nearest
 
-NAME = 'called_as'  # variable of a script that the command `mmswinv2` runs: how it was called
-
-
-def _called_as() -> str | None:
-    return getattr(sys.modules['__main__'], NAME, None)
+_FORM = 'write key=value, with lists as key="[a,b]" or key="(a,b)"'
+_BRACKETS = {'[': ']', '(': ')'}
 
 
 def command_line() -> str:
     """The command that runs, as one types it: a script, or ``mmswinv2`` with a command."""
     script, *arguments = sys.argv
-    return ' '.join((_called_as() or shlex.quote(script), *map(shlex.quote, arguments)))
+    if Path(script).stem in ('mmswinv2', '__main__'):  # the entry point, or python -m mmswinv2
+        script = 'mmswinv2'
+    return shlex.join((script, *arguments))
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -36,7 +39,7 @@ class ArgumentParser(argparse.ArgumentParser):
     def __init__(self, prog: str | None = None, as_written: bool = False, **options: Any) -> None:
         if as_written:
             options['formatter_class'] = argparse.RawDescriptionHelpFormatter
-        super().__init__(prog or _called_as(), **options)
+        super().__init__(prog, **options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Read the command line."""
@@ -62,3 +65,124 @@ class ArgumentParser(argparse.ArgumentParser):
             if name.startswith('-') and not is_known and (hint := nearest(name, known, 0.7)):
                 message += f'; {name} is no option{hint}'
         super().error(message)
+
+
+class _ConfigOptions(argparse.Action):
+    """``key=value`` pairs into a dict, with words for those that are none."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        options = dict(getattr(namespace, self.dest, None) or {})
+        for text in values:
+            key, equals, value = text.partition('=')
+            if not (key and equals):
+                raise UserError(f'--cfg-options: {text!r} is no key=value; {_FORM}')
+            try:
+                options[key] = parse_value(value)
+            except UserError as error:
+                raise UserError(f'--cfg-options {text}: {error}; {_FORM}') from error
+        setattr(namespace, self.dest, options)
+
+
+def parse_value(text: str) -> Any:
+    """The value of a text, as ``--cfg-options`` of mmengine reads it, but that spaces stay.
+
+    Text between ``[]``, or with commas, is a list, and between ``()`` a tuple; what is a number,
+    ``True``, ``False`` or ``None`` is no text. Space around values, and quotes, are taken off.
+
+    Raises:
+        UserError: if brackets do not match.
+    """
+    text = text.strip().strip('\'"').strip()
+    if ',' not in text and not text.startswith(tuple(_BRACKETS)):
+        from mmengine.config import DictAction
+
+        return DictAction._parse_int_float_bool(text)
+    ends, items = text[:1] + text[-1:], _divided(text)
+    if len(items) > 1 or text.endswith(','):
+        return [parse_value(item) for item in items]
+    if ends not in ('[]', '()'):
+        return text
+    try:
+        inner = _divided(text[1:-1])
+    except UserError:  # as of '(a) b (c)'
+        return text
+    values = map(parse_value, inner)
+    return list(values) if ends == '[]' else tuple(values)
+
+
+def _divided(text: str) -> list[str]:
+    """The pieces of a text between the commas that stand in no brackets; none of an empty one."""
+    pieces, opened = [''], ''
+    for letter in text:
+        if letter == ',' and not opened:
+            pieces.append('')
+            continue
+        if letter in _BRACKETS:
+            opened += letter
+        elif letter in _BRACKETS.values():
+            if not opened or _BRACKETS[opened[-1]] != letter:
+                raise UserError(f'{letter} closes no bracket')
+            opened = opened[:-1]
+        pieces[-1] += letter
+    if opened:
+        raise UserError(f'{opened[-1]} is not closed')
+    return pieces if pieces[-1].strip() else pieces[:-1]
+
+
+def write_value(value: Any) -> str:
+    """The text that `parse_value` reads as a value.
+
+    Raises:
+        UserError: if there is none, as of texts with commas.
+    """
+    text = str(value)
+    if isinstance(value, (list, tuple)):
+        inner = ''.join(f'{write_value(item)},' for item in value)
+        text = f'[{inner}]' if isinstance(value, list) else f'({inner})'
+    try:
+        same = repr(parse_value(text)) == repr(value)  # nan is not itself
+    except UserError:
+        same = False
+    if not same:
+        raise UserError(f'--cfg-options: {value!r} cannot be written as key=value; {_FORM}')
+    return text
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=_ConfigOptions,
+        help='override settings of the config: key=value, nested keys with dots, lists as '
+        'key="[a,b]"',
+    )
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that every tool of mmdet, mmseg and mmaction2 has."""
+    parser.add_argument('--work-dir', help='the dir to save logs, metrics and models')
+    add_config_options(parser)
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+        help='what started the processes of a distributed run (none)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help='given by some launchers'
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that predicts: the model, and how it is run and drawn."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='weights of the whole model')
+    parser.add_argument('--score', type=float, default=0.3, help='least score of a box (0.3)')
+    parser.add_argument('--device', help='such as cuda:1 or cpu')
+    parser.add_argument('--amp', action='store_true', help='mixed precision')
+    add_config_options(parser)

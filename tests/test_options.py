@@ -1,13 +1,22 @@
 """Misspelt options and choices get what is close to them; commands go by the name they have."""
 
+import re
 import sys
 
 import pytest
+from mmengine.config import DictAction
 
 import mmswinv2
 from mmswinv2 import cli
 from mmswinv2.cli import predict
-from mmswinv2.options import ArgumentParser, command_line
+from mmswinv2.errors import UserError
+from mmswinv2.options import (
+    ArgumentParser,
+    add_config_options,
+    command_line,
+    parse_value,
+    write_value,
+)
 from tests.test_tools.conftest import ROOT, tool  # noqa: F401, a fixture
 
 
@@ -77,13 +86,89 @@ def test_version_and_help(capsys):
     assert end.value.code == 0 and '--max-frames' in capsys.readouterr().out
 
 
-def test_commands_that_are_scripts_go_by_their_names(capsys, monkeypatch):
+def test_commands_go_by_their_names(capsys, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['mmswinv2', 'train', '--help'])
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 0 and capsys.readouterr().out.startswith('usage: mmswinv2 train [-h]')
 
 
-def test_command_lines_can_be_typed_again(monkeypatch):
-    monkeypatch.setattr(sys, 'argv', ['my tools/train.py', 'a b.py', '--cfg-options', 'x=[1,2]'])
-    assert command_line() == "'my tools/train.py' 'a b.py' --cfg-options 'x=[1,2]'"
+@pytest.mark.parametrize(
+    ('called', 'typed'),
+    [
+        ('my tools/train.py', "'my tools/train.py'"),
+        ('/env/bin/mmswinv2', 'mmswinv2'),
+        ('/env/lib/mmswinv2/__main__.py', 'mmswinv2'),
+    ],
+)
+def test_command_lines_can_be_typed_again(called, typed, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', [called, 'a b.py', '--cfg-options', 'x=[1,2]'])
+    assert command_line() == f"{typed} 'a b.py' --cfg-options 'x=[1,2]'"
+
+
+def test_scripts_call_commands():
+    called = {
+        command
+        for path in (ROOT / 'tools').rglob('*.py')
+        for command in re.findall(r"^    run\('(\w+)'", path.read_text(), re.MULTILINE)
+    }
+    assert called == {'train', 'test', 'convert', 'doctor', 'estimate', 'flops', 'swap'}
+    assert called <= set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ('text', 'value'),
+    [
+        ('/data/my photos (old)', '/data/my photos (old)'),
+        ('[traffic light,stop sign]', ['traffic light', 'stop sign']),
+        ('[traffic light, "stop sign" ]', ['traffic light', 'stop sign']),
+        ("('a b',)", ('a b',)),
+        ('[(1, 2.5), [ a b, None]]', [(1, 2.5), ['a b', None]]),
+        ('(1,2),(3,4)', [(1, 2), (3, 4)]),
+        ('f(x, y)', 'f(x, y)'),
+        ('8 x 8', '8 x 8'),
+        ("' a '", 'a'),
+        *(
+            (text, text)
+            for text in ('C:/a b', 'a=b c', 'photos (1', 'a]', '(a) b (2)', '[x] y [z]')
+        ),
+    ],
+)
+def test_spaces_inside_of_values_stay(text, value):
+    assert parse_value(text) == value
+
+
+@pytest.mark.parametrize(
+    'text',
+    ['8', '-2', '1e-4', 'true', 'False', 'None', 'none', 'x.pth', '', '[]', '()', '1,2,3', '[1,2]',
+     '(8,)', '[(1,2),[a,b],c]', "'a'", '"[1,2]"', '[a]', '1,', '[[1,2],[3,4]]', '(True,None)'],
+)  # fmt: skip
+def test_values_are_what_mmengine_reads(text):
+    theirs = DictAction._parse_iterable(text)
+    ours = parse_value(text)
+    assert ours == theirs and type(ours) is type(theirs)
+
+
+@pytest.mark.parametrize('text', ['[1,2', '1,2]', '[(1,2])', '(a', 'a,b)'])
+def test_brackets_that_do_not_match(text):
+    with pytest.raises(ValueError, match='bracket|closed'):
+        parse_value(text)
+    parser = ArgumentParser()
+    add_config_options(parser)
+    with pytest.raises(UserError, match=r'--cfg-options k=.*write key=value'):
+        parser.parse_args(['--cfg-options', f'k={text}'])
+
+
+@pytest.mark.parametrize(
+    'value',
+    [3, 0.5, float('inf'), None, True, 'a b', ['a b', 2], (3,), [], (), [(1, 2), ['x']], [[]]],
+)
+def test_values_are_written_as_they_are_read(value):
+    again = parse_value(write_value(value))
+    assert again == value and type(again) is type(value)
+
+
+@pytest.mark.parametrize('value', ['a,b', ['a,b'], '[', '3', ' a', {'a': 1}])
+def test_values_that_cannot_be_written(value):
+    with pytest.raises(UserError, match='cannot be written as key=value'):
+        write_value(value)

@@ -1,88 +1,9 @@
-"""Train a detector, segmentor, video or image classifier, or pre-train a backbone."""
+"""Train a detector, segmentor, video or image classifier, or pre-train a backbone.
 
-from mmswinv2 import hosts
-from mmswinv2.checkpoints import read_class_map
-from mmswinv2.engine.launch import (
-    add_common_arguments,
-    build_runner,
-    load_config,
-    run,
-    set_mixed_precision,
-)
-from mmswinv2.engine.settings import set_length
-from mmswinv2.engine.storage import set_resume
-from mmswinv2.errors import UserError, report_user_errors
-from mmswinv2.options import ArgumentParser
+The command ``mmswinv2 train`` as a script.
+"""
 
-
-def parse_args():
-    parser = ArgumentParser(
-        description=__doc__,
-        epilog='example: mmswinv2 train config.py --work-dir work_dirs/run --amp',
-    )
-    parser.add_argument('config', help='train config file path')
-    add_common_arguments(parser)
-    parser.add_argument(
-        '--amp', action='store_true', help='enable automatic-mixed-precision training'
-    )
-    parser.add_argument(
-        '--amp-dtype',
-        choices=('float16', 'bfloat16'),
-        help='the type of mixed precision, which this option enables (default of --amp: float16)',
-    )
-    parser.add_argument(
-        '--auto-scale-lr',
-        action='store_true',
-        help="scale the learning rate by the actual batch size over the config's",
-    )
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        help='resume from this checkpoint, or, without a path, from the latest one in the work dir',
-    )
-    parser.add_argument(
-        '--max-iters',
-        type=int,
-        help='train so many iterations; beginnings, ends and milestones of the schedule are scaled',
-    )
-    parser.add_argument('--max-epochs', type=int, help='train so many epochs, likewise')
-    parser.add_argument(
-        '--class-map',
-        help='for a classifier that starts from one of other classes: a file with a line for each '
-        'class, its number among those of the checkpoint in LoadCheckpointHook',
-    )
-    return parser.parse_args()
-
-
-def set_class_map(cfg, path):
-    hooks = [h for h in cfg.get('custom_hooks') or () if hosts.type_name(h) == 'LoadCheckpointHook']
-    if not hooks:
-        raise UserError(
-            '--class-map needs a checkpoint to take classes from: custom_hooks=[dict(type='
-            "'mmswinv2.LoadCheckpointHook', checkpoint=...)] in the config"
-        )
-    read_class_map(path)
-    hooks[0].class_map = path
-
-
-def main():
-    args = parse_args()
-    cfg = load_config(args)
-    if args.amp or args.amp_dtype:
-        set_mixed_precision(cfg, args.amp_dtype or 'float16')
-    if args.auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise UserError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...)')
-        cfg.auto_scale_lr.enable = True
-    if args.class_map:
-        set_class_map(cfg, args.class_map)
-    set_length(cfg, args.max_iters, args.max_epochs)
-    set_resume(cfg, args.resume)
-    kinds = ('train', 'val') if cfg.get('val_cfg') is not None else ('train',)
-    run(build_runner(cfg, kinds).train, cfg, kinds)
-
+from mmswinv2.cli import run
 
 if __name__ == '__main__':
-    with report_user_errors('checkpoints that were complete are kept; go on with --resume'):
-        main()
+    run('train')

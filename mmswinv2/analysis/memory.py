@@ -7,6 +7,7 @@ the optimizer's state are reckoned from their number, as the strategy spreads th
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -301,6 +303,30 @@ def measure_memory(
     if run.returncode:
         raise RuntimeError(f'the training steps failed:\n{run.stderr[-2000:]}')
     return int(run.stdout.split()[-1])
+
+
+def strategy_of(cfg: Config) -> tuple[str, int]:
+    """The strategy of a config: one of `STRATEGIES`, and its bucket size in numbers."""
+    strategy = cfg.get('strategy') or {}
+    kind = hosts.type_name(strategy)
+    if kind != 'DeepSpeedStrategy':
+        return 'fsdp' if kind == 'FSDPStrategy' else 'ddp', BUCKET
+    section = strategy.get('zero_optimization')
+    if section is None:
+        config = strategy.get('config') or {}
+        config = json.loads(Path(config).read_text()) if isinstance(config, str) else config
+        section = config.get('zero_optimization') or {}
+    stage = section.get('stage', 0)
+    bucket = section.get('reduce_bucket_size', 500_000_000)  # DeepSpeed's default
+    return f'zero{stage}' if stage else 'ddp', int(bucket)
+
+
+def dtype_of(cfg: Config) -> str:
+    """The type of a config's mixed precision, ``'float32'`` without it."""
+    wrapper = cfg.get('optim_wrapper') or {}
+    if hosts.type_name(wrapper) != 'AmpOptimWrapper':
+        return 'float32'
+    return wrapper.get('dtype') or 'float16'
 
 
 def idle_memory(device: str) -> int:

@@ -1,23 +1,17 @@
 """Completion of commands and options in a shell.
 
-Options are taken from the text of the scripts, so that nothing slow is imported.
+Options are taken from the source of the commands, so that nothing slow is imported.
 """
 
 import argparse
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..options import ArgumentParser
-from . import COMMANDS, SCRIPTS, script
+from .. import options
+from . import COMMANDS
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-# functions that add options of their own to a parser, and the modules that have them
-_SHARED = {
-    'add_common_arguments': 'engine/launch.py',
-    'add_config_options': 'engine/settings.py',
-    'add_model_options': 'cli/model_options.py',
-}
 _SHELLS = {
     'bash': """\
 _mmswinv2() {{
@@ -51,23 +45,16 @@ compdef _mmswinv2 mmswinv2
 
 
 def options_of(command: str) -> list[str]:
-    """The options of a command, which may have both a module and a script."""
-    found = {'--help'}
-    if command in COMMANDS:
-        found |= _options(_PACKAGE / f'cli/{COMMANDS[command][0].lstrip(".")}.py')
-    if command in SCRIPTS:
-        found |= _options(script(command))
-    return sorted(found)
+    """The options of a command."""
+    return sorted({'--help', *_options(Path(__file__).with_name(f'{command}.py').read_text())})
 
 
-def _options(path: Path) -> set[str]:
-    text = path.read_text(encoding='utf-8')
-    calls = re.findall(r"add_argument\(\s*((?:'[\w-]+',?\s*)+)", text)
-    found = {name for call in calls for name in re.findall(r"'(--[\w-]+)'", call)}
-    for function, file in _SHARED.items():
-        if f'{function}(' in text and (_PACKAGE / file) != path:
-            found |= _options(_PACKAGE / file)
-    return found
+def _options(source: str) -> Iterator[str]:
+    """The options that a function or file adds to a parser, by itself or by `mmswinv2.options`."""
+    for call in re.findall(r"add_argument\(\s*((?:'[\w-]+',?\s*)+)", source):
+        yield from re.findall(r"'(--[\w-]+)'", call)
+    for name in re.findall(r'^ +(add_\w+)\(parser\)', source, re.MULTILINE):
+        yield from _options(inspect.getsource(getattr(options, name)))
 
 
 def completion(shell: str) -> str:
@@ -76,13 +63,14 @@ def completion(shell: str) -> str:
     Args:
         shell: ``'bash'``, ``'zsh'`` or ``'tcsh'``.
     """
-    names = sorted(COMMANDS | SCRIPTS)
-    options = {name: options_of(name) for name in names}
+    by_command = {name: options_of(name) for name in COMMANDS}
     variable = 'words' if shell == 'bash' else 'words_of_it'
-    cases = [f"    *:{name}) {variable}='{' '.join(options[name])}' ;;" for name in names]
-    every = sorted({option for found in options.values() for option in found})
+    cases = [
+        f"    *:{name}) {variable}='{' '.join(found)}' ;;" for name, found in by_command.items()
+    ]
+    every = sorted({option for found in by_command.values() for option in found})
     return _SHELLS[shell].format(
-        commands=' '.join(names),
+        commands=' '.join(COMMANDS),
         cases='\n'.join(cases),
         options=' '.join(option[2:] for option in every),
     )
@@ -90,7 +78,7 @@ def completion(shell: str) -> str:
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = ArgumentParser(
+    parser = options.ArgumentParser(
         'mmswinv2 completion',
         description='Print what a shell must read to complete commands and options.',
         epilog='example, in ~/.bashrc: eval "$(mmswinv2 completion bash)"',

@@ -10,25 +10,29 @@ from ..errors import UserError, nearest
 from ..options import ArgumentParser
 from ..progress import track
 
-_USAGE = """\
-mmswinv2 convert data FORMAT SOURCE OUT   labels of YOLO, Pascal VOC, CSV or LabelMe as COCO's
-mmswinv2 convert WEIGHTS OUT              weights with the keys used here:
-"""
 
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; ``run`` of the result is the function that does it.
 
-def parse_args(arguments: Sequence[str]) -> argparse.Namespace | None:
-    """Read the command line of ``data``; ``None`` if it is of weights, which have a script."""
+    Raises:
+        UserError: if the first word looks like ``data`` misspelt.
+    """
     first = arguments[0] if arguments else ''
-    if first != 'data':
-        if (hint := nearest(first, ['data'], 0.75)) and not Path(first).exists():
-            raise UserError(f'{first!r} is no file of weights{hint}; see mmswinv2 convert --help')
-        return None
+    if first == 'data':
+        return _data_parser().parse_args(arguments[1:])
+    if (hint := nearest(first, ['data'], 0.75)) and not Path(first).exists():
+        raise UserError(f'{first!r} is no file of weights{hint}; see mmswinv2 convert --help')
+    return _weights_parser().parse_args(arguments or ['--help'])
+
+
+def _data_parser() -> ArgumentParser:
     parser = ArgumentParser(
         'mmswinv2 convert data',
         description='Write labels of YOLO, Pascal VOC, CSV or LabelMe as a COCO annotation file. '
         'Images stay where they are; file_name is the path from the folder of the images.',
         epilog='example: mmswinv2 convert data yolo data/mine data/mine/train.json --split train',
     )
+    parser.set_defaults(run=convert_data)
     parser.add_argument('format', choices=['yolo', 'voc', 'csv', 'labelme'])
     parser.add_argument('source', help='folder of the labels, or the .csv file')
     parser.add_argument('out', help='the .json file to write')
@@ -48,27 +52,86 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace | None:
     parser.add_argument(
         '--no-decode', dest='decode', action='store_false', help='trust the headers of images'
     )
-    return parser.parse_args(arguments[1:])
+    return parser
+
+
+def _weights_parser() -> ArgumentParser:
+    from ..checkpoints import FORMATS
+
+    parser = ArgumentParser(
+        'mmswinv2 convert',
+        as_written=True,
+        usage='mmswinv2 convert WEIGHTS OUT [options]\n'
+        '       mmswinv2 convert data FORMAT SOURCE OUT [options]\n\n'
+        "data: labels of YOLO, Pascal VOC, CSV or LabelMe as COCO's; see mmswinv2 convert data "
+        '--help',
+        description='Convert SwinV2 weights of any published format to the keys of mmswinv2 (the '
+        "authors' own).\n\n"
+        "The format is detected: the authors' (classification, SimMIM, downstream), timm,\n"
+        'transformers, torchvision, mmpretrain, and training runs. Only the backbone is kept.\n'
+        "Configs read all of them directly too, through init_cfg=dict(type='Pretrained',\n"
+        'checkpoint=...).',
+        epilog='example: mmswinv2 convert swinv2_tiny_patch4_window8_256.pth swinv2-t.pth',
+    )
+    parser.set_defaults(run=convert_weights)
+    parser.add_argument('src', help='a file (.pth, .safetensors), an http(s) address or a name')
+    parser.add_argument('dst', help='the .pth file to write')
+    parser.add_argument('--format', choices=list(FORMATS), help='instead of detecting it')
+    parser.add_argument('--prefix', help="what precedes the backbone's keys, e.g. 'backbone.'")
+    parser.add_argument('--key', help="the entry of the file with the weights, e.g. 'model_ema'")
+    parser.add_argument(
+        '--pretrained-windows',
+        type=int,
+        nargs='+',
+        metavar='W',
+        help='per stage, where the file does not record them (timm, transformers), to be recorded '
+        'in the new one',
+    )
+    return parser
 
 
 def convert_data(args: argparse.Namespace) -> None:
     """Convert labels as the command line says, and tell what was done."""
     from ..datasets.to_coco import to_coco
 
-    options: dict[str, Any] = {k: v for k, v in vars(args).items() if k != 'format'}
+    options: dict[str, Any] = {k: v for k, v in vars(args).items() if k not in ('run', 'format')}
     bar = functools.partial(track, what='images')
     summary = to_coco(args.format, track=bar, **options)
     print(f'{args.out}: {summary}')
 
 
+def convert_weights(args: argparse.Namespace) -> None:
+    """Convert weights as the command line says, and tell what they are."""
+    from ..checkpoints import FORMATS, convert_file, describe, fetch, write_checkpoint
+
+    source = fetch(args.src)
+    if Path(args.dst).resolve() == source.resolve():
+        raise UserError(f'{args.dst} is the file to convert, which would be lost; name another')
+    converted = convert_file(source, args.format, args.prefix, args.key)
+    windows, arch = converted.windows, describe(converted.state)
+    if args.pretrained_windows:
+        axes = converted.state['layers.0.blocks.0.attn.cpb_mlp.0.weight'].shape[1]
+        stated = {i: (w,) * axes for i, w in enumerate(args.pretrained_windows)}
+        if len(stated) != len(arch['depths']) or (windows and windows != stated):
+            raise UserError(
+                f'--pretrained-windows {args.pretrained_windows}: the network has '
+                f'{len(arch["depths"])} stages, and the file records {windows or "no windows"}'
+            )
+        windows = stated
+    meta = dict(source_format=converted.format, arch=arch, pretrained_window_sizes=windows)
+    write_checkpoint(dict(state_dict=converted.state, meta=meta), args.dst)
+    print(f'format: {converted.format} ({FORMATS[converted.format].title})')
+    print(f'prefix: {converted.prefix!r}')
+    print(''.join(f'{note}\n' for note in converted.notes), end='')
+    print(f'architecture: {arch}')
+    print(f'pre-trained windows: {windows or "not recorded in the file"}')
+    print(
+        f'{len(converted.state)} tensors written to {args.dst}; {len(converted.left_out)} of other '
+        'parts left out'
+    )
+
+
 def main(arguments: Sequence[str]) -> None:
     """The command ``mmswinv2 convert``."""
-    from . import run_script
-
     args = parse_args(arguments)
-    if args is not None:
-        convert_data(args)
-        return
-    if set(arguments) & {'-h', '--help'} or not arguments:
-        print(_USAGE)
-    run_script('convert', arguments)
+    args.run(args)

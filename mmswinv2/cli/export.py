@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import UserError, needed
 from ..files import check_writable
-from ..options import ArgumentParser
+from ..options import ArgumentParser, add_config_options
 from ..progress import track
 
 
@@ -187,8 +187,6 @@ def _quantized(cfg: Any, file: Any, samples: Sequence[Any], scores: dict[str, fl
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    from ..engine.settings import add_config_options
-
     parser = ArgumentParser(
         'mmswinv2 export',
         description=__doc__,

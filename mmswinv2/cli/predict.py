@@ -4,8 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ..options import ArgumentParser
-from .model_options import add_model_options
+from ..options import ArgumentParser, add_model_options
 
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:

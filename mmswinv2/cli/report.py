@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import write_atomically
-from ..options import ArgumentParser
+from ..options import ArgumentParser, add_config_options, write_value
 
 
 def report(
@@ -94,8 +94,6 @@ def _run_test(work: Any, checkpoint: str, options: dict[str, Any]) -> Path:
     from .. import hosts
     from ..analysis.page import check_imports, config_of
     from ..analysis.predictions import check_types
-    from ..engine.settings import write_value
-    from . import script
 
     path = work.checkpoint if checkpoint == 'last' else Path(checkpoint)
     if path is None:
@@ -111,7 +109,7 @@ def _run_test(work: Any, checkpoint: str, options: dict[str, Any]) -> Path:
         # its name is that of the copy which the test leaves in the work dir
         copy = Path(place, work.config_name or work.config.name)
         shutil.copy(work.config, copy)
-        command = [sys.executable, str(script('test')), str(copy), str(path)]
+        command = [sys.executable, '-m', 'mmswinv2', 'test', str(copy), str(path)]
         command += ['--work-dir', str(work.folder), '--out', str(target)]
         if options:
             pairs = [f'{key}={write_value(value)}' for key, value in options.items()]
@@ -146,7 +144,6 @@ def _write(out: Path, content: dict[str, Any]) -> Path:
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     from .. import hosts
-    from ..engine.settings import add_config_options
 
     known = {host.name: ' '.join(host.analysis_tools) for host in hosts.HOSTS}
     tools = '\n'.join(f'  {host:11}{names}' for host, names in known.items() if names)

@@ -17,8 +17,7 @@ from ..errors import UserError
 from ..inference.predict import check_score
 from ..inference.predictor import Predictor
 from ..inference.sources import IMAGES, VIDEOS
-from ..options import ArgumentParser
-from .model_options import add_model_options
+from ..options import ArgumentParser, add_model_options
 from .page import AGE, Page, Shown
 
 # nothing from other servers, whatever a version of Gradio or a name in a file asks for

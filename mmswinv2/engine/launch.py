@@ -4,7 +4,7 @@ import atexit
 import os
 import sys
 import traceback
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from ..options import command_line
 from .config_checks import check_values, warn_of_misspelt, warn_of_new, warn_of_unused
 from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook, RepeatableHook
 from .resume import follow_config
-from .settings import add_config_options
 from .storage import (
     check_shared,
     is_first_process,
@@ -50,19 +49,6 @@ _STARTERS = {
     'slurm': 'tools/slurm_train.sh PARTITION JOB CONFIG WORK_DIR (srun)',
     'mpi': 'mpirun',
 }
-
-
-def add_common_arguments(parser: ArgumentParser) -> None:
-    """The options that every tool of mmdet, mmseg and mmaction2 has."""
-    parser.add_argument('--work-dir', help='the dir to save logs, metrics and models')
-    add_config_options(parser)
-    parser.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
-        help='what started the processes of a distributed run (none)',
-    )  # fmt: skip
-    parser.add_argument(
-        '--local_rank', '--local-rank', type=int, default=0, help='given by some launchers'
-    )
 
 
 def load_config(args: Namespace) -> Config:

@@ -1,114 +1,22 @@
 """What a command line changes in a config: settings, the length of training, how it is tested."""
 
-from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
 from .. import hosts
+from ..checkpoints import read_class_map
 from ..errors import UserError
+from ..files import check_writable
 
 _LENGTHS = ('begin', 'end', 'T_max', 'total_iters', 'total_steps', 'step_size')
 _LISTS_OF_LENGTHS = ('milestones', 'periods')
 _STARTS = {'Linear': 'start_factor', 'Constant': 'factor'}  # of warm-ups
-_FORM = 'write key=value, with lists as key="[a,b]" or key="(a,b)"'
-_BRACKETS = {'[': ']', '(': ')'}
 _FOR_EVER = 10**9  # mmengine's end of a schedule that has none
-
-
-class _Options(Action):
-    """``key=value`` pairs into a dict, with words for those that are none."""
-
-    def __call__(
-        self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: Any = None
-    ) -> None:
-        options = dict(getattr(namespace, self.dest, None) or {})
-        for text in values:
-            key, equals, value = text.partition('=')
-            if not (key and equals):
-                raise UserError(f'--cfg-options: {text!r} is no key=value; {_FORM}')
-            try:
-                options[key] = parse_value(value)
-            except UserError as error:
-                raise UserError(f'--cfg-options {text}: {error}; {_FORM}') from error
-        setattr(namespace, self.dest, options)
-
-
-def parse_value(text: str) -> Any:
-    """The value of a text, as ``--cfg-options`` of mmengine reads it, but that spaces stay.
-
-    Text between ``[]``, or with commas, is a list, and between ``()`` a tuple; what is a number,
-    ``True``, ``False`` or ``None`` is no text. Space around values, and quotes, are taken off.
-
-    Raises:
-        UserError: if brackets do not match.
-    """
-    text = text.strip().strip('\'"').strip()
-    if ',' not in text and not text.startswith(tuple(_BRACKETS)):
-        return DictAction._parse_int_float_bool(text)
-    ends, items = text[:1] + text[-1:], _divided(text)
-    if len(items) > 1 or text.endswith(','):
-        return [parse_value(item) for item in items]
-    if ends not in ('[]', '()'):
-        return text
-    try:
-        inner = _divided(text[1:-1])
-    except UserError:  # as of '(a) b (c)'
-        return text
-    values = map(parse_value, inner)
-    return list(values) if ends == '[]' else tuple(values)
-
-
-def _divided(text: str) -> list[str]:
-    """The pieces of a text between the commas that stand in no brackets; none of an empty one."""
-    pieces, opened = [''], ''
-    for letter in text:
-        if letter == ',' and not opened:
-            pieces.append('')
-            continue
-        if letter in _BRACKETS:
-            opened += letter
-        elif letter in _BRACKETS.values():
-            if not opened or _BRACKETS[opened[-1]] != letter:
-                raise UserError(f'{letter} closes no bracket')
-            opened = opened[:-1]
-        pieces[-1] += letter
-    if opened:
-        raise UserError(f'{opened[-1]} is not closed')
-    return pieces if pieces[-1].strip() else pieces[:-1]
-
-
-def write_value(value: Any) -> str:
-    """The text that `parse_value` reads as a value.
-
-    Raises:
-        UserError: if there is none, as of texts with commas.
-    """
-    text = str(value)
-    if isinstance(value, (list, tuple)):
-        inner = ''.join(f'{write_value(item)},' for item in value)
-        text = f'[{inner}]' if isinstance(value, list) else f'({inner})'
-    try:
-        same = repr(parse_value(text)) == repr(value)  # nan is not itself
-    except UserError:
-        same = False
-    if not same:
-        raise UserError(f'--cfg-options: {value!r} cannot be written as key=value; {_FORM}')
-    return text
-
-
-def add_config_options(parser: ArgumentParser) -> None:
-    """Add ``--cfg-options``."""
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=_Options,
-        help='override settings of the config: key=value, nested keys with dots, lists as '
-        'key="[a,b]"',
-    )
 
 
 def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> None:
@@ -162,6 +70,105 @@ def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> No
             + '; '.join(_lengths(scheduler) for group in groups for scheduler in group),
             logger='current',
         )
+
+
+def set_class_map(cfg: Config, path: str) -> None:
+    """Let LoadCheckpointHook choose classes of its checkpoint by a file.
+
+    Raises:
+        UserError: if the config has no such hook, or the file cannot be read.
+    """
+    hooks = [h for h in cfg.get('custom_hooks') or () if hosts.type_name(h) == 'LoadCheckpointHook']
+    if not hooks:
+        raise UserError(
+            '--class-map needs a checkpoint to take classes from: custom_hooks=[dict(type='
+            "'mmswinv2.LoadCheckpointHook', checkpoint=...)] in the config"
+        )
+    read_class_map(path)
+    hooks[0].class_map = path
+
+
+def set_lora(cfg: Config, rank: int) -> None:
+    """Train adapters of this rank in the backbone.
+
+    Raises:
+        UserError: if the backbone is not one of this package.
+    """
+    backbone = (cfg.get('model') or {}).get('backbone')
+    if not backbone or 'SwinTransformerV2' not in hosts.type_name(backbone):
+        raise UserError('--lora: the model of this config has no backbone of mmswinv2')
+    backbone.lora = {**(backbone.get('lora') or {}), 'rank': rank}
+
+
+def set_visualization(cfg: Config, show: bool, folder: str | None, wait_time: float) -> None:
+    """Draw the predictions of a test.
+
+    Args:
+        cfg: the config to change.
+        show: in a window.
+        folder: and into this folder, inside the run in the work dir.
+        wait_time: seconds between pictures in the window.
+
+    Raises:
+        UserError: if the config has nothing that draws.
+    """
+    host = hosts.of(cfg)
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None or 'visualizer' not in cfg:
+        raise UserError(
+            "--show and --show-dir need a visualizer and a 'visualization' hook in the config"
+        )
+    hook[host.draw_option] = True
+    if show:
+        hook.update(show=True, wait_time=wait_time)
+    if host.draw_interval:
+        hook['interval'] = 1
+    if folder:
+        cfg.merge_from_dict({host.draw_folder: folder})
+
+
+def set_out(cfg: Config, out: str) -> None:
+    """Write the predictions of a test: a ``.pkl`` file, or a segmentor's folder of label maps.
+
+    Raises:
+        UserError: if the config has several test sets or no metric, or `out` cannot be written.
+    """
+    host = hosts.of(cfg)
+    evaluators = hosts.as_list(cfg.test_evaluator)
+    if evaluators and 'dataset_prefixes' in evaluators[0]:
+        raise UserError(
+            f'--out is for one test set, and test_evaluator ({hosts.type_name(evaluators[0])}) is '
+            'for several; test one at a time, or leave --out out'
+        )
+    if evaluators and 'metrics' in evaluators[0]:
+        cfg.test_evaluator = evaluators = hosts.as_list(evaluators[0]['metrics'])
+    if host.dump_metric is None and not evaluators:
+        raise UserError('--out: test_evaluator has no metric, which writes label maps')
+    if host.dump_metric is None:
+        evaluators[0].update(output_dir=out, keep_results=True)
+        return
+    if not out.endswith(('.pkl', '.pickle')):
+        raise UserError(f'--out must end in .pkl or .pickle, got {out}')
+    check_writable(Path(out).absolute().parent, 'folder', '--out')  # before the test, not after
+    cfg.test_evaluator = [
+        *evaluators,
+        dict(type=hosts.type_in(cfg, host.dump_metric), out_file_path=out),
+    ]
+
+
+def set_format_only(cfg: Config, out: str | None) -> None:
+    """Write a segmentor's label maps alone, and take out all that needs annotations.
+
+    Raises:
+        UserError: if the model is no segmentor, or there is no folder to write to.
+    """
+    if hosts.of(cfg).dump_metric is not None or not out:
+        raise UserError('--format-only is for segmentors, and needs --out FOLDER')
+    cfg.test_evaluator = hosts.as_list(cfg.test_evaluator)[0]  # that of --out
+    cfg.test_evaluator['format_only'] = True
+    for dataset in hosts.inner_datasets(cfg.test_dataloader.dataset):
+        dataset.get('data_prefix', {}).pop('seg_map_path', None)
+        dataset.pipeline = hosts.without_annotations(dataset.pipeline)
 
 
 def set_tta(cfg: Config) -> None:

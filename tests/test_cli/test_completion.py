@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from mmswinv2.cli import COMMANDS, SCRIPTS, main
+from mmswinv2.cli import COMMANDS, main
 from mmswinv2.cli.completion import completion, options_of
 
 ASK = """{text}
@@ -42,7 +42,7 @@ def test_bash(words, offered):
 
 
 def test_all_commands_are_offered():
-    assert ask("mmswinv2 ''") == sorted(COMMANDS | SCRIPTS)
+    assert ask("mmswinv2 ''") == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize('shell', ['zsh', 'tcsh'])
@@ -52,20 +52,13 @@ def test_other_shells_read_it(shell):
     subprocess.run([shell, '-n'], input=completion(shell), text=True, check=True)
 
 
-def helps_of(name, tool, capsys):
-    """The help of a command's module, and that of its script."""
-    if name in COMMANDS:
-        with pytest.raises(SystemExit):
-            main([name, *(['data'] if name == 'convert' else []), '--help'])
-        yield capsys.readouterr().out
-    if name in SCRIPTS:
-        yield tool(SCRIPTS[name][0], '--help').stdout
-
-
-@pytest.mark.parametrize('name', sorted(COMMANDS | SCRIPTS))
-def test_options_are_those_of_the_parser(name, tool, capsys):
+@pytest.mark.parametrize('name', COMMANDS)
+def test_options_are_those_of_the_parser(name, capsys):
     listed = set()
-    for told in helps_of(name, tool, capsys):
+    for words in ([name], [name, 'data']) if name == 'convert' else ([name],):
+        with pytest.raises(SystemExit):
+            main([*words, '--help'])
+        told = capsys.readouterr().out
         assert re.search(r'^example(: |, )', told, re.MULTILINE)
         # what a line begins with: one name or several
         lines = re.findall(r'^ {1,4}(-.*?)(?:  |$)', told, re.MULTILINE)

@@ -378,12 +378,6 @@ def test_the_code_of_the_documents(
     assert (tmp_path / 'outputs/preds/predictions.json').exists()
 
 
-def test_every_command_has_its_script():
-    from mmswinv2.cli import SCRIPTS, script
-
-    assert all(script(name).is_file() for name in SCRIPTS)
-
-
 @pytest.mark.parametrize('config', [CONFIG, SEGMENTOR])
 def test_a_batch_of_images_of_many_sizes(config, weights, tmp_path):
     """A segmentor takes no batch of several sizes; what is found is what is found one by one."""

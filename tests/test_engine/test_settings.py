@@ -1,13 +1,11 @@
 """Values of the command line; trainings made shorter and longer."""
 
-from argparse import ArgumentParser
-
 import pytest
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
-from mmswinv2.engine.settings import add_config_options, parse_value, set_length, write_value
+from mmswinv2.engine.settings import set_length
 from mmswinv2.errors import UserError
 
 
@@ -144,61 +142,3 @@ def test_lengths_that_cannot_be():
         set_length(config(), None, 3)
     with pytest.raises(UserError, match='--max-iters must be at least 1, got 0'):
         set_length(config(), 0, None)
-
-
-@pytest.mark.parametrize(
-    ('text', 'value'),
-    [
-        ('/data/my photos (old)', '/data/my photos (old)'),
-        ('[traffic light,stop sign]', ['traffic light', 'stop sign']),
-        ('[traffic light, "stop sign" ]', ['traffic light', 'stop sign']),
-        ("('a b',)", ('a b',)),
-        ('[(1, 2.5), [ a b, None]]', [(1, 2.5), ['a b', None]]),
-        ('(1,2),(3,4)', [(1, 2), (3, 4)]),
-        ('f(x, y)', 'f(x, y)'),
-        ('8 x 8', '8 x 8'),
-        ("' a '", 'a'),
-        *(
-            (text, text)
-            for text in ('C:/a b', 'a=b c', 'photos (1', 'a]', '(a) b (2)', '[x] y [z]')
-        ),
-    ],
-)
-def test_spaces_inside_of_values_stay(text, value):
-    assert parse_value(text) == value
-
-
-@pytest.mark.parametrize(
-    'text',
-    ['8', '-2', '1e-4', 'true', 'False', 'None', 'none', 'x.pth', '', '[]', '()', '1,2,3', '[1,2]',
-     '(8,)', '[(1,2),[a,b],c]', "'a'", '"[1,2]"', '[a]', '1,', '[[1,2],[3,4]]', '(True,None)'],
-)  # fmt: skip
-def test_values_are_what_mmengine_reads(text):
-    theirs = DictAction._parse_iterable(text)
-    ours = parse_value(text)
-    assert ours == theirs and type(ours) is type(theirs)
-
-
-@pytest.mark.parametrize('text', ['[1,2', '1,2]', '[(1,2])', '(a', 'a,b)'])
-def test_brackets_that_do_not_match(text):
-    with pytest.raises(ValueError, match='bracket|closed'):
-        parse_value(text)
-    parser = ArgumentParser()
-    add_config_options(parser)
-    with pytest.raises(UserError, match=r'--cfg-options k=.*write key=value'):
-        parser.parse_args(['--cfg-options', f'k={text}'])
-
-
-@pytest.mark.parametrize(
-    'value',
-    [3, 0.5, float('inf'), None, True, 'a b', ['a b', 2], (3,), [], (), [(1, 2), ['x']], [[]]],
-)
-def test_values_are_written_as_they_are_read(value):
-    again = parse_value(write_value(value))
-    assert again == value and type(again) is type(value)
-
-
-@pytest.mark.parametrize('value', ['a,b', ['a,b'], '[', '3', ' a', {'a': 1}])
-def test_values_that_cannot_be_written(value):
-    with pytest.raises(UserError, match='cannot be written as key=value'):
-        write_value(value)

@@ -1,14 +1,13 @@
 """What a user may get wrong ends in one sentence that names it and the way out."""
 
 import json
-import runpy
 import shutil
 
 import pytest
 import torch
 from mmengine.config import Config
 
-from mmswinv2 import hosts
+from mmswinv2.engine.settings import set_out
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import CONFIG, ROOT
 
@@ -207,12 +206,11 @@ def test_weights_are_not_converted_onto_themselves(tool, tmp_path):
 
 
 def test_predictions_of_several_metrics_and_test_sets(tmp_path):
-    set_out = runpy.run_path(str(ROOT / 'tools/test.py'))['set_out']
     metric, out = dict(type='CocoMetric'), str(tmp_path / 'x.pkl')
 
     def evaluators(given, **scope):
         cfg = Config(dict(test_evaluator=given, **scope))
-        set_out(cfg, hosts.of(cfg), out)
+        set_out(cfg, out)
         return [kept['type'] for kept in cfg.test_evaluator]
 
     scope = dict(default_scope='mmdet')

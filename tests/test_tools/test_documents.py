@@ -22,7 +22,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 
 from mmswinv2 import hosts
-from mmswinv2.cli import COMMANDS, script
+from mmswinv2.cli import COMMANDS
 from mmswinv2.core import SwinV2
 from mmswinv2.swap import find_config
 from mmswinv2.swap.config import without_weights
@@ -214,7 +214,10 @@ def called(text, folder):
 
 @functools.cache
 def parser_of(script):
-    """The function that reads the command line of a tool."""
+    """The function that reads the command line of a tool, by itself or as a command."""
+    if command := re.search(r"^    run\('(\w+)'", (ROOT / script).read_text(), re.MULTILINE):
+        parse = importlib.import_module(f'mmswinv2.cli.{command[1]}').parse_args
+        return lambda: parse(sys.argv[1:])
     sys.path.insert(0, str((ROOT / script).parent))
     try:
         return runpy.run_path(str(ROOT / script), run_name='of_documents')['parse_args']
@@ -246,11 +249,9 @@ def check_python(arguments, monkeypatch):
 
 
 def check_command(command, options):
-    """Let a command of mmswinv2 read its options; of a script, look that it is there."""
-    if command in COMMANDS:
-        importlib.import_module(f'mmswinv2.cli{COMMANDS[command][0]}').parse_args(options)
-    else:
-        script(command)
+    """Let a command of mmswinv2 read its options."""
+    assert command in COMMANDS
+    importlib.import_module(f'mmswinv2.cli.{command}').parse_args(options)
 
 
 @pytest.mark.parametrize('document', WITH_COMMANDS)

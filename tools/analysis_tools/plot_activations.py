@@ -23,9 +23,8 @@ from mmswinv2.checkpoints import fetch, read_checkpoint
 from mmswinv2.checkpoints.convert import unwrap
 from mmswinv2.core.block import Block
 from mmswinv2.engine.launch import config_with_options
-from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import UserError, report_user_errors
-from mmswinv2.options import ArgumentParser
+from mmswinv2.options import ArgumentParser, add_config_options
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 

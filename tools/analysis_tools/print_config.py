@@ -1,9 +1,8 @@
 """Print a config in whole, with what it takes from others."""
 
 from mmswinv2.engine.launch import config_with_options
-from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import report_user_errors
-from mmswinv2.options import ArgumentParser
+from mmswinv2.options import ArgumentParser, add_config_options
 
 
 def parse_args():

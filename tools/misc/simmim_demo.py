@@ -17,11 +17,10 @@ from mmengine.registry import MODELS
 from mmswinv2 import hosts
 from mmswinv2.checkpoints import fetch, load_but
 from mmswinv2.engine.launch import config_with_options
-from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.files import walk
 from mmswinv2.models.simmim import NormalizedPixelLoss, local_statistics
-from mmswinv2.options import ArgumentParser
+from mmswinv2.options import ArgumentParser, add_config_options
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
 

@@ -5,12 +5,11 @@ from pathlib import Path
 from mmswinv2 import hosts
 from mmswinv2.datasets import open_video, write_video
 from mmswinv2.engine.launch import config_with_options
-from mmswinv2.engine.settings import add_config_options
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.inference.drawing import caption
 from mmswinv2.inference.predictor import Predictor
 from mmswinv2.inference.sources import Item
-from mmswinv2.options import ArgumentParser
+from mmswinv2.options import ArgumentParser, add_config_options
 
 
 def parse_args():

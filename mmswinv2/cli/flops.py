@@ -1,0 +1,41 @@
+"""Count the multiply-adds of a config's model, by part, and its parameters.
+
+A multiply-add counts as one, as in published tables. The backbone is counted on tensors without
+content, the rest of the model runs once.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from ..options import ArgumentParser, add_config_options
+
+
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = ArgumentParser(
+        'mmswinv2 flops',
+        description=__doc__,
+        epilog='example: mmswinv2 flops config.py --shape 800 1344',
+    )
+    parser.add_argument('config', help='config file path')
+    parser.add_argument(
+        '--shape', type=int, nargs='+', metavar='N', help="H W, or T H W of a video; the config's"
+    )
+    add_config_options(parser)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command ``mmswinv2 flops``."""
+    args = parse_args(arguments)
+    from ..analysis import count_flops, count_parameters, input_size
+    from ..engine.launch import config_with_options
+
+    cfg = config_with_options(args.config, args.cfg_options)
+    size = input_size(cfg, args.shape)
+    split_line = '=' * 30
+    note = '' if args.shape else ', that of training; --shape H W for another'
+    print(f'{split_line}\nInput shape: {size}{note}')
+    for name, flops in count_flops(cfg, size).items():
+        print(f'{"Flops" if name == "total" else "  " + name}: {flops / 1e9:.3f} G')
+    print(f'Params: {count_parameters(cfg) / 1e6:.3f} M\n{split_line}')

@@ -1,0 +1,83 @@
+"""Give a config of mmdet or mmseg a SwinV2 backbone.
+
+Writes the config anew with channels, statistics of the input, optimizer and schedule that fit, and
+says what it changed and what it left to you. docs/swap.md lists the families it was tried on.
+"""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from ..errors import UserError
+from ..options import ArgumentParser
+
+
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    from ..core.arguments import SHORT, VARIANTS
+
+    parser = ArgumentParser(
+        'mmswinv2 swap',
+        description=__doc__,
+        epilog='example: mmswinv2 swap mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+    )
+    parser.add_argument('config', help="a path, or a name such as 'mmdet::fcos/fcos_r50...py'")
+    parser.add_argument('--arch', choices=[*VARIANTS, *SHORT], default='tiny', metavar='ARCH',
+                        help=f'{", ".join(VARIANTS)} (tiny)')  # fmt: skip
+    parser.add_argument('--window', type=int, help='window size (that of the weights)')
+    parser.add_argument(
+        '--checkpoint',
+        help="file, name or address, or 'none' (the authors' for --arch and --window)",
+    )
+    parser.add_argument(
+        '--pretrained-windows',
+        type=int,
+        nargs='+',
+        metavar='W',
+        help='per stage, for a --checkpoint that does not record them (timm, transformers)',
+    )
+    parser.add_argument('--drop-path', type=float, help='stochastic depth (by size and task)')
+    parser.add_argument('--layer-decay', type=float, help='lr decay over layers (none)')
+    parser.add_argument('--lr', type=float, help="learning rate (AdamW's own, or the paper's)")
+    parser.add_argument('-o', '--out', type=Path, help='the .py file to write')
+    parser.add_argument('--force', action='store_true', help='overwrite it')
+    parser.add_argument(
+        '--no-check', dest='check', action='store_false', help='build the new model, do not run it'
+    )
+    args = parser.parse_args(arguments)
+    args.arch = SHORT.get(args.arch, args.arch)
+    return args
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command ``mmswinv2 swap``."""
+    from ..swap import (
+        Options,
+        default_window,
+        find_config,
+        read_config,
+        swap_backbone,
+        write_config,
+    )
+
+    args = parse_args(arguments)
+    if args.window is None:
+        args.window = default_window(args.arch, args.checkpoint)
+    if args.lr is not None and not 0 < args.lr < float('inf'):
+        raise UserError(f'--lr must be a number above 0, got {args.lr}')
+    if args.layer_decay is not None and not 0 < args.layer_decay <= 1:
+        raise UserError(f'--layer-decay must be above 0 and at most 1, got {args.layer_decay}')
+    source = find_config(args.config)
+    out = args.out or Path(f'{source.stem}_swinv2-{args.arch}-w{args.window}.py')
+    if out.suffix != '.py':
+        raise UserError(f'-o {out}: a config of this tool is a .py file')
+    if out.exists() and not args.force:
+        raise UserError(f'{out} exists; name another file with -o, or overwrite it with --force')
+    options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
+    cfg, notes = swap_backbone(read_config(args.config), options)
+    write_config(out, cfg, notes, args.config, shlex.join(['mmswinv2', 'swap', *arguments]))
+    print('\n'.join(['Changed:', *(f'- {text}' for text in notes.changed)]))
+    print('\n'.join(['Left for you to judge:', *(f'- {text}' for text in notes.judge)]))
+    print(f'Written: {out}')

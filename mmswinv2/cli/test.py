@@ -1,0 +1,67 @@
+"""Evaluate a detector, segmentor, video or image classifier: mAP, mIoU or top-1."""
+
+import argparse
+import functools
+from collections.abc import Sequence
+
+from ..errors import UserError
+from ..options import ArgumentParser, add_common_arguments
+
+
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = ArgumentParser(
+        'mmswinv2 test',
+        description=__doc__,
+        epilog='example: mmswinv2 test config.py work_dirs/run/epoch_36.pth --out predictions.pkl',
+    )
+    parser.add_argument('config', help='test config file path')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    add_common_arguments(parser)
+    parser.add_argument(
+        '--out',
+        '--dump',
+        help='where to put the predictions: a .pkl file for detectors and classifiers, a '
+        'folder of label maps for segmentors',
+    )
+    parser.add_argument(
+        '--format-only',
+        action='store_true',
+        help='write the label maps of --out and no scores, for images without annotations '
+        '(segmentors)',
+    )
+    parser.add_argument('--show', action='store_true', help='show predictions in a window')
+    parser.add_argument(
+        '--show-dir', help='folder for pictures of the predictions, inside the run in the work dir'
+    )
+    parser.add_argument(
+        '--wait-time', type=float, default=2, help='seconds between --show pictures'
+    )
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command ``mmswinv2 test``."""
+    args = parse_args(arguments)
+    from ..engine.launch import build_runner, load_config, run
+    from ..engine.settings import set_format_only, set_out, set_tta, set_visualization
+
+    cfg = load_config(args)
+    if cfg.get('test_dataloader') is None or cfg.get('test_evaluator') is None:
+        raise UserError(
+            f'{args.config} has no test_dataloader and test_evaluator: it has nothing to test'
+        )
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    if args.show or args.show_dir:
+        set_visualization(cfg, args.show, args.show_dir, args.wait_time)
+    if args.out:
+        set_out(cfg, args.out)
+    if args.tta:
+        set_tta(cfg)
+    if args.format_only:
+        set_format_only(cfg, args.out)
+    runner = build_runner(cfg, ('test',))
+    # every parameter is wanted; mmengine alone would go on with what fits
+    runner.load_checkpoint = functools.partial(runner.load_checkpoint, strict=True)
+    run(runner.test, cfg, ('test',))
