@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from .. import hosts
 from ..core import LoRA
-from ..core.arguments import is_number
+from ..core.arguments import get_variant, is_count, is_number
 from ..errors import UserError, nearest
 from ..log import warn
 from .layer_decay import MULTIPLIERS
@@ -82,6 +82,7 @@ _NAMES = {  # node without 'type': names in it that hosts know, whether its base
     'optim_wrapper': (*_arguments(OptimWrapper), 'loss_scale', 'dtype', 'use_fp64'),
     'clip_grad': tuple(_arguments(clip_grad_norm_, clip_grad_value_)),
 }
+_OF_ALL_MAPS = ('FPN', 'PAFPN', 'ChannelMapper')  # necks with one of in_channels for each map
 _FREE = ('metainfo', 'custom_keys', 'data_prefix', 'backend_args')  # any key may stand in them
 _RENAMED = {  # settings of mmcv 1.x: what they are called now
     'resume_from': '--resume PATH of tools/train.py',
@@ -203,6 +204,61 @@ def check_values(cfg: Config) -> None:
                         f'{place} in the config takes no argument {name!r}{nearest(name, names)}'
                     )
     _check_best(cfg)
+    _check_channels(cfg)
+
+
+def _check_channels(cfg: Config) -> None:
+    """Raise `UserError` for a neck or head that takes other maps than a backbone of ours gives.
+
+    Looked at are the first neck, and, of models without one, the heads of segmentors and
+    classifiers.
+    """
+    model = cfg.get('model') or {}
+    backbone = model.get('backbone') or {}
+    kind = str(backbone.get('type'))
+    if not kind.startswith('mmswinv2.') or not kind.endswith('SwinTransformerV2'):
+        return
+    try:
+        variant = get_variant(backbone.get('arch', 'tiny'))
+    except UserError:  # told when it is built
+        return
+    stages = backbone.get('out_indices') or list(range(len(variant.depths)))
+    if not all(is_count(i, minimum=0) for i in hosts.as_list(stages)):
+        return
+    maps = [variant.embed_dims * 2**i for i in hosts.as_list(stages)]
+    told = f'model.backbone returns maps of {maps} channels (arch={backbone.get("arch", "tiny")!r})'
+    for place, part in _takers(model):
+        given, index = part.get('in_channels'), part.get('in_index')
+        several = isinstance(given, (list, tuple))
+        if not several and (not is_count(given) or place == 'model.neck'):
+            continue
+        try:
+            wanted = [maps[i] for i in hosts.as_list(-1 if index is None else index)]
+        except IndexError as error:
+            raise UserError(f'{place}.in_index={index} in the config: {told}') from error
+        if several and index is None:
+            wanted = maps
+        every = index is not None or hosts.type_name(part) in _OF_ALL_MAPS
+        if several and not every and set(hosts.as_list(given)) <= set(maps):
+            continue
+        if hosts.as_list(given) != wanted:
+            raise UserError(
+                f'{place}.in_channels={given} in the config: {told}; write '
+                f'in_channels={wanted if several else wanted[0]}'
+            )
+
+
+def _takers(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The parts of a model that take the maps of its backbone, as far as they are known."""
+    necks = hosts.as_list(model.get('neck') or ())
+    if necks and hosts.type_name(necks[0]) != 'GlobalAveragePooling':
+        yield 'model.neck', necks[0]
+        return
+    for name in ('decode_head', 'auxiliary_head', 'head', 'cls_head'):
+        heads = hosts.as_list(model.get(name) or ())
+        if name == 'decode_head':
+            heads = heads[:1]  # others of a cascade take more than the maps
+        yield from ((f'model.{name}', head) for head in heads)
 
 
 def _check_best(cfg: Config) -> None:

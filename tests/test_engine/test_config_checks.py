@@ -296,3 +296,61 @@ def test_a_bug_in_the_call_of_a_function_stays_one():
     with pytest.raises(TypeError) as error:
         function()
     assert explain(error.value) is None
+
+
+def with_backbone(**parts):
+    backbone = dict(type='mmswinv2.SwinTransformerV2', arch='tiny', **parts.pop('backbone', {}))
+    return Config(dict(model=dict(backbone=backbone, **parts)))
+
+
+HEAD = dict(type='UPerHead', in_channels=[96, 192, 384, 768], in_index=[0, 1, 2, 3])
+FCN = dict(type='FCNHead', in_channels=384, in_index=2)
+
+
+@pytest.mark.parametrize(
+    ('parts', 'words'),
+    [
+        (
+            dict(neck=dict(type='FPN', in_channels=[256, 512, 1024, 2048])),
+            r'model.neck.in_channels=\[256, 512, 1024, 2048\] in the config: model.backbone '
+            r"returns maps of \[96, 192, 384, 768\] channels \(arch='tiny'\); write in_channels=",
+        ),
+        (
+            dict(
+                neck=[dict(type='mmdet.FPN', in_channels=[96, 192, 384, 768]), dict(type='BFP')],
+                backbone=dict(out_indices=(1, 2, 3)),
+            ),
+            r'write in_channels=\[192, 384, 768\]',
+        ),
+        (dict(neck=dict(type='YOLOV3Neck', in_channels=[1024, 512, 256])), 'model.neck.in_ch'),
+        (
+            dict(decode_head={**HEAD, 'in_channels': [64, 128, 256, 512]}),
+            r'decode_head.in_channels=.*write in_channels=\[96, 192, 384, 768\]',
+        ),
+        (dict(decode_head=HEAD, auxiliary_head={**FCN, 'in_channels': 1024}), 'in_channels=384'),
+        (dict(decode_head={**FCN, 'in_index': 4}), 'decode_head.in_index=4 in the config: model.b'),
+        (dict(decode_head=[{**FCN, 'in_channels': 2048, 'in_index': -1}]), 'in_channels=768'),
+        (dict(neck=dict(type='GlobalAveragePooling'), head=dict(in_channels=2048)), 'nnels=768'),
+        (dict(cls_head=dict(in_channels=2048)), 'cls_head.in_channels=2048 .*channels=768'),
+    ],
+)  # fmt: skip
+def test_channels_that_the_backbone_does_not_have(parts, words):
+    with pytest.raises(UserError, match=words):
+        check_values(with_backbone(**parts))
+
+
+@pytest.mark.parametrize(
+    'parts',
+    [
+        dict(neck=dict(type='YOLOV3Neck', in_channels=[768, 384, 192])),
+        dict(neck=dict(type='SimpleFPN', in_channels=64), bbox_head=dict(in_channels=64)),
+        dict(neck=[dict(type='JPU', in_channels=(192, 384, 768))], decode_head=FCN),
+        dict(decode_head=[HEAD, dict(type='OCRHead', in_channels=512, in_index=3)]),
+        dict(decode_head=HEAD, auxiliary_head=[FCN, dict(in_channels=768, in_index=-1)]),
+        dict(neck=dict(type='HRFuseScales', in_channels=[96, 768]), head=dict(in_channels=2048)),
+        dict(backbone=dict(out_indices=2), cls_head=dict(in_channels=384)),
+        dict(backbone=dict(out_indices=('x',)), cls_head=dict(in_channels=1)),
+    ],
+)  # fmt: skip
+def test_channels_that_fit(parts):
+    check_values(with_backbone(**parts))
