@@ -148,6 +148,9 @@ def _read(path: Path, mmap: bool) -> Any:
         return read_deepspeed_folder(path)
     if not path.is_file():  # reading a pipe would wait for ever
         raise CheckpointError(f'checkpoint {path} is no regular file; copy it to one')
+    if path.name == 'last_checkpoint':
+        named = path.read_bytes()[:500].decode(errors='replace').strip()
+        raise CheckpointError(f'{path} is a text that names the last checkpoint; use {named}')
     if path.suffix == '.safetensors':
         return _read_safetensors(path)
     try:

@@ -396,6 +396,12 @@ def test_archives_without_check_sums_are_read(save):
     assert read_checkpoint(path)['a'].sum() == 3
 
 
+def test_the_file_that_names_the_last_checkpoint(tmp_path):
+    (tmp_path / 'last_checkpoint').write_text('work_dirs/run/epoch_3.pth\n')
+    with pytest.raises(CheckpointError, match='names the last checkpoint; use work_dirs/run/epoch'):
+        read_checkpoint(tmp_path / 'last_checkpoint')
+
+
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / 'pipe.pth')
     with pytest.raises(CheckpointError, match='pipe.pth is no regular file'):
