@@ -46,12 +46,12 @@ def examine(cfg: Any, path: Path, score: float, most: int) -> Findings:
     with contextlib.redirect_stdout(io.StringIO()), _classes_alone(cfg):  # pycocotools prints
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
     if maps:
-        from .labels import analyse_maps
+        from .confusion import analyse_maps
 
         metric = hosts.as_list(cfg.get('test_evaluator') or {})[0]
         return analyse_maps(dataset, path, metric.get('ignore_index', 255), most)
     if 'pred_score' in samples[0]:
-        from .labels import analyse_classes
+        from .confusion import analyse_classes
 
         return analyse_classes(dataset, samples, str(path), most)
     from .detections import analyse

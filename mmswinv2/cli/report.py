@@ -48,7 +48,7 @@ def report(
     Raises:
         UserError: if the work dir has no logs, or the predictions do not fit.
     """
-    from ..analysis.page import content
+    from ..analysis.report import content
     from ..analysis.work_dir import read_work_dir
 
     if not 0 <= score <= 1:
@@ -82,7 +82,7 @@ def _predictions_of(work: Any) -> tuple[Path, Path]:
 def _found_predictions(work: Any) -> Path | None:
     """Those that are kept, where the host that they need is installed."""
     from .. import hosts
-    from ..analysis.page import config_of
+    from ..analysis.report import config_of
 
     if find_spec(hosts.of(config_of(work) or {}).name) is None:
         return None
@@ -92,8 +92,8 @@ def _found_predictions(work: Any) -> Path | None:
 def _run_test(work: Any, checkpoint: str, options: dict[str, Any]) -> Path:
     """Run the test of the config in a process of its own; returns the file of predictions."""
     from .. import hosts
-    from ..analysis.page import check_imports, config_of
     from ..analysis.predictions import check_types
+    from ..analysis.report import check_imports, config_of
 
     path = work.checkpoint if checkpoint == 'last' else Path(checkpoint)
     if path is None:
@@ -122,7 +122,7 @@ def _run_test(work: Any, checkpoint: str, options: dict[str, Any]) -> Path:
 def _write(out: Path, content: dict[str, Any]) -> Path:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    from ..analysis.page import number
+    from ..analysis.report import number
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

@@ -18,7 +18,7 @@ from ..inference.predict import check_score
 from ..inference.predictor import Predictor
 from ..inference.sources import IMAGES, VIDEOS
 from ..options import ArgumentParser, add_model_options
-from .page import AGE, Page, Shown
+from .ui_page import AGE, Page, Shown
 
 # nothing from other servers, whatever a version of Gradio or a name in a file asks for
 _POLICY = (

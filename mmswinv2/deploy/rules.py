@@ -3,9 +3,9 @@
 from typing import Any
 
 from ..errors import UserError
+from .classifiers import Classifier, Recognizer, Segmentor
 from .detectors import SingleStage, TwoStage
 from .graph import Graph
-from .pictures import Classifier, Recognizer, Segmentor
 
 RULES: dict[str, type[Graph]] = {  # class of the model: class of the graph
     'ImageClassifier': Classifier,

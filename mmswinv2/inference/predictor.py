@@ -83,7 +83,7 @@ def load_model(
     from mmengine.registry import DATASETS, MODELS
 
     from .. import hosts
-    from ..analysis.labels import palette
+    from ..analysis.confusion import palette
     from ..checkpoints import fetch, load_but
     from ..engine.settings import set_tta
 

@@ -18,8 +18,8 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
-from mmswinv2.cli.page import Page
 from mmswinv2.cli.ui import _told, free_port, main
+from mmswinv2.cli.ui_page import Page
 from mmswinv2.errors import UserError
 from mmswinv2.inference.predictor import Predictor
 from tests.test_cli.test_predict import CLASSES, SEGMENTOR, VIDEO, pytestmark  # noqa: F401

@@ -13,8 +13,8 @@ import torch
 from mmengine.config import Config
 
 from mmswinv2.checkpoints import read_checkpoint
-from mmswinv2.cli.page import Page
 from mmswinv2.cli.report import report
+from mmswinv2.cli.ui_page import Page
 from mmswinv2.errors import UserError
 from mmswinv2.hosts.mmpretrain import label_merged_views
 from mmswinv2.inference.predict import predict

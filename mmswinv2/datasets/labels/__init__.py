@@ -8,8 +8,8 @@ without naming the file, and does not tell what it leaves out.
 from collections.abc import Callable
 
 from .common import Labelled, LeftOut, Mark, Source
+from .csv_table import read_csv
 from .labelme import read_labelme
-from .table import read_csv
 from .voc import read_voc
 from .yolo import read_yolo
 

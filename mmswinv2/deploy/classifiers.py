@@ -1,4 +1,4 @@
-"""Graphs of models that say one thing of a picture, a video or each pixel."""
+"""Graphs of classifiers of images and videos, and of segmentors."""
 
 from typing import Any
 
