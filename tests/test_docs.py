@@ -209,7 +209,7 @@ def imported(module):
 
 
 def edges(module):
-    """Modules of this package that `module` imports, without its parent packages."""
+    """Our modules, with their packages, that `module` imports, without its own parent packages."""
     found = set()
     for target in imported(module):
         if target in FILES:

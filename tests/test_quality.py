@@ -22,7 +22,7 @@ def test_quality(command):
 
 
 def code_runners(source):
-    """Sorted names of calls that run code from their arguments or from a file."""
+    """Names of calls that run code from their arguments or from a file."""
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue

@@ -106,7 +106,7 @@ class TwoStage(Detector):
         picture, number = kept.unbind(1)
         count = boxes.shape[0]
         own = picture[:, None] == torch.arange(count, device=image.device)  # [K, B]
-        # in float32: TensorRT supports CumSum and ScatterND for no booleans or integers
+        # in float32: TensorRT has CumSum for floats only, and ScatterND for no booleans
         rank = own.float().cumsum(0).gather(1, picture[:, None]).squeeze(1).long() - 1
         most = int(head.test_cfg.max_per_img)
         place = picture * most + rank

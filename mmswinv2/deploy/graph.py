@@ -35,7 +35,7 @@ class Graph(nn.Module):
 
     task: str
     outputs: tuple[str, ...]
-    axes = {0: 'B', 2: 'H', 3: 'W'}  # noqa: RUF012  of the picture, each of any size
+    axes = {0: 'B', 2: 'H', 3: 'W'}  # noqa: RUF012  of the picture, that may have any size
 
     def __init__(self, model: Any, normalized: bool = False) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class Pixels(nn.Module):
 
 
 class AveragePool(nn.Module):
-    """`nn.AdaptiveAvgPool2d` as two matrix products; ONNX has no such pooling for any input size.
+    """`nn.AdaptiveAvgPool2d` as two matrix products; ONNX lacks it for dynamic input sizes.
 
     Args:
         size: height and width of the output, or both as one number.

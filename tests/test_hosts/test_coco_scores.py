@@ -68,7 +68,7 @@ def random_data(seed, images=12, most=140):
 
 
 def score(kind, truth, found, evaluator, use_cats=1, thresholds=None, classes=(3, 5, 7)):
-    # sorted, because a patch of mmdet may keep another order of classes
+    # pass sorted classes: COCOeval sorts them, but a patch of mmdet keeps the given order
     api = COCO()
     api.dataset = dict(
         images=[dict(id=i, height=SIZE, width=SIZE, file_name=f'{i}.jpg') for i in range(1, 13)],
