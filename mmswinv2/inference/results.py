@@ -46,7 +46,7 @@ class ResultWriter:
         self.kind = ''  # name of the results file
 
     def class_name(self, label: int) -> str:
-        """The name of a class, or its number where it has none."""
+        """The name of a class, or its number if it has no name."""
         return str(self.classes[label]) if label < len(self.classes) else str(label)
 
     def add(self, item: Item, result: Any) -> np.ndarray | None:
