@@ -3,13 +3,13 @@ from mmengine.logging import MMLogger
 
 
 def pytest_collection_modifyitems(items):
-    """The longest first, so that workers of pytest-xdist end together."""
+    """Run the longest tests first, so that workers of pytest-xdist end at the same time."""
     items.sort(key=lambda item: 'test_tools' not in item.path.parts)
 
 
 @pytest.fixture
 def log(tmp_path, request):
-    """What mmengine's current logger wrote since the test began, as a function."""
+    """A function that returns the text that mmengine's current logger wrote during the test."""
     path = tmp_path / 'log.txt'
     logger = MMLogger.get_instance(request.node.nodeid, log_file=str(path))
 
@@ -19,6 +19,6 @@ def log(tmp_path, request):
         return path.read_text()
 
     yield read
-    MMLogger._instance_dict.pop(logger.instance_name)  # or it stays the current one
+    MMLogger._instance_dict.pop(logger.instance_name)  # else it stays the current logger
     for handler in logger.handlers:
         handler.close()

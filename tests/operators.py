@@ -1,4 +1,4 @@
-"""Looking at what torch runs."""
+"""Helpers that record the operators and modules that torch runs."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,7 +17,7 @@ class Operators(TorchDispatchMode):
 
 
 def called_modules(net, x):
-    """The modules that a hook on all modules sees in ``net(x)``."""
+    """The modules called in ``net(x)``, by a global forward hook."""
     seen = set()
     hook = torch.nn.modules.module.register_module_forward_hook(lambda m, *_: seen.add(m))
     try:

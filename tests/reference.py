@@ -1,8 +1,8 @@
-"""SwinV2 written out slowly and plainly; shares no code with `mmswinv2`.
+"""A slow and simple reference implementation of SwinV2; shares no code with `mmswinv2`.
 
 `forward` attends over the whole map at once: every pair of tokens gets its bias from the MLP, and
-pairs in different windows are ruled out by comparing labels. `textbook_block` is the other way of
-doing it, pad, roll and mask, as published implementations have it.
+pairs in different windows are masked by comparing labels. `textbook_attention` is the usual
+alternative of published implementations, which pad the map.
 """
 
 import itertools
@@ -54,7 +54,7 @@ def attention(state, prefix, x, heads, window, shift, pretrained):
 
 
 def layer_norm(state, prefix, x):
-    """Over the last axis."""
+    """Layer norm over the last axis."""
     return F.layer_norm(x, x.shape[-1:], state[prefix + 'weight'], state[prefix + 'bias'])
 
 
@@ -106,10 +106,10 @@ def forward(state, x, heads, windows, pretrained, patch=(4, 4), stride=(2, 2)):
 
 
 def textbook_attention(attn, x, window):
-    """One unshifted attention layer on ``(B, H, W, C)`` as commonly published: pad with zeros.
+    """One unshifted attention layer on ``(B, H, W, C)``, padded with zeros as commonly published.
 
     `attn` is a module with the parameters of the authors' code. Padded tokens take part, and
-    vectors are normalised by dividing by ``max(length, 1e-12)``.
+    vectors are normalized by dividing by ``max(length, 1e-12)``.
     """
     b, h, w, c = x.shape
     x = F.pad(x, (0, 0, 0, -w % window, 0, -h % window))

@@ -1,4 +1,4 @@
-"""What the benchmark measures and says of it."""
+"""The benchmarks: what they measure, and how they report it."""
 
 import os
 import re
@@ -60,7 +60,7 @@ def test_what_fails_is_said_and_the_rest_stays(tmp_path):
 
 
 def test_without_a_floor(tmp_path):
-    """As where the product itself fails, and by oneDNN, which GPUs do not have."""
+    """The floor is missing if its matrix product fails, and oneDNN's is missing on GPUs."""
     bare = record() | dict(floor=None, floor_onednn=None)
     assert 'floor' not in report.describe(bare)
     row = cells(bare, tmp_path)
@@ -146,7 +146,7 @@ def test_videos():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings('ignore')  # of torch's exporter
+@pytest.mark.filterwarnings('ignore')  # warnings of torch's exporter
 def test_runtimes(tmp_path, monkeypatch, capsys):
     pytest.importorskip('onnxruntime', reason='onnxruntime has no wheel for this Python')
     pytest.importorskip('openvino', reason='openvino is not installed')
@@ -171,7 +171,7 @@ def test_runtimes(tmp_path, monkeypatch, capsys):
 
 
 def run_compiling(*arguments):
-    """What a program prints; kernels are compiled there, not interpreted."""
+    """Output of a program that compiles Triton kernels instead of interpreting them."""
     pytest.importorskip('triton', reason='Triton is for Linux on x86-64 alone')
     environment = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
     command = [sys.executable, '-W', 'ignore', '-m', *arguments]
@@ -181,14 +181,14 @@ def run_compiling(*arguments):
 
 
 def rows_of(text):
-    """The rows of the table in what a program has printed."""
+    """The rows of the table in a program's output."""
     lines = [line for line in text.splitlines() if line.startswith('|') and '---' not in line]
     head, *rows = ([cell.strip() for cell in line.split('|')[1:-1]] for line in lines)
     return [dict(zip(head, row, strict=True)) for row in rows]
 
 
 def test_a_gpu_is_told_little_and_is_not_waited_for():
-    """Bounds for SwinV2-T, whatever the size and the window; timm runs 427 to 491, and 966 up."""
+    """Bounds on launches of SwinV2-T for any size and window; timm: 427 to 491 and 966 or more."""
     sizes = ('--sizes', '800x1344', '736x1120', '--windows', '16', '8')
     text = run_compiling('benchmarks.launches', *sizes, '--operators')
     rows = rows_of(text)
@@ -216,7 +216,7 @@ def test_kernels_compile_for_gpus_and_keep_their_registers():
             assert row['spills'] == '0', row
 
 
-# Triton's interpreter makes numbers of NumPy's arrays
+# Triton's interpreter converts NumPy arrays to scalars
 @pytest.mark.filterwarnings('ignore:Conversion of an array with ndim:DeprecationWarning')
 def test_the_benchmark_of_gpus_runs_and_finds_what_is_wrong(monkeypatch):
     from benchmarks import gpu
@@ -240,7 +240,7 @@ def test_the_benchmark_of_gpus_needs_one():
 
 @pytest.mark.slow
 def test_the_benchmark_of_gpus_times_implementations_in_processes_of_their_own():
-    """On small sizes; the last implementation is not installed."""
+    """Runs on small sizes; the last implementation is not installed."""
     options = ('--try', '--eager', '--parts', 'products', 'networks', '--workloads', '256x256')
     options += ('--archs', 'tiny', '--dtypes', 'bfloat16', '--modes', 'inference')
     text = run_compiling('benchmarks.gpu', *options, '--implementations', 'kernels', 'torchvision')

@@ -20,7 +20,7 @@ DOCUMENTS = sorted(
         *ROOT.glob('.github/*.md'),
     ]
 )
-LONGEST_CHAIN = 13  # modules, without the packages' __init__, which only gather names
+LONGEST_CHAIN = 13  # modules, without __init__.py of packages, which only re-export names
 
 
 def names(documents):
@@ -81,11 +81,11 @@ def test_there_is_python_to_compile():
 OURS = re.compile(
     r'(?<![\w./-])(?:benchmarks|configs|docs|mmswinv2|requirements|tests|tools)/[\w.+{},*/-]+(?:::\w+)?'
 )
-FOREIGN = {'tools/misc/download_dataset.py'}  # mmdet's
+FOREIGN = {'tools/misc/download_dataset.py'}  # a script of mmdet
 
 
 def code(text):
-    """Blocks of code and what stands in backticks, which may go over the end of a line."""
+    """Code blocks, and text in backticks, which may span two lines."""
     fence = re.compile(r'^```.*?^```', re.MULTILINE | re.DOTALL)
     yield from fence.findall(text)
     yield from re.findall(r'`([^`]+)`', fence.sub('', text))
@@ -118,7 +118,7 @@ def test_files_of_the_project_exist(document):
 
 
 def anchors(document):
-    """The anchors that GitHub makes of headings."""
+    """The anchors that GitHub makes from headings."""
     text = re.sub(r'^```.*?^```', '', document.read_text(), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r'^#+ (.+)$', text, re.MULTILINE)
     return {re.sub(r'[^\w\- ]', '', h.lower()).strip().replace(' ', '-') for h in headings}
@@ -143,7 +143,7 @@ def test_links_resolve(document):
 
 
 def bound(module, imports=True):
-    """Names that a module binds, with or without those that it imports."""
+    """Names that a module binds, with or without imported ones."""
     found = set()
     for node in statements(tree(module).body):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -186,7 +186,7 @@ def test_renamed_imports():
 
 
 def statements(body):
-    """The statements that run when a module is imported, or would for a type checker."""
+    """The statements that run when a module is imported, and those for type checkers."""
     for node in body:
         yield node
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -209,7 +209,7 @@ def imported(module):
 
 
 def edges(module):
-    """Modules of ours that an import of `module` runs first; packages around it run already."""
+    """Our modules, with their packages, that `module` imports, without its own parent packages."""
     found = set()
     for target in imported(module):
         if target in FILES:
@@ -226,7 +226,7 @@ def longest_chain(graph):
     """The longest path, a list of modules.
 
     Raises:
-        ValueError: if there is a circle.
+        ValueError: if there is a cycle.
     """
     longest = {}
 
@@ -257,7 +257,7 @@ def test_chains_of_imports_are_short():
     assert depth(chain) <= LONGEST_CHAIN, f'{depth(chain)}: {" -> ".join(chain)}'
 
 
-# Layers that may be imported at the top of a module, as the table in docs/architecture.md says.
+# Layers that may be imported at the top of a module, from the table in docs/architecture.md.
 MAY_IMPORT = {
     'errors': '',
     'files': 'errors',
@@ -302,7 +302,7 @@ CHANGING = {
 
 
 def switches(source):
-    """What a module could be switched by: ``global``, and containers that it changes itself."""
+    """Mutable global state in a module: ``global``, and containers that it changes itself."""
     module = ast.parse(source)
     bound = set()
     for node in module.body:

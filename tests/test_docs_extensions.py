@@ -1,4 +1,4 @@
-"""What makes the site: links for the repository's browser as the site wants them; recipes."""
+"""Extensions of the documentation site: conversion of repository links, and recipe pages."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Which exceptions end in a sentence, and which in a traceback."""
+"""Which exceptions end in a one-sentence message, and which in a traceback."""
 
 import ast
 import errno
@@ -123,7 +123,7 @@ with report_user_errors():
 
 
 def test_what_reads_the_output_has_ended():
-    """As in ``| head -1``."""
+    """The reader closes the pipe early, as in ``| head -1``."""
     process = subprocess.Popen(
         [sys.executable, '-c', SPEAKS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -143,7 +143,7 @@ def test_letters_that_the_output_lacks():
 
 
 def heed_interrupts():
-    """Python takes Ctrl-C only if it does not start with it ignored, as in the background."""
+    """Python handles Ctrl-C only if SIGINT was not ignored at its start, as in the background."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -160,7 +160,7 @@ def test_stopped(number, status):
     )
     assert process.stdout.readline() == 'ready\n'
     time.sleep(0.1)
-    os.killpg(process.pid, number)  # as a terminal does, and a batch system
+    os.killpg(process.pid, number)  # as a terminal or batch system does
     out, err = process.communicate(timeout=30)
     assert process.returncode == status and 'stopped; go on with --resume' in err
     assert out.endswith('closed\n') and 'Traceback' not in err.replace('Traceback', '', 1)
@@ -182,7 +182,7 @@ def test_a_mistake_that_others_raised_from_is_told():
 
 
 def bug_in_the_engine():
-    """A strict zip in our own code, of a length that must not be."""
+    """Make our own code fail: a strict zip gets iterables of different lengths."""
     from mmswinv2.engine.layer_decay import _table
 
     _table([('a',), ('b', 'c')])

@@ -1,4 +1,4 @@
-"""Misspelt options and choices get what is close to them; commands go by the name they have."""
+"""Misspelled options and choices get suggestions; messages use the command's own name."""
 
 import re
 import sys

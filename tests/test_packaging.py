@@ -59,7 +59,7 @@ def test_wheel_works_from_another_folder(tmp_path):
 
 
 def long_description(**env):
-    """What the package says of itself, as its metadata has it."""
+    """The long description in the package's metadata."""
     known = {key: value for key, value in os.environ.items() if key != 'REPOSITORY_URL'}
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', 'setup.py', '-q', '--long-description'],
@@ -95,7 +95,7 @@ def test_the_citation_is_of_this_version():
 @pytest.mark.parametrize('name', ['ci', 'docs', 'release'])
 def test_workflows_call_what_there_is(name):
     content = yaml.safe_load((ROOT / f'.github/workflows/{name}.yml').read_text())
-    assert content['name'] == name and content[True]  # YAML reads the key `on` so
+    assert content['name'] == name and content[True]  # YAML reads the key `on` as True
     steps = [step for job in content['jobs'].values() for step in job['steps']]
     assert all(('uses' in step) != ('run' in step) for step in steps)
     makefile = (ROOT / 'Makefile').read_text()
@@ -113,7 +113,7 @@ def test_what_publishes_has_no_password_and_few_rights():
 
 
 def cuda_compiler(*arguments, **env):
-    """What requirements/install.sh says before it compiles mmcv; empty if it would go on."""
+    """The error of requirements/install.sh before it compiles mmcv; empty if there is none."""
     venv = os.path.dirname(os.path.dirname(sys.executable))
     command = ['bash', 'requirements/install.sh', '--cuda-compiler', venv, sys.executable]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Bars and ruled tables on a terminal; elsewhere nothing, and lines alone."""
+"""A terminal gets progress bars and ruled tables; other outputs get no bars and plain lines."""
 
 import os
 import pty

@@ -22,7 +22,7 @@ def test_quality(command):
 
 
 def code_runners(source):
-    """Calls that run what they are given, or what a file says: names, in order."""
+    """Names of calls that run code from their arguments or from a file."""
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue

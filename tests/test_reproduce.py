@@ -58,7 +58,7 @@ def test_a_table_is_interpolated():
     wide = bias((16, 16))[0]
     torch.testing.assert_close(wide, -wide.flip(0))
     torch.testing.assert_close(wide, wide[:, :1].expand(31, 31))
-    # torch's kernel is a little off a straight line
+    # torch's interpolation deviates a little from a straight line
     expected = ((torch.arange(31) + 0.5) * 15 / 31 - 7.5) / 7
     torch.testing.assert_close(wide[4:-4, 0], expected[4:-4], rtol=0, atol=0.01)
     bias.table.data = torch.eye(15)[None]
@@ -139,7 +139,7 @@ def test_amplitude():
 
 
 def test_amplitudes_of_blocks():
-    """At its start V2 is the identity; three blocks that double grow by their own factor."""
+    """At initialization V2's blocks are the identity; blocks that double grow by a factor of 2."""
     torch.manual_seed(0)
     arch = dict(embed_dims=8, depths=(3,), num_heads=(2,))
     model = training.Classifier(SwinV2(arch, window_size=2, out_indices=(0,)), 4)
@@ -165,7 +165,7 @@ class Doubled(nn.Module):
         ([1.6] * 8 + [1.39], False),
         ([1.4] * 8 + [1.2, math.nan], False),
         ([1.4, 0.1, math.inf], False),
-        ([1.4] + [1.0] * 14 + [1.2, 2.0], False),  # the mean of the last eighth
+        ([1.4] + [1.0] * 14 + [1.2, 2.0], False),  # decided by the mean of the last eighth
     ],
     ids=['falls', 'hardly', 'to chance', 'nan', 'inf', 'rises again'],
 )

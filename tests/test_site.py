@@ -1,4 +1,4 @@
-"""The site in a browser, where `make docs` has built it: search, and pages that fit a phone."""
+"""The site in a browser, if `make docs` has built it: search, and pages that fit a phone."""
 
 import functools
 import http.server
@@ -39,7 +39,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope='module')
 def address():
-    """The site, served."""
+    """Address of a server of the site."""
     handler = functools.partial(Quiet, directory=str(SITE))
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -63,7 +63,7 @@ def test_pages_fit_a_phone_and_ask_for_nothing_elsewhere(page, address, browser)
     tab.on('request', lambda request: asked.append(request.url))
     tab.on('response', lambda response: failed.append(response.url) if not response.ok else None)
     tab.goto(f'{address}/{page}')
-    for part in ('html', '.bd-article-container', 'article'):  # the theme lets each scroll
+    for part in ('html', '.bd-article-container', 'article'):  # each can scroll in this theme
         width = tab.evaluate(f'document.querySelector("{part}")?.scrollWidth')
         assert (width is None and page == 'search.html') or width <= 390, part
     assert [url for url in asked if not url.startswith((address, 'data:'))] == []

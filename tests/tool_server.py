@@ -1,11 +1,11 @@
-"""Runs scripts in processes forked from one that has done the imports that take seconds.
+"""Runs scripts in processes forked from one that has already done the slow imports.
 
-Each script runs as it does when a user starts it, as `__main__` of a process of its own with its
-own arguments, environment, output and exit status; it saves the seconds that imports take. What
-was imported before are packages of third parties that have no state of ours: neither mmswinv2 nor
-the OpenMMLab packages that it changes, mmengine excepted, which every script imports first.
+Each script runs as if a user started it: as `__main__` of its own process, with its own arguments,
+environment, output and exit status. This saves the seconds that imports take. Only third-party
+packages that hold no state of ours are imported beforehand: neither mmswinv2 nor the OpenMMLab
+packages that it patches, except mmengine, which every script imports first.
 
-`Server` is the side of the tests. This file run as a program is the other side.
+`Server` is the client in the tests. This file, run as a program, is the server process.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ PRELOADED = (
 
 
 class Server:
-    """Starts with the first script and ends with `close`."""
+    """Client of the server process, which starts with the first script and ends with `close`."""
 
     def __init__(self, threads):
         self.threads = threads
@@ -37,8 +37,8 @@ class Server:
     def run(self, script, args, cwd, *envs, timeout=900):
         """Like `subprocess.run([sys.executable, script, *args], ...)` with captured text.
 
-        One process for each environment; where one fails, the others are killed. What the packages
-        imported beforehand take from the environment on import, they took when this one started.
+        Runs one process for each environment; if one fails, the others are killed. Packages that
+        read the environment at import have read that of the server process.
         """
         command = [str(script), *map(str, args)]
         if self.process is None:
@@ -71,7 +71,7 @@ class Server:
             )
 
     def close(self):
-        """End it, and a script that it may be waiting for."""
+        """End the server process, and the script that it waits for."""
         if self.process is not None:
             self.socket.close()
             with contextlib.suppress(ProcessLookupError):
@@ -124,7 +124,7 @@ def wait(children):
 def main():
     sys.path.pop(0)  # the folder of this file
     for name in PRELOADED:
-        # each environment lacks some; torchvision may need help that its user gives it
+        # not all are installed in each environment; torchvision may fail without our patches
         with contextlib.suppress(ImportError, RuntimeError):
             importlib.import_module(name)
     gc.freeze()

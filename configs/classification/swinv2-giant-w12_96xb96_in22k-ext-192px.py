@@ -1,5 +1,5 @@
 # SwinV2-G on ImageNet-22K-ext at 192 pixels, after SimMIM: the paper's recipe (30 epochs of batch
-# 9216). That data set, of 70 million images, was not published; data/imagenet22k-ext is yours.
+# 9216). That data set, of 70 million images, was not published; data/imagenet22k-ext is your own.
 # Not given in the paper: its number of classes, the ends of warm-up and cosine.
 _base_ = [
     '../_base_/models/swinv2_classifier.py',

@@ -1,8 +1,8 @@
 # SwinV2-G, fine-tuned to ImageNet-1K at 640 pixels: the paper's recipe (10 epochs of batch 576, 2
 # of them warm-up).
 # Expected top-1: 90.17, and 84.00 on ImageNet-V2 (paper). Measured: not reproduced here.
-# The authors released no weights of G; the hook below wants a file of your own, and tools/train.py
-# a --class-map to take the head's rows by.
+# The authors released no weights of G; the hook below needs a file of your own, and tools/train.py
+# a --class-map to select the rows of the head.
 # Not given in the paper: the window, layer decay, crop of the test, ends of warm-up and cosine.
 _base_ = [
     '../_base_/models/swinv2_classifier.py',
@@ -19,7 +19,7 @@ model = dict(
         pretrained_window_sizes=[12, 12, 12, 6],
         drop_path_rate=0.5,
         with_cp=True,
-        windows_at_once=[16, 16, None, None],  # the paper's first two stages; how many: not given
+        windows_at_once=[16, 16, None, None],  # stages as in the paper, which gives no numbers
     ),
     head=dict(in_channels=4096),
 )

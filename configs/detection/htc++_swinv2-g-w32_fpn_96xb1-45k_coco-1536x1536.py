@@ -1,7 +1,7 @@
 # HTC++, SwinV2-G, window 32, 1536x1536 on COCO: the paper's second stage of G.
 # Expected: tested at 1100 with window 32, box AP 61.7, mask AP 53.3 (paper). Measured: not
-# reproduced here. `load_stage_1` wants the last checkpoint of the Objects365 config; the layers
-# that stage does not have are new, and so are the classifiers, whose classes are others.
+# reproduced here. `load_stage_1` needs the last checkpoint of the Objects365 config. Layers that
+# stage 1 does not have start new, and so do the classifiers, because the classes differ.
 _base_ = ['htc++_swinv2-l-w32_fpn_16xb4-3x_coco-1536x1536.py', '../_base_/strategies/zero1.py']
 
 max_iters = 45000
@@ -15,7 +15,7 @@ custom_hooks = [load_stage_1]
 model = dict(
     backbone=dict(
         arch='giant',
-        windows_at_once=[16, 16, None, None],  # the paper's first two stages; how many: not given
+        windows_at_once=[16, 16, None, None],  # stages as in the paper, which gives no numbers
         init_cfg=None,
     ),
     neck=[

@@ -1,6 +1,6 @@
 # HTC++ without mask branch, SwinV2-G, window 32, on Objects365 v2: the paper's first stage of G.
 # Expected: not given in the paper. Measured: not reproduced here. The weights of SwinV2-G were
-# never released: put your own where `checkpoint` says, pre-trained with window 12 at 192 pixels.
+# never released: set `checkpoint` to your own, pre-trained with window 12 at 192 pixels.
 _base_ = ['htc++_swinv2-l-w32_fpn_16xb4-3x_coco-1536x1536.py', '../_base_/strategies/zero1.py']
 
 max_iters = 67500
@@ -18,7 +18,7 @@ model = dict(
         dict(type='FPN', in_channels=[512, 1024, 2048, 4096], out_channels=256, num_outs=5),
     ],
     roi_head=dict(
-        # mmdet refines boxes between stages within the mask branch if interleaved
+        # if interleaved, mmdet refines boxes between stages in the mask branch, missing here
         interleaved=False,
         bbox_head=[dict(head, num_classes=365) for head in _base_.model.roi_head.bbox_head],
         mask_head=None,

@@ -7,7 +7,7 @@ model = dict(backbone=dict(lora=dict(rank=16)))
 train_dataloader = dict(batch_size=2)
 optim_wrapper = dict(
     optimizer=dict(lr=1e-4),
-    # adapters are as new as the heads, and learn as fast
+    # adapters are new like the heads, so they learn at the same rate
     paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=1.0))),
 )
 auto_scale_lr = dict(base_batch_size=2)

@@ -52,7 +52,7 @@ model = dict(
             for head in _base_.model.roi_head.mask_head
         ],
         semantic_roi_extractor=dict(out_channels=channels),
-        # things and stuff of the shapes have consecutive numbers
+        # 7 classes: labels of things and stuff are consecutive
         semantic_head=dict(in_channels=channels, conv_out_channels=channels, num_classes=7),
     ),
     train_cfg=dict(

@@ -1,5 +1,5 @@
-# Mask R-CNN, SwinV2-nano with adapters of rank 4, on drawn shapes: LoRA in small.
-# The weights that it adapts are those of any nano, such as the demo's:
+# Mask R-CNN, SwinV2-nano with adapters of rank 4, on drawn shapes: a small LoRA example.
+# It adapts the weights of any SwinV2-nano model, such as the demo's:
 #   python tools/train.py configs/detection/mask-rcnn_swinv2-nano-lora_shapes.py \
 #       --cfg-options model.backbone.init_cfg.checkpoint=work_dirs/demo/iter_560.pth
 _base_ = 'mask-rcnn_swinv2-nano_shapes.py'

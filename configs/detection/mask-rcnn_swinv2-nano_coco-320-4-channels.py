@@ -1,11 +1,11 @@
-# The same on images of four channels and 16 bits, as satellites take them (red, green, blue, near
-# infrared): what to set for images that are not 8-bit RGB (docs/data.md). No recipe of the paper.
+# The base config for 16-bit images of four channels, such as satellite images (red, green, blue,
+# near infrared): settings for images that are not 8-bit RGB (docs/data.md). Not in the paper.
 _base_ = 'mask-rcnn_swinv2-nano_coco-320.py'
 
 load_image_16 = dict(type='mmswinv2.LoadImage', scale=(0, 65535), channels=4, to_float32=True)
-load_image = dict(_delete_=True, **load_image_16)  # for configs with this one as a base
+load_image = dict(_delete_=True, **load_image_16)  # for configs that use this one as base
 model = dict(
-    # for each channel, in the order of the file, of numbers from 0 to 255
+    # for each channel in the file's order, for values scaled to 0 to 255
     data_preprocessor=dict(
         mean=[123.675, 116.28, 103.53, 114.5], std=[58.395, 57.12, 57.375, 57.6], bgr_to_rgb=False
     ),

@@ -1,5 +1,5 @@
-# Mask R-CNN, SwinV2-nano, from scratch on COCO at 320 pixels: a check that one's own data in COCO
-# format trains and evaluates, before a GPU is spent on it. Not a recipe of the paper.
+# Mask R-CNN, SwinV2-nano, from scratch on COCO at 320 pixels: checks that data in COCO format
+# trains and evaluates before you use a GPU. Not a recipe of the paper.
 #   python tools/train.py configs/detection/mask-rcnn_swinv2-nano_coco-320.py \
 #       --cfg-options data_root=data/coco
 _base_ = 'mask-rcnn_swinv2-nano_shapes.py'
@@ -7,7 +7,7 @@ _base_ = 'mask-rcnn_swinv2-nano_shapes.py'
 data_root = 'data/coco/'
 model = dict(roi_head=dict(bbox_head=dict(num_classes=80), mask_head=dict(num_classes=80)))
 
-# Resize stands where the shapes need none
+# as for the shapes, with Resize added
 train_pipeline = [
     {{_base_.load_image}},
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
@@ -21,7 +21,7 @@ test_pipeline = [
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     {{_base_.pack_for_test}},
 ]
-no_names = dict(_delete_=True)  # those of COCO
+no_names = dict(_delete_=True)  # use the names of COCO
 train_dataloader = dict(
     batch_size=4,
     dataset=dict(data_root=data_root, metainfo=no_names, pipeline=train_pipeline),

@@ -10,8 +10,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-# a step teaches more: half of the regions hold things, boxes and masks are not each class's own;
-# RoIAlign reads one point a cell, as on a CPU its adaptive sampling takes a third of a step
+# For faster learning, half of the regions are positive, and boxes and masks are class-agnostic.
+# RoIAlign samples one point per cell: adaptive sampling takes a third of a step on a CPU.
 model = dict(
     roi_head=dict(
         bbox_roi_extractor=dict(roi_layer=dict(sampling_ratio=1)),
@@ -25,7 +25,7 @@ model = dict(
 optim_wrapper = dict(optimizer=dict(fused=True))
 max_iters = 560
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
-param_scheduler = [  # classes are told apart from step 250 on, so the rate stays high until then
+param_scheduler = [  # classes are learned from step 250 on; until then the rate stays high
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=300, end=max_iters, eta_min=1e-5),
 ]

@@ -1,6 +1,6 @@
-# SimMIM for SwinV2-B, 100 epochs. The authors published this length for Swin V1 alone, whose rate
-# (2e-4 for every 512 images) and its ends these are. Ours: the cosine begins where the warm-up ends
-# (theirs counts from epoch 0), and drop path is that of 800 epochs (theirs has none).
+# SimMIM for SwinV2-B, 100 epochs. The authors published this length only for Swin V1; its rate
+# (2e-4 for every 512 images) with start and end is used. Here the cosine begins where the warm-up
+# ends (theirs counts from epoch 0), and drop path is as for 800 epochs (theirs has none).
 _base_ = 'simmim_swinv2-base-w12_16xb128-800e_in1k-192px.py'
 
 max_epochs = 100

@@ -1,7 +1,7 @@
 # SimMIM for SwinV2-G at 192 pixels: the paper's recipe (AdamW, lr 1.4e-3, weight decay 0.1, 20
 # epochs of batch 9216, 30,000 steps of warm-up, gradients clipped at 100). ImageNet-22K-ext, 70
-# million images, was not published; data/imagenet22k-ext is yours.
-# Not given in the paper: drop path, decay (here cosine to 0), normalisation of the target (as B).
+# million images, was not published; data/imagenet22k-ext stands for your own data.
+# Not given in the paper: drop path, decay (here cosine to 0), normalization of the target (as B).
 _base_ = [
     '../_base_/models/simmim_swinv2.py',
     '../_base_/datasets/imagenet_simmim_192.py',

@@ -1,4 +1,4 @@
-# SimMIM for SwinV2-H. Its recipe is not given; this is that of SwinV2-B.
+# SimMIM for SwinV2-H. Its recipe is not published; this is the one of SwinV2-B.
 _base_ = 'simmim_swinv2-base-w12_16xb128-800e_in1k-192px.py'
 
 model = dict(backbone=dict(arch='huge'), neck=dict(in_channels=2816))

@@ -19,7 +19,7 @@ train_pipeline = [
     dict(
         type='SimMIMMaskGenerator',
         input_size=96,
-        mask_patch_size=8,  # a mask of 32 would leave 3 x 3 squares
+        mask_patch_size=8,  # patches of 32 would give only 3 x 3 of them
         model_patch_size=4,
         mask_ratio=0.6,
     ),

@@ -15,12 +15,12 @@ model = dict(
     data_preprocessor=dict(size=(640, 640)),
     backbone=dict(
         arch='base',
-        # The map of the last stage is 20 wide in a crop of 640, so a window of 40 is one of 20
-        # there; said so, wider test images see the same windows as in training.
+        # The last stage's map of a 640 crop is 20 wide and limits the window to 20. Setting 20 here
+        # gives larger test images the same window as in training.
         window_size=[40, 40, 40, 20],
         pretrained_window_sizes=[12, 12, 12, 6],
         init_cfg=dict(
-            # on ImageNet-22K; which file the authors took is not given in the paper
+            # pre-trained on ImageNet-22K; the paper does not say with which file
             checkpoint='swinv2_base_patch4_window12_192_22k',
         ),
     ),

@@ -1,6 +1,6 @@
 # UperNet, SwinV2-G, window 40, 640x640.
 # Expected mIoU: 59.1 at one scale (paper). Measured: not reproduced here.
-# The authors released no weights of G; model.backbone.init_cfg wants a file of your own.
+# The authors released no weights of G; set model.backbone.init_cfg to a file of your own.
 # NNODES=4 NODE_RANK=0 MASTER_ADDR=... tools/dist_train.sh \
 #     configs/segmentation/swinv2-g-w40_upernet_32xb1-80k_ade20k-640x640.py 8
 _base_ = ['swinv2-l-w40_upernet_8xb8-40k_ade20k-640x640.py', '../_base_/strategies/zero1.py']
@@ -11,7 +11,7 @@ model = dict(
     backbone=dict(
         arch='giant',
         drop_path_rate=0.4,
-        windows_at_once=[16, 16, None, None],  # the paper's first two stages; how many: not given
+        windows_at_once=[16, 16, None, None],  # stages as in the paper, which gives no numbers
         init_cfg=None,
     ),
     decode_head=dict(in_channels=[512, 1024, 2048, 4096]),

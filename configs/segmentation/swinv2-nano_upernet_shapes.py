@@ -9,8 +9,8 @@ _base_ = [
 ]
 
 max_iters = 1900
-# Most pixels are stuff. mmseg 1.2.2 can weigh classes only where every pixel has one, so that
-# images are brought to one size in training and not padded.
+# Most pixels are stuff, so classes are weighted. mmseg 1.2.2 supports that only if every pixel has
+# a class, so training images are resized to one size instead of padded.
 class_weight = [4.0, 4.0, 4.0, 4.0, 1.0, 1.0, 1.0]
 head = dict(num_classes=7, dropout_ratio=0.0, loss_decode=dict(class_weight=class_weight))
 model = dict(
@@ -18,7 +18,7 @@ model = dict(
     backbone=dict(drop_path_rate=0.0),
     decode_head=dict(channels=48, **head),
     auxiliary_head=head,
-    # not larger than in training: a net from scratch has not seen windows beyond
+    # crops as in training: a network from scratch has not learned larger windows
     test_cfg=dict(mode='slide', crop_size=(96, 96), stride=(32, 32)),
 )
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)

@@ -1,4 +1,4 @@
-# TSN with SwinV2-T: an image network on 8 frames of a video, whose scores are averaged.
+# TSN with SwinV2-T: an image network runs on 8 frames of a video, and their scores are averaged.
 # The schedule is that of the video networks. Not in the paper.
 # Expected top-1: unknown. Measured: not reproduced here.
 # tools/dist_train.sh configs/video/swinv2-t-w8_tsn-1x1x8_8xb8-amp-30e_kinetics400-rgb-256.py 8
@@ -16,7 +16,7 @@ model = dict(
         window_size=8,
         pretrained_window_sizes=[8, 8, 8, 8],
         drop_path_rate=0.1,
-        single_output=True,  # the head takes the last map itself
+        single_output=True,  # the head takes the last map, not a tuple
         init_cfg=dict(type='Pretrained', checkpoint='swinv2_tiny_patch4_window8_256'),
     ),
     data_preprocessor=dict(

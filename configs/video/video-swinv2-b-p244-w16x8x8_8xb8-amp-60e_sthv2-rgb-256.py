@@ -1,5 +1,5 @@
 # Video-SwinV2-B on Something-Something v2, after Kinetics-400: an example of another data set, with
-# Video Swin's recipe but its RandAugment and random erasing. Not in the paper.
+# Video Swin's recipe without its RandAugment and random erasing. Not in the paper.
 # Expected top-1: unknown. Measured: not reproduced here.
 # tools/dist_train.sh configs/video/video-swinv2-b-p244-w16x8x8_8xb8-amp-60e_sthv2-rgb-256.py 8
 _base_ = 'video-swinv2-b-p244-w8x8x8_8xb8-amp-30e_kinetics400-rgb-256.py'
@@ -17,7 +17,7 @@ model = dict(
     backbone=dict(window_size=(16, 8, 8), drop_path_rate=0.4, init_cfg=None),
     cls_head=dict(num_classes=174, label_smooth_eps=0.1),
 )
-# frames from all over the video, and no flip: left and right are classes
+# frames from the whole video; no flip, because classes tell left from right
 train_pipeline = [
     dict(type='mmswinv2.VideoInit'),
     dict(type='UniformSample', clip_len=32, num_clips=1),

@@ -1,7 +1,7 @@
-# Video-SwinV2-G, stage 1 of the paper: 256x256x8, window 16x16x8. The third number is taken to be
-# tokens, as in Video Swin's tables: clips of 16 frames. The paper does not say it again.
+# Video-SwinV2-G, stage 1 of the paper: 256x256x8, window 16x16x8. The third number is read as
+# tokens, as in Video Swin's tables, so clips have 16 frames. The paper does not explain it.
 # Expected top-1: not given in the paper. Measured: not reproduced here.
-# The authors released no weights of G; model.backbone.init_cfg wants a file of your own.
+# The authors released no weights of G; set model.backbone.init_cfg to a file of your own.
 # NNODES=10 NODE_RANK=0 MASTER_ADDR=... tools/dist_train.sh CONFIG 8
 _base_ = [
     '../_base_/models/video-swinv2.py',
@@ -23,7 +23,7 @@ model = dict(
         init_cfg=None,
     ),
     cls_head=dict(in_channels=4096, dropout_ratio=0.5),  # dropout not given in the paper
-    test_cfg=dict(max_testing_views=1),  # a view at a time; no score changes
+    test_cfg=dict(max_testing_views=1),  # one view at a time, with the same scores
 )
 train_pipeline = [
     dict(type='mmswinv2.VideoInit'),

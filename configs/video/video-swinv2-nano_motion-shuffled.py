@@ -1,5 +1,5 @@
 # The control of video-swinv2-nano_motion.py: the same network on the same clips, their frames in
-# random order. What it still knows, it does not know from the direction of motion.
+# random order. Accuracy that remains does not come from the direction of motion.
 _base_ = 'video-swinv2-nano_motion.py'
 
 test_pipeline = [

@@ -1,4 +1,4 @@
-"""Predictions of classifiers and segmentors against the truth: all from a confusion matrix."""
+"""Compare predictions of classifiers and segmentors with the ground truth by confusion matrices."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,20 +21,20 @@ from .findings import (
     read_image,
 )
 
-_CLIP_FRAMES = 3  # of a video among the worst
+_CLIP_FRAMES = 3  # frames shown of a video
 
 
 def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) -> Findings:
-    """Compare scores of images or clips that ``tools/test.py --dump`` wrote with their labels.
+    """Compare scores of images or clips from ``tools/test.py --dump`` with their labels.
 
     Args:
-        dataset: of mmpretrain or mmaction2.
+        dataset: a data set of mmpretrain or mmaction2.
         samples: the predictions.
-        path: their file, for messages.
-        most: how many pictures.
+        path: file of the predictions, for messages.
+        most: largest number of pictures.
 
     Raises:
-        UserError: if they are of another data set or task.
+        UserError: if the predictions are of another data set or task.
     """
     if not all(isinstance(s, dict) and {'pred_score', 'gt_label'} <= s.keys() for s in samples):
         raise other_data(path, 'they are no scores of a classifier')
@@ -104,13 +104,13 @@ def _classified(dataset: Any, index: int, words: str) -> Example:
 
 
 def analyse_maps(dataset: Any, folder: Path, ignore: int, most: int) -> Findings:
-    """Compare label maps that ``tools/test.py --out FOLDER`` wrote with those of a data set.
+    """Compare label maps from ``tools/test.py --out FOLDER`` with those of a data set.
 
     Args:
-        dataset: of mmseg.
-        folder: the label maps.
+        dataset: a data set of mmseg.
+        folder: the predicted label maps.
         ignore: label of pixels that do not count.
-        most: how many pictures.
+        most: largest number of pictures.
 
     Raises:
         UserError: if a map is missing, or of another size.
@@ -158,7 +158,7 @@ def analyse_maps(dataset: Any, folder: Path, ignore: int, most: int) -> Findings
 
 
 def _maps(dataset: Any, index: int, folder: Path) -> tuple[np.ndarray, np.ndarray, dict]:
-    """Labels of the truth and of the prediction, (H, W), and what the data set knows of them."""
+    """Label maps of ground truth and prediction, both (H, W), and the data set's info dict."""
     from PIL import Image
 
     info = dataset.get_data_info(index)
@@ -172,7 +172,7 @@ def _maps(dataset: Any, index: int, folder: Path) -> tuple[np.ndarray, np.ndarra
     truth = np.asarray(load(info)['gt_seg_map'])
     with Image.open(path) as image:
         found = np.asarray(image).astype(np.int64)
-    if info.get('reduce_zero_label'):  # mmseg writes labels as files of ADE20K have them
+    if info.get('reduce_zero_label'):  # mmseg adds 1 to labels that it writes
         found -= 1
     if truth.shape != found.shape:
         raise other_data(
@@ -204,7 +204,7 @@ def _segmented(dataset: Any, index: int, folder: Path, share: float) -> Example:
 
 
 def palette(meta: Mapping[str, Any]) -> np.ndarray:
-    """(classes, 3): the colours that a data set has for its classes, or else spread over the hues.
+    """Colors of the classes (classes, 3): the data set's, or else spread over all hues.
 
     Args:
         meta: ``classes``, and ``palette`` if there is one.
@@ -220,7 +220,7 @@ def palette(meta: Mapping[str, Any]) -> np.ndarray:
 
 
 def _paint(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """An image under the colours of its labels; pixels without a class stay."""
+    """Blend an image with the colors of its labels; pixels without a class are unchanged."""
     known = (labels >= 0) & (labels < len(colours))
     painted = image.astype(np.float32)
     painted[known] = 0.4 * painted[known] + 0.6 * colours[labels[known]]

@@ -1,8 +1,8 @@
-"""Predictions of detectors against the truth: AP by pycocotools, and the kinds of their errors.
+"""Compare predictions of detectors with the ground truth: AP by pycocotools, and kinds of errors.
 
 The kinds are those of TIDE (Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection
-Errors", ECCV 2020), after Hoiem et al., "Diagnosing Error in Object Detectors" (ECCV 2012): what is
-foreground has an IoU of 0.5 with the truth, what is background less than 0.1.
+Errors", ECCV 2020), after Hoiem et al., "Diagnosing Error in Object Detectors" (ECCV 2012). A box
+is foreground from an IoU of 0.5 with the ground truth, and background below 0.1.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ KINDS = {  # kind of error: what it means
 
 @dataclass
 class _Image:
-    """Truth and boxes of one image.
+    """Ground truth and predicted boxes of one image.
 
     Attributes:
         truth: annotations without crowds.
-        boxes: results, the surest first.
-        overlaps: (boxes, truth) of IoUs.
-        owner: (boxes,), the annotation that a box is right about, or -1.
-        ignored: (boxes,), whether a box lies on a crowd.
+        boxes: predicted boxes, highest score first.
+        overlaps: (boxes, truth), IoU of each box with each annotation.
+        owner: (boxes,), index of the annotation that a box is matched with, or -1.
+        ignored: (boxes,), whether a box is matched with a crowd.
     """
 
     truth: list[dict]
@@ -48,7 +48,7 @@ class _Image:
     ignored: np.ndarray
 
     def from_score(self, score: float) -> _Image:
-        """The same with the boxes of a score and more."""
+        """The same image with only the boxes of at least this score."""
         n = sum(box['score'] >= score for box in self.boxes)
         return _Image(
             self.truth, self.boxes[:n], self.overlaps[:n], self.owner[:n], self.ignored[:n]
@@ -56,17 +56,17 @@ class _Image:
 
 
 def analyse(dataset: Any, samples: Sequence[Any], path: str, score: float, most: int) -> Findings:
-    """Compare the predictions that ``tools/test.py --dump`` wrote with a data set of COCO's form.
+    """Compare predictions from ``tools/test.py --dump`` with a data set in COCO's format.
 
     Args:
-        dataset: of mmdet.
+        dataset: a data set of mmdet.
         samples: the predictions.
-        path: their file, for messages.
-        score: the least score of a box in the confusion matrix, the counts and the pictures.
-        most: how many pictures.
+        path: file of the predictions, for messages.
+        score: lowest score of a box in the confusion matrix, the counts and the pictures.
+        most: largest number of pictures.
 
     Raises:
-        UserError: if they are of another data set or task.
+        UserError: if the predictions are of another data set or task.
     """
     truth, results, classes = _check(dataset, samples, path)
     ids = dict(zip(dataset.cat_ids, classes, strict=True))
@@ -103,7 +103,7 @@ def analyse(dataset: Any, samples: Sequence[Any], path: str, score: float, most:
 
 
 def _check(dataset: Any, samples: Sequence[Any], path: str) -> tuple[Any, list[dict], list[str]]:
-    """The truth, the boxes as COCO has them, and the names of the classes."""
+    """The ground truth as `COCO`, predictions in COCO's result format, and names of the classes."""
     from ..datasets.coco import read_coco
 
     if not hasattr(dataset, 'cat_ids'):
@@ -169,7 +169,7 @@ def _evaluate(truth: Any, results: Sequence[dict], kind: str, ious: Any = None) 
     from ..hosts.mmdet_patches import ignored_without_masks
 
     with contextlib.redirect_stdout(io.StringIO()):
-        # loadRes changes what it is given, and takes no empty list
+        # loadRes changes the dicts that it gets, and fails on an empty list
         found = (
             truth.loadRes([dict(r) for r in results])
             if results
@@ -202,7 +202,7 @@ def _class_scores(evaluation: Any) -> np.ndarray:
 
 
 def _images(truth: Any, results: Sequence[dict], evaluation: Any) -> Iterable[_Image]:
-    """All images, with what COCO's evaluation at an IoU of 0.5 says of their boxes."""
+    """All images, with the matches of their boxes in COCO's evaluation at an IoU of 0.5."""
     from pycocotools.mask import iou
 
     owners: dict[int, int] = {}
@@ -217,7 +217,7 @@ def _images(truth: Any, results: Sequence[dict], evaluation: Any) -> Iterable[_I
     boxes = evaluation.cocoDt.imgToAnns
     for image in truth.dataset['images']:
         objects = [a for a in truth.imgToAnns[image['id']] if not a['iscrowd']]
-        # as many boxes of a class as are evaluated
+        # only boxes that were evaluated: COCO takes at most `maxDets` for each class
         here = [box for box in boxes[image['id']] if box['id'] in owners]
         here.sort(key=lambda box: -box['score'])
         shape = len(here), len(objects)
@@ -233,9 +233,9 @@ def _images(truth: Any, results: Sequence[dict], evaluation: Any) -> Iterable[_I
 
 
 def _kinds(image: _Image) -> tuple[list[str], set[int], list[int]]:
-    """Kinds of all boxes (``'right'``, ``''`` if ignored), missed objects, and what boxes meant.
+    """Kinds of all boxes (``'right'``, ``''`` if ignored), indices of missed objects, and targets.
 
-    The last is the object that would make the box right, or -1.
+    The target of a wrong box is the object that would make it right if corrected, or -1.
     """
     kinds, meant = [], []
     excused = set(image.owner[image.owner >= 0].tolist())
@@ -283,7 +283,7 @@ def _errors(truth: Any, results: Sequence[dict], images: Sequence[_Image], score
             for mend, kept in mended.items():
                 if mend != kind:
                     kept.append(plain)
-                elif target >= 0:  # of two boxes for an object the second is a duplicate
+                elif target >= 0:  # others are dropped, such as duplicates
                     key = 'bbox' if kind == 'localisation' else 'category_id'
                     kept.append({**plain, key: image.truth[target][key]})
     without = [a for a in truth.dataset['annotations'] if a['id'] not in gone]
@@ -304,9 +304,9 @@ def _ap50(truth: Any, results: Sequence[dict]) -> float:
 
 
 def _pairs(image: _Image, score: float) -> tuple[list[tuple[int, int]], list[int], list[int]]:
-    """Boxes and objects that belong together whatever their classes, boxes and objects left over.
+    """Pairs of box and object regardless of class, unmatched boxes, and unmatched objects.
 
-    The surest box takes the free object that it overlaps most, from an IoU of 0.5.
+    In order of falling score, each box takes the free object of highest IoU, if at least 0.5.
     """
     pairs, alone = [], []
     free = np.ones(len(image.truth), bool)
@@ -315,7 +315,7 @@ def _pairs(image: _Image, score: float) -> tuple[list[tuple[int, int]], list[int
             continue
         overlaps = np.where(free, image.overlaps[i], 0)
         if len(overlaps) and overlaps.max() >= FOREGROUND:
-            # of equal ones, that of its class
+            # on equal IoU, prefer an object of the same class
             same = [a['category_id'] == box['category_id'] for a in image.truth]
             best = int(np.lexsort((same, overlaps))[-1])
             free[best] = False
@@ -350,7 +350,7 @@ def _worst(
     most: int,
     masks: bool,
 ) -> list[Example]:
-    """The images with the lowest share of right boxes among boxes and missed objects."""
+    """Images with the lowest share of right boxes among all boxes and missed objects."""
     places = {dataset.get_data_info(i)['img_id']: i for i in range(len(dataset))}
     rated = []
     for information, image in zip(truth.dataset['images'], images, strict=True):
@@ -376,7 +376,7 @@ def _example(
     score: float,
     coco: Any = None,
 ) -> Example:
-    """A picture with its boxes, and with the masks, which `coco` can read where there are some."""
+    """A picture with its boxes, and with the outlines of its masks if `coco` is given."""
     pairs, alone, missed = _pairs(image, score)
     pixels = read_image(dataset, index)
     height, width = pixels.shape[:2]
@@ -396,14 +396,14 @@ def _example(
     found = [
         box(item, 'right' if i in right else 'wrong', _label(item, boxes[:n], ids))
         for n, (i, item) in enumerate(zip(shown, boxes, strict=True))
-    ][::-1]  # the surest on top
+    ][::-1]  # highest score on top
     words = f'{len(right)} right, {len(shown) - len(right)} wrong, {len(missed)} missed'
     panels = [panel(pixels, 'truth', truth), panel(pixels, 'prediction', found)]
     return Example(dataset.get_data_info(index)['img_path'], words, panels)
 
 
 def _label(item: dict, surer: Sequence[dict], ids: dict[int, str]) -> str:
-    """Class and score of a box; nothing where a surer one in the same place has its label."""
+    """Label with class and score; empty if a box of higher score has its label in this place."""
     from pycocotools.mask import iou
 
     if surer and np.max(iou([item['bbox']], [b['bbox'] for b in surer], [0] * len(surer))) > 0.4:

@@ -1,4 +1,4 @@
-"""Curves as SVG files in data URIs, without any text but numbers and names of axes."""
+"""Curves as SVG in data URIs; the only text in them is numbers and names of axes."""
 
 import base64
 import io
@@ -10,22 +10,22 @@ import numpy as np
 
 from ..errors import UserError
 
-# matplotlib's "tab10" without its grey, the first for what matters most
+# modeled on matplotlib's "tab10" without gray; the first color is for the main curve
 _COLOURS = (
     '#1f4e9c', '#d9641e', '#2a9134', '#b3261e', '#7b4fa8', '#8a5a44', '#d45fa8',
     '#9a9a00', '#109aa8',
 )  # fmt: skip
-_LARGEST = 1e30  # a loss that has gone astray
+_LARGEST = 1e30  # values beyond this, such as of a diverged loss, are not drawn
 
 
 @dataclass
 class Figure:
-    """A picture of curves; names stand in the page, which can write every script and escapes them.
+    """A picture of curves; its title and legend are HTML, which shows all scripts and is escaped.
 
     Attributes:
-        title: what is drawn.
+        title: title of the figure.
         data: the picture, a data URI.
-        legend: name and colour of each curve.
+        legend: name and color of each curve.
     """
 
     title: str
@@ -34,7 +34,7 @@ class Figure:
 
 
 def check_ending(path: str) -> None:
-    """Raise `UserError` if matplotlib writes no pictures whose names end so."""
+    """Raise `UserError` if matplotlib cannot write files with the suffix of `path`."""
     from matplotlib.backend_bases import FigureCanvasBase
 
     known = sorted(FigureCanvasBase.get_supported_filetypes())
@@ -51,8 +51,8 @@ def draw(
     """Draw curves; the first is bold.
 
     Args:
-        title: what is drawn.
-        curves: points by name.
+        title: title of the figure.
+        curves: points ``(x, y)`` by name.
         axis: name of the horizontal axis.
         unit: whether both axes go from 0 to 1.
     """
@@ -85,7 +85,7 @@ def draw(
 
 
 def heat_map(shares: np.ndarray) -> str:
-    """A matrix of shares as a picture of squares, a PNG in a data URI."""
+    """A matrix of values from 0 to 1 as a heat map, a PNG in a data URI."""
     from PIL import Image
 
     white, dark = np.array([247, 249, 252.0]), np.array([31, 78, 156.0])

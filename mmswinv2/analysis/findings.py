@@ -1,4 +1,4 @@
-"""What is found out about predictions, in the form in which a report shows it."""
+"""Results of the analysis of predictions, as data classes that a report shows."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ _WIDEST = 640  # pixels of a picture in a report
 class Table:
     """A table; numbers from 0 to 1 in the columns `bars` are drawn as bars too.
 
-    ``None`` is a number that there is not.
+    ``None`` is an undefined number.
     """
 
     head: Sequence[str]
@@ -60,9 +60,9 @@ class Matrix:
 
 @dataclass
 class Box:
-    """A box on a picture, in shares of its sides; `kind` is truth, right, wrong or missed.
+    """A box, relative to the picture's width and height; `kind` is truth, right, wrong or missed.
 
-    The outline of its mask, where there is one, is a path of SVG.
+    `outline` is the outline of its mask as an SVG path, empty without a mask.
     """
 
     x: float
@@ -76,7 +76,7 @@ class Box:
 
 @dataclass
 class Panel:
-    """A picture, as data, with boxes on it."""
+    """A picture, as a data URI, with boxes on it."""
 
     caption: str
     data: str
@@ -86,7 +86,7 @@ class Panel:
 
 @dataclass
 class Example:
-    """One of the worst pictures."""
+    """One of the pictures with the worst predictions."""
 
     name: str
     words: str
@@ -95,16 +95,16 @@ class Example:
 
 @dataclass
 class Findings:
-    """All that is found out about a file of predictions.
+    """Results of the analysis of a file of predictions.
 
     Attributes:
-        words: what was looked at, and how.
+        words: what was analyzed, and how.
         classes: scores of every class.
         matrix: the confusion matrix.
         examples: the worst pictures, the worst first.
-        precision: for detectors, name of a curve to precision at recall 0, 0.01, ..., 1.
+        precision: for detectors, precision at recall 0, 0.01, ..., 1 by name of a curve.
         errors: for detectors, the kinds of errors.
-        colours: for segmentors, names of classes and their colours in the pictures.
+        colours: for segmentors, names of classes and their colors in the pictures.
     """
 
     words: str
@@ -121,12 +121,12 @@ def panel(image: np.ndarray, caption: str, boxes: list[Box] | None = None) -> Pa
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        caption: what it shows.
-        boxes: what to draw on it.
+        caption: text below the picture.
+        boxes: boxes to draw on it.
     """
     picture = Image.fromarray(np.ascontiguousarray(image))
     picture.thumbnail((_WIDEST, _WIDEST))
-    if (enlarge := 320 // max(picture.size)) > 1:  # or a browser makes it a blur
+    if (enlarge := 320 // max(picture.size)) > 1:  # else a browser blurs it
         picture = picture.resize(
             [side * enlarge for side in picture.size], Image.Resampling.NEAREST
         )
@@ -137,18 +137,18 @@ def panel(image: np.ndarray, caption: str, boxes: list[Box] | None = None) -> Pa
 
 
 def outline(mask: np.ndarray) -> str:
-    """The border of a mask, (H, W), as a path of SVG in shares of its sides; holes have theirs."""
+    """Outline of a mask (H, W) and of its holes, as an SVG path relative to width and height."""
     import cv2
 
     mask = mask.astype(np.uint8)
-    if (scale := _WIDEST / max(mask.shape)) < 1:  # as the picture is, which bounds its size
+    if (scale := _WIDEST / max(mask.shape)) < 1:  # as the picture is, for a short path
         mask = cv2.resize(mask, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     height, width = mask.shape
     rings, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     paths = []
     for ring in rings:
         points = cv2.approxPolyDP(ring, max(mask.shape) / _WIDEST, True).reshape(-1, 2)
-        if len(points) < 3:  # specks, which have no area
+        if len(points) < 3:  # without area
             continue
         corners = (f'{x:.4f} {y:.4f}' for x, y in (points + 0.5) / (width, height))
         paths.append(f'M{"L".join(corners)}Z')
@@ -167,7 +167,7 @@ def read_image(dataset: Any, index: int) -> np.ndarray:
 
 
 def inner_of(dataset: Any, index: int) -> tuple[Any, int]:
-    """The data set inside wrappers, such as ConcatDataset, that has a sample, and its number."""
+    """The data set inside wrappers, such as ConcatDataset, that holds a sample, and its index."""
     while hasattr(dataset, '_get_ori_dataset_idx'):
         found = dataset._get_ori_dataset_idx(index)
         if hasattr(dataset, 'datasets'):
@@ -179,14 +179,14 @@ def inner_of(dataset: Any, index: int) -> tuple[Any, int]:
 
 
 def confusion(truth: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:
-    """(classes, classes) of pairs of labels below `classes`, others being left out."""
+    """Confusion matrix (classes, classes); labels outside [0, classes) are left out."""
     known = (truth >= 0) & (truth < classes) & (found >= 0) & (found < classes)
     pairs = truth[known].astype(np.int64) * classes + found[known]
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
 def ratio(part: float, whole: float) -> float | None:
-    """A share; ``None`` of nothing."""
+    """Ratio of part to whole; ``None`` if the whole is 0."""
     return float(part / whole) if whole else None
 
 

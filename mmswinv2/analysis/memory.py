@@ -1,8 +1,8 @@
-"""Memory that a training step needs on each GPU, predicted without running it; and measured.
+"""Predict the memory of a training step on each GPU without running it there, or measure it.
 
-What is allocated and freed is followed tensor by tensor through a forward and a backward pass: the
-backbone on fake tensors, the rest for real (see `mmswinv2.analysis.model`). Weights, gradients and
-the optimizer's state are reckoned from their number, as the strategy spreads them.
+A forward and a backward pass track each allocation and release of a tensor; the backbone runs on
+fake tensors, the rest for real (see `mmswinv2.analysis.model`). Memory of weights, gradients and
+optimizer state follows from the number of parameters and how the strategy shards them.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from .model import Observer, build, frozen_batch_norms, ready
 
 STRATEGIES = ('ddp', 'zero1', 'zero2', 'zero3', 'fsdp')
 _LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
-BUCKET = 50_000_000  # reduce_bucket_size of configs/_base_/strategies, in numbers
-# for the environment: what is freed goes back at once, and the peak is what was in use
+BUCKET = 50_000_000  # reduce_bucket_size of configs/_base_/strategies, in elements
+# environment of glibc: freed memory returns at once to the system, so the peak is memory in use
 AT_ONCE_BACK = {'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '0'}
-_STEPS = 2  # the optimizer's state comes with the first
+_STEPS = 2  # the first allocates the optimizer's state
 _MEASURE = f'import sys; from {__name__} import _measure; _measure(*sys.argv[1:])'
 
 
 @dataclass
 class Estimate:
-    """Bytes on one GPU at the highest point of a training step.
+    """Bytes on one GPU at the memory peak of a training step.
 
     Attributes:
-        parameters: weights, as far as they stay.
-        gradients: at that point.
+        parameters: weights that stay on the GPU.
+        gradients: gradients at the peak.
         optimizer: state of AdamW, and DeepSpeed's own copy of the weights.
-        buffers: what the strategy uses to communicate, and weights gathered for a while.
-        activations: everything else alive at that point.
+        buffers: communication buffers of the strategy, and weights gathered temporarily.
+        activations: all other memory at the peak.
         saved: bytes that each part keeps for backward, at the end of its forward pass.
-        attention: the most that one attention layer needs beside its input, in a forward pass.
+        attention: peak of one attention layer without its input, in a forward pass.
         count: number of parameters.
     """
 
@@ -65,21 +65,21 @@ class Estimate:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Bytes of all parts together."""
         return self.parameters + self.gradients + self.optimizer + self.buffers + self.activations
 
 
 @dataclass
 class TrainingStep:
-    """A training step as it was followed.
+    """Memory of one training step over time.
 
     Attributes:
         gradients: bytes of gradients over time.
-        others: bytes of all else over time, but for weights and the optimizer's state.
+        others: bytes of all else over time, without weights and the optimizer's state.
         saved: see `Estimate`.
         attention: see `Estimate`.
         trained: number of parameters that are trained.
-        frozen: number of those that are not.
+        frozen: number of frozen parameters.
         largest: number of parameters of the largest block.
         outside: number of parameters outside the blocks.
         half: whether it ran under autocast.
@@ -98,13 +98,13 @@ class TrainingStep:
     def estimate(
         self, strategy: str = 'ddp', gpus: int = 1, bucket: int = BUCKET, foreach: bool = True
     ) -> Estimate:
-        """Reckon the memory on one of several GPUs, with AdamW.
+        """Estimate the memory on one of several GPUs, with AdamW.
 
         Args:
             strategy: one of `STRATEGIES`.
             gpus: number of GPUs.
-            bucket: DeepSpeed's ``reduce_bucket_size``.
-            foreach: whether the optimizer takes all parameters at once, as it does on GPUs.
+            bucket: DeepSpeed's ``reduce_bucket_size``, in elements.
+            foreach: whether the optimizer updates all parameters at once, as it does on GPUs.
 
         Raises:
             UserError: if the strategy is unknown.
@@ -116,16 +116,16 @@ class TrainingStep:
         weights, trained = 4 * (self.trained + self.frozen), 4 * self.trained
         share = 1 if strategy == 'ddp' else gpus
         optimizer = 2 * trained // share
-        parameters, buffers, whole = weights, 0, 1.0  # `whole`: part of the gradients kept by each
+        parameters, buffers, whole = weights, 0, 1.0  # `whole`: share of gradients on each GPU
         if strategy == 'ddp':
-            buffers = trained if gpus > 1 else 0  # the buckets
+            buffers = trained if gpus > 1 else 0  # DDP's buckets
         elif strategy == 'fsdp':
             parameters, whole = weights // gpus, 1 / gpus
-            # the block at work and the next, and what is outside; weights and gradients
+            # weights of the running and the next block, gradients of one; both outside the blocks
             buffers = 4 * (3 * self.largest + 2 * self.outside) if gpus > 1 else 0
         else:
-            optimizer += trained // share  # its own copy of the weights
-            buffers = bucket * (4 + 2 * self.half)  # one bucket for each type of numbers
+            optimizer += trained // share  # DeepSpeed's own copy of the weights
+            buffers = bucket * (4 + 2 * self.half)  # one bucket for each dtype
             if strategy != 'zero1':
                 whole = 1 / gpus
             if strategy == 'zero3':
@@ -134,10 +134,10 @@ class TrainingStep:
         totals = [int(g * whole) + o for g, o in zip(self.gradients, self.others, strict=True)]
         top = max(range(len(totals)), key=totals.__getitem__)
         gradients, activations = int(self.gradients[top] * whole), self.others[top]
-        # the optimizer's own step, when activations are gone
+        # in the optimizer's step, activations are freed
         temporary = trained // share if foreach else 0
         if strategy.startswith('zero'):
-            temporary += trained // share  # gradients of this process in one piece
+            temporary += trained // share  # a flat copy of this process's gradients
         if int(trained * whole) + temporary > gradients + activations:
             gradients, activations = int(trained * whole), temporary
         return Estimate(
@@ -149,16 +149,16 @@ class TrainingStep:
 def follow_step(
     cfg: Any, size: Sequence[int], batch_size: int, dtype: torch.dtype | None = None
 ) -> TrainingStep:
-    """Follow the memory of one training step.
+    """Track the memory of one training step.
 
     Args:
         cfg: the config.
         size: ``(H, W)`` or ``(T, H, W)``.
         batch_size: samples on a GPU.
-        dtype: of autocast; ``None``: off. Only segmentors have their heads under it, too.
+        dtype: dtype of autocast; ``None``: off. Only segmentors run their heads under it too.
 
     Raises:
-        UserError: if the config has no backbone of ours.
+        UserError: if the config has no backbone of this package.
     """
     torch.manual_seed(0)
     tracker = MemoryTracker()
@@ -200,7 +200,7 @@ def follow_step(
 def _watch(
     backbone: Any, tracker: MemoryTracker, saved: dict[str, int], attention: list[int]
 ) -> None:
-    """Note what stages keep for backward, and the most that an attention layer needs."""
+    """Record the bytes that stages keep for backward, and the peak of one attention layer."""
 
     def on_entry(module: nn.Module, args: Any) -> None:
         entered[module] = (tracker.live, len(tracker.events))
@@ -230,29 +230,29 @@ def _watch(
 
 
 class MemoryTracker(Observer):
-    """Follows the memory of all tensors made while it is active.
+    """Tracks the memory of all tensors that are created while it is active.
 
     Attributes:
-        live: bytes that are alive.
-        events: ``(bytes, storage)`` in order of time, bytes below 0 where it is freed.
+        live: bytes in use.
+        events: ``(bytes, storage)`` in order of time; bytes are negative when memory is freed.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.live = 0
         self.events: list[tuple[int, int]] = []
-        self._sizes: dict[int, int] = {}  # of the storages alive, by address
+        self._sizes: dict[int, int] = {}  # bytes of live storages, by address
         self._numbers: dict[int, int] = {}
 
     def saw(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
-        """Note new memory; a view, perhaps of a weight, is none."""
+        """Record new memory; views share memory of an input and are skipped."""
         given = {s._cdata for s in _storages((args, kwargs))}
         for storage in _storages(out):
             if storage._cdata not in given:
                 self._note(storage)
 
     def number(self, tensor: Tensor) -> int | None:
-        """The number in `events` of what holds `tensor`."""
+        """The number in `events` of the storage of `tensor`."""
         return self._numbers.get(tensor.untyped_storage()._cdata)
 
     def _note(self, storage: torch.UntypedStorage) -> None:
@@ -277,18 +277,18 @@ def _storages(values: Any) -> list[torch.UntypedStorage]:
 def measure_memory(
     cfg: Any, size: Sequence[int], batch_size: int, dtype: torch.dtype | None = None
 ) -> int:
-    """Train a few steps on random inputs with AdamW; the peak of bytes above an idle process.
+    """Train a few steps on random inputs with AdamW; returns peak bytes above an idle process.
 
-    On a GPU what torch allocated, on a CPU the resident memory of the process (Linux).
+    On a GPU these are bytes allocated by torch, on a CPU resident memory of the process (Linux).
 
     Args:
         cfg: the config.
         size: ``(H, W)`` or ``(T, H, W)``.
         batch_size: samples in a step.
-        dtype: of autocast; ``None``: off. See `Host.heads_autocast`.
+        dtype: dtype of autocast; ``None``: off. See `Host.heads_autocast`.
 
     Raises:
-        RuntimeError: if the process fails, with what it said.
+        RuntimeError: if the process fails, with its error output.
     """
     with TemporaryDirectory() as folder:
         path = Path(folder, 'config.py')
@@ -330,7 +330,7 @@ def dtype_of(cfg: Config) -> str:
 
 
 def idle_memory(device: str) -> int:
-    """Bytes in use once libraries are loaded and have made their threads; call it first."""
+    """Bytes in use once libraries are loaded and have started threads; call it before training."""
     layers = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(30, 8)).to(device)
     optimizer = torch.optim.AdamW(layers.parameters())
     layers(torch.rand(1, 3, 32, 32, device=device)).sum().backward()
@@ -339,15 +339,15 @@ def idle_memory(device: str) -> int:
 
 
 def peak_memory(device: str) -> int:
-    """Bytes: on a GPU what torch allocated, on a CPU the resident memory (Linux)."""
+    """Peak bytes: on a GPU those allocated by torch, on a CPU resident memory (Linux)."""
     if device == 'cuda':
         return torch.cuda.max_memory_allocated()
     status = _status()
-    return status['VmHWM'] - status['RssFile']  # programs and libraries are no data
+    return status['VmHWM'] - status['RssFile']  # without code of programs and libraries
 
 
 def _status() -> dict[str, int]:
-    """What Linux knows of this process's memory, in bytes."""
+    """Memory of this process from ``/proc/self/status``, in bytes."""
     lines = Path('/proc/self/status').read_text().splitlines()
     return {
         line.partition(':')[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith('kB')

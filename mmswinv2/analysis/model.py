@@ -1,8 +1,7 @@
-"""A config's model with a backbone that costs nothing to run, and its multiply-adds.
+"""Run a config's model with its backbone on fake tensors, and count multiply-adds.
 
-The backbone runs on fake tensors, which have shapes and no memory, and the rest of the model for
-real, as losses and proposals depend on values. So a network of 3 billion parameters can be looked
-at on a laptop.
+Fake tensors have shapes but no memory, so that a network of 3 billion parameters can be analyzed on
+a laptop. The rest of the model runs for real, because losses and proposals depend on values.
 """
 
 import copy
@@ -34,7 +33,7 @@ class Observer(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self._busy:  # what a fake tensor does inside is no work of its own
+        if self._busy:  # operators inside a fake tensor's dispatch do not count
             return func(*args, **kwargs)
         self._busy = True
         try:
@@ -45,7 +44,7 @@ class Observer(TorchDispatchMode):
         return out
 
     def saw(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
-        """Take note of an operator."""
+        """Observe a call of an operator, with its arguments and output."""
         raise NotImplementedError
 
 
@@ -54,8 +53,8 @@ class StandIn(nn.Module):
 
     Args:
         backbone: the network, on the meta device.
-        observers: modes that are to see what runs on fake tensors.
-        dtype: of autocast; ``None``: off.
+        observers: modes that observe the operators on fake tensors.
+        dtype: dtype of autocast; ``None``: off.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class StandIn(nn.Module):
             yield
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Any:
-        """``(B, C, *pixels)`` to maps of random numbers, of the backbone's shapes."""
+        """``(B, C, *pixels)`` to random maps of the shapes that the backbone returns."""
         with self._fake:
             inputs = [torch.empty(given.shape) for given in (x, mask) if given is not None]
         with self._observed(), torch.autocast('cpu', self._dtype, self._dtype is not None):
@@ -95,7 +94,7 @@ class StandIn(nn.Module):
         return real[0] if isinstance(outs, Tensor) else tuple(real)
 
     def backward(self) -> None:
-        """Go back through the backbone from where the real part has come to."""
+        """Backward pass through the backbone, after that of the real part of the model."""
         fakes = [fake for fake, real in self._graph if real.grad is not None]
         if not fakes:  # a frozen backbone
             return
@@ -112,7 +111,7 @@ def build(
     """Build a config's model with a `StandIn` for its backbone.
 
     Raises:
-        UserError: if its backbone is none of ours.
+        UserError: if its backbone is not of this package.
     """
     model_cfg = ready(cfg)
     if not is_ours(model_cfg):
@@ -125,20 +124,20 @@ def build(
 
 
 def ready(cfg: Any) -> Any:
-    """The config of the model with no weights to fetch, and as many boxes as training may have.
+    """Config of the model without pre-trained weights, and with the largest number of positives.
 
-    In the course of training more and more proposals match an object; RoI heads are looked at
-    when these are as many as their samplers take.
+    During training, more and more proposals match an object. RoI heads are analyzed with as many
+    positive proposals as their samplers take.
     """
     hosts.use_registries(cfg)
     model_cfg = copy.deepcopy(cfg.model)
     if 'backbone' in model_cfg:
         model_cfg.backbone.init_cfg = None
     if is_ours(model_cfg):
-        model_cfg.backbone.path = 'plain'  # as on a GPU, which the figures are for
+        model_cfg.backbone.path = 'plain'  # the implementation for GPUs, which are analyzed here
     stages = (model_cfg.get('train_cfg') or {}).get('rcnn') or []
     for stage in stages if isinstance(stages, (list, tuple)) else [stages]:
-        if 'pos_iou_thr' not in stage.get('assigner', {}):  # as of Sparse R-CNN
+        if 'pos_iou_thr' not in stage.get('assigner', {}):  # such as in Sparse R-CNN
             continue
         stage.assigner.update(pos_iou_thr=0.1, neg_iou_thr=0.1, min_pos_iou=0.1)
     return model_cfg
@@ -161,21 +160,21 @@ def count_parameters(cfg: Any) -> int:
 
 
 def frozen_batch_norms(model: nn.Module) -> None:
-    """Let batch norms use their statistics, as one sample gives nothing to average over."""
+    """Set batch norms to evaluation mode, because one sample may have no batch statistics."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 
 
 class FlopCounter(Observer):
-    """Counts the multiply-adds of products and convolutions by torch's own formulas."""
+    """Counts the multiply-adds of matrix products and convolutions by torch's own formulas."""
 
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
 
     def saw(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
-        """Add what torch's formula says, if there is one."""
+        """Add the multiply-adds of an operator, if torch has a formula for it."""
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
             self.total += formula(*args, **kwargs, out_val=out) // 2
@@ -185,15 +184,15 @@ def count_flops(cfg: Any, size: Sequence[int]) -> dict[str, int]:
     """Count the multiply-adds of one forward pass, by part of the model.
 
     A multiply-add counts as one, as in the published tables; norms, activations and pooling are
-    left out. Detectors run as with ``mode='tensor'``: RoI heads on as many proposals as the RPN
-    hands over, masks on 100 of them; SimMIM without its decoder.
+    left out. Detectors run in ``mode='tensor'``: RoI heads on all proposals of the RPN, mask heads
+    on 100 of them. SimMIM runs without its decoder.
 
     Args:
         cfg: the config.
         size: ``(H, W)`` or ``(T, H, W)``.
 
     Returns:
-        part of the model to multiply-adds, `total` last.
+        multiply-adds by part of the model, ``'total'`` last.
     """
     torch.manual_seed(0)
     counter = FlopCounter()
@@ -211,7 +210,7 @@ def count_flops(cfg: Any, size: Sequence[int]) -> dict[str, int]:
 
 
 def _count_into(counts: dict[str, int], name: str, module: nn.Module, counter: Any) -> None:
-    """Add up what a part of the model does, in whichever of its methods."""
+    """Count the multiply-adds of a part of the model in all methods that may run it."""
     for method in ('forward', 'predict', 'forward_transformer'):
         if hasattr(module, method) and not (method != 'forward' and isinstance(module, StandIn)):
             setattr(module, method, _counted(getattr(module, method), counts, name, counter))

@@ -24,8 +24,8 @@ def load_bias(
         checkpoint: file, name or address of weights of any format.
         stage: from 0.
         block: in the stage, from 0.
-        pretrained_window: of that stage, where the file does not record it.
-        prefix: what precedes the network's keys.
+        pretrained_window: pre-trained window of the stage, if the file does not record it.
+        prefix: prefix of the network's keys.
 
     Raises:
         UserError: if there is no such block, or its pre-trained window is not known.
@@ -75,12 +75,12 @@ def bias_maps(
     """Maps of the bias over all offsets in windows.
 
     Args:
-        bias: of a block.
-        windows: sides in space, in tokens.
-        frames: window in time of a video network; ``None``: the pre-trained one.
+        bias: the bias network of a block.
+        windows: spatial sides M of windows, in tokens.
+        frames: temporal window of a video network; ``None``: the pre-trained one.
 
     Yields:
-        a title and the bias ``(h, 2M - 1, 2M - 1)``; of a video network, for each offset in time.
+        a title and the bias ``(h, 2M - 1, 2M - 1)``; for video, one for each temporal offset.
     """
     frames = frames or bias.pretrained_window[0]
     for m in windows:
@@ -98,7 +98,7 @@ def draw_bias(rows: Sequence[tuple[str, Tensor]], heads: Sequence[int]) -> Any:
     """Draw maps of `bias_maps`, a row for each and a column for each head.
 
     Returns:
-        a figure of matplotlib that belongs to no window.
+        a figure of matplotlib, not registered with pyplot.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Predictions in files, compared with the test set of a config."""
+"""Compare files of predictions with the test set of a config."""
 
 import contextlib
 import io
@@ -13,17 +13,17 @@ from ..checkpoints import read_pickle
 from ..errors import UserError
 from .findings import Findings, other_data
 
-_OF_TORCH = ('torch.nn.', 'torch.optim.', 'torch.utils.data.')  # what a config may take from it
+_OF_TORCH = ('torch.nn.', 'torch.optim.', 'torch.utils.data.')  # where configs may take types from
 _PACKAGES = ('mmcv', 'mmswinv2', *(host.name for host in hosts.HOSTS))
 
 
 def examine(cfg: Any, path: Path, score: float, most: int) -> Findings:
-    """Compare what ``tools/test.py --out`` wrote with the truth of ``test_dataloader``.
+    """Compare predictions from ``tools/test.py --out`` with the annotations of ``test_dataloader``.
 
     Args:
         cfg: the config of the test.
         path: a pickle, or the folder of label maps of a segmentor.
-        score: the least score of a box that counts, for detectors.
+        score: lowest score of a box that counts, for detectors.
         most: how many of the worst pictures to keep.
 
     Raises:
@@ -61,10 +61,10 @@ def examine(cfg: Any, path: Path, score: float, most: int) -> Findings:
 
 @contextlib.contextmanager
 def _classes_alone(cfg: Any) -> Iterator[None]:
-    """Let types name data sets and transforms of the hosts, and of what `cfg` imports.
+    """Restrict ``type`` to registered data sets and transforms of the hosts and `cfg`'s imports.
 
-    To mmengine ``type='os.system'`` is the function, and ``type='x'`` a module of any folder that
-    Python looks into; whoever wrote the config of a work dir could run code by a report.
+    Otherwise mmengine resolves ``type='os.system'`` to that function, and ``type='x'`` to a module
+    on Python's path, so that the config of an untrusted work dir could run code.
     """
     packages = check_types(cfg, cfg.test_dataloader, 'test_dataloader')
     roots = (DATASETS, TRANSFORMS)
@@ -84,15 +84,15 @@ def _classes_alone(cfg: Any) -> Iterator[None]:
 
 
 def check_types(cfg: Any, node: Any, where: str) -> set[str]:
-    """Raise `UserError` for types that are of no package of ours, the hosts or `cfg`'s imports.
+    """Raise `UserError` for types outside this package, the hosts and `cfg`'s imports.
 
     Args:
         cfg: a config of a work dir.
-        node: the part of it to look at.
-        where: name of that part.
+        node: the part of the config to check.
+        where: name of that part, for messages.
 
     Returns:
-        names of the packages that are known.
+        names of the packages that are allowed.
     """
     imports = hosts.as_list((cfg.get('custom_imports') or {}).get('imports') or [])
     packages = {*_PACKAGES, *(str(name).partition('.')[0] for name in imports)}

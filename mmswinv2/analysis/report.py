@@ -1,4 +1,4 @@
-"""What the page of `mmswinv2 report` shows: of a work dir, its config and its predictions."""
+"""Content of the page of `mmswinv2 report`, from a work dir, its config and its predictions."""
 
 import math
 import tempfile
@@ -25,9 +25,9 @@ MAIN_SCORES = {
     'acc/top1': 'top-1',
     'accuracy/top1': 'top-1',
 }
-_LARGEST_MATRIX = 30  # classes of a confusion matrix that is written out with its numbers
+_LARGEST_MATRIX = 30  # most classes of a confusion matrix that is shown with its numbers
 _MOST_CURVES = 9
-_OF_THIS_RUN = ('work_dir', 'launcher')  # no differences that mean anything
+_OF_THIS_RUN = ('work_dir', 'launcher')  # settings whose differences have no meaning
 
 
 def content(
@@ -38,15 +38,15 @@ def content(
     pictures: int,
     options: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """All that the template shows.
+    """The variables of the report's template.
 
     Args:
         work: the work dir.
         predictions: a file of predictions, or a folder of label maps, if there is one.
         config: the config file that was trained, if it is known.
-        score: the least score of a box in counts and pictures.
+        score: lowest score of a box in counts and pictures.
         pictures: how many of the worst pictures are shown.
-        options: as ``--cfg-options``, for the test set.
+        options: changes to the config as for ``--cfg-options``, for the test set.
     """
     cfg = config_of(work)
     host = hosts.of(cfg or {})
@@ -81,7 +81,7 @@ def content(
 
 
 def config_of(work: WorkDir) -> Any:
-    """The config of the training, as a config of mmengine; ``None`` where there is none."""
+    """The config of the training as mmengine's `Config`; ``None`` if missing or not literal."""
     found = read_literals(work.config) if work.config else None
     return None if found is None else Config(found, filename=str(work.config))
 
@@ -108,7 +108,7 @@ def _findings(
 
 
 def check_imports(imports: Any, work: WorkDir) -> None:
-    """Raise `UserError` for modules that stand in the work dir, which would run its code."""
+    """Raise `UserError` for imports of modules in the work dir, whose code must not run."""
     folder = work.folder.resolve()
     for name in map(str, hosts.as_list(imports.get('imports') or [])):
         top, *rest = name.split('.')
@@ -123,7 +123,7 @@ def check_imports(imports: Any, work: WorkDir) -> None:
 
 
 def _facts(work: WorkDir) -> Iterator[tuple[str, str]]:
-    """Name and value of what stands at the top."""
+    """Names and values for the top of the page."""
     for _, scores in work.final_scores()[-1:]:
         yield from ((w, number(scores[key])) for key, w in MAIN_SCORES.items() if key in scores)
     if work.last_step:
@@ -138,7 +138,7 @@ def _facts(work: WorkDir) -> Iterator[tuple[str, str]]:
 
 
 def _notes(work: WorkDir, cfg: Any, predictions: Path | None) -> Iterator[str]:
-    """What a reader has to know before he trusts the rest."""
+    """Warnings on logs and predictions that limit what the report shows."""
     if not work.trainings:
         yield 'There are no logs of a training here, only of tests.'
     elif (total := _length(work, cfg)) and total[0] < total[1]:
@@ -153,7 +153,7 @@ def _notes(work: WorkDir, cfg: Any, predictions: Path | None) -> Iterator[str]:
         starts = ', '.join(run.name for run in work.trainings)
         yield f'The training was resumed: its parts are {starts}.'
     checkpoint = work.checkpoint
-    # a folder does not change when the maps in it are written anew
+    # overwriting maps does not change the time of their folder
     files = [*predictions.glob('*.png')] if predictions and predictions.is_dir() else [predictions]
     written = min((path.stat().st_mtime for path in files if path), default=math.inf)
     if checkpoint and written < checkpoint.stat().st_mtime:
@@ -163,7 +163,7 @@ def _notes(work: WorkDir, cfg: Any, predictions: Path | None) -> Iterator[str]:
 
 
 def _length(work: WorkDir, cfg: Any) -> tuple[int, int, str] | None:
-    """How far the training came, how far it was to go, and in what."""
+    """Progress of the training, its planned length, and the unit of both."""
     train = (cfg or {}).get('train_cfg') or {}
     last = work.trainings[-1].training[-1]
     epochs, iterations = train.get('max_epochs'), train.get('max_iters')
@@ -171,7 +171,7 @@ def _length(work: WorkDir, cfg: Any) -> tuple[int, int, str] | None:
     if isinstance(epochs, int) and isinstance(last.get('epoch'), int):
         return last['epoch'], epochs, 'epoch'
     if isinstance(iterations, int) and isinstance(interval, int):
-        step = work.last_step  # the last iterations of a training are mostly not logged
+        step = work.last_step  # iterations after the last full interval are not logged
         return (iterations if step > iterations - interval else step), iterations, 'iteration'
     return None
 
@@ -190,7 +190,7 @@ def _figures(work: WorkDir) -> Iterator[Figure]:
         'Norm of the gradient': {k: c for k, c in training.items() if k == 'grad_norm'},
     }
     for title, curves in groups.items():
-        if title == 'Validation scores':  # the main ones first; one point is no curve
+        if title == 'Validation scores':  # main scores first; a single point is no curve
             curves = {k: c for k, c in curves.items() if len(c) > 1}
             curves = {k: curves[k] for k in sorted(curves, key=lambda k: k not in MAIN_SCORES)}
         if curves:
@@ -209,7 +209,7 @@ def _score_tables(work: WorkDir) -> tuple[list[str], list[list[str]]]:
 
 
 def _some(findings: Findings) -> dict[str, list[tuple[float, float]]]:
-    """Curves of all classes together and, of many classes, of the best and the worst."""
+    """Curves of all classes together, and of single classes; of many, only the best and worst."""
     curves = findings.precision
     together = [name for name in curves if name.startswith('all classes')]
     single = sorted((n for n in curves if n not in together), key=lambda n: -curves[n].mean())
@@ -225,7 +225,7 @@ def _some(findings: Findings) -> dict[str, list[tuple[float, float]]]:
 def _differences(
     work: WorkDir, cfg: Any, config: Path | None
 ) -> list[tuple[str, list[tuple[str, str, str]]]]:
-    """What differs between config, its file and the bases of that, under headings."""
+    """Differences of the run from its config file, and of that from its bases, by heading."""
     from ..engine.launch import read_config
 
     file = config or _recipe(work.config_name)
@@ -258,7 +258,7 @@ def _plain(cfg: Any) -> dict[str, Any]:
 
 
 def _recipe(name: str | None) -> Path | None:
-    """The recipe of this package of a name."""
+    """The config file of this package with a given name."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / '.mim' / 'configs', package.parent / 'configs'):
         if folder.is_dir() and name:
@@ -267,5 +267,5 @@ def _recipe(name: str | None) -> Path | None:
 
 
 def number(value: float) -> str:
-    """A score for people: 0.498, 48.1, 12,000."""
+    """Format a number for display: 0.498, 48.1, 12,000.0."""
     return f'{value:.3f}' if abs(value) < 2 else f'{value:,.1f}'

@@ -1,4 +1,4 @@
-"""What a work dir of mmengine tells of its runs: logs, environment, command, config."""
+"""Read logs, environment, command and config of the runs in a work dir of mmengine."""
 
 import ast
 import json
@@ -19,18 +19,18 @@ Curve = list[tuple[float, float]]  # (step, value)
 _RULE = re.compile(r'^-{20,}$', re.MULTILINE)
 _STAMP = re.compile(r'^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - ', re.MULTILINE)
 _NO_SCORES = ('step', 'iter', 'epoch', 'time', 'data_time', 'memory', 'lr', 'base_lr')
-_LOG_CHARACTERS = 2**20  # header and config of a log; the rest may be of hundreds of megabytes
+_LOG_CHARACTERS = 2**20  # covers header and config of a log, which may be huge
 
 
 @dataclass
 class Run:
-    """One start of a tool in a work dir: the folder named by its time.
+    """One run of a tool in a work dir, logged in a folder named by its start time.
 
     Attributes:
         folder: WORK_DIR/TIME.
-        training: its entries of training, in order.
-        validation: those of validation, each with the step of training it was made at.
-        broken: lines of the log that are no entries, as of a run that was killed.
+        training: log entries of training, in order.
+        validation: log entries of validation, each with its training step.
+        broken: number of log lines that cannot be read, such as after a run was killed.
     """
 
     folder: Path
@@ -40,12 +40,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The time of its start."""
+        """The start time, which names the folder."""
         return self.folder.name
 
     @cached_property
     def _log(self) -> tuple[str, str]:
-        """Beginning and end of the log file."""
+        """First and last part of the log file."""
         path = self.folder / f'{self.name}.log'
         if not path.is_file():
             return '', ''
@@ -56,7 +56,7 @@ class Run:
 
     @property
     def environment(self) -> list[tuple[str, str]]:
-        """Names and values in the head of the log file, without the flags torch was built with."""
+        """Names and values in the header of the log file, without torch's compile flags."""
         parts = _RULE.split(self._log[0], 2)
         lines = parts[1].splitlines() if len(parts) == 3 else []
         found = (re.match(r' {4}(\S[^:]*): (.*)$', line) for line in lines)
@@ -68,7 +68,7 @@ class Run:
 
     @property
     def command(self) -> str | None:
-        """The command line, where the log has it."""
+        """The command line; ``None`` if the log does not have it."""
         from ..engine.launch import COMMAND
 
         found = re.search(rf' - {re.escape(COMMAND)}(.*)$', self._log[0], re.MULTILINE)
@@ -76,7 +76,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """From the first line of the log file to the last."""
+        """Seconds from the first line of the log file to the last."""
         times = [_STAMP.findall(text) for text in self._log]
         if not all(times):
             return 0.0
@@ -87,13 +87,13 @@ class Run:
 
     @property
     def config(self) -> Path | None:
-        """The file of the whole config."""
+        """The file of the whole config; ``None`` if missing."""
         path = self.folder / 'vis_data' / 'config.py'
         return path if path.is_file() else None
 
     @property
     def test_scores(self) -> dict[str, float]:
-        """What the test gave, if it was one."""
+        """Scores of the test; empty if the run was no test."""
         path = self.folder / f'{self.name}.json'
         if not path.is_file():
             return {}
@@ -106,7 +106,7 @@ class WorkDir:
 
     Attributes:
         folder: the work dir.
-        runs: trainings and tests by their time; trainings that started anew replace those before.
+        runs: runs by start time, from the last training that did not resume an earlier one.
     """
 
     folder: Path
@@ -114,19 +114,19 @@ class WorkDir:
 
     @property
     def trainings(self) -> list[Run]:
-        """The runs of the training that is reported: one, and those that resumed it."""
+        """The runs of the training that is reported: the first one, and those that resumed it."""
         return [run for run in self.runs if run.training]
 
     @property
     def config(self) -> Path | None:
-        """The config of the last training, or of the last test where there was no training."""
+        """The config of the last training, or of the last test if there was no training."""
         runs = self.trainings or self.runs
         own = (path for run in reversed(runs) if (path := run.config) is not None)
         return next(own, max(self.folder.glob('*.py'), key=_age, default=None))
 
     @property
     def config_name(self) -> str | None:
-        """The name of the config file that was given, which the work dir has a whole copy of."""
+        """The name of the config file that was given; the work dir has a copy of that name."""
         path = max(self.folder.glob('*.py'), key=_age, default=None)
         return path.name if path else None
 
@@ -145,7 +145,7 @@ class WorkDir:
     def curves(self, validation: bool = False) -> dict[str, Curve]:
         """Logged numbers by name, over the steps of training; resumed runs are joined.
 
-        What a run has done again after it resumed takes the place of what was done before.
+        If a resumed run repeats steps, its values replace the earlier ones.
         """
         found: dict[str, Curve] = {}
         for run in self.trainings:
@@ -159,7 +159,7 @@ class WorkDir:
         return {key: curve for key, curve in found.items() if curve}
 
     def final_scores(self) -> list[tuple[str, dict[str, float]]]:
-        """Scores of the last validation and the last test, each with words for what it was."""
+        """Scores of the last validation and the last test, each with a description."""
         found = []
         validations = [entry for run in self.trainings for entry in run.validation]
         if validations and (scores := _scores(validations[-1])):
@@ -206,13 +206,13 @@ def _read_run(folder: Path) -> Run:
             run.training.append(entry)
             step = _step(entry)
         else:
-            # mmengine counts epochs here, even where a training has none
+            # mmengine logs the epoch as the step here, even in training by iterations
             run.validation.append({**entry, 'step': max(step, _step(entry))})
     return run
 
 
 def _entries(text: str) -> Iterator[dict[str, Any] | None]:
-    """The entries of a log; ``None`` for what is none."""
+    """The entries of a log; ``None`` for a line that is not a JSON object."""
     for line in text.splitlines():
         if line.strip():
             try:
@@ -227,7 +227,7 @@ def _numbers(entry: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _scores(entry: Mapping[str, Any]) -> dict[str, float]:
-    """The scores of an entry; COCO has -1 for sizes that no object has."""
+    """The scores of an entry, without -1, which COCO gives for sizes without objects."""
     numbers = _numbers(entry)
     return {k: v for k, v in numbers.items() if k not in _NO_SCORES and v != -1}
 
@@ -255,8 +255,8 @@ class _Plain(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
         if not isinstance(node.func, ast.Name) or node.func.id != 'dict' or node.args:
-            return node  # which is no literal
-        names = (k.arg for k in node.keywords)  # None where something is unpacked
+            return node  # literal_eval rejects it
+        names = (k.arg for k in node.keywords)  # None for unpacking with **
         return ast.Dict(
             [ast.Constant(n) if n else None for n in names], [k.value for k in node.keywords]
         )
@@ -269,7 +269,7 @@ def read_literals(path: str | Path) -> dict[str, Any] | None:
     """Read a config as mmengine dumps it, without running it.
 
     Returns:
-        ``None`` where it holds anything but names set to plain values.
+        values by name; ``None`` if the file has anything but assignments of plain values.
     """
     found = {}
     try:
@@ -283,9 +283,9 @@ def read_literals(path: str | Path) -> dict[str, Any] | None:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Settings that differ: name with dots, old and new value, ``'—'`` for one that is not there.
+    """Settings that differ: dotted name, old value, new value; ``'—'`` for a missing setting.
 
-    Numbers of items in lists are names too.
+    Dotted names contain indices of list items.
     """
     before, after = dict(_flat(old)), dict(_flat(new))
     names = [*before, *(name for name in after if name not in before)]
@@ -299,5 +299,5 @@ def _flat(node: Any, name: str = '') -> Iterator[tuple[str, str]]:
         items = node.items() if isinstance(node, Mapping) else enumerate(node)
         for key, value in items:
             yield from _flat(value, f'{name}.{key}' if name else str(key))
-    else:  # lists and tuples are one here: a dump has tuples of what was given as either
+    else:  # a dump does not keep lists and tuples apart
         yield name, repr(list(node) if isinstance(node, tuple) else node)

@@ -24,8 +24,8 @@ OK, NOTE, ABSENT, BROKEN = 'ok', 'note', 'absent', 'broken'
 _COLOURS = {OK: 'green', NOTE: 'yellow', ABSENT: 'dim', BROKEN: 'bold red'}
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _LEAST_TORCH = (2, 6)
-_BEYOND_MMCV = (2, 14)  # its headers want C++20, and mmcv asks for C++17
-# import name: distributions that may stand behind it, the maintained fork first
+_BEYOND_MMCV = (2, 14)  # this torch's headers need C++20, and mmcv compiles as C++17
+# import name: distributions that provide it, the maintained fork first
 _BASES = {
     'mmengine': ('onedl-mmengine', 'mmengine'),
     'mmcv': ('onedl-mmcv', 'mmcv', 'mmcv-lite'),
@@ -43,11 +43,11 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        name: what was looked at.
-        state: `OK`, `NOTE` (works, with something to know), `ABSENT` (not there, and nothing needs
-            it) or `BROKEN`.
+        name: what was checked.
+        state: `OK`, `NOTE` (works, with a limitation), `ABSENT` (not installed and not needed) or
+            `BROKEN`.
         text: what was found.
-        remedy: the command, or the step, that mends it.
+        remedy: the command or step that repairs it.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Finding:
 
 
 def _installed(names: Sequence[str]) -> dict[str, str]:
-    """Those of some distributions that are there, with their versions."""
+    """Versions of those distributions in `names` that are installed."""
     found = {}
     for name in names:
         try:
@@ -68,8 +68,8 @@ def _installed(names: Sequence[str]) -> dict[str, str]:
 
 
 def _pip(arguments: str) -> str:
-    """A command of pip, or of uv, whose environments have no pip."""
-    if _installed(['pip']):  # looking for the module would change that of distutils
+    """A command of pip, or of uv if the environment has no pip."""
+    if _installed(['pip']):  # find_spec('pip') would disable setuptools' distutils
         return f'{sys.executable} -m pip {arguments}'
     if arguments.startswith('cache remove '):
         return f'uv cache clean {arguments.removeprefix("cache remove ")}'
@@ -78,7 +78,7 @@ def _pip(arguments: str) -> str:
 
 
 def _install(wanted: str, variables: str = '') -> str:
-    """The command that installs a package; for mmcv, which is compiled, with what that needs."""
+    """The command that installs a package; for mmcv, with the settings to compile it."""
     import torch
 
     if 'mmcv' not in wanted:
@@ -99,7 +99,7 @@ def _told(error: BaseException) -> str:
 
 
 def _output(*command: str) -> str:
-    """What a program prints; empty where it is not there or fails."""
+    """Standard output of a program; empty if it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
@@ -128,7 +128,7 @@ def check_driver() -> Iterator[Finding]:
                 'sudo ubuntu-drivers install (Debian: sudo apt install nvidia-driver; in a '
                 'container: docker run --gpus all)'
             )
-            yield Finding('GPU', NOTE, text, remedy)  # containers may be without it on purpose
+            yield Finding('GPU', NOTE, text, remedy)  # containers may lack the driver on purpose
             return
         state = NOTE if torch.version.cuda else ABSENT
         yield Finding('GPU', state, 'no NVIDIA driver here (nvidia-smi): the CPU is used')
@@ -156,11 +156,11 @@ def check_driver() -> Iterator[Finding]:
 
 
 def has_card(devices: Path = Path('/sys/bus/pci/devices')) -> bool:
-    """Whether Linux lists a display of NVIDIA among its PCI devices."""
+    """Whether Linux lists an NVIDIA display controller among its PCI devices."""
     for device in devices.glob('*'):
         try:
             vendor, kind = (device.joinpath(name).read_text() for name in ('vendor', 'class'))
-        except OSError:  # it is gone, or may not be looked at
+        except OSError:  # removed meanwhile, or not readable
             continue
         if vendor.strip() == '0x10de' and kind.startswith('0x03'):
             return True
@@ -182,7 +182,7 @@ def check_torch() -> Iterator[Finding]:
 
 
 def compiler_of_cuda() -> tuple[str, str] | None:
-    """Path and version of nvcc, the one that torch would compile with; ``None`` without one."""
+    """Path and version of the nvcc that torch would compile with; ``None`` if there is none."""
     from torch.utils.cpp_extension import CUDA_HOME
 
     path = str(Path(CUDA_HOME, 'bin/nvcc')) if CUDA_HOME else shutil.which('nvcc')
@@ -191,7 +191,7 @@ def compiler_of_cuda() -> tuple[str, str] | None:
 
 
 def check_nvcc() -> Iterator[Finding]:
-    """The compiler of CUDA beside torch's; it is needed while mmcv is compiled, and never after."""
+    """Compare nvcc with torch's CUDA; nvcc is only needed to compile mmcv."""
     import torch
 
     finding = compare_nvcc(torch.version.cuda, found := compiler_of_cuda())
@@ -208,7 +208,7 @@ def check_nvcc() -> Iterator[Finding]:
 
 
 def _has_headers(nvcc: Path) -> bool:
-    """Whether CUDA's libraries can be compiled against, as whole toolkits let one."""
+    """Whether headers of CUDA's libraries are installed, as in a complete toolkit."""
     root = nvcc.resolve().parents[1]
     more = filter(None, os.environ.get('CPATH', '').split(os.pathsep))
     places = (root / 'include', *root.glob('targets/*/include'), *map(Path, more))
@@ -216,10 +216,10 @@ def _has_headers(nvcc: Path) -> bool:
 
 
 def compare_nvcc(wanted: str | None, found: tuple[str, str] | None) -> Finding:
-    """Whether nvcc is that of torch's CUDA.
+    """Whether nvcc fits torch's CUDA, by their major versions.
 
     Args:
-        wanted: the CUDA of torch.
+        wanted: version of torch's CUDA; ``None`` for a build without CUDA.
         found: path and version of nvcc.
     """
     if wanted is None:
@@ -245,7 +245,7 @@ def run_operators(device: Any) -> None:
     """Run compiled operators of mmcv on a device: NMS, RoIAlign and the focal loss.
 
     Raises:
-        Exception: whatever is wrong with them.
+        Exception: any error of an operator, or if a result is wrong.
     """
     import torch
     from mmcv.ops import nms, roi_align, sigmoid_focal_loss
@@ -260,7 +260,7 @@ def run_operators(device: Any) -> None:
     if not torch.allclose(roi_align(ones, rois, (2, 2)), torch.ones(1, 1, 2, 2, device=device)):
         raise RuntimeError('mmcv.ops.roi_align does not average ones to ones')
     if torch.device(device).type == 'cpu':
-        return  # mmcv has the focal loss for GPUs alone
+        return  # mmcv has the focal loss for GPUs only
     logits, labels = torch.zeros(1, 2, device=device), torch.tensor([0], device=device)
     loss = sigmoid_focal_loss(logits, labels, 2.0, 0.25, None, 'none').tolist()[0]
     wanted = [0.25 * 0.25 * 0.6931472, 0.75 * 0.25 * 0.6931472]
@@ -295,17 +295,17 @@ def check_operators() -> Iterator[Finding]:
             return
         try:
             run_operators(device.lower())
-        except Exception as error:  # whatever it is, the remedy is the same
+        except Exception as error:  # the remedy is the same for any error
             yield Finding(title, BROKEN, f'{_told(error)}. mmcv was built {why}', again(prefix))
             return
         yield Finding(title, OK, 'NMS, RoIAlign and the like of mmcv give what they should')
 
 
 def _check_module(module: str, names: Sequence[str]) -> Finding:
-    """Whether a package is there once, and can be imported beside the others."""
+    """Whether a module comes from exactly one distribution, and can be imported with the others."""
     there = _installed(names)
     told = ', '.join(f'{name} {number}' for name, number in there.items())
-    stack = 1 if len(names) > 1 and _installed(['mmengine']) else 0  # OpenMMLab's, or the forks
+    stack = 1 if len(names) > 1 and _installed(['mmengine']) else 0  # 1: OpenMMLab's, 0: the forks
     wanted = f'--no-deps {names[0]}==1.2.0' if module == 'mmaction' else names[stack]
     if not there and find_spec(module) is None:
         return Finding(module, ABSENT, 'not installed', _install(wanted))
@@ -318,21 +318,21 @@ def _check_module(module: str, names: Sequence[str]) -> Finding:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             importlib.import_module(module)
-    except Exception as error:  # their checks of versions are assertions
+    except Exception as error:  # hosts check versions by assertions
         remedy = _install(f'--upgrade {wanted}')
         return Finding(module, BROKEN, f'{told}: {_told(error)}', remedy)
     return Finding(module, OK, told or 'imported from a folder')
 
 
 def check_hosts() -> Iterator[Finding]:
-    """The host packages: which there are, and whether they can be imported together."""
+    """Which host packages are installed, and whether they can be imported together."""
     bases = [_check_module(*entry) for entry in _BASES.items()]
     for base in bases:  # nothing works without them
         base.state = BROKEN if base.state == ABSENT else base.state
     yield from bases
     if any(base.state == BROKEN for base in bases):
         return
-    importlib.import_module('mmswinv2.hosts')  # whose patches some imports need
+    importlib.import_module('mmswinv2.hosts')  # its patches are needed by some imports
     hosts = [_check_module(*entry) for entry in _HOSTS.items()]
     if all(host.state == ABSENT for host in hosts):
         yield Finding('hosts', BROKEN, 'none is installed', hosts[0].remedy)
@@ -342,18 +342,18 @@ def check_hosts() -> Iterator[Finding]:
 
 
 def check_decoders() -> Iterator[Finding]:
-    """What reads images and videos."""
+    """The decoders of images and videos."""
     needs_video = bool(_installed(_HOSTS['mmaction']))
     for module, name, what, needed in (
         ('cv2', 'opencv-python-headless', 'images', True),
         ('PIL', 'pillow', 'images', True),
         ('av', 'av', 'videos', needs_video),
-        ('decord', 'decord2', 'videos', False),  # of configs of mmaction2
+        ('decord', 'decord2', 'videos', False),  # only for configs of mmaction2
     ):
         title = f'{what} ({module})'
         try:
             found = importlib.import_module(module)
-        except (ImportError, OSError) as error:  # its libraries, such as libGL
+        except (ImportError, OSError) as error:  # OSError: a missing library, such as libGL
             state = BROKEN if needed else ABSENT
             remedy = _pip(f'install {name}') if needed else ''
             yield Finding(title, state, _told(error) if needed else 'not installed', remedy)
@@ -362,7 +362,7 @@ def check_decoders() -> Iterator[Finding]:
 
 
 def check_attention() -> Iterator[Finding]:
-    """Triton, and which implementation of attention is taken."""
+    """Triton, and the implementation of attention in use."""
     import torch
 
     from .. import ops
@@ -391,13 +391,13 @@ def check_attention() -> Iterator[Finding]:
     with torch.device(device):
         qkv, table, scale = torch.randn(1, 8, 8, 48), torch.zeros(1, 15, 15), torch.ones(1, 1, 1)
     taken = ops.implementation_of_attend(qkv, table, scale)
-    # without Triton, torch's operators are taken
+    # if Triton fails, its removal makes torch's operators the fallback
     again = f'install --force-reinstall torch=={torch.__version__.partition("+")[0]}'
     remedy = _pip('uninstall -y triton' if taken is triton else again)
     try:
         both = [module.attend(qkv, grid, table, scale) for module in (taken, ops.reference)]
         difference = float((both[0] - both[1]).abs().max())
-    except Exception as error:  # whatever a compiler of kernels may raise
+    except Exception as error:  # a kernel compiler may raise anything
         yield Finding('attention', BROKEN, f'{taken.__name__} fails: {_told(error)}', remedy)
         return
     text = f'{taken.__name__} on {device.type}, {difference:.0e} from the reference'
@@ -435,7 +435,7 @@ def pins(stack: str) -> dict[str, str]:
 
 
 def check_pins() -> Iterator[Finding]:
-    """Everything that `make install` installs, in the pinned versions."""
+    """Whether all packages of `make install` have their pinned versions."""
     if not (_CHECKOUT / 'requirements').is_dir():
         yield Finding('pins', BROKEN, 'this is no checkout', 'leave --development out')
         return
@@ -478,14 +478,14 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
 
 
 def examine(development: bool | None = None) -> Iterator[Finding]:
-    """Look at everything, one thing after another.
+    """Run all checks, one after another.
 
     Args:
-        development: whether the pins of a checkout are wanted too; ``None``: where `make install`
-            has made the environment.
+        development: whether to check the pins of a checkout too; ``None``: only in an environment
+            that `make install` made.
     """
     wanted = is_development() if development is None else development
-    logging.disable(logging.WARNING)  # what packages say of themselves while they are imported
+    logging.disable(logging.WARNING)  # packages log warnings while they are imported
     try:
         for check in (*CHECKS, *((check_pins,) if wanted else ())):
             yield from check()
@@ -494,7 +494,7 @@ def examine(development: bool | None = None) -> Iterator[Finding]:
 
 
 def report(findings: Iterator[Finding]) -> bool:
-    """Print findings as they come, coloured on a terminal; returns whether nothing is broken."""
+    """Print findings as they come, colored on a terminal; returns whether nothing is broken."""
     from rich.console import Console
     from rich.text import Text
 

@@ -25,21 +25,21 @@ def export(
     metric: bool = True,
     cfg_options: dict[str, Any] | None = None,
 ) -> None:
-    """Write a file that gives a model's answers without PyTorch.
+    """Export a model to a file that runs without PyTorch.
 
     Args:
-        config: file of a config with a ``test_dataloader``.
+        config: path of a config with a ``test_dataloader``.
         checkpoint: file, name or address of weights for the whole model.
-        out: the file; ``None``: ``model.onnx`` or ``model.xml``.
+        out: the file to write; ``None``: ``model.onnx`` or ``model.xml``.
         format: ``'onnx'``, or ``'openvino'``, which writes a ``.bin`` beside an ``.xml``.
         normalized: see `mmswinv2.deploy.graph.Graph`.
-        int8: folder of pictures; products are computed in 8 bits, whose ranges they tell.
+        int8: quantize to int8, calibrated on pictures of this folder.
         images: pictures and folders to compare file and model on.
         metric: whether to compare them on the validation set too.
-        cfg_options: as ``--cfg-options``.
+        cfg_options: changes to the config, as for ``--cfg-options``.
 
     Raises:
-        UserError: if something cannot be used, or the file differs from the model.
+        UserError: if an argument cannot be used, or the file differs from the model.
     """
     from ..deploy.graph import write_onnx
     from ..deploy.rules import about, graph_of
@@ -80,12 +80,12 @@ def export(
 
 
 def samples_of(cfg: Any, given: Sequence[str], option: str) -> list[Any]:
-    """What a config's test pipeline makes of pictures or videos.
+    """Samples that a config's test pipeline makes from pictures or videos.
 
     Args:
         cfg: the config.
         given: files, folders and patterns.
-        option: that they were given with, for messages.
+        option: the option that they were given with, for messages.
 
     Raises:
         UserError: if one cannot be used.
@@ -112,7 +112,7 @@ def samples_of(cfg: Any, given: Sequence[str], option: str) -> list[Any]:
 
 
 def _check_place(out: Path) -> None:
-    """Raise `UserError` where a file cannot be written, before minutes of work."""
+    """Raise `UserError` if `out` cannot be written, before minutes of work."""
     if not out.parent.is_dir():
         raise UserError(f'the folder {out.parent} of the file does not exist')
     for path in (out, out.with_suffix('.bin')):
@@ -122,10 +122,10 @@ def _check_place(out: Path) -> None:
 
 
 def write_all(file: Any, out: Path) -> int:
-    """Write a file, and what belongs beside it, once all of it is whole; the number of bytes."""
+    """Write all files of an export, moved into place when complete; returns their size in bytes."""
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}-') as folder:
         file.write(Path(folder, out.name))
-        parts = sorted(Path(folder).iterdir())  # the weights of a model before its .xml
+        parts = sorted(Path(folder).iterdir())  # .bin before .xml
         size = sum(part.stat().st_size for part in parts)
         for part in parts:
             part.replace(out.with_name(part.name))
@@ -133,10 +133,10 @@ def write_all(file: Any, out: Path) -> int:
 
 
 def _compare(cfg: Any, model: Any, file: Any, samples: Sequence[Any]) -> dict[str, float] | None:
-    """Print differences; raises `UserError` where they are more than rounding.
+    """Print differences; raises `UserError` if they exceed rounding errors.
 
     Returns:
-        what the validation set of `cfg` gives for the file; ``None`` without a config.
+        metrics of the file on the validation set of `cfg`; ``None`` without a config.
     """
     from ..deploy.verify import TOLERANCE, differences, metrics, scores_differ, too_large
     from ..inference.predictor import predict_batch
@@ -149,7 +149,7 @@ def _compare(cfg: Any, model: Any, file: Any, samples: Sequence[Any]) -> dict[st
         (ours,) = file.test_step(pseudo_collate([sample]))
         for key, value in differences(file.task, ours, theirs).items():
             old = worst.get(key, 0.0)
-            worst[key] = value if not value <= old else old  # not a number stays
+            worst[key] = value if not value <= old else old  # keeps NaN
     print(f'{len(samples)} pictures, largest differences: {_words(worst)}')
     if wrong := too_large(worst):
         raise UserError(f'the file differs from the model: {_words(wrong)}; nothing was written')
@@ -171,7 +171,7 @@ def _words(numbers: dict[str, float]) -> str:
 
 
 def _quantized(cfg: Any, file: Any, samples: Sequence[Any], scores: dict[str, float] | None) -> Any:
-    """The same file in 8 bits; prints what that wins and loses, by the file's scores if known."""
+    """Quantize a file to int8; prints time and metrics before (`scores`, if known) and after."""
     from ..deploy.int8 import milliseconds, quantize
     from ..deploy.verify import metrics
 

@@ -32,18 +32,18 @@ def report(
     Args:
         work_dir: the ``--work-dir`` of ``tools/train.py``.
         out: the file to write; ``None``: ``report.html`` in the work dir.
-        predictions: what ``tools/test.py --out`` wrote; ``None``: that of `predict`, or of an
-            earlier `predict`, if there is one.
+        predictions: predictions from ``tools/test.py --out``; ``None``: those of `predict`, or of
+            an earlier `predict`, if there are any.
         predict: run the test with this checkpoint first, or with the last one (``'last'``), and
             keep its predictions in the work dir.
-        config: file of the config that was trained, to tell the differences from its ``_base_``;
-            ``None``: the recipe of this package with the same name, if there is one.
-        score: the least score of a box in counts and pictures.
+        config: file of the config that was trained, to show how it differs from its ``_base_``;
+            ``None``: the config of this package with the same name, if there is one.
+        score: lowest score of a box in counts and pictures.
         pictures: how many of the worst pictures are shown.
-        cfg_options: as ``--cfg-options``, for the test set.
+        cfg_options: changes to the config as for ``--cfg-options``, for the test set.
 
     Returns:
-        the file.
+        path of the report.
 
     Raises:
         UserError: if the work dir has no logs, or the predictions do not fit.
@@ -60,7 +60,7 @@ def report(
     work = read_work_dir(work_dir)
     if predict:
         predictions = _run_test(work, predict, cfg_options or {})
-        work = read_work_dir(work_dir)  # with the scores of the test
+        work = read_work_dir(work_dir)  # now with the scores of the test
     elif predictions is None:
         predictions = _found_predictions(work)
     shown = content(
@@ -75,12 +75,12 @@ def report(
 
 
 def _predictions_of(work: Any) -> tuple[Path, Path]:
-    """Where predictions are kept: those of detectors and classifiers, and label maps."""
+    """Paths of kept predictions: the pickle of detectors and classifiers, the label map folder."""
     return work.folder / 'predictions.pkl', work.folder / 'predictions'
 
 
 def _found_predictions(work: Any) -> Path | None:
-    """Those that are kept, where the host that they need is installed."""
+    """Path of kept predictions; ``None`` if there are none or their host is not installed."""
     from .. import hosts
     from ..analysis.report import config_of
 
@@ -106,7 +106,7 @@ def _run_test(work: Any, checkpoint: str, options: dict[str, Any]) -> Path:
     file, folder = _predictions_of(work)
     target = folder if hosts.of(cfg).dump_metric is None else file
     with tempfile.TemporaryDirectory() as place:
-        # its name is that of the copy which the test leaves in the work dir
+        # the test copies its config into the work dir, so keep the original name
         copy = Path(place, work.config_name or work.config.name)
         shutil.copy(work.config, copy)
         command = [sys.executable, '-m', 'mmswinv2', 'test', str(copy), str(path)]

@@ -20,7 +20,7 @@ from ..inference.sources import IMAGES, VIDEOS
 from ..options import ArgumentParser, add_model_options
 from .ui_page import AGE, Page, Shown
 
-# nothing from other servers, whatever a version of Gradio or a name in a file asks for
+# the page must load nothing from other servers, whatever Gradio or a file name asks for
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
@@ -61,7 +61,7 @@ class _Policy:
 
 @contextmanager
 def _told(path: str | None = None) -> Iterator[None]:
-    """Show a user's mistake as a message on the page, which takes HTML, so it is escaped."""
+    """Show a `UserError` as a message on the page; it is escaped, as Gradio renders HTML."""
     import gradio
 
     try:
@@ -115,7 +115,7 @@ def build_page(page: Page, title: str) -> Any:
                 film = gr.Video(show_label=False, visible=False, interactive=False, elem_id='film')
                 best = gr.Label(show_label=False, visible=False, elem_id='best')
                 table = gr.HTML(visible=False, elem_id='table')
-        # what was read, and the settings that it was drawn with
+        # the result of `Page.read`, and the settings that it was drawn with
         memory = gr.State(time_to_live=AGE)
 
         def fill(shown: Shown, known: Any = None) -> dict:
@@ -133,7 +133,7 @@ def build_page(page: Page, title: str) -> Any:
             path: str | None, least: float, chosen: list[int], known: Any,
             progress: Any = gr.Progress(),  # noqa: B008
         ) -> dict:  # fmt: skip
-            """Predict on a new file, or on a film again; draw a picture again."""
+            """Predict on a new file or a video; redraw a picture that was predicted before."""
             if path is None:
                 return {summary: gr.skip()}
             with _told(path):
@@ -153,7 +153,7 @@ def build_page(page: Page, title: str) -> Any:
             return show(path, least, chosen, None, progress)
 
         def moved(path: str | None, least: float, chosen: list[int], known: Any) -> dict:
-            """A picture alone, which is drawn at once."""
+            """Redraw a picture while the slider moves; a video would take too long."""
             if path is None or known is None or known[1:] == (least, chosen):
                 return {summary: gr.skip()}
             return show(path, least, chosen, known)
@@ -162,7 +162,7 @@ def build_page(page: Page, title: str) -> Any:
             path: str | None, least: float, chosen: list[int], known: Any,
             progress: Any = gr.Progress(),  # noqa: B008
         ) -> dict:  # fmt: skip
-            """A film alone, which takes long."""
+            """Predict on a video again, only once the slider is released."""
             if path is None or not page.is_film(path):
                 return {summary: gr.skip()}
             return show(path, least, chosen, known, progress)
@@ -176,7 +176,7 @@ def build_page(page: Page, title: str) -> Any:
         private: dict[str, Any] = dict(api_visibility='private')
         done = file.upload(first, settings, outputs, **told)
         done.failure(blank('Nothing to show.'), None, outputs, **private)
-        # where the slider was moved in the meantime
+        # if the slider was moved in the meantime
         done.success(moved, [*settings, memory], outputs, show_progress='hidden', **model)
         file.clear(blank(f'Drop a {what} to begin.'), None, outputs, **private)
         score.change(
@@ -190,7 +190,7 @@ def build_page(page: Page, title: str) -> Any:
 
 
 def _add_biases(page: Page, options: dict[str, Any]) -> None:
-    """A tab with the position bias of a block, where the model has some."""
+    """Add a tab with the position bias of a block, if the model has any."""
     import gradio as gr
 
     from ..analysis import bias_maps, draw_bias, find_biases
@@ -243,10 +243,10 @@ def _add_biases(page: Page, options: dict[str, Any]) -> None:
 
 
 def free_port(host: str, port: int) -> int:
-    """A port that can be listened on: the given one, or any for 0.
+    """A port to listen on: the given one, or any free one for 0.
 
     Raises:
-        UserError: if it is in use or not allowed, or the host is none of this machine.
+        UserError: if the port is in use or not allowed, or `host` is no address of this machine.
     """
     if not 0 <= port < 2**16:
         raise UserError(f'--port {port}: a port is from 0 to 65535')

@@ -1,4 +1,4 @@
-"""What the page of `mmswinv2 ui` does, without the page: files to pictures, words and results."""
+"""Logic of the page of `mmswinv2 ui`, without the interface: predict, draw and write results."""
 
 import html
 import shutil
@@ -19,21 +19,21 @@ from ..inference.results import ResultWriter
 from ..inference.sources import VIDEOS, Item, frames_of
 
 AGE = 3600  # seconds that files are kept
-_MOST_ROWS = 200  # of the table of what was found
-_BEYOND_PILLOW = ('.npy', '.tif', '.tiff')  # which the loaders may know, or tell what is wrong
+_MOST_ROWS = 200  # of the table of boxes
+_BEYOND_PILLOW = ('.npy', '.tif', '.tiff')  # formats that our loaders may read where Pillow fails
 
 
 @dataclass
 class Shown:
-    """What is shown of a result.
+    """What the page shows for a result.
 
     Attributes:
         summary: a line of HTML.
-        results: file to download.
-        picture: file of the drawn picture.
-        film: file of the drawn video.
-        scores: of the best classes.
-        table: of what was found, in HTML.
+        results: path of the file to download.
+        picture: path of the drawn picture.
+        film: path of the drawn video.
+        scores: scores of the best classes, by name.
+        table: table of boxes or classes in HTML.
     """
 
     summary: str
@@ -45,16 +45,16 @@ class Shown:
 
 
 class Page:
-    """What the page does.
+    """Logic of the page: predicts, draws and writes results.
 
     Args:
         predictor: the model.
-        folder: for the results; each has a folder of its own in it.
-        score: the least score of a box that the page begins with.
-        max_frames: of a video whose frames are predicted one by one.
+        folder: folder for results, each in its own subfolder.
+        score: initial lowest score of a box.
+        max_frames: most frames of a video whose frames are predicted one by one.
 
     Attributes:
-        classes: names.
+        classes: names of the classes.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class Page:
         """Predict on a picture, or on a clip by a video classifier.
 
         Returns:
-            the file with its picture, for the writer, and the result.
+            an item with its picture, for the writer, and the data sample.
 
         Raises:
-            UserError: if it cannot be read.
+            UserError: if the file cannot be read.
         """
         name, kind = Path(path).name, Path(path).suffix.lower()
         if self.predictor.of_clips:
@@ -96,7 +96,7 @@ class Page:
         return Item('result', name, picture_of(self.predictor.cfg, path)), result
 
     def draw(self, item: Item, result: Any, score: float, classes: Sequence[int]) -> Shown:
-        """Draw and write what `read` gave, with boxes of a least score and of some classes."""
+        """Draw and write a result of `read`, with a lowest score of boxes and chosen classes."""
         writer, chosen = self._writer(score), choose(result, classes)
         drawn = writer.add(item, chosen)
         writer.save(item, item.image if self.predictor.of_clips else drawn)
@@ -122,12 +122,12 @@ class Page:
 
         Args:
             path: the video.
-            score: the least score of a box.
-            classes: numbers of those to show; none: all.
-            progress: is told the number of every frame.
+            score: lowest score of a box.
+            classes: indices of classes to show; empty: all.
+            progress: called with the index of each frame.
 
         Raises:
-            UserError: if it cannot be read.
+            UserError: if the video cannot be read.
         """
         writer, name = self._writer(score), Path(path).name
         frames, fps, _ = frames_of('result', path, self.max_frames)
@@ -152,7 +152,7 @@ class Page:
         return shown
 
     def new_folder(self) -> Path:
-        """A folder for one result; those of an hour ago are deleted, which Gradio leaves alone."""
+        """A new folder for one result; deletes those older than `AGE`, as Gradio does not."""
         for old in self.folder.glob('result-*'):
             if time.time() - old.stat().st_mtime > AGE:
                 shutil.rmtree(old, ignore_errors=True)
@@ -162,7 +162,7 @@ class Page:
         return ResultWriter(self.new_folder(), self.predictor.cfg, self.predictor.meta, score)
 
     def _scores(self, result: Any, classes: Sequence[int]) -> dict[str, float]:
-        """The five best classes of a classifier, of all or of some."""
+        """The five best classes of a classifier, among all or the given ones."""
         scores = result.pred_score if hasattr(result, 'pred_score') else result.pred_scores.item
         known = [(float(scores[i]), i) for i in classes or range(len(scores)) if i < len(scores)]
         names = self.classes
@@ -172,7 +172,7 @@ class Page:
         }
 
     def _boxes(self, writer: ResultWriter) -> str:
-        """A row for each box that was found, the surest first."""
+        """A table with a row for each box, highest score first."""
         found = sorted(writer.found, key=lambda entry: -entry['score'])[:_MOST_ROWS]
         rows = [
             (
@@ -185,7 +185,7 @@ class Page:
         return table(['class', 'score', 'x, y, width, height'], rows)
 
     def _shares(self, result: Any) -> list[tuple[str, str]]:
-        """A row for each class in a label map and its share of the image, the largest first."""
+        """Classes in a label map with their share of the pixels, the largest first."""
         values, counts = np.unique(result.pred_sem_seg.data.numpy(), return_counts=True)
         total = counts.sum()
         rows = sorted(zip(counts.tolist(), values.tolist(), strict=True), reverse=True)
@@ -197,11 +197,11 @@ class Page:
 
 
 def choose(result: Any, classes: Sequence[int]) -> Any:
-    """A result with some classes alone; of label maps, the others become 255, "not labelled".
+    """Keep only some classes of a result; in label maps, others become 255, "not labeled".
 
     Args:
         result: data sample of a host, which is not changed.
-        classes: numbers; none of them: all stay.
+        classes: indices of classes to keep; empty: all.
     """
     if not classes:
         return result
@@ -226,7 +226,7 @@ def _strip(path: str) -> np.ndarray:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in HTML, empty where there are no rows."""
+    """A table in HTML; an empty string if there are no rows."""
 
     def line(cells: Sequence[str], tag: str) -> str:
         return '<tr>' + ''.join(f'<{tag}>{html.escape(c)}</{tag}>' for c in cells) + '</tr>'

@@ -1,10 +1,10 @@
-"""Attention in windows as one operator of a graph, written in ONNX with symbolic sizes at run time.
+"""Window attention as one operator of a graph, translated to ONNX with sizes known at run time.
 
-torch would follow the sizes of all windows through every operator of every block, which takes a
-minute for a small network; here they are left to the runtime.
+Traced as plain operators, torch would propagate symbolic sizes through every operator of every
+block, which takes a minute for a small network; here the runtime computes the sizes.
 """
 
-from __future__ import annotations  # torch 2.6 takes Sequence in operators by its name alone
+from __future__ import annotations  # custom_op of torch 2.6 reads Sequence only as a string
 
 from collections.abc import Sequence
 from functools import partial
@@ -27,7 +27,7 @@ def window_attention(
     window: Sequence[int],
     shift: Sequence[int],
 ) -> Tensor:
-    """`mmswinv2.ops.attend` with the bias of whole windows ``(h, N, N)`` beside its table."""
+    """`mmswinv2.ops.attend`; `bias` is `table` expanded to ``(h, N, N)``, used only in ONNX."""
     grid = WindowGrid(tuple(qkv.shape[1:-1]), tuple(window), tuple(shift))
     return padded.attend(qkv, grid, table, scale).contiguous()
 
@@ -53,17 +53,17 @@ def attend(
 
 
 def use_operator(model: Any) -> None:
-    """Let all blocks of a model attend by the operator, and necks by `attend_everywhere`."""
+    """Replace attention by `attend` in all blocks, by `attend_everywhere` in HTC++'s neck."""
     for module in model.modules():
         if isinstance(module, WindowAttention):
             module.attend = attend
         elif type(module).__name__ == 'GlobalSelfAttention':
-            # for torch's fused form it would prove things of the number of tokens
+            # torch's fused attention would add constraints on the symbolic number of tokens
             module._attention = partial(attend_everywhere, module)
 
 
 def attend_everywhere(layer: Any, x: Tensor) -> Tensor:
-    """The attention of HTC++'s neck in products of matrices; ``(B, N, C)`` to the same."""
+    """Global attention of HTC++'s neck as matrix products, ``(B, N, C)`` to ``(B, N, C)``."""
     qkv = layer.qkv(x).unflatten(-1, (3, layer.num_heads, -1))  # [B, N, 3, h, d]
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 x [B, h, N, d]
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
@@ -73,7 +73,7 @@ def attend_everywhere(layer: Any, x: Tensor) -> Tensor:
 def translate(
     qkv: Any, table: Any, bias: Any, scale: Any, window: Sequence[int], shift: Sequence[int]
 ) -> Any:
-    """Write `window_attention` with operators of ONNX."""
+    """Translate `window_attention` to standard ONNX operators."""
     import onnxscript
 
     op: Any = onnxscript.opset18

@@ -1,4 +1,4 @@
-"""Graphs of classifiers of images and videos, and of segmentors."""
+"""Graphs of models that classify pictures, videos or pixels."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ class Classifier(Graph):
 
         super().__init__(model, normalized)
         kind = type(model.head)
-        self.several = issubclass(kind, MultiLabelClsHead)  # labels of a picture
+        self.several = issubclass(kind, MultiLabelClsHead)  # multi-label
         known: Any = MultiLabelClsHead if self.several else ClsHead
         if not issubclass(kind, known) or any(
             getattr(kind, name) is not getattr(known, name)
@@ -68,15 +68,14 @@ class Recognizer(Graph):
         return (logits.softmax(-1) if self.average == 'prob' else logits).mean(1)
 
 
-# of mmseg, around mmdet's: they ask for data samples, or have operators that ONNX has none for
+# heads of mmseg that wrap mmdet's; they need data samples, or operators without an ONNX equivalent
 _WITHOUT_RULE = ('Mask2FormerHead', 'MaskFormerHead', 'SAMHead', 'SideAdapterCLIPHead')
 
 
 class Segmentor(Graph):
     """mmseg's `EncoderDecoder`: ``(B, 3, H, W)`` to a label for each pixel ``(B, *size)``.
 
-    Takes the size of the outcome too, height and width: logits are brought to it before the best
-    class is taken.
+    A second input is the output size, height and width; logits are resized to it before the argmax.
     """
 
     task = 'segmentation'
@@ -118,7 +117,7 @@ class Segmentor(Graph):
         return self.model.encode_decode(x, [dict(img_shape=x.shape[2:])])
 
     def _slide(self, x: Tensor) -> Tensor:
-        """The mean over windows that overlap; all windows go through the network together."""
+        """Mean logits over overlapping windows; all windows go through the network together."""
         crops, strides = self.model.test_cfg.crop_size, self.model.test_cfg.stride
         axes = [
             _Windows(n, crop, stride, x)
@@ -138,13 +137,13 @@ class Segmentor(Graph):
 
 
 class _Windows:
-    """Windows along one axis: every `stride` pixels, and the last one ends with the axis."""
+    """Windows along one axis, one every `stride` pixels; the last ends where the axis ends."""
 
     def __init__(self, n: int, crop: int, stride: int, like: Tensor) -> None:
         self.n, self.stride, self.device = n, stride, like.device
         self.length = torch.sym_min(crop, n)
         self.count = (n - self.length + stride - 1) // stride + 1
-        self.most = (crop - 1) // stride + 3  # windows over one pixel, none before it left out
+        self.most = (crop - 1) // stride + 3  # upper bound of windows that cover one pixel
 
     def _starts(self, numbers: Tensor) -> Tensor:
         return torch.minimum(numbers * self.stride, torch.full_like(numbers, self.n - self.length))
@@ -155,9 +154,9 @@ class _Windows:
         return x.index_select(axis, places.flatten())
 
     def mean(self, x: Tensor, axis: int) -> Tensor:
-        """Windows one after the other to the mean of those over each pixel."""
+        """Concatenated windows to the mean, at each pixel, of the windows that cover it."""
         place = torch.arange(self.n, device=self.device)
-        zero = torch.zeros_like(place)  # TensorRT clamps no integers
+        zero = torch.zeros_like(place)  # TensorRT has Clip for floats only
         first = torch.maximum(place - self.length + self.stride, zero) // self.stride
         shape = [-1 if i == axis else 1 for i in range(x.ndim)]
         total: Any = 0

@@ -1,7 +1,7 @@
-"""Graphs of detectors: the model's own modules, and its post-processing in tensors.
+"""Graphs of detectors: the model's own modules, with post-processing as tensor operations.
 
-A batch is computed together. Proposals are filled up to their largest number for each picture;
-what is found has the number that there is, with the number of its picture.
+A batch is computed together. Proposals are padded to the same number for each picture. Detections
+are not padded: each comes with the index of its picture.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +14,14 @@ from ..errors import UserError
 from .graph import Graph
 from .operators import nms, roi_features, soft_nms
 
-_LEFT_OUT = -1.0  # score of what is filled up or too small
+_LEFT_OUT = -1.0  # score of padding, and of boxes that are too small or score too low
 
 
 class Detector(Graph):
-    """What detectors share: ``(B, 3, H, W)`` to boxes ``(K, 4)``, scores, labels and pictures.
+    """Base of detectors: ``(B, 3, H, W)`` to boxes ``(K, 4)``, scores, labels, picture indices.
 
-    Boxes are x1, y1, x2, y2 in pixels of the input; masks ``(K, h, w)`` are probabilities on the
-    grid of their boxes.
+    Boxes are x1, y1, x2, y2 in pixels of the input. Masks ``(K, h, w)`` are probabilities on a
+    grid over their box.
     """
 
     task = 'detection'
@@ -30,7 +30,7 @@ class Detector(Graph):
     def found(
         self, boxes: Tensor, scores: Tensor, labels: Tensor, cfg: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What non-maximum suppression leaves of ``(B, N)`` boxes, for each class alone."""
+        """Class-wise non-maximum suppression of boxes ``(B, N, 4)``, as set in `cfg`."""
         kept, values = suppress(boxes, scores, labels, cfg, cfg['score_thr'])
         image, number = kept.unbind(1)
         return boxes[image, number], values, labels[image, number], image
@@ -98,7 +98,7 @@ class TwoStage(Detector):
         return *found, self._masks(maps, found, more)
 
     def _proposals(self, maps: Sequence[Tensor], image: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes ``(B, P, 4)``, and which there are ``(B, P)``."""
+        """Boxes ``(B, P, 4)``, and a mask ``(B, P)`` that is false for padding."""
         head = self.model.rpn_head
         logits, deltas = head(maps)
         boxes, scores, levels = candidates(head, logits, deltas, image, head.test_cfg)
@@ -106,7 +106,7 @@ class TwoStage(Detector):
         picture, number = kept.unbind(1)
         count = boxes.shape[0]
         own = picture[:, None] == torch.arange(count, device=image.device)  # [K, B]
-        # in float32, as TensorRT adds up and scatters no others
+        # in float32: TensorRT has CumSum for floats only, and ScatterND for no booleans
         rank = own.float().cumsum(0).gather(1, picture[:, None]).squeeze(1).long() - 1
         most = int(head.test_cfg.max_per_img)
         place = picture * most + rank
@@ -162,7 +162,7 @@ class TwoStage(Detector):
 
 
 def extractor(module: Any) -> Callable[[Sequence[Tensor], Tensor], Tensor]:
-    """`roi_features` with the settings of an extractor of mmdet."""
+    """`roi_features` with the settings of mmdet's `SingleRoIExtractor`."""
     layers, layer = module.roi_layers, module.roi_layers[0]
     kinds = {type(layer).__name__ for layer in layers}
     if kinds != {'RoIAlign'} or layer.pool_mode != 'avg':
@@ -177,10 +177,10 @@ def extractor(module: Any) -> Callable[[Sequence[Tensor], Tensor], Tensor]:
 def candidates(
     head: Any, logits: Sequence[Tensor], deltas: Sequence[Tensor], image: Tensor, cfg: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The best of each level: boxes ``(B, N, 4)``, scores ``(B, N)``, and classes or levels.
+    """Best boxes of each level ``(B, N, 4)``, scores ``(B, N)``, and classes (RPN: levels).
 
-    Every level is filled up by boxes of no size with a score below all, so that N is one number for
-    pictures of all sizes.
+    With ``nms_pre``, every level is padded with boxes of a score below all others, so that N is the
+    same for all sizes of pictures.
     """
     priors = head.prior_generator.grid_priors(
         [level.shape[-2:] for level in logits], device=image.device
@@ -215,7 +215,7 @@ def candidates(
 
 
 def decode(coder: Any, boxes: Tensor, deltas: Tensor, image: Tensor) -> Tensor:
-    """Mmdet's `DeltaXYWHBBoxCoder.decode` for ``(..., 4)``, ended at the border of the picture."""
+    """Mmdet's `DeltaXYWHBBoxCoder.decode` for boxes ``(..., 4)``, clipped to the picture."""
     low, high = boxes[..., :2], boxes[..., 2:]
     center, size = (low + high) * 0.5, high - low
     deltas = deltas * deltas.new_tensor(coder.stds) + deltas.new_tensor(coder.means)
@@ -236,9 +236,9 @@ def decode(coder: Any, boxes: Tensor, deltas: Tensor, image: Tensor) -> Tensor:
 def suppress(
     boxes: Tensor, scores: Tensor, groups: Tensor, cfg: Mapping[str, Any], threshold: float
 ) -> tuple[Tensor, Tensor]:
-    """Mmcv's `batched_nms`: numbers of picture and box ``(K, 2)``, and scores."""
+    """Mmcv's `batched_nms`: indices of picture and box ``(K, 2)``, and scores ``(K,)``."""
     options = dict(cfg['nms'])
-    if not options.get('class_agnostic', False):  # groups are moved apart, as mmcv does
+    if not options.get('class_agnostic', False):  # offsets keep groups from overlapping, as in mmcv
         valid = (scores > threshold)[..., None]
         far = torch.where(valid, boxes, 0).amax((1, 2), keepdim=True) + 1
         boxes = boxes + groups[..., None].to(boxes) * far
@@ -256,7 +256,7 @@ def suppress(
 
 
 def check_nms(options: Mapping[str, Any]) -> None:
-    """Raise `UserError` for a suppression that has no rule."""
+    """Raise `UserError` for a kind of non-maximum suppression without an export rule."""
     kind = options.get('type', 'nms')
     if kind not in ('nms', 'soft_nms') or options.get('offset'):
         raise UserError(
@@ -265,7 +265,7 @@ def check_nms(options: Mapping[str, Any]) -> None:
 
 
 def check_heads(head: Any, *known: str) -> None:
-    """Raise `UserError` for a head that has no rule."""
+    """Raise `UserError` for a head without an export rule."""
     name = type(head).__name__
     if name not in known:
         raise UserError(f'{name} has no export rule; {", ".join(known)} have')
@@ -274,7 +274,7 @@ def check_heads(head: Any, *known: str) -> None:
 
 
 def check_coder(head: Any) -> None:
-    """Raise `UserError` for boxes that are written in another way."""
+    """Raise `UserError` for a box coder without an export rule."""
     name = type(head.bbox_coder).__name__
     if name != 'DeltaXYWHBBoxCoder' or head.bbox_coder.add_ctr_clamp:
         raise UserError(f'{name} has no export rule; DeltaXYWHBBoxCoder without add_ctr_clamp has')

@@ -1,4 +1,4 @@
-"""From a model to a file: what all families share."""
+"""Export of a model to an ONNX file: the parts that all kinds of models share."""
 
 import contextlib
 import copy
@@ -17,20 +17,20 @@ from ..errors import UserError, needed
 from .attention import use_operator
 from .operators import translations
 
-_LARGEST = 2**31 - 2**24  # bytes of weights; a file of protobuf has less than 2 GiB
-METADATA = 'mmswinv2'  # key of our entry in the file, in JSON
+_LARGEST = 2**31 - 2**24  # bytes of weights; protobuf limits a file to 2 GiB
+METADATA = 'mmswinv2'  # key of our JSON entry in the file's metadata
 
 
 class Graph(nn.Module):
-    """A model of a host as a function of tensors: what is written into the file.
+    """Base of modules that are exported: a host's model as a function of tensors.
 
     Args:
-        model: it is copied, and parts that cannot be exported are replaced in the copy.
-        normalized: whether pictures come with the mean taken off and divided by the deviation.
+        model: a model of a host; parts that cannot be exported are replaced in a copy of it.
+        normalized: whether input pictures are already normalized by mean and standard deviation.
 
     Attributes:
         task: what the model does.
-        outputs: names of what `forward` returns.
+        outputs: names of the outputs of `forward`.
     """
 
     task: str
@@ -49,26 +49,26 @@ class Graph(nn.Module):
         self.pixels = Pixels(self.model.data_preprocessor, normalized)
 
     def example(self) -> dict[str, Tensor]:
-        """Inputs by name; even the last map of the backbone is more than two windows wide."""
+        """Example inputs by name, for tracing; their sizes are those of `picture_size`."""
         net = self.model.backbone
         return dict(image=torch.zeros(2, net.in_channels, *picture_size(net)))
 
     def sizes(self) -> dict[str, Any]:
-        """Of every input, its axes of any size."""
+        """The axes of any size of each input, for `torch.export`'s ``dynamic_shapes``."""
         return dict(image={place: torch.export.Dim(name) for place, name in self.axes.items()})
 
     def about(self) -> dict[str, Any]:
-        """What a program must know that runs the file."""
+        """Metadata that a program needs to run the file."""
         return dict(self.pixels.about(), task=self.task)
 
 
 class Pixels(nn.Module):
-    """Normalisation and padding, as the data preprocessor of a host does them for tests.
+    """Normalization and padding, as a host's data preprocessor does them at test time.
 
     Args:
-        preprocessor: the host's.
-        normalized: whether they are normalised already; they are padded in any case, as boxes end
-            at the border of the picture and not of the padding.
+        preprocessor: the host's data preprocessor.
+        normalized: whether pictures are already normalized; they are always padded here, because
+            boxes are clipped to the picture without its padding.
     """
 
     mean: Tensor
@@ -93,7 +93,7 @@ class Pixels(nn.Module):
         self.pad_value = float(pad_value or 0)
 
     def forward(self, image: Tensor) -> Tensor:
-        """``(B, C, *pixels)`` to normalised and padded ones."""
+        """Normalize and pad pictures ``(B, C, ..., H, W)``."""
         if not self.normalized:
             if self.turned:
                 image = image.flip(1)
@@ -106,7 +106,7 @@ class Pixels(nn.Module):
                 torch.sym_max(n - own, 0) for n, own in zip(wanted, (height, width), strict=True)
             ]
         elif self.divisor > 1:
-            # so written, torch finds that the sizes of all maps are whole multiples of one number
+            # in this form, torch infers that sizes of all maps are multiples of one number
             up = self.divisor - 1
             pad = [(n + up) // self.divisor * self.divisor - n for n in (height, width)]
         else:
@@ -114,20 +114,20 @@ class Pixels(nn.Module):
         return F.pad(image, (0, pad[1], 0, pad[0]), value=self.pad_value)
 
     def about(self) -> dict[str, Any]:
-        """What a caller must do, or need not."""
+        """How a caller must prepare pictures."""
         return dict(
             normalized=self.normalized,
-            reversed_channels=self.turned,  # where normalised: of what the caller gives
+            reversed_channels=self.turned,  # with `normalized`, the caller must reverse them
             mean=self.mean.tolist(),
             std=self.std.tolist(),
         )
 
 
 class AveragePool(nn.Module):
-    """`nn.AdaptiveAvgPool2d` for maps of any size, which ONNX has none for, as two products.
+    """`nn.AdaptiveAvgPool2d` as two matrix products; ONNX lacks it for dynamic input sizes.
 
     Args:
-        size: of the outcome.
+        size: height and width of the output, or both as one number.
     """
 
     def __init__(self, size: int | tuple[int, int]) -> None:
@@ -152,7 +152,7 @@ class AveragePool(nn.Module):
 
 
 def picture_size(backbone: Any) -> list[int]:
-    """Sizes of an input of which even the last map is more than two windows wide."""
+    """Input sizes for which even the backbone's last map is more than two windows wide."""
     strides: tuple[int, ...] = backbone.patch_embed.patch_size
     merging = next((s.downsample.stride for s in backbone.layers if s.downsample), None)
     last = len(backbone.layers) - 1
@@ -171,18 +171,18 @@ def write_onnx(
     outputs: list[str],
     about: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The content of an ONNX file.
+    """Trace a graph and return the content of an ONNX file.
 
-    Nothing is computed. Inputs of the example have several windows along each axis of each map, and
-    torch is told to take no size of them for special, so that what it writes down holds for one
-    window too.
+    The example inputs have several windows along each axis of each map, and torch is set not to
+    specialize on their sizes (``backed_size_oblivious``), so that the graph also holds for a single
+    window.
 
     Args:
-        graph: with tensors as inputs and outputs.
+        graph: a module with tensors as inputs and outputs.
         example: inputs by name.
-        sizes: of every input, its axes of any size, or ``None``.
-        outputs: names.
-        about: written into the file.
+        sizes: of each input, its axes of any size, or ``None``.
+        outputs: names of the outputs.
+        about: metadata for the file, written as JSON.
 
     Raises:
         UserError: if the weights are too large for a file.
@@ -201,9 +201,9 @@ def write_onnx(
         symbols.patch(backed_size_oblivious=True),
         warnings.catch_warnings(),
         quiet('torch.onnx', 'torch.onnx._internal.exporter._registration', 'onnx_ir'),
-        contextlib.redirect_stdout(None),  # torch prints the steps it takes
+        contextlib.redirect_stdout(None),  # torch prints its progress
     ):
-        warnings.simplefilter('ignore')  # of torch's own exporter
+        warnings.simplefilter('ignore')  # from inside torch's exporter
         program = torch.export.export(
             graph, inputs, dynamic_shapes=tuple(sizes.values()), strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,
@@ -222,7 +222,7 @@ def write_onnx(
 
 @contextlib.contextmanager
 def quiet(*names: str) -> Any:
-    """Loggers say nothing but errors meanwhile."""
+    """Context in which the named loggers log only errors."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:

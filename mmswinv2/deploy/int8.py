@@ -1,4 +1,4 @@
-"""Products of matrices and convolutions in 8 bits, by onnxruntime's static quantisation."""
+"""Matrix products and convolutions in int8, by onnxruntime's static quantization."""
 
 import tempfile
 import time
@@ -14,11 +14,11 @@ from .runtime import FileModel, inputs_of
 
 
 def quantize(file: FileModel, samples: Sequence[Any]) -> bytes:
-    """The content of a file that computes in 8 bits, with QuantizeLinear and DequantizeLinear.
+    """Quantize a model to int8 with QuantizeLinear and DequantizeLinear; returns ONNX content.
 
     Args:
-        file: in float32.
-        samples: of the host's pipeline; their pictures tell the ranges of numbers.
+        file: the exported model in float32.
+        samples: samples of the host's pipeline, which calibrate the ranges of activations.
 
     Raises:
         UserError: if a detector finds nothing in the pictures.
@@ -45,11 +45,11 @@ def quantize(file: FileModel, samples: Sequence[Any]) -> bytes:
             'without boxes; give pictures with objects that it finds'
         )
     model = onnx.load_from_string(file.content)
-    # a small part of the work, which OpenVINO 2026.4 gets wrong in 8 bits
+    # OpenVINO 2026.4 computes the patch embedding wrongly in int8; it is a small part of the work
     embedding = [
         node.name for node in model.graph.node if any('patch_embed' in name for name in node.input)
     ]
-    # it asks for what torch's exporter has done
+    # onnxruntime would log advice to pre-process the model, which torch's exporter has done
     with tempfile.TemporaryDirectory() as folder, quiet('root'):
         path = Path(folder) / 'int8.onnx'
         quantize_static(
@@ -62,7 +62,7 @@ def quantize(file: FileModel, samples: Sequence[Any]) -> bytes:
             per_channel=True,
             weight_type=QuantType.QInt8,
             activation_type=QuantType.QUInt8,
-            extra_options=dict(MatMulConstBOnly=True),  # scores of attention stay as they are
+            extra_options=dict(MatMulConstBOnly=True),  # attention scores stay in float32
         )
         return path.read_bytes()
 
@@ -72,7 +72,7 @@ def _inputs(samples: Sequence[Any], task: str) -> Iterator[dict[str, np.ndarray]
 
 
 def milliseconds(file: FileModel, sample: Any, runs: int = 5) -> float:
-    """The middle of some runs on one picture, after one that is not counted."""
+    """Median time of some runs on one picture, after one run to warm up."""
     (inputs,) = _inputs([sample], file.task)
     times = []
     for _ in range(runs + 1):

@@ -1,10 +1,10 @@
-"""Operators of detectors that torch has none of: for `torch.export`, and in ONNX's own operators.
+"""Operators that detectors need and torch lacks, for `torch.export` and for ONNX.
 
-Each is registered as an operator of torch, so that a graph holds it as one node of known shape, and
-has a translation that writes it with the standard operators of ONNX.
+Each is registered as a custom operator of torch, so that a graph holds it as one node of known
+shape, and has a translation to standard ONNX operators.
 """
 
-from __future__ import annotations  # torch 2.6 takes Sequence in operators by its name alone
+from __future__ import annotations  # custom_op of torch 2.6 reads Sequence only as a string
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,17 +19,17 @@ from . import attention
 def nms(
     boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float, max_boxes: int
 ) -> Tensor:
-    """Non-maximum suppression in every image of a batch, by mmcv's operator.
+    """Non-maximum suppression in each image of a batch, with mmcv's operator.
 
     Args:
         boxes: ``(B, N, 4)``, as x1, y1, x2, y2.
         scores: ``(B, N)``.
-        iou_threshold: a box goes whose IoU with a better one is larger.
-        score_threshold: boxes with this score or less do not take part.
-        max_boxes: of each image.
+        iou_threshold: a box is removed if its IoU with a better one is larger than this.
+        score_threshold: boxes with this score or less are removed.
+        max_boxes: most boxes kept for each image.
 
     Returns:
-        ``(K, 2)``: number of the image and of the box, by image and falling score.
+        ``(K, 2)``: index of the image and of the box, sorted by image and descending score.
     """
     from mmcv.ops import nms as of_mmcv
 
@@ -59,19 +59,19 @@ def soft_nms(
     method: str,
     max_boxes: int,
 ) -> tuple[Tensor, Tensor]:
-    """The first `max_boxes` of every image that mmcv's soft-NMS would return.
+    """Soft-NMS in each image of a batch: the first `max_boxes` that mmcv's would return.
 
     Args:
         boxes: ``(B, N, 4)``, as x1, y1, x2, y2.
         scores: ``(B, N)``.
-        iou_threshold: scores fall where the IoU with a better box is this or more.
-        sigma: of ``'gaussian'``.
-        min_score: the search ends below it.
+        iou_threshold: IoU with a better box from which a score is reduced; not for ``'gaussian'``.
+        sigma: width of ``'gaussian'``.
+        min_score: boxes with a reduced score below this are dropped.
         method: ``'naive'``, ``'linear'`` or ``'gaussian'``.
-        max_boxes: of each image.
+        max_boxes: most boxes kept for each image.
 
     Returns:
-        boxes as of `nms` ``(K, 2)``, and their scores ``(K,)``.
+        indices ``(K, 2)`` as from `nms`, and their reduced scores ``(K,)``.
     """
     scores = scores.clone()
     picked = scores.new_zeros((len(scores), max_boxes), dtype=torch.int64)
@@ -94,7 +94,7 @@ def _(boxes: Tensor, scores: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 
 def _iou(boxes: Tensor, best: Tensor) -> Tensor:
-    """``(B, N, 4)`` with ``(B, 1, 4)``: ``(B, N)``."""
+    """IoU of boxes ``(B, N, 4)`` with ``(B, 1, 4)``, as ``(B, N)``."""
     low = torch.maximum(boxes[..., :2], best[..., :2])
     high = torch.minimum(boxes[..., 2:], best[..., 2:])
     shared = (high - low).clamp(min=0).prod(-1)
@@ -119,16 +119,16 @@ def roi_features(
     aligned: bool,
     finest_scale: float,
 ) -> Tensor:
-    """Features of regions, each from the level of a pyramid that fits its size.
+    """RoIAlign features of regions, each from the pyramid level that fits its size.
 
     Args:
-        maps: of every level, ``(B, C, H_i, W_i)``.
+        maps: feature maps of the levels, ``(B, C, H_i, W_i)``.
         rois: ``(K, 5)``, as image, x1, y1, x2, y2.
-        scales: of every level, its size over that of the image.
-        size: h and w of the outcome.
-        sampling_ratio: samples in each cell; 0: as many as there are pixels.
-        aligned: whether pixels' centers are at halves.
-        finest_scale: the root of the area up to twice of which regions belong to level 0.
+        scales: size of each level relative to the image.
+        size: height h and width w of the output.
+        sampling_ratio: samples per cell and axis; 0: as many as there are pixels.
+        aligned: whether pixel centers are at half-integers.
+        finest_scale: regions with sqrt(area) below twice this belong to level 0.
 
     Returns:
         ``(K, C, h, w)``.
@@ -160,7 +160,7 @@ def _levels(rois: Tensor, count: int, finest_scale: float) -> Tensor:
 
 
 def translations() -> dict[Callable, Callable]:
-    """For ``torch.onnx.export(custom_translation_table=...)``."""
+    """Translations for ``torch.onnx.export(custom_translation_table=...)``."""
     import onnxscript
 
     from .soft_nms import soft_nms_loop
@@ -175,11 +175,11 @@ def translations() -> dict[Callable, Callable]:
         return op.Constant(value_ints=values)
 
     def where(found: Any) -> Any:
-        """The places of what is true along one axis; TensorRT looks for numbers alone."""
+        """Indices of true values along one axis; TensorRT has NonZero for floats only."""
         return op.Squeeze(op.NonZero(op.Cast(found, to=1)), integers(0))
 
     def floor_divide(numerator: Any, divisor: Any) -> Any:
-        """Without the comparison of booleans that torch writes, which TensorRT lacks."""
+        """Floor division without comparing booleans, as torch's does; TensorRT cannot do that."""
         if not numerator.dtype.is_integer():
             return op.Floor(op.Div(numerator, divisor))
         return op.Div(op.Sub(numerator, op.Mod(numerator, divisor)), divisor)

@@ -1,4 +1,4 @@
-"""Which models can be exported, and what a program must know that runs the file."""
+"""Which models can be exported, and the metadata that a program needs to run the file."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ _SIZES = (
     *('Resize', 'ResizeEdge', 'CenterCrop', 'ThreeCrop', 'FiveCrop', 'TenCrop'),
     *('SampleFrames', 'UniformSample'),
 )
-_LOADING = (  # what a program does by itself: reading, and arrays in the order of the inputs
+_LOADING = (  # steps that any program does itself: reading files and ordering the axes
     *('LoadImageFromFile', 'LoadImage', 'LoadAnnotations', 'FormatShape'),
     *('VideoInit', 'VideoDecode', 'DecordInit', 'DecordDecode', 'PyAVInit', 'PyAVDecode'),
     *('OpenCVInit', 'OpenCVDecode', 'RawFrameDecode', 'PIMSInit', 'PIMSDecode'),
@@ -30,10 +30,10 @@ _LOADING = (  # what a program does by itself: reading, and arrays in the order 
 
 
 def graph_of(model: Any, normalized: bool = False) -> Graph:
-    """The graph of a model.
+    """The module to export for a model.
 
     Args:
-        model: of a host, with its weights.
+        model: a host's model, with its weights.
         normalized: see `Graph`.
 
     Raises:
@@ -50,15 +50,15 @@ def graph_of(model: Any, normalized: bool = False) -> Graph:
 
 
 def about(graph: Graph, cfg: Any, meta: dict[str, Any]) -> dict[str, Any]:
-    """What is written into the file: task, classes, numbers and sizes of pictures.
+    """Metadata written into the file: task, classes, normalization and resizing of pictures.
 
     Args:
-        graph: of a model.
-        cfg: the config, whose test pipeline says how pictures are brought to size.
-        meta: what is known of the classes.
+        graph: the module to export.
+        cfg: the config; its test pipeline defines the resizing.
+        meta: metadata of the classes, with their names.
 
     Raises:
-        UserError: if the test pipeline does more than that.
+        UserError: if the test pipeline does more than load and resize.
     """
     from .. import hosts
 

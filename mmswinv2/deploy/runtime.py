@@ -1,4 +1,4 @@
-"""A file in the place of a model: it takes the batches of a host and gives its data samples."""
+"""Run an exported file in place of a model: a host's batches in, its data samples out."""
 
 import functools
 from pathlib import Path
@@ -9,10 +9,10 @@ import torch
 
 
 def inputs_of(image: torch.Tensor, sample: Any, task: str) -> dict[str, np.ndarray]:
-    """What a file takes, by name, for one picture or video of a host's pipeline.
+    """Inputs of an exported file, by name, for one picture or video of a host's pipeline.
 
     Args:
-        image: without a batch's axis.
+        image: a picture or video without a batch axis.
         sample: the host's data sample.
         task: see `Graph`.
     """
@@ -23,13 +23,13 @@ def inputs_of(image: torch.Tensor, sample: Any, task: str) -> dict[str, np.ndarr
 
 
 class FileModel:
-    """Runs an exported model on what a host's data loader gives.
+    """Runs an exported model on batches of a host's data loader.
 
     Args:
-        content: of an ONNX file.
-        host_model: the model it came from, whose heads paste masks into pictures.
+        content: the content of an ONNX file.
+        host_model: the model that was exported; its settings are used to paste masks.
         task: see `Graph`.
-        threads: that it computes on; 0: as many as it likes.
+        threads: number of threads; 0: the runtime's default.
     """
 
     def __init__(self, content: bytes, host_model: Any, task: str, threads: int = 0) -> None:
@@ -41,11 +41,11 @@ class FileModel:
         raise NotImplementedError
 
     def write(self, path: Path) -> None:
-        """Write the file, and what belongs beside it under the same name."""
+        """Write the file, and any second file of the format beside it."""
         raise NotImplementedError
 
     def test_step(self, batch: Any) -> list[Any]:
-        """Data samples with predictions, one picture after the other."""
+        """Predict on one picture after the other; returns the host's data samples."""
         return [
             self._one(image, sample.new())
             for image, sample in zip(batch['inputs'], batch['data_samples'], strict=True)
@@ -88,7 +88,7 @@ class FileModel:
 
 
 class OnnxModel(FileModel):
-    """By onnxruntime, on a CPU."""
+    """Runs a model with onnxruntime on the CPU."""
 
     @functools.cached_property
     def _session(self) -> Any:
@@ -112,7 +112,7 @@ class OnnxModel(FileModel):
 
 
 class OpenVinoModel(FileModel):
-    """By OpenVINO, on a CPU in float32; left to itself it takes bfloat16 where there is some."""
+    """Runs a model with OpenVINO on the CPU, in float32 even where its default is bfloat16."""
 
     @functools.cached_property
     def _model(self) -> Any:
@@ -132,13 +132,13 @@ class OpenVinoModel(FileModel):
         return {output.any_name: value for output, value in self._compiled(inputs).items()}
 
     def write(self, path: Path) -> None:
-        """An ``.xml``, and the weights in a ``.bin``."""
+        """Write an ``.xml`` file, and the weights as ``.bin`` beside it."""
         import openvino
 
         openvino.save_model(self._model, path, compress_to_fp16=False)
 
 
-FORMATS: dict[str, tuple[str, type[FileModel]]] = {  # of a file: its ending, and what runs it
+FORMATS: dict[str, tuple[str, type[FileModel]]] = {  # name of a format: its file suffix and runtime
     'onnx': ('.onnx', OnnxModel),
     'openvino': ('.xml', OpenVinoModel),
 }

@@ -1,6 +1,6 @@
-"""Soft-NMS as a loop of ONNX, in the part of Python that onnxscript reads.
+"""Soft-NMS as an ONNX loop, in the subset of Python that onnxscript compiles.
 
-A module of its own: it needs onnxscript when it is imported, and a graph that is written does not.
+This is a module of its own because it needs onnxscript at import.
 """
 
 # mypy: ignore-errors
@@ -19,7 +19,7 @@ def soft_nms_loop(
     sigma: FLOAT,
     count: INT64,
 ) -> tuple[INT64, FLOAT]:
-    """The `count` boxes of every image that soft-NMS finds first.
+    """The first `count` boxes that soft-NMS picks in each image.
 
     Scores are multiplied by ``linear * (1 - IoU) + gaussian * exp(-IoU^2 / sigma)`` where the IoU
     with a better box is `threshold` or more.
@@ -27,14 +27,14 @@ def soft_nms_loop(
     Args:
         boxes: ``(B, N, 4)``.
         scores: ``(B, N)``.
-        threshold: a number.
-        linear: a number.
-        gaussian: a number.
-        sigma: a number.
-        count: an integer M.
+        threshold: lowest IoU at which a score is reduced.
+        linear: weight of the linear term, 0 or 1.
+        gaussian: weight of the Gaussian term, 0 or 1.
+        sigma: width of the Gaussian.
+        count: number M of boxes.
 
     Returns:
-        numbers of the boxes ``(B, M)``, and their scores ``(B, M)``.
+        indices of the boxes ``(B, M)``, and their scores ``(B, M)``.
     """
     low = op.Slice(boxes, [0], [2], [2])
     high = op.Slice(boxes, [2], [4], [2])

@@ -1,7 +1,7 @@
-"""What of a graph TensorRT lacks, by its published list. It is not run here.
+"""Find operators of a graph that TensorRT lacks, by its published list, without running TensorRT.
 
 The tables are those of TensorRT 10.0: https://github.com/onnx/onnx-tensorrt, file
-``docs/operators.md``. Operators of other domains than ONNX's own have no support without a plug-in.
+``docs/operators.md``. Operators outside ONNX's own domain need a plug-in.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,7 +33,7 @@ _OF_TYPES = {  # F: float32, I: int32 and int64, B: bool
 }
 SUPPORTED = {name: types for types, names in _OF_TYPES.items() for name in names.split()}
 _KINDS = dict(FLOAT='F', INT32='I', INT64='I', BOOL='B')
-_AXES = {  # place of the input that must be known before anything runs
+_AXES = {  # index of the input that must be a constant
     'CumSum': 1, 'Pad': 3, 'Slice': 3, 'Squeeze': 1, 'Unsqueeze': 1, 'ReduceL1': 1, 'ReduceL2': 1,
     'ReduceLogSum': 1, 'ReduceLogSumExp': 1, 'ReduceMax': 1, 'ReduceMean': 1, 'ReduceMin': 1,
     'ReduceProd': 1, 'ReduceSum': 1, 'ReduceSumSquare': 1,
@@ -41,7 +41,7 @@ _AXES = {  # place of the input that must be known before anything runs
 
 
 def unsupported(content: bytes) -> list[str]:
-    """Operators in an ONNX file that TensorRT lacks, or has for other inputs only, in order."""
+    """Sorted operators of an ONNX file that TensorRT lacks, or has for other inputs only."""
     import onnx
 
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(content))
@@ -56,12 +56,12 @@ def unsupported(content: bytes) -> list[str]:
 
 
 def _found(graph: Any, types: Mapping[str, int], fixed: set[str]) -> Iterator[tuple[Any, str]]:
-    """Nodes of a graph, its branches and its loops, and what is wrong with them.
+    """Unsupported nodes of a graph, its branches and loops, each with words that say why.
 
     Args:
-        graph: of onnx.
-        types: of values outside.
-        fixed: names of values outside that are not computed.
+        graph: a ``GraphProto`` of onnx.
+        types: element types of values of the enclosing graph.
+        fixed: names of constants of the enclosing graph.
     """
     from onnx import TensorProto
 
@@ -86,8 +86,8 @@ def _found(graph: Any, types: Mapping[str, int], fixed: set[str]) -> Iterator[tu
 
 
 def _typed(node: Any) -> str:
-    """The value whose type the list is about."""
+    """Name of the value whose element type TensorRT's list restricts."""
     if node.op_type in ('Constant', 'ConstantOfShape', 'Loop', 'If'):
         return str(node.output[0])
     place = int(node.op_type == 'Where')
-    return ''.join(node.input[place : place + 1])  # none, of RandomNormal
+    return ''.join(node.input[place : place + 1])  # RandomNormal has no inputs

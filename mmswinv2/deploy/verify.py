@@ -1,4 +1,4 @@
-"""A file beside the model it came from: on pictures, and by the host's own metric."""
+"""Compare an exported file with its model, on pictures and by the host's own metric."""
 
 import math
 import re
@@ -9,17 +9,17 @@ import torch
 
 from ..progress import track
 
-_NEAR = 1e-4  # scores whose order may differ
-TOLERANCE = 1e-3  # of scores, and of the metric; boxes are in pixels and may differ by 100 times it
+_NEAR = 1e-4  # boxes whose scores differ by less than this may swap places
+TOLERANCE = 1e-3  # of scores and metrics; boxes, in pixels, may differ by 100 times as much
 
 
 def differences(task: str, ours: Any, theirs: Any) -> dict[str, float]:
-    """The largest differences of two data samples for one picture.
+    """The largest differences between two data samples for one picture, by name.
 
-    Each box is compared with the nearest of its class, as of two with almost one score either may
-    come first; the last ones of a list are left out where their score is almost that of its end,
-    which may have cut off others. ``mask`` and ``label`` are shares of pixels, and ``number`` is
-    how many boxes one has more than the other.
+    Each box of `theirs` is compared with the nearest box of its class in `ours`, because boxes with
+    almost equal scores may swap places. Boxes that score almost as low as the last one are left
+    out: `ours` may have cut them off. ``mask`` and ``label`` are fractions of pixels, and
+    ``number`` is the difference in the number of boxes.
     """
     if task == 'segmentation':
         a, b = (sample.pred_sem_seg.data for sample in (ours, theirs))
@@ -51,28 +51,28 @@ def _scores(sample: Any) -> Any:
 
 
 def too_large(found: dict[str, float]) -> dict[str, float]:
-    """Those of `differences` that are more than rounding."""
+    """The entries of `differences` that exceed rounding errors."""
     bounds = dict(box=100 * TOLERANCE, number=0.0, mask=10 * TOLERANCE)
-    # not a number is more than any bound
+    # `not <=` also reports NaN
     return {key: value for key, value in found.items() if not value <= bounds.get(key, TOLERANCE)}
 
 
-# what mmseg and mmpretrain give in percent
+# metrics that mmseg and mmpretrain report in percent
 _PERCENT = re.compile('(aAcc|mIoU|mAcc|mDice|mFscore|mPrecision|mRecall)$|(accuracy|.*-label)/')
 
 
 def scores_differ(key: str, a: float, b: float) -> bool:
-    """Whether two scores of one name differ by more than rounding; both may be no numbers."""
+    """Whether two values of a metric differ by more than rounding; two NaN are equal."""
     bound = TOLERANCE * (100 if _PERCENT.match(key) else 1)
     return not (abs(a - b) <= bound or (math.isnan(a) and math.isnan(b)))
 
 
 def metrics(cfg: Any, models: Iterable[Any]) -> Iterator[dict[str, float]]:
-    """What the config's evaluator says of each model on its validation set.
+    """Metrics of each model by the config's evaluator, on its validation set.
 
     Args:
         cfg: a config with ``val_dataloader`` and ``val_evaluator``.
-        models: with ``test_step``.
+        models: objects with ``test_step``.
     """
     from mmengine.evaluator import Evaluator
     from mmengine.runner import Runner

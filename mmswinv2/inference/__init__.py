@@ -1,1 +1,1 @@
-"""From pictures, videos and cameras to what a model finds in them."""
+"""Inference: predict on pictures, videos and cameras, and write the results."""

@@ -1,4 +1,4 @@
-"""What is drawn on: small images enlarged, so that labels can be read, and frames with text."""
+"""Prepare images for drawing: enlarge small images for readable labels, write text on frames."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,12 +9,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 LEAST_WIDTH = 640
-_MOST = 8  # times
+_MOST = 8  # largest factor by which an image is enlarged
 LARGEST_JPEG = 65500  # pixels of a side
 
 
 def picture_of(cfg: Any, path: str) -> np.ndarray:
-    """An image (H, W, 3), uint8 RGB, turned by EXIF where a config's test pipeline turns it."""
+    """Read an image (H, W, 3), uint8 RGB, rotated by EXIF if the config's test pipeline does so."""
     from .. import hosts
     from ..datasets.images import read_picture
 
@@ -23,11 +23,11 @@ def picture_of(cfg: Any, path: str) -> np.ndarray:
 
 
 def enlarge(image: np.ndarray, result: Any) -> tuple[np.ndarray, Any]:
-    """An image and what was found in it, a whole number of times as large where it is narrow.
+    """Enlarge a narrow image and its predictions by a whole factor, for readable labels.
 
     Args:
         image: ``(H, W, 3)``.
-        result: the data sample of a host; it stays as it is.
+        result: the data sample of a host; it is not changed.
     """
     times = min(-(-LEAST_WIDTH // image.shape[1]), _MOST, LARGEST_JPEG // max(image.shape[:2]))
     if times <= 1:
@@ -35,7 +35,7 @@ def enlarge(image: np.ndarray, result: Any) -> tuple[np.ndarray, Any]:
     large = result.clone()
     found, labels = getattr(large, 'pred_instances', None), getattr(large, 'pred_sem_seg', None)
     if found is not None:
-        large.pred_instances = found = found.clone()  # or it would be that of `result`
+        large.pred_instances = found = found.clone()  # `result` must stay unchanged
         found.bboxes = found.bboxes * times
         if 'masks' in found:
             masks = torch.as_tensor(np.asarray(found.masks))
@@ -53,11 +53,11 @@ def _repeat(maps: torch.Tensor, times: int) -> torch.Tensor:
 
 
 def caption(frames: Iterable[np.ndarray], lines: Sequence[str]) -> Iterator[np.ndarray]:
-    """Frames with lines of text in their corner; DejaVu has Latin, Greek, Cyrillic and others.
+    """Write lines of text into the top left corner of each frame, in the font DejaVu Sans.
 
     Args:
         frames: ``(H, W, 3)``, uint8.
-        lines: from the top.
+        lines: the lines of text, from the top.
     """
     words: Image.Image | None = None
     for frame in frames:
@@ -69,7 +69,7 @@ def caption(frames: Iterable[np.ndarray], lines: Sequence[str]) -> Iterator[np.n
 
 
 def _written(size: tuple[int, int], lines: Sequence[str]) -> Image.Image:
-    """Lines of text in the corner of a transparent picture."""
+    """A transparent picture with lines of text in its top left corner."""
     import matplotlib
 
     path = Path(matplotlib.get_data_path(), 'fonts/ttf/DejaVuSans.ttf')

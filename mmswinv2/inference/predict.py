@@ -1,4 +1,4 @@
-"""Predict on pictures, videos and cameras with any model of the hosts, and show what was found."""
+"""Predict on pictures, videos and cameras with any model of the hosts, and write the results."""
 
 import functools
 import itertools
@@ -20,7 +20,7 @@ def predict(
     out_dir: str | Path | None = None,
     **options: Any,
 ) -> list[Any]:
-    """All results of `iterate`, whose arguments it takes, in a list."""
+    """All results of `iterate` in a list; takes the same arguments."""
     return list(iterate(config, checkpoint, inputs, out_dir, **options))
 
 
@@ -41,22 +41,22 @@ def iterate(
     """Predict on images, folders, patterns (``*.jpg``), videos and cameras (``0``), one by one.
 
     Args:
-        config: file of a config with a ``test_dataloader``, whose pipeline is used.
+        config: path of a config; the pipeline of its ``test_dataloader`` is used.
         checkpoint: file, name or address of weights for the whole model.
-        inputs: what to predict on, one or several.
+        inputs: one or several paths, patterns or camera numbers.
         out_dir: folder for the results: ``vis`` with pictures or videos, ``preds`` with
             ``predictions.json`` in COCO's format (detectors), a label map for each image
             (segmentors) or ``predictions.jsonl`` (classifiers). ``None``: nothing is written.
-        score: the least score of a box that is drawn or written.
-        batch_size: images that are predicted together.
-        device: such as ``'cuda:1'``; ``None``: a GPU where there is one.
+        score: lowest score at which a box is drawn and written.
+        batch_size: number of images per forward pass.
+        device: such as ``'cuda:1'``; ``None``: a GPU if one is available.
         amp: run under autocast, in bfloat16 or, on older GPUs, float16.
         tta: predict on several views of each image, as ``tools/test.py --tta`` does.
-        cfg_options: as ``--cfg-options``.
-        max_frames: of each video or camera; not for classifiers of whole videos.
+        cfg_options: changes to the config, as for ``--cfg-options``.
+        max_frames: most frames of each video or camera; not for classifiers of whole videos.
 
     Yields:
-        the data sample of the host for every image, frame or clip.
+        the host's data sample for every image, frame or clip.
 
     Raises:
         UserError: if the config, the weights or an input cannot be used.
@@ -95,11 +95,11 @@ def iterate(
         for name, source in films:
             frames, fps, number = frames_of(name, source, max_frames)
             yield from track(writer.film(name, frames, fps, outcomes), 'frames', number)
-    finally:  # what was found until then, where it is stopped or fails
+    finally:  # after an error or interrupt, the results so far are still written
         writer.close()
 
 
 def check_score(score: float) -> None:
-    """Raise `UserError` for a score that is none."""
+    """Raise `UserError` for a score outside [0, 1]."""
     if not 0 <= score <= 1:
         raise UserError(f'score must be from 0 to 1, got {score}')

@@ -1,4 +1,4 @@
-"""A model with its weights and its test pipeline."""
+"""A predictor: a model with its weights and its test pipeline."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +11,7 @@ from ..errors import UserError
 from .sources import Item
 
 _TASKS = 'detectors, segmentors, image and video classifiers'
-# the scores of every pixel: 1.2 GB for each full HD frame with 150 classes
+# scores of every pixel take 1.2 GB for a full HD frame with 150 classes, so they are dropped
 _LARGE = ('seg_logits', 'pred_score_map')
 _KINDS = ('pred_instances', 'pred_sem_seg', 'pred_score', 'pred_scores')
 
@@ -22,14 +22,14 @@ class Predictor:
     Args:
         cfg: a config with a ``test_dataloader``.
         checkpoint: file, name or address of weights for the whole model.
-        device: such as ``'cuda:1'``; ``None``: a GPU where there is one.
+        device: such as ``'cuda:1'``; ``None``: a GPU if one is available.
         amp: run under autocast.
-        tta: test-time augmentation, which changes `cfg`.
+        tta: use test-time augmentation; this changes `cfg`.
 
     Attributes:
         cfg: the config.
         model: the model.
-        meta: what is known of the classes.
+        meta: names and colors of the classes, as far as known.
         of_clips: whether the model takes whole videos.
 
     Raises:
@@ -51,10 +51,10 @@ class Predictor:
         self.of_clips = self._pipeline.of_clips
 
     def outcomes(self, items: Iterable[Item], batch_size: int = 1) -> Iterator[tuple[Item, Any]]:
-        """Each item with what the host found in it, on the CPU.
+        """Each item with the host's data sample of its predictions, on the CPU.
 
         Raises:
-            UserError: if an item cannot be read, or the model predicts what is not known here.
+            UserError: if an item cannot be read, or the kind of prediction is not supported.
         """
         rest = iter(items)
         while batch := list(itertools.islice(rest, batch_size)):
@@ -71,7 +71,7 @@ class Predictor:
                 yield item, result.cpu()
 
     def _results(self, samples: list[Any]) -> Iterator[Any]:
-        """Results of samples; neighbours of one size together, as segmentors want them."""
+        """Results of samples; a batch holds neighbors of one size only, as segmentors require."""
         for _, alike in itertools.groupby(samples, _shapes):
             yield from predict_batch(self.model, list(alike), self._amp)
 
@@ -79,7 +79,7 @@ class Predictor:
 def load_model(
     cfg: Any, checkpoint: str, device: str, tta: bool = False
 ) -> tuple[Any, dict[str, Any]]:
-    """The model with its weights, and what is known of its classes."""
+    """Build a model with its weights; returns it with the metadata of its classes."""
     from mmengine.registry import DATASETS, MODELS
 
     from .. import hosts
@@ -110,20 +110,20 @@ def load_model(
         kind = datasets.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
     meta = _meta(model, getattr(kind, 'METAINFO', {}), report.meta, dataset.get('metainfo'))
     if count := getattr(model.module if tta else model, 'num_classes', 0):
-        # a segmentor, whose maps are not drawn without names and colours
+        # a segmentor: its visualizer draws no label map without names and colors
         meta['classes'] = meta.get('classes') or tuple(map(str, range(count)))
         meta['palette'] = palette(meta).tolist()
     return model.eval(), meta
 
 
 def _meta(model: Any, of_type: Any, saved: Mapping, own: Any) -> dict[str, Any]:
-    """What is known of the classes of a model.
+    """Metadata of the classes of a model, such as names and colors.
 
     Args:
         model: the model.
-        of_type: what the type of the data set says, which may be of other classes.
+        of_type: ``METAINFO`` of the data set's type, which may describe other classes.
         saved: the ``meta`` of the weights; mmdet 2 and mmseg 0 kept names as ``CLASSES``.
-        own: ``metainfo`` of the data set, in which a text is a file with a line for each class.
+        own: ``metainfo`` of the data set; a string as ``classes`` is a file with one name a line.
 
     Raises:
         UserError: if a class has one number in the weights and another in the data set.
@@ -139,13 +139,13 @@ def _meta(model: Any, of_type: Any, saved: Mapping, own: Any) -> dict[str, Any]:
     named: list[tuple[str, Any]] = []
     sources = ('the checkpoint', saved.get('dataset_meta') or kept), ('test_dataloader', own)
     for where, known in sources:
-        if not isinstance(known, Mapping):  # of several data sets
+        if not isinstance(known, Mapping):  # a list of metadata for several data sets
             continue
         known = {key.lower(): value for key, value in known.items()}
         if isinstance(text := known.get('classes'), str):
             known['classes'] = _lines(text) if where == 'test_dataloader' else [text]
         if 'classes' in known:
-            meta.pop('palette', None)  # which is that of other classes
+            meta.pop('palette', None)  # its colors belong to other classes
             named.append((where, known['classes'] or ()))
         meta.update(known)
     check_places(named)
@@ -166,13 +166,13 @@ def _lines(file: str) -> list[str]:
 
 
 def _shapes(sample: Any) -> list[Any]:
-    """The sizes of what a sample feeds to the model, be it several views."""
+    """The shapes of the inputs of a sample; with test-time augmentation it has several views."""
     inputs = sample['inputs']
     return [view.shape for view in (inputs if isinstance(inputs, list) else [inputs])]
 
 
 class Pipeline:
-    """The test pipeline of a config, for files and for frames, which are loaded already.
+    """The test pipeline of a config, for files and for frames that are loaded already.
 
     Attributes:
         of_clips: whether samples are whole videos.
@@ -191,7 +191,7 @@ class Pipeline:
         self._of_frames = Compose([self._take, *steps])
 
     def _take(self, results: dict) -> dict:
-        """Stands for the loading of an image: B, G, R, as mmcv loads it."""
+        """Take the place of image loading for a frame: converts it to BGR, as mmcv loads images."""
         image = results.pop('frame')[:, :, ::-1]
         results['img'] = np.ascontiguousarray(image, self._kind)
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
@@ -212,7 +212,7 @@ class Pipeline:
 
 
 def predict_batch(model: Any, samples: list[Any], amp: bool) -> list[Any]:
-    """The data samples of a host for samples of a `Pipeline`."""
+    """Predict on samples of a `Pipeline`; returns the host's data samples."""
     from mmengine.dataset import pseudo_collate
 
     device = next(model.parameters()).device.type

@@ -1,4 +1,4 @@
-"""Pictures, videos and files of what was found."""
+"""Write predictions as pictures, videos and result files."""
 
 import json
 import os
@@ -27,7 +27,7 @@ class ResultWriter:
         options = dict(cfg.get('visualizer') or dict(type=hosts.of(cfg).visualizer))
         options.update(name='predict', vis_backends=None, save_dir=None)
         self.visualizer = VISUALIZERS.build(options)
-        # mmengine keeps it by its name, with its settings, which another writer has of its own
+        # mmengine caches visualizers by name; the next writer needs one with its own settings
         type(self.visualizer)._instance_dict.pop('predict', None)
         self.visualizer.dataset_meta = meta
         self.pictures, self.results = (folder / part for part in RESULTS)
@@ -43,16 +43,16 @@ class ResultWriter:
         self.score, self.classes = score, list(meta.get('classes') or ())
         self.images: list[dict] = []
         self.found: list[dict] = []
-        self.kind = ''  # name of the file of results
+        self.kind = ''  # name of the results file
 
     def class_name(self, label: int) -> str:
-        """The name of a class, or its number where it has none."""
+        """The name of a class, or its number if it has no name."""
         return str(self.classes[label]) if label < len(self.classes) else str(label)
 
     def add(self, item: Item, result: Any) -> np.ndarray | None:
-        """Note what was found in one image, frame or clip; returns it drawn, (H, W, 3) RGB.
+        """Record the predictions for an image, frame or clip; returns them drawn, (H, W, 3) RGB.
 
-        Of a clip the video is written, and nothing returned.
+        For a clip, writes the video and returns ``None``.
         """
         options: dict[str, Any] = {}
         if hasattr(result, 'pred_instances'):
@@ -70,7 +70,7 @@ class ResultWriter:
 
     def _add_instances(self, item: Item, result: Any) -> None:
         highest = max(result.pred_instances.labels.tolist(), default=0)
-        if highest >= len(self.classes) > 0:  # where there are no names, numbers are drawn
+        if highest >= len(self.classes) > 0:  # without any names, numbers are drawn
             raise UserError(
                 f'class {highest} was found in {item.path}, and metainfo.classes of '
                 f'test_dataloader has {len(self.classes)} names; name all classes there, the '
@@ -105,13 +105,13 @@ class ResultWriter:
             for value, label in zip(values.tolist(), labels.tolist(), strict=True)
         ]
         self.found.append(dict(file_name=item.path, predictions=best))
-        path = os.fsencode(item.path).decode(errors='replace')  # as no terminal may show it
+        path = os.fsencode(item.path).decode(errors='replace')  # terminals may reject raw bytes
         print(f'{path}: {best[0]["name"]} {best[0]["score"]:.3f}')
         if _is_clip(item):
             self._film_clip(item, [f'{one["name"]}: {one["score"]:.3f}' for one in best])
 
     def _film_clip(self, item: Item, lines: list[str]) -> None:
-        """Write the frames of a clip with its classes."""
+        """Write the video of a clip with the names and scores of its classes."""
         from ..datasets.video_files import open_video, write_video
 
         reader = open_video(item.path)
@@ -127,13 +127,13 @@ class ResultWriter:
         if hasattr(self.visualizer, 'visualize_cls'):
             return self.visualizer.visualize_cls(image, result, classes=self.classes or None)
         image, result = enlarge(image, result)
-        with warnings.catch_warnings():  # of what ends at the border
+        with warnings.catch_warnings():  # mmengine warns about boxes that cross the border
             warnings.filterwarnings('ignore', '.* is out of bounds, the drawn')
             self.visualizer.add_datasample(item.name, image, result, draw_gt=False, **options)
         return self.visualizer.get_image()
 
     def save(self, item: Item, drawn: np.ndarray | None) -> None:
-        """Write the picture of an image."""
+        """Write the drawn picture of an item, if there is one."""
         import mmcv
 
         if drawn is not None:
@@ -141,9 +141,9 @@ class ResultWriter:
             mmcv.imwrite(drawn[:, :, ::-1], str(self.pictures / f'{item.name}.{kind}'))
 
     def film(self, name: str, frames: Iterator[Item], fps: float, outcomes: Any) -> Iterator[Any]:
-        """Write the frames of a video as they come; yields what was found in each.
+        """Write a video frame by frame as results arrive; yields the data sample of each frame.
 
-        A video that is stopped ends with the frame before.
+        If the iteration is stopped, the video keeps the frames written so far.
         """
         from ..datasets.video_files import VideoWriter
 
@@ -161,7 +161,7 @@ class ResultWriter:
                 part.replace(path)
 
     def close(self) -> None:
-        """Write the file of results; folders without anything in them go again."""
+        """Write the results file, and remove folders that were made here and stayed empty."""
         if self.kind == 'predictions.json':
             most = max((entry['category_id'] for entry in self.found), default=-1)
             names = self.classes or range(most + 1)
@@ -181,7 +181,7 @@ class ResultWriter:
 
 
 def _is_clip(item: Item) -> bool:
-    """Whether an item is a whole video, with one answer."""
+    """Whether an item is a whole video, with one prediction for all its frames."""
     return item.image is None and Path(item.path).suffix.lower() in VIDEOS
 
 

@@ -1,4 +1,4 @@
-"""What to predict on: files, folders, patterns, frames of videos and of cameras."""
+"""Inputs to predict on: files, folders, patterns, frames of videos and of cameras."""
 
 import glob
 import itertools
@@ -12,12 +12,12 @@ from ..errors import UserError
 from ..files import walk
 from ..log import warn
 
-RESULTS = ('vis', 'preds')  # folders in the folder of results
+RESULTS = ('vis', 'preds')  # subfolders of the output folder
 IMAGES = (
     '.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.gif',
     '.jp2', '.avif', '.npy',
 )  # fmt: skip
-_OTHER_IMAGES = ('.heic', '.heif', '.jxl', '.dng', '.cr2', '.nef', '.arw')  # no decoder here
+_OTHER_IMAGES = ('.heic', '.heif', '.jxl', '.dng', '.cr2', '.nef', '.arw')  # no decoder
 VIDEOS = ('.mp4', '.avi', '.mkv', '.mov', '.webm', '.ts', '.wmv', '.mpg', '.mpeg', '.flv', '.m4v')
 
 
@@ -25,7 +25,7 @@ VIDEOS = ('.mp4', '.avi', '.mkv', '.mov', '.webm', '.ts', '.wmv', '.mpg', '.mpeg
 class Item:
     """One thing to predict on: a file, or a frame of a video or camera."""
 
-    name: str  # of its files in the output folder
+    name: str  # base name of its result files
     path: str
     image: np.ndarray | None = None  # (H, W, 3) uint8 RGB of a frame
 
@@ -33,11 +33,11 @@ class Item:
 def find_sources(
     inputs: Iterable[str | Path], out_dir: str | Path | None = None, clips: bool = False
 ) -> Iterator[str]:
-    """Files, none of those that were written as results, and cameras.
+    """Paths of files and numbers of cameras; skips result files of earlier runs.
 
     Args:
-        inputs: what was given.
-        out_dir: the folder of the results.
+        inputs: files, folders, patterns and camera numbers.
+        out_dir: the output folder, whose results are skipped.
         clips: whether the model takes whole videos, and no pictures.
     """
     kinds, what = (VIDEOS, 'video') if clips else (IMAGES + VIDEOS, 'image or video')
@@ -69,11 +69,11 @@ def find_sources(
 
 
 def divide(sources: Sequence[str], clips: bool) -> tuple[list[Item], list[tuple[str, str]]]:
-    """What is predicted on as it is, and the videos and cameras whose frames are; all with names.
+    """Divide sources into items, and ``(name, source)`` of videos and cameras to split into frames.
 
     Args:
         sources: files and cameras.
-        clips: whether the model takes whole videos.
+        clips: whether the model takes whole videos, which are then items.
     """
     stills: list[Item] = []
     films: list[tuple[str, str]] = []
@@ -91,10 +91,10 @@ def divide(sources: Sequence[str], clips: bool) -> tuple[list[Item], list[tuple[
 
 
 def frames_of(name: str, source: str, most: int | None) -> tuple[Iterator[Item], float, int | None]:
-    """The frames of a video or camera, in a folder of its name.
+    """The frames of a video or camera as items named ``name/000000`` and so on.
 
     Returns:
-        the frames, how many there are a second, and in all, where that is known.
+        the frames, frames per second, and the number of frames or ``None`` if unknown.
     """
     from ..datasets.video_files import open_video
 
@@ -120,7 +120,7 @@ def _numbered(name: str, source: str, images: Iterable[np.ndarray]) -> Iterator[
 def _camera(number: int) -> Iterator[np.ndarray]:
     import cv2
 
-    before = cv2.setLogLevel(0)  # or every driver that has no such camera says so
+    before = cv2.setLogLevel(0)  # else every driver without this camera prints an error
     camera = cv2.VideoCapture(number)
     cv2.setLogLevel(before)
     if not camera.isOpened():

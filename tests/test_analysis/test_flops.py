@@ -12,7 +12,7 @@ from tests.test_tools.conftest import ROOT
 
 pytestmark = [
     pytest.mark.filterwarnings('ignore::UserWarning:mm(det|seg)'),
-    # mmdet's
+    # a warning of mmdet
     pytest.mark.filterwarnings('ignore:torch.meshgrid:UserWarning'),
 ]
 
@@ -22,7 +22,7 @@ def load(name):
     return Config.fromfile(ROOT / 'configs' / name)
 
 
-# The authors' table of models; window 24 at 384 pixels, window 16 and 8 at 256
+# From the authors' table of models: window 24 at 384 pixels, windows 16 and 8 at 256
 PUBLISHED = [
     ('tiny', 8, 5.9), ('small', 8, 11.5), ('base', 8, 20.3), ('tiny', 16, 6.6), ('small', 16, 12.6),
     ('base', 16, 21.8), ('base', 24, 54.7), ('large', 16, 47.5), ('large', 24, 115.4),
@@ -42,8 +42,8 @@ def test_released_classifiers(name, window, published):
 
 
 def test_by_hand():
-    # one stage of one block, 6 x 5 tokens in windows of 4: products of tokens with weights, and
-    # of tokens among themselves in pieces of 4 x 4, 4 x 1, 2 x 4 and 2 x 1
+    # one stage of one block, 6 x 5 tokens in windows of 4: products of tokens and weights, and
+    # attention in windows cut to 4 x 4, 4 x 1, 2 x 4 and 2 x 1 tokens
     arch = dict(embed_dims=32, depths=(1,), num_heads=(1,))
     with torch.device('meta'):
         net = SwinV2(arch, window_size=4, out_indices=(0,)).eval()
@@ -109,7 +109,7 @@ def test_size_of_several_data_sets_and_of_none():
 def test_frames_of_an_image_network_are_images():
     cfg = load('video/swinv2-t-w8_tsn-1x1x8_8xb8-amp-30e_kinetics400-rgb-256.py')
     one, eight = (count_flops(cfg, (frames, 64, 64))['backbone'] for frames in (1, 8))
-    assert 7.8 * one < eight < 8 * one  # the position bias is made once
+    assert 7.8 * one < eight < 8 * one  # the position bias is computed once for all frames
 
 
 def test_only_our_backbones():
@@ -126,7 +126,7 @@ def test_backbones_that_are_given_as_a_class():
 
 
 def test_assigners_without_thresholds_stay():
-    """As that of Sparse R-CNN."""
+    """The assigner of Sparse R-CNN has no IoU thresholds and is left unchanged."""
     stages = [dict(assigner=dict(type='HungarianAssigner')), dict(assigner=dict(pos_iou_thr=0.5))]
     model = dict(type='x', train_cfg=dict(rcnn=stages))
     first, second = ready(Config(dict(model=model))).train_cfg.rcnn

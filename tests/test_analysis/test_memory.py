@@ -32,7 +32,7 @@ def test_tracker_counts_each_storage_once():
     mib = 2**20
     tracker = MemoryTracker()
     with tracker:
-        y = layer(x)  # 1 MiB; the weight's transposed view is none of its own
+        y = layer(x)  # 1 MiB; the weight's transposed view adds none
         assert tracker.live == mib
         z = y.view(-1).relu()
         del y
@@ -44,7 +44,7 @@ def test_tracker_counts_each_storage_once():
 
 
 def test_what_each_strategy_spreads():
-    # 1000 parameters in blocks of 400; gradients come while other memory goes
+    # 1000 parameters in blocks of 400; gradients grow while other memory is freed
     step = TrainingStep([0, 0, 2000, 4000], [0, 9000, 5000, 0], {}, 0, 1000, 0, 400, 200)
     parts = {}
     for strategy in STRATEGIES:
@@ -59,9 +59,9 @@ def test_what_each_strategy_spreads():
     }
     late = TrainingStep([0, 4000], [9000, 8000], {}, 0, 1000, 0, 400, 200)
     assert late.estimate('zero1', 4).gradients == 4000
-    assert late.estimate('zero2', 4).gradients == 0  # a quarter of them leaves 9000 the top
+    assert late.estimate('zero2', 4).gradients == 0  # sharded, they do not move the peak
     heavy = TrainingStep([0, 4000], [10, 0], {}, 0, 1000, 0, 400, 200)
-    assert heavy.estimate('ddp').activations == 4000  # the optimizer's
+    assert heavy.estimate('ddp').activations == 4000  # temporary memory of the optimizer
     with pytest.raises(UserError, match="'zero4' is unknown; choose from ddp, zero1"):
         heavy.estimate('zero4')
 
@@ -90,7 +90,7 @@ def test_what_is_not_trained_costs_no_gradient_and_no_state():
     assert adapted.trained + adapted.frozen > plain.trained == frozen.trained + frozen.frozen
     assert max(adapted.gradients) == 4 * adapted.trained < 0.1 * max(plain.gradients)
     assert adapted.estimate().optimizer == 8 * adapted.trained
-    stages = [f'stage {i}' for i in range(4)]  # a frozen one keeps at most what it hands over
+    stages = [f'stage {i}' for i in range(4)]  # frozen stages keep at most their outputs
     kept = [sum(step.saved[name] for name in stages) for step in (frozen, adapted)]
     assert kept[0] < 0.1 * kept[1]
 

@@ -7,7 +7,7 @@ from mmswinv2.core.attention import log_coordinates
 
 @pytest.fixture
 def save(tmp_path):
-    """Writes an object with `torch.save` and returns the path."""
+    """A function that writes an object with `torch.save` and returns the path."""
 
     def save(obj, name='swin.pth'):
         torch.save(obj, tmp_path / name)
@@ -17,7 +17,7 @@ def save(tmp_path):
 
 
 def weights(window=8, tables=None, **kwargs):
-    """State of a nano network as a file of the authors holds it."""
+    """State dict of a nano network, in the format of the authors' files."""
     torch.manual_seed(0)
     net = SwinV2('nano', window_size=window, out_indices=(3,), **kwargs)
     for p in net.parameters():

@@ -41,7 +41,7 @@ def published(save):
 
 @pytest.fixture
 def trained(published):
-    """A model whose adapters, norms and head went somewhere."""
+    """A model whose adapters, norms and head have changed from their initial values."""
     model = Model(init_cfg=published, lora=dict(rank=2, alpha=3))
     model.backbone.init_weights()
     torch.manual_seed(5)
@@ -68,7 +68,7 @@ def same(a, b):
 
 
 def doors(model, path):
-    """Both ways of weights into a whole model."""
+    """All ways to load weights into a whole model."""
     yield lambda: load_but(model, path)
     yield lambda: load_checkpoint(model, str(path), 'cpu', strict=True)
     yield lambda: load_checkpoint(model, str(path), 'cpu')
@@ -124,7 +124,7 @@ def test_weights_that_init_cfg_does_not_give_are_kept(trained, save):
     (told,) = leave_out_base(trained, checkpoint)
     assert 'backbone: saved whole, as its weights are not those of' in told
     assert set(checkpoint['state_dict']) == set(trained.state_dict())
-    model = Model(lora=dict(rank=2, alpha=3))  # and needs no init_cfg
+    model = Model(lora=dict(rank=2, alpha=3))  # loading needs no init_cfg
     load_but(model, save(checkpoint))
     assert same(model, trained)
 

@@ -84,7 +84,7 @@ def test_simmim_files_of_every_size(save, size):
     with torch.device('meta'):
         net = SwinV2(SIMMIM[size], window_size=12, out_indices=(3,))
     state = {
-        # expanded, the zeros take no room in the file
+        # expanded zeros take no space in the file
         'encoder.' + k.replace('norm3.', 'norm.').replace('cpb_mlp', 'rpe_mlp'): torch.zeros(
             1
         ).expand(v.shape)
@@ -224,7 +224,7 @@ WINDOW, W_P = 5, 7
 
 
 def image_net(**kwargs):
-    """With weights far from their initialisation, so that every part matters."""
+    """An image network with weights far from initialization, so that every part has an effect."""
     torch.manual_seed(0)
     net = SwinTransformerV2('nano', window_size=WINDOW, pretrained_window_sizes=W_P, **kwargs)
     for p in net.parameters():
@@ -249,7 +249,7 @@ def path(tmp_path):
 
 @pytest.mark.parametrize('t', [1, 2, 3, 4])
 def test_a_still_clip_gives_what_the_frame_gives(path, t):
-    """At every time step; the windows in time, whole, cut or shifted, do not matter."""
+    """Holds at each time step, whether temporal windows are whole, cut or shifted."""
     net = video_net(t)
     report = load_pretrained(net, path, pretrained2d=True)
     assert report.inflated and 'inflated from 2D' in str(report)
@@ -265,7 +265,7 @@ def test_a_still_clip_gives_what_the_frame_gives(path, t):
 
 
 def test_the_order_of_frames_matters_once_it_is_learnt(path):
-    """An odd function of time makes a difference between a clip and its reverse."""
+    """A bias that is odd in time makes the outputs of a clip and its reverse differ."""
     net = video_net()
     load_pretrained(net, path, pretrained2d=True)
     clip = torch.rand(1, 3, 8, 40, 40)
@@ -328,7 +328,7 @@ def test_the_wrong_kind_is_told(path, tmp_path):
 
 
 PATCHES = 'patch_embed.proj.weight'
-# channels of the input to the weight of the kernels of R, G and B in each
+# input channels, and for each of them the weights of the R, G and B kernels
 ADAPTED = [
     (1, [(1, 1, 1)]),
     (2, [(1.5, 0, 0), (0, 1.5, 0)]),
@@ -383,12 +383,12 @@ def test_weights_for_other_channels_load_as_they_are_or_not_at_all(tmp_path, cha
 
 
 def scaled(factor):
-    """Weights that are told apart by their values."""
+    """Weights that can be told apart by their values."""
     return {key: value * factor for key, value in weights().items()}
 
 
 ENTRIES = [
-    # entries of a file in order, the one that is taken without a key
+    # entries of a file in order, and the entry that is used if no key is given
     (('model', 'model_ema'), 'model'),
     (('model_ema', 'model'), 'model'),
     (('state_dict_ema', 'state_dict'), 'state_dict'),
@@ -423,7 +423,7 @@ def test_entries_of_a_file(save, entries, taken):
 
 
 def test_entries_of_other_names_and_without_weights(save):
-    """An entry may have any name; one of a usual name without weights is passed over."""
+    """An entry may have any name; an entry of a usual name without weights is skipped."""
     path = save({'model': {'arch': 'nano'}, 'weights': weights(), 'state_dict_ema': scaled(2)})
     net = SwinV2('nano')
     load_pretrained(net, path)
@@ -447,7 +447,7 @@ def test_key_in_init_cfg(save, log):
 
 
 def global_blocks(blocks, tables=((16, 12), (16, 12), (16, 12), (16, 6))):
-    """A file of Plain-DETR: a table in every block but the global ones, ``(stage, block)``."""
+    """A file of Plain-DETR: a bias table in all blocks except global ones, ``(stage, block)``."""
     state = weights()
     for stage, (m, w) in enumerate(tables):
         for block in range(2):

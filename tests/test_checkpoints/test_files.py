@@ -37,7 +37,7 @@ from tests.test_checkpoints.conftest import weights
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """Serves its path as content; under /cut half of what it announces."""
+    """A server whose content is the requested path; under /cut, only half of the content."""
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
     monkeypatch.setattr(torch.hub, '_hub_dir', None)
 
@@ -79,7 +79,7 @@ def test_a_download_that_breaks_off_leaves_nothing(server, tmp_path):
 
 @pytest.fixture
 def published(server, monkeypatch):
-    """The first entry of the table, served here; sets its address and its SHA-256."""
+    """The first entry of the table, with the address and SHA-256 of a local file."""
     name = next(iter(PUBLISHED))
 
     def publish(folder, sha256):
@@ -111,7 +111,7 @@ def test_unknown_names_and_missing_files():
     with pytest.raises(CheckpointError, match='neither a file nor .*close to it: swinv2_tiny'):
         fetch('swinv2_tiny_patch4_window16_255')
     for path in ('swinv2_tiny.pth', 'folder/swinv2_tiny', '~/swinv2_tiny.pth'):
-        assert not fetch(path).exists()  # reported when it is read
+        assert not fetch(path).exists()  # the error comes when it is read
     with pytest.raises(CheckpointError, match='exist; the name swinv2_tiny_patch4_window16_256 al'):
         read_checkpoint('swinv2_tiny_patch4_window16_256.pth')
 
@@ -136,7 +136,7 @@ def test_safetensors(tmp_path):
 
 
 def test_what_is_allowed_stays_allowed(save):
-    """Reading forbids nothing that was allowed before, and allows nothing for good."""
+    """Reading a file leaves torch's list of safe globals unchanged."""
     path = save({'model': torch.ones(1), 'scalars': np.ones(2)})
     before = set(torch.serialization.get_safe_globals())
     assert read_checkpoint(path)['scalars'].sum() == 2
@@ -217,7 +217,7 @@ def test_check_sums_are_read_once(save, monkeypatch):
 
 
 class LooksUp:
-    """Pickled as a call of `getattr`, as the statistics of mmengine's log are."""
+    """Pickled as a call of `getattr`, like the statistics of mmengine's `HistoryBuffer`."""
 
     def __init__(self, *arguments):
         self.arguments = arguments
@@ -258,7 +258,7 @@ def test_core_and_checkpoints_need_torch_alone():
 
 
 class Evil:
-    """Pickled, a call of a function."""
+    """Pickled as a call of a function."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -268,7 +268,7 @@ class Evil:
 
 
 class WithState:
-    """Pickled, an object that gets a state which it would never have had."""
+    """Pickled as an object with a state that such an object never has."""
 
     def __init__(self, function, arguments, state):
         self.made = function, arguments, state
@@ -278,7 +278,7 @@ class WithState:
 
 
 def object_field():
-    """A dtype of eight bytes that are a pointer to an object, and do not say so."""
+    """A dtype whose eight bytes are an object pointer, without being marked as one."""
     fields = {'a': (np.dtype('O'), 0)}
     return WithState(np.dtype, ('V8',), (3, '|', None, ('a',), fields, 8, 1, 0))
 
@@ -294,7 +294,7 @@ def arrays_of_pointers():
 
 @pytest.mark.parametrize('number', range(5))
 def test_arrays_that_hold_pointers_are_refused(number, save):
-    """To index one ends the process."""
+    """Indexing such an array would crash the process."""
     evil = list(arrays_of_pointers())[number]
     for place in ({'x': evil}, {'x': [{'y': (1, evil)}]}):
         with pytest.raises(CheckpointError, match='would run code|no checkpoint'):
@@ -311,7 +311,7 @@ def test_plain_arrays_are_read(kind, save):
 
 @pytest.mark.parametrize('kind', ['U5', 'S3'])
 def test_arrays_of_text_are_refused(kind, save, tmp_path):
-    """A file may make their items longer than the memory that they are in."""
+    """A file may set an item size larger than the array's memory."""
     array = np.array(['a', 'b']).astype(kind)
     (tmp_path / 'x.pkl').write_bytes(pickle.dumps(array))
     with pytest.raises(CheckpointError, match=f'numpy class of .*{kind} is not allowed'):
@@ -365,7 +365,7 @@ def test_entries_of_another_form_are_refused(content, words, save):
         None,
         {},
         dict(dataset_meta=None),
-        dict(dataset_meta=[dict(classes=('a',)), {}]),  # of several data sets of mmdet
+        dict(dataset_meta=[dict(classes=('a',)), {}]),  # several data sets of mmdet
         dict(dataset_meta=dict(classes=None, palette=None)),
         dict(dataset_meta=dict(classes=['a'], palette=[(1, 2, 3)])),
         dict(dataset_meta=dict(palette=np.zeros((2, 3), np.uint8))),
@@ -472,7 +472,7 @@ def test_addresses_without_tls_are_for_this_machine(monkeypatch):
 
 @pytest.fixture
 def redirecting():
-    """An address of this machine that leads to another."""
+    """Address of a local server that redirects to another address."""
 
     class Handler(BaseHTTPRequestHandler):
         target = ''
@@ -518,7 +518,7 @@ def test_addresses_that_are_none(address, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize('name', ['iter_[12].pth', 'iter_?.pth', 'iter_*.pth'])
 def test_names_of_deepspeed_folders_are_no_patterns(tmp_path, name):
-    """DeepSpeed would read the files of the folder beside it, which nobody has looked at."""
+    """As a glob pattern, the name would make DeepSpeed read unchecked files of another folder."""
     files = 'mp_rank_00_model_states.pt', 'zero_pp_rank_0_mp_rank_00_optim_states.pt'
     part = dict(
         module={'a': torch.zeros(2)}, buffer_names=[], shared_params={}, ds_version='0.19.8',

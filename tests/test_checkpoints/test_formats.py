@@ -1,4 +1,4 @@
-"""The tables of formats; tests/test_parity runs them on the weights of the peers themselves."""
+"""The tables of formats; tests/test_parity applies them to weights of other implementations."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from mmswinv2.checkpoints import FORMATS, convert
 from mmswinv2.core import SwinV2
 
-# Keys of one kind each: theirs, and ours.
+# One key of each kind: in their format, and in ours.
 RENAMED = {
     'authors': {
         'layers.1.blocks.0.attn.rpe_mlp.0.bias': 'layers.1.blocks.0.attn.cpb_mlp.0.bias',
@@ -54,7 +54,7 @@ RENAMED = {
         'norm2.bias': 'norm2.bias',
     },
 }
-# What has to be there for the format to be detected, and for the last stage to be known.
+# Keys needed to detect the format and the last stage.
 NEEDED = {
     'authors': ['layers.0.downsample.reduction.weight', 'layers.3.blocks.0.norm1.weight'],
     'timm': ['layers.1.downsample.reduction.weight'],
@@ -83,7 +83,7 @@ def test_keys(name):
     keys = [FORMATS[name].anchor, *NEEDED[name], *RENAMED[name]]
     state = {key: torch.full((4, 4), float(i)) for i, key in enumerate(dict.fromkeys(keys))}
     head, token = HEADS[name]
-    prefix = 'backbone.' if name == 'mmpretrain' else ''  # whose files are of whole models
+    prefix = 'backbone.' if name == 'mmpretrain' else ''  # its files hold whole models
     heads = {head: torch.ones(1)} | ({token: torch.zeros(1)} if token else {})
     converted = convert({prefix + k: v for k, v in state.items()} | heads)
     assert (converted.format, converted.prefix) == (name, prefix)
@@ -116,7 +116,7 @@ def test_the_bias_of_keys_is_dropped():
 
 
 def test_patch_merging_of_unfold():
-    """The same linear map of the four neighbours, whose channels `nn.Unfold` orders otherwise."""
+    """The same linear map of the four neighbors; `nn.Unfold` orders its channels differently."""
     merging = SwinV2('nano', window_size=4).layers[0].downsample
     theirs = torch.randn_like(merging.reduction.weight)
     key = 'stages.1.downsample.reduction.weight'

@@ -179,7 +179,7 @@ def test_what_the_model_lacks(tmp_path):
 
 
 def test_comparison_of_keys():
-    """Every key of model and file is in one list."""
+    """Every key of model and file is in exactly one list."""
     own = {
         'a.w': torch.zeros(2),
         'a.b': torch.zeros(3),
@@ -220,7 +220,7 @@ def test_a_long_list_is_cut():
 
 @pytest.mark.parametrize(('kept', 'enough'), [(0, False), (4, False), (5, True)])
 def test_next_to_nothing_is_not_enough(kept, enough, tmp_path):
-    """Of a model with 100 entries, 5 have to come from the file."""
+    """For a model with 100 entries, the file must have at least 5."""
     names = [f'kept_{i}' if i < kept else f'fresh_{i}' for i in range(100)]
     net = nn.ParameterDict({name: nn.Parameter(torch.zeros(1)) for name in names})
     state = {name: torch.ones(1) for name in [*names[:kept], 'fresh_99']}
@@ -242,7 +242,7 @@ def test_published_windows_are_checked_where_the_file_records_none(tmp_path, mon
         load_pretrained(SwinV2('nano', window_size=16), path)
     right = SwinV2('nano', window_size=24, pretrained_window_sizes=[16, 16, 16, 8])
     assert load_pretrained(right, path).windows[3] == (8, 8)
-    write_checkpoint({'model': weights(tables=[(6, 6)] * 4)}, path)  # a record in the file counts
+    write_checkpoint({'model': weights(tables=[(6, 6)] * 4)}, path)  # the file's record wins
     assert load_pretrained(SwinV2('nano', window_size=6), path).windows[3] == (6, 6)
 
 
@@ -290,7 +290,7 @@ def test_classifier_of_the_authors(save):
 
 
 def test_a_file_of_more_stages_does_not_fit_a_whole_model(save):
-    """Also where it records windows of stages that the model does not have."""
+    """Also if the file records windows of stages that the model does not have."""
     state = weights(tables=[(8, 8)] * 4)
     more = {k.replace('layers.3.', 'layers.4.'): v for k, v in state.items() if 'layers.3.' in k}
     with pytest.raises(CheckpointError, match='does not fit the model .*not in the model'):

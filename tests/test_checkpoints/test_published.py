@@ -25,7 +25,7 @@ def per_stage(windows):
 def test_an_entry_agrees_with_its_name(name):
     weights = PUBLISHED[name]
     assert weights.url.endswith(f'/{name}.pth') and weights.arch in VARIANTS
-    # the authors have the size, the window and the side of the image in their names
+    # the authors' names contain variant, window and image size
     match = re.fullmatch(
         r'swinv2_(\w+?)_patch4_window(\d+)(?:to(\d+))?_(\d+)(?:to(\d+))?(_22k)?(_22kto1k_ft)?', name
     )
@@ -33,7 +33,7 @@ def test_an_entry_agrees_with_its_name(name):
         arch, first, last, first_side, side = match.groups()[:5]
         assert (weights.arch, weights.window) == (arch, int(last or first))
         assert weights.image_size == int(side or first_side)
-        whole_map = int(first_side) // 32  # the last stage has no larger windows
+        whole_map = int(first_side) // 32  # limits the last stage's window
         assert weights.pretrained_windows == (int(first),) * 3 + (min(int(first), whole_map),)
         assert weights.sha256 == '' and 'SwinTransformer/storage' in weights.url
     else:
@@ -47,7 +47,7 @@ def test_unknown_names():
     with pytest.raises(CheckpointError, match='close to it: swinv2_tiny_patch4_window16_256'):
         published_weights('swinv2_tiny_patch4_window16_255')
     with pytest.raises(CheckpointError, match='swinv2_large_patch4_window12_192_22k'):
-        published_weights('resnet')  # nothing is close: all of them
+        published_weights('resnet')  # no similar name: all are listed
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_weights_of_a_size(arch, window, name):
 
 
 def pretrained(cfg):
-    """The checkpoints that a config starts its backbone from."""
+    """The checkpoints that initialize a config's backbone."""
     init = cfg.model.get('backbone', {}).get('init_cfg') or {}
     hooks = [hook for hook in cfg.get('custom_hooks', []) if 'checkpoint' in hook]
     return [node['checkpoint'] for node in [init, *hooks] if 'checkpoint' in node]
@@ -80,11 +80,11 @@ def test_configs_take_weights_by_name_and_with_their_windows():
     seen = set()
     for path in CONFIGS:
         if 'nano' in path.name or '_test' in path.name:
-            continue  # from scratch, or with what another config says
+            continue  # from scratch, or initialized by another config
         cfg = Config.fromfile(path)
         for checkpoint in pretrained(cfg):
             if '/' in checkpoint:
-                continue  # of the user's own training
+                continue  # a checkpoint of the user
             weights, backbone = PUBLISHED[checkpoint], cfg.model.backbone
             assert weights.arch == backbone.arch, path
             assert per_stage(backbone.pretrained_window_sizes) == weights.pretrained_windows, path

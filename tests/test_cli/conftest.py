@@ -13,7 +13,7 @@ from tests.test_tools.conftest import ROOT, clips, shapes, tool, train  # noqa: 
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory):
-    """A file of random weights for a config."""
+    """A function that returns a file of random weights for a config."""
     folder = tmp_path_factory.mktemp('weights')
 
     def make(config):
@@ -32,7 +32,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory):
-    """Three images in a folder with a folder, one of them with the name of another."""
+    """Three images in a folder and its subfolder, two of them with the same stem."""
     folder = tmp_path_factory.mktemp('photos')
     rng = np.random.default_rng(0)
     (folder / 'more').mkdir()

@@ -18,7 +18,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 
 def ask(words):
-    """What bash offers for the last word."""
+    """The completions that bash offers for the last word."""
     script = ASK.format(text=completion('bash'), words=words)
     done = subprocess.run(['bash', '-c', script], capture_output=True, text=True, check=True)
     return done.stdout.split()
@@ -33,7 +33,7 @@ def ask(words):
         ('mmswinv2 train config.py --cfg', ['--cfg-options']),
         ('mmswinv2 predict --sc', ['--score']),
         ('mmswinv2 doctor --dev', ['--development']),
-        ('mmswinv2 train conf', []),  # files are left to the shell
+        ('mmswinv2 train conf', []),  # the shell completes file names
         ('mmswinv2 nothing --a', []),
     ],
 )
@@ -60,7 +60,7 @@ def test_options_are_those_of_the_parser(name, capsys):
             main([*words, '--help'])
         told = capsys.readouterr().out
         assert re.search(r'^example(: |, )', told, re.MULTILINE)
-        # what a line begins with: one name or several
+        # a line begins with one name or several
         lines = re.findall(r'^ {1,4}(-.*?)(?:  |$)', told, re.MULTILINE)
         found = re.findall(r'(?:^|, )(--[\w-]+)', '\n'.join(lines), re.MULTILINE)
         listed.update(found)

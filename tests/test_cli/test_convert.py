@@ -1,4 +1,4 @@
-"""`mmswinv2 convert`: labels of data sets, and weights as before."""
+"""`mmswinv2 convert`: label files of data sets, and weights as before."""
 
 import json
 

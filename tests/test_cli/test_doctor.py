@@ -1,4 +1,4 @@
-"""`mmswinv2 doctor`: what it calls broken, and in which environments."""
+"""`mmswinv2 doctor`: what it reports as broken, and in which environments."""
 
 import os
 import re
@@ -22,7 +22,7 @@ def states(text):
 
 
 def program(folder, name, text):
-    """A program that prints a text."""
+    """Write a program that prints a text."""
     path = folder / name
     path.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\n")
     path.chmod(0o755)
@@ -35,7 +35,7 @@ def only(findings):
 
 @pytest.fixture(scope='module')
 def without_hosts(tmp_path_factory):
-    """A user's own environment: what this one has, but mmdet, mmseg, mmaction2 and pytest."""
+    """An environment with the packages of this one except mmdet, mmseg, mmaction2 and pytest."""
     folder = tmp_path_factory.mktemp('own') / 'env'
     subprocess.run([sys.executable, '-m', 'venv', '--without-pip', folder], check=True)
     (site,) = folder.glob('lib/python*/site-packages')
@@ -64,7 +64,7 @@ def test_a_checkout_is_judged_with_its_pins(tool):
     assert {'mmdet', 'torch', 'attention', 'operators on CPU'} <= set(found)
     assert found['pins'] == 'ok', done.stdout
     assert done.returncode == 0 and 'everything needed works' in done.stdout
-    assert '\x1b' not in done.stdout  # no colours where it is no terminal
+    assert '\x1b' not in done.stdout  # no colors outside a terminal
 
 
 def test_an_environment_without_any_host_is_broken(without_hosts):
@@ -181,7 +181,7 @@ def test_nvcc_is_read_and_compared(tmp_path, monkeypatch):
 
 
 def test_headers_of_cuda_are_looked_for(tmp_path, monkeypatch):
-    """`cuda-nvcc` has none of libraries; torch's wheels bring them."""
+    """The package `cuda-nvcc` lacks headers of libraries; torch's wheels contain them."""
     import torch.utils.cpp_extension
 
     (tmp_path / 'bin').mkdir()

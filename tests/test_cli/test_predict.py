@@ -39,7 +39,7 @@ def test_detector_on_a_folder(weights, photos, tmp_path):
     )
     assert len(results) == 3
     assert {p.name for p in (tmp_path / 'vis').iterdir()} == {'a.jpg', 'a_2.jpg', 'b.jpg'}
-    # 8 times as large, as they are small
+    # small images are drawn 8 times as large
     for name, size in (('a', (480, 640)), ('b', (560, 400)), ('a_2', (320, 320))):
         assert cv2.imread(str(tmp_path / f'vis/{name}.jpg')).shape[:2] == size
     content = json.loads((tmp_path / 'preds/predictions.json').read_text())
@@ -62,7 +62,7 @@ def test_detector_on_a_folder(weights, photos, tmp_path):
 def test_one_by_one_is_as_together(weights, photos):
     options = dict(score=0.0)
     alone = mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), [photos / 'a.jpg'], **options)
-    path = [photos / 'a.jpg', photos / 'a.jpg']  # of one size: nothing is padded
+    path = [photos / 'a.jpg', photos / 'a.jpg']  # of one size, so nothing is padded
     both = mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), path, batch_size=2, **options)
     assert len(alone) == 1 and len(both) == 2
     scores = [r[0].pred_instances.scores[:5].tolist() for r in (alone, both)]
@@ -71,7 +71,7 @@ def test_one_by_one_is_as_together(weights, photos):
 
 @pytest.mark.parametrize('config', [CONFIG, SEGMENTOR], ids=['detector', 'segmentor'])
 def test_mirror_images_are_views(weights, tmp_path, config):
-    """With both, an image and its mirror image give the same, mirrored."""
+    """With both views, an image and its mirror image give mirrored results."""
     image = np.zeros((64, 96, 3), np.uint8)
     cv2.circle(image, (30, 30), 20, (10, 60, 200), -1)
     cv2.rectangle(image, (60, 10), (90, 40), (200, 90, 10), -1)
@@ -114,9 +114,9 @@ def test_segmentor_on_a_video(weights, clip, tmp_path):
 
 
 def test_frames_are_seen_as_images_are(weights, tmp_path):
-    """A video without loss and a PNG of its frame give the same labels."""
+    """A lossless video and a PNG of its frame give the same labels."""
     image = np.zeros((64, 64, 3), np.uint8)
-    cv2.circle(image, (30, 30), 20, (10, 60, 200), -1)  # as OpenCV has it: B, G, R
+    cv2.circle(image, (30, 30), 20, (10, 60, 200), -1)  # OpenCV's order: B, G, R
     cv2.imwrite(str(tmp_path / 'a.png'), image)
     with av.open(str(tmp_path / 'b.mkv'), 'w') as container:
         stream = container.add_stream('ffv1', rate=1)
@@ -133,7 +133,7 @@ def test_frames_are_seen_as_images_are(weights, tmp_path):
 @pytest.mark.parametrize('turn', [3, 6])  # upside down, and on its side
 @pytest.mark.parametrize('config', [CONFIG, SEGMENTOR], ids=['detector', 'segmentor'])
 def test_images_are_drawn_on_as_they_are_loaded(weights, tmp_path, config, turn):
-    """A photo that its EXIF turns, loaded as it is stored."""
+    """Also a photo with an EXIF orientation that is loaded as it is stored."""
     values = np.zeros((40, 80, 3), np.uint8)
     values[:10, :20] = 255
     exif = Image.Exif()
@@ -160,7 +160,7 @@ def test_a_long_picture_is_drawn_and_written(weights, tmp_path):
 
 
 def test_names_of_videos_with_a_colon(weights, clip, tmp_path, monkeypatch):
-    """As cameras write them; before a colon stands no protocol."""
+    """Cameras write such names; the part before the colon is no protocol."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(clip, '2026-01-01T12:30:00.mp4')
     assert len(run(SEGMENTOR, weights(SEGMENTOR), '2026-01-01T12:30:00.mp4', 'out')) == 6
@@ -182,7 +182,7 @@ def test_video_classifier(weights, clip, tmp_path, capsys):
     before, after = (open_video(str(path)) for path in (clip, tmp_path / 'vis/clip.mp4'))
     assert (len(after), after.fps) == (len(before), before.fps)
     changed = np.abs(after.read([3])[0].astype(int) - before.read([3])[0]).max(-1) > 100
-    assert changed[: len(changed) // 2].any()  # the words, in the upper corner
+    assert changed[: len(changed) // 2].any()  # the caption, in the upper corner
     assert not list(tmp_path.rglob('*.part*'))
 
 
@@ -250,7 +250,7 @@ def test_pictures_for_a_video_classifier(weights, photos, given):
 
 
 def test_names_of_classes(weights, photos, tmp_path):
-    """The config's, or those of the type of its data set, which `shapes` has no classes of."""
+    """Names come from the config, else from the data set's type if its number of classes fits."""
 
     def found(config, out, file=None, **options):
         settings = {f'test_dataloader.dataset.{key}': value for key, value in options.items()}
@@ -265,11 +265,11 @@ def test_names_of_classes(weights, photos, tmp_path):
         return tmp_path / out / 'preds'
 
     several = {**torch.load(weights(CONFIG)), 'meta': dict(dataset_meta=[dict(classes=('a',)), {}])}
-    torch.save(several, tmp_path / 'several.pth')  # of several data sets
+    torch.save(several, tmp_path / 'several.pth')  # meta of several data sets
     for file in (None, str(tmp_path / 'several.pth')):
         predictions = found(CONFIG, f'coco{file is None}', file, metainfo=None) / 'predictions.json'
         content = json.loads(predictions.read_text())
-        # of the type, CocoDataset, which has 80 classes, and the model four
+        # the type CocoDataset has 80 classes, but the model four
         assert [c['name'] for c in content['categories']] == ['0', '1', '2', '3']
     old = {**torch.load(weights(CONFIG)), 'meta': dict(CLASSES=('a', 'b', 'c', 'd'))}  # of mmdet 2
     torch.save(old, tmp_path / 'old.pth')
@@ -380,7 +380,7 @@ def test_the_code_of_the_documents(
 
 @pytest.mark.parametrize('config', [CONFIG, SEGMENTOR])
 def test_a_batch_of_images_of_many_sizes(config, weights, tmp_path):
-    """A segmentor takes no batch of several sizes; what is found is what is found one by one."""
+    """Segmentors take no batch of mixed sizes; results equal those of single images."""
     rng = np.random.default_rng(0)
     for name, size in (('a', (96, 72)), ('b', (72, 96)), ('c', (72, 96)), ('d', (96, 72))):
         cv2.imwrite(str(tmp_path / f'{name}.png'), rng.integers(0, 255, (*size, 3), dtype=np.uint8))
@@ -413,7 +413,7 @@ def test_an_empty_folder_name(weights, photos):
 
 
 def test_classes_in_another_order_than_the_weights(photos, tmp_path, weights):
-    """A model knows them by their numbers."""
+    """Must fail: a model identifies classes by their indices."""
     saved = torch.load(weights(CONFIG))
     names = ['circle', 'square', 'triangle', 'star']
     torch.save({**saved, 'meta': dict(dataset_meta=dict(classes=names))}, tmp_path / 'own.pth')

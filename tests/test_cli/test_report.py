@@ -56,7 +56,7 @@ def browser():
 
 
 def work_dir(folder, config, entries=(), options=()):
-    """A work dir with the logs that are given, and the whole config as mmengine writes it."""
+    """A work dir with given log entries, and the whole config as mmengine writes it."""
     run = folder / '20260101_000000/vis_data'
     run.mkdir(parents=True)
     cfg = Config.fromfile(ROOT / config)
@@ -69,14 +69,14 @@ def work_dir(folder, config, entries=(), options=()):
 
 
 def of_shapes(shapes, config=CONFIG):
-    """Options for the data set."""
+    """Config options that set the data set."""
     ann_file = f'{shapes}/annotations/instances_val2017.json'
     root = dict.fromkeys(('data_root', 'test_dataloader.dataset.data_root'), f'{shapes}/')
     return root | ({'test_evaluator.ann_file': ann_file} if config == CONFIG else {})
 
 
 class Page(HTMLParser):
-    """What a page asks for, and its text."""
+    """Parses a page: the resources that it requests, and its text."""
 
     def __init__(self, path):
         super().__init__()
@@ -101,7 +101,7 @@ def in_words(path):
 
 
 def look(browser, path, width):
-    """Open a page; it must fit the window, load all pictures and say nothing to the console."""
+    """Open a page; it must fit the window, load all pictures and log nothing to the console."""
     page = browser.new_page(viewport=dict(width=width, height=900))
     said = []
     page.on('console', lambda message: said.append(message.text))
@@ -142,7 +142,7 @@ def test_a_training_that_was_resumed(resumed, browser, tmp_path, capfd):
         assert page.locator('section').count() == 6 and page.locator('.example').count() == 4
         assert page.locator('.matrix tbody tr').count() == 5  # 4 classes, extra
         page.close()
-    # predictions are found again, and nothing else has changed
+    # the second report finds the predictions again, and nothing else has changed
     again = report(folder, tmp_path / 'again.html', score=0)
     assert '4 pictures with ' in in_words(again)
     assert not list(tmp_path.rglob('*.part*'))
@@ -162,7 +162,7 @@ def test_logs_alone(browser, tmp_path):
     assert 'box AP 0.500' in text and 'validation at iteration 2 coco/bbox_mAP 0.500' in text
     assert 'bbox_mAP_l' not in text
     assert 'The log does not have it' in text
-    assert "model.backbone.arch 'tiny' 'nano'" in text  # the recipe of that name was found
+    assert "model.backbone.arch 'tiny' 'nano'" in text  # the package's config was found by name
     (folder / Path(CONFIG).name).rename(folder / 'another.py')
     assert f'mmswinv2 report {folder} --config FILE' in in_words(report(folder))
     page = look(browser, out, 390)
@@ -207,7 +207,7 @@ def test_text_from_files_stays_text(shapes, browser, tmp_path):
 
 
 def predictions_of_the_truth(content):
-    """Samples as mmdet dumps them, with the boxes and masks of the truth, which are sure."""
+    """Samples as mmdet dumps them, with boxes and masks of the ground truth at score 1."""
     import pycocotools.mask
 
     order = {c['id']: i for i, c in enumerate(content['categories'])}
@@ -230,7 +230,7 @@ def predictions_of_the_truth(content):
 
 def dump(samples, folder, name='predictions.pkl'):
     path = folder / name
-    path.write_bytes(pickle.dumps(samples, protocol=2))  # as mmengine does
+    path.write_bytes(pickle.dumps(samples, protocol=2))  # protocol of mmengine
     return path
 
 
@@ -241,7 +241,7 @@ def truth(shapes):
 
 @pytest.fixture
 def find(shapes, tmp_path):
-    """Compare samples with the shapes."""
+    """A function that compares samples with the shapes data set."""
     from mmswinv2.analysis.predictions import examine
 
     cfg = Config.fromfile(ROOT / CONFIG)
@@ -268,7 +268,7 @@ def add(sample, box, label, score):
 
 
 def one_object(truth):
-    """The truth with one object, 20 to 60 in both directions, in each of its pictures."""
+    """The ground truth with one object in each picture, from 20 to 60 in both directions."""
     for image in truth['images']:
         image.update(width=96, height=96)
     truth['annotations'] = [
@@ -286,7 +286,7 @@ BOX, MOVED, TOUCHING, AWAY = (
     [20.0, 20.0, 60.0, 60.0], [40.0, 20.0, 80.0, 60.0], [45.0, 20.0, 85.0, 60.0],
     [70.0, 70.0, 90.0, 90.0],
 )  # fmt: skip
-WRONG = {  # what is done to the first picture: its boxes as (box, labels on, score), kinds
+WRONG = {  # case: boxes of the first picture as (box, shift of the label, score), expected errors
     'class': ([(BOX, 1, 0.9)], {'class': 1}),
     'localisation': ([(MOVED, 0, 0.9)], {'localisation': 1}),
     'both': ([(TOUCHING, 1, 0.9)], {'both': 1, 'missed': 1}),
@@ -298,7 +298,7 @@ WRONG = {  # what is done to the first picture: its boxes as (box, labels on, sc
 
 
 def errors(shapes, folder, content, boxes):
-    """What is found where the first picture has other boxes than those of the truth."""
+    """Findings when the first picture has the given boxes, and the others those of the truth."""
     from mmswinv2.analysis.predictions import examine
 
     data = shutil.copytree(shapes, folder / 'data')
@@ -326,7 +326,7 @@ def test_kinds_of_errors(truth, tmp_path, shapes, boxes, kinds):
     counts = {row[0]: row[1] for row in found.errors.rows}
     assert {kind: count for kind, count in counts.items() if count} == kinds
     lost = {row[0]: row[2] for row in found.errors.rows}
-    if kinds.keys() == {'class'}:  # of 4 classes, one has found nothing and one half a picture more
+    if kinds.keys() == {'class'}:  # of 4 classes, one lost its box, another has a false one
         assert lost['class'] == max(lost.values()) > 0.2
     if kinds.keys() == {'localisation'} or (kinds.keys() == {'missed'} and not boxes):
         assert lost.pop(*kinds) == pytest.approx(0.25) and not any(lost.values())
@@ -350,7 +350,7 @@ def test_outlines_are_those_of_masks():
     right = mask.repeat(10, 0).repeat(10, 1)
     assert len(rings) == 3 and drawn[right].mean() > 0.9 and drawn[~right].mean() < 0.05
     noise = np.random.default_rng(0).random((1500, 2000)) < 0.5
-    assert len(outline(noise)) < 1e6  # as fine as the picture, and no finer
+    assert len(outline(noise)) < 1e6  # no finer than the picture
 
 
 def test_masks_of_the_worst_pictures(truth, shapes, browser, tmp_path):
@@ -367,7 +367,7 @@ def test_masks_of_the_worst_pictures(truth, shapes, browser, tmp_path):
     )
     assert len(sides) == 2 * max(map(len, (s['pred_instances']['labels'] for s in samples)))
     for mask, box in sides:
-        assert mask == pytest.approx(box, abs=10)  # 5 to a pixel of the picture
+        assert mask == pytest.approx(box, abs=10)  # one pixel of the picture is 5 here
     page.close()
     for sample in samples:
         del sample['pred_instances']['masks']
@@ -376,7 +376,7 @@ def test_masks_of_the_worst_pictures(truth, shapes, browser, tmp_path):
 
 
 def test_boxes_that_cannot_be_mended_are_taken_out(truth, tmp_path, shapes):
-    """Of two boxes for an object one is enough, and the other stood before those of its class."""
+    """A second box of a matched object is removed; it ranked above right boxes of its class."""
     content = one_object(truth)
     for annotation in content['annotations']:
         annotation['category_id'] = content['categories'][0]['id']
@@ -387,7 +387,7 @@ def test_boxes_that_cannot_be_mended_are_taken_out(truth, tmp_path, shapes):
 
 
 def test_scores_are_those_of_mmdet(truth, find, shapes):
-    """AP of every class, and of all, of boxes that are moved and have other classes."""
+    """AP per class and over all classes, with boxes that are moved and change classes."""
     from mmdet.evaluation import CocoMetric
 
     samples = predictions_of_the_truth(truth)
@@ -410,7 +410,7 @@ def test_scores_are_those_of_mmdet(truth, find, shapes):
     columns = list(zip(*ours.classes.rows, strict=True))
     for column, key in ((2, 'bbox_mAP'), (3, 'bbox_mAP_50'), (5, 'segm_mAP'), (6, 'segm_mAP_50')):
         assert np.mean(columns[column]) == pytest.approx(theirs[f'coco/{key}'], abs=1e-3)
-    for row in ours.classes.rows:  # of masks: mmdet has one key for both, and they come last
+    for row in ours.classes.rows:  # mmdet has one key for boxes and masks; masks are last
         assert row[5] == pytest.approx(theirs[f'coco/{row[0]}_precision'], abs=1e-3)
 
 
@@ -447,7 +447,7 @@ def test_segmentor(shapes, browser, tmp_path):
     for i, path in enumerate(sorted((shapes / 'stuffthingmaps/val2017').iterdir())):
         truth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         labels = truth.copy()
-        labels[: 5 * i] = 6 - labels[: 5 * i]  # the last picture is the worst
+        labels[: 5 * i] = 6 - labels[: 5 * i]  # makes the last picture the worst
         cv2.imwrite(str(maps / path.name), labels)
         pair = map(torch.from_numpy, (labels, truth))
         areas.append(IoUMetric.intersect_and_union(*pair, 7, 255))
@@ -461,7 +461,7 @@ def test_segmentor(shapes, browser, tmp_path):
     page = look(browser, out, 390)
     assert page.locator('.example .name').first.inner_text().endswith('000000000004.jpg')
     page.close()
-    # the folder does not change when a map in it is written anew
+    # overwriting a map does not change the time of its folder
     torch.save(dict(state_dict={}), folder / 'iter_9.pth')
     (folder / 'last_checkpoint').write_text(str(folder / 'iter_9.pth'))
     note = 'are older than the checkpoint iter_9.pth'

@@ -1,4 +1,4 @@
-"""The page of `mmswinv2 ui`: what it does, and how it is in a real browser."""
+"""The page of `mmswinv2 ui`: its logic, and its behavior in a real browser."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def test_classes_of_a_detector(page_of, photos):
     shown = page.draw(item, result, 0.0, [chosen])
     found = json.loads(Path(shown.results).read_text())['annotations']
     assert {a['category_id'] for a in found} == {chosen} and len(found) < whole
-    assert len(result.pred_instances) == whole  # as it was
+    assert len(result.pred_instances) == whole  # unchanged
     rows = re.findall(r'<tr><td>(.*?)</td><td>(.*?)</td>', shown.table)
     assert {name for name, _ in rows} == {CLASSES[chosen]} and len(rows) == len(found)
     scores = [float(score) for _, score in rows]
@@ -94,7 +94,7 @@ def test_classes_of_a_segmentor(page_of, photos, clip):
     assert page.is_film(str(clip)) and not page.is_film(f'{photos}/b.png')
     told = []
     shown = page.film(str(clip), 0.0, [], told.append)
-    assert told == [0, 1, 2]  # at most so many as `max_frames` says
+    assert told == [0, 1, 2]  # at most `max_frames`
     assert shown.summary == 'the first 3 frames of clip.mp4'
     assert Path(shown.film).stat().st_size > 0
     assert sorted(zipfile.ZipFile(shown.results).namelist()) == [f'{i:06d}.png' for i in range(3)]
@@ -176,7 +176,7 @@ def test_messages_are_escaped():
 
 @pytest.fixture(scope='module')
 def address(weights, tmp_path_factory):
-    """Of a page of the detector, in a process of its own, which leaves nothing behind."""
+    """Address of a detector's page in its own process, which must remove all its files."""
     pytest.importorskip('gradio', reason='the page needs Gradio, which is not installed')
     folder = tmp_path_factory.mktemp('served')
     command = [
@@ -218,7 +218,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def tab(browser, address):
-    """The page, newly opened; nothing is asked of another server."""
+    """The page, newly opened; it must request nothing from other servers."""
     tab = browser.new_page()
     asked = []
     tab.on('request', lambda request: asked.append(request.url))
@@ -235,7 +235,7 @@ def upload(tab, file):
 
 
 def said(tab, words):
-    """Wait for the line above the picture to be such, and return it."""
+    """Wait until the summary line matches the pattern `words`, and return it."""
     told = f'[...document.querySelectorAll({SUMMARY!r})].at(-1)?.innerText'
     tab.wait_for_function(f'words => new RegExp(words).test({told})', arg=words)
     return tab.inner_text(SUMMARY)

@@ -22,7 +22,7 @@ W16 = [16, 16, 16, 8]
 W24 = [24, 24, 24, 12]
 DROP_PATH = {'tiny': 0.2, 'small': 0.3, 'base': 0.5}
 
-# name: the released file that it evaluates, its top-1, and the recipe
+# name: the released file to evaluate, its top-1, and the recipe
 RECIPES = {
     **{
         f'{arch}-w{window}_16xb64_in1k-256px': dict(
@@ -94,7 +94,7 @@ def head_of(name):
 
 
 def rates(cfg, epochs, epoch_length):
-    """The learning rate at the start of some epochs, as mmengine's schedulers make it."""
+    """The learning rate at the start of some epochs, from mmengine's schedulers."""
     optimizer = torch.optim.AdamW(nn.Linear(1, 1).parameters(), lr=cfg.optim_wrapper.optimizer.lr)
     schedulers = []
     for config in cfg.param_scheduler:
@@ -206,7 +206,7 @@ def test_imagenet_v2(arch, top1):
 def test_windows_of_table_1(window, side):
     cfg = load(f'tiny-w8_test-w{window}_in1k-{side}px')
     assert cfg.model.backbone.window_size == window
-    assert cfg.model.backbone.pretrained_window_sizes == 8  # the scale of the bias stays
+    assert cfg.model.backbone.pretrained_window_sizes == 8  # keeps the scale of the position bias
     assert step(cfg, 'CenterCrop', 'test').crop_size == side
     assert step(cfg, 'ResizeEdge', 'test').scale == int(side * 256 / 224)
 
@@ -302,7 +302,7 @@ def test_simmim_loads_images_as_the_authors_do(name):
 
 
 def test_weight_decay_of_simmim_as_their_code_has_it():
-    """The lines in the schedule's head decay what their keywords miss, and nothing else."""
+    """The lines in the schedule's header decay only the parameters that their keywords miss."""
     from mmswinv2.models import SimMIMSwinTransformerV2
 
     cfg = load('base-w12_16xb128-800e_in1k-192px', 'pretraining').optim_wrapper

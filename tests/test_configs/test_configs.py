@@ -15,11 +15,11 @@ CONFIGS = sorted(
     str(p.relative_to(ROOT)) for p in (ROOT / 'configs').rglob('*.py') if '_base_' not in p.parts
 )
 
-# mmpretrain's are built in tests/test_pretrain, where it is installed
+# configs of mmpretrain are built in tests/test_pretrain, where it is installed
 OF_MMPRETRAIN = ('configs/classification/', 'configs/pretraining/')
 
 
-@pytest.mark.filterwarnings('ignore::UserWarning:mm(det|seg)')  # on their own defaults
+@pytest.mark.filterwarnings('ignore::UserWarning:mm(det|seg)')  # about their own defaults
 @pytest.mark.parametrize('path', [p for p in CONFIGS if not p.startswith(OF_MMPRETRAIN)])
 def test_config_builds(path):
     hosts.apply()
@@ -39,7 +39,7 @@ def test_config_builds(path):
 
 def test_names_are_unique():
     names = [Path(p).name for p in CONFIGS]
-    assert len(names) == len(set(names))  # `mim` finds configs by name alone
+    assert len(names) == len(set(names))  # `mim` finds configs by name only
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_metafile_lists_the_recipes(task):
 
 @pytest.mark.parametrize('path', CONFIGS)
 def test_scores_are_logged_at_the_iteration_where_a_training_counts_them(path):
-    """mmengine logs them at the number of the epoch, which such a training does not have."""
+    """By default mmengine logs scores at the epoch, which training by iterations does not have."""
     cfg = Config.fromfile(ROOT / path)
     by_epoch = cfg.default_hooks.logger.get('log_metric_by_epoch', True)
     assert by_epoch == ('max_epochs' in cfg.train_cfg)
@@ -82,7 +82,7 @@ def folders(node):
 def test_one_option_moves_the_data(path):
     cfg = Config.fromfile(ROOT / path)
     others = {where for where in folders(cfg._cfg_dict) if not where.startswith(cfg.data_root)}
-    # trained on one data set, tested on another: the config says which option moves that
+    # trained on one data set and tested on another: the header names the option for the test's path
     assert {name for name in others if 'imagenetv2' not in name} == set()
 
 
@@ -99,7 +99,7 @@ def test_other_loading_goes_on_to_configs_that_build_on_it(path, tmp_path):
 
 
 def test_the_config_for_data_of_ones_own_takes_names(tmp_path):
-    """As docs/tutorials/own_data.md inherits."""
+    """A child config sets names of classes, as in docs/tutorials/own_data.md."""
     child = tmp_path / 'child.py'
     base = ROOT / 'configs/detection/mask-rcnn_swinv2-nano_coco-320.py'
     meta = dict(classes=('cat',))
@@ -109,7 +109,7 @@ def test_the_config_for_data_of_ones_own_takes_names(tmp_path):
 
 
 def test_configs_are_found_by_prefix(tmp_path):
-    """As those of mmdet: a config of one's own needs no path to ours."""
+    """A user's config needs no path to its base in this package, as with mmdet's configs."""
     hosts.apply()
     child = tmp_path / 'child.py'
     child.write_text(

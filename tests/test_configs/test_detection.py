@@ -57,7 +57,7 @@ def load(name):
 
 
 def step(cfg, kind, split='train'):
-    """The one transform of a type, or None."""
+    """The transform of a type in the pipeline, or None."""
     pipeline = cfg[f'{split}_dataloader'].dataset.pipeline
     return next((t for t in pipeline if t.type.split('.')[-1] == kind), None)
 
@@ -181,7 +181,7 @@ def test_stage_2_takes_all_that_stage_1_has():
 @pytest.mark.filterwarnings('ignore:Default ``avg_non_ignore``:UserWarning')
 @pytest.mark.parametrize(('size', 'reported', 'ours'), [('b', 160, 159.7), ('l', 284, 284.0)])
 def test_parameters_of_htc(size, reported, ours):
-    """With backbones of the sizes of Swin-B and Swin-L: as the authors count (their README)."""
+    """With backbones as large as Swin-B and Swin-L: the numbers in the authors' README."""
     hosts.apply()
     init_default_scope('mmdet')
     with torch.device('meta'):

@@ -16,7 +16,7 @@ from tests.test_tools.conftest import ROOT
 FOLDER = ROOT / 'configs/segmentation'
 W16, W22K = (16, 16, 16, 8), (12, 12, 12, 6)
 
-# what the three groups of recipes share: GPUs, batch, iterations, warm-up, lr, layer decay (1: not
+# settings of the three groups of recipes: GPUs, batch, iterations, warm-up, lr, layer decay (1: not
 # given in the paper), drop path
 ABLATION = (8, 16, 160_000, 1500, 4e-5, 0.95, 0.3)
 SYSTEM = (8, 64, 40_000, 375, 6e-5, 1.0, 0.3)
@@ -59,7 +59,7 @@ def expected(name):
 
 
 def check_test_time(cfg, size):
-    """One scale, and with --tta six and mirrored, all with the aspect ratio kept."""
+    """One scale; with --tta six scales and flips. The aspect ratio is always kept."""
     for split in ('val', 'test'):
         resize = step(cfg, 'Resize', split)
         assert resize.scale == (4 * size, size) and resize.keep_ratio

@@ -17,7 +17,7 @@ from tests.test_tools.test_documents import train_recognizer
 FOLDER = ROOT / 'configs/video'
 W22K = [(8, 12, 12)] * 3 + [(8, 6, 6)]
 GIANT = dict(arch='giant', pretrained=W22K, weights=None, decay=0.1, factor=1.0, frames=16)
-# Video Swin's recipe: not the paper's
+# Video Swin's recipe, not the paper's
 OURS = dict(
     side=256, window=8, gpus=8, batch=64, epochs=30, warmup=2.5, lr=1e-3, factor=0.1, frames=32
 )

@@ -128,7 +128,7 @@ def arch(**changes):
     ids=str,
 )
 def test_bad_arguments_are_named(kwargs, words):
-    if words is None:  # two ints are one per axis
+    if words is None:  # two ints mean one per axis
         assert SwinV2('nano', **kwargs).pretrained_window_sizes == ((8, 8),) * 4
         return
     with pytest.raises(UserError, match=words):

@@ -61,7 +61,7 @@ def test_layer_equals_masked_attention_over_the_whole_map(size, shift, scale):
 
 
 def textbook_and_ours(dtype, size):
-    """Gradients of one layer under autocast, in the published formulation and in ours."""
+    """Whether output and gradients are finite under autocast, as published and as computed here."""
     torch.manual_seed(0)
     attn = WindowAttention(32, 2, (8, 8))
     x = torch.randn(1, *size, 32)
@@ -132,7 +132,7 @@ def test_a_table_that_is_given_is_taken():
     table = attn.table(grid)
     torch.testing.assert_close(attn(x, grid, table), attn(x, grid))
     other = torch.randn_like(table)
-    attn.cpb_mlp = None  # nothing to make one with
+    attn.cpb_mlp = None  # without it, no table can be computed
     assert not torch.allclose(attn(x, grid, other), attn(x, grid, table))
 
 

@@ -125,7 +125,7 @@ def test_drop_path_comes_after_the_norm():
     block = Block(8, 2, (4, 4), (4, 4), shifted=False, drop_path=0.5)
     for norm in (block.norm1, block.norm2):
         torch.nn.init.ones_(norm.weight)
-        torch.nn.init.constant_(norm.bias, 3.0)  # a dropped branch must not leave its bias behind
+        torch.nn.init.constant_(norm.bias, 3.0)  # a dropped branch must drop its bias too
     x = torch.randn(64, 4, 4, 8)
     change = (block.train()(x) - x).abs().amax((1, 2, 3))
     assert 5 < int((change == 0).sum()) < 30  # both branches dropped: 1 in 4
@@ -161,7 +161,7 @@ def test_a_table_that_is_given_is_taken(block, x):
 
 
 def test_dropout_switched_on_alone_acts():
-    """Dropout layers in training mode inside a network in evaluation (Monte Carlo dropout)."""
+    """Dropout layers in training mode in a network in evaluation mode (Monte Carlo dropout)."""
     torch.manual_seed(0)
     mlp, x = MLP(8, 16, drop=0.5).eval(), torch.randn(4, 8)
     assert torch.equal(mlp(x), mlp(x))

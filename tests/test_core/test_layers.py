@@ -80,7 +80,7 @@ def test_padding_appends_zeros(size):
 
 def test_merging_takes_neighbours_row_by_row_and_normalises_last():
     merging = PatchMerging(1, (2, 2))
-    nn.init.eye_(merging.reduction.weight)  # of four neighbours, the first two
+    nn.init.eye_(merging.reduction.weight)  # selects the first two of four neighbors
     x = torch.arange(16.0).view(1, 4, 4, 1)
     out = merging(x)
     # the authors' order: rows first, then columns: (0, 0), (1, 0), (0, 1), (1, 1)

@@ -161,17 +161,17 @@ def test_saving_memory_changes_no_gradient(options, recomputed, axes):
         results.append((outs, [p.grad for p in net.parameters()]))
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b)
-    for i, stage in enumerate(net.layers):  # it really ran again
+    for i, stage in enumerate(net.layers):  # checkpointed blocks ran twice
         again = [calls[f'layers.{i}.blocks.{j}'] == 2 for j in range(len(stage.blocks))]
         assert again == [j < recomputed[i] for j in range(len(stage.blocks))]
     bounds = one_each(options.get('windows_at_once'), 4, '')
-    for i, bound in enumerate(bounds):  # heads tell the stages apart
+    for i, bound in enumerate(bounds):  # the number of heads identifies the stage
         assert 1 <= attending[2**i] <= (bound or attending[2**i])
     assert bounds[0] or attending[1] > 10
 
 
 class MostWindows(TorchFunctionMode):
-    """Notes the most windows that attend in one call, by number of heads."""
+    """Records the largest number of windows in one attention call, by number of heads."""
 
     def __init__(self, most):
         super().__init__()
@@ -219,13 +219,13 @@ def test_input_of_other_axes_or_channels_is_refused(shape):
     ('name', 'millions', 'classes'),
     [
         ('tiny', 27.58, 0),
-        # these are published with the classifier
+        # published numbers of these include the classifier
         ('small', 50, 1000),
         ('base', 88, 1000),
         ('large', 197, 1000),
         ('huge', 658, 0),
         ('giant', 3000, 0),
-        # what the SimMIM release calls giant
+        # the variant that the SimMIM release calls giant
         (dict(embed_dims=448, depths=(2, 2, 18, 2), num_heads=(14, 28, 56, 112)), 1060, 0),
     ],
     ids=str,
@@ -311,7 +311,7 @@ def test_what_no_output_needs_is_not_built(out_indices):
     x = torch.randn(1, 3, 40, 40, dtype=torch.double)
     missing, unexpected = net.load_state_dict(whole.state_dict(), strict=False)
     assert missing == []
-    # norms of stages before the last output were never built
+    # norms of stages without an output are not built
     assert {key.split('.')[0] for key in unexpected} == {
         f'norm{i}' for i in range(max(out_indices)) if i not in out_indices
     }
@@ -326,16 +326,16 @@ def test_what_no_output_needs_is_not_built(out_indices):
 def test_weights_of_stages_that_are_not_built_are_passed_over():
     whole, net = build(), build(out_indices=(0, 1))
     assert net.load_state_dict(whole.state_dict()) == ([], [])
-    assert len(whole.state_dict()) > len(net.state_dict())  # the dict that was given is as it was
-    with pytest.raises(RuntimeError, match='layers.3.blocks'):  # no stage of this arch
+    assert len(whole.state_dict()) > len(net.state_dict())  # loading did not change the given dict
+    with pytest.raises(RuntimeError, match='layers.3.blocks'):  # the arch has no such block
         net.load_state_dict({**whole.state_dict(), 'layers.3.blocks.0.attn.q_bias': torch.zeros(8)})
 
 
 def last_map(size, window, by_shorter_side):
-    """The last map of SwinV2-T on an image, and by the rule of the authors' classification code.
+    """The last map of SwinV2-T on an image, optionally by the authors' classification rule.
 
-    Theirs: in a stage whose shorter side is not longer than the window, windows are squares of that
-    side and none is shifted, however long the other side is.
+    Their rule: in a stage whose shorter side fits into the window, windows are squares of that
+    side without shift, whatever the other side.
     """
     maps = [tuple(side // 4 // 2**i for side in size) for i in range(4)]
     windows = [min(window, *sides) if by_shorter_side else window for sides in maps]
@@ -352,7 +352,7 @@ def last_map(size, window, by_shorter_side):
 
 @pytest.mark.parametrize('window', [8, 16])
 def test_windows_along_each_axis_or_by_the_shorter_side(window):
-    """The figure in docs/numerics.md; on squares there is no difference."""
+    """Checks the figure in docs/numerics.md; square images show no difference."""
     for size, low, high in (((256, 512), 1e-2, 4e-2), ((256, 256), 0, 1e-6)):
         ours, theirs = (last_map(size, window, rule) for rule in (False, True))
         assert low <= (ours - theirs).abs().max() / theirs.abs().max() <= high

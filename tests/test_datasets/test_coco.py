@@ -1,4 +1,4 @@
-"""Annotation files with faults that people's files have, through mmdet's data set and metric."""
+"""Annotation files with common faults, through mmdet's data set and metric."""
 
 import json
 import logging
@@ -43,7 +43,7 @@ def rectangle(x, y, w, h):
 
 
 def make():
-    """The content of a good file."""
+    """The content of a file without faults."""
     return dict(
         images=[dict(id=i, file_name=f'{i}.png', width=WIDTH, height=HEIGHT) for i in range(1, 5)],
         annotations=[
@@ -94,7 +94,7 @@ def dataset(path, classes=CLASSES, pipeline=LOAD, filter_empty_gt=True, **option
 
 
 def perfect_scores(path, classes=CLASSES, **options):
-    """Box and mask AP of predictions that are the annotations that the data set gives."""
+    """Box and mask AP of predictions equal to the annotations that the data set loads."""
     from mmdet.evaluation import CocoMetric
 
     data = dataset(path, classes, test_mode=True)
@@ -106,7 +106,7 @@ def perfect_scores(path, classes=CLASSES, **options):
         sample = data[i]
         masks = torch.from_numpy(sample['gt_masks'].to_ndarray().astype(bool))
         for mask, box in zip(masks, sample['gt_bboxes'].tensor.int().tolist(), strict=True):
-            if not mask.any():  # the truth has none
+            if not mask.any():  # the annotation has no mask
                 mask[box[1] : box[3], box[0] : box[2]] = True
         keep = torch.ones(len(masks), dtype=torch.bool)
         labels = torch.from_numpy(sample['gt_bboxes_labels'])
@@ -118,7 +118,7 @@ def perfect_scores(path, classes=CLASSES, **options):
 
 
 def each(key, value):
-    """Set a key of every annotation."""
+    """A change that sets a key of every annotation."""
     return lambda c: [a.update({key: value}) for a in c['annotations']]
 
 
@@ -135,7 +135,7 @@ def mapped(key, function, of='annotations'):
 
 
 def code(runs):
-    """Run lengths as pycocotools writes them in a text, negative ones too."""
+    """Run lengths in pycocotools' compressed text format; also takes negative ones."""
     text = ''
     for i, run in enumerate(runs):
         number, more = run - runs[i - 2] if i > 2 else run, True
@@ -147,7 +147,7 @@ def code(runs):
 
 
 def moved(number):
-    """All ids of images and of their annotations."""
+    """A change that adds a number to all ids of images."""
 
     def change(c):
         mapped('id', lambda i: number + i['id'], 'images')(c)
@@ -157,12 +157,12 @@ def moved(number):
 
 
 def some(count, key, function):
-    """A key of the first annotations."""
+    """A change that sets a key of the first annotations."""
     return lambda c: [a.update({key: function(a)}) for a in c['annotations'][:count]]
 
 
 def runs_of(a, order='F', inside=1, size=(HEIGHT, WIDTH)):
-    """The box of an annotation as run lengths: row by row, inverted or of another size if asked."""
+    """The box of an annotation as run lengths, if asked by rows, inverted or of another size."""
     x, y, w, h = a['bbox']
     mask = np.full((HEIGHT, WIDTH), 1 - inside)
     mask[y : y + h, x : x + w] = inside
@@ -415,7 +415,7 @@ SUSPECTED = {  # case: (change, words of the warning)
 
 @pytest.mark.parametrize(('change', 'words'), SUSPECTED.values(), ids=SUSPECTED)
 def test_suspected(folder, log, change, words):
-    """Some entries of a file look wrong: it is used, with a warning that counts them."""
+    """A file with entries that look wrong is used, with a warning that counts them."""
     content = make()
     change(content)
     assert len(read_coco(write(folder, content))['annotations']) == 8
@@ -423,7 +423,7 @@ def test_suspected(folder, log, change, words):
 
 
 def test_annotations_of_other_formats_are_scored(folder):
-    """mmdet writes them to a file without names of images, and reads it."""
+    """mmdet converts them to a COCO file without image names, which must be accepted."""
     from mmdet.evaluation import CocoMetric
 
     data = dataset(write(folder, make()), pipeline=LOAD[:1], test_mode=True)
@@ -490,7 +490,7 @@ def test_labels_go_by_name(folder, classes):
 
 @pytest.mark.parametrize('classes', [CLASSES, CLASSES[::-1]])
 def test_scores_of_a_class_go_by_name(folder, classes):
-    """Squares are never found: their score is that of no other class."""
+    """Only circles are found: circles must score 1 and squares 0, in any order of classes."""
     from mmdet.evaluation import CocoMetric
 
     path = write(folder, make())
@@ -561,7 +561,7 @@ def test_images_of_another_size(folder, late, size, words):
 @pytest.mark.parametrize('orientation', range(1, 9))
 @pytest.mark.parametrize('shown', [True, False])
 def test_exif_orientation(folder, orientation, shown):
-    """A turned photo is annotated as it is shown, unless it is loaded as it is stored."""
+    """Annotations of a rotated photo fit the displayed image, or the stored one if loaded so."""
     content = make()
     height, width = (WIDTH, HEIGHT) if orientation > 4 and shown else (HEIGHT, WIDTH)
     for image in content['images']:
@@ -607,12 +607,12 @@ def test_heads_of_another_number_of_classes(folder, part, number):
     words = f'model.roi_head.{part} has num_classes={number}, .* of val_dataloader has 2 classes'
     with pytest.raises(UserError, match=words):
         hosts.check_dataset(data, 'val_dataloader', model)
-    if number == 3:  # more than there are can be trained
+    if number == 3:  # training allows more classes than the data has
         hosts.check_dataset(data, 'train_dataloader', model)
 
 
 def test_codes_of_runs():
-    """The length of pycocotools' codes, of random masks with long and short runs."""
+    """Number of pixels from pycocotools' codes of random masks with long and short runs."""
     rng = np.random.default_rng(0)
     codes, sizes = [], []
     for _ in range(50):

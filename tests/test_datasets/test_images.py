@@ -1,4 +1,4 @@
-"""Images of every kind: read as they are, or refused with their name and the way out."""
+"""Images of all formats: read without change, or refused with their name and a remedy."""
 
 import functools
 import io
@@ -39,7 +39,7 @@ def patches():
 
 
 def wide(image):
-    """The same in 16 bits."""
+    """The same image with 16 bits."""
     return image.astype(np.uint16) * 257
 
 
@@ -68,7 +68,7 @@ def numpy_file(image, **kwargs):
 
 
 def png(width, height, bits=8, colour=0, rows=b''):
-    """A PNG that claims a size, by itself without pixels."""
+    """A PNG with a size in its header; without `rows` it has no pixels."""
 
     def chunk(name, data):
         return (
@@ -86,7 +86,7 @@ def of(mode):
 
 def exif():
     tags = Image.Exif()
-    tags[0x0112] = 6  # to be turned by a quarter, clockwise
+    tags[0x0112] = 6  # to be rotated by 90 degrees clockwise
     return tags
 
 
@@ -110,13 +110,13 @@ def animation(path):
 CONTIG = dict(planarconfig='contig')
 TURNED = np.rot90(RGB, -1)
 GREY_RGB = np.dstack([GREY] * 3)
-# 16 bits of grey and alpha, which Pillow does not write; a row begins with its filter
+# 16 bits of gray and alpha, which Pillow cannot write; each row begins with its filter type
 GREY_ALPHA = b''.join(b'\0' + row.astype('>u2').tobytes() for row in wide(FIVE[..., [0, 1]]))
 WIDE_PGM = b'P5\n8 6\n65535\n' + wide(GREY).astype('>u2').tobytes()
 ONE_BIT = np.where(GREY > 100, 255, 0).astype(np.uint8)
 BOTH = ('pillow', 'cv2')
 
-# What mmcv gives as it is: file, writer, backends, color_type, the image in RGB, tolerance
+# Images that mmcv loads unchanged: file, writer, backends, color_type, image in RGB, tolerance
 READ = [
     ('grey.png', pillow(GREY), BOTH, 'color', GREY_RGB, 0),
     ('grey4bit.png', pillow(GREY // 17 * 17, bits=4), BOTH, 'color', GREY_RGB // 17 * 17, 0),
@@ -143,7 +143,7 @@ READ = [
     ('five.tif', tiff(wide(FIVE), **CONTIG), ('tifffile',), 'color', wide(FIVE), 0),
     ('float.tif', tiff(FLOAT), ('pillow', 'cv2', 'tifffile'), 'unchanged', FLOAT, 0),
 ]  # fmt: skip
-# What mmcv changes without a word: file, writer, backends, color_type, what the sentence says
+# Images that mmcv would silently change: file, writer, backends, color_type, words of the error
 REFUSED = [
     ('g.png', opencv(wide(GREY)), BOTH, 'color', 'PNG of 1 x 16 bits (unsigned)'),
     ('g.png', opencv(wide(GREY)), BOTH, 'grayscale', 'cuts to 8 bits'),
@@ -178,7 +178,7 @@ REFUSED = [
      'planes'),
     ('turned.tif', pillow(RGB, tiffinfo={274: 6}), ('tifffile',), 'unchanged', 'turned'),
 ]  # fmt: skip
-# What no decoder reads
+# Files that no decoder reads
 BROKEN = [
     ('none.png', raw(b''), BOTH, 'color', 'fetch it again'),
     ('half.png', raw(b'\x89PNG\r\n\x1a\n'), BOTH, 'color', 'fetch it again'),
@@ -202,7 +202,7 @@ def cases(table):
 def load(path, backend, color_type, **kwargs):
     loader = LoadImageFromFile(imdecode_backend=backend, color_type=color_type, **kwargs)
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # Pillow's on truncated tags
+        warnings.simplefilter('ignore')  # Pillow warns about truncated tags
         return loader({'img_path': str(path)})
 
 
@@ -220,7 +220,7 @@ def test_what_mmcv_gives_as_it_is(case, tmp_path):
 @cases(REFUSED)
 @pytest.mark.parametrize('ignore_empty', [False, True])
 def test_what_mmcv_would_change_is_refused(case, ignore_empty, tmp_path):
-    """With ignore_empty, which leaves out what cannot be read, too: it would leave out all."""
+    """Also with ignore_empty, which skips unreadable images and would skip all of them."""
     name, write, backend, color_type, words = case
     write(tmp_path / name)
     text = refusal(tmp_path / name, backend, color_type, ignore_empty=ignore_empty)
@@ -278,8 +278,8 @@ def test_images_of_other_file_backends(server, tmp_path):
 
 
 RANGE = dict(scale=(0, 1))
-STEPS = wide(GREY) + 100  # between the steps of 8 bits
-# file, writer, arguments of LoadImage, the image with the channels of the file
+STEPS = wide(GREY) + 100  # values between those of 8 bits
+# file, writer, arguments of LoadImage, expected image with the file's channels
 LOADED = [
     ('grey.png', pillow(GREY), {}, GREY[..., None]),
     ('grey3.png', pillow(GREY), dict(channels=3), GREY_RGB),
@@ -326,7 +326,7 @@ LOADED = [
     ('last.npy', numpy_file(wide(FIVE)), {}, FIVE),
     ('bool.npy', numpy_file(GREY > 100), {}, ONE_BIT[..., None]),
 ]  # fmt: skip
-# file, writer, arguments of LoadImage, what the sentence says
+# file, writer, arguments of LoadImage, words of the error
 NOT_LOADED = [
     ('float.tif', tiff(FLOAT), {}, 'holds float32 from 0 to 0.921569; set scale=(low, high)'),
     ('int.tif', tiff(GREY.astype(np.int32)), {}, 'holds int32 from 0 to 235; set scale'),
@@ -358,7 +358,7 @@ def test_load_image(case, tmp_path):
     assert image.shape == expected.shape and image.flags.c_contiguous
     assert results['img_shape'] == results['ori_shape'] == expected.shape[:2]
     if image.shape[2] == 3:
-        image = image[..., ::-1]  # B, G, R, as mmcv's
+        image = image[..., ::-1]  # B, G, R as in mmcv
     np.testing.assert_allclose(image, expected, atol=1e-4)
 
 
@@ -388,13 +388,13 @@ XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/">
 </rdf:RDF></x:xmpmeta>"""
 
 
-# entries of EXIF that are no single short number: their type, how many, and the value
+# EXIF orientations that are not a single short integer: type, count and value
 ODD = {'text': (2, 2, b'6\0\0\0'), 'byte': (1, 1, b'\6\0\0\0')}
 
 
 @pytest.mark.parametrize('value', ['XMP', *ODD, *range(10)])
 def test_images_are_turned_where_mmcv_turns_them(value, tmp_path):
-    """By numbers of EXIF from 1 to 8, not by XMP, which photos have that were edited."""
+    """Images rotate by EXIF orientations 1 to 8, not by XMP, which edited photos have."""
     path, tags = tmp_path / 'a.jpg', Image.Exif()
     tags[ExifTags.Base.Orientation] = value if isinstance(value, int) else 6
     exif = tags.tobytes()
@@ -412,7 +412,7 @@ def test_images_are_turned_where_mmcv_turns_them(value, tmp_path):
 
 
 def test_orientation_behind_the_pixels_of_a_png(tmp_path):
-    """Where Pillow finds it as it decodes."""
+    """Pillow finds such an orientation only when it decodes the image."""
     path, tags = tmp_path / 'a.png', Image.Exif()
     tags[ExifTags.Base.Orientation] = 6
     Image.fromarray(RGB).save(path)
@@ -450,18 +450,18 @@ def test_colour_of_more_than_8_bits(ending, tmp_path):
 
 
 def test_pixmaps_of_a_smaller_range(tmp_path):
-    """Pillow and LoadImage bring it to 255, OpenCV does not."""
+    """Pillow and LoadImage scale the range to 255; OpenCV does not."""
     path = tmp_path / 'a.ppm'
     path.write_bytes(b'P6 # a note\n8 6 15\n' + (RGB // 17).tobytes())
     assert 'does not bring to 255' in loss(path.read_bytes(), 'color', 'cv2')
-    assert not loss(path.read_bytes(), 'unchanged', 'cv2')  # whose numbers are the file's
+    assert not loss(path.read_bytes(), 'unchanged', 'cv2')  # keeps the file's numbers
     image = LoadImage()({'img_path': str(path)})['img']
     assert np.abs(image[..., ::-1].astype(int) - RGB // 17 * 17).max() < 2
 
 
 @pytest.mark.parametrize('kind', [np.uint8, np.uint16])
 def test_masks_inside_of_a_tiff_are_no_images(kind, tmp_path):
-    """As GDAL writes them for pixels without data."""
+    """GDAL writes such masks for pixels without data."""
     path, image = tmp_path / 'a.tif', RGB.astype(kind)
     with tifffile.TiffWriter(path) as file:
         file.write(image, photometric='rgb')
@@ -488,7 +488,7 @@ def test_both_loaders_agree_on_ordinary_images(tmp_path):
 )
 @pytest.mark.parametrize('order', ['rgb', 'bgr'])
 def test_pictures_for_visualizers(write, order, tmp_path):
-    """As their hooks read the file again: the first three channels, from black to white."""
+    """Visualization hooks read the file again: they get three channels, scaled black to white."""
     path = tmp_path / ('a.npy' if write.__qualname__.startswith('numpy_file') else 'a.png')
     write(path)
     image = mmcv.imfrombytes(path.read_bytes(), channel_order=order)

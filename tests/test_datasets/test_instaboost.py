@@ -18,7 +18,7 @@ from tests.test_tools.conftest import shapes, tool  # noqa: F401
 from tests.test_tools.test_real_images import SAMPLE
 
 pytest.importorskip('instaboostfast', reason='instaboostfast is not installed')
-# Python 3.12: instaboostfast asks for the time in a deprecated way
+# Python 3.12: instaboostfast uses a deprecated function for the time
 pytestmark = pytest.mark.filterwarnings('ignore:datetime.datetime.utcnow:DeprecationWarning')
 
 
@@ -35,7 +35,7 @@ def rectangle(x1, y1, x2, y2, **changes):
 
 
 def scene(*instances, size=(90, 130)):
-    """A grey picture in which each instance's box is white."""
+    """A gray picture in which each instance's box is white."""
     image = np.full((*size, 3), 100, np.uint8)
     for instance in instances:
         x1, y1, x2, y2 = instance['bbox']
@@ -47,11 +47,11 @@ def rle(x1, y1, x2, y2, size=(90, 130)):
     mask = np.zeros(size, np.uint8, order='F')
     mask[y1:y2, x1:x2] = 1
     encoded = coco_mask.encode(mask)
-    return {**encoded, 'counts': encoded['counts'].decode()}  # as in COCO's files
+    return {**encoded, 'counts': encoded['counts'].decode()}  # text, as in COCO's files
 
 
 def boost(results, **options):
-    """The results, which must not change in place, through InstaBoost."""
+    """Apply InstaBoost to results, which must not change in place."""
     before = copy.deepcopy(results)
     transform = InstaBoost(**{'aug_ratio': 1, 'color_prob': 0, **options})
     new = transform(results)
@@ -60,7 +60,7 @@ def boost(results, **options):
 
 
 def drawn(results):
-    """The masks that mmdet's LoadAnnotations makes of the instances, and its results."""
+    """The masks that mmdet's LoadAnnotations makes from the instances, and its results."""
     with DefaultScope.overwrite_default_scope('mmdet'):
         load = TRANSFORMS.build(dict(type='LoadAnnotations', with_bbox=True, with_mask=True))
     loaded = load({**results, 'img_shape': results['img'].shape[:2]})
@@ -78,7 +78,7 @@ def test_mask_and_picture_move_together(box):
     assert transform.left_alone == 0
     (mask,), _ = drawn(new)
     seen = new['img'][..., 0] > 178
-    # the inpainted ground takes a little of the object's colour
+    # the inpainted background takes a little of the object's color
     assert (mask & seen).sum() / (mask | seen).sum() > 0.85
     (truth,), _ = drawn(results)
     assert (mask != truth).any()
@@ -208,7 +208,7 @@ def test_missing_package(monkeypatch):
 
 
 def pipeline(root, ann_file, images):
-    """A data set as the recipes have it, each image treated."""
+    """A data set with the recipes' pipeline, with InstaBoost on every image."""
     with DefaultScope.overwrite_default_scope('mmdet'):
         return CocoDataset(
             ann_file=str(root / ann_file),

@@ -1,4 +1,4 @@
-"""Label files of other formats: exact numbers, what is left out, what is refused."""
+"""Label files of other formats: exact numbers, left-out entries, and errors."""
 
 import json
 import shutil
@@ -29,11 +29,11 @@ def write(path, text):
 
 
 def convert(form, source, folder, **options):
-    """What was written, by file name and class, and what was told."""
+    """Convert; returns the file's content, annotations with file and class, and the summary."""
     out = folder / 'out.json'
     summary = to_coco(form, source, out, **options)
     with warnings.catch_warnings():
-        warnings.simplefilter('error')  # nothing is left to repair
+        warnings.simplefilter('error')  # the output needs no repair
         content = read_coco(out)
     assert content == json.loads(out.read_text())
     names = {c['id']: c['name'] for c in content['categories']}
@@ -72,7 +72,7 @@ def test_yolo(yolo, tmp_path):
     ]  # fmt: skip
     assert boxes(found) == [
         ('images/train/a.jpg', 'cat', [40, 30, 20, 20]),
-        ('images/train/a.jpg', 'dog', [0, 0, 20, 16]),  # the confidence is no coordinate
+        ('images/train/a.jpg', 'dog', [0, 0, 20, 16]),  # a confidence is not taken for a coordinate
         ('images/val/c.jpg', 'dog', [10, 8, 50, 32]),
     ]
     assert found[0][2]['area'] == pytest.approx(400) and 'segmentation' not in found[0][2]
@@ -117,7 +117,7 @@ def test_yolo_splits(yolo, tmp_path):
 
 
 def test_yolo_beside_images(tmp_path):
-    """As labelImg writes it: everything in one folder, with a classes.txt."""
+    """labelImg's layout: everything in one folder, with a classes.txt."""
     picture(tmp_path / 'mine/a.png')
     write(tmp_path / 'mine/a.txt', '1 0.5 0.5 1 1')
     write(tmp_path / 'mine/classes.txt', 'cat\ndog\n')
@@ -157,7 +157,7 @@ def test_what_is_left_out(yolo, tmp_path):
         'images that cannot be read': (2, f'{yolo}/images/train/b.jpg'),
     }
     assert '  2  images that cannot be read, the first' in str(summary)
-    _, _, summary = convert('yolo', yolo, tmp_path, decode=False)  # its header is whole
+    _, _, summary = convert('yolo', yolo, tmp_path, decode=False)  # the header is intact
     assert summary.left_out['images that cannot be read'][0] == 1
 
 
@@ -202,7 +202,7 @@ def test_wrong_names_of_yolo(yolo, tmp_path, text, words):
 
 
 def test_turned_pictures(yolo, tmp_path):
-    """Sizes are those of the picture as mmcv loads it, whatever the format."""
+    """In all formats, sizes are those of the rotated picture, as mmcv loads it."""
     import mmcv
 
     picture(yolo / 'images/train/a.jpg', turn=6)
@@ -263,7 +263,7 @@ def test_voc(voc, tmp_path):
 
 
 def test_voc_in_other_words(voc, tmp_path):
-    """An encoding that the file names, words for numbers, and lists of names with spaces."""
+    """Handles a declared encoding, words for numbers, and lists of names with spaces."""
     root = voc if voc.name != 'Annotations' else voc.parent
     for name in ('car', 'car 2', 'car 1'):
         picture(root / f'JPEGImages/{name}.jpg')
@@ -543,7 +543,7 @@ def test_nothing_to_convert(yolo, tmp_path):
 
 
 def test_a_file_that_our_reader_refuses(yolo, tmp_path):
-    """Thin boxes alone, of which nothing is learnt: nothing is written."""
+    """With only boxes too thin for training, nothing is written."""
     write(yolo / 'labels/train/a.txt', '0 0.5 0.5 0.001 0.001')
     (yolo / 'labels/val/c.txt').unlink()
     with pytest.raises(
@@ -554,7 +554,7 @@ def test_a_file_that_our_reader_refuses(yolo, tmp_path):
 
 
 def test_round_trip(tmp_path, yolo, voc):
-    """COCO to YOLO, VOC, CSV and LabelMe and back, by a writer of the test's own."""
+    """COCO to YOLO, VOC, CSV and LabelMe by a writer in this test, and back."""
     rng = np.random.default_rng(1)
     x, y = rng.uniform(0, 60, 5), rng.uniform(0, 40, 5)
     width, height = rng.uniform(5, 40, 5), rng.uniform(5, 40, 5)
@@ -580,7 +580,7 @@ def test_round_trip(tmp_path, yolo, voc):
 
 @pytest.mark.parametrize('form', ['yolo', 'voc'])
 def test_supervision_reads_the_same(form, yolo, voc, tmp_path):
-    """Another reader of these formats, which gives float32 and pixels for polygons."""
+    """supervision is an independent reader, with float32 boxes and polygons in pixels."""
     import supervision
 
     if form == 'yolo':
@@ -636,8 +636,8 @@ def test_folders_that_are_links_are_entered(tmp_path):
         write((tmp_path / name).parent.parent / f'labels/{Path(name).stem}.txt', '0 .5 .5 .2 .2')
     write(root / 'classes.txt', 'cat\n')
     (root / 'more').symlink_to('../elsewhere')
-    (root / 'images/loop').symlink_to('..')  # a folder that holds itself
-    (root / 'all').symlink_to('images')  # and one that is met first by another name
+    (root / 'images/loop').symlink_to('..')  # a folder that contains itself
+    (root / 'all').symlink_to('images')  # and one with a second name, found first
     _, found, summary = convert('yolo', root, tmp_path)
     assert [name for name, *_ in found] == ['images/a.jpg', 'more/images/b.jpg']
     assert not summary.left_out
@@ -654,7 +654,7 @@ def test_folders_that_are_links_are_entered(tmp_path):
 @pytest.mark.parametrize('suffix', ['jpg', 'JPG'])
 @pytest.mark.parametrize('form', ['voc', 'labelme'])
 def test_label_files_that_were_copied_with_their_image(tmp_path, form, suffix):
-    """The name in them is still that of the first; each has the objects of its own image."""
+    """A copied file still names the first image; its objects must go to the image beside it."""
     root = tmp_path / 'set'
     for name, x in (('a', 10), ('b', 30)):
         picture(root / f'{name}.{suffix}')
@@ -677,7 +677,7 @@ def test_label_files_that_were_copied_with_their_image(tmp_path, form, suffix):
 
 @pytest.mark.parametrize('path', ['{root}', '.'], ids=['absolute', 'relative'])
 def test_yolo_from_another_folder(yolo, tmp_path, monkeypatch, path):
-    """Ultralytics writes absolute paths, and SOURCE is given as one types it."""
+    """Ultralytics writes absolute paths, while SOURCE may be a relative path."""
     write(yolo / 'data.yaml', f'path: {path.format(root=yolo)}\ntrain: train.txt\nval: images/val\n'
           'names: [cat, dog]\n')  # fmt: skip
     write(yolo / 'train.txt', f'{yolo}/images/train/a.jpg\n./images/train/b.jpg\n')
@@ -691,7 +691,7 @@ def test_yolo_from_another_folder(yolo, tmp_path, monkeypatch, path):
 
 
 def test_polygons_are_cut_off_at_the_border(tmp_path):
-    """Not their points moved, which bends the edges that cross it."""
+    """Polygons are clipped; moving their points would bend edges that cross the border."""
     import pycocotools.mask
 
     picture(tmp_path / 'set/a.png')
@@ -703,7 +703,7 @@ def test_polygons_are_cut_off_at_the_border(tmp_path):
     labelme(tmp_path / 'set/a.json', [shape('polygon', points) for points in outlines], 'a.png')
     _, found, _ = convert('labelme', tmp_path / 'set', tmp_path)
     for points, (_, _, annotation) in zip(outlines, found, strict=True):
-        large = np.ravel(np.array(points, float) + 200)  # on a picture that holds all of it
+        large = np.ravel(np.array(points, float) + 200)  # on a picture that contains it whole
         codes = pycocotools.mask.frPyObjects([large.tolist()], 700, 700)
         wanted = pycocotools.mask.decode(codes)[200:280, 200:300, 0]
         codes = pycocotools.mask.frPyObjects(annotation['segmentation'], 80, 100)
@@ -729,10 +729,10 @@ def test_lines_of_classes_are_not_moved(tmp_path):
 
 def test_what_stands_behind_a_box_of_yolo(yolo, tmp_path):
     write(yolo / 'data.yaml', 'names: [cat, dog]\nkpt_shape: [2, 3]\n')
-    write(yolo / 'labels/val/c.txt', '1 .35 .3 .5 .4 .1 .2 2 .3 .2 1 .87')  # points, a confidence
+    write(yolo / 'labels/val/c.txt', '1 .35 .3 .5 .4 .1 .2 2 .3 .2 1 .87')  # keypoints, confidence
     _, found, _ = convert('yolo', yolo, tmp_path)
     assert boxes(found)[-1] == ('images/val/c.jpg', 'dog', [10, 8, 50, 32])
-    write(yolo / 'labels/val/c.txt', '1 .35 .3 .5 .4 .87 17')  # and the number of a track
+    write(yolo / 'labels/val/c.txt', '1 .35 .3 .5 .4 .87 17')  # confidence, track id
     with pytest.raises(UserError, match='has numbers far from the image'):
         convert('yolo', yolo, tmp_path)
 

@@ -19,7 +19,7 @@ from mmswinv2.hosts.mmaction import check_video_labels
 from tests.test_tools.conftest import ROOT
 
 pytestmark = [
-    # mmaction2 1.2.0 and what it imports
+    # from mmaction2 1.2.0 and its imports
     pytest.mark.filterwarnings('ignore::DeprecationWarning'),
     pytest.mark.filterwarnings('ignore::UserWarning:mm(action|engine|cv)'),
 ]
@@ -89,7 +89,7 @@ def test_frames_are_those_that_were_encoded(motion, clips):
     assert (len(reader), reader.fps) == (FRAMES, 25)
     frames = reader.read(indices)
     assert frames.shape == (4, SIZE, SIZE, 3) and frames.dtype == np.uint8
-    assert np.abs(frames - drawn[indices].astype(float)).mean() < 8  # coded at a loss
+    assert np.abs(frames - drawn[indices].astype(float)).mean() < 8  # lossy coding
     assert np.abs(frames[0].astype(float) - frames[1]).mean() > 5
 
 
@@ -125,7 +125,7 @@ def log(caplog):
 
 
 def damages(copy, split):
-    """Files that are cut short, empty, no video, and missing."""
+    """Make files that are truncated, empty, no video, and missing; returns their paths."""
     folder = copy / f'videos_{split}'
     cut(folder / '00000.mp4')
     (folder / '00001.mp4').write_bytes(b'')

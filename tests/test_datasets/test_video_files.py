@@ -1,4 +1,4 @@
-"""Frames by number against decoding from the start: containers, codecs, damage, turns, colours."""
+"""Frames by index against decoding from the start: containers, codecs, damage, rotation, colors."""
 
 import os
 import pickle
@@ -18,8 +18,8 @@ from mmswinv2.errors import UserError
 FRAMES, SIZE = 60, 64
 OPEN_GOP = {'x264opts': 'keyint=12:min-keyint=12:open-gop=1:bframes=3:scenecut=0'}
 REFRESH = {'x264opts': 'keyint=12:intra-refresh=1'}
-HEVC = {'x265-params': 'keyint=15:log-level=none'}  # open groups, x265's default
-# closed, with frames that are decoded after a key frame and shown before it
+HEVC = {'x265-params': 'keyint=15:log-level=none'}  # open GOPs, x265's default
+# closed GOPs, with frames that are decoded after a key frame and shown before it
 RADL = {'x265-params': 'keyint=15:min-keyint=15:open-gop=0:radl=2:log-level=none'}
 PLAIN, B_FRAMES = {'g': '12'}, {'g': '12', 'bf': '2'}
 ALT_REF = {'g': '24', 'auto-alt-ref': '1', 'lag-in-frames': '16', 'cpu-used': '5'}
@@ -65,13 +65,13 @@ FILES = {
     'mjpeg.avi': ('mjpeg', {}, 'yuvj420p'),
     'ffv1.mkv': ('ffv1', {}, 'yuv420p'),
     'prores.mov': ('prores_ks', {}, 'yuv422p10le'),
-    'qtrle.mov': ('qtrle', {}, 'rgb24'),  # its decoder marks no key frames
+    'qtrle.mov': ('qtrle', {}, 'rgb24'),  # FFmpeg's decoder marks no key frames
     'theora.ogv': ('libtheora', {}, 'yuv420p'),
 }
 
 
 def picture(i, size=SIZE):
-    """The number as grey above, and below something that moves."""
+    """A picture with the number as gray level above, and a moving pattern below."""
     image = np.full((size, size, 3), 10 + 4 * i, np.uint8)
     noise = np.random.default_rng(i // 7).integers(0, 255, (16, 16, 3))
     x = 3 * i % (size - 16)
@@ -80,7 +80,7 @@ def picture(i, size=SIZE):
 
 
 def number(image):
-    return round((image[: SIZE // 2].mean() - 9.5) / 4)  # coded at a loss, mostly of 0 to 1
+    return round((image[: SIZE // 2].mean() - 9.5) / 4)  # lossy coding mostly changes it by 0 to 1
 
 
 def write(path, codec='libx264', options=PLAIN, pix_fmt='yuv420p', frames=FRAMES, **kwargs):
@@ -125,7 +125,7 @@ def modes(codec):
 
 
 def copied(source, target, change, template=None):
-    """Packets of a file, after `change(list of packets)`, in another."""
+    """Copy a file's packets, after `change(list of packets)`, into another file."""
     with av.open(str(source)) as old, av.open(str(target), 'w') as new:
         stream = new.add_stream_from_template(old.streams.video[0])
         for packet in change([p for p in old.demux(video=0) if p.size]):
@@ -135,7 +135,7 @@ def copied(source, target, change, template=None):
 
 
 def from_the_start(path):
-    """All frames of a file that can be decoded, in the order in which they come."""
+    """All frames of a file that can be decoded, in decoder output order."""
     found = []
     with av.open(str(path)) as container:
         stream = container.streams.best('video')
@@ -151,7 +151,7 @@ def from_the_start(path):
 
 
 def assert_exact(path, frames=None):
-    """Any frames of a file, alone and together, are those that decoding from the start gives.
+    """Check that frames of a file, alone and together, equal those of decoding from the start.
 
     Returns the frames and the last reader.
     """
@@ -168,7 +168,7 @@ def assert_exact(path, frames=None):
     for indices in asked:
         reader = open_video(path)
         assert len(reader) == len(truth)
-        for _ in range(2):  # again, by what the first time has shown
+        for _ in range(2):  # the second time uses what the first has found
             got = reader.read(indices)
             assert got.dtype == np.uint8
             wrong = [i for i, image in zip(indices, got, strict=True) if (image != truth[i]).any()]
@@ -182,7 +182,7 @@ def test_frames_by_number(tmp_path, name):
     assert [number(image) for image in truth] == list(range(FRAMES))
 
 
-# by key frames, without decoding what comes before and without counting
+# files read by seeking to key frames, without decoding or counting all frames before
 FAST = ['h264.mp4', 'h264-open.mp4', 'h264-refresh.mp4', 'hevc.mp4', 'hevc-radl.mp4', 'h264.ts',
         'mpeg4-b.mp4', 'vp9.webm', 'av1.mp4', 'mpeg4-b.avi', 'h264.mkv']  # fmt: skip
 
@@ -216,7 +216,7 @@ def uneven(i):
 @pytest.mark.parametrize('name', ['a.mp4', 'a.mkv'])
 def test_frames_at_uneven_times(tmp_path, name):
     _, reader = assert_exact(write(tmp_path / name, times=uneven), FRAMES)
-    assert reader._keys  # found right by decoding once, and used
+    assert reader._keys  # decoding once confirmed them, so they are used
 
 
 def test_sound_beside(tmp_path):
@@ -225,7 +225,7 @@ def test_sound_beside(tmp_path):
 
 
 def test_a_cover_picture_is_no_video(tmp_path):
-    """In Matroska nothing tells it but that there is one."""
+    """In Matroska, a cover is not marked; it differs only in having a single frame."""
     source = write(tmp_path / 'plain.mkv')
     with av.open(str(source)) as old, av.open(str(tmp_path / 'a.mkv'), 'w') as new:
         cover = new.add_stream('mjpeg', rate=1)
@@ -247,7 +247,7 @@ MUX = {'fast.mp4': {'movflags': '+faststart'}, 'frag.mp4': {'movflags': 'frag_ke
 
 @pytest.mark.parametrize('name', CUT)
 def test_files_that_promise_more(tmp_path, name):
-    """Cut short, and with zeros instead of the rest or of a part, as downloads leave them."""
+    """Broken downloads: truncated files, and files with zeros for the rest or for a part."""
     path = write(tmp_path / name, *FILES.get(name, ()), mux=MUX.get(name, {}))
     data, (start, end) = path.read_bytes(), (0.55, 0.6)
     size = len(data)
@@ -281,11 +281,11 @@ def test_lost_packets(tmp_path, name, lost):
         return [packet for i, packet in enumerate(packets) if not LOST[lost](i)]
 
     truth, _ = assert_exact(copied(source, tmp_path / name, left))
-    assert len(truth) <= FRAMES  # an AVI repeats those before
+    assert len(truth) <= FRAMES  # in an AVI, earlier frames are repeated
 
 
 def box(data, name, change):
-    """A file with the content of a box of MP4 changed."""
+    """Change the content of a box of an MP4 file."""
     start = data.index(name.encode())
     end = start - 4 + struct.unpack('>I', data[start - 4 : start])[0]
     return data[: start + 4] + change(data[start + 4 : end]) + data[end:]
@@ -294,7 +294,7 @@ def box(data, name, change):
 @pytest.mark.parametrize('name', ['h264.mp4', 'h264-open.mp4', 'hevc.mp4', 'mpeg4-b.mp4'])
 @pytest.mark.parametrize('left_out', [5, 17])
 def test_edit_lists(tmp_path, name, left_out):
-    """Cut without encoding again, the first frames are there, decoded and not shown."""
+    """Videos cut without re-encoding contain first frames that are decoded but not shown."""
     path = write(tmp_path / name, *FILES[name])
     whole = path.read_bytes()
     tick = struct.unpack('>I', whole[whole.index(b'mdhd') + 16 :][:4])[0] // 25
@@ -324,7 +324,7 @@ def test_frames_wrongly_called_key_frames(tmp_path, name):
 
 
 def test_packed_b_frames(tmp_path):
-    """As DivX wrote them to AVI: a B frame in the packet of the frame after it, then a stub."""
+    """DivX in AVI puts a B frame into the packet of the frame after it, followed by a stub."""
     source = write(tmp_path / 'whole.avi', 'mpeg4', {'g': '12', 'bf': '1', 'b_strategy': '0'})
     vop = b'\0\0\1\xb6'
 
@@ -356,7 +356,7 @@ def golomb(number):
 
 
 def unit(kind, bits):
-    """A unit of H.264 of these bits; no three bytes in it look like the start of one."""
+    """A NAL unit of H.264, with emulation prevention bytes against false start codes."""
     bits += '1'
     data = int(bits.ljust(-(-len(bits) // 8) * 8, '0'), 2).to_bytes(-(-len(bits) // 8), 'big')
     kept = bytearray()
@@ -367,14 +367,14 @@ def unit(kind, bits):
     return b'\0\0\0\1' + bytes([kind]) + kept
 
 
-# 64x64, frames of two fields each, 8 bits of display order; and how slices are written
+# sequence parameters (64x64, interlaced, 8 bits of display order) and picture parameters
 SEQUENCE = unit(0x67, f'{77:08b}{0:08b}{30:08b}' + '1' * 3 + golomb(4) + golomb(1) + '0'
                 + golomb(3) + golomb(1) + '00100')  # fmt: skip
 PARAMETERS = unit(0x68, '1' * 2 + '00' + '1' * 3 + '000' + '1' * 3 + '100')
 
 
 def field(first_of_group, frame, bottom, grey):
-    """A field of 4 x 2 blocks that are not compressed."""
+    """A field of 4 x 2 uncompressed macroblocks."""
     bits = '1' + golomb(7) + '1' + f'{frame % 16:04b}1{bottom}' + ('1' if first_of_group else '')
     bits += (
         f'{(2 * frame + bottom) % 256:08b}' + ('00' if first_of_group else '0') + '1' + golomb(1)
@@ -387,7 +387,7 @@ def field(first_of_group, frame, bottom, grey):
 
 @pytest.mark.parametrize('name', ['fields.ts', 'fields.mkv', 'fields.mp4'])
 def test_fields_in_packets_of_their_own(tmp_path, name):
-    """As broadcasters send interlaced H.264: a frame is two packets, each with a time."""
+    """In interlaced H.264 of broadcasters, a frame is two packets, each with a timestamp."""
     path, frames, group = str(tmp_path / name), 30, 6
     with av.open(path, 'w') as out:
         stream = out.add_stream('libx264', rate=25)
@@ -407,7 +407,7 @@ def test_fields_in_packets_of_their_own(tmp_path, name):
 
 @pytest.mark.parametrize('name', ['n.avi', 'n.mp4', 'n.mkv'])
 def test_packets_that_repeat_a_frame(tmp_path, name):
-    """As DivX and Xvid write for what does not move: a header alone, which gives no frame."""
+    """DivX and Xvid write only a header for an unchanged frame; decoders return no frame for it."""
     write(tmp_path / f'all-{name}', 'mpeg4', PLAIN)
 
     def change(packets):
@@ -425,7 +425,7 @@ def test_packets_that_repeat_a_frame(tmp_path, name):
 
 
 def test_a_key_frame_with_the_time_of_another_frame(tmp_path):
-    """As in Matroska, which counts milliseconds, at more than 1000 frames a second."""
+    """Occurs in Matroska, whose timestamps are milliseconds, at more than 1000 frames a second."""
     write(tmp_path / 'slow.mkv', 'libx264', {'g': '5', 'bf': '0', 'sc_threshold': '0'})
 
     def change(packets):
@@ -462,7 +462,7 @@ def test_frames_of_another_size_are_scaled_to_the_first(tmp_path):
 
 
 ONE, SIDE, W = 1 << 16, SIZE << 16, 1 << 30
-TURNS = {  # the display matrix, and what makes the stored image the one to be shown
+TURNS = {  # the display matrix, and the function from the stored to the displayed image
     'quarter': ((0, ONE, 0, -ONE, 0, 0, SIDE, 0, W), lambda x: np.rot90(x, -1)),
     'half': ((-ONE, 0, 0, 0, -ONE, 0, SIDE, SIDE, W), lambda x: x[::-1, ::-1]),
     'three quarters': ((0, -ONE, 0, ONE, 0, 0, 0, SIDE, W), lambda x: np.rot90(x)),
@@ -479,7 +479,7 @@ TURNS = {  # the display matrix, and what makes the stored image the one to be s
 
 @pytest.mark.parametrize('turn', TURNS)
 def test_turned_and_mirrored(tmp_path, turn):
-    """As phones write them; the matrix of the track says so."""
+    """Phones write such videos, with the orientation in the track's display matrix."""
     path = write(tmp_path / 'a.mp4')
     matrix, turned = TURNS[turn]
     path.write_bytes(
@@ -491,7 +491,7 @@ def test_turned_and_mirrored(tmp_path, turn):
     assert (np.stack(list(reader)) == np.stack(expected)).all()
 
 
-# ITU-T H.273's number of the matrix: its weights of red and blue
+# matrix coefficients of ITU-T H.273: weights of red and blue
 MATRICES = {1: (0.2126, 0.0722), 2: (0.299, 0.114), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}
 
 
@@ -499,7 +499,7 @@ MATRICES = {1: (0.2126, 0.0722), 2: (0.299, 0.114), 6: (0.299, 0.114), 9: (0.262
 @pytest.mark.parametrize('matrix', MATRICES)
 @pytest.mark.parametrize(('codec', 'name'), [('libx264', 'a.mp4'), ('libvpx-vp9', 'a.webm')])
 def test_colours_are_those_of_the_tags(tmp_path, codec, name, matrix, full):
-    """As decord, and with it mmaction2, converts them."""
+    """Colors are converted as decord, and with it mmaction2, converts them."""
     kwargs = dict(matrix=matrix, range=2 if full else 0, frames=2)
     path = write(tmp_path / name, codec, {}, **kwargs)
     with av.open(str(path)) as container:
@@ -565,7 +565,7 @@ def test_readers_hold_no_file_and_are_shared(tmp_path):
     with ThreadPool(8) as pool:
         assert all(pool.map(look, range(48)))
         before = len(os.listdir('/proc/self/fd'))
-        next(iter(readers[0]))  # and left there
+        next(iter(readers[0]))  # and not continued
         assert all(pool.map(look, range(48)))
         assert len(os.listdir('/proc/self/fd')) <= before
 

@@ -1,4 +1,4 @@
-"""Lists of videos: each line is read as it is meant, or named, in training as in testing."""
+"""Lists of videos: each line is read correctly or named in an error, in training and testing."""
 
 import pytest
 import torch
@@ -11,11 +11,11 @@ from mmswinv2.hosts.mmaction import MMAction, check_video_labels
 from tests.test_tools.conftest import ROOT
 
 pytestmark = [
-    # mmaction2 1.2.0 and what it imports
+    # from mmaction2 1.2.0 and its imports
     pytest.mark.filterwarnings('ignore::DeprecationWarning'),
     pytest.mark.filterwarnings('ignore::UserWarning:mm(action|engine|cv)'),
 ]
-# what there is; nothing of it is read
+# the files that exist; their content is not read
 FILES = ('a.mp4', 'b c.mp4', 'clip 7.mp4', 'clip 7', '视频.mp4', 'no ending', 'x,y.mp4', '12')
 
 
@@ -34,7 +34,7 @@ def build(folder, content, **options):
 
 
 def read(folder, content, **options):
-    """The videos of a list: their names and labels."""
+    """Names and labels of the videos of a list."""
     videos = build(folder, content, **options).data_list
     return [(video['filename'].removeprefix(f'{folder}/'), video['label']) for video in videos]
 
@@ -70,7 +70,7 @@ GOOD = {
     'another machine': ('my clip.mp4 2\n', dict(data_prefix=dict(video='s3://b')),
                         [('s3://b/my clip.mp4', 2)]),
 }  # fmt: skip
-# what is wrong in line 2, after a good line 1
+# faulty lines 2, after a valid line 1
 BAD = {
     'no label': ('gone.mp4', {}, "'gone.mp4' is not \"path label\" with a whole number"),
     'no label, spaces': ('gone one.mp4', {}, 'there is no label'),
@@ -132,7 +132,7 @@ def test_lines_that_are_named(folder, name, test_mode):
 
 
 def test_a_video_on_two_lines(folder):
-    """With one label it is seen more often in training; it never counts twice in a score."""
+    """With one label, training uses it twice and a test once; two different labels are refused."""
     content = 'a.mp4 1\n12 3\n./a.mp4 1\n'
     assert len(read(folder, content)) == 3
     assert read(folder, content, test_mode=True) == [('a.mp4', 1), ('12', 3)]
@@ -143,12 +143,12 @@ def test_a_video_on_two_lines(folder):
 
 
 def test_videos_without_labels(folder):
-    """In testing alone, and where there is such a file."""
+    """Allowed only in testing, and only if such a file exists."""
     content = ''.join(f'{name}\n' for name in FILES)
     assert read(folder, content, test_mode=True) == [(name, -1) for name in FILES]
     several = read(folder, content, test_mode=True, multi_class=True, num_classes=8)
     assert several == [(name, []) for name in FILES]
-    remote = dict(test_mode=True, data_prefix=dict(video='s3://b'))  # where nobody looks
+    remote = dict(test_mode=True, data_prefix=dict(video='s3://b'))  # remote files are not checked
     assert read(folder, 'my clip.mp4\n', **remote) == [('s3://b/my clip.mp4', -1)]
     for name in FILES:
         with pytest.raises(UserError, match='line 1: .* is not "path label".* there is no label'):
@@ -167,7 +167,7 @@ def test_videos_without_labels_are_counted(folder, caplog):
     assert caplog.text.count('1 of 2 videos have no label') == 2
 
 
-# lists that are no text in UTF-8, and the line and byte that are named
+# lists that are no text in UTF-8, and the line and byte in the error
 ENCODED = {
     'UTF-16': ('a.mp4 1\n'.encode('utf-16'), 'line 1: the byte 0xff'),
     'UTF-16, big end first': (b'\xfe\xff' + 'a.mp4 1\n'.encode('utf-16-be'), '1: the byte 0xfe'),
@@ -225,7 +225,7 @@ def test_views_in_groups_and_videos_in_batches():
         ('3', 1, dict(max_testing_views=4)),
         ('3', 2, {}),
         ('3', 2, dict(max_testing_views=None)),
-        ('2', 2, dict(max_testing_views=4)),  # which takes them apart by itself
+        ('2', 2, dict(max_testing_views=4)),  # it splits them itself
     ):
         MMAction().check_batch(recognizer(kind, **test_cfg), batch_size, 'test_dataloader')
 

@@ -17,7 +17,7 @@ from tests.test_tools.conftest import CONFIG, ROOT
 
 @pytest.fixture
 def warned():
-    """Warnings that were logged."""
+    """List of the warnings that were logged."""
     records = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: records.append(record.getMessage())
@@ -39,7 +39,7 @@ def read(options, path=ROOT / CONFIG):
     ],
 )
 def test_configs_of_the_hosts_are_bases(base, tmp_path):
-    """mmengine notes in each part from which package it comes."""
+    """mmengine records in each part of a base from which package it comes."""
     (tmp_path / 'child.py').write_text(f"_base_ = '{base}'")
     cfg = read(None, tmp_path / 'child.py')
     assert cfg.default_hooks.checkpoint._scope_ == base.partition('::')[0]
@@ -58,7 +58,7 @@ WRONG_BASES = {
 
 @pytest.fixture
 def left_open():
-    """mmengine leaves its copy of a config open that cannot be read."""
+    """Collect mmengine's open copy of an unreadable config, which would raise a warning later."""
     yield
     gc.collect()
 
@@ -148,7 +148,7 @@ def test_settings_of_a_file_that_are_misspelt(warned, tmp_path):
     assert len(warned) == 1 and "nothing reads 'param_schedulers'" in warned[0]
 
 
-MISSPELT = {  # a line of a config file: what it is told
+MISSPELT = {  # a line of a config file: words of the error
     "model = dict(test_cfg=dict(rcnn=dict(score_thrr=0.9)))": 'rcnn.score_thrr .*score_thr\\)',
     "model = dict(test_cfg=dict(rpn=dict(nms_pree=5)))": 'rpn.nms_pree .*nms_pre\\)',
     "optim_wrapper = dict(paramwise_cfg=dict(custom_key={}))": 'custom_key .*custom_keys',

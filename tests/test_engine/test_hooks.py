@@ -18,7 +18,7 @@ from mmswinv2.errors import UserError
 
 
 class Regression(BaseModel):
-    """A batch norm and a weight."""
+    """A model of a batch norm and a weight."""
 
     def __init__(self):
         super().__init__()
@@ -35,7 +35,7 @@ def network():
 
 
 def data(bad):
-    """Six batches of two, of which some hold a NaN."""
+    """Six batches of two, some of them with a NaN."""
     torch.manual_seed(0)
     samples = [{'inputs': torch.randn(2)} for _ in range(12)]
     for batch in bad:
@@ -88,7 +88,7 @@ def test_gives_up_after_so_many(tmp_path):
 
 
 def sampler(kind, rank, world_size, **kwargs):
-    """A sampler of mmengine as one of several processes has it."""
+    """A sampler of mmengine as seen by one of several processes."""
     made = kind(list(range(10)), shuffle=True, seed=3, **kwargs)
     if kind is InfiniteSampler:
         made.rank, made.world_size = rank, world_size
@@ -149,7 +149,7 @@ def test_a_sample_is_seeded():
         return random.random(), np.random.rand(), float(torch.rand(()))
 
     assert numbers(Draw(1, 11)) == numbers(Draw(2, 11)) != numbers(Draw(1, 12))
-    assert numbers(3) != numbers(3)  # an index of another sampler
+    assert numbers(3) != numbers(3)  # a plain index is not seeded
 
 
 def noise(results):
@@ -163,7 +163,7 @@ def other_noise(results):
 
 @pytest.mark.parametrize('workers', [0, 1])
 def test_samples_are_seeded_whatever_pipeline_they_have(tmp_path, workers):
-    """mmdet's PipelineSwitchHook gives the data set another one in the middle of a run."""
+    """Seeding must survive mmdet's PipelineSwitchHook, which replaces the pipeline in a run."""
     drawn = []
     for number in range(2):
         dataset = BaseDataset(lazy_init=True, serialize_data=False, pipeline=[noise])
@@ -191,11 +191,11 @@ def test_samples_are_seeded_whatever_pipeline_they_have(tmp_path, workers):
         assert [batch['after'][0] for batch in batches] == 4 * [0] + 4 * [1]
         drawn.append(torch.stack([torch.stack(batch['inputs']) for batch in batches]))
     assert torch.equal(*drawn)
-    assert drawn[0].unique().numel() == drawn[0].numel()  # each sample and epoch has its own
+    assert drawn[0].unique().numel() == drawn[0].numel()  # each sample and epoch has its own noise
 
 
 def test_classes_of_one_name_and_of_several_data_sets():
-    """ImageNet has a bird and a machine that are called crane."""
+    """Names may repeat: ImageNet has a bird and a machine called crane."""
     crane = ['cock', 'crane', 'drake', 'crane']
     check_places([('train', crane), ('val', crane), ('the checkpoint', list(crane))])
     with pytest.raises(UserError, match="the class 'crane' is number 0 of val and number 1 of tr"):

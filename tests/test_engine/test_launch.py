@@ -24,7 +24,7 @@ def config(**optim_wrapper):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A GPU, as far as torch is asked; its generation is what `bf16` says."""
+    """Make torch report a GPU; `bf16` sets whether it supports bfloat16."""
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'Tesla V100')
     return lambda bf16: monkeypatch.setattr(
@@ -53,7 +53,7 @@ def test_float16_scales_losses(gpu):
     ],
     ids=lambda value: value if isinstance(value, str) else '',
 )
-@pytest.mark.filterwarnings('ignore::ResourceWarning')  # mmengine leaves its copy open
+@pytest.mark.filterwarnings('ignore::ResourceWarning')  # mmengine leaves a file open
 def test_configs_that_cannot_be_read(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=f'{name}, or one of its bases, cannot be read'):
@@ -64,7 +64,7 @@ def test_configs_that_cannot_be_read(name, content, tmp_path):
 @pytest.mark.filterwarnings('ignore::ResourceWarning')
 def test_a_mistake_in_the_program_of_a_config_is_none_of_the_command(tmp_path):
     (tmp_path / 'bug.py').write_text('number = int("a")')
-    with pytest.raises(ValueError, match='^invalid literal'):  # with its traceback
+    with pytest.raises(ValueError, match='^invalid literal'):  # not a UserError
         read_config(tmp_path / 'bug.py')
     gc.collect()
 
@@ -87,7 +87,7 @@ def test_a_config_that_is_its_own_base(tmp_path):
 
 @pytest.mark.parametrize('kind', ['EMAHook', 'mmengine.EMAHook', 'mmpretrain.EMAHook'])
 def test_averages_under_a_strategy_are_refused(kind, tmp_path):
-    """FlexibleRunner loads weights before the hook has what they are for."""
+    """FlexibleRunner loads weights before EMAHook has made the averaged model."""
     options = {'custom_hooks': [dict(type=kind)], 'runner_type': 'FlexibleRunner', 'work_dir': 'w'}
     cfg = config_with_options(str(ROOT / CONFIG), options)
     cfg.train_dataloader.dataset = None

@@ -10,7 +10,7 @@ from mmswinv2.models import SwinTransformerV2
 
 
 class Detector(nn.Module):
-    """A backbone with a neck and a head around it, under the names that hosts use."""
+    """A backbone with a neck and a head, under the names that hosts use."""
 
     def __init__(self, backbone):
         super().__init__()
@@ -50,7 +50,7 @@ def test_layers_as_the_authors_count_them():
 
 
 def test_layers_as_the_authors_code_of_classification_counts_them():
-    """microsoft/Swin-Transformer and SimMIM: B has 26 layers, T 14; a merging is its block's."""
+    """As in microsoft/Swin-Transformer and SimMIM: B has 26 layers, T 14; mergings add none."""
     depths = get_variant('base').depths
     expected = {
         'patch_embed.proj.weight': 0,

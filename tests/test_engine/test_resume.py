@@ -1,4 +1,4 @@
-"""A resumed run goes by the settings of its config."""
+"""A resumed run uses the settings of its config."""
 
 import itertools
 import logging
@@ -46,7 +46,7 @@ def train(
     batch=2,
     kind='AdamW',
 ):
-    """Train `length` iterations, or epochs of four; returns the learning rates and the warnings."""
+    """Train `length` iterations, or epochs of four; returns learning rates and warnings."""
     from mmengine.hooks import Hook
 
     seen = []
@@ -98,7 +98,7 @@ def same(rates, others):
 
 
 LONGER = [WARM, COSINE | dict(T_max=17, end=20)]
-CHANGES = {  # what is new: (settings of the run so far, settings of the resumed one, words)
+CHANGES = {  # what changes: (settings of the first run, settings of the resumed run, words)
     'longer': (dict(length=12, schedulers=[WARM, COSINE]), dict(length=20, schedulers=LONGER),
                'param_scheduler.1.T_max=17 (checkpoint: 9)'),
     'learning rate': (dict(length=12, schedulers=[WARM, COSINE]),
@@ -154,7 +154,7 @@ def test_nothing_is_told_and_nothing_changes_with_an_unchanged_config(whole, sch
 
 
 def test_epochs_of_another_length(whole):
-    """Batches of one in place of two: twice the iterations, and the same epochs."""
+    """Batches of one instead of two: twice the iterations, and the same number of epochs."""
     run, other = whole
     settings = dict(length=5, schedulers=[WARM, STEPS], by_epoch=True)
     train(run, **settings)
@@ -173,7 +173,7 @@ def test_states_of_another_optimizer(whole):
 
 
 STATE = {0: {'step': torch.tensor(1.0), 'exp_avg': torch.ones(1)}}
-MALFORMED = {  # what is wrong: (how it comes to be, words)
+MALFORMED = {  # the fault: (function that makes it, words of the error)
     'weights alone': (lambda c: [c.pop(k) for k in [*c] if k != 'state_dict'], 'meta must be'),
     'no meta': (lambda c: c.pop('meta'), 'meta must be a dict, there is none'),
     'meta': (lambda c: c.update(meta='x'), "meta must be a dict, got 'x'"),
@@ -196,7 +196,7 @@ MALFORMED = {  # what is wrong: (how it comes to be, words)
     'infinite average': (lambda c: c.update(ema_state_dict={'a': torch.ones(1) / 0}),
                          'ema_state_dict.a has numbers that are NaN or infinite'),
     'data set': (lambda c: c['meta'].update(dataset_meta='x'), 'meta.dataset_meta must be a dict'),
-    # seen once there is a model
+    # detected once the model is built
     'head': (lambda c: c['state_dict'].update({'fc.weight': torch.ones(3, 2)}),
              r'fc.weight has the shape \(3, 2\) in the checkpoint, and \(1, 2\) in the model'),
     'states': (lambda c: c['optimizer'].update(state=STATE),
@@ -279,7 +279,7 @@ def test_a_schedule_that_measures_cannot_be_computed_anew(whole):
 
 
 def test_the_best_checkpoint_of_another_work_dir_stays(tmp_path):
-    """mmengine would remove it when a better one comes, wherever it is."""
+    """mmengine alone would remove it, wherever it is, when a better one is saved."""
     old, new = tmp_path / 'old', tmp_path / 'new'
     old.mkdir()
     (old / 'best.pth').write_text('the best of another run')

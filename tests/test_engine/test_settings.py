@@ -1,4 +1,4 @@
-"""Values of the command line; trainings made shorter and longer."""
+"""Values on the command line, and changed lengths of trainings."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_lengths_of_several_optimizers_and_of_intervals():
 
 
 def test_what_begins_later_begins_in_proportion():
-    """Validation, checkpoints and averages that would not begin any more."""
+    """Also validation, checkpoints and averages that would otherwise never begin."""
     cfg = config(custom_hooks=[dict(type='EMAHook', begin_iter=60), dict(type='Other')])
     cfg.train_cfg.val_begin, cfg.default_hooks.checkpoint.save_begin = 40, 80
     set_length(cfg, 10, None)
@@ -90,7 +90,7 @@ def test_a_warm_up_of_any_length_reaches_the_rate_of_the_config(length, kind):
 
 
 def test_numbers_of_iterations_are_whole():
-    """mmengine looks milestones up, and would not find fractions."""
+    """mmengine compares milestones with whole numbers, so fractions would never match."""
     cfg = config(param_scheduler=[
         dict(type='MultiStepLR', by_epoch=False, milestones=[6e1, 8e1]),
         dict(type='StepLR', by_epoch=False, step_size=1e1),
@@ -101,7 +101,7 @@ def test_numbers_of_iterations_are_whole():
 
 @pytest.mark.parametrize('length', [8, 20, 40])
 def test_a_warm_up_in_parts_of_an_epoch_survives_short_epochs(length):
-    """Video Swin's, in a training of one epoch of few iterations."""
+    """Video Swin's warm-up, in a training of one epoch of few iterations."""
     cfg = config(
         train_cfg=dict(max_epochs=30),
         param_scheduler=[
@@ -123,7 +123,7 @@ def test_a_warm_up_in_parts_of_an_epoch_survives_short_epochs(length):
 
 @pytest.mark.parametrize(('epochs', 'end'), [(30, 2.5), (15, 1.25), (1, 1)])
 def test_part_of_an_epoch_stays_one(epochs, end):
-    """Video Swin's warm-up."""
+    """The part of an epoch is that of Video Swin's warm-up."""
     cfg = config(
         train_cfg=dict(max_epochs=30),
         param_scheduler=[dict(type='LinearLR', by_epoch=True, begin=0, end=2.5,

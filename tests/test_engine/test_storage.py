@@ -82,7 +82,7 @@ def test_a_write_that_fails_removes_nothing(tmp_path, monkeypatch):
         with pytest.raises(OSError, match='disk full'):
             backend.put(b'new', tmp_path / 'iter_2.pth')
     assert [p.name for p in tmp_path.iterdir()] == ['iter_1.pth']
-    backend.put(b'new', old)  # written again under the name that was to go
+    backend.put(b'new', old)  # rewritten under the name to be removed
     assert old.read_bytes() == b'new'
 
 
@@ -100,7 +100,7 @@ def test_last_good_checkpoint(tmp_path):
     for i, name in enumerate(['epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth']):
         save(tmp_path / name)
         os.utime(tmp_path / name, (i, i))
-    (tmp_path / 'last_checkpoint').write_text('')  # killed while it was written
+    (tmp_path / 'last_checkpoint').write_text('')  # as if killed while writing it
     assert last_good_checkpoint(tmp_path).name == 'epoch_3.pth'
     whole = (tmp_path / 'epoch_3.pth').read_bytes()
     (tmp_path / 'epoch_3.pth').write_bytes(whole[:-50])
@@ -137,11 +137,11 @@ def test_a_last_checkpoint_that_names_none(note, tmp_path, monkeypatch):
     assert 'last_checkpoint names no checkpoint that is there' in said[0]
     good.unlink()
     set_resume(cfg := Config(dict(work_dir=str(tmp_path), resume=True)), None)
-    assert cfg.load_from is None and cfg.resume is False  # starts anew, as mmengine does
+    assert cfg.load_from is None and cfg.resume is False  # starts from scratch, as mmengine does
 
 
 class Touch:
-    """Pickled, a command."""
+    """Pickled as a call of a command."""
 
     def __init__(self, path):
         self.path = path

@@ -1,6 +1,6 @@
-"""Shows the faults that the patches of `mmswinv2.hosts` are for, in a process without the patches.
+"""Reproduces, without the patches of `mmswinv2.hosts`, the faults that they repair.
 
-Prints JSON: name of the patch to whether its fault is there; packages that are not installed are
+Prints JSON: name of the patch to whether its fault occurs; packages that are not installed are
 left out.
 """
 
@@ -26,7 +26,7 @@ PROBES = {}
 
 
 def probe(name, *packages):
-    """A function that raises, or returns True, if the fault is there."""
+    """Register a function that raises, or returns True, if the fault occurs."""
 
     def register(function):
         PROBES[name] = function, packages
@@ -204,7 +204,7 @@ def annotations():
     options = dict(data_prefix=dict(img=''), pipeline=[], test_mode=True)
     data = CocoDataset(
         ann_file=str(coco_file()), metainfo=dict(classes=('b', 'a')), **options
-    )  # "a" stands first in the file
+    )  # "a" is first in the file
     return data.get_data_info(0)['instances'][0]['bbox_label'] != 1
 
 

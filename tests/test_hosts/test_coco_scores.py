@@ -1,4 +1,4 @@
-"""Scores by faster-coco-eval beside those of pycocotools."""
+"""Scores of faster-coco-eval compared with those of pycocotools."""
 
 import contextlib
 import io
@@ -35,7 +35,7 @@ def run_lengths(box, compressed):
 
 
 def random_data(seed, images=12, most=140):
-    """Truth with crowds, images without any, and predictions near it, wrong ones and too many."""
+    """Ground truth with crowds and empty images; predictions near it, wrong, and too many."""
     rng = np.random.default_rng(seed)
     truth, found = [], []
     for image in range(1, images + 1):
@@ -68,7 +68,7 @@ def random_data(seed, images=12, most=140):
 
 
 def score(kind, truth, found, evaluator, use_cats=1, thresholds=None, classes=(3, 5, 7)):
-    # classes in order: patches of mmdet, where one is applied, keep another order
+    # pass sorted classes: COCOeval sorts them, but a patch of mmdet keeps the given order
     api = COCO()
     api.dataset = dict(
         images=[dict(id=i, height=SIZE, width=SIZE, file_name=f'{i}.jpg') for i in range(1, 13)],
@@ -108,7 +108,7 @@ def test_scores_are_those_of_pycocotools(kind, options):
     truth, found = random_data(0)
     stats, curves, text = score(kind, truth, found, COCOeval, **options)
     fast_stats, fast_curves, fast_text = score(kind, truth, found, fast_evaluator(), **options)
-    assert 0 < stats[0] < 1 and len(set(stats.round(6))) > 5  # not all alike
+    assert 0 < stats[0] < 1 and len(set(stats.round(6))) > 5  # scores vary
     np.testing.assert_allclose(fast_stats, stats, rtol=0, atol=1e-6)
     for name in ('precision', 'recall', 'scores'):
         np.testing.assert_allclose(fast_curves[name], curves[name], rtol=0, atol=1e-6)

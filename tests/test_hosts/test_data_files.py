@@ -10,19 +10,19 @@ from mmengine import Config, fileio
 from mmengine.dataset import BaseDataset
 from mmengine.structures import InstanceData
 
-from mmswinv2 import hosts  # with its patches of mmengine
+from mmswinv2 import hosts  # applies the patches of mmengine
 from mmswinv2.errors import UserError
 
 
 class Evil:
-    """Prints a word when it is restored."""
+    """Prints a word when it is unpickled."""
 
     def __reduce__(self):
         return print, ('ran',)
 
 
 def evil(path):
-    """A pickle, or a file in YAML, that prints."""
+    """Write a pickle or YAML file that runs code, which prints a word."""
     if path.suffix == '.pkl':
         path.write_bytes(pickle.dumps({'metainfo': {}, 'data_list': [Evil()]}))
     else:

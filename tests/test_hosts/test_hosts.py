@@ -1,4 +1,4 @@
-"""Which host a config is of, and what it imports."""
+"""The host of a config, and the modules that a config imports."""
 
 import os
 import subprocess
@@ -48,7 +48,7 @@ def test_configs_without_a_scope_are_mmengines():
 
 
 def test_types_say_where_a_config_without_a_scope_is_from():
-    """As those of mmengine's new style, and those that write a prefix before each type."""
+    """Such as configs of mmengine's new style, and configs with a prefix before each type."""
     from mmdet.datasets import CocoDataset
     from mmdet.datasets.transforms import LoadAnnotations
     from mmdet.models import MaskRCNN
@@ -110,7 +110,7 @@ def test_files_that_are_not_there(loader, change, words):
     dataset.update(change)
     with pytest.raises(UserError, match=words):
         hosts.check_data(cfg, ('train',))
-    dataset.backend_args = dict(backend='petrel')  # elsewhere than on this disk
+    dataset.backend_args = dict(backend='petrel')  # not on this disk
     hosts.check_data(cfg, ('train',))
 
 
@@ -122,7 +122,7 @@ def test_annotations_that_are_not_json(loader, content):
 
 
 def test_annotations_with_an_object_on_every_line(loader):
-    """As files of grounding have them."""
+    """Annotation files for grounding have a JSON object on each line."""
     path = loader[2] / 'list.json'
     path.write_text('{"filename": "a.jpg"}\n{"filename": "b.jpg"}\n\n')
     hosts.check_data(loader[0], ('train',))
@@ -178,5 +178,5 @@ def test_sample_batches_have_the_channels_of_the_backbone(name):
     (image,) = hosts.sample_batch(four, (32, 64), 1)['inputs']
     assert expected.shape == (3, 32, 64) and image.shape == (4, 32, 64)
     assert image.dtype == expected.dtype
-    if four.default_scope == 'mmseg':  # mmdet's come from a generator of its own
+    if four.default_scope == 'mmseg':  # mmdet draws images from its own generator
         assert torch.equal(image, expected[[0, 1, 2, 0]])

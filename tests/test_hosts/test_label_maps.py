@@ -1,4 +1,4 @@
-"""Files of labels: what is loaded is what stands in the file, or the file is refused by name."""
+"""Label map files: loaded labels equal those in the file, or the file is refused by name."""
 
 import functools
 import importlib.util
@@ -44,7 +44,7 @@ def with_label(label, dtype):
 
 
 def tiff(*pages, black=1, subfile=0):
-    """A TIFF of arrays, all samples as they are; later pages are of the kind `subfile`."""
+    """A TIFF of uncompressed arrays; pages after the first have the subfile type `subfile`."""
     content, last = bytearray(b'II*\0\0\0\0\0'), 4
     for i, page in enumerate(pages):
         start = len(content)
@@ -65,7 +65,7 @@ def tiff(*pages, black=1, subfile=0):
 
 
 def grey_png(bits):
-    """A grey PNG of few bits whose samples are the labels."""
+    """A gray PNG with few bits, whose samples are the labels."""
     rows = b''
     for row in LABELS:
         text = ''.join(f'{label:0{bits}b}' for label in row)
@@ -92,7 +92,7 @@ def turned(orientation):
 
 PGM = b'P5\n%d %d\n%d\n'
 PALETTE = "other labels, or none, for imdecode_backend='cv2'"
-# a file; what is said of it, '' where the labels are those of the file; what cv2 makes of it
+# file; words of the error, '' if labels load unchanged; labels that cv2 returns
 FILES = {
     'grey png': (image(LABELS), '', ''),
     'palette png': (image(coloured()), '', PALETTE),
@@ -163,7 +163,7 @@ def test_labels_are_those_of_the_file(tmp_path, name, backend):
     path.write_bytes(content)
     said = by_cv2 if backend == 'cv2' and by_cv2 is not None else said
     if backend == 'tifffile' and (content[:2] != b'II' or 'packed' in name):
-        with pytest.raises(UserError, match=str(path)):  # it knows no others
+        with pytest.raises(UserError, match=str(path)):  # tifffile reads only TIFFs
             load(path, backend)
     elif said:
         with pytest.raises(UserError) as error:
@@ -197,7 +197,7 @@ def test_masks_of_one_bit(tmp_path):
     path.write_bytes(image(LABELS > 0))
     np.testing.assert_array_equal(load(path), LABELS > 0)
     with pytest.raises(UserError, match='leave that setting out'):
-        load(path, 'cv2')  # which makes 255 of 1
+        load(path, 'cv2')  # it turns 1 into 255
 
 
 def test_an_image_that_is_turned_and_a_map_that_is_not(tmp_path):
@@ -223,7 +223,7 @@ def test_maps_that_are_not_on_this_disk(tmp_path):
 
 
 class Colours(LoadAnnotations):
-    """Makes classes of colours, as people do for data of their own."""
+    """Converts colors to classes, as users do for their own data."""
 
     def _load_seg_map(self, results):
         colours = np.array(Image.open(results['seg_map_path']).convert('RGB'))
@@ -239,7 +239,7 @@ def test_what_a_loader_of_ones_own_makes_of_files_is_its_business(tmp_path):
 
 
 def build(root, maps, classes, **options):
-    """A data set of mmseg with these label maps."""
+    """Build a data set of mmseg with these label maps."""
     init_default_scope('mmseg')
     for i, labels in enumerate(maps):
         for kind, array in (('images', np.zeros((*labels.shape, 3), np.uint8)), ('maps', labels)):
@@ -267,7 +267,7 @@ def warnings(caplog):
 
 BINARY, MANY = ('ground', 'object'), tuple(f'c{i}' for i in range(150))
 MASK = (LABELS > 0).astype(np.uint8)
-# maps, classes, options of the data set, and what is said: nothing where it is no mistake
+# maps, classes, options of the data set, and words of the error; none for valid data
 SURVEYS = {
     'good': ([MASK], BINARY, {}, None),
     'all 255': ([MASK * 0 + 255] * 3, BINARY, {},
@@ -312,7 +312,7 @@ def test_a_bad_map_is_found_before_the_run(tmp_path):
 
 CE, SOFTMAX = dict(type='CrossEntropyLoss', use_sigmoid=True), dict(type='CrossEntropyLoss')
 DICE = dict(type='DiceLoss')
-# settings of a head, number of classes of the data, what is said: 'fine', a warning or an error
+# settings of a head, number of classes in the data, result: 'fine', a warning or an error
 HEADS = {
     'as many': (dict(num_classes=3), 3, None),
     'fewer': (dict(num_classes=2), 3, 'has num_classes=2, and the data set of train has 3'),

@@ -1,4 +1,4 @@
-"""Weights by every door: what fits is loaded with a report, what does not is refused."""
+"""All ways to load weights: those that fit are loaded with a report, others are refused."""
 
 import importlib
 
@@ -23,7 +23,7 @@ SEGMENTOR = ROOT / 'configs/segmentation/swinv2-nano_upernet_shapes.py'
 
 
 class Classifier(BaseModel):
-    """A backbone and a head around it, as every host has them."""
+    """A model of backbone and head, as in every host."""
 
     def __init__(self, classes=3, video=False, arch='nano'):
         super().__init__()
@@ -162,7 +162,7 @@ def test_a_head_of_other_classes_is_left_and_reported(door, tmp_path, log):
 
 
 def test_windows_of_published_weights_count(tmp_path, monkeypatch):
-    """Their files need not record them: the table of published weights does."""
+    """Files need not record windows: the table of published weights does."""
     hosts.apply()
     name = 'swinv2_tiny_patch4_window16_256'
     monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path))
@@ -179,7 +179,7 @@ def test_windows_of_published_weights_count(tmp_path, monkeypatch):
 
 
 def test_models_of_others_take_a_twentieth(tmp_path):
-    """The rule holds for every model of a process, not for ours alone."""
+    """The minimum of a twentieth of the entries applies to all models in a process."""
     hosts.apply()
     model = nn.ModuleDict({f'layer{i}': nn.Linear(1, 1) for i in range(20)})
     for count, enough in ((1, False), (2, True)):  # of 40 entries
@@ -207,7 +207,7 @@ def infer(config, path):
     return DetInferencer(model=str(config), weights=str(path), device='cpu').model
 
 
-@pytest.mark.filterwarnings('ignore::UserWarning')  # of the hosts: no names of classes, no folder
+@pytest.mark.filterwarnings('ignore::UserWarning')  # hosts warn: no class names, no folder
 @pytest.mark.parametrize(
     ('config', 'load'),
     [
@@ -229,7 +229,7 @@ def test_doors_of_the_hosts(config, load, tmp_path):
 
 
 def test_models_that_rename_keys_themselves(tmp_path):
-    """mmdet's semi-supervised detectors take the weights of a plain one, twice."""
+    """mmdet's semi-supervised detectors load the weights of a plain detector twice."""
     cfg = Config.fromfile(DETECTOR)
     hosts.of(cfg).apply()
     pair = dict(type='SemiBaseDetector', detector=cfg.model)

@@ -32,7 +32,7 @@ try:
 except ImportError as error:
     print(error)
 """
-# each a way into mmaction2 of a script that is not ours
+# ways in which a script outside this package may import mmaction2
 INFERENCE = """
 import mmswinv2.hosts
 from mmaction.apis import init_recognizer
@@ -62,7 +62,7 @@ def run(code):
 
 @pytest.fixture
 def config(tmp_path):
-    """A config of mmaction2 that imports by itself what must come before mmaction2."""
+    """A config of mmaction2 that imports the modules needed before mmaction2 by itself."""
     path = tmp_path / 'config.py'
     path.write_text(
         f"_base_ = '{ROOT}/configs/video/video-swinv2-nano_motion.py'\n"
@@ -87,7 +87,7 @@ def test_one_line_makes_mmaction_take_our_types(code, config, tmp_path):
 def test_without_it_mmaction_refuses_mmcv():
     if digit_version(mmcv.__version__) < digit_version('2.2.0'):
         pytest.skip('mmaction2 accepts this mmcv')
-    done = run(WITHOUT)  # once it does not, docs/compatibility.md and README can forget the line
+    done = run(WITHOUT)  # if this passes, docs/compatibility.md and README can drop the line
     assert done.returncode == 1 and 'is used but incompatible' in done.stderr
 
 

@@ -39,5 +39,5 @@ def test_names_that_do_not_match(tmp_path, wrapped):
     from mmengine.dataset import ConcatDataset
 
     with pytest.raises(UserError, match=r"lacks 1 of the 2 classes \('dog'\); it has 'cat', 'Dog'"):
-        dataset = coco(tmp_path, names=('cat', 'Dog'))  # refused here if mmdet is patched already
+        dataset = coco(tmp_path, names=('cat', 'Dog'))  # raises here if mmdet is already patched
         check_dataset(ConcatDataset([dataset]) if wrapped else dataset, 'train')

@@ -31,7 +31,7 @@ def test_detectors_in_bfloat16(name):
             return {key: value.detach() for key, value in values.items()}
 
         exact, near = losses(False), losses(True)
-        for key in ('loss_rpn_cls', 'loss_rpn_bbox'):  # no regions were drawn by their scores
+        for key in ('loss_rpn_cls', 'loss_rpn_bbox'):  # losses before regions are sampled by score
             assert near[key].item() == pytest.approx(exact[key].item(), rel=0.02)
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 

@@ -26,7 +26,7 @@ def test_scalars_of_mmengine_can_be_restored(tmp_path):
     path = tmp_path / 'run.pth'
     torch.save({'loss': HistoryBuffer([1.0, 2.0], [1, 1])}, path)
     hosts.apply()
-    for _ in range(2):  # reading one with our own reader must not take the permission away again
+    for _ in range(2):  # our own reader must not revoke the permission
         assert read_checkpoint(path)['loss'].mean() == 1.5
         restored = mmengine_checkpoint._load_checkpoint(str(path), map_location='cpu')
         assert restored['loss'].max() == 2
@@ -153,7 +153,7 @@ def test_a_host_that_is_not_installed():
 
 
 def test_visualizers_without_a_constructor_can_be_made():
-    """mmengine looks at the arguments of a class when it is made, and follows no wrapper."""
+    """mmengine inspects the signature of the constructor, and does not follow wrappers."""
     from mmengine.visualization import Visualizer
 
     class Mine(Visualizer):
@@ -164,7 +164,7 @@ def test_visualizers_without_a_constructor_can_be_made():
 
 @pytest.mark.parametrize('channels', [1, 2, 3, 4])
 def test_images_are_drawn_on_where_they_are(channels):
-    """Those of three channels themselves, others as three channels, in one piece for OpenCV."""
+    """Images of three channels are used in place; others are converted, contiguous for OpenCV."""
     from mmengine.visualization import Visualizer
 
     class Mine(Visualizer):

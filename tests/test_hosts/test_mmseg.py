@@ -1,4 +1,4 @@
-"""Label maps that cannot be right are refused by name, in every pipeline of mmseg's data sets."""
+"""Invalid label maps are refused by name, in every pipeline of mmseg's data sets."""
 
 import numpy as np
 import pytest
@@ -126,7 +126,7 @@ def test_a_damaged_map(ade):
 
 def test_guards_inside_test_time_augmentation(ade):
     dataset = build(ade, pipeline=[LOAD[0], TTA])
-    assert len(guard_seg_maps(dataset)) == 2  # one a view
+    assert len(guard_seg_maps(dataset)) == 2  # one for each view
     save(ade, np.full((20, 30), 151, np.uint8))
     with pytest.raises(UserError, match='label 151'):
         dataset[0]
@@ -200,7 +200,7 @@ def test_heads_with_fewer_classes(ade, few):
 
 @pytest.mark.filterwarnings('ignore::UserWarning:mm(engine|seg)')
 def test_heads_that_have_fewer_classes_on_purpose(ade):
-    """STDC's head for borders, and one channel for two classes."""
+    """STDC's boundary head, and heads with one channel for two classes."""
     init_default_scope('mmseg')
     cfg = read_config('mmseg::stdc/stdc1_4xb12-80k_cityscapes-512x1024.py')
     cfg.model.backbone.init_cfg = cfg.model.backbone.backbone_cfg.init_cfg = None

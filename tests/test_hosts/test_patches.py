@@ -1,4 +1,4 @@
-"""The table of patches: what is installed needs those it gets, and no others."""
+"""The table of patches: installed packages need exactly the patches that they get."""
 
 import functools
 import json
@@ -14,7 +14,7 @@ from mmswinv2 import hosts
 from mmswinv2.hosts.patching import patch, replace
 from tests.test_tools.conftest import ROOT
 
-# name, package, versions: a patch that is added or dropped is added or dropped here too
+# name, package, versions of all patches; must be kept up to date with the table
 TABLE = [
     ('Checkpoints of mmengine can be read by mmengine', 'mmengine', '<0.10.8'),
     ('Reading a checkpoint runs no code from the file', 'mmengine', '>=0.10.8'),
@@ -114,7 +114,7 @@ print(json.dumps({patch.name: patch.needed() for patch in hosts.PATCHES}))
 
 
 def in_a_new_process(*command):
-    """The JSON in the last line that python prints."""
+    """The JSON in the last line that a Python command prints."""
     run = subprocess.run(
         [sys.executable, '-W', 'ignore', *command], cwd=ROOT, capture_output=True, text=True
     )
@@ -125,18 +125,18 @@ def in_a_new_process(*command):
 
 @pytest.fixture(scope='module')
 def faults():
-    """Name of a patch to whether its fault shows here without any patch."""
+    """Name of a patch to whether its fault occurs here without any patch."""
     return in_a_new_process('tests/test_hosts/probes.py')
 
 
 @pytest.fixture(scope='module')
 def needed():
-    """Name of a patch to whether it would be made here."""
+    """Name of a patch to whether it would be applied here."""
     return in_a_new_process('-c', NEEDED)
 
 
 def pinned():
-    """Package to the versions that our environments have."""
+    """Package to its versions in our environments."""
     found = {}
     for file in (ROOT / 'requirements').glob('*.txt'):
         for line in file.read_text().splitlines():

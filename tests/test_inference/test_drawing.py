@@ -1,4 +1,4 @@
-"""Small images are enlarged before they are drawn on; words on frames."""
+"""Small images are enlarged before drawing; text is written on frames."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_boxes_and_masks_grow_with_the_image():
     rows, columns = np.nonzero(mask.numpy())
     assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == [12, 8, 36, 20]
     assert large[14, 24].min() > 250 and large[30, 60].max() == 0
-    # what was found stays as it is
+    # the given result is unchanged
     assert result.pred_instances.bboxes.tolist() == [[3, 2, 9, 5]]
     assert result.pred_instances.masks.shape == (1, 100, 160)
 
@@ -52,7 +52,7 @@ def test_long_images_fit_a_jpeg(height, wanted):
 
 
 def test_captions_of_more_than_ascii():
-    """Each letter is drawn as itself; OpenCV's fonts have question marks for most."""
+    """Letters outside ASCII are drawn; OpenCV's fonts would draw question marks."""
     black = np.zeros((120, 320, 3), np.uint8)
     shown = [next(caption([black], [text])) for text in ('Кошка', 'Мышка', '?????', 'ééééé')]
     for i, picture in enumerate(shown):

@@ -1,4 +1,4 @@
-"""Files, folders, patterns and cameras, and the names of what is written for them."""
+"""Files, folders, patterns and cameras, and the names of their result files."""
 
 import os
 from unittest.mock import patch

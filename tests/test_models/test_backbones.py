@@ -26,7 +26,7 @@ print([tuple(x.shape) for x in backbone(torch.zeros(1, 3, 32, 48))])
 
 @pytest.mark.parametrize('host', HOSTS)
 def test_found_by_its_prefix_alone_where_one_host_is_installed(host):
-    # mmaction2 as published cannot be imported beside a current mmcv: our tools mend that first
+    # published mmaction2 refuses a current mmcv; our tools patch that before they import it
     before = 'from mmswinv2 import hosts; hosts.apply()' if host == 'mmaction' else ''
     code = BUILD.format(host=host, before=before, others=[h for h in HOSTS if h != host])
     run = subprocess.run(

@@ -17,7 +17,7 @@ each_kind = pytest.mark.parametrize('kind', [IMAGE, VIDEO], ids=['image', 'video
 
 
 def network(kind=IMAGE, std=0.2, **options):
-    """A network whose numbers are all drawn, those of adapters last and apart."""
+    """A network with random parameters; adapters are drawn last, so that others do not change."""
     make, defaults, _ = kind
     net = make(SMALL, **{'drop_path_rate': 0.0, **defaults, **options})
     torch.manual_seed(0)
@@ -74,7 +74,7 @@ def test_all_paths_agree(kind, small_chunks, monkeypatch):
             *((g, other_grads[k]) for k, g in grads.items()),
         ]:
             torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-6)
-        with torch.no_grad():  # where the automatic path takes chunks
+        with torch.no_grad():  # here the automatic path uses chunks
             for a, b in zip(outs, net.eval()(x), strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
@@ -82,7 +82,7 @@ def test_all_paths_agree(kind, small_chunks, monkeypatch):
 def test_chunks_are_taken_with_adapters(small_chunks):
     block = network(lora=dict(rank=4), path='chunked').layers[0].blocks[1]
     assert block.fits(torch.rand(1, 16, 16, 12))
-    block.attn.qkv.register_forward_hook(lambda *args: None)  # which must see every call
+    block.attn.qkv.register_forward_hook(lambda *args: None)  # a hook must see all calls
     assert not block.fits(torch.rand(1, 16, 16, 12))
 
 
@@ -114,7 +114,7 @@ def test_only_what_is_to_learn_has_gradients(kind, train_norms, with_cp):
     net = network(kind, lora=lora, with_cp=with_cp).train()
     for _ in range(2):
         _, grads = outputs_and_gradients(net, pixels(kind))
-        net.train()  # which freezes once more
+        net.train()  # freezes again
     names = {n for n, _ in net.named_parameters()}
     norms = {n for n in names if 'norm' in n}
     outputs = {n for n in norms if n.startswith('norm')}
@@ -131,7 +131,7 @@ def test_merged_equals_adapted(kind):
         before = net(pixels(kind))
         assert merge_lora(net) == 16
         assert not find_lora(net) and merge_lora(net) == 0
-        plain.load_state_dict(net.state_dict())  # strictly
+        plain.load_state_dict(net.state_dict())  # strict
         for a, b in zip(before, plain.eval()(pixels(kind)), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-6 * float(a.abs().max()))
             assert not torch.equal(a, network(kind)(pixels(kind))[0])
@@ -194,7 +194,7 @@ def test_learning_rates_decay_over_adapters():
     names = {id(p): n for n, p in model.named_parameters()}
     rates = {names[id(p)]: g['lr'] for g in wrapper.optimizer.param_groups for p in g['params']}
     assert set(rates) == {n for n, p in model.named_parameters() if p.requires_grad}
-    last = 2 + 2 + 1 + 1  # blocks, a merging, what comes after
+    last = 2 + 2 + 1 + 1  # blocks, a merging, later layers
     for name, rate in rates.items():
         if is_adapter(name):
             stage, block = (int(part) for part in name.split('.')[2:5:2])

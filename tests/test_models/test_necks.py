@@ -14,7 +14,7 @@ def levels():
 
 
 def test_equals_torch_and_leaves_the_other_levels(levels):
-    """A pre-norm encoder layer of torch with the same weights."""
+    """Equals a pre-norm encoder layer of torch with the same weights."""
     neck = GlobalSelfAttention(128, num_heads=4)
     torch.manual_seed(1)
     for parameter in neck.parameters():

@@ -61,13 +61,13 @@ def test_the_token_is_trained(net):
     mask = torch.ones(1, 16, 16)
     net(torch.rand(1, 3, 64, 64), mask)[0].square().sum().backward()
     assert net.mask_token.grad.abs().sum() > 0
-    assert net.patch_embed.proj.weight.grad.abs().sum() == 0  # nothing of the image is left
+    assert net.patch_embed.proj.weight.grad.abs().sum() == 0  # the whole image is masked
 
 
 def test_wrong_mask(net):
     with pytest.raises(ValueError, match=r'mask is \(1, 8, 8\).*\(1, 16, 16\)'):
         net(torch.rand(1, 3, 64, 64), torch.zeros(1, 8, 8))
-    assert net(torch.rand(1, 3, 64, 64))[0].shape == (1, 256, 2, 2)  # the mask is gone
+    assert net(torch.rand(1, 3, 64, 64))[0].shape == (1, 256, 2, 2)  # the bad mask is discarded
 
 
 @pytest.mark.parametrize('patch_size', [3, 5, 47])
@@ -126,7 +126,7 @@ def test_wrong_neighbourhood(patch_size):
 
 @pytest.mark.parametrize('backbone', [SwinTransformerV2, VideoSwinTransformerV2])
 def test_every_backbone_starts_from_its_checkpoint(net, backbone, tmp_path, log):
-    # as training saves it: the backbone, the decoder
+    # as saved by training: backbone and decoder
     decoder = nn.Sequential(nn.Conv2d(256, 3072, 1))
     state = {f'backbone.{k}': v for k, v in net.state_dict().items()}
     state |= {f'neck.decoder.{k}': v for k, v in decoder.state_dict().items()}

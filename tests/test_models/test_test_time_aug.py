@@ -17,13 +17,13 @@ from tests.test_tools.conftest import CONFIG, ROOT
 
 pytestmark = pytest.mark.filterwarnings(
     'ignore:To copy construct from a tensor:UserWarning',  # mmdet's mask head
-    'ignore:Default ``avg_non_ignore`` is False:UserWarning',  # its losses
+    'ignore:Default ``avg_non_ignore`` is False:UserWarning',  # mmdet's losses
     'ignore:torch.meshgrid:UserWarning',
     'ignore:pkg_resources is deprecated:UserWarning',  # mmengine 0.10.7's get_config
     'ignore:"dropout" is deprecated in `FFN:DeprecationWarning',
 )
 
-# two-stage detectors with masks: plain, cascaded, hybrid, rescored, refined, relayed
+# two-stage detectors with masks of different kinds of mask heads
 HOSTS = {
     'mask-rcnn': 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
     'cascade': 'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
@@ -56,7 +56,7 @@ def detector(request):
 
 @pytest.fixture(scope='module')
 def mask_rcnn():
-    """One with few boxes, so that a test can ask for the masks of all of them."""
+    """A Mask R-CNN with few boxes, so that tests can compare the masks of all of them."""
     few = dict(num_classes=8)
     detector = build('mask-rcnn', heads=dict(bbox_head=few, mask_head=few))
     detector.test_cfg.rpn.max_per_img = 25
@@ -70,7 +70,7 @@ def image():
 
 
 def view(pixels, flip=None, scale=1.0):
-    """One view of an image of 64 x 96 pixels, whose own pixels are given."""
+    """A sample with the given pixels, as a view of an image of 64 x 96 pixels."""
     meta = dict(
         ori_shape=(64, 96), img_shape=tuple(pixels.shape[1:]), scale_factor=(scale, scale),
         flip=flip is not None, flip_direction=flip,
@@ -98,7 +98,7 @@ def assert_same(a, b):
 
 
 def mirror(results, axis):
-    """Results of an image as those of its mirror image, 64 x 96 pixels."""
+    """Mirror the results of an image of 64 x 96 pixels."""
     low, high, size = (0, 2, 96) if axis == -1 else (1, 3, 64)
     boxes = results.bboxes.clone()
     boxes[:, [low, high]] = size - boxes[:, [high, low]]
@@ -119,7 +119,7 @@ def test_one_view_is_the_plain_test_with_soft_nms(image):
 
 @pytest.mark.parametrize(('direction', 'axes'), [('horizontal', [-1]), ('diagonal', [-1, -2])])
 def test_flipped_view_is_flipped_back(detector, image, direction, axes):
-    """The pixels are those of a flipped image; what is found in them is flipped back."""
+    """Given the pixels of a flipped image, the detector returns results that are flipped back."""
     found = merged(InstanceSegTTAModel(detector), view(image, direction, scale=2.0))
     expected = plain(detector, image, scale=2.0)
     for axis in axes:
@@ -128,22 +128,22 @@ def test_flipped_view_is_flipped_back(detector, image, direction, axes):
 
 
 def test_the_same_view_twice_changes_no_mask(mask_rcnn, image):
-    """NMS removes the doubles; masks and their average are equal."""
+    """NMS removes the duplicates; masks equal their average."""
     one = view(image, scale=2.0)
     twice = merged(InstanceSegTTAModel(mask_rcnn), one, view(image, scale=2.0))
     assert_same(twice, plain(mask_rcnn, image, scale=2.0))
 
 
 def test_views_are_merged_in_the_frame_of_the_image(mask_rcnn, image):
-    """Boxes of a doubled image are found at the same place, from either view."""
+    """Boxes of views at different scales are at the same place in the original image."""
     small, flipped = image[:, ::2, ::2], image.flip(-1)
     views = view(image, scale=2.0), view(flipped, 'horizontal', scale=2.0), view(small)
     found = merged(InstanceSegTTAModel(mask_rcnn, dict(max_per_img=20)), *views).bboxes
     of_all = InstanceSegTTAModel(mask_rcnn, dict(nms=None, max_per_img=300))
     alone = [merged(of_all, v).bboxes for v in views]
     nearest = torch.stack([(found[:, None] - a).abs().amax(-1).amin(1) for a in alone])  # [3, n]
-    assert nearest.amin(0).max() < 1e-2  # each box is one that some view gave
-    assert set(nearest.argmin(0).tolist()) == {0, 1, 2}  # and each view gave some
+    assert nearest.amin(0).max() < 1e-2  # each box comes from a view
+    assert set(nearest.argmin(0).tolist()) == {0, 1, 2}  # each view contributes
 
 
 @pytest.mark.parametrize('cached', [2, 3])
@@ -178,7 +178,7 @@ def test_size_ranges(mask_rcnn, image):
 
 
 def test_batches_and_images_without_a_box(mask_rcnn, image):
-    """The second image of the batch has no proposal, the first is as it was alone."""
+    """An image without proposals in the batch does not change the results of the other image."""
     model = InstanceSegTTAModel(mask_rcnn)
     proposals = torch.tensor([[10.0, 10, 90, 60], [100, 40, 180, 120]])
     both = []
@@ -239,7 +239,7 @@ def test_found_by_its_prefix():
 
 @pytest.mark.parametrize('flip', [None, 0.0, 1.0])
 def test_views_of_scales_alone(flip, tmp_path):
-    """Views made by mmdet's own transforms, with and without RandomFlip."""
+    """Views from mmdet's own transforms, with and without RandomFlip."""
     picture = tmp_path / 'a.png'
     cv2.imwrite(str(picture), np.zeros((40, 60, 3), np.uint8))
     steps = [[dict(type='Resize', scale=(size, size), keep_ratio=True) for size in (30, 60)]]

@@ -16,7 +16,7 @@ def build(**kwargs):
 
 
 def test_one_frame_is_an_image():
-    """Contract C1: with one frame, patch (1, 4, 4) and window (1, w, w), the 2D backbone."""
+    """Contract C1: with one frame, patch (1, 4, 4) and window (1, w, w), equals the 2D backbone."""
     torch.manual_seed(0)
     image = SwinTransformerV2('nano', window_size=5)
     for p in image.parameters():
@@ -27,7 +27,7 @@ def test_one_frame_is_an_image():
         if key == 'patch_embed.proj.weight':
             state[key] = state[key].unsqueeze(2)
         if key.endswith('cpb_mlp.0.weight'):
-            state[key] = torch.cat([torch.randn(512, 1), state[key]], dim=1)  # the offset is 0
+            state[key] = torch.cat([torch.randn(512, 1), state[key]], dim=1)  # the time offset is 0
     video.load_state_dict(state)
     x = torch.rand(2, 3, 45, 70)
     for out, expected in zip(video.eval()(x.unsqueeze(2)), image.eval()(x), strict=True):
@@ -35,7 +35,7 @@ def test_one_frame_is_an_image():
 
 
 def test_a_single_output_is_the_map_itself():
-    """As the heads of mmaction2 want it."""
+    """Heads of mmaction2 take a tensor, not a tuple."""
     x = torch.rand(1, 3, 5, 40, 36)
     out = build(window_size=(2, 4, 4))(x)
     assert out.shape == (1, 256, 3, 2, 2)

@@ -84,7 +84,7 @@ def test_only_wanted_gradients_are_asked_for(name):
 @pytest.mark.parametrize('name', IMPLEMENTATIONS)
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 0.06), (torch.half, 0.008)])
 def test_half_precision_gradients_at_the_largest_scale(name, dtype, tolerance, autocast):
-    """With autocast around the backward pass too, which would round the scores once more."""
+    """Also with autocast around the backward pass, which must not round the scores again."""
     weight = torch.ones(BATCH, 60, HEADS * WIDTH).cumsum(-1)
     errors = []
     for seed in range(8):
@@ -106,7 +106,7 @@ def test_half_precision_gradients_at_the_largest_scale(name, dtype, tolerance, a
 @pytest.mark.parametrize('autocast', [False, True], ids=['plain', 'autocast'])
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 0.01), (torch.half, 0.0015)])
 def test_a_large_bias_is_not_rounded(dtype, tolerance, autocast):
-    """To half precision, whose steps are 0.06 at 16 in bfloat16."""
+    """Rounding to bfloat16 would have steps of 0.06 at 16."""
     torch.manual_seed(0)
     grid, table = WindowGrid((16, 16), (8, 8), (4, 4)), 16 * torch.rand(2, 15, 15)
     qkv, scale = torch.randn(1, 16, 16, 48).to(dtype), torch.full((2, 1, 1), 1e-3)
@@ -130,7 +130,7 @@ def test_second_derivatives(name):
 
 @pytest.mark.parametrize('training', [True, False])
 def test_the_forward_pass_makes_no_scores(training):
-    # torch leaves its fused kernels, without a word, where the mask requires a gradient
+    # torch silently skips its fused kernels if the mask requires a gradient
     tensors = inputs('even', torch.float)
     with Operators() as operators, torch.set_grad_enabled(training):
         ops.attend(*tensors)

@@ -13,7 +13,7 @@ from tests.operators import Operators
 
 @pytest.fixture(autouse=True)
 def faster(monkeypatch):
-    """As on a processor on which oneDNN wins."""
+    """Act as on a processor on which oneDNN is faster."""
     monkeypatch.setattr(onednn, 'is_faster', lambda: True)
 
 
@@ -53,10 +53,10 @@ def test_gradients_that_nobody_wants_are_not_made(wanted):
 
 
 class Subclass(torch.Tensor):
-    """A tensor of another library."""
+    """A tensor subclass, as of another library."""
 
 
-# torch: says so whenever its switch for oneDNN is set
+# torch warns whenever its oneDNN switch is set
 @pytest.mark.filterwarnings('ignore:TF32 acceleration on top of oneDNN:UserWarning')
 def test_what_fits():
     x, weight = torch.randn(4, 6), torch.randn(3, 6)

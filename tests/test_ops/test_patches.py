@@ -1,4 +1,4 @@
-"""Patches by a product, beside a convolution."""
+"""Patch embedding by a matrix product, compared with a convolution."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_another_convolution_in_its_place_stays_one(options):
 
 
 def test_what_a_hook_of_the_convolution_changes_is_seen(monkeypatch):
-    """An embedding whose convolution has a hook calls it, on any device."""
+    """If the convolution has a hook, the embedding calls the convolution, on any device."""
     monkeypatch.setattr(patches, 'fits_embed', lambda x, weight: True)
     embed, x = PatchEmbed(3, 8, (4, 4)), torch.randn(1, 3, 8, 8)
     want = embed(x)

@@ -1,4 +1,4 @@
-"""Linear layers of training on GPUs, whose gradients are written by hand."""
+"""Linear layers for training on GPUs, with hand-written gradients."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def test_second_derivatives(activated):
     [(True, False, 'xw'), (False, False, 'xw'), (True, True, 'xw'), (False, True, 'w')],
 )
 def test_what_backward_does_not_need_is_not_kept(activated, frozen, want):
-    """GELU's output never, and the input of a layer whose weight is frozen only for GELU."""
+    """GELU's output is never kept; with a frozen weight, the input is kept only for GELU."""
     product = products.gelu_linear if activated else products.linear
     x, weight = torch.randn(8, 40, requires_grad=True), torch.randn(10, 40)
     bias = torch.randn(10, requires_grad=True)

@@ -41,7 +41,7 @@ def test_a_short_vector_has_a_direction():
 def test_dropout_is_the_share_that_is_dropped():
     torch.manual_seed(0)
     zeros = torch.zeros(1, 2000, 20)
-    v = torch.eye(10).repeat(200, 1)[None]  # the output is then the probabilities
+    v = torch.eye(10).repeat(200, 1)[None]  # so the output is the probabilities
     grid = WindowGrid((2000,), (10,), (0,))
     out = attend(torch.cat([zeros, v], -1), grid, torch.zeros(1, 19), torch.ones(1, 1, 1), 0.2)
     assert (out == 0).float().mean() == pytest.approx(0.2, abs=0.01)

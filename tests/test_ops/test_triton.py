@@ -1,6 +1,6 @@
-"""The Triton kernels against the reference: on a GPU, or by Triton's interpreter on a CPU.
+"""The Triton kernels against the reference, on a GPU or in Triton's interpreter on a CPU.
 
-That the kernels compile, which the interpreter does not show, is tested in tests/test_benchmarks.
+The interpreter does not show whether the kernels compile; tests/test_benchmarks.py tests that.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from mmswinv2.core.attention import ContinuousPositionBias
 from mmswinv2.ops import WindowGrid, reference, triton
 
 pytest.importorskip('triton', reason='Triton is for Linux on x86-64 alone')
-# Triton's interpreter makes numbers of NumPy's arrays
+# Triton's interpreter converts NumPy arrays to scalars
 pytestmark = pytest.mark.filterwarnings(
     'ignore:Conversion of an array with ndim:DeprecationWarning'
 )
@@ -29,13 +29,13 @@ DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
 def error(got, want, least=0.0):
-    """Relative to the largest number, or to `least`."""
+    """Largest error relative to the largest value, or to `least` if that is larger."""
     got, want = got.detach().double(), want.detach().double()
     return float((got - want).abs().max() / want.abs().max().clamp(min=least))
 
 
 def random_case(ndim, seed):
-    """Size, window, shift, heads and width of a head."""
+    """Random size, window, shift, number of heads and width of a head."""
     draw = random.Random(f'{ndim} {seed}')
     longest, widest = (7, 4) if ndim == 2 else (4, 3)
     size = tuple(draw.randint(1, longest) for _ in range(ndim))
@@ -58,8 +58,8 @@ def inputs(size, window, shift, heads, width, batch=1, dtype=torch.float, seed=0
 def compare(qkv, grid, table, scale):
     """Largest error of the output and the gradients of qkv, table and scale.
 
-    The gradient of the scale is a sum of those of the scores times cosines, of either sign: its
-    error is measured by what the table gets, the sum of those of the scores.
+    The gradient of the scale is a sum over scores of gradient times cosine, of either sign. Its
+    error is relative to the table's gradient, the sum of the gradients of the scores.
     """
     out = triton.attend(qkv, grid, table, scale)
     weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
@@ -69,7 +69,7 @@ def compare(qkv, grid, table, scale):
     want = [out, *torch.autograd.grad(out, exact, weight.double())]
     assert [t.dtype for t in got] == [qkv.dtype, qkv.dtype, torch.float, torch.float]
     assert [t.shape for t in got] == [t.shape for t in want]
-    # the gradients of a map of one token are rounding alone
+    # gradients of a map of one token are only rounding errors
     errors = [error(*pair, least=0.1) for pair in zip(got[:3], want, strict=False)]
     return max(*errors, float((got[3] - want[3]).abs().max() / want[2].abs().sum().clamp(min=0.1)))
 
@@ -86,13 +86,13 @@ def test_attention_on_random_videos(seed):
 
 BLOCKS = [
     ((7, 9), (6, 8), (3, 4), 1, 16),  # several blocks of queries and keys
-    ((6, 6), (4, 4), (2, 2), 3, 8),  # heads narrower than a block can be
+    ((6, 6), (4, 4), (2, 2), 3, 8),  # heads narrower than the smallest block
     ((5, 7), (8, 8), (4, 4), 2, 20),  # a width that is no power of two; larger than the map
     ((4, 5), (4, 4), (2, 2), 1, 16),  # an axis as large as the window
     ((13,), (4,), (2,), 1, 128),  # one axis, the widest heads
-    ((3, 5), (16, 16), (8, 8), 1, 16),  # a window of several times the map
+    ((3, 5), (16, 16), (8, 8), 1, 16),  # a window several times as large as the map
     ((2, 3, 2), (4, 8, 8), (2, 4, 4), 1, 16),
-    ((1, 40), (2, 36), (0, 18), 1, 16),  # more offsets than a program sums
+    ((1, 40), (2, 36), (0, 18), 1, 16),  # more offsets than one program sums
 ]
 
 
@@ -124,7 +124,7 @@ def test_attention_sums_in_a_repeatable_order():
 
 
 def test_no_gradient_of_a_border_window_overflows():
-    """The largest bias there is, whose exponential float16 does not hold."""
+    """With the largest possible bias, whose exponential exceeds float16."""
     qkv, grid, table, scale = inputs((5, 6), (4, 4), (2, 2), 2, 16, dtype=torch.half)
     with torch.no_grad():
         table.fill_(16)
@@ -151,7 +151,7 @@ def test_a_table_of_more_offsets_than_a_window_has(case):
 
 
 def test_the_gradient_of_the_table_some_heads_at_a_time(monkeypatch):
-    """As for windows whose pairs of all heads would take too much memory."""
+    """Needed for windows whose pairs for all heads at once would take too much memory."""
     attention = importlib.import_module('mmswinv2.ops.triton.attention')
     monkeypatch.setattr(attention, '_PAIRS', 2 * 12**2)
     assert compare(*inputs((6, 5), (4, 3), (2, 1), 3, 16)) < 1e-5
@@ -159,7 +159,7 @@ def test_the_gradient_of_the_table_some_heads_at_a_time(monkeypatch):
 
 @pytest.mark.parametrize('watched', [False, True], ids=['eager', 'operator'])
 def test_a_frozen_table_costs_no_gradient(monkeypatch, watched):
-    """As with adapters, beside which the position bias is frozen."""
+    """With adapters, the position bias is frozen and its gradient must not be computed."""
     attention = importlib.import_module('mmswinv2.ops.triton.attention')
     qkv, grid, table, scale = inputs((6, 5), (4, 3), (2, 1), 2, 16)
 
@@ -180,7 +180,7 @@ def test_memory_is_that_of_the_map_where_the_window_is_larger(monkeypatch):
     made = []
     monkeypatch.setattr(attention._Call, '__init__', lambda *args: made.append(args[4:]))
     qkv, grid, table, scale = inputs((3, 8, 9), (1, 64, 12), (0, 32, 6), 1, 16)
-    with pytest.raises(AttributeError):  # of the call that has nothing now
+    with pytest.raises(AttributeError):  # from the emptied __init__
         triton.attend(qkv, grid, table, scale)
     assert made == [([1, 8, 12], [0, 0, 6])]
 
@@ -191,7 +191,7 @@ def dropped(qkv, grid, table, scale, dropout, seed=0):
 
 
 def test_dropped_probabilities():
-    """The values of the tokens are unit vectors, so that the output is the probabilities."""
+    """The values are unit vectors, so that the output is the probabilities."""
     heads, tokens = 2, 16
     qkv, grid, table, scale = inputs((4, 8), (4, 4), (0, 0), heads, tokens)
     with torch.no_grad():
@@ -281,7 +281,7 @@ def kernels_everywhere(monkeypatch):
 
 @pytest.mark.parametrize('ndim', [2, 3])
 def test_a_whole_network(ndim, monkeypatch):
-    """Outputs and the gradients of all parameters, with and without the kernels."""
+    """Outputs and gradients of all parameters are the same with and without the kernels."""
     torch.manual_seed(0)
     arch = dict(embed_dims=16, depths=(2, 1), num_heads=(1, 2))
     axes = dict(patch_size=(2, 4, 4), merge_stride=(1, 2, 2), window_size=(2, 3, 3))
@@ -323,7 +323,7 @@ def test_compile_makes_one_graph_for_any_size_but_the_first(training, kernels_ev
 
 
 def test_graphs_name_the_version_of_the_kernels(kernels_everywhere):
-    """By which torch.compile finds on disk what it has compiled."""
+    """The version is part of the key of torch.compile's cache on disk."""
     direct = importlib.import_module('mmswinv2.ops.triton.direct')
     net = SwinV2(dict(embed_dims=16, depths=(1,), num_heads=(1,)), out_indices=(0,), window_size=3)
     graphs = []
@@ -357,7 +357,7 @@ def test_the_version_is_made_of_all_files_of_the_kernels(tmp_path):
 
 @pytest.mark.parametrize('name', ['attend', 'add_norm', 'position_bias'])
 def test_operators_are_registered_as_torch_wants_them(name):
-    """Schema, fake tensors, autograd and graphs, as `torch.library.opcheck` looks at them."""
+    """`torch.library.opcheck` checks schema, autograd registration and fake tensors."""
     qkv, grid, table, scale = inputs((3, 4), (3, 2), (1, 1), 1, 16)
     weights = ContinuousPositionBias(2, (4, 4)).to(DEVICE)
     x, y, w, b = (
@@ -368,7 +368,7 @@ def test_operators_are_registered_as_torch_wants_them(name):
         'add_norm': (x, y, w, b, 1e-5, None),
         'position_bias': (*weights.parameters(), (2, 3), (4, 4)),
     }
-    for module in ('attention', 'norm', 'bias_mlp'):  # which register them
+    for module in ('attention', 'norm', 'bias_mlp'):  # importing registers the operators
         importlib.import_module(f'mmswinv2.ops.triton.{module}')
     checks = ('test_schema', 'test_autograd_registration', 'test_faketensor')
     operator = getattr(torch.ops.mmswinv2, name).default
@@ -377,7 +377,7 @@ def test_operators_are_registered_as_torch_wants_them(name):
 
 @pytest.mark.parametrize('window', [4, 8])
 def test_flops_are_counted(window, monkeypatch):
-    """As without the kernels; those of a backward pass twice those of a forward pass."""
+    """Counts equal those without kernels; the backward pass has twice those of the forward pass."""
     arch = dict(embed_dims=16, depths=(2,), num_heads=(1,))
     net = SwinV2(arch, out_indices=(0,), window_size=window)
     totals = []

@@ -39,7 +39,7 @@ def test_bound_of_a_window():
 
 @pytest.mark.parametrize('dynamic', [False, True], ids=['one size', 'any size'])
 def test_bound_of_a_window_in_a_graph(dynamic):
-    """A window of 64 around a map of 5 x 9; with sizes that may be any, the window."""
+    """A window of 64 on a map of 5 is limited to 8; with dynamic sizes it stays 64."""
 
     def run(x):
         return x + sum(WindowGrid(tuple(x.shape), (64, 6), (32, 3)).extent)
@@ -68,7 +68,7 @@ GRIDS = [  # size, window, shift
 
 
 def cut(x, grid):
-    """Windows of each run, and the runs."""
+    """Windows of each box of equal windows, with its runs."""
     return [
         (to_windows(box, runs), runs)
         for box, runs in zip(split_runs(x, grid), product(*grid.runs), strict=True)
@@ -96,9 +96,9 @@ def test_windows_hold_the_tokens_of_one_label(size, window, shift):
             ids = {(int(b), int(label)) for b, label, _ in win}
             assert len(ids) == 1  # one image, one label
             (key,) = ids
-            assert key not in seen  # and all of it: no label is split
+            assert key not in seen  # no label is split over windows
             seen.add(key)
             shape = torch.Size(m for m, _ in runs)
             assert len(win) == shape.numel() == int((labels == key[1]).sum())
-            assert win[:, 2].tolist() == sorted(win[:, 2].tolist())  # row-major inside
+            assert win[:, 2].tolist() == sorted(win[:, 2].tolist())  # row-major inside a window
     assert len(seen) == batch * len(labels.unique())

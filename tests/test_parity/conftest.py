@@ -1,4 +1,4 @@
-"""The errors that the tests found, as a table at the end."""
+"""Prints the measured errors of all parity tests as a table at the end."""
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -1,7 +1,7 @@
-"""Same weights, same numbers: through our converters, against what is published.
+"""Converted weights of published implementations give the same numbers as the originals.
 
-Runs in the environment of `make peers`. Images divide into windows here: where they don't,
-published implementations pad and mask in ways of their own (docs/numerics.md).
+Runs in the environment of `make peers`. Image sizes are multiples of the window: otherwise,
+published implementations pad and mask differently (docs/numerics.md).
 """
 
 import pytest
@@ -11,9 +11,9 @@ from benchmarks import peers
 from mmswinv2.checkpoints import load_pretrained
 from mmswinv2.core import SwinV2
 
-TOLERANCE = 1e-5  # of the largest value
+TOLERANCE = 1e-5  # relative to the largest value
 
-# image, windows, pre-trained windows (0: none, the scale is the window's own)
+# image, windows, pre-trained windows (0: none, the window itself sets the scale)
 SETTINGS = {
     'w8': (256, (8, 8, 8, 8), (0, 0, 0, 0)),
     'w16': (256, (16, 16, 16, 8), (0, 0, 0, 0)),
@@ -22,7 +22,7 @@ SETTINGS = {
 
 
 def outputs(run, stages, norm, image):
-    """Maps ``(B, C, H, W)`` at the end of each stage, and the last one normalised."""
+    """Maps ``(B, C, H, W)`` at the end of each stage, and the last one normalized."""
     seen = []
 
     def keep(module, args, out):
@@ -53,7 +53,7 @@ CASES = [
 def test_parity(peer, size, setting, tmp_path, record_property):
     image, windows, pretrained = SETTINGS[setting]
     if peer == 'torchvision':
-        # it pads maps smaller than the window with zeros, so none may be
+        # torchvision pads maps smaller than the window with zeros, so use no such maps
         image, windows = 32 * windows[0], (windows[0],) * 4
     model, stages, norm, run = getattr(peers, peer)(size, image, windows, pretrained)
     torch.save({'state_dict': model.state_dict()}, tmp_path / 'peer.pth')
@@ -75,7 +75,7 @@ def test_parity(peer, size, setting, tmp_path, record_property):
 
 @pytest.mark.parametrize('prefix', ['', 'encoder.model.'])
 def test_parity_of_timms_feature_extractor(prefix, tmp_path):
-    """``features_only=True``, whose keys are others than those of timm's classifiers."""
+    """``features_only=True`` has other keys than timm's classifiers."""
     peers.import_torchvision()
     import timm
 

@@ -22,7 +22,7 @@ def network(block, **kwargs):
 def outputs_and_gradients(net, x, dtype=None):
     net.zero_grad()
     x = x.clone().requires_grad_()
-    torch.manual_seed(1)  # of dropping paths
+    torch.manual_seed(1)  # for drop path
     with torch.autocast('cpu', dtype, dtype is not None):
         outs = net(x)
     sum(out.float().square().sum() for out in outs).backward()
@@ -48,7 +48,7 @@ def tokens(request, monkeypatch):
 )
 def test_chunks_are_boxes_of_whole_windows(size, window, shift, budget):
     labels = window_labels(size, window, shift).view(1, *size)
-    labels = torch.cat([labels, labels + 1000])  # of two maps
+    labels = torch.cat([labels, labels + 1000])  # two maps
     seen = torch.zeros_like(labels)
     whole = dict(zip(*(t.tolist() for t in labels.unique(return_counts=True)), strict=True))
     for box, grid in split_grid(2, WindowGrid(size, window, shift), budget):
@@ -113,7 +113,7 @@ def test_sums_over_chunks_are_not_rounded_in_between(monkeypatch):
         block.zero_grad()
         with torch.autocast('cpu', dtype, dtype is not None):
             out = block(x)
-        (out * out.detach()).sum().backward()  # all of one sign, as many small steps would be
+        (out * out.detach()).sum().backward()  # gradients of one sign, so rounding accumulates
         return block.mlp.fc2.bias.grad.clone()
 
     exact = gradient(None)
@@ -136,7 +136,7 @@ def test_frozen_weights_get_no_gradient(tokens):
 
 
 def test_a_block_keeps_its_input(monkeypatch):
-    """For backward, as maps of the block's size; all at once it keeps its activations."""
+    """Of maps of the block's size, only the input is kept for backward, not the activations."""
     monkeypatch.setattr(chunked, '_TOKENS_PER_THREAD', 16)
     x = torch.randn(1, 9, 10, 12, requires_grad=True)
 
@@ -157,7 +157,7 @@ def test_a_block_keeps_its_input(monkeypatch):
 
 
 def count_chunks(monkeypatch, block, x):
-    """Chunks in a forward pass; 1 where all goes at once."""
+    """Number of chunks in a forward pass; 1 without chunks."""
     calls, compute = [], Block.compute
 
     def counted(self, *args, **kwargs):
@@ -178,7 +178,7 @@ def test_chunks_are_taken_where_they_are_asked_for_or_win_time(monkeypatch):
     for large in (True, False):
         monkeypatch.setattr(chunked, '_FASTER_FROM', 512 + (not large))
         assert count_chunks(monkeypatch, asked, x) == 8
-        assert count_chunks(monkeypatch, auto, x) == 1  # in training they save memory alone
+        assert count_chunks(monkeypatch, auto, x) == 1  # in training, chunks save only memory
         with torch.no_grad():
             assert count_chunks(monkeypatch, asked, x) == 8
             assert count_chunks(monkeypatch, auto, x) == (8 if large else 1)
@@ -188,7 +188,7 @@ def test_chunks_are_taken_where_they_are_asked_for_or_win_time(monkeypatch):
 
 
 def test_gradients_belong_to_the_parameters_of_the_forward_pass(monkeypatch):
-    """As `torch.func.functional_call` has it, which takes its parameters back before backward."""
+    """`torch.func.functional_call` restores the original parameters before the backward pass."""
     monkeypatch.setattr(chunked, '_TOKENS_PER_THREAD', 16)
     x = torch.randn(1, 20, 20, 12)
     gradients = []

@@ -1,4 +1,4 @@
-"""torch's own tools see the network, whichever path it takes."""
+"""torch's own tools work on the network with every implementation path."""
 
 import copy
 import pickle
@@ -23,7 +23,7 @@ SIZE = (45, 52)
 
 @pytest.fixture(autouse=True)
 def every_short_cut(monkeypatch):
-    """What a fast processor takes, for small maps too."""
+    """Enable all paths of a fast processor, for small maps too."""
     monkeypatch.setattr(chunked, '_TOKENS_PER_THREAD', 30)
     monkeypatch.setattr(chunked, '_FASTER_FROM', 1)
     monkeypatch.setattr(onednn, 'is_faster', lambda: True)
@@ -85,7 +85,7 @@ def test_flops_are_those_of_the_formula(path, window, look):
 
 
 def test_flops_of_windows_of_one_size():
-    """Windows that fill the map need no filling up."""
+    """Windows as large as the map need no padding."""
     with torch.no_grad(), FlopCounterMode(display=False) as padded:
         build('padded', 16)(torch.rand(1, 3, 64, 64))
     assert padded.get_total_flops() == formula(16)
@@ -131,7 +131,7 @@ def test_export_at_any_size(path, x):
     assert_same(program.module()(other), net(other))
 
 
-# torch's own tracing of an autograd.Function
+# a warning from torch's own tracing of an autograd.Function
 @pytest.mark.filterwarnings('ignore:.*should not be instantiated:DeprecationWarning')
 @pytest.mark.parametrize('training', [False, True], ids=['inference', 'training'])
 def test_compile_makes_one_graph_for_any_size_but_the_first(training, x):
@@ -175,7 +175,7 @@ def test_func_vmap(net):
     assert_same([out[:, 0] for out in got], want)
 
 
-# torch has no batched form of one operator of the gradient of the position bias
+# torch has no batching rule for one operator in the gradient of the position bias
 @pytest.mark.filterwarnings('ignore:.*batching rule for aten..unfold_backward:UserWarning')
 def test_gradients_of_each_sample(net):
     images = torch.randn(2, 1, 3, *SIZE)
@@ -233,7 +233,7 @@ def test_copies_and_pickles(net, x):
 
 @pytest.fixture
 def short_turns():
-    """Threads take turns often; each operator waits for its turn after it has run."""
+    """Let Python switch threads often; threads release the GIL while an operator runs."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)
     yield
@@ -271,7 +271,7 @@ def test_threads_may_share_a_network(net, x, short_turns):
 
 
 def test_threads_may_train_on_a_network(net, x, short_turns):
-    """Each with gradients of its own; the parameters stay the optimizer's."""
+    """Each thread gets its own gradients; the parameters stay the same objects."""
     parameters = list(net.parameters())
     inputs = [x, -x]
 

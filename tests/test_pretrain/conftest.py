@@ -1,4 +1,4 @@
-"""With mmpretrain, in the environment of `make peers`."""
+"""Fixtures for tests with mmpretrain, in the environment of `make peers`."""
 
 import json
 
@@ -17,12 +17,12 @@ SIMMIM = 'configs/pretraining/simmim_swinv2-nano_shapes.py'
 
 @pytest.fixture(scope='session', autouse=True)
 def torchvision():
-    """Not on import: pytest imports this file in environments that are not tested from here."""
+    """Import torchvision, only for tests here: other environments import this file too."""
     import_torchvision()
 
 
 def build(path, **changes):
-    """The model of a config; a change is a dotted key with underscores for dots, doubled."""
+    """The model of a config; keys of `changes` have double underscores for dots."""
     options = {key.replace('__', '.'): value for key, value in changes.items()}
     cfg = config_with_options(str(ROOT / path), options)
     init_default_scope('mmpretrain')
@@ -30,7 +30,7 @@ def build(path, **changes):
 
 
 def draw(path, label, size=64):
-    """A picture of one brightness for each label."""
+    """Write a picture of one brightness, set by the label."""
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), np.full((size, size, 3), 20 * label, np.uint8))
 
@@ -47,6 +47,6 @@ def folders(tmp_path_factory):
 
 
 def scores(work_dir):
-    """What the one evaluation in a work dir gave."""
+    """Scores of the only evaluation in a work dir."""
     (metrics,) = [p for p in work_dir.glob('*/*.json') if p.stem == p.parent.name]
     return json.loads(metrics.read_text())

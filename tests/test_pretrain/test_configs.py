@@ -34,7 +34,7 @@ def test_config_builds(path):
 
 
 def test_crops_of_simmim_are_smoothed_as_theirs_are():
-    """The pixels are the target; cv2 takes a few of those that Pillow averages."""
+    """The pixels are the target; Pillow averages all source pixels, cv2 uses only a few."""
     from torchvision.transforms.functional import InterpolationMode, resized_crop
 
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The configs in documents that are for mmpretrain, on real bases of it."""
+"""The configs for mmpretrain in documents, on real bases of mmpretrain."""
 
 import pytest
 import torch

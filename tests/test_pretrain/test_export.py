@@ -88,7 +88,7 @@ def test_heads_that_predict_in_another_way(tmp_path):
     ids=lambda step: step['edge'],
 )
 def test_the_example_brings_pictures_to_size_as_the_pipeline_does(step, tmp_path):
-    build(SMALL, tmp_path)  # patches what mmpretrain imports
+    build(SMALL, tmp_path)  # applies patches that mmpretrain's import needs
     from mmpretrain.datasets.transforms import ResizeEdge
 
     resized = runpy.run_path(str(ROOT / 'examples/onnx_inference.py'))['resized']

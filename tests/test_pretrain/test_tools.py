@@ -62,7 +62,7 @@ def test_classifier_is_tested(tool, trained, folders, tmp_path):
 
 
 def test_released_file_is_tested(tool, trained, folders, tmp_path):
-    """The same scores from the authors' form of the same weights."""
+    """The same weights in the authors' format give the same scores."""
     model = build(CLASSIFIER)
     model.load_state_dict(read_checkpoint(trained / 'iter_2.pth')['state_dict'])
     torch.save(dict(model=authors(model, windows=(8, 8, 8, 8))), tmp_path / 'released.pth')
@@ -109,7 +109,7 @@ def test_folders_of_imagenet_v2_sort_as_numbers(tmp_path):
     from mmswinv2.registry import DATASETS
 
     root = imagenet_v2(tmp_path)
-    assert sorted(map(str, range(12)))[2] == '10'  # what sorting as text would make of it
+    assert sorted(map(str, range(12)))[2] == '10'  # sorting as text gives a wrong order
     config = dict(
         type='mmswinv2.ImageNetV2', data_root=str(root),
         metainfo=dict(classes=[str(i) for i in range(12)]),
@@ -122,13 +122,13 @@ def test_folders_of_imagenet_v2_sort_as_numbers(tmp_path):
 
 
 def test_imagenet_v2_is_tested(tool, v2_config, tmp_path):
-    """A head that says class 10 whatever it sees is right on a twelfth, and finds it second."""
+    """A head that always ranks class 10 first and class 2 second has known accuracies."""
     state = read_checkpoint(tmp_path / 'v2.pth')['state_dict']
     state['head.fc.weight'][:] = 0
     state['head.fc.bias'][:] = -1
     state['head.fc.bias'][[10, 2]] = torch.tensor([2.0, 1.0])
     torch.save(dict(state_dict=state), tmp_path / 'v2.pth')
-    for label in range(12):  # classes 2 and 10 alone differ from the others in number
+    for label in range(12):  # makes the numbers of images differ by class
         if label not in (2, 10):
             (tmp_path / 'v2' / str(label) / '1.jpeg').unlink()
     (tmp_path / 'v2/2/1.jpeg').unlink()
@@ -264,7 +264,7 @@ def test_views_of_a_picture(trained, tmp_path):
     ids=str,
 )
 def test_classes_of_merged_views(head, labels):
-    """Those of the first view, as mmpretrain leaves them, would be drawn beside other scores."""
+    """mmpretrain keeps the labels of the first view, which do not fit the merged scores."""
     from mmpretrain.models import AverageClsScoreTTA
     from mmpretrain.registry import MODELS
     from mmpretrain.structures import DataSample

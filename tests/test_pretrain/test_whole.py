@@ -71,7 +71,7 @@ def test_logits_are_theirs(peer, pretrained, tmp_path):
 
 
 def authors(model, prefix='', start='', windows=None):
-    """The weights of a whole model as the authors' files have them."""
+    """The weights of a whole model in the format of the authors' files."""
     state = {}
     for key, value in model.state_dict().items():
         key = key.replace('backbone.norm3.', f'{start}norm.').replace('backbone.', start)

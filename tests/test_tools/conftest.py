@@ -27,19 +27,19 @@ model = dict(
     cls_head=dict(in_channels=32),
 )
 """
-# what makes the demo's config a matter of seconds
+# options that cut the demo's training down to seconds
 SMALL = ('train_dataloader.batch_size=2', 'train_cfg.val_interval=100', 'log_level=INFO')
 
 
 @functools.cache
 def server():
-    """One for all fixtures, which several folders of tests import from here."""
+    """One server for all fixtures; several test folders import them from here."""
     return Server(threads='2')
 
 
 @pytest.fixture(scope='session')
 def tool():
-    """Run a script of tools/ in a process of its own, as a user would."""
+    """Run a script of tools/ in its own process, as a user would."""
 
     def run(script, *args, **env):
         return server().run(f'tools/{script}', args, ROOT, _environment('2', env))
@@ -71,7 +71,7 @@ def torchrun():
 
 @pytest.fixture(scope='session')
 def two_processes():
-    """The same without torchrun itself: processes that find what it would have told them."""
+    """Two processes without torchrun, with the environment variables that it would set."""
 
     def run(*args):
         with socket.socket() as free:
@@ -95,7 +95,7 @@ def _environment(threads, more):
 
 
 def made_once(tmp_path_factory, name, make):
-    """A folder that `make` fills once for all workers of pytest-xdist; nobody writes into it."""
+    """A folder that `make` fills once for all workers of pytest-xdist; read-only for tests."""
     base = tmp_path_factory.getbasetemp()
     if 'PYTEST_XDIST_WORKER' in os.environ:
         base = base.parent
@@ -132,7 +132,7 @@ def clips(tool, tmp_path_factory):
 
 
 def scores(work_dir):
-    """What the one evaluation in a work dir gave."""
+    """Scores of the only evaluation in a work dir."""
     (metrics,) = [p for p in work_dir.glob('*/*.json') if p.stem == p.parent.name]
     return json.loads(metrics.read_text())
 

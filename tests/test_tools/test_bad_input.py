@@ -1,4 +1,4 @@
-"""What a user may get wrong ends in one sentence that names it and the way out."""
+"""Mistakes of users end in one sentence that names the mistake and a remedy."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ def sentence(run):
 
 @pytest.fixture
 def damaged(shapes, tmp_path):
-    """A copy of the data to spoil."""
+    """A copy of the data that a test may damage."""
     return shutil.copytree(shapes, tmp_path / 'shapes')
 
 

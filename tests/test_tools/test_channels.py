@@ -1,4 +1,4 @@
-"""Images of four channels and 16 bits train, test and are drawn, through the tools."""
+"""Training, test and drawing with images of four channels and 16 bits, through the tools."""
 
 import shutil
 
@@ -25,7 +25,7 @@ model = dict(roi_head=dict(bbox_head=dict(num_classes=4), mask_head=dict(num_cla
 
 
 def four_channels(path):
-    """Make a picture a TIFF of four channels, in planes if its name is even."""
+    """Convert a picture to a TIFF of four channels, planar if its number is even."""
     rgb = np.asarray(Image.open(path).convert('RGB'))
     image = np.dstack([rgb, 255 - rgb[..., :1]]).astype(np.uint16) * 257
     if planes := int(path.stem.split('_')[-1]) % 2 == 0:
@@ -53,7 +53,7 @@ def multispectral(shapes, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def land(multispectral, tmp_path_factory):
-    """The same in ADE20K's layout."""
+    """The data of `multispectral` in ADE20K's layout."""
     root = tmp_path_factory.mktemp('data') / 'land'
     for split, name in (('train2017', 'training'), ('val2017', 'validation')):
         shutil.copytree(multispectral / split, root / 'images' / name)
@@ -82,14 +82,14 @@ def test_a_detector_of_four_channels(train, tool, multispectral, tmp_path):
 
 
 def check_pictures(folder, pattern, images):
-    """Every image has been drawn, and what no prediction covers has its colours."""
+    """Check that every image is drawn and shows its own colors."""
     drawn = sorted(folder.rglob(pattern))
     assert len(drawn) == len(list(images.iterdir())) == 4
     for path in drawn:
         assert cv2.imread(str(path)).std() > 20
 
 
-@pytest.mark.slow  # and test-time augmentation
+@pytest.mark.slow  # also tests test-time augmentation
 def test_a_segmentor_of_four_channels(train, tool, land, tmp_path):
     run = train(tmp_path, config=SEGMENTOR, data_root=land)
     assert run.returncode == 0, run.stderr

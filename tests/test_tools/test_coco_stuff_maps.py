@@ -34,7 +34,7 @@ def rectangle(x1, y1, x2, y2):
 
 
 def write(path, *annotations, names=None, files=('folder/a.b.jpg',)):
-    """A COCO file of one image or more, annotations of the first as (category id, segmentation)."""
+    """Write a COCO file of one or more images; annotations are (category id, segmentation)."""
     path.write_text(
         json.dumps(
             dict(
@@ -67,7 +67,7 @@ def test_things_of_the_shapes(maps, shapes, tmp_path):
         thing = truth < 4
         assert set(np.unique(drawn)) <= {0, 1, 2, 3, 255}
         assert (drawn[thing] == truth[thing]).mean() > 0.95
-        # pycocotools and the drawing differ in who owns a pixel of the outline
+        # pycocotools and the drawing assign pixels of the outline differently
         inside = cv2.erode(thing.astype(np.uint8), np.ones((3, 3))).astype(bool)
         assert (drawn[inside] == truth[inside]).all()
         outside = ~cv2.dilate(thing.astype(np.uint8), np.ones((3, 3))).astype(bool)
@@ -99,7 +99,7 @@ def test_order_of_things_and_stuff(maps, tmp_path):
     assert points == dict(small=0, large=89, crowd=2, stuff=91)
     assert drawn[14, 24] == 181
     assert drawn[15, 15] == 255  # `other`
-    assert drawn[18, 28] == 255  # nothing
+    assert drawn[18, 28] == 255  # no annotation
     done = maps(things, tmp_path / 'maps', '--check', '--num-classes=181')
     assert done.returncode == 1
     assert 'a.b.png has the value 181; 181 classes have 0 to 180' in done.stderr
@@ -117,7 +117,7 @@ def test_goes_on_where_it_stopped(maps, shapes, tmp_path):
     done = maps(annotations, tmp_path / 'maps')
     assert '2 maps drawn, 2 were there' in done.stdout
     assert second.read_bytes() == whole
-    assert (read(third) == old).all()  # not whose values are right, but whether it is whole
+    assert (read(third) == old).all()  # kept: only completeness is checked
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_real_annotations(maps, tmp_path):
     'name', ['../outside.jpg', 'a/../../outside.jpg', '{tmp}/outside.jpg', '', '..']
 )
 def test_no_map_is_written_outside_of_its_folder(name, maps, tmp_path):
-    """Nor any before a wrong name is found."""
+    """If a name is wrong, no map is written at all."""
     name = name.replace('{tmp}', str(tmp_path))
     square = [[1, 1, 5, 1, 5, 5, 1, 5]]
     content = dict(
@@ -255,7 +255,7 @@ def test_no_map_is_written_outside_of_its_folder(name, maps, tmp_path):
 
 
 def test_killed_process_ends_the_run(shapes, tmp_path):
-    """One that draws is killed, as the kernel does for want of memory."""
+    """A worker process is killed, as the kernel does when memory runs out."""
     tool = ROOT / 'tools' / TOOL
     code = (
         'import os, runpy, sys, pycocotools.mask\n'

@@ -21,7 +21,7 @@ def test_objects_are_cut_out(tool, shapes, tmp_path):
             number = sum(names[a['category_id']] == name for a in wanted)
             assert len(list((tmp_path / 'cut' / split / name).iterdir())) == number
     assert 'is there already' in cut('--margin', '0', '--min-size', '10').stdout
-    assert cut('--margin', '0.5').returncode == 0  # other settings: made anew
+    assert cut('--margin', '0.5').returncode == 0  # other settings: made again
     other = shutil.copytree(shapes, tmp_path / 'other')
     remade = tool('dataset_converters/coco_to_folders.py', other, tmp_path / 'cut')
     assert remade.returncode == 0 and 'there already' not in remade.stdout
@@ -136,7 +136,7 @@ def test_names_of_classes_stay_in_the_folder(name, tool, shapes, tmp_path):
 
 
 def test_splits_of_other_classes(tool, shapes, tmp_path):
-    """The number of a class is the place of its folder."""
+    """Splits must have the same classes: a class index is the position of its folder."""
     coco = shutil.copytree(shapes, tmp_path / 'coco')
     file = coco / 'annotations/instances_val2017.json'
     content = json.loads(file.read_text())

@@ -13,7 +13,7 @@ from tests.test_tools.conftest import ROOT, SMALL_VIDEO
 DETECTION = 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'
 
 
-# the demo's detector with what makes an export long cut down: the number of blocks
+# the demo's detector with fewer blocks, for a short export
 SMALL = f"""
 _base_ = '{ROOT}/{DETECTION}'
 model = dict(
@@ -37,10 +37,10 @@ def test_onnx_file_gives_the_maps_of_a_checkpoint_at_any_size(tool, tmp_path):
     config.write_text(SMALL)
     init_default_scope('mmdet')
     model = MODELS.build(Config.fromfile(config).model)
-    for p in model.parameters():  # a new block starts as the identity, which shows nothing
+    for p in model.parameters():  # new blocks are the identity and would hide errors
         torch.nn.init.normal_(p, std=0.05)
     state = {f'module.{key}': value for key, value in model.state_dict().items()}
-    torch.save(dict(model=state), tmp_path / 'x.pth')  # as distributed training leaves it
+    torch.save(dict(model=state), tmp_path / 'x.pth')  # format of distributed training
     run = tool(
         'deployment/pytorch2onnx.py', config, tmp_path / 'x.pth', '--output-file',
         tmp_path / 'x.onnx', '--verify',
@@ -121,7 +121,7 @@ model = dict(
         env={**os.environ, 'PYTHONPATH': str(ROOT), 'PYTHONUNBUFFERED': '1'},
     ) as process:  # fmt: skip
         for line in process.stdout:
-            if 'largest difference so far' in line:  # the graph is there, the file is not
+            if 'largest difference so far' in line:  # the graph exists, the file does not yet
                 process.terminate()
                 break
     assert process.returncode == 128 + signal.SIGTERM

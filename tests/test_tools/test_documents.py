@@ -1,7 +1,7 @@
 """Every block of code in the documents is executed: configs on real bases, commands up to the tool.
 
-Blocks of commands run in bash, with programs that write down what they are called with in place of
-`python`, `make`, `pip` and `srun`; the options of each tool are then read by the tool itself. What
+Blocks of commands run in bash, with stubs that record their arguments in place of
+`python`, `make`, `pip` and `srun`; each tool then parses its recorded options. What
 the tools do is tested elsewhere.
 """
 
@@ -50,7 +50,7 @@ TSN_SWIN = (
     'tsn_imagenet-pretrained-swin-transformer_32xb8-1x1x8-50e_kinetics400-rgb.py'
 )
 VIDEO_SWIN = 'recognition/swin/swin-tiny-p244-w877_in1k-pre_8xb8-amp-32x2x1-30e_kinetics400-rgb.py'
-# document, numbers of its blocks that make one config, base; mmdet's of every kind of old backbone:
+# document, numbers of its blocks that make one config, base; bases have old backbones of all kinds:
 # 'depth' of a ResNet, BGR and std 1 of Caffe, 'embed_dims' and custom_keys of Swin
 IN_A_CONFIG = 'docs/how_to/use_in_a_config.md'
 CONFIGS = [
@@ -73,7 +73,7 @@ CONFIGS = [
     ('configs/video/README.md', (0,), f'mmaction::{TSN_SWIN}'),
     ('configs/video/README.md', (1,), f'mmaction::{VIDEO_SWIN}'),
 ]
-# executed in tests/test_pretrain, where it is installed
+# executed in tests/test_pretrain, where mmpretrain is installed
 OF_MMPRETRAIN = [
     ('configs/classification/README.md', (0,), 'mmpretrain::resnet/resnet50_8xb32_in1k.py'),
     (
@@ -103,7 +103,7 @@ def test_every_block_of_python_is_executed():
 
 
 def config_of(document, numbers, base, folder):
-    """Blocks of a document as a config of their own, on a base, without weights."""
+    """Blocks of a document as one config, on a base, without weights."""
     path = folder / 'mine.py'
     text = ''.join(blocks(document, 'python')[number] for number in numbers)
     path.write_text(f'_base_ = {str(find_config(base).resolve())!r}\n{text}')
@@ -149,7 +149,7 @@ def test_config(document, numbers, base, tmp_path):
 
 
 def train_recognizer(model):
-    """A training step and a prediction, of two videos."""
+    """Run a training step and a prediction on two videos."""
     from mmaction.structures import ActionDataSample
 
     size = (8, 3, 64, 64) if type(model).__name__ == 'Recognizer2D' else (1, 3, 8, 64, 64)
@@ -176,24 +176,24 @@ def test_script(document, number):
 # --- commands ------------------------------------------------------------------------------------
 
 WITH_COMMANDS = [str(path.relative_to(ROOT)) for path in DOCUMENTS if '```sh' in path.read_text()]
-# writes its arguments down, after `--` that of torchrun and Slurm are left out
+# records its name and arguments
 STUB = f"""#!{sys.executable}
 import json, sys
 with open({{log!r}}, 'a') as file:
     print(json.dumps([{{name!r}}, *sys.argv[1:]]), file=file)
 """
-# how many commands of each kind the documents have at least, so that none is overlooked
+# least number of commands of each kind in the documents, so that none is overlooked
 LEAST = {'python': 25, 'make': 9, 'pip': 4}
 NUMBERS = {'GPUS': '2', 'EPOCHS': '3'}
 
 
 def commands(document):
-    """The blocks of a document, of which later ones use functions of earlier ones."""
+    """All shell blocks of a document joined, because later ones use functions of earlier ones."""
     return ''.join(blocks(document, 'sh'))
 
 
 def called(text, folder):
-    """The command lines in a text, as the programs in it get them."""
+    """The command lines in a text, as its programs receive them."""
     log = folder / 'log'
     log.write_text('')
     for name in ('python', 'make', 'pip', 'srun', 'pre-commit', 'mmswinv2'):
@@ -201,7 +201,7 @@ def called(text, folder):
         stub.write_text(STUB.format(log=str(log), name=name))
         stub.chmod(0o755)
     text = text.replace('.venv/bin/python', 'python')
-    text = re.sub(r' {3,}(?=tools/)', '\n', text)  # two commands in a line
+    text = re.sub(r' {3,}(?=tools/)', '\n', text)  # splits two commands on one line
     text = re.sub('|'.join(NUMBERS), lambda match: NUMBERS[match[0]], text)
     run = subprocess.run(
         ['bash', '-euo', 'pipefail', '-c', text],
@@ -226,8 +226,8 @@ def parser_of(script):
 
 
 def check_python(arguments, monkeypatch):
-    """Let the tool that is called read its options; of pytest, look for its tests."""
-    if arguments[0] == '-c':  # dist_address.sh looks whether a port is free
+    """Let the called tool parse its options; for pytest, check that the tests exist."""
+    if arguments[0] == '-c':  # dist_address.sh checks for a free port
         return
     if arguments[:2] == ['-m', 'pytest']:
         file, _, name = arguments[2:5]
@@ -260,7 +260,7 @@ def test_commands(document, tmp_path, monkeypatch):
         if program == 'make':
             for target in arguments:
                 assert re.search(rf'^{target}:', (ROOT / 'Makefile').read_text(), re.M), target
-        elif program == 'pip':  # what it installs: tests/test_packaging.py
+        elif program == 'pip':  # see tests/test_packaging.py
             assert arguments[0] == 'install'
         elif program == 'mmswinv2':
             command, *rest = arguments

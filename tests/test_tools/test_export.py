@@ -1,4 +1,4 @@
-"""`mmswinv2 export`: files beside the models that they came from, at several sizes each."""
+"""`mmswinv2 export`: exported files compared with their models, at several sizes each."""
 
 import math
 import os
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings(
     'ignore::UserWarning', 'ignore::DeprecationWarning', 'ignore::FutureWarning'
 )
 
-# two stages, and three levels of a pyramid, make an export a matter of seconds
+# two stages and three pyramid levels, for exports in seconds
 BACKBONE = """
     backbone=dict(
         _delete_=True,
@@ -94,7 +94,7 @@ model = dict(
 WITHOUT_SEMANTIC = HTC.replace(
     'semantic_head=dict(num_ins=3)', 'semantic_roi_extractor=None, semantic_head=None'
 )
-# of HTC++'s narrow heads
+# a cascade with the narrow heads of HTC above
 CASCADE = HTC.replace(
     HTC[HTC.index('    roi_head=') : HTC.index('    test_cfg=')],
     """
@@ -131,7 +131,7 @@ RUNTIMES = OnnxModel, OpenVinoModel
 
 
 def build(text, folder):
-    """A model of a config, with weights so large that its answers differ from place to place."""
+    """A model of a config, with weights so large that its output varies over the image."""
     path = folder / 'config.py'
     path.write_text(text)
     cfg = Config.fromfile(path)
@@ -156,7 +156,7 @@ def exported(model):
 
 
 def answers(model, content, task, samples):
-    """The file's and the model's data samples for each of some (image, sample)."""
+    """Data samples of the file and of the model for each ``(image, sample)``."""
     files = [runtime(content, model, task) for runtime in RUNTIMES]
     for image, sample in samples:
         batch = dict(inputs=[image], data_samples=[sample])
@@ -167,7 +167,7 @@ def answers(model, content, task, samples):
 
 
 def check_batch(content, shape, **more):
-    """Two pictures together are as each alone."""
+    """Check that a batch of two pictures gives the same results as each picture alone."""
     both = np.random.default_rng(0).integers(0, 256, (2, *shape)).astype(np.float32)
     for runtime in RUNTIMES:
         file = runtime(content, None, '')
@@ -347,7 +347,7 @@ def test_video_model_at_two_sizes(tmp_path):
 
 
 def command(*arguments):
-    """`mmswinv2 export` in a process of its own."""
+    """Run `mmswinv2 export` in its own process."""
     return subprocess.run(
         [sys.executable, '-W', 'ignore', '-m', 'mmswinv2', 'export', *map(str, arguments)],
         cwd=ROOT, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)},
@@ -355,7 +355,7 @@ def command(*arguments):
 
 
 def run_example(*arguments):
-    """`examples/onnx_inference.py` where torch cannot be imported."""
+    """Run `examples/onnx_inference.py` with torch made unavailable."""
     blocked = (
         'import runpy, sys; sys.modules["torch"] = None; '
         'runpy.run_path(sys.argv.pop(1), run_name="__main__")'
@@ -371,7 +371,7 @@ def run_example(*arguments):
 
 @pytest.fixture(scope='module')
 def file(shapes, tmp_path_factory):
-    """The folder of a Mask R-CNN and its file, and what the command printed."""
+    """The folder of a Mask R-CNN with its exported file, and the output of the command."""
     folder = tmp_path_factory.mktemp('export')
     build(MASK, folder)
     process = command(
@@ -467,12 +467,12 @@ def test_eight_bits(file, shapes):
     small = quantize(OnnxModel(content, None, 'detection'), samples)
     assert len(small) < 0.6 * len(content)
     weights = {tensor.name for tensor in onnx.load_from_string(small).graph.initializer}
-    assert 'model.backbone.patch_embed.proj.weight' in weights  # OpenVINO's would be wrong
+    assert 'model.backbone.patch_embed.proj.weight' in weights  # OpenVINO's int8 would be wrong
     image = samples[0]['inputs'][None].float().numpy()
     for runtime in RUNTIMES:
         before, after = (runtime(c, None, 'detection').run(image=image) for c in (content, small))
         assert after['scores'][0] == pytest.approx(before['scores'][0].item(), abs=0.2)
-        # a mask head without ranges would give the same number everywhere
+        # an uncalibrated mask head would give a constant
         assert after['masks'].std() == pytest.approx(before['masks'].std(), rel=0.3)
 
     class Blind(OnnxModel):
@@ -597,7 +597,7 @@ def test_a_mistake_is_one_sentence_of_the_command(tmp_path):
     (tmp_path / 'empty').mkdir()
     config = str(ROOT / 'configs/detection/mask-rcnn_swinv2-nano_shapes.py')
     given = ['x.pth', '--out', str(tmp_path / 'x.onnx'), '--int8', str(tmp_path / 'empty')]
-    # a text is printed, and the exit code is 1
+    # SystemExit with a text prints it and exits with 1
     with pytest.raises(SystemExit, match='^error: the folder .*/empty has no image or video'):
         main(['export', config, *given])
 
@@ -623,7 +623,7 @@ def test_inputs_that_tensorrt_lacks_are_told():
 
     body = helper.make_graph(
         [
-            helper.make_node('NonZero', ['flags'], ['places']),  # of outside the branch
+            helper.make_node('NonZero', ['flags'], ['places']),  # defined outside the branch
             helper.make_node('ReduceSum', ['places', 'axes'], ['y'], keepdims=0),
         ],
         'body', [], [value('y', TensorProto.INT64, None)],

@@ -1,4 +1,4 @@
-"""Each family of detectors trains, saves, resumes and tests, as small as it gets, on the shapes."""
+"""Each family of detectors trains, saves, resumes and tests, as small as possible, on shapes."""
 
 import pytest
 from mmengine.config import Config
@@ -57,7 +57,7 @@ def shrink(name, data_root, path):
                 elif (key in images and str(node.get('type')).startswith('Ra')) or key == 'size':
                     node[key] = images.get(key, (SIDE, SIDE))
                 elif key == 'score_thr':
-                    node[key] = 0.0  # so that even an untrained model finds something to score
+                    node[key] = 0.0  # so that an untrained model has detections
                 elif key == 'scale' and node.get('type') == 'Resize':
                     node[key] = (SIDE, SIDE)
                 else:
@@ -67,7 +67,7 @@ def shrink(name, data_root, path):
                 walk(item)
 
     cfg.randomness = dict(seed=0)
-    cfg.strategy = None  # on one process
+    cfg.strategy = None  # for one process
     walk(cfg._cfg_dict)
     cfg.model.test_cfg.update({'max_per_img': 20} if 'max_per_img' in cfg.model.test_cfg else {})
     for split in ('train', 'val', 'test'):
@@ -94,7 +94,7 @@ def shrink(name, data_root, path):
 
 
 def steps(tool, config, work_dir):
-    """Train two steps, resume for a third, test; the logs of all."""
+    """Train two steps, resume for a third, and test; returns the logs of all."""
     run = tool('train.py', config, '--work-dir', work_dir)
     assert run.returncode == 0, run.stderr[-3000:]
     assert 'Iter(train) [2/2]' in run.stdout and 'loss: nan' not in run.stdout
@@ -124,7 +124,7 @@ def test_family(tool, shapes, tmp_path, family):
 
 
 def test_giant_in_two_stages(tool, shapes, tmp_path):
-    """Stage 2 begins with what stage 1 ended with, and says what is new; a resumed run does not."""
+    """Stage 2 starts from stage 1 and reports new parameters; a resumed run does not."""
     first, second = tmp_path / 'first.py', tmp_path / 'second.py'
     shrink(STAGE_1, shapes, first)
     assert 'coco/bbox_mAP:' in steps(tool, first, tmp_path / '1')[2]

@@ -17,7 +17,7 @@ from mmswinv2.engine.storage import last_good_checkpoint
 from tests.test_errors import heed_interrupts
 from tests.test_tools.conftest import CONFIG, ROOT
 
-# four iterations an epoch, enough epochs never to end by itself
+# four iterations an epoch, and too many epochs to end before the kill
 EPOCHS = """
 _base_ = '{base}'
 train_dataloader = dict(batch_size=2, sampler=dict(type='DefaultSampler', shuffle=True))
@@ -41,7 +41,7 @@ def test_killed_in_mid_epoch_and_resumed(tool, shapes, tmp_path):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    for line in process.stdout:  # the third epoch has begun and is not at its end
+    for line in process.stdout:  # wait for the middle of the third epoch
         if '[3][2/4]' in line:
             break
     os.kill(process.pid, signal.SIGKILL)
@@ -58,7 +58,7 @@ def test_killed_in_mid_epoch_and_resumed(tool, shapes, tmp_path):
     assert int(read_checkpoint(last)['optimizer']['state'][0]['step']) == 12
 
 
-# Random sampling, dropped paths and workers: all that could make a resumed run differ
+# Random sampling, drop path and workers: everything that could make a resumed run differ
 RANDOM = """
 _base_ = '{root}/configs/detection/mask-rcnn_swinv2-nano_shapes.py'
 randomness = dict(seed=5)
@@ -96,7 +96,7 @@ def start(command, config, work_dir, *args, options=()):
 
 
 def children(pid):
-    """The processes below a process, which torchrun puts into sessions of their own."""
+    """Descendants of a process; torchrun puts its workers into separate sessions."""
     listed = Path(f'/proc/{pid}/task/{pid}/children')
     below = [int(child) for child in listed.read_text().split()] if listed.exists() else []
     return [*below, *(n for child in below for n in children(child))]
@@ -150,7 +150,7 @@ def test_killed_at_random_moments(command, options, tolerance, shapes, tmp_path)
     for _ in range(KILLS):
         resume = ['--resume'] if any(work.glob('iter_*.pth')) else []
         process = start(command, config, work, *resume, options=options)
-        if steps := chance.randint(0, 4):  # a few iterations on, anywhere inside of one
+        if steps := chance.randint(0, 4):  # kill some iterations later, at a random moment
             for line in process.stdout:
                 steps -= 'Iter(train)' in line
                 if not steps:
@@ -163,8 +163,8 @@ def test_killed_at_random_moments(command, options, tolerance, shapes, tmp_path)
     resume = ['--resume'] if any(work.glob('iter_*.pth')) else []
     finish(start(command, config, work, *resume, options=options))
     print(f'{KILLS} kills; last checkpoint after each: {resumed}')
-    assert sum(i < iters for i in resumed) >= KILLS / 2 and resumed[-1]  # while it trained
-    assert not list(work.glob('.iter*'))  # nothing half-written
+    assert sum(i < iters for i in resumed) >= KILLS / 2 and resumed[-1]  # killed while training
+    assert not list(work.glob('.iter*'))  # no partial files
     whole, killed = weights(tmp_path / 'whole', iters), weights(work, iters)
     assert set(whole) == set(killed)
     for key, value in whole.items():
@@ -180,7 +180,7 @@ def test_torchrun_starts_again_after_one_process_is_killed(shapes, tmp_path):
     config.write_text(RANDOM.format(root=ROOT, data=shapes, batch_size=1, iters=iters))
     finish(start(TOGETHER, config, tmp_path / 'whole'))
     work = tmp_path / 'killed'
-    # what an earlier training has left is not what a restarted one goes on from
+    # a restart must not resume from the checkpoint of an earlier training
     work.mkdir()
     torch.save({'state_dict': {}, 'meta': {'iter': 99}}, work / 'iter_99.pth')
     (work / 'last_checkpoint').write_text(str(work / 'iter_99.pth'))
@@ -201,7 +201,7 @@ def test_torchrun_starts_again_after_one_process_is_killed(shapes, tmp_path):
 
 @pytest.mark.slow
 def test_disk_full_while_a_checkpoint_is_written(shapes, tmp_path):
-    # 80 MiB hold two checkpoints of 36 MB and not a third
+    # 80 MiB hold two checkpoints of 36 MB but no third one
     disk = tmp_path / 'disk'
     disk.mkdir()
     mount = ['unshare', '-Urm', 'sh', '-c']
@@ -233,7 +233,7 @@ def test_disk_full_while_a_checkpoint_is_written(shapes, tmp_path):
     ).stdout
     first, second = out.split('first ended with')[1].split('second ended with')
     assert first.split()[0] == '1' and second.split()[0] == '0', out
-    assert 'iter_2.pth' in first and 'iter_3.pth' not in first, out  # not even a part of it
+    assert 'iter_2.pth' in first and 'iter_3.pth' not in first, out  # not even a partial file
     text = (tmp_path / 'first.txt').read_text()
     assert 'error: the disk is full' in text and 'go on with --resume' in text
     assert 'resumed epoch: 0, iter: 2' in (tmp_path / 'second.txt').read_text()
@@ -243,7 +243,7 @@ def test_disk_full_while_a_checkpoint_is_written(shapes, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(('number', 'status'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped_and_locked(train, shapes, tmp_path, number, status):
-    """A second training in the folder is refused, and the first one ends in a sentence."""
+    """A second training in the folder is refused; a stopped one ends in a one-line message."""
     config, work = tmp_path / 'config.py', tmp_path / 'w'
     config.write_text(RANDOM.format(root=ROOT, data=shapes, batch_size=1, iters=100))
     process = start(ALONE, config, work)

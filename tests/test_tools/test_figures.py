@@ -1,4 +1,4 @@
-"""tools/analysis_tools/: figures, logs, data as the pipeline leaves them."""
+"""tools/analysis_tools/: figures, logs, and samples after the data pipeline."""
 
 import json
 
@@ -18,7 +18,7 @@ def save(net, path):
 
 
 def colours(path):
-    """How many colours a picture has: an empty plot has few."""
+    """Number of colors in a picture; an empty plot has few."""
     return len({tuple(c) for c in cv2.imread(str(path)).reshape(-1, 3)[::7].tolist()})
 
 
@@ -77,7 +77,7 @@ def test_activations(tool, config, tmp_path):
     rows = [line.split() for line in run.stdout.splitlines()]
     table = [list(map(float, row)) for row in rows if len(row) == 3 and row[0].isdigit()]
     assert [row[0] for row in table] == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert table[0][1] == table[1][1]  # V2's blocks begin as the identity
+    assert table[0][1] == table[1][1]  # V2's blocks start as the identity
     assert table[0][2] != table[1][2]  # V1's add to the main branch
     assert colours(tmp_path / 'a.png') > 10
 
@@ -117,7 +117,7 @@ def test_logs(tool, train, tmp_path):
     assert run.returncode == 1 and 'has no mIoU; there is' in run.stderr
     run = analyze('cal_train_time', log, '--include-outliers')
     times = [json.loads(line)['time'] for line in log.read_text().splitlines()]
-    times = times[:-1]  # the last is of the evaluation
+    times = times[:-1]  # the last entry is of the evaluation
     assert f'average iter time: {sum(times) / len(times):.4f} s/iter' in run.stdout, run.stderr
     run = analyze('cal_train_time', ROOT / 'README.md')
     assert run.returncode == 1 and 'is no log' in run.stderr
@@ -144,7 +144,7 @@ def test_print_config(tool):
     assert "log_level = 'DEBUG'" in run.stdout and 'mmswinv2.SwinTransformerV2' in run.stdout
 
 
-HTC = 'configs/detection/htc++_swinv2-nano_shapes.py'  # whose maps have more than the classes
+HTC = 'configs/detection/htc++_swinv2-nano_shapes.py'  # its maps have more than the classes
 
 
 @pytest.mark.parametrize('config', [CONFIG, SEGMENTATION, HTC])

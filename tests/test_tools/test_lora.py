@@ -1,4 +1,4 @@
-"""Adapters as a user trains, resumes, tests, merges and spreads them over processes."""
+"""Adapters as used: trained, resumed, tested, merged, and trained by several processes."""
 
 import json
 import pickle
@@ -45,7 +45,7 @@ default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2))
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory):
-    """What a pre-training of nano might have published."""
+    """A file like published pre-trained weights of nano."""
     torch.manual_seed(0)
     net = SwinTransformerV2('nano')
     for p in net.parameters():
@@ -92,7 +92,7 @@ def test_from_training_to_plain_weights(train, tool, shapes, adapted, weights, t
     assert average == set(last['state_dict'])
     assert any(v.any() for k, v in last['state_dict'].items() if 'lora_up' in k)
 
-    # resumed, it ends like one that never stopped
+    # a resumed run ends like one without interruption
     (tmp_path / 'last_checkpoint').write_text(str(work / 'iter_1.pth'))
     again = train(tmp_path, '--resume', iters=3, config=config, options=[given(weights)])
     assert again.returncode == 0, again.stderr
@@ -102,7 +102,7 @@ def test_from_training_to_plain_weights(train, tool, shapes, adapted, weights, t
         assert last[entry].keys() == other[entry].keys()
         assert all(torch.equal(v, other[entry][k]) for k, v in last[entry].items())
 
-    # tested with adapters, and merged without
+    # tested with adapters, and without them after merging
     plain = tmp_path / 'plain.pth'
     merged = tool(MERGE, config, work / 'iter_3.pth', plain, '--cfg-options', given(weights))
     assert merged.returncode == 0, merged.stderr
@@ -179,7 +179,7 @@ def test_two_processes_adapt_as_one(strategy, alone, written, tool, two_processe
         assert loss == pytest.approx(other, rel=1e-5)
     end, other = (read_checkpoint(w / 'iter_4.pth')['state_dict'] for w in (alone / 'w', work))
     assert sum(map(is_adapter, end)) == 64 and 'backbone.patch_embed.proj.weight' not in end
-    # a folder of DeepSpeed's has the frozen weights too
+    # a checkpoint folder of DeepSpeed has the frozen weights too
     frozen = {k for k in other if k not in end}
     assert set(end) <= set(other) and len(frozen) == (109 if strategy == 'zero1' else 0)
     if strategy == 'ddp':

@@ -1,4 +1,4 @@
-"""The embedded data set: exact, the same every time, and never in the way of other files."""
+"""The drawn data set: exact, reproducible, and never overwriting other files."""
 
 import importlib.util
 import json
@@ -79,23 +79,23 @@ def test_polygons_boxes_areas_and_pixels_agree(root, split):
             x, y, w, h = annotation['bbox']
             assert np.allclose([x, y, x + w, y + h], [*low, *high], atol=1e-6)
             assert (low >= 0).all() and (high <= [image['width'], image['height']]).all()
-            # coverage of the pixels sums up to the area
+            # the coverage of all pixels sums up to the area
             share = shapes.coverage(polygon, image['height'], image['width'], scale=16)
             assert annotation['area'] == pytest.approx(share.sum(), rel=5e-3)
-            # the drawn pixels of this shape: its class in the map, next to no other shape
+            # the drawn pixels of this shape: pixels near it with its class in the map
             near = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
             drawn = near & (semantic == annotation['category_id'] - 1)
             overlaps.append((drawn & mask).sum())
             unions.append((drawn | mask).sum())
             assert overlaps[-1] / unions[-1] > 0.9  # a tiny star is all border
             box = coco_mask.toBbox(coco_mask.encode(np.asfortranarray(drawn.astype(np.uint8))))
-            slack = 3 if annotation['category_id'] > 2 else 2  # sharp tips cover no pixel by half
+            slack = 3 if annotation['category_id'] > 2 else 2  # sharp tips fill no half pixel
             assert np.abs(box - annotation['bbox']).max() < slack
-    assert sum(overlaps) / sum(unions) > 0.985  # a shift by a quarter of a pixel gives 0.98
+    assert sum(overlaps) / sum(unions) > 0.985  # shifted by a quarter of a pixel: 0.98
 
 
 def test_image_shows_the_shape_where_the_map_says(root):
-    """Strong colours inside a shape, faint ones outside: drawn without a shift."""
+    """Colors are strong inside a shape and faint outside, so the image is not shifted."""
     image, semantic, drawn = shapes.draw(size=160, seed=0, split=0, index=0)
     colour = np.ptp(image.astype(int), axis=2) / image.max(axis=2)
     thing = (semantic < len(shapes.THINGS)).astype(np.uint8)

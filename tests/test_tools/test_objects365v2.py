@@ -27,7 +27,7 @@ ANNOTATIONS = [
     annotation(4, 1, [5, 5, 0.5, 10]),
     annotation(5, 1, [60, 5, 20, 10]),
     annotation(6, 1, [5, -10, 20, 10]),
-    annotation(7, 2, [5, 5, 20, 10]),  # its image is missing
+    annotation(7, 2, [5, 5, 20, 10]),  # its image is not on disk
     annotation(8, 3, [0, 0, 60, 40], category=2),
     annotation(9, 3, [0, 0, 60, 40], category=366),
     annotation(10, 99, [0, 0, 60, 40]),
@@ -36,7 +36,7 @@ IMAGES = [
     dict(id=1, file_name='images/v1/patch0/objects365_v1_00000001.jpg'),
     dict(id=2, file_name='images/v2/patch16/objects365_v2_00908726.jpg'),
     dict(id=3, file_name='images/v2/patch50/objects365_v2_00000003.jpg'),
-    dict(id=4, file_name='images/v2/patch50/objects365_v2_00000004.jpg'),  # of the other split
+    dict(id=4, file_name='images/v2/patch50/objects365_v2_00000004.jpg'),  # in the other split
 ]
 
 
@@ -72,7 +72,7 @@ def dataset(root, split, suffix):
         )
 
 
-# in a process of its own: in this one other tests may have had mmswinv2 check annotations
+# in its own process: here, mmswinv2 may already have patched mmdet's reading of annotations
 MMDET_ALONE = """
 import json, sys
 from mmdet.datasets import Objects365V2Dataset
@@ -89,7 +89,7 @@ print('found', json.dumps(found))
 
 
 def found_by_mmdet_alone(root, split):
-    """Path of an image to the objects that mmdet itself finds in it."""
+    """Path of an image to the objects that mmdet alone reads for it."""
     command = [sys.executable, '-W', 'ignore', '-c', MMDET_ALONE, str(root), split]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -109,7 +109,7 @@ def test_clean_annotations_are_what_mmdet_reads(tool, root):
         content = json.loads((root / f'annotations/zhiyuan_objv2_{split}_clean.json').read_text())
         assert [a['id'] for a in content['annotations']] == kept
         assert len(content['categories']) == 365
-        # mmdet found the same objects before, in the images that are there
+        # mmdet alone reads the same objects from the original file, for existing images
         there = found_by_mmdet_alone(root, split)
         assert len(clean) == len(content['images'])
         for index in range(len(clean)):
@@ -127,7 +127,7 @@ def test_clean_annotations_are_what_mmdet_reads(tool, root):
                  '2 annotations: its image is left out', '2 annotations: it has no area',
                  '2 annotations: its box is outside', '1 annotations: its category'):  # fmt: skip
         assert line in done.stdout
-    assert len(list((root / 'annotations').iterdir())) == 6  # no half-written files
+    assert len(list((root / 'annotations').iterdir())) == 6  # no partial files
 
 
 def test_one_split(tool, root):
@@ -138,7 +138,7 @@ def test_one_split(tool, root):
 
 
 def test_numbers_that_are_not_finite(tool, root):
-    """mmdet itself trains with them."""
+    """mmdet alone would train with such annotations."""
     nan = float('nan')
     broken = [annotation(11, 3, [nan, 0, 60, 40], area=9), annotation(12, 3, [0, 0, 60, 40], nan)]
     change(root, annotations=[*ANNOTATIONS, *broken])

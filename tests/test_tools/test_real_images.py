@@ -1,4 +1,4 @@
-"""Training on real images of COCO and ADE20K and real clips, where a small sample is at hand."""
+"""Training on samples of COCO, ADE20K and real clips, if they are available."""
 
 import json
 import re
@@ -14,7 +14,7 @@ CLIPS = DATA / 'k400_tiny'
 CONFIG = 'configs/detection/mask-rcnn_swinv2-nano_coco-320.py'
 SCENES = 'configs/segmentation/swinv2-nano_upernet_ade20k-128x128.py'
 KINETICS = 'configs/video/video-swinv2-nano_kinetics400-rgb-64.py'
-TWO = {403385, 331352}  # few and large objects
+TWO = {403385, 331352}  # images with few and large objects
 
 pytestmark = [
     pytest.mark.slow,
@@ -70,7 +70,7 @@ def test_one_epoch_of_the_sample(tool, tmp_path):
 
 
 def test_scenes_are_learnt_by_heart(train, tmp_path):
-    """The training images of ADE20K's sample, on which it is evaluated too."""
+    """Overfits on the training images of ADE20K's sample, and is evaluated on the same images."""
     for kind in ('images', 'annotations'):
         (tmp_path / kind).mkdir()
         for split in ('training', 'validation'):
@@ -81,7 +81,7 @@ def test_scenes_are_learnt_by_heart(train, tmp_path):
     )  # fmt: skip
     run = train(tmp_path / 'w', iters=250, options=options, data_root=tmp_path, config=SCENES)
     assert run.returncode == 0, run.stderr
-    # mean over the classes that occur or are predicted
+    # mean over classes that occur or are predicted
     assert float(re.findall(r'mIoU: ([\d.]+)', run.stdout)[-1]) >= 25
 
 

@@ -1,4 +1,4 @@
-"""Each family of segmentors trains, saves, resumes and tests, as small as it gets, on shapes."""
+"""Each family of segmentors trains, saves, resumes and tests, as small as possible, on shapes."""
 
 import re
 
@@ -31,11 +31,11 @@ def shrink(cfg, data_root, path):
     def walk(node):
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):
             if isinstance(value, dict):
-                value.pop('reduce_zero_label', None)  # the labels of the shapes are from 0
+                value.pop('reduce_zero_label', None)  # labels of the shapes start at 0
             if key in sizes and not isinstance(value, int):
                 node[key] = sizes[key]
             elif key == 'scales':
-                node[key] = [SIDE, 2 * SIDE]  # of shorter sides
+                node[key] = [SIDE, 2 * SIDE]  # shorter sides
             elif key == 'num_classes':
                 node[key] = 7
             elif key == 'class_weight':
@@ -53,7 +53,7 @@ def shrink(cfg, data_root, path):
         loader.dataset = data[f'{split}_dataloader'].dataset
         loader.dataset.update(data_root=str(data_root), pipeline=pipeline)
     cfg.train_dataloader.batch_size = 2
-    cfg.strategy = None  # on one process
+    cfg.strategy = None  # for one process
     cfg.train_cfg.update(max_iters=2, val_interval=100)
     cfg.param_scheduler = []
     cfg.default_hooks.checkpoint.interval = 1
@@ -87,7 +87,7 @@ def test_recipe(tool, shapes, tmp_path, name):
 
 @pytest.mark.parametrize('family', DECODERS)
 def test_swapped_decoder(tool, shapes, tmp_path, family):
-    """The config that the swap tool writes, with layer decay, goes through the tools."""
+    """A config written by the swap tool, with layer decay, works with the tools."""
     path = tmp_path / 'swapped.py'
     run = tool(
         'misc/swap_backbone.py', f'mmseg::{DECODERS[family]}.py', '--arch', 'nano',

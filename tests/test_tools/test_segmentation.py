@@ -74,7 +74,7 @@ def test_scores_pictures_and_label_maps(evaluate, ade, tmp_path):
     assert {k: (v.shape, v.dtype) for k, v in predicted.items()} == {
         k: (v.shape, v.dtype) for k, v in truth.items()
     }
-    # the benchmark server's values, 1 to 150, are those of the annotations
+    # values are 1 to 150 as in the annotations, which the benchmark server requires
     assert all(v.min() >= 1 and v.max() <= 150 for v in predicted.values())
     hits = sum(int((predicted[k] == truth[k]).sum()) for k in truth)
     labelled = sum(int((v > 0).sum()) for v in truth.values())
@@ -115,7 +115,7 @@ def test_a_larger_window_and_image_by_options_alone(tool, segmentor, ade, tmp_pa
     checkpoint = read_checkpoint(segmentor / 'iter_2.pth')
     for key, value in checkpoint['state_dict'].items():
         if re.search(r'blocks.*norm[12].weight', key):
-            value.fill_(1.0)  # two iterations leave the blocks close to nothing
+            value.fill_(1.0)  # after two iterations, blocks are nearly 0
     torch.save(checkpoint, tmp_path / 'awake.pth')
     options = {
         'same': [],
@@ -137,7 +137,7 @@ def test_a_larger_window_and_image_by_options_alone(tool, segmentor, ade, tmp_pa
 
 @pytest.mark.slow
 def test_pieces_and_whole_agree_where_they_should(evaluate, tmp_path):
-    """Both images, resized, fit into a crop of 500."""
+    """Both resized images fit into a crop of 500, so sliding must equal whole inference there."""
     found = []
     for name, crop in (('whole', None), ('slide', 500), ('pieces', 64)):
         out = tmp_path / name / 'maps'

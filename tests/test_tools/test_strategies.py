@@ -1,4 +1,4 @@
-"""Two processes train what one trains, whichever strategy spreads the work over them."""
+"""Two processes train as one process does, with every strategy."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import torch
 from mmswinv2.checkpoints import read_checkpoint
 from tests.test_tools.conftest import ROOT, scores
 
-# No dropout, so that samples alone make the gradient, and a decay that shows after few steps
+# No dropout, so that gradients depend only on samples; a weight decay that shows after few steps
 CONFIG = """
 _base_ = ['{root}/configs/video/video-swinv2-nano_motion.py'{strategy}]
 custom_imports = dict(imports=['tests.test_tools.probe'])
@@ -35,7 +35,7 @@ STRATEGIES = ['ddp', 'zero1', 'zero2', 'zero3', 'fsdp']
 
 @pytest.fixture(scope='module')
 def written(tmp_path_factory, clips):
-    """Write a config, with a strategy and further hooks."""
+    """A function that writes a config with a strategy and more hooks."""
 
     def write(strategy=None, hooks='', extra=''):
         folder = tmp_path_factory.mktemp(strategy or 'one')
@@ -65,10 +65,10 @@ def losses(folder):
 
 
 def assert_moved_alike(checkpoint, alone):
-    """From iteration 4 to 6, each tensor went where it goes in one process.
+    """Check that from iteration 4 to 6 each tensor changed as in one process.
 
-    Another learning rate or weight decay of a group shows as a tenth and more; AdamW makes 5e-4 of
-    rounding.
+    A wrong learning rate or weight decay of a group changes that by 0.1 or more; rounding in AdamW
+    by 5e-4.
     """
     start, end = (read_checkpoint(alone / f'w/iter_{i}.pth')['state_dict'] for i in (4, 6))
     assert set(checkpoint['state_dict']) == set(end)
@@ -89,7 +89,7 @@ def test_two_processes_train_what_one_trains(strategy, alone, written, tool, tor
     assert second.returncode == 0, second.stderr[-3000:]
     assert 'resumed epoch: 0, iter: 4' in second.stdout
     names = {path.name for path in work.glob('iter_*.pth')}
-    assert names == {'iter_4.pth', 'iter_6.pth'}  # of three, the last two
+    assert names == {'iter_4.pth', 'iter_6.pth'}  # the last two of three are kept
     assert (work / 'iter_6.pth').is_dir() == strategy.startswith('zero')
 
     curve, expected = losses(config.parent), losses(alone)
@@ -117,7 +117,7 @@ def test_two_processes_train_what_one_trains(strategy, alone, written, tool, tor
 @pytest.mark.slow
 @pytest.mark.parametrize('strategy', ['zero1', 'zero3', 'fsdp'])
 def test_weights_of_one_strategy_start_another(strategy, alone, written, two_processes, clips):
-    # a learning rate of 0 leaves them as they were loaded, if they were
+    # with a learning rate of 0, weights stay as loaded
     config = written(strategy)
     run = two_processes(
         config, '--work-dir', config.parent / 'w', '--cfg-options', f'data_root={clips}/',

@@ -26,10 +26,10 @@ from mmswinv2.swap.config import dicts_in
 from tests.test_tools.conftest import ROOT
 
 pytestmark = [
-    # the hosts: old names of their own arguments, advice on their own losses
+    # hosts warn about old names of their own arguments and about their own losses
     pytest.mark.filterwarnings('ignore::UserWarning:mm(cv|det|engine|seg)'),
     pytest.mark.filterwarnings('ignore:torch.meshgrid:UserWarning'),
-    # mmdet 3.3.0, in CSPNeXt and CSPDarknet
+    # from CSPNeXt and CSPDarknet of mmdet 3.3.0
     pytest.mark.filterwarnings('ignore:`torch.cuda.amp.autocast:FutureWarning'),
     pytest.mark.filterwarnings('ignore::DeprecationWarning:mm(cv|det|engine|seg)'),
 ]
@@ -123,7 +123,7 @@ ROTATED = {
 }
 ALWAYS = ('faster_rcnn', 'retinanet', 'detr'), ('pspnet', 'segformer'), ROTATED
 SIZE = {'mmdet': 128, 'mmseg': 64, 'mmrotate': 128}  # pixels of a training image
-LARGER = {'dino': 256, 'ddq': 256, 'ddod': 384}  # 900 tokens are picked; 3 x 3 at stride 128
+LARGER = {'dino': 256, 'ddq': 256, 'ddod': 384}  # for 900 queries; for 3 x 3 tokens at stride 128
 
 
 def families():
@@ -180,12 +180,12 @@ def segmentation_batch(size):
 
 
 def train_a_step(cfg, pixels):
-    """One step of training; returns the losses, and the backbone's parameters before and after."""
+    """Train one step; returns losses, the backbone's old parameters, backbone, and wrapper."""
     size = (pixels, pixels)
     for _, node in dicts_in(cfg.model.data_preprocessor):
         if 'size' in node:
             node['size'] = size  # images are padded to it
-    for key in ('iter', 'epoch'):  # which the loop tells YOLOX and TOOD
+    for key in ('iter', 'epoch'):  # YOLOX and TOOD need these from the loop
         MessageHub.get_current_instance().update_info(key, 0)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model)
@@ -228,7 +228,7 @@ def test_family(name, tmp_path):
     losses, before, backbone, wrapper = train_a_step(cfg, LARGER.get(family, SIZE[package]))
     assert losses and all(torch.isfinite(v).all() for v in losses.values()), losses
     without = [k for k, p in backbone.named_parameters() if p.grad is None]
-    # several GPUs would wait for them
+    # DDP would wait for their gradients
     assert not without or any('find_unused_parameters=True' in text for text in notes.judge)
     last = f'norm{max(backbone.out_indices)}.weight'
     changed = {k for k, p in backbone.named_parameters() if not torch.equal(p, before[k])}
@@ -300,7 +300,7 @@ def test_two_backbones():
 
 
 class Twice(torch.nn.Module):
-    """A model that holds its detector under two names of its own."""
+    """A model that holds a detector twice, under names of its own."""
 
     def __init__(self, detector):
         super().__init__()
@@ -366,7 +366,7 @@ def test_statistics_become_those_of_the_weights():
     assert found.bgr_to_rgb is True and found.pad_size_divisor == divisor
     told = '\n'.join(notes.changed)
     assert all(f'data_preprocessor.{key}: ' in told for key in ('mean', 'std', 'bgr_to_rgb'))
-    assert cfg.model.data_preprocessor.std == [1.0, 1.0, 1.0]  # the old config is as it was
+    assert cfg.model.data_preprocessor.std == [1.0, 1.0, 1.0]  # the old config is unchanged
 
 
 def test_sgd_becomes_adamw():
@@ -408,7 +408,7 @@ def test_entries_of_ones_that_take_out_of_others_stay():
         custom_keys={
             'rpn_head': dict(lr_mult=10.0),
             'rpn_head.rpn_cls': dict(lr_mult=1.0),
-            'rpn_reg': dict(lr_mult=1.0),  # shorter than rpn_head, which counts
+            'rpn_reg': dict(lr_mult=1.0),  # the longer rpn_head has priority
             'roi_head': dict(decay_mult=1.0),
         }
     )
@@ -508,7 +508,7 @@ def test_the_tool(tool, tmp_path):
     arguments = ('misc/swap_backbone.py', name, '--arch', 'nano', '-o', out)
     run = tool(*arguments)
     assert run.returncode == 0, run.stderr
-    assert 'init_weights' not in run.stdout + run.stderr  # mmengine's list of all parameters
+    assert 'init_weights' not in run.stdout + run.stderr  # no list of all parameters by mmengine
     told = [line[2:] for line in run.stdout.splitlines() if line.startswith('- ')]
     assert any(line.startswith('model.neck.in_channels: [256, 512, 1024, 2048]') for line in told)
     head = re.sub(r'\n#\s+', ' ', out.read_text().split('auto_scale_lr')[0])

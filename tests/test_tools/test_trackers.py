@@ -1,4 +1,4 @@
-"""The blocks of docs/how_to/trackers.md: those that need no account in a training."""
+"""The code blocks of docs/how_to/trackers.md; those that need no account run in a training."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ TENSORBOARD, EMA, STOPPING, *OTHERS = (document_number[1] for document_number in
 
 
 def block(number):
-    """The names that a block of the page binds."""
+    """Names and values that a block of the page defines."""
     values = {}
     exec(blocks(TRACKERS[0][0], 'python')[number], values)
     return {name: value for name, value in values.items() if not name.startswith('__')}
@@ -32,7 +32,7 @@ def test_the_other_trackers_take_these_arguments(number, tmp_path):
 @pytest.mark.slow
 def test_tensorboard_ema_and_early_stopping_in_one_training(tool, shapes, tmp_path):
     stopping = block(STOPPING)
-    hook = dict(stopping['custom_hooks'][0], patience=1, min_delta=2.0)  # no score is better by 2
+    hook = dict(stopping['custom_hooks'][0], patience=1, min_delta=2.0)  # no score can improve by 2
     cfg = Config(
         dict(
             _base_=str(ROOT / CONFIG),

@@ -26,7 +26,7 @@ def test_training_leaves_what_openmmlab_users_expect(trained):
     (log,) = trained.glob('*/*.log')
     assert 'Parameter groups:' in log.read_text()
     hidden = {p.name for p in trained.iterdir() if p.name.startswith('.')}
-    assert hidden == {'.lock'}  # nothing half-written
+    assert hidden == {'.lock'}  # no partial files
     net = SwinTransformerV2('nano')
     assert load_pretrained(net, trained / 'iter_2.pth').prefix == 'backbone.'
 
@@ -81,7 +81,7 @@ def test_evaluation_takes_wrapped_files(tool, trained, shapes, tmp_path):
     ],
 )
 def test_training_from_weights_that_do_not_fit_ends(train, resume, words, tmp_path):
-    """Image weights without the names of a whole model: nothing would be loaded of them."""
+    """Backbone weights without the key names of a whole model, so that no key would match."""
     path = tmp_path / 'x.pth'
     torch.save({'model': weights()}, path)
     arguments = ('--resume', path) if resume else ()
@@ -119,7 +119,7 @@ def test_converted_checkpoint_serves_as_pretrained(tool, trained, tmp_path):
 
 @pytest.mark.slow
 def test_compile_in_a_config(train, trained, tmp_path):
-    """As torch's compiler makes graphs, without the compiling, which takes minutes."""
+    """Uses torch's graph capture without code generation, which takes minutes."""
     run = train(tmp_path, options=['compile.backend=aot_eager'])
     assert run.returncode == 0, run.stderr
     assert 'compiled, when first used: backbone and neck of the model' in run.stdout

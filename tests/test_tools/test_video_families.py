@@ -1,4 +1,4 @@
-"""The video recipes train and test, as small as they get, on drawn motion."""
+"""The video recipes train and test, as small as possible, on drawn motion."""
 
 import re
 
@@ -38,7 +38,7 @@ def shrink(name, root, path):
             if step.type == 'Resize':
                 step.scale = (-1, SIDE) if step.scale[0] == -1 else (SIDE, SIDE)
     cfg.train_dataloader.batch_size = 2
-    cfg.strategy = None  # on one process
+    cfg.strategy = None  # for one process
     cfg.optim_wrapper.type = 'OptimWrapper'  # mixed precision needs a GPU
     cfg.optim_wrapper.pop('dtype', None)
     cfg.train_cfg.update(max_epochs=1, val_begin=1, val_interval=1)

@@ -5,7 +5,7 @@ data_root = 'data/ade/ADEChallengeData2016'
 crop_size = (512, 512)
 img_ratios = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
 
-# Pillow says so when an image is cut short; OpenCV fills the rest with grey.
+# Pillow raises an error for a truncated image; OpenCV fills the rest with gray.
 load_image = dict(type='LoadImageFromFile', imdecode_backend='pillow')
 train_pipeline = [
     load_image,
@@ -19,11 +19,11 @@ train_pipeline = [
 test_pipeline = [
     load_image,
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    dict(type='LoadAnnotations'),  # after the resizing: scores are those of the original pixels
+    dict(type='LoadAnnotations'),  # after resizing, to score at the original size
     dict(type='PackSegInputs'),
 ]
-# Ratios of the test's size, as in mmseg 0.x, with which such scores were taken; mmseg 1.x itself
-# takes ratios of the size of the file.
+# Scales are relative to the test size, as in mmseg 0.x, which published scores used. In mmseg 1.x
+# they are relative to the size of the file.
 tta_pipeline = [
     load_image,
     dict(

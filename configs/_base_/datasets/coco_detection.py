@@ -1,4 +1,4 @@
-# COCO 2017 with boxes alone; otherwise as coco_instance.py.
+# COCO 2017 with boxes only; otherwise as coco_instance.py.
 _base_ = 'coco_instance.py'
 
 train_pipeline = [

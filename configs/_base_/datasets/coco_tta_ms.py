@@ -1,7 +1,7 @@
 # Multi-scale and flip testing of boxes and masks, with tools/test.py --tta
 tta_model = dict(type='mmswinv2.InstanceSegTTAModel')
 # Not given in the paper: scales, and whether a scale gives boxes of certain sizes only
-# (tta_cfg=dict(size_ranges=...)); flip is that of the usual multi-scale test
+# (tta_cfg=dict(size_ranges=...)). Flips are as in the usual multi-scale test.
 tta_pipeline = [
     dict(type='LoadImageFromFile', imdecode_backend='pillow'),
     dict(

@@ -1,5 +1,5 @@
-# As at 256, and tested on the whole image squeezed into a square (TEST.CROP False in the authors'
-# config).
+# As imagenet_256.py, but tested on the whole image resized to a square (TEST.CROP False in the
+# authors' config).
 _base_ = 'imagenet_256.py'
 
 train_pipeline = [

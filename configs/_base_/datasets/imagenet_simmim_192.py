@@ -1,5 +1,5 @@
-# Crops of 192 pixels; six tenths of their squares of 32 pixels are masked. Labels are not used.
-# Pixels are the target: Pillow smooths what it makes smaller, as the authors do; cv2 does not.
+# Crops of 192 pixels; 60 % of their patches of 32x32 pixels are masked. Labels are not used.
+# Resized by Pillow: pixels are the target, and it antialiases as the authors do; cv2 does not.
 data_root = 'data/imagenet/'
 train_pipeline = [
     dict(type='LoadImageFromFile'),

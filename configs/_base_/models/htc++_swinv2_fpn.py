@@ -51,13 +51,13 @@ model = dict(
             in_channels=256,
             conv_out_channels=256,
             num_classes=183,
-            # averaged over labelled pixels alone: much of a jittered image is padding
+            # averaged over labeled pixels only: much of a jittered image is padding
             loss_seg=dict(
                 type='CrossEntropyLoss', ignore_index=255, avg_non_ignore=True, loss_weight=0.2
             ),
         ),
     ),
-    # 0, as in HTC, would find no anchor in an image jittered to a few pixels, and stop
+    # 0, as in HTC, leaves no anchor in an image jittered to a few pixels, and training fails
     train_cfg=dict(rpn=dict(allowed_border=-1)),
     # thresholds are not given in the paper
     test_cfg=dict(

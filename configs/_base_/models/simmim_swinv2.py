@@ -1,4 +1,4 @@
-# SimMIM as SwinV2's authors have it: the target is normalised around each pixel.
+# SimMIM as in the SwinV2 authors' code: the target is normalized around each pixel.
 model = dict(
     type='SimMIM',
     backbone=dict(

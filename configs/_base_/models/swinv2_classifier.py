@@ -1,4 +1,4 @@
-# SwinV2 as a classifier: the mean of the last map, normalised, and a linear layer.
+# SwinV2 as a classifier: the mean of the last map, normalized, and a linear layer.
 model = dict(
     type='ImageClassifier',
     backbone=dict(

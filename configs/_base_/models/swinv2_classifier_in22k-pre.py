@@ -1,4 +1,4 @@
-# SwinV2-B from ImageNet-22K at 192 pixels, whose windows fix the scale of the position bias.
+# SwinV2-B from ImageNet-22K at 192 pixels; its windows there set the scale of the position bias.
 _base_ = 'swinv2_classifier.py'
 
 model = dict(

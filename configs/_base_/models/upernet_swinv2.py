@@ -1,4 +1,4 @@
-# UperNet on SwinV2-T, window 16; heads as in mmseg's UperNet, none of whose sizes the paper gives.
+# UperNet on SwinV2-T, window 16; heads as in mmseg's UperNet; the paper gives no sizes.
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(

@@ -1,4 +1,4 @@
-# The schedule of nano counts iterations where that of detectors counts epochs.
+# Nano's schedule counts iterations, and the runtime of detectors epochs.
 _base_ = ['nano.py', '../default_runtime_det.py']
 
 log_processor = dict(by_epoch=False)

@@ -2,9 +2,9 @@
 # 800 epochs, 10 of them warm-up, a tenth of the rate from epoch 700, gradients clipped at 5.
 # The batch, 2048, is not given for SwinV2; it is that of SimMIM's own code.
 # Precision: mixed, float16, by default in the authors' code; `tools/train.py --amp` does the same.
-# Weight decay: none on norms, biases, mask_token, cpb_mlp and logit_scale, as in their code of
-# classification. Their code of pre-training means the same and decays the last two: it looks for
-# `encoder.cpb_mlp` and `encoder.logit_scale`, which no parameter has in its name. To do as it does:
+# Weight decay: none on norms, biases, mask_token, cpb_mlp and logit_scale, as in their code for
+# classification. Their pre-training code intends the same but decays the last two: it looks for
+# `encoder.cpb_mlp` and `encoder.logit_scale`, which no parameter name contains. To do the same:
 #   paramwise_cfg=dict(custom_keys={'cpb_mlp.0.weight': dict(decay_mult=1),
 #                                   'cpb_mlp.2.weight': dict(decay_mult=1),
 #                                   'logit_scale': dict(decay_mult=1)})

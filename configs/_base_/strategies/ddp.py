@@ -1,3 +1,3 @@
-# Every GPU has the whole model: what a config without a strategy gets, too.
+# Every GPU has the whole model, as with a config without a strategy.
 runner_type = 'FlexibleRunner'
 strategy = dict(type='mmswinv2.DDPStrategy')

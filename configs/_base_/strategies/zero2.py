@@ -1,4 +1,4 @@
-# DeepSpeed's ZeRO, stage 2: gradients are spread over the GPUs too.
+# DeepSpeed's ZeRO, stage 2: gradients are sharded over the GPUs too.
 _base_ = 'zero1.py'
 
 strategy = dict(zero_optimization=dict(stage=2))
