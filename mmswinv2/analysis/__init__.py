@@ -1,4 +1,4 @@
-"""What a config costs before it is trained; what weights hold and a training has given."""
+"""Memory and FLOPs of a config before it is trained; the position bias in weights."""
 
 from ..hosts import input_size
 from .memory import STRATEGIES, Estimate, TrainingStep, follow_step

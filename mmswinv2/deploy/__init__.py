@@ -1,1 +1,1 @@
-"""Whole models in files that run without PyTorch."""
+"""Export of whole models to files that run without PyTorch."""
