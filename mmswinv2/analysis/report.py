@@ -168,10 +168,13 @@ def _length(work: WorkDir, cfg: Any) -> tuple[int, int, str] | None:
     last = work.trainings[-1].training[-1]
     epochs, iterations = train.get('max_epochs'), train.get('max_iters')
     interval = ((cfg or {}).get('default_hooks') or {}).get('logger', {}).get('interval', 10)
+    interval = interval if isinstance(interval, int) else 10
+    # iterations after the last full interval are not logged
     if isinstance(epochs, int) and isinstance(last.get('epoch'), int):
-        return last['epoch'], epochs, 'epoch'
-    if isinstance(iterations, int) and isinstance(interval, int):
-        step = work.last_step  # iterations after the last full interval are not logged
+        epoch, iteration, length = work.trainings[-1].last_epoch or (last['epoch'], 1, 1)
+        return epoch - (iteration <= length - interval), epochs, 'epoch'
+    if isinstance(iterations, int):
+        step = work.last_step
         return (iterations if step > iterations - interval else step), iterations, 'iteration'
     return None
 

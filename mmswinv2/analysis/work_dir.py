@@ -67,6 +67,15 @@ class Run:
         ]
 
     @property
+    def last_epoch(self) -> tuple[int, int, int] | None:
+        """Epoch, iteration in it, and iterations of an epoch, of the last line on training."""
+        found = re.findall(r'Epoch\(train\) +\[(\d+)\]\[ *(\d+)/(\d+)\]', ''.join(self._log))
+        if not found:
+            return None
+        epoch, iteration, length = map(int, found[-1])
+        return epoch, iteration, length
+
+    @property
     def command(self) -> str | None:
         """The command line; ``None`` if the log does not have it."""
         from ..engine.launch import COMMAND
@@ -293,9 +302,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[st
     return [(name, was, now) for name, was, now in told if was != now]
 
 
+def _has_mapping(node: Any) -> bool:
+    if isinstance(node, (list, tuple)):
+        return any(map(_has_mapping, node))
+    return isinstance(node, Mapping)
+
+
 def _flat(node: Any, name: str = '') -> Iterator[tuple[str, str]]:
-    nested = isinstance(node, (list, tuple)) and any(isinstance(item, Mapping) for item in node)
-    if nested or (isinstance(node, Mapping) and node):
+    if _has_mapping(node) and node:
         items = node.items() if isinstance(node, Mapping) else enumerate(node)
         for key, value in items:
             yield from _flat(value, f'{name}.{key}' if name else str(key))

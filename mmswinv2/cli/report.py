@@ -106,15 +106,22 @@ def _run_test(work: Any, checkpoint: str, options: dict[str, Any]) -> Path:
     file, folder = _predictions_of(work)
     target = folder if hosts.of(cfg).dump_metric is None else file
     with tempfile.TemporaryDirectory() as place:
-        # the test copies its config into the work dir, so keep the original name
+        # the test writes its config into the work dir under the name of its file
         copy = Path(place, work.config_name or work.config.name)
         shutil.copy(work.config, copy)
+        kept = work.folder / copy.name
+        before = kept.read_bytes() if kept.exists() else None
         command = [sys.executable, '-m', 'mmswinv2', 'test', str(copy), str(path)]
         command += ['--work-dir', str(work.folder), '--out', str(target)]
         if options:
             pairs = [f'{key}={write_value(value)}' for key, value in options.items()]
             command += ['--cfg-options', *pairs]
-        if subprocess.run(command, check=False).returncode:
+        try:
+            failed = subprocess.run(command, check=False).returncode
+        finally:  # the config of the training, not that of this test
+            if before is not None:
+                write_atomically(kept, lambda file: file.write(before))
+        if failed:
             raise UserError(f'the test failed, see above: {shlex.join(command[1:])}')
     return target
 

@@ -121,7 +121,9 @@ def look(browser, path, width):
 @pytest.mark.slow
 def test_a_training_that_was_resumed(resumed, browser, tmp_path, capfd):
     folder = shutil.copytree(resumed, tmp_path / 'run')
+    configs = {path: path.read_bytes() for path in folder.glob('*.py')}
     main([str(folder), '--predict', '--config', str(ROOT / CONFIG), '--score', '0'])
+    assert configs and all(path.read_bytes() == content for path, content in configs.items())
     out = folder / 'report.html'
     assert f'the report is {out}' in capfd.readouterr().out
     text = in_words(out)
@@ -549,6 +551,38 @@ def test_a_training_that_was_killed(tmp_path):
     assert (
         'The training is not finished, or was stopped: the logs end at iteration 3 of 650' in text
     )
+
+
+@pytest.mark.parametrize(
+    ('epoch', 'iteration', 'ended'),
+    [(12, 100, 11), (12, 1000, None), (12, 996, None), (11, 1000, 11), (1, 10, 0)],
+)
+def test_an_epoch_counts_once_it_has_ended(epoch, iteration, ended, tmp_path):
+    entries = [{'lr': 1, 'loss': 1.0, 'epoch': epoch, 'iter': iteration, 'step': iteration}]
+    options = {'train_cfg.max_epochs': 12, 'default_hooks.logger.interval': 10}
+    folder = work_dir(tmp_path / 'run', CONFIG, entries, options)
+    (folder / '20260101_000000/20260101_000000.log').write_text(
+        f'INFO - Epoch(train)   [1][   10/1000]  lr: 1\n'
+        f'INFO - Epoch(train)  [{epoch}][{iteration:5}/1000]  lr: 1\n'
+    )
+    text = in_words(report(folder))
+    assert ('not finished' in text) == (ended is not None)
+    assert ended is None or f'the logs end at epoch {ended} of 12' in text
+
+
+def test_differences_in_lists_of_lists():
+    from mmswinv2.analysis.work_dir import differences
+
+    def config(scale):
+        views = [[dict(type='Resize', scale=scale, keep_ratio=True)], [dict(type='Pack')]]
+        return dict(
+            pipeline=[dict(type='TestTimeAug', transforms=views)], empty=[], sizes=[[1], [2]]
+        )
+
+    sorted_keys = json.loads(json.dumps(config(2), sort_keys=True))
+    assert differences(config(2), sorted_keys) == []
+    place = 'pipeline.0.transforms.0.0.scale'
+    assert differences(config(1), sorted_keys) == [(place, '1', '2')]
 
 
 def test_a_new_start_replaces_what_was_there(tmp_path):
