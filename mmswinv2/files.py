@@ -54,11 +54,23 @@ def check_writable(folder: str | os.PathLike[str], name: str, option: str = '') 
         raise UserError(f'the {name} {folder} cannot be written ({error.strerror}){way}') from error
 
 
+def part_of(path: Path) -> Path:
+    """A new hidden name beside a file that is being written, short enough for any file system."""
+    return path.with_name(f'.{path.stem[:40]}{path.suffix}{HALF_WRITTEN}{secrets.token_hex(4)}')
+
+
 def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) -> None:
-    """Let `write` fill a new file beside `path` and move it there once it is on the disk."""
+    """Let `write` fill a new file beside `path` and move it there once it is on the disk.
+
+    What is no file, such as ``/dev/null`` or a pipe, is written into as it is.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}{HALF_WRITTEN}{secrets.token_hex(4)}')
+    if path.exists() and not path.is_file():
+        with path.open('wb') as file:
+            write(file)
+        return
+    part = part_of(path)
     try:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), 'wb') as file:
             write(file)

@@ -174,6 +174,12 @@ def _maps(dataset: Any, index: int, folder: Path) -> tuple[np.ndarray, np.ndarra
         found = np.asarray(image).astype(np.int64)
     if info.get('reduce_zero_label'):  # mmseg adds 1 to labels that it writes
         found -= 1
+        if (found < 0).any():
+            raise other_data(
+                folder,
+                f'{path.name} has the label 0, and with reduce_zero_label maps of mmswinv2 test '
+                '--out begin at 1 (those of mmswinv2 predict begin at 0)',
+            )
     if truth.shape != found.shape:
         raise other_data(
             folder,

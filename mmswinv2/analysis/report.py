@@ -1,6 +1,7 @@
 """Content of the page of `mmswinv2 report`, from a work dir, its config and its predictions."""
 
 import math
+import shlex
 import tempfile
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -70,7 +71,8 @@ def content(
         matrix=matrix,
         heat=heat_map(matrix.shares()) if matrix is not None and large else None,
         score=score,
-        work_dir=str(work.folder),
+        work_dir=shlex.quote(str(work.folder)),
+        tested=cfg is None or cfg.get('test_dataloader') is not None,
         differences=_differences(work, cfg, config),
         config=work.config.read_text(errors='replace') if work.config else '',
         environment=last.environment,

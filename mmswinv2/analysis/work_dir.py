@@ -168,14 +168,18 @@ class WorkDir:
         return {key: curve for key, curve in found.items() if curve}
 
     def final_scores(self) -> list[tuple[str, dict[str, float]]]:
-        """Scores of the last validation and the last test, each with a description."""
+        """Scores of the last validation and the last test, each with a description, in order."""
         found = []
         validations = [entry for run in self.trainings for entry in run.validation]
         if validations and (scores := _scores(validations[-1])):
             found.append((f'validation at iteration {_step(validations[-1]):.0f}', scores))
         tests = [run for run in self.runs if run.test_scores]
         if tests:
-            found.append((f'test of {tests[-1].name}', tests[-1].test_scores))
+            last = f'test of {tests[-1].name}', tests[-1].test_scores
+            if found and tests[-1].name < self.trainings[-1].name:  # the training went on
+                found.insert(0, last)
+            else:
+                found.append(last)
         return found
 
 
@@ -189,7 +193,7 @@ def read_work_dir(path: str | Path) -> WorkDir:
     if not folder.is_dir():
         what = 'is a file' if folder.exists() else 'does not exist'
         raise UserError(f'the work dir {path} {what}')
-    runs = [_read_run(p.parents[1]) for p in sorted(folder.glob('*/vis_data/scalars.json'))]
+    runs = [read_run(p.parents[1]) for p in sorted(folder.glob('*/vis_data/scalars.json'))]
     known = {run.folder for run in runs}
     tests = [p.parent for p in sorted(folder.glob('*/*.json')) if p.stem == p.parent.name]
     runs += [Run(test) for test in tests if test not in known]
@@ -205,10 +209,17 @@ def read_work_dir(path: str | Path) -> WorkDir:
     return WorkDir(folder, runs[started[-1] :] if started else runs)
 
 
-def _read_run(folder: Path) -> Run:
+def read_run(folder: Path, scalars: Path | None = None) -> Run:
+    """Read the log of a run.
+
+    Args:
+        folder: WORK_DIR/TIME.
+        scalars: the log, ``None``: ``vis_data/scalars.json`` in the folder.
+    """
     run = Run(folder)
     step = 0.0
-    for entry in _entries((folder / 'vis_data/scalars.json').read_text(errors='replace')):
+    scalars = scalars or folder / 'vis_data/scalars.json'
+    for entry in _entries(scalars.read_text(errors='replace')):
         if entry is None:
             run.broken += 1
         elif any(key == 'lr' or key.endswith('.lr') for key in entry):

@@ -58,19 +58,21 @@ def report(
     if predict and predictions:
         raise UserError('give predictions, or let predict make them, not both')
     work = read_work_dir(work_dir)
+    source = None if config is None else Path(config)
     if predict:
         predictions = _run_test(work, predict, cfg_options or {})
         work = read_work_dir(work_dir)  # now with the scores of the test
-    elif predictions is None:
-        predictions = _found_predictions(work)
-    shown = content(
-        work,
-        None if predictions is None else Path(predictions),
-        None if config is None else Path(config),
-        score,
-        pictures,
-        cfg_options,
-    )
+    if predictions is not None:
+        shown = content(work, Path(predictions), source, score, pictures, cfg_options)
+    else:
+        kept = _found_predictions(work)
+        try:
+            shown = content(work, kept, source, score, pictures, cfg_options)
+        except UserError as error:
+            if kept is None:
+                raise
+            shown = content(work, None, source, score, pictures, cfg_options)
+            shown['notes'].append(f'The predictions in {kept} are left out: {error}')
     return _write(Path(out or work.folder / 'report.html'), shown)
 
 

@@ -341,7 +341,7 @@ def write_video(
 ) -> None:
     """Write frames as H.264, all of them or no file; see `VideoWriter`."""
     target = Path(path)
-    part = target.with_name(f'.{target.stem}.part{target.suffix}')
+    part = target.with_name(f'.{target.stem[:40]}.part{target.suffix}')  # names have a limit
     try:
         with VideoWriter(part, fps, options) as video:
             for frame in frames:

@@ -3,6 +3,7 @@
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,20 @@ def iterate(
     from ..engine.launch import config_with_options
 
     check_score(score)
+    given = [inputs] if isinstance(inputs, (str, Path, int)) else list(inputs)
+    for one in given:
+        if not isinstance(one, (str, Path, int)):
+            raise UserError(
+                f'inputs must be paths, patterns or numbers of cameras, got {type(one).__name__}; '
+                'write an image to a file first'
+            )
     if out_dir is not None and not str(out_dir).strip():
         raise UserError('--out-dir is empty; name a folder')
-    for name, number in (('batch_size', batch_size), ('max_frames', max_frames)):
-        if number is not None and number < 1:
-            raise UserError(f'{name} must be at least 1, got {number}')
+    limits: dict[str, Any] = dict(batch_size=batch_size, max_frames=max_frames)
+    for name, number in limits.items():
+        if number is not None and not (isinstance(number, Integral) and int(number) >= 1):
+            raise UserError(f'{name} must be at least 1, got {number!r}')
     cfg = config_with_options(config, cfg_options)
-    given = [inputs] if isinstance(inputs, (str, Path)) else inputs
     clips = hosts.of(cfg).input_axes == 3
     if clips and max_frames is not None:
         raise UserError(
@@ -99,7 +107,7 @@ def iterate(
         writer.close()
 
 
-def check_score(score: float) -> None:
+def check_score(score: Any) -> None:
     """Raise `UserError` for a score outside [0, 1]."""
-    if not 0 <= score <= 1:
-        raise UserError(f'score must be from 0 to 1, got {score}')
+    if not isinstance(score, Real) or not 0 <= float(score) <= 1:
+        raise UserError(f'score must be from 0 to 1, got {score!r}')

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -187,12 +188,15 @@ class Pipeline:
         load, *steps = hosts.without_annotations(dataset.pipeline)
         self.of_clips = hosts.of(cfg).input_axes == 3
         self._kind = np.float32 if load.get('to_float32') else np.uint8
+        self._grey = load.get('color_type') == 'grayscale'
         self._of_files = Compose([load, *steps])
         self._of_frames = Compose([self._take, *steps])
 
     def _take(self, results: dict) -> dict:
         """Take the place of image loading for a frame: converts it to BGR, as mmcv loads images."""
         image = results.pop('frame')[:, :, ::-1]
+        if self._grey:
+            image = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2GRAY)
         results['img'] = np.ascontiguousarray(image, self._kind)
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results

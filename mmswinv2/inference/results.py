@@ -13,7 +13,7 @@ from PIL import Image
 from ..errors import UserError
 from ..files import check_writable, write_atomically
 from .drawing import LARGEST_JPEG, caption, enlarge, picture_of
-from .sources import RESULTS, VIDEOS, Item
+from .sources import RESULTS, Item
 
 
 class ResultWriter:
@@ -93,7 +93,7 @@ class ResultWriter:
                 score=float(found.scores[i]),
             )
             if 'masks' in found:
-                entry['segmentation'] = _run_lengths(found.masks[i])
+                entry['segmentation'], entry['area'] = _run_lengths(found.masks[i])
             self.found.append(entry)
 
     def _add_scores(self, item: Item, result: Any) -> None:
@@ -107,7 +107,7 @@ class ResultWriter:
         self.found.append(dict(file_name=item.path, predictions=best))
         path = os.fsencode(item.path).decode(errors='replace')  # terminals may reject raw bytes
         print(f'{path}: {best[0]["name"]} {best[0]["score"]:.3f}')
-        if _is_clip(item):
+        if item.clip:
             self._film_clip(item, [f'{one["name"]}: {one["score"]:.3f}' for one in best])
 
     def _film_clip(self, item: Item, lines: list[str]) -> None:
@@ -119,7 +119,7 @@ class ResultWriter:
         write_video(path, caption(reader, lines), reader.fps or 25)
 
     def _draw(self, item: Item, result: Any, options: dict) -> np.ndarray | None:
-        if _is_clip(item):
+        if item.clip:
             return None
         image = item.image
         if image is None:
@@ -148,7 +148,7 @@ class ResultWriter:
         from ..datasets.video_files import VideoWriter
 
         path = self.pictures / f'{name}.mp4'
-        part = path.with_name(f'.{name}.part.mp4')
+        part = path.with_name(f'.{path.stem[:40]}.part.mp4')  # names have a limit
         try:
             with VideoWriter(part, fps or 25) as video:
                 for item, result in outcomes(frames):
@@ -180,13 +180,10 @@ class ResultWriter:
                 folder.rmdir()
 
 
-def _is_clip(item: Item) -> bool:
-    """Whether an item is a whole video, with one prediction for all its frames."""
-    return item.image is None and Path(item.path).suffix.lower() in VIDEOS
-
-
-def _run_lengths(mask: Any) -> dict[str, Any]:
+def _run_lengths(mask: Any) -> tuple[dict[str, Any], float]:
+    """The run-length encoding of a mask (H, W), as COCO writes it, and its area in pixels."""
     import pycocotools.mask
 
     code = pycocotools.mask.encode(np.asfortranarray(np.asarray(mask), dtype=np.uint8))
-    return dict(size=list(code['size']), counts=code['counts'].decode())
+    area = float(pycocotools.mask.area(code))
+    return dict(size=list(code['size']), counts=code['counts'].decode()), area

@@ -3,10 +3,12 @@
 import glob
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ..errors import UserError
 from ..files import walk
@@ -14,11 +16,16 @@ from ..log import warn
 
 RESULTS = ('vis', 'preds')  # subfolders of the output folder
 IMAGES = (
-    '.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.gif',
-    '.jp2', '.avif', '.npy',
+    '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.dib', '.tif', '.tiff', '.webp', '.ppm',
+    '.pgm', '.pbm', '.pnm', '.gif', '.jp2', '.j2k', '.avif', '.npy',
 )  # fmt: skip
-_OTHER_IMAGES = ('.heic', '.heif', '.jxl', '.dng', '.cr2', '.nef', '.arw')  # no decoder
-VIDEOS = ('.mp4', '.avi', '.mkv', '.mov', '.webm', '.ts', '.wmv', '.mpg', '.mpeg', '.flv', '.m4v')
+_OTHER_IMAGES = (
+    '.heic', '.heif', '.jxl', '.dng', '.cr2', '.nef', '.arw', '.tga', '.psd', '.exr', '.hdr',
+)  # fmt: skip
+VIDEOS = (
+    '.mp4', '.avi', '.mkv', '.mov', '.webm', '.ts', '.mts', '.m2ts', '.wmv', '.asf', '.mpg',
+    '.mpeg', '.vob', '.flv', '.f4v', '.m4v', '.3gp', '.3g2', '.ogv', '.mxf',
+)  # fmt: skip
 
 
 @dataclass
@@ -28,6 +35,7 @@ class Item:
     name: str  # base name of its result files
     path: str
     image: np.ndarray | None = None  # (H, W, 3) uint8 RGB of a frame
+    clip: bool = False  # a whole video, with one prediction for all its frames
 
 
 def find_sources(
@@ -47,7 +55,7 @@ def find_sources(
         if not given.strip():
             raise UserError('an input is empty; name a file, a folder, a pattern or a camera')
         if path.is_dir():
-            files = [p for p in walk(path) if not own.intersection(p.resolve().parents)]
+            files = _without_results(walk(path), own)
             found = sorted(str(p) for p in files if p.suffix.lower() in kinds)
             if not found:
                 raise UserError(f'the folder {given} has no {what} ({", ".join(kinds)})')
@@ -62,10 +70,17 @@ def find_sources(
             yield given
         elif path.exists():
             raise UserError(f'{given} is no regular file; copy what it brings to one')
-        elif found := [p for p in sorted(glob.glob(given, recursive=True)) if Path(p).is_file()]:
+        elif files := [p for p in map(Path, glob.glob(given, recursive=True)) if p.is_file()]:
+            found = sorted(map(str, _without_results(files, own)))
+            if not found:
+                raise UserError(f'{given} has nothing but results of {out_dir}; name other files')
             yield from found
         else:
             raise UserError(f'{given} is no file, folder, pattern or number of a camera')
+
+
+def _without_results(files: Iterable[Path], own: set[Path]) -> list[Path]:
+    return [path for path in files if not own.intersection(path.resolve().parents)]
 
 
 def divide(sources: Sequence[str], clips: bool) -> tuple[list[Item], list[tuple[str, str]]]:
@@ -83,11 +98,27 @@ def divide(sources: Sequence[str], clips: bool) -> tuple[list[Item], list[tuple[
         stem = path.stem.lstrip('.') or 'unnamed'  # '..' would be the folder above
         tries = itertools.chain([stem], (f'{stem}_{i}' for i in itertools.count(2)))
         names.add(name := next(name for name in tries if name not in names))
-        if path.exists() and (clips or path.suffix.lower() not in VIDEOS):
-            stills.append(Item(name, source))
+        if path.exists() and (clips or not _is_video(path)):
+            stills.append(Item(name, source, clip=clips))
         else:
             films.append((name, source))
     return stills, films
+
+
+def _is_video(path: Path) -> bool:
+    """Whether a file is a video, by its ending, or by its content if the ending is unknown."""
+    from ..datasets.video_files import open_video
+
+    if (ending := path.suffix.lower()) in IMAGES + VIDEOS:
+        return ending in VIDEOS
+    try:
+        with Image.open(path):
+            return False
+    except Exception:  # decoders of many formats
+        with suppress(UserError):
+            open_video(str(path))
+            return True
+    return False
 
 
 def frames_of(name: str, source: str, most: int | None) -> tuple[Iterator[Item], float, int | None]:

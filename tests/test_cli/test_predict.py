@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 
 import mmswinv2
 from mmswinv2.cli.predict import main
-from mmswinv2.datasets import open_video
+from mmswinv2.datasets import open_video, write_video
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.errors import UserError
 from mmswinv2.inference.predict import iterate
@@ -55,6 +55,7 @@ def test_detector_on_a_folder(weights, photos, tmp_path):
 
     mask = pycocotools.mask.decode(ours[0]['segmentation'])
     assert (mask == found.masks[0].numpy()).all()
+    assert [a['area'] for a in ours] == found.masks.sum(dim=(1, 2)).tolist()
     x, y, w, h = ours[0]['bbox']
     assert [x, y, x + w, y + h] == pytest.approx(found.bboxes[0].tolist())
 
@@ -337,8 +338,43 @@ def test_weights_and_configs_that_do_not_fit(weights, photos):
             mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), photos, device=device)
     with pytest.raises(UserError, match='max_frames must be at least 1, got 0'):
         mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), photos, max_frames=0)
-    with pytest.raises(UserError, match=r'score must be from 0 to 1, got 50'):
-        mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), photos, score=50)
+    for score in (50, '0.5', float('nan')):
+        with pytest.raises(UserError, match=f'score must be from 0 to 1, got {score!r}'):
+            mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), photos, score=score)
+    with pytest.raises(UserError, match='batch_size must be at least 1, got 2.5'):
+        mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), photos, batch_size=2.5)
+    image = np.zeros((8, 8, 3), np.uint8)
+    for given in (image, [image]):
+        with pytest.raises(UserError, match='inputs must be paths, .*, got ndarray; write'):
+            mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), given)
+
+
+def test_frames_in_grey_where_the_config_loads_grey(tmp_path):
+    from mmengine.config import Config
+
+    from mmswinv2.inference.predictor import Pipeline
+    from mmswinv2.inference.sources import Item
+
+    steps = [
+        dict(type='LoadImageFromFile', color_type='grayscale'),
+        dict(type='mmdet.PackDetInputs'),
+    ]
+    dataset = dict(type='BaseDataset', pipeline=steps)
+    cfg = Config(dict(default_scope='mmdet', test_dataloader=dict(dataset=dataset)))
+    frame = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / 'a.png'), frame[:, :, ::-1])
+    prepare = Pipeline(cfg)
+    items = (Item('a', str(tmp_path / 'a.png')), Item('a/0', 'a.mp4', frame))
+    of_file, of_frame = (prepare(item, 0)['inputs'] for item in items)
+    assert of_frame.shape == of_file.shape == (1, 16, 24)
+    assert (of_frame.int() - of_file.int()).abs().max() <= 1
+
+
+def test_videos_with_the_longest_names(weights, tmp_path):
+    source = tmp_path / f'{"v" * 251}.mp4'
+    write_video(source, [np.full((64, 64, 3), 90, np.uint8)] * 2, 10)
+    results = mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), source, tmp_path / 'out')
+    assert len(results) == 2 and (tmp_path / 'out/vis' / source.name).exists()
 
 
 def command(*args):

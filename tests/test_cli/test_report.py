@@ -478,6 +478,13 @@ def test_segmentor(shapes, browser, tmp_path):
     cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[single, single])
     cfg.dump(config)
     assert f'mIoU {100 * np.mean(theirs["IoU"]):.1f}%' in in_words(report(folder, predictions=maps))
+    reduced = Config.fromfile(config)
+    for dataset in reduced.test_dataloader.dataset.datasets:
+        dataset.reduce_zero_label = True
+    reduced.dump(config)
+    with pytest.raises(UserError, match='has the label 0, and with reduce_zero_label maps of mmsw'):
+        report(folder, predictions=maps)
+    cfg.dump(config)
     other = shutil.copytree(shapes, tmp_path / 'other')
     second = Config.fromfile(config).test_dataloader.dataset.datasets[0]
     second.data_root = f'{other}/'
@@ -583,6 +590,40 @@ def test_differences_in_lists_of_lists():
     assert differences(config(2), sorted_keys) == []
     place = 'pipeline.0.transforms.0.0.scale'
     assert differences(config(1), sorted_keys) == [(place, '1', '2')]
+
+
+@pytest.mark.parametrize(('test', 'headline'), [('20260102', '0.500'), ('20260104', '0.100')])
+def test_the_score_of_the_last_evaluation_comes_first(test, headline, tmp_path):
+    """A test before the training went on is older than its validation."""
+    name = 'coco/bbox_mAP'
+    folder = work_dir(tmp_path / 'run', CONFIG, [dict(lr=1, loss=1.0, step=1), {name: 0.1}])
+    resumed = shutil.copytree(folder / '20260101_000000', folder / '20260103_000000')
+    cfg = Config.fromfile(resumed / 'vis_data/config.py')
+    cfg.resume = True
+    cfg.dump(resumed / 'vis_data/config.py')
+    entries = [dict(lr=1, loss=1.0, step=2), {name: 0.5, 'step': 2}]
+    log = ''.join(f'{json.dumps(entry)}\n' for entry in entries)
+    (resumed / 'vis_data/scalars.json').write_text(log)
+    (folder / f'{test}_000000').mkdir()
+    (folder / f'{test}_000000/{test}_000000.json').write_text(json.dumps({name: 0.1}))
+    text = in_words(report(folder))
+    assert f'box AP {headline} iterations 2' in text and f'test of {test}_000000' in text
+
+
+def test_a_report_without_the_data_of_kept_predictions(tmp_path):
+    folder = work_dir(tmp_path / 'my run', CONFIG, options=of_shapes(tmp_path / 'moved'))
+    (folder / 'predictions.pkl').write_bytes(pickle.dumps([dict(img_id=1)]))
+    text = in_words(report(folder))
+    assert 'predictions.pkl are left out: ' in text and 'does not exist' in text
+    assert f"mmswinv2 report '{folder}' --predict" in text
+    with pytest.raises(UserError, match='does not exist'):
+        report(folder, predictions=folder / 'predictions.pkl')
+
+
+def test_a_report_on_a_pre_training_offers_no_test(tmp_path):
+    config = 'configs/pretraining/simmim_swinv2-nano_shapes.py'
+    text = in_words(report(work_dir(tmp_path / 'run', config)))
+    assert '--predict' not in text and 'Classes and errors' not in text
 
 
 def test_a_new_start_replaces_what_was_there(tmp_path):

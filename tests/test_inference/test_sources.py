@@ -1,10 +1,15 @@
 """Files, folders, patterns and cameras, and the names of their result files."""
 
 import os
+import shutil
+from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from mmswinv2.datasets import open_video, write_video
 from mmswinv2.errors import UserError
 from mmswinv2.inference.sources import divide, find_sources
 
@@ -32,7 +37,10 @@ def test_what_was_written_is_no_input(tmp_path):
     (tmp_path / 'outputs/vis').mkdir(parents=True)
     for name in ('a.png', 'outputs/vis/a.png'):
         (tmp_path / name).touch()
-    assert list(find_sources([tmp_path], tmp_path / 'outputs')) == [f'{tmp_path}/a.png']
+    for given in (tmp_path, f'{tmp_path}/**/*.png'):
+        assert list(find_sources([given], tmp_path / 'outputs')) == [f'{tmp_path}/a.png']
+    with pytest.raises(UserError, match='has nothing but results of .*outputs; name other files'):
+        list(find_sources([f'{tmp_path}/outputs/*/*.png'], tmp_path / 'outputs'))
 
 
 @pytest.mark.parametrize('out_dir', ['.', '..', 'photos'])
@@ -72,6 +80,25 @@ def test_pipes_are_refused(tmp_path):
     os.mkfifo(tmp_path / 'pipe.jpg')
     with pytest.raises(UserError, match=r'pipe\.jpg is no regular file'):
         list(find_sources([tmp_path / 'pipe.jpg']))
+
+
+def test_videos_are_known_by_their_content_if_the_ending_is_not(tmp_path):
+    frames = [np.full((32, 32, 3), 20 * i, np.uint8) for i in range(4)]
+    write_video(tmp_path / 'a.mp4', frames, 10)
+    for name in ('a.3gp', 'a.MTS', 'a.dat', 'a'):
+        shutil.copy(tmp_path / 'a.mp4', tmp_path / name)
+    Image.fromarray(frames[0]).save(tmp_path / 'b.png')
+    shutil.copy(tmp_path / 'b.png', tmp_path / 'b.dat')
+    (tmp_path / 'c.dat').write_text('neither')
+    given = [str(tmp_path / name) for name in ('a.3gp', 'a.dat', 'a', 'b.dat', 'c.dat')]
+    stills, films = divide(given, clips=False)
+    assert [source for _, source in films] == given[:3]
+    assert [item.path for item in stills] == given[3:] and not any(item.clip for item in stills)
+    assert [len(open_video(source)) for _, source in films] == [4, 4, 4]
+    clips, none = divide(given[:3], clips=True)
+    assert none == [] and all(item.clip for item in clips)
+    found = [Path(path).name for path in find_sources([tmp_path])]
+    assert found == ['a.3gp', 'a.MTS', 'a.mp4', 'b.png']
 
 
 def test_what_is_left_out_of_a_folder_is_told(tmp_path):

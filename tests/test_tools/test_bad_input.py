@@ -1,6 +1,8 @@
 """Mistakes of users end in one sentence that names the mistake and a remedy."""
 
 import json
+import os
+import pickle
 import shutil
 
 import pytest
@@ -9,6 +11,7 @@ from mmengine.config import Config
 
 from mmswinv2.engine.settings import set_out
 from mmswinv2.errors import UserError
+from mmswinv2.files import write_atomically
 from tests.test_tools.conftest import CONFIG, ROOT
 
 
@@ -189,6 +192,53 @@ def test_mixed_precision_without_a_gpu(train, tmp_path):
 def test_numbers_that_are_none(tool, script, options, words):
     run = tool(script, *options)
     assert run.returncode == 1 and words in run.stderr and 'Traceback' not in run.stderr
+
+
+def test_files_that_tools_do_not_expect(tool, tmp_path):
+    boxes = tmp_path / 'boxes.pkl'
+    boxes.write_bytes(pickle.dumps([dict(pred_instances={})]))
+    (tmp_path / 'run/1').mkdir(parents=True)
+    (tmp_path / 'run/1/1.json').write_text('{"mIoU": 0.')
+    (tmp_path / 'file').touch()
+    (tmp_path / 'a.png').touch()
+    segmentor = 'configs/segmentation/swinv2-nano_upernet_shapes.py'
+    motion = 'configs/video/video-swinv2-nano_motion.py'
+    none = ['train_dataloader=None', 'val_dataloader=None']
+    for script, options, words in (
+        ('misc/motion_scores.py', [f'a={boxes}'], 'samples must be predictions of a classifier'),
+        ('misc/print_scores.py', [tmp_path / 'run'], '1.json is damaged'),
+        ('misc/check_seg_maps.py', [segmentor, '--cfg-options', *none], 'has neither train_data'),
+        (
+            'misc/simmim_demo.py',
+            [CONFIG, 'none.pth', tmp_path / 'a.png', '--out', tmp_path / 'file'],
+            f'the folder {tmp_path}/file cannot be written',
+        ),
+        (
+            'misc/video_demo.py',
+            ['a.mp4', motion, 'none.pth', '--out', tmp_path / 'file/a.mp4'],
+            f'the folder {tmp_path}/file cannot be written',
+        ),
+    ):
+        run = tool(script, *options)
+        assert run.returncode == 1 and words in run.stderr, run.stderr
+        assert 'Traceback' not in run.stderr
+
+
+def test_scores_of_other_metrics_are_printed_as_they_are(tool, tmp_path):
+    (tmp_path / '1').mkdir()
+    (tmp_path / '1/1.json').write_text('{"pascal_voc/mAP": 0.25}')
+    assert tool('misc/print_scores.py', tmp_path).stdout == 'pascal_voc/mAP 0.250\n'
+
+
+def test_devices_and_pipes_stay_what_they_are(tmp_path):
+    pipe = tmp_path / 'pipe'
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(pipe, lambda file: file.write(b'content'))
+    assert os.read(reader, 99) == b'content' and pipe.is_fifo()
+    os.close(reader)
+    write_atomically(tmp_path / ('n' * 250 + '.json'), lambda file: file.write(b'{}'))
+    assert {len(path.name) for path in tmp_path.iterdir()} == {4, 255}
 
 
 def test_a_place_for_predictions_is_looked_at_before_the_test(tool, tmp_path):

@@ -1,6 +1,7 @@
 """tools/analysis_tools/: figures, logs, and samples after the data pipeline."""
 
 import json
+import runpy
 
 import cv2
 import pytest
@@ -121,6 +122,19 @@ def test_logs(tool, train, tmp_path):
     assert f'average iter time: {sum(times) / len(times):.4f} s/iter' in run.stdout, run.stderr
     run = analyze('cal_train_time', ROOT / 'README.md')
     assert run.returncode == 1 and 'is no log' in run.stderr
+
+
+def test_scores_stand_at_the_iteration_of_the_losses_before(tmp_path, capsys):
+    """mmengine gives the epoch as the step of validation."""
+    tool = runpy.run_path(str(ROOT / 'tools/analysis_tools/analyze_logs.py'))
+    log = tmp_path / 'log.json'
+    entries = [dict(lr=1, loss=3.0, step=50), dict(mAP=0.1, step=1), dict(lr=1, loss=2.0, step=100)]
+    entries += [dict(mAP=0.2, step=2)]
+    log.write_text(''.join(f'{json.dumps(entry)}\n' for entry in entries) + '{"lr": 1, "lo')
+    found = tool['read_log'](log)
+    assert list(tool['curve'](found, 'loss', log)) == [(50, 100), (3.0, 2.0)]
+    assert list(tool['curve'](found, 'mAP', log)) == [(50, 100), (0.1, 0.2)]
+    assert '1 lines are cut short' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ A log is what training writes to WORK_DIR/TIME/vis_data/TIME.json. A key is name
 without what stands before its last slash (top1 for acc/top1).
 """
 
-import json
+import sys
 from pathlib import Path
 from statistics import fmean, stdev
 
 from mmswinv2.analysis.figures import check_ending
+from mmswinv2.analysis.work_dir import read_run
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.options import ArgumentParser
 
@@ -35,13 +36,12 @@ def parse_args():
 
 def read_log(path):
     """The entries of a log."""
-    try:
-        lines = Path(path).read_text().splitlines()
-        entries = [dict(json.loads(line)) for line in lines if line.strip()]
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f'{path} is no log ({error}); logs are WORK_DIR/TIME/vis_data/TIME.json'
-        ) from error
+    run = read_run(Path(path).parent, Path(path))
+    entries = run.training + run.validation
+    if not entries:
+        raise UserError(f'{path} is no log; logs are WORK_DIR/TIME/vis_data/TIME.json')
+    if run.broken:
+        print(f'{path}: {run.broken} lines are cut short and left out', file=sys.stderr)
     return entries
 
 

@@ -46,7 +46,9 @@ def problems(dataset, where):
 def main():
     args = parse_args()
     cfg = config_with_options(args.config, args.cfg_options)
-    kinds = ('train', 'val')
+    kinds = [kind for kind in ('train', 'val') if cfg.get(f'{kind}_dataloader') is not None]
+    if not kinds:
+        raise UserError(f'{args.config} has neither train_dataloader nor val_dataloader')
     hosts.check_data(cfg, kinds)
     name_unreadable_images.apply()
     hosts.use_registries(cfg)

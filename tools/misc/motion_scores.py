@@ -8,9 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from mmswinv2.checkpoints import read_pickle
+from mmswinv2.checkpoints.files import check_forms
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.options import ArgumentParser
 
+_FORMS = {
+    'samples': (
+        lambda value: isinstance(value, list) and value and all('pred_score' in s for s in value),
+        'predictions of a classifier',
+    )
+}
 DIRECTIONS = 4  # left, right, up, down are the first classes of make_motion.py
 
 
@@ -19,6 +26,7 @@ def accuracies(path):
     if not Path(path).is_file():
         raise UserError(f'{path} does not exist; write it with tools/test.py --dump {path}')
     samples = read_pickle(path)
+    check_forms(dict(samples=samples), _FORMS, f'{path}:')
     truth = np.array([int(sample['gt_label']) for sample in samples])
     hits = truth == [int(sample['pred_score'].argmax()) for sample in samples]
     return hits.mean(), hits[truth < DIRECTIONS].mean()

@@ -33,8 +33,12 @@ def main():
             f'{args.work_dir} holds no scores; run tools/test.py --work-dir {args.work_dir}'
         )
     latest = max(files, key=lambda path: path.stat().st_mtime)
-    metrics = json.loads(latest.read_text())
-    scores = ', '.join(f'{NAMES[k]} {v:.3f}' for k, v in metrics.items() if k in NAMES)
+    try:
+        metrics = json.loads(latest.read_text())
+    except ValueError as error:
+        raise UserError(f'{latest} is damaged ({error}); run tools/test.py again') from error
+    known = {NAMES[name]: value for name, value in metrics.items() if name in NAMES} or metrics
+    scores = ', '.join(f'{name} {value:.3f}' for name, value in known.items())
     pictures = latest.parent / args.pictures  # those of --show-dir, or of an absolute path
     where = f'; pictures: {pictures}' if pictures.is_dir() else ''
     print(f'{scores}{where}')

@@ -18,7 +18,7 @@ from mmswinv2 import hosts
 from mmswinv2.checkpoints import fetch, load_but
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.errors import UserError, report_user_errors
-from mmswinv2.files import walk
+from mmswinv2.files import check_writable, walk
 from mmswinv2.models.simmim import NormalizedPixelLoss, local_statistics
 from mmswinv2.options import ArgumentParser, add_config_options
 
@@ -70,6 +70,7 @@ def main():
         files = [args.images] if args.images.exists() else []
     if not files:
         raise UserError(f'{args.images} holds no picture ({", ".join(SUFFIXES)})')
+    check_writable(args.out, 'folder', '--out')
     cfg = config_with_options(args.config, args.cfg_options)
     hosts.of(cfg).apply()
     hosts.use_registries(cfg)
@@ -78,16 +79,15 @@ def main():
         raise UserError(f'{args.config} is no SimMIM with mmswinv2.NormalizedPixelLoss')
     print(load_but(model, fetch(args.checkpoint)))
     pipeline = Compose(next(hosts.inner_datasets(cfg.train_dataloader.dataset)).pipeline)
-    args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     np.random.seed(args.seed)
     losses = []
     for number, file in enumerate(files):
         pictures, loss = reconstruct(model, default_collate([pipeline(dict(img_path=str(file)))]))
         losses.append(loss)
-        cv2.imwrite(
-            str(args.out / f'{number:03d}_{file.stem}.png'), np.concatenate(pictures, axis=1)
-        )
+        path = args.out / f'{number:03d}_{file.stem}.png'
+        if not cv2.imwrite(str(path), np.concatenate(pictures, axis=1)):
+            raise UserError(f'{path} cannot be written')
     print(f'{len(files)} pictures in {args.out}, mean loss {np.mean(losses):.4f}')
 
 

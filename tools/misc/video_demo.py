@@ -4,8 +4,10 @@ from pathlib import Path
 
 from mmswinv2 import hosts
 from mmswinv2.datasets import open_video, write_video
+from mmswinv2.datasets.labels.common import read_text
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.files import check_writable
 from mmswinv2.inference.drawing import caption
 from mmswinv2.inference.predictor import Predictor
 from mmswinv2.inference.sources import Item
@@ -38,12 +40,13 @@ def main():
         raise UserError(f'--out must end in .mp4, got {target}')
     if target.resolve() == source.resolve():
         raise UserError(f'--out {target} is the video itself; name another file')
+    check_writable(target.absolute().parent, 'folder', '--out')
     if args.topk < 1:
         raise UserError(f'--topk must be at least 1, got {args.topk}')
     predictor = Predictor(cfg, args.checkpoint, args.device)
     names = list(predictor.meta.get('classes') or ())
     if args.labels:
-        names = Path(args.labels).read_text().splitlines()
+        names = read_text(Path(args.labels)).splitlines()
     ((_, result),) = predictor.outcomes([Item(source.stem, args.video)])
     scores = result.pred_score
     if args.labels and len(names) != len(scores):
