@@ -33,8 +33,7 @@ from .strategies import unwrap_model, whole_weights
 class CheckInvalidLossHook(Hook):
     """Ends training at the first loss that is NaN or infinite, before a checkpoint can hold it.
 
-    `tools/train.py` adds this hook to every training; to set `max_skips`, add it to
-    ``custom_hooks``.
+    The tools add this hook to every training; to set `max_skips`, add it to ``custom_hooks``.
 
     Args:
         max_skips: number of bad batches per run to skip, in all processes, before the run ends.
