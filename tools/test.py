@@ -82,7 +82,7 @@ def set_out(cfg, host, out):
 
 
 def set_format_only(cfg, host, out):
-    """Take out all that needs annotations."""
+    """Remove all that needs annotations from the config."""
     if host.dump_metric is not None or not out:
         raise UserError('--format-only is for segmentors, and needs --out FOLDER')
     cfg.test_evaluator = as_list(cfg.test_evaluator)[0]  # that of --out
@@ -110,7 +110,7 @@ def main():
     if args.format_only:
         set_format_only(cfg, host, args.out)
     runner = build_runner(cfg, ('test',))
-    # every parameter is wanted; mmengine alone would go on with what fits
+    # require every parameter; mmengine alone would continue with those that fit
     runner.load_checkpoint = functools.partial(runner.load_checkpoint, strict=True)
     run(runner.test, cfg, ('test',))
 

@@ -418,7 +418,7 @@ def _first_of_repeats(path: Any, annotations: list[dict], table: _Annotations) -
 
 
 def _crowds(path: Any, annotations: list[dict]) -> np.ndarray:
-    """Set ``iscrowd`` to 0 or 1, also from ``ignore``, which mmdet uses in training only."""
+    """Set ``iscrowd`` to 0 or 1, also from ``ignore``, which mmdet applies to no scores."""
     flags = [annotation.get('iscrowd') for annotation in annotations]
     plain = set(map(type, flags)) == {int} and set(flags) <= {0, 1}
     if plain and not any('ignore' in annotation for annotation in annotations):

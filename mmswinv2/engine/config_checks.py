@@ -239,7 +239,7 @@ def warn_of_unused(cfg: Config, options: Mapping[str, Any]) -> None:
 
 
 def warn_of_new(cfg: Config, before: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """Warn of options that add a key to a node without a ``type`` to reject unknown keys.
+    """Warn of options that add a key to a node without a ``type``, where nothing would reject it.
 
     Args:
         cfg: the config with the options.

@@ -47,7 +47,7 @@ class CheckInvalidLossHook(Hook):
         self.skipped = 0
 
     def before_train(self, runner: Any) -> None:
-        """Keep file names for messages; with `max_skips`, check losses before the optimizer."""
+        """Keep file names for messages; with `max_skips`, check losses before each update."""
         for dataset in hosts.inner_datasets(runner.train_dataloader.dataset):
             hosts.of(runner.cfg).keep_file_names(dataset)
         if self.max_skips:
@@ -264,7 +264,7 @@ class LoRAHook(Hook):
         self._told: list[str] = []
 
     def before_train(self, runner: Any) -> None:
-        """Copy the frozen weights into EMAHook's model, which is older than their loading."""
+        """Copy the frozen weights to EMAHook's model, a copy made before they were loaded."""
         model = unwrap_model(runner.model)
         for hook in runner.hooks:
             if (average := getattr(hook, 'ema_model', None)) is not None:

@@ -157,13 +157,13 @@ def check_dataset(dataset: Any, where: str, model: Any = None) -> None:
 
 
 def check_batch(model: Any, batch_size: int, where: str) -> None:
-    """Raise `UserError` if a model cannot be tested with this batch size, for any host."""
+    """Raise `UserError` if a model cannot be tested with this batch size."""
     for host in HOSTS:
         host.check_batch(model, batch_size, where)
 
 
 def check_evaluator(evaluator: Any, dataset: Any, where: str) -> None:
-    """Raise `UserError` if a metric of an evaluator cannot score a data set, for any host."""
+    """Raise `UserError` if a metric of an evaluator cannot score a data set."""
     metrics = getattr(evaluator, 'metrics', ())
     inner = getattr(dataset, 'datasets', ())
     apart = hasattr(evaluator, 'dataset_prefixes') and len(inner) == len(metrics)

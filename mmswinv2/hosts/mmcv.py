@@ -13,7 +13,7 @@ from .patching import patch, replace
 def name_unreadable_images() -> None:
     """Errors for images that cannot be read name the file.
 
-    This includes images whose values mmcv would change when it reads them. Calls without a format,
+    This includes images whose values mmcv would change. Calls of `imfrombytes` without a format,
     which are for drawing on the image, return a version of it that can be displayed.
     """
     import mmcv

@@ -35,7 +35,7 @@ def main():
     latest = max(files, key=lambda path: path.stat().st_mtime)
     metrics = json.loads(latest.read_text())
     scores = ', '.join(f'{NAMES[k]} {v:.3f}' for k, v in metrics.items() if k in NAMES)
-    pictures = latest.parent / args.pictures  # those of --show-dir, or of an absolute path
+    pictures = latest.parent / args.pictures  # --show-dir is in that folder, or absolute
     where = f'; pictures: {pictures}' if pictures.is_dir() else ''
     print(f'{scores}{where}')
 
