@@ -1,4 +1,4 @@
-"""Images that are not 8-bit RGB: checks of what mmcv's loader would lose, and a lossless loader."""
+"""Images that are not 8-bit RGB: checks of what mmcv's loader would lose, and a loader for them."""
 
 import io
 import os
