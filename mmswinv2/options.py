@@ -68,7 +68,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 class _ConfigOptions(argparse.Action):
-    """``key=value`` pairs into a dict, with words for those that are none."""
+    """Parses ``key=value`` pairs into a dict; raises `UserError` for anything else."""
 
     def __call__(
         self,
@@ -90,10 +90,10 @@ class _ConfigOptions(argparse.Action):
 
 
 def parse_value(text: str) -> Any:
-    """The value of a text, as ``--cfg-options`` of mmengine reads it, but that spaces stay.
+    """Parse a value like ``--cfg-options`` of mmengine, but keep the spaces inside it.
 
-    Text between ``[]``, or with commas, is a list, and between ``()`` a tuple; what is a number,
-    ``True``, ``False`` or ``None`` is no text. Space around values, and quotes, are taken off.
+    Text in ``[]``, or with commas, becomes a list, and text in ``()`` a tuple. Numbers, ``True``,
+    ``False`` and ``None`` are converted. Surrounding spaces and quotes are removed.
 
     Raises:
         UserError: if brackets do not match.
@@ -110,14 +110,14 @@ def parse_value(text: str) -> Any:
         return text
     try:
         inner = _divided(text[1:-1])
-    except UserError:  # as of '(a) b (c)'
+    except UserError:  # such as '(a) b (c)'
         return text
     values = map(parse_value, inner)
     return list(values) if ends == '[]' else tuple(values)
 
 
 def _divided(text: str) -> list[str]:
-    """The pieces of a text between the commas that stand in no brackets; none of an empty one."""
+    """Split a text at the commas outside of brackets; an empty text has no pieces."""
     pieces, opened = [''], ''
     for letter in text:
         if letter == ',' and not opened:
@@ -136,17 +136,17 @@ def _divided(text: str) -> list[str]:
 
 
 def write_value(value: Any) -> str:
-    """The text that `parse_value` reads as a value.
+    """The text from which `parse_value` reads `value`.
 
     Raises:
-        UserError: if there is none, as of texts with commas.
+        UserError: if there is no such text, as for strings with commas.
     """
     text = str(value)
     if isinstance(value, (list, tuple)):
         inner = ''.join(f'{write_value(item)},' for item in value)
         text = f'[{inner}]' if isinstance(value, list) else f'({inner})'
     try:
-        same = repr(parse_value(text)) == repr(value)  # nan is not itself
+        same = repr(parse_value(text)) == repr(value)  # as nan != nan
     except UserError:
         same = False
     if not same:

@@ -1,8 +1,8 @@
-"""COCO annotation files: read once, held to rules, repaired where the right value is known.
+"""COCO annotation files: read once, checked, and repaired where the right value is known.
 
-pycocotools, mmdet and its evaluator take such files as they are: an annotation of id 0 never counts
-as found, a mask of another size as wrong, and a missing key ends in a KeyError hours later.
-`read_coco` stands in for their reading (see `mmswinv2.hosts.mmdet_patches`).
+pycocotools, mmdet and its evaluator do not check such files: an annotation of id 0 never counts as
+detected, a mask of another size counts as wrong, and a missing key raises a KeyError hours later.
+`read_coco` replaces their reading (see `mmswinv2.hosts.mmdet_patches`).
 """
 
 import gc
@@ -24,7 +24,7 @@ from .coco_masks import FAR, check_masks
 
 
 def can_be_path(text: str) -> bool:
-    """Whether a text can be the path of a file: without NUL, and none but whole characters."""
+    """Whether a text can be the path of a file: without NUL and lone surrogates."""
     try:
         return b'\0' not in os.fsencode(text)
     except UnicodeEncodeError:
@@ -32,10 +32,10 @@ def can_be_path(text: str) -> bool:
 
 
 def _is_id(number: int) -> bool:
-    return abs(number) < 2**63  # what evaluators hold ids in
+    return abs(number) < 2**63  # evaluators use 64-bit ids
 
 
-_FIELDS = (  # list, key, type, what is wanted, which values are
+_FIELDS = (  # list, key, type, description of valid values, check of a value
     ('images', 'id', int, 'a whole number from 0 to 2**63 - 1', lambda n: 0 <= n < 2**63),
     ('images', 'file_name', str, 'a text that can be the path of a file', can_be_path),
     ('images', 'height', int, 'pixels, a whole number from 1 to 65535', lambda n: 0 < n < 2**16),
@@ -63,16 +63,16 @@ class _Annotations:
 
 @dataclass(frozen=True)
 class _Rule:
-    """What annotations must not be.
+    """A rule for annotations.
 
     Attributes:
-        words: what those are that break it.
-        bad: a boolean for each annotation.
-        when: ``'any'``: refuse the file if one is bad. ``'leave out'``: those are left out and
-            counted, and the file is refused if no other is left. ``'all'`` and ``'most'``, nine of
-            ten: refuse it if so many are. ``'half'``: refuse it if more than half are, and warn
-            below. ``'warn'``: count them in a warning.
-        way: the way out.
+        words: description of the annotations that break it.
+        bad: gives a boolean for each annotation: whether it breaks the rule.
+        when: ``'any'``: refuse the file if one is bad. ``'leave out'``: leave bad ones out with a
+            warning, and refuse the file if no others remain. ``'all'`` and ``'most'`` (nine of
+            ten): refuse the file if so many are bad. ``'half'``: refuse it if more than half are
+            bad, and warn of fewer. ``'warn'``: count them in a warning.
+        way: advice for the user.
     """
 
     words: str
@@ -173,7 +173,7 @@ def refuse_shared(path: Any, targets: Iterable[tuple[str, Any]]) -> None:
 
 @contextmanager
 def _without_collection() -> Iterator[None]:
-    """Keep the garbage collector from walking millions of new lists again and again."""
+    """Disable the garbage collector, which would scan millions of new lists repeatedly."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -187,16 +187,16 @@ def _without_collection() -> Iterator[None]:
 def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
     """Read a COCO annotation file of boxes and masks, in UTF-8 or another Unicode encoding.
 
-    Repaired, with a warning that counts them: annotation ids that are none (missing, 0, repeated,
-    above 2**53, no whole numbers) are given anew from 1 on; a missing ``iscrowd`` is 0; an ``area``
-    that is missing or cannot be is that of the mask, or else of the box. Left out, with a warning:
-    annotations that no training and no score can use, polygons of less than three points, run
-    lengths of no pixel. What only looks wrong is counted in a warning. All else that breaks a rule
-    is an error.
+    Repaired, with a warning that counts them: if annotation ids are invalid (missing, 0, repeated,
+    above 2**53, no whole numbers), all are numbered from 1 on; a missing ``iscrowd`` becomes 0; a
+    missing or impossible ``area`` becomes that of the mask, or else of the box. Left out, with a
+    warning: annotations that no training and no score can use, polygons of less than three points,
+    run lengths of no pixel. What only looks wrong is counted in a warning. All else that breaks a
+    rule is an error.
 
     Args:
         path: the file, which is not changed.
-        boxes: whether boxes and areas are used; without, masks and ids alone are looked at.
+        boxes: whether boxes and areas are used; if not, only masks and ids are checked.
 
     Returns:
         its content: ``images``, ``annotations`` (maybe none), ``categories``.
@@ -251,7 +251,7 @@ def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
 def read_fields(
     path: str | Path, boxes: bool = True
 ) -> tuple[dict[str, Any], dict[tuple[str, str], Any]]:
-    """The content of an annotation file of which each field has its type, and no more is known.
+    """Read an annotation file and check the type and range of each field, and nothing else.
 
     Args:
         path: the file.
@@ -318,7 +318,7 @@ def _read_json(path: str | Path) -> dict[str, Any]:
     if (path := Path(path)).exists() and not path.is_file() and not path.is_dir():
         raise UserError(f'{path} is a pipe or a device and no file; write the content to a file')
     try:
-        content = json.loads(path.read_bytes())  # tells UTF-8, with a mark or not, 16 and 32
+        content = json.loads(path.read_bytes())  # detects UTF-8 (BOM or not), -16, -32
     except UnicodeDecodeError as error:
         raise UserError(f'{path} is not in UTF-8 ({error}); save it as UTF-8') from error
     except (ValueError, RecursionError) as error:
@@ -327,7 +327,7 @@ def _read_json(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise UserError(f'{path} is no COCO annotation file: its content is no JSON object')
-    content.setdefault('annotations', [])  # as the files of test images have it
+    content.setdefault('annotations', [])  # files of test images have none
     for name in ('images', 'annotations', 'categories'):
         entries = content.get(name)
         if not isinstance(entries, list) or set(map(type, entries)) - {dict}:
@@ -358,7 +358,7 @@ def _column(
 
 
 def _number(path: Any, annotations: list[dict]) -> None:
-    """Give ids anew where some are none: pycocotools takes 0 for "not found", as a float."""
+    """Number all annotations if an id is invalid: pycocotools stores floats, 0 for "not found"."""
     ids: list[Any] = [annotation.get('id') for annotation in annotations]
     whole = set(map(type, ids)) <= {int} and min(ids) > 0 and max(ids) <= 2**53
     if not whole or len(set(ids)) < len(ids):
@@ -384,16 +384,16 @@ def _boxes(path: Any, boxes: list[list]) -> np.ndarray:
 
 
 def _are_corners(a: _Annotations) -> np.ndarray:
-    """All true where widths and heights behave like right and lower sides."""
+    """All true if widths and heights look like right and lower edges, else all false."""
     larger = (a.box[:, 2:] > a.box[:, :2]).all(1).mean() > 0.95
     beyond = (a.end > a.size + 1).any(1).mean() > 1 / 3
     return np.full(len(a.box), bool(len(a.box) >= 4 and larger and beyond))
 
 
 def _first_of_repeats(path: Any, annotations: list[dict], table: _Annotations) -> np.ndarray:
-    """Which annotations are not the same as an earlier one, as after joining a file twice."""
+    """Mask of annotations that do not repeat an earlier one, as after merging a file twice."""
     ids = [(a['image_id'], a['category_id']) for a in annotations]
-    # one number for each, as sorting these is all that most files need
+    # one number for each: in most files all differ, so that the slow comparison is not needed
     rows = np.column_stack([np.array(ids, np.float64), table.box])
     digests = rows @ np.random.default_rng(0).random(rows.shape[1])
     if len(np.unique(digests)) == len(annotations):
@@ -418,7 +418,7 @@ def _first_of_repeats(path: Any, annotations: list[dict], table: _Annotations) -
 
 
 def _crowds(path: Any, annotations: list[dict]) -> np.ndarray:
-    """Write ``iscrowd`` as 0 or 1; mmdet trains with none that has ``ignore``, but scores it."""
+    """Set ``iscrowd`` to 0 or 1, also from ``ignore``, which mmdet applies to no scores."""
     flags = [annotation.get('iscrowd') for annotation in annotations]
     plain = set(map(type, flags)) == {int} and set(flags) <= {0, 1}
     if plain and not any('ignore' in annotation for annotation in annotations):
@@ -464,9 +464,9 @@ def _apply_rules(
 
 
 def _fill_areas(path: Any, annotations: list[dict], areas: np.ndarray, pixels: np.ndarray) -> None:
-    """Give an area to those that have none: mmdet leaves them out, or ends in a KeyError."""
+    """Set missing or impossible areas, for which mmdet drops annotations or raises KeyError."""
     most = (FAR * pixels).tolist()
-    least = np.where(areas > 9, 1, 0).tolist()  # a share of the image is below
+    least = np.where(areas > 9, 1, 0).tolist()  # areas in fractions of the image are below 1
     lacking = [
         i
         for i, a in enumerate(annotations)

@@ -1,4 +1,4 @@
-"""Masks of COCO annotations: polygons and run lengths, held to what decoders survive."""
+"""Masks of COCO annotations: checks of polygons and run lengths, which can crash decoders."""
 
 import re
 from itertools import chain
@@ -9,12 +9,12 @@ import numpy as np
 from ..errors import UserError
 from ..log import warn
 
-FAR = 10  # sides of the image at which a coordinate is none
+FAR = 10  # coordinates beyond this many sides of the image are invalid
 _SEGMENTATION = (
     'a segmentation is a list of polygons [[x0, y0, x1, y1, x2, y2, ...], ...] in pixels of the '
     'image, or run lengths dict(size=[height, width], counts=...)'
 )
-_CODE = re.compile('(?:[P-o]{0,6}[0-O])+')  # of run lengths: digits, of which the last is smaller
+_CODE = re.compile('(?:[P-o]{0,6}[0-O])+')  # runs, each up to a digit without continuation bit
 _Outlines = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # annotation, area, corners
 _COUNTS = 'counts are run lengths, or their code in a text, that add up to height * width'
 
@@ -22,9 +22,9 @@ _COUNTS = 'counts are run lengths, or their code in a text, that add up to heigh
 def check_masks(
     path: Any, annotations: list[dict], size: np.ndarray, boxes: np.ndarray | None
 ) -> np.ndarray:
-    """Hold polygons and run lengths to their rules; returns the areas of masks in pixels.
+    """Check polygons and run lengths, and return the areas of masks in pixels.
 
-    Polygons and run lengths that no mask can be made of are taken out of ``segmentation``.
+    Polygons and run lengths from which no mask can be made are removed from ``segmentation``.
     """
 
     def refuse(number: int, words: str) -> UserError:
@@ -39,7 +39,7 @@ def check_masks(
     runs: list[int] = []
     for i, annotation in enumerate(annotations):
         segmentation = annotation.get('segmentation')
-        if segmentation in ('', {}, [[]]):  # as tools for boxes write none
+        if segmentation in ('', {}, [[]]):  # tools for boxes write these
             annotation['segmentation'] = segmentation = []
         if type(segmentation) is list:
             owners += [i] * len(segmentation)
@@ -105,7 +105,7 @@ def _check_polygons(
         nexts[ends - 1] = starts
         cross = xy[:, 0] * xy[nexts, 1] - xy[nexts, 0] * xy[:, 1]
         area = np.abs(np.add.reduceat(cross, starts)) / 2
-        flat = ~(area > 0)  # of numbers that are not finite, too
+        flat = ~(area > 0)  # also true where the area is NaN
         good[good] = ~flat
         low, high, area = low[~flat], high[~flat], area[~flat]
     if not good.all():
@@ -140,7 +140,7 @@ def _check_places(
 
 
 def _check_shares(path: Any, annotations: list[dict], owner: np.ndarray, high: np.ndarray) -> None:
-    """The same for masks in the first pixel of their image, where boxes do not matter."""
+    """Raise `UserError` if most masks lie in the first pixel of their image; warn of fewer."""
     shares: Any = (high <= 1).all(1)
     first = annotations[owner[int(shares.argmax())]]
     _refuse_most(
@@ -179,7 +179,7 @@ def _leave_out_polygons(
 
 
 def _check_runs(annotations: list[dict], runs: list[int], size: np.ndarray, refuse: Any) -> None:
-    """Refuse run lengths of another size than their image, which decoders do not survive."""
+    """Refuse run lengths of another size than their image, which crash decoders."""
     for i in runs:
         segmentation, (width, height) = annotations[i]['segmentation'], size[i].tolist()
         if segmentation.get('size') != [height, width]:
@@ -188,7 +188,7 @@ def _check_runs(annotations: list[dict], runs: list[int], size: np.ndarray, refu
                 f'has size={segmentation.get("size")!r:.60}, and its image is {width}x{height} '
                 f'pixels, size [{height}, {width}]',
             )
-        segmentation['size'] = [height, width]  # whole floats are none that decoders take
+        segmentation['size'] = [height, width]  # decoders refuse whole floats
         counts = segmentation.get('counts')
         pixels = count_pixels(counts) if isinstance(counts, str) else -1
         if (
@@ -202,7 +202,7 @@ def _check_runs(annotations: list[dict], runs: list[int], size: np.ndarray, refu
 
 
 def _leave_out_empty_runs(path: Any, annotations: list[dict], runs: list[int]) -> _Outlines:
-    import pycocotools.mask as coco_mask  # which mmpretrain does without
+    import pycocotools.mask as coco_mask  # not installed with mmpretrain
 
     those = [annotations[i]['segmentation'] for i in runs]
     codes = [
@@ -224,7 +224,7 @@ def _leave_out_empty_runs(path: Any, annotations: list[dict], runs: list[int]) -
 
 
 def count_pixels(code: str) -> int:
-    """The number of pixels in a compressed run-length code, -1 where it is none.
+    """The number of pixels in a compressed run-length code, or -1 if the code is invalid.
 
     A run is a number in base 32, lowest digit first, in two's complement; from the fourth on it is
     the difference to the run before the last (pycocotools' ``rleFrString``).

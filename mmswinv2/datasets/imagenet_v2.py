@@ -1,4 +1,4 @@
-"""ImageNet-V2, whose folders are numbers of classes."""
+"""ImageNet-V2, whose folders are named by the numbers of the classes."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Images that are not 8-bit RGB: what mmcv's loader loses of them, and a loader that does not."""
+"""Images that are not 8-bit RGB: checks of what mmcv's loader would lose, and a loader for them."""
 
 import io
 import os
@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..hosts.mmcv import check_size, orientation
 from ..registry import TRANSFORMS
 
-# part of an error to the way out
+# part of an error message: advice for the user
 _WAYS = {
     'DecompressionBomb': "cut it into tiles, or, if you trust it, set imdecode_backend='cv2' of "
     'LoadImageFromFile',
@@ -30,7 +30,7 @@ _WAYS = {
     '': 'fetch it again, or take it out of the data',
 }
 _PHOTOMETRIC = {0: 'white is 0', 1: '', 2: 'RGB', 3: 'palette', 5: 'CMYK', 6: 'YCbCr', 8: 'Lab'}
-_TURNS = {  # of EXIF
+_TURNS = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -43,10 +43,10 @@ _KINDS = {1: 'unsigned', 2: 'signed', 3: 'float'}
 
 
 class Header(NamedTuple):
-    """What an image says of itself before it is decoded; the defaults are those of a JPEG."""
+    """Properties of an image before it is decoded; the defaults are those of a JPEG."""
 
     form: str = ''
-    bits: int = 8  # of a number
+    bits: int = 8  # per number
     kind: str = 'unsigned'
     channels: int = 3
     colour: str = ''  # of `_PHOTOMETRIC`
@@ -59,7 +59,7 @@ class Header(NamedTuple):
 
     @property
     def coded(self) -> bool:
-        """Whether numbers have to be converted to be grey, RGB or other channels."""
+        """Whether numbers have to be converted to get gray, RGB or other channels."""
         return self.colour not in ('', 'RGB') or self.bits == 1
 
     def __str__(self) -> str:
@@ -87,7 +87,7 @@ def _tiff(content: bytes) -> Header:
         seen.add(tags.next)
         file.seek(tags.next)
         tags.load(file)
-        if not int(np.max(tags.get(254, 0))) & 0b101:  # a smaller copy, a mask
+        if not int(np.max(tags.get(254, 0))) & 0b101:  # neither a smaller copy nor a mask
             layout += ' pages'
             break
     kinds, colours = _KINDS.get(kind, 'complex'), _PHOTOMETRIC.get(colour, 'other colours')
@@ -102,7 +102,7 @@ def _pnm(content: bytes) -> Header:
 
 
 def _jpeg_2000(content: bytes) -> Header:
-    at = content.index(b'\xff\x4f\xff\x51') + 40  # of the start and the sizes behind it
+    at = content.index(b'\xff\x4f\xff\x51') + 40  # offset of the number of components
     channels, depth = int.from_bytes(content[at : at + 2], 'big'), content[at + 2]
     return Header('JPEG2000', (depth & 127) + 1, _KINDS[1 + (depth >> 7)], channels)
 
@@ -116,7 +116,7 @@ def _other(content: bytes) -> Header:
 
 
 def read_header(content: bytes) -> Header:
-    """Read the header of an image; that of a damaged one is left to the decoders."""
+    """Read the header of an image; a damaged one gives the defaults, and its decoder reports it."""
     try:
         if content.startswith(b'\x89PNG'):
             return _png(content)
@@ -136,9 +136,9 @@ def read_header(content: bytes) -> Header:
 
 
 _BOTH, _PILLOW, _CV2, _TIFFFILE = ('pillow', 'cv2'), ('pillow',), ('cv2',), ('tifffile',)
-_SIGNS = ((8, 'signed'), (32, 'unsigned'))  # that Pillow takes for the other one
-# backends of mmcv's loader, whether color_type is 'unchanged' (None: either way), the images that
-# it does not give as they are, and what it does to them
+_SIGNS = ((8, 'signed'), (32, 'unsigned'))  # which Pillow reads with the other sign
+# backends of mmcv's loader, whether color_type is 'unchanged' (None: either), the images that the
+# loader changes, and what it does to them
 _LOSSES: tuple[tuple[Sequence[str], bool | None, Callable[[Header], bool], str], ...] = (
     ((*_BOTH, *_TIFFFILE), None, lambda h: not h.channels, 'cannot read'),
     ((*_BOTH, *_TIFFFILE), None, lambda h: 'pages' in h.layout, 'takes for one image'),
@@ -163,7 +163,7 @@ _LOSSES: tuple[tuple[Sequence[str], bool | None, Callable[[Header], bool], str],
 
 
 def loss(content: bytes, color_type: str, backend: str) -> str:
-    """What mmcv's loader would do to an image that it does not give as it is; else empty."""
+    """How mmcv's loader would change an image, as text for a message; empty if it does not."""
     header, raw = read_header(content), color_type == 'unchanged'
     for backends, applies, holds, does in _LOSSES:
         if backend in backends and applies in (None, raw) and holds(header):
@@ -173,18 +173,18 @@ def loss(content: bytes, color_type: str, backend: str) -> str:
 
 
 class DecodeError(Exception):
-    """An image of a kind that is not decoded; says which. `name_file` adds the file."""
+    """An image of an unsupported kind, which the message names. `name_file` adds the file."""
 
 
 @contextmanager
 def name_file(path: str) -> Iterator[None]:
-    """Let whatever reading and decoding a file raises name it, as `UserError`."""
+    """Turn errors of reading and decoding a file into a `UserError` that names the file."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # decoders raise errors of any kind
-        told = re.sub(r' <_io\.\w+ object at \w+>', '', str(error))  # which Pillow was given
+        told = re.sub(r' <_io\.\w+ object at \w+>', '', str(error))  # Pillow's file object
         text = f'{type(error).__name__}: {" ".join(told.split())}'
         way = next(way for part, way in _WAYS.items() if part in text)
         raise UserError(f'cannot read the image {path}: {text}; {way}') from error
@@ -193,7 +193,7 @@ def name_file(path: str) -> Iterator[None]:
 def decode(content: bytes) -> np.ndarray:
     """Decode an image of any kind; (H, W, C) with the numbers and channels of the file, RGB first.
 
-    Pixmaps (PNM) with a largest number below 255 are brought to 255.
+    Pixmaps (PNM) with a largest number below 255 are scaled to 255.
 
     Raises:
         Exception: of any kind, if it cannot be decoded.
@@ -248,9 +248,9 @@ def _channels_last(array: np.ndarray, axes: str = '') -> np.ndarray:
 
 
 def picture(content: bytes) -> np.ndarray | None:
-    """An image to look at where mmcv's would be none or black: (H, W, 3) uint8 RGB; else ``None``.
+    """A displayable image, (H, W, 3) uint8 RGB, if mmcv's would be wrong; else ``None``.
 
-    The first three channels, or one, with the smallest number black and the largest white.
+    It has the first three channels, or one, with the smallest number black and the largest white.
     """
     if not loss(content, 'color', 'cv2'):
         return None
@@ -265,14 +265,14 @@ def read_picture(path: str | os.PathLike[str], stored: bool = False) -> np.ndarr
 
     Args:
         path: a file, or an address of mmengine's file backends.
-        stored: as the file has it, not turned by EXIF; see `hosts.loads_as_stored`.
+        stored: do not rotate the image by its EXIF orientation; see `hosts.loads_as_stored`.
 
     Raises:
         UserError: if it cannot be read.
     """
     with name_file(str(path)):
         content = fileio.get(path)
-        image = picture(content)  # what mmcv would not turn either
+        image = picture(content)  # mmcv would not rotate these either
         if image is None:
             flag = 'color_ignore_orientation' if stored else 'color'
             image = mmcv.imfrombytes(content, flag, channel_order='rgb')
@@ -285,19 +285,20 @@ def read_picture(path: str | os.PathLike[str], stored: bool = False) -> np.ndarr
 class LoadImage(LoadImageFromFile):
     """Loads images of any number of bits and channels and brings them to the range 0 to 255.
 
-    It takes the place of mmcv's ``LoadImageFromFile`` and reads PNG, TIFF (by tifffile where it is
-    more than an 8-bit image), JPEG, JPEG 2000, PNM, ``.npy`` (without pickle) and what else Pillow
-    reads. Palettes and CMYK become RGB, transparency is a channel, and images are turned by EXIF.
+    It replaces mmcv's ``LoadImageFromFile`` and reads PNG, TIFF (by tifffile if it is more than an
+    8-bit image), JPEG, JPEG 2000, PNM, ``.npy`` (without pickle) and all else that Pillow reads.
+    Palettes and CMYK become RGB, transparency is a channel, and EXIF orientation is applied.
 
     Adds ``img``, (H, W, C): **three channels are B, G, R**, as mmcv's are; any other number of
-    channels has the order of the file. In a TIFF and an ``.npy`` whose axes have no names the
+    channels has the order of the file. In a TIFF or ``.npy`` file whose axes have no names the
     channels are the shorter of the first and the last axis.
 
     Args:
-        scale: the numbers that become 0 and 255; what lies beyond them is cut off. ``None``: the
-            whole range of the integer type, so that 65535 of 16 bits becomes 255; floating point,
-            which has none, and integers of 32 bits and more, which fill none, need a `scale`.
-        channels: their number; grey images are repeated, others refused. ``None``: as in the file.
+        scale: the numbers that become 0 and 255; numbers beyond them are clipped. ``None``: the
+            whole range of the integer type, so that 65535 of 16 bits becomes 255; floating point
+            numbers and integers of 32 bits and more need a `scale`.
+        channels: number of channels; gray images are repeated, others refused. ``None``: as in the
+            file.
         to_float32: keep fractions in float32; else ``img`` is rounded to uint8.
         backend_args: of mmengine's file backends.
 

@@ -1,4 +1,4 @@
-"""Label files of other formats as one COCO annotation file, with an account of what is left out."""
+"""Conversion of label files to a COCO annotation file, with a report of what is left out."""
 
 import json
 import os
@@ -71,20 +71,20 @@ def to_coco(
     """Write a COCO annotation file; images stay where they are.
 
     The ``file_name`` of an image is its path from `images`. Widths and heights are those that
-    mmcv's loader gives, which turns images by EXIF as tools for labelling do. Boxes and points of
-    polygons are cut off at the borders of their image. What is written is held to `read_coco`'s
-    rules first.
+    mmcv's loader gives, which applies the EXIF orientation as labeling tools do. Boxes and polygons
+    are clipped at the borders of their image. The content is checked by the rules of `read_coco`
+    before it is written.
 
     Args:
-        form: of `FORMATS`.
-        source: folder of the labels, or file of CSV.
+        form: key of `FORMATS`.
+        source: folder of the labels, or the CSV file.
         out: the .json file.
         images: folder of the images; ``None``: `source`, or the folder of the file.
         split: such as ``'train'``: what data.yaml (YOLO) or ImageSets/Main (Pascal VOC) lists.
         classes: names in the order of their ids, others are left out; ``None``: those of YOLO's
             data.yaml, or all that are found, sorted.
         offset: subtracted from ``xmin`` and ``ymin``; ``None``: 1 of Pascal VOC, 0 of CSV.
-        decode: look whether every image can be decoded, not at its header alone.
+        decode: check that every image can be decoded, instead of only reading its header.
         track: shows the progress of a loop of a known length.
 
     Raises:
@@ -102,7 +102,7 @@ def to_coco(
     if names is None:
         names = sorted({mark.label for entry in labelled for mark in entry.marks})
     for name in names:
-        if (shown := name.encode(errors='replace').decode()) != name:  # half of a character
+        if (shown := name.encode(errors='replace').decode()) != name:  # lone surrogates
             raise UserError(f'{source}: the class {shown!r} is no text that can be written')
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -145,7 +145,7 @@ def _check(form: str, source: Path, out: Path, offset: float | None) -> None:
 
 
 def _merged(labelled: Iterable[Labelled], left_out: LeftOut) -> list[Labelled]:
-    """One entry for each image, where several label files are of it."""
+    """Merge the entries of label files that are for the same image."""
     found: dict[str, Labelled] = {}
     for entry in labelled:
         first = found.setdefault(os.path.abspath(entry.image), entry)
@@ -226,7 +226,7 @@ def image_size(path: Path, decode: bool) -> tuple[int, int] | None:
 
 
 def _size_beyond_pillow(path: Path) -> tuple[int, int] | None:
-    """Of an image of several channels, say."""
+    """Width and height of an image that Pillow cannot read, such as one with many channels."""
     try:
         height, width = read_array(path.read_bytes()).shape[:2]
     except Exception:
@@ -295,7 +295,7 @@ def _area(xy: np.ndarray) -> float:
 
 
 def _write(content: dict[str, Any], out: Path) -> None:
-    """Write the file, if our own reader takes it."""
+    """Write the file, if `read_coco` accepts its content."""
     text = json.dumps(content)
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / out.name

@@ -16,21 +16,21 @@ from .video_files import open_video
 
 @TRANSFORMS.register_module()
 class InstaBoost(BaseTransform):
-    """Moves, scales and turns instances a little, over a background painted in behind them.
+    """Moves, scales and rotates instances slightly, and inpaints the background behind them.
 
-    mmdet's ``InstaBoost`` (https://arxiv.org/abs/1908.07801, package ``instaboostfast``), with an
-    image left as it is where that one fails or loses a box (mmdetection issue 4657). It stands
-    before ``LoadAnnotations``. Ignored instances and crowds stay where they are.
+    This is mmdet's ``InstaBoost`` (https://arxiv.org/abs/1908.07801, package ``instaboostfast``),
+    but an image is left unchanged where that fails or loses a box (mmdetection issue 4657). It must
+    come before ``LoadAnnotations``. Ignored instances and crowds are not moved.
 
-    The semantic map is not moved along, here as in mmdet: where a semantic branch is trained too,
-    its target is off by what is done to each instance: by default, at an edge, up to about a sixth
-    of its side (a fifteenth by the shift and a tenth by the scale).
+    As in mmdet, the semantic map is not changed. If a semantic branch is trained too, its target is
+    therefore off at each moved instance: by default, at an edge, by up to about a sixth of the
+    instance's side (a fifteenth from the shift and a tenth from the scale).
 
     All randomness is that of ``numpy.random`` and ``random``, which mmengine seeds in every worker.
 
     Args:
-        aug_ratio: the probability that an image is treated.
-        color_prob: the probability that the colours of a treated image change too.
+        aug_ratio: the probability that an image is augmented.
+        color_prob: the probability that the colors of an augmented image change too.
         **options: of mmdet's ``InstaBoost``, such as ``scale`` and ``theta``.
 
     Raises:
@@ -56,10 +56,10 @@ class InstaBoost(BaseTransform):
         except AssertionError as error:
             raise UserError(f'InstaBoost: {error}; got {options}') from error
         self.aug_ratio = aug_ratio
-        self.left_alone = 0  # images of this process that were to be treated and could not be
+        self.left_alone = 0  # images of this process that could not be augmented
 
     def transform(self, results: dict) -> dict:
-        """Treat an image and its instances, or return them as they came."""
+        """Augment an image and its instances, or return them unchanged."""
         movable: list[dict] = []
         fixed: list[dict] = []
         for instance in results.get('instances', []):
@@ -68,7 +68,7 @@ class InstaBoost(BaseTransform):
             return results
         if results['img'].shape[2:] != (3,):
             return self._leave(results, f'its shape is {results["img"].shape}, not (H, W, 3)')
-        # it takes RLE for an error, or, uncompressed, moves it without turning it over
+        # InstaBoost fails on compressed RLE, and moves uncompressed RLE without flipping it
         if not all(isinstance(instance.get('mask'), list) for instance in movable):
             return self._leave(results, 'an instance has no polygons')
         outline_masks.apply()  # here, as loader workers may be new processes
@@ -127,7 +127,7 @@ class VideoDecode(BaseTransform):
     """
 
     def transform(self, results: dict) -> dict:
-        """Raise `UnreadableVideo` if a frame cannot be had."""
+        """Raise `UnreadableVideo` if a frame cannot be read."""
         indices = np.asarray(results['frame_inds']).reshape(-1)
         frames = results.pop('video_reader').read(indices)
         results.update(imgs=list(frames), frame_inds=indices)
@@ -141,11 +141,11 @@ class VideoDecode(BaseTransform):
 
 @TRANSFORMS.register_module()
 class FiveCrop(BaseTransform):
-    """The four corners and the centre of every frame.
+    """Crops the four corners and the center of every frame.
 
     The paper tests Kinetics-400 with "4 x 5 views", 4 clips of 5 crops, and does not say where the
-    crops lie; these are those of mmaction2's ``TenCrop`` without its mirror images, to 3 pixels,
-    as that one rounds to fours.
+    crops lie. These are the unflipped crops of mmaction2's ``TenCrop``, up to 3 pixels off, as
+    ``TenCrop`` rounds to multiples of 4.
 
     Args:
         crop_size: pixels, an int or (width, height).
@@ -181,8 +181,8 @@ class FiveCrop(BaseTransform):
 class ShuffleFrames(BaseTransform):
     """Puts the frames of every clip into random order, the same for all clips of a video.
 
-    A control: what a network still knows then, it does not know from motion. It comes after
-    ``SampleFrames``. The order depends on the file name alone.
+    This is for control experiments: what a network still recognizes does not depend on motion. It
+    must come after ``SampleFrames``. The order depends on the file name alone.
     """
 
     def transform(self, results: dict) -> dict:

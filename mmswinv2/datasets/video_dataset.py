@@ -1,4 +1,4 @@
-"""mmaction2's data set of video files, with words for bad lists and without fear of bad files."""
+"""mmaction2's data set of video files, with checks of lists and handling of unreadable files."""
 
 import io
 import os
@@ -17,7 +17,7 @@ from .video_files import UnreadableVideo, open_video
 _LABEL = re.compile('[0-9]{1,9}')
 _ENDING = re.compile(r'\.\w{0,9}[A-Za-z]\w{0,9}$')  # of the name of a file
 _SEPARATOR = re.compile(r'[\s,;|]')
-# What is wrong with a line that is no path and label, by how it ends, in order.
+# Patterns of the end of a line that is no path and label, and the reason; the first match counts.
 _LINE_RULES = (
     (r'(?!{d})[\s,;:|]\s*[0-9]+', 'the label does not follow on {delimiter!r}, the delimiter set'),
     (r'{d}[+-][0-9]+', 'labels are from 0, and have no sign'),
@@ -37,9 +37,9 @@ class VideoDataset(MMActionVideoDataset):
 
     Args:
         *args: of mmaction2's ``VideoDataset``.
-        max_unreadable: in training, more such files than this, in one process, are an error.
-        skip_unreadable: in testing, look at the first and the last frame of every file first, and
-            leave out, log and count those without.
+        max_unreadable: in training, more unreadable files than this, in one process, are an error.
+        skip_unreadable: in testing, read the first and the last frame of every file in advance, and
+            leave out, log and count the files where this fails.
         **kwargs: of mmaction2's ``VideoDataset``.
     """
 
@@ -61,7 +61,7 @@ class VideoDataset(MMActionVideoDataset):
             raise UserError(f'{self.ann_file}: a data set with multi_class=True needs num_classes')
         videos = []
         for number, line in enumerate(_read_lines(self.ann_file), start=1):
-            if line := line.lstrip('\ufeff').strip():  # lists put together have marks inside
+            if line := line.lstrip('\ufeff').strip():  # concatenated lists have BOMs inside
                 videos.append(self._parse(line, f'{self.ann_file}, line {number}'))
         if not videos:
             raise UserError(f'{self.ann_file} lists no videos')
@@ -80,7 +80,7 @@ class VideoDataset(MMActionVideoDataset):
                 break
             readings.append((name.rstrip(), [int(last), *labels]))
         name, labels = readings[-1]
-        if not labels or not _ENDING.search(name):  # the disk knows how far the name goes
+        if not labels or not _ENDING.search(name):  # the existing file tells where the name ends
             files = [reading for reading in readings if self._is_file(reading[0])]
             name, labels = (files or readings)[-1]
             is_video = bool(files) or not _SEPARATOR.search(name)
@@ -100,7 +100,7 @@ class VideoDataset(MMActionVideoDataset):
         return dict(filename=self._path(name), label=label, where=where)
 
     def _once(self, videos: list[dict]) -> list[dict]:
-        """Want one label for a file; in testing, where it would count twice, take it once."""
+        """Require one label per file; in testing, leave out repeats, which would count twice."""
         first: dict[str, dict] = {}
         for video in videos:
             other = first.setdefault(os.path.normpath(video['filename']), video)
@@ -124,7 +124,7 @@ class VideoDataset(MMActionVideoDataset):
 
     def _is_file(self, name: str) -> bool:
         path = self._path(name)
-        return '://' in path or os.path.isfile(path)  # those of other machines are taken for some
+        return '://' in path or os.path.isfile(path)  # remote files are assumed to exist
 
     def _readable(self, videos: list[dict]) -> list[dict]:
         def look(video: dict) -> str | None:

@@ -17,17 +17,17 @@ import numpy as np
 
 from ..errors import UserError, needed
 
-# A key frame so many frames ahead, or more, is sought; up to there decoding on is as fast.
+# Seek to a key frame at least so many frames ahead; up to there, decoding on is as fast.
 _SEEK = 16
-# The matrices of ITU-T H.273 that are not BT.601's, which swscale takes where nothing is said.
+# Color matrices of ITU-T H.273 other than BT.601, which is swscale's default.
 _OTHER_MATRICES = (1, 4, 7, 9, 10)
 _FULL_RANGE = 2
-_OF_FIELDS = 1 / 40  # seconds between two of them, at most
-_REPEATS = 24  # bytes of a packet that may repeat the frame before it
+_OF_FIELDS = 1 / 40  # seconds between two fields, at most
+_REPEATS = 24  # a packet of fewer bytes may repeat the frame before it
 
 
 class UnreadableVideo(UserError):
-    """A video file that cannot be read, or not to the end; says which and why."""
+    """A video file that cannot be read, or not to the end; the message says which and why."""
 
 
 class _NotAsIndexed(Exception):
@@ -45,13 +45,13 @@ class _Key(NamedTuple):
 class VideoReader:
     """Frames of a video by number: frame i is the i-th that decoding from the start gives.
 
-    Opening looks at all packets without decoding them. They tell the times of the frames and which
-    can be decoded without those before. Where they leave a doubt everything is decoded once and
-    counted. Reading starts at key frames and checks the time of each frame that comes; at the first
-    that is another, and in files without reliable times, it starts at the beginning. Damage inside
-    a packet that is not decoded is not seen.
+    Opening reads all packets, without decoding them, for the times of the frames and the key
+    frames. If these are not certain, all frames are decoded once and counted. Reading starts at key
+    frames and checks the time of each decoded frame. After a mismatch, and in files without
+    reliable times, it decodes from the beginning. Damage inside a packet that is not decoded is not
+    detected.
 
-    The file is open while it is read only, so that a reader can be kept, pickled and shared.
+    The file is open only while it is read, so that a reader can be kept, pickled and shared.
 
     Args:
         path: the file.
@@ -92,8 +92,8 @@ class VideoReader:
             indices: numbers from 0, less than ``len()``.
 
         Returns:
-            (N, H, W, 3) uint8 RGB, turned and mirrored as the file says, by the matrix and range of
-            colours that it names (BT.601, limited, if none).
+            (N, H, W, 3) uint8 RGB, rotated and flipped as the file says, and converted with its
+            color matrix and range (BT.601, limited, if it has none).
 
         Raises:
             UnreadableVideo: if there is no such frame.
@@ -124,23 +124,23 @@ class VideoReader:
     @contextmanager
     def _open(self) -> Iterator[tuple[Any, Any]]:
         av = needed('av', 'reading videos')
-        if os.path.exists(self.path) and not os.path.isfile(self.path):  # a pipe waits for ever
+        if os.path.exists(self.path) and not os.path.isfile(self.path):  # opening a pipe blocks
             raise self._unreadable('no regular file')
-        try:  # tags in another encoding than UTF-8 are of no concern
-            # what stands before a colon in a relative path would be a protocol
+        try:  # metadata need not be in UTF-8
+            # FFmpeg reads the text before a colon in a relative path as a protocol
             path = os.path.abspath(self.path) if os.path.exists(self.path) else self.path
             container = av.open(path, metadata_errors='replace')
         except av.error.FFmpegError as error:
             raise self._unreadable(error.strerror) from error
         with container:
-            stream = container.streams.best('video')  # no cover picture
+            stream = container.streams.best('video')  # not a cover image
             if stream is None or stream.codec_context is None:
                 raise self._unreadable('no video stream that can be decoded')
             stream.codec_context.thread_count = self.num_threads
             yield container, stream
 
     def _decode_all(self) -> Iterator[tuple[int, Any]]:
-        """Numbers and frames from the start, past packets that cannot be decoded."""
+        """Numbers and frames from the start; packets that cannot be decoded are skipped."""
         from av.error import FFmpegError
 
         number = 0
@@ -152,7 +152,7 @@ class VideoReader:
                         number += 1
 
     def _decode_near(self, wanted: list[int]) -> Iterator[tuple[int, Any]]:
-        """Numbers and frames, the wanted ones among them, from the key frames before those."""
+        """Numbers and frames, from key frames on, that include the wanted frames."""
         with self._open() as (container, stream):
             at = -math.inf
             for number in wanted:
@@ -187,7 +187,7 @@ class VideoReader:
                     number += 1
         except FFmpegError as error:
             raise _NotAsIndexed from error
-        raise _NotAsIndexed  # it has ended before what was wanted
+        raise _NotAsIndexed  # the stream has ended before the wanted frame
 
 
 def open_video(path: str, num_threads: int = 1) -> VideoReader:
@@ -196,7 +196,7 @@ def open_video(path: str, num_threads: int = 1) -> VideoReader:
 
 
 def _packets(container: Any, stream: Any) -> Iterator[Any]:
-    """What can be read of a stream, and None, for which a decoder gives what it holds back."""
+    """The readable packets of a stream, and then None, which flushes the decoder."""
     from av.error import FFmpegError
 
     with suppress(FFmpegError):
@@ -207,11 +207,11 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _index(container: Any, stream: Any) -> tuple[list[int], list[_Key], bool]:
-    """What the packets of a stream tell of its frames.
+    """Find the frames of a stream from its packets.
 
     Returns:
-        The times of the frames, in display order; the key frames; and whether each packet is sure
-        to become a frame, and that with its time.
+        The times of the frames, in display order; the key frames; and whether it is certain that
+        each packet becomes a frame with the time of the packet.
     """
     times: list[int] = []
     hidden: list[int] = []
@@ -223,14 +223,14 @@ def _index(container: Any, stream: Any) -> tuple[list[int], list[_Key], bool]:
         time, when = packet.pts, packet.dts
         if time is None:
             return [], [], False
-        # decoded and not shown is what an edit list leaves out
+        # packets that an edit list leaves out are decoded but not shown
         (hidden if packet.is_discard else times).append(time)
         delays.add(when is None or time - when)
         if packet.is_keyframe:
             keys.append((time, time if when is None else when))
-        # zeros stand where a file was not written or not fetched
+        # parts of a file that were not written or downloaded are zeros
         whole = whole and not packet.is_corrupt and any(memoryview(packet)[-16:])
-        # MPEG-4 has packets that repeat a frame, and give none
+        # MPEG-4 has packets that repeat a frame, for which the decoder returns none
         whole = whole and not (codec == 'mpeg4' and packet.size < _REPEATS)
     if not keys or not times:
         return [], [], False
@@ -238,20 +238,20 @@ def _index(container: Any, stream: Any) -> tuple[list[int], list[_Key], bool]:
     steps = np.diff(times)
     sure = (
         whole
-        # no frame lacks one that was before the first
+        # no frame comes before the first key frame
         and keys[0][0] == min(times + hidden)
         # no frame is lost, none has the time of another
         and (len(times) == 1 or steps.max() < 2 * steps.min())
-        # the order of display is known, where it is another (it is not in AVI)
+        # if frames are reordered, the display order is known (it is not in AVI)
         and not (stream.codec_context.has_b_frames and len(delays) == 1 < len(times))
     )
-    # a frame with the time of another is not found by it
+    # leave out key frames that share their time with another frame
     found = [(bisect_left(times, key[0]), bisect_right(times, key[0]), key) for key in sorted(keys)]
     return times, [_Key(at, *key) for at, end, key in found if end - at < 2], bool(sure)
 
 
 def _may_be_fields(times: list[int], stream: Any) -> bool:
-    """Whether packets of H.264 come as often as fields, which may have one each, of 24 frames/s."""
+    """Whether packets of H.264 are as frequent as the fields of 24 frames/s, so may be fields."""
     often = len(times) > 1 and np.median(np.diff(times)) * stream.time_base < _OF_FIELDS
     return bool(often) and stream.codec_context.name == 'h264'
 
@@ -271,7 +271,7 @@ def _images(
 
 
 def _colours(frame: Any) -> dict[str, int]:
-    """Arguments of PyAV's reformatter; before PyAV 17 it looks at no tags by itself."""
+    """Color arguments of PyAV's reformatter, which ignores a frame's tags before PyAV 17."""
     matrix, full = frame.colorspace in _OTHER_MATRICES, frame.color_range == _FULL_RANGE
     if not frame.format.name.startswith('yuv') or not (matrix or full):
         return {}
@@ -280,12 +280,12 @@ def _colours(frame: Any) -> dict[str, int]:
 
 
 def _upright(image: np.ndarray, frame: Any) -> np.ndarray:
-    """An image turned and mirrored by its display matrix, to quarters of a turn."""
+    """An image rotated, in steps of 90 degrees, and flipped by its display matrix."""
     try:
         matrix = bytes(frame.side_data['DISPLAYMATRIX'])
     except KeyError:
         return image
-    except ValueError:  # beside it stands something that PyAV does not know
+    except ValueError:  # there is side data unknown to PyAV
         return np.rot90(image, round(frame.rotation / 90))
     # a point (x, y) is shown at (a x + c y, b x + d y)
     a, b, _, c, d = struct.unpack('=5i', matrix[:20])
@@ -295,7 +295,7 @@ def _upright(image: np.ndarray, frame: Any) -> np.ndarray:
 
 
 class VideoWriter:
-    """Writes frames as H.264, one after the other; a context that closes the file.
+    """A context manager that writes frames as H.264, one after the other.
 
     Args:
         path: the file.

@@ -1,4 +1,4 @@
-"""What training needs around the models."""
+"""Hooks, strategies and an optimizer constructor for training."""
 
 from .. import hosts  # noqa: F401, applies the patches that every use needs
 from .hooks import (

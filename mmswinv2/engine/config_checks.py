@@ -1,4 +1,4 @@
-"""Checks of configs: values that cannot be, arguments, and names that nothing reads."""
+"""Checks of configs: invalid values, unknown arguments, and names that nothing reads."""
 
 import inspect
 import math
@@ -28,7 +28,7 @@ from ..errors import UserError, nearest
 from ..log import warn
 from .layer_decay import MULTIPLIERS
 
-# what runners, mmengine's hosts and our tools take from a config; all else is for the file itself
+# top-level keys that runners, the host packages and our tools read; all others are variables
 _USED = frozenset(
     (
         *inspect.signature(Runner.__init__).parameters,
@@ -52,7 +52,7 @@ def _arguments(*functions: Callable[..., Any]) -> set[str]:
     return {name for function in functions for name in inspect.signature(function).parameters}
 
 
-_NAMES = {  # node without 'type': names in it that hosts know, whether its bases give them or not
+_NAMES = {  # node without 'type': keys that the hosts know in it, set in a base config or not
     **dict.fromkeys(_LOADERS, (*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch')),
     'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
     'mp_cfg': ('mp_start_method', 'opencv_num_threads'),
@@ -82,8 +82,8 @@ _NAMES = {  # node without 'type': names in it that hosts know, whether its base
     'optim_wrapper': (*_arguments(OptimWrapper), 'loss_scale', 'dtype', 'use_fp64'),
     'clip_grad': tuple(_arguments(clip_grad_norm_, clip_grad_value_)),
 }
-_OF_ALL_MAPS = ('FPN', 'PAFPN', 'ChannelMapper')  # necks with one of in_channels for each map
-_FREE = ('metainfo', 'custom_keys', 'data_prefix', 'backend_args')  # any key may stand in them
+_OF_ALL_MAPS = ('FPN', 'PAFPN', 'ChannelMapper')  # necks that take all maps of the backbone
+_FREE = ('metainfo', 'custom_keys', 'data_prefix', 'backend_args')  # nodes that may have any key
 _RENAMED = {  # settings of mmcv 1.x: what they are called now
     'resume_from': '--resume PATH of tools/train.py',
     'lr_config': 'param_scheduler',
@@ -133,7 +133,7 @@ _BETAS = (
         isinstance(value, (list, tuple)) and all(is_number(b) and 0 <= b < 1 for b in value)
     ),
 )
-_RULES = {  # setting (*: anything): what it must be, where it is given and not None
+_RULES = {  # setting (* matches anything): description and check of its value, unless it is None
     **dict.fromkeys(('model', 'optim_wrapper', 'default_hooks', 'env_cfg', *_LOADERS), _DICT),
     **dict.fromkeys(('model.backbone', 'env_cfg.mp_cfg', 'env_cfg.dist_cfg'), _DICT),
     **dict.fromkeys(('train_cfg', 'val_cfg', 'test_cfg', 'randomness', 'auto_scale_lr'), _DICT),
@@ -169,7 +169,7 @@ _RULES = {  # setting (*: anything): what it must be, where it is given and not 
 }
 
 
-_ARGUMENTS = {  # place: types whose arguments are looked at in the middle of a run, and these
+_ARGUMENTS = {  # setting: types that check arguments only in mid-run, and the valid arguments
     'default_hooks.checkpoint': (
         ('CheckpointHook',),
         _arguments(CheckpointHook, Runner.save_checkpoint),
@@ -190,7 +190,7 @@ _ARGUMENTS = {  # place: types whose arguments are looked at in the middle of a 
 
 
 def check_values(cfg: Config) -> None:
-    """Raise `UserError` at the first setting whose value, or argument, cannot be right."""
+    """Raise `UserError` at the first setting with an invalid value or an unknown argument."""
     for place, value in _walk(cfg._to_lazy_dict()):
         *_, parent, key = ('', *place.split('.'))
         for pattern in (place, f'*.{key}', f'*.{parent}.{key}', f'*.{parent}.*'):
@@ -262,7 +262,7 @@ def _takers(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
 
 
 def _check_best(cfg: Config) -> None:
-    """Raise `UserError` for a ``save_best`` that is named almost like a score of the metrics."""
+    """Raise `UserError` if ``save_best`` looks like a misspelled score of the metrics."""
     best = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('save_best')
     metrics = hosts.as_list(cfg.get('val_evaluator') or ())
     described = [metric for metric in metrics if isinstance(metric, Mapping)]
@@ -278,11 +278,11 @@ def _check_best(cfg: Config) -> None:
 
 
 def warn_of_unused(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Warn of options that nothing reads, or that come too late.
+    """Warn of options without effect: nothing reads them, or the file has already used them.
 
     Args:
         cfg: the config before the options are applied.
-        options: those of ``--cfg-options``.
+        options: keys and values of ``--cfg-options``.
     """
     for path in options:
         first = path.split('.')[0]
@@ -295,12 +295,12 @@ def warn_of_unused(cfg: Config, options: Mapping[str, Any]) -> None:
 
 
 def warn_of_new(cfg: Config, before: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """Warn of options that are new in a config, where no type would refuse a wrong one.
+    """Warn of options that add a key to a node without a ``type``, where nothing would reject it.
 
     Args:
         cfg: the config with the options.
         before: the config without them.
-        options: those of ``--cfg-options``.
+        options: keys and values of ``--cfg-options``.
     """
     for place, hint in _misspelt(cfg._to_lazy_dict(), before, every=True):
         path = next((path for path in options if f'{path}.'.startswith(f'{place}.')), place)
@@ -309,9 +309,9 @@ def warn_of_new(cfg: Config, before: Mapping[str, Any], options: Mapping[str, An
 
 
 def warn_of_misspelt(cfg: Config) -> None:
-    """Warn of settings of a config file that nothing reads and that are named almost like one.
+    """Warn of settings in a config file that look misspelled: unknown, but close to a known name.
 
-    In nodes that have no type to refuse them, they are compared with those of the file's bases.
+    Nodes without a ``type`` accept any key; their keys are compared with those of the base configs.
     """
     known = [key for key in _USED if not key.startswith('tta_')]
     for key in cfg:
@@ -327,11 +327,11 @@ def warn_of_misspelt(cfg: Config) -> None:
 def _compare_with_bases(cfg: Config, path: str) -> None:
     own = cfg._to_lazy_dict()
     if not _RENAMED.keys() & own.keys() and not any(_misspelt(own, own, alone=True)):
-        return  # without reading the bases
+        return  # nothing to report, so the bases need not be read
     base: dict[str, Any] = {}
     for name in () if Config._is_lazy_import(path) else Config._get_base_files(path):
         file = Config._get_cfg_path(name, path)[0]
-        if not Path(file).is_file():  # named by a variable
+        if not Path(file).is_file():  # its path contains a variable
             return
         read = Config.fromfile(file, import_custom_modules=False)
         _compare_with_bases(read, file)
@@ -340,7 +340,7 @@ def _compare_with_bases(cfg: Config, path: str) -> None:
         warn(f'{path}: {place} is new in the config{hint}')
     for old, new in _RENAMED.items():
         value = own.get(old)
-        stale = not base and set(re.findall(r'[\w-]+', new)) & own.keys()  # in a config written out
+        stale = not base and set(re.findall(r'[\w-]+', new)) & own.keys()  # as in a dumped config
         if value is None or value == base.get(old) or stale:
             continue
         if not _is_variable(value, own):
@@ -354,14 +354,14 @@ def _hint(name: str, cfg: Config) -> str:
 
 
 def _is_variable(value: Any, cfg: Mapping[str, Any]) -> bool:
-    """Whether a text, a list or a dict stands where something reads it too."""
+    """Whether the same string, list or dict also occurs in a part of the config that is read."""
     places = _walk(cfg) if value and isinstance(value, (str, Mapping, list, tuple)) else ()
     return any(_is_in(value, found) for _, found in places)
 
 
 def _is_in(value: Any, found: Any) -> bool:
     if isinstance(value, Mapping) and isinstance(found, Mapping) and 'type' in value:
-        both = value.keys() & found.keys()  # one of them may have been merged with more
+        both = value.keys() & found.keys()  # merging may have added keys to one of them
         return 'type' in both and all(found[key] == value[key] for key in both)
     return bool(found == value)
 
@@ -373,17 +373,17 @@ def _misspelt(
     alone: bool = False,
     every: bool = False,
 ) -> Iterator[tuple[str, str]]:
-    """Settings that are new beside those of `base`, and named almost like a known one.
+    """Find settings that are not in `base` and whose names are close to a known name.
 
     Args:
         node: a part of a config.
-        base: the same part of what it was made from.
-        place: where it stands.
-        alone: whether to tell of names that are close to one another too, wherever they come from.
-        every: whether to tell of those too that are close to none, but for parts with a type.
+        base: the same part of the config that it was derived from.
+        place: the keys that lead to `node`.
+        alone: also compare keys that are in `base`, so that `node` may be its own base.
+        every: also yield new settings close to no known name, unless their value has a ``type``.
 
     Yields:
-        place of the setting, and a hint, which may be empty.
+        dotted path of the setting, and a hint, which may be empty.
     """
     if isinstance(node, (list, tuple)):
         pairs = isinstance(base, (list, tuple)) and len(base) == len(node)
@@ -392,7 +392,7 @@ def _misspelt(
             yield from _misspelt(value, old, (*place, str(i)), alone, every)
     if not isinstance(node, Mapping):
         return
-    replaced = not isinstance(base, Mapping) or not base.keys() <= node.keys()  # with _delete_
+    replaced = not isinstance(base, Mapping) or not base.keys() <= node.keys()  # by _delete_
     base = {} if replaced else base
     *_, parent, name = ('', '', *place)
     names = MULTIPLIERS if parent == 'custom_keys' else _NAMES.get(name, ())
@@ -417,7 +417,7 @@ def _extends(name: str, other: str) -> bool:
 
 
 def _too_late(cfg: Config, name: str, path: str) -> str:
-    """Words for a variable of the file, whose value has gone to other places when it was read."""
+    """Warning for a variable of the file: its value was copied when the file was read."""
     value = cfg[name]
     places = [
         place

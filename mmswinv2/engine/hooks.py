@@ -33,12 +33,12 @@ from .strategies import unwrap_model, whole_weights
 class CheckInvalidLossHook(Hook):
     """Ends training at the first loss that is NaN or infinite, before a checkpoint can hold it.
 
-    The tools add one to every training; put your own into ``custom_hooks`` for another `max_skips`.
+    The tools add this hook to every training; to set `max_skips`, add it to ``custom_hooks``.
 
     Args:
-        max_skips: pass over so many such batches in a run, in every process, before giving up.
-            They change no weight and no statistics. The loss is then looked at before every
-            backward pass, which a GPU has to be waited for.
+        max_skips: number of bad batches per run to skip, in all processes, before the run ends.
+            They change neither weights nor running statistics. If above 0, the loss is checked
+            before every backward pass, which synchronizes with the GPU.
     """
 
     def __init__(self, max_skips: int = 0) -> None:
@@ -47,14 +47,14 @@ class CheckInvalidLossHook(Hook):
         self.skipped = 0
 
     def before_train(self, runner: Any) -> None:
-        """Have the files of batches named; look at losses on their way to the optimizer."""
+        """Keep file names for messages; with `max_skips`, check losses before each update."""
         for dataset in hosts.inner_datasets(runner.train_dataloader.dataset):
             hosts.of(runner.cfg).keep_file_names(dataset)
         if self.max_skips:
             self._look_before_updates(runner.optim_wrapper)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Remember where we are, and what a bad batch may spoil in its forward pass."""
+        """Store iteration and batch, and with `max_skips` the buffers a bad batch may spoil."""
         self._iteration, self._batch = runner.iter + 1, data_batch
         if self.max_skips:
             buffers = [b for b in unwrap_model(runner.model).buffers() if b.is_floating_point()]
@@ -63,10 +63,10 @@ class CheckInvalidLossHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Stop if a loss is no number and was not passed over."""
+        """Raise `UserError` if a loss is NaN or infinite and `max_skips` is 0."""
         if self.max_skips:
             return
-        for name, value in reversed((outputs or {}).items()):  # the sum comes first
+        for name, value in reversed((outputs or {}).items()):  # the sum is first: name a part
             number = float(torch.as_tensor(value).detach()) if 'loss' in name else 0.0
             if not math.isfinite(number):
                 raise UserError(self._advice(self._where(name, number)))
@@ -88,7 +88,7 @@ class CheckInvalidLossHook(Hook):
     def _is_bad(self, loss: Tensor) -> bool:
         bad = (~torch.isfinite(loss.detach())).float()
         anywhere = bad.clone()
-        all_reduce(anywhere, 'max')  # all processes pass over it, or none
+        all_reduce(anywhere, 'max')  # all processes skip the batch, or none
         if not bool(anywhere):
             return False
         for buffer, before in self._buffers:
@@ -132,8 +132,8 @@ def _files(batch: Any) -> str:
 class CheckDatasetHook(Hook):
     """Refuses data that does not fit the classes of the config.
 
-    Host packages drop categories they cannot match and go on, which ends in mAP 0, and look at no
-    label map (see `mmswinv2.hosts.mmseg`).
+    Host packages silently drop categories they cannot match, which gives mAP 0, and do not check
+    label maps (see `mmswinv2.hosts.mmseg`).
     """
 
     def __init__(self) -> None:
@@ -141,14 +141,14 @@ class CheckDatasetHook(Hook):
         self.of_checkpoint: Sequence[str] = ()
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Want the classes of a checkpoint at the places where the data sets have them."""
+        """Check that classes have the same numbers in the checkpoint as in the data sets."""
         self.of_checkpoint = _classes((checkpoint.get('meta') or {}).get('dataset_meta'))
         self._check_classes(runner)
 
     def _check_classes(self, runner: Any) -> None:
         named = list(self.classes)
         if runner._resume or not any(name == 'train_dataloader' for name, _ in named):
-            named.append(('the checkpoint', self.of_checkpoint))  # no start for other classes
+            named.append(('the checkpoint', self.of_checkpoint))  # fine-tuning may change classes
         check_places(named)
 
     def before_run(self, runner: Any) -> None:
@@ -168,7 +168,7 @@ class CheckDatasetHook(Hook):
         self._check_classes(runner)
 
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
-        """Refuse a ``save_best`` that is none of the scores, before it is looked up."""
+        """Raise `UserError` for a ``save_best`` that is not among the scores."""
         for hook in runner.hooks:
             for name in getattr(hook, 'key_indicators', ()):
                 if metrics and name not in (*metrics, 'auto'):
@@ -196,7 +196,7 @@ def check_places(named: list[tuple[str, Sequence[str]]]) -> None:
 
 
 def _classes(meta: Any) -> Sequence[str]:
-    """Those of a ``metainfo``, or of several that agree; else none: each numbers its own."""
+    """The classes of a ``metainfo``, or of several if all are equal; else empty."""
     given = [m['classes'] for m in hosts.as_list(meta or ()) if m and m.get('classes')]
     if unordered := [classes for classes in given if isinstance(classes, (Set, Mapping))]:
         raise UserError(
@@ -209,16 +209,16 @@ def _classes(meta: Any) -> Sequence[str]:
 
 @HOOKS.register_module()
 class LoadCheckpointHook(Hook):
-    """Starts training from the checkpoint of an earlier stage, all but the parts that are new.
+    """Starts training from the checkpoint of an earlier stage, except for the parts that are new.
 
-    mmengine's ``load_from`` passes over whatever does not fit; this wants every parameter that is
-    not named in `new`, and logs a report. A resumed run has its weights already and is left alone.
+    mmengine's ``load_from`` skips whatever does not fit. This hook requires every parameter that is
+    not named in `new`, and logs a report. It does nothing in a resumed run.
 
     Args:
         checkpoint: file or address of the earlier stage.
-        new: parts of names of the parameters that keep their initialisation.
-        class_map: a file with a line for each class of a classifier: its number among the classes
-            of the checkpoint, from which its row of the head is taken.
+        new: parts of names of the parameters that keep their initialization.
+        class_map: a file with one line for each class of the classifier: the number of the class
+            in the checkpoint, whose row of the head is loaded.
     """
 
     def __init__(
@@ -227,11 +227,11 @@ class LoadCheckpointHook(Hook):
         self.checkpoint, self.new, self.class_map = checkpoint, new, class_map
 
     def before_run(self, runner: Any) -> None:
-        """Want no other weights to start a training from."""
+        """Raise `UserError` if ``load_from`` is set too."""
         self.after_load_checkpoint(runner)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict | None = None) -> None:
-        """The same: a runner with a strategy reads its weights before it calls `before_run`."""
+        """The same check: a runner with a strategy loads weights before it calls `before_run`."""
         trains = isinstance(runner._train_loop, BaseLoop)
         if trains and runner._load_from is not None and not runner._resume:
             raise UserError(
@@ -254,8 +254,8 @@ class LoadCheckpointHook(Hook):
 class LoRAHook(Hook):
     """Leaves the frozen weights of a backbone with adapters out of checkpoints; the tools add it.
 
-    They are those that ``init_cfg`` names, and come from there when the checkpoint is loaded. What
-    is trained is saved: adapters, norms, neck and heads.
+    When the checkpoint is loaded, they are read again from the file that ``init_cfg`` names.
+    Trained weights are saved: adapters, norms, neck and heads.
     """
 
     priority = 'LOWEST'  # after EMAHook, which changes what is saved
@@ -264,14 +264,14 @@ class LoRAHook(Hook):
         self._told: list[str] = []
 
     def before_train(self, runner: Any) -> None:
-        """Give them to the copy of the model that EMAHook has made before they were loaded."""
+        """Copy the frozen weights to EMAHook's model, a copy made before they were loaded."""
         model = unwrap_model(runner.model)
         for hook in runner.hooks:
             if (average := getattr(hook, 'ema_model', None)) is not None:
                 copy_base(model, average.module)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Take them out, and say so once."""
+        """Remove the frozen weights from the checkpoint, and log this once."""
         told = leave_out_base(unwrap_model(runner.model), checkpoint)
         if told != self._told:
             self._told = told
@@ -279,7 +279,7 @@ class LoRAHook(Hook):
 
 
 class Draw(int):
-    """The index of a sample that knows the seed of its random numbers."""
+    """The index of a sample, with the seed of its random numbers."""
 
     seed: int
 
@@ -300,17 +300,17 @@ class Draw(int):
 
 
 class SeededInfo:
-    """Takes the place of a data set's `get_data_info`: seeds python, NumPy and torch for a `Draw`.
+    """Replaces a data set's `get_data_info`, and seeds Python, NumPy and torch for a `Draw`.
 
-    A sample begins with it, whatever pipeline the data set has by then: PipelineSwitchHook gives it
-    another one.
+    Every sample starts with a call of `get_data_info`, even after PipelineSwitchHook has replaced
+    the pipeline.
     """
 
     def __init__(self, get_data_info: Callable[[int], dict]) -> None:
         self.get_data_info = get_data_info
 
     def __call__(self, idx: int) -> dict:
-        """What the data set knows of a sample, by its number."""
+        """The data set's information about the sample with this index."""
         if isinstance(idx, Draw):
             _seed_all(idx.seed)
             idx = int(idx)
@@ -319,15 +319,15 @@ class SeededInfo:
 
 @HOOKS.register_module()
 class RepeatableHook(Hook):
-    """Gives every sample and every iteration random numbers of its own; the tools add it.
+    """Gives every sample and every iteration a random seed of its own; the tools add it.
 
-    A run that is resumed ends like one that never stopped, and one of several processes augments
-    a batch like one of a single process. Samplers other than mmengine's are left as they are, and
-    so are data sets that look samples up in a list of their own, as ClassBalancedDataset does.
+    A resumed run thus gives the same results as an uninterrupted one, and several processes augment
+    a batch as a single process does. Samplers other than mmengine's are left unchanged, and so are
+    data sets that map indices through a list of their own, as ClassBalancedDataset does.
     """
 
     def before_train(self, runner: Any) -> None:
-        """Number what the sampler draws."""
+        """Attach a seed to every index that the sampler draws."""
         self.seed = runner.seed
         loader = runner.train_loop.dataloader
         sampler = getattr(loader.batch_sampler, 'sampler', None)
@@ -341,7 +341,7 @@ class RepeatableHook(Hook):
                 dataset.get_data_info = SeededInfo(dataset.get_data_info)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Note how many samples an iteration takes; leave functions out, which no reader takes."""
+        """Save the total batch size; remove functions, which safe unpickling rejects."""
         checkpoint.setdefault('meta', {})['batch_size'] = _batch_size(runner)
         saved = checkpoint.get('param_schedulers') or []
         for states in saved.values() if isinstance(saved, dict) else [saved]:
@@ -350,14 +350,14 @@ class RepeatableHook(Hook):
                     del state[key]
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Say that a resumed run takes another number of samples in an iteration.
+        """Warn if the total batch size of a resumed run has changed.
 
         Raises:
-            UserError: if it has a model of other shapes.
+            UserError: if a resumed run has parameters of other shapes than the checkpoint.
         """
         if runner._resume:
             check_shapes(unwrap_model(runner.model), checkpoint.get('state_dict') or {})
-        if type(runner).__name__ == 'Runner':  # others have taken them out by now
+        if type(runner).__name__ == 'Runner':  # other runners have popped them by now
             runner.saved_schedulers = checkpoint.get('param_schedulers')
         before = (checkpoint.get('meta') or {}).get('batch_size')
         if runner._resume and before not in (None, now := _batch_size(runner)):
@@ -367,12 +367,12 @@ class RepeatableHook(Hook):
             )
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Seed what the model draws: dropped paths, sampled boxes."""
+        """Seed the random numbers of the model (stochastic depth, sampled boxes)."""
         _seed_all(_mix(self.seed, runner.iter, get_rank()), cuda=True)
 
 
 class _Numbered:
-    """A sampler whose indices know their place in the order of all processes' samples."""
+    """A sampler whose indices carry a seed from their position in the order over all processes."""
 
     def __init__(self, sampler: Any, seed: int) -> None:
         self.sampler, self.seed, self.drawn = sampler, seed, 0
@@ -394,13 +394,13 @@ class _Numbered:
             yield Draw(index, _mix(self.seed, epoch or 0, place))
 
     def skip(self, num_samples: int) -> None:
-        """Pass over samples of this process that an interrupted run has had."""
+        """Skip the samples that this process has used before the interruption."""
         self.drawn = num_samples
         self._skip(num_samples)
 
 
 def _batch_size(runner: Any) -> int:
-    """Samples in an iteration of all processes."""
+    """Samples per iteration, over all processes."""
     sampler = runner.train_dataloader.batch_sampler
     return int(getattr(sampler, 'batch_size', None) or 0) * runner.world_size
 

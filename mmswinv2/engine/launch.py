@@ -39,7 +39,7 @@ from .storage import (
 from .strategies import unwrap_model
 
 COMMAND = 'command: '  # begins a line of the log, which `mmswinv2 report` reads
-_VARIABLES = {  # what each launcher tells its processes
+_VARIABLES = {  # environment variables that each launcher sets
     'pytorch': ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'),
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
     'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_SIZE'),
@@ -82,10 +82,10 @@ def read_config(path: str | Path, **options: Any) -> Config:
 
     Args:
         path: the file.
-        options: of `Config.fromfile`.
+        options: keyword arguments of `Config.fromfile`.
 
     Raises:
-        UserError: if it does not exist, is none or has a mistake of syntax.
+        UserError: if the file does not exist, is not a config or has a syntax error.
     """
     file = Path(path)
     if not file.is_file():
@@ -106,7 +106,7 @@ def read_config(path: str | Path, **options: Any) -> Config:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         merging = Path(mmengine.__file__).parent in Path(frame.f_code.co_filename).parents
         if file.suffix == '.py' and not (merging or isinstance(error, UnicodeDecodeError)):
-            raise  # by the program that a config is
+            raise  # raised by the code of the config: keep its traceback
         text = ' '.join(str(error).split())
         raise UserError(f'{path}, or one of its bases, cannot be read: {text}') from error
     except SyntaxError as error:
@@ -121,7 +121,7 @@ def with_options(cfg: Config, path: str, options: dict[str, Any] | None) -> Conf
     """Apply ``--cfg-options`` to a config that was read from `path`.
 
     Raises:
-        UserError: if the config needs a package that is not there, or a setting cannot be.
+        UserError: if the config needs a package that is not there, or a setting is invalid.
     """
     cfg.setdefault('default_scope', 'mmengine')
     hosts.of(cfg).require(path)
@@ -132,7 +132,7 @@ def with_options(cfg: Config, path: str, options: dict[str, Any] | None) -> Conf
         before = cfg._to_lazy_dict()
         try:
             cfg.merge_from_dict(options)
-        except (KeyError, TypeError, AttributeError) as error:  # a list or a number on the way
+        except (KeyError, TypeError, AttributeError) as error:  # key in a list or a number
             raise UserError(f'--cfg-options {" ".join(options)}: {error}') from error
         warn_of_new(cfg, before, options)
         if any(key.partition('.')[0] == 'custom_imports' for key in options):
@@ -157,11 +157,11 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     hosts.check_data(cfg, kinds)
     if 'train' in kinds and cfg.get('runner_type', 'Runner') != 'Runner':
         _refuse_averages(cfg)
-    if 'train' not in kinds:  # one whole model in every process is what evaluation needs
+    if 'train' not in kinds:  # evaluation needs one whole model in every process
         cfg.pop('runner_type', None)
         cfg.pop('strategy', None)
     if (path := cfg.get('load_from')) and '://' not in path:
-        local = fetch(path)  # published weights have names
+        local = fetch(path)  # `path` may be the name of published weights
         cfg.load_from = str(local) if path in PUBLISHED else path
         look_at_checkpoint(cfg, local)
     hosts.of(cfg).apply()
@@ -198,8 +198,8 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
 def _refuse_averages(cfg: Config) -> None:
     """Raise `UserError` for EMAHook with a strategy.
 
-    FlexibleRunner loads and resumes before the hook has its copy of the model, FSDP lets nobody
-    copy a model, and DeepSpeed's strategy leaves what hooks add out of checkpoints.
+    FlexibleRunner loads and resumes before the hook has copied the model, an FSDP model cannot be
+    copied, and DeepSpeed's strategy does not save what hooks add to checkpoints.
     """
     hooks = [*(cfg.get('custom_hooks') or ()), *(cfg.get('default_hooks') or {}).values()]
     for hook in filter(None, hooks):
@@ -211,10 +211,10 @@ def _refuse_averages(cfg: Config) -> None:
 
 
 def compile_features(model: Any, options: dict[str, Any]) -> None:
-    """Compile backbone and neck, in place: what ``compile=...`` in a config asks for.
+    """Compile backbone and neck in place, as requested by ``compile=...`` in a config.
 
-    mmengine would compile whole training steps. Those of detectors hold lists of boxes and values
-    that are read on the host, on which torch's compiler fails.
+    mmengine would compile whole training steps. torch's compiler fails on those of detectors, which
+    use lists of boxes and copy values to the CPU.
 
     Args:
         model: the model, wrapped for distributed training or not.
@@ -240,7 +240,7 @@ def set_mixed_precision(cfg: Config, dtype: str) -> None:
         dtype: ``'float16'``, whose losses are scaled, or ``'bfloat16'``, which needs no scale.
 
     Raises:
-        UserError: if the config leaves precision to a strategy, or the GPU cannot do it.
+        UserError: if the config leaves precision to a strategy, or no GPU supports `dtype`.
     """
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
     kind = kind.__name__ if isinstance(kind, type) else str(kind)
@@ -261,7 +261,7 @@ def set_mixed_precision(cfg: Config, dtype: str) -> None:
     cfg.optim_wrapper.dtype = dtype
     if dtype == 'bfloat16':
         cfg.optim_wrapper.loss_scale = 1.0
-    elif str(before).endswith('bfloat16'):  # whose scale is none for float16
+    elif str(before).endswith('bfloat16'):  # its scale of 1 does not suit float16
         cfg.optim_wrapper.loss_scale = 'dynamic'
     else:
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
@@ -270,7 +270,7 @@ def set_mixed_precision(cfg: Config, dtype: str) -> None:
 def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:
     """Call ``runner.train`` or ``runner.test`` and end the processes of a distributed run together.
 
-    One that leaves early would abort the others.
+    A process that exits early would abort the others.
 
     Raises:
         UserError: if a data set turns out to be empty.
@@ -278,7 +278,7 @@ def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:
     try:
         work()
     except ValueError as error:
-        # mmengine's words for a data set of which its filters left nothing
+        # mmengine's message if filters have removed all samples of a data set
         empty = 'need at least one array to concatenate' in str(error)
         if empty and (reason := hosts.explain_empty_data(cfg, kinds)) is not None:
             raise reason from error
@@ -299,10 +299,10 @@ def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:
 
 
 def _leave() -> None:
-    """End the process, its work being done, without taking the interpreter apart.
+    """End the finished process without shutting the interpreter down.
 
-    Threads of gloo may still want it then, which now and then aborts a process under FSDP
-    ("terminate called without an active exception"), and torchrun calls the finished run failed.
+    During that shutdown, gloo's threads sometimes abort a process under FSDP ("terminate called
+    without an active exception"), and torchrun reports the finished run as failed.
     """
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -311,7 +311,7 @@ def _leave() -> None:
 
 
 def _set_up_processes(cfg: Config) -> None:
-    """Start gloo where there is no GPU, as mmengine would ask CUDA for its device."""
+    """Check the launcher; start the process group where mmengine could not (no GPU, restart)."""
     strategy = cfg.get('strategy')
     if cfg.launcher == 'none':
         if strategy is not None and strategy['type'] != 'SingleDeviceStrategy':
@@ -350,10 +350,10 @@ def _set_up_processes(cfg: Config) -> None:
 
 
 def _connect_processes(backend: str) -> None:
-    """Start a process group, as mmengine would, with a store of its own for each (re)start.
+    """Start a process group as mmengine does, but with a separate store for each (re)start.
 
-    torchrun keeps its store when it starts processes again, and torch looks for the addresses of
-    the dead ones in it.
+    torchrun keeps its store when it restarts processes, and torch would look up the addresses of
+    the ended processes in it.
     """
     if torch.distributed.is_initialized():
         return

@@ -1,4 +1,4 @@
-"""Layer-wise learning-rate decay for SwinV2, around any detector, segmentor or recogniser."""
+"""Layer-wise learning-rate decay for SwinV2, around any detector, segmentor or recognizer."""
 
 import math
 from collections import defaultdict
@@ -33,9 +33,9 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         paramwise_cfg: ``layer_decay_rate`` (1: no decay over layers), ``merging_layers`` (see
             `layer_id`; AiT's rule unless it is ``False``), ``no_decay_names`` (more
             parts of names without weight decay) and ``custom_keys`` (part of a name to
-            ``dict(lr_mult=..., decay_mult=...)``; the longest that matches counts). A
-            ``decay_mult`` gives weight decay to what has none only if its key matches nothing else:
-            that of ``'backbone'`` leaves norms alone, that of ``'backbone.norm3'`` is for them.
+            ``dict(lr_mult=..., decay_mult=...)``; the longest match counts). A ``decay_mult``
+            applies to parameters without weight decay only if its key matches no others:
+            ``'backbone'`` leaves norms without weight decay, ``'backbone.norm3'`` changes them.
 
     Raises:
         UserError: on an unknown option, or if a rate is given and the model has no SwinV2.
@@ -108,7 +108,7 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 
 def _check(options: dict[str, Any]) -> None:
-    """Raise `UserError` at the first option that cannot be."""
+    """Raise `UserError` at the first invalid option."""
     rate, merging = options['layer_decay_rate'], options['merging_layers']
     names, keys = options.get('no_decay_names', ()), options.get('custom_keys', {})
     known = is_number(rate) and 0 < rate <= 1

@@ -1,4 +1,4 @@
-"""Resuming by the config: its schedule and optimizer settings, where the checkpoint has others."""
+"""Resuming with the schedule and optimizer settings of the config, not of the checkpoint."""
 
 import inspect
 import math
@@ -12,26 +12,25 @@ from mmengine.optim import OptimWrapperDict
 from ..errors import UserError
 from ..log import warn
 
-# states of torch's optimizers that have a number for each of the parameter
+# states of torch's optimizers that have the shape of the parameter
 _LIKE_WEIGHTS = {
     'acc_delta', 'ax', 'exp_avg', 'exp_avg_sq', 'exp_inf', 'grad_avg', 'max_exp_avg_sq',
     'momentum_buffer', 'prev', 'square_avg', 'step_size', 'sum',
 }  # fmt: skip
-# of a group of parameters: not settings, or flags of torch that change no number
+# keys of a parameter group that are no settings, or flags that do not change the results
 _NO_SETTINGS = {'params', 'param_names', 'foreach', 'fused', 'capturable', 'differentiable'}
 
 
 def follow_config(runner: Any) -> None:
-    """Let a resumed training go by the settings of its config, and say which are new.
+    """Make a resumed training use the settings of its config, and warn of those that differ.
 
-    mmengine takes the schedule, the learning rate and the weight decay of the checkpoint, whatever
-    the config says: a training that is made longer stays at its last learning rate. Here, where a
-    setting differs, the learning rate becomes what it would be had the run had the new settings
-    from its start. Optimizers of DeepSpeed keep the settings of the checkpoint, all but the
-    schedule.
+    mmengine takes the schedule, the learning rate and the weight decay from the checkpoint,
+    whatever the config says: a prolonged training stays at its last learning rate. Here, if a
+    setting differs, the learning rate is computed as if the run had had the new settings from its
+    start. Optimizers of DeepSpeed keep the settings of the checkpoint, except for the schedule.
 
     Args:
-        runner: one that has not loaded anything yet; its ``load_or_resume`` is replaced.
+        runner: a runner that has not loaded anything yet; its ``load_or_resume`` is replaced.
     """
     load = runner.load_or_resume
 
@@ -85,11 +84,11 @@ def _leave_best_of_others(runner: Any) -> None:
 
 
 class _Changes:
-    """Compares the states that are loaded with what the config has made.
+    """Compares loaded states with the settings of the config.
 
     Attributes:
         told: settings that differ, in words.
-        rates: whether what schedulers set must be computed anew.
+        rates: whether the values that schedulers set must be recomputed.
     """
 
     def __init__(self) -> None:
@@ -98,7 +97,7 @@ class _Changes:
         self._watched: list[Any] = []
 
     def watch(self, owner: Any, name: str, scheduled: set[str] | None = None) -> None:
-        """Look at what a scheduler loads, or, with the keys that are `scheduled`, an optimizer."""
+        """Compare what `owner` loads: a scheduler, or an optimizer if `scheduled` is given."""
         load = owner.load_state_dict
         self._watched.append(owner)
 
@@ -111,7 +110,7 @@ class _Changes:
         owner.load_state_dict = load_state_dict
 
     def stop(self) -> None:
-        """Let the methods be those of the classes again."""
+        """Restore the ``load_state_dict`` methods of the classes."""
         for owner in self._watched:
             vars(owner).pop('load_state_dict', None)
 
@@ -136,20 +135,20 @@ class _Changes:
             self.told += different
             self.rates = True
             mine.pop('load_state_dict', None)
-            vars(owner).update(mine)  # and all that was computed from the settings
+            vars(owner).update(mine)  # with values computed from the settings
 
     def _load_optimizer(
         self, owner: Any, name: str, state: dict, load: Any, scheduled: set[str]
     ) -> None:
         mine = [dict(group) for group in owner.param_groups]
-        # the wrapper may add one of its own, of base_param_settings
+        # the wrapper may add a group of its own for base_param_settings
         own = getattr(owner, 'optimizer', owner).param_groups
         _check_groups(name, own, state.get('param_groups'))
         _check_states(name, own, state)
         scaler = state.get('loss_scaler') or {}
         still = scaler.get('scale') == 1.0 and not scaler.get('_growth_tracker')
         if still and getattr(owner, '_scale_update_param', 1) is None:
-            # of a run in bfloat16; float16 would take thousands of steps to find a larger one
+            # the scale of a bfloat16 run; float16 would need thousands of steps to raise it
             state = {key: value for key, value in state.items() if key != 'loss_scaler'}
             self.told.append('the scale of the loss (checkpoint: 1.0)')
         load(state)
@@ -167,16 +166,16 @@ class _Changes:
 
 
 def replay(schedulers: list[Any], runner: Any) -> None:
-    """Put schedulers, and the values they set, where the iterations so far would have led them.
+    """Set schedulers, and the values they control, to the state after the iterations so far.
 
     Where the length of an epoch has changed, whole epochs count as epochs of the new length.
 
     Args:
         schedulers: of one optimizer.
-        runner: with ``iter`` and ``epoch``, those done, and its ``train_loop``.
+        runner: with ``iter`` and ``epoch`` (the numbers done) and ``train_dataloader``.
 
     Raises:
-        UserError: if one goes by a measured value (ReduceOnPlateau).
+        UserError: if a scheduler depends on a measured value (ReduceOnPlateau).
     """
     if any(hasattr(scheduler, 'monitor') for scheduler in schedulers):
         raise UserError(
@@ -209,11 +208,11 @@ def _step(schedulers: Iterator[Any]) -> None:
         if scheduler._global_step + 1 < scheduler.end:
             scheduler.step()
         else:
-            scheduler._global_step += 1  # which is all that it does from here on
+            scheduler._global_step += 1  # after its end it only counts
 
 
 def _settings(scheduler: Any) -> list[str]:
-    """The attributes of a scheduler that are arguments of it."""
+    """Names of a scheduler's settings: its arguments, kept in attributes of the same names."""
     names: dict[str, None] = {}
     for kind in type(scheduler).__mro__[:-1]:
         names.update(dict.fromkeys(inspect.signature(kind).parameters))
@@ -221,7 +220,7 @@ def _settings(scheduler: Any) -> list[str]:
 
 
 def _scheduled(schedulers: Any) -> set[str]:
-    """The keys of a group of parameters that schedulers set."""
+    """The keys of parameter groups that schedulers set."""
     names = {scheduler.param_name for scheduler in schedulers or ()}
     return names | ({'betas'} if 'momentum' in names else set())
 
@@ -246,7 +245,7 @@ def _check_groups(name: str, mine: list[dict], theirs: list[dict] | None) -> Non
 
 
 def _check_states(name: str, mine: list[dict], state: dict) -> None:
-    """Raise `UserError` if a state is of a parameter of another shape."""
+    """Raise `UserError` if an optimizer state has another shape than its parameter."""
     numbers = [number for group in state.get('param_groups', ()) for number in group['params']]
     parameters = [parameter for group in mine for parameter in group['params']]
     for number, parameter in zip(numbers, parameters, strict=False):
@@ -262,9 +261,9 @@ def _check_states(name: str, mine: list[dict], state: dict) -> None:
 
 
 def check_shapes(model: torch.nn.Module, state: Mapping[str, Any]) -> None:
-    """Raise `UserError` if weights to resume from are those of a model with other shapes.
+    """Raise `UserError` if weights to resume from have other shapes than those of the model.
 
-    ``load_from`` leaves a head of another size out; the state of the optimizer has no such choice.
+    ``load_from`` can leave out a head of another size; a resumed optimizer state must fit.
     """
     for key, parameter in model.named_parameters():
         shapes = [tuple(getattr(x, 'shape', ())) for x in (state.get(key, parameter), parameter)]
@@ -292,7 +291,7 @@ def _is_finished(runner: Any) -> bool:
 
 
 def _named(found: Any) -> Iterator[tuple[str, Any]]:
-    """One thing, or several by name, each with its name for a message."""
+    """Yield one object, or each object of a dict, with a name for messages."""
     if isinstance(found, (OptimWrapperDict, dict)):
         for name, item in found.items():
             yield f'.{name}', item

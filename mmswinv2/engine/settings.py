@@ -1,4 +1,4 @@
-"""What a command line changes in a config: settings, the length of training, how it is tested."""
+"""Changes to a config from the command line: settings, length of training, test augmentation."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -20,14 +20,14 @@ _FOR_EVER = 10**9  # mmengine's end of a schedule that has none
 
 
 def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> None:
-    """Make a training shorter or longer, with all that is scheduled in it.
+    """Make a training shorter or longer, and scale its schedules to the new length.
 
-    Beginnings, ends and milestones of schedulers, and the beginnings of validation, checkpoints,
-    averages of weights (EMAHook) and other pipelines (PipelineSwitchHook), are multiplied by new
-    length over old. Intervals of validation and checkpoints end with the training at the latest.
+    Begins, ends and milestones of schedulers, and the begins of validation, checkpoints, weight
+    averaging (EMAHook) and pipeline switches (PipelineSwitchHook), are multiplied by the new length
+    over the old. Intervals of validation and checkpoints become at most the new length.
 
     Raises:
-        UserError: if the config counts the other way.
+        UserError: if the config counts in the other unit, or a length is below 1.
     """
     for unit, length in (('max_iters', max_iters), ('max_epochs', max_epochs)):
         if length is None:
@@ -172,12 +172,12 @@ def set_format_only(cfg: Config, out: str | None) -> None:
 
 
 def set_tta(cfg: Config) -> None:
-    """Test with the config's test-time augmentation, or the host's by mirror images.
+    """Test with the config's test-time augmentation, or else with the host's, which flips images.
 
     The model becomes a wrapper that has the given one as its ``module``.
 
     Raises:
-        UserError: if neither the config nor the host has one for this model.
+        UserError: if neither the config nor the host has an augmentation for this model.
     """
     datasets = list(hosts.inner_datasets(cfg.test_dataloader.dataset))
     if 'tta_model' not in cfg and (model := hosts.of(cfg).default_tta_model(cfg)):
@@ -193,18 +193,18 @@ def set_tta(cfg: Config) -> None:
 
 def _with_mirror_images(pipeline: Sequence[Any], flip: str) -> list[Any]:
     *steps, pack = pipeline
-    if 'meta_keys' in pack:  # the default has both
+    if 'meta_keys' in pack:  # the default meta_keys have both
         pack = {**pack, 'meta_keys': (*pack['meta_keys'], 'flip', 'flip_direction')}
-    # the plain view first: pictures show its annotations
+    # the unflipped view first: visualizations draw its annotations
     flips = [dict(type=flip, prob=prob) for prob in (0.0, 1.0)]
     return [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
 
 
 def _scaled(value: float, factor: float, parts: bool = False) -> float:
-    """A length in epochs or iterations.
+    """Scale a length in epochs or iterations, and round it.
 
-    With `parts`, one that is no whole number, as a warm-up of 2.5 epochs, stays such a one, but for
-    less than an epoch, of which few iterations could be left.
+    With `parts`, a fractional length, as of a warm-up of 2.5 epochs, is not rounded, unless it
+    becomes shorter than an epoch, which could leave few iterations.
     """
     if not 0 < value < _FOR_EVER:
         return value
@@ -213,10 +213,10 @@ def _scaled(value: float, factor: float, parts: bool = False) -> float:
 
 
 def _scale(schedulers: Any, factor: float) -> list[Any]:
-    """Schedulers of one optimizer, without those that nothing is left of.
+    """Scale the schedulers of one optimizer, and drop those with no steps left.
 
-    A warm-up of one step would end where it starts, and what follows would go on from there: it
-    starts at the full rate.
+    A warm-up of one step would end at its low start value, from which the next scheduler would
+    continue, so it gets a start factor of 1.
     """
     schedulers = [schedulers] if isinstance(schedulers, Mapping) else list(schedulers)
     for scheduler in schedulers:

@@ -27,11 +27,11 @@ from ..errors import CheckpointError, UserError
 from ..files import HALF_WRITTEN, write_atomically
 
 _LOCK = '.lock'
-_STARTED = '.started'  # in the work dir, as old as the run
+_STARTED = '.started'  # file in the work dir; its modification time is the start of the run
 
 
 def _is_optimizer(value: Any) -> bool:
-    """Whether it is the state of an optimizer, or of several by their names."""
+    """Whether `value` is the state of an optimizer, or a dict of the states of several."""
     if not isinstance(value, Mapping):
         return False
     if 'param_groups' not in value:
@@ -46,7 +46,7 @@ def _is_optimizer(value: Any) -> bool:
 
 
 def _are_schedulers(value: Any) -> bool:
-    """Whether they are the states of schedulers, or of some for each of several optimizers."""
+    """Whether `value` is the states of schedulers, or a dict of those of several optimizers."""
     if isinstance(value, Mapping):
         return all(map(_are_schedulers, value.values()))
     states = value if isinstance(value, list) else [value]
@@ -58,7 +58,7 @@ def _is_hub(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(value.get(k), Mapping) for k in keys)
 
 
-# What mmengine takes from a checkpoint to go on.
+# What mmengine reads from a checkpoint to resume.
 _FORMS: Forms = {
     'meta': (lambda value: isinstance(value, Mapping), 'a dict'),
     'meta.epoch': (lambda epoch: is_count(epoch, 0), 'a whole number'),
@@ -91,20 +91,20 @@ class AtomicLocalBackend(LocalBackend):
 
     @classmethod
     def remove_outdated(cls, but: str | Path) -> None:
-        """Remove the checkpoints that waited for `but` to be written."""
+        """Remove the checkpoints whose removal waited until `but` was written."""
         while cls._outdated:
             if (path := cls._outdated.pop()) != Path(but):
                 _remove(path)
 
     def rmtree(self, dir_path: str | Path) -> None:
-        """Remove a folder; a checkpoint waits until the next one is written."""
+        """Remove a folder; a checkpoint stays until the next one is written."""
         if Path(dir_path).suffix == '.pth':
             self._outdated.append(Path(dir_path))
         else:
             super().rmtree(dir_path)
 
     def remove(self, filepath: str | Path) -> None:
-        """Remove a file; a checkpoint waits until the next one is written."""
+        """Remove a file; a checkpoint stays until the next one is written."""
         if Path(filepath).suffix == '.pth':
             self._outdated.append(Path(filepath))
         else:
@@ -112,7 +112,7 @@ class AtomicLocalBackend(LocalBackend):
 
 
 def use_whole_files() -> None:
-    """Let mmengine write local files whole."""
+    """Make mmengine write local files atomically."""
     register_backend('local', AtomicLocalBackend, force=True, prefixes='')
 
 
@@ -130,7 +130,7 @@ def lock(work_dir: str | os.PathLike[str]) -> Any:
         return None
     import fcntl
 
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW  # the file of a link may be any
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW  # a link may point to any file
     try:
         file = os.fdopen(os.open(Path(work_dir, _LOCK), flags, 0o666), 'a+')
     except OSError as error:
@@ -154,7 +154,7 @@ def lock(work_dir: str | os.PathLike[str]) -> Any:
 
 
 def remove_half_written(work_dir: str | os.PathLike[str]) -> None:
-    """Remove what processes killed while they wrote a checkpoint have left behind."""
+    """Remove the partial checkpoints of processes that were killed while writing."""
     for path in Path(work_dir).glob(f'.*.pth{HALF_WRITTEN}*'):
         _remove(path)
 
@@ -204,7 +204,7 @@ def set_resume(cfg: Config, resume: str | None) -> None:
             resume = str(found)  # not one of an earlier run in the same folder
         print_log(f'started again, {f"from {resume}" if resume else "at the beginning"}')
     if resume is None:
-        # mmengine's resume=True, by which a run without checkpoints starts anew
+        # with mmengine's resume=True, a run without checkpoints starts anew
         if cfg.get('resume') is True and not cfg.get('load_from'):
             found = last_good_checkpoint(cfg.work_dir)
             cfg.resume, cfg.load_from = found is not None, found and str(found)
@@ -232,14 +232,14 @@ def restarts() -> int:
 
 
 def look_at_checkpoint(cfg: Config, path: Path) -> None:
-    """See whether it can be read, and go on with the seed that a resumed run began with.
+    """Check that a checkpoint can be read, and give a resumed run the seed that it began with.
 
-    The order of the data is drawn with the seed.
+    The seed determines the order of the data.
 
     Raises:
         UserError: if the config's strategy cannot resume from it.
-        CheckpointError: if it is missing, truncated or unsafe, or none of a training where one is
-            resumed.
+        CheckpointError: if it is missing, truncated or unsafe, or if a run resumes from it and it
+            has no (finite) state of a training.
     """
     sharded = is_deepspeed_folder(path)
     checkpoint = check_deepspeed_folder(path) if sharded else read_checkpoint(path, mmap=True)
@@ -299,13 +299,13 @@ def _strategy(cfg: Config) -> str:
 
 
 def is_first_process() -> bool:
-    """Before the processes know each other; torchrun and Slurm number them."""
+    """Whether this is rank 0 by the launcher's variables, before a process group exists."""
     names = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK', 'PMI_RANK')
     return int(next((os.environ[name] for name in names if name in os.environ), 0)) == 0
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether torch's archives have their ends; a folder of DeepSpeed's has several."""
+    """Whether the zip archives of a checkpoint are complete; a DeepSpeed folder has several."""
     files = sorted(path.glob('*.pt')) if path.is_dir() else [path]
     return bool(files) and all(file.exists() and zipfile.is_zipfile(file) for file in files)
 

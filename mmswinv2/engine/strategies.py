@@ -34,7 +34,7 @@ from ..hosts.mmengine import without_config
 from ..registry import STRATEGIES
 from .storage import AtomicLocalBackend
 
-# what an optim_wrapper may have for DeepSpeed besides what is translated
+# keys of an optim_wrapper that DeepSpeedStrategy accepts without translating them
 _DEEPSPEED_KEYS = {'optimizer', 'constructor', 'paramwise_cfg'}
 REVISE_KEYS = ((r'^module\.', ''),)  # mmengine's default
 
@@ -43,11 +43,11 @@ REVISE_KEYS = ((r'^module\.', ''),)  # mmengine's default
 class DDPStrategy(_DDPStrategy):
     """mmengine's DDPStrategy, also on CPUs, with checkpoints that any program can read.
 
-    mmengine's writes every key with ``module.`` in front.
+    mmengine's strategy saves every key with the prefix ``module.``.
 
     Args:
         find_unused_parameters: see `torch.nn.parallel.DistributedDataParallel`.
-        **kwargs: of mmengine's.
+        **kwargs: of mmengine's DDPStrategy.
     """
 
     model_wrapper: dict[str, Any] | None
@@ -72,13 +72,13 @@ class DDPStrategy(_DDPStrategy):
 class FSDPStrategy(DDPStrategy):
     """Each process keeps its part of every parameter, gradient and state of the optimizer.
 
-    The blocks of the backbone are gathered one after the other, and what remains of the model
-    together. Checkpoints are plain files, as without a strategy, and each strategy reads them;
-    mmengine's FSDPStrategy needs a GPU and torch's older implementation.
+    Each block of the backbone is gathered separately, and the rest of the model together.
+    Checkpoints are plain files, as without a strategy, which each strategy can load. mmengine's
+    FSDPStrategy needs a GPU and torch's older implementation.
 
     Args:
-        reshard_after_forward: drop the gathered parameters of a block after its forward pass
-            (as ZeRO stage 3), or only after backward (as stage 2).
+        reshard_after_forward: free the gathered parameters of a block after its forward pass
+            (as ZeRO stage 3); if ``False``, only after its backward pass (as stage 2).
         **kwargs: of mmengine's DDPStrategy.
     """
 
@@ -111,11 +111,11 @@ class FSDPStrategy(DDPStrategy):
         return super().resume(filename, **{**kwargs, 'map_location': 'cpu'})  # too large for a GPU
 
     def model_state_dict(self) -> dict:
-        """The whole weights."""
+        """The unsharded weights."""
         return self._whole[0]
 
     def optim_state_dict(self) -> dict:
-        """The whole state of the optimizer, numbered as without a strategy."""
+        """The unsharded state of the optimizer, numbered as without a strategy."""
         return self._whole[1]
 
     def load_model_state_dict(
@@ -125,7 +125,7 @@ class FSDPStrategy(DDPStrategy):
         strict: bool = False,
         revise_keys: Sequence[tuple[str, str]] = REVISE_KEYS,
     ) -> None:
-        """Load whole weights; see mmengine's."""
+        """Load unsharded weights; see mmengine's."""
         state, own = revised(state_dict, revise_keys), self.model.state_dict()
         for key, value in state.items():
             if key in own and own[key].shape == value.shape:
@@ -133,7 +133,7 @@ class FSDPStrategy(DDPStrategy):
         load_state_dict(self.model, state, strict, self.logger)
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
-        """Load a whole state of the optimizer."""
+        """Load an unsharded state of the optimizer."""
         groups = self.optim_wrapper.optimizer.param_groups
         parameters = [p for group in groups for p in group['params']]
 
@@ -157,7 +157,7 @@ def _map_state(state_dict: dict, function: Any) -> dict:
 
 
 def find_ninja() -> None:
-    """Let DeepSpeed find ninja, which compiles its operators, in an environment not activated."""
+    """Add ninja, with which DeepSpeed compiles, to ``PATH`` if the environment is not activated."""
     if shutil.which('ninja') is None:
         beside = str(Path(sys.executable).parent)  # where pip puts it
         os.environ['PATH'] = os.pathsep.join([beside, os.environ.get('PATH', os.defpath)])
@@ -170,19 +170,20 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
     - An ``optim_wrapper`` of type OptimWrapper or AmpOptimWrapper is translated into DeepSpeed's
       sections, so that one recipe serves every strategy: ``clip_grad`` to ``gradient_clipping``,
       ``accumulative_counts`` to ``gradient_accumulation_steps``, and AmpOptimWrapper in bfloat16
-      to ``torch_autocast`` (weights stay float32; boxes do not survive half precision).
+      to ``torch_autocast`` (weights stay float32, as boxes need more than half precision).
     - ``auto_scale_lr`` is applied.
     - ``load_from`` takes any checkpoint of the model, whichever strategy wrote it.
-    - A checkpoint (a folder) appears whole or not at all.
+    - A checkpoint (a folder) is written atomically.
 
     Args:
-        **kwargs: of mmengine's; DeepSpeed's sections (``zero_optimization=dict(stage=1)``, ...).
+        **kwargs: of mmengine's strategy, with DeepSpeed's sections
+            (``zero_optimization=dict(stage=1)``, ...).
     """
 
     def __init__(self, **kwargs: Any) -> None:
         find_ninja()
         needed('deepspeed', 'the strategy')
-        # plain, as DeepSpeed writes its sections into checkpoints, which are to hold no other types
+        # plain dicts, as DeepSpeed saves them in checkpoints, which may not hold other types
         super().__init__(**ConfigDict(kwargs).to_dict())
         self.config.setdefault('zero_allow_untested_optimizer', True)
 
@@ -220,14 +221,14 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
         return checkpoint
 
     def resume(self, filename: str, **kwargs: Any) -> dict:
-        """Go on from a folder that as many processes wrote; see mmengine's."""
+        """Resume from a folder that the same number of processes wrote; see mmengine's."""
         if not is_deepspeed_folder(filename):
             raise UserError(
                 f'{filename} was not written by DeepSpeed, and has no state of its optimizer to '
                 'resume from; take the weights alone with --cfg-options load_from=..., or resume '
                 'with the strategy that wrote it'
             )
-        if glob.escape(filename) != filename:  # DeepSpeed takes it for a pattern
+        if glob.escape(filename) != filename:  # DeepSpeed reads it as a pattern
             raise UserError(
                 f'{filename} cannot be resumed from, as DeepSpeed reads brackets, * and ? in paths '
                 'as patterns; rename the folder'
@@ -237,7 +238,7 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
 
     def save_checkpoint(self, filename: str, **kwargs: Any) -> None:
         """Write a folder beside `filename`, and move it there when all processes are done."""
-        leave_out_base(unwrap_model(self.model), kwargs.get('extra_ckpt') or {})  # notes alone
+        leave_out_base(unwrap_model(self.model), kwargs.get('extra_ckpt') or {})  # only adds notes
         if not kwargs.get('save_optimizer', True):
             super().save_checkpoint(filename, **kwargs)
             return
@@ -260,7 +261,7 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
         barrier()
 
     def _translated(self, cfg: dict) -> dict:
-        """An optim_wrapper for DeepSpeed; what else it says goes into `config`."""
+        """Translate an optim_wrapper for DeepSpeed, and move its other settings to `config`."""
         kind = cfg.pop('type', 'OptimWrapper')
         if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'DeepSpeedOptimWrapper'):
             raise UserError(
@@ -305,7 +306,7 @@ def unwrap_model(model: Any) -> nn.Module:
 
 @contextmanager
 def whole_weights(model: Any) -> Iterator[nn.Module]:
-    """The unwrapped model, to load weights into, with the parts that the strategy split up joined.
+    """The unwrapped model with its sharded parameters gathered (ZeRO stage 3), to load weights.
 
     Collective: call on every rank with identical weights.
     """

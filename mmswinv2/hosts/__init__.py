@@ -1,8 +1,8 @@
 """The host packages: mmengine, mmdet, mmseg, mmaction2, mmpretrain.
 
-A file holds all of one; the patches of mmdet stand beside its own. Everything else asks `of` for
-the host of a config. Importing this package imports no host but mmengine, and applies the patches
-that every use needs (`apply`).
+Each host has one module, and mmdet a second one for its patches. All other code gets the host of a
+config from `of`. Importing this package imports no host but mmengine, and applies the patches that
+every use needs (`apply`).
 """
 
 import codecs
@@ -71,9 +71,9 @@ PATCHES: tuple[Patch, ...] = (
 
 
 def of(cfg: Any) -> Host:
-    """The host of a config, by its ``default_scope``; plain defaults for one not known here.
+    """The host of a config, by its ``default_scope``; a plain `Host` for an unknown scope.
 
-    A config without a scope says of each type where it is from: by a prefix, or as a class.
+    Without a scope, the types of the model and the data sets decide, by their prefix or class.
     """
     scope = cfg.get('default_scope') or MMEngine.name
     if scope == MMEngine.name:
@@ -82,19 +82,19 @@ def of(cfg: Any) -> Host:
 
 
 def use_registries(cfg: Any) -> None:
-    """Let types without a prefix be looked up where a run of a config looks them up."""
+    """Set the default scope of a config, so that types without a prefix are found as in a run."""
     init_default_scope(cfg.get('default_scope') or MMEngine.name)
 
 
 def type_in(cfg: Any, name: str) -> str:
-    """A type of the host of a config, with a prefix where the scope of the config is another."""
+    """A type of the host of a config, with a prefix if the default scope is not that host."""
     host = of(cfg)
     own = '.' in name or cfg.get('default_scope') == host.name
     return name if own else f'{host.name}.{name}'
 
 
 def _origins(cfg: Any) -> Iterator[str]:
-    """Hosts that the types of model and data sets are from."""
+    """Names of the hosts that define the types of the model and of the data sets."""
     loaders = [cfg.get(f'{kind}_dataloader') for kind in ('train', 'val', 'test')]
     sets = [loader.get('dataset') for loader in loaders if isinstance(loader, Mapping)]
     inner = (d for dataset in sets if isinstance(dataset, Mapping) for d in inner_datasets(dataset))
@@ -117,21 +117,21 @@ def apply() -> None:
 
 
 def check_data(cfg: Any, kinds: Sequence[str]) -> None:
-    """Look whether the files that the data loaders of a config name are there.
+    """Check that the files that the data loaders of a config name exist.
 
     Args:
         cfg: the config.
         kinds: which of ``'train'``, ``'val'``, ``'test'`` will be used.
 
     Raises:
-        UserError: naming the folder or file and the setting it comes from.
+        UserError: if a folder or file is missing; it names the path and its setting.
     """
     for where, dataset in _dataset_configs(cfg, kinds):
         _check_files(dataset, where, of(cfg))
 
 
 def explain_empty_data(cfg: Any, kinds: Sequence[str]) -> UserError | None:
-    """Find the data set of which no sample is left, as mmengine does not say which it is."""
+    """Find the data set without samples, as mmengine does not name it."""
     for where, dataset in _dataset_configs(cfg, kinds):
         for host in HOSTS:
             if (error := host.explain_empty(dataset, where)) is not None:
@@ -140,12 +140,12 @@ def explain_empty_data(cfg: Any, kinds: Sequence[str]) -> UserError | None:
 
 
 def check_dataset(dataset: Any, where: str, model: Any = None) -> None:
-    """Let the host of a data set, or of each one inside it, look whether it fits the model.
+    """Check, by its host's rules, that a data set, or each one inside a wrapper, fits the model.
 
     Args:
         dataset: the data set.
         where: name of its data loader, for the message.
-        model: the model, if its heads are to be looked at.
+        model: the model, if its heads are to be checked.
 
     Raises:
         UserError: if annotations lack a class, or label maps or the heads do not fit.
@@ -157,13 +157,13 @@ def check_dataset(dataset: Any, where: str, model: Any = None) -> None:
 
 
 def check_batch(model: Any, batch_size: int, where: str) -> None:
-    """Let every host look whether a model can be tested on so many samples at a time."""
+    """Raise `UserError` if a model cannot be tested with this batch size."""
     for host in HOSTS:
         host.check_batch(model, batch_size, where)
 
 
 def check_evaluator(evaluator: Any, dataset: Any, where: str) -> None:
-    """Let every host look whether the metrics of an evaluator can score a data set."""
+    """Raise `UserError` if a metric of an evaluator cannot score a data set."""
     metrics = getattr(evaluator, 'metrics', ())
     inner = getattr(dataset, 'datasets', ())
     apart = hasattr(evaluator, 'dataset_prefixes') and len(inner) == len(metrics)
@@ -173,13 +173,13 @@ def check_evaluator(evaluator: Any, dataset: Any, where: str) -> None:
 
 
 def input_size(cfg: Any, given: Sequence[int] | None = None) -> tuple[int, ...]:
-    """The size that a config trains at: ``(H, W)``, or frames too for video: ``(T, H, W)``.
+    """The size that a config trains at: ``(H, W)``, or ``(T, H, W)`` for video.
 
-    Of several scales, the largest; padded as the model pads it.
+    This is the largest of several scales, padded as the model pads it.
 
     Args:
         cfg: the config.
-        given: a size to take in its place.
+        given: a size to use instead.
 
     Raises:
         UserError: if the pipeline names no size, or `given` has another number of axes.
@@ -224,10 +224,10 @@ def _last_size(pipeline: Sequence[Any]) -> tuple[int, int]:
             size = transform['crop_size']
             return (size, size) if isinstance(size, int) else tuple(size)
         scale = transform.get('scale') or max(transform.get('scales', ()), default=None, key=_area)
-        if isinstance(scale, int):  # mmpretrain's for squares
+        if isinstance(scale, int):  # the side of a square, in mmpretrain
             return scale, scale
         if scale and min(scale) > 0:
-            return min(scale), max(scale)  # whichever way round a picture is
+            return min(scale), max(scale)  # a landscape image
     raise UserError('the pipeline of this config says no size; give --shape')
 
 
@@ -281,12 +281,12 @@ _MARKS = codecs.BOM_UTF8 + codecs.BOM_UTF16 + b'\xfe\xff\0 \t\r\n'
 
 
 def _may_download(dataset: Any, host: Host) -> bool:
-    """Whether a data set fetches itself, as those of mmpretrain do."""
+    """Whether a data set downloads its files, as some of mmpretrain's do."""
     if host.name != MMPretrain.name:
         return False
     kind = dataset.get('type')
     try:
-        host.apply()  # without which it may not be imported
+        host.apply()  # importing the host may need its patches
         with DATASETS.switch_scope_and_registry(host.name) as datasets:
             found = datasets.get(kind) if isinstance(kind, str) else kind
     except (ImportError, KeyError, RuntimeError):
@@ -296,7 +296,7 @@ def _may_download(dataset: Any, host: Host) -> bool:
 
 
 def _are_json_lines(content: bytes) -> bool:
-    """Whether there is an object on every line, as in files of grounding."""
+    """Whether every line is a JSON object (JSON Lines), as in annotations of grounding."""
     lines = content.splitlines()
     try:
         return len(lines) > 1 and all(
@@ -313,7 +313,7 @@ def _looks_like_json(path: Path) -> bool:
         try:
             json.loads(content)
         except UnicodeDecodeError:
-            return True  # which its reader reports
+            return True  # its reader reports this
         except (ValueError, RecursionError):
             return _are_json_lines(content)
         return True

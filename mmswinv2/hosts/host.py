@@ -26,20 +26,20 @@ class Host:
     Attributes:
         name: import name, and scope of its registries.
         extra: the extra of our setup.py that installs it.
-        beside: what has to be installed besides, in words.
+        beside: what else has to be installed, as text for a message.
         early_patches: applied in every process, before the host is imported.
         patches: applied by `apply`; they import the host and what it builds on.
         input_axes: axes of a sample without channels: 2 of an image, 3 of a video.
         heads_autocast: whether heads run under autocast on a CPU.
         swap_image_size: side of an image to try a swapped backbone on; ``None``: no swapping.
         draw_option: setting of its visualization hook that switches it on.
-        draw_interval: whether that hook has to be told to leave no picture out.
-        draw_folder: setting for the folder of its pictures, with dots.
+        draw_interval: whether that hook skips images unless its ``interval`` is set.
+        draw_folder: dotted path of the setting for its output folder.
         dump_metric: metric that writes predictions to a file; ``None``: they are label maps.
         finds_boxes: whether predictions are boxes with scores.
-        visualizer: what draws predictions.
-        kind_of_model: for a reader.
-        analysis_tools: names of the host's own, in its folder ``.mim/tools/analysis_tools``.
+        visualizer: type of the visualizer that draws predictions.
+        kind_of_model: what its models are, as text for the user.
+        analysis_tools: names of the host's scripts in its folder ``.mim/tools/analysis_tools``.
     """
 
     name = 'mmengine'
@@ -58,7 +58,7 @@ class Host:
     visualizer = 'Visualizer'
     kind_of_model = 'Training'
     analysis_tools: tuple[str, ...] = ()
-    scores: tuple[tuple[str, ...], ...] = ()  # type of a metric, its prefix, what it measures
+    scores: tuple[tuple[str, ...], ...] = ()  # type of a metric, its prefix, its scores
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name or self.name
@@ -79,7 +79,7 @@ class Host:
             )
 
     def run_script(self, name: str, arguments: Sequence[str]) -> None:
-        """Run a script that the host brings along in this process, with its own command line.
+        """Run a script of the host's package in this process, with its own command line.
 
         Scripts in ``analysis_tools`` come before those of the same name in other folders.
 
@@ -115,13 +115,13 @@ class Host:
         return False
 
     def check_batch(self, model: Any, batch_size: int, where: str) -> None:
-        """Raise `UserError` if a model cannot be tested on so many samples at a time."""
+        """Raise `UserError` if a model cannot be tested with this batch size."""
 
     def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
         """Raise `UserError` if a metric cannot score the samples of a data set."""
 
     def score_names(self, metric: Any) -> list[str]:
-        """Names of what a metric, given by its config, measures; empty for one not known."""
+        """Names of the scores of a metric, given by its config; empty for an unknown metric."""
         for kind, prefix, *names in self.scores:
             if type_name(metric) == kind:
                 before = f'{prefix}/' if (prefix := metric.get('prefix') or prefix) else ''
@@ -140,7 +140,7 @@ class Host:
         return None
 
     def frames(self, cfg: Any, sampling: Any) -> int:
-        """Frames of a sample, by the config of the transform that samples them."""
+        """Number of frames of a sample, from the config of the transform that samples them."""
         return int(sampling['clip_len'])
 
     def sample_batch(self, cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:
@@ -225,13 +225,13 @@ def inner_datasets(dataset: Any) -> Iterator[Any]:
 
 
 def type_name(node: Any) -> str:
-    """The last part of the ``type`` of a config's part, which may be a name or a class."""
+    """The last part of the ``type`` of a config node, which may be a name or a class."""
     kind = node.get('type')
     return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
 
 
 def loads_as_stored(pipeline: Sequence[Any]) -> bool:
-    """Whether a pipeline loads images as files have them, where mmcv turns them by EXIF.
+    """Whether a pipeline ignores the EXIF orientation, by which mmcv rotates images by default.
 
     Args:
         pipeline: transforms, or the configs of them.
@@ -244,7 +244,7 @@ def loads_as_stored(pipeline: Sequence[Any]) -> bool:
 
 
 def training_pipeline(cfg: Any) -> Sequence[Any]:
-    """Configs of the transforms of the training set; of several sets, the first's.
+    """Configs of the transforms of the training set, or of the first of several sets.
 
     Raises:
         UserError: if the config has none.

@@ -1,7 +1,7 @@
-"""Label maps: files that decoders read as other labels than theirs, or not at all.
+"""Checks of label maps: decoders read some files with wrong labels, or not at all.
 
-The hosts take what a decoder gives. Maps of segmentors and the semantic maps of HTC are held to the
-same rules, which stand in two tables.
+The hosts use whatever a decoder returns. The same rules, given in two tables, apply to the maps of
+segmentors and to the semantic maps of HTC.
 """
 
 import io
@@ -17,11 +17,11 @@ from ..errors import UserError
 
 NOT_LABELLED = 255
 _ORIENTATION, _SUBFILE_TYPE, _SAMPLE_FORMAT = 274, 254, 339  # tags of EXIF and TIFF
-# how Pillow decodes samples to others: grey of 2 or 4 bits, 0 for white, PGM of another range
+# decoders of Pillow that change values: gray of 2 or 4 bits, 0 for white, PGM of another range
 _SCALED = re.compile(r"'(L;[24]|[1L];\w*I)|ppm.* (?!255\))\d+\)\)\]$")
 
 
-# What a file of labels must not be: whether Pillow's image of it, not yet decoded, is; the words.
+# Rules for files: a function that is true if Pillow's undecoded image breaks it, and the message.
 _FILE_RULES: tuple[tuple[Callable[[Any], Any], str], ...] = (
     (
         lambda file: file.format not in ('PNG', 'TIFF', 'BMP', 'GIF', 'PPM'),
@@ -47,11 +47,11 @@ _FILE_RULES: tuple[tuple[Callable[[Any], Any], str], ...] = (
         'is to be turned (EXIF orientation), which not every decoder does; save it upright',
     ),
 )
-# What its labels must not be, in order: which of them are; the words.
+# Rules for labels, in order: a function that finds the labels that break it, and the message.
 _VALUE_RULES: tuple[tuple[Callable[[np.ndarray], Any], str], ...] = (
     (lambda a: a.ndim != 2, 'has the shape {shape}; (height, width) is wanted, in one channel'),
     (
-        lambda a: a.dtype.kind == 'f' and a != np.trunc(a),  # so is NaN
+        lambda a: a.dtype.kind == 'f' and a != np.trunc(a),  # true for NaN
         'has the label {first}; labels are whole numbers',
     ),
     (lambda a: a < 0, 'has the label {first:.0f}; labels are whole numbers from 0'),
@@ -66,7 +66,7 @@ def _is_map(file: Any, page: int) -> bool:
 
 
 def check_file(path: str, content: bytes, backend: str) -> None:
-    """Raise `UserError` if a host would read other labels than those of the file in silence."""
+    """Raise `UserError` if a host would silently read other labels than those in the file."""
     from mmcv import imfrombytes
 
     file: Any
@@ -78,7 +78,7 @@ def check_file(path: str, content: bytes, backend: str) -> None:
         signed = file.format == 'TIFF' and file.tag_v2.get(_SAMPLE_FORMAT) == (2,)
         exact = ('L', '1', 'P') if backend == 'pillow' else ('L',)
         if file.mode in exact and not signed:
-            return  # handed over as they are
+            return  # decoded without changes
         labels = np.array(file).squeeze()
     if signed and labels.dtype == np.uint8:
         labels = labels.view(np.int8)
@@ -107,11 +107,11 @@ def check_shape(path: str, labels: np.ndarray) -> None:
 
 @contextmanager
 def named(path: str, decodes: bool = True) -> Iterator[None]:
-    """Let errors name the label map that is read, be it missing or damaged.
+    """Raise `UserError` with the path of the label map if it is missing or damaged.
 
     Args:
         path: of the map.
-        decodes: whether an image is decoded, where any error is that of a damaged file.
+        decodes: whether an image is decoded, so that any error means a damaged file.
     """
     try:
         yield
@@ -120,7 +120,7 @@ def named(path: str, decodes: bool = True) -> Iterator[None]:
     except Exception as error:  # decoders raise whatever a damaged file makes them
         if isinstance(error, UserError) or not (decodes or isinstance(error, OSError)):
             raise
-        unknown = isinstance(error, (UnidentifiedImageError, AttributeError))  # cv2's is None
+        unknown = isinstance(error, (UnidentifiedImageError, AttributeError))  # cv2 gives None
         reason = 'its decoder does not know the format' if unknown else error
         raise UserError(
             f'cannot read the label map {path}: {reason}; fetch it again, or save it as PNG'

@@ -30,15 +30,15 @@ _MMCV_TOO_NEW = '2.2.0'  # mmaction2 1.2.0 refuses it and later ones at import
 def make_importable() -> None:
     """Importing mmaction2 works beside mmcv 2.2 and newer, and without localizers.drn.
 
-    It refuses a mmcv of which it needs nothing that has changed, and its published package lacks
-    the module `mmaction.models.localizers.drn`.
+    mmaction2 refuses newer versions of mmcv, although it works with them, and its published package
+    lacks the module `mmaction.models.localizers.drn`.
     """
     if 'mmaction' not in sys.modules and not any(isinstance(f, _Finder) for f in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
 class _Finder(MetaPathFinder):
-    """Finds `mmaction` as usual, and has its import patched."""
+    """Finds `mmaction` as usual, and patches its import."""
 
     searching = False
 
@@ -58,7 +58,7 @@ class _Finder(MetaPathFinder):
         return spec
 
     def import_patched(self, exec_module: Callable[[ModuleType], None], module: ModuleType) -> None:
-        """Import mmaction2 with a version of mmcv that it accepts; remove all traces of us."""
+        """Import mmaction2 with a version of mmcv that it accepts, and remove the import hooks."""
         import mmcv
 
         sys.meta_path.remove(self)
@@ -176,10 +176,10 @@ class MMAction(Host):
         return True
 
     def check_batch(self, model: Any, batch_size: int, where: str) -> None:
-        """Want one video at a time where views are tested in groups.
+        """Require a batch size of 1 where views are tested in groups.
 
-        A 3-D recognizer takes groups of views of one video, and ends in an assertion on the first
-        batch of several.
+        A 3-D recognizer with ``max_testing_views`` takes the views of a single video, and fails an
+        assertion on a larger batch.
         """
         views = (getattr(model, 'test_cfg', None) or {}).get('max_testing_views')
         kinds = [kind.__name__ for kind in type(model).__mro__]
@@ -191,7 +191,7 @@ class MMAction(Host):
             )
 
     def default_tta_model(self, cfg: Any) -> None:
-        """Views of a video come from the test pipeline itself."""
+        """Raise `UserError`, as the views of a video come from the test pipeline itself."""
         raise UserError(
             '--tta: the views of a video are those of the test pipeline, whose scores are averaged '
             'anyhow: raise num_clips of SampleFrames or crop by ThreeCrop in test_dataloader, and '
@@ -199,13 +199,13 @@ class MMAction(Host):
         )
 
     def keep_file_names(self, dataset: Any) -> None:
-        """Add them to what ``PackActionInputs`` keeps, which by itself keeps none."""
+        """Add `FILE_KEYS` to the ``meta_keys`` of ``PackActionInputs``, which has none of them."""
         for transform in getattr(getattr(dataset, 'pipeline', None), 'transforms', ()):
             if type(transform).__name__ == 'PackActionInputs':
                 transform.meta_keys = tuple(dict.fromkeys((*transform.meta_keys, *FILE_KEYS)))
 
     def frames(self, cfg: Any, sampling: Any) -> int:
-        """Those of all clips for networks of images, which see one at a time."""
+        """Number of frames: of a clip, or of all clips for 2-D recognizers."""
         clips = sampling.get('num_clips', 1) if _of_images(cfg) else 1
         return int(sampling['clip_len']) * int(clips)
 
@@ -245,7 +245,7 @@ def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:
     for i in range(len(dataset)):
         video = dataset.get_data_info(i)
         label = video.get('label')
-        if isinstance(label, torch.Tensor):  # of several labels: 1 for each
+        if isinstance(label, torch.Tensor):  # multi-label: 0 or 1 per class
             unlabelled += not label.any()
         unlabelled += isinstance(label, int) and label < 0
         if isinstance(label, int) and label >= num_classes:

@@ -13,8 +13,8 @@ from .patching import patch, replace
 def name_unreadable_images() -> None:
     """Errors for images that cannot be read name the file.
 
-    So do those for images that mmcv would read and not give as they are. Where it is called without
-    a format, to draw on the image, it gets one that can be seen.
+    This includes images whose values mmcv would change. Calls of `imfrombytes` without a format,
+    which are for drawing on the image, return a version of it that can be displayed.
     """
     import mmcv
     from mmcv.transforms import LoadImageFromFile
@@ -49,12 +49,12 @@ def name_unreadable_images() -> None:
 
 
 def orientation(image: Any) -> int:
-    """How decoders turn an image of Pillow, 1 to 8: by EXIF, where Pillow takes XMP too."""
+    """EXIF orientation, 1 to 8, of a Pillow image; without XMP, which only Pillow reads."""
     from PIL import ExifTags, Image
 
     tags = image.getexif() if image.format == 'TIFF' else Image.Exif()
     if image.format == 'PNG' and 'exif' not in image.info:
-        image.load()  # it may stand behind the pixels
+        image.load()  # EXIF data may follow the pixels
     if image.format != 'TIFF':
         tags.load(image.info.get('exif') or b'')
     value = tags.get(ExifTags.Base.Orientation, 1)
@@ -65,7 +65,7 @@ def orientation(image: Any) -> int:
 def keep_a_pixel() -> None:
     """Strips keep a pixel of their shorter side when they are made smaller.
 
-    Its size is rounded, to 0 for 700x2 in 64x64, and OpenCV refuses that.
+    mmcv rounds the size, to 0 for 700x2 scaled into 64x64, and OpenCV refuses a size of 0.
     """
     from mmcv.image import geometric
     from mmcv.transforms import processing  # noqa: F401, has one of them
@@ -91,7 +91,7 @@ def check_size(sample: dict, shape: Sequence[int], prefix: str = '') -> None:
     Args:
         sample: with ``img_path`` and, where annotations give them, ``height`` and ``width``.
         shape: (H, W, ...) of the image as it is loaded.
-        prefix: what the message is to begin with.
+        prefix: start of the error message.
     """
     height, width = sample.get('height'), sample.get('width')
     if height is None or width is None or (height, width) == tuple(shape[:2]):

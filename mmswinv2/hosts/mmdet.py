@@ -27,7 +27,7 @@ _SEMANTIC_MAPS = (
     '(htc++-without-semantic_...)'
 )
 
-# what they are called in detectors
+# names of the heads in detectors
 _HEADS = {'bbox_head', 'mask_head', 'panoptic_head', 'mask_iou_head', 'point_head'}
 _COCO_SCORES = [
     f'{kind}_{part}'
@@ -73,7 +73,7 @@ class MMDet(Host):
         return _SEMANTIC_MAPS if key == 'seg' and type_name(dataset) == 'CocoDataset' else ''
 
     def explain_empty(self, dataset: Any, where: str) -> UserError | None:
-        """Say that the filter has left no image; other reasons were found when it was read."""
+        """Report that the filter has left no image; reading the file reports other reasons."""
         if not str(dataset.get('ann_file')).endswith('.json'):
             return None
         return UserError(
@@ -92,7 +92,7 @@ class MMDet(Host):
         check_heads(model, classes, meta.get('thing_classes') or classes, where)
         if getattr(dataset, 'cat_ids', None) is None:
             return False
-        if len(dataset.cat_ids) != len(classes):  # mmdet, unpatched, leaves out what it lacks
+        if len(dataset.cat_ids) != len(classes):  # unpatched mmdet drops missing ones
             get_category_ids(dataset.ann_file, read_categories(dataset.ann_file), classes)
         check_image_sizes(dataset, where)
         semantic = getattr(getattr(model, 'roi_head', None), 'semantic_head', None)
@@ -175,7 +175,7 @@ class MMDet(Host):
         )
 
     def inference_sample(self, model: Any, meta: dict[str, Any]) -> Any:
-        """With proposals for Fast R-CNN, which gets them from outside."""
+        """A sample with boxes, and with proposals for Fast R-CNN, which has no RPN."""
         from mmdet.structures import DetDataSample
         from mmengine.structures import InstanceData
 
@@ -190,7 +190,7 @@ class MMDet(Host):
 def check_image_sizes(dataset: Any, where: str) -> None:
     """Raise `UserError` if images have other sizes than the annotation file says, or are missing.
 
-    The headers of at most 500 are read; every image is looked at again when it is loaded.
+    The headers of at most 500 images are read; every image is checked again when it is loaded.
     """
     names = ('LoadImageFromFile', 'LoadImage')
     loaders: Any = [step for step in steps_in(dataset.pipeline) if type(step).__name__ in names]
@@ -216,27 +216,27 @@ def check_image_sizes(dataset: Any, where: str) -> None:
                 'again, or take it out of the annotation file'
             ) from error
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            continue  # which the loader reports
+            continue  # the loader reports these
         check_size(info, (height, width), f'{where}: ')
 
 
 def check_heads(model: Any, classes: Sequence[str], things: Sequence[str], where: str) -> None:
     """Raise `UserError` if a head of a detector has fewer classes than its data.
 
-    More than in the data are an error where they are scored, as mmdet has no category for them.
+    More classes than in the data are an error except in training, as mmdet cannot score them.
 
     Args:
         model: the model, or the wrapper of test-time augmentation around it.
         classes: of the data set.
-        things: those that have boxes and masks.
+        things: the classes that have boxes and masks.
         where: name of the data loader.
     """
     model = getattr(model, 'module', model)
-    if model is None or hasattr(model, 'language_model'):  # classes are what its prompt says
+    if model is None or hasattr(model, 'language_model'):  # its prompt sets the classes
         return
     for name, head in model.named_modules():
         known, part = getattr(head, 'num_classes', None), set(name.split('.')) & _HEADS
-        inside = name.split('.')[-1]  # a list of heads has numbers
+        inside = name.split('.')[-1]  # heads in a list have numbers as names
         if not part or not (inside in _HEADS or inside.isdigit()) or not isinstance(known, int):
             continue
         if 'RPN' in type(head).__name__ or getattr(head, 'class_agnostic', False):

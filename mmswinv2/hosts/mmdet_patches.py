@@ -1,4 +1,4 @@
-"""What is changed in mmdet and in InstaBoost, and the versions that need it."""
+"""Patches of mmdet and InstaBoost, with the versions that need them."""
 
 import functools
 import importlib
@@ -50,7 +50,7 @@ def check_annotations() -> None:
 
     from ..datasets.coco import get_category_ids, read_coco
 
-    written = set()  # files of annotations of other formats, which have no names of images
+    written = set()  # files that CocoMetric made from other formats, without names of images
 
     @replace(CocoMetric, 'gt_to_coco_json')
     def write(original: Any, self: Any, *args: Any, **options: Any) -> str:
@@ -60,9 +60,9 @@ def check_annotations() -> None:
 
     @replace(COCO, '__init__')
     def read(original: Any, self: Any, annotation_file: str | None = None) -> None:
-        # a class of its own: those of panoptic segmentation
+        # panoptic segmentation has a subclass of its own
         if annotation_file is None or type(self) is not COCO or annotation_file in written:
-            written.discard(annotation_file)  # read once; whoever else gives it is a user
+            written.discard(annotation_file)  # only for the metric that wrote it
             original(self, annotation_file)
             return
         original(self)
@@ -112,7 +112,7 @@ def _has_fast_evaluator() -> bool:
 def score_faster() -> None:
     """COCO scores are computed by faster-coco-eval where it is installed.
 
-    The figures are those of pycocotools. With ``use_mp_eval=True`` mmdet's own evaluator is taken.
+    The scores equal those of pycocotools. With ``use_mp_eval=True`` mmdet uses its own evaluator.
     """
     from mmdet.evaluation.metrics import coco_metric
 
@@ -121,12 +121,12 @@ def score_faster() -> None:
 
 @functools.cache
 def fast_evaluator() -> Any:
-    """A class that stands for pycocotools' ``COCOeval`` and computes in C++."""
+    """A class that replaces pycocotools' ``COCOeval`` and computes in C++."""
     from faster_coco_eval import COCOeval_faster
     from pycocotools.cocoeval import COCOeval
 
     class FastCOCOeval(COCOeval_faster):
-        """Evaluates as faster-coco-eval does, and sums up as pycocotools does."""
+        """Evaluates as faster-coco-eval does, and summarizes as pycocotools does."""
 
         def __init__(self, truth: Any, found: Any, kind: str = 'segm') -> None:
             super().__init__(truth, found, kind, print_function=print)
@@ -134,7 +134,7 @@ def fast_evaluator() -> Any:
         def accumulate(self, p: Any = None) -> None:
             super().accumulate()
 
-        # faster-coco-eval's has AP of all detections where pycocotools has that of a hundred
+        # faster-coco-eval's has AP over all detections where pycocotools has AP over 100
         summarize = COCOeval.summarize
 
     return FastCOCOeval
@@ -144,8 +144,8 @@ def fast_evaluator() -> Any:
 def name_class_scores() -> None:
     """Scores of single classes (classwise) go by their names, whatever the order of their ids.
 
-    pycocotools sorts the ids that it is given. Where an annotation has no mask its box is ignored
-    in scores of masks.
+    pycocotools sorts the ids, so the results are put back in the given order. In scores of masks,
+    the box of an annotation without a mask is ignored.
     """
     from mmdet.evaluation.metrics.coco_metric import COCOeval, COCOevalMP
 
@@ -171,8 +171,8 @@ def name_class_scores() -> None:
 def keep_coordinates_precise() -> None:
     """Boxes, regions and scores are computed in float32 where maps are in bfloat16.
 
-    Its 8 bits hold no coordinate of a large image (anchors on 800x1344 pixels are up to 7 pixels
-    off), and mmcv's operators on boxes and regions do not have it.
+    The 8 significant bits of bfloat16 are too few for coordinates (anchors on 800x1344 pixels are
+    up to 7 pixels off), and mmcv's operators on boxes and regions do not support it.
     """
     from mmdet.models.roi_heads.roi_extractors import GenericRoIExtractor, SingleRoIExtractor
     from mmdet.models.task_modules.prior_generators import AnchorGenerator, MlvlPointGenerator
@@ -192,7 +192,7 @@ def keep_coordinates_precise() -> None:
         def forward(original: Any, self: Any, feats: Any, *args: Any, **kwargs: Any) -> Any:
             return original(self, [x.to(_precise(x.dtype)) for x in feats], *args, **kwargs)
 
-    module = importlib.import_module('mmcv.ops.nms')  # whose name is that of a function, too
+    module = importlib.import_module('mmcv.ops.nms')  # mmcv.ops.nms is a function
     for name in ('nms', 'soft_nms'):
 
         @replace(module, name)
@@ -227,8 +227,8 @@ def read_hierarchy_without_code() -> None:
 def outline_masks() -> None:
     """Masks of several parts can be treated by InstaBoost.
 
-    Subtracting 1 from a list of contours of different lengths, it fails since NumPy 1.24. Made by
-    `mmswinv2.InstaBoost`, in every worker of a data loader.
+    InstaBoost subtracts 1 from a list of contours of different lengths, which fails since NumPy
+    1.24. `mmswinv2.InstaBoost` applies this patch in every worker of a data loader.
     """
     from instaboostfast import affine_transform
 
@@ -241,19 +241,19 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
     """The outlines of a binary mask (H, W) as COCO polygons [[x0, y0, x1, y1, ...], ...]."""
     from skimage.measure import find_contours
 
-    # Half a pixel: the centre of pixel 0 is 0 to skimage and 0.5 to COCO; and one for the padding.
+    # -0.5: +0.5, as the center of pixel 0 is 0 in skimage and 0.5 in COCO, and -1 for the padding.
     contours = find_contours(np.pad(mask, 1), 0.5)
     return [(contour[:, ::-1] - 0.5).ravel().tolist() for contour in contours]
 
 
 def check_instances(dataset: Any, images: Sequence[dict]) -> None:
-    """Look at the instances that mmdet made of annotations, before they are packed.
+    """Check the instances that mmdet made of annotations.
 
-    Those without a mask where masks are loaded are ignored in training, as mmdet does with masks
+    If masks are loaded, instances without a mask are ignored in training, as mmdet does with masks
     that it cannot read, and counted in a warning.
 
     Raises:
-        UserError: if there is none to train with, or none has a mask.
+        UserError: if there is no instance to train with, or none has a mask.
     """
     if any('segments_info' in image for image in images):  # panoptic: masks come from maps
         return
@@ -277,7 +277,7 @@ def check_instances(dataset: Any, images: Sequence[dict]) -> None:
             'masks; take a config without masks, or set with_mask=False in LoadAnnotations'
         )
     for instance in without:
-        instance['mask'] = []  # which mmdet takes for damaged, and ignores
+        instance['mask'] = []  # mmdet ignores it as damaged
     if without:
         warn(
             f'{dataset.ann_file}: {len(without)} of {len(instances)} annotations have no mask '
@@ -290,8 +290,8 @@ def ignored_without_masks(annotations: Iterable[dict], kind: str) -> Iterator[No
     """Let annotations without a mask count as ignored boxes while masks are scored.
 
     Args:
-        annotations: those of the truth; what is changed in them is put back.
-        kind: what is scored; nothing is done unless it is ``'segm'``.
+        annotations: of the ground truth; changes to them are undone at the end.
+        kind: the IoU type of the scores; nothing is done unless it is ``'segm'``.
     """
     without = [a for a in annotations if kind == 'segm' and not a.get('segmentation')]
     before = [a.get('iscrowd', 0) for a in without]
@@ -311,7 +311,7 @@ def check_semantic_map(results: dict, num_classes: int | None) -> None:
 
     Args:
         results: with ``gt_seg_map``, its path and the ``img_shape`` of the image.
-        num_classes: of the semantic head; ``None``: values are not looked at.
+        num_classes: of the semantic head; ``None``: values are not checked.
     """
     labels, path = results['gt_seg_map'], results['seg_map_path']
     shape = tuple(results.get('ori_shape') or results.get('img_shape') or labels.shape)[:2]

@@ -44,7 +44,7 @@ def read_own_checkpoints() -> None:
 def read_without_code() -> None:
     """Reading a checkpoint runs no code from the file.
 
-    Where torch refuses, mmengine reads it a second time with ``weights_only=False``; and it allows
+    If torch refuses a file, mmengine reads it again with ``weights_only=False``. It also allows
     `getattr`, with which a file can reach any function.
     """
     from ..checkpoints.files import load_without_code
@@ -76,7 +76,7 @@ def read_by_our_reader() -> None:
     prefixes = ['', 'http://', 'https://', 'hf://']
     checkpoint.CheckpointLoader.register_scheme(prefixes=prefixes, loader=load, force=True)
 
-    @replace(checkpoint, 'load_from_http')  # which the loaders of other prefixes call
+    @replace(checkpoint, 'load_from_http')  # loaders of other prefixes call it
     def load_from_http(original: Any, filename: str, *_: Any, **__: Any) -> Any:
         return load(filename)
 
@@ -107,7 +107,7 @@ def read_data_without_code() -> None:
     def load(original: Any, file: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return original(file, *args, **kwargs)
-        except (CheckpointError, yaml.YAMLError) as error:  # which do not know the name
+        except (CheckpointError, yaml.YAMLError) as error:  # they do not name the file
             words = ' '.join(str(error).split())
             raise UserError(f'{file}: {words}') from error
 
@@ -116,7 +116,7 @@ def read_data_without_code() -> None:
 
 
 class _YamlLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):  # type: ignore[misc]
-    """Plain data, and the tuples that mmengine writes."""
+    """Loads plain data, and the tuples that mmengine writes."""
 
 
 _YamlLoader.add_constructor(
@@ -160,7 +160,7 @@ class Origin(OrderedDict):
 
 
 def with_state_dict(found: Any, path: Path) -> Any:
-    """A checkpoint whose weights stand where mmengine looks for them, under ``state_dict``."""
+    """A checkpoint with its weights under ``state_dict``, where mmengine looks for them."""
     from ..checkpoints.convert import entries_note, of_file, open_entry
 
     with of_file(path):
@@ -168,11 +168,11 @@ def with_state_dict(found: Any, path: Path) -> Any:
     if note := entries_note(found):
         print_log(f'{path}: {note}', logger='current')
     state = OrderedDict(weights)
-    state.pop('state_dict', None)  # one without weights
+    state.pop('state_dict', None)  # an entry without weights
     state._metadata = Origin(getattr(weights, '_metadata', {}))  # type: ignore[attr-defined]
     state._metadata.path = path  # type: ignore[attr-defined]
     found['state_dict'] = state
-    meta = found.setdefault('meta', {})  # for mmseg's
+    meta = found.setdefault('meta', {})  # mmseg's init_model reads it
     lora = meta.get('lora') if isinstance(meta, dict) else None
     state._metadata.lora = lora  # type: ignore[attr-defined]
     return found
@@ -182,8 +182,8 @@ def with_state_dict(found: Any, path: Path) -> Any:
 def report_what_is_loaded() -> None:
     """Weights of any format are loaded with one report, and refused if next to nothing fits.
 
-    mmengine logs what does not fit and goes on, be it everything. Runners, strategies, hooks and
-    inferencers all load with this function.
+    mmengine logs what does not fit and continues, even if nothing fits. Runners, strategies, hooks
+    and inferencers all load with this function.
     """
     from ..checkpoints.load import fit_weights
 
@@ -216,7 +216,7 @@ def start_workers_late() -> None:
     from mmengine.runner.loops import _InfiniteDataloaderIterator
 
     def batches(dataloader: Any) -> Iterator[Any]:
-        yield from dataloader  # which starts them, when the first batch is asked for
+        yield from dataloader  # starts the workers when the first batch is requested
 
     @replace(_InfiniteDataloaderIterator, '__init__')
     def start(original: Any, self: Any, dataloader: Any) -> None:
@@ -245,7 +245,7 @@ def register_deepspeed_optimizers() -> None:
 def find_own_configs() -> None:
     """Configs of mmswinv2 can be a base by their prefix, as those of the hosts can.
 
-    As in ``_base_ = 'mmswinv2::_base_/strategies/zero1.py'``. mmengine has a list of packages.
+    Example: ``_base_ = 'mmswinv2::_base_/strategies/zero1.py'``. mmengine has a fixed list.
     """
 
     @replace(Config, '_get_cfg_path')
@@ -263,7 +263,7 @@ def find_own_configs() -> None:
             folders = [Path(place, '.mim', 'configs') for place in places]
         for path in (folder / name for folder in folders):
             if path.is_file():
-                # types in ours are found by default_scope, as in any config
+                # types in our configs are found by default_scope, as in any config
                 return str(path), None if package == 'mmswinv2' else package
         if package == 'mmswinv2':
             raise UserError(f'{cfg_path}: there is no config {name} in {folders[0]}')
@@ -274,7 +274,7 @@ def find_own_configs() -> None:
 def normalize_any_channels() -> None:
     """Images of any number of channels can be normalised by channel.
 
-    mmengine takes a mean and a std for 1 or 3, and keeps three channels where it swaps R and B.
+    mmengine accepts mean and std of 1 or 3 channels only, and keeps 3 when it swaps R and B.
     """
     from mmengine.model import ImgDataPreprocessor
 
@@ -323,7 +323,7 @@ def _channels(data: dict[str, Any]) -> set[int]:
 def draw_three_channels() -> None:
     """Images of any number of channels can be drawn on, as their first three or as grey.
 
-    Every visualizer of a host has an `add_datasample` of its own.
+    The visualizers of the hosts override `add_datasample`, so each instance gets its own wrapper.
     """
     from mmengine.visualization import Visualizer
 

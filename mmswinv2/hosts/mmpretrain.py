@@ -14,7 +14,7 @@ from .patching import log_patch, patch, replace
 
 
 def _lacks_compiled_half() -> bool:
-    """Whether torchvision cannot be imported because its compiled half is not for this torch."""
+    """Whether torchvision fails to import because its compiled part is not for this torch."""
     try:
         importlib.import_module('torchvision')
     except RuntimeError as error:
@@ -30,18 +30,18 @@ def _lacks_compiled_half() -> bool:
 def declare_operators() -> None:
     """Importing torchvision works without its compiled half.
 
-    Its Python half misses two operators, which mmpretrain does not call.
+    Its Python code needs two operators to be declared, which mmpretrain does not call.
     """
     library = torch.library.Library('torchvision', 'DEF')
     library.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
     library.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
     torchvision: Any = importlib.import_module('torchvision')
-    torchvision._mmswinv2_library = library  # its operators go with it
+    torchvision._mmswinv2_library = library  # operators live as long as it
     log_patch('torchvision is without its compiled operators')
 
 
 def import_torchvision() -> None:
-    """Import torchvision, as mmpretrain will, with or without its compiled half.
+    """Import torchvision, as mmpretrain will, with or without its compiled part.
 
     Raises:
         UserError: if torchvision is not installed.
@@ -129,7 +129,7 @@ class MMPretrain(Host):
     analysis_tools = ('confusion_matrix', 'analyze_results', 'analyze_logs')
 
     def require(self, path: str) -> None:
-        """As `Host`; and have torchvision imported, before mmpretrain imports it."""
+        """Check as `Host` does, and import torchvision before mmpretrain does."""
         super().require(path)
         import_torchvision()
 
@@ -140,7 +140,7 @@ class MMPretrain(Host):
             return False
         check_image_labels(dataset, num_classes, where)
         known = getattr(model.data_preprocessor, 'num_classes', None)
-        # Mixup and the like are for training
+        # one-hot labels, for Mixup and the like, are for training
         one_hot = where == 'train_dataloader' and getattr(
             model.data_preprocessor, 'to_onehot', False
         )
@@ -182,9 +182,9 @@ def check_image_labels(dataset: Any, num_classes: int, where: str) -> None:
             'folder for every class, be it empty'
         )
     if known and hasattr(dataset, 'folder_to_idx'):
-        return  # labels are places among the folders
+        return  # labels are indices of folders
     if not len(dataset) or not isinstance(dataset.get_data_info(0).get('gt_label'), int):
-        return  # several labels an image
+        return  # several labels per image
     labels = dataset.get_gt_labels()
     if labels.max() >= num_classes:
         image = dataset.get_data_info(int(labels.argmax()))['img_path']

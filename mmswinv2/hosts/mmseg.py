@@ -1,6 +1,6 @@
-"""mmseg: segmentors, and label maps that cannot be right.
+"""mmseg: segmentors, and checks of their label maps.
 
-mmseg looks at no label map: a map of another size than its image trains on the wrong pixels, labels
+mmseg checks no label map: a map of another size than its image trains on the wrong pixels, labels
 that do not fit into 8 bits become other labels, and a label beyond the classes ends in a failed
 assertion on the GPU that names no file.
 """
@@ -26,16 +26,16 @@ from .patching import patch, replace
 
 # where the functions are defined that decode a file of labels by `mmcv.imfrombytes`
 _READERS = ('mmseg.datasets.transforms.loading', 'mmcv.transforms.loading')
-# losses over several channels, or what they are made of, beside those with use_sigmoid=False
+# losses, or their cls_criterion, that use softmax and have no attribute use_sigmoid
 _SOFTMAX_LOSSES = ('OhemCrossEntropy', 'TverskyLoss', 'lovasz_softmax')
-_FEW_CLASSES = 10  # of more than these, some may be too rare to warn of
+_FEW_CLASSES = 10  # with more classes, some may be too rare for a warning
 
 
 @patch('mmseg', '<1.3')
 def draw_on_copies() -> None:
     """Names of classes can be written on images that are views on their memory.
 
-    OpenCV refuses to; mmseg's own browse_dataset.py hands it such images.
+    OpenCV refuses such views, and mmseg's own browse_dataset.py creates them.
     """
     from mmseg.visualization import SegLocalVisualizer
 
@@ -74,7 +74,7 @@ class MMSeg(Host):
     analysis_tools = ('confusion_matrix', 'analyze_logs', 'benchmark')
 
     def explain_empty(self, dataset: Any, where: str) -> UserError | None:
-        """Look at the list of images, or at the folder and the ending of their names."""
+        """Check the list of images, or the folder and the suffix of the image files."""
         from mmengine.registry import DATASETS
 
         prefix = dataset.get('data_prefix')
@@ -101,7 +101,7 @@ class MMSeg(Host):
         )
 
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
-        """Want a label map for every image, check maps while they load, and count classes."""
+        """Require a label map for every image, check maps while they load, and count classes."""
         if not has_seg_maps(dataset):
             return False
         if guards := guard_seg_maps(dataset):
@@ -128,7 +128,7 @@ class MMSeg(Host):
         return dict(inputs=inputs, data_samples=samples)
 
     def inference_sample(self, model: Any, meta: dict[str, Any]) -> Any:
-        """A sample with what is known of the image."""
+        """A sample with the metadata of the image."""
         from mmseg.structures import SegDataSample
 
         return SegDataSample(metainfo=meta)
@@ -137,14 +137,14 @@ class MMSeg(Host):
 class SegMapGuard:
     """Loads a label map as `load` does, and refuses one that is damaged, misfits or has bad labels.
 
-    Files are looked at where mmseg's own `load` decodes them: what a subclass makes of other files
-    is its business. They are read twice for that, so that every backend of mmengine works.
+    Files are checked only if mmseg's own method decodes them, as a subclass may read other formats.
+    They are then read twice, so that every file backend of mmengine works.
 
     Args:
         load: mmseg's ``LoadAnnotations``.
-        num_classes: classes of the data set; labels are 0 to ``num_classes - 1``. ``None`` where it
-            does not say: labels are not looked at.
-        ignore_index: the label that counts as none, beside 255.
+        num_classes: classes of the data set; labels are 0 to ``num_classes - 1``. ``None`` if
+            unknown: labels are not checked.
+        ignore_index: the label of ignored pixels, besides 255.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class SegMapGuard:
         bad = np.unique(labels[(labels >= self.num_classes) & ~np.isin(labels, none)])
         if not bad.size:
             return
-        # a choice of classes is made out of all that the files have
+        # if the data set selects classes, files still have the labels of all classes
         last = len(results.get('label_map') or range(self.num_classes)) - 1
         if results.get('reduce_zero_label'):
             told = f'{bad[0] + 1}, which reduce_zero_label makes class {bad[0]}'
@@ -205,7 +205,7 @@ class SegMapGuard:
 
 
 def has_seg_maps(dataset: Any) -> bool:
-    """Whether it is one of mmseg's data sets of images and names label maps."""
+    """Whether a data set is one of mmseg's for images and has label maps."""
     return hasattr(dataset, 'reduce_zero_label') and 'seg_map_path' in dataset.data_prefix
 
 
@@ -253,7 +253,7 @@ def warn_of_absent_classes(
 ) -> None:
     """Log a warning if classes of a data set of mmseg have no pixel in its label maps.
 
-    Maps are taken at random until every class has been seen, or, of more than 10 classes, any two.
+    Maps are drawn at random until every class has been seen, or any two of more than 10 classes.
 
     `guard` loads them, for `seconds` at most; raises `UserError` if one cannot be used.
     """
@@ -287,7 +287,7 @@ def warn_of_absent_classes(
 def check_heads(model: Any, num_classes: int, where: str) -> None:
     """Raise `UserError` if a head of a segmentor cannot tell the classes of its data apart.
 
-    One with more classes than its data is a warning.
+    A head with more classes than its data only logs a warning.
     """
     model = getattr(model, 'module', model)  # inside test-time augmentation
     for name in ('decode_head', 'auxiliary_head'):
@@ -330,7 +330,7 @@ def _is_softmax(loss: nn.Module) -> bool:
 
 
 def check_map_names(dataset: Any, where: str) -> None:
-    """Raise `UserError` where two pictures have one name, by which mmseg writes label maps.
+    """Raise `UserError` if two images have the same name, after which mmseg names label maps.
 
     Args:
         dataset: of mmseg, whose samples have an ``img_path``.

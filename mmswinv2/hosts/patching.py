@@ -1,4 +1,4 @@
-"""Repairs of other packages: `Patch`, keyed on the versions that need it."""
+"""Patches of other packages, each applied only to the versions that need it."""
 
 import functools
 import inspect
@@ -12,7 +12,7 @@ from typing import Any
 from mmengine.logging import print_log
 from packaging.specifiers import SpecifierSet
 
-# distributions that may stand behind an import name, where it is not their own
+# distributions that may provide an import name that differs from their own name
 _DISTRIBUTIONS = {
     'mmengine': ('onedl-mmengine',),
     'mmcv': ('onedl-mmcv', 'mmcv-lite'),
@@ -29,9 +29,9 @@ class Patch:
     """A repair of a package, for the versions of it that need one; see `patch`.
 
     Attributes:
-        name: what works with it that did not before.
+        name: what works with the patch and did not work before.
         package: import name of the package.
-        versions: the versions it is for, such as ``'<0.10.8'``.
+        versions: the versions to patch, such as ``'<0.10.8'``.
         change: makes the change; called again, it must change nothing.
         condition: what else must hold of the environment.
     """
@@ -43,7 +43,7 @@ class Patch:
     condition: Callable[[], bool]
 
     def needed(self) -> bool:
-        """Whether what is installed needs it."""
+        """Whether the installed version needs the patch."""
         version = installed_version(self.package)
         known = version is not None and SpecifierSet(self.versions).contains(version, True)
         return known and self.condition()
@@ -76,9 +76,9 @@ def installed_version(package: str) -> str | None:
 
 
 def replace(owner: Any, name: str) -> Callable[[Callable[..., Any]], None]:
-    """Let the decorated function take the place of ``owner.name``, unless one of ours has it.
+    """Replace ``owner.name`` by the decorated function, unless it has been replaced before.
 
-    It is called with the original as its first argument.
+    The function is called with the original as its first argument.
     """
 
     def decorate(function: Callable[..., Any]) -> None:
@@ -90,7 +90,7 @@ def replace(owner: Any, name: str) -> Callable[[Callable[..., Any]], None]:
         def replacement(*args: Any, **kwargs: Any) -> Any:
             return function(original, *args, **kwargs)
 
-        with suppress(ValueError):  # classes of mmengine look for arguments, and follow no wrapper
+        with suppress(ValueError):  # mmengine inspects signatures, without following wrappers
             replacement.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
         setattr(replacement, _MARK, True)
         setattr(owner, name, replacement)

@@ -18,8 +18,8 @@ from ..hosts import dicts_in, join_path
 def find_config(name: str) -> Path:
     """The file behind a path or a ``package::config``.
 
-    mmengine looks for a distribution of a fixed name, which the maintained forks do not have; the
-    folder of the package itself is the same in all of them.
+    mmengine looks for a distribution by a fixed name, which the maintained forks do not use; the
+    name of the package folder is the same in all of them.
 
     Raises:
         UserError: if the package is not installed, brings no configs, or has none of that name.
@@ -76,7 +76,7 @@ class Notes:
 
     Attributes:
         changed: what was changed, and why.
-        judge: what is left to the user's judgement.
+        judge: what is left to the user's judgment.
     """
 
     changed: list[str] = field(default_factory=list)

@@ -21,20 +21,20 @@ from .wiring import build, find_owner, predict, refuse_copies, rewire
 _BEFORE = 'the model of the config, before any swap,'
 _BACKBONE = 'mmswinv2.SwinTransformerV2'
 _CONSTRUCTOR = 'mmswinv2.SwinLayerDecayOptimWrapperConstructor'
-# Of the pre-training for detection (the paper gives none for COCO), nano and huge by our choice;
-# the paper's for ADE20K.
+# mmdet: rates of the pre-training, as the paper gives none for COCO; nano and huge are our choice.
+# mmseg: the paper's rates for ADE20K.
 _DROP_PATH = {  # 0.3 for the others
     'mmdet': {'nano': 0.05, 'tiny': 0.2, 'base': 0.5, 'large': 0.2},
     'mmseg': {'giant': 0.4},
 }
-# Of the published weights: RGB.
+# Input statistics of the published weights, in RGB order.
 _MEAN, _STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 _LR = {
     'mmdet': (1e-4, "the paper's COCO ablation, batch 16"),
     'mmseg': (4e-5, "the paper's ADE20K ablation, batch 16"),
 }
 _WEIGHT_DECAY = 0.05
-# Packages whose models are put together like those of another.
+# Packages whose models have the structure of those of another package.
 _LIKE = {'mmrotate': 'mmdet'}
 # Options of paramwise_cfg that our constructor implies, or that do not apply to it.
 _IMPLIED = {'norm_decay_mult', 'bias_decay_mult', 'flat_decay_mult', 'bypass_duplicate'}
@@ -100,7 +100,7 @@ def swap_backbone(cfg: Config, options: Options) -> tuple[Config, Notes]:
             try:
                 predict(model, host)
             except UserError:
-                predict(before, host, _BEFORE)  # the swap is not to blame for what failed before
+                predict(before, host, _BEFORE)  # reports the old model if that fails, too
                 raise
         else:
             notes.judge.append('the new model was built but not run (--no-check)')
@@ -243,7 +243,7 @@ def _remove_old_weights(cfg: Config, path: str, owner: Any, old: Any, notes: Not
 
 
 def _set_statistics(cfg: Any, notes: Notes) -> None:
-    """Set RGB and the statistics of the weights, wherever images are normalised."""
+    """Set RGB and the statistics of the weights, wherever images are normalized."""
     why = 'the weights were trained on RGB images with these statistics'
     normalises, preprocessors = [], []
     for path, node in dicts_in(cfg._cfg_dict):
@@ -313,7 +313,7 @@ def _set_groups(
     changing = [key for key, change in changes.items() if change and key not in lost]
 
     def takes_out(key: str) -> bool:
-        """Whether parameters would get another's multipliers, as the longest key counts."""
+        """Whether, without `key`, its parameters would get the multipliers of another key."""
         mine = [name for name in names if key in name]
         return any(c in name and len(c) <= len(key) for c in changing for name in mine)
 
@@ -335,7 +335,7 @@ def _set_groups(
 
 
 def _set_schedules(cfg: Any, lr: float, notes: Notes) -> None:
-    """Let no schedule end above the learning rate, and none change a momentum AdamW lacks."""
+    """Keep the bounds of schedules within the learning rate; remove schedules of momentum."""
     schedules = cfg.get('param_scheduler')
     if not schedules:
         return

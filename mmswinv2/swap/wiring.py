@@ -32,10 +32,10 @@ _BOUND = {
 
 
 def find_owner(model: Any) -> tuple[str, Any]:
-    """The dict of a model that holds the backbone, with its path; in a wrapper it lies deeper.
+    """The dict that holds the backbone, in the model or inside a wrapper, with its path.
 
     Raises:
-        UserError: if there is none or are several, or if its parts are bound to their backbone.
+        UserError: if there is no backbone or several, or if other parts only work with the old one.
     """
     owners = [
         (path, node)
@@ -82,7 +82,7 @@ class Level:
 
 @dataclass
 class _Consumer:
-    """A part of the model that names the channels it takes; `indices` are those of its maps."""
+    """A part of the model that states its input channels; `indices` are those of its input maps."""
 
     path: str
     cfg: Any
@@ -96,7 +96,7 @@ def rewire(owner: Any, path: str, arch: str, notes: Notes) -> list[int]:
         owner: the dict that holds the backbone.
         path: its path in the config.
         arch: key of `core.VARIANTS`.
-        notes: takes down what is changed.
+        notes: records the changes.
 
     Returns:
         the stages that the new backbone has to return.
@@ -163,7 +163,7 @@ def _run(part: Any, inputs: Any, where: str) -> list[Level]:
     """Build a part and run it on an image of `_IMAGE` pixels, or on maps of one."""
     try:
         module = MODELS.build(without_weights(part))
-        module.eval()  # which returns nothing in some backbones
+        module.eval()  # not chained, as some backbones return None
         with torch.no_grad():
             maps = module(inputs)
     except Exception as error:  # parts of any host, with any way to fail
@@ -200,7 +200,7 @@ def _heads(owner: Any, path: str, count: int) -> list[_Consumer]:
 
 
 def _taken(node: Any, count: int, where: str) -> list[int]:
-    """Which of `count` maps a part takes."""
+    """Indices of the maps, out of `count`, that a part takes."""
     channels = next((node[key] for key in _CHANNELS if key in node), None)
     if channels is None:
         raise UserError(f'{where} ({node.get("type")}) does not say how many channels it takes')
@@ -215,7 +215,7 @@ def _skip_unused(
     """Leave out maps that the first neck, `taker`, ignores: their norms would get no gradient.
 
     Returns:
-        which of the maps are kept; the neck still returns `count` maps of them.
+        indices of the maps that are kept; the neck still returns `count` maps.
     """
     everything = list(range(len(old)))
     first = taker.cfg.get('start_level', 0) or taker.indices[0]
@@ -233,13 +233,13 @@ def _skip_unused(
         )
     except UserError:
         maps = []
-    if len(maps) != count:  # the neck counts its inputs itself
+    if len(maps) != count:  # the neck depends on the number of its inputs
         notes.judge.append(
             f'{taker.path} skips the first {first} maps; the norms of these get no gradient, so '
             'that training on several GPUs needs find_unused_parameters=True'
         )
         return everything
-    changes.pop('in_channels', None)  # follows with the other channels
+    changes.pop('in_channels', None)  # `_fit` sets it with the other channels
     why = 'maps below it are not made, as their norms would get no gradient'
     notes.set(taker.cfg, taker.path, why, **changes)
     return everything[first:]
@@ -255,7 +255,7 @@ def _fit(
     """Write the new channels, indices and strides into the parts that take maps.
 
     Returns:
-        which of the maps are kept; unless `kept` is given, those that a part takes.
+        indices of the maps that are kept: `kept`, or if it is not given, those that a part takes.
     """
     if kept is None:
         used = {i for c in consumers for i in c.indices}
@@ -301,10 +301,10 @@ def _fit(
 
 
 def build(model: Any, device: str = 'cpu', what: str = 'the new model') -> nn.Module:
-    """Build a model of a config without its pre-trained weights; `what` names it.
+    """Build a model of a config without its pre-trained weights; `what` names it in errors.
 
     Raises:
-        UserError: with the words of the part that cannot be built.
+        UserError: with the error of the part that cannot be built.
     """
     try:
         with torch.device(device):
@@ -314,7 +314,7 @@ def build(model: Any, device: str = 'cpu', what: str = 'the new model') -> nn.Mo
 
 
 def refuse_copies(model: nn.Module) -> None:
-    """Raise `UserError` if a model builds its backbone several times, as a teacher's."""
+    """Raise `UserError` if a model builds its backbone several times, as for a teacher."""
     modules = dict(model.named_modules())
     kinds = tuple(type(m) for name, m in modules.items() if name.split('.')[-1] == 'backbone')
     found: list[str] = []
@@ -330,7 +330,7 @@ def refuse_copies(model: nn.Module) -> None:
 
 
 def predict(model: Any, host: Host, what: str = 'the new model') -> None:
-    """Run a detector or segmentor on a random image; `what` names it.
+    """Run a detector or segmentor on a random image; `what` names it in errors.
 
     Raises:
         UserError: naming the part that does not fit.
@@ -340,7 +340,7 @@ def predict(model: Any, host: Host, what: str = 'the new model') -> None:
     level = logger.level
     logger.setLevel(logging.WARNING)  # or it lists all parameters
     try:
-        model.init_weights()  # before, the boxes that Sparse R-CNN starts from are none
+        model.init_weights()  # Sparse R-CNN needs it for its proposal boxes
     finally:
         logger.setLevel(level)
     size = (host.swap_image_size or 0,) * 2
@@ -349,7 +349,7 @@ def predict(model: Any, host: Host, what: str = 'the new model') -> None:
     sample = host.inference_sample(model, meta)
     batch = model.data_preprocessor(dict(inputs=[image], data_samples=[sample]))
     errors = []
-    # Random weights may give boxes that cannot be drawn as masks; then raw outputs have to do.
+    # Random weights may give boxes from which no masks can be made; then raw outputs are enough.
     for mode in ('predict', 'tensor'):
         try:
             with torch.no_grad():

@@ -44,7 +44,7 @@ def parse_args():
 
 
 def twin_of_v1(host, v2):
-    """The config of a Swin V1 of the same size, as the host spells it."""
+    """The config of a Swin V1 of the same size, in the format of the host package."""
     variant, windows = v2.variant, v2.window_size[0]
     size = dict(depths=list(variant.depths), num_heads=list(variant.num_heads))
     if host == 'mmaction':
@@ -147,7 +147,7 @@ def load_v1(net, path):
     state = {k.removeprefix('backbone.'): v for k, v in state.items()}
     own = net.state_dict()
     wanted = {k: state[k] for k in own if k in state and state[k].shape == own[k].shape}
-    # norms of outputs follow the main branch
+    # output norms are not in the main branch, so the file may lack them
     needed = [k for k, _ in net.named_parameters() if not re.match(r'norm\d*\.', k)]
     if missing := [k for k in needed if k not in wanted]:
         raise UserError(

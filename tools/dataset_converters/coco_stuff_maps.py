@@ -30,7 +30,7 @@ from mmswinv2.options import ArgumentParser
 from mmswinv2.progress import track
 
 UNLABELLED = 255
-MAX_ID = 182  # COCO-stuff's last but `other`
+MAX_ID = 182  # COCO-stuff's last id before `other`
 
 
 def read_annotations(path):
@@ -64,7 +64,7 @@ def to_values(path, segments, names, stuff=False):
 
 
 def map_path(folder, file_name):
-    """Where the map of an image is to be, which must be in the folder."""
+    """Path of the map of an image, which must be in the folder."""
     path = Path(folder, file_name)
     if not is_inside(path, folder):
         raise UserError(
@@ -75,7 +75,7 @@ def map_path(folder, file_name):
 
 
 def map_paths(annotations, folder, images):
-    """Where the maps of all images are to be, each at its own place."""
+    """Paths of the maps of all images, which must all differ."""
     names = [name for _, name, *_ in images]
     paths = [map_path(folder, name) for name in names]
     refuse_shared(annotations, zip(names, map(os.path.abspath, paths), strict=True))
@@ -114,7 +114,7 @@ def draw(height, width, layers):
 
 
 def draw_file(job):
-    """Draw one map and return True, or False if it is there."""
+    """Draw one map and return True, or return False if a good one exists."""
     path, height, width, layers = job
     if path.exists() and (found := read_map(path)) is not None:
         if found.shape == (height, width):
@@ -159,7 +159,7 @@ def check_file(job):
 
 
 def run(function, jobs, total, workers):
-    """The results of all jobs in their order, with a bar."""
+    """The results of all jobs in their order, with a progress bar."""
     results = []
     pool = ProcessPoolExecutor(workers) if workers > 1 else None
     try:
@@ -191,7 +191,7 @@ def check_maps(annotations, maps, num_classes, workers):
 
 
 def draw_maps(annotations, maps, stuff, workers):
-    """Draw the maps that are not there."""
+    """Draw the maps that are missing or damaged."""
     images, things, names = read_annotations(annotations)
     to_values(annotations, things, names)
     grounds = {}

@@ -61,7 +61,7 @@ def folders_of_classes(content):
 
 
 def refuse_other_classes(contents):
-    """Raise a UserError if splits have other classes, whose folders are numbered in each."""
+    """Raise a UserError if splits differ in classes, as each split numbers its folders itself."""
     classes = {s: set(folders_of_classes(content).values()) for s, content in contents.items()}
     for first, second in itertools.combinations(classes, 2):
         if alone := sorted(classes[first] ^ classes[second]):
@@ -73,10 +73,10 @@ def refuse_other_classes(contents):
 
 
 def cut(content, images_of_split, out, margin, min_size):
-    """Write the objects of a split; returns how many, and how many are left out for what."""
+    """Write the objects of a split; returns their number, and the numbers left out by reason."""
     names = folders_of_classes(content)
     images = {image['id']: image for image in content['images']}
-    for name in names.values():  # each class has its folder, be it empty
+    for name in names.values():  # each class has a folder, even without objects
         (out / name).mkdir(parents=True)
     by_image = {}
     for box in content['annotations']:
@@ -127,7 +127,7 @@ def main():
             raise UserError(
                 f'{args.out / split} exists and was not finished by this tool; remove it'
             )
-    part = args.out / '.unfinished'  # what is there stays until all is cut
+    part = args.out / '.unfinished'  # existing output stays until all is written
     shutil.rmtree(part, ignore_errors=True)
     for split, content in contents.items():
         number, left_out = cut(content, args.coco / split, part / split, args.margin, args.min_size)

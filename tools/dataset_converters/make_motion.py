@@ -58,7 +58,7 @@ def draw(motion, size, frames, rng):
     moves = np.concatenate([turn * scale, shift.T[:, None] * side], axis=1)  # (2, 3, frames)
     paths = np.einsum('ijt,vj->vti', moves[:, :2], polygon) + moves[:, 2].T
     low, high = paths.min(axis=(0, 1)), paths.max(axis=(0, 1))
-    start = rng.uniform(-low, np.maximum(size - high, -low + 1e-6))  # the whole way is in sight
+    start = rng.uniform(-low, np.maximum(size - high, -low + 1e-6))  # stays inside the image
 
     # the shape at rest, in the middle of a picture of its own
     cover = coverage(polygon + size / 2, size, size)

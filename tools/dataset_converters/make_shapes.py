@@ -44,7 +44,7 @@ VERSION = 1  # raise it with every change to the pictures, so that no old folder
 
 
 def outline(thing: str, side: float, rng: np.random.Generator) -> np.ndarray:
-    """A turned shape as (vertices, 2) points; its box starts at 0, 0 and is `side` pixels long."""
+    """A rotated shape as (vertices, 2) points; its box starts at 0, 0 and is `side` pixels long."""
     vertices, inner = THINGS[thing]
     angle = 2 * np.pi * (np.arange(vertices) / vertices + rng.random())
     radius = np.where(np.arange(vertices) % 2, inner, 1.0)
@@ -56,8 +56,8 @@ def outline(thing: str, side: float, rng: np.random.Generator) -> np.ndarray:
 def coverage(polygon: np.ndarray, height: int, width: int, scale: int = 5) -> np.ndarray:
     """Share of each pixel inside a polygon (even-odd rule), as (height, width) in [0, 1].
 
-    Each pixel is probed at the centres of scale x scale cells. `cv2.fillPoly` would put a pixel's
-    centre, not its corner, at whole coordinates, and draw the border half a pixel too wide.
+    Each pixel is probed at the centers of scale x scale cells. `cv2.fillPoly` would put a pixel's
+    center, not its corner, at whole coordinates, and draw the border half a pixel too wide.
     """
     left, top = np.floor(polygon.min(axis=0)).astype(int)
     right, bottom = np.ceil(polygon.max(axis=0)).astype(int)
@@ -114,7 +114,7 @@ def draw(
         size: Typical length of a side; each is within a fifth of it.
         seed: Seed of the data set.
         split: Index into `SPLITS`.
-        index: Index of the image in its split; the first shape's class goes round with it.
+        index: Index of the image in its split; the first shape's class is the index modulo four.
         large: Leave out small shapes.
 
     Returns:
@@ -256,7 +256,7 @@ def make_shapes(
 
     start = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
-    write_manifest(out, False, parameters)  # an unfinished folder is known as ours, and made again
+    write_manifest(out, False, parameters)  # marks an unfinished folder as ours, to be remade
     for name in (*SPLITS, 'annotations', 'stuffthingmaps'):
         if (out / name).exists():
             shutil.rmtree(out / name)

@@ -87,7 +87,7 @@ def check_categories(path, categories):
 
 
 def clean(content, on_disk, log):
-    """Take out what mmdet cannot use, in place; returns how many of what."""
+    """Remove what mmdet cannot use, in place; returns the numbers left out by reason."""
     counts = Counter()
     kept = []
     for image in content['images']:

@@ -27,7 +27,7 @@ TOLERANCE = 1e-4  # of the largest value
 
 
 class Features(nn.Module):
-    """What `extract_feat` of the host packages' models does."""
+    """Backbone and neck, as in `extract_feat` of the host packages' models."""
 
     def __init__(self, model):
         super().__init__()
@@ -55,7 +55,7 @@ def build_features(cfg, checkpoint):
     if not isinstance(getattr(model, 'backbone', None), SwinV2):
         raise UserError(f'{cfg.model.type} has no backbone of mmswinv2 to export')
     if checkpoint is None:
-        for p in model.parameters():  # a new block starts as the identity, which shows nothing
+        for p in model.parameters():  # new blocks are the identity, which tests nothing
             nn.init.normal_(p, std=0.05)
         return Features(model).eval()
     print(load_but(model, fetch(checkpoint)))
@@ -63,7 +63,7 @@ def build_features(cfg, checkpoint):
 
 
 def export(features):
-    """An image or clip of which the last map is more than two windows wide, and the content."""
+    """An image or clip whose last map is over two windows wide, and the content of the file."""
     core = features.backbone
     image = torch.rand(2, core.patch_embed.proj.in_channels, *picture_size(core))
     names = 'BTHW' if image.ndim == 5 else 'BHW'
@@ -87,7 +87,7 @@ def verify(features, graph, image):
         got = session.run(None, {'image': some.numpy()})
         for ours, theirs in zip(expected, got, strict=True):
             difference = abs(ours.numpy() - theirs).max() / ours.abs().max().item()
-            worst = np.maximum(worst, difference)  # not a number stays
+            worst = np.maximum(worst, difference)  # keeps NaN, unlike max()
         print(f'{tuple(some.shape)}: {len(got)} maps, largest difference so far {worst:.1e}')
     if not worst < TOLERANCE:
         raise UserError(
@@ -108,7 +108,7 @@ def main():
 
 
 if __name__ == '__main__':
-    # so that what is half written goes
+    # exit by an exception, so that partial files are removed
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with report_user_errors():
         main()

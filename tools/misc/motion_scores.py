@@ -22,7 +22,7 @@ DIRECTIONS = 4  # left, right, up, down are the first classes of make_motion.py
 
 
 def accuracies(path):
-    """Share of right answers over all clips, and over those of a direction."""
+    """Accuracy over all clips, and over the clips of the four directions."""
     if not Path(path).is_file():
         raise UserError(f'{path} does not exist; write it with tools/test.py --dump {path}')
     samples = read_pickle(path)

@@ -39,7 +39,7 @@ def main():
         raise UserError(f'{latest} is damaged ({error}); run tools/test.py again') from error
     known = {NAMES[name]: value for name, value in metrics.items() if name in NAMES} or metrics
     scores = ', '.join(f'{name} {value:.3f}' for name, value in known.items())
-    pictures = latest.parent / args.pictures  # those of --show-dir, or of an absolute path
+    pictures = latest.parent / args.pictures  # --show-dir is in that folder, or absolute
     where = f'; pictures: {pictures}' if pictures.is_dir() else ''
     print(f'{scores}{where}')
 

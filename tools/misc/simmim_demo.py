@@ -2,8 +2,8 @@
 
     simmim_demo.py CONFIG CHECKPOINT IMAGES --out FOLDER
 
-IMAGES is a file or a folder. The network predicts pixels normalised by their neighbourhood; for the
-picture they are given the truth's mean and deviation there, and shown where the mask is.
+IMAGES is a file or a folder. The network predicts pixels normalized over their neighborhood. In the
+picture, they are scaled back with the truth's mean and deviation, and shown where the mask is.
 """
 
 from pathlib import Path

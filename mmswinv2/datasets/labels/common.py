@@ -29,8 +29,8 @@ class Mark:
         label: its class.
         where: file and line, for messages.
         box: ``(x1, y1, x2, y2)``, edges counted from the left upper corner of the image; ``None``:
-            that around the polygons.
-        polygons: of its mask; none: it has a box alone.
+            the bounding box of the polygons.
+        polygons: outlines of its mask; empty: it has only a box.
         crowd: ignored in training and in scores.
     """
 
@@ -49,7 +49,7 @@ class Labelled:
         image: its file.
         marks: the objects.
         size: width and height that the label file states.
-        shares: whether coordinates are shares of the image's width and height.
+        shares: whether coordinates are fractions of the image's width and height.
     """
 
     image: Path
@@ -72,15 +72,15 @@ class LeftOut:
 
 @dataclass
 class Source:
-    """What a reader of a format gets.
+    """Input of the reader of a format.
 
     Attributes:
-        path: folder, or file of CSV.
-        root: folder of the images, which no name in a label file may leave.
-        left_out: to count in.
-        split: such as ``'train'``, where the format knows them.
-        offset: what is subtracted from the left and upper edge of a box in pixels; ``None``: that
-            of the format.
+        path: folder of the labels, or the CSV file.
+        root: folder of the images; names in label files may not lead out of it.
+        left_out: counter of what is left out.
+        split: such as ``'train'``, for formats that have splits.
+        offset: what is subtracted from the left and upper edge of a box in pixels; ``None``: the
+            offset of the format.
     """
 
     path: Path
@@ -108,7 +108,7 @@ def read_text(path: Path) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a label file holds.
+    """The content of a label file.
 
     Raises:
         UserError: if it is too large.
@@ -122,9 +122,9 @@ def number(value: Any, where: str) -> float:
     """A coordinate.
 
     Raises:
-        UserError: naming the file and line, if it is no finite number that can be one.
+        UserError: naming the file and line, if it is no finite number or too large.
     """
-    # float() reads digits of all scripts, and those that a low line joins
+    # float() also accepts digits of other scripts, and underscores between digits
     plain = not isinstance(value, str) or (value.isascii() and '_' not in value)
     try:
         found = float(value) if plain and not isinstance(value, bool) else math.nan
@@ -136,7 +136,7 @@ def number(value: Any, where: str) -> float:
 
 
 def find_files(folder: Path, *suffixes: str) -> list[Path]:
-    """All files below a folder whose names end so, sorted; folders that are links are entered."""
+    """All files below a folder with these suffixes, sorted; links to folders are followed."""
     return sorted(path for path in walk(folder) if path.suffix.lower() in suffixes)
 
 
@@ -146,13 +146,13 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def first_file(names: Sequence[Path], folder: Path) -> Path | None:
-    """The first of some files that is there and stays in a folder."""
+    """The first of some files that exists and is inside a folder."""
     there = (path for path in names if is_inside(path, folder) and os.path.isfile(path))
     return next(there, None)
 
 
 def pick_image(source: Source, names: Sequence[Path], where: str) -> Path | None:
-    """The first of some files that is there and in the folder of the images; counts if none is."""
+    """The first of some files that exists inside the folder of the images; counts a missing one."""
     if (found := first_file(names, source.root)) is None:
         inside = any(is_inside(path, source.root) for path in names)
         what = 'images that are missing' if inside else 'images outside of the folder'
@@ -163,9 +163,9 @@ def pick_image(source: Source, names: Sequence[Path], where: str) -> Path | None
 def pick_own_image(
     source: Source, named: Sequence[Path], own: Sequence[Path], where: str
 ) -> Path | None:
-    """The image of a label file: by the name in it, or by its own, which decides if both are there.
+    """The image that a label file names, or one of the label file's own name, which has priority.
 
-    A label file that was copied or renamed still has the name of the first image in it.
+    A label file that was copied or renamed still contains the name of its original image.
 
     Args:
         source: what is read.

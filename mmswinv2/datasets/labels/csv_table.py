@@ -1,8 +1,8 @@
 """CSV: a line for each box, ``filename,width,height,class,xmin,ymin,xmax,ymax``.
 
-That is the table that TensorFlow's object detection is fed with. Coordinates are edges in pixels,
-as that reads them. Columns may stand in any order, and others beside them; a line with a file and
-no numbers is an image without objects. ``width`` and ``height`` may be left out.
+This is an input format of TensorFlow's object detection. As there, coordinates are edges in pixels.
+Columns may be in any order, and there may be others; a line with a file and no numbers is an image
+without objects. ``width`` and ``height`` may be left out.
 """
 
 import csv
@@ -17,16 +17,16 @@ _NEEDED = ('filename', 'class', *_CORNERS)
 
 
 def read_csv(source: Source) -> tuple[None, list[Labelled]]:
-    """Images with their objects; classes are what is found.
+    """Images with their objects; ``None`` for the classes, as the format does not list them.
 
     Raises:
-        UserError: if the header or a line is none.
+        UserError: if the header or a line is invalid.
     """
     source.no_split('a CSV file')
     path = source.path
     text = read_text(path)
     first = text.lstrip().partition('\n')[0]
-    delimiter = max(',;\t', key=first.count)  # spreadsheets of half of Europe write ;
+    delimiter = max(',;\t', key=first.count)  # with a decimal comma, spreadsheets write ;
     rows = csv.reader(io.StringIO(text, newline=''), delimiter=delimiter)
     try:
         lines = [(rows.line_num, row) for row in rows if any(map(str.strip, row))]

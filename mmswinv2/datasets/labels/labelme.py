@@ -26,7 +26,7 @@ _CORNERS = 64  # of a circle
 
 
 def read_labelme(source: Source) -> tuple[None, list[Labelled]]:
-    """Images with their objects; classes are what is found.
+    """Images with their objects; ``None`` for the classes, as the format does not list them.
 
     Raises:
         UserError: if there is no file, or one is damaged.

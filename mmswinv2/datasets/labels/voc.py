@@ -1,8 +1,8 @@
 """Pascal VOC: an XML file for each image.
 
-Boxes are numbers of pixels from 1 on, the last one included: the pixels 1 to 10 are the edges 0 to
-10. So 1 is subtracted from ``xmin`` and ``ymin`` alone (mmdet's reader subtracts it from all four,
-and its boxes are a pixel smaller). Points of polygons are moved by 1.
+Boxes are pixel numbers that start at 1 and include the last pixel: pixels 1 to 10 have the edges 0
+and 10. So 1 is subtracted from ``xmin`` and ``ymin`` alone (mmdet's reader subtracts it from all
+four, so its boxes are a pixel smaller). Points of polygons are moved by 1.
 """
 
 import os
@@ -30,7 +30,7 @@ _YES, _NO = ('1', '1.0', 'true', 'yes'), ('0', '0.0', 'false', 'no', '')
 
 
 def read_voc(source: Source) -> tuple[None, list[Labelled]]:
-    """Images with their objects; classes are what is found.
+    """Images with their objects; ``None`` for the classes, as the format does not list them.
 
     Raises:
         UserError: if there is no file, or one is no annotation.
@@ -51,7 +51,7 @@ def _files(source: Source) -> list[Path]:
     files = []
     for line in filter(None, map(str.strip, read_text(path).splitlines())):
         name, *rest = line.rsplit(maxsplit=1)
-        names = [line, name] if rest in (['1'], ['0'], ['-1']) else [line]  # of lists of a class
+        names = [line, name] if rest in (['1'], ['0'], ['-1']) else [line]  # lists of a class
         tries = [source.path / 'Annotations' / f'{name}.xml' for name in names]
         file = first_file(tries, source.path)
         if file is not None:
@@ -64,8 +64,8 @@ def _files(source: Source) -> list[Path]:
 def _text(path: Path) -> str:
     """The text of a file in the encoding that its first line names, or in UTF-8.
 
-    Programs write UTF-8 and name another: UTF-16, as whose first line this would not be found, or
-    one of single bytes, in which a text is hardly ever UTF-8 too.
+    Some programs write UTF-8 but name UTF-16 or a single-byte encoding. For these, UTF-8 is tried
+    first: real UTF-16 does not match the pattern, and single-byte text is rarely valid UTF-8.
     """
     content = read_bytes(path)
     named = re.match(rb'<\?xml[^>]*encoding=["\']([\w.-]+)', content)
@@ -85,7 +85,7 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
         root = xml.fromstring(_text(path))
     except UserError:
         raise
-    except Exception as error:  # what is forbidden has classes of its own
+    except Exception as error:  # defusedxml has errors of its own
         raise UserError(f'{path} is no XML that is read ({error!r:.100})') from error
     if root.tag != 'annotation':
         source.left_out.add('XML files that are no annotations', path)

@@ -1,8 +1,8 @@
-"""YOLO: a text file for each image, a line for each object, shares of the image's size.
+"""YOLO: a text file for each image, a line for each object, in fractions of the image's size.
 
-``class x y width height`` with the centre of the box, or ``class x1 y1 x2 y2 x3 y3 ...`` for a
-polygon. A confidence may follow either, and keypoints a box where ``kpt_shape`` of data.yaml says
-so; both are ignored. Four corners of a turned box are a polygon.
+``class x y width height`` with the center of the box, or ``class x1 y1 x2 y2 x3 y3 ...`` for a
+polygon. A confidence may follow either, and keypoints may follow a box if ``kpt_shape`` is set in
+data.yaml; both are ignored. The four corners of a rotated box are read as a polygon.
 """
 
 import os
@@ -23,8 +23,8 @@ from .common import (
     read_text,
 )
 
-_FAR = 10  # shares of an image beyond which a number of a box is none
-_NEAR = -1, 2  # of a polygon; the number of a track, which may follow a box, is no corner
+_FAR = 10  # largest number of a box, in fractions of the image
+_NEAR = -1, 2  # range of polygon corners; excludes a track number, which may follow a box
 _LINE = 'a line is "class x y width height", or a class and a polygon, in shares of the image, 0-1'
 
 
@@ -32,7 +32,7 @@ def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
     """Classes, and images with their objects.
 
     Raises:
-        UserError: if there are no names of classes, no images, or a line is none.
+        UserError: if there are no names of classes, no images, or a line is invalid.
     """
     names, content = _read_names(source.path)
     keypoints = 1
@@ -104,7 +104,7 @@ def _images_of(source: Source, content: dict[str, Any]) -> list[Path]:
     base = content.get('path')
     found: set[Path] = set()
     for place in places:
-        # exported sets have '../train/images', and mean it from here
+        # exported sets have '../train/images' where they mean 'train/images'
         plain = PurePosixPath(*(p for p in PurePosixPath(place).parts if p != '..'))
         tries = [source.path / str(base or '') / place, source.path / place, source.path / plain]
         path = next((p for p in tries if is_inside(p, source.path) and os.path.exists(p)), None)
