@@ -38,6 +38,20 @@ def is_inside(path: Path, folder: Path) -> bool:
     return Path(os.path.abspath(folder)) in Path(os.path.abspath(path)).parents
 
 
+def check_not_source(
+    out: str | os.PathLike[str], source: str | os.PathLike[str], work: str
+) -> None:
+    """Raise `UserError` if a file would be written over the one that it is made of.
+
+    Args:
+        out: the file to write.
+        source: the file to read.
+        work: what is done with it, such as ``'convert'``.
+    """
+    if os.path.realpath(out) == os.path.realpath(source):
+        raise UserError(f'{out} is the file to {work}, which would be lost; name another')
+
+
 def check_writable(folder: str | os.PathLike[str], name: str, option: str = '') -> None:
     """Make a folder if it is not there, and raise `UserError` if nothing can be written into it.
 
@@ -62,9 +76,10 @@ def part_of(path: Path) -> Path:
 def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) -> None:
     """Let `write` fill a new file beside `path` and move it there once it is on the disk.
 
-    What is no file, such as ``/dev/null`` or a pipe, is written into as it is.
+    Links are followed, and the mode of a file is kept. What is no file, such as ``/dev/null`` or a
+    pipe, is written into as it is.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_file():
         with path.open('wb') as file:
@@ -76,6 +91,8 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        if path.exists():
+            part.chmod(path.stat().st_mode)
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)

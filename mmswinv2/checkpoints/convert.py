@@ -34,6 +34,7 @@ _TABLE = 'relative_coords_table'
 # What torch's wrappers of modules put into keys, and what its and mmengine's averages count.
 _WRAPPERS = re.compile(r'\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
 _COUNTERS = ('n_averaged', 'steps')
+_LARGEST_TABLE = 2**24  # numbers
 _PEFT = re.compile(r'.*\.lora_(embedding_)?[AB]\b')
 
 
@@ -108,6 +109,11 @@ def of_file(path: str | os.PathLike[str]) -> Iterator[None]:
         raise CheckpointError(f'{path}: {error}') from error
 
 
+def unwrapped(key: str) -> str:
+    """A key as it was before torch wrapped the module that it belongs to."""
+    return _WRAPPERS.sub('', key)
+
+
 def plain_keys(state: State, own: Container[str] = ()) -> State:
     """Weights under the keys that they had before torch wrapped their modules.
 
@@ -124,7 +130,7 @@ def plain_keys(state: State, own: Container[str] = ()) -> State:
             "torch.save(model.merge_and_unload().state_dict(), 'merged.pth')"
         )
     return {
-        key if key in own else _WRAPPERS.sub('', key): value
+        key if key in own else unwrapped(key): value
         for key, value in state.items()
         if key in own or key not in _COUNTERS
     }
@@ -331,10 +337,22 @@ def _coordinate_tables(state: State, rules: list[Rule]) -> dict[int, Tensor]:
     tables: dict[int, Tensor] = {}
     for key, value in state.items():
         if key.endswith(_TABLE) and value.ndim == 4:
+            _check_table(key, value)
             neighbour = _rename(key.replace(_TABLE, 'logit_scale'), rules)
             if neighbour:
                 tables.setdefault(int(neighbour.split('.')[1]), value)
     return tables
+
+
+def _check_table(key: str, table: Tensor) -> None:
+    """Raise an error for a coordinate table that holds no offsets."""
+    if not table.is_floating_point() or table.itemsize < 2 or table.numel() > _LARGEST_TABLE:
+        raise CheckpointError(
+            f'{key} is no coordinate table: {table.dtype}, shape {list(table.shape)}; it must be '
+            'floating point of 16 bits or more; without it, say pretrained_window_sizes'
+        )
+    if not table.numel() or not bool(table.isfinite().all()):
+        raise CheckpointError(f'{key} is empty or has NaN or infinite numbers; the file is damaged')
 
 
 def _global_blocks(state: State) -> list[str]:
@@ -377,7 +395,7 @@ def pretrained_windows(tables: Mapping[int, Tensor]) -> Windows:
     for stage, table in tables.items():
         sizes = [(n + 1) // 2 for n in table.shape[1:-1]]
         largest = table.double().flatten(0, -2).amax(0)
-        if bool((largest > 0).all()):
+        if bool((8**largest > 1).all()):
             windows[stage] = tuple(
                 round(1 + 8 * (m - 1) / (8 ** float(c) - 1))
                 for m, c in zip(sizes, largest, strict=True)

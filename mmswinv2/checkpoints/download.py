@@ -13,6 +13,7 @@ import torch
 from ..errors import CheckpointError
 from ..files import write_atomically
 from ..progress import track
+from .files import is_page
 from .published import PUBLISHED, published_weights
 
 # addresses without TLS are read from this machine, and from others where this is set
@@ -64,9 +65,12 @@ def _check_address(address: str) -> None:
     if not address.startswith(('http://', 'https://')):
         raise CheckpointError(f'{address}: only files, https:// and hf:// addresses can be read')
     try:
-        local = urlparse(address).hostname in ('localhost', '127.0.0.1', '::1')
+        parts = urlparse(address)
+        local = parts.hostname in ('localhost', '127.0.0.1', '::1')
     except ValueError as error:
         raise CheckpointError(f'{address} is no address: {error}') from error
+    if not Path(parts.path).name:
+        raise CheckpointError(f'{address} names no file')
     if address.startswith('http://') and not local and not os.environ.get(_ALLOW_HTTP):
         raise CheckpointError(
             f'{address}: anybody on the way can change what http:// brings; use https://, or set '
@@ -126,6 +130,8 @@ def _download(response: Any, file: IO[bytes], url: str) -> None:
     megabytes = None if expected is None else max(int(expected) / 2**20, 1)
     chunks = iter(lambda: response.read(2**20), b'')
     for chunk in track(chunks, Path(urlparse(url).path).name, megabytes):
+        if not file.tell() and is_page(chunk):
+            raise OSError('it is a web page; name the address of the file itself')
         file.write(chunk)
         digest.update(chunk)
     if expected is not None and file.tell() != int(expected):

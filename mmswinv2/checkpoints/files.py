@@ -151,7 +151,7 @@ def _read(path: Path, mmap: bool) -> Any:
     if path.name == 'last_checkpoint':
         named = path.read_bytes()[:500].decode(errors='replace').strip()
         raise CheckpointError(f'{path} is a text that names the last checkpoint; use {named}')
-    if path.suffix == '.safetensors':
+    if path.suffix.lower() == '.safetensors':
         return _read_safetensors(path)
     try:
         stat = path.stat()
@@ -389,12 +389,30 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
     with path.open('rb') as file:
-        page = file.read(200).lstrip().lower().startswith((b'<!doctype', b'<html', b'<?xml'))
+        start = file.read(200).lstrip()
+    if start.startswith(b'version https://git-lfs'):
+        return CheckpointError(f'{path} stands for a file in Git LFS; fetch that with git lfs pull')
+    if path.name.endswith('.index.json'):
+        return CheckpointError(
+            f'{path} lists the files of weights in several parts; join them: read each with '
+            'safetensors.torch.load_file, and write one dict of all with its save_file'
+        )
+    if path.suffix.lower() == '.safetensors':
+        if start.startswith((b'PK', b'\x80')):
+            return CheckpointError(f'{path} is a file of torch.save; rename it to .pth')
+    elif start[8:10] == b'{"':
+        return CheckpointError(f'{path} is a file of safetensors; rename it to .safetensors')
+    page = is_page(start)
     what = 'a web page, not a checkpoint' if page else 'truncated, damaged or no checkpoint'
     return CheckpointError(
         f'{path} ({path.stat().st_size} bytes) is {what}; fetch or write it again. torch says: '
         f'{_first_line(error)}'
     )
+
+
+def is_page(start: bytes) -> bool:
+    """Whether the first bytes of a file are those of a web page."""
+    return start.lstrip().lower().startswith((b'<!doctype', b'<html', b'<?xml'))
 
 
 def _first_line(error: Exception) -> str:
@@ -453,6 +471,11 @@ def check_deepspeed_folder(path: Path) -> dict[str, Any]:
         CheckpointError: if the folder is not one of DeepSpeed's, and see `read_checkpoint`.
     """
     models = sorted(path.glob(_DEEPSPEED_MODEL))
+    if not models and any(path.glob('*.distcp')):
+        raise CheckpointError(
+            f'{path} is a distributed checkpoint of torch; write it as one file: python -m '
+            f'torch.distributed.checkpoint.format_utils dcp_to_torch {path} weights.pth'
+        )
     if not models:
         raise CheckpointError(
             f'{path} is a folder; name the file in it, e.g. model.safetensors, or a folder that '

@@ -5,7 +5,7 @@ If a check fails, no weight has been changed.
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from .convert import (
     of_file,
     plain_keys,
     unwrap,
+    unwrapped,
 )
 from .files import read_checkpoint
 from .formats import FORMATS, State
@@ -307,14 +308,15 @@ def fit_weights(
     names = dict(given)
     if type(model)._load_from_state_dict is not nn.Module._load_from_state_dict:
         model._load_from_state_dict(names, '', {}, False, [], [], [])  # which may rename keys
-    report = compare_keys(path, own, names)
-    if isinstance(backbone := getattr(model, 'backbone', None), SwinV2):
+    report = compare_keys(path, own, names, unbuilt=_find_unbuilt(model))
+    if (backbone := _backbone_of(model)) is not None:
         problems = report.problems(lambda key: _OUTPUT_NORM.fullmatch(key) or not _is_backbone(key))
         alone = converted is not None and all(map(_is_backbone, own.keys() & given.keys()))
-        if alone and not problems and not all(map(_is_backbone, own)):
+        alone = alone and not all(map(_is_backbone, own))
+        if alone and not problems and converted and not converted.unknown:
             problems = 'it holds a backbone alone, where a whole model belongs'
         if problems:
-            state = {key.removeprefix(_BACKBONE): value for key, value in given.items()}
+            state = {unwrapped(k).removeprefix(_BACKBONE): v for k, v in given.items()}
             raise CheckpointError(
                 f'{path} does not fit the model of the config ({problems}); for the weights of a '
                 "backbone alone: model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
@@ -338,9 +340,16 @@ def _for_model(
         given = plain_keys(found, own)
     while given and all(_WRAPPED.match(name) and name not in own for name in given):
         given = {_WRAPPED.sub('', name, count=1): value for name, value in given.items()}
+    # of a compiled model
+    wrapped = {unwrapped(name): name for name in own}
+    given = {unwrapped(name): value for name, value in given.items()}
+    given, prefix = _without_prefix(given, wrapped)
+    given = {wrapped.get(name, name): value for name, value in given.items()}
     given, notes = add_base(model, own, given, path, described)
-    ours = isinstance(getattr(model, 'backbone', None), SwinV2)
-    if not ours or any(name.startswith(_PATCHES) for name in given):
+    if prefix:
+        notes = [f'the prefix {prefix!r} was taken off', *notes]
+    ours = _backbone_of(model) is not None
+    if not ours or any(unwrapped(name).startswith(_PATCHES) for name in given):
         given, more = add_adapters(model, own, given)
         return given, None, notes + more
     converted, found = convert_checkpoint(checkpoint, path), plain_keys(found)
@@ -349,12 +358,39 @@ def _for_model(
         **converted.heads,
         **{name: found[name] for name in converted.unknown},  # unexpected, not passed over
     }
+    given = {wrapped.get(name, name): value for name, value in given.items()}
     given, more = add_adapters(model, own, given)
     return given, converted, notes + more
 
 
+def _without_prefix(given: State, own: Container[str]) -> tuple[State, str]:
+    """Weights under the keys of a model, without a prefix that all of them have in the file.
+
+    Args:
+        given: the weights.
+        own: the model's keys.
+
+    Returns:
+        the weights, and the prefix; with an empty prefix if keys do not fit without one either.
+    """
+    prefix, names = '', list(given)
+    while names and not any(name in own for name in names):
+        first = f'{names[0].partition(".")[0]}.'
+        if not all(name.startswith(first) for name in names):
+            return given, ''
+        prefix, names = prefix + first, [name.removeprefix(first) for name in names]
+    return dict(zip(names, given.values(), strict=True)), prefix
+
+
+def _backbone_of(model: nn.Module) -> SwinV2 | None:
+    """The backbone of a whole model if it is of this package, compiled or not."""
+    backbone = getattr(model, 'backbone', None)
+    backbone = getattr(backbone, '_orig_mod', backbone)
+    return backbone if isinstance(backbone, SwinV2) else None
+
+
 def _is_backbone(key: str) -> bool:
-    return key.startswith(_BACKBONE)
+    return unwrapped(key).startswith(_BACKBONE)
 
 
 def read_class_map(path: str | os.PathLike[str]) -> list[int]:
@@ -413,8 +449,8 @@ def _describe_source(report: LoadReport, converted: Converted, backbone: SwinV2)
 
 def _check_source(report: LoadReport, converted: Converted | None, model: nn.Module) -> None:
     """Note where converted weights are from, and refuse those of other windows."""
-    backbone = getattr(model, 'backbone', None)
-    if converted is not None and isinstance(backbone, SwinV2):
+    backbone = _backbone_of(model)
+    if converted is not None and backbone is not None:
         _describe_source(report, converted, backbone)
         _check_windows(report, backbone)
 
@@ -440,9 +476,13 @@ def _check_numbers(path: Path, key: str, own: Tensor, given: Tensor) -> None:
             'belongs; a file of quantised weights has to be written anew from the original ones'
         )
     if own.is_floating_point() and (bad := int((~given.to(own.dtype).isfinite()).sum())):
+        if bool(given.isfinite().all()):
+            advice = 'those of the file are not: load them into a model of float32 or bfloat16'
+        else:
+            advice = 'the training that wrote it has diverged: take an earlier checkpoint'
         raise CheckpointError(
             f'{path}: {bad} of the {given.numel()} numbers of {key} are NaN or infinite as '
-            f'{own.dtype}; the training that wrote it has diverged: take an earlier checkpoint'
+            f'{own.dtype}; {advice}'
         )
 
 
@@ -463,12 +503,34 @@ def _short_windows(windows: Iterable[tuple[int, ...]]) -> list[int | tuple[int, 
 
 
 def _hint(model: SwinV2, state: Mapping[str, Tensor]) -> str:
-    """What to set if the number of axes is wrong."""
+    """What to set if the number of axes or another argument is wrong."""
     if is_2d(state) == (len(model.patch_embed.patch_size) == 2):
-        return ''
+        return _arguments_hint(model, state)
     if is_2d(state):
         return '. Weights of an image network for a video network: set pretrained2d=True'
     return '. These are weights of a video network, and the backbone takes images'
+
+
+def _arguments_hint(model: SwinV2, state: Mapping[str, Tensor]) -> str:
+    """The arguments beside ``arch`` that weights ask for, where the backbone has others."""
+    ours = model.state_dict()
+    patches, hidden = 'patch_embed.proj.weight', 'layers.0.blocks.0.mlp.fc1.weight'
+    found = {}
+    for name, weights in (('config', ours), ('file', state)):
+        kernel, first = weights.get(patches), weights.get(hidden)
+        if kernel is None or first is None or kernel.ndim < 4 or first.ndim != 2:
+            return ''
+        found[name] = dict(
+            in_channels=kernel.shape[1],
+            patch_size=tuple(kernel.shape[2:]),
+            mlp_ratio=first.shape[0] / first.shape[1],
+        )
+    wrong = [key for key, value in found['file'].items() if value != found['config'][key]]
+    if not wrong:
+        return ''
+    wanted = ', '.join(f'{key}={found["file"][key]}' for key in wrong)
+    is_now = ', '.join(f'{key}={found["config"][key]}' for key in wrong)
+    return f'. The file is of {wanted}, and the config has {is_now}'
 
 
 def _choose_classes(

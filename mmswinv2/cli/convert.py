@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, nearest
+from ..files import check_not_source
 from ..options import ArgumentParser
 from ..progress import track
 
@@ -105,13 +106,16 @@ def convert_weights(args: argparse.Namespace) -> None:
     from ..checkpoints import FORMATS, convert_file, describe, fetch, write_checkpoint
 
     source = fetch(args.src)
-    if Path(args.dst).resolve() == source.resolve():
-        raise UserError(f'{args.dst} is the file to convert, which would be lost; name another')
+    check_not_source(args.dst, source, 'convert')
     converted = convert_file(source, args.format, args.prefix, args.key)
     windows, arch = converted.windows, describe(converted.state)
     if args.pretrained_windows:
         axes = converted.state['layers.0.blocks.0.attn.cpb_mlp.0.weight'].shape[1]
-        stated = {i: (w,) * axes for i, w in enumerate(args.pretrained_windows)}
+        given = args.pretrained_windows
+        if min(given) < 1:
+            raise UserError(f'--pretrained-windows must be at least 1, got {given}')
+        given = given * len(arch['depths']) if len(given) == 1 else given  # of all stages
+        stated = {i: (w,) * axes for i, w in enumerate(given)}
         if len(stated) != len(arch['depths']) or (windows and windows != stated):
             raise UserError(
                 f'--pretrained-windows {args.pretrained_windows}: the network has '

@@ -37,6 +37,7 @@ class _Backbone(SwinV2, BaseModule):
         init_cfg: mmengine's; ``dict(type='Pretrained', checkpoint=..., prefix=...)`` takes a file
             or address of any format of `mmswinv2.checkpoints` and may carry a ``format``, and the
             ``key`` of the weights in the file, such as ``'model_ema'``.
+        pretrained: a file or address of weights; short for an `init_cfg` of type Pretrained.
         path: how blocks are computed, see `mmswinv2.paths`: ``'auto'`` takes the fastest way,
             ``'plain'`` all windows at once, ``'chunked'`` a few windows at a time on CPUs, which
             saves memory in training, ``'padded'`` is for export.
@@ -56,6 +57,7 @@ class _Backbone(SwinV2, BaseModule):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        pretrained: str | None = None,
         path: str = 'auto',
         lora: dict | None = None,
         **kwargs: Any,
@@ -68,6 +70,13 @@ class _Backbone(SwinV2, BaseModule):
         want('norm_eval', norm_eval, 'True or False', isinstance(norm_eval, bool))
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
+        if pretrained is not None:
+            if init_cfg is not None:
+                raise UserError(
+                    f'pretrained={pretrained!r} and init_cfg={init_cfg!r} both say what to load; '
+                    'take one of them out'
+                )
+            init_cfg = dict(type='Pretrained', checkpoint=pretrained)
         self.init_cfg = _checked_init_cfg(init_cfg)
         self.base: Base | None = None
         self._frozen: set[str] = set()
@@ -280,7 +289,6 @@ class VideoSwinTransformerV2(_Backbone):
 
     Args:
         arch: see `SwinTransformerV2`.
-        pretrained: a file or address of weights; short for an `init_cfg` of type Pretrained.
         pretrained2d: weights of an image network are inflated (`mmswinv2.checkpoints.inflate`);
             those of a video network load as they are. ``False``: they must be of a video network.
         patch_size: frames and pixels of a patch.
@@ -302,23 +310,14 @@ class VideoSwinTransformerV2(_Backbone):
         self,
         arch: str | Mapping[str, Any] = 'tiny',
         *,
-        pretrained: str | None = None,
         pretrained2d: bool = True,
         patch_size: Sequence[int] = (2, 4, 4),
         window_size: int | Sequence[IntOrInts] = (8, 8, 8),
         drop_path_rate: float = 0.1,
         out_indices: Sequence[int] = (3,),
-        init_cfg: dict | list[dict] | None = None,
         **kwargs: Any,
     ) -> None:
         _check_names(type(self), kwargs)
-        if pretrained is not None:
-            if init_cfg is not None:
-                raise UserError(
-                    f'pretrained={pretrained!r} and init_cfg={init_cfg!r} both say what to load; '
-                    'take one of them out'
-                )
-            init_cfg = dict(type='Pretrained', checkpoint=pretrained)
         if not isinstance(patch_size, (list, tuple)) or len(patch_size) != 3:
             raise UserError(f'patch_size must be (frames, height, width), got {patch_size!r}')
         want('pretrained2d', pretrained2d, 'True or False', isinstance(pretrained2d, bool))
@@ -329,7 +328,6 @@ class VideoSwinTransformerV2(_Backbone):
             window_size=window_size,
             drop_path_rate=drop_path_rate,
             out_indices=out_indices,
-            init_cfg=init_cfg,
             **kwargs,
         )
         self.pretrained2d = pretrained2d

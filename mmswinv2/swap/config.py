@@ -54,20 +54,23 @@ def read_config(name: str) -> Config:
         UserError: if it is of mmengine's new style, or needs a package that is not installed.
     """
     from ..engine import launch
+    from ..engine.config_checks import check_values
 
     hosts.apply()
     path = find_config(name)
-    if path.suffix == '.py' and 'read_base()' in path.read_text():
+    if path.suffix == '.py' and 'read_base()' in path.read_text(errors='replace'):
         raise UserError(
             f'{path} is a new-style Python config (read_base), whose imports cannot be written as '
             'text; start from the config of the same name with _base_ = [...]'
         )
     try:
-        return launch.read_config(path)
+        cfg = launch.read_config(path)
     except ImportError as error:
         raise UserError(
             f'{path} imports what is not installed: {str(error).splitlines()[0]}'
         ) from error
+    check_values(cfg)
+    return cfg
 
 
 @dataclass

@@ -10,7 +10,8 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from .. import hosts
-from ..checkpoints import PUBLISHED, convert_file, describe, fetch
+from ..checkpoints import PUBLISHED, convert_file, describe, fetch, load_pretrained
+from ..checkpoints.adapters import networks
 from ..checkpoints.published import find_published
 from ..core import get_variant
 from ..errors import UserError
@@ -34,6 +35,7 @@ _LR = {
     'mmseg': (4e-5, "the paper's ADE20K ablation, batch 16"),
 }
 _WEIGHT_DECAY = 0.05
+_ADAMW_LR = 1e-3  # torch's default
 # Packages whose models have the structure of those of another package.
 _LIKE = {'mmrotate': 'mmdet'}
 # Options of paramwise_cfg that our constructor implies, or that do not apply to it.
@@ -92,6 +94,8 @@ def swap_backbone(cfg: Config, options: Options) -> tuple[Config, Notes]:
         _remove_old_weights(cfg, path, owner, old, notes)
         _set_statistics(cfg, notes)
         model = build(cfg.model, 'cpu' if options.check else 'meta')
+        if options.check:
+            _try_weights(model, owner.backbone.get('init_cfg'))
         names = [name for name, _ in model.named_parameters()]
         lr = _set_optimizer(cfg, names, scope, options, notes)
         if lr is not None:
@@ -172,7 +176,9 @@ def _set_backbone(
         f'{drop_path}',
     ]
     gone = {k: old[k] for k in ('frozen_stages', 'norm_eval', 'dcn', 'plugins') if old.get(k)}
-    if gone.get('frozen_stages', 0) > -1 and gone:
+    if gone.get('frozen_stages') == -1:  # none
+        del gone['frozen_stages']
+    if gone:
         notes.judge.append(
             f'{path}.backbone: {gone} went with the old backbone; published Swin recipes train all '
             'of it (frozen_stages is there for SwinV2 too)'
@@ -231,6 +237,15 @@ def _choose_weights(options: Options, window: int) -> tuple[dict[str, Any], str]
     return settings, f'weights {checkpoint}, first trained with windows {windows} ({source})'
 
 
+def _try_weights(model: Any, init_cfg: Any) -> None:
+    """Load a file of weights into the new backbone, as training will; not what is published."""
+    checkpoint = (init_cfg or {}).get('checkpoint')
+    if checkpoint is None or any(checkpoint in (n, w.url) for n, w in PUBLISHED.items()):
+        return
+    for backbone in networks(model).values():
+        load_pretrained(backbone, fetch(checkpoint))
+
+
 def _remove_old_weights(cfg: Config, path: str, owner: Any, old: Any, notes: Notes) -> None:
     why = 'weights of the old backbone'
     for where, node in {'model': cfg.model, path: owner}.items():
@@ -255,7 +270,8 @@ def _set_statistics(cfg: Any, notes: Notes) -> None:
     for path, node in normalises:
         notes.set(node, path, why, mean=_MEAN, std=_STD, to_rgb=True)
     for path, node in preprocessors:
-        if node.get('mean') is None and normalises:
+        mean, std = (hosts.as_list(node.get(key) or []) for key in ('mean', 'std'))
+        if normalises and not any(mean) and set(std) <= {1}:
             continue  # the pipelines do it
         notes.remove(node, path, why, 'rgb_to_bgr')
         notes.set(node, path, why, mean=_MEAN, std=_STD, bgr_to_rgb=True)
@@ -291,13 +307,13 @@ def _set_optimizer(
         if lr:
             notes.set(old, f'{path}.optimizer', 'as asked', lr=lr)
         notes.judge.append(
-            f'AdamW with lr {old.lr} and weight decay {old.get("weight_decay", 0.01)} was tuned '
-            'for the old backbone'
+            f'AdamW with lr {old.get("lr", _ADAMW_LR)} and weight decay '
+            f'{old.get("weight_decay", 0.01)} was tuned for the old backbone'
         )
     _set_groups(wrapper, names, options.layer_decay, path, notes)
     if not wrapper.get('clip_grad'):
         notes.judge.append('gradients are not clipped (optim_wrapper.clip_grad)')
-    return wrapper.optimizer.lr
+    return wrapper.optimizer.get('lr', _ADAMW_LR)
 
 
 def _set_groups(
@@ -339,11 +355,11 @@ def _set_schedules(cfg: Any, lr: float, notes: Notes) -> None:
     schedules = cfg.get('param_scheduler')
     if not schedules:
         return
-    listed = schedules if isinstance(schedules, list) else [schedules]
+    listed = schedules if isinstance(schedules, (list, tuple)) else [schedules]
     for i, schedule in enumerate(listed):
         path = join_path('param_scheduler', i) if listed is schedules else 'param_scheduler'
         for key in ('eta_min', 'min_value'):
-            if schedule.get(key, 0) >= lr:
+            if (schedule.get(key) or 0) >= lr:
                 notes.set(schedule, path, f'it was not below the new lr {lr}', **{key: 0.0})
         if 'eta_max' in schedule:
             notes.set(schedule, path, 'the new lr', eta_max=lr)

@@ -37,14 +37,14 @@ from tests.test_checkpoints.conftest import weights
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A server whose content is the requested path; under /cut, only half of the content."""
+    """A server whose content is the requested path; half of it under /cut, a page under /blob."""
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
     monkeypatch.setattr(torch.hub, '_hub_dir', None)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             self.server.asked.append(self.path)
-            content = self.path.encode()
+            content = b'<!DOCTYPE html>' if '/blob' in self.path else self.path.encode()
             self.send_response(200)
             self.send_header('Content-Length', str(len(content)))
             self.end_headers()
@@ -394,6 +394,52 @@ def test_archives_without_check_sums_are_read(save):
     finally:
         torch.serialization.set_crc32_options(before)
     assert read_checkpoint(path)['a'].sum() == 3
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'words'),
+    [
+        ('a.pth', b'version https://git-lfs.github.com/spec/v1\noid sha256:1', 'with git lfs pull'),
+        (
+            'a.pth',
+            (8).to_bytes(8, 'little') + b'{"a":{}}',
+            'of safetensors; rename it to .safetens',
+        ),
+        ('a.safetensors', b'PK\x03\x04abcdefgh', 'is a file of torch.save; rename it to .pth'),
+        ('model.safetensors.index.json', b'{"weight_map": {}}', 'weights in several parts; join'),
+    ],
+)
+def test_files_of_another_kind_are_told(name, content, words, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=words):
+        read_checkpoint(tmp_path / name)
+
+
+def test_a_distributed_checkpoint_of_torch(tmp_path):
+    (tmp_path / '__0_0.distcp').touch()
+    with pytest.raises(CheckpointError, match='format_utils dcp_to_torch'):
+        read_checkpoint(tmp_path)
+
+
+def test_a_web_page_is_not_kept(server):
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match='it is a web page; name the address of the file'):
+            fetch(f'{server.url}/blob/model.pth')
+    assert len(server.asked) == 2
+    with pytest.raises(CheckpointError, match='names no file'):
+        fetch(server.url + '/')
+
+
+def test_links_and_modes_are_kept(tmp_path):
+    (tmp_path / 'real').mkdir()
+    target, link = tmp_path / 'real/a.pth', tmp_path / 'link.pth'
+    target.write_bytes(b'old')
+    target.chmod(0o600)
+    link.symlink_to(target)
+    write_checkpoint(dict(a=torch.ones(1)), link)
+    assert link.is_symlink() and target.stat().st_mode & 0o777 == 0o600
+    assert read_checkpoint(target)['a'] == 1
+    assert {path.name for path in tmp_path.rglob('*')} == {'real', 'a.pth', 'link.pth'}
 
 
 def test_the_file_that_names_the_last_checkpoint(tmp_path):

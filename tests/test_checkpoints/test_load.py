@@ -14,6 +14,7 @@ from mmswinv2.checkpoints import (
     write_checkpoint,
 )
 from mmswinv2.checkpoints.download import cache_path
+from mmswinv2.checkpoints.load import fit_weights
 from mmswinv2.core import SwinV2
 from tests.test_checkpoints.conftest import weights
 
@@ -108,6 +109,54 @@ def test_what_does_not_fit_changes_nothing(save, change, words):
     with pytest.raises(CheckpointError, match=words):
         load_pretrained(net, path)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (
+            dict(patch_size=(2, 2)),
+            r'patch_size=\(4, 4\), and the config has patch_size=\(2, 2\)',
+        ),
+        (dict(mlp_ratio=2), r'The file is of mlp_ratio=4.0, and the config has mlp_ratio=2.0'),
+        (dict(in_channels=4), 'The file is of in_channels=5, and the config has in_channels=4'),
+    ],
+)
+def test_the_argument_that_differs_is_named(change, words, save):
+    channels = 5 if 'in_channels' in change else 3
+    path = save(weights(in_channels=channels))
+    with pytest.raises(CheckpointError, match=words):
+        load_pretrained(SwinV2('nano', **change), path)
+
+
+@pytest.mark.parametrize(
+    ('table', 'words'),
+    [
+        (torch.ones(1, 15, 15, 2, dtype=torch.int8), 'is no coordinate table: torch.int8'),
+        (torch.ones(1, 15, 15, 2).to(torch.float8_e4m3fn), 'is no coordinate table: torch.float8'),
+        (torch.ones(1).expand(1, 9999, 9999, 2), r'no coordinate table: .*\[1, 9999, 9999, 2\]'),
+        (torch.full((1, 15, 15, 2), torch.nan), 'is empty or has NaN or infinite numbers'),
+        (torch.ones(1, 0, 0, 2), 'is empty or has NaN'),
+    ],
+    ids=['int8', 'float8', 'huge', 'NaN', 'empty'],
+)
+def test_tables_that_hold_no_coordinates(table, words, save):
+    state = weights() | {'layers.1.blocks.0.attn.relative_coords_table': table}
+    with pytest.raises(CheckpointError, match=words):
+        load_pretrained(SwinV2('nano'), save(state))
+
+
+def test_a_table_of_next_to_nothing_records_no_window(save):
+    table = torch.full((1, 15, 15, 2), 1e-30)
+    state = weights() | {'layers.1.blocks.0.attn.relative_coords_table': table}
+    assert load_pretrained(SwinV2('nano'), save(state)).windows == {}
+
+
+def test_numbers_that_a_type_cannot_hold_are_not_blamed_on_the_training(save):
+    state = weights()
+    state[FC1] = state[FC1] * 1e30
+    with pytest.raises(CheckpointError, match='infinite as torch.float16; those of the file are n'):
+        load_pretrained(SwinV2('nano').half(), save(state))
 
 
 def test_wrong_size_names_both(save):
@@ -287,6 +336,54 @@ def test_classifier_of_the_authors(save):
     other = save({'model': {f'encoder.{k}': v for k, v in state.items()} | {'x.w': torch.ones(1)}})
     with pytest.raises(CheckpointError, match='not in the model: 1, e.g. x.w'):
         load_but(net, other)
+
+
+class Detector(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = SwinV2('nano', **options)
+        self.neck = nn.Linear(8, 8)
+
+
+def changed_detector():
+    other = Detector()
+    for p in other.parameters():
+        nn.init.normal_(p)
+    return other
+
+
+@pytest.mark.parametrize('prefix', ['', 'model.', 'module.', 'net.detector.', '_orig_mod.'])
+@pytest.mark.parametrize('part', ['', 'backbone', 'all'], ids=['plain', 'backbone', 'whole'])
+def test_a_whole_model_under_a_prefix_or_compiled(prefix, part):
+    other = changed_detector()
+    mine = Detector()
+    if part == 'backbone':
+        mine.backbone = torch.compile(mine.backbone, backend='eager')
+    if part == 'all':
+        mine = torch.compile(mine, backend='eager')
+    state = {prefix + key: value for key, value in other.state_dict().items()}
+    given, report = fit_weights(mine, {'state_dict': state})
+    assert (report.missing, report.unexpected) == ([], [])
+    mine.load_state_dict(given)
+    assert torch.equal(mine.backbone.patch_embed.proj.bias, other.backbone.patch_embed.proj.bias)
+    assert torch.equal(mine.neck.weight, other.neck.weight)
+    taken = f'the prefix {prefix!r} was taken off'
+    assert (taken in report.notes) == (prefix in ('model.', 'net.detector.'))
+
+
+def test_a_compiled_backbone_that_does_not_fit_is_refused():
+    mine = Detector(patch_size=(2, 2))
+    mine.backbone = torch.compile(mine.backbone, backend='eager')
+    with pytest.raises(CheckpointError, match='not fit the model of the config .another shape'):
+        fit_weights(mine, changed_detector().state_dict())
+
+
+def test_stages_that_no_output_needs_may_be_in_a_whole_model():
+    mine = Detector(out_indices=(0, 1, 2))
+    _, report = fit_weights(mine, changed_detector().state_dict())
+    assert any(key.startswith('backbone.layers.3.') for key in report.unused)
+    assert report.missing == []
 
 
 def test_a_file_of_more_stages_does_not_fit_a_whole_model(save):

@@ -59,6 +59,17 @@ def test_the_script(tool, tmp_path):
     assert 'a.txt, line 1: ' in run.stderr and 'Traceback' not in run.stderr
 
 
+def test_windows_that_are_stated(tmp_path):
+    path = tmp_path / 'a.pth'
+    torch.save(SwinTransformerV2(arch='nano').state_dict(), path)
+    for windows in (['0'], ['8', '8', '8', '-1']):
+        with pytest.raises(SystemExit, match='--pretrained-windows must be at least 1'):
+            main(['convert', str(path), str(tmp_path / 'b.pth'), '--pretrained-windows', *windows])
+    main(['convert', str(path), str(tmp_path / 'b.pth'), '--pretrained-windows', '6'])
+    written = torch.load(tmp_path / 'b.pth', weights_only=True)['meta']
+    assert written['pretrained_window_sizes'] == {stage: (6, 6) for stage in range(4)}
+
+
 def test_weights_as_before(tmp_path, capsys):
     net = SwinTransformerV2(arch='nano', window_size=8)
     torch.save(dict(state_dict=net.state_dict()), tmp_path / 'a.pth')

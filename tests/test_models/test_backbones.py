@@ -121,6 +121,15 @@ def test_layer_depth_as_mmpretrain_asks_for_it():
     assert net.get_layer_depth('patch_embed.proj.bias') == (0, 13)
 
 
+def test_pretrained_is_short_for_init_cfg(tmp_path):
+    path = tmp_path / 'swin.pth'
+    torch.save(SwinTransformerV2('nano').state_dict(), path)
+    net = SwinTransformerV2('nano', pretrained=str(path))
+    net.init_weights()
+    assert torch.equal(net.patch_embed.proj.bias, torch.load(path)['patch_embed.proj.bias'])
+    assert SwinTransformerV2('nano', pretrained=None).init_cfg == []
+
+
 BAD = [
     (dict(frozen_stages=5), r'frozen_stages must be from -1 \(none\) to 4, got 5'),
     (dict(frozen_stages=True), 'frozen_stages must be from -1 .* got True'),
@@ -134,6 +143,7 @@ BAD = [
     (dict(window=8), "SwinTransformerV2 has no argument 'window'"),
     (dict(drop_path=0.1), "no argument 'drop_path' .close to it: .*drop_path_rate"),
     (dict(pretrained_window_size=8), 'close to it: pretrained_window_sizes'),
+    (dict(pretrained='a.pth', init_cfg=dict(type='Pretrained')), 'both say what to load'),
     (dict(merge_stride=(1, 1)), "SwinTransformerV2 has no argument 'merge_stride'"),
     (dict(patch_size=0), 'patch_size must be an int >= 1 or 2 of them'),
     (dict(patch_size=(4, 4, 4)), 'patch_size must be an int >= 1 or 2 of them'),

@@ -124,6 +124,7 @@ def test_mistakes_end_in_a_sentence(tool, train, shapes, adapted, weights, train
     plain, options = trained / 'iter_2.pth', ('--cfg-options', given(weights))
     for words, command in {
         'has no adapters: there is nothing to merge': (MERGE, config, plain, out, *options),
+        'is the file to merge, which would be lost': (MERGE, config, plain, plain, *options),
         'has no model.backbone.lora; give the config of the training': (MERGE, CONFIG, file, out),
     }.items():
         run = tool(*command)

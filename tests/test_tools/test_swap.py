@@ -10,10 +10,11 @@ from mmengine.logging import MessageHub
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
+from torch import nn
 
 from mmswinv2.checkpoints import PUBLISHED
 from mmswinv2.core import VARIANTS, SwinV2
-from mmswinv2.errors import UserError
+from mmswinv2.errors import CheckpointError, UserError
 from mmswinv2.swap import (
     Options,
     default_window,
@@ -489,6 +490,69 @@ def test_local_weights(tmp_path):
     new, _ = swap_backbone(faster_rcnn(), options)
     assert new.model.backbone.pretrained_window_sizes == [8, 8, 8, 4]
     assert new.model.backbone.init_cfg == dict(type='Pretrained', checkpoint=str(path))
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (dict(in_channels=5), 'The file is of in_channels=5'),
+        (dict(patch_size=(2, 2)), 'The file is of patch_size='),
+        (dict(mlp_ratio=2), 'The file is of mlp_ratio=2'),
+        (None, 'are NaN or infinite'),
+    ],
+)
+def test_weights_that_would_not_load_are_refused(change, words, tmp_path):
+    net = SwinV2('nano', **(change or {}))
+    if change is None:
+        nn.init.constant_(net.patch_embed.proj.bias, torch.nan)
+    torch.save(net.state_dict(), tmp_path / 'nano.pth')
+    options = Options(arch='nano', checkpoint=str(tmp_path / 'nano.pth'), pretrained_windows=[8])
+    with pytest.raises(CheckpointError, match=words):
+        swap_backbone(faster_rcnn(), options)
+
+
+def test_settings_that_mmengine_takes():
+    cfg = faster_rcnn()
+    cfg.optim_wrapper.optimizer = dict(type='AdamW')
+    cfg.param_scheduler = (
+        dict(type='LinearLR', start_factor=0.1, end=10),
+        dict(type='CosineAnnealingLR', T_max=9, eta_min=None, eta_min_ratio=0.1),
+    )
+    new, notes = swap_backbone(cfg, Options(arch='nano', check=False))
+    assert len(new.param_scheduler) == 2
+    assert any('AdamW with lr 0.001 and weight decay 0.01' in text for text in notes.judge)
+
+
+def test_what_goes_with_the_backbone_is_named():
+    cfg = faster_rcnn()
+    cfg.model.backbone.update(frozen_stages=-1, norm_eval=True, dcn=dict(type='DCNv2'))
+    _, notes = swap_backbone(cfg, Options(arch='nano', check=False))
+    (told,) = [text for text in notes.judge if 'went with the old backbone' in text]
+    assert 'norm_eval' in told and 'dcn' in told and 'frozen_stages' not in told.split('went')[0]
+
+
+def test_images_are_normalised_once():
+    cfg = faster_rcnn()
+    cfg.model.data_preprocessor.update(mean=[0, 0, 0], std=[1, 1, 1])
+    steps = cfg.train_dataloader.dataset.pipeline
+    steps.insert(-1, dict(type='mmcv.Normalize', mean=[1.0, 2, 3], std=[1.0, 1, 1]))
+    new, _ = swap_backbone(cfg, Options(arch='nano', check=False))
+    assert new.model.data_preprocessor.mean == [0, 0, 0]
+    assert new.train_dataloader.dataset.pipeline[-2].mean == [123.675, 116.28, 103.53]
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        (b'optim_wrapper = dict(optimizer=3)', 'optim_wrapper.optimizer=3 .* must be a dict'),
+        (b"optim_wrapper = dict(optimizer=dict(type='SGD', lr='1e-4'))", 'must be a finite number'),
+        (b'# caf\xe9, in Latin-1', 'cannot be read: .*utf-8'),
+    ],
+)
+def test_settings_that_cannot_be(text, words, tmp_path):
+    (tmp_path / 'a.py').write_bytes(text + b'\nmodel = dict()\n')
+    with pytest.raises(UserError, match=words):
+        read_config(str(tmp_path / 'a.py'))
 
 
 @pytest.mark.parametrize('package', ['mmdet', 'mmseg', 'mmaction'])

@@ -13,6 +13,7 @@ from mmswinv2.core import find_lora, merge_lora
 from mmswinv2.core.lora import is_adapter
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.errors import CheckpointError, UserError, report_user_errors
+from mmswinv2.files import check_not_source
 from mmswinv2.options import ArgumentParser, add_config_options
 
 
@@ -27,6 +28,8 @@ def parse_args():
 
 def main():
     args = parse_args()
+    source = fetch(args.checkpoint)
+    check_not_source(args.out, source, 'merge')
     cfg = config_with_options(args.config, args.cfg_options)
     host = hosts.of(cfg)
     host.apply()
@@ -37,7 +40,7 @@ def main():
             f'{args.config} has no model.backbone.lora; give the config of the training that wrote '
             f'{args.checkpoint}'
         )
-    checkpoint = load_checkpoint(model, str(fetch(args.checkpoint)), 'cpu', strict=True)
+    checkpoint = load_checkpoint(model, str(source), 'cpu', strict=True)
     if not any(map(is_adapter, checkpoint['state_dict'])):
         raise CheckpointError(
             f'{args.checkpoint} has no adapters: there is nothing to merge, and it loads as it is '
