@@ -254,7 +254,7 @@ def convert(state: State, format: str | None = None, prefix: str | None = None) 
         if new:
             renamed[new] = value
         elif new is None or (not prefix and key.startswith(('decoder.', 'classifier.'))):
-            left_out.append(prefix + key)  # heads; without a prefix they are among the keys
+            left_out.append(prefix + key)  # heads, also in files without a prefix
         else:
             unknown.append(key)
     if unknown:
