@@ -155,8 +155,8 @@ def explain(error: BaseException) -> str | None:
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """Yield an exception and those that it was raised from.
 
-    One that was being handled counts only if it has the same type, as registries raise an error
-    again with a new text. Otherwise the handling of the error has a bug.
+    An exception that was being handled counts only if it has the same type, as registries raise
+    an error again with a new text. Otherwise the handling itself has a bug.
     """
     link: BaseException | None = error
     seen: list[BaseException] = []
@@ -227,7 +227,7 @@ def _unknown_argument(error: TypeError, owner: str, argument: str) -> str | None
 
 
 def _is_written(argument: str, frames: list[FrameType]) -> bool:
-    """Whether code names the argument: in the last frame, or in one that handed it on to that."""
+    """Whether code names the argument: the last frame, or a caller that passed it as **kwargs."""
     for frame in reversed(frames):
         names = [names for names in frame.f_code.co_consts if isinstance(names, tuple)]
         if any(argument in each for each in names):

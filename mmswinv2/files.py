@@ -34,7 +34,7 @@ def _leads_into(root: str, place: str, name: str) -> bool:
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Whether a path lies in a folder by its text; links in the folder may lead elsewhere."""
+    """Whether a path is inside a folder, judged by the paths alone; links are not resolved."""
     return Path(os.path.abspath(folder)) in Path(os.path.abspath(path)).parents
 
 

@@ -74,7 +74,7 @@ class _Backbone(SwinV2, BaseModule):
         if lora is not None:
             self._add_lora(LoRA.of(lora))
         self._freeze()
-        if lora is not None:  # read once, as copies of the model (e.g. in EMAHook) freeze all
+        if lora is not None:  # with frozen stages; read now, as copies of the model may freeze all
             self._frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
         if unbuilt := [*range(len(self.layers), len(self.depths))]:
             why = f'out_indices={self.out_indices} needs no stage after {self.out_indices[-1]}'

@@ -76,7 +76,7 @@ class _Call:
         self.in_window = self.numbered(torch.sym_min(n, m) for n, m, _ in axes)
 
     def numbered(self, size: Iterable[Any]) -> Any:
-        """One more than the last token number of a window of a size, see `kernels._numbered`."""
+        """Upper bound of the token numbers in a window of a size, see `kernels._numbered`."""
         s0, s1, _ = _three(list(size), 1)
         return ((s0 - 1) * self.window[1] + s1) * self.window[2]
 

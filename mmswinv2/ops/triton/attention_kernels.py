@@ -92,7 +92,7 @@ def _masked(there):
 
 @triton.jit
 def _numbered(s0, s1, M1: tl.constexpr, M2: tl.constexpr):
-    """One more than the last token number of a window; tokens count as in a whole window."""
+    """Exclusive upper bound of the token numbers in a window, see `_places`."""
     return ((s0 - 1) * M1 + s1) * M2
 
 

@@ -17,7 +17,7 @@ from .direct import with_gradient
 
 _SIZES = ('rows', 'rows_in_map', 'programs')
 _ELEMENTS = 2048  # per program in the forward pass
-_PROGRAMS = 1056  # at most, which share the rows in backward
+_PROGRAMS = 1056  # at most; they share the rows in backward
 
 
 @triton.jit
