@@ -81,7 +81,7 @@ class _Backbone(SwinV2, BaseModule):
             print_log(f'{why}; stages {unbuilt} are not built', logger='current')
 
     def init_weights(self) -> None:
-        """Load pre-trained weights if `init_cfg` names any; other weights stay as constructed."""
+        """Load the pre-trained weights that `init_cfg` names, after its other initializers."""
         configs = self.init_cfg
         pretrained = [c for c in configs if _is_pretrained(c['type'])]
         self.init_cfg = [c for c in configs if c not in pretrained]
