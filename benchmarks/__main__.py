@@ -31,7 +31,7 @@ from .report import OURS, OUT_OF_MEMORY, describe, write_plot, write_table
 from .workloads import ALL, MAIN, SWEEPS, Workload
 
 ROOT = Path(__file__).resolve().parents[1]
-# how torch, oneDNN and MKL are told to do without newer instructions
+# environment variables that keep torch, oneDNN and MKL from newer instructions
 ISA = {
     'avx2': dict(
         ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2', MKL_ENABLE_INSTRUCTIONS='AVX2'
@@ -44,7 +44,7 @@ class Worker:
     """An implementation in a process of its own; see `benchmarks.worker`."""
 
     def __init__(self, name: str, workload: Workload, args: Any, for_memory: bool) -> None:
-        answers, its_end = os.pipe()  # its standard output is for what libraries print
+        answers, its_end = os.pipe()  # not standard output, where libraries print
         spec = dict(
             workload.as_dict(), implementation=name, device=args.device, threads=args.threads,
             memory_limit=args.memory_limit * 2**30, answers=its_end,
@@ -63,7 +63,7 @@ class Worker:
         self._answer()
 
     def run(self) -> dict[str, Any] | None:
-        """Run once; ``None`` where it cannot, and `error` says why."""
+        """Run once; ``None`` if that fails, with the reason in `error`."""
         if self.error:
             return None
         self._process.stdin.write('\n')
@@ -80,7 +80,7 @@ class Worker:
         line = self._answers.readline()
         if not line:
             self._process.communicate()
-            if self._process.returncode == -9:  # by Linux, for want of memory
+            if self._process.returncode == -9:  # killed by Linux, out of memory
                 self.error = OUT_OF_MEMORY
                 return None
             self._log.seek(0)
@@ -127,7 +127,7 @@ def measure(workload: Workload, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def side_by_side(peaks: dict[str, int], limit: int) -> list[list[str]]:
-    """Groups that fit into memory together, as a process keeps what it had; ours is in each."""
+    """Groups whose peaks of memory fit together, as processes keep theirs; ours is in each."""
     groups: list[list[str]] = []
     for name, peak in peaks.items():
         if name == OURS:
@@ -140,7 +140,7 @@ def side_by_side(peaks: dict[str, int], limit: int) -> list[list[str]]:
 
 
 def multiply_adds(workload: Workload) -> int:
-    """Of one forward pass on one image or clip, as torch's formulas count them."""
+    """Multiply-adds of one forward pass on one image or clip, by torch's formulas."""
     video = {} if len(workload.size) == 2 else dict(patch_size=(2, 4, 4), merge_stride=(1, 2, 2))
     window = [workload.window] * 4  # one per stage
     with torch.device('meta'):
@@ -153,7 +153,7 @@ def multiply_adds(workload: Workload) -> int:
 
 
 def machine(args: argparse.Namespace) -> str:
-    """What it ran on."""
+    """The processor or GPU, and the version of torch."""
     if args.device == 'cuda':
         processor = torch.cuda.get_device_name()
     else:

@@ -29,7 +29,7 @@ def ellipse(box):
 
 
 def draw(images, classes, objects, found, seed=0):
-    """Annotations and predictions; half of the predictions lie near an object."""
+    """Annotations, and predictions near them; half of the predictions have a random label."""
     rng = np.random.default_rng(seed)
     truth, predictions = [], []
     for image in range(1, images + 1):

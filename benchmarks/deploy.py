@@ -2,9 +2,9 @@
 
 ``python -m benchmarks.deploy`` draws small sets and trains nano models on them for some steps, or
 takes checkpoints (``--checkpoints detection=FILE segmentation=FILE``), and writes each as ONNX and
-for OpenVINO, in float32 and in 8 bits. A time is that of what `tools/test.py` does for one picture
+for OpenVINO, in float32 and in 8 bits. A time covers what `tools/test.py` does for one picture
 after loading it: normalisation, network, boxes, and masks pasted into the picture.
-The runtimes take turns, and the shortest of some runs counts, which other jobs have not disturbed.
+The runtimes take turns, and the shortest run counts, as other jobs disturb it least.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from mmswinv2.inference.predictor import Predictor
 from mmswinv2.options import ArgumentParser
 
 SHAPES, MOTION = 'make_shapes.py', 'make_motion.py'
-# name: model, config, set, what draws it, its training files, metrics
+# name: model, config, data set, script that draws it, folder of its training files, metrics
 MODELS = {
     'detection': (
         'Mask R-CNN', 'configs/detection/mask-rcnn_swinv2-nano_shapes.py', 'shapes', (SHAPES,),
@@ -68,7 +68,7 @@ def data(name: str, args: argparse.Namespace) -> Path:
 
 
 def trained(name: str, root: Path, args: argparse.Namespace) -> str:
-    """A checkpoint: the one that was given, or of a training."""
+    """A checkpoint: the one that was given, or one that is trained here."""
     if name in args.checkpoints:
         return str(args.checkpoints[name])
     work = Path(args.work_dir, name).resolve()

@@ -4,13 +4,13 @@
     python -m benchmarks.gpu --parts check kernels          some parts
     python -m benchmarks.gpu --workloads 800x1344 --modes training --minutes 9
 
-Needs torch, Triton, and of timm, transformers and torchvision those that are to be compared with.
+Needs torch, Triton, and those of timm, transformers and torchvision that are to be compared.
 Each implementation of a row has a process of its own. All of them compile side by side, which takes
 minutes and the memory of all of them, and are then timed one after the other: as they are, and by
 `torch.compile(mode='reduce-overhead')`, whose CUDA graphs spare the processor every launch. Times
 are medians, by CUDA events; memory is the peak of what torch allocates for a step as it is, since
-graphs keep memory that torch does not count. "floor" is what a
-forward pass cannot do without: its products at the rate of a large one, or its memory traffic at
+graphs keep memory that torch does not count. "floor" is a lower bound for the time of a
+forward pass: its products at the rate of a large one, or its memory traffic at
 the rate of a copy, both measured in the same run, whichever takes longer. Without a GPU,
 `TRITON_INTERPRET=1 python -m benchmarks.gpu --try` runs the program on small sizes, and its figures
 mean nothing.
@@ -99,7 +99,7 @@ def describe_machine():
 
 
 def poison(megabytes=256):
-    """Fill memory that will be used again, so that what is not written shows."""
+    """Fill memory that will be reused with NaN, so that elements left unwritten are found."""
     if DEVICE == 'cuda':
         torch.cuda.empty_cache()
     sizes = [megabytes * 2**18, *[2**17] * 64]
@@ -143,7 +143,7 @@ def check(shapes):
 
 
 def waits():
-    """A forward and a backward pass in which waiting for the device is an error."""
+    """Run a training step in which any synchronization with the device raises an error."""
     for name in OURS:
         step = make_step(name, 'tiny', (256, 256), 8, 2, torch.bfloat16, True)
         step()
@@ -158,7 +158,7 @@ def waits():
 
 
 def kernels(cases):
-    """Milliseconds of attention alone; beside torch's, which gets windows cut beforehand."""
+    """Time attention alone, in milliseconds, beside torch's on windows that are cut beforehand."""
     print(
         '| map | window | batch | forward | forward and backward | torch, forward | torch, both |'
     )
@@ -217,7 +217,7 @@ def busy(step, times=20):
 
 
 def products(batch, size, tokens):
-    """What is done by products on GPUs, beside what torch has for it, in bfloat16."""
+    """Time operations that this package does by products on GPUs, beside torch's, in bfloat16."""
     print('| what | torch | product |')
     print('| --- | --- | --- |')
     image = torch.randn(batch, 3, *size, device=DEVICE)
@@ -240,7 +240,7 @@ def products(batch, size, tokens):
 
 
 def make_step(name, arch, size, window, batch, dtype, training, compiled=False):
-    """A function that runs a step of a network; gradients go away with the next."""
+    """A function that runs a step of a network; the next step clears its gradients."""
     torch.manual_seed(0)
     if name == 'kernels' and DEVICE == 'cuda' and not triton.runs_on(torch.device(DEVICE)):
         raise RuntimeError('the Triton kernels do not run here, see `mmswinv2 doctor`')
@@ -268,7 +268,7 @@ def make_step(name, arch, size, window, batch, dtype, training, compiled=False):
 
 
 def rates():
-    """Products and bytes a second: of two large matrices, and of a copy."""
+    """FLOP/s of the product of two large matrices, and bytes per second of a copy."""
     n = 8192 if DEVICE == 'cuda' else 256
     a, b = (torch.randn(n, n, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
     big = torch.empty(n * n * 4, device=DEVICE)
@@ -297,7 +297,7 @@ def floor_of(arch, size, window, batch, rate):
 
 
 def measure(compiled, name, *spec, begin=None):
-    """Milliseconds and peak MiB, or what went wrong; `begin` is called when only time is left."""
+    """Milliseconds and peak MiB, or the error; `begin` is called after warm-up, before timing."""
     step = None
     try:
         step = make_step(name, *spec, compiled)
@@ -322,7 +322,7 @@ def measure(compiled, name, *spec, begin=None):
 
 
 def work(pipe, eager, name, spec):
-    """In a process of its own: compile, say so, and wait to be asked for the figures."""
+    """In a process of its own: compile, report ``ready``, and time once asked to."""
     warnings.simplefilter('ignore')
     begun = []
 
@@ -341,7 +341,7 @@ def work(pipe, eager, name, spec):
 
 
 def measure_all(rows, eager):
-    """The results of each row of ``(implementations, spec)``, made ready together, timed alone."""
+    """Results of each row ``(implementations, spec)``; all compile together, and run one by one."""
     spawn = multiprocessing.get_context('spawn')
     workers = []
     for row, (names, spec) in enumerate(rows):
@@ -354,7 +354,7 @@ def measure_all(rows, eager):
     results = [{} for _ in rows]
 
     def hear(ours, process, row, name):
-        """What a worker says; nothing, if it has died or says nothing for too long."""
+        """The worker's next message; ``None`` if it has died or sends none for too long."""
         try:
             if ours.poll(_PATIENCE):
                 return ours.recv()
@@ -372,7 +372,7 @@ def measure_all(rows, eager):
 
 
 def networks(args, rate):
-    """Time and memory of all, eager and compiled, and ours beside the best peer."""
+    """Print time and memory of all networks, eager and compiled, and ours beside the best peer."""
     found = args.implementations or [*OURS, *filter(importlib.util.find_spec, PEERS)]
     ends = time.monotonic() + 60 * args.minutes
     head = ' | '.join(f'{n}{c}' for n in found for c in ('', ', compiled'))

@@ -90,7 +90,7 @@ def compile_kernel(kernel, target, dtype, options, warps=4, stages=2):
 
 
 def compile_attention(name, target, window, width=32, dtype='bf16', dropout=False, blocks=None):
-    """A kernel of attention, in the blocks that the table has for it."""
+    """Compile a kernel of attention, by default with the block sizes of the table."""
     itemsize = DTYPES[dtype].itemsize
     blocks = blocks or blocks_of._look_up(name, CAPABILITY[target], window**2, width, itemsize)
     options = dict(M1=window, M2=window, HEAD=width, WIDTH=width, BQ=blocks.queries, BK=blocks.keys)
@@ -101,7 +101,7 @@ def compile_attention(name, target, window, width=32, dtype='bf16', dropout=Fals
 
 
 def compile_other(name, target, channels=96, heads=3, dtype='bf16'):
-    """A kernel of a norm, or of the position bias."""
+    """Compile one of the other kernels."""
     if name.startswith('add_norm'):
         y = torch.empty(1, channels, device='meta', dtype=DTYPES[dtype])
         options = norm._options(y, torch.empty(1, device='meta'), name.endswith('backward'))
@@ -120,7 +120,7 @@ def compile_other(name, target, channels=96, heads=3, dtype='bf16'):
 
 
 def resources(compiled):
-    """``(registers, bytes spilled, bytes of shared memory)``; from AMD's, shared memory alone."""
+    """``(registers, bytes spilled, bytes of shared memory)``; for AMD, only shared memory."""
     if 'cubin' not in compiled.asm:
         return None, None, compiled.metadata.shared
     tool = Path(triton.__file__).parent / 'backends/nvidia/bin/cuobjdump'
@@ -135,7 +135,7 @@ def resources(compiled):
 
 
 def table(targets, dtypes):
-    """Compile everything; a row each."""
+    """Compile everything; yield a row for each kernel."""
     yield 'target', 'kernel', 'dtype', 'for', 'blocks', 'registers', 'spills', 'shared memory'
     for target, dtype in itertools.product(targets, dtypes):
         for name, window in itertools.product(ATTENTION, WINDOWS):
@@ -156,7 +156,7 @@ def table(targets, dtypes):
 
 
 def tune(dtypes, widths, windows):
-    """Time choices of blocks on the card at hand, and write the fastest of each as it is found."""
+    """Time choices of blocks on the local GPU, and write the fastest for each kernel when found."""
     from triton.testing import do_bench
 
     capability = blocks_of._capability(torch.device('cuda'))

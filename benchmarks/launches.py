@@ -1,11 +1,11 @@
-"""How many operators a network runs, and so how often a GPU is told what to do; none is needed.
+"""How many operators a network runs, and so how often a GPU is given work; no GPU is needed.
 
     python -m benchmarks.launches                          ours, by kernels and by torch's operators
     python -m benchmarks.launches --implementations timm   in an environment that has it
     python -m benchmarks.launches --sizes 256x256 --windows 8 --dtype bfloat16
 
-Counted are operators on tensors without data, except views and what only makes or asks for a
-tensor. An operator of ours counts as the kernels and fills that it is made of.
+Operators on tensors without data are counted, except views and operators that only create or query
+a tensor. An operator of this package counts as the kernels and fills that it launches.
 """
 
 import itertools
@@ -25,8 +25,8 @@ from mmswinv2.options import ArgumentParser
 
 from . import peers
 
-# of one operator: the table's copies, attention; the copies, three kernels, the sums over pairs and
-# over programs; a kernel and a sum
+# Launches of one operator. attend: table copies and attention; attend_backward: table copies, three
+# kernels, and sums over pairs and over programs; the others: a kernel and a sum
 LAUNCHES = {
     'attend': 2, 'attend_backward': 6, 'add_norm_backward': 2, 'position_bias_backward': 2,
 }  # fmt: skip
@@ -56,12 +56,12 @@ class Launches(TorchDispatchMode):
 
 
 def one_call(q, k, v, attn_mask=None, scale=None):
-    """Torch's fused attention on a GPU: an operator, as this CPU has none for such a mask."""
+    """One operator in place of torch's fused attention, which the CPU lacks for such a mask."""
     return torch.mul(v, q.shape[-1])
 
 
 def fake_copy(net):
-    """The same network with parameters and buffers that have no data."""
+    """Replace a network's parameters and buffers, in place, by ones that have no data."""
     for module in net.modules():
         for name, p in list(module._parameters.items()):
             if p is not None:

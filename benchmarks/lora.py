@@ -46,7 +46,7 @@ def row(way: str, options: list[str], args: argparse.Namespace) -> list[str]:
         'model.backbone.init_cfg.type=Pretrained',
         f'model.backbone.init_cfg.checkpoint={Path(args.weights).resolve()}', *options,
     )  # fmt: skip
-    newest = max(work.glob('*/vis_data/scalars.json'))  # of folders named by their time
+    newest = max(work.glob('*/vis_data/scalars.json'))  # folders are named by time
     lines = [json.loads(line) for line in newest.read_text().splitlines()]
     scores = next(line for line in lines if 'coco/bbox_mAP' in line)
     times = sorted(line['time'] for line in lines if 'loss' in line)

@@ -1,8 +1,8 @@
 """What each of our own choices is worth, in one process: ``python -m benchmarks.paths``.
 
-Runs SwinV2-T with one choice made otherwise at a time, in turns, and prints medians and ratios to
-the network as it is (`path='auto'`). The tables in `mmswinv2/paths/chunked.py` and
-`mmswinv2/ops/onednn.py` hold what this gave on the processors that were tried.
+Runs SwinV2-T with one choice changed at a time, in turns, and prints medians and ratios to the
+network as it is (`path='auto'`). The constants in `mmswinv2/paths/chunked.py` and
+`mmswinv2/ops/onednn.py` are chosen by its results on the processors that were tried.
 """
 
 import os
@@ -31,7 +31,7 @@ def half():
     return torch.autocast('cpu', torch.bfloat16)
 
 
-# name: (path, what holds meanwhile)
+# name: (path, function that makes the context to run in)
 WAYS = {
     'as it is': ('auto', ExitStack),
     'all windows at once': ('plain', ExitStack),

@@ -18,7 +18,7 @@ SIZES = {
 
 
 def import_torchvision():
-    """As mmpretrain needs it; without mmengine, as it comes."""
+    """Import torchvision as mmpretrain needs it; without mmengine, it needs no preparation."""
     if importlib.util.find_spec('torchvision') is None:
         return
     with contextlib.suppress(ModuleNotFoundError):
@@ -28,7 +28,7 @@ def import_torchvision():
 
 
 def randomise(model):
-    """Every parameter away from its initial value, so that none can hide."""
+    """Move every parameter away from its initial value, so that each affects the output."""
     torch.manual_seed(0)
     for name, p in model.named_parameters():
         noise = torch.randn_like(p)
@@ -109,7 +109,7 @@ def mmpretrain(size, image, windows, pretrained):
     from mmpretrain.models import SwinTransformerV2
 
     side = image if isinstance(image, int) else min(image)
-    maps = [side / 2 ** (stage + 2) for stage in range(4)]  # padding where it must, as it shifts
+    maps = [side / 2 ** (stage + 2) for stage in range(4)]  # padded if smaller than the window
     model = SwinTransformerV2(
         arch=size,
         img_size=image,

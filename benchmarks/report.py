@@ -1,4 +1,4 @@
-"""What `benchmarks` has measured, as text, as a table and as a plot."""
+"""Results of the benchmarks as text, as a table and as a plot."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,7 +20,7 @@ def best(record: dict[str, Any], what: str) -> tuple[str, float] | None:
 
 
 def describe(record: dict[str, Any]) -> str:
-    """A workload in some lines."""
+    """The results of a workload in a few lines."""
     results = record['results']
     ours = results[OURS]
     lines = [f'{record["title"]}  ({record["machine"]}, {record["date"]})']

@@ -1,8 +1,8 @@
-"""Frames of videos by number, ours and, if installed, decord's: ``python -m benchmarks.videos``.
+"""Reading frames of videos by number, by us and by decord: ``python -m benchmarks.videos``.
 
-Clips of 16 frames, every fourth, from random places, each from a file newly opened: frames a second
-on one thread, the median over the places, the readers taking turns; and how many frames are others
-than those that decoding from the start gives for the numbers.
+Reads clips of 16 frames, every fourth, at random places, and opens the file anew for each. Prints
+frames per second on one thread (the median over the places; readers take turns, decord if it is
+installed), and how many frames differ from those that decoding from the start gives.
 """
 
 import statistics
@@ -63,7 +63,7 @@ def readers():
 
 
 def wrong(images, indices, truth):
-    """How many images are nearest to another frame than the one of their number, 20 around it."""
+    """How many images are most similar to another frame than their own, among 20 on each side."""
     count = 0
     for image, i in zip(images, indices, strict=True):
         near = range(max(0, i - 20), min(len(truth), i + 21))

@@ -68,7 +68,7 @@ def load_libraries(name: str, spec: dict[str, Any]) -> None:
 
 
 def runner(name: str, spec: dict[str, Any]) -> Any:
-    """A function that does what is measured, once."""
+    """A function that runs the measured step once."""
     device = torch.device(spec['device'])
     dtype = getattr(torch, spec['dtype'])
     if name.startswith('product'):

@@ -11,7 +11,7 @@ class Workload:
     """One row of the tables.
 
     Attributes:
-        name: how `--workloads` calls it.
+        name: its name in `--workloads`.
         arch: size of the network.
         size: ``(H, W)`` or ``(T, H, W)`` pixels.
         window: window M, or one per axis.

@@ -6,7 +6,7 @@ __version__ = '0.6.0'
 
 
 def __getattr__(name: str) -> Any:
-    if name == 'predict':  # which imports torch
+    if name == 'predict':  # imported on demand, as it imports torch
         from .inference.predict import predict
 
         return predict

@@ -1,8 +1,8 @@
 """Errors for mistakes of the user, and how they are reported. Imports nothing of this package.
 
-Every check of ours raises `UserError`. Two errors of a host become a sentence as well: a value that
-it refuses while it builds from a config, and an argument in a config that it does not take.
-Whatever else is raised is a bug, and keeps its traceback.
+Every check of this package raises `UserError`. Some other errors are also reported in one sentence:
+those of the system and of files, and those of a host package that refuses a value or an argument in
+a config. Any other exception is a bug, and keeps its traceback.
 """
 
 import difflib
@@ -57,19 +57,19 @@ def report_user_errors(advice: str = '') -> Iterator[None]:
     always.
 
     Args:
-        advice: what to do after it was stopped, for the message.
+        advice: what to do after the program was stopped, for the message.
     """
     before = _raise_on_sigterm()
-    for stream in (sys.stdout, sys.stderr):  # names of files may have letters that they lack
-        with suppress(AttributeError):  # of streams that a caller has put there
+    for stream in (sys.stdout, sys.stderr):  # encodings may lack characters of file names
+        with suppress(AttributeError):  # a caller may have replaced the streams
             stream.reconfigure(errors='backslashreplace')  # type: ignore[union-attr]
     try:
         yield
     except BaseException as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python reports an error at exit
             sys.exit(141)
-        # torch's writer of files raises an error of its own where it is stopped
+        # torch's file writer raises another error when it is interrupted
         stop: BaseException | None = error
         while stop is not None and not isinstance(stop, (KeyboardInterrupt, Terminated)):
             stop = stop.__context__
@@ -89,11 +89,11 @@ def report_user_errors(advice: str = '') -> Iterator[None]:
 
 
 def _nobody_reads() -> bool:
-    """Whether what read the output has ended, as ``| head`` does."""
+    """Whether the program that reads the output has ended, as ``| head`` does."""
     if not hasattr(select, 'poll'):  # as on Windows
         return False
     output = select.poll()
-    output.register(1, 0)  # errors are told unasked
+    output.register(1, 0)  # POLLERR is always reported
     return bool(output.poll(0))
 
 
@@ -103,12 +103,12 @@ def _restore(before: Any) -> None:
 
 
 def _raise_on_sigterm() -> Any:
-    """Let SIGTERM raise `Terminated`, so that files are closed and parts of files removed.
+    """Let SIGTERM raise `Terminated`, so that files are closed and partial files removed.
 
-    Processes of a distributed run are left to torchrun and Slurm.
+    Nothing is changed in a distributed run, whose processes torchrun or Slurm ends.
 
     Returns:
-        what SIGTERM did before; ``None`` if nothing was changed.
+        the previous handler of SIGTERM; ``None`` if nothing was changed.
     """
     main = os.getpid()
 
@@ -124,7 +124,7 @@ def _raise_on_sigterm() -> Any:
 
 
 def explain(error: BaseException) -> str | None:
-    """A sentence for an exception that a user can mend, ``None`` for any other."""
+    """A sentence for an exception whose cause the user can mend, ``None`` for any other."""
     for link in _chain(error):
         if isinstance(link, UserError):
             return _own_words(link)
@@ -153,9 +153,10 @@ def explain(error: BaseException) -> str | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception and what it was raised from, or again as (registries do so, with a new text).
+    """Yield an exception and those that it was raised from.
 
-    What merely came before is left out: a bug in the handling of an error is a bug.
+    An exception that was being handled counts only if it has the same type, as registries raise
+    an error again with a new text. Otherwise the handling itself has a bug.
     """
     link: BaseException | None = error
     seen: list[BaseException] = []
@@ -167,7 +168,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _own_words(error: UserError) -> str:
-    """The message; that of an error from a data loader's worker holds the traceback before it."""
+    """The error's message, without the traceback that a data loader's worker puts before it."""
     text = str(error)
     if 'Traceback (most recent call last)' in text:
         own = rf'^(?:[\w.]+\.)?{type(error).__name__}: '
@@ -185,12 +186,12 @@ def needed(module: str, what: str, install: str = '') -> Any:
     """Import a module that not every installation has.
 
     Raises:
-        UserError: if it is not there, with what needs it and what to install.
+        UserError: if it cannot be imported; the message says what needs it and what to install.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        why = '' if isinstance(error, ModuleNotFoundError) else f' ({error})'  # a broken one
+        why = '' if isinstance(error, ModuleNotFoundError) else f' ({error})'  # broken
         raise UserError(f'{what} needs {module}: pip install {install or module}{why}') from error
 
 
@@ -207,26 +208,26 @@ def _registered() -> dict[Any, str]:
 
 
 def _unknown_argument(error: TypeError, owner: str, argument: str) -> str | None:
-    """Words for an argument that came from a config; ``None`` where the code itself wrote it."""
+    """The message for an argument that came from a config; ``None`` if code passed it by name."""
     name = owner.removesuffix('.__init__')
     frames = [sys._getframe(), *(frame for frame, _ in traceback.walk_tb(error.__traceback__))]
     caller = frames[-1]
-    of_worker = 'Traceback (most recent call last)' in str(error)  # whose frames are not here
+    of_worker = 'Traceback (most recent call last)' in str(error)  # its frames are not here
     if (of_worker and name == owner) or _is_written(argument, frames):
         return None
     takes = []
     for kind in _called(name, caller):
-        with suppress(ValueError):  # of what is built in
+        with suppress(ValueError):  # built-ins may have no signature
             takes.append(set(inspect.signature(kind).parameters))
     lack = [known for known in takes if argument not in known]
-    if takes and not lack:  # hosts share names
+    if takes and not lack:  # hosts share names, so another class was called
         return None
     hint = nearest(argument, set().union(*lack))
     return f'{name} takes no argument {argument!r}{hint}; {_IN_CONFIG}'
 
 
 def _is_written(argument: str, frames: list[FrameType]) -> bool:
-    """Whether code names the argument itself: in the last frame, or where that had it from."""
+    """Whether code names the argument: the last frame, or a caller that passed it as **kwargs."""
     for frame in reversed(frames):
         names = [names for names in frame.f_code.co_consts if isinstance(names, tuple)]
         if any(argument in each for each in names):
@@ -238,7 +239,7 @@ def _is_written(argument: str, frames: list[FrameType]) -> bool:
 
 
 def _called(name: str, caller: FrameType) -> set[Any]:
-    """What a name can be: a type of a config, the data loader, something that its caller has."""
+    """Callables of a name: registered types and bases, the data loader, values of the caller."""
     from torch.utils.data import DataLoader
 
     own = list(caller.f_locals.values())
@@ -249,9 +250,9 @@ def _called(name: str, caller: FrameType) -> set[Any]:
 
 
 def _refused(error: BaseException) -> str | None:
-    """Words for a value of a config that a constructor of a host, or of torch, refuses in words.
+    """The message for a value of a config that a constructor of a host or of torch refuses.
 
-    That is, it says ``raise`` or ``assert`` itself; what fails in it in another way is a bug.
+    It must do so by its own ``raise`` or ``assert``; a failure in any other way is a bug.
     """
     frames = list(traceback.walk_tb(error.__traceback__)) or [(sys._getframe(), 0)]
     frame, line = frames[-1]

@@ -1,4 +1,4 @@
-"""Folders of files, and files that are written whole or not at all."""
+"""Walk folders, and write files atomically."""
 
 import os
 import secrets
@@ -15,14 +15,14 @@ HALF_WRITTEN = '.part-'  # stands in the names of files that are being written
 def walk(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """The files below a folder, each once; links that lead elsewhere are followed."""
     root = os.path.realpath(folder)
-    seen: set[str] = set()  # folders elsewhere
+    seen: set[str] = set()  # real paths, as links may form a loop
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
-        # what lies below the root is reached by its own name
+        # links into the root are skipped, as their targets are reached under their own names
         folders[:] = sorted(name for name in folders if not _leads_into(root, place, name))
         yield from (path for name in names if (path := Path(place, name)).is_file())
 
@@ -34,7 +34,7 @@ def _leads_into(root: str, place: str, name: str) -> bool:
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Whether a path stays in a folder; links that stand in it are followed."""
+    """Whether a path is inside a folder, judged by the paths alone; links are not resolved."""
     return Path(os.path.abspath(folder)) in Path(os.path.abspath(path)).parents
 
 
@@ -57,8 +57,8 @@ def check_writable(folder: str | os.PathLike[str], name: str, option: str = '') 
 
     Args:
         folder: its path.
-        name: what it is.
-        option: of the command line, by which another can be named.
+        name: what the folder is, for the message.
+        option: the command-line option that names another folder, for the message.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)

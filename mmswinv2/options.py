@@ -1,7 +1,4 @@
-"""Command lines: argparse, which names what is close to a misspelt option or choice.
-
-With it the options that several commands share.
-"""
+"""Command lines: argparse with hints for misspelt options, and options that commands share."""
 
 import argparse
 import itertools
@@ -18,7 +15,7 @@ _BRACKETS = {'[': ']', '(': ')'}
 
 
 def command_line() -> str:
-    """The command that runs, as one types it: a script, or ``mmswinv2`` with a command."""
+    """The running command as typed: a script, or ``mmswinv2`` with a command."""
     script, *arguments = sys.argv
     if Path(script).stem in ('mmswinv2', '__main__'):  # the entry point, or python -m mmswinv2
         script = 'mmswinv2'
@@ -26,12 +23,12 @@ def command_line() -> str:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's, with hints; options may be cut short as there, and mistakes end with status 2.
+    """`argparse.ArgumentParser` with hints; options may be abbreviated, mistakes end with status 2.
 
     Args:
         prog: name of the program.
-        as_written: whether description and epilog keep their lines.
-        **options: of argparse's.
+        as_written: whether description and epilog keep their line breaks.
+        **options: of `argparse.ArgumentParser`.
     """
 
     _given: Sequence[str] = ()
@@ -54,9 +51,9 @@ class ArgumentParser(argparse.ArgumentParser):
             raise
 
     def error(self, message: str) -> NoReturn:
-        """End the program with usage, message and what may have been meant.
+        """End the program with usage, message and the names that may have been meant.
 
-        Of a misspelt option argparse says nothing where it misses something else first.
+        argparse does not name a misspelt option if it finds a required argument missing first.
         """
         known = self._option_string_actions
         options = itertools.takewhile(lambda text: text != '--', self._given)

@@ -1,4 +1,4 @@
-"""What a terminal shows better than a file: bars for what takes long, and tables."""
+"""Progress bars and tables for terminals; without a terminal, plain output."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -7,13 +7,13 @@ T = TypeVar('T')
 
 
 def track(items: Iterable[T], what: str, total: float | None = None) -> Iterator[T]:
-    """Yield items, with a bar that says how many there are and how long the rest takes.
+    """Yield items, with a bar that shows how many there are and how long the rest takes.
 
-    Where standard error is no terminal nothing is shown.
+    Nothing is shown if standard error is no terminal.
 
     Args:
-        items: what is worked on.
-        what: a word or two for it.
+        items: the items.
+        what: a word or two for the bar.
         total: how many there are, where `items` has no length.
     """
     from rich.console import Console
@@ -27,7 +27,7 @@ def track(items: Iterable[T], what: str, total: float | None = None) -> Iterator
 
 
 def print_table(rows: Iterable[Sequence[str]]) -> None:
-    """Print names and values in two columns: ruled on a terminal, elsewhere lines alone."""
+    """Print names and values in two columns, with rules if the output is a terminal."""
     from rich.console import Console
     from rich.table import Table
 

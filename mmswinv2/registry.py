@@ -1,7 +1,7 @@
 """Registries of mmswinv2, children of mmengine's.
 
-``type='mmswinv2.X'`` in a config of any host package finds them by the prefix alone; the modules
-are imported at the first look-up.
+``type='mmswinv2.X'`` in a config of any host package finds them by the prefix, without
+``custom_imports``; the modules are imported at the first look-up.
 """
 
 from importlib import import_module
@@ -11,7 +11,7 @@ from mmengine.registry import Registry
 
 
 class _Datasets(Registry):
-    """Imports the module of a data set at its look-up, as each builds on another host package."""
+    """Imports a data set's module only at its look-up, as each needs another host package."""
 
     modules = {  # noqa: RUF012, a constant
         'VideoDataset': 'mmswinv2.datasets.video_dataset',

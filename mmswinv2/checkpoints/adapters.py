@@ -14,7 +14,7 @@ from ..core.swin_v2 import SwinV2
 from ..errors import CheckpointError
 from .formats import State
 
-_SAMPLE = 16  # numbers of each tensor that tell two sets of weights apart
+_SAMPLE = 16  # leading numbers of each tensor that enter the check sum
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Base:
 
     Attributes:
         keys: their names in the backbone.
-        mark: a number that other weights do not have.
+        mark: check sum that identifies the weights, see `mark`.
         source: the file, address or name.
     """
 
@@ -33,7 +33,7 @@ class Base:
 
 
 def mark(state: Mapping[str, Tensor], keys: Iterable[str], prefix: str = '') -> int:
-    """A check sum of the first numbers of tensors."""
+    """CRC-32 check sum of the first `_SAMPLE` numbers of each tensor."""
     total = 0
     for key in sorted(keys):
         some = state[prefix + key].detach().flatten()[:_SAMPLE].float().cpu()
@@ -42,22 +42,22 @@ def mark(state: Mapping[str, Tensor], keys: Iterable[str], prefix: str = '') -> 
 
 
 def networks(model: nn.Module) -> dict[str, SwinV2]:
-    """The backbones in a model, by what precedes their keys."""
+    """The backbones in a model, by the prefix of their keys."""
     found = {name: m for name, m in model.named_modules() if isinstance(m, SwinV2)}
     return {f'{name}.' if name else '': net for name, net in found.items()}
 
 
 def leave_out_base(model: nn.Module, checkpoint: dict[str, Any]) -> list[str]:
-    """Take out of a checkpoint, in place, what the config's pre-trained weights give.
+    """Remove from a checkpoint, in place, the weights that the config's pre-trained file provides.
 
-    A backbone whose frozen weights are others by now (of a ``load_from``) stays whole.
+    A backbone whose frozen weights have been replaced since (by a ``load_from``) is saved whole.
 
     Args:
         model: the model.
         checkpoint: with ``meta``, and ``state_dict`` unless a strategy keeps the weights elsewhere.
 
     Returns:
-        what has been done, in words.
+        sentences on what has been done, for the log.
     """
     told, meta = [], checkpoint.setdefault('meta', {})
     for prefix, net in networks(model).items():
@@ -113,10 +113,10 @@ def add_base(
         notes: what the file says of its adapters (``meta.lora``), if anything.
 
     Returns:
-        the weights, and what there is to say of them.
+        the completed weights, and notes for the report.
 
     Raises:
-        CheckpointError: if the adapters do not fit, or the weights below them are not to be had.
+        CheckpointError: if the adapters do not fit, or the weights below them are not available.
     """
     told: list[str] = []
     for prefix, net in networks(model).items():
@@ -142,7 +142,7 @@ def add_base(
 
 
 def add_adapters(model: nn.Module, own: State, given: State) -> tuple[State, list[str]]:
-    """Give weights without adapters, for a model that has some, such as change nothing."""
+    """Add adapters that change nothing to weights without any, if the model has adapters."""
     for prefix in networks(model):
         mine = [key for key in own if key.startswith(prefix) and is_adapter(key)]
         if mine and not any(key.startswith(prefix) and is_adapter(key) for key in given):

@@ -22,7 +22,7 @@ from .published import PUBLISHED
 
 Windows = dict[int, tuple[int, ...]]  # stage to window size per axis
 
-# Entries under which files keep weights: those of the optimizer, then moving averages of them.
+# Entries under which files keep weights: the trained weights first, then their moving averages.
 _ENTRIES = (
     'state_dict', 'model', 'module', 'net', 'model_state_dict', 'params',
     'ema_state_dict', 'state_dict_ema', 'model_ema', 'params_ema', 'ema', 'teacher', 'student',
@@ -31,7 +31,7 @@ _LONE_ENTRIES = ('ema_model', 'network', 'weights', 'backbone', 'encoder', 'mode
 _PATCHES = 'patch_embed.proj.weight'
 _BIAS = '.attn.cpb_mlp.0.weight'
 _TABLE = 'relative_coords_table'
-# What torch's wrappers of modules put into keys, and what its and mmengine's averages count.
+# What torch's module wrappers add to keys, and step counters of torch's and mmengine's averages.
 _WRAPPERS = re.compile(r'\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
 _COUNTERS = ('n_averaged', 'steps')
 _LARGEST_TABLE = 2**24  # numbers
@@ -46,12 +46,12 @@ class Converted:
         format: key of `FORMATS`.
         prefix: what preceded the network's keys in the file.
         state: the backbone's weights.
-        heads: what a classifier or SimMIM has beside the backbone, under mmpretrain's names.
+        heads: weights of a classifier or SimMIM beside the backbone, under mmpretrain's names.
         left_out: keys of the file that are not in `state` (buffers that follow from the window do
             not count).
         unknown: those of `left_out` that are not in `heads` either.
         windows: the pre-trained windows, per stage as far as they are known.
-        notes: what the report has to say besides.
+        notes: further notes for the report.
     """
 
     format: str
@@ -83,8 +83,8 @@ def convert_checkpoint(
 ) -> Converted:
     """Convert what was read from a file.
 
-    Pre-trained windows that its tables do not record are those in its meta data (written by
-    ``tools/model_converters/convert_checkpoint.py``), or those of `PUBLISHED` for a download.
+    If no coordinate table gives the pre-trained windows, they are taken from the meta data (written
+    by ``tools/model_converters/convert_checkpoint.py``), or from `PUBLISHED` for a download.
 
     Arguments and errors are those of `unwrap` and `convert`; messages name the file.
     """
@@ -102,7 +102,7 @@ def convert_checkpoint(
 
 @contextmanager
 def of_file(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Let errors name the file."""
+    """Put the file's name before the message of a `CheckpointError`."""
     try:
         yield
     except CheckpointError as error:
@@ -122,7 +122,7 @@ def plain_keys(state: State, own: Container[str] = ()) -> State:
         own: keys of a model, which stay as they are.
 
     Raises:
-        CheckpointError: if they are beside adapters of peft.
+        CheckpointError: if the weights have adapters of peft beside them.
     """
     if odd := [key for key in state if key not in own and _PEFT.match(key)]:
         raise CheckpointError(
@@ -176,7 +176,7 @@ def open_entry(checkpoint: Any, key: str | None = None) -> Any:
     """The innermost dict of a checkpoint that holds its weights; see `unwrap`.
 
     Raises:
-        CheckpointError: if there is no such entry, or keys in it are no text.
+        CheckpointError: if there is no such entry, or its keys are not strings.
     """
     if key is not None:
         if not isinstance(checkpoint, Mapping) or not holds_weights(checkpoint.get(key)):
@@ -197,9 +197,9 @@ def open_entry(checkpoint: Any, key: str | None = None) -> Any:
 
 
 def weight_entries(checkpoint: Any, depth: int = 3) -> list[str]:
-    """The usual entries that hold weights, in so many dicts inside each other; the first counts.
+    """The usual entries that hold weights, nested up to `depth` dicts deep; the first is used.
 
-    Some names count only where nothing else in the dict holds any.
+    Names in `_LONE_ENTRIES` count only if no other entry of the dict holds weights.
     """
     if not isinstance(checkpoint, Mapping) or not depth:
         return []
@@ -210,7 +210,7 @@ def weight_entries(checkpoint: Any, depth: int = 3) -> list[str]:
 
 
 def holds_weights(value: Any, depth: int = 3) -> bool:
-    """Whether it is a dict with tensors, or with a usual entry that has some."""
+    """Whether a value is a dict with tensors, or with a usual entry that holds weights."""
     return isinstance(value, Mapping) and (
         any(isinstance(v, Tensor) for v in value.values()) or weight_entries(value, depth - 1) != []
     )
@@ -260,7 +260,7 @@ def convert(state: State, format: str | None = None, prefix: str | None = None) 
         if new:
             renamed[new] = value
         elif new is None or (not prefix and key.startswith(('decoder.', 'classifier.'))):
-            left_out.append(prefix + key)  # heads; in some files nothing sets the network apart
+            left_out.append(prefix + key)  # heads, also in files without a prefix
         else:
             unknown.append(key)
     if unknown:
@@ -418,10 +418,10 @@ def is_2d(state: Mapping[str, Tensor]) -> bool:
 def inflate(state: Mapping[str, Tensor], frames: int) -> State:
     """Turn the weights of an image network into those of a video network.
 
-    A still clip then gives what its frame gives: the kernel of the patches is repeated over time
-    and divided, as Video Swin and I3D do, and the position bias gets a time coordinate with zero
-    weights, so that it is constant over time (Video Swin repeats its table of offsets, which is the
-    same). All else has no time axis.
+    A clip of equal frames then gives the same output as one frame did. The kernel of the patches is
+    repeated over time and divided by the number of frames, as in Video Swin and I3D. The position
+    bias gets a time coordinate with zero weights, so that it is constant over time, which is
+    equivalent to Video Swin's repeated table of offsets. No other weight has a time axis.
 
     Args:
         state: weights under our keys; patches ``(C, in, ph, pw)``, bias MLPs ``(512, 2)``.
@@ -450,17 +450,18 @@ def inflate(state: Mapping[str, Tensor], frames: int) -> State:
 def adapt_channels(state: State, channels: int) -> State:
     """Turn the weights of a network for RGB into those of one for any number of channels.
 
-    One channel gets the sum of the three kernels: a grey image gives what it gave as three equal
-    channels. n channels get the kernels of R, G, B, R, ... in turn, times 3 / n, which keeps the
-    size of the response, and for multiples of 3 the response to a grey image itself.
+    One channel gets the sum of the three kernels, so that a gray image gives the same output as it
+    did with three equal channels. n channels get the kernels of R, G, B, R, ... in turn, times
+    3 / n. This keeps the scale of the response, and for multiples of 3 the exact response to a gray
+    image.
 
     Args:
         state: weights under our keys; patches ``(C, 3, *patch)``.
         channels: channels n of the input.
 
     Returns:
-        patches ``(C, n, *patch)``, and the rest as it is; `state` itself if there is nothing to do,
-        or no rule for it, as the patches have another number of channels than 3.
+        patches ``(C, n, *patch)``, and the rest as it is; `state` itself if n is 3, or if the
+        patches do not have 3 channels.
     """
     kernel = state.get(_PATCHES)
     known = kernel is not None and kernel.is_floating_point() and kernel.shape[1:2] == (3,)

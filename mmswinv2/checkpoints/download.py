@@ -1,4 +1,4 @@
-"""From a path, an address or the name of published weights to a local file."""
+"""Turn a path, an address or the name of published weights into a local file."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ from ..progress import track
 from .files import is_page
 from .published import PUBLISHED, published_weights
 
-# addresses without TLS are read from this machine, and from others where this is set
+# http:// addresses are read from this machine, and from other hosts if this variable is set
 _ALLOW_HTTP = 'MMSWINV2_ALLOW_HTTP'
 
 
@@ -25,8 +25,8 @@ def fetch(source: str | os.PathLike[str]) -> Path:
 
     Args:
         source: a path, an ``https://`` address, ``hf://OWNER/NAME/FILE`` on Hugging Face, or a
-            name of `PUBLISHED` (what exists under that name on the disk goes first). ``http://``
-            is for this machine, and for others where ``MMSWINV2_ALLOW_HTTP=1`` is set.
+            name of `PUBLISHED` (an existing path of that name takes precedence). ``http://`` is
+            allowed for this machine, and for other hosts if ``MMSWINV2_ALLOW_HTTP=1`` is set.
 
     Returns:
         the path of the file, which need not exist if `source` is a path. Downloads are kept, see
@@ -79,7 +79,7 @@ def _check_address(address: str) -> None:
 
 
 class _Redirect(HTTPRedirectHandler):
-    """Follows an address to another that may be read."""
+    """Follows a redirect only to an address that may be read."""
 
     def redirect_request(self, *args: Any) -> Any:
         _check_address(args[-1])
@@ -97,7 +97,7 @@ def _fetch_from_hugging_face(address: str) -> Path:
         raise CheckpointError(f'{address} needs `pip install huggingface-hub`') from error
     try:
         return Path(hf_hub_download(f'{owner}/{name}', file))
-    except (OSError, ValueError) as error:  # its own errors are of these two
+    except (OSError, ValueError) as error:  # bases of its own errors
         text = ' '.join(str(error).split())
         raise CheckpointError(f'cannot download {address} ({text})') from error
 

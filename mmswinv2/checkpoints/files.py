@@ -50,8 +50,8 @@ _HARMLESS_PICKLED = (
     'torch._utils._rebuild_tensor_v2',
     'torch.Size',
 )
-# Of numpy's dtypes: no objects, no records, which may hold some, and no texts, whose length a file
-# may change once there is an array of them.
+# Kinds of numpy's dtypes that are allowed: no objects, no records, which may hold objects, and no
+# strings, as a file may change the length of their dtype once an array of it exists.
 _PLAIN_KINDS = 'biuf'
 # What DeepSpeed's hold besides tensors: plain records.
 _HARMLESS_DEEPSPEED = (
@@ -61,7 +61,7 @@ _HARMLESS_DEEPSPEED = (
     'deepspeed.utils.tensor_fragment.fragment_address',
 )
 
-Forms = Mapping[str, tuple[Callable[[Any], bool], str]]  # entry: whether it is right, in words
+Forms = Mapping[str, tuple[Callable[[Any], bool], str]]  # entry: its check, and its form in words
 
 
 def _is_a(*kinds: type) -> Callable[[Any], bool]:
@@ -85,7 +85,7 @@ def _are_windows(value: Any) -> bool:
     )
 
 
-# What a checkpoint may lack, and must not have in another form.
+# Entries that a checkpoint may lack; if there, they must be of these forms.
 _FORMS: Forms = {
     'meta': (_is_a(Mapping), 'a dict'),
     'meta.dataset_meta': (_is_a(Mapping, list, tuple), 'a dict, or several'),
@@ -100,7 +100,7 @@ def check_forms(found: Any, forms: Forms, words: str) -> None:
 
     Args:
         found: a dict.
-        forms: names of entries, those in dicts inside each other joined by dots, and their forms.
+        forms: names of entries, with dots for nested dicts, and their forms.
         words: the beginning of the message.
 
     Raises:
@@ -170,7 +170,7 @@ def _read(path: Path, mmap: bool) -> Any:
             "else f; torch.save(w.state_dict() if hasattr(w, 'state_dict') else w, 'weights.pth')` "
             f'(it takes whole modules too). torch says: {_first_line(error)}'
         ) from error
-    except Exception as error:  # a damaged pickle may end in any
+    except Exception as error:  # a damaged pickle may raise any exception
         if 'TorchScript' in str(error):
             raise CheckpointError(
                 f'{path} is a program of TorchScript. If you trust where it comes from, keep its '
@@ -181,7 +181,7 @@ def _read(path: Path, mmap: bool) -> Any:
 
 
 def load_without_code(file: Any, map_location: Any, mmap: bool = False) -> Any:
-    """`torch.load` of tensors, and of what else stands in mmengine's checkpoints.
+    """`torch.load` for tensors, and for the other types in mmengine's checkpoints.
 
     Args:
         file: path or open file.
@@ -191,7 +191,7 @@ def load_without_code(file: Any, map_location: Any, mmap: bool = False) -> Any:
     Raises:
         pickle.UnpicklingError: if the file asks for anything else, or holds arrays of objects.
     """
-    # Only what is not allowed yet, as leaving the context forbids what it has allowed.
+    # Only what is not allowed yet, as the context disallows all of its items at its end.
     allowed = torch.serialization.get_safe_globals()
     new = [item for item in harmless_globals() if item not in allowed]
     with torch.serialization.safe_globals(new):
@@ -202,11 +202,11 @@ def load_without_code(file: Any, map_location: Any, mmap: bool = False) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def _check_sums(path: Path, *state: int) -> None:
-    """Raise `BadZipFile` if a member of an archive is not as it was written.
+    """Raise `BadZipFile` if a member of an archive does not match its check sum.
 
-    torch does not look at the check sums. Archives written without any have zeros there. A file is
-    gone through once, however often it is read, unless its `state` has changed. torch compresses
-    nothing; a small member that is compressed may fill the memory.
+    torch does not verify check sums; where none was written, it is zero. The result is cached, so
+    that a file is checked again only if its `state` has changed. A compressed member raises
+    `CheckpointError`: torch never writes one, and a small one may fill the memory when unpacked.
     """
     if not is_zipfile(path):
         return
@@ -226,9 +226,9 @@ def _check_sums(path: Path, *state: int) -> None:
 
 
 def _check_arrays(found: Any) -> None:
-    """Raise an error for arrays whose numbers a file could point to other memory.
+    """Raise an error for arrays in which a file could place pointers to other memory.
 
-    The state of a numpy dtype may give a plain one a field of objects, which are pointers.
+    The pickled state of a numpy dtype may add a field of objects, which are pointers.
     """
     todo, seen = [found], set()
     while todo:
@@ -258,8 +258,8 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
         path: the file.
 
     Raises:
-        CheckpointError: if the file is missing, cut short, or asks for anything else, which may
-            run code.
+        CheckpointError: if the file is missing, cut short, or holds anything else, as that may run
+            code.
     """
     path = Path(path)
     if not path.is_file():
@@ -274,7 +274,7 @@ def unpickle(file: IO[bytes], name: str | Path = 'a pickle', encoding: str = 'AS
     Args:
         file: open, for bytes.
         name: of the file, for messages.
-        encoding: of the texts of Python 2.
+        encoding: encoding of strings that Python 2 pickled.
 
     Raises:
         CheckpointError: see `read_pickle`.
@@ -282,7 +282,7 @@ def unpickle(file: IO[bytes], name: str | Path = 'a pickle', encoding: str = 'AS
     try:
         found = _Unpickler(file, encoding=encoding).load()
         _check_arrays(found)
-    except Exception as error:  # a damaged pickle may end in any
+    except Exception as error:  # a damaged pickle may raise any exception
         raise CheckpointError(
             f'{name} cannot be read without running code from it, or is cut short '
             f'({_first_line(error)}); it must hold numbers, text, arrays and tensors alone'
@@ -291,7 +291,7 @@ def unpickle(file: IO[bytes], name: str | Path = 'a pickle', encoding: str = 'AS
 
 
 class PlainPickle:
-    """Stands in for the module `pickle` in packages that read files of users with it."""
+    """Replaces the module `pickle` in packages that read users' files with it."""
 
     dump, dumps = staticmethod(pickle.dump), staticmethod(pickle.dumps)
 
@@ -307,7 +307,7 @@ class PlainPickle:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Finds the classes of plain data alone."""
+    """Finds only the classes of plain data."""
 
     def __init__(self, file: IO[bytes], encoding: str) -> None:
         super().__init__(file, encoding=encoding)
@@ -317,10 +317,10 @@ class _Unpickler(pickle.Unpickler):
             io.BytesIO(data), 'cpu'
         )
         self.allowed['_codecs.encode'] = _encode
-        self.allowed['builtins.bytes'] = lambda: b''  # with which old protocols write empty ones
+        self.allowed['builtins.bytes'] = lambda: b''  # old protocols call it for empty bytes
 
     def find_class(self, module: str, name: str) -> Any:
-        full = f'{module.replace("__builtin__", "builtins")}.{name}'  # of old protocols
+        full = f'{module.replace("__builtin__", "builtins")}.{name}'  # as in old protocols
         if module == 'torch' and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
         if full not in self.allowed:
@@ -329,17 +329,17 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Stands in for `codecs.encode`, with which old protocols of pickle write bytes."""
+    """Replaces `codecs.encode`, which old protocols of pickle call to restore bytes."""
     if not isinstance(text, str) or encoding != 'latin1':
         raise pickle.UnpicklingError(f'an encoding by {encoding!r} is not allowed')
     return text.encode('latin1')
 
 
 def harmless_globals(names: Iterable[str] = _HARMLESS) -> list[_Allowed]:
-    """What `torch.serialization` has to allow for mmengine's checkpoints, as far as installed.
+    """The globals that `torch.serialization` has to allow for mmengine's checkpoints.
 
     Args:
-        names: classes and functions with their modules.
+        names: classes and functions with their modules; those not installed are left out.
 
     Returns:
         pairs of an object and the name that files have for it.
@@ -360,14 +360,14 @@ def harmless_globals(names: Iterable[str] = _HARMLESS) -> list[_Allowed]:
 
 
 def _statistic(cls: type, name: str) -> Any:
-    """Stands in for `getattr`, with which a `HistoryBuffer` names its statistics."""
+    """Replaces `getattr`, which a pickled `HistoryBuffer` calls to get its statistics."""
     if cls.__name__ == 'HistoryBuffer' and name in ('min', 'max', 'current', 'mean'):
         return getattr(cls, name)
     raise pickle.UnpicklingError(f'global getattr({cls}, {name!r}) is not allowed')
 
 
 def _scalar(dtype: Any, data: Any) -> Any:
-    """Stands in for numpy's `scalar`, which takes the bytes of an object for a pointer."""
+    """Replaces numpy's `scalar`, which for a dtype of objects uses bytes of the file as pointer."""
     if not _is_plain(dtype):
         raise pickle.UnpicklingError(f'numpy class of {dtype} is not allowed')
     import numpy
@@ -445,7 +445,7 @@ def read_deepspeed_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
         with tempfile.TemporaryDirectory() as folder:
-            # DeepSpeed takes the name of the folder for a pattern, which may fit others
+            # DeepSpeed uses the folder's name as a glob pattern, which may match other folders
             os.symlink(path.resolve(), Path(folder, 'checkpoint'))
             state = get_fp32_state_dict_from_zero_checkpoint(folder, 'checkpoint')
     except ImportError as error:
@@ -454,7 +454,7 @@ def read_deepspeed_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from error
     except (KeyError, ValueError, FileNotFoundError) as error:
         raise CheckpointError(f'{path} is not whole: {error}') from error
-    # of frozen weights stage 1 keeps no float32 copies; those of stage 3 are empty here
+    # stage 1 keeps no float32 copies of frozen weights; in stage 3 they are empty in `module`
     module: dict[str, Any] = saved.get('module') or {}
     frozen = {k: v for k, v in module.items() if k not in state and isinstance(v, Tensor)}
     state = {**state, **{key: value for key, value in frozen.items() if value.numel()}}
@@ -462,10 +462,10 @@ def read_deepspeed_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def check_deepspeed_folder(path: Path) -> dict[str, Any]:
-    """Read every file of a folder without running code from it, which DeepSpeed itself would do.
+    """Check that every file of a folder can be read without running code; DeepSpeed would run it.
 
     Returns:
-        the file that rank 0 wrote of the model.
+        the contents of the model file of rank 0.
 
     Raises:
         CheckpointError: if the folder is not one of DeepSpeed's, and see `read_checkpoint`.

@@ -78,7 +78,7 @@ def _reorder_reduction(state: State) -> State:
 
 
 def _each(start: str, new_start: str, names: dict[str, str]) -> list[Rule]:
-    """Rules of equal beginnings; `names` is the rest of a key to the rest of its new name."""
+    """Rules with a common start; `names` maps the rest of a key to the rest of its new name."""
     return [(start + rest, new_start + new) for rest, new in names.items()]
 
 
@@ -204,8 +204,8 @@ FORMATS: dict[str, Format] = {
     ),
 }
 
-# What classifiers and SimMIM have beside the backbone, under mmpretrain's names of a whole model.
-# Keys are without the network's prefix, where they have it.
+# Weights of classifiers and SimMIM beside the backbone, under mmpretrain's names of a whole model.
+# The patterns match keys without the network's prefix.
 HEADS: list[Rule] = [
     (rf'(?:head|head\.fc|classifier)\.{_WB}', r'head.fc.\1'),
     (rf'(?:neck\.)?decoder\.0\.{_WB}', r'neck.decoder.0.\1'),

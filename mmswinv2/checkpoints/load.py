@@ -45,7 +45,7 @@ _WRAPPED = re.compile(r'(module|base_model\.model)\.')  # by distributed trainin
 
 @dataclass
 class LoadReport:
-    """What became of the keys of a model and of a file.
+    """Which keys of a model and of a file match, and which weights were loaded.
 
     Attributes:
         path: the file.
@@ -54,14 +54,14 @@ class LoadReport:
         unexpected: keys of the file that the model lacks.
         mismatched: keys whose shapes differ, with both shapes.
         new: keys of the model that are to keep their initialisation.
-        unused: keys of the file that are of other parts than those to load.
+        unused: keys of the file for parts that are not to be loaded.
         format: key of `FORMATS`, empty for a file of the model itself.
         prefix: what preceded the backbone's keys in the file.
         windows: the pre-trained windows of the file, per stage as far as they are known.
         assumed: the pre-trained windows of the model.
         inflated: whether weights of an image network were given a time axis.
-        notes: what else there is to say of the file.
-        meta: what a file of a whole model says of itself.
+        notes: further notes on the file.
+        meta: the entry ``meta`` of a file of a whole model.
     """
 
     path: Path
@@ -114,7 +114,7 @@ class LoadReport:
         """What does not fit, with numbers and examples; empty if all fits.
 
         Args:
-            optional: whether an entry of the lists does no harm.
+            optional: whether an entry of the lists may be ignored.
         """
         found = {
             'another shape': [key for key in self.mismatched if not optional(key)],
@@ -148,7 +148,7 @@ def compare_keys(
         own: the model's state dict.
         given: the file's weights under the model's keys.
         new: parts of names; keys with one of them in their names are not compared.
-        unbuilt: whether a key is of a part that the model need not have.
+        unbuilt: whether a key belongs to a part that the model does not build.
     """
 
     def is_new(key: str) -> bool:
@@ -247,9 +247,9 @@ def load_but(
         model: the detector, segmentor, recognizer, classifier or SimMIM.
         path: a local file, see `read_checkpoint`.
         new: parts of names; parameters with one of them in their names are not loaded.
-        class_map: for each class of the model's linear head, the class of the file's; see
+        class_map: for each class of the model's linear head, the class in the file's head; see
             `read_class_map`.
-        advice: what to do where it does not fit; that for trainings, if empty.
+        advice: what the error advises if the file does not fit; if empty, advice for training.
 
     Raises:
         CheckpointError: if the file cannot be read or does not fit, if an entry of `new` is in no
@@ -286,9 +286,9 @@ def load_but(
 def fit_weights(
     model: nn.Module, checkpoint: Any, path: str | os.PathLike[str] = 'checkpoint'
 ) -> tuple[State, LoadReport]:
-    """Prepare weights for a whole model that takes what fits, as mmengine's ``load_from`` does.
+    """Prepare weights for a whole model that loads what fits, as with mmengine's ``load_from``.
 
-    Heads may differ. A backbone of this package must fit, but for the norms of its outputs.
+    Heads may differ. A backbone of this package must fit, except for the norms of its outputs.
 
     Args:
         model: the model.
@@ -331,9 +331,9 @@ def fit_weights(
 def _for_model(
     model: nn.Module, own: State, checkpoint: Any, path: str | os.PathLike[str], described: Any
 ) -> tuple[State, Converted | None, list[str]]:
-    """The weights of a file under the keys of a whole model, converted where they are not yet.
+    """The weights of a file under the keys of a whole model, converted if necessary, and notes.
 
-    With what there is to say of adapters, of which a file may say something (`described`) itself.
+    The notes are on adapters; `described` is what the file itself records of its adapters.
     """
     with of_file(path):
         found = unwrap(checkpoint)
@@ -356,7 +356,7 @@ def _for_model(
     given = {
         **{_BACKBONE + name: value for name, value in converted.state.items()},
         **converted.heads,
-        **{name: found[name] for name in converted.unknown},  # unexpected, not passed over
+        **{name: found[name] for name in converted.unknown},  # to be reported
     }
     given = {wrapped.get(name, name): value for name, value in given.items()}
     given, more = add_adapters(model, own, given)
@@ -394,7 +394,7 @@ def _is_backbone(key: str) -> bool:
 
 
 def read_class_map(path: str | os.PathLike[str]) -> list[int]:
-    """Read the authors' form of a class map: line i is the class in the file of our class i.
+    """Read a class map as the authors write it: line i has the file's class for our class i.
 
     Raises:
         CheckpointError: if a line is not a number from 0.
@@ -433,7 +433,7 @@ def shard_like(value: Tensor, like: Tensor) -> Tensor:
 
 
 def _find_unbuilt(model: nn.Module) -> Callable[[str], bool]:
-    """Whether a key is of a stage that no output of the model's backbones needs."""
+    """A function that tells whether a key belongs to a stage that the backbones do not build."""
     nets = networks(model)
     return lambda key: any(
         key.startswith(start) and net.is_unbuilt(key.removeprefix(start))
@@ -448,7 +448,7 @@ def _describe_source(report: LoadReport, converted: Converted, backbone: SwinV2)
 
 
 def _check_source(report: LoadReport, converted: Converted | None, model: nn.Module) -> None:
-    """Note where converted weights are from, and refuse those of other windows."""
+    """Note the source of converted weights, and refuse those trained with other windows."""
     backbone = _backbone_of(model)
     if converted is not None and backbone is not None:
         _describe_source(report, converted, backbone)

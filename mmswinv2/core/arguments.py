@@ -18,9 +18,9 @@ class Variant:
         embed_dims: channels C of the first stage; every later stage doubles them.
         depths: blocks per stage.
         num_heads: attention heads per stage.
-        extra_norm_every: a LayerNorm on the main branch after every so many blocks, counted in
-            each stage as in the authors' downstream code (0: none). The paper has it in H and G,
-            every 6 blocks; where exactly is not published.
+        extra_norm_every: a LayerNorm follows on the main branch after this many blocks, counted
+            per stage as in the authors' downstream code (0: none). The paper has one every 6
+            blocks in H and G; the exact positions are not published.
     """
 
     embed_dims: int
@@ -30,7 +30,7 @@ class Variant:
 
 
 def _variant(embed_dims: int, depths: tuple[int, ...], extra_norm_every: int = 0) -> Variant:
-    """All variants have heads of width 32."""
+    """Make a variant whose heads all have 32 channels."""
     num_heads = tuple(embed_dims * 2**i // 32 for i in range(len(depths)))
     return Variant(embed_dims, depths, num_heads, extra_norm_every)
 
@@ -51,7 +51,7 @@ _REQUIRED = ('embed_dims', 'depths', 'num_heads')
 
 @dataclass(frozen=True)
 class Arguments:
-    """The arguments of `SwinV2`, checked, each in one form.
+    """The checked arguments of `SwinV2`, each normalized to one form.
 
     Attributes:
         variant: width and depth.
@@ -61,8 +61,8 @@ class Arguments:
         windows: per stage and axis.
         pretrained: windows of the pre-training, per stage and axis.
         out_indices: stages to return, ascending.
-        recomputed: per stage, the number of blocks whose activations are computed again.
-        windows_at_once: per stage.
+        recomputed: per stage, the number of blocks whose activations are recomputed in backward.
+        windows_at_once: per stage, the maximum number of windows that attend at a time.
     """
 
     variant: Variant
@@ -85,7 +85,7 @@ def check_arguments(
     """Check the arguments of `SwinV2`.
 
     Raises:
-        UserError: naming the argument, its value and the rule.
+        UserError: if one is invalid; the message names the argument, its value and the rule.
     """
     variant = get_variant(arch, extra_norm_every_n_blocks)
     stages = len(variant.depths)
@@ -121,9 +121,9 @@ def get_variant(arch: Any, extra_norm_every_n_blocks: Any = None) -> Variant:
     """Look a variant up by name (``'tiny'`` or ``'t'``) or make one from a dict.
 
     Args:
-        arch: a name, or a dict with ``embed_dims``, ``depths``, ``num_heads`` and, if wanted,
-            ``extra_norm_every`` (``extra_norm_every_n_blocks`` as in mmpretrain is the same).
-        extra_norm_every_n_blocks: another `Variant.extra_norm_every` than the variant's.
+        arch: a name, or a dict with ``embed_dims``, ``depths``, ``num_heads`` and optionally
+            ``extra_norm_every`` (or ``extra_norm_every_n_blocks``, its name in mmpretrain).
+        extra_norm_every_n_blocks: overrides the variant's `Variant.extra_norm_every`.
 
     Raises:
         UserError: if the name is unknown, a key is missing or unknown, or the numbers disagree.
@@ -184,7 +184,7 @@ def per_stage(value: Any, num_stages: int, ndim: int, name: str) -> tuple[tuple[
     entries, else per axis when it has `ndim`; nested sequences are per stage and then per axis.
 
     Raises:
-        UserError: if the lengths fit neither reading, or both.
+        UserError: if the lengths fit neither reading, or if both fit and give different results.
     """
     if _is_list(value):
         flat = all(is_count(n) for n in value)
@@ -225,17 +225,17 @@ def _is_list(value: Any) -> bool:
 
 
 def is_count(value: Any, minimum: int = 1) -> bool:
-    """Whether `value` is an int of at least `minimum`; ``True`` is none."""
+    """Whether `value` is an int of at least `minimum`; a bool does not count as an int."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is an int or a float; ``True`` is none."""
+    """Whether `value` is an int or a float; a bool does not count as an int."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def want(name: str, value: Any, rule: str, holds: bool) -> None:
-    """Raise `UserError`, with the rule, for an argument that does not hold to it."""
+    """Raise `UserError` with the rule if it does not hold for the argument."""
     if not holds:
         raise UserError(f'{name} must be {rule}, got {value!r}')
 

@@ -2,8 +2,8 @@
 
 Paper, section 3.3: ``softmax(cos(q, k) / tau + B) v`` with tau learnt per head (equation 2). A
 small MLP maps the offset between two tokens to the bias B per head (equations 3 and 4), so that the
-window may differ from the one the weights were trained with. The bias of all offsets of a window
-makes a table ``(h, 2 M1 - 1, 2 M2 - 1, ...)``.
+window may differ from the one the weights were trained with. The biases of all offsets in a window
+form a table ``(h, 2 M1 - 1, 2 M2 - 1, ...)``.
 """
 
 import math
@@ -34,8 +34,8 @@ class WindowAttention(nn.Module):
         pretrained_window: see `ContinuousPositionBias`.
         attn_drop: dropout of the probabilities.
         proj_drop: dropout of the output.
-        windows_at_once: at most so many windows attend at a time, which bounds the memory of their
-            scores where no fused kernel fits; ``None``: no bound.
+        windows_at_once: maximum number of windows that attend at a time, which bounds the memory
+            of their scores where no fused kernel is used; ``None``: no bound.
     """
 
     attend = staticmethod(ops.attend)
@@ -67,7 +67,7 @@ class WindowAttention(nn.Module):
         Args:
             x: ``(B, *S, C)``.
             grid: how the map is cut into windows.
-            table: the position bias, if it has been made; see `table`.
+            table: the position bias if already computed, see `table`; ``None``: compute it.
 
         Returns:
             ``(B, *S, C)``.
@@ -88,7 +88,7 @@ class WindowAttention(nn.Module):
 class ContinuousPositionBias(nn.Sequential):
     """The MLP of the position bias: Linear(ndim, 512), ReLU, Linear(512, heads), 16 sigmoid.
 
-    Computed in float32 or better, whatever the autocast.
+    Computed in float32 or better, regardless of autocast.
 
     Args:
         num_heads: heads h.
@@ -108,8 +108,8 @@ class ContinuousPositionBias(nn.Sequential):
 
         Args:
             window: ``(M1, ...)``.
-            like: a tensor of the weights' device and dtype, for weights that are quantised;
-                ``None``: the weights.
+            like: a tensor with the device and dtype to use if the weights are quantized;
+                ``None``: take them from the weights.
 
         Returns:
             ``(h, 2 M1 - 1, ...)``.
@@ -125,7 +125,7 @@ class ContinuousPositionBias(nn.Sequential):
         dtype = torch.promote_types(like.dtype, torch.float32)
         x = log_coordinates(window, self.pretrained_window, dtype, like.device)
         with without_autocast(like.device):
-            if weights:  # those in half precision too
+            if weights:  # cast, as they may be in half precision
                 weight, shift, last_weight = (w.to(dtype) for w in weights)
                 x = F.linear(F.relu(F.linear(x, weight, shift)), last_weight)
             else:
@@ -139,7 +139,7 @@ def log_coordinates(
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Log-spaced coordinates of all offsets in a window (equation 4, scaled as in the code).
+    """Log-spaced coordinates of all offsets in a window (equation 4, with the authors' scaling).
 
     ``sign(u) log2(1 + |u|) / log2(8)`` with ``u = 8 d / (w_p - 1)`` for offsets d from -(M-1) to
     M-1. The divisor is the window of the *pre-training*, whatever the present window is.

@@ -23,7 +23,7 @@ class Block(nn.Module):
         drop: dropout of the projections.
         attn_drop: dropout of the attention probabilities.
         drop_path: rate of stochastic depth.
-        extra_norm: whether a LayerNorm on the main branch follows (key `enorm`).
+        extra_norm: whether a LayerNorm follows on the main branch (state-dict key `enorm`).
         windows_at_once: see `WindowAttention`.
     """
 
@@ -64,9 +64,9 @@ class Block(nn.Module):
         return self.compute(x, self.grid(x))
 
     def grid(self, x: Tensor) -> WindowGrid:
-        """The windows of maps ``(B, *S, C)``.
+        """The window grid of maps ``(B, *S, C)``.
 
-        `torch.jit.trace` warns here that what it writes down serves maps of this size alone.
+        `torch.jit.trace` warns here that the traced graph is valid only for maps of this size.
         """
         size = x.shape[1:-1]
         if torch.jit.is_tracing():
@@ -80,14 +80,14 @@ class Block(nn.Module):
         table: Tensor | None = None,
         scales: tuple[Tensor | None, Tensor | None] | None = None,
     ) -> Tensor:
-        """Both branches.
+        """Compute both branches.
 
         Args:
             x: ``(B, *S, C)``.
             grid: how the map is cut into windows.
             table: see `WindowAttention.forward`.
-            scales: what stochastic depth multiplies each branch by, if that has been drawn; see
-                `DropPath.draw`. ``None``: not yet.
+            scales: the factors of stochastic depth for the two branches if already drawn, see
+                `DropPath.draw`. ``None``: draw them here.
 
         Returns:
             ``(B, *S, C)``.
@@ -130,12 +130,12 @@ class MLP(nn.Module):
         return self.drop(linear(self.drop(F.gelu(x)), self.fc2))
 
     def drops_nothing(self) -> bool:
-        """Whether dropout changes nothing, and nobody looks at it."""
+        """Whether dropout changes nothing and no hook or subclass needs its call."""
         return is_plain(self.drop, nn.Dropout) and not (self.drop.training and self.drop.p)
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: drop a whole branch per sample, and scale up what is kept."""
+    """Stochastic depth: drop a branch for whole samples, and scale it up for the others."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class DropPath(nn.Module):
         return x if scale is None else x * scale
 
     def draw(self, x: Tensor) -> Tensor | None:
-        """Draw what the branch of each sample is multiplied by, ``(B, 1, ...)``; ``None``: 1."""
+        """Draw the factors ``(B, 1, ...)`` of the branch for each sample; ``None``: all are 1."""
         if not (self.training and self.rate):
             return None
         keep = 1 - self.rate

@@ -15,9 +15,9 @@ _HOOKS = ('forward_hooks', 'forward_pre_hooks', 'backward_hooks', 'backward_pre_
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether to compute with the module's weights is the same as to call it.
+    """Whether computing with the module's weights is equivalent to calling the module.
 
-    It is, if the module is of this very class, with its own `forward`, and no hook sees the call.
+    This holds for exactly the class `kind`, without a replaced `forward` and without hooks.
     """
     return (
         type(module) is kind
@@ -28,11 +28,11 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def linear(x: Tensor, layer: nn.Module, bias: Tensor | None = None) -> Tensor:
-    """``layer(x) + bias``, by `ops.linear` where nobody can tell the difference.
+    """``layer(x) + bias``, computed by `ops.linear` where that is equivalent to a call of `layer`.
 
     Args:
         x: ``(..., C)``.
-        layer: a `torch.nn.Linear`, or what has been put in its place.
+        layer: a `torch.nn.Linear`, or a module that replaces one.
         bias: ``(D,)``, for a layer without one of its own.
 
     Returns:
@@ -49,16 +49,16 @@ def linear(x: Tensor, layer: nn.Module, bias: Tensor | None = None) -> Tensor:
 
 
 class LoRALinear(nn.Linear):
-    """``W x + b + alpha / rank * up(down(dropout(x)))``; starts as the layer it takes the place of.
+    """``W x + b + alpha / rank * up(down(dropout(x)))``; initially equal to the original layer.
 
-    A product of the input with two thin matrices, and no sum of ``W`` with their product: so no
-    gradient of the size of ``W`` is ever made. Weight and bias are those of `layer` and keep their
-    names; the adapter's are mmpretrain's, ``lora_down.weight`` and ``lora_up.weight``.
+    The input is multiplied by two thin matrices in turn. Their product is never added to ``W``, so
+    no gradient of the size of ``W`` is computed. Weight and bias are those of `layer` and keep
+    their names; the adapter's are ``lora_down.weight`` and ``lora_up.weight``, as in mmpretrain.
 
     Args:
-        layer: the layer.
-        rank: columns of the one matrix and rows of the other.
-        alpha: the product of the two is multiplied by ``alpha / rank``.
+        layer: the layer to replace.
+        rank: rank of the adapter, the number of channels between ``down`` and ``up``.
+        alpha: the adapter's output is multiplied by ``alpha / rank``.
         drop_rate: dropout of the adapter's input.
     """
 
@@ -82,7 +82,7 @@ class LoRALinear(nn.Linear):
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """A plain layer with the sum of both as its weight."""
+        """A plain layer whose weight is the sum of ``W`` and the adapter's product."""
         layer = nn.Linear(self.in_features, self.out_features, bias=False, device='meta')
         product = self.lora_up.weight.double() @ self.lora_down.weight.double()
         total = self.weight.double() + product * (self.alpha / self.rank)
@@ -97,7 +97,7 @@ class LoRALinear(nn.Linear):
 
 
 class LayerNorm(nn.LayerNorm):
-    """LayerNorm computed in float32, whatever the autocast, and returned in its weights' dtype."""
+    """LayerNorm computed in float32, regardless of autocast, and returned in its weights' dtype."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis of `x`."""
@@ -108,7 +108,7 @@ def pad_to_multiple(x: Tensor, multiple: tuple[int, ...], first_axis: int) -> Te
     """Append zeros so that the axes from `first_axis` on are divisible by `multiple`."""
     sizes = x.shape[first_axis : first_axis + len(multiple)]
     missing = [(n + m - 1) // m * m - n for n, m in zip(sizes, multiple, strict=True)]
-    # in a graph for any size, what is missing is not known
+    # in a graph for any size, the padding is not known when it is compiled
     if not torch.compiler.is_compiling() and not any(missing):
         return x
     trailing = x.ndim - first_axis - len(multiple)
@@ -140,7 +140,7 @@ class PatchEmbed(nn.Module):
         return self.norm(self.proj(x).movedim(1, -1))
 
     def projects_patches(self) -> bool:
-        """Whether the projection is the one it was built with, and nobody looks at it."""
+        """Whether the projection is a plain convolution with the settings it was built with."""
         proj: Any = self.proj
         ones, zeros = (1,) * len(self.patch_size), (0,) * len(self.patch_size)
         return (

@@ -24,12 +24,12 @@ class LoRA:
 
     Attributes:
         rank: see `LoRALinear`.
-        alpha: see `LoRALinear`; ``None``: the rank, so that adapters are added as they are.
+        alpha: see `LoRALinear`; ``None``: equal to the rank, so that the factor is 1.
         drop_rate: see `LoRALinear`.
-        targets: the layers, by a regular expression of their names or by how these end; a dict
-            ``type``, for the name, may have a ``rank``, ``alpha`` and ``drop_rate`` of its own.
-        train_norms: whether LayerNorms are trained beside the adapters. Those of the outputs,
-            which no pre-trained file has, always are.
+        targets: the layers, each entry the end of their names or a regular expression that matches
+            them; ``dict(type=name, ...)`` may set its own ``rank``, ``alpha`` and ``drop_rate``.
+        train_norms: whether LayerNorms are trained beside the adapters. Those of the outputs
+            always are, as not all pre-trained files have them.
     """
 
     rank: int
@@ -48,7 +48,7 @@ class LoRA:
 
     @classmethod
     def of(cls, options: Any) -> LoRA:
-        """Options as a config gives them.
+        """Make a `LoRA` from the options of a config.
 
         Raises:
             UserError: if one is unknown, missing or has a wrong value.
@@ -81,15 +81,16 @@ def _check_numbers(rank: Any, alpha: Any, drop_rate: Any) -> None:
 
 
 def add_lora(model: nn.Module, lora: LoRA, first_stage: int = 0) -> None:
-    """Put adapters beside the linear layers of a network that `lora` names.
+    """Add adapters to those linear layers of a network that `lora` names.
 
     Args:
-        model: a `core.SwinV2`; its weights and their names stay what they are.
-        lora: which layers, and how.
-        first_stage: stages before it get none.
+        model: a `core.SwinV2`; its weights keep their values and names.
+        lora: the layers to adapt, and the options of their adapters.
+        first_stage: stages before this one get no adapters.
 
     Raises:
-        UserError: if it has adapters, if a target is no layer, or if a rank is too large for one.
+        UserError: if the network has adapters, if a target matches no layer or one that another
+            target matches, if a rank is too large, or if no layer is left to adapt.
     """
     if find_lora(model):
         raise UserError('lora: this network has adapters; merge them before it gets others')
@@ -129,7 +130,7 @@ def add_lora(model: nn.Module, lora: LoRA, first_stage: int = 0) -> None:
 
 
 def _may_adapt(name: str, module: nn.Module) -> bool:
-    """Whether it is a linear layer on tokens; those of the position bias see offsets."""
+    """Whether a module is a linear layer on tokens; those of the position bias take offsets."""
     return type(module) is nn.Linear and name.startswith('layers.') and '.cpb_mlp.' not in name
 
 
@@ -146,17 +147,17 @@ def find_lora(model: nn.Module) -> dict[str, LoRALinear]:
 
 
 def is_adapter(key: str) -> bool:
-    """Whether a state-dict key is of an adapter."""
+    """Whether a state-dict key belongs to an adapter."""
     return key.endswith((DOWN, UP))
 
 
 def merge_lora(model: nn.Module) -> int:
-    """Replace layers with adapters by plain ones that compute the same, to rounding.
+    """Replace layers with adapters by plain layers that compute the same, up to rounding.
 
-    What a backbone has frozen for its adapters can be trained from its next `train` on.
+    The next call of a backbone's `train` unfreezes the parameters that it froze for its adapters.
 
     Returns:
-        how many there were.
+        the number of layers replaced.
     """
     found = find_lora(model)
     for name, layer in found.items():

@@ -17,7 +17,7 @@ from .layers import LayerNorm, PatchEmbed, PatchMerging
 class Stage(nn.Module):
     """Blocks of one resolution; every second one is shifted. `downsample` follows, if any.
 
-    In training, the first `recomputed` blocks keep their input alone for backward.
+    In training, the first `recomputed` blocks keep only their input for backward.
     """
 
     def __init__(
@@ -43,8 +43,8 @@ class SwinV2(nn.Module):
     """Swin Transformer V2 (https://arxiv.org/abs/2111.09883) as a feature pyramid.
 
     State-dict keys are the authors', plus ``norm0`` .. ``norm3`` for the outputs. No parameter or
-    buffer depends on `window_size` or on the size of the input. What comes after the last output is
-    not built, and weights for it are passed over.
+    buffer depends on `window_size` or on the size of the input. Layers after the last output are
+    not built, and weights for them are ignored when loading.
 
     Args:
         arch: a name of `arguments.VARIANTS` or a dict, see `arguments.get_variant`.
@@ -61,9 +61,9 @@ class SwinV2(nn.Module):
         out_indices: stages to return.
         with_cp: recompute the blocks' activations in backward (activation checkpointing, paper,
             section 3.5); a bool, or one per stage.
-        checkpoint_blocks: where `with_cp` holds, only the first so many blocks of the stage; an
-            int, or one per stage. ``None``: all.
-        windows_at_once: at most so many windows attend at a time (sequential self-attention,
+        checkpoint_blocks: where `with_cp` is set, recompute only this many blocks at the start of
+            the stage; an int, or one per stage. ``None``: all.
+        windows_at_once: maximum number of windows that attend at a time (sequential self-attention,
             paper, section 3.5); an int, or one per stage, ``None`` for all at once.
         extra_norm_every_n_blocks: see `arguments.Variant`; ``None``: as `arch` has it.
         block: the class of the blocks; see `mmswinv2.paths`.
@@ -148,9 +148,9 @@ class SwinV2(nn.Module):
                     module.window = window
 
     def is_unbuilt(self, key: str) -> bool:
-        """Whether a state-dict key is of a part after the last output, which no output needs."""
+        """Whether a state-dict key belongs to a layer after the last output, which is not built."""
         match = re.match(r'(?:layers\.|norm)(\d+)\.(downsample\.)?', key)
-        stage = int(match[1]) + bool(match[2]) if match else 0  # merging is of the next one
+        stage = int(match[1]) + bool(match[2]) if match else 0  # merging counts as the next stage
         return max(self.out_indices) < stage < len(self.depths)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
@@ -180,7 +180,7 @@ class SwinV2(nn.Module):
             One ``(B, C_i, *S_i)`` per output index, normalised.
 
         Raises:
-            UserError: if the input has other axes or channels.
+            UserError: if the input has a wrong number of axes or channels.
         """
         channels, ndim = self.in_channels, len(self.patch_embed.patch_size)
         if x.ndim != 2 + ndim or x.shape[1] != channels:
@@ -192,7 +192,7 @@ class SwinV2(nn.Module):
         return self.forward_tokens(self.patch_embed(x))
 
     def forward_tokens(self, x: Tensor) -> tuple[Tensor, ...]:
-        """As `forward`, from embedded patches ``(B, *S, C)`` on."""
+        """Compute the pyramid from embedded patches ``(B, *S, C)``; see `forward`."""
         x = self.pos_drop(x)
         outs = []
         for i, stage in enumerate(self.layers):
@@ -205,7 +205,7 @@ class SwinV2(nn.Module):
 
 
 def layer_id(name: str, depths: tuple[int, ...], merging_layers: bool = True) -> int:
-    """Layer of a backbone's parameter, as the authors count (AiT, ``ait/code/model/optimizer.py``).
+    """Layer index of a backbone's parameter, as in AiT (``ait/code/model/optimizer.py``).
 
     The patch embedding is 0, then every block and every patch merging is a layer of its own, and
     the norms of the outputs share the last number with everything after the backbone.
@@ -213,8 +213,8 @@ def layer_id(name: str, depths: tuple[int, ...], merging_layers: bool = True) ->
     Args:
         name: the parameter's name inside the backbone.
         depths: blocks per stage.
-        merging_layers: ``False`` counts a patch merging with the block before it, as their code of
-            classification and SimMIM does (microsoft/Swin-Transformer, ``optimizer.py``).
+        merging_layers: ``False`` counts a patch merging with the block before it, as the authors'
+            code for classification and SimMIM (microsoft/Swin-Transformer, ``optimizer.py``).
     """
     if name.startswith('patch_embed.'):
         return 0

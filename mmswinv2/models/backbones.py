@@ -28,11 +28,11 @@ _NETWORK = set(inspect.signature(SwinV2).parameters) - {'block', 'merge_stride'}
 
 
 class _Backbone(SwinV2, BaseModule):
-    """What mmengine adds to the network: frozen stages, modes, and pre-trained weights.
+    """The network with what mmengine expects: frozen stages, modes, and pre-trained weights.
 
     Args:
-        frozen_stages: patch embedding and this many stages are not trained; 0 is the patch
-            embedding alone, -1 nothing.
+        frozen_stages: patch embedding and this many stages are not trained; 0 freezes only the
+            patch embedding, -1 nothing.
         norm_eval: keep norms in evaluation mode while training.
         init_cfg: mmengine's; ``dict(type='Pretrained', checkpoint=..., prefix=...)`` takes a file
             or address of any format of `mmswinv2.checkpoints` and may carry a ``format``, and the
@@ -83,14 +83,14 @@ class _Backbone(SwinV2, BaseModule):
         if lora is not None:
             self._add_lora(LoRA.of(lora))
         self._freeze()
-        if lora is not None:  # and of frozen stages; copies of a model, as EMAHook's, freeze all
+        if lora is not None:  # with frozen stages; read now, as copies of the model may freeze all
             self._frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
         if unbuilt := [*range(len(self.layers), len(self.depths))]:
             why = f'out_indices={self.out_indices} needs no stage after {self.out_indices[-1]}'
             print_log(f'{why}; stages {unbuilt} are not built', logger='current')
 
     def init_weights(self) -> None:
-        """Load pre-trained weights if asked for; the rest is as the constructor left it."""
+        """Load the pre-trained weights that `init_cfg` names, after its other initializers."""
         configs = self.init_cfg
         pretrained = [c for c in configs if _is_pretrained(c['type'])]
         self.init_cfg = [c for c in configs if c not in pretrained]
@@ -101,10 +101,10 @@ class _Backbone(SwinV2, BaseModule):
         self._load_base(pretrained)
 
     def restore_base(self) -> Base | None:
-        """The weights that adapters were added to: loaded as `init_cfg` says, if not done yet.
+        """Load the weights below the adapters as `init_cfg` says, if that is not done yet.
 
         Returns:
-            which they are; ``None`` if there are no adapters or `init_cfg` names no weights.
+            the record of them; ``None`` if there are no adapters or `init_cfg` names no weights.
         """
         if self.base is None:
             self._load_base([c for c in self.init_cfg if _is_pretrained(c['type'])])
@@ -119,12 +119,12 @@ class _Backbone(SwinV2, BaseModule):
             self.base = Base(keys, mark(self.state_dict(), keys), source)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
-        """``(B, C, *pixels)`` to a map ``(B, C_i, *S_i)`` per output; of one, maybe by itself."""
+        """``(B, C, *pixels)`` to a map ``(B, C_i, *S_i)`` per output; a tuple or the only map."""
         outs = super().forward(x)
         return outs[0] if self.single_output else outs
 
     def train(self, mode: bool = True) -> _Backbone:
-        """Set the mode; what is frozen stays in evaluation mode."""
+        """Set the mode; frozen stages stay in evaluation mode."""
         super().train(mode)
         self._freeze()
         if mode and self.norm_eval:
@@ -134,7 +134,7 @@ class _Backbone(SwinV2, BaseModule):
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Layer of a parameter, and number of layers, as mmpretrain's layer decay asks for them."""
+        """Layer index of a parameter and number of layers, for mmpretrain's layer decay."""
         inside = param_name.startswith(prefix)
         layer = layer_id(param_name[len(prefix) :] if inside else '', self.depths)
         return layer, 1 + layer_id('', self.depths)
@@ -166,7 +166,7 @@ class _Backbone(SwinV2, BaseModule):
             for name, parameter in self.named_parameters():
                 if name in self._frozen:
                     parameter.requires_grad_(not adapted)
-            if not adapted:  # they are merged, and all may be trained
+            if not adapted:  # adapters were merged, so every weight may be trained
                 self._frozen.clear()
         if self.frozen_stages < 0:
             return
@@ -207,7 +207,7 @@ def _is_pretrained(kind: Any) -> bool:
 
 
 def _loader_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `_load` from an ``init_cfg``; ``map_location`` makes no difference."""
+    """Arguments of `_load` from an ``init_cfg``; ``map_location`` is ignored."""
     arguments = {k: v for k, v in config.items() if k not in ('type', 'map_location')}
     if 'checkpoint' not in arguments or arguments.keys() - _LOADER_KEYS:
         raise UserError(
@@ -231,12 +231,12 @@ class SwinTransformerV2(_Backbone):
         patch_size: pixels of a patch; an int or ``(height, width)``.
         window_size: an int, ``(h, w)``, one per stage, or ``(h, w)`` per stage.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
-        out_indices: stages to return. ``None``: the last one for `single_output` and where
-            mmpretrain is the default scope, whose heads take no other; all of them elsewhere.
-        single_output: return the map of the one output itself, as mmaction2's ``Recognizer2D``
-            wants it, and no tuple.
+        out_indices: stages to return. ``None``: only the last one with `single_output` or if
+            mmpretrain is the default scope, as its heads need; else all of them.
+        single_output: return the map of the only output instead of a tuple, as mmaction2's
+            ``Recognizer2D`` needs it.
         **kwargs: of `core.SwinV2` (``pretrained_window_sizes``, ``with_cp``, ...), and
-            ``frozen_stages``, ``norm_eval``, ``init_cfg``, ``path``.
+            ``frozen_stages``, ``norm_eval``, ``init_cfg``, ``path``, ``lora``.
 
     Example:
         >>> import torch
@@ -284,20 +284,21 @@ class VideoSwinTransformerV2(_Backbone):
 
     Papers: https://arxiv.org/abs/2111.09883 (section 4.2, Kinetics-400; no code was published) and,
     for patches of two frames and merging in space alone, https://arxiv.org/abs/2106.13230.
-    State-dict keys are those of `SwinTransformerV2`, and with one frame, patch ``(1, 4, 4)`` and
-    window ``(1, w, w)`` so is what it computes.
+    State-dict keys are those of `SwinTransformerV2`. With one frame, patch ``(1, 4, 4)`` and window
+    ``(1, w, w)`` it computes the same result.
 
     Args:
         arch: see `SwinTransformerV2`.
-        pretrained2d: weights of an image network are inflated (`mmswinv2.checkpoints.inflate`);
-            those of a video network load as they are. ``False``: they must be of a video network.
+        pretrained2d: inflate weights of an image network (`mmswinv2.checkpoints.inflate`); those of
+            a video network load unchanged. ``False``: accept only weights of a video network.
         patch_size: frames and pixels of a patch.
         window_size: an int, ``(t, h, w)`` in tokens, one int per stage, or ``(t, h, w)`` per stage.
-            A window of 8 tokens in time is 16 frames. Of weights of an image network, the time
-            axis of ``pretrained_window_sizes`` is free to choose: ``[(8, 12, 12), ...]``.
+            A window of 8 tokens in time spans 16 frames. With weights of an image network, the time
+            entry of ``pretrained_window_sizes`` is free to choose: ``[(8, 12, 12), ...]``.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
-        out_indices: stages to return; of a single one the map itself, as mmaction2's heads want it.
-        **kwargs: as of `SwinTransformerV2`.
+        out_indices: stages to return; if only one, its map without a tuple, as mmaction2's heads
+            need it.
+        **kwargs: see `SwinTransformerV2`.
 
     Example:
         >>> import torch

@@ -33,8 +33,8 @@ class GlobalSelfAttention(BaseModule):
         init_cfg: mmengine's.
 
     Raises:
-        UserError: if a number cannot be, C is not divisible by the heads, or the last level has
-            other channels.
+        UserError: if a number is invalid, C is not divisible by the heads, or the last level does
+            not have C channels.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class GlobalSelfAttention(BaseModule):
                 nn.init.zeros_(module.bias)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Maps ``(B, C_i, H_i, W_i)`` of all levels to the same shapes."""
+        """Map the levels ``(B, C_i, H_i, W_i)`` to levels of the same shapes."""
         *others, last = inputs
         channels = self.proj.in_features
         if last.shape[1] != channels:

@@ -1,4 +1,4 @@
-"""SimMIM (https://arxiv.org/abs/2111.09886): what mmpretrain's lacks to pre-train SwinV2.
+"""SimMIM (https://arxiv.org/abs/2111.09886): the parts that mmpretrain lacks for SwinV2.
 
 The algorithm, the decoder and the masks are mmpretrain's ``SimMIM``, ``SimMIMLinearDecoder`` and
 ``SimMIMMaskGenerator``.
@@ -29,7 +29,7 @@ class SimMIMSwinTransformerV2(SwinTransformerV2):
         **kwargs: of `SwinTransformerV2`.
 
     Raises:
-        UserError: if there are several, or with `lora`.
+        UserError: if `out_indices` has several stages, or if `lora` is given.
     """
 
     def __init__(self, out_indices: Sequence[int] = (3,), **kwargs: Any) -> None:
@@ -67,7 +67,7 @@ class SimMIMSwinTransformerV2(SwinTransformerV2):
 
 @MODELS.register_module()
 class NormalizedPixelLoss(nn.Module):
-    """L1 between the reconstruction and the image, on masked pixels alone.
+    """L1 loss between the reconstruction and the image, on masked pixels only.
 
     The image is normalised by mean and variance over the neighbourhood of each pixel (SwinV2's
     authors' ``models/simmim.py``; mmpretrain's ``PixelReconstructionLoss`` compares raw pixels).
@@ -104,7 +104,7 @@ def local_statistics(images: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
     """
 
     def share(x: Tensor) -> Tensor:
-        """Sum over the neighbourhood inside the image, over its whole size; one axis at a time."""
+        """Sum over the neighbourhood inside the image, divided by its full size; axis by axis."""
         half = patch_size // 2
         x = F.avg_pool2d(x, (patch_size, 1), stride=1, padding=(half, 0))
         return F.avg_pool2d(x, (1, patch_size), stride=1, padding=(0, half))

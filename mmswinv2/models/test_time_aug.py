@@ -1,4 +1,4 @@
-"""Test-time augmentation of two-stage detectors with masks, which mmdet's own does not do."""
+"""Test-time augmentation of two-stage detectors with masks, which mmdet does not support."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class InstanceSegTTAModel(BaseTTAModel):
         module: the detector, or its config.
         tta_cfg: ``nms``, ``max_per_img``, ``score_thr`` (each the detector's
             ``test_cfg.rcnn`` where not given) and ``size_ranges``: for each scale, in the order of
-            ``tta_pipeline``, the least and greatest square root of the area, in pixels of the
-            image, of the boxes that it may give.
+            ``tta_pipeline``, the minimum and maximum size of the boxes that are taken from it,
+            where size is the square root of the area in pixels of the image.
         cached_views: views whose features are kept between boxes and masks.
         data_preprocessor: see `BaseTTAModel`.
 
@@ -110,7 +110,7 @@ class InstanceSegTTAModel(BaseTTAModel):
         return samples
 
     def merge_preds(self, data_samples_list: list) -> list:
-        """Not a step of this model: masks cannot be merged after each view's NMS."""
+        """Raise `TypeError`, as masks cannot be merged after each view's NMS."""
         raise TypeError('InstanceSegTTAModel merges within test_step; call that')
 
     def _features(self, view: dict) -> tuple[tuple[Tensor, ...], list, list[View]]:
@@ -118,7 +118,7 @@ class InstanceSegTTAModel(BaseTTAModel):
         samples = [sample.clone() for sample in data['data_samples']]
         frames = [View.of(sample.metainfo) for sample in samples]
         for sample in samples:
-            # flipping back is done here, and HTC's own attempt fails
+            # results are flipped back in this class, as HTC's own code for it fails
             sample.set_metainfo({'flip': False, 'flip_direction': None})
         return self.module.extract_feat(data['inputs']), samples, frames
 
@@ -149,7 +149,7 @@ class InstanceSegTTAModel(BaseTTAModel):
         ] or [(features[0].new_zeros(0, 1, 4), features[0].new_zeros(0, 2)) for _ in samples]
 
     def _ranges(self, views: list[dict]) -> list[tuple[float, float] | None]:
-        """The sizes of boxes that each view may give."""
+        """The range of sizes of the boxes that are taken from each view; ``None``: all sizes."""
         ranges = self.tta_cfg['size_ranges']
         if ranges is None:
             return [None] * len(views)
@@ -179,13 +179,13 @@ class InstanceSegTTAModel(BaseTTAModel):
     def _average_masks(
         self, views: list[dict], cache: OrderedDict[int, tuple], merged: list[InstanceData]
     ) -> list[Tensor]:
-        """Probabilities ``(n, 1, h, w)`` within the merged boxes; mask scoring changes scores."""
+        """Average probabilities ``(n, 1, h, w)`` in the merged boxes, and the results' scores."""
         sums: list[Tensor] = []
         scores = [torch.zeros_like(results.scores) for results in merged]
         for i in reversed(range(len(views))):  # the last ones are in the cache
             features, samples, frames = cache.pop(i, None) or self._features(views[i])
             masks, results = self._masks(features, samples, frames, merged)
-            del features  # before the next view's are computed
+            del features  # free them before the next view's are computed
             for total, result in zip(scores, results, strict=True):
                 total += result.scores / len(views)
             masks = [m.flip(f.axes) / len(views) for m, f in zip(masks, frames, strict=True)]
@@ -292,7 +292,7 @@ def _instances(
 
 @contextmanager
 def _replaced(head: Any, predict_by_feat: Callable) -> Iterator[None]:
-    """Stand in for the last step of a head, where mmdet turns its raw output into results."""
+    """Temporarily replace a head's last step, in which mmdet turns raw output into results."""
     head.predict_by_feat = predict_by_feat
     try:
         yield
@@ -316,7 +316,7 @@ class View:
 
     @classmethod
     def of(cls, meta: Mapping[str, Any]) -> View:
-        """Read it from the meta information that mmdet's transforms leave."""
+        """Read a view from the meta information that mmdet's transforms record."""
         if missing := sorted(set(_SET_BY) - set(meta)):
             transforms = ' or '.join(_SET_BY[key] for key in missing)
             raise UserError(

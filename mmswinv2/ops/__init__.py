@@ -1,8 +1,8 @@
 """The operators below a block: functions of tensors, each with interchangeable implementations.
 
-`reference` is the slow, obvious form. Another implementation is a module that has the same
-functions and, for each, says which tensors it fits; it is entered into the tuples below. The first
-that fits is taken, and the reference where none does.
+`reference` is the slow, simple implementation. Another implementation is a module with some of the
+same functions and, for each, a ``fits_...`` function that says which tensors it supports. The
+tuples below list the implementations; the first that fits is used, or else the reference.
 """
 
 from typing import Any
@@ -53,7 +53,7 @@ def attend(
             the largest window; float32, or float64.
         scale: ``(h, 1, 1)`` 1 / tau.
         dropout: share of the probabilities to drop.
-        windows_at_once: at most so many windows attend at a time; ``None``: no bound.
+        windows_at_once: maximum number of windows that attend at a time; ``None``: no bound.
 
     Returns:
         ``(B, *S, C)`` in the order of the map, in the dtype of `qkv`. Gradients: `qkv`, `table`
@@ -66,7 +66,7 @@ def attend(
 def implementation_of_attend(
     qkv: Tensor, table: Tensor, scale: Tensor, dropout: float = 0.0
 ) -> Any:
-    """The module whose `attend` is taken for these tensors."""
+    """The module whose `attend` is used for these tensors."""
     for implementation in _ATTEND:
         if implementation.fits_attend(qkv, table, scale, dropout):
             return implementation
@@ -108,7 +108,7 @@ def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 def embed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A convolution whose stride is its kernel: patches that do not overlap, projected.
+    """Project patches that do not overlap: a convolution whose stride is its kernel size.
 
     Args:
         x: ``(B, K, *pixels)``, whole patches along each axis.
@@ -135,7 +135,7 @@ def add_norm(
         weight: ``(C,)`` of the norm.
         bias: ``(C,)`` of the norm.
         eps: of the norm.
-        scale: ``(B, 1, ..., 1)``, a constant, of stochastic depth; ``None``: 1.
+        scale: ``(B, 1, ..., 1)`` factors of stochastic depth, without gradient; ``None``: 1.
 
     Returns:
         ``(B, *S, C)``; the norm is computed in float32 or better.
@@ -149,7 +149,7 @@ def add_norm(
 def position_bias(
     w1: Tensor, b1: Tensor, w2: Tensor, window: tuple[int, ...], pretrained: tuple[int, ...]
 ) -> Tensor | None:
-    """The table of `core.attention.ContinuousPositionBias`, which writes the mathematics out.
+    """Compute the table of `core.attention.ContinuousPositionBias`, which defines the formula.
 
     Args:
         w1: ``(K, ndim)`` of the first layer.

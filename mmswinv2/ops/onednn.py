@@ -1,7 +1,7 @@
 """Products of float32 matrices by oneDNN on CPUs.
 
-torch multiplies float32 matrices with MKL, which leaves half of what AMD's processors with AVX-512
-can do unused (docs/benchmarks.md). oneDNN, which torch brings along, does not.
+torch multiplies float32 matrices with MKL. On AMD processors with AVX-512, MKL reaches about half
+of the throughput of oneDNN, which is part of torch too (docs/benchmarks.md).
 """
 
 import platform
@@ -15,8 +15,8 @@ from torch.utils import flop_counter
 
 from .modes import PLAIN, is_eager
 
-# Where it wins over MKL, by vendor and torch.backends.cpu.get_cpu_capability():
-# python -m benchmarks.paths, "linear layers by torch's MKL".
+# Where oneDNN is faster than MKL, by vendor and torch.backends.cpu.get_cpu_capability(). Measured
+# by python -m benchmarks.paths, "linear layers by torch's MKL".
 _FASTER = {('AuthenticAMD', 'AVX512')}
 
 
@@ -48,7 +48,7 @@ def is_faster() -> bool:
 
 @cache
 def cpu_vendor() -> str:
-    """``'AuthenticAMD'``, ``'GenuineIntel'``, or what else the system calls it."""
+    """``'AuthenticAMD'``, ``'GenuineIntel'``, or another name that the system reports."""
     info = Path('/proc/cpuinfo')
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(':')[2].strip() for line in lines if line.startswith('vendor_id')]
@@ -85,7 +85,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     grad = grad.contiguous()
     if wants_x:
         d_x = product(grad, weight.t(), None)
-    if wants_weight:  # the wider one second: up to 1.6 times as fast
+    if wants_weight:  # the wider matrix as second factor: up to 1.6 times as fast
         if weight.shape[0] > weight.shape[1]:
             d_weight = product(x.t(), grad.t(), None).t()
         else:

@@ -1,8 +1,8 @@
 """Window attention in windows of one size, for graphs that serve maps of any size.
 
-The ragged grid depends on the size of the map, so that a graph made with it serves few sizes. Here
-every axis is filled up to whole windows with copies of its border tokens, which no token may attend
-to: the same numbers at any size, with more work at the borders.
+The ragged grid depends on the size of the map, so a graph made with it is valid for few sizes. Here
+every axis is padded to whole windows with copies of its border tokens, and the copies are masked as
+keys. The results are the same at any size, with more work at the borders.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ def attend(
     dropout: float = 0.0,
     windows_at_once: int | None = None,
 ) -> Tensor:
-    """See `mmswinv2.ops.attend`; sizes of maps may be symbols, and all windows attend at once."""
+    """See `mmswinv2.ops.attend`; sizes of maps may be symbolic; `windows_at_once` is ignored."""
     ndim = len(grid.size)
     extent = tuple((n + 1) // 2 for n in table.shape[1:])
     runs, lefts = [], []

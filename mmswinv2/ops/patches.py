@@ -1,8 +1,8 @@
 """Patches as rows of a matrix, on GPUs: one product in place of a convolution.
 
-A convolution whose patches do not overlap moves every number once, and cuDNN's kernels, made for
-those that overlap, take several times as long, most of all for the gradient of the weight
-(docs/gpu.md).
+Patches that do not overlap are arranged in a matrix by one copy. cuDNN's convolution kernels, which
+are made for overlapping patches, take several times as long, above all for the gradient of the
+weight (docs/gpu.md).
 """
 
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ def embed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     patch = weight.shape[2:]
     dtype = autocast_dtype(x)
     if dtype is not None:
-        x = x.to(dtype)  # half of it to copy
+        x = x.to(dtype)  # before the copy, which then moves half as many bytes
     axes = len(patch)
     size = [n // p for n, p in zip(x.shape[2:], patch, strict=True)]
     x = x.reshape(*x.shape[:2], *(n for pair in zip(size, patch, strict=True) for n in pair))

@@ -1,9 +1,9 @@
 """Linear layers in training on GPUs.
 
-Autograd alone does two things badly there. The gradient of a bias is a sum over all tokens, for
-which torch's reduction of columns takes two to four times as long as a product with ones
-(docs/gpu.md). And of GELU and the layer after it, the inputs of both are kept, the two largest
-tensors of a block; here the second is made from the first again, in one pass over memory.
+Two things are slow or large with plain autograd. The gradient of a bias is a sum over all tokens,
+for which torch's column reduction takes two to four times as long as a product with ones
+(docs/gpu.md). Autograd also keeps the inputs of both GELU and the layer after it, the two largest
+tensors of a block; here the second is recomputed from the first, in one pass over memory.
 """
 
 from typing import Any
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from .modes import PLAIN, is_eager
 
-_MANY = 2**14  # rows, below which the sum is short and autograd's own functions start sooner
+_MANY = 2**14  # rows; below, the sum is short and autograd's own functions have less overhead
 
 
 def fits_gelu_linear(x: Tensor, weight: Tensor) -> bool:
-    """In training, where no graph is made: a compiler decides by itself what is computed again."""
+    """Training in eager mode on a GPU; a compiler decides by itself what to recompute."""
     return (
         x.device.type == 'cuda'
         and torch.is_grad_enabled()
@@ -31,7 +31,7 @@ def fits_gelu_linear(x: Tensor, weight: Tensor) -> bool:
 
 
 def fits_linear(x: Tensor, weight: Tensor) -> bool:
-    """The same, for many rows."""
+    """Tensors that `fits_gelu_linear` accepts, with many rows."""
     return fits_gelu_linear(x, weight) and x.shape[:-1].numel() >= _MANY
 
 
@@ -48,7 +48,7 @@ def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """What autocast computes a linear layer in; ``None`` where it leaves the input alone."""
+    """The dtype in which autocast computes a linear layer; ``None`` if it does not cast `x`."""
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(x.device.type)
     return None
@@ -64,7 +64,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, activated: bool) ->
 
 
 class _Product(torch.autograd.Function):
-    """``linear(x)`` or ``linear(gelu(x))``, which keeps x."""
+    """``linear(x)`` or ``linear(gelu(x))``; keeps x for backward, not ``gelu(x)``."""
 
     @staticmethod
     def forward(

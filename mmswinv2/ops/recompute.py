@@ -1,7 +1,7 @@
-"""What attention by torch's fused kernels needs in training.
+"""An autograd function around torch's fused attention kernels.
 
-Those kernels have no gradient for a bias. So a function stands around them: it keeps queries, keys
-and values as they came, and its backward pass computes directions and probabilities again.
+Those kernels have no gradient for a bias. The function keeps the unnormalized queries, keys and
+values, and its backward pass recomputes their directions and the probabilities.
 """
 
 from collections.abc import Callable
@@ -20,16 +20,16 @@ Backward = Callable[
 
 
 def can_recompute(dropout: float) -> bool:
-    """Not with dropout of probabilities, which could not be computed again.
+    """Whether backward can recompute the attention: not with dropout, whose mask is not kept.
 
-    Nor under `torch.jit.trace`, whose graph would lack the gradients, nor under `torch.func`, which
-    goes through torch's kernel sample by sample.
+    Also not under `torch.jit.trace`, whose graph would lack the gradients, nor under `torch.func`,
+    which calls torch's kernel once for each sample.
     """
     return not dropout and not is_transformed()
 
 
 def attention(forward: Forward, backward: Backward) -> Callable[..., Tensor]:
-    """An `attend` that calls `forward`, and `backward` with the gradient in front."""
+    """Make an `attend` from `forward`, and from `backward`, which takes the gradient first."""
 
     def attend(
         qkv: Tensor,
@@ -49,7 +49,7 @@ def attention(forward: Forward, backward: Backward) -> Callable[..., Tensor]:
 
 
 class _Attend(torch.autograd.Function):
-    """Attention that keeps its inputs alone for backward."""
+    """Attention that keeps only its inputs for backward."""
 
     @staticmethod
     def forward(forward: Forward, backward: Backward, *inputs: Any) -> Tensor:
@@ -62,6 +62,6 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        with without_autocast(grad.device):  # backward may be called inside of it
+        with without_autocast(grad.device):  # backward may be called under autocast
             gradients = ctx.backward_pass(grad, *ctx.saved_tensors, ctx.grid, ctx.at_once)
         return (None, None, *gradients, None, None)

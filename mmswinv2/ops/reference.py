@@ -1,6 +1,6 @@
-"""The operators written out: what every other implementation is tested against.
+"""The operators in plain torch; every other implementation is tested against them.
 
-They take any tensors on any device, in any mode of torch, and autograd follows them.
+They take any tensors on any device, in any mode of torch, and autograd can differentiate them.
 """
 
 import math
@@ -70,7 +70,7 @@ def softmax_attention(
         ``(..., N, C)``; scores and softmax in float32 (float64 stays).
     """
     q, k, v = split_heads(windows, len(scale))
-    with without_autocast(windows.device):  # which would round what is multiplied
+    with without_autocast(windows.device):  # autocast would round the factors of the products
         scores = (cosine_directions(q) * scale) @ cosine_directions(k).transpose(-2, -1) + bias
         if hidden is not None:
             scores = scores.masked_fill(hidden[..., None, None, :], -torch.inf)
@@ -81,14 +81,14 @@ def softmax_attention(
 def window_gradients(
     windows: Tensor, d_out: Tensor, scale: Tensor, bias: Tensor, hidden: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `softmax_attention`, whose probabilities are computed again.
+    """Gradients of `softmax_attention`; the probabilities are recomputed.
 
     Args:
         windows: ``(W, N, 3 C)``.
         d_out: ``(W, N, C)``.
         scale: ``(h, 1, 1)``.
         bias: ``(h, N, N)``.
-        hidden: what is added to the scores of keys, ``(W, 1, 1, N)``.
+        hidden: mask that is added to the scores of the keys, ``(W, 1, 1, N)``; ``None``: no mask.
 
     Returns:
         Gradients of windows, bias and scale.
@@ -107,7 +107,7 @@ def window_gradients(
     d_scores = torch._softmax_backward_data(d_p, p, -1, p.dtype)  # (d_p - sum(d_p p)) p
     d_bias = d_scores.sum(0)
     d_scores = d_scores.to(v.dtype)
-    d_unit_q = (d_scores @ k).to(unit.dtype)  # but for the scale
+    d_unit_q = (d_scores @ k).to(unit.dtype)  # not yet times the scale
     d_unit_k = (d_scores.transpose(-2, -1) @ q).to(unit.dtype)
     along_q, along_k = (
         (d * u).sum(-1, keepdim=True) for d, u in zip((d_unit_q, d_unit_k), unit, strict=True)
@@ -128,8 +128,9 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 def cosine_directions(x: Tensor, scale: Tensor | None = None) -> Tensor:
     """Scale vectors ``(..., d)`` to length 1, or `scale`, in float32 (float64 stays).
 
-    A vector of zeros has no direction: it stays zero, and so does its gradient. The usual division
-    by ``max(length, 1e-12)`` multiplies that gradient by 1e12, which overflows in half precision.
+    A vector shorter than 1e-5 has no direction: it becomes zero, and so does its gradient. Division
+    by ``max(length, 1e-12)``, as usual, multiplies the gradient of a zero vector by 1e12, which
+    overflows in half precision.
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     inverse = inverse_lengths(x)
@@ -151,8 +152,8 @@ def split_heads(windows: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
 def expand(table: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Bias of every pair of tokens in a window.
 
-    The pair (i, j) stands at offset i - j, so along an axis the pairs are sliding views on the
-    table; a window smaller than the table's takes the middle of it.
+    The pair (i, j) is at offset i - j, so along an axis the pairs are sliding views of the table. A
+    window smaller than the table's takes the middle of the table.
 
     Args:
         table: ``(h, 2 E1 - 1, ...)`` for the largest window E.
@@ -164,7 +165,7 @@ def expand(table: Tensor, shape: tuple[int, ...]) -> Tensor:
     for axis, m in enumerate(shape, start=1):
         middle = table.shape[axis] // 2
         table = table.narrow(axis, middle - m + 1, 2 * m - 1).unfold(axis, m, 1)
-    # (h, m1, m2, ..., m1, m2, ...): the last axes count up where the key's position counts down.
+    # (h, m1, m2, ..., m1, m2, ...): the last axes are in reverse order of the key's position.
     # Contiguous first: flipping the overlapping views is slow, and its gradient much more so.
     ndim = len(shape)
     pairs = table.contiguous().flip(tuple(range(1 + ndim, 1 + 2 * ndim)))

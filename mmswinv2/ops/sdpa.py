@@ -1,6 +1,6 @@
 """Window attention through torch's fused attention, on any device.
 
-A call for each group of windows of one size; backward (see `recompute`) takes a few at a time.
+Each group of windows of one size is one call; backward (see `recompute`) takes a few at a time.
 """
 
 from contextlib import nullcontext
@@ -20,7 +20,7 @@ from .windows import WindowGrid, from_windows, join_runs, split_runs, to_windows
 _SCORES_AT_ONCE = 2**20
 
 _CPU_KERNEL = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-if _CPU_KERNEL not in flop_counter.flop_registry:  # torch counts its kernels of GPUs alone
+if _CPU_KERNEL not in flop_counter.flop_registry:  # torch counts only its GPU kernels
 
     @flop_counter.register_flop_formula(_CPU_KERNEL)
     def _cpu_kernel_flop(q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
@@ -38,7 +38,7 @@ def _forward(
     outs = []
     for box, runs in zip(split_runs(qkv, grid), product(*grid.runs), strict=True):
         windows, bias = to_windows(box, runs), expand(table, tuple(size for size, _ in runs))
-        # torch's kernel for CPUs takes it in float32 beside half precision, which would round it
+        # torch's CPU kernel takes a float32 mask with half precision tensors; a cast would round it
         rounded = windows.device.type != 'cpu' or windows.dtype == torch.float64
         mask = (bias.to(windows.dtype) if rounded else bias)[None]
         outs.append([_fused(some, scale, mask) for some in windows.split(at_once or len(windows))])
@@ -49,9 +49,9 @@ def _fused(windows: Tensor, scale: Tensor, mask: Tensor) -> Tensor:
     """``(W, N, 3 C)`` to ``(W, N, C)``."""
     qkv = windows.unflatten(-1, (3, len(scale), -1))  # [W, N, 3, h, d]
     scales = torch.stack([scale, torch.ones_like(scale)]).flatten(2)  # [2, h, 1]
-    directions = cosine_directions(qkv[:, :, :2], scales).to(qkv.dtype)  # a pass over both
+    directions = cosine_directions(qkv[:, :, :2], scales).to(qkv.dtype)  # q and k in one pass
     q, k, v = (t.transpose(1, 2) for t in (*directions.unbind(2), qkv[:, :, 2]))
-    # autocast would round a mask that is of another type
+    # autocast would round a mask of another dtype
     off = torch.autocast('cpu', enabled=False) if mask.dtype != q.dtype else nullcontext()
     with off:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
@@ -62,7 +62,7 @@ def _join(outs: list[list[Tensor]], grid: WindowGrid) -> Tensor:
     """Windows ``(W, N, C)`` of each box, in parts, to a map ``(B, *S, C)``."""
     boxes = [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in outs]
     all_runs = list(product(*grid.runs))
-    if torch.is_grad_enabled():  # for second derivatives
+    if torch.is_grad_enabled():  # differentiable, for second derivatives
         return join_runs(
             [from_windows(w, runs) for w, runs in zip(boxes, all_runs, strict=True)], grid
         )
@@ -70,7 +70,7 @@ def _join(outs: list[list[Tensor]], grid: WindowGrid) -> Tensor:
     out = boxes[0].new_empty(len(boxes[0]) // count, *grid.size, boxes[0].shape[-1])
     for windows, box, runs in zip(boxes, split_runs(out, grid), all_runs, strict=True):
         view = windows_first(box, runs)
-        view.copy_(windows.view(view.shape))  # one copy, where joining makes one for each axis
+        view.copy_(windows.view(view.shape))  # one copy; join_runs makes one for each axis
     return out
 
 

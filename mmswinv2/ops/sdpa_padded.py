@@ -1,9 +1,9 @@
 """Window attention as one call of torch's fused attention, for GPUs without Triton.
 
-On a GPU a call costs more than the work on a few windows, so here all windows have one size: the
-map is filled up with zeros, and keys outside of it are hidden. A mask for every window would be as
-large as the scores; instead queries get a channel of ones, and keys one that is zero, or, outside,
-so small that nothing attends to them.
+On a GPU a launch costs more than the work on a few windows, so here all windows have one size: the
+map is padded with zeros, and keys in the padding are masked. A mask for every window would be as
+large as the scores. Instead, queries get a channel of ones, and keys get a channel that is 0 on the
+map and -1e4 in the padding, so that no query attends to the padding.
 """
 
 import torch
@@ -14,10 +14,10 @@ from .recompute import attention, can_recompute
 from .reference import cosine_directions, expand, fold, window_gradients
 from .windows import Runs, WindowGrid, cover, from_windows, to_windows
 
-_HIDDEN = -1e4  # in reach of half precision
-_MARKS = 8  # channels are added by eights, or the fused kernels do not take them
-_MOST = 2**16 - 1  # windows in a call: CUDA's grids end there, in the memory-efficient kernel
-_BYTES_PER_SCORE = 20  # of what backward holds at once
+_HIDDEN = -1e4  # representable in half precision
+_MARKS = 8  # channels added; the fused kernels need a multiple of 8
+_MOST = 2**16 - 1  # windows in a call: limit of CUDA's grid in the memory-efficient kernel
+_BYTES_PER_SCORE = 20  # peak memory of backward
 _SHARE_OF_FREE_MEMORY = 0.25
 
 
@@ -54,7 +54,7 @@ class _Padding:
         return x.contiguous()
 
     def hidden(self, like: Tensor, batch: int) -> Tensor:
-        """What is added to the scores of the keys of all windows, ``(W, N)``."""
+        """The mask that is added to the scores of the keys of all windows, ``(W, N)``."""
         return self.cut(like.new_zeros(1, *self.size, 1), _HIDDEN)[..., 0].repeat(batch, 1)
 
 
@@ -105,7 +105,7 @@ def _backward(
 
 
 def _windows_at_once(bias: Tensor) -> int:
-    """How many windows backward may take in a step, by what is free on the device."""
+    """How many windows backward may take in a step, given the free memory of the device."""
     free = 2**32
     if bias.is_cuda and torch.cuda.is_available():
         free = torch.cuda.mem_get_info(bias.device)[0]

@@ -1,6 +1,6 @@
 """The ragged window grid: where windows start and end along each axis, and how to cut and join.
 
-Swin shifts its windows by rolling the map, and hides with a mask what the roll brought together.
+Swin shifts its windows by rolling the map, and masks pairs of tokens that only the roll joined.
 Cutting each axis at the shifted boundaries gives the same windows with nothing to roll, pad or
 mask: a border window is just smaller. Along an axis of n tokens, window M, shift s:
 
@@ -8,8 +8,8 @@ mask: a border window is just smaller. Along an axis of n tokens, window M, shif
     n > M, s = 0    M, M, ..., rest
     n > M, s > 0    s, M, M, ..., rest
 
-Neighbouring windows of one size form a *run*, of which an axis has three at most. All windows in a
-box of runs are cut with views and one copy; there is no index of tokens.
+Neighbouring windows of one size form a *run*; an axis has three at most. One run per axis makes a
+*box*, whose windows are all cut with views and one copy; there is no index of tokens.
 """
 
 from typing import Any, NamedTuple
@@ -40,20 +40,20 @@ class WindowGrid(NamedTuple):
 
     @property
     def extent(self) -> tuple[int, ...]:
-        """Size of the largest window along each axis; in graphs `bound`, which is a constant."""
+        """Size of the largest window along each axis; in graphs its constant upper bound."""
         least = bound if torch.compiler.is_compiling() else min
         return tuple(least(n, m) for n, m in zip(self.size, self.window, strict=True))
 
 
 def bound(length: Any, window: int) -> int:
-    """The least power of two below M that an axis of the map is known not to exceed, else M.
+    """Upper bound of a window's size: the least power of two not below the length, at most M.
 
-    A constant in graphs, where the length may be a symbol; powers of two, as kernels are compiled
-    anew for every size of a window.
+    It is a constant in graphs, where the length may be symbolic and only a bound of it is known.
+    Powers of two limit the number of sizes, as kernels are compiled for each size of a window.
     """
     if not torch.compiler.is_compiling():
         return min(window, 1 << (length - 1).bit_length())
-    from torch.fx.experimental.symbolic_shapes import statically_known_true  # takes a second
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # slow to import
 
     size = 1
     while size < window and not statically_known_true(length <= size):
@@ -71,10 +71,10 @@ def axis_runs(length: int, window: int, shift: int) -> Runs:
 
 
 def cover(length: Any, window: int, shift: int) -> tuple[Any, Any]:
-    """Whole windows that cover an axis: tokens that the first lacks in front, and their number.
+    """Number of padding tokens before an axis, and number of whole windows that then cover it.
 
     Args:
-        length: tokens along the axis; may be a symbol of a graph.
+        length: tokens along the axis; may be a symbolic size of a graph.
         window: tokens of a window.
         shift: see `WindowGrid`.
     """

@@ -1,4 +1,4 @@
-"""Variants above the block: the same parameters, keys and numbers, computed another way."""
+"""Other classes of block: the same parameters, keys and numbers, computed another way."""
 
 from ..core.attention import WindowAttention
 from ..core.block import Block

@@ -1,9 +1,9 @@
-"""A block a few windows at a time, on CPUs.
+"""A block that is computed a few windows at a time, on CPUs.
 
-What the tokens of a few windows need between the block's input and its output fits into the
-processor's caches, and into memory that is used again for the next ones; new memory for the whole
-map costs a page fault each 4 KiB, as long as many a product. In training the block's input alone is
-kept for backward, and each chunk is computed again.
+The intermediate tensors of a few windows fit into the processor's caches, and their memory is
+reused for the next windows. New memory for the whole map costs a page fault per 4 KiB, which can
+take as long as a matrix product. In training only the block's input is kept for backward, and each
+chunk is recomputed.
 """
 
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ from ..core.layers import LayerNorm, LoRALinear, is_plain
 from ..ops import WindowGrid
 from ..ops.modes import PLAIN, is_eager
 
-_TOKENS_PER_THREAD = 2048  # of a chunk: python -m benchmarks.paths
-_FASTER_FROM = 2**13  # tokens, in inference: python -m benchmarks.paths
+_TOKENS_PER_THREAD = 2048  # in a chunk; measured by python -m benchmarks.paths
+_FASTER_FROM = 2**13  # tokens, in inference; measured by python -m benchmarks.paths
 _KINDS = (
     WindowAttention, ContinuousPositionBias, MLP, DropPath, LayerNorm, LoRALinear, nn.Linear,
     nn.Dropout, nn.ReLU, nn.Identity,
@@ -41,7 +41,7 @@ class Chunk(NamedTuple):
 
 
 class ChunkedBlock(Block):
-    """A block that goes through its map in chunks, wherever that changes nothing."""
+    """A block that computes its map in chunks, wherever that gives the same result."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, *S, C) -> (B, *S, C)``."""
@@ -59,7 +59,7 @@ class ChunkedBlock(Block):
         return self.compute_chunks(x, chunks, table, scales)
 
     def fits(self, x: Tensor) -> bool:
-        """Whether chunks give what the whole map gives, and nobody looks at what is in between.
+        """Whether chunks give the same result as the whole map, and no hook sees the difference.
 
         Not under torch.compile, tracing or function transforms, with dropout, or where a hook or
         another layer has been put into the block.
@@ -84,7 +84,7 @@ class ChunkedBlock(Block):
         table: Tensor,
         scales: tuple[Tensor | None, Tensor | None],
     ) -> Tensor:
-        """Both branches, chunk by chunk."""
+        """Compute both branches, chunk by chunk."""
         out = torch.empty_like(x)
         for chunk in chunks:
             out[chunk.box] = self.compute_chunk(x[chunk.box].contiguous(), chunk, table, scales)
@@ -97,18 +97,18 @@ class ChunkedBlock(Block):
         table: Tensor,
         scales: tuple[Tensor | None, Tensor | None],
     ) -> Tensor:
-        """Both branches of the tokens of one chunk; `scales` are those of all maps."""
+        """Compute both branches for the tokens of one chunk; `scales` are those of all maps."""
         first, second = (s if s is None else s[chunk.box[0]] for s in scales)
         return self.compute(some, chunk.grid, table, (first, second))
 
 
 class AutoBlock(ChunkedBlock):
-    """A block that takes the fastest way: in chunks where they win time, else all at once."""
+    """A block that takes the fastest way: in chunks where they save time, else all at once."""
 
     def fits(self, x: Tensor) -> bool:
-        """Whether chunks win time: on large maps, and not in training, which computes them twice.
+        """Whether chunks save time: on large maps, and not in training, which computes them twice.
 
-        Frozen blocks are not trained. ``python -m benchmarks.paths`` shows by how much.
+        Frozen blocks are not in training. ``python -m benchmarks.paths`` measures the difference.
         """
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self.parameters())):
             return False
@@ -118,7 +118,7 @@ class AutoBlock(ChunkedBlock):
 
 
 class _Recomputed(torch.autograd.Function):
-    """Keeps the input for backward, which computes each chunk again."""
+    """Keeps only inputs and parameters for backward, which recomputes each chunk."""
 
     @staticmethod
     def forward(
@@ -158,17 +158,17 @@ class _Recomputed(torch.autograd.Function):
                 d_x[chunk.box] = grads[-1]
             for t, d in zip(wanted, grads, strict=False):
                 if d is not None:
-                    d = d.to(torch.promote_types(d.dtype, torch.float32))  # a sum of many
+                    d = d.to(torch.promote_types(d.dtype, torch.float32))  # summed over chunks
                     sums[t] = sums[t].add_(d) if t in sums else d
         gradients = (sums[t].to(t.dtype) if t in sums else None for t in tensors)
         return (None, None, None, d_x, *gradients)
 
 
 def _with_parameters(module: nn.Module, parameters: dict[int, Tensor]) -> Any:
-    """The same modules around other parameters, by the `id` of the old ones.
+    """A copy of the modules with other parameters, given by the `id` of the old ones.
 
-    `torch.func.functional_call` would put them into `module` for a while, where other threads,
-    which may share it, would find them.
+    `torch.func.functional_call` would put them into `module` temporarily, where other threads that
+    share the module would see them.
     """
     twin = object.__new__(type(module))
     twin.__dict__ = dict(module.__dict__)
@@ -184,7 +184,7 @@ def _with_parameters(module: nn.Module, parameters: dict[int, Tensor]) -> Any:
 
 
 def _autocast(dtype: torch.dtype | None) -> torch.autocast:
-    """Autocast as in the forward pass; casts that are kept would lack their gradient."""
+    """Autocast as in the forward pass, without its cache, as cached casts have no gradient."""
     return torch.autocast('cpu', dtype, dtype is not None, cache_enabled=False)
 
 
@@ -194,7 +194,7 @@ def split_grid(batch: int, grid: WindowGrid, tokens: int) -> Iterator[Chunk]:
     Args:
         batch: number of maps.
         grid: the windows of a map.
-        tokens: at most so many tokens make a box, unless a window has more.
+        tokens: maximum number of tokens in a box, unless a window has more.
     """
     sizes = [[m for m, count in runs for _ in range(count)] for runs in grid.runs]
     axes = [[1] * batch, *sizes]
@@ -213,7 +213,7 @@ def split_grid(batch: int, grid: WindowGrid, tokens: int) -> Iterator[Chunk]:
 
 
 def _pieces(sizes: list[int], limit: int) -> list[slice]:
-    """Pieces of an axis with windows of these sizes, whole windows, none longer than `limit`."""
+    """Cut an axis with windows of these sizes into pieces of whole windows, up to `limit` long."""
     ends = [0]
     for end, size in zip(accumulate(sizes), sizes, strict=True):
         if end - size > ends[-1] and end - ends[-1] > limit:

@@ -1,6 +1,6 @@
 """The operators as Triton kernels, on NVIDIA's GPUs.
 
-Triton is imported when the first tensor comes that a kernel fits.
+Triton is imported only once a tensor is on a GPU that the kernels support.
 """
 
 import warnings
@@ -22,9 +22,9 @@ _WIDEST_HEAD = 128
 
 @torch.compiler.assume_constant_result
 def runs_on(device: torch.device) -> bool:
-    """Whether the kernels run on a device: NVIDIA's from Ampere on, with Triton installed.
+    """Whether the kernels run on a device: NVIDIA GPUs from Ampere on, with Triton installed.
 
-    AMD's cards take torch's operators: nobody has tried the kernels there.
+    AMD GPUs use torch's operators, as the kernels are untested there.
     """
     return _runs_on(device)
 
@@ -41,9 +41,9 @@ def _runs_on(device: torch.device) -> bool:
 
 
 def driver_starts() -> bool:
-    """Whether Triton can be used: it compiles a part of its driver in C when it is first needed.
+    """Whether Triton can be used: at first use it compiles a part of its driver in C.
 
-    Warns where it cannot, for want of a C compiler or of Python's headers.
+    Warns if that fails, mostly because a C compiler or Python's headers are missing.
     """
     from triton.runtime import driver
 
@@ -84,14 +84,14 @@ def attend(
     dropout: float = 0.0,
     windows_at_once: int | None = None,
 ) -> Tensor:
-    """See `mmswinv2.ops.attend`; no scores are kept, however many windows attend at once."""
+    """See `mmswinv2.ops.attend`; `windows_at_once` is ignored, as no scores are stored."""
     from . import attention
 
     return attention.attend(qkv, grid, table, scale, dropout)
 
 
 def fits_add_norm(x: Tensor, y: Tensor, weight: Tensor) -> bool:
-    """Rows that a program can hold, and a sum in the dtype of `x`."""
+    """Branch and residual stream of one shape, whose sum has the dtype of `x`."""
     sum_dtype = torch.promote_types(x.dtype, weight.dtype)
     return _fits(x, y, weight) and sum_dtype == x.dtype and x.shape == y.shape
 
@@ -106,7 +106,7 @@ def add_norm(
 
 
 def fits_position_bias(*weights: Tensor) -> bool:
-    """Windows of up to three axes, and no more heads than a program can hold."""
+    """Windows of up to three axes, and up to 128 heads, as one program holds all of them."""
     return _fits(*weights) and weights[0].shape[1] <= 3 and weights[2].shape[0] <= 128
 
 

@@ -1,6 +1,6 @@
 """Window attention by Triton kernels: an operator of torch, and how its kernels are launched."""
 
-from __future__ import annotations  # torch 2.6 takes Sequence in operators by its name alone
+from __future__ import annotations  # torch 2.6 knows Sequence only as a string annotation
 
 import math
 from collections.abc import Iterable, Sequence
@@ -19,8 +19,8 @@ from .direct import with_gradient
 
 # For the gradient of the table: programs that share the windows, and numbers in memory at a time
 _PROGRAMS, _PAIRS = 1056, 2**26
-_ALIGNED = 512  # numbers of the aligned table that a program makes
-_FOLDED = 4096  # numbers that a program folds at a time, for at most so many offsets:
+_ALIGNED = 512  # numbers of the aligned table that a program computes
+_FOLDED = 4096  # numbers that a program folds at a time, for at most _OFFSETS offsets
 _OFFSETS = 64
 
 
@@ -36,7 +36,7 @@ def _takes_tf32() -> bool:
 
 
 class _Call:
-    """What all kernels of one call are given."""
+    """The arguments that all kernels of one call share."""
 
     def __init__(
         self,
@@ -76,12 +76,12 @@ class _Call:
         self.in_window = self.numbered(torch.sym_min(n, m) for n, m, _ in axes)
 
     def numbered(self, size: Iterable[Any]) -> Any:
-        """How many numbers the tokens of a window of a size take, see `kernels._numbered`."""
+        """Upper bound of the token numbers in a window of a size, see `kernels._numbered`."""
         s0, s1, _ = _three(list(size), 1)
         return ((s0 - 1) * self.window[1] + s1) * self.window[2]
 
     def blocks(self, kernel: str) -> Blocks:
-        """How a kernel is cut into blocks here."""
+        """The block sizes of a kernel for this call."""
         return choose_blocks(kernel, *self.blocks_for)
 
     def align(self, table: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class _Call:
     def run(
         self, kernel: Any, blocks: Blocks, grid: tuple[Any, ...], *tensors: Any, **more: Any
     ) -> None:
-        """Launch a kernel on its tensors; `more` are numbers and options of its own."""
+        """Launch a kernel on its tensors; `more` are numbers and options that only it takes."""
         wrap_triton(kernel)[grid](
             *tensors,
             *self.numbers,
@@ -180,7 +180,7 @@ def _attend_backward(
     shift: Sequence[int],
     needs_table: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of qkv, of the table, if it is needed, and, ``(h,)``, of the scale."""
+    """Gradients of qkv, of the table (empty if not needed), and of the scale, ``(h,)``."""
     call = _Call(qkv, table, dropout, window, shift)
     d_qkv, delta = torch.empty_like(qkv), torch.empty_like(lse)
     with torch.cuda.device_of(qkv):
@@ -232,7 +232,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _gradients(run: Any, ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     qkv, table, scale, seed, out, lse = ctx.saved_tensors
-    needs_table = ctx.needs_input_grad[1]  # not of a frozen position bias
+    needs_table = ctx.needs_input_grad[1]  # false if the position bias is frozen
     d_qkv, d_table, d_scale = run(
         grad.contiguous(), qkv, table, scale, seed, out, lse, *ctx.numbers, needs_table
     )
@@ -249,11 +249,11 @@ _attend_with_gradient = with_gradient(
 
 def attend(qkv: Tensor, grid: WindowGrid, table: Tensor, scale: Tensor, dropout: float) -> Tensor:
     """See `mmswinv2.ops.attend`."""
-    # a window far larger than the map takes the memory and the time of its own size
+    # bounded by the map, as memory and time grow with the window even where it exceeds the map
     window = [bound(n, m) for n, m in zip(grid.size, grid.window, strict=True)]
     shift = [s if w == m else 0 for w, m, s in zip(window, grid.window, grid.shift, strict=True)]
     for axis, (t, m) in enumerate(zip(table.shape[1:], window, strict=True), start=1):
-        if t > 2 * m - 1:  # offsets that no window has
+        if t > 2 * m - 1:  # drop offsets that occur in no window
             table = table.narrow(axis, (t - 2 * m + 1) // 2, 2 * m - 1)
     seed = None
     if dropout:

@@ -1,12 +1,13 @@
 """The kernels of window attention, on tokens in the order of the map.
 
-A program takes one block of queries (or keys) of one head in one window. The place of the window on
-the map is arithmetic, so that border windows and maps of any size need no index. The biases of a
-query and a row of keys lie side by side in the table of offsets, whose last axis is turned round
-for it, and are read in vectors: there are as many copies of the table as a vector has numbers, each
-a number further on, so that one of them is aligned. They stay in the caches, which an N x N bias
-would not. Softmax is computed block by block in base 2, and its logarithm kept for backward, which
-computes the scores again (Dao et al., FlashAttention, https://arxiv.org/abs/2205.14135).
+A program takes one block of queries (or keys) of one head in one window. The position of the window
+on the map is computed, so that border windows and maps of any size need no index. The biases of a
+query and a row of keys are contiguous in the table of offsets, whose last axis is reversed for
+this, and are read in vectors. There is one copy of the table for each element of a vector, each
+shifted by one more element, so that one copy is aligned for any query. The copies fit into the
+caches, which an N x N bias would not. Softmax is computed block by block in base 2, and the
+logarithm of its sum is kept for backward, which recomputes the scores (Dao et al., FlashAttention,
+https://arxiv.org/abs/2205.14135).
 
 Maps of fewer than three axes get leading axes of one token.
 """
@@ -18,7 +19,7 @@ import triton.language as tl
 
 _LOG2_E = tl.constexpr(math.log2(math.e))
 _TINY = tl.constexpr(1e-10)  # a vector whose squared length is smaller has no direction
-# Sizes change from image to image: no kernel is compiled anew for them.
+# Sizes change from image to image, so kernels are not specialized for them.
 SIZES = ('n0', 'n1', 'n2', 'm0', 'f0', 'f1', 'f2', 'heads', 'tokens')
 OFFSETS = ('t0', 't1', 't2')
 
@@ -43,9 +44,9 @@ def _window(w, n0, n1, n2, m0, f0, f1, f2, M1: tl.constexpr, M2: tl.constexpr):
 
 @triton.jit
 def _places(i, s0, s1, s2, n1, n2, M1: tl.constexpr, M2: tl.constexpr):
-    """Of the tokens i of a window: how far from its first on the map, and whether they exist.
+    """Offsets of the tokens i of a window from its first token on the map, and whether they exist.
 
-    They are numbered as in a whole window, which divides by constants.
+    Tokens are numbered as in a whole window, so that all divisors are constants.
     """
     i0, i1, i2 = i // (M1 * M2), i // M2 % M1, i % M2
     exists = (i0 < s0) & (i1 < s1) & (i2 < s2)
@@ -54,19 +55,19 @@ def _places(i, s0, s1, s2, n1, n2, M1: tl.constexpr, M2: tl.constexpr):
 
 @triton.jit
 def _row_size(M2: tl.constexpr, RUN: tl.constexpr):
-    """Numbers of a row of offsets in an aligned table."""
+    """Elements in a row of offsets of the aligned table, padding included."""
     return (2 * M2 - 1 + RUN - 1 + RUN - 1) // RUN * RUN
 
 
 @triton.jit
 def _aligned_size(m0, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr):
-    """Numbers of a head's part of the aligned table."""
+    """Elements in one head's part of the aligned table."""
     return (2 * m0 - 1) * ((2 * M1 - 1) * RUN * _row_size(M2, RUN))
 
 
 @triton.jit
 def _query_at(i, m0, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr):
-    """Where the biases of the queries i begin in a head's part; numbers past a window wrap."""
+    """Index of the first bias of the queries i in a head's part; i past the window wraps around."""
     i %= m0 * M1 * M2
     row = (i // (M1 * M2) + m0 - 1) * (2 * M1 - 1) + i // M2 % M1 + M1 - 1
     place = M2 - 1 - i % M2
@@ -77,7 +78,7 @@ def _query_at(i, m0, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr):
 
 @triton.jit
 def _key_at(j, m0, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr):
-    """What the keys j add to it; RUN keys lie side by side."""
+    """Index of the keys j relative to `_query_at`; RUN keys are contiguous."""
     j %= m0 * M1 * M2
     row = j // (M1 * M2) * (2 * M1 - 1) + j // M2 % M1
     return tl.max_contiguous(tl.multiple_of(j % M2 - row * _row_size(M2, RUN), RUN), RUN)
@@ -85,13 +86,13 @@ def _key_at(j, m0, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr):
 
 @triton.jit
 def _masked(there):
-    """What is added to scores: nothing, or what makes their probability 0."""
+    """Mask to add to scores: 0, or -inf, which makes the probability 0."""
     return tl.where(there, 0.0, -float('inf'))
 
 
 @triton.jit
 def _numbered(s0, s1, M1: tl.constexpr, M2: tl.constexpr):
-    """How many numbers the tokens of a window take."""
+    """Exclusive upper bound of the token numbers in a window, see `_places`."""
     return ((s0 - 1) * M1 + s1) * M2
 
 
@@ -129,7 +130,7 @@ def _through_direction(grad, unit, inverse):
 def _kept(seed, first, queries, keys, heads, head, tokens, dropout):
     """1 / (1 - dropout) for the probabilities that stay, 0 for those that are dropped.
 
-    The same for a pair of tokens of the map in every kernel.
+    Every kernel gets the same value for the same pair of tokens of the map.
     """
     dropout = tl.cast(dropout, tl.float32)  # compiled graphs hand over float64
     pair = ((first + queries)[:, None] * heads + head) * tokens + (first + keys)[None, :]
@@ -141,11 +142,11 @@ def align_table(
     table, aligned, m0, t0, t1, t2, numbers,
     M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """RUN copies of each head's table, in base 2; 0 where the table does not reach."""
+    """Make RUN shifted copies of each head's table, scaled to base 2; 0 outside of the table."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     head, i = at // _aligned_size(m0, M1, M2, RUN), at % _aligned_size(m0, M1, M2, RUN)
     rows, row = (2 * m0 - 1) * (2 * M1 - 1), i // _row_size(M2, RUN)
-    place = i % _row_size(M2, RUN) + row // rows  # of the last axis, turned round
+    place = i % _row_size(M2, RUN) + row // rows  # along the last axis, reversed
     d0 = row % rows // (2 * M1 - 1) - m0 + 1 + t0 // 2
     d1 = row % rows % (2 * M1 - 1) - M1 + 1 + t1 // 2
     d2 = M2 - 1 - place + t2 // 2
@@ -215,7 +216,7 @@ def attend_backward_q(
     RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
-    """A program: (block of queries, window), head; keeps sum(grad * out) for the others."""
+    """A program: (block of queries, window), head; stores sum(grad * out) for the other kernels."""
     blocks = tl.cdiv(_numbered(tl.minimum(n0, m0), tl.minimum(n1, M1), M1, M2), BQ)
     head, w = tl.program_id(1), tl.program_id(0) // blocks
     first, s0, s1, s2 = _window(w, n0, n1, n2, m0, f0, f1, f2, M1, M2)
@@ -381,14 +382,14 @@ def fold_pairs(
     pairs, d_table, t0, t1, t2, shares, first_head,
     M1: tl.constexpr, M2: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A program: some offsets along the last axis, of one offset along the others, of one head.
+    """A program: some offsets along the last axis, one offset along each other axis, one head.
 
-    It sums `pairs` ``(shares, heads, n, n)`` over the pairs of tokens so far from each other.
+    It sums `pairs` ``(shares, heads, n, n)`` over the pairs of tokens at each of these offsets.
     """
     e0, e1, e2 = (t0 + 1) // 2, (t1 + 1) // 2, (t2 + 1) // 2
     n, heads = _numbered(e0, e1, M1, M2), tl.num_programs(1)
     d0, d1 = tl.program_id(0) // t1 - t0 // 2, tl.program_id(0) % t1 - t1 // 2
-    c0, c1 = e0 - tl.abs(d0), e1 - tl.abs(d1)  # so many rows of queries have such a row of keys
+    c0, c1 = e0 - tl.abs(d0), e1 - tl.abs(d1)  # rows of queries with a row of keys at this offset
     offsets = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     queries = shares * c0 * c1 * e2
     acc = tl.zeros([ROWS, BLOCK], tl.float32)

@@ -1,10 +1,10 @@
 """The table of the position bias as one Triton kernel, and its gradients as another.
 
-Coordinates of all offsets, two linear layers with a ReLU between them and the sigmoid: with torch's
-operators some twenty launches for each block, of next to no work.
+It computes the coordinates of all offsets, two linear layers with a ReLU between them, and the
+sigmoid. With torch's operators these are about twenty launches for each block, with little work.
 """
 
-from __future__ import annotations  # torch 2.6 takes Sequence in operators by its name alone
+from __future__ import annotations  # torch 2.6 knows Sequence only as a string annotation
 
 import math
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ from torch.utils import flop_counter
 from .direct import with_gradient
 
 _SIZES = ('heads', 'offsets', 't0', 't1', 't2')
-# Offsets and hidden units at a time
+# Offsets and hidden units per step
 _FORWARD = dict(BLOCK=16, UNITS=64)
 _BACKWARD = dict(BLOCK=64, UNITS=16)
-_STEPS = 2  # of a program of the backward pass, one after the other
-# Products of float32, to 2^-21, on matrix units: https://arxiv.org/abs/2203.03341
+_STEPS = 2  # consecutive steps of a program in the backward pass
+# float32 products with an error of 2^-21 on tensor cores: https://arxiv.org/abs/2203.03341
 _PRECISION = 'tf32x3'
 
 
@@ -80,7 +80,7 @@ def position_bias_backward(
     HIDDEN: tl.constexpr, AXES: tl.constexpr, HEADS: tl.constexpr,
     BLOCK: tl.constexpr, UNITS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A program: some hidden units, every so many offsets, all heads.
+    """A program: a block of hidden units, a strided share of the offsets, all heads.
 
     Its sums go to a row of `parts`: the gradients of w1, b1 and w2, one after the other.
     """
@@ -137,7 +137,7 @@ def _numbers(
         PRECISION=_PRECISION,
         **cut,
     )
-    if options['HEADS'] > 32:  # as many as registers hold
+    if options['HEADS'] > 32:  # limited by the registers
         options['BLOCK'] = max(16, options['BLOCK'] * 32 // options['HEADS'])
     return numbers, options
 
@@ -228,7 +228,7 @@ def position_bias(
 def _flop(
     w1: tuple[int, int], b1: Any, w2: tuple[int, int], *_: Any, out_shape: Any = None, **__: Any
 ) -> int:
-    """Both layers; `out_shape` is that of the table."""
+    """Both layers; `out_shape` is the shape of the table."""
     return 2 * math.prod(out_shape[1:]) * w1[0] * (w1[1] + w2[0])
 
 

@@ -1,6 +1,6 @@
-"""How the kernels of attention are cut into blocks: a table per kind of card and window.
+"""Block sizes of the attention kernels: a table by compute capability of the GPU and window.
 
-``python -m benchmarks.kernels --tune`` measures on the card at hand and writes `blocks.json`.
+``python -m benchmarks.kernels --tune`` measures on the local GPU and writes `blocks.json`.
 """
 
 import json
@@ -35,8 +35,8 @@ def choose_blocks(
         itemsize: bytes of a number.
 
     Returns:
-        Those of the newest kind of card not newer than this one, and of the smallest window and
-        head that are not smaller than these.
+        Those of the highest tuned compute capability not above the device's, and of the smallest
+        tuned head and window that are not smaller than the given ones; else of the nearest.
     """
     return _look_up(kernel, _capability(device), tokens, width, itemsize)
 
@@ -62,7 +62,7 @@ def table() -> list[dict]:
 
 @cache
 def _capability(device: torch.device) -> int:
-    if device.type != 'cuda' or not torch.cuda.is_available():  # interpreted, or counted
+    if device.type != 'cuda' or not torch.cuda.is_available():  # interpreted, or fake tensors
         return 80
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor

@@ -1,8 +1,8 @@
-"""The short way to the kernels in eager mode.
+"""A direct call of the kernels in eager mode, without the dispatch of a registered operator.
 
-A registered operator costs the host more than a kernel costs the GPU on small maps. So an operator
-is registered for whoever looks (graphs, dispatch modes, fake tensors), and everybody else gets an
-autograd function around the same code.
+On small maps, that dispatch takes the host longer than a kernel takes the GPU. So the registered
+operator is called only where it is needed (graphs, dispatch modes, fake tensors). All other calls
+use an autograd function around the same code.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ from torch.autograd.function import once_differentiable
 
 
 def digest(folder: Path) -> str:
-    """A name for what the files of a folder hold."""
+    """SHA-256 of the contents of a folder's files."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
     return hashlib.sha256(b''.join(path.read_bytes() for path in files)).hexdigest()
 
 
-# torch.compile keeps what it has compiled on disk, under a key made of the operators of a graph and
-# their arguments. With this one, another version of the kernels is compiled anew.
+# torch.compile caches compiled graphs on disk, under a key made of the operators of a graph and
+# their arguments. As an argument, this digest makes another version of the kernels recompile.
 SOURCES = digest(Path(__file__).parent)
 
 
@@ -43,19 +43,19 @@ def with_gradient(
     setup_context: Callable[[Any, tuple[Any, ...], Any], None],
     gradients: Callable[..., tuple[Tensor | None, ...]],
 ) -> Callable[..., Any]:
-    """Register the gradient of an operator, and make the function that calls it or goes around it.
+    """Register the gradient of an operator, and make the function that calls or bypasses it.
 
     Args:
         operators: the operator and that of its backward pass, made with `torch.library.triton_op`.
             The last argument of the first is ``sources: str = ''``, which it ignores.
-        functions: what they were made of.
+        functions: the functions from which the operators were made.
         setup_context: see `torch.autograd.Function`.
-        gradients: ``gradients(backward, ctx, *grads)`` of all arguments but `sources`, where
-            `backward` is the operator of the backward pass, or its function.
+        gradients: ``gradients(backward, ctx, *grads)`` returns those of all arguments but
+            `sources`; `backward` is the operator of the backward pass, or its function.
 
     Returns:
-        a function of the operator's arguments but `sources`, the first of which is a tensor. Around
-        the operator it has no second derivative.
+        a function of the operator's arguments but `sources`, the first of which is a tensor. Where
+        it bypasses the operator, it has no second derivative.
     """
     operator, backward_operator = operators
     forward_function, backward_function = functions

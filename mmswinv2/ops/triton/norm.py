@@ -1,7 +1,7 @@
 """``x + scale * LayerNorm(y)`` as one Triton kernel, and its gradients as another.
 
 Without them the residual stream is read and written three times for each branch. Statistics are in
-float32, and computed again in backward, where rows are in registers anyway.
+float32, and are recomputed in backward, where the rows are in registers anyway.
 """
 
 import math
@@ -16,13 +16,13 @@ from torch.library import triton_op, wrap_triton
 from .direct import with_gradient
 
 _SIZES = ('rows', 'rows_in_map', 'programs')
-_ELEMENTS = 2048  # of a program at a time, in the forward pass
-_PROGRAMS = 1056  # that share the rows, in backward
+_ELEMENTS = 2048  # per program in the forward pass
+_PROGRAMS = 1056  # at most; they share the rows in backward
 
 
 @triton.jit
 def _normalize(y, channels, there, eps):
-    """Rows of mean 0 and variance 1, and what they were multiplied by."""
+    """Rows of mean 0 and variance 1, and their inverse standard deviations."""
     mean = tl.sum(y, 1) / channels
     centred = tl.where(there, y - mean[:, None], 0.0)
     # compiled graphs hand over numbers in float64
@@ -58,7 +58,7 @@ def add_norm_backward(
     grad, y, weight, scale, d_y, parts, eps, rows, rows_in_map, programs,
     CHANNELS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
-    """A program: every so many rows; their gradients of weight and bias go to `parts`."""
+    """A program: a strided share of the rows; its gradients of weight and bias go to `parts`."""
     program = tl.program_id(0)
     c = tl.arange(0, WIDTH)
     w = tl.load(weight + c, mask=c < CHANNELS, other=0.0).to(tl.float32)
@@ -88,7 +88,7 @@ def add_norm_backward(
 def _options(y: Tensor, scale: Tensor | None, backward: bool = False) -> dict[str, Any]:
     width = triton.next_power_of_2(y.shape[-1])
     elements = _ELEMENTS
-    if backward:  # as many as registers hold: the fewer steps, the fewer sums across a program
+    if backward:  # as many as registers hold, as each step ends with sums across the program
         elements *= 4 if width <= 512 and y.itemsize == 2 else 2
     rows = max(1, elements // width)
     return dict(
