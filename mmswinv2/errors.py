@@ -33,7 +33,7 @@ _SYSTEM = {  # number of an OSError: what it means, what to do
     errno.ENOMEM: ('memory is used up', 'give fewer workers or smaller batches'),
 }
 _IN_CONFIG = 'mend it in the config or in --cfg-options'
-_OF_VALUES = (ValueError, TypeError, KeyError, AssertionError)
+_OF_VALUES = (ValueError, TypeError, KeyError, AssertionError, RuntimeError)
 _OF_FILES = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
@@ -149,6 +149,8 @@ def explain(error: BaseException) -> str | None:
         return _unknown_argument(error, match[1], match[2])
     if match := re.search(r"'?([\w.]+) is not in the ([\w:. ]+) registry", str(error)):
         return _unknown_type(match[1], match[2])
+    if isinstance(error, ImportError):
+        return _not_installed(error)
     return _refused(error) if isinstance(error, _OF_VALUES) else None
 
 
@@ -271,6 +273,18 @@ def _refused(error: BaseException) -> str | None:
         return None
     says = ' '.join(str(error.args[0]).split()) if error.args else f'{source!r} does not hold'
     return f'{type(owner).__name__ if made else "the config"}: {says}; {_IN_CONFIG}'
+
+
+def _not_installed(error: ImportError) -> str | None:
+    """The message for a package that a type of a host asks for by its own ``raise``."""
+    frames = list(traceback.walk_tb(error.__traceback__)) or [(sys._getframe(), 0)]
+    frame, line = frames[-1]
+    source = linecache.getline(frame.f_code.co_filename, line).strip()
+    ours = str(frame.f_globals.get('__name__')).startswith(__package__)
+    if ours or not source.startswith('raise ') or 'self' not in frame.f_locals:
+        return None
+    says = ' '.join(str(error).split())
+    return f'{type(frame.f_locals["self"]).__name__}: {says}; or take it out of the config'
 
 
 def _unknown_type(name: str, registry: str) -> str:

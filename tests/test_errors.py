@@ -324,6 +324,34 @@ def test_a_frame_that_has_rebound_what_it_was_given():
     assert "no argument 'iou_thresh'" in explain(caught(lambda: rebind(**{'iou_thresh': 1})))
 
 
+def test_packages_that_a_type_of_a_host_asks_for(monkeypatch):
+    from mmengine.visualization import WandbVisBackend
+
+    monkeypatch.setitem(sys.modules, 'wandb', None)
+    said = explain(caught(lambda: WandbVisBackend('somewhere').experiment))
+    assert said.startswith('WandbVisBackend: ') and 'pip install wandb' in said
+    assert said.endswith('; or take it out of the config')
+    monkeypatch.setitem(sys.modules, 'nothing', None)
+    assert explain(caught(lambda: __import__('nothing'))) is None
+
+
+def test_a_constructor_that_refuses_by_any_error():
+    from mmengine.registry import Registry
+
+    registry = Registry('any')
+
+    @registry.register_module()
+    class Needs:
+        def __init__(self, broken=False):
+            if broken:
+                [].pop()
+            raise RuntimeError('Package lvis is not installed')
+
+    said = explain(caught(lambda: registry.build(dict(type='Needs'))))
+    assert said.startswith('Needs: Package lvis is not installed; mend it in the config')
+    assert explain(caught(lambda: registry.build(dict(type='Needs', broken=True)))) is None
+
+
 def test_a_type_that_does_not_exist():
     said = explain(caught(lambda: TRANSFORMS.build(dict(type='mmswinv2.FiveCrops'))))
     assert "'mmswinv2.FiveCrops' is not in" in said and 'close to it: FiveCrop' in said

@@ -57,10 +57,13 @@ def main(arguments: Sequence[str]) -> None:
     from ..engine.storage import set_resume
 
     cfg = load_config(args)
+    parts = ('train_cfg', 'train_dataloader', 'optim_wrapper')
+    if missing := [part for part in parts if cfg.get(part) is None]:
+        raise UserError(f'{args.config} has no {" and no ".join(missing)}: it has nothing to train')
     if args.amp or args.amp_dtype:
         set_mixed_precision(cfg, args.amp_dtype or 'float16')
     if args.auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise UserError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...)')
         cfg.auto_scale_lr.enable = True
     if args.class_map:

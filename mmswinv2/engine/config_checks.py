@@ -127,6 +127,13 @@ _STEPS = (
     lambda value: isinstance(value, (list, tuple)) and len(value) > 0,
 )
 _ANY = '', lambda value: True
+_LEVELS = ('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL')
+
+
+def _is_level(value: Any) -> bool:
+    return is_number(value) or value in (*_LEVELS, 'WARN', 'FATAL', 'NOTSET')
+
+
 _BETAS = (
     'a list of numbers from 0 to below 1',
     lambda value: (
@@ -139,12 +146,13 @@ _RULES = {  # setting (* matches anything): description and check of its value, 
     **dict.fromkeys(('train_cfg', 'val_cfg', 'test_cfg', 'randomness', 'auto_scale_lr'), _DICT),
     **dict.fromkeys(('param_scheduler', 'val_evaluator', 'test_evaluator'), _DICTS),
     **dict.fromkeys(('work_dir', 'load_from', 'default_scope'), _TEXT),
-    'log_level': ('a text or a number', lambda value: isinstance(value, str) or is_number(value)),
+    'log_level': (f'a number or one of {", ".join(_LEVELS)}', _is_level),
     'custom_hooks': _HOOKS,
     'compile': ('a dict, True or False', lambda value: isinstance(value, (bool, Mapping))),
     'train_cfg.dynamic_intervals': _LIST,
     **dict.fromkeys((f'{loader}.batch_size' for loader in _LOADERS), _whole(1)),
     **dict.fromkeys((f'{loader}.num_workers' for loader in _LOADERS), _whole(0)),
+    **dict.fromkeys((f'{loader}.prefetch_factor' for loader in _LOADERS), _whole(1)),
     **dict.fromkeys((f'{loader}.dataset' for loader in _LOADERS), _DICT),
     'train_cfg.max_iters': _whole(1),
     'train_cfg.max_epochs': _whole(1),
@@ -156,6 +164,8 @@ _RULES = {  # setting (* matches anything): description and check of its value, 
     'optim_wrapper.optimizer.betas': _BETAS,
     **dict.fromkeys(('optim_wrapper.clip_grad', '*.paramwise_cfg', '*.custom_keys.*'), _DICT),
     'optim_wrapper.accumulative_counts': _whole(1),
+    'optim_wrapper.clip_grad.max_norm': _NOT_NEGATIVE,
+    'optim_wrapper.clip_grad.clip_value': _NOT_NEGATIVE,
     'default_hooks.logger.interval': _whole(1),
     'default_hooks.checkpoint.interval': _whole(-1),
     'auto_scale_lr.base_batch_size': _whole(1),
@@ -203,7 +213,11 @@ def check_values(cfg: Config) -> None:
                     raise UserError(
                         f'{place} in the config takes no argument {name!r}{nearest(name, names)}'
                     )
+    for name in ('env_cfg', 'default_hooks'):
+        if name in cfg and cfg[name] is None:
+            raise UserError(f'{name}=None in the config must be a dict, which may be empty')
     _check_best(cfg)
+    _check_scores(cfg)
     _check_channels(cfg)
 
 
@@ -259,6 +273,40 @@ def _takers(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
         if name == 'decode_head':
             heads = heads[:1]  # others of a cascade take more than the maps
         yield from ((f'model.{name}', head) for head in heads)
+
+
+def check_groups(cfg: Config) -> None:
+    """Raise `UserError` for a loop, its data and its evaluator of which some are ``None``."""
+    for kind in ('val', 'test'):
+        names = [f'{kind}_cfg', f'{kind}_dataloader', f'{kind}_evaluator']
+        given = [name for name in names if cfg.get(name) is not None]
+        if 0 < len(given) < len(names):
+            lacking = [name for name in names if name not in given]
+            raise UserError(
+                f'the config has {" and ".join(given)}, and no {" and no ".join(lacking)}; set all '
+                f'of {", ".join(names)}, or None for all, which leaves the '
+                f'{"validation" if kind == "val" else "test"} out'
+            )
+
+
+def _check_scores(cfg: Config) -> None:
+    """Raise `UserError` for metrics that report scores under the same names."""
+    for where in ('val_evaluator', 'test_evaluator'):
+        seen: dict[Any, str] = {}
+        for metric in hosts.as_list(cfg.get(where) or ()):
+            if not isinstance(metric, Mapping):
+                continue
+            kind = hosts.type_name(metric)
+            # IoUMetric reports aAcc whatever it is asked for
+            scores = {'CocoMetric': metric.get('metric', 'bbox'), 'IoUMetric': 'aAcc'}
+            for score in map(str, hosts.as_list(scores.get(kind, ()))):
+                key = (kind, metric.get('prefix'), score)
+                if key in seen:
+                    raise UserError(
+                        f'{where} has {kind} twice, and both report {score}; let one measure all, '
+                        'or give one of them a prefix of its own'
+                    )
+                seen[key] = score
 
 
 def _check_best(cfg: Config) -> None:

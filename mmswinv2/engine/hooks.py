@@ -14,7 +14,7 @@ from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapperDict
-from mmengine.runner import BaseLoop
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 from torch import Tensor
 
 from .. import hosts
@@ -322,8 +322,7 @@ class RepeatableHook(Hook):
     """Gives every sample and every iteration a random seed of its own; the tools add it.
 
     A resumed run thus gives the same results as an uninterrupted one, and several processes augment
-    a batch as a single process does. Samplers other than mmengine's are left unchanged, and so are
-    data sets that map indices through a list of their own, as ClassBalancedDataset does.
+    a batch as a single process does. Samplers other than mmengine's are left unchanged.
     """
 
     def before_train(self, runner: Any) -> None:
@@ -339,6 +338,8 @@ class RepeatableHook(Hook):
         for dataset in hosts.inner_datasets(loader.dataset):
             if hasattr(dataset, 'get_data_info'):
                 dataset.get_data_info = SeededInfo(dataset.get_data_info)
+        _keep_draws(loader.dataset)
+        _go_on_in_epoch(runner, numbered)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Save the total batch size; remove functions, which safe unpickling rejects."""
@@ -376,6 +377,7 @@ class _Numbered:
 
     def __init__(self, sampler: Any, seed: int) -> None:
         self.sampler, self.seed, self.drawn = sampler, seed, 0
+        self.done = 0  # samples of the first epoch that an interrupted run has used
         self._skip: Any = getattr(sampler, 'skip', None)
 
     def __getattr__(self, name: str) -> Any:
@@ -388,7 +390,11 @@ class _Numbered:
         epoch = getattr(self.sampler, 'epoch', None)  # an endless sampler has none
         if epoch is not None:
             self.drawn = 0
+        done, self.done = self.done, 0
         for index in self.sampler:
+            if self.drawn < done:
+                self.drawn += 1
+                continue
             place = self.drawn * self.sampler.world_size + self.sampler.rank
             self.drawn += 1
             yield Draw(index, _mix(self.seed, epoch or 0, place))
@@ -397,6 +403,38 @@ class _Numbered:
         """Skip the samples that this process has used before the interruption."""
         self.drawn = num_samples
         self._skip(num_samples)
+
+
+class _Places(list):
+    """Indices of samples that a wrapper repeats; that of a `Draw` keeps its seed."""
+
+    def __getitem__(self, place: Any) -> Any:
+        index = super().__getitem__(place)
+        return Draw(index, place.seed) if isinstance(place, Draw) else index
+
+
+def _keep_draws(dataset: Any) -> None:
+    """Let wrappers that look an index up in a list, as ClassBalancedDataset, keep its seed."""
+    if hasattr(dataset, 'repeat_indices'):
+        dataset.repeat_indices = _Places(dataset.repeat_indices)
+    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    for one in inner:
+        if one is not None:
+            _keep_draws(one)
+
+
+def _go_on_in_epoch(runner: Any, sampler: _Numbered) -> None:
+    """Leave out the iterations of an epoch that a checkpoint inside of it has done."""
+    loop = runner.train_loop
+    if not isinstance(loop, EpochBasedTrainLoop):
+        return
+    length = len(loop.dataloader)
+    done = loop.iter - loop.epoch * length
+    if 0 < done <= length:
+        sampler.done = done * (getattr(loop.dataloader.batch_sampler, 'batch_size', 1) or 1)
+        print_log(
+            f'{done} of {length} iterations of epoch {loop.epoch + 1} were done before', 'current'
+        )
 
 
 def _batch_size(runner: Any) -> int:

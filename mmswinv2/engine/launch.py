@@ -13,6 +13,7 @@ import mmengine
 import torch
 import yaml
 from mmengine.config import Config, ConfigDict
+from mmengine.config.utils import ConfigParsingError
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -23,7 +24,7 @@ from ..checkpoints import PUBLISHED, fetch
 from ..errors import UserError
 from ..files import check_writable
 from ..options import command_line
-from .config_checks import check_values, warn_of_misspelt, warn_of_new, warn_of_unused
+from .config_checks import check_groups, check_values, warn_of_misspelt, warn_of_new, warn_of_unused
 from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook, RepeatableHook
 from .resume import follow_config
 from .storage import (
@@ -100,8 +101,8 @@ def read_config(path: str | Path, **options: Any) -> Config:
     except RecursionError as error:
         raise UserError(f'{path} is its own _base_, by itself or by one of its bases') from error
     except (
-        AssertionError, AttributeError, ImportError, LookupError, OSError, TypeError, ValueError,
-        yaml.YAMLError,
+        AssertionError, AttributeError, ConfigParsingError, ImportError, LookupError, OSError,
+        TypeError, ValueError, yaml.YAMLError,
     ) as error:  # fmt: skip
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         merging = Path(mmengine.__file__).parent in Path(frame.f_code.co_filename).parents
@@ -154,6 +155,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         UserError: if a file or folder of the data is missing.
         CheckpointError: if a local ``load_from`` is missing, truncated or unsafe.
     """
+    check_groups(cfg)
     hosts.check_data(cfg, kinds)
     if 'train' in kinds and cfg.get('runner_type', 'Runner') != 'Runner':
         _refuse_averages(cfg)
@@ -179,6 +181,8 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         runner = Runner.from_cfg(cfg)
         if options:
             compile_features(runner.model, {} if options is True else dict(options))
+            cfg.compile = runner.cfg.compile = options  # which the copy in the work dir lacks
+            runner.dump_config()
     print_log(f'{COMMAND}{command_line()}', logger='current')
     own = [CheckDatasetHook()]
     if 'train' in kinds:
@@ -282,6 +286,8 @@ def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:
         empty = 'need at least one array to concatenate' in str(error)
         if empty and (reason := hosts.explain_empty_data(cfg, kinds)) is not None:
             raise reason from error
+        if 'multiple evaluation results with the same metric name' in str(error):
+            raise UserError(f'{error} (prefix=... of a metric does that)') from error
         raise
     except AssertionError as error:
         if 'epoch_length' not in str(error):

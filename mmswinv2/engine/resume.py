@@ -1,6 +1,7 @@
 """Resuming with the schedule and optimizer settings of the config, not of the checkpoint."""
 
 import inspect
+import itertools
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -50,6 +51,10 @@ def follow_config(runner: Any) -> None:
             _leave_best_of_others(runner)
         if runner._resume and hasattr(runner, 'saved_schedulers'):
             changes.count(runner.saved_schedulers, schedulers)
+        if runner._resume:  # schedulers may step before the first iteration of this process
+            for scheduler in itertools.chain.from_iterable(schedulers.values()):
+                if getattr(scheduler.optimizer, '_global_step', 0) < 0:
+                    scheduler.optimizer._global_step = 0
         if changes.told:
             warn(
                 'this run takes from its config, and not from the checkpoint: '

@@ -46,10 +46,13 @@ def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> No
         checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
         starts = [(cfg.train_cfg, 'val_begin')]
         if checkpoint is not None and checkpoint.get('by_epoch', True) == (unit == 'max_epochs'):
-            checkpoint.interval = min(checkpoint.get('interval', -1), length)
+            checkpoint.interval = min(checkpoint.get('interval') or -1, length)
             starts.append((checkpoint, 'save_begin'))
-        keys = ('begin_epoch', 'switch_epoch') if unit == 'max_epochs' else ('begin_iter',)
-        starts += [(hook, key) for hook in cfg.get('custom_hooks') or () for key in keys]
+        keys = ('begin_epoch', 'switch_epoch', 'action_epoch', 'begin_iter')
+        hooks = list(cfg.get('custom_hooks') or ())
+        hooks += [step for hook in hooks for step in hook.get('schedule') or ()]  # of mmpretrain
+        for hook in hooks:  # each begins at one place
+            starts += [(hook, key) for key in keys if hook.get(key)][:1]
         for node, key in starts:
             if node.get(key):
                 node[key] = _scaled(node[key], length / old)

@@ -9,7 +9,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from mmswinv2.engine.config_checks import check_values, warn_of_misspelt
+from mmswinv2.engine.config_checks import check_groups, check_values, warn_of_misspelt
 from mmswinv2.engine.launch import config_with_options, read_config
 from mmswinv2.errors import UserError, explain
 from tests.test_tools.conftest import CONFIG, ROOT
@@ -258,6 +258,8 @@ VALUES = [
     ('model.backbone.init_cfg.checkpoint', 5), ('model.test_cfg.rcnn.nms', 'soft'),
     ('default_hooks.checkpoint', 5), ('param_scheduler', [5]), ('custom_hooks', [5]),
     ('val_evaluator', [5]), ('compile', 5), ('train_cfg.dynamic_intervals', 5),
+    ('log_level', 'verbose'), ('optim_wrapper.clip_grad.max_norm', 'big'),
+    ('train_dataloader.prefetch_factor', 0),
 ]  # fmt: skip
 
 
@@ -265,6 +267,45 @@ VALUES = [
 def test_values_that_cannot_be(option, value):
     with pytest.raises(UserError, match=rf'{option}=.* in the config must be a'):
         read({option: value})
+
+
+@pytest.mark.parametrize('option', ['env_cfg', 'default_hooks'])
+def test_settings_that_runners_need(option):
+    with pytest.raises(UserError, match=f'{option}=None in the config must be a dict, which'):
+        read({option: None})
+
+
+@pytest.mark.parametrize(
+    ('metrics', 'score'),
+    [
+        ([dict(type='IoUMetric', iou_metrics=['mIoU']), dict(type='mmseg.IoUMetric')], 'aAcc'),
+        ([dict(type='CocoMetric', metric=['bbox', 'segm']), dict(type='CocoMetric')], 'bbox'),
+    ],
+)
+def test_metrics_that_report_the_same(metrics, score):
+    with pytest.raises(UserError, match=f'val_evaluator has .* twice, and both report {score};'):
+        check_values(Config(dict(val_evaluator=metrics)))
+    metrics[1]['prefix'] = 'other'
+    check_values(Config(dict(val_evaluator=metrics)))
+    check_values(Config(dict(val_evaluator=dict(type='CocoMetric', metric=['bbox', 'segm']))))
+    both = [dict(type='CocoMetric', metric=metric) for metric in ('bbox', 'segm')]
+    check_values(Config(dict(val_evaluator=both)))
+
+
+def test_validation_that_is_given_in_part():
+    parts = dict(val_cfg=dict(), val_dataloader=dict(), val_evaluator=None)
+    words = 'val_cfg and val_dataloader, and no val_evaluator; set all .* leaves the validation out'
+    with pytest.raises(UserError, match=words):
+        check_groups(Config(parts))
+    check_groups(Config(dict.fromkeys(parts)))
+    check_groups(Config(dict(val_cfg=dict(), val_dataloader=dict(), val_evaluator=[])))
+
+
+def test_a_base_that_a_new_style_config_does_not_find(tmp_path):
+    text = 'from mmengine.config import read_base\nwith read_base():\n    from .lazy import *\n'
+    (tmp_path / 'a.py').write_text(text)
+    with pytest.raises(UserError, match='a.py, or one of its bases, cannot be read: .*lazy.py not'):
+        read_config(tmp_path / 'a.py')
 
 
 def test_large_numbers_may_be_written_short():

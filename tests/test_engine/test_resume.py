@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset, ClassBalancedDataset
+from mmengine.hooks import Hook
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
@@ -312,3 +314,59 @@ def test_float16_does_not_take_the_scale_of_bfloat16():
         changes.watch(wrapper, 'optimizer', set())
         wrapper.load_state_dict(dict(state={}, param_groups=[], loss_scaler=dict(scale=scale)))
         assert ('loss_scaler' in loaded[-1]) == kept == (not changes.told)
+
+
+class Steps(Hook):
+    """Records the samples of every iteration, and the weights after it."""
+
+    def __init__(self):
+        self.seen = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        batch = torch.stack(data_batch['inputs'])
+        weight = runner.model.fc.weight.detach().clone()
+        self.seen.append((runner.epoch, runner.iter, batch, weight))
+
+
+def noisy(results):
+    return {'inputs': torch.rand(2) + results['value']}
+
+
+def train_by_epochs(folder, resume=None, wrapper=None):
+    """Three epochs of four iterations, with a checkpoint after each iteration."""
+    dataset = BaseDataset(lazy_init=True, serialize_data=False, pipeline=[noisy])
+    dataset.data_list, dataset._fully_initialized = [{'value': i} for i in range(8)], True
+    if wrapper:
+        dataset.get_cat_ids = lambda index: [int(index % 4 == 0)]
+        dataset._metainfo = dict(classes=('a', 'b'))
+        dataset = ClassBalancedDataset(dataset, oversample_thr=0.9)
+        dataset.repeat_indices = dataset.repeat_indices[:8]
+    folder.mkdir()
+    runner = Runner(
+        Model(), str(folder), train_cfg=dict(by_epoch=True, max_epochs=3),
+        train_dataloader=dict(
+            batch_size=2, dataset=dataset, sampler=dict(type='DefaultSampler', shuffle=True)),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
+        param_scheduler=[STEPS | dict(milestones=[1, 2])], randomness=dict(seed=3),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)),
+        load_from=resume and str(resume), resume=bool(resume),
+        experiment_name=f'epochs-{next(NUMBERS)}',
+    )  # fmt: skip
+    steps = Steps()
+    runner.register_hook(steps)
+    runner.register_hook(RepeatableHook())
+    follow_config(runner)
+    runner.train()
+    return steps.seen
+
+
+@pytest.mark.parametrize('wrapper', [False, True], ids=['plain', 'ClassBalancedDataset'])
+@pytest.mark.parametrize('at', [2, 4, 5])
+def test_a_run_by_epochs_goes_on_inside_of_one(at, wrapper, tmp_path):
+    whole = train_by_epochs(tmp_path / 'run', wrapper=wrapper)
+    assert [step[:2] for step in whole] == [(i // 4, i) for i in range(12)]
+    rest = train_by_epochs(tmp_path / 'other', tmp_path / f'run/iter_{at}.pth', wrapper)
+    assert len(rest) == len(whole) - at
+    for mine, theirs in zip(rest, whole[at:], strict=True):
+        assert mine[:2] == theirs[:2]
+        assert torch.equal(mine[2], theirs[2]) and torch.equal(mine[3], theirs[3])

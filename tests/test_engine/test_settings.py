@@ -68,6 +68,15 @@ def test_what_begins_later_begins_in_proportion():
     assert cfg.train_cfg.val_begin == 5 and cfg.default_hooks.checkpoint.save_begin == 20
     assert (cfg.custom_hooks[0].begin_epoch, cfg.custom_hooks[0].begin_iter) == (5, 60)
     assert cfg.custom_hooks[1].switch_epoch == 7
+    cfg = config(
+        train_cfg=dict(max_epochs=36), param_scheduler=[], default_hooks=dict(checkpoint=dict()),
+        custom_hooks=[dict(type='EMAHook', begin_iter=60),
+                      dict(type='SwitchRecipeHook', schedule=[dict(action_epoch=24)])],
+    )  # fmt: skip
+    cfg.default_hooks.checkpoint.interval = None
+    set_length(cfg, None, 9)
+    assert cfg.custom_hooks[0].begin_iter == 15
+    assert cfg.custom_hooks[1].schedule[0].action_epoch == 6
 
 
 @pytest.mark.parametrize('kind', ['LinearLR', 'ConstantLR'])

@@ -144,6 +144,10 @@ BAD = [
     (dict(drop_path=0.1), "no argument 'drop_path' .close to it: .*drop_path_rate"),
     (dict(pretrained_window_size=8), 'close to it: pretrained_window_sizes'),
     (dict(pretrained='a.pth', init_cfg=dict(type='Pretrained')), 'both say what to load'),
+    (
+        dict(depth=50, num_stages=4, style='pytorch'),
+        r'no arguments depth, num_stages, style; .*_delete_=True',
+    ),
     (dict(merge_stride=(1, 1)), "SwinTransformerV2 has no argument 'merge_stride'"),
     (dict(patch_size=0), 'patch_size must be an int >= 1 or 2 of them'),
     (dict(patch_size=(4, 4, 4)), 'patch_size must be an int >= 1 or 2 of them'),
