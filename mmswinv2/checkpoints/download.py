@@ -39,7 +39,7 @@ def fetch(source: str | os.PathLike[str]) -> Path:
     """
     text = os.fspath(source)
     if '://' not in text:
-        path = Path(text).expanduser()
+        path = Path(os.path.expanduser(text))  # unlike pathlib's, for unknown users too
         if path.exists() or text != path.stem:
             return path
         text = published_weights(text).url
