@@ -304,8 +304,8 @@ def _detect(state: State, format: str | None, prefix: str | None) -> tuple[str, 
     if len(fitting) > 1:
         prefixes = sorted(before for _, before in fitting)
         raise CheckpointError(
-            f'the file holds several networks, under {prefixes}; name one as the prefix: prefix=... '
-            'in init_cfg, or mmswinv2 convert --prefix, which writes a file of that one'
+            f'the file holds several networks, under {prefixes}; name one as the prefix: '
+            'prefix=... in init_cfg, or mmswinv2 convert --prefix, which writes a file of that one'
         )
     if found:
         seen = ' or '.join(f'{name!r} under the prefix {before!r}' for name, before in found)
