@@ -181,8 +181,9 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         runner = Runner.from_cfg(cfg)
         if options:
             compile_features(runner.model, {} if options is True else dict(options))
-            cfg.compile = runner.cfg.compile = options  # which the copy in the work dir lacks
+            runner.cfg.compile = options  # for the copy in the work dir
             runner.dump_config()
+            runner.cfg.pop('compile')  # mmengine would compile the training step
     print_log(f'{COMMAND}{command_line()}', logger='current')
     own = [CheckDatasetHook()]
     if 'train' in kinds:

@@ -5,7 +5,9 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import Runner
+from torch.utils.data import Dataset
 
 from mmswinv2.engine import launch
 from mmswinv2.engine.launch import (
@@ -136,6 +138,55 @@ def test_a_strategy_has_its_own_precision(gpu):
 def test_compile_needs_something_to_compile():
     with pytest.raises(UserError, match='Linear has neither; leave it out'):
         compile_features(torch.nn.Linear(1, 1), {})
+
+
+@MODELS.register_module()
+class WithBackbone(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.backbone = torch.nn.Linear(1, 1)
+
+    def forward(self, inputs, mode):
+        return dict(loss=self.backbone(inputs).sum())
+
+
+@DATASETS.register_module()
+class Ones(Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return dict(inputs=torch.ones(1))
+
+
+def test_only_features_are_compiled_and_the_config_says_so(tmp_path, monkeypatch):
+    compiled = []
+
+    def compile_whole(target, **options):
+        compiled.append(target)
+        return target
+
+    monkeypatch.setattr(torch, 'compile', compile_whole)
+    monkeypatch.setattr(
+        torch.nn.Module, 'compile', lambda self, **options: compiled.append((self, options))
+    )
+    (tmp_path / 'a.py').touch()
+    (tmp_path / 'run').mkdir()
+    cfg = Config.fromfile(tmp_path / 'a.py')
+    cfg.merge_from_dict(dict(
+        default_scope='mmengine', model=dict(type='WithBackbone'), compile=dict(backend='eager'),
+        train_dataloader=dict(
+            dataset=dict(type='Ones'), batch_size=1, num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            collate_fn=dict(type='default_collate')),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)), launcher='none',
+        train_cfg=dict(by_epoch=True, max_epochs=1), work_dir=str(tmp_path / 'run'),
+        experiment_name=tmp_path.name,
+    ))  # fmt: skip
+    runner = launch.build_runner(cfg, ('train',))
+    runner.train()
+    assert compiled == [(runner.model.backbone, dict(backend='eager'))]
+    assert Config.fromfile(tmp_path / 'run/a.py').compile == dict(backend='eager')
 
 
 class Layer(BaseModel):
