@@ -121,6 +121,7 @@ _DICTS = (
     lambda value: isinstance(value, Mapping) or _are_dicts(value),
 )
 _NOT_NEGATIVE = 'a finite number from 0', lambda value: is_number(value) and 0 <= value < math.inf
+_BOUND = 'a number from 0', lambda value: is_number(value) and value >= 0  # inf: no bound
 _TEXT = 'a text', lambda value: isinstance(value, str)
 _STEPS = (
     'a list of at least one transform (left out, where the data set needs none)',
@@ -164,8 +165,8 @@ _RULES = {  # setting (* matches anything): description and check of its value, 
     'optim_wrapper.optimizer.betas': _BETAS,
     **dict.fromkeys(('optim_wrapper.clip_grad', '*.paramwise_cfg', '*.custom_keys.*'), _DICT),
     'optim_wrapper.accumulative_counts': _whole(1),
-    'optim_wrapper.clip_grad.max_norm': _NOT_NEGATIVE,
-    'optim_wrapper.clip_grad.clip_value': _NOT_NEGATIVE,
+    'optim_wrapper.clip_grad.max_norm': _BOUND,
+    'optim_wrapper.clip_grad.clip_value': _BOUND,
     'default_hooks.logger.interval': _whole(1),
     'default_hooks.checkpoint.interval': _whole(-1),
     'auto_scale_lr.base_batch_size': _whole(1),
@@ -213,9 +214,8 @@ def check_values(cfg: Config) -> None:
                     raise UserError(
                         f'{place} in the config takes no argument {name!r}{nearest(name, names)}'
                     )
-    for name in ('env_cfg', 'default_hooks'):
-        if name in cfg and cfg[name] is None:
-            raise UserError(f'{name}=None in the config must be a dict, which may be empty')
+    if 'env_cfg' in cfg and cfg.env_cfg is None:
+        raise UserError('env_cfg=None in the config must be a dict, which may be empty')
     _check_best(cfg)
     _check_scores(cfg)
     _check_channels(cfg)
