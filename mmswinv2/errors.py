@@ -264,10 +264,13 @@ def _refused(error: BaseException) -> str | None:
         f.f_code.co_name == '__init__' and f.f_locals.get('self') is owner for f, _ in frames
     )
     source = linecache.getline(frame.f_code.co_filename, line).strip()
+    place = frame.f_globals.get('__name__')
+    if isinstance(error, RuntimeError) and place not in _modules(owner):
+        return None  # of torch, on what the constructor has done
     if not (
         any(name.startswith('build') for name in names)
         and (made or names[-1].startswith('build'))
-        and not str(frame.f_globals.get('__name__')).startswith(__package__)
+        and not str(place).startswith(__package__)
         and source.startswith(('raise ', 'assert '))
     ):
         return None
@@ -275,16 +278,22 @@ def _refused(error: BaseException) -> str | None:
     return f'{type(owner).__name__ if made else "the config"}: {says}; {_IN_CONFIG}'
 
 
+def _modules(owner: Any) -> set[str]:
+    """The modules of an object's class and bases, without those of torch."""
+    names = {kind.__module__ for kind in type(owner).__mro__}
+    return {name for name in names if name.partition('.')[0] != 'torch'}
+
+
 def _not_installed(error: ImportError) -> str | None:
     """The message for a package that a type of a host asks for by its own ``raise``."""
     frames = list(traceback.walk_tb(error.__traceback__)) or [(sys._getframe(), 0)]
     frame, line = frames[-1]
     source = linecache.getline(frame.f_code.co_filename, line).strip()
-    ours = str(frame.f_globals.get('__name__')).startswith(__package__)
-    if ours or not source.startswith('raise ') or 'self' not in frame.f_locals:
+    kind = type(frame.f_locals.get('self'))
+    if not source.startswith('raise ') or kind not in _registered():
         return None
     says = ' '.join(str(error).split())
-    return f'{type(frame.f_locals["self"]).__name__}: {says}; or take it out of the config'
+    return f'{kind.__name__}: {says}; or take it out of the config'
 
 
 def _unknown_type(name: str, registry: str) -> str:

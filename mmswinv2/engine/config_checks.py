@@ -237,9 +237,11 @@ def _check_channels(cfg: Config) -> None:
     except UserError:  # told when it is built
         return
     stages = backbone.get('out_indices') or list(range(len(variant.depths)))
-    if not all(is_count(i, minimum=0) for i in hosts.as_list(stages)):
+    stages = hosts.as_list(stages)
+    known = all(is_count(i, minimum=0) and i < len(variant.depths) for i in stages)
+    if not known or stages != sorted(set(stages)):  # the backbone refuses them itself
         return
-    maps = [variant.embed_dims * 2**i for i in hosts.as_list(stages)]
+    maps = [variant.embed_dims * 2**i for i in stages]
     told = f'model.backbone returns maps of {maps} channels (arch={backbone.get("arch", "tiny")!r})'
     for place, part in _takers(model):
         given, index = part.get('in_channels'), part.get('in_index')
@@ -248,7 +250,7 @@ def _check_channels(cfg: Config) -> None:
             continue
         try:
             wanted = [maps[i] for i in hosts.as_list(-1 if index is None else index)]
-        except IndexError as error:
+        except (IndexError, TypeError) as error:
             raise UserError(f'{place}.in_index={index} in the config: {told}') from error
         if several and index is None:
             wanted = maps
@@ -294,7 +296,7 @@ def _check_scores(cfg: Config) -> None:
     for where in ('val_evaluator', 'test_evaluator'):
         seen: dict[Any, str] = {}
         for metric in hosts.as_list(cfg.get(where) or ()):
-            if not isinstance(metric, Mapping):
+            if not isinstance(metric, Mapping) or metric.get('format_only'):
                 continue
             kind = hosts.type_name(metric)
             # IoUMetric reports aAcc whatever it is asked for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -325,13 +326,20 @@ class RepeatableHook(Hook):
     a batch as a single process does. Samplers other than mmengine's are left unchanged.
     """
 
+    def __init__(self) -> None:
+        self._done = (0, 0)  # iterations done of the epoch to go on with, and its length
+        self._begun: int | None = None  # iteration at which the epoch began
+
     def before_train(self, runner: Any) -> None:
         """Attach a seed to every index that the sampler draws."""
         self.seed = runner.seed
         loader = runner.train_loop.dataloader
         sampler = getattr(loader.batch_sampler, 'sampler', None)
-        if not isinstance(sampler, (DefaultSampler, InfiniteSampler)):
-            return
+        if isinstance(sampler, (DefaultSampler, InfiniteSampler)):
+            self._attach_seeds(loader, sampler)
+        self._leave_out_done(runner, loader)
+
+    def _attach_seeds(self, loader: Any, sampler: Any) -> None:
         loader.batch_sampler.sampler = numbered = _Numbered(sampler, self.seed)
         if hasattr(sampler, 'skip'):
             sampler.skip = numbered.skip
@@ -339,11 +347,43 @@ class RepeatableHook(Hook):
             if hasattr(dataset, 'get_data_info'):
                 dataset.get_data_info = SeededInfo(dataset.get_data_info)
         _keep_draws(loader.dataset)
-        _go_on_in_epoch(runner, numbered)
+
+    def _leave_out_done(self, runner: Any, loader: Any) -> None:
+        """Leave out the batches of the epoch that the run has done before it was interrupted."""
+        (done, length), self._done = self._done, (0, 0)
+        if not done:
+            return
+        if done == length:
+            done = len(loader)
+        elif length != len(loader):
+            warn(
+                f'the checkpoint was written {done} iterations into an epoch of {length}; epochs '
+                f'have {len(loader)} now, and this one starts anew'
+            )
+            return
+        # a data loader lets nobody set it otherwise
+        object.__setattr__(loader, 'batch_sampler', _Rest(loader.batch_sampler, done))
+        self._begun = runner.iter - done
+        print_log(f'{done} of {length} iterations of the epoch were done before', 'current')
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Note where the epoch begins."""
+        if self._begun is None and isinstance(runner.train_loop, EpochBasedTrainLoop):
+            self._begun = runner.iter
+
+    def after_train_epoch(self, runner: Any) -> None:
+        """Forget where the epoch began."""
+        self._begun = None
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Save the total batch size; remove functions, which safe unpickling rejects."""
-        checkpoint.setdefault('meta', {})['batch_size'] = _batch_size(runner)
+        """Save the total batch size, and how much of an epoch is done.
+
+        Functions are removed, which safe unpickling rejects.
+        """
+        meta = checkpoint.setdefault('meta', {})
+        meta['batch_size'] = _batch_size(runner)
+        if self._begun is not None and meta.get('epoch') == runner.epoch:  # inside of an epoch
+            meta['done_of_epoch'] = (meta['iter'] - self._begun, len(runner.train_dataloader))
         saved = checkpoint.get('param_schedulers') or []
         for states in saved.values() if isinstance(saved, dict) else [saved]:
             for state in states:
@@ -360,7 +400,10 @@ class RepeatableHook(Hook):
             check_shapes(unwrap_model(runner.model), checkpoint.get('state_dict') or {})
         if type(runner).__name__ == 'Runner':  # other runners have popped them by now
             runner.saved_schedulers = checkpoint.get('param_schedulers')
-        before = (checkpoint.get('meta') or {}).get('batch_size')
+        meta = checkpoint.get('meta') or {}
+        before = meta.get('batch_size')
+        if runner._resume:
+            self._done = meta.get('done_of_epoch', (0, 0))
         if runner._resume and before not in (None, now := _batch_size(runner)):
             warn(
                 f'the batch size was {before} and is {now} now: this run goes on with other '
@@ -377,7 +420,6 @@ class _Numbered:
 
     def __init__(self, sampler: Any, seed: int) -> None:
         self.sampler, self.seed, self.drawn = sampler, seed, 0
-        self.done = 0  # samples of the first epoch that an interrupted run has used
         self._skip: Any = getattr(sampler, 'skip', None)
 
     def __getattr__(self, name: str) -> Any:
@@ -390,11 +432,7 @@ class _Numbered:
         epoch = getattr(self.sampler, 'epoch', None)  # an endless sampler has none
         if epoch is not None:
             self.drawn = 0
-        done, self.done = self.done, 0
         for index in self.sampler:
-            if self.drawn < done:
-                self.drawn += 1
-                continue
             place = self.drawn * self.sampler.world_size + self.sampler.rank
             self.drawn += 1
             yield Draw(index, _mix(self.seed, epoch or 0, place))
@@ -423,18 +461,21 @@ def _keep_draws(dataset: Any) -> None:
             _keep_draws(one)
 
 
-def _go_on_in_epoch(runner: Any, sampler: _Numbered) -> None:
-    """Leave out the iterations of an epoch that a checkpoint inside of it has done."""
-    loop = runner.train_loop
-    if not isinstance(loop, EpochBasedTrainLoop):
-        return
-    length = len(loop.dataloader)
-    done = loop.iter - loop.epoch * length
-    if 0 < done <= length:
-        sampler.done = done * (getattr(loop.dataloader.batch_sampler, 'batch_size', 1) or 1)
-        print_log(
-            f'{done} of {length} iterations of epoch {loop.epoch + 1} were done before', 'current'
-        )
+class _Rest:
+    """A batch sampler without the first batches of its first epoch."""
+
+    def __init__(self, batches: Any, done: int) -> None:
+        self.batches, self.done = batches, done
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.batches, name)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        done, self.done = self.done, 0
+        return itertools.islice(iter(self.batches), done, None)
 
 
 def _batch_size(runner: Any) -> int:

@@ -50,7 +50,9 @@ def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> No
             starts.append((checkpoint, 'save_begin'))
         keys = ('begin_epoch', 'switch_epoch', 'action_epoch', 'begin_iter')
         hooks = list(cfg.get('custom_hooks') or ())
-        hooks += [step for hook in hooks for step in hook.get('schedule') or ()]  # of mmpretrain
+        for hook in list(hooks):  # SwitchRecipeHook of mmpretrain
+            steps = hosts.as_list(hook.get('schedule') or ())
+            hooks += [step for step in steps if isinstance(step, Mapping)]
         for hook in hooks:  # each begins at one place
             starts += [(hook, key) for key in keys if hook.get(key)][:1]
         for node, key in starts:
@@ -116,7 +118,7 @@ def set_visualization(cfg: Config, show: bool, folder: str | None, wait_time: fl
         UserError: if the config has nothing that draws.
     """
     host = hosts.of(cfg)
-    hook = cfg.get('default_hooks', {}).get('visualization')
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None or 'visualizer' not in cfg:
         raise UserError(
             "--show and --show-dir need a visualizer and a 'visualization' hook in the config"

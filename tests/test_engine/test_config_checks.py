@@ -291,6 +291,8 @@ def test_metrics_that_report_the_same(metrics, score):
     metrics[1]['prefix'] = 'other'
     check_values(Config(dict(val_evaluator=metrics)))
     check_values(Config(dict(val_evaluator=dict(type='CocoMetric', metric=['bbox', 'segm']))))
+    writes = dict(type='IoUMetric', format_only=True, output_dir='x')
+    check_values(Config(dict(val_evaluator=[dict(type='IoUMetric'), writes])))
     both = [dict(type='CocoMetric', metric=metric) for metric in ('bbox', 'segm')]
     check_values(Config(dict(val_evaluator=both)))
 
@@ -394,6 +396,8 @@ def test_channels_that_the_backbone_does_not_have(parts, words):
         dict(neck=dict(type='HRFuseScales', in_channels=[96, 768]), head=dict(in_channels=2048)),
         dict(backbone=dict(out_indices=2), cls_head=dict(in_channels=384)),
         dict(backbone=dict(out_indices=('x',)), cls_head=dict(in_channels=1)),
+        dict(backbone=dict(out_indices=(3, 2)), neck=dict(type='FPN', in_channels=[384, 768])),
+        dict(backbone=dict(out_indices=(3, 4)), cls_head=dict(in_channels=1)),
     ],
 )  # fmt: skip
 def test_channels_that_fit(parts):

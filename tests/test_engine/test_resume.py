@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset, ClassBalancedDataset
+from mmengine.dataset import BaseDataset, ClassBalancedDataset, DefaultSampler
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
+from torch.utils.data import BatchSampler, Sampler
 
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.engine import RepeatableHook
@@ -332,11 +333,49 @@ def noisy(results):
     return {'inputs': torch.rand(2) + results['value']}
 
 
-def train_by_epochs(folder, resume=None, wrapper=None):
+class InBuckets(BatchSampler):
+    """Even and odd samples apart, as mmdet's AspectRatioBatchSampler keeps wide and high images."""
+
+    def __iter__(self):
+        buckets = [], []
+        for index in self.sampler:
+            bucket = buckets[index % 2]
+            bucket.append(index)
+            if len(bucket) == self.batch_size:
+                yield bucket[:]
+                bucket.clear()
+
+
+BUCKETS = dict(type=InBuckets, drop_last=False)
+
+
+class OwnSampler(Sampler):
+    """A sampler that is not mmengine's."""
+
+    def __init__(self, dataset, shuffle=True, seed=0):
+        self.dataset, self.epoch = dataset, 0
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.epoch)
+        return iter(torch.randperm(len(self), generator=generator).tolist())
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+
+def constant(results):
+    return {'inputs': torch.ones(2) * results['value']}
+
+
+def train_by_epochs(folder, resume=None, wrapper=None, samples=8, kind=DefaultSampler):
     """Three epochs of four iterations, with a checkpoint after each iteration."""
-    dataset = BaseDataset(lazy_init=True, serialize_data=False, pipeline=[noisy])
-    dataset.data_list, dataset._fully_initialized = [{'value': i} for i in range(8)], True
-    if wrapper:
+    step = constant if kind is OwnSampler else noisy  # whose samples get no seed
+    dataset = BaseDataset(lazy_init=True, serialize_data=False, pipeline=[step])
+    dataset.data_list, dataset._fully_initialized = [{'value': i} for i in range(samples)], True
+    if wrapper == 'ClassBalancedDataset':
         dataset.get_cat_ids = lambda index: [int(index % 4 == 0)]
         dataset._metainfo = dict(classes=('a', 'b'))
         dataset = ClassBalancedDataset(dataset, oversample_thr=0.9)
@@ -345,7 +384,8 @@ def train_by_epochs(folder, resume=None, wrapper=None):
     runner = Runner(
         Model(), str(folder), train_cfg=dict(by_epoch=True, max_epochs=3),
         train_dataloader=dict(
-            batch_size=2, dataset=dataset, sampler=dict(type='DefaultSampler', shuffle=True)),
+            batch_size=2, dataset=dataset, sampler=dict(type=kind, shuffle=True),
+            batch_sampler=BUCKETS if wrapper == 'buckets' else None),
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
         param_scheduler=[STEPS | dict(milestones=[1, 2])], randomness=dict(seed=3),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)),
@@ -360,13 +400,40 @@ def train_by_epochs(folder, resume=None, wrapper=None):
     return steps.seen
 
 
-@pytest.mark.parametrize('wrapper', [False, True], ids=['plain', 'ClassBalancedDataset'])
+@pytest.mark.parametrize(
+    ('wrapper', 'kind'),
+    [(None, DefaultSampler), ('ClassBalancedDataset', DefaultSampler), ('buckets', DefaultSampler),
+     (None, OwnSampler)],
+    ids=['plain', 'ClassBalancedDataset', 'buckets', 'own sampler'],
+)  # fmt: skip
 @pytest.mark.parametrize('at', [2, 4, 5])
-def test_a_run_by_epochs_goes_on_inside_of_one(at, wrapper, tmp_path):
-    whole = train_by_epochs(tmp_path / 'run', wrapper=wrapper)
+def test_a_run_by_epochs_goes_on_inside_of_one(at, wrapper, kind, tmp_path):
+    whole = train_by_epochs(tmp_path / 'run', wrapper=wrapper, kind=kind)
     assert [step[:2] for step in whole] == [(i // 4, i) for i in range(12)]
-    rest = train_by_epochs(tmp_path / 'other', tmp_path / f'run/iter_{at}.pth', wrapper)
+    rest = train_by_epochs(tmp_path / 'other', tmp_path / f'run/iter_{at}.pth', wrapper, kind=kind)
     assert len(rest) == len(whole) - at
     for mine, theirs in zip(rest, whole[at:], strict=True):
         assert mine[:2] == theirs[:2]
         assert torch.equal(mine[2], theirs[2]) and torch.equal(mine[3], theirs[3])
+
+
+@pytest.mark.parametrize(('at', 'iterations'), [(8, 3), (6, 6)])
+def test_epochs_of_another_length_begin_anew(at, iterations, tmp_path):
+    """A checkpoint at the end of an epoch is followed by a whole one."""
+    train_by_epochs(tmp_path / 'run')
+    rest = train_by_epochs(tmp_path / 'other', tmp_path / f'run/iter_{at}.pth', samples=6)
+    assert len(rest) == iterations
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_only_checkpoints_inside_of_an_epoch_say_how_much_of_it_is_done(by_epoch, whole):
+    folder, _ = whole
+    train(folder, 2, None, by_epoch=by_epoch)
+    for path in folder.glob('*.pth'):
+        assert 'done_of_epoch' not in read_checkpoint(path)['meta']
+    train_by_epochs(folder / 'inside')
+    found = {
+        int(path.stem[5:]): read_checkpoint(path)['meta']['done_of_epoch']
+        for path in (folder / 'inside').glob('iter_*.pth')
+    }
+    assert found == {i: ((i - 1) % 4 + 1, 4) for i in range(1, 13)}

@@ -71,7 +71,8 @@ def test_what_begins_later_begins_in_proportion():
     cfg = config(
         train_cfg=dict(max_epochs=36), param_scheduler=[], default_hooks=dict(checkpoint=dict()),
         custom_hooks=[dict(type='EMAHook', begin_iter=60),
-                      dict(type='SwitchRecipeHook', schedule=[dict(action_epoch=24)])],
+                      dict(type='SwitchRecipeHook', schedule=[dict(action_epoch=24)]),
+                      dict(type='Own', schedule='cosine'), dict(type='Own', schedule=[1, 2])],
     )  # fmt: skip
     cfg.default_hooks.checkpoint.interval = None
     set_length(cfg, None, 9)
