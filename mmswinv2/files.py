@@ -68,23 +68,31 @@ def check_writable(folder: str | os.PathLike[str], name: str, option: str = '') 
         raise UserError(f'the {name} {folder} cannot be written ({error.strerror}){way}') from error
 
 
-def part_of(path: Path) -> Path:
-    """A new hidden name beside a file that is being written, short enough for any file system."""
-    return path.with_name(f'.{path.stem[:40]}{path.suffix}{HALF_WRITTEN}{secrets.token_hex(4)}')
+def part_of(path: Path, ends: bool = False) -> Path:
+    """A new hidden name beside a file that is being written, short enough for any file system.
+
+    Args:
+        path: the file.
+        ends: whether the name must end as the file's, by which some libraries know the format.
+    """
+    name, suffix = f'.{path.stem[:40]}', path.suffix[:20]
+    token = f'{HALF_WRITTEN}{secrets.token_hex(4)}'
+    return path.with_name(f'{name}{token}{suffix}' if ends else f'{name}{suffix}{token}')
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) -> None:
     """Let `write` fill a new file beside `path` and move it there once it is on the disk.
 
-    Links are followed, and the mode of a file is kept. What is no file, such as ``/dev/null`` or a
-    pipe, is written into as it is.
+    Links are followed, and the mode of a file is kept. What is no file, such as ``/dev/stdout`` or
+    a pipe, is written into as it is.
     """
-    path = Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
     if path.exists() and not path.is_file():
         with path.open('wb') as file:
             write(file)
         return
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(path)
     try:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), 'wb') as file:

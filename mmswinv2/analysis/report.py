@@ -173,7 +173,9 @@ def _length(work: WorkDir, cfg: Any) -> tuple[int, int, str] | None:
     interval = interval if isinstance(interval, int) else 10
     # iterations after the last full interval are not logged
     if isinstance(epochs, int) and isinstance(last.get('epoch'), int):
-        epoch, iteration, length = work.trainings[-1].last_epoch or (last['epoch'], 1, 1)
+        epoch, iteration, length = work.trainings[-1].last_epoch or (0, 0, 0)
+        if epoch != last['epoch']:  # the end of the log does not tell it
+            epoch, iteration, length = last['epoch'], 1, 1
         return epoch - (iteration <= length - interval), epochs, 'epoch'
     if isinstance(iterations, int):
         step = work.last_step

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..core.lora import DOWN, UP, find_lora, is_adapter
 from ..core.swin_v2 import SwinV2
 from ..errors import CheckpointError
+from .convert import unwrapped
 from .formats import State
 
 _SAMPLE = 16  # leading numbers of each tensor that enter the check sum
@@ -67,7 +68,7 @@ def leave_out_base(model: nn.Module, checkpoint: dict[str, Any]) -> list[str]:
         base: Base | None = getattr(net, 'base', None)
         alphas = {name: float(layer.alpha) for name, layer in layers.items()}
         note: dict[str, Any] = dict(alphas=alphas)
-        meta.setdefault('lora', {})[prefix] = note
+        meta.setdefault('lora', {})[unwrapped(prefix)] = note
         if base is None or not (state := checkpoint.get('state_dict')):
             continue
         if mark(state, base.keys, prefix) != base.mark:
@@ -126,7 +127,8 @@ def add_base(
         )
         if not theirs:
             continue
-        note = notes.get(prefix) if isinstance(notes, Mapping) else None
+        recorded = notes if isinstance(notes, Mapping) else {}
+        note = recorded.get(unwrapped(prefix), recorded.get(prefix))
         note = note if isinstance(note, Mapping) else {}
         _check_adapters(net, prefix, mine, theirs, note.get('alphas'), path)
         missing = [k for k in own if k.startswith(prefix) and k not in given]

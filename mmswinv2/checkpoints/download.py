@@ -47,6 +47,8 @@ def fetch(source: str | os.PathLike[str]) -> Path:
         return _fetch_from_hugging_face(text)
     _check_address(text)
     path = cache_path(text)
+    if not Path(urlparse(text).path).name:
+        raise CheckpointError(f'{text} names no file')
     try:
         if not path.exists():
             with build_opener(_Redirect).open(text, timeout=60) as response:
@@ -65,12 +67,9 @@ def _check_address(address: str) -> None:
     if not address.startswith(('http://', 'https://')):
         raise CheckpointError(f'{address}: only files, https:// and hf:// addresses can be read')
     try:
-        parts = urlparse(address)
-        local = parts.hostname in ('localhost', '127.0.0.1', '::1')
+        local = urlparse(address).hostname in ('localhost', '127.0.0.1', '::1')
     except ValueError as error:
         raise CheckpointError(f'{address} is no address: {error}') from error
-    if not Path(parts.path).name:
-        raise CheckpointError(f'{address} names no file')
     if address.startswith('http://') and not local and not os.environ.get(_ALLOW_HTTP):
         raise CheckpointError(
             f'{address}: anybody on the way can change what http:// brings; use https://, or set '

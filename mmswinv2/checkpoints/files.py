@@ -148,7 +148,7 @@ def _read(path: Path, mmap: bool) -> Any:
         return read_deepspeed_folder(path)
     if not path.is_file():  # reading a pipe would wait for ever
         raise CheckpointError(f'checkpoint {path} is no regular file; copy it to one')
-    if path.name == 'last_checkpoint':
+    if path.name == 'last_checkpoint' and not is_zipfile(path):
         named = path.read_bytes()[:500].decode(errors='replace').strip()
         raise CheckpointError(f'{path} is a text that names the last checkpoint; use {named}')
     if path.suffix.lower() == '.safetensors':
@@ -389,7 +389,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
     with path.open('rb') as file:
-        start = file.read(200).lstrip()
+        start = file.read(200)
     if start.startswith(b'version https://git-lfs'):
         return CheckpointError(f'{path} stands for a file in Git LFS; fetch that with git lfs pull')
     if path.name.endswith('.index.json'):
@@ -397,11 +397,11 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
             f'{path} lists the files of weights in several parts; join them: read each with '
             'safetensors.torch.load_file, and write one dict of all with its save_file'
         )
-    if path.suffix.lower() == '.safetensors':
-        if start.startswith((b'PK', b'\x80')):
-            return CheckpointError(f'{path} is a file of torch.save; rename it to .pth')
-    elif start[8:10] == b'{"':
+    is_safetensors, named_so = start[8:10] == b'{"', path.suffix.lower() == '.safetensors'
+    if is_safetensors and not named_so:
         return CheckpointError(f'{path} is a file of safetensors; rename it to .safetensors')
+    if named_so and not is_safetensors and start.startswith((b'PK', b'\x80')):
+        return CheckpointError(f'{path} is a file of torch.save; rename it to .pth')
     page = is_page(start)
     what = 'a web page, not a checkpoint' if page else 'truncated, damaged or no checkpoint'
     return CheckpointError(
@@ -493,7 +493,7 @@ def write_checkpoint(checkpoint: Any, path: str | os.PathLike[str]) -> None:
     Raises:
         CheckpointError: if it cannot be written, or its name is that of another format.
     """
-    if Path(path).suffix == '.safetensors':
+    if Path(path).suffix.lower() == '.safetensors':
         raise CheckpointError(f'{path}: what is written is not safetensors; name a .pth file')
     try:
         write_atomically(path, lambda file: torch.save(checkpoint, file))

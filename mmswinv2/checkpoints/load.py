@@ -5,6 +5,7 @@ If a check fails, no weight has been changed.
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ _OUTPUT_NORM = re.compile(r'(backbone\.)?norm\d\.(weight|bias)')
 _HEAD = ('head.fc.weight', 'head.fc.bias')
 _BACKBONE = 'backbone.'
 _PATCHES = 'backbone.patch_embed.proj.'
+_TAKEN_OFF = 'taken off its keys: the prefix'
 _WRAPPED = re.compile(r'(module|base_model\.model)\.')  # by distributed training, by peft
 
 
@@ -311,9 +313,9 @@ def fit_weights(
     report = compare_keys(path, own, names, unbuilt=_find_unbuilt(model))
     if (backbone := _backbone_of(model)) is not None:
         problems = report.problems(lambda key: _OUTPUT_NORM.fullmatch(key) or not _is_backbone(key))
-        alone = converted is not None and all(map(_is_backbone, own.keys() & given.keys()))
-        alone = alone and not all(map(_is_backbone, own))
-        if alone and not problems and converted and not converted.unknown:
+        renamed = converted is not None or any(_TAKEN_OFF in note for note in notes)
+        alone = renamed and all(map(_is_backbone, own.keys() & given.keys()))
+        if alone and not problems and not all(map(_is_backbone, own)):
             problems = 'it holds a backbone alone, where a whole model belongs'
         if problems:
             state = {unwrapped(k).removeprefix(_BACKBONE): v for k, v in given.items()}
@@ -340,14 +342,14 @@ def _for_model(
         given = plain_keys(found, own)
     while given and all(_WRAPPED.match(name) and name not in own for name in given):
         given = {_WRAPPED.sub('', name, count=1): value for name, value in given.items()}
-    # of a compiled model
+    # keys of a compiled model
     wrapped = {unwrapped(name): name for name in own}
     given = {unwrapped(name): value for name, value in given.items()}
     given, prefix = _without_prefix(given, wrapped)
     given = {wrapped.get(name, name): value for name, value in given.items()}
     given, notes = add_base(model, own, given, path, described)
     if prefix:
-        notes = [f'the prefix {prefix!r} was taken off', *notes]
+        notes = [f'{_TAKEN_OFF} {prefix!r}', *notes]
     ours = _backbone_of(model) is not None
     if not ours or any(unwrapped(name).startswith(_PATCHES) for name in given):
         given, more = add_adapters(model, own, given)
@@ -364,22 +366,30 @@ def _for_model(
 
 
 def _without_prefix(given: State, own: Container[str]) -> tuple[State, str]:
-    """Weights under the keys of a model, without a prefix that all of them have in the file.
+    """Weights under the keys of a model, without a prefix that they have in the file.
 
     Args:
-        given: the weights.
+        given: the weights; keys without the prefix stay as they are.
         own: the model's keys.
 
     Returns:
-        the weights, and the prefix; with an empty prefix if keys do not fit without one either.
+        the weights, and the prefix, which is empty if keys fit already, if fewer than half of them
+        fit with a prefix taken off, or if they do so with another one too.
     """
-    prefix, names = '', list(given)
-    while names and not any(name in own for name in names):
-        first = f'{names[0].partition(".")[0]}.'
-        if not all(name.startswith(first) for name in names):
+    found: Counter[str] = Counter()
+    for name in given:
+        parts = name.split('.')
+        rests = ('.'.join(parts[i:]) for i in range(len(parts)))
+        fits = next((rest for rest in rests if rest in own), None)
+        if fits == name:
             return given, ''
-        prefix, names = prefix + first, [name.removeprefix(first) for name in names]
-    return dict(zip(names, given.values(), strict=True)), prefix
+        if fits is not None:
+            found[name.removesuffix(fits)] += 1
+    most = found.most_common(2)
+    if not most or 2 * most[0][1] < len(given) or (len(most) > 1 and 2 * most[1][1] > most[0][1]):
+        return given, ''
+    prefix = most[0][0]
+    return {name.removeprefix(prefix): value for name, value in given.items()}, prefix
 
 
 def _backbone_of(model: nn.Module) -> SwinV2 | None:
@@ -434,9 +444,9 @@ def shard_like(value: Tensor, like: Tensor) -> Tensor:
 
 def _find_unbuilt(model: nn.Module) -> Callable[[str], bool]:
     """A function that tells whether a key belongs to a stage that the backbones do not build."""
-    nets = networks(model)
+    nets = {unwrapped(start): net for start, net in networks(model).items()}
     return lambda key: any(
-        key.startswith(start) and net.is_unbuilt(key.removeprefix(start))
+        unwrapped(key).startswith(start) and net.is_unbuilt(unwrapped(key).removeprefix(start))
         for start, net in nets.items()
     )
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import UserError, needed
+from ..files import part_of
 
 # Seek to a key frame at least so many frames ahead; up to there, decoding on is as fast.
 _SEEK = 16
@@ -341,7 +342,7 @@ def write_video(
 ) -> None:
     """Write frames as H.264, all of them or no file; see `VideoWriter`."""
     target = Path(path)
-    part = target.with_name(f'.{target.stem[:40]}.part{target.suffix}')  # names have a limit
+    part = part_of(target, ends=True)
     try:
         with VideoWriter(part, fps, options) as video:
             for frame in frames:

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -66,9 +67,11 @@ def iterate(
     from ..engine.launch import config_with_options
 
     check_score(score)
-    given = [inputs] if isinstance(inputs, (str, Path, int)) else list(inputs)
+    kinds: tuple[type, ...] = (str, os.PathLike, Integral)
+    several: Any = [inputs] if isinstance(inputs, kinds) else inputs
+    given = list(several)
     for one in given:
-        if not isinstance(one, (str, Path, int)):
+        if not isinstance(one, kinds):
             raise UserError(
                 f'inputs must be paths, patterns or numbers of cameras, got {type(one).__name__}; '
                 'write an image to a file first'

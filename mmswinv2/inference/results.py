@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from ..files import check_writable, write_atomically
+from ..files import check_writable, part_of, write_atomically
 from .drawing import LARGEST_JPEG, caption, enlarge, picture_of
 from .sources import RESULTS, Item
 
@@ -148,7 +148,7 @@ class ResultWriter:
         from ..datasets.video_files import VideoWriter
 
         path = self.pictures / f'{name}.mp4'
-        part = path.with_name(f'.{path.stem[:40]}.part.mp4')  # names have a limit
+        part = part_of(path, ends=True)
         try:
             with VideoWriter(part, fps or 25) as video:
                 for item, result in outcomes(frames):

@@ -107,10 +107,14 @@ def divide(sources: Sequence[str], clips: bool) -> tuple[list[Item], list[tuple[
 
 def _is_video(path: Path) -> bool:
     """Whether a file is a video, by its ending, or by its content if the ending is unknown."""
+    import cv2
+
     from ..datasets.video_files import open_video
 
-    if (ending := path.suffix.lower()) in IMAGES + VIDEOS:
+    if (ending := path.suffix.lower()) in (*IMAGES, *_OTHER_IMAGES, *VIDEOS):
         return ending in VIDEOS
+    if cv2.haveImageReader(str(path)):
+        return False
     try:
         with Image.open(path):
             return False

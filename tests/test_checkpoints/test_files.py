@@ -44,6 +44,11 @@ def server(tmp_path, monkeypatch):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             self.server.asked.append(self.path)
+            if '/redirect' in self.path:
+                self.send_response(302)
+                self.send_header('Location', '/?file=model.pth')
+                self.end_headers()
+                return
             content = b'<!DOCTYPE html>' if '/blob' in self.path else self.path.encode()
             self.send_response(200)
             self.send_header('Content-Length', str(len(content)))
@@ -406,6 +411,8 @@ def test_archives_without_check_sums_are_read(save):
             'of safetensors; rename it to .safetens',
         ),
         ('a.safetensors', b'PK\x03\x04abcdefgh', 'is a file of torch.save; rename it to .pth'),
+        ('a.safetensors', (128).to_bytes(8, 'little') + b'{"a":', 'truncated, damaged or no'),
+        ('a.pth', (32).to_bytes(8, 'little') + b'{"a":{}}', 'of safetensors; rename it to'),
         ('model.safetensors.index.json', b'{"weight_map": {}}', 'weights in several parts; join'),
     ],
 )
@@ -428,6 +435,7 @@ def test_a_web_page_is_not_kept(server):
     assert len(server.asked) == 2
     with pytest.raises(CheckpointError, match='names no file'):
         fetch(server.url + '/')
+    assert fetch(f'{server.url}/redirect/model.pth').read_bytes() == b'/?file=model.pth'
 
 
 def test_links_and_modes_are_kept(tmp_path):

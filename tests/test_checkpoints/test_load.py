@@ -368,8 +368,47 @@ def test_a_whole_model_under_a_prefix_or_compiled(prefix, part):
     mine.load_state_dict(given)
     assert torch.equal(mine.backbone.patch_embed.proj.bias, other.backbone.patch_embed.proj.bias)
     assert torch.equal(mine.neck.weight, other.neck.weight)
-    taken = f'the prefix {prefix!r} was taken off'
+    taken = f'taken off its keys: the prefix {prefix!r}'
     assert (taken in report.notes) == (prefix in ('model.', 'net.detector.'))
+
+
+def under(prefix, state):
+    return {prefix + key: value for key, value in state.items()}
+
+
+def test_keys_beside_a_prefix_do_not_keep_the_rest_from_loading():
+    state = changed_detector().state_dict()
+    found = {**under('model.', state), 'loss.weight': torch.ones(1)}
+    given, report = fit_weights(Detector(), found)
+    assert report.unexpected == ['loss.weight'] and report.missing == []
+    assert torch.equal(given['neck.weight'], state['neck.weight'])
+
+
+@pytest.mark.parametrize('prefix', ['model.backbone.', 'encoder.', ''])
+def test_a_backbone_alone_is_no_whole_model(prefix):
+    state = under(prefix, changed_detector().backbone.state_dict())
+    for more in ({}, {'proj.weight': torch.ones(2)} if prefix else {}):
+        with pytest.raises(CheckpointError, match='it holds a backbone alone, where a whole model'):
+            fit_weights(Detector(), {**state, **more})
+
+
+def test_two_networks_are_not_told_apart_by_their_prefix():
+    state = changed_detector().state_dict()
+    with pytest.raises(CheckpointError, match='several networks'):
+        fit_weights(Detector(), {**under('student.', state), **under('teacher.', state)})
+
+
+@pytest.mark.parametrize('whole', [False, True])
+def test_a_compiled_model_of_fewer_stages(whole):
+    mine = Detector(out_indices=(0, 1))
+    _, plain = fit_weights(mine, changed_detector().state_dict())
+    if whole:
+        mine = torch.compile(mine, backend='eager')
+    else:
+        mine.backbone = torch.compile(mine.backbone, backend='eager')
+    _, report = fit_weights(mine, changed_detector().state_dict())
+    assert (report.missing, report.unexpected) == ([], [])
+    assert report.unused == plain.unused != []
 
 
 def test_a_compiled_backbone_that_does_not_fit_is_refused():

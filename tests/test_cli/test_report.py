@@ -574,6 +574,10 @@ def test_an_epoch_counts_once_it_has_ended(epoch, iteration, ended, tmp_path):
     )
     text = in_words(report(folder))
     assert ('not finished' in text) == (ended is not None)
+    log = folder / '20260101_000000/20260101_000000.log'
+    log.write_text(log.read_text() + 'a row of a table\n' * 9)
+    log.write_text('INFO - Epoch(train)  [9][ 1000/1000]  lr: 1\n')  # of which the end is lost
+    assert ('not finished' in in_words(report(folder))) == (epoch < 12)
     assert ended is None or f'the logs end at epoch {ended} of 12' in text
 
 

@@ -3,6 +3,7 @@
 import os
 import pickle
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from fractions import Fraction
 from multiprocessing.pool import ThreadPool
@@ -576,6 +577,17 @@ def test_pipes_and_folders_are_no_videos(tmp_path):
     for name in ('pipe.mp4', 'folder.mp4'):
         with pytest.raises(UnreadableVideo, match=f'cannot read the video .*{name}: no regular'):
             open_video(str(tmp_path / name))
+
+
+def test_videos_of_long_names_are_written_side_by_side(tmp_path):
+    paths = [tmp_path / f'2026-11-28_camera_front_left_of_the_building_{i}.mp4' for i in (1, 2)]
+    with ThreadPoolExecutor() as pool:
+        for path in paths:
+            frames = [np.full((32, 32, 3), 100 * int(path.stem[-1]), np.uint8)] * 30
+            pool.submit(write_video, path, frames, 10)
+    for path in paths:
+        assert abs(next(iter(open_video(str(path)))).mean() - 100 * int(path.stem[-1])) < 5
+    assert sorted(tmp_path.iterdir()) == paths
 
 
 def test_videos_are_written_whole_or_not_at_all(tmp_path):

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from unittest.mock import patch
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -90,7 +91,12 @@ def test_videos_are_known_by_their_content_if_the_ending_is_not(tmp_path):
     Image.fromarray(frames[0]).save(tmp_path / 'b.png')
     shutil.copy(tmp_path / 'b.png', tmp_path / 'b.dat')
     (tmp_path / 'c.dat').write_text('neither')
-    given = [str(tmp_path / name) for name in ('a.3gp', 'a.dat', 'a', 'b.dat', 'c.dat')]
+    for name in ('d.pam', 'd.hdr', 'd.pfm'):
+        kind = np.uint8 if name == 'd.pam' else np.float32
+        cv2.imwrite(str(tmp_path / name), frames[3].astype(kind))
+    (tmp_path / 'e.jpg2').write_bytes(cv2.imencode('.jpg', frames[3])[1].tobytes()[:300])
+    names = ('a.3gp', 'a.dat', 'a', 'b.dat', 'c.dat', 'd.pam', 'd.hdr', 'd.pfm', 'e.jpg2')
+    given = [str(tmp_path / name) for name in names]
     stills, films = divide(given, clips=False)
     assert [source for _, source in films] == given[:3]
     assert [item.path for item in stills] == given[3:] and not any(item.clip for item in stills)

@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -226,7 +228,7 @@ def test_files_that_tools_do_not_expect(tool, tmp_path):
 
 def test_scores_of_other_metrics_are_printed_as_they_are(tool, tmp_path):
     (tmp_path / '1').mkdir()
-    (tmp_path / '1/1.json').write_text('{"pascal_voc/mAP": 0.25}')
+    (tmp_path / '1/1.json').write_text('{"pascal_voc/mAP": 0.25, "of_classes": [1.0, 2.0]}')
     assert tool('misc/print_scores.py', tmp_path).stdout == 'pascal_voc/mAP 0.250\n'
 
 
@@ -237,8 +239,13 @@ def test_devices_and_pipes_stay_what_they_are(tmp_path):
     write_atomically(pipe, lambda file: file.write(b'content'))
     assert os.read(reader, 99) == b'content' and pipe.is_fifo()
     os.close(reader)
-    write_atomically(tmp_path / ('n' * 250 + '.json'), lambda file: file.write(b'{}'))
+    for name in ('n' * 250 + '.json', 'a.' + 'n' * 253):
+        write_atomically(tmp_path / name, lambda file: file.write(b'{}'))
     assert {len(path.name) for path in tmp_path.iterdir()} == {4, 255}
+    code = 'from mmswinv2.files import write_atomically as write\n'
+    code += "write('/dev/stdout', lambda file: file.write(b'x'))"
+    run = subprocess.run([sys.executable, '-c', code], capture_output=True, cwd=ROOT)
+    assert run.stdout == b'x', run.stderr
 
 
 def test_a_place_for_predictions_is_looked_at_before_the_test(tool, tmp_path):

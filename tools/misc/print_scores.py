@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from mmswinv2.core.arguments import is_number
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.options import ArgumentParser
 
@@ -37,6 +38,7 @@ def main():
         metrics = json.loads(latest.read_text())
     except ValueError as error:
         raise UserError(f'{latest} is damaged ({error}); run tools/test.py again') from error
+    metrics = {name: value for name, value in metrics.items() if is_number(value)}
     known = {NAMES[name]: value for name, value in metrics.items() if name in NAMES} or metrics
     scores = ', '.join(f'{name} {value:.3f}' for name, value in known.items())
     pictures = latest.parent / args.pictures  # --show-dir is in that folder, or absolute
