@@ -278,10 +278,17 @@ def _refused(error: BaseException) -> str | None:
     return f'{type(owner).__name__ if made else "the config"}: {says}; {_IN_CONFIG}'
 
 
+def _is_backend(kind: type) -> bool:
+    """Whether a type reads files for mmengine; these are in no registry."""
+    from mmengine.fileio import BaseStorageBackend
+
+    return issubclass(kind, BaseStorageBackend)
+
+
 def _modules(owner: Any) -> set[str]:
-    """The modules of an object's class and bases, without those of torch."""
+    """The modules of an object's class and bases, without those of torch's layers."""
     names = {kind.__module__ for kind in type(owner).__mro__}
-    return {name for name in names if name.partition('.')[0] != 'torch'}
+    return {name for name in names if not name.startswith('torch.nn.')}
 
 
 def _not_installed(error: ImportError) -> str | None:
@@ -290,7 +297,7 @@ def _not_installed(error: ImportError) -> str | None:
     frame, line = frames[-1]
     source = linecache.getline(frame.f_code.co_filename, line).strip()
     kind = type(frame.f_locals.get('self'))
-    if not source.startswith('raise ') or kind not in _registered():
+    if not source.startswith('raise ') or not (_is_backend(kind) or kind in _registered()):
         return None
     says = ' '.join(str(error).split())
     return f'{kind.__name__}: {says}; or take it out of the config'

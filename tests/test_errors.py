@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import TRANSFORMS
 from torch.utils.data import DataLoader, Dataset
 
@@ -331,8 +332,21 @@ def test_packages_that_a_type_of_a_host_asks_for(monkeypatch):
     said = explain(caught(lambda: WandbVisBackend('somewhere').experiment))
     assert said.startswith('WandbVisBackend: ') and 'pip install wandb' in said
     assert said.endswith('; or take it out of the config')
+    load = TRANSFORMS.build(
+        dict(type='mmcv.LoadImageFromFile', backend_args=dict(backend='petrel'))
+    )
+    monkeypatch.setitem(sys.modules, 'petrel_client', None)
+    said = explain(caught(lambda: load(dict(img_path='a.png'))))
+    assert said.startswith('PetrelBackend: Please install petrel_client')
     monkeypatch.setitem(sys.modules, 'nothing', None)
     assert explain(caught(lambda: __import__('nothing'))) is None
+
+
+def test_settings_that_an_optimizer_refuses():
+    optimizer = dict(type='AdamW', fused=True, foreach=True)
+    wrapper = dict(type='OptimWrapper', optimizer=optimizer)
+    said = explain(caught(lambda: build_optim_wrapper(torch.nn.Linear(1, 1), wrapper)))
+    assert said.startswith('AdamW: ') and 'mend it in the config' in said
 
 
 def test_a_constructor_that_refuses_by_any_error():

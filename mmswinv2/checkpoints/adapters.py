@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from ..core.lora import DOWN, UP, find_lora, is_adapter
 from ..core.swin_v2 import SwinV2
 from ..errors import CheckpointError
-from .convert import unwrapped
-from .formats import State
+from .formats import State, unwrapped
 
 _SAMPLE = 16  # leading numbers of each tensor that enter the check sum
 
@@ -66,7 +65,7 @@ def leave_out_base(model: nn.Module, checkpoint: dict[str, Any]) -> list[str]:
         if not layers:
             continue
         base: Base | None = getattr(net, 'base', None)
-        alphas = {name: float(layer.alpha) for name, layer in layers.items()}
+        alphas = {unwrapped(name): float(layer.alpha) for name, layer in layers.items()}
         note: dict[str, Any] = dict(alphas=alphas)
         meta.setdefault('lora', {})[unwrapped(prefix)] = note
         if base is None or not (state := checkpoint.get('state_dict')):
@@ -127,8 +126,8 @@ def add_base(
         )
         if not theirs:
             continue
-        recorded = notes if isinstance(notes, Mapping) else {}
-        note = recorded.get(unwrapped(prefix), recorded.get(prefix))
+        recorded = notes.items() if isinstance(notes, Mapping) else ()
+        note = {unwrapped(str(key)): value for key, value in recorded}.get(unwrapped(prefix))
         note = note if isinstance(note, Mapping) else {}
         _check_adapters(net, prefix, mine, theirs, note.get('alphas'), path)
         missing = [k for k in own if k.startswith(prefix) and k not in given]
@@ -177,8 +176,10 @@ def _check_adapters(
             f'{_ranks(mine)}; the first that differs is {wrong[0]} ({theirs.get(wrong[0], "none")} '
             f'in the file, here {mine.get(wrong[0], "none")})'
         )
-    here = {name: float(layer.alpha) for name, layer in find_lora(net).items()}
-    if isinstance(alphas, Mapping) and dict(alphas) != here:
+    here = {unwrapped(name): float(layer.alpha) for name, layer in find_lora(net).items()}
+    if isinstance(alphas, Mapping):
+        alphas = {unwrapped(str(name)): alpha for name, alpha in alphas.items()}
+    if isinstance(alphas, Mapping) and alphas != here:
         name = next(name for name in here if alphas.get(name) != here[name])
         raise CheckpointError(
             f'{path} was trained with alpha={alphas.get(name)} for {prefix}{name}, and the config '

@@ -17,7 +17,7 @@ from ..core.lora import is_adapter
 from ..errors import CheckpointError
 from .download import cache_path
 from .files import read_checkpoint
-from .formats import BUFFERS, FORMATS, HEADS, UNSUPPORTED, Rule, State
+from .formats import BUFFERS, FORMATS, HEADS, UNSUPPORTED, Rule, State, unwrapped
 from .published import PUBLISHED
 
 Windows = dict[int, tuple[int, ...]]  # stage to window size per axis
@@ -31,9 +31,7 @@ _LONE_ENTRIES = ('ema_model', 'network', 'weights', 'backbone', 'encoder', 'mode
 _PATCHES = 'patch_embed.proj.weight'
 _BIAS = '.attn.cpb_mlp.0.weight'
 _TABLE = 'relative_coords_table'
-# What torch's module wrappers add to keys, and step counters of torch's and mmengine's averages.
-_WRAPPERS = re.compile(r'\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
-_COUNTERS = ('n_averaged', 'steps')
+_COUNTERS = ('n_averaged', 'steps')  # of torch's and mmengine's averages
 _LARGEST_TABLE = 2**24  # numbers
 _PEFT = re.compile(r'.*\.lora_(embedding_)?[AB]\b')
 
@@ -107,11 +105,6 @@ def of_file(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except CheckpointError as error:
         raise CheckpointError(f'{path}: {error}') from error
-
-
-def unwrapped(key: str) -> str:
-    """A key as it was before torch wrapped the module that it belongs to."""
-    return _WRAPPERS.sub('', key)
 
 
 def plain_keys(state: State, own: Container[str] = ()) -> State:

@@ -20,6 +20,13 @@ Rule = tuple[str, str | Callable[[re.Match[str]], str] | None]
 _WB = r'(weight|bias)'
 _CPB = r'(0\.weight|0\.bias|2\.weight)'
 _ATTN = r'(q_bias|v_bias|logit_scale|qkv\.weight|proj\.weight|proj\.bias)'
+# what torch's wrappers of modules add to keys
+_WRAPPERS = re.compile(r'\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
+
+
+def unwrapped(key: str) -> str:
+    """A key as it was before torch wrapped the module that it belongs to."""
+    return _WRAPPERS.sub('', key)
 
 
 @dataclass(frozen=True)

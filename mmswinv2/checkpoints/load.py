@@ -31,17 +31,15 @@ from .convert import (
     of_file,
     plain_keys,
     unwrap,
-    unwrapped,
 )
 from .files import read_checkpoint
-from .formats import FORMATS, State
+from .formats import FORMATS, State, unwrapped
 
 _LEAST = 0.05  # share of a model's keys that have to be in a file
 _OUTPUT_NORM = re.compile(r'(backbone\.)?norm\d\.(weight|bias)')
 _HEAD = ('head.fc.weight', 'head.fc.bias')
 _BACKBONE = 'backbone.'
 _PATCHES = 'backbone.patch_embed.proj.'
-_TAKEN_OFF = 'taken off its keys: the prefix'
 _WRAPPED = re.compile(r'(module|base_model\.model)\.')  # by distributed training, by peft
 
 
@@ -261,7 +259,7 @@ def load_but(
         raise CheckpointError(f'new must be a list of parts of names, none empty, got {new!r}')
     checkpoint, own = read_checkpoint(path), model.state_dict()
     meta = checkpoint.get('meta') or {}
-    given, converted, notes = _for_model(model, own, checkpoint, path, meta.get('lora'))
+    given, converted, notes, _ = _for_model(model, own, checkpoint, path, meta.get('lora'))
     if class_map is not None:
         if any(part in key for part in new for key in _HEAD):
             raise CheckpointError(f'new={list(new)} and class_map both say how the head starts')
@@ -306,17 +304,19 @@ def fit_weights(
     """
     own = model.state_dict()
     described = getattr(getattr(checkpoint, '_metadata', None), 'lora', None)
-    given, converted, notes = _for_model(model, own, checkpoint, path, described)
+    given, converted, notes, alone = _for_model(model, own, checkpoint, path, described)
     names = dict(given)
     if type(model)._load_from_state_dict is not nn.Module._load_from_state_dict:
         model._load_from_state_dict(names, '', {}, False, [], [], [])  # which may rename keys
     report = compare_keys(path, own, names, unbuilt=_find_unbuilt(model))
     if (backbone := _backbone_of(model)) is not None:
         problems = report.problems(lambda key: _OUTPUT_NORM.fullmatch(key) or not _is_backbone(key))
-        renamed = converted is not None or any(_TAKEN_OFF in note for note in notes)
-        alone = renamed and all(map(_is_backbone, own.keys() & given.keys()))
+        if converted is not None:
+            alone = all(map(_is_backbone, own.keys() & given.keys()))
         if alone and not problems and not all(map(_is_backbone, own)):
             problems = 'it holds a backbone alone, where a whole model belongs'
+            if converted is not None and converted.unknown:
+                problems = f'nothing but its backbone fits, and {converted.unknown[0]} is unknown'
         if problems:
             state = {unwrapped(k).removeprefix(_BACKBONE): v for k, v in given.items()}
             raise CheckpointError(
@@ -332,10 +332,19 @@ def fit_weights(
 
 def _for_model(
     model: nn.Module, own: State, checkpoint: Any, path: str | os.PathLike[str], described: Any
-) -> tuple[State, Converted | None, list[str]]:
-    """The weights of a file under the keys of a whole model, converted if necessary, and notes.
+) -> tuple[State, Converted | None, list[str], bool]:
+    """The weights of a file under the keys of a whole model, converted if necessary.
 
-    The notes are on adapters; `described` is what the file itself records of its adapters.
+    Args:
+        model: the model.
+        own: its state dict.
+        checkpoint: what was read from the file.
+        path: the file, for messages.
+        described: what the file itself records of its adapters.
+
+    Returns:
+        the weights, how they were converted, notes on the prefix and on adapters, and whether all
+        keys under the prefix are those of a backbone.
     """
     with of_file(path):
         found = unwrap(checkpoint)
@@ -345,15 +354,18 @@ def _for_model(
     # keys of a compiled model
     wrapped = {unwrapped(name): name for name in own}
     given = {unwrapped(name): value for name, value in given.items()}
-    given, prefix = _without_prefix(given, wrapped)
+    prefix = _common_prefix(given, wrapped)
+    under = [name.removeprefix(prefix) for name in given if name.startswith(prefix)]
+    alone = bool(prefix) and all(map(_is_backbone, under))
+    given = {name.removeprefix(prefix): value for name, value in given.items()}
     given = {wrapped.get(name, name): value for name, value in given.items()}
     given, notes = add_base(model, own, given, path, described)
     if prefix:
-        notes = [f'{_TAKEN_OFF} {prefix!r}', *notes]
+        notes = [f'taken off its keys: the prefix {prefix!r}', *notes]
     ours = _backbone_of(model) is not None
     if not ours or any(unwrapped(name).startswith(_PATCHES) for name in given):
         given, more = add_adapters(model, own, given)
-        return given, None, notes + more
+        return given, None, notes + more, alone
     converted, found = convert_checkpoint(checkpoint, path), plain_keys(found)
     given = {
         **{_BACKBONE + name: value for name, value in converted.state.items()},
@@ -362,34 +374,27 @@ def _for_model(
     }
     given = {wrapped.get(name, name): value for name, value in given.items()}
     given, more = add_adapters(model, own, given)
-    return given, converted, notes + more
+    return given, converted, notes + more, False
 
 
-def _without_prefix(given: State, own: Container[str]) -> tuple[State, str]:
-    """Weights under the keys of a model, without a prefix that they have in the file.
+def _common_prefix(given: Iterable[str], own: Container[str]) -> str:
+    """The prefix without which the keys of a file are those of a model; ``''`` if they are so.
+
+    It is the one of most keys. It must not be in doubt: no other prefix may be that of more than
+    half as many. Keys without it stay as they are.
 
     Args:
-        given: the weights; keys without the prefix stay as they are.
-        own: the model's keys.
-
-    Returns:
-        the weights, and the prefix, which is empty if keys fit already, if fewer than half of them
-        fit with a prefix taken off, or if they do so with another one too.
+        given: the keys of the file.
+        own: the keys of the model.
     """
     found: Counter[str] = Counter()
     for name in given:
         parts = name.split('.')
         rests = ('.'.join(parts[i:]) for i in range(len(parts)))
-        fits = next((rest for rest in rests if rest in own), None)
-        if fits == name:
-            return given, ''
-        if fits is not None:
+        if (fits := next((rest for rest in rests if rest in own), None)) is not None:
             found[name.removesuffix(fits)] += 1
-    most = found.most_common(2)
-    if not most or 2 * most[0][1] < len(given) or (len(most) > 1 and 2 * most[1][1] > most[0][1]):
-        return given, ''
-    prefix = most[0][0]
-    return {name.removeprefix(prefix): value for name, value in given.items()}, prefix
+    (prefix, count), (_, second) = [*found.most_common(2), ('', 0), ('', 0)][:2]
+    return prefix if 2 * second <= count else ''
 
 
 def _backbone_of(model: nn.Module) -> SwinV2 | None:

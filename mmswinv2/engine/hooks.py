@@ -327,7 +327,8 @@ class RepeatableHook(Hook):
     """
 
     def __init__(self) -> None:
-        self._done = (0, 0)  # iterations done of the epoch to go on with, and its length
+        # iterations done of the epoch to go on with, and its length
+        self._done: tuple[int, int] | None = None
         self._begun: int | None = None  # iteration at which the epoch began
 
     def before_train(self, runner: Any) -> None:
@@ -350,7 +351,15 @@ class RepeatableHook(Hook):
 
     def _leave_out_done(self, runner: Any, loader: Any) -> None:
         """Leave out the batches of the epoch that the run has done before it was interrupted."""
-        (done, length), self._done = self._done, (0, 0)
+        loop = runner.train_loop
+        if not isinstance(loop, EpochBasedTrainLoop) or not runner._resume:
+            return
+        if self._done is None:  # written by mmengine alone
+            length = len(loader)
+            done = loop.iter - loop.epoch * length
+            done = done if 0 < done <= length else 0
+        else:
+            done, length = self._done
         if not done:
             return
         if done == length:
@@ -382,8 +391,10 @@ class RepeatableHook(Hook):
         """
         meta = checkpoint.setdefault('meta', {})
         meta['batch_size'] = _batch_size(runner)
-        if self._begun is not None and meta.get('epoch') == runner.epoch:  # inside of an epoch
-            meta['done_of_epoch'] = (meta['iter'] - self._begun, len(runner.train_dataloader))
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            inside = self._begun is not None and meta.get('epoch') == runner.epoch
+            done = meta['iter'] - self._begun if inside else 0
+            meta['done_of_epoch'] = (done, len(runner.train_dataloader))
         saved = checkpoint.get('param_schedulers') or []
         for states in saved.values() if isinstance(saved, dict) else [saved]:
             for state in states:
@@ -403,7 +414,7 @@ class RepeatableHook(Hook):
         meta = checkpoint.get('meta') or {}
         before = meta.get('batch_size')
         if runner._resume:
-            self._done = meta.get('done_of_epoch', (0, 0))
+            self._done = meta.get('done_of_epoch')
         if runner._resume and before not in (None, now := _batch_size(runner)):
             warn(
                 f'the batch size was {before} and is {now} now: this run goes on with other '
@@ -421,6 +432,8 @@ class _Numbered:
     def __init__(self, sampler: Any, seed: int) -> None:
         self.sampler, self.seed, self.drawn = sampler, seed, 0
         self._skip: Any = getattr(sampler, 'skip', None)
+        if self._skip is not None:  # mmengine asks whether there is one
+            self.skip = self._skip_samples
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sampler, name)
@@ -437,7 +450,7 @@ class _Numbered:
             self.drawn += 1
             yield Draw(index, _mix(self.seed, epoch or 0, place))
 
-    def skip(self, num_samples: int) -> None:
+    def _skip_samples(self, num_samples: int) -> None:
         """Skip the samples that this process has used before the interruption."""
         self.drawn = num_samples
         self._skip(num_samples)
@@ -474,8 +487,10 @@ class _Rest:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Any]:
+        # a data loader with workers makes an iterator that it does not use
+        batches = iter(self.batches)
         done, self.done = self.done, 0
-        return itertools.islice(iter(self.batches), done, None)
+        yield from itertools.islice(batches, done, None)
 
 
 def _batch_size(runner: Any) -> int:

@@ -69,7 +69,7 @@ def iterate(
     check_score(score)
     kinds: tuple[type, ...] = (str, os.PathLike, Integral)
     several: Any = [inputs] if isinstance(inputs, kinds) else inputs
-    given = list(several)
+    given = [os.fspath(one) if isinstance(one, os.PathLike) else one for one in several]
     for one in given:
         if not isinstance(one, kinds):
             raise UserError(

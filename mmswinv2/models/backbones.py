@@ -186,7 +186,7 @@ def _check_names(kind: type[SwinV2], kwargs: Mapping[str, Any]) -> None:
     if unknown := [name for name in kwargs if name not in known]:
         names = {*known, *inspect.signature(kind).parameters}
         if len(unknown) > 2:
-            hint = nearest(unknown[0], names, 0.75)
+            hint = nearest(unknown[0], names, 0.78)
             raise UserError(
                 f'{kind.__name__} has no arguments {", ".join(unknown)}{hint}; if they are those '
                 'of the backbone in a _base_, leave them out with backbone=dict(_delete_=True, ...)'

@@ -2,10 +2,11 @@ import pytest
 import torch
 from mmengine.runner.checkpoint import load_checkpoint
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from mmswinv2.checkpoints import CheckpointError, convert_file, load_but, load_pretrained
 from mmswinv2.checkpoints.adapters import leave_out_base, mark
-from mmswinv2.checkpoints.convert import unwrapped
+from mmswinv2.checkpoints.formats import unwrapped
 from mmswinv2.core import find_lora, merge_lora
 from mmswinv2.core.lora import is_adapter
 from mmswinv2.models import SwinTransformerV2
@@ -130,22 +131,27 @@ def test_weights_that_init_cfg_does_not_give_are_kept(trained, save):
     assert same(model, trained)
 
 
-@pytest.mark.parametrize('written_compiled', [False, True])
-@pytest.mark.parametrize('loaded_compiled', [False, True])
-def test_compiled_and_plain_models_share_adapters(
-    trained, published, save, written_compiled, loaded_compiled
-):
-    def compiled(model, if_so):
-        if if_so:
-            model.backbone = torch.compile(model.backbone, backend='eager')
-        return model
+def wrap(model, how):
+    if how == 'compiled':
+        model.backbone = torch.compile(model.backbone, backend='eager')
+    if how == 'checkpointed':
+        stage = model.backbone.layers[0]
+        stage.blocks[0] = checkpoint_wrapper(stage.blocks[0])
+    return model
 
-    path = save(slim(compiled(trained, written_compiled)))
-    model = compiled(Model(init_cfg=published, lora=dict(rank=2, alpha=3)), loaded_compiled)
+
+WAYS = ('plain', 'compiled', 'checkpointed')
+
+
+@pytest.mark.parametrize('written', WAYS)
+@pytest.mark.parametrize('loaded', WAYS)
+def test_wrapped_and_plain_models_share_adapters(trained, published, save, written, loaded):
+    path = save(slim(wrap(trained, written)))
+    model = wrap(Model(init_cfg=published, lora=dict(rank=2, alpha=3)), loaded)
     load_checkpoint(model, str(path), 'cpu')
     wanted = {unwrapped(key): value for key, value in trained.state_dict().items()}
     assert all(torch.equal(v, wanted[unwrapped(k)]) for k, v in model.state_dict().items())
-    other = compiled(Model(init_cfg=published, lora=dict(rank=2, alpha=16)), loaded_compiled)
+    other = wrap(Model(init_cfg=published, lora=dict(rank=2, alpha=16)), loaded)
     with pytest.raises(CheckpointError, match='was trained with alpha=3'):
         load_checkpoint(other, str(path), 'cpu')
 

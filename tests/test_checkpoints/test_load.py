@@ -387,9 +387,30 @@ def test_keys_beside_a_prefix_do_not_keep_the_rest_from_loading():
 @pytest.mark.parametrize('prefix', ['model.backbone.', 'encoder.', ''])
 def test_a_backbone_alone_is_no_whole_model(prefix):
     state = under(prefix, changed_detector().backbone.state_dict())
-    for more in ({}, {'proj.weight': torch.ones(2)} if prefix else {}):
-        with pytest.raises(CheckpointError, match='it holds a backbone alone, where a whole model'):
-            fit_weights(Detector(), {**state, **more})
+    with pytest.raises(CheckpointError, match='it holds a backbone alone, where a whole model'):
+        fit_weights(Detector(), state)
+    if prefix:
+        words = 'backbone alone|nothing but its backbone fits, and proj.weight is unknown'
+        with pytest.raises(CheckpointError, match=words):
+            fit_weights(Detector(), {**state, 'proj.weight': torch.ones(2)})
+
+
+@pytest.mark.parametrize('prefix', ['', 'model.', 'net.module.'])
+def test_heads_may_differ_under_a_prefix(prefix):
+    state = changed_detector().state_dict()
+    other = {key.replace('neck.', 'decoder.'): value for key, value in state.items()}
+    _, report = fit_weights(Detector(), under(prefix, other))
+    assert report.missing == ['neck.weight', 'neck.bias'] and len(report.unexpected) == 2
+    more = {f'teacher.{i}.weight': torch.ones(1) for i in range(400)}
+    _, report = fit_weights(Detector(), under(prefix, {**state, **more}))
+    assert report.missing == [] and len(report.unexpected) == 400
+
+
+def test_a_key_that_fits_beside_a_prefix():
+    mine, state = Detector(), changed_detector().state_dict()
+    mine.register_buffer('mean', torch.zeros(1))
+    _, report = fit_weights(mine, {**under('model.', state), 'mean': torch.ones(1)})
+    assert (report.missing, report.unexpected) == ([], [])
 
 
 def test_two_networks_are_not_told_apart_by_their_prefix():

@@ -370,7 +370,9 @@ def constant(results):
     return {'inputs': torch.ones(2) * results['value']}
 
 
-def train_by_epochs(folder, resume=None, wrapper=None, samples=8, kind=DefaultSampler):
+def train_by_epochs(
+    folder, resume=None, wrapper=None, samples=8, kind=DefaultSampler, workers=0, hooked=True
+):
     """Three epochs of four iterations, with a checkpoint after each iteration."""
     step = constant if kind is OwnSampler else noisy  # whose samples get no seed
     dataset = BaseDataset(lazy_init=True, serialize_data=False, pipeline=[step])
@@ -385,6 +387,7 @@ def train_by_epochs(folder, resume=None, wrapper=None, samples=8, kind=DefaultSa
         Model(), str(folder), train_cfg=dict(by_epoch=True, max_epochs=3),
         train_dataloader=dict(
             batch_size=2, dataset=dataset, sampler=dict(type=kind, shuffle=True),
+            num_workers=workers, persistent_workers=bool(workers),
             batch_sampler=BUCKETS if wrapper == 'buckets' else None),
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
         param_scheduler=[STEPS | dict(milestones=[1, 2])], randomness=dict(seed=3),
@@ -394,7 +397,8 @@ def train_by_epochs(folder, resume=None, wrapper=None, samples=8, kind=DefaultSa
     )  # fmt: skip
     steps = Steps()
     runner.register_hook(steps)
-    runner.register_hook(RepeatableHook())
+    if hooked:
+        runner.register_hook(RepeatableHook())
     follow_config(runner)
     runner.train()
     return steps.seen
@@ -425,12 +429,35 @@ def test_epochs_of_another_length_begin_anew(at, iterations, tmp_path):
     assert len(rest) == iterations
 
 
-@pytest.mark.parametrize('by_epoch', [True, False])
-def test_only_checkpoints_inside_of_an_epoch_say_how_much_of_it_is_done(by_epoch, whole):
+@pytest.mark.parametrize('at', [4, 6])
+def test_workers_go_on_inside_of_an_epoch_too(at, tmp_path):
+    whole = train_by_epochs(tmp_path / 'run', workers=1)
+    rest = train_by_epochs(tmp_path / 'other', tmp_path / f'run/iter_{at}.pth', workers=1)
+    assert len(rest) == len(whole) - at
+    for mine, theirs in zip(rest, whole[at:], strict=True):
+        assert mine[:2] == theirs[:2] and torch.equal(mine[2], theirs[2])
+
+
+@pytest.mark.parametrize('at', [4, 6])
+def test_checkpoints_of_mmengine_alone_are_gone_on_with(at, tmp_path):
+    train_by_epochs(tmp_path / 'run', hooked=False)
+    rest = train_by_epochs(tmp_path / 'other', tmp_path / f'run/iter_{at}.pth')
+    assert [step[1] for step in rest] == list(range(at, 12))
+
+
+def test_a_run_by_iterations_takes_no_part_in_it(whole):
+    folder, other = whole
+    train_by_epochs(folder / 'inside')
+    seen, _ = train(other, 12, None, resume=folder / 'inside/iter_6.pth', kind='AdamW')
+    assert [step[0] for step in seen] == list(range(6, 12))
+    assert 'done_of_epoch' not in read_checkpoint(other / 'iter_12.pth')['meta']
+
+
+def test_checkpoints_say_how_much_of_an_epoch_is_done(whole):
     folder, _ = whole
-    train(folder, 2, None, by_epoch=by_epoch)
+    train(folder, 2, None, by_epoch=True)
     for path in folder.glob('*.pth'):
-        assert 'done_of_epoch' not in read_checkpoint(path)['meta']
+        assert read_checkpoint(path)['meta']['done_of_epoch'] == (0, 4)
     train_by_epochs(folder / 'inside')
     found = {
         int(path.stem[5:]): read_checkpoint(path)['meta']['done_of_epoch']
