@@ -354,7 +354,7 @@ class RepeatableHook(Hook):
         loop = runner.train_loop
         if not isinstance(loop, EpochBasedTrainLoop) or not runner._resume:
             return
-        if self._done is None:  # written by mmengine alone
+        if self._done is None:  # not recorded: assume epochs of the present length
             length = len(loader)
             done = loop.iter - loop.epoch * length
             done = done if 0 < done <= length else 0
@@ -414,7 +414,8 @@ class RepeatableHook(Hook):
         meta = checkpoint.get('meta') or {}
         before = meta.get('batch_size')
         if runner._resume:
-            self._done = meta.get('done_of_epoch')
+            unknown = None if before in (None, _batch_size(runner)) else (0, 0)
+            self._done = meta.get('done_of_epoch', unknown)
         if runner._resume and before not in (None, now := _batch_size(runner)):
             warn(
                 f'the batch size was {before} and is {now} now: this run goes on with other '

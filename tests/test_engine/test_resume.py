@@ -445,6 +445,18 @@ def test_checkpoints_of_mmengine_alone_are_gone_on_with(at, tmp_path):
     assert [step[1] for step in rest] == list(range(at, 12))
 
 
+def test_checkpoints_of_another_batch_size_that_record_nothing(tmp_path):
+    """Their epochs had another length, so what is done of one is unknown."""
+    train_by_epochs(tmp_path / 'run', samples=10)
+    path = tmp_path / 'run/iter_5.pth'
+    checkpoint = torch.load(path, weights_only=False)
+    del checkpoint['meta']['done_of_epoch']
+    checkpoint['meta'].update(batch_size=5, epoch=1)
+    torch.save(checkpoint, path)
+    rest = train_by_epochs(tmp_path / 'other', path, samples=8)
+    assert len(rest) == 8
+
+
 def test_a_run_by_iterations_takes_no_part_in_it(whole):
     folder, other = whole
     train_by_epochs(folder / 'inside')
