@@ -356,7 +356,10 @@ def _for_model(
     given = {unwrapped(name): value for name, value in given.items()}
     prefix = _common_prefix(given, wrapped)
     under = [name.removeprefix(prefix) for name in given if name.startswith(prefix)]
-    alone = bool(prefix) and all(map(_is_backbone, under))
+    if prefix and any(name in given for name in under):  # of another network
+        prefix = ''
+    beside = [name for name in given if name in wrapped]
+    alone = bool(prefix) and all(map(_is_backbone, (*under, *beside)))
     given = {name.removeprefix(prefix): value for name, value in given.items()}
     given = {wrapped.get(name, name): value for name, value in given.items()}
     given, notes = add_base(model, own, given, path, described)

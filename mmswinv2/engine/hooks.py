@@ -327,8 +327,7 @@ class RepeatableHook(Hook):
     """
 
     def __init__(self) -> None:
-        # iterations done of the epoch to go on with, and its length
-        self._done: tuple[int, int] | None = None
+        self._done = (0, 0)  # iterations done of the epoch to go on with, and its length
         self._begun: int | None = None  # iteration at which the epoch began
 
     def before_train(self, runner: Any) -> None:
@@ -354,12 +353,7 @@ class RepeatableHook(Hook):
         loop = runner.train_loop
         if not isinstance(loop, EpochBasedTrainLoop) or not runner._resume:
             return
-        if self._done is None:  # not recorded: assume epochs of the present length
-            length = len(loader)
-            done = loop.iter - loop.epoch * length
-            done = done if 0 < done <= length else 0
-        else:
-            done, length = self._done
+        (done, length), self._done = self._done, (0, 0)
         if not done:
             return
         if done == length:
@@ -414,8 +408,7 @@ class RepeatableHook(Hook):
         meta = checkpoint.get('meta') or {}
         before = meta.get('batch_size')
         if runner._resume:
-            unknown = None if before in (None, _batch_size(runner)) else (0, 0)
-            self._done = meta.get('done_of_epoch', unknown)
+            self._done = meta.get('done_of_epoch') or _done_of_epoch(runner, checkpoint)
         if runner._resume and before not in (None, now := _batch_size(runner)):
             warn(
                 f'the batch size was {before} and is {now} now: this run goes on with other '
@@ -492,6 +485,23 @@ class _Rest:
         batches = iter(self.batches)
         done, self.done = self.done, 0
         yield from itertools.islice(batches, done, None)
+
+
+def _done_of_epoch(runner: Any, checkpoint: dict) -> tuple[int, int]:
+    """Iterations done of an epoch, and its length, from a checkpoint of mmengine alone.
+
+    Known only if it was written inside of the epoch, and epochs had the present length.
+    """
+    if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+        return 0, 0
+    meta, hub = checkpoint.get('meta') or {}, checkpoint.get('message_hub') or {}
+    info = hub.get('runtime_info') or {}
+    length = len(runner.train_dataloader)
+    inside = 'epoch' in meta and info.get('epoch') == meta['epoch']
+    if not inside or info.get('max_iters') != length * (info.get('max_epochs') or 0):
+        return 0, length
+    done = meta.get('iter', 0) - meta['epoch'] * length
+    return (done if 0 < done <= length else 0), length
 
 
 def _batch_size(runner: Any) -> int:

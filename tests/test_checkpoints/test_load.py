@@ -406,6 +406,24 @@ def test_heads_may_differ_under_a_prefix(prefix):
     assert report.missing == [] and len(report.unexpected) == 400
 
 
+def test_a_head_beside_the_prefix_of_the_backbone():
+    state = changed_detector().state_dict()
+    found = {k if 'neck' in k else f'net.{k}': value for k, value in state.items()}
+    given, report = fit_weights(Detector(), found)
+    assert (report.missing, report.unexpected) == ([], [])
+    assert torch.equal(given['neck.weight'], state['neck.weight'])
+
+
+@pytest.mark.parametrize('first', [True, False])
+def test_another_network_under_a_prefix_does_not_replace_keys_that_fit(first):
+    state = changed_detector().state_dict()
+    own = {key: value for key, value in state.items() if 'layers.0' not in key}
+    other = under('teacher.', {key: torch.zeros_like(value) for key, value in state.items()})
+    found = {**own, **other} if first else {**other, **own}
+    with pytest.raises(CheckpointError, match='missing in the file'):
+        fit_weights(Detector(), found)
+
+
 def test_a_key_that_fits_beside_a_prefix():
     mine, state = Detector(), changed_detector().state_dict()
     mine.register_buffer('mean', torch.zeros(1))

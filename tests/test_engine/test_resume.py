@@ -445,16 +445,16 @@ def test_checkpoints_of_mmengine_alone_are_gone_on_with(at, tmp_path):
     assert [step[1] for step in rest] == list(range(at, 12))
 
 
-def test_checkpoints_of_another_batch_size_that_record_nothing(tmp_path):
-    """Their epochs had another length, so what is done of one is unknown."""
-    train_by_epochs(tmp_path / 'run', samples=10)
-    path = tmp_path / 'run/iter_5.pth'
+@pytest.mark.parametrize('samples', [6, 8, 16])
+def test_epochs_that_have_ended_are_followed_by_whole_ones(samples, tmp_path):
+    """Also if the checkpoint does not say that its epoch has ended."""
+    train_by_epochs(tmp_path / 'run', hooked=False)
+    path = tmp_path / 'run/iter_8.pth'
     checkpoint = torch.load(path, weights_only=False)
-    del checkpoint['meta']['done_of_epoch']
-    checkpoint['meta'].update(batch_size=5, epoch=1)
+    checkpoint['meta']['epoch'] = 2  # as checkpoints by epochs have it
     torch.save(checkpoint, path)
-    rest = train_by_epochs(tmp_path / 'other', path, samples=8)
-    assert len(rest) == 8
+    rest = train_by_epochs(tmp_path / 'other', path, samples=samples)
+    assert len(rest) == samples // 2
 
 
 def test_a_run_by_iterations_takes_no_part_in_it(whole):
