@@ -21,6 +21,7 @@ from ..registry import TRANSFORMS
 
 # part of an error message: advice for the user
 _WAYS = {
+    'ImportError': 'install that, or take it out of the config',
     'DecompressionBomb': "cut it into tiles, or, if you trust it, set imdecode_backend='cv2' of "
     'LoadImageFromFile',
     'MAX_IMAGE_PIXELS': 'cut it into tiles, or set the environment variable of that name to more',

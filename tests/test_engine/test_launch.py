@@ -185,6 +185,7 @@ def test_only_features_are_compiled_and_the_config_says_so(tmp_path, monkeypatch
     ))  # fmt: skip
     runner = launch.build_runner(cfg, ('train',))
     runner.train()
+    runner.work_dir_lock.close()
     assert compiled == [(runner.model.backbone, dict(backend='eager'))]
     assert Config.fromfile(tmp_path / 'run/a.py').compile == dict(backend='eager')
 
