@@ -251,19 +251,24 @@ def _called(name: str, caller: FrameType) -> set[Any]:
     return {it for it in known if callable(it) and getattr(it, '__qualname__', None) == name}
 
 
+def _raised(error: BaseException) -> tuple[list[FrameType], str]:
+    """The frames of an error, the one that raised it last, and the line of source there."""
+    places = list(traceback.walk_tb(error.__traceback__)) or [(sys._getframe(), 0)]
+    frame, line = places[-1]
+    source = linecache.getline(frame.f_code.co_filename, line).strip()
+    return [place for place, _ in places], source
+
+
 def _refused(error: BaseException) -> str | None:
     """The message for a value of a config that a constructor of a host or of torch refuses.
 
     It must do so by its own ``raise`` or ``assert``; a failure in any other way is a bug.
     """
-    frames = list(traceback.walk_tb(error.__traceback__)) or [(sys._getframe(), 0)]
-    frame, line = frames[-1]
-    names = [each.f_code.co_name for each, _ in frames]
+    frames, source = _raised(error)
+    frame = frames[-1]
+    names = [each.f_code.co_name for each in frames]
     owner = frame.f_locals.get('self')
-    made = any(
-        f.f_code.co_name == '__init__' and f.f_locals.get('self') is owner for f, _ in frames
-    )
-    source = linecache.getline(frame.f_code.co_filename, line).strip()
+    made = any(f.f_code.co_name == '__init__' and f.f_locals.get('self') is owner for f in frames)
     place = frame.f_globals.get('__name__')
     if isinstance(error, RuntimeError) and place not in _modules(owner):
         return None  # of torch, on what the constructor has done
@@ -293,10 +298,8 @@ def _modules(owner: Any) -> set[str]:
 
 def _not_installed(error: ImportError) -> str | None:
     """The message for a package that a type of a host asks for by its own ``raise``."""
-    frames = list(traceback.walk_tb(error.__traceback__)) or [(sys._getframe(), 0)]
-    frame, line = frames[-1]
-    source = linecache.getline(frame.f_code.co_filename, line).strip()
-    kind = type(frame.f_locals.get('self'))
+    frames, source = _raised(error)
+    kind = type(frames[-1].f_locals.get('self'))
     if not source.startswith('raise ') or not (_is_backend(kind) or kind in _registered()):
         return None
     says = ' '.join(str(error).split())

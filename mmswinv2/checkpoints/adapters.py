@@ -177,9 +177,9 @@ def _check_adapters(
             f'in the file, here {mine.get(wrong[0], "none")})'
         )
     here = {unwrapped(name): float(layer.alpha) for name, layer in find_lora(net).items()}
-    if isinstance(alphas, Mapping):
-        alphas = {unwrapped(str(name)): alpha for name, alpha in alphas.items()}
-    if isinstance(alphas, Mapping) and alphas != here:
+    recorded = alphas.items() if isinstance(alphas, Mapping) else here.items()
+    alphas = {unwrapped(str(name)): alpha for name, alpha in recorded}
+    if alphas != here:
         name = next(name for name in here if alphas.get(name) != here[name])
         raise CheckpointError(
             f'{path} was trained with alpha={alphas.get(name)} for {prefix}{name}, and the config '

@@ -49,9 +49,9 @@ def follow_config(runner: Any) -> None:
             changes.stop()
         if runner._resume:
             _leave_best_of_others(runner)
-        if runner._resume and hasattr(runner, 'saved_schedulers'):
-            changes.count(runner.saved_schedulers, schedulers)
-        if runner._resume:  # schedulers may step before the first iteration of this process
+            if hasattr(runner, 'saved_schedulers'):
+                changes.count(runner.saved_schedulers, schedulers)
+            # schedulers may step before the first iteration of this process
             for scheduler in itertools.chain.from_iterable(schedulers.values()):
                 if getattr(scheduler.optimizer, '_global_step', 0) < 0:
                     scheduler.optimizer._global_step = 0

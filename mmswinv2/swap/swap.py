@@ -12,7 +12,7 @@ from mmengine.registry import DefaultScope
 from .. import hosts
 from ..checkpoints import PUBLISHED, convert_file, describe, fetch, load_pretrained
 from ..checkpoints.adapters import networks
-from ..checkpoints.published import find_published
+from ..checkpoints.published import PublishedWeights, find_published
 from ..core import get_variant
 from ..errors import UserError
 from ..hosts import dicts_in, join_path
@@ -206,7 +206,7 @@ def _choose_weights(options: Options, window: int) -> tuple[dict[str, Any], str]
     num_stages = len(get_variant(arch).depths)
     if stated and len(stated) == 1:
         stated = list(stated) * num_stages
-    published = next((w for n, w in PUBLISHED.items() if checkpoint in (n, w.url)), None)
+    published = _published(checkpoint)
     if published:
         found, recorded = {'name': published.arch}, dict(enumerate(published.pretrained_windows))
         source = 'as published'
@@ -237,10 +237,15 @@ def _choose_weights(options: Options, window: int) -> tuple[dict[str, Any], str]
     return settings, f'weights {checkpoint}, first trained with windows {windows} ({source})'
 
 
+def _published(checkpoint: str) -> PublishedWeights | None:
+    """The published weights of a name or address."""
+    return next((w for name, w in PUBLISHED.items() if checkpoint in (name, w.url)), None)
+
+
 def _try_weights(model: Any, init_cfg: Any) -> None:
     """Load a file of weights into the new backbone, as training will; not what is published."""
     checkpoint = (init_cfg or {}).get('checkpoint')
-    if checkpoint is None or any(checkpoint in (n, w.url) for n, w in PUBLISHED.items()):
+    if checkpoint is None or _published(checkpoint):
         return
     for backbone in networks(model).values():
         load_pretrained(backbone, fetch(checkpoint))
