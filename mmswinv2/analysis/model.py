@@ -114,7 +114,7 @@ def build(
         UserError: if its backbone is not of this package.
     """
     model_cfg = ready(cfg)
-    if not is_ours(model_cfg):
+    if hosts.own_backbone(model_cfg) is None:
         raise UserError('the model of this config has no backbone of mmswinv2')
     backbone_cfg = model_cfg.pop('backbone')
     with torch.device('meta'):
@@ -133,20 +133,14 @@ def ready(cfg: Any) -> Any:
     model_cfg = copy.deepcopy(cfg.model)
     if 'backbone' in model_cfg:
         model_cfg.backbone.init_cfg = None
-    if is_ours(model_cfg):
-        model_cfg.backbone.path = 'plain'  # the implementation for GPUs, which are analyzed here
+    if (backbone := hosts.own_backbone(model_cfg)) is not None:
+        backbone.path = 'plain'  # the implementation for GPUs, which are analyzed here
     stages = (model_cfg.get('train_cfg') or {}).get('rcnn') or []
     for stage in stages if isinstance(stages, (list, tuple)) else [stages]:
         if 'pos_iou_thr' not in stage.get('assigner', {}):  # such as in Sparse R-CNN
             continue
         stage.assigner.update(pos_iou_thr=0.1, neg_iou_thr=0.1, min_pos_iou=0.1)
     return model_cfg
-
-
-def is_ours(model_cfg: Any) -> bool:
-    """Whether the backbone of a model's config is of this package, by a name or as a class."""
-    kind = (model_cfg.get('backbone') or {}).get('type')
-    return issubclass(kind, SwinV2) if isinstance(kind, type) else str(kind).startswith('mmswinv2.')
 
 
 def _Given(module: nn.Module) -> nn.Module:

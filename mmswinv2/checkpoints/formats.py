@@ -107,7 +107,8 @@ FORMATS: dict[str, Format] = {
     'authors': Format(
         title="the authors' (classification, SimMIM, downstream) or mmswinv2's own",
         anchor='patch_embed.proj.weight',
-        marker=r'layers\.0\.downsample\.reduction\.weight',
+        # a first stage alone has nothing to merge
+        marker=r'layers\.0\.downsample\.reduction\.weight|norm0\.weight',
         rules=[
             *_AUTHORS,
             (rf'(layers\.\d+\.downsample)\.(reduction\.weight|norm\.{_WB})', r'\1.\2'),

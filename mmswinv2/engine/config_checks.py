@@ -228,9 +228,7 @@ def _check_channels(cfg: Config) -> None:
     classifiers.
     """
     model = cfg.get('model') or {}
-    backbone = model.get('backbone') or {}
-    kind = str(backbone.get('type'))
-    if not kind.startswith('mmswinv2.') or not kind.endswith('SwinTransformerV2'):
+    if (backbone := hosts.own_backbone(model)) is None:
         return
     try:
         variant = get_variant(backbone.get('arch', 'tiny'))

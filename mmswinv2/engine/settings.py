@@ -99,8 +99,7 @@ def set_lora(cfg: Config, rank: int) -> None:
     Raises:
         UserError: if the backbone is not one of this package.
     """
-    backbone = (cfg.get('model') or {}).get('backbone')
-    if not backbone or 'SwinTransformerV2' not in hosts.type_name(backbone):
+    if (backbone := hosts.own_backbone(cfg.get('model') or {})) is None:
         raise UserError('--lora: the model of this config has no backbone of mmswinv2')
     backbone.lora = {**(backbone.get('lora') or {}), 'rank': rank}
 

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..core import SwinV2
 from ..errors import UserError
 from .mmcv import keep_a_pixel, name_unreadable_images
 from .patching import Patch
@@ -228,6 +229,18 @@ def type_name(node: Any) -> str:
     """The last part of the ``type`` of a config node, which may be a name or a class."""
     kind = node.get('type')
     return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
+
+
+def own_backbone(model_cfg: Any) -> Any:
+    """The backbone of a model's config if it is of this package, by a name or as a class.
+
+    Returns:
+        its config; ``None`` if there is no such backbone.
+    """
+    backbone = model_cfg.get('backbone') or {}
+    kind = backbone.get('type')
+    own = issubclass(kind, SwinV2) if isinstance(kind, type) else str(kind).startswith('mmswinv2.')
+    return backbone if own else None
 
 
 def loads_as_stored(pipeline: Sequence[Any]) -> bool:

@@ -30,6 +30,17 @@ def test_classification_file_of_the_authors(save):
     assert 'format authors' in text and 'stage 0: 8, stage 1: 8' in text and 'missing 6' in text
 
 
+@pytest.mark.parametrize('depths', [(1,), (1, 1)])
+def test_own_file_of_the_first_stage(save, depths):
+    """It has no patch merging, which tells formats apart otherwise."""
+    arch = dict(embed_dims=32, depths=depths, num_heads=(1, 2)[: len(depths)])
+    nets = [SwinV2(arch, window_size=4, out_indices=(0,)) for _ in range(2)]
+    report = load_pretrained(nets[1], save(nets[0].state_dict()))
+    assert report.format == 'authors' and not (report.missing or report.unused)
+    for name, value in nets[0].state_dict().items():
+        assert torch.equal(value, nets[1].state_dict()[name])
+
+
 FC1 = 'layers.0.blocks.0.mlp.fc1.weight'
 FAULTY = r'\d+ of the \d+ numbers of layers.0.blocks.0.mlp.fc1.weight are NaN or infinite'
 

@@ -12,6 +12,7 @@ from mmengine.logging import MMLogger
 from mmswinv2.engine.config_checks import check_groups, check_values, warn_of_misspelt
 from mmswinv2.engine.launch import config_with_options, read_config
 from mmswinv2.errors import UserError, explain
+from mmswinv2.models import SwinTransformerV2
 from tests.test_tools.conftest import CONFIG, ROOT
 
 
@@ -345,7 +346,8 @@ def test_a_bug_in_the_call_of_a_function_stays_one():
 
 
 def with_backbone(**parts):
-    backbone = dict(type='mmswinv2.SwinTransformerV2', arch='tiny', **parts.pop('backbone', {}))
+    given = parts.pop('backbone', {})
+    backbone = dict(type='mmswinv2.SwinTransformerV2', arch='tiny') | given
     return Config(dict(model=dict(backbone=backbone, **parts)))
 
 
@@ -369,6 +371,10 @@ FCN = dict(type='FCNHead', in_channels=384, in_index=2)
             r'write in_channels=\[192, 384, 768\]',
         ),
         (dict(neck=dict(type='YOLOV3Neck', in_channels=[1024, 512, 256])), 'model.neck.in_ch'),
+        (
+            dict(neck=dict(type='FPN', in_channels=[64]), backbone=dict(type=SwinTransformerV2)),
+            'model.neck.in_channels=',
+        ),
         (
             dict(decode_head={**HEAD, 'in_channels': [64, 128, 256, 512]}),
             r'decode_head.in_channels=.*write in_channels=\[96, 192, 384, 768\]',

@@ -5,8 +5,20 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
-from mmswinv2.engine.settings import set_length
+from mmswinv2.engine.settings import set_length, set_lora
 from mmswinv2.errors import UserError
+from mmswinv2.models import SwinTransformerV2
+
+
+def test_adapters_are_for_backbones_of_this_package():
+    model = dict(backbone=dict(type='mmpretrain.SwinTransformerV2'))
+    for cfg in (Config(dict(model=model)), Config(dict(model=dict())), Config(dict())):
+        with pytest.raises(UserError, match='--lora: .* has no backbone of mmswinv2'):
+            set_lora(cfg, 4)
+    for kind in ('mmswinv2.VideoSwinTransformerV2', SwinTransformerV2):
+        cfg = Config(dict(model=dict(backbone=dict(type=kind, lora=dict(alpha=8)))))
+        set_lora(cfg, 4)
+        assert cfg.model.backbone.lora == dict(alpha=8, rank=4)
 
 
 def config(**settings):

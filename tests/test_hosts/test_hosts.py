@@ -6,11 +6,12 @@ import sys
 
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import METRICS
 
 from mmswinv2 import hosts
 from mmswinv2.errors import UserError
+from mmswinv2.models import SwinTransformerV2
 from tests.test_tools.conftest import ROOT
 
 IMPORTS = """
@@ -41,6 +42,27 @@ def test_the_host_of_a_config(name):
     host = hosts.of(Config(dict(default_scope=name)))
     assert host.name == name
     assert (type(host) is hosts.Host) == (name == 'mmx')
+
+
+@pytest.mark.parametrize(
+    ('kind', 'own'),
+    [
+        ('mmswinv2.SwinTransformerV2', True),
+        ('mmswinv2.SimMIMSwinTransformerV2', True),
+        (SwinTransformerV2, True),
+        ('mmpretrain.SwinTransformerV2', False),
+        ('SwinTransformerV2', False),
+        (torch.nn.Identity, False),
+    ],
+)
+def test_backbones_of_this_package(kind, own):
+    model = ConfigDict(backbone=dict(type=kind))
+    assert hosts.own_backbone(model) is (model.backbone if own else None)
+
+
+def test_models_without_a_backbone_have_none_of_this_package():
+    for model in ({}, dict(backbone=None), dict(backbone={})):
+        assert hosts.own_backbone(model) is None
 
 
 def test_configs_without_a_scope_are_mmengines():

@@ -18,7 +18,6 @@ from mmengine.registry import MODELS
 from mmswinv2 import hosts
 from mmswinv2.analysis import input_size
 from mmswinv2.analysis.figures import check_ending
-from mmswinv2.analysis.model import is_ours
 from mmswinv2.checkpoints import fetch, read_checkpoint
 from mmswinv2.checkpoints.convert import unwrap
 from mmswinv2.core.block import Block
@@ -108,7 +107,7 @@ def main():
     cfg = config_with_options(args.config, args.cfg_options)
     host = hosts.of(cfg)
     hosts.use_registries(cfg)
-    if not is_ours(cfg.model):
+    if hosts.own_backbone(cfg.model) is None:
         raise UserError(f'the model of {args.config} has no backbone of mmswinv2')
     config = copy.deepcopy(cfg.model.backbone)
     config.init_cfg = None
