@@ -6,13 +6,12 @@ take as long as a matrix product. In training only the block's input is kept for
 chunk is recomputed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise, product
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ..core.attention import ContinuousPositionBias, WindowAttention
 from ..core.block import MLP, Block, DropPath
@@ -137,14 +136,13 @@ class _Recomputed(torch.autograd.Function):
             return block.compute_chunks(x, chunks, table, scales)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # by create_graph=True
+            return (None, None, None, *_differentiable_gradients(ctx, grad))
         x, *tensors = ctx.saved_tensors
         wants_x, *wants = ctx.needs_input_grad[3:]
         tensors = [t.detach().requires_grad_(w) for t, w in zip(tensors, wants, strict=True)]
-        # the block may hold other parameters by now than in the forward pass
-        pairs = zip(ctx.block.parameters(), tensors[1:], strict=True)
-        block = _with_parameters(ctx.block, {id(old): new for old, new in pairs})
+        block = _with_parameters(ctx.block, tensors[1:])
         d_x = torch.empty_like(x) if wants_x else None
         wanted = [t for t in tensors if t.requires_grad]
         sums: dict[Tensor, Tensor] = {}  # in float32 or better
@@ -164,23 +162,39 @@ class _Recomputed(torch.autograd.Function):
         return (None, None, None, d_x, *gradients)
 
 
-def _with_parameters(module: nn.Module, parameters: dict[int, Tensor]) -> Any:
-    """A copy of the modules with other parameters, given by the `id` of the old ones.
+def _differentiable_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients of all tensors, with a graph for second derivatives."""
+    # views, as the table depends on some of the parameters
+    x, table, *parameters = (t.view_as(t) for t in ctx.saved_tensors)
+    block = _with_parameters(ctx.block, parameters)
+    with _autocast(ctx.dtype):
+        out = block.compute_chunks(x, ctx.chunks, table, ctx.scales)
+    inputs = (x, table, *parameters)
+    wanted = [t for t, want in zip(inputs, ctx.needs_input_grad[3:], strict=True) if want]
+    found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True, allow_unused=True))
+    return tuple(next(found) if want else None for want in ctx.needs_input_grad[3:])
+
+
+def _with_parameters(module: nn.Module, parameters: Sequence[Tensor]) -> Any:
+    """A copy of the modules with other parameters, in the order of ``module.parameters()``.
 
     `torch.func.functional_call` would put them into `module` temporarily, where other threads that
     share the module would see them.
     """
-    twin = object.__new__(type(module))
-    twin.__dict__ = dict(module.__dict__)
-    twin.__dict__['_parameters'] = {
-        name: old if old is None else parameters[id(old)]
-        for name, old in module._parameters.items()
-    }
-    twin.__dict__['_modules'] = {
-        name: child if child is None else _with_parameters(child, parameters)
-        for name, child in module._modules.items()
-    }
-    return twin
+    new = dict(zip(map(id, module.parameters()), parameters, strict=True))
+
+    def copy(module: nn.Module) -> Any:
+        twin = object.__new__(type(module))
+        twin.__dict__ = dict(module.__dict__)
+        twin.__dict__['_parameters'] = {
+            name: old if old is None else new[id(old)] for name, old in module._parameters.items()
+        }
+        twin.__dict__['_modules'] = {
+            name: child if child is None else copy(child) for name, child in module._modules.items()
+        }
+        return twin
+
+    return copy(module)
 
 
 def _autocast(dtype: torch.dtype | None) -> torch.autocast:

@@ -123,6 +123,18 @@ def test_attention_sums_in_a_repeatable_order():
     assert torch.equal(*(g for (g,) in grads))
 
 
+def test_second_derivatives_are_refused():
+    """Autograd would leave them out without an error where only an input's are asked for."""
+    qkv, grid, table, scale = inputs((5, 5), (4, 4), (0, 0), 1, 16)
+    loss = triton.attend(qkv, grid, table, scale).square().sum()
+    with pytest.raises(RuntimeError, match='have no second derivatives'):
+        torch.autograd.grad(loss, qkv, create_graph=True)
+    x, y = (torch.randn(4, 32, device=DEVICE, requires_grad=True) for _ in range(2))
+    loss = triton.add_norm(x, y, *torch.ones(2, 32, device=DEVICE), 1e-5).square().sum()
+    with pytest.raises(RuntimeError, match='have no second derivatives'):
+        torch.autograd.grad(loss, y, create_graph=True)
+
+
 def test_no_gradient_of_a_border_window_overflows():
     """With the largest possible bias, whose exponential exceeds float16."""
     qkv, grid, table, scale = inputs((5, 6), (4, 4), (2, 2), 2, 16, dtype=torch.half)

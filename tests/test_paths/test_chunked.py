@@ -218,3 +218,24 @@ def test_backward_computes_what_forward_computed_whatever_the_mode_by_then(train
         block.train(training != changed)
         gradients.append(torch.autograd.grad(out, x)[0])
     assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize('drop_path', [0.0, 0.5])
+def test_second_derivatives(drop_path, monkeypatch):
+    """Autograd leaves out what has no second derivative, without an error, where only an input's
+    is asked for."""
+    monkeypatch.setattr(chunked, '_TOKENS_PER_THREAD', 16)
+    found = []
+    for block in (Block, ChunkedBlock):
+        net = network(block, drop_path_rate=drop_path).double().requires_grad_()
+        net.norm0.weight.requires_grad_(False)
+        torch.manual_seed(1)  # for drop path
+        x = torch.randn(2, 3, 35, 43, dtype=torch.double, requires_grad=True)
+        inputs = [x, *(p for p in net.parameters() if p.requires_grad)]
+        loss = sum(out.square().sum() for out in net(x))
+        first = torch.autograd.grad(loss, inputs, create_graph=True)
+        norm = sum(d.square().sum() for d in first)
+        found.append([*first, *torch.autograd.grad(norm, inputs, allow_unused=True)])
+    for want, got in zip(*found, strict=True):
+        assert (want is None) == (got is None)
+        assert want is None or (want - got).abs().max() <= 1e-10 * want.abs().max()

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch._library.triton import set_wrap_triton_enabled
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.autograd.function import once_differentiable
 
 
 def digest(folder: Path) -> str:
@@ -69,8 +68,12 @@ def with_gradient(
             return outputs
 
         @staticmethod
-        @once_differentiable
         def backward(ctx: Any, *grads: Tensor) -> Any:
+            if torch.is_grad_enabled():
+                raise RuntimeError(
+                    'the Triton kernels have no second derivatives, for which create_graph=True '
+                    'asks; torch.func.grad does not use the kernels'
+                )
             with set_wrap_triton_enabled(False):
                 return gradients(backward_function, ctx, *grads)
 
