@@ -36,6 +36,7 @@ from .mmengine import MMEngine
 from .mmpretrain import MMPretrain
 from .mmseg import MMSeg
 from .patching import Patch
+from .workers import patch_workers
 
 __all__ = [
     'HOSTS',
@@ -327,3 +328,4 @@ def _looks_like_json(path: Path) -> bool:
 
 
 apply()
+patch_workers(every=False)

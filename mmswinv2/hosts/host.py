@@ -11,6 +11,7 @@ from ..core import SwinV2
 from ..errors import UserError
 from .mmcv import keep_a_pixel, name_unreadable_images
 from .patching import Patch
+from .workers import patch_workers
 
 # the keys of a sample under which host packages keep the name of its file
 FILE_KEYS = ('img_path', 'filename', 'frame_dir')
@@ -68,6 +69,7 @@ class Host:
         """Apply the patches; repeated calls do nothing."""
         for patch in self.patches:
             patch.apply()
+        patch_workers(every=True)
 
     def require(self, path: str) -> None:
         """Raise `UserError` if the host of the config at `path` is not installed."""

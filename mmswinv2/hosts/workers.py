@@ -1,0 +1,62 @@
+"""Processes that this one starts get its patches, as forked ones do.
+
+Data loaders start their workers anew on macOS and Windows, and wherever a config says so
+(``env_cfg.mp_cfg.mp_start_method='spawn'``). Such a worker imports the host when it reads its data
+set.
+"""
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from multiprocessing import context
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+_KINDS = [
+    getattr(context, name)
+    for name in ('Process', 'SpawnProcess', 'ForkServerProcess')
+    if hasattr(context, name)  # Windows has no fork server
+]
+
+
+def patch_workers(every: bool) -> None:
+    """Let processes that start from now on apply patches before anything else.
+
+    Args:
+        every: not only those of `hosts.apply`, but all of the hosts that this process has imported.
+    """
+    for kind in _KINDS:
+        ForkingPickler.register(kind, partial(_reduce, every))
+
+
+class _Patches:
+    """Applies all patches of hosts when it is unpickled."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _apply, (self._names,)
+
+
+def _apply(names: Sequence[str]) -> None:
+    from . import HOSTS
+
+    for host in HOSTS:
+        if host.name in names:
+            host.apply()
+
+
+def _reduce(every: bool, process: BaseProcess) -> tuple[Any, ...]:
+    from . import HOSTS
+
+    names = [host.name for host in HOSTS if every and host.name in sys.modules]
+    # read in this order; reading the attributes may import a host
+    return _restore, (_Patches(names), type(process), vars(process))
+
+
+def _restore(_: None, kind: type[BaseProcess], attributes: dict[str, Any]) -> BaseProcess:
+    process = kind.__new__(kind)
+    vars(process).update(attributes)
+    return process
