@@ -4,6 +4,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from multiprocessing import get_all_start_methods
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +103,12 @@ _RENAMED = {  # settings of mmcv 1.x: what they are called now
 }
 
 
-def _whole(least: int) -> tuple[str, Callable[[Any], bool]]:
+def _whole(least: int, most: float = math.inf) -> tuple[str, Callable[[Any], bool]]:
     def is_whole(value: Any) -> bool:
-        return is_number(value) and math.isfinite(value) and value == int(value) and value >= least
+        finite = is_number(value) and math.isfinite(value)
+        return finite and value == int(value) and least <= value <= most
 
-    return f'a whole number from {least}', is_whole
+    return f'a whole number from {least}' + (f' to {most}' if most < math.inf else ''), is_whole
 
 
 def _are_dicts(value: Any) -> bool:
@@ -123,6 +125,10 @@ _DICTS = (
 _NOT_NEGATIVE = 'a finite number from 0', lambda value: is_number(value) and 0 <= value < math.inf
 _BOUND = 'a number from 0', lambda value: is_number(value) and value >= 0  # inf: no bound
 _TEXT = 'a text', lambda value: isinstance(value, str)
+_START_METHODS = (
+    f'a method of multiprocessing ({", ".join(get_all_start_methods())})',
+    lambda value: value in get_all_start_methods(),
+)
 _STEPS = (
     'a list of at least one transform (left out, where the data set needs none)',
     lambda value: isinstance(value, (list, tuple)) and len(value) > 0,
@@ -148,6 +154,10 @@ _RULES = {  # setting (* matches anything): description and check of its value, 
     **dict.fromkeys(('param_scheduler', 'val_evaluator', 'test_evaluator'), _DICTS),
     **dict.fromkeys(('work_dir', 'load_from', 'default_scope'), _TEXT),
     'log_level': (f'a number or one of {", ".join(_LEVELS)}', _is_level),
+    'resume': (
+        'a switch, True or False (train --resume PATH names a file)',
+        lambda value: isinstance(value, bool),
+    ),
     'custom_hooks': _HOOKS,
     'compile': ('a dict, True or False', lambda value: isinstance(value, (bool, Mapping))),
     'train_cfg.dynamic_intervals': _LIST,
@@ -158,6 +168,7 @@ _RULES = {  # setting (* matches anything): description and check of its value, 
     'train_cfg.max_iters': _whole(1),
     'train_cfg.max_epochs': _whole(1),
     'train_cfg.val_interval': _whole(1),
+    'train_cfg.val_begin': _whole(0),
     'optim_wrapper.optimizer': _DICT,
     'optim_wrapper.optimizer.lr': _NOT_NEGATIVE,
     'optim_wrapper.optimizer.weight_decay': _NOT_NEGATIVE,
@@ -169,8 +180,12 @@ _RULES = {  # setting (* matches anything): description and check of its value, 
     'optim_wrapper.clip_grad.clip_value': _BOUND,
     'default_hooks.logger.interval': _whole(1),
     'default_hooks.checkpoint.interval': _whole(-1),
+    'default_hooks.checkpoint.max_keep_ckpts': _whole(-1),
+    'default_hooks.checkpoint.save_begin': _whole(0),
     'auto_scale_lr.base_batch_size': _whole(1),
-    'randomness.seed': _whole(0),
+    'randomness.seed': _whole(0, 2**32 - 1),
+    'env_cfg.mp_cfg.mp_start_method': _START_METHODS,
+    'env_cfg.resource_limit': _whole(1),
     **dict.fromkeys(('*.ann_file', '*.data_root', '*.data_prefix.*'), _TEXT),
     '*.init_cfg.checkpoint': _TEXT,
     '*.num_classes': _whole(0),
@@ -179,6 +194,11 @@ _RULES = {  # setting (* matches anything): description and check of its value, 
     '*.default_hooks.*': _DICT,
 }
 
+
+_NEVER_NONE = (
+    *('env_cfg', 'randomness', 'log_level'),
+    *('default_hooks.checkpoint.max_keep_ckpts', 'default_hooks.checkpoint.save_begin'),
+)
 
 _ARGUMENTS = {  # setting: types that check arguments only in mid-run, and the valid arguments
     'default_hooks.checkpoint': (
@@ -206,6 +226,9 @@ def check_values(cfg: Config) -> None:
         *_, parent, key = ('', *place.split('.'))
         for pattern in (place, f'*.{key}', f'*.{parent}.{key}', f'*.{parent}.*'):
             wanted, is_good = _RULES.get(pattern, _ANY)
+            if value is None and pattern in _NEVER_NONE:
+                empty = ', which may be empty' if wanted == _DICT[0] else ', or left out'
+                raise UserError(f'{place}=None in the config must be {wanted}{empty}')
             if value is not None and not is_good(value):
                 raise UserError(f'{place}={value!r:.80} in the config must be {wanted}')
             types, names = _ARGUMENTS.get(pattern, ((), ()))
@@ -214,8 +237,6 @@ def check_values(cfg: Config) -> None:
                     raise UserError(
                         f'{place} in the config takes no argument {name!r}{nearest(name, names)}'
                     )
-    if 'env_cfg' in cfg and cfg.env_cfg is None:
-        raise UserError('env_cfg=None in the config must be a dict, which may be empty')
     _check_best(cfg)
     _check_scores(cfg)
     _check_channels(cfg)

@@ -462,10 +462,8 @@ def _keep_draws(dataset: Any) -> None:
     """Let wrappers that look an index up in a list, as ClassBalancedDataset, keep its seed."""
     if hasattr(dataset, 'repeat_indices'):
         dataset.repeat_indices = _Places(dataset.repeat_indices)
-    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
-    for one in inner:
-        if one is not None:
-            _keep_draws(one)
+    for inner in hosts.wrapped_datasets(dataset):
+        _keep_draws(inner)
 
 
 class _Rest:

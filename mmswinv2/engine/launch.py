@@ -137,7 +137,13 @@ def with_options(cfg: Config, path: str, options: dict[str, Any] | None) -> Conf
             raise UserError(f'--cfg-options {" ".join(options)}: {error}') from error
         warn_of_new(cfg, before, options)
         if any(key.partition('.')[0] == 'custom_imports' for key in options):
-            import_modules_from_strings(**cfg.custom_imports)
+            try:
+                import_modules_from_strings(**cfg.custom_imports)
+            except ImportError as error:
+                raise UserError(
+                    f'custom_imports in the config: {error} ({error.__context__}); name a module '
+                    'that is installed or in a folder of PYTHONPATH'
+                ) from error
     check_values(cfg)
     if cfg.get('data_preprocessor') and cfg.get('model'):  # as mmengine's runner does it
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
@@ -157,7 +163,9 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     """
     check_groups(cfg)
     hosts.check_data(cfg, kinds)
-    if 'train' in kinds and cfg.get('runner_type', 'Runner') != 'Runner':
+    if _runner(cfg) == 'Runner':
+        cfg.pop('runner_type', None)
+    elif 'train' in kinds:
         _refuse_averages(cfg)
     if 'train' not in kinds:  # evaluation needs one whole model in every process
         cfg.pop('runner_type', None)
@@ -198,6 +206,11 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     for hook in own:
         runner.register_hook(hook, priority='VERY_HIGH')
     return runner
+
+
+def _runner(cfg: Config) -> str:
+    """Name of the class of a config's runner."""
+    return hosts.type_name({'type': cfg.get('runner_type') or 'Runner'})
 
 
 def _refuse_averages(cfg: Config) -> None:
@@ -321,9 +334,9 @@ def _set_up_processes(cfg: Config) -> None:
     """Check the launcher; start the process group where mmengine could not (no GPU, restart)."""
     strategy = cfg.get('strategy')
     if cfg.launcher == 'none':
-        if strategy is not None and strategy['type'] != 'SingleDeviceStrategy':
+        if strategy and (kind := hosts.type_name(strategy)) != 'SingleDeviceStrategy':
             raise UserError(
-                f'strategy={strategy["type"]} spreads the work over processes: start it with '
+                f'strategy={kind} spreads the work over processes: start it with '
                 'tools/dist_train.sh CONFIG GPUS, or train on a single one with --cfg-options '
                 'strategy=None'
             )
@@ -341,8 +354,8 @@ def _set_up_processes(cfg: Config) -> None:
         )
     if on_cpu or restarts():
         _connect_processes('gloo' if on_cpu else 'nccl')
-    if cfg.get('runner_type') == 'FlexibleRunner':
-        if strategy is None or strategy['type'] == 'DDPStrategy':
+    if _runner(cfg) == 'FlexibleRunner':
+        if not strategy or hosts.type_name(strategy) == 'DDPStrategy':
             options = {} if strategy is None else strategy
             cfg.strategy = ConfigDict({**options, 'type': 'mmswinv2.DDPStrategy'})
             if 'find_unused_parameters' in cfg:
@@ -380,7 +393,8 @@ def _set_data_root(cfg: Config, options: dict[str, Any]) -> None:
             "the config has no data_root of its own; set the data sets' instead, for instance "
             '--cfg-options train_dataloader.dataset.data_root=...'
         )
-    root, old = os.path.join(options['data_root'], ''), os.path.join(cfg.data_root, '')
+    # a folder may have a number for a name
+    root, old = os.path.join(str(options['data_root']), ''), os.path.join(cfg.data_root, '')
 
     def replace(node: Any) -> Any:
         if isinstance(node, dict):

@@ -163,6 +163,14 @@ class _Changes:
                 theirs = group.get(key)
                 if key in _NO_SETTINGS or key in scheduled or _same(value, theirs):
                     continue
+                # RMSprop, unlike SGD, has the buffer of its momentum from the first step on
+                at_start = ('amsgrad', 'centered', *(['momentum'] if 'centered' in group else []))
+                if key in at_start and value and not theirs:
+                    raise UserError(
+                        f'{name}.{key}={value}: the checkpoint has no state for it, as the run '
+                        f'had {key}={theirs}; set it as it was, or start from the weights alone '
+                        'with load_from'
+                    )
                 group[key] = value
                 self.rates = self.rates or key.startswith('initial_')
                 if key not in told and theirs is not None:

@@ -15,6 +15,7 @@ from mmengine.dist import all_gather_object, get_world_size
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import print_log
 
+from .. import hosts
 from ..checkpoints.files import (
     Forms,
     check_deepspeed_folder,
@@ -295,7 +296,7 @@ def check_shared(cfg: Config) -> None:
 
 
 def _strategy(cfg: Config) -> str:
-    return str((cfg.get('strategy') or {}).get('type'))
+    return hosts.type_name(cfg.get('strategy') or {})
 
 
 def is_first_process() -> bool:

@@ -28,6 +28,7 @@ from .host import (
     training_pipeline,
     type_name,
     without_annotations,
+    wrapped_datasets,
 )
 from .mmaction import MMAction
 from .mmdet import MMDet
@@ -62,6 +63,7 @@ __all__ = [
     'type_name',
     'use_registries',
     'without_annotations',
+    'wrapped_datasets',
 ]
 
 # in the order in which they are asked whether a data set is theirs

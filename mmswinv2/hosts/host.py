@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mmengine.runner.runner import _SlicedDataset
+
 from ..core import SwinV2
 from ..errors import UserError
 from .mmcv import keep_a_pixel, name_unreadable_images
@@ -219,12 +221,18 @@ def without_annotations(steps: Sequence[Any]) -> list[Any]:
 
 def inner_datasets(dataset: Any) -> Iterator[Any]:
     """The data sets, or the configs of them, inside wrappers such as ConcatDataset."""
-    inner = getattr(dataset, 'datasets', None) or getattr(dataset, 'dataset', None)
-    if not inner:
+    if not (inner := wrapped_datasets(dataset)):
         yield dataset
-        return
-    for item in as_list(inner):
+    for item in inner:
         yield from inner_datasets(item)
+
+
+def wrapped_datasets(dataset: Any) -> list[Any]:
+    """The data sets, or the configs of them, directly inside a wrapper; none inside another."""
+    if isinstance(dataset, _SlicedDataset):  # by num_batch_per_epoch
+        return [dataset._dataset]
+    inner = getattr(dataset, 'datasets', None) or getattr(dataset, 'dataset', None)
+    return as_list(inner) if inner else []
 
 
 def type_name(node: Any) -> str:

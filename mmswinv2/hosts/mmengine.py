@@ -158,6 +158,10 @@ class Origin(OrderedDict):
     path = Path('checkpoint')
     lora: Any = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Files that these weights are written to get a plain dict, which runs no code."""
+        return OrderedDict, (list(self.items()),)
+
 
 def with_state_dict(found: Any, path: Path) -> Any:
     """A checkpoint with its weights under ``state_dict``, where mmengine looks for them."""

@@ -260,7 +260,10 @@ VALUES = [
     ('default_hooks.checkpoint', 5), ('param_scheduler', [5]), ('custom_hooks', [5]),
     ('val_evaluator', [5]), ('compile', 5), ('train_cfg.dynamic_intervals', 5),
     ('log_level', 'verbose'), ('optim_wrapper.clip_grad.max_norm', 'big'),
-    ('train_dataloader.prefetch_factor', 0),
+    ('train_dataloader.prefetch_factor', 0), ('resume', 'work_dirs/x/iter_2.pth'),
+    ('train_cfg.val_begin', 'x'), ('default_hooks.checkpoint.max_keep_ckpts', 'all'),
+    ('randomness.seed', 2**32), ('env_cfg.mp_cfg.mp_start_method', 'thread'),
+    ('env_cfg.resource_limit', 'x'),
 ]  # fmt: skip
 
 
@@ -275,6 +278,9 @@ def test_settings_that_runners_need():
         UserError, match='env_cfg=None in the config must be a dict, which may be em'
     ):
         read({'env_cfg': None})
+    for place in ('randomness', 'log_level', 'default_hooks.checkpoint.max_keep_ckpts'):
+        with pytest.raises(UserError, match=f'{place}=None in the config must be a'):
+            read({place: None})
     check_values(Config(dict(default_hooks=None)))
     check_values(Config(dict(optim_wrapper=dict(clip_grad=dict(max_norm=float('inf'))))))
 

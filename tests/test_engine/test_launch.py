@@ -3,6 +3,7 @@ import os
 
 import pytest
 import torch
+from mmengine._strategy import SingleDeviceStrategy
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS
@@ -78,6 +79,35 @@ def test_modules_of_the_command_line_are_imported(tmp_path, monkeypatch):
     options = {'custom_imports.imports': ['imported_late']}
     config_with_options(str(ROOT / CONFIG), options)
     assert os.environ['IMPORTED_LATE'] == '1'
+
+
+def test_modules_of_the_command_line_that_are_not_there():
+    options = {'custom_imports.imports': ['no_such_module']}
+    with pytest.raises(UserError, match='Failed to import no_such_module .*; name a module that'):
+        config_with_options(str(ROOT / CONFIG), options)
+
+
+def test_a_folder_of_data_may_have_a_number_for_a_name():
+    cfg = config_with_options(str(ROOT / CONFIG), {'data_root': 2024})
+    assert cfg.data_root == cfg.train_dataloader.dataset.data_root == '2024/'
+
+
+@pytest.mark.parametrize('kind', [Runner, 'mmengine.Runner', 'Runner', None])
+def test_every_name_of_the_plain_runner(kind, tmp_path):
+    cfg = config_with_options(str(ROOT / CONFIG), {'work_dir': str(tmp_path)})
+    cfg.custom_hooks, cfg.runner_type, cfg.launcher = [dict(type='EMAHook')], kind, 'none'
+    cfg.train_dataloader = dict(batch_size=1, num_workers=0, dataset=[])
+    cfg.experiment_name = cfg.visualizer.name = f'plain {kind}'
+    assert type(launch.build_runner(cfg, ())) is Runner
+
+
+@pytest.mark.parametrize('kind', ['mmengine.SingleDeviceStrategy', SingleDeviceStrategy])
+def test_every_name_of_a_strategy(kind):
+    cfg = Config(dict(launcher='none', strategy=dict(type=kind)))
+    launch._set_up_processes(cfg)
+    cfg.strategy.type = 'mmengine.DDPStrategy'
+    with pytest.raises(UserError, match='strategy=DDPStrategy spreads the work over processes'):
+        launch._set_up_processes(cfg)
 
 
 def test_a_config_that_is_its_own_base(tmp_path):

@@ -48,6 +48,7 @@ def train(
     resume=None,
     batch=2,
     kind='AdamW',
+    **settings,
 ):
     """Train `length` iterations, or epochs of four; returns learning rates and warnings."""
     from mmengine.hooks import Hook
@@ -69,7 +70,7 @@ def train(
             sampler=dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=False),
         ),
         train_cfg=dict(by_epoch=by_epoch, **{unit: length}),
-        optim_wrapper=dict(optimizer=dict(type=kind, lr=lr, weight_decay=decay)),
+        optim_wrapper=dict(optimizer=dict(type=kind, lr=lr, weight_decay=decay, **settings)),
         param_scheduler=schedulers,
         load_from=resume and str(resume),
         resume=bool(resume),
@@ -236,6 +237,23 @@ def test_states_of_every_optimizer_are_resumed_from(tmp_path, kind):
     assert [rate[0] for rate in rates] == [2, 3]
 
 
+@pytest.mark.parametrize(
+    ('kind', 'setting'),
+    [('AdamW', 'amsgrad'), ('Adam', 'amsgrad'), ('RMSprop', 'centered'), ('RMSprop', 'momentum')],
+)
+def test_settings_whose_state_the_checkpoint_lacks(tmp_path, kind, setting):
+    train(tmp_path, 2, [WARM], kind=kind)
+    start = tmp_path / 'iter_2.pth'
+    with pytest.raises(UserError, match=rf'optimizer.{setting}=1: the checkpoint has no state for'):
+        train(tmp_path, 4, [WARM], kind=kind, resume=start, **{setting: 1})
+
+
+def test_momentum_of_sgd_may_begin_later(tmp_path):
+    train(tmp_path, 2, [WARM], kind='SGD')
+    rates, told = train(tmp_path, 4, [], kind='SGD', resume=tmp_path / 'iter_2.pth', momentum=0.5)
+    assert len(rates) == 2 and 'optimizer.momentum=0.5 (checkpoint: 0)' in told
+
+
 @pytest.mark.parametrize('stopped', [1, 2])
 @pytest.mark.parametrize(('old', 'new', 'words'), CHANGES.values(), ids=CHANGES)
 def test_new_settings_are_those_of_a_run_that_had_them_all_along(whole, old, new, words, stopped):
@@ -246,6 +264,23 @@ def test_new_settings_are_those_of_a_run_that_had_them_all_along(whole, old, new
     truth, _ = train(other, **new)
     same(resumed, truth[4 * stopped :])
     assert words in told and 'takes from its config' in told
+
+
+def test_published_checkpoints_can_be_read(tmp_path):
+    runner = Runner(
+        Model(), str(tmp_path), train_cfg=dict(by_epoch=False, max_iters=1),
+        train_dataloader=dict(batch_size=2, dataset=[{'inputs': torch.ones(2)}] * 2,
+                              sampler=dict(type='InfiniteSampler')),
+        optim_wrapper=dict(optimizer=dict(type='AdamW')),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1,
+                                           published_keys=['meta', 'state_dict'])),
+        experiment_name=f'published-{next(NUMBERS)}',
+    )  # fmt: skip
+    runner.train()
+    (path,) = tmp_path.glob('iter_1-*.pth')
+    state = torch.load(path, weights_only=True)['state_dict']
+    assert torch.equal(state['fc.weight'], runner.model.fc.weight)
+    assert read_checkpoint(path).keys() == {'meta', 'state_dict'}
 
 
 def test_what_is_the_same_is_taken_as_it_is(whole):
@@ -383,9 +418,10 @@ def train_by_epochs(
         dataset = ClassBalancedDataset(dataset, oversample_thr=0.9)
         dataset.repeat_indices = dataset.repeat_indices[:8]
     folder.mkdir()
+    sliced = {'num_batch_per_epoch': 4} if wrapper == 'num_batch_per_epoch' else {}
     runner = Runner(
         Model(), str(folder), train_cfg=dict(by_epoch=True, max_epochs=3),
-        train_dataloader=dict(
+        train_dataloader=sliced | dict(
             batch_size=2, dataset=dataset, sampler=dict(type=kind, shuffle=True),
             num_workers=workers, persistent_workers=bool(workers),
             batch_sampler=BUCKETS if wrapper == 'buckets' else None),
@@ -407,8 +443,8 @@ def train_by_epochs(
 @pytest.mark.parametrize(
     ('wrapper', 'kind'),
     [(None, DefaultSampler), ('ClassBalancedDataset', DefaultSampler), ('buckets', DefaultSampler),
-     (None, OwnSampler)],
-    ids=['plain', 'ClassBalancedDataset', 'buckets', 'own sampler'],
+     ('num_batch_per_epoch', DefaultSampler), (None, OwnSampler)],
+    ids=['plain', 'ClassBalancedDataset', 'buckets', 'num_batch_per_epoch', 'own sampler'],
 )  # fmt: skip
 @pytest.mark.parametrize('at', [2, 4, 5])
 def test_a_run_by_epochs_goes_on_inside_of_one(at, wrapper, kind, tmp_path):
