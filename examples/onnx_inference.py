@@ -54,13 +54,17 @@ def resized(image, steps):
         kind = step['type'].split('.')[-1]
         if kind == 'CenterCrop':
             crop = step['crop_size']
-            h, w = (crop, crop) if isinstance(crop, int) else crop
+            if step.get('auto_pad'):
+                raise SystemExit('pictures for CenterCrop with auto_pad are not made here')
+            w, h = (crop, crop) if isinstance(crop, int) else crop
             top, left = max(0, round((height - h) / 2)), max(0, round((width - w) / 2))
             image = image[top : top + h, left : left + w]
             continue
         if kind not in ('Resize', 'ResizeEdge'):
             raise SystemExit(f'pictures for {kind} are not made here')
         scale = step.get('scale')
+        if kind == 'Resize' and isinstance(scale, int):
+            scale = scale, scale
         if kind == 'ResizeEdge':
             edge = step.get('edge', 'short')
             shorter = 'width' if width < height else 'height'
@@ -72,12 +76,13 @@ def resized(image, steps):
                 size = int(scale * width / height), scale
         elif scale is None:
             factor = step['scale_factor']
-            size = int(width * factor + 0.5), int(height * factor + 0.5)
+            fx, fy = (factor, factor) if isinstance(factor, (int, float)) else factor
+            size = int(width * fx + 0.5), int(height * fy + 0.5)
         elif step.get('keep_ratio'):
             factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
             size = int(width * factor + 0.5), int(height * factor + 0.5)
         else:
-            size = (scale, scale) if isinstance(scale, int) else tuple(scale)
+            size = tuple(scale)
         image = scaled(image, size, step)
     return image
 

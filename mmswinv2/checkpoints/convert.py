@@ -479,10 +479,10 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     while any(key.startswith(f'layers.{len(depths)}.') for key in state):
         stage = f'layers.{len(depths)}.blocks.'
         depths.append(len({key.split('.')[3] for key in state if key.startswith(stage)}))
-        heads.append(len(state.get(f'{stage}0.attn.logit_scale', ())))
+        heads.append(_rows(state.get(f'{stage}0.attn.logit_scale')))
     extra_norms = [int(key.split('.')[3]) for key in state if key.endswith('.enorm.weight')]
     arch: dict[str, Any] = {
-        'embed_dims': len(state[_PATCHES]),
+        'embed_dims': _rows(state[_PATCHES]),
         'depths': tuple(depths),
         'num_heads': tuple(heads),
         'extra_norm_every': 1 + min(extra_norms, default=-1),
@@ -491,3 +491,7 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
         if all(getattr(variant, key) == value for key, value in arch.items()):
             return {'name': name, **arch}
     return arch
+
+
+def _rows(weight: Tensor | None) -> int:
+    return len(weight) if weight is not None and weight.ndim else 0

@@ -393,9 +393,12 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
     if start.startswith(b'version https://git-lfs'):
         return CheckpointError(f'{path} stands for a file in Git LFS; fetch that with git lfs pull')
     if path.name.endswith('.index.json'):
+        read, write = 'safetensors.torch.load_file', 'its save_file'
+        if not path.name.endswith('.safetensors.index.json'):  # as of pytorch_model.bin
+            read, write = 'torch.load(..., weights_only=True)', 'torch.save'
         return CheckpointError(
             f'{path} lists the files of weights in several parts; join them: read each with '
-            'safetensors.torch.load_file, and write one dict of all with its save_file'
+            f'{read}, and write one dict of all with {write}'
         )
     is_safetensors, named_so = start[8:10] == b'{"', path.suffix.lower() == '.safetensors'
     if is_safetensors and not named_so:

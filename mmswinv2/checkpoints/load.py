@@ -525,7 +525,9 @@ def _hint(model: SwinV2, state: Mapping[str, Tensor]) -> str:
     if is_2d(state) == (len(model.patch_embed.patch_size) == 2):
         return _arguments_hint(model, state)
     if is_2d(state):
-        return '. Weights of an image network for a video network: set pretrained2d=True'
+        done = getattr(model, 'pretrained2d', False)
+        rest = ' (it is set) and name the file in init_cfg, which alone inflates' if done else ''
+        return f'. Weights of an image network for a video network: set pretrained2d=True{rest}'
     return '. These are weights of a video network, and the backbone takes images'
 
 

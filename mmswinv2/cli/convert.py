@@ -104,19 +104,21 @@ def convert_data(args: argparse.Namespace) -> None:
 def convert_weights(args: argparse.Namespace) -> None:
     """Convert weights as the command line says, and tell what they are."""
     from ..checkpoints import FORMATS, convert_file, describe, fetch, write_checkpoint
+    from ..checkpoints.convert import is_2d
 
     source = fetch(args.src)
     check_not_source(args.dst, source, 'convert')
     converted = convert_file(source, args.format, args.prefix, args.key)
     windows, arch = converted.windows, describe(converted.state)
     if args.pretrained_windows:
-        axes = converted.state['layers.0.blocks.0.attn.cpb_mlp.0.weight'].shape[1]
+        axes = 2 if is_2d(converted.state) else 3
         given = args.pretrained_windows
         if min(given) < 1:
             raise UserError(f'--pretrained-windows must be at least 1, got {given}')
         given = given * len(arch['depths']) if len(given) == 1 else given  # of all stages
         stated = {i: (w,) * axes for i, w in enumerate(given)}
-        if len(stated) != len(arch['depths']) or (windows and windows != stated):
+        others = any(windows.get(stage, window) != window for stage, window in stated.items())
+        if others or len(stated) != len(arch['depths']):
             raise UserError(
                 f'--pretrained-windows {args.pretrained_windows}: the network has '
                 f'{len(arch["depths"])} stages, and the file records {windows or "no windows"}'

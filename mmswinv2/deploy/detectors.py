@@ -14,6 +14,11 @@ from ..errors import UserError
 from .graph import Graph
 from .operators import nms, roi_features, soft_nms
 
+# options of non-maximum suppression with an export rule
+_NMS = (
+    *('type', 'iou_threshold', 'iou_thr', 'class_agnostic', 'split_thr'),
+    *('sigma', 'min_score', 'method'),
+)
 _LEFT_OUT = -1.0  # score of padding, and of boxes that are too small or score too low
 
 
@@ -258,10 +263,10 @@ def suppress(
 def check_nms(options: Mapping[str, Any]) -> None:
     """Raise `UserError` for a kind of non-maximum suppression without an export rule."""
     kind = options.get('type', 'nms')
-    if kind not in ('nms', 'soft_nms') or options.get('offset'):
-        raise UserError(
-            f'nms={dict(options)} has no export rule; nms and soft_nms without offset have'
-        )
+    others = [k for k, value in options.items() if k not in _NMS and value and value != -1]
+    if kind not in ('nms', 'soft_nms') or others:
+        without = f' without {", ".join(others)}' if others else ''
+        raise UserError(f'nms={dict(options)} has no export rule; nms and soft_nms{without} have')
 
 
 def check_heads(head: Any, *known: str) -> None:

@@ -265,10 +265,13 @@ def _remove_old_weights(cfg: Config, path: str, owner: Any, old: Any, notes: Not
 def _set_statistics(cfg: Any, notes: Notes) -> None:
     """Set RGB and the statistics of the weights, wherever images are normalized."""
     why = 'the weights were trained on RGB images with these statistics'
-    normalises, preprocessors = [], []
+    normalises, preprocessors, others = [], [], []
     for path, node in dicts_in(cfg._cfg_dict):
         kind = str(node.get('type')).split('.')[-1]
-        if kind == 'Normalize' and 'mean' in node:
+        if kind == 'Albu':  # albumentations, whose Normalize is of another scale
+            inner = dicts_in(node, path)
+            others += [place for place, step in inner if step.get('type') == 'Normalize']
+        elif kind == 'Normalize' and 'mean' in node and path not in others:
             normalises.append((path, node))
         elif kind.lower().endswith('datapreprocessor') and 'data_preprocessor' not in node:
             preprocessors.append((path, node))
@@ -276,11 +279,16 @@ def _set_statistics(cfg: Any, notes: Notes) -> None:
         notes.set(node, path, why, mean=_MEAN, std=_STD, to_rgb=True)
     for path, node in preprocessors:
         mean, std = (hosts.as_list(node.get(key) or []) for key in ('mean', 'std'))
-        if normalises and not any(mean) and set(std) <= {1}:
+        if (normalises or others) and not any(mean) and set(std) <= {1}:
             continue  # the pipelines do it
         notes.remove(node, path, why, 'rgb_to_bgr')
         notes.set(node, path, why, mean=_MEAN, std=_STD, bgr_to_rgb=True)
-    if not normalises and not preprocessors:
+    if others:
+        notes.judge.append(
+            f'{", ".join(others)}: albumentations normalises there; {why.removeprefix("the ")}: '
+            f'RGB, mean {_MEAN}, std {_STD} of values up to 255'
+        )
+    if not normalises and not preprocessors and not others:
         notes.judge.append(
             f'nothing normalises the images: the weights expect RGB, mean {_MEAN}, std {_STD}'
         )

@@ -414,6 +414,8 @@ def test_archives_without_check_sums_are_read(save):
         ('a.safetensors', (128).to_bytes(8, 'little') + b'{"a":', 'truncated, damaged or no'),
         ('a.pth', (32).to_bytes(8, 'little') + b'{"a":{}}', 'of safetensors; rename it to'),
         ('model.safetensors.index.json', b'{"weight_map": {}}', 'weights in several parts; join'),
+        ('a.safetensors.index.json', b'{}', 'safetensors.torch.load_file, and write one dict'),
+        ('pytorch_model.bin.index.json', b'{}', r'torch.load\(.*, and write .* with torch.save'),
     ],
 )
 def test_files_of_another_kind_are_told(name, content, words, tmp_path):

@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 
+from mmswinv2.checkpoints import load_pretrained
 from mmswinv2.cli import main
 from mmswinv2.cli.convert import parse_args
-from mmswinv2.errors import UserError
+from mmswinv2.core.attention import log_coordinates
+from mmswinv2.errors import CheckpointError, UserError
 from mmswinv2.models import SwinTransformerV2
 from tests.test_datasets.test_to_coco import picture, write
 
@@ -68,6 +70,42 @@ def test_windows_that_are_stated(tmp_path):
     main(['convert', str(path), str(tmp_path / 'b.pth'), '--pretrained-windows', '6'])
     written = torch.load(tmp_path / 'b.pth', weights_only=True)['meta']
     assert written['pretrained_window_sizes'] == {stage: (6, 6) for stage in range(4)}
+
+
+def test_windows_of_the_stages_that_a_file_does_not_record(tmp_path):
+    """Here a last stage of one token, whose table is of zeros."""
+    state = SwinTransformerV2(arch='nano', window_size=8).state_dict()
+    for stage in range(3):
+        state[f'layers.{stage}.blocks.0.attn.relative_coords_table'] = log_coordinates(
+            (8, 8), (8, 8)
+        )[None]
+    path, out = tmp_path / 'a.pth', tmp_path / 'b.pth'
+    torch.save(state, path)
+    for windows in (['8', '8', '6', '4'], ['8', '8', '8'], ['4']):
+        with pytest.raises(SystemExit, match='4 stages, and the file records'):
+            main(['convert', str(path), str(out), '--pretrained-windows', *windows])
+    main(['convert', str(path), str(out), '--pretrained-windows', '8', '8', '8', '4'])
+    windows = torch.load(out, weights_only=True)['meta']['pretrained_window_sizes']
+    assert windows == {0: (8, 8), 1: (8, 8), 2: (8, 8), 3: (4, 4)}
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [
+        ('layers.0.blocks.0.attn.cpb_mlp.0.weight', None),
+        ('patch_embed.proj.weight', torch.tensor(1.0)),
+        ('layers.0.blocks.0.attn.logit_scale', torch.tensor(1.0)),
+    ],
+)
+def test_weights_that_are_missing_or_numbers(name, value, tmp_path):
+    state = SwinTransformerV2(arch='nano').state_dict() | {name: value}
+    state = {key: tensor for key, tensor in state.items() if tensor is not None}
+    path, out = tmp_path / 'a.pth', tmp_path / 'b.pth'
+    torch.save(state, path)
+    main(['convert', str(path), str(out), '--pretrained-windows', '8'])
+    assert torch.load(out, weights_only=True)['state_dict'].keys() == state.keys()
+    with pytest.raises(CheckpointError, match='does not fit the backbone'):
+        load_pretrained(SwinTransformerV2(arch='nano'), path)
 
 
 def test_weights_as_before(tmp_path, capsys):

@@ -117,6 +117,7 @@ REFUSED = [
     (dict(), lambda: under('encoder.', weights()), BACKBONE),
     (dict(video=True), lambda: {'model': weights()}, 'set pretrained2d=True'),
     (dict(video=True), own(), r'patch_embed.proj.weight \[32, 3, 4, 4\].*set pretrained2d=True'),
+    (dict(video=True), own(), r'set pretrained2d=True \(it is set\) and name the file in init_cfg'),
     (dict(), own(video=True), 'weights of a video network, and the backbone takes images'),
     (dict(), own(arch='tiny'), 'another shape: '),
     (dict(), lambda: {'state_dict': {'conv1.weight': torch.ones(4)}}, 'no SwinV2 in these 1'),

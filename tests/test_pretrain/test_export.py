@@ -97,3 +97,32 @@ def test_the_example_brings_pictures_to_size_as_the_pipeline_does(step, tmp_path
         image = numbers.integers(0, 255, (height, width, 3), dtype=np.uint8)
         theirs = ResizeEdge(**step)(dict(img=image, img_shape=(height, width)))['img']
         assert np.array_equal(resized(image, [dict(type='ResizeEdge', **step)]), theirs)
+
+
+@pytest.mark.parametrize(
+    'step',
+    [
+        dict(type='CenterCrop', crop_size=(60, 40)),
+        dict(type='CenterCrop', crop_size=50),
+        dict(type='Resize', scale=64),
+        dict(type='Resize', scale=(70, 30)),
+        dict(type='Resize', scale=64, keep_ratio=True),
+        dict(type='Resize', scale_factor=0.5),
+        dict(type='Resize', scale_factor=(0.5, 0.25)),
+    ],
+    ids=str,
+)
+def test_the_example_takes_the_forms_of_mmcvs_transforms(step):
+    from mmcv.transforms import TRANSFORMS
+
+    resized = runpy.run_path(str(ROOT / 'examples/onnx_inference.py'))['resized']
+    image = np.random.default_rng(0).integers(0, 255, (77, 199, 3), dtype=np.uint8)
+    theirs = TRANSFORMS.build(step)(dict(img=image, img_shape=image.shape[:2]))['img']
+    assert np.array_equal(resized(image, [step]), theirs)
+
+
+def test_the_example_refuses_padding():
+    resized = runpy.run_path(str(ROOT / 'examples/onnx_inference.py'))['resized']
+    step = dict(type='CenterCrop', crop_size=300, auto_pad=True)
+    with pytest.raises(SystemExit, match='CenterCrop with auto_pad are not made here'):
+        resized(np.zeros((50, 50, 3), np.uint8), [step])

@@ -518,6 +518,23 @@ def test_weights_that_no_file_holds():
         write_onnx(Large(), {}, {}, [])
 
 
+@pytest.mark.parametrize(
+    ('more', 'words'),
+    [
+        ('max_num=5', 'without max_num have'),
+        ('score_threshold=0.6, offset=1', 'without score_threshold, offset have'),
+        ('max_num=-1, score_threshold=0.0, offset=0', ''),
+    ],
+)
+def test_options_of_suppression_without_rule_are_refused(more, words, tmp_path):
+    model = build(f"{RETINA}\nmodel['test_cfg']['nms'] = dict(type='nms', {more})\n", tmp_path)
+    if words:
+        with pytest.raises(UserError, match=f'has no export rule; nms and soft_nms {words}'):
+            graph_of(model)
+    else:
+        graph_of(model)
+
+
 def test_decode_heads_without_rule_are_refused(tmp_path):
     model = build(WHOLE, tmp_path)
     model.decode_head.__class__ = type('Mask2FormerHead', (type(model.decode_head),), {})

@@ -541,6 +541,19 @@ def test_images_are_normalised_once():
     assert new.train_dataloader.dataset.pipeline[-2].mean == [123.675, 116.28, 103.53]
 
 
+@pytest.mark.parametrize('mean', [None, [0, 0, 0]])
+def test_albumentations_keeps_its_own_scale(mean):
+    cfg = faster_rcnn()
+    cfg.model.data_preprocessor.update(mean=mean, std=mean and [1, 1, 1])
+    step = dict(type='Normalize', mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    cfg.train_dataloader.dataset.pipeline.insert(-1, dict(type='Albu', transforms=[step]))
+    new, notes = swap_backbone(cfg, Options(arch='nano', check=False))
+    kept = new.train_dataloader.dataset.pipeline[-2].transforms[0]
+    assert kept == step and new.model.data_preprocessor.mean == mean
+    (told,) = [text for text in notes.judge if 'albumentations normalises there' in text]
+    assert told.startswith('train_') and 'transforms.0: ' in told
+
+
 @pytest.mark.parametrize(
     ('text', 'words'),
     [
