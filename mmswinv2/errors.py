@@ -148,7 +148,7 @@ def explain(error: BaseException) -> str | None:
     ):
         return _unknown_argument(error, match[1], match[2])
     if match := re.search(r"'?([\w.]+) is not in the ([\w:. ]+) registry", str(error)):
-        return _unknown_type(match[1], match[2])
+        return unknown_type(match[1], match[2])
     if isinstance(error, ImportError):
         return _not_installed(error)
     return _refused(error) if isinstance(error, _OF_VALUES) else None
@@ -180,8 +180,10 @@ def _own_words(error: UserError) -> str:
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """A hint at the names that are closest to a misspelt one; empty if none is close."""
-    close = difflib.get_close_matches(name, sorted(set(known) - {name}), n=3, cutoff=cutoff)
-    return f' (close to it: {", ".join(close)})' if close else ''
+    names = sorted(set(known) - {name})
+    close = [each for each in names if each.lower() == name.lower()]
+    close += difflib.get_close_matches(name, set(names) - set(close), n=3, cutoff=cutoff)
+    return f' (close to it: {", ".join(close[:3])})' if close else ''
 
 
 def needed(module: str, what: str, install: str = '') -> Any:
@@ -306,7 +308,8 @@ def _not_installed(error: ImportError) -> str | None:
     return f'{kind.__name__}: {says}; or take it out of the config'
 
 
-def _unknown_type(name: str, registry: str) -> str:
+def unknown_type(name: str, registry: str) -> str:
+    """The message for a type of a config that is not in a registry."""
     hint = nearest(name.split('.')[-1], _registered().values())
     return (
         f'type {name!r} is not in the {registry} registry{hint}. A type of another package needs '

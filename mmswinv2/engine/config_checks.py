@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIMIZERS
 from mmengine.runner import (
     EpochBasedTrainLoop,
     FlexibleRunner,
@@ -25,7 +26,7 @@ from torch.utils.data import DataLoader
 from .. import hosts
 from ..core import LoRA
 from ..core.arguments import get_variant, is_count, is_number
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, unknown_type
 from ..log import warn
 from .layer_decay import MULTIPLIERS
 
@@ -83,6 +84,7 @@ _NAMES = {  # node without 'type': keys that the hosts know in it, set in a base
     'optim_wrapper': (*_arguments(OptimWrapper), 'loss_scale', 'dtype', 'use_fp64'),
     'clip_grad': tuple(_arguments(clip_grad_norm_, clip_grad_value_)),
 }
+LENGTHS = ('begin', 'end', 'T_max', 'total_iters', 'total_steps', 'step_size')  # of schedulers
 _OF_ALL_MAPS = ('FPN', 'PAFPN', 'ChannelMapper')  # necks that take all maps of the backbone
 _FREE = ('metainfo', 'custom_keys', 'data_prefix', 'backend_args')  # nodes that may have any key
 _RENAMED = {  # settings of mmcv 1.x: what they are called now
@@ -111,12 +113,23 @@ def _whole(least: int, most: float = math.inf) -> tuple[str, Callable[[Any], boo
     return f'a whole number from {least}' + (f' to {most}' if most < math.inf else ''), is_whole
 
 
+def _count(least: int) -> tuple[str, Callable[[Any], bool]]:
+    wanted = f'a whole number from {least}, without a decimal point'
+    return wanted, lambda value: is_count(value, minimum=least)
+
+
 def _are_dicts(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(v, Mapping) for v in value)
 
 
 _DICT = 'a dict', lambda value: isinstance(value, Mapping)
-_LIST = 'a list', lambda value: isinstance(value, (list, tuple))
+_PAIRS = (
+    'a list of pairs (begin, interval)',
+    lambda value: (
+        isinstance(value, (list, tuple))
+        and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in value)
+    ),
+)
 _HOOKS = 'a list of dicts', lambda value: _are_dicts(value)
 _DICTS = (
     'a dict or a list of dicts',
@@ -160,10 +173,10 @@ _RULES = {  # setting (* matches anything): description and check of its value, 
     ),
     'custom_hooks': _HOOKS,
     'compile': ('a dict, True or False', lambda value: isinstance(value, (bool, Mapping))),
-    'train_cfg.dynamic_intervals': _LIST,
-    **dict.fromkeys((f'{loader}.batch_size' for loader in _LOADERS), _whole(1)),
-    **dict.fromkeys((f'{loader}.num_workers' for loader in _LOADERS), _whole(0)),
-    **dict.fromkeys((f'{loader}.prefetch_factor' for loader in _LOADERS), _whole(1)),
+    'train_cfg.dynamic_intervals': _PAIRS,
+    **dict.fromkeys((f'{loader}.batch_size' for loader in _LOADERS), _count(1)),
+    **dict.fromkeys((f'{loader}.num_workers' for loader in _LOADERS), _count(0)),
+    **dict.fromkeys((f'{loader}.prefetch_factor' for loader in _LOADERS), _count(1)),
     **dict.fromkeys((f'{loader}.dataset' for loader in _LOADERS), _DICT),
     'train_cfg.max_iters': _whole(1),
     'train_cfg.max_epochs': _whole(1),
@@ -180,7 +193,9 @@ _RULES = {  # setting (* matches anything): description and check of its value, 
     'optim_wrapper.clip_grad.clip_value': _BOUND,
     'default_hooks.logger.interval': _whole(1),
     'default_hooks.checkpoint.interval': _whole(-1),
-    'default_hooks.checkpoint.max_keep_ckpts': _whole(-1),
+    'default_hooks.checkpoint.max_keep_ckpts': _count(-1),
+    'default_hooks.checkpoint.out_dir': _TEXT,
+    'log_processor.window_size': _count(1),
     'default_hooks.checkpoint.save_begin': _whole(0),
     'auto_scale_lr.base_batch_size': _whole(1),
     'randomness.seed': _whole(0, 2**32 - 1),
@@ -237,9 +252,29 @@ def check_values(cfg: Config) -> None:
                     raise UserError(
                         f'{place} in the config takes no argument {name!r}{nearest(name, names)}'
                     )
+    _check_schedulers(cfg)
     _check_best(cfg)
     _check_scores(cfg)
     _check_channels(cfg)
+
+
+def _check_schedulers(cfg: Config) -> None:
+    """Raise `UserError` for a scheduler without a type, or whose lengths are no numbers."""
+    schedulers = cfg.get('param_scheduler') or ()
+    groups = {'param_scheduler': schedulers}
+    if isinstance(schedulers, Mapping) and 'type' not in schedulers:  # of several optimizers
+        groups = {f'param_scheduler.{name}': those for name, those in schedulers.items()}
+    for place, those in groups.items():
+        for scheduler in filter(None, hosts.as_list(those)):
+            if 'type' not in scheduler:
+                raise UserError(f'{place} in the config: {dict(scheduler)} has no type')
+            for key in LENGTHS:
+                value = scheduler.get(key)
+                if value is not None and not (is_number(value) and value >= 0):
+                    raise UserError(
+                        f'{place} in the config: {key}={value!r} of {hosts.type_name(scheduler)} '
+                        'must be a number from 0'
+                    )
 
 
 def _check_channels(cfg: Config) -> None:
@@ -308,6 +343,18 @@ def check_groups(cfg: Config) -> None:
                 f'of {", ".join(names)}, or None for all, which leaves the '
                 f'{"validation" if kind == "val" else "test"} out'
             )
+
+
+def check_optimizers(cfg: Config) -> None:
+    """Raise `UserError` for an optimizer that is not registered, which mmengine does not name."""
+    for _, node in hosts.dicts_in(cfg.optim_wrapper):
+        optimizer = node.get('optimizer')
+        kind = optimizer.get('type') if isinstance(optimizer, Mapping) else None
+        if isinstance(kind, str):
+            with OPTIMIZERS.switch_scope_and_registry(cfg.get('default_scope')) as optimizers:
+                known = optimizers.get(kind)
+            if known is None:
+                raise UserError(unknown_type(kind, 'mmengine::optimizer'))
 
 
 def _check_scores(cfg: Config) -> None:

@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import ConfigParsingError
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 from mmengine.utils import import_modules_from_strings
 
 from .. import hosts
@@ -24,7 +24,14 @@ from ..checkpoints import PUBLISHED, fetch
 from ..errors import UserError
 from ..files import check_writable
 from ..options import command_line
-from .config_checks import check_groups, check_values, warn_of_misspelt, warn_of_new, warn_of_unused
+from .config_checks import (
+    check_groups,
+    check_optimizers,
+    check_values,
+    warn_of_misspelt,
+    warn_of_new,
+    warn_of_unused,
+)
 from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook, RepeatableHook
 from .resume import follow_config
 from .storage import (
@@ -137,8 +144,13 @@ def with_options(cfg: Config, path: str, options: dict[str, Any] | None) -> Conf
             raise UserError(f'--cfg-options {" ".join(options)}: {error}') from error
         warn_of_new(cfg, before, options)
         if any(key.partition('.')[0] == 'custom_imports' for key in options):
+            wanted = cfg.custom_imports
+            if not isinstance(wanted, Mapping) or 'imports' not in wanted:
+                raise UserError(
+                    f'custom_imports={wanted} in the config must be a dict with imports=[...]'
+                )
             try:
-                import_modules_from_strings(**cfg.custom_imports)
+                import_modules_from_strings(**wanted)
             except ImportError as error:
                 raise UserError(
                     f'custom_imports in the config: {error} ({error.__context__}); name a module '
@@ -163,9 +175,9 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     """
     check_groups(cfg)
     hosts.check_data(cfg, kinds)
-    if _runner(cfg) == 'Runner':
+    if _runner(cfg) is Runner:
         cfg.pop('runner_type', None)
-    elif 'train' in kinds:
+    elif 'train' in kinds and issubclass(_runner(cfg), FlexibleRunner):
         _refuse_averages(cfg)
     if 'train' not in kinds:  # evaluation needs one whole model in every process
         cfg.pop('runner_type', None)
@@ -175,6 +187,8 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         cfg.load_from = str(local) if path in PUBLISHED else path
         look_at_checkpoint(cfg, local)
     hosts.of(cfg).apply()
+    if 'train' in kinds and 'runner_type' not in cfg:  # strategies register more
+        check_optimizers(cfg)
     held = None
     if 'train' in kinds and is_first_process():
         held = lock(cfg.work_dir)
@@ -208,9 +222,10 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     return runner
 
 
-def _runner(cfg: Config) -> str:
-    """Name of the class of a config's runner."""
-    return hosts.type_name({'type': cfg.get('runner_type') or 'Runner'})
+def _runner(cfg: Config) -> type:
+    """The class of a config's runner; `object` for a name that is not registered."""
+    kind = cfg.get('runner_type') or Runner
+    return kind if isinstance(kind, type) else RUNNERS.get(kind) or object
 
 
 def _refuse_averages(cfg: Config) -> None:
@@ -354,7 +369,7 @@ def _set_up_processes(cfg: Config) -> None:
         )
     if on_cpu or restarts():
         _connect_processes('gloo' if on_cpu else 'nccl')
-    if _runner(cfg) == 'FlexibleRunner':
+    if issubclass(_runner(cfg), FlexibleRunner):
         if not strategy or hosts.type_name(strategy) == 'DDPStrategy':
             options = {} if strategy is None else strategy
             cfg.strategy = ConfigDict({**options, 'type': 'mmswinv2.DDPStrategy'})
@@ -388,6 +403,8 @@ def _set_data_root(cfg: Config, options: dict[str, Any]) -> None:
     """Let ``data_root=...`` on the command line reach the data sets and evaluators too."""
     if 'data_root' not in options:
         return
+    if options['data_root'] is None:
+        raise UserError('data_root=None in --cfg-options must be a folder')
     if not cfg.get('data_root'):
         raise UserError(
             "the config has no data_root of its own; set the data sets' instead, for instance "
@@ -398,8 +415,10 @@ def _set_data_root(cfg: Config, options: dict[str, Any]) -> None:
 
     def replace(node: Any) -> Any:
         if isinstance(node, dict):
-            for key in list(node):
-                node[key] = replace(node[key])
+            # as they are written: classes of pure Python configs stay names
+            for key, value in dict(dict.items(node)).items():
+                if (new := replace(value)) is not value:
+                    dict.__setitem__(node, key, new)
         elif isinstance(node, (list, tuple)):
             return type(node)(replace(item) for item in node)
         elif isinstance(node, str) and os.path.join(node, '').startswith(old):

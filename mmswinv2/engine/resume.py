@@ -147,9 +147,11 @@ class _Changes:
     ) -> None:
         mine = [dict(group) for group in owner.param_groups]
         # the wrapper may add a group of its own for base_param_settings
-        own = getattr(owner, 'optimizer', owner).param_groups
+        optimizer = getattr(owner, 'optimizer', owner)
+        own, known = optimizer.param_groups, _settings(optimizer)
         _check_groups(name, own, state.get('param_groups'))
-        _check_states(name, own, state)
+        if type(optimizer).__module__.partition('.')[0] in ('torch', 'mmpretrain'):
+            _check_states(name, own, state)
         scaler = state.get('loss_scaler') or {}
         still = scaler.get('scale') == 1.0 and not scaler.get('_growth_tracker')
         if still and getattr(owner, '_scale_update_param', 1) is None:
@@ -163,6 +165,8 @@ class _Changes:
                 theirs = group.get(key)
                 if key in _NO_SETTINGS or key in scheduled or _same(value, theirs):
                     continue
+                if key not in known and not key.startswith('initial_'):
+                    continue  # a state of the optimizer, as the number of its steps
                 # RMSprop, unlike SGD, has the buffer of its momentum from the first step on
                 at_start = ('amsgrad', 'centered', *(['momentum'] if 'centered' in group else []))
                 if key in at_start and value and not theirs:
@@ -224,10 +228,13 @@ def _step(schedulers: Iterator[Any]) -> None:
             scheduler._global_step += 1  # after its end it only counts
 
 
-def _settings(scheduler: Any) -> list[str]:
-    """Names of a scheduler's settings: its arguments, kept in attributes of the same names."""
+def _settings(owner: Any) -> list[str]:
+    """Names of the settings of a scheduler or an optimizer: the arguments of its classes.
+
+    A scheduler keeps them in attributes of the same names, an optimizer in its groups.
+    """
     names: dict[str, None] = {}
-    for kind in type(scheduler).__mro__[:-1]:
+    for kind in type(owner).__mro__[:-1]:
         names.update(dict.fromkeys(inspect.signature(kind).parameters))
     return [name for name in names if name not in ('optimizer', 'last_step', 'verbose')]
 

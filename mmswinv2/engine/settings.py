@@ -5,15 +5,15 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.logging import print_log
 
 from .. import hosts
 from ..checkpoints import read_class_map
 from ..errors import UserError
 from ..files import check_writable
+from .config_checks import LENGTHS
 
-_LENGTHS = ('begin', 'end', 'T_max', 'total_iters', 'total_steps', 'step_size')
 _LISTS_OF_LENGTHS = ('milestones', 'periods')
 _STARTS = {'Linear': 'start_factor', 'Constant': 'factor'}  # of warm-ups
 _FOR_EVER = 10**9  # mmengine's end of a schedule that has none
@@ -58,7 +58,7 @@ def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> No
         for node, key in starts:
             if node.get(key):
                 node[key] = _scaled(node[key], length / old)
-        if 'dynamic_intervals' in cfg.train_cfg:
+        if cfg.train_cfg.get('dynamic_intervals'):
             cfg.train_cfg.dynamic_intervals = [
                 (_scaled(start, length / old), interval)
                 for start, interval in cfg.train_cfg.dynamic_intervals
@@ -190,7 +190,9 @@ def set_tta(cfg: Config) -> None:
         cfg.tta_pipeline = _with_mirror_images(datasets[0].pipeline, flip)
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
         raise UserError('--tta needs tta_model and tta_pipeline in the config')
-    cfg.model = ConfigDict(**deepcopy(cfg.tta_model), module=cfg.model)
+    wrapper = deepcopy(cfg.tta_model)
+    wrapper['module'] = cfg.model
+    cfg.model = wrapper
     for dataset in datasets:
         dataset.pipeline = cfg.tta_pipeline
 
@@ -226,7 +228,7 @@ def _scale(schedulers: Any, factor: float) -> list[Any]:
     for scheduler in schedulers:
         before = _steps(scheduler)
         in_parts = scheduler.get('convert_to_iter_based', False)
-        for key in _LENGTHS:
+        for key in LENGTHS:
             if scheduler.get(key) is not None:
                 parts = in_parts and key in ('begin', 'end')
                 scheduler[key] = _scaled(scheduler[key], factor, parts)
@@ -244,5 +246,5 @@ def _steps(scheduler: Any) -> float:
 
 
 def _lengths(scheduler: Any) -> str:
-    told = [f'{k}={scheduler[k]}' for k in (*_LENGTHS, *_LISTS_OF_LENGTHS) if k in scheduler]
+    told = [f'{k}={scheduler[k]}' for k in (*LENGTHS, *_LISTS_OF_LENGTHS) if k in scheduler]
     return ' '.join((str(scheduler['type']), *told))

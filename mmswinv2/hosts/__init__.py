@@ -155,6 +155,12 @@ def check_dataset(dataset: Any, where: str, model: Any = None) -> None:
     Raises:
         UserError: if annotations lack a class, or label maps or the heads do not fit.
     """
+    for inner in wrapped_datasets(dataset):
+        if type(dataset).__name__ == '_SlicedDataset' and len(dataset) > len(inner):
+            raise UserError(
+                f'{where}.num_batch_per_epoch asks for {len(dataset)} samples, and the data set '
+                f'has {len(inner)}; lower it, or leave it out'
+            )
     for inner in inner_datasets(dataset):
         for host in HOSTS:
             if host.check_dataset(inner, where, model):
@@ -252,7 +258,7 @@ def _check_files(dataset: Any, where: str, host: Host) -> None:
     root, part = dataset.get('data_root') or '', dataset.get('ann_file') or ''
     prefix = dataset.get('data_prefix') or {}
     folders = prefix if isinstance(prefix, dict) else {'data_prefix': prefix}
-    if any('://' in text for text in (root, part, *folders.values())) or dataset.get(
+    if any('://' in text for text in (root, part, *filter(None, folders.values()))) or dataset.get(
         'backend_args'
     ):
         return  # not on this disk

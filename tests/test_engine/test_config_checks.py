@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from torch.optim import Adam
 
-from mmswinv2.engine.config_checks import check_groups, check_values, warn_of_misspelt
+from mmswinv2.engine.config_checks import (
+    check_groups,
+    check_optimizers,
+    check_values,
+    warn_of_misspelt,
+)
 from mmswinv2.engine.launch import config_with_options, read_config
 from mmswinv2.errors import UserError, explain
 from mmswinv2.models import SwinTransformerV2
@@ -263,7 +269,9 @@ VALUES = [
     ('train_dataloader.prefetch_factor', 0), ('resume', 'work_dirs/x/iter_2.pth'),
     ('train_cfg.val_begin', 'x'), ('default_hooks.checkpoint.max_keep_ckpts', 'all'),
     ('randomness.seed', 2**32), ('env_cfg.mp_cfg.mp_start_method', 'thread'),
-    ('env_cfg.resource_limit', 'x'),
+    ('env_cfg.resource_limit', 'x'), ('train_dataloader.num_workers', 1.0),
+    ('default_hooks.checkpoint.max_keep_ckpts', 2.0), ('default_hooks.checkpoint.out_dir', 5),
+    ('log_processor.window_size', 'x'), ('train_cfg.dynamic_intervals', [10]),
 ]  # fmt: skip
 
 
@@ -283,6 +291,37 @@ def test_settings_that_runners_need():
             read({place: None})
     check_values(Config(dict(default_hooks=None)))
     check_values(Config(dict(optim_wrapper=dict(clip_grad=dict(max_norm=float('inf'))))))
+
+
+@pytest.mark.parametrize(
+    ('scheduler', 'words'),
+    [
+        (dict(begin=0), r"{'begin': 0} has no type"),
+        (dict(type='LinearLR', end='x'), "end='x' of LinearLR must be a number from 0"),
+        (dict(type='CosineAnnealingLR', T_max=-3), 'T_max=-3 of CosineAnnealingLR must be a'),
+    ],
+)
+def test_schedulers(scheduler, words):
+    good = dict(type='LinearLR', begin=0, end=2.5)
+    for place, schedulers in (
+        ('param_scheduler', scheduler if 'type' in scheduler else [scheduler]),
+        ('param_scheduler', [good, scheduler]),
+        ('param_scheduler.generator', dict(generator=[good, scheduler])),
+    ):
+        with pytest.raises(UserError, match=f'{place} in the config: .*{words}'):
+            check_values(Config(dict(param_scheduler=schedulers)))
+    check_values(Config(dict(param_scheduler=dict(generator=good))))
+
+
+@pytest.mark.parametrize('wrapper', [dict(), dict(type='AmpOptimWrapper')])
+def test_optimizers_that_are_not_registered(wrapper):
+    optimizer = dict(type='adamw')
+    for parts in (dict(optimizer=optimizer), dict(head=dict(optimizer=optimizer))):
+        cfg = Config(dict(optim_wrapper=wrapper | parts, default_scope='mmdet'))
+        with pytest.raises(UserError, match="type 'adamw' is not in the .*close to it: AdamW"):
+            check_optimizers(cfg)
+    for kind in ('AdamW', 'mmengine.SGD', Adam):
+        check_optimizers(Config(dict(optim_wrapper=dict(optimizer=dict(type=kind)))))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from mmengine._strategy import SingleDeviceStrategy
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 from torch.utils.data import Dataset
 
 from mmswinv2.engine import launch
@@ -17,6 +17,7 @@ from mmswinv2.engine.launch import (
     read_config,
     set_mixed_precision,
 )
+from mmswinv2.engine.settings import set_tta
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import CONFIG, ROOT
 
@@ -87,6 +88,37 @@ def test_modules_of_the_command_line_that_are_not_there():
         config_with_options(str(ROOT / CONFIG), options)
 
 
+@pytest.mark.parametrize('value', ['os', dict(allow_failed_imports=True)])
+def test_imports_that_are_not_named(value):
+    with pytest.raises(UserError, match=r'custom_imports=.* must be a dict with imports=\[...\]'):
+        config_with_options(str(ROOT / CONFIG), {'custom_imports': value})
+
+
+def test_classes_of_pure_python_configs_stay_names(tmp_path):
+    """Or the copy of the config in the work dir could not be read."""
+    (tmp_path / 'base.py').write_text("data_root = 'data/'\n")
+    path = tmp_path / 'a.py'
+    path.write_text(
+        'from mmengine.config import read_base\n\nwith read_base():\n    from .base import *\n'
+        'from mmengine.hooks import EMAHook\nfrom mmengine.model import BaseTTAModel\n'
+        'custom_hooks = [dict(type=EMAHook, file=data_root)]\n'
+        'model = dict(type=EMAHook)\ntta_model = dict(type=BaseTTAModel)\ntta_pipeline = [dict()]\n'
+        'test_dataloader = dict(dataset=dict(pipeline=[dict()]))\n'
+    )
+    cfg = config_with_options(str(path), {'data_root': str(tmp_path)})
+    set_tta(cfg)
+    cfg.dump(tmp_path / 'copy.py')
+    copy = read_config(tmp_path / 'copy.py')
+    assert copy.custom_hooks[0].file == copy.data_root == f'{tmp_path}/'
+    for kind, name in ((copy.custom_hooks[0].type, 'EMAHook'), (copy.model.type, 'BaseTTAModel')):
+        assert name in str(kind)
+
+
+def test_a_data_root_of_none():
+    with pytest.raises(UserError, match='data_root=None in --cfg-options must be a folder'):
+        config_with_options(str(ROOT / CONFIG), {'data_root': None})
+
+
 def test_a_folder_of_data_may_have_a_number_for_a_name():
     cfg = config_with_options(str(ROOT / CONFIG), {'data_root': 2024})
     assert cfg.data_root == cfg.train_dataloader.dataset.data_root == '2024/'
@@ -108,6 +140,15 @@ def test_every_name_of_a_strategy(kind):
     cfg.strategy.type = 'mmengine.DDPStrategy'
     with pytest.raises(UserError, match='strategy=DDPStrategy spreads the work over processes'):
         launch._set_up_processes(cfg)
+
+
+@pytest.mark.parametrize('kind', ['FlexibleRunner', 'mmengine.FlexibleRunner', FlexibleRunner])
+def test_every_name_of_the_runner_of_strategies(kind, tmp_path):
+    cfg = config_with_options(str(ROOT / CONFIG), {'work_dir': str(tmp_path)})
+    cfg.custom_hooks, cfg.runner_type = [dict(type='EMAHook')], kind
+    cfg.train_dataloader.dataset = None
+    with pytest.raises(UserError, match='EMAHook averages weights under plain Runner alone'):
+        launch.build_runner(cfg, ('train',))
 
 
 def test_a_config_that_is_its_own_base(tmp_path):

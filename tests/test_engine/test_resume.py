@@ -248,6 +248,44 @@ def test_settings_whose_state_the_checkpoint_lacks(tmp_path, kind, setting):
         train(tmp_path, 4, [WARM], kind=kind, resume=start, **{setting: 1})
 
 
+class Counting(torch.optim.AdamW):
+    """Keeps a state in its groups, as optimizers without schedules do."""
+
+    def __init__(self, params, lr=1e-3, weight_decay=0.0):
+        super().__init__(params, lr=lr, weight_decay=weight_decay)
+        for group in self.param_groups:
+            group['steps_so_far'] = 0
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group['steps_so_far'] += 1
+        return super().step(closure)
+
+
+class OfLayers(torch.optim.SGD):
+    """Keeps one number for each tensor, as NovoGrad does."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group['params']:
+                self.state[parameter]['exp_avg_sq'] = torch.tensor(1.0)
+        return super().step(closure)
+
+
+def test_the_state_that_an_optimizer_has_in_its_groups(tmp_path):
+    train(tmp_path, 2, [WARM], kind=Counting)
+    _, told = train(tmp_path, 4, [WARM], kind=Counting, decay=0.2, resume=tmp_path / 'iter_2.pth')
+    (group,) = read_checkpoint(tmp_path / 'iter_4.pth')['optimizer']['param_groups']
+    assert group['steps_so_far'] == 4 and group['weight_decay'] == 0.2
+    assert 'weight_decay=0.2' in told and 'steps_so_far' not in told
+
+
+def test_states_of_other_shapes_than_the_weights(tmp_path):
+    train(tmp_path, 2, [WARM], kind=OfLayers)
+    rates, _ = train(tmp_path, 4, [WARM], kind=OfLayers, resume=tmp_path / 'iter_2.pth')
+    assert len(rates) == 2
+
+
 def test_momentum_of_sgd_may_begin_later(tmp_path):
     train(tmp_path, 2, [WARM], kind='SGD')
     rates, told = train(tmp_path, 4, [], kind='SGD', resume=tmp_path / 'iter_2.pth', momentum=0.5)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import METRICS
+from mmengine.runner import Runner
 
 from mmswinv2 import hosts
 from mmswinv2.errors import UserError
@@ -58,6 +59,17 @@ def test_the_host_of_a_config(name):
 def test_backbones_of_this_package(kind, own):
     model = ConfigDict(backbone=dict(type=kind))
     assert hosts.own_backbone(model) is (model.backbone if own else None)
+
+
+def test_more_batches_than_the_data_set_has():
+    for asked, words in ((3, 'asks for 6 samples, and the data set has 4'), (2, '')):
+        loader = dict(batch_size=2, dataset=[0] * 4, sampler=dict(type='DefaultSampler'))
+        dataset = Runner.build_dataloader(loader | dict(num_batch_per_epoch=asked)).dataset
+        if words:
+            with pytest.raises(UserError, match=f'train_dataloader.num_batch_per_epoch {words}'):
+                hosts.check_dataset(dataset, 'train_dataloader')
+        else:
+            hosts.check_dataset(dataset, 'train_dataloader')
 
 
 def test_models_without_a_backbone_have_none_of_this_package():
