@@ -68,8 +68,12 @@ class Recognizer(Graph):
         return (logits.softmax(-1) if self.average == 'prob' else logits).mean(1)
 
 
-# heads of mmseg that wrap mmdet's; they need data samples, or operators without an ONNX equivalent
-_WITHOUT_RULE = ('Mask2FormerHead', 'MaskFormerHead', 'SAMHead', 'SideAdapterCLIPHead')
+# heads of mmseg that wrap mmdet's (they need data samples), need operators that ONNX lacks, or
+# that pool by a function, whose graph would fit no size but that of the example
+_WITHOUT_RULE = (
+    *('Mask2FormerHead', 'MaskFormerHead', 'SAMHead', 'SideAdapterCLIPHead'),
+    *('APCHead', 'DMHead'),
+)
 
 
 class Segmentor(Graph):

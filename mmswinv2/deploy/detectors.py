@@ -68,7 +68,8 @@ class TwoStage(Detector):
         for cfg in (self.model.rpn_head.test_cfg, roi.test_cfg):
             check_nms(cfg.nms)
         for module in self.model.modules():
-            if type(module).__name__ == 'SingleRoIExtractor':
+            if any(kind.__name__ == 'BaseRoIExtractor' for kind in type(module).__mro__):
+                check_heads(module, 'SingleRoIExtractor')
                 module.forward = extractor(module)
         self.cascade = type(roi).__name__ != 'StandardRoIHead'
         self.heads = list(roi.bbox_head) if self.cascade else [roi.bbox_head]

@@ -535,10 +535,20 @@ def test_options_of_suppression_without_rule_are_refused(more, words, tmp_path):
         graph_of(model)
 
 
-def test_decode_heads_without_rule_are_refused(tmp_path):
+@pytest.mark.parametrize('name', ['Mask2FormerHead', 'APCHead', 'DMHead'])
+def test_decode_heads_without_rule_are_refused(name, tmp_path):
     model = build(WHOLE, tmp_path)
-    model.decode_head.__class__ = type('Mask2FormerHead', (type(model.decode_head),), {})
-    with pytest.raises(UserError, match='the decode head Mask2FormerHead has no export rule'):
+    model.decode_head.__class__ = type(name, (type(model.decode_head),), {})
+    with pytest.raises(UserError, match=f'the decode head {name} has no export rule'):
+        graph_of(model)
+
+
+def test_extractors_without_rule_are_refused(tmp_path):
+    from mmdet.models import GenericRoIExtractor
+
+    model = build(MASK, tmp_path)
+    model.roi_head.bbox_roi_extractor.__class__ = GenericRoIExtractor
+    with pytest.raises(UserError, match='GenericRoIExtractor has no export rule; SingleRoIExtr'):
         graph_of(model)
 
 
