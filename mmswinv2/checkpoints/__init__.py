@@ -1,12 +1,14 @@
 """Reading SwinV2 weights of every published format; pure torch."""
 
 from ..errors import CheckpointError
+from .class_map import read_class_map
 from .convert import adapt_channels, convert, convert_file, describe, inflate
 from .download import fetch, fetch_together
 from .files import read_checkpoint, read_pickle, write_checkpoint
 from .formats import FORMATS
-from .load import LoadReport, compare_keys, load_but, load_pretrained, read_class_map
+from .load import load_but, load_pretrained
 from .published import PUBLISHED
+from .report import LoadReport, compare_keys
 
 __all__ = [
     'FORMATS',

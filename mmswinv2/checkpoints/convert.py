@@ -17,10 +17,8 @@ from ..core.lora import is_adapter
 from ..errors import CheckpointError
 from .download import cache_path
 from .files import read_checkpoint
-from .formats import BUFFERS, FORMATS, HEADS, UNSUPPORTED, Rule, State, unwrapped
+from .formats import BUFFERS, FORMATS, HEADS, UNSUPPORTED, Rule, State, Windows, unwrapped
 from .published import PUBLISHED
-
-Windows = dict[int, tuple[int, ...]]  # stage to window size per axis
 
 # Entries under which files keep weights: the trained weights first, then their moving averages.
 _ENTRIES = (

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
+Windows = dict[int, tuple[int, ...]]  # stage to window size per axis
 # a pattern of the whole key, and its new name (None: the backbone has no such weight)
 Rule = tuple[str, str | Callable[[re.Match[str]], str] | None]
 

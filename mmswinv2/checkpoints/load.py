@@ -1,4 +1,4 @@
-"""Load weights into a backbone or a whole model: compare, check, report.
+"""Load weights into a backbone or a whole model.
 
 If a check fails, no weight has been changed.
 """
@@ -7,7 +7,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from ..core.lora import DOWN, UP
 from ..core.swin_v2 import SwinV2
 from ..errors import CheckpointError
 from .adapters import add_adapters, add_base, networks
+from .class_map import HEAD, check_classes, choose_classes
 from .convert import (
     Converted,
-    Windows,
     adapt_channels,
     convert_checkpoint,
     describe,
@@ -33,140 +32,13 @@ from .convert import (
     unwrap,
 )
 from .files import read_checkpoint
-from .formats import FORMATS, State, unwrapped
+from .formats import State, unwrapped
+from .report import LoadReport, compare_keys, short_windows
 
-_LEAST = 0.05  # share of a model's keys that have to be in a file
 _OUTPUT_NORM = re.compile(r'(backbone\.)?norm\d\.(weight|bias)')
-_HEAD = ('head.fc.weight', 'head.fc.bias')
 _BACKBONE = 'backbone.'
 _PATCHES = 'backbone.patch_embed.proj.'
 _WRAPPED = re.compile(r'(module|base_model\.model)\.')  # by distributed training, by peft
-
-
-@dataclass
-class LoadReport:
-    """Which keys of a model and of a file match, and which weights were loaded.
-
-    Attributes:
-        path: the file.
-        loaded: keys that are in both, with equal shapes.
-        missing: keys of the model that the file lacks.
-        unexpected: keys of the file that the model lacks.
-        mismatched: keys whose shapes differ, with both shapes.
-        new: keys of the model that are to keep their initialisation.
-        unused: keys of the file for parts that are not to be loaded.
-        format: key of `FORMATS`, empty for a file of the model itself.
-        prefix: what preceded the backbone's keys in the file.
-        windows: the pre-trained windows of the file, per stage as far as they are known.
-        assumed: the pre-trained windows of the model.
-        inflated: whether weights of an image network were given a time axis.
-        notes: further notes on the file.
-        meta: the entry ``meta`` of a file of a whole model.
-    """
-
-    path: Path
-    loaded: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    mismatched: list[str] = field(default_factory=list)
-    new: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-    format: str = ''
-    prefix: str = ''
-    windows: Windows = field(default_factory=dict)
-    assumed: list[int | tuple[int, ...]] = field(default_factory=list)
-    inflated: bool = False
-    notes: list[str] = field(default_factory=list)
-    meta: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    def __str__(self) -> str:
-        """A few lines for a log."""
-        form = f': format {self.format} ({FORMATS[self.format].title})' if self.format else ''
-        prefix = f', prefix {self.prefix!r}' if self.prefix else ''
-        parts = ', '.join(sorted({'.'.join(key.split('.')[:2]) for key in self.new}))
-        lines = [
-            f'Loaded {self.path.name}{form}{prefix}',
-            f'  loaded {len(self.loaded)}, missing {len(self.missing)}, unexpected '
-            f'{len(self.unexpected)}, mismatched {len(self.mismatched)}; {len(self.new)} new'
-            f'{f" ({parts})" if parts else ""}, {len(self.unused)} of the file not used',
-        ]
-        if self.format:
-            lines.append(f'  pre-trained windows: {self._windows()}')
-        if self.inflated:
-            lines.append('  inflated from 2D: patches repeated over time, bias constant over time')
-        lines += [f'  {note}' for note in self.notes]
-        for title in ('missing', 'unexpected', 'mismatched'):
-            if keys := getattr(self, title):
-                more = f' and {len(keys) - 8} more' if len(keys) > 8 else ''
-                lines.append(f'  {title}: {", ".join(keys[:8])}{more}')
-        return '\n'.join(lines)
-
-    def _windows(self) -> str:
-        if self.windows:
-            shown = zip(self.windows, _short_windows(self.windows.values()), strict=True)
-            return ', '.join(f'stage {stage}: {window}' for stage, window in shown)
-        return (
-            f'not recorded in the file, taken to be {self.assumed} as pretrained_window_sizes '
-            '(or window_size) says; docs/checkpoints.md lists those of published weights'
-        )
-
-    def problems(self, optional: Callable[[str], Any] = lambda key: False) -> str:
-        """What does not fit, with numbers and examples; empty if all fits.
-
-        Args:
-            optional: whether an entry of the lists may be ignored.
-        """
-        found = {
-            'another shape': [key for key in self.mismatched if not optional(key)],
-            'missing in the file': [key for key in self.missing if not optional(key)],
-            'not in the model': [key for key in self.unexpected if not optional(key)],
-        }
-        return '; '.join(f'{k}: {len(v)}, e.g. {v[0]}' for k, v in found.items() if v)
-
-    def require_match(self) -> None:
-        """Raise `CheckpointError` if fewer than 5 % of the model's keys were found in the file."""
-        total = len(self.loaded) + len(self.missing) + len(self.mismatched) + len(self.new)
-        if len(self.loaded) < _LEAST * total:
-            raise CheckpointError(
-                f'{self.path}: only {len(self.loaded)} of the {total} entries of the model are '
-                'loaded from it; it is a file of another model, or too much of the model is new '
-                f'({len(self.new)} entries)'
-            )
-
-
-def compare_keys(
-    path: str | os.PathLike[str],
-    own: Mapping[str, Tensor],
-    given: Mapping[str, Tensor],
-    new: Sequence[str] = (),
-    unbuilt: Callable[[str], bool] = lambda key: False,
-) -> LoadReport:
-    """Compare keys and shapes of a model and a file, without loading anything.
-
-    Args:
-        path: the file, for the report.
-        own: the model's state dict.
-        given: the file's weights under the model's keys.
-        new: parts of names; keys with one of them in their names are not compared.
-        unbuilt: whether a key belongs to a part that the model does not build.
-    """
-
-    def is_new(key: str) -> bool:
-        return any(part in key for part in new)
-
-    report = LoadReport(Path(path))
-    for key, value in given.items():
-        if is_new(key) or unbuilt(key):
-            report.unused.append(key)
-        elif key not in own:
-            report.unexpected.append(key)
-        elif own[key].shape != value.shape:
-            report.mismatched.append(f'{key} {list(value.shape)}, here {list(own[key].shape)}')
-        else:
-            report.loaded.append(key)
-    report.new = [key for key in own if is_new(key)]
-    report.missing = [key for key in own if key not in given and not is_new(key)]
-    return report
 
 
 def load_pretrained(
@@ -261,9 +133,9 @@ def load_but(
     meta = checkpoint.get('meta') or {}
     given, converted, notes, _ = _for_model(model, own, checkpoint, path, meta.get('lora'))
     if class_map is not None:
-        if any(part in key for part in new for key in _HEAD):
+        if any(part in key for part in new for key in HEAD):
             raise CheckpointError(f'new={list(new)} and class_map both say how the head starts')
-        given = _choose_classes(own, given, class_map, path)
+        given = choose_classes(own, given, class_map, path)
     for part in new:
         if not any(part in key for key in own):
             raise CheckpointError(f'new: no parameter of the model has {part!r} in its name')
@@ -271,7 +143,7 @@ def load_but(
     report.meta, report.notes = meta, [*notes, *filter(None, [entries_note(checkpoint)])]
     if problems := report.problems():
         if not advice:
-            _check_classes(own, given, path, new)
+            check_classes(own, given, path, new)
             advice = (
                 'Train it with the config of the same size, or name the parts that it is not to '
                 f'give in new (now {list(new)}); for the backbone alone give the file to '
@@ -411,23 +283,6 @@ def _is_backbone(key: str) -> bool:
     return unwrapped(key).startswith(_BACKBONE)
 
 
-def read_class_map(path: str | os.PathLike[str]) -> list[int]:
-    """Read a class map as the authors write it: line i has the file's class for our class i.
-
-    Raises:
-        CheckpointError: if a line is not a number from 0.
-    """
-    classes = []
-    lines = Path(path).read_text(errors='replace').splitlines() or ['']
-    for number, line in enumerate(lines, start=1):
-        if not line.strip().isdecimal():
-            raise CheckpointError(
-                f'{path}, line {number}: a class map has one number of a class a line, got {line!r}'
-            )
-        classes.append(int(line))
-    return classes
-
-
 def unshard(value: Any, keep: bool = True) -> Any:
     """Join a tensor that is sharded over ranks, on the CPU. Collective: call on every rank.
 
@@ -462,7 +317,7 @@ def _find_unbuilt(model: nn.Module) -> Callable[[str], bool]:
 def _describe_source(report: LoadReport, converted: Converted, backbone: SwinV2) -> None:
     report.format, report.prefix = converted.format, converted.prefix
     report.windows, report.notes = converted.windows, converted.notes
-    report.assumed = _short_windows(backbone.pretrained_window_sizes)
+    report.assumed = short_windows(backbone.pretrained_window_sizes)
 
 
 def _check_source(report: LoadReport, converted: Converted | None, model: nn.Module) -> None:
@@ -510,14 +365,9 @@ def _check_windows(report: LoadReport, model: SwinV2) -> None:
         right = [theirs.get(stage, window) for stage, window in enumerate(ours)]
         raise CheckpointError(
             f'{report.path} was trained with other windows than the config says: set '
-            f'pretrained_window_sizes={_short_windows(right)}, it is {report.assumed}. They fix '
+            f'pretrained_window_sizes={short_windows(right)}, it is {report.assumed}. They fix '
             'the scale of the position bias; window_size itself is free'
         )
-
-
-def _short_windows(windows: Iterable[tuple[int, ...]]) -> list[int | tuple[int, ...]]:
-    """Windows as configs write them: one int where all axes are equal."""
-    return [w[0] if len(set(w)) == 1 else w for w in windows]
 
 
 def _hint(model: SwinV2, state: Mapping[str, Tensor]) -> str:
@@ -551,38 +401,3 @@ def _arguments_hint(model: SwinV2, state: Mapping[str, Tensor]) -> str:
     wanted = ', '.join(f'{key}={found["file"][key]}' for key in wrong)
     is_now = ', '.join(f'{key}={found["config"][key]}' for key in wrong)
     return f'. The file is of {wanted}, and the config has {is_now}'
-
-
-def _choose_classes(
-    own: State, given: State, class_map: Sequence[int], path: str | os.PathLike[str]
-) -> State:
-    """`given` with the rows of its head that `class_map` names, in that order."""
-    for what, state in (('the model', own), (path, given)):
-        if any(key not in state for key in _HEAD):
-            raise CheckpointError(f'class_map is for linear classifiers, and {what} has no head.fc')
-    if len(class_map) != (ours := len(own[_HEAD[0]])):
-        raise CheckpointError(
-            f'class_map has {len(class_map)} entries, and model.head {ours} classes; it needs one '
-            'for each'
-        )
-    known = len(given[_HEAD[0]])
-    if wrong := [number for number in class_map if not 0 <= number < known]:
-        raise CheckpointError(
-            f'class_map names class {wrong[0]}, and the head of {path} has {known}, from 0'
-        )
-    return {**given, **{key: given[key][list(class_map)] for key in _HEAD}}
-
-
-def _check_classes(
-    own: State, given: State, path: str | os.PathLike[str], new: Sequence[str]
-) -> None:
-    """If the numbers of classes differ, raise an error that says what to do about it."""
-    key = _HEAD[0]
-    if key not in own or key not in given or any(part in key for part in new):
-        return
-    if (theirs := len(given[key])) != (ours := len(own[key])):
-        raise CheckpointError(
-            f'{path} tells {theirs} classes apart, and model.head {ours}: give a class map of '
-            f'{ours} lines, each the number of the class in the file (tools/train.py --class-map '
-            "FILE), or start with a new head (new=['head.'] in LoadCheckpointHook)"
-        )

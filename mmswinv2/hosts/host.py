@@ -9,7 +9,6 @@ from typing import Any
 
 from mmengine.runner.runner import _SlicedDataset
 
-from ..core import SwinV2
 from ..errors import UserError
 from .mmcv import keep_a_pixel, name_unreadable_images
 from .patching import Patch
@@ -249,8 +248,9 @@ def own_backbone(model_cfg: Any) -> Any:
     """
     backbone = model_cfg.get('backbone') or {}
     kind = backbone.get('type')
-    own = issubclass(kind, SwinV2) if isinstance(kind, type) else str(kind).startswith('mmswinv2.')
-    return backbone if own else None
+    bases = kind.__mro__ if isinstance(kind, type) else ()
+    names = [str(kind), *(base.__module__ for base in bases)]
+    return backbone if any(name.startswith('mmswinv2.') for name in names) else None
 
 
 def loads_as_stored(pipeline: Sequence[Any]) -> bool:
