@@ -6,9 +6,9 @@ from .hooks import (
     CheckInvalidLossHook,
     LoadCheckpointHook,
     LoRAHook,
-    RepeatableHook,
 )
 from .layer_decay import SwinLayerDecayOptimWrapperConstructor
+from .repeatable import RepeatableHook
 from .strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 
 __all__ = [

@@ -1,21 +1,17 @@
-"""Hooks: checks of losses and data sets, weights to start from, repeatable random numbers."""
+"""Hooks: checks of losses and data sets, weights to start from, checkpoints of adapters."""
 
 from __future__ import annotations
 
-import itertools
 import math
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-import numpy as np
 import torch
-from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapperDict
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop
+from mmengine.runner import BaseLoop
 from torch import Tensor
 
 from .. import hosts
@@ -26,7 +22,6 @@ from ..errors import UserError
 from ..hosts.host import FILE_KEYS
 from ..log import warn
 from ..registry import HOOKS
-from .resume import check_shapes
 from .strategies import unwrap_model, whole_weights
 
 
@@ -277,244 +272,3 @@ class LoRAHook(Hook):
         if told != self._told:
             self._told = told
             print_log('LoRA: ' + '; '.join(told), logger='current')
-
-
-class Draw(int):
-    """The index of a sample, with the seed of its random numbers."""
-
-    seed: int
-
-    def __new__(cls, index: int, seed: int) -> Draw:
-        """Make an index."""
-        draw = super().__new__(cls, index)
-        draw.seed = seed
-        return draw
-
-    def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]
-        return int(self), self.seed
-
-    def __sub__(self, other: int) -> Draw:
-        return Draw(int(self) - other, self.seed)  # as ConcatDataset does
-
-    def __mod__(self, other: int) -> Draw:
-        return Draw(int(self) % other, self.seed)  # as RepeatDataset does
-
-
-class SeededInfo:
-    """Replaces a data set's `get_data_info`, and seeds Python, NumPy and torch for a `Draw`.
-
-    Every sample starts with a call of `get_data_info`, even after PipelineSwitchHook has replaced
-    the pipeline.
-    """
-
-    def __init__(self, get_data_info: Callable[[int], dict]) -> None:
-        self.get_data_info = get_data_info
-
-    def __call__(self, idx: int) -> dict:
-        """The data set's information about the sample with this index."""
-        if isinstance(idx, Draw):
-            _seed_all(idx.seed)
-            idx = int(idx)
-        return self.get_data_info(idx)
-
-
-@HOOKS.register_module()
-class RepeatableHook(Hook):
-    """Gives every sample and every iteration a random seed of its own; the tools add it.
-
-    A resumed run thus gives the same results as an uninterrupted one, and several processes augment
-    a batch as a single process does. Samplers other than mmengine's are left unchanged.
-    """
-
-    def __init__(self) -> None:
-        self._done = (0, 0)  # iterations done of the epoch to go on with, and its length
-        self._begun: int | None = None  # iteration at which the epoch began
-
-    def before_train(self, runner: Any) -> None:
-        """Attach a seed to every index that the sampler draws."""
-        self.seed = runner.seed
-        loader = runner.train_loop.dataloader
-        sampler = getattr(loader.batch_sampler, 'sampler', None)
-        if isinstance(sampler, (DefaultSampler, InfiniteSampler)):
-            self._attach_seeds(loader, sampler)
-        self._leave_out_done(runner, loader)
-
-    def _attach_seeds(self, loader: Any, sampler: Any) -> None:
-        loader.batch_sampler.sampler = numbered = _Numbered(sampler, self.seed)
-        if hasattr(sampler, 'skip'):
-            sampler.skip = numbered.skip
-        for dataset in hosts.inner_datasets(loader.dataset):
-            if hasattr(dataset, 'get_data_info'):
-                dataset.get_data_info = SeededInfo(dataset.get_data_info)
-        _keep_draws(loader.dataset)
-
-    def _leave_out_done(self, runner: Any, loader: Any) -> None:
-        """Leave out the batches of the epoch that the run has done before it was interrupted."""
-        loop = runner.train_loop
-        if not isinstance(loop, EpochBasedTrainLoop) or not runner._resume:
-            return
-        (done, length), self._done = self._done, (0, 0)
-        if not done:
-            return
-        if done == length:
-            done = len(loader)
-        elif length != len(loader):
-            warn(
-                f'the checkpoint was written {done} iterations into an epoch of {length}; epochs '
-                f'have {len(loader)} now, and this one starts anew'
-            )
-            return
-        # a data loader lets nobody set it otherwise
-        object.__setattr__(loader, 'batch_sampler', _Rest(loader.batch_sampler, done))
-        self._begun = runner.iter - done
-        print_log(f'{done} of {length} iterations of the epoch were done before', 'current')
-
-    def before_train_epoch(self, runner: Any) -> None:
-        """Note where the epoch begins."""
-        if self._begun is None and isinstance(runner.train_loop, EpochBasedTrainLoop):
-            self._begun = runner.iter
-
-    def after_train_epoch(self, runner: Any) -> None:
-        """Forget where the epoch began."""
-        self._begun = None
-
-    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Save the total batch size, and how much of an epoch is done.
-
-        Functions are removed, which safe unpickling rejects.
-        """
-        meta = checkpoint.setdefault('meta', {})
-        meta['batch_size'] = _batch_size(runner)
-        if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            inside = self._begun is not None and meta.get('epoch') == runner.epoch
-            done = meta['iter'] - self._begun if inside else 0
-            meta['done_of_epoch'] = (done, len(runner.train_dataloader))
-        saved = checkpoint.get('param_schedulers') or []
-        for states in saved.values() if isinstance(saved, dict) else [saved]:
-            for state in states:
-                for key in [key for key, value in state.items() if callable(value)]:
-                    del state[key]
-
-    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Warn if the total batch size of a resumed run has changed.
-
-        Raises:
-            UserError: if a resumed run has parameters of other shapes than the checkpoint.
-        """
-        if runner._resume:
-            check_shapes(unwrap_model(runner.model), checkpoint.get('state_dict') or {})
-        if type(runner).__name__ == 'Runner':  # other runners have popped them by now
-            runner.saved_schedulers = checkpoint.get('param_schedulers')
-        meta = checkpoint.get('meta') or {}
-        before = meta.get('batch_size')
-        if runner._resume:
-            self._done = meta.get('done_of_epoch') or _done_of_epoch(runner, checkpoint)
-        if runner._resume and before not in (None, now := _batch_size(runner)):
-            warn(
-                f'the batch size was {before} and is {now} now: this run goes on with other '
-                'samples than an uninterrupted one, at the learning rate of the config'
-            )
-
-    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Seed the random numbers of the model (stochastic depth, sampled boxes)."""
-        _seed_all(_mix(self.seed, runner.iter, get_rank()), cuda=True)
-
-
-class _Numbered:
-    """A sampler whose indices carry a seed from their position in the order over all processes."""
-
-    def __init__(self, sampler: Any, seed: int) -> None:
-        self.sampler, self.seed, self.drawn = sampler, seed, 0
-        self._skip: Any = getattr(sampler, 'skip', None)
-        if self._skip is not None:  # mmengine asks whether there is one
-            self.skip = self._skip_samples
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.sampler, name)
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[Draw]:
-        epoch = getattr(self.sampler, 'epoch', None)  # an endless sampler has none
-        if epoch is not None:
-            self.drawn = 0
-        for index in self.sampler:
-            place = self.drawn * self.sampler.world_size + self.sampler.rank
-            self.drawn += 1
-            yield Draw(index, _mix(self.seed, epoch or 0, place))
-
-    def _skip_samples(self, num_samples: int) -> None:
-        """Skip the samples that this process has used before the interruption."""
-        self.drawn = num_samples
-        self._skip(num_samples)
-
-
-class _Places(list):
-    """Indices of samples that a wrapper repeats; that of a `Draw` keeps its seed."""
-
-    def __getitem__(self, place: Any) -> Any:
-        index = super().__getitem__(place)
-        return Draw(index, place.seed) if isinstance(place, Draw) else index
-
-
-def _keep_draws(dataset: Any) -> None:
-    """Let wrappers that look an index up in a list, as ClassBalancedDataset, keep its seed."""
-    if hasattr(dataset, 'repeat_indices'):
-        dataset.repeat_indices = _Places(dataset.repeat_indices)
-    for inner in hosts.wrapped_datasets(dataset):
-        _keep_draws(inner)
-
-
-class _Rest:
-    """A batch sampler without the first batches of its first epoch."""
-
-    def __init__(self, batches: Any, done: int) -> None:
-        self.batches, self.done = batches, done
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.batches, name)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Any]:
-        # a data loader with workers makes an iterator that it does not use
-        batches = iter(self.batches)
-        done, self.done = self.done, 0
-        yield from itertools.islice(batches, done, None)
-
-
-def _done_of_epoch(runner: Any, checkpoint: dict) -> tuple[int, int]:
-    """Iterations done of an epoch, and its length, from a checkpoint of mmengine alone.
-
-    Known only if it was written inside of the epoch, and epochs had the present length.
-    """
-    if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-        return 0, 0
-    meta, hub = checkpoint.get('meta') or {}, checkpoint.get('message_hub') or {}
-    info = hub.get('runtime_info') or {}
-    length = len(runner.train_dataloader)
-    inside = 'epoch' in meta and info.get('epoch') == meta['epoch']
-    if not inside or info.get('max_iters') != length * (info.get('max_epochs') or 0):
-        return 0, length
-    done = meta.get('iter', 0) - meta['epoch'] * length
-    return (done if 0 < done <= length else 0), length
-
-
-def _batch_size(runner: Any) -> int:
-    """Samples per iteration, over all processes."""
-    sampler = runner.train_dataloader.batch_sampler
-    return int(getattr(sampler, 'batch_size', None) or 0) * runner.world_size
-
-
-def _mix(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def _seed_all(seed: int, cuda: bool = False) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)
-    if cuda and torch.cuda.is_available():
-        torch.cuda.manual_seed(seed)

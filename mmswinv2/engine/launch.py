@@ -24,15 +24,10 @@ from ..checkpoints import PUBLISHED, fetch
 from ..errors import UserError
 from ..files import check_writable
 from ..options import command_line
-from .config_checks import (
-    check_groups,
-    check_optimizers,
-    check_values,
-    warn_of_misspelt,
-    warn_of_new,
-    warn_of_unused,
-)
-from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook, RepeatableHook
+from .config_checks import check_groups, check_optimizers, check_values
+from .config_names import warn_of_misspelt, warn_of_new, warn_of_unused
+from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook
+from .repeatable import RepeatableHook
 from .resume import follow_config
 from .storage import (
     check_shared,
