@@ -4,9 +4,10 @@ from ..errors import CheckpointError
 from .class_map import read_class_map
 from .convert import adapt_channels, convert, convert_file, describe, inflate
 from .download import fetch, fetch_together
-from .files import read_checkpoint, read_pickle, write_checkpoint
+from .files import read_checkpoint, write_checkpoint
 from .formats import FORMATS
 from .load import load_but, load_pretrained
+from .pickles import read_pickle
 from .published import PUBLISHED
 from .report import LoadReport, compare_keys
 

@@ -32,7 +32,7 @@ def read_own_checkpoints() -> None:
     Since torch 2.6 `torch.load` restores listed classes only, and mmengine's `HistoryBuffer`,
     which stands in every checkpoint it writes, is not listed.
     """
-    from ..checkpoints.files import harmless_globals
+    from ..checkpoints.pickles import harmless_globals
 
     known = torch.serialization.get_safe_globals()
     if missing := [entry for entry in harmless_globals() if entry not in known]:
@@ -47,7 +47,7 @@ def read_without_code() -> None:
     If torch refuses a file, mmengine reads it again with ``weights_only=False``. It also allows
     `getattr`, with which a file can reach any function.
     """
-    from ..checkpoints.files import load_without_code
+    from ..checkpoints.pickles import load_without_code
 
     @replace(checkpoint, '_safe_torch_load')
     def load(original: Any, file: Any, map_location: Any = None, weights_only: Any = None) -> Any:
@@ -96,7 +96,7 @@ def read_data_without_code() -> None:
     from mmengine import fileio
     from mmengine.fileio.handlers import YamlHandler, pickle_handler
 
-    from ..checkpoints.files import PlainPickle
+    from ..checkpoints.pickles import PlainPickle
 
     pickle_handler.pickle = PlainPickle
 

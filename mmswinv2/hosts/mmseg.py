@@ -51,7 +51,7 @@ def read_volumes_without_code() -> None:
     """Reading a volume from a pickle runs no code from it."""
     import mmseg.utils.io
 
-    from ..checkpoints.files import PlainPickle
+    from ..checkpoints.pickles import PlainPickle
 
     mmseg.utils.io.pickle = PlainPickle
 

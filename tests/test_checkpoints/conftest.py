@@ -30,3 +30,13 @@ def weights(window=8, tables=None, **kwargs):
         state[attn + 'relative_position_index'] = torch.zeros(m * m, m * m, dtype=torch.long)
         state[f'layers.{stage}.blocks.1.attn_mask'] = torch.zeros(4, m * m, m * m)
     return state
+
+
+class Evil:
+    """Pickled as a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call

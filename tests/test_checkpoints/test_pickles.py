@@ -1,0 +1,138 @@
+"""Pickles, read without running code from them."""
+
+import codecs
+import importlib
+import io
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+
+from mmswinv2.checkpoints import (
+    CheckpointError,
+    read_checkpoint,
+    read_pickle,
+)
+from mmswinv2.checkpoints.pickles import harmless_globals
+from tests.test_checkpoints.conftest import Evil
+
+
+def test_what_is_allowed_stays_allowed(save):
+    """Reading a file leaves torch's list of safe globals unchanged."""
+    path = save({'model': torch.ones(1), 'scalars': np.ones(2)})
+    before = set(torch.serialization.get_safe_globals())
+    assert read_checkpoint(path)['scalars'].sum() == 2
+    assert set(torch.serialization.get_safe_globals()) == before
+    with torch.serialization.safe_globals(harmless_globals()):
+        before = set(torch.serialization.get_safe_globals())
+        read_checkpoint(path)
+        assert set(torch.serialization.get_safe_globals()) == before
+
+
+class LooksUp:
+    """Pickled as a call of `getattr`, like the statistics of mmengine's `HistoryBuffer`."""
+
+    def __init__(self, *arguments):
+        self.arguments = arguments
+
+    def __reduce__(self):
+        return getattr, self.arguments
+
+
+def test_only_the_statistics_of_the_log_are_looked_up(save):
+    assert read_checkpoint(save({'x': LooksUp(HistoryBuffer, 'min')}))['x'] is HistoryBuffer.min
+    for arguments in ((HistoryBuffer, 'statistics'), (np.ndarray, 'min')):
+        with pytest.raises(CheckpointError, match='would run code from the file'):
+            read_checkpoint(save({'x': LooksUp(*arguments)}))
+
+
+class WithState:
+    """Pickled as an object with a state that such an object never has."""
+
+    def __init__(self, function, arguments, state):
+        self.made = function, arguments, state
+
+    def __reduce__(self):
+        return self.made
+
+
+def object_field():
+    """A dtype whose eight bytes are an object pointer, without being marked as one."""
+    fields = {'a': (np.dtype('O'), 0)}
+    return WithState(np.dtype, ('V8',), (3, '|', None, ('a',), fields, 8, 1, 0))
+
+
+def arrays_of_pointers():
+    array = (1, (1,), object_field(), False, b'\x01' * 8)
+    yield WithState(np._core.multiarray._reconstruct, (np.ndarray, (0,), b'b'), array)
+    yield Evil(np._core.multiarray.scalar, object_field(), b'\x01' * 8)
+    yield object_field()
+    yield np.array([1, 'a'], object)
+    yield np.zeros(1, [('a', 'f4')])
+
+
+@pytest.mark.parametrize('number', range(5))
+def test_arrays_that_hold_pointers_are_refused(number, save):
+    """Indexing such an array would crash the process."""
+    evil = list(arrays_of_pointers())[number]
+    for place in ({'x': evil}, {'x': [{'y': (1, evil)}]}):
+        with pytest.raises(CheckpointError, match='would run code|no checkpoint'):
+            read_checkpoint(save(place))
+
+
+@pytest.mark.parametrize('kind', ['f4', 'f8', 'i8', 'u1', 'b', '>f4'])
+def test_plain_arrays_are_read(kind, save):
+    array = np.array([0, 1]).astype(kind)
+    found = read_checkpoint(save({'array': array, 'scalar': array[1]}))
+    assert found['array'].dtype.kind == array.dtype.kind and (found['array'] == array).all()
+    assert found['scalar'] == array[1]
+
+
+@pytest.mark.parametrize('kind', ['U5', 'S3'])
+def test_arrays_of_text_are_refused(kind, save, tmp_path):
+    """A file may set an item size larger than the array's memory."""
+    array = np.array(['a', 'b']).astype(kind)
+    (tmp_path / 'x.pkl').write_bytes(pickle.dumps(array))
+    with pytest.raises(CheckpointError, match=f'numpy class of .*{kind} is not allowed'):
+        read_pickle(tmp_path / 'x.pkl')
+    for value in (array, array[0]):
+        with pytest.raises(CheckpointError, match='holds more than tensors'):
+            read_checkpoint(save({'array': value}))
+
+
+@pytest.mark.parametrize('protocol', [2, 4])  # mmengine's and Python's
+def test_predictions_are_unpickled(protocol, tmp_path):
+    masks = [dict(size=[2, 3], counts=code) for code in (b'\x00\xff`0', b'')]
+    given = [{'score': torch.rand(3), 'label': np.int64(3), 'dtype': torch.half, 'masks': masks,
+              'array': np.arange(4.0), 'text': 'a', 'set': {1, 2}, 'shape': (2, 3)}]  # fmt: skip
+    (tmp_path / 'good.pkl').write_bytes(pickle.dumps(given, protocol=protocol))
+    (found,) = read_pickle(tmp_path / 'good.pkl')
+    assert found.keys() == given[0].keys()
+    assert torch.equal(found['score'], given[0]['score']) and found['dtype'] == torch.half
+    assert (found['array'] == given[0]['array']).all() and found['set'] == {1, 2}
+    assert found['masks'] == masks
+
+
+@pytest.mark.parametrize('protocol', range(6))
+def test_no_pickle_runs_code(protocol, tmp_path, capsys):
+    attacks = [
+        Evil(print, 'ran'), Evil(exec, 'print("ran")'), Evil(os.system, 'echo ran'),
+        Evil(getattr, dict, 'fromkeys'), Evil(importlib.import_module, 'this'),
+        Evil(torch.load, str(tmp_path / 'inner.pth')), Evil(codecs.encode, 'a', 'hex'),
+        *list(arrays_of_pointers())[:3],
+    ]  # fmt: skip
+    inner = io.BytesIO()
+    torch.save(Evil(print, 'ran'), inner)
+    attacks.append(Evil(torch.storage._load_from_bytes, inner.getvalue()))
+    for attack in attacks:
+        (tmp_path / 'evil.pkl').write_bytes(pickle.dumps([attack], protocol=protocol))
+        with pytest.raises(CheckpointError, match='evil.pkl cannot be read without running code'):
+            read_pickle(tmp_path / 'evil.pkl')
+    for content in (b'', b'\x80\x04', pickle.dumps([1, 2])[:-2]):
+        (tmp_path / 'cut.pkl').write_bytes(content)
+        with pytest.raises(CheckpointError, match='cut.pkl'):
+            read_pickle(tmp_path / 'cut.pkl')
+    assert 'ran' not in capsys.readouterr().out
