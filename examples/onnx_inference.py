@@ -138,7 +138,8 @@ def main():
             best = found['scores'][0].argmax()
             print(f'{path}: {classes[best] if classes else best} {found["scores"][0][best]:.3f}')
         elif about['task'] == 'segmentation':
-            cv2.imwrite(str(out), found['labels'][0].astype(np.uint8))
+            labels = found['labels'][0]
+            cv2.imwrite(str(out), labels.astype(np.uint8 if labels.max() < 256 else np.uint16))
         else:
             ratio = [image.shape[i] / small.shape[i] for i in (1, 0, 1, 0)]
             for i in np.flatnonzero(found['scores'] >= args.score):

@@ -20,7 +20,7 @@ from torch import nn
 from ..errors import UserError
 from ..files import walk
 from ..log import warn
-from .host import Host, as_list, step_lists
+from .host import Host, as_list, inner_datasets, step_lists
 from .label_maps import NOT_LABELLED, check_file, check_shape, named
 from .patching import patch, replace
 
@@ -108,10 +108,18 @@ class MMSeg(Host):
             require_seg_maps(dataset, where)
             warn_of_absent_classes(dataset, guards[0], where)
         check_heads(model, len(dataset.metainfo.get('classes') or ()), where)
+        model = getattr(model, 'module', model)  # inside test-time augmentation
+        for name in ('decode_head', 'auxiliary_head'):
+            heads = getattr(model, name, None)
+            for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
+                check_ignored(head, f'model.{name}', dataset, where)
         return True
 
     def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
-        """Refuse to write the label maps of two pictures into one file."""
+        """Refuse to score ignored pixels, or to write the maps of two pictures into one file."""
+        for inner in filter(has_seg_maps, inner_datasets(dataset)):
+            loader = where.replace('evaluator', 'dataloader')
+            check_ignored(metric, f'{type(metric).__name__} of {where}', inner, loader)
         if getattr(metric, 'output_dir', None) is not None and hasattr(dataset, 'get_data_info'):
             check_map_names(dataset, where)
 
@@ -322,6 +330,20 @@ def check_heads(model: Any, num_classes: int, where: str) -> None:
             if known > num_classes:
                 text = f'model.{name} has num_classes={known}, and {data}: it learns never to say'
                 warn(f'{text} the others')
+
+
+def check_ignored(part: Any, name: str, dataset: Any, where: str) -> None:
+    """Raise `UserError` if a head or a metric takes ignored pixels of a data set for a class.
+
+    mmseg only keeps the label that a data set names. One that names none but 255 may have a head
+    that ignores a class.
+    """
+    own, given = getattr(part, 'ignore_index', None), dataset.ignore_index
+    if own is not None and given not in (own, NOT_LABELLED):
+        raise UserError(
+            f'the data set of {where} has ignore_index={given}, and {name} {own}: it would take '
+            f'pixels that are not labelled for a class; set ignore_index={given} there too'
+        )
 
 
 def _is_softmax(loss: nn.Module) -> bool:

@@ -1,15 +1,17 @@
 """Invalid label maps are refused by name, in every pipeline of mmseg's data sets."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from mmengine.config import Config
 from mmengine.dataset import ConcatDataset, RepeatDataset
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, METRICS, MODELS, init_default_scope
 from PIL import Image
 from torch import nn
 
 from mmswinv2.errors import UserError
-from mmswinv2.hosts import check_dataset
+from mmswinv2.hosts import check_dataset, check_evaluator
 from mmswinv2.hosts.mmseg import SegMapGuard, check_heads, guard_seg_maps
 from mmswinv2.swap import read_config
 from tests.test_tools.conftest import ROOT
@@ -212,6 +214,33 @@ def test_heads_that_have_fewer_classes_on_purpose(ade):
     binary = nn.ModuleDict(dict(decode_head=MODELS.build(head | dict(num_classes=1))))
     binary.decode_head = binary['decode_head']
     check_heads(binary, 2, 'train_dataloader')
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning:mm(engine|seg)')
+def test_labels_that_heads_and_metrics_do_not_ignore(ade):
+    dataset = build(ade, ignore_index=200)
+    head = dict(type='FCNHead', in_channels=8, channels=8, num_classes=150)
+    words = 'the data set of {} has ignore_index=200, and {} 255: .*; set ignore_index=200'
+    for own, told in ((255, True), (200, False)):
+        model = nn.Module()
+        model.decode_head = MODELS.build(head | dict(ignore_index=own))
+        metric = METRICS.build(dict(type='IoUMetric', ignore_index=own))
+        evaluator = SimpleNamespace(metrics=[metric])
+        if told:
+            with pytest.raises(
+                UserError, match=words.format('train_dataloader', 'model.decode_head')
+            ):
+                check_dataset(dataset, 'train_dataloader', model)
+            with pytest.raises(
+                UserError, match=words.format('val_dataloader', 'IoUMetric of val_evaluator')
+            ):
+                check_evaluator(evaluator, dataset, 'val_evaluator')
+        else:
+            check_dataset(dataset, 'train_dataloader', model)
+            check_evaluator(evaluator, dataset, 'val_evaluator')
+    # a head may ignore a class, as those of HSI Drive do
+    model.decode_head = MODELS.build(head | dict(ignore_index=0))
+    check_dataset(build(ade), 'train_dataloader', model)
 
 
 @pytest.mark.filterwarnings('ignore:Default ``avg_non_ignore`` is False:UserWarning')

@@ -192,6 +192,18 @@ def test_names_that_no_file_has(maps, tmp_path, name):
     assert done.returncode == 1 and f'images[0] has file_name={name!r}' in done.stderr
 
 
+@pytest.mark.parametrize('kind', ['colour', '16 bits', 'palette'])
+def test_pictures_are_not_overwritten(kind, maps, tmp_path):
+    file = write(tmp_path / 'instances.json', (1, rectangle(1, 1, 5, 5)), files=('a.png',))
+    picture = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8)
+    image = Image.fromarray(picture if kind != '16 bits' else picture.astype(np.uint16))
+    image.convert(dict(colour='RGB', palette='P').get(kind, image.mode)).save(tmp_path / 'a.png')
+    before = (tmp_path / 'a.png').read_bytes()
+    run = maps(file, tmp_path)
+    assert run.returncode == 1 and 'a.png is there, and is a picture and no map' in run.stderr
+    assert (tmp_path / 'a.png').read_bytes() == before
+
+
 def test_other_sizes_are_not_overwritten(maps, tmp_path):
     annotations = write(tmp_path / 'a.json', (1, rectangle(0, 0, 5, 5)))
     path = tmp_path / 'maps/folder/a.b.png'

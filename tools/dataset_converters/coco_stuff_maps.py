@@ -123,6 +123,12 @@ def draw_file(job):
             f'{path} is there, but has {found.shape[1]}x{found.shape[0]} pixels and its image '
             f'{width}x{height}: name another folder for the maps, or remove that file'
         )
+    there = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.exists() else None
+    if there is not None and (there.ndim > 2 or there.dtype != np.uint8):
+        raise UserError(
+            f'{path} is there, and is a picture and no map (of one channel with 8 bits): name '
+            'another folder for the maps, or remove that file'
+        )
     try:
         drawn = draw(height, width, layers)
     except Exception as error:  # pycocotools raises all kinds

@@ -19,7 +19,7 @@ from mmswinv2.checkpoints import fetch, load_but
 from mmswinv2.core import SwinV2
 from mmswinv2.deploy.graph import picture_size, write_onnx
 from mmswinv2.engine.launch import config_with_options
-from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.errors import UserError, needed, report_user_errors
 from mmswinv2.files import write_atomically
 from mmswinv2.options import ArgumentParser, add_config_options
 
@@ -75,8 +75,7 @@ def export(features):
 
 
 def verify(features, graph, image):
-    import onnxruntime
-
+    onnxruntime = needed('onnxruntime', '--verify')
     session = onnxruntime.InferenceSession(graph, providers=['CPUExecutionProvider'])
     worst = 0.0
     for numerator in (4, 5, 1):  # of the example's size; the last has a window or less
@@ -99,6 +98,8 @@ def verify(features, graph, image):
 def main():
     args = parse_args()
     cfg = config_with_options(args.config, args.cfg_options)
+    if args.verify:  # before the export, not after
+        needed('onnxruntime', '--verify')
     features = build_features(cfg, args.checkpoint)
     image, graph = export(features)
     if args.verify:
