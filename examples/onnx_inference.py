@@ -97,6 +97,11 @@ def paste(mask, box, size):
     return cv2.remap(mask, *place, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
 
+def write(out, image):
+    if not cv2.imwrite(str(out), image):
+        raise SystemExit(f'{out} cannot be written')
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('model')
@@ -111,7 +116,10 @@ def main():
         raise SystemExit(f'{args.model} is no file of mmswinv2 export: {error}') from error
     classes = about['classes']
     folder = Path(args.out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f'--out-dir {folder}: {error.strerror}') from error
     outs = {}  # each picture has a name of its own
     for path in args.images:
         stem = Path(path).stem
@@ -139,7 +147,7 @@ def main():
             print(f'{path}: {classes[best] if classes else best} {found["scores"][0][best]:.3f}')
         elif about['task'] == 'segmentation':
             labels = found['labels'][0]
-            cv2.imwrite(str(out), labels.astype(np.uint8 if labels.max() < 256 else np.uint16))
+            write(out, labels.astype(np.uint8 if labels.max() < 256 else np.uint16))
         else:
             ratio = [image.shape[i] / small.shape[i] for i in (1, 0, 1, 0)]
             for i in np.flatnonzero(found['scores'] >= args.score):
@@ -152,7 +160,7 @@ def main():
                 x1, y1, x2, y2 = (int(n) for n in box)
                 cv2.rectangle(image, (x1, y1), (x2, y2), (0, 180, 240), 2)
                 cv2.putText(image, name, (x1, y1 - 3), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 180, 240))
-            cv2.imwrite(str(out), image)
+            write(out, image)
 
 
 if __name__ == '__main__':

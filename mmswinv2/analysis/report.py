@@ -167,7 +167,7 @@ def _notes(work: WorkDir, cfg: Any, predictions: Path | None) -> Iterator[str]:
 def _length(work: WorkDir, cfg: Any) -> tuple[int, int, str] | None:
     """Progress of the training, its planned length, and the unit of both."""
     train = (cfg or {}).get('train_cfg') or {}
-    last = work.trainings[-1].training[-1]
+    last = max(work.trainings[-1].steps, key=lambda entry: entry.get('step', 0))
     epochs, iterations = train.get('max_epochs'), train.get('max_iters')
     interval = ((cfg or {}).get('default_hooks') or {}).get('logger', {}).get('interval', 10)
     interval = interval if isinstance(interval, int) else 10

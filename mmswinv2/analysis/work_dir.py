@@ -39,6 +39,11 @@ class Run:
     broken: int = 0
 
     @property
+    def steps(self) -> list[dict[str, Any]]:
+        """All log entries of a training; none of a test. A short one may have scores alone."""
+        return self.training + self.validation
+
+    @property
     def name(self) -> str:
         """The start time, which names the folder."""
         return self.folder.name
@@ -124,7 +129,7 @@ class WorkDir:
     @property
     def trainings(self) -> list[Run]:
         """The runs of the training that is reported: the first one, and those that resumed it."""
-        return [run for run in self.runs if run.training]
+        return [run for run in self.runs if run.steps]
 
     @property
     def config(self) -> Path | None:
@@ -149,7 +154,7 @@ class WorkDir:
     @property
     def last_step(self) -> int:
         """The last iteration that was logged."""
-        return max((int(_step(e)) for run in self.trainings for e in run.training), default=0)
+        return max((int(_step(e)) for run in self.trainings for e in run.steps), default=0)
 
     def curves(self, validation: bool = False) -> dict[str, Curve]:
         """Logged numbers by name, over the steps of training; resumed runs are joined.
@@ -158,7 +163,7 @@ class WorkDir:
         """
         found: dict[str, Curve] = {}
         for run in self.trainings:
-            first = _step(run.training[0])
+            first = min(map(_step, run.steps))
             for curve in found.values():
                 curve[:] = [point for point in curve if point[0] < first]
             for entry in run.validation if validation else run.training:
@@ -198,14 +203,14 @@ def read_work_dir(path: str | Path) -> WorkDir:
     tests = [p.parent for p in sorted(folder.glob('*/*.json')) if p.stem == p.parent.name]
     runs += [Run(test) for test in tests if test not in known]
     runs.sort(key=lambda run: run.name)
-    if not any(run.training or run.validation or run.test_scores for run in runs):
+    if not any(run.steps or run.test_scores for run in runs):
         below = sorted(p.parents[2] for p in folder.glob('*/*/vis_data/scalars.json'))
         hint = f'; there is {below[0]}' if below else ''
         raise UserError(
             f'{path} has no logs of a training or test (TIME/vis_data/scalars.json){hint}; name '
             'the --work-dir of tools/train.py'
         )
-    started = [i for i, run in enumerate(runs) if run.training and not _resumes(run)]
+    started = [i for i, run in enumerate(runs) if run.steps and not _resumes(run)]
     return WorkDir(folder, runs[started[-1] :] if started else runs)
 
 

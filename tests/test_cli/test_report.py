@@ -643,6 +643,19 @@ def test_a_new_start_replaces_what_was_there(tmp_path):
     assert read_work_dir(folder).curves()['loss'] == [(1, 2.0), (2, 5.0)]
 
 
+def test_a_training_whose_log_has_scores_alone(tmp_path):
+    """It is shorter than the interval at which losses are logged."""
+    run = tmp_path / 'run/20260101_000000/vis_data'
+    run.mkdir(parents=True)
+    (run / 'scalars.json').write_text('{"acc/top1": 0.5, "step": 3}\n')
+    test = tmp_path / 'run/20260101_000100'
+    test.mkdir()
+    (test / f'{test.name}.json').write_text('{"acc/top1": 0.25}')
+    main([str(tmp_path / 'run')])
+    text = in_words(tmp_path / 'run/report.html')
+    assert 'only of tests' not in text and 'validation at iteration 3' in text
+
+
 def test_a_config_is_read_and_not_run(tmp_path):
     folder = work_dir(tmp_path / 'run', CONFIG)
     config = folder / '20260101_000000/vis_data/config.py'

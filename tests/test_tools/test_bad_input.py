@@ -216,6 +216,11 @@ def test_files_that_tools_do_not_expect(tool, tmp_path):
             f'the folder {tmp_path}/file cannot be written',
         ),
         (
+            'misc/simmim_demo.py',
+            [CONFIG, 'none.pth', tmp_path / 'a.png', '--out', tmp_path / 'drawn'],
+            'is no SimMIM with mmswinv2.NormalizedPixelLoss',
+        ),
+        (
             'misc/video_demo.py',
             ['a.mp4', motion, 'none.pth', '--out', tmp_path / 'file/a.mp4'],
             f'the folder {tmp_path}/file cannot be written',

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import runpy
 import subprocess
 import sys
 
@@ -413,6 +414,12 @@ def test_example_says_what_is_no_model(name, tmp_path):
     )  # fmt: skip
     assert process.returncode == 1 and 'Traceback' not in process.stderr
     assert f'{name} is no file of mmswinv2 export' in process.stderr
+
+
+def test_example_says_what_cannot_be_written(tmp_path):
+    example = runpy.run_path(str(ROOT / 'examples/onnx_inference.py'))
+    with pytest.raises(SystemExit, match='none/a.png cannot be written'):
+        example['write'](tmp_path / 'none/a.png', np.zeros((2, 2), np.uint8))
 
 
 @pytest.mark.slow

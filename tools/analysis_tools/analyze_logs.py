@@ -37,7 +37,7 @@ def parse_args():
 def read_log(path):
     """The entries of a log."""
     run = read_run(Path(path).parent, Path(path))
-    entries = run.training + run.validation
+    entries = run.steps
     if not entries:
         raise UserError(f'{path} is no log; logs are WORK_DIR/TIME/vis_data/TIME.json')
     if run.broken:

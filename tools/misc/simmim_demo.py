@@ -75,7 +75,8 @@ def main():
     hosts.of(cfg).apply()
     hosts.use_registries(cfg)
     model = MODELS.build(cfg.model).eval()
-    if not isinstance(getattr(model.head, 'loss_module', None), NormalizedPixelLoss):
+    head = getattr(model, 'head', None)
+    if not isinstance(getattr(head, 'loss_module', None), NormalizedPixelLoss):
         raise UserError(f'{args.config} is no SimMIM with mmswinv2.NormalizedPixelLoss')
     print(load_but(model, fetch(args.checkpoint)))
     pipeline = Compose(next(hosts.inner_datasets(cfg.train_dataloader.dataset)).pipeline)
