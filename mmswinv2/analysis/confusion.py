@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from ..hosts.mmcv import open_image
 from ..hosts.mmseg import check_map_names
 from .findings import (
     Example,
@@ -159,8 +160,6 @@ def analyse_maps(dataset: Any, folder: Path, ignore: int, most: int) -> Findings
 
 def _maps(dataset: Any, index: int, folder: Path) -> tuple[np.ndarray, np.ndarray, dict]:
     """Label maps of ground truth and prediction, both (H, W), and the data set's info dict."""
-    from PIL import Image
-
     info = dataset.get_data_info(index)
     steps = inner_of(dataset, index)[0].pipeline.transforms
     path = folder / f'{Path(info["img_path"]).stem}.png'
@@ -170,7 +169,7 @@ def _maps(dataset: Any, index: int, folder: Path) -> tuple[np.ndarray, np.ndarra
     if load is None:
         raise UserError('the pipeline of test_dataloader loads no annotations to compare with')
     truth = np.asarray(load(info)['gt_seg_map'])
-    with Image.open(path) as image:
+    with open_image(path) as image:
         found = np.asarray(image).astype(np.int64)
     if info.get('reduce_zero_label'):  # mmseg adds 1 to labels that it writes
         found -= 1

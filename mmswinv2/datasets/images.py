@@ -12,11 +12,10 @@ import mmcv
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmengine import fileio
-from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from ..errors import UserError
-from ..hosts.mmcv import check_size, orientation
+from ..hosts.mmcv import check_size, open_image, orientation
 from ..registry import TRANSFORMS
 
 # part of an error message: advice for the user
@@ -31,14 +30,15 @@ _WAYS = {
     '': 'fetch it again, or take it out of the data',
 }
 _PHOTOMETRIC = {0: 'white is 0', 1: '', 2: 'RGB', 3: 'palette', 5: 'CMYK', 6: 'YCbCr', 8: 'Lab'}
-_TURNS = {  # by EXIF orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # of (H, W, ...), by EXIF orientation
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a[::-1].swapaxes(0, 1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: a[:, ::-1].swapaxes(0, 1),
 }
 _KINDS = {1: 'unsigned', 2: 'signed', 3: 'float'}
 
@@ -109,7 +109,7 @@ def _jpeg_2000(content: bytes) -> Header:
 
 
 def _other(content: bytes) -> Header:
-    with Image.open(io.BytesIO(content)) as image:
+    with open_image(io.BytesIO(content)) as image:
         known = {'I': (32, 'signed'), 'F': (32, 'float'), '1': (1, 'unsigned')}
         bits, kind = known.get(image.mode, (16 if image.mode[:2] == 'I;' else 8, 'unsigned'))
         colour = image.mode if image.mode in ('P', 'CMYK') else ''
@@ -191,10 +191,14 @@ def name_file(path: str) -> Iterator[None]:
         raise UserError(f'cannot read the image {path}: {text}; {way}') from error
 
 
-def decode(content: bytes) -> np.ndarray:
+def decode(content: bytes, stored: bool = False) -> np.ndarray:
     """Decode an image of any kind; (H, W, C) with the numbers and channels of the file, RGB first.
 
     Pixmaps (PNM) with a largest number below 255 are scaled to 255.
+
+    Args:
+        content: of the file.
+        stored: do not turn the image by its EXIF orientation, unless it is a TIFF.
 
     Raises:
         Exception: of any kind, if it cannot be decoded.
@@ -210,14 +214,16 @@ def decode(content: bytes) -> np.ndarray:
         if image is None:
             raise DecodeError(f'OpenCV cannot decode it ({header})')
         image = image[..., None] if image.ndim == 2 else image[..., [2, 1, 0, 3][: image.shape[2]]]
+        if header.form == 'PNG' and b'eXIf' in content and not stored:
+            with open_image(io.BytesIO(content)) as file:
+                image = _TURNS[orientation(file)](image)
         return image[..., [0, 3]] if header.channels == 2 else image  # OpenCV makes RGBA of it
-    with Image.open(io.BytesIO(content)) as file:
-        method = _TURNS.get(orientation(file))
-        turned = file if method is None else file.transpose(method)
+    with open_image(io.BytesIO(content)) as file:
+        file.load()  # turns a TIFF, which has no orientation then
         colours = 'RGBA' if 'transparency' in file.info else 'RGB'
-        if turned.mode not in ('L', 'LA', 'RGB', 'RGBA', 'RGBX'):
-            turned = turned.convert('L' if turned.mode == '1' else colours)
-        image = np.array(turned)
+        kept = file.mode in ('L', 'LA', 'RGB', 'RGBA', 'RGBX')
+        plain = file if kept else file.convert('L' if file.mode == '1' else colours)
+        image = _TURNS[1 if stored else orientation(file)](np.array(plain))
     return image[..., None] if image.ndim == 2 else image
 
 
@@ -248,14 +254,14 @@ def _channels_last(array: np.ndarray, axes: str = '') -> np.ndarray:
     return np.moveaxis(array, known[0] if known else (0 if first < last else 2), 2)
 
 
-def picture(content: bytes) -> np.ndarray | None:
+def picture(content: bytes, stored: bool = False) -> np.ndarray | None:
     """A displayable image, (H, W, 3) uint8 RGB, if mmcv's would be wrong; else ``None``.
 
     It has the first three channels, or one, with the smallest number black and the largest white.
     """
     if not loss(content, 'color', 'cv2'):
         return None
-    image = decode(content)
+    image = decode(content, stored)
     image = np.nan_to_num(image[..., : 3 if image.shape[2] > 2 else 1].astype(np.float32))
     image = (image - image.min()) * (255 / max(float(np.ptp(image)), 1e-9))
     return np.repeat(image.astype(np.uint8), 3 // image.shape[2], axis=2)
@@ -273,7 +279,7 @@ def read_picture(path: str | os.PathLike[str], stored: bool = False) -> np.ndarr
     """
     with name_file(str(path)):
         content = fileio.get(path)
-        image = picture(content)  # mmcv would not rotate these either
+        image = picture(content, stored)
         if image is None:
             flag = 'color_ignore_orientation' if stored else 'color'
             image = mmcv.imfrombytes(content, flag, channel_order='rgb')

@@ -12,11 +12,10 @@ from typing import Any
 
 import mmcv
 import numpy as np
-from PIL import Image
 
 from ..errors import UserError
 from ..files import is_inside, write_atomically
-from ..hosts.mmcv import orientation
+from ..hosts.mmcv import open_image, orientation
 from .coco import read_coco
 from .images import decode as read_array
 from .labels import FORMATS, Labelled, LeftOut, Mark, Source
@@ -212,11 +211,11 @@ def _content(
 def image_size(path: Path, decode: bool) -> tuple[int, int] | None:
     """Width and height of an image as mmcv's loader gives it; ``None`` if it cannot be read."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
+            (width, height), form = image.size, image.format
+            turned = orientation(image) > 4  # asked before a TIFF is decoded, and turned by that
             if decode:
                 image.load()
-            (width, height), form = image.size, image.format
-            turned = orientation(image) > 4
     except Exception:  # decoders raise errors of any kind
         return _size_beyond_pillow(path)
     if turned and form != 'JPEG':  # decoders differ

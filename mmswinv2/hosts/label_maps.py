@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
+from PIL.Image import DecompressionBombError
 
 from ..errors import UserError
+from .mmcv import open_image
 
 NOT_LABELLED = 255
 _ORIENTATION, _SUBFILE_TYPE, _SAMPLE_FORMAT = 274, 254, 339  # tags of EXIF and TIFF
@@ -70,7 +72,7 @@ def check_file(path: str, content: bytes, backend: str) -> None:
     from mmcv import imfrombytes
 
     file: Any
-    with Image.open(io.BytesIO(content)) as file:
+    with open_image(io.BytesIO(content)) as file:
         for broken, words in _FILE_RULES:
             if broken(file):
                 raise UserError(f'the label map {path} {words.format(file=file)}')
@@ -122,6 +124,12 @@ def named(path: str, decodes: bool = True) -> Iterator[None]:
             raise
         unknown = isinstance(error, (UnidentifiedImageError, AttributeError))  # cv2 gives None
         reason = 'its decoder does not know the format' if unknown else error
-        raise UserError(
-            f'cannot read the label map {path}: {reason}; fetch it again, or save it as PNG'
-        ) from error
+        way = 'fetch it again, or save it as PNG'
+        if 'MAX_IMAGE_PIXELS' in str(error):
+            way = 'cut it into tiles'
+        elif isinstance(error, DecompressionBombError):  # of Pillow, the backend
+            way = (
+                "cut it into tiles, or, if you trust it, set imdecode_backend='cv2' of "
+                'LoadAnnotations'
+            )
+        raise UserError(f'cannot read the label map {path}: {reason}; {way}') from error

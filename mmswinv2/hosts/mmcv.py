@@ -1,5 +1,6 @@
 """mmcv: reading and resizing of images, which every host builds on."""
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -7,6 +8,8 @@ from typing import Any
 
 from ..errors import UserError
 from .patching import patch, replace
+
+_OPENING = threading.Lock()
 
 
 @patch('mmcv', '>=2')
@@ -48,8 +51,34 @@ def name_unreadable_images() -> None:
             return loaded
 
 
+def open_image(file: Any) -> Any:
+    """Open an image with Pillow, without decoding it; as many pixels as OpenCV takes are allowed.
+
+    Pillow's own limit is a sixth of that, and satellite images and scans are beyond it.
+
+    Raises:
+        Exception: of any kind, if it is no image, or has more pixels.
+    """
+    from PIL import Image
+
+    with _OPENING:  # the limit is the same for all threads
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(file)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    most = int(os.environ.get(name := 'OPENCV_IO_MAX_IMAGE_PIXELS') or 2**30)
+    if image.width * image.height > most:
+        image.close()
+        raise ValueError(f'{image.width}x{image.height} pixels are more than {name}={most}')
+    return image
+
+
 def orientation(image: Any) -> int:
-    """EXIF orientation, 1 to 8, of a Pillow image; without XMP, which only Pillow reads."""
+    """EXIF orientation, 1 to 8, of a Pillow image; without XMP, which only Pillow reads.
+
+    That of a TIFF is 1 once it is decoded, as Pillow turns it then.
+    """
     from PIL import ExifTags, Image
 
     tags = image.getexif() if image.format == 'TIFF' else Image.Exif()

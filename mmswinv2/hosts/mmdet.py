@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from ..errors import UserError
 from ..log import warn
 from ..progress import track
 from .host import Host, as_list, dicts_in, steps_in, training_pipeline, type_name
-from .mmcv import check_size, orientation
+from .mmcv import check_size, open_image, orientation
 from .mmdet_patches import (
     check_annotations,
     draw_semantic_maps,
@@ -203,7 +202,7 @@ def check_image_sizes(dataset: Any, where: str) -> None:
         if 'height' not in info or '://' in info['img_path']:
             return
         try:
-            with Image.open(info['img_path']) as image:
+            with open_image(info['img_path']) as image:
                 width, height = image.size
                 turned = orientation(image) > 4
                 if turned and image.format != 'JPEG':
@@ -215,7 +214,7 @@ def check_image_sizes(dataset: Any, where: str) -> None:
                 f'{where}: cannot read the image {info["img_path"]}: it does not exist; fetch it '
                 'again, or take it out of the annotation file'
             ) from error
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        except (OSError, ValueError, SyntaxError):
             continue  # the loader reports these
         check_size(info, (height, width), f'{where}: ')
 

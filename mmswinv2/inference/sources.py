@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..errors import UserError
 from ..files import walk
+from ..hosts.mmcv import open_image
 from ..log import warn
 
 RESULTS = ('vis', 'preds')  # subfolders of the output folder
@@ -116,7 +116,7 @@ def _is_video(path: Path) -> bool:
     if cv2.haveImageReader(str(path)):
         return False
     try:
-        with Image.open(path):
+        with open_image(path):
             return False
     except Exception:  # decoders of many formats
         with suppress(UserError):

@@ -20,7 +20,7 @@ from mmengine.registry import TRANSFORMS, init_default_scope
 from PIL import ExifTags, Image
 
 from mmswinv2.datasets import LoadImage
-from mmswinv2.datasets.images import loss, read_header
+from mmswinv2.datasets.images import loss, read_header, read_picture
 from mmswinv2.datasets.to_coco import image_size
 from mmswinv2.errors import UserError
 from mmswinv2.hosts.mmcv import keep_a_pixel, name_unreadable_images, orientation
@@ -343,7 +343,7 @@ NOT_LOADED = [
     ('sizes.tif', two_sizes, {}, 'it holds 2 images'),
     ('white.tif', tiff(wide(GREY), photometric='miniswhite'), {}, 'white is 0'),
     ('turned.tif', tiff(wide(GREY), extratags=[(274, 3, 1, 6, True)]), {}, 'turned'),
-    ('bomb.png', raw(png(14000, 13000)), {}, 'cut it into tiles'),
+    ('bomb.png', raw(png(50000, 50000)), {}, 'cut it into tiles'),
     ('half.tif', raw(b'II*\0\x08'), {}, 'fetch it again'),
 ]  # fmt: skip
 
@@ -409,6 +409,42 @@ def test_images_are_turned_where_mmcv_turns_them(value, tmp_path):
     image = LoadImage()({'img_path': str(path)})['img']
     assert np.abs(image - want.astype(int)).max() < 8
     assert image_size(path, decode=False) == want.shape[1::-1]
+
+
+@pytest.mark.parametrize('value', range(1, 9))
+@pytest.mark.parametrize(
+    ('ending', 'image'), [('tif', RGB), ('tif', GREY), ('png', RGB), ('png', wide(GREY))]
+)
+def test_images_without_loss_are_turned_once(ending, image, value, tmp_path):
+    """Pillow turns a TIFF when it decodes it, and OpenCV no image of more than 8 bits."""
+    path, tags = tmp_path / f'a.{ending}', Image.Exif()
+    tags[ExifTags.Base.Orientation] = value
+    Image.fromarray(image).save(path, exif=tags)
+    want = mmcv.imread(str(path))
+    loaded = LoadImage(channels=3)({'img_path': str(path)})['img']
+    assert np.array_equal(loaded, want)
+    assert np.array_equal(read_picture(path).shape, want.shape)
+    for whole in (True, False):
+        assert image_size(path, decode=whole) == want.shape[1::-1]
+    if ending == 'png':
+        assert read_picture(path, stored=True).shape[:2] == image.shape[:2]
+
+
+def test_images_of_more_pixels_than_pillow_reads(tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 20)
+    path = tmp_path / 'a.png'
+    for tags, want in ((None, RGB), (exif(), TURNED)):
+        Image.fromarray(RGB).save(path, exif=tags)
+        with pytest.raises(Image.DecompressionBombError):
+            Image.open(path)
+        assert (LoadImage()({'img_path': str(path)})['img'][..., ::-1] == want).all()
+        for whole in (True, False):
+            assert image_size(path, decode=whole) == want.shape[1::-1]
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 40)  # Pillow warns of more
+    assert image_size(path, decode=True) == (HEIGHT, WIDTH) and not recwarn
+    path.write_bytes(png(50000, 50000))
+    assert image_size(path, decode=False) is None  # mmcv reads none of that size
+    assert Image.MAX_IMAGE_PIXELS == 40
 
 
 def test_orientation_behind_the_pixels_of_a_png(tmp_path):

@@ -200,6 +200,18 @@ def test_masks_of_one_bit(tmp_path):
         load(path, 'cv2')  # it turns 1 into 255
 
 
+def test_maps_of_more_pixels_than_pillow_reads(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 40)
+    path = tmp_path / 'map.png'
+    path.write_bytes(image(LABELS))
+    np.testing.assert_array_equal(load(path, 'cv2'), LABELS)
+    with pytest.raises(UserError, match="exceeds limit.*; cut it.*imdecode_backend='cv2' of Load"):
+        load(path)
+    monkeypatch.setenv('OPENCV_IO_MAX_IMAGE_PIXELS', '90')
+    with pytest.raises(UserError, match='12x8 pixels are more than .*=90; cut it into tiles$'):
+        load(path, 'cv2')
+
+
 def test_an_image_that_is_turned_and_a_map_that_is_not(tmp_path):
     path = tmp_path / 'map.png'
     path.write_bytes(image(LABELS))
