@@ -157,14 +157,14 @@ def name_class_scores() -> None:
             with ignored_without_masks(self.cocoGt.anns.values(), self.params.iouType):
                 original(self)
 
-    @replace(COCOeval, 'accumulate')
-    def accumulate(original: Any, self: Any, p: Any = None) -> None:
-        original(self, p)
-        ids = list(self.params.catIds)
-        if self.params.useCats and sorted(self.given_ids) == ids != self.given_ids:
-            order = [ids.index(i) for i in self.given_ids]
-            for key, axis in (('precision', 2), ('recall', 1), ('scores', 2)):
-                self.eval[key] = self.eval[key].take(order, axis)
+        @replace(kind, 'accumulate')  # nothing is done where the second class inherits it
+        def accumulate(original: Any, self: Any, p: Any = None) -> None:
+            original(self, p)
+            ids = list(self.params.catIds)
+            if self.params.useCats and sorted(self.given_ids) == ids != self.given_ids:
+                order = [ids.index(i) for i in self.given_ids]
+                for key, axis in (('precision', 2), ('recall', 1), ('scores', 2)):
+                    self.eval[key] = self.eval[key].take(order, axis)
 
 
 @patch('mmdet', '>=3')

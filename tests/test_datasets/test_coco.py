@@ -488,14 +488,15 @@ def test_labels_go_by_name(folder, classes):
         assert [i['bbox_label'] for i in image['instances']] == wanted
 
 
+@pytest.mark.parametrize('several', [False, True])
 @pytest.mark.parametrize('classes', [CLASSES, CLASSES[::-1]])
-def test_scores_of_a_class_go_by_name(folder, classes):
+def test_scores_of_a_class_go_by_name(folder, classes, several):
     """Only circles are found: circles must score 1 and squares 0, in any order of classes."""
     from mmdet.evaluation import CocoMetric
 
     path = write(folder, make())
     data = dataset(path, classes, test_mode=True)
-    metric = CocoMetric(ann_file=str(path), metric='bbox', classwise=True)
+    metric = CocoMetric(ann_file=str(path), metric='bbox', classwise=True, use_mp_eval=several)
     metric.dataset_meta = data.metainfo
     for image in (data.get_data_info(i) for i in range(4)):
         found = [i for i in image['instances'] if classes[i['bbox_label']] == 'circle']

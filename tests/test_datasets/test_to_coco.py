@@ -488,6 +488,22 @@ def test_labelme_stays_in_its_folder(tmp_path):
         to_coco('labelme', tmp_path / 'mine', tmp_path / 'mine/a.json')
 
 
+def test_labelme_apart_from_its_images(tmp_path):
+    rectangle = [shape('rectangle', [[1, 2], [30, 40]])]
+    files = {  # label file: what it names, where the image is
+        'a': ('a.jpg', 'a.jpg'),
+        'sub/b': ('b.jpg', 'sub/b.jpg'),
+        'sub/c': ('deep/c.jpg', 'deep/c.jpg'),
+        'sub/d': ('other.jpg', 'sub/other.jpg'),
+        'sub/e': ('gone.jpg', 'sub/e.JPG'),
+    }
+    for label, (name, image) in files.items():
+        picture(tmp_path / 'images' / image)
+        labelme(tmp_path / f'labels/{label}.json', rectangle, name)
+    content, *_ = convert('labelme', tmp_path / 'labels', tmp_path, images=tmp_path / 'images')
+    assert [i['file_name'] for i in content['images']] == [image for _, image in files.values()]
+
+
 WRONG_JSON = {
     'no JSON': ('{"shapes": [', 'is not JSON'),
     'no label': ('{"shapes": [{}]}', 'shape 0 has no label'),

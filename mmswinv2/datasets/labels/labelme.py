@@ -50,12 +50,15 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
         source.left_out.add("JSON files that are not LabelMe's", path)
         return None
     name = content.get('imagePath')
+    folders = [path.parent]
+    if source.root != source.path:
+        folders += [source.root / path.parent.relative_to(source.path), source.root]
     named: list[Path] = []
     if isinstance(name, str) and name:
         plain = PureWindowsPath(name)  # \ and / alike
         if not plain.is_absolute() and not plain.root:
-            named = [path.parent / plain.as_posix(), path.parent / plain.name]
-    own = [path.with_suffix(suffix) for suffix in SUFFIXES]
+            named = [folder / n for folder in folders for n in (plain.as_posix(), plain.name)]
+    own = [folder / path.with_suffix(suffix).name for folder in folders for suffix in SUFFIXES]
     image = pick_own_image(source, named, own, str(path))
     if image is None:
         return None
