@@ -276,13 +276,20 @@ def check_optimizers(cfg: Config) -> None:
 
 
 def _check_scores(cfg: Config) -> None:
-    """Raise `UserError` for metrics that report scores under the same names."""
+    """Raise `UserError` for metrics with scores of the same names, or with results for no file."""
     for where in ('val_evaluator', 'test_evaluator'):
         seen: dict[Any, str] = {}
         for metric in hosts.as_list(cfg.get(where) or ()):
-            if not isinstance(metric, Mapping) or metric.get('format_only'):
+            if not isinstance(metric, Mapping):
                 continue
             kind = hosts.type_name(metric)
+            if metric.get('format_only'):
+                if kind == 'CocoMetric' and not metric.get('outfile_prefix'):
+                    raise UserError(
+                        f'{where}: CocoMetric with format_only=True writes files; set its '
+                        'outfile_prefix to the beginning of their paths, such as work_dirs/results'
+                    )
+                continue
             # IoUMetric reports aAcc whatever it is asked for
             scores = {'CocoMetric': metric.get('metric', 'bbox'), 'IoUMetric': 'aAcc'}
             for score in map(str, hosts.as_list(scores.get(kind, ()))):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..errors import UserError
@@ -28,14 +29,11 @@ _SEMANTIC_MAPS = (
 
 # names of the heads in detectors
 _HEADS = {'bbox_head', 'mask_head', 'panoptic_head', 'mask_iou_head', 'point_head'}
-_COCO_SCORES = [
-    f'{kind}_{part}'
-    for kind in ('bbox', 'segm')
-    for part in (
-        *('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@100', 'AR@300', 'AR@1000'),
-        *('AR_s@1000', 'AR_m@1000', 'AR_l@1000'),
-    )
-]
+_COCO_ITEMS = (
+    *('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@100', 'AR@300', 'AR@1000'),
+    *('AR_s@1000', 'AR_m@1000', 'AR_l@1000'),
+)
+_COCO_SCORES = [f'{kind}_{item}' for kind in ('bbox', 'segm') for item in _COCO_ITEMS]
 
 
 class MMDet(Host):
@@ -102,8 +100,13 @@ class MMDet(Host):
 
     def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
         """Refuse annotations of other images or classes than those of the data set."""
+        if type(metric).__name__ != 'CocoMetric':
+            return
+        if isinstance(meta := getattr(dataset, 'metainfo', None), list):
+            raise _several_metainfo(meta, where)
+        check_coco_options(metric, where)
         annotations: Any = getattr(metric, '_coco_api', None)
-        if not hasattr(annotations, 'path') or type(metric).__name__ != 'CocoMetric':
+        if not hasattr(annotations, 'path'):
             return
         from ..datasets.coco import get_category_ids
 
@@ -130,7 +133,8 @@ class MMDet(Host):
         ):
             raise UserError(
                 f'{told} has no annotations of the classes on the images of the data set: there is '
-                'nothing to score; for predictions alone set format_only=True in the evaluator'
+                'nothing to score; for predictions alone set format_only=True and outfile_prefix '
+                'in the evaluator'
             )
         if left := {a['image_id'] for a in scored} - set(infos):
             metric.img_ids = sorted(infos)
@@ -217,6 +221,63 @@ def check_image_sizes(dataset: Any, where: str) -> None:
         except (OSError, ValueError, SyntaxError):
             continue  # the loader reports these
         check_size(info, (height, width), f'{where}: ')
+
+
+def _several_metainfo(given: Sequence[dict], where: str) -> UserError:
+    """The error for a ConcatDataset whose data sets have different ``metainfo``."""
+    keys = sorted(
+        key
+        for key in set().union(*given)
+        if any(key not in meta or meta[key] != given[0].get(key) for meta in given)
+    )
+    ways = ['give all the same metainfo=dict(classes=...)'] * ('classes' in keys)
+    if others := [key for key in keys if key != 'classes']:
+        ways.append(f'set ignore_keys={others} of ConcatDataset')
+    return UserError(
+        f'{where}: the data sets of ConcatDataset differ in {", ".join(keys)}, and CocoMetric '
+        f'takes one metainfo; {" and ".join(ways)}'
+    )
+
+
+def check_coco_options(metric: Any, where: str) -> None:
+    """Raise `UserError` for options of mmdet's CocoMetric with which it fails after all images.
+
+    IoU thresholds become an array, as pycocotools finds single ones in no list.
+    """
+    if metric.format_only:
+        return
+    told = f'{where}: CocoMetric has'
+    items, summed = metric.metric_items, set(metric.metrics) - {'proposal_fast'}
+    if isinstance(items, str) or not set(map(str, items or ())) <= set(_COCO_ITEMS):
+        raise UserError(
+            f'{told} metric_items={items!r:.80}; it is a list of some of {", ".join(_COCO_ITEMS)}'
+        )
+    numbers, whole = metric.proposal_nums, summed - {'proposal'}
+    right = len(numbers) > 2 and all(type(n) is int and n > 0 for n in numbers)
+    if (summed and not right) or (whole and 100 not in numbers):
+        raise UserError(
+            f'{told} proposal_nums={numbers!r:.80}; there must be three whole numbers, one of them '
+            '100, at which mAP is taken'
+        )
+    try:
+        thresholds = np.atleast_1d(np.array(metric.iou_thrs, np.float64))
+    except (TypeError, ValueError):
+        thresholds = np.zeros(0)
+    if (
+        thresholds.ndim > 1
+        or not thresholds.size
+        or not ((thresholds > 0) & (thresholds <= 1)).all()
+    ):
+        raise UserError(
+            f'{told} iou_thrs={metric.iou_thrs!r:.80}; it is a number above 0, up to 1, or a list '
+            'of them'
+        )
+    if metric.classwise and whole and len(thresholds) < 6:
+        raise UserError(
+            f'{told} classwise=True and {len(thresholds)} iou_thrs; mmdet takes the sixth for '
+            'mAP_75 of a class: leave iou_thrs out, or classwise'
+        )
+    metric.iou_thrs = thresholds
 
 
 def check_heads(model: Any, classes: Sequence[str], things: Sequence[str], where: str) -> None:

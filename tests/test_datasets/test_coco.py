@@ -649,6 +649,65 @@ def test_evaluator_of_another_file_with_the_same_ids(folder):
         hosts.check_evaluator(other, dataset(path, test_mode=True), 'val_evaluator')
 
 
+OPTIONS = {
+    'numbers': (dict(proposal_nums=[100]), r'proposal_nums=\[100\]; there must be three'),
+    'without 100': (
+        dict(proposal_nums=[1, 10, 50]),
+        r'proposal_nums=\[1, 10, 50\].* one of them 100',
+    ),
+    'threshold': (dict(iou_thrs=50), 'iou_thrs=50; it is a number above 0, up to 1'),
+    'thresholds': (dict(iou_thrs=[]), r'iou_thrs=\[\]'),
+    'text': (dict(iou_thrs='all'), "iou_thrs='all'"),
+    'classwise': (dict(iou_thrs=[0.5, 0.75], classwise=True), 'classwise=True and 2 iou_thrs'),
+    'item': (dict(metric_items=['mAP', 'foo']), r"metric_items=\['mAP', 'foo'\]; it is a list of"),
+    'one item': (dict(metric_items='mAP'), "metric_items='mAP'; it is a list of some of mAP, "),
+}
+
+
+@pytest.mark.parametrize(('options', 'words'), OPTIONS.values(), ids=OPTIONS)
+def test_options_of_scores_that_would_fail_at_the_end(folder, options, words):
+    path = write(folder, make())
+    with pytest.raises(UserError, match=f'val_evaluator: CocoMetric has {words}'):
+        hosts.check_evaluator(
+            metric_of(path, **options), dataset(path, test_mode=True), 'val_evaluator'
+        )
+
+
+@pytest.mark.parametrize('options', [
+    dict(iou_thrs=0.5), dict(iou_thrs=[0.5, 0.75]), dict(metric_items=['mAP_50', 'AR@300']),
+    dict(proposal_nums=(10, 100, 300, 1000), classwise=True), dict(metric='proposal'),
+])  # fmt: skip
+def test_options_of_scores_that_do_not_fail(folder, options):
+    path = write(folder, make())
+    data, evaluator = dataset(path, test_mode=True), metric_of(path, **options)
+    hosts.check_evaluator(evaluator, data, 'val_evaluator')
+    (metric,) = evaluator.metrics
+    metric.dataset_meta = data.metainfo
+    for image in (data.get_data_info(i) for i in range(4)):
+        found = image['instances']
+        found = dict(bboxes=torch.tensor([i['bbox'] for i in found], dtype=torch.float),
+                     labels=torch.tensor([i['bbox_label'] for i in found]),
+                     scores=torch.ones(len(found)))  # fmt: skip
+        info = dict(img_id=image['img_id'], ori_shape=(HEIGHT, WIDTH), pred_instances=found)
+        metric.process({}, [info])
+    scores = metric.evaluate(4)
+    assert scores.get('coco/bbox_mAP_50', 1) == 1 and all(np.isfinite(list(scores.values())))
+
+
+@pytest.mark.parametrize(('meta', 'words'), [
+    (dict(palette=[(1, 2, 3)] * 2), r"differ in palette, .*; set ignore_keys=\['palette'\] of Con"),
+    (dict(classes=('square', 'circle')), r'differ in classes, .*; give all the same metainfo=dict'),
+])  # fmt: skip
+def test_scores_of_data_sets_with_several_metainfo(folder, meta, words):
+    from mmdet.datasets import ConcatDataset
+
+    path = write(folder, make())
+    one, other = dataset(path, test_mode=True), dataset(path, test_mode=True)
+    other._metainfo.update(meta)
+    with pytest.raises(UserError, match=f'test_evaluator: the data sets of ConcatDataset {words}'):
+        hosts.check_evaluator(metric_of(path), ConcatDataset([one, other]), 'test_evaluator')
+
+
 def test_evaluator_of_more_images_scores_those_that_are_loaded(folder, log):
     path = write(folder, make())
     evaluator = metric_of(path)

@@ -199,6 +199,13 @@ def test_metrics_that_report_the_same(metrics, score):
     check_values(Config(dict(val_evaluator=both)))
 
 
+def test_results_for_no_file():
+    metric = dict(type='mmdet.CocoMetric', format_only=True)
+    with pytest.raises(UserError, match='format_only=True writes files; set its outfile_prefix'):
+        check_values(Config(dict(test_evaluator=[metric])))
+    check_values(Config(dict(test_evaluator=metric | dict(outfile_prefix='x'))))
+
+
 def test_validation_that_is_given_in_part():
     parts = dict(val_cfg=dict(), val_dataloader=dict(), val_evaluator=None)
     words = 'val_cfg and val_dataloader, and no val_evaluator; set all .* leaves the validation out'
