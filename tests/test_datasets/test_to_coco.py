@@ -161,6 +161,25 @@ def test_what_is_left_out(yolo, tmp_path):
     assert summary.left_out['images that cannot be read'][0] == 1
 
 
+@pytest.mark.parametrize('folder', ['', 'labels', 'images'])
+def test_labels_of_yolo_without_an_image_that_is_read(tmp_path, folder, monkeypatch):
+    """Beside the images, and in a folder of their own that is the source."""
+    monkeypatch.chdir(tmp_path)
+    images, source = Path('mine/images'), Path('mine', folder)
+    labels = images if folder == 'images' else Path('mine/labels')
+    for name in 'a.jpg', 'b.jfif', 'c.gif':
+        picture(images / name, **(dict(format='JPEG') if 'b' in name else {}))
+    for name in 'abcd':
+        write(labels / f'{name}.txt', '0 0.5 0.5 0.2 0.25\n')
+    write(labels / 'classes.txt', 'cat\n')
+    write(source / 'classes.txt', 'cat\n')
+    write(source / 'list.txt', 'images/a.jpg\n1 2 3 4 5\n')
+    write(source / 'words.txt', 'one two three four five\n')
+    content, _, summary = convert('yolo', source, tmp_path, images=images.absolute())
+    assert [i['file_name'] for i in content['images']] == ['a.jpg', 'b.jfif']
+    assert summary.left_out == {'label files without an image': (2, f'{labels}/c.txt')}
+
+
 WRONG_LINES = {
     'few': ('0 0.5 0.5 0.2', 'has 4 numbers'),
     'words': ('cat 0.5 0.5 0.2 0.2', "'cat' is no coordinate"),
@@ -188,10 +207,20 @@ WRONG_NAMES = {
     'gaps': ('names: {0: cat, 2: dog}', 'without gaps'),
     'nested': ('a: &a [x]\nnames: [*a, *a]', 'has no names of the classes'),
     'twice': ('names: [cat, cat]', "the class 'cat' stands twice"),
+    'empty': ('names: {0: , 1: dog}', 'has no names of the classes'),
     'code': ('names: !!python/object/apply:os.getcwd []', 'is no YAML'),
     'no list': ('- a', 'has no names of the classes'),
     'keypoints': ('names: [cat, dog]\nkpt_shape: [a, 3]', "kpt_shape='a'"),
 }
+
+
+@pytest.mark.parametrize('text', ['[on, no, null, 007, 1.50, 2020-12-05]', None])
+def test_names_of_yolo_are_taken_as_they_are_written(yolo, tmp_path, text):
+    names = ['on', 'no', 'null', '007', '1.50', '2020-12-05']
+    text = text or '{' + ', '.join(f'{i}: {name}' for i, name in enumerate(names)) + '}'
+    write(yolo / 'data.yaml', f'kpt_shape: [0, 3]\nnames: {text}\n')
+    _, found, summary = convert('yolo', yolo, tmp_path)
+    assert list(summary.classes) == names and {name for _, name, _ in found} == {'on', 'no'}
 
 
 @pytest.mark.parametrize(('text', 'words'), WRONG_NAMES.values(), ids=WRONG_NAMES)
@@ -445,11 +474,13 @@ def test_labelme(tmp_path):
         shape('circle', [[50, 40], [53, 44]], 'ball'),
         shape('point', [[1, 1]]),
         shape('linestrip', [[1, 1], [2, 2], [5, 6]]),
+        shape('mask', [[1, 1], [2, 2]], mask='iVBORw0KGgo='),
         shape('rectangle', [[60, 40], [65, 50]], group_id=3),
         shape('polygon', [[60, 10], [70, 10], [70, 20]], group_id=3),
         shape('polygon', [[80, 10], [90, 10], [90, 30]], group_id=3),
         shape('polygon', [[60, 10], [70, 10], [70, 20]], 'cat', group_id=3),
         shape('polygon', [[95, 70], [120, 70], [120, 100]]),
+        shape('rotation', [[5, 20], [10, 15], [15, 20], [10, 25]], direction=0.78),
     ]
     labelme(root / 'labels/a.json', some, r'..\images\a.jpg')
     write(root / 'settings.json', '{}')
@@ -461,6 +492,7 @@ def test_labelme(tmp_path):
         ('images/a.jpg', 'dog', [60, 10, 30, 40]),  # three shapes of one group
         ('images/a.jpg', 'cat', [60, 10, 10, 10]),
         ('images/a.jpg', 'dog', [95, 70, 5, 6]),  # cut off
+        ('images/a.jpg', 'dog', [5, 15, 10, 10]),
     ]
     masks = [a.get('segmentation') for *_, a in found]
     assert masks[0] == [[10, 10, 30, 10, 30, 50]] and masks[1] is None
@@ -471,6 +503,7 @@ def test_labelme(tmp_path):
         "JSON files that are not LabelMe's": 1,
         "shapes of the kind 'point', which have no area here": 1,
         "shapes of the kind 'linestrip', which have no area here": 1,
+        "shapes of the kind 'mask', which is not read (save polygons)": 1,
     }
 
 
@@ -502,6 +535,27 @@ def test_labelme_apart_from_its_images(tmp_path):
         labelme(tmp_path / f'labels/{label}.json', rectangle, name)
     content, *_ = convert('labelme', tmp_path / 'labels', tmp_path, images=tmp_path / 'images')
     assert [i['file_name'] for i in content['images']] == [image for _, image in files.values()]
+
+
+@pytest.mark.parametrize('form', ['labelme', 'voc', 'csv'])
+def test_images_without_labels_are_counted(tmp_path, voc, form):
+    """Those beside a labelled image; other folders may hold maps, or another part of the data."""
+    for name in ('a', 'b', 'c', 'maps/a'):
+        picture(tmp_path / f'mine/images/{name}.jpg')
+    mine, what = tmp_path / 'mine', 'images without a label file'
+    if form == 'labelme':
+        labelme(mine / 'labels/a.json', [shape('rectangle', [[1, 2], [30, 40]])], '../images/a.jpg')
+        labelme(mine / 'images/c.json', [], 'c.jpg')
+    elif form == 'voc':
+        shutil.copy(voc / 'Annotations/a.xml', mine / 'images/a.xml')
+        write(mine / 'images/c.xml', '<annotation/>')
+    else:
+        write(mine / 'all.csv', 'filename,class,xmin,ymin,xmax,ymax\na.jpg,x,1,2,3,4\nc.jpg,,,,,')
+        what = 'images that no line names'
+    source = mine / 'all.csv' if form == 'csv' else mine
+    _, _, summary = convert(form, source, tmp_path)
+    number, first = summary.left_out[what]
+    assert number == 1 and Path(first).resolve() == mine / 'images/b.jpg'
 
 
 WRONG_JSON = {

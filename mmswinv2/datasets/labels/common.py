@@ -11,8 +11,8 @@ from ...errors import UserError
 from ...files import is_inside, walk
 
 IMAGES = (
-    *('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.pnm', '.jp2'),
-    '.npy',
+    *('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm'),
+    *('.pnm', '.jp2', '.npy'),
 )
 SUFFIXES = (*IMAGES, *map(str.upper, IMAGES))  # as files may have them
 _LARGEST = 1e7  # of a coordinate
@@ -143,6 +143,18 @@ def find_files(folder: Path, *suffixes: str) -> list[Path]:
 def find_images(folder: Path) -> list[Path]:
     """All images below a folder, sorted."""
     return find_files(folder, *IMAGES)
+
+
+def count_unlabelled(
+    labelled: Sequence[Labelled], left_out: LeftOut, what: str = 'images without a label file'
+) -> None:
+    """Count the other images in the folders of labelled ones, which may be a part of the data."""
+    used = {os.path.realpath(entry.image) for entry in labelled}
+    folders = {os.path.realpath(entry.image.parent): entry.image.parent for entry in labelled}
+    for folder in sorted(folders.values()):
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in IMAGES and os.path.realpath(path) not in used:
+                left_out.add(what, path)
 
 
 def first_file(names: Sequence[Path], folder: Path) -> Path | None:

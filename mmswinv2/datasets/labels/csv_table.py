@@ -10,7 +10,7 @@ import io
 from pathlib import Path, PureWindowsPath
 
 from ...errors import UserError
-from .common import Labelled, Mark, Source, number, pick_image, read_text
+from .common import Labelled, Mark, Source, count_unlabelled, number, pick_image, read_text
 
 _CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 _NEEDED = ('filename', 'class', *_CORNERS)
@@ -57,8 +57,8 @@ def read_csv(source: Source) -> tuple[None, list[Labelled]]:
         if all(sides):
             width, height = (int(number(side, where)) for side in sides)
             size = (width, height)
-        labelled = found.setdefault(image, Labelled(image, [], size))
-        if labelled.size != size:
+        entry = found.setdefault(image, Labelled(image, [], size))
+        if entry.size != size:
             raise UserError(f'{where} has another width and height than a line before')
         corners = [values[key] for key in _CORNERS]
         if not any(corners):
@@ -67,5 +67,7 @@ def read_csv(source: Source) -> tuple[None, list[Labelled]]:
             raise UserError(f'{where} has no class')
         x1, y1, x2, y2 = (number(corner, where) for corner in corners)
         offset = source.offset or 0
-        labelled.marks.append(Mark(values['class'], where, (x1 - offset, y1 - offset, x2, y2)))
-    return None, list(found.values())
+        entry.marks.append(Mark(values['class'], where, (x1 - offset, y1 - offset, x2, y2)))
+    labelled = list(found.values())
+    count_unlabelled(labelled, source.left_out, 'images that no line names')
+    return None, labelled

@@ -1,7 +1,8 @@
 """LabelMe: a JSON file for each image, with polygons, rectangles and circles.
 
 Shapes of one ``group_id`` and label are one object with several polygons. A rectangle alone is a
-box without a mask. Points and lines have no area and are left out.
+box without a mask; ``rotation`` is a turned one of X-AnyLabeling, read as a polygon. Points and
+lines have no area and are left out, and so are masks in pixels.
 """
 
 import json
@@ -16,6 +17,7 @@ from .common import (
     Mark,
     Point,
     Source,
+    count_unlabelled,
     find_files,
     number,
     pick_own_image,
@@ -35,8 +37,10 @@ def read_labelme(source: Source) -> tuple[None, list[Labelled]]:
     files = find_files(source.path, '.json')
     if not files:
         raise UserError(f'{source.path} has no .json files, in which LabelMe has its labels')
-    found = [_read_file(path, source) for path in files]
-    return None, [labelled for labelled in found if labelled is not None]
+    read = (_read_file(path, source) for path in files)
+    found = [labelled for labelled in read if labelled is not None]
+    count_unlabelled(found, source.left_out)
+    return None, found
 
 
 def _read_file(path: Path, source: Source) -> Labelled | None:
@@ -97,7 +101,7 @@ def _read_shape(shape: dict, where: str, source: Source) -> Mark | None:
         raise UserError(f'{where}: points must be a list of [x, y]')
     points = [(number(x, where), number(y, where)) for x, y in given]
     mark = Mark(shape['label'], where)
-    if kind == 'polygon':
+    if kind in ('polygon', 'rotation'):
         mark.polygons = [points]
     elif kind == 'rectangle' and len(points) in (2, 4):
         xs, ys = zip(*points, strict=True)
@@ -109,6 +113,7 @@ def _read_shape(shape: dict, where: str, source: Source) -> Mark | None:
         mark.polygons = [[(x + radius * math.cos(t), y + radius * math.sin(t)) for t in turns]]
         mark.box = (x - radius, y - radius, x + radius, y + radius)
     else:
-        source.left_out.add(f'shapes of the kind {kind!r:.30}, which have no area here', where)
+        why = 'is not read (save polygons)' if kind == 'mask' else 'have no area here'
+        source.left_out.add(f'shapes of the kind {kind!r:.30}, which {why}', where)
         return None
     return mark

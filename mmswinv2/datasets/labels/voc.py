@@ -18,6 +18,7 @@ from .common import (
     Labelled,
     Mark,
     Source,
+    count_unlabelled,
     find_files,
     first_file,
     number,
@@ -35,8 +36,11 @@ def read_voc(source: Source) -> tuple[None, list[Labelled]]:
     Raises:
         UserError: if there is no file, or one is no annotation.
     """
-    found = [_read_file(path, source) for path in _files(source)]
-    return None, [labelled for labelled in found if labelled is not None]
+    read = (_read_file(path, source) for path in _files(source))
+    found = [labelled for labelled in read if labelled is not None]
+    if source.split is None:
+        count_unlabelled(found, source.left_out)
+    return None, found
 
 
 def _files(source: Source) -> list[Path]:

@@ -5,6 +5,7 @@ polygon. A confidence may follow either, and keypoints may follow a box if ``kpt
 data.yaml; both are ignored. The four corners of a rotated box are read as a polygon.
 """
 
+import math
 import os
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -42,13 +43,13 @@ def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
             raise UserError(f'{source.path}/data.yaml: kpt_shape={value!r:.40} are no two numbers')
         keypoints *= value
     images = find_images(source.root) if source.split is None else _images_of(source, content)
-    found, seen = [], set()
+    found, seen = [], set()  # real paths
     for image in images:
         text = next((p for p in _label_files(image, source) if p.is_file()), None)
         if text is None:
             source.left_out.add('images without a label file', image)
             continue
-        seen.add(text)
+        seen.add(os.path.realpath(text))
         found.append(Labelled(image, _read_lines(text, names, keypoints, source), shares=True))
     if source.split is None:
         _count_orphans(source.path, seen, source.left_out)
@@ -62,10 +63,11 @@ def _read_names(folder: Path) -> tuple[list[str], dict[str, Any]]:
         if not (path := folder / name).is_file():
             continue
         try:
-            content = yaml.safe_load(read_text(path))
+            content = yaml.safe_load(text := read_text(path))
+            words = yaml.load(text, yaml.BaseLoader)  # all texts: YAML reads on, no, null and 007
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise UserError(f'{path} is no YAML: {" ".join(str(error).split())}') from error
-        names = content.get('names') if isinstance(content, dict) else None
+        names = words.get('names') if isinstance(words, dict) else None
         if isinstance(names, dict):
             try:
                 places = {int(key): value for key, value in names.items()}
@@ -73,12 +75,12 @@ def _read_names(folder: Path) -> tuple[list[str], dict[str, Any]]:
                 places = {}
             whole = sorted(places) == list(range(len(names)))
             names = [places[i] for i in range(len(names))] if whole else None
-        if not names or type(names) is not list or {type(n) for n in names} - {str, int, float}:
+        if not names or type(names) is not list or not all(n and type(n) is str for n in names):
             raise UserError(
                 f'{path} has no names of the classes: names is a list of them, or a table from 0 '
                 'on without gaps'
             )
-        return list(map(str, names)), content
+        return names, content
     if (path := folder / 'classes.txt').is_file():
         lines = list(map(str.strip, read_text(path).rstrip().splitlines()))
         if '' in lines:
@@ -169,7 +171,19 @@ def _read_lines(path: Path, names: list[str], keypoints: int, source: Source) ->
     return marks
 
 
-def _count_orphans(folder: Path, seen: set[Path], left_out: LeftOut) -> None:
+def _count_orphans(folder: Path, seen: set[str], left_out: LeftOut) -> None:
     for path in find_files(folder, '.txt'):
-        if 'labels' in path.parent.relative_to(folder).parts and path not in seen:
+        if path.name == 'classes.txt' or os.path.realpath(path) in seen:
+            continue
+        if 'labels' in path.parent.relative_to(folder).parts or _is_label_file(path):
             left_out.add('label files without an image', path)
+
+
+def _is_label_file(path: Path) -> bool:
+    """Whether a text begins with a line of numbers, as no list of images or of classes does."""
+    with path.open('rb') as file:
+        words = file.readline(10000).split()
+    try:
+        return len(words) > 4 and all(math.isfinite(float(word)) for word in words)
+    except ValueError:
+        return False
