@@ -52,6 +52,10 @@ def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) 
         raise other_data(path, f'{len(truth)} samples, and it has {len(labels)}')
     if unlike := sum(int(a) != b for a, b in zip(labels, truth, strict=True)):
         raise other_data(path, f'{unlike} of its {len(labels)} labels are others')
+    labelled = np.flatnonzero(truth >= 0)
+    if not labelled.size:
+        raise UserError(f'no sample of {path} has a label; leave --predictions out')
+    scores, truth, without = scores[labelled], truth[labelled], len(truth) - len(labelled)
     number = scores.shape[1]
     names = [str(name) for name in dataset.metainfo.get('classes') or ()]
     names += [str(i) for i in range(len(names), number)]
@@ -64,7 +68,7 @@ def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) 
     examples = [
         _classified(
             dataset,
-            int(i),
+            int(labelled[i]),
             f'is {names[truth[i]]} ({scores[i, truth[i]]:.2f}), '
             f'taken for {names[found[i]]} ({sure[i]:.2f})',
         )
@@ -81,7 +85,8 @@ def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) 
     ]
     return Findings(
         f'{len(truth)} samples: {np.trace(counts) / len(truth):.1%} right (top-1)'
-        + (f', {hits:.1%} among the best {top}' if number > top else ''),
+        + (f', {hits:.1%} among the best {top}' if number > top else '')
+        + (f'; {without} without a label are left out' if without else ''),
         Table(['class', 'samples', 'accuracy (recall)', 'precision'], rows, (2, 3)),
         Matrix(names, names, counts),
         examples,

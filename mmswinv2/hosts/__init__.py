@@ -286,6 +286,8 @@ def _check_files(dataset: Any, where: str, host: Host) -> None:
         )
     if path.suffix == '.json' and not _looks_like_json(path):
         raise UserError(f'{where}: {path} is not JSON, or cut short; fetch or export it again')
+    if path.is_file():
+        host.check_list(path, dataset, where)
 
 
 _MARKS = codecs.BOM_UTF8 + codecs.BOM_UTF16 + b'\xfe\xff\0 \t\r\n'

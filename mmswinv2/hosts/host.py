@@ -106,6 +106,9 @@ class Host:
         """What to add to the error for a missing folder, `key` of the ``data_prefix``."""
         return ''
 
+    def check_list(self, path: Path, dataset: Any, where: str) -> None:
+        """Raise `UserError` for a list of samples that the host would misread."""
+
     def explain_empty(self, dataset: Any, where: str) -> UserError | None:
         """The reason why a data set, given by its config, has no samples, if it is known."""
         return None

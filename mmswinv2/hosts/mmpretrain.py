@@ -2,15 +2,21 @@
 
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import UserError
+from ..log import warn
 from .host import Host, training_pipeline, type_name
 from .patching import log_patch, patch, replace
+
+# data sets whose annotation file is a list of images with the numbers of their classes
+_WITH_LISTS = ('CustomDataset', 'ImageNet', 'ImageNet21k', 'Places205')
 
 
 def _lacks_compiled_half() -> bool:
@@ -133,6 +139,21 @@ class MMPretrain(Host):
         super().require(path)
         import_torchvision()
 
+    def check_list(self, path: Path, dataset: Any, where: str) -> None:
+        """Require "path number" on every line of a list of images."""
+        unlabelled = dataset.get('with_label') is False or dataset.get('split') == 'test'
+        if unlabelled or type_name(dataset) not in _WITH_LISTS:
+            return
+        lines = path.read_text(encoding='utf-8', errors='replace').removesuffix('\n').split('\n')
+        if lines[0].startswith('\ufeff'):
+            raise UserError(f'{where}: {path} begins with a byte order mark; save it without one')
+        for number, line in enumerate(lines, 1):
+            if not re.fullmatch(r'.* [+-]?\d+', line.strip()):
+                raise UserError(
+                    f'{where}: {path}, line {number}: a line is "path number", with the path of an '
+                    f'image and the number of its class, got {line!r:.80}'
+                )
+
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
         """Refuse labels that are no class of the head, and one-hot labels of another length."""
         num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
@@ -186,6 +207,11 @@ def check_image_labels(dataset: Any, num_classes: int, where: str) -> None:
     if not len(dataset) or not isinstance(dataset.get_data_info(0).get('gt_label'), int):
         return  # several labels per image
     labels = dataset.get_gt_labels()
+    if unlabelled := int((labels < 0).sum()):
+        told = f'{where}: {unlabelled} of {len(labels)} images have a label below 0'
+        if where == 'train_dataloader':
+            raise UserError(f'{told}, which is no class; take them out of the list')
+        warn(f'{told} and count as wrong in scores')
     if labels.max() >= num_classes:
         image = dataset.get_data_info(int(labels.argmax()))['img_path']
         raise UserError(

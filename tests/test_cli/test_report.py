@@ -15,6 +15,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmswinv2.analysis.confusion import analyse_classes
 from mmswinv2.cli.report import main, report
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import CONFIG, ROOT, made_once
@@ -528,6 +529,30 @@ def test_video_classifier(clips, tmp_path):
     samples[0]['gt_label'] = (samples[0]['gt_label'] + 1) % 6
     with pytest.raises(UserError, match='1 of its 6 labels are others'):
         report(folder, predictions=dump(samples, tmp_path))
+
+
+def test_samples_without_a_label_are_left_out():
+    """Such as the videos of a list without labels, whose label is -1."""
+    labels = [0, -1, 1]
+
+    class Data(list):
+        metainfo = dict(classes=('cat', 'zebra'))  # noqa: RUF012
+
+        def get_data_info(self, index):
+            return dict(gt_label=self[index])
+
+    samples = [
+        dict(pred_score=torch.tensor(score), gt_label=torch.tensor([label]))
+        for score, label in zip([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8]], labels, strict=True)
+    ]
+    found = analyse_classes(Data(labels), samples, 'p.pkl', 3)
+    assert found.words.startswith('2 samples: 100.0% right (top-1)')
+    assert found.words.endswith('; 1 without a label are left out') and found.examples == []
+    labels[:] = [-1] * 3
+    for sample in samples:
+        sample['gt_label'] = torch.tensor([-1])
+    with pytest.raises(UserError, match='no sample of p.pkl has a label; leave --predictions out'):
+        analyse_classes(Data(labels), samples, 'p.pkl', 3)
 
 
 # --- bad input -----------------------------------------------------------------------------------

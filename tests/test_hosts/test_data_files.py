@@ -110,3 +110,32 @@ def test_a_hierarchy_of_classes_runs_no_code(tmp_path, capsys):
     with pytest.raises(UserError, match=f'{tmp_path}/evil.npy is no plain array'):
         data._get_relation_matrix(str(tmp_path / 'evil.npy'))
     assert 'ran' not in capsys.readouterr().out
+
+
+def of_list(folder, content, **settings):
+    (folder / 'list.txt').write_bytes(content)
+    dataset = dict(type='CustomDataset', data_root=str(folder), ann_file='list.txt', **settings)
+    return Config(dict(default_scope='mmpretrain', train_dataloader=dict(dataset=dataset)))
+
+
+@pytest.mark.parametrize(
+    ('content', 'words'),
+    [
+        (b'a.png 0\nb.png,1\n', 'line 2: a line is "path number", .*, got \'b.png,1\''),
+        (b'a.png 0\n\nb.png 1\n', 'line 2: .*, got'),
+        (b'a.png 0\n\n', 'line 2: .*, got'),
+        (b'a.png\n', 'line 1: .*, got'),
+        (b'a.png cat\n', 'line 1: .*, got'),
+        (b'', 'line 1: .*, got'),
+        (b'\xef\xbb\xbfa.png 0\n', 'begins with a byte order mark; save it without one'),
+    ],
+)
+def test_lists_of_images_that_would_be_misread(content, words, tmp_path):
+    with pytest.raises(UserError, match=f'train_dataloader: {tmp_path}/list.txt.*{words}'):
+        hosts.check_data(of_list(tmp_path, content), ('train',))
+    hosts.check_data(of_list(tmp_path, content, with_label=False), ('train',))
+
+
+@pytest.mark.parametrize('content', [b'a b.png 0\r\nb.png  -1 ', b'a.png 1\n'])
+def test_lists_of_images_that_are_read(content, tmp_path):
+    hosts.check_data(of_list(tmp_path, content), ('train',))

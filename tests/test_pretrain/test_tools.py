@@ -327,6 +327,18 @@ def test_several_labels_an_image_are_left_alone(tmp_path):
         check_image_labels(dataset, 2, 'train_dataloader')
 
 
+def test_images_with_a_label_below_0(tmp_path, caplog):
+    from mmpretrain.datasets import CustomDataset
+
+    from mmswinv2.hosts.mmpretrain import check_image_labels
+
+    (tmp_path / 'list.txt').write_text('a.png 0\nb.png -1\n')
+    dataset = CustomDataset(ann_file=str(tmp_path / 'list.txt'), pipeline=[])
+    with pytest.raises(UserError, match='1 of 2 images have a label below 0, which is no class'):
+        check_image_labels(dataset, 2, 'train_dataloader')
+    check_image_labels(dataset, 2, 'test_dataloader')
+
+
 def test_image_smaller_than_the_crop(tool, trained, folders, tmp_path):
     config = tmp_path / 'crop.py'
     config.write_text(
