@@ -26,7 +26,7 @@ _SYSTEM = {  # number of an OSError: what it means, what to do
     errno.ENOSPC: ('the disk is full', 'make room'),
     errno.EDQUOT: ('the disk quota is used up', 'make room'),
     errno.EFBIG: ('a file would be larger than is allowed', 'raise the limit (ulimit -f)'),
-    errno.EROFS: ('the file system is read-only', 'name another folder with --work-dir'),
+    errno.EROFS: ('the file system is read-only', 'name another place'),
     errno.EIO: ('the disk reports an error', 'see whether it is there and whole'),
     errno.EMFILE: ('too many files are open', 'raise the limit (ulimit -n) or give fewer workers'),
     errno.ENFILE: ('too many files are open on this machine', 'close some programs'),
@@ -50,7 +50,7 @@ class Terminated(BaseException):
 
 
 @contextmanager
-def report_user_errors(advice: str = '') -> Iterator[None]:
+def report_user_errors(advice: str = '', option: str = '') -> Iterator[None]:
     """End the program with one sentence on a user's mistake, with the traceback on anything else.
 
     Ctrl-C ends it with status 130, SIGTERM with 143. ``MMSWINV2_TRACEBACK=1`` shows the traceback
@@ -58,16 +58,22 @@ def report_user_errors(advice: str = '') -> Iterator[None]:
 
     Args:
         advice: what to do after the program was stopped, for the message.
+        option: the option that names the place of what the program writes, likewise.
     """
     before = _raise_on_sigterm()
     for stream in (sys.stdout, sys.stderr):  # encodings may lack characters of file names
         with suppress(AttributeError):  # a caller may have replaced the streams
             stream.reconfigure(errors='backslashreplace')  # type: ignore[union-attr]
     try:
-        yield
+        try:
+            yield
+        except SystemExit:  # as after --help
+            _flush()
+            raise
+        _flush()
     except BaseException as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python reports an error at exit
+            _drop_output()
             sys.exit(141)
         # torch's file writer raises another error when it is interrupted
         stop: BaseException | None = error
@@ -75,8 +81,12 @@ def report_user_errors(advice: str = '') -> Iterator[None]:
             stop = stop.__context__
         if stop is None:
             _restore(before)
-            sentence = explain(error) if isinstance(error, Exception) else None
+            sentence = explain(error, advice, option) if isinstance(error, Exception) else None
             if sentence is not None and not os.environ.get('MMSWINV2_TRACEBACK'):
+                try:
+                    _flush()
+                except OSError:
+                    _drop_output()
                 sys.exit(f'error: {sentence}')
             raise
         if before is not None:  # data loaders raise once more for each worker that ends
@@ -86,6 +96,17 @@ def report_user_errors(advice: str = '') -> Iterator[None]:
         sys.exit(143 if isinstance(stop, Terminated) else 130)
     else:
         _restore(before)
+
+
+def _flush() -> None:
+    """Write what is left of the output, as Python does at exit, where an error has no message."""
+    if sys.stdout is not None:  # else it was closed from the start
+        sys.stdout.flush()
+
+
+def _drop_output() -> None:
+    """Forget output that cannot be written, or Python reports an error at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _nobody_reads() -> bool:
@@ -123,18 +144,22 @@ def _raise_on_sigterm() -> Any:
     return signal.signal(signal.SIGTERM, terminate)
 
 
-def explain(error: BaseException) -> str | None:
-    """A sentence for an exception whose cause the user can mend, ``None`` for any other."""
+def explain(error: BaseException, advice: str = '', option: str = '') -> str | None:
+    """A sentence for an exception whose cause the user can mend, ``None`` for any other.
+
+    Args:
+        error: the exception.
+        advice: what else to do if the system refused to go on, see `report_user_errors`.
+        option: the option that names another place to write to.
+    """
     for link in _chain(error):
         if isinstance(link, UserError):
             return _own_words(link)
         if isinstance(link, _OF_FILES) and link.filename:
             return f'{link.filename}: {link.strerror} (MMSWINV2_TRACEBACK=1 shows who asked for it)'
         if isinstance(link, OSError) and (words := _SYSTEM.get(link.errno or 0)):
-            return (
-                f'{words[0]} ({link}); checkpoints that were complete are as they were: '
-                f'{words[1]}, and go on with --resume'
-            )
+            place = f' with {option}' if option and link.errno == errno.EROFS else ''
+            return f'{words[0]} ({link}): {words[1]}{place}{advice and "; "}{advice}'
         if isinstance(link, SyntaxError) and link.filename:
             return f'{link.filename}, line {link.lineno}: {link.msg}'
     if match := re.search(r'DataLoader worker \(pid.*', str(error)):

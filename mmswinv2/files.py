@@ -1,15 +1,18 @@
 """Walk folders, and write files atomically."""
 
+import errno
 import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from .errors import UserError
 
 HALF_WRITTEN = '.part-'  # stands in the names of files that are being written
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def walk(folder: str | os.PathLike[str]) -> Iterator[Path]:
@@ -102,6 +105,9 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
         if path.exists():
             part.chmod(path.stat().st_mode)
         os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _OF_DISKS:
+            error.filename = str(path)  # else there is none, or that of the part
         raise

@@ -81,8 +81,11 @@ def test_a_bug_after_an_error_is_a_bug():
     ids=lambda n: errno.errorcode.get(n, ''),
 )
 def test_what_the_system_refuses(number, words):
-    told = explain(OSError(number, os.strerror(number)))
-    assert words in told and os.strerror(number) in told and 'go on with --resume' in told
+    error = OSError(number, os.strerror(number))
+    told = explain(error, 'go on with --resume', '--work-dir')
+    assert words in told and os.strerror(number) in told and told.endswith('; go on with --resume')
+    assert ('name another place with --work-dir' in told) == (number == errno.EROFS)
+    assert 'checkpoint' not in explain(error) and '--' not in explain(error)
     assert explain(OSError(errno.ENOTCONN, 'no socket')) is None
 
 
@@ -133,6 +136,38 @@ def test_what_reads_the_output_has_ended():
     err = process.stderr.read()
     process.stderr.close()
     assert process.wait(30) == 141 and not err
+
+
+@pytest.mark.parametrize('unbuffered', ['', '1'])
+@pytest.mark.parametrize('words', ['--help', '--version', 'predict --help', 'completion bash'])
+def test_output_that_cannot_be_written(words, unbuffered):
+    """Of any command, also where Python writes it at exit."""
+    command = [sys.executable, '-m', 'mmswinv2', *words.split()]
+    env = os.environ | dict(PYTHONUNBUFFERED=unbuffered)
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, 'w') as pipe, open('/dev/full', 'w') as full:
+        runs = [
+            subprocess.run(command, stdout=out, stderr=subprocess.PIPE, env=env, text=True)
+            for out in (pipe, full)
+        ]
+    if words == 'predict --help' and unbuffered:  # argparse ignores such errors
+        assert [(run.returncode, run.stderr) for run in runs] == [(0, ''), (0, '')]
+        return
+    assert (runs[0].returncode, runs[0].stderr) == (141, '')
+    assert runs[1].returncode == 1
+    assert re.fullmatch(r'error: the disk is full \(.*\): make room\n', runs[1].stderr)
+
+
+def test_a_mistake_is_told_where_the_output_cannot_be_written():
+    own = "with report_user_errors():\n  print(1); raise UserError('no')"
+    code = f'from mmswinv2.errors import *\n{own}'
+    env = os.environ | dict(PYTHONUNBUFFERED='')
+    with open('/dev/full', 'w') as full:
+        run = subprocess.run(
+            [sys.executable, '-c', code], stdout=full, stderr=subprocess.PIPE, env=env, text=True
+        )
+    assert (run.returncode, run.stderr) == (1, 'error: no\n')
 
 
 def test_letters_that_the_output_lacks():

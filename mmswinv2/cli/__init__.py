@@ -22,6 +22,14 @@ COMMANDS = {  # the module of this folder with `main(arguments)`: what it does
     'ui': 'predict on a page in the browser',
 }
 _ADVICE = {'train': 'checkpoints that were complete are kept; go on with --resume'}
+_PLACES = {  # the option that names what a command writes
+    'export': '--out',
+    'predict': '--out-dir',
+    'report': '--out',
+    'swap': '-o',
+    'test': '--work-dir',
+    'train': '--work-dir',
+}
 
 
 def help_text() -> str:
@@ -42,22 +50,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ['--help']
     if command == 'help' and rest:
         command, *rest = rest[0], '--help'
-    if command in ('-h', '--help', 'help'):
-        print(help_text())
-    elif command == '--version':
-        print(f'mmswinv2 {__version__}')
-    else:
-        run(command, rest)
+    run(command, rest)
 
 
 def run(command: str, arguments: Sequence[str] | None = None) -> None:
     """Run a command; scripts of ``tools/`` call this. Ends the process on a user's mistake.
 
     Args:
-        command: one of `COMMANDS`.
+        command: one of `COMMANDS`, ``--help`` or ``--version``.
         arguments: its own; those of the process if ``None``.
     """
-    with report_user_errors(_ADVICE.get(command, '')):
+    with report_user_errors(_ADVICE.get(command, ''), _PLACES.get(command, '')):
+        if command in ('-h', '--help', 'help'):
+            print(help_text())
+            return
+        if command == '--version':
+            print(f'mmswinv2 {__version__}')
+            return
         if command not in COMMANDS:
             hint = nearest(command, COMMANDS)
             raise UserError(f'{command!r} is no command of mmswinv2{hint}; see mmswinv2 --help')

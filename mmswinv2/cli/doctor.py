@@ -498,7 +498,11 @@ def report(findings: Iterator[Finding]) -> bool:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True)
+    class OurConsole(Console):
+        def on_broken_pipe(self) -> None:  # rich would end the program with the status 1
+            raise BrokenPipeError
+
+    console = OurConsole(highlight=False, soft_wrap=True)
     broken = 0
     for finding in findings:
         broken += finding.state == BROKEN

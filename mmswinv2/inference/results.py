@@ -61,9 +61,9 @@ class ResultWriter:
         elif hasattr(result, 'pred_sem_seg'):
             labels = result.pred_sem_seg.data.squeeze(0).numpy()
             kind = np.uint8 if labels.max() < 256 else np.uint16
+            picture = Image.fromarray(labels.astype(kind))
             path = self.results / f'{item.name}.png'
-            path.parent.mkdir(exist_ok=True)
-            Image.fromarray(labels.astype(kind)).save(path)
+            write_atomically(path, lambda file: picture.save(file, 'PNG'))
         else:
             self._add_scores(item, result)
         return self._draw(item, result, options)
@@ -134,11 +134,13 @@ class ResultWriter:
 
     def save(self, item: Item, drawn: np.ndarray | None) -> None:
         """Write the drawn picture of an item, if there is one."""
-        import mmcv
+        import cv2
 
         if drawn is not None:
             kind = 'jpg' if max(drawn.shape[:2]) <= LARGEST_JPEG else 'png'
-            mmcv.imwrite(drawn[:, :, ::-1], str(self.pictures / f'{item.name}.{kind}'))
+            _, code = cv2.imencode(f'.{kind}', drawn[:, :, ::-1])
+            path = self.pictures / f'{item.name}.{kind}'
+            write_atomically(path, lambda file: file.write(code.tobytes()))
 
     def film(self, name: str, frames: Iterator[Item], fps: float, outcomes: Any) -> Iterator[Any]:
         """Write a video frame by frame as results arrive; yields the data sample of each frame.
@@ -156,6 +158,9 @@ class ResultWriter:
                     if drawn is not None:
                         video.write(drawn)
                     yield result
+        except OSError:  # of the disk, and a video that was not closed cannot be read
+            part.unlink(missing_ok=True)
+            raise
         finally:
             if part.exists():
                 part.replace(path)

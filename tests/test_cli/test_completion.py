@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from mmswinv2.cli import COMMANDS, main
+from mmswinv2.cli import _PLACES, COMMANDS, main
 from mmswinv2.cli.completion import completion, options_of
 
 ASK = """{text}
@@ -65,3 +65,8 @@ def test_options_are_those_of_the_parser(name, capsys):
         found = re.findall(r'(?:^|, )(--[\w-]+)', '\n'.join(lines), re.MULTILINE)
         listed.update(found)
     assert set(options_of(name)) == listed
+
+
+def test_the_options_that_errors_speak_of():
+    for command, option in _PLACES.items():
+        assert ('--out' if option == '-o' else option) in options_of(command)

@@ -67,6 +67,25 @@ def test_a_checkout_is_judged_with_its_pins(tool):
     assert '\x1b' not in done.stdout  # no colors outside a terminal
 
 
+REPORT = """
+from mmswinv2.cli.doctor import OK, Finding, report
+from mmswinv2.errors import report_user_errors
+with report_user_errors():
+    report(Finding('a', OK, 'b') for _ in range(9))
+"""
+
+
+def test_a_reader_that_has_ended_is_nothing_broken():
+    """The status 1 would say so."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, 'w') as pipe:
+        done = subprocess.run(
+            [sys.executable, '-c', REPORT], stdout=pipe, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (141, '')
+
+
 def test_an_environment_without_any_host_is_broken(without_hosts):
     done = run(without_hosts / 'bin/python')
     found = states(done.stdout)

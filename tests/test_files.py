@@ -1,0 +1,29 @@
+"""Folders that are walked through, and files that are written whole or not at all."""
+
+import errno
+import os
+
+import pytest
+
+from mmswinv2.files import write_atomically
+
+
+@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EROFS])
+def test_a_full_disk_is_told_with_the_file(number, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / 'a.txt').write_text('old')
+    monkeypatch.setattr(os, 'fsync', fail)
+    with pytest.raises(OSError, match=f"{os.strerror(number)}: '{tmp_path}/a.txt'$"):
+        write_atomically(tmp_path / 'a.txt', lambda file: file.write(b'new'))
+    assert [path.name for path in tmp_path.iterdir()] == ['a.txt']
+    assert (tmp_path / 'a.txt').read_text() == 'old'
+
+
+def test_an_error_of_what_writes_is_left_as_it_is(tmp_path):
+    def fail(_):
+        raise OSError('the connection ended')
+
+    with pytest.raises(OSError, match='^the connection ended$'):
+        write_atomically(tmp_path / 'a.txt', fail)

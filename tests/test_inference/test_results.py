@@ -1,0 +1,73 @@
+"""Pictures, label maps and videos of predictions."""
+
+import errno
+import os
+from itertools import count
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+from mmswinv2 import hosts
+from mmswinv2.datasets import video_files
+from mmswinv2.inference.results import ResultWriter
+from mmswinv2.inference.sources import Item
+
+CLASSES = dict(classes=('a', 'b'), palette=[[255, 0, 0], [0, 0, 255]])
+FRAME = np.full((640, 640, 3), 90, np.uint8)
+
+
+def writer(folder):
+    cfg = Config(dict(default_scope='mmseg'))
+    hosts.of(cfg).apply()
+    hosts.use_registries(cfg)
+    return ResultWriter(folder, cfg, CLASSES, 0.3)
+
+
+def label_map():
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    data = torch.zeros(1, 640, 640, dtype=torch.long)
+    return SegDataSample(pred_sem_seg=PixelData(data=data), ori_shape=(640, 640))
+
+
+def fail(*_):
+    raise OSError(errno.ENOSPC, 'No space left')
+
+
+def test_label_maps_and_pictures_are_whole_or_not_there(tmp_path, monkeypatch):
+    ours = writer(tmp_path)
+    drawn = ours.add(Item('a', 'a.png', FRAME), label_map())
+    ours.save(Item('a', 'a.png'), drawn)
+    with (
+        Image.open(tmp_path / 'preds/a.png') as labels,
+        Image.open(tmp_path / 'vis/a.jpg') as shown,
+    ):
+        assert (labels.mode, labels.size, shown.size) == ('L', (640, 640), (640, 640))
+        assert shown.getpixel((0, 0))[0] > shown.getpixel((0, 0))[2] + 50  # red, as class 0
+    monkeypatch.setattr(os, 'fsync', fail)
+    with pytest.raises(OSError, match='preds/b.png'):
+        ours.add(Item('b', 'b.png', FRAME), label_map())
+    with pytest.raises(OSError, match='vis/b.jpg'):
+        ours.save(Item('b', 'b.png'), drawn)
+    assert {path.name for path in tmp_path.rglob('*.*')} == {'a.png', 'a.jpg'}
+
+
+def test_a_video_that_cannot_be_written_is_removed(tmp_path, monkeypatch):
+    ours, numbers = writer(tmp_path), count()
+    write = video_files.VideoWriter.write
+
+    def write_two(self, frame):
+        write(self, frame)
+        if next(numbers):
+            fail()
+
+    monkeypatch.setattr(video_files.VideoWriter, 'write', write_two)
+    frames = (Item(f'a/{i:06d}', 'a.mp4', FRAME) for i in range(4))
+    outcomes = lambda items: ((item, label_map()) for item in items)  # noqa: E731
+    with pytest.raises(OSError, match='No space left'):
+        list(ours.film('a', frames, 10, outcomes))
+    assert list(ours.pictures.iterdir()) == []
