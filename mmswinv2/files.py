@@ -11,12 +11,30 @@ from typing import IO, Any
 
 from .errors import UserError
 
+# macOS writes these into archives and on foreign disks, network drives beside what they hold
+_FOLDERS_OF_SYSTEMS = ('__MACOSX', '.AppleDouble', '@eaDir', '.@__thumb')
 HALF_WRITTEN = '.part-'  # stands in the names of files that are being written
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
+def is_of_system(name: str) -> bool:
+    """Whether a system, not the user, has written the file or folder of this name.
+
+    Such are ``._a.jpg``, a Mac's attributes of ``a.jpg``, and the thumbnails of network drives.
+    """
+    return name.startswith('._') or name in _FOLDERS_OF_SYSTEMS
+
+
+def find(folder: str | os.PathLike[str], pattern: str) -> list[Path]:
+    """What a pattern finds in a folder, sorted, without what `is_of_system`."""
+    return sorted(path for path in Path(folder).glob(pattern) if not is_of_system(path.name))
+
+
 def walk(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """The files below a folder, each once; links that lead elsewhere are followed."""
+    """The files below a folder, each once; links that lead elsewhere are followed.
+
+    What `is_of_system` is left out.
+    """
     root = os.path.realpath(folder)
     seen: set[str] = set()  # real paths, as links may form a loop
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -26,8 +44,11 @@ def walk(folder: str | os.PathLike[str]) -> Iterator[Path]:
             continue
         seen.add(real)
         # links into the root are skipped, as their targets are reached under their own names
-        folders[:] = sorted(name for name in folders if not _leads_into(root, place, name))
-        yield from (path for name in names if (path := Path(place, name)).is_file())
+        folders[:] = sorted(
+            name for name in folders if not (is_of_system(name) or _leads_into(root, place, name))
+        )
+        own = (Path(place, name) for name in names if not is_of_system(name))
+        yield from (path for path in own if path.is_file())
 
 
 def _leads_into(root: str, place: str, name: str) -> bool:

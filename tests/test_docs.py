@@ -273,7 +273,7 @@ MAY_IMPORT = {
     'models': 'core paths checkpoints hosts registry errors',
     'datasets': 'hosts registry errors files log',
     'engine': 'core checkpoints hosts registry errors files log options',
-    'analysis': 'core checkpoints hosts errors',
+    'analysis': 'core checkpoints hosts errors files',
     'swap': 'core checkpoints hosts errors files',
     'deploy': 'core ops errors progress',
     'inference': 'errors files log progress',

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from mmswinv2.files import write_atomically
+from mmswinv2.files import find, walk, write_atomically
 
 
 @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EROFS])
@@ -27,3 +27,15 @@ def test_an_error_of_what_writes_is_left_as_it_is(tmp_path):
 
     with pytest.raises(OSError, match='^the connection ended$'):
         write_atomically(tmp_path / 'a.txt', fail)
+
+
+def test_files_that_systems_write_are_left_out(tmp_path):
+    names = ('a.py', 'b/c.py', '.hidden/d.py', '._a.py', 'b/._c.py', '__MACOSX/._a.py')
+    names += ('@eaDir/a.py/THUMB.py', '.AppleDouble/a.py')
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = {str(path.relative_to(tmp_path)) for path in walk(tmp_path)}
+    assert found == {'a.py', 'b/c.py', '.hidden/d.py'}
+    assert find(tmp_path, '*.py') == [tmp_path / 'a.py']
+    assert [path.name for path in walk(tmp_path / '@eaDir')] == ['THUMB.py']  # named by the user

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..core.arguments import is_number
 from ..errors import UserError
+from ..files import find
 
 Curve = list[tuple[float, float]]  # (step, value)
 
@@ -136,12 +137,12 @@ class WorkDir:
         """The config of the last training, or of the last test if there was no training."""
         runs = self.trainings or self.runs
         own = (path for run in reversed(runs) if (path := run.config) is not None)
-        return next(own, max(self.folder.glob('*.py'), key=_age, default=None))
+        return next(own, max(find(self.folder, '*.py'), key=_age, default=None))
 
     @property
     def config_name(self) -> str | None:
         """The name of the config file that was given; the work dir has a copy of that name."""
-        path = max(self.folder.glob('*.py'), key=_age, default=None)
+        path = max(find(self.folder, '*.py'), key=_age, default=None)
         return path.name if path else None
 
     @property

@@ -7,6 +7,7 @@ from mmpretrain.datasets.categories import IMAGENET_CATEGORIES
 from mmpretrain.datasets.custom import CustomDataset, get_samples
 
 from ..errors import UserError
+from ..files import is_of_system
 from ..registry import DATASETS
 
 
@@ -31,7 +32,8 @@ class ImageNetV2(CustomDataset):
     METAINFO = {'classes': IMAGENET_CATEGORIES}  # noqa: RUF012, as mmengine has it
 
     def _find_samples(self) -> list[tuple[str, int]]:
-        names = {entry.name for entry in os.scandir(self.img_prefix) if entry.is_dir()}
+        folders = (entry.name for entry in os.scandir(self.img_prefix) if entry.is_dir())
+        names = {name for name in folders if not is_of_system(name)}
         wanted = {str(label) for label in range(len(self.CLASSES))}
         form = f'ImageNet-V2 has folders 0 to {len(wanted) - 1}, one for each class'
         for what, wrong in (

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from ..files import walk
+from ..files import is_of_system, walk
 from ..hosts.mmcv import open_image
 from ..log import warn
 
@@ -70,13 +70,24 @@ def find_sources(
             yield given
         elif path.exists():
             raise UserError(f'{given} is no regular file; copy what it brings to one')
-        elif files := [p for p in map(Path, glob.glob(given, recursive=True)) if p.is_file()]:
+        elif files := _matching(given):
             found = sorted(map(str, _without_results(files, own)))
             if not found:
                 raise UserError(f'{given} has nothing but results of {out_dir}; name other files')
             yield from found
         else:
             raise UserError(f'{given} is no file, folder, pattern or number of a camera')
+
+
+def _matching(pattern: str) -> list[Path]:
+    """The files that a pattern finds, without those that a system wrote and it does not name."""
+    named = Path(pattern).parts
+    found = map(Path, glob.glob(pattern, recursive=True))
+    return [
+        path
+        for path in found
+        if path.is_file() and not any(map(is_of_system, set(path.parts).difference(named)))
+    ]
 
 
 def _without_results(files: Iterable[Path], own: set[Path]) -> list[Path]:

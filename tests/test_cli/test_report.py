@@ -681,6 +681,15 @@ def test_a_training_whose_log_has_scores_alone(tmp_path):
     assert 'only of tests' not in text and 'validation at iteration 3' in text
 
 
+def test_a_work_dir_that_a_mac_has_copied(tmp_path):
+    from mmswinv2.analysis.work_dir import WorkDir
+
+    for name in ('mine.py', '._mine.py'):  # the second one is newer
+        (tmp_path / name).touch()
+    work = WorkDir(tmp_path, [])
+    assert work.config_name == 'mine.py' and work.config == tmp_path / 'mine.py'
+
+
 def test_a_config_is_read_and_not_run(tmp_path):
     folder = work_dir(tmp_path / 'run', CONFIG)
     config = folder / '20260101_000000/vis_data/config.py'

@@ -721,6 +721,26 @@ def test_folders_that_are_links_are_entered(tmp_path):
         assert [name for name, *_ in found] == ['more/images/b.jpg'], form
 
 
+@pytest.mark.parametrize('form', ['yolo', 'voc', 'labelme'])
+def test_files_that_a_mac_writes_beside_others_are_left_out(form, tmp_path):
+    root = tmp_path / 'set'
+    picture(root / 'images/a.jpg')
+    if form == 'yolo':
+        write(root / 'labels/a.txt', '0 .5 .5 .2 .2')
+        write(root / 'classes.txt', 'cat\n')
+    elif form == 'voc':
+        text = VOC.format(name='a.jpg', width=100, objects=objects(1, 1, 9, 9))
+        write(root / 'images/a.xml', text)
+    else:
+        shapes = [shape('rectangle', [[1, 1], [9, 9]])]
+        write(root / 'images/a.json', json.dumps(dict(imagePath='a.jpg', shapes=shapes)))
+    for path in [path for path in root.rglob('*') if path.is_file()]:
+        path.with_name(f'._{path.name}').write_bytes(b'\0\5\x16\7\0\2\0\0Mac OS X')
+    _, found, summary = convert(form, root, tmp_path)
+    assert [name for name, *_ in found] == ['images/a.jpg']
+    assert summary.images == 1 and not summary.left_out
+
+
 @pytest.mark.parametrize('suffix', ['jpg', 'JPG'])
 @pytest.mark.parametrize('form', ['voc', 'labelme'])
 def test_label_files_that_were_copied_with_their_image(tmp_path, form, suffix):

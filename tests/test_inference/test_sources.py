@@ -69,6 +69,19 @@ def test_folders_that_are_links_are_entered(tmp_path):
     ]  # fmt: skip
 
 
+def test_files_that_systems_write_are_left_out(tmp_path, monkeypatch):
+    """Unless the user names them."""
+    monkeypatch.chdir(tmp_path)
+    for name in ('p/a.jpg', 'p/._a.jpg', 'p/@eaDir/a.jpg/THUMB.jpg', 'p/__MACOSX/._a.jpg'):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    for given in ('p', 'p/*.jpg', 'p/*a.jpg', 'p/**/*.jpg'):
+        assert list(find_sources([given])) == ['p/a.jpg'], given
+    for given in ('p/._a.jpg', 'p/@eaDir', 'p/@eaDir/*/*.jpg'):
+        (found,) = find_sources([given])
+        assert found.startswith(given[:5])
+
+
 def test_names_stay_in_the_folder(tmp_path):
     names = ['...mp4', '..mp4', '.a.mp4']
     for name in names:

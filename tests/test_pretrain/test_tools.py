@@ -109,6 +109,7 @@ def test_folders_of_imagenet_v2_sort_as_numbers(tmp_path):
     from mmswinv2.registry import DATASETS
 
     root = imagenet_v2(tmp_path)
+    (root / '@eaDir').mkdir()  # of a network drive, and no class
     assert sorted(map(str, range(12)))[2] == '10'  # sorting as text gives a wrong order
     config = dict(
         type='mmswinv2.ImageNetV2', data_root=str(root),
