@@ -38,6 +38,12 @@ class Item:
     clip: bool = False  # a whole video, with one prediction for all its frames
 
 
+class Camera(str):
+    """The number of a camera, as `find_sources` yields it."""
+
+    __slots__ = ()
+
+
 def find_sources(
     inputs: Iterable[str | Path], out_dir: str | Path | None = None, clips: bool = False
 ) -> Iterator[str]:
@@ -66,8 +72,10 @@ def find_sources(
             yield from found
         elif clips and (given.isdecimal() or path.suffix.lower() in IMAGES):
             raise UserError(f'{given} is no video, and the config classifies whole videos')
-        elif path.is_file() or (given.isdecimal() and not path.exists()):
+        elif path.is_file():
             yield given
+        elif given.isdecimal() and not path.exists():
+            yield Camera(given)
         elif path.exists():
             raise UserError(f'{given} is no regular file; copy what it brings to one')
         elif files := _matching(given):
@@ -98,7 +106,7 @@ def divide(sources: Sequence[str], clips: bool) -> tuple[list[Item], list[tuple[
     """Divide sources into items, and ``(name, source)`` of videos and cameras to split into frames.
 
     Args:
-        sources: files and cameras.
+        sources: files and cameras; a file that is gone since it was found is told in its turn.
         clips: whether the model takes whole videos, which are then items.
     """
     stills: list[Item] = []
@@ -109,7 +117,7 @@ def divide(sources: Sequence[str], clips: bool) -> tuple[list[Item], list[tuple[
         stem = path.stem.lstrip('.') or 'unnamed'  # '..' would be the folder above
         tries = itertools.chain([stem], (f'{stem}_{i}' for i in itertools.count(2)))
         names.add(name := next(name for name in tries if name not in names))
-        if path.exists() and (clips or not _is_video(path)):
+        if not isinstance(source, Camera) and (clips or not _is_video(path)):
             stills.append(Item(name, source, clip=clips))
         else:
             films.append((name, source))
@@ -141,12 +149,17 @@ def frames_of(name: str, source: str, most: int | None) -> tuple[Iterator[Item],
 
     Returns:
         the frames, frames per second, and the number of frames or ``None`` if unknown.
+
+    Raises:
+        UserError: if the video does not exist or cannot be read.
     """
     from ..datasets.video_files import open_video
 
     images: Iterable[np.ndarray]
-    if not Path(source).exists():
+    if isinstance(source, Camera):
         images, fps, number = _camera(int(source)), 25.0, most
+    elif not Path(source).exists():
+        raise UserError(f'{source} does not exist')
     else:
         reader = open_video(source)
         images, fps = iter(reader), reader.fps

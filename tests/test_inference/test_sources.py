@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmswinv2.datasets import open_video, write_video
 from mmswinv2.errors import UserError
-from mmswinv2.inference.sources import divide, find_sources
+from mmswinv2.inference.sources import divide, find_sources, frames_of
 
 
 def test_patterns_and_names(tmp_path):
@@ -139,3 +139,24 @@ def test_inputs_that_are_nothing(tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             list(find_sources([given]))
+
+
+def test_files_that_are_gone_before_their_turn(tmp_path, monkeypatch):
+    """Also a video whose name is a number is no camera then."""
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / 'a.mp4', [np.full((32, 32, 3), 90, np.uint8)] * 2, 10)
+    shutil.copy('a.mp4', '0')
+    sources = list(find_sources(['a.mp4', '0', '1']))
+    _, films = divide(sources, clips=False)
+    assert [source for _, source in films] == ['a.mp4', '0', '1']
+    for _, source in films[:2]:
+        os.remove(source)
+        with pytest.raises(UserError, match=f'^{source} does not exist$'):
+            frames_of('name', source, None)
+    frames, _, _ = frames_of('name', films[2][1], None)
+    with pytest.raises(UserError, match='there is no camera 1'):
+        next(frames)
+    stills, _ = divide(sources, clips=False)  # gone a little earlier
+    assert [item.path for item in stills] == ['0']
+    clips, _ = divide(sources[:2], clips=True)
+    assert [item.path for item in clips] == ['a.mp4', '0']
