@@ -37,6 +37,10 @@ def fetch(source: str | os.PathLike[str]) -> Path:
             another SHA-256 than the published one, or if a bare name (without folder and suffix)
             is unknown.
     """
+    if not isinstance(source, (str, os.PathLike)):
+        raise CheckpointError(
+            f'a checkpoint must be a path, an address or a published name, got {source!r}'
+        )
     text = os.fspath(source)
     if '://' not in text:
         path = Path(os.path.expanduser(text))  # unlike pathlib's, for unknown users too

@@ -1,6 +1,7 @@
 """What `tools/train.py` and `tools/test.py` share."""
 
 import atexit
+import copy
 import os
 import sys
 import traceback
@@ -71,16 +72,25 @@ def load_config(args: Namespace) -> Config:
     return cfg
 
 
-def config_with_options(path: str, options: dict[str, Any] | None) -> Config:
-    """Read a config and apply ``--cfg-options`` to it.
+def config_with_options(
+    config: str | os.PathLike[str] | Config, options: dict[str, Any] | None
+) -> Config:
+    """Read a config, or copy one that was read, and apply ``--cfg-options`` to it.
 
     Raises:
         UserError: if the config cannot be read or needs a package that is not there.
     """
-    return with_options(read_config(path), path, options)
+    if isinstance(config, Config):
+        return with_options(copy.deepcopy(config), config.filename or 'the config', options)
+    if not isinstance(config, (str, os.PathLike)):
+        raise UserError(
+            f"a config must be a path or mmengine's Config, got {type(config).__name__}; write "
+            'Config(dict(...)) for a dict'
+        )
+    return with_options(read_config(config), str(config), options)
 
 
-def read_config(path: str | Path, **options: Any) -> Config:
+def read_config(path: str | os.PathLike[str], **options: Any) -> Config:
     """Read a config.
 
     Args:
@@ -126,10 +136,15 @@ def with_options(cfg: Config, path: str, options: dict[str, Any] | None) -> Conf
     Raises:
         UserError: if the config needs a package that is not there, or a setting is invalid.
     """
+    if options is not None and not isinstance(options, Mapping):
+        raise UserError(
+            f"cfg_options must be a dict such as {{'train_cfg.max_iters': 9}}, got {options!r}"
+        )
     cfg.setdefault('default_scope', 'mmengine')
     hosts.of(cfg).require(path)
     warn_of_misspelt(cfg)
     if options:
+        options = dict(options)
         _set_data_root(cfg, options)
         warn_of_unused(cfg, options)
         before = cfg._to_lazy_dict()
@@ -152,7 +167,13 @@ def with_options(cfg: Config, path: str, options: dict[str, Any] | None) -> Conf
                     'that is installed or in a folder of PYTHONPATH'
                 ) from error
     check_values(cfg)
-    if cfg.get('data_preprocessor') and cfg.get('model'):  # as mmengine's runner does it
+    return complete(cfg)
+
+
+def complete(cfg: Config) -> Config:
+    """Fill in what mmengine's runner does: the default scope, and the model's preprocessor."""
+    cfg.setdefault('default_scope', 'mmengine')
+    if cfg.get('data_preprocessor') and cfg.get('model'):
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     return cfg
 

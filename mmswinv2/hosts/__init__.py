@@ -9,7 +9,9 @@ import codecs
 import inspect
 import json
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,7 @@ __all__ = [
     'Patch',
     'apply',
     'as_list',
+    'building',
     'check_batch',
     'check_data',
     'check_dataset',
@@ -73,6 +76,7 @@ PATCHES: tuple[Patch, ...] = (
     *dict.fromkeys(p for host in HOSTS for p in (*host.early_patches, *host.patches)),
     outline_masks,
 )
+_BUILDING = threading.RLock()
 
 
 def of(cfg: Any) -> Host:
@@ -89,6 +93,17 @@ def of(cfg: Any) -> Host:
 def use_registries(cfg: Any) -> None:
     """Set the default scope of a config, so that types without a prefix are found as in a run."""
     init_default_scope(cfg.get('default_scope') or MMEngine.name)
+
+
+@contextmanager
+def building(cfg: Any) -> Iterator[None]:
+    """Use the registries of a config, while other threads wait to do so with theirs.
+
+    mmengine has one default scope and one cache of visualizers for all threads.
+    """
+    with _BUILDING:
+        use_registries(cfg)
+        yield
 
 
 def type_in(cfg: Any, name: str) -> str:

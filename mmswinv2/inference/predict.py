@@ -3,21 +3,21 @@
 import functools
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from ..progress import track
-from .predictor import Predictor
+from .predictor import Predictor, check_count, name_of
 from .results import ResultWriter
 from .sources import divide, find_sources, frames_of
 
 
 def predict(
-    config: str,
-    checkpoint: str,
+    config: Any,
+    checkpoint: str | Path,
     inputs: str | Path | Sequence[str | Path],
     out_dir: str | Path | None = None,
     **options: Any,
@@ -27,8 +27,8 @@ def predict(
 
 
 def iterate(
-    config: str,
-    checkpoint: str,
+    config: Any,
+    checkpoint: str | Path,
     inputs: str | Path | Sequence[str | Path],
     out_dir: str | Path | None = None,
     *,
@@ -43,7 +43,8 @@ def iterate(
     """Predict on images, folders, patterns (``*.jpg``), videos and cameras (``0``), one by one.
 
     Args:
-        config: path of a config; the pipeline of its ``test_dataloader`` is used.
+        config: path of a config, or mmengine's `Config`, which is not changed; the pipeline of its
+            ``test_dataloader`` is used.
         checkpoint: file, name or address of weights for the whole model.
         inputs: one or several paths, patterns or camera numbers.
         out_dir: folder for the results: ``vis`` with pictures or videos, ``preds`` with
@@ -67,27 +68,27 @@ def iterate(
     from ..engine.launch import config_with_options
 
     check_score(score)
-    kinds: tuple[type, ...] = (str, os.PathLike, Integral)
-    several: Any = [inputs] if isinstance(inputs, kinds) else inputs
-    given = [os.fspath(one) if isinstance(one, os.PathLike) else one for one in several]
-    for one in given:
-        if not isinstance(one, kinds):
+    single = not isinstance(inputs, Iterable) or isinstance(inputs, (str, bytes, os.PathLike))
+    several: Any = [inputs] if single else inputs
+    given = []
+    for one in several:
+        if not isinstance(one, (str, bytes, os.PathLike, Integral)):
             raise UserError(
                 f'inputs must be paths, patterns or numbers of cameras, got {type(one).__name__}; '
                 'write an image to a file first'
             )
+        given.append(str(one) if isinstance(one, Integral) else os.fsdecode(one))
     if out_dir is not None and not str(out_dir).strip():
         raise UserError('--out-dir is empty; name a folder')
-    limits: dict[str, Any] = dict(batch_size=batch_size, max_frames=max_frames)
-    for name, number in limits.items():
-        if number is not None and not (isinstance(number, Integral) and int(number) >= 1):
-            raise UserError(f'{name} must be at least 1, got {number!r}')
+    check_count('batch_size', batch_size)
+    if max_frames is not None:
+        check_count('max_frames', max_frames)
     cfg = config_with_options(config, cfg_options)
     clips = hosts.of(cfg).input_axes == 3
     if clips and max_frames is not None:
         raise UserError(
-            f'{config} classifies whole videos, of which max_frames cannot take a part; leave it '
-            'out, or cut the videos'
+            f'{name_of(cfg)} classifies whole videos, of which max_frames cannot take a part; '
+            'leave it out, or cut the videos'
         )
     sources = list(find_sources(given, out_dir, clips))
     predictor = Predictor(cfg, checkpoint, device, amp, tta)
@@ -98,7 +99,7 @@ def iterate(
         for items in itertools.chain([stills], videos):
             yield from (result for _, result in outcomes(items))
         return
-    writer = ResultWriter(Path(out_dir), cfg, predictor.meta, score)
+    writer = ResultWriter(Path(out_dir), predictor.cfg, predictor.meta, score)
     try:
         for item, result in track(outcomes(stills), 'predicting', len(stills)):
             writer.save(item, writer.add(item, result))

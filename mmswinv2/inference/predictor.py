@@ -1,7 +1,10 @@
 """A predictor: a model with its weights and its test pipeline."""
 
+import copy
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
+from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -21,14 +24,14 @@ class Predictor:
     """A model with its weights and its test pipeline: built once, predicts many times.
 
     Args:
-        cfg: a config with a ``test_dataloader``.
+        cfg: a config with a ``test_dataloader``: a path, or mmengine's `Config`, which is copied.
         checkpoint: file, name or address of weights for the whole model.
         device: such as ``'cuda:1'``; ``None``: a GPU if one is available.
         amp: run under autocast.
-        tta: use test-time augmentation; this changes `cfg`.
+        tta: use test-time augmentation.
 
     Attributes:
-        cfg: the config.
+        cfg: the config, with the changes of test-time augmentation.
         model: the model.
         meta: names and colors of the classes, as far as known.
         of_clips: whether the model takes whole videos.
@@ -40,30 +43,42 @@ class Predictor:
     def __init__(
         self,
         cfg: Any,
-        checkpoint: str,
+        checkpoint: str | Path,
         device: str | None = None,
         amp: bool = False,
         tta: bool = False,
     ) -> None:
+        from mmengine.config import Config
+
+        from .. import hosts
+        from ..engine.launch import complete, config_with_options
+
+        if isinstance(cfg, Config):
+            cfg = complete(copy.deepcopy(cfg))
+        else:
+            cfg = config_with_options(cfg, None)
         device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
         self.cfg, self._amp = cfg, amp
-        self.model, self.meta = load_model(cfg, checkpoint, device, tta)
-        self._pipeline, self._numbers = Pipeline(cfg), itertools.count()
+        with hosts.building(cfg):
+            self.model, self.meta = load_model(cfg, checkpoint, device, tta)
+            self._pipeline, self._numbers = Pipeline(cfg), itertools.count()
         self.of_clips = self._pipeline.of_clips
 
     def outcomes(self, items: Iterable[Item], batch_size: int = 1) -> Iterator[tuple[Item, Any]]:
         """Each item with the host's data sample of its predictions, on the CPU.
 
         Raises:
-            UserError: if an item cannot be read, or the kind of prediction is not supported.
+            UserError: if an item cannot be read, the kind of prediction is not supported, or
+                `batch_size` is no number from 1.
         """
+        check_count('batch_size', batch_size)
         rest = iter(items)
         while batch := list(itertools.islice(rest, batch_size)):
             samples = [self._pipeline(item, next(self._numbers)) for item in batch]
             for item, result in zip(batch, self._results(samples), strict=True):
                 if not any(hasattr(result, key) for key in _KINDS):
                     raise UserError(
-                        f'{type(self.model).__name__} of {self.cfg.filename} predicts nothing that '
+                        f'{type(self.model).__name__} of {name_of(self.cfg)} predicts nothing that '
                         f'is known here; predict is for {_TASKS}'
                     )
                 for key in _LARGE:
@@ -77,8 +92,19 @@ class Predictor:
             yield from predict_batch(self.model, list(alike), self._amp)
 
 
+def name_of(cfg: Any) -> str:
+    """The file of a config, for messages."""
+    return cfg.filename or 'the config'
+
+
+def check_count(name: str, number: Any) -> None:
+    """Raise `UserError` for what is no whole number from 1."""
+    if not (isinstance(number, Integral) and int(number) >= 1):
+        raise UserError(f'{name} must be at least 1, got {number!r}')
+
+
 def load_model(
-    cfg: Any, checkpoint: str, device: str, tta: bool = False
+    cfg: Any, checkpoint: str | Path, device: str, tta: bool = False
 ) -> tuple[Any, dict[str, Any]]:
     """Build a model with its weights; returns it with the metadata of its classes."""
     from mmengine.registry import DATASETS, MODELS
@@ -89,7 +115,7 @@ def load_model(
     from ..engine.settings import set_tta
 
     if cfg.get('model') is None or cfg.get('test_dataloader') is None:
-        raise UserError(f'{cfg.filename} has no model and test_dataloader: predict is for {_TASKS}')
+        raise UserError(f'{name_of(cfg)} has no model and test_dataloader: predict is for {_TASKS}')
     host = hosts.of(cfg)
     host.apply()
     hosts.use_registries(cfg)
@@ -98,7 +124,7 @@ def load_model(
         set_tta(cfg)
     model = MODELS.build(cfg.model)
     advice = (
-        f'Predict with the config that it was trained with, which {cfg.filename} is not; the work '
+        f'Predict with the config that it was trained with, which {name_of(cfg)} is not; the work '
         'dir of a training has a copy'
     )
     report = load_but(model.module if tta else model, path, advice=advice)

@@ -26,9 +26,10 @@ class ResultWriter:
 
         options = dict(cfg.get('visualizer') or dict(type=hosts.of(cfg).visualizer))
         options.update(name='predict', vis_backends=None, save_dir=None)
-        self.visualizer = VISUALIZERS.build(options)
-        # mmengine caches visualizers by name; the next writer needs one with its own settings
-        type(self.visualizer)._instance_dict.pop('predict', None)
+        with hosts.building(cfg):
+            self.visualizer = VISUALIZERS.build(options)
+            # mmengine caches visualizers by name; the next writer needs one with its own settings
+            type(self.visualizer)._instance_dict.pop('predict', None)
         self.visualizer.dataset_meta = meta
         self.pictures, self.results = (folder / part for part in RESULTS)
         places = (self.pictures, self.results, folder, *folder.parents)

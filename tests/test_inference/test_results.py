@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from itertools import count
 
 import numpy as np
@@ -19,10 +20,9 @@ CLASSES = dict(classes=('a', 'b'), palette=[[255, 0, 0], [0, 0, 255]])
 FRAME = np.full((640, 640, 3), 90, np.uint8)
 
 
-def writer(folder):
-    cfg = Config(dict(default_scope='mmseg'))
+def writer(folder, scope='mmseg'):
+    cfg = Config(dict(default_scope=scope))
     hosts.of(cfg).apply()
-    hosts.use_registries(cfg)
     return ResultWriter(folder, cfg, CLASSES, 0.3)
 
 
@@ -71,3 +71,23 @@ def test_a_video_that_cannot_be_written_is_removed(tmp_path, monkeypatch):
     with pytest.raises(OSError, match='No space left'):
         list(ours.film('a', frames, 10, outcomes))
     assert list(ours.pictures.iterdir()) == []
+
+
+def test_writers_of_several_threads_share_nothing(tmp_path):
+    for scope in ('mmseg', 'mmdet'):
+        writer(tmp_path / scope, scope)  # imports it
+    for round in range(5):
+        together, made = threading.Barrier(4), []
+
+        def make(number, together=together, made=made):
+            together.wait()
+            made.append(writer(tmp_path / str(number), ('mmseg', 'mmdet')[number % 2]).visualizer)
+
+        threads = [threading.Thread(target=make, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(set(map(id, made))) == 4, round
+        kinds = sorted(type(visualizer).__name__ for visualizer in made)
+        assert kinds == ['DetLocalVisualizer'] * 2 + ['SegLocalVisualizer'] * 2

@@ -1,0 +1,99 @@
+"""Predictions from Python: configs that were read, wrong arguments, several threads."""
+
+import copy
+import os
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+
+import mmswinv2
+from mmswinv2.errors import UserError
+from mmswinv2.inference.predict import iterate
+from mmswinv2.inference.predictor import Predictor
+from mmswinv2.inference.sources import Item
+from tests.test_cli.conftest import weights  # noqa: F401  a fixture
+from tests.test_tools.conftest import CONFIG, ROOT
+
+SEGMENTOR = 'configs/segmentation/swinv2-nano_upernet_shapes.py'
+pytestmark = pytest.mark.filterwarnings('ignore::UserWarning', 'ignore::DeprecationWarning')
+
+
+@pytest.fixture(scope='module')
+def photo(tmp_path_factory):
+    path = tmp_path_factory.mktemp('photo') / 'a.png'
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    return path
+
+
+def test_a_config_that_was_read(weights, photo, tmp_path):  # noqa: F811
+    """As the functions of the hosts take it; it stays as it is, with test-time augmentation too."""
+    cfg = Config.fromfile(ROOT / SEGMENTOR)
+    before = copy.deepcopy(cfg)
+    options = {'test_dataloader.batch_size': 2, 'data_root': str(tmp_path)}
+    file, given = weights(SEGMENTOR), dict(options)
+    (ours,) = mmswinv2.predict(cfg, file, photo, tmp_path, tta=True, cfg_options=options)
+    (other,) = mmswinv2.predict(ROOT / SEGMENTOR, Path(file), os.fsencode(photo), tta=True)
+    assert (ours.pred_sem_seg.data == other.pred_sem_seg.data).all()
+    assert cfg.pretty_text == before.pretty_text and options == given
+    assert (tmp_path / 'vis/a.jpg').exists()
+
+
+def test_a_predictor_of_a_path_or_a_config(weights, photo):  # noqa: F811
+    cfg = Config.fromfile(ROOT / SEGMENTOR)
+    cfg.data_preprocessor = cfg.model.pop('data_preprocessor')  # where mmpretrain has it
+    before, item = copy.deepcopy(cfg), Item('a', str(photo))
+    maps = []
+    for config in (cfg, ROOT / SEGMENTOR):
+        predictor = Predictor(config, weights(SEGMENTOR), 'cpu')
+        ((_, result),) = predictor.outcomes([item])
+        maps.append(result.pred_sem_seg.data)
+    assert (maps[0] == maps[1]).all() and cfg.pretty_text == before.pretty_text
+    for number in (0, 1.5, None):
+        with pytest.raises(UserError, match=f'batch_size must be at least 1, got {number}'):
+            list(predictor.outcomes([item], batch_size=number))
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (dict(config=None), r"a config must be a path or mmengine's Config, got NoneType; write"),
+        (
+            dict(config={}),
+            r"a config must be a path or mmengine's Config, got dict; write Config\(",
+        ),
+        (dict(checkpoint=None), 'a checkpoint must be a path, an address or .*, got None'),
+        (dict(inputs=None), 'inputs must be paths, patterns or numbers of cameras, got NoneType'),
+        (dict(inputs=b'/0'), '/0 is no file, folder, pattern or number of a camera'),
+        (dict(inputs=[b'gone.jpg']), 'gone.jpg is no file'),
+        (dict(cfg_options='a=1'), "cfg_options must be a dict such as .*, got 'a=1'"),
+        (dict(cfg_options=['a=1']), r"cfg_options must be a dict such as .*, got \['a=1'\]"),
+        (dict(batch_size=None), 'batch_size must be at least 1, got None'),
+    ],
+)
+def test_arguments_that_cannot_be(weights, photo, change, words):  # noqa: F811
+    given = dict(config=str(ROOT / SEGMENTOR), checkpoint=weights(SEGMENTOR), inputs=photo)
+    with pytest.raises(UserError, match=words):
+        list(iterate(**{**given, **change}))
+
+
+def test_a_detector_and_a_segmentor_in_threads(weights, photo, tmp_path):  # noqa: F811
+    """mmengine has one default scope for all threads."""
+    files, together, ends = [weights(CONFIG), weights(SEGMENTOR)], threading.Barrier(4), []
+
+    def run(number):
+        config = (CONFIG, SEGMENTOR)[number % 2]
+        together.wait()
+        out = tmp_path / str(number)
+        ends.append(mmswinv2.predict(ROOT / config, files[number % 2], [photo] * 2, out))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [len(results) for results in ends] == [2] * 4
+    assert len(list(tmp_path.glob('*/vis/*.jpg'))) == 8
