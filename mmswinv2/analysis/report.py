@@ -266,8 +266,7 @@ def _plain(cfg: Any) -> dict[str, Any]:
 
 def _recipe(name: str | None) -> Path | None:
     """The config file of this package with a given name."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / '.mim' / 'configs', package.parent / 'configs'):
+    for folder in hosts.config_folders('mmswinv2'):
         if folder.is_dir() and name:
             return next(iter(sorted(folder.glob(f'*/{Path(name).name}'))), None)
     return None

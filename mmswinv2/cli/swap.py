@@ -53,10 +53,10 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str]) -> None:
     """The command ``mmswinv2 swap``."""
+    from .. import hosts
     from ..swap import (
         Options,
         default_window,
-        find_config,
         read_config,
         swap_backbone,
         write_config,
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f'--lr must be a number above 0, got {args.lr}')
     if args.layer_decay is not None and not 0 < args.layer_decay <= 1:
         raise UserError(f'--layer-decay must be above 0 and at most 1, got {args.layer_decay}')
-    source = find_config(args.config)
+    source = hosts.find_config(args.config)
     out = args.out or Path(f'{source.stem}_swinv2-{args.arch}-w{args.window}.py')
     if out.suffix != '.py':
         raise UserError(f'-o {out}: a config of this tool is a .py file')

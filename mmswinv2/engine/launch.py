@@ -67,7 +67,7 @@ def load_config(args: Namespace) -> Config:
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+        cfg.work_dir = str(Path('work_dirs', Path(cfg.filename).stem))
     check_writable(cfg.work_dir, 'work dir', '--work-dir')
     return cfg
 
@@ -94,22 +94,17 @@ def read_config(path: str | os.PathLike[str], **options: Any) -> Config:
     """Read a config.
 
     Args:
-        path: the file.
+        path: the file, or a name such as ``mmdet::fcos/fcos_r50...py``.
         options: keyword arguments of `Config.fromfile`.
 
     Raises:
         UserError: if the file does not exist, is not a config or has a syntax error.
     """
-    file = Path(path)
-    if not file.is_file():
-        known = sorted(p.name for p in file.parent.glob('*.py'))[:5]
-        beside = f'; there are {", ".join(known)}' if known else ''
-        what = 'is a folder' if file.is_dir() else 'does not exist'
-        raise UserError(f'the config {path} {what}{beside}')
+    file = hosts.find_config(path)
     if file.suffix not in ('.py', '.yml', '.yaml', '.json'):
         raise UserError(f'{path} is no config; a config is a .py, .yml, .yaml or .json file')
     try:
-        return Config.fromfile(str(path), **options)
+        return Config.fromfile(str(file), **options)
     except RecursionError as error:
         raise UserError(f'{path} is its own _base_, by itself or by one of its bases') from error
     except (

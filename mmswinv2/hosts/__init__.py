@@ -35,7 +35,7 @@ from .host import (
 from .mmaction import MMAction
 from .mmdet import MMDet
 from .mmdet_patches import outline_masks
-from .mmengine import MMEngine
+from .mmengine import MMEngine, config_folders, find_config
 from .mmpretrain import MMPretrain
 from .mmseg import MMSeg
 from .patching import Patch
@@ -53,8 +53,10 @@ __all__ = [
     'check_data',
     'check_dataset',
     'check_evaluator',
+    'config_folders',
     'dicts_in',
     'explain_empty_data',
+    'find_config',
     'inner_datasets',
     'input_size',
     'join_path',

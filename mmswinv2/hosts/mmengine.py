@@ -1,6 +1,7 @@
-"""mmengine: checkpoints, data loaders and pictures of every run, and configs without a host."""
+"""mmengine: checkpoints, data loaders, pictures and config files of every run; no host at all."""
 
 import logging
+import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,6 +20,7 @@ from mmengine.runner import checkpoint
 from torch import Tensor
 
 from ..errors import CheckpointError, UserError
+from ..files import find
 from .host import Host
 from .patching import log_patch, patch, replace
 
@@ -257,14 +259,7 @@ def find_own_configs() -> None:
         package, prefix, name = cfg_path.partition('::')
         if not prefix:
             return original(cfg_path, filename)
-        if package == 'mmswinv2':
-            folders = [_PACKAGE / '.mim' / 'configs', _PACKAGE.parent / 'configs']  # or a checkout
-        else:  # whatever its distribution is called
-            spec = None
-            with suppress(ValueError):  # of modules without a spec, such as __main__
-                spec = find_spec(package) if package.isidentifier() else None
-            places = (spec and spec.submodule_search_locations) or ()
-            folders = [Path(place, '.mim', 'configs') for place in places]
+        folders = config_folders(package)
         for path in (folder / name for folder in folders):
             if path.is_file():
                 # types in our configs are found by default_scope, as in any config
@@ -272,6 +267,52 @@ def find_own_configs() -> None:
         if package == 'mmswinv2':
             raise UserError(f'{cfg_path}: there is no config {name} in {folders[0]}')
         return original(cfg_path, filename)
+
+
+def config_folders(package: str) -> list[Path]:
+    """The folders that may hold the configs of a package; empty if it is not installed.
+
+    mmengine looks for a distribution by a fixed name, which the maintained forks do not use; the
+    name of the package folder is the same in all of them.
+    """
+    if package == 'mmswinv2':
+        return [_PACKAGE / '.mim' / 'configs', _PACKAGE.parent / 'configs']  # or a checkout
+    spec = None
+    with suppress(ValueError):  # of modules without a spec, such as __main__
+        spec = find_spec(package) if package.isidentifier() else None
+    places = (spec and spec.submodule_search_locations) or ()
+    return [Path(place, '.mim', 'configs') for place in places]
+
+
+def find_config(name: str | os.PathLike[str]) -> Path:
+    """The file behind a path or a ``package::config``.
+
+    Raises:
+        UserError: if there is no such file, the package is not installed, brings no configs, or has
+            none or several of that name.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    package, prefix, config = os.fspath(name).partition('::')
+    if not prefix:
+        known = [p.name for p in find(path.parent, '*.py')[:5]]
+        beside = f'; there are {", ".join(known)}' if known else ''
+        what = 'is a folder' if path.is_dir() else 'does not exist'
+        raise UserError(f'the config {name} {what}{beside}')
+    folders = config_folders(package)
+    if not folders:
+        raise UserError(f'{name}: the package {package} is not installed')
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    if folder is None:
+        raise UserError(f'{name}: {package} brings no configs ({folders[0]} does not exist)')
+    file = folder / (config if config.endswith('.py') else f'{config}.py')
+    found = [file] if file.is_file() else sorted(folder.rglob(file.name))
+    if len(found) != 1:
+        family = [p.name for p in find(file.parent, '*.py')[:5]]
+        seen = ', '.join(map(str, found)) or f'no such file; beside it: {", ".join(family) or "-"}'
+        raise UserError(f'{name} is not one config of {package}: {seen}')
+    return found[0]
 
 
 @patch('mmengine', '>=0.7')

@@ -1,7 +1,6 @@
 """Read and write configs, and take notes on what changes in them."""
 
 import copy
-import importlib.util
 import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,39 +11,7 @@ from mmengine.config import Config
 from .. import hosts
 from ..errors import UserError
 from ..files import write_atomically
-from ..hosts import dicts_in, join_path
-
-
-def find_config(name: str) -> Path:
-    """The file behind a path or a ``package::config``.
-
-    mmengine looks for a distribution by a fixed name, which the maintained forks do not use; the
-    name of the package folder is the same in all of them.
-
-    Raises:
-        UserError: if the package is not installed, brings no configs, or has none of that name.
-    """
-    if '::' not in name:
-        if not Path(name).is_file():
-            raise UserError(f'the config {name} does not exist')
-        return Path(name)
-    package, _, config = name.partition('::')
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):  # a dotted name
-        spec = None
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(f'{name}: the package {package} is not installed')
-    folder = Path(spec.submodule_search_locations[0], '.mim', 'configs')
-    if not folder.is_dir():
-        raise UserError(f'{name}: {package} brings no configs ({folder} does not exist)')
-    file = folder / (config if config.endswith('.py') else f'{config}.py')
-    found = [file] if file.is_file() else sorted(folder.rglob(file.name))
-    if len(found) != 1:
-        family = sorted(p.name for p in file.parent.glob('*.py'))[:5]
-        seen = ', '.join(map(str, found)) or f'no such file; beside it: {", ".join(family) or "-"}'
-        raise UserError(f'{name} is not one config of {package}: {seen}')
-    return found[0]
+from ..hosts import dicts_in, find_config, join_path
 
 
 def read_config(name: str) -> Config:

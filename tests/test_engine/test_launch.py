@@ -1,5 +1,7 @@
 import gc
 import os
+from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from mmswinv2.engine import launch
 from mmswinv2.engine.launch import (
     compile_features,
     config_with_options,
+    load_config,
     read_config,
     set_mixed_precision,
 )
@@ -63,6 +66,46 @@ def test_configs_that_cannot_be_read(name, content, tmp_path):
     with pytest.raises(UserError, match=f'{name}, or one of its bases, cannot be read'):
         read_config(tmp_path / name)
     gc.collect()
+
+
+@pytest.mark.parametrize('suffix', ['.py', ''])
+@pytest.mark.parametrize(
+    ('package', 'name'),
+    [
+        ('mmdet', 'retinanet/retinanet_r50_fpn_1x_coco'),
+        ('mmdet', 'retinanet_r50_fpn_1x_coco'),  # the only one of its name
+        ('mmswinv2', 'detection/mask-rcnn_swinv2-nano_shapes'),
+        ('mmswinv2', 'mask-rcnn_swinv2-nano_shapes'),
+    ],
+)
+def test_configs_of_packages(package, name, suffix, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    args = Namespace(
+        config=f'{package}::{name}{suffix}', cfg_options=None, launcher='none', work_dir=None,
+        local_rank=0,
+    )  # fmt: skip
+    cfg = load_config(args)
+    stem = name.split('/')[-1]
+    assert cfg.work_dir == f'work_dirs/{stem}' and (tmp_path / cfg.work_dir).is_dir()
+    assert Path(cfg.filename).is_file() and Path(cfg.filename).stem == stem
+
+
+def test_names_that_no_package_has(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('a.py', '._a.py'):
+        (tmp_path / name).touch()
+    for name, words in (
+        ('mmdet::retinanet/retinanet.py', 'is not one config of mmdet: no such file; beside it: r'),
+        ('mmswinv2::detection/a', 'is not one config of mmswinv2: no such file; beside it: [a-z]'),
+        ('mmnothing::a', 'mmnothing::a: the package mmnothing is not installed'),
+        ('torch::a', r'torch::a: torch brings no configs \(.*configs does not exist\)'),
+        ('b.py', r'^the config b.py does not exist; there are a.py$'),
+    ):
+        with pytest.raises(UserError, match=words):
+            read_config(name)
+    (tmp_path / 'mmdet::own.py').write_text('a = 1\n')
+    assert read_config('mmdet::own.py').a == 1
 
 
 @pytest.mark.filterwarnings('ignore::ResourceWarning')

@@ -15,10 +15,10 @@ from torch import nn
 from mmswinv2.checkpoints import PUBLISHED
 from mmswinv2.core import VARIANTS, SwinV2
 from mmswinv2.errors import CheckpointError, UserError
+from mmswinv2.hosts import find_config
 from mmswinv2.swap import (
     Options,
     default_window,
-    find_config,
     read_config,
     swap_backbone,
     write_config,

@@ -17,11 +17,12 @@ def main():
         print(f'usage: browse_dataset.py CONFIG [options of the host]\n\n{__doc__}')
         return
     config = sys.argv[1]
-    host = hosts.of(config_with_options(config, None))
+    cfg = config_with_options(config, None)
+    host = hosts.of(cfg)
     if host.name == 'mmengine':
         raise UserError(f'{config} has no default_scope, which says whose data set it is')
     host.apply()
-    host.run_script('browse_dataset.py', sys.argv[1:])
+    host.run_script('browse_dataset.py', [cfg.filename, *sys.argv[2:]])
 
 
 if __name__ == '__main__':
