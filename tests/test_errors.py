@@ -151,8 +151,8 @@ def test_output_that_cannot_be_written(words, unbuffered):
             subprocess.run(command, stdout=out, stderr=subprocess.PIPE, env=env, text=True)
             for out in (pipe, full)
         ]
-    if words == 'predict --help' and unbuffered:  # argparse ignores such errors
-        assert [(run.returncode, run.stderr) for run in runs] == [(0, ''), (0, '')]
+    if words == 'predict --help' and unbuffered:  # argparse ignores such errors, by its version
+        assert not any('Traceback' in run.stderr for run in runs)
         return
     assert (runs[0].returncode, runs[0].stderr) == (141, '')
     assert runs[1].returncode == 1

@@ -78,6 +78,8 @@ def iterate(
                 'write an image to a file first'
             )
         given.append(str(one) if isinstance(one, Integral) else os.fsdecode(one))
+    if out_dir is not None and not isinstance(out_dir, (str, os.PathLike)):
+        raise UserError(f'out_dir must be the path of a folder, got {out_dir!r}')
     if out_dir is not None and not str(out_dir).strip():
         raise UserError('--out-dir is empty; name a folder')
     check_count('batch_size', batch_size)

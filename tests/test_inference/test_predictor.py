@@ -71,6 +71,7 @@ def test_a_predictor_of_a_path_or_a_config(weights, photo):  # noqa: F811
         (dict(inputs=[b'gone.jpg']), 'gone.jpg is no file'),
         (dict(cfg_options='a=1'), "cfg_options must be a dict such as .*, got 'a=1'"),
         (dict(cfg_options=['a=1']), r"cfg_options must be a dict such as .*, got \['a=1'\]"),
+        (dict(out_dir=5), 'out_dir must be the path of a folder, got 5'),
         (dict(batch_size=None), 'batch_size must be at least 1, got None'),
     ],
 )
