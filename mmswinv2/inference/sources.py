@@ -11,7 +11,6 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import is_of_system, walk
-from ..hosts.mmcv import open_image
 from ..log import warn
 
 RESULTS = ('vis', 'preds')  # subfolders of the output folder
@@ -129,6 +128,7 @@ def _is_video(path: Path) -> bool:
     import cv2
 
     from ..datasets.video_files import open_video
+    from ..hosts.mmcv import open_image
 
     if (ending := path.suffix.lower()) in (*IMAGES, *_OTHER_IMAGES, *VIDEOS):
         return ending in VIDEOS

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...files import is_inside, walk
+from ...files import find, is_inside, walk
 
 IMAGES = (
     *('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm'),
@@ -152,7 +152,7 @@ def count_unlabelled(
     used = {os.path.realpath(entry.image) for entry in labelled}
     folders = {os.path.realpath(entry.image.parent): entry.image.parent for entry in labelled}
     for folder in sorted(folders.values()):
-        for path in sorted(folder.iterdir()):
+        for path in find(folder, '*'):
             if path.suffix.lower() in IMAGES and os.path.realpath(path) not in used:
                 left_out.add(what, path)
 

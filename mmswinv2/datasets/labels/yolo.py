@@ -64,7 +64,9 @@ def _read_names(folder: Path) -> tuple[list[str], dict[str, Any]]:
             continue
         try:
             content = yaml.safe_load(text := read_text(path))
-            words = yaml.load(text, yaml.BaseLoader)  # all texts: YAML reads on, no, null and 007
+            words = yaml.BaseLoader(
+                text
+            ).get_single_data()  # all texts: YAML reads on, no, null and 007
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise UserError(f'{path} is no YAML: {" ".join(str(error).split())}') from error
         names = words.get('names') if isinstance(words, dict) else None
