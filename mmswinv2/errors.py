@@ -34,7 +34,9 @@ _SYSTEM = {  # number of an OSError: what it means, what to do
 }
 _IN_CONFIG = 'mend it in the config or in --cfg-options'
 _OF_VALUES = (ValueError, TypeError, KeyError, AssertionError, RuntimeError)
-_OF_FILES = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_OF_FILES = (
+    FileExistsError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError,
+)  # fmt: skip
 
 
 class UserError(ValueError):

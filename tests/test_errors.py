@@ -50,6 +50,12 @@ def test_a_missing_file_is_named_however_often_it_is_raised_again():
         assert explain(caught(function)).startswith('/nowhere/at/all: No such file')
 
 
+def test_a_file_in_the_place_of_a_folder(tmp_path):
+    (tmp_path / 'file').touch()
+    told = explain(caught(lambda: (tmp_path / 'file').mkdir()))
+    assert told.startswith(f'{tmp_path}/file: File exists')
+
+
 def test_a_bug_after_an_error_is_a_bug():
     def bug():
         try:

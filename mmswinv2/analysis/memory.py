@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .. import hosts
+from ..core.arguments import is_number
 from ..core.attention import WindowAttention
 from ..core.block import Block
 from ..errors import UserError
@@ -314,11 +315,25 @@ def strategy_of(cfg: Config) -> tuple[str, int]:
     section = strategy.get('zero_optimization')
     if section is None:
         config = strategy.get('config') or {}
-        config = json.loads(Path(config).read_text()) if isinstance(config, str) else config
+        config = _read_json(config) if isinstance(config, str) else config
         section = config.get('zero_optimization') or {}
     stage = section.get('stage', 0)
     bucket = section.get('reduce_bucket_size', 500_000_000)  # DeepSpeed's default
+    if not is_number(bucket):
+        raise UserError(
+            f'zero_optimization.reduce_bucket_size={bucket!r} must be a number, such as 5e8'
+        )
     return f'zero{stage}' if stage else 'ddp', int(bucket)
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    try:
+        content = json.loads(Path(path).read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise UserError(f'{path} (strategy.config) is no JSON: {error}') from error
+    if not isinstance(content, dict):
+        raise UserError(f'{path} (strategy.config) must be a JSON object')
+    return content
 
 
 def dtype_of(cfg: Config) -> str:

@@ -17,7 +17,7 @@ def read_class_map(path: str | os.PathLike[str]) -> list[int]:
         CheckpointError: if a line is not a number from 0.
     """
     classes = []
-    lines = Path(path).read_text(errors='replace').splitlines() or ['']
+    lines = Path(path).read_text('utf-8-sig', errors='replace').splitlines() or ['']
     for number, line in enumerate(lines, start=1):
         if not line.strip().isdecimal():
             raise CheckpointError(

@@ -266,6 +266,9 @@ def check_deepspeed_folder(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if the folder is not one of DeepSpeed's, and see `read_checkpoint`.
     """
+    if not path.is_dir():
+        what = 'is one file already, and no folder' if path.exists() else 'does not exist'
+        raise CheckpointError(f'checkpoint {path} {what}')
     models = sorted(path.glob(_DEEPSPEED_MODEL))
     if not models and any(path.glob('*.distcp')):
         raise CheckpointError(

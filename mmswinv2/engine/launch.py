@@ -109,7 +109,7 @@ def read_config(path: str | os.PathLike[str], **options: Any) -> Config:
         raise UserError(f'{path} is its own _base_, by itself or by one of its bases') from error
     except (
         AssertionError, AttributeError, ConfigParsingError, ImportError, LookupError, OSError,
-        TypeError, ValueError, yaml.YAMLError,
+        RuntimeError, TypeError, ValueError, yaml.YAMLError,
     ) as error:  # fmt: skip
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         merging = Path(mmengine.__file__).parent in Path(frame.f_code.co_filename).parents

@@ -31,6 +31,7 @@ from ..core.block import Block
 from ..errors import UserError, needed
 from ..files import HALF_WRITTEN
 from ..hosts.mmengine import without_config
+from ..log import warn
 from ..registry import STRATEGIES
 from .storage import AtomicLocalBackend
 
@@ -191,9 +192,20 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
         """Build the model, optimizer and schedulers, and wrap them."""
         if isinstance(optim_wrapper := kwargs.get('optim_wrapper'), dict):
             kwargs['optim_wrapper'] = self._translated(dict(optim_wrapper))
-        batch_size = (kwargs.get('dispatch_kwargs') or {}).get('train_micro_batch_size_per_gpu', 1)
+        given = kwargs.get('dispatch_kwargs') or {}
+        batch_size = given.get('train_micro_batch_size_per_gpu', 1)
         self.config['train_micro_batch_size_per_gpu'] = batch_size
+        self._warn_of_rest(given.get('max_iters') or 0, 'the training has {}')
         return super().prepare(model, **kwargs)
+
+    def _warn_of_rest(self, iterations: int, where: str) -> None:
+        """Warn of iterations after the last update, whose gradients DeepSpeed does not use."""
+        count = self.config.get('gradient_accumulation_steps', 1)
+        if isinstance(count, int) and (rest := iterations % count):
+            warn(
+                f'{where.format(f"{iterations} iterations")}, and DeepSpeed updates the weights '
+                f'every {count} (accumulative_counts): the gradients of the last {rest} are lost'
+            )
 
     def build_optim_wrapper(self, *args: Any, **kwargs: Any) -> BaseOptimWrapper:
         """Build it, and scale its learning rates if asked to."""
@@ -234,7 +246,10 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
                 'as patterns; rename the folder'
             )
         check_deepspeed_folder(Path(filename))
-        return without_config(super().resume(filename, **kwargs))
+        checkpoint = without_config(super().resume(filename, **kwargs))
+        done = (checkpoint.get('meta') or {}).get('iter', 0)
+        self._warn_of_rest(done, f'{filename} was written after {{}}')
+        return checkpoint
 
     def save_checkpoint(self, filename: str, **kwargs: Any) -> None:
         """Write a folder beside `filename`, and move it there when all processes are done."""

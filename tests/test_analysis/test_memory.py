@@ -7,7 +7,7 @@ from torch import nn
 
 from mmswinv2 import hosts
 from mmswinv2.analysis import STRATEGIES, TrainingStep, follow_step
-from mmswinv2.analysis.memory import MemoryTracker
+from mmswinv2.analysis.memory import MemoryTracker, strategy_of
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import ROOT
 
@@ -132,6 +132,28 @@ def test_predicted_against_measured(config, options, tool):
     ratio = float(re.search(r'predicted / measured = ([\d.]+)', run.stdout)[1])
     print(f'\n{config} {options}: {ratio}')
     assert 0.85 < ratio < 1.15
+
+
+@pytest.mark.parametrize(
+    ('content', 'words'),
+    [
+        ('{"zero_optimization": {"stage": 2,}}', r'ds.json \(strategy.config\) is no JSON'),
+        ('[]', r'ds.json \(strategy.config\) must be a JSON object'),
+        (
+            '{"zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"}}',
+            "reduce_bucket_size='auto' must be a number, such as 5e8",
+        ),
+    ],
+)
+def test_settings_of_deepspeed_that_cannot_be(content, words, tmp_path):
+    (tmp_path / 'ds.json').write_text(content)
+    strategy = dict(type='DeepSpeedStrategy', config=str(tmp_path / 'ds.json'))
+    with pytest.raises(UserError, match=words):
+        strategy_of(Config(dict(strategy=strategy)))
+    (tmp_path / 'ds.json').write_text(
+        '{"zero_optimization": {"stage": 2, "reduce_bucket_size": 5e8}}'
+    )
+    assert strategy_of(Config(dict(strategy=strategy))) == ('zero2', 500_000_000)
 
 
 def test_tool_says_whether_it_fits(tool):

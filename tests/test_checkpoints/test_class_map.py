@@ -7,8 +7,9 @@ from mmswinv2.errors import CheckpointError
 
 
 def test_a_number_a_line(tmp_path):
-    (tmp_path / 'map.txt').write_text('4\n 0 \n9\n')
-    assert read_class_map(tmp_path / 'map.txt') == [4, 0, 9]
+    for start in ('', '\ufeff'):  # some editors write a byte order mark
+        (tmp_path / 'map.txt').write_text(f'{start}4\n 0 \n9\n', encoding='utf-8')
+        assert read_class_map(tmp_path / 'map.txt') == [4, 0, 9]
 
 
 @pytest.mark.parametrize(

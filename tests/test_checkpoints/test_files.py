@@ -18,6 +18,7 @@ from mmswinv2.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
+from mmswinv2.checkpoints.files import read_deepspeed_folder
 from mmswinv2.core import SwinV2
 from tests.test_checkpoints.conftest import Evil, weights
 
@@ -41,6 +42,10 @@ class RunsCode:
 def test_files_that_cannot_be_read(save, tmp_path, capsys):
     with pytest.raises(CheckpointError, match='does not exist'):
         read_checkpoint(tmp_path / 'no.pth')
+    for name, words in (('none', 'none does not exist'), ('a.pth', 'a.pth is one file already')):
+        (tmp_path / 'a.pth').touch()
+        with pytest.raises(CheckpointError, match=words):
+            read_deepspeed_folder(tmp_path / name)
     with pytest.raises(CheckpointError, match='is a folder'):
         read_checkpoint(tmp_path)
     path = save({'model': weights()})

@@ -202,12 +202,15 @@ def test_files_that_tools_do_not_expect(tool, tmp_path):
     (tmp_path / 'run/1').mkdir(parents=True)
     (tmp_path / 'run/1/1.json').write_text('{"mIoU": 0.')
     (tmp_path / 'file').touch()
+    numbers = tmp_path / 'numbers.pkl'
+    numbers.write_bytes(pickle.dumps([1, 2]))
     (tmp_path / 'a.png').touch()
     segmentor = 'configs/segmentation/swinv2-nano_upernet_shapes.py'
     motion = 'configs/video/video-swinv2-nano_motion.py'
     none = ['train_dataloader=None', 'val_dataloader=None']
     for script, options, words in (
         ('misc/motion_scores.py', [f'a={boxes}'], 'samples must be predictions of a classifier'),
+        ('misc/motion_scores.py', [f'a={numbers}'], 'samples must be predictions of a classifie'),
         ('misc/print_scores.py', [tmp_path / 'run'], '1.json is damaged'),
         ('misc/check_seg_maps.py', [segmentor, '--cfg-options', *none], 'has neither train_data'),
         (

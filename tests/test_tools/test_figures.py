@@ -4,6 +4,7 @@ import json
 import runpy
 
 import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -81,6 +82,17 @@ def test_activations(tool, config, tmp_path):
     assert table[0][1] == table[1][1]  # V2's blocks start as the identity
     assert table[0][2] != table[1][2]  # V1's add to the main branch
     assert colours(tmp_path / 'a.png') > 10
+
+
+def test_activations_of_other_channels(tool, tmp_path):
+    options = ('--out', tmp_path / 'a.png', '--shape', '64', '64')
+    four = ('--cfg-options', 'model.backbone.in_channels=4')
+    run = tool('analysis_tools/plot_activations.py', SEGMENTATION, *options, *four)
+    assert run.returncode == 0, run.stderr
+    cv2.imwrite(str(tmp_path / 'b.png'), np.zeros((64, 64, 3), np.uint8))
+    options += ('--image', tmp_path / 'b.png')
+    run = tool('analysis_tools/plot_activations.py', SEGMENTATION, *options, *four)
+    assert run.returncode == 1 and '--image has 3 channels, and the backbone of' in run.stderr
 
 
 def test_activations_of_a_checkpoint(tool, tmp_path):

@@ -52,6 +52,7 @@ def twin_of_v1(host, v2):
             arch=dict(embed_dims=variant.embed_dims, **size),
             window_size=windows,
             patch_size=v2.patch_embed.patch_size,
+            in_channels=v2.in_channels,
             out_indices=(len(variant.depths) - 1,),
             pretrained2d=False,
         )
@@ -60,10 +61,15 @@ def twin_of_v1(host, v2):
             type='SwinTransformer',
             arch=dict(embed_dims=variant.embed_dims, **size),
             stage_cfgs=dict(block_cfgs=dict(window_size=windows[0])),
+            in_channels=v2.in_channels,
             pad_small_map=True,
         )
     return dict(
-        type='SwinTransformer', embed_dims=variant.embed_dims, window_size=windows[0], **size
+        type='SwinTransformer',
+        embed_dims=variant.embed_dims,
+        window_size=windows[0],
+        in_channels=v2.in_channels,
+        **size,
     )
 
 
@@ -88,10 +94,12 @@ def amplitudes(net, x):
     return found
 
 
-def make_input(args, size):
-    """Noise, or the image, repeated over time for a video network: (1, 3, *size)."""
+def make_input(args, channels, size):
+    """Noise, or the image, repeated over time for a video network: (1, channels, *size)."""
     if args.image is None:
-        return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+        return torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0))
+    if channels != 3:
+        raise UserError(f'--image has 3 channels, and the backbone of {args.config} {channels}')
     image = cv2.imread(args.image)
     if image is None:
         raise UserError(f'cannot read the image {args.image}')
@@ -120,7 +128,7 @@ def main():
         net.init_weights()
     if args.v1_checkpoint:
         load_v1(v1, args.v1_checkpoint)
-    x = make_input(args, input_size(cfg, args.shape))
+    x = make_input(args, v2.in_channels, input_size(cfg, args.shape))
     rows = {'Swin V2': amplitudes(v2, x), 'Swin V1': amplitudes(v1, x)}
     print('block  ' + '  '.join(f'{name:>10}' for name in rows))
     for number, values in enumerate(zip(*rows.values(), strict=True), start=1):

@@ -14,7 +14,11 @@ from mmswinv2.options import ArgumentParser
 
 _FORMS = {
     'samples': (
-        lambda value: isinstance(value, list) and value and all('pred_score' in s for s in value),
+        lambda value: (
+            isinstance(value, list)
+            and value
+            and all(isinstance(s, dict) and {'pred_score', 'gt_label'} <= s.keys() for s in value)
+        ),
         'predictions of a classifier',
     )
 }
