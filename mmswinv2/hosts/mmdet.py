@@ -253,8 +253,10 @@ def check_coco_options(metric: Any, where: str) -> None:
             f'{told} metric_items={items!r:.80}; it is a list of some of {", ".join(_COCO_ITEMS)}'
         )
     numbers, whole = metric.proposal_nums, summed - {'proposal'}
-    right = len(numbers) > 2 and all(type(n) is int and n > 0 for n in numbers)
-    if (summed and not right) or (whole and 100 not in numbers):
+    right = len(numbers) > 0 and all(type(n) is int and n > 0 for n in numbers)
+    # the other evaluator takes mAP at the last number, however many there are
+    right = right and ((metric.use_mp_eval and summed == whole) or len(numbers) > 2)
+    if (summed and not right) or (whole and 100 not in numbers and not metric.use_mp_eval):
         raise UserError(
             f'{told} proposal_nums={numbers!r:.80}; there must be three whole numbers, one of them '
             '100, at which mAP is taken'

@@ -676,6 +676,7 @@ def test_options_of_scores_that_would_fail_at_the_end(folder, options, words):
 @pytest.mark.parametrize('options', [
     dict(iou_thrs=0.5), dict(iou_thrs=[0.5, 0.75]), dict(metric_items=['mAP_50', 'AR@300']),
     dict(proposal_nums=(10, 100, 300, 1000), classwise=True), dict(metric='proposal'),
+    dict(proposal_nums=[300], use_mp_eval=True),  # as V3Det has it
 ])  # fmt: skip
 def test_options_of_scores_that_do_not_fail(folder, options):
     path = write(folder, make())
