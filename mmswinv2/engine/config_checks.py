@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from multiprocessing import get_all_start_methods
 from typing import Any
 
 from mmengine.config import Config
@@ -56,10 +55,8 @@ _DICTS = (
 _NOT_NEGATIVE = 'a finite number from 0', lambda value: is_number(value) and 0 <= value < math.inf
 _BOUND = 'a number from 0', lambda value: is_number(value) and value >= 0  # inf: no bound
 _TEXT = 'a text', lambda value: isinstance(value, str)
-_START_METHODS = (
-    f'a method of multiprocessing ({", ".join(get_all_start_methods())})',
-    lambda value: value in get_all_start_methods(),
-)
+_METHODS = ('fork', 'forkserver', 'spawn')  # mmengine sets none on Windows, which has only spawn
+_START_METHODS = f'a method of multiprocessing ({", ".join(_METHODS)})', _METHODS.__contains__
 _STEPS = (
     'a list of at least one transform (left out, where the data set needs none)',
     lambda value: isinstance(value, (list, tuple)) and len(value) > 0,
@@ -265,7 +262,7 @@ def check_groups(cfg: Config) -> None:
 
 def check_optimizers(cfg: Config) -> None:
     """Raise `UserError` for an optimizer that is not registered, which mmengine does not name."""
-    for _, node in hosts.dicts_in(cfg.optim_wrapper):
+    for _, node in hosts.dicts_in(cfg.get('optim_wrapper')):
         optimizer = node.get('optimizer')
         kind = optimizer.get('type') if isinstance(optimizer, Mapping) else None
         if isinstance(kind, str):
