@@ -70,7 +70,7 @@ def open_image(file: Any) -> Any:
     most = int(os.environ.get(name := 'OPENCV_IO_MAX_IMAGE_PIXELS') or 2**30)
     if image.width * image.height > most:
         image.close()
-        raise UserError(f'{image.width}x{image.height} pixels are more than {name}={most}')
+        raise OSError(f'{image.width}x{image.height} pixels are more than {name}={most}')
     return image
 
 

@@ -4,10 +4,9 @@ from mmengine.config import Config
 
 from mmswinv2 import hosts
 from mmswinv2.analysis import count_flops, count_parameters, input_size
-from mmswinv2.analysis.model import FlopCounter, StandIn, is_ours, ready
+from mmswinv2.analysis.model import FlopCounter, StandIn, ready
 from mmswinv2.core import SwinV2
 from mmswinv2.errors import UserError
-from mmswinv2.models import SwinTransformerV2
 from tests.test_tools.conftest import ROOT
 
 pytestmark = [
@@ -117,12 +116,6 @@ def test_only_our_backbones():
     cfg.model.backbone.type = 'ResNet'
     with pytest.raises(UserError, match='has no backbone of mmswinv2'):
         count_flops(cfg, (8, 64, 64))
-
-
-def test_backbones_that_are_given_as_a_class():
-    for kind, ours in ((SwinTransformerV2, True), (torch.nn.Linear, False), (None, False)):
-        assert is_ours(dict(backbone=dict(type=kind))) == ours
-    assert is_ours(dict(backbone=dict(type='mmswinv2.SwinTransformerV2'))) and not is_ours({})
 
 
 def test_assigners_without_thresholds_stay():
