@@ -114,6 +114,8 @@ def main():
         about = json.loads(about)
     except Exception as error:  # those of a runtime for what is no model are of many classes
         raise SystemExit(f'{args.model} is no file of mmswinv2 export: {error}') from error
+    if about['channels'] != 3:
+        raise SystemExit(f'{args.model} is for {about["channels"]} channels, and pictures have 3')
     classes = about['classes']
     folder = Path(args.out_dir)
     try:

@@ -59,7 +59,7 @@ class Graph(nn.Module):
 
     def about(self) -> dict[str, Any]:
         """Metadata that a program needs to run the file."""
-        return dict(self.pixels.about(), task=self.task)
+        return dict(self.pixels.about(), task=self.task, channels=self.model.backbone.in_channels)
 
 
 class Pixels(nn.Module):

@@ -1,5 +1,6 @@
 """`mmswinv2 export`: exported files compared with their models, at several sizes each."""
 
+import json
 import math
 import os
 import re
@@ -414,6 +415,17 @@ def test_example_says_what_is_no_model(name, tmp_path):
     )  # fmt: skip
     assert process.returncode == 1 and 'Traceback' not in process.stderr
     assert f'{name} is no file of mmswinv2 export' in process.stderr
+
+
+def test_files_tell_of_their_channels(tmp_path, monkeypatch):
+    four = WHOLE.replace('window_size=4,', 'window_size=4, in_channels=4,')
+    graph = graph_of(build(four, tmp_path))
+    assert graph.about()['channels'] == 4
+    main = runpy.run_path(str(ROOT / 'examples/onnx_inference.py'))['main']
+    monkeypatch.setitem(main.__globals__, 'opened', lambda path: (None, json.dumps(graph.about())))
+    monkeypatch.setattr(sys, 'argv', ['onnx_inference.py', 'x.onnx', 'a.png'])
+    with pytest.raises(SystemExit, match='x.onnx is for 4 channels, and pictures have 3'):
+        main()
 
 
 def test_example_says_what_cannot_be_written(tmp_path):
