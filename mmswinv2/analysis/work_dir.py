@@ -164,10 +164,12 @@ class WorkDir:
         """
         found: dict[str, Curve] = {}
         for run in self.trainings:
-            first = min(map(_step, run.steps))
+            if not (entries := run.validation if validation else run.training):
+                continue
+            first = _step((run.training or entries)[0])
             for curve in found.values():
                 curve[:] = [point for point in curve if point[0] < first]
-            for entry in run.validation if validation else run.training:
+            for entry in entries:
                 numbers = _scores(entry) if validation else _numbers(entry)
                 for key, value in numbers.items():
                     found.setdefault(key, []).append((_step(entry), value))
@@ -212,7 +214,14 @@ def read_work_dir(path: str | Path) -> WorkDir:
             'the --work-dir of tools/train.py'
         )
     started = [i for i, run in enumerate(runs) if run.steps and not _resumes(run)]
-    return WorkDir(folder, runs[started[-1] :] if started else runs)
+    runs = runs[started[-1] :] if started else runs
+    done = 0.0
+    for run in runs:  # validations before the first logged loss of a resumed run
+        least = min([done, *map(_step, run.training[:1])])
+        for entry in run.validation:
+            entry['step'] = max(least, _step(entry))
+        done = max([done, *map(_step, run.steps)])
+    return WorkDir(folder, runs)
 
 
 def read_run(folder: Path, scalars: Path | None = None) -> Run:

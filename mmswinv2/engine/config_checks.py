@@ -181,8 +181,8 @@ def _check_schedulers(cfg: Config) -> None:
         groups = {f'param_scheduler.{name}': those for name, those in schedulers.items()}
     for place, those in groups.items():
         for scheduler in filter(None, hosts.as_list(those)):
-            if 'type' not in scheduler:
-                raise UserError(f'{place} in the config: {dict(scheduler)} has no type')
+            if not isinstance(scheduler, Mapping) or 'type' not in scheduler:
+                raise UserError(f'{place} in the config: {scheduler!r:.80} has no type')
             for key in LENGTHS:
                 value = scheduler.get(key)
                 if value is not None and not (is_number(value) and value >= 0):

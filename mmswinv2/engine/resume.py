@@ -149,6 +149,8 @@ class _Changes:
         # the wrapper may add a group of its own for base_param_settings
         optimizer = getattr(owner, 'optimizer', owner)
         own, known = optimizer.param_groups, _settings(optimizer)
+        if 'kwargs' in known or 'defaults' in known:  # such as ZeroRedundancyOptimizer's
+            known += optimizer.defaults
         _check_groups(name, own, state.get('param_groups'))
         if type(optimizer).__module__.partition('.')[0] in ('torch', 'mmpretrain'):
             _check_states(name, own, state)

@@ -1,6 +1,7 @@
 """mmcv: reading and resizing of images, which every host builds on."""
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -67,11 +68,18 @@ def open_image(file: Any) -> Any:
             image = Image.open(file)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
-    most = int(os.environ.get(name := 'OPENCV_IO_MAX_IMAGE_PIXELS') or 2**30)
+    most = _count_pixels(os.environ.get(name := 'OPENCV_IO_MAX_IMAGE_PIXELS') or '')
     if image.width * image.height > most:
         image.close()
         raise OSError(f'{image.width}x{image.height} pixels are more than {name}={most}')
     return image
+
+
+def _count_pixels(text: str) -> int:
+    """A number as OpenCV reads it from the environment, where MB and KB may follow."""
+    found = re.fullmatch(r'(\d+)\s*(?:([MK])B)?', text.strip(), re.IGNORECASE)
+    unit = {'M': 2**20, 'K': 2**10}
+    return int(found[1]) * unit.get((found[2] or '').upper(), 1) if found else 2**30
 
 
 def orientation(image: Any) -> int:

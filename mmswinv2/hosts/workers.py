@@ -1,4 +1,4 @@
-"""Processes that this one starts get its patches, as forked ones do.
+"""Workers of data loaders get the patches of this process, as forked ones do.
 
 Data loaders start their workers anew on macOS and Windows, and wherever a config says so
 (``env_cfg.mp_cfg.mp_start_method='spawn'``). Such a worker imports the host when it reads its data
@@ -13,6 +13,8 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+from torch.utils.data._utils.worker import _worker_loop
+
 _KINDS = [
     getattr(context, name)
     for name in ('Process', 'SpawnProcess', 'ForkServerProcess')
@@ -21,7 +23,7 @@ _KINDS = [
 
 
 def patch_workers(every: bool) -> None:
-    """Let processes that start from now on apply patches before anything else.
+    """Let workers that start from now on apply patches before anything else.
 
     Args:
         every: not only those of `hosts.apply`, but all of the hosts that this process has imported.
@@ -51,6 +53,8 @@ def _apply(names: Sequence[str]) -> None:
 def _reduce(every: bool, process: BaseProcess) -> tuple[Any, ...]:
     from . import HOSTS
 
+    if vars(process).get('_target') is not _worker_loop:  # no worker of a data loader
+        return object.__reduce_ex__(process, 2)  # type: ignore[return-value]
     names = [host.name for host in HOSTS if every and host.name in sys.modules]
     # read in this order; reading the attributes may import a host
     return _restore, (_Patches(names), type(process), vars(process))

@@ -23,7 +23,7 @@ from mmswinv2.datasets import LoadImage
 from mmswinv2.datasets.images import loss, read_header, read_picture
 from mmswinv2.datasets.to_coco import image_size
 from mmswinv2.errors import UserError
-from mmswinv2.hosts.mmcv import keep_a_pixel, name_unreadable_images, orientation
+from mmswinv2.hosts.mmcv import keep_a_pixel, name_unreadable_images, open_image, orientation
 
 HEIGHT, WIDTH = 6, 8
 GREY = (np.arange(HEIGHT * WIDTH, dtype=np.uint8) * 5).reshape(HEIGHT, WIDTH)
@@ -663,3 +663,16 @@ def test_channels_that_do_not_fit(values, channels, words):
 def test_mean_and_std_of_different_lengths():
     with pytest.raises(UserError, match='mean and std need a value for each channel'):
         ImgDataPreprocessor([0, 0, 0, 0], [1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ('text', 'read'), [('4000MB', True), ('1 kb', True), ('100', False), ('much', True)]
+)
+def test_limits_of_pixels_as_opencv_takes_them(text, read, tmp_path, monkeypatch):
+    monkeypatch.setenv('OPENCV_IO_MAX_IMAGE_PIXELS', text)
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / 'a.png')
+    if read:
+        open_image(tmp_path / 'a.png').close()
+    else:
+        with pytest.raises(OSError, match='30x20 pixels are more than .*=100'):
+            open_image(tmp_path / 'a.png')

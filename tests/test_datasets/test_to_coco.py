@@ -223,6 +223,12 @@ def test_names_of_yolo_are_taken_as_they_are_written(yolo, tmp_path, text):
     assert list(summary.classes) == names and {name for _, name, _ in found} == {'on', 'no'}
 
 
+def test_names_of_yolo_by_a_merge_key(yolo, tmp_path):
+    write(yolo / 'data.yaml', 'base: &base\n  names: [on, dog]\n<<: *base\n')
+    _, _, summary = convert('yolo', yolo, tmp_path)
+    assert list(summary.classes) == ['on', 'dog']
+
+
 @pytest.mark.parametrize(('text', 'words'), WRONG_NAMES.values(), ids=WRONG_NAMES)
 def test_wrong_names_of_yolo(yolo, tmp_path, text, words):
     write(yolo / 'data.yaml', text)

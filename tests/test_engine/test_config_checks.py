@@ -167,6 +167,10 @@ def test_schedulers(scheduler, words):
         with pytest.raises(UserError, match=f'{place} in the config: .*{words}'):
             check_values(Config(dict(param_scheduler=schedulers)))
     check_values(Config(dict(param_scheduler=dict(generator=good))))
+    with pytest.raises(
+        UserError, match=r"param_scheduler.generator in the config: 'x' has no type"
+    ):
+        check_values(Config(dict(param_scheduler=dict(generator='x'))))
 
 
 @pytest.mark.parametrize('wrapper', [dict(), dict(type='AmpOptimWrapper')])

@@ -280,6 +280,28 @@ def test_the_state_that_an_optimizer_has_in_its_groups(tmp_path):
     assert 'weight_decay=0.2' in told and 'steps_so_far' not in told
 
 
+class WithOptions(torch.optim.AdamW):
+    """Takes its settings by name alone, as ZeroRedundancyOptimizer does."""
+
+    def __init__(self, params, **kwargs):
+        super().__init__(params, **kwargs)
+
+
+class OfMany(torch.optim.Optimizer):
+    def __init__(self, params, **kwargs):
+        super().__init__(params, dict(kwargs))
+
+    def step(self, closure=None):
+        return None
+
+
+@pytest.mark.parametrize('kind', [WithOptions, OfMany])
+def test_settings_that_are_taken_by_name(tmp_path, kind):
+    train(tmp_path, 2, [WARM], kind=kind)
+    resumed, told = train(tmp_path, 4, [WARM], kind=kind, decay=0.2, resume=tmp_path / 'iter_2.pth')
+    assert 'optimizer.weight_decay=0.2' in told and {row[2] for row in resumed} == {0.2}
+
+
 def test_states_of_other_shapes_than_the_weights(tmp_path):
     train(tmp_path, 2, [WARM], kind=OfLayers)
     rates, _ = train(tmp_path, 4, [WARM], kind=OfLayers, resume=tmp_path / 'iter_2.pth')

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import pickle
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 from torch.utils.data import DataLoader
@@ -32,6 +33,13 @@ def test_workers_can_import_the_host_of_their_data_set():
 
     (step,) = read([Flip(flip_ratio=0.25)], 'spawn')
     assert isinstance(step, Flip) and step.flip_ratio == 0.25
+
+
+def test_other_processes_start_as_ever():
+    """They need not import a host, which takes seconds."""
+    process = multiprocessing.get_context('spawn').Process(target=print)
+    reduce = ForkingPickler._extra_reducers[type(process)]
+    assert reduce(process)[0].__module__ == 'copyreg'
 
 
 @pytest.mark.parametrize('method', METHODS)

@@ -10,6 +10,8 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import yaml
+
 from ...errors import UserError
 from ...files import is_inside
 from .common import (
@@ -27,6 +29,13 @@ from .common import (
 _FAR = 10  # largest number of a box, in fractions of the image
 _NEAR = -1, 2  # range of polygon corners; excludes a track number, which may follow a box
 _LINE = 'a line is "class x y width height", or a class and a polygon, in shares of the image, 0-1'
+
+
+class _TextLoader(yaml.SafeLoader):
+    """Reads all values as texts, where YAML makes others of ``on``, ``no``, ``null`` and 007."""
+
+    # merge keys alone keep their meaning
+    yaml_implicit_resolvers = {'<': yaml.SafeLoader.yaml_implicit_resolvers['<']}  # noqa: RUF012
 
 
 def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
@@ -57,16 +66,12 @@ def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
 
 
 def _read_names(folder: Path) -> tuple[list[str], dict[str, Any]]:
-    import yaml
-
     for name in ('data.yaml', 'data.yml', 'dataset.yaml'):
         if not (path := folder / name).is_file():
             continue
         try:
             content = yaml.safe_load(text := read_text(path))
-            words = yaml.BaseLoader(
-                text
-            ).get_single_data()  # all texts: YAML reads on, no, null and 007
+            words = _TextLoader(text).get_single_data()
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise UserError(f'{path} is no YAML: {" ".join(str(error).split())}') from error
         names = words.get('names') if isinstance(words, dict) else None
