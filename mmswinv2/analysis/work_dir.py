@@ -130,7 +130,13 @@ class WorkDir:
     @property
     def trainings(self) -> list[Run]:
         """The runs of the training that is reported: the first one, and those that resumed it."""
-        return [run for run in self.runs if run.steps]
+        losses = any(run.training for run in self.runs)
+        # scores alone are of a short training, of one that was resumed shortly, or of a validation
+        return [
+            run
+            for run in self.runs
+            if run.training or (run.validation and (not losses or _resumes(run)))
+        ]
 
     @property
     def config(self) -> Path | None:
@@ -213,7 +219,8 @@ def read_work_dir(path: str | Path) -> WorkDir:
             f'{path} has no logs of a training or test (TIME/vis_data/scalars.json){hint}; name '
             'the --work-dir of tools/train.py'
         )
-    started = [i for i, run in enumerate(runs) if run.steps and not _resumes(run)]
+    new = [i for i, run in enumerate(runs) if run.steps and not _resumes(run)]
+    started = [i for i in new if runs[i].training] or new
     runs = runs[started[-1] :] if started else runs
     done = 0.0
     for run in runs:  # validations before the first logged loss of a resumed run

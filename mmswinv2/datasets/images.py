@@ -281,8 +281,10 @@ def read_picture(path: str | os.PathLike[str], stored: bool = False) -> np.ndarr
         content = fileio.get(path)
         image = picture(content, stored)
         if image is None:
+            # mmcv reverses the channels of the flag 'color' alone
             flag = 'color_ignore_orientation' if stored else 'color'
-            image = mmcv.imfrombytes(content, flag, channel_order='rgb')
+            image = mmcv.imfrombytes(content, flag)
+            image = image if image is None else image[..., ::-1]
     if image is None:
         raise UserError(f'the image {path} cannot be read; fetch it again')
     return image

@@ -1,5 +1,6 @@
 """mmengine: checkpoints, data loaders, pictures and config files of every run; no host at all."""
 
+import copy
 import logging
 import os
 from collections import OrderedDict
@@ -163,6 +164,12 @@ class Origin(OrderedDict):
     def __reduce__(self) -> tuple[Any, ...]:
         """Files that these weights are written to get a plain dict, which runs no code."""
         return OrderedDict, (list(self.items()),)
+
+    def __deepcopy__(self, memo: dict) -> 'Origin':
+        """Such as EMAHook's copy, which is loaded too."""
+        twin = Origin(copy.deepcopy(dict(self), memo))
+        twin.path, twin.lora = self.path, copy.deepcopy(self.lora, memo)
+        return twin
 
 
 def with_state_dict(found: Any, path: Path) -> Any:

@@ -108,8 +108,7 @@ class MMSeg(Host):
             require_seg_maps(dataset, where)
             warn_of_absent_classes(dataset, guards[0], where)
         check_heads(model, len(dataset.metainfo.get('classes') or ()), where)
-        model = getattr(model, 'module', model)  # inside test-time augmentation
-        for name in ('decode_head', 'auxiliary_head'):
+        for name in ('decode_head', 'auxiliary_head') if where == 'train_dataloader' else ():
             heads = getattr(model, name, None)
             for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
                 check_ignored(head, f'model.{name}', dataset, where)
@@ -117,7 +116,8 @@ class MMSeg(Host):
 
     def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
         """Refuse to score ignored pixels, or to write the maps of two pictures into one file."""
-        for inner in filter(has_seg_maps, inner_datasets(dataset)):
+        scored = () if getattr(metric, 'format_only', False) else inner_datasets(dataset)
+        for inner in filter(has_seg_maps, scored):
             loader = where.replace('evaluator', 'dataloader')
             check_ignored(metric, f'{type(metric).__name__} of {where}', inner, loader)
         if getattr(metric, 'output_dir', None) is not None and hasattr(dataset, 'get_data_info'):

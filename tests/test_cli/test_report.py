@@ -692,6 +692,17 @@ def test_validations_before_the_first_loss_of_a_resumed_run(tmp_path):
         assert work.curves(validation=True)['acc'] == [(step, 0.25)]
 
 
+def test_a_validation_after_a_training_is_none(tmp_path):
+    from mmswinv2.analysis.work_dir import read_work_dir
+
+    folder = work_dir(tmp_path / 'run', CONFIG)
+    later = shutil.copytree(folder / '20260101_000000', folder / '20260102_000000')
+    (later / 'vis_data/scalars.json').write_text('{"acc": 0.25, "step": 0}\n')
+    work = read_work_dir(folder)
+    assert [run.name for run in work.trainings] == ['20260101_000000'] and work.last_step
+    assert work.curves()['loss']
+
+
 def test_a_training_whose_log_has_scores_alone(tmp_path):
     """It is shorter than the interval at which losses are logged."""
     run = tmp_path / 'run/20260101_000000/vis_data'

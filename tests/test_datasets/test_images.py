@@ -676,3 +676,9 @@ def test_limits_of_pixels_as_opencv_takes_them(text, read, tmp_path, monkeypatch
     else:
         with pytest.raises(OSError, match='30x20 pixels are more than .*=100'):
             open_image(tmp_path / 'a.png')
+
+
+@pytest.mark.parametrize('stored', [False, True])
+def test_pictures_to_draw_on_have_their_colours(stored, tmp_path):
+    Image.new('RGB', (8, 6), (250, 20, 10)).save(tmp_path / 'a.png')
+    assert read_picture(tmp_path / 'a.png', stored)[0, 0].tolist() == [250, 20, 10]

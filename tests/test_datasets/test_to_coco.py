@@ -543,6 +543,19 @@ def test_labelme_apart_from_its_images(tmp_path):
     assert [i['file_name'] for i in content['images']] == [image for _, image in files.values()]
 
 
+def test_labelme_takes_no_image_of_another_folder(tmp_path):
+    for name in ('1', 'a/1'):
+        picture(tmp_path / f'images/{name}.jpg')
+    for folder in 'ab':
+        marks = [shape('rectangle', [[1, 2], [30, 40]])]
+        labelme(tmp_path / f'labels/{folder}/1.json', marks, '1.jpg')
+    content, _, summary = convert(
+        'labelme', tmp_path / 'labels', tmp_path, images=tmp_path / 'images'
+    )
+    assert [i['file_name'] for i in content['images']] == ['a/1.jpg']
+    assert any('images' in told for told in summary.left_out)
+
+
 @pytest.mark.parametrize('form', ['labelme', 'voc', 'csv'])
 def test_images_without_labels_are_counted(tmp_path, voc, form):
     """Those beside a labelled image; other folders may hold maps, or another part of the data."""

@@ -1,5 +1,6 @@
 """All ways to load weights: those that fit are loaded with a report, others are refused."""
 
+import copy
 import importlib
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
-from mmengine.runner import FlexibleRunner, Runner, load_checkpoint
+from mmengine.runner import CheckpointLoader, FlexibleRunner, Runner, load_checkpoint
 from torch import nn
 
 from mmswinv2 import hosts
@@ -245,3 +246,13 @@ def test_models_that_rename_keys_themselves(tmp_path):
     torch.save({'state_dict': {'conv1.weight': torch.ones(4)}}, tmp_path / 'x.pth')
     with pytest.raises(CheckpointError, match='only 0 of the'):
         load_checkpoint(model, str(tmp_path / 'x.pth'))
+
+
+def test_copies_of_weights_know_their_file(tmp_path):
+    """EMAHook loads a copy."""
+    torch.save({'state_dict': drawn(Classifier())}, tmp_path / 'x.pth')
+    state = CheckpointLoader.load_checkpoint(str(tmp_path / 'x.pth'))['state_dict']
+    twin = copy.deepcopy(state)
+    assert twin._metadata.path == tmp_path / 'x.pth'
+    torch.save(twin, tmp_path / 'y.pth')
+    assert torch.load(tmp_path / 'y.pth', weights_only=True).keys() == state.keys()

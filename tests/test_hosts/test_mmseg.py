@@ -238,6 +238,11 @@ def test_labels_that_heads_and_metrics_do_not_ignore(ade):
         else:
             check_dataset(dataset, 'train_dataloader', model)
             check_evaluator(evaluator, dataset, 'val_evaluator')
+    # a head ignores labels in training alone, and who writes files scores none
+    model.decode_head = MODELS.build(head)
+    check_dataset(dataset, 'val_dataloader', model)
+    writes = METRICS.build(dict(type='IoUMetric', format_only=True, output_dir=str(ade / 'out')))
+    check_evaluator(SimpleNamespace(metrics=[writes]), dataset, 'test_evaluator')
     # a head may ignore a class, as those of HSI Drive do
     model.decode_head = MODELS.build(head | dict(ignore_index=0))
     check_dataset(build(ade), 'train_dataloader', model)

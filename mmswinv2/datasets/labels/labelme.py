@@ -56,12 +56,14 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
     name = content.get('imagePath')
     folders = [path.parent]
     if source.root != source.path:
-        folders += [source.root / path.parent.relative_to(source.path), source.root]
+        folders.append(source.root / path.parent.relative_to(source.path))
     named: list[Path] = []
     if isinstance(name, str) and name:
         plain = PureWindowsPath(name)  # \ and / alike
         if not plain.is_absolute() and not plain.root:
             named = [folder / n for folder in folders for n in (plain.as_posix(), plain.name)]
+            if len(plain.parts) > 1:  # a name alone could be that of another image there
+                named.append(source.root / plain.as_posix())
     own = [folder / path.with_suffix(suffix).name for folder in folders for suffix in SUFFIXES]
     image = pick_own_image(source, named, own, str(path))
     if image is None:
