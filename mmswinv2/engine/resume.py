@@ -149,7 +149,7 @@ class _Changes:
         # the wrapper may add a group of its own for base_param_settings
         optimizer = getattr(owner, 'optimizer', owner)
         own, known = optimizer.param_groups, _settings(optimizer)
-        if 'kwargs' in known or 'defaults' in known:  # such as ZeroRedundancyOptimizer's
+        if _takes_any(optimizer):  # such as ZeroRedundancyOptimizer
             known += optimizer.defaults
         _check_groups(name, own, state.get('param_groups'))
         if type(optimizer).__module__.partition('.')[0] in ('torch', 'mmpretrain'):
@@ -239,6 +239,13 @@ def _settings(owner: Any) -> list[str]:
     for kind in type(owner).__mro__[:-1]:
         names.update(dict.fromkeys(inspect.signature(kind).parameters))
     return [name for name in names if name not in ('optimizer', 'last_step', 'verbose')]
+
+
+def _takes_any(owner: Any) -> bool:
+    """Whether a class of an optimizer takes settings that its signature does not name."""
+    kinds = type(owner).__mro__[:-1]
+    parameters = (p for kind in kinds for p in inspect.signature(kind).parameters.values())
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
 def _scheduled(schedulers: Any) -> set[str]:

@@ -253,6 +253,7 @@ class Counting(torch.optim.AdamW):
 
     def __init__(self, params, lr=1e-3, weight_decay=0.0):
         super().__init__(params, lr=lr, weight_decay=weight_decay)
+        self.defaults['steps_so_far'] = 0  # as Prodigy has it
         for group in self.param_groups:
             group['steps_so_far'] = 0
 
@@ -288,8 +289,8 @@ class WithOptions(torch.optim.AdamW):
 
 
 class OfMany(torch.optim.Optimizer):
-    def __init__(self, params, **kwargs):
-        super().__init__(params, dict(kwargs))
+    def __init__(self, params, **options):
+        super().__init__(params, options)
 
     def step(self, closure=None):
         return None
