@@ -151,6 +151,8 @@ class _Changes:
         own, known = optimizer.param_groups, _settings(optimizer)
         if _takes_any(optimizer):  # such as ZeroRedundancyOptimizer
             known += optimizer.defaults
+            if (inner := getattr(optimizer, 'optim', None)) is not None:
+                known += [*_settings(inner), *inner.defaults]
         _check_groups(name, own, state.get('param_groups'))
         if type(optimizer).__module__.partition('.')[0] in ('torch', 'mmpretrain'):
             _check_states(name, own, state)
