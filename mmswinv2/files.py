@@ -1,6 +1,7 @@
 """Walk folders, and write files atomically."""
 
 import errno
+import io
 import os
 import secrets
 import tempfile
@@ -49,6 +50,30 @@ def walk(folder: str | os.PathLike[str]) -> Iterator[Path]:
         )
         own = (Path(place, name) for name in names if not is_of_system(name))
         yield from (path for path in own if path.is_file())
+
+
+def text_lines(path: str | os.PathLike[str], content: bytes) -> list[str]:
+    """The lines of a list in UTF-8, with their line feeds.
+
+    Args:
+        path: the file, for the message.
+        content: what was read from it.
+
+    Raises:
+        UserError: if it is no text in UTF-8; it names the line.
+    """
+    bad = content.find(b'\0')
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        bad = error.start
+    if bad >= 0:
+        line = content.count(b'\n', 0, bad) + 1
+        raise UserError(
+            f'{path}, line {line}: the byte 0x{content[bad]:02x} is none of a text in UTF-8; '
+            f'convert the list, as by iconv -f GBK -t UTF-8 {path} > NEW (or -f UTF-16)'
+        )
+    return io.StringIO(text, newline=None).readlines()
 
 
 def _leads_into(root: str, place: str, name: str) -> bool:

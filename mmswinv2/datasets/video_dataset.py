@@ -1,6 +1,5 @@
 """mmaction2's data set of video files, with checks of lists and handling of unreadable files."""
 
-import io
 import os
 import re
 from multiprocessing.pool import ThreadPool
@@ -10,6 +9,7 @@ from mmaction.datasets import VideoDataset as MMActionVideoDataset
 from mmengine import fileio
 
 from ..errors import UserError
+from ..files import text_lines
 from ..log import warn
 from ..registry import DATASETS
 from .video_files import UnreadableVideo, open_video
@@ -184,16 +184,4 @@ class VideoDataset(MMActionVideoDataset):
 def _read_lines(path: str) -> list[str]:
     if os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f'{path} is no file; ann_file is to be a list of videos')
-    content = fileio.get(path)
-    bad = content.find(b'\0')
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        bad = error.start
-    if bad >= 0:
-        line = content.count(b'\n', 0, bad) + 1
-        raise UserError(
-            f'{path}, line {line}: the byte 0x{content[bad]:02x} is none of a text in UTF-8; '
-            f'convert the list, as by iconv -f GBK -t UTF-8 {path} > NEW (or -f UTF-16)'
-        )
-    return io.StringIO(text, newline=None).readlines()
+    return text_lines(path, fileio.get(path))

@@ -7,10 +7,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import OPTIMIZERS
-from mmengine.runner import (
-    Runner,
-    set_random_seed,
-)
+from mmengine.runner import Runner, set_random_seed
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from .. import hosts
@@ -123,7 +120,6 @@ _RULES = {  # setting (* matches anything): description and check of its value, 
     '*.nms': _DICT,
     '*.default_hooks.*': _DICT,
 }
-
 
 _NEVER_NONE = (
     *('env_cfg', 'randomness', 'log_level'),

@@ -139,7 +139,7 @@ def warn_of_misspelt(cfg: Config) -> None:
         variant = begins or key.startswith('_') or key in _RENAMED
         hint = '' if key in _USED or variant else nearest(key, known, 0.85)
         if hint and not _is_variable(cfg[key], cfg._to_lazy_dict()):
-            warn(f'{cfg.filename}: nothing reads {key!r} in a config{hint}')
+            warn(f'{cfg.filename or "the config"}: nothing reads {key!r} in a config{hint}')
     if cfg.filename and Path(cfg.filename).is_file():
         _compare_with_bases(cfg, str(cfg.filename))
 

@@ -148,11 +148,7 @@ class _Changes:
         mine = [dict(group) for group in owner.param_groups]
         # the wrapper may add a group of its own for base_param_settings
         optimizer = getattr(owner, 'optimizer', owner)
-        own, known = optimizer.param_groups, _settings(optimizer)
-        if _takes_any(optimizer):  # such as ZeroRedundancyOptimizer
-            known += optimizer.defaults
-            if (inner := getattr(optimizer, 'optim', None)) is not None:
-                known += [*_settings(inner), *inner.defaults]
+        own, known = optimizer.param_groups, _optimizer_settings(optimizer)
         _check_groups(name, own, state.get('param_groups'))
         if type(optimizer).__module__.partition('.')[0] in ('torch', 'mmpretrain'):
             _check_states(name, own, state)
@@ -237,17 +233,23 @@ def _settings(owner: Any) -> list[str]:
 
     A scheduler keeps them in attributes of the same names, an optimizer in its groups.
     """
-    names: dict[str, None] = {}
-    for kind in type(owner).__mro__[:-1]:
-        names.update(dict.fromkeys(inspect.signature(kind).parameters))
+    names = dict.fromkeys(parameter.name for parameter in _parameters(owner))
     return [name for name in names if name not in ('optimizer', 'last_step', 'verbose')]
 
 
-def _takes_any(owner: Any) -> bool:
-    """Whether a class of an optimizer takes settings that its signature does not name."""
-    kinds = type(owner).__mro__[:-1]
-    parameters = (p for kind in kinds for p in inspect.signature(kind).parameters.values())
-    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+def _parameters(owner: Any) -> Iterator[inspect.Parameter]:
+    for kind in type(owner).__mro__[:-1]:
+        yield from inspect.signature(kind).parameters.values()
+
+
+def _optimizer_settings(optimizer: Any) -> set[str]:
+    """Names of the settings of an optimizer, those included that its signature does not name."""
+    names = set(_settings(optimizer))
+    if any(p.kind is p.VAR_KEYWORD for p in _parameters(optimizer)):
+        names |= optimizer.defaults.keys()
+        if (inner := getattr(optimizer, 'optim', None)) is not None:  # of ZeroRedundancyOptimizer
+            names |= {*_settings(inner), *inner.defaults}
+    return names
 
 
 def _scheduled(schedulers: Any) -> set[str]:

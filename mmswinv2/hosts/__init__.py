@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from mmengine.registry import DATASETS, init_default_scope
+from mmengine.runner.runner import _SlicedDataset
 
 from ..errors import UserError
 from .host import (
@@ -172,12 +173,11 @@ def check_dataset(dataset: Any, where: str, model: Any = None) -> None:
     Raises:
         UserError: if annotations lack a class, or label maps or the heads do not fit.
     """
-    for inner in wrapped_datasets(dataset):
-        if type(dataset).__name__ == '_SlicedDataset' and len(dataset) > len(inner):
-            raise UserError(
-                f'{where}.num_batch_per_epoch asks for {len(dataset)} samples, and the data set '
-                f'has {len(inner)}; lower it, or leave it out'
-            )
+    if isinstance(dataset, _SlicedDataset) and len(dataset) > (size := len(dataset._dataset)):
+        raise UserError(
+            f'{where}.num_batch_per_epoch asks for {len(dataset)} samples, and the data set '
+            f'has {size}; lower it, or leave it out'
+        )
     for inner in inner_datasets(dataset):
         for host in HOSTS:
             if host.check_dataset(inner, where, model):

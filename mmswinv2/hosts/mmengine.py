@@ -3,6 +3,7 @@
 import copy
 import logging
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -214,7 +215,8 @@ def report_what_is_loaded() -> None:
         try:
             original(module, state, strict, 'silent')
         except RuntimeError as error:
-            if not strict or 'state_dict' not in str(error):
+            # torch writes the one, mmengine the other
+            if not strict or not re.search('state[ _]dict', str(error)):
                 raise
             raise CheckpointError(
                 f'{path} does not fit the model of the config ({report.problems() or error})'

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
+from ..files import text_lines
 from ..log import warn
 from .host import Host, training_pipeline, type_name
 from .patching import log_patch, patch, replace
@@ -144,14 +145,14 @@ class MMPretrain(Host):
         unlabelled = dataset.get('with_label') is False or dataset.get('split') == 'test'
         if unlabelled or type_name(dataset) not in _WITH_LISTS:
             return
-        lines = path.read_text(encoding='utf-8', errors='replace').removesuffix('\n').split('\n')
+        lines = text_lines(path, path.read_bytes()) or ['']
         if lines[0].startswith('\ufeff'):
             raise UserError(f'{where}: {path} begins with a byte order mark; save it without one')
         for number, line in enumerate(lines, 1):
             if not re.fullmatch(r'.* [+-]?\d+', line.strip()):
                 raise UserError(
                     f'{where}: {path}, line {number}: a line is "path number", with the path of an '
-                    f'image and the number of its class, got {line!r:.80}'
+                    f'image and the number of its class, got {line.strip()!r:.80}'
                 )
 
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:

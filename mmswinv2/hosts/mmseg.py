@@ -8,7 +8,7 @@ assertion on the GPU that names no file.
 import inspect
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +108,9 @@ class MMSeg(Host):
             require_seg_maps(dataset, where)
             warn_of_absent_classes(dataset, guards[0], where)
         check_heads(model, len(dataset.metainfo.get('classes') or ()), where)
-        for name in ('decode_head', 'auxiliary_head') if where == 'train_dataloader' else ():
-            heads = getattr(model, name, None)
-            for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
-                check_ignored(head, f'model.{name}', dataset, where)
+        if where == 'train_dataloader':
+            for name, head in heads_of(model):
+                check_ignored(head, name, dataset, where)
         return True
 
     def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
@@ -292,44 +291,49 @@ def warn_of_absent_classes(
     )
 
 
+def heads_of(model: Any) -> Iterator[tuple[str, Any]]:
+    """The heads of a segmentor, each with the name of its setting."""
+    model = getattr(model, 'module', model)  # inside test-time augmentation
+    for name in ('decode_head', 'auxiliary_head'):
+        heads = getattr(model, name, None)
+        for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
+            yield f'model.{name}', head
+
+
 def check_heads(model: Any, num_classes: int, where: str) -> None:
     """Raise `UserError` if a head of a segmentor cannot tell the classes of its data apart.
 
     A head with more classes than its data only logs a warning.
     """
-    model = getattr(model, 'module', model)  # inside test-time augmentation
-    for name in ('decode_head', 'auxiliary_head'):
-        head: Any
-        heads = getattr(model, name, None)
-        for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
-            known = getattr(head, 'num_classes', None)
-            # STDC's head for borders has classes of its own
-            if not num_classes or known is None or hasattr(head, 'boundary_threshold'):
-                continue
-            data = f'the data set of {where} has {num_classes} classes'
-            one_channel = getattr(head, 'threshold', None) is not None
-            if one_channel and (num_classes > 2 or any(map(_is_softmax, head.modules()))):
+    for name, head in heads_of(model):
+        known = getattr(head, 'num_classes', None)
+        # STDC's head for borders has classes of its own
+        if not num_classes or known is None or hasattr(head, 'boundary_threshold'):
+            continue
+        data = f'the data set of {where} has {num_classes} classes'
+        one_channel = getattr(head, 'threshold', None) is not None
+        if one_channel and (num_classes > 2 or any(map(_is_softmax, head.modules()))):
+            raise UserError(
+                f'{name} has out_channels=1, which is for two classes and losses with '
+                f'use_sigmoid=True, and {data}; mend loss_decode, or leave out_channels out '
+                f'and set num_classes={num_classes}'
+            )
+        if known < num_classes and not one_channel:
+            raise UserError(
+                f'{name} has num_classes={known}, and {data}; set '
+                f'num_classes={num_classes} in every head'
+            )
+        losses = getattr(head, 'loss_decode', None)
+        for loss in losses if isinstance(losses, nn.ModuleList) else [losses]:
+            weights = getattr(loss, 'class_weight', None)
+            if isinstance(weights, (list, tuple)) and len(weights) not in (known, known + 1):
                 raise UserError(
-                    f'model.{name} has out_channels=1, which is for two classes and losses with '
-                    f'use_sigmoid=True, and {data}; mend loss_decode, or leave out_channels out '
-                    f'and set num_classes={num_classes}'
+                    f'{name} has num_classes={known}, and class_weight of its '
+                    f'loss_decode {len(weights)} numbers; give one for each class, or None'
                 )
-            if known < num_classes and not one_channel:
-                raise UserError(
-                    f'model.{name} has num_classes={known}, and {data}; set '
-                    f'num_classes={num_classes} in every head'
-                )
-            losses = getattr(head, 'loss_decode', None)
-            for loss in losses if isinstance(losses, nn.ModuleList) else [losses]:
-                weights = getattr(loss, 'class_weight', None)
-                if isinstance(weights, (list, tuple)) and len(weights) not in (known, known + 1):
-                    raise UserError(
-                        f'model.{name} has num_classes={known}, and class_weight of its '
-                        f'loss_decode {len(weights)} numbers; give one for each class, or None'
-                    )
-            if known > num_classes:
-                text = f'model.{name} has num_classes={known}, and {data}: it learns never to say'
-                warn(f'{text} the others')
+        if known > num_classes:
+            text = f'{name} has num_classes={known}, and {data}: it learns never to say'
+            warn(f'{text} the others')
 
 
 def check_ignored(part: Any, name: str, dataset: Any, where: str) -> None:

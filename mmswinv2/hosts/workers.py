@@ -32,35 +32,21 @@ def patch_workers(every: bool) -> None:
         ForkingPickler.register(kind, partial(_reduce, every))
 
 
-class _Patches:
-    """Applies all patches of hosts when it is unpickled."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _apply, (self._names,)
-
-
-def _apply(names: Sequence[str]) -> None:
-    from . import HOSTS
-
-    for host in HOSTS:
-        if host.name in names:
-            host.apply()
-
-
 def _reduce(every: bool, process: BaseProcess) -> tuple[Any, ...]:
     from . import HOSTS
 
     if vars(process).get('_target') is not _worker_loop:  # no worker of a data loader
         return object.__reduce_ex__(process, 2)  # type: ignore[return-value]
     names = [host.name for host in HOSTS if every and host.name in sys.modules]
-    # read in this order; reading the attributes may import a host
-    return _restore, (_Patches(names), type(process), vars(process))
+    # the attributes are read last, which may import a host
+    return _patched, (type(process), names), vars(process)
 
 
-def _restore(_: None, kind: type[BaseProcess], attributes: dict[str, Any]) -> BaseProcess:
-    process = kind.__new__(kind)
-    vars(process).update(attributes)
-    return process
+def _patched(kind: type[BaseProcess], names: Sequence[str]) -> BaseProcess:
+    """A process without attributes, once the patches of hosts are applied."""
+    from . import HOSTS
+
+    for host in HOSTS:
+        if host.name in names:
+            host.apply()
+    return kind.__new__(kind)

@@ -488,6 +488,19 @@ def test_labels_go_by_name(folder, classes):
         assert [i['bbox_label'] for i in image['instances']] == wanted
 
 
+def scores_of_truth(metric, data, *found):
+    """The scores of `metric` where the objects of some classes, and no others, are found."""
+    metric.dataset_meta, classes = data.metainfo, data.metainfo['classes']
+    for image in (data.get_data_info(i) for i in range(4)):
+        those = [i for i in image['instances'] if classes[i['bbox_label']] in found]
+        predicted = dict(bboxes=torch.tensor([i['bbox'] for i in those], dtype=torch.float),
+                         labels=torch.tensor([i['bbox_label'] for i in those]),
+                         scores=torch.ones(len(those)))  # fmt: skip
+        info = dict(img_id=image['img_id'], ori_shape=(HEIGHT, WIDTH), pred_instances=predicted)
+        metric.process({}, [info])
+    return metric.evaluate(4)
+
+
 @pytest.mark.parametrize('several', [False, True])
 @pytest.mark.parametrize('classes', [CLASSES, CLASSES[::-1]])
 def test_scores_of_a_class_go_by_name(folder, classes, several):
@@ -497,15 +510,7 @@ def test_scores_of_a_class_go_by_name(folder, classes, several):
     path = write(folder, make())
     data = dataset(path, classes, test_mode=True)
     metric = CocoMetric(ann_file=str(path), metric='bbox', classwise=True, use_mp_eval=several)
-    metric.dataset_meta = data.metainfo
-    for image in (data.get_data_info(i) for i in range(4)):
-        found = [i for i in image['instances'] if classes[i['bbox_label']] == 'circle']
-        found = dict(bboxes=torch.tensor([i['bbox'] for i in found], dtype=torch.float),
-                     labels=torch.tensor([i['bbox_label'] for i in found]),
-                     scores=torch.ones(len(found)))  # fmt: skip
-        info = dict(img_id=image['img_id'], ori_shape=(HEIGHT, WIDTH), pred_instances=found)
-        metric.process({}, [info])
-    scores = metric.evaluate(4)
+    scores = scores_of_truth(metric, data, 'circle')
     assert scores['coco/circle_precision'] == 1 and scores['coco/square_precision'] == 0
 
 
@@ -682,16 +687,7 @@ def test_options_of_scores_that_do_not_fail(folder, options):
     path = write(folder, make())
     data, evaluator = dataset(path, test_mode=True), metric_of(path, **options)
     hosts.check_evaluator(evaluator, data, 'val_evaluator')
-    (metric,) = evaluator.metrics
-    metric.dataset_meta = data.metainfo
-    for image in (data.get_data_info(i) for i in range(4)):
-        found = image['instances']
-        found = dict(bboxes=torch.tensor([i['bbox'] for i in found], dtype=torch.float),
-                     labels=torch.tensor([i['bbox_label'] for i in found]),
-                     scores=torch.ones(len(found)))  # fmt: skip
-        info = dict(img_id=image['img_id'], ori_shape=(HEIGHT, WIDTH), pred_instances=found)
-        metric.process({}, [info])
-    scores = metric.evaluate(4)
+    scores = scores_of_truth(*evaluator.metrics, data, *CLASSES)
     assert scores.get('coco/bbox_mAP_50', 1) == 1 and all(np.isfinite(list(scores.values())))
 
 

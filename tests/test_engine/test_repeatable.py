@@ -8,21 +8,11 @@ import pytest
 import torch
 from mmdet.engine.hooks import PipelineSwitchHook
 from mmengine.dataset import BaseDataset, DefaultSampler, InfiniteSampler
-from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from torch import nn
 
 from mmswinv2.engine import RepeatableHook
 from mmswinv2.engine.repeatable import Draw, SeededInfo, _Numbered
-
-
-class Regression(BaseModel):
-    def __init__(self):
-        super().__init__()
-        self.fc = nn.Linear(2, 1)
-
-    def forward(self, inputs, data_samples=None, mode='tensor'):
-        return {'loss': self.fc(torch.stack(inputs)).square().mean()}
+from tests.test_engine.test_resume import Model
 
 
 def sampler(kind, rank, world_size, **kwargs):
@@ -107,7 +97,7 @@ def test_samples_are_seeded_whatever_pipeline_they_have(tmp_path, workers):
         dataset = BaseDataset(lazy_init=True, serialize_data=False, pipeline=[noise])
         dataset.data_list, dataset._fully_initialized = [{} for _ in range(8)], True
         train = Runner(
-            Regression(), str(tmp_path), train_cfg=dict(by_epoch=True, max_epochs=2),
+            Model(), str(tmp_path), train_cfg=dict(by_epoch=True, max_epochs=2),
             train_dataloader=dict(
                 batch_size=2, dataset=dataset, num_workers=workers,
                 persistent_workers=bool(workers),

@@ -256,3 +256,12 @@ def test_copies_of_weights_know_their_file(tmp_path):
     assert twin._metadata.path == tmp_path / 'x.pth'
     torch.save(twin, tmp_path / 'y.pth')
     assert torch.load(tmp_path / 'y.pth', weights_only=True).keys() == state.keys()
+
+
+@pytest.mark.parametrize(
+    ('classes', 'more'), [(5, {}), (3, {'more.weight': torch.ones(1)})], ids=['shape', 'key']
+)
+def test_strict_loading_is_refused_in_a_sentence(classes, more, tmp_path):
+    torch.save({'state_dict': drawn(Classifier()) | more}, tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match='x.pth does not fit the model of the config'):
+        load_checkpoint(Classifier(classes=classes), str(tmp_path / 'x.pth'), strict=True)
