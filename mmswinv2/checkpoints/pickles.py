@@ -5,11 +5,14 @@ import io
 import os
 import pickle
 import re
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,18 +20,11 @@ from ..errors import CheckpointError
 
 _Allowed = Callable[..., Any] | tuple[Callable[..., Any], str]
 # What mmengine's own checkpoints hold besides tensors: logged scalars, as numpy arrays.
-_DTYPES = (
-    'Bool', 'Int8', 'Int16', 'Int32', 'Int64', 'UInt8', 'Float16', 'Float32', 'Float64',
-)  # fmt: skip
 _HARMLESS = (
     'builtins.slice',
     'collections.defaultdict',
     'collections.deque',
     'mmengine.logging.history_buffer.HistoryBuffer',
-    'numpy._core.multiarray._reconstruct',
-    'numpy.ndarray',
-    'numpy.dtype',
-    *(f'numpy.dtypes.{name}DType' for name in _DTYPES),
 )
 # What pickles of annotations, proposals and predictions hold besides.
 _HARMLESS_PICKLED = (
@@ -38,9 +34,8 @@ _HARMLESS_PICKLED = (
     'torch._utils._rebuild_tensor_v2',
     'torch.Size',
 )
-# Kinds of numpy's dtypes that are allowed: no objects, no records, which may hold objects, and no
-# strings, as a file may change the length of their dtype once an array of it exists.
-_PLAIN_KINDS = 'biuf'
+_LEAVES = frozenset((type(None), bool, int, float, str, bytes, Tensor))
+_LOCK = threading.RLock()  # torch has one list of safe globals for all threads
 
 
 def load_without_code(file: Any, map_location: Any, mmap: bool = False) -> Any:
@@ -54,39 +49,98 @@ def load_without_code(file: Any, map_location: Any, mmap: bool = False) -> Any:
     Raises:
         pickle.UnpicklingError: if the file asks for anything else, or holds arrays of objects.
     """
-    # Only what is not allowed yet, as the context disallows all of its items at its end.
-    allowed = torch.serialization.get_safe_globals()
-    new = [item for item in harmless_globals() if item not in allowed]
-    with torch.serialization.safe_globals(new):
-        found = torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
-    _check_arrays(found)
-    return found
+    return with_harmless(
+        lambda: torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
+    )
 
 
-def _check_arrays(found: Any) -> None:
-    """Raise an error for arrays in which a file could place pointers to other memory.
+def with_harmless(load: Callable[[], Any]) -> Any:
+    """Call `load`, which reads by `torch.load`, with the types in mmengine's files allowed."""
+    with _LOCK:
+        # Only what is not allowed yet, as the context disallows all of its items at its end.
+        allowed = torch.serialization.get_safe_globals()
+        new = [item for item in harmless_globals() if item not in allowed]
+        with torch.serialization.safe_globals(new):
+            found = load()
+    return _finished(found, {})
 
-    The pickled state of a numpy dtype may add a field of objects, which are pointers.
+
+class _Dtype:
+    """Stands for a numpy dtype while a file is read.
+
+    A file can give a real one a state with fields of objects, which are addresses in memory, or
+    make its items longer than those of an array that has it.
     """
-    todo, seen = [found], set()
-    while todo:
-        value = todo.pop()
-        if id(value) in seen or isinstance(value, (str, bytes, int, float, Tensor)):
-            continue
-        seen.add(id(value))
-        dtype = value if type(value).__name__.endswith('DType') else getattr(value, 'dtype', None)
-        if type(value).__module__.partition('.')[0] == 'numpy' and not _is_plain(dtype):
-            raise pickle.UnpicklingError(f'numpy class of {dtype} is not allowed')
-        if isinstance(value, Mapping):
-            todo += [*value.keys(), *value.values()]
-        elif isinstance(value, (list, tuple, set, frozenset, deque)):
-            todo += value
-        else:
-            todo += list(getattr(value, '__dict__', {}).values())
+
+    def __init__(self, name: str, *_: Any) -> None:
+        # numbers: no objects, no records, which may hold objects, and no strings
+        if not (isinstance(name, str) and re.fullmatch(r'[biuf]\d+', name)):
+            raise pickle.UnpicklingError(f'numpy class of {name} is not allowed')
+        self.value = np.dtype(name)
+
+    def __setstate__(self, state: Any) -> None:
+        _, order, *parts = state
+        if any(part is not None for part in parts[:3]):  # subarray, names, fields
+            raise pickle.UnpicklingError(f'numpy class of {state} is not allowed')
+        self.value = self.value.newbyteorder(order)
 
 
-def _is_plain(dtype: Any) -> bool:
-    return dtype is None or (dtype.kind in _PLAIN_KINDS and dtype.fields is None)
+class _Array:
+    """Stands for a numpy array while a file is read."""
+
+    value: Any = None
+
+    def __init__(self, *_: Any) -> None:
+        """Called as `numpy._core.multiarray._reconstruct`."""
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, by_columns, data = state
+        self.value = np.empty(0)
+        self.value.__setstate__((1, shape, dtype.value, by_columns, data))
+
+
+def _from_buffer(data: Any, dtype: _Dtype, shape: Any, order: str) -> Any:
+    """Replaces numpy's `_frombuffer`, which protocol 5 of pickle calls."""
+    return np.frombuffer(data, dtype.value).reshape(shape, order=order)  # type: ignore[call-overload]
+
+
+def _scalar(dtype: _Dtype, data: bytes) -> Any:
+    """Replaces numpy's `scalar`."""
+    return np.frombuffer(data, dtype.value)[0]
+
+
+def _finished(value: Any, seen: dict[int, tuple[Any, Any]]) -> Any:
+    """`value` with numpy's arrays and dtypes in the places of what stands for them.
+
+    Args:
+        value: what was read; it is changed, except for tuples, which are made anew.
+        seen: `id` of a value to the value and what has become of it.
+    """
+    kind = type(value)
+    if kind in _LEAVES or isinstance(value, type):
+        return value
+    if kind is _Array or kind is _Dtype:
+        return value.value
+    if id(value) in seen:
+        return seen[id(value)][1]
+    seen[id(value)] = value, value
+    if isinstance(value, tuple):
+        items = [_finished(item, seen) for item in value]
+        if any(new is not old for new, old in zip(items, value, strict=True)):
+            seen[id(value)] = value, tuple(items)
+        return seen[id(value)][1]
+    if isinstance(value, (list, deque)):
+        for i, item in enumerate(value):
+            if type(item) not in _LEAVES:
+                value[i] = _finished(item, seen)
+    elif isinstance(value, (dict, set)) and any(_finished(key, seen) is not key for key in value):
+        raise pickle.UnpicklingError('numpy class of a key is not allowed')
+    for entries in (value, getattr(value, '__dict__', None)):
+        if isinstance(entries, dict):
+            for key, item in entries.items():
+                if type(item) not in _LEAVES:
+                    entries[key] = _finished(item, seen)
+    return value
 
 
 def read_pickle(path: str | os.PathLike[str]) -> Any:
@@ -118,8 +172,7 @@ def unpickle(file: IO[bytes], name: str | Path = 'a pickle', encoding: str = 'AS
         CheckpointError: see `read_pickle`.
     """
     try:
-        found = _Unpickler(file, encoding=encoding).load()
-        _check_arrays(found)
+        found = _finished(_Unpickler(file, encoding=encoding).load(), {})
     except Exception as error:  # a damaged pickle may raise any exception
         raise CheckpointError(
             f'{name} cannot be read without running code from it, or is cut short '
@@ -184,17 +237,20 @@ def harmless_globals(names: Iterable[str] = _HARMLESS) -> list[_Allowed]:
     """
     found: list[_Allowed] = [
         (_statistic, 'builtins.getattr'),
-        (_scalar, 'numpy._core.multiarray.scalar'),
-        (_scalar, 'numpy.core.multiarray.scalar'),
+        (_Array, 'numpy.ndarray'),
+        (_Dtype, 'numpy.dtype'),
     ]
+    for core in ('numpy._core', 'numpy.core'):  # of numpy 2 and numpy 1
+        found += [
+            (_Array, f'{core}.multiarray._reconstruct'),
+            (_scalar, f'{core}.multiarray.scalar'),
+            (_from_buffer, f'{core}.numeric._frombuffer'),
+        ]
     for name in names:
         module, _, attribute = name.rpartition('.')
-        try:
-            target = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError):
-            continue
-        found += [(target, name), (target, name.replace('numpy._core', 'numpy.core'))]
-    return list(dict.fromkeys(found))
+        with suppress(ImportError, AttributeError):
+            found.append((getattr(importlib.import_module(module), attribute), name))
+    return found
 
 
 def _statistic(cls: type, name: str) -> Any:
@@ -202,15 +258,6 @@ def _statistic(cls: type, name: str) -> Any:
     if cls.__name__ == 'HistoryBuffer' and name in ('min', 'max', 'current', 'mean'):
         return getattr(cls, name)
     raise pickle.UnpicklingError(f'global getattr({cls}, {name!r}) is not allowed')
-
-
-def _scalar(dtype: Any, data: Any) -> Any:
-    """Replaces numpy's `scalar`, which for a dtype of objects uses bytes of the file as pointer."""
-    if not _is_plain(dtype):
-        raise pickle.UnpicklingError(f'numpy class of {dtype} is not allowed')
-    import numpy
-
-    return numpy.frombuffer(data, dtype)[0]
 
 
 def first_line(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """mmengine: checkpoints, data loaders, pictures and config files of every run; no host at all."""
 
 import copy
+import functools
 import logging
 import os
 import re
@@ -24,7 +25,7 @@ from torch import Tensor
 from ..errors import CheckpointError, UserError
 from ..files import find
 from .host import Host
-from .patching import log_patch, patch, replace
+from .patching import patch, replace
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -36,12 +37,17 @@ def read_own_checkpoints() -> None:
     Since torch 2.6 `torch.load` restores listed classes only, and mmengine's `HistoryBuffer`,
     which stands in every checkpoint it writes, is not listed.
     """
-    from ..checkpoints.pickles import harmless_globals
+    from ..checkpoints.pickles import with_harmless
 
-    known = torch.serialization.get_safe_globals()
-    if missing := [entry for entry in harmless_globals() if entry not in known]:
-        torch.serialization.add_safe_globals(missing)
-        log_patch("mmengine's HistoryBuffer may be restored from checkpoints")
+    @replace(checkpoint.CheckpointLoader, '_get_checkpoint_loader')
+    def get_loader(original: Any, path: str) -> Any:
+        loader = original(path)
+
+        @functools.wraps(loader)
+        def load(*args: Any, **kwargs: Any) -> Any:
+            return with_harmless(lambda: loader(*args, **kwargs))
+
+        return load
 
 
 @patch('mmengine', '>=0.10.8', lambda: hasattr(checkpoint, '_safe_torch_load'))

@@ -5,6 +5,9 @@ import importlib
 import io
 import os
 import pickle
+import struct
+from collections import OrderedDict, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -18,6 +21,13 @@ from mmswinv2.checkpoints import (
 )
 from mmswinv2.checkpoints.pickles import harmless_globals
 from tests.test_checkpoints.conftest import Evil
+
+
+def test_files_are_read_in_several_threads(save):
+    path = save({'model': torch.ones(1), 'scalars': np.ones(2)})
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: read_checkpoint(path), range(100)):
+            assert found['scalars'].sum() == 2
 
 
 def test_what_is_allowed_stays_allowed(save):
@@ -83,6 +93,48 @@ def test_arrays_that_hold_pointers_are_refused(number, save):
             read_checkpoint(save(place))
 
 
+class Spy:
+    """Prints a word when it is hashed."""
+
+    def __hash__(self):
+        print('ran')
+        return 1
+
+
+@pytest.mark.parametrize(
+    ('function', 'before', 'shape'),
+    [(set, (), (1,)), (OrderedDict, (), (1, 2)), (defaultdict, (None,), (1, 2))],
+)
+def test_no_address_in_a_file_is_followed_while_it_is_read(
+    function, before, shape, tmp_path, save, capsys
+):
+    """The hash of a record calls the functions of the objects at its addresses."""
+    spy = Spy()
+    addresses = struct.pack('P', id(spy)) * 2
+    evil = Evil(function, *before, Evil(np.ndarray, shape, object_field(), addresses))
+    (tmp_path / 'x.pkl').write_bytes(pickle.dumps(evil))
+    with pytest.raises(CheckpointError, match='numpy class of V8 is not allowed'):
+        read_pickle(tmp_path / 'x.pkl')
+    with pytest.raises(CheckpointError, match='numpy class of V8 is not allowed'):
+        read_checkpoint(save({'x': evil}))
+    assert 'ran' not in capsys.readouterr().out
+
+
+def test_values_stay_where_they_are(save):
+    pair = (np.ones(2), (3, np.zeros(1)))
+    rows = [pair, pair, {'window': (8, 8)}]
+    rows.append(rows)
+    scalars = HistoryBuffer([1.0, 3.0], [1, 1])
+    found = read_checkpoint(save({'rows': rows, 'scalars': scalars, 'dtype': np.dtype('>f4')}))
+    assert found['rows'][0] is found['rows'][1] and found['rows'][3] is found['rows']
+    assert found['rows'][0][0].tolist() == [1, 1] and found['rows'][0][1][1].tolist() == [0]
+    assert found['rows'][2] == {'window': (8, 8)} and found['dtype'] == np.dtype('>f4')
+    assert found['scalars'].mean() == 2
+    found['rows'][0][0][0] = 5  # may be written to
+    with pytest.raises(CheckpointError, match='numpy class of a key is not allowed'):
+        read_checkpoint(save({'x': {np.dtype('f4'): 1}}))
+
+
 @pytest.mark.parametrize('kind', ['f4', 'f8', 'i8', 'u1', 'b', '>f4'])
 def test_plain_arrays_are_read(kind, save):
     array = np.array([0, 1]).astype(kind)
@@ -103,7 +155,7 @@ def test_arrays_of_text_are_refused(kind, save, tmp_path):
             read_checkpoint(save({'array': value}))
 
 
-@pytest.mark.parametrize('protocol', [2, 4])  # mmengine's and Python's
+@pytest.mark.parametrize('protocol', [2, 4, 5])  # mmengine's, Python's and the highest
 def test_predictions_are_unpickled(protocol, tmp_path):
     masks = [dict(size=[2, 3], counts=code) for code in (b'\x00\xff`0', b'')]
     given = [{'score': torch.rand(3), 'label': np.int64(3), 'dtype': torch.half, 'masks': masks,
