@@ -119,6 +119,19 @@ def label_merged_views() -> None:
         return merged.set_pred_label(label)
 
 
+@patch('mmpretrain', '>=1')
+def read_pickles_without_code() -> None:
+    """Reading CIFAR or lists of tags (RAM) from pickles runs no code from them."""
+    import mmpretrain.datasets.cifar
+    import mmpretrain.models
+
+    from ..checkpoints.pickles import PlainPickle
+
+    mmpretrain.datasets.cifar.pickle = PlainPickle
+    if ram := sys.modules.get('mmpretrain.models.multimodal.ram.ram'):  # else transformers is not
+        ram.pickle = PlainPickle  # type: ignore[attr-defined]
+
+
 class MMPretrain(Host):
     """mmpretrain."""
 
@@ -126,7 +139,7 @@ class MMPretrain(Host):
     extra = 'pretrain'
     patches = (
         declare_operators, *Host.patches, explain_wrong_crops, explain_wrong_masks,
-        label_merged_views,
+        label_merged_views, read_pickles_without_code,
     )  # fmt: skip
     draw_option = 'enable'
     draw_folder = 'default_hooks.visualization.out_dir'

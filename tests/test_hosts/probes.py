@@ -348,6 +348,21 @@ def merged_views():
     return AverageClsScoreTTA._merge_single_sample(model, views).pred_label.item() != 1
 
 
+@probe('Reading CIFAR or lists of tags (RAM) from pickles runs no code from them', 'mmpretrain')
+def cifar():
+    from mmpretrain.datasets import CIFAR10
+
+    class Cifar(CIFAR10):
+        train_list, test_list, meta = [('batch', None)], [], {}
+
+    folder = FOLDER / Cifar.base_folder
+    folder.mkdir()
+    (folder / 'batch').write_bytes(pickle.dumps(RunsCode('cifar')))
+    with contextlib.suppress(Exception):
+        Cifar(data_root=str(FOLDER), pipeline=[]).full_init()
+    return hasattr(builtins, 'cifar_has_run')
+
+
 @probe(
     'Importing mmaction2 works beside mmcv 2.2 and newer, and without localizers.drn', 'mmaction'
 )

@@ -79,6 +79,11 @@ TABLE = [
         'mmpretrain',
         '>=1',
     ),
+    (
+        'Reading CIFAR or lists of tags (RAM) from pickles runs no code from them',
+        'mmpretrain',
+        '>=1',
+    ),
     ('Semantic maps with more values than classes can be drawn', 'mmdet', '>=3'),
     (
         'COCO annotations are held to rules when they are read; labels go by the names of classes',
