@@ -19,8 +19,10 @@ from torch import Tensor
 from ..errors import CheckpointError
 
 _Allowed = Callable[..., Any] | tuple[Callable[..., Any], str]
-# What mmengine's own checkpoints hold besides tensors: logged scalars, as numpy arrays.
+# What checkpoints hold besides tensors: mmengine's logged scalars, as numpy arrays, and the
+# arguments of a training by timm, torchvision or DETR.
 _HARMLESS = (
+    'argparse.Namespace',
     'builtins.slice',
     'collections.defaultdict',
     'collections.deque',
@@ -73,8 +75,8 @@ class _Dtype:
     """
 
     def __init__(self, name: str, *_: Any) -> None:
-        # numbers: no objects, no records, which may hold objects, and no strings
-        if not (isinstance(name, str) and re.fullmatch(r'[biuf]\d+', name)):
+        # numbers and text: no objects, and no records, which may hold objects
+        if not (isinstance(name, str) and re.fullmatch(r'[biufcSU]\d+', name)):
             raise pickle.UnpicklingError(f'numpy class of {name} is not allowed')
         self.value = np.dtype(name)
 
@@ -106,7 +108,7 @@ def _from_buffer(data: Any, dtype: _Dtype, shape: Any, order: str) -> Any:
 
 def _scalar(dtype: _Dtype, data: bytes) -> Any:
     """Replaces numpy's `scalar`."""
-    return np.frombuffer(data, dtype.value)[0]
+    return np.ndarray((), dtype.value, data)[()]
 
 
 def _finished(value: Any, seen: dict[int, tuple[Any, Any]]) -> Any:
@@ -208,7 +210,6 @@ class _Unpickler(pickle.Unpickler):
             io.BytesIO(data), 'cpu'
         )
         self.allowed['_codecs.encode'] = _encode
-        self.allowed['builtins.bytes'] = lambda: b''  # old protocols call it for empty bytes
 
     def find_class(self, module: str, name: str) -> Any:
         full = f'{module.replace("__builtin__", "builtins")}.{name}'  # as in old protocols
@@ -237,6 +238,7 @@ def harmless_globals(names: Iterable[str] = _HARMLESS) -> list[_Allowed]:
     """
     found: list[_Allowed] = [
         (_statistic, 'builtins.getattr'),
+        (_no_bytes, 'builtins.bytes'),
         (_Array, 'numpy.ndarray'),
         (_Dtype, 'numpy.dtype'),
     ]
@@ -258,6 +260,11 @@ def _statistic(cls: type, name: str) -> Any:
     if cls.__name__ == 'HistoryBuffer' and name in ('min', 'max', 'current', 'mean'):
         return getattr(cls, name)
     raise pickle.UnpicklingError(f'global getattr({cls}, {name!r}) is not allowed')
+
+
+def _no_bytes() -> bytes:
+    """Replaces `bytes`, which old protocols of pickle call for empty ones."""
+    return b''
 
 
 def first_line(error: Exception) -> str:
