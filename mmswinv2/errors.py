@@ -162,6 +162,11 @@ def explain(error: BaseException, advice: str = '', option: str = '') -> str | N
         if isinstance(link, OSError) and (words := _SYSTEM.get(link.errno or 0)):
             place = f' with {option}' if option and link.errno == errno.EROFS else ''
             return f'{words[0]} ({link}): {words[1]}{place}{advice and "; "}{advice}'
+        if isinstance(link, MemoryError) or (
+            isinstance(link, RuntimeError)  # of torch, or of a data loader for numpy's
+            and re.search("out of memory|can't allocate memory|Unable to allocate", str(link))
+        ):
+            return f'{_out_of_memory(str(link))}{advice and "; "}{advice}'
         if isinstance(link, SyntaxError) and link.filename:
             return f'{link.filename}, line {link.lineno}: {link.msg}'
     if match := re.search(r'DataLoader worker \(pid.*', str(error)):
@@ -194,6 +199,16 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.append(link)
         again = link.__context__ if type(link.__context__) is type(link) else None
         link = link.__cause__ or (None if link.__suppress_context__ else again)
+
+
+def _out_of_memory(text: str) -> str:
+    owner = next((f' of the {it}' for it in ('GPU', 'MPS') if it in text), '')
+    found = re.search(r'allocate ([\d.]+ \w+)', text)
+    size = f' (asked for {found[1]} more)' if found else ''
+    return (
+        f'the memory{owner} is used up{size}: give smaller batches or images; a training needs '
+        'less with --amp and with_cp=True in model.backbone, and mmswinv2 estimate tells how much'
+    )
 
 
 def _own_words(error: UserError) -> str:

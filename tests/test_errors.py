@@ -11,6 +11,7 @@ import time
 import traceback
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
@@ -93,6 +94,31 @@ def test_what_the_system_refuses(number, words):
     assert ('name another place with --work-dir' in told) == (number == errno.EROFS)
     assert 'checkpoint' not in explain(error) and '--' not in explain(error)
     assert explain(OSError(errno.ENOTCONN, 'no socket')) is None
+
+
+def test_memory_that_is_used_up():
+    of_gpu = torch.OutOfMemoryError(
+        'CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.11 GiB.'
+    )
+    assert explain(of_gpu, 'go on with --resume').startswith(
+        'the memory of the GPU is used up (asked for 2.50 GiB more): give smaller batches'
+    )
+    assert explain(of_gpu, 'go on with --resume').endswith('; go on with --resume')
+    for function in (lambda: torch.empty(2**50), lambda: np.ones(2**50)):
+        told = explain(caught(function))
+        assert re.match(r'the memory is used up \(asked for [\d.]+ (bytes|PiB) more\)', told)
+    assert explain(MemoryError()).startswith('the memory is used up: give')
+    assert explain(caught(lambda: list(DataLoader(Large(), num_workers=1)))).startswith(
+        'the memory is used up (asked for 8.00 PiB more): give'
+    )
+
+
+class Large(Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return np.ones(2**50)
 
 
 class Killed(Dataset):
