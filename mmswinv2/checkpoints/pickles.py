@@ -237,7 +237,8 @@ def harmless_globals(names: Iterable[str] = _HARMLESS) -> list[_Allowed]:
         pairs of an object and the name that files have for it.
     """
     found: list[_Allowed] = [
-        (_statistic, 'builtins.getattr'),
+        (_attribute, 'builtins.getattr'),
+        (_OneCycle, 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'),
         (_no_bytes, 'builtins.bytes'),
         (_Array, 'numpy.ndarray'),
         (_Dtype, 'numpy.dtype'),
@@ -255,11 +256,17 @@ def harmless_globals(names: Iterable[str] = _HARMLESS) -> list[_Allowed]:
     return found
 
 
-def _statistic(cls: type, name: str) -> Any:
-    """Replaces `getattr`, which a pickled `HistoryBuffer` calls to get its statistics."""
-    if cls.__name__ == 'HistoryBuffer' and name in ('min', 'max', 'current', 'mean'):
-        return getattr(cls, name)
-    raise pickle.UnpicklingError(f'global getattr({cls}, {name!r}) is not allowed')
+class _OneCycle:
+    """Stands for `OneCycleParamScheduler` of mmengine, which keeps one of its functions."""
+
+
+def _attribute(cls: type, name: str) -> Any:
+    """Replaces `getattr`, which restores functions in mmengine's logs and schedulers."""
+    if cls is _OneCycle and name in ('_annealing_cos', '_annealing_linear'):
+        from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler as cls
+    elif cls.__name__ != 'HistoryBuffer' or name not in ('min', 'max', 'current', 'mean'):
+        raise pickle.UnpicklingError(f'global getattr({cls}, {name!r}) is not allowed')
+    return getattr(cls, name)
 
 
 def _no_bytes() -> bytes:

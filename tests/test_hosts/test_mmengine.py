@@ -13,6 +13,7 @@ from mmengine.config import ConfigDict
 from mmengine.infer import BaseInferencer
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
+from mmengine.optim import OneCycleLR
 from mmengine.runner import FlexibleRunner, Runner
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
@@ -31,6 +32,23 @@ def test_scalars_of_mmengine_can_be_restored(tmp_path):
         assert read_checkpoint(path)['loss'].mean() == 1.5
         restored = mmengine_checkpoint._load_checkpoint(str(path), map_location='cpu')
         assert restored['loss'].max() == 2
+
+
+@pytest.mark.parametrize('way', ['cos', 'linear'])
+def test_states_of_one_cycle_can_be_restored(way, tmp_path):
+    """They hold a function of the scheduler's."""
+
+    def scheduler():
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1, momentum=0.9)
+        return OneCycleLR(optimizer, eta_max=1.0, total_steps=9, anneal_strategy=way)
+
+    first, second = scheduler(), scheduler()
+    first.optimizer.step()
+    first.step()
+    path = tmp_path / 'run.pth'
+    torch.save({'model': torch.ones(1), 'param_schedulers': [first.state_dict()]}, path)
+    second.load_state_dict(read_checkpoint(path)['param_schedulers'][0])
+    assert second.anneal_func is first.anneal_func and second.last_step == first.last_step
 
 
 def test_other_loaders_of_an_older_mmengine(tmp_path, monkeypatch):
