@@ -151,6 +151,42 @@ def refuse_wide_frames() -> None:
         return original(self, results)
 
 
+@patch('mmaction', '>=1')
+def draw_clips() -> None:
+    """Videos can be drawn in a test: all clips of a sample, one after another.
+
+    mmaction2's hook takes a sample to have no axis of clips, and its visualizer takes arguments and
+    labels by other names than there are.
+    """
+    from mmaction.engine.hooks import VisualizationHook
+    from mmengine.structures import LabelData
+
+    @replace(VisualizationHook, '_draw_samples')
+    def draw_samples(
+        original: Any,
+        self: Any,
+        batch_idx: int,
+        data_batch: dict,
+        data_samples: Sequence[Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        if not self.enable:
+            return
+        if 'show' in self.draw_args:
+            self.draw_args['show_frames'] = self.draw_args.pop('show')
+        # (clips, 3, T, H, W), or (frames, 3, H, W) for 2-D recognizers, to (3, frames, H, W)
+        videos = [clips.transpose(0, 1).flatten(1, -3) for clips in data_batch['inputs']]
+        named = [sample.new() for sample in data_samples]
+        for sample in named:
+            if 'gt_label' in sample:
+                sample.set_data(dict(gt_labels=sample.gt_label))
+            if 'pred_label' in sample:
+                found = LabelData(item=sample.pred_label, score=sample.pred_score)
+                sample.set_data(dict(pred_labels=found))
+        original(self, batch_idx, {**data_batch, 'inputs': videos}, named, *args, **kwargs)
+
+
 class MMAction(Host):
     """mmaction2."""
 
@@ -158,7 +194,9 @@ class MMAction(Host):
     extra = 'video'
     beside = ', and pip install --no-deps mmaction2==1.2.0'
     early_patches = (make_importable,)
-    patches = (*Host.patches, score_in_float32, write_videos_by_pyav, refuse_wide_frames)
+    patches = (
+        *Host.patches, score_in_float32, write_videos_by_pyav, refuse_wide_frames, draw_clips,
+    )  # fmt: skip
     input_axes = 3
     draw_option = 'enable'
     draw_folder = 'default_hooks.visualization.out_dir'

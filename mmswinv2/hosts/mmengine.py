@@ -392,13 +392,19 @@ def draw_three_channels() -> None:
         original(self, *args, **kwargs)
         draw = self.add_datasample
 
-        def add_datasample(name: str, image: Any, *args: Any, **kwargs: Any) -> Any:
-            if getattr(image, 'ndim', 0) == 3 and image.shape[2] != 3:
-                channels = [0, 1, 2] if image.shape[2] > 2 else [0, 0, 0]
-                image = np.ascontiguousarray(image[..., channels])
-            return draw(name, image, *args, **kwargs)
+        def add_datasample(*args: Any, **kwargs: Any) -> Any:
+            args = (*args[:1], *map(_three_channels, args[1:2]), *args[2:])  # after the name
+            if 'image' in kwargs:
+                kwargs['image'] = _three_channels(kwargs['image'])
+            return draw(*args, **kwargs)
 
         self.add_datasample = add_datasample
+
+
+def _three_channels(image: Any) -> Any:
+    if getattr(image, 'ndim', 0) != 3 or image.shape[2] == 3:
+        return image
+    return np.ascontiguousarray(image[..., [0, 1, 2] if image.shape[2] > 2 else [0, 0, 0]])
 
 
 class MMEngine(Host):

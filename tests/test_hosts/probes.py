@@ -412,6 +412,18 @@ def wide_frames():
     return True
 
 
+@probe('Videos can be drawn in a test: all clips of a sample, one after another', 'mmaction')
+def clips():
+    from mmaction.engine.hooks import VisualizationHook
+    from mmaction.structures import ActionDataSample
+    from mmaction.visualization import ActionVisualizer
+
+    ActionVisualizer.get_current_instance = lambda: ActionVisualizer(name='clips')
+    hook = VisualizationHook(enable=True, interval=1, out_dir=str(FOLDER / 'clips'))
+    inputs = [torch.zeros(1, 3, 2, 16, 16)]
+    hook._draw_samples(0, dict(inputs=inputs), [ActionDataSample().set_gt_label(0)])
+
+
 def main():
     found = {}
     for name, (function, packages) in PROBES.items():

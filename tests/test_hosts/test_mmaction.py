@@ -5,6 +5,7 @@ import cv2
 import mmcv
 import numpy as np
 import pytest
+import torch
 from mmengine.utils import digit_version
 
 from mmswinv2 import hosts
@@ -119,3 +120,28 @@ def test_frames_of_more_than_8_bits(tmp_path):
     cv2.imwrite(str(tmp_path / '001.png'), np.full((8, 8), 1000, np.uint16))
     with pytest.raises(UserError, match=f'{tmp_path}/001.png is a .*16.*save the frames with 8'):
         RawFrameDecode()(dict(sample))
+
+
+@pytest.mark.parametrize('shape', [(2, 3, 2, 16, 24), (4, 3, 16, 24)], ids=['3-D', '2-D'])
+def test_videos_of_a_test_are_drawn(shape, tmp_path, monkeypatch):
+    hosts.of(dict(default_scope='mmaction')).apply()
+    from mmaction.engine.hooks import VisualizationHook
+    from mmaction.structures import ActionDataSample
+    from mmaction.visualization import ActionVisualizer
+
+    ActionVisualizer.get_instance(f'clips{len(shape)}')  # the hook draws with the last one made
+    hook = VisualizationHook(enable=True, interval=1, out_dir=str(tmp_path))
+    sample = ActionDataSample(metainfo=dict(filename='a/b.mp4')).set_gt_label(0)
+    sample.set_pred_label(1).set_pred_score(torch.tensor([0.25, 0.75]))
+    texts = []
+    draw = ActionVisualizer.draw_texts
+    monkeypatch.setattr(
+        ActionVisualizer,
+        'draw_texts',
+        lambda self, *a, **k: (texts.append(a[0]), draw(self, *a, **k)),
+    )
+    hook._draw_samples(0, dict(inputs=[torch.full(shape, 200.0)]), [sample])
+    assert texts[0].endswith('Ground truth: 0\nPrediction: 1, 0.75')
+    frames = sorted(tmp_path.rglob('*.png'))
+    assert len(frames) == 4 and 'b.mp4' in str(frames[0].relative_to(tmp_path))
+    assert cv2.imread(str(frames[3])).shape == (16, 24, 3)

@@ -207,6 +207,7 @@ def test_images_are_drawn_on_where_they_are(channels):
             return image
 
     image = np.zeros((20, 30, channels), np.uint8)
+    assert Mine().add_datasample(name='name', image=image).shape == (20, 30, 3)
     drawn = Mine().add_datasample('name', image)
     assert drawn.shape == (20, 30, 3) and drawn.max() == 255
     assert (drawn is image) == (channels == 3)
