@@ -84,7 +84,7 @@ def report_user_errors(advice: str = '', option: str = '') -> Iterator[None]:
         if stop is None:
             _restore(before)
             sentence = explain(error, advice, option) if isinstance(error, Exception) else None
-            if sentence is not None and not os.environ.get('MMSWINV2_TRACEBACK'):
+            if sentence is not None and not is_set('MMSWINV2_TRACEBACK'):
                 try:
                     _flush()
                 except OSError:
@@ -98,6 +98,11 @@ def report_user_errors(advice: str = '', option: str = '') -> Iterator[None]:
         sys.exit(143 if isinstance(stop, Terminated) else 130)
     else:
         _restore(before)
+
+
+def is_set(variable: str) -> bool:
+    """Whether an environment variable switches something on; ``0`` does not."""
+    return os.environ.get(variable, '0') not in ('', '0')
 
 
 def _flush() -> None:

@@ -10,7 +10,7 @@ from urllib.request import HTTPRedirectHandler, build_opener
 
 import torch
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, is_set
 from ..files import write_atomically
 from ..progress import track
 from .files import is_page
@@ -74,7 +74,7 @@ def _check_address(address: str) -> None:
         local = urlparse(address).hostname in ('localhost', '127.0.0.1', '::1')
     except ValueError as error:
         raise CheckpointError(f'{address} is no address: {error}') from error
-    if address.startswith('http://') and not local and not os.environ.get(_ALLOW_HTTP):
+    if address.startswith('http://') and not local and not is_set(_ALLOW_HTTP):
         raise CheckpointError(
             f'{address}: anybody on the way can change what http:// brings; use https://, or set '
             f'{_ALLOW_HTTP}=1 if you trust the network'

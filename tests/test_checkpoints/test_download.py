@@ -123,8 +123,10 @@ def test_a_web_page_is_not_kept(server):
 
 
 def test_addresses_without_tls_are_for_this_machine(monkeypatch):
-    with pytest.raises(CheckpointError, match='use https://, or set MMSWINV2_ALLOW_HTTP=1'):
-        fetch('http://example.invalid/swin.pth')
+    for value in ('', '0'):
+        monkeypatch.setenv('MMSWINV2_ALLOW_HTTP', value)
+        with pytest.raises(CheckpointError, match='use https://, or set MMSWINV2_ALLOW_HTTP=1'):
+            fetch('http://example.invalid/swin.pth')
     monkeypatch.setenv('MMSWINV2_ALLOW_HTTP', '1')
     with pytest.raises(CheckpointError, match='cannot download http://example.invalid'):
         fetch('http://example.invalid/swin.pth')
