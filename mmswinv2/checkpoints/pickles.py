@@ -26,6 +26,7 @@ _HARMLESS = (
     'builtins.slice',
     'collections.defaultdict',
     'collections.deque',
+    'mmengine.config.config.ConfigDict',
     'mmengine.logging.history_buffer.HistoryBuffer',
 )
 # What pickles of annotations, proposals and predictions hold besides.

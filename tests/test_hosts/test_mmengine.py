@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import ConfigDict
+from mmengine.dataset import BaseDataset
 from mmengine.infer import BaseInferencer
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
@@ -49,6 +50,14 @@ def test_states_of_one_cycle_can_be_restored(way, tmp_path):
     torch.save({'model': torch.ones(1), 'param_schedulers': [first.state_dict()]}, path)
     second.load_state_dict(read_checkpoint(path)['param_schedulers'][0])
     assert second.anneal_func is first.anneal_func and second.last_step == first.last_step
+
+
+def test_metainfo_of_a_config_can_be_restored(tmp_path):
+    """A dict inside of it stays the config's in the data set, and so in every checkpoint."""
+    given = ConfigDict(classes=('a', 'b'), sizes=dict(a=1, b=[dict(c=(2, 3))]))
+    found = BaseDataset(metainfo=given, lazy_init=True).metainfo
+    torch.save({'model': torch.ones(1), 'meta': {'dataset_meta': found}}, tmp_path / 'run.pth')
+    assert read_checkpoint(tmp_path / 'run.pth')['meta']['dataset_meta'] == given
 
 
 def test_other_loaders_of_an_older_mmengine(tmp_path, monkeypatch):
