@@ -319,7 +319,10 @@ def _refused(error: BaseException) -> str | None:
     owner = frame.f_locals.get('self')
     made = any(f.f_code.co_name == '__init__' and f.f_locals.get('self') is owner for f in frames)
     place = frame.f_globals.get('__name__')
-    if isinstance(error, RuntimeError) and place not in _modules(owner):
+    modules = {kind.__module__ for kind in type(owner).__mro__}
+    if isinstance(error, RuntimeError) and (
+        place not in modules or str(place).startswith('torch.nn.')
+    ):
         return None  # of torch, on what the constructor has done
     if not (
         any(name.startswith('build') for name in names)
@@ -332,24 +335,15 @@ def _refused(error: BaseException) -> str | None:
     return f'{type(owner).__name__ if made else "the config"}: {says}; {_IN_CONFIG}'
 
 
-def _is_backend(kind: type) -> bool:
-    """Whether a type reads files for mmengine; these are in no registry."""
-    from mmengine.fileio import BaseStorageBackend
-
-    return issubclass(kind, BaseStorageBackend)
-
-
-def _modules(owner: Any) -> set[str]:
-    """The modules of an object's class and bases, without those of torch's layers."""
-    names = {kind.__module__ for kind in type(owner).__mro__}
-    return {name for name in names if not name.startswith('torch.nn.')}
-
-
 def _not_installed(error: ImportError) -> str | None:
     """The message for a package that a type of a host asks for by its own ``raise``."""
+    from mmengine.fileio import BaseStorageBackend  # types that are in no registry
+
     frames, source = _raised(error)
     kind = type(frames[-1].f_locals.get('self'))
-    if not source.startswith('raise ') or not (_is_backend(kind) or kind in _registered()):
+    if not source.startswith('raise ') or not (
+        issubclass(kind, BaseStorageBackend) or kind in _registered()
+    ):
         return None
     says = ' '.join(str(error).split())
     return f'{kind.__name__}: {says}; or take it out of the config'

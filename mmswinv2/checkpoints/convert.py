@@ -93,7 +93,10 @@ def convert_checkpoint(
     meta = checkpoint.get('meta')
     recorded = meta.get('pretrained_window_sizes') if isinstance(meta, Mapping) else None
     windows = {int(stage): tuple(window) for stage, window in (recorded or {}).items()}
-    return replace(converted, windows=windows or _published_windows(Path(path)))
+    for weights in () if windows else PUBLISHED.values():
+        if cache_path(weights.url) == Path(path):
+            windows = {stage: (w, w) for stage, w in enumerate(weights.pretrained_windows)}
+    return replace(converted, windows=windows)
 
 
 @contextmanager
@@ -125,13 +128,6 @@ def plain_keys(state: State, own: Container[str] = ()) -> State:
         for key, value in state.items()
         if key in own or key not in _COUNTERS
     }
-
-
-def _published_windows(path: Path) -> Windows:
-    for weights in PUBLISHED.values():
-        if cache_path(weights.url) == path:
-            return {stage: (w, w) for stage, w in enumerate(weights.pretrained_windows)}
-    return {}
 
 
 def unwrap(checkpoint: Any, key: str | None = None) -> State:
@@ -327,24 +323,21 @@ def _rename(key: str, rules: list[Rule]) -> str | None:
 def _coordinate_tables(state: State, rules: list[Rule]) -> dict[int, Tensor]:
     """The coordinate table of each stage's first block, ``(1, 2 M1 - 1, 2 M2 - 1, 2)``."""
     tables: dict[int, Tensor] = {}
-    for key, value in state.items():
-        if key.endswith(_TABLE) and value.ndim == 4:
-            _check_table(key, value)
-            neighbour = _rename(key.replace(_TABLE, 'logit_scale'), rules)
-            if neighbour:
-                tables.setdefault(int(neighbour.split('.')[1]), value)
+    for key, table in state.items():
+        if not key.endswith(_TABLE) or table.ndim != 4:
+            continue
+        if not table.is_floating_point() or table.itemsize < 2 or table.numel() > _LARGEST_TABLE:
+            raise CheckpointError(
+                f'{key} is no coordinate table: {table.dtype}, shape {list(table.shape)}; it must '
+                'be floating point of 16 bits or more; without it, say pretrained_window_sizes'
+            )
+        if not table.numel() or not bool(table.isfinite().all()):
+            raise CheckpointError(
+                f'{key} is empty or has NaN or infinite numbers; the file is damaged'
+            )
+        if neighbour := _rename(key.replace(_TABLE, 'logit_scale'), rules):
+            tables.setdefault(int(neighbour.split('.')[1]), table)
     return tables
-
-
-def _check_table(key: str, table: Tensor) -> None:
-    """Raise an error for a coordinate table that holds no offsets."""
-    if not table.is_floating_point() or table.itemsize < 2 or table.numel() > _LARGEST_TABLE:
-        raise CheckpointError(
-            f'{key} is no coordinate table: {table.dtype}, shape {list(table.shape)}; it must be '
-            'floating point of 16 bits or more; without it, say pretrained_window_sizes'
-        )
-    if not table.numel() or not bool(table.isfinite().all()):
-        raise CheckpointError(f'{key} is empty or has NaN or infinite numbers; the file is damaged')
 
 
 def _global_blocks(state: State) -> list[str]:

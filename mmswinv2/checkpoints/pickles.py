@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 
-_Allowed = Callable[..., Any] | tuple[Callable[..., Any], str]
 # What checkpoints hold besides tensors: mmengine's logged scalars, as numpy arrays, and the
 # arguments of a training by timm, torchvision or DETR.
 _HARMLESS = (
@@ -206,7 +205,7 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, file: IO[bytes], encoding: str) -> None:
         super().__init__(file, encoding=encoding)
         entries = harmless_globals((*_HARMLESS, *_HARMLESS_PICKLED))
-        self.allowed: dict[str, Any] = {e[1]: e[0] for e in entries if isinstance(e, tuple)}
+        self.allowed = {name: target for target, name in entries}
         self.allowed['torch.storage._load_from_bytes'] = lambda data: load_without_code(
             io.BytesIO(data), 'cpu'
         )
@@ -228,7 +227,7 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode('latin1')
 
 
-def harmless_globals(names: Iterable[str] = _HARMLESS) -> list[_Allowed]:
+def harmless_globals(names: Iterable[str] = _HARMLESS) -> list[Any]:
     """The globals that `torch.serialization` has to allow for mmengine's checkpoints.
 
     Args:
@@ -237,7 +236,7 @@ def harmless_globals(names: Iterable[str] = _HARMLESS) -> list[_Allowed]:
     Returns:
         pairs of an object and the name that files have for it.
     """
-    found: list[_Allowed] = [
+    found: list[tuple[Any, str]] = [
         (_attribute, 'builtins.getattr'),
         (_OneCycle, 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'),
         (_no_bytes, 'builtins.bytes'),
