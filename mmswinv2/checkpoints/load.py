@@ -127,7 +127,7 @@ def load_but(
         CheckpointError: if the file cannot be read or does not fit, if an entry of `new` is in no
             parameter's name, or if next to nothing is left to load.
     """
-    if isinstance(new, str) or '' in new:
+    if isinstance(new, str) or not all(isinstance(part, str) and part for part in new):
         raise CheckpointError(f'new must be a list of parts of names, none empty, got {new!r}')
     checkpoint, own = read_checkpoint(path), model.state_dict()
     meta = checkpoint.get('meta') or {}
@@ -361,7 +361,7 @@ def _check_numbers(path: Path, key: str, own: Tensor, given: Tensor) -> None:
 
 def _check_windows(report: LoadReport, model: SwinV2) -> None:
     ours, theirs = model.pretrained_window_sizes, report.windows
-    if any(ours[stage] != window for stage, window in theirs.items()):
+    if any(theirs.get(stage, window) != window for stage, window in enumerate(ours)):
         right = [theirs.get(stage, window) for stage, window in enumerate(ours)]
         raise CheckpointError(
             f'{report.path} was trained with other windows than the config says: set '

@@ -220,6 +220,7 @@ def test_all_but_the_new_parts(stage_1):
             "new must be a list of parts of names, none empty, got 'fc_cls'",
         ),
         (dict(classes=5), [''], r"none empty, got \[''\]"),
+        (dict(classes=5), [1], r'none empty, got \[1\]'),
         (dict(classes=5), ['mask'], "no parameter of the model has 'mask' in its name"),
     ],
 )
