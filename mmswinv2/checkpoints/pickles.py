@@ -263,10 +263,12 @@ class _OneCycle:
 def _attribute(cls: type, name: str) -> Any:
     """Replaces `getattr`, which restores functions in mmengine's logs and schedulers."""
     if cls is _OneCycle and name in ('_annealing_cos', '_annealing_linear'):
-        from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler as cls
-    elif cls.__name__ != 'HistoryBuffer' or name not in ('min', 'max', 'current', 'mean'):
-        raise pickle.UnpicklingError(f'global getattr({cls}, {name!r}) is not allowed')
-    return getattr(cls, name)
+        from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+
+        return getattr(OneCycleParamScheduler, name)
+    if cls.__name__ == 'HistoryBuffer' and name in ('min', 'max', 'current', 'mean'):
+        return getattr(cls, name)
+    raise pickle.UnpicklingError(f'global getattr({cls}, {name!r}) is not allowed')
 
 
 def _no_bytes() -> bytes:
