@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import UserError
+from ..ops.modes import is_transformed
 from .arguments import IntOrInts, check_arguments, per_stage
 from .block import Block
 from .layers import LayerNorm, PatchEmbed, PatchMerging
@@ -30,7 +31,8 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, *S, C) -> (B, *S, C)``, before merging."""
-        keeps_graph = self.training and torch.is_grad_enabled()
+        # torch.func does not support activation checkpointing
+        keeps_graph = self.training and torch.is_grad_enabled() and not is_transformed()
         for j, block in enumerate(self.blocks):
             if keeps_graph and j < self.recomputed:
                 x = checkpoint(block, x, use_reentrant=False)

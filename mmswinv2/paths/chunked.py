@@ -17,7 +17,7 @@ from ..core.attention import ContinuousPositionBias, WindowAttention
 from ..core.block import MLP, Block, DropPath
 from ..core.layers import LayerNorm, LoRALinear, is_plain
 from ..ops import WindowGrid
-from ..ops.modes import PLAIN, is_eager
+from ..ops.modes import PLAIN, is_eager, is_transformed
 
 _TOKENS_PER_THREAD = 2048  # in a chunk; measured by python -m benchmarks.paths
 _FASTER_FROM = 2**13  # tokens, in inference; measured by python -m benchmarks.paths
@@ -60,8 +60,9 @@ class ChunkedBlock(Block):
     def fits(self, x: Tensor) -> bool:
         """Whether chunks give the same result as the whole map, and no hook sees the difference.
 
-        Not under torch.compile, tracing or function transforms, with dropout, or where a hook or
-        another layer has been put into the block.
+        Not under torch.compile, tracing or function transforms, with dropout, where a hook or
+        another layer has been put into the block, or in torch's older FSDP, which hides the
+        parameters behind attributes.
         """
         return (
             x.device.type == 'cpu'
@@ -72,6 +73,7 @@ class ChunkedBlock(Block):
             and not (self.attn.training and self.attn.attn_drop)
             and all(type(m) in _KINDS and is_plain(m, type(m)) for m in self.modules() if m != self)
             and isinstance(self.norm1, LayerNorm)
+            and 'weight' not in vars(self.norm1)
             and isinstance(self.norm2, LayerNorm)
             and x.dtype == self.norm1.weight.dtype == self.norm2.weight.dtype
         )
@@ -137,8 +139,9 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # by create_graph=True
-            return (None, None, None, *_differentiable_gradients(ctx, grad))
+        if torch.is_grad_enabled() or is_transformed():  # by create_graph=True, or torch.vmap
+            with torch.enable_grad():
+                return (None, None, None, *_differentiable_gradients(ctx, grad))
         x, *tensors = ctx.saved_tensors
         wants_x, *wants = ctx.needs_input_grad[3:]
         tensors = [t.detach().requires_grad_(w) for t, w in zip(tensors, wants, strict=True)]

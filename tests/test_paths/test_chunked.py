@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmswinv2.core import SwinV2
 from mmswinv2.core.block import Block
@@ -201,6 +202,32 @@ def test_gradients_belong_to_the_parameters_of_the_forward_pass(monkeypatch):
         gradients.append([p.grad for p in other.values()])
     for a, b in zip(*gradients, strict=True):
         assert (a - b).abs().max() <= 1e-4 * b.abs().max()
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """A process group of one process."""
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'file://{tmp_path / "store"}', rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::UserWarning')
+@pytest.mark.parametrize('original', [True, False])
+def test_gradients_in_the_older_fsdp(original, alone, tokens):
+    x = torch.randn(1, 3, 61, 42, generator=torch.Generator().manual_seed(2))
+    norms = []
+    for wrap in (False, True):
+        net = network(ChunkedBlock)
+        if wrap:
+            net = FullyShardedDataParallel(
+                net, use_orig_params=original, device_id=torch.device('cpu')
+            )
+        sum(out.square().sum() for out in net(x)).backward()
+        norms.append(torch.stack([p.grad.norm() for p in net.parameters()]).norm())
+    torch.testing.assert_close(*norms)
 
 
 @pytest.mark.parametrize('training', [True, False])

@@ -185,6 +185,34 @@ def test_gradients_of_each_sample(net):
     assert_same([d[1] for d in got.values()], want.values(), 1e-3)
 
 
+@pytest.mark.filterwarnings('ignore:.*batching rule for aten..unfold_backward:UserWarning')
+@pytest.mark.parametrize('path', PATHS)
+def test_gradients_of_each_sample_with_checkpointing(path):
+    images = torch.randn(2, 1, 3, *SIZE)
+    want, got = (
+        torch.func.vmap(torch.func.grad(loss(net)), in_dims=(None, 0))(
+            dict(net.named_parameters()), images
+        )
+        for net in (build(path, with_cp=flag).train() for flag in (False, True))
+    )
+    assert_same(got.values(), want.values())
+
+
+# torch has no batching rule for the gradient of its fused attention, nor for our products
+@pytest.mark.filterwarnings('ignore:.*batching rule for:UserWarning')
+def test_gradients_of_several_losses_at_a_time(net, x):
+    """As libraries for training on several tasks ask for them."""
+    out = net(x)[-1]
+    tensors = [p for name, p in net.named_parameters() if not name.startswith('norm0')]
+
+    def backward(grad):
+        return torch.autograd.grad(out, tensors, grad, retain_graph=True)
+
+    grads = torch.randn(3, *out.shape)
+    got, want = torch.func.vmap(backward)(grads), backward(grads[1])
+    assert_same([d[1] for d in got], want, 1e-4)
+
+
 @pytest.mark.filterwarnings('ignore:torch.ao.quantization is deprecated:DeprecationWarning')
 @pytest.mark.filterwarnings('ignore:torch.quantize_per_tensor:UserWarning')
 def test_dynamic_quantisation(net, x):
