@@ -62,7 +62,7 @@ class _Backbone(SwinV2, BaseModule):
         lora: dict | None = None,
         **kwargs: Any,
     ) -> None:
-        want('path', path, f'one of {", ".join(map(repr, PATHS))}', path in PATHS)
+        want('path', path, f'one of {", ".join(map(repr, PATHS))}', path in list(PATHS))
         super().__init__(block=PATHS[path], **kwargs)
         most = len(self.depths)
         known = is_stage_count(frozen_stages, most, minimum=-1)
@@ -94,10 +94,14 @@ class _Backbone(SwinV2, BaseModule):
         configs = self.init_cfg
         pretrained = [c for c in configs if _is_pretrained(c['type'])]
         self.init_cfg = [c for c in configs if c not in pretrained]
+        first = not self.is_init
         try:
             super().init_weights()
         finally:
             self.init_cfg = configs
+        if first:  # initializers of linear layers, a whole model's too, reach adapters
+            for layer in find_lora(self).values():
+                nn.init.zeros_(layer.lora_up.weight)
         self._load_base(pretrained)
 
     def restore_base(self) -> Base | None:

@@ -138,6 +138,7 @@ BAD = [
     (dict(norm_eval='yes'), "norm_eval must be True or False, got 'yes'"),
     (dict(path='fast'), "path must be one of 'auto', 'plain', 'chunked', 'padded', got 'fast'"),
     (dict(path=None), "path must be one of 'auto', .* got None"),
+    (dict(path=['auto']), r"path must be one of 'auto', .* got \['auto'\]"),
     (dict(init_cfg='weights.pth'), r"init_cfg must be dict\(type='Pretrained'.* got 'weights.pth'"),
     (dict(init_cfg=dict(checkpoint='a.pth')), 'init_cfg must be dict'),
     (dict(window=8), "SwinTransformerV2 has no argument 'window'"),

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from mmengine.model import Sequential
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
@@ -200,6 +201,25 @@ def test_learning_rates_decay_over_adapters():
             stage, block = (int(part) for part in name.split('.')[2:5:2])
             assert rate == 0.5 ** (last - (1 + 3 * stage + block)), name
     assert rates['head.weight'] == 1 and sum(map(is_adapter, rates)) == 32
+
+
+@each_kind
+def test_initializers_of_a_model_leave_adapters_without_effect(kind):
+    """Those of mmpretrain's configs for SwinV2, which stand at the classifier."""
+    backbone = network(kind, lora=dict(rank=4), init_cfg=dict(type='TruncNormal', layer='Linear'))
+    linear = dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.0)
+    model = Sequential(backbone, init_cfg=[linear])
+    model.init_weights()
+    plain = network(kind)
+    plain.load_state_dict(
+        {k: v for k, v in backbone.state_dict().items() if not is_adapter(k)}, strict=True
+    )
+    for a, b in zip(plain.eval()(pixels(kind)), backbone.eval()(pixels(kind)), strict=True):
+        assert torch.equal(a, b)
+    learnt = find_lora(backbone)['layers.0.blocks.0.attn.qkv'].lora_up.weight
+    nn.init.ones_(learnt)
+    backbone.init_weights()  # once more changes nothing
+    assert bool((learnt == 1).all())
 
 
 @each_kind
