@@ -25,6 +25,7 @@ from mmswinv2.analysis.memory import AT_ONCE_BACK
 from mmswinv2.analysis.model import FlopCounter, StandIn
 from mmswinv2.core import SwinV2
 from mmswinv2.files import write_atomically
+from mmswinv2.ops.onednn import cpu_info
 from mmswinv2.options import ArgumentParser
 
 from .report import OURS, OUT_OF_MEMORY, describe, write_plot, write_table
@@ -157,9 +158,8 @@ def machine(args: argparse.Namespace) -> str:
     if args.device == 'cuda':
         processor = torch.cuda.get_device_name()
     else:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        models = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-        processor = f'{models[0] if models else platform.machine()}, {args.threads} threads'
+        name = cpu_info('model name') or platform.machine()
+        processor = f'{name}, {args.threads} threads'
         processor += '' if args.isa == 'all' else f', {args.isa} alone'
     return f'{processor}, torch {torch.__version__}'
 

@@ -5,12 +5,13 @@ import re
 import subprocess
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import report
-from benchmarks.__main__ import ROOT, main, measure, side_by_side
+from benchmarks.__main__ import ROOT, machine, main, measure, side_by_side
 from benchmarks.workloads import Workload
 from tests.test_tools.conftest import SMALL_VIDEO
 
@@ -98,6 +99,18 @@ def test_processes_that_do_not_fit_together_do_not_run_together():
     assert side_by_side(peaks, 1) == [['mmswinv2', name] for name in list(peaks)[1:]]
     assert side_by_side(dict(timm=2), 9) == [['timm']]
     assert side_by_side(dict(mmswinv2=2), 9) == [['mmswinv2']]
+
+
+def test_the_machine_is_named_where_the_system_tells_nothing(monkeypatch):
+    """macOS has no /proc; runs of minutes would be lost at their end."""
+    read, exists = Path.read_text, Path.exists
+
+    def read_text(path, *args, **kwargs):
+        return read(Path('/nowhere') / path.name if path.parts[1] == 'proc' else path, *args)
+
+    monkeypatch.setattr(Path, 'read_text', read_text)
+    monkeypatch.setattr(Path, 'exists', lambda path: path.parts[1] != 'proc' and exists(path))
+    assert ', 2 threads, torch ' in machine(Namespace(device='cpu', threads=2, isa='all'))
 
 
 @pytest.mark.slow

@@ -46,13 +46,16 @@ def is_faster() -> bool:
     )
 
 
-@cache
 def cpu_vendor() -> str:
     """``'AuthenticAMD'``, ``'GenuineIntel'``, or another name that the system reports."""
+    return cpu_info('vendor_id') or platform.processor()
+
+
+def cpu_info(field: str) -> str:
+    """What Linux reports of the processor, such as its ``'vendor_id'``; empty elsewhere."""
     info = Path('/proc/cpuinfo')
     lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(':')[2].strip() for line in lines if line.startswith('vendor_id')]
-    return names[0] if names else platform.processor()
+    return next((line.partition(':')[2].strip() for line in lines if line.startswith(field)), '')
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
