@@ -18,7 +18,6 @@ from ..ops import WindowGrid
 from ..ops.modes import without_autocast
 from .layers import is_plain, linear
 
-MAX_LOGIT_SCALE = math.log(1 / 0.01)  # tau > 0.01
 _HIDDEN = 512
 _LAYERS = (nn.Linear, nn.ReLU, nn.Linear)
 
@@ -74,7 +73,9 @@ class WindowAttention(nn.Module):
         """
         bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
         qkv = linear(x, self.qkv, bias)
-        scale = self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()  # 1 / tau
+        # 1 / tau, with tau > 0.01. No constant of the module: torch 2.13 does not compile those with
+        # dynamic=True under activation checkpointing
+        scale = self.logit_scale.clamp(max=math.log(1 / 0.01)).exp()
         table = self.table(grid) if table is None else table
         dropout = self.attn_drop if self.training else 0.0
         out = self.attend(qkv, grid, table, scale, dropout, self.windows_at_once)

@@ -13,8 +13,6 @@ from torch import Tensor
 from .modes import without_autocast
 from .windows import WindowGrid, from_windows, join_runs, split_runs, to_windows
 
-_TINY = 1e-5  # a vector shorter than this has no direction
-
 
 def attend(
     qkv: Tensor,
@@ -138,9 +136,10 @@ def cosine_directions(x: Tensor, scale: Tensor | None = None) -> Tensor:
 
 
 def inverse_lengths(x: Tensor) -> Tensor:
-    """``(..., d)`` to ``(..., 1)``: 1 / length, zero for a vector that has no direction."""
+    """``(..., d)`` to ``(..., 1)``: 1 / length, zero for a vector that is shorter than 1e-5."""
     square = x.square().sum(-1, keepdim=True)
-    return square.masked_fill(square < _TINY**2, torch.inf).rsqrt()
+    # no constant of the module, for torch.compile: see `core.attention.WindowAttention.forward`
+    return square.masked_fill(square < 1e-10, torch.inf).rsqrt()
 
 
 def split_heads(windows: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:

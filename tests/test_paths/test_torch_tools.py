@@ -149,6 +149,16 @@ def test_compile_makes_one_graph_for_any_size_but_the_first(training, x):
     assert counter.frame_count <= 2
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore:.*should not be instantiated:DeprecationWarning')
+def test_compile_for_any_size_at_once_with_checkpointing(x):
+    net = build('auto', with_cp=True).train()
+    torch._dynamo.reset()
+    compiled = torch.compile(net, fullgraph=True, dynamic=True, backend='eager')
+    for image in (x, x[..., :41, :]):
+        assert_same(compiled(image), net(image))
+
+
 def gradients(net, x):
     net.zero_grad()
     sum(out.sin().sum() for out in net(x)).backward()
