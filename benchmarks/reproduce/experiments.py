@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.__main__ import machine
+from mmswinv2.files import write_atomically
 
 from . import norm, position, simmim, video, window
 
@@ -33,6 +34,5 @@ def measure(name: str, seed: int, args: argparse.Namespace) -> None:
         experiment=name, seed=seed, settings=dataclasses.asdict(settings), machine=machine(on),
         seconds=round(time.perf_counter() - start, 1), rows=rows,
     )  # fmt: skip
-    part = args.out / f'{name}-{seed}.json.part'
-    part.write_text(json.dumps(record))
-    part.replace(args.out / f'{name}-{seed}.json')
+    text = json.dumps(record).encode()
+    write_atomically(args.out / f'{name}-{seed}.json', lambda file: file.write(text))

@@ -96,9 +96,8 @@ def check_arguments(
     for name, rate in dict(
         drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate
     ).items():
-        want(name, rate, 'at least 0 and below 1', is_number(rate) and 0 <= rate < 1)
-    wide = is_number(mlp_ratio) and 1 <= variant.embed_dims * mlp_ratio < math.inf
-    want('mlp_ratio', mlp_ratio, 'a number that gives an MLP of at least 1 channel', wide)
+        want_rate(name, rate)
+    want_mlp(mlp_ratio, variant.embed_dims)
     windows = per_stage(window_size, stages, ndim, 'window_size')
     pretrained = windows
     if pretrained_window_sizes is not None:
@@ -238,6 +237,17 @@ def want(name: str, value: Any, rule: str, holds: bool) -> None:
     """Raise `UserError` with the rule if it does not hold for the argument."""
     if not holds:
         raise UserError(f'{name} must be {rule}, got {value!r}')
+
+
+def want_rate(name: str, value: Any) -> None:
+    """Raise `UserError` unless the argument is a share of what to drop."""
+    want(name, value, 'at least 0 and below 1', is_number(value) and 0 <= value < 1)
+
+
+def want_mlp(ratio: Any, channels: int) -> None:
+    """Raise `UserError` unless ``mlp_ratio`` gives an MLP a width."""
+    wide = is_number(ratio) and 1 <= channels * ratio < math.inf
+    want('mlp_ratio', ratio, 'a number that gives an MLP of at least 1 channel', wide)
 
 
 def _want_no_zeros(value: Any) -> None:

@@ -73,8 +73,8 @@ class WindowAttention(nn.Module):
         """
         bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
         qkv = linear(x, self.qkv, bias)
-        # 1 / tau, with tau > 0.01. No constant of the module: torch 2.13 does not compile those with
-        # dynamic=True under activation checkpointing
+        # 1 / tau, with tau > 0.01; no constant of the module, as torch 2.13 does not compile those
+        # for any size under activation checkpointing
         scale = self.logit_scale.clamp(max=math.log(1 / 0.01)).exp()
         table = self.table(grid) if table is None else table
         dropout = self.attn_drop if self.training else 0.0

@@ -1,13 +1,12 @@
 """Necks."""
 
-import math
 from collections.abc import Sequence
 
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ..core.arguments import is_count, is_number, want
+from ..core.arguments import is_count, want, want_mlp, want_rate
 from ..core.block import MLP, DropPath
 from ..core.layers import LayerNorm
 from ..errors import UserError
@@ -49,10 +48,8 @@ class GlobalSelfAttention(BaseModule):
         want('in_channels', in_channels, 'an int of at least 1', is_count(in_channels))
         heads = num_heads is None or is_count(num_heads)
         want('num_heads', num_heads, 'an int of at least 1, or None', heads)
-        wide = is_number(mlp_ratio) and 1 <= in_channels * mlp_ratio < math.inf
-        want('mlp_ratio', mlp_ratio, 'a number that gives an MLP of at least 1 channel', wide)
-        rate = is_number(drop_path_rate) and 0 <= drop_path_rate < 1
-        want('drop_path_rate', drop_path_rate, 'at least 0 and below 1', rate)
+        want_mlp(mlp_ratio, in_channels)
+        want_rate('drop_path_rate', drop_path_rate)
         self.num_heads = max(in_channels // 32, 1) if num_heads is None else num_heads
         if in_channels % self.num_heads:
             raise UserError(

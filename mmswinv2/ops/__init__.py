@@ -1,8 +1,9 @@
 """The operators below a block: functions of tensors, each with interchangeable implementations.
 
 `reference` is the slow, simple implementation. Another implementation is a module with some of the
-same functions and, for each, a ``fits_...`` function that says which tensors it supports. The
-tuples below list the implementations; the first that fits is used, or else the reference.
+same functions and, for each, a ``fits_...`` function that says which tensors it supports. The first
+that fits is used, or else the reference; the tuples below list the implementations of an operator
+that has several.
 """
 
 from typing import Any
@@ -28,10 +29,6 @@ __all__ = [
 
 _ATTEND = (triton, padded, sdpa_padded, sdpa)
 _LINEAR = (onednn, products)
-_EMBED = (patches,)
-_GELU_LINEAR = (products,)
-_ADD_NORM = (triton,)
-_POSITION_BIAS = (triton,)
 
 
 def attend(
@@ -101,9 +98,8 @@ def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     Returns:
         ``(..., D)``.
     """
-    for implementation in _GELU_LINEAR:
-        if implementation.fits_gelu_linear(x, weight):
-            return implementation.gelu_linear(x, weight, bias)
+    if products.fits_gelu_linear(x, weight):
+        return products.gelu_linear(x, weight, bias)
     return linear(F.gelu(x), weight, bias)
 
 
@@ -118,9 +114,8 @@ def embed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         ``(B, *S, C)``.
     """
-    for implementation in _EMBED:
-        if implementation.fits_embed(x, weight):
-            return implementation.embed(x, weight, bias)
+    if patches.fits_embed(x, weight):
+        return patches.embed(x, weight, bias)
     return reference.embed(x, weight, bias)
 
 
@@ -140,9 +135,8 @@ def add_norm(
     Returns:
         ``(B, *S, C)``; the norm is computed in float32 or better.
     """
-    for implementation in _ADD_NORM:
-        if implementation.fits_add_norm(x, y, weight):
-            return implementation.add_norm(x, y, weight, bias, eps, scale)
+    if triton.fits_add_norm(x, y, weight):
+        return triton.add_norm(x, y, weight, bias, eps, scale)
     return reference.add_norm(x, y, weight, bias, eps, scale)
 
 
@@ -161,7 +155,6 @@ def position_bias(
     Returns:
         ``(h, 2 M1 - 1, ...)``, float32; ``None`` where no implementation fits.
     """
-    for implementation in _POSITION_BIAS:
-        if implementation.fits_position_bias(w1, b1, w2):
-            return implementation.position_bias(w1, b1, w2, window, pretrained)
+    if triton.fits_position_bias(w1, b1, w2):
+        return triton.position_bias(w1, b1, w2, window, pretrained)
     return None
