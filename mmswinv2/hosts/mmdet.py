@@ -33,6 +33,7 @@ _COCO_ITEMS = (
     *('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@100', 'AR@300', 'AR@1000'),
     *('AR_s@1000', 'AR_m@1000', 'AR_l@1000'),
 )
+_COCO_METRICS = ('CocoMetric', 'FasterCocoMetric')
 _COCO_SCORES = [f'{kind}_{item}' for kind in ('bbox', 'segm') for item in _COCO_ITEMS]
 
 
@@ -56,7 +57,7 @@ class MMDet(Host):
     finds_boxes = True
     visualizer = 'DetLocalVisualizer'
     kind_of_model = 'Detector'
-    scores = (('CocoMetric', 'coco', *_COCO_SCORES),)
+    scores = tuple((kind, 'coco', *_COCO_SCORES) for kind in _COCO_METRICS)
     analysis_tools = (
         'confusion_matrix',
         'analyze_results',
@@ -100,7 +101,7 @@ class MMDet(Host):
 
     def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
         """Refuse annotations of other images or classes than those of the data set."""
-        if type(metric).__name__ != 'CocoMetric':
+        if type(metric).__name__ not in _COCO_METRICS:
             return
         if isinstance(meta := getattr(dataset, 'metainfo', None), list):
             raise _several_metainfo(meta, where)
@@ -246,7 +247,7 @@ def check_coco_options(metric: Any, where: str) -> None:
     """
     if metric.format_only:
         return
-    told = f'{where}: CocoMetric has'
+    told = f'{where}: {type(metric).__name__} has'
     items, summed = metric.metric_items, set(metric.metrics) - {'proposal_fast'}
     if isinstance(items, str) or not set(map(str, items or ())) <= set(_COCO_ITEMS):
         raise UserError(

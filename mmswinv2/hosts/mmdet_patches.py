@@ -3,7 +3,7 @@
 import functools
 import importlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -70,19 +70,19 @@ def check_annotations() -> None:
         self.createIndex()
         self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs
 
-    @replace(COCO, 'get_cat_ids')
+    @replace(COCO, 'getCatIds')  # mmdet's get_cat_ids calls it, FasterCocoMetric itself
     def get_cat_ids(
-        original: Any, self: Any, cat_names: Any = (), sup_names: Any = (), cat_ids: Any = ()
+        original: Any, self: Any, catNms: Any = (), supNms: Any = (), catIds: Any = ()
     ) -> list:
-        if not isinstance(cat_names, (list, tuple)):
+        if not isinstance(catNms, (list, tuple)):
             raise UserError(
-                f'classes must be a list or tuple of names, got {cat_names!r}; a tuple of one name '
+                f'classes must be a list or tuple of names, got {catNms!r}; a tuple of one name '
                 'needs a comma, a set has no order'
             )
-        if not cat_names or sup_names or cat_ids:
-            return original(self, cat_names or (), sup_names, cat_ids)
+        if not catNms or supNms or catIds:
+            return original(self, catNms or (), supNms, catIds)
         path = getattr(self, 'path', 'the annotations')
-        return get_category_ids(path, self.dataset['categories'], cat_names)
+        return get_category_ids(path, self.dataset['categories'], catNms)
 
     for kind in (CocoDataset, Objects365V1Dataset, Objects365V2Dataset):
 
@@ -117,6 +117,10 @@ def score_faster() -> None:
     from mmdet.evaluation.metrics import coco_metric
 
     coco_metric.COCOeval = fast_evaluator()
+    with suppress(ImportError):  # of the maintained fork
+        from mmdet.evaluation.metrics import faster_coco_metric
+
+        faster_coco_metric.COCOeval_faster = fast_evaluator()
 
 
 @functools.cache

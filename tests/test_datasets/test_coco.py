@@ -514,6 +514,23 @@ def test_scores_of_a_class_go_by_name(folder, classes, several):
     assert scores['coco/circle_precision'] == 1 and scores['coco/square_precision'] == 0
 
 
+@pytest.mark.parametrize('classes', [CLASSES, CLASSES[::-1]])
+def test_the_metric_of_the_fork_is_held_to_the_same_rules(folder, classes):
+    module = pytest.importorskip('mmdet.evaluation.metrics.faster_coco_metric')
+    content = make()
+    content['categories'].reverse()
+    path = write(folder, content)
+    data = dataset(path, classes, test_mode=True)
+    metric = module.FasterCocoMetric(ann_file=str(path), metric='bbox', classwise=True)
+    evaluator = type('Evaluator', (), dict(metrics=[metric]))
+    hosts.check_evaluator(evaluator, data, 'val_evaluator')
+    scores = scores_of_truth(metric, data, 'circle')
+    assert scores['coco/circle_precision'] == 1 and scores['coco/square_precision'] == 0
+    metric.proposal_nums = [1, 10]
+    with pytest.raises(UserError, match='val_evaluator: FasterCocoMetric has proposal_nums='):
+        hosts.check_evaluator(evaluator, data, 'val_evaluator')
+
+
 def test_masks_are_not_wanted_where_none_are_loaded(folder):
     content = make()
     without('segmentation')(content)
