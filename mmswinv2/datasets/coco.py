@@ -192,7 +192,8 @@ def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
     missing or impossible ``area`` becomes that of the mask, or else of the box. Left out, with a
     warning: annotations that no training and no score can use, polygons of less than three points,
     run lengths of no pixel. What only looks wrong is counted in a warning. All else that breaks a
-    rule is an error.
+    rule is an error. Files of referring expressions (RefCOCO) have rules of their own and are only
+    read.
 
     Args:
         path: the file, which is not changed.
@@ -206,6 +207,9 @@ def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
     """
     content, columns = read_fields(path, boxes)
     annotations = content['annotations']
+    images = content['images']
+    if images and all({'caption', 'dataset_name'} <= image.keys() for image in images):
+        return content  # of RefCOCO, an image for each expression, category -1 for no object
     for name in ('images', 'categories'):
         ids = columns[name, 'id']
         if len(set(ids)) < len(ids):

@@ -442,6 +442,25 @@ def test_annotations_of_other_formats_are_scored(folder):
         dataset(folder / 'scores.gt.json')
 
 
+def test_expressions_are_read_as_they_are(folder):
+    from mmdet.datasets import MDETRStyleRefCocoDataset
+    from mmdet.evaluation import gRefCOCOMetric
+
+    words = dict(file_name='1.png', width=WIDTH, height=HEIGHT, dataset_name='grefcoco')
+    content = dict(
+        images=[dict(words, id=0, caption='the circle'), dict(words, id=1, caption='the cat')],
+        annotations=[dict(id=0, image_id=0, category_id=1, bbox=[5, 5, 20, 20]),
+                     dict(id=1, image_id=1, category_id=-1, bbox=[0, 0, 0, 0])],
+        categories=[dict(id=1, name='object')],
+    )  # fmt: skip
+    path = write(folder, content)
+    data = MDETRStyleRefCocoDataset(
+        ann_file=str(path), data_prefix=dict(img=f'{folder}/'), pipeline=[]
+    )
+    assert [data[i]['text'] for i in (0, 1)] == ['the circle', 'the cat']
+    assert gRefCOCOMetric(ann_file=str(path)).coco.loadAnns(1) == content['annotations'][1:]
+
+
 def test_pipe(folder):
     os.mkfifo(folder / 'pipe.json')
     with pytest.raises(UserError, match='pipe.json is a pipe or a device'):
