@@ -272,8 +272,19 @@ def check_instances(dataset: Any, images: Sequence[dict]) -> None:
         if (dataset.filter_cfg or {}).get('filter_empty_gt'):
             raise UserError(f'{told}; training needs both')
         warn(f'{told}: they are background')
-    if not any(getattr(step, 'with_mask', False) for step in steps_in(dataset.pipeline)):
+    loaders = [step for step in steps_in(dataset.pipeline) if getattr(step, 'with_mask', False)]
+    if not loaders:
         return
+    objects = [instance for instance in instances if not instance['ignore_flag']]
+    runs = sum(isinstance(instance.get('mask'), dict) for instance in objects)
+    if runs and not dataset.test_mode and not all(getattr(s, 'poly2mask', True) for s in loaders):
+        told = (
+            f'{dataset.ann_file}: {runs} of {len(objects)} masks are run lengths, and '
+            'poly2mask=False of LoadAnnotations takes polygons alone'
+        )
+        if runs == len(objects):
+            raise UserError(f'{told}; leave it out: there is nothing to train with')
+        warn(f'{told}: their objects are ignored; leave it out to train with them')
     without = [instance for instance in instances if not instance.get('mask')]
     if instances and len(without) == len(instances):
         raise UserError(

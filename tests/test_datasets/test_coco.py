@@ -557,6 +557,25 @@ def test_masks_are_not_wanted_where_none_are_loaded(folder):
     assert len(dataset(write(folder, content), pipeline=boxes_alone)[0]['gt_bboxes']) == 2
 
 
+@pytest.mark.parametrize('polygons', [0, 1])
+def test_run_lengths_where_polygons_alone_are_taken(folder, log, polygons):
+    content = make()
+    for annotation in content['annotations'][polygons:]:
+        code = coco_mask.frPyObjects(annotation['segmentation'], HEIGHT, WIDTH)[0]
+        annotation['segmentation'] = dict(code, counts=code['counts'].decode())
+    path = write(folder, content)
+    pipeline = [LOAD[0], dict(LOAD[1], poly2mask=False)]
+    words = f'{8 - polygons} of 8 masks are run lengths, and poly2mask=False'
+    assert len(dataset(path, pipeline=pipeline, test_mode=True)[0]['gt_masks']) == 2
+    assert words not in log.text
+    if polygons:
+        dataset(path, pipeline=pipeline)
+        assert words in log.text
+    else:
+        with pytest.raises(UserError, match=words):
+            dataset(path, pipeline=pipeline)
+
+
 def test_scores_of_masks_want_masks(folder):
     from mmdet.evaluation import CocoMetric
 
