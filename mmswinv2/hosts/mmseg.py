@@ -20,7 +20,7 @@ from torch import nn
 from ..errors import UserError
 from ..files import walk
 from ..log import warn
-from .host import Host, as_list, inner_datasets, step_lists
+from .host import Host, as_list, inner_datasets, step_lists, steps_in
 from .label_maps import NOT_LABELLED, check_file, check_shape, named
 from .patching import patch, replace
 
@@ -159,6 +159,7 @@ class SegMapGuard:
     ) -> None:
         self.load, self.num_classes, self.ignore_index = load, num_classes, ignore_index
         self.decodes = type(load)._load_seg_map.__module__ in _READERS
+        self.ignores = ''  # a head or metric that takes 255 for a class; see `check_ignored`
 
     def __call__(self, results: dict) -> dict:
         """Add ``gt_seg_map`` (H, W), or raise `UserError` naming the file."""
@@ -185,6 +186,11 @@ class SegMapGuard:
         return results
 
     def _check_labels(self, path: str, labels: np.ndarray, results: dict) -> None:
+        if self.ignores and (labels == NOT_LABELLED).any():
+            raise UserError(
+                f'the label map {path} has pixels that are not labelled ({NOT_LABELLED}), and '
+                f'{self.ignores}; set its ignore_index={NOT_LABELLED}'
+            )
         if self.num_classes is None:
             return
         none = (NOT_LABELLED, self.ignore_index)
@@ -348,6 +354,10 @@ def check_ignored(part: Any, name: str, dataset: Any, where: str) -> None:
             f'the data set of {where} has ignore_index={given}, and {name} {own}: it would take '
             f'pixels that are not labelled for a class; set ignore_index={given} there too'
         )
+    if own not in (None, NOT_LABELLED):
+        for step in steps_in(dataset.pipeline):
+            if isinstance(step, SegMapGuard):
+                step.ignores = f'{name} ignores {own} alone'
 
 
 def _is_softmax(loss: nn.Module) -> bool:

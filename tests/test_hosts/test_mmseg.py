@@ -218,6 +218,8 @@ def test_heads_that_have_fewer_classes_on_purpose(ade):
 
 @pytest.mark.filterwarnings('ignore::UserWarning:mm(engine|seg)')
 def test_labels_that_heads_and_metrics_do_not_ignore(ade):
+    for name in ('a', 'b'):  # all pixels are labelled
+        save(ade, np.arange(20 * 30).reshape(20, 30).astype(np.uint8) % 150 + 1, name)
     dataset = build(ade, ignore_index=200)
     head = dict(type='FCNHead', in_channels=8, channels=8, num_classes=150)
     words = 'the data set of {} has ignore_index=200, and {} 255: .*; set ignore_index=200'
@@ -246,6 +248,25 @@ def test_labels_that_heads_and_metrics_do_not_ignore(ade):
     # a head may ignore a class, as those of HSI Drive do
     model.decode_head = MODELS.build(head | dict(ignore_index=0))
     check_dataset(build(ade), 'train_dataloader', model)
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning:mm(engine|seg)')
+@pytest.mark.parametrize('kind', ['head', 'metric'])
+def test_unlabelled_pixels_where_another_label_is_ignored(ade, kind):
+    head = dict(type='FCNHead', in_channels=8, channels=8, num_classes=150, ignore_index=0)
+    dataset, words = build(ade, test_mode=kind == 'metric'), r'IoUMetric of val_evaluator ignores 0'
+    check_dataset(dataset, 'val_dataloader')
+    if kind == 'head':
+        model, words = nn.Module(), r'model.decode_head ignores 0'
+        model.decode_head = MODELS.build(head)
+        check_dataset(dataset, 'train_dataloader', model)
+    else:
+        metric = METRICS.build(dict(type='IoUMetric', ignore_index=0))
+        check_evaluator(SimpleNamespace(metrics=[metric]), dataset, 'val_evaluator')
+    save(ade, np.full((20, 30), 3, np.uint8))
+    assert (dataset[0]['gt_seg_map'] == 2).all()
+    with pytest.raises(UserError, match=rf'/b.png has pixels .* \(255\), and {words} alone'):
+        dataset[1]
 
 
 @pytest.mark.filterwarnings('ignore:Default ``avg_non_ignore`` is False:UserWarning')
