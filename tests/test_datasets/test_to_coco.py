@@ -116,6 +116,14 @@ def test_yolo_splits(yolo, tmp_path):
         convert('yolo', yolo, tmp_path, split='test')
 
 
+@pytest.mark.parametrize('place', [r'images\train', r'..\images\train', 'list.txt'])
+def test_yolo_splits_of_windows(yolo, tmp_path, place):
+    write(yolo / 'data.yaml', f'names: [cat, dog]\ntrain: {place}\n')
+    write(yolo / 'list.txt', '.\\images\\train\\a.jpg\r\nimages\\train\\b.jpg\r\n')
+    _, found, summary = convert('yolo', yolo, tmp_path, split='train')
+    assert {name for name, *_ in found} == {'images/train/a.jpg'} and summary.images == 2
+
+
 def test_yolo_beside_images(tmp_path):
     """labelImg's layout: everything in one folder, with a classes.txt."""
     picture(tmp_path / 'mine/a.png')
@@ -351,9 +359,9 @@ def test_csv_of_spreadsheets(delimiter, tmp_path):
     picture(tmp_path / 'a.jpg')
     rows = ('filename,width,height,class,xmin,ymin,xmax,ymax', 'a.jpg,100,80,"cat, big",1,2,30,40')
     text = '\n'.join(rows).replace('"cat, big"', 'big').replace(',', delimiter)
-    write(tmp_path / 'labels.csv', text.replace('big', 'cat, big'))
+    write(tmp_path / 'labels.csv', text.replace('big', 'cat, big').replace('30', '30,5'))
     _, found, _ = convert('csv', tmp_path / 'labels.csv', tmp_path)
-    assert boxes(found) == [('a.jpg', 'cat, big', [1, 2, 29, 38])]
+    assert boxes(found) == [('a.jpg', 'cat, big', [1, 2, 29.5, 38])]
 
 
 def test_what_voc_leaves_out(voc, tmp_path):
@@ -580,6 +588,7 @@ def test_images_without_labels_are_counted(tmp_path, voc, form):
 WRONG_JSON = {
     'no JSON': ('{"shapes": [', 'is not JSON'),
     'no label': ('{"shapes": [{}]}', 'shape 0 has no label'),
+    'empty label': ('{"shapes": [{"label": " ", "points": []}]}', 'shape 0 has no label'),
     'points': (
         '{"shapes": [{"label": "a", "points": [[1]]}]}',
         r'points must be a list of \[x, y\]',

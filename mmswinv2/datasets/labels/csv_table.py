@@ -45,6 +45,8 @@ def read_csv(source: Source) -> tuple[None, list[Labelled]]:
         if len(row) != len(header):
             raise UserError(f'{where} has {len(row)} columns, and the header {len(header)}')
         values = dict(zip(header, map(str.strip, row), strict=True))
+        if delimiter != ',':
+            values |= {key: values[key].replace(',', '.') for key in _CORNERS}
         name = str(PureWindowsPath(values['filename']).as_posix())
         if name not in images:
             tries = [source.root / name, source.root / 'images' / name]

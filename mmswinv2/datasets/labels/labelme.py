@@ -76,7 +76,8 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
     marks: dict[Any, Mark] = {}
     for i, shape in enumerate(content['shapes']):
         where = f'{path}, shape {i}'
-        if not isinstance(shape, dict) or not isinstance(shape.get('label'), str):
+        label = shape.get('label') if isinstance(shape, dict) else None
+        if not isinstance(label, str) or not label.strip():
             raise UserError(f'{where} has no label')
         mark = _read_shape(shape, where, source)
         if mark is None:
