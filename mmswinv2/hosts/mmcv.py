@@ -131,7 +131,8 @@ def check_size(sample: dict, shape: Sequence[int], prefix: str = '') -> None:
         prefix: start of the error message.
     """
     height, width = sample.get('height'), sample.get('width')
-    if height is None or width is None or (height, width) == tuple(shape[:2]):
+    # 0 of Pascal VOC: the labelling tool did not know
+    if not (height and width) or (height, width) == tuple(shape[:2]):
         return
     swapped = (
         '. The two are swapped: in the file, or the photo is turned by its EXIF orientation and '

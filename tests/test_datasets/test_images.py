@@ -237,6 +237,14 @@ def test_what_cannot_be_read_is_named(case, tmp_path):
     assert f'cannot read the image {tmp_path / name}: ' in text and words in text
 
 
+def test_sizes_that_labelling_tools_did_not_know(tmp_path):
+    opencv(RGB)(tmp_path / 'a.png')
+    sample = dict(img_path=str(tmp_path / 'a.png'), height=0, width=0)
+    assert LoadImageFromFile()(dict(sample))['img'].shape == RGB.shape
+    with pytest.raises(UserError, match='has 8x6 pixels, and its annotations are for 9x9'):
+        LoadImageFromFile()(dict(sample, height=9, width=9))
+
+
 def test_what_cannot_be_read_is_left_out_on_demand(tmp_path):
     (tmp_path / 'half.png').write_bytes(b'')
     assert load(tmp_path / 'half.png', 'pillow', 'color', ignore_empty=True) is None
