@@ -103,6 +103,7 @@ class MMSeg(Host):
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
         """Require a label map for every image, check maps while they load, and count classes."""
         if not has_seg_maps(dataset):
+            refuse_missing_prefix(dataset, where)
             return False
         if guards := guard_seg_maps(dataset):
             require_seg_maps(dataset, where)
@@ -116,9 +117,22 @@ class MMSeg(Host):
     def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
         """Refuse to score ignored pixels, or to write the maps of two pictures into one file."""
         scored = () if getattr(metric, 'format_only', False) else inner_datasets(dataset)
-        for inner in filter(has_seg_maps, scored):
-            loader = where.replace('evaluator', 'dataloader')
-            check_ignored(metric, f'{type(metric).__name__} of {where}', inner, loader)
+        name, loader = (
+            f'{type(metric).__name__} of {where}',
+            where.replace('evaluator', 'dataloader'),
+        )
+        for inner in scored:
+            if not hasattr(inner, 'reduce_zero_label') or not hasattr(metric, 'ignore_index'):
+                continue  # of another host, or no metric of label maps
+            steps = (type(step).__name__ for step in steps_in(inner.pipeline))
+            if not any('Annotation' in step or step == 'SegMapGuard' for step in steps):
+                raise UserError(
+                    f'{name} compares predictions with label maps, and the pipeline of {loader} '
+                    'loads none: put LoadAnnotations into it, or, for predictions alone, set '
+                    'format_only=True and output_dir in the evaluator'
+                )
+            if has_seg_maps(inner):
+                check_ignored(metric, name, inner, loader)
         if getattr(metric, 'output_dir', None) is not None and hasattr(dataset, 'get_data_info'):
             check_map_names(dataset, where)
 
@@ -220,6 +234,18 @@ class SegMapGuard:
 def has_seg_maps(dataset: Any) -> bool:
     """Whether a data set is one of mmseg's for images and has label maps."""
     return hasattr(dataset, 'reduce_zero_label') and 'seg_map_path' in dataset.data_prefix
+
+
+def refuse_missing_prefix(dataset: Any, where: str) -> None:
+    """Raise `UserError` if a data set of mmseg is to load label maps from a folder of no name."""
+    from mmcv.transforms import LoadAnnotations
+
+    steps = steps_in(dataset.pipeline) if hasattr(dataset, 'reduce_zero_label') else ()
+    if any(isinstance(step, LoadAnnotations) for step in steps):
+        raise UserError(
+            f'{where}: the pipeline has LoadAnnotations, and data_prefix of the data set no '
+            'seg_map_path; set it to the folder of the label maps, or take LoadAnnotations out'
+        )
 
 
 def require_seg_maps(dataset: Any, where: str) -> None:

@@ -178,6 +178,34 @@ def test_pipelines_that_load_no_map_want_none(ade):
     assert dataset[0]['img'].shape == (20, 30, 3)
 
 
+def test_pipelines_that_load_maps_of_no_folder(ade):
+    dataset = build(ade, data_prefix=dict(img_path='images/training'))
+    words = 'test_dataloader: the pipeline has LoadAnnotations, and data_prefix .* no seg_map_path'
+    with pytest.raises(UserError, match=words):
+        check_dataset(dataset, 'test_dataloader')
+
+
+@pytest.mark.parametrize('inside', [False, True])
+def test_scores_want_pipelines_that_load_maps(ade, inside):
+    def evaluator(**options):
+        return SimpleNamespace(metrics=[METRICS.build(dict(type='IoUMetric', **options))])
+
+    data = [build(ade), build(ade, pipeline=[TTA])]
+    for dataset in data:
+        check_evaluator(evaluator(), dataset, 'val_evaluator')
+        check_dataset(dataset, 'val_dataloader')
+        check_evaluator(evaluator(), dataset, 'val_evaluator')
+    dataset = build(ade, pipeline=LOAD[:1])
+    dataset = ConcatDataset([dataset, dataset]) if inside else dataset
+    words = (
+        'IoUMetric of test_evaluator compares .*, and the pipeline of test_dataloader loads none'
+    )
+    with pytest.raises(UserError, match=words):
+        check_evaluator(evaluator(), dataset, 'test_evaluator')
+    writes = evaluator(format_only=True, output_dir=str(ade / 'out'))
+    check_evaluator(writes, data[0], 'test_evaluator')
+
+
 def test_inside_repeated_data(ade):
     dataset = RepeatDataset(build(ade), 2)
     check_dataset(dataset, 'train_dataloader')
