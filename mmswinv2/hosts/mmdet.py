@@ -106,12 +106,24 @@ class MMDet(Host):
         if isinstance(meta := getattr(dataset, 'metainfo', None), list):
             raise _several_metainfo(meta, where)
         check_coco_options(metric, where)
+        infos: dict[Any, dict] = {}
+        if not hasattr(dataset, 'get_data_info'):
+            return
+        for info in map(dataset.get_data_info, range(len(dataset))):
+            if not {'img_id', 'img_path'} <= info.keys():
+                return  # a data set of the user's own, whose pipeline may add them
+            first = infos.setdefault(info['img_id'], info)
+            if first['img_path'] != info['img_path']:
+                raise UserError(
+                    f'{where}: {first["img_path"]} and {info["img_path"]} of the data set both '
+                    f'have image_id={info["img_id"]!r}, by which scores are computed; give each '
+                    'annotation file ids of its own, or use MultiDatasetsEvaluator'
+                )
         annotations: Any = getattr(metric, '_coco_api', None)
         if not hasattr(annotations, 'path'):
             return
         from ..datasets.coco import get_category_ids
 
-        infos = {(info := dataset.get_data_info(i))['img_id']: info for i in range(len(dataset))}
         told = f'{where}: ann_file={annotations.path}'
         if unknown := [i for i in infos if i not in annotations.imgs]:
             raise UserError(

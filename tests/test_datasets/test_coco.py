@@ -697,7 +697,7 @@ def test_ids_in_the_order_of_names():
 def metric_of(path, **options):
     from mmdet.evaluation import CocoMetric
 
-    return type('Evaluator', (), dict(metrics=[CocoMetric(ann_file=str(path), **options)]))
+    return type('Evaluator', (), dict(metrics=[CocoMetric(ann_file=path and str(path), **options)]))
 
 
 def test_evaluator_of_another_file_with_the_same_ids(folder):
@@ -758,6 +758,20 @@ def test_scores_of_data_sets_with_several_metainfo(folder, meta, words):
     other._metainfo.update(meta)
     with pytest.raises(UserError, match=f'test_evaluator: the data sets of ConcatDataset {words}'):
         hosts.check_evaluator(metric_of(path), ConcatDataset([one, other]), 'test_evaluator')
+
+
+@pytest.mark.parametrize('own_file', [False, True])
+def test_images_of_two_data_sets_with_the_same_ids(folder, own_file):
+    from mmdet.datasets import ConcatDataset
+
+    path, other = write(folder, make()), folder / 'other'
+    other.mkdir()
+    both = [dataset(path, test_mode=True), dataset(write(other, make()), test_mode=True)]
+    evaluator = metric_of(path if own_file else None)
+    hosts.check_evaluator(evaluator, ConcatDataset([both[0], both[0]]), 'val_evaluator')
+    words = r'val_evaluator: .*/1.png and .*/other/1.png of the data set both have image_id=1, '
+    with pytest.raises(UserError, match=words):
+        hosts.check_evaluator(evaluator, ConcatDataset(both), 'val_evaluator')
 
 
 def test_evaluator_of_more_images_scores_those_that_are_loaded(folder, log):
