@@ -10,17 +10,19 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from numbers import Integral
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dataset import BaseDataset
 from mmengine.utils import digit_version
 
 from ..errors import UserError
 from ..log import warn
-from .host import FILE_KEYS, Host, type_name
+from .host import FILE_KEYS, Host, as_list, type_name
 from .patching import log_patch, patch, replace
 
 _MMCV_TOO_NEW = '2.2.0'  # mmaction2 1.2.0 refuses it and later ones at import
@@ -281,16 +283,16 @@ def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:
         )
     unlabelled = 0
     for i in range(len(dataset)):
-        video = dataset.get_data_info(i)
-        label = video.get('label')
-        if isinstance(label, torch.Tensor):  # multi-label: 0 or 1 per class
-            unlabelled += not label.any()
-        unlabelled += isinstance(label, int) and label < 0
-        if isinstance(label, int) and label >= num_classes:
+        video = BaseDataset.get_data_info(dataset, i)  # mmaction2's own fails on wrong labels
+        given = video.get('label')
+        labels = [label for label in as_list(given) if isinstance(label, Integral)]
+        if (isinstance(given, Integral) and given < 0) or (isinstance(given, list) and not given):
+            unlabelled += 1
+        elif wrong := [label for label in labels if not 0 <= label < num_classes]:
             entry = video.get('where') or f'{dataset.ann_file}, video {i + 1}'
             name = video.get('filename') or video.get('frame_dir')
             raise UserError(
-                f'{where}: {entry}: label {label} of {name}, but model.cls_head has num_classes='
+                f'{where}: {entry}: label {wrong[0]} of {name}, but model.cls_head has num_classes='
                 f'{num_classes}, labels 0 to {num_classes - 1}'
             )
     if unlabelled:

@@ -167,6 +167,19 @@ def test_videos_without_labels_are_counted(folder, caplog):
     assert caplog.text.count('1 of 2 videos have no label') == 2
 
 
+@pytest.mark.parametrize('labels', ['0 3', '-1'])
+def test_wrong_labels_among_several_of_raw_frames(tmp_path, labels):
+    from mmaction.datasets import RawframeDataset
+
+    (tmp_path / 'list.txt').write_text(f'a 20 0 2\nb 20 {labels}\n')
+    dataset = RawframeDataset(
+        str(tmp_path / 'list.txt'), pipeline=[], multi_class=True, num_classes=3
+    )
+    words = f'video 2: label {labels.split()[-1]} of b, but model.cls_head has num_classes=3'
+    with pytest.raises(UserError, match=words):
+        check_video_labels(dataset, 3, 'train_dataloader')
+
+
 # lists that are no text in UTF-8, and the line and byte in the error
 ENCODED = {
     'UTF-16': ('a.mp4 1\n'.encode('utf-16'), 'line 1: the byte 0xff'),
