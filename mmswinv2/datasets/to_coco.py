@@ -6,6 +6,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -217,20 +218,14 @@ def image_size(path: Path, decode: bool) -> tuple[int, int] | None:
             if decode:
                 image.load()
     except Exception:  # decoders raise errors of any kind
-        return _size_beyond_pillow(path)
+        with suppress(Exception):  # Pillow does not read images of many channels
+            height, width = read_array(path.read_bytes()).shape[:2]
+            return width, height
+        return None
     if turned and form != 'JPEG':  # decoders differ
         loaded = mmcv.imread(str(path))
         return None if loaded is None else (loaded.shape[1], loaded.shape[0])
     return (height, width) if turned else (width, height)
-
-
-def _size_beyond_pillow(path: Path) -> tuple[int, int] | None:
-    """Width and height of an image that Pillow cannot read, such as one with many channels."""
-    try:
-        height, width = read_array(path.read_bytes()).shape[:2]
-    except Exception:
-        return None
-    return width, height
 
 
 def _annotation(

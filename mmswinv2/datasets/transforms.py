@@ -1,7 +1,6 @@
 """Transforms that the host packages lack: InstaBoost made safe, and frames of videos."""
 
 import zlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -77,8 +76,10 @@ class InstaBoost(BaseTransform):
         except Exception as error:  # of whatever kind: one image must not end a training
             return self._leave(results, repr(error))
         height, width = new['img'].shape[:2]
-        if len(new['instances']) < len(movable) or not all(
-            _is_inside(instance['bbox'], width, height) for instance in new['instances']
+        boxes = [instance['bbox'] for instance in new['instances']]
+        if len(boxes) < len(movable) or not all(  # mmdet keeps boxes of a pixel in the image
+            0 <= x1 <= x2 - 1 and x2 <= width and 0 <= y1 <= y2 - 1 and y2 <= height
+            for x1, y1, x2, y2 in boxes
         ):
             return self._leave(results, 'an instance would be lost')
         new['instances'] = [*new['instances'], *fixed]
@@ -193,9 +194,3 @@ class ShuffleFrames(BaseTransform):
         clips = np.asarray(results['frame_inds']).reshape(-1, length)
         results['frame_inds'] = clips[:, order].reshape(-1)
         return results
-
-
-def _is_inside(box: Sequence[float], width: int, height: int) -> bool:
-    """Whether mmdet would keep a box (x1, y1, x2, y2): a pixel at least, and in the image."""
-    x1, y1, x2, y2 = box
-    return x2 - x1 >= 1 and y2 - y1 >= 1 and x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height

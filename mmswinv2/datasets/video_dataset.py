@@ -59,8 +59,11 @@ class VideoDataset(MMActionVideoDataset):
         """
         if self.multi_class and self.num_classes is None:
             raise UserError(f'{self.ann_file}: a data set with multi_class=True needs num_classes')
+        if os.path.exists(self.ann_file) and not os.path.isfile(self.ann_file):
+            raise UserError(f'{self.ann_file} is no file; ann_file is to be a list of videos')
         videos = []
-        for number, line in enumerate(_read_lines(self.ann_file), start=1):
+        lines = text_lines(self.ann_file, fileio.get(self.ann_file))
+        for number, line in enumerate(lines, start=1):
             if line := line.lstrip('\ufeff').strip():  # concatenated lists have BOMs inside
                 videos.append(self._parse(line, f'{self.ann_file}, line {number}'))
         if not videos:
@@ -179,9 +182,3 @@ class VideoDataset(MMActionVideoDataset):
                     f'data set), the last: {error}'
                 ) from error
             return None
-
-
-def _read_lines(path: str) -> list[str]:
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise UserError(f'{path} is no file; ann_file is to be a list of videos')
-    return text_lines(path, fileio.get(path))

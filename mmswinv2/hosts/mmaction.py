@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from numbers import Integral
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -285,8 +284,9 @@ def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:
     for i in range(len(dataset)):
         video = BaseDataset.get_data_info(dataset, i)  # mmaction2's own fails on wrong labels
         given = video.get('label')
-        labels = [label for label in as_list(given) if isinstance(label, Integral)]
-        if (isinstance(given, Integral) and given < 0) or (isinstance(given, list) and not given):
+        labels = [label for label in as_list(given) if isinstance(label, (int, np.integer))]
+        one = not isinstance(given, list)  # -1 is none then
+        if (labels and labels[0] < 0) if one else not given:
             unlabelled += 1
         elif wrong := [label for label in labels if not 0 <= label < num_classes]:
             entry = video.get('where') or f'{dataset.ann_file}, video {i + 1}'

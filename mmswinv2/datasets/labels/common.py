@@ -135,6 +135,12 @@ def number(value: Any, where: str) -> float:
     return found
 
 
+def stated_size(width: Any, height: Any, where: str) -> tuple[int, int] | None:
+    """Width and height as a label file gives them; ``None`` where one is missing, or 0."""
+    sides = [int(number(side or 0, where)) for side in (width, height)]
+    return (sides[0], sides[1]) if all(sides) else None
+
+
 def find_files(folder: Path, *suffixes: str) -> list[Path]:
     """All files below a folder with these suffixes, sorted; links to folders are followed."""
     return sorted(path for path in walk(folder) if path.suffix.lower() in suffixes)

@@ -10,7 +10,16 @@ import io
 from pathlib import Path, PureWindowsPath
 
 from ...errors import UserError
-from .common import Labelled, Mark, Source, count_unlabelled, number, pick_image, read_text
+from .common import (
+    Labelled,
+    Mark,
+    Source,
+    count_unlabelled,
+    number,
+    pick_image,
+    read_text,
+    stated_size,
+)
 
 _CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 _NEEDED = ('filename', 'class', *_CORNERS)
@@ -54,11 +63,7 @@ def read_csv(source: Source) -> tuple[None, list[Labelled]]:
         image = images[name]
         if image is None:
             continue
-        sides = [values.get(key) for key in ('width', 'height')]
-        size = None
-        if all(sides):
-            width, height = (int(number(side, where)) for side in sides)
-            size = (width, height)
+        size = stated_size(values.get('width'), values.get('height'), where)
         entry = found.setdefault(image, Labelled(image, [], size))
         if entry.size != size:
             raise UserError(f'{where} has another width and height than a line before')

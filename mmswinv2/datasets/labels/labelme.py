@@ -22,6 +22,7 @@ from .common import (
     number,
     pick_own_image,
     read_text,
+    stated_size,
 )
 
 _CORNERS = 64  # of a circle
@@ -68,11 +69,7 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
     image = pick_own_image(source, named, own, str(path))
     if image is None:
         return None
-    sides = content.get('imageWidth'), content.get('imageHeight')
-    size = None
-    if all(sides):
-        width, height = (int(number(side, str(path))) for side in sides)
-        size = (width, height)
+    size = stated_size(content.get('imageWidth'), content.get('imageHeight'), str(path))
     marks: dict[Any, Mark] = {}
     for i, shape in enumerate(content['shapes']):
         where = f'{path}, shape {i}'

@@ -25,6 +25,7 @@ from .common import (
     pick_own_image,
     read_bytes,
     read_text,
+    stated_size,
 )
 
 _YES, _NO = ('1', '1.0', 'true', 'yes'), ('0', '0.0', 'false', 'no', '')
@@ -103,13 +104,12 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
     image = pick_own_image(source, named, own, str(path))
     if image is None:
         return None
-    sides = (root.findtext(f'size/{key}') or 0 for key in ('width', 'height'))
-    width, height = (int(number(side, str(path))) for side in sides)
+    size = stated_size(root.findtext('size/width'), root.findtext('size/height'), str(path))
     marks = [
         _read_object(node, f'{path}, object {i}', source)
         for i, node in enumerate(root.findall('object'), start=1)
     ]
-    return Labelled(image, marks, (width, height) if width and height else None)
+    return Labelled(image, marks, size)
 
 
 def _read_object(node: Any, where: str, source: Source) -> Mark:
