@@ -88,7 +88,15 @@ def check_annotations() -> None:
 
         @replace(kind, 'load_data_list')
         def load_data_list(original: Any, self: Any) -> list[dict]:
-            images = original(self)
+            try:
+                images = original(self)
+            except KeyError as error:
+                if error.args != ('img',) or 'img' in self.data_prefix:
+                    raise
+                raise UserError(
+                    f'{self.ann_file}: data_prefix={self.data_prefix} of {type(self).__name__} '
+                    'has no img, the folder of the images, such as dict(img="train2017/")'
+                ) from error
             check_instances(self, images)
             return images
 

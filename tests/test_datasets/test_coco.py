@@ -851,6 +851,15 @@ def test_semantic_maps(folder, labels, words):
             data.pipeline(info)
 
 
+def test_images_under_the_key_of_another_host(folder):
+    from mmdet.datasets import CocoDataset
+
+    path = write(folder, make())
+    prefix = dict(img_path=f'{folder}/')
+    with pytest.raises(UserError, match='data_prefix=.*img_path.* of CocoDataset has no img, the'):
+        CocoDataset(ann_file=str(path), data_prefix=prefix, metainfo=dict(classes=CLASSES))
+
+
 def test_classes_that_are_one_text(folder):
     with pytest.raises(UserError, match="classes must be a list or tuple of names, got 'circle'"):
         dataset(write(folder, make()), classes='circle')
