@@ -7,6 +7,7 @@ import socket
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from time import localtime, strftime
 from typing import Any
 
 import torch
@@ -167,27 +168,40 @@ def last_good_checkpoint(work_dir: str | os.PathLike[str]) -> Path | None:
         its path, or ``None`` if the folder has none.
     """
     folder = Path(work_dir)
-    candidates = sorted(
-        [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')],
-        key=lambda path: path.lstat().st_mtime,
-        reverse=True,
-    )
     note = folder / 'last_checkpoint'
     if os.path.lexists(note):
         noted = note.read_text(errors='replace').strip() if note.is_file() else ''
         places = (folder / Path(noted).name, Path(noted))  # the folder may have been moved since
-        if found := [place for place in places if noted and os.path.exists(place)]:
-            candidates.insert(0, found[0])
+        found = next((place for place in places if noted and os.path.exists(place)), None)
+        if found is None:
+            told = f'{note} names no checkpoint that is there ({noted[:80]!a}); looking for others'
+            print_log(told, logger='current')
+        elif _is_whole(found):
+            return found
         else:
-            print_log(
-                f'{note} names no checkpoint that is there ({noted[:80]!a}); looking for others',
-                logger='current',
-            )
-    for path in candidates:
-        if _is_whole(path):
-            return path
-        print_log(f'{path} is missing or cut short; trying an older one', logger='current')
-    return None
+            print_log(f'{found} is missing or cut short; trying an older one', logger='current')
+    ages = {}
+    for path in (*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')):
+        try:
+            ages[path] = _age(path)
+        except CheckpointError as error:
+            print_log(f'left out: {error}', logger='current')
+    return max(ages, key=lambda path: ages[path], default=None)
+
+
+def _age(path: Path) -> tuple[Any, ...]:
+    """Orders whole checkpoints by what they say themselves: a copy of an old one is a new file.
+
+    Raises:
+        CheckpointError: if it cannot be read.
+    """
+    checkpoint = check_deepspeed_folder(path) if path.is_dir() else read_checkpoint(path, mmap=True)
+    meta = checkpoint.get('meta')
+    meta = meta if isinstance(meta, Mapping) else {}
+    changed = path.stat().st_mtime
+    time = meta.get('time') or strftime('%Y%m%d_%H%M%S', localtime(changed))
+    number = meta.get('iter')
+    return str(time), number if is_count(number, 0) else 0, changed
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:

@@ -109,6 +109,18 @@ def test_last_good_checkpoint(tmp_path):
     assert last_good_checkpoint(tmp_path).name == 'epoch_1.pth'
 
 
+def test_copies_are_as_old_as_what_they_are_copied_from(tmp_path):
+    """Copies of a work dir have other times, and the last of them need not be the newest."""
+    times = {'epoch_1.pth': (1, 100), 'epoch_2.pth': (2, 200), 'epoch_10.pth': (2, 1000)}
+    times['iter_9000.pth'] = (0, 9000)  # of an earlier and longer training
+    for i, (name, (day, number)) in enumerate(times.items()):
+        torch.save({'meta': {'time': f'2026010{day}_000000', 'iter': number}}, tmp_path / name)
+        os.utime(tmp_path / name, (100 - i, 100 - i))
+    assert last_good_checkpoint(tmp_path).name == 'epoch_10.pth'
+    (tmp_path / 'epoch_10.pth').write_bytes((tmp_path / 'epoch_2.pth').read_bytes()[:-50])
+    assert last_good_checkpoint(tmp_path).name == 'epoch_2.pth'
+
+
 NOTES = {
     'UTF-16': 'epoch_1.pth'.encode('utf-16'),
     'bytes': b'\xff\xfe\x80',
