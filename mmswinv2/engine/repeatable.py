@@ -18,7 +18,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from .. import hosts
 from ..log import warn
 from ..registry import HOOKS
-from .resume import check_shapes
+from .resume import check_shapes, leave_averages
 from .strategies import unwrap_model
 
 
@@ -145,6 +145,8 @@ class RepeatableHook(Hook):
             UserError: if a resumed run has parameters of other shapes than the checkpoint.
         """
         if runner._resume:
+            if not any(hasattr(hook, 'ema_model') for hook in runner.hooks):
+                leave_averages(checkpoint)
             check_shapes(unwrap_model(runner.model), checkpoint.get('state_dict') or {})
         if type(runner).__name__ == 'Runner':  # other runners have popped them by now
             runner.saved_schedulers = checkpoint.get('param_schedulers')

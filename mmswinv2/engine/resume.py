@@ -308,6 +308,21 @@ def check_shapes(model: torch.nn.Module, state: Mapping[str, Any]) -> None:
             )
 
 
+def leave_averages(checkpoint: dict[str, Any]) -> None:
+    """Let a run without EMAHook go on with the trained weights of a checkpoint.
+
+    EMAHook saves them in the place of the averages, which stand where weights are loaded from.
+    """
+    trained = checkpoint.get('ema_state_dict') or {}
+    weights = {k[len('module.') :]: v for k, v in trained.items() if k.startswith('module.')}
+    if weights:
+        checkpoint['state_dict'].update(weights)
+        warn(
+            'the checkpoint has averaged weights, and this config has no EMAHook: the run goes on '
+            'with the weights that were averaged, and averages no more'
+        )
+
+
 def _same(mine: Any, theirs: Any) -> bool:
     if isinstance(mine, (list, tuple)) and isinstance(theirs, (list, tuple)):
         return len(mine) == len(theirs) and all(map(_same, mine, theirs))

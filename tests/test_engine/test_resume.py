@@ -48,6 +48,7 @@ def train(
     resume=None,
     batch=2,
     kind='AdamW',
+    hooks=(),
     **settings,
 ):
     """Train `length` iterations, or epochs of four; returns learning rates and warnings."""
@@ -75,6 +76,7 @@ def train(
         load_from=resume and str(resume),
         resume=bool(resume),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=by_epoch, interval=1)),
+        custom_hooks=list(hooks),
         experiment_name=f'resume-{next(NUMBERS)}',
     )
     runner.register_hook(Look())
@@ -393,6 +395,25 @@ def test_the_best_checkpoint_of_another_work_dir_stays(tmp_path):
         _leave_best_of_others(SimpleNamespace(work_dir=str(folder), hooks=hooks, message_hub=hub))
         assert hub.runtime_info.get('best_ckpt') == wanted
         assert hub.get_info('best_score') == 0.5
+
+
+def test_a_run_without_averages_goes_on_with_the_weights_they_are_of(whole):
+    """EMAHook saves the averages in the place of the weights."""
+    run, other = whole
+    average = dict(type='EMAHook', momentum=0.5)
+    train(run, 4, None, hooks=[average])
+    saved = read_checkpoint(run / 'iter_3.pth')
+    trained = saved['ema_state_dict']['module.fc.weight']
+    assert not torch.equal(saved['state_dict']['fc.weight'], trained)
+    for hooks, words in (([], 'averages no more'), ([average], '')):
+        begun = []
+
+        class Look(Hook):
+            def before_train_iter(self, runner, batch_idx, data_batch=None, begun=begun):
+                begun.append(runner.model.fc.weight.detach().clone())
+
+        _, told = train(other, 4, None, resume=run / 'iter_3.pth', hooks=[*hooks, Look()])
+        assert torch.equal(begun[0], trained) and words in told
 
 
 def test_float16_does_not_take_the_scale_of_bfloat16():
