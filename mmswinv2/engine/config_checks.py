@@ -15,7 +15,11 @@ from ..core.arguments import get_variant, is_count, is_number
 from ..errors import UserError, nearest, unknown_type
 from .config_names import LOADERS, arguments, settings_in
 
-LENGTHS = ('begin', 'end', 'T_max', 'total_iters', 'total_steps', 'step_size')  # of schedulers
+# settings of schedulers
+LENGTHS = (
+    'begin', 'end', 'T_max', 'total_iters', 'total_steps', 'step_size', 'patience', 'cooldown',
+)  # fmt: skip
+LISTS_OF_LENGTHS = ('milestones', 'periods')
 _OF_ALL_MAPS = ('FPN', 'PAFPN', 'ChannelMapper')  # necks that take all maps of the backbone
 
 
@@ -173,19 +177,33 @@ def _check_schedulers(cfg: Config) -> None:
     """Raise `UserError` for a scheduler without a type, or whose lengths are no numbers."""
     schedulers = cfg.get('param_scheduler') or ()
     groups = {'param_scheduler': schedulers}
-    if isinstance(schedulers, Mapping) and 'type' not in schedulers:  # of several optimizers
+    if of_several_optimizers(schedulers):
         groups = {f'param_scheduler.{name}': those for name, those in schedulers.items()}
     for place, those in groups.items():
         for scheduler in filter(None, hosts.as_list(those)):
             if not isinstance(scheduler, Mapping) or 'type' not in scheduler:
                 raise UserError(f'{place} in the config: {scheduler!r:.80} has no type')
             for key in LENGTHS:
-                value = scheduler.get(key)
-                if value is not None and not (is_number(value) and value >= 0):
+                value = scheduler.get(key, 0)
+                left_out = value is None and key not in ('begin', 'end')
+                if not left_out and not (is_number(value) and value >= 0):
                     raise UserError(
                         f'{place} in the config: {key}={value!r} of {hosts.type_name(scheduler)} '
                         'must be a number from 0'
                     )
+            for key in LISTS_OF_LENGTHS:
+                values = scheduler.get(key, ())
+                if not isinstance(values, (list, tuple)) or not all(map(is_number, values)):
+                    raise UserError(
+                        f'{place} in the config: {key}={values!r} of '
+                        f'{hosts.type_name(scheduler)} must be a list of numbers'
+                    )
+
+
+def of_several_optimizers(schedulers: Any) -> bool:
+    """Whether a ``param_scheduler`` has the schedulers of each optimizer under its name."""
+    named = isinstance(schedulers, Mapping) and 'type' not in schedulers
+    return named and not any(isinstance(those, (int, float)) for those in schedulers.values())
 
 
 def _check_channels(cfg: Config) -> None:
@@ -231,7 +249,7 @@ def _check_channels(cfg: Config) -> None:
 
 def _takers(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The parts of a model that take the maps of its backbone, as far as they are known."""
-    necks = hosts.as_list(model.get('neck') or ())
+    necks = [neck for neck in hosts.as_list(model.get('neck')) if isinstance(neck, Mapping)]
     if necks and hosts.type_name(necks[0]) != 'GlobalAveragePooling':
         yield 'model.neck', necks[0]
         return
@@ -239,7 +257,7 @@ def _takers(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
         heads = hosts.as_list(model.get(name) or ())
         if name == 'decode_head':
             heads = heads[:1]  # others of a cascade take more than the maps
-        yield from ((f'model.{name}', head) for head in heads)
+        yield from ((f'model.{name}', head) for head in heads if isinstance(head, Mapping))
 
 
 def check_groups(cfg: Config) -> None:

@@ -12,10 +12,12 @@ from .. import hosts
 from ..checkpoints import read_class_map
 from ..errors import UserError
 from ..files import check_writable
-from .config_checks import LENGTHS
+from .config_checks import LENGTHS, LISTS_OF_LENGTHS, of_several_optimizers
 
-_LISTS_OF_LENGTHS = ('milestones', 'periods')
 _STARTS = {'Linear': 'start_factor', 'Constant': 'factor'}  # of warm-ups
+_BEGINS = (  # of hooks; that of YOLOXModeSwitchHook counts from the end
+    'begin_epoch', 'switch_epoch', 'action_epoch', 'num_last_epochs', 'begin_iter', 'save_begin',
+)  # fmt: skip
 _FOR_EVER = 10**9  # mmengine's end of a schedule that has none
 
 
@@ -44,17 +46,16 @@ def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> No
         if interval is not None:
             cfg.train_cfg.val_interval = min(interval, length)
         checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
-        starts = [(cfg.train_cfg, 'val_begin')]
         if checkpoint is not None and checkpoint.get('by_epoch', True) == (unit == 'max_epochs'):
             checkpoint.interval = min(checkpoint.get('interval') or -1, length)
-            starts.append((checkpoint, 'save_begin'))
-        keys = ('begin_epoch', 'switch_epoch', 'action_epoch', 'begin_iter')
-        hooks = list(cfg.get('custom_hooks') or ())
+        starts = [(cfg.train_cfg, 'val_begin')]
+        hooks = [*(cfg.get('custom_hooks') or ()), *(cfg.get('default_hooks') or {}).values()]
+        hooks = [hook for hook in hooks if hook]
         for hook in list(hooks):  # SwitchRecipeHook of mmpretrain
             steps = hosts.as_list(hook.get('schedule') or ())
             hooks += [step for step in steps if isinstance(step, Mapping)]
         for hook in hooks:  # each begins at one place
-            starts += [(hook, key) for key in keys if hook.get(key)][:1]
+            starts += [(hook, key) for key in _BEGINS if hook.get(key)][:1]
         for node, key in starts:
             if node.get(key):
                 node[key] = _scaled(node[key], length / old)
@@ -64,7 +65,7 @@ def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> No
                 for start, interval in cfg.train_cfg.dynamic_intervals
             ]
         schedulers = cfg.get('param_scheduler') or []
-        if isinstance(schedulers, Mapping) and 'type' not in schedulers:  # several optimizers
+        if of_several_optimizers(schedulers):
             cfg.param_scheduler = {k: _scale(v, length / old) for k, v in schedulers.items()}
             groups = list(cfg.param_scheduler.values())
         else:
@@ -232,7 +233,7 @@ def _scale(schedulers: Any, factor: float) -> list[Any]:
             if scheduler.get(key) is not None:
                 parts = in_parts and key in ('begin', 'end')
                 scheduler[key] = _scaled(scheduler[key], factor, parts)
-        for key in _LISTS_OF_LENGTHS:
+        for key in LISTS_OF_LENGTHS:
             if key in scheduler:
                 scheduler[key] = [_scaled(value, factor) for value in scheduler[key]]
         start = _STARTS.get(hosts.type_name(scheduler)[: -len('LR')])
@@ -246,5 +247,5 @@ def _steps(scheduler: Any) -> float:
 
 
 def _lengths(scheduler: Any) -> str:
-    told = [f'{k}={scheduler[k]}' for k in (*LENGTHS, *_LISTS_OF_LENGTHS) if k in scheduler]
+    told = [f'{k}={scheduler[k]}' for k in (*LENGTHS, *LISTS_OF_LENGTHS) if k in scheduler]
     return ' '.join((str(scheduler['type']), *told))

@@ -155,6 +155,9 @@ def test_settings_that_runners_need():
         (dict(begin=0), r"{'begin': 0} has no type"),
         (dict(type='LinearLR', end='x'), "end='x' of LinearLR must be a number from 0"),
         (dict(type='CosineAnnealingLR', T_max=-3), 'T_max=-3 of CosineAnnealingLR must be a'),
+        (dict(type='LinearLR', end=None), 'end=None of LinearLR must be a number from 0'),
+        (dict(type='MultiStepLR', milestones=8), 'milestones=8 of MultiStepLR must be a list of'),
+        (dict(type='CosineRestartLR', periods=['a']), 'periods=.* must be a list of numbers'),
     ],
 )
 def test_schedulers(scheduler, words):
@@ -167,6 +170,9 @@ def test_schedulers(scheduler, words):
         with pytest.raises(UserError, match=f'{place} in the config: .*{words}'):
             check_values(Config(dict(param_scheduler=schedulers)))
     check_values(Config(dict(param_scheduler=dict(generator=good))))
+    check_values(Config(dict(param_scheduler=[good | dict(type='CosineAnnealingLR', T_max=None)])))
+    with pytest.raises(UserError, match=r"param_scheduler in the config: {'end': 3, .* no type"):
+        check_values(Config(dict(param_scheduler=dict(end=3, by_epoch=True))))
     with pytest.raises(
         UserError, match=r"param_scheduler.generator in the config: 'x' has no type"
     ):

@@ -77,7 +77,7 @@ def test_what_begins_later_begins_in_proportion():
                       dict(type='PipelineSwitchHook', switch_epoch=28)],
     )  # fmt: skip
     set_length(cfg, None, 9)
-    assert cfg.train_cfg.val_begin == 5 and cfg.default_hooks.checkpoint.save_begin == 20
+    assert cfg.train_cfg.val_begin == 5 and cfg.default_hooks.checkpoint.save_begin == 5
     assert (cfg.custom_hooks[0].begin_epoch, cfg.custom_hooks[0].begin_iter) == (5, 60)
     assert cfg.custom_hooks[1].switch_epoch == 7
     cfg = config(
@@ -87,9 +87,19 @@ def test_what_begins_later_begins_in_proportion():
                       dict(type='Own', schedule='cosine'), dict(type='Own', schedule=[1, 2])],
     )  # fmt: skip
     cfg.default_hooks.checkpoint.interval = None
+    cfg.default_hooks.ema, cfg.default_hooks.logger = dict(type='EMAHook', begin_epoch=20), None
+    cfg.custom_hooks += [dict(type='YOLOXModeSwitchHook', num_last_epochs=12)]
     set_length(cfg, None, 9)
-    assert cfg.custom_hooks[0].begin_iter == 15
+    assert cfg.custom_hooks[0].begin_iter == 15 and cfg.default_hooks.ema.begin_epoch == 5
     assert cfg.custom_hooks[1].schedule[0].action_epoch == 6
+    assert cfg.custom_hooks[-1].num_last_epochs == 3
+
+
+def test_a_schedule_that_measures_waits_in_proportion():
+    plateau = dict(type='ReduceOnPlateauLR', monitor='loss', patience=10, cooldown=0)
+    cfg = config(param_scheduler=plateau)
+    set_length(cfg, 20, None)
+    assert (cfg.param_scheduler[0].patience, cfg.param_scheduler[0].cooldown) == (2, 0)
 
 
 @pytest.mark.parametrize('kind', ['LinearLR', 'ConstantLR'])
