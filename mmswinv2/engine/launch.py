@@ -6,7 +6,8 @@ import os
 import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from ..errors import UserError
 from ..files import check_writable
 from ..options import command_line
 from .config_checks import check_groups, check_optimizers, check_values
-from .config_names import warn_of_misspelt, warn_of_new, warn_of_unused
+from .config_names import arguments, warn_of_misspelt, warn_of_new, warn_of_unused
 from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook
 from .repeatable import RepeatableHook
 from .resume import follow_config
@@ -48,6 +49,7 @@ _VARIABLES = {  # environment variables that each launcher sets
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
     'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_SIZE'),
 }
+_NO_DATA = ('work_dir', 'load_from', 'checkpoint')  # settings that may be in the folder of the data
 _STARTERS = {
     'pytorch': 'tools/dist_train.sh CONFIG GPUS (torchrun)',
     'slurm': 'tools/slurm_train.sh PARTITION JOB CONFIG WORK_DIR (srun)',
@@ -62,6 +64,12 @@ def load_config(args: Namespace) -> Config:
         UserError: if the config does not exist or the work dir cannot be written.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    processes = os.environ.get('WORLD_SIZE', '1')
+    if args.launcher == 'none' and 'TORCHELASTIC_RUN_ID' in os.environ and processes != '1':
+        raise UserError(
+            f'torchrun has started {processes} processes, and each would do all of the work in the '
+            'same work dir; add --launcher pytorch'
+        )
     cfg = config_with_options(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     if args.work_dir is not None:
@@ -150,12 +158,15 @@ def with_options(cfg: Config, path: str, options: dict[str, Any] | None) -> Conf
         warn_of_new(cfg, before, options)
         if any(key.partition('.')[0] == 'custom_imports' for key in options):
             wanted = cfg.custom_imports
-            if not isinstance(wanted, Mapping) or 'imports' not in wanted:
+            known = arguments(import_modules_from_strings)
+            if not isinstance(wanted, Mapping) or not {'imports'} <= wanted.keys() <= known:
                 raise UserError(
                     f'custom_imports={wanted} in the config must be a dict with imports=[...]'
                 )
             try:
                 import_modules_from_strings(**wanted)
+            except TypeError as error:
+                raise UserError(f'custom_imports={wanted} in the config: {error}') from error
             except ImportError as error:
                 raise UserError(
                     f'custom_imports in the config: {error} ({error.__context__}); name a module '
@@ -188,6 +199,12 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     hosts.check_data(cfg, kinds)
     if _runner(cfg) is Runner:
         cfg.pop('runner_type', None)
+        if 'train' in kinds and cfg.get('strategy'):
+            raise UserError(
+                f'strategy={hosts.type_name(cfg.strategy)} in the config is for FlexibleRunner, '
+                "and plain Runner would train without it; set runner_type='FlexibleRunner', or "
+                'strategy=None'
+            )
     elif 'train' in kinds and issubclass(_runner(cfg), FlexibleRunner):
         _refuse_averages(cfg)
     if 'train' not in kinds:  # evaluation needs one whole model in every process
@@ -207,16 +224,17 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         remove_half_written(cfg.work_dir)
     use_whole_files()
     _set_up_processes(cfg)
-    if 'runner_type' in cfg:
-        runner = RUNNERS.build(cfg)
-    else:
-        options = cfg.pop('compile', None)
-        runner = Runner.from_cfg(cfg)
-        if options:
-            compile_features(runner.model, {} if options is True else dict(options))
-            runner.cfg.compile = options  # for the copy in the work dir
-            runner.dump_config()
-            runner.cfg.pop('compile')  # mmengine would compile the training step
+    with _keep_config(cfg, 'train' in kinds):
+        if 'runner_type' in cfg:
+            runner = RUNNERS.build(cfg)
+        else:
+            options = cfg.pop('compile', None)
+            runner = Runner.from_cfg(cfg)
+            if options:
+                compile_features(runner.model, {} if options is True else dict(options))
+                runner.cfg.compile = options  # for the copy in the work dir
+                runner.dump_config()
+                runner.cfg.pop('compile')  # mmengine would compile the training step
     print_log(f'{COMMAND}{command_line()}', logger='current')
     own = [CheckDatasetHook()]
     if 'train' in kinds:
@@ -237,6 +255,26 @@ def _runner(cfg: Config) -> type:
     """The class of a config's runner; `object` for a name that is not registered."""
     kind = cfg.get('runner_type') or Runner
     return kind if isinstance(kind, type) else RUNNERS.get(kind) or object
+
+
+@contextmanager
+def _keep_config(cfg: Config, trains: bool) -> Iterator[None]:
+    """Keep mmengine from copying a config over itself, or that of a test over a training's.
+
+    Every run has its config in its own folder too, in ``vis_data``.
+    """
+    file = cfg.filename or ''
+    copy = Path(cfg.work_dir, Path(file).name)
+    kept = copy.is_file() and (not trains or os.path.samefile(file, copy))
+    runners: tuple[Any, ...] = (Runner, FlexibleRunner) if kept else ()
+    before = [kind.dump_config for kind in runners]
+    for kind in runners:
+        kind.dump_config = lambda runner: None
+    try:
+        yield
+    finally:
+        for kind, dump_config in zip(runners, before, strict=True):
+            kind.dump_config = dump_config
 
 
 def _refuse_averages(cfg: Config) -> None:
@@ -416,7 +454,7 @@ def _set_data_root(cfg: Config, options: dict[str, Any]) -> None:
         return
     if options['data_root'] is None:
         raise UserError('data_root=None in --cfg-options must be a folder')
-    if not cfg.get('data_root'):
+    if not isinstance(cfg.get('data_root') or None, str):
         raise UserError(
             "the config has no data_root of its own; set the data sets' instead, for instance "
             '--cfg-options train_dataloader.dataset.data_root=...'
@@ -428,7 +466,7 @@ def _set_data_root(cfg: Config, options: dict[str, Any]) -> None:
         if isinstance(node, dict):
             # as they are written: classes of pure Python configs stay names
             for key, value in dict(dict.items(node)).items():
-                if (new := replace(value)) is not value:
+                if key not in _NO_DATA and (new := replace(value)) is not value:
                     dict.__setitem__(node, key, new)
         elif isinstance(node, (list, tuple)):
             return type(node)(replace(item) for item in node)

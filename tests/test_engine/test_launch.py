@@ -131,10 +131,18 @@ def test_modules_of_the_command_line_that_are_not_there():
         config_with_options(str(ROOT / CONFIG), options)
 
 
-@pytest.mark.parametrize('value', ['os', dict(allow_failed_imports=True)])
+@pytest.mark.parametrize(
+    'value', ['os', dict(allow_failed_imports=True), dict(imports=['os'], allow=True)], ids=str
+)
 def test_imports_that_are_not_named(value):
     with pytest.raises(UserError, match=r'custom_imports=.* must be a dict with imports=\[...\]'):
         config_with_options(str(ROOT / CONFIG), {'custom_imports': value})
+
+
+@pytest.mark.parametrize('value', [5, [5]], ids=str)
+def test_imports_that_are_no_names(value):
+    with pytest.raises(UserError, match=r'custom_imports=.*5.* in the config: .*int'):
+        config_with_options(str(ROOT / CONFIG), {'custom_imports.imports': value})
 
 
 def test_classes_of_pure_python_configs_stay_names(tmp_path):
@@ -160,6 +168,18 @@ def test_classes_of_pure_python_configs_stay_names(tmp_path):
 def test_a_data_root_of_none():
     with pytest.raises(UserError, match='data_root=None in --cfg-options must be a folder'):
         config_with_options(str(ROOT / CONFIG), {'data_root': None})
+
+
+def test_a_data_root_leaves_alone_what_is_no_data():
+    cfg = dict(data_root='data/', load_from='data/a.pth', work_dir='data/runs',
+               model=dict(init_cfg=dict(checkpoint='data/b.pth')),
+               val_evaluator=dict(ann_file='data/c.json'))  # fmt: skip
+    cfg = config_with_options(Config(cfg), {'data_root': '/new'})
+    assert cfg.val_evaluator.ann_file == '/new/c.json'
+    assert (cfg.load_from, cfg.work_dir) == ('data/a.pth', 'data/runs')
+    assert cfg.model.init_cfg.checkpoint == 'data/b.pth'
+    with pytest.raises(UserError, match='the config has no data_root of its own'):
+        config_with_options(Config(dict(data_root=['a', 'b'])), {'data_root': '/new'})
 
 
 def test_a_folder_of_data_may_have_a_number_for_a_name():
@@ -192,6 +212,32 @@ def test_every_name_of_the_runner_of_strategies(kind, tmp_path):
     cfg.train_dataloader.dataset = None
     with pytest.raises(UserError, match='EMAHook averages weights under plain Runner alone'):
         launch.build_runner(cfg, ('train',))
+
+
+def test_a_strategy_that_the_runner_would_not_use(tmp_path):
+    options = {'strategy.type': 'mmswinv2.FSDPStrategy', 'work_dir': str(tmp_path)}
+    cfg = config_with_options(str(ROOT / CONFIG), options)
+    cfg.train_dataloader.dataset = None
+    told = "strategy=FSDPStrategy .* plain Runner .* set runner_type='FlexibleRunner'"
+    with pytest.raises(UserError, match=told):
+        launch.build_runner(cfg, ('train',))
+
+
+def test_processes_of_torchrun_that_would_not_work_together(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'none')
+    args = Namespace(
+        config=str(ROOT / CONFIG), cfg_options=None, launcher='none', work_dir=None, local_rank=0
+    )
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with pytest.raises(UserError, match='torchrun has started 2 processes.*--launcher pytorch'):
+        load_config(args)
+    monkeypatch.setenv('WORLD_SIZE', '1')
+    assert load_config(args).launcher == 'none'
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    args.launcher = 'pytorch'
+    assert load_config(args).launcher == 'pytorch'
 
 
 def test_a_config_that_is_its_own_base(tmp_path):
@@ -273,6 +319,41 @@ class Ones(Dataset):
         return dict(inputs=torch.ones(1))
 
 
+def small(file, work_dir, **settings):
+    """A config that was read from `file`, with the settings of a training of one epoch."""
+    work_dir.mkdir(exist_ok=True)
+    cfg = Config.fromfile(file)
+    loader = dict(
+        dataset=dict(type='Ones'), batch_size=1, num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=True),
+        collate_fn=dict(type='default_collate'),
+    )  # fmt: skip
+    cfg.merge_from_dict(dict(
+        default_scope='mmengine', model=dict(type='WithBackbone'), train_dataloader=loader,
+        test_dataloader=loader, test_cfg=dict(), test_evaluator=[], launcher='none',
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)), work_dir=str(work_dir),
+        train_cfg=dict(by_epoch=True, max_epochs=1), experiment_name=f'{work_dir} {settings}',
+        **settings,
+    ))  # fmt: skip
+    return cfg
+
+
+def test_copies_of_configs_replace_neither_the_config_nor_that_of_a_training(tmp_path):
+    written = '# a comment\nown = 1\n'
+    (tmp_path / 'a.py').write_text(written)
+    launch.build_runner(small(tmp_path / 'a.py', tmp_path), ('train',)).work_dir_lock.close()
+    assert (tmp_path / 'a.py').read_text() == written
+    copy = tmp_path / 'run/a.py'
+    for lr in (0.2, 0.3):  # the copy is that of the last training
+        cfg = small(tmp_path / 'a.py', tmp_path / 'run', note=lr)
+        launch.build_runner(cfg, ('train',)).work_dir_lock.close()
+        assert Config.fromfile(copy).note == lr
+    launch.build_runner(small(tmp_path / 'a.py', tmp_path / 'run', note=0.4), ('test',))
+    assert Config.fromfile(copy).note == 0.3
+    launch.build_runner(small(tmp_path / 'a.py', tmp_path / 'tested', note=0.5), ('test',))
+    assert Config.fromfile(tmp_path / 'tested/a.py').note == 0.5
+
+
 def test_only_features_are_compiled_and_the_config_says_so(tmp_path, monkeypatch):
     compiled = []
 
@@ -285,18 +366,7 @@ def test_only_features_are_compiled_and_the_config_says_so(tmp_path, monkeypatch
         torch.nn.Module, 'compile', lambda self, **options: compiled.append((self, options))
     )
     (tmp_path / 'a.py').touch()
-    (tmp_path / 'run').mkdir()
-    cfg = Config.fromfile(tmp_path / 'a.py')
-    cfg.merge_from_dict(dict(
-        default_scope='mmengine', model=dict(type='WithBackbone'), compile=dict(backend='eager'),
-        train_dataloader=dict(
-            dataset=dict(type='Ones'), batch_size=1, num_workers=0,
-            sampler=dict(type='DefaultSampler', shuffle=True),
-            collate_fn=dict(type='default_collate')),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)), launcher='none',
-        train_cfg=dict(by_epoch=True, max_epochs=1), work_dir=str(tmp_path / 'run'),
-        experiment_name=tmp_path.name,
-    ))  # fmt: skip
+    cfg = small(tmp_path / 'a.py', tmp_path / 'run', compile=dict(backend='eager'))
     runner = launch.build_runner(cfg, ('train',))
     runner.train()
     runner.work_dir_lock.close()
