@@ -324,13 +324,15 @@ def set_mixed_precision(cfg: Config, dtype: str) -> None:
     Raises:
         UserError: if the config leaves precision to a strategy, or no GPU supports `dtype`.
     """
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    kind = kind.__name__ if isinstance(kind, type) else str(kind)
-    if kind.rpartition('.')[2] not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise UserError(
-            f'--amp sets optim_wrapper.type to AmpOptimWrapper, and the config has {kind}, whose '
-            'precision its strategy sets (see docs/scale.md); leave --amp out'
-        )
+    nodes = hosts.dicts_in(cfg.optim_wrapper)
+    wrappers = [node for _, node in nodes if 'optimizer' in node] or [cfg.optim_wrapper]
+    for wrapper in wrappers:
+        kind = hosts.type_name(wrapper) if wrapper.get('type') else 'OptimWrapper'
+        if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+            raise UserError(
+                f'--amp sets optim_wrapper.type to AmpOptimWrapper, and the config has {kind}, '
+                'whose precision its strategy sets (see docs/scale.md); leave --amp out'
+            )
     if not torch.cuda.is_available():
         raise UserError('--amp needs a GPU, and there is none; leave it out')
     if dtype == 'bfloat16' and not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -338,15 +340,15 @@ def set_mixed_precision(cfg: Config, dtype: str) -> None:
             f'--amp-dtype bfloat16 needs a GPU of the Ampere generation or newer, and this is '
             f'{torch.cuda.get_device_name()}; use --amp-dtype float16'
         )
-    before = cfg.optim_wrapper.get('dtype')
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.dtype = dtype
-    if dtype == 'bfloat16':
-        cfg.optim_wrapper.loss_scale = 1.0
-    elif str(before).endswith('bfloat16'):  # its scale of 1 does not suit float16
-        cfg.optim_wrapper.loss_scale = 'dynamic'
-    else:
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    for wrapper in wrappers:
+        before = str(wrapper.get('dtype'))
+        wrapper.update(type='AmpOptimWrapper', dtype=dtype)
+        if dtype == 'bfloat16':
+            wrapper.loss_scale = 1.0
+        elif before.endswith('bfloat16'):  # its scale of 1 does not suit float16
+            wrapper.loss_scale = 'dynamic'
+        else:
+            wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:

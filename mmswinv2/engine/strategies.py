@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from .. import hosts
 from ..checkpoints.adapters import leave_out_base
 from ..checkpoints.files import check_deepspeed_folder, is_deepspeed_folder
 from ..checkpoints.load import shard_like, unshard
@@ -277,7 +278,7 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
 
     def _translated(self, cfg: dict) -> dict:
         """Translate an optim_wrapper for DeepSpeed, and move its other settings to `config`."""
-        kind = cfg.pop('type', 'OptimWrapper')
+        kind = hosts.type_name({'type': cfg.pop('type', 'OptimWrapper')})
         if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'DeepSpeedOptimWrapper'):
             raise UserError(
                 f'optim_wrapper of type {kind} has no counterpart in DeepSpeed; it may be '
@@ -285,15 +286,18 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
             )
         if kind == 'AmpOptimWrapper':
             cfg.pop('loss_scale', None)  # bfloat16 needs none
-            if (dtype := cfg.pop('dtype', None)) != 'bfloat16':
+            dtype = str(cfg.pop('dtype', None) or 'float16').removeprefix('torch.')
+            if dtype != 'bfloat16':
                 raise UserError(
-                    f'AmpOptimWrapper with dtype={dtype or "float16"}: under autocast in float16 '
+                    f'AmpOptimWrapper with dtype={dtype}: under autocast in float16 '
                     'DeepSpeed clips gradients that are still scaled and never lowers the scale; '
                     'set optim_wrapper.dtype=bfloat16'
                 )
             self.config.setdefault('torch_autocast', {'enabled': True, 'dtype': dtype})
         if clip := cfg.pop('clip_grad', None):
-            if clip.get('norm_type', 2) != 2 or set(clip) - {'max_norm', 'norm_type'}:
+            clip = {'type': 'norm', 'norm_type': 2, **clip}
+            by_norm = clip.pop('type') == 'norm' and clip.pop('norm_type') == 2
+            if not by_norm or set(clip) != {'max_norm'}:
                 raise UserError(
                     f'clip_grad={dict(clip)}: DeepSpeed clips by the 2-norm; set max_norm alone'
                 )

@@ -295,6 +295,19 @@ def test_a_strategy_has_its_own_precision(gpu):
         set_mixed_precision(config(type='mmengine.DeepSpeedOptimWrapper'), 'float16')
 
 
+def test_mixed_precision_of_several_optimizers(gpu):
+    parts = {name: dict(optimizer=dict(type='SGD')) for name in ('generator', 'critic')}
+    cfg = Config(dict(optim_wrapper=dict(constructor='Own', **parts)))
+    set_mixed_precision(cfg, 'float16')
+    assert set(cfg.optim_wrapper) == {'constructor', *parts}
+    for name in parts:
+        assert cfg.optim_wrapper[name].type == 'AmpOptimWrapper'
+        assert cfg.optim_wrapper[name].loss_scale == 'dynamic'
+    cfg.optim_wrapper.critic.type = 'ApexOptimWrapper'
+    with pytest.raises(UserError, match='the config has ApexOptimWrapper'):
+        set_mixed_precision(cfg, 'float16')
+
+
 def test_compile_needs_something_to_compile():
     with pytest.raises(UserError, match='Linear has neither; leave it out'):
         compile_features(torch.nn.Linear(1, 1), {})
