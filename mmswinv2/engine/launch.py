@@ -72,10 +72,8 @@ def load_config(args: Namespace) -> Config:
         )
     cfg = config_with_options(args.config, args.cfg_options)
     cfg.launcher = args.launcher
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = str(Path('work_dirs', Path(cfg.filename).stem))
+    own = cfg.get('work_dir') or str(Path('work_dirs', Path(cfg.filename).stem))
+    cfg.work_dir = os.path.expanduser(args.work_dir or own)  # shells leave the ~ of --work-dir=~/x
     check_writable(cfg.work_dir, 'work dir', '--work-dir')
     return cfg
 
@@ -226,6 +224,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     _set_up_processes(cfg)
     with _keep_config(cfg, 'train' in kinds):
         if 'runner_type' in cfg:
+            cfg.setdefault('env_cfg', {})  # FlexibleRunner takes none from a config without it
             runner = RUNNERS.build(cfg)
         else:
             options = cfg.pop('compile', None)

@@ -148,8 +148,11 @@ class RepeatableHook(Hook):
             if not any(hasattr(hook, 'ema_model') for hook in runner.hooks):
                 leave_averages(checkpoint)
             check_shapes(unwrap_model(runner.model), checkpoint.get('state_dict') or {})
-        if type(runner).__name__ == 'Runner':  # other runners have popped them by now
-            runner.saved_schedulers = checkpoint.get('param_schedulers')
+        runner.saved_schedulers = checkpoint.get('param_schedulers')
+        if runner.saved_schedulers is None and (mine := runner.param_schedulers):
+            # strategies take it for granted that the checkpoint has some
+            none: Any = {name: [] for name in mine} if isinstance(mine, dict) else []
+            checkpoint['param_schedulers'] = none
         meta = checkpoint.get('meta') or {}
         before = meta.get('batch_size')
         if runner._resume:

@@ -64,11 +64,11 @@ def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> No
                 (_scaled(start, length / old), interval)
                 for start, interval in cfg.train_cfg.dynamic_intervals
             ]
-        schedulers = cfg.get('param_scheduler') or []
-        if of_several_optimizers(schedulers):
+        groups = []
+        if of_several_optimizers(schedulers := cfg.get('param_scheduler')):
             cfg.param_scheduler = {k: _scale(v, length / old) for k, v in schedulers.items()}
             groups = list(cfg.param_scheduler.values())
-        else:
+        elif schedulers:
             cfg.param_scheduler = _scale(schedulers, length / old)
             groups = [cfg.param_scheduler]
         print_log(

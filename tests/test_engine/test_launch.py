@@ -91,6 +91,23 @@ def test_configs_of_packages(package, name, suffix, tmp_path, monkeypatch):
     assert Path(cfg.filename).is_file() and Path(cfg.filename).stem == stem
 
 
+@pytest.mark.parametrize(
+    ('given', 'place'), [('~/runs', 'home/runs'), ('', 'work_dirs/a'), (None, 'work_dirs/a')]
+)
+def test_the_work_dir_is_neither_the_present_folder_nor_one_called_tilde(
+    given, place, tmp_path, monkeypatch
+):
+    """Of `--work-dir=~/runs` a shell leaves the tilde; an empty one is of an unset variable."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+    (tmp_path / 'a.py').touch()
+    cfg = load_config(
+        Namespace(config='a.py', cfg_options=None, launcher='none', work_dir=given, local_rank=0)
+    )
+    assert Path(cfg.work_dir).absolute() == tmp_path / place and (tmp_path / place).is_dir()
+
+
 def test_names_that_no_package_has(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ('a.py', '._a.py'):
@@ -365,6 +382,15 @@ def test_copies_of_configs_replace_neither_the_config_nor_that_of_a_training(tmp
     assert Config.fromfile(copy).note == 0.3
     launch.build_runner(small(tmp_path / 'a.py', tmp_path / 'tested', note=0.5), ('test',))
     assert Config.fromfile(tmp_path / 'tested/a.py').note == 0.5
+
+
+def test_strategies_take_a_config_without_an_environment(tmp_path):
+    (tmp_path / 'a.py').touch()
+    cfg = small(tmp_path / 'a.py', tmp_path / 'run', runner_type='FlexibleRunner')
+    assert 'env_cfg' not in cfg
+    runner = launch.build_runner(cfg, ('train',))
+    runner.work_dir_lock.close()
+    assert isinstance(runner, FlexibleRunner)
 
 
 def test_only_features_are_compiled_and_the_config_says_so(tmp_path, monkeypatch):

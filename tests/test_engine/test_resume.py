@@ -11,7 +11,7 @@ from mmengine.dataset import BaseDataset, ClassBalancedDataset, DefaultSampler
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 from torch.utils.data import BatchSampler, Sampler
 
@@ -49,6 +49,7 @@ def train(
     batch=2,
     kind='AdamW',
     hooks=(),
+    runner_type=Runner,
     **settings,
 ):
     """Train `length` iterations, or epochs of four; returns learning rates and warnings."""
@@ -62,9 +63,9 @@ def train(
             seen.append((runner.iter, group['lr'], group['weight_decay']))
 
     unit = 'max_epochs' if by_epoch else 'max_iters'
-    runner = Runner(
+    runner = runner_type(
         Model(),
-        str(folder),
+        work_dir=str(folder),
         train_dataloader=dict(
             batch_size=batch,
             dataset=[{'inputs': torch.ones(2)}] * 8,
@@ -326,6 +327,16 @@ def test_new_settings_are_those_of_a_run_that_had_them_all_along(whole, old, new
     resumed, told = train(run, **new, resume=run / name)
     truth, _ = train(other, **new)
     same(resumed, truth[4 * stopped :])
+    assert words in told and 'takes from its config' in told
+
+
+@pytest.mark.parametrize('change', ['longer', 'one more', 'one less', 'the first', 'none'])
+def test_strategies_follow_new_settings_too(whole, change):
+    (run, other), (old, new, words) = whole, CHANGES[change]
+    train(run, **old, runner_type=FlexibleRunner)
+    resumed, told = train(run, **new, resume=run / 'iter_4.pth', runner_type=FlexibleRunner)
+    truth, _ = train(other, **new, runner_type=FlexibleRunner)
+    same(resumed, truth[4:])
     assert words in told and 'takes from its config' in told
 
 

@@ -121,6 +121,12 @@ def test_a_warm_up_of_any_length_reaches_the_rate_of_the_config(length, kind):
     assert max(rates) == pytest.approx(1)
 
 
+def test_a_training_without_schedules_has_none_when_it_is_longer():
+    cfg = config(param_scheduler=None)
+    set_length(cfg, 200, None)
+    assert cfg.param_scheduler is None and cfg.train_cfg.max_iters == 200
+
+
 def test_numbers_of_iterations_are_whole():
     """mmengine compares milestones with whole numbers, so fractions would never match."""
     cfg = config(param_scheduler=[
