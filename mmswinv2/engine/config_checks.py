@@ -175,7 +175,7 @@ def check_values(cfg: Config) -> None:
 
 def _check_schedulers(cfg: Config) -> None:
     """Raise `UserError` for a scheduler without a type, or whose lengths are no numbers."""
-    schedulers = cfg.get('param_scheduler') or ()
+    schedulers: Any = cfg.get('param_scheduler') or ()
     groups = {'param_scheduler': schedulers}
     if of_several_optimizers(schedulers):
         groups = {f'param_scheduler.{name}': those for name, those in schedulers.items()}

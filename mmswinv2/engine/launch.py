@@ -31,6 +31,7 @@ from .config_names import arguments, warn_of_misspelt, warn_of_new, warn_of_unus
 from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook
 from .repeatable import RepeatableHook
 from .resume import follow_config
+from .settings import all_hooks
 from .storage import (
     check_shared,
     is_first_process,
@@ -195,7 +196,8 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     """
     check_groups(cfg)
     hosts.check_data(cfg, kinds)
-    if _runner(cfg) is Runner:
+    runner_type = _runner(cfg)
+    if runner_type is Runner:
         cfg.pop('runner_type', None)
         if 'train' in kinds and cfg.get('strategy'):
             raise UserError(
@@ -203,7 +205,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
                 "and plain Runner would train without it; set runner_type='FlexibleRunner', or "
                 'strategy=None'
             )
-    elif 'train' in kinds and issubclass(_runner(cfg), FlexibleRunner):
+    elif 'train' in kinds and issubclass(runner_type, FlexibleRunner):
         _refuse_averages(cfg)
     if 'train' not in kinds:  # evaluation needs one whole model in every process
         cfg.pop('runner_type', None)
@@ -216,7 +218,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     if 'train' in kinds and 'runner_type' not in cfg:  # strategies register more
         check_optimizers(cfg)
     held = None
-    if 'train' in kinds and is_first_process():
+    if 'train' in kinds and (cfg.get('launcher') == 'none' or is_first_process()):
         held = lock(cfg.work_dir)
         note_start(cfg)
         remove_half_written(cfg.work_dir)
@@ -282,13 +284,11 @@ def _refuse_averages(cfg: Config) -> None:
     FlexibleRunner loads and resumes before the hook has copied the model, an FSDP model cannot be
     copied, and DeepSpeed's strategy does not save what hooks add to checkpoints.
     """
-    hooks = [*(cfg.get('custom_hooks') or ()), *(cfg.get('default_hooks') or {}).values()]
-    for hook in filter(None, hooks):
-        if hosts.type_name(hook) == 'EMAHook':
-            raise UserError(
-                'EMAHook averages weights under plain Runner alone, and this config has '
-                f'runner_type={cfg.runner_type!r}; leave the hook out, or runner_type and strategy'
-            )
+    if any(hosts.type_name(hook) == 'EMAHook' for hook in all_hooks(cfg)):
+        raise UserError(
+            'EMAHook averages weights under plain Runner alone, and this config has '
+            f'runner_type={cfg.runner_type!r}; leave the hook out, or runner_type and strategy'
+        )
 
 
 def compile_features(model: Any, options: dict[str, Any]) -> None:

@@ -49,8 +49,7 @@ def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> No
         if checkpoint is not None and checkpoint.get('by_epoch', True) == (unit == 'max_epochs'):
             checkpoint.interval = min(checkpoint.get('interval') or -1, length)
         starts = [(cfg.train_cfg, 'val_begin')]
-        hooks = [*(cfg.get('custom_hooks') or ()), *(cfg.get('default_hooks') or {}).values()]
-        hooks = [hook for hook in hooks if hook]
+        hooks = all_hooks(cfg)
         for hook in list(hooks):  # SwitchRecipeHook of mmpretrain
             steps = hosts.as_list(hook.get('schedule') or ())
             hooks += [step for step in steps if isinstance(step, Mapping)]
@@ -76,6 +75,12 @@ def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> No
             + '; '.join(_lengths(scheduler) for group in groups for scheduler in group),
             logger='current',
         )
+
+
+def all_hooks(cfg: Config) -> list[Any]:
+    """The hooks of a config, default ones and others."""
+    hooks = (*(cfg.get('custom_hooks') or ()), *(cfg.get('default_hooks') or {}).values())
+    return [hook for hook in hooks if hook]
 
 
 def set_class_map(cfg: Config, path: str) -> None:

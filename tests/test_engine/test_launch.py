@@ -384,6 +384,15 @@ def test_copies_of_configs_replace_neither_the_config_nor_that_of_a_training(tmp
     assert Config.fromfile(tmp_path / 'tested/a.py').note == 0.5
 
 
+def test_every_training_of_its_own_locks_its_work_dir(tmp_path, monkeypatch):
+    """Slurm numbers processes that were started side by side, whatever they do."""
+    monkeypatch.setenv('SLURM_PROCID', '1')
+    (tmp_path / 'a.py').touch()
+    runner = launch.build_runner(small(tmp_path / 'a.py', tmp_path / 'run'), ('train',))
+    runner.work_dir_lock.close()
+    assert (tmp_path / 'run/.lock').exists()
+
+
 def test_strategies_take_a_config_without_an_environment(tmp_path):
     (tmp_path / 'a.py').touch()
     cfg = small(tmp_path / 'a.py', tmp_path / 'run', runner_type='FlexibleRunner')
