@@ -206,6 +206,12 @@ def of_several_optimizers(schedulers: Any) -> bool:
     return named and not any(isinstance(those, (int, float)) for those in schedulers.values())
 
 
+def all_hooks(cfg: Config) -> list[Any]:
+    """The hooks of a config, default ones and others."""
+    hooks = (*(cfg.get('custom_hooks') or ()), *(cfg.get('default_hooks') or {}).values())
+    return [hook for hook in hooks if hook]
+
+
 def _check_channels(cfg: Config) -> None:
     """Raise `UserError` for a neck or head that takes other maps than a backbone of ours gives.
 

@@ -26,12 +26,11 @@ from ..checkpoints import PUBLISHED, fetch
 from ..errors import UserError
 from ..files import check_writable
 from ..options import command_line
-from .config_checks import check_groups, check_optimizers, check_values
+from .config_checks import all_hooks, check_groups, check_optimizers, check_values
 from .config_names import arguments, warn_of_misspelt, warn_of_new, warn_of_unused
 from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook
 from .repeatable import RepeatableHook
 from .resume import follow_config
-from .settings import all_hooks
 from .storage import (
     check_shared,
     is_first_process,

@@ -12,7 +12,7 @@ from .. import hosts
 from ..checkpoints import read_class_map
 from ..errors import UserError
 from ..files import check_writable
-from .config_checks import LENGTHS, LISTS_OF_LENGTHS, of_several_optimizers
+from .config_checks import LENGTHS, LISTS_OF_LENGTHS, all_hooks, of_several_optimizers
 
 _STARTS = {'Linear': 'start_factor', 'Constant': 'factor'}  # of warm-ups
 _BEGINS = (  # of hooks; that of YOLOXModeSwitchHook counts from the end
@@ -24,9 +24,10 @@ _FOR_EVER = 10**9  # mmengine's end of a schedule that has none
 def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> None:
     """Make a training shorter or longer, and scale its schedules to the new length.
 
-    Begins, ends and milestones of schedulers, and the begins of validation, checkpoints, weight
-    averaging (EMAHook) and pipeline switches (PipelineSwitchHook), are multiplied by the new length
-    over the old. Intervals of validation and checkpoints become at most the new length.
+    Begins, ends, milestones and patience of schedulers, and the begins of validation, checkpoints,
+    averages (EMAHook) and pipeline switches (PipelineSwitchHook, YOLOXModeSwitchHook), are
+    multiplied by the new length over the old. Intervals of validation and checkpoints become at
+    most the new length.
 
     Raises:
         UserError: if the config counts in the other unit, or a length is below 1.
@@ -75,12 +76,6 @@ def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> No
             + '; '.join(_lengths(scheduler) for group in groups for scheduler in group),
             logger='current',
         )
-
-
-def all_hooks(cfg: Config) -> list[Any]:
-    """The hooks of a config, default ones and others."""
-    hooks = (*(cfg.get('custom_hooks') or ()), *(cfg.get('default_hooks') or {}).values())
-    return [hook for hook in hooks if hook]
 
 
 def set_class_map(cfg: Config, path: str) -> None:
