@@ -322,6 +322,7 @@ def test_channels_that_the_backbone_does_not_have(parts, words):
         dict(backbone=dict(out_indices=('x',)), cls_head=dict(in_channels=1)),
         dict(backbone=dict(out_indices=(3, 2)), neck=dict(type='FPN', in_channels=[384, 768])),
         dict(backbone=dict(out_indices=(3, 4)), cls_head=dict(in_channels=1)),
+        dict(neck='FPN', head=['a', None]),  # told when they are built
     ],
 )  # fmt: skip
 def test_channels_that_fit(parts):
