@@ -122,6 +122,9 @@ def check_driver() -> Iterator[Finding]:
         yield Finding('GPU', state, text, '' if state == OK else 'see whether rocminfo lists a GPU')
         return
     if not cards.strip():
+        if torch.cuda.is_available():  # as in containers without the driver's programs, on Jetson
+            yield Finding('GPU', OK, f'{torch.cuda.get_device_name()}; there is no nvidia-smi')
+            return
         if has_card():
             text = 'a card of NVIDIA is here, and no driver that runs (nvidia-smi): the CPU is used'
             remedy = (
@@ -169,8 +172,13 @@ def has_card(devices: Path = Path('/sys/bus/pci/devices')) -> bool:
 
 def check_torch() -> Iterator[Finding]:
     """The version of torch, and its CUDA."""
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # OSError: a missing library
+        least, beyond = ('.'.join(map(str, number)) for number in (_LEAST_TORCH, _BEYOND_MMCV))
+        remedy = _pip(f'install --force-reinstall "torch>={least},<{beyond}"')
+        yield Finding('torch', BROKEN, _told(error), remedy)
+        return
     kind = f'CUDA {torch.version.cuda}' if torch.version.cuda else 'no CUDA'
     text = f'{torch.__version__}, {kind}'
     if _release(torch.__version__) >= _LEAST_TORCH:
@@ -489,6 +497,8 @@ def examine(development: bool | None = None) -> Iterator[Finding]:
     try:
         for check in (*CHECKS, *((check_pins,) if wanted else ())):
             yield from check()
+            if check is check_torch and 'torch' not in sys.modules:
+                return  # the rest needs it
     finally:
         logging.disable(logging.NOTSET)
 

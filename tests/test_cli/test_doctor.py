@@ -170,6 +170,23 @@ def test_no_driver(monkeypatch, tmp_path):
     assert 'no driver' in finding.text and 'ubuntu-drivers install' in finding.remedy
 
 
+def test_a_gpu_that_torch_uses_without_nvidia_smi(monkeypatch, tmp_path):
+    monkeypatch.setenv('PATH', str(tmp_path))
+    monkeypatch.setattr(doctor, 'has_card', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'Orin')
+    finding = only(doctor.check_driver())
+    assert (finding.state, finding.text) == ('ok', 'Orin; there is no nvidia-smi')
+
+
+@pytest.mark.parametrize('error', ["ImportError('undefined symbol')", "OSError('libcublas.so')"])
+def test_a_torch_that_cannot_be_imported(tmp_path, error):
+    (tmp_path / 'torch.py').write_text(f'raise {error}')
+    done = run(sys.executable, PYTHONPATH=f'{tmp_path}{os.pathsep}{ROOT}')
+    assert done.returncode == 1 and states(done.stdout)['torch'] == 'broken'
+    assert f'{error.split("(")[0]}: ' in done.stdout and '"torch>=2.6,<2.14"' in done.stdout
+
+
 @pytest.mark.parametrize(
     ('vendor', 'kind', 'wanted'),
     [('0x10de', '0x030200', True), ('0x10de', '0x040300', False), ('0x8086', '0x030000', False)],
