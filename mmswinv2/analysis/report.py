@@ -169,7 +169,8 @@ def _length(work: WorkDir, cfg: Any) -> tuple[int, int, str] | None:
     train = (cfg or {}).get('train_cfg') or {}
     last = max(work.trainings[-1].steps, key=lambda entry: entry.get('step', 0))
     epochs, iterations = train.get('max_epochs'), train.get('max_iters')
-    interval = ((cfg or {}).get('default_hooks') or {}).get('logger', {}).get('interval', 10)
+    logger = ((cfg or {}).get('default_hooks') or {}).get('logger') or {}
+    interval = logger.get('interval', 10)
     interval = interval if isinstance(interval, int) else 10
     # iterations after the last full interval are not logged
     if isinstance(epochs, int) and isinstance(last.get('epoch'), int):

@@ -321,7 +321,8 @@ class VideoWriter:
 
         height, width = (side // 2 * 2 for side in frame.shape[:2])
         frame = np.ascontiguousarray(frame[:height, :width])
-        self._stream.height, self._stream.width = frame.shape[:2]
+        if not self._stream.codec_context.is_open:
+            self._stream.height, self._stream.width = height, width
         image = av.VideoFrame.from_ndarray(frame, format='rgb24')
         self._container.mux(self._stream.encode(image))
 

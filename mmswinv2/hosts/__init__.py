@@ -210,8 +210,11 @@ def input_size(cfg: Any, given: Sequence[int] | None = None) -> tuple[int, ...]:
         given: a size to use instead.
 
     Raises:
-        UserError: if the pipeline names no size, or `given` has another number of axes.
+        UserError: if there is no model, the pipeline names no size, or `given` has another number
+            of axes.
     """
+    if cfg.get('model') is None:
+        raise UserError(f'{cfg.filename} has no model; name the config of a training')
     if given is not None:
         axes = of(cfg).input_axes
         if len(given) != axes or min(given) < 1:
@@ -251,9 +254,12 @@ def _last_size(pipeline: Sequence[Any]) -> tuple[int, int]:
         if 'crop_size' in transform and 'Crop' in type_name(transform):
             size = transform['crop_size']
             return (size, size) if isinstance(size, int) else tuple(size)
-        scale = transform.get('scale') or max(transform.get('scales', ()), default=None, key=_area)
+        scale = transform.get('scale')
         if isinstance(scale, int):  # the side of a square, in mmpretrain
             return scale, scale
+        several = scale or transform.get('scales') or ()
+        several = [pair for pair in several if isinstance(pair, (list, tuple))]
+        scale = max(several, key=_area, default=scale)
         if scale and min(scale) > 0:
             return min(scale), max(scale)  # a landscape image
     raise UserError('the pipeline of this config says no size; give --shape')

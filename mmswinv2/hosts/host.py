@@ -1,5 +1,6 @@
 """What the package needs to know of every host package: `Host`."""
 
+import re
 import runpy
 import sys
 from collections.abc import Iterator, Sequence
@@ -214,7 +215,7 @@ def without_annotations(steps: Sequence[Any]) -> list[Any]:
         if isinstance(step, (list, tuple)):
             if alternatives := without_annotations(step):
                 kept.append(alternatives)
-        elif type_name(step) != 'LoadAnnotations':
+        elif not re.match('Load.*Annotation', type_name(step)):  # also LoadPanopticAnnotations
             if 'transforms' in step:
                 step = {**step, 'transforms': without_annotations(step['transforms'])}
             kept.append(step)

@@ -136,10 +136,13 @@ def load_model(
     with DATASETS.switch_scope_and_registry(host.name) as datasets:
         kind = datasets.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
     meta = _meta(model, getattr(kind, 'METAINFO', {}), report.meta, dataset.get('metainfo'))
+    names = list(map(str, meta.get('classes') or ()))  # visualizers draw text alone
     if count := getattr(model.module if tta else model, 'num_classes', 0):
-        # a segmentor: its visualizer draws no label map without names and colors
-        meta['classes'] = meta.get('classes') or tuple(map(str, range(count)))
+        # a segmentor: its visualizer leaves out classes without names and colors
+        meta['classes'] = names = [*names, *map(str, range(len(names), count))]
         meta['palette'] = palette(meta).tolist()
+    elif names:
+        meta['classes'] = names
     return model.eval(), meta
 
 
@@ -158,7 +161,11 @@ def _meta(model: Any, of_type: Any, saved: Mapping, own: Any) -> dict[str, Any]:
     from ..engine.hooks import check_places
 
     meta: dict[str, Any] = {}
-    numbers = (getattr(module, 'num_classes', None) for module in model.modules())
+    numbers = (
+        getattr(module, 'num_classes', None)
+        for name, module in model.named_modules()
+        if not name.endswith('data_preprocessor')  # which mixes labels in training
+    )
     counts = {number for number in numbers if isinstance(number, int)}
     if not counts or len(of_type.get('classes') or ()) in counts:
         meta.update(of_type)
@@ -239,6 +246,11 @@ class Pipeline:
             return self._of_files(sample)
         except FileNotFoundError as error:
             raise UserError(f'{item.path} does not exist') from error
+        except KeyError as error:
+            raise UserError(
+                f'the pipeline of test_dataloader needs {error} of a sample, which only a data set '
+                f'has; take the step that reads it out of it. predict is for {_TASKS}'
+            ) from error
 
 
 def predict_batch(model: Any, samples: list[Any], amp: bool) -> list[Any]:

@@ -126,7 +126,8 @@ class ResultWriter:
         if image is None:
             image = picture_of(self._cfg, item.path)
         if hasattr(self.visualizer, 'visualize_cls'):
-            return self.visualizer.visualize_cls(image, result, classes=self.classes or None)
+            names = list(map(self.class_name, range(len(result.pred_score))))
+            return self.visualizer.visualize_cls(image, result, classes=names)
         image, result = enlarge(image, result)
         with warnings.catch_warnings():  # mmengine warns about boxes that cross the border
             warnings.filterwarnings('ignore', '.* is out of bounds, the drawn')

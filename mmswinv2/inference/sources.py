@@ -115,7 +115,8 @@ def divide(sources: Sequence[str], clips: bool) -> tuple[list[Item], list[tuple[
         path = Path(source)
         stem = path.stem.lstrip('.') or 'unnamed'  # '..' would be the folder above
         tries = itertools.chain([stem], (f'{stem}_{i}' for i in itertools.count(2)))
-        names.add(name := next(name for name in tries if name not in names))
+        name = next(name for name in tries if name.casefold() not in names)
+        names.add(name.casefold())  # macOS and Windows would write them into one file
         if not isinstance(source, Camera) and (clips or not _is_video(path)):
             stills.append(Item(name, source, clip=clips))
         else:

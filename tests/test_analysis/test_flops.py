@@ -103,6 +103,24 @@ def test_size_of_several_data_sets_and_of_none():
     cfg.train_dataloader = None
     with pytest.raises(UserError, match='no train_dataloader with a pipeline'):
         input_size(cfg)
+    with pytest.raises(UserError, match='has no model; name the config of a training'):
+        input_size(Config(dict(train_dataloader={})), (64, 64))
+
+
+@pytest.mark.parametrize(
+    ('step', 'size'),
+    [
+        (dict(type='RandomResize', scale=[(1333, 640), (1333, 800)]), (800, 1333)),  # ms-3x
+        (dict(type='RandomChoiceResize', scales=[(1333, 640), (1333, 800)]), (800, 1333)),
+        (dict(type='RandomResize', scale=(2048, 1024)), (1024, 2048)),
+        (dict(type='Resize', scale=128), (128, 128)),
+        (dict(type='MultiScaleCrop', input_size=224, scales=(1, 0.8)), None),
+    ],
+)
+def test_scales_of_transforms(step, size):
+    loader = dict(dataset=dict(pipeline=[dict(type='Resize', scale=(64, 32)), step]))
+    cfg = Config(dict(default_scope='mmdet', model={}, train_dataloader=loader))
+    assert input_size(cfg) == (size or (32, 64))
 
 
 def test_frames_of_an_image_network_are_images():

@@ -590,6 +590,27 @@ def test_videos_of_long_names_are_written_side_by_side(tmp_path):
     assert sorted(tmp_path.iterdir()) == paths
 
 
+def test_the_size_of_a_video_is_set_before_its_first_frame_alone(tmp_path):
+    """PyAV 18 refuses to set it later, the same one too."""
+
+    class Strict:
+        def __init__(self, stream):
+            vars(self)['stream'] = stream
+
+        def __getattr__(self, name):
+            return getattr(self.stream, name)
+
+        def __setattr__(self, name, value):
+            assert not self.stream.codec_context.is_open, name
+            setattr(self.stream, name, value)
+
+    with video_files.VideoWriter(tmp_path / 'a.mp4', 10) as video:
+        video._stream = Strict(video._stream)
+        for _ in range(3):
+            video.write(np.full((33, 32, 3), 90, np.uint8))
+    assert len(open_video(str(tmp_path / 'a.mp4'))) == 3
+
+
 def test_videos_are_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / 'out.mp4'
 

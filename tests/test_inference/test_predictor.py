@@ -81,6 +81,36 @@ def test_arguments_that_cannot_be(weights, photo, change, words):  # noqa: F811
         list(iterate(**{**given, **change}))
 
 
+def test_what_a_file_alone_does_not_have(weights, photo):  # noqa: F811
+    """Annotations of every kind are not loaded; other data is named."""
+    cfg = Config.fromfile(ROOT / CONFIG)
+    steps = cfg.test_dataloader.dataset.pipeline
+    plain = [*steps[:1], dict(type='LoadTrackAnnotations'), *steps[1:]]
+    cfg.test_dataloader.dataset.pipeline = plain
+    assert len(mmswinv2.predict(cfg, weights(CONFIG), photo)) == 1
+    cfg.test_dataloader.dataset.pipeline = [*steps[:1], dict(type='LoadProposals'), *steps[1:]]
+    with pytest.raises(UserError, match="needs 'proposals' of a sample, which only a data set has"):
+        mmswinv2.predict(cfg, weights(CONFIG), photo)
+
+
+@pytest.mark.parametrize('config', [CONFIG, SEGMENTOR])
+def test_names_of_classes_that_are_numbers(weights, photo, tmp_path, config):  # noqa: F811
+    """As --cfg-options reads (3, 7)."""
+    cfg = Config.fromfile(ROOT / config)
+    names = tuple(range(10, 14 if config == CONFIG else 17))
+    options = {'test_dataloader.dataset.metainfo.classes': names}
+    found = mmswinv2.predict(cfg, weights(config), photo, tmp_path, score=0, cfg_options=options)
+    assert len(found) == 1 and (tmp_path / 'vis/a.jpg').exists()
+
+
+def test_classes_of_a_segmentor_without_a_name_are_painted(weights, photo, tmp_path):  # noqa: F811
+    cfg = Config.fromfile(ROOT / SEGMENTOR)
+    cfg.test_dataloader.dataset.metainfo = dict(classes=('a',), palette=[[255, 0, 0]])
+    predictor = Predictor(cfg, weights(SEGMENTOR), 'cpu')
+    assert predictor.meta['classes'] == ['a', *'123456']
+    assert len(predictor.meta['palette']) == 7
+
+
 def test_a_detector_and_a_segmentor_in_threads(weights, photo, tmp_path):  # noqa: F811
     """mmengine has one default scope for all threads."""
     files, together, ends = [weights(CONFIG), weights(SEGMENTOR)], threading.Barrier(4), []

@@ -34,6 +34,11 @@ def test_names_of_files_of_one_name(tmp_path):
     assert [s.name for s in stills] == ['a', 'a_2', 'a_3', 'a_2_2']
 
 
+def test_names_that_differ_in_case_alone_are_of_several_files():
+    stills, _ = divide(['p/IMG.JPG', 'q/img.jpg', 'q/Img.png'], clips=False)
+    assert [item.name for item in stills] == ['IMG', 'img_2', 'Img_3']
+
+
 def test_what_was_written_is_no_input(tmp_path):
     (tmp_path / 'outputs/vis').mkdir(parents=True)
     for name in ('a.png', 'outputs/vis/a.png'):
