@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.cli.report import report
 from mmswinv2.cli.ui_page import Page
+from mmswinv2.datasets import open_video, write_video
 from mmswinv2.errors import UserError
 from mmswinv2.hosts.mmpretrain import label_merged_views
 from mmswinv2.inference.predict import predict
@@ -253,6 +254,22 @@ def test_views_of_a_picture(trained, tmp_path):
     assert not torch.allclose(*plain, rtol=0, atol=1e-6)
     for found in both:
         torch.testing.assert_close(found, sum(plain) / 2)
+
+
+def test_classes_without_a_name(tmp_path):
+    """A picture is drawn with the number of the class, a film too."""
+    config, files = str(ROOT / CLASSIFIER), [tmp_path / 'a.png', tmp_path / 'b.mp4']
+    draw(files[0], 3)
+    write_video(files[1], [cv2.imread(str(files[0]))] * 3, 10)
+    weights = build(CLASSIFIER).state_dict()
+    weights['head.fc.bias'][3] = 99
+    torch.save(dict(state_dict=weights), tmp_path / 'weights.pth')
+    options = {'test_dataloader.dataset.metainfo': dict(classes=('a', 'b'))}
+    found = predict(config, tmp_path / 'weights.pth', files, tmp_path / 'out', cfg_options=options)
+    assert [int(result.pred_label) for result in found] == [3] * 4
+    lines = (tmp_path / 'out/preds/predictions.jsonl').read_text().splitlines()
+    assert [json.loads(line)['predictions'][0]['name'] for line in lines] == ['3'] * 4
+    assert len(open_video(str(tmp_path / 'out/vis/b.mp4'))) == 3
 
 
 @pytest.mark.parametrize(
