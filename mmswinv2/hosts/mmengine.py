@@ -322,7 +322,8 @@ def find_config(name: str | os.PathLike[str]) -> Path:
     if folder is None:
         raise UserError(f'{name}: {package} brings no configs ({folders[0]} does not exist)')
     file = folder / (config if config.endswith('.py') else f'{config}.py')
-    found = [file] if file.is_file() else sorted(folder.rglob(file.name))
+    named = (path for path in folder.rglob('*.py') if path.name == file.name)
+    found = [file] if file.is_file() else sorted(named)
     if len(found) != 1:
         family = [p.name for p in find(file.parent, '*.py')[:5]]
         seen = ', '.join(map(str, found)) or f'no such file; beside it: {", ".join(family) or "-"}'

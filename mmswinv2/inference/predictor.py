@@ -143,6 +143,9 @@ def load_model(
         meta['palette'] = palette(meta).tolist()
     elif names:
         meta['classes'] = names
+        if isinstance(colors := meta.get('palette'), (list, tuple)):
+            # mmdet's takes neither lists as colors nor fewer than classes
+            meta['palette'] = list(map(tuple, colors)) if len(colors) >= len(names) else None
     return model.eval(), meta
 
 

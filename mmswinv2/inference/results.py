@@ -94,7 +94,8 @@ class ResultWriter:
                 score=float(found.scores[i]),
             )
             if 'masks' in found:
-                entry['segmentation'], entry['area'] = _run_lengths(found.masks[i])
+                entry['segmentation'], entry['area'], box = _run_lengths(found.masks[i])
+                entry['bbox'] = box if x1 == x2 else entry['bbox']  # SOLO finds no boxes
             self.found.append(entry)
 
     def _add_scores(self, item: Item, result: Any) -> None:
@@ -187,10 +188,11 @@ class ResultWriter:
                 folder.rmdir()
 
 
-def _run_lengths(mask: Any) -> tuple[dict[str, Any], float]:
-    """The run-length encoding of a mask (H, W), as COCO writes it, and its area in pixels."""
+def _run_lengths(mask: Any) -> tuple[dict[str, Any], float, list[float]]:
+    """A mask (H, W) as COCO writes it: run lengths, area in pixels, and (x, y, width, height)."""
     import pycocotools.mask
 
     code = pycocotools.mask.encode(np.asfortranarray(np.asarray(mask), dtype=np.uint8))
     area = float(pycocotools.mask.area(code))
-    return dict(size=list(code['size']), counts=code['counts'].decode()), area
+    box = pycocotools.mask.toBbox(code).tolist()
+    return dict(size=list(code['size']), counts=code['counts'].decode()), area, box

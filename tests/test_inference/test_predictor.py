@@ -103,6 +103,14 @@ def test_names_of_classes_that_are_numbers(weights, photo, tmp_path, config):  #
     assert len(found) == 1 and (tmp_path / 'vis/a.jpg').exists()
 
 
+@pytest.mark.parametrize('colors', [[[255, 0, 0]] * 4, [(255, 0, 0)]], ids=['lists', 'too few'])
+def test_colors_that_visualizers_do_not_take(weights, photo, tmp_path, colors):  # noqa: F811
+    cfg = Config.fromfile(ROOT / CONFIG)
+    cfg.test_dataloader.dataset.metainfo.palette = colors
+    mmswinv2.predict(cfg, weights(CONFIG), photo, tmp_path, score=0)
+    assert (tmp_path / 'vis/a.jpg').exists()
+
+
 def test_classes_of_a_segmentor_without_a_name_are_painted(weights, photo, tmp_path):  # noqa: F811
     cfg = Config.fromfile(ROOT / SEGMENTOR)
     cfg.test_dataloader.dataset.metainfo = dict(classes=('a',), palette=[[255, 0, 0]])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.structures import InstanceData
 from PIL import Image
 
 from mmswinv2 import hosts
@@ -54,6 +55,27 @@ def test_label_maps_and_pictures_are_whole_or_not_there(tmp_path, monkeypatch):
     with pytest.raises(OSError, match='vis/b.jpg'):
         ours.save(Item('b', 'b.png'), drawn)
     assert {path.name for path in tmp_path.rglob('*.*')} == {'a.png', 'a.jpg'}
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')  # of mmdet's visualizer
+def test_masks_without_a_box(tmp_path):
+    """As those of SOLO; readers of the file find the box of the mask."""
+    ours = writer(tmp_path, 'mmdet')
+    ours.visualizer.dataset_meta = {}
+    masks = torch.zeros(2, 640, 640, dtype=torch.bool)
+    masks[:, 20:50, 10:30] = True
+    boxes = torch.tensor([[0.0, 0, 0, 0], [1, 2, 30, 40]])
+    found = InstanceData(
+        bboxes=boxes, masks=masks, scores=torch.ones(2), labels=torch.zeros(2, dtype=torch.long)
+    )
+    from mmdet.structures import DetDataSample
+
+    ours.add(
+        Item('a', 'a.png', FRAME),
+        DetDataSample(pred_instances=found, metainfo=dict(ori_shape=(640, 640))),
+    )
+    assert [entry['bbox'] for entry in ours.found] == [[10, 20, 20, 30], [1, 2, 29, 38]]
+    assert [entry['area'] for entry in ours.found] == [600, 600]
 
 
 def test_a_video_that_cannot_be_written_is_removed(tmp_path, monkeypatch):

@@ -574,6 +574,8 @@ def test_names_are_found_under_any_distribution(package):
     assert folder.parts[-3:] == (package, '.mim', 'configs')
     with pytest.raises(UserError, match='is not one config'):
         find_config(f'{package}::nothing_of_that_name.py')
+    with pytest.raises(UserError, match='is not one config'):
+        find_config(f'{package}::**')
     assert find_config('mmdet::fcos_r50-caffe_fpn_gn-head_1x_coco').parent.name == 'fcos'
     with pytest.raises(UserError, match='mmnothing is not installed'):
         find_config('mmnothing::a.py')
