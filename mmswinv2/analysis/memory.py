@@ -337,11 +337,14 @@ def _read_json(path: str) -> dict[str, Any]:
 
 
 def dtype_of(cfg: Config) -> str:
-    """The type of a config's mixed precision, ``'float32'`` without it."""
+    """The name of the dtype of a config's mixed precision, ``'float32'`` without it."""
     wrapper = cfg.get('optim_wrapper') or {}
     if hosts.type_name(wrapper) != 'AmpOptimWrapper':
         return 'float32'
-    return wrapper.get('dtype') or 'float16'
+    name = str(wrapper.get('dtype') or 'float16').removeprefix('torch.')
+    if not isinstance(getattr(torch, name, None), torch.dtype):
+        raise UserError(f'optim_wrapper.dtype={name!r} is no type of torch; write float16')
+    return name
 
 
 def idle_memory(device: str) -> int:

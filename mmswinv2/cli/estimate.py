@@ -84,7 +84,7 @@ def main(arguments: Sequence[str]) -> None:
     if args.lora is not None:
         set_lora(cfg, args.lora)
     size = input_size(cfg, args.shape)
-    batch_size = args.batch_size or (cfg.get('train_dataloader') or {}).get('batch_size', 1)
+    batch_size = args.batch_size or (cfg.get('train_dataloader') or {}).get('batch_size') or 1
     strategy, bucket = strategy_of(cfg)
     strategy = args.strategy or strategy
     name = args.dtype or dtype_of(cfg)

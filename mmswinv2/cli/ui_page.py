@@ -62,7 +62,7 @@ class Page:
     ) -> None:
         self.predictor, self.folder = predictor, folder
         self.score, self.max_frames = score, max_frames
-        self.classes = [str(name) for name in predictor.meta.get('classes') or ()]
+        self.classes = list(predictor.meta.get('classes') or ())
 
     def is_film(self, path: str) -> bool:
         """Whether a file is a video whose frames are predicted one by one."""

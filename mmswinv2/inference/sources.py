@@ -73,7 +73,10 @@ def find_sources(
             raise UserError(f'{given} is no video, and the config classifies whole videos')
         elif path.is_file():
             if path.suffix.lower() in _NOT_READ:
-                raise UserError(f'{given}: photos of this format are not read; save it as JPEG')
+                raise UserError(
+                    f'cannot read the image {given}: photos of this format are not read; save it '
+                    'as JPEG'
+                )
             yield given
         elif given.isdecimal() and not path.exists():
             yield Camera(given)

@@ -7,7 +7,7 @@ from torch import nn
 
 from mmswinv2 import hosts
 from mmswinv2.analysis import STRATEGIES, TrainingStep, follow_step
-from mmswinv2.analysis.memory import MemoryTracker, strategy_of
+from mmswinv2.analysis.memory import MemoryTracker, dtype_of, strategy_of
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import ROOT
 
@@ -172,3 +172,12 @@ def test_tool_says_whether_it_fits(tool):
     assert 0 < float(adapted[2]) < 0.1 * float(adapted[1])
     wrong = tool(*command, '--batch-size', 0)
     assert '--gpus and --batch-size must be at least 1' in wrong.stderr
+
+
+@pytest.mark.parametrize('given', [torch.bfloat16, 'bfloat16'])
+def test_types_of_mixed_precision(given):
+    """Configs in Python may have torch's own."""
+    wrapper = dict(type='AmpOptimWrapper', dtype=given)
+    assert dtype_of(Config(dict(optim_wrapper=wrapper))) == 'bfloat16'
+    with pytest.raises(UserError, match="optim_wrapper.dtype='bf16' is no type of torch"):
+        dtype_of(Config(dict(optim_wrapper={**wrapper, 'dtype': 'bf16'})))
