@@ -104,13 +104,12 @@ def draw_bias(rows: Sequence[tuple[str, Tensor]], heads: Sequence[int]) -> Any:
 
     figure = Figure(figsize=(1.8 + 2.2 * len(heads), 2.4 * len(rows)), layout='compressed')
     axes = figure.subplots(len(rows), len(heads), squeeze=False)
-    shown = torch.stack([row[head].min() for _, row in rows for head in heads])
-    largest = torch.stack([row[head].max() for _, row in rows for head in heads]).max()
+    values = torch.cat([row[list(heads)].flatten() for _, row in rows])
     for number, (line, (title, row)) in enumerate(zip(axes, rows, strict=True)):
         for place, head in zip(line, heads, strict=True):
             edge = row.shape[-1] // 2 + 0.5
             image = place.imshow(
-                row[head], vmin=shown.min(), vmax=largest, extent=(-edge, edge, edge, -edge)
+                row[head], vmin=values.min(), vmax=values.max(), extent=(-edge, edge, edge, -edge)
             )
             place.set_title('' if number else f'head {head}')
         line[0].set_ylabel(title)

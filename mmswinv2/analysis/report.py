@@ -56,7 +56,7 @@ def content(
     large = matrix is not None and len(matrix.rows) > _LARGEST_MATRIX
     last = (work.trainings or work.runs)[-1]
     return dict(
-        title=f'{work.folder.resolve().name}',
+        title=work.folder.resolve().name,
         task=host.kind_of_model,
         scope=host.name,
         config_name=work.config_name or '',

@@ -62,17 +62,15 @@ def report(
     if predict:
         predictions = _run_test(work, predict, cfg_options or {})
         work = read_work_dir(work_dir)  # now with the scores of the test
-    if predictions is not None:
-        shown = content(work, Path(predictions), source, score, pictures, cfg_options)
-    else:
-        kept = _found_predictions(work)
-        try:
-            shown = content(work, kept, source, score, pictures, cfg_options)
-        except UserError as error:
-            if kept is None:
-                raise
-            shown = content(work, None, source, score, pictures, cfg_options)
-            shown['notes'].append(f'The predictions in {kept} are left out: {error}')
+    kept = _found_predictions(work) if predictions is None else Path(predictions)
+    options = (source, score, pictures, cfg_options)
+    try:
+        shown = content(work, kept, *options)
+    except UserError as error:
+        if kept is None or predictions is not None:
+            raise
+        shown = content(work, None, *options)
+        shown['notes'].append(f'The predictions in {kept} are left out: {error}')
     return _write(Path(out or work.folder / 'report.html'), shown)
 
 

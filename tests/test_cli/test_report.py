@@ -606,6 +606,13 @@ def test_an_epoch_counts_once_it_has_ended(epoch, iteration, ended, tmp_path):
     assert ended is None or f'the logs end at epoch {ended} of 12' in text
 
 
+def test_a_training_whose_logger_is_in_custom_hooks(tmp_path):
+    """mmengine leaves a default hook out that is None."""
+    options = {'default_hooks.logger': None, 'custom_hooks': [dict(type='LoggerHook')]}
+    text = in_words(report(work_dir(tmp_path / 'run', CONFIG, options=options)))
+    assert 'the logs end at iteration 2 of 650' in text
+
+
 def test_differences_in_lists_of_lists():
     from mmswinv2.analysis.work_dir import differences
 
