@@ -116,12 +116,15 @@ def divide(sources: Sequence[str], clips: bool) -> tuple[list[Item], list[tuple[
     stills: list[Item] = []
     films: list[tuple[str, str]] = []
     names: set[str] = set()
+    last: dict[str, int] = {}  # the number behind a name that was given last
     for source in sources:
         path = Path(source)
         stem = path.stem.lstrip('.') or 'unnamed'  # '..' would be the folder above
-        tries = itertools.chain([stem], (f'{stem}_{i}' for i in itertools.count(2)))
-        name = next(name for name in tries if name.casefold() not in names)
-        names.add(name.casefold())  # macOS and Windows would write them into one file
+        name, key = stem, stem.casefold()  # macOS and Windows do not tell A.jpg and a.jpg apart
+        while name.casefold() in names:
+            last[key] = last.get(key, 1) + 1
+            name = f'{stem}_{last[key]}'
+        names.add(name.casefold())
         if not isinstance(source, Camera) and (clips or not _is_video(path)):
             stills.append(Item(name, source, clip=clips))
         else:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
 from unittest.mock import patch
 
@@ -37,6 +38,14 @@ def test_names_of_files_of_one_name(tmp_path):
 def test_names_that_differ_in_case_alone_are_of_several_files():
     stills, _ = divide(['p/IMG.JPG', 'q/img.jpg', 'q/Img.png'], clips=False)
     assert [item.name for item in stills] == ['IMG', 'img_2', 'Img_3']
+
+
+def test_many_files_of_one_name():
+    """The time grows with their number, not with its square."""
+    begin = time.process_time()
+    stills, _ = divide([f'{i}/rgb.png' for i in range(20_000)], clips=False)
+    assert time.process_time() - begin < 10
+    assert len({item.name for item in stills}) == 20_000 and stills[-1].name == 'rgb_20000'
 
 
 def test_what_was_written_is_no_input(tmp_path):
