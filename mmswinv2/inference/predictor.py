@@ -74,8 +74,15 @@ class Predictor:
         check_count('batch_size', batch_size)
         rest = iter(items)
         while batch := list(itertools.islice(rest, batch_size)):
-            samples = [self._pipeline(item, next(self._numbers)) for item in batch]
-            for item, result in zip(batch, self._results(samples), strict=True):
+            samples: list[Any] = []
+            failure: UserError | None = None
+            for item in batch:
+                try:
+                    samples.append(self._pipeline(item, next(self._numbers)))
+                except UserError as error:  # after the results of the items before
+                    failure = error
+                    break
+            for item, result in zip(batch, self._results(samples), strict=failure is None):
                 if not any(hasattr(result, key) for key in _KINDS):
                     raise UserError(
                         f'{type(self.model).__name__} of {name_of(self.cfg)} predicts nothing that '
@@ -85,6 +92,8 @@ class Predictor:
                     if hasattr(result, key):
                         delattr(result, key)
                 yield item, result.cpu()
+            if failure is not None:
+                raise failure
 
     def _results(self, samples: list[Any]) -> Iterator[Any]:
         """Results of samples; a batch holds neighbors of one size only, as segmentors require."""

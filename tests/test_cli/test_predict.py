@@ -187,10 +187,14 @@ def test_video_classifier(weights, clip, tmp_path, capsys):
     assert not list(tmp_path.rglob('*.part*'))
 
 
-def test_what_was_found_before_a_bad_file_is_kept(weights, photos, clip, tmp_path):
+@pytest.mark.parametrize('batch', [1, 4])
+def test_what_was_found_before_a_bad_file_is_kept(weights, photos, tmp_path, batch):
     (tmp_path / 'bad.jpg').write_text('no image')
+    files = [photos / 'a.jpg', tmp_path / 'bad.jpg', photos / 'b.png']
     with pytest.raises(UserError, match='bad.jpg'):
-        run(CONFIG, weights(CONFIG), [photos / 'a.jpg', tmp_path / 'bad.jpg'], tmp_path / 'out')
+        mmswinv2.predict(
+            str(ROOT / CONFIG), weights(CONFIG), files, tmp_path / 'out', batch_size=batch
+        )
     content = json.loads((tmp_path / 'out/preds/predictions.json').read_text())
     assert [i['file_name'] for i in content['images']] == [f'{photos}/a.jpg']
 
