@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
-from .graph import Graph
+from .graph import Graph, total_stride
 
 
 class Classifier(Graph):
@@ -100,7 +100,12 @@ class Segmentor(Graph):
 
     def sizes(self) -> dict[str, Any]:
         """See `Graph`."""
-        return dict(super().sizes(), size=None)
+        image = super().sizes()['image']
+        if self.model.align_corners:  # maps of one token have no distance between corners
+            steps = total_stride(self.model.backbone)
+            least = {place: step + 1 for place, step in zip((2, 3), steps, strict=True)}
+            image |= {i: torch.export.Dim(image[i].__name__, min=n) for i, n in least.items()}
+        return dict(image=image, size=None)
 
     def forward(self, image: Tensor, size: Tensor) -> Tensor:
         """See the class."""
@@ -109,7 +114,7 @@ class Segmentor(Graph):
         logits = logits[..., : image.shape[2], : image.shape[3]]  # without the padding
         height, width = size.tolist()
         for side in (height, width):
-            torch._check(side > 0)
+            torch._check(side > 1)  # align_corners has other formulas for 1
         logits = F.interpolate(
             logits, (height, width), mode='bilinear', align_corners=self.model.align_corners
         )
@@ -118,7 +123,16 @@ class Segmentor(Graph):
         return (logits.sigmoid() > self.model.decode_head.threshold).long().squeeze(1)
 
     def _logits(self, x: Tensor) -> Tensor:
-        return self.model.encode_decode(x, [dict(img_shape=x.shape[2:])])
+        from mmseg.models.utils import resize
+
+        # with align_corners it compares sizes as numbers for a warning, which would fix them
+        *others, warning = before = resize.__defaults__
+        assert warning is True
+        resize.__defaults__ = (*others, False)
+        try:
+            return self.model.encode_decode(x, [dict(img_shape=x.shape[2:])])
+        finally:
+            resize.__defaults__ = before
 
     def _slide(self, x: Tensor) -> Tensor:
         """Mean logits over overlapping windows; all windows go through the network together."""

@@ -251,7 +251,7 @@ def suppress(
     most = int(cfg['max_per_img'])
     if most < 1:
         most = int(boxes.shape[1])
-    overlap = float(options.get('iou_threshold') or options.get('iou_thr') or 0.3)
+    overlap = float(options.get('iou_threshold', options.get('iou_thr', 0.3)))
     if options.get('type', 'nms') == 'nms':
         kept = nms(boxes, scores, overlap, float(threshold), most)
         image, number = kept.unbind(1)
@@ -261,8 +261,9 @@ def suppress(
     return soft_nms(boxes, scores, overlap, sigma, least, options.get('method', 'linear'), most)
 
 
-def check_nms(options: Mapping[str, Any]) -> None:
+def check_nms(options: Mapping[str, Any] | None) -> None:
     """Raise `UserError` for a kind of non-maximum suppression without an export rule."""
+    options = dict(type=None) if options is None else options  # None: no suppression
     kind = options.get('type', 'nms')
     others = [k for k, value in options.items() if k not in _NMS and value and value != -1]
     if kind not in ('nms', 'soft_nms') or others:

@@ -151,17 +151,21 @@ class AveragePool(nn.Module):
         return weights / weights.sum(1, keepdim=True)
 
 
-def picture_size(backbone: Any) -> list[int]:
-    """Input sizes for which even the backbone's last map is more than two windows wide."""
+def total_stride(backbone: Any) -> list[int]:
+    """Pixels of the input, along each axis, in a token of the backbone's last map."""
     strides: tuple[int, ...] = backbone.patch_embed.patch_size
     merging = next((s.downsample.stride for s in backbone.layers if s.downsample), None)
-    last = len(backbone.layers) - 1
+    times = len(backbone.layers) - 1
     return [
-        2 * m * patch * stride**last + 1
-        for m, patch, stride in zip(
-            backbone.window_size[last], strides, merging or (1,) * len(strides), strict=True
-        )
+        patch * stride**times
+        for patch, stride in zip(strides, merging or (1,) * len(strides), strict=True)
     ]
+
+
+def picture_size(backbone: Any) -> list[int]:
+    """Input sizes for which even the backbone's last map is more than two windows wide."""
+    windows = backbone.window_size[-1]
+    return [2 * m * n + 1 for m, n in zip(windows, total_stride(backbone), strict=True)]
 
 
 def write_onnx(
@@ -185,7 +189,8 @@ def write_onnx(
         about: metadata for the file, written as JSON.
 
     Raises:
-        UserError: if the weights are too large for a file.
+        UserError: if the weights are too large for a file, or the graph would not hold for other
+            sizes than those of the example.
     """
     needed('onnxscript', 'export', 'onnx onnxscript')
     size = sum(t.numel() * t.element_size() for t in (*graph.parameters(), *graph.buffers()))
@@ -196,28 +201,61 @@ def write_onnx(
         )
     inputs = tuple(example.values())
     symbols: Any = _config  # has `patch` once torch is imported
-    with (
-        torch.no_grad(),
-        symbols.patch(backed_size_oblivious=True),
-        warnings.catch_warnings(),
-        quiet('torch.onnx', 'torch.onnx._internal.exporter._registration', 'onnx_ir'),
-        contextlib.redirect_stdout(None),  # torch prints its progress
-    ):
-        warnings.simplefilter('ignore')  # from inside torch's exporter
-        program = torch.export.export(
-            graph, inputs, dynamic_shapes=tuple(sizes.values()), strict=False,
-            prefer_deferred_runtime_asserts_over_guards=True,
-        )  # fmt: skip
-        exported = torch.onnx.export(
-            program, inputs, dynamo=True, opset_version=20, input_names=list(example),
-            output_names=outputs, custom_translation_table=translations(),
-        )  # fmt: skip
+    try:
+        with (
+            torch.no_grad(),
+            symbols.patch(backed_size_oblivious=True),
+            warnings.catch_warnings(),
+            quiet('torch.onnx', 'torch.onnx._internal.exporter._registration', 'onnx_ir'),
+            contextlib.redirect_stdout(None),  # torch prints its progress
+        ):
+            warnings.simplefilter('ignore')  # from inside torch's exporter
+            program = torch.export.export(
+                graph, inputs, dynamic_shapes=tuple(sizes.values()), strict=False,
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )  # fmt: skip
+            _try_smaller(program, example, sizes)
+            exported = torch.onnx.export(
+                program, inputs, dynamo=True, opset_version=20, input_names=list(example),
+                output_names=outputs, custom_translation_table=translations(),
+            )  # fmt: skip
+    except (torch._dynamo.exc.UserError, torch.onnx.OnnxExporterError) as error:
+        why = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UserError(
+            'the model has no export rule: a part of it needs pictures of one size, or an operator '
+            f'that ONNX lacks ({why})'
+        ) from error
     assert exported is not None
     proto = exported.model_proto
     if about is not None:
         entry = proto.metadata_props.add()
         entry.key, entry.value = METADATA, json.dumps(about)
     return proto.SerializeToString()
+
+
+def _try_smaller(program: Any, example: Mapping[str, Tensor], sizes: Mapping[str, Any]) -> None:
+    """Run a traced graph at other sizes; even the coarsest of its maps has several cells.
+
+    What Python decided by a size of the example is fixed in the graph, and torch does not tell.
+    Its assertions are left out, as in ONNX: most are of the kind that a map has several windows.
+    """
+    smaller = []
+    for name, x in example.items():
+        for axis in sizes[name] or ():
+            x = x.narrow(axis, 0, min(-(-x.shape[axis] * 3 // 4), 333))
+        smaller.append(x)
+    module = program.module()
+    for node in list(module.graph.nodes):
+        if 'assert_scalar' in str(node.target) or node.target == '_guards_fn':
+            module.graph.erase_node(node)
+    module.recompile()
+    try:
+        module(*smaller)
+    except RuntimeError as error:
+        raise UserError(
+            'the model has no export rule: a part of it fits pictures of one size only '
+            f'({str(error).splitlines()[0]})'
+        ) from error
 
 
 @contextlib.contextmanager

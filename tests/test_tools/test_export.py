@@ -19,6 +19,7 @@ from torch import nn
 from mmswinv2 import hosts
 from mmswinv2.cli import main
 from mmswinv2.cli.export import export, samples_of
+from mmswinv2.deploy.detectors import suppress
 from mmswinv2.deploy.graph import AveragePool, write_onnx
 from mmswinv2.deploy.int8 import quantize
 from mmswinv2.deploy.rules import about, graph_of
@@ -306,8 +307,11 @@ def test_detector_at_two_sizes(text, tmp_path):
     assert unsupported(content) == []
 
 
+ALIGNED = WHOLE.replace('decode_head=dict(', 'decode_head=dict(align_corners=True, ')
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('text', [WHOLE, SLIDE], ids=['whole', 'slide'])
+@pytest.mark.parametrize('text', [WHOLE, SLIDE, ALIGNED], ids=['whole', 'slide', 'align-corners'])
 def test_segmentor_at_two_sizes(text, tmp_path):
     from mmseg.structures import SegDataSample
 
@@ -552,6 +556,50 @@ def test_options_of_suppression_without_rule_are_refused(more, words, tmp_path):
             graph_of(model)
     else:
         graph_of(model)
+
+
+def test_no_suppression_is_refused(tmp_path):
+    model = build(f"{RETINA}\nmodel['test_cfg']['nms'] = None\n", tmp_path)
+    with pytest.raises(UserError, match="nms={'type': None} has no export rule"):
+        graph_of(model)
+
+
+@pytest.mark.parametrize('key', ['iou_threshold', 'iou_thr'])
+def test_an_overlap_threshold_of_zero(key):
+    """Boxes that overlap at all are suppressed, as by mmcv."""
+    given = torch.tensor([[[0.0, 0, 10, 10], [8, 0, 18, 10], [30, 0, 40, 10]]])
+    cfg = dict(nms={'type': 'nms', key: 0.0}, max_per_img=10)
+    kept, _ = suppress(given, torch.tensor([[0.9, 0.8, 0.7]]), torch.zeros(1, 3), cfg, 0.05)
+    assert kept[:, 1].tolist() == [0, 2]
+
+
+class Unsupported(nn.Module):
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+
+    def forward(self, x):
+        height = x.shape[2]
+        if self.way == 'number':
+            return (x + int(height),)
+        if self.way == 'operator':
+            return (torch.ops.mmswinv2_test.nothing(x),)
+        rows = math.ceil(height / 3)  # as mmseg's ISAHead
+        if rows * 3 > height:
+            x = nn.functional.pad(x, (0, 0, 0, rows * 3 - height))
+        return (x.reshape(1, 3, rows, 3, -1),)
+
+
+@pytest.mark.parametrize('way', ['number', 'operator', 'branch'])
+def test_parts_that_no_graph_holds_are_refused(way):
+    @torch.library.custom_op('mmswinv2_test::nothing', mutates_args=())
+    def nothing(x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    nothing.register_fake(torch.empty_like)
+    sizes = dict(image={2: torch.export.Dim('H')})
+    with pytest.raises(UserError, match='has no export rule: a part .* pictures of one size'):
+        write_onnx(Unsupported(way), dict(image=torch.zeros(1, 3, 30, 9)), sizes, ['x'])
 
 
 @pytest.mark.parametrize('name', ['Mask2FormerHead', 'APCHead', 'DMHead'])
