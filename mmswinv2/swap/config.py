@@ -1,7 +1,9 @@
 """Read and write configs, and take notes on what changes in them."""
 
 import copy
+import math
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,10 +92,26 @@ def write_config(path: Path, cfg: Config, notes: Notes, origin: str, command: st
         ) + '\n'
         for line in lines
     )  # fmt: skip
-    text = head + cfg.pretty_text
-    if Config.fromstring(text, '.py').to_dict() != cfg.to_dict():
-        raise UserError(f'{origin} holds what cannot be written as text (objects, functions)')
+    try:
+        text = head + cfg.pretty_text
+        same = Config.fromstring(text, '.py').to_dict() == cfg.to_dict()
+    except (NameError, SyntaxError):
+        same = False
+    if not same:
+        raise UserError(
+            f'{origin} holds what cannot be written as text (objects, infinite numbers): '
+            + ', '.join(_without_text(cfg))
+        )
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _without_text(cfg: Config) -> Iterator[str]:
+    for path, node in dicts_in(cfg.to_dict()):
+        for key, value in node.items():
+            for item in hosts.as_list(value):
+                plain = item is None or isinstance(item, (str, bytes, int, dict, list, tuple))
+                if not plain and not (isinstance(item, float) and math.isfinite(item)):
+                    yield f'{join_path(path, key)}={_short(item)}'
 
 
 def inits_of(node: Any) -> list[Any]:

@@ -23,7 +23,7 @@ from mmswinv2.swap import (
     swap_backbone,
     write_config,
 )
-from mmswinv2.swap.config import dicts_in
+from mmswinv2.swap.config import Notes, dicts_in
 from tests.test_tools.conftest import ROOT
 
 pytestmark = [
@@ -293,6 +293,17 @@ def test_vitdet_is_refused():
     cfg = faster_rcnn(neck=dict(type='SimpleFPN', backbone_channel=768, in_channels=[192, 384]))
     with pytest.raises(UserError, match='SimpleFPN.*plain ViT'):
         swap_backbone(cfg, NANO)
+
+
+@pytest.mark.parametrize(
+    ('value', 'words'),
+    [(float('inf'), 'inf'), ([1, float('nan')], 'nan'), (len, '<built-in function len>')],
+)
+def test_values_without_text(value, words, tmp_path):
+    cfg = Config(dict(lr=1e-3, a=[dict(b=value)]))
+    with pytest.raises(UserError, match=f'old.py holds what cannot .*: a.0.b={words}$'):
+        write_config(tmp_path / 'new.py', cfg, Notes(), 'old.py', 'command')
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_backbones():
