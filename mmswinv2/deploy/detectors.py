@@ -251,7 +251,7 @@ def suppress(
     most = int(cfg['max_per_img'])
     if most < 1:
         most = int(boxes.shape[1])
-    overlap = float(options.get('iou_threshold', options.get('iou_thr', 0.3)))
+    overlap = float(next((options[k] for k in ('iou_threshold', 'iou_thr') if k in options), 0.3))
     if options.get('type', 'nms') == 'nms':
         kept = nms(boxes, scores, overlap, float(threshold), most)
         image, number = kept.unbind(1)

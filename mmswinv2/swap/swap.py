@@ -120,9 +120,7 @@ def default_window(arch: str, checkpoint: str | None = None) -> int:
         checkpoint: a file, address or name of weights, ``'none'``, or ``None`` for the published.
     """
     given = None if checkpoint in (None, 'none') else str(checkpoint)
-    names = (given, Path(given or '').stem)
-    own = next((w for n, w in PUBLISHED.items() if n in names or w.url == given), None)
-    if own is not None:
+    if given and (own := _published(given) or _published(Path(given).stem)):
         return own.window
     name = find_published(arch)
     window = PUBLISHED[name].window if name else 8 if arch == 'nano' else 16
