@@ -136,13 +136,13 @@ demo-simmim: install peers
 	    echo "from $$start: $$($(VENV)/bin/python tools/misc/print_scores.py $(WORK)/from-$$start)"; \
 	done
 
-# Parity needs one environment, whatever the stack.
-ifeq ($(STACK),onedl)
+# TESTS='tests/test_models -k video' for less; JOBS tests at a time, each on one thread
+TESTS ?= tests
+# Parity needs one environment, whatever the stack, and is no part of a part of the tests.
+ifeq ($(STACK) $(TESTS),onedl tests)
 test: parity
 endif
 
-# TESTS='tests/test_models -k video' for less; JOBS tests at a time, each on one thread
-TESTS ?= tests
 JOBS ?= 2
 PYTEST := -m pytest -n $(JOBS)
 test test-slow parity: export OMP_NUM_THREADS = 1

@@ -66,6 +66,8 @@ CONFIGS = [
         'mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py',
     ),
     ('docs/data.md', (0, 1), 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'),
+    ('docs/how_to/questions.md', (0,), 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'),
+    ('docs/how_to/questions.md', (1,), 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'),
     ('docs/how_to/lora.md', (0,), 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'),
     ('docs/how_to/lora.md', (1,), 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'),
     ('configs/pretraining/README.md', (0,), 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'),
@@ -83,7 +85,7 @@ OF_MMPRETRAIN = [
     ),
 ]
 TRAINED = {'faster-rcnn_r50_fpn_1x_coco.py', 'upernet_r50_4xb2-40k_cityscapes-512x1024.py'}
-SCRIPTS = [('docs/compatibility.md', 0)]
+SCRIPTS = [('docs/compatibility.md', 0), ('docs/how_to/questions.md', 2)]
 # executed in tests/test_tools/test_trackers.py
 TRACKERS = [('docs/how_to/trackers.md', number) for number in range(6)]
 # executed in tests/test_cli, with a config and weights
