@@ -30,23 +30,7 @@ _NETWORK = set(inspect.signature(SwinV2).parameters) - {'block', 'merge_stride'}
 class _Backbone(SwinV2, BaseModule):
     """The network with what mmengine expects: frozen stages, modes, and pre-trained weights.
 
-    Args:
-        frozen_stages: patch embedding and this many stages are not trained; 0 freezes only the
-            patch embedding, -1 nothing.
-        norm_eval: keep norms in evaluation mode while training.
-        init_cfg: mmengine's; ``dict(type='Pretrained', checkpoint=..., prefix=...)`` takes a file
-            or address of any format of `mmswinv2.checkpoints` and may carry a ``format``, and the
-            ``key`` of the weights in the file, such as ``'model_ema'``.
-        pretrained: a file or address of weights; short for an `init_cfg` of type Pretrained.
-        path: how blocks are computed, see `mmswinv2.paths`: ``'auto'`` takes the fastest way,
-            ``'plain'`` all windows at once, ``'chunked'`` a few windows at a time on CPUs, which
-            saves memory in training, ``'padded'`` is for export.
-        lora: ``dict(rank=16)`` trains adapters of that rank and freezes the rest of the backbone;
-            further options: `core.lora.LoRA`.
-        **kwargs: of `core.SwinV2`.
-
-    Raises:
-        UserError: if an argument is unknown or has a wrong value.
+    For its arguments see `SwinTransformerV2`.
     """
 
     pretrained2d = False
@@ -245,8 +229,22 @@ class SwinTransformerV2(_Backbone):
             mmpretrain is the default scope, as its heads need; else all of them.
         single_output: return the map of the only output instead of a tuple, as mmaction2's
             ``Recognizer2D`` needs it.
-        **kwargs: of `core.SwinV2` (``pretrained_window_sizes``, ``with_cp``, ...), and
-            ``frozen_stages``, ``norm_eval``, ``init_cfg``, ``path``, ``lora``.
+        frozen_stages: patch embedding and this many stages are not trained; 0 freezes only the
+            patch embedding, -1 nothing.
+        norm_eval: keep norms in evaluation mode while training.
+        init_cfg: mmengine's; ``dict(type='Pretrained', checkpoint=..., prefix=...)`` takes a file
+            or address of any format of `mmswinv2.checkpoints` and may carry a ``format``, and the
+            ``key`` of the weights in the file, such as ``'model_ema'``.
+        pretrained: a file or address of weights; short for an `init_cfg` of type Pretrained.
+        path: how blocks are computed, see `mmswinv2.paths`: ``'auto'`` takes the fastest way,
+            ``'plain'`` all windows at once, ``'chunked'`` a few windows at a time on CPUs, which
+            saves memory in training, ``'padded'`` is for export.
+        lora: ``dict(rank=16)`` trains adapters of that rank and freezes the rest of the backbone;
+            further options: `core.lora.LoRA`.
+        **kwargs: of `core.SwinV2`: ``pretrained_window_sizes``, ``in_channels``, ``with_cp``, ...
+
+    Raises:
+        UserError: if an argument is unknown or has a wrong value.
 
     Example:
         >>> import torch
@@ -308,7 +306,7 @@ class VideoSwinTransformerV2(_Backbone):
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
         out_indices: stages to return; if only one, its map without a tuple, as mmaction2's heads
             need it.
-        **kwargs: see `SwinTransformerV2`.
+        **kwargs: as for `SwinTransformerV2`.
 
     Example:
         >>> import torch
