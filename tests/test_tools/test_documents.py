@@ -245,15 +245,19 @@ def check_python(arguments, monkeypatch):
     (place,) = [i for i, word in enumerate(arguments) if re.search(r'tools/.*\.py$', word)]
     script, *options = (word.strip('[]') for word in arguments[place:])
     monkeypatch.setattr(sys, 'argv', [script, *options])
-    args = parser_of(script.removeprefix(f'{ROOT}/'))()
-    if '::' in getattr(args, 'config', ''):
-        find_config(args.config)
+    check_config(parser_of(script.removeprefix(f'{ROOT}/'))())
 
 
 def check_command(command, options):
     """Let a command of mmswinv2 read its options."""
     assert command in COMMANDS
-    importlib.import_module(f'mmswinv2.cli.{command}').parse_args(options)
+    check_config(importlib.import_module(f'mmswinv2.cli.{command}').parse_args(options))
+
+
+def check_config(args):
+    """A config that is named in a package is there."""
+    if '::' in (getattr(args, 'config', None) or ''):
+        find_config(args.config)
 
 
 @pytest.mark.parametrize('document', WITH_COMMANDS)
