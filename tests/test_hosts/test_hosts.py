@@ -22,6 +22,7 @@ assert not [name for name in sys.modules if name.startswith(('mmengine', 'torch'
 import mmswinv2.registry
 assert 'mmswinv2.hosts' not in sys.modules  # nothing is patched by defining registries
 import mmswinv2.hosts
+assert 'torch._dynamo' not in sys.modules  # a second of every command
 loaded = {name.split('.')[0] for name in sys.modules}
 assert not loaded & {'mmcv', 'mmdet', 'mmseg', 'mmaction', 'mmpretrain', 'torchvision'}, loaded
 from mmengine.registry import MODELS

@@ -20,13 +20,16 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _WIDEST_HEAD = 128
 
 
-@torch.compiler.assume_constant_result
 def runs_on(device: torch.device) -> bool:
     """Whether the kernels run on a device: NVIDIA GPUs from Ampere on, with Triton installed.
 
     AMD GPUs use torch's operators, as the kernels are untested there.
     """
     return _runs_on(device)
+
+
+# what torch.compiler.assume_constant_result does; that imports torch.compile's whole machinery
+runs_on._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache
