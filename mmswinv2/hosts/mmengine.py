@@ -284,6 +284,28 @@ def find_own_configs() -> None:
         return original(cfg_path, filename)
 
 
+@patch('mmengine', '>=0.8')
+def format_configs_once() -> None:
+    """A config that is logged and written into every checkpoint is formatted once.
+
+    yapf takes a second for one of a few hundred lines, and mmengine calls it six times in a run.
+    """
+    Config.pretty_text = property(_pretty_text)
+
+
+_format: Any = Config.pretty_text.fget
+_TEXTS: dict[str, str] = {}
+
+
+def _pretty_text(cfg: Config) -> str:
+    key = repr((cfg.to_dict(), cfg._format_python_code))
+    text = _TEXTS.get(key)
+    if text is None:
+        _TEXTS.clear()  # a run has one config
+        text = _TEXTS[key] = _format(cfg)
+    return text
+
+
 def config_folders(package: str) -> list[Path]:
     """The folders that may hold the configs of a package; empty if it is not installed.
 
@@ -422,5 +444,6 @@ class MMEngine(Host):
         normalize_any_channels,
         draw_three_channels,
         find_own_configs,
+        format_configs_once,
         register_deepspeed_optimizers,
     )

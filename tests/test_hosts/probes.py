@@ -156,6 +156,20 @@ def draw_four_channels():
     visualizer.add_datasample('a', np.zeros((8, 8, 4), np.uint8), sample, out_file=path)
 
 
+@probe('A config that is logged and written into every checkpoint is formatted once', 'mmengine')
+def formatted_again():
+    from mmengine.config import Config
+    from yapf.yapflib import yapf_api
+
+    calls = []
+    original = yapf_api.FormatCode
+    yapf_api.FormatCode = lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs)
+    for _ in range(2):
+        Config(dict(model=dict(type='A'))).pretty_text  # noqa: B018
+    yapf_api.FormatCode = original
+    return len(calls) > 1
+
+
 @probe(
     'Optimizers of DeepSpeed are registered without the one-bit ones, which are gone', 'deepspeed'
 )

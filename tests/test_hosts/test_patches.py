@@ -47,6 +47,11 @@ TABLE = [
         '>=0.7',
     ),
     (
+        'A config that is logged and written into every checkpoint is formatted once',
+        'mmengine',
+        '>=0.8',
+    ),
+    (
         'Optimizers of DeepSpeed are registered without the one-bit ones, which are gone',
         'deepspeed',
         '>=0.13.2',
