@@ -23,7 +23,7 @@ import tempfile
 
 PRELOADED = (
     'torch', 'mmengine.runner', 'cv2', 'imgaug', 'matplotlib.pyplot', 'numba', 'pycocotools.coco',
-    'scipy.optimize', 'scipy.stats', 'shapely', 'skimage',
+    'scipy.optimize', 'scipy.stats', 'shapely', 'skimage', 'torch._dynamo', 'yapf.yapflib.yapf_api',
 )  # fmt: skip
 
 
