@@ -5,6 +5,7 @@ pairs in different windows are masked by comparing labels. `textbook_attention` 
 alternative of published implementations, which pad the map.
 """
 
+import functools
 import itertools
 import math
 
@@ -22,17 +23,25 @@ def window_labels(size, window, shift):
     return torch.tensor([ids[c] for c in combos])
 
 
+@functools.cache
+def offsets(size):
+    """The different offsets between tokens of a map, and which of them each pair of tokens has."""
+    places = torch.tensor(list(itertools.product(*(range(n) for n in size))))
+    pairs = places[:, None] - places[None]
+    return pairs.flatten(0, 1).unique(dim=0, return_inverse=True)
+
+
 def pair_bias(state, prefix, size, pretrained, dtype):
-    """Bias ``(h, T, T)`` of all pairs of tokens of a map."""
-    places = torch.tensor(list(itertools.product(*(range(n) for n in size))), dtype=dtype)
-    offset = places[:, None] - places[None]
+    """Bias ``(h, T, T)`` of all pairs of tokens of a map; those at one offset have one bias."""
+    offset, pairs = offsets(tuple(size))
+    offset = offset.to(dtype)
     u = 8 * offset / torch.tensor([max(w - 1, 1) for w in pretrained], dtype=dtype)
     u = torch.sign(u) * torch.log(1 + u.abs()) / math.log(8)
     hidden = F.relu(
         F.linear(u, state[prefix + 'cpb_mlp.0.weight'], state[prefix + 'cpb_mlp.0.bias'])
     )
     bias = F.linear(hidden, state[prefix + 'cpb_mlp.2.weight'])
-    return 16 * torch.sigmoid(bias).permute(2, 0, 1)
+    return 16 * torch.sigmoid(bias)[pairs].unflatten(0, (math.prod(size), -1)).permute(2, 0, 1)
 
 
 def attention(state, prefix, x, heads, window, shift, pretrained):
