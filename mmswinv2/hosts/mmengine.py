@@ -294,15 +294,14 @@ def format_configs_once() -> None:
 
 
 _format: Any = Config.pretty_text.fget
-_TEXTS: dict[str, str] = {}
 
 
 def _pretty_text(cfg: Config) -> str:
     key = repr((cfg.to_dict(), cfg._format_python_code))
-    text = _TEXTS.get(key)
-    if text is None:
-        _TEXTS.clear()  # a run has one config
-        text = _TEXTS[key] = _format(cfg)
+    known, text = vars(cfg).get('_mmswinv2_text', (None, ''))
+    if known != key:
+        text = _format(cfg)
+        vars(cfg)['_mmswinv2_text'] = key, text  # setattr would make it a key of the config
     return text
 
 

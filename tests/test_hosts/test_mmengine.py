@@ -1,4 +1,6 @@
 import builtins
+import copy
+import pickle
 import threading
 from collections import OrderedDict
 from functools import partial
@@ -9,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.infer import BaseInferencer
 from mmengine.logging import HistoryBuffer
@@ -220,3 +222,23 @@ def test_images_are_drawn_on_where_they_are(channels):
     drawn = Mine().add_datasample('name', image)
     assert drawn.shape == (20, 30, 3) and drawn.max() == 255
     assert (drawn is image) == (channels == 3)
+
+
+def test_a_config_is_formatted_once_until_it_changes(monkeypatch):
+    from yapf.yapflib import yapf_api
+
+    formatted = []
+    original = yapf_api.FormatCode
+
+    def count(text, **options):
+        formatted.append(text)
+        return original(text, **options)
+
+    monkeypatch.setattr(yapf_api, 'FormatCode', count)
+    cfg = Config(dict(model=dict(type='A', depth=1)))
+    keys = list(cfg)
+    assert cfg.pretty_text == cfg.pretty_text == copy.deepcopy(cfg).pretty_text
+    assert len(formatted) == 1 and list(cfg) == keys
+    cfg.model.depth = True  # equal to 1
+    assert "depth=True, type='A'" in cfg.pretty_text and len(formatted) == 2
+    assert pickle.loads(pickle.dumps(cfg)).pretty_text == cfg.pretty_text
