@@ -193,7 +193,8 @@ def _check_schedulers(cfg: Config) -> None:
                     )
             for key in LISTS_OF_LENGTHS:
                 values = scheduler.get(key, ())
-                if not isinstance(values, (list, tuple)) or not all(map(is_number, values)):
+                several = isinstance(values, (list, tuple, range, set, frozenset))
+                if not several or not all(map(is_number, values)):
                     raise UserError(
                         f'{place} in the config: {key}={values!r} of '
                         f'{hosts.type_name(scheduler)} must be a list of numbers'

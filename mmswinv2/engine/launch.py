@@ -259,13 +259,14 @@ def _runner(cfg: Config) -> type:
 
 @contextmanager
 def _keep_config(cfg: Config, trains: bool) -> Iterator[None]:
-    """Keep mmengine from copying a config over itself, or that of a test over a training's.
+    """Keep mmengine from copying a config over itself, or that of a test over another.
 
     Every run has its config in its own folder too, in ``vis_data``.
     """
     file = cfg.filename or ''
     copy = Path(cfg.work_dir, Path(file).name)
-    kept = copy.is_file() and (not trains or os.path.samefile(file, copy))
+    same = os.path.exists(file) and copy.exists() and os.path.samefile(file, copy)
+    kept = same or (not trains and copy.is_file())
     runners: tuple[Any, ...] = (Runner, FlexibleRunner) if kept else ()
     before = [kind.dump_config for kind in runners]
     for kind in runners:
@@ -322,8 +323,10 @@ def set_mixed_precision(cfg: Config, dtype: str) -> None:
     Raises:
         UserError: if the config leaves precision to a strategy, or no GPU supports `dtype`.
     """
-    nodes = hosts.dicts_in(cfg.optim_wrapper)
-    wrappers = [node for _, node in nodes if 'optimizer' in node] or [cfg.optim_wrapper]
+    wrappers = [cfg.optim_wrapper]
+    if 'optimizer' not in cfg.optim_wrapper:  # one for each of several optimizers
+        named = cfg.optim_wrapper.values()
+        wrappers = [w for w in named if isinstance(w, dict) and 'optimizer' in w] or wrappers
     for wrapper in wrappers:
         kind = hosts.type_name(wrapper) if wrapper.get('type') else 'OptimWrapper'
         if kind not in ('OptimWrapper', 'AmpOptimWrapper'):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import socket
 import zipfile
@@ -199,9 +200,11 @@ def _age(path: Path) -> tuple[Any, ...]:
     meta = checkpoint.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
     changed = path.stat().st_mtime
-    time = meta.get('time') or strftime('%Y%m%d_%H%M%S', localtime(changed))
+    time = str(meta.get('time'))
+    if not re.fullmatch(r'\d{8}_\d{6}', time):  # none, or as older programs write it
+        time = strftime('%Y%m%d_%H%M%S', localtime(changed))
     number = meta.get('iter')
-    return str(time), number if is_count(number, 0) else 0, changed
+    return time, number if is_count(number, 0) else 0, changed
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:

@@ -295,9 +295,8 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
                 )
             self.config.setdefault('torch_autocast', {'enabled': True, 'dtype': dtype})
         if clip := cfg.pop('clip_grad', None):
-            clip = {'type': 'norm', 'norm_type': 2, **clip}
-            by_norm = clip.pop('type') == 'norm' and clip.pop('norm_type') == 2
-            if not by_norm or set(clip) != {'max_norm'}:
+            by_norm = clip.get('type', 'norm') == 'norm' and clip.get('norm_type', 2) == 2
+            if not by_norm or set(clip) - {'type', 'norm_type'} != {'max_norm'}:
                 raise UserError(
                     f'clip_grad={dict(clip)}: DeepSpeed clips by the 2-norm; set max_norm alone'
                 )

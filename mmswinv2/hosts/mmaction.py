@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -280,9 +281,11 @@ def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:
             f'{where}: the data set has num_classes={dataset.num_classes}, and model.cls_head '
             f'{num_classes}'
         )
+    info = dataset.get_data_info
+    if dataset.multi_class:  # mmaction2's own makes a vector, and fails on wrong labels
+        info = partial(BaseDataset.get_data_info, dataset)
     unlabelled = 0
-    for i in range(len(dataset)):
-        video = BaseDataset.get_data_info(dataset, i)  # mmaction2's own fails on wrong labels
+    for i, video in enumerate(map(info, range(len(dataset)))):
         given = video.get('label')
         labels = [label for label in as_list(given) if isinstance(label, (int, np.integer))]
         one = not isinstance(given, list)  # -1 is none then

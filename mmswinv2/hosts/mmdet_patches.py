@@ -70,19 +70,19 @@ def check_annotations() -> None:
         self.createIndex()
         self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs
 
-    @replace(COCO, 'getCatIds')  # mmdet's get_cat_ids calls it, FasterCocoMetric itself
+    @replace(COCO, 'get_cat_ids')
     def get_cat_ids(
-        original: Any, self: Any, catNms: Any = (), supNms: Any = (), catIds: Any = ()
+        original: Any, self: Any, cat_names: Any = (), sup_names: Any = (), cat_ids: Any = ()
     ) -> list:
-        if not isinstance(catNms, (list, tuple)):
+        if not isinstance(cat_names, (list, tuple)):
             raise UserError(
-                f'classes must be a list or tuple of names, got {catNms!r}; a tuple of one name '
+                f'classes must be a list or tuple of names, got {cat_names!r}; a tuple of one name '
                 'needs a comma, a set has no order'
             )
-        if not catNms or supNms or catIds:
-            return original(self, catNms or (), supNms, catIds)
+        if not cat_names or sup_names or cat_ids:
+            return original(self, cat_names or (), sup_names, cat_ids)
         path = getattr(self, 'path', 'the annotations')
-        return get_category_ids(path, self.dataset['categories'], catNms)
+        return get_category_ids(path, self.dataset['categories'], cat_names)
 
     for kind in (CocoDataset, Objects365V1Dataset, Objects365V2Dataset):
 
@@ -129,6 +129,14 @@ def score_faster() -> None:
         from mmdet.evaluation.metrics import faster_coco_metric
 
         faster_coco_metric.COCOeval_faster = fast_evaluator()
+
+        # it takes the ids of classes in the order of the file
+        @replace(faster_coco_metric.FasterCocoMetric, 'compute_metrics')
+        def compute_metrics(original: Any, self: Any, results: list) -> dict:
+            if self.cat_ids is None and hasattr(self._coco_api, 'get_cat_ids'):
+                self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
+                self.img_ids = self._coco_api.getImgIds()
+            return original(self, results)
 
 
 @functools.cache

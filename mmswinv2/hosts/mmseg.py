@@ -110,8 +110,14 @@ class MMSeg(Host):
             warn_of_absent_classes(dataset, guards[0], where)
         check_heads(model, len(dataset.metainfo.get('classes') or ()), where)
         if where == 'train_dataloader':
+            own = [step for step in steps_in(dataset.pipeline) if not _is_known(step)]
             for name, head in heads_of(model):
                 check_ignored(head, name, dataset, where)
+                label = getattr(head, 'ignore_index', None)
+                # steps of the user's own may give them another label
+                if label not in (None, NOT_LABELLED) and not own:
+                    for guard in guards:
+                        guard.ignores = f'{name} ignores {label} alone'
         return True
 
     def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
@@ -124,8 +130,9 @@ class MMSeg(Host):
         for inner in scored:
             if not hasattr(inner, 'reduce_zero_label') or not hasattr(metric, 'ignore_index'):
                 continue  # of another host, or no metric of label maps
-            steps = (type(step).__name__ for step in steps_in(inner.pipeline))
-            if not any('Annotation' in step or step == 'SegMapGuard' for step in steps):
+            steps = steps_in(inner.pipeline)
+            loads = any(isinstance(s, SegMapGuard) or _loads_maps(s) for s in steps)
+            if type(metric).__name__ == 'IoUMetric' and all(map(_is_known, steps)) and not loads:
                 raise UserError(
                     f'{name} compares predictions with label maps, and the pipeline of {loader} '
                     'loads none: put LoadAnnotations into it, or, for predictions alone, set '
@@ -133,6 +140,11 @@ class MMSeg(Host):
                 )
             if has_seg_maps(inner):
                 check_ignored(metric, name, inner, loader)
+                if metric.ignore_index not in (None, NOT_LABELLED):
+                    warn(
+                        f'{name} ignores {metric.ignore_index} alone: what is predicted where '
+                        f'label maps have {NOT_LABELLED} counts as wrong'
+                    )
         if getattr(metric, 'output_dir', None) is not None and hasattr(dataset, 'get_data_info'):
             check_map_names(dataset, where)
 
@@ -173,7 +185,7 @@ class SegMapGuard:
     ) -> None:
         self.load, self.num_classes, self.ignore_index = load, num_classes, ignore_index
         self.decodes = type(load)._load_seg_map.__module__ in _READERS
-        self.ignores = ''  # a head or metric that takes 255 for a class; see `check_ignored`
+        self.ignores = ''  # which head takes 255 for a class
 
     def __call__(self, results: dict) -> dict:
         """Add ``gt_seg_map`` (H, W), or raise `UserError` naming the file."""
@@ -200,13 +212,14 @@ class SegMapGuard:
         return results
 
     def _check_labels(self, path: str, labels: np.ndarray, results: dict) -> None:
-        if self.ignores and (labels == NOT_LABELLED).any():
-            raise UserError(
-                f'the label map {path} has pixels that are not labelled ({NOT_LABELLED}), and '
-                f'{self.ignores}; set its ignore_index={NOT_LABELLED}'
-            )
         if self.num_classes is None:
             return
+        if self.ignores and self.num_classes <= NOT_LABELLED and (labels == NOT_LABELLED).any():
+            both = '' if self.ignore_index == NOT_LABELLED else ', and that of the data set too'
+            raise UserError(
+                f'the label map {path} has pixels that are not labelled ({NOT_LABELLED}), and '
+                f'{self.ignores}; set its ignore_index={NOT_LABELLED}{both}'
+            )
         none = (NOT_LABELLED, self.ignore_index)
         bad = np.unique(labels[(labels >= self.num_classes) & ~np.isin(labels, none)])
         if not bad.size:
@@ -231,6 +244,15 @@ class SegMapGuard:
         return f'{type(self).__name__}({self.load!r}, num_classes={self.num_classes})'
 
 
+def _is_known(step: Any) -> bool:
+    """Whether a step of a pipeline is none of the user's own."""
+    return type(step).__module__.partition('.')[0] in ('mmseg', 'mmcv', 'mmswinv2')
+
+
+def _loads_maps(step: Any) -> bool:
+    return 'Annotation' in type(step).__name__ or getattr(step, 'with_seg', False)
+
+
 def has_seg_maps(dataset: Any) -> bool:
     """Whether a data set is one of mmseg's for images and has label maps."""
     return hasattr(dataset, 'reduce_zero_label') and 'seg_map_path' in dataset.data_prefix
@@ -241,7 +263,8 @@ def refuse_missing_prefix(dataset: Any, where: str) -> None:
     from mmcv.transforms import LoadAnnotations
 
     steps = steps_in(dataset.pipeline) if hasattr(dataset, 'reduce_zero_label') else ()
-    if any(isinstance(step, LoadAnnotations) for step in steps):
+    loads = any(isinstance(step, LoadAnnotations) for step in steps)
+    if loads and len(dataset) and 'seg_map_path' not in dataset.get_data_info(0):
         raise UserError(
             f'{where}: the pipeline has LoadAnnotations, and data_prefix of the data set no '
             'seg_map_path; set it to the folder of the label maps, or take LoadAnnotations out'
@@ -371,8 +394,7 @@ def check_heads(model: Any, num_classes: int, where: str) -> None:
 def check_ignored(part: Any, name: str, dataset: Any, where: str) -> None:
     """Raise `UserError` if a head or a metric takes ignored pixels of a data set for a class.
 
-    mmseg only keeps the label that a data set names. One that names none but 255 may have a head
-    that ignores a class.
+    A data set that names none but 255 may have a head that ignores a class.
     """
     own, given = getattr(part, 'ignore_index', None), dataset.ignore_index
     if own is not None and given not in (own, NOT_LABELLED):
@@ -380,10 +402,6 @@ def check_ignored(part: Any, name: str, dataset: Any, where: str) -> None:
             f'the data set of {where} has ignore_index={given}, and {name} {own}: it would take '
             f'pixels that are not labelled for a class; set ignore_index={given} there too'
         )
-    if own not in (None, NOT_LABELLED):
-        for step in steps_in(dataset.pipeline):
-            if isinstance(step, SegMapGuard):
-                step.ignores = f'{name} ignores {own} alone'
 
 
 def _is_softmax(loss: nn.Module) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError
-from .sources import Item
+from .sources import RAW_PHOTOS, Item
 
 _TASKS = 'detectors, segmentors, image and video classifiers'
 # scores of every pixel take 1.2 GB for a full HD frame with 150 classes, so they are dropped
@@ -152,9 +152,11 @@ def load_model(
         meta['palette'] = palette(meta).tolist()
     elif names:
         meta['classes'] = names
-        if isinstance(colors := meta.get('palette'), (list, tuple)):
-            # mmdet's takes neither lists as colors nor fewer than classes
-            meta['palette'] = list(map(tuple, colors)) if len(colors) >= len(names) else None
+        colors = meta.get('palette')
+        # mmdet's takes one color for all classes as a tuple, but no lists, and none too few
+        if isinstance(colors, (list, tuple)) and not all(isinstance(c, int) for c in colors):
+            known = len(colors) >= len(names) and not any(isinstance(c, str) for c in colors)
+            meta['palette'] = list(map(tuple, colors)) if known else None
     return model.eval(), meta
 
 
@@ -234,6 +236,8 @@ class Pipeline:
         self.of_clips = hosts.of(cfg).input_axes == 3
         self._kind = np.float32 if load.get('to_float32') else np.uint8
         self._grey = load.get('color_type') == 'grayscale'
+        # mmcv takes the small preview in a raw photo for the photo
+        self._takes_previews = hosts.type_name(load) == 'LoadImageFromFile'
         self._of_files = Compose([load, *steps])
         self._of_frames = Compose([self._take, *steps])
 
@@ -255,13 +259,19 @@ class Pipeline:
             sample = dict(img_path=item.path, img_id=number)
             if item.image is not None:
                 return self._of_frames(dict(sample, frame=item.image))
+            if self._takes_previews and Path(item.path).suffix.lower() in RAW_PHOTOS:
+                raise UserError(
+                    f'cannot read the image {item.path}: raw photos of cameras need a loader of '
+                    'their own in the pipeline; save it as JPEG'
+                )
             return self._of_files(sample)
         except FileNotFoundError as error:
             raise UserError(f'{item.path} does not exist') from error
         except KeyError as error:
             raise UserError(
-                f'the pipeline of test_dataloader needs {error} of a sample, which only a data set '
-                f'has; take the step that reads it out of it. predict is for {_TASKS}'
+                f'a step of the pipeline of test_dataloader looks for {error} in vain; if it is '
+                'what only a data set gives to a sample, take the step out '
+                f'(MMSWINV2_TRACEBACK=1 shows which). predict is for {_TASKS}'
             ) from error
 
 

@@ -18,9 +18,8 @@ IMAGES = (
     '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.dib', '.tif', '.tiff', '.webp', '.ppm',
     '.pgm', '.pbm', '.pnm', '.gif', '.jp2', '.j2k', '.avif', '.npy',
 )  # fmt: skip
-# of phones and cameras; from some, decoders take a small preview for the photo
-_NOT_READ = ('.heic', '.heif', '.jxl', '.dng', '.cr2', '.cr3', '.nef', '.arw', '.orf', '.rw2')
-_OTHER_IMAGES = (*_NOT_READ, '.tga', '.psd', '.exr', '.hdr')
+RAW_PHOTOS = ('.dng', '.cr2', '.cr3', '.nef', '.arw', '.orf', '.rw2')
+_OTHER_IMAGES = ('.heic', '.heif', '.jxl', *RAW_PHOTOS, '.tga', '.psd', '.exr', '.hdr')
 VIDEOS = (
     '.mp4', '.avi', '.mkv', '.mov', '.webm', '.ts', '.mts', '.m2ts', '.wmv', '.asf', '.mpg',
     '.mpeg', '.vob', '.flv', '.f4v', '.m4v', '.3gp', '.3g2', '.ogv', '.mxf',
@@ -72,11 +71,6 @@ def find_sources(
         elif clips and (given.isdecimal() or path.suffix.lower() in IMAGES):
             raise UserError(f'{given} is no video, and the config classifies whole videos')
         elif path.is_file():
-            if path.suffix.lower() in _NOT_READ:
-                raise UserError(
-                    f'cannot read the image {given}: photos of this format are not read; save it '
-                    'as JPEG'
-                )
             yield given
         elif given.isdecimal() and not path.exists():
             yield Camera(given)

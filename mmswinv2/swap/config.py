@@ -108,10 +108,18 @@ def write_config(path: Path, cfg: Config, notes: Notes, origin: str, command: st
 def _without_text(cfg: Config) -> Iterator[str]:
     for path, node in dicts_in(cfg.to_dict()):
         for key, value in node.items():
-            for item in hosts.as_list(value):
-                plain = item is None or isinstance(item, (str, bytes, int, dict, list, tuple))
+            for item in _items(value):
+                plain = item is None or isinstance(item, (str, bytes, int, complex, dict, set))
                 if not plain and not (isinstance(item, float) and math.isfinite(item)):
                     yield f'{join_path(path, key)}={_short(item)}'
+
+
+def _items(value: Any) -> Iterator[Any]:
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _items(item)
+    else:
+        yield value
 
 
 def inits_of(node: Any) -> list[Any]:

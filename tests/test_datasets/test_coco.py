@@ -772,6 +772,12 @@ def test_images_of_two_data_sets_with_the_same_ids(folder, own_file):
     words = r'val_evaluator: .*/1.png and .*/other/1.png of the data set both have image_id=1, '
     with pytest.raises(UserError, match=words):
         hosts.check_evaluator(evaluator, ConcatDataset(both), 'val_evaluator')
+    # one folder in two spellings
+    second, own = dataset(path, test_mode=True), both[0].get_data_info
+    second.get_data_info = lambda i: own(i) | dict(img_path=f'{folder}/./{i + 1}.png')
+    hosts.check_evaluator(evaluator, ConcatDataset([both[0], second]), 'val_evaluator')
+    evaluator.metrics[0].format_only = True
+    hosts.check_evaluator(evaluator, ConcatDataset(both), 'val_evaluator')
 
 
 def test_evaluator_of_more_images_scores_those_that_are_loaded(folder, log):

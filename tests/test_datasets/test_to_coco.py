@@ -362,6 +362,10 @@ def test_csv_of_spreadsheets(delimiter, tmp_path):
     write(tmp_path / 'labels.csv', text.replace('big', 'cat, big').replace('30', '30,5'))
     _, found, _ = convert('csv', tmp_path / 'labels.csv', tmp_path)
     assert boxes(found) == [('a.jpg', 'cat, big', [1, 2, 29.5, 38])]
+    # 1.024 or 1024
+    write(tmp_path / 'labels.csv', text.replace('big', 'cat, big').replace('30', '1,024'))
+    with pytest.raises(UserError, match="line 2.*'1,024'"):
+        convert('csv', tmp_path / 'labels.csv', tmp_path)
 
 
 def test_what_voc_leaves_out(voc, tmp_path):

@@ -170,6 +170,7 @@ def test_schedulers(scheduler, words):
         with pytest.raises(UserError, match=f'{place} in the config: .*{words}'):
             check_values(Config(dict(param_scheduler=schedulers)))
     check_values(Config(dict(param_scheduler=dict(generator=good))))
+    check_values(Config(dict(param_scheduler=dict(type='MultiStepLR', milestones=range(2, 9, 3)))))
     check_values(Config(dict(param_scheduler=[good | dict(type='CosineAnnealingLR', T_max=None)])))
     with pytest.raises(UserError, match=r"param_scheduler in the config: {'end': 3, .* no type"):
         check_values(Config(dict(param_scheduler=dict(end=3, by_epoch=True))))

@@ -325,6 +325,13 @@ def test_mixed_precision_of_several_optimizers(gpu):
         set_mixed_precision(cfg, 'float16')
 
 
+def test_mixed_precision_where_an_optimizer_has_another(gpu):
+    optimizer = dict(type='Lookahead', optimizer=dict(type='SGD'))
+    cfg = Config(dict(optim_wrapper=dict(optimizer=optimizer)))
+    set_mixed_precision(cfg, 'float16')
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.optimizer == optimizer
+
+
 def test_compile_needs_something_to_compile():
     with pytest.raises(UserError, match='Linear has neither; leave it out'):
         compile_features(torch.nn.Linear(1, 1), {})

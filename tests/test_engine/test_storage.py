@@ -116,6 +116,9 @@ def test_copies_are_as_old_as_what_they_are_copied_from(tmp_path):
     for i, (name, (day, number)) in enumerate(times.items()):
         torch.save({'meta': {'time': f'2026010{day}_000000', 'iter': number}}, tmp_path / name)
         os.utime(tmp_path / name, (100 - i, 100 - i))
+    # as mmcv 1 writes it
+    torch.save({'meta': {'time': 'Mon Nov 24 12:00:00 2025'}}, tmp_path / 'epoch_99.pth')
+    os.utime(tmp_path / 'epoch_99.pth', (1, 1))
     assert last_good_checkpoint(tmp_path).name == 'epoch_10.pth'
     (tmp_path / 'epoch_10.pth').write_bytes((tmp_path / 'epoch_2.pth').read_bytes()[:-50])
     assert last_good_checkpoint(tmp_path).name == 'epoch_2.pth'

@@ -60,7 +60,10 @@ def test_every_name_of_bfloat16(dtype):
     ('wrapper', 'words'),
     [
         (dict(clip_grad=dict(type='value', clip_value=1)), 'clips by the 2-norm'),
-        (dict(clip_grad=dict(norm_type=1, max_norm=1)), 'clips by the 2-norm'),
+        (
+            dict(clip_grad=dict(norm_type=1, max_norm=1)),
+            "clip_grad={'norm_type': 1, 'max_norm': 1}: ",
+        ),
         (dict(clip_grad=dict(norm_type=2)), 'set max_norm alone'),
         (dict(type=AmpOptimWrapper), 'AmpOptimWrapper with dtype=float16'),
         (dict(type='ApexOptimWrapper'), 'ApexOptimWrapper has no counterpart'),

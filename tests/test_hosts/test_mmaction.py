@@ -6,6 +6,7 @@ import mmcv
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import init_default_scope
 from mmengine.utils import digit_version
 
 from mmswinv2 import hosts
@@ -125,6 +126,7 @@ def test_frames_of_more_than_8_bits(tmp_path):
 @pytest.mark.parametrize('shape', [(2, 3, 2, 16, 24), (4, 3, 16, 24)], ids=['3-D', '2-D'])
 def test_videos_of_a_test_are_drawn(shape, tmp_path, monkeypatch):
     hosts.of(dict(default_scope='mmaction')).apply()
+    init_default_scope('mmaction')
     from mmaction.engine.hooks import VisualizationHook
     from mmaction.structures import ActionDataSample
     from mmaction.visualization import ActionVisualizer

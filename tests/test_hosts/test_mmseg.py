@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from mmengine.dataset import ConcatDataset, RepeatDataset
-from mmengine.registry import DATASETS, METRICS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, METRICS, MODELS, TRANSFORMS, init_default_scope
 from PIL import Image
 from torch import nn
 
@@ -279,22 +279,61 @@ def test_labels_that_heads_and_metrics_do_not_ignore(ade):
 
 
 @pytest.mark.filterwarnings('ignore::UserWarning:mm(engine|seg)')
-@pytest.mark.parametrize('kind', ['head', 'metric'])
-def test_unlabelled_pixels_where_another_label_is_ignored(ade, kind):
-    head = dict(type='FCNHead', in_channels=8, channels=8, num_classes=150, ignore_index=0)
-    dataset, words = build(ade, test_mode=kind == 'metric'), r'IoUMetric of val_evaluator ignores 0'
-    check_dataset(dataset, 'val_dataloader')
-    if kind == 'head':
-        model, words = nn.Module(), r'model.decode_head ignores 0'
-        model.decode_head = MODELS.build(head)
-        check_dataset(dataset, 'train_dataloader', model)
-    else:
-        metric = METRICS.build(dict(type='IoUMetric', ignore_index=0))
-        check_evaluator(SimpleNamespace(metrics=[metric]), dataset, 'val_evaluator')
+def test_unlabelled_pixels_where_another_label_is_ignored(ade, monkeypatch):
+    model, head = nn.Module(), dict(type='FCNHead', in_channels=8, channels=8, num_classes=150)
+    init_default_scope('mmseg')
+    model.decode_head = MODELS.build(head | dict(ignore_index=0))
+    dataset, seen = build(ade), []
+    check_dataset(dataset, 'train_dataloader', model)
     save(ade, np.full((20, 30), 3, np.uint8))
     assert (dataset[0]['gt_seg_map'] == 2).all()
-    with pytest.raises(UserError, match=rf'/b.png has pixels .* \(255\), and {words} alone'):
+    words = r'/b.png has pixels .* \(255\), and model.decode_head ignores 0 alone; set its .*=255$'
+    with pytest.raises(UserError, match=words):
         dataset[1]
+    # what a step of the user's own makes of them is not known
+    dataset = build(ade, pipeline=[*LOAD, lambda results: results])
+    check_dataset(dataset, 'train_dataloader', model)
+    assert (dataset[1]['gt_seg_map'] == 255).any()
+    # scores are still of use
+    monkeypatch.setattr('mmswinv2.hosts.mmseg.warn', seen.append)
+    metric = METRICS.build(dict(type='IoUMetric', ignore_index=0))
+    check_evaluator(SimpleNamespace(metrics=[metric]), dataset, 'val_evaluator')
+    assert [text.split(':')[0] for text in seen] == ['IoUMetric of val_evaluator ignores 0 alone']
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning:mmengine')
+def test_255_may_be_a_class(ade):
+    guard = SegMapGuard(TRANSFORMS.build(dict(type='LoadAnnotations')), 300, 65535)
+    guard.ignores = 'a head ignores 65535 alone'
+    guard._check_labels('a.png', np.full((2, 2), 255), {})
+    guard.num_classes = 150
+    with pytest.raises(UserError, match='set its ignore_index=255, and that of the data set too'):
+        guard._check_labels('a.png', np.full((2, 2), 255), {})
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning:mmengine')
+def test_label_maps_that_are_loaded_otherwise(ade):
+    """By another transform, or from places that the data set itself gives."""
+
+    class Load:
+        def __call__(self, results):
+            return results | dict(gt_seg_map=np.zeros((20, 30), np.uint8))
+
+    init_default_scope('mmseg')
+    evaluator = SimpleNamespace(metrics=[METRICS.build(dict(type='IoUMetric'))])
+    check_evaluator(evaluator, build(ade, pipeline=[LOAD[0], Load()]), 'val_evaluator')
+    dataset = build(ade, data_prefix=dict(img_path='images/training'))
+    paths = [str(ade / f'annotations/training/{name}.png') for name in 'ab']
+    with pytest.raises(UserError, match='data_prefix of the data set no seg_map_path'):
+        check_dataset(dataset, 'train_dataloader')
+
+    class Pairs(type(dataset)):
+        def get_data_info(self, idx):
+            return super().get_data_info(idx) | dict(seg_map_path=paths[idx])
+
+    dataset.__class__ = Pairs
+    check_dataset(dataset, 'train_dataloader')
+    assert dataset[1]['gt_seg_map'].shape == (20, 30)
 
 
 @pytest.mark.filterwarnings('ignore:Default ``avg_non_ignore`` is False:UserWarning')

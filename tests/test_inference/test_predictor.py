@@ -89,7 +89,7 @@ def test_what_a_file_alone_does_not_have(weights, photo):  # noqa: F811
     cfg.test_dataloader.dataset.pipeline = plain
     assert len(mmswinv2.predict(cfg, weights(CONFIG), photo)) == 1
     cfg.test_dataloader.dataset.pipeline = [*steps[:1], dict(type='LoadProposals'), *steps[1:]]
-    with pytest.raises(UserError, match="needs 'proposals' of a sample, which only a data set has"):
+    with pytest.raises(UserError, match="looks for 'proposals' in vain; if it is what only"):
         mmswinv2.predict(cfg, weights(CONFIG), photo)
 
 
@@ -103,10 +103,15 @@ def test_names_of_classes_that_are_numbers(weights, photo, tmp_path, config):  #
     assert len(found) == 1 and (tmp_path / 'vis/a.jpg').exists()
 
 
-@pytest.mark.parametrize('colors', [[[255, 0, 0]] * 4, [(255, 0, 0)]], ids=['lists', 'too few'])
-def test_colors_that_visualizers_do_not_take(weights, photo, tmp_path, colors):  # noqa: F811
+@pytest.mark.parametrize(
+    ('colors', 'taken'),
+    [([[255, 0, 0]] * 4, [(255, 0, 0)] * 4), ([(255, 0, 0)], None), ((9, 0, 0), (9, 0, 0))],
+    ids=['lists', 'too few', 'one for all'],
+)
+def test_colors_that_visualizers_do_not_take(weights, photo, tmp_path, colors, taken):  # noqa: F811
     cfg = Config.fromfile(ROOT / CONFIG)
     cfg.test_dataloader.dataset.metainfo.palette = colors
+    assert Predictor(cfg, weights(CONFIG), 'cpu').meta['palette'] == taken
     mmswinv2.predict(cfg, weights(CONFIG), photo, tmp_path, score=0)
     assert (tmp_path / 'vis/a.jpg').exists()
 

@@ -143,20 +143,6 @@ def test_what_is_left_out_of_a_folder_is_told(tmp_path):
     assert warn.call_args.args[0].startswith(f'2 images of {tmp_path} are left out (.heic)')
 
 
-def test_photos_that_are_not_read(tmp_path):
-    """Decoders of TIFF would take the preview of a raw photo for it."""
-    pytest.importorskip('tifffile')
-    import tifffile
-
-    with tifffile.TiffWriter(tmp_path / 'a.DNG') as file:
-        file.write(np.zeros((12, 16, 3), np.uint8), photometric='rgb', subifds=1, subfiletype=1)
-        file.write(np.zeros((480, 640), np.uint16))
-    (tmp_path / 'b.heic').touch()
-    for name in ('a.DNG', 'b.heic'):
-        with pytest.raises(UserError, match=f'{name}: photos of this format are not read; save it'):
-            list(find_sources([tmp_path / name]))
-
-
 def test_inputs_that_are_nothing(tmp_path):
     (tmp_path / 'link.jpg').symlink_to('nowhere')
     (tmp_path / 'a.jpg').mkdir()

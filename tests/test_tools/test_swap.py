@@ -297,7 +297,12 @@ def test_vitdet_is_refused():
 
 @pytest.mark.parametrize(
     ('value', 'words'),
-    [(float('inf'), 'inf'), ([1, float('nan')], 'nan'), (len, '<built-in function len>')],
+    [
+        (float('inf'), 'inf'),
+        ([1, float('nan')], 'nan'),
+        ([[(float('inf'),)]], 'inf'),
+        (len, '<built-in function len>'),
+    ],
 )
 def test_values_without_text(value, words, tmp_path):
     cfg = Config(dict(lr=1e-3, a=[dict(b=value)]))

@@ -7,6 +7,7 @@ without objects. ``width`` and ``height`` may be left out.
 
 import csv
 import io
+import re
 from pathlib import Path, PureWindowsPath
 
 from ...errors import UserError
@@ -55,7 +56,7 @@ def read_csv(source: Source) -> tuple[None, list[Labelled]]:
             raise UserError(f'{where} has {len(row)} columns, and the header {len(header)}')
         values = dict(zip(header, map(str.strip, row), strict=True))
         if delimiter != ',':
-            values |= {key: values[key].replace(',', '.') for key in _CORNERS}
+            values |= {key: _decimal(values[key]) for key in _CORNERS}
         name = str(PureWindowsPath(values['filename']).as_posix())
         if name not in images:
             tries = [source.root / name, source.root / 'images' / name]
@@ -78,3 +79,8 @@ def read_csv(source: Source) -> tuple[None, list[Labelled]]:
     labelled = list(found.values())
     count_unlabelled(labelled, source.left_out, 'images that no line names')
     return None, labelled
+
+
+def _decimal(text: str) -> str:
+    """A number with a decimal comma; ``1,024`` stays, and is refused, as it may be a thousand."""
+    return text if re.fullmatch(r'[1-9]\d{0,2}(,\d{3})+', text) else text.replace(',', '.')
