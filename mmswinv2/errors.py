@@ -167,10 +167,7 @@ def explain(error: BaseException, advice: str = '', option: str = '') -> str | N
         if isinstance(link, OSError) and (words := _SYSTEM.get(link.errno or 0)):
             place = f' with {option}' if option and link.errno == errno.EROFS else ''
             return f'{words[0]} ({link}): {words[1]}{place}{advice and "; "}{advice}'
-        if isinstance(link, MemoryError) or (
-            isinstance(link, RuntimeError)  # of torch, or of a data loader for numpy's
-            and re.search("out of memory|can't allocate memory|Unable to allocate", str(link))
-        ):
+        if is_out_of_memory(link):
             return f'{_out_of_memory(str(link))}{advice and "; "}{advice}'
         if isinstance(link, SyntaxError) and link.filename:
             return f'{link.filename}, line {link.lineno}: {link.msg}'
@@ -206,8 +203,18 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or (None if link.__suppress_context__ else again)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, numpy or torch tells that memory is used up."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)  # of torch, or of a data loader for numpy's
+        and re.search("out of memory|can't allocate memory|Unable to allocate", str(error))
+        is not None
+    )
+
+
 def _out_of_memory(text: str) -> str:
-    owner = next((f' of the {it}' for it in ('GPU', 'MPS') if it in text), '')
+    names = {'GPU': 'GPU', 'CUDA': 'GPU', 'MPS': 'MPS'}
+    owner = next((f' of the {name}' for it, name in names.items() if it in text), '')
     found = re.search(r'allocate ([\d.]+ \w+)', text)
     size = f' (asked for {found[1]} more)' if found else ''
     return (
@@ -337,13 +344,13 @@ def _refused(error: BaseException) -> str | None:
 
 def _not_installed(error: ImportError) -> str | None:
     """The message for a package that a type of a host asks for by its own ``raise``."""
+    frames, source = _raised(error)
+    if not source.startswith('raise '):
+        return None  # perhaps of mmengine's own import, which would fail again
     from mmengine.fileio import BaseStorageBackend  # types that are in no registry
 
-    frames, source = _raised(error)
     kind = type(frames[-1].f_locals.get('self'))
-    if not source.startswith('raise ') or not (
-        issubclass(kind, BaseStorageBackend) or kind in _registered()
-    ):
+    if not (issubclass(kind, BaseStorageBackend) or kind in _registered()):
         return None
     says = ' '.join(str(error).split())
     return f'{kind.__name__}: {says}; or take it out of the config'

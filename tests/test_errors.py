@@ -108,6 +108,7 @@ def test_memory_that_is_used_up():
         told = explain(caught(function))
         assert re.match(r'the memory is used up \(asked for [\d.]+ (bytes|PiB) more\)', told)
     assert explain(MemoryError()).startswith('the memory is used up: give')
+    assert explain(RuntimeError('CUDA error: out of memory')).startswith('the memory of the GPU is')
     assert explain(caught(lambda: list(DataLoader(Large(), num_workers=1)))).startswith(
         'the memory is used up (asked for 8.00 PiB more): give'
     )

@@ -18,7 +18,7 @@ from zipfile import ZIP_STORED, ZipFile, is_zipfile
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, is_out_of_memory
 from ..files import write_atomically
 from .pickles import first_line, harmless_globals, load_without_code
 from .published import PUBLISHED
@@ -206,6 +206,11 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
         return CheckpointError(f'{path} is a file of safetensors; rename it to .safetensors')
     if named_so and not is_safetensors and start.startswith((b'PK', b'\x80')):
         return CheckpointError(f'{path} is a file of torch.save; rename it to .pth')
+    if is_out_of_memory(error):
+        return CheckpointError(
+            f'{path} ({path.stat().st_size} bytes) needs more memory than is free, or is '
+            f'damaged: {first_line(error)}'
+        )
     page = is_page(start)
     what = 'a web page, not a checkpoint' if page else 'truncated, damaged or no checkpoint'
     return CheckpointError(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, is_out_of_memory
 
 # What checkpoints hold besides tensors: mmengine's logged scalars, as numpy arrays, and the
 # arguments of a training by timm, torchvision or DETR.
@@ -58,13 +58,22 @@ def load_without_code(file: Any, map_location: Any, mmap: bool = False) -> Any:
 
 def with_harmless(load: Callable[[], Any]) -> Any:
     """Call `load`, which reads by `torch.load`, with the types in mmengine's files allowed."""
+    own, torch_list = harmless_globals(), torch.serialization
+    names = {name for _, name in own}
     with _LOCK:
-        # Only what is not allowed yet, as the context disallows all of its items at its end.
-        allowed = torch.serialization.get_safe_globals()
-        new = [item for item in harmless_globals() if item not in allowed]
-        with torch.serialization.safe_globals(new):
+        before = torch_list.get_safe_globals()
+        torch_list.clear_safe_globals()  # of two entries of one name torch takes any
+        torch_list.add_safe_globals([*(it for it in before if _name(it) not in names), *own])
+        try:
             found = load()
+        finally:
+            torch_list.clear_safe_globals()
+            torch_list.add_safe_globals(before)
     return _finished(found, {})
+
+
+def _name(entry: Any) -> str:
+    return entry[1] if isinstance(entry, tuple) else f'{entry.__module__}.{entry.__qualname__}'
 
 
 class _Dtype:
@@ -74,14 +83,16 @@ class _Dtype:
     make its items longer than those of an array that has it.
     """
 
-    def __init__(self, name: str, *_: Any) -> None:
+    def __init__(self, name: Any, *_: Any) -> None:
+        name = name.decode('latin1') if isinstance(name, bytes) else name  # of Python 2
         # numbers and text: no objects, and no records, which may hold objects
         if not (isinstance(name, str) and re.fullmatch(r'[biufcSU]\d+', name)):
             raise pickle.UnpicklingError(f'numpy class of {name} is not allowed')
         self.value = np.dtype(name)
 
     def __setstate__(self, state: Any) -> None:
-        _, order, *parts = state
+        _, given, *parts = state
+        order: Any = given.decode() if isinstance(given, bytes) else given
         if any(part is not None for part in parts[:3]):  # subarray, names, fields
             raise pickle.UnpicklingError(f'numpy class of {state} is not allowed')
         self.value = self.value.newbyteorder(order)
@@ -101,9 +112,12 @@ class _Array:
         self.value.__setstate__((1, shape, dtype.value, by_columns, data))
 
 
-def _from_buffer(data: Any, dtype: _Dtype, shape: Any, order: str) -> Any:
-    """Replaces numpy's `_frombuffer`, which protocol 5 of pickle calls."""
-    return np.frombuffer(data, dtype.value).reshape(shape, order=order)  # type: ignore[call-overload]
+def _from_buffer(data: Any, dtype: _Dtype, shape: Any, order: Any, axes: Any = None) -> Any:
+    """Replaces numpy's `_frombuffer`, which protocol 5 of pickle calls; numpy 2.4 gives `axes`."""
+    array: Any = np.frombuffer(data, dtype.value)
+    if axes is not None:
+        return array.reshape(shape).transpose(axes)
+    return array.reshape(shape, order=order)
 
 
 def _scalar(dtype: _Dtype, data: bytes) -> Any:
@@ -176,6 +190,10 @@ def unpickle(file: IO[bytes], name: str | Path = 'a pickle', encoding: str = 'AS
     try:
         found = _finished(_Unpickler(file, encoding=encoding).load(), {})
     except Exception as error:  # a damaged pickle may raise any exception
+        if is_out_of_memory(error):
+            raise CheckpointError(
+                f'{name} needs more memory than is free, or is damaged ({first_line(error)})'
+            ) from error
         raise CheckpointError(
             f'{name} cannot be read without running code from it, or is cut short '
             f'({first_line(error)}); it must hold numbers, text, arrays and tensors alone'

@@ -66,6 +66,8 @@ class _Backbone(SwinV2, BaseModule):
         self._frozen: set[str] = set()
         if lora is not None:
             self._add_lora(LoRA.of(lora))
+            self._adapters_loaded = False
+            self.register_load_state_dict_post_hook(_note_adapters)
         self._freeze()
         if lora is not None:  # with frozen stages; read now, as copies of the model may freeze all
             self._frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
@@ -78,7 +80,7 @@ class _Backbone(SwinV2, BaseModule):
         configs = self.init_cfg
         pretrained = [c for c in configs if _is_pretrained(c['type'])]
         self.init_cfg = [c for c in configs if c not in pretrained]
-        first = not self.is_init
+        first = not self.is_init and not getattr(self, '_adapters_loaded', True)
         try:
             super().init_weights()
         finally:
@@ -166,6 +168,10 @@ class _Backbone(SwinV2, BaseModule):
             module.eval()
             for parameter in module.parameters():
                 parameter.requires_grad_(False)
+
+
+def _note_adapters(backbone: Any, keys: Any) -> None:
+    backbone._adapters_loaded |= not any('lora_up' in key for key in keys.missing_keys)
 
 
 def _check_names(kind: type[SwinV2], kwargs: Mapping[str, Any]) -> None:

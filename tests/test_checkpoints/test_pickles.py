@@ -17,6 +17,7 @@ from mmengine.logging import HistoryBuffer
 
 from mmswinv2.checkpoints import (
     CheckpointError,
+    pickles,
     read_checkpoint,
     read_pickle,
 )
@@ -41,6 +42,27 @@ def test_what_is_allowed_stays_allowed(save):
         before = set(torch.serialization.get_safe_globals())
         read_checkpoint(path)
         assert set(torch.serialization.get_safe_globals()) == before
+
+
+def test_types_of_numpy_that_the_process_allows(save):
+    """As is advised where torch refuses checkpoints of mmengine."""
+    path = save({'model': torch.ones(1), 'scalars': np.ones(2), 'one': np.float64(3)})
+    kinds = (np._core.multiarray._reconstruct, np._core.multiarray.scalar, np.ndarray, np.dtype)
+    with torch.serialization.safe_globals([*kinds, np.dtypes.Float64DType, getattr]):
+        before = set(torch.serialization.get_safe_globals())
+        found = read_checkpoint(path)
+        assert found['scalars'].sum() == 2 and found['one'] == 3
+        assert set(torch.serialization.get_safe_globals()) == before
+
+
+def test_arrays_of_other_pythons_and_numpys():
+    dtype = pickles._Dtype(b'f4', False, True)
+    dtype.__setstate__((3, b'>', None, None, None, -1, -1, 0))
+    assert dtype.value == np.dtype('>f4')
+    array = np.arange(24, dtype='f4').reshape(2, 3, 4)
+    data = array.tobytes()
+    found = pickles._from_buffer(data, pickles._Dtype('f4'), (2, 3, 4), 'K', (1, 0, 2))
+    assert np.array_equal(found, array.transpose(1, 0, 2))
 
 
 class LooksUp:

@@ -220,6 +220,11 @@ def test_initializers_of_a_model_leave_adapters_without_effect(kind):
     nn.init.ones_(learnt)
     backbone.init_weights()  # once more changes nothing
     assert bool((learnt == 1).all())
+    loaded = Sequential(network(kind, lora=dict(rank=4)))
+    loaded.load_state_dict({f'0.{k}': v for k, v in backbone.state_dict().items()})
+    loaded.init_weights()
+    learnt = find_lora(loaded[0])['layers.0.blocks.0.attn.qkv'].lora_up.weight
+    assert bool((learnt == 1).all())
 
 
 @each_kind
