@@ -32,12 +32,10 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, *S, C) -> (B, *S, C)``, before merging."""
         # torch.func does not support activation checkpointing
-        keeps_graph = self.training and torch.is_grad_enabled() and not is_transformed()
+        saves = self.recomputed and self.training and torch.is_grad_enabled()
+        recomputed = self.recomputed if saves and not is_transformed() else 0
         for j, block in enumerate(self.blocks):
-            if keeps_graph and j < self.recomputed:
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if j < recomputed else block(x)
         return x
 
 

@@ -8,7 +8,6 @@ import functools
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -283,7 +282,7 @@ def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:
         )
     info = dataset.get_data_info
     if dataset.multi_class:  # mmaction2's own makes a vector, and fails on wrong labels
-        info = partial(BaseDataset.get_data_info, dataset)
+        info = functools.partial(BaseDataset.get_data_info, dataset)
     unlabelled = 0
     for i, video in enumerate(map(info, range(len(dataset)))):
         given = video.get('label')

@@ -108,14 +108,15 @@ class MMDet(Host):
             raise _several_metainfo(meta, where)
         check_coco_options(metric, where)
         infos: dict[Any, dict] = {}
-        if metric.format_only or not hasattr(dataset, 'get_data_info'):
+        if not hasattr(dataset, 'get_data_info'):
             return
         for info in map(dataset.get_data_info, range(len(dataset))):
             if not {'img_id', 'img_path'} <= info.keys():
                 return  # a data set of the user's own, whose pipeline may add them
             first = infos.setdefault(info['img_id'], info)
             paths = {first['img_path'], info['img_path']}
-            if len(paths) > 1 and len({*map(os.path.normpath, paths)}) > 1:
+            other = len(paths) > 1 and len({*map(os.path.normpath, paths)}) > 1
+            if other and not metric.format_only:
                 raise UserError(
                     f'{where}: {first["img_path"]} and {info["img_path"]} of the data set both '
                     f'have image_id={info["img_id"]!r}, by which scores are computed; give each '

@@ -123,16 +123,14 @@ class MMSeg(Host):
     def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
         """Refuse to score ignored pixels, or to write the maps of two pictures into one file."""
         scored = () if getattr(metric, 'format_only', False) else inner_datasets(dataset)
-        name, loader = (
-            f'{type(metric).__name__} of {where}',
-            where.replace('evaluator', 'dataloader'),
-        )
+        name = f'{type(metric).__name__} of {where}'
+        loader = where.replace('evaluator', 'dataloader')
         for inner in scored:
             if not hasattr(inner, 'reduce_zero_label') or not hasattr(metric, 'ignore_index'):
                 continue  # of another host, or no metric of label maps
             steps = steps_in(inner.pipeline)
-            loads = any(isinstance(s, SegMapGuard) or _loads_maps(s) for s in steps)
-            if type(metric).__name__ == 'IoUMetric' and all(map(_is_known, steps)) and not loads:
+            none = all(map(_is_known, steps)) and not any(map(_loads_maps, steps))
+            if none and type(metric).__name__ == 'IoUMetric':
                 raise UserError(
                     f'{name} compares predictions with label maps, and the pipeline of {loader} '
                     'loads none: put LoadAnnotations into it, or, for predictions alone, set '
@@ -250,7 +248,8 @@ def _is_known(step: Any) -> bool:
 
 
 def _loads_maps(step: Any) -> bool:
-    return 'Annotation' in type(step).__name__ or getattr(step, 'with_seg', False)
+    named = 'Annotation' in type(step).__name__
+    return named or isinstance(step, SegMapGuard) or getattr(step, 'with_seg', False)
 
 
 def has_seg_maps(dataset: Any) -> bool:

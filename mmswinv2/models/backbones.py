@@ -18,7 +18,7 @@ from ..checkpoints.adapters import Base, mark
 from ..core import LoRA, SwinV2, add_lora, get_variant, layer_id
 from ..core.arguments import IntOrInts, is_stage_count, per_axis, want
 from ..core.layers import LayerNorm
-from ..core.lora import find_lora, is_adapter
+from ..core.lora import UP, find_lora, is_adapter
 from ..errors import UserError, nearest
 from ..paths import PATHS
 from ..registry import MODELS
@@ -171,7 +171,7 @@ class _Backbone(SwinV2, BaseModule):
 
 
 def _note_adapters(backbone: Any, keys: Any) -> None:
-    backbone._adapters_loaded |= not any('lora_up' in key for key in keys.missing_keys)
+    backbone._adapters_loaded |= not any(key.endswith(UP) for key in keys.missing_keys)
 
 
 def _check_names(kind: type[SwinV2], kwargs: Mapping[str, Any]) -> None:

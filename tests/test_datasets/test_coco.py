@@ -778,6 +778,13 @@ def test_images_of_two_data_sets_with_the_same_ids(folder, own_file):
     hosts.check_evaluator(evaluator, ConcatDataset([both[0], second]), 'val_evaluator')
     evaluator.metrics[0].format_only = True
     hosts.check_evaluator(evaluator, ConcatDataset(both), 'val_evaluator')
+    # files of results are of the images of the annotations all the same
+    few = make()
+    few['images'] = few['images'][:1]
+    few['annotations'] = [a for a in few['annotations'] if a['image_id'] == 1]
+    to_file = metric_of(write(other, few, 'few.json'), format_only=True, outfile_prefix='out')
+    with pytest.raises(UserError, match='few.json lacks .* images of the data set'):
+        hosts.check_evaluator(to_file, both[0], 'val_evaluator')
 
 
 def test_evaluator_of_more_images_scores_those_that_are_loaded(folder, log):
