@@ -82,43 +82,53 @@ class _Rule:
 
 
 _XYWH = 'a box is [x, y, width, height] in pixels of the image'
-_RULES = (
-    _Rule(
-        'are of an image that is not in images',
-        lambda a: a.size[:, 0] == 0,
-        'leave out',
-        'image_id must be the id of an entry of images',
-    ),
+_BOX_RULES = (  # of boxes in a file of any format, as `form` says
     _Rule(
         'have a box with numbers that are not finite',
         lambda a: ~np.isfinite(a.box).all(1),
         'leave out',
-        _XYWH,
+        '{form}',
     ),
     _Rule(
         'have a box far outside of their image',
         lambda a: (np.abs(a.box) > FAR * a.size.max(1, keepdims=True)).any(1),
         'any',
-        _XYWH,
+        '{form}',
     ),
     _Rule(
         'have a box of no or negative width or height',
         lambda a: (a.box[:, 2:] <= 0).any(1),
         'leave out',
-        _XYWH,
+        '{form}',
     ),
     _Rule(
         'have a box outside of their image',
         lambda a: (a.box[:, :2] >= a.size).any(1) | (a.end <= 0).any(1),
         'leave out',
-        f'{_XYWH}; see whether width and height of images are right',
+        '{form}; see whether width and height of images are right',
     ),
     _Rule(
         'have a box that is smaller than a pixel, of which nothing is learnt',
         lambda a: (a.box[:, 2:] <= 1).any(1),
         'most',
-        f'{_XYWH}, and no share of its size',
+        '{form}, and no share of its size',
     ),
+    _Rule(
+        'have a box in the first pixel of their image',
+        lambda a: (a.box <= 1).all(1),
+        'half',
+        '{form}, and no share of its size',
+    ),
+)
+_IMAGE_RULE = _Rule(
+    'are of an image that is not in images',
+    lambda a: a.size[:, 0] == 0,
+    'leave out',
+    'image_id must be the id of an entry of images',
+)
+_RULES = (
+    _IMAGE_RULE,
+    *_BOX_RULES,
     _Rule(
         'have a box thinner than a pixel, which mmdet shows no model, and which counts as missed',
         lambda a: (a.box[:, 2:] < 1).any(1),
@@ -126,22 +136,16 @@ _RULES = (
         'take them out, or make them a pixel wide and high',
     ),
     _Rule(
-        'have a box in the first pixel of their image',
-        lambda a: (a.box <= 1).all(1),
-        'half',
-        f'{_XYWH}, and no share of its size',
-    ),
-    _Rule(
         'have a box that looks like [x1, y1, x2, y2]',
         lambda a: _are_corners(a),
         'all',
-        f'{_XYWH}: write [x1, y1, x2 - x1, y2 - y1]',
+        '{form}: write [x1, y1, x2 - x1, y2 - y1]',
     ),
     _Rule(
         'have a box that reaches beyond its image',
         lambda a: (a.end > a.size + 1).any(1),
         'warn',
-        f'{_XYWH}, neither [x1, y1, x2, y2] nor [centre, width, height]',
+        '{form}, neither [x1, y1, x2, y2] nor [centre, width, height]',
     ),
     _Rule(
         'are crowds (iscrowd=1), which are ignored in training and in scores',
@@ -230,7 +234,7 @@ def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
         if category not in known:
             raise UserError(
                 f'{path}: annotations[{i}] has category_id={category}, which no entry of '
-                f'categories has; these have {_some(known)}. Add the category, or mend the '
+                f'categories has; these have {some(known)}. Add the category, or mend the '
                 'annotations'
             )
     _number(path, annotations)
@@ -241,7 +245,14 @@ def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
         np.array(of_image),
         _crowds(path, annotations),
     )
-    keep = _apply_rules(path, content, table, _RULES if boxes else _RULES[:1])
+    files = {image['id']: image['file_name'] for image in images}
+
+    def name(i: int) -> str:
+        image, box = (annotations[i].get(key) for key in ('image_id', 'bbox'))
+        where = files.get(image, f'image_id={image}')
+        return f'of id {annotations[i]["id"]} on {where} with bbox={box}'
+
+    keep = _apply_rules(path, table, _RULES if boxes else (_IMAGE_RULE,), name)
     keep &= _first_of_repeats(path, annotations, table)
     content['annotations'] = annotations = [annotations[i] for i in np.flatnonzero(keep)]
     areas = check_masks(path, annotations, table.size[keep], table.box[keep] if boxes else None)
@@ -303,8 +314,8 @@ def get_category_ids(path: str | Path, categories: Iterable[dict], names: Sequen
         raise UserError(f'{path}: classes has {twice!r} twice; each class has a place of its own')
     if missing := [name for name in names if name not in known]:
         raise UserError(
-            f'{path} lacks {len(missing)} of the {len(names)} classes ({_some(missing)}); it has '
-            f"{_some(known)}. Set the data set's metainfo=dict(classes=(...)) to the names in the "
+            f'{path} lacks {len(missing)} of the {len(names)} classes ({some(missing)}); it has '
+            f"{some(known)}. Set the data set's metainfo=dict(classes=(...)) to the names in the "
             'file and num_classes in the heads to their number; or, if the model is to tell all of '
             "these classes apart, add the missing ones to the file's categories (they need no "
             'annotations)'
@@ -313,7 +324,7 @@ def get_category_ids(path: str | Path, categories: Iterable[dict], names: Sequen
         if len(ids := known[name]) > 1:
             raise UserError(
                 f'{path}: the class {name!r} is the name of {len(ids)} categories, ids '
-                f'{_some(ids)}; give each its own name, or make them one'
+                f'{some(ids)}; give each its own name, or make them one'
             )
     return [known[name][0] for name in names]
 
@@ -438,32 +449,58 @@ def _crowds(path: Any, annotations: list[dict]) -> np.ndarray:
     return np.array([bool(annotation['iscrowd']) for annotation in annotations])
 
 
+def check_corners(
+    path: Any, corners: Sequence[Any], sizes: Sequence[Any], name: Callable[[int], str]
+) -> np.ndarray:
+    """Check boxes of another format than COCO's, by the rules for any format.
+
+    Args:
+        path: of their file, for messages.
+        corners: boxes, ``[x1, y1, x2, y2]``.
+        sizes: width and height of the image of each; infinite where it is not known.
+        name: describes the box of a number, for messages.
+
+    Returns:
+        a boolean for each: whether it can be used. Others are counted in a warning.
+
+    Raises:
+        UserError: if a rule is broken for which the file is refused.
+    """
+    form = 'a box is [x1, y1, x2, y2] in pixels of the image'
+    try:
+        box = np.array(corners, np.float64).reshape(len(corners), 4)
+    except (TypeError, ValueError) as error:
+        raise UserError(f'{path} has boxes that are not four numbers ({error}); {form}') from error
+    box[:, 2:] -= box[:, :2]
+    table = _Annotations(box, np.array(sizes, np.float64), np.zeros(len(box), bool))
+    return _apply_rules(path, table, _BOX_RULES, name, form)
+
+
 def _apply_rules(
-    path: Any, content: dict, table: _Annotations, rules: Sequence[_Rule]
+    path: Any,
+    table: _Annotations,
+    rules: Sequence[_Rule],
+    name: Callable[[int], str],
+    form: str = _XYWH,
 ) -> np.ndarray:
     """Which annotations stay; raises `UserError` where a rule refuses the file."""
     keep = np.ones(len(table.box), bool)
-    files = {image['id']: image['file_name'] for image in content['images']}
     for rule in rules:
         with np.errstate(invalid='ignore'):
             bad = rule.bad(table) & keep
         if not bad.any():
             continue
-        first = content['annotations'][int(bad.argmax())]
-        number, of = int(bad.sum()), int(keep.sum())
-        told = (
-            f'{path}: {number} of {of} annotations {rule.words}, the first of id {first["id"]} '
-            f'on {files.get(first["image_id"], "image_id=" + str(first["image_id"]))} with bbox='
-            f'{first.get("bbox")}'
-        )
+        number, of, way = int(bad.sum()), int(keep.sum()), rule.way.format(form=form)
+        first = name(int(bad.argmax()))
+        told = f'{path}: {number} of {of} annotations {rule.words}, the first {first}'
         least = {'any': 1, 'half': (of + 1) / 2, 'most': 0.9 * of, 'warn': of + 1}
         if number >= least.get(rule.when, of):
-            raise UserError(f'{told}; {rule.way}')
+            raise UserError(f'{told}; {way}')
         if rule.when == 'leave out':
             warn(f'{told}; they are left out')
             keep &= ~bad
         if rule.when in ('half', 'warn'):
-            warn(f'{told}; {rule.way}')
+            warn(f'{told}; {way}')
     return keep
 
 
@@ -485,6 +522,7 @@ def _fill_areas(path: Any, annotations: list[dict], areas: np.ndarray, pixels: n
         )
 
 
-def _some(items: Iterable[Any]) -> str:
+def some(items: Iterable[Any]) -> str:
+    """The first four of some things, for a message."""
     items = list(items)
     return ', '.join(map(repr, items[:4])) + (', ...' if len(items) > 4 else '')

@@ -73,11 +73,11 @@ class MMDet(Host):
 
     def explain_empty(self, dataset: Any, where: str) -> UserError | None:
         """Report that the filter has left no image; reading the file reports other reasons."""
-        if not str(dataset.get('ann_file')).endswith('.json'):
+        if not dataset.get('filter_cfg') and not str(dataset.get('ann_file')).endswith('.json'):
             return None
         return UserError(
             f'{where}: filter_cfg={dict(dataset.get("filter_cfg") or {})} leaves none of the '
-            f'images in {dataset["ann_file"]}'
+            f'images in {dataset.get("ann_file")}'
         )
 
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
@@ -102,7 +102,10 @@ class MMDet(Host):
 
     def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
         """Refuse annotations of other images or classes than those of the data set."""
-        if type(metric).__name__ not in _COCO_METRICS:
+        kinds = {
+            kind.__name__ for kind in type(metric).__mro__
+        }  # users derive metrics of their own
+        if kinds.isdisjoint(_COCO_METRICS) or hasattr(metric, '_lvis_api'):
             return
         if isinstance(meta := getattr(dataset, 'metainfo', None), list):
             raise _several_metainfo(meta, where)

@@ -43,7 +43,7 @@ def check_annotations() -> None:
 
     mmdet numbers labels in the order of the file's categories, whatever the order of ``classes``.
     """
-    from mmdet.datasets import CocoDataset, Objects365V1Dataset, Objects365V2Dataset
+    from mmdet.datasets import BaseDetDataset, CocoDataset, WIDERFaceDataset, XMLDataset
     from mmdet.datasets.api_wrappers import COCO
     from mmdet.datasets.transforms import LoadAnnotations
     from mmdet.evaluation.metrics import CocoMetric
@@ -84,12 +84,13 @@ def check_annotations() -> None:
         path = getattr(self, 'path', 'the annotations')
         return get_category_ids(path, self.dataset['categories'], cat_names)
 
-    for kind in (CocoDataset, Objects365V1Dataset, Objects365V2Dataset):
+    @replace(BaseDetDataset, 'full_init')
+    def full_init(original: Any, self: Any) -> None:
+        load = self.load_data_list
 
-        @replace(kind, 'load_data_list')
-        def load_data_list(original: Any, self: Any) -> list[dict]:
+        def load_checked() -> list[dict]:
             try:
-                images = original(self)
+                images = load()
             except KeyError as error:
                 if error.args != ('img',) or 'img' in self.data_prefix:
                     raise
@@ -97,8 +98,66 @@ def check_annotations() -> None:
                     f'{self.ann_file}: data_prefix={self.data_prefix} of {type(self).__name__} '
                     'has no img, the folder of the images, such as dict(img="train2017/")'
                 ) from error
+            if not isinstance(self, CocoDataset):  # its file is checked when it is read
+                check_boxes(self, images)
             check_instances(self, images)
             return images
+
+        self.load_data_list = load_checked
+        try:
+            original(self)
+        finally:
+            del self.load_data_list
+
+    @replace(BaseDetDataset, 'load_data_list')
+    def load_data_list(original: Any, self: Any) -> list[dict]:
+        """Labels are numbers of the file's classes, which mmengine replaces by the config's."""
+        given = self._metainfo.pop('classes', None)
+        try:
+            images = original(self)
+        except (TypeError, ValueError) as error:
+            if not str(error).startswith(('Annotation must', 'The annotations loaded')):
+                raise
+            raise UserError(
+                f'{self.ann_file} is no file for {type(self).__name__} ({error}); a file of COCO '
+                "is one for type='CocoDataset'"
+            ) from error
+        own = list(self._metainfo.get('classes') or ())
+        if given is not None:
+            self._metainfo['classes'] = given
+            for i, name in enumerate(given):
+                if name in own and own.index(name) != i:
+                    raise UserError(
+                        f'{self.ann_file}: labels are numbers of the classes in the file, where '
+                        f'{name!r} is number {own.index(name)}, and metainfo of the data set has '
+                        f'it as number {i}; write classes as there, {own!r:.200}, or leave them out'
+                    )
+        return images
+
+    for kind in (XMLDataset, WIDERFaceDataset):
+
+        @replace(kind, 'parse_data_info')
+        def parse_data_info(original: Any, self: Any, info: dict) -> dict:
+            try:
+                image = original(self, info)
+            except (OSError, SyntaxError, AttributeError, TypeError, ValueError) as error:
+                raise UserError(
+                    f'{self.ann_file} names {info["img_id"]!r}, whose annotations cannot be read '
+                    f'({error!s:.200}); a line is the name of an XML file without .xml, and an '
+                    'object has name and bndbox with xmin, ymin, xmax, ymax'
+                ) from error
+            if not image['height'] or not image['width']:  # some tools write 0
+                from ..datasets.to_coco import image_size
+
+                image['width'], image['height'] = image_size(image['img_path'], False) or (0, 0)
+            return image
+
+    @replace(XMLDataset, '_parse_instance_info')
+    def parse_instance_info(original: Any, self: Any, tree: Any, *args: Any, **kw: Any) -> list:
+        names = {node.findtext('name') for node in tree.findall('object')}
+        others = vars(self).setdefault('names_of_no_class', set())
+        others |= names - {None} - set(self._metainfo['classes'])
+        return original(self, tree, *args, **kw)
 
     @replace(LoadAnnotations, '_load_seg_map')
     def load_seg_map(original: Any, self: Any, results: dict) -> None:
@@ -266,6 +325,39 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
     return [(contour[:, ::-1] - 0.5).ravel().tolist() for contour in contours]
 
 
+def check_boxes(dataset: Any, images: Sequence[dict]) -> None:
+    """Check boxes and labels of another format than COCO's, and leave out those of no area.
+
+    Raises:
+        UserError: if boxes cannot be used, or a label is the number of no class.
+    """
+    from ..datasets.coco import check_corners
+
+    classes = dataset.metainfo.get('classes')
+    for image in images:
+        for instance in image.setdefault('instances', []):
+            instance.setdefault('ignore_flag', 0)
+    if classes is None or not (found := [(i, o) for i in images for o in i['instances']]):
+        return  # phrases in place of classes
+    for image, instance in found:
+        label = instance.get('bbox_label')
+        if not instance['ignore_flag'] and label not in range(len(classes)):
+            raise UserError(
+                f'{dataset.ann_file}: an object of {image.get("img_path")} has bbox_label={label!r}'
+                f', and the labels of {len(classes)} classes are 0 to {len(classes) - 1}'
+            )
+    keep = check_corners(
+        dataset.ann_file,
+        [instance.get('bbox') for _, instance in found],
+        [(image.get('width') or np.inf, image.get('height') or np.inf) for image, _ in found],
+        lambda i: f'on {found[i][0].get("img_path")} with bbox={found[i][1]["bbox"]}',
+    )
+    if not keep.all():
+        left = {id(found[i][1]) for i in np.flatnonzero(~keep)}
+        for image in images:
+            image['instances'] = [o for o in image['instances'] if id(o) not in left]
+
+
 def check_instances(dataset: Any, images: Sequence[dict]) -> None:
     """Check the instances that mmdet made of annotations.
 
@@ -277,17 +369,29 @@ def check_instances(dataset: Any, images: Sequence[dict]) -> None:
     """
     if any('segments_info' in image for image in images):  # panoptic: masks come from maps
         return
+    from ..datasets.coco import some
+
     instances = [instance for image in images for instance in image.get('instances', ())]
+    classes = dataset.metainfo.get('classes')
+    others = some(sorted(getattr(dataset, 'names_of_no_class', ())))
     if all(instance['ignore_flag'] for instance in instances):
-        if dataset.test_mode:
+        if dataset.test_mode and not others:
             return
         told = (
             f'{dataset.ann_file} has {len(images)} images and 0 annotations (crowds left aside) of '
-            f'the classes {dataset.metainfo.get("classes")!r:.80}'
+            f'the classes {classes!r:.80}'
         )
+        if others:
+            raise UserError(f'{told}; its objects are {others}: name these in metainfo')
         if (dataset.filter_cfg or {}).get('filter_empty_gt'):
             raise UserError(f'{told}; training needs both')
         warn(f'{told}: they are background')
+    seen = {instance['bbox_label'] for instance in instances}
+    if others and (lacking := [name for i, name in enumerate(classes) if i not in seen]):
+        warn(
+            f'{dataset.ann_file}: no object is of the classes {some(lacking)}, and objects of '
+            f'{others} are left out; classes in metainfo are the names in the label files'
+        )
     loaders = [step for step in steps_in(dataset.pipeline) if getattr(step, 'with_mask', False)]
     if not loaders:
         return

@@ -1,7 +1,12 @@
 import json
+import re
+from pathlib import Path
 
 import pytest
+from mmengine.config import Config
+from PIL import Image
 
+from mmswinv2 import hosts
 from mmswinv2.errors import UserError
 from mmswinv2.hosts import check_dataset
 
@@ -41,3 +46,139 @@ def test_names_that_do_not_match(tmp_path, wrapped):
     with pytest.raises(UserError, match=r"lacks 1 of the 2 classes \('dog'\); it has 'cat', 'Dog'"):
         dataset = coco(tmp_path, names=('cat', 'Dog'))  # raises here if mmdet is already patched
         check_dataset(ConcatDataset([dataset]) if wrapped else dataset, 'train')
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Two images, in the layout of Pascal VOC."""
+    hosts.of(Config(dict(default_scope='mmdet'))).apply()
+    for name in ('JPEGImages', 'Annotations'):
+        (tmp_path / name).mkdir()
+    for number in (1, 2):
+        Image.new('RGB', (96, 64)).save(tmp_path / f'JPEGImages/{number}.jpg')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def voc(names=('cat', 'dog'), box=(10, 10, 40, 40), size=(96, 64), lines='1\n2\n', **options):
+    from mmdet.datasets import XMLDataset
+
+    corners = zip(('xmin', 'ymin', 'xmax', 'ymax'), box, strict=False)
+    place = ''.join(f'<{key}>{n}</{key}>' for key, n in corners)
+    for number, name in enumerate(names, start=1):
+        Path(f'Annotations/{number}.xml').write_text(
+            f'<annotation><size><width>{size[0]}</width><height>{size[1]}</height></size><object>'
+            f'<name>{name}</name><bndbox>{place}</bndbox></object></annotation>'
+        )
+    Path('list.txt').write_text(lines)
+    return XMLDataset(
+        ann_file='list.txt', metainfo=dict(classes=('cat', 'dog')), pipeline=[], **options
+    )
+
+
+VOC = {  # case: (what is different, words of the error)
+    'missing': (dict(lines='1\n7\n'), "list.txt names '7', whose .* No such file .*7.xml"),
+    'with its suffix': (dict(lines='1.jpg\n'), 'the name of an XML file without .xml'),
+    'no corners': (dict(box=()), 'an object has name and bndbox with xmin'),
+    'no numbers': (dict(box='abcd'), "names '1', .* could not convert"),
+    'corners exchanged': (dict(box=(40, 40, 10, 10)), '2 of 2 annotations have a box of no or neg'),
+    'outside': (dict(box=(400, 40, 430, 60)), '2 of 2 annotations have a box outside of .*1.jpg'),
+    'other names': (
+        dict(names=('Cat', 'Dog')),
+        r"2 images and 0 annotations .* of the classes \('cat', 'dog'\); its objects are 'Cat'",
+    ),
+}
+
+
+@pytest.mark.parametrize(('change', 'words'), VOC.values(), ids=VOC)
+@pytest.mark.parametrize('test_mode', [False, True])
+def test_pascal_voc_that_is_refused(folder, change, words, test_mode):
+    with pytest.raises(UserError, match=words):
+        voc(**change, test_mode=test_mode)
+
+
+def test_pascal_voc_that_is_used(folder, log):
+    boxes = [i['instances'][0]['bbox'] for i in map(voc(size=(0, 0)).get_data_info, range(2))]
+    assert boxes == [[9, 9, 39, 39]] * 2 and not log()
+    assert voc(size=(0, 0), filter_cfg=dict(min_size=32)).get_data_info(0)['height'] == 64
+    assert len(voc(names=('cat', 'Dog'))) == 2
+    assert "no object is of the classes 'dog', and objects of 'Dog' are left out" in log()
+
+
+def labelled(change=lambda content: None, classes=('cat', 'dog'), with_mask=False, **options):
+    """A data set of mmdet's own format, whose labels are numbers."""
+    from mmdet.datasets import BaseDetDataset
+    from mmdet.datasets.transforms import LoadAnnotations
+
+    instances = [dict(bbox=[60, 20, 90, 40], bbox_label=n, ignore_flag=0) for n in (0, 1)]
+    images = [
+        dict(img_id=i, img_path=f'{i}.jpg', width=96, height=64, instances=instances)
+        for i in (1, 2)
+    ]
+    content = dict(metainfo=dict(classes=['cat', 'dog']), data_list=images)
+    change(content)
+    Path('list.json').write_text(json.dumps(content))
+    return BaseDetDataset(
+        ann_file='list.json',
+        metainfo=dict(classes=classes) if classes else None,
+        pipeline=[LoadAnnotations(with_mask=with_mask)],
+        **options,
+    )
+
+
+def each(**values):
+    return lambda content: [i.update(values) for i in content['data_list'][0]['instances']]
+
+
+def drop(key):
+    return lambda content: [i.pop(key) for i in content['data_list'][0]['instances']]
+
+
+LABELLED = {  # case: (change, options, words of the error)
+    'other order': (each(), dict(classes=('dog', 'cat')), "'dog' is number 1, and metainfo of the "
+                    "data set has it as number 0; write classes as there, .'cat', 'dog'."),
+    'fewer classes': (each(), dict(classes=('dog',)), "'dog' is number 1, and metainfo"),
+    'label beyond': (each(bbox_label=2), {}, 'of 1.jpg has bbox_label=2, and the labels of 2'),
+    'label a name': (each(bbox_label='cat'), {}, "has bbox_label='cat'"),
+    'no label': (drop('bbox_label'), {}, 'has bbox_label=None'),
+    'width and height': (each(bbox=[60, 20, 30, 20]), {}, '4 of 4 annotations have a box of no or'),
+    'shares': (each(bbox=[0.1, 0.1, 0.4, 0.4]), {}, '4 of 4 .* smaller than a pixel'),
+    'not finite': (each(bbox=[float('nan')] * 4), {}, 'not finite, .*1.jpg'),
+    'three numbers': (each(bbox=[1, 2, 3]), {}, r'boxes that are not four numbers .*x1, y1'),
+    'no box': (drop('bbox'), {}, 'not finite|not four numbers'),
+    'no masks': (each(), dict(with_mask=True), 'has boxes and no masks'),
+    'file of COCO': (lambda c: c.pop('data_list'), {}, "is one for type='CocoDataset'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(('change', 'options', 'words'), LABELLED.values(), ids=LABELLED)
+def test_labels_by_number_that_are_refused(folder, change, options, words):
+    with pytest.raises(UserError, match=words) as error:
+        labelled(change, **options)
+    assert 'list.json' in str(error.value)
+
+
+def test_labels_by_number_that_are_used(folder, log):
+    for classes in (None, ('cat', 'dog'), ('Cat', 'Dog'), ('cat', 'dog', 'cow')):
+        data = labelled(drop('ignore_flag'), classes)
+        assert list(data.metainfo['classes']) == list(classes or ('cat', 'dog'))
+        assert [i['bbox_label'] for i in data.get_data_info(1)['instances']] == [0, 1]
+        assert data[0]['gt_ignore_flags'].tolist() == [False, False]
+    assert not log()
+    turned = labelled(lambda c: c['data_list'][0]['instances'][0].update(bbox=[9, 9, 5, 5]))
+    assert [len(turned.get_data_info(i)['instances']) for i in (0, 1)] == [1, 1]
+    assert re.search('2 of 4 annotations have a box of no or negative .* they are left out', log())
+
+
+def test_metrics_of_ones_own_are_held_to_the_data_set(tmp_path):
+    from mmdet.evaluation import CocoMetric
+
+    data = coco(tmp_path)
+    path = tmp_path / 'other.json'
+    content = json.loads((tmp_path / 'annotations.json').read_text())
+    content['images'][0]['file_name'] = '7.jpg'
+    path.write_text(json.dumps(content))
+    kind = type('MyMetric', (CocoMetric,), {})
+    evaluator = type('Evaluator', (), dict(metrics=[kind(ann_file=str(path))]))
+    with pytest.raises(UserError, match='image_id=1 is 7.jpg there and 1.jpg in the data set'):
+        hosts.check_evaluator(evaluator, data, 'val_evaluator')
