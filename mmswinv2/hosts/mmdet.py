@@ -96,6 +96,13 @@ class MMDet(Host):
         check_image_sizes(dataset, where)
         semantic = getattr(getattr(model, 'roi_head', None), 'semantic_head', None)
         for step in steps_in(dataset.pipeline):
+            for branch in getattr(step, 'subroutines', ()):  # of TestTimeAug
+                names = [type(inner).__name__ for inner in branch.transforms]
+                if 'Pad' in names and 'RandomFlip' in names[names.index('Pad') :]:
+                    raise UserError(
+                        f'{where}: Pad stands before RandomFlip in TestTimeAug, and boxes are '
+                        'flipped back without the padding; write Pad after RandomFlip'
+                    )
             if getattr(step, 'with_seg', False) and semantic is not None:
                 step.semantic_classes = semantic.num_classes
         return True

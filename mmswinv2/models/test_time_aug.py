@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..registry import MODELS
 
 # what the meta information of a view must have, and which transform sets it
-_SET_BY = {'flip': 'RandomFlip', 'img_shape': 'LoadImageFromFile', 'scale_factor': 'Resize'}
+_SET_BY = {'flip': 'RandomFlip', 'ori_shape': 'LoadImageFromFile', 'scale_factor': 'Resize'}
 
 
 @MODELS.register_module()
@@ -307,7 +307,7 @@ class View:
 
     Attributes:
         scale: x and y factor.
-        size: height and width of the view.
+        size: height and width of the scaled image; padding, which follows the flip, not counted.
         axes: axes of an ``(..., H, W)`` map along which it is flipped.
     """
 
@@ -327,7 +327,8 @@ class View:
             )
         direction = meta.get('flip_direction') if meta['flip'] else None
         axes = {None: (), 'horizontal': (-1,), 'vertical': (-2,), 'diagonal': (-1, -2)}[direction]
-        return cls(tuple(meta['scale_factor']), tuple(meta['img_shape'][:2]), axes)
+        (x, y), (height, width) = meta['scale_factor'], meta['ori_shape'][:2]
+        return cls((x, y), (round(height * y), round(width * x)), axes)
 
     def flip_boxes(self, boxes: Tensor) -> Tensor:
         """Mirror ``(..., 4)`` boxes of the view."""

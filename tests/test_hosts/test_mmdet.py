@@ -80,7 +80,7 @@ VOC = {  # case: (what is different, words of the error)
     'missing': (dict(lines='1\n7\n'), "list.txt names '7', whose .* No such file .*7.xml"),
     'with its suffix': (dict(lines='1.jpg\n'), 'the name of an XML file without .xml'),
     'no corners': (dict(box=()), 'an object has name and bndbox with xmin'),
-    'no numbers': (dict(box='abcd'), "names '1', .* could not convert"),
+    'no numbers': (dict(box='abcd'), "names .1., .*could not convert"),
     'corners exchanged': (dict(box=(40, 40, 10, 10)), '2 of 2 annotations have a box of no or neg'),
     'outside': (dict(box=(400, 40, 430, 60)), '2 of 2 annotations have a box outside of .*1.jpg'),
     'other names': (
@@ -182,3 +182,20 @@ def test_metrics_of_ones_own_are_held_to_the_data_set(tmp_path):
     evaluator = type('Evaluator', (), dict(metrics=[kind(ann_file=str(path))]))
     with pytest.raises(UserError, match='image_id=1 is 7.jpg there and 1.jpg in the data set'):
         hosts.check_evaluator(evaluator, data, 'val_evaluator')
+
+
+@pytest.mark.parametrize('first', ['Pad', 'RandomFlip'])
+def test_views_are_padded_after_the_flip(tmp_path, first):
+    from mmdet.registry import TRANSFORMS
+
+    steps = [dict(type='RandomFlip', prob=1.0), dict(type='Pad', size_divisor=32)]
+    steps = steps[:: 1 if first == 'RandomFlip' else -1]
+    data = coco(tmp_path)
+    views = dict(type='TestTimeAug', transforms=[[step] for step in steps])
+    hosts.use_registries(dict(default_scope='mmdet'))
+    data.pipeline.transforms = [TRANSFORMS.build(views)]
+    if first == 'RandomFlip':
+        check_dataset(data, 'test_dataloader')
+    else:
+        with pytest.raises(UserError, match='test_dataloader: Pad stands before RandomFlip'):
+            check_dataset(data, 'test_dataloader')

@@ -259,3 +259,13 @@ def test_views_of_scales_alone(flip, tmp_path):
         return
     assert [View.of(meta).scale for meta in metas] == [(0.5, 0.5), (1.0, 1.0)]
     assert [View.of(meta).axes for meta in metas] == [(-1,) if flip else ()] * 2
+
+
+def test_boxes_of_a_flipped_and_padded_view():
+    """Padding follows the flip, as in mmdet's own pipelines: it has no part in flipping back."""
+    scaled = dict(ori_shape=(64, 97), scale_factor=(1.5, 2.0), flip=True, flip_direction='diagonal')
+    view = View.of(scaled | dict(img_shape=(256, 256)))
+    boxes = torch.tensor([[3.0, 4.0, 30.0, 40.0]])
+    seen = torch.tensor([[146 - 45.0, 128 - 80.0, 146 - 4.5, 128 - 8.0]])
+    torch.testing.assert_close(view.to_image(seen), boxes)
+    torch.testing.assert_close(view.from_image(boxes), seen)
