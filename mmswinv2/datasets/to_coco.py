@@ -21,6 +21,10 @@ from .coco import read_coco
 from .images import decode as read_array
 from .labels import FORMATS, Labelled, LeftOut, Mark, Source
 
+# begins every file, so that no other one is written over
+_INFO = dict(description='converted by mmswinv2')
+_FIRST = json.dumps(dict(info=_INFO)).encode()[:-1]
+
 
 @dataclass
 class Summary:
@@ -138,10 +142,19 @@ def _check(form: str, source: Path, out: Path, offset: float | None) -> None:
         raise UserError(f'{source}: {form} needs {wanted}')
     if out.suffix != '.json' or out.is_dir():
         raise UserError(f'{out} must be the name of a .json file')
-    if form == 'labelme' and out.exists() and is_inside(out, source):
-        raise UserError(f'{out} exists among the label files, and is left as it is; name another')
+    if out.is_file() and not _is_ours(out):
+        among = ' among the label files' if is_inside(out, source) else ''
+        raise UserError(
+            f'{out} exists{among}, and was not written by this command; it is left as it is: name '
+            'another, or remove it'
+        )
     if offset is not None and (form not in ('voc', 'csv') or offset not in (0, 1)):
         raise UserError(f'--offset {offset:g}: it is 0 or 1, and for voc and csv alone')
+
+
+def _is_ours(path: Path) -> bool:
+    with path.open('rb') as file:
+        return file.read(len(_FIRST)) == _FIRST
 
 
 def _merged(labelled: Iterable[Labelled], left_out: LeftOut) -> list[Labelled]:
@@ -206,7 +219,7 @@ def _content(
             annotation.update(id=len(annotations) + 1, image_id=number, category_id=ids[mark.label])
             annotations.append(annotation)
     categories = [dict(id=i, name=name) for name, i in ids.items()]
-    return dict(images=images, annotations=annotations, categories=categories)
+    return dict(info=_INFO, images=images, annotations=annotations, categories=categories)
 
 
 def image_size(path: Path, decode: bool) -> tuple[int, int] | None:

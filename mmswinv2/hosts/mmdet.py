@@ -17,6 +17,7 @@ from .mmdet_patches import (
     check_annotations,
     draw_semantic_maps,
     keep_coordinates_precise,
+    keep_every_picture,
     name_class_scores,
     read_hierarchy_without_code,
     score_faster,
@@ -46,6 +47,7 @@ class MMDet(Host):
     patches = (
         *Host.patches,
         draw_semantic_maps,
+        keep_every_picture,
         check_annotations,
         score_faster,
         name_class_scores,

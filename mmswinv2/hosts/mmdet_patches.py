@@ -4,6 +4,7 @@ import functools
 import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,24 @@ def draw_semantic_maps() -> None:
             classes = [*classes, *map(str, range(len(classes), number))]
             palette = [*palette, *get_palette('random', number)[len(palette) :]]
         return draw(self, image, sem_seg, classes, palette)
+
+
+@patch('mmdet', '>=3')
+def keep_every_picture() -> None:
+    """Pictures of images with one name in several folders get names of their own."""
+    from mmdet.visualization import DetLocalVisualizer
+
+    @replace(DetLocalVisualizer, 'add_datasample')
+    def add_datasample(draw: Any, self: Any, *args: Any, **kwargs: Any) -> None:
+        if out := kwargs.get('out_file'):
+            image = getattr(kwargs.get('data_sample'), 'img_path', None)
+            drawn, first = vars(self).setdefault('drawn', {}), Path(out)
+            number = 1
+            while drawn.setdefault(out, image) != image:
+                number += 1
+                out = str(first.with_stem(f'{first.stem}_{number}'))
+            kwargs['out_file'] = out
+        draw(self, *args, **kwargs)
 
 
 @patch('mmdet', '>=3')

@@ -539,6 +539,17 @@ def test_labelme_stays_in_its_folder(tmp_path):
         to_coco('labelme', tmp_path / 'mine', tmp_path / 'mine/a.json')
 
 
+def test_files_of_others_are_not_written_over(yolo, tmp_path):
+    out = tmp_path / 'mine.json'
+    for content in ('{"images": [1]}', '', '[]'):
+        out.write_text(content)
+        with pytest.raises(UserError, match='mine.json exists, and was not written by this'):
+            to_coco('yolo', yolo, out)
+        assert out.read_text() == content
+    out.unlink()
+    assert to_coco('yolo', yolo, out).images == to_coco('yolo', yolo, out).images  # anew
+
+
 def test_labelme_apart_from_its_images(tmp_path):
     rectangle = [shape('rectangle', [[1, 2], [30, 40]])]
     files = {  # label file: what it names, where the image is

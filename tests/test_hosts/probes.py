@@ -254,6 +254,19 @@ def semantic_maps():
     DetLocalVisualizer()._draw_sem_seg(np.zeros((8, 8, 3), np.uint8), labels, ['a'], [(0, 0, 9)])
 
 
+@probe('Pictures of images with one name in several folders get names of their own', 'mmdet')
+def equal_names():
+    from mmdet.structures import DetDataSample
+    from mmdet.visualization import DetLocalVisualizer
+
+    visualizer, image = DetLocalVisualizer(), np.zeros((8, 8, 3), np.uint8)
+    path = FOLDER / 'equal/1.jpg'
+    for folder in 'aba':
+        sample = DetDataSample(metainfo=dict(img_path=f'{folder}/1.jpg'))
+        visualizer.add_datasample('1', image, data_sample=sample, out_file=str(path))
+    return sorted(drawn.name for drawn in path.parent.iterdir()) != ['1.jpg', '1_2.jpg']
+
+
 @probe('Boxes, regions and scores are computed in float32 where maps are in bfloat16', 'mmdet')
 def coordinates():
     from mmdet.models.task_modules import AnchorGenerator

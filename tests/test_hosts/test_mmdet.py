@@ -80,7 +80,7 @@ VOC = {  # case: (what is different, words of the error)
     'missing': (dict(lines='1\n7\n'), "list.txt names '7', whose .* No such file .*7.xml"),
     'with its suffix': (dict(lines='1.jpg\n'), 'the name of an XML file without .xml'),
     'no corners': (dict(box=()), 'an object has name and bndbox with xmin'),
-    'no numbers': (dict(box='abcd'), "names .1., .*could not convert"),
+    'no numbers': (dict(box='abcd'), 'names .1., .*could not convert'),
     'corners exchanged': (dict(box=(40, 40, 10, 10)), '2 of 2 annotations have a box of no or neg'),
     'outside': (dict(box=(400, 40, 430, 60)), '2 of 2 annotations have a box outside of .*1.jpg'),
     'other names': (

@@ -91,6 +91,7 @@ TABLE = [
         '>=1',
     ),
     ('Semantic maps with more values than classes can be drawn', 'mmdet', '>=3'),
+    ('Pictures of images with one name in several folders get names of their own', 'mmdet', '>=3'),
     (
         'COCO annotations are held to rules when they are read; labels go by the names of classes',
         'mmdet',
