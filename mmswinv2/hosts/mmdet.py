@@ -20,6 +20,7 @@ from .mmdet_patches import (
     keep_every_picture,
     name_class_scores,
     read_hierarchy_without_code,
+    refuse_masks_that_stay_behind,
     score_faster,
 )
 
@@ -48,6 +49,7 @@ class MMDet(Host):
         *Host.patches,
         draw_semantic_maps,
         keep_every_picture,
+        refuse_masks_that_stay_behind,
         check_annotations,
         score_faster,
         name_class_scores,

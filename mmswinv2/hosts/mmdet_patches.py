@@ -57,6 +57,37 @@ def keep_every_picture() -> None:
 
 
 @patch('mmdet', '>=3')
+def refuse_masks_that_stay_behind() -> None:
+    """Transforms that leave masks or semantic maps behind when they move boxes are refused."""
+    from mmdet.datasets import transforms
+
+    for name in ('Mosaic', 'MixUp', 'RandomShift', 'RandomAffine', 'CachedMosaic', 'CachedMixUp'):
+
+        @replace(getattr(transforms, name), 'transform')
+        def transform(original: Any, self: Any, results: dict, *args: Any) -> Any:
+            kind = type(self).__name__
+            moved = {'gt_masks'} if 'Cached' in kind else set()
+            for key in {'gt_masks', 'gt_seg_map'} - moved:
+                if results.get(key) is not None:
+                    raise UserError(
+                        f'{kind} moves boxes and leaves {key} where they are: take it out of the '
+                        'pipeline, or load neither (with_mask, with_seg of LoadAnnotations); '
+                        'CachedMosaic and CachedMixUp move masks'
+                    )
+            return original(self, results, *args)
+
+    @replace(transforms.CopyPaste, '_copy_paste')
+    def copy_paste(original: Any, self: Any, onto: dict, source: dict) -> dict:
+        sizes = [results['img'].shape[:2] for results in (onto, source)]
+        if sizes[0] != sizes[1]:
+            raise UserError(
+                f'CopyPaste needs images of one size, got {sizes[0]} and {sizes[1]}: put Resize, '
+                'RandomCrop and Pad before it'
+            )
+        return original(self, onto, source)
+
+
+@patch('mmdet', '>=3')
 def check_annotations() -> None:
     """COCO annotations are held to rules when they are read; labels go by the names of classes.
 

@@ -267,6 +267,26 @@ def equal_names():
     return sorted(drawn.name for drawn in path.parent.iterdir()) != ['1.jpg', '1_2.jpg']
 
 
+@probe(
+    'Transforms that leave masks or semantic maps behind when they move boxes are refused',
+    'mmdet',
+)
+def masks_that_stay():
+    from mmdet.datasets.transforms import RandomShift
+    from mmdet.structures.bbox import HorizontalBoxes
+    from mmdet.structures.mask import BitmapMasks
+
+    masks = BitmapMasks(
+        np.pad(np.ones((1, 20, 20), np.uint8), ((0, 0), (22, 22), (22, 22))), 64, 64
+    )
+    results = dict(img=np.zeros((64, 64, 3), np.uint8), gt_masks=masks)
+    results['gt_bboxes'] = HorizontalBoxes(torch.tensor([[22.0, 22, 42, 42]]))
+    results['gt_bboxes_labels'] = np.zeros(1, np.int64)
+    np.random.seed(0)
+    shifted = RandomShift(prob=1.0)(results)
+    return not torch.equal(shifted['gt_bboxes'].tensor, masks.get_bboxes('hbox').tensor)
+
+
 @probe('Boxes, regions and scores are computed in float32 where maps are in bfloat16', 'mmdet')
 def coordinates():
     from mmdet.models.task_modules import AnchorGenerator

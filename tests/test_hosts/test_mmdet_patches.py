@@ -1,11 +1,13 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from mmswinv2 import hosts
+from mmswinv2.errors import UserError
 from tests.test_tools.conftest import ROOT
 
 
@@ -60,3 +62,30 @@ def test_anchors_in_bfloat16():
             for dtype in (torch.float32, torch.bfloat16)
         )
         assert torch.equal(exact, near)
+
+
+@pytest.mark.parametrize('key', ['gt_masks', 'gt_seg_map'])
+@pytest.mark.parametrize('name', ['Mosaic', 'MixUp', 'RandomShift', 'RandomAffine', 'CachedMosaic'])
+def test_masks_that_stay_where_their_boxes_were(name, key):
+    from mmdet.datasets import transforms
+
+    hosts.of(Config(dict(default_scope='mmdet'))).apply()
+    transform = getattr(transforms, name)()
+    if (name, key) == ('CachedMosaic', 'gt_masks'):
+        sample = dict(gt_masks=1, mix_results=[])  # is not refused
+        assert transform(sample) is sample
+        return
+    with pytest.raises(UserError, match=f'{name} moves boxes and leaves {key} where they are'):
+        transform({key: 1, 'mix_results': []})
+
+
+def test_images_of_two_sizes_for_copy_paste():
+    from mmdet.datasets.transforms import CopyPaste
+
+    hosts.of(Config(dict(default_scope='mmdet'))).apply()
+    samples = [
+        dict(img=np.zeros((size, 8, 3)), gt_bboxes=[1], gt_bboxes_labels=[1], gt_masks=[1])
+        for size in (8, 9)
+    ]
+    with pytest.raises(UserError, match=r'images of one size, got \(8, 8\) and \(9, 8\)'):
+        CopyPaste()._copy_paste(*samples)

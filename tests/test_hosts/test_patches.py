@@ -93,6 +93,11 @@ TABLE = [
     ('Semantic maps with more values than classes can be drawn', 'mmdet', '>=3'),
     ('Pictures of images with one name in several folders get names of their own', 'mmdet', '>=3'),
     (
+        'Transforms that leave masks or semantic maps behind when they move boxes are refused',
+        'mmdet',
+        '>=3',
+    ),
+    (
         'COCO annotations are held to rules when they are read; labels go by the names of classes',
         'mmdet',
         '>=3',
