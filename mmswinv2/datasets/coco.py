@@ -65,20 +65,15 @@ class _Annotations:
 class _Rule:
     """A rule for annotations.
 
-    Attributes:
-        words: description of the annotations that break it.
-        bad: gives a boolean for each annotation: whether it breaks the rule.
-        when: ``'any'``: refuse the file if one is bad. ``'leave out'``: leave bad ones out with a
-            warning, and refuse the file if no others remain. ``'all'`` and ``'most'`` (nine of
-            ten): refuse the file if so many are bad. ``'half'``: refuse it if more than half are
-            bad, and warn of fewer. ``'warn'``: count them in a warning.
-        way: advice for the user.
+    A file is refused if one annotation (``'any'``), ``'all'``, nine of ten (``'most'``) or over
+    ``'half'`` are bad; fewer than half are warned of, as with ``'warn'``. ``'leave out'`` leaves
+    bad ones out with a warning, and refuses the file if no others remain.
     """
 
-    words: str
-    bad: Callable[[_Annotations], Any]
+    words: str  # what the annotations are that break it
+    bad: Callable[[_Annotations], Any]  # a boolean for each: whether it breaks the rule
     when: str
-    way: str
+    way: str = '{form}'  # advice; {form} is what a box is
 
 
 _XYWH = 'a box is [x, y, width, height] in pixels of the image'
@@ -87,19 +82,16 @@ _BOX_RULES = (  # of boxes in a file of any format, as `form` says
         'have a box with numbers that are not finite',
         lambda a: ~np.isfinite(a.box).all(1),
         'leave out',
-        '{form}',
     ),
     _Rule(
         'have a box far outside of their image',
         lambda a: (np.abs(a.box) > FAR * a.size.max(1, keepdims=True)).any(1),
         'any',
-        '{form}',
     ),
     _Rule(
         'have a box of no or negative width or height',
         lambda a: (a.box[:, 2:] <= 0).any(1),
         'leave out',
-        '{form}',
     ),
     _Rule(
         'have a box outside of their image',
@@ -157,15 +149,7 @@ _RULES = (
 
 
 def refuse_shared(path: Any, targets: Iterable[tuple[str, Any]]) -> None:
-    """Refuse images of which two would be written to the same place.
-
-    Args:
-        path: the annotation file, for the message.
-        targets: the name of each image in it, and where it goes.
-
-    Raises:
-        UserError: naming two of them.
-    """
+    """Raise `UserError` if two images, given as (name, target), would go to the same target."""
     first: dict[Any, str] = {}
     for name, target in targets:
         if (other := first.setdefault(target, name)) != name:
@@ -191,13 +175,9 @@ def _without_collection() -> Iterator[None]:
 def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
     """Read a COCO annotation file of boxes and masks, in UTF-8 or another Unicode encoding.
 
-    Repaired, with a warning that counts them: if annotation ids are invalid (missing, 0, repeated,
-    above 2**53, no whole numbers), all are numbered from 1 on; a missing ``iscrowd`` becomes 0; a
-    missing or impossible ``area`` becomes that of the mask, or else of the box. Left out, with a
-    warning: annotations that no training and no score can use, polygons of less than three points,
-    run lengths of no pixel. What only looks wrong is counted in a warning. All else that breaks a
-    rule is an error. Files of referring expressions (RefCOCO) have rules of their own and are only
-    read.
+    What is repaired, left out or counted, each with a warning, and what is an error, is in
+    docs/data.md. Files of referring expressions (RefCOCO) have rules of their own, and are
+    only read.
 
     Args:
         path: the file, which is not changed.
@@ -268,16 +248,9 @@ def read_fields(
 ) -> tuple[dict[str, Any], dict[tuple[str, str], Any]]:
     """Read an annotation file and check the type and range of each field, and nothing else.
 
-    Args:
-        path: the file.
-        boxes: whether annotations must have boxes.
-
     Returns:
         the content, and the values of all entries by list and key, such as ``('images', 'id')``.
-        Boxes are an array (n, 4).
-
-    Raises:
-        UserError: naming the file, the entry, the rule and the way out.
+        Boxes, if they are wanted, are an array (n, 4).
     """
     content = _read_json(path)
     fields = _FIELDS if boxes else _FIELDS[:-1]
@@ -295,15 +268,9 @@ def read_categories(path: str | Path) -> list[dict]:
 
 
 def get_category_ids(path: str | Path, categories: Iterable[dict], names: Sequence[str]) -> list:
-    """The ids of categories, in the order of some names.
+    """The ids of categories in the order of `names`, in which the place of a name is its label.
 
-    Args:
-        path: of their file, for the message.
-        categories: entries with ``id`` and ``name``.
-        names: the classes of a data set; the place of a name is its label.
-
-    Raises:
-        UserError: if a name is missing, or stands at several categories.
+    Raises `UserError` if a name is missing, or stands at several categories.
     """
     categories = list(categories)
     known: dict[str, list] = {}
@@ -452,19 +419,10 @@ def _crowds(path: Any, annotations: list[dict]) -> np.ndarray:
 def check_corners(
     path: Any, corners: Sequence[Any], sizes: Sequence[Any], name: Callable[[int], str]
 ) -> np.ndarray:
-    """Check boxes of another format than COCO's, by the rules for any format.
+    """Check boxes ``[x1, y1, x2, y2]`` of another format by the rules for any format.
 
-    Args:
-        path: of their file, for messages.
-        corners: boxes, ``[x1, y1, x2, y2]``.
-        sizes: width and height of the image of each; infinite where it is not known.
-        name: describes the box of a number, for messages.
-
-    Returns:
-        a boolean for each: whether it can be used. Others are counted in a warning.
-
-    Raises:
-        UserError: if a rule is broken for which the file is refused.
+    `sizes` are (width, height) of their images, infinite where not known; `name` describes a box.
+    Returns a boolean for each, whether it can be used; others are counted in a warning.
     """
     form = 'a box is [x1, y1, x2, y2] in pixels of the image'
     try:

@@ -28,23 +28,14 @@ _FIRST = json.dumps(dict(info=_INFO)).encode()[:-1]
 
 @dataclass
 class Summary:
-    """What was written, and what was not.
-
-    Attributes:
-        images: number of images.
-        boxes: number of objects, all of which have a box.
-        masks: number of those with polygons.
-        crowds: number of those that are ignored in training and in scores.
-        classes: number of boxes by name, in the order of the ids, which begin at 1.
-        left_out: for each reason how many, and the first.
-    """
+    """What was written, and what was not."""
 
     images: int
-    boxes: int
-    masks: int
-    crowds: int
-    classes: dict[str, int]
-    left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
+    boxes: int  # of all objects
+    masks: int  # those with polygons
+    crowds: int  # those that are ignored in training and in scores
+    classes: dict[str, int]  # boxes by name, in the order of the ids, which begin at 1
+    left_out: dict[str, tuple[int, str]] = field(default_factory=dict)  # number, the first
 
     def __str__(self) -> str:
         counts = [f'{name} {number}' for name, number in self.classes.items()]
@@ -74,10 +65,9 @@ def to_coco(
 ) -> Summary:
     """Write a COCO annotation file; images stay where they are.
 
-    The ``file_name`` of an image is its path from `images`. Widths and heights are those that
-    mmcv's loader gives, which applies the EXIF orientation as labeling tools do. Boxes and polygons
-    are clipped at the borders of their image. The content is checked by the rules of `read_coco`
-    before it is written.
+    The ``file_name`` of an image is its path from `images`. Sizes are those that mmcv's loader
+    gives, turned by EXIF. Boxes and polygons are clipped at the borders of their image. The content
+    is checked by the rules of `read_coco` before it is written.
 
     Args:
         form: key of `FORMATS`.

@@ -95,9 +95,6 @@ class InstaBoost(BaseTransform):
             )
         return results
 
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}(aug_ratio={self.aug_ratio})'
-
 
 @TRANSFORMS.register_module()
 class VideoInit(BaseTransform):
@@ -144,9 +141,8 @@ class VideoDecode(BaseTransform):
 class FiveCrop(BaseTransform):
     """Crops the four corners and the center of every frame.
 
-    The paper tests Kinetics-400 with "4 x 5 views", 4 clips of 5 crops, and does not say where the
-    crops lie. These are the unflipped crops of mmaction2's ``TenCrop``, up to 3 pixels off, as
-    ``TenCrop`` rounds to multiples of 4.
+    The paper tests with "4 x 5 views", 4 clips of 5 crops, and does not say where these lie. Here
+    they are the unflipped crops of mmaction2's ``TenCrop``, which rounds to multiples of 4.
 
     Args:
         crop_size: pixels, an int or (width, height).
@@ -173,9 +169,6 @@ class FiveCrop(BaseTransform):
         boxes = [(x, y, x + w, y + h) for x, y in corners for _ in frames]
         results.update(crop_bbox=np.array(boxes), img_shape=(h, w))
         return results
-
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}(crop_size={self.crop_size})'
 
 
 @TRANSFORMS.register_module()

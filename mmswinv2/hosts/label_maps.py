@@ -109,11 +109,9 @@ def check_shape(path: str, labels: np.ndarray) -> None:
 
 @contextmanager
 def named(path: str, decodes: bool = True) -> Iterator[None]:
-    """Raise `UserError` with the path of the label map if it is missing or damaged.
+    """Raise `UserError` with the path of a label map that is missing or damaged.
 
-    Args:
-        path: of the map.
-        decodes: whether an image is decoded, so that any error means a damaged file.
+    Any error means a damaged file where an image is decoded (`decodes`).
     """
     try:
         yield

@@ -93,9 +93,10 @@ class MMDet(Host):
         if classes is None:
             return False
         check_heads(model, classes, meta.get('thing_classes') or classes, where)
-        if getattr(dataset, 'cat_ids', None) is None:
+        if not any(kind.__name__ == 'BaseDetDataset' for kind in type(dataset).__mro__):
             return False
-        if len(dataset.cat_ids) != len(classes):  # unpatched mmdet drops missing ones
+        ids = getattr(dataset, 'cat_ids', classes)  # of COCO's format
+        if len(ids) != len(classes):  # unpatched mmdet drops missing ones
             get_category_ids(dataset.ann_file, read_categories(dataset.ann_file), classes)
         check_image_sizes(dataset, where)
         semantic = getattr(getattr(model, 'roi_head', None), 'semantic_head', None)
@@ -316,12 +317,7 @@ def check_heads(model: Any, classes: Sequence[str], things: Sequence[str], where
     """Raise `UserError` if a head of a detector has fewer classes than its data.
 
     More classes than in the data are an error except in training, as mmdet cannot score them.
-
-    Args:
-        model: the model, or the wrapper of test-time augmentation around it.
-        classes: of the data set.
-        things: the classes that have boxes and masks.
-        where: name of the data loader.
+    `things` are the classes that have boxes and masks.
     """
     model = getattr(model, 'module', model)
     if model is None or hasattr(model, 'language_model'):  # its prompt sets the classes

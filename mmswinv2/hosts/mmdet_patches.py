@@ -376,11 +376,7 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
 
 
 def check_boxes(dataset: Any, images: Sequence[dict]) -> None:
-    """Check boxes and labels of another format than COCO's, and leave out those of no area.
-
-    Raises:
-        UserError: if boxes cannot be used, or a label is the number of no class.
-    """
+    """Leave out boxes of other formats than COCO's that cannot be used; refuse wrong labels."""
     from ..datasets.coco import check_corners
 
     classes = dataset.metainfo.get('classes')
@@ -411,11 +407,8 @@ def check_boxes(dataset: Any, images: Sequence[dict]) -> None:
 def check_instances(dataset: Any, images: Sequence[dict]) -> None:
     """Check the instances that mmdet made of annotations.
 
-    If masks are loaded, instances without a mask are ignored in training, as mmdet does with masks
-    that it cannot read, and counted in a warning.
-
-    Raises:
-        UserError: if there is no instance to train with, or none has a mask.
+    Those without a mask, where masks are loaded, are ignored in training, as mmdet ignores masks
+    that it cannot read, and counted in a warning. `UserError` is raised if none is left.
     """
     if any('segments_info' in image for image in images):  # panoptic: masks come from maps
         return
@@ -472,12 +465,7 @@ def check_instances(dataset: Any, images: Sequence[dict]) -> None:
 
 @contextmanager
 def ignored_without_masks(annotations: Iterable[dict], kind: str) -> Iterator[None]:
-    """Let annotations without a mask count as ignored boxes while masks are scored.
-
-    Args:
-        annotations: of the ground truth; changes to them are undone at the end.
-        kind: the IoU type of the scores; nothing is done unless it is ``'segm'``.
-    """
+    """Let annotations without a mask count as ignored boxes while masks are scored (``'segm'``)."""
     without = [a for a in annotations if kind == 'segm' and not a.get('segmentation')]
     before = [a.get('iscrowd', 0) for a in without]
     for annotation in without:
@@ -494,9 +482,7 @@ def ignored_without_masks(annotations: Iterable[dict], kind: str) -> Iterator[No
 def check_semantic_map(results: dict, num_classes: int | None) -> None:
     """Raise `UserError` if the semantic map of an image has another size, or bad values.
 
-    Args:
-        results: with ``gt_seg_map``, its path and the ``img_shape`` of the image.
-        num_classes: of the semantic head; ``None``: values are not checked.
+    Values are not checked without `num_classes`, those of the semantic head.
     """
     labels, path = results['gt_seg_map'], results['seg_map_path']
     shape = tuple(results.get('ori_shape') or results.get('img_shape') or labels.shape)[:2]

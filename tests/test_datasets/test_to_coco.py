@@ -124,11 +124,12 @@ def test_yolo_splits_of_windows(yolo, tmp_path, place):
     assert {name for name, *_ in found} == {'images/train/a.jpg'} and summary.images == 2
 
 
-def test_yolo_beside_images(tmp_path):
-    """labelImg's layout: everything in one folder, with a classes.txt."""
+@pytest.mark.parametrize('names', ['classes.txt', 'obj.names', '_darknet.labels'])
+def test_yolo_beside_images(tmp_path, names):
+    """The layout of labelImg, CVAT and Darknet: everything in one folder, with a list of names."""
     picture(tmp_path / 'mine/a.png')
     write(tmp_path / 'mine/a.txt', '1 0.5 0.5 1 1')
-    write(tmp_path / 'mine/classes.txt', 'cat\ndog\n')
+    write(tmp_path / 'mine' / names, 'cat\ndog\n')
     _, found, _ = convert('yolo', tmp_path / 'mine', tmp_path)
     assert boxes(found) == [('a.png', 'dog', [0, 0, 100, 80])]
     picture(tmp_path / 'pictures/a.png')

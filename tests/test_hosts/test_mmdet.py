@@ -105,6 +105,17 @@ def test_pascal_voc_that_is_used(folder, log):
     assert "no object is of the classes 'dog', and objects of 'Dog' are left out" in log()
 
 
+def test_pictures_of_other_formats_are_looked_at_before_the_run(folder):
+    from mmcv.transforms import LoadImageFromFile
+
+    data = voc()
+    data.pipeline.transforms = [LoadImageFromFile()]
+    check_dataset(data, 'val_dataloader')
+    Path('JPEGImages/2.jpg').unlink()
+    with pytest.raises(UserError, match=r'val_dataloader: cannot read .*2.jpg: it does not exist'):
+        check_dataset(data, 'val_dataloader')
+
+
 def labelled(change=lambda content: None, classes=('cat', 'dog'), with_mask=False, **options):
     """A data set of mmdet's own format, whose labels are numbers."""
     from mmdet.datasets import BaseDetDataset

@@ -1,8 +1,7 @@
 """Label files of other formats than COCO's, read one image at a time.
 
-supervision reads most of them too, with the same results (tests/test_datasets). It is not used,
-because it converts polygons to pixel masks and back, stops at the first bad line without naming
-the file, and does not report what it leaves out.
+supervision reads most of them too, but converts polygons to pixel masks and back, stops at the
+first bad line without naming the file, and does not report what it leaves out.
 """
 
 from collections.abc import Callable

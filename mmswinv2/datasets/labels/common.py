@@ -23,39 +23,24 @@ Point = tuple[float, float]
 
 @dataclass
 class Mark:
-    """One labelled object.
-
-    Attributes:
-        label: its class.
-        where: file and line, for messages.
-        box: ``(x1, y1, x2, y2)``, edges counted from the left upper corner of the image; ``None``:
-            the bounding box of the polygons.
-        polygons: outlines of its mask; empty: it has only a box.
-        crowd: ignored in training and in scores.
-    """
+    """One labelled object."""
 
     label: str
-    where: str
+    where: str  # file and line, for messages
+    # edges (x1, y1, x2, y2) counted from the left upper corner; None: those of the polygons
     box: tuple[float, float, float, float] | None = None
-    polygons: list[list[Point]] = field(default_factory=list)
-    crowd: bool = False
+    polygons: list[list[Point]] = field(default_factory=list)  # of its mask; empty: a box alone
+    crowd: bool = False  # ignored in training and in scores
 
 
 @dataclass
 class Labelled:
-    """An image and what is marked in it.
-
-    Attributes:
-        image: its file.
-        marks: the objects.
-        size: width and height that the label file states.
-        shares: whether coordinates are fractions of the image's width and height.
-    """
+    """An image and what is marked in it."""
 
     image: Path
     marks: list[Mark]
-    size: tuple[int, int] | None = None
-    shares: bool = False
+    size: tuple[int, int] | None = None  # width and height that the label file states
+    shares: bool = False  # coordinates are fractions of the image's width and height
 
 
 class LeftOut:
@@ -72,22 +57,13 @@ class LeftOut:
 
 @dataclass
 class Source:
-    """Input of the reader of a format.
+    """Input of the reader of a format."""
 
-    Attributes:
-        path: folder of the labels, or the CSV file.
-        root: folder of the images; names in label files may not lead out of it.
-        left_out: counter of what is left out.
-        split: such as ``'train'``, for formats that have splits.
-        offset: what is subtracted from the left and upper edge of a box in pixels; ``None``: the
-            offset of the format.
-    """
-
-    path: Path
-    root: Path
+    path: Path  # folder of the labels, or the CSV file
+    root: Path  # folder of the images; names in label files may not lead out of it
     left_out: LeftOut
-    split: str | None = None
-    offset: float | None = None
+    split: str | None = None  # such as 'train', for formats that have splits
+    offset: float | None = None  # subtracted from left and upper edges; None: that of the format
 
     def no_split(self, form: str) -> None:
         """Refuse a split for a format without any."""
@@ -96,11 +72,7 @@ class Source:
 
 
 def read_text(path: Path) -> str:
-    """The text of a label file.
-
-    Raises:
-        UserError: if it is too large, or not in UTF-8.
-    """
+    """The text of a label file; raises `UserError` if it is too large, or not in UTF-8."""
     try:
         return read_bytes(path).decode('utf-8-sig').replace('\r\n', '\n').replace('\r', '\n')
     except UnicodeDecodeError as error:
@@ -108,22 +80,14 @@ def read_text(path: Path) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a label file.
-
-    Raises:
-        UserError: if it is too large.
-    """
+    """The content of a label file; raises `UserError` if it is too large."""
     if (size := path.stat().st_size) > _LARGEST_FILE:
         raise UserError(f'{path} has {size >> 20} MB, which no label file has; take it away')
     return path.read_bytes()
 
 
 def number(value: Any, where: str) -> float:
-    """A coordinate.
-
-    Raises:
-        UserError: naming the file and line, if it is no finite number or too large.
-    """
+    """A coordinate; raises `UserError` if it is no finite number or too large."""
     # float() also accepts digits of other scripts, and underscores between digits
     plain = not isinstance(value, str) or (value.isascii() and '_' not in value)
     try:
@@ -183,13 +147,8 @@ def pick_own_image(
 ) -> Path | None:
     """The image that a label file names, or one of the label file's own name, which has priority.
 
-    A label file that was copied or renamed still contains the name of its original image.
-
-    Args:
-        source: what is read.
-        named: files that the name in the label file may mean.
-        own: files of the same name as the label file.
-        where: the label file.
+    A label file that was copied or renamed still contains the name of its original image. `named`
+    are the files that this may mean, `own` those of the same name as the label file.
     """
     theirs, mine = (first_file(names, source.root) for names in (named, own))
     if theirs and mine and theirs.stem != mine.stem:

@@ -27,11 +27,7 @@ _NEEDED = ('filename', 'class', *_CORNERS)
 
 
 def read_csv(source: Source) -> tuple[None, list[Labelled]]:
-    """Images with their objects; ``None`` for the classes, as the format does not list them.
-
-    Raises:
-        UserError: if the header or a line is invalid.
-    """
+    """Images with their objects, and no classes; raises `UserError` if a line is invalid."""
     source.no_split('a CSV file')
     path = source.path
     text = read_text(path)

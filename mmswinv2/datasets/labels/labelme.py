@@ -29,11 +29,7 @@ _CORNERS = 64  # of a circle
 
 
 def read_labelme(source: Source) -> tuple[None, list[Labelled]]:
-    """Images with their objects; ``None`` for the classes, as the format does not list them.
-
-    Raises:
-        UserError: if there is no file, or one is damaged.
-    """
+    """Images with their objects, and no classes; raises `UserError` if a file is damaged."""
     source.no_split('LabelMe')
     files = find_files(source.path, '.json')
     if not files:

@@ -39,11 +39,7 @@ class _TextLoader(yaml.SafeLoader):
 
 
 def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
-    """Classes, and images with their objects.
-
-    Raises:
-        UserError: if there are no names of classes, no images, or a line is invalid.
-    """
+    """Classes, and images with their objects; raises `UserError` if a line is invalid."""
     names, content = _read_names(source.path)
     keypoints = 1
     shape = content.get('kpt_shape') or [0]
@@ -88,7 +84,9 @@ def _read_names(folder: Path) -> tuple[list[str], dict[str, Any]]:
                 'on without gaps'
             )
         return names, content
-    if (path := folder / 'classes.txt').is_file():
+    for name in ('classes.txt', 'obj.names', '_darknet.labels'):
+        if not (path := folder / name).is_file():
+            continue
         lines = list(map(str.strip, read_text(path).rstrip().splitlines()))
         if '' in lines:
             raise UserError(
