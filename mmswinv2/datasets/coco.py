@@ -374,22 +374,18 @@ def _are_corners(a: _Annotations) -> np.ndarray:
 
 def _first_of_repeats(path: Any, annotations: list[dict], table: _Annotations) -> np.ndarray:
     """Mask of annotations that do not repeat an earlier one, as after merging a file twice."""
-    ids = [(a['image_id'], a['category_id']) for a in annotations]
-    # one number for each: in most files all differ, so that the slow comparison is not needed
-    rows = np.column_stack([np.array(ids, np.float64), table.box])
-    digests = rows @ np.random.default_rng(0).random(rows.shape[1])
-    if len(np.unique(digests)) == len(annotations):
-        return np.ones(len(annotations), bool)
-    first: dict[tuple, dict] = {}
     keep = np.ones(len(annotations), bool)
+    # one number for each: in most files all differ, so that the slow comparison is not needed
+    ids = np.array([(a['image_id'], a['category_id']) for a in annotations], np.float64)
+    digests = np.hstack([ids, table.box]) @ np.random.default_rng(0).random(6)
+    if len(np.unique(digests)) == len(annotations):
+        return keep
+    first: dict[tuple, dict] = {}
     for i, annotation in enumerate(annotations):
-        box = annotation.get('bbox')
+        box, mask = annotation.get('bbox'), annotation.get('segmentation')
         key = (annotation['image_id'], annotation['category_id'], str(box))
         other = first.setdefault(key, annotation)
-        same = other.get('segmentation') == annotation.get('segmentation') and (
-            box or annotation.get('segmentation')
-        )
-        keep[i] = other is annotation or not same
+        keep[i] = other is annotation or mask != other.get('segmentation') or not (box or mask)
     if not keep.all():
         again = annotations[int(keep.argmin())]
         warn(

@@ -116,10 +116,7 @@ def _check_polygons(
 def _check_places(
     path: Any, owner: np.ndarray, low: np.ndarray, high: np.ndarray, boxes: np.ndarray
 ) -> None:
-    """Raise `UserError` if most masks are elsewhere than the boxes of their annotations.
-
-    Fewer are counted in a warning.
-    """
+    """Raise `UserError` if most masks are elsewhere than their boxes; warn of fewer."""
     first, last = np.full((len(boxes), 2), np.inf), np.full((len(boxes), 2), -np.inf)
     np.minimum.at(first, owner, low)
     np.maximum.at(last, owner, high)
@@ -170,12 +167,11 @@ def _leave_out_polygons(
     if not good.any():
         raise UserError(f'{told}; {_SEGMENTATION}')
     warn(f'{told}; they are left out')
-    kept: dict[int, list] = {i: [] for i in owner[~good].tolist()}
+    for i in (left := set(owner[~good].tolist())):
+        annotations[i]['segmentation'] = []
     for i, polygon, is_good in zip(owner.tolist(), polygons, good.tolist(), strict=True):
-        if is_good and i in kept:
-            kept[i].append(polygon)
-    for i, those in kept.items():
-        annotations[i]['segmentation'] = those
+        if is_good and i in left:
+            annotations[i]['segmentation'].append(polygon)
 
 
 def _check_runs(annotations: list[dict], runs: list[int], size: np.ndarray, refuse: Any) -> None:

@@ -21,19 +21,13 @@ class InstaBoost(BaseTransform):
     but an image is left unchanged where that fails or loses a box (mmdetection issue 4657). It must
     come before ``LoadAnnotations``. Ignored instances and crowds are not moved.
 
-    As in mmdet, the semantic map is not changed. If a semantic branch is trained too, its target is
-    therefore off at each moved instance: by default, at an edge, by up to about a sixth of the
-    instance's side (a fifteenth from the shift and a tenth from the scale).
-
-    All randomness is that of ``numpy.random`` and ``random``, which mmengine seeds in every worker.
+    As in mmdet, the semantic map is not changed: at the edges of moved instances it is off by up to
+    about a sixth of their side, with the default options.
 
     Args:
         aug_ratio: the probability that an image is augmented.
         color_prob: the probability that the colors of an augmented image change too.
         **options: of mmdet's ``InstaBoost``, such as ``scale`` and ``theta``.
-
-    Raises:
-        UserError: if instaboostfast is missing or refuses an argument.
     """
 
     _has_warned = False
@@ -175,8 +169,8 @@ class FiveCrop(BaseTransform):
 class ShuffleFrames(BaseTransform):
     """Puts the frames of every clip into random order, the same for all clips of a video.
 
-    This is for control experiments: what a network still recognizes does not depend on motion. It
-    must come after ``SampleFrames``. The order depends on the file name alone.
+    For control experiments: what a network still recognizes does not depend on motion. It must come
+    after ``SampleFrames``. The order depends on the file name alone.
     """
 
     def transform(self, results: dict) -> dict:

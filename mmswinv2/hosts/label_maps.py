@@ -1,7 +1,6 @@
 """Checks of label maps: decoders read some files with wrong labels, or not at all.
 
-The hosts use whatever a decoder returns. The same rules, given in two tables, apply to the maps of
-segmentors and to the semantic maps of HTC.
+The hosts use whatever a decoder returns. The rules apply to HTC's semantic maps, too.
 """
 
 import io

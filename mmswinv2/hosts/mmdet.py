@@ -114,9 +114,7 @@ class MMDet(Host):
 
     def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
         """Refuse annotations of other images or classes than those of the data set."""
-        kinds = {
-            kind.__name__ for kind in type(metric).__mro__
-        }  # users derive metrics of their own
+        kinds = {kind.__name__ for kind in type(metric).__mro__}  # users derive their own
         if kinds.isdisjoint(_COCO_METRICS) or hasattr(metric, '_lvis_api'):
             return
         if isinstance(meta := getattr(dataset, 'metainfo', None), list):
@@ -261,9 +259,9 @@ def _several_metainfo(given: Sequence[dict], where: str) -> UserError:
         for key in set().union(*given)
         if any(key not in meta or meta[key] != given[0].get(key) for meta in given)
     )
+    others = [key for key in keys if key != 'classes']
     ways = ['give all the same metainfo=dict(classes=...)'] * ('classes' in keys)
-    if others := [key for key in keys if key != 'classes']:
-        ways.append(f'set ignore_keys={others} of ConcatDataset')
+    ways += [f'set ignore_keys={others} of ConcatDataset'] * bool(others)
     return UserError(
         f'{where}: the data sets of ConcatDataset differ in {", ".join(keys)}, and CocoMetric '
         f'takes one metainfo; {" and ".join(ways)}'
@@ -277,38 +275,32 @@ def check_coco_options(metric: Any, where: str) -> None:
     """
     if metric.format_only:
         return
-    told = f'{where}: {type(metric).__name__} has'
+
+    def refuse(option: str, rule: str) -> UserError:
+        found = f'{option}={getattr(metric, option)!r:.80}'
+        return UserError(f'{where}: {type(metric).__name__} has {found}; {rule}')
+
     items, summed = metric.metric_items, set(metric.metrics) - {'proposal_fast'}
     if isinstance(items, str) or not set(map(str, items or ())) <= set(_COCO_ITEMS):
-        raise UserError(
-            f'{told} metric_items={items!r:.80}; it is a list of some of {", ".join(_COCO_ITEMS)}'
-        )
+        raise refuse('metric_items', f'it is a list of some of {", ".join(_COCO_ITEMS)}')
     numbers, whole = metric.proposal_nums, summed - {'proposal'}
     right = len(numbers) > 0 and all(type(n) is int and n > 0 for n in numbers)
     # the other evaluator takes mAP at the last number, however many there are
     right = right and ((metric.use_mp_eval and summed == whole) or len(numbers) > 2)
     if (summed and not right) or (whole and 100 not in numbers and not metric.use_mp_eval):
-        raise UserError(
-            f'{told} proposal_nums={numbers!r:.80}; there must be three whole numbers, one of them '
-            '100, at which mAP is taken'
-        )
+        rule = 'there must be three whole numbers, one of them 100, at which mAP is taken'
+        raise refuse('proposal_nums', rule)
     try:
         thresholds = np.atleast_1d(np.array(metric.iou_thrs, np.float64))
     except (TypeError, ValueError):
         thresholds = np.zeros(0)
-    if (
-        thresholds.ndim > 1
-        or not thresholds.size
-        or not ((thresholds > 0) & (thresholds <= 1)).all()
-    ):
-        raise UserError(
-            f'{told} iou_thrs={metric.iou_thrs!r:.80}; it is a number above 0, up to 1, or a list '
-            'of them'
-        )
+    inside = (thresholds > 0) & (thresholds <= 1)
+    if thresholds.ndim > 1 or not thresholds.size or not inside.all():
+        raise refuse('iou_thrs', 'it is a number above 0, up to 1, or a list of them')
     if metric.classwise and whole and len(thresholds) < 6:
         raise UserError(
-            f'{told} classwise=True and {len(thresholds)} iou_thrs; mmdet takes the sixth for '
-            'mAP_75 of a class: leave iou_thrs out, or classwise'
+            f'{where}: {type(metric).__name__} has classwise=True and {len(thresholds)} iou_thrs; '
+            'mmdet takes the sixth for mAP_75 of a class: leave iou_thrs out, or classwise'
         )
     metric.iou_thrs = thresholds
 
