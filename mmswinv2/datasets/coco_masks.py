@@ -70,12 +70,7 @@ def check_masks(
 
 
 def _check_polygons(
-    path: Any,
-    annotations: list[dict],
-    owners: list,
-    polygons: list,
-    size: np.ndarray,
-    refuse: Any,
+    path: Any, annotations: list[dict], owners: list, polygons: list, size: np.ndarray, refuse: Any
 ) -> _Outlines:
     owner = np.array(owners, int)
     lengths = np.fromiter(map(len, polygons), int, len(polygons))

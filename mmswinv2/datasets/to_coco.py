@@ -85,7 +85,7 @@ def to_coco(
         UserError: if nothing can be converted, or a label file is damaged.
     """
     source, out = Path(source), Path(out)
-    _check(form, source, out, offset)
+    _check(form, source, out, split, offset)
     root = Path(images) if images is not None else source if source.is_dir() else source.parent
     if not root.is_dir():
         raise UserError(f'{root} is no folder; give that of the images')
@@ -122,7 +122,7 @@ def to_coco(
     )
 
 
-def _check(form: str, source: Path, out: Path, offset: float | None) -> None:
+def _check(form: str, source: Path, out: Path, split: str | None, offset: float | None) -> None:
     if form not in FORMATS:
         raise UserError(f'{form!r} is no format; there are {", ".join(FORMATS)}')
     if not source.exists():
@@ -138,6 +138,8 @@ def _check(form: str, source: Path, out: Path, offset: float | None) -> None:
             f'{out} exists{among}, and was not written by this command; it is left as it is: name '
             'another, or remove it'
         )
+    if split is not None and (what := {'csv': 'a CSV file', 'labelme': 'LabelMe'}.get(form)):
+        raise UserError(f'--split {split}: {what} has no splits; name its file or folder')
     if offset is not None and (form not in ('voc', 'csv') or offset not in (0, 1)):
         raise UserError(f'--offset {offset:g}: it is 0 or 1, and for voc and csv alone')
 

@@ -114,8 +114,7 @@ class VideoInit(BaseTransform):
 class VideoDecode(BaseTransform):
     """Decodes the frames ``frame_inds``, in place of mmaction2's ``DecordDecode``.
 
-    Adds ``imgs``, a list of (H, W, 3) uint8 RGB, ``original_shape`` and ``img_shape``. Boxes in
-    ``gt_bboxes`` and ``proposals``, shares of the frame, become pixels.
+    Adds ``imgs``, a list of (H, W, 3) uint8 RGB, and their shapes. Boxes become pixels.
     """
 
     def transform(self, results: dict) -> dict:

@@ -89,10 +89,7 @@ def refuse_masks_that_stay_behind() -> None:
 
 @patch('mmdet', '>=3')
 def check_annotations() -> None:
-    """COCO annotations are held to rules when they are read; labels go by the names of classes.
-
-    mmdet numbers labels in the order of the file's categories, whatever the order of ``classes``.
-    """
+    """COCO annotations are held to rules when they are read; labels go by the names of classes."""
     from mmdet.datasets import BaseDetDataset, CocoDataset, WIDERFaceDataset, XMLDataset
     from mmdet.datasets.api_wrappers import COCO
     from mmdet.datasets.transforms import LoadAnnotations
@@ -227,10 +224,7 @@ def _has_fast_evaluator() -> bool:
 
 @patch('mmdet', '>=3', _has_fast_evaluator)
 def score_faster() -> None:
-    """COCO scores are computed by faster-coco-eval where it is installed.
-
-    The scores equal those of pycocotools. With ``use_mp_eval=True`` mmdet uses its own evaluator.
-    """
+    """COCO scores are computed by faster-coco-eval where it is installed."""
     from mmdet.evaluation.metrics import coco_metric
 
     coco_metric.COCOeval = fast_evaluator()
@@ -273,8 +267,7 @@ def fast_evaluator() -> Any:
 def name_class_scores() -> None:
     """Scores of single classes (classwise) go by their names, whatever the order of their ids.
 
-    pycocotools sorts the ids, so the results are put back in the given order. In scores of masks,
-    the box of an annotation without a mask is ignored.
+    In scores of masks, the box of an annotation without a mask is ignored.
     """
     from mmdet.evaluation.metrics.coco_metric import COCOeval, COCOevalMP
 
@@ -298,11 +291,7 @@ def name_class_scores() -> None:
 
 @patch('mmdet', '>=3')
 def keep_coordinates_precise() -> None:
-    """Boxes, regions and scores are computed in float32 where maps are in bfloat16.
-
-    The 8 significant bits of bfloat16 are too few for coordinates (anchors on 800x1344 pixels are
-    up to 7 pixels off), and mmcv's operators on boxes and regions do not support it.
-    """
+    """Boxes, regions and scores are computed in float32 where maps are in bfloat16."""
     from mmdet.models.roi_heads.roi_extractors import GenericRoIExtractor, SingleRoIExtractor
     from mmdet.models.task_modules.prior_generators import AnchorGenerator, MlvlPointGenerator
 
@@ -398,17 +387,16 @@ def check_boxes(dataset: Any, images: Sequence[dict]) -> None:
         [(image.get('width') or np.inf, image.get('height') or np.inf) for image, _ in found],
         lambda i: f'on {found[i][0].get("img_path")} with bbox={found[i][1]["bbox"]}',
     )
-    if not keep.all():
-        left = {id(found[i][1]) for i in np.flatnonzero(~keep)}
-        for image in images:
-            image['instances'] = [o for o in image['instances'] if id(o) not in left]
+    used = iter(keep)
+    for image in images:
+        image['instances'] = [o for o in image['instances'] if next(used)]
 
 
 def check_instances(dataset: Any, images: Sequence[dict]) -> None:
     """Check the instances that mmdet made of annotations.
 
-    Those without a mask, where masks are loaded, are ignored in training, as mmdet ignores masks
-    that it cannot read, and counted in a warning. `UserError` is raised if none is left.
+    Those without a mask, where masks are loaded, are ignored in training and counted in a warning.
+    `UserError` is raised if none is left.
     """
     if any('segments_info' in image for image in images):  # panoptic: masks come from maps
         return

@@ -13,10 +13,7 @@ from .voc import read_voc
 from .yolo import read_yolo
 
 FORMATS: dict[str, Callable[[Source], tuple[list[str] | None, list[Labelled]]]] = {
-    'yolo': read_yolo,
-    'voc': read_voc,
-    'csv': read_csv,
-    'labelme': read_labelme,
-}
+    'yolo': read_yolo, 'voc': read_voc, 'csv': read_csv, 'labelme': read_labelme,
+}  # fmt: skip
 
 __all__ = ['FORMATS', 'Labelled', 'LeftOut', 'Mark', 'Source']

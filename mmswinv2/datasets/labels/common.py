@@ -65,11 +65,6 @@ class Source:
     split: str | None = None  # such as 'train', for formats that have splits
     offset: float | None = None  # subtracted from left and upper edges; None: that of the format
 
-    def no_split(self, form: str) -> None:
-        """Refuse a split for a format without any."""
-        if self.split is not None:
-            raise UserError(f'--split {self.split}: {form} has no splits; name its file or folder')
-
 
 def read_text(path: Path) -> str:
     """The text of a label file; raises `UserError` if it is too large, or not in UTF-8."""

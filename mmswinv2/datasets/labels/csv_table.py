@@ -28,7 +28,6 @@ _NEEDED = ('filename', 'class', *_CORNERS)
 
 def read_csv(source: Source) -> tuple[None, list[Labelled]]:
     """Images with their objects, and no classes; raises `UserError` if a line is invalid."""
-    source.no_split('a CSV file')
     path = source.path
     text = read_text(path)
     first = text.lstrip().partition('\n')[0]

@@ -30,7 +30,6 @@ _CORNERS = 64  # of a circle
 
 def read_labelme(source: Source) -> tuple[None, list[Labelled]]:
     """Images with their objects, and no classes; raises `UserError` if a file is damaged."""
-    source.no_split('LabelMe')
     files = find_files(source.path, '.json')
     if not files:
         raise UserError(f'{source.path} has no .json files, in which LabelMe has its labels')

@@ -1,8 +1,7 @@
 """Pascal VOC: an XML file for each image.
 
 Boxes are pixel numbers that start at 1 and include the last pixel: pixels 1 to 10 have the edges 0
-and 10. So 1 is subtracted from ``xmin`` and ``ymin`` alone (mmdet's reader subtracts it from all
-four, so its boxes are a pixel smaller). Points of polygons are moved by 1.
+and 10. So 1 is subtracted from ``xmin`` and ``ymin`` alone. Points of polygons are moved by 1.
 """
 
 import os
@@ -63,10 +62,9 @@ def _files(source: Source) -> list[Path]:
 
 
 def _text(path: Path) -> str:
-    """The text of a file in the encoding that its first line names, or in UTF-8.
+    """The text of a file in UTF-8 or the encoding that it names, which some programs name wrongly.
 
-    Some programs write UTF-8 but name UTF-16 or a single-byte encoding. For these, UTF-8 is tried
-    first: real UTF-16 does not match the pattern, and single-byte text is rarely valid UTF-8.
+    Real UTF-16 does not match the pattern, and single-byte text is rarely valid UTF-8.
     """
     content = read_bytes(path)
     named = re.match(rb'<\?xml[^>]*encoding=["\']([\w.-]+)', content)
