@@ -227,12 +227,12 @@ def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
     )
     files = {image['id']: image['file_name'] for image in images}
 
-    def name(i: int) -> str:
+    def describe(i: int) -> str:
         image, box = (annotations[i].get(key) for key in ('image_id', 'bbox'))
         where = files.get(image, f'image_id={image}')
         return f'of id {annotations[i]["id"]} on {where} with bbox={box}'
 
-    keep = _apply_rules(path, table, _RULES if boxes else (_IMAGE_RULE,), name)
+    keep = _apply_rules(path, table, _RULES if boxes else (_IMAGE_RULE,), describe)
     keep &= _first_of_repeats(path, annotations, table)
     content['annotations'] = annotations = [annotations[i] for i in np.flatnonzero(keep)]
     areas = check_masks(path, annotations, table.size[keep], table.box[keep] if boxes else None)
