@@ -272,7 +272,6 @@ def get_category_ids(path: str | Path, categories: Iterable[dict], names: Sequen
 
     Raises `UserError` if a name is missing, or stands at several categories.
     """
-    categories = list(categories)
     known: dict[str, list] = {}
     for category in categories:
         known.setdefault(category['name'], []).append(category['id'])

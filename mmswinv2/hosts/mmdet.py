@@ -195,12 +195,14 @@ class MMDet(Host):
         from mmdet.testing import demo_mm_inputs
 
         pipeline = training_pipeline(cfg)
+        keys = ('num_classes', 'num_things_classes')
+        numbers = (node.get(key) for _, node in dicts_in(cfg.model) for key in keys)
         loading: Any = next((t for t in pipeline if 'LoadAnnotations' in type_name(t)), {})
         return demo_mm_inputs(
             count,
             [(3, *size)] * count,
             num_items=[64] * count,
-            num_classes=_num_classes(cfg.model),
+            num_classes=min(filter(None, numbers), default=0),  # of the smallest head
             with_mask=loading.get('with_mask', False),
             with_semantic=loading.get('with_seg', False),
             sem_seg_output_strides=8 if 'semantic_head' in cfg.model.get('roi_head', {}) else 1,
@@ -327,10 +329,3 @@ def check_heads(model: Any, classes: Sequence[str], things: Sequence[str], where
                 f'model.{name} has num_classes={known}, and the data set of {where} has '
                 f'{wanted} classes; set num_classes={wanted} in every box and mask head'
             )
-
-
-def _num_classes(model: Any) -> int:
-    """The smallest number of classes of any head."""
-    keys = ('num_classes', 'num_things_classes')
-    found = (node.get(key) for _, node in dicts_in(model) for key in keys)
-    return min(filter(None, found), default=0)

@@ -66,8 +66,7 @@ def refuse_masks_that_stay_behind() -> None:
         @replace(getattr(transforms, name), 'transform')
         def transform(original: Any, self: Any, results: dict, *args: Any) -> Any:
             kind = type(self).__name__
-            moved = {'gt_masks'} if 'Cached' in kind else set()
-            for key in {'gt_masks', 'gt_seg_map'} - moved:
+            for key in ('gt_seg_map',) if 'Cached' in kind else ('gt_masks', 'gt_seg_map'):
                 if results.get(key) is not None:
                     raise UserError(
                         f'{kind} moves boxes and leaves {key} where they are: take it out of the '

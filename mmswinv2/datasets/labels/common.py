@@ -105,11 +105,6 @@ def find_files(folder: Path, *suffixes: str) -> list[Path]:
     return sorted(path for path in walk(folder) if path.suffix.lower() in suffixes)
 
 
-def find_images(folder: Path) -> list[Path]:
-    """All images below a folder, sorted."""
-    return find_files(folder, *IMAGES)
-
-
 def count_unlabelled(
     labelled: Sequence[Labelled], left_out: LeftOut, what: str = 'images without a label file'
 ) -> None:

@@ -15,12 +15,12 @@ import yaml
 from ...errors import UserError
 from ...files import is_inside
 from .common import (
+    IMAGES,
     Labelled,
     LeftOut,
     Mark,
     Source,
     find_files,
-    find_images,
     first_file,
     number,
     read_text,
@@ -47,7 +47,8 @@ def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
         if type(value) is not int or not 0 <= value < 1000:
             raise UserError(f'{source.path}/data.yaml: kpt_shape={value!r:.40} are no two numbers')
         keypoints *= value
-    images = find_images(source.root) if source.split is None else _images_of(source, content)
+    alone = source.split is None  # without a list of images
+    images = find_files(source.root, *IMAGES) if alone else _images_of(source, content)
     found, seen = [], set()  # real paths
     for image in images:
         text = next((p for p in _label_files(image, source) if p.is_file()), None)
@@ -118,7 +119,7 @@ def _images_of(source: Source, content: dict[str, Any]) -> list[Path]:
         if path is None:
             raise UserError(f'{source.path}: data.yaml has {source.split}: {place}, not found here')
         if path.is_dir():
-            found.update(find_images(path))
+            found.update(find_files(path, *IMAGES))
             continue
         for line in map(_slashes, filter(None, map(str.strip, read_text(path).splitlines()))):
             tries = [path.parent / line, source.path / line]
