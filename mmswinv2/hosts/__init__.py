@@ -297,6 +297,7 @@ def _check_files(dataset: Any, where: str, host: Host) -> None:
         if name and not (folder := Path(root, name)).is_dir():
             hint = host.folder_hint(dataset, key)
             raise UserError(f'{where}: the folder {folder} ({key}) does not exist{hint}')
+    host.check_prefix(dataset, where)
     if not part:
         return
     path = Path(root, part)

@@ -3,7 +3,7 @@
 import re
 import runpy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.runner.runner import _SlicedDataset
 
 from ..errors import UserError
+from ..files import text_lines
 from .mmcv import keep_a_pixel, name_unreadable_images
 from .patching import Patch
 from .workers import patch_workers
@@ -43,6 +44,7 @@ class Host:
         finds_boxes: whether predictions are boxes with scores.
         visualizer: type of the visualizer that draws predictions.
         kind_of_model: what its models are, as text for the user.
+        lists: type of a data set, or a suffix: the pattern of each line of its list, and its words.
         analysis_tools: names of the host's scripts in its folder ``.mim/tools/analysis_tools``.
     """
 
@@ -62,6 +64,7 @@ class Host:
     visualizer = 'Visualizer'
     kind_of_model = 'Training'
     analysis_tools: tuple[str, ...] = ()
+    lists: Mapping[str, tuple[str, str]] = {}
     scores: tuple[tuple[str, ...], ...] = ()  # type of a metric, its prefix, its scores
 
     def __init__(self, name: str | None = None) -> None:
@@ -107,8 +110,22 @@ class Host:
         """What to add to the error for a missing folder, `key` of the ``data_prefix``."""
         return ''
 
+    def check_prefix(self, dataset: Any, where: str) -> None:
+        """Raise `UserError` if the ``data_prefix`` of a data set lacks a key."""
+
     def check_list(self, path: Path, dataset: Any, where: str) -> None:
-        """Raise `UserError` for a list of samples that the host would misread."""
+        """Raise `UserError` for a list of samples that the host would misread; see `lists`."""
+        pattern, words = self.lists.get(type_name(dataset)) or self.lists.get(path.suffix, ('', ''))
+        if not pattern or str(dataset.get('type')).startswith('mmswinv2.'):  # which check lists
+            return
+        lines = text_lines(path, path.read_bytes()) or ['']
+        if lines[0].startswith('\ufeff'):
+            raise UserError(f'{where}: {path} begins with a byte order mark; save it without one')
+        for number, line in enumerate(lines, 1):
+            if not re.fullmatch(pattern, line.strip()):
+                raise UserError(
+                    f'{where}: {path}, line {number}: a line is {words}, got {line.strip()!r:.80}'
+                )
 
     def explain_empty(self, dataset: Any, where: str) -> UserError | None:
         """The reason why a data set, given by its config, has no samples, if it is known."""

@@ -203,6 +203,10 @@ class MMAction(Host):
     draw_folder = 'default_hooks.visualization.out_dir'
     visualizer = 'ActionVisualizer'
     kind_of_model = 'Video classifier'
+    lists = {  # noqa: RUF012, a constant
+        'RawframeDataset': (r'\S+(\s+[0-9]+)+', '"folder frames label", the latter whole numbers'),
+        'VideoDataset': (r'\S.*', '"path label"'),
+    }
     scores = (('AccMetric', 'acc', 'mean1', *(f'top{k}' for k in range(1, 101))),)
     analysis_tools = ('confusion_matrix', 'report_accuracy', 'analyze_logs', 'benchmark')
 

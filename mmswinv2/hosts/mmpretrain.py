@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +10,12 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from ..files import text_lines
 from ..log import warn
 from .host import Host, training_pipeline, type_name
 from .patching import log_patch, patch, replace
 
-# data sets whose annotation file is a list of images with the numbers of their classes
-_WITH_LISTS = ('CustomDataset', 'ImageNet', 'ImageNet21k', 'Places205')
+# a line of a list of images with the numbers of their classes
+_LINE = (r'.* [+-]?\d+', '"path number", with the path of an image and the number of its class')
 
 
 def _lacks_compiled_half() -> bool:
@@ -145,6 +143,7 @@ class MMPretrain(Host):
     draw_folder = 'default_hooks.visualization.out_dir'
     visualizer = 'UniversalVisualizer'
     kind_of_model = 'Image classifier'
+    lists = dict.fromkeys(('CustomDataset', 'ImageNet', 'ImageNet21k', 'Places205'), _LINE)
     scores = (('Accuracy', 'accuracy', *(f'top{k}' for k in range(1, 101))),)
     analysis_tools = ('confusion_matrix', 'analyze_results', 'analyze_logs')
 
@@ -154,19 +153,9 @@ class MMPretrain(Host):
         import_torchvision()
 
     def check_list(self, path: Path, dataset: Any, where: str) -> None:
-        """Require "path number" on every line of a list of images."""
-        unlabelled = dataset.get('with_label') is False or dataset.get('split') == 'test'
-        if unlabelled or type_name(dataset) not in _WITH_LISTS:
-            return
-        lines = text_lines(path, path.read_bytes()) or ['']
-        if lines[0].startswith('\ufeff'):
-            raise UserError(f'{where}: {path} begins with a byte order mark; save it without one')
-        for number, line in enumerate(lines, 1):
-            if not re.fullmatch(r'.* [+-]?\d+', line.strip()):
-                raise UserError(
-                    f'{where}: {path}, line {number}: a line is "path number", with the path of an '
-                    f'image and the number of its class, got {line.strip()!r:.80}'
-                )
+        """Require "path number" on every line of a list of images, unless they have no labels."""
+        if dataset.get('with_label') is not False and dataset.get('split') != 'test':
+            super().check_list(path, dataset, where)
 
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
         """Refuse labels that are no class of the head, and one-hot labels of another length."""

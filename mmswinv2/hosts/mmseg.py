@@ -9,13 +9,16 @@ import inspect
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine import fileio
+from mmengine.registry import DATASETS
 from torch import nn
+from torch.nn.functional import one_hot as one_hot_labels
 
 from ..errors import UserError
 from ..files import walk
@@ -27,7 +30,7 @@ from .patching import patch, replace
 # where the functions are defined that decode a file of labels by `mmcv.imfrombytes`
 _READERS = ('mmseg.datasets.transforms.loading', 'mmcv.transforms.loading')
 # losses, or their cls_criterion, that use softmax and have no attribute use_sigmoid
-_SOFTMAX_LOSSES = ('OhemCrossEntropy', 'TverskyLoss', 'lovasz_softmax')
+_SOFTMAX_LOSSES = ('OhemCrossEntropy', 'TverskyLoss', 'lovasz_softmax', 'HuasdorffDisstanceLoss')
 _FEW_CLASSES = 10  # with more classes, some may be too rare for a warning
 
 
@@ -56,27 +59,104 @@ def read_volumes_without_code() -> None:
     mmseg.utils.io.pickle = PlainPickle
 
 
+@patch('mmseg', '>=1.2')
+def mend_losses() -> None:
+    """Losses take one channel, ignored pixels beside weights of classes, and tensors on a CPU."""
+    from mmseg.models.losses import cross_entropy_loss, dice_loss, focal_loss
+
+    @replace(dice_loss, '_expand_onehot_labels_dice')
+    def one_hot(expand: Any, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        # mmseg takes the first class for the only channel, which stands for the second
+        return (target == 1)[:, None].long() if pred.shape[1] == 1 else expand(pred, target)
+
+    @replace(cross_entropy_loss, 'cross_entropy')
+    def cross_entropy(
+        original: Any,
+        pred: torch.Tensor,
+        label: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        class_weight: torch.Tensor | None = None,
+        reduction: str = 'mean',
+        avg_factor: Any = None,
+        ignore_index: int = -100,
+        avg_non_ignore: bool = False,
+    ) -> torch.Tensor:
+        if class_weight is not None and avg_factor is None and reduction == 'mean':
+            avg_factor = class_weight[label[label != ignore_index]].sum()
+        rest = (weight, class_weight, reduction, avg_factor, ignore_index, avg_non_ignore)
+        return original(pred, label, *rest)
+
+    @replace(focal_loss.FocalLoss, 'forward')
+    def forward(
+        original: Any,
+        self: Any,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        if not pred.is_cuda and target.ndim < pred.ndim:  # mmseg keeps a column of zeros alone
+            labelled = target != kwargs.get('ignore_index', NOT_LABELLED)
+            target = one_hot_labels(torch.where(labelled, target, 0), max(pred.shape[1], 2))
+            target = target.movedim(-1, 1)[:, -pred.shape[1] :]
+            weight = labelled.flatten() if weight is None else weight
+        return original(self, pred, target, weight, **kwargs)
+
+
+@patch('mmseg', '>=1')
+def keep_files() -> None:
+    """CityscapesMetric deletes no folder that has held files before."""
+    from mmseg.evaluation.metrics.citys_metric import CityscapesMetric
+
+    @replace(CityscapesMetric, '__init__')
+    def init(original: Any, self: Any, output_dir: str, *args: Any, **kwargs: Any) -> None:
+        held = Path(output_dir).is_dir() and any(Path(output_dir).iterdir())
+        original(self, output_dir, *args, **kwargs)
+        if held and not self.keep_results:
+            self.keep_results = True  # else it deletes the folder in the end
+            warn(f'{output_dir} (output_dir of CityscapesMetric) holds files, so it is kept')
+
+
 class MMSeg(Host):
     """mmseg."""
 
     name = 'mmseg'
     extra = 'seg'
-    patches = (*Host.patches, draw_on_copies, read_volumes_without_code)
+    patches = (
+        *Host.patches, draw_on_copies, read_volumes_without_code, mend_losses, keep_files,
+    )  # fmt: skip
     heads_autocast = True
     swap_image_size = 64
     draw_folder = 'visualizer.save_dir'
     dump_metric = None
     visualizer = 'SegLocalVisualizer'
     kind_of_model = 'Segmentor'
+    lists = {'.txt': (r'\S.*', 'the name of an image without its suffix')}  # noqa: RUF012
     scores = (
         ('IoUMetric', '', 'mIoU', 'mAcc', 'aAcc', 'mDice', 'mFscore', 'mPrecision', 'mRecall'),
     )
     analysis_tools = ('confusion_matrix', 'analyze_logs', 'benchmark')
 
+    def _kind(self, dataset: Any) -> Any:
+        kind = dataset.get('type')
+        with DATASETS.switch_scope_and_registry(self.name) as registry:
+            return registry.get(kind) if isinstance(kind, str) else kind
+
+    def check_prefix(self, dataset: Any, where: str) -> None:
+        """Require a folder of images under the key that mmseg looks up."""
+        from mmseg.datasets import BaseSegDataset
+
+        prefix = dataset.get('data_prefix') or dict(img_path='')
+        reads = getattr(self._kind(dataset), 'load_data_list', None)
+        if 'img_path' not in prefix and reads is BaseSegDataset.load_data_list:
+            raise UserError(
+                f'{where}: data_prefix={dict(prefix) if isinstance(prefix, dict) else prefix!r}, '
+                'and mmseg wants dict(img_path=..., seg_map_path=...), the folders of the images '
+                'and of the label maps'
+            )
+
     def explain_empty(self, dataset: Any, where: str) -> UserError | None:
         """Check the list of images, or the folder and the suffix of the image files."""
-        from mmengine.registry import DATASETS
-
         prefix = dataset.get('data_prefix')
         folder = prefix.get('img_path') if isinstance(prefix, dict) else None
         if folder is None:
@@ -87,9 +167,7 @@ class MMSeg(Host):
             if path.read_text().strip():
                 return None
             return UserError(f'{where}: {path} names no images')
-        with DATASETS.switch_scope_and_registry(self.name) as registry:
-            kind = registry.get(dataset['type'])
-        if kind is None:  # of another host
+        if (kind := self._kind(dataset)) is None:  # of another host
             return None
         known = inspect.signature(kind).parameters
         default = known['img_suffix'].default if 'img_suffix' in known else '.jpg'
@@ -118,6 +196,12 @@ class MMSeg(Host):
                 if label not in (None, NOT_LABELLED) and not own:
                     for guard in guards:
                         guard.ignores = f'{name} ignores {label} alone'
+                pads = getattr(getattr(model, 'data_preprocessor', None), 'seg_pad_val', None)
+                if pads == NOT_LABELLED and label not in (None, pads):
+                    warn(
+                        f'{name} ignores {label} alone, and model.data_preprocessor pads label '
+                        f'maps with {pads}; set its seg_pad_val={label} if images are padded'
+                    )
         return True
 
     def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
@@ -136,6 +220,8 @@ class MMSeg(Host):
                     'loads none: put LoadAnnotations into it, or, for predictions alone, set '
                     'format_only=True and output_dir in the evaluator'
                 )
+            if type(metric).__name__ == 'IoUMetric':
+                check_scored_size(inner, name, loader)
             if has_seg_maps(inner):
                 check_ignored(metric, name, inner, loader)
                 if metric.ignore_index not in (None, NOT_LABELLED):
@@ -195,7 +281,9 @@ class SegMapGuard:
             results = self.load(results)
         labels, image = results['gt_seg_map'], results.get('ori_shape')
         check_shape(path, labels)
-        if image is not None and labels.shape != tuple(image[:2]):
+        if image is None:  # it is loaded later, and held to these
+            results['height'], results['width'] = labels.shape
+        elif labels.shape != tuple(image[:2]):
             height, width = labels.shape
             turned = ''
             if (width, height) == tuple(image[:2]):
@@ -379,15 +467,41 @@ def check_heads(model: Any, num_classes: int, where: str) -> None:
             )
         losses = getattr(head, 'loss_decode', None)
         for loss in losses if isinstance(losses, nn.ModuleList) else [losses]:
-            weights = getattr(loss, 'class_weight', None)
-            if isinstance(weights, (list, tuple)) and len(weights) not in (known, known + 1):
-                raise UserError(
-                    f'{name} has num_classes={known}, and class_weight of its '
-                    f'loss_decode {len(weights)} numbers; give one for each class, or None'
-                )
+            _check_loss(loss, head, name)
         if known > num_classes:
             text = f'{name} has num_classes={known}, and {data}: it learns never to say'
             warn(f'{text} the others')
+
+
+def _check_loss(loss: Any, head: Any, name: str) -> None:
+    from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+
+    kind, known = type(loss).__name__, head.num_classes
+    weights = getattr(loss, 'class_weight', None)
+    if isinstance(weights, (list, tuple)) and len(weights) not in (known, known + 1):
+        raise UserError(
+            f'{name} has num_classes={known}, and class_weight of its '
+            f'loss_decode {len(weights)} numbers; give one for each class, or None'
+        )
+    if 'loss' not in getattr(loss, 'loss_name', 'loss'):
+        warn(
+            f'{name}: {kind} has loss_name={loss.loss_name!r}, which is logged and trains nothing; '
+            "losses have names with 'loss', as in 'loss_dice'"
+        )
+    own, given = getattr(loss, 'ignore_index', None), getattr(head, 'ignore_index', None)
+    if kind in _SOFTMAX_LOSSES and own == NOT_LABELLED != given:  # which heads hand on in vain
+        raise UserError(
+            f'{name} has ignore_index={given}, and its {kind} {own}; set ignore_index={given} there'
+        )
+    plain = getattr(type(head), 'loss_by_feat', None) is BaseDecodeHead.loss_by_feat
+    hinge = getattr(getattr(loss, 'cls_criterion', None), '__name__', '') == 'lovasz_hinge'
+    takes = inspect.signature(loss.forward).parameters if plain else {}
+    if plain and (not {'weight', 'kwargs'} & takes.keys() or (hinge and head.out_channels > 1)):
+        raise UserError(
+            f'{name} has {kind}, no loss for all classes at once; take CrossEntropyLoss, or '
+            "LovaszLoss with loss_type='multi_class' (for hard pixels, "
+            "sampler=dict(type='OHEMPixelSampler') of the head)"
+        )
 
 
 def check_ignored(part: Any, name: str, dataset: Any, where: str) -> None:
@@ -406,6 +520,22 @@ def check_ignored(part: Any, name: str, dataset: Any, where: str) -> None:
 def _is_softmax(loss: nn.Module) -> bool:
     made_of = getattr(loss, 'cls_criterion', type(loss)).__name__
     return not getattr(loss, 'use_sigmoid', made_of not in _SOFTMAX_LOSSES)
+
+
+def check_scored_size(dataset: Any, name: str, loader: str) -> None:
+    """Raise `UserError` if label maps are resized, as predictions have the size of the file."""
+    for steps in step_lists(dataset.pipeline):
+        after = dropwhile(lambda step: not _loads_maps(step), steps)
+        if any('Resize' in type(step).__name__ for step in after):
+            break
+    else:
+        return
+    for sample in as_list(dataset[0]['data_samples']):
+        if 'gt_sem_seg' in sample and sample.gt_sem_seg.shape != tuple(sample.ori_shape):
+            raise UserError(
+                f'{name} compares predictions of the size of the image file with label maps, and '
+                f'{loader} resizes these; put LoadAnnotations behind Resize in its pipeline'
+            )
 
 
 def check_map_names(dataset: Any, where: str) -> None:

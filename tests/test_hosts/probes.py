@@ -318,6 +318,29 @@ def volumes():
     return hasattr(builtins, 'volume_has_run')
 
 
+@probe(
+    'Losses take one channel, ignored pixels beside weights of classes, and tensors on a CPU',
+    'mmseg',
+)
+def losses():
+    from mmseg.models.losses import DiceLoss
+
+    object_found = torch.full((1, 1, 2, 2), 9.0)
+    return bool(DiceLoss()(object_found, torch.ones(1, 2, 2, dtype=torch.long)) > 0.5)
+
+
+@probe('CityscapesMetric deletes no folder that has held files before', 'mmseg')
+def deleted_folder():
+    from mmseg.evaluation.metrics import citys_metric
+
+    citys_metric.CSEval = citys_metric.CSEval or True  # no cityscapesscripts are needed for this
+    (FOLDER / 'mine').mkdir()
+    (FOLDER / 'mine' / 'best.pth').touch()
+    metric = citys_metric.CityscapesMetric(str(FOLDER / 'mine'))
+    del metric
+    return not (FOLDER / 'mine').exists()
+
+
 @probe('Names of classes can be written on images that are views on their memory', 'mmseg')
 def views():
     from mmengine.structures import PixelData

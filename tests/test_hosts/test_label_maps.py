@@ -342,6 +342,20 @@ HEADS = {
         type='LovaszLoss', reduction='none')), 2, 'losses with use_sigmoid=True'),
     'Lovasz, binary': (dict(num_classes=2, out_channels=1, loss_decode=dict(
         type='LovaszLoss', reduction='none', loss_type='binary')), 2, None),
+    'distances': (dict(num_classes=2, out_channels=1, loss_decode=dict(
+        type='HuasdorffDisstanceLoss')), 2, 'losses with use_sigmoid=True'),
+    'Lovasz, binary, all classes': (dict(num_classes=2, loss_decode=dict(
+        type='LovaszLoss', reduction='none', loss_type='binary')), 2, 'LovaszLoss, no loss for'),
+    'hard pixels, all classes': (dict(num_classes=3, loss_decode=dict(type='OhemCrossEntropy')), 3,
+                                 'has OhemCrossEntropy, no loss .* sampler=dict'),
+    'borders': (dict(num_classes=3, loss_decode=[SOFTMAX, dict(type='BoundaryLoss')]), 3,
+                'has BoundaryLoss, no loss'),
+    'a name': (dict(num_classes=3, loss_decode=dict(type='DiceLoss', loss_name='dice')), 3,
+               "loss_name='dice', which is logged and trains nothing"),
+    'ignored elsewhere': (dict(num_classes=3, ignore_index=200, loss_decode=dict(
+        type='TverskyLoss')), 3, 'ignore_index=200, and its TverskyLoss 255; set ignore_index=200'),
+    'ignored': (dict(num_classes=3, ignore_index=200, loss_decode=dict(
+        type='TverskyLoss', ignore_index=200)), 3, None),
     'three classes': (dict(num_classes=3, out_channels=1, loss_decode=CE), 3,
                       'which is for two classes .* leave out_channels out and set num_classes=3'),
     'no names of classes': (dict(num_classes=3, out_channels=1, loss_decode=CE), 0, None),
@@ -358,7 +372,7 @@ def test_heads(warnings, name, stacked):
     if stacked:
         good = dict(type='FCNHead', in_channels=8, channels=8, num_classes=max(num_classes, 2))
         model.decode_head = nn.ModuleList([MODELS.build(good), head])
-    if said is None or name == 'more':
+    if said is None or name in ('more', 'a name'):
         check_heads(model, num_classes, 'train')
         told = [text for text in warnings() if 'model.decode_head' in text]
         assert len(told) == (said is not None) and (said or '') in ''.join(told)

@@ -1,18 +1,23 @@
 """Invalid label maps are refused by name, in every pipeline of mmseg's data sets."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmengine.registry import DATASETS, METRICS, MODELS, TRANSFORMS, init_default_scope
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from PIL import Image
 from torch import nn
 
 from mmswinv2.errors import UserError
-from mmswinv2.hosts import check_dataset, check_evaluator
-from mmswinv2.hosts.mmseg import SegMapGuard, check_heads, guard_seg_maps
+from mmswinv2.hosts import check_data, check_dataset, check_evaluator
+from mmswinv2.hosts.mmcv import name_unreadable_images
+from mmswinv2.hosts.mmseg import SegMapGuard, check_heads, guard_seg_maps, keep_files, mend_losses
 from mmswinv2.swap import read_config
 from tests.test_tools.conftest import ROOT
 
@@ -351,9 +356,157 @@ def test_weights_of_other_classes(several):
     check_heads(model, 5, 'train_dataloader')
 
 
+CE, FOCAL = dict(type='CrossEntropyLoss', avg_non_ignore=True), dict(type='FocalLoss')
+
+
+def head_loss(loss, channels, logits, labels):
+    """The loss of a head with these channels for one image, (C, H, W), and its gradient."""
+    init_default_scope('mmseg')
+    mend_losses.apply()
+    settings = dict(in_channels=channels, channels=8, num_classes=max(channels, 2))
+    head = dict(type='FCNHead', out_channels=channels, threshold=0.5, loss_decode=loss)
+    head = MODELS.build(head | settings)
+    logits = logits[None].requires_grad_()
+    sample = SegDataSample(gt_sem_seg=PixelData(data=labels[None]))
+    (value,) = [v for k, v in head.loss_by_feat(logits, [sample]).items() if 'loss' in k]
+    return value, torch.autograd.grad(value, logits)[0][0]
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning:mmseg')
+@pytest.mark.parametrize('kind', [dict(type='DiceLoss'), FOCAL, CE | dict(use_sigmoid=True)],
+                         ids=lambda kind: kind['type'])  # fmt: skip
+def test_one_channel_learns_the_second_class(kind):
+    labels = torch.tensor([[0, 1, 1, 0]])
+    _, gradient = head_loss(kind, 1, torch.zeros(1, 1, 4), labels)
+    assert ((gradient[0] < 0) == (labels == 1)).all()  # a step makes these scores larger
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning:mmseg')
+@pytest.mark.parametrize('average', [False, True])
+def test_weights_of_classes_beside_ignored_pixels(average):
+    logits, weights = torch.randn(3, 4, 4), [1.0, 2.0, 5.0]
+    labels = torch.arange(16).reshape(4, 4) % 3
+    labels[0] = 255
+    loss = CE | dict(avg_non_ignore=average, class_weight=weights)
+    value, _ = head_loss(loss, 3, logits, labels)
+    known = torch.nn.functional.cross_entropy(
+        logits[None], labels[None], torch.tensor(weights), ignore_index=255
+    )
+    torch.testing.assert_close(value, known)
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning:mmseg')
+@pytest.mark.parametrize('channels', [1, 3])
+def test_focal_loss_on_a_cpu(channels):
+    logits, labels = torch.randn(channels, 2, 4), torch.arange(8).reshape(2, 4) % max(channels, 2)
+    labels[0, 0] = 255
+    value, gradient = head_loss(FOCAL | dict(alpha=0.25), channels, logits, labels)
+    classes = torch.arange(channels) if channels > 1 else torch.tensor([1])
+    truth = (labels == classes[:, None, None]).float()
+    right = torch.where(truth == 1, logits, -logits).sigmoid()
+    known = -torch.where(truth == 1, 0.25, 0.75) * (1 - right) ** 2 * right.log()
+    known[:, 0, 0] = 0
+    torch.testing.assert_close(value, known.mean())
+    assert not gradient[:, 0, 0].any()
+
+
 @pytest.mark.filterwarnings('ignore:`reduce_zero_label` will be deprecated:UserWarning')
 def test_zero_labels_are_reduced_by_the_data_set(ade):
     step = dict(type='LoadAnnotations', reduce_zero_label=True)
     with pytest.raises(UserError, match='reduce_zero_label=True, and its data set False; set it'):
         guard_seg_maps(build(ade, [LOAD[0], step], reduce_zero_label=False))
     guard_seg_maps(build(ade, [LOAD[0], step], reduce_zero_label=True))
+
+
+@pytest.mark.parametrize('held', [False, True])
+def test_folders_that_cityscapes_scores_delete(tmp_path, monkeypatch, held):
+    init_default_scope('mmseg')
+    keep_files.apply()
+    from mmseg.evaluation.metrics import citys_metric
+
+    monkeypatch.setattr(citys_metric, 'CSEval', True)  # no cityscapesscripts are needed for this
+    if held:
+        (tmp_path / 'out').mkdir()
+        (tmp_path / 'out/best.pth').touch()
+    metric = METRICS.build(dict(type='CityscapesMetric', output_dir=str(tmp_path / 'out')))
+    assert metric.keep_results is held
+    del metric
+    assert (tmp_path / 'out').exists() is held
+
+
+RESIZE = dict(type='Resize', scale=(60, 40))
+
+
+@pytest.mark.parametrize('steps', [[RESIZE], [dict(RESIZE, scale=(30, 20))], []])
+@pytest.mark.parametrize('tta', [False, True])
+def test_label_maps_that_are_resized_before_scores(ade, steps, tta):
+    pack = dict(type='PackSegInputs')
+    pipeline = [*LOAD, *steps, pack]
+    if tta:
+        lists = [[step] for step in (LOAD[1], *steps, pack)]
+        pipeline = [LOAD[0], dict(type='TestTimeAug', transforms=lists)]
+    dataset = build(ade, pipeline=pipeline)
+    evaluator = SimpleNamespace(metrics=[METRICS.build(dict(type='IoUMetric'))])
+    check_dataset(dataset, 'val_dataloader')
+    if steps == [RESIZE]:
+        with pytest.raises(UserError, match='val_dataloader resizes these; put LoadAnnotations'):
+            check_evaluator(evaluator, dataset, 'val_evaluator')
+    else:
+        check_evaluator(evaluator, dataset, 'val_evaluator')
+
+
+def test_maps_that_are_loaded_before_their_images(ade):
+    dataset = build(ade, pipeline=LOAD[::-1])
+    guard_seg_maps(dataset)
+    name_unreadable_images.apply()
+    assert dataset[0]['gt_seg_map'].shape == (20, 30)
+    save(ade, np.ones((20, 31), np.uint8))
+    with pytest.raises(
+        UserError, match='a.jpg has 30x20 pixels, and its annotations are for 31x20'
+    ):
+        dataset[0]
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning:mm(engine|seg)')
+def test_padding_with_a_label_that_heads_do_not_ignore(ade, monkeypatch):
+    seen = []
+    monkeypatch.setattr('mmswinv2.hosts.mmseg.warn', seen.append)
+    init_default_scope('mmseg')
+    head = MODELS.build(
+        dict(type='FCNHead', in_channels=8, channels=8, num_classes=150, ignore_index=200)
+    )
+    for label in (255, 200):
+        model = SimpleNamespace(
+            decode_head=head, data_preprocessor=SimpleNamespace(seg_pad_val=label)
+        )
+        check_dataset(build(ade, pipeline=LOAD[:1]), 'train_dataloader', model)
+    assert [text.endswith('set its seg_pad_val=200 if images are padded') for text in seen] == [
+        True
+    ]
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (dict(data_prefix=dict(img='images')), 'img_path=..., seg_map_path=...'),
+        (dict(data_prefix='images'), "data_prefix='images', and mmseg wants dict"),
+        (
+            dict(ann_file='blank.txt'),
+            "blank.txt, line 2: a line is the name of an image .*, got ''",
+        ),
+        (dict(ann_file='mark.txt'), 'mark.txt begins with a byte order mark'),
+        (dict(ann_file='wide.txt'), 'wide.txt, line 1: the byte 0xff is none of a text in UTF-8'),
+        (dict(type='NYUDataset', data_prefix=dict(depth_map_path='annotations')), None),
+        (dict(ann_file='good.txt'), None),
+    ],
+)
+def test_settings_that_mmseg_cannot_read(ade, options, words):
+    for name, content in dict(
+        good=b'a\r\nb\n', blank=b'a\n\nb\n', mark=b'\xef\xbb\xbfa\n', wide='a\n'.encode('utf-16')
+    ).items():
+        (ade / f'{name}.txt').write_bytes(content)
+    dataset = dict(type='BaseSegDataset', data_root=str(ade)) | options
+    cfg = Config(dict(default_scope='mmseg', train_dataloader=dict(dataset=dataset)))
+    init_default_scope('mmseg')
+    with pytest.raises(UserError, match=words) if words else nullcontext():
+        check_data(cfg, ('train',))

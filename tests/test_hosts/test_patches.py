@@ -61,6 +61,12 @@ TABLE = [
     ('Names of classes can be written on images that are views on their memory', 'mmseg', '<1.3'),
     ('Reading a volume from a pickle runs no code from it', 'mmseg', '>=1'),
     (
+        'Losses take one channel, ignored pixels beside weights of classes, and tensors on a CPU',
+        'mmseg',
+        '>=1.2',
+    ),
+    ('CityscapesMetric deletes no folder that has held files before', 'mmseg', '>=1'),
+    (
         'Importing mmaction2 works beside mmcv 2.2 and newer, and without localizers.drn',
         'mmaction',
         '<=1.2.0',
