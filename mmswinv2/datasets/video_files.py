@@ -69,7 +69,7 @@ class VideoReader:
     def __init__(self, path: str, num_threads: int = 1) -> None:
         self.path, self.num_threads = path, num_threads
         with self._open() as (container, stream):
-            self.fps = float(stream.average_rate or 0)
+            told, unit = float(stream.average_rate or 0), float(stream.time_base)
             self._times, self._keys, sure = _index(container, stream)
             fields = _may_be_fields(self._times, stream)
         if not sure or (fields and self._is_interlaced()):
@@ -78,6 +78,11 @@ class VideoReader:
                 self._times, self._keys = times, []
         if not self._times:
             raise self._unreadable('no frames')
+        first, last = self._times[0], self._times[-1]
+        lasts = 0 if None in (first, last) else (last - first) * unit
+        measured = (len(self) - 1) / lasts if lasts > 0 else told
+        # the file's own number is exact where times are rounded, and wrong for uneven ones
+        self.fps = told if math.isclose(told, measured, rel_tol=0.02) else measured
 
     def __len__(self) -> int:
         return len(self._times)

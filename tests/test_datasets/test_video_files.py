@@ -220,6 +220,18 @@ def test_frames_at_uneven_times(tmp_path, name):
     assert reader._keys  # decoding once confirmed them, so they are used
 
 
+@pytest.mark.parametrize('name', ['a.mp4', 'a.mkv', 'a.webm', 'a.ts'])
+def test_frames_per_second_of_uneven_times(tmp_path, name):
+    """Screens and browsers record so; Matroska tells the rate of the encoder all the same."""
+    codec = 'libvpx-vp9' if name.endswith('webm') else 'libx264'
+    path = write(
+        tmp_path / name, codec, times=lambda i: 40 * i if i < 30 else 1200 + 100 * (i - 30)
+    )
+    assert open_video(str(path)).fps == pytest.approx(59 / 4.1, rel=0.04)
+    even = write(tmp_path / f'even-{name}', codec)
+    assert open_video(str(even)).fps == 25
+
+
 def test_sound_beside(tmp_path):
     for name in ('a.mp4', 'a.mkv'):
         assert_exact(write(tmp_path / name, sound=True), FRAMES)
