@@ -21,7 +21,7 @@ from mmengine.utils import digit_version
 
 from ..errors import UserError
 from ..log import warn
-from .host import FILE_KEYS, Host, as_list, type_name
+from .host import FILE_KEYS, Host, as_list, inner_datasets, steps_in, type_name
 from .patching import log_patch, patch, replace
 
 _MMCV_TOO_NEW = '2.2.0'  # mmaction2 1.2.0 refuses it and later ones at import
@@ -211,7 +211,9 @@ class MMAction(Host):
     analysis_tools = ('confusion_matrix', 'report_accuracy', 'analyze_logs', 'benchmark')
 
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
-        """Refuse labels that are no class of the head."""
+        """Refuse labels that are no class of the head, and steps that do not fit together."""
+        if hasattr(dataset, 'modality'):  # a data set of mmaction2
+            check_decoding(dataset, where)
         num_classes = getattr(getattr(model, 'cls_head', None), 'num_classes', None)
         if num_classes is None or not hasattr(dataset, 'multi_class'):
             return False
@@ -231,6 +233,19 @@ class MMAction(Host):
                 f'{where} has batch_size={batch_size}, and model.test_cfg max_testing_views='
                 f'{views}, which is for one video at a time; set {where}.batch_size=1, or leave '
                 'max_testing_views out'
+            )
+
+    def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
+        """Refuse scores of single labels for videos with several."""
+        single = {'top_k_accuracy', 'mean_class_accuracy'}.intersection(
+            metric.metrics if type(metric).__name__ == 'AccMetric' else ()
+        )
+        if single and any(
+            getattr(inner, 'multi_class', False) for inner in inner_datasets(dataset)
+        ):
+            raise UserError(
+                f'AccMetric of {where} has {", ".join(sorted(single))}, for videos with one label, '
+                "and the data set multi_class=True; set metric_list=('mean_average_precision',)"
             )
 
     def default_tta_model(self, cfg: Any) -> None:
@@ -274,6 +289,24 @@ def _of_images(cfg: Any) -> bool:
     return type_name(cfg.model) == 'Recognizer2D'
 
 
+def check_decoding(dataset: Any, where: str) -> None:
+    """Raise `UserError` if frames would be read by another package than opens the videos, or late.
+
+    mmaction2's `start_index` shifts the numbers of frames, which for videos are from 0.
+    """
+    names = {type(step).__name__ for step in steps_in(dataset.pipeline)}
+    if len(pair := names & {'VideoInit', 'VideoDecode'}) == 1:
+        raise UserError(
+            f'{where}: the pipeline has {pair.pop()} alone, and mmswinv2.VideoInit and '
+            'mmswinv2.VideoDecode go together; take both, in place of DecordInit and DecordDecode'
+        )
+    if pair and dataset.start_index:
+        raise UserError(
+            f'{where}: the data set has start_index={dataset.start_index}, and frames of videos '
+            'are counted from 0; leave it out'
+        )
+
+
 def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:
     """Raise `UserError` if a video has a label that is no class of the head.
 
@@ -302,7 +335,7 @@ def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:
                 f'{num_classes}, labels 0 to {num_classes - 1}'
             )
     if unlabelled:
-        warn(
-            f'{where}: {unlabelled} of {len(dataset)} videos have no label and count as wrong in '
-            'scores; only what --dump writes means something for them'
-        )
+        told = f'{where}: {unlabelled} of {len(dataset)} videos have no label'
+        if where == 'train_dataloader' and not dataset.multi_class:  # else it is of no class
+            raise UserError(f'{told}; give them one, or take them out of the list')
+        warn(f'{told} and count as wrong in scores; only what --dump writes means something')

@@ -1,12 +1,16 @@
 """Lists of videos: each line is read correctly or named in an error, in training and testing."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import METRICS, MODELS, init_default_scope
 
 from mmswinv2.datasets.video_dataset import VideoDataset
 from mmswinv2.errors import UserError
+from mmswinv2.hosts import check_data, check_dataset, check_evaluator
 from mmswinv2.hosts.mmaction import MMAction, check_video_labels
 from tests.test_tools.conftest import ROOT
 
@@ -178,6 +182,77 @@ def test_wrong_labels_among_several_of_raw_frames(tmp_path, labels):
     words = f'video 2: label {labels.split()[-1]} of b, but model.cls_head has num_classes=3'
     with pytest.raises(UserError, match=words):
         check_video_labels(dataset, 3, 'train_dataloader')
+
+
+def test_videos_without_labels_teach_nothing(tmp_path):
+    from mmaction.datasets import RawframeDataset
+
+    (tmp_path / 'list.txt').write_text('a 20 0\nb 20\n')
+    dataset = RawframeDataset(str(tmp_path / 'list.txt'), pipeline=[])
+    check_video_labels(dataset, 3, 'val_dataloader')
+    with pytest.raises(UserError, match='train_dataloader: 1 of 2 videos have no label; give'):
+        check_video_labels(dataset, 3, 'train_dataloader')
+
+
+INIT, DECODE = dict(type='mmswinv2.VideoInit'), dict(type='mmswinv2.VideoDecode')
+DECODING = {
+    'ours': ([INIT, DECODE], {}, None),
+    "mmaction2's": ([dict(type='DecordInit'), dict(type='DecordDecode')], {}, None),
+    'raw frames': ([dict(type='RawFrameDecode')], dict(start_index=1), None),
+    'opened by another': ([dict(type='DecordInit'), DECODE], {}, 'VideoDecode alone, .* take both'),
+    'read by another': ([INIT, dict(type='DecordDecode')], {}, 'has VideoInit alone'),
+    'frames from 1': ([INIT, DECODE], dict(start_index=1), 'start_index=1, and frames of videos'),
+}
+
+
+@pytest.mark.parametrize('name', DECODING)
+def test_steps_that_open_and_read_videos(folder, name):
+    pipeline, options, words = DECODING[name]
+    init_default_scope('mmaction')
+    dataset = build(folder, 'a.mp4 1\n', pipeline=pipeline, **options)
+    with pytest.raises(UserError, match=words) if words else nullcontext():
+        check_dataset(dataset, 'train_dataloader')
+
+
+@pytest.mark.parametrize('scores', [None, ('mean_average_precision',)])
+@pytest.mark.parametrize('several', [False, True])
+def test_scores_of_several_labels(folder, scores, several):
+    init_default_scope('mmaction')
+    options = dict(metric_list=scores) if scores else {}
+    metric = METRICS.build(dict(type='AccMetric', **options))
+    dataset = build(folder, 'a.mp4 1\n', multi_class=several, num_classes=8)
+    refused = several and scores is None
+    words = (
+        r"AccMetric of val_evaluator has mean_class_accuracy, top_k_accuracy.*set metric_list=\('"
+    )
+    with pytest.raises(UserError, match=words) if refused else nullcontext():
+        check_evaluator(SimpleNamespace(metrics=[metric]), dataset, 'val_evaluator')
+
+
+# lists of mmaction2's own data sets: type, content, and words of the error
+OF_MMACTION = {
+    'frames': ('RawframeDataset', b'a 20 0\nb 20 1\n', None),
+    'frames, more columns': ('RawframeDataset', b'a\t0 20  1 2\n', None),
+    'frames without a label': ('RawframeDataset', b'a 20\n', None),
+    'a blank line': ('RawframeDataset', b'a 20 0\n\nb 20 1\n', "line 2: a line is .*, got ''"),
+    'a word': ('RawframeDataset', b'a 20 left\n', 'line 1: a line is "folder frames label"'),
+    'commas': ('RawframeDataset', b'a,20,0\n', 'line 1: a line is "folder frames label"'),
+    'a mark': ('RawframeDataset', b'\xef\xbb\xbfa 20 0\n', 'begins with a byte order mark'),
+    'UTF-16': ('RawframeDataset', 'a 20 0\n'.encode('utf-16'), 'none of a text in UTF-8'),
+    'videos': ('VideoDataset', b'a.mp4 1\n', None),
+    'videos, a blank line': ('VideoDataset', b'a.mp4 1\n\n', "line 2: a line is .*, got ''"),
+    'our own': ('mmswinv2.VideoDataset', b'\xef\xbb\xbfa.mp4 1\n\n', None),
+}
+
+
+@pytest.mark.parametrize('name', OF_MMACTION)
+def test_lists_of_mmaction(folder, name):
+    kind, content, words = OF_MMACTION[name]
+    (folder / 'list.txt').write_bytes(content)
+    dataset = dict(type=kind, ann_file=str(folder / 'list.txt'))
+    cfg = Config(dict(default_scope='mmaction', val_dataloader=dict(dataset=dataset)))
+    with pytest.raises(UserError, match=words) if words else nullcontext():
+        check_data(cfg, ('val',))
 
 
 # lists that are no text in UTF-8, and the line and byte in the error
