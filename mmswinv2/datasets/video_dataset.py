@@ -140,12 +140,9 @@ class VideoDataset(MMActionVideoDataset):
 
         with ThreadPool(8) as pool:
             reasons = pool.map(look, videos)
-        kept = []
-        for video, reason in zip(videos, reasons, strict=True):
-            if reason is None:
-                kept.append(video)
-            else:
-                warn(f'left out: {reason}')
+        kept = [video for video, reason in zip(videos, reasons, strict=True) if reason is None]
+        for reason in filter(None, reasons):
+            warn(f'left out: {reason}')
         if not kept:
             raise UserError(
                 f'{self.ann_file}: none of the {len(videos)} videos can be read, the first: '

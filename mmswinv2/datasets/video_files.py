@@ -72,7 +72,9 @@ class VideoReader:
             told, unit = float(stream.average_rate or 0), float(stream.time_base)
             self._times, self._keys, sure = _index(container, stream)
             fields = _may_be_fields(self._times, stream)
-        if not sure or (fields and self._is_interlaced()):
+        if not sure or (
+            fields and any(frame.interlaced_frame for _, frame in islice(self._decode_all(), 1))
+        ):
             times = [frame.pts for _, frame in self._decode_all()]
             if times != self._times:
                 self._times, self._keys = times, []
@@ -120,9 +122,6 @@ class VideoReader:
         if missing := wanted - found.keys():
             raise self._unreadable(f'frame {min(missing)} cannot be decoded')
         return np.stack([found[i] for i in numbers])
-
-    def _is_interlaced(self) -> bool:
-        return any(frame.interlaced_frame for _, frame in islice(self._decode_all(), 1))
 
     def _unreadable(self, why: str) -> UnreadableVideo:
         return UnreadableVideo(f'cannot read the video {self.path}: {why}')
@@ -196,9 +195,7 @@ class VideoReader:
         raise _NotAsIndexed  # the stream has ended before the wanted frame
 
 
-def open_video(path: str, num_threads: int = 1) -> VideoReader:
-    """Open a video; see `VideoReader`."""
-    return VideoReader(path, num_threads)
+open_video = VideoReader
 
 
 def _packets(container: Any, stream: Any) -> Iterator[Any]:
@@ -301,13 +298,7 @@ def _upright(image: np.ndarray, frame: Any) -> np.ndarray:
 
 
 class VideoWriter:
-    """A context manager that writes frames as H.264, one after the other.
-
-    Args:
-        path: the file.
-        fps: frames per second.
-        options: of x264, such as ``crf``.
-    """
+    """A context manager that writes frames as H.264; `options` are x264's, such as ``crf``."""
 
     def __init__(
         self, path: str | os.PathLike[str], fps: float, options: Mapping[str, str] | None = None

@@ -70,37 +70,24 @@ def mend_losses() -> None:
         return (target == 1)[:, None].long() if pred.shape[1] == 1 else expand(pred, target)
 
     @replace(cross_entropy_loss, 'cross_entropy')
-    def cross_entropy(
-        original: Any,
-        pred: torch.Tensor,
-        label: torch.Tensor,
-        weight: torch.Tensor | None = None,
-        class_weight: torch.Tensor | None = None,
-        reduction: str = 'mean',
-        avg_factor: Any = None,
-        ignore_index: int = -100,
-        avg_non_ignore: bool = False,
-    ) -> torch.Tensor:
-        if class_weight is not None and avg_factor is None and reduction == 'mean':
-            avg_factor = class_weight[label[label != ignore_index]].sum()
-        rest = (weight, class_weight, reduction, avg_factor, ignore_index, avg_non_ignore)
-        return original(pred, label, *rest)
+    def cross_entropy(original: Any, pred: Any, label: Any, *args: Any, **options: Any) -> Any:
+        weights, mean = options.get('class_weight'), options.get('reduction', 'mean') == 'mean'
+        if weights is not None and options.get('avg_factor') is None and mean:
+            labelled = label[label != options.get('ignore_index', -100)]
+            options['avg_factor'] = weights[labelled].sum()
+        return original(pred, label, *args, **options)
 
     @replace(focal_loss.FocalLoss, 'forward')
     def forward(
-        original: Any,
-        self: Any,
-        pred: torch.Tensor,
-        target: torch.Tensor,
-        weight: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> torch.Tensor:
+        original: Any, self: Any, pred: Any, target: Any, *args: Any, **options: Any
+    ) -> Any:
         if not pred.is_cuda and target.ndim < pred.ndim:  # mmseg keeps a column of zeros alone
-            labelled = target != kwargs.get('ignore_index', NOT_LABELLED)
+            labelled = target != options.get('ignore_index', NOT_LABELLED)
             target = one_hot_labels(torch.where(labelled, target, 0), max(pred.shape[1], 2))
             target = target.movedim(-1, 1)[:, -pred.shape[1] :]
-            weight = labelled.flatten() if weight is None else weight
-        return original(self, pred, target, weight, **kwargs)
+            if not args and options.get('weight') is None:
+                options['weight'] = labelled.flatten()
+        return original(self, pred, target, *args, **options)
 
 
 @patch('mmseg', '>=1')
@@ -539,12 +526,7 @@ def check_scored_size(dataset: Any, name: str, loader: str) -> None:
 
 
 def check_map_names(dataset: Any, where: str) -> None:
-    """Raise `UserError` if two images have the same name, after which mmseg names label maps.
-
-    Args:
-        dataset: of mmseg, whose samples have an ``img_path``.
-        where: name of its data loader, for the message.
-    """
+    """Raise `UserError` if two images have the same name, after which mmseg names label maps."""
     files: dict[str, str] = {}
     for index in range(len(dataset)):
         path = dataset.get_data_info(index).get('img_path', '')
