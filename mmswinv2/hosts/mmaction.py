@@ -290,20 +290,17 @@ def _of_images(cfg: Any) -> bool:
 
 
 def check_decoding(dataset: Any, where: str) -> None:
-    """Raise `UserError` if frames would be read by another package than opens the videos, or late.
-
-    mmaction2's `start_index` shifts the numbers of frames, which for videos are from 0.
-    """
+    """Raise `UserError` if frames are read by another package than opens the videos, or shifted."""
     names = {type(step).__name__ for step in steps_in(dataset.pipeline)}
     if len(pair := names & {'VideoInit', 'VideoDecode'}) == 1:
         raise UserError(
             f'{where}: the pipeline has {pair.pop()} alone, and mmswinv2.VideoInit and '
             'mmswinv2.VideoDecode go together; take both, in place of DecordInit and DecordDecode'
         )
-    if pair and dataset.start_index:
+    if pair and getattr(dataset, 'start_index', 0):
         raise UserError(
             f'{where}: the data set has start_index={dataset.start_index}, and frames of videos '
-            'are counted from 0; leave it out'
+            'are counted from 0; set start_index=0'
         )
 
 
