@@ -297,7 +297,7 @@ def check_decoding(dataset: Any, where: str) -> None:
             f'{where}: the pipeline has {pair.pop()} alone, and mmswinv2.VideoInit and '
             'mmswinv2.VideoDecode go together; take both, in place of DecordInit and DecordDecode'
         )
-    if pair and getattr(dataset, 'start_index', 0):
+    if getattr(dataset, 'start_index', 0) and pair:
         raise UserError(
             f'{where}: the data set has start_index={dataset.start_index}, and frames of videos '
             'are counted from 0; set start_index=0'

@@ -4,7 +4,6 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -151,11 +150,6 @@ class MMPretrain(Host):
         """Check as `Host` does, and import torchvision before mmpretrain does."""
         super().require(path)
         import_torchvision()
-
-    def check_list(self, path: Path, dataset: Any, where: str) -> None:
-        """Require "path number" on every line of a list of images, unless they have no labels."""
-        if dataset.get('with_label') is not False and dataset.get('split') != 'test':
-            super().check_list(path, dataset, where)
 
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
         """Refuse labels that are no class of the head, and one-hot labels of another length."""
