@@ -203,7 +203,8 @@ def _checked_init_cfg(init_cfg: Any) -> list[dict]:
 
 
 def _is_pretrained(kind: Any) -> bool:
-    return kind is PretrainedInit or (isinstance(kind, str) and kind.split('.')[-1] == 'Pretrained')
+    names = ('Pretrained', 'PretrainedInit')
+    return kind is PretrainedInit or (isinstance(kind, str) and kind.split('.')[-1] in names)
 
 
 def _loader_arguments(config: Mapping[str, Any]) -> dict[str, Any]:

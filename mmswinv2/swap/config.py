@@ -17,27 +17,23 @@ from ..hosts import dicts_in, find_config, join_path
 
 
 def read_config(name: str) -> Config:
-    """Read a config that `find_config` finds.
+    """Read a config that `find_config` finds; classes that a new-style one imports become names.
 
     Raises:
-        UserError: if it is of mmengine's new style, or needs a package that is not installed.
+        UserError: if it needs a package that is not installed.
     """
     from ..engine import launch
     from ..engine.config_checks import check_values
 
     hosts.apply()
     path = find_config(name)
-    if path.suffix == '.py' and 'read_base()' in path.read_text(errors='replace'):
-        raise UserError(
-            f'{path} is a new-style Python config (read_base), whose imports cannot be written as '
-            'text; start from the config of the same name with _base_ = [...]'
-        )
     try:
         cfg = launch.read_config(path)
     except ImportError as error:
         raise UserError(
             f'{path} imports what is not installed: {str(error).splitlines()[0]}'
         ) from error
+    cfg = Config(cfg.to_dict(), filename=cfg.filename)
     check_values(cfg)
     return cfg
 
@@ -133,7 +129,11 @@ def without_weights(part: Any) -> Any:
     for _, node in dicts_in(part):
         if node.get('type') == 'MMSyncBN':
             node['type'] = 'BN'
-        kept = [init for init in inits_of(node) if init.get('type') != 'Pretrained']
+        kept = [
+            init
+            for init in inits_of(node)
+            if hosts.type_name(init) not in ('Pretrained', 'PretrainedInit')
+        ]
         if len(kept) < len(inits_of(node)):
             node.pop('init_cfg')  # an empty list would not be the type's default
             if kept:

@@ -78,12 +78,12 @@ def swap_backbone(cfg: Config, options: Options) -> tuple[Config, Notes]:
     cfg, notes = copy.deepcopy(cfg), Notes()
     host = _host(cfg)
     scope = host.name
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         path, owner = find_owner(cfg.model)
         old = owner.backbone
         if not isinstance(old.get('type'), str):
             raise UserError(f'{path}.backbone has no type, or one that is no text')
-        if _BACKBONE.endswith(old.type):
+        if hosts.own_backbone(owner) is not None:
             raise UserError(f'{path}.backbone is a SwinV2 already')
         if old.get('in_channels', 3) != 3:
             raise UserError(f'{path}.backbone takes {old.in_channels} channels; SwinV2 wants RGB')
@@ -137,9 +137,9 @@ def _host(cfg: Config) -> hosts.Host:
     """
     if 'model' not in cfg or not isinstance(cfg.model, dict):
         raise UserError('the config has no model=dict(...), so there is no backbone to swap')
-    scope = cfg.get('default_scope')
-    kind, host = cfg.model.get('type'), hosts.of({'default_scope': _LIKE.get(scope, scope)})
-    if str(kind).startswith('Recognizer') or host.input_axes == 3:
+    scope = hosts.of(cfg).name
+    kind, host = hosts.type_name(cfg.model), hosts.of({'default_scope': _LIKE.get(scope, scope)})
+    if kind.startswith('Recognizer') or host.input_axes == 3:
         raise UserError(
             f'{kind}: only the backbones of detectors and segmentors, which take images and give '
             'pyramids, can be swapped; video recognisers cannot'
@@ -147,9 +147,7 @@ def _host(cfg: Config) -> hosts.Host:
     if 'Track' in str((cfg.model.get('data_preprocessor') or {}).get('type')):
         raise UserError(f'{kind} is a tracker; swap the backbone of its detector')
     if host.swap_image_size is None:
-        raise UserError(
-            f'default_scope is {scope!r}; only configs of mmdet, mmseg and mmrotate can be swapped'
-        )
+        raise UserError(XX)
     hosts.of(cfg).require('the config')
     return host
 
@@ -265,7 +263,7 @@ def _set_statistics(cfg: Any, notes: Notes) -> None:
     why = 'the weights were trained on RGB images with these statistics'
     normalises, preprocessors, others = [], [], []
     for path, node in dicts_in(cfg._cfg_dict):
-        kind = str(node.get('type')).split('.')[-1]
+        kind = hosts.type_name(node)
         if kind == 'Albu':  # albumentations, whose Normalize is of another scale
             inner = dicts_in(node, path)
             others += [place for place, step in inner if step.get('type') == 'Normalize']
@@ -305,7 +303,7 @@ def _set_optimizer(
         notes.judge.append('the config has no single optimizer; SwinV2 is trained with AdamW')
         return None
     old = wrapper.optimizer
-    if str(old.type) != 'AdamW':
+    if hosts.type_name(old) != 'AdamW':
         paper, source = _LR[scope]
         new = dict(type='AdamW', lr=lr or paper, betas=(0.9, 0.999), weight_decay=_WEIGHT_DECAY)
         why = f'SwinV2 is trained with AdamW; {"as asked" if lr else source}'

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..core import get_variant
 from ..errors import UserError
-from ..hosts import Host, as_list, dicts_in
+from ..hosts import Host, as_list, dicts_in, type_name
 from .config import Notes, without_weights
 
 _STRIDES = (4, 8, 16, 32)  # of SwinV2's stages
@@ -63,7 +63,7 @@ def find_owner(model: Any) -> tuple[str, Any]:
                 f'{where}.shared_head ({node.shared_head.type}) is the last stage of the old '
                 'backbone (a C4 detector); start from the FPN config of this family'
             )
-        kind = str(node.get('type')).split('.')[-1]
+        kind = type_name(node)
         if kind in _BOUND:
             raise UserError(
                 f'{where} ({kind}) is bound to its backbone: {_BOUND[kind]}; start from a config '

@@ -204,7 +204,9 @@ def test_pretrained_weights_are_loaded_and_reported(tmp_path, log):
     ],
     ids=str,
 )
-@pytest.mark.parametrize('kind', ['Pretrained', 'mmengine.Pretrained'])
+@pytest.mark.parametrize(
+    'kind', ['Pretrained', 'mmengine.Pretrained', 'mmengine.model.weight_init.PretrainedInit']
+)
 def test_pretrained_weights_that_cannot_be_had(kind, init_cfg, words):
     net = SwinTransformerV2('nano', init_cfg=dict(type=kind, **init_cfg))
     with pytest.raises(ValueError, match=words):

@@ -1,5 +1,6 @@
 """The tool that gives other configs a SwinV2 backbone."""
 
+import importlib
 import re
 
 import numpy as np
@@ -287,6 +288,38 @@ REFUSED = {
 def test_refused_in_words(name):
     with pytest.raises(UserError, match=REFUSED[name]):
         swap_backbone(read_config(name), NANO)
+
+
+@pytest.mark.parametrize('scope', ['mmdet', None])
+def test_python_configs_with_classes(scope, tmp_path):
+    old = read_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
+    parts = {'mmdet.models': set(), 'mmdet.models.task_modules': set()}
+    text = Config(
+        {key: old[key] for key in ('model', 'optim_wrapper', 'val_evaluator')}
+    ).pretty_text
+    for name in set(re.findall(r"type='(\w+)'", text)):
+        for module, names in parts.items():
+            if hasattr(importlib.import_module(module), name):
+                names.add(name)
+                text = text.replace(f"type='{name}'", f'type={name}')
+    text = text.replace("type='SGD'", 'type=SGD').replace(
+        "type='Pretrained'", 'type=PretrainedInit'
+    )
+    lines = [f'from {module} import {", ".join(names)}' for module, names in parts.items()]
+    lines += ['from torch.optim import SGD', 'from mmengine.config import read_base']
+    lines += ['from mmengine.model.weight_init import PretrainedInit', 'with read_base():']
+    lines += ['    from .base import *', text]
+    (tmp_path / 'base.py').write_text(f'default_scope = {scope!r}\n')
+    (tmp_path / 'new_style.py').write_text('\n'.join(lines))
+    cfg, notes = swap_backbone(read_config(str(tmp_path / 'new_style.py')), NANO)
+    assert cfg.model.type == 'mmdet.models.RetinaNet' and cfg.default_scope == scope
+    assert cfg.optim_wrapper.optimizer.type == 'AdamW' and 'read_base' not in cfg
+    write_config(tmp_path / 'new.py', cfg, notes, 'new_style.py', 'command')
+    losses, _, backbone, _ = train_a_step(Config.fromfile(tmp_path / 'new.py'), SIZE['mmdet'])
+    assert all(torch.isfinite(v).all() for v in losses.values())
+    assert backbone.out_indices == (1, 2, 3)
+    with pytest.raises(UserError, match='backbone is a SwinV2 already'):
+        swap_backbone(cfg, NANO)
 
 
 def test_vitdet_is_refused():
