@@ -147,7 +147,10 @@ def _host(cfg: Config) -> hosts.Host:
     if 'Track' in str((cfg.model.get('data_preprocessor') or {}).get('type')):
         raise UserError(f'{kind} is a tracker; swap the backbone of its detector')
     if host.swap_image_size is None:
-        raise UserError(XX)
+        raise UserError(
+            f'default_scope is {cfg.get("default_scope")!r}; only configs of mmdet 3, mmseg 1 and '
+            'mmrotate 1 can be swapped'
+        )
     hosts.of(cfg).require('the config')
     return host
 
