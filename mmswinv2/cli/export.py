@@ -41,6 +41,7 @@ def export(
     Raises:
         UserError: if an argument cannot be used, or the file differs from the model.
     """
+    from .. import hosts
     from ..deploy.graph import write_onnx
     from ..deploy.rules import about, graph_of
     from ..deploy.runtime import FORMATS
@@ -64,6 +65,12 @@ def export(
     cfg = config_with_options(config, cfg_options)
     compared = samples_of(cfg, images, '--verify') if images else []
     ranges = samples_of(cfg, [int8], '--int8') if int8 else []
+    scored = metric and cfg.get('val_dataloader') and cfg.get('val_evaluator') and (images or int8)
+    if scored:
+        try:
+            hosts.check_data(cfg, ('val',))
+        except UserError as error:
+            raise UserError(f'{error}; or leave the metric out with --no-metric') from error
     model, meta = load_model(cfg, checkpoint, 'cpu')
     graph = graph_of(model, normalized)
     facts = about(graph, cfg, meta)
@@ -71,10 +78,10 @@ def export(
     if missing := unsupported(content):
         print(f'TensorRT lacks {", ".join(missing)}')
     file = runtime(content, model, graph.task)
-    scored = cfg if metric and cfg.get('val_dataloader') else None
-    scores = _compare(scored, model, file, compared) if images else None
+    of_metric = cfg if scored else None
+    scores = _compare(of_metric, model, file, compared) if images else None
     if ranges:
-        file = _quantized(scored, file, ranges, scores)
+        file = _quantized(of_metric, file, ranges, scores)
     size = write_all(file, out)
     print(f'{out}: {size / 1e6:.1f} MB')
 
@@ -94,7 +101,7 @@ def samples_of(cfg: Any, given: Sequence[str], option: str) -> list[Any]:
     from ..inference.predictor import Pipeline
     from ..inference.sources import IMAGES, VIDEOS, divide, find_sources
 
-    if cfg.get('test_dataloader') is None:
+    if not (cfg.get('test_dataloader') or {}).get('dataset'):
         raise UserError(
             f'{option}: {cfg.filename} has no test_dataloader, whose pipeline is needed'
         )

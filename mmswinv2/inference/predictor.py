@@ -123,7 +123,7 @@ def load_model(
     from ..checkpoints import fetch, load_but
     from ..engine.settings import set_tta
 
-    if cfg.get('model') is None or cfg.get('test_dataloader') is None:
+    if cfg.get('model') is None or not (cfg.get('test_dataloader') or {}).get('dataset'):
         raise UserError(f'{name_of(cfg)} has no model and test_dataloader: predict is for {_TASKS}')
     host = hosts.of(cfg)
     host.apply()

@@ -623,10 +623,23 @@ def test_extractors_without_rule_are_refused(tmp_path):
         graph_of(model)
 
 
-def test_pictures_of_a_config_without_a_test_set(tmp_path):
-    (tmp_path / 'config.py').write_text(f'{WHOLE}\ntest_dataloader = None\n')
+@pytest.mark.parametrize('loader', ['None', 'dict(_delete_=True, batch_size=1)'])
+def test_pictures_of_a_config_without_a_test_set(loader, tmp_path):
+    (tmp_path / 'config.py').write_text(f'{WHOLE}\ntest_dataloader = {loader}\n')
     with pytest.raises(UserError, match='--verify: .*config.py has no test_dataloader, whose pipe'):
         export(str(tmp_path / 'config.py'), 'x.pth', tmp_path / 'x.onnx', images=[str(tmp_path)])
+
+
+def test_a_validation_set_that_is_missing_is_told_before_the_work(tmp_path):
+    options = {'val_dataloader.dataset.data_root': str(tmp_path / 'absent')}
+    images = [str(ROOT / 'docs/demo.jpg')]
+    (tmp_path / 'config.py').write_text(MASK)
+    with pytest.raises(UserError, match='absent does not exist; .* out with --no-metric'):
+        export(str(tmp_path / 'config.py'), 'x.pth', images=images, cfg_options=options)
+    for more in (dict(metric=False), dict(cfg_options={**options, 'val_evaluator': None})):
+        with pytest.raises(UserError, match='x.pth'):  # what comes next
+            given = dict(images=images, cfg_options=options) | more
+            export(str(tmp_path / 'config.py'), 'x.pth', **given)
 
 
 def test_a_model_without_rule_is_refused():
