@@ -37,6 +37,7 @@ def opened(path):
 
 def scaled(image, size, step):
     """A picture of another size, by the library and the interpolation that a step names."""
+    size = [max(1, n) for n in size]  # of strips
     way = step.get('interpolation', 'bilinear')
     if step.get('backend', 'cv2') == 'pillow':
         from PIL import Image
@@ -116,7 +117,7 @@ def main():
         raise SystemExit(f'{args.model} is no file of mmswinv2 export: {error}') from error
     if about['channels'] != 3:
         raise SystemExit(f'{args.model} is for {about["channels"]} channels, and pictures have 3')
-    classes = about['classes']
+    classes = dict(enumerate(about['classes']))  # may lack some
     folder = Path(args.out_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +147,7 @@ def main():
         found = run(inputs)
         if about['task'] == 'classification':
             best = found['scores'][0].argmax()
-            print(f'{path}: {classes[best] if classes else best} {found["scores"][0][best]:.3f}')
+            print(f'{path}: {classes.get(best, best)} {found["scores"][0][best]:.3f}')
         elif about['task'] == 'segmentation':
             labels = found['labels'][0]
             write(out, labels.astype(np.uint8 if labels.max() < 256 else np.uint16))
@@ -154,7 +155,7 @@ def main():
             ratio = [image.shape[i] / small.shape[i] for i in (1, 0, 1, 0)]
             for i in np.flatnonzero(found['scores'] >= args.score):
                 box, label = found['boxes'][i] * ratio, found['labels'][i]
-                name = classes[label] if classes else str(label)
+                name = str(classes.get(label, label))
                 print(f'{path}: {name} {found["scores"][i]:.3f}', *(f'{n:.1f}' for n in box))
                 if 'masks' in found:
                     inside = paste(found['masks'][i], box, image.shape) >= about['mask_threshold']

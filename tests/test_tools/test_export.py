@@ -432,6 +432,13 @@ def test_files_tell_of_their_channels(tmp_path, monkeypatch):
         main()
 
 
+def test_example_keeps_a_pixel_of_strips():
+    resized = runpy.run_path(str(ROOT / 'examples/onnx_inference.py'))['resized']
+    step = dict(type='Resize', scale=[1333, 800], keep_ratio=True)
+    assert resized(np.zeros((1, 5000, 3), np.uint8), [step]).shape == (1, 1333, 3)
+    assert resized(np.zeros((5000, 1, 3), np.uint8), [step]).shape == (1333, 1, 3)
+
+
 def test_example_says_what_cannot_be_written(tmp_path):
     example = runpy.run_path(str(ROOT / 'examples/onnx_inference.py'))
     with pytest.raises(SystemExit, match='none/a.png cannot be written'):
