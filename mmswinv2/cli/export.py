@@ -1,7 +1,6 @@
 """Write a whole model as ONNX or for OpenVINO, with its post-processing, and compare the two."""
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -222,4 +221,3 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """The command ``mmswinv2 export``."""
     export(**vars(parse_args(arguments)))
-    sys.stdout.flush()

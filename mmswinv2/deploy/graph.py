@@ -43,8 +43,7 @@ class Graph(nn.Module):
         for name, module in list(self.model.named_modules()):
             if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size != 1:
                 as_given: Any = module.output_size
-                parent, _, own = name.rpartition('.')
-                setattr(self.model.get_submodule(parent), own, AveragePool(as_given))
+                self.model.set_submodule(name, AveragePool(as_given))
         use_operator(self.model)
         self.pixels = Pixels(self.model.data_preprocessor, normalized)
 
@@ -99,16 +98,13 @@ class Pixels(nn.Module):
                 image = image.flip(1)
             shape = (1, -1, *(1,) * (image.ndim - 2))
             image = (image - self.mean.view(shape)) / self.std.view(shape)
-        height, width = image.shape[-2:]
+        sides = image.shape[-2:]
         if self.size is not None:
-            wanted = self.size
-            pad = [
-                torch.sym_max(n - own, 0) for n, own in zip(wanted, (height, width), strict=True)
-            ]
+            pad = [torch.sym_max(n - own, 0) for n, own in zip(self.size, sides, strict=True)]
         elif self.divisor > 1:
             # in this form, torch infers that sizes of all maps are multiples of one number
             up = self.divisor - 1
-            pad = [(n + up) // self.divisor * self.divisor - n for n in (height, width)]
+            pad = [(n + up) // self.divisor * self.divisor - n for n in sides]
         else:
             return image
         return F.pad(image, (0, pad[1], 0, pad[0]), value=self.pad_value)

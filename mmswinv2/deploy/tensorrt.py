@@ -33,11 +33,8 @@ _OF_TYPES = {  # F: float32, I: int32 and int64, B: bool
 }
 SUPPORTED = {name: types for types, names in _OF_TYPES.items() for name in names.split()}
 _KINDS = dict(FLOAT='F', INT32='I', INT64='I', BOOL='B')
-_AXES = {  # index of the input that must be a constant
-    'CumSum': 1, 'Pad': 3, 'Slice': 3, 'Squeeze': 1, 'Unsqueeze': 1, 'ReduceL1': 1, 'ReduceL2': 1,
-    'ReduceLogSum': 1, 'ReduceLogSumExp': 1, 'ReduceMax': 1, 'ReduceMean': 1, 'ReduceMin': 1,
-    'ReduceProd': 1, 'ReduceSum': 1, 'ReduceSumSquare': 1,
-}  # fmt: skip
+_AXES = {'CumSum': 1, 'Pad': 3, 'Slice': 3, 'Squeeze': 1, 'Unsqueeze': 1}  # must be constants
+_AXES |= {name: 1 for name in SUPPORTED if name.startswith('Reduce')}
 
 
 def unsupported(content: bytes) -> list[str]:

@@ -9,7 +9,6 @@ from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
-from mmengine.model.weight_init import PretrainedInit
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from ..core.arguments import IntOrInts, is_stage_count, per_axis, want
 from ..core.layers import LayerNorm
 from ..core.lora import UP, find_lora, is_adapter
 from ..errors import UserError, nearest
+from ..hosts import type_name
 from ..paths import PATHS
 from ..registry import MODELS
 
@@ -78,7 +78,7 @@ class _Backbone(SwinV2, BaseModule):
     def init_weights(self) -> None:
         """Load the pre-trained weights that `init_cfg` names, after its other initializers."""
         configs = self.init_cfg
-        pretrained = [c for c in configs if _is_pretrained(c['type'])]
+        pretrained = [c for c in configs if _is_pretrained(c)]
         self.init_cfg = [c for c in configs if c not in pretrained]
         first = not self.is_init and not getattr(self, '_adapters_loaded', True)
         try:
@@ -97,7 +97,7 @@ class _Backbone(SwinV2, BaseModule):
             the record of them; ``None`` if there are no adapters or `init_cfg` names no weights.
         """
         if self.base is None:
-            self._load_base([c for c in self.init_cfg if _is_pretrained(c['type'])])
+            self._load_base([c for c in self.init_cfg if _is_pretrained(c)])
         return self.base
 
     def _load_base(self, pretrained: Sequence[dict]) -> None:
@@ -202,9 +202,8 @@ def _checked_init_cfg(init_cfg: Any) -> list[dict]:
     return [copy.deepcopy(dict(entry)) for entry in entries]
 
 
-def _is_pretrained(kind: Any) -> bool:
-    names = ('Pretrained', 'PretrainedInit')
-    return kind is PretrainedInit or (isinstance(kind, str) and kind.split('.')[-1] in names)
+def _is_pretrained(init: Mapping[str, Any]) -> bool:
+    return type_name(init) in ('Pretrained', 'PretrainedInit')
 
 
 def _loader_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
