@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, OPTIMIZERS
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -45,9 +45,9 @@ class Estimate:
     """Bytes on one GPU at the memory peak of a training step.
 
     Attributes:
-        parameters: weights that stay on the GPU.
+        parameters: weights that stay on the GPU, and their averages.
         gradients: gradients at the peak.
-        optimizer: state of AdamW, and DeepSpeed's own copy of the weights.
+        optimizer: its state, and DeepSpeed's own copy of the weights.
         buffers: communication buffers of the strategy, and weights gathered temporarily.
         activations: all other memory at the peak.
         saved: bytes that each part keeps for backward, at the end of its forward pass.
@@ -97,15 +97,23 @@ class TrainingStep:
     half: bool = False
 
     def estimate(
-        self, strategy: str = 'ddp', gpus: int = 1, bucket: int = BUCKET, foreach: bool = True
+        self,
+        strategy: str = 'ddp',
+        gpus: int = 1,
+        bucket: int = BUCKET,
+        foreach: bool = True,
+        states: float = 2,
+        averages: bool = False,
     ) -> Estimate:
-        """Estimate the memory on one of several GPUs, with AdamW.
+        """Estimate the memory on one of several GPUs.
 
         Args:
             strategy: one of `STRATEGIES`.
             gpus: number of GPUs.
             bucket: DeepSpeed's ``reduce_bucket_size``, in elements.
             foreach: whether the optimizer updates all parameters at once, as it does on GPUs.
+            states: values that the optimizer keeps for each weight: 2 is AdamW's number.
+            averages: whether averages of all weights are kept, as by EMAHook.
 
         Raises:
             UserError: if the strategy is unknown.
@@ -116,7 +124,7 @@ class TrainingStep:
             )
         weights, trained = 4 * (self.trained + self.frozen), 4 * self.trained
         share = 1 if strategy == 'ddp' else gpus
-        optimizer = 2 * trained // share
+        optimizer = int(states * trained) // share
         parameters, buffers, whole = weights, 0, 1.0  # `whole`: share of gradients on each GPU
         if strategy == 'ddp':
             buffers = trained if gpus > 1 else 0  # DDP's buckets
@@ -141,6 +149,7 @@ class TrainingStep:
             temporary += trained // share  # a flat copy of this process's gradients
         if int(trained * whole) + temporary > gradients + activations:
             gradients, activations = int(trained * whole), temporary
+        parameters += weights * averages
         return Estimate(
             parameters, gradients, optimizer, buffers, activations, self.saved, self.attention,
             self.trained + self.frozen,
@@ -345,6 +354,20 @@ def dtype_of(cfg: Config) -> str:
     if not isinstance(getattr(torch, name, None), torch.dtype):
         raise UserError(f'optim_wrapper.dtype={name!r} is no type of torch; write float16')
     return name
+
+
+def states_of(cfg: Config) -> float:
+    """The number of values that a config's optimizer keeps for each weight: AdamW 2, SGD 0 or 1."""
+    options = (cfg.get('optim_wrapper') or {}).get('optimizer') or dict(type='AdamW')
+    weight = nn.Parameter(torch.ones(64, 64))  # of a matrix, which some do not keep as a whole
+    weight.grad = torch.ones_like(weight)
+    try:
+        optimizer = OPTIMIZERS.build(dict(options, params=[weight]))
+        optimizer.step()
+    except (ImportError, RuntimeError):  # such as DeepSpeed's, which compile
+        return 2
+    kept = [v for v in optimizer.state[weight].values() if isinstance(v, Tensor) and v.ndim]
+    return sum(v.nbytes for v in kept) / weight.nbytes
 
 
 def idle_memory(device: str) -> int:

@@ -70,8 +70,10 @@ def main(arguments: Sequence[str]) -> None:
     args = parse_args(arguments)
     import torch
 
+    from .. import hosts
     from ..analysis import follow_step, input_size
-    from ..analysis.memory import dtype_of, measure_memory, strategy_of
+    from ..analysis.memory import dtype_of, measure_memory, states_of, strategy_of
+    from ..engine.config_checks import all_hooks
     from ..engine.launch import config_with_options
     from ..engine.settings import set_lora
 
@@ -90,7 +92,8 @@ def main(arguments: Sequence[str]) -> None:
     name = args.dtype or dtype_of(cfg)
     dtype = None if name == 'float32' else getattr(torch, name)
     step = follow_step(cfg, size, batch_size, dtype)
-    estimate = step.estimate(strategy, args.gpus, bucket)
+    averages = any(hosts.type_name(hook) == 'EMAHook' for hook in all_hooks(cfg))
+    estimate = step.estimate(strategy, args.gpus, bucket, True, states_of(cfg), averages)
     print(
         f'{args.config}\n{batch_size} x {" x ".join(map(str, size))} on each of {args.gpus} GPUs, '
         f'{strategy}, {name}, {estimate.count / 1e6:,.1f} million parameters, '

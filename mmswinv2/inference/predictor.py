@@ -1,8 +1,7 @@
 """A predictor: a model with its weights and its test pipeline."""
 
-import copy
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -48,20 +47,16 @@ class Predictor:
         amp: bool = False,
         tta: bool = False,
     ) -> None:
-        from mmengine.config import Config
-
         from .. import hosts
-        from ..engine.launch import complete, config_with_options
+        from ..engine.launch import config_with_options
 
-        if isinstance(cfg, Config):
-            cfg = complete(copy.deepcopy(cfg))
-        else:
-            cfg = config_with_options(cfg, None)
+        self.cfg = cfg = config_with_options(cfg, None)
+        self._amp = amp
         device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-        self.cfg, self._amp = cfg, amp
         with hosts.building(cfg):
             self.model, self.meta = load_model(cfg, checkpoint, device, tta)
-            self._pipeline, self._numbers = Pipeline(cfg), itertools.count()
+            self._pipeline = Pipeline(cfg, self.meta.get('classes'))
+            self._numbers = itertools.count()
         self.of_clips = self._pipeline.of_clips
 
     def outcomes(self, items: Iterable[Item], batch_size: int = 1) -> Iterator[tuple[Item, Any]]:
@@ -125,6 +120,15 @@ def load_model(
 
     if cfg.get('model') is None or not (cfg.get('test_dataloader') or {}).get('dataset'):
         raise UserError(f'{name_of(cfg)} has no model and test_dataloader: predict is for {_TASKS}')
+    if 'Track' in str((cfg.model.get('data_preprocessor') or {}).get('type')):
+        raise UserError(f'{name_of(cfg)} follows objects through videos; predict is for {_TASKS}')
+    dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
+    of_text = 'language_model' in cfg.model  # finds what it is told to, whatever its weights are of
+    if of_text and not dataset.get('return_classes'):
+        raise UserError(
+            f'{name_of(cfg)} finds what a text names: set return_classes=True in '
+            'test_dataloader.dataset, and metainfo.classes there to the names'
+        )
     host = hosts.of(cfg)
     host.apply()
     hosts.use_registries(cfg)
@@ -141,10 +145,11 @@ def load_model(
         model.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
         raise UserError(f'the device {device!r} cannot be used: {error}') from error
-    dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
     with DATASETS.switch_scope_and_registry(host.name) as datasets:
         kind = datasets.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
-    meta = _meta(model, getattr(kind, 'METAINFO', {}), report.meta, dataset.get('metainfo'))
+    of_type, own = getattr(kind, 'METAINFO', {}), dataset.get('metainfo')
+    saved, own = ({}, {**of_type, **(own or {})}) if of_text else (report.meta, own)
+    meta = _meta(model, of_type, saved, own)
     names = list(map(str, meta.get('classes') or ()))  # visualizers draw text alone
     if count := getattr(model.module if tta else model, 'num_classes', 0):
         # a segmentor: its visualizer leaves out classes without names and colors
@@ -222,11 +227,15 @@ def _shapes(sample: Any) -> list[Any]:
 class Pipeline:
     """The test pipeline of a config, for files and for frames that are loaded already.
 
+    Args:
+        cfg: the config.
+        classes: names of the classes, which detectors such as Grounding DINO look for.
+
     Attributes:
         of_clips: whether samples are whole videos.
     """
 
-    def __init__(self, cfg: Any) -> None:
+    def __init__(self, cfg: Any, classes: Sequence[str] | None = None) -> None:
         from mmengine.dataset import Compose
 
         from .. import hosts
@@ -238,6 +247,10 @@ class Pipeline:
         self._grey = load.get('color_type') == 'grayscale'
         # mmcv takes the small preview in a raw photo for the photo
         self._takes_previews = hosts.type_name(load) == 'LoadImageFromFile'
+        self._text: dict[str, Any] = {}
+        if dataset.get('return_classes'):  # as mmdet's data sets add them to a sample
+            self._text = dict(text=tuple(classes or ()), custom_entities=True)
+            self._text['caption_prompt'] = dataset.get('caption_prompt')
         self._of_files = Compose([load, *steps])
         self._of_frames = Compose([self._take, *steps])
 
@@ -256,7 +269,7 @@ class Pipeline:
             if self.of_clips:
                 sample = dict(filename=item.path, label=-1, start_index=0, modality='RGB')
                 return self._of_files(sample)
-            sample = dict(img_path=item.path, img_id=number)
+            sample = dict(self._text, img_path=item.path, img_id=number)
             if item.image is not None:
                 return self._of_frames(dict(sample, frame=item.image))
             if self._takes_previews and Path(item.path).suffix.lower() in RAW_PHOTOS:

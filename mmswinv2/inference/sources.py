@@ -2,6 +2,7 @@
 
 import glob
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ IMAGES = (
     '.pgm', '.pbm', '.pnm', '.gif', '.jp2', '.j2k', '.avif', '.npy',
 )  # fmt: skip
 RAW_PHOTOS = ('.dng', '.cr2', '.cr3', '.nef', '.arw', '.orf', '.rw2')
+_LONGEST = 230  # bytes of a name, to which numbers and endings are added; most systems take 255
 _OTHER_IMAGES = ('.heic', '.heif', '.jxl', *RAW_PHOTOS, '.tga', '.psd', '.exr', '.hdr')
 VIDEOS = (
     '.mp4', '.avi', '.mkv', '.mov', '.webm', '.ts', '.mts', '.m2ts', '.wmv', '.asf', '.mpg',
@@ -114,6 +116,8 @@ def divide(sources: Sequence[str], clips: bool) -> tuple[list[Item], list[tuple[
     for source in sources:
         path = Path(source)
         stem = path.stem.lstrip('.') or 'unnamed'  # '..' would be the folder above
+        while len(os.fsencode(stem)) > _LONGEST:
+            stem = stem[:-1]
         name, key = stem, stem.casefold()  # macOS and Windows do not tell A.jpg and a.jpg apart
         while name.casefold() in names:
             last[key] = last.get(key, 1) + 1

@@ -7,7 +7,7 @@ from torch import nn
 
 from mmswinv2 import hosts
 from mmswinv2.analysis import STRATEGIES, TrainingStep, follow_step
-from mmswinv2.analysis.memory import MemoryTracker, dtype_of, strategy_of
+from mmswinv2.analysis.memory import MemoryTracker, dtype_of, states_of, strategy_of
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import ROOT
 
@@ -62,6 +62,8 @@ def test_what_each_strategy_spreads():
     assert late.estimate('zero2', 4).gradients == 0  # sharded, they do not move the peak
     heavy = TrainingStep([0, 4000], [10, 0], {}, 0, 1000, 0, 400, 200)
     assert heavy.estimate('ddp').activations == 4000  # temporary memory of the optimizer
+    averaged = heavy.estimate('zero1', 4, states=0.5, averages=True)
+    assert (averaged.parameters, averaged.optimizer) == (8000, 500 + 1000)
     with pytest.raises(UserError, match="'zero4' is unknown; choose from ddp, zero1"):
         heavy.estimate('zero4')
 
@@ -154,6 +156,20 @@ def test_settings_of_deepspeed_that_cannot_be(content, words, tmp_path):
         '{"zero_optimization": {"stage": 2, "reduce_bucket_size": 5e8}}'
     )
     assert strategy_of(Config(dict(strategy=strategy))) == ('zero2', 500_000_000)
+
+
+@pytest.mark.parametrize(
+    ('optimizer', 'states'),
+    [
+        (dict(type='SGD', lr=0.1), 0),
+        (dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4), 1),
+        (dict(type='AdamW', lr=1e-4), 2),
+        (dict(type=torch.optim.AdamW, amsgrad=True), 3),
+        (None, 2),
+    ],
+)
+def test_what_optimizers_keep(optimizer, states):
+    assert states_of(Config(dict(optim_wrapper=dict(optimizer=optimizer)))) == states
 
 
 def test_tool_says_whether_it_fits(tool):

@@ -11,9 +11,10 @@ import pytest
 from mmengine.config import Config
 
 import mmswinv2
+from mmswinv2 import hosts
 from mmswinv2.errors import UserError
 from mmswinv2.inference.predict import iterate
-from mmswinv2.inference.predictor import Predictor
+from mmswinv2.inference.predictor import Pipeline, Predictor
 from mmswinv2.inference.sources import Item
 from tests.test_cli.conftest import weights  # noqa: F401  a fixture
 from tests.test_tools.conftest import CONFIG, ROOT
@@ -91,6 +92,30 @@ def test_what_a_file_alone_does_not_have(weights, photo):  # noqa: F811
     cfg.test_dataloader.dataset.pipeline = [*steps[:1], dict(type='LoadProposals'), *steps[1:]]
     with pytest.raises(UserError, match="looks for 'proposals' in vain; if it is what only"):
         mmswinv2.predict(cfg, weights(CONFIG), photo)
+
+
+def test_detectors_get_the_names_that_they_look_for(photo):
+    cfg = Config.fromfile(ROOT / CONFIG)
+    dataset = cfg.test_dataloader.dataset
+    dataset.return_classes = True
+    dataset.pipeline[-1].meta_keys = ('text', 'custom_entities')
+    with hosts.building(cfg):
+        prepare = Pipeline(cfg, ['cat', 'red car'])
+    sample = prepare(Item('a', str(photo)), 0)['data_samples']
+    assert sample.text == ('cat', 'red car') and sample.custom_entities
+
+
+@pytest.mark.parametrize(
+    ('config', 'words'),
+    [
+        ('glip/glip_atss_swin-t_a_fpn_dyhead_pretrain_obj365.py', 'set return_classes=True in'),
+        ('mask2former_vis/mask2former_r50_8xb2-8e_youtubevis2019.py', 'follows objects through'),
+    ],
+)
+def test_models_that_need_more_than_a_picture(photo, config, words):
+    options = {'test_dataloader.dataset.return_classes': False}
+    with pytest.raises(UserError, match=words):
+        mmswinv2.predict(f'mmdet::{config}', 'none.pth', photo, cfg_options=options)
 
 
 @pytest.mark.parametrize('config', [CONFIG, SEGMENTOR])
