@@ -74,7 +74,7 @@ def content(
         work_dir=shlex.quote(str(work.folder)),
         tested=cfg is None or cfg.get('test_dataloader') is not None,
         differences=_differences(work, cfg, config),
-        config=work.config.read_text(errors='replace') if work.config else '',
+        config=work.config.read_text('utf-8', errors='replace') if work.config else '',
         environment=last.environment,
         command=last.command,
         tools=host.analysis_tools,
@@ -249,7 +249,8 @@ def _differences(
         paths = [Config._get_cfg_path(base, str(file))[0] for base in bases]
         with tempfile.TemporaryDirectory() as place:
             joined = Path(place, 'joined.py')
-            joined.write_text(f'_base_ = {[str(Path(path).resolve()) for path in paths]!r}\n')
+            whole_paths = [str(Path(path).resolve()) for path in paths]
+            joined.write_text(f'_base_ = {whole_paths!r}\n', 'utf-8')
             base = Config.fromfile(str(joined), import_custom_modules=False)
         names = ', '.join(Path(path).name for path in paths)
         parts.append(

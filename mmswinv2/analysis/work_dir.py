@@ -112,7 +112,7 @@ class Run:
         path = self.folder / f'{self.name}.json'
         if not path.is_file():
             return {}
-        return _scores(next(filter(None, _entries(path.read_text(errors='replace'))), {}))
+        return _scores(next(filter(None, _entries(path.read_text('utf-8', errors='replace'))), {}))
 
 
 @dataclass
@@ -241,7 +241,7 @@ def read_run(folder: Path, scalars: Path | None = None) -> Run:
     run = Run(folder)
     step = 0.0
     scalars = scalars or folder / 'vis_data/scalars.json'
-    for entry in _entries(scalars.read_text(errors='replace')):
+    for entry in _entries(scalars.read_text('utf-8', errors='replace')):
         if entry is None:
             run.broken += 1
         elif any(key == 'lr' or key.endswith('.lr') for key in entry):
@@ -315,7 +315,7 @@ def read_literals(path: str | Path) -> dict[str, Any] | None:
     """
     found = {}
     try:
-        for node in ast.parse(Path(path).read_text(errors='replace')).body:
+        for node in ast.parse(Path(path).read_text('utf-8', errors='replace')).body:
             if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
                 return None
             found[node.targets[0].id] = ast.literal_eval(_Plain().visit(node.value))

@@ -6,6 +6,8 @@ import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -730,6 +732,25 @@ def test_a_work_dir_that_a_mac_has_copied(tmp_path):
         (tmp_path / name).touch()
     work = WorkDir(tmp_path, [])
     assert work.config_name == 'mine.py' and work.config == tmp_path / 'mine.py'
+
+
+def test_logs_and_configs_are_in_utf8_whatever_the_system_writes(tmp_path):
+    folder = work_dir(tmp_path / 'run', CONFIG)
+    log, config = (folder / f'20260101_000000/vis_data/{n}' for n in ('scalars.json', 'config.py'))
+    log.write_text(log.read_text() + '{"Grün": 1.0, "step": 1}\n', 'utf-8')
+    config.write_text("name = '猫'\n", 'utf-8')
+    code = (
+        'import sys; from mmswinv2.analysis.work_dir import read_literals, read_work_dir\n'
+        'work = read_work_dir(sys.argv[1])\n'
+        "print(ascii((*work.curves(True), read_literals(work.config)['name'])))"
+    )
+    out = subprocess.run(
+        [sys.executable, '-X', 'utf8=0', '-c', code, folder],
+        env=dict(os.environ, LC_ALL='C', PYTHONCOERCECLOCALE='0'),
+        capture_output=True,
+        text=True,
+    )
+    assert out.stdout.splitlines()[-1] == ascii(('Grün', '猫')), out.stderr
 
 
 def test_a_config_is_read_and_not_run(tmp_path):
