@@ -180,7 +180,6 @@ def _evaluate(truth: Any, results: Sequence[dict], kind: str, ious: Any = None) 
         if ious is not None:
             evaluation.params.iouThrs = np.array(ious)
         evaluation.params.areaRng = evaluation.params.areaRng[:1]
-        evaluation.params.areaRngLbl = evaluation.params.areaRngLbl[:1]
         evaluation.params.maxDets = [100]
         with ignored_without_masks(truth.anns.values(), kind):
             evaluation.evaluate()

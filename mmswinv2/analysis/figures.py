@@ -23,7 +23,6 @@ class Figure:
     """A picture of curves; its title and legend are HTML, which shows all scripts and is escaped.
 
     Attributes:
-        title: title of the figure.
         data: the picture, a data URI.
         legend: name and color of each curve.
     """

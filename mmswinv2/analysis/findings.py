@@ -32,10 +32,7 @@ class Table:
 class Matrix:
     """A confusion matrix: a row for each class of the truth, a column for each predicted one.
 
-    Attributes:
-        rows: names of the rows.
-        columns: names of the columns.
-        counts: (rows, columns), of whole numbers.
+    `counts` are whole numbers (rows, columns), by the names of both.
     """
 
     rows: Sequence[str]
@@ -117,13 +114,7 @@ class Findings:
 
 
 def panel(image: np.ndarray, caption: str, boxes: list[Box] | None = None) -> Panel:
-    """A picture of at most 640 pixels a side.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        caption: text below the picture.
-        boxes: boxes to draw on it.
-    """
+    """A picture of at most 640 pixels a side, made of an image (H, W, 3), uint8 RGB."""
     picture = Image.fromarray(np.ascontiguousarray(image))
     picture.thumbnail((_WIDEST, _WIDEST))
     if (enlarge := 320 // max(picture.size)) > 1:  # else a browser blurs it

@@ -84,6 +84,8 @@ class TrainingStep:
         largest: number of parameters of the largest block.
         outside: number of parameters outside the blocks.
         half: whether it ran under autocast.
+        states: number of values that the optimizer keeps for each weight, such as 2 for AdamW.
+        averages: whether averages of all weights are kept, as by EMAHook.
     """
 
     gradients: list[int]
@@ -95,15 +97,11 @@ class TrainingStep:
     largest: int
     outside: int
     half: bool = False
+    states: float = 2
+    averages: bool = False
 
     def estimate(
-        self,
-        strategy: str = 'ddp',
-        gpus: int = 1,
-        bucket: int = BUCKET,
-        foreach: bool = True,
-        states: float = 2,
-        averages: bool = False,
+        self, strategy: str = 'ddp', gpus: int = 1, bucket: int = BUCKET, foreach: bool = True
     ) -> Estimate:
         """Estimate the memory on one of several GPUs.
 
@@ -112,8 +110,6 @@ class TrainingStep:
             gpus: number of GPUs.
             bucket: DeepSpeed's ``reduce_bucket_size``, in elements.
             foreach: whether the optimizer updates all parameters at once, as it does on GPUs.
-            states: values that the optimizer keeps for each weight: 2 is AdamW's number.
-            averages: whether averages of all weights are kept, as by EMAHook.
 
         Raises:
             UserError: if the strategy is unknown.
@@ -124,7 +120,7 @@ class TrainingStep:
             )
         weights, trained = 4 * (self.trained + self.frozen), 4 * self.trained
         share = 1 if strategy == 'ddp' else gpus
-        optimizer = int(states * trained) // share
+        optimizer = int(self.states * trained) // share
         parameters, buffers, whole = weights, 0, 1.0  # `whole`: share of gradients on each GPU
         if strategy == 'ddp':
             buffers = trained if gpus > 1 else 0  # DDP's buckets
@@ -149,7 +145,7 @@ class TrainingStep:
             temporary += trained // share  # a flat copy of this process's gradients
         if int(trained * whole) + temporary > gradients + activations:
             gradients, activations = int(trained * whole), temporary
-        parameters += weights * averages
+        parameters += weights * self.averages
         return Estimate(
             parameters, gradients, optimizer, buffers, activations, self.saved, self.attention,
             self.trained + self.frozen,
@@ -170,6 +166,8 @@ def follow_step(
     Raises:
         UserError: if the config has no backbone of this package.
     """
+    from ..engine.config_checks import all_hooks
+
     torch.manual_seed(0)
     tracker = MemoryTracker()
     model, stand_in = build(cfg, [tracker], dtype)
@@ -201,9 +199,10 @@ def follow_step(
         sum(p.numel() for p in m.parameters()) for m in backbone.modules() if isinstance(m, Block)
     ]
     total, count = (sum(p.numel() for p in some) for some in (everything, trained))
+    averages = any(hosts.type_name(hook) == 'EMAHook' for hook in all_hooks(cfg))
     return TrainingStep(
         gradients, others, saved, attention[0], count, total - count, max(blocks),
-        total - sum(blocks), dtype is not None,
+        total - sum(blocks), dtype is not None, _states_of(cfg), averages,
     )  # fmt: skip
 
 
@@ -356,7 +355,7 @@ def dtype_of(cfg: Config) -> str:
     return name
 
 
-def states_of(cfg: Config) -> float:
+def _states_of(cfg: Config) -> float:
     """The number of values that a config's optimizer keeps for each weight: AdamW 2, SGD 0 or 1."""
     options = (cfg.get('optim_wrapper') or {}).get('optimizer') or dict(type='AdamW')
     weight = nn.Parameter(torch.ones(64, 64))  # of a matrix, which some do not keep as a whole

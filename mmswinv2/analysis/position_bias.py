@@ -83,13 +83,13 @@ def bias_maps(
         a title and the bias ``(h, 2M - 1, 2M - 1)``; for video, one for each temporal offset.
     """
     frames = frames or bias.pretrained_window[0]
+    of_images = len(bias.pretrained_window) == 2
     for m in windows:
-        if len(bias.pretrained_window) == 2:
-            with torch.no_grad():
-                yield f'window {m}', bias((m, m)).cpu()
-            continue
         with torch.no_grad():
-            table = bias((frames, m, m)).cpu()
+            table = bias((m, m) if of_images else (frames, m, m)).cpu()
+        if of_images:
+            yield f'window {m}', table
+            continue
         for offset in range(frames):
             yield f'window {frames}x{m}x{m}, {offset} tokens on', table[:, frames - 1 + offset]
 

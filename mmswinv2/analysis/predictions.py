@@ -67,8 +67,7 @@ def _classes_alone(cfg: Any) -> Iterator[None]:
     on Python's path, so that the config of an untrusted work dir could run code.
     """
     packages = check_types(cfg, cfg.test_dataloader, 'test_dataloader')
-    roots = (DATASETS, TRANSFORMS)
-    nodes = [node for root in roots for node in (root, *root._children.values())]
+    nodes = [node for it in (DATASETS, TRANSFORMS) for node in (it, *it._children.values())]
     known = {kind for node in nodes for kind in node.module_dict.values()}
     find = registry.get_object_from_string
 

@@ -39,16 +39,7 @@ def content(
     pictures: int,
     options: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """The variables of the report's template.
-
-    Args:
-        work: the work dir.
-        predictions: a file of predictions, or a folder of label maps, if there is one.
-        config: the config file that was trained, if it is known.
-        score: lowest score of a box in counts and pictures.
-        pictures: how many of the worst pictures are shown.
-        options: changes to the config as for ``--cfg-options``, for the test set.
-    """
+    """The variables of the report's template, by the arguments of `mmswinv2.cli.report.report`."""
     cfg = config_of(work)
     host = hosts.of(cfg or {})
     findings = _findings(work, cfg, predictions, score, pictures, options) if predictions else None
@@ -268,10 +259,8 @@ def _plain(cfg: Any) -> dict[str, Any]:
 
 def _recipe(name: str | None) -> Path | None:
     """The config file of this package with a given name."""
-    for folder in hosts.config_folders('mmswinv2'):
-        if folder.is_dir() and name:
-            return next(iter(sorted(folder.glob(f'*/{Path(name).name}'))), None)
-    return None
+    folders = hosts.config_folders('mmswinv2') if name else []
+    return next((p for folder in folders for p in sorted(folder.glob(f'*/{name}'))), None)
 
 
 def number(value: float) -> str:

@@ -288,9 +288,6 @@ def _resumes(run: Run) -> bool:
     return bool(config and config.get('resume'))
 
 
-# --- configs -------------------------------------------------------------------------------------
-
-
 class _Plain(ast.NodeTransformer):
     """Turns ``dict(...)``, ``inf`` and ``nan`` of a dump into literals."""
 

@@ -58,11 +58,7 @@ def _options(source: str) -> Iterator[str]:
 
 
 def completion(shell: str) -> str:
-    """The text that a shell must read to complete the command ``mmswinv2``.
-
-    Args:
-        shell: ``'bash'``, ``'zsh'`` or ``'tcsh'``.
-    """
+    """The text that bash, zsh or tcsh must read to complete the command ``mmswinv2``."""
     by_command = {name: options_of(name) for name in COMMANDS}
     variable = 'words' if shell == 'bash' else 'words_of_it'
     cases = [

@@ -107,9 +107,6 @@ def _output(*command: str) -> str:
     return done.stdout if done.returncode == 0 else ''
 
 
-# --- torch and the GPU ---------------------------------------------------------------------------
-
-
 def check_driver() -> Iterator[Finding]:
     """The driver of NVIDIA, and whether torch can use it."""
     import torch
@@ -244,9 +241,6 @@ def compare_nvcc(wanted: str | None, found: tuple[str, str] | None) -> Finding:
         f"sudo apt install cuda-toolkit-{wanted.replace('.', '-')} (from NVIDIA's repository), and "
         f'CUDA_HOME=/usr/local/cuda-{wanted} while mmcv is compiled',
     )
-
-
-# --- hosts and operators -------------------------------------------------------------------------
 
 
 def run_operators(device: Any) -> None:
@@ -411,9 +405,6 @@ def check_attention() -> Iterator[Finding]:
     text = f'{taken.__name__} on {device.type}, {difference:.0e} from the reference'
     right = difference < 1e-2
     yield Finding('attention', OK if right else BROKEN, text, '' if right else remedy)
-
-
-# --- a checkout's own environment ----------------------------------------------------------------
 
 
 def is_development() -> bool:

@@ -59,9 +59,9 @@ def _rows_of(estimate: Any) -> list[tuple[str, str]]:
         ('buffers of the strategy', estimate.buffers),
         ('activations', estimate.activations),
         ('total at the highest point', estimate.total),
+        *((f'kept for backward: {name}', size) for name, size in estimate.saved.items()),
+        ('largest attention layer, while it runs', estimate.attention),
     ]
-    rows += [(f'kept for backward: {name}', size) for name, size in estimate.saved.items()]
-    rows += [('largest attention layer, while it runs', estimate.attention)]
     return [(name, f'{size / _GIB:.3f} GiB') for name, size in rows]
 
 
@@ -70,10 +70,8 @@ def main(arguments: Sequence[str]) -> None:
     args = parse_args(arguments)
     import torch
 
-    from .. import hosts
     from ..analysis import follow_step, input_size
-    from ..analysis.memory import dtype_of, measure_memory, states_of, strategy_of
-    from ..engine.config_checks import all_hooks
+    from ..analysis.memory import dtype_of, measure_memory, strategy_of
     from ..engine.launch import config_with_options
     from ..engine.settings import set_lora
 
@@ -92,8 +90,7 @@ def main(arguments: Sequence[str]) -> None:
     name = args.dtype or dtype_of(cfg)
     dtype = None if name == 'float32' else getattr(torch, name)
     step = follow_step(cfg, size, batch_size, dtype)
-    averages = any(hosts.type_name(hook) == 'EMAHook' for hook in all_hooks(cfg))
-    estimate = step.estimate(strategy, args.gpus, bucket, True, states_of(cfg), averages)
+    estimate = step.estimate(strategy, args.gpus, bucket)
     print(
         f'{args.config}\n{batch_size} x {" x ".join(map(str, size))} on each of {args.gpus} GPUs, '
         f'{strategy}, {name}, {estimate.count / 1e6:,.1f} million parameters, '
@@ -107,6 +104,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     if args.measure:
         measured = measure_memory(cfg, size, batch_size, dtype)
+        step.states, step.averages = 2, False  # AdamW is measured, without hooks
         predicted = step.estimate(foreach=torch.cuda.is_available()).total
         print(
             f'one device: predicted {predicted / _GIB:.3f} GiB, measured {measured / _GIB:.3f} '

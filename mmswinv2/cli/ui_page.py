@@ -118,13 +118,9 @@ class Page:
     def film(
         self, path: str, score: float, classes: Sequence[int], progress: Callable[[int], Any]
     ) -> Shown:
-        """Predict on the frames of a video, draw and write them.
+        """Predict on the frames of a video, draw and write them as `draw` does.
 
-        Args:
-            path: the video.
-            score: lowest score of a box.
-            classes: indices of classes to show; empty: all.
-            progress: called with the index of each frame.
+        `progress` is called with the index of each frame.
 
         Raises:
             UserError: if the video cannot be read.

@@ -38,8 +38,7 @@ def enlarge(image: np.ndarray, result: Any) -> tuple[np.ndarray, Any]:
         large.pred_instances = found = found.clone()  # `result` must stay unchanged
         found.bboxes = found.bboxes * times
         if 'masks' in found:
-            masks = torch.as_tensor(np.asarray(found.masks))
-            found.masks = _repeat(masks, times)
+            found.masks = _repeat(torch.as_tensor(np.asarray(found.masks)), times)
     if labels is not None:
         large.set_data(dict(pred_sem_seg=type(labels)(data=_repeat(labels.data, times))))
     import cv2
@@ -59,28 +58,21 @@ def caption(frames: Iterable[np.ndarray], lines: Sequence[str]) -> Iterator[np.n
         frames: ``(H, W, 3)``, uint8.
         lines: the lines of text, from the top.
     """
-    words: Image.Image | None = None
-    for frame in frames:
-        picture = Image.fromarray(frame)
-        if words is None or words.size != picture.size:
-            words = _written(picture.size, lines)
-        picture.paste(words, mask=words)
-        yield np.asarray(picture)
-
-
-def _written(size: tuple[int, int], lines: Sequence[str]) -> Image.Image:
-    """A transparent picture with lines of text in its top left corner."""
     import matplotlib
 
     path = Path(matplotlib.get_data_path(), 'fonts/ttf/DejaVuSans.ttf')
-    height = max(10, round(min(size) / 22))
-    out = Image.new('RGBA', size)
-    ImageDraw.Draw(out).multiline_text(
-        (height // 2, height // 2),
-        '\n'.join(lines),
-        fill='white',
-        font=ImageFont.truetype(path, height),
-        stroke_width=max(1, height // 12),
-        stroke_fill='black',
-    )
-    return out
+    words: Image.Image | None = None
+    for frame in frames:
+        picture = Image.fromarray(frame)
+        if words is None or words.size != picture.size:  # a transparent picture of the text
+            words, height = Image.new('RGBA', picture.size), max(10, round(min(picture.size) / 22))
+            ImageDraw.Draw(words).multiline_text(
+                (height // 2, height // 2),
+                '\n'.join(lines),
+                fill='white',
+                font=ImageFont.truetype(path, height),
+                stroke_width=max(1, height // 12),
+                stroke_fill='black',
+            )
+        picture.paste(words, mask=words)
+        yield np.asarray(picture)

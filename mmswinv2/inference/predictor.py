@@ -180,12 +180,12 @@ def _meta(model: Any, of_type: Any, saved: Mapping, own: Any) -> dict[str, Any]:
     from ..engine.hooks import check_places
 
     meta: dict[str, Any] = {}
-    numbers = (
-        getattr(module, 'num_classes', None)
+    counts = {
+        module.num_classes
         for name, module in model.named_modules()
-        if not name.endswith('data_preprocessor')  # which mixes labels in training
-    )
-    counts = {number for number in numbers if isinstance(number, int)}
+        if isinstance(getattr(module, 'num_classes', None), int)
+        and not name.endswith('data_preprocessor')  # which mixes labels in training
+    }
     if not counts or len(of_type.get('classes') or ()) in counts:
         meta.update(of_type)
     kept = {key: saved[key] for key in ('CLASSES', 'PALETTE') if saved.get(key)}

@@ -110,15 +110,11 @@ class ResultWriter:
         path = os.fsencode(item.path).decode(errors='replace')  # terminals may reject raw bytes
         print(f'{path}: {best[0]["name"]} {best[0]["score"]:.3f}')
         if item.clip:
-            self._film_clip(item, [f'{one["name"]}: {one["score"]:.3f}' for one in best])
+            from ..datasets.video_files import open_video, write_video
 
-    def _film_clip(self, item: Item, lines: list[str]) -> None:
-        """Write the video of a clip with the names and scores of its classes."""
-        from ..datasets.video_files import open_video, write_video
-
-        reader = open_video(item.path)
-        path = self.pictures / f'{item.name}.mp4'
-        write_video(path, caption(reader, lines), reader.fps or 25)
+            film, reader = self.pictures / f'{item.name}.mp4', open_video(item.path)
+            lines = [f'{one["name"]}: {one["score"]:.3f}' for one in best]
+            write_video(film, caption(reader, lines), reader.fps or 25)
 
     def _draw(self, item: Item, result: Any, options: dict) -> np.ndarray | None:
         if item.clip:

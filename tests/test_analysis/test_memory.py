@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch import nn
 
 from mmswinv2 import hosts
 from mmswinv2.analysis import STRATEGIES, TrainingStep, follow_step
-from mmswinv2.analysis.memory import MemoryTracker, dtype_of, states_of, strategy_of
+from mmswinv2.analysis.memory import MemoryTracker, _states_of, dtype_of, strategy_of
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import ROOT
 
@@ -62,7 +63,7 @@ def test_what_each_strategy_spreads():
     assert late.estimate('zero2', 4).gradients == 0  # sharded, they do not move the peak
     heavy = TrainingStep([0, 4000], [10, 0], {}, 0, 1000, 0, 400, 200)
     assert heavy.estimate('ddp').activations == 4000  # temporary memory of the optimizer
-    averaged = heavy.estimate('zero1', 4, states=0.5, averages=True)
+    averaged = replace(heavy, states=0.5, averages=True).estimate('zero1', 4)
     assert (averaged.parameters, averaged.optimizer) == (8000, 500 + 1000)
     with pytest.raises(UserError, match="'zero4' is unknown; choose from ddp, zero1"):
         heavy.estimate('zero4')
@@ -92,6 +93,11 @@ def test_what_is_not_trained_costs_no_gradient_and_no_state():
     assert adapted.trained + adapted.frozen > plain.trained == frozen.trained + frozen.frozen
     assert max(adapted.gradients) == 4 * adapted.trained < 0.1 * max(plain.gradients)
     assert adapted.estimate().optimizer == 8 * adapted.trained
+    cfg = load(VIDEO, frozen_stages=4)
+    cfg.custom_hooks = [dict(type='EMAHook')]
+    cfg.optim_wrapper.optimizer = dict(type='SGD', lr=0.1)
+    averaged = follow_step(cfg, size, 1).estimate()
+    assert averaged.optimizer == 0 and averaged.parameters == 2 * frozen.estimate().parameters
     stages = [f'stage {i}' for i in range(4)]  # frozen stages keep at most their outputs
     kept = [sum(step.saved[name] for name in stages) for step in (frozen, adapted)]
     assert kept[0] < 0.1 * kept[1]
@@ -169,7 +175,7 @@ def test_settings_of_deepspeed_that_cannot_be(content, words, tmp_path):
     ],
 )
 def test_what_optimizers_keep(optimizer, states):
-    assert states_of(Config(dict(optim_wrapper=dict(optimizer=optimizer)))) == states
+    assert _states_of(Config(dict(optim_wrapper=dict(optimizer=optimizer)))) == states
 
 
 def test_tool_says_whether_it_fits(tool):
