@@ -1,5 +1,6 @@
 """tools/analysis_tools/: figures, logs, and samples after the data pipeline."""
 
+import argparse
 import json
 import runpy
 
@@ -147,6 +148,15 @@ def test_scores_stand_at_the_iteration_of_the_losses_before(tmp_path, capsys):
     assert list(tool['curve'](found, 'loss', log)) == [(50, 100), (3.0, 2.0)]
     assert list(tool['curve'](found, 'mAP', log)) == [(50, 100), (0.1, 0.2)]
     assert '1 lines are cut short' in capsys.readouterr().err
+
+
+def test_the_time_of_a_training_with_several_optimizers(tmp_path, capsys):
+    tool = runpy.run_path(str(ROOT / 'tools/analysis_tools/analyze_logs.py'))
+    entries = [{'a.lr': 1, 'time': 9.0}, {'a.lr': 1, 'time': 0.5}, {'mAP': 0.1, 'time': 3.0}]
+    log = tmp_path / 'log.json'
+    log.write_text(''.join(f'{json.dumps({**entry, "step": 1})}\n' for entry in entries))
+    tool['cal_train_time'](argparse.Namespace(json_logs=[log], include_outliers=False))
+    assert 'average iter time: 0.5000 s/iter' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

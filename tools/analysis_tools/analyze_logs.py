@@ -34,15 +34,14 @@ def parse_args():
     return parser.parse_args()
 
 
-def read_log(path):
+def read_log(path, training_alone=False):
     """The entries of a log."""
     run = read_run(Path(path).parent, Path(path))
-    entries = run.steps
-    if not entries:
+    if not run.steps:
         raise UserError(f'{path} is no log; logs are WORK_DIR/TIME/vis_data/TIME.json')
     if run.broken:
         print(f'{path}: {run.broken} lines are cut short and left out', file=sys.stderr)
-    return entries
+    return run.training if training_alone else run.steps
 
 
 def curve(entries, key, path):
@@ -83,8 +82,7 @@ def plot_curve(args):
 
 def cal_train_time(args):
     for path in args.json_logs:
-        # validation has a time too, and no learning rate
-        times = [e['time'] for e in read_log(path) if 'time' in e and 'lr' in e]
+        times = [e['time'] for e in read_log(path, training_alone=True) if 'time' in e]
         times = times if args.include_outliers else times[1:]
         if not times:
             raise UserError(f'{path} holds too few entries of training; --include-outliers')
