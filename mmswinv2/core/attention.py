@@ -83,7 +83,7 @@ class WindowAttention(nn.Module):
 
     def table(self, grid: WindowGrid) -> Tensor:
         """The position bias of all offsets in the windows of a grid, ``(h, 2 E1 - 1, ...)``."""
-        return self.cpb_mlp(grid.extent, self.logit_scale)
+        return self.cpb_mlp(grid.extent, self.logit_scale.detach())
 
 
 class ContinuousPositionBias(nn.Sequential):
@@ -99,7 +99,7 @@ class ContinuousPositionBias(nn.Sequential):
     def __init__(self, num_heads: int, pretrained_window: tuple[int, ...]) -> None:
         super().__init__(
             nn.Linear(len(pretrained_window), _HIDDEN),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Linear(_HIDDEN, num_heads, bias=False),
         )
         self.pretrained_window = pretrained_window

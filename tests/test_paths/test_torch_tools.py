@@ -96,6 +96,17 @@ def test_every_module_is_seen(net, x):
     assert called_modules(net, x) == set(net.modules()) - lists
 
 
+# torch says so of modules whose inputs have no gradient: the embedding and the position bias
+@pytest.mark.filterwarnings('ignore:Full backward hook is firing:UserWarning')
+def test_full_backward_hooks_of_every_module(net, x):
+    want, seen = gradients(net, x), set()
+    for module in net.modules():
+        module.register_full_backward_hook(lambda m, *_: seen.add(m))
+    assert_same(gradients(net, x).values(), want.values(), 1e-4)
+    lists = {m for m in net.modules() if isinstance(m, torch.nn.ModuleList)}
+    assert seen == set(net.modules()) - lists
+
+
 @pytest.mark.filterwarnings('ignore:.*torch.jit')
 @pytest.mark.parametrize('grad', [True, False], ids=['with gradients', 'without'])
 def test_trace_at_a_fixed_size(net, x, grad):
