@@ -127,6 +127,14 @@ def test_flipped_view_is_flipped_back(detector, image, direction, axes):
     assert_same(found, expected)
 
 
+def test_a_view_that_is_padded_after_its_flip(mask_rcnn, image):
+    """As in mmdet's test-time augmentation of YOLOX and RTMDet, which pads below and on the right."""
+    pixels = torch.nn.functional.pad(image, (0, 8, 0, 16), value=114)
+    expected = mirror(plain(mask_rcnn, pixels, scale=2.0), -1)
+    model = InstanceSegTTAModel(mask_rcnn)
+    assert_same(merged(model, view(pixels, 'horizontal', scale=2.0)), expected)
+
+
 def test_the_same_view_twice_changes_no_mask(mask_rcnn, image):
     """NMS removes the duplicates; masks equal their average."""
     one = view(image, scale=2.0)
