@@ -286,6 +286,33 @@ def test_position_bias(window, pretrained, heads, like):
     assert max(error(*pair) for pair in pairs) < tolerance
 
 
+def test_weights_that_are_not_contiguous():
+    """As `torch.func.functional_call` gives those of one network of an ensemble."""
+    draw = torch.Generator(DEVICE).manual_seed(0)
+    shapes = dict(
+        norm=[(2, 3, 24)] * 2 + [(24,)] * 2,
+        bias=[(64, 2), (64,), (3, 64)],
+        attention=[(1, 3, 4, 144), (3, 5, 7), (3, 1, 1)],
+    )
+    tensors = {
+        name: [torch.randn(shape, generator=draw, device=DEVICE) for shape in some]
+        for name, some in shapes.items()
+    }
+    apart = {
+        name: [torch.stack([t, -t], -1)[..., 0] for t in some] for name, some in tensors.items()
+    }
+
+    def results(norm, bias, attention):
+        qkv, table, scale = attention
+        grid = WindowGrid((3, 4), (3, 4), (0, 0))
+        yield triton.add_norm(*norm, 1e-5)
+        yield triton.position_bias(*bias, (3, 4), (4, 4))
+        yield triton.attend(qkv, grid, table, scale)
+
+    for got, want in zip(results(**apart), results(**tensors), strict=True):
+        torch.testing.assert_close(got, want)
+
+
 @pytest.fixture
 def kernels_everywhere(monkeypatch):
     monkeypatch.setattr(triton, 'runs_on', lambda device: True)

@@ -261,7 +261,7 @@ def attend(qkv: Tensor, grid: WindowGrid, table: Tensor, scale: Tensor, dropout:
     return _attend_with_gradient(
         qkv.contiguous(),
         table.contiguous(),
-        scale.flatten().float(),
+        scale.flatten().float().contiguous(),
         seed,
         float(dropout),
         window,

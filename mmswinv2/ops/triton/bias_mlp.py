@@ -221,7 +221,8 @@ def position_bias(
     w1: Tensor, b1: Tensor, w2: Tensor, window: tuple[int, ...], pretrained: tuple[int, ...]
 ) -> Tensor:
     """See `mmswinv2.ops.position_bias`."""
-    return _position_bias_with_gradient(w1.contiguous(), b1, w2.contiguous(), window, pretrained)
+    weights = (w.contiguous() for w in (w1, b1, w2))
+    return _position_bias_with_gradient(*weights, window, pretrained)
 
 
 @flop_counter.register_flop_formula(torch.ops.mmswinv2.position_bias)

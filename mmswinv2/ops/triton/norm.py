@@ -181,5 +181,6 @@ def add_norm(
     x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float, scale: Tensor | None
 ) -> Tensor:
     """See `mmswinv2.ops.add_norm`."""
+    x, y, weight, bias = (t.contiguous() for t in (x, y, weight, bias))
     scale = None if scale is None else scale.flatten()
-    return _add_norm_with_gradient(x.contiguous(), y.contiguous(), weight, bias, float(eps), scale)
+    return _add_norm_with_gradient(x, y, weight, bias, float(eps), scale)
