@@ -268,6 +268,14 @@ def test_frozen_stages_get_no_adapters():
         network(lora=dict(rank=4), frozen_stages=2)
 
 
+def test_norms_are_trained_unless_told_otherwise():
+    targets = [dict(type='mlp.fc1', rank=3, alpha=6.0, drop_rate=0.5)]
+    net = network(lora=dict(rank=2, targets=targets))
+    assert all(p.requires_grad for name, p in net.named_parameters() if 'norm' in name)
+    for layer in find_lora(net).values():
+        assert (layer.rank, layer.alpha, layer.lora_dropout.p) == (3, 6.0, 0.5)
+
+
 @pytest.mark.parametrize(
     ('lora', 'words'),
     [

@@ -52,6 +52,12 @@ def test_twelve_channels_squared():
     assert neck.num_heads == 2
 
 
+def test_starts_as_the_backbone_does():
+    for module in GlobalSelfAttention(256).modules():
+        if isinstance(module, nn.Linear):
+            assert 0.018 < module.weight.std() < 0.022 and not module.bias.any()
+
+
 def test_before_an_fpn(levels):
     init_default_scope('mmdet')
     neck = MODELS.build([

@@ -93,6 +93,17 @@ def test_loss_is_what_a_slow_computation_says(patch_size):
     assert loss.item() == pytest.approx(float(total) / count / 3, rel=1e-5)
 
 
+def test_the_neighbourhood_of_the_authors():
+    """``norm_target_patch_size`` of their configs."""
+    pred, target, mask = (
+        torch.randn(1, 3, 50, 60),
+        torch.rand(1, 3, 50, 60),
+        torch.ones(1, 1, 50, 60),
+    )
+    assert NormalizedPixelLoss()(pred, target, mask) == NormalizedPixelLoss(47)(pred, target, mask)
+    assert NormalizedPixelLoss()(pred, target, mask) != NormalizedPixelLoss(45)(pred, target, mask)
+
+
 def test_loss_looks_at_masked_pixels_alone():
     torch.manual_seed(0)
     loss = NormalizedPixelLoss(5)
