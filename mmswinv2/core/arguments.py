@@ -55,7 +55,6 @@ class Arguments:
 
     Attributes:
         variant: width and depth.
-        in_channels: channels of the input.
         patch_size: per axis.
         merge_stride: per axis.
         windows: per stage and axis.
@@ -66,7 +65,6 @@ class Arguments:
     """
 
     variant: Variant
-    in_channels: int
     patch_size: tuple[int, ...]
     merge_stride: tuple[int, ...]
     windows: tuple[tuple[int, ...], ...]
@@ -93,10 +91,9 @@ def check_arguments(
         raise UserError(f'patch_size must have 2 or 3 entries, got {patch_size!r}')
     ndim = len(patch_size)
     want('in_channels', in_channels, 'an int of at least 1', is_count(in_channels))
-    for name, rate in dict(
-        drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate
-    ).items():
-        want_rate(name, rate)
+    want_rate('drop_rate', drop_rate)
+    want_rate('attn_drop_rate', attn_drop_rate)
+    want_rate('drop_path_rate', drop_path_rate)
     want_mlp(mlp_ratio, variant.embed_dims)
     windows = per_stage(window_size, stages, ndim, 'window_size')
     pretrained = windows
@@ -105,7 +102,6 @@ def check_arguments(
         pretrained = per_stage(pretrained_window_sizes, stages, ndim, 'pretrained_window_sizes')
     return Arguments(
         variant,
-        in_channels,
         per_axis(patch_size, ndim, 'patch_size'),
         per_axis(merge_stride, ndim, 'merge_stride'),
         windows,
@@ -214,18 +210,13 @@ def one_each(value: Any, num_stages: int, name: str) -> tuple[Any, ...]:
     return tuple(value)
 
 
-def is_stage_count(value: Any, num_stages: int, minimum: int) -> bool:
-    """Whether `value` is an int from `minimum` to `num_stages`."""
-    return is_count(value, minimum) and value <= num_stages
-
-
 def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
-def is_count(value: Any, minimum: int = 1) -> bool:
-    """Whether `value` is an int of at least `minimum`; a bool does not count as an int."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+def is_count(value: Any, minimum: int = 1, maximum: float = math.inf) -> bool:
+    """Whether `value` is an int from `minimum` to `maximum`; a bool does not count as an int."""
+    return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
 
 
 def is_number(value: Any) -> bool:
@@ -262,7 +253,7 @@ def _want_no_zeros(value: Any) -> None:
 def _check_out_indices(value: Any, num_stages: int) -> tuple[int, ...]:
     if not _is_list(value) or not value:
         raise UserError(f'out_indices must name at least one stage, as in (3,), got {value!r}')
-    if bad := [i for i in value if not is_stage_count(i, num_stages - 1, minimum=0)]:
+    if bad := [i for i in value if not is_count(i, 0, num_stages - 1)]:
         raise UserError(f'out_indices {bad} are no stages; there are {num_stages}, from 0')
     if list(value) != sorted(set(value)):
         raise UserError(

@@ -125,13 +125,10 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(..., C) -> (..., C)``."""
         x = linear(x, self.fc1)
-        if is_plain(self.fc2, nn.Linear) and self.drops_nothing():
+        drops = self.drop.training and self.drop.p
+        if is_plain(self.fc2, nn.Linear) and is_plain(self.drop, nn.Dropout) and not drops:
             return ops.gelu_linear(x, self.fc2.weight, self.fc2.bias)
         return self.drop(linear(self.drop(F.gelu(x)), self.fc2))
-
-    def drops_nothing(self) -> bool:
-        """Whether dropout changes nothing and no hook or subclass needs its call."""
-        return is_plain(self.drop, nn.Dropout) and not (self.drop.training and self.drop.p)
 
 
 class DropPath(nn.Module):

@@ -166,8 +166,7 @@ class SwinV2(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for module in self.modules():
-            if isinstance(module, Block):
+            elif isinstance(module, Block):
                 module.init_res_post_norm()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

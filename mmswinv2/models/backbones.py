@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..checkpoints import LoadReport, fetch_together, load_pretrained
 from ..checkpoints.adapters import Base, mark
 from ..core import LoRA, SwinV2, add_lora, get_variant, layer_id
-from ..core.arguments import IntOrInts, is_stage_count, per_axis, want
+from ..core.arguments import IntOrInts, is_count, per_axis, want
 from ..core.layers import LayerNorm
 from ..core.lora import UP, find_lora, is_adapter
 from ..errors import UserError, nearest
@@ -49,7 +49,7 @@ class _Backbone(SwinV2, BaseModule):
         want('path', path, f'one of {", ".join(map(repr, PATHS))}', path in list(PATHS))
         super().__init__(block=PATHS[path], **kwargs)
         most = len(self.depths)
-        known = is_stage_count(frozen_stages, most, minimum=-1)
+        known = is_count(frozen_stages, -1, most)
         want('frozen_stages', frozen_stages, f'from -1 (none) to {most}', known)
         want('norm_eval', norm_eval, 'True or False', isinstance(norm_eval, bool))
         self.frozen_stages = frozen_stages

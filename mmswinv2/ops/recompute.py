@@ -52,13 +52,11 @@ class _Attend(torch.autograd.Function):
     """Attention that keeps only its inputs for backward."""
 
     @staticmethod
-    def forward(forward: Forward, backward: Backward, *inputs: Any) -> Tensor:
-        return forward(*inputs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.backward_pass, *tensors, ctx.grid, ctx.at_once = inputs
+    def forward(ctx: Any, forward: Forward, backward: Backward, *inputs: Any) -> Tensor:
+        *tensors, ctx.grid, ctx.at_once = inputs
+        ctx.backward_pass = backward
         ctx.save_for_backward(*tensors)
+        return forward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -21,6 +21,7 @@ from ..ops.modes import PLAIN, is_eager, is_transformed
 
 _TOKENS_PER_THREAD = 2048  # in a chunk; measured by python -m benchmarks.paths
 _FASTER_FROM = 2**13  # tokens, in inference; measured by python -m benchmarks.paths
+Scales = tuple[Tensor | None, Tensor | None]  # see `Block.compute`
 _KINDS = (
     WindowAttention, ContinuousPositionBias, MLP, DropPath, LayerNorm, LoRALinear, nn.Linear,
     nn.Dropout, nn.ReLU, nn.Identity,
@@ -79,11 +80,7 @@ class ChunkedBlock(Block):
         )
 
     def compute_chunks(
-        self,
-        x: Tensor,
-        chunks: list[Chunk],
-        table: Tensor,
-        scales: tuple[Tensor | None, Tensor | None],
+        self, x: Tensor, chunks: list[Chunk], table: Tensor, scales: Scales
     ) -> Tensor:
         """Compute both branches, chunk by chunk."""
         out = torch.empty_like(x)
@@ -91,13 +88,7 @@ class ChunkedBlock(Block):
             out[chunk.box] = self.compute_chunk(x[chunk.box].contiguous(), chunk, table, scales)
         return out
 
-    def compute_chunk(
-        self,
-        some: Tensor,
-        chunk: Chunk,
-        table: Tensor,
-        scales: tuple[Tensor | None, Tensor | None],
-    ) -> Tensor:
+    def compute_chunk(self, some: Tensor, chunk: Chunk, table: Tensor, scales: Scales) -> Tensor:
         """Compute both branches for the tokens of one chunk; `scales` are those of all maps."""
         first, second = (s if s is None else s[chunk.box[0]] for s in scales)
         return self.compute(some, chunk.grid, table, (first, second))
@@ -113,9 +104,7 @@ class AutoBlock(ChunkedBlock):
         """
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self.parameters())):
             return False
-        if not super().fits(x):
-            return False
-        return x.shape[:-1].numel() >= _FASTER_FROM
+        return x.shape[:-1].numel() >= _FASTER_FROM and super().fits(x)
 
 
 class _Recomputed(torch.autograd.Function):
@@ -126,7 +115,7 @@ class _Recomputed(torch.autograd.Function):
         ctx: Any,
         block: ChunkedBlock,
         chunks: list[Chunk],
-        scales: tuple[Tensor | None, Tensor | None],
+        scales: Scales,
         x: Tensor,
         table: Tensor,
         *parameters: Tensor,

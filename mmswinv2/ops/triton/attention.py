@@ -185,10 +185,7 @@ def _attend_backward(
     d_qkv, delta = torch.empty_like(qkv), torch.empty_like(lse)
     with torch.cuda.device_of(qkv):
         blocks = call.blocks('backward_q')
-        grid: tuple[Any, ...] = (
-            call.windows * _blocks(call.in_window, blocks.queries),
-            call.heads,
-        )
+        grid: tuple[Any, ...] = (call.windows * _blocks(call.in_window, blocks.queries), call.heads)
         parts = table.new_empty(grid[::-1])
         inputs = (qkv, call.align(table), scale, seed)
         call.run(
@@ -240,10 +237,7 @@ def _gradients(run: Any, ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | No
 
 
 _attend_with_gradient = with_gradient(
-    (attend_op, attend_backward_op),
-    (_attend, _attend_backward),
-    _setup_context,
-    _gradients,
+    (attend_op, attend_backward_op), (_attend, _attend_backward), _setup_context, _gradients
 )
 
 

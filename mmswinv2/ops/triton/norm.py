@@ -170,10 +170,7 @@ def _gradients(run: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _add_norm_with_gradient = with_gradient(
-    (add_norm_op, add_norm_backward_op),
-    (_add_norm, _add_norm_backward),
-    _setup_context,
-    _gradients,
+    (add_norm_op, add_norm_backward_op), (_add_norm, _add_norm_backward), _setup_context, _gradients
 )
 
 
