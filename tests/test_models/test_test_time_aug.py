@@ -128,7 +128,7 @@ def test_flipped_view_is_flipped_back(detector, image, direction, axes):
 
 
 def test_a_view_that_is_padded_after_its_flip(mask_rcnn, image):
-    """As in mmdet's test-time augmentation of YOLOX and RTMDet, which pads below and on the right."""
+    """As in mmdet's test-time augmentation of YOLOX and RTMDet."""
     pixels = torch.nn.functional.pad(image, (0, 8, 0, 16), value=114)
     expected = mirror(plain(mask_rcnn, pixels, scale=2.0), -1)
     model = InstanceSegTTAModel(mask_rcnn)
