@@ -146,6 +146,8 @@ endif
 JOBS ?= 2
 PYTEST := -m pytest -n $(JOBS)
 test test-slow parity: export OMP_NUM_THREADS = 1
+# images of containers switch bytecode off; then every tool in the tests compiles the package anew
+test test-slow parity docs: export PYTHONDONTWRITEBYTECODE =
 test: install
 	$(VENV)/bin/python $(PYTEST) $(TESTS) -m 'not slow' $(WITHOUT_PEERS)
 

@@ -8,6 +8,7 @@ packages that it patches, except mmengine, which every script imports first.
 `Server` is the client in the tests. This file, run as a program, is the server process.
 """
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -20,6 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 
 PRELOADED = (
     'torch', 'mmengine.runner', 'cv2', 'imgaug', 'matplotlib.pyplot', 'numba', 'pycocotools.coco',
@@ -139,7 +141,28 @@ def main():
     # a new process draws a new seed
     random.seed()
     sys.modules['numpy'].random.seed()
-    runpy.run_path(script, run_name='__main__')
+    end(status_of(script))
+
+
+def status_of(script):
+    """Run a script; its exit status. Errors other than `SystemExit` are raised."""
+    try:
+        runpy.run_path(script, run_name='__main__')
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+            return 1
+        return error.code or 0
+    return 0
+
+
+def end(status):
+    """End the process as Python does, but without freeing all modules: half a second."""
+    threading._shutdown()  # waits for threads
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
 
 
 if __name__ == '__main__':
