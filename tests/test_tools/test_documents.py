@@ -179,7 +179,7 @@ def test_script(document, number):
 
 WITH_COMMANDS = [str(path.relative_to(ROOT)) for path in DOCUMENTS if '```sh' in path.read_text()]
 # records its name and arguments
-STUB = f"""#!{sys.executable}
+STUB = f"""#!{sys.executable} -IS
 import json, sys
 with open({{log!r}}, 'a') as file:
     print(json.dumps([{{name!r}}, *sys.argv[1:]]), file=file)
