@@ -349,7 +349,7 @@ def dtype_of(cfg: Config) -> str:
     wrapper = cfg.get('optim_wrapper') or {}
     if hosts.type_name(wrapper) != 'AmpOptimWrapper':
         return 'float32'
-    name = str(wrapper.get('dtype') or 'float16').removeprefix('torch.')
+    name = hosts.dtype_name(wrapper)
     if not isinstance(getattr(torch, name, None), torch.dtype):
         raise UserError(f'optim_wrapper.dtype={name!r} is no type of torch; write float16')
     return name

@@ -33,7 +33,8 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
-        help='resume from this checkpoint, or, without a path, from the latest one in the work dir',
+        help='resume from this checkpoint, or the latest one of this folder (without a path: of the '
+        'work dir)',
     )
     parser.add_argument(
         '--max-iters',

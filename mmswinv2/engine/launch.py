@@ -342,11 +342,11 @@ def set_mixed_precision(cfg: Config, dtype: str) -> None:
             f'{torch.cuda.get_device_name()}; use --amp-dtype float16'
         )
     for wrapper in wrappers:
-        before = str(wrapper.get('dtype'))
+        before = hosts.dtype_name(wrapper)
         wrapper.update(type='AmpOptimWrapper', dtype=dtype)
         if dtype == 'bfloat16':
             wrapper.loss_scale = 1.0
-        elif before.endswith('bfloat16'):  # its scale of 1 does not suit float16
+        elif before == 'bfloat16':  # its scale of 1 does not suit float16
             wrapper.loss_scale = 'dynamic'
         else:
             wrapper.setdefault('loss_scale', 'dynamic')

@@ -208,7 +208,7 @@ def _age(path: Path) -> tuple[Any, ...]:
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:
-    """Turn ``--resume [auto|PATH]`` into mmengine's settings.
+    """Turn ``--resume [auto|PATH]`` into mmengine's settings; a folder stands for its latest file.
 
     A run that torchrun has started again goes on from its own last checkpoint.
 
@@ -216,8 +216,8 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         UserError: if there is nothing to resume.
     """
     started = Path(cfg.work_dir, _STARTED)
-    found = last_good_checkpoint(cfg.work_dir) if resume == 'auto' or restarts() else None
     if restarts():
+        found = last_good_checkpoint(cfg.work_dir)
         if found and started.exists() and found.stat().st_mtime >= started.stat().st_mtime:
             resume = str(found)  # not one of an earlier run in the same folder
         print_log(f'started again, {f"from {resume}" if resume else "at the beginning"}')
@@ -227,10 +227,12 @@ def set_resume(cfg: Config, resume: str | None) -> None:
             found = last_good_checkpoint(cfg.work_dir)
             cfg.resume, cfg.load_from = found is not None, found and str(found)
         return
-    if resume == 'auto':
-        if found is None:
+    is_folder = os.path.isdir(resume) and not is_deepspeed_folder(resume)
+    if resume == 'auto' or is_folder:
+        folder = resume if is_folder else cfg.work_dir
+        if (found := last_good_checkpoint(folder)) is None:
             raise UserError(
-                f'--resume: {cfg.work_dir} has no checkpoint to resume from; name the folder of '
+                f'--resume: {folder} has no checkpoint to resume from; name the folder of '
                 'the interrupted run with --work-dir, or a file with --resume PATH, or leave '
                 '--resume out to start anew'
             )

@@ -25,7 +25,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from .. import hosts
-from ..checkpoints.adapters import leave_out_base
 from ..checkpoints.files import check_deepspeed_folder, is_deepspeed_folder
 from ..checkpoints.load import shard_like, unshard
 from ..core.block import Block
@@ -247,14 +246,26 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
                 'as patterns; rename the folder'
             )
         check_deepspeed_folder(Path(filename))
-        checkpoint = without_config(super().resume(filename, **kwargs))
+        schedulers = kwargs.get('resume_param_scheduler', True) and hasattr(self, 'param_schedulers')
+        checkpoint = without_config(
+            super().resume(filename, **{**kwargs, 'resume_param_scheduler': False})
+        )
+        if (callback := kwargs.get('callback')) is not None:
+            callback(checkpoint)
+        if schedulers:
+            self.load_scheduler_state_dict(checkpoint.pop('param_schedulers'))
         done = (checkpoint.get('meta') or {}).get('iter', 0)
         self._warn_of_rest(done, f'{filename} was written after {{}}')
         return checkpoint
 
     def save_checkpoint(self, filename: str, **kwargs: Any) -> None:
         """Write a folder beside `filename`, and move it there when all processes are done."""
-        leave_out_base(unwrap_model(self.model), kwargs.get('extra_ckpt') or {})  # only adds notes
+        extra = kwargs.setdefault('extra_ckpt', {})
+        if kwargs.pop('save_param_scheduler', True) and hasattr(self, 'param_schedulers'):
+            extra['param_schedulers'] = self.scheduler_state_dict()
+        kwargs['save_param_scheduler'] = False  # already there, for the hooks
+        if (callback := kwargs.get('callback')) is not None:
+            callback(extra)
         if not kwargs.get('save_optimizer', True):
             super().save_checkpoint(filename, **kwargs)
             return
@@ -286,7 +297,7 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
             )
         if kind == 'AmpOptimWrapper':
             cfg.pop('loss_scale', None)  # bfloat16 needs none
-            dtype = str(cfg.pop('dtype', None) or 'float16').removeprefix('torch.')
+            dtype = hosts.dtype_name({'dtype': cfg.pop('dtype', None)})
             if dtype != 'bfloat16':
                 raise UserError(
                     f'AmpOptimWrapper with dtype={dtype}: under autocast in float16 '

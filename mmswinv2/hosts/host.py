@@ -263,6 +263,11 @@ def type_name(node: Any) -> str:
     return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
 
 
+def dtype_name(wrapper: Any) -> str:
+    """The name of the dtype of an AmpOptimWrapper, which its config gives as a name or a type."""
+    return str(wrapper.get('dtype') or 'float16').removeprefix('torch.')
+
+
 def own_backbone(model_cfg: Any) -> Any:
     """The backbone of a model's config if it is of this package, by a name or as a class.
 
