@@ -33,7 +33,6 @@ from .repeatable import RepeatableHook
 from .resume import follow_config
 from .storage import (
     check_shared,
-    is_first_process,
     lock,
     look_at_checkpoint,
     note_start,
@@ -44,7 +43,7 @@ from .storage import (
 from .strategies import unwrap_model
 
 COMMAND = 'command: '  # begins a line of the log, which `mmswinv2 report` reads
-_VARIABLES = {  # environment variables that each launcher sets
+_VARIABLES = {  # environment variables that each launcher sets; the first is the rank
     'pytorch': ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'),
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
     'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_SIZE'),
@@ -217,7 +216,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     if 'train' in kinds and 'runner_type' not in cfg:  # strategies register more
         check_optimizers(cfg)
     held = None
-    if 'train' in kinds and (cfg.get('launcher') == 'none' or is_first_process()):
+    if 'train' in kinds and _is_first_process(cfg.launcher):
         held = lock(cfg.work_dir)
         note_start(cfg)
         remove_half_written(cfg.work_dir)
@@ -395,6 +394,14 @@ def _leave() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _is_first_process(launcher: str) -> bool:
+    """Whether this is rank 0 by the launcher's variables, before a process group exists.
+
+    A job of Slurm has its variables also in processes that mpirun starts.
+    """
+    return launcher == 'none' or os.environ.get(_VARIABLES[launcher][0], '0') == '0'
 
 
 def _set_up_processes(cfg: Config) -> None:

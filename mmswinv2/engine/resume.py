@@ -18,6 +18,7 @@ _LIKE_WEIGHTS = {
     'acc_delta', 'ax', 'exp_avg', 'exp_avg_sq', 'exp_inf', 'grad_avg', 'max_exp_avg_sq',
     'momentum_buffer', 'prev', 'square_avg', 'step_size', 'sum',
 }  # fmt: skip
+_OF_SCHEDULERS = ('initial_', 'max_', 'min_')  # keys of a group: values that schedules go between
 # keys of a parameter group that are no settings, or flags that do not change the results
 _NO_SETTINGS = {'params', 'param_names', 'foreach', 'fused', 'capturable', 'differentiable'}
 
@@ -38,6 +39,8 @@ def follow_config(runner: Any) -> None:
     def load_or_resume() -> None:
         changes = _Changes()
         schedulers = dict(_named(runner.param_schedulers))
+        for scheduler in itertools.chain.from_iterable(schedulers.values()):
+            _check_steps(scheduler, runner)
         for name, wrapper in _named(runner.optim_wrapper):
             changes.watch(wrapper, f'optimizer{name}', _scheduled(schedulers.get(name)))
         for name, those in schedulers.items():
@@ -70,6 +73,21 @@ def follow_config(runner: Any) -> None:
             )
 
     runner.load_or_resume = load_or_resume
+
+
+def _check_steps(scheduler: Any, runner: Any) -> None:
+    """Raise `UserError` if OneCycleLR is shorter than the training, which it would end in mid-run.
+
+    Its last step may be one more than ``total_steps``.
+    """
+    total = getattr(scheduler, 'total_steps', None)
+    unit = 'epochs' if scheduler.by_epoch else 'iterations'
+    length = runner.max_epochs if scheduler.by_epoch else runner.max_iters
+    if total is not None and min(length, scheduler.end - 1) - scheduler.begin > total:
+        raise UserError(
+            f'total_steps={total} of {type(scheduler).__name__} is less than the {length} {unit} of '
+            f'the training; set it to {length}, or set end of the scheduler'
+        )
 
 
 def _leave_best_of_others(runner: Any) -> None:
@@ -130,7 +148,7 @@ class _Changes:
     def _load_scheduler(self, owner: Any, name: str, state: dict, load: Any) -> None:
         mine = dict(vars(owner))
         load({key: value for key, value in state.items() if not callable(value)})
-        settings = _settings(owner)
+        settings = [*_settings(owner), '_schedule_phases']  # OneCycleLR keeps some of its own there
         different = [
             f'{name}.{key}={mine[key]} (checkpoint: {state.get(key)})'
             for key in settings
@@ -165,7 +183,8 @@ class _Changes:
                 theirs = group.get(key)
                 if key in _NO_SETTINGS or key in scheduled or _same(value, theirs):
                     continue
-                if key not in known and not key.startswith('initial_'):
+                set_by_scheduler = key.startswith(_OF_SCHEDULERS)
+                if key not in known and not set_by_scheduler:
                     continue  # a state of the optimizer, as the number of its steps
                 # RMSprop, unlike SGD, has the buffer of its momentum from the first step on
                 at_start = ('amsgrad', 'centered', *(['momentum'] if 'centered' in group else []))
@@ -176,7 +195,7 @@ class _Changes:
                         'with load_from'
                     )
                 group[key] = value
-                self.rates = self.rates or key.startswith('initial_')
+                self.rates = self.rates or set_by_scheduler
                 if key not in told and theirs is not None:
                     told.add(key)
                     self.told.append(f'{name}.{key}={value} (checkpoint: {theirs})')

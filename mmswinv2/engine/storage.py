@@ -318,12 +318,6 @@ def _strategy(cfg: Config) -> str:
     return hosts.type_name(cfg.get('strategy') or {})
 
 
-def is_first_process() -> bool:
-    """Whether this is rank 0 by the launcher's variables, before a process group exists."""
-    names = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK', 'PMI_RANK')
-    return int(next((os.environ[name] for name in names if name in os.environ), 0)) == 0
-
-
 def _is_whole(path: Path) -> bool:
     """Whether the zip archives of a checkpoint are complete; a DeepSpeed folder has several."""
     files = sorted(path.glob('*.pt')) if path.is_dir() else [path]

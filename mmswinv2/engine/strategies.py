@@ -246,7 +246,9 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
                 'as patterns; rename the folder'
             )
         check_deepspeed_folder(Path(filename))
-        schedulers = kwargs.get('resume_param_scheduler', True) and hasattr(self, 'param_schedulers')
+        schedulers = kwargs.get('resume_param_scheduler', True) and hasattr(
+            self, 'param_schedulers'
+        )
         checkpoint = without_config(
             super().resume(filename, **{**kwargs, 'resume_param_scheduler': False})
         )

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from mmswinv2.engine import launch
 from mmswinv2.engine.launch import (
+    _is_first_process,
     compile_features,
     config_with_options,
     load_config,
@@ -464,3 +465,11 @@ def test_a_training_set_smaller_than_the_batch_that_is_dropped(samples, enough, 
     else:
         with pytest.raises(UserError, match='fewer samples than a batch .*batch_size=4.*drop_last'):
             launch.run(runner.train, cfg, ('train',))
+
+
+def test_the_rank_is_that_of_the_launcher(monkeypatch):
+    """In a job of Slurm, all processes that mpirun starts on a machine have the same SLURM_PROCID."""
+    for variable, rank in (('SLURM_PROCID', '0'), ('OMPI_COMM_WORLD_RANK', '1'), ('RANK', '1')):
+        monkeypatch.setenv(variable, rank)
+    first = {kind: _is_first_process(kind) for kind in ('none', 'pytorch', 'slurm', 'mpi')}
+    assert first == dict(none=True, pytorch=False, slurm=True, mpi=False)

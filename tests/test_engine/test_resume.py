@@ -35,6 +35,7 @@ class Model(BaseModel):
 
 WARM = dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=3)
 COSINE = dict(type='CosineAnnealingLR', by_epoch=False, begin=3, T_max=9, end=12, eta_min=0.01)
+CYCLE = dict(type='OneCycleLR', eta_max=1.0, total_steps=12, by_epoch=False)
 STEPS = dict(type='MultiStepLR', by_epoch=True, milestones=[2, 3], gamma=0.1)
 
 
@@ -124,6 +125,12 @@ CHANGES = {  # what changes: (settings of the first run, settings of the resumed
         dict(length=12, schedulers=[WARM, COSINE]),
         dict(length=12, schedulers=[WARM, dict(type='PolyLR', power=2.0, by_epoch=False, begin=3,
                                                end=12)]), 'param_scheduler.1.power=2.0 (check'),
+    'one cycle, higher': (
+        dict(length=12, schedulers=[CYCLE]), dict(length=12, schedulers=[CYCLE | dict(eta_max=2)]),
+        'optimizer.max_lr=2 (checkpoint: 1.0)'),
+    'one cycle, later': (
+        dict(length=12, schedulers=[CYCLE]),
+        dict(length=12, schedulers=[CYCLE | dict(pct_start=0.5)]), '_schedule_phases='),
     'one more': (dict(length=12, schedulers=[WARM]), dict(length=12, schedulers=[WARM, COSINE]),
                  '2 schedulers (checkpoint: 1)'),
     'one less': (dict(length=12, schedulers=[WARM, COSINE]), dict(length=12, schedulers=[WARM]),
@@ -142,7 +149,7 @@ SAME = {
     'cosine': [WARM, COSINE],
     'restarts': [dict(type='CosineRestartLR', periods=[4, 8], restart_weights=[1, 0.5], eta_min=0,
                       by_epoch=False)],
-    'one cycle': [dict(type='OneCycleLR', eta_max=1.0, total_steps=12, by_epoch=False)],
+    'one cycle': [CYCLE],
     'plateau': [dict(type='ReduceOnPlateauLR', monitor='loss', by_epoch=True)],
     'weight decay': [dict(type='CosineAnnealingParamScheduler', param_name='weight_decay', T_max=12,
                           by_epoch=False, eta_min=0.0)],
@@ -372,6 +379,17 @@ def test_a_finished_run_says_so(whole):
     train(run, 6, [WARM])
     resumed, told = train(run, 6, [WARM], resume=run / 'iter_6.pth')
     assert resumed == [] and 'is finished: 0 epochs, 6 iterations are done; --max-iters' in told
+
+
+@pytest.mark.parametrize('resumed', [False, True])
+def test_a_cycle_shorter_than_the_training_is_refused_before_it(whole, resumed):
+    """mmengine's raises an error in mid-run."""
+    run, _ = whole
+    train(run, 12, [CYCLE])
+    with pytest.raises(UserError, match='total_steps=12 of OneCycleLR is less than the 14 iter'):
+        train(run, 14, [CYCLE], resume=run / 'iter_5.pth' if resumed else None)
+    seen, _ = train(run, 14, [CYCLE | dict(end=12), WARM | dict(begin=12, end=14)])
+    assert len(seen) == 14
 
 
 def test_another_batch_size_is_told(whole):

@@ -124,6 +124,15 @@ def test_copies_are_as_old_as_what_they_are_copied_from(tmp_path):
     assert last_good_checkpoint(tmp_path).name == 'epoch_2.pth'
 
 
+def test_a_folder_to_resume_from_stands_for_its_latest_checkpoint(tmp_path):
+    cfg = Config(dict(work_dir=str(tmp_path / 'new')))
+    with pytest.raises(UserError, match=rf'--resume: {tmp_path} has no checkpoint to resume from'):
+        set_resume(cfg, str(tmp_path))
+    good = save(tmp_path / 'epoch_1.pth')
+    set_resume(cfg, str(tmp_path))
+    assert cfg.resume is True and cfg.load_from == str(good)
+
+
 NOTES = {
     'UTF-16': 'epoch_1.pth'.encode('utf-16'),
     'bytes': b'\xff\xfe\x80',

@@ -17,6 +17,9 @@ class LossCurve(Hook):
     def __init__(self, path):
         self.path = path
 
+    def after_load_checkpoint(self, runner, checkpoint):
+        runner.logger.info(f'hooks see a batch size of {checkpoint["meta"]["batch_size"]}')
+
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         loss = torch.as_tensor(outputs['loss']).detach().clone().float()
         all_reduce(loss, 'mean')

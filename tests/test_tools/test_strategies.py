@@ -88,6 +88,7 @@ def test_two_processes_train_what_one_trains(strategy, alone, written, tool, tor
     second = torchrun(config, '--work-dir', work, '--resume', *command[3:])
     assert second.returncode == 0, second.stderr[-3000:]
     assert 'resumed epoch: 0, iter: 4' in second.stdout
+    assert 'hooks see a batch size of 2' in second.stdout
     names = {path.name for path in work.glob('iter_*.pth')}
     assert names == {'iter_4.pth', 'iter_6.pth'}  # the last two of three are kept
     assert (work / 'iter_6.pth').is_dir() == strategy.startswith('zero')
