@@ -85,8 +85,8 @@ def _check_steps(scheduler: Any, runner: Any) -> None:
     length = runner.max_epochs if scheduler.by_epoch else runner.max_iters
     if total is not None and min(length, scheduler.end - 1) - scheduler.begin > total:
         raise UserError(
-            f'total_steps={total} of {type(scheduler).__name__} is less than the {length} {unit} of '
-            f'the training; set it to {length}, or set end of the scheduler'
+            f'total_steps={total} of {type(scheduler).__name__} is less than the {length} {unit} '
+            f'of the training; set it to {length}, or set end of the scheduler'
         )
 
 
