@@ -33,8 +33,8 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
-        help='resume from this checkpoint, or the latest one of this folder (without a path: of the '
-        'work dir)',
+        help='resume from this checkpoint, or from the latest one in this folder (without a path: '
+        'in the work dir)',
     )
     parser.add_argument(
         '--max-iters',

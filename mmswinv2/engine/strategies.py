@@ -246,15 +246,13 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
                 'as patterns; rename the folder'
             )
         check_deepspeed_folder(Path(filename))
-        schedulers = kwargs.get('resume_param_scheduler', True) and hasattr(
-            self, 'param_schedulers'
-        )
+        schedulers = kwargs.pop('resume_param_scheduler', True)  # after the hooks have seen them
         checkpoint = without_config(
-            super().resume(filename, **{**kwargs, 'resume_param_scheduler': False})
+            super().resume(filename, resume_param_scheduler=False, **kwargs)
         )
         if (callback := kwargs.get('callback')) is not None:
             callback(checkpoint)
-        if schedulers:
+        if schedulers and hasattr(self, 'param_schedulers'):
             self.load_scheduler_state_dict(checkpoint.pop('param_schedulers'))
         done = (checkpoint.get('meta') or {}).get('iter', 0)
         self._warn_of_rest(done, f'{filename} was written after {{}}')

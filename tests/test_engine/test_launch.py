@@ -468,7 +468,7 @@ def test_a_training_set_smaller_than_the_batch_that_is_dropped(samples, enough, 
 
 
 def test_the_rank_is_that_of_the_launcher(monkeypatch):
-    """In a job of Slurm, all processes that mpirun starts on a machine have the same SLURM_PROCID."""
+    """In a job of Slurm, all processes that mpirun starts have the same SLURM_PROCID."""
     for variable, rank in (('SLURM_PROCID', '0'), ('OMPI_COMM_WORLD_RANK', '1'), ('RANK', '1')):
         monkeypatch.setenv(variable, rank)
     first = {kind: _is_first_process(kind) for kind in ('none', 'pytorch', 'slurm', 'mpi')}
