@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import os
 from collections.abc import Sequence
 
 from ..errors import UserError
@@ -21,6 +22,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         '--out',
         '--dump',
+        type=os.path.expanduser,
         help='where to put the predictions: a .pkl file for detectors and classifiers, a '
         'folder of label maps for segmentors',
     )
@@ -32,7 +34,9 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
     parser.add_argument(
-        '--show-dir', help='folder for pictures of the predictions, inside the run in the work dir'
+        '--show-dir',
+        type=os.path.expanduser,
+        help='folder for pictures of the predictions, inside the work dir',
     )
     parser.add_argument(
         '--wait-time', type=float, default=2, help='seconds between --show pictures'

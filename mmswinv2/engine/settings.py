@@ -111,7 +111,7 @@ def set_visualization(cfg: Config, show: bool, folder: str | None, wait_time: fl
     Args:
         cfg: the config to change.
         show: in a window.
-        folder: and into this folder, inside the run in the work dir.
+        folder: and into this folder, inside the work dir (of mmdet, inside the run there).
         wait_time: seconds between pictures in the window.
 
     Raises:
@@ -129,6 +129,8 @@ def set_visualization(cfg: Config, show: bool, folder: str | None, wait_time: fl
     if host.draw_interval:
         hook['interval'] = 1
     if folder:
+        if host.draw_folder != hosts.Host.draw_folder:  # to which mmdet adds the folder of the run
+            folder = str(Path(cfg.work_dir, folder))
         cfg.merge_from_dict({host.draw_folder: folder})
 
 

@@ -5,7 +5,9 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
-from mmswinv2.engine.settings import set_length, set_lora
+from mmswinv2.cli import test, train
+from mmswinv2.engine.config_names import settings_in
+from mmswinv2.engine.settings import set_length, set_lora, set_visualization
 from mmswinv2.errors import UserError
 from mmswinv2.models import SwinTransformerV2
 
@@ -180,3 +182,27 @@ def test_lengths_that_cannot_be():
         set_length(config(), None, 3)
     with pytest.raises(UserError, match='--max-iters must be at least 1, got 0'):
         set_length(config(), 0, None)
+
+
+@pytest.mark.parametrize(
+    ('scope', 'place'),
+    [('mmdet', 'default_hooks.visualization.test_out_dir'), ('mmseg', 'visualizer.save_dir'),
+     ('mmaction', 'default_hooks.visualization.out_dir')],
+)  # fmt: skip
+def test_pictures_are_in_the_work_dir(scope, place):
+    """mmdet's hook alone adds the work dir by itself."""
+    for folder, wanted in (('shown', 'shown' if scope == 'mmdet' else 'work/shown'), ('/a', '/a')):
+        hook = dict(type='VisualizationHook')
+        cfg = Config(dict(default_scope=scope, work_dir='work', visualizer=dict(type='Visualizer'),
+                          default_hooks=dict(visualization=hook)))  # fmt: skip
+        set_visualization(cfg, False, folder, 0)
+        assert dict(settings_in(cfg._to_lazy_dict()))[place] == wanted
+
+
+def test_the_home_folder_in_options_with_an_equals_sign(monkeypatch):
+    """Shells leave the tilde in `--out=~/a.pkl`."""
+    monkeypatch.setenv('HOME', '/home/someone')
+    tested = test.parse_args(['a.py', 'a.pth', '--out=~/a.pkl', '--show-dir=~/shown'])
+    assert (tested.out, tested.show_dir) == ('/home/someone/a.pkl', '/home/someone/shown')
+    for given, path in (('--resume=~/run', '/home/someone/run'), ('--resume', 'auto')):
+        assert train.parse_args(['a.py', given]).resume == path
