@@ -1,12 +1,7 @@
 """Hooks, strategies and an optimizer constructor for training."""
 
 from .. import hosts  # noqa: F401, applies the patches that every use needs
-from .hooks import (
-    CheckDatasetHook,
-    CheckInvalidLossHook,
-    LoadCheckpointHook,
-    LoRAHook,
-)
+from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoadCheckpointHook, LoRAHook
 from .layer_decay import SwinLayerDecayOptimWrapperConstructor
 from .repeatable import RepeatableHook
 from .strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy

@@ -48,7 +48,6 @@ _PAIRS = (
         and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in value)
     ),
 )
-_HOOKS = 'a list of dicts', lambda value: _are_dicts(value)
 _DICTS = (
     'a dict or a list of dicts',
     lambda value: isinstance(value, Mapping) or _are_dicts(value),
@@ -65,64 +64,53 @@ _STEPS = (
 _ANY = '', lambda value: True
 _LEVELS = ('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL')
 
-
-def _is_level(value: Any) -> bool:
-    return is_number(value) or value in (*_LEVELS, 'WARN', 'FATAL', 'NOTSET')
-
-
 _BETAS = (
     'a list of numbers from 0 to below 1',
     lambda value: (
         isinstance(value, (list, tuple)) and all(is_number(b) and 0 <= b < 1 for b in value)
     ),
 )
-_RULES = {  # setting (* matches anything): description and check of its value, unless it is None
-    **dict.fromkeys(('model', 'optim_wrapper', 'default_hooks', 'env_cfg', *LOADERS), _DICT),
-    **dict.fromkeys(('model.backbone', 'env_cfg.mp_cfg', 'env_cfg.dist_cfg'), _DICT),
-    **dict.fromkeys(('train_cfg', 'val_cfg', 'test_cfg', 'randomness', 'auto_scale_lr'), _DICT),
-    **dict.fromkeys(('param_scheduler', 'val_evaluator', 'test_evaluator'), _DICTS),
-    **dict.fromkeys(('work_dir', 'load_from', 'default_scope'), _TEXT),
-    'log_level': (f'a number or one of {", ".join(_LEVELS)}', _is_level),
+_OPTIMIZER = 'optim_wrapper.optimizer'
+_CHECKPOINT = 'default_hooks.checkpoint'
+_GROUPS = (  # settings (* matches anything): description and check of their values, except None
+    (('model', 'model.backbone', 'env_cfg', 'env_cfg.mp_cfg', 'env_cfg.dist_cfg'), _DICT),
+    (('train_cfg', 'val_cfg', 'test_cfg', 'randomness', 'auto_scale_lr'), _DICT),
+    (('optim_wrapper', _OPTIMIZER, 'optim_wrapper.clip_grad', 'default_hooks', *LOADERS), _DICT),
+    ((f'{loader}.dataset' for loader in LOADERS), _DICT),
+    (('*.paramwise_cfg', '*.custom_keys.*', '*.default_hooks.*', '*.nms'), _DICT),
+    (('param_scheduler', 'val_evaluator', 'test_evaluator'), _DICTS),
+    (('work_dir', 'load_from', 'default_scope', f'{_CHECKPOINT}.out_dir'), _TEXT),
+    (('*.ann_file', '*.data_root', '*.data_prefix.*', '*.init_cfg.checkpoint'), _TEXT),
+    ((f'{loader}.batch_size' for loader in LOADERS), _count(1)),
+    ((f'{loader}.num_workers' for loader in LOADERS), _count(0)),
+    ((f'{loader}.prefetch_factor' for loader in LOADERS), _count(1)),
+    (('train_cfg.max_iters', 'train_cfg.max_epochs', 'train_cfg.val_interval'), _whole(1)),
+    (('optim_wrapper.accumulative_counts', 'auto_scale_lr.base_batch_size'), _whole(1)),
+    (('default_hooks.logger.interval', 'env_cfg.resource_limit'), _whole(1)),
+    (('train_cfg.val_begin', f'{_CHECKPOINT}.save_begin', '*.num_classes'), _whole(0)),
+    ((f'{_OPTIMIZER}.{key}' for key in ('lr', 'weight_decay', 'momentum')), _NOT_NEGATIVE),
+    ((f'optim_wrapper.clip_grad.{key}' for key in ('max_norm', 'clip_value')), _BOUND),
+)
+_RULES = {
+    **{name: rule for names, rule in _GROUPS for name in names},
+    'log_level': (
+        f'a number or one of {", ".join(_LEVELS)}',
+        lambda value: is_number(value) or value in (*_LEVELS, 'WARN', 'FATAL', 'NOTSET'),
+    ),
     'resume': (
         'a switch, True or False (train --resume PATH names a file)',
         lambda value: isinstance(value, bool),
     ),
-    'custom_hooks': _HOOKS,
+    'custom_hooks': ('a list of dicts', _are_dicts),
     'compile': ('a dict, True or False', lambda value: isinstance(value, (bool, Mapping))),
     'train_cfg.dynamic_intervals': _PAIRS,
-    **dict.fromkeys((f'{loader}.batch_size' for loader in LOADERS), _count(1)),
-    **dict.fromkeys((f'{loader}.num_workers' for loader in LOADERS), _count(0)),
-    **dict.fromkeys((f'{loader}.prefetch_factor' for loader in LOADERS), _count(1)),
-    **dict.fromkeys((f'{loader}.dataset' for loader in LOADERS), _DICT),
-    'train_cfg.max_iters': _whole(1),
-    'train_cfg.max_epochs': _whole(1),
-    'train_cfg.val_interval': _whole(1),
-    'train_cfg.val_begin': _whole(0),
-    'optim_wrapper.optimizer': _DICT,
-    'optim_wrapper.optimizer.lr': _NOT_NEGATIVE,
-    'optim_wrapper.optimizer.weight_decay': _NOT_NEGATIVE,
-    'optim_wrapper.optimizer.momentum': _NOT_NEGATIVE,
-    'optim_wrapper.optimizer.betas': _BETAS,
-    **dict.fromkeys(('optim_wrapper.clip_grad', '*.paramwise_cfg', '*.custom_keys.*'), _DICT),
-    'optim_wrapper.accumulative_counts': _whole(1),
-    'optim_wrapper.clip_grad.max_norm': _BOUND,
-    'optim_wrapper.clip_grad.clip_value': _BOUND,
-    'default_hooks.logger.interval': _whole(1),
-    'default_hooks.checkpoint.interval': _whole(-1),
-    'default_hooks.checkpoint.max_keep_ckpts': _count(-1),
-    'default_hooks.checkpoint.out_dir': _TEXT,
+    f'{_OPTIMIZER}.betas': _BETAS,
+    f'{_CHECKPOINT}.interval': _whole(-1),
+    f'{_CHECKPOINT}.max_keep_ckpts': _count(-1),
     'log_processor.window_size': _count(1),
-    'default_hooks.checkpoint.save_begin': _whole(0),
-    'auto_scale_lr.base_batch_size': _whole(1),
     'randomness.seed': _whole(0, 2**32 - 1),
     'env_cfg.mp_cfg.mp_start_method': _START_METHODS,
-    'env_cfg.resource_limit': _whole(1),
-    **dict.fromkeys(('*.ann_file', '*.data_root', '*.data_prefix.*'), _TEXT),
-    '*.init_cfg.checkpoint': _TEXT,
-    '*.num_classes': _whole(0),
     '*.pipeline': _STEPS,
-    '*.nms': _DICT,
-    '*.default_hooks.*': _DICT,
 }
 
 _NEVER_NONE = (
@@ -183,21 +171,18 @@ def _check_schedulers(cfg: Config) -> None:
         for scheduler in filter(None, hosts.as_list(those)):
             if not isinstance(scheduler, Mapping) or 'type' not in scheduler:
                 raise UserError(f'{place} in the config: {scheduler!r:.80} has no type')
-            for key in LENGTHS:
-                value = scheduler.get(key, 0)
-                left_out = value is None and key not in ('begin', 'end')
-                if not left_out and not (is_number(value) and value >= 0):
+            for key in filter(scheduler.__contains__, (*LENGTHS, *LISTS_OF_LENGTHS)):
+                value, wanted = scheduler[key], 'a number from 0'
+                good = is_number(value) and value >= 0
+                if key in LISTS_OF_LENGTHS:
+                    wanted, several = 'a list of numbers', (list, tuple, range, set, frozenset)
+                    good = isinstance(value, several) and all(map(is_number, value))
+                elif value is None:
+                    good = key not in ('begin', 'end')
+                if not good:
                     raise UserError(
                         f'{place} in the config: {key}={value!r} of {hosts.type_name(scheduler)} '
-                        'must be a number from 0'
-                    )
-            for key in LISTS_OF_LENGTHS:
-                values = scheduler.get(key, ())
-                several = isinstance(values, (list, tuple, range, set, frozenset))
-                if not several or not all(map(is_number, values)):
-                    raise UserError(
-                        f'{place} in the config: {key}={values!r} of '
-                        f'{hosts.type_name(scheduler)} must be a list of numbers'
+                        f'must be {wanted}'
                     )
 
 

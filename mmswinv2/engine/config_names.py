@@ -98,12 +98,7 @@ _RENAMED = {  # settings of mmcv 1.x: what they are called now
 
 
 def warn_of_unused(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Warn of options without effect: nothing reads them, or the file has already used them.
-
-    Args:
-        cfg: the config before the options are applied.
-        options: keys and values of ``--cfg-options``.
-    """
+    """Warn of options that nothing reads, or that the file has used before they are applied."""
     for path in options:
         first = path.split('.')[0]
         if first in _USED:
@@ -115,12 +110,9 @@ def warn_of_unused(cfg: Config, options: Mapping[str, Any]) -> None:
 
 
 def warn_of_new(cfg: Config, before: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """Warn of options that add a key to a node without a ``type``, where nothing would reject it.
+    """Warn of options that add a key, absent `before`, to a node without a ``type``.
 
-    Args:
-        cfg: the config with the options.
-        before: the config without them.
-        options: keys and values of ``--cfg-options``.
+    Nothing would reject it there.
     """
     for place, hint in _misspelt(cfg._to_lazy_dict(), before, every=True):
         path = next((path for path in options if f'{path}.'.startswith(f'{place}.')), place)
@@ -187,11 +179,7 @@ def _is_in(value: Any, found: Any) -> bool:
 
 
 def _misspelt(
-    node: Any,
-    base: Any,
-    place: tuple[str, ...] = (),
-    alone: bool = False,
-    every: bool = False,
+    node: Any, base: Any, place: tuple[str, ...] = (), alone: bool = False, every: bool = False
 ) -> Iterator[tuple[str, str]]:
     """Find settings that are not in `base` and whose names are close to a known name.
 
@@ -221,19 +209,17 @@ def _misspelt(
         if not place and key not in _USED:
             continue
         known = free or key in names or (key in base and not alone)
-        others = (
-            [] if known else [n for n in map(str, (*base, *names)) if not _extends(str(key), n)]
-        )
+        others = [
+            name
+            for name in map(str, () if known else (*base, *names))
+            if not f'{key}'.startswith(f'{name}_') and not f'{key}'.endswith(f'_{name}')
+        ]
         hint = nearest(str(key), others, 0.75)
         built = isinstance(value, Mapping) and 'type' in value
         if hint or (every and not (known or replaced or built)):
             yield '.'.join((*place, str(key))), hint
         else:
             yield from _misspelt(value, base.get(key), (*place, str(key)), alone, every)
-
-
-def _extends(name: str, other: str) -> bool:
-    return name.startswith(f'{other}_') or name.endswith(f'_{other}')
 
 
 def _too_late(cfg: Config, name: str, path: str) -> str:

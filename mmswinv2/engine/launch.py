@@ -295,10 +295,6 @@ def compile_features(model: Any, options: dict[str, Any]) -> None:
 
     mmengine would compile whole training steps. torch's compiler fails on those of detectors, which
     use lists of boxes and copy values to the CPU.
-
-    Args:
-        model: the model, wrapped for distributed training or not.
-        options: of `torch.compile`.
     """
     model = unwrap_model(model)
     parts = [name for name in ('backbone', 'neck') if getattr(model, name, None) is not None]
@@ -313,11 +309,7 @@ def compile_features(model: Any, options: dict[str, Any]) -> None:
 
 
 def set_mixed_precision(cfg: Config, dtype: str) -> None:
-    """Train with automatic mixed precision.
-
-    Args:
-        cfg: the config to change.
-        dtype: ``'float16'``, whose losses are scaled, or ``'bfloat16'``, which needs no scale.
+    """Train with automatic mixed precision: float16, whose losses are scaled, or bfloat16.
 
     Raises:
         UserError: if the config leaves precision to a strategy, or no GPU supports `dtype`.

@@ -60,7 +60,11 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 f'layer_decay_rate={rate} needs a SwinV2 backbone (mmswinv2.SwinTransformerV2), '
                 f'and {type(module).__name__} has none'
             )
-        free = {n: p.ndim <= 1 or self._has_no_decay(n) for n, p in module.named_parameters()}
+        parts = (*_NO_DECAY, *self.paramwise_cfg.get('no_decay_names', ()))
+        free = {
+            name: parameter.ndim <= 1 or any(part in name for part in parts)
+            for name, parameter in module.named_parameters()
+        }
         keys = self.paramwise_cfg.get('custom_keys', {})
         for option in ('custom_keys', 'no_decay_names'):
             for key in self.paramwise_cfg.get(option, ()):
@@ -100,11 +104,6 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                     return f'layer {layer} of {title}', rate ** (last - layer)
                 return title, 1.0
         return name.split('.')[0], 1.0
-
-    def _has_no_decay(self, name: str) -> bool:
-        return any(
-            part in name for part in (*_NO_DECAY, *self.paramwise_cfg.get('no_decay_names', ()))
-        )
 
 
 def _check(options: dict[str, Any]) -> None:

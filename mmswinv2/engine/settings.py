@@ -106,13 +106,7 @@ def set_lora(cfg: Config, rank: int) -> None:
 
 
 def set_visualization(cfg: Config, show: bool, folder: str | None, wait_time: float) -> None:
-    """Draw the predictions of a test.
-
-    Args:
-        cfg: the config to change.
-        show: in a window.
-        folder: and into this folder, inside the work dir (of mmdet, inside the run there).
-        wait_time: seconds between pictures in the window.
+    """Draw the predictions of a test, in a window or a folder inside the work dir.
 
     Raises:
         UserError: if the config has nothing that draws.

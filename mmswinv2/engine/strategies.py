@@ -193,8 +193,8 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
         if isinstance(optim_wrapper := kwargs.get('optim_wrapper'), dict):
             kwargs['optim_wrapper'] = self._translated(dict(optim_wrapper))
         given = kwargs.get('dispatch_kwargs') or {}
-        batch_size = given.get('train_micro_batch_size_per_gpu', 1)
-        self.config['train_micro_batch_size_per_gpu'] = batch_size
+        size = 'train_micro_batch_size_per_gpu'
+        self.config[size] = given.get(size, 1)
         self._warn_of_rest(given.get('max_iters') or 0, 'the training has {}')
         return super().prepare(model, **kwargs)
 
@@ -247,9 +247,8 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
             )
         check_deepspeed_folder(Path(filename))
         schedulers = kwargs.pop('resume_param_scheduler', True)  # after the hooks have seen them
-        checkpoint = without_config(
-            super().resume(filename, resume_param_scheduler=False, **kwargs)
-        )
+        loaded = super().resume(filename, resume_param_scheduler=False, **kwargs)
+        checkpoint = without_config(loaded)
         if (callback := kwargs.get('callback')) is not None:
             callback(checkpoint)
         if schedulers and hasattr(self, 'param_schedulers'):
@@ -277,13 +276,11 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
         super().save_checkpoint(str(part), **kwargs)
         barrier()
         if is_main_process():
+            outdated = path.with_name(f'.{path.name}{HALF_WRITTEN}old')
             if path.exists():
-                outdated = path.with_name(f'.{path.name}{HALF_WRITTEN}old')
                 os.replace(path, outdated)
-                os.replace(part, path)
-                shutil.rmtree(outdated)
-            else:
-                os.replace(part, path)
+            os.replace(part, path)
+            shutil.rmtree(outdated, ignore_errors=True)
             AtomicLocalBackend.remove_outdated(but=path)
         barrier()
 
