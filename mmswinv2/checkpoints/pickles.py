@@ -3,10 +3,11 @@
 import importlib
 import io
 import os
+import pathlib
 import pickle
 import re
 import threading
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -18,21 +19,36 @@ from torch import Tensor
 
 from ..errors import CheckpointError, is_out_of_memory
 
-# What checkpoints hold besides tensors: mmengine's logged scalars, as numpy arrays, and the
-# arguments of a training by timm, torchvision or DETR.
+# What checkpoints hold besides tensors: mmengine's logged scalars, as numpy arrays, the arguments
+# of a training by timm, torchvision or DETR, and what data sets and hooks note down.
 _HARMLESS = (
     'argparse.Namespace',
-    'builtins.slice',
-    'collections.defaultdict',
-    'collections.deque',
+    *(f'builtins.{name}' for name in ('dict', 'float', 'frozenset', 'int', 'list', 'slice')),
+    *(f'datetime.{name}' for name in ('date', 'datetime', 'time', 'timedelta', 'timezone')),
     'mmengine.config.config.ConfigDict',
     'mmengine.logging.history_buffer.HistoryBuffer',
+    'mmengine.structures.base_data_element.BaseDataElement',
+    'mmengine.structures.instance_data.InstanceData',
+    'mmengine.structures.label_data.LabelData',
+    'mmengine.structures.pixel_data.PixelData',
+    'torch.torch_version.TorchVersion',
+    'types.SimpleNamespace',
+)
+# Dicts of other kinds, read as plain ones: torch fills no others, and their packages, as yacs for
+# the configs in checkpoints of the authors' code, need not be installed.
+_DICTS = (
+    'addict.addict.Dict',
+    'collections.defaultdict',
+    'detectron2.config.config.CfgNode',
+    'easydict.EasyDict',
+    'fvcore.common.config.CfgNode',
+    'mmcv.utils.config.ConfigDict',
+    'yacs.config.CfgNode',
 )
 # What pickles of annotations, proposals and predictions hold besides.
 _HARMLESS_PICKLED = (
     'builtins.set',
     'collections.OrderedDict',
-    'mmengine.structures.instance_data.InstanceData',
     'torch._utils._rebuild_tensor_v2',
     'torch.Size',
 )
@@ -145,11 +161,13 @@ def _finished(value: Any, seen: dict[int, tuple[Any, Any]]) -> Any:
         if any(new is not old for new, old in zip(items, value, strict=True)):
             seen[id(value)] = value, tuple(items)
         return seen[id(value)][1]
-    if isinstance(value, (list, deque)):
+    if isinstance(value, list):
         for i, item in enumerate(value):
             if type(item) not in _LEAVES:
                 value[i] = _finished(item, seen)
-    elif isinstance(value, (dict, set)) and any(_finished(key, seen) is not key for key in value):
+    elif isinstance(value, (dict, set, frozenset)) and any(
+        _finished(key, seen) is not key for key in value
+    ):
         raise pickle.UnpicklingError('numpy class of a key is not allowed')
     for entries in (value, getattr(value, '__dict__', None)):
         if isinstance(entries, dict):
@@ -260,7 +278,12 @@ def harmless_globals(names: Iterable[str] = _HARMLESS) -> list[Any]:
         (_no_bytes, 'builtins.bytes'),
         (_Array, 'numpy.ndarray'),
         (_Dtype, 'numpy.dtype'),
+        (_list, 'collections.deque'),
+        *((_Dict, name) for name in _DICTS),
     ]
+    for name in ('PosixPath', 'WindowsPath'):  # the one of the other system cannot be made
+        kind = Path if type(Path()).__name__ == name else getattr(pathlib, f'Pure{name}')
+        found += [(kind, f'{module}.{name}') for module in ('pathlib', 'pathlib._local')]
     for core in ('numpy._core', 'numpy.core'):  # of numpy 2 and numpy 1
         found += [
             (_Array, f'{core}.multiarray._reconstruct'),
@@ -287,6 +310,19 @@ def _attribute(cls: type, name: str) -> Any:
     if cls.__name__ == 'HistoryBuffer' and name in ('min', 'max', 'current', 'mean'):
         return getattr(cls, name)
     raise pickle.UnpicklingError(f'global getattr({cls}, {name!r}) is not allowed')
+
+
+class _Dict:
+    """Stands for classes of dicts."""
+
+    def __new__(cls, *_: Any) -> Any:
+        """An empty dict, to be filled; torch gives attributes to those of this class alone."""
+        return OrderedDict()
+
+
+def _list(*_: Any) -> list[Any]:
+    """Replaces `deque`, as torch fills lists alone."""
+    return []
 
 
 def _no_bytes() -> bytes:

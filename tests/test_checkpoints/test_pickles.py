@@ -2,18 +2,23 @@
 
 import argparse
 import codecs
+import datetime
 import importlib
 import io
 import os
 import pickle
 import struct
-from collections import OrderedDict, defaultdict
+import sys
+import types
+from collections import OrderedDict, defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.structures import PixelData
 
 from mmswinv2.checkpoints import (
     CheckpointError,
@@ -192,6 +197,48 @@ def test_arguments_of_a_training_by_others(save):
     given = argparse.Namespace(lr=0.1, name='a', sizes=[1, 2], betas=None, means=np.ones(2))
     found = read_checkpoint(save({'state_dict': {'a': torch.ones(1)}, 'args': given}))['args']
     assert (found.lr, found.name, found.sizes, found.means.tolist()) == (0.1, 'a', [1, 2], [1, 1])
+
+
+def test_what_data_sets_and_hooks_note_down_is_read(save):
+    given = {
+        'path': Path('a', 'b'), 'kinds': frozenset('ab'), 'version': torch.__version__,
+        'time': datetime.datetime.now(datetime.timezone.utc), 'took': datetime.timedelta(1, 2),
+        'day': datetime.date(2026, 1, 2), 'options': types.SimpleNamespace(lr=0.1),
+        'counts': defaultdict(int, a=1), 'rows': defaultdict(list, {'a': [1]}),
+    }  # fmt: skip
+    map_ = PixelData(metainfo=dict(name='a'), data=torch.ones(1, 2, 2))
+    more = {'last': deque([1.0, 2.0], maxlen=5), 'map': map_}
+    found = read_checkpoint(save({'state_dict': {'a': torch.ones(1)}, 'meta': {**given, **more}}))
+    assert found['meta'].pop('last') == [1, 2]
+    found_map = found['meta'].pop('map')
+    assert found_map.name == 'a' and torch.equal(found_map.data, map_.data)
+    assert found['meta'] == given
+
+
+@pytest.mark.parametrize('system', ['PosixPath', 'WindowsPath'])
+@pytest.mark.parametrize('module', ['pathlib', 'pathlib._local'])  # the latter of Python 3.13
+def test_paths_of_other_systems_are_read(system, module):
+    code = f'\x80\x02c{module}\n{system}\nX\x01\x00\x00\x00aX\x01\x00\x00\x00b\x86R.'
+    assert pickles.unpickle(io.BytesIO(code.encode('latin1'))).parts == ('a', 'b')
+
+
+@pytest.mark.parametrize(
+    'name', ['yacs.config', 'fvcore.common.config', 'detectron2.config.config']
+)
+def test_configs_of_yacs_are_read_without_it(name, save, monkeypatch):
+    """They stand in every checkpoint that the authors' code writes."""
+    module = types.ModuleType(name)
+    module.CfgNode = type('CfgNode', (dict,), {'__module__': name})
+    monkeypatch.setitem(sys.modules, name, module)
+    for part in [name.rsplit('.', k)[0] for k in range(1, name.count('.') + 1)]:
+        monkeypatch.setitem(sys.modules, part, types.ModuleType(part))
+    config = module.CfgNode(MODEL=module.CfgNode(TYPE='swinv2', DEPTHS=[2, 2]), SEED=0)
+    vars(config)['__immutable__'] = True
+    path = save({'model': {'a': torch.ones(1)}, 'config': config})
+    monkeypatch.undo()
+    assert read_checkpoint(path)['config'] == {
+        'MODEL': {'TYPE': 'swinv2', 'DEPTHS': [2, 2]}, 'SEED': 0,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize('protocol', [2, 4, 5])  # mmengine's, Python's and the highest
