@@ -37,16 +37,9 @@ def fetch(source: str | os.PathLike[str]) -> Path:
             another SHA-256 than the published one, or if a bare name (without folder and suffix)
             is unknown.
     """
-    if not isinstance(source, (str, os.PathLike)):
-        raise CheckpointError(
-            f'a checkpoint must be a path, an address or a published name, got {source!r}'
-        )
-    text = os.fspath(source)
-    if '://' not in text:
-        path = Path(os.path.expanduser(text))  # unlike pathlib's, for unknown users too
-        if path.exists() or text != path.stem:
-            return path
-        text = published_weights(text).url
+    text = _locate(source)
+    if isinstance(text, Path):
+        return text
     if text.startswith('hf://'):
         return _fetch_from_hugging_face(text)
     _check_address(text)
@@ -64,6 +57,19 @@ def fetch(source: str | os.PathLike[str]) -> Path:
             f'cannot download {text} ({error}); download it by other means and put it at {path}'
         ) from error
     return path
+
+
+def _locate(source: Any) -> Path | str:
+    """The path that a source names, or the address from which it is downloaded."""
+    if not isinstance(source, (str, os.PathLike)):
+        raise CheckpointError(
+            f'a checkpoint must be a path, an address or a published name, got {source!r}'
+        )
+    text = os.fspath(source)
+    if '://' in text:
+        return text
+    path = Path(os.path.expanduser(text))  # unlike pathlib's, for unknown users too
+    return path if path.exists() or text != path.stem else published_weights(text).url
 
 
 def _check_address(address: str) -> None:
@@ -115,15 +121,23 @@ def cache_path(url: str) -> Path:
 
 
 def fetch_together(source: str | os.PathLike[str]) -> Path:
-    """As `fetch`, with one download per machine. Collective: call on every rank.
+    """As `fetch`, with one download per machine. For what is no path, call it on every rank.
 
     Raises:
-        CheckpointError: see `fetch`.
+        CheckpointError: see `fetch`; on every rank, if one has failed.
     """
-    if int(os.environ.get('LOCAL_RANK', 0)) == 0:
-        fetch(source)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
+    group = torch.distributed
+    if isinstance(_locate(source), str) and group.is_available() and group.is_initialized():
+        failed = ''
+        if int(os.environ.get('LOCAL_RANK', 0)) == 0:
+            try:
+                fetch(source)
+            except CheckpointError as error:
+                failed = str(error)
+        told: list[Any] = [None] * group.get_world_size()
+        group.all_gather_object(told, failed)
+        if failed := next(filter(None, told), ''):
+            raise CheckpointError(failed)
     return fetch(source)
 
 

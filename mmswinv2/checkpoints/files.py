@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, is_out_of_memory
-from ..files import write_atomically
+from ..files import find, write_atomically
 from .pickles import first_line, harmless_globals, load_without_code
 from .published import PUBLISHED
 
@@ -226,7 +226,7 @@ def is_page(start: bytes) -> bool:
 
 def is_deepspeed_folder(path: str | os.PathLike[str]) -> bool:
     """Whether `path` is a checkpoint folder of DeepSpeed's."""
-    return Path(path).is_dir() and any(Path(path).glob(_DEEPSPEED_MODEL))
+    return Path(path).is_dir() and find(path, _DEEPSPEED_MODEL) != []
 
 
 def read_deepspeed_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -246,8 +246,11 @@ def read_deepspeed_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
         with tempfile.TemporaryDirectory() as folder:
-            # DeepSpeed uses the folder's name as a glob pattern, which may match other folders
-            os.symlink(path.resolve(), Path(folder, 'checkpoint'))
+            # DeepSpeed uses the folder's name as a glob pattern, which may match other folders,
+            # and reads what macOS has written beside the files
+            os.mkdir(Path(folder, 'checkpoint'))
+            for file in find(path, '*'):
+                os.symlink(file.resolve(), Path(folder, 'checkpoint', file.name))
             state = get_fp32_state_dict_from_zero_checkpoint(folder, 'checkpoint')
     except ImportError as error:
         raise CheckpointError(
@@ -274,7 +277,7 @@ def check_deepspeed_folder(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         what = 'is one file already, and no folder' if path.exists() else 'does not exist'
         raise CheckpointError(f'checkpoint {path} {what}')
-    models = sorted(path.glob(_DEEPSPEED_MODEL))
+    models = find(path, _DEEPSPEED_MODEL)
     if not models and any(path.glob('*.distcp')):
         raise CheckpointError(
             f'{path} is a distributed checkpoint of torch; write it as one file: python -m '
@@ -286,7 +289,7 @@ def check_deepspeed_folder(path: Path) -> dict[str, Any]:
             f'DeepSpeed wrote, which has {_DEEPSPEED_MODEL} in it'
         )
     with torch.serialization.safe_globals(harmless_globals(_HARMLESS_DEEPSPEED)):
-        for file in path.glob('*.pt'):
+        for file in find(path, '*.pt'):
             read_checkpoint(file, mmap=True)
         return read_checkpoint(models[0], mmap=True)
 

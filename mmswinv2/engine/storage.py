@@ -27,7 +27,7 @@ from ..checkpoints.files import (
 )
 from ..core.arguments import is_count
 from ..errors import CheckpointError, UserError
-from ..files import HALF_WRITTEN, write_atomically
+from ..files import HALF_WRITTEN, find, write_atomically
 
 _LOCK = '.lock'
 _STARTED = '.started'  # file in the work dir; its modification time is the start of the run
@@ -320,7 +320,7 @@ def _strategy(cfg: Config) -> str:
 
 def _is_whole(path: Path) -> bool:
     """Whether the zip archives of a checkpoint are complete; a DeepSpeed folder has several."""
-    files = sorted(path.glob('*.pt')) if path.is_dir() else [path]
+    files = find(path, '*.pt') if path.is_dir() else [path]
     return bool(files) and all(file.exists() and zipfile.is_zipfile(file) for file in files)
 
 

@@ -1,7 +1,10 @@
 """Addresses and names of weights, and what is downloaded."""
 
 import hashlib
+import os
 import re
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
@@ -179,3 +182,33 @@ def test_addresses_that_are_none(address, monkeypatch, tmp_path):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     with pytest.raises(CheckpointError, match=re.escape(address)):
         fetch(address)
+
+
+TOGETHER = """
+import sys, torch
+from mmswinv2.checkpoints import CheckpointError, fetch_together
+rank, store, missing, local = int(sys.argv[1]), *sys.argv[2:]
+torch.distributed.init_process_group('gloo', f'file://{store}', rank=rank, world_size=2)
+if rank == 0:
+    assert str(fetch_together(local)) == local
+try:
+    fetch_together(missing)
+except CheckpointError as error:
+    print(error)
+"""
+
+
+def test_all_ranks_hear_of_a_download_that_fails(server, tmp_path):
+    """And a rank that reads a file alone, as rank 0 may, waits for no other."""
+    missing = f'{server.url}/cut/model.pth'
+    arguments = [str(tmp_path / 'store'), missing, __file__]
+    runs = [
+        subprocess.Popen(
+            [sys.executable, '-c', TOGETHER, str(rank), *arguments],
+            env={**os.environ, 'LOCAL_RANK': str(rank)}, stdout=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    said = [run.communicate(timeout=60)[0] for run in runs]
+    assert said[0] == said[1] and said[0].startswith(f'cannot download {missing} (the connection')
+    assert len(server.asked) == 1

@@ -5,6 +5,7 @@ import pickle
 import re
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
@@ -71,7 +72,7 @@ def test_files_that_cannot_be_read(save, tmp_path, capsys):
 def test_the_advice_for_whole_modules_works(save, tmp_path, monkeypatch, wrap):
     net = SwinV2('nano')
     torch.nn.init.normal_(net.norm3.weight)
-    content = {'state_dict': net.state_dict(), 'config': Path()} if wrap is vars else wrap(net)
+    content = {'state_dict': net.state_dict(), 'x': Fraction()} if wrap is vars else wrap(net)
     path = save(content, "it's.pth")
     with pytest.raises(CheckpointError, match='would run code from the file') as error:
         read_checkpoint(path)
@@ -293,6 +294,7 @@ def test_names_of_deepspeed_folders_are_no_patterns(tmp_path, name):
         (tmp_path / folder).mkdir()
         for file in files:
             torch.save(content, tmp_path / folder / file)
+            (tmp_path / folder / f'._{file}').write_bytes(b'Mac OS X')  # as on foreign disks
     assert read_checkpoint(tmp_path / name)['state_dict']['a'].tolist() == [1, 1]
     assert not (tmp_path / 'ran').exists()
 
