@@ -145,10 +145,12 @@ def unwrap(checkpoint: Any, key: str | None = None) -> State:
     if isinstance(inner, Mapping):
         tensors = {k: v for k, v in inner.items() if isinstance(v, Tensor)}
         for name, tensor in tensors.items():
-            if tensor.is_nested or tensor.is_meta or tensor.layout != torch.strided:
+            plain = type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_nested
+            if not plain or tensor.is_meta or tensor.layout != torch.strided:
                 raise CheckpointError(
-                    f'{name} is a nested or sparse tensor, or one without numbers (of the device '
-                    'meta); write the file with plain ones, as tensor.to_dense() is'
+                    f'{name} is a nested or sparse tensor, a part of one (DTensor, as FSDP has '
+                    'them), or one without numbers (of the device meta); write the file with '
+                    'plain ones, as tensor.to_dense() or, on every rank, tensor.full_tensor() is'
                 )
         if tensors:
             return tensors
@@ -246,7 +248,11 @@ def convert(state: State, format: str | None = None, prefix: str | None = None) 
         new = _rename(key, FORMATS[name].rules)
         if new:
             renamed[new] = value
-        elif new is None or (not prefix and key.startswith(('decoder.', 'classifier.'))):
+        elif (
+            new is None
+            or key.startswith('head.')
+            or (not prefix and key.startswith(('decoder.', 'classifier.')))
+        ):
             left_out.append(prefix + key)  # heads, also in files without a prefix
         else:
             unknown.append(key)

@@ -116,7 +116,6 @@ FORMATS: dict[str, Format] = {
             (rf'norm(\d)\.{_WB}', r'norm\1.\2'),
             (rf'norm\.{_WB}', r'norm{last}.\1'),
             (r'mask_token', None),
-            (rf'head\.{_WB}', None),
         ],
     ),
     'timm': Format(
@@ -132,7 +131,6 @@ FORMATS: dict[str, Format] = {
                 lambda m: f'layers.{int(m[1]) - 1}.downsample.{m[2]}',
             ),
             (rf'norm\.{_WB}', r'norm{last}.\1'),
-            (rf'head(\.fc)?\.{_WB}', None),
         ],
     ),
     'transformers': Format(
@@ -181,7 +179,6 @@ FORMATS: dict[str, Format] = {
                 lambda m: f'layers.{int(m[1]) // 2 - 1}.downsample.{m[2]}',
             ),
             (rf'norm\.{_WB}', r'norm{last}.\1'),
-            (rf'head\.{_WB}', None),
         ],
     ),
     'mmpretrain': Format(

@@ -3,6 +3,8 @@
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate, distribute_tensor
 
 from mmswinv2.checkpoints import (
     PUBLISHED,
@@ -50,6 +52,27 @@ def swin_v1(state):
 
 def renamed(old, new):
     return lambda state: {k.replace(old, new): v for k, v in state.items()}
+
+
+def test_parts_of_weights_are_no_weights(save, tmp_path):
+    """A state dict of `fully_shard` holds the part of its rank."""
+    torch.distributed.init_process_group('gloo', f'file://{tmp_path}/s', rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh('cpu', (1,))
+        state = {k: distribute_tensor(v, mesh, [Replicate()]) for k, v in weights().items()}
+        path = save({'state_dict': state})
+        with pytest.raises(CheckpointError, match=r'is .* a part of one \(DTensor'):
+            load_pretrained(SwinV2('nano'), path)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize('prefix', ['', 'model.'])
+def test_heads_of_any_build_are_not_used(prefix, save):
+    state = {k: v for k, v in weights().items() if not k.startswith('head.')}
+    state |= {'head.fc.1.weight': torch.ones(4, 256), 'head.0.running_mean': torch.ones(256)}
+    report = load_pretrained(SwinV2('nano'), save({prefix + k: v for k, v in state.items()}))
+    assert {f'{prefix}head.fc.1.weight', f'{prefix}head.0.running_mean'} <= set(report.unused)
 
 
 @pytest.mark.parametrize(
