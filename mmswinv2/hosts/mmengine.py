@@ -86,6 +86,19 @@ def read_by_our_reader() -> None:
     prefixes = ['', 'http://', 'https://', 'hf://']
     checkpoint.CheckpointLoader.register_scheme(prefixes=prefixes, loader=load, force=True)
 
+    @replace(checkpoint, '_load_checkpoint_with_prefix')
+    def load_part(original: Any, prefix: str, filename: str, map_location: Any = None) -> Any:
+        found = checkpoint._load_checkpoint(filename, map_location)
+        state, start = found.get('state_dict', found), f'{prefix.removesuffix(".")}.'
+        part = OrderedDict({k.removeprefix(start): state[k] for k in state if k.startswith(start)})
+        if not part:
+            starts = ', '.join(sorted({key.split('.')[0] for key in state})[:5])
+            raise CheckpointError(
+                f'{filename} has no weights under prefix={prefix!r}; its keys begin {starts}'
+            )
+        part._metadata = getattr(state, '_metadata', Origin())  # type: ignore[attr-defined]
+        return part
+
     @replace(checkpoint, 'load_from_http')  # loaders of other prefixes call it
     def load_from_http(original: Any, filename: str, *_: Any, **__: Any) -> Any:
         return load(filename)

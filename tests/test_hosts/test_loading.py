@@ -6,7 +6,7 @@ import importlib
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, PretrainedInit
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import CheckpointLoader, FlexibleRunner, Runner, load_checkpoint
 from torch import nn
@@ -193,6 +193,24 @@ def test_models_of_others_take_a_twentieth(tmp_path):
         else:
             with pytest.raises(CheckpointError, match='only 1 of the 40 entries'):
                 load_checkpoint(model, str(tmp_path / 'x.pth'))
+
+
+@pytest.mark.parametrize(
+    ('prefix', 'words'),
+    [
+        ('head', r"x.pth has no weights under prefix='head'; its keys begin backbone, neck"),
+        ('backbone.', r'x.pth: only 0 of the 2 entries'),
+    ],
+)
+def test_parts_of_a_file_are_told_by_its_name(prefix, words, tmp_path):
+    hosts.apply()
+    path, neck = str(tmp_path / 'x.pth'), nn.Linear(2, 1)
+    state = {f'neck.{key}': torch.full_like(v, 7) for key, v in neck.state_dict().items()}
+    torch.save({'state_dict': {**state, 'backbone.x': torch.ones(1)}}, path)
+    PretrainedInit(path, prefix='neck')(neck)
+    assert neck.weight.tolist() == [[7, 7]]
+    with pytest.raises(CheckpointError, match=words):
+        PretrainedInit(path, prefix=prefix)(neck)
 
 
 def init(host, name):
