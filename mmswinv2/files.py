@@ -15,7 +15,9 @@ from .errors import UserError
 # macOS writes these into archives and on foreign disks, network drives beside what they hold
 _FOLDERS_OF_SYSTEMS = ('__MACOSX', '.AppleDouble', '@eaDir', '.@__thumb')
 HALF_WRITTEN = '.part-'  # stands in the names of files that are being written
-_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+_OF_DISKS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM,
+)  # fmt: skip
 
 
 def is_of_system(name: str) -> bool:

@@ -2,6 +2,9 @@
 
 import errno
 import os
+import subprocess
+import sys
+import tempfile
 
 import pytest
 
@@ -19,6 +22,27 @@ def test_a_full_disk_is_told_with_the_file(number, tmp_path, monkeypatch):
         write_atomically(tmp_path / 'a.txt', lambda file: file.write(b'new'))
     assert [path.name for path in tmp_path.iterdir()] == ['a.txt']
     assert (tmp_path / 'a.txt').read_text() == 'old'
+
+
+AS_NOBODY = """
+import os, sys
+from mmswinv2.files import write_atomically
+os.setuid(65534)
+try:
+    write_atomically(sys.argv[1] + '/a.txt', lambda file: None)
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.name != 'posix' or os.geteuid() != 0, reason='needs another user')
+def test_a_folder_of_another_user_is_told_with_the_file():
+    with tempfile.TemporaryDirectory() as folder:  # all may enter the one above, unlike tmp_path's
+        os.chmod(folder, 0o755)
+        run = subprocess.run(
+            [sys.executable, '-c', AS_NOBODY, folder], capture_output=True, text=True
+        )
+    assert run.stdout == f"[Errno 13] Permission denied: '{folder}/a.txt'\n", run.stderr
 
 
 def test_an_error_of_what_writes_is_left_as_it_is(tmp_path):
