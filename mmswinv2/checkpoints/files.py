@@ -131,12 +131,16 @@ def _read(path: Path, mmap: bool) -> Any:
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
-        if not re.search('global|class', str(error), re.IGNORECASE):
+        if 'operand 149' in str(error) and is_zipfile(path):  # a frame of protocol 4 or 5
+            what = 'has pickle_protocol=4 or 5, which torch cannot read without running code'
+        elif re.search('global|class', str(error), re.IGNORECASE):
+            what = 'holds more than tensors, and restoring the rest would run code from the file'
+        else:
             raise _unreadable(path, error) from error
         raise CheckpointError(
-            f'{path} holds more than tensors, and restoring the rest would run code from the file. '
-            'If you trust where it comes from, keep its weights alone, where the packages that it '
-            f'asks for are installed: `f = torch.load({str(path)!r}, weights_only=False); '
+            f'{path} {what}. If you trust where it comes from, keep its weights alone, where the '
+            f'packages that it asks for are installed: `f = torch.load({str(path)!r}, '
+            'weights_only=False); '
             "w = next((f[k] for k in ('state_dict', 'model') if k in f), f) if isinstance(f, dict) "
             "else f; torch.save(w.state_dict() if hasattr(w, 'state_dict') else w, 'weights.pth')` "
             f'(it takes whole modules too). torch says: {first_line(error)}'

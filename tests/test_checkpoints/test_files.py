@@ -82,6 +82,18 @@ def test_the_advice_for_whole_modules_works(save, tmp_path, monkeypatch, wrap):
     assert torch.equal(other.norm3.weight, net.norm3.weight)
 
 
+@pytest.mark.filterwarnings('ignore:Detected pickle protocol')
+@pytest.mark.parametrize('protocol', [4, 5])
+def test_the_advice_for_newer_protocols_works(protocol, tmp_path, monkeypatch):
+    net = SwinV2('nano')
+    torch.save({'model': net.state_dict()}, tmp_path / 'x.pth', pickle_protocol=protocol)
+    with pytest.raises(CheckpointError, match='has pickle_protocol=4 or 5') as error:
+        read_checkpoint(tmp_path / 'x.pth')
+    monkeypatch.chdir(tmp_path)
+    exec(re.search('`(.+?)`', str(error.value))[1], {'torch': torch})
+    assert read_checkpoint(tmp_path / 'weights.pth').keys() == net.state_dict().keys()
+
+
 @pytest.mark.filterwarnings('ignore:.*torch.jit')
 def test_the_advice_for_programs_of_torchscript_works(tmp_path, monkeypatch):
     layer = torch.nn.Linear(2, 3)
