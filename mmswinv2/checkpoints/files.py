@@ -217,9 +217,10 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
         )
     page = is_page(start)
     what = 'a web page, not a checkpoint' if page else 'truncated, damaged or no checkpoint'
+    kept = Path(torch.hub.get_dir()) in path.parents
+    way = 'delete it, and it is downloaded again' if kept else 'fetch or write it again'
     return CheckpointError(
-        f'{path} ({path.stat().st_size} bytes) is {what}; fetch or write it again. torch says: '
-        f'{first_line(error)}'
+        f'{path} ({path.stat().st_size} bytes) is {what}; {way}. torch says: {first_line(error)}'
     )
 
 

@@ -184,6 +184,12 @@ def test_addresses_that_are_none(address, monkeypatch, tmp_path):
         fetch(address)
 
 
+def test_a_download_that_cannot_be_read_is_to_be_deleted(server):
+    path = fetch(f'{server.url}/entry-not-found.pth')
+    with pytest.raises(CheckpointError, match='no checkpoint; delete it, and it is downloaded'):
+        read_checkpoint(path)
+
+
 TOGETHER = """
 import sys, torch
 from mmswinv2.checkpoints import CheckpointError, fetch_together
