@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ..core.lora import DOWN, UP
+from ..core.lora import DOWN, UP, is_adapter
 from ..core.swin_v2 import SwinV2
 from ..errors import CheckpointError
 from .adapters import add_adapters, add_base, networks
@@ -67,7 +67,23 @@ def load_pretrained(
         CheckpointError: if the file cannot be read, is no SwinV2, is one of another architecture,
             or was trained with other windows than ``model.pretrained_window_sizes``.
     """
-    converted = convert_checkpoint(read_checkpoint(path), path, format, prefix, key)
+    checkpoint = read_checkpoint(path)
+    state, report = _fit_backbone(model, checkpoint, path, format, prefix, pretrained2d, key)
+    _assign(model, state, report)
+    return report
+
+
+def _fit_backbone(
+    model: SwinV2,
+    checkpoint: Any,
+    path: str | os.PathLike[str],
+    format: str | None = None,
+    prefix: str | None = None,
+    pretrained2d: bool = False,
+    key: str | None = None,
+) -> tuple[State, LoadReport]:
+    """Prepare what was read from a file for a backbone; see `load_pretrained`."""
+    converted = convert_checkpoint(checkpoint, path, format, prefix, key)
     state, windows, unused = converted.state, converted.windows, converted.left_out
     token = converted.heads.get('backbone.mask_token')
     if hasattr(model, 'mask_token') and token is not None:
@@ -98,8 +114,7 @@ def load_pretrained(
             f'on {model.patch_embed.proj.in_channels} input channels{_hint(model, state)}'
         )
     _check_windows(report, model)
-    _assign(model, state, report)
-    return report
+    return state, report
 
 
 def load_but(
@@ -160,7 +175,8 @@ def fit_weights(
 ) -> tuple[State, LoadReport]:
     """Prepare weights for a whole model that loads what fits, as with mmengine's ``load_from``.
 
-    Heads may differ. A backbone of this package must fit, except for the norms of its outputs.
+    Heads may differ. A backbone of this package must fit, except for the norms of its outputs; if
+    the model is one, see `load_pretrained`.
 
     Args:
         model: the model.
@@ -175,8 +191,16 @@ def fit_weights(
             next to nothing fits.
     """
     own = model.state_dict()
-    described = getattr(getattr(checkpoint, '_metadata', None), 'lora', None)
-    given, converted, notes, alone = _for_model(model, own, checkpoint, path, described)
+    meta = getattr(getattr(checkpoint, '_metadata', None), 'meta', None) or {}
+    with of_file(path):
+        adapted = any(map(is_adapter, unwrap(checkpoint)))
+    if isinstance(model, SwinV2) and not adapted:
+        whole = {'state_dict': checkpoint, 'meta': meta}
+        inflates = getattr(model, 'pretrained2d', False)
+        given, report = _fit_backbone(model, whole, path, pretrained2d=inflates)
+        _check_report(report, own, given)
+        return given, report
+    given, converted, notes, alone = _for_model(model, own, checkpoint, path, meta.get('lora'))
     names = dict(given)
     if type(model)._load_from_state_dict is not nn.Module._load_from_state_dict:
         model._load_from_state_dict(names, '', {}, False, [], [], [])  # which may rename keys

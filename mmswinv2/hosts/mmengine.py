@@ -175,11 +175,11 @@ class Origin(OrderedDict):
 
     Attributes:
         path: the file.
-        lora: what the file says of its adapters.
+        meta: the entry ``meta`` of the file.
     """
 
     path = Path('checkpoint')
-    lora: Any = None
+    meta: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Files that these weights are written to get a plain dict, which runs no code."""
@@ -188,7 +188,7 @@ class Origin(OrderedDict):
     def __deepcopy__(self, memo: dict) -> 'Origin':
         """Such as EMAHook's copy, which is loaded too."""
         twin = Origin(copy.deepcopy(dict(self), memo))
-        twin.path, twin.lora = self.path, copy.deepcopy(self.lora, memo)
+        twin.path, twin.meta = self.path, self.meta
         return twin
 
 
@@ -202,12 +202,10 @@ def with_state_dict(found: Any, path: Path) -> Any:
         print_log(f'{path}: {note}', logger='current')
     state = OrderedDict(weights)
     state.pop('state_dict', None)  # an entry without weights
-    state._metadata = Origin(getattr(weights, '_metadata', {}))  # type: ignore[attr-defined]
-    state._metadata.path = path  # type: ignore[attr-defined]
     found['state_dict'] = state
-    meta = found.setdefault('meta', {})  # mmseg's init_model reads it
-    lora = meta.get('lora') if isinstance(meta, dict) else None
-    state._metadata.lora = lora  # type: ignore[attr-defined]
+    origin = Origin(getattr(weights, '_metadata', {}))
+    origin.path, origin.meta = path, found.setdefault('meta', {})  # mmseg's init_model reads it
+    state._metadata = origin  # type: ignore[attr-defined]
     return found
 
 

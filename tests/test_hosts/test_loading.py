@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import re
 
 import pytest
 import torch
@@ -193,6 +194,32 @@ def test_models_of_others_take_a_twentieth(tmp_path):
         else:
             with pytest.raises(CheckpointError, match='only 1 of the 40 entries'):
                 load_checkpoint(model, str(tmp_path / 'x.pth'))
+
+
+def test_a_backbone_alone_is_loaded_as_by_its_init_cfg(tmp_path):
+    path, state = str(tmp_path / 'x.pth'), weights(tables=[(8, 8)] * 4)
+    moved = {re.sub(r'(\d)(?=\.down)', lambda m: str(int(m[1]) + 1), k): state[k] for k in state}
+    for given in (state, moved):  # of the authors, of timm
+        backbone = SwinTransformerV2('nano', window_size=8)
+        torch.save({'model': given}, path)
+        load_checkpoint(backbone, path)
+        own = {**backbone.state_dict(), 'norm.bias': backbone.norm3.bias}
+        assert all(torch.equal(own[k], state[k]) for k in own.keys() & state.keys())
+    video = VideoSwinTransformerV2('nano', window_size=(2, 8, 8), pretrained2d=True)
+    load_checkpoint(video, path)
+    assert torch.equal(video.norm3.bias, state['norm.bias'])
+    converted = {k: v for k, v in state.items() if 'relative' not in k}
+    meta = {'pretrained_window_sizes': {i: [8, 8] for i in range(4)}}
+    for content in ({'model': state}, {'model': converted, 'meta': meta}):
+        torch.save(content, path)
+        with pytest.raises(CheckpointError, match=r'set pretrained_window_sizes=\[8, 8, 8, 8\]'):
+            load_checkpoint(SwinTransformerV2('nano', window_size=12), path)
+    adapted = SwinTransformerV2('nano', window_size=8, lora=dict(rank=2))
+    load_checkpoint(adapted, path)
+    torch.save({'state_dict': drawn(adapted)}, path)
+    twin = SwinTransformerV2('nano', window_size=8, lora=dict(rank=2))
+    load_checkpoint(twin, path)
+    assert all(torch.equal(v, drawn(adapted)[k]) for k, v in twin.state_dict().items())
 
 
 @pytest.mark.parametrize(
