@@ -15,9 +15,7 @@ from .errors import UserError
 # macOS writes these into archives and on foreign disks, network drives beside what they hold
 _FOLDERS_OF_SYSTEMS = ('__MACOSX', '.AppleDouble', '@eaDir', '.@__thumb')
 HALF_WRITTEN = '.part-'  # stands in the names of files that are being written
-_OF_DISKS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM,
-)  # fmt: skip
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES)
 
 
 def is_of_system(name: str) -> bool:
@@ -55,11 +53,7 @@ def walk(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def text_lines(path: str | os.PathLike[str], content: bytes) -> list[str]:
-    """The lines of a list in UTF-8, with their line feeds.
-
-    Args:
-        path: the file, for the message.
-        content: what was read from it.
+    """The lines of the `content` of a list in UTF-8, with their line feeds.
 
     Raises:
         UserError: if it is no text in UTF-8; it names the line.
@@ -92,12 +86,9 @@ def is_inside(path: Path, folder: Path) -> bool:
 def check_not_source(
     out: str | os.PathLike[str], source: str | os.PathLike[str], work: str
 ) -> None:
-    """Raise `UserError` if a file would be written over the one that it is made of.
+    """Raise `UserError` if `out` would be written over the file that it is made of.
 
-    Args:
-        out: the file to write.
-        source: the file to read.
-        work: what is done with it, such as ``'convert'``.
+    `work` says in the message what is done with it, such as ``'convert'``.
     """
     if os.path.realpath(out) == os.path.realpath(source):
         raise UserError(f'{out} is the file to {work}, which would be lost; name another')
@@ -106,10 +97,7 @@ def check_not_source(
 def check_writable(folder: str | os.PathLike[str], name: str, option: str = '') -> None:
     """Make a folder if it is not there, and raise `UserError` if nothing can be written into it.
 
-    Args:
-        folder: its path.
-        name: what the folder is, for the message.
-        option: the command-line option that names another folder, for the message.
+    The message has what the folder is, and the command-line option that names another.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)

@@ -12,22 +12,7 @@ from .published import PUBLISHED
 from .report import LoadReport, compare_keys
 
 __all__ = [
-    'FORMATS',
-    'PUBLISHED',
-    'CheckpointError',
-    'LoadReport',
-    'adapt_channels',
-    'compare_keys',
-    'convert',
-    'convert_file',
-    'describe',
-    'fetch',
-    'fetch_together',
-    'inflate',
-    'load_but',
-    'load_pretrained',
-    'read_checkpoint',
-    'read_class_map',
-    'read_pickle',
-    'write_checkpoint',
-]
+    'FORMATS', 'PUBLISHED', 'CheckpointError', 'LoadReport', 'adapt_channels', 'compare_keys',
+    'convert', 'convert_file', 'describe', 'fetch', 'fetch_together', 'inflate', 'load_but',
+    'load_pretrained', 'read_checkpoint', 'read_class_map', 'read_pickle', 'write_checkpoint',
+]  # fmt: skip

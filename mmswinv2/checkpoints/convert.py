@@ -29,6 +29,7 @@ _LONE_ENTRIES = ('ema_model', 'network', 'weights', 'backbone', 'encoder', 'mode
 _PATCHES = 'patch_embed.proj.weight'
 _BIAS = '.attn.cpb_mlp.0.weight'
 _TABLE = 'relative_coords_table'
+_OF_HEADS = ('head.', 'decoder.', 'classifier.')  # the first also within a network
 _COUNTERS = ('n_averaged', 'steps')  # of torch's and mmengine's averages
 _LARGEST_TABLE = 2**24  # numbers
 _PEFT = re.compile(r'.*\.lora_(embedding_)?[AB]\b')
@@ -109,11 +110,7 @@ def of_file(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def plain_keys(state: State, own: Container[str] = ()) -> State:
-    """Weights under the keys that they had before torch wrapped their modules.
-
-    Args:
-        state: the weights.
-        own: keys of a model, which stay as they are.
+    """Weights under the keys that they had before torch wrapped their modules, but for `own` keys.
 
     Raises:
         CheckpointError: if the weights have adapters of peft beside them.
@@ -248,12 +245,8 @@ def convert(state: State, format: str | None = None, prefix: str | None = None) 
         new = _rename(key, FORMATS[name].rules)
         if new:
             renamed[new] = value
-        elif (
-            new is None
-            or key.startswith('head.')
-            or (not prefix and key.startswith(('decoder.', 'classifier.')))
-        ):
-            left_out.append(prefix + key)  # heads, also in files without a prefix
+        elif new is None or key.startswith(_OF_HEADS[: 1 if prefix else None]):
+            left_out.append(prefix + key)
         else:
             unknown.append(key)
     if unknown:

@@ -37,8 +37,8 @@ from .report import LoadReport, compare_keys, short_windows
 
 _OUTPUT_NORM = re.compile(r'(backbone\.)?norm\d\.(weight|bias)')
 _BACKBONE = 'backbone.'
-_PATCHES = 'backbone.patch_embed.proj.'
 _WRAPPED = re.compile(r'(module|base_model\.model)\.')  # by distributed training, by peft
+_PATCHES = 'backbone.patch_embed.proj.'
 
 
 def load_pretrained(
@@ -195,9 +195,11 @@ def fit_weights(
     with of_file(path):
         adapted = any(map(is_adapter, unwrap(checkpoint)))
     if isinstance(model, SwinV2) and not adapted:
-        whole = {'state_dict': checkpoint, 'meta': meta}
-        inflates = getattr(model, 'pretrained2d', False)
-        given, report = _fit_backbone(model, whole, path, pretrained2d=inflates)
+        found, inflates = (
+            {'state_dict': checkpoint, 'meta': meta},
+            getattr(model, 'pretrained2d', False),
+        )
+        given, report = _fit_backbone(model, found, path, pretrained2d=inflates)
         _check_report(report, own, given)
         return given, report
     given, converted, notes, alone = _for_model(model, own, checkpoint, path, meta.get('lora'))
@@ -231,12 +233,7 @@ def _for_model(
 ) -> tuple[State, Converted | None, list[str], bool]:
     """The weights of a file under the keys of a whole model, converted if necessary.
 
-    Args:
-        model: the model.
-        own: its state dict.
-        checkpoint: what was read from the file.
-        path: the file, for messages.
-        described: what the file itself records of its adapters.
+    `own` is the model's state dict, `described` what the file records of its adapters.
 
     Returns:
         the weights, how they were converted, notes on the prefix and on adapters, and whether all
@@ -281,10 +278,6 @@ def _common_prefix(given: Iterable[str], own: Container[str]) -> str:
 
     It is the one of most keys. It must not be in doubt: no other prefix may be that of more than
     half as many. Keys without it stay as they are.
-
-    Args:
-        given: the keys of the file.
-        own: the keys of the model.
     """
     found: Counter[str] = Counter()
     for name in given:

@@ -23,7 +23,10 @@ from ..errors import CheckpointError, is_out_of_memory
 # of a training by timm, torchvision or DETR, and what data sets and hooks note down.
 _HARMLESS = (
     'argparse.Namespace',
-    *(f'builtins.{name}' for name in ('dict', 'float', 'frozenset', 'int', 'list', 'slice')),
+    *(
+        f'builtins.{name}'
+        for name in ('bytes', 'dict', 'float', 'frozenset', 'int', 'list', 'slice')
+    ),
     *(f'datetime.{name}' for name in ('date', 'datetime', 'time', 'timedelta', 'timezone')),
     'mmengine.config.config.ConfigDict',
     'mmengine.logging.history_buffer.HistoryBuffer',
@@ -37,14 +40,10 @@ _HARMLESS = (
 # Dicts of other kinds, read as plain ones: torch fills no others, and their packages, as yacs for
 # the configs in checkpoints of the authors' code, need not be installed.
 _DICTS = (
-    'addict.addict.Dict',
-    'collections.defaultdict',
-    'detectron2.config.config.CfgNode',
-    'easydict.EasyDict',
-    'fvcore.common.config.CfgNode',
-    'mmcv.utils.config.ConfigDict',
+    'addict.addict.Dict', 'collections.defaultdict', 'detectron2.config.config.CfgNode',
+    'easydict.EasyDict', 'fvcore.common.config.CfgNode', 'mmcv.utils.config.ConfigDict',
     'yacs.config.CfgNode',
-)
+)  # fmt: skip
 # What pickles of annotations, proposals and predictions hold besides.
 _HARMLESS_PICKLED = (
     'builtins.set',
@@ -58,11 +57,6 @@ _LOCK = threading.RLock()  # torch has one list of safe globals for all threads
 
 def load_without_code(file: Any, map_location: Any, mmap: bool = False) -> Any:
     """`torch.load` for tensors, and for the other types in mmengine's checkpoints.
-
-    Args:
-        file: path or open file.
-        map_location: see `torch.load`.
-        mmap: see `torch.load`.
 
     Raises:
         pickle.UnpicklingError: if the file asks for anything else, or holds arrays of objects.
@@ -180,9 +174,6 @@ def _finished(value: Any, seen: dict[int, tuple[Any, Any]]) -> Any:
 def read_pickle(path: str | os.PathLike[str]) -> Any:
     """Read predictions that a tool has pickled: numbers, text, arrays and tensors.
 
-    Args:
-        path: the file.
-
     Raises:
         CheckpointError: if the file is missing, cut short, or holds anything else, as that may run
             code.
@@ -275,7 +266,6 @@ def harmless_globals(names: Iterable[str] = _HARMLESS) -> list[Any]:
     found: list[tuple[Any, str]] = [
         (_attribute, 'builtins.getattr'),
         (_OneCycle, 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'),
-        (_no_bytes, 'builtins.bytes'),
         (_Array, 'numpy.ndarray'),
         (_Dtype, 'numpy.dtype'),
         (_list, 'collections.deque'),
@@ -323,11 +313,6 @@ class _Dict:
 def _list(*_: Any) -> list[Any]:
     """Replaces `deque`, as torch fills lists alone."""
     return []
-
-
-def _no_bytes() -> bytes:
-    """Replaces `bytes`, which old protocols of pickle call for empty ones."""
-    return b''
 
 
 def first_line(error: Exception) -> str:

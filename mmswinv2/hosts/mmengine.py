@@ -444,16 +444,8 @@ class MMEngine(Host):
     """mmengine: the host of configs that name no other."""
 
     early_patches = (
-        read_own_checkpoints,
-        read_without_code,
-        read_by_our_reader,
-        read_data_without_code,
-        take_no_config_from_weights,
-        report_what_is_loaded,
-        start_workers_late,
-        normalize_any_channels,
-        draw_three_channels,
-        find_own_configs,
-        format_configs_once,
+        read_own_checkpoints, read_without_code, read_by_our_reader, read_data_without_code,
+        take_no_config_from_weights, report_what_is_loaded, start_workers_late,
+        normalize_any_channels, draw_three_channels, find_own_configs, format_configs_once,
         register_deepspeed_optimizers,
-    )
+    )  # fmt: skip

@@ -81,21 +81,15 @@ def explain_wrong_masks() -> None:
     from mmpretrain.datasets.transforms import SimMIMMaskGenerator
 
     @replace(SimMIMMaskGenerator, '__init__')
-    def init(
-        original: Any,
-        self: Any,
-        input_size: int = 192,
-        mask_patch_size: int = 32,
-        model_patch_size: int = 4,
-        mask_ratio: float = 0.6,
-    ) -> None:
-        if input_size % mask_patch_size or mask_patch_size % model_patch_size:
+    def init(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            original(self, *args, **kwargs)
+        except AssertionError as error:
             raise UserError(
-                f'SimMIMMaskGenerator: masks of {mask_patch_size} pixels must divide images of '
-                f'{input_size} (input_size), and patches of {model_patch_size} (model_patch_size) '
-                'the masks'
-            )
-        original(self, input_size, mask_patch_size, model_patch_size, mask_ratio)
+                f'SimMIMMaskGenerator: masks of {self.mask_patch_size} pixels must divide images '
+                f'of {self.input_size} (input_size), and patches of {self.model_patch_size} '
+                '(model_patch_size) the masks'
+            ) from error
 
 
 @patch('mmpretrain', '>=1')
