@@ -110,9 +110,7 @@ def check_writable(folder: str | os.PathLike[str], name: str, option: str = '') 
 def part_of(path: Path, ends: bool = False) -> Path:
     """A new hidden name beside a file that is being written, short enough for any file system.
 
-    Args:
-        path: the file.
-        ends: whether the name must end as the file's, by which some libraries know the format.
+    With `ends` it ends as the file's, by which some libraries know the format.
     """
     name, suffix = f'.{path.stem[:40]}', path.suffix[:20]
     token = f'{HALF_WRITTEN}{secrets.token_hex(4)}'

@@ -52,9 +52,7 @@ def leave_out_base(model: nn.Module, checkpoint: dict[str, Any]) -> list[str]:
 
     A backbone whose frozen weights have been replaced since (by a ``load_from``) is saved whole.
 
-    Args:
-        model: the model.
-        checkpoint: with ``meta``, and ``state_dict`` unless a strategy keeps the weights elsewhere.
+    It has no ``state_dict`` where a strategy keeps the weights elsewhere.
 
     Returns:
         sentences on what has been done, for the log.
@@ -97,20 +95,12 @@ def copy_base(model: nn.Module, other: nn.Module) -> None:
 
 
 def add_base(
-    model: nn.Module,
-    own: State,
-    given: State,
-    path: str | os.PathLike[str],
-    notes: Any = None,
+    model: nn.Module, own: State, given: State, path: str | os.PathLike[str], notes: Any
 ) -> tuple[State, list[str]]:
     """Give a file of adapters the weights of the backbone that it leaves out.
 
-    Args:
-        model: the model, whose backbone loads its pre-trained weights if it has not yet.
-        own: its state dict.
-        given: the file's weights under the model's keys.
-        path: the file, for messages.
-        notes: what the file says of its adapters (``meta.lora``), if anything.
+    The backbone loads its pre-trained weights if it has not yet. `own` is the model's state dict,
+    `given` has the file's weights under the model's keys, `notes` is the file's ``meta.lora``.
 
     Returns:
         the completed weights, and notes for the report.

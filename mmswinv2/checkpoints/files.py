@@ -67,12 +67,7 @@ _FORMS: Forms = {
 
 
 def check_forms(found: Any, forms: Forms, words: str) -> None:
-    """Check entries of what was read.
-
-    Args:
-        found: a dict.
-        forms: names of entries, with dots for nested dicts, and their forms.
-        words: the beginning of the message.
+    """Check entries of what was read; names in `forms` have dots for nested dicts.
 
     Raises:
         CheckpointError: if an entry is of another form.

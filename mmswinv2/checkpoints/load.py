@@ -68,22 +68,16 @@ def load_pretrained(
             or was trained with other windows than ``model.pretrained_window_sizes``.
     """
     checkpoint = read_checkpoint(path)
-    state, report = _fit_backbone(model, checkpoint, path, format, prefix, pretrained2d, key)
+    state, report = _fit_backbone(model, checkpoint, path, pretrained2d, format, prefix, key)
     _assign(model, state, report)
     return report
 
 
 def _fit_backbone(
-    model: SwinV2,
-    checkpoint: Any,
-    path: str | os.PathLike[str],
-    format: str | None = None,
-    prefix: str | None = None,
-    pretrained2d: bool = False,
-    key: str | None = None,
+    model: SwinV2, checkpoint: Any, path: str | os.PathLike[str], pretrained2d: bool, *where: Any
 ) -> tuple[State, LoadReport]:
-    """Prepare what was read from a file for a backbone; see `load_pretrained`."""
-    converted = convert_checkpoint(checkpoint, path, format, prefix, key)
+    """Prepare what was read from a file for a backbone; `where` is format, prefix and key."""
+    converted = convert_checkpoint(checkpoint, path, *where)
     state, windows, unused = converted.state, converted.windows, converted.left_out
     token = converted.heads.get('backbone.mask_token')
     if hasattr(model, 'mask_token') and token is not None:
@@ -178,10 +172,7 @@ def fit_weights(
     Heads may differ. A backbone of this package must fit, except for the norms of its outputs; if
     the model is one, see `load_pretrained`.
 
-    Args:
-        model: the model.
-        checkpoint: weights, wrapped or not, of the model or in any format of `FORMATS`.
-        path: the file, for messages.
+    `checkpoint` has weights, wrapped or not, of the model or in any format of `FORMATS`.
 
     Returns:
         weights under the model's keys, and the report.
@@ -199,7 +190,7 @@ def fit_weights(
             {'state_dict': checkpoint, 'meta': meta},
             getattr(model, 'pretrained2d', False),
         )
-        given, report = _fit_backbone(model, found, path, pretrained2d=inflates)
+        given, report = _fit_backbone(model, found, path, inflates)
         _check_report(report, own, given)
         return given, report
     given, converted, notes, alone = _for_model(model, own, checkpoint, path, meta.get('lora'))

@@ -71,14 +71,9 @@ def published_weights(name: str) -> PublishedWeights:
 
 
 def find_published(arch: str, window: int | None = None) -> str | None:
-    """The name of the weights to start an `arch` from.
+    """The name of the weights to start an `arch` from, ``None`` if there are none.
 
-    Args:
-        arch: key of `core.VARIANTS`.
-        window: weights last trained with this window size are preferred.
-
-    Returns:
-        a key of `PUBLISHED`, ``None`` if no weights of `arch` were published.
+    Those that were last trained with this window size are preferred.
     """
     names = [name for name, weights in PUBLISHED.items() if weights.arch == arch]
     fitting = [name for name in names if PUBLISHED[name].window == window]

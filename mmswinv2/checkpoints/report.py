@@ -82,11 +82,7 @@ class LoadReport:
         )
 
     def problems(self, optional: Callable[[str], Any] = lambda key: False) -> str:
-        """What does not fit, with numbers and examples; empty if all fits.
-
-        Args:
-            optional: whether an entry of the lists may be ignored.
-        """
+        """What does not fit and is not `optional`, with numbers and examples; empty if all does."""
         found = {
             'another shape': [key for key in self.mismatched if not optional(key)],
             'missing in the file': [key for key in self.missing if not optional(key)],

@@ -25,8 +25,7 @@ _KINDS = [
 def patch_workers(every: bool) -> None:
     """Let workers that start from now on apply patches before anything else.
 
-    Args:
-        every: not only those of `hosts.apply`, but all of the hosts that this process has imported.
+    With `every`, also those of all hosts that this process has imported.
     """
     for kind in _KINDS:
         ForkingPickler.register(kind, partial(_reduce, every))
