@@ -52,9 +52,14 @@ _ROWS: list[tuple[str, str, str, int, int, tuple[int, ...]]] = [
 ]
 PUBLISHED = {
     name: PublishedWeights(
-        f'{folder}{name}.pth', *row, name.rpartition('-')[2] if folder == _TORCHVISION else ''
+        f'{folder}{name}.pth',
+        arch,
+        window,
+        image_size,
+        windows,
+        sha256=name.rpartition('-')[2] if folder == _TORCHVISION else '',
     )
-    for folder, name, *row in _ROWS
+    for folder, name, arch, window, image_size, windows in _ROWS
 }
 
 
