@@ -20,7 +20,7 @@ IMAGES = (
     '.pgm', '.pbm', '.pnm', '.gif', '.jp2', '.j2k', '.avif', '.npy',
 )  # fmt: skip
 RAW_PHOTOS = ('.dng', '.cr2', '.cr3', '.nef', '.arw', '.orf', '.rw2')
-_LONGEST = 230  # bytes of a name, to which numbers and endings are added; most systems take 255
+_LONGEST = 251  # bytes of a name without its ending; most systems take 255 in all
 _OTHER_IMAGES = ('.heic', '.heif', '.jxl', *RAW_PHOTOS, '.tga', '.psd', '.exr', '.hdr')
 VIDEOS = (
     '.mp4', '.avi', '.mkv', '.mov', '.webm', '.ts', '.mts', '.m2ts', '.wmv', '.asf', '.mpg',
@@ -116,18 +116,23 @@ def divide(sources: Sequence[str], clips: bool) -> tuple[list[Item], list[tuple[
     for source in sources:
         path = Path(source)
         stem = path.stem.lstrip('.') or 'unnamed'  # '..' would be the folder above
-        while len(os.fsencode(stem)) > _LONGEST:
-            stem = stem[:-1]
-        name, key = stem, stem.casefold()  # macOS and Windows do not tell A.jpg and a.jpg apart
+        name, key = _append(stem), stem.casefold()  # macOS and Windows do not tell A and a apart
         while name.casefold() in names:
             last[key] = last.get(key, 1) + 1
-            name = f'{stem}_{last[key]}'
+            name = _append(stem, f'_{last[key]}')
         names.add(name.casefold())
         if not isinstance(source, Camera) and (clips or not _is_video(path)):
             stills.append(Item(name, source, clip=clips))
         else:
             films.append((name, source))
     return stills, films
+
+
+def _append(stem: str, number: str = '') -> str:
+    """A name with its number, cut where it would be longer than systems take."""
+    while len(os.fsencode(stem + number)) > _LONGEST:
+        stem = stem[:-1]
+    return stem + number
 
 
 def _is_video(path: Path) -> bool:
