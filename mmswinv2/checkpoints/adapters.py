@@ -52,7 +52,7 @@ def leave_out_base(model: nn.Module, checkpoint: dict[str, Any]) -> list[str]:
 
     A backbone whose frozen weights have been replaced since (by a ``load_from``) is saved whole.
 
-    It has no ``state_dict`` where a strategy keeps the weights elsewhere.
+    `checkpoint` has no ``state_dict`` where a strategy keeps the weights elsewhere.
 
     Returns:
         sentences on what has been done, for the log.

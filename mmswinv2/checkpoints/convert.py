@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -91,13 +91,17 @@ def convert_checkpoint(
         converted = replace(converted, notes=[note, *converted.notes])
     if converted.windows:
         return converted
-    meta = checkpoint.get('meta')
-    recorded = meta.get('pretrained_window_sizes') if isinstance(meta, Mapping) else None
-    windows = {int(stage): tuple(window) for stage, window in (recorded or {}).items()}
+    windows = recorded_windows(checkpoint.get('meta'))
     for weights in () if windows else PUBLISHED.values():
         if cache_path(weights.url) == Path(path):
             windows = {stage: (w, w) for stage, w in enumerate(weights.pretrained_windows)}
     return replace(converted, windows=windows)
+
+
+def recorded_windows(meta: Any) -> Windows:
+    """The pre-trained windows in the meta data of a file."""
+    recorded = meta.get('pretrained_window_sizes') if isinstance(meta, Mapping) else None
+    return {int(stage): tuple(window) for stage, window in (recorded or {}).items()}
 
 
 @contextmanager
@@ -127,13 +131,14 @@ def plain_keys(state: State, own: Container[str] = ()) -> State:
     }
 
 
-def unwrap(checkpoint: Any, key: str | None = None) -> State:
+def unwrap(checkpoint: Any, key: str | None = None, kinds: Iterable[type] = ()) -> State:
     """Find the weights in a checkpoint: the dict itself, or one under a usual key.
 
     Args:
         checkpoint: what `read_checkpoint` returned.
         key: the entry that holds them, where there are several, such as ``'model_ema'``. ``None``:
             the first of `weight_entries`.
+        kinds: types of tensors that are right besides torch's own, such as the model's `DTensor`.
 
     Raises:
         CheckpointError: if there are none.
@@ -142,7 +147,7 @@ def unwrap(checkpoint: Any, key: str | None = None) -> State:
     if isinstance(inner, Mapping):
         tensors = {k: v for k, v in inner.items() if isinstance(v, Tensor)}
         for name, tensor in tensors.items():
-            plain = type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_nested
+            plain = type(tensor) in (Tensor, torch.nn.Parameter, *kinds) and not tensor.is_nested
             if not plain or tensor.is_meta or tensor.layout != torch.strided:
                 raise CheckpointError(
                     f'{name} is a nested or sparse tensor, a part of one (DTensor, as FSDP has '

@@ -212,7 +212,7 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
         )
     page = is_page(start)
     what = 'a web page, not a checkpoint' if page else 'truncated, damaged or no checkpoint'
-    kept = Path(torch.hub.get_dir()) in path.parents
+    kept = path.parent.parent == Path(torch.hub.get_dir(), 'checkpoints')  # see cache_path
     way = 'delete it, and it is downloaded again' if kept else 'fetch or write it again'
     return CheckpointError(
         f'{path} ({path.stat().st_size} bytes) is {what}; {way}. torch says: {first_line(error)}'

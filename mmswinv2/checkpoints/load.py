@@ -29,6 +29,7 @@ from .convert import (
     is_2d,
     of_file,
     plain_keys,
+    recorded_windows,
     unwrap,
 )
 from .files import read_checkpoint
@@ -183,21 +184,25 @@ def fit_weights(
     """
     own = model.state_dict()
     meta = getattr(getattr(checkpoint, '_metadata', None), 'meta', None) or {}
-    with of_file(path):
-        adapted = any(map(is_adapter, unwrap(checkpoint)))
-    if isinstance(model, SwinV2) and not adapted:
-        found, inflates = (
-            {'state_dict': checkpoint, 'meta': meta},
-            getattr(model, 'pretrained2d', False),
-        )
+    given, converted, notes, alone = _for_model(model, own, checkpoint, path, meta.get('lora'))
+    if (
+        isinstance(model, SwinV2)
+        and any(key not in given or given[key].shape != own[key].shape for key in own)
+        and not any(map(is_adapter, unwrap(checkpoint)))
+    ):
+        found = {'state_dict': checkpoint, 'meta': meta}
+        inflates = getattr(model, 'pretrained2d', False)
         given, report = _fit_backbone(model, found, path, inflates)
         _check_report(report, own, given)
         return given, report
-    given, converted, notes, alone = _for_model(model, own, checkpoint, path, meta.get('lora'))
     names = dict(given)
     if type(model)._load_from_state_dict is not nn.Module._load_from_state_dict:
         model._load_from_state_dict(names, '', {}, False, [], [], [])  # which may rename keys
     report = compare_keys(path, own, names, unbuilt=_find_unbuilt(model))
+    if isinstance(model, SwinV2):
+        report.windows = recorded_windows(meta)
+        report.assumed = short_windows(model.pretrained_window_sizes)
+        _check_windows(report, model)
     if (backbone := _backbone_of(model)) is not None:
         problems = report.problems(lambda key: _OUTPUT_NORM.fullmatch(key) or not _is_backbone(key))
         if converted is not None:
@@ -231,7 +236,7 @@ def _for_model(
         keys under the prefix are those of a backbone.
     """
     with of_file(path):
-        found = unwrap(checkpoint)
+        found = unwrap(checkpoint, kinds={type(value) for value in own.values()})
         given = plain_keys(found, own)
     while given and all(_WRAPPED.match(name) and name not in own for name in given):
         given = {_WRAPPED.sub('', name, count=1): value for name, value in given.items()}

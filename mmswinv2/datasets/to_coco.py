@@ -135,8 +135,8 @@ def _check(form: str, source: Path, out: Path, split: str | None, offset: float 
     if out.is_file() and not _is_ours(out):
         among = ' among the label files' if is_inside(out, source) else ''
         raise UserError(
-            f'{out} exists{among}, and was not written by this command; it is left as it is: name '
-            'another, or remove it'
+            f'{out} exists{among}, and was not written by this command since version 0.7.1; it is '
+            'left as it is: name another, or remove it'
         )
     if split is not None and (what := {'csv': 'a CSV file', 'labelme': 'LabelMe'}.get(form)):
         raise UserError(f'--split {split}: {what} has no splits; name its file or folder')

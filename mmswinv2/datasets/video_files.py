@@ -80,9 +80,9 @@ class VideoReader:
                 self._times, self._keys = times, []
         if not self._times:
             raise self._unreadable('no frames')
-        first, last = self._times[0], self._times[-1]
-        lasts = 0 if None in (first, last) else (last - first) * unit
-        measured = (len(self) - 1) / lasts if lasts > 0 else told
+        steps = np.zeros(0) if None in self._times else np.diff(self._times)
+        onwards = steps[steps >= 0]  # times begin anew where files have been joined
+        measured = float(1 / (onwards.mean() * unit)) if onwards.any() else told
         # the file's own number is exact where times are rounded, and wrong for uneven ones
         self.fps = told if math.isclose(told, measured, rel_tol=0.02) else measured
 

@@ -281,7 +281,7 @@ def _refuse_averages(cfg: Config) -> None:
     """Raise `UserError` for EMAHook with a strategy.
 
     FlexibleRunner loads and resumes before the hook has copied the model, an FSDP model cannot be
-    copied, and DeepSpeed's strategy does not save what hooks add to checkpoints.
+    copied, and the checkpoints of DeepSpeed that hooks see have no weights.
     """
     if any(hosts.type_name(hook) == 'EMAHook' for hook in all_hooks(cfg)):
         raise UserError(

@@ -155,7 +155,7 @@ class _Changes:
             if key in mine and not _same(mine[key], state.get(key))
         ]
         if different:
-            self.told += different
+            self.told += [text for text in different if '_schedule_phases' not in text] or different
             self.rates = True
             mine.pop('load_state_dict', None)
             vars(owner).update(mine)  # with values computed from the settings
@@ -183,7 +183,7 @@ class _Changes:
                 theirs = group.get(key)
                 if key in _NO_SETTINGS or key in scheduled or _same(value, theirs):
                     continue
-                set_by_scheduler = key.startswith(_OF_SCHEDULERS)
+                set_by_scheduler = key not in known and key.startswith(_OF_SCHEDULERS)
                 if key not in known and not set_by_scheduler:
                     continue  # a state of the optimizer, as the number of its steps
                 # RMSprop, unlike SGD, has the buffer of its momentum from the first step on

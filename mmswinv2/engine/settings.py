@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from .. import hosts
 from ..checkpoints import read_class_map
 from ..errors import UserError
-from ..files import check_writable
+from ..files import check_writable, is_inside
 from .config_checks import LENGTHS, LISTS_OF_LENGTHS, all_hooks, of_several_optimizers
 
 _STARTS = {'Linear': 'start_factor', 'Constant': 'factor'}  # of warm-ups
@@ -123,7 +123,8 @@ def set_visualization(cfg: Config, show: bool, folder: str | None, wait_time: fl
     if host.draw_interval:
         hook['interval'] = 1
     if folder:
-        if host.draw_folder != hosts.Host.draw_folder:  # to which mmdet adds the folder of the run
+        adds = host.draw_folder == hosts.Host.draw_folder  # mmdet adds the folder of the run
+        if not adds and not is_inside(Path(folder), Path(cfg.work_dir)):
             folder = str(Path(cfg.work_dir, folder))
         cfg.merge_from_dict({host.draw_folder: folder})
 

@@ -227,9 +227,9 @@ def set_resume(cfg: Config, resume: str | None) -> None:
             found = last_good_checkpoint(cfg.work_dir)
             cfg.resume, cfg.load_from = found is not None, found and str(found)
         return
-    is_folder = os.path.isdir(resume) and not is_deepspeed_folder(resume)
-    if resume == 'auto' or is_folder:
-        folder = resume if is_folder else cfg.work_dir
+    folder = cfg.work_dir if resume == 'auto' else resume
+    in_parts = is_deepspeed_folder(folder) or any(Path(folder).glob('*.distcp'))
+    if resume == 'auto' or (os.path.isdir(folder) and not in_parts):
         if (found := last_good_checkpoint(folder)) is None:
             raise UserError(
                 f'--resume: {folder} has no checkpoint to resume from; name the folder of '

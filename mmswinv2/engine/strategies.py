@@ -166,7 +166,7 @@ def find_ninja() -> None:
 
 @STRATEGIES.register_module()
 class DeepSpeedStrategy(_DeepSpeedStrategy):
-    """mmengine's DeepSpeedStrategy, with four differences.
+    """mmengine's DeepSpeedStrategy, with these differences.
 
     - An ``optim_wrapper`` of type OptimWrapper or AmpOptimWrapper is translated into DeepSpeed's
       sections, so that one recipe serves every strategy: ``clip_grad`` to ``gradient_clipping``,
@@ -174,7 +174,7 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
       to ``torch_autocast`` (weights stay float32, as boxes need more than half precision).
     - ``auto_scale_lr`` is applied.
     - ``load_from`` takes any checkpoint of the model, whichever strategy wrote it.
-    - A checkpoint (a folder) is written atomically.
+    - A checkpoint (a folder) is written atomically, and hooks see it, without its weights.
 
     Args:
         **kwargs: of mmengine's strategy, with DeepSpeed's sections

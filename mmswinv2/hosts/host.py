@@ -44,7 +44,8 @@ class Host:
         finds_boxes: whether predictions are boxes with scores.
         visualizer: type of the visualizer that draws predictions.
         kind_of_model: what its models are, as text for the user.
-        lists: type of a data set, or a suffix: the pattern of each line of its list, and its words.
+        lists: by the type of a data set, or the suffix of its list: a pattern for each line, and
+            what a line should be, for the message.
         analysis_tools: names of the host's scripts in its folder ``.mim/tools/analysis_tools``.
     """
 
@@ -117,7 +118,8 @@ class Host:
         """Raise `UserError` for a list of samples that the host would misread; see `lists`."""
         pattern, words = self.lists.get(type_name(dataset)) or self.lists.get(path.suffix, ('', ''))
         unlabelled = dataset.get('with_label') is False or dataset.get('split') == 'test'
-        own = str(dataset.get('type')).startswith('mmswinv2.')  # these check their lists
+        kind = dataset.get('type')
+        own = getattr(kind, '__module__', str(kind)).startswith('mmswinv2.')  # these check theirs
         if not pattern or unlabelled or own:
             return
         lines = text_lines(path, path.read_bytes()) or ['']

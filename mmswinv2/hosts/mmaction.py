@@ -6,6 +6,7 @@ that: import `mmswinv2.hosts` first.
 
 import functools
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
@@ -204,7 +205,10 @@ class MMAction(Host):
     visualizer = 'ActionVisualizer'
     kind_of_model = 'Video classifier'
     lists = {  # noqa: RUF012, a constant
-        'RawframeDataset': (r'\S+(\s+[0-9]+)+', '"folder frames label", the latter whole numbers'),
+        'RawframeDataset': (
+            r'\S+(\s+-?[0-9]+)+',
+            '"folder frames label", the latter whole numbers',
+        ),
         'VideoDataset': (r'\S.*', '"path label"'),
     }
     scores = (('AccMetric', 'acc', 'mean1', *(f'top{k}' for k in range(1, 101))),)
@@ -291,13 +295,15 @@ def _of_images(cfg: Any) -> bool:
 
 def check_decoding(dataset: Any, where: str) -> None:
     """Raise `UserError` if frames are read by another package than opens the videos, or shifted."""
-    names = {type(step).__name__ for step in steps_in(dataset.pipeline)}
-    if len(pair := names & {'VideoInit', 'VideoDecode'}) == 1:
+    kinds = {kind.__name__ for step in steps_in(dataset.pipeline) for kind in type(step).__mro__}
+    ours = kinds & {'VideoInit', 'VideoDecode'}
+    others = {kind for kind in kinds if re.fullmatch('(Decord|PyAV|OpenCV)(Init|Decode)', kind)}
+    if ours and others:
         raise UserError(
-            f'{where}: the pipeline has {pair.pop()} alone, and mmswinv2.VideoInit and '
-            'mmswinv2.VideoDecode go together; take both, in place of DecordInit and DecordDecode'
+            f'{where}: the pipeline has {", ".join(sorted(ours | others))}; take either '
+            'mmswinv2.VideoInit and mmswinv2.VideoDecode, or both of the others'
         )
-    if getattr(dataset, 'start_index', 0) and pair:
+    if getattr(dataset, 'start_index', 0) and (ours or others):
         raise UserError(
             f'{where}: the data set has start_index={dataset.start_index}, and frames of videos '
             'are counted from 0; set start_index=0'
@@ -335,4 +341,5 @@ def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:
         told = f'{where}: {unlabelled} of {len(dataset)} videos have no label'
         if where == 'train_dataloader' and not dataset.multi_class:  # else it is of no class
             raise UserError(f'{told}; give them one, or take them out of the list')
-        warn(f'{told} and count as wrong in scores; only what --dump writes means something')
+        if where != 'train_dataloader':
+            warn(f'{told} and count as wrong in scores; only what --dump writes means something')

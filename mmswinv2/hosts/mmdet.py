@@ -102,7 +102,8 @@ class MMDet(Host):
         semantic = getattr(getattr(model, 'roi_head', None), 'semantic_head', None)
         for step in steps_in(dataset.pipeline):
             for branch in getattr(step, 'subroutines', ()):  # of TestTimeAug
-                names = [type(inner).__name__ for inner in branch.transforms]
+                inner = [step for step in branch.transforms if getattr(step, 'prob', 1) != 0]
+                names = [type(step).__name__ for step in inner]
                 if 'Pad' in names and 'RandomFlip' in names[names.index('Pad') :]:
                     raise UserError(
                         f'{where}: Pad stands before RandomFlip in TestTimeAug, and boxes are '
@@ -119,7 +120,8 @@ class MMDet(Host):
             return
         if isinstance(meta := getattr(dataset, 'metainfo', None), list):
             raise _several_metainfo(meta, where)
-        check_coco_options(metric, where)
+        if type(metric).__name__ in _COCO_METRICS:  # others may have options of their own
+            check_coco_options(metric, where)
         infos: dict[Any, dict] = {}
         if not hasattr(dataset, 'get_data_info'):
             return

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine import fileio
+from mmengine.dataset import BaseDataset
 from packaging.specifiers import SpecifierSet
 
 from ..errors import UserError
@@ -46,13 +47,16 @@ def keep_every_picture() -> None:
     @replace(DetLocalVisualizer, 'add_datasample')
     def add_datasample(draw: Any, self: Any, *args: Any, **kwargs: Any) -> None:
         if out := kwargs.get('out_file'):
-            image = getattr(kwargs.get('data_sample'), 'img_path', None)
-            drawn, first = vars(self).setdefault('drawn', {}), Path(out)
-            number = 1
-            while drawn.setdefault(out, image) != image:
-                number += 1
-                out = str(first.with_stem(f'{first.stem}_{number}'))
-            kwargs['out_file'] = out
+            sample = kwargs.get('data_sample', args[2] if len(args) > 2 else None)
+            image, first = getattr(sample, 'img_path', None), Path(out)
+            drawn, numbers = vars(self).setdefault('drawn', ({}, {}))
+            if (out, image) not in numbers:
+                number, place = numbers.get(out, 1), out
+                while drawn.setdefault(place, image) != image:
+                    number += 1
+                    place = str(first.with_stem(f'{first.stem}_{number}'))
+                numbers[out], numbers[out, image] = number, place
+            kwargs['out_file'] = numbers[out, image]
         draw(self, *args, **kwargs)
 
 
@@ -63,9 +67,17 @@ def refuse_masks_that_stay_behind() -> None:
 
     for name in ('Mosaic', 'MixUp', 'RandomShift', 'RandomAffine', 'CachedMosaic', 'CachedMixUp'):
 
-        @replace(getattr(transforms, name), 'transform')
-        def transform(original: Any, self: Any, results: dict, *args: Any) -> Any:
-            kind = type(self).__name__
+        @replace(owner := getattr(transforms, name), 'transform')
+        def transform(
+            original: Any,
+            self: Any,
+            results: dict,
+            *args: Any,
+            kind: str = name,
+            patched: Any = owner,
+        ) -> Any:
+            if type(self).transform is not patched.transform:  # of the user's own, about the host's
+                return original(self, results, *args)
             for key in ('gt_seg_map',) if 'Cached' in kind else ('gt_masks', 'gt_seg_map'):
                 if results.get(key) is not None:
                     raise UserError(
@@ -89,7 +101,7 @@ def refuse_masks_that_stay_behind() -> None:
 @patch('mmdet', '>=3')
 def check_annotations() -> None:
     """COCO annotations are held to rules when they are read; labels go by the names of classes."""
-    from mmdet.datasets import BaseDetDataset, CocoDataset, WIDERFaceDataset, XMLDataset
+    from mmdet.datasets import BaseDetDataset, WIDERFaceDataset, XMLDataset
     from mmdet.datasets.api_wrappers import COCO
     from mmdet.datasets.transforms import LoadAnnotations
     from mmdet.evaluation.metrics import CocoMetric
@@ -130,34 +142,18 @@ def check_annotations() -> None:
         path = getattr(self, 'path', 'the annotations')
         return get_category_ids(path, self.dataset['categories'], cat_names)
 
-    @replace(BaseDetDataset, 'full_init')
-    def full_init(original: Any, self: Any) -> None:
-        load = self.load_data_list
-
-        def load_checked() -> list[dict]:
-            try:
-                images = load()
-            except KeyError as error:
-                if error.args != ('img',) or 'img' in self.data_prefix:
-                    raise
-                raise UserError(
-                    f'{self.ann_file}: data_prefix={self.data_prefix} of {type(self).__name__} '
-                    'has no img, the folder of the images, such as dict(img="train2017/")'
-                ) from error
-            if not isinstance(self, CocoDataset):  # its file is checked when it is read
-                check_boxes(self, images)
-            check_instances(self, images)
-            return images
-
-        self.load_data_list = load_checked
-        try:
-            original(self)
-        finally:
-            del self.load_data_list
+    @replace(BaseDetDataset, '__init__')
+    def init(original: Any, self: Any, *args: Any, **options: Any) -> None:
+        self.load_data_list = functools.partial(load_checked, self)
+        original(self, *args, **options)
 
     @replace(BaseDetDataset, 'load_data_list')
     def load_data_list(original: Any, self: Any) -> list[dict]:
         """Labels are numbers of the file's classes, which mmengine replaces by the config's."""
+        load = super(BaseDetDataset, self).load_data_list  # another base class may come first
+        own_reader = type(self).parse_data_info is not BaseDataset.parse_data_info
+        if own_reader or load.__func__ is not BaseDataset.load_data_list:
+            return load()
         given = self._metainfo.pop('classes', None)
         try:
             images = original(self)
@@ -195,7 +191,10 @@ def check_annotations() -> None:
             if not image['height'] or not image['width']:  # some tools write 0
                 from ..datasets.to_coco import image_size
 
-                image['width'], image['height'] = image_size(image['img_path'], False) or (0, 0)
+                image['width'], image['height'] = image_size(Path(image['img_path']), False) or (
+                    0,
+                    0,
+                )
             return image
 
     @replace(XMLDataset, '_parse_instance_info')
@@ -363,6 +362,26 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
     return [(contour[:, ::-1] - 0.5).ravel().tolist() for contour in contours]
 
 
+def load_checked(dataset: Any) -> list[dict]:
+    """Load the list of a data set, once, and check it."""
+    from mmdet.datasets import CocoDataset
+
+    del dataset.load_data_list  # that of the class is called
+    try:
+        images = dataset.load_data_list()
+    except KeyError as error:
+        if error.args != ('img',) or 'img' in dataset.data_prefix:
+            raise
+        raise UserError(
+            f'{dataset.ann_file}: data_prefix={dataset.data_prefix} of {type(dataset).__name__} '
+            'has no img, the folder of the images, such as dict(img="train2017/")'
+        ) from error
+    if not isinstance(dataset, CocoDataset):  # its file is checked when it is read
+        check_boxes(dataset, images)
+    check_instances(dataset, images)
+    return images
+
+
 def check_boxes(dataset: Any, images: Sequence[dict]) -> None:
     """Leave out boxes of other formats than COCO's that cannot be used; refuse wrong labels."""
     from ..datasets.coco import check_corners
@@ -373,9 +392,13 @@ def check_boxes(dataset: Any, images: Sequence[dict]) -> None:
             instance.setdefault('ignore_flag', 0)
     if classes is None or not (found := [(i, o) for i in images for o in i['instances']]):
         return  # phrases in place of classes
+    first = found[0][1]
+    if np.size(first.get('bbox')) in (5, 8) or not {'bbox', 'bbox_label'} & first.keys():
+        return  # turned boxes, lines
+    labels = set(range(len(classes)))
     for image, instance in found:
         label = instance.get('bbox_label')
-        if not instance['ignore_flag'] and label not in range(len(classes)):
+        if not instance['ignore_flag'] and label not in labels:
             raise UserError(
                 f'{dataset.ann_file}: an object of {image.get("img_path")} has bbox_label={label!r}'
                 f', and the labels of {len(classes)} classes are 0 to {len(classes) - 1}'
@@ -404,19 +427,22 @@ def check_instances(dataset: Any, images: Sequence[dict]) -> None:
     instances = [instance for image in images for instance in image.get('instances', ())]
     classes = dataset.metainfo.get('classes')
     others = some(sorted(getattr(dataset, 'names_of_no_class', ())))
-    if all(instance['ignore_flag'] for instance in instances):
+    if all(instance.get('ignore_flag') for instance in instances):
         if dataset.test_mode and not others:
             return
         told = (
             f'{dataset.ann_file} has {len(images)} images and 0 annotations (crowds left aside) of '
             f'the classes {classes!r:.80}'
         )
-        if others:
-            raise UserError(f'{told}; its objects are {others}: name these in metainfo')
+        if others and (dataset.filter_cfg or {}).get('filter_empty_gt', True):
+            raise UserError(
+                f'{told}; its objects are {others}: name these in metainfo, or set '
+                'filter_cfg=dict(filter_empty_gt=False) if the images are to be background'
+            )
         if (dataset.filter_cfg or {}).get('filter_empty_gt'):
             raise UserError(f'{told}; training needs both')
         warn(f'{told}: they are background')
-    seen = {instance['bbox_label'] for instance in instances}
+    seen = {instance.get('bbox_label') for instance in instances}
     if others and (lacking := [name for i, name in enumerate(classes) if i not in seen]):
         warn(
             f'{dataset.ann_file}: no object is of the classes {some(lacking)}, and objects of '
@@ -425,7 +451,7 @@ def check_instances(dataset: Any, images: Sequence[dict]) -> None:
     loaders = [step for step in steps_in(dataset.pipeline) if getattr(step, 'with_mask', False)]
     if not loaders:
         return
-    objects = [instance for instance in instances if not instance['ignore_flag']]
+    objects = [instance for instance in instances if not instance.get('ignore_flag')]
     runs = sum(isinstance(instance.get('mask'), dict) for instance in objects)
     if runs and not dataset.test_mode and not all(getattr(s, 'poly2mask', True) for s in loaders):
         told = (

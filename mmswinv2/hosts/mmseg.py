@@ -9,7 +9,6 @@ import inspect
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +78,16 @@ def mend_losses() -> None:
 
     @replace(focal_loss.FocalLoss, 'forward')
     def forward(
-        original: Any, self: Any, pred: Any, target: Any, *args: Any, **options: Any
-    ) -> Any:
+        original: Any, self: Any, pred: Any, target: Any, weight: Any = None, *args: Any,
+        **options: Any,
+    ) -> Any:  # fmt: skip
         if not pred.is_cuda and target.ndim < pred.ndim:  # mmseg keeps a column of zeros alone
             labelled = target != options.get('ignore_index', NOT_LABELLED)
             target = one_hot_labels(torch.where(labelled, target, 0), max(pred.shape[1], 2))
             target = target.movedim(-1, 1)[:, -pred.shape[1] :]
-            if not args and options.get('weight') is None:
-                options['weight'] = labelled.flatten()
-        return original(self, pred, target, *args, **options)
+            mask = labelled.reshape(-1, 1)
+            weight = mask if weight is None else mask * weight.reshape(len(mask), -1)
+        return original(self, pred, target, weight, *args, **options)
 
 
 @patch('mmseg', '>=1')
@@ -129,13 +129,21 @@ class MMSeg(Host):
         with DATASETS.switch_scope_and_registry(self.name) as registry:
             return registry.get(kind) if isinstance(kind, str) else kind
 
-    def check_prefix(self, dataset: Any, where: str) -> None:
-        """Require a folder of images under the key that mmseg looks up."""
+    def _is_read_by_mmseg(self, dataset: Any) -> bool:
         from mmseg.datasets import BaseSegDataset
 
-        prefix = dataset.get('data_prefix') or dict(img_path='')
         reads = getattr(self._kind(dataset), 'load_data_list', None)
-        if 'img_path' not in prefix and reads is BaseSegDataset.load_data_list:
+        return reads is BaseSegDataset.load_data_list
+
+    def check_list(self, path: Path, dataset: Any, where: str) -> None:
+        """Require the name of an image on every line, unless a class reads its list itself."""
+        if self._is_read_by_mmseg(dataset):
+            super().check_list(path, dataset, where)
+
+    def check_prefix(self, dataset: Any, where: str) -> None:
+        """Require a folder of images under the key that mmseg looks up."""
+        prefix = dataset.get('data_prefix') or dict(img_path='')
+        if 'img_path' not in prefix and self._is_read_by_mmseg(dataset):
             raise UserError(
                 f'{where}: data_prefix={dict(prefix) if isinstance(prefix, dict) else prefix!r}, '
                 'and mmseg wants dict(img_path=..., seg_map_path=...), the folders of the images '
@@ -183,12 +191,6 @@ class MMSeg(Host):
                 if label not in (None, NOT_LABELLED) and not own:
                     for guard in guards:
                         guard.ignores = f'{name} ignores {label} alone'
-                pads = getattr(getattr(model, 'data_preprocessor', None), 'seg_pad_val', None)
-                if pads == NOT_LABELLED and label not in (None, pads):
-                    warn(
-                        f'{name} ignores {label} alone, and model.data_preprocessor pads label '
-                        f'maps with {pads}; set its seg_pad_val={label} if images are padded'
-                    )
         return True
 
     def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
@@ -200,14 +202,13 @@ class MMSeg(Host):
             if not hasattr(inner, 'reduce_zero_label') or not hasattr(metric, 'ignore_index'):
                 continue  # of another host, or no metric of label maps
             steps = steps_in(inner.pipeline)
-            none = all(map(_is_known, steps)) and not any(map(_loads_maps, steps))
-            if none and type(metric).__name__ == 'IoUMetric':
-                raise UserError(
-                    f'{name} compares predictions with label maps, and the pipeline of {loader} '
-                    'loads none: put LoadAnnotations into it, or, for predictions alone, set '
-                    'format_only=True and output_dir in the evaluator'
-                )
-            if type(metric).__name__ == 'IoUMetric':
+            if type(metric).__name__ == 'IoUMetric' and all(map(_is_known, steps)):
+                if not any(map(_loads_maps, steps)):
+                    raise UserError(
+                        f'{name} compares predictions with label maps, and the pipeline of '
+                        f'{loader} loads none: put LoadAnnotations into it, or, for predictions '
+                        'alone, set format_only=True and output_dir in the evaluator'
+                    )
                 check_scored_size(inner, name, loader)
             if has_seg_maps(inner):
                 check_ignored(metric, name, inner, loader)
@@ -476,19 +477,21 @@ def _check_loss(loss: Any, head: Any, name: str) -> None:
             "losses have names with 'loss', as in 'loss_dice'"
         )
     own, given = getattr(loss, 'ignore_index', None), getattr(head, 'ignore_index', None)
-    if kind in _SOFTMAX_LOSSES and own == NOT_LABELLED != given:  # which heads hand on in vain
+    # these two do not use the ignore_index that the head hands on
+    if kind in ('TverskyLoss', 'HuasdorffDisstanceLoss') and own == NOT_LABELLED != given:
         raise UserError(
             f'{name} has ignore_index={given}, and its {kind} {own}; set ignore_index={given} there'
         )
-    plain = getattr(type(head), 'loss_by_feat', None) is BaseDecodeHead.loss_by_feat
-    hinge = getattr(getattr(loss, 'cls_criterion', None), '__name__', '') == 'lovasz_hinge'
-    takes = inspect.signature(loss.forward).parameters if plain else {}
-    if plain and (not {'weight', 'kwargs'} & takes.keys() or (hinge and head.out_channels > 1)):
+    if not _is_known(head) or type(head).loss_by_feat is not BaseDecodeHead.loss_by_feat:
+        return
+    try:  # as this head calls it
+        inspect.signature(loss.forward).bind(None, None, weight=None, ignore_index=given)
+    except TypeError as error:
         raise UserError(
             f'{name} has {kind}, no loss for all classes at once; take CrossEntropyLoss, or '
-            "LovaszLoss with loss_type='multi_class' (for hard pixels, "
+            "LovaszLoss with loss_type='multi_class' and reduction='none' (for hard pixels, "
             "sampler=dict(type='OHEMPixelSampler') of the head)"
-        )
+        ) from error
 
 
 def check_ignored(part: Any, name: str, dataset: Any, where: str) -> None:
@@ -511,14 +514,12 @@ def _is_softmax(loss: nn.Module) -> bool:
 
 def check_scored_size(dataset: Any, name: str, loader: str) -> None:
     """Raise `UserError` if label maps are resized, as predictions have the size of the file."""
-    for steps in step_lists(dataset.pipeline):
-        after = dropwhile(lambda step: not _loads_maps(step), steps)
-        if any('Resize' in type(step).__name__ for step in after):
-            break
-    else:
+    steps = {type(step).__name__ for step in steps_in(dataset.pipeline)}
+    if not {'LoadImageFromFile', 'PackSegInputs'} <= steps:
         return
     for sample in as_list(dataset[0]['data_samples']):
-        if 'gt_sem_seg' in sample and sample.gt_sem_seg.shape != tuple(sample.ori_shape):
+        known = {'gt_sem_seg', 'ori_shape'}.issubset(sample.all_keys())
+        if known and sample.gt_sem_seg.shape != tuple(sample.ori_shape):
             raise UserError(
                 f'{name} compares predictions of the size of the image file with label maps, and '
                 f'{loader} resizes these; put LoadAnnotations behind Resize in its pipeline'

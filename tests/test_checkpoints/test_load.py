@@ -63,6 +63,12 @@ def test_parts_of_weights_are_no_weights(save, tmp_path):
         path = save({'state_dict': state})
         with pytest.raises(CheckpointError, match=r'is .* a part of one \(DTensor'):
             load_pretrained(SwinV2('nano'), path)
+        model = nn.Linear(2, 2)  # under FSDPStrategy, which shards what it has read
+        sharded = {
+            k: distribute_tensor(v, mesh, [Replicate()]) for k, v in model.state_dict().items()
+        }
+        model.load_state_dict(sharded, assign=True)
+        assert fit_weights(model, sharded)[1].loaded == ['weight', 'bias']
     finally:
         torch.distributed.destroy_process_group()
 

@@ -232,6 +232,15 @@ def test_frames_per_second_of_uneven_times(tmp_path, name):
     assert open_video(str(even)).fps == 25
 
 
+@pytest.mark.parametrize('begin', [0, 4000])
+def test_frames_per_second_of_joined_files(tmp_path, begin):
+    """Times begin anew where files are joined."""
+    parts = [write(tmp_path / 'a.ts', times=lambda i: begin + 40 * i), write(tmp_path / 'b.ts')]
+    joined = tmp_path / 'joined.ts'
+    joined.write_bytes(b''.join(part.read_bytes() for part in parts))
+    assert open_video(str(joined)).fps == pytest.approx(25, rel=0.05)
+
+
 def test_sound_beside(tmp_path):
     for name in ('a.mp4', 'a.mkv'):
         assert_exact(write(tmp_path / name, sound=True), FRAMES)

@@ -199,9 +199,14 @@ DECODING = {
     'ours': ([INIT, DECODE], {}, None),
     "mmaction2's": ([dict(type='DecordInit'), dict(type='DecordDecode')], {}, None),
     'raw frames': ([dict(type='RawFrameDecode')], dict(start_index=1), None),
-    'opened by another': ([dict(type='DecordInit'), DECODE], {}, 'VideoDecode alone, .* take both'),
-    'read by another': ([INIT, dict(type='DecordDecode')], {}, 'has VideoInit alone'),
+    'opened by another': ([dict(type='DecordInit'), DECODE], {}, 'has DecordInit, VideoDecode; '),
+    'read by another': ([INIT, dict(type='DecordDecode')], {}, 'DecordDecode, VideoInit; take eit'),
     'frames from 1': ([INIT, DECODE], dict(start_index=1), 'start_index=1, and frames of videos'),
+    'frames of Decord from 1': (
+        [dict(type='DecordInit'), dict(type='DecordDecode')],
+        dict(start_index=1),
+        'start_index=1, and frames of videos',
+    ),
 }
 
 
@@ -234,6 +239,7 @@ OF_MMACTION = {
     'frames': ('RawframeDataset', b'a 20 0\nb 20 1\n', None),
     'frames, more columns': ('RawframeDataset', b'a\t0 20  1 2\n', None),
     'frames without a label': ('RawframeDataset', b'a 20\n', None),
+    'frames with a label of none': ('RawframeDataset', b'a 20 -1\n', None),
     'a blank line': ('RawframeDataset', b'a 20 0\n\nb 20 1\n', "line 2: a line is .*, got ''"),
     'a word': ('RawframeDataset', b'a 20 left\n', 'line 1: a line is "folder frames label"'),
     'commas': ('RawframeDataset', b'a,20,0\n', 'line 1: a line is "folder frames label"'),

@@ -191,7 +191,8 @@ def test_lengths_that_cannot_be():
 )  # fmt: skip
 def test_pictures_are_in_the_work_dir(scope, place):
     """mmdet's hook alone adds the work dir by itself."""
-    for folder, wanted in (('shown', 'shown' if scope == 'mmdet' else 'work/shown'), ('/a', '/a')):
+    relative = 'shown' if scope == 'mmdet' else 'work/shown'
+    for folder, wanted in (('shown', relative), ('work/a', 'work/a'), ('/a', '/a')):
         hook = dict(type='VisualizationHook')
         cfg = Config(dict(default_scope=scope, work_dir='work', visualizer=dict(type='Visualizer'),
                           default_hooks=dict(visualization=hook)))  # fmt: skip

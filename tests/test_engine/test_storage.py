@@ -124,13 +124,17 @@ def test_copies_are_as_old_as_what_they_are_copied_from(tmp_path):
     assert last_good_checkpoint(tmp_path).name == 'epoch_2.pth'
 
 
-def test_a_folder_to_resume_from_stands_for_its_latest_checkpoint(tmp_path):
+def test_a_folder_to_resume_from_stands_for_its_latest_checkpoint(tmp_path, monkeypatch):
     cfg = Config(dict(work_dir=str(tmp_path / 'new')))
     with pytest.raises(UserError, match=rf'--resume: {tmp_path} has no checkpoint to resume from'):
         set_resume(cfg, str(tmp_path))
     good = save(tmp_path / 'epoch_1.pth')
     set_resume(cfg, str(tmp_path))
     assert cfg.resume is True and cfg.load_from == str(good)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'auto').mkdir()  # the word stands for the work dir all the same
+    with pytest.raises(UserError, match='new has no checkpoint'):
+        set_resume(cfg, 'auto')
 
 
 NOTES = {

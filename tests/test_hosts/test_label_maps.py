@@ -344,8 +344,7 @@ HEADS = {
         type='LovaszLoss', reduction='none', loss_type='binary')), 2, None),
     'distances': (dict(num_classes=2, out_channels=1, loss_decode=dict(
         type='HuasdorffDisstanceLoss')), 2, 'losses with use_sigmoid=True'),
-    'Lovasz, binary, all classes': (dict(num_classes=2, loss_decode=dict(
-        type='LovaszLoss', reduction='none', loss_type='binary')), 2, 'LovaszLoss, no loss for'),
+    'depths': (dict(num_classes=3, loss_decode=dict(type='SiLogLoss')), 3, 'SiLogLoss, no loss'),
     'hard pixels, all classes': (dict(num_classes=3, loss_decode=dict(type='OhemCrossEntropy')), 3,
                                  'has OhemCrossEntropy, no loss .* sampler=dict'),
     'borders': (dict(num_classes=3, loss_decode=[SOFTMAX, dict(type='BoundaryLoss')]), 3,

@@ -222,6 +222,17 @@ def test_a_backbone_alone_is_loaded_as_by_its_init_cfg(tmp_path):
     assert all(torch.equal(v, drawn(adapted)[k]) for k, v in twin.state_dict().items())
 
 
+@pytest.mark.filterwarnings('ignore:.*torch.jit')
+def test_a_backbone_alone_takes_its_own_keys_from_any_file(tmp_path):
+    path, twin = str(tmp_path / 'x.pth'), SwinTransformerV2('nano')
+    state = drawn(twin)
+    others = {'teacher.x': torch.ones(1)}
+    torch.save({**{f'student.backbone.{k}': v for k, v in state.items()}, **others}, path)
+    twin.layers[1] = torch.compile(twin.layers[1])  # its keys have _orig_mod
+    load_checkpoint(twin, path, revise_keys=[(r'^student\.backbone\.', '')])
+    assert all(map(torch.equal, twin.state_dict().values(), state.values()))
+
+
 @pytest.mark.parametrize(
     ('prefix', 'words'),
     [

@@ -1,4 +1,5 @@
 import json
+import pickle
 import re
 from pathlib import Path
 
@@ -193,14 +194,53 @@ def test_metrics_of_ones_own_are_held_to_the_data_set(tmp_path):
     evaluator = type('Evaluator', (), dict(metrics=[kind(ann_file=str(path))]))
     with pytest.raises(UserError, match='image_id=1 is 7.jpg there and 1.jpg in the data set'):
         hosts.check_evaluator(evaluator, data, 'val_evaluator')
+    metric = kind(ann_file=data.ann_file, metric_items=['mAP_95'])  # which it may compute itself
+    evaluator = type('Evaluator', (), dict(metrics=[metric]))
+    hosts.check_evaluator(evaluator, data, 'val_evaluator')
+
+
+def test_data_sets_that_read_their_labels_themselves(folder):
+    """By names of classes, or by the reader of another base class, which mmdet's hands on to."""
+    from mmdet.datasets import BaseDetDataset
+
+    labelled()
+    file = folder / 'list.json'
+    file.write_text(re.sub('"bbox_label": [01]', '"bbox_label": "dog"', file.read_text()))
+
+    class Named(BaseDetDataset):
+        def parse_data_info(self, raw_data_info):
+            for instance in raw_data_info['instances']:
+                names = self.metainfo['classes']
+                instance['bbox_label'] = names.index(instance['bbox_label'])
+            return raw_data_info
+
+    class Reader:
+        def load_data_list(self):
+            pickle.dumps(self)  # workers of a pool get the data set
+            instance = dict(bbox=[60, 20, 90, 40, 0.5], bbox_label=0, ignore_flag=0)
+            return [dict(img_id=1, img_path='1.jpg', width=96, height=64, instances=[instance])]
+
+    globals()['Turned'] = Turned = type('Turned', (BaseDetDataset, Reader), {})
+    Turned.__module__, Turned.__qualname__ = __name__, 'Turned'
+    options = dict(ann_file='list.json', pipeline=[])
+    data = Named(metainfo=dict(classes=('dog', 'cat')), **options)
+    assert [i['bbox_label'] for i in data.get_data_info(0)['instances']] == [0, 0]
+    data = Turned(metainfo=dict(classes=('dog', 'cat')), **options)
+    assert len(data.get_data_info(0)['instances'][0]['bbox']) == 5
+    del globals()['Turned']
+
+
+def test_images_of_other_classes_as_background(folder, log):
+    data = voc(names=('Cat', 'Dog'), filter_cfg=dict(filter_empty_gt=False))
+    assert len(data) == 2 and 'they are background' in log()
 
 
 @pytest.mark.parametrize('first', ['Pad', 'RandomFlip'])
 def test_views_are_padded_after_the_flip(tmp_path, first):
     from mmdet.registry import TRANSFORMS
 
-    steps = [dict(type='RandomFlip', prob=1.0), dict(type='Pad', size_divisor=32)]
-    steps = steps[:: 1 if first == 'RandomFlip' else -1]
+    flip, pad = dict(type='RandomFlip', prob=1.0), dict(type='Pad', size_divisor=32)
+    steps = [flip, pad, dict(flip, prob=0.0)] if first == 'RandomFlip' else [pad, flip]
     data = coco(tmp_path)
     views = dict(type='TestTimeAug', transforms=[[step] for step in steps])
     hosts.use_registries(dict(default_scope='mmdet'))
