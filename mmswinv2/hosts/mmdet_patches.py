@@ -60,32 +60,30 @@ def keep_every_picture() -> None:
         draw(self, *args, **kwargs)
 
 
+def refuse_masks_of(kind: Any) -> None:
+    """Refuse what a class of transforms leaves behind, unless a class of the user's own calls it."""
+    left = ('gt_seg_map',) if 'Cached' in kind.__name__ else ('gt_masks', 'gt_seg_map')
+
+    @replace(kind, 'transform')
+    def transform(original: Any, self: Any, results: dict, *args: Any) -> Any:
+        own = type(self).transform is not kind.transform
+        for key in () if own else left:
+            if results.get(key) is not None:
+                raise UserError(
+                    f'{kind.__name__} moves boxes and leaves {key} where they are: take it out of '
+                    'the pipeline, or load neither (with_mask, with_seg of LoadAnnotations); '
+                    'CachedMosaic and CachedMixUp move masks'
+                )
+        return original(self, results, *args)
+
+
 @patch('mmdet', '>=3')
 def refuse_masks_that_stay_behind() -> None:
     """Transforms that leave masks or semantic maps behind when they move boxes are refused."""
     from mmdet.datasets import transforms
 
     for name in ('Mosaic', 'MixUp', 'RandomShift', 'RandomAffine', 'CachedMosaic', 'CachedMixUp'):
-
-        @replace(owner := getattr(transforms, name), 'transform')
-        def transform(
-            original: Any,
-            self: Any,
-            results: dict,
-            *args: Any,
-            kind: str = name,
-            patched: Any = owner,
-        ) -> Any:
-            if type(self).transform is not patched.transform:  # of the user's own, about the host's
-                return original(self, results, *args)
-            for key in ('gt_seg_map',) if 'Cached' in kind else ('gt_masks', 'gt_seg_map'):
-                if results.get(key) is not None:
-                    raise UserError(
-                        f'{kind} moves boxes and leaves {key} where they are: take it out of the '
-                        'pipeline, or load neither (with_mask, with_seg of LoadAnnotations); '
-                        'CachedMosaic and CachedMixUp move masks'
-                    )
-            return original(self, results, *args)
+        refuse_masks_of(getattr(transforms, name))
 
     @replace(transforms.CopyPaste, '_copy_paste')
     def copy_paste(original: Any, self: Any, onto: dict, source: dict) -> dict:

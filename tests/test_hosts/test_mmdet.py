@@ -202,6 +202,7 @@ def test_metrics_of_ones_own_are_held_to_the_data_set(tmp_path):
 def test_data_sets_that_read_their_labels_themselves(folder):
     """By names of classes, or by the reader of another base class, which mmdet's hands on to."""
     from mmdet.datasets import BaseDetDataset
+    from mmengine.dataset import BaseDataset
 
     labelled()
     file = folder / 'list.json'
@@ -214,7 +215,7 @@ def test_data_sets_that_read_their_labels_themselves(folder):
                 instance['bbox_label'] = names.index(instance['bbox_label'])
             return raw_data_info
 
-    class Reader:
+    class Reader(BaseDataset):
         def load_data_list(self):
             pickle.dumps(self)  # workers of a pool get the data set
             instance = dict(bbox=[60, 20, 90, 40, 0.5], bbox_label=0, ignore_flag=0)
