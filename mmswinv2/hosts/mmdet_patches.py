@@ -61,7 +61,7 @@ def keep_every_picture() -> None:
 
 
 def refuse_masks_of(kind: Any) -> None:
-    """Refuse what a class of transforms leaves behind, unless a class of the user's own calls it."""
+    """Refuse what transforms of a class leave behind, unless a class of the user calls them."""
     left = ('gt_seg_map',) if 'Cached' in kind.__name__ else ('gt_masks', 'gt_seg_map')
 
     @replace(kind, 'transform')
