@@ -363,7 +363,7 @@ def _states_of(cfg: Config) -> float:
     try:
         optimizer = OPTIMIZERS.build(dict(options, params=[weight]))
         optimizer.step()
-    except (ImportError, RuntimeError):  # such as DeepSpeed's, which compile
+    except (ImportError, KeyError, RuntimeError, TypeError):  # compiled ones, or with a closure
         return 2
     kept = [v for v in optimizer.state[weight].values() if isinstance(v, Tensor) and v.ndim]
     return sum(v.nbytes for v in kept) / weight.nbytes

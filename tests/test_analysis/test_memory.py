@@ -171,6 +171,8 @@ def test_settings_of_deepspeed_that_cannot_be(content, words, tmp_path):
         (dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4), 1),
         (dict(type='AdamW', lr=1e-4), 2),
         (dict(type=torch.optim.AdamW, amsgrad=True), 3),
+        (dict(type='LBFGS'), 2),
+        (dict(type='Unknown'), 2),
         (None, 2),
     ],
 )
