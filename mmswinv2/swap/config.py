@@ -129,7 +129,8 @@ def without_weights(part: Any) -> Any:
     for _, node in dicts_in(part):
         if node.get('type') == 'MMSyncBN':
             node['type'] = 'BN'
-        kept = [init for init in inits_of(node) if 'Pretrained' not in hosts.type_name(init)]
+        weights = ('Pretrained', 'PretrainedInit')
+        kept = [init for init in inits_of(node) if hosts.type_name(init) not in weights]
         if len(kept) < len(inits_of(node)):
             node.pop('init_cfg')  # an empty list would not be the type's default
             if kept:

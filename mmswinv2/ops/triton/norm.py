@@ -179,5 +179,5 @@ def add_norm(
 ) -> Tensor:
     """See `mmswinv2.ops.add_norm`."""
     x, y, weight, bias = (t.contiguous() for t in (x, y, weight, bias))
-    scale = None if scale is None else scale.flatten()
+    scale = None if scale is None else scale.flatten().contiguous()
     return _add_norm_with_gradient(x, y, weight, bias, float(eps), scale)
