@@ -142,6 +142,21 @@ def test_export_at_any_size(path, x):
     assert_same(program.module()(other), net(other))
 
 
+@torch.no_grad()
+def test_a_block_exported_without_gradients_takes_any_size(monkeypatch):
+    """On large maps in inference it may go in chunks, which a graph cannot decide by the size."""
+    monkeypatch.setattr(chunked, '_FASTER_FROM', 2**13)
+    block = PATHS['auto'](12, 2, (4, 4), (4, 4), shifted=True).eval()
+    torch.nn.init.ones_(block.norm1.weight)
+    auto = torch.export.Dim.AUTO
+    program = torch.export.export(
+        block, (torch.randn(2, 20, 22, 12),), dynamic_shapes=({0: auto, 1: auto, 2: auto},)
+    )
+    for size in ((23, 21), (93, 95)):
+        other = torch.randn(2, *size, 12)
+        assert_same([program.module()(other)], [block(other)])
+
+
 # a warning from torch's own tracing of an autograd.Function
 @pytest.mark.filterwarnings('ignore:.*should not be instantiated:DeprecationWarning')
 @pytest.mark.parametrize('training', [False, True], ids=['inference', 'training'])
