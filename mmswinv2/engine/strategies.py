@@ -294,7 +294,8 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
             )
         if kind == 'AmpOptimWrapper':
             cfg.pop('loss_scale', None)  # bfloat16 needs none
-            dtype = hosts.dtype_name({'dtype': cfg.pop('dtype', None)})
+            dtype = hosts.dtype_name(cfg)
+            cfg.pop('dtype', None)
             if dtype != 'bfloat16':
                 raise UserError(
                     f'AmpOptimWrapper with dtype={dtype}: under autocast in float16 '

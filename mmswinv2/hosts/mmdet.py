@@ -102,8 +102,8 @@ class MMDet(Host):
         semantic = getattr(getattr(model, 'roi_head', None), 'semantic_head', None)
         for step in steps_in(dataset.pipeline):
             for branch in getattr(step, 'subroutines', ()):  # of TestTimeAug
-                inner = [step for step in branch.transforms if getattr(step, 'prob', 1) != 0]
-                names = [type(step).__name__ for step in inner]
+                used = (inner for inner in branch.transforms if getattr(inner, 'prob', 1) != 0)
+                names = [type(inner).__name__ for inner in used]
                 if 'Pad' in names and 'RandomFlip' in names[names.index('Pad') :]:
                     raise UserError(
                         f'{where}: Pad stands before RandomFlip in TestTimeAug, and boxes are '

@@ -189,10 +189,8 @@ def check_annotations() -> None:
             if not image['height'] or not image['width']:  # some tools write 0
                 from ..datasets.to_coco import image_size
 
-                image['width'], image['height'] = image_size(Path(image['img_path']), False) or (
-                    0,
-                    0,
-                )
+                size = image_size(Path(image['img_path']), decode=False)
+                image['width'], image['height'] = size or (0, 0)
             return image
 
     @replace(XMLDataset, '_parse_instance_info')

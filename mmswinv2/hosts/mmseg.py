@@ -477,12 +477,13 @@ def _check_loss(loss: Any, head: Any, name: str) -> None:
             "losses have names with 'loss', as in 'loss_dice'"
         )
     own, given = getattr(loss, 'ignore_index', None), getattr(head, 'ignore_index', None)
-    # these two do not use the ignore_index that the head hands on
+    # their forward uses the ignore_index of the loss, not that of the head
     if kind in ('TverskyLoss', 'HuasdorffDisstanceLoss') and own == NOT_LABELLED != given:
         raise UserError(
             f'{name} has ignore_index={given}, and its {kind} {own}; set ignore_index={given} there'
         )
-    if not _is_known(head) or type(head).loss_by_feat is not BaseDecodeHead.loss_by_feat:
+    plain = getattr(type(head), 'loss_by_feat', None) is BaseDecodeHead.loss_by_feat
+    if loss is None or not plain or not _is_known(head):
         return
     try:  # as this head calls it
         inspect.signature(loss.forward).bind(None, None, weight=None, ignore_index=given)

@@ -200,7 +200,7 @@ def test_metrics_of_ones_own_are_held_to_the_data_set(tmp_path):
 
 
 def test_data_sets_that_read_their_labels_themselves(folder):
-    """By names of classes, or by the reader of another base class, which mmdet's hands on to."""
+    """A class that maps names to labels, and one whose reader is that of a second base class."""
     from mmdet.datasets import BaseDetDataset
     from mmengine.dataset import BaseDataset
 
