@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..hosts.mmcv import open_image
-from ..hosts.mmseg import check_map_names
+from ..hosts.mmseg_label_maps import check_map_names
 from .findings import (
     Example,
     Findings,

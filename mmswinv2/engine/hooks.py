@@ -129,7 +129,7 @@ class CheckDatasetHook(Hook):
     """Refuses data that does not fit the classes of the config.
 
     Host packages silently drop categories they cannot match, which gives mAP 0, and do not check
-    label maps (see `mmswinv2.hosts.mmseg`).
+    label maps (see `mmswinv2.hosts.mmseg_label_maps`).
     """
 
     def __init__(self) -> None:

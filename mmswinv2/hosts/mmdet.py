@@ -13,8 +13,8 @@ from ..log import warn
 from ..progress import track
 from .host import Host, as_list, dicts_in, steps_in, training_pipeline, type_name
 from .mmcv import check_size, open_image, orientation
+from .mmdet_annotations import check_annotations
 from .mmdet_patches import (
-    check_annotations,
     draw_semantic_maps,
     keep_coordinates_precise,
     keep_every_picture,

@@ -2,7 +2,7 @@
 
 import functools
 import importlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine import fileio
-from mmengine.dataset import BaseDataset
 from packaging.specifiers import SpecifierSet
 
 from ..errors import UserError
-from ..log import warn
-from .host import steps_in
-from .label_maps import check_file, named
 from .patching import installed_version, log_patch, patch, replace
 
 
@@ -94,121 +90,6 @@ def refuse_masks_that_stay_behind() -> None:
                 'RandomCrop and Pad before it'
             )
         return original(self, onto, source)
-
-
-@patch('mmdet', '>=3')
-def check_annotations() -> None:
-    """COCO annotations are held to rules when they are read; labels go by the names of classes."""
-    from mmdet.datasets import BaseDetDataset, WIDERFaceDataset, XMLDataset
-    from mmdet.datasets.api_wrappers import COCO
-    from mmdet.datasets.transforms import LoadAnnotations
-    from mmdet.evaluation.metrics import CocoMetric
-
-    from ..datasets.coco import get_category_ids, read_coco
-
-    written = set()  # files that CocoMetric made from other formats, without names of images
-
-    @replace(CocoMetric, 'gt_to_coco_json')
-    def write(original: Any, self: Any, *args: Any, **options: Any) -> str:
-        path = original(self, *args, **options)
-        written.add(path)
-        return path
-
-    @replace(COCO, '__init__')
-    def read(original: Any, self: Any, annotation_file: str | None = None) -> None:
-        # panoptic segmentation has a subclass of its own
-        if annotation_file is None or type(self) is not COCO or annotation_file in written:
-            written.discard(annotation_file)  # only for the metric that wrote it
-            original(self, annotation_file)
-            return
-        original(self)
-        self.dataset, self.path = read_coco(annotation_file), annotation_file
-        self.createIndex()
-        self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs
-
-    @replace(COCO, 'get_cat_ids')
-    def get_cat_ids(
-        original: Any, self: Any, cat_names: Any = (), sup_names: Any = (), cat_ids: Any = ()
-    ) -> list:
-        if not isinstance(cat_names, (list, tuple)):
-            raise UserError(
-                f'classes must be a list or tuple of names, got {cat_names!r}; a tuple of one name '
-                'needs a comma, a set has no order'
-            )
-        if not cat_names or sup_names or cat_ids:
-            return original(self, cat_names or (), sup_names, cat_ids)
-        path = getattr(self, 'path', 'the annotations')
-        return get_category_ids(path, self.dataset['categories'], cat_names)
-
-    @replace(BaseDetDataset, '__init__')
-    def init(original: Any, self: Any, *args: Any, **options: Any) -> None:
-        self.load_data_list = functools.partial(load_checked, self)
-        original(self, *args, **options)
-
-    @replace(BaseDetDataset, 'load_data_list')
-    def load_data_list(original: Any, self: Any) -> list[dict]:
-        """Labels are numbers of the file's classes, which mmengine replaces by the config's."""
-        load = super(BaseDetDataset, self).load_data_list  # another base class may come first
-        own_reader = type(self).parse_data_info is not BaseDataset.parse_data_info
-        if own_reader or load.__func__ is not BaseDataset.load_data_list:
-            return load()
-        given = self._metainfo.pop('classes', None)
-        try:
-            images = original(self)
-        except (TypeError, ValueError) as error:
-            if not str(error).startswith(('Annotation must', 'The annotations loaded')):
-                raise
-            raise UserError(
-                f'{self.ann_file} is no file for {type(self).__name__} ({error}); a file of COCO '
-                "is one for type='CocoDataset'"
-            ) from error
-        own = list(self._metainfo.get('classes') or ())
-        if given is not None:
-            self._metainfo['classes'] = given
-            for i, name in enumerate(given):
-                if name in own and own.index(name) != i:
-                    raise UserError(
-                        f'{self.ann_file}: labels are numbers of the classes in the file, where '
-                        f'{name!r} is number {own.index(name)}, and metainfo of the data set has '
-                        f'it as number {i}; write classes as there, {own!r:.200}, or leave them out'
-                    )
-        return images
-
-    for kind in (XMLDataset, WIDERFaceDataset):
-
-        @replace(kind, 'parse_data_info')
-        def parse_data_info(original: Any, self: Any, info: dict) -> dict:
-            try:
-                image = original(self, info)
-            except (OSError, SyntaxError, AttributeError, TypeError, ValueError) as error:
-                raise UserError(
-                    f'{self.ann_file} names {info["img_id"]!r}, whose annotations cannot be read '
-                    f'({error!s:.200}); a line is the name of an XML file without .xml, and an '
-                    'object has name and bndbox with xmin, ymin, xmax, ymax'
-                ) from error
-            if not image['height'] or not image['width']:  # some tools write 0
-                from ..datasets.to_coco import image_size
-
-                size = image_size(Path(image['img_path']), decode=False)
-                image['width'], image['height'] = size or (0, 0)
-            return image
-
-    @replace(XMLDataset, '_parse_instance_info')
-    def parse_instance_info(original: Any, self: Any, tree: Any, *args: Any, **kw: Any) -> list:
-        names = {node.findtext('name') for node in tree.findall('object')}
-        others = vars(self).setdefault('names_of_no_class', set())
-        others |= names - {None} - set(self._metainfo['classes'])
-        return original(self, tree, *args, **kw)
-
-    @replace(LoadAnnotations, '_load_seg_map')
-    def load_seg_map(original: Any, self: Any, results: dict) -> None:
-        if (path := results.get('seg_map_path')) is None:
-            return
-        with named(path):
-            content = fileio.get(path, backend_args=self.backend_args)
-            check_file(path, content, self.imdecode_backend)
-            original(self, results)
-        check_semantic_map(results, getattr(self, 'semantic_classes', None))
 
 
 def _has_fast_evaluator() -> bool:
@@ -358,120 +239,6 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
     return [(contour[:, ::-1] - 0.5).ravel().tolist() for contour in contours]
 
 
-def load_checked(dataset: Any) -> list[dict]:
-    """Load the list of a data set, once, and check it."""
-    from mmdet.datasets import CocoDataset
-
-    del dataset.load_data_list  # that of the class is called
-    try:
-        images = dataset.load_data_list()
-    except KeyError as error:
-        if error.args != ('img',) or 'img' in dataset.data_prefix:
-            raise
-        raise UserError(
-            f'{dataset.ann_file}: data_prefix={dataset.data_prefix} of {type(dataset).__name__} '
-            'has no img, the folder of the images, such as dict(img="train2017/")'
-        ) from error
-    if not isinstance(dataset, CocoDataset):  # its file is checked when it is read
-        check_boxes(dataset, images)
-    check_instances(dataset, images)
-    return images
-
-
-def check_boxes(dataset: Any, images: Sequence[dict]) -> None:
-    """Leave out boxes of other formats than COCO's that cannot be used; refuse wrong labels."""
-    from ..datasets.coco import check_corners
-
-    classes = dataset.metainfo.get('classes')
-    for image in images:
-        for instance in image.setdefault('instances', []):
-            instance.setdefault('ignore_flag', 0)
-    if classes is None or not (found := [(i, o) for i in images for o in i['instances']]):
-        return  # phrases in place of classes
-    first = found[0][1]
-    if np.size(first.get('bbox')) in (5, 8) or not {'bbox', 'bbox_label'} & first.keys():
-        return  # turned boxes, lines
-    labels = set(range(len(classes)))
-    for image, instance in found:
-        label = instance.get('bbox_label')
-        if not instance['ignore_flag'] and label not in labels:
-            raise UserError(
-                f'{dataset.ann_file}: an object of {image.get("img_path")} has bbox_label={label!r}'
-                f', and the labels of {len(classes)} classes are 0 to {len(classes) - 1}'
-            )
-    keep = check_corners(
-        dataset.ann_file,
-        [instance.get('bbox') for _, instance in found],
-        [(image.get('width') or np.inf, image.get('height') or np.inf) for image, _ in found],
-        lambda i: f'on {found[i][0].get("img_path")} with bbox={found[i][1]["bbox"]}',
-    )
-    used = iter(keep)
-    for image in images:
-        image['instances'] = [o for o in image['instances'] if next(used)]
-
-
-def check_instances(dataset: Any, images: Sequence[dict]) -> None:
-    """Check the instances that mmdet made of annotations.
-
-    Those without a mask, where masks are loaded, are ignored in training and counted in a warning.
-    `UserError` is raised if none is left.
-    """
-    if any('segments_info' in image for image in images):  # panoptic: masks come from maps
-        return
-    from ..datasets.coco import some
-
-    instances = [instance for image in images for instance in image.get('instances', ())]
-    classes = dataset.metainfo.get('classes')
-    others = some(sorted(getattr(dataset, 'names_of_no_class', ())))
-    if all(instance.get('ignore_flag') for instance in instances):
-        if dataset.test_mode and not others:
-            return
-        told = (
-            f'{dataset.ann_file} has {len(images)} images and 0 annotations (crowds left aside) of '
-            f'the classes {classes!r:.80}'
-        )
-        if others and (dataset.filter_cfg or {}).get('filter_empty_gt', True):
-            raise UserError(
-                f'{told}; its objects are {others}: name these in metainfo, or set '
-                'filter_cfg=dict(filter_empty_gt=False) if the images are to be background'
-            )
-        if (dataset.filter_cfg or {}).get('filter_empty_gt'):
-            raise UserError(f'{told}; training needs both')
-        warn(f'{told}: they are background')
-    seen = {instance.get('bbox_label') for instance in instances}
-    if others and (lacking := [name for i, name in enumerate(classes) if i not in seen]):
-        warn(
-            f'{dataset.ann_file}: no object is of the classes {some(lacking)}, and objects of '
-            f'{others} are left out; classes in metainfo are the names in the label files'
-        )
-    loaders = [step for step in steps_in(dataset.pipeline) if getattr(step, 'with_mask', False)]
-    if not loaders:
-        return
-    objects = [instance for instance in instances if not instance.get('ignore_flag')]
-    runs = sum(isinstance(instance.get('mask'), dict) for instance in objects)
-    if runs and not dataset.test_mode and not all(getattr(s, 'poly2mask', True) for s in loaders):
-        told = (
-            f'{dataset.ann_file}: {runs} of {len(objects)} masks are run lengths, and '
-            'poly2mask=False of LoadAnnotations takes polygons alone'
-        )
-        if runs == len(objects):
-            raise UserError(f'{told}; leave it out: there is nothing to train with')
-        warn(f'{told}: their objects are ignored; leave it out to train with them')
-    without = [instance for instance in instances if not instance.get('mask')]
-    if instances and len(without) == len(instances):
-        raise UserError(
-            f'{dataset.ann_file} has boxes and no masks (segmentation), and the pipeline loads '
-            'masks; take a config without masks, or set with_mask=False in LoadAnnotations'
-        )
-    for instance in without:
-        instance['mask'] = []  # mmdet ignores it as damaged
-    if without:
-        warn(
-            f'{dataset.ann_file}: {len(without)} of {len(instances)} annotations have no mask '
-            '(segmentation); they are ignored in training and in scores of masks'
-        )
-
-
 @contextmanager
 def ignored_without_masks(annotations: Iterable[dict], kind: str) -> Iterator[None]:
     """Let annotations without a mask count as ignored boxes while masks are scored (``'segm'``)."""
@@ -486,23 +253,3 @@ def ignored_without_masks(annotations: Iterable[dict], kind: str) -> Iterator[No
     finally:
         for annotation, crowd in zip(without, before, strict=True):
             annotation.update(iscrowd=crowd, segmentation=[])
-
-
-def check_semantic_map(results: dict, num_classes: int | None) -> None:
-    """Raise `UserError` if the semantic map of an image has another size, or bad values.
-
-    Values are not checked without `num_classes`, those of the semantic head.
-    """
-    labels, path = results['gt_seg_map'], results['seg_map_path']
-    shape = tuple(results.get('ori_shape') or results.get('img_shape') or labels.shape)[:2]
-    if labels.ndim != 2 or labels.shape != shape:
-        raise UserError(
-            f'the semantic map {path} has the shape {labels.shape}, and its image {shape}; a map '
-            'has one channel and the size of its image'
-        )
-    bad = labels[(labels != results.get('ignore_index', 255)) & (labels != 255)]
-    if num_classes is not None and bad.size and (largest := int(bad.max())) >= num_classes:
-        raise UserError(
-            f'the semantic map {path} has the value {largest}, and the semantic head '
-            f'num_classes={num_classes}, values 0 to {num_classes - 1}, or 255 for none'
-        )

@@ -21,7 +21,8 @@ from torch import nn
 from mmswinv2 import hosts
 from mmswinv2.errors import UserError
 from mmswinv2.hosts import check_dataset
-from mmswinv2.hosts.mmseg import SegMapGuard, check_heads
+from mmswinv2.hosts.mmseg import check_heads
+from mmswinv2.hosts.mmseg_label_maps import SegMapGuard
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning:mm(engine|seg)')
 HEIGHT, WIDTH = 8, 12

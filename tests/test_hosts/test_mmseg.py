@@ -17,7 +17,9 @@ from torch import nn
 from mmswinv2.errors import UserError
 from mmswinv2.hosts import check_data, check_dataset, check_evaluator
 from mmswinv2.hosts.mmcv import name_unreadable_images
-from mmswinv2.hosts.mmseg import SegMapGuard, check_heads, guard_seg_maps, keep_files, mend_losses
+from mmswinv2.hosts.mmseg import check_heads
+from mmswinv2.hosts.mmseg_label_maps import SegMapGuard, guard_seg_maps
+from mmswinv2.hosts.mmseg_patches import keep_files, mend_losses
 from mmswinv2.swap import read_config
 from tests.test_tools.conftest import ROOT
 

@@ -1,0 +1,83 @@
+"""Patches of mmseg, with the versions that need them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import one_hot as one_hot_labels
+
+from ..log import warn
+from .label_maps import NOT_LABELLED
+from .patching import patch, replace
+
+
+@patch('mmseg', '<1.3')
+def draw_on_copies() -> None:
+    """Names of classes can be written on images that are views on their memory.
+
+    OpenCV refuses such views, and mmseg's own browse_dataset.py creates them.
+    """
+    from mmseg.visualization import SegLocalVisualizer
+
+    @replace(SegLocalVisualizer, '_draw_sem_seg')
+    def draw_on_copy(
+        draw: Any, self: Any, image: np.ndarray, *args: Any, **kwargs: Any
+    ) -> np.ndarray:
+        return draw(self, np.ascontiguousarray(image), *args, **kwargs)
+
+
+@patch('mmseg', '>=1')
+def read_volumes_without_code() -> None:
+    """Reading a volume from a pickle runs no code from it."""
+    import mmseg.utils.io
+
+    from ..checkpoints.pickles import PlainPickle
+
+    mmseg.utils.io.pickle = PlainPickle
+
+
+@patch('mmseg', '>=1.2')
+def mend_losses() -> None:
+    """Losses take one channel, ignored pixels beside weights of classes, and tensors on a CPU."""
+    from mmseg.models.losses import cross_entropy_loss, dice_loss, focal_loss
+
+    @replace(dice_loss, '_expand_onehot_labels_dice')
+    def one_hot(expand: Any, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        # mmseg takes the first class for the only channel, which stands for the second
+        return (target == 1)[:, None].long() if pred.shape[1] == 1 else expand(pred, target)
+
+    @replace(cross_entropy_loss, 'cross_entropy')
+    def cross_entropy(original: Any, pred: Any, label: Any, *args: Any, **options: Any) -> Any:
+        weights, mean = options.get('class_weight'), options.get('reduction', 'mean') == 'mean'
+        if weights is not None and options.get('avg_factor') is None and mean:
+            labelled = label[label != options.get('ignore_index', -100)]
+            options['avg_factor'] = weights[labelled].sum()
+        return original(pred, label, *args, **options)
+
+    @replace(focal_loss.FocalLoss, 'forward')
+    def forward(
+        original: Any, self: Any, pred: Any, target: Any, weight: Any = None, *args: Any,
+        **options: Any,
+    ) -> Any:  # fmt: skip
+        if not pred.is_cuda and target.ndim < pred.ndim:  # mmseg keeps a column of zeros alone
+            labelled = target != options.get('ignore_index', NOT_LABELLED)
+            target = one_hot_labels(torch.where(labelled, target, 0), max(pred.shape[1], 2))
+            target = target.movedim(-1, 1)[:, -pred.shape[1] :]
+            mask = labelled.reshape(-1, 1)
+            weight = mask if weight is None else mask * weight.reshape(len(mask), -1)
+        return original(self, pred, target, weight, *args, **options)
+
+
+@patch('mmseg', '>=1')
+def keep_files() -> None:
+    """CityscapesMetric deletes no folder that has held files before."""
+    from mmseg.evaluation.metrics.citys_metric import CityscapesMetric
+
+    @replace(CityscapesMetric, '__init__')
+    def init(original: Any, self: Any, output_dir: str, *args: Any, **kwargs: Any) -> None:
+        held = Path(output_dir).is_dir() and any(Path(output_dir).iterdir())
+        original(self, output_dir, *args, **kwargs)
+        if held and not self.keep_results:
+            self.keep_results = True  # else it deletes the folder in the end
+            warn(f'{output_dir} (output_dir of CityscapesMetric) holds files, so it is kept')
