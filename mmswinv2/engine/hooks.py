@@ -158,7 +158,7 @@ class CheckDatasetHook(Hook):
                     self.classes.append((f'{name}_dataloader', classes))
                 hosts.check_dataset(loader.dataset, f'{name}_dataloader', model)
                 evaluator = getattr(loop, 'evaluator', None)
-                hosts.check_evaluator(evaluator, loader.dataset, f'{name}_evaluator')
+                hosts.check_evaluator(evaluator, loader.dataset, f'{name}_evaluator', model)
                 if name != 'train':
                     hosts.check_batch(model, loader.batch_size or 1, f'{name}_dataloader')
         self._check_classes(runner)

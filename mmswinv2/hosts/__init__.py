@@ -192,14 +192,14 @@ def check_batch(model: Any, batch_size: int, where: str) -> None:
         host.check_batch(model, batch_size, where)
 
 
-def check_evaluator(evaluator: Any, dataset: Any, where: str) -> None:
-    """Raise `UserError` if a metric of an evaluator cannot score a data set."""
+def check_evaluator(evaluator: Any, dataset: Any, where: str, model: Any = None) -> None:
+    """Raise `UserError` if a metric of an evaluator cannot score a model on a data set."""
     metrics = getattr(evaluator, 'metrics', ())
     inner = getattr(dataset, 'datasets', ())
     apart = hasattr(evaluator, 'dataset_prefixes') and len(inner) == len(metrics)
     for metric, scored in zip(metrics, inner if apart else [dataset] * len(metrics), strict=True):
         for host in HOSTS:
-            host.check_metric(metric, scored, where)
+            host.check_metric(metric, scored, where, model)
 
 
 def input_size(cfg: Any, given: Sequence[int] | None = None) -> tuple[int, ...]:

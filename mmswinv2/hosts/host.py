@@ -146,7 +146,7 @@ class Host:
     def check_batch(self, model: Any, batch_size: int, where: str) -> None:
         """Raise `UserError` if a model cannot be tested with this batch size."""
 
-    def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
+    def check_metric(self, metric: Any, dataset: Any, where: str, model: Any = None) -> None:
         """Raise `UserError` if a metric cannot score the samples of a data set."""
 
     def score_names(self, metric: Any) -> list[str]:

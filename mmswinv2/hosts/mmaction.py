@@ -239,7 +239,7 @@ class MMAction(Host):
                 'max_testing_views out'
             )
 
-    def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
+    def check_metric(self, metric: Any, dataset: Any, where: str, model: Any = None) -> None:
         """Refuse scores of single labels for videos with several."""
         single = {'top_k_accuracy', 'mean_class_accuracy'}.intersection(
             metric.metrics if type(metric).__name__ == 'AccMetric' else ()

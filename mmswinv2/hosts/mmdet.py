@@ -113,7 +113,7 @@ class MMDet(Host):
                 step.semantic_classes = semantic.num_classes
         return True
 
-    def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
+    def check_metric(self, metric: Any, dataset: Any, where: str, model: Any = None) -> None:
         """Refuse annotations of other images or classes than those of the data set."""
         kinds = {kind.__name__ for kind in type(metric).__mro__}  # users derive their own
         if kinds.isdisjoint(_COCO_METRICS) or hasattr(metric, '_lvis_api'):

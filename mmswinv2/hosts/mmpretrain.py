@@ -6,11 +6,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..errors import UserError
 from ..log import warn
-from .host import Host, training_pipeline, type_name
+from .host import Host, as_list, inner_datasets, training_pipeline, type_name
 from .patching import log_patch, patch, replace
 
 # a line of a list of images with the numbers of their classes
@@ -146,22 +147,45 @@ class MMPretrain(Host):
         import_torchvision()
 
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
-        """Refuse labels that are no class of the head, and one-hot labels of another length."""
-        num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
+        """Refuse labels that the head cannot learn, and one-hot labels of another length."""
+        head = getattr(model, 'head', None)
+        num_classes = getattr(head, 'num_classes', None)
         if num_classes is None or not hasattr(dataset, 'get_gt_labels'):
             return False
         check_image_labels(dataset, num_classes, where)
-        known = getattr(model.data_preprocessor, 'num_classes', None)
-        # one-hot labels, for Mixup and the like, are for training
-        one_hot = where == 'train_dataloader' and getattr(
-            model.data_preprocessor, 'to_onehot', False
-        )
-        if one_hot and known not in (None, num_classes):
+        multi_label = _is_a(head, 'MultiLabelClsHead')
+        if multi_label or getattr(head, 'cal_acc', False):
+            _check_topk(head, 'model.head', num_classes)
+        if where != 'train_dataloader':
+            return True
+        if not getattr(model.data_preprocessor, 'to_onehot', False):
+            if not multi_label and (image := _image_of_several_labels(dataset)):
+                raise UserError(
+                    f'{where}: {image} has none or several labels, and model.head '
+                    f'({type(head).__name__}) takes one for each image; take a head such as '
+                    'MultiLabelLinearClsHead'
+                )
+        # one-hot labels are for Mixup and the like
+        elif (known := getattr(model.data_preprocessor, 'num_classes', None)) != num_classes:
             raise UserError(
                 f'data_preprocessor.num_classes={known}, and model.head.num_classes={num_classes}; '
                 'set both to the number of classes'
             )
         return True
+
+    def check_metric(self, metric: Any, dataset: Any, where: str, model: Any = None) -> None:
+        """Refuse more best classes than there are, and scores of single labels for several."""
+        num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
+        single = _is_a(metric, 'Accuracy', 'SingleLabelMetric', 'ConfusionMatrix')
+        name = f'{type(metric).__name__} of {where}'
+        if num_classes is not None and (single or _is_a(metric, 'MultiLabelMetric')):
+            _check_topk(metric, name, num_classes)
+        for inner in inner_datasets(dataset) if single else ():
+            if hasattr(inner, 'get_gt_labels') and (image := _image_of_several_labels(inner)):
+                raise UserError(
+                    f'{name} is for images with one label, and {image} has none or several; '
+                    'take MultiLabelMetric or AveragePrecision'
+                )
 
     def default_tta_model(self, cfg: Any) -> dict[str, Any]:
         """Average the scores."""
@@ -195,17 +219,48 @@ def check_image_labels(dataset: Any, num_classes: int, where: str) -> None:
         )
     if known and hasattr(dataset, 'folder_to_idx'):
         return  # labels are indices of folders
-    if not len(dataset) or not isinstance(dataset.get_data_info(0).get('gt_label'), int):
-        return  # several labels per image
-    labels = dataset.get_gt_labels()
+    given = _labels(dataset)
+    labels = np.hstack([[], *given]).astype(int)
+    if not labels.size:
+        return
+    images = np.repeat(np.arange(len(given)), [np.size(label) for label in given])
     if unlabelled := int((labels < 0).sum()):
         told = f'{where}: {unlabelled} of {len(labels)} images have a label below 0'
-        if where == 'train_dataloader':
+        if where == 'train_dataloader' or isinstance(given[0], list):
             raise UserError(f'{told}, which is no class; take them out of the list')
         warn(f'{told} and count as wrong in scores')
     if labels.max() >= num_classes:
-        image = dataset.get_data_info(int(labels.argmax()))['img_path']
+        image = dataset.get_data_info(int(images[labels.argmax()]))['img_path']
         raise UserError(
             f'{where}: label {labels.max()} of {image}, but model.head has num_classes='
             f'{num_classes}, labels 0 to {num_classes - 1}'
         )
+
+
+def _labels(dataset: Any) -> list[Any]:
+    """The label of each image, a list where an image may have several; empty if unlabelled."""
+    if not len(dataset) or not isinstance(dataset.get_data_info(0).get('gt_label'), (int, list)):
+        return []
+    return [dataset.get_data_info(i)['gt_label'] for i in range(len(dataset))]
+
+
+def _image_of_several_labels(dataset: Any) -> str:
+    """The first image that has not exactly one label; empty if there is none."""
+    if not len(dataset) or not isinstance(dataset.get_data_info(0).get('gt_label'), list):
+        return ''  # without reading all of a large data set
+    found = (i for i, label in enumerate(_labels(dataset)) if np.size(label) != 1)
+    return next((dataset.get_data_info(i)['img_path'] for i in found), '')
+
+
+def _check_topk(owner: Any, name: str, num_classes: int) -> None:
+    """Raise `UserError` if a head or metric looks for more best classes than there are."""
+    if max(as_list(getattr(owner, 'topk', None) or 0)) > num_classes:
+        raise UserError(
+            f'{name} has topk={owner.topk}, and model.head num_classes={num_classes}; set topk to '
+            f'at most {num_classes}'
+        )
+
+
+def _is_a(value: Any, *names: str) -> bool:
+    """Whether a value is of a class of one of these names; the host may not be installed."""
+    return any(kind.__name__ in names for kind in type(value).__mro__)

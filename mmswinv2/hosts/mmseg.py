@@ -120,7 +120,7 @@ class MMSeg(Host):
                         guard.ignores = f'{name} ignores {label} alone'
         return True
 
-    def check_metric(self, metric: Any, dataset: Any, where: str) -> None:
+    def check_metric(self, metric: Any, dataset: Any, where: str, model: Any = None) -> None:
         """Refuse to score ignored pixels, or to write the maps of two pictures into one file."""
         scored = () if getattr(metric, 'format_only', False) else inner_datasets(dataset)
         name = f'{type(metric).__name__} of {where}'

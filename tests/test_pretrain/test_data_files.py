@@ -1,12 +1,20 @@
-"""Data sets of mmpretrain in pickles, which could run code."""
+"""Data sets of mmpretrain: pickles, which could run code; labels for heads and metrics."""
 
+import json
 import pickle
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mmengine.dataset import ConcatDataset
+from mmengine.evaluator import Evaluator
+from mmengine.registry import METRICS, MODELS
 
 from mmswinv2 import hosts
 from mmswinv2.errors import UserError
+
+MULTI = {'type': 'mmpretrain.MultiLabelLinearClsHead'}
 
 
 class Evil:
@@ -53,3 +61,76 @@ def test_cifar_runs_no_code(tmp_path, capsys):
     with pytest.raises(UserError, match=r'class builtins\.print is not allowed'):
         cifar(tmp_path, pickle.dumps(Evil()))
     assert 'ran' not in capsys.readouterr().out
+
+
+def classifier(**head):
+    """A classifier of 3 classes; its preprocessor keeps labels as numbers."""
+    head = {'type': 'mmpretrain.LinearClsHead', 'num_classes': 3, 'in_channels': 8, **head}
+    return MODELS.build(
+        dict(
+            type='mmpretrain.ImageClassifier',
+            backbone=dict(type='mmswinv2.SwinTransformerV2', arch='nano'),
+            head=head,
+        )
+    )
+
+
+def labelled(folder, *labels):
+    """A data set of images with several labels each."""
+    from mmpretrain.datasets import MultiLabelDataset
+
+    images = [dict(img_path=f'{i}.png', gt_label=label) for i, label in enumerate(labels)]
+    (folder / 'list.json').write_text(json.dumps(dict(metainfo={}, data_list=images)))
+    return MultiLabelDataset(ann_file=str(folder / 'list.json'), pipeline=[])
+
+
+@pytest.mark.parametrize(
+    ('labels', 'head', 'match'),
+    [
+        ([[0], [0, 1]], {}, r'1\.png has none or several labels, and model.head \(LinearClsHead\)'),
+        ([[0], []], {}, r'1\.png has none or several labels'),
+        ([[0], [1, 3]], MULTI, r'label 3 of 1\.png, but model.head has num_classes=3'),
+        ([[0], [1, -1]], MULTI, '1 of 3 images have a label below 0'),
+        ([[0], [1]], {**MULTI, 'topk': 5}, 'model.head has topk=5, and model.head num_classes=3'),
+        ([[0], [1]], {'topk': (1, 5), 'cal_acc': True}, r'model.head has topk=\(1, 5\)'),
+        ([[0], [1]], {'topk': (1, 5)}, None),  # which is not used
+        ([[0], [1]], {}, None),
+        ([[0], [], [1, 2]], MULTI, None),
+        ([[], []], MULTI, None),
+        ([0, 1], MULTI, None),
+    ],
+)
+def test_labels_that_a_head_cannot_learn(labels, head, match, tmp_path):
+    dataset, model = labelled(tmp_path, *labels), classifier(**head)
+    with pytest.raises(UserError, match=match) if match else nullcontext():
+        hosts.check_dataset(dataset, 'train_dataloader', model)
+
+
+@pytest.mark.parametrize(
+    ('metric', 'labels', 'match'),
+    [
+        (dict(type='Accuracy', topk=(1, 5)), [[0], [1]], r'Accuracy of val_evaluator has topk=\(1'),
+        (dict(type='MultiLabelMetric', topk=5), [[0], [1]], 'MultiLabelMetric of .* has topk=5'),
+        (dict(type='Accuracy'), [[0], [1, 2]], r'one label, and 1\.png has none or several'),
+        (dict(type='SingleLabelMetric'), [[0, 1]], r'one label, and 0\.png has none or several'),
+        (dict(type='Accuracy', topk=(1, 3)), [[0], [1]], None),
+        (dict(type='MultiLabelMetric'), [[0], [1, 2]], None),
+        (dict(type='AveragePrecision'), [[0], [1, 2]], None),
+    ],
+)
+def test_scores_that_cannot_be_computed(metric, labels, match, tmp_path):
+    """mmpretrain finds out after an epoch of training."""
+    import mmpretrain.evaluation  # noqa: F401  registers the metrics
+
+    evaluator = Evaluator(METRICS.build({**metric, 'type': f'mmpretrain.{metric["type"]}'}))
+    data = ConcatDataset([labelled(tmp_path, *labels)])
+    with pytest.raises(UserError, match=match) if match else nullcontext():
+        hosts.check_evaluator(evaluator, data, 'val_evaluator', classifier())
+
+
+def test_one_hot_labels_of_an_unknown_number():
+    model = classifier()
+    model.data_preprocessor.to_onehot = True
+    dataset = SimpleNamespace(get_gt_labels=list, CLASSES=('a', 'b', 'c'), folder_to_idx={})
+    with pytest.raises(UserError, match=r'data_preprocessor\.num_classes=None, and model\.head'):
+        hosts.check_dataset(dataset, 'train_dataloader', model)
