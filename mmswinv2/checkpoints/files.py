@@ -5,6 +5,7 @@ part of the float32 weights and of the optimizer's state.
 """
 
 import functools
+import json
 import os
 import pickle
 import re
@@ -31,6 +32,9 @@ _HARMLESS_DEEPSPEED = (
     'deepspeed.runtime.fp16.loss_scaler.LossScaler',
     'deepspeed.utils.tensor_fragment.fragment_address',
 )
+
+# How archives begin: gzip, bzip2, xz, 7z, rar, zstd.
+_PACKED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'7z\xbc\xaf', b'Rar!', b'\x28\xb5\x2f\xfd')
 
 Forms = Mapping[str, tuple[Callable[[Any], bool], str]]  # entry: its check, and its form in words
 
@@ -85,8 +89,9 @@ def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> Any:
     """Read a checkpoint to the CPU, running no code from it.
 
     Args:
-        path: a ``.safetensors`` file, one written by `torch.save`, or a folder of DeepSpeed's (see
-            `read_deepspeed_folder`).
+        path: a ``.safetensors`` file, one written by `torch.save`, an ``.index.json`` beside the
+            files of weights in several parts, as transformers writes them, or a folder of
+            DeepSpeed's (see `read_deepspeed_folder`).
         mmap: leave tensors on the disk until they are used, where the file allows it.
 
     Raises:
@@ -119,6 +124,8 @@ def _read(path: Path, mmap: bool) -> Any:
         raise CheckpointError(f'{path} is a text that names the last checkpoint; use {named}')
     if path.suffix.lower() == '.safetensors':
         return _read_safetensors(path)
+    if path.name.endswith('.index.json'):
+        return _read_parts(path, mmap)
     try:
         stat = path.stat()
         _check_sums(path.resolve(), stat.st_size, stat.st_mtime_ns, stat.st_ino)
@@ -187,24 +194,42 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise _unreadable(path, error) from error
 
 
+def _read_parts(index: Path, mmap: bool) -> dict[str, Any]:
+    """Read weights from the files in which an index says that they are."""
+    try:
+        places: dict[str, str] = json.loads(index.read_bytes())['weight_map']
+        names = {Path(name).name for name in places.values()}  # no paths to other folders
+        if not names or any(name in ('', '..') or name.endswith('.index.json') for name in names):
+            raise ValueError('it names no file')
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f'{index} must list the file of each weight, as in {{"weight_map": {{"a.weight": '
+            f'"model-00001-of-00002.safetensors"}}}} ({error!r})'
+        ) from error
+    found: dict[str, Any] = {}
+    for name in sorted(names):
+        found.update(read_checkpoint(index.with_name(name), mmap))
+    if lacking := [key for key in places if key not in found]:
+        raise CheckpointError(
+            f'{index}: {len(lacking)} weights are not in the files that it names, such as '
+            f'{lacking[0]}; fetch {places[lacking[0]]} again'
+        )
+    return found
+
+
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
     with path.open('rb') as file:
-        start = file.read(200)
+        start = file.read(300)
     if start.startswith(b'version https://git-lfs'):
         return CheckpointError(f'{path} stands for a file in Git LFS; fetch that with git lfs pull')
-    if path.name.endswith('.index.json'):
-        read, write = 'safetensors.torch.load_file', 'its save_file'
-        if not path.name.endswith('.safetensors.index.json'):  # as of pytorch_model.bin
-            read, write = 'torch.load(..., weights_only=True)', 'torch.save'
-        return CheckpointError(
-            f'{path} lists the files of weights in several parts; join them: read each with '
-            f'{read}, and write one dict of all with {write}'
-        )
     is_safetensors, named_so = start[8:10] == b'{"', path.suffix.lower() == '.safetensors'
     if is_safetensors and not named_so:
         return CheckpointError(f'{path} is a file of safetensors; rename it to .safetensors')
     if named_so and not is_safetensors and start.startswith((b'PK', b'\x80')):
         return CheckpointError(f'{path} is a file of torch.save; rename it to .pth')
+    is_zip = re.search('not in a subdirectory|hasRecord|file data.pkl', str(error))
+    if is_zip or start.startswith(_PACKED) or start[257:262] == b'ustar':
+        return CheckpointError(f'{path} is an archive; unpack it, and name the file in it')
     if is_out_of_memory(error):
         return CheckpointError(
             f'{path} ({path.stat().st_size} bytes) needs more memory than is free, or is '

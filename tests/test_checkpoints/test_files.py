@@ -1,5 +1,6 @@
 """Files of checkpoints: what is read, what is refused, and writing atomically."""
 
+import json
 import os
 import pickle
 import re
@@ -230,15 +231,52 @@ def test_archives_without_check_sums_are_read(save):
         ('a.safetensors', b'PK\x03\x04abcdefgh', 'is a file of torch.save; rename it to .pth'),
         ('a.safetensors', (128).to_bytes(8, 'little') + b'{"a":', 'truncated, damaged or no'),
         ('a.pth', (32).to_bytes(8, 'little') + b'{"a":{}}', 'of safetensors; rename it to'),
-        ('model.safetensors.index.json', b'{"weight_map": {}}', 'weights in several parts; join'),
-        ('a.safetensors.index.json', b'{}', 'safetensors.torch.load_file, and write one dict'),
-        ('pytorch_model.bin.index.json', b'{}', r'torch.load\(.*, and write .* with torch.save'),
+        ('a.safetensors.index.json', b'{}', 'must list the file of each weight'),
+        ('a.safetensors.index.json', b'{"weight_map": {}}', 'it names no file'),
+        ('a.index.json', b'{"weight_map": {"w": "../a.index.json"}}', 'it names no file'),
+        ('a.index.json', b'{"weight_map": {"w": 5}}', 'must list the file of each weight'),
+        ('a.index.json', b'[', 'must list the file of each weight'),
+        ('a.index.json', b'{"weight_map": {"w": "/etc/b.bin"}}', '/b.bin does not exist'),
+        ('a.pth', b'\x1f\x8b\x08abc', 'is an archive; unpack it'),
+        ('a.pth.tar', b'\0' * 257 + b'ustar', 'is an archive; unpack it'),
     ],
 )
 def test_files_of_another_kind_are_told(name, content, words, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=words):
         read_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize('member', ['a.pth', 'folder/a.pth'])
+def test_weights_inside_an_archive(member, tmp_path):
+    with ZipFile(tmp_path / 'weights.zip', 'w', ZIP_STORED) as archive:
+        archive.writestr(member, b'weights')
+    with pytest.raises(CheckpointError, match='is an archive; unpack it, and name the file in it'):
+        read_checkpoint(tmp_path / 'weights.zip')
+
+
+@pytest.mark.parametrize('suffix', ['safetensors', 'bin'])
+def test_weights_in_several_files(suffix, tmp_path):
+    """As `save_pretrained` of transformers and accelerate write large models."""
+    from safetensors.torch import save_file
+
+    save = save_file if suffix == 'safetensors' else torch.save
+    state = {k: v.contiguous() for k, v in weights().items()}
+    index = tmp_path / f'model.{suffix}.index.json'
+    places = {key: f'model-{i % 2}.{suffix}' for i, key in enumerate(state)}
+    index.write_text(json.dumps({'metadata': {'total_size': 1}, 'weight_map': places}))
+    for name in ('model-0', 'model-1'):
+        file = f'{name}.{suffix}'
+        save({k: v for k, v in state.items() if places[k] == file}, str(tmp_path / file))
+    found = read_checkpoint(index)
+    assert found.keys() == state.keys() and all(found[k].equal(v) for k, v in state.items())
+    last = [key for key in state if places[key] == f'model-1.{suffix}'][-1]
+    save({last: state[last]}, str(tmp_path / f'model-1.{suffix}'))
+    with pytest.raises(CheckpointError, match=rf'weights are not in .* fetch model-1\.{suffix}'):
+        read_checkpoint(index)
+    (tmp_path / f'model-1.{suffix}').unlink()
+    with pytest.raises(CheckpointError, match=rf'model-1\.{suffix} does not exist'):
+        read_checkpoint(index)
 
 
 def test_a_distributed_checkpoint_of_torch(tmp_path):
