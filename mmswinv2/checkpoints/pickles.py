@@ -25,9 +25,10 @@ _HARMLESS = (
     'argparse.Namespace',
     *(
         f'builtins.{name}'
-        for name in ('bytes', 'dict', 'float', 'frozenset', 'int', 'list', 'slice')
+        for name in ('bytes', 'dict', 'float', 'frozenset', 'int', 'list', 'range', 'slice')
     ),
     *(f'datetime.{name}' for name in ('date', 'datetime', 'time', 'timedelta', 'timezone')),
+    'decimal.Decimal',
     'mmengine.config.config.ConfigDict',
     'mmengine.logging.history_buffer.HistoryBuffer',
     'mmengine.structures.base_data_element.BaseDataElement',

@@ -3,6 +3,7 @@
 import argparse
 import codecs
 import datetime
+import decimal
 import importlib
 import io
 import os
@@ -203,7 +204,8 @@ def test_what_data_sets_and_hooks_note_down_is_read(save):
     given = {
         'path': Path('a', 'b'), 'kinds': frozenset('ab'), 'version': torch.__version__,
         'time': datetime.datetime.now(datetime.timezone.utc), 'took': datetime.timedelta(1, 2),
-        'day': datetime.date(2026, 1, 2), 'options': types.SimpleNamespace(lr=0.1),
+        'day': datetime.date(2026, 1, 2), 'price': decimal.Decimal('1.5'), 'ids': range(3),
+        'options': types.SimpleNamespace(lr=0.1),
         'counts': defaultdict(int, a=1), 'rows': defaultdict(list, {'a': [1]}),
     }  # fmt: skip
     map_ = PixelData(metainfo=dict(name='a'), data=torch.ones(1, 2, 2))
