@@ -30,6 +30,7 @@ _SYSTEM = {  # number of an OSError: what it means, what to do
     errno.EIO: ('the disk reports an error', 'see whether it is there and whole'),
     errno.EMFILE: ('too many files are open', 'raise the limit (ulimit -n) or give fewer workers'),
     errno.ENFILE: ('too many files are open on this machine', 'close some programs'),
+    errno.ENAMETOOLONG: ('the name of a file is too long', 'give a shorter one'),
     errno.ENOMEM: ('memory is used up', 'give fewer workers or smaller batches'),
 }
 _IN_CONFIG = 'mend it in the config or in --cfg-options'

@@ -83,6 +83,7 @@ def test_a_bug_after_an_error_is_a_bug():
         (errno.EROFS, 'read-only'),
         (errno.EIO, 'the disk reports an error'),
         (errno.EMFILE, 'ulimit -n'),
+        (errno.ENAMETOOLONG, 'give a shorter one'),
         (errno.ENOMEM, 'memory is used up'),
     ],
     ids=lambda n: errno.errorcode.get(n, ''),
