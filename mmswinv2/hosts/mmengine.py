@@ -104,8 +104,22 @@ def read_by_our_reader() -> None:
         return load(filename)
 
     @replace(checkpoint.CheckpointLoader, 'load_checkpoint')
-    def load_checkpoint(original: Any, *args: Any, **kwargs: Any) -> Any:
-        return without_config(original(*args, **kwargs))
+    def load_checkpoint(original: Any, filename: Any, *args: Any, **kwargs: Any) -> Any:
+        name = os.fspath(filename) if isinstance(filename, os.PathLike) else filename
+        try:
+            return without_config(original(name, *args, **kwargs))
+        except ModuleNotFoundError as error:  # torchvision:// reads the addresses there
+            raise CheckpointError(
+                f'{name} needs {error.name}, which is not installed; install it, or give the '
+                'address or the file itself'
+            ) from error
+        except KeyError as error:
+            if '://' not in name or not name.endswith(str(error.args[0])):
+                raise
+            raise CheckpointError(
+                f'{name}: mmengine knows no weights of the name {error}; give the address or the '
+                'file itself'
+            ) from error
 
 
 @patch('mmengine', '>=0.7')
@@ -224,6 +238,7 @@ def report_what_is_loaded() -> None:
     ) -> None:
         while is_model_wrapper(module) or isinstance(module, BaseTTAModel):
             module = module.module
+        module = getattr(module, '_orig_mod', module)  # which torch.compile has wrapped
         metadata = getattr(state_dict, '_metadata', Origin())
         path = getattr(metadata, 'path', Origin.path)
         state, report = fit_weights(module, state_dict, path)

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from mmengine.runner import load_checkpoint
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, distribute_tensor
 
+from mmswinv2 import hosts  # noqa: F401  patches mmengine's reader
 from mmswinv2.checkpoints import (
     PUBLISHED,
     CheckpointError,
@@ -455,6 +457,22 @@ def test_a_compiled_backbone_that_does_not_fit_is_refused():
     mine.backbone = torch.compile(mine.backbone, backend='eager')
     with pytest.raises(CheckpointError, match='not fit the model of the config .another shape'):
         fit_weights(mine, changed_detector().state_dict())
+
+
+def test_a_compiled_backbone_alone_is_loaded_with_the_checks_of_one(save):
+    """By mmengine's function, which takes a wrapper of torch's compiler too."""
+    state = {f'backbone.{key}': value for key, value in weights(tables=[(8, 8)] * 4).items()}
+    path = str(save({'state_dict': state}))
+
+    def load(**arguments):
+        net = SwinV2('nano', out_indices=(3,), **arguments)
+        load_checkpoint(torch.compile(net, backend='eager'), path, 'cpu')
+        return net
+
+    bias = load(window_size=8).patch_embed.proj.bias
+    assert torch.equal(bias, state['backbone.patch_embed.proj.bias'])
+    with pytest.raises(CheckpointError, match='trained with other windows'):
+        load(window_size=16)
 
 
 def test_stages_that_no_output_needs_may_be_in_a_whole_model():

@@ -5,6 +5,7 @@ import threading
 from collections import OrderedDict
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pickle import UnpicklingError
 
 import cv2
@@ -170,6 +171,29 @@ def test_no_prefix_runs_code(prefix, tmp_path, monkeypatch, capsys):
         server.shutdown()
         server.server_close()
     assert 'this must' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('name', 'says'),
+    [
+        ('openmmlab://resnt50', "mmengine knows no weights of the name 'resnt50'"),
+        ('mmcls://resnt50', "mmengine knows no weights of the name 'resnt50'"),
+        ('torchvision://resnet50', 'needs torchvision_, which is not installed'),
+    ],
+)
+def test_names_without_weights(name, says, monkeypatch):
+    hosts.apply()
+    table = 'get_torchvision_models'  # torchvision may be installed here
+    monkeypatch.setattr(mmengine_checkpoint, table, lambda: import_module('torchvision_'))
+    with pytest.raises(UserError, match=says):
+        mmengine_checkpoint._load_checkpoint(name, map_location='cpu')
+
+
+def test_a_path_of_pathlib_is_read(tmp_path):
+    hosts.apply()
+    torch.save({'state_dict': {'w': torch.ones(1)}}, tmp_path / 'a.pth')
+    found = mmengine_checkpoint.CheckpointLoader.load_checkpoint(tmp_path / 'a.pth')
+    assert found['state_dict']['w'] == 1
 
 
 class Getattr:
