@@ -16,6 +16,8 @@ from .patching import log_patch, patch, replace
 
 # a line of a list of images with the numbers of their classes
 _LINE = (r'.* [+-]?\d+', '"path number", with the path of an image and the number of its class')
+# metrics of images with one label
+_SINGLE_LABEL = ('Accuracy', 'SingleLabelMetric', 'ConfusionMatrix')
 
 
 def _lacks_compiled_half() -> bool:
@@ -153,13 +155,14 @@ class MMPretrain(Host):
         if num_classes is None or not hasattr(dataset, 'get_gt_labels'):
             return False
         check_image_labels(dataset, num_classes, where)
-        multi_label = _is_a(head, 'MultiLabelClsHead')
+        of_host = type(head).__module__.startswith('mmpretrain.')  # users' may do what they like
+        multi_label = any(kind.__name__ == 'MultiLabelClsHead' for kind in type(head).__mro__)
         if multi_label or getattr(head, 'cal_acc', False):
             _check_topk(head, 'model.head', num_classes)
         if where != 'train_dataloader':
             return True
         if not getattr(model.data_preprocessor, 'to_onehot', False):
-            if not multi_label and (image := _image_of_several_labels(dataset)):
+            if of_host and not multi_label and (image := _image_of_several_labels(dataset)):
                 raise UserError(
                     f'{where}: {image} has none or several labels, and model.head '
                     f'({type(head).__name__}) takes one for each image; take a head such as '
@@ -175,12 +178,13 @@ class MMPretrain(Host):
 
     def check_metric(self, metric: Any, dataset: Any, where: str, model: Any = None) -> None:
         """Refuse more best classes than there are, and scores of single labels for several."""
+        if not type(metric).__module__.startswith('mmpretrain.'):
+            return
+        kind, name = type(metric).__name__, f'{type(metric).__name__} of {where}'
         num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
-        single = _is_a(metric, 'Accuracy', 'SingleLabelMetric', 'ConfusionMatrix')
-        name = f'{type(metric).__name__} of {where}'
-        if num_classes is not None and (single or _is_a(metric, 'MultiLabelMetric')):
+        if num_classes is not None and not kind.startswith('Retrieval'):  # these rank images
             _check_topk(metric, name, num_classes)
-        for inner in inner_datasets(dataset) if single else ():
+        for inner in inner_datasets(dataset) if kind in _SINGLE_LABEL else ():
             if hasattr(inner, 'get_gt_labels') and (image := _image_of_several_labels(inner)):
                 raise UserError(
                     f'{name} is for images with one label, and {image} has none or several; '
@@ -259,8 +263,3 @@ def _check_topk(owner: Any, name: str, num_classes: int) -> None:
             f'{name} has topk={owner.topk}, and model.head num_classes={num_classes}; set topk to '
             f'at most {num_classes}'
         )
-
-
-def _is_a(value: Any, *names: str) -> bool:
-    """Whether a value is of a class of one of these names; the host may not be installed."""
-    return any(kind.__name__ in names for kind in type(value).__mro__)

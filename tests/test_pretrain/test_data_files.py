@@ -128,6 +128,16 @@ def test_scores_that_cannot_be_computed(metric, labels, match, tmp_path):
         hosts.check_evaluator(evaluator, data, 'val_evaluator', classifier())
 
 
+def test_heads_and_metrics_of_users_take_what_they_like(tmp_path):
+    from mmpretrain.evaluation import Accuracy
+
+    dataset, model = labelled(tmp_path, [0], [1, 2]), classifier()
+    model.head.__class__ = type('Head', (type(model.head),), {})
+    hosts.check_dataset(dataset, 'train_dataloader', model)
+    evaluator = Evaluator(type('Own', (Accuracy,), {})(topk=(1, 5)))
+    hosts.check_evaluator(evaluator, dataset, 'val_evaluator', model)
+
+
 def test_one_hot_labels_of_an_unknown_number():
     model = classifier()
     model.data_preprocessor.to_onehot = True
