@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, is_out_of_memory
+from ..errors import CheckpointError, UserError, is_out_of_memory
 
 # What checkpoints hold besides tensors: mmengine's logged scalars, as numpy arrays, the arguments
 # of a training by timm, torchvision or DETR, and what data sets and hooks note down.
@@ -65,6 +65,20 @@ def load_without_code(file: Any, map_location: Any, mmap: bool = False) -> Any:
     return with_harmless(
         lambda: torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
     )
+
+
+def check_restorable(value: Any, name: str) -> None:
+    """Raise `UserError` if a checkpoint with this value could be written, but not read again."""
+    file = io.BytesIO()
+    torch.save(value, file)
+    file.seek(0)
+    try:
+        load_without_code(file, 'cpu')
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f'{name} would make every checkpoint unreadable, as restoring it runs code: put numbers, '
+            f'text, lists and dicts in the place of your own types. torch says: {first_line(error)}'
+        ) from error
 
 
 def with_harmless(load: Callable[[], Any]) -> Any:

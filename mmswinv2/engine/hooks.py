@@ -17,6 +17,7 @@ from torch import Tensor
 from .. import hosts
 from ..checkpoints import fetch_together, load_but, read_class_map
 from ..checkpoints.adapters import copy_base, leave_out_base
+from ..checkpoints.pickles import check_restorable
 from ..core.arguments import is_count, want
 from ..errors import UserError
 from ..hosts.host import FILE_KEYS
@@ -153,7 +154,10 @@ class CheckDatasetHook(Hook):
             loop = getattr(runner, f'_{name}_loop')
             if loop is not None and not isinstance(loop, dict):
                 loader, model = loop.dataloader, unwrap_model(runner.model)
-                classes = _classes(getattr(loader.dataset, 'metainfo', None))
+                meta = getattr(loader.dataset, 'metainfo', None)
+                if name == 'train':  # mmengine puts it into checkpoints
+                    check_restorable(meta, "the metainfo of train_dataloader's data set")
+                classes = _classes(meta)
                 if classes and not hasattr(model, 'language_model'):
                     self.classes.append((f'{name}_dataloader', classes))
                 hosts.check_dataset(loader.dataset, f'{name}_dataloader', model)

@@ -1,7 +1,11 @@
+from contextlib import nullcontext
+from decimal import Decimal
+from enum import Enum
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.dataset import BaseDataset
 from mmengine.hooks import CheckpointHook, LoggerHook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
@@ -113,3 +117,19 @@ def test_a_best_score_that_no_metric_gives():
     CheckDatasetHook().after_val_epoch(runner, {})
     with pytest.raises(UserError, match=r"save_best='a/accuracy' of CheckpointHook .*: b, c"):
         CheckDatasetHook().after_val_epoch(runner, {'b': 1.0, 'c': 0.5})
+
+
+class Split(Enum):
+    TRAIN = 1
+
+
+@pytest.mark.parametrize('value', [Split.TRAIN, Decimal('1.5'), ('a', [1, 2])])
+def test_metainfo_that_no_checkpoint_could_be_read_with(value):
+    dataset = BaseDataset(metainfo=dict(classes=('a',), split=value), lazy_init=True)
+    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset))
+    runner = SimpleNamespace(
+        _train_loop=loop, _val_loop=None, _test_loop=None, _resume=False, model=torch.nn.Identity()
+    )
+    refused = pytest.raises(UserError, match=r'the metainfo of train_dataloader.*Split')
+    with refused if isinstance(value, Enum) else nullcontext():
+        CheckDatasetHook().before_run(runner)
