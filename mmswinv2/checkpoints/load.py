@@ -238,19 +238,7 @@ def _for_model(
     with of_file(path):
         found = unwrap(checkpoint, kinds={type(value) for value in own.values()})
         given = plain_keys(found, own)
-    while given and all(_WRAPPED.match(name) and name not in own for name in given):
-        given = {_WRAPPED.sub('', name, count=1): value for name, value in given.items()}
-    # keys of a compiled model
-    wrapped = {unwrapped(name): name for name in own}
-    given = {unwrapped(name): value for name, value in given.items()}
-    prefix = _common_prefix(given, wrapped)
-    under = [name.removeprefix(prefix) for name in given if name.startswith(prefix)]
-    if prefix and any(name in given for name in under):  # of another network
-        prefix = ''
-    beside = [name for name in given if name in wrapped]
-    alone = bool(prefix) and all(map(_is_backbone, (*under, *beside)))
-    given = {name.removeprefix(prefix): value for name, value in given.items()}
-    given = {wrapped.get(name, name): value for name, value in given.items()}
+    given, prefix, alone = _under_own_keys(given, own)
     given, notes = add_base(model, own, given, path, described)
     if prefix:
         notes = [f'taken off its keys: the prefix {prefix!r}', *notes]
@@ -264,9 +252,31 @@ def _for_model(
         **converted.heads,
         **{name: found[name] for name in converted.unknown},  # to be reported
     }
+    wrapped = {unwrapped(name): name for name in own}
     given = {wrapped.get(name, name): value for name, value in given.items()}
     given, more = add_adapters(model, own, given)
     return given, converted, notes + more, False
+
+
+def _under_own_keys(given: State, own: State) -> tuple[State, str, bool]:
+    """Weights under a model's keys: without a prefix, and with what torch's wrappers add there.
+
+    Returns:
+        the weights, the prefix that was taken off, and whether all keys under it are those of a
+        backbone.
+    """
+    while given and all(_WRAPPED.match(name) and name not in own for name in given):
+        given = {_WRAPPED.sub('', name, count=1): value for name, value in given.items()}
+    wrapped = {unwrapped(name): name for name in own}  # keys of a compiled model
+    given = {unwrapped(name): value for name, value in given.items()}
+    prefix = _common_prefix(given, wrapped)
+    under = [name.removeprefix(prefix) for name in given if name.startswith(prefix)]
+    if prefix and any(name in given for name in under):  # of another network
+        prefix = ''
+    beside = [name for name in given if name in wrapped]
+    alone = bool(prefix) and all(map(_is_backbone, (*under, *beside)))
+    given = {name.removeprefix(prefix): value for name, value in given.items()}
+    return {wrapped.get(name, name): value for name, value in given.items()}, prefix, alone
 
 
 def _common_prefix(given: Iterable[str], own: Container[str]) -> str:

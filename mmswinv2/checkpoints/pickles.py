@@ -76,8 +76,8 @@ def check_restorable(value: Any, name: str) -> None:
         load_without_code(file, 'cpu')
     except pickle.UnpicklingError as error:
         raise UserError(
-            f'{name} would make every checkpoint unreadable, as restoring it runs code: put numbers, '
-            f'text, lists and dicts in the place of your own types. torch says: {first_line(error)}'
+            f'{name} would make every checkpoint unreadable, as restoring it runs code: take '
+            f'numbers, text, lists and dicts alone. torch says: {first_line(error)}'
         ) from error
 
 
