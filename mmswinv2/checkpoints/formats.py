@@ -122,7 +122,7 @@ FORMATS: dict[str, Format] = {
         title='timm',
         anchor='patch_embed.proj.weight',
         marker=r'layers[._]1\.downsample\.reduction\.weight',
-        absent=r'layers[._]0\.downsample\.reduction\.weight',
+        absent=r'layers[._]0\.downsample\.reduction\.weight|norm0\.weight',
         prepare=_join_stage_names,
         rules=[
             *_AUTHORS,

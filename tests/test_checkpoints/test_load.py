@@ -44,6 +44,13 @@ def test_own_file_of_the_first_stage(save, depths):
         assert torch.equal(value, nets[1].state_dict()[name])
 
 
+def test_own_file_without_its_first_stage(save):
+    net = SwinV2('nano')
+    state = {k: v for k, v in net.state_dict().items() if not k.startswith('layers.0.')}
+    with pytest.raises(CheckpointError, match=r'missing in the file: \d+, e\.g\. layers\.0\.'):
+        load_pretrained(net, save(state))
+
+
 FC1 = 'layers.0.blocks.0.mlp.fc1.weight'
 FAULTY = r'\d+ of the \d+ numbers of layers.0.blocks.0.mlp.fc1.weight are NaN or infinite'
 
