@@ -382,7 +382,8 @@ def _first_of_repeats(path: Any, annotations: list[dict], table: _Annotations) -
     first: dict[tuple, dict] = {}
     for i, annotation in enumerate(annotations):
         box, mask = annotation.get('bbox'), annotation.get('segmentation')
-        key = (annotation['image_id'], annotation['category_id'], str(box))
+        same = [annotation[key] for key in ('image_id', 'category_id', 'iscrowd')]
+        key = (*same, str(box))
         other = first.setdefault(key, annotation)
         keep[i] = other is annotation or mask != other.get('segmentation') or not (box or mask)
     if not keep.all():

@@ -73,15 +73,7 @@ def check_annotations() -> None:
         if own_reader or load.__func__ is not BaseDataset.load_data_list:
             return load()
         given = self._metainfo.pop('classes', None)
-        try:
-            images = original(self)
-        except (TypeError, ValueError) as error:
-            if not str(error).startswith(('Annotation must', 'The annotations loaded')):
-                raise
-            raise UserError(
-                f'{self.ann_file} is no file for {type(self).__name__} ({error}); a file of COCO '
-                "is one for type='CocoDataset'"
-            ) from error
+        images = original(self)
         own = list(self._metainfo.get('classes') or ())
         if given is not None:
             self._metainfo['classes'] = given
@@ -138,24 +130,42 @@ def load_checked(dataset: Any) -> list[dict]:
     del dataset.load_data_list  # that of the class is called
     try:
         images = dataset.load_data_list()
-    except KeyError as error:
-        if error.args != ('img',) or 'img' in dataset.data_prefix:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, UserError) or _has_own_reader(dataset):
             raise
+        if error.args == ('img',) and 'img' not in dataset.data_prefix:
+            raise UserError(
+                f'{dataset.ann_file}: data_prefix={dataset.data_prefix} of '
+                f'{type(dataset).__name__} has no img, the folder of the images, such as '
+                'dict(img="train2017/")'
+            ) from error
         raise UserError(
-            f'{dataset.ann_file}: data_prefix={dataset.data_prefix} of {type(dataset).__name__} '
-            'has no img, the folder of the images, such as dict(img="train2017/")'
+            f'{dataset.ann_file} is no file for {type(dataset).__name__} '
+            f"({type(error).__name__}: {error}); a file of COCO is one for type='CocoDataset'"
         ) from error
     if not isinstance(dataset, CocoDataset):  # its file is checked when it is read
         check_boxes(dataset, images)
-    check_instances(dataset, images)
+    if any('segments_info' in image for image in images):  # panoptic: masks come from maps
+        check_things(dataset, images)
+    else:
+        check_instances(dataset, images)
     return images
+
+
+def _has_own_reader(dataset: Any) -> bool:
+    """Whether a user's class reads the file of a data set, so that errors may be bugs of it."""
+    return any(
+        name in vars(kind) and not kind.__module__.startswith(('mmdet.', 'mmengine.'))
+        for kind in type(dataset).__mro__
+        for name in ('load_data_list', 'parse_data_info')
+    )
 
 
 def check_boxes(dataset: Any, images: Sequence[dict]) -> None:
     """Leave out boxes of other formats than COCO's that cannot be used; refuse wrong labels."""
     from ..datasets.coco import check_corners
 
-    classes = dataset.metainfo.get('classes')
+    classes = dataset.metainfo.get('classes') or getattr(dataset, 'label_map', None)  # of ODVG
     for image in images:
         for instance in image.setdefault('instances', []):
             instance.setdefault('ignore_flag', 0)
@@ -181,6 +191,57 @@ def check_boxes(dataset: Any, images: Sequence[dict]) -> None:
     used = iter(keep)
     for image in images:
         image['instances'] = [o for o in image['instances'] if next(used)]
+    if any(getattr(step, 'with_mask', False) for step in steps_in(dataset.pipeline)):
+        check_mask_forms(dataset, images)
+
+
+def check_mask_forms(dataset: Any, images: Sequence[dict]) -> None:
+    """Hold polygons and run lengths of other formats than COCO's to the rules for COCO's.
+
+    Those of which no mask can be made are taken out of their instances.
+    """
+    from ..datasets.coco_masks import check_masks
+
+    found = [
+        (image, instance)
+        for image in images
+        for instance in image['instances']
+        if isinstance(instance.get('mask'), (list, dict)) and image.get('width') is not None
+    ]
+    if not found:
+        return
+    annotations = [
+        dict(id=number, image_id=image['img_path'], segmentation=_plain(instance['mask']))
+        for number, (image, instance) in enumerate(found)
+    ]
+    corners = np.array([instance['bbox'] for _, instance in found], float)
+    boxes = np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
+    sizes = np.array([(image['width'], image['height']) for image, _ in found])
+    check_masks(dataset.ann_file, annotations, sizes, boxes)
+    for (_, instance), annotation in zip(found, annotations, strict=True):
+        instance['mask'] = annotation['segmentation']
+
+
+def _plain(mask: Any) -> Any:
+    """A mask as JSON has it: pickled lists may hold arrays, and run lengths bytes."""
+    if isinstance(mask, dict):
+        counts = mask.get('counts')
+        return mask | {'counts': counts.decode()} if isinstance(counts, bytes) else mask
+    return [part.ravel().tolist() if isinstance(part, np.ndarray) else part for part in mask]
+
+
+def check_things(dataset: Any, images: Sequence[dict]) -> None:
+    """Raise `UserError` if things are not the first classes, as panoptic heads take them."""
+    classes, things = (dataset.metainfo.get(key) or () for key in ('classes', 'thing_classes'))
+    segments = (segment for image in images for segment in image['segments_info'])
+    others = {s['category'] for s in segments if s['is_thing'] and s['category'] >= len(things)}
+    if others or list(classes[: len(things)]) != list(things):
+        told = ''.join(f', and {classes[i]!r} is a thing there (isthing=1)' for i in sorted(others))
+        raise UserError(
+            f'{dataset.ann_file}: metainfo of the data set has classes={classes!r:.200} and '
+            f'thing_classes={things!r:.200}{told:.200}; classes are thing_classes, then '
+            'stuff_classes, as heads take the first labels for things'
+        )
 
 
 def check_instances(dataset: Any, images: Sequence[dict]) -> None:
@@ -189,8 +250,6 @@ def check_instances(dataset: Any, images: Sequence[dict]) -> None:
     Those without a mask, where masks are loaded, are ignored in training and counted in a warning.
     `UserError` is raised if none is left.
     """
-    if any('segments_info' in image for image in images):  # panoptic: masks come from maps
-        return
     from ..datasets.coco import some
 
     instances = [instance for image in images for instance in image.get('instances', ())]

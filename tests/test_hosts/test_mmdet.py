@@ -1,6 +1,7 @@
 import json
 import pickle
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,12 @@ LABELLED = {  # case: (change, options, words of the error)
     'three numbers': (each(bbox=[1, 2, 3]), {}, r'boxes that are not four numbers .*x1, y1'),
     'no box': (drop('bbox'), {}, 'not finite|not four numbers'),
     'no masks': (each(), dict(with_mask=True), 'has boxes and no masks'),
+    'lines': (each(mask=[[60, 20, 90, 40]]), dict(with_mask=True), '4 of 4 .* less than three'),
+    'mask afar': (each(mask=[[1, 1, 9, 1, 9, 9]]), dict(with_mask=True), '4 of 4 .* elsewhere'),
+    'flat polygon': (each(mask=[60, 20, 90, 20, 90, 40]), dict(with_mask=True), 'holds 60; a seg'),
+    'run lengths of another size': (each(mask=dict(size=[9, 9], counts=[40, 41])),
+                                    dict(with_mask=True), r'its image is 96x64 pixels'),
+    'no list of instances': (lambda c: c['data_list'].append(3), {}, 'no file for BaseDetDataset'),
     'file of COCO': (lambda c: c.pop('data_list'), {}, "is one for type='CocoDataset'"),
 }  # fmt: skip
 
@@ -180,6 +187,71 @@ def test_labels_by_number_that_are_used(folder, log):
     turned = labelled(lambda c: c['data_list'][0]['instances'][0].update(bbox=[9, 9, 5, 5]))
     assert [len(turned.get_data_info(i)['instances']) for i in (0, 1)] == [1, 1]
     assert re.search('2 of 4 annotations have a box of no or negative .* they are left out', log())
+
+
+def test_masks_of_two_points_are_ignored_with_a_warning(folder, log):
+    def lines(content):
+        content['data_list'][0]['instances'][0]['mask'] = [[60, 20, 90, 40]]
+        content['data_list'][0]['instances'][1]['mask'] = [[60, 20, 90, 20, 90, 40, 60, 40]]
+
+    data = labelled(lines, with_mask=True)
+    assert [len(i['mask']) for i in data.get_data_info(0)['instances']] == [0, 1]
+    assert 'list.json: 2 of 4 polygons have no area, less than three points' in log()
+
+
+def grounding(folder, *lines):
+    """A data set of mmdet's ODVG format, with the classes cat and dog."""
+    from mmdet.datasets import ODVGDataset
+
+    Path('classes.json').write_text(json.dumps({'0': 'cat', '1': 'dog'}))
+    Path('lines.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    return ODVGDataset(
+        ann_file='lines.jsonl',
+        label_map_file='classes.json',
+        data_prefix=dict(img='JPEGImages'),
+        return_classes=True,
+        pipeline=[],
+    )
+
+
+def test_lines_of_grounding_data(folder):
+    def line(label):
+        detection = dict(instances=[dict(bbox=[10, 10, 40, 40], label=label)])
+        return dict(filename='1.jpg', width=96, height=64, detection=detection)
+
+    data = grounding(folder, line(1))
+    assert [i['bbox_label'] for i in data.get_data_info(0)['instances']] == [1]
+    with pytest.raises(UserError, match=r'lines.jsonl: .*1.jpg has bbox_label=2, and the labels'):
+        grounding(folder, line(2))
+    with pytest.raises(UserError, match=r'lines.jsonl is no file for ODVGDataset \(TypeError'):
+        grounding(folder, [line(1)])
+
+
+PANOPTIC = {  # case: (change of a category, metainfo, words of the error)
+    'good': ({}, {}, None),
+    'stuff first': ({}, dict(classes=('sky', 'cat')), "classes=.'sky', 'cat'.*, then stuff_cl"),
+    'another thing': (dict(isthing=1), {}, "and 'sky' is a thing there"),
+    'no isthing': (dict(isthing=None), {}, r"CocoPanopticDataset \(KeyError: 'isthing'\)"),
+}
+
+
+@pytest.mark.parametrize(('change', 'meta', 'words'), PANOPTIC.values(), ids=PANOPTIC)
+def test_things_of_panoptic_data_come_first(folder, change, meta, words):
+    from mmdet.datasets import CocoPanopticDataset
+
+    stuff = {k: v for k, v in (dict(id=2, name='sky', isthing=0) | change).items() if v is not None}
+    segments = [dict(id=i, category_id=i, bbox=[0, 0, 9, 9], area=81, iscrowd=0) for i in (1, 2)]
+    content = dict(
+        images=[dict(id=1, file_name='1.jpg', width=96, height=64)],
+        annotations=[dict(image_id=1, file_name='1.png', segments_info=segments)],
+        categories=[dict(id=1, name='cat', isthing=1), stuff],
+    )
+    Path('panoptic.json').write_text(json.dumps(content))
+    names = dict(classes=('cat', 'sky'), thing_classes=('cat',), stuff_classes=('sky',))
+    options = dict(data_prefix=dict(img='JPEGImages', seg='maps'), pipeline=[])
+    with nullcontext() if words is None else pytest.raises(UserError, match=words):
+        data = CocoPanopticDataset('panoptic.json', metainfo=names | meta, **options)
+        assert [i['bbox_label'] for i in data.get_data_info(0)['instances']] == [0]
 
 
 def test_metrics_of_ones_own_are_held_to_the_data_set(tmp_path):
