@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence, Set
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -154,18 +155,31 @@ class CheckDatasetHook(Hook):
             loop = getattr(runner, f'_{name}_loop')
             if loop is not None and not isinstance(loop, dict):
                 loader, model = loop.dataloader, unwrap_model(runner.model)
-                meta = getattr(loader.dataset, 'metainfo', None)
                 if name == 'train':  # mmengine puts it into checkpoints
+                    meta = getattr(loader.dataset, 'metainfo', None)
                     check_restorable(meta, "the metainfo of train_dataloader's data set")
-                classes = _classes(meta)
-                if classes and not hasattr(model, 'language_model'):
-                    self.classes.append((f'{name}_dataloader', classes))
+                if not hasattr(model, 'language_model'):
+                    self._note_classes(loader.dataset, f'{name}_dataloader')
                 hosts.check_dataset(loader.dataset, f'{name}_dataloader', model)
                 evaluator = getattr(loop, 'evaluator', None)
                 hosts.check_evaluator(evaluator, loader.dataset, f'{name}_evaluator', model)
                 if name != 'train':
                     hosts.check_batch(model, loader.batch_size or 1, f'{name}_dataloader')
         self._check_classes(runner)
+
+    def _note_classes(self, dataset: Any, where: str) -> None:
+        """Remember the classes of all data sets in a wrapper, and warn if they differ by name."""
+        metas = (getattr(inner, 'metainfo', None) for inner in hosts.inner_datasets(dataset))
+        parts = [classes for meta in metas if (classes := _classes(meta))]
+        self.classes += [(where, classes) for classes in parts]
+        for number, names in enumerate(zip_longest(*parts)):
+            if len(known := {name for name in names if name is not None}) > 1:
+                warn(
+                    f'{where}: label {number} is {" and ".join(map(repr, sorted(known, key=str)))} in '
+                    'different data sets, one class for the model; if they are several, give all '
+                    'data sets the metainfo=dict(classes=...) of all classes'
+                )
+                return
 
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
         """Raise `UserError` for a ``save_best`` that is not among the scores."""

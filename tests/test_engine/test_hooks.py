@@ -105,6 +105,32 @@ def test_classes_of_one_name_and_of_several_data_sets():
         assert list(hook.of_checkpoint) == wanted
 
 
+def check_parts(*classes, model=None):
+    """Run the hook's checks before a training on several data sets, joined by mmdet."""
+    from mmdet.datasets.dataset_wrappers import ConcatDataset
+    from mmengine.dataset import BaseDataset
+
+    parts = [BaseDataset(metainfo=dict(classes=names), lazy_init=True) for names in classes]
+    loader = SimpleNamespace(dataset=ConcatDataset(parts, lazy_init=True))
+    loop = SimpleNamespace(dataloader=loader)
+    model = nn.Module() if model is None else model
+    runner = SimpleNamespace(_train_loop=loop, _val_loop=None, _test_loop=None, _resume=False)
+    runner.model = model
+    CheckDatasetHook().before_run(runner)
+
+
+def test_data_sets_that_are_joined_have_one_numbering(log):
+    check_parts(['cat', 'dog'], ['cat', 'dog'], ['cat', 'dog', 'cow'])
+    assert not log()
+    with pytest.raises(UserError, match="the class 'dog' is number 0 of train_dataloader and numb"):
+        check_parts(['cat', 'dog'], ['dog', 'cat'])
+    check_parts(['cat', 'dog'], ['cow'])  # deliberately merged, perhaps
+    assert "train_dataloader: label 0 is 'cat' and 'cow' in different data sets" in log()
+    prompted = nn.Module()
+    prompted.language_model = nn.Module()  # which is told the classes of each sample
+    check_parts(['cat', 'dog'], ['dog', 'cat'], model=prompted)
+
+
 @pytest.mark.parametrize('wrong', [-1, 2.0, True, 'all'])
 def test_wrong_number_of_skips(wrong):
     with pytest.raises(UserError, match=f'max_skips must be a number of batches .* got {wrong!r}'):
