@@ -173,11 +173,12 @@ class CheckDatasetHook(Hook):
         parts = [classes for meta in metas if (classes := _classes(meta))]
         self.classes += [(where, classes) for classes in parts]
         for number, names in enumerate(zip_longest(*parts)):
-            if len(known := {name for name in names if name is not None}) > 1:
+            known = sorted({str(name) for name in names if name is not None})
+            if len(known) > 1:
                 warn(
-                    f'{where}: label {number} is {" and ".join(map(repr, sorted(known, key=str)))} in '
-                    'different data sets, one class for the model; if they are several, give all '
-                    'data sets the metainfo=dict(classes=...) of all classes'
+                    f'{where}: label {number} is {" and ".join(map(repr, known))} in different '
+                    'data sets, one class for the model; if they are several, give all data sets '
+                    'the metainfo=dict(classes=...) of all classes'
                 )
                 return
 

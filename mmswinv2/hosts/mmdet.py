@@ -104,11 +104,12 @@ class MMDet(Host):
             for branch in getattr(step, 'subroutines', ()):  # of TestTimeAug
                 used = (inner for inner in branch.transforms if getattr(inner, 'prob', 1) != 0)
                 names = [type(inner).__name__ for inner in used]
-                if 'Pad' in names and 'RandomFlip' in names[names.index('Pad') :]:
-                    raise UserError(
-                        f'{where}: Pad stands before RandomFlip in TestTimeAug, and boxes are '
-                        'flipped back without the padding; write Pad after RandomFlip'
-                    )
+                for i, pad in enumerate(names):
+                    if pad in ('Pad', 'RandomCenterCropPad') and 'RandomFlip' in names[i:]:
+                        raise UserError(
+                            f'{where}: {pad} stands before RandomFlip in TestTimeAug, and boxes '
+                            f'are flipped back without the padding; write {pad} after RandomFlip'
+                        )
             if getattr(step, 'with_seg', False) and semantic is not None:
                 step.semantic_classes = semantic.num_classes
         return True

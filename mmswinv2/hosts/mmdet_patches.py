@@ -126,6 +126,11 @@ def fast_evaluator() -> Any:
     class FastCOCOeval(COCOeval_faster):
         """Evaluates as faster-coco-eval does, and summarizes as pycocotools does."""
 
+        def __new__(cls, truth: Any, found: Any, kind: str = 'segm') -> Any:
+            if any(isinstance(image, str) for image in truth.imgs):  # as those of Pascal VOC
+                return COCOeval(truth, found, kind)  # the other class takes numbers alone
+            return super().__new__(cls)
+
         def __init__(self, truth: Any, found: Any, kind: str = 'segm') -> None:
             super().__init__(truth, found, kind, print_function=print)
 
@@ -145,8 +150,9 @@ def name_class_scores() -> None:
     In scores of masks, the box of an annotation without a mask is ignored.
     """
     from mmdet.evaluation.metrics.coco_metric import COCOeval, COCOevalMP
+    from pycocotools.cocoeval import COCOeval as PlainCOCOeval
 
-    for kind in (COCOeval, COCOevalMP):
+    for kind in (COCOeval, PlainCOCOeval, COCOevalMP):
 
         @replace(kind, 'evaluate')
         def evaluate(original: Any, self: Any) -> None:
@@ -154,7 +160,7 @@ def name_class_scores() -> None:
             with ignored_without_masks(self.cocoGt.anns.values(), self.params.iouType):
                 original(self)
 
-        @replace(kind, 'accumulate')  # nothing is done where the second class inherits it
+        @replace(kind, 'accumulate')  # nothing is done where a later class inherits it
         def accumulate(original: Any, self: Any, p: Any = None) -> None:
             original(self, p)
             ids = list(self.params.catIds)

@@ -500,6 +500,8 @@ def test_labelme(tmp_path):
         shape('polygon', [[60, 10], [70, 10], [70, 20]], 'cat', group_id=3),
         shape('polygon', [[95, 70], [120, 70], [120, 100]]),
         shape('rotation', [[5, 20], [10, 15], [15, 20], [10, 25]], direction=0.78),
+        shape('oriented_rectangle', [[5, 40], [10, 35], [15, 40], [10, 45]], difficult=False),
+        shape('quadrilateral', [[5, 60], [10, 55], [15, 60], [10, 65]], difficult=True),
     ]
     labelme(root / 'labels/a.json', some, r'..\images\a.jpg')
     write(root / 'settings.json', '{}')
@@ -512,7 +514,10 @@ def test_labelme(tmp_path):
         ('images/a.jpg', 'cat', [60, 10, 10, 10]),
         ('images/a.jpg', 'dog', [95, 70, 5, 6]),  # cut off
         ('images/a.jpg', 'dog', [5, 15, 10, 10]),
+        ('images/a.jpg', 'dog', [5, 35, 10, 10]),
+        ('images/a.jpg', 'dog', [5, 55, 10, 10]),
     ]
+    assert [a['iscrowd'] for *_, a in found] == [0] * 8 + [1]
     masks = [a.get('segmentation') for *_, a in found]
     assert masks[0] == [[10, 10, 30, 10, 30, 50]] and masks[1] is None
     assert found[2][2]['area'] == pytest.approx(np.pi * 25, rel=2e-3)

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 from PIL import Image
 
@@ -116,6 +117,25 @@ def test_pictures_of_other_formats_are_looked_at_before_the_run(folder):
     Path('JPEGImages/2.jpg').unlink()
     with pytest.raises(UserError, match=r'val_dataloader: cannot read .*2.jpg: it does not exist'):
         check_dataset(data, 'val_dataloader')
+
+
+@pytest.mark.parametrize('kind', ['bbox', 'proposal'])
+def test_pascal_voc_is_scored_as_coco(folder, kind):
+    """Its images are known by the names of their files; several evaluations go one by one."""
+    from mmdet.evaluation import CocoMetric
+
+    data, metric = voc(), CocoMetric(metric=kind, classwise=True)
+    metric.dataset_meta = data.metainfo
+    for _ in range(2):
+        for info in map(data.get_data_info, range(2)):
+            boxes = torch.tensor([i['bbox'] for i in info['instances']])
+            labels = torch.tensor([i['bbox_label'] for i in info['instances']])
+            found = dict(bboxes=boxes, labels=labels, scores=torch.ones(len(labels)))
+            size = (info['height'], info['width'])
+            known = dict(img_id=info['img_id'], ori_shape=size, instances=info['instances'])
+            metric.process({}, [known | dict(pred_instances=found)])
+        scores = metric.evaluate(2)
+        assert scores['coco/bbox_mAP' if kind == 'bbox' else 'coco/AR@100'] == 1
 
 
 def labelled(change=lambda content: None, classes=('cat', 'dog'), with_mask=False, **options):
@@ -308,11 +328,18 @@ def test_images_of_other_classes_as_background(folder, log):
     assert len(data) == 2 and 'they are background' in log()
 
 
+CENTERED = dict(type='RandomCenterCropPad', ratios=None, border=None, mean=[0] * 3, std=[1] * 3,
+                to_rgb=True, test_mode=True, test_pad_mode=['logical_or', 31])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    'pad', [dict(type='Pad', size_divisor=32), CENTERED], ids=['Pad', 'center']
+)
 @pytest.mark.parametrize('first', ['Pad', 'RandomFlip'])
-def test_views_are_padded_after_the_flip(tmp_path, first):
+def test_views_are_padded_after_the_flip(tmp_path, first, pad):
     from mmdet.registry import TRANSFORMS
 
-    flip, pad = dict(type='RandomFlip', prob=1.0), dict(type='Pad', size_divisor=32)
+    flip = dict(type='RandomFlip', prob=1.0)
     steps = [flip, pad, dict(flip, prob=0.0)] if first == 'RandomFlip' else [pad, flip]
     data = coco(tmp_path)
     views = dict(type='TestTimeAug', transforms=[[step] for step in steps])
@@ -321,5 +348,5 @@ def test_views_are_padded_after_the_flip(tmp_path, first):
     if first == 'RandomFlip':
         check_dataset(data, 'test_dataloader')
     else:
-        with pytest.raises(UserError, match='test_dataloader: Pad stands before RandomFlip'):
+        with pytest.raises(UserError, match=f'test_dataloader: {pad["type"]} stands before Rand'):
             check_dataset(data, 'test_dataloader')

@@ -1,8 +1,9 @@
 """LabelMe: a JSON file for each image, with polygons, rectangles and circles.
 
 Shapes of one ``group_id`` and label are one object with several polygons. A rectangle alone is a
-box without a mask; ``rotation`` is a turned one of X-AnyLabeling, read as a polygon. Points and
-lines have no area and are left out, and so are masks in pixels.
+box without a mask; a turned one, ``rotation`` of X-AnyLabeling, is read as a polygon, and its
+``difficult`` shapes are crowds. Points and lines have no area and are left out, and so are masks in
+pixels.
 """
 
 import json
@@ -26,6 +27,7 @@ from .common import (
 )
 
 _CORNERS = 64  # of a circle
+_POLYGONS = ('polygon', 'rotation', 'oriented_rectangle', 'quadrilateral')
 
 
 def read_labelme(source: Source) -> tuple[None, list[Labelled]]:
@@ -95,8 +97,8 @@ def _read_shape(shape: dict, where: str, source: Source) -> Mark | None:
     if not isinstance(given, list) or not all(isinstance(p, list) and len(p) == 2 for p in given):
         raise UserError(f'{where}: points must be a list of [x, y]')
     points = [(number(x, where), number(y, where)) for x, y in given]
-    mark = Mark(shape['label'], where)
-    if kind in ('polygon', 'rotation'):
+    mark = Mark(shape['label'], where, crowd=shape.get('difficult') is True)
+    if kind in _POLYGONS:
         mark.polygons = [points]
     elif kind == 'rectangle' and len(points) in (2, 4):
         xs, ys = zip(*points, strict=True)
