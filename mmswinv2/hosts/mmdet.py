@@ -11,7 +11,7 @@ import torch
 from ..errors import UserError
 from ..log import warn
 from ..progress import track
-from .host import Host, as_list, dicts_in, steps_in, training_pipeline, type_name
+from .host import Host, as_list, dicts_in, inner_datasets, steps_in, training_pipeline, type_name
 from .mmcv import check_size, open_image, orientation
 from .mmdet_annotations import check_annotations
 from .mmdet_patches import (
@@ -123,62 +123,12 @@ class MMDet(Host):
             raise _several_metainfo(meta, where)
         if type(metric).__name__ in _COCO_METRICS:  # others may have options of their own
             check_coco_options(metric, where)
-        infos: dict[Any, dict] = {}
-        if not hasattr(dataset, 'get_data_info'):
-            return
-        for info in map(dataset.get_data_info, range(len(dataset))):
-            if not {'img_id', 'img_path'} <= info.keys():
-                return  # a data set of the user's own, whose pipeline may add them
-            first = infos.setdefault(info['img_id'], info)
-            paths = {first['img_path'], info['img_path']}
-            other = len(paths) > 1 and len({*map(os.path.normpath, paths)}) > 1
-            if other and not metric.format_only:
-                raise UserError(
-                    f'{where}: {first["img_path"]} and {info["img_path"]} of the data set both '
-                    f'have image_id={info["img_id"]!r}, by which scores are computed; give each '
-                    'annotation file ids of its own, or use MultiDatasetsEvaluator'
-                )
+            check_meta_keys(dataset, where)
+        infos = infos_by_id(dataset, metric, where)
         annotations: Any = getattr(metric, '_coco_api', None)
-        if not hasattr(annotations, 'path'):
-            return
-        from ..datasets.coco import get_category_ids
-
-        told = f'{where}: ann_file={annotations.path}'
-        if unknown := [i for i in infos if i not in annotations.imgs]:
-            raise UserError(
-                f'{told} lacks {len(unknown)} of the {len(infos)} images of the data set, first of '
-                f'all image_id={unknown[0]!r}; give the evaluator the ann_file of the data set'
-            )
-        for number, info in infos.items():
-            other = annotations.imgs[number]
-            names = [Path(str(name)).name for name in (info['img_path'], other['file_name'])]
-            if names[0] != names[1]:
-                raise UserError(
-                    f'{told}: image_id={number!r} is {names[1]} there and {names[0]} in the data '
-                    'set; give the evaluator the ann_file of the data set'
-                )
-        classes = dataset.metainfo['classes']
-        ids = set(get_category_ids(annotations.path, annotations.dataset['categories'], classes))
-        scored = [a for a in annotations.anns.values() if a['category_id'] in ids]
-        if not metric.format_only and not any(
-            not a['iscrowd'] and a['image_id'] in infos for a in scored
-        ):
-            raise UserError(
-                f'{told} has no annotations of the classes on the images of the data set: there is '
-                'nothing to score; for predictions alone set format_only=True and outfile_prefix '
-                'in the evaluator'
-            )
-        if left := {a['image_id'] for a in scored} - set(infos):
-            metric.img_ids = sorted(infos)
-            warn(
-                f'{told} has annotations on {len(left)} images that the data set does not load; '
-                f'scores are those of the other {len(infos)}'
-            )
-        if 'segm' in metric.metrics and not any(a.get('segmentation') for a in scored):
-            raise UserError(
-                f'{told} has boxes and no masks (segmentation), and the evaluator is to score '
-                "masks; set its metric='bbox'"
-            )
+        if infos and hasattr(annotations, 'path'):
+            check_same_images(infos, annotations, where)
+            check_scored(metric, infos, annotations, dataset.metainfo['classes'], where)
 
     def default_tta_model(self, cfg: Any) -> dict[str, Any]:
         """Merge boxes by NMS, and masks where there is a mask head."""
@@ -271,6 +221,97 @@ def _several_metainfo(given: Sequence[dict], where: str) -> UserError:
         f'{where}: the data sets of ConcatDataset differ in {", ".join(keys)}, and CocoMetric '
         f'takes one metainfo; {" and ".join(ways)}'
     )
+
+
+def check_meta_keys(dataset: Any, where: str) -> None:
+    """Raise `UserError` if samples lose what mmdet's CocoMetric asks of them."""
+    for inner in inner_datasets(dataset):
+        for step in steps_in(getattr(inner, 'pipeline', None)):
+            if type(step).__name__ != 'PackDetInputs':
+                continue
+            if lacking := [key for key in ('img_id', 'ori_shape') if key not in step.meta_keys]:
+                raise UserError(
+                    f'{where}: CocoMetric needs {" and ".join(lacking)} of each sample, and '
+                    f'PackDetInputs has meta_keys={step.meta_keys}; add them there'
+                )
+
+
+def infos_by_id(dataset: Any, metric: Any, where: str) -> dict[Any, dict]:
+    """What a data set knows of each image, by the id under which a metric scores it.
+
+    Returns:
+        nothing for a data set of the user's own, whose pipeline may add ids and paths.
+
+    Raises:
+        UserError: if two images have one id.
+    """
+    infos: dict[Any, dict] = {}
+    if not hasattr(dataset, 'get_data_info'):
+        return infos
+    for info in map(dataset.get_data_info, range(len(dataset))):
+        if not {'img_id', 'img_path'} <= info.keys():
+            return {}
+        first = infos.setdefault(info['img_id'], info)
+        paths = {first['img_path'], info['img_path']}
+        other = len(paths) > 1 and len({*map(os.path.normpath, paths)}) > 1
+        if other and not metric.format_only:
+            raise UserError(
+                f'{where}: {first["img_path"]} and {info["img_path"]} of the data set both '
+                f'have image_id={info["img_id"]!r}, by which scores are computed; give each '
+                'annotation file ids of its own, or use MultiDatasetsEvaluator'
+            )
+    return infos
+
+
+def check_same_images(infos: dict[Any, dict], annotations: Any, where: str) -> None:
+    """Raise `UserError` if an image of a data set is none, or another, of an annotation file."""
+    told = f'{where}: ann_file={annotations.path}'
+    if unknown := [i for i in infos if i not in annotations.imgs]:
+        raise UserError(
+            f'{told} lacks {len(unknown)} of the {len(infos)} images of the data set, first of '
+            f'all image_id={unknown[0]!r}; give the evaluator the ann_file of the data set'
+        )
+    for number, info in infos.items():
+        other = annotations.imgs[number]
+        names = [Path(str(name)).name for name in (info['img_path'], other['file_name'])]
+        if names[0] != names[1]:
+            raise UserError(
+                f'{told}: image_id={number!r} is {names[1]} there and {names[0]} in the data '
+                'set; give the evaluator the ann_file of the data set'
+            )
+
+
+def check_scored(
+    metric: Any, infos: dict[Any, dict], annotations: Any, classes: Sequence[str], where: str
+) -> None:
+    """Raise `UserError` if an annotation file has nothing that a metric can score.
+
+    The metric is kept to the images of the data set, with a warning if the file has others.
+    """
+    from ..datasets.coco import get_category_ids
+
+    told = f'{where}: ann_file={annotations.path}'
+    ids = set(get_category_ids(annotations.path, annotations.dataset['categories'], classes))
+    scored = [a for a in annotations.anns.values() if a['category_id'] in ids]
+    if not metric.format_only and not any(
+        not a['iscrowd'] and a['image_id'] in infos for a in scored
+    ):
+        raise UserError(
+            f'{told} has no annotations of the classes on the images of the data set: there is '
+            'nothing to score; for predictions alone set format_only=True and outfile_prefix '
+            'in the evaluator'
+        )
+    if left := {a['image_id'] for a in scored} - set(infos):
+        metric.img_ids = sorted(infos)
+        warn(
+            f'{told} has annotations on {len(left)} images that the data set does not load; '
+            f'scores are those of the other {len(infos)}'
+        )
+    if 'segm' in metric.metrics and not any(a.get('segmentation') for a in scored):
+        raise UserError(
+            f'{told} has boxes and no masks (segmentation), and the evaluator is to score '
+            "masks; set its metric='bbox'"
+        )
 
 
 def check_coco_options(metric: Any, where: str) -> None:

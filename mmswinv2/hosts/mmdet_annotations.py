@@ -143,12 +143,18 @@ def load_checked(dataset: Any) -> list[dict]:
             f'{dataset.ann_file} is no file for {type(dataset).__name__} '
             f"({type(error).__name__}: {error}); a file of COCO is one for type='CocoDataset'"
         ) from error
-    if not isinstance(dataset, CocoDataset):  # its file is checked when it is read
+    is_checked = isinstance(dataset, CocoDataset)  # its file was, when it was read
+    if not is_checked:
         check_boxes(dataset, images)
     if any('segments_info' in image for image in images):  # panoptic: masks come from maps
         check_things(dataset, images)
-    else:
-        check_instances(dataset, images)
+        return images
+    check_presence(dataset, images)
+    loaders = [step for step in steps_in(dataset.pipeline) if getattr(step, 'with_mask', False)]
+    if loaders:
+        if not is_checked:
+            check_mask_forms(dataset, images)
+        check_masks(dataset, images, all(getattr(step, 'poly2mask', True) for step in loaders))
     return images
 
 
@@ -191,8 +197,6 @@ def check_boxes(dataset: Any, images: Sequence[dict]) -> None:
     used = iter(keep)
     for image in images:
         image['instances'] = [o for o in image['instances'] if next(used)]
-    if any(getattr(step, 'with_mask', False) for step in steps_in(dataset.pipeline)):
-        check_mask_forms(dataset, images)
 
 
 def check_mask_forms(dataset: Any, images: Sequence[dict]) -> None:
@@ -200,15 +204,15 @@ def check_mask_forms(dataset: Any, images: Sequence[dict]) -> None:
 
     Those of which no mask can be made are taken out of their instances.
     """
-    from ..datasets.coco_masks import check_masks
+    from ..datasets import coco_masks
 
     found = [
         (image, instance)
         for image in images
         for instance in image['instances']
-        if isinstance(instance.get('mask'), (list, dict)) and image.get('width') is not None
+        if isinstance(instance.get('mask'), (list, dict)) and np.size(instance['bbox']) == 4
     ]
-    if not found:
+    if not found or found[0][0].get('width') is None:
         return
     annotations = [
         dict(id=number, image_id=image['img_path'], segmentation=_plain(instance['mask']))
@@ -217,7 +221,7 @@ def check_mask_forms(dataset: Any, images: Sequence[dict]) -> None:
     corners = np.array([instance['bbox'] for _, instance in found], float)
     boxes = np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
     sizes = np.array([(image['width'], image['height']) for image, _ in found])
-    check_masks(dataset.ann_file, annotations, sizes, boxes)
+    coco_masks.check_masks(dataset.ann_file, annotations, sizes, boxes)
     for (_, instance), annotation in zip(found, annotations, strict=True):
         instance['mask'] = annotation['segmentation']
 
@@ -244,12 +248,8 @@ def check_things(dataset: Any, images: Sequence[dict]) -> None:
         )
 
 
-def check_instances(dataset: Any, images: Sequence[dict]) -> None:
-    """Check the instances that mmdet made of annotations.
-
-    Those without a mask, where masks are loaded, are ignored in training and counted in a warning.
-    `UserError` is raised if none is left.
-    """
+def check_presence(dataset: Any, images: Sequence[dict]) -> None:
+    """Raise `UserError` if a training set has no object, and warn of classes that have none."""
     from ..datasets.coco import some
 
     instances = [instance for image in images for instance in image.get('instances', ())]
@@ -276,12 +276,18 @@ def check_instances(dataset: Any, images: Sequence[dict]) -> None:
             f'{dataset.ann_file}: no object is of the classes {some(lacking)}, and objects of '
             f'{others} are left out; classes in metainfo are the names in the label files'
         )
-    loaders = [step for step in steps_in(dataset.pipeline) if getattr(step, 'with_mask', False)]
-    if not loaders:
-        return
+
+
+def check_masks(dataset: Any, images: Sequence[dict], rasterized: bool) -> None:
+    """Count instances without a mask, which mmdet ignores, in a warning.
+
+    Raises `UserError` if no object has a mask that training can use; run lengths are none where
+    masks are not `rasterized` (poly2mask=False).
+    """
+    instances = [instance for image in images for instance in image.get('instances', ())]
     objects = [instance for instance in instances if not instance.get('ignore_flag')]
     runs = sum(isinstance(instance.get('mask'), dict) for instance in objects)
-    if runs and not dataset.test_mode and not all(getattr(s, 'poly2mask', True) for s in loaders):
+    if runs and not dataset.test_mode and not rasterized:
         told = (
             f'{dataset.ann_file}: {runs} of {len(objects)} masks are run lengths, and '
             'poly2mask=False of LoadAnnotations takes polygons alone'
@@ -290,7 +296,7 @@ def check_instances(dataset: Any, images: Sequence[dict]) -> None:
             raise UserError(f'{told}; leave it out: there is nothing to train with')
         warn(f'{told}: their objects are ignored; leave it out to train with them')
     without = [instance for instance in instances if not instance.get('mask')]
-    if instances and len(without) == len(instances):
+    if objects and not any(instance.get('mask') for instance in objects):
         raise UserError(
             f'{dataset.ann_file} has boxes and no masks (segmentation), and the pipeline loads '
             'masks; take a config without masks, or set with_mask=False in LoadAnnotations'

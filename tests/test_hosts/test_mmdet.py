@@ -350,3 +350,18 @@ def test_views_are_padded_after_the_flip(tmp_path, first, pad):
     else:
         with pytest.raises(UserError, match=f'test_dataloader: {pad["type"]} stands before Rand'):
             check_dataset(data, 'test_dataloader')
+
+
+def test_samples_keep_what_their_metric_needs(tmp_path):
+    from mmdet.datasets.transforms import PackDetInputs
+    from mmdet.evaluation import CocoMetric
+
+    data = coco(tmp_path)
+    evaluator = type('Evaluator', (), dict(metrics=[CocoMetric(ann_file=data.ann_file)]))
+    data.pipeline.transforms = [PackDetInputs()]
+    hosts.check_evaluator(evaluator, data, 'val_evaluator')
+    data.pipeline.transforms = [PackDetInputs(meta_keys=('img_path', 'ori_shape'))]
+    with pytest.raises(
+        UserError, match=r'CocoMetric needs img_id of each .* PackDetInputs has meta_k'
+    ):
+        hosts.check_evaluator(evaluator, data, 'val_evaluator')
