@@ -218,6 +218,7 @@ def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
                 'annotations'
             )
     _number(path, annotations)
+    _tell_turned(path, annotations)
     sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
     of_image = [sizes.get(i, (0, 0)) for i in columns['annotations', 'image_id']]
     table = _Annotations(
@@ -348,6 +349,21 @@ def _number(path: Any, annotations: list[dict]) -> None:
         warn(
             f'{path}: annotation ids must be different whole numbers from 1 to 2**53; the '
             f'{len(annotations)} annotations were given new ones'
+        )
+
+
+def _tell_turned(path: Any, annotations: list[dict]) -> None:
+    """Warn of turned rectangles of CVAT, whose boxes are not those of the objects."""
+    turned = [
+        annotation['id']
+        for annotation in annotations
+        if isinstance(extra := annotation.get('attributes'), dict) and extra.get('rotation')
+    ]
+    if turned:
+        warn(
+            f'{path}: {len(turned)} of {len(annotations)} annotations are turned (rotation in '
+            f'attributes, in degrees), the first of id {turned[0]}, and their bbox is that before '
+            'turning; export them as polygons, or draw boxes around the objects'
         )
 
 
