@@ -306,6 +306,23 @@ def test_voc(voc, tmp_path):
     assert summary.left_out['images without a label file'][0] == 1
 
 
+def test_voc_with_turned_boxes_of_cvat(voc, tmp_path):
+    extra = '<attributes><attribute><name>rotation</name><value>{}</value></attribute></attributes>'
+    some = [objects(41, 31, 60, 40, more=extra.format(angle)) for angle in ('90.0', '0.0', '30')]
+    write(voc / 'Annotations/b.xml', VOC.format(name='b.jpg', width=100, objects=''.join(some)))
+    _, found, _ = convert('voc', voc, tmp_path)
+    assert boxes(found)[2:4] == [
+        ('JPEGImages/b.jpg', 'dog', [45, 25, 10, 20]),
+        ('JPEGImages/b.jpg', 'dog', [40, 30, 20, 10]),
+    ]
+    first, plain, last = (annotation for *_, annotation in found[2:])
+    assert np.allclose(first['segmentation'], [[55, 25, 55, 45, 45, 45, 45, 25]])
+    assert 'segmentation' not in plain
+    assert last['segmentation'][0][:2] == pytest.approx(  # clockwise
+        [50 - 10 * np.sqrt(0.75) + 2.5, 35 - 5 - 5 * np.sqrt(0.75)]
+    )
+
+
 def test_voc_in_other_words(voc, tmp_path):
     """Handles a declared encoding, words for numbers, and lists of names with spaces."""
     root = voc if voc.name != 'Annotations' else voc.parent

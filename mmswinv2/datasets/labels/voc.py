@@ -2,8 +2,11 @@
 
 Boxes are pixel numbers that start at 1 and include the last pixel: pixels 1 to 10 have the edges 0
 and 10. So 1 is subtracted from ``xmin`` and ``ymin`` alone. Points of polygons are moved by 1.
+A box with the attribute ``rotation``, as CVAT writes it, is read as a polygon.
 """
 
+import cmath
+import math
 import os
 import re
 from contextlib import suppress
@@ -16,6 +19,7 @@ from .common import (
     SUFFIXES,
     Labelled,
     Mark,
+    Point,
     Source,
     count_unlabelled,
     find_files,
@@ -127,4 +131,19 @@ def _read_object(node: Any, where: str, source: Source) -> Mark:
         mark.polygons.append(list(zip(values[::2], values[1::2], strict=False)))
     if box is None and not mark.polygons:
         raise UserError(f'{where} has no bndbox')
+    if mark.box is not None and not mark.polygons:
+        for extra in node.iter('attribute'):
+            if extra.findtext('name') == 'rotation':
+                degrees = number(extra.findtext('value'), f'{where}, rotation')
+                mark.polygons = [_turned(mark.box, degrees)] if degrees else []
+                mark.box = None if degrees else mark.box
     return mark
+
+
+def _turned(box: tuple[float, float, float, float], degrees: float) -> list[Point]:
+    """The corners of a box that is turned clockwise about its center."""
+    x1, y1, x2, y2 = box
+    center, turn = complex(x1 + x2, y1 + y2) / 2, cmath.rect(1, math.radians(degrees))
+    corners = [complex(x, y) for x, y in ((x1, y1), (x2, y1), (x2, y2), (x1, y2))]
+    turned = [center + (corner - center) * turn for corner in corners]
+    return [(corner.real, corner.imag) for corner in turned]
