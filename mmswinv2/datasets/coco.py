@@ -194,29 +194,10 @@ def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
     images = content['images']
     if images and all({'caption', 'dataset_name'} <= image.keys() for image in images):
         return content  # of RefCOCO, an image for each expression, category -1 for no object
-    for name in ('images', 'categories'):
-        ids = columns[name, 'id']
-        if len(set(ids)) < len(ids):
-            (twice, _), *_ = Counter(ids).most_common(1)
-            raise UserError(
-                f'{path}: the id {twice} stands at several entries of {name}; each needs its own'
-            )
-    if (names := Counter(columns['images', 'file_name'])) and len(names) < len(content['images']):
-        (name, times), *_ = names.most_common(1)
-        raise UserError(
-            f'{path}: {times} entries of images have file_name={name!r}; put all annotations of a '
-            'file under one id'
-        )
+    _refuse_repeats(path, columns)
     if not annotations:
         return content
-    known = dict(zip(columns['categories', 'id'], columns['categories', 'name'], strict=True))
-    for i, category in enumerate(columns['annotations', 'category_id']):
-        if category not in known:
-            raise UserError(
-                f'{path}: annotations[{i}] has category_id={category}, which no entry of '
-                f'categories has; these have {some(known)}. Add the category, or mend the '
-                'annotations'
-            )
+    _refuse_unknown_categories(path, columns)
     _number(path, annotations)
     _tell_turned(path, annotations)
     sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
@@ -261,6 +242,35 @@ def read_fields(
     if boxes:
         columns['annotations', 'bbox'] = _boxes(path, columns['annotations', 'bbox'])
     return content, columns
+
+
+def _refuse_repeats(path: Any, columns: dict[tuple[str, str], Any]) -> None:
+    """Raise `UserError` if images or categories share an id, or images a file."""
+    for name in ('images', 'categories'):
+        ids = columns[name, 'id']
+        if len(set(ids)) < len(ids):
+            (twice, _), *_ = Counter(ids).most_common(1)
+            raise UserError(
+                f'{path}: the id {twice} stands at several entries of {name}; each needs its own'
+            )
+    names = columns['images', 'file_name']
+    if len(set(names)) < len(names):
+        (name, times), *_ = Counter(names).most_common(1)
+        raise UserError(
+            f'{path}: {times} entries of images have file_name={name!r}; put all annotations of a '
+            'file under one id'
+        )
+
+
+def _refuse_unknown_categories(path: Any, columns: dict[tuple[str, str], Any]) -> None:
+    known = dict(zip(columns['categories', 'id'], columns['categories', 'name'], strict=True))
+    for i, category in enumerate(columns['annotations', 'category_id']):
+        if category not in known:
+            raise UserError(
+                f'{path}: annotations[{i}] has category_id={category}, which no entry of '
+                f'categories has; these have {some(known)}. Add the category, or mend the '
+                'annotations'
+            )
 
 
 def read_categories(path: str | Path) -> list[dict]:

@@ -19,9 +19,15 @@ from .patching import patch, replace
 @patch('mmdet', '>=3')
 def check_annotations() -> None:
     """COCO annotations are held to rules when they are read; labels go by the names of classes."""
-    from mmdet.datasets import BaseDetDataset, WIDERFaceDataset, XMLDataset
+    _check_coco()
+    _check_lists()
+    _check_xml()
+    _check_semantic_maps()
+
+
+def _check_coco() -> None:
+    """COCO's format."""
     from mmdet.datasets.api_wrappers import COCO
-    from mmdet.datasets.transforms import LoadAnnotations
     from mmdet.evaluation.metrics import CocoMetric
 
     from ..datasets.coco import get_category_ids, read_coco
@@ -60,6 +66,11 @@ def check_annotations() -> None:
         path = getattr(self, 'path', 'the annotations')
         return get_category_ids(path, self.dataset['categories'], cat_names)
 
+
+def _check_lists() -> None:
+    """The list of images that any data set of mmdet makes, and files of mmdet's own format."""
+    from mmdet.datasets import BaseDetDataset
+
     @replace(BaseDetDataset, '__init__')
     def init(original: Any, self: Any, *args: Any, **options: Any) -> None:
         self.load_data_list = functools.partial(load_checked, self)
@@ -86,6 +97,11 @@ def check_annotations() -> None:
                     )
         return images
 
+
+def _check_xml() -> None:
+    """Pascal VOC's format."""
+    from mmdet.datasets import WIDERFaceDataset, XMLDataset
+
     for kind in (XMLDataset, WIDERFaceDataset):
 
         @replace(kind, 'parse_data_info')
@@ -111,6 +127,10 @@ def check_annotations() -> None:
         others = vars(self).setdefault('names_of_no_class', set())
         others |= names - {None} - set(self._metainfo['classes'])
         return original(self, tree, *args, **kw)
+
+
+def _check_semantic_maps() -> None:
+    from mmdet.datasets.transforms import LoadAnnotations
 
     @replace(LoadAnnotations, '_load_seg_map')
     def load_seg_map(original: Any, self: Any, results: dict) -> None:
@@ -149,12 +169,14 @@ def load_checked(dataset: Any) -> list[dict]:
     if any('segments_info' in image for image in images):  # panoptic: masks come from maps
         check_things(dataset, images)
         return images
-    check_presence(dataset, images)
+    check_objects(dataset, images)
     loaders = [step for step in steps_in(dataset.pipeline) if getattr(step, 'with_mask', False)]
     if loaders:
         if not is_checked:
             check_mask_forms(dataset, images)
-        check_masks(dataset, images, all(getattr(step, 'poly2mask', True) for step in loaders))
+        check_masks_of_objects(
+            dataset, images, all(getattr(step, 'poly2mask', True) for step in loaders)
+        )
     return images
 
 
@@ -248,7 +270,7 @@ def check_things(dataset: Any, images: Sequence[dict]) -> None:
         )
 
 
-def check_presence(dataset: Any, images: Sequence[dict]) -> None:
+def check_objects(dataset: Any, images: Sequence[dict]) -> None:
     """Raise `UserError` if a training set has no object, and warn of classes that have none."""
     from ..datasets.coco import some
 
@@ -278,7 +300,7 @@ def check_presence(dataset: Any, images: Sequence[dict]) -> None:
         )
 
 
-def check_masks(dataset: Any, images: Sequence[dict], rasterized: bool) -> None:
+def check_masks_of_objects(dataset: Any, images: Sequence[dict], rasterized: bool) -> None:
     """Count instances without a mask, which mmdet ignores, in a warning.
 
     Raises `UserError` if no object has a mask that training can use; run lengths are none where
