@@ -195,9 +195,16 @@ def check_batch(model: Any, batch_size: int, where: str) -> None:
 def check_evaluator(evaluator: Any, dataset: Any, where: str, model: Any = None) -> None:
     """Raise `UserError` if a metric of an evaluator cannot score a model on a data set."""
     metrics = getattr(evaluator, 'metrics', ())
-    inner = getattr(dataset, 'datasets', ())
-    apart = hasattr(evaluator, 'dataset_prefixes') and len(inner) == len(metrics)
-    for metric, scored in zip(metrics, inner if apart else [dataset] * len(metrics), strict=True):
+    scored_sets = [dataset] * len(metrics)
+    if hasattr(evaluator, 'dataset_prefixes'):  # mmdet's MultiDatasetsEvaluator
+        scored_sets, prefixes = getattr(dataset, 'datasets', ()), evaluator.dataset_prefixes
+        if not len(metrics) == len(prefixes) == len(scored_sets):
+            raise UserError(
+                f'{where}: {type(evaluator).__name__} takes one metric and one of dataset_prefixes '
+                f'for each data set of a ConcatDataset, and there are {len(metrics)} metrics, '
+                f'{len(prefixes)} prefixes and {len(scored_sets)} data sets'
+            )
+    for metric, scored in zip(metrics, scored_sets, strict=True):
         for host in HOSTS:
             host.check_metric(metric, scored, where, model)
 

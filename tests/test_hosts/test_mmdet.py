@@ -365,3 +365,16 @@ def test_samples_keep_what_their_metric_needs(tmp_path):
         UserError, match=r'CocoMetric needs img_id of each .* PackDetInputs has meta_k'
     ):
         hosts.check_evaluator(evaluator, data, 'val_evaluator')
+
+
+@pytest.mark.parametrize(('metrics', 'prefixes'), [(2, 2), (4, 2), (1, 1), (2, 3)])
+def test_each_of_several_test_sets_has_its_metric(tmp_path, metrics, prefixes):
+    from mmdet.datasets.dataset_wrappers import ConcatDataset
+    from mmdet.evaluation import CocoMetric, MultiDatasetsEvaluator
+
+    data = coco(tmp_path)
+    metrics = [CocoMetric(ann_file=data.ann_file) for _ in range(metrics)]
+    evaluator = MultiDatasetsEvaluator(metrics, list('abc'[:prefixes]))
+    fits = len(metrics) == prefixes == 2
+    with nullcontext() if fits else pytest.raises(UserError, match='takes one metric and one of d'):
+        hosts.check_evaluator(evaluator, ConcatDataset([data, data]), 'val_evaluator')
