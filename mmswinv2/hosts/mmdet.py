@@ -360,16 +360,24 @@ def check_heads(model: Any, classes: Sequence[str], things: Sequence[str], where
     model = getattr(model, 'module', model)
     if model is None or hasattr(model, 'language_model'):  # its prompt sets the classes
         return
+    stuff = len(classes) - len(things)
     for name, head in model.named_modules():
-        known, part = getattr(head, 'num_classes', None), set(name.split('.')) & _HEADS
-        inside = name.split('.')[-1]  # heads in a list have numbers as names
-        if not part or not (inside in _HEADS or inside.isdigit()) or not isinstance(known, int):
-            continue
-        if 'RPN' in type(head).__name__ or getattr(head, 'class_agnostic', False):
-            continue
-        wanted = len(classes if 'panoptic_head' in part else things)
-        if known < wanted or (known > wanted and where != 'train_dataloader'):
-            raise UserError(
-                f'model.{name} has num_classes={known}, and the data set of {where} has '
-                f'{wanted} classes; set num_classes={wanted} in every box and mask head'
-            )
+        path = name.split('.')
+        part = set(path) & _HEADS
+        wanted = {'things': len(things), 'stuff': stuff} if name else {}
+        if (
+            part
+            and (path[-1] in _HEADS or path[-1].isdigit())  # heads in a list have numbers as names
+            and not ('RPN' in type(head).__name__ or getattr(head, 'class_agnostic', False))
+        ):
+            wanted[''] = len(classes if 'panoptic_head' in part else things)
+        for kind, number in wanted.items():
+            key = f'num_{kind}_classes' if kind else 'num_classes'
+            known = getattr(head, key, number)
+            # labels of stuff follow those of things
+            exact = where != 'train_dataloader' or (kind == 'things' and stuff > 0)
+            if isinstance(known, int) and (known < number or (known > number and exact)):
+                raise UserError(
+                    f'model.{name} has {key}={known}, and the data set of {where} has {number} '
+                    f'{kind or "classes"}; set {key}={number} in every box and mask head'
+                )

@@ -12,6 +12,7 @@ from PIL import Image
 from mmswinv2 import hosts
 from mmswinv2.errors import UserError
 from mmswinv2.hosts import check_dataset
+from mmswinv2.hosts.mmdet import check_heads
 
 
 def coco(folder, names=('cat', 'dog')):
@@ -378,3 +379,28 @@ def test_each_of_several_test_sets_has_its_metric(tmp_path, metrics, prefixes):
     fits = len(metrics) == prefixes == 2
     with nullcontext() if fits else pytest.raises(UserError, match='takes one metric and one of d'):
         hosts.check_evaluator(evaluator, ConcatDataset([data, data]), 'val_evaluator')
+
+
+@pytest.mark.parametrize(
+    ('things', 'stuff', 'where', 'words'),
+    [
+        (2, 3, 'train_dataloader', None),
+        (2, 4, 'train_dataloader', None),
+        (2, 4, 'val_dataloader', r'head has num_stuff_classes=4, .* of val_dataloader has 3 stuff'),
+        (
+            3,
+            2,
+            'train_dataloader',
+            r'has num_things_classes=3, .* 2 things; set num_things_classes',
+        ),
+        (2, 2, 'train_dataloader', r'model.semantic_head has num_stuff_classes=2, .* has 3 stuff'),
+    ],
+)
+def test_panoptic_heads_have_the_things_and_stuff_of_the_data(things, stuff, where, words):
+    from mmdet.models.seg_heads import PanopticFPNHead
+
+    hosts.use_registries(dict(default_scope='mmdet'))
+    model, loss = torch.nn.Module(), dict(type='CrossEntropyLoss')
+    model.semantic_head = PanopticFPNHead(things, stuff, in_channels=32, loss_seg=loss)
+    with nullcontext() if words is None else pytest.raises(UserError, match=words):
+        check_heads(model, list('abcde'), list('ab'), where)
