@@ -195,7 +195,7 @@ def check_batch(model: Any, batch_size: int, where: str) -> None:
 def check_evaluator(evaluator: Any, dataset: Any, where: str, model: Any = None) -> None:
     """Raise `UserError` if a metric of an evaluator cannot score a model on a data set."""
     metrics = getattr(evaluator, 'metrics', ())
-    scored_sets = [dataset] * len(metrics)
+    scored_sets: Sequence[Any] = [dataset] * len(metrics)
     if hasattr(evaluator, 'dataset_prefixes'):  # mmdet's MultiDatasetsEvaluator
         scored_sets, prefixes = getattr(dataset, 'datasets', ()), evaluator.dataset_prefixes
         if not len(metrics) == len(prefixes) == len(scored_sets):

@@ -131,13 +131,18 @@ def _read_object(node: Any, where: str, source: Source) -> Mark:
         mark.polygons.append(list(zip(values[::2], values[1::2], strict=False)))
     if box is None and not mark.polygons:
         raise UserError(f'{where} has no bndbox')
-    if mark.box is not None and not mark.polygons:
-        for extra in node.iter('attribute'):
-            if extra.findtext('name') == 'rotation':
-                degrees = number(extra.findtext('value'), f'{where}, rotation')
-                mark.polygons = [_turned(mark.box, degrees)] if degrees else []
-                mark.box = None if degrees else mark.box
+    degrees = _rotation(node, where)
+    if degrees and mark.box is not None and not mark.polygons:
+        mark.polygons, mark.box = [_turned(mark.box, degrees)], None
     return mark
+
+
+def _rotation(node: Any, where: str) -> float:
+    """The attribute of CVAT, clockwise in degrees; 0 if there is none."""
+    for attribute in node.iter('attribute'):
+        if attribute.findtext('name') == 'rotation':
+            return number(attribute.findtext('value'), f'{where}, rotation')
+    return 0.0
 
 
 def _turned(box: tuple[float, float, float, float], degrees: float) -> list[Point]:
