@@ -92,7 +92,10 @@ class MMDet(Host):
         classes = meta.get('classes')
         if classes is None:
             return False
-        check_heads(model, classes, meta.get('thing_classes') or classes, where)
+        things = meta.get('thing_classes') or classes
+        if not set(things) <= set(classes):  # still those of COCO
+            things = ()
+        check_heads(model, classes, things, where)
         if not any(kind.__name__ == 'BaseDetDataset' for kind in type(dataset).__mro__):
             return False
         ids = getattr(dataset, 'cat_ids', classes)  # of COCO's format
@@ -355,29 +358,37 @@ def check_heads(model: Any, classes: Sequence[str], things: Sequence[str], where
     """Raise `UserError` if a head of a detector has fewer classes than its data.
 
     More classes than in the data are an error except in training, as mmdet cannot score them.
-    `things` are the classes that have boxes and masks.
+    `things` are the classes that have boxes and masks; empty if these are not known.
     """
     model = getattr(model, 'module', model)
     if model is None or hasattr(model, 'language_model'):  # its prompt sets the classes
         return
-    stuff = len(classes) - len(things)
     for name, head in model.named_modules():
-        path = name.split('.')
-        part = set(path) & _HEADS
-        wanted = {'things': len(things), 'stuff': stuff} if name else {}
-        if (
-            part
-            and (path[-1] in _HEADS or path[-1].isdigit())  # heads in a list have numbers as names
-            and not ('RPN' in type(head).__name__ or getattr(head, 'class_agnostic', False))
-        ):
-            wanted[''] = len(classes if 'panoptic_head' in part else things)
-        for kind, number in wanted.items():
-            key = f'num_{kind}_classes' if kind else 'num_classes'
-            known = getattr(head, key, number)
+        for key, wanted in _wanted_classes(name, head, classes, things).items():
+            known = getattr(head, key, None)
             # labels of stuff follow those of things
-            exact = where != 'train_dataloader' or (kind == 'things' and stuff > 0)
-            if isinstance(known, int) and (known < number or (known > number and exact)):
+            exact = where != 'train_dataloader' or key == 'num_things_classes'
+            if isinstance(known, int) and (known < wanted or (exact and known > wanted)):
                 raise UserError(
-                    f'model.{name} has {key}={known}, and the data set of {where} has {number} '
-                    f'{kind or "classes"}; set {key}={number} in every box and mask head'
+                    f'model.{name} has {key}={known}, and the data set of {where} has {wanted} '
+                    f'{key.split("_")[1]}; set {key}={wanted} in every box and mask head'
                 )
+
+
+def _wanted_classes(
+    name: str, module: Any, classes: Sequence[str], things: Sequence[str]
+) -> dict[str, int]:
+    """The numbers of classes that a module of a detector needs, by its attributes."""
+    wanted = {}
+    if name and things and len(things) < len(classes):  # panoptic
+        stuff = len(classes) - len(things)
+        wanted.update(num_things_classes=len(things), num_stuff_classes=stuff)
+    *_, inside = path = name.split('.')
+    is_head = inside in _HEADS or inside.isdigit()  # heads in a list have numbers as names
+    if 'RPN' in type(module).__name__ or getattr(module, 'class_agnostic', False) or not is_head:
+        return wanted
+    if 'panoptic_head' in path:
+        wanted['num_classes'] = len(classes)
+    elif things and not _HEADS.isdisjoint(path):
+        wanted['num_classes'] = len(things)
+    return wanted

@@ -232,9 +232,12 @@ def check_mask_forms(dataset: Any, images: Sequence[dict]) -> None:
         (image, instance)
         for image in images
         for instance in image['instances']
-        if isinstance(instance.get('mask'), (list, dict)) and np.size(instance['bbox']) == 4
+        if isinstance(instance.get('mask'), (list, dict))
+        and np.size(instance.get('bbox')) == 4
+        and image.get('width')
+        and image.get('height')
     ]
-    if not found or found[0][0].get('width') is None:
+    if not found:
         return
     annotations = [
         dict(id=number, image_id=image['img_path'], segmentation=_plain(instance['mask']))
@@ -259,6 +262,8 @@ def _plain(mask: Any) -> Any:
 def check_things(dataset: Any, images: Sequence[dict]) -> None:
     """Raise `UserError` if things are not the first classes, as panoptic heads take them."""
     classes, things = (dataset.metainfo.get(key) or () for key in ('classes', 'thing_classes'))
+    if not set(things) <= set(classes):
+        return  # still those of COCO, which loading does not use
     segments = (segment for image in images for segment in image['segments_info'])
     others = {s['category'] for s in segments if s['is_thing'] and s['category'] >= len(things)}
     if others or list(classes[: len(things)]) != list(things):

@@ -250,6 +250,7 @@ def test_lines_of_grounding_data(folder):
 
 PANOPTIC = {  # case: (change of a category, metainfo, words of the error)
     'good': ({}, {}, None),
+    'things of COCO left': ({}, dict(thing_classes=('person', 'car')), None),
     'stuff first': ({}, dict(classes=('sky', 'cat')), "classes=.'sky', 'cat'.*, then stuff_cl"),
     'another thing': (dict(isthing=1), {}, "and 'sky' is a thing there"),
     'no isthing': (dict(isthing=None), {}, r"CocoPanopticDataset \(KeyError: 'isthing'\)"),
