@@ -379,7 +379,7 @@ def _wanted_classes(
     name: str, module: Any, classes: Sequence[str], things: Sequence[str]
 ) -> dict[str, int]:
     """The numbers of classes that a module of a detector needs, by its attributes."""
-    wanted = {}
+    wanted: dict[str, int] = {}
     if name and things and len(things) < len(classes):  # panoptic
         stuff = len(classes) - len(things)
         wanted.update(num_things_classes=len(things), num_stuff_classes=stuff)
