@@ -68,14 +68,22 @@ class MMSeg(Host):
             super().check_list(path, dataset, where)
 
     def check_prefix(self, dataset: Any, where: str) -> None:
-        """Require a folder of images under the key that mmseg looks up."""
+        """Require a folder of images under the key that mmseg looks up, and one ending of files."""
+        if not self._is_read_by_mmseg(dataset):
+            return
         prefix = dataset.get('data_prefix') or dict(img_path='')
-        if 'img_path' not in prefix and self._is_read_by_mmseg(dataset):
+        if 'img_path' not in prefix:
             raise UserError(
                 f'{where}: data_prefix={dict(prefix) if isinstance(prefix, dict) else prefix!r}, '
                 'and mmseg wants dict(img_path=..., seg_map_path=...), the folders of the images '
                 'and of the label maps'
             )
+        for key in ('img_suffix', 'seg_map_suffix'):
+            if not isinstance(suffix := dataset.get(key, ''), str):
+                raise UserError(
+                    f"{where}: {key}={suffix!r} is no text such as '.png'; for files of several "
+                    'endings, join a data set for each by ConcatDataset'
+                )
 
     def explain_empty(self, dataset: Any, where: str) -> UserError | None:
         """Check the list of images, or the folder and the suffix of the image files."""
@@ -89,11 +97,11 @@ class MMSeg(Host):
             if path.read_text().strip():
                 return None
             return UserError(f'{where}: {path} names no images')
-        if (kind := self._kind(dataset)) is None:  # of another host
+        if self._kind(dataset) is None:  # of another host
             return None
-        known = inspect.signature(kind).parameters
-        default = known['img_suffix'].default if 'img_suffix' in known else '.jpg'
-        suffix = dataset.get('img_suffix', default)
+        with DATASETS.switch_scope_and_registry(self.name) as registry:
+            built = registry.build({**dataset, 'lazy_init': True, 'pipeline': []})
+        suffix = getattr(built, 'img_suffix', '.jpg')  # which some classes fix themselves
         if any(path.name.endswith(suffix) for path in walk(Path(root, folder))):
             return None
         return UserError(

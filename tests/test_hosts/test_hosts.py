@@ -195,6 +195,9 @@ def test_label_maps_of_nothing(tmp_path):
     assert 'list.txt names no images' in str(hosts.explain_empty_data(cfg, ('train',)))
     (tmp_path / 'list.txt').write_text('a\n')
     assert hosts.explain_empty_data(cfg, ('train',)) is None
+    dataset.update(type='REFUGEDataset', ann_file='', data_prefix=dict(img_path=''))
+    cfg.train_dataloader.dataset = dataset  # a class with an ending of its own
+    assert 'no image that ends in .png' in str(hosts.explain_empty_data(cfg, ('train',)))
 
 
 @pytest.mark.parametrize(
