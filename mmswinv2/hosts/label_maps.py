@@ -66,8 +66,12 @@ def _is_map(file: Any, page: int) -> bool:
     return file.format != 'TIFF' or not file.tag_v2.get(_SUBFILE_TYPE, 0) & 0b101
 
 
-def check_file(path: str, content: bytes, backend: str) -> None:
-    """Raise `UserError` if a host would silently read other labels than those in the file."""
+def check_file(path: str, content: bytes, backend: str) -> tuple[int, int]:
+    """Raise `UserError` if a host would silently read other labels than those in the file.
+
+    Returns:
+        (height, width) of the map.
+    """
     from mmcv import imfrombytes
 
     file: Any
@@ -79,18 +83,19 @@ def check_file(path: str, content: bytes, backend: str) -> None:
         signed = file.format == 'TIFF' and file.tag_v2.get(_SAMPLE_FORMAT) == (2,)
         exact = ('L', '1', 'P') if backend == 'pillow' else ('L',)
         if file.mode in exact and not signed:
-            return  # decoded without changes
-        labels = np.array(file).squeeze()
+            return file.height, file.width  # decoded without changes
+        labels = np.array(file)
     if signed and labels.dtype == np.uint8:
         labels = labels.view(np.int8)
     _check_values(path, labels)
     if backend != 'pillow':
         loaded = np.asarray(imfrombytes(content, flag='unchanged', backend=backend))
-        if not np.array_equal(loaded.squeeze(), labels):
+        if not np.array_equal(loaded.squeeze(), labels.squeeze()):
             raise UserError(
                 f'the label map {path} has other labels, or none, for imdecode_backend={backend!r} '
                 'of LoadAnnotations, which may make colours of a palette; leave that setting out'
             )
+    return labels.shape
 
 
 def _check_values(path: str, labels: np.ndarray, rules: Any = _VALUE_RULES) -> None:

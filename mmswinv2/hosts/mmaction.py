@@ -222,6 +222,9 @@ class MMAction(Host):
         if num_classes is None or not hasattr(dataset, 'multi_class'):
             return False
         check_video_labels(dataset, num_classes, where)
+        if where == 'train_dataloader':
+            check_clips(dataset, model, where)
+            check_loss_of_labels(dataset, model, where)
         return True
 
     def check_batch(self, model: Any, batch_size: int, where: str) -> None:
@@ -307,6 +310,37 @@ def check_decoding(dataset: Any, where: str) -> None:
         raise UserError(
             f'{where}: the data set has start_index={dataset.start_index}, and frames of videos '
             'are counted from 0; set start_index=0'
+        )
+
+
+def check_clips(dataset: Any, model: Any, where: str) -> None:
+    """Raise `UserError` if a 3-D recognizer, which trains on one clip of a video, gets several."""
+    if 'Recognizer3D' not in [kind.__name__ for kind in type(model).__mro__]:
+        return
+    several = []
+    for step in steps_in(dataset.pipeline):
+        if getattr(step, 'num_clips', 1) > 1:
+            several.append(f'{type(step).__name__} with num_clips={step.num_clips}')
+        elif type(step).__name__ in ('ThreeCrop', 'FiveCrop', 'TenCrop'):
+            several.append(type(step).__name__)
+    if several:
+        raise UserError(
+            f'{where}: the pipeline has {" and ".join(several)}, several clips of a video, and '
+            'Recognizer3D trains on one; set num_clips=1 and crop by RandomResizedCrop, and keep '
+            'the views for the test'
+        )
+
+
+def check_loss_of_labels(dataset: Any, model: Any, where: str) -> None:
+    """Raise `UserError` if the loss wants a number for each class, and videos have one label."""
+    head = model.cls_head
+    mixes = getattr(getattr(model, 'data_preprocessor', None), 'blending', None) is not None
+    one = not (dataset.multi_class or mixes or getattr(head, 'label_smooth_eps', 0))
+    if one and type(getattr(head, 'loss_cls', None)).__name__ == 'BCELossWithLogits':
+        raise UserError(
+            f'model.cls_head has BCELossWithLogits, for videos with several labels, and those of '
+            f'{where} have one; take CrossEntropyLoss, or set multi_class=True and num_classes in '
+            'the data sets'
         )
 
 

@@ -29,6 +29,7 @@ from .mmseg_patches import draw_on_copies, keep_files, mend_losses, read_volumes
 
 # losses, or their cls_criterion, that use softmax and have no attribute use_sigmoid
 _SOFTMAX_LOSSES = ('OhemCrossEntropy', 'TverskyLoss', 'lovasz_softmax', 'HuasdorffDisstanceLoss')
+_IOU_METRICS = ('mIoU', 'mDice', 'mFscore')
 
 
 class MMSeg(Host):
@@ -117,6 +118,7 @@ class MMSeg(Host):
             require_seg_maps(dataset, where)
             warn_of_absent_classes(dataset, guards[0], where)
         check_heads(model, len(dataset.metainfo.get('classes') or ()), where)
+        check_pieces(model)
         if where == 'train_dataloader':
             own = [step for step in steps_in(dataset.pipeline) if not is_known(step)]
             for name, head in heads_of(model):
@@ -152,6 +154,12 @@ class MMSeg(Host):
                         f'{name} ignores {metric.ignore_index} alone: what is predicted where '
                         f'label maps have {NOT_LABELLED} counts as wrong'
                     )
+        if wrong := set(getattr(metric, 'metrics', ())).difference(_IOU_METRICS):
+            if type(metric).__name__ == 'IoUMetric':
+                raise UserError(
+                    f'{name} has iou_metrics={metric.metrics}, and knows no {wrong.pop()}; take '
+                    f'some of {", ".join(_IOU_METRICS)}'
+                )
         if getattr(metric, 'output_dir', None) is not None and hasattr(dataset, 'get_data_info'):
             check_map_names(dataset, where)
 
@@ -212,6 +220,24 @@ def check_heads(model: Any, num_classes: int, where: str) -> None:
         if known > num_classes:
             text = f'{name} has num_classes={known}, and {data}: it learns never to say'
             warn(f'{text} the others')
+
+
+def check_pieces(model: Any) -> None:
+    """Raise `UserError` if the ``test_cfg`` of a segmentor does not cover whole images."""
+    model = getattr(model, 'module', model)  # inside test-time augmentation
+    test_cfg = getattr(model, 'test_cfg', None) or {}
+    mode = test_cfg.get('mode', 'whole')
+    if mode == 'whole' or not is_known(model):
+        return
+    if mode != 'slide':
+        raise UserError(f"model.test_cfg has mode={mode!r}, which is 'whole' or 'slide'")
+    crop, stride = test_cfg.get('crop_size'), test_cfg.get('stride')
+    pairs = [isinstance(size, (list, tuple)) and len(size) == 2 for size in (crop, stride)]
+    if not all(pairs) or not all(0 < s <= c for s, c in zip(stride, crop, strict=True)):
+        raise UserError(
+            f"model.test_cfg has mode='slide', crop_size={crop} and stride={stride}; both are "
+            '(height, width), and a stride beyond the crop would leave pixels out'
+        )
 
 
 def _check_loss(loss: Any, head: Any, name: str) -> None:

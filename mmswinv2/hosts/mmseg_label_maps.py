@@ -47,13 +47,15 @@ class SegMapGuard:
 
     def __call__(self, results: dict) -> dict:
         """Add ``gt_seg_map`` (H, W), or raise `UserError` naming the file."""
-        path = results['seg_map_path']
+        path, size = results['seg_map_path'], None
         with named(path, self.decodes):
             if self.decodes:
                 content = fileio.get(path, backend_args=self.load.backend_args)
-                check_file(path, content, self.load.imdecode_backend)
+                size = check_file(path, content, self.load.imdecode_backend)
             results = self.load(results)
         labels, image = results['gt_seg_map'], results.get('ori_shape')
+        if size is not None and labels.ndim == 1:  # mmseg drops an axis of one pixel
+            labels = results['gt_seg_map'] = labels.reshape(size)
         check_shape(path, labels)
         if image is None:  # it is loaded later, and held to these
             results['height'], results['width'] = labels.shape

@@ -334,3 +334,42 @@ def test_what_is_refused_would_end_in_an_assertion():
                 continue
             with pytest.raises(AssertionError, match='batch_size == 1'):
                 model.extract_feat(inputs, test_mode=True)
+
+
+CLIPS = [dict(type='SampleFrames', clip_len=4, num_clips=3)]
+CROPS = [CLIPS[0] | dict(num_clips=1), dict(type='mmswinv2.FiveCrop', crop_size=32)]
+
+
+@pytest.mark.parametrize(
+    ('kind', 'pipeline', 'words'),
+    [
+        ('Recognizer3D', CLIPS, 'SampleFrames with num_clips=3, several clips of a video'),
+        ('Recognizer3D', CROPS, 'has FiveCrop, several'),
+        ('Recognizer3D', CROPS[:1], ''),
+        ('Recognizer2D', CLIPS, ''),
+    ],
+)
+def test_several_clips_in_training(folder, kind, pipeline, words):
+    model = recognizer(kind[-2])
+    dataset = build(folder, 'a.mp4 1\n', pipeline=pipeline)
+    model.cls_head.num_classes = 2
+    check_dataset(dataset, 'val_dataloader', model)
+    with pytest.raises(UserError, match=words) if words else nullcontext():
+        check_dataset(dataset, 'train_dataloader', model)
+
+
+def test_a_loss_for_several_labels(folder):
+    init_default_scope('mmaction')
+    head = dict(type='I3DHead', num_classes=3, in_channels=4)
+    loss = dict(type='BCELossWithLogits')
+    one = build(folder, 'a.mp4 1\n')
+    several = build(folder, 'a.mp4 0 1\n', multi_class=True, num_classes=3)
+
+    def model(**options):
+        return SimpleNamespace(cls_head=MODELS.build(head | options))
+
+    with pytest.raises(UserError, match='BCELossWithLogits, for videos with several labels, and'):
+        check_dataset(one, 'train_dataloader', model(loss_cls=loss))
+    check_dataset(one, 'train_dataloader', model(loss_cls=loss, label_smooth_eps=0.1))
+    check_dataset(one, 'train_dataloader', model())
+    check_dataset(several, 'train_dataloader', model(loss_cls=loss, multi_class=True))

@@ -213,6 +213,48 @@ def test_scores_want_pipelines_that_load_maps(ade, inside):
     check_evaluator(writes, data[0], 'test_evaluator')
 
 
+def test_scores_that_mmseg_does_not_know(ade):
+    def check(*names):
+        metric = METRICS.build(dict(type='IoUMetric', iou_metrics=list(names)))
+        check_evaluator(SimpleNamespace(metrics=[metric]), dataset, 'val_evaluator')
+
+    dataset = build(ade)
+    check('mIoU', 'mDice', 'mFscore')
+    with pytest.raises(UserError, match=r"val_evaluator has iou_metrics=\['mAP'\], and knows no"):
+        check('mAP')
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning:mm(engine|seg)')
+@pytest.mark.parametrize(
+    ('test_cfg', 'words'),
+    [
+        (dict(mode='slide', crop_size=(32, 32), stride=(32, 32)), None),
+        (dict(mode='slide', crop_size=(32, 32), stride=(33, 32)), r'stride=\(33, 32\); both .*pixe'),
+        (dict(mode='slide', crop_size=(32, 32), stride=16), 'both are'),
+        (dict(mode='slide'), 'crop_size=None and stride=None; both are'),
+        (dict(mode='sliding'), "mode='sliding', which is 'whole' or 'slide'"),
+        (None, None),
+    ],
+)
+def test_pieces_that_do_not_cover_an_image(ade, test_cfg, words):
+    cfg = Config.fromfile(ROOT / 'configs/segmentation/swinv2-nano_upernet_ade20k-128x128.py')
+    dataset = build(ade)
+    cfg.model.test_cfg = test_cfg
+    with pytest.raises(UserError, match=words) if words else nullcontext():
+        check_dataset(dataset, 'val_dataloader', MODELS.build(cfg.model))
+
+
+@pytest.mark.parametrize('shape', [(1, 30), (20, 1)])
+def test_maps_one_pixel_wide(ade, shape):
+    for name in ('a', 'b'):
+        image = Image.fromarray(np.zeros((*shape, 3), np.uint8))
+        image.save(ade / f'images/training/{name}.jpg')
+        save(ade, np.ones(shape, np.uint8), name)
+    dataset = build(ade)
+    check_dataset(dataset, 'train_dataloader')
+    assert np.array_equal(dataset[0]['gt_seg_map'], np.zeros(shape))
+
+
 def test_inside_repeated_data(ade):
     dataset = RepeatDataset(build(ade), 2)
     check_dataset(dataset, 'train_dataloader')
