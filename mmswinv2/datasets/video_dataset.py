@@ -7,9 +7,11 @@ from typing import Any
 
 from mmaction.datasets import VideoDataset as MMActionVideoDataset
 from mmengine import fileio
+from mmengine.dataset import BaseDataset
 
 from ..errors import UserError
 from ..files import text_lines
+from ..hosts import as_list
 from ..log import warn
 from ..registry import DATASETS
 from .video_files import UnreadableVideo, open_video
@@ -128,6 +130,10 @@ class VideoDataset(MMActionVideoDataset):
     def _is_file(self, name: str) -> bool:
         path = self._path(name)
         return '://' in path or os.path.isfile(path)  # remote files are assumed to exist
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """The labels of a video, by which mmengine's ClassBalancedDataset repeats it."""
+        return as_list(BaseDataset.get_data_info(self, idx)['label'])  # mmaction2's makes a vector
 
     def _readable(self, videos: list[dict]) -> list[dict]:
         def look(video: dict) -> str | None:

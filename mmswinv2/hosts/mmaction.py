@@ -222,9 +222,10 @@ class MMAction(Host):
         if num_classes is None or not hasattr(dataset, 'multi_class'):
             return False
         check_video_labels(dataset, num_classes, where)
+        check_axes(dataset, model, where)
+        check_views(dataset, model, where)
         if where == 'train_dataloader':
-            check_clips(dataset, model, where)
-            check_loss_of_labels(dataset, model, where)
+            check_targets(dataset, model, where)
         return True
 
     def check_batch(self, model: Any, batch_size: int, where: str) -> None:
@@ -297,7 +298,7 @@ def _of_images(cfg: Any) -> bool:
 
 
 def check_decoding(dataset: Any, where: str) -> None:
-    """Raise `UserError` if frames are read by another package than opens the videos, or shifted."""
+    """Raise `UserError` if frames are not read as the data set and the other steps want it."""
     kinds = {kind.__name__ for step in steps_in(dataset.pipeline) for kind in type(step).__mro__}
     ours = kinds & {'VideoInit', 'VideoDecode'}
     others = {kind for kind in kinds if re.fullmatch('(Decord|PyAV|OpenCV)(Init|Decode)', kind)}
@@ -306,6 +307,11 @@ def check_decoding(dataset: Any, where: str) -> None:
             f'{where}: the pipeline has {", ".join(sorted(ours | others))}; take either '
             'mmswinv2.VideoInit and mmswinv2.VideoDecode, or both of the others'
         )
+    if (ours or others) and hasattr(dataset, 'filename_tmpl'):
+        raise UserError(
+            f'{where}: {type(dataset).__name__} lists folders of frames, and the pipeline opens '
+            'videos; take RawFrameDecode alone, or a VideoDataset'
+        )
     if getattr(dataset, 'start_index', 0) and (ours or others):
         raise UserError(
             f'{where}: the data set has start_index={dataset.start_index}, and frames of videos '
@@ -313,29 +319,56 @@ def check_decoding(dataset: Any, where: str) -> None:
         )
 
 
-def check_clips(dataset: Any, model: Any, where: str) -> None:
-    """Raise `UserError` if a 3-D recognizer, which trains on one clip of a video, gets several."""
+def check_axes(dataset: Any, model: Any, where: str) -> None:
+    """Raise `UserError` if means are taken from another axis than that of the channels."""
+    wanted = getattr(getattr(model, 'data_preprocessor', None), 'format_shape', None)
+    for step in steps_in(dataset.pipeline):
+        given = getattr(step, 'input_format', wanted)
+        if {given, wanted} == {'NCHW', 'NCTHW'}:
+            raise UserError(
+                f'{where}: {type(step).__name__} has input_format={given!r}, and '
+                f'model.data_preprocessor format_shape={wanted!r}; give both NCTHW for a '
+                'Recognizer3D, NCHW for a Recognizer2D'
+            )
+
+
+def check_views(dataset: Any, model: Any, where: str) -> None:
+    """Raise `UserError` if a 3-D recognizer is trained on several views of a video at a time.
+
+    In validation and testing, log a warning if their scores are not averaged.
+    """
     if 'Recognizer3D' not in [kind.__name__ for kind in type(model).__mro__]:
         return
-    several = []
+    views = []
     for step in steps_in(dataset.pipeline):
-        if getattr(step, 'num_clips', 1) > 1:
-            several.append(f'{type(step).__name__} with num_clips={step.num_clips}')
-        elif type(step).__name__ in ('ThreeCrop', 'FiveCrop', 'TenCrop'):
-            several.append(type(step).__name__)
-    if several:
+        name, clips = type(step).__name__, getattr(step, 'num_clips', 1)
+        if clips > 1:
+            views.append(f'{name} with num_clips={clips}')
+        elif name in ('ThreeCrop', 'FiveCrop', 'TenCrop', 'UntrimmedSampleFrames'):
+            views.append(name)
+    if not views:
+        return
+    told = f'{where}: the pipeline has {" and ".join(views)}, several views of a video'
+    if where == 'train_dataloader':
         raise UserError(
-            f'{where}: the pipeline has {" and ".join(several)}, several clips of a video, and '
-            'Recognizer3D trains on one; set num_clips=1 and crop by RandomResizedCrop, and keep '
-            'the views for the test'
+            f'{told}, and Recognizer3D trains on one; set num_clips=1 of SampleFrames, crop by '
+            'RandomResizedCrop, and keep the views for the test'
         )
+    if getattr(model.cls_head, 'average_clips', '') is None:
+        warn(f"{told}; AccMetric takes one: set average_clips='prob' in model.cls_head")
 
 
-def check_loss_of_labels(dataset: Any, model: Any, where: str) -> None:
-    """Raise `UserError` if the loss wants a number for each class, and videos have one label."""
+def check_targets(dataset: Any, model: Any, where: str) -> None:
+    """Raise `UserError` if the loss gets labels of another form than it takes."""
     head = model.cls_head
-    mixes = getattr(getattr(model, 'data_preprocessor', None), 'blending', None) is not None
-    one = not (dataset.multi_class or mixes or getattr(head, 'label_smooth_eps', 0))
+    mixing = getattr(getattr(model, 'data_preprocessor', None), 'blending', None)
+    number = getattr(mixing, 'num_classes', None)
+    if number not in (None, head.num_classes):
+        raise UserError(
+            f'model.data_preprocessor.blending has num_classes={number}, and model.cls_head '
+            f'{head.num_classes}; give them the same'
+        )
+    one = not (dataset.multi_class or mixing or getattr(head, 'label_smooth_eps', 0))
     if one and type(getattr(head, 'loss_cls', None)).__name__ == 'BCELossWithLogits':
         raise UserError(
             f'model.cls_head has BCELossWithLogits, for videos with several labels, and those of '

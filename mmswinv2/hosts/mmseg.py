@@ -154,12 +154,9 @@ class MMSeg(Host):
                         f'{name} ignores {metric.ignore_index} alone: what is predicted where '
                         f'label maps have {NOT_LABELLED} counts as wrong'
                     )
-        if wrong := set(getattr(metric, 'metrics', ())).difference(_IOU_METRICS):
-            if type(metric).__name__ == 'IoUMetric':
-                raise UserError(
-                    f'{name} has iou_metrics={metric.metrics}, and knows no {wrong.pop()}; take '
-                    f'some of {", ".join(_IOU_METRICS)}'
-                )
+        asked = as_list(metric.metrics) if type(metric).__name__ == 'IoUMetric' else []
+        if not set(_IOU_METRICS).issuperset(asked):
+            raise UserError(f'{name} has iou_metrics={asked}; it takes {", ".join(_IOU_METRICS)}')
         if getattr(metric, 'output_dir', None) is not None and hasattr(dataset, 'get_data_info'):
             check_map_names(dataset, where)
 

@@ -343,17 +343,25 @@ CROPS = [CLIPS[0] | dict(num_clips=1), dict(type='mmswinv2.FiveCrop', crop_size=
 @pytest.mark.parametrize(
     ('kind', 'pipeline', 'words'),
     [
-        ('Recognizer3D', CLIPS, 'SampleFrames with num_clips=3, several clips of a video'),
+        ('Recognizer3D', CLIPS, 'SampleFrames with num_clips=3, several views of a video'),
         ('Recognizer3D', CROPS, 'has FiveCrop, several'),
         ('Recognizer3D', CROPS[:1], ''),
         ('Recognizer2D', CLIPS, ''),
     ],
 )
-def test_several_clips_in_training(folder, kind, pipeline, words):
+def test_several_clips_in_training(folder, monkeypatch, kind, pipeline, words):
     model = recognizer(kind[-2])
     dataset = build(folder, 'a.mp4 1\n', pipeline=pipeline)
     model.cls_head.num_classes = 2
+    model.data_preprocessor = None
     check_dataset(dataset, 'val_dataloader', model)
+    told = []
+    monkeypatch.setattr('mmswinv2.hosts.mmaction.warn', told.append)
+    model.cls_head.average_clips = None
+    check_dataset(dataset, 'val_dataloader', model)
+    assert [text.endswith("set average_clips='prob' in model.cls_head") for text in told] == (
+        [True] if words else []
+    )
     with pytest.raises(UserError, match=words) if words else nullcontext():
         check_dataset(dataset, 'train_dataloader', model)
 
@@ -373,3 +381,48 @@ def test_a_loss_for_several_labels(folder):
     check_dataset(one, 'train_dataloader', model(loss_cls=loss, label_smooth_eps=0.1))
     check_dataset(one, 'train_dataloader', model())
     check_dataset(several, 'train_dataloader', model(loss_cls=loss, multi_class=True))
+
+
+def test_classes_of_blended_labels(folder):
+    model = recognizer()
+    model.data_preprocessor.blending = MODELS.build(dict(type='MixupBlending', num_classes=7))
+    dataset = build(folder, 'a.mp4 1\n')
+    with pytest.raises(UserError, match='blending has num_classes=7, and model.cls_head 6'):
+        check_dataset(dataset, 'train_dataloader', model)
+    model.data_preprocessor.blending.num_classes = 6
+    check_dataset(dataset, 'train_dataloader', model)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'wanted', 'given'), [('3', 'NCTHW', 'NCHW'), ('2', 'NCHW', 'NCTHW')]
+)
+def test_axes_of_the_pipeline_and_the_model(folder, kind, wanted, given):
+    model = recognizer(kind)
+    model.data_preprocessor = MODELS.build(
+        dict(type='ActionDataPreprocessor', mean=[1], std=[1], format_shape=wanted)
+    )
+    steps = [dict(type='FormatShape', input_format=form) for form in (wanted, given)]
+    check_dataset(build(folder, 'a.mp4 1\n', pipeline=steps[:1]), 'test_dataloader', model)
+    dataset = build(folder, 'a.mp4 1\n', pipeline=steps[1:])
+    words = f"input_format='{given}', and model.data_preprocessor format_shape='{wanted}'"
+    with pytest.raises(UserError, match=words):
+        check_dataset(dataset, 'test_dataloader', model)
+
+
+def test_balanced_classes(folder):
+    from mmengine.dataset import ClassBalancedDataset
+
+    one = build(folder, 'a.mp4 1\n12 0\nclip 7 0\n')
+    assert len(ClassBalancedDataset(one, oversample_thr=1.0)) > len(one)
+    several = build(folder, 'a.mp4 0 2\n', multi_class=True, num_classes=3)
+    assert several.get_cat_ids(0) == [0, 2]
+
+
+def test_steps_for_videos_on_folders_of_frames(tmp_path):
+    from mmaction.datasets import RawframeDataset
+
+    (tmp_path / 'list.txt').write_text('a 20 0\n')
+    init_default_scope('mmaction')
+    dataset = RawframeDataset(str(tmp_path / 'list.txt'), pipeline=[INIT, DECODE])
+    with pytest.raises(UserError, match='RawframeDataset lists folders of frames, .*RawFrameDec'):
+        check_dataset(dataset, 'train_dataloader')

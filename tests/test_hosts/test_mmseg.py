@@ -220,7 +220,7 @@ def test_scores_that_mmseg_does_not_know(ade):
 
     dataset = build(ade)
     check('mIoU', 'mDice', 'mFscore')
-    with pytest.raises(UserError, match=r"val_evaluator has iou_metrics=\['mAP'\], and knows no"):
+    with pytest.raises(UserError, match=r"val_evaluator has iou_metrics=\['mAP'\]; it takes"):
         check('mAP')
 
 
@@ -229,7 +229,10 @@ def test_scores_that_mmseg_does_not_know(ade):
     ('test_cfg', 'words'),
     [
         (dict(mode='slide', crop_size=(32, 32), stride=(32, 32)), None),
-        (dict(mode='slide', crop_size=(32, 32), stride=(33, 32)), r'stride=\(33, 32\); both .*pixe'),
+        (
+            dict(mode='slide', crop_size=(32, 32), stride=(33, 32)),
+            r'stride=\(33, 32\); both .*pixe',
+        ),
         (dict(mode='slide', crop_size=(32, 32), stride=16), 'both are'),
         (dict(mode='slide'), 'crop_size=None and stride=None; both are'),
         (dict(mode='sliding'), "mode='sliding', which is 'whole' or 'slide'"),
