@@ -95,7 +95,8 @@ def check_file(path: str, content: bytes, backend: str) -> tuple[int, int]:
                 f'the label map {path} has other labels, or none, for imdecode_backend={backend!r} '
                 'of LoadAnnotations, which may make colours of a palette; leave that setting out'
             )
-    return labels.shape
+    height, width = labels.shape
+    return height, width
 
 
 def _check_values(path: str, labels: np.ndarray, rules: Any = _VALUE_RULES) -> None:

@@ -228,7 +228,8 @@ def check_pieces(model: Any) -> None:
         return
     if mode != 'slide':
         raise UserError(f"model.test_cfg has mode={mode!r}, which is 'whole' or 'slide'")
-    crop, stride = test_cfg.get('crop_size'), test_cfg.get('stride')
+    crop: Any = test_cfg.get('crop_size')
+    stride: Any = test_cfg.get('stride')
     pairs = [isinstance(size, (list, tuple)) and len(size) == 2 for size in (crop, stride)]
     if not all(pairs) or not all(0 < s <= c for s, c in zip(stride, crop, strict=True)):
         raise UserError(
