@@ -78,6 +78,8 @@ def iterate(
                 'write an image to a file first'
             )
         given.append(str(one) if isinstance(one, Integral) else os.fsdecode(one))
+    if not given:
+        raise UserError('inputs is empty; name files, folders, patterns or numbers of cameras')
     if out_dir is not None and not isinstance(out_dir, (str, os.PathLike)):
         raise UserError(f'out_dir must be the path of a folder, got {out_dir!r}')
     if out_dir is not None and not str(out_dir).strip():

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError
-from .sources import RAW_PHOTOS, Item
+from .sources import OTHER_IMAGES, RAW_PHOTOS, Item
 
 _TASKS = 'detectors, segmentors, image and video classifiers'
 # scores of every pixel take 1.2 GB for a full HD frame with 150 classes, so they are dropped
@@ -272,12 +272,17 @@ class Pipeline:
             sample = dict(self._text, img_path=item.path, img_id=number)
             if item.image is not None:
                 return self._of_frames(dict(sample, frame=item.image))
-            if self._takes_previews and Path(item.path).suffix.lower() in RAW_PHOTOS:
-                raise UserError(
-                    f'cannot read the image {item.path}: raw photos of cameras need a loader of '
-                    'their own in the pipeline; save it as JPEG'
-                )
-            return self._of_files(sample)
+            ending = Path(item.path).suffix.lower()
+            if not (self._takes_previews and ending in RAW_PHOTOS):
+                try:
+                    return self._of_files(sample)
+                except UserError:
+                    if ending not in OTHER_IMAGES:
+                        raise
+            raise UserError(
+                f'cannot read the image {item.path}: {ending} files need a loader of their own in '
+                'the pipeline; save it as JPEG'
+            )
         except FileNotFoundError as error:
             raise UserError(f'{item.path} does not exist') from error
         except KeyError as error:

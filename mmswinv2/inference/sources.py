@@ -3,6 +3,8 @@
 import glob
 import itertools
 import os
+import tarfile
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ IMAGES = (
 )  # fmt: skip
 RAW_PHOTOS = ('.dng', '.cr2', '.cr3', '.nef', '.arw', '.orf', '.rw2')
 _LONGEST = 251  # bytes of a name without its ending; most systems take 255 in all
-_OTHER_IMAGES = ('.heic', '.heif', '.jxl', *RAW_PHOTOS, '.tga', '.psd', '.exr', '.hdr')
+OTHER_IMAGES = ('.heic', '.heif', '.jxl', *RAW_PHOTOS, '.tga', '.psd', '.exr', '.hdr')
 VIDEOS = (
     '.mp4', '.avi', '.mkv', '.mov', '.webm', '.ts', '.mts', '.m2ts', '.wmv', '.asf', '.mpg',
     '.mpeg', '.vob', '.flv', '.f4v', '.m4v', '.3gp', '.3g2', '.ogv', '.mxf',
@@ -63,16 +65,17 @@ def find_sources(
         if path.is_dir():
             files = _without_results(walk(path), own)
             found = sorted(str(p) for p in files if p.suffix.lower() in kinds)
+            left_out = '' if clips else _left_out(given, files)
             if not found:
-                raise UserError(f'the folder {given} has no {what} ({", ".join(kinds)})')
-            others = [p.suffix.lower() for p in files]
-            if not clips and (number := sum(map(others.count, _OTHER_IMAGES))):
-                kinds_left = ', '.join(kind for kind in _OTHER_IMAGES if kind in others)
-                warn(f'{number} images of {given} are left out ({kinds_left}); save them as JPEG')
+                also = f'; {left_out}' if left_out else ''
+                raise UserError(f'the folder {given} has no {what} ({", ".join(kinds)}){also}')
+            if left_out:
+                warn(left_out)
             yield from found
         elif clips and (given.isdecimal() or path.suffix.lower() in IMAGES):
             raise UserError(f'{given} is no video, and the config classifies whole videos')
         elif path.is_file():
+            _check_no_container(path)
             yield given
         elif given.isdecimal() and not path.exists():
             yield Camera(given)
@@ -84,7 +87,42 @@ def find_sources(
                 raise UserError(f'{given} has nothing but results of {out_dir}; name other files')
             yield from found
         else:
-            raise UserError(f'{given} is no file, folder, pattern or number of a camera')
+            raise UserError(
+                f'{given} is no file, folder, pattern or number of a camera{_hint(given)}'
+            )
+
+
+def _left_out(folder: str, files: Iterable[Path]) -> str:
+    """A sentence on the images of a folder that are not read; empty if there are none."""
+    endings = [path.suffix.lower() for path in files]
+    kinds = [kind for kind in OTHER_IMAGES if kind in endings]
+    number = sum(map(endings.count, kinds))
+    if not number:
+        return ''
+    return f'{number} images of {folder} are left out ({", ".join(kinds)}); save them as JPEG'
+
+
+def _check_no_container(path: Path) -> None:
+    """Raise `UserError` for archives and PDFs: FFmpeg takes the JPEGs in them for a video."""
+    if path.suffix.lower() in (*IMAGES, *OTHER_IMAGES, *VIDEOS):
+        return
+    with suppress(OSError):  # a file that may not be read is told in its turn
+        if zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
+            raise UserError(f'{path} is an archive; unpack it, and name the folder')
+        with path.open('rb') as file:
+            if file.read(5) == b'%PDF-':
+                raise UserError(f'{path} is a PDF; save its pages as images')
+
+
+def _hint(given: str) -> str:
+    if '://' in given:
+        return (
+            '; save what is at an address to a file first, a stream for example with '
+            'ffmpeg -i ADDRESS -t 60 clip.mp4'
+        )
+    if '[' in given:
+        return '; in a pattern, write [[] for the character ['
+    return ''
 
 
 def _matching(pattern: str) -> list[Path]:
@@ -142,7 +180,7 @@ def _is_video(path: Path) -> bool:
     from ..datasets.video_files import open_video
     from ..hosts.mmcv import open_image
 
-    if (ending := path.suffix.lower()) in (*IMAGES, *_OTHER_IMAGES, *VIDEOS):
+    if (ending := path.suffix.lower()) in (*IMAGES, *OTHER_IMAGES, *VIDEOS):
         return ending in VIDEOS
     if cv2.haveImageReader(str(path)):
         return False
@@ -192,9 +230,10 @@ def _camera(number: int) -> Iterator[np.ndarray]:
     import cv2
 
     before = cv2.setLogLevel(0)  # else every driver without this camera prints an error
-    camera = cv2.VideoCapture(number)
+    # larger numbers do not fit OpenCV's type
+    camera = cv2.VideoCapture(number) if number < 2**31 else None
     cv2.setLogLevel(before)
-    if not camera.isOpened():
+    if camera is None or not camera.isOpened():
         raise UserError(f'there is no camera {number}')
     while True:
         known, frame = camera.read()

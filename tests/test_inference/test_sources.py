@@ -148,6 +148,10 @@ def test_what_is_left_out_of_a_folder_is_told(tmp_path):
         found = list(find_sources([tmp_path]))
     assert found == [f'{tmp_path}/a.jpg', f'{tmp_path}/b.gif']
     assert warn.call_args.args[0].startswith(f'2 images of {tmp_path} are left out (.heic)')
+    for name in ('a.jpg', 'b.gif'):
+        (tmp_path / name).unlink()
+    with pytest.raises(UserError, match=r'has no image .*; 2 images of .*\.heic\); save them as'):
+        list(find_sources([tmp_path]))
 
 
 def test_inputs_that_are_nothing(tmp_path):
@@ -157,9 +161,30 @@ def test_inputs_that_are_nothing(tmp_path):
         ('', 'an input is empty'),
         (f'{tmp_path}/*.jpg', 'is no file, folder'),
         (f'{tmp_path}/link.jpg', 'is no file, folder'),
+        (f'{tmp_path}/[1]/*.jpg', r'; in a pattern, write \[\[\] for the character \['),
+        ('rtsp://camera/1', 'a stream for example with ffmpeg'),
+        ('https://some.org/a.jpg', 'save what is at an address to a file first'),
     ):
         with pytest.raises(UserError, match=words):
             list(find_sources([given]))
+
+
+@pytest.mark.parametrize('clips', [False, True])
+def test_archives_and_documents_are_no_videos_of_their_pictures(tmp_path, clips):
+    """FFmpeg finds the JPEGs in them, one after the other."""
+    picture = Image.new('RGB', (32, 32))
+    picture.save(tmp_path / 'a.jpg')
+    picture.save(tmp_path / 'a.pdf')
+    for kind in ('zip', 'tar'):
+        shutil.make_archive(tmp_path / 'pictures', kind, tmp_path, 'a.jpg')
+    assert len(open_video(str(tmp_path / 'pictures.tar'))) == 1
+    for name, words in (
+        ('pictures.zip', r'pictures\.zip is an archive; unpack it, and name the folder'),
+        ('pictures.tar', r'pictures\.tar is an archive'),
+        ('a.pdf', r'a\.pdf is a PDF; save its pages as images'),
+    ):
+        with pytest.raises(UserError, match=words):
+            list(find_sources([tmp_path / name], clips=clips))
 
 
 def test_files_that_are_gone_before_their_turn(tmp_path, monkeypatch):
