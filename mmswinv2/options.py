@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -39,9 +40,9 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(prog, **options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Read the command line."""
-        self._given = list(sys.argv[1:] if args is None else args)
-        return super().parse_known_args(args, namespace)
+        """Read the command line; the ``~`` of ``--out=~/a``, which shells leave, is expanded."""
+        self._given = [_expanded(text) for text in (sys.argv[1:] if args is None else args)]
+        return super().parse_known_args(self._given, namespace)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         try:
@@ -62,6 +63,11 @@ class ArgumentParser(argparse.ArgumentParser):
             if name.startswith('-') and not is_known and (hint := nearest(name, known, 0.7)):
                 message += f'; {name} is no option{hint}'
         super().error(message)
+
+
+def _expanded(text: str) -> str:
+    option, equals, value = text.partition('=')
+    return option + equals + os.path.expanduser(value) if option.startswith('--') else text
 
 
 class _ConfigOptions(argparse.Action):

@@ -172,3 +172,12 @@ def test_values_are_written_as_they_are_read(value):
 def test_values_that_cannot_be_written(value):
     with pytest.raises(UserError, match='cannot be written as key=value'):
         write_value(value)
+
+
+def test_the_home_folder_in_any_option_with_an_equals_sign(parser, monkeypatch):
+    """Shells leave the tilde in `--out-dir=~/results`."""
+    monkeypatch.setenv('HOME', '/home/someone')
+    assert parser.parse_args(['c.py', '--work-dir=~/a=b']).work_dir == '/home/someone/a=b'
+    assert parser.parse_args(['~', '--work-dir=a~']).work_dir == 'a~'
+    args = predict.parse_args(['a.py', 'a.pth', '*.jpg', '--out-dir=~/x', '--score=0.5'])
+    assert (args.out_dir, args.inputs, args.score) == ('/home/someone/x', ['*.jpg'], 0.5)

@@ -17,7 +17,7 @@ from ..errors import UserError
 from .figures import Figure, draw, heat_map
 from .findings import Findings
 from .predictions import examine
-from .work_dir import WorkDir, differences, read_literals
+from .work_dir import WorkDir, differences, read_literals, step_of
 
 MAIN_SCORES = {
     'coco/bbox_mAP': 'box AP',
@@ -158,7 +158,7 @@ def _notes(work: WorkDir, cfg: Any, predictions: Path | None) -> Iterator[str]:
 def _length(work: WorkDir, cfg: Any) -> tuple[int, int, str] | None:
     """Progress of the training, its planned length, and the unit of both."""
     train = (cfg or {}).get('train_cfg') or {}
-    last = max(work.trainings[-1].steps, key=lambda entry: entry.get('step', 0))
+    last = max(work.trainings[-1].steps, key=step_of)
     epochs, iterations = train.get('max_epochs'), train.get('max_iters')
     logger = ((cfg or {}).get('default_hooks') or {}).get('logger') or {}
     interval = logger.get('interval', 10)

@@ -161,7 +161,7 @@ class WorkDir:
     @property
     def last_step(self) -> int:
         """The last iteration that was logged."""
-        return max((int(_step(e)) for run in self.trainings for e in run.steps), default=0)
+        return max((int(step_of(e)) for run in self.trainings for e in run.steps), default=0)
 
     def curves(self, validation: bool = False) -> dict[str, Curve]:
         """Logged numbers by name, over the steps of training; resumed runs are joined.
@@ -172,13 +172,13 @@ class WorkDir:
         for run in self.trainings:
             if not (entries := run.validation if validation else run.training):
                 continue
-            first = _step((run.training or entries)[0])
+            first = step_of((run.training or entries)[0])
             for curve in found.values():
                 curve[:] = [point for point in curve if point[0] < first]
             for entry in entries:
                 numbers = _scores(entry) if validation else _numbers(entry)
                 for key, value in numbers.items():
-                    found.setdefault(key, []).append((_step(entry), value))
+                    found.setdefault(key, []).append((step_of(entry), value))
         return {key: curve for key, curve in found.items() if curve}
 
     def final_scores(self) -> list[tuple[str, dict[str, float]]]:
@@ -186,7 +186,7 @@ class WorkDir:
         found = []
         validations = [entry for run in self.trainings for entry in run.validation]
         if validations and (scores := _scores(validations[-1])):
-            found.append((f'validation at iteration {_step(validations[-1]):.0f}', scores))
+            found.append((f'validation at iteration {step_of(validations[-1]):.0f}', scores))
         tests = [run for run in self.runs if run.test_scores]
         if tests:
             last = f'test of {tests[-1].name}', tests[-1].test_scores
@@ -224,10 +224,10 @@ def read_work_dir(path: str | Path) -> WorkDir:
     runs = runs[started[-1] :] if started else runs
     done = 0.0
     for run in runs:  # validations before the first logged loss of a resumed run
-        least = min([done, *map(_step, run.training[:1])])
+        least = min([done, *map(step_of, run.training[:1])])
         for entry in run.validation:
-            entry['step'] = max(least, _step(entry))
-        done = max([done, *map(_step, run.steps)])
+            entry['step'] = max(least, step_of(entry))
+        done = max([done, *map(step_of, run.steps)])
     return WorkDir(folder, runs)
 
 
@@ -246,10 +246,10 @@ def read_run(folder: Path, scalars: Path | None = None) -> Run:
             run.broken += 1
         elif any(key == 'lr' or key.endswith('.lr') for key in entry):
             run.training.append(entry)
-            step = _step(entry)
+            step = step_of(entry)
         else:
             # mmengine logs the epoch as the step here, even in training by iterations
-            run.validation.append({**entry, 'step': max(step, _step(entry))})
+            run.validation.append({**entry, 'step': max(step, step_of(entry))})
     return run
 
 
@@ -274,7 +274,8 @@ def _scores(entry: Mapping[str, Any]) -> dict[str, float]:
     return {k: v for k, v in numbers.items() if k not in _NO_SCORES and v != -1}
 
 
-def _step(entry: Mapping[str, Any]) -> float:
+def step_of(entry: Mapping[str, Any]) -> float:
+    """The step of an entry of a log; 0 where it is missing or no number."""
     step = entry.get('step', 0)
     return float(step) if is_number(step) and math.isfinite(step) else 0.0
 

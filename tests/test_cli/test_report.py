@@ -578,7 +578,8 @@ def test_a_training_that_was_killed(tmp_path):
     folder = work_dir(tmp_path / 'run', CONFIG)
     log = folder / '20260101_000000/vis_data/scalars.json'
     log.write_bytes(
-        log.read_bytes() + b'[1]\n{"lr": NaN, "loss": Infinity, "step": 3}\n{"lr": 0.\xff'
+        log.read_bytes() + b'[1]\n{"lr": 0.1, "step": "x"}\n'
+        b'{"lr": NaN, "loss": Infinity, "step": 3}\n{"lr": 0.\xff'
     )
     text = in_words(report(folder))
     assert '2 lines of the logs are cut short and left out' in text
