@@ -354,13 +354,17 @@ def check_decoders() -> Iterator[Finding]:
     ):
         title = f'{what} ({module})'
         try:
-            found = importlib.import_module(module)
-        except (ImportError, OSError) as error:  # OSError: a missing library, such as libGL
-            state = BROKEN if needed else ABSENT
-            remedy = _pip(f'install {name}') if needed else ''
-            yield Finding(title, state, _told(error) if needed else 'not installed', remedy)
+            number = str(importlib.import_module(module).__version__)
+        except (ImportError, OSError, AttributeError) as error:
+            # OSError: a missing library, such as libGL; AttributeError: a package that another one
+            # of the same module, such as opencv-python, has taken files from when it was removed
+            if needed:
+                remedy = _pip(f'install --force-reinstall --no-deps {name}')
+                yield Finding(title, BROKEN, _told(error), remedy)
+            else:
+                yield Finding(title, ABSENT, 'not installed')
         else:
-            yield Finding(title, OK, str(found.__version__))
+            yield Finding(title, OK, number)
 
 
 def check_attention() -> Iterator[Finding]:
@@ -469,9 +473,9 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     check_torch,
     check_driver,
     check_nvcc,
+    check_decoders,  # before mmcv, which imports OpenCV
     check_hosts,
     check_operators,
-    check_decoders,
     check_attention,
 )
 

@@ -252,3 +252,15 @@ def test_pins_that_are_not_there(monkeypatch):
 @pytest.mark.parametrize('stack', ['onedl', 'openmmlab', 'peers'])
 def test_pins_of_all_stacks_are_read(stack):
     assert {'torch', 'numpy', 'pytest'} <= set(doctor.pins(stack))
+
+
+def test_an_opencv_without_its_files(tmp_path, monkeypatch):
+    """As the removal of opencv-python leaves opencv-python-headless."""
+    (tmp_path / 'cv2').mkdir()
+    (tmp_path / 'cv2/__init__.py').touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, 'cv2')
+    first = next(doctor.check_decoders())
+    assert first.state == doctor.BROKEN and "no attribute '__version__'" in first.text
+    assert first.remedy.endswith('--force-reinstall --no-deps opencv-python-headless')
+    assert doctor.CHECKS.index(doctor.check_decoders) < doctor.CHECKS.index(doctor.check_hosts)
