@@ -2,7 +2,6 @@
 
 import argparse
 import functools
-import os
 from collections.abc import Sequence
 
 from ..errors import UserError
@@ -22,7 +21,6 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         '--out',
         '--dump',
-        type=os.path.expanduser,
         help='where to put the predictions: a .pkl file for detectors and classifiers, a '
         'folder of label maps for segmentors',
     )
@@ -35,7 +33,6 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
     parser.add_argument(
         '--show-dir',
-        type=os.path.expanduser,
         help='folder for pictures of the predictions, inside the work dir',
     )
     parser.add_argument(

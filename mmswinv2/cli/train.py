@@ -1,7 +1,6 @@
 """Train a detector, segmentor, video or image classifier, or pre-train a backbone."""
 
 import argparse
-import os
 from collections.abc import Sequence
 
 from ..errors import UserError
@@ -34,7 +33,6 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
-        type=os.path.expanduser,
         help='resume from this checkpoint, or from the latest one in this folder (without a path: '
         'in the work dir)',
     )

@@ -55,23 +55,20 @@ def find_sources(
         inputs: files, folders, patterns and camera numbers.
         out_dir: the output folder, whose results are skipped.
         clips: whether the model takes whole videos, and no pictures.
+
+    Yields:
+        paths, and a `Camera` for each number that is no file.
+
+    Raises:
+        UserError: for an input that is nothing of these, or of which nothing can be read.
     """
-    kinds, what = (VIDEOS, 'video') if clips else (IMAGES + VIDEOS, 'image or video')
     own = {Path(out_dir).resolve() / part for part in RESULTS} if out_dir is not None else set()
     for given in map(str, inputs):
         path = Path(given)
         if not given.strip():
             raise UserError('an input is empty; name a file, a folder, a pattern or a camera')
         if path.is_dir():
-            files = _without_results(walk(path), own)
-            found = sorted(str(p) for p in files if p.suffix.lower() in kinds)
-            left_out = '' if clips else _left_out(given, files)
-            if not found:
-                also = f'; {left_out}' if left_out else ''
-                raise UserError(f'the folder {given} has no {what} ({", ".join(kinds)}){also}')
-            if left_out:
-                warn(left_out)
-            yield from found
+            yield from _of_folder(given, own, clips)
         elif clips and (given.isdecimal() or path.suffix.lower() in IMAGES):
             raise UserError(f'{given} is no video, and the config classifies whole videos')
         elif path.is_file():
@@ -82,24 +79,33 @@ def find_sources(
         elif path.exists():
             raise UserError(f'{given} is no regular file; copy what it brings to one')
         elif files := _matching(given):
-            found = sorted(map(str, _without_results(files, own)))
+            found = sorted(_without_results(files, own))
             if not found:
                 raise UserError(f'{given} has nothing but results of {out_dir}; name other files')
-            yield from found
+            for file in found:
+                _check_no_container(file)
+                yield str(file)
         else:
             raise UserError(
                 f'{given} is no file, folder, pattern or number of a camera{_hint(given)}'
             )
 
 
-def _left_out(folder: str, files: Iterable[Path]) -> str:
-    """A sentence on the images of a folder that are not read; empty if there are none."""
+def _of_folder(folder: str, own: set[Path], clips: bool) -> list[str]:
+    """The files of a folder that are read; warns of images of other kinds, which are left out."""
+    kinds, what = (VIDEOS, 'video') if clips else (IMAGES + VIDEOS, 'image or video')
+    files = _without_results(walk(folder), own)
+    found = sorted(str(path) for path in files if path.suffix.lower() in kinds)
     endings = [path.suffix.lower() for path in files]
-    kinds = [kind for kind in OTHER_IMAGES if kind in endings]
-    number = sum(map(endings.count, kinds))
-    if not number:
-        return ''
-    return f'{number} images of {folder} are left out ({", ".join(kinds)}); save them as JPEG'
+    others = [] if clips else [kind for kind in OTHER_IMAGES if kind in endings]
+    number = sum(map(endings.count, others))
+    left_out = f'{number} images of {folder} are left out ({", ".join(others)}); save them as JPEG'
+    if not found:
+        also = f'; {left_out}' if others else ''
+        raise UserError(f'the folder {folder} has no {what} ({", ".join(kinds)}){also}')
+    if others:
+        warn(left_out)
+    return found
 
 
 def _check_no_container(path: Path) -> None:

@@ -185,6 +185,8 @@ def test_archives_and_documents_are_no_videos_of_their_pictures(tmp_path, clips)
     ):
         with pytest.raises(UserError, match=words):
             list(find_sources([tmp_path / name], clips=clips))
+        with pytest.raises(UserError, match=words):
+            list(find_sources([f'{tmp_path}/*{name[1:]}'], clips=clips))
 
 
 def test_files_that_are_gone_before_their_turn(tmp_path, monkeypatch):
