@@ -22,7 +22,15 @@ def predict(
     out_dir: str | Path | None = None,
     **options: Any,
 ) -> list[Any]:
-    """All results of `iterate` in a list; takes the same arguments."""
+    """Predict on images, folders, patterns, videos and cameras; all results of `iterate` in a list.
+
+    Args:
+        config: path of a config, or mmengine's `Config`.
+        checkpoint: file, name or address of weights for the whole model.
+        inputs: one or several paths, patterns or camera numbers.
+        out_dir: folder for the results; ``None``: nothing is written.
+        **options: ``score``, ``batch_size``, ``device`` and the other options of `iterate`.
+    """
     return list(iterate(config, checkpoint, inputs, out_dir, **options))
 
 
@@ -68,18 +76,7 @@ def iterate(
     from ..engine.launch import config_with_options
 
     check_score(score)
-    single = not isinstance(inputs, Iterable) or isinstance(inputs, (str, bytes, os.PathLike))
-    several: Any = [inputs] if single else inputs
-    given = []
-    for one in several:
-        if not isinstance(one, (str, bytes, os.PathLike, Integral)):
-            raise UserError(
-                f'inputs must be paths, patterns or numbers of cameras, got {type(one).__name__}; '
-                'write an image to a file first'
-            )
-        given.append(str(one) if isinstance(one, Integral) else os.fsdecode(one))
-    if not given:
-        raise UserError('inputs is empty; name files, folders, patterns or numbers of cameras')
+    given = _as_texts(inputs)
     if out_dir is not None and not isinstance(out_dir, (str, os.PathLike)):
         raise UserError(f'out_dir must be the path of a folder, got {out_dir!r}')
     if out_dir is not None and not str(out_dir).strip():
@@ -113,6 +110,26 @@ def iterate(
             yield from track(writer.film(name, frames, fps, outcomes), 'frames', number)
     finally:  # after an error or interrupt, the results so far are still written
         writer.close()
+
+
+def _as_texts(inputs: Any) -> list[str]:
+    """One or several inputs as texts.
+
+    Raises:
+        UserError: if there are none, or one is neither a path nor a number.
+    """
+    single = not isinstance(inputs, Iterable) or isinstance(inputs, (str, bytes, os.PathLike))
+    texts = []
+    for one in [inputs] if single else inputs:
+        if not isinstance(one, (str, bytes, os.PathLike, Integral)):
+            raise UserError(
+                f'inputs must be paths, patterns or numbers of cameras, got {type(one).__name__}; '
+                'write an image to a file first'
+            )
+        texts.append(str(one) if isinstance(one, Integral) else os.fsdecode(one))
+    if not texts:
+        raise UserError('inputs is empty; name files, folders, patterns or numbers of cameras')
+    return texts
 
 
 def check_score(score: Any) -> None:

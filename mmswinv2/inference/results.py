@@ -17,7 +17,17 @@ from .sources import RESULTS, Item
 
 
 class ResultWriter:
-    """Writes pictures, videos and results into a folder."""
+    """Writes pictures, videos and results into a folder.
+
+    Args:
+        folder: the folder, which gets the subfolders ``vis`` and ``preds``.
+        cfg: the config of the model.
+        meta: names and colors of the classes, as `Predictor.meta`.
+        score: lowest score at which a box is drawn and written.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
 
     def __init__(self, folder: Path, cfg: Any, meta: dict[str, Any], score: float) -> None:
         from mmengine.registry import VISUALIZERS
@@ -145,6 +155,12 @@ class ResultWriter:
         """Write a video frame by frame as results arrive; yields the data sample of each frame.
 
         If the iteration is stopped, the video keeps the frames written so far.
+
+        Args:
+            name: base name of the video that is written.
+            frames: the frames, such as those of `frames_of`.
+            fps: frames per second; 25 for 0, which is unknown.
+            outcomes: from items to pairs of item and data sample, as `Predictor.outcomes`.
         """
         from ..datasets.video_files import VideoWriter
 

@@ -203,6 +203,11 @@ def _is_video(path: Path) -> bool:
 def frames_of(name: str, source: str, most: int | None) -> tuple[Iterator[Item], float, int | None]:
     """The frames of a video or camera as items named ``name/000000`` and so on.
 
+    Args:
+        name: base name of the items.
+        source: path of the video, or a `Camera`.
+        most: largest number of frames; ``None``: all.
+
     Returns:
         the frames, frames per second, and the number of frames or ``None`` if unknown.
 
