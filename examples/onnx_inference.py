@@ -133,8 +133,11 @@ def main():
     for path in args.images:
         if Path(path).resolve() in written:
             raise SystemExit(f'{path} would be written over; name another --out-dir')
+    flags = cv2.IMREAD_COLOR
+    if not about.get('exif_orientation', True):  # files of 0.7.2 and before do not tell
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
     for path, out in outs.items():
-        image = cv2.imread(path)  # B, G, R, as the files of `mmswinv2 export` take them
+        image = cv2.imread(path, flags)  # B, G, R, as the files of `mmswinv2 export` take them
         if image is None:
             raise SystemExit(f'{path} is no picture')
         small = resized(image, about['sizes']).astype(np.float32)

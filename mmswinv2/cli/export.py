@@ -100,7 +100,7 @@ def samples_of(cfg: Any, given: Sequence[str], option: str) -> list[Any]:
     from ..inference.predictor import Pipeline
     from ..inference.sources import IMAGES, VIDEOS, divide, find_sources
 
-    if not (cfg.get('test_dataloader') or {}).get('dataset'):
+    if not hosts.testing_pipeline(cfg):
         raise UserError(
             f'{option}: {cfg.filename} has no test_dataloader, whose pipeline is needed'
         )

@@ -50,7 +50,7 @@ def graph_of(model: Any, normalized: bool = False) -> Graph:
 
 
 def about(graph: Graph, cfg: Any, meta: dict[str, Any]) -> dict[str, Any]:
-    """Metadata written into the file: task, classes, normalization and resizing of pictures.
+    """Metadata written into the file: task, classes, and how pictures are loaded and resized.
 
     Args:
         graph: the module to export.
@@ -62,9 +62,8 @@ def about(graph: Graph, cfg: Any, meta: dict[str, Any]) -> dict[str, Any]:
     """
     from .. import hosts
 
-    dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
-    sizes = []
-    for step in dataset.pipeline:
+    pipeline, sizes = hosts.testing_pipeline(cfg), []
+    for step in pipeline:
         name = hosts.type_name(step)
         if name in _SIZES:
             sizes.append({**step, 'type': name})
@@ -80,5 +79,8 @@ def about(graph: Graph, cfg: Any, meta: dict[str, Any]) -> dict[str, Any]:
                 f'pictures to size by {", ".join(_SIZES)}'
             )
     return dict(
-        graph.about(), classes=[str(name) for name in meta.get('classes') or ()], sizes=sizes
+        graph.about(),
+        classes=[str(name) for name in meta.get('classes') or ()],
+        exif_orientation=not hosts.loads_as_stored(pipeline),
+        sizes=sizes,
     )

@@ -29,6 +29,7 @@ from .host import (
     join_path,
     loads_as_stored,
     own_backbone,
+    testing_pipeline,
     training_pipeline,
     type_name,
     without_annotations,

@@ -296,6 +296,12 @@ def loads_as_stored(pipeline: Sequence[Any]) -> bool:
     return False
 
 
+def testing_pipeline(cfg: Any) -> Sequence[Any]:
+    """Configs of the transforms of the test set, or of the first of several; empty without one."""
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    return next(inner_datasets(dataset)).get('pipeline') or ()
+
+
 def training_pipeline(cfg: Any) -> Sequence[Any]:
     """Configs of the transforms of the training set, or of the first of several sets.
 

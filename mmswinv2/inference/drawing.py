@@ -18,8 +18,7 @@ def picture_of(cfg: Any, path: str) -> np.ndarray:
     from .. import hosts
     from ..datasets.images import read_picture
 
-    dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
-    return read_picture(path, hosts.loads_as_stored(dataset.pipeline))
+    return read_picture(path, hosts.loads_as_stored(hosts.testing_pipeline(cfg)))
 
 
 def enlarge(image: np.ndarray, result: Any) -> tuple[np.ndarray, Any]:

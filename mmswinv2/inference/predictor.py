@@ -131,8 +131,11 @@ def load_model(
     from ..checkpoints import fetch, load_but
     from ..engine.settings import set_tta
 
-    if cfg.get('model') is None or not (cfg.get('test_dataloader') or {}).get('dataset'):
-        raise UserError(f'{name_of(cfg)} has no model and test_dataloader: predict is for {_TASKS}')
+    if cfg.get('model') is None or not hosts.testing_pipeline(cfg):
+        raise UserError(
+            f'{name_of(cfg)} has no model and test_dataloader with a pipeline: predict is for '
+            f'{_TASKS}'
+        )
     if 'Track' in str((cfg.model.get('data_preprocessor') or {}).get('type')):
         raise UserError(f'{name_of(cfg)} follows objects through videos; predict is for {_TASKS}')
     dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
@@ -254,7 +257,7 @@ class Pipeline:
         from .. import hosts
 
         dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
-        load, *steps = hosts.without_annotations(dataset.pipeline)
+        load, *steps = hosts.without_annotations(hosts.testing_pipeline(cfg))
         self.of_clips = hosts.of(cfg).input_axes == 3
         self._kind = np.float32 if load.get('to_float32') else np.uint8
         self._grey = load.get('color_type') == 'grayscale'

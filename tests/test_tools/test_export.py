@@ -432,6 +432,32 @@ def test_files_tell_of_their_channels(tmp_path, monkeypatch):
         main()
 
 
+@pytest.mark.parametrize('kind', ['color', 'color_ignore_orientation'])
+def test_files_tell_whether_photos_are_turned(kind, tmp_path, monkeypatch):
+    from PIL import Image
+
+    graph = graph_of(build(WHOLE, tmp_path))
+    cfg = Config.fromfile(tmp_path / 'config.py')
+    cfg.test_dataloader.dataset.pipeline[0]['color_type'] = kind
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.new('RGB', (40, 30)).save(tmp_path / 'a.jpg', exif=exif)
+    (sample,) = samples_of(cfg, [str(tmp_path / 'a.jpg')], '--verify')
+    seen = []
+
+    def run(inputs):
+        seen.append(inputs['image'].shape[1:])
+        return dict(labels=np.zeros((1, *inputs['size']), np.uint8))
+
+    main = runpy.run_path(str(ROOT / 'examples/onnx_inference.py'))['main']
+    told = json.dumps(about(graph, cfg, {}))
+    monkeypatch.setitem(main.__globals__, 'opened', lambda path: (run, told))
+    given = ['example', 'x.onnx', str(tmp_path / 'a.jpg'), '--out-dir', str(tmp_path / 'out')]
+    monkeypatch.setattr(sys, 'argv', given)
+    main()
+    assert seen == [tuple(sample['inputs'].shape)]
+
+
 def test_example_keeps_a_pixel_of_strips():
     resized = runpy.run_path(str(ROOT / 'examples/onnx_inference.py'))['resized']
     step = dict(type='Resize', scale=[1333, 800], keep_ratio=True)
@@ -630,7 +656,9 @@ def test_extractors_without_rule_are_refused(tmp_path):
         graph_of(model)
 
 
-@pytest.mark.parametrize('loader', ['None', 'dict(_delete_=True, batch_size=1)'])
+@pytest.mark.parametrize(
+    'loader', ['None', 'dict(_delete_=True, batch_size=1)', 'dict(dataset=dict(pipeline=None))']
+)
 def test_pictures_of_a_config_without_a_test_set(loader, tmp_path):
     (tmp_path / 'config.py').write_text(f'{WHOLE}\ntest_dataloader = {loader}\n')
     with pytest.raises(UserError, match='--verify: .*config.py has no test_dataloader, whose pipe'):
