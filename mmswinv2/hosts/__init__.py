@@ -68,6 +68,7 @@ __all__ = [
     'of',
     'own_backbone',
     'sample_batch',
+    'testing_pipeline',
     'type_in',
     'type_name',
     'use_registries',
