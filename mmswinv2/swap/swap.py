@@ -84,7 +84,10 @@ def swap_backbone(cfg: Config, options: Options) -> tuple[Config, Notes]:
         if not isinstance(old.get('type'), str):
             raise UserError(f'{path}.backbone has no type, or one that is no text')
         if hosts.own_backbone(owner) is not None:
-            raise UserError(f'{path}.backbone is a SwinV2 already')
+            raise UserError(
+                f'{path}.backbone is a SwinV2 already; swap the config that it was made from, or '
+                'change its arch by hand'
+            )
         if old.get('in_channels', 3) != 3:
             raise UserError(f'{path}.backbone takes {old.in_channels} channels; SwinV2 wants RGB')
         before = build(cfg.model, what=_BEFORE)
@@ -142,14 +145,15 @@ def _host(cfg: Config) -> hosts.Host:
     if kind.startswith('Recognizer') or host.input_axes == 3:
         raise UserError(
             f'{kind}: only the backbones of detectors and segmentors, which take images and give '
-            'pyramids, can be swapped; video recognisers cannot'
+            'pyramids, can be swapped; for video start from a config of configs/video'
         )
     if 'Track' in str((cfg.model.get('data_preprocessor') or {}).get('type')):
         raise UserError(f'{kind} is a tracker; swap the backbone of its detector')
     if host.swap_image_size is None:
         raise UserError(
             f'default_scope is {cfg.get("default_scope")!r}; only configs of mmdet 3, mmseg 1 and '
-            'mmrotate 1 can be swapped'
+            'mmrotate 1 can be swapped. In others the backbone is set by hand, as '
+            'docs/how_to/use_in_a_config.md shows'
         )
     hosts.of(cfg).require('the config')
     return host

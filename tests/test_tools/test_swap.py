@@ -318,7 +318,7 @@ def test_python_configs_with_classes(scope, tmp_path):
     losses, _, backbone, _ = train_a_step(Config.fromfile(tmp_path / 'new.py'), SIZE['mmdet'])
     assert all(torch.isfinite(v).all() for v in losses.values())
     assert backbone.out_indices == (1, 2, 3)
-    with pytest.raises(UserError, match='backbone is a SwinV2 already'):
+    with pytest.raises(UserError, match='is a SwinV2 already; swap the config that it was made fr'):
         swap_backbone(cfg, NANO)
 
 
@@ -387,6 +387,15 @@ def test_what_fails_before_the_swap_is_not_blamed_on_it():
     for check in (True, False):
         with pytest.raises(UserError, match='before any swap, cannot be built: TypeError'):
             swap_backbone(cfg, Options(arch='nano', check=check))
+
+
+@pytest.mark.parametrize('scope', ['mmpretrain', 'mmpose', 'mmyolo', 'mmdet3d', 'mine', None])
+def test_packages_whose_configs_are_not_swapped(scope):
+    model = dict(type='ImageClassifier', backbone=dict(type='ResNet', depth=50))
+    with pytest.raises(
+        UserError, match=f'default_scope is {scope!r}; .* by hand, as docs/how_to/u'
+    ):
+        swap_backbone(Config(dict(model=model, default_scope=scope)), NANO)
 
 
 @pytest.mark.parametrize('cfg', [dict(), dict(model=dict(type='RTMDet'), default_scope='mmdet')])
