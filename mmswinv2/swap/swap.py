@@ -260,6 +260,10 @@ def _remove_old_weights(cfg: Config, path: str, owner: Any, old: Any, notes: Not
         notes.remove(node, where, why, 'pretrained', 'init_cfg')
     if cfg.get('load_from'):
         notes.set(cfg, '', 'a whole model with the old backbone', load_from=None)
+    # as mmengine writes them into the work dir of a run
+    notes.remove(cfg, '', "it has the old model's checkpoints", 'work_dir')
+    if cfg.get('resume'):
+        notes.set(cfg, '', 'a training of the old model', resume=False)
     addresses = {init.get('checkpoint') for init in inits_of(old)}
     variables = [key for key, v in cfg.items() if isinstance(v, str) and v in addresses]
     notes.remove(cfg, '', why, *variables)

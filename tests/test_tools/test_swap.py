@@ -531,6 +531,16 @@ def test_several_initialisations():
     assert 'init_cfg' not in new.model.backbone
 
 
+def test_a_run_of_the_old_model_is_left_alone():
+    cfg = faster_rcnn()
+    cfg.update(work_dir='work_dirs/old', resume=True, load_from='work_dirs/old/epoch_12.pth')
+    new, notes = swap_backbone(cfg, Options(arch='nano', check=False))
+    assert 'work_dir' not in new
+    assert (new.resume, new.load_from) == (False, None)
+    told = ' '.join(notes.changed)
+    assert "work_dir: 'work_dirs/old' removed" in told and 'resume: True -> False' in told
+
+
 def test_a_window_of_nothing():
     with pytest.raises((UserError, ValueError), match='window'):
         swap_backbone(faster_rcnn(), Options(arch='nano', window=0))
