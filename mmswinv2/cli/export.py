@@ -43,24 +43,15 @@ def export(
     from .. import hosts
     from ..deploy.graph import write_onnx
     from ..deploy.rules import about, graph_of
-    from ..deploy.runtime import FORMATS
     from ..deploy.tensorrt import unsupported
     from ..engine.launch import config_with_options
     from ..inference.predictor import load_model
 
-    if format not in FORMATS:
-        raise UserError(f'--format {format!r} is not known; {" and ".join(FORMATS)} are')
-    ending, runtime = FORMATS[format]
-    out = Path(out or f'model{ending}')
-    if out.suffix != ending:
-        raise UserError(f'--out {out}: names of files for --format {format} end in {ending}')
-    _check_place(out)
-    if format == 'openvino':
-        needed('openvino', '--format openvino')
-    if int8 or (images and format == 'onnx'):
-        needed('onnxruntime', 'running the file')
     if normalized and (images or int8):
         raise UserError('--normalized: pictures of files are not, so that nothing can be compared')
+    out, runtime = _file_and_runtime(out, format, runs=bool(images))
+    if int8:
+        needed('onnxruntime', '--int8')
     cfg = config_with_options(config, cfg_options)
     compared = samples_of(cfg, images, '--verify') if images else []
     ranges = samples_of(cfg, [int8], '--int8') if int8 else []
@@ -117,14 +108,31 @@ def samples_of(cfg: Any, given: Sequence[str], option: str) -> list[Any]:
     return [prepare(item, number) for number, item in enumerate(files)]
 
 
-def _check_place(out: Path) -> None:
-    """Raise `UserError` if `out` cannot be written, before minutes of work."""
+def _file_and_runtime(out: str | Path | None, format: str, runs: bool) -> tuple[Path, Any]:
+    """The file to write, and the class that runs files of its format.
+
+    Raises:
+        UserError: before minutes of work, if it cannot be written, or not be run where it `runs`.
+    """
+    from ..deploy.runtime import FORMATS
+
+    if format not in FORMATS:
+        raise UserError(f'--format {format!r} is not known; {" and ".join(FORMATS)} are')
+    ending, runtime = FORMATS[format]
+    out = Path(out or f'model{ending}')
+    if out.suffix != ending:
+        raise UserError(f'--out {out}: names of files for --format {format} end in {ending}')
     if not out.parent.is_dir():
         raise UserError(f'the folder {out.parent} of the file does not exist')
     for path in (out, out.with_suffix('.bin')):
         if path.is_dir():
             raise UserError(f'{path} is a folder; name a file with --out')
     check_writable(out.parent, 'folder')
+    if format == 'openvino':
+        needed('openvino', '--format openvino')
+    elif runs:
+        needed('onnxruntime', 'running the file')
+    return out, runtime
 
 
 def write_all(file: Any, out: Path) -> int:

@@ -54,13 +54,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """The command ``mmswinv2 swap``."""
     from .. import hosts
-    from ..swap import (
-        Options,
-        default_window,
-        read_config,
-        swap_backbone,
-        write_config,
-    )
+    from ..swap import Options, default_window, read_config, swap_backbone, write_config
 
     args = parse_args(arguments)
     if args.window is None:

@@ -69,6 +69,7 @@ __all__ = [
     'own_backbone',
     'sample_batch',
     'testing_pipeline',
+    'training_pipeline',
     'type_in',
     'type_name',
     'use_registries',

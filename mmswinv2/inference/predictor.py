@@ -132,10 +132,7 @@ def load_model(
     from ..engine.settings import set_tta
 
     if cfg.get('model') is None or not hosts.testing_pipeline(cfg):
-        raise UserError(
-            f'{name_of(cfg)} has no model and test_dataloader with a pipeline: predict is for '
-            f'{_TASKS}'
-        )
+        raise UserError(f'{name_of(cfg)} has no model and test pipeline: predict is for {_TASKS}')
     if 'Track' in str((cfg.model.get('data_preprocessor') or {}).get('type')):
         raise UserError(f'{name_of(cfg)} follows objects through videos; predict is for {_TASKS}')
     dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))

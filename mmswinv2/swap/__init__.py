@@ -3,10 +3,4 @@
 from .config import read_config, write_config
 from .swap import Options, default_window, swap_backbone
 
-__all__ = [
-    'Options',
-    'default_window',
-    'read_config',
-    'swap_backbone',
-    'write_config',
-]
+__all__ = ['Options', 'default_window', 'read_config', 'swap_backbone', 'write_config']

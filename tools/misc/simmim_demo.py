@@ -79,7 +79,7 @@ def main():
     if not isinstance(getattr(head, 'loss_module', None), NormalizedPixelLoss):
         raise UserError(f'{args.config} is no SimMIM with mmswinv2.NormalizedPixelLoss')
     print(load_but(model, fetch(args.checkpoint)))
-    pipeline = Compose(next(hosts.inner_datasets(cfg.train_dataloader.dataset)).pipeline)
+    pipeline = Compose(hosts.training_pipeline(cfg))
     torch.manual_seed(args.seed)
     np.random.seed(args.seed)
     losses = []
