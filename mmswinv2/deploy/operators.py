@@ -168,8 +168,8 @@ def translations() -> dict[Callable, Callable]:
     op: Any = onnxscript.opset18
     loop: Any = soft_nms_loop
 
-    def number(value: float | int) -> Any:
-        return op.Constant(value_float=value) if isinstance(value, float) else integers(value)
+    def number(value: float) -> Any:
+        return op.Constant(value_float=float(value))
 
     def integers(*values: int) -> Any:
         return op.Constant(value_ints=values)
@@ -194,8 +194,8 @@ def translations() -> dict[Callable, Callable]:
             boxes,
             op.Unsqueeze(scores, integers(1)),
             integers(max_boxes),
-            number(float(iou_threshold)),
-            number(float(score_threshold)),
+            number(iou_threshold),
+            number(score_threshold),
         )  # [K, 3]: image, class, box
         return op.Gather(found, integers(0, 2), axis=1)
 
@@ -212,13 +212,13 @@ def translations() -> dict[Callable, Callable]:
         picked, values = loop(
             boxes,
             scores,
-            number(-1.0 if gaussian else float(iou_threshold)),
-            number(float(method == 'linear')),
-            number(float(gaussian)),
-            number(float(sigma)),
+            number(-1 if gaussian else iou_threshold),
+            number(method == 'linear'),
+            number(gaussian),
+            number(sigma),
             op.Constant(value_int=max_boxes),
         )
-        least = number(max(0.0, float(min_score)))
+        least = number(max(0, min_score))
         picked, values = (op.Reshape(found, integers(-1)) for found in (picked, values))
         places = where(op.GreaterOrEqual(values, least))
         image = op.Div(places, integers(max_boxes))
@@ -253,10 +253,10 @@ def translations() -> dict[Callable, Callable]:
             return align(0, boxes, image)
         sides = op.Sub(column(rois, 3, 5), column(rois, 1, 3))
         root = op.Sqrt(op.ReduceProd(sides, integers(1), keepdims=0))
-        relative = op.Add(op.Div(root, number(float(finest_scale))), number(1e-6))
+        relative = op.Add(op.Div(root, number(finest_scale)), number(1e-6))
         level = op.Cast(op.Mul(image, integers(0)), to=7)
         for i in range(1, len(maps)):
-            level = op.Add(level, op.Cast(op.GreaterOrEqual(relative, number(2.0**i)), to=7))
+            level = op.Add(level, op.Cast(op.GreaterOrEqual(relative, number(2**i)), to=7))
         order, parts = [], []
         for i in range(len(maps)):
             own = where(op.Equal(level, integers(i)))
