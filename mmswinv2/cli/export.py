@@ -101,10 +101,10 @@ def samples_of(cfg: Any, given: Sequence[str], option: str) -> list[Any]:
     prepare = Pipeline(cfg)
     kinds, word = (VIDEOS, 'video') if prepare.of_clips else (IMAGES, 'picture')
     sources = list(find_sources(given, clips=prepare.of_clips))
-    files, films = divide(sources, clips=prepare.of_clips)
-    for path in (*(path for _, path in films), *(item.path for item in files)):
+    for path in sources:
         if Path(path).suffix.lower() not in kinds:
             raise UserError(f'{option}: {path} is no {word}; names end in {", ".join(kinds)}')
+    files, _ = divide(sources, clips=prepare.of_clips)
     return [prepare(item, number) for number, item in enumerate(files)]
 
 

@@ -18,7 +18,6 @@ from .attention import use_operator
 from .operators import translations
 
 _LARGEST = 2**31 - 2**24  # bytes of weights; protobuf limits a file to 2 GiB
-METADATA = 'mmswinv2'  # key of our JSON entry in the file's metadata
 
 
 class Graph(nn.Module):
@@ -225,7 +224,7 @@ def write_onnx(
     proto = exported.model_proto
     if about is not None:
         entry = proto.metadata_props.add()
-        entry.key, entry.value = METADATA, json.dumps(about)
+        entry.key, entry.value = 'mmswinv2', json.dumps(about)
     return proto.SerializeToString()
 
 
