@@ -9,6 +9,7 @@ from torch import nn
 from mmswinv2 import hosts
 from mmswinv2.analysis import STRATEGIES, TrainingStep, follow_step
 from mmswinv2.analysis.memory import MemoryTracker, _states_of, dtype_of, strategy_of
+from mmswinv2.cli import estimate
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import ROOT
 
@@ -17,6 +18,10 @@ pytestmark = [
     pytest.mark.filterwarnings('ignore:torch.meshgrid:UserWarning'),
 ]
 VIDEO = 'configs/video/video-swinv2-t-p244-w8x8x8_8xb8-amp-30e_kinetics400-rgb-256.py'
+COMMAND = (
+    'analysis_tools/estimate_memory.py', 'configs/video/video-swinv2-nano_motion.py',
+    '--shape', 8, 32, 32, '--gpus', 64, '--strategy', 'zero1',
+)  # fmt: skip
 SEGMENTATION = 'configs/segmentation/swinv2-t-w16_upernet_8xb2-160k_ade20k-512x512.py'
 
 
@@ -86,14 +91,16 @@ def test_what_saves_memory_does():
 
 def test_what_is_not_trained_costs_no_gradient_and_no_state():
     size = (8, 64, 64)
-    plain = follow_step(load(VIDEO), size, 1)
-    adapted = follow_step(load(VIDEO, lora=dict(rank=4)), size, 1)
-    frozen = follow_step(load(VIDEO, frozen_stages=4), size, 1)
+    net = dict(embed_dims=96, depths=(1, 1, 1, 1), num_heads=(3, 6, 12, 24))
+    small = dict(arch=dict(_delete_=True, **net))
+    plain = follow_step(load(VIDEO, **small), size, 1)
+    adapted = follow_step(load(VIDEO, **small, lora=dict(rank=4)), size, 1)
+    frozen = follow_step(load(VIDEO, **small, frozen_stages=4), size, 1)
     assert plain.frozen == 0 and 0 < frozen.trained < adapted.trained < 0.1 * plain.trained
     assert adapted.trained + adapted.frozen > plain.trained == frozen.trained + frozen.frozen
     assert max(adapted.gradients) == 4 * adapted.trained < 0.1 * max(plain.gradients)
     assert adapted.estimate().optimizer == 8 * adapted.trained
-    cfg = load(VIDEO, frozen_stages=4)
+    cfg = load(VIDEO, **small, frozen_stages=4)
     cfg.custom_hooks = [dict(type='EMAHook')]
     cfg.optim_wrapper.optimizer = dict(type='SGD', lr=0.1)
     averaged = follow_step(cfg, size, 1).estimate()
@@ -181,21 +188,27 @@ def test_what_optimizers_keep(optimizer, states):
 
 
 def test_tool_says_whether_it_fits(tool):
-    command = ['analysis_tools/estimate_memory.py', 'configs/video/video-swinv2-nano_motion.py']
-    command += ['--shape', 8, 32, 32, '--gpus', 64, '--strategy', 'zero1']
-    run = tool(*command, '--card', 40)
+    run = tool(*COMMAND, '--card', 40)
     assert run.returncode == 0, run.stderr
     assert 'on each of 64 GPUs, zero1, float32, ' in run.stdout
     assert 'fits a card of 40 GiB' in run.stdout
-    assert 'does NOT fit a card of 2 GiB' in tool(*command, '--card', 2).stdout
-    half = ('--cfg-options', 'optim_wrapper.type=mmengine.AmpOptimWrapper')
-    assert 'zero1, bfloat16, ' in tool(*command, *half, 'optim_wrapper.dtype=bfloat16').stdout
-    adapted = re.search(
-        r'([\d.]+) million parameters, ([\d.]+) m', tool(*command, '--lora', 4).stdout
-    )
-    assert 0 < float(adapted[2]) < 0.1 * float(adapted[1])
-    wrong = tool(*command, '--batch-size', 0)
+    wrong = tool(*COMMAND, '--batch-size', 0)
+    assert wrong.returncode != 0
     assert '--gpus and --batch-size must be at least 1' in wrong.stderr
+
+
+def test_what_options_change_in_the_estimate(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+    def told(*options):
+        estimate.main([*map(str, COMMAND[1:]), *options])
+        return capsys.readouterr().out
+
+    assert 'does NOT fit a card of 2 GiB' in told('--card', '2')
+    half = ('--cfg-options', 'optim_wrapper.type=mmengine.AmpOptimWrapper')
+    assert 'zero1, bfloat16, ' in told(*half, 'optim_wrapper.dtype=bfloat16')
+    adapted = re.search(r'([\d.]+) million parameters, ([\d.]+) m', told('--lora', '4'))
+    assert 0 < float(adapted[2]) < 0.1 * float(adapted[1])
 
 
 @pytest.mark.parametrize('given', [torch.bfloat16, 'bfloat16'])
