@@ -42,6 +42,7 @@ from .mmengine import MMEngine, config_folders, find_config
 from .mmpretrain import MMPretrain
 from .mmseg import MMSeg
 from .patching import Patch
+from .pipelines import check_order, explain_missing
 from .workers import patch_workers
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     'dicts_in',
     'dtype_name',
     'explain_empty_data',
+    'explain_missing',
     'find_config',
     'inner_datasets',
     'input_size',
@@ -184,6 +186,8 @@ def check_dataset(dataset: Any, where: str, model: Any = None) -> None:
             f'has {size}; lower it, or leave it out'
         )
     for inner in inner_datasets(dataset):
+        if where == 'train_dataloader':
+            check_order(inner, where)
         for host in HOSTS:
             if host.check_dataset(inner, where, model):
                 break
