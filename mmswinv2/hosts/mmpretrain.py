@@ -224,13 +224,15 @@ def check_image_labels(dataset: Any, num_classes: int, where: str) -> None:
     if known and hasattr(dataset, 'folder_to_idx'):
         return  # labels are indices of folders
     given = _labels(dataset)
-    labels = np.hstack([[], *given]).astype(int)
+    several = bool(given) and isinstance(given[0], list)
+    labels = np.hstack(given).astype(int) if several else np.array(given, int)
     if not labels.size:
         return
-    images = np.repeat(np.arange(len(given)), [np.size(label) for label in given])
+    counts = [np.size(label) for label in given] if several else 1
+    images = np.repeat(np.arange(len(given)), counts)
     if unlabelled := int((labels < 0).sum()):
         told = f'{where}: {unlabelled} of {len(labels)} images have a label below 0'
-        if where == 'train_dataloader' or isinstance(given[0], list):
+        if where == 'train_dataloader' or several:
             raise UserError(f'{told}, which is no class; take them out of the list')
         warn(f'{told} and count as wrong in scores')
     if labels.max() >= num_classes:
