@@ -349,14 +349,10 @@ def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:
     A process that exits early would abort the others.
 
     Raises:
-        UserError: if a data set turns out to be empty, or a pipeline to lack a step.
+        UserError: if a data set turns out to be empty.
     """
     try:
         work()
-    except (AttributeError, KeyError, RuntimeError) as error:
-        if (reason := hosts.explain_missing(error)) is not None:
-            raise reason from error
-        raise
     except ValueError as error:
         # mmengine's message if filters have removed all samples of a data set
         empty = 'need at least one array to concatenate' in str(error)

@@ -42,7 +42,7 @@ from .mmengine import MMEngine, config_folders, find_config
 from .mmpretrain import MMPretrain
 from .mmseg import MMSeg
 from .patching import Patch
-from .pipelines import check_order, explain_missing
+from .pipelines import check_order
 from .workers import patch_workers
 
 __all__ = [
@@ -61,7 +61,6 @@ __all__ = [
     'dicts_in',
     'dtype_name',
     'explain_empty_data',
-    'explain_missing',
     'find_config',
     'inner_datasets',
     'input_size',

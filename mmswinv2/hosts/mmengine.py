@@ -26,6 +26,7 @@ from ..errors import CheckpointError, UserError
 from ..files import find
 from .host import Host
 from .patching import patch, replace
+from .pipelines import name_keys_that_steps_lack
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -462,5 +463,6 @@ class MMEngine(Host):
         read_own_checkpoints, read_without_code, read_by_our_reader, read_data_without_code,
         take_no_config_from_weights, report_what_is_loaded, start_workers_late,
         normalize_any_channels, draw_three_channels, find_own_configs, format_configs_once,
+        name_keys_that_steps_lack,
         register_deepspeed_optimizers,
     )  # fmt: skip

@@ -136,6 +136,17 @@ def late_workers():
     return loader.started
 
 
+@probe('Errors for samples that lack what a step of a pipeline needs name both', 'mmengine')
+def steps_out_of_order():
+    from mmcv.transforms import LoadImageFromFile
+    from mmengine.dataset import Compose
+
+    try:
+        Compose([LoadImageFromFile()])({})
+    except Exception as error:
+        return 'LoadImageFromFile' not in str(error)
+
+
 @probe('Images of any number of channels can be normalised by channel', 'mmengine')
 def four_channels():
     from mmengine.model import ImgDataPreprocessor

@@ -52,6 +52,11 @@ TABLE = [
         '>=0.8',
     ),
     (
+        'Errors for samples that lack what a step of a pipeline needs name both',
+        'mmengine',
+        '>=0.7',
+    ),
+    (
         'Optimizers of DeepSpeed are registered without the one-bit ones, which are gone',
         'deepspeed',
         '>=0.13.2',
