@@ -151,7 +151,7 @@ def load_checked(dataset: Any) -> list[dict]:
     try:
         images = dataset.load_data_list()
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, UserError) or _has_own_reader(dataset):
+        if isinstance(error, UserError):
             raise
         if error.args == ('img',) and 'img' not in dataset.data_prefix:
             raise UserError(
@@ -159,6 +159,8 @@ def load_checked(dataset: Any) -> list[dict]:
                 f'{type(dataset).__name__} has no img, the folder of the images, such as '
                 'dict(img="train2017/")'
             ) from error
+        if not _is_read_by_mmdet(dataset):
+            raise
         raise UserError(
             f'{dataset.ann_file} is no file for {type(dataset).__name__} '
             f"({type(error).__name__}: {error}); a file of COCO is one for type='CocoDataset'"
@@ -180,12 +182,16 @@ def load_checked(dataset: Any) -> list[dict]:
     return images
 
 
-def _has_own_reader(dataset: Any) -> bool:
-    """Whether a user's class reads the file of a data set, so that errors may be bugs of it."""
-    return any(
-        name in vars(kind) and not kind.__module__.startswith(('mmdet.', 'mmengine.'))
+def _is_read_by_mmdet(dataset: Any) -> bool:
+    """Whether mmdet alone reads the file of a data set: errors of other readers may be bugs."""
+    from mmdet.datasets import CocoDataset, CocoPanopticDataset
+
+    if isinstance(dataset, CocoDataset) and not isinstance(dataset, CocoPanopticDataset):
+        return False  # by `read_coco`
+    return all(
+        kind.__module__.startswith(('mmdet.', 'mmengine.'))
         for kind in type(dataset).__mro__
-        for name in ('load_data_list', 'parse_data_info')
+        if {'load_data_list', 'parse_data_info'} & vars(kind).keys()
     )
 
 
