@@ -24,8 +24,7 @@ def name_keys_that_steps_lack() -> None:
             try:
                 data = step(data)
             except KeyError as error:
-                own = type(step).__module__.partition('.')[0] not in _OF_HOSTS
-                if own or not isinstance(data, dict) or error.args[0] in data:
+                if not (_is_known(step) and isinstance(data, dict) and error.args[0] not in data):
                     raise  # a bug
                 raise UserError(
                     f'{type(step).__name__}, a step of a pipeline, needs {error} of a sample, '
@@ -37,13 +36,28 @@ def name_keys_that_steps_lack() -> None:
         return data
 
 
+def _is_known(step: Any) -> bool:
+    """Whether a step of a pipeline is none of the user's own."""
+    return type(step).__module__.partition('.')[0] in _OF_HOSTS
+
+
 def check_order(dataset: Any, where: str) -> None:
-    """Raise `UserError` if a training set loads annotations after steps that move its pixels.
+    """Raise `UserError` if a training set loads no annotations, or after its pixels are moved.
 
     The annotations would stay where they were. Label maps may have been resized before, boxes not.
     """
+    steps = list(steps_in(getattr(dataset, 'pipeline', None)))
+    names = [type(step).__name__ for step in steps]
+    loads = [name for name in names if name.startswith('Load')]
+    annotated = 'SegMapGuard' in names or any('Annotation' in name for name in names)
+    packed = 'PackDetInputs' in names or 'PackSegInputs' in names
+    if loads and packed and not annotated and all(map(_is_known, steps)):
+        raise UserError(
+            f'{where}: the pipeline loads no annotations ({", ".join(names)}); put '
+            'LoadAnnotations behind the step that loads images'
+        )
     moved: list[str] = []
-    for step in steps_in(getattr(dataset, 'pipeline', None)):
+    for step in steps:
         name = type(step).__name__
         if re.match('Load.*Annotation', name):
             boxes = getattr(step, 'with_bbox', False) or getattr(step, 'with_mask', False)

@@ -70,6 +70,13 @@ def test_annotations_are_loaded_before_pixels_are_moved(steps):
         hosts.check_dataset(images(LOAD, *steps, PACK), 'train_dataloader')
 
 
+def test_a_training_needs_annotations():
+    with pytest.raises(UserError, match=r'loads no annotations \(LoadImageFromNDArray, PackDet'):
+        hosts.check_dataset(images(LOAD, PACK), 'train_dataloader')
+    hosts.check_dataset(images(LOAD, PACK), 'test_dataloader')
+    hosts.check_dataset(images(LOAD, dict(type='mmswinv2.NeedsNumber'), PACK), 'train_dataloader')
+
+
 @pytest.mark.parametrize(
     'steps',
     [
