@@ -40,7 +40,7 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(prog, **options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Read the command line; the ``~`` of ``--out=~/a``, which shells leave, is expanded."""
+        """Read the command line; a ``~`` that no shell has expanded, as in ``--out=~/a``, is."""
         self._given = [_expanded(text) for text in (sys.argv[1:] if args is None else args)]
         return super().parse_known_args(self._given, namespace)
 
@@ -66,8 +66,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def _expanded(text: str) -> str:
-    option, equals, value = text.partition('=')
-    return option + equals + os.path.expanduser(value) if option.startswith('--') else text
+    option, equals, value = text.partition('=') if text.startswith('--') else ('', '', text)
+    return option + equals + os.path.expanduser(value)
 
 
 class _ConfigOptions(argparse.Action):

@@ -367,7 +367,10 @@ def _tell_turned(path: Any, annotations: list[dict]) -> None:
     turned = [
         annotation['id']
         for annotation in annotations
-        if isinstance(extra := annotation.get('attributes'), dict) and extra.get('rotation')
+        if isinstance(extra := annotation.get('attributes'), dict)
+        and isinstance(degrees := extra.get('rotation'), (int, float))
+        and degrees
+        and not annotation.get('segmentation')
     ]
     if turned:
         warn(

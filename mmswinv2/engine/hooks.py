@@ -169,7 +169,9 @@ class CheckDatasetHook(Hook):
 
     def _note_classes(self, dataset: Any, where: str) -> None:
         """Remember the classes of all data sets in a wrapper, and warn if they differ by name."""
-        metas = (getattr(inner, 'metainfo', None) for inner in hosts.inner_datasets(dataset))
+        joined = hasattr(dataset, 'datasets')
+        sets = hosts.inner_datasets(dataset) if joined else [dataset]
+        metas = (getattr(inner, 'metainfo', None) for inner in sets)
         parts = [classes for meta in metas if (classes := _classes(meta))]
         self.classes += [(where, classes) for classes in parts]
         for number, names in enumerate(zip_longest(*parts)):

@@ -307,7 +307,8 @@ def check_decoding(dataset: Any, where: str) -> None:
             f'{where}: the pipeline has {", ".join(sorted(ours | others))}; take either '
             'mmswinv2.VideoInit and mmswinv2.VideoDecode, or both of the others'
         )
-    if (ours or others) and hasattr(dataset, 'filename_tmpl'):
+    of_frames = hasattr(dataset, 'filename_tmpl') and getattr(dataset, 'use_frames', True)
+    if of_frames and (ours or others):
         raise UserError(
             f'{where}: {type(dataset).__name__} lists folders of frames, and the pipeline opens '
             'videos; take RawFrameDecode alone, or a VideoDataset'
@@ -321,7 +322,10 @@ def check_decoding(dataset: Any, where: str) -> None:
 
 def check_axes(dataset: Any, model: Any, where: str) -> None:
     """Raise `UserError` if means are taken from another axis than that of the channels."""
-    wanted = getattr(getattr(model, 'data_preprocessor', None), 'format_shape', None)
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    wanted = getattr(preprocessor, 'format_shape', None)
+    if not any(getattr(preprocessor, key, False) for key in ('_enable_normalize', 'to_rgb')):
+        return
     for step in steps_in(dataset.pipeline):
         given = getattr(step, 'input_format', wanted)
         if {given, wanted} == {'NCHW', 'NCTHW'}:
@@ -362,12 +366,13 @@ def check_targets(dataset: Any, model: Any, where: str) -> None:
     """Raise `UserError` if the loss gets labels of another form than it takes."""
     head = model.cls_head
     mixing = getattr(getattr(model, 'data_preprocessor', None), 'blending', None)
-    number = getattr(mixing, 'num_classes', None)
-    if number not in (None, head.num_classes):
-        raise UserError(
-            f'model.data_preprocessor.blending has num_classes={number}, and model.cls_head '
-            f'{head.num_classes}; give them the same'
-        )
+    for part in getattr(mixing, 'augments', [mixing]):  # of RandomBatchAugment
+        number = getattr(part, 'num_classes', None)
+        if number not in (None, head.num_classes):
+            raise UserError(
+                f'model.data_preprocessor.blending has num_classes={number}, and model.cls_head '
+                f'{head.num_classes}; give them the same'
+            )
     one = not (dataset.multi_class or mixing or getattr(head, 'label_smooth_eps', 0))
     if one and type(getattr(head, 'loss_cls', None)).__name__ == 'BCELossWithLogits':
         raise UserError(

@@ -208,13 +208,13 @@ def check_boxes(dataset: Any, images: Sequence[dict]) -> None:
     first = found[0][1]
     if np.size(first.get('bbox')) in (5, 8) or not {'bbox', 'bbox_label'} & first.keys():
         return  # turned boxes, lines
-    labels = set(range(len(classes)))
+    labels = {*map(int, classes)} if isinstance(classes, dict) else {*range(len(classes))}
     for image, instance in found:
         label = instance.get('bbox_label')
         if not instance['ignore_flag'] and label not in labels:
             raise UserError(
                 f'{dataset.ann_file}: an object of {image.get("img_path")} has bbox_label={label!r}'
-                f', and the labels of {len(classes)} classes are 0 to {len(classes) - 1}'
+                f', and the labels of {len(classes)} classes are {min(labels)} to {max(labels)}'
             )
     keep = check_corners(
         dataset.ann_file,

@@ -168,8 +168,11 @@ class MMPretrain(Host):
                     f'({type(head).__name__}) takes one for each image; take a head such as '
                     'MultiLabelLinearClsHead'
                 )
+            return True
         # one-hot labels are for Mixup and the like
-        elif (known := getattr(model.data_preprocessor, 'num_classes', None)) != num_classes:
+        known = getattr(model.data_preprocessor, 'num_classes', None)
+        needless = known is None and len(dataset) and 'gt_score' in dataset.get_data_info(0)
+        if known != num_classes and not needless:
             raise UserError(
                 f'data_preprocessor.num_classes={known}, and model.head.num_classes={num_classes}; '
                 'set both to the number of classes'
@@ -231,7 +234,7 @@ def check_image_labels(dataset: Any, num_classes: int, where: str) -> None:
     counts = [np.size(label) for label in given] if several else 1
     images = np.repeat(np.arange(len(given)), counts)
     if unlabelled := int((labels < 0).sum()):
-        told = f'{where}: {unlabelled} of {len(labels)} images have a label below 0'
+        told = f'{where}: {unlabelled} of {len(given)} images have a label below 0'
         if where == 'train_dataloader' or several:
             raise UserError(f'{told}, which is no class; take them out of the list')
         warn(f'{told} and count as wrong in scores')
@@ -260,7 +263,8 @@ def _image_of_several_labels(dataset: Any) -> str:
 
 def _check_topk(owner: Any, name: str, num_classes: int) -> None:
     """Raise `UserError` if a head or metric looks for more best classes than there are."""
-    if max(as_list(getattr(owner, 'topk', None) or 0)) > num_classes:
+    unused = getattr(owner, 'thr', None) is not None  # which goes before topk
+    if not unused and max(as_list(getattr(owner, 'topk', None) or 0)) > num_classes:
         raise UserError(
             f'{name} has topk={owner.topk}, and model.head num_classes={num_classes}; set topk to '
             f'at most {num_classes}'

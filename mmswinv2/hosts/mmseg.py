@@ -72,14 +72,14 @@ class MMSeg(Host):
         """Require a folder of images under the key that mmseg looks up, and one ending of files."""
         if not self._is_read_by_mmseg(dataset):
             return
-        prefix = dataset.get('data_prefix') or dict(img_path='')
+        prefix = dataset.get('data_prefix') or dict(img_path='', seg_map_path='')
         if 'img_path' not in prefix:
             raise UserError(
                 f'{where}: data_prefix={dict(prefix) if isinstance(prefix, dict) else prefix!r}, '
                 'and mmseg wants dict(img_path=..., seg_map_path=...), the folders of the images '
                 'and of the label maps'
             )
-        for key in ('img_suffix', 'seg_map_suffix'):
+        for key in ('img_suffix', 'seg_map_suffix') if 'seg_map_path' in prefix else ():
             if not isinstance(suffix := dataset.get(key, ''), str):
                 raise UserError(
                     f"{where}: {key}={suffix!r} is no text such as '.png'; for files of several "

@@ -54,7 +54,7 @@ class SegMapGuard:
                 size = check_file(path, content, self.load.imdecode_backend)
             results = self.load(results)
         labels, image = results['gt_seg_map'], results.get('ori_shape')
-        if size is not None and labels.ndim == 1:  # mmseg drops an axis of one pixel
+        if size is not None and labels.ndim < 2:  # mmseg drops an axis of one pixel
             labels = results['gt_seg_map'] = labels.reshape(size)
         check_shape(path, labels)
         if image is None:  # it is loaded later, and held to these

@@ -1,12 +1,13 @@
 """Pipelines whose steps are in a wrong order, or lack one."""
 
 import re
+import traceback
 from typing import Any
 
 from mmengine.dataset import Compose
 
 from ..errors import UserError
-from .host import steps_in
+from .host import step_lists, steps_in
 from .patching import patch, replace
 
 _OF_HOSTS = ('mmcv', 'mmdet', 'mmseg', 'mmaction', 'mmpretrain', 'mmswinv2')
@@ -24,16 +25,25 @@ def name_keys_that_steps_lack() -> None:
             try:
                 data = step(data)
             except KeyError as error:
-                if not (_is_known(step) and isinstance(data, dict) and error.args[0] not in data):
-                    raise  # a bug
-                raise UserError(
-                    f'{type(step).__name__}, a step of a pipeline, needs {error} of a sample, '
-                    f'which has {", ".join(map(str, data))}: a step before it is missing or '
-                    'stands too late'
-                ) from error
+                if (reason := _explain_missing(error)) is None:
+                    raise
+                raise reason from error
             if data is None:
                 return None
         return data
+
+
+def _explain_missing(error: KeyError) -> UserError | None:
+    """The reason of an error; ``None`` if no step of a host has looked for a key in a sample."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    step, sample = (frame.f_locals.get(name) for name in ('self', 'results'))
+    key = error.args[0] if error.args else None
+    if not (_is_known(step) and isinstance(sample, dict) and isinstance(key, str)) or key in sample:
+        return None
+    return UserError(
+        f'{type(step).__name__}, a step of a pipeline, needs {key!r} of a sample, which has '
+        f'{", ".join(map(str, sample))}: a step before it is missing or stands too late'
+    )
 
 
 def _is_known(step: Any) -> bool:
@@ -50,12 +60,18 @@ def check_order(dataset: Any, where: str) -> None:
     names = [type(step).__name__ for step in steps]
     loads = [name for name in names if name.startswith('Load')]
     annotated = 'SegMapGuard' in names or any('Annotation' in name for name in names)
+    annotated = annotated or any(getattr(step, 'with_seg', False) for step in steps)
     packed = 'PackDetInputs' in names or 'PackSegInputs' in names
     if loads and packed and not annotated and all(map(_is_known, steps)):
         raise UserError(
             f'{where}: the pipeline loads no annotations ({", ".join(names)}); put '
             'LoadAnnotations behind the step that loads images'
         )
+    for alternative in step_lists(getattr(dataset, 'pipeline', None)):
+        _check_moved(alternative, where)
+
+
+def _check_moved(steps: list, where: str) -> None:
     moved: list[str] = []
     for step in steps:
         name = type(step).__name__

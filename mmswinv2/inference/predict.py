@@ -116,7 +116,7 @@ def _as_texts(inputs: Any) -> list[str]:
     """One or several inputs as texts.
 
     Raises:
-        UserError: if there are none, or one is neither a path nor a number.
+        UserError: if one is neither a path nor a number.
     """
     single = not isinstance(inputs, Iterable) or isinstance(inputs, (str, bytes, os.PathLike))
     texts = []
@@ -127,8 +127,6 @@ def _as_texts(inputs: Any) -> list[str]:
                 'write an image to a file first'
             )
         texts.append(str(one) if isinstance(one, Integral) else os.fsdecode(one))
-    if not texts:
-        raise UserError('inputs is empty; name files, folders, patterns or numbers of cameras')
     return texts
 
 

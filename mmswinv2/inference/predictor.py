@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError
-from .sources import OTHER_IMAGES, RAW_PHOTOS, Item
+from .sources import RAW_PHOTOS, Item
 
 _TASKS = 'detectors, segmentors, image and video classifiers'
 # scores of every pixel take 1.2 GB for a full HD frame with 150 classes, so they are dropped
@@ -290,7 +290,7 @@ class Pipeline:
                 try:
                     return self._of_files(sample)
                 except UserError:
-                    if ending not in OTHER_IMAGES:
+                    if ending not in ('.heic', '.heif', '.jxl') or not Path(item.path).exists():
                         raise
             raise UserError(
                 f'cannot read the image {item.path}: {ending} files need a loader of their own in '
@@ -298,9 +298,12 @@ class Pipeline:
             )
         except FileNotFoundError as error:
             raise UserError(f'{item.path} does not exist') from error
-        except KeyError as error:
+        except (KeyError, UserError) as error:
+            missing = error.__cause__ if isinstance(error, UserError) else error
+            if not isinstance(missing, KeyError):
+                raise
             raise UserError(
-                f'a step of the pipeline of test_dataloader looks for {error} in vain; if it is '
+                f'a step of the pipeline of test_dataloader looks for {missing} in vain; if it is '
                 'what only a data set gives to a sample, take the step out '
                 f'(MMSWINV2_TRACEBACK=1 shows which). predict is for {_TASKS}'
             ) from error

@@ -3,8 +3,6 @@
 import glob
 import itertools
 import os
-import tarfile
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ IMAGES = (
 )  # fmt: skip
 RAW_PHOTOS = ('.dng', '.cr2', '.cr3', '.nef', '.arw', '.orf', '.rw2')
 _LONGEST = 251  # bytes of a name without its ending; most systems take 255 in all
-OTHER_IMAGES = ('.heic', '.heif', '.jxl', *RAW_PHOTOS, '.tga', '.psd', '.exr', '.hdr')
+_OTHER_IMAGES = ('.heic', '.heif', '.jxl', *RAW_PHOTOS, '.tga', '.psd', '.exr', '.hdr')
 VIDEOS = (
     '.mp4', '.avi', '.mkv', '.mov', '.webm', '.ts', '.mts', '.m2ts', '.wmv', '.asf', '.mpg',
     '.mpeg', '.vob', '.flv', '.f4v', '.m4v', '.3gp', '.3g2', '.ogv', '.mxf',
@@ -86,9 +84,8 @@ def find_sources(
                 _check_no_container(file)
                 yield str(file)
         else:
-            raise UserError(
-                f'{given} is no file, folder, pattern or number of a camera{_hint(given)}'
-            )
+            hint = '; save what is at an address to a file first' if '://' in given else ''
+            raise UserError(f'{given} is no file, folder, pattern or number of a camera{hint}')
 
 
 def _of_folder(folder: str, own: set[Path], clips: bool) -> list[str]:
@@ -97,7 +94,7 @@ def _of_folder(folder: str, own: set[Path], clips: bool) -> list[str]:
     files = _without_results(walk(folder), own)
     found = sorted(str(path) for path in files if path.suffix.lower() in kinds)
     endings = [path.suffix.lower() for path in files]
-    others = [] if clips else [kind for kind in OTHER_IMAGES if kind in endings]
+    others = [] if clips else [kind for kind in _OTHER_IMAGES if kind in endings]
     number = sum(map(endings.count, others))
     left_out = f'{number} images of {folder} are left out ({", ".join(others)}); save them as JPEG'
     if not found:
@@ -110,25 +107,14 @@ def _of_folder(folder: str, own: set[Path], clips: bool) -> list[str]:
 
 def _check_no_container(path: Path) -> None:
     """Raise `UserError` for archives and PDFs: FFmpeg takes the JPEGs in them for a video."""
-    if path.suffix.lower() in (*IMAGES, *OTHER_IMAGES, *VIDEOS):
+    if path.suffix.lower() in (*IMAGES, *_OTHER_IMAGES, *VIDEOS):
         return
-    with suppress(OSError):  # a file that may not be read is told in its turn
-        if zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
+    with suppress(OSError), path.open('rb') as file:  # an unreadable file is told in its turn
+        head = file.read(512)
+        if head.startswith(b'PK\3\4') or head[257:262] == b'ustar':
             raise UserError(f'{path} is an archive; unpack it, and name the folder')
-        with path.open('rb') as file:
-            if file.read(5) == b'%PDF-':
-                raise UserError(f'{path} is a PDF; save its pages as images')
-
-
-def _hint(given: str) -> str:
-    if '://' in given:
-        return (
-            '; save what is at an address to a file first, a stream for example with '
-            'ffmpeg -i ADDRESS -t 60 clip.mp4'
-        )
-    if '[' in given:
-        return '; in a pattern, write [[] for the character ['
-    return ''
+        if head.startswith(b'%PDF-'):
+            raise UserError(f'{path} is a PDF; save its pages as images')
 
 
 def _matching(pattern: str) -> list[Path]:
@@ -186,7 +172,7 @@ def _is_video(path: Path) -> bool:
     from ..datasets.video_files import open_video
     from ..hosts.mmcv import open_image
 
-    if (ending := path.suffix.lower()) in (*IMAGES, *OTHER_IMAGES, *VIDEOS):
+    if (ending := path.suffix.lower()) in (*IMAGES, *_OTHER_IMAGES, *VIDEOS):
         return ending in VIDEOS
     if cv2.haveImageReader(str(path)):
         return False
@@ -241,10 +227,9 @@ def _camera(number: int) -> Iterator[np.ndarray]:
     import cv2
 
     before = cv2.setLogLevel(0)  # else every driver without this camera prints an error
-    # larger numbers do not fit OpenCV's type
-    camera = cv2.VideoCapture(number) if number < 2**31 else None
+    camera = cv2.VideoCapture(number)
     cv2.setLogLevel(before)
-    if camera is None or not camera.isOpened():
+    if not camera.isOpened():
         raise UserError(f'there is no camera {number}')
     while True:
         known, frame = camera.read()

@@ -219,7 +219,6 @@ WRONG = {
     'empty video': ('zero.mp4', 'cannot read the video .*zero.mp4'),
     'no frames': ('header.avi', 'cannot read the video header.avi: no frames'),
     'no camera': ('7', 'there is no camera 7'),
-    'no number of a camera': ('9' * 20, 'there is no camera 9999'),
 }
 
 

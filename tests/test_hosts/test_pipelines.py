@@ -38,7 +38,10 @@ def images(*steps):
     'steps, words',
     [
         ([LABELS, PACK], "LoadAnnotations.* needs 'ori_shape'.* has img, instances, .*missing"),
-        ([dict(type='mmcv.RandomChoice', transforms=[[LABELS]])], "Choice.* needs 'ori_shape'"),
+        (
+            [dict(type='mmcv.RandomChoice', transforms=[[LABELS]])],
+            "Annotations.* needs 'ori_shape'",
+        ),
         ([dict(type='mmswinv2.VideoDecode')], "VideoDecode.* needs 'frame_inds'"),
     ],
 )
@@ -49,8 +52,12 @@ def test_steps_that_lack_a_key_of_the_sample_are_named(steps, words, workers):
 
 
 def test_bugs_of_steps_stay_bugs(monkeypatch):
-    with pytest.raises(KeyError, match='number'):
-        images(LOAD, dict(type='mmswinv2.NeedsNumber'))[0]
+    own = dict(type='mmswinv2.NeedsNumber')
+    for steps in ([own], [dict(type='mmcv.RandomChoice', transforms=[[own]])]):
+        with pytest.raises(KeyError, match='number'):
+            images(LOAD, *steps)[0]
+    with pytest.raises(KeyError, match='antialias'):  # a wrong option
+        images(LOAD, dict(type='mmcv.Resize', scale=(8, 8), interpolation='antialias'))[0]
     dataset = images(LOAD)
     step = type(dataset.pipeline.transforms[0])
     monkeypatch.setattr(step, 'transform', lambda self, results: {}['img'])
@@ -84,6 +91,7 @@ def test_a_training_needs_annotations():
         [dict(type='mmdet.RandomFlip', prob=0.0), LABELS],
         [RESIZE, MAPS],  # label maps of the size of the result
         [dict(type='mmcv.RandomChoice', transforms=[[LOAD, LABELS, FLIP], [LOAD, LABELS]])],
+        [dict(type='mmcv.RandomApply', transforms=[LABELS], prob=1.0), FLIP],
     ],
 )
 def test_orders_that_are_right(steps):

@@ -68,7 +68,6 @@ def test_a_predictor_of_a_path_or_a_config(weights, photo):  # noqa: F811
         ),
         (dict(checkpoint=None), 'a checkpoint must be a path, an address or .*, got None'),
         (dict(inputs=None), 'inputs must be paths, patterns or numbers of cameras, got NoneType'),
-        (dict(inputs=[]), 'inputs is empty; name files, folders'),
         (dict(inputs=b'/0'), '/0 is no file, folder, pattern or number of a camera'),
         (dict(inputs=[b'gone.jpg']), 'gone.jpg is no file'),
         (dict(cfg_options='a=1'), "cfg_options must be a dict such as .*, got 'a=1'"),

@@ -161,8 +161,7 @@ def test_inputs_that_are_nothing(tmp_path):
         ('', 'an input is empty'),
         (f'{tmp_path}/*.jpg', 'is no file, folder'),
         (f'{tmp_path}/link.jpg', 'is no file, folder'),
-        (f'{tmp_path}/[1]/*.jpg', r'; in a pattern, write \[\[\] for the character \['),
-        ('rtsp://camera/1', 'a stream for example with ffmpeg'),
+        ('rtsp://camera/1', 'save what is at an address to a file first'),
         ('https://some.org/a.jpg', 'save what is at an address to a file first'),
     ):
         with pytest.raises(UserError, match=words):

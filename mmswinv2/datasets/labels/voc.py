@@ -141,7 +141,8 @@ def _rotation(node: Any, where: str) -> float:
     """The attribute of CVAT, clockwise in degrees; 0 if there is none."""
     for attribute in node.iter('attribute'):
         if attribute.findtext('name') == 'rotation':
-            return number(attribute.findtext('value'), f'{where}, rotation')
+            with suppress(UserError):  # text: an attribute of the user's own
+                return number(attribute.findtext('value'), where)
     return 0.0
 
 
