@@ -53,7 +53,10 @@ _DICTS = (
     lambda value: isinstance(value, Mapping) or _are_dicts(value),
 )
 _NOT_NEGATIVE = 'a finite number from 0', lambda value: is_number(value) and 0 <= value < math.inf
-_BOUND = 'a number from 0', lambda value: is_number(value) and value >= 0  # inf: no bound
+_BOUND = (
+    'a number above 0, or clip_grad=None for no clipping',
+    lambda value: is_number(value) and value > 0,  # 0 would train nothing
+)
 _TEXT = 'a text', lambda value: isinstance(value, str)
 _METHODS = ('fork', 'forkserver', 'spawn')  # mmengine sets none on Windows, which has only spawn
 _START_METHODS = f'a method of multiprocessing ({", ".join(_METHODS)})', _METHODS.__contains__

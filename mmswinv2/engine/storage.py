@@ -237,6 +237,12 @@ def set_resume(cfg: Config, resume: str | None) -> None:
                 '--resume out to start anew'
             )
         resume = str(found)
+    elif '://' not in resume and not os.path.exists(resume):
+        there = ', '.join(sorted(path.name for path in Path(cfg.work_dir).glob('*.pth')))
+        raise UserError(
+            f'--resume: {resume} does not exist; without a path, --resume takes the latest '
+            f'checkpoint of the work dir, which has {there or "none"}'
+        )
     cfg.resume, cfg.load_from = True, resume
 
 

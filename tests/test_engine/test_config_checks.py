@@ -122,6 +122,7 @@ VALUES = [
     ('default_hooks.checkpoint', 5), ('param_scheduler', [5]), ('custom_hooks', [5]),
     ('val_evaluator', [5]), ('compile', 5), ('train_cfg.dynamic_intervals', 5),
     ('log_level', 'verbose'), ('optim_wrapper.clip_grad.max_norm', 'big'),
+    ('optim_wrapper.clip_grad.max_norm', 0), ('optim_wrapper.clip_grad.clip_value', 0.0),
     ('train_dataloader.prefetch_factor', 0), ('resume', 'work_dirs/x/iter_2.pth'),
     ('train_cfg.val_begin', 'x'), ('default_hooks.checkpoint.max_keep_ckpts', 'all'),
     ('randomness.seed', 2**32), ('env_cfg.mp_cfg.mp_start_method', 'thread'),

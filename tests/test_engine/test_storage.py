@@ -137,6 +137,13 @@ def test_a_folder_to_resume_from_stands_for_its_latest_checkpoint(tmp_path, monk
         set_resume(cfg, 'auto')
 
 
+def test_a_file_to_resume_from_that_is_not_there(tmp_path):
+    save(tmp_path / 'iter_2.pth')
+    for name in ('iter_2.pth', 'latest'):
+        with pytest.raises(UserError, match=f'--resume: {name} does not .* work dir.*iter_2.pth'):
+            set_resume(Config(dict(work_dir=str(tmp_path))), name)
+
+
 NOTES = {
     'UTF-16': 'epoch_1.pth'.encode('utf-16'),
     'bytes': b'\xff\xfe\x80',
