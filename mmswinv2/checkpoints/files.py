@@ -227,7 +227,8 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
         return CheckpointError(f'{path} is a file of safetensors; rename it to .safetensors')
     if named_so and not is_safetensors and start.startswith((b'PK', b'\x80')):
         return CheckpointError(f'{path} is a file of torch.save; rename it to .pth')
-    is_zip = re.search('not in a subdirectory|hasRecord|file data.pkl', str(error))
+    of_zip = re.search('not in a subdirectory|hasRecord|file data.pkl', str(error))
+    is_zip = of_zip and path.suffix != '.pt2'  # of torch.export
     if is_zip or start.startswith(_PACKED) or start[257:262] == b'ustar':
         return CheckpointError(f'{path} is an archive; unpack it, and name the file in it')
     if is_out_of_memory(error):

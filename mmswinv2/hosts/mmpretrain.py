@@ -171,7 +171,8 @@ class MMPretrain(Host):
             return True
         # one-hot labels are for Mixup and the like
         known = getattr(model.data_preprocessor, 'num_classes', None)
-        needless = known is None and len(dataset) and 'gt_score' in dataset.get_data_info(0)
+        given = dataset.get_data_info(0) if len(dataset) else {}
+        needless = known is None and ('gt_score' in given or 'num_classes' in given)
         if known != num_classes and not needless:
             raise UserError(
                 f'data_preprocessor.num_classes={known}, and model.head.num_classes={num_classes}; '

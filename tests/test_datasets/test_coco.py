@@ -375,7 +375,9 @@ REPAIRED = {  # case: (change, words of the warning, annotations that are left)
     'a crowd around an object': (
         lambda c: c['annotations'].append(c['annotations'][0] | dict(id=99, iscrowd=1)), '', 9),
     'turned rectangle of CVAT': (
-        first(attributes=dict(rotation=30.0)), '1 of 8 annotations are turned .*of id 1, and', 8),
+        first(attributes=dict(rotation=30.0), segmentation=[]),
+        '1 of 8 annotations (are turned .*of id 1, and|have no mask)', 8),
+    'turned, with a polygon': (first(attributes=dict(rotation=30.0)), '', 8),
     'not turned': (each('attributes', dict(occluded=False, rotation=0.0)), '', 8),
     'iscrowd null': (each('iscrowd', None), '8 of 8 annotations have no iscrowd', 8),
     'iscrowd true and false': (each('iscrowd', False), '', 8),
