@@ -369,7 +369,7 @@ def _tell_turned(path: Any, annotations: list[dict]) -> None:
         for annotation in annotations
         if isinstance(extra := annotation.get('attributes'), dict)
         and isinstance(degrees := extra.get('rotation'), (int, float))
-        and degrees
+        and degrees % 360
         and not annotation.get('segmentation')
     ]
     if turned:

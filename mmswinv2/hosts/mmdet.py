@@ -11,7 +11,7 @@ import torch
 from ..errors import UserError
 from ..log import warn
 from ..progress import track
-from .host import Host, as_list, dicts_in, inner_datasets, steps_in, training_pipeline, type_name
+from .host import Host, as_list, dicts_in, steps_in, training_pipeline, type_name
 from .mmcv import check_size, open_image, orientation
 from .mmdet_annotations import check_annotations
 from .mmdet_patches import (
@@ -107,12 +107,11 @@ class MMDet(Host):
             for branch in getattr(step, 'subroutines', ()):  # of TestTimeAug
                 used = (inner for inner in branch.transforms if getattr(inner, 'prob', 1) != 0)
                 names = [type(inner).__name__ for inner in used]
-                for i, pad in enumerate(names):
-                    if pad in ('Pad', 'RandomCenterCropPad') and 'RandomFlip' in names[i:]:
-                        raise UserError(
-                            f'{where}: {pad} stands before RandomFlip in TestTimeAug, and boxes '
-                            f'are flipped back without the padding; write {pad} after RandomFlip'
-                        )
+                if 'Pad' in names and 'RandomFlip' in names[names.index('Pad') :]:
+                    raise UserError(
+                        f'{where}: Pad stands before RandomFlip in TestTimeAug, and boxes are '
+                        'flipped back without the padding; write Pad after RandomFlip'
+                    )
             if getattr(step, 'with_seg', False) and semantic is not None:
                 step.semantic_classes = semantic.num_classes
         return True
@@ -126,7 +125,6 @@ class MMDet(Host):
             raise _several_metainfo(meta, where)
         if type(metric).__name__ in _COCO_METRICS:  # others may have options of their own
             check_coco_options(metric, where)
-            check_meta_keys(dataset, where)
         infos = infos_by_id(dataset, metric, where)
         annotations: Any = getattr(metric, '_coco_api', None)
         if infos and hasattr(annotations, 'path'):
@@ -224,19 +222,6 @@ def _several_metainfo(given: Sequence[dict], where: str) -> UserError:
         f'{where}: the data sets of ConcatDataset differ in {", ".join(keys)}, and CocoMetric '
         f'takes one metainfo; {" and ".join(ways)}'
     )
-
-
-def check_meta_keys(dataset: Any, where: str) -> None:
-    """Raise `UserError` if samples lose what mmdet's CocoMetric asks of them."""
-    for inner in inner_datasets(dataset):
-        for step in steps_in(getattr(inner, 'pipeline', None)):
-            if type(step).__name__ != 'PackDetInputs':
-                continue
-            if lacking := [key for key in ('img_id', 'ori_shape') if key not in step.meta_keys]:
-                raise UserError(
-                    f'{where}: CocoMetric needs {" and ".join(lacking)} of each sample, and '
-                    f'PackDetInputs has meta_keys={step.meta_keys}; add them there'
-                )
 
 
 def infos_by_id(dataset: Any, metric: Any, where: str) -> dict[Any, dict]:

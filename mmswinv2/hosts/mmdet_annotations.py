@@ -257,22 +257,25 @@ def check_mask_forms(dataset: Any, images: Sequence[dict]) -> None:
         instance['mask'] = annotation['segmentation']
 
 
-def _plain(mask: Any) -> Any:
-    """A mask as JSON has it: pickled lists may hold arrays, and run lengths bytes."""
-    if isinstance(mask, dict):
-        counts = mask.get('counts')
-        return mask | {'counts': counts.decode()} if isinstance(counts, bytes) else mask
-    return [part.ravel().tolist() if isinstance(part, np.ndarray) else part for part in mask]
+def _plain(value: Any) -> Any:
+    """A mask as JSON has it: pickled ones may hold arrays, numbers of numpy, tuples and bytes."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return list(value) if {*map(type, value)} <= {int, float} else [*map(_plain, value)]
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
 def check_things(dataset: Any, images: Sequence[dict]) -> None:
     """Raise `UserError` if things are not the first classes, as panoptic heads take them."""
     classes, things = (dataset.metainfo.get(key) or () for key in ('classes', 'thing_classes'))
-    if not set(things) <= set(classes):
-        return  # still those of COCO, which loading does not use
+    if not things or not set(things) <= set(classes):
+        return  # none, or still those of COCO: loading does not use them
     segments = (segment for image in images for segment in image['segments_info'])
     others = {s['category'] for s in segments if s['is_thing'] and s['category'] >= len(things)}
-    if others or list(classes[: len(things)]) != list(things):
+    if others or set(classes[: len(things)]) != set(things):
         told = ''.join(f', and {classes[i]!r} is a thing there (isthing=1)' for i in sorted(others))
         raise UserError(
             f'{dataset.ann_file}: metainfo of the data set has classes={classes!r:.200} and '

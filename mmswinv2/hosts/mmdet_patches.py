@@ -127,8 +127,8 @@ def fast_evaluator() -> Any:
         """Evaluates as faster-coco-eval does, and summarizes as pycocotools does."""
 
         def __new__(cls, truth: Any, found: Any, kind: str = 'segm') -> Any:
-            if any(isinstance(image, str) for image in truth.imgs):  # as those of Pascal VOC
-                return COCOeval(truth, found, kind)  # the other class takes numbers alone
+            if any(isinstance(image_id, str) for image_id in truth.imgs):  # as of Pascal VOC
+                return COCOeval(truth, found, kind)  # faster-coco-eval takes numbers alone
             return super().__new__(cls)
 
         def __init__(self, truth: Any, found: Any, kind: str = 'segm') -> None:

@@ -90,7 +90,7 @@ def labelled(folder, *labels):
         ([[0], [0, 1]], {}, r'1\.png has none or several labels, and model.head \(LinearClsHead\)'),
         ([[0], []], {}, r'1\.png has none or several labels'),
         ([[0], [1, 3]], MULTI, r'label 3 of 1\.png, but model.head has num_classes=3'),
-        ([[0], [1, -1]], MULTI, '1 of 3 images have a label below 0'),
+        ([[0], [1, -1]], MULTI, '1 of 2 images have a label below 0'),
         ([[0], [1]], {**MULTI, 'topk': 5}, 'model.head has topk=5, and model.head num_classes=3'),
         ([[0], [1]], {'topk': (1, 5), 'cal_acc': True}, r'model.head has topk=\(1, 5\)'),
         ([[0], [1]], {'topk': (1, 5)}, None),  # which is not used
@@ -141,6 +141,19 @@ def test_heads_and_metrics_of_users_take_what_they_like(tmp_path):
 def test_one_hot_labels_of_an_unknown_number():
     model = classifier()
     model.data_preprocessor.to_onehot = True
-    dataset = SimpleNamespace(get_gt_labels=list, CLASSES=('a', 'b', 'c'), folder_to_idx={})
+    info = {}
+
+    class Images(SimpleNamespace):
+        def __len__(self):
+            return 1
+
+    dataset = Images(
+        get_gt_labels=list,
+        CLASSES=('a', 'b', 'c'),
+        folder_to_idx={},
+        get_data_info=lambda i: info,
+    )
     with pytest.raises(UserError, match=r'data_preprocessor\.num_classes=None, and model\.head'):
         hosts.check_dataset(dataset, 'train_dataloader', model)
+    info['gt_score'] = [0.5, 0.5, 0.0]  # soft labels need no number
+    hosts.check_dataset(dataset, 'train_dataloader', model)
