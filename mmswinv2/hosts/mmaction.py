@@ -341,7 +341,7 @@ def check_views(dataset: Any, model: Any, where: str) -> None:
 
     In validation and testing, log a warning if their scores are not averaged.
     """
-    if 'Recognizer3D' not in [kind.__name__ for kind in type(model).__mro__]:
+    if type(model).__name__ != 'Recognizer3D':  # others may train on several
         return
     views = []
     for step in steps_in(dataset.pipeline):
@@ -368,7 +368,7 @@ def check_targets(dataset: Any, model: Any, where: str) -> None:
     mixing = getattr(getattr(model, 'data_preprocessor', None), 'blending', None)
     for part in getattr(mixing, 'augments', [mixing]):  # of RandomBatchAugment
         number = getattr(part, 'num_classes', None)
-        if number not in (None, head.num_classes):
+        if number not in (None, head.num_classes) and not dataset.multi_class:
             raise UserError(
                 f'model.data_preprocessor.blending has num_classes={number}, and model.cls_head '
                 f'{head.num_classes}; give them the same'

@@ -101,7 +101,10 @@ class MMSeg(Host):
         if self._kind(dataset) is None:  # of another host
             return None
         with DATASETS.switch_scope_and_registry(self.name) as registry:
-            built = registry.build({**dataset, 'lazy_init': True, 'pipeline': []})
+            try:
+                built = registry.build({**dataset, 'lazy_init': True, 'pipeline': []})
+            except TypeError:  # a class of the user's own without lazy_init
+                return None
         suffix = getattr(built, 'img_suffix', '.jpg')  # which some classes fix themselves
         if any(path.name.endswith(suffix) for path in walk(Path(root, folder))):
             return None
