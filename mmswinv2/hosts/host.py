@@ -259,6 +259,11 @@ def wrapped_datasets(dataset: Any) -> list[Any]:
     return as_list(inner) if inner else []
 
 
+def package_of(part: Any) -> str:
+    """The package that defines the class of a part of a run, such as ``'mmdet'``."""
+    return type(part).__module__.partition('.')[0]
+
+
 def type_name(node: Any) -> str:
     """The last part of the ``type`` of a config node, which may be a name or a class."""
     kind = node.get('type')

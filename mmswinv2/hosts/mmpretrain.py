@@ -11,7 +11,7 @@ import torch
 
 from ..errors import UserError
 from ..log import warn
-from .host import Host, as_list, inner_datasets, training_pipeline, type_name
+from .host import Host, as_list, inner_datasets, package_of, training_pipeline, type_name
 from .patching import log_patch, patch, replace
 
 # a line of a list of images with the numbers of their classes
@@ -155,7 +155,7 @@ class MMPretrain(Host):
         if num_classes is None or not hasattr(dataset, 'get_gt_labels'):
             return False
         check_image_labels(dataset, num_classes, where)
-        of_host = type(head).__module__.startswith('mmpretrain.')  # users' may do what they like
+        of_host = package_of(head) == self.name  # users' may do what they like
         multi_label = any(kind.__name__ == 'MultiLabelClsHead' for kind in type(head).__mro__)
         if multi_label or getattr(head, 'cal_acc', False):
             _check_topk(head, 'model.head', num_classes)
@@ -182,7 +182,7 @@ class MMPretrain(Host):
 
     def check_metric(self, metric: Any, dataset: Any, where: str, model: Any = None) -> None:
         """Refuse more best classes than there are, and scores of single labels for several."""
-        if not type(metric).__module__.startswith('mmpretrain.'):
+        if package_of(metric) != self.name:
             return
         kind, name = type(metric).__name__, f'{type(metric).__name__} of {where}'
         num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)

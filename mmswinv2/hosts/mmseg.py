@@ -20,12 +20,12 @@ from .mmseg_label_maps import (
     guard_seg_maps,
     has_seg_maps,
     is_known,
-    loads_maps,
     refuse_missing_prefix,
     require_seg_maps,
     warn_of_absent_classes,
 )
 from .mmseg_patches import draw_on_copies, keep_files, mend_losses, read_volumes_without_code
+from .pipelines import loads_annotations
 
 # losses, or their cls_criterion, that use softmax and have no attribute use_sigmoid
 _SOFTMAX_LOSSES = ('OhemCrossEntropy', 'TverskyLoss', 'lovasz_softmax', 'HuasdorffDisstanceLoss')
@@ -143,7 +143,7 @@ class MMSeg(Host):
                 continue  # of another host, or no metric of label maps
             steps = steps_in(inner.pipeline)
             if type(metric).__name__ == 'IoUMetric' and all(map(is_known, steps)):
-                if not any(map(loads_maps, steps)):
+                if not any(map(loads_annotations, steps)):
                     raise UserError(
                         f'{name} compares predictions with label maps, and the pipeline of '
                         f'{loader} loads none: put LoadAnnotations into it, or, for predictions '

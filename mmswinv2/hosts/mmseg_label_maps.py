@@ -16,7 +16,7 @@ from mmengine import fileio
 
 from ..errors import UserError
 from ..log import warn
-from .host import as_list, step_lists, steps_in
+from .host import as_list, package_of, step_lists, steps_in
 from .label_maps import NOT_LABELLED, check_file, check_shape, named
 
 # where the functions are defined that decode a file of labels by `mmcv.imfrombytes`
@@ -37,6 +37,8 @@ class SegMapGuard:
             unknown: labels are not checked.
         ignore_index: the label of ignored pixels, besides 255.
     """
+
+    with_seg = True  # as of the hosts' own steps that load label maps
 
     def __init__(
         self, load: Any, num_classes: int | None = None, ignore_index: int = NOT_LABELLED
@@ -108,13 +110,7 @@ class SegMapGuard:
 
 def is_known(step: Any) -> bool:
     """Whether a step of a pipeline is none of the user's own."""
-    return type(step).__module__.partition('.')[0] in ('mmseg', 'mmcv', 'mmswinv2')
-
-
-def loads_maps(step: Any) -> bool:
-    """Whether a step of a pipeline loads label maps."""
-    named = 'Annotation' in type(step).__name__
-    return named or isinstance(step, SegMapGuard) or getattr(step, 'with_seg', False)
+    return package_of(step) in ('mmseg', 'mmcv', 'mmswinv2')
 
 
 def has_seg_maps(dataset: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.dataset import Compose
 
 from ..errors import UserError
-from .host import step_lists, steps_in
+from .host import package_of, step_lists, steps_in
 from .patching import patch, replace
 
 _OF_HOSTS = ('mmcv', 'mmdet', 'mmseg', 'mmaction', 'mmpretrain', 'mmswinv2')
@@ -38,7 +38,8 @@ def _explain_missing(error: KeyError) -> UserError | None:
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     step, sample = (frame.f_locals.get(name) for name in ('self', 'results'))
     key = error.args[0] if error.args else None
-    if not (_is_known(step) and isinstance(sample, dict) and isinstance(key, str)) or key in sample:
+    of_host = package_of(step) in _OF_HOSTS
+    if not (of_host and isinstance(sample, dict) and isinstance(key, str)) or key in sample:
         return None
     return UserError(
         f'{type(step).__name__}, a step of a pipeline, needs {key!r} of a sample, which has '
@@ -46,9 +47,9 @@ def _explain_missing(error: KeyError) -> UserError | None:
     )
 
 
-def _is_known(step: Any) -> bool:
-    """Whether a step of a pipeline is none of the user's own."""
-    return type(step).__module__.partition('.')[0] in _OF_HOSTS
+def loads_annotations(step: Any) -> bool:
+    """Whether a step of a pipeline loads boxes, masks or label maps."""
+    return 'Annotation' in type(step).__name__ or getattr(step, 'with_seg', False)
 
 
 def check_order(dataset: Any, where: str) -> None:
@@ -56,18 +57,18 @@ def check_order(dataset: Any, where: str) -> None:
 
     The annotations would stay where they were. Label maps may have been resized before, boxes not.
     """
-    steps = list(steps_in(getattr(dataset, 'pipeline', None)))
+    pipeline = getattr(dataset, 'pipeline', None)
+    steps = steps_in(pipeline)
     names = [type(step).__name__ for step in steps]
-    loads = [name for name in names if name.startswith('Load')]
-    annotated = 'SegMapGuard' in names or any('Annotation' in name for name in names)
-    annotated = annotated or any(getattr(step, 'with_seg', False) for step in steps)
-    packed = 'PackDetInputs' in names or 'PackSegInputs' in names
-    if loads and packed and not annotated and all(map(_is_known, steps)):
+    loads = any(name.startswith('Load') for name in names)
+    packs = 'PackDetInputs' in names or 'PackSegInputs' in names
+    of_hosts = all(package_of(step) in _OF_HOSTS for step in steps)  # others may add annotations
+    if loads and packs and of_hosts and not any(map(loads_annotations, steps)):
         raise UserError(
             f'{where}: the pipeline loads no annotations ({", ".join(names)}); put '
             'LoadAnnotations behind the step that loads images'
         )
-    for alternative in step_lists(getattr(dataset, 'pipeline', None)):
+    for alternative in step_lists(pipeline):
         _check_moved(alternative, where)
 
 
