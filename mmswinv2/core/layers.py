@@ -11,7 +11,6 @@ from torch.nn.modules import module as torch_module
 from .. import ops
 
 _CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
-_HOOKS = ('forward_hooks', 'forward_pre_hooks', 'backward_hooks', 'backward_pre_hooks')
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
@@ -19,11 +18,13 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
 
     This holds for exactly the class `kind`, without a replaced `forward` and without hooks.
     """
-    return (
-        type(module) is kind
-        and 'forward' not in vars(module)
-        and not any(getattr(module, f'_{name}') for name in _HOOKS)
-        and not any(getattr(torch_module, f'_global_{name}', None) for name in _HOOKS)
+    return type(module) is kind and not (
+        'forward' in module.__dict__
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or torch_module._has_any_global_hook()
     )
 
 

@@ -23,9 +23,9 @@ _FASTER = {('AuthenticAMD', 'AVX512')}
 def fits_linear(x: Tensor, weight: Tensor) -> bool:
     """Plain float32 tensors on a CPU on which oneDNN is the faster library."""
     return (
-        type(x) in PLAIN
+        x.device.type == weight.device.type == 'cpu'
+        and type(x) in PLAIN
         and type(weight) in PLAIN
-        and x.device.type == weight.device.type == 'cpu'
         and x.dtype == weight.dtype == torch.float32
         and x.ndim > 1
         and x.numel() > 0

@@ -2,7 +2,7 @@
 
 On small maps, that dispatch takes the host longer than a kernel takes the GPU. So the registered
 operator is called only where it is needed (graphs, dispatch modes, fake tensors). All other calls
-use an autograd function around the same code.
+use an autograd function around the same code, or the code alone where no gradient is wanted.
 """
 
 import hashlib
@@ -88,6 +88,9 @@ def with_gradient(
     def call(*args: Any) -> Any:
         if is_watched(args[0]):
             return operator._opoverload(*args, SOURCES)
-        return Direct.apply(*args)
+        if torch.is_grad_enabled():
+            return Direct.apply(*args)
+        with set_wrap_triton_enabled(False):
+            return forward_function(*args)
 
     return call
