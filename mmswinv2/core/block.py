@@ -68,10 +68,10 @@ class Block(nn.Module):
 
         `torch.jit.trace` warns here that the traced graph is valid only for maps of this size.
         """
-        size = x.shape[1:-1]
+        size = tuple(x.shape[1:-1])
         if torch.jit.is_tracing():
-            size = torch.Size(int(n) for n in size)
-        return WindowGrid(tuple(size), self.window, self.shift)
+            size = tuple(int(n) for n in size)
+        return WindowGrid(size, self.window, self.shift)
 
     def compute(
         self,

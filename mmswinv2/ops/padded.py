@@ -29,11 +29,10 @@ def attend(
 ) -> Tensor:
     """See `mmswinv2.ops.attend`; sizes of maps may be symbolic; `windows_at_once` is ignored."""
     ndim = len(grid.size)
-    extent = tuple((n + 1) // 2 for n in table.shape[1:])
     runs, lefts = [], []
     outside: Any = None  # (c1 m1, c2 m2, ...)
-    for axis, (n, m, s) in enumerate(zip(*grid, strict=True), start=1):
-        m = min(m, extent[axis - 1])
+    axes = zip(grid.size, grid.extent, grid.shift, strict=True)
+    for axis, (n, m, s) in enumerate(axes, start=1):
         left, count = cover(n, m, s)
         place = torch.arange(count * m, device=qkv.device) - left
         qkv = qkv.index_select(axis, place.clamp(0, n - 1))

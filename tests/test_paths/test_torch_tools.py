@@ -122,6 +122,16 @@ def test_trace_at_a_fixed_size(net, x, grad):
 
 
 @pytest.mark.filterwarnings('ignore:.*torch.jit')
+@pytest.mark.parametrize('path', PATHS)
+def test_trace_with_windows_larger_than_the_map(path, x):
+    net = build(path, window=16)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', torch.jit.TracerWarning)
+        traced = torch.jit.trace(net, x)
+    assert_same(traced(x), net(x))
+
+
+@pytest.mark.filterwarnings('ignore:.*torch.jit')
 def test_trace_warns_that_it_serves_one_size(net, x):
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter('always')
