@@ -9,6 +9,8 @@ from ..ops import WindowGrid
 from .attention import WindowAttention
 from .layers import LayerNorm, is_plain, linear
 
+Scales = tuple[Tensor | None, Tensor | None]  # factors of stochastic depth of the two branches
+
 
 class Block(nn.Module):
     """``x = x + LN(attention(x))``, then ``x = x + LN(MLP(x))``.
@@ -78,7 +80,7 @@ class Block(nn.Module):
         x: Tensor,
         grid: WindowGrid,
         table: Tensor | None = None,
-        scales: tuple[Tensor | None, Tensor | None] | None = None,
+        scales: Scales | None = None,
     ) -> Tensor:
         """Compute both branches.
 
@@ -86,24 +88,29 @@ class Block(nn.Module):
             x: ``(B, *S, C)``.
             grid: how the map is cut into windows.
             table: see `WindowAttention.forward`.
-            scales: the factors of stochastic depth for the two branches if already drawn, see
-                `DropPath.draw`. ``None``: draw them here.
+            scales: see `draw_scales`; ``None``: draw them here.
 
         Returns:
             ``(B, *S, C)``.
         """
-        x = self._add(x, self.attn(x, grid, table), self.norm1, scales and scales[:1])
-        x = self._add(x, self.mlp(x), self.norm2, scales and scales[1:])
+        first, second = self.draw_scales(x) if scales is None else scales
+        x = self._add(x, self.attn(x, grid, table), self.norm1, first)
+        x = self._add(x, self.mlp(x), self.norm2, second)
         return self.enorm(x)
 
-    def _add(
-        self, x: Tensor, y: Tensor, norm: LayerNorm, drawn: tuple[Tensor | None, ...] | None
-    ) -> Tensor:
+    def draw_scales(self, x: Tensor) -> Scales:
+        """Draw the factors of stochastic depth of both branches, see `DropPath.draw`."""
+        if not is_plain(self.drop_path, DropPath):  # `_add` calls it, and it draws by itself
+            return None, None
+        return self.drop_path.draw(x), self.drop_path.draw(x)
+
+    def _add(self, x: Tensor, y: Tensor, norm: LayerNorm, scale: Tensor | None) -> Tensor:
         """``x + drop_path(norm(y))``."""
-        if not (is_plain(norm, LayerNorm) and is_plain(self.drop_path, DropPath)):
+        if not is_plain(self.drop_path, DropPath):
             return x + self.drop_path(norm(y))
-        scale = self.drop_path.draw(x) if drawn is None else drawn[0]
-        return ops.add_norm(x, y, norm.weight, norm.bias, norm.eps, scale)
+        if is_plain(norm, LayerNorm):
+            return ops.add_norm(x, y, norm.weight, norm.bias, norm.eps, scale)
+        return x + self.drop_path(norm(y), scale)
 
     @torch.no_grad()
     def init_res_post_norm(self) -> None:
@@ -138,9 +145,9 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, ...) -> (B, ...)``."""
-        scale = self.draw(x)
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """``(B, ...) -> (B, ...)``; `scale` are the factors of `draw`, if already drawn."""
+        scale = self.draw(x) if scale is None else scale
         return x if scale is None else x * scale
 
     def draw(self, x: Tensor) -> Tensor | None:

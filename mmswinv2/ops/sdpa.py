@@ -3,7 +3,6 @@
 Each group of windows of one size is one call; backward (see `recompute`) takes a few at a time.
 """
 
-from contextlib import nullcontext
 from itertools import product
 from typing import Any
 
@@ -12,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import flop_counter
 
-from .recompute import attention, can_recompute
-from .reference import cosine_directions, expand, fold, window_gradients
+from .recompute import attention, can_recompute, fold, window_gradients
+from .reference import cosine_directions, expand
 from .windows import WindowGrid, from_windows, join_runs, split_runs, to_windows, windows_first
 
 # scores (windows x heads x N x N) of one step of backward, which should fit a CPU's caches
@@ -51,10 +50,7 @@ def _fused(windows: Tensor, scale: Tensor, mask: Tensor) -> Tensor:
     scales = torch.stack([scale, torch.ones_like(scale)]).flatten(2)  # [2, h, 1]
     directions = cosine_directions(qkv[:, :, :2], scales).to(qkv.dtype)  # q and k in one pass
     q, k, v = (t.transpose(1, 2) for t in (*directions.unbind(2), qkv[:, :, 2]))
-    # autocast would round a mask of another dtype
-    off = torch.autocast('cpu', enabled=False) if mask.dtype != q.dtype else nullcontext()
-    with off:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
     return out.transpose(1, 2).flatten(2)
 
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .recompute import attention, can_recompute
-from .reference import cosine_directions, expand, fold, window_gradients
+from .recompute import attention, can_recompute, fold, window_gradients
+from .reference import cosine_directions, expand
 from .windows import Runs, WindowGrid, cover, from_windows, to_windows
 
 _HIDDEN = -1e4  # representable in half precision
@@ -33,11 +33,11 @@ class _Padding:
     def __init__(self, grid: WindowGrid) -> None:
         self.size, self.window = grid.size, grid.extent
         self.before, runs, pads = [], [], []
-        for n, m, s in zip(*grid, strict=True):
+        for n, m, s in zip(grid.size, grid.extent, grid.shift, strict=True):
             before, count = cover(n, m, s)
             self.before.append(before)
-            runs.append((min(n, m), count))
-            pads.append((before, count * min(n, m) - n - before))
+            runs.append((m, count))
+            pads.append((before, count * m - n - before))
         self.runs: Runs = tuple(runs)
         # F.pad counts axes from the last one backwards
         self.pads = [0, 0, *(p for pair in reversed(pads) for p in pair)]

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from ..core.attention import ContinuousPositionBias, WindowAttention
-from ..core.block import MLP, Block, DropPath
+from ..core.block import MLP, Block, DropPath, Scales
 from ..core.layers import LayerNorm, LoRALinear, is_plain
 from ..ops import WindowGrid
 from ..ops.modes import PLAIN, is_eager, is_transformed
 
 _TOKENS_PER_THREAD = 2048  # in a chunk; measured by python -m benchmarks.paths
 _FASTER_FROM = 2**13  # tokens, in inference; measured by python -m benchmarks.paths
-Scales = tuple[Tensor | None, Tensor | None]  # see `Block.compute`
 _KINDS = (
     WindowAttention, ContinuousPositionBias, MLP, DropPath, LayerNorm, LoRALinear, nn.Linear,
     nn.Dropout, nn.ReLU, nn.Identity,
@@ -51,7 +50,7 @@ class ChunkedBlock(Block):
         chunks = list(split_grid(len(x), grid, _TOKENS_PER_THREAD * torch.get_num_threads()))
         if len(chunks) == 1:
             return super().forward(x)
-        scales = self.drop_path.draw(x), self.drop_path.draw(x)
+        scales = self.draw_scales(x)
         parameters = tuple(self.parameters())
         table = self.attn.table(grid)
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, table, *parameters)):

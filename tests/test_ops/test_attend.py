@@ -116,6 +116,17 @@ def test_a_large_bias_is_not_rounded(dtype, tolerance, autocast):
     assert got.dtype == dtype and float((got - want).abs().max()) < tolerance
 
 
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('name', IMPLEMENTATIONS)
+def test_autocast_leaves_the_dtype_of_the_tokens(name, training):
+    """Layers that do not follow autocast, such as those of other libraries, give float32."""
+    qkv, grid, table, scale = inputs('ragged', torch.float)
+    want = reference.attend(qkv, grid, table, scale)
+    with torch.autocast('cpu', torch.bfloat16), torch.set_grad_enabled(training):
+        got = IMPLEMENTATIONS[name](qkv, grid, table, scale)
+    torch.testing.assert_close(got, want)
+
+
 @pytest.mark.parametrize('name', IMPLEMENTATIONS)
 def test_second_derivatives(name):
     size = (3, 5)
