@@ -66,10 +66,8 @@ class _Backbone(SwinV2, BaseModule):
         self._frozen: set[str] = set()
         if lora is not None:
             self._add_lora(LoRA.of(lora))
-            self._adapters_loaded = False
-            self.register_load_state_dict_post_hook(_note_adapters)
         self._freeze()
-        if lora is not None:  # with frozen stages; read now, as copies of the model may freeze all
+        if lora is not None:  # noted once, as copies of the model may freeze everything
             self._frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
         if unbuilt := [*range(len(self.layers), len(self.depths))]:
             why = f'out_indices={self.out_indices} needs no stage after {self.out_indices[-1]}'
@@ -142,13 +140,15 @@ class _Backbone(SwinV2, BaseModule):
         return report
 
     def _add_lora(self, lora: LoRA) -> None:
+        """Add adapters, and freeze what is not trained beside them."""
         add_lora(self, lora, first_stage=self.frozen_stages)
+        self._adapters_loaded = False
+        self.register_load_state_dict_post_hook(_note_adapters)
         outputs = {f'norm{i}' for i in self.out_indices}
         for name, module in self.named_modules():
             norm = isinstance(module, LayerNorm) and (lora.train_norms or name in outputs)
-            for key, _ in module.named_parameters(name, recurse=False):
-                if not norm and not is_adapter(key):
-                    self._frozen.add(key)
+            for key, parameter in module.named_parameters(name, recurse=False):
+                parameter.requires_grad_(norm or is_adapter(key))
 
     def _freeze(self) -> None:
         if self._frozen:
