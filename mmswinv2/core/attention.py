@@ -131,7 +131,8 @@ class ContinuousPositionBias(nn.Sequential):
                 x = F.linear(F.relu(F.linear(x, weight, shift)), last_weight)
             else:
                 x = super().forward(x.to(like.dtype))
-        return 16 * torch.sigmoid(x.to(dtype)).movedim(-1, 0)
+        # not movedim(-1, 0): torch's older exporter to ONNX writes the -1 into the file
+        return 16 * torch.sigmoid(x.to(dtype)).movedim(x.ndim - 1, 0)
 
 
 def log_coordinates(

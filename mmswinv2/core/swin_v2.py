@@ -197,7 +197,9 @@ class SwinV2(nn.Module):
         for i, stage in enumerate(self.layers):
             x = stage(x)
             if i in self.out_indices:
-                outs.append(self.get_submodule(f'norm{i}')(x).movedim(-1, 1).contiguous())
+                out = self.get_submodule(f'norm{i}')(x)
+                # not movedim(-1, 1): torch's older exporter to ONNX writes the -1 into the file
+                outs.append(out.movedim(x.ndim - 1, 1).contiguous())
             if i + 1 < len(self.layers):
                 x = stage.get_submodule('downsample')(x)
         return tuple(outs)

@@ -38,8 +38,7 @@ def _forward(
     for box, runs in zip(split_runs(qkv, grid), product(*grid.runs), strict=True):
         windows, bias = to_windows(box, runs), expand(table, tuple(size for size, _ in runs))
         # torch's CPU kernel takes a float32 mask with half precision tensors; a cast would round it
-        rounded = windows.device.type != 'cpu' or windows.dtype == torch.float64
-        mask = (bias.to(windows.dtype) if rounded else bias)[None]
+        mask = (bias if windows.device.type == 'cpu' else bias.to(windows.dtype))[None]
         outs.append([_fused(some, scale, mask) for some in windows.split(at_once or len(windows))])
     return _join(outs, grid)
 
@@ -75,7 +74,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of qkv, table and scale."""
     d_qkv: list[list[Tensor]] = []
-    d_table, d_scale = torch.zeros_like(table), torch.zeros_like(scale, dtype=table.dtype)
+    d_table, d_scale = torch.zeros_like(table), torch.zeros_like(scale)
     boxes = (split_runs(t, grid) for t in (qkv, grad))
     for box, d_out_box, runs in zip(*boxes, product(*grid.runs), strict=True):
         windows, d_out = to_windows(box, runs), to_windows(d_out_box, runs)

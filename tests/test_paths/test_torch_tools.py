@@ -1,6 +1,7 @@
 """torch's own tools work on the network with every implementation path."""
 
 import copy
+import io
 import pickle
 import sys
 import threading
@@ -129,6 +130,18 @@ def test_trace_with_windows_larger_than_the_map(path, x):
         warnings.simplefilter('ignore', torch.jit.TracerWarning)
         traced = torch.jit.trace(net, x)
     assert_same(traced(x), net(x))
+
+
+@pytest.mark.parametrize('path', ['auto', 'padded'])
+def test_onnx_by_the_older_exporter_at_a_fixed_size(path, x):
+    """It exports by a trace; mmdeploy uses it."""
+    onnxruntime = pytest.importorskip('onnxruntime')
+    net, file = build(path), io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # torch has many for this exporter
+        torch.onnx.export(net, (x,), file, dynamo=False, opset_version=17, input_names=['x'])
+    session = onnxruntime.InferenceSession(file.getvalue())
+    assert_same(map(torch.from_numpy, session.run(None, {'x': x.numpy()})), net(x), 1e-4)
 
 
 @pytest.mark.filterwarnings('ignore:.*torch.jit')
