@@ -44,8 +44,8 @@ def attend(
     hidden = windows_first(outside[None, ..., None], tuple(runs))  # [1, c1, ..., 1]
     hidden = hidden.flatten(1 + ndim).flatten(0, ndim)  # [W, N]
     bias = expand(table, tuple(m for m, _ in runs))
-    out = softmax_attention(windows, scale, bias, dropout, hidden)
-    out = from_windows(out.flatten(0, 1), tuple(runs))
+    out = softmax_attention(windows, scale, bias, dropout, hidden)  # [B, W, N, C]
+    out = from_windows(out, tuple(runs))
     for axis, (n, left) in enumerate(zip(grid.size, lefts, strict=True), start=1):
         out = out.index_select(axis, torch.arange(n, device=qkv.device) + left)
     return out

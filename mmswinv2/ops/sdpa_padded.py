@@ -88,7 +88,7 @@ def _backward(
     bias = expand(table, padding.window)
     hidden = None
     if any(padding.pads):
-        hidden = padding.hidden(bias[:0], len(qkv))[:, None, None]
+        hidden = padding.hidden(bias, len(qkv))[:, None, None]
     step = min(_windows_at_once(bias), at_once or len(windows))
     parts = []
     for i in range(0, len(windows), step):
