@@ -265,8 +265,8 @@ def _check_out_indices(value: Any, num_stages: int) -> tuple[int, ...]:
 
 def _check_windows_at_once(value: Any, num_stages: int) -> tuple[int | None, ...]:
     limits = one_each(value, num_stages, 'windows_at_once')
-    if any(n is not None and not is_count(n) for n in limits):
-        raise UserError(f'windows_at_once must be at least 1, or None for no bound, got {value!r}')
+    bounds = all(n is None or is_count(n) for n in limits)
+    want('windows_at_once', value, 'at least 1, or None for no bound', bounds)
     return limits
 
 

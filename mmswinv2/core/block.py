@@ -76,22 +76,15 @@ class Block(nn.Module):
         return WindowGrid(size, self.window, self.shift)
 
     def compute(
-        self,
-        x: Tensor,
-        grid: WindowGrid,
-        table: Tensor | None = None,
-        scales: Scales | None = None,
+        self, x: Tensor, grid: WindowGrid, table: Tensor | None = None, scales: Scales | None = None
     ) -> Tensor:
-        """Compute both branches.
+        """Compute both branches, ``(B, *S, C) -> (B, *S, C)``.
 
         Args:
-            x: ``(B, *S, C)``.
-            grid: how the map is cut into windows.
+            x: the map.
+            grid: how it is cut into windows.
             table: see `WindowAttention.forward`.
             scales: see `draw_scales`; ``None``: draw them here.
-
-        Returns:
-            ``(B, *S, C)``.
         """
         first, second = self.draw_scales(x) if scales is None else scales
         x = self._add(x, self.attn(x, grid, table), self.norm1, first)

@@ -108,6 +108,11 @@ class _Backbone(SwinV2, BaseModule):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
         """``(B, C, *pixels)`` to a map ``(B, C_i, *S_i)`` per output; a tuple or the only map."""
+        if isinstance(x, (list, tuple)):
+            raise UserError(
+                f'the backbone takes a batch in one tensor, got a {type(x).__name__} of '
+                f'{len(x)}; set data_preprocessor in the config of the model, which makes batches'
+            )
         outs = super().forward(x)
         return outs[0] if self.single_output else outs
 
@@ -192,13 +197,10 @@ def _check_names(kind: type[SwinV2], kwargs: Mapping[str, Any]) -> None:
 def _checked_init_cfg(init_cfg: Any) -> list[dict]:
     """The entries of an ``init_cfg``, copied."""
     entries = [init_cfg] if isinstance(init_cfg, Mapping) else init_cfg or []
-    if not isinstance(entries, Sequence) or not all(
+    whole = isinstance(entries, Sequence) and all(
         isinstance(entry, Mapping) and 'type' in entry for entry in entries
-    ):
-        raise UserError(
-            f"init_cfg must be dict(type='Pretrained', checkpoint=...) or a list of such, got "
-            f'{init_cfg!r}'
-        )
+    )
+    want('init_cfg', init_cfg, "dict(type='Pretrained', checkpoint=...) or a list of such", whole)
     return [copy.deepcopy(dict(entry)) for entry in entries]
 
 
@@ -333,8 +335,8 @@ class VideoSwinTransformerV2(_Backbone):
         **kwargs: Any,
     ) -> None:
         _check_names(type(self), kwargs)
-        if not isinstance(patch_size, (list, tuple)) or len(patch_size) != 3:
-            raise UserError(f'patch_size must be (frames, height, width), got {patch_size!r}')
+        three = isinstance(patch_size, (list, tuple)) and len(patch_size) == 3
+        want('patch_size', patch_size, '(frames, height, width)', three)
         want('pretrained2d', pretrained2d, 'True or False', isinstance(pretrained2d, bool))
         super().__init__(
             arch=arch,

@@ -13,7 +13,7 @@ from mmengine.model import BaseTTAModel
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..core.arguments import is_count
+from ..core.arguments import is_count, want
 from ..errors import UserError
 from ..registry import MODELS
 
@@ -64,8 +64,7 @@ class InstanceSegTTAModel(BaseTTAModel):
         super().__init__(module, data_preprocessor)
         _check_detector(self.module)
         self.tta_cfg = _options(self.module, tta_cfg)
-        if not is_count(cached_views):
-            raise UserError(f'cached_views must be 1 or more, got {cached_views!r}')
+        want('cached_views', cached_views, '1 or more', is_count(cached_views))
         self.cached_views = cached_views
 
     @property

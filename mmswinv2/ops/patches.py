@@ -23,8 +23,8 @@ def embed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if dtype is not None:
         x = x.to(dtype)  # before the copy, which then moves half as many bytes
     axes = len(patch)
-    size = [n // p for n, p in zip(x.shape[2:], patch, strict=True)]
-    x = x.reshape(*x.shape[:2], *(n for pair in zip(size, patch, strict=True) for n in pair))
+    for axis in reversed(range(axes)):  # to [B, K, s1, p1, s2, p2, ...]
+        x = x.unflatten(2 + axis, (-1, patch[axis]))
     places = range(2, 2 + 2 * axes, 2)
     x = x.permute(0, *places, 1, *(i + 1 for i in places))
     return F.linear(x.flatten(1 + axes), weight.flatten(1), bias)

@@ -98,8 +98,7 @@ def join_runs(boxes: list[Tensor], grid: WindowGrid) -> Tensor:
     for axis, runs in reversed(list(enumerate(grid.runs, start=1))):
         if (n := len(runs)) > 1:
             boxes = [torch.cat(boxes[i : i + n], axis) for i in range(0, len(boxes), n)]
-    (x,) = boxes
-    return x
+    return boxes[0]
 
 
 def to_windows(box: Tensor, runs: Runs) -> Tensor:

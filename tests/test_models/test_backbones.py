@@ -163,6 +163,13 @@ def test_bad_arguments_are_named(kwargs, words):
         SwinTransformerV2('nano', **kwargs)
 
 
+def test_a_list_of_images_is_no_batch():
+    """mmengine's models without a data_preprocessor hand over what the data loader gives."""
+    images = [torch.zeros(3, 32, 32)] * 2
+    with pytest.raises(UserError, match='got a list of 2; set data_preprocessor'):
+        SwinTransformerV2('nano')(images)
+
+
 def test_patches_need_not_be_square():
     net = SwinTransformerV2('nano', patch_size=(4, 2), window_size=4)
     assert net(torch.rand(1, 3, 32, 32))[0].shape == (1, 32, 8, 16)

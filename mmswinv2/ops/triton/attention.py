@@ -72,7 +72,6 @@ class _Call:
             DROP=dropout > 0,
         )
         self.blocks_for = (qkv.device, math.prod(window), self.width, qkv.itemsize)
-
         self.in_window = self.numbered(torch.sym_min(n, m) for n, m, _ in axes)
 
     def numbered(self, size: Iterable[Any]) -> Any:
@@ -249,9 +248,7 @@ def attend(qkv: Tensor, grid: WindowGrid, table: Tensor, scale: Tensor, dropout:
     for axis, (t, m) in enumerate(zip(table.shape[1:], window, strict=True), start=1):
         if t > 2 * m - 1:  # drop offsets that occur in no window
             table = table.narrow(axis, (t - 2 * m + 1) // 2, 2 * m - 1)
-    seed = None
-    if dropout:
-        seed = torch.randint(2**62, (1,), device=qkv.device)
+    seed = torch.randint(2**62, (1,), device=qkv.device) if dropout else None
     return _attend_with_gradient(
         qkv.contiguous(),
         table.contiguous(),
