@@ -108,10 +108,10 @@ class _Backbone(SwinV2, BaseModule):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
         """``(B, C, *pixels)`` to a map ``(B, C_i, *S_i)`` per output; a tuple or the only map."""
-        if isinstance(x, (list, tuple)):
+        if not isinstance(x, Tensor):
             raise UserError(
-                f'the backbone takes a batch in one tensor, got a {type(x).__name__} of '
-                f'{len(x)}; set data_preprocessor in the config of the model, which makes batches'
+                f'the backbone takes a batch in one tensor, got a {type(x).__name__}; set '
+                'data_preprocessor in the config of the model, which makes batches'
             )
         outs = super().forward(x)
         return outs[0] if self.single_output else outs

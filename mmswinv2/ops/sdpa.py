@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import flop_counter
 
-from .recompute import attention, can_recompute, fold, window_gradients
-from .reference import cosine_directions, expand
+from .recompute import attention, can_recompute
+from .reference import cosine_directions, expand, fold, window_gradients
 from .windows import WindowGrid, from_windows, join_runs, split_runs, to_windows, windows_first
 
 # scores (windows x heads x N x N) of one step of backward, which should fit a CPU's caches

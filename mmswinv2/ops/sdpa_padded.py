@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .recompute import attention, can_recompute, fold, window_gradients
-from .reference import cosine_directions, expand
+from .recompute import attention, can_recompute
+from .reference import cosine_directions, expand, fold, window_gradients
 from .windows import Runs, WindowGrid, cover, from_windows, to_windows
 
 _HIDDEN = -1e4  # representable in half precision

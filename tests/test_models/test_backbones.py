@@ -166,7 +166,7 @@ def test_bad_arguments_are_named(kwargs, words):
 def test_a_list_of_images_is_no_batch():
     """mmengine's models without a data_preprocessor hand over what the data loader gives."""
     images = [torch.zeros(3, 32, 32)] * 2
-    with pytest.raises(UserError, match='got a list of 2; set data_preprocessor'):
+    with pytest.raises(UserError, match='got a list; set data_preprocessor'):
         SwinTransformerV2('nano')(images)
 
 
