@@ -68,15 +68,15 @@ def load_without_code(file: Any, map_location: Any, mmap: bool = False) -> Any:
 
 
 def check_restorable(value: Any, name: str) -> None:
-    """Raise `UserError` if a checkpoint with this value could be written, but not read again."""
+    """Raise `UserError` if a checkpoint with this value could not be written, or not read again."""
     file = io.BytesIO()
-    torch.save(value, file)
-    file.seek(0)
     try:
+        torch.save(value, file)
+        file.seek(0)
         load_without_code(file, 'cpu')
-    except pickle.UnpicklingError as error:
+    except (pickle.PickleError, TypeError, AttributeError) as error:
         raise UserError(
-            f'{name} would make every checkpoint unreadable, as restoring it runs code: take '
+            f'{name} cannot be saved in checkpoints, or not restored without running code: take '
             f'numbers, text, lists and dicts alone. torch says: {first_line(error)}'
         ) from error
 

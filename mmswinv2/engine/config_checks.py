@@ -41,12 +41,20 @@ def _are_dicts(value: Any) -> bool:
 
 
 _DICT = 'a dict', lambda value: isinstance(value, Mapping)
+
+
+def _are_intervals(value: Any) -> bool:
+    pairs = value if isinstance(value, (list, tuple)) else [value]
+    if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
+        return False
+    begins = [begin for begin, _ in pairs]
+    counts = all(is_count(b, minimum=0) and is_count(i, minimum=1) for b, i in pairs)
+    return counts and begins == sorted(begins)
+
+
 _PAIRS = (
-    'a list of pairs (begin, interval)',
-    lambda value: (
-        isinstance(value, (list, tuple))
-        and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in value)
-    ),
+    'a list of pairs (begin, interval) in the order of their begins, whole numbers from 0 and 1',
+    _are_intervals,
 )
 _DICTS = (
     'a dict or a list of dicts',
@@ -73,16 +81,23 @@ _BETAS = (
         isinstance(value, (list, tuple)) and all(is_number(b) and 0 <= b < 1 for b in value)
     ),
 )
-_OPTIMIZER = 'optim_wrapper.optimizer'
-_CHECKPOINT = 'default_hooks.checkpoint'
 _GROUPS = (  # settings (* matches anything): description and check of their values, except None
     (('model', 'model.backbone', 'env_cfg', 'env_cfg.mp_cfg', 'env_cfg.dist_cfg'), _DICT),
     (('train_cfg', 'val_cfg', 'test_cfg', 'randomness', 'auto_scale_lr'), _DICT),
-    (('optim_wrapper', _OPTIMIZER, 'optim_wrapper.clip_grad', 'default_hooks', *LOADERS), _DICT),
+    (
+        (
+            'optim_wrapper',
+            'optim_wrapper.optimizer',
+            'optim_wrapper.clip_grad',
+            'default_hooks',
+            *LOADERS,
+        ),
+        _DICT,
+    ),
     ((f'{loader}.dataset' for loader in LOADERS), _DICT),
     (('*.paramwise_cfg', '*.custom_keys.*', '*.default_hooks.*', '*.nms'), _DICT),
     (('param_scheduler', 'val_evaluator', 'test_evaluator'), _DICTS),
-    (('work_dir', 'load_from', 'default_scope', f'{_CHECKPOINT}.out_dir'), _TEXT),
+    (('work_dir', 'load_from', 'default_scope', 'default_hooks.checkpoint.out_dir'), _TEXT),
     (('*.ann_file', '*.data_root', '*.data_prefix.*', '*.init_cfg.checkpoint'), _TEXT),
     ((f'{loader}.batch_size' for loader in LOADERS), _count(1)),
     ((f'{loader}.num_workers' for loader in LOADERS), _count(0)),
@@ -90,9 +105,10 @@ _GROUPS = (  # settings (* matches anything): description and check of their val
     (('train_cfg.max_iters', 'train_cfg.max_epochs', 'train_cfg.val_interval'), _whole(1)),
     (('optim_wrapper.accumulative_counts', 'auto_scale_lr.base_batch_size'), _whole(1)),
     (('default_hooks.logger.interval', 'env_cfg.resource_limit'), _whole(1)),
-    (('train_cfg.val_begin', f'{_CHECKPOINT}.save_begin', '*.num_classes'), _whole(0)),
-    ((f'{_OPTIMIZER}.{key}' for key in ('lr', 'weight_decay', 'momentum')), _NOT_NEGATIVE),
-    ((f'optim_wrapper.clip_grad.{key}' for key in ('max_norm', 'clip_value')), _BOUND),
+    (('train_cfg.val_begin', 'default_hooks.checkpoint.save_begin', '*.num_classes'), _whole(0)),
+    (('optim_wrapper.optimizer.lr', 'optim_wrapper.optimizer.weight_decay'), _NOT_NEGATIVE),
+    (('optim_wrapper.optimizer.momentum',), _NOT_NEGATIVE),
+    (('optim_wrapper.clip_grad.max_norm', 'optim_wrapper.clip_grad.clip_value'), _BOUND),
 )
 _RULES = {
     **{name: rule for names, rule in _GROUPS for name in names},
@@ -107,9 +123,9 @@ _RULES = {
     'custom_hooks': ('a list of dicts', _are_dicts),
     'compile': ('a dict, True or False', lambda value: isinstance(value, (bool, Mapping))),
     'train_cfg.dynamic_intervals': _PAIRS,
-    f'{_OPTIMIZER}.betas': _BETAS,
-    f'{_CHECKPOINT}.interval': _whole(-1),
-    f'{_CHECKPOINT}.max_keep_ckpts': _count(-1),
+    'optim_wrapper.optimizer.betas': _BETAS,
+    'default_hooks.checkpoint.interval': _whole(-1),
+    'default_hooks.checkpoint.max_keep_ckpts': _count(-1),
     'log_processor.window_size': _count(1),
     'randomness.seed': _whole(0, 2**32 - 1),
     'env_cfg.mp_cfg.mp_start_method': _START_METHODS,

@@ -8,11 +8,12 @@ from itertools import zip_longest
 from typing import Any
 
 import torch
+from mmengine.dataset import InfiniteSampler
 from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapperDict
-from mmengine.runner import BaseLoop
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 from torch import Tensor
 
 from .. import hosts
@@ -155,6 +156,7 @@ class CheckDatasetHook(Hook):
             loop = getattr(runner, f'_{name}_loop')
             if loop is not None and not isinstance(loop, dict):
                 loader, model = loop.dataloader, unwrap_model(runner.model)
+                _check_batches(loop, f'{name}_dataloader')
                 if name == 'train':  # mmengine puts it into checkpoints
                     meta = getattr(loader.dataset, 'metainfo', None)
                     check_restorable(meta, "the metainfo of train_dataloader's data set")
@@ -193,6 +195,37 @@ class CheckDatasetHook(Hook):
                         f'save_best={name!r} of {type(hook).__name__} is none of the scores: '
                         f'{", ".join(metrics)}'
                     )
+
+
+def _check_batches(loop: BaseLoop, where: str) -> None:
+    """Raise `UserError` for a loader whose batches are none, without end, or not all samples."""
+    loader, batches = loop.dataloader, loop.dataloader.batch_sampler
+    if not len(loader.dataset):
+        raise UserError(f'{where}: the data set has no samples; see its annotations and filters')
+    endless = isinstance(getattr(batches, 'sampler', None), InfiniteSampler)
+    if endless and isinstance(loop, EpochBasedTrainLoop):
+        raise UserError(
+            f'{where}: an epoch of InfiniteSampler has no end; take DefaultSampler, or train by '
+            'iterations (train_cfg.by_epoch=False, max_iters)'
+        )
+    if endless or not getattr(batches, 'drop_last', False):
+        return
+    if not len(loader):
+        raise no_batch(where, batches.batch_size)
+    left_out = len(batches.sampler) % batches.batch_size
+    if left_out and not where.startswith('train'):
+        raise UserError(
+            f'{where}: drop_last=True leaves {left_out} samples of each process out of the '
+            'scores; set drop_last=False'
+        )
+
+
+def no_batch(where: str, batch_size: int) -> UserError:
+    """The error for a data loader that drops the one batch that it has."""
+    return UserError(
+        f'{where}: there are fewer samples than a batch of all processes (batch_size={batch_size}'
+        '), and drop_last=True leaves that out; lower batch_size, or set drop_last=False'
+    )
 
 
 def check_places(named: list[tuple[str, Sequence[str]]]) -> None:

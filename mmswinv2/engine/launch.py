@@ -27,8 +27,8 @@ from ..errors import UserError
 from ..files import check_writable
 from ..options import command_line
 from .config_checks import all_hooks, check_groups, check_optimizers, check_values
-from .config_names import arguments, warn_of_misspelt, warn_of_new, warn_of_unused
-from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook
+from .config_names import warn_of_misspelt, warn_of_new, warn_of_unused
+from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook, no_batch
 from .repeatable import RepeatableHook
 from .resume import follow_config
 from .storage import (
@@ -151,19 +151,21 @@ def with_options(cfg: Config, path: str, options: dict[str, Any] | None) -> Conf
         try:
             cfg.merge_from_dict(options)
         except (KeyError, TypeError, AttributeError) as error:  # key in a list or a number
-            raise UserError(f'--cfg-options {" ".join(options)}: {error}') from error
+            raise UserError(
+                f'--cfg-options {" ".join(options)}: there is no such place in the config '
+                f'({error.args[0]}); an index, from 0, names a dict that is in a list: give '
+                'any other list as a whole, key="[a,b]"'
+            ) from error
         warn_of_new(cfg, before, options)
         if any(key.partition('.')[0] == 'custom_imports' for key in options):
             wanted = cfg.custom_imports
-            known = arguments(import_modules_from_strings)
-            if not isinstance(wanted, Mapping) or not {'imports'} <= wanted.keys() <= known:
-                raise UserError(
-                    f'custom_imports={wanted} in the config must be a dict with imports=[...]'
-                )
             try:
                 import_modules_from_strings(**wanted)
             except TypeError as error:
-                raise UserError(f'custom_imports={wanted} in the config: {error}') from error
+                raise UserError(
+                    f'custom_imports={wanted} in the config: {error}; it must be a dict with '
+                    'imports=[...]'
+                ) from error
             except ImportError as error:
                 raise UserError(
                     f'custom_imports in the config: {error} ({error.__context__}); name a module '
@@ -174,8 +176,10 @@ def with_options(cfg: Config, path: str, options: dict[str, Any] | None) -> Conf
 
 
 def complete(cfg: Config) -> Config:
-    """Fill in what mmengine's runner does: the default scope, and the model's preprocessor."""
+    """Fill in what runners take for granted: the scope, a seed, the preprocessor of the model."""
     cfg.setdefault('default_scope', 'mmengine')
+    if cfg.get('randomness') is not None:
+        cfg.randomness.setdefault('seed', None)  # mmengine refuses deterministic=True alone
     if cfg.get('data_preprocessor') and cfg.get('model'):
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     return cfg
@@ -364,12 +368,7 @@ def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:
     except AssertionError as error:
         if 'epoch_length' not in str(error):
             raise
-        raise UserError(
-            'the training set has fewer samples than a batch of all processes '
-            f'(train_dataloader.batch_size={cfg.train_dataloader.get("batch_size")}), and '
-            'train_dataloader.drop_last=True leaves that out; lower batch_size, or set drop_last='
-            'False'
-        ) from error
+        raise no_batch('train_dataloader', cfg.train_dataloader.get('batch_size')) from error
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()

@@ -129,6 +129,8 @@ VALUES = [
     ('env_cfg.resource_limit', 'x'), ('train_dataloader.num_workers', 1.0),
     ('default_hooks.checkpoint.max_keep_ckpts', 2.0), ('default_hooks.checkpoint.out_dir', 5),
     ('log_processor.window_size', 'x'), ('train_cfg.dynamic_intervals', [10]),
+    ('train_cfg.dynamic_intervals', [(1, 0)]), ('train_cfg.dynamic_intervals', [(1, 'a')]),
+    ('train_cfg.dynamic_intervals', [(2, 1), (1, 2)]),
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from mmengine.hooks import CheckpointHook, LoggerHook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
+from torch.utils.data import DataLoader
 
 from mmswinv2.engine import CheckInvalidLossHook
 from mmswinv2.engine.hooks import CheckDatasetHook, check_places
@@ -105,14 +106,17 @@ def test_classes_of_one_name_and_of_several_data_sets():
         assert list(hook.of_checkpoint) == wanted
 
 
+class OneSample(BaseDataset):
+    def load_data_list(self):
+        return [{}]
+
+
 def check_parts(*classes, model=None):
     """Run the hook's checks before a training on several data sets, joined by mmdet."""
     from mmdet.datasets.dataset_wrappers import ConcatDataset
-    from mmengine.dataset import BaseDataset
 
-    parts = [BaseDataset(metainfo=dict(classes=names), lazy_init=True) for names in classes]
-    loader = SimpleNamespace(dataset=ConcatDataset(parts, lazy_init=True))
-    loop = SimpleNamespace(dataloader=loader)
+    parts = [OneSample(metainfo=dict(classes=names)) for names in classes]
+    loop = SimpleNamespace(dataloader=DataLoader(ConcatDataset(parts)))
     model = nn.Module() if model is None else model
     runner = SimpleNamespace(_train_loop=loop, _val_loop=None, _test_loop=None, _resume=False)
     runner.model = model
@@ -145,17 +149,62 @@ def test_a_best_score_that_no_metric_gives():
         CheckDatasetHook().after_val_epoch(runner, {'b': 1.0, 'c': 0.5})
 
 
+BATCHES = {  # settings of a run: (length of the data set, settings of the loader, by_epoch, words)
+    'empty': (0, {}, False, 'val_dataloader: the data set has no samples'),
+    'dropped': (
+        3,
+        dict(drop_last=True),
+        True,
+        'train_dataloader: there are fewer samples than a b',
+    ),
+    'dropped by iterations': (3, dict(drop_last=True), False, 'train_dataloader: .*batch_size=4'),
+    'part of the scores': (6, dict(drop_last=True), False, 'val_dataloader: .* leaves 2 samples'),
+    'endless': (8, dict(sampler=dict(type='InfiniteSampler')), True, 'InfiniteSampler has no end'),
+    'endless by iterations': (3, dict(sampler=dict(type='InfiniteSampler')), False, ''),
+    'whole': (8, dict(drop_last=True), True, ''),
+}
+
+
+@pytest.mark.parametrize(('length', 'options', 'by_epoch', 'words'), BATCHES.values(), ids=BATCHES)
+def test_batches_that_are_none_or_endless_or_leave_samples_out(
+    length, options, by_epoch, words, tmp_path
+):
+    sampler = dict(type='DefaultSampler', shuffle=False)
+    loader = dict(batch_size=4, dataset=[dict(inputs=torch.ones(2))] * length, sampler=sampler)
+    train = {**loader, 'dataset': loader['dataset'] or data(()), **options}
+    if words.startswith('val'):
+        train, val = {**train, 'drop_last': False}, {**loader, **options}
+    else:
+        val = {**loader, 'dataset': data(())}
+    length = dict(max_epochs=1) if by_epoch else dict(max_iters=1)
+    it = Runner(
+        network(),
+        str(tmp_path),
+        train_dataloader=train,
+        val_dataloader=val,
+        val_evaluator=dict(type='DumpResults', out_file_path=str(tmp_path / 'out.pkl')),
+        val_cfg=dict(),
+        train_cfg=dict(by_epoch=by_epoch, val_begin=9, **length),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        custom_hooks=[CheckDatasetHook()],
+        experiment_name=tmp_path.name,
+    )
+    with pytest.raises(UserError, match=words) if words else nullcontext():
+        it.train()
+
+
 class Split(Enum):
     TRAIN = 1
 
 
-@pytest.mark.parametrize('value', [Split.TRAIN, Decimal('1.5'), ('a', [1, 2])])
+@pytest.mark.parametrize('value', [Split.TRAIN, lambda: 1, Decimal('1.5'), ('a', [1, 2])])
 def test_metainfo_that_no_checkpoint_could_be_read_with(value):
-    dataset = BaseDataset(metainfo=dict(classes=('a',), split=value), lazy_init=True)
-    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset))
+    dataset = OneSample(metainfo=dict(classes=('a',)))
+    dataset._metainfo['split'] = value
+    loop = SimpleNamespace(dataloader=DataLoader(dataset))
     runner = SimpleNamespace(
         _train_loop=loop, _val_loop=None, _test_loop=None, _resume=False, model=torch.nn.Identity()
     )
-    refused = pytest.raises(UserError, match=r'the metainfo of train_dataloader.*Split')
-    with refused if isinstance(value, Enum) else nullcontext():
+    refused = pytest.raises(UserError, match=r'the metainfo of train_dataloader.*(Split|lambda)')
+    with refused if isinstance(value, Enum) or callable(value) else nullcontext():
         CheckDatasetHook().before_run(runner)

@@ -284,6 +284,18 @@ def test_options_below_a_number():
         config_with_options(str(ROOT / CONFIG), {'train_cfg.max_iters.x': 3})
 
 
+@pytest.mark.parametrize('place', ['9.gamma', '-1.gamma', 'x.gamma', '0'])
+def test_options_at_no_place_of_a_list(place):
+    cfg = Config(dict(param_scheduler=[dict(type='StepLR', step_size=1)]))
+    with pytest.raises(UserError, match=f'param_scheduler.{place}: there is no such place .*index'):
+        config_with_options(cfg, {f'param_scheduler.{place}': 0.5})
+
+
+def test_deterministic_training_needs_no_seed(tmp_path):
+    cfg = config_with_options(Config(), {'randomness.deterministic': True})
+    assert cfg.randomness == dict(deterministic=True, seed=None)
+
+
 def test_bfloat16_scales_none(gpu):
     gpu(bf16=True)
     cfg = config(loss_scale='dynamic')
