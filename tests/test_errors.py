@@ -340,6 +340,10 @@ REFUSED = [
         "FPN: 'assert num_outs >= .*' does not hold",
     ),
     (('HOOKS', dict(interval=1)), 'must contain the key "type"'),
+    (
+        ('HOOKS', dict(type='EarlyStoppingHook')),
+        "EarlyStoppingHook: missing 1 required positional argument: 'monitor'; mend it in the con",
+    ),
 ]
 
 
@@ -347,6 +351,32 @@ REFUSED = [
 def test_what_a_host_refuses_of_a_config(setting, words):
     registry, config = setting
     assert re.search(words, explain(built(registry, **config)))
+
+
+def test_an_argument_that_code_forgets_is_a_bug():
+    from mmengine.registry import Registry
+
+    registry = Registry('any')
+
+    @registry.register_module()
+    class Forgets:
+        def __init__(self):
+            call()
+
+    bug = caught(lambda: registry.build(dict(type='Forgets')))
+    assert 'missing 1 required' in str(bug) and explain(bug) is None
+
+
+def test_what_a_hook_refuses_in_a_run():
+    from mmengine.hooks import CheckpointHook, EMAHook
+
+    class Runner:
+        max_epochs, model = 3, torch.nn.Linear(1, 1)
+
+    late = caught(lambda: EMAHook(begin_epoch=9).before_train(Runner()))
+    assert explain(late).startswith('EMAHook: self.begin_epoch should be smaller than or equal to')
+    best = caught(lambda: CheckpointHook(save_best='auto')._init_rule(None, 'any'))
+    assert explain(best) is None  # called by code
 
 
 def test_what_fails_in_the_code_of_a_host_is_a_bug():
