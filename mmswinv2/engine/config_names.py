@@ -28,16 +28,9 @@ _USED = frozenset(
     (
         *inspect.signature(Runner.__init__).parameters,
         *inspect.signature(FlexibleRunner.__init__).parameters,
-        *(
-            'runner_type',
-            'default_scope',
-            'custom_imports',
-            'tta_model',
-            'tta_pipeline',
-            'data_root',
-        ),
+        *('runner_type', 'default_scope', 'custom_imports', 'tta_model', 'tta_pipeline'),
         *('compile', 'activation_checkpointing', 'efficient_conv_bn_eval', 'sync_bn'),
-        *('find_unused_parameters', 'model_wrapper_cfg', 'gpu_ids'),
+        *('data_root', 'find_unused_parameters', 'model_wrapper_cfg', 'gpu_ids'),
     )
 ) - {'self', 'cfg'}
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
