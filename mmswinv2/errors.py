@@ -182,8 +182,6 @@ def explain(error: BaseException, advice: str = '', option: str = '') -> str | N
         match := re.search(r"([\w.<>]+)\(\) got an unexpected keyword argument '(\w+)'", str(error))
     ):
         return _unknown_argument(error, match[1], match[2])
-    if isinstance(error, TypeError) and ' missing ' in str(error):
-        return _missing_argument(error)
     if match := re.search(r"'?([\w.]+) is not in the ([\w:. ]+) registry", str(error)):
         return unknown_type(match[1], match[2])
     if isinstance(error, ImportError):
@@ -310,15 +308,6 @@ def _called(name: str, caller: FrameType) -> set[Any]:
     return {it for it in known if callable(it) and getattr(it, '__qualname__', None) == name}
 
 
-def _missing_argument(error: TypeError) -> str | None:
-    """The message for a class that is built from a config; ``None`` if code called it."""
-    frames, _ = _raised(error)
-    found = re.fullmatch(r'([\w.]+)\(\) (missing \d+ required .*)', str(error))
-    if not (found and frames[-1].f_code.co_name.startswith('build')):
-        return None
-    return f'{found[1].removesuffix(".__init__")}: {found[2]}; {_IN_CONFIG}'
-
-
 def _raised(error: BaseException) -> tuple[list[FrameType], str]:
     """The frames of an error, the one that raised it last, and the line of source there."""
     places = list(traceback.walk_tb(error.__traceback__)) or [(sys._getframe(), 0)]
@@ -328,42 +317,34 @@ def _raised(error: BaseException) -> tuple[list[FrameType], str]:
 
 
 def _refused(error: BaseException) -> str | None:
-    """The message for a value of a config that a constructor or a hook refuses.
+    """The message for a value of a config that a constructor of a host or of torch refuses.
 
-    It must do so by its own ``raise`` or ``assert``; a failure in any other way is a bug.
+    Hooks refuse some when the run begins. It must be by their own ``raise`` or ``assert``, or by
+    Python for want of an argument; a failure in any other way is a bug.
     """
     frames, source = _raised(error)
     frame = frames[-1]
     names = [each.f_code.co_name for each in frames]
     owner = frame.f_locals.get('self')
-    made = any(f.f_code.co_name == '__init__' and f.f_locals.get('self') is owner for f in frames)
+    own = [each.f_code.co_name for each in frames if each.f_locals.get('self') is owner]
+    made = '__init__' in own
+    is_hook = hasattr(owner, 'before_run') and any(n.startswith(('before_', 'after_')) for n in own)
+    builds = names[-1].startswith('build')
+    lacks = builds and re.search(r'\(\) missing \d+ required .*argument', str(error))
     place = frame.f_globals.get('__name__')
     modules = {kind.__module__ for kind in type(owner).__mro__}
     if isinstance(error, RuntimeError) and (
         place not in modules or str(place).startswith('torch.nn.')
     ):
         return None  # of torch, on what the constructor has done
-    built = any(name.startswith('build') for name in names)
-    of_hook = _is_asked_by_runner(frames)
     if not (
-        (of_hook or (built and (made or names[-1].startswith('build'))))
+        (is_hook or builds or (made and any(name.startswith('build') for name in names)))
         and not str(place).startswith(__package__)
-        and source.startswith(('raise ', 'assert '))
+        and (lacks or source.startswith(('raise ', 'assert ')))
     ):
         return None
     says = ' '.join(str(error.args[0]).split()) if error.args else f'{source!r} does not hold'
-    return f'{type(owner).__name__ if made or of_hook else "the config"}: {says}; {_IN_CONFIG}'
-
-
-def _is_asked_by_runner(frames: list[FrameType]) -> bool:
-    """Whether a hook refuses what it finds at one of its places in a run, such as before_run."""
-    from mmengine.hooks import Hook
-
-    hook = frames[-1].f_locals.get('self')
-    places = {f.f_code.co_name for f in frames if f.f_locals.get('self') is hook}
-    return isinstance(hook, Hook) and any(
-        place.startswith(('before_', 'after_')) for place in places
-    )
+    return f'{type(owner).__name__ if made or is_hook else "the config"}: {says}; {_IN_CONFIG}'
 
 
 def _not_installed(error: ImportError) -> str | None:

@@ -342,7 +342,7 @@ REFUSED = [
     (('HOOKS', dict(interval=1)), 'must contain the key "type"'),
     (
         ('HOOKS', dict(type='EarlyStoppingHook')),
-        "EarlyStoppingHook: missing 1 required positional argument: 'monitor'; mend it in the con",
+        r"the config: EarlyStoppingHook.*missing 1 required positional argument: 'monitor'; mend",
     ),
 ]
 
