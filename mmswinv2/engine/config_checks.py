@@ -36,30 +36,25 @@ def _count(least: int) -> tuple[str, Callable[[Any], bool]]:
     return wanted, lambda value: is_count(value, minimum=least)
 
 
-def _are_dicts(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(isinstance(v, Mapping) for v in value)
+def _is_list(value: Any, is_right: Callable[[Any], bool] = lambda item: True) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(is_right, value))
 
 
-_DICT = 'a dict', lambda value: isinstance(value, Mapping)
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, Mapping)
 
 
 def _are_intervals(value: Any) -> bool:
-    pairs = value if isinstance(value, (list, tuple)) else [value]
-    if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
+    if not _is_list(
+        value, lambda pair: _is_list(pair, lambda n: is_count(n, 0)) and len(pair) == 2
+    ):
         return False
-    begins = [begin for begin, _ in pairs]
-    counts = all(is_count(b, minimum=0) and is_count(i, minimum=1) for b, i in pairs)
-    return counts and begins == sorted(begins)
+    begins = [begin for begin, _ in value]
+    return begins == sorted(begins) and all(interval > 0 for _, interval in value)
 
 
-_PAIRS = (
-    'a list of pairs (begin, interval) in the order of their begins, whole numbers from 0 and 1',
-    _are_intervals,
-)
-_DICTS = (
-    'a dict or a list of dicts',
-    lambda value: isinstance(value, Mapping) or _are_dicts(value),
-)
+_DICT = 'a dict', _is_dict
+_DICTS = 'a dict or a list of dicts', lambda value: _is_dict(value) or _is_list(value, _is_dict)
 _NOT_NEGATIVE = 'a finite number from 0', lambda value: is_number(value) and 0 <= value < math.inf
 _BOUND = (
     'a number above 0, or clip_grad=None for no clipping',
@@ -67,33 +62,13 @@ _BOUND = (
 )
 _TEXT = 'a text', lambda value: isinstance(value, str)
 _METHODS = ('fork', 'forkserver', 'spawn')  # mmengine sets none on Windows, which has only spawn
-_START_METHODS = f'a method of multiprocessing ({", ".join(_METHODS)})', _METHODS.__contains__
-_STEPS = (
-    'a list of at least one transform (left out, where the data set needs none)',
-    lambda value: isinstance(value, (list, tuple)) and len(value) > 0,
-)
 _ANY = '', lambda value: True
 _LEVELS = ('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL')
-
-_BETAS = (
-    'a list of numbers from 0 to below 1',
-    lambda value: (
-        isinstance(value, (list, tuple)) and all(is_number(b) and 0 <= b < 1 for b in value)
-    ),
-)
 _GROUPS = (  # settings (* matches anything): description and check of their values, except None
     (('model', 'model.backbone', 'env_cfg', 'env_cfg.mp_cfg', 'env_cfg.dist_cfg'), _DICT),
     (('train_cfg', 'val_cfg', 'test_cfg', 'randomness', 'auto_scale_lr'), _DICT),
-    (
-        (
-            'optim_wrapper',
-            'optim_wrapper.optimizer',
-            'optim_wrapper.clip_grad',
-            'default_hooks',
-            *LOADERS,
-        ),
-        _DICT,
-    ),
+    (('optim_wrapper', 'optim_wrapper.optimizer', 'optim_wrapper.clip_grad'), _DICT),
+    (('default_hooks', *LOADERS), _DICT),
     ((f'{loader}.dataset' for loader in LOADERS), _DICT),
     (('*.paramwise_cfg', '*.custom_keys.*', '*.default_hooks.*', '*.nms'), _DICT),
     (('param_scheduler', 'val_evaluator', 'test_evaluator'), _DICTS),
@@ -120,16 +95,28 @@ _RULES = {
         'a switch, True or False (train --resume PATH names a file)',
         lambda value: isinstance(value, bool),
     ),
-    'custom_hooks': ('a list of dicts', _are_dicts),
+    'custom_hooks': ('a list of dicts', lambda value: _is_list(value, _is_dict)),
     'compile': ('a dict, True or False', lambda value: isinstance(value, (bool, Mapping))),
-    'train_cfg.dynamic_intervals': _PAIRS,
-    'optim_wrapper.optimizer.betas': _BETAS,
+    'train_cfg.dynamic_intervals': (
+        'a list of pairs (begin, interval) by their begins: whole numbers from 0, intervals from 1',
+        _are_intervals,
+    ),
+    'optim_wrapper.optimizer.betas': (
+        'a list of numbers from 0 to below 1',
+        lambda value: _is_list(value, lambda beta: is_number(beta) and 0 <= beta < 1),
+    ),
     'default_hooks.checkpoint.interval': _whole(-1),
     'default_hooks.checkpoint.max_keep_ckpts': _count(-1),
     'log_processor.window_size': _count(1),
     'randomness.seed': _whole(0, 2**32 - 1),
-    'env_cfg.mp_cfg.mp_start_method': _START_METHODS,
-    '*.pipeline': _STEPS,
+    'env_cfg.mp_cfg.mp_start_method': (
+        f'a method of multiprocessing ({", ".join(_METHODS)})',
+        _METHODS.__contains__,
+    ),
+    '*.pipeline': (
+        'a list of at least one transform (left out, where the data set needs none)',
+        lambda value: _is_list(value) and len(value) > 0,
+    ),
 }
 
 _NEVER_NONE = (

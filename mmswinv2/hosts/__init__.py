@@ -347,28 +347,22 @@ def _may_download(dataset: Any, host: Host) -> bool:
     return 'download' in known and bool(dataset.get('download', known['download'].default))
 
 
-def _are_json_lines(content: bytes) -> bool:
-    """Whether every line is a JSON object (JSON Lines), as in annotations of grounding."""
-    lines = content.splitlines()
+def _is_json(content: bytes) -> bool:
     try:
-        return len(lines) > 1 and all(
-            isinstance(json.loads(li), dict) for li in lines if li.strip()
-        )
+        json.loads(content)
+    except UnicodeDecodeError:
+        return True  # its reader reports this
     except (ValueError, RecursionError):
         return False
+    return True
 
 
 def _looks_like_json(path: Path) -> bool:
     """Parse small files; look at both ends of large ones, which take long to parse."""
     if path.stat().st_size < 2**24:
         content = path.read_bytes()
-        try:
-            json.loads(content)
-        except UnicodeDecodeError:
-            return True  # its reader reports this
-        except (ValueError, RecursionError):
-            return _are_json_lines(content)
-        return True
+        lines = list(filter(bytes.strip, content.splitlines()))  # JSON Lines, as of grounding
+        return _is_json(content) or (lines != [] and all(map(_is_json, lines)))
     with path.open('rb') as file:
         first = file.read(64).lstrip(_MARKS)[:1]
         file.seek(-64, os.SEEK_END)
