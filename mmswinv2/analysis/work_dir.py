@@ -176,9 +176,10 @@ class WorkDir:
             for curve in found.values():
                 curve[:] = [point for point in curve if point[0] < first]
             for entry in entries:
+                step = step_of(entry)
                 numbers = _scores(entry) if validation else _numbers(entry)
                 for key, value in numbers.items():
-                    found.setdefault(key, []).append((step_of(entry), value))
+                    found.setdefault(key, []).append((step, value))
         return {key: curve for key, curve in found.items() if curve}
 
     def final_scores(self) -> list[tuple[str, dict[str, float]]]:

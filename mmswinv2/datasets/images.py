@@ -284,9 +284,9 @@ def read_picture(path: str | os.PathLike[str], stored: bool = False) -> np.ndarr
             # mmcv reverses the channels of the flag 'color' alone
             flag = 'color_ignore_orientation' if stored else 'color'
             image = mmcv.imfrombytes(content, flag)
-            image = image if image is None else image[..., ::-1]
-    if image is None:
-        raise UserError(f'the image {path} cannot be read; fetch it again')
+            if image is None:  # as a TGA, which Pillow reads for the model
+                image = mmcv.imfrombytes(content, flag, backend='pillow')
+            image = image[..., ::-1]
     return image
 
 

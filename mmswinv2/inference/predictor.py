@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError
-from .sources import RAW_PHOTOS, Item
+from .sources import OTHER_IMAGES, RAW_PHOTOS, Item
 
 _TASKS = 'detectors, segmentors, image and video classifiers'
 # scores of every pixel take 1.2 GB for a full HD frame with 150 classes, so they are dropped
@@ -286,16 +286,18 @@ class Pipeline:
             if item.image is not None:
                 return self._of_frames(dict(sample, frame=item.image))
             ending = Path(item.path).suffix.lower()
-            if not (self._takes_previews and ending in RAW_PHOTOS):
-                try:
-                    return self._of_files(sample)
-                except UserError:
-                    if ending not in ('.heic', '.heif', '.jxl') or not Path(item.path).exists():
-                        raise
-            raise UserError(
+            refused = UserError(
                 f'cannot read the image {item.path}: {ending} files need a loader of their own in '
                 'the pipeline; save it as JPEG'
             )
+            if self._takes_previews and ending in RAW_PHOTOS:
+                raise refused
+            try:
+                return self._of_files(sample)
+            except UserError as error:
+                if ending in OTHER_IMAGES and Path(item.path).exists():
+                    raise refused from error
+                raise
         except FileNotFoundError as error:
             raise UserError(f'{item.path} does not exist') from error
         except (KeyError, UserError) as error:

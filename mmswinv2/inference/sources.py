@@ -17,11 +17,11 @@ from ..log import warn
 RESULTS = ('vis', 'preds')  # subfolders of the output folder
 IMAGES = (
     '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.dib', '.tif', '.tiff', '.webp', '.ppm',
-    '.pgm', '.pbm', '.pnm', '.gif', '.jp2', '.j2k', '.avif', '.npy',
+    '.pgm', '.pbm', '.pnm', '.gif', '.jp2', '.j2k', '.avif', '.mpo', '.npy',
 )  # fmt: skip
 RAW_PHOTOS = ('.dng', '.cr2', '.cr3', '.nef', '.arw', '.orf', '.rw2')
 _LONGEST = 251  # bytes of a name without its ending; most systems take 255 in all
-_OTHER_IMAGES = ('.heic', '.heif', '.jxl', *RAW_PHOTOS, '.tga', '.psd', '.exr', '.hdr')
+OTHER_IMAGES = ('.heic', '.heif', '.jxl', *RAW_PHOTOS, '.tga', '.psd', '.exr', '.hdr')
 VIDEOS = (
     '.mp4', '.avi', '.mkv', '.mov', '.webm', '.ts', '.mts', '.m2ts', '.wmv', '.asf', '.mpg',
     '.mpeg', '.vob', '.flv', '.f4v', '.m4v', '.3gp', '.3g2', '.ogv', '.mxf',
@@ -94,7 +94,7 @@ def _of_folder(folder: str, own: set[Path], clips: bool) -> list[str]:
     files = _without_results(walk(folder), own)
     found = sorted(str(path) for path in files if path.suffix.lower() in kinds)
     endings = [path.suffix.lower() for path in files]
-    others = [] if clips else [kind for kind in _OTHER_IMAGES if kind in endings]
+    others = [] if clips else [kind for kind in OTHER_IMAGES if kind in endings]
     number = sum(map(endings.count, others))
     left_out = f'{number} images of {folder} are left out ({", ".join(others)}); save them as JPEG'
     if not found:
@@ -107,7 +107,7 @@ def _of_folder(folder: str, own: set[Path], clips: bool) -> list[str]:
 
 def _check_no_container(path: Path) -> None:
     """Raise `UserError` for archives and PDFs: FFmpeg takes the JPEGs in them for a video."""
-    if path.suffix.lower() in (*IMAGES, *_OTHER_IMAGES, *VIDEOS):
+    if path.suffix.lower() in (*IMAGES, *OTHER_IMAGES, *VIDEOS):
         return
     with suppress(OSError), path.open('rb') as file:  # an unreadable file is told in its turn
         head = file.read(512)
@@ -172,7 +172,7 @@ def _is_video(path: Path) -> bool:
     from ..datasets.video_files import open_video
     from ..hosts.mmcv import open_image
 
-    if (ending := path.suffix.lower()) in (*IMAGES, *_OTHER_IMAGES, *VIDEOS):
+    if (ending := path.suffix.lower()) in (*IMAGES, *OTHER_IMAGES, *VIDEOS):
         return ending in VIDEOS
     if cv2.haveImageReader(str(path)):
         return False

@@ -300,6 +300,7 @@ KINDS = {
     'grey.jpg': 'L',
     'rgba.png': 'RGBA',
     'palette.png': 'P',
+    'several.mpo': 'RGB',
 }
 
 
@@ -308,7 +309,7 @@ def test_pictures_of_all_kinds(weights, tmp_path):
     image = Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8))
     for name, mode in KINDS.items():
         image.convert(mode).save(tmp_path / name)
-    results = run(SEGMENTOR, weights(SEGMENTOR), [tmp_path / name for name in KINDS], tmp_path)
+    results = run(SEGMENTOR, weights(SEGMENTOR), tmp_path, tmp_path)
     assert [r.ori_shape for r in results] == [(40, 60)] * len(KINDS)
     assert len(list((tmp_path / 'vis').iterdir())) == len(KINDS)
     cv2.imwrite(str(tmp_path / 'deep.png'), np.zeros((40, 60, 3), np.uint16))

@@ -687,6 +687,7 @@ def test_limits_of_pixels_as_opencv_takes_them(text, read, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize('stored', [False, True])
-def test_pictures_to_draw_on_have_their_colours(stored, tmp_path):
-    Image.new('RGB', (8, 6), (250, 20, 10)).save(tmp_path / 'a.png')
-    assert read_picture(tmp_path / 'a.png', stored)[0, 0].tolist() == [250, 20, 10]
+@pytest.mark.parametrize('name', ['a.png', 'a.tga'])  # OpenCV reads no TGA
+def test_pictures_to_draw_on_have_their_colours(name, stored, tmp_path):
+    Image.new('RGB', (8, 6), (250, 20, 10)).save(tmp_path / name)
+    assert read_picture(tmp_path / name, stored)[0, 0].tolist() == [250, 20, 10]

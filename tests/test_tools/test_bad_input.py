@@ -201,6 +201,8 @@ def test_files_that_tools_do_not_expect(tool, tmp_path):
     boxes.write_bytes(pickle.dumps([dict(pred_instances={})]))
     (tmp_path / 'run/1').mkdir(parents=True)
     (tmp_path / 'run/1/1.json').write_text('{"mIoU": 0.')
+    (tmp_path / 'empty/1').mkdir(parents=True)
+    (tmp_path / 'empty/1/1.json').write_text('{}')
     (tmp_path / 'file').touch()
     numbers = tmp_path / 'numbers.pkl'
     numbers.write_bytes(pickle.dumps([1, 2]))
@@ -212,6 +214,7 @@ def test_files_that_tools_do_not_expect(tool, tmp_path):
         ('misc/motion_scores.py', [f'a={boxes}'], 'samples must be predictions of a classifier'),
         ('misc/motion_scores.py', [f'a={numbers}'], 'samples must be predictions of a classifie'),
         ('misc/print_scores.py', [tmp_path / 'run'], '1.json is damaged'),
+        ('misc/print_scores.py', [tmp_path / 'empty'], '1.json holds no scores'),
         ('misc/check_seg_maps.py', [segmentor, '--cfg-options', *none], 'has neither train_data'),
         (
             'misc/simmim_demo.py',

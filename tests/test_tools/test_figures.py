@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmswinv2.errors import UserError
 from mmswinv2.models import SwinTransformerV2, VideoSwinTransformerV2
 from tests.test_tools.conftest import CONFIG, ROOT
 
@@ -142,12 +143,14 @@ def test_scores_stand_at_the_iteration_of_the_losses_before(tmp_path, capsys):
     tool = runpy.run_path(str(ROOT / 'tools/analysis_tools/analyze_logs.py'))
     log = tmp_path / 'log.json'
     entries = [dict(lr=1, loss=3.0, step=50), dict(mAP=0.1, step=1), dict(lr=1, loss=2.0, step=100)]
-    entries += [dict(mAP=0.2, step=2)]
+    entries += [dict(mAP=0.2, of_classes=[0.1, 0.3], step=2)]
     log.write_text(''.join(f'{json.dumps(entry)}\n' for entry in entries) + '{"lr": 1, "lo')
     found = tool['read_log'](log)
     assert list(tool['curve'](found, 'loss', log)) == [(50, 100), (3.0, 2.0)]
     assert list(tool['curve'](found, 'mAP', log)) == [(50, 100), (0.1, 0.2)]
     assert '1 lines are cut short' in capsys.readouterr().err
+    with pytest.raises(UserError, match='has no of_classes; there is'):  # lists are no curves
+        tool['curve'](found, 'of_classes', log)
 
 
 def test_the_time_of_a_training_with_several_optimizers(tmp_path, capsys):

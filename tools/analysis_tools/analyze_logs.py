@@ -12,7 +12,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from mmswinv2.analysis.figures import check_ending
-from mmswinv2.analysis.work_dir import read_run
+from mmswinv2.analysis.work_dir import read_run, step_of
+from mmswinv2.core.arguments import is_number
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.options import ArgumentParser
 
@@ -46,12 +47,12 @@ def read_log(path, training_alone=False):
 
 def curve(entries, key, path):
     """Steps and values of a key."""
-    names = {name for entry in entries for name in entry}
+    names = {name for entry in entries for name, value in entry.items() if is_number(value)}
     found = [key] if key in names else sorted(n for n in names if n.rsplit('/', 1)[-1] == key)
     if len(found) != 1:
         there = ', '.join(found or sorted(names))
         raise UserError(f'{path} has {"no" if not found else "several"} {key}; there is {there}')
-    points = [(entry['step'], entry[found[0]]) for entry in entries if found[0] in entry]
+    points = [(step_of(e), e[found[0]]) for e in entries if is_number(e.get(found[0]))]
     return zip(*points, strict=True)
 
 

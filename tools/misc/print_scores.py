@@ -38,9 +38,10 @@ def main():
         metrics = json.loads(latest.read_text())
     except ValueError as error:
         raise UserError(f'{latest} is damaged ({error}); run tools/test.py again') from error
-    if not isinstance(metrics, dict):
+    items = metrics.items() if isinstance(metrics, dict) else ()
+    metrics = {name: value for name, value in items if is_number(value)}
+    if not metrics:
         raise UserError(f'{latest} holds no scores; run tools/test.py again')
-    metrics = {name: value for name, value in metrics.items() if is_number(value)}
     known = {NAMES[name]: value for name, value in metrics.items() if name in NAMES} or metrics
     scores = ', '.join(f'{name} {value:.3f}' for name, value in known.items())
     pictures = latest.parent / args.pictures  # --show-dir is in that folder, or absolute
