@@ -183,8 +183,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The options of every command that predicts: the model, and how it is run and drawn."""
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='weights of the whole model')
+    parser.add_argument('config', help='config file, or a name such as mmdet::rtmdet/...py')
+    parser.add_argument('checkpoint', help='weights of the whole model: a file or an address')
     parser.add_argument('--score', type=float, default=0.3, help='least score of a box (0.3)')
     parser.add_argument('--device', help='such as cuda:1 or cpu')
     parser.add_argument('--amp', action='store_true', help='mixed precision')

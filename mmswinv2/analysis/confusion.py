@@ -37,26 +37,8 @@ def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) 
     Raises:
         UserError: if the predictions are of another data set or task.
     """
-    if not all(isinstance(s, dict) and {'pred_score', 'gt_label'} <= s.keys() for s in samples):
-        raise other_data(path, 'they are no scores of a classifier')
-    if any(np.asarray(sample['gt_label']).size != 1 for sample in samples):
-        raise UserError(
-            f'{path} has samples with several labels, and the report on a classifier is for one; '
-            'leave --predictions out'
-        )
-    scores = np.stack([np.asarray(sample['pred_score'], float) for sample in samples])
-    truth = np.array([int(sample['gt_label']) for sample in samples])
-    infos = (dataset.get_data_info(i) for i in range(len(dataset)))
-    labels = [info.get('gt_label', info.get('label')) for info in infos]
-    if len(labels) != len(truth):
-        raise other_data(path, f'{len(truth)} samples, and it has {len(labels)}')
-    if unlike := sum(int(a) != b for a, b in zip(labels, truth, strict=True)):
-        raise other_data(path, f'{unlike} of its {len(labels)} labels are others')
-    labelled = np.flatnonzero(truth >= 0)
-    if not labelled.size:
-        raise UserError(f'no sample of {path} has a label; leave --predictions out')
-    scores, truth, without = scores[labelled], truth[labelled], len(truth) - len(labelled)
-    number = scores.shape[1]
+    scores, truth, labelled = _labelled(dataset, samples, path)
+    number, without = scores.shape[1], len(samples) - len(labelled)
     names = [str(name) for name in dataset.metainfo.get('classes') or ()]
     names += [str(i) for i in range(len(names), number)]
     found = scores.argmax(1)
@@ -91,6 +73,31 @@ def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) 
         Matrix(names, names, counts),
         examples,
     )
+
+
+def _labelled(
+    dataset: Any, samples: Sequence[Any], path: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores (samples, classes) and labels of all samples with a label, and their indices."""
+    if not all(isinstance(s, dict) and {'pred_score', 'gt_label'} <= s.keys() for s in samples):
+        raise other_data(path, 'they are no scores of a classifier')
+    if any(np.asarray(sample['gt_label']).size != 1 for sample in samples):
+        raise UserError(
+            f'{path} has samples with several labels, and the report on a classifier is for one; '
+            'leave --predictions out'
+        )
+    scores = np.stack([np.asarray(sample['pred_score'], float) for sample in samples])
+    truth = np.array([int(sample['gt_label']) for sample in samples])
+    infos = (dataset.get_data_info(i) for i in range(len(dataset)))
+    labels = [info.get('gt_label', info.get('label')) for info in infos]
+    if len(labels) != len(truth):
+        raise other_data(path, f'{len(truth)} samples, and it has {len(labels)}')
+    if unlike := sum(int(a) != b for a, b in zip(labels, truth, strict=True)):
+        raise other_data(path, f'{unlike} of its {len(labels)} labels are others')
+    labelled = np.flatnonzero(truth >= 0)
+    if not labelled.size:
+        raise UserError(f'no sample of {path} has a label; leave --predictions out')
+    return scores[labelled], truth[labelled], labelled
 
 
 def _classified(dataset: Any, index: int, words: str) -> Example:

@@ -8,18 +8,18 @@ from .. import __version__
 from ..errors import UserError, nearest, report_user_errors
 
 COMMANDS = {  # the module of this folder with `main(arguments)`: what it does
-    'completion': 'print the completion of these commands for a shell',
-    'convert': 'write weights with the keys used here, or labels as COCO',
-    'doctor': 'look at versions, operators and GPU, and say how to mend them',
-    'estimate': 'tell what memory a training takes',
+    'completion': 'complete these commands and their options in a shell',
+    'convert': "write labels in COCO's format, or weights with the keys used here",
+    'doctor': 'check the installation, and say how to repair it',
+    'estimate': 'predict the memory that a training takes',
     'export': 'write a whole model as ONNX or for OpenVINO',
     'flops': 'count parameters and FLOPs',
     'predict': 'predict on images, folders, videos or a camera',
-    'report': 'write a page on a training: curves, scores, errors, pictures',
+    'report': 'show a training on a page: curves, scores, errors, pictures',
     'swap': 'give a config of a host a SwinV2 backbone',
-    'test': 'evaluate one: mAP, mIoU or top-1',
+    'test': 'evaluate a trained model: mAP, mIoU or top-1',
     'train': 'train a detector, segmentor or classifier, or pre-train a backbone',
-    'ui': 'predict on a page in the browser',
+    'ui': 'try a model on a page in the browser',
 }
 _ADVICE = {'train': 'checkpoints that were complete are kept; go on with --resume if there are any'}
 _PLACES = {  # the option that names what a command writes

@@ -211,9 +211,11 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--out', help='the file to write (model.onnx or model.xml)')
     parser.add_argument('--format', default='onnx', help='onnx or openvino (onnx)')
     parser.add_argument(
-        '--normalized', action='store_true', help='pictures come with mean and deviation taken off'
+        '--normalized', action='store_true', help='inputs have been normalized already'
     )
-    parser.add_argument('--int8', metavar='DATA', help='8 bits, with ranges of these pictures')
+    parser.add_argument(
+        '--int8', metavar='DATA', help='quantize to int8, calibrated on these pictures'
+    )
     parser.add_argument(
         '--verify', dest='images', nargs='+', metavar='IMAGE', default=(),
         help='compare with PyTorch on these',

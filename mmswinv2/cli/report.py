@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import write_atomically
+from ..inference.predict import check_score
 from ..options import ArgumentParser, add_config_options, write_value
 
 
@@ -51,8 +52,7 @@ def report(
     from ..analysis.report import content
     from ..analysis.work_dir import read_work_dir
 
-    if not 0 <= score <= 1:
-        raise UserError(f'score must be from 0 to 1, got {score}')
+    check_score(score)
     if pictures < 0:
         raise UserError(f'pictures must be at least 0, got {pictures}')
     if predict and predictions:
@@ -94,8 +94,9 @@ def _run_test(work: Any, checkpoint: str, options: dict[str, Any]) -> Path:
     from .. import hosts
     from ..analysis.predictions import check_types
     from ..analysis.report import check_imports, config_of
+    from ..checkpoints import fetch
 
-    path = work.checkpoint if checkpoint == 'last' else Path(checkpoint)
+    path = work.checkpoint if checkpoint == 'last' else checkpoint
     if path is None:
         raise UserError(f'{work.folder} has no checkpoint; name one with --predict CHECKPOINT')
     cfg = config_of(work)
@@ -103,6 +104,7 @@ def _run_test(work: Any, checkpoint: str, options: dict[str, Any]) -> Path:
         raise UserError(f'{work.folder} has no config of the training to test')
     check_imports(cfg.get('custom_imports') or {}, work)
     check_types(cfg, cfg.to_dict(), 'the config')
+    weights = fetch(path)
     file, folder = _predictions_of(work)
     target = folder if hosts.of(cfg).dump_metric is None else file
     with tempfile.TemporaryDirectory() as place:
@@ -111,7 +113,7 @@ def _run_test(work: Any, checkpoint: str, options: dict[str, Any]) -> Path:
         shutil.copy(work.config, copy)
         kept = work.folder / copy.name
         before = kept.read_bytes() if kept.exists() else None
-        command = [sys.executable, '-m', 'mmswinv2', 'test', str(copy), str(path)]
+        command = [sys.executable, '-m', 'mmswinv2', 'test', str(copy), str(weights)]
         command += ['--work-dir', str(work.folder), '--out', str(target)]
         if options:
             pairs = [f'{key}={write_value(value)}' for key, value in options.items()]

@@ -826,6 +826,7 @@ def test_arguments_that_cannot_be(tmp_path):
         'the predictions none.pkl do not exist': dict(predictions='none.pkl'),
         'the config none.py does not exist': dict(config='none.py'),
         'has no checkpoint; name one with --predict': dict(predict='last'),
+        'checkpoint none.pth does not exist': dict(predict='none.pth'),
         'is a folder; name a file, such as': dict(out=tmp_path),
         'cannot be written': dict(out=tmp_path / 'wrong.py/report.html'),
         'is a folder; the predictions of a Detector are a .pkl': dict(predictions=tmp_path),
