@@ -105,6 +105,8 @@ def _run_test(work: Any, checkpoint: str, options: dict[str, Any]) -> Path:
     check_imports(cfg.get('custom_imports') or {}, work)
     check_types(cfg, cfg.to_dict(), 'the config')
     weights = fetch(path)
+    if not weights.exists():
+        raise UserError(f'the checkpoint {weights} does not exist')
     file, folder = _predictions_of(work)
     target = folder if hosts.of(cfg).dump_metric is None else file
     with tempfile.TemporaryDirectory() as place:
