@@ -56,14 +56,10 @@ def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) 
         )
         for i in wrong[:most]
     ]
+    sums = zip(counts.diagonal(), counts.sum(1), counts.sum(0), strict=True)
     rows: list[list[str | float | None]] = [
-        [
-            names[i],
-            int(counts[i].sum()),
-            ratio(counts[i, i], counts[i].sum()),
-            ratio(counts[i, i], counts[:, i].sum()),
-        ]
-        for i in range(number)
+        [name, int(there), ratio(right, there), ratio(right, taken)]
+        for name, (right, there, taken) in zip(names, sums, strict=False)
     ]
     return Findings(
         f'{len(truth)} samples: {np.trace(counts) / len(truth):.1%} right (top-1)'
@@ -144,16 +140,10 @@ def analyse_maps(dataset: Any, folder: Path, ignore: int, most: int) -> Findings
         raise UserError(f'{folder}: no pixel of the data set has a class')
     rated.sort()
     right = total.diagonal()
-    union = total.sum(0) + total.sum(1) - right
+    sums = zip(names, right, total.sum(1), total.sum(0), strict=True)
     rows: list[list[str | float | None]] = [
-        [
-            name,
-            ratio(total[i].sum(), total.sum()),
-            ratio(right[i], union[i]),
-            ratio(right[i], total[i].sum()),
-            ratio(right[i], total[:, i].sum()),
-        ]
-        for i, name in enumerate(names)
+        [name, ratio(t, total.sum()), ratio(r, t + f - r), ratio(r, t), ratio(r, f)]
+        for name, r, t, f in sums  # pixels right, of the truth, and found
     ]
     known = [row[2] for row in rows if isinstance(row[2], float)]
     head = ['class', 'share of pixels', 'IoU', 'accuracy (recall)', 'precision']

@@ -127,7 +127,6 @@ def load_model(
     from mmengine.registry import DATASETS, MODELS
 
     from .. import hosts
-    from ..analysis.confusion import palette
     from ..checkpoints import fetch, load_but
     from ..engine.settings import set_tta
 
@@ -153,7 +152,8 @@ def load_model(
         f'Predict with the config that it was trained with, which {name_of(cfg)} is not; the work '
         'dir of a training has a copy'
     )
-    report = load_but(model.module if tta else model, path, advice=advice)
+    inner = model.module if tta else model
+    report = load_but(inner, path, advice=advice)
     try:
         model.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
@@ -162,20 +162,7 @@ def load_model(
         kind = datasets.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
     of_type, own = getattr(kind, 'METAINFO', {}), dataset.get('metainfo')
     saved, own = ({}, {**of_type, **(own or {})}) if of_text else (report.meta, own)
-    meta = _meta(model, of_type, saved, own)
-    names = list(map(str, meta.get('classes') or ()))  # visualizers draw text alone
-    if count := getattr(model.module if tta else model, 'num_classes', 0):
-        # a segmentor: its visualizer leaves out classes without names and colors
-        meta['classes'] = names = [*names, *map(str, range(len(names), count))]
-        meta['palette'] = palette(meta).tolist()
-    elif names:
-        meta['classes'] = names
-        colors = meta.get('palette')
-        # mmdet's takes one color for all classes as a tuple, but no lists, and none too few
-        if isinstance(colors, (list, tuple)) and not all(isinstance(c, int) for c in colors):
-            known = len(colors) >= len(names) and not any(isinstance(c, str) for c in colors)
-            meta['palette'] = list(map(tuple, colors)) if known else None
-    return model.eval(), meta
+    return model.eval(), _meta(inner, of_type, saved, own)
 
 
 def _meta(model: Any, of_type: Any, saved: Mapping, own: Any) -> dict[str, Any]:
@@ -190,6 +177,7 @@ def _meta(model: Any, of_type: Any, saved: Mapping, own: Any) -> dict[str, Any]:
     Raises:
         UserError: if a class has one number in the weights and another in the data set.
     """
+    from ..analysis.confusion import palette
     from ..engine.hooks import check_places
 
     meta: dict[str, Any] = {}
@@ -215,6 +203,18 @@ def _meta(model: Any, of_type: Any, saved: Mapping, own: Any) -> dict[str, Any]:
             named.append((where, known['classes'] or ()))
         meta.update(known)
     check_places(named)
+    names = list(map(str, meta.get('classes') or ()))  # visualizers draw text alone
+    if count := getattr(model, 'num_classes', 0):
+        # a segmentor: its visualizer leaves out classes without names and colors
+        meta['classes'] = names = [*names, *map(str, range(len(names), count))]
+        meta['palette'] = palette(meta).tolist()
+    elif names:
+        meta['classes'] = names
+        colors = meta.get('palette')
+        # mmdet's takes one color for all classes as a tuple, but no lists, and none too few
+        if isinstance(colors, (list, tuple)) and not all(isinstance(c, int) for c in colors):
+            known = len(colors) >= len(names) and not any(isinstance(c, str) for c in colors)
+            meta['palette'] = list(map(tuple, colors)) if known else None
     return meta
 
 
