@@ -161,9 +161,8 @@ class Page:
         """The five best classes of a classifier, among all or the given ones."""
         scores = result.pred_score if hasattr(result, 'pred_score') else result.pred_scores.item
         known = [(float(scores[i]), i) for i in classes or range(len(scores)) if i < len(scores)]
-        names = self.classes
         return {
-            names[i] if i < len(names) else f'class {i}': score
+            self.classes[i] if i < len(self.classes) else f'class {i}': score
             for score, i in sorted(known, reverse=True)[:5]
         }
 

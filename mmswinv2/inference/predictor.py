@@ -157,7 +157,9 @@ def load_model(
     try:
         model.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f'the device {device!r} cannot be used: {error}') from error
+        raise UserError(
+            f'the device {device!r} cannot be used ({error}); name cpu or cuda:0'
+        ) from error
     with DATASETS.switch_scope_and_registry(host.name) as datasets:
         kind = datasets.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
     of_type, own = getattr(kind, 'METAINFO', {}), dataset.get('metainfo')

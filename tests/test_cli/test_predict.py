@@ -338,8 +338,10 @@ def test_weights_and_configs_that_do_not_fit(weights, photos):
         run(CONFIG, photos, photos)
     with pytest.raises(UserError, match='does not exist'):
         run(CONFIG, 'nothing.pth', photos)
-    for device in ('cuda:7', 'foo'):
-        with pytest.raises(UserError, match=f'the device {device!r} cannot be used'):
+    for device in ('cuda:7', 'foo', '0'):
+        with pytest.raises(
+            UserError, match=f'the device {device!r} cannot be used .*; name cpu or'
+        ):
             mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), photos, device=device)
     with pytest.raises(UserError, match='max_frames must be at least 1, got 0'):
         mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), photos, max_frames=0)
