@@ -30,12 +30,12 @@ PUBLISHED = [
 
 @pytest.mark.parametrize(('name', 'window', 'published'), PUBLISHED)
 def test_released_classifiers(name, window, published):
-    with torch.device('meta'):
-        net = SwinV2(name, window_size=window, out_indices=(3,)).eval()
     size = 384 if window == 24 else 256
     counter = FlopCounter()
-    with torch.no_grad(), counter:
-        StandIn(net, [counter])(torch.empty(1, 3, size, size))
+    with torch.device('meta'):  # a quarter of the time of fake tensors
+        net = SwinV2(name, window_size=window, out_indices=(3,)).eval()
+        with torch.no_grad(), counter:
+            net(torch.empty(1, 3, size, size))
     classifier = 1000 * net.num_features[-1]
     assert (counter.total + classifier) / 1e9 == pytest.approx(published, rel=0.02)
 
