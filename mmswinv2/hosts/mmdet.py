@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from ..errors import UserError
 from ..log import warn
 from ..progress import track
-from .host import Host, as_list, dicts_in, steps_in, training_pipeline, type_name
+from .host import Host, as_list, dicts_in, inner_datasets, steps_in, training_pipeline, type_name
 from .mmcv import check_size, open_image, orientation
 from .mmdet_annotations import check_annotations
 from .mmdet_patches import (
@@ -125,6 +126,9 @@ class MMDet(Host):
             raise _several_metainfo(meta, where)
         if type(metric).__name__ in _COCO_METRICS:  # others may have options of their own
             check_coco_options(metric, where)
+        if type(metric).__name__ == 'CocoMetric' and metric._coco_api is None:
+            for inner in inner_datasets(dataset):
+                _check_instances(inner, where)
         infos = infos_by_id(dataset, metric, where)
         annotations: Any = getattr(metric, '_coco_api', None)
         if infos and hasattr(annotations, 'path'):
@@ -210,18 +214,24 @@ def check_image_sizes(dataset: Any, where: str) -> None:
 
 def _several_metainfo(given: Sequence[dict], where: str) -> UserError:
     """The error for a ConcatDataset whose data sets have different ``metainfo``."""
-    keys = sorted(
-        key
-        for key in set().union(*given)
-        if any(key not in meta or meta[key] != given[0].get(key) for meta in given)
-    )
+    keys = sorted({*chain(*given)})
+    keys = [key for key in keys if any(meta.get(key) != given[0].get(key) for meta in given)]
     others = [key for key in keys if key != 'classes']
-    ways = ['give all the same metainfo=dict(classes=...)'] * ('classes' in keys)
-    ways += [f'set ignore_keys={others} of ConcatDataset'] * bool(others)
+    way = f'set ignore_keys={others} of ConcatDataset' if others else ''
     return UserError(
         f'{where}: the data sets of ConcatDataset differ in {", ".join(keys)}, and CocoMetric '
-        f'takes one metainfo; {" and ".join(ways)}'
+        f'takes one metainfo; {way or "give all the same metainfo=dict(classes=...)"}'
     )
+
+
+def _check_instances(dataset: Any, where: str) -> None:
+    """Raise `UserError` if samples lack the objects that CocoMetric needs without ``ann_file``."""
+    for step in steps_in(getattr(dataset, 'pipeline', None)):
+        if type(step).__name__ == 'PackDetInputs' and 'instances' not in step.meta_keys:
+            raise UserError(
+                f'{where}: CocoMetric without ann_file takes the objects from the samples, and '
+                "meta_keys of PackDetInputs lacks 'instances'; add it, or give ann_file"
+            )
 
 
 def infos_by_id(dataset: Any, metric: Any, where: str) -> dict[Any, dict]:

@@ -76,6 +76,20 @@ def _check_lists() -> None:
         self.load_data_list = functools.partial(load_checked, self)
         original(self, *args, **options)
 
+    @replace(BaseDetDataset, 'load_proposals')
+    def load_proposals(original: Any, self: Any) -> None:
+        try:
+            original(self)
+            if any(info['proposals']['bboxes'].shape[1:] != (4,) for info in self.data_list):
+                raise TypeError('bboxes are not (n, 4)')
+        except (AssertionError, AttributeError, IndexError, KeyError, TypeError) as error:
+            raise UserError(
+                f'{self.proposal_file} has not one entry for each of the {len(self.data_list)} '
+                f'images of {self.ann_file} ({error!r:.80}); it is a dict with folder and name of '
+                "each, such as 'val2017/1.jpg', and for each a dict of arrays, bboxes (n, 4) and "
+                'scores (n,), as DumpProposals writes it'
+            ) from error
+
     @replace(BaseDetDataset, 'load_data_list')
     def load_data_list(original: Any, self: Any) -> list[dict]:
         """Labels are numbers of the file's classes, which mmengine replaces by the config's."""

@@ -356,6 +356,38 @@ def test_images_of_other_classes_as_background(folder, log):
     assert len(data) == 2 and 'they are background' in log()
 
 
+PROPOSALS = {  # case: (entry of an image, its name); the form of mmdet 2 is a list of arrays
+    'right': (dict(bboxes=np.zeros((2, 4))), 'JPEGImages/{}.jpg'),
+    'of other images': (dict(bboxes=np.zeros((2, 4))), '{}.jpg'),
+    'arrays': (np.zeros((2, 5)), 'JPEGImages/{}.jpg'),
+    'with scores inside': (dict(bboxes=np.zeros((2, 5))), 'JPEGImages/{}.jpg'),
+    'of fewer images': (dict(bboxes=np.zeros((2, 4))), 'JPEGImages/1.jpg'),
+}
+
+
+@pytest.mark.parametrize(('entry', 'name'), PROPOSALS.values(), ids=PROPOSALS)
+def test_proposals_are_of_the_images(folder, entry, name):
+    Path('found.pkl').write_bytes(pickle.dumps({name.format(i): entry for i in (1, 2)}))
+    right = name.startswith('JPEG') and '{}' in name and np.shape(entry) == ()
+    right = right and entry['bboxes'].shape[1] == 4
+    words = 'found.pkl has not one entry for each of the 2 images of list.txt .*DumpProposals'
+    with nullcontext() if right else pytest.raises(UserError, match=words):
+        assert len(voc(proposal_file='found.pkl').get_data_info(1)['proposals']['bboxes']) == 2
+
+
+@pytest.mark.parametrize('packed', [True, False])
+def test_a_metric_without_a_file_needs_the_objects_in_the_samples(folder, packed):
+    from mmdet.datasets.transforms import PackDetInputs
+    from mmdet.evaluation import CocoMetric
+
+    data = voc()
+    data.pipeline.transforms = [PackDetInputs(('img_id', 'ori_shape', *['instances'] * packed))]
+    evaluator = type('Evaluator', (), dict(metrics=[CocoMetric()]))
+    words = "val_evaluator: CocoMetric without ann_file .* lacks 'instances'; add it, or give ann_"
+    with nullcontext() if packed else pytest.raises(UserError, match=words):
+        hosts.check_evaluator(evaluator, data, 'val_evaluator')
+
+
 @pytest.mark.parametrize('first', ['Pad', 'RandomFlip'])
 def test_views_are_padded_after_the_flip(tmp_path, first):
     from mmdet.registry import TRANSFORMS
