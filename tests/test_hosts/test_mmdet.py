@@ -375,6 +375,16 @@ def test_proposals_are_of_the_images(folder, entry, name):
         assert len(voc(proposal_file='found.pkl').get_data_info(1)['proposals']['bboxes']) == 2
 
 
+@pytest.mark.parametrize('line', ['2.jpg 1', '', '2 a.jpg 1', '2.jpg'])
+def test_lists_of_persons(folder, line):
+    Path('list.txt').write_text(f'1.jpg 0\n{line}\n')
+    dataset = dict(type='ReIDDataset', ann_file='list.txt')
+    cfg = Config(dict(default_scope='mmdet', train_dataloader=dict(dataset=dataset)))
+    words = 'list.txt, line 2: a line is "path label"'
+    with nullcontext() if line == '2.jpg 1' else pytest.raises(UserError, match=words):
+        hosts.check_data(cfg, ('train',))
+
+
 @pytest.mark.parametrize('packed', [True, False])
 def test_a_metric_without_a_file_needs_the_objects_in_the_samples(folder, packed):
     from mmdet.datasets.transforms import PackDetInputs
