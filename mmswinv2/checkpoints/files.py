@@ -227,6 +227,15 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
         return CheckpointError(f'{path} is a file of safetensors; rename it to .safetensors')
     if named_so and not is_safetensors and start.startswith((b'PK', b'\x80')):
         return CheckpointError(f'{path} is a file of torch.save; rename it to .pth')
+    magic = torch.serialization.MAGIC_NUMBER.to_bytes(10, 'little')  # in old files of torch.save
+    if start.startswith(b'\x80') and b'numpy' in start and magic not in start:
+        return CheckpointError(
+            f'{path} is a pickle of arrays, as Detectron2 and Caffe2 write them, and no file of '
+            'torch.save. If you trust where it comes from, keep its weights alone: `import pathlib, '
+            f"pickle, torch; f = pickle.loads(pathlib.Path({str(path)!r}).read_bytes(), "
+            "encoding='latin1'); w = f.get('model', f); "
+            "torch.save({k: torch.as_tensor(w[k]) for k in w}, 'weights.pth')`"
+        )
     of_zip = re.search('not in a subdirectory|hasRecord|file data.pkl', str(error))
     is_zip = of_zip and path.suffix != '.pt2'  # of torch.export
     if is_zip or start.startswith(_PACKED) or start[257:262] == b'ustar':

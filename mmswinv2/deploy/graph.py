@@ -194,38 +194,46 @@ def write_onnx(
             f'the weights take {size / 2**30:.1f} GiB, and a file of ONNX holds less than 2; '
             'export a smaller model'
         )
-    inputs = tuple(example.values())
-    symbols: Any = _config  # has `patch` once torch is imported
     try:
-        with (
-            torch.no_grad(),
-            symbols.patch(backed_size_oblivious=True),
-            warnings.catch_warnings(),
-            quiet('torch.onnx', 'torch.onnx._internal.exporter._registration', 'onnx_ir'),
-            contextlib.redirect_stdout(None),  # torch prints its progress
-        ):
-            warnings.simplefilter('ignore')  # from inside torch's exporter
-            program = torch.export.export(
-                graph, inputs, dynamic_shapes=tuple(sizes.values()), strict=False,
-                prefer_deferred_runtime_asserts_over_guards=True,
-            )  # fmt: skip
-            _try_smaller(program, example, sizes)
-            exported = torch.onnx.export(
-                program, inputs, dynamo=True, opset_version=20, input_names=list(example),
-                output_names=outputs, custom_translation_table=translations(),
-            )  # fmt: skip
+        proto = _translate(graph, example, sizes, outputs)
     except (torch._dynamo.exc.UserError, torch.onnx.OnnxExporterError) as error:
         why = str(error.__cause__ or error).strip().splitlines()[0]
         raise UserError(
             'the model has no export rule: a part of it needs pictures of one size, or an operator '
             f'that ONNX lacks ({why})'
         ) from error
-    assert exported is not None
-    proto = exported.model_proto
     if about is not None:
         entry = proto.metadata_props.add()
         entry.key, entry.value = 'mmswinv2', json.dumps(about)
-    return proto.SerializeToString()
+    content: bytes = proto.SerializeToString()
+    return content
+
+
+def _translate(
+    graph: nn.Module, example: Mapping[str, Tensor], sizes: Mapping[str, Any], outputs: list[str]
+) -> Any:
+    """Trace a graph, and return it as a ``ModelProto`` of onnx; see `write_onnx`."""
+    inputs = tuple(example.values())
+    symbols: Any = _config  # has `patch` once torch is imported
+    with (
+        torch.no_grad(),
+        symbols.patch(backed_size_oblivious=True),
+        warnings.catch_warnings(),
+        quiet('torch.onnx', 'torch.onnx._internal.exporter._registration', 'onnx_ir'),
+        contextlib.redirect_stdout(None),  # torch prints its progress
+    ):
+        warnings.simplefilter('ignore')  # from inside torch's exporter
+        program = torch.export.export(
+            graph, inputs, dynamic_shapes=tuple(sizes.values()), strict=False,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )  # fmt: skip
+        _try_smaller(program, example, sizes)
+        exported = torch.onnx.export(
+            program, inputs, dynamo=True, opset_version=20, input_names=list(example),
+            output_names=outputs, custom_translation_table=translations(),
+        )  # fmt: skip
+    assert exported is not None
+    return exported.model_proto
 
 
 def _try_smaller(program: Any, example: Mapping[str, Tensor], sizes: Mapping[str, Any]) -> None:

@@ -95,6 +95,18 @@ def test_the_advice_for_newer_protocols_works(protocol, tmp_path, monkeypatch):
     assert read_checkpoint(tmp_path / 'weights.pth').keys() == net.state_dict().keys()
 
 
+@pytest.mark.filterwarnings('ignore:Detected pickle protocol')
+@pytest.mark.parametrize('protocol', [2, 4])
+def test_the_advice_for_pickles_of_detectron2_works(protocol, tmp_path, monkeypatch):
+    content = {'model': {'a': np.ones(3, np.float32)}, '__author__': 'Caffe2'}
+    (tmp_path / 'x.pkl').write_bytes(pickle.dumps(content, protocol))
+    with pytest.raises(CheckpointError, match='is a pickle of arrays, as Detectron2') as error:
+        read_checkpoint(tmp_path / 'x.pkl')
+    monkeypatch.chdir(tmp_path)
+    exec(re.search('`(.+?)`', str(error.value))[1], {})
+    assert torch.equal(read_checkpoint(tmp_path / 'weights.pth')['a'], torch.ones(3))
+
+
 @pytest.mark.filterwarnings('ignore:.*torch.jit')
 def test_the_advice_for_programs_of_torchscript_works(tmp_path, monkeypatch):
     layer = torch.nn.Linear(2, 3)
