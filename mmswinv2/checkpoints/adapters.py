@@ -157,8 +157,7 @@ def _check_adapters(
             f'set model.backbone.lora=dict(rank=...) as in the training that wrote it, or merge '
             'them into plain weights first (tools/model_converters/merge_lora.py)'
         )
-    wrong = sorted(set(mine) ^ set(theirs))
-    wrong = wrong or [k for k, shape in mine.items() if shape != theirs[k]]
+    wrong = sorted(set(mine) ^ set(theirs)) or [k for k in mine if mine[k] != theirs[k]]
     if wrong:
         raise CheckpointError(
             f'{path} has adapters of another backbone, other targets or another rank: '

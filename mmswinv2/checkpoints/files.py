@@ -231,8 +231,8 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
     if start.startswith(b'\x80') and b'numpy' in start and magic not in start:
         return CheckpointError(
             f'{path} is a pickle of arrays, as Detectron2 and Caffe2 write them, and no file of '
-            'torch.save. If you trust where it comes from, keep its weights alone: `import pathlib, '
-            f"pickle, torch; f = pickle.loads(pathlib.Path({str(path)!r}).read_bytes(), "
+            'torch.save. If you trust where it comes from, keep its weights alone: `import '
+            f'pathlib, pickle, torch; f = pickle.loads(pathlib.Path({str(path)!r}).read_bytes(), '
             "encoding='latin1'); w = f.get('model', f); "
             "torch.save({k: torch.as_tensor(w[k]) for k in w}, 'weights.pth')`"
         )

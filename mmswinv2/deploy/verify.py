@@ -25,8 +25,7 @@ def differences(task: str, ours: Any, theirs: Any) -> dict[str, float]:
         a, b = (sample.pred_sem_seg.data for sample in (ours, theirs))
         return dict(label=(a != b).float().mean().item())
     if task != 'detection':
-        a, b = (_scores(sample) for sample in (ours, theirs))
-        return dict(score=(a - b).abs().max().item())
+        return dict(score=(ours.pred_score - theirs.pred_score).abs().max().item())
     a, b = ours.pred_instances, theirs.pred_instances
     out = dict(number=float(abs(len(a) - len(b))), box=0.0, score=0.0)
     if len(a) and len(b):
@@ -44,10 +43,6 @@ def differences(task: str, ours: Any, theirs: Any) -> dict[str, float]:
 
 def _largest(values: torch.Tensor) -> float:
     return values.max().item() if len(values) else 0.0
-
-
-def _scores(sample: Any) -> Any:
-    return sample.pred_score if hasattr(sample, 'pred_score') else sample.pred_scores.item
 
 
 def too_large(found: dict[str, float]) -> dict[str, float]:

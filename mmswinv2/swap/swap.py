@@ -178,9 +178,8 @@ def _set_backbone(
         f'{path}.backbone.out_indices: {tuple(stages)}, the maps that are used; drop_path_rate '
         f'{drop_path}',
     ]
-    gone = {k: old[k] for k in ('frozen_stages', 'norm_eval', 'dcn', 'plugins') if old.get(k)}
-    if gone.get('frozen_stages') == -1:  # none
-        del gone['frozen_stages']
+    options_of_old = ('frozen_stages', 'norm_eval', 'dcn', 'plugins')
+    gone = {k: old[k] for k in options_of_old if old.get(k) and old[k] != -1}  # -1: no stage
     if gone:
         notes.judge.append(
             f'{path}.backbone: {gone} went with the old backbone; published Swin recipes train all '
