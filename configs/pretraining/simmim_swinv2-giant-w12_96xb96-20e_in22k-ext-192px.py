@@ -24,7 +24,7 @@ param_scheduler = [
     dict(
         type='CosineAnnealingLR',
         by_epoch=True,
-        begin=0,
+        begin=4,  # the first epoch after the warm-up, so that the rate reaches the paper's
         end=max_epochs,
         eta_min=0,
         convert_to_iter_based=True,
