@@ -154,6 +154,22 @@ def refuse_wide_frames() -> None:
 
 
 @patch('mmaction', '>=1')
+def turn_hues_either_way() -> None:
+    """Hues of clips can be turned either way by ColorJitter."""
+    import cv2
+    from mmaction.datasets.transforms import ColorJitter
+
+    @staticmethod
+    def adjust_hue(image: np.ndarray, factor: float) -> np.ndarray:
+        hsv = cv2.cvtColor(np.clip(image, 0, 255).astype(np.uint8), cv2.COLOR_RGB2HSV)
+        # OpenCV's hues are 0 to 179; mmaction2 adds in uint8, which is too small for the sum
+        hsv[..., 0] = (hsv[..., 0].astype(int) + int(factor * 255)) % 180
+        return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB).astype(np.float32)
+
+    ColorJitter.adjust_hue = adjust_hue
+
+
+@patch('mmaction', '>=1')
 def draw_clips() -> None:
     """Videos can be drawn in a test: all clips of a sample, one after another.
 
@@ -197,7 +213,8 @@ class MMAction(Host):
     beside = ', and pip install --no-deps mmaction2==1.2.0'
     early_patches = (make_importable,)
     patches = (
-        *Host.patches, score_in_float32, write_videos_by_pyav, refuse_wide_frames, draw_clips,
+        *Host.patches, score_in_float32, write_videos_by_pyav, refuse_wide_frames,
+        turn_hues_either_way, draw_clips,
     )  # fmt: skip
     input_axes = 3
     draw_option = 'enable'
@@ -225,7 +242,7 @@ class MMAction(Host):
         check_axes(dataset, model, where)
         check_views(dataset, model, where)
         if where == 'train_dataloader':
-            check_targets(dataset, model, where)
+            check_blending(dataset, model, where)
         return True
 
     def check_batch(self, model: Any, batch_size: int, where: str) -> None:
@@ -362,24 +379,17 @@ def check_views(dataset: Any, model: Any, where: str) -> None:
         warn(f"{told}; AccMetric takes one: set average_clips='prob' in model.cls_head")
 
 
-def check_targets(dataset: Any, model: Any, where: str) -> None:
-    """Raise `UserError` if the loss gets labels of another form than it takes."""
-    head = model.cls_head
+def check_blending(dataset: Any, model: Any, where: str) -> None:
+    """Raise `UserError` if mixed labels have another number of classes than the head."""
+    known = model.cls_head.num_classes
     mixing = getattr(getattr(model, 'data_preprocessor', None), 'blending', None)
     for part in getattr(mixing, 'augments', [mixing]):  # of RandomBatchAugment
         number = getattr(part, 'num_classes', None)
-        if number not in (None, head.num_classes) and not dataset.multi_class:
+        if number not in (None, known) and not dataset.multi_class:
             raise UserError(
                 f'model.data_preprocessor.blending has num_classes={number}, and model.cls_head '
-                f'{head.num_classes}; give them the same'
+                f'{known}; give them the same'
             )
-    one = not (dataset.multi_class or mixing or getattr(head, 'label_smooth_eps', 0))
-    if one and type(getattr(head, 'loss_cls', None)).__name__ == 'BCELossWithLogits':
-        raise UserError(
-            f'model.cls_head has BCELossWithLogits, for videos with several labels, and those of '
-            f'{where} have one; take CrossEntropyLoss, or set multi_class=True and num_classes in '
-            'the data sets'
-        )
 
 
 def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:

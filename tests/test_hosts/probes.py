@@ -493,6 +493,13 @@ def wide_frames():
     return True
 
 
+@probe('Hues of clips can be turned either way by ColorJitter', 'mmaction')
+def hues():
+    from mmaction.datasets.transforms import ColorJitter
+
+    ColorJitter.adjust_hue(np.zeros((2, 2, 3), np.float32), -0.1)
+
+
 @probe('Videos can be drawn in a test: all clips of a sample, one after another', 'mmaction')
 def clips():
     from mmaction.engine.hooks import VisualizationHook

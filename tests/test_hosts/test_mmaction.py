@@ -123,6 +123,21 @@ def test_frames_of_more_than_8_bits(tmp_path):
         RawFrameDecode()(dict(sample))
 
 
+@pytest.mark.parametrize('factor', [-0.5, -0.1, 0.1, 0.5])
+def test_hues_of_clips_are_turned(factor):
+    hosts.of(dict(default_scope='mmaction')).apply()
+    from mmaction.datasets.transforms import ColorJitter
+
+    image = np.zeros((1, 179, 3), np.uint8)
+    image[..., 0], image[..., 1:] = np.arange(179), 255
+    rgb = cv2.cvtColor(image, cv2.COLOR_HSV2RGB).astype(np.float32)
+    turned = ColorJitter.adjust_hue(rgb, factor)
+    hues = cv2.cvtColor(turned.astype(np.uint8), cv2.COLOR_RGB2HSV)[..., 0].astype(int)
+    # in whole degrees of two, and back from 8 bits
+    away = (hues - image[..., 0] - int(factor * 255)) % 180
+    assert turned.dtype == np.float32 and np.minimum(away, 180 - away).max() <= 1
+
+
 @pytest.mark.parametrize('shape', [(2, 3, 2, 16, 24), (4, 3, 16, 24)], ids=['3-D', '2-D'])
 def test_videos_of_a_test_are_drawn(shape, tmp_path, monkeypatch):
     hosts.of(dict(default_scope='mmaction')).apply()
