@@ -262,12 +262,9 @@ class MMAction(Host):
 
     def check_metric(self, metric: Any, dataset: Any, where: str, model: Any = None) -> None:
         """Refuse scores of single labels for videos with several."""
-        single = {'top_k_accuracy', 'mean_class_accuracy'}.intersection(
-            metric.metrics if type(metric).__name__ == 'AccMetric' else ()
-        )
-        if single and any(
-            getattr(inner, 'multi_class', False) for inner in inner_datasets(dataset)
-        ):
+        asked = metric.metrics if type(metric).__name__ == 'AccMetric' else ()
+        single = {'top_k_accuracy', 'mean_class_accuracy'}.intersection(asked)
+        if single and any(getattr(d, 'multi_class', False) for d in inner_datasets(dataset)):
             raise UserError(
                 f'AccMetric of {where} has {", ".join(sorted(single))}, for videos with one label, '
                 "and the data set multi_class=True; set metric_list=('mean_average_precision',)"

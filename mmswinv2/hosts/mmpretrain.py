@@ -132,13 +132,20 @@ class MMPretrain(Host):
         import_torchvision()
 
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
-        """Refuse labels that the head cannot learn, and one-hot labels of another length."""
+        """Refuse labels that the head cannot learn, and heads that cannot take maps."""
         head = getattr(model, 'head', None)
         num_classes = getattr(head, 'num_classes', None)
         if num_classes is None or not hasattr(dataset, 'get_gt_labels'):
             return False
         check_image_labels(dataset, num_classes, where)
         of_host = package_of(head) == self.name  # users' may do what they like
+        maps = package_of(getattr(model, 'backbone', None)) == 'mmswinv2'
+        pooled = not maps or getattr(model, 'neck', None) is not None
+        if of_host and not pooled and type(head).__name__.endswith('LinearClsHead'):
+            raise UserError(
+                f'model.head ({type(head).__name__}) takes a vector, and model.backbone gives '
+                "maps; set model.neck=dict(type='GlobalAveragePooling')"
+            )
         multi_label = any(kind.__name__ == 'MultiLabelClsHead' for kind in type(head).__mro__)
         if multi_label or getattr(head, 'cal_acc', False):
             _check_topk(head, 'model.head', num_classes)

@@ -313,6 +313,12 @@ def test_report_on_a_classifier(tool, trained, folders, tmp_path):
     assert text.count('/val2017/class') == text.count('taken for') == min(wrong, 3) > 0
 
 
+def test_a_classifier_without_pooling(train, tmp_path):
+    run = train(tmp_path, options=('model.neck=None',))
+    assert run.returncode == 1 and 'Traceback' not in run.stderr
+    assert "gives maps; set model.neck=dict(type='GlobalAveragePooling')" in run.stderr
+
+
 def test_more_classes_than_the_head(train, tmp_path):
     run = train(tmp_path, options=('model.head.num_classes=3',))
     assert run.returncode == 1, run.stderr
