@@ -70,6 +70,7 @@ def classifier(**head):
         dict(
             type='mmpretrain.ImageClassifier',
             backbone=dict(type='mmswinv2.SwinTransformerV2', arch='nano'),
+            neck=dict(type='mmpretrain.GlobalAveragePooling'),
             head=head,
         )
     )
