@@ -159,14 +159,13 @@ def turn_hues_either_way() -> None:
     import cv2
     from mmaction.datasets.transforms import ColorJitter
 
-    @staticmethod
-    def adjust_hue(image: np.ndarray, factor: float) -> np.ndarray:
+    def adjust_hue(image: np.ndarray, factor: float) -> Any:
         hsv = cv2.cvtColor(np.clip(image, 0, 255).astype(np.uint8), cv2.COLOR_RGB2HSV)
         # OpenCV's hues are 0 to 179; mmaction2 adds in uint8, which is too small for the sum
         hsv[..., 0] = (hsv[..., 0].astype(int) + int(factor * 255)) % 180
         return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB).astype(np.float32)
 
-    ColorJitter.adjust_hue = adjust_hue
+    ColorJitter.adjust_hue = staticmethod(adjust_hue)
 
 
 @patch('mmaction', '>=1')
