@@ -34,6 +34,7 @@ _SYSTEM = {  # number of an OSError: what it means, what to do
     errno.ENOMEM: ('memory is used up', 'give fewer workers or smaller batches'),
 }
 _IN_CONFIG = 'mend it in the config or in --cfg-options'
+_HOOKS = re.compile(r'mm\w+\.(.+\.)?hooks\.')  # modules of the hosts with hooks
 _OF_VALUES = (ValueError, TypeError, KeyError, AssertionError, RuntimeError)
 _OF_FILES = (
     FileExistsError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError,
@@ -319,19 +320,21 @@ def _raised(error: BaseException) -> tuple[list[FrameType], str]:
 def _refused(error: BaseException) -> str | None:
     """The message for a value of a config that a constructor of a host or of torch refuses.
 
-    Hooks refuse some when the run begins. It must be by their own ``raise`` or ``assert``, or by
-    Python for want of an argument; a failure in any other way is a bug.
+    Hooks of a host may refuse one later, in a run. It must be by their own ``raise`` or ``assert``,
+    or by Python for want of an argument; a failure in any other way is a bug.
     """
     frames, source = _raised(error)
     frame = frames[-1]
     names = [each.f_code.co_name for each in frames]
     owner = frame.f_locals.get('self')
+    place = frame.f_globals.get('__name__')
     own = [each.f_code.co_name for each in frames if each.f_locals.get('self') is owner]
     made = '__init__' in own
-    is_hook = hasattr(owner, 'before_run') and any(n.startswith(('before_', 'after_')) for n in own)
+    is_hook = bool(_HOOKS.match(str(place))) and any(
+        n.startswith(('before_', 'after_')) for n in own
+    )
     builds = names[-1].startswith('build')
     lacks = builds and re.search(r'\(\) missing \d+ required .*argument', str(error))
-    place = frame.f_globals.get('__name__')
     modules = {kind.__module__ for kind in type(owner).__mro__}
     if isinstance(error, RuntimeError) and (
         place not in modules or str(place).startswith('torch.nn.')

@@ -378,6 +378,12 @@ def test_what_a_hook_refuses_in_a_run():
     best = caught(lambda: CheckpointHook(save_best='auto')._init_rule(None, 'any'))
     assert explain(best) is None  # called by code
 
+    class Own(EMAHook):
+        def before_train(self, runner):
+            raise ValueError('a bug')
+
+    assert explain(caught(lambda: Own(begin_epoch=9).before_train(Runner()))) is None
+
 
 def test_what_fails_in_the_code_of_a_host_is_a_bug():
     assert explain(built('MODELS', type='mmdet.FPN', in_channels=5, out_channels=8, num_outs=1))

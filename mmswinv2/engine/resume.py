@@ -13,6 +13,11 @@ from mmengine.optim import OptimWrapperDict
 from ..errors import UserError
 from ..log import warn
 
+# states of torch's optimizers that have the shape of the parameter
+_LIKE_WEIGHTS = {
+    'acc_delta', 'ax', 'exp_avg', 'exp_avg_sq', 'exp_inf', 'grad_avg', 'max_exp_avg_sq',
+    'momentum_buffer', 'prev', 'square_avg', 'step_size', 'sum',
+}  # fmt: skip
 _OF_SCHEDULERS = ('initial_', 'max_', 'min_')  # keys of a group: values that schedules go between
 # keys of a parameter group that are no settings, or flags that do not change the results
 _NO_SETTINGS = {'params', 'param_names', 'foreach', 'fused', 'capturable', 'differentiable'}
@@ -163,6 +168,8 @@ class _Changes:
         optimizer = getattr(owner, 'optimizer', owner)
         own, known = optimizer.param_groups, _optimizer_settings(optimizer)
         _check_groups(name, own, state.get('param_groups'))
+        if type(optimizer).__module__.partition('.')[0] in ('torch', 'mmpretrain'):
+            _check_states(name, own, state)
         scaler = state.get('loss_scaler') or {}
         still = scaler.get('scale') == 1.0 and not scaler.get('_growth_tracker')
         if still and getattr(owner, '_scale_update_param', 1) is None:
@@ -287,6 +294,22 @@ def _check_groups(name: str, mine: list[dict], theirs: list[dict] | None) -> Non
             f'{sorted(kinds[0])} for {sum(sizes[0])}); set it as it was, or start from the weights '
             'alone with load_from'
         )
+
+
+def _check_states(name: str, mine: list[dict], state: dict) -> None:
+    """Raise `UserError` if an optimizer state has another shape than its parameter."""
+    numbers = [number for group in state.get('param_groups', ()) for number in group['params']]
+    parameters = [parameter for group in mine for parameter in group['params']]
+    for number, parameter in zip(numbers, parameters, strict=False):
+        for key, value in state['state'].get(number, {}).items():
+            if not isinstance(value, torch.Tensor) or key not in _LIKE_WEIGHTS:
+                continue
+            if value.shape != parameter.shape:
+                raise UserError(
+                    f'{name}: the checkpoint has {key} of shape {tuple(value.shape)} for a '
+                    f'parameter of shape {tuple(parameter.shape)}; it is of another model: set '
+                    'that as it was, or start from the weights alone with load_from'
+                )
 
 
 def check_shapes(model: torch.nn.Module, state: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Ways to spread a training over processes: DDP, torch's FSDP, DeepSpeed's ZeRO."""
 
+import glob
 import os
 import re
 import shutil
@@ -238,6 +239,11 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
                 f'{filename} was not written by DeepSpeed, and has no state of its optimizer to '
                 'resume from; take the weights alone with --cfg-options load_from=..., or resume '
                 'with the strategy that wrote it'
+            )
+        if glob.escape(filename) != filename:  # DeepSpeed reads it as a pattern
+            raise UserError(
+                f'{filename} cannot be resumed from, as DeepSpeed reads brackets, * and ? in paths '
+                'as patterns; rename the folder'
             )
         check_deepspeed_folder(Path(filename))
         schedulers = kwargs.pop('resume_param_scheduler', True)  # after the hooks have seen them

@@ -24,6 +24,7 @@ from ..errors import UserError
 from ..log import warn
 from .host import FILE_KEYS, Host, as_list, inner_datasets, steps_in, type_name
 from .patching import log_patch, patch, replace
+from .pipelines import has_own_steps
 
 _MMCV_TOO_NEW = '2.2.0'  # mmaction2 1.2.0 refuses it and later ones at import
 
@@ -241,7 +242,7 @@ class MMAction(Host):
         check_axes(dataset, model, where)
         check_views(dataset, model, where)
         if where == 'train_dataloader':
-            check_blending(dataset, model, where)
+            check_targets(dataset, model, where)
         return True
 
     def check_batch(self, model: Any, batch_size: int, where: str) -> None:
@@ -375,17 +376,25 @@ def check_views(dataset: Any, model: Any, where: str) -> None:
         warn(f"{told}; AccMetric takes one: set average_clips='prob' in model.cls_head")
 
 
-def check_blending(dataset: Any, model: Any, where: str) -> None:
-    """Raise `UserError` if mixed labels have another number of classes than the head."""
-    known = model.cls_head.num_classes
+def check_targets(dataset: Any, model: Any, where: str) -> None:
+    """Raise `UserError` if the loss gets labels of another form than it takes."""
+    head = model.cls_head
     mixing = getattr(getattr(model, 'data_preprocessor', None), 'blending', None)
     for part in getattr(mixing, 'augments', [mixing]):  # of RandomBatchAugment
         number = getattr(part, 'num_classes', None)
-        if number not in (None, known) and not dataset.multi_class:
+        if number not in (None, head.num_classes) and not dataset.multi_class:
             raise UserError(
                 f'model.data_preprocessor.blending has num_classes={number}, and model.cls_head '
-                f'{known}; give them the same'
+                f'{head.num_classes}; give them the same'
             )
+    one = not (dataset.multi_class or mixing or getattr(head, 'label_smooth_eps', 0))
+    takes_several = type(getattr(head, 'loss_cls', None)).__name__ == 'BCELossWithLogits'
+    if one and takes_several and not has_own_steps(dataset):
+        raise UserError(
+            f'model.cls_head has BCELossWithLogits, for videos with several labels, and those of '
+            f'{where} have one; take CrossEntropyLoss, or set multi_class=True and num_classes in '
+            'the data sets'
+        )
 
 
 def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:

@@ -52,6 +52,12 @@ def loads_annotations(step: Any) -> bool:
     return 'Annotation' in type(step).__name__ or getattr(step, 'with_seg', False)
 
 
+def has_own_steps(dataset: Any) -> bool:
+    """Whether a step of the pipeline is of a user's own, which may add or change annotations."""
+    steps = steps_in(getattr(dataset, 'pipeline', None))
+    return any(package_of(step) not in _OF_HOSTS for step in steps)
+
+
 def check_order(dataset: Any, where: str) -> None:
     """Raise `UserError` if a training set loads no annotations, or after its pixels are moved.
 
@@ -62,8 +68,7 @@ def check_order(dataset: Any, where: str) -> None:
     names = [type(step).__name__ for step in steps]
     loads = any(name.startswith('Load') for name in names)
     packs = 'PackDetInputs' in names or 'PackSegInputs' in names
-    of_hosts = all(package_of(step) in _OF_HOSTS for step in steps)  # others may add annotations
-    if loads and packs and of_hosts and not any(map(loads_annotations, steps)):
+    if loads and packs and not has_own_steps(dataset) and not any(map(loads_annotations, steps)):
         raise UserError(
             f'{where}: the pipeline loads no annotations ({", ".join(names)}); put '
             'LoadAnnotations behind the step that loads images'

@@ -366,6 +366,31 @@ def test_several_clips_in_training(folder, monkeypatch, kind, pipeline, words):
         check_dataset(dataset, 'train_dataloader', model)
 
 
+def to_one_hot(results):
+    """A user's own step, which makes one label what a loss for several takes."""
+    results['label'] = torch.eye(3)[results['label']]
+    return results
+
+
+def test_a_loss_for_several_labels(folder):
+    init_default_scope('mmaction')
+    head = dict(type='I3DHead', num_classes=3, in_channels=4)
+    loss = dict(type='BCELossWithLogits')
+    one = build(folder, 'a.mp4 1\n')
+    one_hot = build(folder, 'a.mp4 1\n', pipeline=[to_one_hot])
+    several = build(folder, 'a.mp4 0 1\n', multi_class=True, num_classes=3)
+
+    def model(**options):
+        return SimpleNamespace(cls_head=MODELS.build(head | options))
+
+    with pytest.raises(UserError, match='BCELossWithLogits, for videos with several labels, and'):
+        check_dataset(one, 'train_dataloader', model(loss_cls=loss))
+    check_dataset(one_hot, 'train_dataloader', model(loss_cls=loss))
+    check_dataset(one, 'train_dataloader', model(loss_cls=loss, label_smooth_eps=0.1))
+    check_dataset(one, 'train_dataloader', model())
+    check_dataset(several, 'train_dataloader', model(loss_cls=loss, multi_class=True))
+
+
 def test_classes_of_blended_labels(folder):
     model = recognizer()
     model.data_preprocessor.blending = MODELS.build(dict(type='MixupBlending', num_classes=7))

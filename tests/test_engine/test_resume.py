@@ -186,6 +186,7 @@ def test_states_of_another_optimizer(whole):
         train(run, 8, [WARM], resume=run / 'iter_6.pth', kind='SGD')
 
 
+STATE = {0: {'step': torch.tensor(1.0), 'exp_avg': torch.ones(1)}}
 MALFORMED = {  # the fault: (function that makes it, words of the error)
     'weights alone': (lambda c: [c.pop(k) for k in [*c] if k != 'state_dict'], 'meta must be'),
     'no meta': (lambda c: c.pop('meta'), 'meta must be a dict, there is none'),
@@ -212,6 +213,8 @@ MALFORMED = {  # the fault: (function that makes it, words of the error)
     # detected once the model is built
     'head': (lambda c: c['state_dict'].update({'fc.weight': torch.ones(3, 2)}),
              r'fc.weight has the shape \(3, 2\) in the checkpoint, and \(1, 2\) in the model'),
+    'states': (lambda c: c['optimizer'].update(state=STATE),
+               r'exp_avg of shape \(1,\) for a parameter of shape \(1, 2\)'),
     'fewer parameters': (lambda c: c['optimizer']['param_groups'][0].update(params=[0]),
                          'another optimizer .* for 1 parameters, here 1 of .* for 2'),
 }  # fmt: skip
@@ -270,6 +273,16 @@ class Counting(torch.optim.AdamW):
         return super().step(closure)
 
 
+class OfLayers(torch.optim.SGD):
+    """Keeps one number for each tensor, as NovoGrad does."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group['params']:
+                self.state[parameter]['exp_avg_sq'] = torch.tensor(1.0)
+        return super().step(closure)
+
+
 def test_the_state_that_an_optimizer_has_in_its_groups(tmp_path):
     train(tmp_path, 2, [WARM], kind=Counting)
     _, told = train(tmp_path, 4, [WARM], kind=Counting, decay=0.2, resume=tmp_path / 'iter_2.pth')
@@ -298,6 +311,12 @@ def test_settings_that_are_taken_by_name(tmp_path, kind):
     train(tmp_path, 2, [WARM], kind=kind)
     resumed, told = train(tmp_path, 4, [WARM], kind=kind, decay=0.2, resume=tmp_path / 'iter_2.pth')
     assert 'optimizer.weight_decay=0.2' in told and {row[2] for row in resumed} == {0.2}
+
+
+def test_states_of_other_shapes_than_the_weights(tmp_path):
+    train(tmp_path, 2, [WARM], kind=OfLayers)
+    rates, _ = train(tmp_path, 4, [WARM], kind=OfLayers, resume=tmp_path / 'iter_2.pth')
+    assert len(rates) == 2
 
 
 def test_momentum_of_sgd_may_begin_later(tmp_path):
