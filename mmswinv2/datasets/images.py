@@ -326,6 +326,8 @@ class LoadImage(LoadImageFromFile):
         pair = isinstance(scale, (list, tuple)) and len(scale) == 2
         if scale is not None and not (pair and -np.inf < scale[0] < scale[1] < np.inf):
             raise UserError(f'LoadImage: scale must be (low, high), low < high, got {scale!r}')
+        if channels is not None and not (isinstance(channels, int) and channels > 0):
+            raise UserError(f'LoadImage: channels must be 1 or more, got {channels!r}')
         self.scale, self.channels = scale, channels
 
     def transform(self, results: dict) -> dict:

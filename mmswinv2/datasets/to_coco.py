@@ -140,6 +140,9 @@ def _check(form: str, source: Path, out: Path, split: str | None, offset: float 
 
 
 def _check_names(names: Sequence[str], source: Path) -> None:
+    for name in names:
+        if (shown := name.encode(errors='replace').decode()) != name:  # lone surrogates
+            raise UserError(f'{source}: the class {shown!r} is no text that can be written')
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f'{source}: the class {twice!r} stands twice among the names')

@@ -35,6 +35,9 @@ class InstaBoost(BaseTransform):
     def __init__(self, aug_ratio: float = 0.5, color_prob: float = 0.5, **options: Any) -> None:
         from mmdet.datasets.transforms import InstaBoost as MMDetInstaBoost
 
+        for name, value in (('aug_ratio', aug_ratio), ('color_prob', color_prob)):
+            if not 0 <= value <= 1:
+                raise UserError(f'InstaBoost: {name} is a probability from 0 to 1, got {value}')
         try:
             self.boost = MMDetInstaBoost(**options, color_prob=color_prob, aug_ratio=1)
         except ImportError as error:
@@ -43,6 +46,8 @@ class InstaBoost(BaseTransform):
                 'instaboostfast (or pip install "mmswinv2[htc]"), or take the step InstaBoost out '
                 'of the pipeline'
             ) from error
+        except AssertionError as error:
+            raise UserError(f'InstaBoost: {error}; got {options}') from error
         self.aug_ratio = aug_ratio
         self.left_alone = 0  # images of this process that could not be augmented
 
@@ -138,6 +143,8 @@ class FiveCrop(BaseTransform):
 
     def __init__(self, crop_size: int | tuple[int, int]) -> None:
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
+        if len(self.crop_size) != 2 or min(self.crop_size) < 1:
+            raise UserError(f'crop_size must be an int or (width, height), got {crop_size!r}')
 
     def transform(self, results: dict) -> dict:
         """``imgs`` becomes all frames of the first crop, then of the second, ..."""

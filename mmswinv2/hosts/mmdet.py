@@ -128,7 +128,8 @@ class MMDet(Host):
         if type(metric).__name__ in _COCO_METRICS:  # others may have options of their own
             check_coco_options(metric, where)
         if type(metric).__name__ == 'CocoMetric' and metric._coco_api is None:
-            _check_instances(dataset, where)
+            for inner in inner_datasets(dataset):
+                _check_instances(inner, where)
         infos = infos_by_id(dataset, metric, where)
         annotations: Any = getattr(metric, '_coco_api', None)
         if infos and hasattr(annotations, 'path'):
@@ -226,8 +227,7 @@ def _several_metainfo(given: Sequence[dict], where: str) -> UserError:
 
 def _check_instances(dataset: Any, where: str) -> None:
     """Raise `UserError` if samples lack the objects that CocoMetric needs without ``ann_file``."""
-    pipelines = [getattr(inner, 'pipeline', None) for inner in inner_datasets(dataset)]
-    for step in chain(*map(steps_in, pipelines)):
+    for step in steps_in(getattr(dataset, 'pipeline', None)):
         if type(step).__name__ == 'PackDetInputs' and 'instances' not in step.meta_keys:
             raise UserError(
                 f'{where}: CocoMetric without ann_file takes the objects from the samples, and '
@@ -251,8 +251,9 @@ def infos_by_id(dataset: Any, metric: Any, where: str) -> dict[Any, dict]:
         if not {'img_id', 'img_path'} <= info.keys():
             return {}
         first = infos.setdefault(info['img_id'], info)
-        paths = {os.path.normpath(each['img_path']) for each in (first, info)}
-        if len(paths) > 1 and not metric.format_only:
+        paths = {first['img_path'], info['img_path']}
+        other = len(paths) > 1 and len({*map(os.path.normpath, paths)}) > 1
+        if other and not metric.format_only:
             raise UserError(
                 f'{where}: {first["img_path"]} and {info["img_path"]} of the data set both '
                 f'have image_id={info["img_id"]!r}, by which scores are computed; give each '
@@ -334,7 +335,10 @@ def check_coco_options(metric: Any, where: str) -> None:
     if (summed and not right) or (whole and 100 not in numbers and not metric.use_mp_eval):
         rule = 'there must be three whole numbers, one of them 100, at which mAP is taken'
         raise refuse('proposal_nums', rule)
-    thresholds = np.atleast_1d(np.array(metric.iou_thrs, np.float64))
+    try:
+        thresholds = np.atleast_1d(np.array(metric.iou_thrs, np.float64))
+    except (TypeError, ValueError):
+        thresholds = np.zeros(0)
     inside = (thresholds > 0) & (thresholds <= 1)
     if thresholds.ndim > 1 or not thresholds.size or not inside.all():
         raise refuse('iou_thrs', 'it is a number above 0, up to 1, or a list of them')
@@ -352,6 +356,7 @@ def check_heads(model: Any, classes: Sequence[str], things: Sequence[str], where
     More classes than in the data are an error except in training, as mmdet cannot score them.
     `things` are the classes that have boxes and masks; empty if these are not known.
     """
+    model = getattr(model, 'module', model)
     if model is None or hasattr(model, 'language_model'):  # its prompt sets the classes
         return
     for name, head in model.named_modules():

@@ -724,6 +724,7 @@ OPTIONS = {
     ),
     'threshold': (dict(iou_thrs=50), 'iou_thrs=50; it is a number above 0, up to 1'),
     'thresholds': (dict(iou_thrs=[]), r'iou_thrs=\[\]'),
+    'text': (dict(iou_thrs='all'), "iou_thrs='all'"),
     'classwise': (dict(iou_thrs=[0.5, 0.75], classwise=True), 'classwise=True and 2 iou_thrs'),
     'item': (dict(metric_items=['mAP', 'foo']), r"metric_items=\['mAP', 'foo'\]; it is a list of"),
     'one item': (dict(metric_items='mAP'), "metric_items='mAP'; it is a list of some of mAP, "),

@@ -186,6 +186,21 @@ def test_ratio(ratio):
     assert treated == pytest.approx(40 * ratio, abs=12 if ratio == 0.5 else 0)
 
 
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (dict(action_prob=(0.5, 0.5)), 'length mismatch'),
+        (dict(action_prob=(0.5, 0.2, 0)), 'sum to 1'),
+        (dict(scale=(1,)), 'scale should have 2'),
+        (dict(aug_ratio=1.5), 'aug_ratio is a probability'),
+        (dict(color_prob=-1), 'color_prob is a probability'),
+    ],
+)
+def test_bad_options(options, words):
+    with pytest.raises(UserError, match=words):
+        InstaBoost(**options)
+
+
 def test_missing_package(monkeypatch):
     monkeypatch.setitem(sys.modules, 'instaboostfast', None)
     with pytest.raises(UserError, match='pip install instaboostfast'):

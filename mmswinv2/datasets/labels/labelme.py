@@ -35,7 +35,8 @@ def read_labelme(source: Source) -> tuple[None, list[Labelled]]:
     files = find_files(source.path, '.json')
     if not files:
         raise UserError(f'{source.path} has no .json files, in which LabelMe has its labels')
-    found = list(filter(None, (_read_file(path, source) for path in files)))
+    read = (_read_file(path, source) for path in files)
+    found = [labelled for labelled in read if labelled is not None]
     count_unlabelled(found, source.left_out)
     return None, found
 
@@ -51,7 +52,9 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
         source.left_out.add("JSON files that are not LabelMe's", path)
         return None
     name = content.get('imagePath')
-    folders = [path.parent, source.root / path.parent.relative_to(source.path)]
+    folders = [path.parent]
+    if source.root != source.path:
+        folders.append(source.root / path.parent.relative_to(source.path))
     named: list[Path] = []
     if isinstance(name, str) and name:
         plain = PureWindowsPath(name)  # \ and / alike

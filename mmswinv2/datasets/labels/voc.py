@@ -36,7 +36,8 @@ _YES, _NO = ('1', '1.0', 'true', 'yes'), ('0', '0.0', 'false', 'no', '')
 
 def read_voc(source: Source) -> tuple[None, list[Labelled]]:
     """Images with their objects, and no classes; raises `UserError` if a file is damaged."""
-    found = list(filter(None, (_read_file(path, source) for path in _files(source))))
+    read = (_read_file(path, source) for path in _files(source))
+    found = [labelled for labelled in read if labelled is not None]
     if source.split is None:
         count_unlabelled(found, source.left_out)
     return None, found

@@ -41,10 +41,12 @@ class _TextLoader(yaml.SafeLoader):
 def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
     """Classes, and images with their objects; raises `UserError` if a line is invalid."""
     names, content = _read_names(source.path)
+    keypoints = 1
     shape = content.get('kpt_shape') or [0]
-    if not isinstance(shape, list) or {*map(type, shape)} != {int}:
-        raise UserError(f'{source.path}/data.yaml: kpt_shape={shape!r:.40} are no two numbers')
-    keypoints = math.prod(shape)
+    for value in shape if isinstance(shape, list) else [shape]:
+        if type(value) is not int or not 0 <= value < 1000:
+            raise UserError(f'{source.path}/data.yaml: kpt_shape={value!r:.40} are no two numbers')
+        keypoints *= value
     alone = source.split is None  # without a list of images
     images = find_files(source.root, *IMAGES) if alone else _images_of(source, content)
     found, seen = [], set()  # real paths
