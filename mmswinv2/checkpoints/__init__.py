@@ -2,10 +2,11 @@
 
 from ..errors import CheckpointError
 from .class_map import read_class_map
-from .convert import adapt_channels, convert, convert_file, describe, inflate
+from .convert import convert, convert_file, describe
 from .download import fetch, fetch_together
 from .files import read_checkpoint, write_checkpoint
 from .formats import FORMATS
+from .inputs import adapt_channels, inflate
 from .load import load_but, load_pretrained
 from .pickles import read_pickle
 from .published import PUBLISHED

@@ -19,21 +19,11 @@ from ..core.swin_v2 import SwinV2
 from ..errors import CheckpointError
 from .adapters import add_adapters, add_base, networks
 from .class_map import HEAD, check_classes, choose_classes
-from .convert import (
-    Converted,
-    adapt_channels,
-    convert_checkpoint,
-    describe,
-    entries_note,
-    inflate,
-    is_2d,
-    of_file,
-    plain_keys,
-    recorded_windows,
-    unwrap,
-)
+from .convert import Converted, convert_checkpoint, describe, recorded_windows
+from .entries import entries_note, of_file, plain_keys, unwrap
 from .files import read_checkpoint
 from .formats import State, unwrapped
+from .inputs import adapt_channels, inflate, is_2d
 from .report import LoadReport, compare_keys, short_windows
 
 _OUTPUT_NORM = re.compile(r'(backbone\.)?norm\d\.(weight|bias)')

@@ -104,7 +104,7 @@ def convert_data(args: argparse.Namespace) -> None:
 def convert_weights(args: argparse.Namespace) -> None:
     """Convert weights as the command line says, and tell what they are."""
     from ..checkpoints import FORMATS, convert_file, describe, fetch, write_checkpoint
-    from ..checkpoints.convert import is_2d
+    from ..checkpoints.inputs import is_2d
 
     source = fetch(args.src)
     check_not_source(args.dst, source, 'convert')

@@ -209,7 +209,7 @@ class Origin(OrderedDict):
 
 def with_state_dict(found: Any, path: Path) -> Any:
     """A checkpoint with its weights under ``state_dict``, where mmengine looks for them."""
-    from ..checkpoints.convert import entries_note, of_file, open_entry
+    from ..checkpoints.entries import entries_note, of_file, open_entry
 
     with of_file(path):
         weights = open_entry(found)

@@ -19,7 +19,7 @@ from mmswinv2 import hosts
 from mmswinv2.analysis import input_size
 from mmswinv2.analysis.figures import check_ending
 from mmswinv2.checkpoints import fetch, read_checkpoint
-from mmswinv2.checkpoints.convert import unwrap
+from mmswinv2.checkpoints.entries import unwrap
 from mmswinv2.core.block import Block
 from mmswinv2.engine.launch import config_with_options
 from mmswinv2.errors import UserError, report_user_errors
