@@ -1,6 +1,5 @@
 """Linear layers, norms, patch embedding and patch merging, for any number of axes and any size."""
 
-from itertools import product
 from typing import Any
 
 import torch
@@ -169,10 +168,9 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, *S, C) -> (B, *ceil(S / stride), 2 C)``."""
         x = pad_to_multiple(x, self.stride, first_axis=1)
-        # the authors' order: offsets (0, 0), (1, 0), (0, 1), (1, 1), the first axis runs fastest
-        offsets = [o[::-1] for o in product(*(range(s) for s in reversed(self.stride)))]
-        parts = []
-        for offset in offsets:
-            steps = [slice(o, None, s) for o, s in zip(offset, self.stride, strict=True)]
-            parts.append(x[tuple([slice(None), *steps])])
-        return self.norm(linear(torch.cat(parts, dim=-1), self.reduction))
+        axes = len(self.stride)
+        for axis in reversed(range(axes)):  # to [B, S1 / s1, s1, S2 / s2, s2, ..., C]
+            x = x.unflatten(1 + axis, (-1, self.stride[axis]))
+        # the authors' order of offsets: (0, 0), (1, 0), (0, 1), (1, 1), the first axis runs fastest
+        x = x.permute(0, *range(1, 2 * axes, 2), *range(2 * axes, 0, -2), 1 + 2 * axes)
+        return self.norm(linear(x.flatten(1 + axes), self.reduction))

@@ -223,10 +223,11 @@ def _blocks(tokens: Any, block: int) -> Any:
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     qkv, table, scale, seed, *ctx.numbers = inputs
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # else autograd makes zeros for the second output
     ctx.save_for_backward(qkv, table, scale, seed, *output)
 
 
-def _gradients(run: Any, ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(run: Any, ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
     qkv, table, scale, seed, out, lse = ctx.saved_tensors
     needs_table = ctx.needs_input_grad[1]  # false if the position bias is frozen
     d_qkv, d_table, d_scale = run(
