@@ -95,7 +95,11 @@ class Block(nn.Module):
         """Draw the factors of stochastic depth of both branches, see `DropPath.draw`."""
         if not is_plain(self.drop_path, DropPath):  # `_add` calls it, and it draws by itself
             return None, None
-        return self.drop_path.draw(x), self.drop_path.draw(x)
+        drawn = self.drop_path.draw(x.new_empty(2 * x.shape[0], *[1] * (x.ndim - 1)))  # at once
+        if drawn is None:
+            return None, None
+        first, second = drawn.chunk(2)
+        return first, second
 
     def _add(self, x: Tensor, y: Tensor, norm: LayerNorm, scale: Tensor | None) -> Tensor:
         """``x + drop_path(norm(y))``."""
