@@ -330,11 +330,13 @@ def _refused(error: BaseException) -> str | None:
     place = frame.f_globals.get('__name__')
     own = [each.f_code.co_name for each in frames if each.f_locals.get('self') is owner]
     made = '__init__' in own
-    is_hook = bool(_HOOKS.match(str(place))) and any(
-        n.startswith(('before_', 'after_')) for n in own
+    is_hook = bool(_HOOKS.match(type(owner).__module__)) and any(
+        name.startswith(('before_', 'after_')) for name in own
     )
     builds = names[-1].startswith('build')
-    lacks = builds and re.search(r'\(\) missing \d+ required .*argument', str(error))
+    lacks = place == 'mmengine.registry.build_functions' and re.search(
+        r'\(\) missing \d+ required .*argument', str(error)
+    )
     modules = {kind.__module__ for kind in type(owner).__mro__}
     if isinstance(error, RuntimeError) and (
         place not in modules or str(place).startswith('torch.nn.')
@@ -344,6 +346,7 @@ def _refused(error: BaseException) -> str | None:
         (is_hook or builds or (made and any(name.startswith('build') for name in names)))
         and not str(place).startswith(__package__)
         and (lacks or source.startswith(('raise ', 'assert ')))
+        and error.args != (None,)  # of a loss that is NaN, in mmdet
     ):
         return None
     says = ' '.join(str(error.args[0]).split()) if error.args else f'{source!r} does not hold'

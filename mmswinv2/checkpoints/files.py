@@ -233,7 +233,7 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
             f'{path} is a pickle of arrays, as Detectron2 and Caffe2 write them, and no file of '
             'torch.save. If you trust where it comes from, keep its weights alone: `import '
             f'pathlib, pickle, torch; f = pickle.loads(pathlib.Path({str(path)!r}).read_bytes(), '
-            "encoding='latin1'); w = f.get('model', f); "
+            "encoding='latin1'); w = f.get('model', f.get('blobs', f)); "
             "torch.save({k: torch.as_tensor(w[k]) for k in w}, 'weights.pth')`"
         )
     of_zip = re.search('not in a subdirectory|hasRecord|file data.pkl', str(error))

@@ -46,11 +46,11 @@ def _is_dict(value: Any) -> bool:
 
 def _are_intervals(value: Any) -> bool:
     if not _is_list(
-        value, lambda pair: _is_list(pair, lambda n: is_count(n, 0)) and len(pair) == 2
+        value, lambda pair: isinstance(pair, tuple) and len(pair) == 2 and all(map(is_number, pair))
     ):
         return False
     begins = [begin for begin, _ in value]
-    return begins == sorted(begins) and all(interval > 0 for _, interval in value)
+    return begins == sorted(begins) and all(interval >= 1 for _, interval in value)
 
 
 _DICT = 'a dict', _is_dict
@@ -98,7 +98,7 @@ _RULES = {
     'custom_hooks': ('a list of dicts', lambda value: _is_list(value, _is_dict)),
     'compile': ('a dict, True or False', lambda value: isinstance(value, (bool, Mapping))),
     'train_cfg.dynamic_intervals': (
-        'a list of pairs (begin, interval) by their begins: whole numbers from 0, intervals from 1',
+        'a list of tuples (begin, interval), by their begins, with intervals from 1',
         _are_intervals,
     ),
     'optim_wrapper.optimizer.betas': (

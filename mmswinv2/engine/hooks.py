@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set, Sized
 from itertools import zip_longest
 from typing import Any
 
 import torch
-from mmengine.dataset import InfiniteSampler
 from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapperDict
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, TestLoop, ValLoop
 from torch import Tensor
 
 from .. import hosts
@@ -197,22 +196,29 @@ class CheckDatasetHook(Hook):
                     )
 
 
+_ENDLESS = {'InfiniteSampler', 'MultiSourceSampler'}  # the second is of mmdet
+
+
 def _check_batches(loop: BaseLoop, where: str) -> None:
     """Raise `UserError` for a loader whose batches are none, without end, or not all samples."""
-    loader, batches = loop.dataloader, loop.dataloader.batch_sampler
-    if not len(loader.dataset):
+    batches = getattr(loop.dataloader, 'batch_sampler', None)
+    sampler: Any = getattr(batches, 'sampler', None)
+    size: Any = getattr(batches, 'batch_size', None)
+    if isinstance(loop.dataloader.dataset, Sized) and not len(loop.dataloader.dataset):
         raise UserError(f'{where}: the data set has no samples; see its annotations and filters')
-    endless = isinstance(getattr(batches, 'sampler', None), InfiniteSampler)
-    if endless and isinstance(loop, EpochBasedTrainLoop):
-        raise UserError(
-            f'{where}: an epoch of InfiniteSampler has no end; take DefaultSampler, or train by '
-            'iterations (train_cfg.by_epoch=False, max_iters)'
-        )
-    if endless or not getattr(batches, 'drop_last', False):
+    if not _ENDLESS.isdisjoint(kind.__name__ for kind in type(sampler).__mro__):
+        walks = {EpochBasedTrainLoop.run_epoch, ValLoop.run, TestLoop.run}  # users' own may stop
+        if walks & {getattr(type(loop), name, None) for name in ('run', 'run_epoch')}:
+            raise UserError(
+                f'{where}: {type(sampler).__name__} has no end; take DefaultSampler, or train by '
+                'iterations (train_cfg.by_epoch=False, max_iters)'
+            )
         return
-    if not len(loader):
-        raise no_batch(where, batches.batch_size)
-    left_out = len(batches.sampler) % batches.batch_size
+    if not (getattr(batches, 'drop_last', False) and isinstance(sampler, Sized) and is_count(size)):
+        return
+    if len(sampler) < size:
+        raise no_batch(where, size)
+    left_out = len(sampler) % size
     if left_out and not where.startswith('train'):
         raise UserError(
             f'{where}: drop_last=True leaves {left_out} samples of each process out of the '

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from .mmdet_patches import (
     refuse_masks_that_stay_behind,
     score_faster,
 )
+from .pipelines import has_own_steps
 
 _SEMANTIC_MAPS = (
     '; it holds the semantic maps of HTC: see docs/data.md for COCO-stuff, draw maps with '
@@ -64,7 +64,7 @@ class MMDet(Host):
     visualizer = 'DetLocalVisualizer'
     kind_of_model = 'Detector'
     scores = tuple((kind, 'coco', *_COCO_SCORES) for kind in _COCO_METRICS)
-    lists = {'ReIDDataset': (r'\S+ \d+', '"path label"')}  # noqa: RUF012, a constant
+    lists = {'ReIDDataset': (r'\S+ -?\d+', '"path label"')}  # noqa: RUF012, a constant
     analysis_tools = (
         'confusion_matrix',
         'analyze_results',
@@ -129,7 +129,8 @@ class MMDet(Host):
             check_coco_options(metric, where)
         if type(metric).__name__ == 'CocoMetric' and metric._coco_api is None:
             for inner in inner_datasets(dataset):
-                _check_instances(inner, where)
+                if not has_own_steps(inner):
+                    _check_instances(inner, where)
         infos = infos_by_id(dataset, metric, where)
         annotations: Any = getattr(metric, '_coco_api', None)
         if infos and hasattr(annotations, 'path'):
@@ -215,13 +216,17 @@ def check_image_sizes(dataset: Any, where: str) -> None:
 
 def _several_metainfo(given: Sequence[dict], where: str) -> UserError:
     """The error for a ConcatDataset whose data sets have different ``metainfo``."""
-    keys = sorted({*chain(*given)})
-    keys = [key for key in keys if any(meta.get(key) != given[0].get(key) for meta in given)]
+    keys = sorted(
+        key
+        for key in set().union(*given)
+        if any(key not in meta or meta[key] != given[0].get(key) for meta in given)
+    )
     others = [key for key in keys if key != 'classes']
-    way = f'set ignore_keys={others} of ConcatDataset' if others else ''
+    ways = ['give all the same metainfo=dict(classes=...)'] * ('classes' in keys)
+    ways += [f'set ignore_keys={others} of ConcatDataset'] * bool(others)
     return UserError(
         f'{where}: the data sets of ConcatDataset differ in {", ".join(keys)}, and CocoMetric '
-        f'takes one metainfo; {way or "give all the same metainfo=dict(classes=...)"}'
+        f'takes one metainfo; {" and ".join(ways)}'
     )
 
 

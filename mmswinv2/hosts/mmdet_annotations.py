@@ -80,12 +80,14 @@ def _check_lists() -> None:
     def load_proposals(original: Any, self: Any) -> None:
         try:
             original(self)
-            if any(info['proposals']['bboxes'].shape[1:] != (4,) for info in self.data_list):
+            names = [type(step).__name__ for step in steps_in(self.pipeline)]
+            infos = self.data_list if 'LoadProposals' in names else ()  # users' own take any form
+            if any(info['proposals']['bboxes'].shape[1:] != (4,) for info in infos):
                 raise TypeError('bboxes are not (n, 4)')
         except (AssertionError, AttributeError, IndexError, KeyError, TypeError) as error:
             raise UserError(
-                f'{self.proposal_file} has not one entry for each of the {len(self.data_list)} '
-                f'images of {self.ann_file} ({error!r:.80}); it is a dict with folder and name of '
+                f'{self.proposal_file} does not fit the {len(self.data_list)} images '
+                f'of {self.ann_file} ({error!r:.80}); it is a dict with folder and name of '
                 "each, such as 'val2017/1.jpg', and for each a dict of arrays, bboxes (n, 4) and "
                 'scores (n,), as DumpProposals writes it'
             ) from error

@@ -157,8 +157,8 @@ class MMPretrain(Host):
         check_image_labels(dataset, num_classes, where)
         of_host = package_of(head) == self.name  # users' may do what they like
         maps = package_of(getattr(model, 'backbone', None)) == 'mmswinv2'
-        pooled = not maps or getattr(model, 'neck', None) is not None
-        if of_host and not pooled and type(head).__name__.endswith('LinearClsHead'):
+        pooled = package_of(model) != self.name or getattr(model, 'neck', None) is not None
+        if of_host and maps and not pooled and type(head).__name__.endswith('LinearClsHead'):
             raise UserError(
                 f'model.head ({type(head).__name__}) takes a vector, and model.backbone gives '
                 "maps; set model.neck=dict(type='GlobalAveragePooling')"

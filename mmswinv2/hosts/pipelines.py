@@ -55,7 +55,7 @@ def loads_annotations(step: Any) -> bool:
 def has_own_steps(dataset: Any) -> bool:
     """Whether a step of the pipeline is of a user's own, which may add or change annotations."""
     steps = steps_in(getattr(dataset, 'pipeline', None))
-    return any(package_of(step) not in _OF_HOSTS for step in steps)
+    return any(package_of(step) not in (*_OF_HOSTS, 'mmengine') for step in steps)
 
 
 def check_order(dataset: Any, where: str) -> None:

@@ -38,7 +38,8 @@ def _forward(
     for box, runs in zip(split_runs(qkv, grid), product(*grid.runs), strict=True):
         windows, bias = to_windows(box, runs), expand(table, tuple(size for size, _ in runs))
         # torch's CPU kernel takes a float32 mask with half precision tensors; a cast would round it
-        mask = (bias if windows.device.type == 'cpu' else bias.to(windows.dtype))[None]
+        as_is = windows.device.type == 'cpu' and windows.dtype != torch.float64  # misread there
+        mask = (bias if as_is else bias.to(windows.dtype))[None]
         outs.append([_fused(some, scale, mask) for some in windows.split(at_once or len(windows))])
     return _join(outs, grid)
 
