@@ -77,7 +77,7 @@ def voc(names=('cat', 'dog'), box=(10, 10, 40, 40), size=(96, 64), lines='1\n2\n
         )
     Path('list.txt').write_text(lines)
     return XMLDataset(
-        ann_file='list.txt', metainfo=dict(classes=('cat', 'dog')), pipeline=[], **options
+        ann_file='list.txt', metainfo=dict(classes=('cat', 'dog')), **dict(pipeline=[]) | options
     )
 
 
