@@ -371,7 +371,7 @@ def test_proposals_are_of_the_images(folder, entry, name):
     right = name.startswith('JPEG') and '{}' in name and np.shape(entry) == ()
     right = right and entry['bboxes'].shape[1] == 4
     words = 'found.pkl does not fit the 2 images of list.txt .*DumpProposals'
-    steps = [dict(type='LoadProposals')]
+    steps = [dict(type='mmdet.LoadProposals')]
     with nullcontext() if right else pytest.raises(UserError, match=words):
         dataset = voc(proposal_file='found.pkl', pipeline=steps)
         assert len(dataset.get_data_info(1)['proposals']['bboxes']) == 2
