@@ -34,7 +34,7 @@ param_scheduler = [
     dict(
         type='CosineAnnealingLR',
         by_epoch=True,
-        begin=3,  # the first epoch after the warm-up, so that the rate reaches the paper's
+        begin=3,  # epochs, at least the warm-up (7595 steps each for 70 million images)
         end=max_epochs,
         eta_min=0,
         convert_to_iter_based=True,

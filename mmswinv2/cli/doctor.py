@@ -113,6 +113,11 @@ def check_driver() -> Iterator[Finding]:
 
     cards = _output('nvidia-smi', '--query-gpu=name,driver_version', '--format=csv,noheader')
     known = re.search(r'CUDA Version: *([\d.]+)', _output('nvidia-smi'))
+    if torch.version.hip is not None:
+        state = OK if torch.cuda.is_available() else BROKEN
+        text = f'ROCm {torch.version.hip}; nobody has tried this project on it'
+        yield Finding('GPU', state, text, '' if state == OK else 'see whether rocminfo lists a GPU')
+        return
     if not cards.strip():
         if torch.cuda.is_available():  # as in containers without the driver's programs, on Jetson
             yield Finding('GPU', OK, f'{torch.cuda.get_device_name()}; there is no nvidia-smi')

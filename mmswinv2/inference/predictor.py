@@ -1,6 +1,7 @@
 """A predictor: a model with its weights and its test pipeline."""
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -297,7 +298,8 @@ class Pipeline:
             try:
                 return self._of_files(sample)
             except UserError as error:
-                if ending in OTHER_IMAGES and Path(item.path).exists():
+                unknown = re.search('UnidentifiedImageError|failed to load image', str(error))
+                if unknown and ending in OTHER_IMAGES:  # no damage, and no other step
                     raise refused from error
                 raise
         except FileNotFoundError as error:

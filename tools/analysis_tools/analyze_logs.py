@@ -83,7 +83,8 @@ def plot_curve(args):
 
 def cal_train_time(args):
     for path in args.json_logs:
-        times = [e['time'] for e in read_log(path, training_alone=True) if 'time' in e]
+        entries = read_log(path, training_alone=True)
+        times = [e['time'] for e in entries if is_number(e.get('time'))]
         times = times if args.include_outliers else times[1:]
         if not times:
             raise UserError(f'{path} holds too few entries of training; --include-outliers')
