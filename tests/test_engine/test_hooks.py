@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.dataset import BaseDataset
+from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.hooks import CheckpointHook, LoggerHook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
@@ -160,6 +160,12 @@ BATCHES = {  # settings of a run: (length of the data set, settings of the loade
     'dropped by iterations': (3, dict(drop_last=True), False, 'train_dataloader: .*batch_size=4'),
     'part of the scores': (6, dict(drop_last=True), False, 'val_dataloader: .* leaves 2 samples'),
     'endless': (8, dict(sampler=dict(type='InfiniteSampler')), True, 'InfiniteSampler has no end'),
+    'endless validation': (
+        8,
+        dict(sampler=dict(type='InfiniteSampler')),
+        True,
+        'val_dataloader: InfiniteSampler has no end',
+    ),
     'endless by iterations': (3, dict(sampler=dict(type='InfiniteSampler')), False, ''),
     'whole': (8, dict(drop_last=True), True, ''),
 }
@@ -171,12 +177,13 @@ def test_batches_that_are_none_or_endless_or_leave_samples_out(
 ):
     sampler = dict(type='DefaultSampler', shuffle=False)
     loader = dict(batch_size=4, dataset=[dict(inputs=torch.ones(2))] * length, sampler=sampler)
-    train = {**loader, 'dataset': loader['dataset'] or data(()), **options}
+    train = {**loader, 'dataset': loader['dataset'] or data(())}
+    val = {**loader, 'dataset': data(())}
     if words.startswith('val'):
-        train, val = {**train, 'drop_last': False}, {**loader, **options}
+        val = {**loader, **options}
     else:
-        val = {**loader, 'dataset': data(())}
-    length = dict(max_epochs=1) if by_epoch else dict(max_iters=1)
+        train |= options
+    duration = dict(max_epochs=1) if by_epoch else dict(max_iters=1)
     it = Runner(
         network(),
         str(tmp_path),
@@ -184,13 +191,42 @@ def test_batches_that_are_none_or_endless_or_leave_samples_out(
         val_dataloader=val,
         val_evaluator=dict(type='DumpResults', out_file_path=str(tmp_path / 'out.pkl')),
         val_cfg=dict(),
-        train_cfg=dict(by_epoch=by_epoch, val_begin=9, **length),
+        train_cfg=dict(by_epoch=by_epoch, val_begin=9, **duration),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
         custom_hooks=[CheckDatasetHook()],
         experiment_name=tmp_path.name,
     )
     with pytest.raises(UserError, match=words) if words else nullcontext():
         it.train()
+
+
+class OfTwoSources:
+    """Batches with a number of samples of each source, as one of mmdet's samplers has them."""
+
+    batch_size, drop_last, sampler = [2, 1], True, range(4)
+
+    def __iter__(self):
+        return iter([[0, 1, 3]])
+
+    def __len__(self):
+        return 1
+
+
+def test_batches_of_several_sources(tmp_path):
+    loader = torch.utils.data.DataLoader(
+        [dict(inputs=torch.ones(2))] * 4, batch_sampler=OfTwoSources(), collate_fn=pseudo_collate
+    )
+    it = Runner(
+        network(),
+        str(tmp_path),
+        train_dataloader=loader,
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        custom_hooks=[CheckDatasetHook()],
+        experiment_name=tmp_path.name,
+    )
+    it.train()
+    assert it.iter == 1
 
 
 class Split(Enum):

@@ -80,6 +80,13 @@ def test_only_wanted_gradients_are_asked_for(name):
     torch.testing.assert_close(torch.autograd.grad(got, qkv, weight)[0], want)
 
 
+def test_float64_tokens_beside_a_float32_bias():
+    qkv, grid, table, scale = inputs('ragged', torch.double)
+    table, scale = table.detach().float(), scale.detach().float()
+    want = reference.attend(qkv, grid, table.double(), scale.double())
+    assert torch.allclose(sdpa.attend(qkv, grid, table, scale), want, atol=1e-5)
+
+
 @pytest.mark.parametrize('autocast', [False, True], ids=['plain', 'autocast'])
 @pytest.mark.parametrize('name', IMPLEMENTATIONS)
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 0.06), (torch.half, 0.008)])
