@@ -162,6 +162,9 @@ def with_options(cfg: Config, path: str, options: dict[str, Any] | None) -> Conf
             try:
                 import_modules_from_strings(**wanted)
             except TypeError as error:
+                call = error.__traceback__
+                if call and call.tb_next and call.tb_next.tb_next:
+                    raise  # of a module that is imported
                 raise UserError(
                     f'custom_imports={wanted} in the config: {error}; it must be a dict with '
                     'imports=[...]'

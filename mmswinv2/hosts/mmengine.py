@@ -298,17 +298,17 @@ def find_own_configs() -> None:
 
     @replace(Config, '_get_cfg_path')
     def get_cfg_path(original: Any, cfg_path: str, filename: str) -> tuple[str, str | None]:
-        package, prefix, _ = cfg_path.partition('::')
+        package, prefix, name = cfg_path.partition('::')
         if not prefix:
             return original(cfg_path, filename)
-        try:
-            file = str(find_config(cfg_path))
-        except UserError:
-            if package == 'mmswinv2':
-                raise
-            return original(cfg_path, filename)
-        # types in our configs are found by default_scope, as in any config
-        return file, None if package == 'mmswinv2' else package
+        folders = config_folders(package)
+        for path in (folder / name for folder in folders):
+            if path.is_file():
+                # types in our configs are found by default_scope, as in any config
+                return str(path), None if package == 'mmswinv2' else package
+        if package == 'mmswinv2':
+            raise UserError(f'{cfg_path}: there is no config {name} in {folders[0]}')
+        return original(cfg_path, filename)
 
 
 @patch('mmengine', '>=0.8')
@@ -373,11 +373,9 @@ def find_config(name: str | os.PathLike[str]) -> Path:
     named = (path for path in folder.rglob('*.py') if path.name == file.name)
     found = [file] if file.is_file() else sorted(named)
     if len(found) != 1:
-        family = ', '.join(p.name for p in find(file.parent, '*.py')[:5]) or '-'
-        none = f'no such file; beside it: {family}; there is no config {config} in {folder}'
-        raise UserError(
-            f'{name} is not one config of {package}: {", ".join(map(str, found)) or none}'
-        )
+        family = [p.name for p in find(file.parent, '*.py')[:5]]
+        seen = ', '.join(map(str, found)) or f'no such file; beside it: {", ".join(family) or "-"}'
+        raise UserError(f'{name} is not one config of {package}: {seen}')
     return found[0]
 
 

@@ -47,6 +47,8 @@ def read_log(path, training_alone=False):
 
 def curve(entries, key, path):
     """Steps and values of a key."""
+    if not any(is_number(entry.get('step')) for entry in entries):
+        raise UserError(f'{path} has no steps, which logs of mmengine have')
     names = {name for entry in entries for name, value in entry.items() if is_number(value)}
     found = [key] if key in names else sorted(n for n in names if n.rsplit('/', 1)[-1] == key)
     if len(found) != 1:
