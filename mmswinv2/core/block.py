@@ -95,7 +95,8 @@ class Block(nn.Module):
         """Draw the factors of stochastic depth of both branches, see `DropPath.draw`."""
         if not is_plain(self.drop_path, DropPath):  # `_add` calls it, and it draws by itself
             return None, None
-        drawn = self.drop_path.draw(x.new_empty(2 * x.shape[0], *[1] * (x.ndim - 1)))  # at once
+        both = x.new_empty(2 * x.shape[0], *[1] * (x.ndim - 1))  # one draw in place of two
+        drawn = self.drop_path.draw(both)
         if drawn is None:
             return None, None
         first, second = drawn.chunk(2)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from .. import ops
+from ..ops.windows import windows_first
 
 _CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -169,8 +170,7 @@ class PatchMerging(nn.Module):
         """``(B, *S, C) -> (B, *ceil(S / stride), 2 C)``."""
         x = pad_to_multiple(x, self.stride, first_axis=1)
         axes = len(self.stride)
-        for axis in reversed(range(axes)):  # to [B, S1 / s1, s1, S2 / s2, s2, ..., C]
-            x = x.unflatten(1 + axis, (-1, self.stride[axis]))
+        x = windows_first(x, tuple((s, -1) for s in self.stride))  # [B, S1 / s1, ..., s1, ..., C]
         # the authors' order of offsets: (0, 0), (1, 0), (0, 1), (1, 1), the first axis runs fastest
-        x = x.permute(0, *range(1, 2 * axes, 2), *range(2 * axes, 0, -2), 1 + 2 * axes)
+        x = x.permute(*range(1 + axes), *range(2 * axes, axes, -1), 1 + 2 * axes)
         return self.norm(linear(x.flatten(1 + axes), self.reduction))

@@ -4,7 +4,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,19 @@ def quantize(file: FileModel, samples: Sequence[Any]) -> bytes:
         UserError: if a detector finds nothing in the pictures.
     """
     import onnx
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    class Pictures(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.inputs = _inputs(samples, file.task)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.inputs, None)
 
     found = (len(file.run(**inputs).get('boxes', [0])) for inputs in _inputs(samples, file.task))
     if not any(found):
@@ -33,7 +44,6 @@ def quantize(file: FileModel, samples: Sequence[Any]) -> bytes:
             'the model finds nothing in the pictures for --int8, and its mask head has no ranges '
             'without boxes; give pictures with objects that it finds'
         )
-    pictures = _inputs(samples, file.task)
     model = onnx.load_from_string(file.content)
     # OpenVINO 2026.4 computes the patch embedding wrongly in int8; it is a small part of the work
     embedding = [
@@ -45,7 +55,7 @@ def quantize(file: FileModel, samples: Sequence[Any]) -> bytes:
         quantize_static(
             model,
             path,
-            SimpleNamespace(get_next=lambda: next(pictures, None)),
+            Pictures(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=['Conv', 'MatMul', 'Gemm'],
             nodes_to_exclude=embedding,

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .products import autocast_dtype
+from .windows import windows_first
 
 
 def fits_embed(x: Tensor, weight: Tensor) -> bool:
@@ -22,9 +23,6 @@ def embed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     dtype = autocast_dtype(x)
     if dtype is not None:
         x = x.to(dtype)  # before the copy, which then moves half as many bytes
-    axes = len(patch)
-    for axis in reversed(range(axes)):  # to [B, K, s1, p1, s2, p2, ...]
-        x = x.unflatten(2 + axis, (-1, patch[axis]))
-    places = range(2, 2 + 2 * axes, 2)
-    x = x.permute(0, *places, 1, *(i + 1 for i in places))
-    return F.linear(x.flatten(1 + axes), weight.flatten(1), bias)
+    x = windows_first(x.movedim(1, -1), tuple((p, -1) for p in patch))  # [B, *S, *patch, K]
+    x = x.movedim(-1, 1 + len(patch)).flatten(1 + len(patch))
+    return F.linear(x, weight.flatten(1), bias)

@@ -37,8 +37,9 @@ def _forward(
     outs = []
     for box, runs in zip(split_runs(qkv, grid), product(*grid.runs), strict=True):
         windows, bias = to_windows(box, runs), expand(table, tuple(size for size, _ in runs))
-        # torch's CPU kernel takes a float32 mask with half precision tensors; a cast would round it
-        as_is = windows.device.type == 'cpu' and windows.dtype != torch.float64  # misread there
+        # torch's CPU kernel takes a float32 mask with half precision, where a cast would round it,
+        # but with float64 tensors it reads such a mask as float64
+        as_is = windows.device.type == 'cpu' and windows.dtype != torch.float64
         mask = (bias if as_is else bias.to(windows.dtype))[None]
         outs.append([_fused(some, scale, mask) for some in windows.split(at_once or len(windows))])
     return _join(outs, grid)

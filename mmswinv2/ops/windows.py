@@ -118,7 +118,10 @@ def from_windows(windows: Tensor, runs: Runs) -> Tensor:
 
 
 def windows_first(box: Tensor, runs: Runs) -> Tensor:
-    """A view of ``(B, c1 m1, c2 m2, ..., C)`` as ``(B, c1, c2, ..., m1, m2, ..., C)``."""
+    """A view of ``(B, c1 m1, c2 m2, ..., C)`` as ``(B, c1, c2, ..., m1, m2, ..., C)``.
+
+    A count c of -1 stands for as many as there are.
+    """
     ndim = len(runs)
     for axis, (size, count) in reversed(list(enumerate(runs, start=1))):
         box = box.unflatten(axis, (count, size))

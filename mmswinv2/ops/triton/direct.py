@@ -59,11 +59,14 @@ def with_gradient(
     operator, backward_operator = operators
     forward_function, backward_function = functions
 
+    def run(*args: Any) -> Any:
+        with set_wrap_triton_enabled(False):
+            return forward_function(*args)
+
     class Direct(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *args: Any) -> Any:
-            with set_wrap_triton_enabled(False):
-                outputs = forward_function(*args)
+            outputs = run(*args)
             setup_context(ctx, args, outputs)
             return outputs
 
@@ -88,9 +91,6 @@ def with_gradient(
     def call(*args: Any) -> Any:
         if is_watched(args[0]):
             return operator._opoverload(*args, SOURCES)
-        if torch.is_grad_enabled():
-            return Direct.apply(*args)
-        with set_wrap_triton_enabled(False):
-            return forward_function(*args)
+        return Direct.apply(*args) if torch.is_grad_enabled() else run(*args)
 
     return call
