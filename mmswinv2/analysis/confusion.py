@@ -142,8 +142,14 @@ def analyse_maps(dataset: Any, folder: Path, ignore: int, most: int) -> Findings
     right = total.diagonal()
     sums = zip(names, right, total.sum(1), total.sum(0), strict=True)
     rows: list[list[str | float | None]] = [
-        [name, ratio(t, total.sum()), ratio(r, t + f - r), ratio(r, t), ratio(r, f)]
-        for name, r, t, f in sums  # pixels right, of the truth, and found
+        [
+            name,
+            ratio(there, total.sum()),
+            ratio(hit, there + taken - hit),
+            ratio(hit, there),
+            ratio(hit, taken),
+        ]
+        for name, hit, there, taken in sums  # pixels
     ]
     known = [row[2] for row in rows if isinstance(row[2], float)]
     head = ['class', 'share of pixels', 'IoU', 'accuracy (recall)', 'precision']

@@ -17,10 +17,9 @@ from ..errors import CheckpointError
 from .download import cache_path
 from .entries import entries_note, of_file, plain_keys, unwrap
 from .files import read_checkpoint
-from .formats import BUFFERS, FORMATS, HEADS, UNSUPPORTED, Rule, State, Windows
+from .formats import BUFFERS, FORMATS, HEADS, PATCHES, UNSUPPORTED, Rule, State, Windows
 from .published import PUBLISHED
 
-_PATCHES = 'patch_embed.proj.weight'
 _TABLE = 'relative_coords_table'
 _OF_HEADS = ('head.', 'decoder.', 'classifier.')  # the first also within a network
 _LARGEST_TABLE = 2**24  # numbers
@@ -293,7 +292,7 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
         heads.append(_rows(state.get(f'{stage}0.attn.logit_scale')))
     extra_norms = [int(key.split('.')[3]) for key in state if key.endswith('.enorm.weight')]
     arch: dict[str, Any] = {
-        'embed_dims': _rows(state[_PATCHES]),
+        'embed_dims': _rows(state[PATCHES]),
         'depths': tuple(depths),
         'num_heads': tuple(heads),
         'extra_norm_every': 1 + min(extra_norms, default=-1),

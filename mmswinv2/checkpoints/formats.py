@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
+PATCHES = 'patch_embed.proj.weight'  # our key of the patch embedding
 Windows = dict[int, tuple[int, ...]]  # stage to window size per axis
 # a pattern of the whole key, and its new name (None: the backbone has no such weight)
 Rule = tuple[str, str | Callable[[re.Match[str]], str] | None]
@@ -107,7 +108,7 @@ _AUTHORS: list[Rule] = [
 FORMATS: dict[str, Format] = {
     'authors': Format(
         title="the authors' (classification, SimMIM, downstream) or mmswinv2's own",
-        anchor='patch_embed.proj.weight',
+        anchor=PATCHES,
         # a first stage alone has nothing to merge
         marker=r'layers\.0\.downsample\.reduction\.weight|norm0\.weight',
         rules=[
@@ -120,7 +121,7 @@ FORMATS: dict[str, Format] = {
     ),
     'timm': Format(
         title='timm',
-        anchor='patch_embed.proj.weight',
+        anchor=PATCHES,
         marker=r'layers[._]1\.downsample\.reduction\.weight',
         absent=r'layers[._]0\.downsample\.reduction\.weight|norm0\.weight',
         prepare=_join_stage_names,

@@ -5,15 +5,14 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .formats import State
+from .formats import PATCHES, State
 
-_PATCHES = 'patch_embed.proj.weight'
 _BIAS = '.attn.cpb_mlp.0.weight'
 
 
 def is_2d(state: Mapping[str, Tensor]) -> bool:
     """Whether weights under our keys are those of an image network."""
-    return _PATCHES in state and state[_PATCHES].ndim == 4
+    return PATCHES in state and state[PATCHES].ndim == 4
 
 
 def inflate(state: Mapping[str, Tensor], frames: int) -> State:
@@ -40,7 +39,7 @@ def inflate(state: Mapping[str, Tensor], frames: int) -> State:
             'the weights are those of a video network; there is nothing to inflate'
         )
     inflated = dict(state)
-    inflated[_PATCHES] = state[_PATCHES].unsqueeze(2).repeat(1, 1, frames, 1, 1) / frames
+    inflated[PATCHES] = state[PATCHES].unsqueeze(2).repeat(1, 1, frames, 1, 1) / frames
     for key, value in state.items():
         if key.endswith(_BIAS):
             inflated[key] = value.new_zeros(len(value), 3)
@@ -64,11 +63,11 @@ def adapt_channels(state: State, channels: int) -> State:
         patches ``(C, n, *patch)``, and the rest as it is; `state` itself if n is 3, or if the
         patches do not have 3 channels.
     """
-    kernel = state.get(_PATCHES)
+    kernel = state.get(PATCHES)
     known = kernel is not None and kernel.is_floating_point() and kernel.shape[1:2] == (3,)
     if kernel is None or not known or channels == 3:
         return state
     if channels == 1:
-        return {**state, _PATCHES: kernel.sum(1, keepdim=True)}
+        return {**state, PATCHES: kernel.sum(1, keepdim=True)}
     order = [channel % 3 for channel in range(channels)]
-    return {**state, _PATCHES: kernel[:, order] * (3 / channels)}
+    return {**state, PATCHES: kernel[:, order] * (3 / channels)}

@@ -22,7 +22,7 @@ from .class_map import HEAD, check_classes, choose_classes
 from .convert import Converted, convert_checkpoint, describe, recorded_windows
 from .entries import entries_note, of_file, plain_keys, unwrap
 from .files import read_checkpoint
-from .formats import State, unwrapped
+from .formats import PATCHES, State, unwrapped
 from .inputs import adapt_channels, inflate, is_2d
 from .report import LoadReport, compare_keys, short_windows
 
@@ -403,10 +403,10 @@ def _hint(model: SwinV2, state: Mapping[str, Tensor]) -> str:
 def _arguments_hint(model: SwinV2, state: Mapping[str, Tensor]) -> str:
     """The arguments beside ``arch`` that weights ask for, where the backbone has others."""
     ours = model.state_dict()
-    patches, hidden = 'patch_embed.proj.weight', 'layers.0.blocks.0.mlp.fc1.weight'
+    hidden = 'layers.0.blocks.0.mlp.fc1.weight'
     found = {}
     for name, weights in (('config', ours), ('file', state)):
-        kernel, first = weights.get(patches), weights.get(hidden)
+        kernel, first = weights.get(PATCHES), weights.get(hidden)
         if kernel is None or first is None or kernel.ndim < 4 or first.ndim != 2:
             return ''
         found[name] = dict(

@@ -27,7 +27,7 @@ from ..errors import UserError
 from ..files import check_writable
 from ..options import command_line
 from .config_checks import all_hooks, check_groups, check_optimizers, check_values
-from .config_names import warn_of_misspelt, warn_of_new, warn_of_unused
+from .config_names import arguments, warn_of_misspelt, warn_of_new, warn_of_unused
 from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook, no_batch
 from .repeatable import RepeatableHook
 from .resume import follow_config
@@ -159,16 +159,20 @@ def with_options(cfg: Config, path: str, options: dict[str, Any] | None) -> Conf
         warn_of_new(cfg, before, options)
         if any(key.partition('.')[0] == 'custom_imports' for key in options):
             wanted = cfg.custom_imports
+            known = arguments(import_modules_from_strings)
+            if not isinstance(wanted, Mapping) or not {'imports'} <= wanted.keys() <= known:
+                raise UserError(
+                    f'custom_imports={wanted} in the config must be a dict with imports=[...]'
+                )
+            names = wanted['imports'] or []
+            for name in names if isinstance(names, list) else [names]:
+                if not isinstance(name, str):
+                    raise UserError(
+                        f'custom_imports={wanted} in the config: {name!r} is of type '
+                        f'{type(name).__name__}; imports must be a list of names of modules'
+                    )
             try:
                 import_modules_from_strings(**wanted)
-            except TypeError as error:
-                call = error.__traceback__
-                if call and call.tb_next and call.tb_next.tb_next:
-                    raise  # of a module that is imported
-                raise UserError(
-                    f'custom_imports={wanted} in the config: {error}; it must be a dict with '
-                    'imports=[...]'
-                ) from error
             except ImportError as error:
                 raise UserError(
                     f'custom_imports in the config: {error} ({error.__context__}); name a module '

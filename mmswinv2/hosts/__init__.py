@@ -361,8 +361,10 @@ def _looks_like_json(path: Path) -> bool:
     """Parse small files; look at both ends of large ones, which take long to parse."""
     if path.stat().st_size < 2**24:
         content = path.read_bytes()
+        if _is_json(content):
+            return True
         lines = list(filter(bytes.strip, content.splitlines()))  # JSON Lines, as of grounding
-        return _is_json(content) or (lines != [] and all(map(_is_json, lines)))
+        return lines != [] and all(map(_is_json, lines))
     with path.open('rb') as file:
         first = file.read(64).lstrip(_MARKS)[:1]
         file.seek(-64, os.SEEK_END)

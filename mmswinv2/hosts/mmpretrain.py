@@ -156,9 +156,9 @@ class MMPretrain(Host):
             return False
         check_image_labels(dataset, num_classes, where)
         of_host = package_of(head) == self.name  # users' may do what they like
-        maps = package_of(getattr(model, 'backbone', None)) == 'mmswinv2'
-        pooled = package_of(model) != self.name or getattr(model, 'neck', None) is not None
-        if of_host and maps and not pooled and type(head).__name__.endswith('LinearClsHead'):
+        takes_vector = of_host and type(head).__name__.endswith('LinearClsHead')
+        unpooled = package_of(model) == self.name and getattr(model, 'neck', 0) is None
+        if takes_vector and unpooled and package_of(model.backbone) == 'mmswinv2':
             raise UserError(
                 f'model.head ({type(head).__name__}) takes a vector, and model.backbone gives '
                 "maps; set model.neck=dict(type='GlobalAveragePooling')"

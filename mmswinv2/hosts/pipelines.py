@@ -10,7 +10,7 @@ from ..errors import UserError
 from .host import package_of, step_lists, steps_in
 from .patching import patch, replace
 
-_OF_HOSTS = ('mmcv', 'mmdet', 'mmseg', 'mmaction', 'mmpretrain', 'mmswinv2')
+_OF_HOSTS = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmaction', 'mmpretrain', 'mmswinv2')
 # names of steps that annotations have to follow
 _MOVES = 'Resize|Flip|Crop|Affine|Rotate|Shear|Translate|Expand|RandomShift'
 
@@ -55,7 +55,7 @@ def loads_annotations(step: Any) -> bool:
 def has_own_steps(dataset: Any) -> bool:
     """Whether a step of the pipeline is of a user's own, which may add or change annotations."""
     steps = steps_in(getattr(dataset, 'pipeline', None))
-    return any(package_of(step) not in (*_OF_HOSTS, 'mmengine') for step in steps)
+    return any(package_of(step) not in _OF_HOSTS for step in steps)
 
 
 def check_order(dataset: Any, where: str) -> None:

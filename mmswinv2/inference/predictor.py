@@ -180,7 +180,6 @@ def _meta(model: Any, of_type: Any, saved: Mapping, own: Any) -> dict[str, Any]:
     Raises:
         UserError: if a class has one number in the weights and another in the data set.
     """
-    from ..analysis.confusion import palette
     from ..engine.hooks import check_places
 
     meta: dict[str, Any] = {}
@@ -206,10 +205,22 @@ def _meta(model: Any, of_type: Any, saved: Mapping, own: Any) -> dict[str, Any]:
             named.append((where, known['classes'] or ()))
         meta.update(known)
     check_places(named)
+    _fit_visualizers(meta, getattr(model, 'num_classes', 0))
+    return meta
+
+
+def _fit_visualizers(meta: dict[str, Any], num_classes: int) -> None:
+    """Give names and colors of classes the form that the hosts' visualizers take, in place.
+
+    Args:
+        meta: see `_meta`.
+        num_classes: of a segmentor; 0 for other models, whose classes may have no names.
+    """
+    from ..analysis.confusion import palette
+
     names = list(map(str, meta.get('classes') or ()))  # visualizers draw text alone
-    if count := getattr(model, 'num_classes', 0):
-        # a segmentor: its visualizer leaves out classes without names and colors
-        meta['classes'] = names = [*names, *map(str, range(len(names), count))]
+    if num_classes:  # the visualizer leaves out classes without names and colors
+        meta['classes'] = [*names, *map(str, range(len(names), num_classes))]
         meta['palette'] = palette(meta).tolist()
     elif names:
         meta['classes'] = names
@@ -218,7 +229,13 @@ def _meta(model: Any, of_type: Any, saved: Mapping, own: Any) -> dict[str, Any]:
         if isinstance(colors, (list, tuple)) and not all(isinstance(c, int) for c in colors):
             known = len(colors) >= len(names) and not any(isinstance(c, str) for c in colors)
             meta['palette'] = list(map(tuple, colors)) if known else None
-    return meta
+
+
+def _needs_loader(path: str) -> UserError:
+    return UserError(
+        f'cannot read the image {path}: {Path(path).suffix.lower()} files need a loader of their '
+        'own in the pipeline; save it as JPEG'
+    )
 
 
 def _lines(file: str) -> list[str]:
@@ -289,18 +306,14 @@ class Pipeline:
             if item.image is not None:
                 return self._of_frames(dict(sample, frame=item.image))
             ending = Path(item.path).suffix.lower()
-            refused = UserError(
-                f'cannot read the image {item.path}: {ending} files need a loader of their own in '
-                'the pipeline; save it as JPEG'
-            )
             if self._takes_previews and ending in RAW_PHOTOS:
-                raise refused
+                raise _needs_loader(item.path)
             try:
                 return self._of_files(sample)
             except UserError as error:
                 unknown = re.search('UnidentifiedImageError|failed to load image', str(error))
                 if unknown and ending in OTHER_IMAGES:  # no damage, and no other step
-                    raise refused from error
+                    raise _needs_loader(item.path) from error
                 raise
         except FileNotFoundError as error:
             raise UserError(f'{item.path} does not exist') from error

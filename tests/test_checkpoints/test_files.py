@@ -96,9 +96,10 @@ def test_the_advice_for_newer_protocols_works(protocol, tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings('ignore:Detected pickle protocol')
+@pytest.mark.parametrize('entry', ['model', 'blobs'])
 @pytest.mark.parametrize('protocol', [2, 4])
-def test_the_advice_for_pickles_of_detectron2_works(protocol, tmp_path, monkeypatch):
-    content = {'model': {'a': np.ones(3, np.float32)}, '__author__': 'Caffe2'}
+def test_the_advice_for_pickles_of_detectron2_works(protocol, entry, tmp_path, monkeypatch):
+    content = {entry: {'a': np.ones(3, np.float32)}, '__author__': 'Caffe2'}
     (tmp_path / 'x.pkl').write_bytes(pickle.dumps(content, protocol))
     with pytest.raises(CheckpointError, match='is a pickle of arrays, as Detectron2') as error:
         read_checkpoint(tmp_path / 'x.pkl')

@@ -163,6 +163,13 @@ def test_imports_that_are_no_names(value):
         config_with_options(str(ROOT / CONFIG), {'custom_imports.imports': value})
 
 
+def test_a_module_of_the_command_line_that_fails_keeps_its_traceback(tmp_path, monkeypatch):
+    (tmp_path / 'adds_text.py').write_text('1 + "a"\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(TypeError, match='unsupported operand'):
+        config_with_options(str(ROOT / CONFIG), {'custom_imports.imports': ['adds_text']})
+
+
 def test_classes_of_pure_python_configs_stay_names(tmp_path):
     """Or the copy of the config in the work dir could not be read."""
     (tmp_path / 'base.py').write_text("data_root = 'data/'\n")
