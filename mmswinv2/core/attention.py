@@ -53,12 +53,19 @@ class WindowAttention(nn.Module):
         self.attn_drop = attn_drop
         self.windows_at_once = windows_at_once
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.q_bias = nn.Parameter(torch.zeros(dim))
-        self.v_bias = nn.Parameter(torch.zeros(dim))
-        self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(10)))
+        self.q_bias = nn.Parameter(torch.empty(dim))
+        self.v_bias = nn.Parameter(torch.empty(dim))
+        self.logit_scale = nn.Parameter(torch.empty(num_heads, 1, 1))
         self.cpb_mlp = ContinuousPositionBias(num_heads, pretrained_window)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise the biases with 0 and tau with 1 / 10; the layers initialise themselves."""
+        nn.init.zeros_(self.q_bias)
+        nn.init.zeros_(self.v_bias)
+        nn.init.constant_(self.logit_scale, math.log(10))
 
     def forward(self, x: Tensor, grid: WindowGrid, table: Tensor | None = None) -> Tensor:
         """Attend inside each window.

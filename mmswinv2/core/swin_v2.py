@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import UserError
 from ..ops.modes import is_transformed
 from .arguments import IntOrInts, check_arguments, per_stage
+from .attention import WindowAttention
 from .block import Block
 from .layers import LayerNorm, PatchEmbed, PatchMerging
 
@@ -166,7 +167,11 @@ class SwinV2(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            elif isinstance(module, Block):
+            elif isinstance(module, (LayerNorm, WindowAttention)):
+                module.reset_parameters()
+        self.patch_embed.proj.reset_parameters()
+        for module in self.modules():
+            if isinstance(module, Block):
                 module.init_res_post_norm()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -5,7 +5,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from benchmarks.peers import randomise
-from mmswinv2.core import SwinV2
+from mmswinv2.core import SwinV2, get_variant, layer_id
 from mmswinv2.core.arguments import one_each
 from mmswinv2.core.block import Block, DropPath
 from mmswinv2.errors import UserError
@@ -127,6 +127,23 @@ def test_starts_as_the_authors_do():
         assert not block.attn.q_bias.any() and not block.mlp.fc1.bias.any()
         x = torch.randn(1, 9, 9, block.norm1.weight.numel())
         assert torch.equal(block(x), x)
+
+
+def test_parameters_without_values_are_initialised():
+    """As after `to_empty`, which leaves what was in the memory."""
+    torch.manual_seed(0)
+    fresh = SwinV2('nano', extra_norm_every_n_blocks=2)
+    with torch.device('meta'):
+        net = SwinV2('nano', extra_norm_every_n_blocks=2)
+    net.to_empty(device='cpu')
+    for p in net.parameters():
+        torch.nn.init.constant_(p, torch.nan)
+    net.reset_parameters()
+    for (name, got), want in zip(net.named_parameters(), fresh.parameters(), strict=True):
+        if want.unique().numel() == 1:
+            assert torch.equal(got, want), name
+        else:
+            assert got.std().item() == pytest.approx(want.std().item(), rel=0.4), name
 
 
 @pytest.mark.parametrize('axes', [IMAGE, VIDEO], ids=['2D', '3D'])
@@ -356,3 +373,33 @@ def test_windows_along_each_axis_or_by_the_shorter_side(window):
     for size, low, high in (((256, 512), 1e-2, 4e-2), ((256, 256), 0, 1e-6)):
         ours, theirs = (last_map(size, window, rule) for rule in (False, True))
         assert low <= (ours - theirs).abs().max() / theirs.abs().max() <= high
+
+
+def test_layers_as_the_authors_count_them():
+    depths = get_variant('base').depths  # 2, 2, 18, 2: AiT has 29 layers
+    assert layer_id('patch_embed.norm.bias', depths) == 0
+    assert layer_id('layers.0.blocks.0.norm1.weight', depths) == 1
+    assert layer_id('layers.0.blocks.1.attn.q_bias', depths) == 2
+    assert layer_id('layers.0.downsample.norm.bias', depths) == 3
+    assert layer_id('layers.1.blocks.0.mlp.fc1.bias', depths) == 4
+    assert layer_id('layers.2.blocks.17.mlp.fc1.bias', depths) == 24
+    assert layer_id('layers.2.downsample.reduction.weight', depths) == 25
+    assert layer_id('layers.3.blocks.1.norm2.weight', depths) == 27
+    assert layer_id('norm0.weight', depths) == layer_id('norm3.bias', depths) == 28
+
+
+def test_layers_as_the_authors_code_of_classification_counts_them():
+    """As in microsoft/Swin-Transformer and SimMIM: B has 26 layers, T 14; mergings add none."""
+    depths = get_variant('base').depths
+    expected = {
+        'patch_embed.proj.weight': 0,
+        'layers.0.blocks.1.norm1.weight': 2,
+        'layers.0.downsample.norm.bias': 2,
+        'layers.1.blocks.0.mlp.fc1.bias': 3,
+        'layers.2.blocks.17.mlp.fc1.bias': 22,
+        'layers.2.downsample.reduction.weight': 22,
+        'layers.3.blocks.0.attn.q_bias': 23,
+        'layers.3.blocks.1.attn.q_bias': 24,
+        'norm3.weight': 25,
+    }
+    assert {name: layer_id(name, depths, merging_layers=False) for name in expected} == expected

@@ -3,7 +3,6 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
-from mmswinv2.core import get_variant
 from mmswinv2.engine.layer_decay import layer_id
 from mmswinv2.errors import UserError
 from mmswinv2.models import SwinTransformerV2
@@ -34,36 +33,6 @@ def build(model, **paramwise):
 def groups_by_name(model, optimizer):
     names = {p: n for n, p in model.named_parameters()}
     return {names[p]: group for group in optimizer.param_groups for p in group['params']}
-
-
-def test_layers_as_the_authors_count_them():
-    depths = get_variant('base').depths  # 2, 2, 18, 2: AiT has 29 layers
-    assert layer_id('patch_embed.norm.bias', depths) == 0
-    assert layer_id('layers.0.blocks.0.norm1.weight', depths) == 1
-    assert layer_id('layers.0.blocks.1.attn.q_bias', depths) == 2
-    assert layer_id('layers.0.downsample.norm.bias', depths) == 3
-    assert layer_id('layers.1.blocks.0.mlp.fc1.bias', depths) == 4
-    assert layer_id('layers.2.blocks.17.mlp.fc1.bias', depths) == 24
-    assert layer_id('layers.2.downsample.reduction.weight', depths) == 25
-    assert layer_id('layers.3.blocks.1.norm2.weight', depths) == 27
-    assert layer_id('norm0.weight', depths) == layer_id('norm3.bias', depths) == 28
-
-
-def test_layers_as_the_authors_code_of_classification_counts_them():
-    """As in microsoft/Swin-Transformer and SimMIM: B has 26 layers, T 14; mergings add none."""
-    depths = get_variant('base').depths
-    expected = {
-        'patch_embed.proj.weight': 0,
-        'layers.0.blocks.1.norm1.weight': 2,
-        'layers.0.downsample.norm.bias': 2,
-        'layers.1.blocks.0.mlp.fc1.bias': 3,
-        'layers.2.blocks.17.mlp.fc1.bias': 22,
-        'layers.2.downsample.reduction.weight': 22,
-        'layers.3.blocks.0.attn.q_bias': 23,
-        'layers.3.blocks.1.attn.q_bias': 24,
-        'norm3.weight': 25,
-    }
-    assert {name: layer_id(name, depths, merging_layers=False) for name in expected} == expected
 
 
 @pytest.mark.parametrize(('merging', 'first', 'merged'), [(True, 16, 13), (False, 13, 11)])
