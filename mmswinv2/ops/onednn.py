@@ -69,6 +69,7 @@ torch.library.define('mmswinv2::linear', '(Tensor x, Tensor weight, Tensor? bias
 
 @torch.library.impl('mmswinv2::linear', 'CPU')
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    bias = None if bias is None else bias.contiguous()  # oneDNN ignores the strides of a bias
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [], '')
 
 

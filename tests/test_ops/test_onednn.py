@@ -1,3 +1,4 @@
+import math
 import warnings
 
 import pytest
@@ -41,6 +42,31 @@ def test_equals_torch_with_all_gradients(shape, width_in, width_out, bias):
         results.append([out, *(t.grad for t in leaves)])
     for got, want in zip(*results, strict=True):
         torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+
+
+STRIDED = {
+    'every second': lambda *shape: torch.randn(*(2 * n for n in shape))[
+        (slice(None, None, 2),) * len(shape)
+    ],
+    'transposed': lambda *shape: torch.randn(*shape[::-1]).permute(*range(len(shape))[::-1]),
+    'expanded': lambda *shape: torch.randn(*shape[:-1], 1).expand(shape),
+    'not aligned': lambda *shape: torch.randn(1 + math.prod(shape))[1:].view(shape),
+}
+
+
+@pytest.mark.parametrize('layout', STRIDED)
+@pytest.mark.parametrize('strided', ['x', 'weight', 'bias'])
+def test_tensors_that_are_not_contiguous(strided, layout):
+    shapes = dict(x=(2, 3, 6), weight=(5, 6), bias=(5,))
+    tensors = {name: torch.randn(shape) for name, shape in shapes.items()}
+    tensors[strided] = STRIDED[layout](*shapes[strided])
+    leaves = [t.requires_grad_() for t in tensors.values()]
+    got, want = (
+        [out, *torch.autograd.grad(out.sin().sum(), leaves)]
+        for out in (ops.linear(*leaves), F.linear(*leaves))
+    )
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize('wanted', [(True, False), (False, True), (True, True)], ids=str)
