@@ -67,8 +67,6 @@ class _Backbone(SwinV2, BaseModule):
         if lora is not None:
             self._add_lora(LoRA.of(lora))
         self._freeze()
-        if lora is not None:  # noted once, as copies of the model may freeze everything
-            self._frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
         if unbuilt := [*range(len(self.layers), len(self.depths))]:
             why = f'out_indices={self.out_indices} needs no stage after {self.out_indices[-1]}'
             print_log(f'{why}; stages {unbuilt} are not built', logger='current')
@@ -154,6 +152,9 @@ class _Backbone(SwinV2, BaseModule):
             norm = isinstance(module, LayerNorm) and (lora.train_norms or name in outputs)
             for key, parameter in module.named_parameters(name, recurse=False):
                 parameter.requires_grad_(norm or is_adapter(key))
+        self._freeze()
+        # noted once, as copies of the model may freeze everything
+        self._frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
 
     def _freeze(self) -> None:
         if self._frozen:

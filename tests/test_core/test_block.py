@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from mmswinv2.core.attention import WindowAttention
 from mmswinv2.core.block import MLP, Block, DropPath
 from mmswinv2.core.layers import is_plain
 from mmswinv2.ops import onednn
@@ -141,6 +142,16 @@ def test_hidden_width_and_dropout_of_the_mlp():
     mlp = Block(8, 2, (4, 4), (4, 4), shifted=False, mlp_ratio=2.6, drop=0.5).mlp
     assert mlp.fc1.out_features == mlp.fc2.in_features == 20
     assert mlp.drop.p == 0.5
+
+
+def test_a_block_drops_nothing_unless_asked_to():
+    block = Block(8, 2, (4, 4), (4, 4), shifted=False).train()
+    assert block.mlp.fc1.out_features == block.mlp.fc2.in_features == 32
+    assert block.attn.attn_drop == block.attn.proj_drop.p == block.mlp.drop.p == 0
+    assert block.drop_path.rate == 0
+    assert isinstance(block.enorm, torch.nn.Identity)
+    assert block.attn.windows_at_once is None
+    assert MLP(8, 16).drop.p == WindowAttention(8, 2, (4, 4)).proj_drop.p == 0
 
 
 def test_stochastic_depth_drops_at_its_rate_and_scales_up_what_is_kept():

@@ -187,6 +187,15 @@ def test_saving_memory_changes_no_gradient(options, recomputed, axes):
     assert bounds[0] or attending[1] > 10
 
 
+def test_recomputed_blocks_are_trained_where_their_input_has_no_gradient():
+    """As behind frozen patches; torch's older, reentrant checkpointing gives no gradients there."""
+    net = SwinV2('nano', with_cp=True).train()
+    net.patch_embed.requires_grad_(False)
+    sum(out.sum() for out in net(torch.randn(1, 3, 32, 32))).backward()
+    trained = {name for name, p in net.named_parameters() if p.grad is not None}
+    assert trained == {name for name, p in net.named_parameters() if p.requires_grad}
+
+
 class MostWindows(TorchFunctionMode):
     """Records the largest number of windows in one attention call, by number of heads."""
 

@@ -157,8 +157,8 @@ def test_a_block_keeps_its_input(monkeypatch):
     assert kept_by(Block) > 10
 
 
-def count_chunks(monkeypatch, block, x):
-    """Number of chunks in a forward pass; 1 without chunks."""
+def count_chunks(monkeypatch, block, x, backward=False):
+    """Number of chunks in a forward pass, or in both passes; 1 without chunks."""
     calls, compute = [], Block.compute
 
     def counted(self, *args, **kwargs):
@@ -167,7 +167,9 @@ def count_chunks(monkeypatch, block, x):
 
     with monkeypatch.context() as patch:
         patch.setattr(Block, 'compute', counted)
-        block(x)
+        out = block(x)
+        if out.requires_grad and backward:
+            out.sum().backward()
     return len(calls)
 
 
@@ -183,7 +185,8 @@ def test_chunks_are_taken_where_they_are_asked_for_or_win_time(monkeypatch):
         with torch.no_grad():
             assert count_chunks(monkeypatch, asked, x) == 8
             assert count_chunks(monkeypatch, auto, x) == (8 if large else 1)
-    assert count_chunks(monkeypatch, asked, x[:, :4, :4]) == 1
+    assert count_chunks(monkeypatch, asked, x[:, :4, :4], backward=True) == 1  # not computed twice
+    assert count_chunks(monkeypatch, asked, x, backward=True) == 16
     monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
     assert count_chunks(monkeypatch, asked, x) == 4
 
@@ -256,6 +259,7 @@ def test_second_derivatives(drop_path, monkeypatch):
     for block in (Block, ChunkedBlock):
         net = network(block, drop_path_rate=drop_path).double().requires_grad_()
         net.norm0.weight.requires_grad_(False)
+        net.layers[0].blocks[0].mlp.fc1.weight.requires_grad_(False)
         torch.manual_seed(1)  # for drop path
         x = torch.randn(2, 3, 35, 43, dtype=torch.double, requires_grad=True)
         inputs = [x, *(p for p in net.parameters() if p.requires_grad)]
