@@ -13,7 +13,7 @@ from mmengine.model import BaseTTAModel
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..core.arguments import is_count, want
+from ..core.arguments import is_count, is_number, want
 from ..errors import UserError
 from ..registry import MODELS
 
@@ -275,7 +275,17 @@ def _options(detector: Any, tta_cfg: Mapping[str, Any] | None) -> dict[str, Any]
     options['size_ranges'] = None
     if unknown := sorted(set(tta_cfg or {}) - set(options)):
         raise UserError(f'tta_cfg has {unknown}; it may have {sorted(options)}')
-    return {**options, **(tta_cfg or {})}
+    options.update(tta_cfg or {})
+    ranges = options['size_ranges']
+    rule = 'a list of (minimum, maximum) in pixels, one for each scale'
+    listed = isinstance(ranges, (list, tuple)) and all(map(_is_range, ranges))
+    want('size_ranges', ranges, rule, ranges is None or listed)
+    return options
+
+
+def _is_range(value: Any) -> bool:
+    pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_number, value))
+    return pair and 0 <= value[0] < value[1]
 
 
 def _last(heads: Any) -> Any:

@@ -244,6 +244,9 @@ def test_bad_options(mask_rcnn, image):
         InstanceSegTTAModel(mask_rcnn, dict(iou=0.5))
     with pytest.raises(ValueError, match='cached_views must be 1 or more, got 0'):
         InstanceSegTTAModel(mask_rcnn, cached_views=0)
+    for ranges in ([(96, 0)], [32, 96], [(0, None)], 96):
+        with pytest.raises(UserError, match=r'size_ranges must be a list of \(minimum, maximum\)'):
+            InstanceSegTTAModel(mask_rcnn, dict(size_ranges=ranges))
     model = InstanceSegTTAModel(mask_rcnn, dict(size_ranges=[(0, 1), (1, 2)]))
     with pytest.raises(ValueError, match='size_ranges has 2 entries and tta_pipeline 1 views'):
         merged(model, view(image))
