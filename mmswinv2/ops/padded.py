@@ -38,7 +38,7 @@ def attend(
         qkv = qkv.index_select(axis, place.clamp(0, n - 1))
         runs.append((m, count))
         lefts.append(left)
-        mark = ((place < 0) | (place >= n)).view(*[1] * (axis - 1), -1, *[1] * (ndim - axis))
+        mark = ((place < 0) | (place >= n)).view(-1, *[1] * (ndim - axis))
         outside = mark if outside is None else outside | mark
     windows = windows_first(qkv, tuple(runs)).flatten(1 + ndim, 2 * ndim).flatten(1, ndim)
     hidden = windows_first(outside[None, ..., None], tuple(runs))  # [1, c1, ..., 1]

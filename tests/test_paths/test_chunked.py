@@ -185,6 +185,9 @@ def test_chunks_are_taken_where_they_are_asked_for_or_win_time(monkeypatch):
         with torch.no_grad():
             assert count_chunks(monkeypatch, asked, x) == 8
             assert count_chunks(monkeypatch, auto, x) == (8 if large else 1)
+        auto.requires_grad_(False)  # frozen, so it is not in training
+        assert count_chunks(monkeypatch, auto, x) == (8 if large else 1)
+        auto.requires_grad_()
     assert count_chunks(monkeypatch, asked, x[:, :4, :4], backward=True) == 1  # not computed twice
     assert count_chunks(monkeypatch, asked, x, backward=True) == 16
     monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
