@@ -132,7 +132,7 @@ class SwinV2(nn.Module):
             self.layers.append(Stage(blocks, merging, given.recomputed[i]))
         for i in self.out_indices:
             self.add_module(f'norm{i}', LayerNorm(self.num_features[i]))
-        self.reset_parameters()
+        self._init_blocks_and_linear_layers()  # the others have initialised themselves
 
     @property
     def window_size(self) -> tuple[tuple[int, ...], ...]:
@@ -161,17 +161,21 @@ class SwinV2(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def reset_parameters(self) -> None:
-        """Initialise as the authors do: truncated normal 0.02; blocks start as the identity."""
+        """Give every parameter an initial value, as the constructor does."""
+        for module in self.modules():
+            if isinstance(module, (LayerNorm, WindowAttention)):
+                module.reset_parameters()
+        self.patch_embed.proj.reset_parameters()
+        self._init_blocks_and_linear_layers()
+
+    def _init_blocks_and_linear_layers(self) -> None:
+        """As the authors do: truncated normal 0.02; blocks start as the identity."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            elif isinstance(module, (LayerNorm, WindowAttention)):
-                module.reset_parameters()
-        self.patch_embed.proj.reset_parameters()
-        for module in self.modules():
-            if isinstance(module, Block):
+            elif isinstance(module, Block):
                 module.init_res_post_norm()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
