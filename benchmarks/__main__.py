@@ -23,11 +23,11 @@ import torch
 
 from mmswinv2.analysis.memory import AT_ONCE_BACK
 from mmswinv2.analysis.model import FlopCounter, StandIn
-from mmswinv2.core import SwinV2
 from mmswinv2.files import write_atomically
 from mmswinv2.ops.onednn import cpu_info
 from mmswinv2.options import ArgumentParser
 
+from . import peers
 from .report import OURS, OUT_OF_MEMORY, describe, write_plot, write_table
 from .workloads import ALL, MAIN, SWEEPS, Workload
 
@@ -142,10 +142,8 @@ def side_by_side(peaks: dict[str, int], limit: int) -> list[list[str]]:
 
 def multiply_adds(workload: Workload) -> int:
     """Multiply-adds of one forward pass on one image or clip, by torch's formulas."""
-    video = {} if len(workload.size) == 2 else dict(patch_size=(2, 4, 4), merge_stride=(1, 2, 2))
-    window = [workload.window] * 4  # one per stage
     with torch.device('meta'):
-        net = SwinV2(workload.arch, window_size=window, **video).eval()
+        net = peers.ours(workload.arch, workload.size, workload.window).eval()
         counter = FlopCounter()
         stand_in = StandIn(net, [counter])
     with torch.no_grad():

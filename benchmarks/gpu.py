@@ -34,11 +34,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils._pytree import tree_leaves
 
-from mmswinv2.core import SwinV2
 from mmswinv2.ops import WindowGrid, patches, reference, triton
 from mmswinv2.options import ArgumentParser
 
 from . import peers
+from .launches import OURS, PEERS
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 WORKLOADS = {  # size, window, batches
@@ -49,8 +49,6 @@ WORKLOADS = {  # size, window, batches
     '1536x1536': ((1536, 1536), 32, (1, 2)),
     '16x224x224': ((16, 224, 224), (8, 7, 7), (1, 8)),
 }
-OURS = ('kernels', 'sdpa')
-PEERS = ('timm', 'transformers', 'torchvision')
 DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16, 'float32': torch.float32}
 _PATIENCE = 1800  # seconds to compile in
 PARTS = ('check', 'waits', 'kernels', 'products', 'networks')
@@ -245,8 +243,7 @@ def make_step(name, arch, size, window, batch, dtype, training, compiled=False):
     if name == 'kernels' and DEVICE == 'cuda' and not triton.runs_on(torch.device(DEVICE)):
         raise RuntimeError('the Triton kernels do not run here, see `mmswinv2 doctor`')
     if name in OURS:
-        video = dict(patch_size=(2, 4, 4), merge_stride=(1, 2, 2)) if len(size) == 3 else {}
-        net = run = SwinV2(arch, window_size=window, **video)
+        net = run = peers.ours(arch, size, window)
     else:
         net, _, _, run = getattr(peers, name)(arch, size, (window,) * 4, (0,) * 4)
     peers.randomise(net).to(DEVICE).train(training)
@@ -285,9 +282,8 @@ def floor_of(arch, size, window, batch, rate):
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    video = dict(patch_size=(2, 4, 4), merge_stride=(1, 2, 2)) if len(size) == 3 else {}
     with torch.device('meta'):
-        net = SwinV2(arch, window_size=window, **video)
+        net = peers.ours(arch, size, window)
         x = torch.empty(1, 3, *size)
     moved = 0
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -19,7 +19,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mmswinv2.core import SwinV2
 from mmswinv2.ops import sdpa_padded, triton
 from mmswinv2.options import ArgumentParser
 
@@ -32,7 +31,7 @@ LAUNCHES = {
 }  # fmt: skip
 NO_LAUNCH = ('prim.', 'prims.', 'aten.promote_types', 'aten._unsafe_view', 'aten.empty',
              'aten.new_empty', 'aten.detach', 'aten.sym_')  # fmt: skip
-OURS = ('kernels', 'sdpa')
+OURS = ('kernels', 'sdpa')  # how this package attends on GPUs
 PEERS = ('timm', 'transformers', 'torchvision')
 
 
@@ -76,7 +75,7 @@ def build(implementation, size, window):
     """A network and a function that runs it."""
     if implementation in OURS:
         with torch.device('meta'):  # `fake_copy` takes away what values there are
-            net = SwinV2('tiny', window_size=window)
+            net = peers.ours('tiny', size, window)
         return net, net
     net, _, _, run = getattr(peers, implementation)('tiny', size, (window,) * 4, (0,) * 4)
     return net, run

@@ -1,13 +1,15 @@
-"""The published implementations, built from one description, with random weights.
+"""This package's network and the published implementations, built from one description.
 
-Each function returns the model, the modules at the end of its stages, its last norm, and a function
-that runs it on a batch.
+Each function of a published one returns the model with random weights, the modules at the end of
+its stages, its last norm, and a function that runs it on a batch.
 """
 
 import contextlib
 import importlib.util
 
 import torch
+
+from mmswinv2.core import SwinV2
 
 SIZES = {
     'tiny': (96, (2, 2, 6, 2), (3, 6, 12, 24)),
@@ -40,6 +42,12 @@ def randomise(model):
             p.data = 0.05 * noise if p.ndim > 1 else 0.1 * noise
     model.eval()
     return model
+
+
+def ours(arch, size, window, **options):
+    """`SwinV2` for images ``(H, W)`` or clips ``(T, H, W)``."""
+    video = dict(patch_size=(2, 4, 4), merge_stride=(1, 2, 2)) if len(size) == 3 else {}
+    return SwinV2(arch, window_size=window, **video, **options)
 
 
 def timm(size, image, windows, pretrained):

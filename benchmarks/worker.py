@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from mmswinv2.analysis.memory import idle_memory, peak_memory
 from mmswinv2.ops.onednn import linear
+from mmswinv2.paths import PATHS
 
 from . import peers
 from .report import OUT_OF_MEMORY
@@ -28,12 +29,8 @@ from .report import OUT_OF_MEMORY
 def build_image(name: str, spec: dict[str, Any]) -> Any:
     windows = (spec['window'],) * 4
     if name == 'mmswinv2':
-        from mmswinv2.core import SwinV2
-        from mmswinv2.paths import PATHS
-
-        net = SwinV2(spec['arch'], window_size=windows[0], block=PATHS['auto'])
-        peers.randomise(net)
-        return net, net
+        net = peers.ours(spec['arch'], spec['size'], spec['window'], block=PATHS['auto'])
+        return peers.randomise(net), net
     net, _, _, run = getattr(peers, name)(spec['arch'], tuple(spec['size']), windows, (0,) * 4)
     return net, run
 
