@@ -370,13 +370,15 @@ def find_config(name: str | os.PathLike[str]) -> Path:
     if folder is None:
         raise UserError(f'{name}: {package} brings no configs ({folders[0]} does not exist)')
     file = folder / (config if config.endswith('.py') else f'{config}.py')
-    named = (path for path in folder.rglob('*.py') if path.name == file.name)
-    found = [file] if file.is_file() else sorted(named)
-    if len(found) != 1:
-        family = [p.name for p in find(file.parent, '*.py')[:5]]
-        seen = ', '.join(map(str, found)) or f'no such file; beside it: {", ".join(family) or "-"}'
+    if file.is_file():
+        return file
+    named = sorted(path for path in folder.rglob('*.py') if path.name == file.name)
+    if len(named) != 1 or '/' in config:
+        family = ', '.join(p.name for p in find(file.parent, '*.py')[:5]) or '-'
+        others = f'there is {", ".join(map(str, named))}'
+        seen = others if named else f'no such file; beside it: {family}'
         raise UserError(f'{name} is not one config of {package}: {seen}')
-    return found[0]
+    return named[0]
 
 
 @patch('mmengine', '>=0.7')

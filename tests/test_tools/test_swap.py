@@ -645,6 +645,8 @@ def test_names_are_found_under_any_distribution(package):
     with pytest.raises(UserError, match='is not one config'):
         find_config(f'{package}::**')
     assert find_config('mmdet::fcos_r50-caffe_fpn_gn-head_1x_coco').parent.name == 'fcos'
+    with pytest.raises(UserError, match='there is .*/fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py$'):
+        find_config('mmdet::atss/fcos_r50-caffe_fpn_gn-head_1x_coco.py')
     with pytest.raises(UserError, match='mmnothing is not installed'):
         find_config('mmnothing::a.py')
 
