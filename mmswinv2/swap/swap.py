@@ -17,7 +17,7 @@ from ..core import get_variant
 from ..errors import UserError
 from ..hosts import dicts_in, join_path
 from .config import Notes, inits_of
-from .wiring import build, find_owner, predict, refuse_copies, rewire
+from .wiring import backbone_of, build, find_owner, predict, rewire
 
 _BEFORE = 'the model of the config, before any swap,'
 _BACKBONE = 'mmswinv2.SwinTransformerV2'
@@ -91,8 +91,7 @@ def swap_backbone(cfg: Config, options: Options) -> tuple[Config, Notes]:
         if old.get('in_channels', 3) != 3:
             raise UserError(f'{path}.backbone takes {old.in_channels} channels; SwinV2 wants RGB')
         before = build(cfg.model, what=_BEFORE)
-        refuse_copies(before)
-        stages = rewire(owner, path, options.arch, notes)
+        stages = rewire(owner, path, backbone_of(before) or old, options.arch, notes)
         _set_backbone(owner, path, stages, scope, options, notes)
         _remove_old_weights(cfg, path, owner, old, notes)
         _set_statistics(cfg, notes)

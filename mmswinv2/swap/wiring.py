@@ -89,12 +89,13 @@ class _Consumer:
     indices: list[int]
 
 
-def rewire(owner: Any, path: str, arch: str, notes: Notes) -> list[int]:
+def rewire(owner: Any, path: str, backbone: Any, arch: str, notes: Notes) -> list[int]:
     """Fit the channels of neck and heads to SwinV2.
 
     Args:
         owner: the dict that holds the backbone.
         path: its path in the config.
+        backbone: the old backbone, or its config.
         arch: key of `core.VARIANTS`.
         notes: records the changes.
 
@@ -104,7 +105,7 @@ def rewire(owner: Any, path: str, arch: str, notes: Notes) -> list[int]:
     Raises:
         UserError: if the parts need maps that SwinV2 does not have.
     """
-    old = _run(owner.backbone, torch.zeros(1, 3, _IMAGE, _IMAGE), f'{path}.backbone')
+    old = _run(backbone, torch.zeros(1, 3, _IMAGE, _IMAGE), f'{path}.backbone')
     stages = _choose_stages(old, str(owner.backbone.type), notes)
     width = get_variant(arch).embed_dims
     new = [Level(width * 2**i, _STRIDES[i]) for i in stages]
@@ -160,9 +161,9 @@ def _rising(values: Sequence[int]) -> bool:
 
 
 def _run(part: Any, inputs: Any, where: str) -> list[Level]:
-    """Build a part and run it on an image of `_IMAGE` pixels, or on maps of one."""
+    """Run a part, which may be a config, on an image of `_IMAGE` pixels, or on maps of one."""
     try:
-        module = MODELS.build(without_weights(part))
+        module = part if isinstance(part, nn.Module) else MODELS.build(without_weights(part))
         module.eval()  # not chained, as some backbones return None
         with torch.no_grad():
             maps = module(inputs)
@@ -313,8 +314,8 @@ def build(model: Any, device: str = 'cpu', what: str = 'the new model') -> nn.Mo
         raise UserError(f'{what} cannot be built: {_last_line(error)}') from error
 
 
-def refuse_copies(model: nn.Module) -> None:
-    """Raise `UserError` if a model builds its backbone several times, as for a teacher."""
+def backbone_of(model: nn.Module) -> nn.Module | None:
+    """What a model has as its `backbone`; `UserError` if it builds several, as for a teacher."""
     modules = dict(model.named_modules())
     kinds = tuple(type(m) for name, m in modules.items() if name.split('.')[-1] == 'backbone')
     found: list[str] = []
@@ -327,6 +328,7 @@ def refuse_copies(model: nn.Module) -> None:
             'as a teacher and its student, and what is to become of each cannot be told; swap the '
             'backbone of the detector or segmentor by itself, in a config without the others'
         )
+    return modules[found[0]] if found else None
 
 
 def predict(model: Any, host: Host, what: str = 'the new model') -> None:
