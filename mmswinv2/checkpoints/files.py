@@ -133,8 +133,10 @@ def _read(path: Path, mmap: bool) -> Any:
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
-        if 'operand 149' in str(error) and is_zipfile(path):  # a frame of protocol 4 or 5
+        if 'operand 149' in str(error) and _is_of_torch_save(path):  # a frame of protocol 4 or 5
             what = 'has pickle_protocol=4 or 5, which torch cannot read without running code'
+        elif 'torch.storage._load_from_bytes' in str(error):  # a tensor in a pickle of Python's
+            raise _unreadable(path, error) from error
         elif re.search('global|class', str(error), re.IGNORECASE):
             what = 'holds more than tensors, and restoring the rest would run code from the file'
         else:
@@ -227,14 +229,14 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
         return CheckpointError(f'{path} is a file of safetensors; rename it to .safetensors')
     if named_so and not is_safetensors and start.startswith((b'PK', b'\x80')):
         return CheckpointError(f'{path} is a file of torch.save; rename it to .pth')
-    magic = torch.serialization.MAGIC_NUMBER.to_bytes(10, 'little')  # in old files of torch.save
-    if start.startswith(b'\x80') and b'numpy' in start and magic not in start:
+    holds_arrays = b'numpy' in start or b'torch._utils' in start
+    if start.startswith(b'\x80') and holds_arrays and not _is_of_torch_save(path):
         return CheckpointError(
             f'{path} is a pickle of arrays, as Detectron2 and Caffe2 write them, and no file of '
             'torch.save. If you trust where it comes from, keep its weights alone: `import '
             f'pathlib, pickle, torch; f = pickle.loads(pathlib.Path({str(path)!r}).read_bytes(), '
-            "encoding='latin1'); w = f.get('model', f.get('blobs', f)); "
-            "torch.save({k: torch.as_tensor(w[k]) for k in w}, 'weights.pth')`"
+            "encoding='latin1'); w = next((f[k] for k in ('state_dict', 'model', 'blobs') if k in "
+            "f), f); torch.save({k: torch.as_tensor(w[k]) for k in w}, 'weights.pth')`"
         )
     of_zip = re.search('not in a subdirectory|hasRecord|file data.pkl', str(error))
     is_zip = of_zip and path.suffix != '.pt2'  # of torch.export
@@ -252,6 +254,13 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
         f'{path} ({path.stat().st_size} bytes) is {what}; {way}. torch says: {first_line(error)}'
     )
+
+
+def _is_of_torch_save(path: Path) -> bool:
+    """Whether a file is one of torch.save, an archive or of the form before torch 1.6."""
+    magic = torch.serialization.MAGIC_NUMBER.to_bytes(10, 'little')
+    with path.open('rb') as file:
+        return is_zipfile(path) or magic in file.read(30)  # tensors in pickles have it later
 
 
 def is_page(start: bytes) -> bool:

@@ -84,10 +84,14 @@ def test_the_advice_for_whole_modules_works(save, tmp_path, monkeypatch, wrap):
 
 
 @pytest.mark.filterwarnings('ignore:Detected pickle protocol')
+@pytest.mark.parametrize('zipped', [True, False])
 @pytest.mark.parametrize('protocol', [4, 5])
-def test_the_advice_for_newer_protocols_works(protocol, tmp_path, monkeypatch):
+def test_the_advice_for_newer_protocols_works(protocol, zipped, tmp_path, monkeypatch):
     net = SwinV2('nano')
-    torch.save({'model': net.state_dict()}, tmp_path / 'x.pth', pickle_protocol=protocol)
+    torch.save(
+        {'model': net.state_dict()}, tmp_path / 'x.pth', pickle_protocol=protocol,
+        _use_new_zipfile_serialization=zipped,
+    )  # fmt: skip
     with pytest.raises(CheckpointError, match='has pickle_protocol=4 or 5') as error:
         read_checkpoint(tmp_path / 'x.pth')
     monkeypatch.chdir(tmp_path)
@@ -96,10 +100,11 @@ def test_the_advice_for_newer_protocols_works(protocol, tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings('ignore:Detected pickle protocol')
-@pytest.mark.parametrize('entry', ['model', 'blobs'])
+@pytest.mark.parametrize('kind', [np.float32, torch.tensor])
+@pytest.mark.parametrize('entry', ['state_dict', 'model', 'blobs'])
 @pytest.mark.parametrize('protocol', [2, 4])
-def test_the_advice_for_pickles_of_detectron2_works(protocol, entry, tmp_path, monkeypatch):
-    content = {entry: {'a': np.ones(3, np.float32)}, '__author__': 'Caffe2'}
+def test_the_advice_for_pickles_of_arrays_works(protocol, entry, kind, tmp_path, monkeypatch):
+    content = {entry: {'a': kind([1.0, 1.0, 1.0])}, '__author__': 'Caffe2'}
     (tmp_path / 'x.pkl').write_bytes(pickle.dumps(content, protocol))
     with pytest.raises(CheckpointError, match='is a pickle of arrays, as Detectron2') as error:
         read_checkpoint(tmp_path / 'x.pkl')
