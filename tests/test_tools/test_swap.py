@@ -599,6 +599,14 @@ def test_what_goes_with_the_backbone_is_named():
     assert 'norm_eval' in told and 'dcn' in told and 'frozen_stages' not in told.split('went')[0]
 
 
+def test_a_preprocessor_beside_the_model_is_its_own_as_for_runners(tmp_path):
+    cfg = faster_rcnn()
+    cfg.data_preprocessor = cfg.model.pop('data_preprocessor')
+    cfg.dump(tmp_path / 'beside.py')
+    new, _ = swap_backbone(read_config(str(tmp_path / 'beside.py')), NANO)
+    assert new.model.data_preprocessor == new.data_preprocessor
+
+
 def test_images_are_normalised_once():
     cfg = faster_rcnn()
     cfg.model.data_preprocessor.update(mean=[0, 0, 0], std=[1, 1, 1])
