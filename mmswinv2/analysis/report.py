@@ -263,9 +263,10 @@ def _differences(
 
 
 def _plain(cfg: Any) -> dict[str, Any]:
-    content = cfg.to_dict()
-    if content.get('data_preprocessor') and isinstance(content.get('model'), dict):
-        content['model'].setdefault('data_preprocessor', content['data_preprocessor'])
+    from ..engine.launch import move_preprocessor
+
+    content: dict[str, Any] = cfg.to_dict()
+    move_preprocessor(content)
     return content
 
 

@@ -35,7 +35,8 @@ def read_config(name: str) -> Config:
         ) from error
     cfg = Config(cfg.to_dict(), filename=cfg.filename)
     check_values(cfg)
-    return launch.complete(cfg)
+    launch.move_preprocessor(cfg)
+    return cfg
 
 
 @dataclass

@@ -151,8 +151,8 @@ def _host(cfg: Config) -> hosts.Host:
     if host.swap_image_size is None:
         raise UserError(
             f'default_scope is {cfg.get("default_scope")!r}; only configs of mmdet 3, mmseg 1 and '
-            'mmrotate 1 can be swapped. In others the backbone is set by hand, as '
-            'docs/how_to/use_in_a_config.md shows'
+            'mmrotate 1, which it must name, can be swapped. In others the backbone is set by '
+            'hand, as docs/how_to/use_in_a_config.md shows'
         )
     hosts.of(cfg).require('the config')
     return host
