@@ -263,10 +263,10 @@ def _differences(
 
 
 def _plain(cfg: Any) -> dict[str, Any]:
-    from ..engine.launch import move_preprocessor
+    from ..engine.launch import add_preprocessor
 
     content: dict[str, Any] = cfg.to_dict()
-    move_preprocessor(content)
+    add_preprocessor(content)
     return content
 
 

@@ -187,11 +187,11 @@ def complete(cfg: Config) -> Config:
     cfg.setdefault('default_scope', 'mmengine')
     if cfg.get('randomness') is not None:
         cfg.randomness.setdefault('seed', None)  # mmengine refuses deterministic=True alone
-    move_preprocessor(cfg)
+    add_preprocessor(cfg)
     return cfg
 
 
-def move_preprocessor(cfg: Any) -> None:
+def add_preprocessor(cfg: Any) -> None:
     """Give the model of a config the data_preprocessor that stands beside it, as runners do."""
     if cfg.get('data_preprocessor') and isinstance(cfg.get('model'), dict):
         cfg['model'].setdefault('data_preprocessor', cfg['data_preprocessor'])

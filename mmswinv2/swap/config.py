@@ -35,7 +35,7 @@ def read_config(name: str) -> Config:
         ) from error
     cfg = Config(cfg.to_dict(), filename=cfg.filename)
     check_values(cfg)
-    launch.move_preprocessor(cfg)
+    launch.add_preprocessor(cfg)
     return cfg
 
 
