@@ -24,14 +24,23 @@ from ..errors import UserError
 from ..hosts.host import FILE_KEYS
 from ..log import warn
 from ..registry import HOOKS
+from .storage import is_diverged
 from .strategies import unwrap_model, whole_weights
+
+_ADVICE = (
+    'No checkpoint holds it. To try: look at these files; clip gradients '
+    '(optim_wrapper.clip_grad), warm up longer or lower the learning rate; train in float32 or '
+    'bfloat16 in place of float16; then --resume'
+)
 
 
 @HOOKS.register_module()
 class CheckInvalidLossHook(Hook):
     """Ends training at the first loss that is NaN or infinite, before a checkpoint can hold it.
 
-    The tools add this hook to every training; to set `max_skips`, add it to ``custom_hooks``.
+    Weights that an update has made so are not saved either: their gradients may be NaN though the
+    loss is finite. The tools add this hook to every training; to set `max_skips`, add it to
+    ``custom_hooks``.
 
     Args:
         max_skips: number of bad batches per run to skip, in all processes, before the run ends.
@@ -67,7 +76,14 @@ class CheckInvalidLossHook(Hook):
         for name, value in reversed((outputs or {}).items()):  # the sum is first: name a part
             number = float(torch.as_tensor(value).detach()) if 'loss' in name else 0.0
             if not math.isfinite(number):
-                raise UserError(self._advice(self._where(name, number)))
+                raise self._bad_loss(self._where(name, number))
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Raise `UserError` if a weight is NaN or infinite."""
+        for key, value in checkpoint.get('state_dict', {}).items():
+            if is_diverged(value):
+                bad = float(value[~value.isfinite()][0])
+                raise UserError(f'{self._where(key, bad)}, though the loss is finite. {_ADVICE}')
 
     def _look_before_updates(self, wrapper: Any) -> None:
         if isinstance(wrapper, OptimWrapperDict):
@@ -96,7 +112,7 @@ class CheckInvalidLossHook(Hook):
         if bool(bad):
             where = self._where('loss', float(loss.detach()))
         if self.skipped > self.max_skips:
-            raise UserError(self._advice(where))
+            raise self._bad_loss(where)
         warn(f'{where}: batch passed over ({self.skipped} of at most {self.max_skips})')
         return True
 
@@ -106,13 +122,10 @@ class CheckInvalidLossHook(Hook):
             f'{_files(self._batch)}'
         )
 
-    def _advice(self, where: str) -> str:
-        return (
-            f'{where}. No checkpoint holds it. To try: look at these files; clip gradients '
-            '(optim_wrapper.clip_grad), warm up longer or lower the learning rate; train in '
-            'float32 or bfloat16 in place of float16; then --resume. '
-            "custom_hooks=[dict(type='mmswinv2.CheckInvalidLossHook', max_skips=N)] passes over "
-            f'N such batches (now {self.max_skips})'
+    def _bad_loss(self, where: str) -> UserError:
+        return UserError(
+            f"{where}. {_ADVICE}. custom_hooks=[dict(type='mmswinv2.CheckInvalidLossHook', "
+            f'max_skips=N)] passes over N such batches (now {self.max_skips})'
         )
 
 

@@ -297,12 +297,17 @@ def _check_numbers(value: Any, name: str) -> None:
         for key, inner in value.items():
             _check_numbers(inner, f'{name}.{key}')
         return
-    floats = isinstance(value, torch.Tensor) and value.is_floating_point() and value.itemsize > 1
-    if floats and not bool(value.isfinite().all()):
+    if is_diverged(value):
         raise CheckpointError(
             f'{name} has numbers that are NaN or infinite, which one step brings into weights; the '
             'training that wrote it has diverged: resume from an earlier checkpoint'
         )
+
+
+def is_diverged(value: Any) -> bool:
+    """Whether `value` is a tensor with NaN or infinite numbers."""
+    floats = isinstance(value, torch.Tensor) and value.is_floating_point() and value.itemsize > 1
+    return floats and not bool(value.isfinite().all())
 
 
 def check_shared(cfg: Config) -> None:

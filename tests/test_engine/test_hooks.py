@@ -68,6 +68,16 @@ def test_stops_before_a_checkpoint_holds_it(tmp_path):
     assert {p.name for p in tmp_path.glob('*.pth')} == {'iter_1.pth', 'iter_2.pth'}
 
 
+@pytest.mark.parametrize('max_skips', [0, 1])
+def test_weights_that_an_update_has_spoilt_are_not_saved(tmp_path, max_skips):
+    """The loss of that iteration is finite, and the last good checkpoint would go."""
+    run = runner([], CheckInvalidLossHook(max_skips), tmp_path)
+    run.model.fc.weight.register_hook(lambda gradient: gradient * float('nan'))
+    with pytest.raises(UserError, match=r'fc.weight is nan in iteration 1 .*No checkpoint holds'):
+        run.train()
+    assert not list(tmp_path.glob('*.pth'))
+
+
 def test_passes_over_as_if_the_batch_were_not_there(tmp_path):
     model = runner([1, 4], CheckInvalidLossHook(max_skips=2), tmp_path / 'bad').train()
     clean = network()
