@@ -3,6 +3,7 @@
 import atexit
 import copy
 import os
+import re
 import sys
 import traceback
 from argparse import Namespace
@@ -149,11 +150,12 @@ def with_options(cfg: Config, path: str, options: dict[str, Any] | None) -> Conf
         warn_of_unused(cfg, options)
         before = cfg._to_lazy_dict()
         try:
+            _clear_in_lists(cfg, options)
             cfg.merge_from_dict(options)
-        except (KeyError, TypeError, AttributeError) as error:  # key in a list or a number
+        except (LookupError, TypeError, AttributeError) as error:  # key in a list or a number
             raise UserError(
                 f'--cfg-options {" ".join(options)}: there is no such place in the config '
-                f'({error.args[0]}); an index, from 0, names a dict that is in a list: give '
+                f'({error.args[0]:.300}); an index, from 0, names a dict that is in a list: give '
                 'any other list as a whole, key="[a,b]"'
             ) from error
         warn_of_new(cfg, before, options)
@@ -459,6 +461,16 @@ def _connect_processes(backend: str) -> None:
     store, rank, world_size = next(torch.distributed.rendezvous('env://'))
     store = torch.distributed.PrefixStore(f'start_{restarts()}', store)
     torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+
+
+def _clear_in_lists(cfg: Config, options: dict[str, Any]) -> None:
+    """Apply ``_delete_=True`` to dicts in lists, where mmengine takes it for a setting."""
+    for path in [path for path in options if re.search(r'\.\d+\._delete_$', path)]:
+        node = cfg._cfg_dict
+        for key in path.split('.')[:-1]:
+            node = node[int(key) if isinstance(node, list) else key]
+        if options.pop(path):
+            node.clear()
 
 
 def _set_data_root(cfg: Config, options: dict[str, Any]) -> None:

@@ -298,6 +298,16 @@ def test_options_at_no_place_of_a_list(place):
         config_with_options(cfg, {f'param_scheduler.{place}': 0.5})
 
 
+def test_options_replace_a_dict_in_a_list():
+    cfg = Config(dict(param_scheduler=[dict(type='StepLR', step_size=1), dict(type='LinearLR')]))
+    place = 'param_scheduler.0'
+    options = {f'{place}.type': 'ExponentialLR', f'{place}.gamma': 0.5, f'{place}._delete_': True}
+    cfg = config_with_options(cfg, options)
+    assert cfg.param_scheduler == [dict(type='ExponentialLR', gamma=0.5), dict(type='LinearLR')]
+    with pytest.raises(UserError, match='there is no such place .*index'):
+        config_with_options(cfg, {'param_scheduler.2._delete_': True})
+
+
 def test_deterministic_training_needs_no_seed(tmp_path):
     cfg = config_with_options(Config(), {'randomness.deterministic': True})
     assert cfg.randomness == dict(deterministic=True, seed=None)
