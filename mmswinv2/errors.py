@@ -164,6 +164,7 @@ def explain(error: BaseException, advice: str = '', option: str = '') -> str | N
     for link in _chain(error):
         if isinstance(link, UserError):
             return _own_words(link)
+        link = _as_raised(link) if isinstance(link, OSError) else link
         if isinstance(link, _OF_FILES) and link.filename:
             return f'{link.filename}: {link.strerror} (MMSWINV2_TRACEBACK=1 shows who asked for it)'
         if isinstance(link, OSError) and (words := _SYSTEM.get(link.errno or 0)):
@@ -203,6 +204,14 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.append(link)
         again = link.__context__ if type(link.__context__) is type(link) else None
         link = link.__cause__ or (None if link.__suppress_context__ else again)
+
+
+def _as_raised(error: OSError) -> OSError:
+    """An error of the system with its number, where a data loader has kept its text alone."""
+    found = re.search(r"\[Errno (\d+)\] ([^:\n]+)(?:: '(.*)')?\s*\Z", str(error))
+    if error.errno is not None or found is None:
+        return error
+    return OSError(int(found[1]), found[2], found[3])
 
 
 def is_out_of_memory(error: BaseException) -> bool:

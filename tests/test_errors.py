@@ -310,6 +310,14 @@ def test_a_mistake_found_by_a_worker_is_told_without_its_traceback():
     assert explain(caught(lambda: first(CheckpointError('one\ntwo')))) == 'one\ntwo'
 
 
+def test_what_the_system_refuses_to_a_worker():
+    told = explain(caught(lambda: first(FileNotFoundError(2, 'No such file', '/nowhere/a b.npy'))))
+    assert told.startswith('/nowhere/a b.npy: No such file (')
+    told = explain(caught(lambda: first(OSError(errno.EMFILE, 'Too many open files'))))
+    assert told.startswith('too many files are open (')
+    assert explain(caught(lambda: first(OSError('a bug')))) is None
+
+
 def test_a_bug_in_a_worker_is_a_bug():
     assert explain(caught(lambda: first(ValueError('a bug')))) is None
 
