@@ -32,6 +32,8 @@ _ADVICE = (
     '(optim_wrapper.clip_grad), warm up longer or lower the learning rate; train in float32 or '
     'bfloat16 in place of float16; then --resume'
 )
+# hooks of mmdet that change the steps of a data set in mid-run, and what of it they use
+_SWITCHES = {'YOLOXModeSwitchHook': 'update_skip_type_keys', 'PipelineSwitchHook': 'pipeline'}
 
 
 @HOOKS.register_module()
@@ -180,6 +182,18 @@ class CheckDatasetHook(Hook):
                 if name != 'train':
                     hosts.check_batch(model, loader.batch_size or 1, f'{name}_dataloader')
         self._check_classes(runner)
+
+    def before_train(self, runner: Any) -> None:
+        """Raise `UserError` for a hook that would fail, or change a wrapper and not its data."""
+        dataset = runner.train_dataloader.dataset
+        for kind in (type(hook).__name__ for hook in runner.hooks):
+            if kind in _SWITCHES and not hasattr(dataset, _SWITCHES[kind]):
+                fitting = 'MultiImageMixDataset' if kind.startswith('YOLOX') else 'no wrapper'
+                raise UserError(
+                    f'{kind} changes the steps of train_dataloader.dataset, and '
+                    f'{type(dataset).__name__} has no {_SWITCHES[kind]}; take {fitting} there, or '
+                    'leave the hook out'
+                )
 
     def _note_classes(self, dataset: Any, where: str) -> None:
         """Remember the classes of all data sets in a wrapper, and warn if they differ by name."""

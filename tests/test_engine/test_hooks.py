@@ -5,7 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.dataset import BaseDataset, pseudo_collate
+from mmdet.datasets import MultiImageMixDataset
+from mmdet.engine.hooks import PipelineSwitchHook, YOLOXModeSwitchHook
+from mmengine.dataset import BaseDataset, RepeatDataset, pseudo_collate
 from mmengine.hooks import CheckpointHook, LoggerHook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
@@ -208,6 +210,23 @@ def test_batches_that_are_none_or_endless_or_leave_samples_out(
     )
     with pytest.raises(UserError, match=words) if words else nullcontext():
         it.train()
+
+
+def test_hooks_that_change_the_steps_of_a_data_set():
+    """The one would change nothing, the other fail in the middle of the run."""
+
+    def check(hook, dataset):
+        loader = SimpleNamespace(dataset=dataset)
+        CheckDatasetHook().before_train(SimpleNamespace(hooks=[hook], train_dataloader=loader))
+
+    one = OneSample(lazy_init=True, pipeline=[])
+    switch, yolox = PipelineSwitchHook(1, []), YOLOXModeSwitchHook()
+    with pytest.raises(UserError, match='RepeatDataset has no pipeline; take no wrapper'):
+        check(switch, RepeatDataset(one, 2, lazy_init=True))
+    with pytest.raises(UserError, match='no update_skip_type_keys; take MultiImageMixDataset'):
+        check(yolox, one)
+    check(switch, one)
+    check(yolox, MultiImageMixDataset(one, [], skip_type_keys=None))
 
 
 class OfTwoSources:
