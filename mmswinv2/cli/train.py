@@ -63,8 +63,9 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f'{args.config} has no {" and no ".join(missing)}: it has nothing to train')
     if args.amp or args.amp_dtype:
         set_mixed_precision(cfg, args.amp_dtype or 'float16')
-    if args.auto_scale_lr:
-        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+    scale = cfg.get('auto_scale_lr') or {}
+    if args.auto_scale_lr or scale.get('enable'):
+        if 'base_batch_size' not in scale:
             raise UserError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...)')
         cfg.auto_scale_lr.enable = True
     if args.class_map:

@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from .. import hosts
 from ..core.arguments import get_variant, is_count, is_number
 from ..errors import UserError, nearest, unknown_type
+from ..log import warn
 from .config_names import LOADERS, arguments, settings_in
 
 # settings of schedulers
@@ -270,6 +271,25 @@ def check_groups(cfg: Config) -> None:
                 f'of {", ".join(names)}, or None for all, which leaves the '
                 f'{"validation" if kind == "val" else "test"} out'
             )
+
+
+def check_units(cfg: Config) -> None:
+    """Raise `UserError` for a schedule by epochs in a training by iterations, which has only one.
+
+    A checkpoint by epochs, which is the default too, is warned of: it is that of the end.
+    """
+    loop = cfg.get('train_cfg') or {}
+    if loop.get('by_epoch', True) and hosts.type_name(loop) != 'IterBasedTrainLoop':
+        return
+    told = 'goes by epochs (the default) in a training by iterations, and {}; set by_epoch=False'
+    for _, scheduler in hosts.dicts_in(cfg.get('param_scheduler')):
+        kind = hosts.type_name(scheduler)
+        steps = scheduler.get('convert_to_iter_based') or 'Plateau' in kind  # by validations
+        if 'type' in scheduler and scheduler.get('by_epoch', True) and not steps:
+            raise UserError(f'param_scheduler: {kind} {told.format("would never step")}')
+    checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint', {'interval': 1})
+    if checkpoint and checkpoint.get('by_epoch', True) and checkpoint.get('interval', -1) > 0:
+        warn(f'default_hooks.checkpoint {told.format("writes one at the end alone")}')
 
 
 def check_optimizers(cfg: Config) -> None:

@@ -213,14 +213,19 @@ class CheckDatasetHook(Hook):
                 return
 
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
-        """Raise `UserError` for a ``save_best`` that is not among the scores."""
-        for hook in runner.hooks:
-            for name in getattr(hook, 'key_indicators', ()):
-                if metrics and name not in (*metrics, 'auto'):
-                    raise UserError(
-                        f'save_best={name!r} of {type(hook).__name__} is none of the scores: '
-                        f'{", ".join(metrics)}'
-                    )
+        """Raise `UserError` for a ``save_best`` or ``monitor`` that is not among the scores."""
+        schedulers = runner.param_schedulers or []
+        if isinstance(schedulers, dict):  # of several optimizers
+            schedulers = [each for those in schedulers.values() for each in those]
+        best = [(hook, getattr(hook, 'key_indicators', ())) for hook in runner.hooks]
+        used = [(hook, 'save_best', name) for hook, names in best for name in names]
+        used += [(s, 'monitor', s.monitor) for s in schedulers if hasattr(s, 'monitor')]
+        for owner, setting, name in used:
+            if metrics and name not in (*metrics, 'auto'):
+                raise UserError(
+                    f'{setting}={name!r} of {type(owner).__name__} is none of the scores: '
+                    f'{", ".join(metrics)}'
+                )
 
 
 _ENDLESS = {'InfiniteSampler', 'MultiSourceSampler'}  # the second is of mmdet

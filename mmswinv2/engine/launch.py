@@ -27,7 +27,7 @@ from ..checkpoints import PUBLISHED, fetch
 from ..errors import UserError
 from ..files import check_writable
 from ..options import command_line
-from .config_checks import all_hooks, check_groups, check_optimizers, check_values
+from .config_checks import all_hooks, check_groups, check_optimizers, check_units, check_values
 from .config_names import arguments, warn_of_misspelt, warn_of_new, warn_of_unused
 from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook, no_batch
 from .repeatable import RepeatableHook
@@ -223,7 +223,9 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
             )
     elif 'train' in kinds and issubclass(runner_type, FlexibleRunner):
         _refuse_averages(cfg)
-    if 'train' not in kinds:  # evaluation needs one whole model in every process
+    if 'train' in kinds:
+        check_units(cfg)
+    else:  # evaluation needs one whole model in every process
         cfg.pop('runner_type', None)
         cfg.pop('strategy', None)
     if (path := cfg.get('load_from')) and '://' not in path:

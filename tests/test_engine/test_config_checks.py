@@ -10,6 +10,7 @@ from torch.optim import Adam
 from mmswinv2.engine.config_checks import (
     check_groups,
     check_optimizers,
+    check_units,
     check_values,
 )
 from mmswinv2.engine.launch import config_with_options, read_config
@@ -331,3 +332,24 @@ def test_channels_that_the_backbone_does_not_have(parts, words):
 )  # fmt: skip
 def test_channels_that_fit(parts):
     check_values(with_backbone(**parts))
+
+
+@pytest.mark.parametrize('kind', [dict(by_epoch=False), dict(type='IterBasedTrainLoop')])
+def test_epochs_in_a_training_by_iterations(log, kind):
+    """Its one epoch ends with it, so that nothing would step before."""
+
+    def check(scheduler, **checkpoint):
+        hooks = dict(checkpoint=dict(type='CheckpointHook', **checkpoint))
+        loop = dict(max_iters=9, **kind)
+        check_units(Config(dict(train_cfg=loop, param_scheduler=scheduler, default_hooks=hooks)))
+
+    step = dict(type='StepLR', step_size=2)
+    for scheduler in ([step], {'generator': [step]}, step | dict(by_epoch=True)):
+        with pytest.raises(UserError, match='StepLR goes by epochs .* set by_epoch=False'):
+            check(scheduler)
+    check([step | dict(by_epoch=False), dict(type='ReduceOnPlateauLR')], interval=-1)
+    check(step | dict(convert_to_iter_based=True), interval=3, by_epoch=False)
+    check_units(Config(dict(train_cfg=dict(max_epochs=3), param_scheduler=step)))
+    assert 'at the end alone' not in log()
+    check(None, interval=3)
+    assert 'writes one at the end alone; set by_epoch=False' in log()

@@ -10,6 +10,7 @@ from mmdet.engine.hooks import PipelineSwitchHook, YOLOXModeSwitchHook
 from mmengine.dataset import BaseDataset, RepeatDataset, pseudo_collate
 from mmengine.hooks import CheckpointHook, LoggerHook
 from mmengine.model import BaseModel
+from mmengine.optim import ReduceOnPlateauLR
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
@@ -154,11 +155,23 @@ def test_wrong_number_of_skips(wrong):
 
 
 def test_a_best_score_that_no_metric_gives():
-    runner = SimpleNamespace(hooks=[LoggerHook(), CheckpointHook(save_best='a/accuracy')])
+    hooks = [LoggerHook(), CheckpointHook(save_best='a/accuracy')]
+    runner = SimpleNamespace(hooks=hooks, param_schedulers=None)
     CheckDatasetHook().after_val_epoch(runner, {'a/accuracy': 0.5, 'b': 1.0})
     CheckDatasetHook().after_val_epoch(runner, {})
     with pytest.raises(UserError, match=r"save_best='a/accuracy' of CheckpointHook .*: b, c"):
         CheckDatasetHook().after_val_epoch(runner, {'b': 1.0, 'c': 0.5})
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_a_score_to_measure_that_no_metric_gives(several):
+    weights = [nn.Parameter(torch.ones(1))]
+    plateau = ReduceOnPlateauLR(torch.optim.SGD(weights, lr=0.1), monitor='a/accuracy')
+    schedulers = {'generator': [plateau]} if several else [plateau]
+    runner = SimpleNamespace(hooks=[], param_schedulers=schedulers)
+    CheckDatasetHook().after_val_epoch(runner, {'a/accuracy': 0.5, 'b': 1.0})
+    with pytest.raises(UserError, match="monitor='a/accuracy' of ReduceOnPlateau.* none .*: b"):
+        CheckDatasetHook().after_val_epoch(runner, {'b': 1.0})
 
 
 BATCHES = {  # settings of a run: (length of the data set, settings of the loader, by_epoch, words)

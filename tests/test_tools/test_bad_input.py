@@ -158,6 +158,7 @@ def test_work_dir_that_cannot_be_written(train, tmp_path):
         ('train_cfg.max_iter=8', "IterBasedTrainLoop takes no argument 'max_iter' (close to it: m"),
         ('optim_wrapper.optimizer.lrr=8', "AdamW takes no argument 'lrr' (close to it: lr"),
         ('train_dataloader=5', 'train_dataloader=5 in the config must be a dict'),
+        ('auto_scale_lr.enable=True', 'needs auto_scale_lr=dict(base_batch_size=...)'),
     ],
 )  # fmt: skip
 def test_options_that_are_none(train, tmp_path, option, words):
