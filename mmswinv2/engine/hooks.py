@@ -24,6 +24,7 @@ from ..errors import UserError
 from ..hosts.host import FILE_KEYS
 from ..log import warn
 from ..registry import HOOKS
+from .resume import named
 from .storage import is_diverged
 from .strategies import unwrap_model, whole_weights
 
@@ -186,13 +187,12 @@ class CheckDatasetHook(Hook):
     def before_train(self, runner: Any) -> None:
         """Raise `UserError` for a hook that would fail, or change a wrapper and not its data."""
         dataset = runner.train_dataloader.dataset
-        for kind in (type(hook).__name__ for hook in runner.hooks):
-            if kind in _SWITCHES and not hasattr(dataset, _SWITCHES[kind]):
-                fitting = 'MultiImageMixDataset' if kind.startswith('YOLOX') else 'no wrapper'
+        kinds = {type(hook).__name__ for hook in runner.hooks}
+        for kind, part in _SWITCHES.items():
+            if kind in kinds and not hasattr(dataset, part):
                 raise UserError(
-                    f'{kind} changes the steps of train_dataloader.dataset, and '
-                    f'{type(dataset).__name__} has no {_SWITCHES[kind]}; take {fitting} there, or '
-                    'leave the hook out'
+                    f'{kind} needs {part} of train_dataloader.dataset, which '
+                    f'{type(dataset).__name__} has not; take another data set, or no such hook'
                 )
 
     def _note_classes(self, dataset: Any, where: str) -> None:
@@ -214,9 +214,7 @@ class CheckDatasetHook(Hook):
 
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
         """Raise `UserError` for a ``save_best`` or ``monitor`` that is not among the scores."""
-        schedulers = runner.param_schedulers or []
-        if isinstance(schedulers, dict):  # of several optimizers
-            schedulers = [each for those in schedulers.values() for each in those]
+        schedulers = [each for _, those in named(runner.param_schedulers) for each in those]
         best = [(hook, getattr(hook, 'key_indicators', ())) for hook in runner.hooks]
         used = [(hook, 'save_best', name) for hook, names in best for name in names]
         used += [(s, 'monitor', s.monitor) for s in schedulers if hasattr(s, 'monitor')]

@@ -38,10 +38,10 @@ def follow_config(runner: Any) -> None:
 
     def load_or_resume() -> None:
         changes = _Changes()
-        schedulers = dict(_named(runner.param_schedulers))
+        schedulers = dict(named(runner.param_schedulers))
         for scheduler in itertools.chain.from_iterable(schedulers.values()):
             _check_steps(scheduler, runner)
-        for name, wrapper in _named(runner.optim_wrapper):
+        for name, wrapper in named(runner.optim_wrapper):
             changes.watch(wrapper, f'optimizer{name}', _scheduled(schedulers.get(name)))
         for name, those in schedulers.items():
             for i, scheduler in enumerate(those):
@@ -140,7 +140,7 @@ class _Changes:
     def count(self, saved: Any, schedulers: dict[str, Any]) -> None:
         """Compare the number of schedulers with that of the checkpoint."""
         here = {name: len(those) for name, those in schedulers.items()}
-        there = {name: len(those) for name, those in _named(saved)}
+        there = {name: len(those) for name, those in named(saved)}
         if here != there:
             self.told.append(f'{sum(here.values())} schedulers (checkpoint: {sum(there.values())})')
             self.rates = True
@@ -357,7 +357,7 @@ def _is_finished(runner: Any) -> bool:
     return bool(loop.iter >= loop.max_iters)
 
 
-def _named(found: Any) -> Iterator[tuple[str, Any]]:
+def named(found: Any) -> Iterator[tuple[str, Any]]:
     """Yield one object, or each object of a dict, with a name for messages."""
     if isinstance(found, (OptimWrapperDict, dict)):
         for name, item in found.items():
