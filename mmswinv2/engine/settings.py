@@ -196,12 +196,16 @@ def set_tta(cfg: Config) -> None:
 
 
 def _with_mirror_images(pipeline: Sequence[Any], flip: str) -> list[Any]:
+    """A pipeline with two views, flipped before they are padded, as hosts flip results back."""
     *steps, pack = pipeline
     if 'meta_keys' in pack:  # the default meta_keys have both
         pack = {**pack, 'meta_keys': (*pack['meta_keys'], 'flip', 'flip_direction')}
+    pads = (i for i, step in enumerate(steps) if 'Pad' in hosts.type_name(step))
+    place = next(pads, len(steps))
     # the unflipped view first: visualizations draw its annotations
     flips = [dict(type=flip, prob=prob) for prob in (0.0, 1.0)]
-    return [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+    views = [flips, *([step] for step in (*steps[place:], pack))]
+    return [*steps[:place], dict(type='TestTimeAug', transforms=views)]
 
 
 def _scaled(value: float, factor: float, parts: bool = False) -> float:

@@ -157,6 +157,9 @@ class Host:
                 return [f'{before}{name}' for name in names]
         return []
 
+    def check_views(self, pipeline: Any, where: str) -> None:
+        """Raise `UserError` if results on views of test-time augmentation cannot be merged."""
+
     def keep_file_names(self, dataset: Any) -> None:
         """Let the samples of a data set keep the names of their files (`FILE_KEYS`)."""
 

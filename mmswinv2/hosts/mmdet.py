@@ -105,18 +105,25 @@ class MMDet(Host):
             get_category_ids(dataset.ann_file, read_categories(dataset.ann_file), classes)
         check_image_sizes(dataset, where)
         semantic = getattr(getattr(model, 'roi_head', None), 'semantic_head', None)
+        self.check_views(dataset.pipeline, where)
         for step in steps_in(dataset.pipeline):
-            for branch in getattr(step, 'subroutines', ()):  # of TestTimeAug
-                used = (inner for inner in branch.transforms if getattr(inner, 'prob', 1) != 0)
-                names = [type(inner).__name__ for inner in used]
-                if 'Pad' in names and 'RandomFlip' in names[names.index('Pad') :]:
-                    raise UserError(
-                        f'{where}: Pad stands before RandomFlip in TestTimeAug, and boxes are '
-                        'flipped back without the padding; write Pad after RandomFlip'
-                    )
             if getattr(step, 'with_seg', False) and semantic is not None:
                 step.semantic_classes = semantic.num_classes
         return True
+
+    def check_views(self, pipeline: Any, where: str) -> None:
+        """Refuse views that are padded before they are flipped."""
+        before: list[Any] = []
+        for step in getattr(pipeline, 'transforms', ()):
+            for branch in getattr(step, 'subroutines', ()):  # of TestTimeAug
+                used = (s for s in (*before, *steps_in(branch)) if getattr(s, 'prob', 1) != 0)
+                names = [type(inner).__name__ for inner in used]
+                if 'Pad' in names and 'RandomFlip' in names[names.index('Pad') :]:
+                    raise UserError(
+                        f'{where}: Pad stands before RandomFlip in the views of TestTimeAug, and '
+                        'boxes are flipped back without the padding; write Pad after RandomFlip'
+                    )
+            before += [step, *steps_in(step)]
 
     def check_metric(self, metric: Any, dataset: Any, where: str, model: Any = None) -> None:
         """Refuse annotations of other images or classes than those of the data set."""
@@ -147,8 +154,10 @@ class MMDet(Host):
                 f'--tta: masks of {cfg.model.type} cannot be merged, only those of two-stage '
                 'detectors with a mask head; name a tta_model and a tta_pipeline in the config'
             )
+        own = cfg.model.get('test_cfg') or {}
+        most = (own.get('rcnn') or own).get('max_per_img', 100)  # 300 for LVIS
         nms = dict(type='nms', iou_threshold=0.5)
-        return dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
+        return dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=most))
 
     def sample_batch(self, cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:
         """Images with 64 boxes, so that samplers find as many matches as they take."""

@@ -285,6 +285,7 @@ class Pipeline:
             self._text = dict(text=tuple(classes or ()), custom_entities=True)
             self._text['caption_prompt'] = dataset.get('caption_prompt')
         self._of_files = Compose([load, *steps])
+        hosts.of(cfg).check_views(self._of_files, 'the test pipeline')
         self._of_frames = Compose([self._take, *steps])
 
     def _take(self, results: dict) -> dict:

@@ -404,21 +404,32 @@ def test_a_metric_without_a_file_needs_the_objects_in_the_samples(folder, packed
         hosts.check_evaluator(evaluator, data, 'val_evaluator')
 
 
-@pytest.mark.parametrize('first', ['Pad', 'RandomFlip'])
-def test_views_are_padded_after_the_flip(tmp_path, first):
+FLIP, PAD = dict(type='RandomFlip', prob=1.0), dict(type='Pad', size_divisor=32)
+VIEWS = {  # case: (steps of the pipeline with several views, whether boxes are flipped back right)
+    'padded after': ([[FLIP], [PAD], [dict(FLIP, prob=0.0)]], True),
+    'padded first': ([[PAD], [FLIP]], False),
+    'in one step': ([[dict(type='Compose', transforms=[PAD, FLIP])]], False),
+}
+
+
+@pytest.mark.parametrize('before', [[], [PAD]], ids=['', 'padded before the views'])
+@pytest.mark.parametrize(('views', 'right'), VIEWS.values(), ids=VIEWS)
+def test_views_are_padded_after_the_flip(tmp_path, views, right, before):
     from mmdet.registry import TRANSFORMS
 
-    flip, pad = dict(type='RandomFlip', prob=1.0), dict(type='Pad', size_divisor=32)
-    steps = [flip, pad, dict(flip, prob=0.0)] if first == 'RandomFlip' else [pad, flip]
     data = coco(tmp_path)
-    views = dict(type='TestTimeAug', transforms=[[step] for step in steps])
     hosts.use_registries(dict(default_scope='mmdet'))
-    data.pipeline.transforms = [TRANSFORMS.build(views)]
-    if first == 'RandomFlip':
+    steps = [*before, dict(type='TestTimeAug', transforms=views)]
+    data.pipeline.transforms = [TRANSFORMS.build(step) for step in steps]
+    words = 'test_dataloader: Pad stands before RandomFlip'
+    with nullcontext() if right and not before else pytest.raises(UserError, match=words):
         check_dataset(data, 'test_dataloader')
-    else:
-        with pytest.raises(UserError, match='test_dataloader: Pad stands before RandomFlip'):
-            check_dataset(data, 'test_dataloader')
+
+
+@pytest.mark.parametrize('test_cfg', [dict(max_per_img=300), dict(rcnn=dict(max_per_img=300))])
+def test_views_keep_as_many_boxes_as_the_detector(test_cfg):
+    cfg = Config(dict(model=dict(type='RetinaNet', test_cfg=test_cfg)))
+    assert hosts.HOSTS[-1].default_tta_model(cfg)['tta_cfg']['max_per_img'] == 300
 
 
 @pytest.mark.parametrize(('metrics', 'prefixes'), [(2, 2), (4, 2), (1, 1), (2, 3)])

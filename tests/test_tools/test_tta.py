@@ -5,10 +5,18 @@ _base_ = '{ROOT}/{CONFIG}'
 model = dict(type='FasterRCNN', roi_head=dict(mask_head=None, mask_roi_extractor=None))
 val_evaluator = dict(metric='bbox')
 test_evaluator = val_evaluator
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale_factor=1.0, keep_ratio=True),
+    dict(type='Pad', size_divisor=64),
+    dict(type='PackDetInputs'),
+]
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 """
 
 
 def test_flipped_views_of_a_box_detector(tool, train, shapes, tmp_path):
+    """They are padded after the flip, or boxes could not be flipped back."""
     config = tmp_path / 'faster-rcnn_swinv2-nano_shapes.py'
     config.write_text(BOXES_ALONE)
     run = train(tmp_path, config=config)
