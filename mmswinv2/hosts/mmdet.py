@@ -314,11 +314,14 @@ def check_scored(
             'nothing to score; for predictions alone set format_only=True and outfile_prefix '
             'in the evaluator'
         )
-    if left := {a['image_id'] for a in scored} - set(infos):
+    if left := set(annotations.imgs) - set(infos):
         metric.img_ids = sorted(infos)
+        number = len(left & {a['image_id'] for a in scored})
         warn(
-            f'{told} has annotations on {len(left)} images that the data set does not load; '
+            f'{told} has annotations on {number} images that the data set does not load; '
             f'scores are those of the other {len(infos)}'
+            + f'. {len(left) - number} more have no object: false alarms there do not count '
+            '(with test_mode=True the data set leaves out none)' * (number < len(left))
         )
     if 'segm' in metric.metrics and not any(a.get('segmentation') for a in scored):
         raise UserError(

@@ -803,6 +803,18 @@ def test_evaluator_of_more_images_scores_those_that_are_loaded(folder, log):
     assert 'annotations on 2 images that the data set does not load' in log.text
 
 
+@pytest.mark.parametrize('test_mode', [True, False])
+def test_images_without_objects_that_are_left_out_are_told(folder, log, test_mode):
+    """A data set without test_mode filters them, so that false alarms on them would not count."""
+    content = make()
+    content['annotations'] = content['annotations'][:6]
+    path = write(folder, content)
+    data = dataset(path, test_mode=test_mode)
+    hosts.check_evaluator(metric_of(path), data, 'val_evaluator')
+    told = 'on 0 images that the data set does not load; scores are those of the other 3. 1 more'
+    assert (told in log.text) is (not test_mode)
+
+
 def test_evaluator_with_nothing_to_score(folder):
     content = make()
     path = write(folder, content)
