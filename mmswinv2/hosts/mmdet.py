@@ -128,6 +128,11 @@ class MMDet(Host):
     def check_metric(self, metric: Any, dataset: Any, where: str, model: Any = None) -> None:
         """Refuse annotations of other images or classes than those of the data set."""
         kinds = {kind.__name__ for kind in type(metric).__mro__}  # users derive their own
+        without_file = 'FasterCocoMetric' in kinds and metric._coco_api is None
+        if 'VOCMetric' in kinds or without_file:
+            for inner in inner_datasets(dataset):
+                if hasattr(inner, 'pipeline') and not has_own_steps(inner):
+                    check_loaded_boxes(inner, type(metric).__name__, where)
         if kinds.isdisjoint(_COCO_METRICS) or hasattr(metric, '_lvis_api'):
             return
         if isinstance(meta := getattr(dataset, 'metainfo', None), list):
@@ -247,6 +252,25 @@ def _check_instances(dataset: Any, where: str) -> None:
                 f'{where}: CocoMetric without ann_file takes the objects from the samples, and '
                 "meta_keys of PackDetInputs lacks 'instances'; add it, or give ann_file"
             )
+
+
+def check_loaded_boxes(dataset: Any, metric: str, where: str) -> None:
+    """Raise `UserError` if samples have no boxes, or moved ones, and a metric scores these."""
+    for i in range(len(dataset)):
+        objects = dataset.get_data_info(i)['instances']
+        if boxes := [o['bbox'] for o in objects if not o['ignore_flag']]:
+            break
+    else:
+        return
+    instances = as_list(dataset[i]['data_samples'])[0].gt_instances  # of the first of some views
+    loaded = instances.get('bboxes')
+    array = np.asarray(getattr(loaded, 'tensor', loaded))
+    if array.shape != np.shape(boxes) or not np.allclose(array, boxes, atol=0.01):
+        how = 'does not load; add' if loaded is None else 'moves; put'
+        raise UserError(
+            f'{where}: {metric} scores the boxes of the samples, which the pipeline {how} '
+            'LoadAnnotations behind Resize, as predictions have the size of the image file'
+        )
 
 
 def infos_by_id(dataset: Any, metric: Any, where: str) -> dict[Any, dict]:

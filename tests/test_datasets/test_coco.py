@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+from contextlib import nullcontext
 from copy import deepcopy
 
 import cv2
@@ -714,6 +715,30 @@ def test_evaluator_of_another_file_with_the_same_ids(folder):
     other = metric_of(write(folder, content, 'other.json'))
     with pytest.raises(UserError, match=r'image_id=1 is other_1.png there and 1.png in the data'):
         hosts.check_evaluator(other, dataset(path, test_mode=True), 'val_evaluator')
+
+
+RESIZE, BOXES = dict(type='Resize', scale_factor=0.5), dict(type='LoadAnnotations', with_bbox=True)
+SCORED = {  # case: (steps between loading and packing, words of the error)
+    'as in the file': ([RESIZE, BOXES], ''),
+    'not resized': ([BOXES, RESIZE | dict(scale_factor=1.0)], ''),
+    'resized': ([BOXES, RESIZE], 'moves; put LoadAnnotations behind Resize'),
+    'none': ([RESIZE], 'does not load; add LoadAnnotations behind Resize'),
+}
+
+
+@pytest.mark.parametrize('kind', ['VOCMetric', 'FasterCocoMetric'])
+@pytest.mark.parametrize(('steps', 'words'), SCORED.values(), ids=SCORED)
+def test_boxes_of_samples_are_scored_as_in_the_file(folder, steps, words, kind):
+    from mmdet.registry import METRICS
+
+    if METRICS.get(kind) is None:
+        pytest.skip('a metric of the fork')
+    steps = [LOAD[0], *steps, dict(type='PackDetInputs')]
+    data = dataset(write(folder, make()), pipeline=steps, test_mode=True)
+    evaluator = type('Evaluator', (), dict(metrics=[METRICS.build(dict(type=kind))]))
+    told = f'test_evaluator: {kind} scores the boxes of the samples, which the pipeline {words}'
+    with pytest.raises(UserError, match=told) if words else nullcontext():
+        hosts.check_evaluator(evaluator, data, 'test_evaluator')
 
 
 OPTIONS = {
