@@ -42,7 +42,7 @@ from .mmengine import MMEngine, config_folders, find_config
 from .mmpretrain import MMPretrain
 from .mmseg import MMSeg
 from .patching import Patch
-from .pipelines import check_order
+from .pipelines import check_normalized, check_order
 from .workers import patch_workers
 
 __all__ = [
@@ -187,6 +187,7 @@ def check_dataset(dataset: Any, where: str, model: Any = None) -> None:
     for inner in inner_datasets(dataset):
         if where == 'train_dataloader':
             check_order(inner, where)
+        check_normalized(inner, where, model)
         for host in HOSTS:
             if host.check_dataset(inner, where, model):
                 break

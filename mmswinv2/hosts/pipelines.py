@@ -58,6 +58,20 @@ def has_own_steps(dataset: Any) -> bool:
     return any(package_of(step) not in _OF_HOSTS for step in steps)
 
 
+def check_normalized(dataset: Any, where: str, model: Any) -> None:
+    """Raise `UserError` if a pipeline subtracts a mean from images, and the model another."""
+    preprocessor = getattr(getattr(model, 'module', model), 'data_preprocessor', None)
+    if not getattr(preprocessor, '_enable_normalize', False):
+        return
+    for step in steps_in(getattr(dataset, 'pipeline', None)):
+        of_mmcv = type(step).__name__ == 'Normalize' and package_of(step) == 'mmcv'
+        if of_mmcv and any(step.mean):  # without a mean it scales
+            raise UserError(
+                f'{where}: images are normalized twice, by Normalize in the pipeline and by '
+                'data_preprocessor of the model; take Normalize out'
+            )
+
+
 def check_order(dataset: Any, where: str) -> None:
     """Raise `UserError` if a training set loads no annotations, or after its pixels are moved.
 

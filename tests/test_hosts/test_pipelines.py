@@ -1,6 +1,9 @@
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from mmengine.dataset import BaseDataset, pseudo_collate
+from mmengine.model import BaseModel, ImgDataPreprocessor
 from torch.utils.data import DataLoader
 
 from mmswinv2 import hosts
@@ -100,3 +103,27 @@ def test_orders_that_are_right(steps):
 
 def test_a_test_set_is_resized_before_its_annotations_are_loaded():
     hosts.check_dataset(images(LOAD, RESIZE, LABELS, PACK), 'val_dataloader')
+
+
+class Model(BaseModel):
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return inputs
+
+
+STATISTICS = dict(mean=[9.0] * 3, std=[2.0] * 3)
+TWICE = {  # case: (of the step, of the model, whether both subtract a mean)
+    'both': (STATISTICS, STATISTICS, True),
+    'the step alone': (STATISTICS, {}, False),
+    'scaled to 1 first': (dict(mean=[0.0] * 3, std=[255.0] * 3), STATISTICS, False),
+}
+
+
+@pytest.mark.parametrize('where', ['train_dataloader', 'test_dataloader'])
+@pytest.mark.parametrize('step, model, twice', TWICE.values(), ids=TWICE)
+def test_images_are_normalized_once(step, model, twice, where):
+    """Pipelines of mmdet 2 and mmseg 0 did it, and later models do."""
+    steps = [LOAD, LABELS, dict(type='mmcv.Normalize', **step), PACK]
+    model = Model(ImgDataPreprocessor(**model))
+    words = f'{where}: images are normalized twice, by Normalize in the pipeline and by data_pre'
+    with pytest.raises(UserError, match=words) if twice else nullcontext():
+        hosts.check_dataset(images(*steps), where, model)
