@@ -60,6 +60,7 @@ _NAMES = {  # node without 'type': keys that the hosts know in it, set in a base
     ),
     'rpn': ('nms_pre', 'nms_post', 'max_per_img', 'min_bbox_size'),
     'rcnn': ('score_thr', 'max_per_img', 'mask_thr_binary', 'pos_weight', 'nms_across_levels'),
+    'filter_cfg': ('filter_empty_gt', 'min_size', 'bbox_min_size'),
     'lora': tuple(LoRA.__dataclass_fields__),
     'log_processor': tuple(arguments(LogProcessor)),
     'train_cfg': tuple(arguments(EpochBasedTrainLoop, IterBasedTrainLoop)),

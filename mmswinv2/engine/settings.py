@@ -200,8 +200,7 @@ def _with_mirror_images(pipeline: Sequence[Any], flip: str) -> list[Any]:
     *steps, pack = pipeline
     if 'meta_keys' in pack:  # the default meta_keys have both
         pack = {**pack, 'meta_keys': (*pack['meta_keys'], 'flip', 'flip_direction')}
-    pads = (i for i, step in enumerate(steps) if 'Pad' in hosts.type_name(step))
-    place = next(pads, len(steps))
+    place = next((i for i, s in enumerate(steps) if 'Pad' in hosts.type_name(s)), len(steps))
     # the unflipped view first: visualizations draw its annotations
     flips = [dict(type=flip, prob=prob) for prob in (0.0, 1.0)]
     views = [flips, *([step] for step in (*steps[place:], pack))]

@@ -106,6 +106,8 @@ MISSPELT = {  # a line of a config file: words of the error
     "auto_scale_lr = dict(base_batchsize=16)": 'base_batchsize .*base_batch_size',
     "default_hooks = dict(loger=dict(type='LoggerHook'))": 'loger .*logger',
     "train_dataloader = dict(batchsize=16)": 'batchsize .*batch_size',
+    "train_dataloader = dict(dataset=dict(filter_cfg=dict(_delete_=True, filter_emtpy_gt=False)))":
+        'filter_emtpy_gt .*filter_empty_gt',
     "resume_from = 'x.pth'": "'resume_from' .*--resume PATH",
     "lr_config = dict(policy='step')": "'lr_config' .*param_scheduler",
     "optimizer = dict(type='SGD', lr=0.1)": "'optimizer' .*optim_wrapper.optimizer",
