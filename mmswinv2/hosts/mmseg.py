@@ -24,7 +24,13 @@ from .mmseg_label_maps import (
     require_seg_maps,
     warn_of_absent_classes,
 )
-from .mmseg_patches import draw_on_copies, keep_files, mend_losses, read_volumes_without_code
+from .mmseg_patches import (
+    draw_on_copies,
+    keep_files,
+    mend_losses,
+    merge_probabilities,
+    read_volumes_without_code,
+)
 from .pipelines import loads_annotations
 
 # losses, or their cls_criterion, that use softmax and have no attribute use_sigmoid
@@ -38,7 +44,8 @@ class MMSeg(Host):
     name = 'mmseg'
     extra = 'seg'
     patches = (
-        *Host.patches, draw_on_copies, read_volumes_without_code, mend_losses, keep_files,
+        *Host.patches, draw_on_copies, read_volumes_without_code, mend_losses, merge_probabilities,
+        keep_files,
     )  # fmt: skip
     heads_autocast = True
     swap_image_size = 64
@@ -247,10 +254,13 @@ def _check_loss(loss: Any, head: Any, name: str) -> None:
 
     kind, known = type(loss).__name__, head.num_classes
     weights = getattr(loss, 'class_weight', None)
-    if isinstance(weights, (list, tuple)) and len(weights) not in (known, known + 1):
+    one_channel = getattr(head, 'out_channels', None) == 1
+    wanted = 1 if one_channel else known
+    if isinstance(weights, (list, tuple)) and len(weights) not in (wanted, known + 1):
         raise UserError(
-            f'{name} has num_classes={known}, and class_weight of its '
-            f'loss_decode {len(weights)} numbers; give one for each class, or None'
+            f'{name} has {"out_channels=1" if one_channel else f"num_classes={known}"}, and '
+            f'class_weight of its loss_decode {len(weights)} numbers; give one for '
+            f'{"the second class" if one_channel else "each class"}, or None'
         )
     if 'loss' not in getattr(loss, 'loss_name', 'loss'):
         warn(

@@ -1,5 +1,6 @@
 """Patches of mmseg, with the versions that need them."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,16 @@ def mend_losses() -> None:
             options['avg_factor'] = weights[labelled].sum()
         return original(pred, label, *args, **options)
 
+    @replace(cross_entropy_loss, 'binary_cross_entropy')
+    def binary_cross_entropy(
+        original: Any, pred: Any, label: Any, weight: Any = None, *args: Any, **options: Any
+    ) -> Any:
+        if pred.shape[1] == 1 and (label == options.get('ignore_index', -100)).all():
+            label = weight = torch.zeros_like(label)  # mmseg looks for the largest of no labels
+        if (weights := options.get('class_weight')) is not None and pred.ndim > 2:
+            options['class_weight'] = weights[:, None, None]  # mmseg takes them for columns
+        return original(pred, label, weight, *args, **options)
+
     @replace(focal_loss.FocalLoss, 'forward')
     def forward(
         original: Any, self: Any, pred: Any, target: Any, weight: Any = None, *args: Any,
@@ -67,6 +78,22 @@ def mend_losses() -> None:
             mask = labelled.reshape(-1, 1)
             weight = mask if weight is None else mask * weight.reshape(len(mask), -1)
         return original(self, pred, target, weight, *args, **options)
+
+
+@patch('mmseg', '>=1')
+def merge_probabilities() -> None:
+    """Views of a segmentor with one channel are merged by their probabilities.
+
+    mmseg takes these for logits: all of the image becomes the second class.
+    """
+    from mmseg.models import SegTTAModel
+
+    @replace(SegTTAModel, 'merge_preds')
+    def merge_preds(original: Any, self: Any, data_samples_list: Any) -> Any:
+        if self.module.out_channels == 1:
+            for view in chain(*data_samples_list):
+                view.seg_logits.data = view.seg_logits.data.logit()
+        return original(self, data_samples_list)
 
 
 @patch('mmseg', '>=1')

@@ -340,6 +340,20 @@ def losses():
     return bool(DiceLoss()(object_found, torch.ones(1, 2, 2, dtype=torch.long)) > 0.5)
 
 
+@probe('Views of a segmentor with one channel are merged by their probabilities', 'mmseg')
+def merged_probabilities():
+    from mmengine.structures import PixelData
+    from mmseg.models import SegTTAModel
+    from mmseg.structures import SegDataSample
+
+    head = SimpleNamespace(threshold=0.5)
+    wrapper = SimpleNamespace(module=SimpleNamespace(out_channels=1, decode_head=head))
+    view = SegDataSample(seg_logits=PixelData(data=torch.full((1, 2, 2), 0.4)))
+    view.set_metainfo(dict(img_path=''))
+    (merged,) = SegTTAModel.merge_preds(wrapper, [[view]])
+    return bool(merged.pred_sem_seg.data.any())
+
+
 @probe('CityscapesMetric deletes no folder that has held files before', 'mmseg')
 def deleted_folder():
     from mmseg.evaluation.metrics import citys_metric

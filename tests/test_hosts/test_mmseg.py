@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmengine.registry import DATASETS, METRICS, MODELS, TRANSFORMS, init_default_scope
 from mmengine.structures import PixelData
+from mmseg.models import SegTTAModel
 from mmseg.structures import SegDataSample
 from PIL import Image
 from torch import nn
@@ -19,7 +20,7 @@ from mmswinv2.hosts import check_data, check_dataset, check_evaluator
 from mmswinv2.hosts.mmcv import name_unreadable_images
 from mmswinv2.hosts.mmseg import check_heads
 from mmswinv2.hosts.mmseg_label_maps import SegMapGuard, guard_seg_maps
-from mmswinv2.hosts.mmseg_patches import keep_files, mend_losses
+from mmswinv2.hosts.mmseg_patches import keep_files, mend_losses, merge_probabilities
 from mmswinv2.swap import read_config
 from tests.test_tools.conftest import ROOT
 
@@ -440,6 +441,50 @@ def test_weights_of_classes_beside_ignored_pixels(average):
         logits[None], labels[None], torch.tensor(weights), ignore_index=255
     )
     torch.testing.assert_close(value, known)
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning')
+def test_weights_of_a_single_channel():
+    loss = CE | dict(use_sigmoid=True, class_weight=[5.0])
+    settings = dict(type='FCNHead', in_channels=1, channels=1, num_classes=2, out_channels=1)
+    init_default_scope('mmseg')
+    model = nn.Module()
+    model.decode_head = MODELS.build(settings | dict(loss_decode=loss))
+    check_heads(model, 2, 'train_dataloader')
+    model.decode_head = MODELS.build(settings | dict(loss_decode=loss | dict(class_weight=[1, 5])))
+    with pytest.raises(UserError, match='out_channels=1, and class_weight .* one for the second'):
+        check_heads(model, 2, 'train_dataloader')
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning:mmseg')
+@pytest.mark.parametrize('channels', [1, 3])
+def test_weights_beside_sigmoid(channels):
+    weights, labels = [2.0, 3.0, 5.0][:channels], torch.tensor([[0, 1, 0], [1, 0, 255]])
+    loss = CE | dict(use_sigmoid=True, class_weight=weights)
+    value, _ = head_loss(loss, channels, torch.zeros(channels, 2, 3), labels)
+    classes = torch.arange(channels) if channels > 1 else torch.tensor([1])
+    hits = (labels.flatten()[:5] == classes[:, None]).float()
+    known = (1 + hits * (torch.tensor(weights)[:, None] - 1)) * np.log(2)
+    torch.testing.assert_close(value, known.mean())
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning:mmseg')
+def test_images_without_a_label_beside_sigmoid():
+    labels = torch.full((2, 4), 255)
+    value, gradient = head_loss(CE | dict(use_sigmoid=True), 1, torch.ones(1, 2, 4), labels)
+    assert value == 0 and not gradient.any()
+
+
+def test_merged_views_of_a_single_channel():
+    head = SimpleNamespace(threshold=0.5)
+    wrapper = SimpleNamespace(module=SimpleNamespace(out_channels=1, decode_head=head))
+    merge_probabilities.apply()
+    views = [
+        SegDataSample(seg_logits=PixelData(data=torch.tensor([[row]])), metainfo=dict(img_path=''))
+        for row in ([0.1, 0.6, 0.8], [0.2, 0.1, 0.9])
+    ]
+    (merged,) = SegTTAModel.merge_preds(wrapper, [views])
+    assert merged.pred_sem_seg.data.flatten().tolist() == [0, 0, 1]
 
 
 @pytest.mark.filterwarnings('ignore::UserWarning:mmseg')

@@ -70,6 +70,11 @@ TABLE = [
         'mmseg',
         '>=1.2',
     ),
+    (
+        'Views of a segmentor with one channel are merged by their probabilities',
+        'mmseg',
+        '>=1',
+    ),
     ('CityscapesMetric deletes no folder that has held files before', 'mmseg', '>=1'),
     (
         'Importing mmaction2 works beside mmcv 2.2 and newer, and without localizers.drn',
