@@ -480,7 +480,9 @@ def test_merged_views_of_a_single_channel():
     wrapper = SimpleNamespace(module=SimpleNamespace(out_channels=1, decode_head=head))
     merge_probabilities.apply()
     views = [
-        SegDataSample(seg_logits=PixelData(data=torch.tensor([[row]])), metainfo=dict(img_path=''))
+        SegDataSample(
+            seg_logits=PixelData(data=torch.tensor([row])[..., None]), metainfo=dict(img_path='')
+        )
         for row in ([0.1, 0.6, 0.8], [0.2, 0.1, 0.9])
     ]
     (merged,) = SegTTAModel.merge_preds(wrapper, [views])
