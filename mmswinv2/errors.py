@@ -335,7 +335,8 @@ def _refused(error: BaseException) -> str | None:
     frames, source = _raised(error)
     frame = frames[-1]
     names = [each.f_code.co_name for each in frames]
-    owner = frame.f_locals.get('self')
+    caller = frames[-2] if 'cls' in frame.f_locals and len(frames) > 1 else frame
+    owner = caller.f_locals.get('self')  # a constructor may call a class method
     place = frame.f_globals.get('__name__')
     own = [each.f_code.co_name for each in frames if each.f_locals.get('self') is owner]
     made = '__init__' in own

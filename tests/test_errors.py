@@ -339,6 +339,10 @@ REFUSED = [
         'OptimWrapper: If `clip_grad` is not None',
     ),
     (('METRICS', dict(type='mmdet.CocoMetric', metric='boxes')), 'CocoMetric: metric should be'),
+    (  # by a class method that the constructor calls
+        ('DATASETS', dict(type='mmseg.ADE20KDataset', metainfo=dict(classes=['crack']))),
+        'ADE20KDataset: new classes .* is not a subset of classes',
+    ),
     (
         ('HOOKS', dict(type='CheckpointHook', save_best='x')),
         'CheckpointHook: Cannot infer the rule',

@@ -181,7 +181,8 @@ class CheckDatasetHook(Hook):
                 evaluator = getattr(loop, 'evaluator', None)
                 hosts.check_evaluator(evaluator, loader.dataset, f'{name}_evaluator', model)
                 if name != 'train':
-                    hosts.check_batch(model, loader.batch_size or 1, f'{name}_dataloader')
+                    size = loader.batch_size or 1
+                    hosts.check_batch(model, size, f'{name}_dataloader', loader.dataset)
         self._check_classes(runner)
 
     def before_train(self, runner: Any) -> None:
@@ -284,7 +285,7 @@ def check_places(named: list[tuple[str, Sequence[str]]]) -> None:
 def _classes(meta: Any) -> Sequence[str]:
     """The classes of a ``metainfo``, or of several if all are equal; else empty."""
     given = [m['classes'] for m in hosts.as_list(meta or ()) if m and m.get('classes')]
-    if unordered := [classes for classes in given if isinstance(classes, (Set, Mapping))]:
+    if unordered := [classes for classes in given if isinstance(classes, (Set, Mapping, str))]:
         raise UserError(
             f'classes must be a list or tuple of names, whose places are the labels, got '
             f'{unordered[0]!r:.100}'

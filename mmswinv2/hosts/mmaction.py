@@ -6,6 +6,7 @@ that: import `mmswinv2.hosts` first.
 
 import functools
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -243,9 +244,11 @@ class MMAction(Host):
         check_views(dataset, model, where)
         if where == 'train_dataloader':
             check_targets(dataset, model, where)
+        elif not getattr(dataset, 'skip_unreadable', True):
+            require_videos(dataset, where)
         return True
 
-    def check_batch(self, model: Any, batch_size: int, where: str) -> None:
+    def check_batch(self, model: Any, batch_size: int, where: str, dataset: Any = ()) -> None:
         """Require a batch size of 1 where views are tested in groups.
 
         A 3-D recognizer with ``max_testing_views`` takes the views of a single video, and fails an
@@ -261,13 +264,27 @@ class MMAction(Host):
             )
 
     def check_metric(self, metric: Any, dataset: Any, where: str, model: Any = None) -> None:
-        """Refuse scores of single labels for videos with several."""
+        """Refuse scores of single labels for videos with several, and those of single views."""
         asked = metric.metrics if type(metric).__name__ == 'AccMetric' else ()
         single = {'top_k_accuracy', 'mean_class_accuracy'}.intersection(asked)
-        if single and any(getattr(d, 'multi_class', False) for d in inner_datasets(dataset)):
+        several = any(getattr(d, 'multi_class', False) for d in inner_datasets(dataset))
+        if single and several:
             raise UserError(
                 f'AccMetric of {where} has {", ".join(sorted(single))}, for videos with one label, '
                 "and the data set multi_class=True; set metric_list=('mean_average_precision',)"
+            )
+        merged = getattr(getattr(model, 'cls_head', None), 'average_clips', '')
+        if asked and merged is None:
+            raise UserError(
+                f'AccMetric of {where} takes one score of a video for each class, and '
+                'model.cls_head has average_clips=None, which keeps those of every view; set '
+                f'average_clips={"score" if several else "prob"!r} in model.cls_head'
+            )
+        if asked and several and merged == 'prob':
+            warn(
+                "model.cls_head has average_clips='prob', a softmax over classes, by which labels "
+                f'of a video lower each other: AccMetric of {where} ranks by it; set '
+                "average_clips='score'"
             )
 
     def default_tta_model(self, cfg: Any) -> None:
@@ -379,6 +396,14 @@ def check_views(dataset: Any, model: Any, where: str) -> None:
 def check_targets(dataset: Any, model: Any, where: str) -> None:
     """Raise `UserError` if the loss gets labels of another form than it takes."""
     head = model.cls_head
+    for step in steps_in(dataset.pipeline):
+        changed: dict = getattr(step, 'flip_label_map', None) or {}
+        known = set(range(head.num_classes)).issuperset((*changed, *changed.values()))
+        if changed and (dataset.multi_class or not known):
+            raise UserError(
+                f'{where}: Flip has flip_label_map={changed}, which is for single labels, from 0 '
+                f'to {head.num_classes - 1}, and changes no other; give it numbers of classes'
+            )
     mixing = getattr(getattr(model, 'data_preprocessor', None), 'blending', None)
     for part in getattr(mixing, 'augments', [mixing]):  # of RandomBatchAugment
         number = getattr(part, 'num_classes', None)
@@ -394,6 +419,20 @@ def check_targets(dataset: Any, model: Any, where: str) -> None:
             f'model.cls_head has BCELossWithLogits, for videos with several labels, and those of '
             f'{where} have one; take CrossEntropyLoss, or set multi_class=True and num_classes in '
             'the data sets'
+        )
+
+
+def require_videos(dataset: Any, where: str) -> None:
+    """Raise `UserError` if videos that are to be scored, of our data set, do not exist."""
+    videos = [BaseDataset.get_data_info(dataset, i) for i in range(len(dataset))]
+    names = [video['filename'] for video in videos]
+    missing = [i for i, name in enumerate(names) if not ('://' in name or os.path.exists(name))]
+    if missing:
+        first = videos[missing[0]]
+        raise UserError(
+            f'{where}: {len(missing)} of {len(videos)} videos do not exist, first of all '
+            f'{first["filename"]} ({first["where"]}); mend the list or data_prefix, or set '
+            'skip_unreadable=True in the data set'
         )
 
 

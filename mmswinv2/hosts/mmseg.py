@@ -140,6 +140,19 @@ class MMSeg(Host):
                         guard.ignores = f'{name} ignores {label} alone'
         return True
 
+    def check_batch(self, model: Any, batch_size: int, where: str, dataset: Any = ()) -> None:
+        """Refuse batches of images of several sizes, which mmseg pads in training alone."""
+        if type(getattr(model, 'data_preprocessor', None)).__name__ != 'SegDataPreProcessor':
+            return
+        looked_at = range(min(2 * batch_size, len(dataset)) if batch_size > 1 else 0)
+        sizes = {tuple(as_list(dataset[i]['inputs'])[0].shape[-2:]) for i in looked_at}
+        if len(sizes) > 1:
+            raise UserError(
+                f'{where} has batch_size={batch_size} and images of several sizes (height, '
+                f'width), such as {sorted(sizes)[:2]}; mmseg pads these in training alone: set '
+                'batch_size=1'
+            )
+
     def check_metric(self, metric: Any, dataset: Any, where: str, model: Any = None) -> None:
         """Refuse to score ignored pixels, or to write the maps of two pictures into one file."""
         scored = () if getattr(metric, 'format_only', False) else inner_datasets(dataset)
@@ -165,6 +178,11 @@ class MMSeg(Host):
                         f'label maps have {NOT_LABELLED} counts as wrong'
                     )
         asked = as_list(metric.metrics) if type(metric).__name__ == 'IoUMetric' else []
+        if asked and not (getattr(dataset, 'metainfo', None) or {}).get('classes'):
+            raise UserError(
+                f'{name} scores by class, and the data set of {loader} names none; set '
+                'metainfo=dict(classes=(...)) in the data sets'
+            )
         if not set(_IOU_METRICS).issuperset(asked):
             raise UserError(f'{name} has iou_metrics={asked}; it takes {", ".join(_IOU_METRICS)}')
         if getattr(metric, 'output_dir', None) is not None and hasattr(dataset, 'get_data_info'):
@@ -204,6 +222,12 @@ def check_heads(model: Any, num_classes: int, where: str) -> None:
     A head with more classes than its data only logs a warning.
     """
     for name, head in heads_of(model):
+        refines = any(kind.__name__ == 'BaseCascadeDecodeHead' for kind in type(head).__mro__)
+        if refines and not hasattr(model, 'num_stages'):
+            raise UserError(
+                f'{name} ({type(head).__name__}) refines what a head before it gives; set '
+                "model.type='CascadeEncoderDecoder', num_stages=2 and decode_head=[FIRST, SECOND]"
+            )
         known = getattr(head, 'num_classes', None)
         # STDC's head for borders has classes of its own
         if not num_classes or known is None or hasattr(head, 'boundary_threshold'):

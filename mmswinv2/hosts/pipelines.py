@@ -1,5 +1,6 @@
 """Pipelines whose steps are in a wrong order, or lack one."""
 
+import linecache
 import re
 import traceback
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from mmengine.dataset import Compose
 
 from ..errors import UserError
-from .host import package_of, step_lists, steps_in
+from .host import FILE_KEYS, package_of, step_lists, steps_in
 from .patching import patch, replace
 
 _OF_HOSTS = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmaction', 'mmpretrain', 'mmswinv2')
@@ -24,8 +25,8 @@ def name_keys_that_steps_lack() -> None:
         for step in self.transforms:
             try:
                 data = step(data)
-            except KeyError as error:
-                if (reason := _explain_missing(error)) is None:
+            except (KeyError, AssertionError) as error:
+                if (reason := _explain(error)) is None:
                     raise
                 raise reason from error
             if data is None:
@@ -33,17 +34,22 @@ def name_keys_that_steps_lack() -> None:
         return data
 
 
-def _explain_missing(error: KeyError) -> UserError | None:
-    """The reason of an error; ``None`` if no step of a host has looked for a key in a sample."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+def _explain(error: KeyError | AssertionError) -> UserError | None:
+    """The reason of an error; ``None`` if no step of a host asserts or looks for a missing key."""
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     step, sample = (frame.f_locals.get(name) for name in ('self', 'results'))
-    key = error.args[0] if error.args else None
-    of_host = package_of(step) in _OF_HOSTS
-    if not (of_host and isinstance(sample, dict) and isinstance(key, str)) or key in sample:
+    if package_of(step) not in _OF_HOSTS or not isinstance(sample, dict):
+        return None
+    name, key = f'{type(step).__name__}, a step of a pipeline,', error.args[0] if error.args else ''
+    if isinstance(error, AssertionError):
+        source = linecache.getline(frame.f_code.co_filename, line).strip()
+        file = next((sample[key] for key in FILE_KEYS if key in sample), 'a sample')
+        return UserError(f'{name} cannot take {file}: {key or f"{source!r} does not hold"}')
+    if not isinstance(key, str) or key in sample:
         return None
     return UserError(
-        f'{type(step).__name__}, a step of a pipeline, needs {key!r} of a sample, which has '
-        f'{", ".join(map(str, sample))}: a step before it is missing or stands too late'
+        f'{name} needs {key!r} of a sample, which has {", ".join(map(str, sample))}: a step before '
+        'it is missing or stands too late'
     )
 
 

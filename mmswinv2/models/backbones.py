@@ -192,6 +192,8 @@ def _check_names(kind: type[SwinV2], kwargs: Mapping[str, Any]) -> None:
                 'of the backbone in a _base_, leave them out with backbone=dict(_delete_=True, ...)'
             )
         hint = nearest(unknown[0], names)
+        if unknown[0] in ('img_size', 'pad_small_map'):
+            hint = '; leave it out, as images of any size are taken'
         raise UserError(f'{kind.__name__} has no argument {unknown[0]!r}{hint}')
 
 

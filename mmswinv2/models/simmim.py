@@ -112,5 +112,5 @@ def local_statistics(images: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
     inside = share(torch.ones_like(images[:1, :1]))
     count = inside * patch_size**2
     mean = share(images) / inside
-    variance = (share(images**2) / inside - mean**2) * (count / (count - 1))
+    variance = (share(images**2) / inside - mean**2) * (count / (count - 1).clamp(min=1))
     return mean, (variance.clamp(min=0) + 1e-6).sqrt()

@@ -234,6 +234,53 @@ def test_scores_of_several_labels(folder, scores, several):
         check_evaluator(SimpleNamespace(metrics=[metric]), dataset, 'val_evaluator')
 
 
+@pytest.mark.parametrize('several', [False, True])
+@pytest.mark.parametrize('clips', [None, 'prob', 'score'])
+def test_scores_of_views(folder, monkeypatch, clips, several):
+    init_default_scope('mmaction')
+    scores = ('mean_average_precision',) if several else ('top_k_accuracy',)
+    evaluator = SimpleNamespace(metrics=[METRICS.build(dict(type='AccMetric', metric_list=scores))])
+    dataset = build(folder, 'a.mp4 1\n', multi_class=several, num_classes=8)
+    model = SimpleNamespace(cls_head=SimpleNamespace(average_clips=clips))
+    told = []
+    monkeypatch.setattr('mmswinv2.hosts.mmaction.warn', told.append)
+    words = f"average_clips=None, which .* average_clips='{'score' if several else 'prob'}' in"
+    with nullcontext() if clips else pytest.raises(UserError, match=words):
+        check_evaluator(evaluator, dataset, 'val_evaluator', model)
+    assert len(told) == (several and clips == 'prob')
+
+
+@pytest.mark.parametrize('skip', [False, True])
+def test_missing_videos_in_tests(folder, skip):
+    model = SimpleNamespace(cls_head=SimpleNamespace(num_classes=8))
+    dataset = build(folder, 'a.mp4 1\ngone.mp4 1\n')
+    check_dataset(dataset, 'train_dataloader', model)  # which draws another
+    dataset.skip_unreadable = skip
+    words = r'1 of 2 videos do not exist, first of all .*gone.mp4 \(.*, line 2\)'
+    with nullcontext() if skip else pytest.raises(UserError, match=words):
+        check_dataset(dataset, 'val_dataloader', model)
+
+
+@pytest.mark.parametrize(
+    ('changed', 'several', 'right'),
+    [
+        ({1: 2, 2: 1}, False, True),
+        ({1: 2, 2: 1}, True, False),
+        ({'left': 'right'}, False, False),
+        ({'1': 2}, False, False),
+        ({1: 8}, False, False),
+    ],
+)
+def test_labels_of_flipped_videos(folder, changed, several, right):
+    init_default_scope('mmaction')
+    model = SimpleNamespace(cls_head=SimpleNamespace(num_classes=8))
+    flip = dict(type='Flip', flip_label_map=changed)
+    options = dict(multi_class=several, num_classes=8, pipeline=[flip])
+    dataset = build(folder, 'a.mp4 1\n', **options)
+    with nullcontext() if right else pytest.raises(UserError, match='Flip has flip_label_map=.*7'):
+        check_dataset(dataset, 'train_dataloader', model)
+
+
 # lists of mmaction2's own data sets: type, content, and words of the error
 OF_MMACTION = {
     'frames': ('RawframeDataset', b'a 20 0\nb 20 1\n', None),

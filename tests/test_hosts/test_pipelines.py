@@ -2,7 +2,7 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
-from mmengine.dataset import BaseDataset, pseudo_collate
+from mmengine.dataset import BaseDataset, Compose, pseudo_collate
 from mmengine.model import BaseModel, ImgDataPreprocessor
 from torch.utils.data import DataLoader
 
@@ -52,6 +52,15 @@ def test_steps_that_lack_a_key_of_the_sample_are_named(steps, words, workers):
     loader = DataLoader(images(*steps), num_workers=workers, collate_fn=pseudo_collate)
     with pytest.raises(UserError, match=words):
         list(loader)
+
+
+def test_what_steps_assert():
+    import mmaction.datasets.transforms  # noqa: F401
+
+    sample = dict(imgs=[np.zeros((8, 8, 3))], filename='a.mp4', modality='RGB')
+    crop = Compose([dict(type='mmaction.ThreeCrop', crop_size=9)])
+    with pytest.raises(UserError, match="ThreeCrop, a step .* take a.mp4: 'assert crop_h == img_h"):
+        crop(sample)
 
 
 def test_bugs_of_steps_stay_bugs(monkeypatch):

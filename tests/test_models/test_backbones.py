@@ -149,6 +149,7 @@ BAD = [
         dict(depth=50, num_stages=4, style='pytorch'),
         r'no arguments depth, num_stages, style; .*_delete_=True',
     ),
+    (dict(img_size=256), 'no argument .img_size.; leave it out, as images of any size'),
     (dict(merge_stride=(1, 1)), "SwinTransformerV2 has no argument 'merge_stride'"),
     (dict(patch_size=0), 'patch_size must be an int >= 1 or 2 of them'),
     (dict(patch_size=(4, 4, 4)), 'patch_size must be an int >= 1 or 2 of them'),

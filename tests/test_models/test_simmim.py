@@ -116,6 +116,11 @@ def test_loss_looks_at_masked_pixels_alone():
     assert loss(pred, target, mask) != before
 
 
+def test_loss_of_a_single_pixel():
+    pixel = torch.ones(1, 3, 1, 1)
+    assert NormalizedPixelLoss(3)(pixel, pixel, pixel[:, :1]).isfinite()
+
+
 def test_it_starts_from_its_own_checkpoint(net, tmp_path):
     torch.save(net.state_dict(), tmp_path / 'a.pth')
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'))

@@ -313,8 +313,9 @@ def test_report_on_a_classifier(tool, trained, folders, tmp_path):
     assert text.count('/val2017/class') == text.count('taken for') == min(wrong, 3) > 0
 
 
-def test_a_classifier_without_pooling(train, tmp_path):
-    run = train(tmp_path, options=('model.neck=None',))
+@pytest.mark.parametrize('head', ['LinearClsHead', 'ArcFaceClsHead'])
+def test_a_classifier_without_pooling(train, tmp_path, head):
+    run = train(tmp_path, options=('model.neck=None', f'model.head.type={head}'))
     assert run.returncode == 1 and 'Traceback' not in run.stderr
     assert "gives maps; set model.neck=dict(type='GlobalAveragePooling')" in run.stderr
 
