@@ -181,8 +181,7 @@ class CheckDatasetHook(Hook):
                 evaluator = getattr(loop, 'evaluator', None)
                 hosts.check_evaluator(evaluator, loader.dataset, f'{name}_evaluator', model)
                 if name != 'train':
-                    size = loader.batch_size or 1
-                    hosts.check_batch(model, size, f'{name}_dataloader', loader.dataset)
+                    hosts.check_batch(model, loader.batch_size or 1, f'{name}_dataloader')
         self._check_classes(runner)
 
     def before_train(self, runner: Any) -> None:

@@ -193,10 +193,10 @@ def check_dataset(dataset: Any, where: str, model: Any = None) -> None:
                 break
 
 
-def check_batch(model: Any, batch_size: int, where: str, dataset: Any = ()) -> None:
+def check_batch(model: Any, batch_size: int, where: str) -> None:
     """Raise `UserError` if a model cannot be tested with this batch size."""
     for host in HOSTS:
-        host.check_batch(model, batch_size, where, dataset)
+        host.check_batch(model, batch_size, where)
 
 
 def check_evaluator(evaluator: Any, dataset: Any, where: str, model: Any = None) -> None:

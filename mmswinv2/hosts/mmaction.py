@@ -241,14 +241,14 @@ class MMAction(Host):
             return False
         check_video_labels(dataset, num_classes, where)
         check_axes(dataset, model, where)
-        check_views(dataset, model, where)
         if where == 'train_dataloader':
+            check_views(dataset, model, where)
             check_targets(dataset, model, where)
         elif not getattr(dataset, 'skip_unreadable', True):
             require_videos(dataset, where)
         return True
 
-    def check_batch(self, model: Any, batch_size: int, where: str, dataset: Any = ()) -> None:
+    def check_batch(self, model: Any, batch_size: int, where: str) -> None:
         """Require a batch size of 1 where views are tested in groups.
 
         A 3-D recognizer with ``max_testing_views`` takes the views of a single video, and fails an
@@ -264,9 +264,10 @@ class MMAction(Host):
             )
 
     def check_metric(self, metric: Any, dataset: Any, where: str, model: Any = None) -> None:
-        """Refuse scores of single labels for videos with several, and those of single views."""
-        asked = metric.metrics if type(metric).__name__ == 'AccMetric' else ()
-        single = {'top_k_accuracy', 'mean_class_accuracy'}.intersection(asked)
+        """Refuse scores of single labels for videos with several, and of single views."""
+        if type(metric).__name__ != 'AccMetric':
+            return
+        single = {'top_k_accuracy', 'mean_class_accuracy'}.intersection(metric.metrics)
         several = any(getattr(d, 'multi_class', False) for d in inner_datasets(dataset))
         if single and several:
             raise UserError(
@@ -274,17 +275,15 @@ class MMAction(Host):
                 "and the data set multi_class=True; set metric_list=('mean_average_precision',)"
             )
         merged = getattr(getattr(model, 'cls_head', None), 'average_clips', '')
-        if asked and merged is None:
+        if merged is None:
             raise UserError(
-                f'AccMetric of {where} takes one score of a video for each class, and '
-                'model.cls_head has average_clips=None, which keeps those of every view; set '
-                f'average_clips={"score" if several else "prob"!r} in model.cls_head'
+                f'AccMetric of {where} takes one view, and average_clips=None keeps all of them: '
+                f'set average_clips={"score" if several else "prob"!r} in model.cls_head'
             )
-        if asked and several and merged == 'prob':
+        if several and merged == 'prob':
             warn(
-                "model.cls_head has average_clips='prob', a softmax over classes, by which labels "
-                f'of a video lower each other: AccMetric of {where} ranks by it; set '
-                "average_clips='score'"
+                f"AccMetric of {where} ranks by average_clips='prob', a softmax by which labels of "
+                "one video lower each other: set average_clips='score' in model.cls_head"
             )
 
     def default_tta_model(self, cfg: Any) -> None:
@@ -368,10 +367,7 @@ def check_axes(dataset: Any, model: Any, where: str) -> None:
 
 
 def check_views(dataset: Any, model: Any, where: str) -> None:
-    """Raise `UserError` if a 3-D recognizer is trained on several views of a video at a time.
-
-    In validation and testing, log a warning if their scores are not averaged.
-    """
+    """Raise `UserError` if a 3-D recognizer is trained on several views of a video at a time."""
     if type(model).__name__ != 'Recognizer3D':  # others may train on several
         return
     views = []
@@ -381,16 +377,12 @@ def check_views(dataset: Any, model: Any, where: str) -> None:
             views.append(f'{name} with num_clips={clips}')
         elif name in ('ThreeCrop', 'FiveCrop', 'TenCrop', 'UntrimmedSampleFrames'):
             views.append(name)
-    if not views:
-        return
-    told = f'{where}: the pipeline has {" and ".join(views)}, several views of a video'
-    if where == 'train_dataloader':
+    if views:
         raise UserError(
-            f'{told}, and Recognizer3D trains on one; set num_clips=1 of SampleFrames, crop by '
+            f'{where}: the pipeline has {" and ".join(views)}, several views of a video, and '
+            'Recognizer3D trains on one; set num_clips=1 of SampleFrames, crop by '
             'RandomResizedCrop, and keep the views for the test'
         )
-    if getattr(model.cls_head, 'average_clips', '') is None:
-        warn(f"{told}; AccMetric takes one: set average_clips='prob' in model.cls_head")
 
 
 def check_targets(dataset: Any, model: Any, where: str) -> None:
@@ -425,14 +417,12 @@ def check_targets(dataset: Any, model: Any, where: str) -> None:
 def require_videos(dataset: Any, where: str) -> None:
     """Raise `UserError` if videos that are to be scored, of our data set, do not exist."""
     videos = [BaseDataset.get_data_info(dataset, i) for i in range(len(dataset))]
-    names = [video['filename'] for video in videos]
-    missing = [i for i, name in enumerate(names) if not ('://' in name or os.path.exists(name))]
-    if missing:
-        first = videos[missing[0]]
+    local = [video for video in videos if '://' not in video['filename']]
+    if missing := [video for video in local if not os.path.exists(video['filename'])]:
         raise UserError(
             f'{where}: {len(missing)} of {len(videos)} videos do not exist, first of all '
-            f'{first["filename"]} ({first["where"]}); mend the list or data_prefix, or set '
-            'skip_unreadable=True in the data set'
+            f'{missing[0]["filename"]} ({missing[0]["where"]}); mend the list or data_prefix, or '
+            'set skip_unreadable=True in the data set'
         )
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from ..errors import UserError
 from ..files import walk
 from ..log import warn
+from . import mmseg_patches
 from .host import Host, as_list, inner_datasets, steps_in
 from .label_maps import NOT_LABELLED
 from .mmseg_label_maps import (
@@ -19,19 +20,11 @@ from .mmseg_label_maps import (
     check_scored_size,
     guard_seg_maps,
     has_seg_maps,
-    is_known,
     refuse_missing_prefix,
     require_seg_maps,
     warn_of_absent_classes,
 )
-from .mmseg_patches import (
-    draw_on_copies,
-    keep_files,
-    mend_losses,
-    merge_probabilities,
-    read_volumes_without_code,
-)
-from .pipelines import loads_annotations
+from .pipelines import has_own_steps, is_own, loads_annotations
 
 # losses, or their cls_criterion, that use softmax and have no attribute use_sigmoid
 _SOFTMAX_LOSSES = ('OhemCrossEntropy', 'TverskyLoss', 'lovasz_softmax', 'HuasdorffDisstanceLoss')
@@ -44,8 +37,8 @@ class MMSeg(Host):
     name = 'mmseg'
     extra = 'seg'
     patches = (
-        *Host.patches, draw_on_copies, read_volumes_without_code, mend_losses, merge_probabilities,
-        keep_files,
+        *Host.patches, mmseg_patches.draw_on_copies, mmseg_patches.read_volumes_without_code,
+        mmseg_patches.mend_losses, mmseg_patches.merge_probabilities, mmseg_patches.keep_files,
     )  # fmt: skip
     heads_autocast = True
     swap_image_size = 64
@@ -130,7 +123,7 @@ class MMSeg(Host):
         check_heads(model, len(dataset.metainfo.get('classes') or ()), where)
         check_pieces(model)
         if where == 'train_dataloader':
-            own = [step for step in steps_in(dataset.pipeline) if not is_known(step)]
+            own = has_own_steps(dataset)
             for name, head in heads_of(model):
                 check_ignored(head, name, dataset, where)
                 label = getattr(head, 'ignore_index', None)
@@ -139,19 +132,6 @@ class MMSeg(Host):
                     for guard in guards:
                         guard.ignores = f'{name} ignores {label} alone'
         return True
-
-    def check_batch(self, model: Any, batch_size: int, where: str, dataset: Any = ()) -> None:
-        """Refuse batches of images of several sizes, which mmseg pads in training alone."""
-        if type(getattr(model, 'data_preprocessor', None)).__name__ != 'SegDataPreProcessor':
-            return
-        looked_at = range(min(2 * batch_size, len(dataset)) if batch_size > 1 else 0)
-        sizes = {tuple(as_list(dataset[i]['inputs'])[0].shape[-2:]) for i in looked_at}
-        if len(sizes) > 1:
-            raise UserError(
-                f'{where} has batch_size={batch_size} and images of several sizes (height, '
-                f'width), such as {sorted(sizes)[:2]}; mmseg pads these in training alone: set '
-                'batch_size=1'
-            )
 
     def check_metric(self, metric: Any, dataset: Any, where: str, model: Any = None) -> None:
         """Refuse to score ignored pixels, or to write the maps of two pictures into one file."""
@@ -162,7 +142,7 @@ class MMSeg(Host):
             if not hasattr(inner, 'reduce_zero_label') or not hasattr(metric, 'ignore_index'):
                 continue  # of another host, or no metric of label maps
             steps = steps_in(inner.pipeline)
-            if type(metric).__name__ == 'IoUMetric' and all(map(is_known, steps)):
+            if type(metric).__name__ == 'IoUMetric' and not has_own_steps(inner):
                 if not any(map(loads_annotations, steps)):
                     raise UserError(
                         f'{name} compares predictions with label maps, and the pipeline of '
@@ -179,10 +159,7 @@ class MMSeg(Host):
                     )
         asked = as_list(metric.metrics) if type(metric).__name__ == 'IoUMetric' else []
         if asked and not (getattr(dataset, 'metainfo', None) or {}).get('classes'):
-            raise UserError(
-                f'{name} scores by class, and the data set of {loader} names none; set '
-                'metainfo=dict(classes=(...)) in the data sets'
-            )
+            raise UserError(f'{name} needs metainfo=dict(classes=...) of the data set of {loader}')
         if not set(_IOU_METRICS).issuperset(asked):
             raise UserError(f'{name} has iou_metrics={asked}; it takes {", ".join(_IOU_METRICS)}')
         if getattr(metric, 'output_dir', None) is not None and hasattr(dataset, 'get_data_info'):
@@ -222,12 +199,6 @@ def check_heads(model: Any, num_classes: int, where: str) -> None:
     A head with more classes than its data only logs a warning.
     """
     for name, head in heads_of(model):
-        refines = any(kind.__name__ == 'BaseCascadeDecodeHead' for kind in type(head).__mro__)
-        if refines and not hasattr(model, 'num_stages'):
-            raise UserError(
-                f'{name} ({type(head).__name__}) refines what a head before it gives; set '
-                "model.type='CascadeEncoderDecoder', num_stages=2 and decode_head=[FIRST, SECOND]"
-            )
         known = getattr(head, 'num_classes', None)
         # STDC's head for borders has classes of its own
         if not num_classes or known is None or hasattr(head, 'boundary_threshold'):
@@ -249,8 +220,7 @@ def check_heads(model: Any, num_classes: int, where: str) -> None:
         for loss in losses if isinstance(losses, nn.ModuleList) else [losses]:
             _check_loss(loss, head, name)
         if known > num_classes:
-            text = f'{name} has num_classes={known}, and {data}: it learns never to say'
-            warn(f'{text} the others')
+            warn(f'{name} has num_classes={known}, and {data}: it learns never to say the others')
 
 
 def check_pieces(model: Any) -> None:
@@ -259,7 +229,7 @@ def check_pieces(model: Any) -> None:
     test_cfg = getattr(model, 'test_cfg', None) or {}
     mode = test_cfg.get('mode', 'whole')
     # depth estimators have modes of their own
-    if mode == 'whole' or not is_known(model) or type(model).__name__ == 'DepthEstimator':
+    if mode == 'whole' or is_own(model) or type(model).__name__ == 'DepthEstimator':
         return
     if mode != 'slide':
         raise UserError(f"model.test_cfg has mode={mode!r}, which is 'whole' or 'slide'")
@@ -278,13 +248,11 @@ def _check_loss(loss: Any, head: Any, name: str) -> None:
 
     kind, known = type(loss).__name__, head.num_classes
     weights = getattr(loss, 'class_weight', None)
-    one_channel = getattr(head, 'out_channels', None) == 1
-    wanted = 1 if one_channel else known
+    wanted = 1 if getattr(head, 'out_channels', None) == 1 else known
     if isinstance(weights, (list, tuple)) and len(weights) not in (wanted, known + 1):
         raise UserError(
-            f'{name} has {"out_channels=1" if one_channel else f"num_classes={known}"}, and '
-            f'class_weight of its loss_decode {len(weights)} numbers; give one for '
-            f'{"the second class" if one_channel else "each class"}, or None'
+            f'{name} has num_classes={known}, and class_weight of its loss_decode {len(weights)} '
+            f'numbers; give {"one for each class" if wanted > 1 else "that of the second"}, or None'
         )
     if 'loss' not in getattr(loss, 'loss_name', 'loss'):
         warn(
@@ -298,7 +266,7 @@ def _check_loss(loss: Any, head: Any, name: str) -> None:
             f'{name} has ignore_index={given}, and its {kind} {own}; set ignore_index={given} there'
         )
     plain = getattr(type(head), 'loss_by_feat', None) is BaseDecodeHead.loss_by_feat
-    if loss is None or not plain or not is_known(head):
+    if loss is None or not plain or is_own(head):
         return
     try:  # as this head calls it
         inspect.signature(loss.forward).bind(None, None, weight=None, ignore_index=given)

@@ -16,7 +16,7 @@ from mmengine import fileio
 
 from ..errors import UserError
 from ..log import warn
-from .host import as_list, package_of, step_lists, steps_in
+from .host import as_list, step_lists, steps_in
 from .label_maps import NOT_LABELLED, check_file, check_shape, named
 
 # where the functions are defined that decode a file of labels by `mmcv.imfrombytes`
@@ -106,11 +106,6 @@ class SegMapGuard:
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.load!r}, num_classes={self.num_classes})'
-
-
-def is_known(step: Any) -> bool:
-    """Whether a step of a pipeline is none of the user's own."""
-    return package_of(step) in ('mmseg', 'mmcv', 'mmswinv2')
 
 
 def has_seg_maps(dataset: Any) -> bool:

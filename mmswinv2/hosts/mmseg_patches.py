@@ -57,14 +57,12 @@ def mend_losses() -> None:
         return original(pred, label, *args, **options)
 
     @replace(cross_entropy_loss, 'binary_cross_entropy')
-    def binary_cross_entropy(
-        original: Any, pred: Any, label: Any, weight: Any = None, *args: Any, **options: Any
-    ) -> Any:
+    def binary(original: Any, pred: Any, label: Any, weight: Any = None, **options: Any) -> Any:
         if pred.shape[1] == 1 and (label == options.get('ignore_index', -100)).all():
             label = weight = torch.zeros_like(label)  # mmseg looks for the largest of no labels
-        if (weights := options.get('class_weight')) is not None and pred.ndim > 2:
+        if (weights := options.get('class_weight')) is not None and pred.ndim == 4:
             options['class_weight'] = weights[:, None, None]  # mmseg takes them for columns
-        return original(pred, label, weight, *args, **options)
+        return original(pred, label, weight, **options)
 
     @replace(focal_loss.FocalLoss, 'forward')
     def forward(
@@ -82,16 +80,13 @@ def mend_losses() -> None:
 
 @patch('mmseg', '>=1')
 def merge_probabilities() -> None:
-    """Views of a segmentor with one channel are merged by their probabilities.
-
-    mmseg takes these for logits: all of the image becomes the second class.
-    """
+    """Views of a segmentor with one channel are merged by their probabilities."""
     from mmseg.models import SegTTAModel
 
     @replace(SegTTAModel, 'merge_preds')
     def merge_preds(original: Any, self: Any, data_samples_list: Any) -> Any:
         if self.module.out_channels == 1:
-            for view in chain(*data_samples_list):
+            for view in chain(*data_samples_list):  # mmseg takes the sigmoid once more
                 view.seg_logits.data = view.seg_logits.data.logit()
         return original(self, data_samples_list)
 
