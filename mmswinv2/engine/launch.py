@@ -383,9 +383,7 @@ def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:
         raise
     except AssertionError as error:
         if 'image size in a batch' in str(error):
-            raise UserError(
-                f'{error} mmseg pads in training alone: test by batch_size=1'
-            ) from error
+            raise UserError(f'{error} mmseg pads no test: set its batch_size=1') from error
         if 'epoch_length' not in str(error):
             raise
         raise no_batch('train_dataloader', cfg.train_dataloader.get('batch_size')) from error

@@ -244,7 +244,7 @@ class MMAction(Host):
         if where == 'train_dataloader':
             check_views(dataset, model, where)
             check_targets(dataset, model, where)
-        elif not getattr(dataset, 'skip_unreadable', True):
+        elif not getattr(dataset, 'skip_unreadable', False):
             require_videos(dataset, where)
         return True
 
@@ -393,8 +393,8 @@ def check_targets(dataset: Any, model: Any, where: str) -> None:
         known = set(range(head.num_classes)).issuperset((*changed, *changed.values()))
         if changed and (dataset.multi_class or not known):
             raise UserError(
-                f'{where}: Flip has flip_label_map={changed}, which is for single labels, from 0 '
-                f'to {head.num_classes - 1}, and changes no other; give it numbers of classes'
+                f'{where}: Flip has flip_label_map={changed}, which is for videos with one label, '
+                f'numbers from 0 to {head.num_classes - 1}; it would change no other'
             )
     mixing = getattr(getattr(model, 'data_preprocessor', None), 'blending', None)
     for part in getattr(mixing, 'augments', [mixing]):  # of RandomBatchAugment
@@ -415,14 +415,16 @@ def check_targets(dataset: Any, model: Any, where: str) -> None:
 
 
 def require_videos(dataset: Any, where: str) -> None:
-    """Raise `UserError` if videos that are to be scored, of our data set, do not exist."""
+    """Raise `UserError` if videos, or folders of their frames, do not exist."""
+    if any(getattr(step, 'io_backend', 'disk') != 'disk' for step in steps_in(dataset.pipeline)):
+        return
     videos = [BaseDataset.get_data_info(dataset, i) for i in range(len(dataset))]
-    local = [video for video in videos if '://' not in video['filename']]
-    if missing := [video for video in local if not os.path.exists(video['filename'])]:
+    names = [video.get('filename') or video.get('frame_dir') or '://' for video in videos]
+    if missing := [name for name in names if not ('://' in name or os.path.exists(name))]:
+        skip = ', or set skip_unreadable=True' if hasattr(dataset, 'skip_unreadable') else ''
         raise UserError(
-            f'{where}: {len(missing)} of {len(videos)} videos do not exist, first of all '
-            f'{missing[0]["filename"]} ({missing[0]["where"]}); mend the list or data_prefix, or '
-            'set skip_unreadable=True in the data set'
+            f'{where}: {len(missing)} of {len(names)} videos do not exist, first of all '
+            f'{missing[0]}; mend {dataset.ann_file} or data_prefix{skip}'
         )
 
 

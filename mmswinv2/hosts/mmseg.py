@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..files import walk
 from ..log import warn
 from . import mmseg_patches
-from .host import Host, as_list, inner_datasets, steps_in
+from .host import Host, as_list, inner_datasets, package_of, steps_in
 from .label_maps import NOT_LABELLED
 from .mmseg_label_maps import (
     check_map_names,
@@ -24,7 +24,7 @@ from .mmseg_label_maps import (
     require_seg_maps,
     warn_of_absent_classes,
 )
-from .pipelines import has_own_steps, is_own, loads_annotations
+from .pipelines import has_own_steps, loads_annotations
 
 # losses, or their cls_criterion, that use softmax and have no attribute use_sigmoid
 _SOFTMAX_LOSSES = ('OhemCrossEntropy', 'TverskyLoss', 'lovasz_softmax', 'HuasdorffDisstanceLoss')
@@ -123,12 +123,11 @@ class MMSeg(Host):
         check_heads(model, len(dataset.metainfo.get('classes') or ()), where)
         check_pieces(model)
         if where == 'train_dataloader':
-            own = has_own_steps(dataset)
             for name, head in heads_of(model):
                 check_ignored(head, name, dataset, where)
                 label = getattr(head, 'ignore_index', None)
                 # steps of the user's own may give them another label
-                if label not in (None, NOT_LABELLED) and not own:
+                if label not in (None, NOT_LABELLED) and not has_own_steps(dataset):
                     for guard in guards:
                         guard.ignores = f'{name} ignores {label} alone'
         return True
@@ -229,7 +228,7 @@ def check_pieces(model: Any) -> None:
     test_cfg = getattr(model, 'test_cfg', None) or {}
     mode = test_cfg.get('mode', 'whole')
     # depth estimators have modes of their own
-    if mode == 'whole' or is_own(model) or type(model).__name__ == 'DepthEstimator':
+    if mode == 'whole' or package_of(model) != 'mmseg' or type(model).__name__ == 'DepthEstimator':
         return
     if mode != 'slide':
         raise UserError(f"model.test_cfg has mode={mode!r}, which is 'whole' or 'slide'")
@@ -266,7 +265,7 @@ def _check_loss(loss: Any, head: Any, name: str) -> None:
             f'{name} has ignore_index={given}, and its {kind} {own}; set ignore_index={given} there'
         )
     plain = getattr(type(head), 'loss_by_feat', None) is BaseDecodeHead.loss_by_feat
-    if loss is None or not plain or is_own(head):
+    if loss is None or not plain or package_of(head) != 'mmseg':
         return
     try:  # as this head calls it
         inspect.signature(loss.forward).bind(None, None, weight=None, ignore_index=given)

@@ -38,9 +38,10 @@ def _explain(error: KeyError | AssertionError) -> UserError | None:
     """The reason of an error; ``None`` if no step of a host asserts or looks for a missing key."""
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     step, sample = (frame.f_locals.get(name) for name in ('self', 'results'))
-    if is_own(step) or not isinstance(sample, dict):
+    if package_of(step) not in _OF_HOSTS or not isinstance(sample, dict):
         return None
-    name, key = f'{type(step).__name__}, a step of a pipeline,', error.args[0] if error.args else ''
+    name = f'{type(step).__name__}, a step of a pipeline,'
+    key = error.args[0] if error.args else ''
     if isinstance(error, AssertionError):
         source = linecache.getline(frame.f_code.co_filename, line).strip()
         file = next((sample[key] for key in FILE_KEYS if key in sample), 'a sample')
@@ -58,14 +59,10 @@ def loads_annotations(step: Any) -> bool:
     return 'Annotation' in type(step).__name__ or getattr(step, 'with_seg', False)
 
 
-def is_own(part: Any) -> bool:
-    """Whether a part of a run is of a user's own."""
-    return package_of(part) not in _OF_HOSTS
-
-
 def has_own_steps(dataset: Any) -> bool:
     """Whether a step of the pipeline is of a user's own, which may add or change annotations."""
-    return any(map(is_own, steps_in(getattr(dataset, 'pipeline', None))))
+    steps = steps_in(getattr(dataset, 'pipeline', None))
+    return any(package_of(step) not in _OF_HOSTS for step in steps)
 
 
 def check_normalized(dataset: Any, where: str, model: Any) -> None:

@@ -256,9 +256,25 @@ def test_missing_videos_in_tests(folder, skip):
     dataset = build(folder, 'a.mp4 1\ngone.mp4 1\n')
     check_dataset(dataset, 'train_dataloader', model)  # which draws another
     dataset.skip_unreadable = skip
-    words = r'1 of 2 videos do not exist, first of all .*gone.mp4 \(.*, line 2\)'
+    words = r'1 of 2 videos do not exist, first of all .*gone.mp4; mend .*, or set skip_unreadable'
     with nullcontext() if skip else pytest.raises(UserError, match=words):
         check_dataset(dataset, 'val_dataloader', model)
+
+
+@pytest.mark.parametrize('backend', ['disk', 'petrel'])
+def test_missing_frames_in_tests(tmp_path, backend):
+    from mmaction.datasets import RawframeDataset
+
+    init_default_scope('mmaction')
+    (tmp_path / 'list.txt').write_text('a 20 0\nb 20 1\n')
+    (tmp_path / 'a').mkdir()
+    steps = [dict(type='RawFrameDecode', io_backend=backend)]
+    options = dict(ann_file=str(tmp_path / 'list.txt'), data_prefix=dict(img=str(tmp_path)))
+    dataset = RawframeDataset(pipeline=steps, **options)
+    model = SimpleNamespace(cls_head=SimpleNamespace(num_classes=2))
+    words = r'1 of 2 videos do not exist, first of all .*b; mend .*list.txt or data_prefix$'
+    with pytest.raises(UserError, match=words) if backend == 'disk' else nullcontext():
+        check_dataset(dataset, 'test_dataloader', model)
 
 
 @pytest.mark.parametrize(

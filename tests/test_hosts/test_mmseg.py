@@ -228,7 +228,7 @@ def test_batches_of_images_of_several_sizes(ade):
     preprocessor = MODELS.build(dict(type='SegDataPreProcessor'))
     batch = dict(inputs=[torch.zeros(3, 20, width) for width in (30, 31)])
     with pytest.raises(
-        UserError, match='size in a batch .* mmseg pads in training alone: test by batch_size=1'
+        UserError, match='size in a batch .* mmseg pads no test: set its batch_size=1'
     ):
         run(lambda: preprocessor(batch), Config(), ('val',))
 
