@@ -49,7 +49,7 @@ _FILE_RULES: tuple[tuple[Callable[[Any], Any], str], ...] = (
     ),
 )
 # Rules for labels, in order: a function that finds the labels that break it, and the message.
-_VALUE_RULES: tuple[tuple[Callable[[np.ndarray], Any], str], ...] = (
+VALUE_RULES: tuple[tuple[Callable[[np.ndarray], Any], str], ...] = (
     (lambda a: a.ndim != 2, 'has the shape {shape}; (height, width) is wanted, in one channel'),
     (
         lambda a: a.dtype.kind == 'f' and a != np.trunc(a),  # true for NaN
@@ -87,7 +87,7 @@ def check_file(path: str, content: bytes, backend: str) -> tuple[int, int]:
         labels = np.array(file)
     if signed and labels.dtype == np.uint8:
         labels = labels.view(np.int8)
-    _check_values(path, labels)
+    check_values(path, labels)
     if backend != 'pillow':
         loaded = np.asarray(imfrombytes(content, flag='unchanged', backend=backend))
         if not np.array_equal(loaded.squeeze(), labels.squeeze()):
@@ -99,17 +99,12 @@ def check_file(path: str, content: bytes, backend: str) -> tuple[int, int]:
     return height, width
 
 
-def _check_values(path: str, labels: np.ndarray, rules: Any = _VALUE_RULES) -> None:
+def check_values(path: str, labels: np.ndarray, rules: Any = VALUE_RULES) -> None:
     """Raise `UserError` if some rule is broken, naming the first label that breaks it."""
     for broken, words in rules:
         if np.any(found := broken(labels)):
             said = words.format(shape=labels.shape, first=labels[found].flat[0])
             raise UserError(f'the label map {path} {said}')
-
-
-def check_shape(path: str, labels: np.ndarray) -> None:
-    """Raise `UserError` for labels that are not (height, width)."""
-    _check_values(path, labels, _VALUE_RULES[:1])
 
 
 @contextmanager

@@ -16,8 +16,7 @@ from .patching import log_patch, patch, replace
 
 # a line of a list of images with the numbers of their classes
 _LINE = (r'.* [+-]?\d+', '"path number", with the path of an image and the number of its class')
-# ends of names of heads that take a vector
-_OF_VECTORS = ('LinearClsHead', 'ArcFaceClsHead', 'VisionTransformerClsHead')
+_VECTOR_HEADS = ('LinearClsHead', 'ArcFaceClsHead', 'VisionTransformerClsHead')
 # metrics of images with one label
 _SINGLE_LABEL = ('Accuracy', 'SingleLabelMetric', 'ConfusionMatrix')
 
@@ -158,7 +157,7 @@ class MMPretrain(Host):
             return False
         check_image_labels(dataset, num_classes, where)
         of_host = package_of(head) == self.name  # users' may do what they like
-        takes_vector = of_host and type(head).__name__.endswith(_OF_VECTORS)
+        takes_vector = of_host and type(head).__name__.endswith(_VECTOR_HEADS)
         unpooled = package_of(model) == self.name and getattr(model, 'neck', 0) is None
         if takes_vector and unpooled and package_of(model.backbone) == 'mmswinv2':
             raise UserError(

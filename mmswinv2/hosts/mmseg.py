@@ -12,7 +12,6 @@ from torch import nn
 from ..errors import UserError
 from ..files import walk
 from ..log import warn
-from . import mmseg_patches
 from .host import Host, as_list, inner_datasets, package_of, steps_in
 from .label_maps import NOT_LABELLED
 from .mmseg_label_maps import (
@@ -23,6 +22,13 @@ from .mmseg_label_maps import (
     refuse_missing_prefix,
     require_seg_maps,
     warn_of_absent_classes,
+)
+from .mmseg_patches import (
+    draw_on_copies,
+    keep_files,
+    mend_losses,
+    merge_probabilities,
+    read_volumes_without_code,
 )
 from .pipelines import has_own_steps, loads_annotations
 
@@ -37,8 +43,8 @@ class MMSeg(Host):
     name = 'mmseg'
     extra = 'seg'
     patches = (
-        *Host.patches, mmseg_patches.draw_on_copies, mmseg_patches.read_volumes_without_code,
-        mmseg_patches.mend_losses, mmseg_patches.merge_probabilities, mmseg_patches.keep_files,
+        *Host.patches, draw_on_copies, read_volumes_without_code, mend_losses, merge_probabilities,
+        keep_files,
     )  # fmt: skip
     heads_autocast = True
     swap_image_size = 64
@@ -140,9 +146,8 @@ class MMSeg(Host):
         for inner in scored:
             if not hasattr(inner, 'reduce_zero_label') or not hasattr(metric, 'ignore_index'):
                 continue  # of another host, or no metric of label maps
-            steps = steps_in(inner.pipeline)
             if type(metric).__name__ == 'IoUMetric' and not has_own_steps(inner):
-                if not any(map(loads_annotations, steps)):
+                if not any(map(loads_annotations, steps_in(inner.pipeline))):
                     raise UserError(
                         f'{name} compares predictions with label maps, and the pipeline of '
                         f'{loader} loads none: put LoadAnnotations into it, or, for predictions '

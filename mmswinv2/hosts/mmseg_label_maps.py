@@ -17,7 +17,7 @@ from mmengine import fileio
 from ..errors import UserError
 from ..log import warn
 from .host import as_list, step_lists, steps_in
-from .label_maps import NOT_LABELLED, check_file, check_shape, named
+from .label_maps import NOT_LABELLED, VALUE_RULES, check_file, check_values, named
 
 # where the functions are defined that decode a file of labels by `mmcv.imfrombytes`
 _READERS = ('mmseg.datasets.transforms.loading', 'mmcv.transforms.loading')
@@ -58,7 +58,7 @@ class SegMapGuard:
         labels, image = results['gt_seg_map'], results.get('ori_shape')
         if size is not None and labels.ndim < 2:  # mmseg drops an axis of one pixel
             labels = results['gt_seg_map'] = labels.reshape(size)
-        check_shape(path, labels)
+        check_values(path, labels, VALUE_RULES[:1])  # the shape alone
         if image is None:  # it is loaded later, and held to these
             results['height'], results['width'] = labels.shape
         elif labels.shape != tuple(image[:2]):

@@ -191,9 +191,8 @@ def _check_names(kind: type[SwinV2], kwargs: Mapping[str, Any]) -> None:
                 f'{kind.__name__} has no arguments {", ".join(unknown)}{hint}; if they are those '
                 'of the backbone in a _base_, leave them out with backbone=dict(_delete_=True, ...)'
             )
-        hint = nearest(unknown[0], names)
-        if unknown[0] in ('img_size', 'pad_small_map'):
-            hint = '; leave it out, as images of any size are taken'
+        any_size = '; leave it out, as images of any size are taken'
+        hint = any_size if unknown[0] == 'img_size' else nearest(unknown[0], names)
         raise UserError(f'{kind.__name__} has no argument {unknown[0]!r}{hint}')
 
 
