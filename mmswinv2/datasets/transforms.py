@@ -49,6 +49,7 @@ class InstaBoost(BaseTransform):
         except AssertionError as error:
             raise UserError(f'InstaBoost: {error}; got {options}') from error
         self.aug_ratio = aug_ratio
+        self.left_alone = 0  # images of this process that could not be augmented
 
     def transform(self, results: dict) -> dict:
         """Augment an image and its instances, or return them unchanged."""
@@ -79,6 +80,7 @@ class InstaBoost(BaseTransform):
         return new
 
     def _leave(self, results: dict, why: str) -> dict:
+        self.left_alone += 1
         if not InstaBoost._has_warned:
             InstaBoost._has_warned = True
             warn(

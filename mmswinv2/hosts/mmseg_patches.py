@@ -1,6 +1,5 @@
 """Patches of mmseg, with the versions that need them."""
 
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +85,8 @@ def merge_probabilities() -> None:
     @replace(SegTTAModel, 'merge_preds')
     def merge_preds(original: Any, self: Any, data_samples_list: Any) -> Any:
         if self.module.out_channels == 1:
-            for view in chain(*data_samples_list):  # mmseg takes the sigmoid once more
-                view.seg_logits.data = view.seg_logits.data.logit()
+            for view in [view for views in data_samples_list for view in views]:
+                view.seg_logits.data = view.seg_logits.data.logit()  # mmseg takes the sigmoid again
         return original(self, data_samples_list)
 
 
