@@ -3,7 +3,7 @@
 import math
 import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..errors import UserError
 from .figures import Figure, draw, heat_map
 from .findings import Findings
 from .predictions import examine
-from .work_dir import WorkDir, differences, read_literals, step_of
+from .work_dir import Curve, WorkDir, differences, read_literals, step_of
 
 MAIN_SCORES = {
     'coco/bbox_mAP': 'box AP',
@@ -58,14 +58,15 @@ def content(
     matrix = findings.matrix if findings else None
     large = matrix is not None and len(matrix.rows) > _LARGEST_MATRIX
     last = (work.trainings or work.runs)[-1]
+    curves = work.curves()
     return dict(
         title=work.folder.resolve().name,
         task=host.kind_of_model,
         scope=host.name,
         config_name=work.config_name or '',
-        facts=list(_facts(work)),
+        facts=list(_facts(work, curves)),
         notes=list(_notes(work, cfg, predictions)),
-        figures=list(_figures(work)),
+        figures=list(_figures(curves, work.curves(validation=True))),
         scores=_score_tables(work),
         findings=findings,
         precision=findings
@@ -127,7 +128,7 @@ def check_imports(imports: Any, work: WorkDir) -> None:
             )
 
 
-def _facts(work: WorkDir) -> Iterator[tuple[str, str]]:
+def _facts(work: WorkDir, curves: Mapping[str, Curve]) -> Iterator[tuple[str, str]]:
     """Names and values for the top of the page."""
     for _, scores in work.final_scores()[-1:]:
         yield from ((w, number(scores[key])) for key, w in MAIN_SCORES.items() if key in scores)
@@ -135,7 +136,6 @@ def _facts(work: WorkDir) -> Iterator[tuple[str, str]]:
         yield 'iterations', f'{work.last_step:,}'
     if seconds := sum(run.seconds for run in work.trainings):
         yield 'time', str(timedelta(seconds=round(seconds)))
-    curves = work.curves()
     if times := sorted(value for _, value in curves.get('time', ())):
         yield 'an iteration', f'{times[len(times) // 2]:.3g} s'
     if memory := max((value for _, value in curves.get('memory', ())), default=0):
@@ -161,7 +161,11 @@ def _notes(work: WorkDir, cfg: Any, predictions: Path | None) -> Iterator[str]:
     # overwriting maps does not change the time of their folder
     files = [*predictions.glob('*.png')] if predictions and predictions.is_dir() else [predictions]
     written = min((path.stat().st_mtime for path in files if path), default=math.inf)
-    if checkpoint and written < checkpoint.stat().st_mtime:
+    tests = (run.weights for run in work.runs if predictions and run.wrote(predictions))
+    weights = next(reversed([*tests]), '')
+    if checkpoint and weights not in ('', checkpoint.name):
+        yield f'The predictions are of {weights}, and the last checkpoint is {checkpoint.name}.'
+    elif checkpoint and written < checkpoint.stat().st_mtime:
         yield f'The predictions in {predictions} are older than the checkpoint {checkpoint.name}.'
     if work.config and cfg is None:
         yield f'{work.config} is no config as mmengine writes it, and was not looked at.'
@@ -187,8 +191,9 @@ def _length(work: WorkDir, cfg: Any) -> tuple[int, int, str] | None:
     return None
 
 
-def _figures(work: WorkDir) -> Iterator[Figure]:
-    training, validation = work.curves(), work.curves(validation=True)
+def _figures(
+    training: Mapping[str, Curve], validation: Mapping[str, Curve]
+) -> Iterator[Figure]:
     losses = {key: curve for key, curve in training.items() if 'loss' in key}
     losses = {key: losses[key] for key in sorted(losses, key=lambda key: key != 'loss')}
     rates = {key: curve for key, curve in training.items() if key == 'lr' or key.endswith('.lr')}

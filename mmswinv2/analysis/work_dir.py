@@ -106,6 +106,21 @@ class Run:
         path = self.folder / 'vis_data' / 'config.py'
         return path if path.is_file() else None
 
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The whole config; empty if it is missing or has more than plain values."""
+        return (self.config and read_literals(self.config)) or {}
+
+    @property
+    def weights(self) -> str:
+        """The name of the checkpoint that a test was of; empty if unknown."""
+        return Path(str(self.settings.get('load_from') or '')).name
+
+    def wrote(self, predictions: Path) -> bool:
+        """Whether a test wrote its predictions to a file or folder of this name."""
+        values = (value.strip('\'"') for _, value in _flat(self.settings))
+        return any(Path(value).name == predictions.name for value in values)
+
     @property
     def test_scores(self) -> dict[str, float]:
         """Scores of the test; empty if the run was no test."""
@@ -190,7 +205,8 @@ class WorkDir:
             found.append((f'validation at iteration {step_of(validations[-1]):.0f}', scores))
         tests = [run for run in self.runs if run.test_scores]
         if tests:
-            last = f'test of {tests[-1].name}', tests[-1].test_scores
+            of = f', {tests[-1].weights}' if tests[-1].weights else ''
+            last = f'test of {tests[-1].name}{of}', tests[-1].test_scores
             if found and tests[-1].name < self.trainings[-1].name:  # the training went on
                 found.insert(0, last)
             else:
@@ -286,8 +302,7 @@ def _age(path: Path) -> float:
 
 
 def _resumes(run: Run) -> bool:
-    config = read_literals(run.config) if run.config else None
-    return bool(config and config.get('resume'))
+    return bool(run.settings.get('resume'))
 
 
 class _Plain(ast.NodeTransformer):

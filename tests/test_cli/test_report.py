@@ -649,6 +649,25 @@ def test_the_score_of_the_last_evaluation_comes_first(test, headline, tmp_path):
     assert f'box AP {headline} iterations 2' in text and f'test of {test}_000000' in text
 
 
+def test_predictions_of_an_earlier_checkpoint_name_it(shapes, tmp_path):
+    maps = shutil.copytree(shapes / 'stuffthingmaps/val2017', tmp_path / 'run/predictions')
+    folder = work_dir(tmp_path / 'run', SEGMENTOR, options=of_shapes(shapes, SEGMENTOR))
+    torch.save(dict(state_dict={}), folder / 'iter_9.pth')
+    (folder / 'last_checkpoint').write_text(str(folder / 'iter_9.pth'))
+    test = folder / '20260102_000000'
+    (test / 'vis_data').mkdir(parents=True)
+    (test / f'{test.name}.json').write_text('{"mIoU": 12.0}')
+    cfg = Config.fromfile(folder / '20260101_000000/vis_data/config.py')
+    cfg.test_evaluator.output_dir = str(maps)
+    for name in ('iter_5.pth', 'iter_9.pth'):
+        cfg.load_from = f'elsewhere/{name}'
+        cfg.dump(test / 'vis_data/config.py')
+        text = in_words(report(folder))
+        note = f'The predictions are of {name}, and the last checkpoint is iter_9.pth'
+        assert (note in text) == (name == 'iter_5.pth')
+        assert f'test of {test.name}, {name}' in text
+
+
 def test_a_report_without_the_data_of_kept_predictions(tmp_path):
     folder = work_dir(tmp_path / 'my run', CONFIG, options=of_shapes(tmp_path / 'moved'))
     (folder / 'predictions.pkl').write_bytes(pickle.dumps([dict(img_id=1)]))
