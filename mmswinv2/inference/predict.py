@@ -1,6 +1,7 @@
 """Predict on pictures, videos and cameras with any model of the hosts, and write the results."""
 
 import functools
+import io
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -122,10 +123,12 @@ def _as_texts(inputs: Any) -> list[str]:
     Raises:
         UserError: if one is neither a path nor a number.
     """
-    single = not isinstance(inputs, Iterable) or isinstance(inputs, (str, bytes, os.PathLike))
+    one_each = (str, bytes, os.PathLike, io.IOBase)  # the lines of an open file are no inputs
+    single = not isinstance(inputs, Iterable) or isinstance(inputs, one_each)
     texts = []
     for one in [inputs] if single else inputs:
-        if not isinstance(one, (str, bytes, os.PathLike, Integral)):
+        content = isinstance(one, bytes) and b'\0' in one  # of a file; no path has such a byte
+        if content or not isinstance(one, (str, bytes, os.PathLike, Integral)):
             raise UserError(
                 f'inputs must be paths, patterns or numbers of cameras, got {type(one).__name__}; '
                 'write an image to a file first'

@@ -1,6 +1,7 @@
 """Predictions from Python: configs that were read, wrong arguments, several threads."""
 
 import copy
+import io
 import os
 import threading
 from pathlib import Path
@@ -70,6 +71,8 @@ def test_a_predictor_of_a_path_or_a_config(weights, photo):  # noqa: F811
         (dict(inputs=None), 'inputs must be paths, patterns or numbers of cameras, got NoneType'),
         (dict(inputs=b'/0'), '/0 is no file, folder, pattern or number of a camera'),
         (dict(inputs=[b'gone.jpg']), 'gone.jpg is no file'),
+        (dict(inputs=b'\x89PNG\r\n\0'), 'inputs must be paths, .* got bytes; write an image to a'),
+        (dict(inputs=io.BytesIO(b'a.jpg')), 'inputs must be paths, .*, got BytesIO'),
         (dict(cfg_options='a=1'), "cfg_options must be a dict such as .*, got 'a=1'"),
         (dict(cfg_options=['a=1']), r"cfg_options must be a dict such as .*, got \['a=1'\]"),
         (dict(out_dir=5), 'out_dir must be the path of a folder, got 5'),
