@@ -70,7 +70,7 @@ def analyse(dataset: Any, samples: Sequence[Any], path: str, score: float, most:
     """
     truth, results, classes = _check(dataset, samples, path)
     ids = dict(zip(dataset.cat_ids, classes, strict=True))
-    boxes = _evaluate(truth, results, 'bbox')
+    boxes = _evaluate(truth, results, 'bbox', matches=True)
     images = list(_images(truth, results, boxes))
     precision = boxes.eval['precision'][..., 0, -1]  # (IoUs, recalls, classes)
     columns = [_class_scores(boxes)]
@@ -163,11 +163,15 @@ def _coco(content: dict) -> Any:
     return coco
 
 
-def _evaluate(truth: Any, results: Sequence[dict], kind: str, ious: Any = None) -> Any:
+def _evaluate(
+    truth: Any, results: Sequence[dict], kind: str, ious: Any = None, matches: bool = False
+) -> Any:
+    """The evaluation of COCO; faster-coco-eval does it in less time, but keeps no `matches`."""
     from pycocotools.cocoeval import COCOeval
 
-    from ..hosts.mmdet_patches import ignored_without_masks
+    from ..hosts.mmdet_patches import fast_evaluator, has_fast_evaluator, ignored_without_masks
 
+    evaluator = fast_evaluator() if has_fast_evaluator() and not matches else COCOeval
     with contextlib.redirect_stdout(io.StringIO()):
         # loadRes changes the dicts that it gets, and fails on an empty list
         found = (
@@ -175,7 +179,7 @@ def _evaluate(truth: Any, results: Sequence[dict], kind: str, ious: Any = None) 
             if results
             else _coco({**truth.dataset, 'annotations': []})
         )
-        evaluation = COCOeval(truth, found, kind)
+        evaluation = evaluator(truth, found, kind)
         evaluation.params.catIds = sorted({c['id'] for c in truth.dataset['categories']})
         if ious is not None:
             evaluation.params.iouThrs = np.array(ious)

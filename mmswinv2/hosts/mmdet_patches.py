@@ -92,12 +92,13 @@ def refuse_masks_that_stay_behind() -> None:
         return original(self, onto, source)
 
 
-def _has_fast_evaluator() -> bool:
+def has_fast_evaluator() -> bool:
+    """Whether faster-coco-eval, which `fast_evaluator` needs, is installed."""
     known = installed_version('faster-coco-eval')
     return known is not None and SpecifierSet('>=1.8').contains(known, True)
 
 
-@patch('mmdet', '>=3', _has_fast_evaluator)
+@patch('mmdet', '>=3', has_fast_evaluator)
 def score_faster() -> None:
     """COCO scores are computed by faster-coco-eval where it is installed."""
     from mmdet.evaluation.metrics import coco_metric
