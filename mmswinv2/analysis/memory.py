@@ -86,6 +86,7 @@ class TrainingStep:
         half: whether it ran under autocast.
         states: number of values that the optimizer keeps for each weight, such as 2 for AdamW.
         averages: whether averages of all weights are kept, as by EMAHook.
+        accumulates: whether gradients are kept from step to step (``accumulative_counts``).
     """
 
     gradients: list[int]
@@ -99,6 +100,7 @@ class TrainingStep:
     half: bool = False
     states: float = 2
     averages: bool = False
+    accumulates: bool = False
 
     def estimate(
         self, strategy: str = 'ddp', gpus: int = 1, bucket: int = BUCKET, foreach: bool = True
@@ -136,9 +138,10 @@ class TrainingStep:
             if strategy == 'zero3':
                 parameters = weights // gpus
                 buffers = 2 * buffers + min(weights, 4 * _LIVE_PARAMETERS)  # two, to overlap
-        totals = [int(g * whole) + o for g, o in zip(self.gradients, self.others, strict=True)]
+        kept = [trained] * len(self.others) if self.accumulates else self.gradients
+        totals = [int(g * whole) + o for g, o in zip(kept, self.others, strict=True)]
         top = max(range(len(totals)), key=totals.__getitem__)
-        gradients, activations = int(self.gradients[top] * whole), self.others[top]
+        gradients, activations = int(kept[top] * whole), self.others[top]
         # in the optimizer's step, activations are freed
         temporary = trained // share if foreach else 0
         if strategy.startswith('zero'):
@@ -200,9 +203,10 @@ def follow_step(
     ]
     total, count = (sum(p.numel() for p in some) for some in (everything, trained))
     averages = any(hosts.type_name(hook) == 'EMAHook' for hook in all_hooks(cfg))
+    accumulates = (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1) > 1
     return TrainingStep(
         gradients, others, saved, attention[0], count, total - count, max(blocks),
-        total - sum(blocks), dtype is not None, _states_of(cfg), averages,
+        total - sum(blocks), dtype is not None, _states_of(cfg), averages, accumulates,
     )  # fmt: skip
 
 

@@ -104,7 +104,8 @@ def main(arguments: Sequence[str]) -> None:
     )
     if args.measure:
         measured = measure_memory(cfg, size, batch_size, dtype)
-        step.states, step.averages = 2, False  # AdamW is measured, without hooks
+        # AdamW is measured, without hooks, in steps of one batch
+        step.states, step.averages, step.accumulates = 2, False, False
         predicted = step.estimate(foreach=torch.cuda.is_available()).total
         print(
             f'one device: predicted {predicted / _GIB:.3f} GiB, measured {measured / _GIB:.3f} '

@@ -66,6 +66,8 @@ def test_what_each_strategy_spreads():
     late = TrainingStep([0, 4000], [9000, 8000], {}, 0, 1000, 0, 400, 200)
     assert late.estimate('zero1', 4).gradients == 4000
     assert late.estimate('zero2', 4).gradients == 0  # sharded, they do not move the peak
+    again = replace(late, accumulates=True)  # the gradients of the batch before are there
+    assert (late.estimate().total, again.estimate().total) == (24000, 25000)
     heavy = TrainingStep([0, 4000], [10, 0], {}, 0, 1000, 0, 400, 200)
     assert heavy.estimate('ddp').activations == 4000  # temporary memory of the optimizer
     averaged = replace(heavy, states=0.5, averages=True).estimate('zero1', 4)
@@ -103,7 +105,10 @@ def test_what_is_not_trained_costs_no_gradient_and_no_state():
     cfg = load(VIDEO, **small, frozen_stages=4)
     cfg.custom_hooks = [dict(type='EMAHook')]
     cfg.optim_wrapper.optimizer = dict(type='SGD', lr=0.1)
-    averaged = follow_step(cfg, size, 1).estimate()
+    cfg.optim_wrapper.accumulative_counts = 4
+    step = follow_step(cfg, size, 1)
+    assert step.accumulates and not frozen.accumulates
+    averaged = step.estimate()
     assert averaged.optimizer == 0 and averaged.parameters == 2 * frozen.estimate().parameters
     stages = [f'stage {i}' for i in range(4)]  # frozen stages keep at most their outputs
     kept = [sum(step.saved[name] for name in stages) for step in (frozen, adapted)]
