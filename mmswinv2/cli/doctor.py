@@ -484,9 +484,12 @@ def examine(development: bool | None = None) -> Iterator[Finding]:
     logging.disable(logging.WARNING)  # packages log warnings while they are imported
     try:
         for check in (*CHECKS, *((check_pins,) if wanted else ())):
-            yield from check()
-            if check is check_torch and 'torch' not in sys.modules:
-                return  # the rest needs it
+            missing = False  # what all further checks need; else they name wrong causes
+            for finding in check():
+                yield finding
+                missing |= finding.state == BROKEN and finding.name.startswith('images')
+            if missing or (check is check_torch and 'torch' not in sys.modules):
+                return
     finally:
         logging.disable(logging.NOTSET)
 
