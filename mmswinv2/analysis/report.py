@@ -65,7 +65,7 @@ def content(
         scope=host.name,
         config_name=work.config_name or '',
         facts=list(_facts(work, curves)),
-        notes=list(_notes(work, cfg, predictions)),
+        notes=list(_notes(work, cfg, predictions, curves.get('loss', []))),
         figures=list(_figures(curves, work.curves(validation=True))),
         scores=_score_tables(work),
         findings=findings,
@@ -142,8 +142,10 @@ def _facts(work: WorkDir, curves: Mapping[str, Curve]) -> Iterator[tuple[str, st
         yield 'GPU memory', f'{memory / 1024:.1f} GiB'
 
 
-def _notes(work: WorkDir, cfg: Any, predictions: Path | None) -> Iterator[str]:
+def _notes(work: WorkDir, cfg: Any, predictions: Path | None, losses: Curve) -> Iterator[str]:
     """Warnings on logs and predictions that limit what the report shows."""
+    if lost := [step for step, loss in losses if not math.isfinite(loss)]:
+        yield f'The loss is NaN or infinite, first at iteration {lost[0]:.0f}.'
     if not work.trainings:
         yield 'There are no logs of a training here, only of tests.'
     elif (total := _length(work, cfg)) and total[0] < total[1]:
@@ -209,8 +211,11 @@ def _figures(
         if title == 'Validation scores':  # main scores first; a single point is no curve
             curves = {k: c for k, c in curves.items() if len(c) > 1}
             curves = {k: curves[k] for k in sorted(curves, key=lambda k: k not in MAIN_SCORES)}
+        shown = dict(list(curves.items())[: 2 * _MOST_CURVES])
+        if len(shown) < len(curves):
+            title = f'{title}, {len(shown)} of {len(curves)}'
         if curves:
-            yield draw(title, dict(list(curves.items())[: 2 * _MOST_CURVES]), 'iteration')
+            yield draw(title, shown, 'iteration')
 
 
 def _score_tables(work: WorkDir) -> tuple[list[str], list[list[str]]]:

@@ -649,6 +649,16 @@ def test_the_score_of_the_last_evaluation_comes_first(test, headline, tmp_path):
     assert f'box AP {headline} iterations 2' in text and f'test of {test}_000000' in text
 
 
+def test_what_curves_do_not_show_is_told(tmp_path):
+    many = {f'd{i}.loss_cls': 0.1 for i in range(20)}
+    entries = [dict(lr=1, step=i, loss=1.0 if i < 2 else float('nan'), **many) for i in range(4)]
+    text = in_words(report(work_dir(tmp_path / 'nan', CONFIG, entries)))
+    assert 'The loss is NaN or infinite, first at iteration 2.' in text
+    assert 'Training loss, 18 of 21' in text
+    text = in_words(report(work_dir(tmp_path / 'right', CONFIG)))
+    assert 'NaN' not in text and 'Training loss loss' in text
+
+
 def test_predictions_of_an_earlier_checkpoint_name_it(shapes, tmp_path):
     maps = shutil.copytree(shapes / 'stuffthingmaps/val2017', tmp_path / 'run/predictions')
     folder = work_dir(tmp_path / 'run', SEGMENTOR, options=of_shapes(shapes, SEGMENTOR))
