@@ -67,7 +67,9 @@ def find_sources(
             raise UserError('an input is empty; name a file, a folder, a pattern or a camera')
         if path.is_dir():
             yield from _of_folder(given, own, clips)
-        elif clips and (given.isdecimal() or _is_picture(path)):
+        elif clips and (
+            given.isdecimal() or (path.suffix.lower() in IMAGES and not is_video(path))
+        ):
             raise UserError(f'{given} is no video, and the config classifies whole videos')
         elif path.is_file():
             _check_no_container(path)
@@ -163,10 +165,6 @@ def _append(stem: str, number: str = '') -> str:
     while len(os.fsencode(stem + number)) > _LONGEST:
         stem = stem[:-1]
     return stem + number
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in IMAGES and not is_video(path)
 
 
 def is_video(path: Path) -> bool:

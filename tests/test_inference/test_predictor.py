@@ -95,6 +95,9 @@ def test_what_a_file_alone_does_not_have(weights, photo):  # noqa: F811
     cfg.test_dataloader.dataset.pipeline = [*steps[:1], dict(type='LoadProposals'), *steps[1:]]
     with pytest.raises(UserError, match="looks for 'proposals' in vain; if it is what only"):
         mmswinv2.predict(cfg, weights(CONFIG), photo)
+    cfg.test_dataloader.dataset.pipeline = steps[:-1]
+    with pytest.raises(UserError, match='does not end in a step that packs samples'):
+        mmswinv2.predict(cfg, weights(CONFIG), photo)
 
 
 def test_detectors_get_the_names_that_they_look_for(photo):
