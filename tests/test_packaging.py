@@ -2,6 +2,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
@@ -37,6 +38,9 @@ def test_wheel_works_from_another_folder(tmp_path):
         return done.stdout
 
     run('-m', 'build', '--no-isolation', '--outdir', tmp_path / 'dist', ROOT)
+    (source,) = (tmp_path / 'dist').glob('*.tar.gz')
+    with tarfile.open(source) as archive:
+        assert not [name for name in archive.getnames() if '/tests/' in name]
     (wheel,) = (tmp_path / 'dist').glob('*.whl')
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = (
@@ -96,6 +100,7 @@ def test_the_citation_is_of_this_version():
 def test_workflows_call_what_there_is(name):
     content = yaml.safe_load((ROOT / f'.github/workflows/{name}.yml').read_text())
     assert content['name'] == name and content[True]  # YAML reads the key `on` as True
+    assert content['permissions'] == {'contents': 'read'}
     steps = [step for job in content['jobs'].values() for step in job['steps']]
     assert all(('uses' in step) != ('run' in step) for step in steps)
     makefile = (ROOT / 'Makefile').read_text()
@@ -107,7 +112,6 @@ def test_workflows_call_what_there_is(name):
 
 def test_what_publishes_has_no_password_and_few_rights():
     content = yaml.safe_load((ROOT / '.github/workflows/release.yml').read_text())
-    assert content['permissions'] == {'contents': 'read'}
     assert content['jobs']['publish']['permissions'] == {'id-token': 'write'}
     assert 'secrets' not in (ROOT / '.github/workflows/release.yml').read_text()
 
