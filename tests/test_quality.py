@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -57,3 +58,9 @@ def test_nothing_runs_what_a_file_says(folder):
 def test_what_runs_code_is_found(line):
     assert list(code_runners(line))
     assert not list(code_runners('torch.load(x, weights_only=True); net.eval()'))
+
+
+def test_pre_commit_has_the_ruff_of_the_tests():
+    config = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())
+    (ruff,) = [repo for repo in config['repos'] if repo['repo'].endswith('/ruff-pre-commit')]
+    assert f'ruff=={ruff["rev"][1:]}\n' in (ROOT / 'requirements/tests.txt').read_text()
