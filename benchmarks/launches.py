@@ -92,7 +92,11 @@ def count(implementation, size, window, dtype='float32', batch=1):
     kernels = mock.patch.object(triton, 'runs_on', lambda device: implementation == 'kernels')
     padded = mock.patch.object(sdpa_padded, 'fits_attend', lambda *_: implementation == 'sdpa')
     fused = mock.patch.object(F, 'scaled_dot_product_attention', one_call)
-    with FakeTensorMode(allow_non_fake_inputs=True), kernels, padded, fused:
+    no_data = FakeTensorMode(allow_non_fake_inputs=True)
+    if implementation in OURS and dtype == 'float32':
+        # a third of the time; autocast does not know them, and peers run other operators on them
+        no_data = torch.device('meta')
+    with no_data, kernels, padded, fused:
         fake_copy(net)
         x = torch.empty(batch, 3, *size)
         with Launches() as evaluation, torch.no_grad(), half:

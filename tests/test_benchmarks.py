@@ -139,12 +139,13 @@ def test_the_other_programs_run(program):
     assert len(run.stdout.splitlines()) > 3
 
 
-def test_coco_eval():
+def test_coco_eval(monkeypatch, capsys):
     pytest.importorskip('faster_coco_eval', reason='mmdet 3.3 scores by pycocotools alone')
-    command = [sys.executable, '-m', 'benchmarks.coco_eval', '--images', '4', '--classes', '3']
-    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert run.returncode == 0, run.stderr
-    boxes, masks = (line.split() for line in run.stdout.splitlines()[-2:])
+    from benchmarks import coco_eval
+
+    monkeypatch.setattr(sys, 'argv', ['coco_eval', '--images', '4', '--classes', '3'])
+    coco_eval.main()
+    boxes, masks = (line.split() for line in capsys.readouterr().out.splitlines()[-2:])
     assert (boxes[0], masks[0]) == ('bbox', 'segm')
     assert float(boxes[-1]) < 1e-6 and float(masks[-1]) < 1e-6
 
@@ -239,16 +240,20 @@ def test_the_benchmark_of_gpus_runs_and_finds_what_is_wrong(monkeypatch):
     gpu.check(shape)
     plain = gpu.triton.attend
     monkeypatch.setattr(gpu.triton, 'attend', lambda *a: plain(*a) * 1.001)
+    monkeypatch.setattr(gpu, 'DTYPES', {'float32': torch.float32})  # which has the least tolerance
     with pytest.raises(SystemExit, match='WRONG'):
         gpu.check(shape)
 
 
-def test_the_benchmark_of_gpus_needs_one():
-    command = [sys.executable, '-m', 'benchmarks.gpu']
-    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    if run.returncode == 0:
-        pytest.skip('there is a GPU')
-    assert 'there is no GPU that torch can use; --try runs small sizes' in run.stderr
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_the_benchmark_of_gpus_needs_one(monkeypatch, capsys):
+    from benchmarks import gpu
+
+    monkeypatch.setattr(sys, 'argv', ['gpu'])
+    with pytest.raises(SystemExit, match='2'):
+        gpu.main()
+    words = 'there is no GPU that torch can use; --try runs small sizes'
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.slow
