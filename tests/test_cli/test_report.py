@@ -30,6 +30,7 @@ FLAGS = (
     '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
     '--disable-background-networking', '--disable-component-update', '--disable-sync',
 )  # fmt: skip
+TEXTS = {}  # of configs as mmengine writes them; formatting one takes longer than its report
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning', 'ignore::DeprecationWarning')
 
 
@@ -62,10 +63,13 @@ def work_dir(folder, config, entries=(), options=()):
     """A work dir with given log entries, and the whole config as mmengine writes it."""
     run = folder / '20260101_000000/vis_data'
     run.mkdir(parents=True)
-    cfg = Config.fromfile(ROOT / config)
-    cfg.merge_from_dict(dict(options))
-    cfg.dump(run / 'config.py')
-    cfg.dump(folder / Path(config).name)
+    key = config, repr(options)
+    if key not in TEXTS:
+        cfg = Config.fromfile(ROOT / config)
+        cfg.merge_from_dict(dict(options))
+        TEXTS[key] = cfg.pretty_text
+    for path in (run / 'config.py', folder / Path(config).name):
+        path.write_text(TEXTS[key])
     entries = entries or [dict(lr=1e-3, loss=2.0, step=1), dict(lr=1e-4, loss=1.0, step=2)]
     (run / 'scalars.json').write_text(''.join(f'{json.dumps(entry)}\n' for entry in entries))
     return folder

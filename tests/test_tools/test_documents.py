@@ -7,7 +7,6 @@ the tools do is tested elsewhere.
 
 import functools
 import importlib
-import json
 import os
 import re
 import runpy
@@ -178,11 +177,10 @@ def test_script(document, number):
 # --- commands ------------------------------------------------------------------------------------
 
 WITH_COMMANDS = [str(path.relative_to(ROOT)) for path in DOCUMENTS if '```sh' in path.read_text()]
-# records its name and arguments
-STUB = f"""#!{sys.executable} -IS
-import json, sys
-with open({{log!r}}, 'a') as file:
-    print(json.dumps([{{name!r}}, *sys.argv[1:]]), file=file)
+# records its name and arguments: ASCII's unit separator ends each, its record separator a command
+STUB = """#!/bin/sh
+printf '%s\\037' "${{0##*/}}" "$@" >>'{log}'
+printf '\\036' >>'{log}'
 """
 # least number of commands of each kind in the documents, so that none is overlooked
 LEAST = {'python': 25, 'make': 9, 'pip': 4}
@@ -200,7 +198,7 @@ def called(text, folder):
     log.write_text('')
     for name in ('python', 'make', 'pip', 'srun', 'pre-commit', 'mmswinv2'):
         stub = folder / name
-        stub.write_text(STUB.format(log=str(log), name=name))
+        stub.write_text(STUB.format(log=log))
         stub.chmod(0o755)
     text = text.replace('.venv/bin/python', 'python')
     text = re.sub(r' {3,}(?=tools/)', '\n', text)  # splits two commands on one line
@@ -211,7 +209,7 @@ def called(text, folder):
         env={**os.environ, 'PATH': f'{folder}{os.pathsep}{os.environ["PATH"]}'},
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    return [json.loads(line) for line in log.read_text().splitlines()]
+    return [record.split('\037')[:-1] for record in log.read_text().split('\036')[:-1]]
 
 
 @functools.cache
