@@ -152,6 +152,19 @@ def train(tool, shapes):
 
 
 @pytest.fixture(scope='session')
+def evaluate(tool):
+    """Test a checkpoint by tools/test.py."""
+
+    def run(config, checkpoint, work_dir, *args, data_root, options=()):
+        return tool(
+            'test.py', config, checkpoint, '--work-dir', work_dir, *args,
+            '--cfg-options', f'data_root={data_root}', *options,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope='session')
 def trained(train, tmp_path_factory):
     """The work dir of a finished run of two iterations."""
 

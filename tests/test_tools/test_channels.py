@@ -65,20 +65,18 @@ def land(multispectral, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_detector_of_four_channels(train, tool, multispectral, tmp_path):
+def test_a_detector_of_four_channels(train, evaluate, multispectral, tmp_path):
     config = tmp_path / 'config.py'
     config.write_text(OF_SHAPES.format(base=str(ROOT / DETECTOR)))
     run = train(tmp_path, config=config, data_root=multispectral)
     assert run.returncode == 0, run.stderr
     weights = read_checkpoint(tmp_path / 'iter_2.pth')['state_dict']
     assert weights['backbone.patch_embed.proj.weight'].shape == (32, 4, 4, 4)
-    run = tool(
-        'test.py', config, tmp_path / 'iter_2.pth', '--work-dir', tmp_path / 'test',
-        '--show-dir', 'pictures', '--cfg-options', f'data_root={multispectral}',
-    )  # fmt: skip
+    test, pictures = tmp_path / 'test', ('--show-dir', 'pictures')
+    run = evaluate(config, tmp_path / 'iter_2.pth', test, *pictures, data_root=multispectral)
     assert run.returncode == 0, run.stderr
-    assert 'coco/bbox_mAP' in scores(tmp_path / 'test')
-    check_pictures(tmp_path / 'test', 'pictures/*', multispectral / 'val2017')
+    assert 'coco/bbox_mAP' in scores(test)
+    check_pictures(test, 'pictures/*', multispectral / 'val2017')
 
 
 def check_pictures(folder, pattern, images):
@@ -90,18 +88,13 @@ def check_pictures(folder, pattern, images):
 
 
 @pytest.mark.slow  # also tests test-time augmentation
-def test_a_segmentor_of_four_channels(train, tool, land, tmp_path):
+def test_a_segmentor_of_four_channels(train, evaluate, land, tmp_path):
     run = train(tmp_path, config=SEGMENTOR, data_root=land)
     assert run.returncode == 0, run.stderr
-    run = tool(
-        'test.py', SEGMENTOR, tmp_path / 'iter_2.pth', '--work-dir', tmp_path / 'test',
-        '--show-dir', tmp_path / 'pictures', '--cfg-options', f'data_root={land}',
-    )  # fmt: skip
+    test, pictures = tmp_path / 'test', ('--show-dir', tmp_path / 'pictures')
+    run = evaluate(SEGMENTOR, tmp_path / 'iter_2.pth', test, *pictures, data_root=land)
     assert run.returncode == 0, run.stderr
-    assert 'mIoU' in scores(tmp_path / 'test')
+    assert 'mIoU' in scores(test)
     check_pictures(tmp_path, '*.png', land / 'images' / 'validation')
-    run = tool(
-        'test.py', SEGMENTOR, tmp_path / 'iter_2.pth', '--work-dir', tmp_path / 'tta', '--tta',
-        '--cfg-options', f'data_root={land}',
-    )  # fmt: skip
+    run = evaluate(SEGMENTOR, tmp_path / 'iter_2.pth', tmp_path / 'tta', '--tta', data_root=land)
     assert run.returncode == 0, run.stderr

@@ -1,5 +1,6 @@
 """Segmentors through the tools: scores, label maps, pictures, test-time augmentation, mistakes."""
 
+import functools
 import re
 import shutil
 
@@ -48,14 +49,8 @@ def segmentor(train, ade, tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def evaluate(tool, segmentor, ade):
-    def run(work_dir, *args, options=(), data_root=ade):
-        return tool(
-            'test.py', ADE, segmentor / 'iter_2.pth', '--work-dir', work_dir, *args,
-            '--cfg-options', f'data_root={data_root}', *options,
-        )  # fmt: skip
-
-    return run
+def evaluate(evaluate, segmentor, ade):
+    return functools.partial(evaluate, ADE, segmentor / 'iter_2.pth', data_root=ade)
 
 
 def maps(folder):

@@ -41,12 +41,9 @@ def test_resume_goes_on_where_it_stopped(train, trained, tmp_path):
     assert int(steps) == 3
 
 
-def test_evaluation_with_pictures_and_predictions(tool, trained, shapes, tmp_path):
-    run = tool(
-        'test.py', CONFIG, trained / 'iter_2.pth', '--work-dir', tmp_path,
-        '--show-dir', 'pictures', '--out', tmp_path / 'predictions.pkl',
-        '--cfg-options', f'data_root={shapes}',
-    )  # fmt: skip
+def test_evaluation_with_pictures_and_predictions(evaluate, tool, trained, shapes, tmp_path):
+    options = '--show-dir', 'pictures', '--out', tmp_path / 'predictions.pkl'
+    run = evaluate(CONFIG, trained / 'iter_2.pth', tmp_path, *options, data_root=shapes)
     assert run.returncode == 0, run.stderr
     (metrics,) = tmp_path.glob('*/*.json')
     assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(json.loads(metrics.read_text()))
@@ -57,18 +54,16 @@ def test_evaluation_with_pictures_and_predictions(tool, trained, shapes, tmp_pat
     assert scores.stdout.startswith('box AP') and 'pictures' in scores.stdout
 
 
-def test_evaluation_takes_wrapped_files(tool, trained, shapes, tmp_path):
+def test_evaluation_takes_wrapped_files(evaluate, trained, shapes, tmp_path):
     state = read_checkpoint(trained / 'iter_2.pth')['state_dict']
     wrapped = {'model_ema': {f'module.{key}': value for key, value in state.items()}}
     torch.save(wrapped, tmp_path / 'wrapped.pth')
     found = []
     for i, file in enumerate((trained / 'iter_2.pth', tmp_path / 'wrapped.pth')):
-        run = tool(
-            'test.py', CONFIG, file, '--work-dir', tmp_path / str(i), '--out',
-            tmp_path / f'{i}.pkl', '--cfg-options', f'data_root={shapes}',
-        )  # fmt: skip
+        out = tmp_path / f'{i}.pkl'
+        run = evaluate(CONFIG, file, tmp_path / str(i), '--out', out, data_root=shapes)
         assert run.returncode == 0, run.stderr
-        with (tmp_path / f'{i}.pkl').open('rb') as pickled:
+        with out.open('rb') as pickled:
             found.append([p['pred_instances']['scores'] for p in pickle.load(pickled)])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
@@ -92,15 +87,12 @@ def test_training_from_weights_that_do_not_fit_ends(train, resume, words, tmp_pa
     assert not list((tmp_path / 'w').glob('*.pth'))
 
 
-def test_evaluation_wants_every_weight(tool, trained, shapes, tmp_path):
+def test_evaluation_wants_every_weight(evaluate, trained, shapes, tmp_path):
     checkpoint = read_checkpoint(trained / 'iter_2.pth')
     weights = checkpoint['state_dict']
     weights['backbone.stem.weight'] = weights.pop('backbone.patch_embed.proj.weight')
     torch.save(checkpoint, tmp_path / 'other.pth')
-    run = tool(
-        'test.py', CONFIG, tmp_path / 'other.pth', '--work-dir', tmp_path,
-        '--cfg-options', f'data_root={shapes}',
-    )  # fmt: skip
+    run = evaluate(CONFIG, tmp_path / 'other.pth', tmp_path, data_root=shapes)
     assert run.returncode == 1
     assert 'error: ' in run.stderr and 'does not fit the model of the config' in run.stderr
     assert 'backbone.patch_embed.proj.weight' in run.stderr
@@ -136,15 +128,15 @@ def test_tensorboard_if_asked_for(train, tmp_path):
     assert list(tmp_path.glob('*/vis_data/events.out.tfevents.*'))
 
 
-def test_evaluation_of_averaged_weights(tool, train, shapes, tmp_path):
+def test_evaluation_of_averaged_weights(evaluate, train, shapes, tmp_path):
     config = tmp_path / 'ema.py'
     config.write_text(f"_base_ = '{ROOT}/{CONFIG}'\ncustom_hooks = [dict(type='EMAHook')]\n")
     run = train(tmp_path, config=config)
     assert run.returncode == 0, run.stderr
     checkpoint = tmp_path / 'iter_2.pth'
     assert 'ema_state_dict' in read_checkpoint(checkpoint)
-    run = tool('test.py', config, checkpoint, '--work-dir', tmp_path, '--cfg-options',
-               f'data_root={shapes}', 'model.test_cfg.rcnn.score_thr=0.0')  # fmt: skip
+    keep_all = ['model.test_cfg.rcnn.score_thr=0.0']
+    run = evaluate(config, checkpoint, tmp_path, data_root=shapes, options=keep_all)
     assert run.returncode == 0, run.stderr
     assert 'coco/bbox_mAP' in run.stdout
 

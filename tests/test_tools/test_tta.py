@@ -13,41 +13,35 @@ test_pipeline = [
 ]
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 """
+ALL = ['model.test_cfg.rcnn.score_thr=0.0']  # results of a model that has learned nothing are kept
 
 
-def test_flipped_views_of_a_box_detector(tool, train, shapes, tmp_path):
+def test_flipped_views_of_a_box_detector(evaluate, train, shapes, tmp_path):
     """They are padded after the flip, or boxes could not be flipped back."""
     config = tmp_path / 'faster-rcnn_swinv2-nano_shapes.py'
     config.write_text(BOXES_ALONE)
     run = train(tmp_path, config=config)
     assert run.returncode == 0, run.stderr
-    run = tool(
-        'test.py', config, tmp_path / 'iter_2.pth', '--work-dir', tmp_path, '--tta',
-        '--cfg-options', f'data_root={shapes}', 'model.test_cfg.rcnn.score_thr=0.0',
-    )  # fmt: skip
+    run = evaluate(
+        config, tmp_path / 'iter_2.pth', tmp_path, '--tta', data_root=shapes, options=ALL
+    )
     assert run.returncode == 0, run.stderr
     assert 'DetTTAModel' in run.stdout and 'coco/bbox_mAP' in run.stdout
 
 
-def test_flipped_views_of_a_mask_detector(tool, trained, shapes, tmp_path):
-    run = tool(
-        'test.py', CONFIG, trained / 'iter_2.pth', '--work-dir', tmp_path, '--tta',
-        '--cfg-options', f'data_root={shapes}', 'model.test_cfg.rcnn.score_thr=0.0',
-    )  # fmt: skip
+def test_flipped_views_of_a_mask_detector(evaluate, trained, shapes, tmp_path):
+    run = evaluate(CONFIG, trained / 'iter_2.pth', tmp_path, '--tta', data_root=shapes, options=ALL)
     assert run.returncode == 0, run.stderr
     assert 'InstanceSegTTAModel' in run.stdout and 'coco/segm_mAP' in run.stdout
 
 
-def test_masks_of_a_model_without_any(tool, train, shapes, tmp_path):
+def test_masks_of_a_model_without_any(evaluate, train, shapes, tmp_path):
     config = tmp_path / 'faster-rcnn_swinv2-nano_shapes.py'
     config.write_text(
         BOXES_ALONE + "tta_model = dict(type='mmswinv2.InstanceSegTTAModel')\n"
         "tta_pipeline = [dict(type='LoadImageFromFile')]\n"
     )
     assert train(tmp_path, config=config, iters=1).returncode == 0
-    run = tool(
-        'test.py', config, tmp_path / 'iter_1.pth', '--work-dir', tmp_path, '--tta',
-        '--cfg-options', f'data_root={shapes}',
-    )  # fmt: skip
+    run = evaluate(config, tmp_path / 'iter_1.pth', tmp_path, '--tta', data_root=shapes)
     assert run.returncode == 1
     assert run.stderr.startswith('error: InstanceSegTTAModel merges masks, and FasterRCNN has no')

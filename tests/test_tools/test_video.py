@@ -1,5 +1,6 @@
 """Video classifiers through the tools: training, scores, dumps, bad files, the demo's tools."""
 
+import functools
 import pickle
 import re
 import shutil
@@ -30,14 +31,8 @@ def classifier(train, clips, tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def evaluate(tool, classifier, clips):
-    def run(work_dir, *args, options=(), data_root=clips):
-        return tool(
-            'test.py', MOTION, classifier / 'iter_2.pth', '--work-dir', work_dir, *args,
-            '--cfg-options', f'data_root={data_root}', *options,
-        )  # fmt: skip
-
-    return run
+def evaluate(evaluate, classifier, clips):
+    return functools.partial(evaluate, MOTION, classifier / 'iter_2.pth', data_root=clips)
 
 
 def test_scores_and_dump(evaluate, tmp_path):
