@@ -136,7 +136,7 @@ def load_model(
     if 'Track' in str((cfg.model.get('data_preprocessor') or {}).get('type')):
         raise UserError(f'{name_of(cfg)} follows objects through videos; predict is for {_TASKS}')
     dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
-    of_text = 'language_model' in cfg.model  # finds what it is told to, whatever its weights are of
+    of_text = 'language_model' in cfg.model  # detects the classes that a text names
     if of_text and not dataset.get('return_classes'):
         raise UserError(
             f'{name_of(cfg)} finds what a text names: set return_classes=True in '

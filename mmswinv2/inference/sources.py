@@ -111,7 +111,10 @@ def _check_no_container(path: Path) -> None:
     """Raise `UserError` for archives and PDFs: FFmpeg takes the JPEGs in them for a video."""
     if path.suffix.lower() in (*IMAGES, *OTHER_IMAGES, *VIDEOS):
         return
-    with suppress(OSError), path.open('rb') as file:  # an unreadable file is told in its turn
+    with (
+        suppress(OSError),
+        path.open('rb') as file,
+    ):  # an unreadable file is reported when it is read
         head = file.read(512)
         if head.startswith(b'PK\3\4') or head[257:262] == b'ustar':
             raise UserError(f'{path} is an archive; unpack it, and name the folder')
@@ -138,7 +141,7 @@ def divide(sources: Sequence[str], clips: bool) -> tuple[list[Item], list[tuple[
     """Divide sources into items, and ``(name, source)`` of videos and cameras to split into frames.
 
     Args:
-        sources: files and cameras; a file that is gone since it was found is told in its turn.
+        sources: files and cameras; a file deleted since is reported when it is read.
         clips: whether the model takes whole videos, which are then items.
     """
     stills: list[Item] = []
