@@ -206,9 +206,9 @@ def all_hooks(cfg: Config) -> list[Any]:
 
 
 def _check_channels(cfg: Config) -> None:
-    """Raise `UserError` for a neck or head that takes other maps than a backbone of ours gives.
+    """Raise `UserError` if the channels of a neck or head are not those of our backbone.
 
-    Looked at are the first neck, and, of models without one, the heads of segmentors and
+    Only the first neck is checked or, in models without a neck, the heads of segmentors and
     classifiers.
     """
     model = cfg.get('model') or {}
@@ -216,7 +216,7 @@ def _check_channels(cfg: Config) -> None:
         return
     try:
         variant = get_variant(backbone.get('arch', 'tiny'))
-    except UserError:  # told when it is built
+    except UserError:  # reported when the backbone is built
         return
     stages = backbone.get('out_indices') or list(range(len(variant.depths)))
     stages = hosts.as_list(stages)

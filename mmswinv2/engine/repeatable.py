@@ -107,7 +107,7 @@ class RepeatableHook(Hook):
                 f'have {len(loader)} now, and this one starts anew'
             )
             return
-        # a data loader lets nobody set it otherwise
+        # DataLoader.__setattr__ refuses to set batch_sampler
         object.__setattr__(loader, 'batch_sampler', _Rest(loader.batch_sampler, done))
         self._begun = runner.iter - done
         print_log(f'{done} of {length} iterations of the epoch were done before', 'current')
