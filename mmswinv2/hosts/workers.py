@@ -1,6 +1,6 @@
 """Workers of data loaders get the patches of this process, as forked ones do.
 
-Data loaders start their workers anew on macOS and Windows, and wherever a config says so
+Data loaders start workers by spawn on macOS and Windows, and if the config sets it
 (``env_cfg.mp_cfg.mp_start_method='spawn'``). Such a worker imports the host when it reads its data
 set.
 """
