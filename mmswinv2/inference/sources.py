@@ -111,10 +111,7 @@ def _check_no_container(path: Path) -> None:
     """Raise `UserError` for archives and PDFs: FFmpeg takes the JPEGs in them for a video."""
     if path.suffix.lower() in (*IMAGES, *OTHER_IMAGES, *VIDEOS):
         return
-    with (
-        suppress(OSError),
-        path.open('rb') as file,
-    ):  # an unreadable file is reported when it is read
+    with suppress(OSError), path.open('rb') as file:  # reported when it is read
         head = file.read(512)
         if head.startswith(b'PK\3\4') or head[257:262] == b'ustar':
             raise UserError(f'{path} is an archive; unpack it, and name the folder')
