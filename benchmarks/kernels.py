@@ -93,7 +93,9 @@ def compile_attention(name, target, window, width=32, dtype='bf16', dropout=Fals
     """Compile a kernel of attention, by default with the block sizes of the table."""
     itemsize = DTYPES[dtype].itemsize
     blocks = blocks or blocks_of._look_up(name, CAPABILITY[target], window**2, width, itemsize)
-    options = dict(M1=window, M2=window, HEAD=width, WIDTH=width, BQ=blocks.queries, BK=blocks.keys)
+    options = dict(
+        M0=1, M1=window, M2=window, HEAD=width, WIDTH=width, BQ=blocks.queries, BK=blocks.keys
+    )
     options['RUN'] = math.gcd(window, 4)
     options.update(PRECISION='ieee' if dtype == 'fp32' else 'tf32', DROP=dropout)
     compiled = compile_kernel(ATTENTION[name], target, dtype, options, blocks.warps, blocks.stages)
@@ -106,7 +108,7 @@ def compile_other(name, target, channels=96, heads=3, dtype='bf16'):
         y = torch.empty(1, channels, device='meta', dtype=DTYPES[dtype])
         options = norm._options(y, torch.empty(1, device='meta'), name.endswith('backward'))
     elif name == 'align_table':
-        options = dict(M1=16, M2=16, RUN=4, BLOCK=attention._ALIGNED)
+        options = dict(M0=1, M1=16, M2=16, RUN=4, BLOCK=attention._ALIGNED)
     elif name == 'fold_pairs':
         options = dict(M1=16, M2=16, ROWS=attention._FOLDED // 32, BLOCK=32)
     else:

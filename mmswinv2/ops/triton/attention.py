@@ -55,7 +55,6 @@ class _Call:
         self.numbers = (
             dropout,
             *_three(size, 1),
-            self.window[0],
             *_three(lacks, 0),
             self.heads,
             batch * math.prod(size),
@@ -63,6 +62,7 @@ class _Call:
         head = channels // 3 // self.heads
         self.width = max(16, triton.next_power_of_2(head))
         self.options = dict(
+            M0=self.window[0],
             M1=self.window[1],
             M2=self.window[2],
             RUN=math.gcd(self.window[2], 4),
@@ -90,7 +90,15 @@ class _Call:
         aligned = table.new_empty((self.heads, run, 2 * m0 - 1, 2 * m1 - 1, row))
         sizes = _three(table.shape[1:], 1)
         wrap_triton(kernels.align_table)[(_blocks(aligned.numel(), _ALIGNED),)](
-            table, aligned, m0, *sizes, aligned.numel(), M1=m1, M2=m2, RUN=run, BLOCK=_ALIGNED
+            table,
+            aligned,
+            *sizes,
+            aligned.numel(),
+            M0=m0,
+            M1=m1,
+            M2=m2,
+            RUN=run,
+            BLOCK=_ALIGNED,
         )
         return aligned
 

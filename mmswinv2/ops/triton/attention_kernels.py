@@ -20,7 +20,7 @@ import triton.language as tl
 _LOG2_E = tl.constexpr(math.log2(math.e))
 _TINY = tl.constexpr(1e-10)  # a vector whose squared length is smaller has no direction
 # Sizes change from image to image, so kernels are not specialized for them.
-SIZES = ('n0', 'n1', 'n2', 'm0', 'f0', 'f1', 'f2', 'heads', 'tokens')
+SIZES = ('n0', 'n1', 'n2', 'f0', 'f1', 'f2', 'heads', 'tokens')
 OFFSETS = ('t0', 't1', 't2')
 
 
@@ -32,24 +32,48 @@ def _axis(place, n, m, f):
 
 
 @triton.jit
-def _window(w, n0, n1, n2, m0, f0, f1, f2, M1: tl.constexpr, M2: tl.constexpr):
-    """First token of window w of all maps, and the window's size along each axis."""
-    c0, c1, c2 = tl.cdiv(n0 + f0, m0), tl.cdiv(n1 + f1, M1), tl.cdiv(n2 + f2, M2)
-    start0, s0 = _axis(w // (c1 * c2) % c0, n0, m0, f0)
-    start1, s1 = _axis(w // c2 % c1, n1, M1, f1)
-    start2, s2 = _axis(w % c2, n2, M2, f2)
-    image = (w // (c0 * c1 * c2)).to(tl.int64)
-    return ((image * n0 + start0) * n1 + start1) * n2 + start2, s0, s1, s2
+def _window(
+    w, n0, n1, n2, f0, f1, f2, M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr
+):  # fmt: skip
+    """First token of window w of all maps, and the window's size along each axis.
+
+    Tokens are counted in 32 bits: queries, keys and values of 2**31 tokens need 200 GB or more.
+    """
+    c0, c1, c2 = tl.cdiv(n0 + f0, M0), tl.cdiv(n1 + f1, M1), tl.cdiv(n2 + f2, M2)
+    w1 = w // c2
+    start2, s2 = _axis(w - w1 * c2, n2, M2, f2)
+    w0 = w1 // c1
+    start1, s1 = _axis(w1 - w0 * c1, n1, M1, f1)
+    if M0 == 1:  # 2-D, or one frame: each frame is a map of its own
+        plane, s0 = w0, 1
+    else:
+        image = w0 // c0
+        start0, s0 = _axis(w0 - image * c0, n0, M0, f0)
+        plane = image * n0 + start0
+    return (plane * n1 + start1) * n2 + start2, s0, s1, s2
 
 
 @triton.jit
-def _places(i, s0, s1, s2, n1, n2, M1: tl.constexpr, M2: tl.constexpr):
-    """Offsets of the tokens i of a window from its first token on the map, and whether they exist.
+def _block(begin, SIZE: tl.constexpr, M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr):
+    """The tokens ``begin, ..., begin + SIZE - 1`` as (rows to skip, tokens after these rows).
 
-    Tokens are numbered as in a whole window, so that all divisors are constants.
+    Where each block consists of whole rows, the second part is the same for all blocks, so that the
+    compiler moves what depends on it out of the loop. Elsewhere no rows are skipped.
+    """
+    if M0 == 1 and SIZE % M2 == 0 and M1 * M2 % SIZE == 0:
+        return begin // M2, tl.arange(0, SIZE)
+    return 0, begin + tl.arange(0, SIZE)
+
+
+@triton.jit
+def _places(rows, i, s0, s1, s2, n1, n2, M1: tl.constexpr, M2: tl.constexpr):
+    """Offsets of tokens of a window from one another on the map, and whether the tokens exist.
+
+    Tokens are numbered as in a whole window, so that all divisors are constants. They are given as
+    `rows` to skip and i, see `_block`; the offsets are from the first token after these rows.
     """
     i0, i1, i2 = i // (M1 * M2), i // M2 % M1, i % M2
-    exists = (i0 < s0) & (i1 < s1) & (i2 < s2)
+    exists = (i0 < s0) & (i1 < s1 - rows) & (i2 < s2)
     return (i0 * n1 + i1) * n2 + i2, exists
 
 
@@ -60,26 +84,29 @@ def _row_size(M2: tl.constexpr, RUN: tl.constexpr):
 
 
 @triton.jit
-def _aligned_size(m0, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr):
+def _aligned_size(M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr):
     """Elements in one head's part of the aligned table."""
-    return (2 * m0 - 1) * ((2 * M1 - 1) * RUN * _row_size(M2, RUN))
+    return (2 * M0 - 1) * ((2 * M1 - 1) * RUN * _row_size(M2, RUN))
 
 
 @triton.jit
-def _query_at(i, m0, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr):
-    """Index of the first bias of the queries i in a head's part; i past the window wraps around."""
-    i %= m0 * M1 * M2
-    row = (i // (M1 * M2) + m0 - 1) * (2 * M1 - 1) + i // M2 % M1 + M1 - 1
+def _query_at(i, M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr):
+    """Index of the first bias of the queries i in a head's part; i past the window wraps around.
+
+    Each skipped row of queries, see `_block`, adds `_row_size`; each one of keys subtracts it.
+    """
+    i %= M0 * M1 * M2
+    row = (i // (M1 * M2) + M0 - 1) * (2 * M1 - 1) + i // M2 % M1 + M1 - 1
     place = M2 - 1 - i % M2
     copy = place % RUN
-    at = (copy * (2 * m0 - 1) * (2 * M1 - 1) + row) * _row_size(M2, RUN) + place - copy
+    at = (copy * (2 * M0 - 1) * (2 * M1 - 1) + row) * _row_size(M2, RUN) + place - copy
     return tl.multiple_of(at, RUN)
 
 
 @triton.jit
-def _key_at(j, m0, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr):
+def _key_at(j, M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr):
     """Index of the keys j relative to `_query_at`; RUN keys are contiguous."""
-    j %= m0 * M1 * M2
+    j %= M0 * M1 * M2
     row = j // (M1 * M2) * (2 * M1 - 1) + j // M2 % M1
     return tl.max_contiguous(tl.multiple_of(j % M2 - row * _row_size(M2, RUN), RUN), RUN)
 
@@ -97,17 +124,19 @@ def _numbered(s0, s1, M1: tl.constexpr, M2: tl.constexpr):
 
 
 @triton.jit
-def _load(pointer, rows, valid, d, stride, HEAD: tl.constexpr):
-    """Rows of one head; zeros where there is no token."""
+def _load(pointer, first, tokens, valid, d, stride, HEAD: tl.constexpr):
+    """Vectors of one head, of the tokens after the first one; zeros where there is no token."""
     there = valid[:, None] & (d < HEAD)[None, :]
-    at = pointer + (rows.to(tl.int64) * stride)[:, None] + d[None, :]
+    pointer += first.to(tl.int64) * stride
+    at = pointer + (tokens.to(tl.int64) * stride)[:, None] + d[None, :]
     return tl.load(at, mask=there, other=0.0)
 
 
 @triton.jit
-def _store(pointer, rows, valid, d, stride, values, HEAD: tl.constexpr):
+def _store(pointer, first, tokens, valid, d, stride, values, HEAD: tl.constexpr):
     there = valid[:, None] & (d < HEAD)[None, :]
-    at = pointer + (rows.to(tl.int64) * stride)[:, None] + d[None, :]
+    pointer += first.to(tl.int64) * stride
+    at = pointer + (tokens.to(tl.int64) * stride)[:, None] + d[None, :]
     tl.store(at, values, mask=there)
 
 
@@ -127,27 +156,27 @@ def _through_direction(grad, unit, inverse):
 
 
 @triton.jit
-def _kept(seed, first, queries, keys, heads, head, tokens, dropout):
+def _kept(seed, queries, keys, heads, head, tokens, dropout):
     """1 / (1 - dropout) for the probabilities that stay, 0 for those that are dropped.
 
     Every kernel gets the same value for the same pair of tokens of the map.
     """
     dropout = tl.cast(dropout, tl.float32)  # compiled graphs hand over float64
-    pair = ((first + queries)[:, None] * heads + head) * tokens + (first + keys)[None, :]
+    pair = (queries.to(tl.int64)[:, None] * heads + head) * tokens + keys[None, :]
     return tl.where(tl.rand(tl.load(seed), pair) < dropout, 0.0, 1.0 / (1.0 - dropout))
 
 
-@triton.jit(do_not_specialize=('m0', *OFFSETS, 'numbers'))
+@triton.jit(do_not_specialize=(*OFFSETS, 'numbers'))
 def align_table(
-    table, aligned, m0, t0, t1, t2, numbers,
-    M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
+    table, aligned, t0, t1, t2, numbers,
+    M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Make RUN shifted copies of each head's table, scaled to base 2; 0 outside of the table."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    head, i = at // _aligned_size(m0, M1, M2, RUN), at % _aligned_size(m0, M1, M2, RUN)
-    rows, row = (2 * m0 - 1) * (2 * M1 - 1), i // _row_size(M2, RUN)
+    head, i = at // _aligned_size(M0, M1, M2, RUN), at % _aligned_size(M0, M1, M2, RUN)
+    rows, row = (2 * M0 - 1) * (2 * M1 - 1), i // _row_size(M2, RUN)
     place = i % _row_size(M2, RUN) + row // rows  # along the last axis, reversed
-    d0 = row % rows // (2 * M1 - 1) - m0 + 1 + t0 // 2
+    d0 = row % rows // (2 * M1 - 1) - M0 + 1 + t0 // 2
     d1 = row % rows % (2 * M1 - 1) - M1 + 1 + t1 // 2
     d2 = M2 - 1 - place + t2 // 2
     there = (d0 >= 0) & (d0 < t0) & (d1 >= 0) & (d1 < t1) & (d2 >= 0) & (d2 < t2)
@@ -160,40 +189,41 @@ def align_table(
 @triton.jit(do_not_specialize=SIZES)
 def attend_forward(
     qkv, aligned, scale, seed, out, lse, dropout,
-    n0, n1, n2, m0, f0, f1, f2, heads, tokens,
-    M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
+    n0, n1, n2, f0, f1, f2, heads, tokens,
+    M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
     RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """A program: (block of queries, window), head."""
-    blocks = tl.cdiv(_numbered(tl.minimum(n0, m0), tl.minimum(n1, M1), M1, M2), BQ)
+    blocks = tl.cdiv(_numbered(tl.minimum(n0, M0), tl.minimum(n1, M1), M1, M2), BQ)
     head, w = tl.program_id(1), tl.program_id(0) // blocks
-    first, s0, s1, s2 = _window(w, n0, n1, n2, m0, f0, f1, f2, M1, M2)
+    first, s0, s1, s2 = _window(w, n0, n1, n2, f0, f1, f2, M0, M1, M2)
     n = _numbered(s0, s1, M1, M2)
     start = tl.program_id(0) % blocks * BQ
     if start >= n:  # a border window has fewer tokens
         return
     C = heads * HEAD
-    qkv += first * 3 * C + head * HEAD
-    out += first * C + head * HEAD
-    lse += head * tokens + first
+    qkv += head * HEAD
     d = tl.arange(0, WIDTH)
-    i = start + tl.arange(0, BQ)
-    queries, i_there = _places(i, s0, s1, s2, n1, n2, M1, M2)
-    row = _load(qkv, queries, i_there, d, 3 * C, HEAD)
+    rows_q, i = _block(start, BQ, M0, M1, M2)
+    queries, i_there = _places(rows_q, i, s0, s1, s2, n1, n2, M1, M2)
+    first_q = first + rows_q * n2
+    row = _load(qkv, first_q, queries, i_there, d, 3 * C, HEAD)
     unit, _inverse = _directions(row)
     q = (unit * (tl.load(scale + head) * _LOG2_E)).to(row.dtype)
-    bias = aligned + head * _aligned_size(m0, M1, M2, RUN)
-    bias_q = _query_at(i, m0, M1, M2, RUN)
+    bias = aligned + head * _aligned_size(M0, M1, M2, RUN) + rows_q * _row_size(M2, RUN)
+    bias_q = _query_at(i, M0, M1, M2, RUN)
     largest = tl.full([BQ], -float('inf'), tl.float32)
     total = tl.zeros([BQ], tl.float32)
     acc = tl.zeros([BQ, WIDTH], tl.float32)
     for begin in range(0, n, BK):
-        j = begin + tl.arange(0, BK)
-        keys, j_there = _places(j, s0, s1, s2, n1, n2, M1, M2)
-        k, _inverse_k = _directions(_load(qkv + C, keys, j_there, d, 3 * C, HEAD))
-        v = _load(qkv + 2 * C, keys, j_there, d, 3 * C, HEAD)
-        b = tl.load(bias + (bias_q[:, None] + _key_at(j, m0, M1, M2, RUN)[None, :]))
+        rows_k, j = _block(begin, BK, M0, M1, M2)
+        keys, j_there = _places(rows_k, j, s0, s1, s2, n1, n2, M1, M2)
+        first_k = first + rows_k * n2
+        k, _inverse_k = _directions(_load(qkv + C, first_k, keys, j_there, d, 3 * C, HEAD))
+        v = _load(qkv + 2 * C, first_k, keys, j_there, d, 3 * C, HEAD)
+        at = bias_q[:, None] + _key_at(j, M0, M1, M2, RUN)[None, :]
+        b = tl.load(bias - rows_k * _row_size(M2, RUN) + at)
         b += _masked(j_there)[None, :]
         scores = tl.dot(q, tl.trans(k.to(q.dtype)), b, input_precision=PRECISION)
         new = tl.maximum(largest, tl.max(scores, 1))
@@ -201,25 +231,25 @@ def attend_forward(
         shrunk = tl.exp2(largest - new)
         total = total * shrunk + tl.sum(p, 1)
         if DROP:
-            p *= _kept(seed, first, queries, keys, heads, head, tokens, dropout)
+            p *= _kept(seed, first_q + queries, first_k + keys, heads, head, tokens, dropout)
         acc = acc * shrunk[:, None] + tl.dot(p.to(v.dtype), v, input_precision=PRECISION)
         largest = new
-    _store(out, queries, i_there, d, C, acc / total[:, None], HEAD)
-    tl.store(lse + queries, largest + tl.log2(total), mask=i_there)
+    _store(out + head * HEAD, first_q, queries, i_there, d, C, acc / total[:, None], HEAD)
+    tl.store(lse + head * tokens + first_q + queries, largest + tl.log2(total), mask=i_there)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def attend_backward_q(
     qkv, aligned, scale, seed, out, lse, grad, d_qkv, d_scale, delta, dropout,
-    n0, n1, n2, m0, f0, f1, f2, heads, tokens,
-    M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
+    n0, n1, n2, f0, f1, f2, heads, tokens,
+    M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
     RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """A program: (block of queries, window), head; stores sum(grad * out) for the other kernels."""
-    blocks = tl.cdiv(_numbered(tl.minimum(n0, m0), tl.minimum(n1, M1), M1, M2), BQ)
+    blocks = tl.cdiv(_numbered(tl.minimum(n0, M0), tl.minimum(n1, M1), M1, M2), BQ)
     head, w = tl.program_id(1), tl.program_id(0) // blocks
-    first, s0, s1, s2 = _window(w, n0, n1, n2, m0, f0, f1, f2, M1, M2)
+    first, s0, s1, s2 = _window(w, n0, n1, n2, f0, f1, f2, M0, M1, M2)
     n = _numbered(s0, s1, M1, M2)
     start = tl.program_id(0) % blocks * BQ
     part = d_scale + head * tl.num_programs(0) + tl.program_id(0)
@@ -227,111 +257,117 @@ def attend_backward_q(
         tl.store(part, 0.0)
         return
     C = heads * HEAD
-    qkv += first * 3 * C + head * HEAD
-    d_qkv += first * 3 * C + head * HEAD
-    out += first * C + head * HEAD
-    grad += first * C + head * HEAD
-    lse += head * tokens + first
-    delta += head * tokens + first
+    qkv += head * HEAD
     d = tl.arange(0, WIDTH)
-    i = start + tl.arange(0, BQ)
-    queries, i_there = _places(i, s0, s1, s2, n1, n2, M1, M2)
-    row = _load(qkv, queries, i_there, d, 3 * C, HEAD)
-    unit, inverse = _directions(row)
+    rows_q, i = _block(start, BQ, M0, M1, M2)
+    queries, i_there = _places(rows_q, i, s0, s1, s2, n1, n2, M1, M2)
+    first_q = first + rows_q * n2
+    row = _load(qkv, first_q, queries, i_there, d, 3 * C, HEAD)
+    unit, _inverse_q = _directions(row)
     s = tl.load(scale + head)
     q = (unit * (s * _LOG2_E)).to(row.dtype)
-    g = _load(grad, queries, i_there, d, C, HEAD)
-    o = _load(out, queries, i_there, d, C, HEAD)
+    g = _load(grad + head * HEAD, first_q, queries, i_there, d, C, HEAD)
+    o = _load(out + head * HEAD, first_q, queries, i_there, d, C, HEAD)
     products = tl.sum(g.to(tl.float32) * o.to(tl.float32), 1)
-    tl.store(delta + queries, products, mask=i_there)
-    log_sum = tl.load(lse + queries, mask=i_there, other=float('inf'))
-    bias = aligned + head * _aligned_size(m0, M1, M2, RUN)
-    bias_q = _query_at(i, m0, M1, M2, RUN)
+    at_q = head * tokens + first_q + queries
+    tl.store(delta + at_q, products, mask=i_there)
+    log_sum = tl.load(lse + at_q, mask=i_there, other=float('inf'))
+    bias = aligned + head * _aligned_size(M0, M1, M2, RUN) + rows_q * _row_size(M2, RUN)
+    bias_q = _query_at(i, M0, M1, M2, RUN)
     acc = tl.zeros([BQ, WIDTH], tl.float32)
     for begin in range(0, n, BK):
-        j = begin + tl.arange(0, BK)
-        keys, j_there = _places(j, s0, s1, s2, n1, n2, M1, M2)
-        k, _inverse_k = _directions(_load(qkv + C, keys, j_there, d, 3 * C, HEAD))
-        v = _load(qkv + 2 * C, keys, j_there, d, 3 * C, HEAD)
-        b = tl.load(bias + (bias_q[:, None] + _key_at(j, m0, M1, M2, RUN)[None, :]))
+        rows_k, j = _block(begin, BK, M0, M1, M2)
+        keys, j_there = _places(rows_k, j, s0, s1, s2, n1, n2, M1, M2)
+        first_k = first + rows_k * n2
+        k, _inverse_k = _directions(_load(qkv + C, first_k, keys, j_there, d, 3 * C, HEAD))
+        v = _load(qkv + 2 * C, first_k, keys, j_there, d, 3 * C, HEAD)
+        at = bias_q[:, None] + _key_at(j, M0, M1, M2, RUN)[None, :]
+        b = tl.load(bias - rows_k * _row_size(M2, RUN) + at)
         b += _masked(j_there)[None, :]
         k = k.to(q.dtype)
         scores = tl.dot(q, tl.trans(k), b, input_precision=PRECISION)
         p = tl.exp2(scores - log_sum[:, None])
         d_p = tl.dot(g, tl.trans(v), input_precision=PRECISION)
         if DROP:
-            d_p *= _kept(seed, first, queries, keys, heads, head, tokens, dropout)
+            d_p *= _kept(seed, first_q + queries, first_k + keys, heads, head, tokens, dropout)
         d_scores = p * (d_p - products[:, None])
         acc += tl.dot(d_scores.to(k.dtype), k, input_precision=PRECISION)
+    # loaded again, not kept in registers throughout the loop
+    unit, inverse = _directions(_load(qkv, first_q, queries, i_there, d, 3 * C, HEAD))
     tl.store(part, tl.sum(tl.sum(unit * acc, 1), 0))
     d_q = _through_direction(acc * s, unit, inverse)
-    _store(d_qkv, queries, i_there, d, 3 * C, d_q, HEAD)
+    _store(d_qkv + head * HEAD, first_q, queries, i_there, d, 3 * C, d_q, HEAD)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def attend_backward_kv(
     qkv, aligned, scale, seed, lse, grad, d_qkv, delta, dropout,
-    n0, n1, n2, m0, f0, f1, f2, heads, tokens,
-    M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
+    n0, n1, n2, f0, f1, f2, heads, tokens,
+    M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
     RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """A program: (block of keys, window), head; scores are [queries, keys]."""
-    blocks = tl.cdiv(_numbered(tl.minimum(n0, m0), tl.minimum(n1, M1), M1, M2), BK)
+    blocks = tl.cdiv(_numbered(tl.minimum(n0, M0), tl.minimum(n1, M1), M1, M2), BK)
     head, w = tl.program_id(1), tl.program_id(0) // blocks
-    first, s0, s1, s2 = _window(w, n0, n1, n2, m0, f0, f1, f2, M1, M2)
+    first, s0, s1, s2 = _window(w, n0, n1, n2, f0, f1, f2, M0, M1, M2)
     n = _numbered(s0, s1, M1, M2)
     start = tl.program_id(0) % blocks * BK
     if start >= n:
         return
     C = heads * HEAD
-    qkv += first * 3 * C + head * HEAD
-    d_qkv += first * 3 * C + head * HEAD
-    grad += first * C + head * HEAD
-    lse += head * tokens + first
-    delta += head * tokens + first
+    qkv += head * HEAD
+    grad += head * HEAD
     d = tl.arange(0, WIDTH)
-    j = start + tl.arange(0, BK)
-    keys, j_there = _places(j, s0, s1, s2, n1, n2, M1, M2)
-    row = _load(qkv + C, keys, j_there, d, 3 * C, HEAD)
-    unit, inverse = _directions(row)
+    rows_k, j = _block(start, BK, M0, M1, M2)
+    keys, j_there = _places(rows_k, j, s0, s1, s2, n1, n2, M1, M2)
+    first_k = first + rows_k * n2
+    row = _load(qkv + C, first_k, keys, j_there, d, 3 * C, HEAD)
+    unit, _inverse_k = _directions(row)
     k = unit.to(row.dtype)
-    v = _load(qkv + 2 * C, keys, j_there, d, 3 * C, HEAD)
+    v = _load(qkv + 2 * C, first_k, keys, j_there, d, 3 * C, HEAD)
     s = tl.load(scale + head)
-    bias = aligned + head * _aligned_size(m0, M1, M2, RUN)
-    bias_k = _key_at(j, m0, M1, M2, RUN)
+    bias = aligned + head * _aligned_size(M0, M1, M2, RUN) - rows_k * _row_size(M2, RUN)
+    bias_k = _key_at(j, M0, M1, M2, RUN)
     d_k = tl.zeros([BK, WIDTH], tl.float32)
     d_v = tl.zeros([BK, WIDTH], tl.float32)
     for begin in range(0, n, BQ):
-        i = begin + tl.arange(0, BQ)
-        queries, i_there = _places(i, s0, s1, s2, n1, n2, M1, M2)
-        unit_q, _inverse_q = _directions(_load(qkv, queries, i_there, d, 3 * C, HEAD))
+        rows_q, i = _block(begin, BQ, M0, M1, M2)
+        queries, i_there = _places(rows_q, i, s0, s1, s2, n1, n2, M1, M2)
+        first_q = first + rows_q * n2
+        unit_q, _inverse_q = _directions(_load(qkv, first_q, queries, i_there, d, 3 * C, HEAD))
         q = (unit_q * (s * _LOG2_E)).to(k.dtype)
-        g = _load(grad, queries, i_there, d, C, HEAD)
-        products = tl.load(delta + queries, mask=i_there, other=0.0)
-        log_sum = tl.load(lse + queries, mask=i_there, other=float('inf'))
-        b = tl.load(bias + (_query_at(i, m0, M1, M2, RUN)[:, None] + bias_k[None, :]))
+        g = _load(grad, first_q, queries, i_there, d, C, HEAD)
+        at_q = head * tokens + first_q
+        products = tl.load(delta + at_q + queries, mask=i_there, other=0.0)
+        log_sum = tl.load(lse + at_q + queries, mask=i_there, other=float('inf'))
+        bias_q = _query_at(i, M0, M1, M2, RUN) + rows_q * _row_size(M2, RUN)
+        b = tl.load(bias + (bias_q[:, None] + bias_k[None, :]))
         scores = tl.dot(q, tl.trans(k), b, input_precision=PRECISION)
         p = tl.exp2(scores - log_sum[:, None])  # 0 where there is no query
         d_p = tl.dot(g, tl.trans(v), input_precision=PRECISION)
         shown = p
         if DROP:
-            kept = _kept(seed, first, queries, keys, heads, head, tokens, dropout)
+            kept = _kept(seed, first_q + queries, first_k + keys, heads, head, tokens, dropout)
             d_p *= kept
             shown = p * kept
         d_v += tl.dot(tl.trans(shown.to(g.dtype)), g, input_precision=PRECISION)
         d_scores = p * (d_p - products[:, None])
         d_k += tl.dot(tl.trans(d_scores.to(q.dtype)), q, input_precision=PRECISION)
+    # loaded again, as above; without a barrier the compiler would keep the first copy
+    tl.debug_barrier()
+    unit, inverse = _directions(_load(qkv + C, first_k, keys, j_there, d, 3 * C, HEAD))
     d_k = _through_direction(d_k * (1.0 / _LOG2_E), unit, inverse)
-    _store(d_qkv + C, keys, j_there, d, 3 * C, d_k, HEAD)
-    _store(d_qkv + 2 * C, keys, j_there, d, 3 * C, d_v, HEAD)
+    d_qkv += head * HEAD
+    _store(d_qkv + C, first_k, keys, j_there, d, 3 * C, d_k, HEAD)
+    _store(d_qkv + 2 * C, first_k, keys, j_there, d, 3 * C, d_v, HEAD)
 
 
 @triton.jit(do_not_specialize=(*SIZES, *OFFSETS, 'windows', 'first_head'))
 def attend_backward_pairs(
     qkv, aligned, scale, seed, lse, grad, pairs, delta, dropout,
-    n0, n1, n2, m0, f0, f1, f2, heads, tokens, t0, t1, t2, windows, first_head,
-    M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
+    n0, n1, n2, f0, f1, f2, heads, tokens, t0, t1, t2, windows, first_head,
+    M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
     RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
@@ -346,32 +382,32 @@ def attend_backward_pairs(
     d = tl.arange(0, WIDTH)
     i = tile // tl.cdiv(n, BK) * BQ + tl.arange(0, BQ)
     j = tile % tl.cdiv(n, BK) * BK + tl.arange(0, BK)
-    queries, _i_whole = _places(i, e0, e1, e2, n1, n2, M1, M2)
-    keys, _j_whole = _places(j, e0, e1, e2, n1, n2, M1, M2)
-    at = _query_at(i, m0, M1, M2, RUN)[:, None] + _key_at(j, m0, M1, M2, RUN)[None, :]
-    b = tl.load(aligned + head * _aligned_size(m0, M1, M2, RUN) + at)
+    queries, _i_whole = _places(0, i, e0, e1, e2, n1, n2, M1, M2)
+    keys, _j_whole = _places(0, j, e0, e1, e2, n1, n2, M1, M2)
+    qkv += head * HEAD
+    at = _query_at(i, M0, M1, M2, RUN)[:, None] + _key_at(j, M0, M1, M2, RUN)[None, :]
+    b = tl.load(aligned + head * _aligned_size(M0, M1, M2, RUN) + at)
     s = tl.load(scale + head)
     acc = tl.zeros([BQ, BK], tl.float32)
     for w in range(share, windows, shares):
-        first, s0, s1, s2 = _window(w, n0, n1, n2, m0, f0, f1, f2, M1, M2)
-        _i_in, i_there = _places(i, s0, s1, s2, n1, n2, M1, M2)
-        _j_in, j_there = _places(j, s0, s1, s2, n1, n2, M1, M2)
-        qkv_in, grad_in = qkv + first * 3 * C + head * HEAD, grad + first * C + head * HEAD
-        at_first = head * tokens + first
-        row = _load(qkv_in, queries, i_there, d, 3 * C, HEAD)
+        first, s0, s1, s2 = _window(w, n0, n1, n2, f0, f1, f2, M0, M1, M2)
+        _i_in, i_there = _places(0, i, s0, s1, s2, n1, n2, M1, M2)
+        _j_in, j_there = _places(0, j, s0, s1, s2, n1, n2, M1, M2)
+        row = _load(qkv, first, queries, i_there, d, 3 * C, HEAD)
         unit, _inverse_q = _directions(row)
         q = (unit * (s * _LOG2_E)).to(row.dtype)
-        k, _inverse_k = _directions(_load(qkv_in + C, keys, j_there, d, 3 * C, HEAD))
-        v = _load(qkv_in + 2 * C, keys, j_there, d, 3 * C, HEAD)
-        g = _load(grad_in, queries, i_there, d, C, HEAD)
-        products = tl.load(delta + at_first + queries, mask=i_there, other=0.0)
-        log_sum = tl.load(lse + at_first + queries, mask=i_there, other=float('inf'))
+        k, _inverse_k = _directions(_load(qkv + C, first, keys, j_there, d, 3 * C, HEAD))
+        v = _load(qkv + 2 * C, first, keys, j_there, d, 3 * C, HEAD)
+        g = _load(grad + head * HEAD, first, queries, i_there, d, C, HEAD)
+        at_q = head * tokens + first + queries
+        products = tl.load(delta + at_q, mask=i_there, other=0.0)
+        log_sum = tl.load(lse + at_q, mask=i_there, other=float('inf'))
         bias = b + _masked(j_there)[None, :]
         scores = tl.dot(q, tl.trans(k.to(q.dtype)), bias, input_precision=PRECISION)
         p = tl.exp2(scores - log_sum[:, None])
         d_p = tl.dot(g, tl.trans(v), input_precision=PRECISION)
         if DROP:
-            d_p *= _kept(seed, first, queries, keys, heads, head, tokens, dropout)
+            d_p *= _kept(seed, first + queries, first + keys, heads, head, tokens, dropout)
         acc += p * (d_p - products[:, None])
     row = (share * tl.num_programs(1) + tl.program_id(1)).to(tl.int64) * n + i
     tl.store(pairs + row[:, None] * n + j[None, :], acc, mask=(i < n)[:, None] & (j < n)[None, :])
