@@ -5,7 +5,8 @@
     python -m benchmarks.kernels --tune            on a GPU: time each choice of blocks, and write
                                                    the fastest to mmswinv2/ops/triton/blocks.json
 
-"spills" are bytes of registers that a thread keeps in memory, which is slow.
+"spills" are bytes of registers that a thread keeps in memory, which is slow. "loop" is the number
+of instructions in the longest loop.
 """
 
 import itertools
@@ -60,7 +61,8 @@ NUMBERS = {
     *bias_mlp._SIZES, *norm._SIZES, *attention_kernels.SIZES, *attention_kernels.OFFSETS,
     'windows', 'shares', 'first_head', 'numbers',
 }  # fmt: skip
-WINDOWS = (8, 16, 24, 32)
+WINDOWS = ((8, 8), (16, 16), (24, 24), (32, 32), (8, 7, 7))
+_BYTES = 16  # of an instruction
 
 
 def compile_kernel(kernel, target, dtype, options, warps=4, stages=2):
@@ -91,13 +93,14 @@ def compile_kernel(kernel, target, dtype, options, warps=4, stages=2):
 
 def compile_attention(name, target, window, width=32, dtype='bf16', dropout=False, blocks=None):
     """Compile a kernel of attention, by default with the block sizes of the table."""
-    itemsize = DTYPES[dtype].itemsize
-    blocks = blocks or blocks_of._look_up(name, CAPABILITY[target], window**2, width, itemsize)
-    options = dict(
-        M0=1, M1=window, M2=window, HEAD=width, WIDTH=width, BQ=blocks.queries, BK=blocks.keys
-    )
-    options['RUN'] = math.gcd(window, 4)
-    options.update(PRECISION='ieee' if dtype == 'fp32' else 'tf32', DROP=dropout)
+    tokens, itemsize = math.prod(window), DTYPES[dtype].itemsize
+    blocks = blocks or blocks_of._look_up(name, CAPABILITY[target], tokens, width, itemsize)
+    qkv = torch.empty(1, *window, 3 * width, device='meta', dtype=DTYPES[dtype])
+    table = torch.empty(1, *(2 * m - 1 for m in window), device='meta')
+    call = attention._Call(qkv, table, float(dropout), window, (0,) * len(window))
+    options = dict(call.options, BQ=blocks.queries, BK=blocks.keys)
+    if dtype != 'fp32':
+        options['PRECISION'] = 'tf32'
     compiled = compile_kernel(ATTENTION[name], target, dtype, options, blocks.warps, blocks.stages)
     return compiled, blocks
 
@@ -122,30 +125,41 @@ def compile_other(name, target, channels=96, heads=3, dtype='bf16'):
 
 
 def resources(compiled):
-    """``(registers, bytes spilled, bytes of shared memory)``; for AMD, only shared memory."""
+    """``(registers, bytes spilled, bytes of shared memory, instructions of the longest loop)``.
+
+    For AMD, only shared memory.
+    """
     if 'cubin' not in compiled.asm:
-        return None, None, compiled.metadata.shared
+        return None, None, compiled.metadata.shared, None
     tool = Path(triton.__file__).parent / 'backends/nvidia/bin/cuobjdump'
     with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
         file.write(compiled.asm['cubin'])
         file.flush()
-        text = subprocess.run(
-            [tool, '-res-usage', file.name], capture_output=True, text=True
-        ).stdout
-    registers, stack = (int(re.search(rf'{word}:(\d+)', text)[1]) for word in ('REG', 'STACK'))
-    return registers, stack, compiled.metadata.shared
+        usage, code = (
+            subprocess.run([tool, option, file.name], capture_output=True, text=True).stdout
+            for option in ('-res-usage', '-sass')
+        )
+    registers, stack = (int(re.search(rf'{word}:(\d+)', usage)[1]) for word in ('REG', 'STACK'))
+    # a branch back to the start of its loop, such as "/*33d0*/ @!P0 BRA 0x1980 ;"
+    branches = re.findall(r'/\*([0-9a-f]+)\*/ +(?:@\S+ +)?BRA 0x([0-9a-f]+)', code)
+    jumps = [(int(end, 16) - int(start, 16)) // _BYTES for end, start in branches]
+    longest = max((jump + 1 for jump in jumps if jump > 0), default=None)
+    return registers, stack, compiled.metadata.shared, longest
 
 
 def table(targets, dtypes):
     """Compile everything; yield a row for each kernel."""
-    yield 'target', 'kernel', 'dtype', 'for', 'blocks', 'registers', 'spills', 'shared memory'
+    yield (
+        'target', 'kernel', 'dtype', 'for', 'blocks', 'registers', 'spills', 'shared memory', 'loop'
+    )  # fmt: skip
     for target, dtype in itertools.product(targets, dtypes):
         for name, window in itertools.product(ATTENTION, WINDOWS):
             compiled, blocks = compile_attention(name, target, window, dtype=dtype)
             cut = f'{blocks.queries}x{blocks.keys}, {blocks.warps} warps'
-            yield target, f'attend_{name}', dtype, f'window {window}', cut, *resources(compiled)
+            text = 'window ' + 'x'.join(map(str, window))
+            yield target, f'attend_{name}', dtype, text, cut, *resources(compiled)
         for name in ATTENTION:
-            compiled, blocks = compile_attention(name, target, 16, dtype=dtype, dropout=True)
+            compiled, blocks = compile_attention(name, target, (16, 16), dtype=dtype, dropout=True)
             cut = f'{blocks.queries}x{blocks.keys}, {blocks.warps} warps'
             yield target, f'attend_{name}', dtype, 'dropout', cut, *resources(compiled)
         for name, channels in itertools.product(OTHERS, (96, 768)):

@@ -20,6 +20,7 @@ from .direct import with_gradient
 # For the gradient of the table: programs that share the windows, and numbers in memory at a time
 _PROGRAMS, _PAIRS = 1056, 2**26
 _ALIGNED = 512  # numbers of the aligned table that a program computes
+_RUN = 4  # biases that are read at once
 _FOLDED = 4096  # numbers that a program folds at a time, for at most _OFFSETS offsets
 _OFFSETS = 64
 
@@ -51,7 +52,8 @@ class _Call:
         lacks, counts = zip(*(cover(*axis) for axis in axes), strict=True)
         self.heads = table.shape[0]
         self.windows = batch * math.prod(counts)
-        self.window = _three(window, 1)
+        *outer, last = _three(window, 1)
+        self.window = *outer, _blocks(last, _RUN) * _RUN  # rows of tokens are numbered up to this
         self.numbers = (
             dropout,
             *_three(size, 1),
@@ -65,7 +67,8 @@ class _Call:
             M0=self.window[0],
             M1=self.window[1],
             M2=self.window[2],
-            RUN=math.gcd(self.window[2], 4),
+            LAST=last,
+            RUN=_RUN,
             HEAD=head,
             WIDTH=self.width,
             PRECISION='tf32' if _takes_tf32() else 'ieee',
@@ -85,20 +88,12 @@ class _Call:
 
     def align(self, table: Tensor) -> Tensor:
         """The table that the kernels of attention read, see `kernels.align_table`."""
-        (m0, m1, m2), run = self.window, self.options['RUN']
-        row = _blocks(2 * m2 - 2 + run, run) * run  # as `kernels._row_size`
-        aligned = table.new_empty((self.heads, run, 2 * m0 - 1, 2 * m1 - 1, row))
+        m0, m1, m2 = self.window
+        row = _blocks(2 * m2 - 2 + _RUN, _RUN) * _RUN  # as `kernels._row_size`
+        aligned = table.new_empty((self.heads, _RUN, 2 * m0 - 1, 2 * m1 - 1, row))
         sizes = _three(table.shape[1:], 1)
         wrap_triton(kernels.align_table)[(_blocks(aligned.numel(), _ALIGNED),)](
-            table,
-            aligned,
-            *sizes,
-            aligned.numel(),
-            M0=m0,
-            M1=m1,
-            M2=m2,
-            RUN=run,
-            BLOCK=_ALIGNED,
+            table, aligned, *sizes, aligned.numel(), M0=m0, M1=m1, M2=m2, RUN=_RUN, BLOCK=_ALIGNED
         )
         return aligned
 

@@ -33,15 +33,15 @@ def _axis(place, n, m, f):
 
 @triton.jit
 def _window(
-    w, n0, n1, n2, f0, f1, f2, M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr
+    w, n0, n1, n2, f0, f1, f2, M0: tl.constexpr, M1: tl.constexpr, LAST: tl.constexpr
 ):  # fmt: skip
     """First token of window w of all maps, and the window's size along each axis.
 
     Tokens are counted in 32 bits: queries, keys and values of 2**31 tokens need 200 GB or more.
     """
-    c0, c1, c2 = tl.cdiv(n0 + f0, M0), tl.cdiv(n1 + f1, M1), tl.cdiv(n2 + f2, M2)
+    c0, c1, c2 = tl.cdiv(n0 + f0, M0), tl.cdiv(n1 + f1, M1), tl.cdiv(n2 + f2, LAST)
     w1 = w // c2
-    start2, s2 = _axis(w - w1 * c2, n2, M2, f2)
+    start2, s2 = _axis(w - w1 * c2, n2, LAST, f2)
     w0 = w1 // c1
     start1, s1 = _axis(w1 - w0 * c1, n1, M1, f1)
     if M0 == 1:  # 2-D, or one frame: each frame is a map of its own
@@ -61,15 +61,20 @@ def _block(begin, SIZE: tl.constexpr, M0: tl.constexpr, M1: tl.constexpr, M2: tl
     compiler moves what depends on it out of the loop. Elsewhere no rows are skipped.
     """
     if M0 == 1 and SIZE % M2 == 0 and M1 * M2 % SIZE == 0:
-        return begin // M2, tl.arange(0, SIZE)
-    return 0, begin + tl.arange(0, SIZE)
+        rows = begin // M2
+        tokens = tl.arange(0, SIZE)
+    else:
+        rows = 0
+        tokens = begin + tl.arange(0, SIZE)
+    return rows, tokens
 
 
 @triton.jit
 def _places(rows, i, s0, s1, s2, n1, n2, M1: tl.constexpr, M2: tl.constexpr):
     """Offsets of tokens of a window from one another on the map, and whether the tokens exist.
 
-    Tokens are numbered as in a whole window, so that all divisors are constants. They are given as
+    Tokens are numbered as in a whole window, with rows of M2 numbers for LAST tokens, a multiple of
+    RUN. So all divisors are constants, and RUN numbers are of one row. Tokens are given as
     `rows` to skip and i, see `_block`; the offsets are from the first token after these rows.
     """
     i0, i1, i2 = i // (M1 * M2), i // M2 % M1, i % M2
@@ -141,12 +146,12 @@ def _store(pointer, first, tokens, valid, d, stride, values, HEAD: tl.constexpr)
 
 
 @triton.jit
-def _directions(x):
-    """Vectors of length 1, in float32, and 1 / length."""
+def _directions(x, length=1.0):
+    """Vectors of a length, in float32, and 1 / (length of x)."""
     x = x.to(tl.float32)
     square = tl.sum(x * x, 1)
     inverse = tl.where(square < _TINY, 0.0, tl.rsqrt(tl.maximum(square, _TINY)))
-    return x * inverse[:, None], inverse
+    return x * (inverse * length)[:, None], inverse
 
 
 @triton.jit
@@ -190,14 +195,14 @@ def align_table(
 def attend_forward(
     qkv, aligned, scale, seed, out, lse, dropout,
     n0, n1, n2, f0, f1, f2, heads, tokens,
-    M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
-    RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
+    M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr, LAST: tl.constexpr,
+    HEAD: tl.constexpr, WIDTH: tl.constexpr, RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """A program: (block of queries, window), head."""
     blocks = tl.cdiv(_numbered(tl.minimum(n0, M0), tl.minimum(n1, M1), M1, M2), BQ)
     head, w = tl.program_id(1), tl.program_id(0) // blocks
-    first, s0, s1, s2 = _window(w, n0, n1, n2, f0, f1, f2, M0, M1, M2)
+    first, s0, s1, s2 = _window(w, n0, n1, n2, f0, f1, f2, M0, M1, LAST)
     n = _numbered(s0, s1, M1, M2)
     start = tl.program_id(0) % blocks * BQ
     if start >= n:  # a border window has fewer tokens
@@ -209,8 +214,8 @@ def attend_forward(
     queries, i_there = _places(rows_q, i, s0, s1, s2, n1, n2, M1, M2)
     first_q = first + rows_q * n2
     row = _load(qkv, first_q, queries, i_there, d, 3 * C, HEAD)
-    unit, _inverse = _directions(row)
-    q = (unit * (tl.load(scale + head) * _LOG2_E)).to(row.dtype)
+    q, _inverse_q = _directions(row, tl.load(scale + head) * _LOG2_E)
+    q = q.to(row.dtype)
     bias = aligned + head * _aligned_size(M0, M1, M2, RUN) + rows_q * _row_size(M2, RUN)
     bias_q = _query_at(i, M0, M1, M2, RUN)
     largest = tl.full([BQ], -float('inf'), tl.float32)
@@ -242,14 +247,14 @@ def attend_forward(
 def attend_backward_q(
     qkv, aligned, scale, seed, out, lse, grad, d_qkv, d_scale, delta, dropout,
     n0, n1, n2, f0, f1, f2, heads, tokens,
-    M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
-    RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
+    M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr, LAST: tl.constexpr,
+    HEAD: tl.constexpr, WIDTH: tl.constexpr, RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """A program: (block of queries, window), head; stores sum(grad * out) for the other kernels."""
     blocks = tl.cdiv(_numbered(tl.minimum(n0, M0), tl.minimum(n1, M1), M1, M2), BQ)
     head, w = tl.program_id(1), tl.program_id(0) // blocks
-    first, s0, s1, s2 = _window(w, n0, n1, n2, f0, f1, f2, M0, M1, M2)
+    first, s0, s1, s2 = _window(w, n0, n1, n2, f0, f1, f2, M0, M1, LAST)
     n = _numbered(s0, s1, M1, M2)
     start = tl.program_id(0) % blocks * BQ
     part = d_scale + head * tl.num_programs(0) + tl.program_id(0)
@@ -263,9 +268,9 @@ def attend_backward_q(
     queries, i_there = _places(rows_q, i, s0, s1, s2, n1, n2, M1, M2)
     first_q = first + rows_q * n2
     row = _load(qkv, first_q, queries, i_there, d, 3 * C, HEAD)
-    unit, _inverse_q = _directions(row)
     s = tl.load(scale + head)
-    q = (unit * (s * _LOG2_E)).to(row.dtype)
+    q, _inverse_q = _directions(row, s * _LOG2_E)
+    q = q.to(row.dtype)
     g = _load(grad + head * HEAD, first_q, queries, i_there, d, C, HEAD)
     o = _load(out + head * HEAD, first_q, queries, i_there, d, C, HEAD)
     products = tl.sum(g.to(tl.float32) * o.to(tl.float32), 1)
@@ -303,14 +308,14 @@ def attend_backward_q(
 def attend_backward_kv(
     qkv, aligned, scale, seed, lse, grad, d_qkv, delta, dropout,
     n0, n1, n2, f0, f1, f2, heads, tokens,
-    M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
-    RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
+    M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr, LAST: tl.constexpr,
+    HEAD: tl.constexpr, WIDTH: tl.constexpr, RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """A program: (block of keys, window), head; scores are [queries, keys]."""
     blocks = tl.cdiv(_numbered(tl.minimum(n0, M0), tl.minimum(n1, M1), M1, M2), BK)
     head, w = tl.program_id(1), tl.program_id(0) // blocks
-    first, s0, s1, s2 = _window(w, n0, n1, n2, f0, f1, f2, M0, M1, M2)
+    first, s0, s1, s2 = _window(w, n0, n1, n2, f0, f1, f2, M0, M1, LAST)
     n = _numbered(s0, s1, M1, M2)
     start = tl.program_id(0) % blocks * BK
     if start >= n:
@@ -323,8 +328,8 @@ def attend_backward_kv(
     keys, j_there = _places(rows_k, j, s0, s1, s2, n1, n2, M1, M2)
     first_k = first + rows_k * n2
     row = _load(qkv + C, first_k, keys, j_there, d, 3 * C, HEAD)
-    unit, _inverse_k = _directions(row)
-    k = unit.to(row.dtype)
+    k, _inverse_k = _directions(row)
+    k = k.to(row.dtype)
     v = _load(qkv + 2 * C, first_k, keys, j_there, d, 3 * C, HEAD)
     s = tl.load(scale + head)
     bias = aligned + head * _aligned_size(M0, M1, M2, RUN) - rows_k * _row_size(M2, RUN)
@@ -335,8 +340,9 @@ def attend_backward_kv(
         rows_q, i = _block(begin, BQ, M0, M1, M2)
         queries, i_there = _places(rows_q, i, s0, s1, s2, n1, n2, M1, M2)
         first_q = first + rows_q * n2
-        unit_q, _inverse_q = _directions(_load(qkv, first_q, queries, i_there, d, 3 * C, HEAD))
-        q = (unit_q * (s * _LOG2_E)).to(k.dtype)
+        row_q = _load(qkv, first_q, queries, i_there, d, 3 * C, HEAD)
+        q, _inverse_q = _directions(row_q, s * _LOG2_E)
+        q = q.to(k.dtype)
         g = _load(grad, first_q, queries, i_there, d, C, HEAD)
         at_q = head * tokens + first_q
         products = tl.load(delta + at_q + queries, mask=i_there, other=0.0)
@@ -367,8 +373,8 @@ def attend_backward_kv(
 def attend_backward_pairs(
     qkv, aligned, scale, seed, lse, grad, pairs, delta, dropout,
     n0, n1, n2, f0, f1, f2, heads, tokens, t0, t1, t2, windows, first_head,
-    M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
-    RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
+    M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr, LAST: tl.constexpr,
+    HEAD: tl.constexpr, WIDTH: tl.constexpr, RUN: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """A program: tile of (queries, keys) of the largest window, head, share of the windows.
@@ -390,12 +396,12 @@ def attend_backward_pairs(
     s = tl.load(scale + head)
     acc = tl.zeros([BQ, BK], tl.float32)
     for w in range(share, windows, shares):
-        first, s0, s1, s2 = _window(w, n0, n1, n2, f0, f1, f2, M0, M1, M2)
+        first, s0, s1, s2 = _window(w, n0, n1, n2, f0, f1, f2, M0, M1, LAST)
         _i_in, i_there = _places(0, i, s0, s1, s2, n1, n2, M1, M2)
         _j_in, j_there = _places(0, j, s0, s1, s2, n1, n2, M1, M2)
         row = _load(qkv, first, queries, i_there, d, 3 * C, HEAD)
-        unit, _inverse_q = _directions(row)
-        q = (unit * (s * _LOG2_E)).to(row.dtype)
+        q, _inverse_q = _directions(row, s * _LOG2_E)
+        q = q.to(row.dtype)
         k, _inverse_k = _directions(_load(qkv + C, first, keys, j_there, d, 3 * C, HEAD))
         v = _load(qkv + 2 * C, first, keys, j_there, d, 3 * C, HEAD)
         g = _load(grad + head * HEAD, first, queries, i_there, d, C, HEAD)
