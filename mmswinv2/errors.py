@@ -318,7 +318,7 @@ def _called(name: str, caller: FrameType) -> set[Any]:
     return {it for it in known if callable(it) and getattr(it, '__qualname__', None) == name}
 
 
-def _raised(error: BaseException) -> tuple[list[FrameType], str]:
+def raised(error: BaseException) -> tuple[list[FrameType], str]:
     """The frames of an error, the one that raised it last, and the line of source there."""
     places = list(traceback.walk_tb(error.__traceback__)) or [(sys._getframe(), 0)]
     frame, line = places[-1]
@@ -332,11 +332,12 @@ def _refused(error: BaseException) -> str | None:
     Hooks of a host may refuse one later, in a run. It must be by their own ``raise`` or ``assert``,
     or by Python for want of an argument; a failure in any other way is a bug.
     """
-    frames, source = _raised(error)
+    frames, source = raised(error)
     frame = frames[-1]
     names = [each.f_code.co_name for each in frames]
-    caller = frames[-2] if 'cls' in frame.f_locals and len(frames) > 1 else frame
-    owner = caller.f_locals.get('self')  # a constructor may call a class method
+    of_class = 'cls' in frame.f_locals and 'self' not in frame.f_locals and len(frames) > 1
+    caller = frames[-2] if of_class else frame  # a constructor may call a class method
+    owner = caller.f_locals.get('self')
     place = frame.f_globals.get('__name__')
     own = [each.f_code.co_name for each in frames if each.f_locals.get('self') is owner]
     made = '__init__' in own
@@ -365,7 +366,7 @@ def _refused(error: BaseException) -> str | None:
 
 def _not_installed(error: ImportError) -> str | None:
     """The message for a package that a type of a host asks for by its own ``raise``."""
-    frames, source = _raised(error)
+    frames, source = raised(error)
     if not source.startswith('raise '):
         return None  # perhaps of mmengine's own import, which would fail again
     from mmengine.fileio import BaseStorageBackend  # types that are in no registry

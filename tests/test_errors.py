@@ -365,6 +365,21 @@ def test_what_a_host_refuses_of_a_config(setting, words):
     assert re.search(words, explain(built(registry, **config)))
 
 
+def test_what_a_constructor_refuses_beside_a_local_of_the_name_cls():
+    from mmengine.registry import Registry
+
+    registry = Registry('any')
+
+    @registry.register_module()
+    class Refuses:
+        def __init__(self, classes):
+            for cls in classes:
+                raise ValueError(f'{cls} is no class')
+
+    error = caught(lambda: registry.build(dict(type='Refuses', classes=['cow'])))
+    assert explain(error).startswith('Refuses: cow is no class; mend it')
+
+
 def test_an_argument_that_code_forgets_is_a_bug():
     from mmengine.registry import Registry
 

@@ -1,4 +1,4 @@
-"""Compare predictions of detectors with the ground truth: AP by pycocotools, and kinds of errors.
+"""Compare predictions of detectors with the ground truth: AP of COCO, and kinds of errors.
 
 The kinds are those of TIDE (Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection
 Errors", ECCV 2020), after Hoiem et al., "Diagnosing Error in Object Detectors" (ECCV 2012). A box
@@ -92,7 +92,7 @@ def analyse(dataset: Any, samples: Sequence[Any], path: str, score: float, most:
     curves = {'all classes': _mean(precision[0]), 'all classes, IoU 0.75': _mean(precision[5])}
     curves |= {name: precision[0, :, i] for name, i in names.items() if precision[0, 0, i] >= 0}
     return Findings(
-        f'{len(images)} pictures with {sum(counts)} objects. AP is by pycocotools; counts and '
+        f"{len(images)} pictures with {sum(counts)} objects. AP is COCO's; counts and "
         f'pictures are of boxes with a score of {score:g} and more',
         Table(head, rows, range(2, len(head))),
         _confusion_matrix(images, ids, score),

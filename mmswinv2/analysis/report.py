@@ -164,7 +164,7 @@ def _notes(work: WorkDir, cfg: Any, predictions: Path | None, losses: Curve) -> 
     files = [*predictions.glob('*.png')] if predictions and predictions.is_dir() else [predictions]
     written = min((path.stat().st_mtime for path in files if path), default=math.inf)
     tests = (run.weights for run in work.runs if predictions and run.wrote(predictions))
-    weights = next(reversed([*tests]), '')
+    weights = ['', *tests][-1]
     if checkpoint and weights not in ('', checkpoint.name):
         yield f'The predictions are of {weights}, and the last checkpoint is {checkpoint.name}.'
     elif checkpoint and written < checkpoint.stat().st_mtime:

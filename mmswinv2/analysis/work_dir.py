@@ -119,7 +119,7 @@ class Run:
     def wrote(self, predictions: Path) -> bool:
         """Whether a test wrote its predictions to a file or folder of this name."""
         values = (value.strip('\'"') for _, value in _flat(self.settings))
-        return any(Path(value).name == predictions.name for value in values)
+        return not self.steps and any(Path(value).name == predictions.name for value in values)
 
     @property
     def test_scores(self) -> dict[str, float]:

@@ -175,8 +175,8 @@ def _detect(state: State, format: str | None, prefix: str | None) -> tuple[str, 
         raise CheckpointError(
             f'the file holds several networks, under {prefixes}; name one as the prefix: '
             'prefix=... in init_cfg, or mmswinv2 convert --prefix, which writes a file of that '
-            "backbone. A whole model needs a file of one network's keys alone, without what is "
-            "before 'backbone.' in them"
+            'backbone. For a whole model, write a file with the keys of one network alone, without '
+            "its prefix ('teacher.' of 'teacher.backbone...')"
         )
     if found:
         seen = ' or '.join(f'{name!r} under the prefix {before!r}' for name, before in found)

@@ -221,7 +221,7 @@ def _read_parts(index: Path, mmap: bool) -> dict[str, Any]:
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
     with path.open('rb') as file:
-        start = file.read(300)
+        start = file.read(2**16)
     if start.startswith(b'version https://git-lfs'):
         return CheckpointError(f'{path} stands for a file in Git LFS; fetch that with git lfs pull')
     is_safetensors, named_so = start[8:10] == b'{"', path.suffix.lower() == '.safetensors'
@@ -260,7 +260,7 @@ def _is_of_torch_save(path: Path) -> bool:
     """Whether a file is one of torch.save, an archive or of the form before torch 1.6."""
     magic = torch.serialization.MAGIC_NUMBER.to_bytes(10, 'little')
     with path.open('rb') as file:
-        return is_zipfile(path) or magic in file.read(30)  # tensors in pickles have it later
+        return is_zipfile(path) or magic in file.read(30)  # a pickle of tensors has it later
 
 
 def is_page(start: bytes) -> bool:

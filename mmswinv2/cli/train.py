@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> None:
     scale = cfg.get('auto_scale_lr') or {}
     if args.auto_scale_lr or scale.get('enable'):
         if 'base_batch_size' not in scale:
-            raise UserError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...)')
+            raise UserError('scaling the lr needs auto_scale_lr=dict(base_batch_size=...)')
         cfg.auto_scale_lr.enable = True
     if args.class_map:
         set_class_map(cfg, args.class_map)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from mmengine import optim
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import OPTIMIZERS
@@ -274,9 +275,9 @@ def check_groups(cfg: Config) -> None:
 
 
 def check_units(cfg: Config) -> None:
-    """Raise `UserError` for a schedule by epochs in a training by iterations, which has only one.
+    """Raise `UserError` for a scheduler by epochs in a training by iterations, which is one epoch.
 
-    A checkpoint by epochs, which is the default too, is warned of: it is that of the end.
+    Warn of checkpoints by epochs there, the default: only one is written, at the end.
     """
     loop = cfg.get('train_cfg') or {}
     if loop.get('by_epoch', True) and hosts.type_name(loop) != 'IterBasedTrainLoop':
@@ -285,7 +286,8 @@ def check_units(cfg: Config) -> None:
     for _, scheduler in hosts.dicts_in(cfg.get('param_scheduler')):
         kind = hosts.type_name(scheduler)
         steps = scheduler.get('convert_to_iter_based') or 'Plateau' in kind  # by validations
-        if 'type' in scheduler and scheduler.get('by_epoch', True) and not steps:
+        known = hasattr(optim, kind)  # a user's own may go by iterations whatever its arguments
+        if known and scheduler.get('by_epoch', True) and not steps:
             raise UserError(f'param_scheduler: {kind} {told.format("would never step")}')
     checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint', {'interval': 1})
     if checkpoint and checkpoint.get('by_epoch', True) and checkpoint.get('interval', -1) > 0:

@@ -83,8 +83,10 @@ class CheckInvalidLossHook(Hook):
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Raise `UserError` if a weight is NaN or infinite."""
+        # buffers may be infinite, such as a mask
+        buffers = {name for name, _ in unwrap_model(runner.model).named_buffers()}
         for key, value in checkpoint.get('state_dict', {}).items():
-            if is_diverged(value):
+            if key not in buffers and is_diverged(value):
                 bad = float(value[~value.isfinite()][0])
                 raise UserError(f'{self._where(key, bad)}, though the loss is finite. {_ADVICE}')
 
@@ -156,7 +158,9 @@ class CheckDatasetHook(Hook):
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Check that classes have the same numbers in the checkpoint as in the data sets."""
-        self.of_checkpoint = _classes((checkpoint.get('meta') or {}).get('dataset_meta'))
+        meta = (checkpoint.get('meta') or {}).get('dataset_meta')
+        is_text = isinstance(meta, Mapping) and isinstance(meta.get('classes'), str)
+        self.of_checkpoint = () if is_text else _classes(meta)  # refused in data sets alone
         self._check_classes(runner)
 
     def _check_classes(self, runner: Any) -> None:
@@ -192,7 +196,7 @@ class CheckDatasetHook(Hook):
             if kind in kinds and not hasattr(dataset, part):
                 raise UserError(
                     f'{kind} needs {part} of train_dataloader.dataset, which '
-                    f'{type(dataset).__name__} has not; take another data set, or no such hook'
+                    f'{type(dataset).__name__} has not; change this wrapper, or leave the hook out'
                 )
 
     def _note_classes(self, dataset: Any, where: str) -> None:

@@ -383,7 +383,8 @@ def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:
         raise
     except AssertionError as error:
         if 'image size in a batch' in str(error):
-            raise UserError(f'{error} mmseg pads no test: set its batch_size=1') from error
+            way = 'Set batch_size=1 in val_dataloader and test_dataloader'
+            raise UserError(f'{error} {way}') from error
         if 'epoch_length' not in str(error):
             raise
         raise no_batch('train_dataloader', cfg.train_dataloader.get('batch_size')) from error
@@ -473,8 +474,9 @@ def _clear_in_lists(cfg: Config, options: dict[str, Any]) -> None:
         node = cfg._cfg_dict
         for key in path.split('.')[:-1]:
             node = node[int(key) if isinstance(node, list) else key]
-        if options.pop(path):
+        if options[path]:
             node.clear()
+        del options[path]
 
 
 def _set_data_root(cfg: Config, options: dict[str, Any]) -> None:

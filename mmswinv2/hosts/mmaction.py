@@ -23,7 +23,7 @@ from mmengine.utils import digit_version
 
 from ..errors import UserError
 from ..log import warn
-from .host import FILE_KEYS, Host, as_list, inner_datasets, steps_in, type_name
+from .host import FILE_KEYS, Host, as_list, inner_datasets, package_of, steps_in, type_name
 from .patching import log_patch, patch, replace
 from .pipelines import has_own_steps
 
@@ -242,7 +242,7 @@ class MMAction(Host):
         check_video_labels(dataset, num_classes, where)
         check_axes(dataset, model, where)
         if where == 'train_dataloader':
-            check_views(dataset, model, where)
+            check_single_view(dataset, model, where)
             check_targets(dataset, model, where)
         elif not getattr(dataset, 'skip_unreadable', False):
             require_videos(dataset, where)
@@ -274,8 +274,9 @@ class MMAction(Host):
                 f'AccMetric of {where} has {", ".join(sorted(single))}, for videos with one label, '
                 "and the data set multi_class=True; set metric_list=('mean_average_precision',)"
             )
-        merged = getattr(getattr(model, 'cls_head', None), 'average_clips', '')
-        if merged is None:
+        head = getattr(model, 'cls_head', None)
+        merged = getattr(head, 'average_clips', '')
+        if merged is None and package_of(head) == self.name:  # users' may merge by themselves
             raise UserError(
                 f'AccMetric of {where} takes one view, and average_clips=None keeps all of them: '
                 f'set average_clips={"score" if several else "prob"!r} in model.cls_head'
@@ -366,7 +367,7 @@ def check_axes(dataset: Any, model: Any, where: str) -> None:
             )
 
 
-def check_views(dataset: Any, model: Any, where: str) -> None:
+def check_single_view(dataset: Any, model: Any, where: str) -> None:
     """Raise `UserError` if a 3-D recognizer is trained on several views of a video at a time."""
     if type(model).__name__ != 'Recognizer3D':  # others may train on several
         return
@@ -393,8 +394,8 @@ def check_targets(dataset: Any, model: Any, where: str) -> None:
         known = set(range(head.num_classes)).issuperset((*changed, *changed.values()))
         if changed and (dataset.multi_class or not known):
             raise UserError(
-                f'{where}: Flip has flip_label_map={changed}, which is for videos with one label, '
-                f'numbers from 0 to {head.num_classes - 1}; it would change no other'
+                f'{where}: Flip has flip_label_map={changed}, which maps the labels 0 to '
+                f'{head.num_classes - 1} of videos with one label; mend it, or leave it out'
             )
     mixing = getattr(getattr(model, 'data_preprocessor', None), 'blending', None)
     for part in getattr(mixing, 'augments', [mixing]):  # of RandomBatchAugment
@@ -416,10 +417,13 @@ def check_targets(dataset: Any, model: Any, where: str) -> None:
 
 def require_videos(dataset: Any, where: str) -> None:
     """Raise `UserError` if videos, or folders of their frames, do not exist."""
+    kinds = {kind.__name__ for kind in type(dataset).__mro__}  # names of other kinds are no paths
+    if kinds.isdisjoint(('VideoDataset', 'RawframeDataset')) or has_own_steps(dataset):
+        return
     if any(getattr(step, 'io_backend', 'disk') != 'disk' for step in steps_in(dataset.pipeline)):
         return
     videos = [BaseDataset.get_data_info(dataset, i) for i in range(len(dataset))]
-    names = [video.get('filename') or video.get('frame_dir') or '://' for video in videos]
+    names = [video.get('filename') or video['frame_dir'] for video in videos]
     if missing := [name for name in names if not ('://' in name or os.path.exists(name))]:
         skip = ', or set skip_unreadable=True' if hasattr(dataset, 'skip_unreadable') else ''
         raise UserError(

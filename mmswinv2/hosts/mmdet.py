@@ -161,6 +161,7 @@ class MMDet(Host):
             )
         own = cfg.model.get('test_cfg') or {}
         most = (own.get('rcnn') or own).get('max_per_img', 100)  # 300 for LVIS
+        most = None if most == -1 else most  # as DetTTAModel slices by it
         nms = dict(type='nms', iou_threshold=0.5)
         return dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=most))
 
@@ -345,7 +346,7 @@ def check_scored(
             f'{told} has annotations on {number} images that the data set does not load; '
             f'scores are those of the other {len(infos)}'
             + f'. {len(left) - number} more have no object: false alarms there do not count '
-            '(with test_mode=True the data set leaves out none)' * (number < len(left))
+            '(with test_mode=True no filter leaves them out)' * (number < len(left))
         )
     if 'segm' in metric.metrics and not any(a.get('segmentation') for a in scored):
         raise UserError(

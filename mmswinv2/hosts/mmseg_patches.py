@@ -56,12 +56,14 @@ def mend_losses() -> None:
         return original(pred, label, *args, **options)
 
     @replace(cross_entropy_loss, 'binary_cross_entropy')
-    def binary(original: Any, pred: Any, label: Any, weight: Any = None, **options: Any) -> Any:
+    def binary(
+        original: Any, pred: Any, label: Any, weight: Any = None, *args: Any, **options: Any
+    ) -> Any:
         if pred.shape[1] == 1 and (label == options.get('ignore_index', -100)).all():
             label = weight = torch.zeros_like(label)  # mmseg looks for the largest of no labels
         if (weights := options.get('class_weight')) is not None and pred.ndim == 4:
             options['class_weight'] = weights[:, None, None]  # mmseg takes them for columns
-        return original(pred, label, weight, **options)
+        return original(pred, label, weight, *args, **options)
 
     @replace(focal_loss.FocalLoss, 'forward')
     def forward(

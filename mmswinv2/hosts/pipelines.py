@@ -1,13 +1,11 @@
 """Pipelines whose steps are in a wrong order, or lack one."""
 
-import linecache
 import re
-import traceback
 from typing import Any
 
 from mmengine.dataset import Compose
 
-from ..errors import UserError
+from ..errors import UserError, raised
 from .host import FILE_KEYS, package_of, step_lists, steps_in
 from .patching import patch, replace
 
@@ -34,18 +32,21 @@ def name_keys_that_steps_lack() -> None:
         return data
 
 
+class StepError(UserError, AssertionError):
+    """What a step asserts; some data sets catch assertions and take the next sample."""
+
+
 def _explain(error: KeyError | AssertionError) -> UserError | None:
     """The reason of an error; ``None`` if no step of a host asserts or looks for a missing key."""
-    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
-    step, sample = (frame.f_locals.get(name) for name in ('self', 'results'))
+    frames, source = raised(error)
+    step, sample = (frames[-1].f_locals.get(name) for name in ('self', 'results'))
     if package_of(step) not in _OF_HOSTS or not isinstance(sample, dict):
         return None
     name = f'{type(step).__name__}, a step of a pipeline,'
     key = error.args[0] if error.args else ''
     if isinstance(error, AssertionError):
-        source = linecache.getline(frame.f_code.co_filename, line).strip()
         file = next((sample[key] for key in FILE_KEYS if key in sample), 'a sample')
-        return UserError(f'{name} cannot take {file}: {key or f"{source!r} does not hold"}')
+        return StepError(f'{name} cannot take {file}: {key or f"{source!r} does not hold"}')
     if not isinstance(key, str) or key in sample:
         return None
     return UserError(
@@ -68,7 +69,7 @@ def has_own_steps(dataset: Any) -> bool:
 def check_normalized(dataset: Any, where: str, model: Any) -> None:
     """Raise `UserError` if a pipeline subtracts a mean from images, and the model another."""
     preprocessor = getattr(getattr(model, 'module', model), 'data_preprocessor', None)
-    if not getattr(preprocessor, '_enable_normalize', False):
+    if not getattr(preprocessor, '_enable_normalize', False) or not preprocessor.mean.any():
         return
     for step in steps_in(getattr(dataset, 'pipeline', None)):
         of_mmcv = type(step).__name__ == 'Normalize' and package_of(step) == 'mmcv'

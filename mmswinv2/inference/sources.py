@@ -67,9 +67,7 @@ def find_sources(
             raise UserError('an input is empty; name a file, a folder, a pattern or a camera')
         if path.is_dir():
             yield from _of_folder(given, own, clips)
-        elif clips and (
-            given.isdecimal() or (path.suffix.lower() in IMAGES and not is_video(path))
-        ):
+        elif clips and (given.isdecimal() or path.suffix.lower() in IMAGES):
             raise UserError(f'{given} is no video, and the config classifies whole videos')
         elif path.is_file():
             _check_no_container(path)
@@ -153,7 +151,7 @@ def divide(sources: Sequence[str], clips: bool) -> tuple[list[Item], list[tuple[
             last[key] = last.get(key, 1) + 1
             name = _append(stem, f'_{last[key]}')
         names.add(name.casefold())
-        if not isinstance(source, Camera) and (clips or not is_video(path)):
+        if not isinstance(source, Camera) and (clips or not _is_video(path)):
             stills.append(Item(name, source, clip=clips))
         else:
             films.append((name, source))
@@ -167,18 +165,14 @@ def _append(stem: str, number: str = '') -> str:
     return stem + number
 
 
-def is_video(path: Path) -> bool:
-    """Whether a file is a video: by its ending, or by its content if that is unknown, or GIF."""
+def _is_video(path: Path) -> bool:
+    """Whether a file is a video, by its ending, or by its content if the ending is unknown."""
     import cv2
 
     from ..datasets.video_files import open_video
     from ..hosts.mmcv import open_image
 
-    ending = path.suffix.lower()
-    if ending == '.gif' and path.is_file():  # opening a pipe blocks
-        with suppress(Exception), open_image(path) as image:
-            return bool(image.n_frames > 1)
-    if ending in (*IMAGES, *OTHER_IMAGES, *VIDEOS):
+    if (ending := path.suffix.lower()) in (*IMAGES, *OTHER_IMAGES, *VIDEOS):
         return ending in VIDEOS
     if cv2.haveImageReader(str(path)):
         return False

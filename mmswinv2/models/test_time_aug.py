@@ -277,13 +277,15 @@ def _options(detector: Any, tta_cfg: Mapping[str, Any] | None) -> dict[str, Any]
         raise UserError(f'tta_cfg has {unknown}; it may have {sorted(options)}')
     options.update(tta_cfg or {})
     ranges = options['size_ranges']
-    rule = 'a list of (minimum, maximum) in pixels, one for each scale'
+    rule = 'a list of (minimum, maximum) in pixels, or None for all sizes, one for each scale'
     listed = isinstance(ranges, (list, tuple)) and all(map(_is_range, ranges))
     want('size_ranges', ranges, rule, ranges is None or listed)
     return options
 
 
 def _is_range(value: Any) -> bool:
+    if value is None:
+        return True
     pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_number, value))
     return pair and 0 <= value[0] < value[1]
 

@@ -442,7 +442,7 @@ def test_a_key_that_fits_beside_a_prefix():
 
 def test_two_networks_are_not_told_apart_by_their_prefix():
     state = changed_detector().state_dict()
-    with pytest.raises(CheckpointError, match='several networks.* A whole model needs'):
+    with pytest.raises(CheckpointError, match='several networks.* For a whole model'):
         fit_weights(Detector(), {**under('student.', state), **under('teacher.', state)})
 
 

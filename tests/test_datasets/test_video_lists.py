@@ -1,5 +1,6 @@
 """Lists of videos: each line is read correctly or named in an error, in training and testing."""
 
+import pickle
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -241,7 +242,8 @@ def test_scores_of_views(folder, monkeypatch, clips, several):
     scores = ('mean_average_precision',) if several else ('top_k_accuracy',)
     evaluator = SimpleNamespace(metrics=[METRICS.build(dict(type='AccMetric', metric_list=scores))])
     dataset = build(folder, 'a.mp4 1\n', multi_class=several, num_classes=8)
-    model = SimpleNamespace(cls_head=SimpleNamespace(average_clips=clips))
+    head = dict(type='I3DHead', num_classes=8, in_channels=4, average_clips=clips)
+    model = SimpleNamespace(cls_head=MODELS.build(head))
     told = []
     monkeypatch.setattr('mmswinv2.hosts.mmaction.warn', told.append)
     words = f"average_clips=None keeps .* average_clips='{'score' if several else 'prob'}' in"
@@ -259,6 +261,16 @@ def test_missing_videos_in_tests(folder, skip):
     words = r'1 of 2 videos do not exist, first of all .*gone.mp4; mend .*, or set skip_unreadable'
     with nullcontext() if skip else pytest.raises(UserError, match=words):
         check_dataset(dataset, 'val_dataloader', model)
+
+
+def test_ids_of_skeletons_are_no_paths(tmp_path):
+    from mmaction.datasets import PoseDataset
+
+    sample = dict(frame_dir='S001', label=0, total_frames=9)
+    (tmp_path / 'poses.pkl').write_bytes(pickle.dumps([sample]))
+    dataset = PoseDataset(str(tmp_path / 'poses.pkl'), [])
+    model = SimpleNamespace(cls_head=SimpleNamespace(num_classes=2))
+    check_dataset(dataset, 'test_dataloader', model)
 
 
 @pytest.mark.parametrize('backend', ['disk', 'petrel'])

@@ -1,3 +1,4 @@
+import math
 from contextlib import nullcontext
 from decimal import Decimal
 from enum import Enum
@@ -79,6 +80,13 @@ def test_weights_that_an_update_has_spoilt_are_not_saved(tmp_path, max_skips):
     with pytest.raises(UserError, match=r'fc.weight is nan in iteration 1 .*No checkpoint holds'):
         run.train()
     assert not list(tmp_path.glob('*.pth'))
+
+
+def test_infinite_buffers_are_saved(tmp_path):
+    run = runner([], CheckInvalidLossHook(), tmp_path)
+    run.model.register_buffer('mask', torch.tensor(-math.inf))
+    run.train()
+    assert list(tmp_path.glob('*.pth'))
 
 
 def test_passes_over_as_if_the_batch_were_not_there(tmp_path):

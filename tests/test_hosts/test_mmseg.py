@@ -1,5 +1,6 @@
 """Invalid label maps are refused by name, in every pipeline of mmseg's data sets."""
 
+import math
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmengine.registry import DATASETS, METRICS, MODELS, TRANSFORMS, init_default_scope
 from mmengine.structures import PixelData
 from mmseg.models import SegTTAModel
+from mmseg.models.losses import cross_entropy_loss
 from mmseg.structures import SegDataSample
 from PIL import Image
 from torch import nn
@@ -227,9 +229,7 @@ def test_batches_of_images_of_several_sizes(ade):
     init_default_scope('mmseg')
     preprocessor = MODELS.build(dict(type='SegDataPreProcessor'))
     batch = dict(inputs=[torch.zeros(3, 20, width) for width in (30, 31)])
-    with pytest.raises(
-        UserError, match='size in a batch .* mmseg pads no test: set its batch_size=1'
-    ):
+    with pytest.raises(UserError, match='size in a batch .* Set batch_size=1 in val_dataloader'):
         run(lambda: preprocessor(batch), Config(), ('val',))
 
 
@@ -492,6 +492,9 @@ def test_images_without_a_label_beside_sigmoid():
     labels = torch.full((2, 4), 255)
     value, gradient = head_loss(CE | dict(use_sigmoid=True), 1, torch.ones(1, 2, 4), labels)
     assert value == 0 and not gradient.any()
+    scores, label = torch.zeros(1, 2), torch.tensor([1])
+    loss = cross_entropy_loss.binary_cross_entropy(scores, label, None, 'sum')
+    torch.testing.assert_close(float(loss), 2 * math.log(2))
 
 
 def test_merged_views_of_a_single_channel():

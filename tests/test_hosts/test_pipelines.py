@@ -61,6 +61,8 @@ def test_what_steps_assert():
     crop = Compose([dict(type='mmaction.ThreeCrop', crop_size=9)])
     with pytest.raises(UserError, match="ThreeCrop, a step .* take a.mp4: 'assert crop_h == img_h"):
         crop(sample)
+    with pytest.raises(AssertionError):  # which data sets may catch
+        crop(sample)
 
 
 def test_bugs_of_steps_stay_bugs(monkeypatch):
@@ -123,6 +125,7 @@ STATISTICS = dict(mean=[9.0] * 3, std=[2.0] * 3)
 TWICE = {  # case: (of the step, of the model, whether both subtract a mean)
     'both': (STATISTICS, STATISTICS, True),
     'the step alone': (STATISTICS, {}, False),
+    'the model by zeros': (STATISTICS, dict(mean=[0.0] * 3, std=[1.0] * 3), False),
     'scaled to 1 first': (dict(mean=[0.0] * 3, std=[255.0] * 3), STATISTICS, False),
 }
 

@@ -141,19 +141,6 @@ def test_videos_are_known_by_their_content_if_the_ending_is_not(tmp_path):
     assert found == ['a.3gp', 'a.MTS', 'a.mp4', 'b.png']
 
 
-def test_a_gif_of_several_frames_is_a_video(tmp_path):
-    frames = [Image.new('RGB', (40, 32), (60 * i, 0, 0)) for i in range(3)]
-    frames[0].save(tmp_path / 'still.gif')
-    frames[0].save(tmp_path / 'film.gif', save_all=True, append_images=frames[1:])
-    still, film = (str(tmp_path / name) for name in ('still.gif', 'film.gif'))
-    stills, films = divide(list(find_sources([still, film])), clips=False)
-    assert [item.path for item in stills] == [still] and films == [('film', film)]
-    assert len(list(frames_of('film', film, None)[0])) == 3
-    assert list(find_sources([film], clips=True)) == [film]
-    with pytest.raises(UserError, match=r'still\.gif is no video'):
-        list(find_sources([still], clips=True))
-
-
 def test_what_is_left_out_of_a_folder_is_told(tmp_path):
     for name in ('a.jpg', 'b.gif', 'c.HEIC', 'd.heic', 'notes.txt'):
         (tmp_path / name).touch()

@@ -247,6 +247,7 @@ def test_bad_options(mask_rcnn, image):
     for ranges in ([(96, 0)], [32, 96], [(0, None)], 96):
         with pytest.raises(UserError, match=r'size_ranges must be a list of \(minimum, maximum\)'):
             InstanceSegTTAModel(mask_rcnn, dict(size_ranges=ranges))
+    InstanceSegTTAModel(mask_rcnn, dict(size_ranges=[(0, 96), None]))
     model = InstanceSegTTAModel(mask_rcnn, dict(size_ranges=[(0, 1), (1, 2)]))
     with pytest.raises(ValueError, match='size_ranges has 2 entries and tta_pipeline 1 views'):
         merged(model, view(image))
