@@ -70,14 +70,28 @@ def _block(begin, SIZE: tl.constexpr, M0: tl.constexpr, M1: tl.constexpr, M2: tl
 
 
 @triton.jit
-def _places(rows, i, s0, s1, s2, n1, n2, M1: tl.constexpr, M2: tl.constexpr):
-    """Offsets of tokens of a window from one another on the map, and whether the tokens exist.
+def _indices(i, M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr):
+    """Places of the tokens i of a window along its axes; past the window, beyond the first axis.
 
     Tokens are numbered as in a whole window, with rows of M2 numbers for LAST tokens, a multiple of
-    RUN. So all divisors are constants, and RUN numbers are of one row. Tokens are given as
-    `rows` to skip and i, see `_block`; the offsets are from the first token after these rows.
+    RUN. So all divisors are constants, and RUN numbers are of one row.
     """
-    i0, i1, i2 = i // (M1 * M2), i // M2 % M1, i % M2
+    i = i.to(tl.uint32)  # the division of which takes fewer instructions
+    row = (i // M2).to(tl.int32)
+    i0 = row * 0 if M0 == 1 else (i // (M1 * M2)).to(tl.int32)
+    return i0, row - i0 * M1, (i % M2).to(tl.int32)
+
+
+@triton.jit
+def _places(
+    rows, i, s0, s1, s2, n1, n2, M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr
+):  # fmt: skip
+    """Offsets of tokens of a window from one another on the map, and whether the tokens exist.
+
+    Tokens are given as `rows` to skip and i, see `_block`; the offsets are from the first token
+    after these rows.
+    """
+    i0, i1, i2 = _indices(i, M0, M1, M2)
     exists = (i0 < s0) & (i1 < s1 - rows) & (i2 < s2)
     return (i0 * n1 + i1) * n2 + i2, exists
 
@@ -96,13 +110,13 @@ def _aligned_size(M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.
 
 @triton.jit
 def _query_at(i, M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr):
-    """Index of the first bias of the queries i in a head's part; i past the window wraps around.
+    """Index of the first bias of the queries i in a head's part; past the window, some index.
 
     Each skipped row of queries, see `_block`, adds `_row_size`; each one of keys subtracts it.
     """
-    i %= M0 * M1 * M2
-    row = (i // (M1 * M2) + M0 - 1) * (2 * M1 - 1) + i // M2 % M1 + M1 - 1
-    place = M2 - 1 - i % M2
+    i0, i1, i2 = _indices(i, M0, M1, M2)
+    row = tl.minimum((i0 + M0 - 1) * (2 * M1 - 1) + i1 + M1 - 1, (2 * M0 - 1) * (2 * M1 - 1) - 1)
+    place = M2 - 1 - i2
     copy = place % RUN
     at = (copy * (2 * M0 - 1) * (2 * M1 - 1) + row) * _row_size(M2, RUN) + place - copy
     return tl.multiple_of(at, RUN)
@@ -111,9 +125,9 @@ def _query_at(i, M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.c
 @triton.jit
 def _key_at(j, M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.constexpr):
     """Index of the keys j relative to `_query_at`; RUN keys are contiguous."""
-    j %= M0 * M1 * M2
-    row = j // (M1 * M2) * (2 * M1 - 1) + j // M2 % M1
-    return tl.max_contiguous(tl.multiple_of(j % M2 - row * _row_size(M2, RUN), RUN), RUN)
+    j0, j1, j2 = _indices(j, M0, M1, M2)
+    row = tl.minimum(j0 * (2 * M1 - 1) + j1, (M0 - 1) * (2 * M1 - 1) + M1 - 1)
+    return tl.max_contiguous(tl.multiple_of(j2 - row * _row_size(M2, RUN), RUN), RUN)
 
 
 @triton.jit
@@ -211,7 +225,7 @@ def attend_forward(
     qkv += head * HEAD
     d = tl.arange(0, WIDTH)
     rows_q, i = _block(start, BQ, M0, M1, M2)
-    queries, i_there = _places(rows_q, i, s0, s1, s2, n1, n2, M1, M2)
+    queries, i_there = _places(rows_q, i, s0, s1, s2, n1, n2, M0, M1, M2)
     first_q = first + rows_q * n2
     row = _load(qkv, first_q, queries, i_there, d, 3 * C, HEAD)
     q, _inverse_q = _directions(row, tl.load(scale + head) * _LOG2_E)
@@ -223,7 +237,7 @@ def attend_forward(
     acc = tl.zeros([BQ, WIDTH], tl.float32)
     for begin in range(0, n, BK):
         rows_k, j = _block(begin, BK, M0, M1, M2)
-        keys, j_there = _places(rows_k, j, s0, s1, s2, n1, n2, M1, M2)
+        keys, j_there = _places(rows_k, j, s0, s1, s2, n1, n2, M0, M1, M2)
         first_k = first + rows_k * n2
         k, _inverse_k = _directions(_load(qkv + C, first_k, keys, j_there, d, 3 * C, HEAD))
         v = _load(qkv + 2 * C, first_k, keys, j_there, d, 3 * C, HEAD)
@@ -265,7 +279,7 @@ def attend_backward_q(
     qkv += head * HEAD
     d = tl.arange(0, WIDTH)
     rows_q, i = _block(start, BQ, M0, M1, M2)
-    queries, i_there = _places(rows_q, i, s0, s1, s2, n1, n2, M1, M2)
+    queries, i_there = _places(rows_q, i, s0, s1, s2, n1, n2, M0, M1, M2)
     first_q = first + rows_q * n2
     row = _load(qkv, first_q, queries, i_there, d, 3 * C, HEAD)
     s = tl.load(scale + head)
@@ -282,7 +296,7 @@ def attend_backward_q(
     acc = tl.zeros([BQ, WIDTH], tl.float32)
     for begin in range(0, n, BK):
         rows_k, j = _block(begin, BK, M0, M1, M2)
-        keys, j_there = _places(rows_k, j, s0, s1, s2, n1, n2, M1, M2)
+        keys, j_there = _places(rows_k, j, s0, s1, s2, n1, n2, M0, M1, M2)
         first_k = first + rows_k * n2
         k, _inverse_k = _directions(_load(qkv + C, first_k, keys, j_there, d, 3 * C, HEAD))
         v = _load(qkv + 2 * C, first_k, keys, j_there, d, 3 * C, HEAD)
@@ -325,7 +339,7 @@ def attend_backward_kv(
     grad += head * HEAD
     d = tl.arange(0, WIDTH)
     rows_k, j = _block(start, BK, M0, M1, M2)
-    keys, j_there = _places(rows_k, j, s0, s1, s2, n1, n2, M1, M2)
+    keys, j_there = _places(rows_k, j, s0, s1, s2, n1, n2, M0, M1, M2)
     first_k = first + rows_k * n2
     row = _load(qkv + C, first_k, keys, j_there, d, 3 * C, HEAD)
     k, _inverse_k = _directions(row)
@@ -338,7 +352,7 @@ def attend_backward_kv(
     d_v = tl.zeros([BK, WIDTH], tl.float32)
     for begin in range(0, n, BQ):
         rows_q, i = _block(begin, BQ, M0, M1, M2)
-        queries, i_there = _places(rows_q, i, s0, s1, s2, n1, n2, M1, M2)
+        queries, i_there = _places(rows_q, i, s0, s1, s2, n1, n2, M0, M1, M2)
         first_q = first + rows_q * n2
         row_q = _load(qkv, first_q, queries, i_there, d, 3 * C, HEAD)
         q, _inverse_q = _directions(row_q, s * _LOG2_E)
@@ -388,8 +402,8 @@ def attend_backward_pairs(
     d = tl.arange(0, WIDTH)
     i = tile // tl.cdiv(n, BK) * BQ + tl.arange(0, BQ)
     j = tile % tl.cdiv(n, BK) * BK + tl.arange(0, BK)
-    queries, _i_whole = _places(0, i, e0, e1, e2, n1, n2, M1, M2)
-    keys, _j_whole = _places(0, j, e0, e1, e2, n1, n2, M1, M2)
+    queries, _i_whole = _places(0, i, e0, e1, e2, n1, n2, M0, M1, M2)
+    keys, _j_whole = _places(0, j, e0, e1, e2, n1, n2, M0, M1, M2)
     qkv += head * HEAD
     at = _query_at(i, M0, M1, M2, RUN)[:, None] + _key_at(j, M0, M1, M2, RUN)[None, :]
     b = tl.load(aligned + head * _aligned_size(M0, M1, M2, RUN) + at)
@@ -397,8 +411,8 @@ def attend_backward_pairs(
     acc = tl.zeros([BQ, BK], tl.float32)
     for w in range(share, windows, shares):
         first, s0, s1, s2 = _window(w, n0, n1, n2, f0, f1, f2, M0, M1, LAST)
-        _i_in, i_there = _places(0, i, s0, s1, s2, n1, n2, M1, M2)
-        _j_in, j_there = _places(0, j, s0, s1, s2, n1, n2, M1, M2)
+        _i_in, i_there = _places(0, i, s0, s1, s2, n1, n2, M0, M1, M2)
+        _j_in, j_there = _places(0, j, s0, s1, s2, n1, n2, M0, M1, M2)
         row = _load(qkv, first, queries, i_there, d, 3 * C, HEAD)
         q, _inverse_q = _directions(row, s * _LOG2_E)
         q = q.to(row.dtype)
