@@ -99,8 +99,6 @@ def compile_attention(name, target, window, width=32, dtype='bf16', dropout=Fals
     table = torch.empty(1, *(2 * m - 1 for m in window), device='meta')
     call = attention._Call(qkv, table, float(dropout), window, (0,) * len(window))
     options = dict(call.options, BQ=blocks.queries, BK=blocks.keys)
-    if dtype != 'fp32':
-        options['PRECISION'] = 'tf32'
     compiled = compile_kernel(ATTENTION[name], target, dtype, options, blocks.warps, blocks.stages)
     return compiled, blocks
 

@@ -60,7 +60,7 @@ def _block(begin, SIZE: tl.constexpr, M0: tl.constexpr, M1: tl.constexpr, M2: tl
     Where each block consists of whole rows, the second part is the same for all blocks, so that the
     compiler moves what depends on it out of the loop. Elsewhere no rows are skipped.
     """
-    if M0 == 1 and SIZE % M2 == 0 and M1 * M2 % SIZE == 0:
+    if M0 == 1 and (SIZE % M2 == 0 and M1 * M2 % SIZE == 0):  # Triton 3.2 takes no chain of three
         rows = begin // M2
         tokens = tl.arange(0, SIZE)
     else:
