@@ -286,7 +286,8 @@ def check_units(cfg: Config) -> None:
     for _, scheduler in hosts.dicts_in(cfg.get('param_scheduler')):
         kind = hosts.type_name(scheduler)
         steps = scheduler.get('convert_to_iter_based') or 'Plateau' in kind  # by validations
-        known = hasattr(optim, kind)  # a user's own may go by iterations whatever its arguments
+        # mmengine's and mmdet's; a user's own may go by iterations whatever its arguments
+        known = hasattr(optim, kind) or kind.startswith('QuadraticWarmup')
         if known and scheduler.get('by_epoch', True) and not steps:
             raise UserError(f'param_scheduler: {kind} {told.format("would never step")}')
     checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint', {'interval': 1})

@@ -86,7 +86,7 @@ class CheckInvalidLossHook(Hook):
         # buffers may be infinite, such as a mask
         buffers = {name for name, _ in unwrap_model(runner.model).named_buffers()}
         for key, value in checkpoint.get('state_dict', {}).items():
-            if key not in buffers and is_diverged(value):
+            if is_diverged(value) and (key not in buffers or value.isnan().any()):
                 bad = float(value[~value.isfinite()][0])
                 raise UserError(f'{self._where(key, bad)}, though the loss is finite. {_ADVICE}')
 

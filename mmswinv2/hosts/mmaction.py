@@ -423,7 +423,7 @@ def require_videos(dataset: Any, where: str) -> None:
     if any(getattr(step, 'io_backend', 'disk') != 'disk' for step in steps_in(dataset.pipeline)):
         return
     videos = [BaseDataset.get_data_info(dataset, i) for i in range(len(dataset))]
-    names = [video.get('filename') or video['frame_dir'] for video in videos]
+    names = [video.get('filename') or video.get('frame_dir') or '://' for video in videos]
     if missing := [name for name in names if not ('://' in name or os.path.exists(name))]:
         skip = ', or set skip_unreadable=True' if hasattr(dataset, 'skip_unreadable') else ''
         raise UserError(

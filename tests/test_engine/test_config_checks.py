@@ -348,6 +348,8 @@ def test_epochs_in_a_training_by_iterations(log, kind):
         with pytest.raises(UserError, match='StepLR goes by epochs .* set by_epoch=False'):
             check(scheduler)
     check([step | dict(by_epoch=False), dict(type='ReduceOnPlateauLR')], interval=-1)
+    with pytest.raises(UserError, match='QuadraticWarmupLR goes by epochs'):
+        check([dict(type='mmdet.QuadraticWarmupLR')])
     check([dict(type='StepsOfMyOwn')], interval=-1)
     check(step | dict(convert_to_iter_based=True), interval=3, by_epoch=False)
     check_units(Config(dict(train_cfg=dict(max_epochs=3), param_scheduler=step)))

@@ -37,7 +37,7 @@ def _window(
 ):  # fmt: skip
     """First token of window w of all maps, and the window's size along each axis.
 
-    Tokens are counted in 32 bits: queries, keys and values of 2**31 tokens need 200 GB or more.
+    Tokens are counted in 32 bits: 2**31 tokens need 100 GB or more.
     """
     c0, c1, c2 = tl.cdiv(n0 + f0, M0), tl.cdiv(n1 + f1, M1), tl.cdiv(n2 + f2, LAST)
     w1 = w // c2
@@ -71,10 +71,11 @@ def _block(begin, SIZE: tl.constexpr, M0: tl.constexpr, M1: tl.constexpr, M2: tl
 
 @triton.jit
 def _indices(i, M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr):
-    """Places of the tokens i of a window along its axes; past the window, beyond the first axis.
+    """Places of the tokens i of a window along its axes.
 
-    Tokens are numbered as in a whole window, with rows of M2 numbers for LAST tokens, a multiple of
-    RUN. So all divisors are constants, and RUN numbers are of one row.
+    Tokens are numbered as in a whole window. A row has LAST tokens and M2 numbers, LAST rounded up
+    to a multiple of RUN. So all divisors are constants, and RUN numbers are of one row. A number
+    past the window is past the end of axis 0, or of axis 1 if M0 is 1.
     """
     i = i.to(tl.uint32)  # the division of which takes fewer instructions
     row = (i // M2).to(tl.int32)
