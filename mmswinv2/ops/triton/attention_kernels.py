@@ -176,6 +176,25 @@ def _through_direction(grad, unit, inverse):
 
 
 @triton.jit
+def _load_keys(
+    qkv, bias, bias_q, begin, first, s0, s1, s2, n1, n2, d, C, HEAD: tl.constexpr,
+    RUN: tl.constexpr, BK: tl.constexpr, M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr,
+):  # fmt: skip
+    """A block of keys: their directions, values, biases for all queries, and tokens on the map.
+
+    Biases are -inf where there is no key.
+    """
+    rows, j = _block(begin, BK, M0, M1, M2)
+    keys, exists = _places(rows, j, s0, s1, s2, n1, n2, M0, M1, M2)
+    first += rows * n2
+    k, _inverse = _directions(_load(qkv + C, first, keys, exists, d, 3 * C, HEAD))
+    v = _load(qkv + 2 * C, first, keys, exists, d, 3 * C, HEAD)
+    at = bias_q[:, None] + _key_at(j, M0, M1, M2, RUN)[None, :]
+    b = tl.load(bias - rows * _row_size(M2, RUN) + at) + _masked(exists)[None, :]
+    return k.to(v.dtype), v, b, first + keys
+
+
+@triton.jit
 def _kept(seed, queries, keys, heads, head, tokens, dropout):
     """1 / (1 - dropout) for the probabilities that stay, 0 for those that are dropped.
 
@@ -237,21 +256,16 @@ def attend_forward(
     total = tl.zeros([BQ], tl.float32)
     acc = tl.zeros([BQ, WIDTH], tl.float32)
     for begin in range(0, n, BK):
-        rows_k, j = _block(begin, BK, M0, M1, M2)
-        keys, j_there = _places(rows_k, j, s0, s1, s2, n1, n2, M0, M1, M2)
-        first_k = first + rows_k * n2
-        k, _inverse_k = _directions(_load(qkv + C, first_k, keys, j_there, d, 3 * C, HEAD))
-        v = _load(qkv + 2 * C, first_k, keys, j_there, d, 3 * C, HEAD)
-        at = bias_q[:, None] + _key_at(j, M0, M1, M2, RUN)[None, :]
-        b = tl.load(bias - rows_k * _row_size(M2, RUN) + at)
-        b += _masked(j_there)[None, :]
-        scores = tl.dot(q, tl.trans(k.to(q.dtype)), b, input_precision=PRECISION)
+        k, v, b, keys = _load_keys(
+            qkv, bias, bias_q, begin, first, s0, s1, s2, n1, n2, d, C, HEAD, RUN, BK, M0, M1, M2
+        )
+        scores = tl.dot(q, tl.trans(k), b, input_precision=PRECISION)
         new = tl.maximum(largest, tl.max(scores, 1))
         p = tl.exp2(scores - new[:, None])
         shrunk = tl.exp2(largest - new)
         total = total * shrunk + tl.sum(p, 1)
         if DROP:
-            p *= _kept(seed, first_q + queries, first_k + keys, heads, head, tokens, dropout)
+            p *= _kept(seed, first_q + queries, keys, heads, head, tokens, dropout)
         acc = acc * shrunk[:, None] + tl.dot(p.to(v.dtype), v, input_precision=PRECISION)
         largest = new
     _store(out + head * HEAD, first_q, queries, i_there, d, C, acc / total[:, None], HEAD)
@@ -296,20 +310,14 @@ def attend_backward_q(
     bias_q = _query_at(i, M0, M1, M2, RUN)
     acc = tl.zeros([BQ, WIDTH], tl.float32)
     for begin in range(0, n, BK):
-        rows_k, j = _block(begin, BK, M0, M1, M2)
-        keys, j_there = _places(rows_k, j, s0, s1, s2, n1, n2, M0, M1, M2)
-        first_k = first + rows_k * n2
-        k, _inverse_k = _directions(_load(qkv + C, first_k, keys, j_there, d, 3 * C, HEAD))
-        v = _load(qkv + 2 * C, first_k, keys, j_there, d, 3 * C, HEAD)
-        at = bias_q[:, None] + _key_at(j, M0, M1, M2, RUN)[None, :]
-        b = tl.load(bias - rows_k * _row_size(M2, RUN) + at)
-        b += _masked(j_there)[None, :]
-        k = k.to(q.dtype)
+        k, v, b, keys = _load_keys(
+            qkv, bias, bias_q, begin, first, s0, s1, s2, n1, n2, d, C, HEAD, RUN, BK, M0, M1, M2
+        )
         scores = tl.dot(q, tl.trans(k), b, input_precision=PRECISION)
         p = tl.exp2(scores - log_sum[:, None])
         d_p = tl.dot(g, tl.trans(v), input_precision=PRECISION)
         if DROP:
-            d_p *= _kept(seed, first_q + queries, first_k + keys, heads, head, tokens, dropout)
+            d_p *= _kept(seed, first_q + queries, keys, heads, head, tokens, dropout)
         d_scores = p * (d_p - products[:, None])
         acc += tl.dot(d_scores.to(k.dtype), k, input_precision=PRECISION)
     # loaded again, not kept in registers throughout the loop
