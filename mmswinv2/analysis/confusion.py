@@ -144,12 +144,12 @@ def analyse_maps(dataset: Any, folder: Path, ignore: int, most: int) -> Findings
     rows: list[list[str | float | None]] = [
         [
             name,
-            ratio(there, total.sum()),
-            ratio(hit, there + taken - hit),
-            ratio(hit, there),
-            ratio(hit, taken),
+            ratio(labelled, total.sum()),
+            ratio(correct, labelled + predicted - correct),
+            ratio(correct, labelled),
+            ratio(correct, predicted),
         ]
-        for name, hit, there, taken in sums  # pixels
+        for name, correct, labelled, predicted in sums  # pixels
     ]
     known = [row[2] for row in rows if isinstance(row[2], float)]
     head = ['class', 'share of pixels', 'IoU', 'accuracy (recall)', 'precision']
