@@ -33,6 +33,7 @@ _SYSTEM = {  # number of an OSError: what it means, what to do
     errno.ENAMETOOLONG: ('the name of a file is too long', 'give a shorter one'),
     errno.ENOMEM: ('memory is used up', 'give fewer workers or smaller batches'),
 }
+_NUMBERS_OF_PROCESSES = ('WORLD_SIZE', 'SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE')  # of launchers
 _IN_CONFIG = 'mend it in the config or in --cfg-options'
 _HOOKS = re.compile(r'mm\w+\.(.+\.)?hooks\.')  # modules of the hosts with hooks
 _OF_VALUES = (ValueError, TypeError, KeyError, AssertionError, RuntimeError)
@@ -135,7 +136,7 @@ def _restore(before: Any) -> None:
 def _raise_on_sigterm() -> Any:
     """Let SIGTERM raise `Terminated`, so that files are closed and partial files removed.
 
-    Nothing is changed in a distributed run, whose processes torchrun or Slurm ends.
+    Nothing is changed in a run of several processes, which torchrun or Slurm ends.
 
     Returns:
         the previous handler of SIGTERM; ``None`` if nothing was changed.
@@ -147,8 +148,8 @@ def _raise_on_sigterm() -> Any:
             os._exit(143)
         raise Terminated
 
-    alone = not {'RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'} & set(os.environ)
-    if not alone or threading.current_thread() is not threading.main_thread():
+    sizes = (os.environ.get(name, '1') for name in _NUMBERS_OF_PROCESSES)
+    if any(size != '1' for size in sizes) or threading.current_thread() is not threading.main_thread():
         return None
     return signal.signal(signal.SIGTERM, terminate)
 

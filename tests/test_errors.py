@@ -217,8 +217,14 @@ def heed_interrupts():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize(('number', 'status'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped(number, status):
+JOB = dict(SLURM_PROCID='0', SLURM_NTASKS='1')  # of Slurm, with a single process
+
+
+@pytest.mark.parametrize(
+    ('number', 'status', 'variables'),
+    [(signal.SIGINT, 130, {}), (signal.SIGTERM, 143, {}), (signal.SIGTERM, 143, JOB)],
+)
+def test_stopped(number, status, variables):
     command = [sys.executable, '-c', STOPPED]
     process = subprocess.Popen(
         command,
@@ -227,6 +233,7 @@ def test_stopped(number, status):
         text=True,
         start_new_session=True,
         preexec_fn=heed_interrupts,
+        env=os.environ | variables,
     )
     assert process.stdout.readline() == 'ready\n'
     time.sleep(0.1)
