@@ -30,7 +30,7 @@ from ..options import command_line
 from .config_checks import all_hooks, check_groups, check_optimizers, check_units, check_values
 from .config_names import arguments, warn_of_misspelt, warn_of_new, warn_of_unused
 from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook, no_batch
-from .repeatable import RepeatableHook
+from .repeatable import RepeatableHook, keep_scores
 from .resume import follow_config
 from .storage import (
     check_shared,
@@ -265,6 +265,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
             own += [CheckInvalidLossHook()]
         if not any(isinstance(hook, LoRAHook) for hook in runner.hooks):
             runner.register_hook(LoRAHook())
+        keep_scores(runner)
     for hook in own:
         runner.register_hook(hook, priority='VERY_HIGH')
     return runner

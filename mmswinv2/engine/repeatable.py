@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import get_rank
-from mmengine.hooks import Hook
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.logging import print_log
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
 from .. import hosts
 from ..log import warn
 from ..registry import HOOKS
-from .resume import check_shapes, leave_averages
+from .resume import check_shapes, leave_averages, named
 from .strategies import unwrap_model
 
 
@@ -166,6 +166,72 @@ class RepeatableHook(Hook):
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Seed the random numbers of the model (stochastic depth, sampled boxes)."""
         _seed_all(_mix(self.seed, runner.iter, get_rank()), cuda=True)
+
+
+def keep_scores(runner: Any) -> None:
+    """Let a resumed training know all scores that came before, as `_ScoresHook` does."""
+    for hook in _stops(runner):  # before CheckpointHook, which saves the best epoch once more
+        runner.hooks.remove(hook)
+        runner.register_hook(hook, priority='LOW')
+    runner.register_hook(_ScoresHook())
+
+
+class _ScoresHook(Hook):
+    """Keeps what a training has learnt from its scores when it is resumed.
+
+    A checkpoint is written before the validation that follows it. A resumed run does that
+    validation first if ``save_best``, ReduceOnPlateau or EarlyStoppingHook go by its scores.
+    EarlyStoppingHook itself has no state in checkpoints; this hook puts it there.
+    """
+
+    priority = 'LOWEST'  # other hooks prepare themselves in `before_train`
+
+    def __init__(self) -> None:
+        self._lacks_scores = False
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Save whether a validation may follow, and the states of EarlyStoppingHook."""
+        meta = checkpoint.setdefault('meta', {})
+        unit = _unit(runner)
+        meta['before_validation'] = meta[unit] > getattr(runner, unit)
+        meta['early_stops'] = [(hook.wait_count, float(hook.best_score)) for hook in _stops(runner)]
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Restore these states in a resumed run."""
+        meta = checkpoint.get('meta') or {}
+        if runner._resume:
+            self._lacks_scores = meta.get('before_validation', False)
+            for hook, state in zip(_stops(runner), meta.get('early_stops', ()), strict=False):
+                hook.wait_count, hook.best_score = state
+
+    def before_train(self, runner: Any) -> None:
+        """Do the validation that follows the checkpoint, if something goes by its scores."""
+        schedulers = [
+            scheduler for _, those in named(runner.param_schedulers) for scheduler in those
+        ]
+        uses_scores = (
+            any(hasattr(scheduler, 'monitor') for scheduler in schedulers)
+            or any(getattr(hook, 'save_best', None) for hook in runner.hooks)
+            or _stops(runner)
+        )
+        loop, unit = runner.train_loop, _unit(runner)
+        known = isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop))
+        if not (self._lacks_scores and uses_scores and known and runner.val_loop is not None):
+            return
+        loop._decide_current_val_interval()
+        done, length = getattr(loop, unit), getattr(loop, f'max_{unit}s')
+        if done >= loop.val_begin and (done % loop.val_interval == 0 or done == length):
+            print_log('the validation after the checkpoint, whose scores it lacks', 'current')
+            runner.val_loop.run()
+
+
+def _unit(runner: Any) -> str:
+    """What the validations of a training go by: ``'epoch'`` or ``'iter'``."""
+    return 'epoch' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'iter'
+
+
+def _stops(runner: Any) -> list[EarlyStoppingHook]:
+    return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
 
 
 class _Numbered:

@@ -2,12 +2,14 @@
 
 import itertools
 import logging
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, ClassBalancedDataset, DefaultSampler
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import BaseModel
@@ -17,6 +19,7 @@ from torch.utils.data import BatchSampler, Sampler
 
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.engine import RepeatableHook
+from mmswinv2.engine.repeatable import keep_scores
 from mmswinv2.engine.resume import _Changes, _leave_best_of_others, follow_config
 from mmswinv2.engine.storage import look_at_checkpoint
 from mmswinv2.errors import UserError
@@ -30,6 +33,8 @@ class Model(BaseModel):
         self.fc = nn.Linear(2, 1)
 
     def forward(self, inputs, data_samples=None, mode='tensor'):
+        if mode == 'predict':
+            return [0] * len(inputs)
         return {'loss': self.fc(torch.stack(inputs)).square().mean()}
 
 
@@ -623,3 +628,81 @@ def test_checkpoints_say_how_much_of_an_epoch_is_done(whole):
         for path in (folder / 'inside').glob('iter_*.pth')
     }
     assert found == {i: ((i - 1) % 4 + 1, 4) for i in range(1, 13)}
+
+
+SCORES = [1.0, 5.0, 3.0, 4.0, 2.0, 6.0]  # of each epoch; the rate is halved after the fourth
+
+
+class Scripted(BaseMetric):
+    epoch = 0
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return {'score': SCORES[self.epoch]}
+
+
+class Killed(Hook):
+    """Ends a run before its validation or its next epoch; keeps the learning rate of each epoch."""
+
+    def __init__(self, place, epoch):
+        self.place, self.epoch, self.rates = place, epoch, {}
+
+    def before_train_epoch(self, runner):
+        self.end('train', runner)
+        (self.rates[runner.epoch],) = runner.optim_wrapper.get_lr()['lr']
+
+    def before_val_epoch(self, runner):
+        self.end('val', runner)
+        Scripted.epoch = runner.epoch - 1
+
+    def end(self, place, runner):
+        if (place, runner.epoch) == (self.place, self.epoch):
+            raise InterruptedError
+
+
+def train_by_scores(folder, place=None, epoch=None, resume=None):
+    data = [{'inputs': torch.ones(2)}]
+    loader = dict(batch_size=1, dataset=data, sampler=dict(type='DefaultSampler'))
+    runner = Runner(
+        Model(), str(folder), train_dataloader=loader, val_dataloader=loader,
+        val_evaluator=[Scripted()], val_cfg={}, train_cfg=dict(by_epoch=True, max_epochs=6),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.0)),
+        param_scheduler=dict(
+            type='ReduceOnPlateauLR', monitor='score', rule='greater', factor=0.5, patience=1),
+        default_hooks=dict(checkpoint=dict(
+            type='CheckpointHook', interval=1, save_best='score', rule='greater')),
+        custom_hooks=[dict(
+            type='EarlyStoppingHook', monitor='score', rule='greater', patience=3)],
+        load_from=resume and str(resume), resume=bool(resume),
+        experiment_name=f'scores-{next(NUMBERS)}',
+    )  # fmt: skip
+    killed = Killed(place, epoch)
+    runner.register_hook(killed)
+    runner.register_hook(RepeatableHook())
+    keep_scores(runner)
+    follow_config(runner)
+    with suppress(InterruptedError):
+        runner.train()
+    best = sorted(path.name for path in folder.glob('best*'))
+    return killed.rates, best, runner.train_loop.stop_training
+
+
+@pytest.mark.parametrize('epoch', [1, 2, 4])
+@pytest.mark.parametrize('place', ['val', 'train'])
+def test_a_resumed_run_knows_the_scores_before(place, epoch, tmp_path):
+    whole = train_by_scores(tmp_path / 'whole')
+    rates = dict(enumerate([1.0, 1.0, 1.0, 1.0, 0.5]))
+    assert whole == (rates, ['best_score_epoch_2.pth'], True)
+    begun, *_ = train_by_scores(tmp_path / 'run', place, epoch)
+    rest = train_by_scores(tmp_path / 'run', resume=tmp_path / f'run/epoch_{epoch}.pth')
+    assert (begun | rest[0], *rest[1:]) == whole
+
+
+def test_checkpoints_say_whether_they_have_their_scores(tmp_path):
+    train_by_scores(tmp_path, 'train', 3)
+    # mmengine writes that of the best epoch once more, behind the validation
+    for name, before in (('best_score_epoch_2', False), ('epoch_2', False), ('epoch_3', True)):
+        meta = read_checkpoint(tmp_path / f'{name}.pth')['meta']
+        assert meta['before_validation'] == before
