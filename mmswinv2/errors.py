@@ -33,7 +33,8 @@ _SYSTEM = {  # number of an OSError: what it means, what to do
     errno.ENAMETOOLONG: ('the name of a file is too long', 'give a shorter one'),
     errno.ENOMEM: ('memory is used up', 'give fewer workers or smaller batches'),
 }
-_NUMBERS_OF_PROCESSES = ('WORLD_SIZE', 'SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE')  # of launchers
+# of torchrun, Slurm and mpirun
+_NUMBERS_OF_PROCESSES = ('WORLD_SIZE', 'SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE')
 _IN_CONFIG = 'mend it in the config or in --cfg-options'
 _HOOKS = re.compile(r'mm\w+\.(.+\.)?hooks\.')  # modules of the hosts with hooks
 _OF_VALUES = (ValueError, TypeError, KeyError, AssertionError, RuntimeError)
@@ -148,8 +149,8 @@ def _raise_on_sigterm() -> Any:
             os._exit(143)
         raise Terminated
 
-    sizes = (os.environ.get(name, '1') for name in _NUMBERS_OF_PROCESSES)
-    if any(size != '1' for size in sizes) or threading.current_thread() is not threading.main_thread():
+    alone = all(os.environ.get(name, '1') == '1' for name in _NUMBERS_OF_PROCESSES)
+    if not alone or threading.current_thread() is not threading.main_thread():
         return None
     return signal.signal(signal.SIGTERM, terminate)
 
@@ -335,31 +336,28 @@ def _refused(error: BaseException) -> str | None:
     """
     frames, source = raised(error)
     frame = frames[-1]
-    names = [each.f_code.co_name for each in frames]
+    place = str(frame.f_globals.get('__name__'))
+    lacks = place == 'mmengine.registry.build_functions' and re.search(
+        r'\(\) missing \d+ required .*argument', str(error)
+    )
+    if place.startswith(__package__) or not (lacks or source.startswith(('raise ', 'assert '))):
+        return None
+    if error.args == (None,):  # of a loss that is NaN, in mmdet
+        return None
     of_class = 'cls' in frame.f_locals and 'self' not in frame.f_locals and len(frames) > 1
     caller = frames[-2] if of_class else frame  # a constructor may call a class method
     owner = caller.f_locals.get('self')
-    place = frame.f_globals.get('__name__')
+    kinds = {kind.__module__ for kind in type(owner).__mro__}
+    if isinstance(error, RuntimeError) and (place not in kinds or place.startswith('torch.nn.')):
+        return None  # of torch, on what the constructor has done
+    names = [each.f_code.co_name for each in frames]
     own = [each.f_code.co_name for each in frames if each.f_locals.get('self') is owner]
     made = '__init__' in own
     is_hook = bool(_HOOKS.match(type(owner).__module__)) and any(
         name.startswith(('before_', 'after_')) for name in own
     )
-    builds = names[-1].startswith('build')
-    lacks = place == 'mmengine.registry.build_functions' and re.search(
-        r'\(\) missing \d+ required .*argument', str(error)
-    )
-    modules = {kind.__module__ for kind in type(owner).__mro__}
-    if isinstance(error, RuntimeError) and (
-        place not in modules or str(place).startswith('torch.nn.')
-    ):
-        return None  # of torch, on what the constructor has done
-    if not (
-        (is_hook or builds or (made and any(name.startswith('build') for name in names)))
-        and not str(place).startswith(__package__)
-        and (lacks or source.startswith(('raise ', 'assert ')))
-        and error.args != (None,)  # of a loss that is NaN, in mmdet
-    ):
+    is_built = made and any(name.startswith('build') for name in names)
+    if not (is_built or is_hook or names[-1].startswith('build')):
         return None
     says = ' '.join(str(error.args[0]).split()) if error.args else f'{source!r} does not hold'
     return f'{type(owner).__name__ if made or is_hook else "the config"}: {says}; {_IN_CONFIG}'

@@ -24,7 +24,7 @@ from ..errors import UserError
 from ..hosts.host import FILE_KEYS
 from ..log import warn
 from ..registry import HOOKS
-from .resume import named
+from .resume import all_schedulers
 from .storage import is_diverged
 from .strategies import unwrap_model, whole_weights
 
@@ -50,6 +50,8 @@ class CheckInvalidLossHook(Hook):
             They change neither weights nor running statistics. If above 0, the loss is checked
             before every backward pass, which synchronizes with the GPU.
     """
+
+    priority = 'VERY_HIGH'
 
     def __init__(self, max_skips: int = 0) -> None:
         want('max_skips', max_skips, 'a number of batches from 0', is_count(max_skips, 0))
@@ -152,6 +154,8 @@ class CheckDatasetHook(Hook):
     label maps (see `mmswinv2.hosts.mmseg_label_maps`).
     """
 
+    priority = 'VERY_HIGH'
+
     def __init__(self) -> None:
         self.classes: list[tuple[str, Sequence[str]]] = []
         self.of_checkpoint: Sequence[str] = ()
@@ -218,10 +222,9 @@ class CheckDatasetHook(Hook):
 
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
         """Raise `UserError` for a ``save_best`` or ``monitor`` that is not among the scores."""
-        schedulers = [each for _, those in named(runner.param_schedulers) for each in those]
         best = [(hook, getattr(hook, 'key_indicators', ())) for hook in runner.hooks]
         used = [(hook, 'save_best', name) for hook, names in best for name in names]
-        used += [(s, 'monitor', s.monitor) for s in schedulers if hasattr(s, 'monitor')]
+        used += [(s, 'monitor', s.monitor) for s in all_schedulers(runner) if hasattr(s, 'monitor')]
         for owner, setting, name in used:
             if metrics and name not in (*metrics, 'auto'):
                 raise UserError(
@@ -316,12 +319,8 @@ class LoadCheckpointHook(Hook):
     ) -> None:
         self.checkpoint, self.new, self.class_map = checkpoint, new, class_map
 
-    def before_run(self, runner: Any) -> None:
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Raise `UserError` if ``load_from`` is set too."""
-        self.after_load_checkpoint(runner)
-
-    def after_load_checkpoint(self, runner: Any, checkpoint: dict | None = None) -> None:
-        """The same check: a runner with a strategy loads weights before it calls `before_run`."""
         trains = isinstance(runner._train_loop, BaseLoop)
         if trains and runner._load_from is not None and not runner._resume:
             raise UserError(

@@ -18,13 +18,14 @@ import yaml
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import ConfigParsingError
 from mmengine.logging import print_log
+from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import RUNNERS
 from mmengine.runner import FlexibleRunner, Runner
 from mmengine.utils import import_modules_from_strings
 
 from .. import hosts
 from ..checkpoints import PUBLISHED, fetch
-from ..errors import UserError
+from ..errors import UserError, raised
 from ..files import check_writable
 from ..options import command_line
 from .config_checks import all_hooks, check_groups, check_optimizers, check_units, check_values
@@ -166,8 +167,7 @@ def with_options(cfg: Config, path: str, options: dict[str, Any] | None) -> Conf
                 raise UserError(
                     f'custom_imports={wanted} in the config must be a dict with imports=[...]'
                 )
-            names = wanted['imports'] or []
-            for name in names if isinstance(names, list) else [names]:
+            for name in hosts.as_list(wanted['imports'] or ()):
                 if not isinstance(name, str):
                     raise UserError(
                         f'custom_imports={wanted} in the config: {name!r} is of type '
@@ -181,12 +181,6 @@ def with_options(cfg: Config, path: str, options: dict[str, Any] | None) -> Conf
                     'that is installed or in a folder of PYTHONPATH'
                 ) from error
     check_values(cfg)
-    return complete(cfg)
-
-
-def complete(cfg: Config) -> Config:
-    """Fill in what runners take for granted: the scope, a seed, the preprocessor of the model."""
-    cfg.setdefault('default_scope', 'mmengine')
     if cfg.get('randomness') is not None:
         cfg.randomness.setdefault('seed', None)  # mmengine refuses deterministic=True alone
     add_preprocessor(cfg)
@@ -255,19 +249,16 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
                 runner.dump_config()
                 runner.cfg.pop('compile')  # mmengine would compile the training step
     print_log(f'{COMMAND}{command_line()}', logger='current')
-    own = [CheckDatasetHook()]
+    runner.register_hook(CheckDatasetHook())
     if 'train' in kinds:
         check_shared(cfg)
         follow_config(runner)
         runner.work_dir_lock = held
-        own += [RepeatableHook()]
-        if not any(isinstance(hook, CheckInvalidLossHook) for hook in runner.hooks):
-            own += [CheckInvalidLossHook()]
-        if not any(isinstance(hook, LoRAHook) for hook in runner.hooks):
-            runner.register_hook(LoRAHook())
+        runner.register_hook(RepeatableHook())
+        for kind in (CheckInvalidLossHook, LoRAHook):  # the config may have its own
+            if not any(isinstance(hook, kind) for hook in runner.hooks):
+                runner.register_hook(kind())
         keep_scores(runner)
-    for hook in own:
-        runner.register_hook(hook, priority='VERY_HIGH')
     return runner
 
 
@@ -374,25 +365,31 @@ def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:
     """
     try:
         work()
-    except ValueError as error:
-        # mmengine's message if filters have removed all samples of a data set
-        empty = 'need at least one array to concatenate' in str(error)
-        if empty and (reason := hosts.explain_empty_data(cfg, kinds)) is not None:
-            raise reason from error
-        if 'multiple evaluation results with the same metric name' in str(error):
-            raise UserError(f'{error} (prefix=... of a metric does that)') from error
-        raise
-    except AssertionError as error:
-        if 'image size in a batch' in str(error):
-            way = 'Set batch_size=1 in val_dataloader and test_dataloader'
-            raise UserError(f'{error} {way}') from error
-        if 'epoch_length' not in str(error):
+    except (AssertionError, KeyError, ValueError) as error:
+        if (reason := _explain(error, cfg, kinds)) is None:
             raise
-        raise no_batch('train_dataloader', cfg.train_dataloader.get('batch_size')) from error
+        raise reason from error
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
         _leave()
+
+
+def _explain(error: Exception, cfg: Config, kinds: tuple[str, ...]) -> UserError | None:
+    """The mistake behind an error of mmengine or a host whose message does not say it."""
+    text = str(error)
+    if 'need at least one array to concatenate' in text:  # filters have removed all samples
+        return hosts.explain_empty_data(cfg, kinds)
+    if 'multiple evaluation results with the same metric name' in text:
+        return UserError(f'{error} (prefix=... of a metric does that)')
+    if 'image size in a batch' in text:
+        return UserError(f'{error} Set batch_size=1 in val_dataloader and test_dataloader')
+    if 'epoch_length' in text:
+        return no_batch('train_dataloader', cfg.train_dataloader.get('batch_size'))
+    place = raised(error)[0][-1].f_locals.get('self')
+    if error.args == ('inputs',) and isinstance(place, BaseDataPreprocessor):
+        return hosts.not_packed(' or '.join(f'{kind}_dataloader' for kind in kinds))
+    return None
 
 
 def _leave() -> None:

@@ -18,7 +18,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from .. import hosts
 from ..log import warn
 from ..registry import HOOKS
-from .resume import check_shapes, leave_averages, named
+from .resume import all_schedulers, check_shapes, done_and_length, leave_averages, unit_of
 from .strategies import unwrap_model
 
 
@@ -68,6 +68,8 @@ class RepeatableHook(Hook):
     A resumed run thus gives the same results as an uninterrupted one, and several processes augment
     a batch as a single process does. Samplers other than mmengine's are left unchanged.
     """
+
+    priority = 'VERY_HIGH'
 
     def __init__(self) -> None:
         self._done = (0, 0)  # iterations done of the epoch to go on with, and its length
@@ -144,20 +146,20 @@ class RepeatableHook(Hook):
         Raises:
             UserError: if a resumed run has parameters of other shapes than the checkpoint.
         """
-        if runner._resume:
-            if not any(hasattr(hook, 'ema_model') for hook in runner.hooks):
-                leave_averages(checkpoint)
-            check_shapes(unwrap_model(runner.model), checkpoint.get('state_dict') or {})
         runner.saved_schedulers = checkpoint.get('param_schedulers')
         if runner.saved_schedulers is None and (mine := runner.param_schedulers):
             # strategies take it for granted that the checkpoint has some
             none: Any = {name: [] for name in mine} if isinstance(mine, dict) else []
             checkpoint['param_schedulers'] = none
+        if not runner._resume:
+            return
+        if not any(hasattr(hook, 'ema_model') for hook in runner.hooks):
+            leave_averages(checkpoint)
+        check_shapes(unwrap_model(runner.model), checkpoint.get('state_dict') or {})
         meta = checkpoint.get('meta') or {}
-        before = meta.get('batch_size')
-        if runner._resume:
-            self._done = meta.get('done_of_epoch') or _done_of_epoch(runner, checkpoint)
-        if runner._resume and before not in (None, now := _batch_size(runner)):
+        self._done = meta.get('done_of_epoch') or _done_of_epoch(runner, checkpoint)
+        before, now = meta.get('batch_size'), _batch_size(runner)
+        if before not in (None, now):
             warn(
                 f'the batch size was {before} and is {now} now: this run goes on with other '
                 'samples than an uninterrupted one, at the learning rate of the config'
@@ -192,8 +194,7 @@ class _ScoresHook(Hook):
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Save whether a validation may follow, and the states of EarlyStoppingHook."""
         meta = checkpoint.setdefault('meta', {})
-        unit = _unit(runner)
-        meta['before_validation'] = meta[unit] > getattr(runner, unit)
+        meta['before_validation'] = meta[unit_of(runner)] > done_and_length(runner)[0]
         meta['early_stops'] = [(hook.wait_count, float(hook.best_score)) for hook in _stops(runner)]
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
@@ -206,28 +207,20 @@ class _ScoresHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Do the validation that follows the checkpoint, if something goes by its scores."""
-        schedulers = [
-            scheduler for _, those in named(runner.param_schedulers) for scheduler in those
-        ]
         uses_scores = (
-            any(hasattr(scheduler, 'monitor') for scheduler in schedulers)
+            any(hasattr(scheduler, 'monitor') for scheduler in all_schedulers(runner))
             or any(getattr(hook, 'save_best', None) for hook in runner.hooks)
-            or _stops(runner)
+            or bool(_stops(runner))
         )
-        loop, unit = runner.train_loop, _unit(runner)
+        loop = runner.train_loop
         known = isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop))
         if not (self._lacks_scores and uses_scores and known and runner.val_loop is not None):
             return
         loop._decide_current_val_interval()
-        done, length = getattr(loop, unit), getattr(loop, f'max_{unit}s')
+        done, length = done_and_length(runner)
         if done >= loop.val_begin and (done % loop.val_interval == 0 or done == length):
             print_log('the validation after the checkpoint, whose scores it lacks', 'current')
             runner.val_loop.run()
-
-
-def _unit(runner: Any) -> str:
-    """What the validations of a training go by: ``'epoch'`` or ``'iter'``."""
-    return 'epoch' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'iter'
 
 
 def _stops(runner: Any) -> list[EarlyStoppingHook]:

@@ -1,7 +1,6 @@
 """Resuming with the schedule and optimizer settings of the config, not of the checkpoint."""
 
 import inspect
-import itertools
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -9,6 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.optim import OptimWrapperDict
+from mmengine.runner import EpochBasedTrainLoop
 
 from ..errors import UserError
 from ..log import warn
@@ -39,7 +39,7 @@ def follow_config(runner: Any) -> None:
     def load_or_resume() -> None:
         changes = _Changes()
         schedulers = dict(named(runner.param_schedulers))
-        for scheduler in itertools.chain.from_iterable(schedulers.values()):
+        for scheduler in all_schedulers(runner):
             _check_steps(scheduler, runner)
         for name, wrapper in named(runner.optim_wrapper):
             changes.watch(wrapper, f'optimizer{name}', _scheduled(schedulers.get(name)))
@@ -55,7 +55,7 @@ def follow_config(runner: Any) -> None:
             if hasattr(runner, 'saved_schedulers'):
                 changes.count(runner.saved_schedulers, schedulers)
             # schedulers may step before the first iteration of this process
-            for scheduler in itertools.chain.from_iterable(schedulers.values()):
+            for scheduler in all_schedulers(runner):
                 if getattr(scheduler.optimizer, '_global_step', 0) < 0:
                     scheduler.optimizer._global_step = 0
         if changes.told:
@@ -66,7 +66,8 @@ def follow_config(runner: Any) -> None:
         if changes.rates:
             for those in schedulers.values():
                 replay(those, runner)
-        if _is_finished(runner):
+        done, length = done_and_length(runner)
+        if done >= length:
             warn(
                 f'this training is finished: {runner.epoch} epochs, {runner.iter} iterations are '
                 'done; --max-iters or --max-epochs makes it longer'
@@ -350,11 +351,20 @@ def _same(mine: Any, theirs: Any) -> bool:
     return callable(mine) or bool(mine == theirs)
 
 
-def _is_finished(runner: Any) -> bool:
-    loop = runner.train_loop
-    if type(loop).__name__ == 'EpochBasedTrainLoop':
-        return bool(loop.epoch >= loop.max_epochs)
-    return bool(loop.iter >= loop.max_iters)
+def unit_of(runner: Any) -> str:
+    """What the length of a training and its validations are counted in: ``epoch`` or ``iter``."""
+    return 'epoch' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'iter'
+
+
+def done_and_length(runner: Any) -> tuple[int, int]:
+    """The epochs or iterations (see `unit_of`) that are done, and their number."""
+    unit, loop = unit_of(runner), runner.train_loop
+    return getattr(loop, unit), getattr(loop, f'max_{unit}s')
+
+
+def all_schedulers(runner: Any) -> list[Any]:
+    """The schedulers of a runner, of all its optimizers."""
+    return [scheduler for _, those in named(runner.param_schedulers) for scheduler in those]
 
 
 def named(found: Any) -> Iterator[tuple[str, Any]]:

@@ -42,14 +42,13 @@ from .mmengine import MMEngine, config_folders, find_config
 from .mmpretrain import MMPretrain
 from .mmseg import MMSeg
 from .patching import Patch
-from .pipelines import check_normalized, check_order
+from .pipelines import check_normalized, check_order, not_packed
 from .workers import patch_workers
 
 __all__ = [
     'HOSTS',
     'PATCHES',
     'Host',
-    'Patch',
     'apply',
     'as_list',
     'building',
@@ -66,6 +65,7 @@ __all__ = [
     'input_size',
     'join_path',
     'loads_as_stored',
+    'not_packed',
     'of',
     'own_backbone',
     'sample_batch',

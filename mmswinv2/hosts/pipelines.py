@@ -80,6 +80,14 @@ def check_normalized(dataset: Any, where: str, model: Any) -> None:
             )
 
 
+def not_packed(where: str) -> UserError:
+    """The error for samples without ``inputs``."""
+    return UserError(
+        f'the pipeline of {where} does not end in a step that packs samples, such as '
+        'PackDetInputs or PackSegInputs; add it'
+    )
+
+
 def check_order(dataset: Any, where: str) -> None:
     """Raise `UserError` if a training set loads no annotations, or after its pixels are moved.
 

@@ -253,11 +253,10 @@ def _lines(file: str) -> list[str]:
 
 def _shapes(sample: Any) -> list[Any]:
     """The shapes of the inputs of a sample; with test-time augmentation it has several views."""
+    from .. import hosts
+
     if 'inputs' not in sample:
-        raise UserError(
-            'the pipeline of test_dataloader does not end in a step that packs samples, such as '
-            'PackDetInputs or PackSegInputs; add it'
-        )
+        raise hosts.not_packed('test_dataloader')
     inputs = sample['inputs']
     return [view.shape for view in (inputs if isinstance(inputs, list) else [inputs])]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine._strategy import SingleDeviceStrategy
 from mmengine.config import Config
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, ImgDataPreprocessor
 from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import FlexibleRunner, Runner
 from torch.utils.data import Dataset
@@ -494,6 +494,14 @@ def test_a_training_set_smaller_than_the_batch_that_is_dropped(samples, enough, 
     else:
         with pytest.raises(UserError, match='fewer samples than a batch .*batch_size=4.*drop_last'):
             launch.run(runner.train, cfg, ('train',))
+
+
+def test_samples_that_are_not_packed():
+    model = ImgDataPreprocessor()
+    with pytest.raises(UserError, match='of test_dataloader does not end in a step that packs'):
+        launch.run(lambda: model(dict(img=torch.ones(3, 2, 2))), Config(), ('test',))
+    with pytest.raises(KeyError):  # of a user's own
+        launch.run(lambda: {}['inputs'], Config(), ('test',))
 
 
 def test_the_rank_is_that_of_the_launcher(monkeypatch):
