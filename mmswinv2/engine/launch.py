@@ -31,7 +31,7 @@ from ..options import command_line
 from .config_checks import all_hooks, check_groups, check_optimizers, check_units, check_values
 from .config_names import arguments, warn_of_misspelt, warn_of_new, warn_of_unused
 from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook, no_batch
-from .repeatable import RepeatableHook, keep_scores
+from .repeatable import RepeatableHook
 from .resume import follow_config
 from .storage import (
     check_shared,
@@ -258,7 +258,6 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         for kind in (CheckInvalidLossHook, LoRAHook):  # the config may have its own
             if not any(isinstance(hook, kind) for hook in runner.hooks):
                 runner.register_hook(kind())
-        keep_scores(runner)
     return runner
 
 

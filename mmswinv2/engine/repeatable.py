@@ -18,7 +18,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from .. import hosts
 from ..log import warn
 from ..registry import HOOKS
-from .resume import all_schedulers, check_shapes, done_and_length, leave_averages, unit_of
+from .resume import all_schedulers, check_shapes, leave_averages, progress
 from .strategies import unwrap_model
 
 
@@ -74,10 +74,13 @@ class RepeatableHook(Hook):
     def __init__(self) -> None:
         self._done = (0, 0)  # iterations done of the epoch to go on with, and its length
         self._begun: int | None = None  # iteration at which the epoch began
+        self._lacks_scores = False  # whether a validation may follow the checkpoint
 
     def before_train(self, runner: Any) -> None:
         """Attach a seed to every index that the sampler draws."""
         self.seed = runner.seed
+        # EarlyStoppingHook first: CheckpointHook saves the best epoch once more, with its state
+        runner._hooks = sorted(runner.hooks, key=lambda hook: hook not in _stops(runner))
         loader = runner.train_loop.dataloader
         sampler = getattr(loader.batch_sampler, 'sampler', None)
         if isinstance(sampler, (DefaultSampler, InfiniteSampler)):
@@ -115,7 +118,11 @@ class RepeatableHook(Hook):
         print_log(f'{done} of {length} iterations of the epoch were done before', 'current')
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Note where the epoch begins."""
+        """Note where the epoch begins; do a validation whose scores the checkpoint lacks."""
+        lacks_scores, self._lacks_scores = self._lacks_scores, False
+        if lacks_scores and _uses_scores(runner) and _is_to_validate(runner):
+            print_log('validation of the checkpoint, which has no scores of its own', 'current')
+            runner.val_loop.run()
         if self._begun is None and isinstance(runner.train_loop, EpochBasedTrainLoop):
             self._begun = runner.iter
 
@@ -124,12 +131,15 @@ class RepeatableHook(Hook):
         self._begun = None
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Save the total batch size, and how much of an epoch is done.
+        """Save the total batch size, how much of an epoch is done, and what follows from scores.
 
         Functions are removed, which safe unpickling rejects.
         """
         meta = checkpoint.setdefault('meta', {})
         meta['batch_size'] = _batch_size(runner)
+        unit, done, _ = progress(runner)
+        meta['lacks_scores'] = meta[unit] > done  # of a validation that may follow
+        meta['early_stops'] = [(hook.wait_count, float(hook.best_score)) for hook in _stops(runner)]
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             inside = self._begun is not None and meta.get('epoch') == runner.epoch
             done = meta['iter'] - self._begun if inside else 0
@@ -158,6 +168,9 @@ class RepeatableHook(Hook):
         check_shapes(unwrap_model(runner.model), checkpoint.get('state_dict') or {})
         meta = checkpoint.get('meta') or {}
         self._done = meta.get('done_of_epoch') or _done_of_epoch(runner, checkpoint)
+        self._lacks_scores = meta.get('lacks_scores', False)
+        for hook, state in zip(_stops(runner), meta.get('early_stops', ()), strict=False):
+            hook.wait_count, hook.best_score = state
         before, now = meta.get('batch_size'), _batch_size(runner)
         if before not in (None, now):
             warn(
@@ -170,61 +183,24 @@ class RepeatableHook(Hook):
         _seed_all(_mix(self.seed, runner.iter, get_rank()), cuda=True)
 
 
-def keep_scores(runner: Any) -> None:
-    """Let a resumed training know all scores that came before, as `_ScoresHook` does."""
-    for hook in _stops(runner):  # before CheckpointHook, which saves the best epoch once more
-        runner.hooks.remove(hook)
-        runner.register_hook(hook, priority='LOW')
-    runner.register_hook(_ScoresHook())
-
-
-class _ScoresHook(Hook):
-    """Keeps what a training has learnt from its scores when it is resumed.
-
-    A checkpoint is written before the validation that follows it. A resumed run does that
-    validation first if ``save_best``, ReduceOnPlateau or EarlyStoppingHook go by its scores.
-    EarlyStoppingHook itself has no state in checkpoints; this hook puts it there.
-    """
-
-    priority = 'LOWEST'  # other hooks prepare themselves in `before_train`
-
-    def __init__(self) -> None:
-        self._lacks_scores = False
-
-    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Save whether a validation may follow, and the states of EarlyStoppingHook."""
-        meta = checkpoint.setdefault('meta', {})
-        meta['before_validation'] = meta[unit_of(runner)] > done_and_length(runner)[0]
-        meta['early_stops'] = [(hook.wait_count, float(hook.best_score)) for hook in _stops(runner)]
-
-    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Restore these states in a resumed run."""
-        meta = checkpoint.get('meta') or {}
-        if runner._resume:
-            self._lacks_scores = meta.get('before_validation', False)
-            for hook, state in zip(_stops(runner), meta.get('early_stops', ()), strict=False):
-                hook.wait_count, hook.best_score = state
-
-    def before_train(self, runner: Any) -> None:
-        """Do the validation that follows the checkpoint, if something goes by its scores."""
-        uses_scores = (
-            any(hasattr(scheduler, 'monitor') for scheduler in all_schedulers(runner))
-            or any(getattr(hook, 'save_best', None) for hook in runner.hooks)
-            or bool(_stops(runner))
-        )
-        loop = runner.train_loop
-        known = isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop))
-        if not (self._lacks_scores and uses_scores and known and runner.val_loop is not None):
-            return
-        loop._decide_current_val_interval()
-        done, length = done_and_length(runner)
-        if done >= loop.val_begin and (done % loop.val_interval == 0 or done == length):
-            print_log('the validation after the checkpoint, whose scores it lacks', 'current')
-            runner.val_loop.run()
-
-
 def _stops(runner: Any) -> list[EarlyStoppingHook]:
     return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
+
+
+def _uses_scores(runner: Any) -> bool:
+    """Whether anything in a training goes by the scores of its validations."""
+    by_scores = any(hasattr(scheduler, 'monitor') for scheduler in all_schedulers(runner))
+    best = any(getattr(hook, 'save_best', None) for hook in runner.hooks)
+    return by_scores or best or bool(_stops(runner))
+
+
+def _is_to_validate(runner: Any) -> bool:
+    """Whether a validation follows the epochs or iterations done so far."""
+    loop, (_, done, length) = runner.train_loop, progress(runner)
+    if runner.val_loop is None or not isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
+        return False
+    loop._decide_current_val_interval()
+    return bool(done >= loop.val_begin and (done % loop.val_interval == 0 or done == length))
 
 
 class _Numbered:

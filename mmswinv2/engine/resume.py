@@ -66,7 +66,7 @@ def follow_config(runner: Any) -> None:
         if changes.rates:
             for those in schedulers.values():
                 replay(those, runner)
-        done, length = done_and_length(runner)
+        _, done, length = progress(runner)
         if done >= length:
             warn(
                 f'this training is finished: {runner.epoch} epochs, {runner.iter} iterations are '
@@ -351,15 +351,12 @@ def _same(mine: Any, theirs: Any) -> bool:
     return callable(mine) or bool(mine == theirs)
 
 
-def unit_of(runner: Any) -> str:
-    """What the length of a training and its validations are counted in: ``epoch`` or ``iter``."""
-    return 'epoch' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'iter'
-
-
-def done_and_length(runner: Any) -> tuple[int, int]:
-    """The epochs or iterations (see `unit_of`) that are done, and their number."""
-    unit, loop = unit_of(runner), runner.train_loop
-    return getattr(loop, unit), getattr(loop, f'max_{unit}s')
+def progress(runner: Any) -> tuple[str, int, int]:
+    """What a training is counted in (``epoch`` or ``iter``), how many are done, and of how many."""
+    loop = runner.train_loop
+    if isinstance(loop, EpochBasedTrainLoop):
+        return 'epoch', loop.epoch, loop.max_epochs
+    return 'iter', loop.iter, loop.max_iters
 
 
 def all_schedulers(runner: Any) -> list[Any]:

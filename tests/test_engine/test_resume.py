@@ -19,7 +19,6 @@ from torch.utils.data import BatchSampler, Sampler
 
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.engine import RepeatableHook
-from mmswinv2.engine.repeatable import keep_scores
 from mmswinv2.engine.resume import _Changes, _leave_best_of_others, follow_config
 from mmswinv2.engine.storage import look_at_checkpoint
 from mmswinv2.errors import UserError
@@ -681,7 +680,6 @@ def train_by_scores(folder, place=None, epoch=None, resume=None):
     killed = Killed(place, epoch)
     runner.register_hook(killed)
     runner.register_hook(RepeatableHook())
-    keep_scores(runner)
     follow_config(runner)
     with suppress(InterruptedError):
         runner.train()
@@ -705,4 +703,4 @@ def test_checkpoints_say_whether_they_have_their_scores(tmp_path):
     # mmengine writes that of the best epoch once more, behind the validation
     for name, before in (('best_score_epoch_2', False), ('epoch_2', False), ('epoch_3', True)):
         meta = read_checkpoint(tmp_path / f'{name}.pth')['meta']
-        assert meta['before_validation'] == before
+        assert meta['lacks_scores'] == before
