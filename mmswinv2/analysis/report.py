@@ -100,7 +100,7 @@ def _findings(
     pictures: int,
     options: dict[str, Any] | None,
 ) -> Findings:
-    from ..engine.launch import with_options
+    from ..engine.launch import config_with_options
 
     if cfg is None:
         raise UserError(
@@ -109,8 +109,7 @@ def _findings(
     if cfg.get('custom_imports'):
         check_imports(cfg.custom_imports, work)
         import_modules_from_strings(**cfg.custom_imports)
-    cfg = with_options(cfg, str(work.config), options)
-    return examine(cfg, predictions, score, pictures)
+    return examine(config_with_options(cfg, options), predictions, score, pictures)
 
 
 def check_imports(imports: Any, work: WorkDir) -> None:

@@ -8,7 +8,7 @@ import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,16 +85,32 @@ def config_with_options(
     """Read a config, or copy one that was read, and apply ``--cfg-options`` to it.
 
     Raises:
-        UserError: if the config cannot be read or needs a package that is not there.
+        UserError: if the config cannot be read, needs a package that is not there, or an option is
+            invalid.
     """
     if isinstance(config, Config):
-        return with_options(copy.deepcopy(config), config.filename or 'the config', options)
-    if not isinstance(config, (str, os.PathLike)):
+        cfg, path = copy.deepcopy(config), config.filename or 'the config'
+    elif isinstance(config, (str, os.PathLike)):
+        cfg, path = read_config(config), str(config)
+    else:
         raise UserError(
             f"a config must be a path or mmengine's Config, got {type(config).__name__}; write "
             'Config(dict(...)) for a dict'
         )
-    return with_options(read_config(config), str(config), options)
+    if options is not None and not isinstance(options, Mapping):
+        raise UserError(
+            f"cfg_options must be a dict such as {{'train_cfg.max_iters': 9}}, got {options!r}"
+        )
+    cfg.setdefault('default_scope', 'mmengine')
+    hosts.of(cfg).require(path)
+    warn_of_misspelt(cfg)
+    if options:
+        _set_options(cfg, dict(options))
+    check_values(cfg)
+    if cfg.get('randomness') is not None:
+        cfg.randomness.setdefault('seed', None)  # mmengine refuses deterministic=True alone
+    add_preprocessor(cfg)
+    return cfg
 
 
 def read_config(path: str | os.PathLike[str], **options: Any) -> Config:
@@ -132,59 +148,40 @@ def read_config(path: str | os.PathLike[str], **options: Any) -> Config:
         ) from error
 
 
-def with_options(cfg: Config, path: str, options: dict[str, Any] | None) -> Config:
-    """Apply ``--cfg-options`` to a config that was read from `path`.
-
-    Raises:
-        UserError: if the config needs a package that is not there, or a setting is invalid.
-    """
-    if options is not None and not isinstance(options, Mapping):
+def _set_options(cfg: Config, options: dict[str, Any]) -> None:
+    _set_data_root(cfg, options)
+    warn_of_unused(cfg, options)
+    before = cfg._to_lazy_dict()
+    try:
+        _clear_in_lists(cfg, options)
+        cfg.merge_from_dict(options)
+    except (LookupError, TypeError, AttributeError) as error:  # key in a list or a number
         raise UserError(
-            f"cfg_options must be a dict such as {{'train_cfg.max_iters': 9}}, got {options!r}"
-        )
-    cfg.setdefault('default_scope', 'mmengine')
-    hosts.of(cfg).require(path)
-    warn_of_misspelt(cfg)
-    if options:
-        options = dict(options)
-        _set_data_root(cfg, options)
-        warn_of_unused(cfg, options)
-        before = cfg._to_lazy_dict()
-        try:
-            _clear_in_lists(cfg, options)
-            cfg.merge_from_dict(options)
-        except (LookupError, TypeError, AttributeError) as error:  # key in a list or a number
+            f'--cfg-options {" ".join(options)}: there is no such place in the config '
+            f'({error.args[0]:.300}); an index, from 0, names a dict that is in a list: give '
+            'any other list as a whole, key="[a,b]"'
+        ) from error
+    warn_of_new(cfg, before, options)
+    if any(key.partition('.')[0] == 'custom_imports' for key in options):
+        wanted = cfg.custom_imports
+        known = arguments(import_modules_from_strings)
+        if not isinstance(wanted, Mapping) or not {'imports'} <= wanted.keys() <= known:
             raise UserError(
-                f'--cfg-options {" ".join(options)}: there is no such place in the config '
-                f'({error.args[0]:.300}); an index, from 0, names a dict that is in a list: give '
-                'any other list as a whole, key="[a,b]"'
-            ) from error
-        warn_of_new(cfg, before, options)
-        if any(key.partition('.')[0] == 'custom_imports' for key in options):
-            wanted = cfg.custom_imports
-            known = arguments(import_modules_from_strings)
-            if not isinstance(wanted, Mapping) or not {'imports'} <= wanted.keys() <= known:
+                f'custom_imports={wanted} in the config must be a dict with imports=[...]'
+            )
+        for name in hosts.as_list(wanted['imports'] or ()):
+            if not isinstance(name, str):
                 raise UserError(
-                    f'custom_imports={wanted} in the config must be a dict with imports=[...]'
+                    f'custom_imports={wanted} in the config: {name!r} is of type '
+                    f'{type(name).__name__}; imports must be a list of names of modules'
                 )
-            for name in hosts.as_list(wanted['imports'] or ()):
-                if not isinstance(name, str):
-                    raise UserError(
-                        f'custom_imports={wanted} in the config: {name!r} is of type '
-                        f'{type(name).__name__}; imports must be a list of names of modules'
-                    )
-            try:
-                import_modules_from_strings(**wanted)
-            except ImportError as error:
-                raise UserError(
-                    f'custom_imports in the config: {error} ({error.__context__}); name a module '
-                    'that is installed or in a folder of PYTHONPATH'
-                ) from error
-    check_values(cfg)
-    if cfg.get('randomness') is not None:
-        cfg.randomness.setdefault('seed', None)  # mmengine refuses deterministic=True alone
-    add_preprocessor(cfg)
-    return cfg
+        try:
+            import_modules_from_strings(**wanted)
+        except ImportError as error:
+            raise UserError(
+                f'custom_imports in the config: {error} ({error.__context__}); name a module '
+                'that is installed or in a folder of PYTHONPATH'
+            ) from error
 
 
 def add_preprocessor(cfg: Any) -> None:
@@ -206,22 +203,13 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     """
     check_groups(cfg)
     hosts.check_data(cfg, kinds)
-    runner_type = _runner(cfg)
-    if runner_type is Runner:
-        cfg.pop('runner_type', None)
-        if 'train' in kinds and cfg.get('strategy'):
-            raise UserError(
-                f'strategy={hosts.type_name(cfg.strategy)} in the config is for FlexibleRunner, '
-                "and plain Runner would train without it; set runner_type='FlexibleRunner', or "
-                'strategy=None'
-            )
-    elif 'train' in kinds and issubclass(runner_type, FlexibleRunner):
-        _refuse_averages(cfg)
     if 'train' in kinds:
+        _check_runner(cfg)
         check_units(cfg)
     else:  # evaluation needs one whole model in every process
-        cfg.pop('runner_type', None)
         cfg.pop('strategy', None)
+    if 'train' not in kinds or _runner(cfg) is Runner:
+        cfg.pop('runner_type', None)
     if (path := cfg.get('load_from')) and '://' not in path:
         local = fetch(path)  # `path` may be the name of published weights
         cfg.load_from = str(local) if path in PUBLISHED else path
@@ -277,24 +265,31 @@ def _keep_config(cfg: Config, trains: bool) -> Iterator[None]:
     copy = Path(cfg.work_dir, Path(file).name)
     same = os.path.exists(file) and copy.exists() and os.path.samefile(file, copy)
     kept = same or (not trains and copy.is_file())
-    runners: tuple[Any, ...] = (Runner, FlexibleRunner) if kept else ()
-    before = [kind.dump_config for kind in runners]
-    for kind in runners:
-        kind.dump_config = lambda runner: None
-    try:
+    with ExitStack() as stack:
+        runners: tuple[Any, ...] = (Runner, FlexibleRunner) if kept else ()
+        for kind in runners:
+            stack.callback(setattr, kind, 'dump_config', kind.dump_config)
+            kind.dump_config = lambda runner: None
         yield
-    finally:
-        for kind, dump_config in zip(runners, before, strict=True):
-            kind.dump_config = dump_config
 
 
-def _refuse_averages(cfg: Config) -> None:
-    """Raise `UserError` for EMAHook with a strategy.
+def _check_runner(cfg: Config) -> None:
+    """Raise `UserError` for a strategy that the runner would not use, and for EMAHook with one.
 
     FlexibleRunner loads and resumes before the hook has copied the model, an FSDP model cannot be
     copied, and the checkpoints of DeepSpeed that hooks see have no weights.
     """
-    if any(hosts.type_name(hook) == 'EMAHook' for hook in all_hooks(cfg)):
+    runner = _runner(cfg)
+    if runner is Runner and cfg.get('strategy'):
+        raise UserError(
+            f'strategy={hosts.type_name(cfg.strategy)} in the config is for FlexibleRunner, and '
+            "plain Runner would train without it; set runner_type='FlexibleRunner', or "
+            'strategy=None'
+        )
+    averages = issubclass(runner, FlexibleRunner) and any(
+        hosts.type_name(hook) == 'EMAHook' for hook in all_hooks(cfg)
+    )
+    if averages:
         raise UserError(
             'EMAHook averages weights under plain Runner alone, and this config has '
             f'runner_type={cfg.runner_type!r}; leave the hook out, or runner_type and strategy'

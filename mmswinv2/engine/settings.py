@@ -64,18 +64,11 @@ def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> No
                 (_scaled(start, length / old), interval)
                 for start, interval in cfg.train_cfg.dynamic_intervals
             ]
-        groups = []
-        if of_several_optimizers(schedulers := cfg.get('param_scheduler')):
-            cfg.param_scheduler = {k: _scale(v, length / old) for k, v in schedulers.items()}
-            groups = list(cfg.param_scheduler.values())
-        elif schedulers:
-            cfg.param_scheduler = _scale(schedulers, length / old)
-            groups = [cfg.param_scheduler]
-        print_log(
-            f'{option} {length} (the config has {old}); schedulers: '
-            + '; '.join(_lengths(scheduler) for group in groups for scheduler in group),
-            logger='current',
-        )
+        if cfg.get('param_scheduler'):
+            cfg.param_scheduler = _scale(cfg.param_scheduler, length / old)
+        told = [_lengths(node) for _, node in hosts.dicts_in(cfg.get('param_scheduler'))]
+        schedulers = '; '.join(filter(None, told))
+        print_log(f'{option} {length} (the config has {old}); schedulers: {schedulers}', 'current')
 
 
 def set_class_map(cfg: Config, path: str) -> None:
@@ -219,13 +212,15 @@ def _scaled(value: float, factor: float, parts: bool = False) -> float:
     return exact if parts and value % 1 and exact > 1 else max(1, round(exact))
 
 
-def _scale(schedulers: Any, factor: float) -> list[Any]:
-    """Scale the schedulers of one optimizer, and drop those with no steps left.
+def _scale(schedulers: Any, factor: float) -> Any:
+    """Scale the schedulers of each optimizer, and drop those with no steps left.
 
     A warm-up of one step would end at its low start value, from which the next scheduler would
     continue, so it gets a start factor of 1.
     """
-    schedulers = [schedulers] if isinstance(schedulers, Mapping) else list(schedulers)
+    if of_several_optimizers(schedulers):
+        return {name: _scale(those, factor) for name, those in schedulers.items()}
+    schedulers = hosts.as_list(schedulers)
     for scheduler in schedulers:
         before = _steps(scheduler)
         in_parts = scheduler.get('convert_to_iter_based', False)
@@ -247,5 +242,7 @@ def _steps(scheduler: Any) -> float:
 
 
 def _lengths(scheduler: Any) -> str:
+    if 'type' not in scheduler:  # the dict of those of several optimizers
+        return ''
     told = [f'{k}={scheduler[k]}' for k in (*LENGTHS, *LISTS_OF_LENGTHS) if k in scheduler]
     return ' '.join((str(scheduler['type']), *told))
