@@ -86,7 +86,8 @@ def report_user_errors(advice: str = '', option: str = '') -> Iterator[None]:
         while stop is not None and not isinstance(stop, (KeyboardInterrupt, Terminated)):
             stop = stop.__context__
         if stop is None:
-            _restore(before)
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
             sentence = explain(error, advice, option) if isinstance(error, Exception) else None
             if sentence is not None and not is_set('MMSWINV2_TRACEBACK'):
                 try:
@@ -100,8 +101,8 @@ def report_user_errors(advice: str = '', option: str = '') -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print(f'\nstopped{advice and "; "}{advice}', file=sys.stderr)
         sys.exit(143 if isinstance(stop, Terminated) else 130)
-    else:
-        _restore(before)
+    if before is not None:
+        signal.signal(signal.SIGTERM, before)
 
 
 def is_set(variable: str) -> bool:
@@ -127,11 +128,6 @@ def _nobody_reads() -> bool:
     output = select.poll()
     output.register(1, 0)  # POLLERR is always reported
     return bool(output.poll(0))
-
-
-def _restore(before: Any) -> None:
-    if before is not None:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _raise_on_sigterm() -> Any:

@@ -189,7 +189,8 @@ class CheckDatasetHook(Hook):
                 evaluator = getattr(loop, 'evaluator', None)
                 hosts.check_evaluator(evaluator, loader.dataset, f'{name}_evaluator', model)
                 if name != 'train':
-                    hosts.check_batch(model, loader.batch_size or 1, f'{name}_dataloader')
+                    for host in hosts.HOSTS:
+                        host.check_batch(model, loader.batch_size or 1, f'{name}_dataloader')
         self._check_classes(runner)
 
     def before_train(self, runner: Any) -> None:

@@ -14,9 +14,7 @@ from typing import Any
 
 import mmengine
 import torch
-import yaml
 from mmengine.config import Config, ConfigDict
-from mmengine.config.utils import ConfigParsingError
 from mmengine.logging import print_log
 from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import RUNNERS
@@ -35,10 +33,8 @@ from .repeatable import RepeatableHook
 from .resume import follow_config
 from .storage import (
     check_shared,
-    lock,
+    enter,
     look_at_checkpoint,
-    note_start,
-    remove_half_written,
     restarts,
     use_whole_files,
 )
@@ -130,22 +126,19 @@ def read_config(path: str | os.PathLike[str], **options: Any) -> Config:
         return Config.fromfile(str(file), **options)
     except RecursionError as error:
         raise UserError(f'{path} is its own _base_, by itself or by one of its bases') from error
-    except (
-        AssertionError, AttributeError, ConfigParsingError, ImportError, LookupError, OSError,
-        RuntimeError, TypeError, ValueError, yaml.YAMLError,
-    ) as error:  # fmt: skip
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        merging = Path(mmengine.__file__).parent in Path(frame.f_code.co_filename).parents
-        if file.suffix == '.py' and not (merging or isinstance(error, UnicodeDecodeError)):
-            raise  # raised by the code of the config: keep its traceback
-        text = ' '.join(str(error).split())
-        raise UserError(f'{path}, or one of its bases, cannot be read: {text}') from error
     except SyntaxError as error:
         if error.filename not in (None, '<unknown>'):
             raise
         raise UserError(
             f'{path}, or one of its bases, is no Python: line {error.lineno}: {error.msg}'
         ) from error
+    except Exception as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        merging = Path(mmengine.__file__).parent in Path(frame.f_code.co_filename).parents
+        if file.suffix == '.py' and not (merging or isinstance(error, UnicodeDecodeError)):
+            raise  # raised by the code of the config: keep its traceback
+        text = ' '.join(str(error).split())
+        raise UserError(f'{path}, or one of its bases, cannot be read: {text}') from error
 
 
 def _set_options(cfg: Config, options: dict[str, Any]) -> None:
@@ -219,9 +212,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         check_optimizers(cfg)
     held = None
     if 'train' in kinds and _is_first_process(cfg.launcher):
-        held = lock(cfg.work_dir)
-        note_start(cfg)
-        remove_half_written(cfg.work_dir)
+        held = enter(cfg)
     use_whole_files()
     _set_up_processes(cfg)
     with _keep_config(cfg, 'train' in kinds):
@@ -366,7 +357,13 @@ def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
-        _leave()
+        # Without shutting the interpreter down: gloo's threads sometimes abort a process under
+        # FSDP during that ("terminate called without an active exception"), and torchrun reports
+        # the finished run as failed.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _explain(error: Exception, cfg: Config, kinds: tuple[str, ...]) -> UserError | None:
@@ -384,18 +381,6 @@ def _explain(error: Exception, cfg: Config, kinds: tuple[str, ...]) -> UserError
     if error.args == ('inputs',) and isinstance(place, BaseDataPreprocessor):
         return hosts.not_packed(' or '.join(f'{kind}_dataloader' for kind in kinds))
     return None
-
-
-def _leave() -> None:
-    """End the finished process without shutting the interpreter down.
-
-    During that shutdown, gloo's threads sometimes abort a process under FSDP ("terminate called
-    without an active exception"), and torchrun reports the finished run as failed.
-    """
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
 
 
 def _is_first_process(launcher: str) -> bool:
@@ -432,8 +417,7 @@ def _set_up_processes(cfg: Config) -> None:
         _connect_processes('gloo' if on_cpu else 'nccl')
     if issubclass(_runner(cfg), FlexibleRunner):
         if not strategy or hosts.type_name(strategy) == 'DDPStrategy':
-            options = {} if strategy is None else strategy
-            cfg.strategy = ConfigDict({**options, 'type': 'mmswinv2.DDPStrategy'})
+            cfg.strategy = ConfigDict({**(strategy or {}), 'type': 'mmswinv2.DDPStrategy'})
             if 'find_unused_parameters' in cfg:
                 cfg.strategy.find_unused_parameters = cfg.find_unused_parameters
     elif on_cpu:

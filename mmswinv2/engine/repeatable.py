@@ -98,11 +98,8 @@ class RepeatableHook(Hook):
 
     def _leave_out_done(self, runner: Any, loader: Any) -> None:
         """Leave out the batches of the epoch that the run has done before it was interrupted."""
-        loop = runner.train_loop
-        if not isinstance(loop, EpochBasedTrainLoop) or not runner._resume:
-            return
         (done, length), self._done = self._done, (0, 0)
-        if not done:
+        if not done or not isinstance(runner.train_loop, EpochBasedTrainLoop):
             return
         if done == length:
             done = len(loader)
@@ -189,9 +186,8 @@ def _stops(runner: Any) -> list[EarlyStoppingHook]:
 
 def _uses_scores(runner: Any) -> bool:
     """Whether anything in a training goes by the scores of its validations."""
-    by_scores = any(hasattr(scheduler, 'monitor') for scheduler in all_schedulers(runner))
-    best = any(getattr(hook, 'save_best', None) for hook in runner.hooks)
-    return by_scores or best or bool(_stops(runner))
+    parts = [*all_schedulers(runner), *runner.hooks]
+    return any(getattr(p, 'monitor', None) or getattr(p, 'save_best', None) for p in parts)
 
 
 def _is_to_validate(runner: Any) -> bool:

@@ -4,6 +4,7 @@ import inspect
 import math
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -122,16 +123,12 @@ class _Changes:
 
     def watch(self, owner: Any, name: str, scheduled: set[str] | None = None) -> None:
         """Compare what `owner` loads: a scheduler, or an optimizer if `scheduled` is given."""
-        load = owner.load_state_dict
         self._watched.append(owner)
-
-        def load_state_dict(state: dict) -> None:
-            if scheduled is None:
-                self._load_scheduler(owner, name, state, load)
-            else:
-                self._load_optimizer(owner, name, state, load, scheduled)
-
-        owner.load_state_dict = load_state_dict
+        given = (owner, name, owner.load_state_dict)
+        if scheduled is None:
+            owner.load_state_dict = partial(self._load_scheduler, *given)
+        else:
+            owner.load_state_dict = partial(self._load_optimizer, *given, scheduled)
 
     def stop(self) -> None:
         """Restore the ``load_state_dict`` methods of the classes."""
@@ -146,7 +143,7 @@ class _Changes:
             self.told.append(f'{sum(here.values())} schedulers (checkpoint: {sum(there.values())})')
             self.rates = True
 
-    def _load_scheduler(self, owner: Any, name: str, state: dict, load: Any) -> None:
+    def _load_scheduler(self, owner: Any, name: str, load: Any, state: dict) -> None:
         mine = dict(vars(owner))
         load({key: value for key, value in state.items() if not callable(value)})
         settings = [*_settings(owner), '_schedule_phases']  # OneCycleLR keeps some of its own there
@@ -162,7 +159,7 @@ class _Changes:
             vars(owner).update(mine)  # with values computed from the settings
 
     def _load_optimizer(
-        self, owner: Any, name: str, state: dict, load: Any, scheduled: set[str]
+        self, owner: Any, name: str, load: Any, scheduled: set[str], state: dict
     ) -> None:
         mine = [dict(group) for group in owner.param_groups]
         # the wrapper may add a group of its own for base_param_settings

@@ -66,8 +66,8 @@ def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> No
             ]
         if cfg.get('param_scheduler'):
             cfg.param_scheduler = _scale(cfg.param_scheduler, length / old)
-        told = [_lengths(node) for _, node in hosts.dicts_in(cfg.get('param_scheduler'))]
-        schedulers = '; '.join(filter(None, told))
+        nodes = [node for _, node in hosts.dicts_in(cfg.get('param_scheduler')) if 'type' in node]
+        schedulers = '; '.join(map(_lengths, nodes))
         print_log(f'{option} {length} (the config has {old}); schedulers: {schedulers}', 'current')
 
 
@@ -242,7 +242,5 @@ def _steps(scheduler: Any) -> float:
 
 
 def _lengths(scheduler: Any) -> str:
-    if 'type' not in scheduler:  # the dict of those of several optimizers
-        return ''
     told = [f'{k}={scheduler[k]}' for k in (*LENGTHS, *LISTS_OF_LENGTHS) if k in scheduler]
     return ' '.join((str(scheduler['type']), *told))

@@ -114,6 +114,15 @@ def use_whole_files() -> None:
     register_backend('local', AtomicLocalBackend, force=True, prefixes='')
 
 
+def enter(cfg: Config) -> Any:
+    """Lock the work dir of a training, see `lock`, and remove what killed processes have left."""
+    held = lock(cfg.work_dir)
+    if cfg.launcher != 'none' and not restarts():  # the start, for `set_resume` after a restart
+        Path(cfg.work_dir, _STARTED).touch()
+    remove_half_written(cfg.work_dir)
+    return held
+
+
 def lock(work_dir: str | os.PathLike[str]) -> Any:
     """Keep a second training out of a work dir.
 
@@ -239,12 +248,6 @@ def set_resume(cfg: Config, resume: str | None) -> None:
             f'checkpoint of the work dir, which has {there or "none"}'
         )
     cfg.resume, cfg.load_from = True, resume
-
-
-def note_start(cfg: Config) -> None:
-    """Note when a run of several processes begins, for `set_resume` after a restart."""
-    if cfg.launcher != 'none' and not restarts():
-        Path(cfg.work_dir, _STARTED).touch()
 
 
 def restarts() -> int:

@@ -52,7 +52,6 @@ __all__ = [
     'apply',
     'as_list',
     'building',
-    'check_batch',
     'check_data',
     'check_dataset',
     'check_evaluator',
@@ -191,12 +190,6 @@ def check_dataset(dataset: Any, where: str, model: Any = None) -> None:
         for host in HOSTS:
             if host.check_dataset(inner, where, model):
                 break
-
-
-def check_batch(model: Any, batch_size: int, where: str) -> None:
-    """Raise `UserError` if a model cannot be tested with this batch size."""
-    for host in HOSTS:
-        host.check_batch(model, batch_size, where)
 
 
 def check_evaluator(evaluator: Any, dataset: Any, where: str, model: Any = None) -> None:
