@@ -15,6 +15,14 @@ def is_transformed() -> bool:
     return torch.jit.is_tracing() or functions or forward_ad._current_level >= 0
 
 
+def is_batched(grad: Tensor) -> bool:
+    """Whether `grad` holds gradients of several losses, as ``is_grads_batched=True`` gives them.
+
+    The vmap behind it lacks many of torch's operators; only backward passes of torch are safe.
+    """
+    return torch._C._functorch.is_legacy_batchedtensor(grad)
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:
     """A context with autocast disabled, in which products keep the dtypes of their tensors."""
     if not torch.amp.is_autocast_available(device.type):  # e.g. on the meta device

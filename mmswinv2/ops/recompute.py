@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .modes import is_transformed, without_autocast
+from . import reference
+from .modes import is_batched, is_transformed, without_autocast
 from .windows import WindowGrid
 
 Forward = Callable[[Tensor, Tensor, Tensor, WindowGrid, int | None], Tensor]
@@ -62,5 +63,19 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         with without_autocast(grad.device):  # backward may be called under autocast
-            gradients = ctx.backward_pass(grad, *ctx.saved_tensors, ctx.grid, ctx.at_once)
+            if is_batched(grad):
+                gradients = _batched_gradients(ctx, grad)
+            else:
+                gradients = ctx.backward_pass(grad, *ctx.saved_tensors, ctx.grid, ctx.at_once)
         return (None, None, *gradients, None, None)
+
+
+def _batched_gradients(ctx: Any, grads: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of qkv, table and scale by autograd."""
+    inputs, create_graph = ctx.saved_tensors, torch.is_grad_enabled()
+    qkv, table, scale = inputs
+    with torch.enable_grad():
+        out = reference.attend(qkv, ctx.grid, table, scale, windows_at_once=ctx.at_once)
+    wanted = [t for t in inputs if t.requires_grad]
+    found = iter(torch.autograd.grad(out, wanted, grads, create_graph=create_graph))
+    return tuple(next(found) if t.requires_grad else None for t in inputs)

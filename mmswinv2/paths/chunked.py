@@ -17,7 +17,7 @@ from ..core.attention import ContinuousPositionBias, WindowAttention
 from ..core.block import MLP, Block, DropPath, Scales
 from ..core.layers import LayerNorm, LoRALinear, is_plain
 from ..ops import WindowGrid
-from ..ops.modes import PLAIN, is_eager, is_transformed
+from ..ops.modes import PLAIN, is_batched, is_eager, is_transformed
 
 _TOKENS_PER_THREAD = 2048  # in a chunk; measured by python -m benchmarks.paths
 _FASTER_FROM = 2**13  # tokens, in inference; measured by python -m benchmarks.paths
@@ -128,7 +128,8 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() or is_transformed():  # by create_graph=True, or torch.vmap
+        # by create_graph=True, torch.vmap or is_grads_batched=True
+        if torch.is_grad_enabled() or is_transformed() or is_batched(grad):
             with torch.enable_grad():
                 return (None, None, None, *_differentiable_gradients(ctx, grad))
         x, *tensors = ctx.saved_tensors

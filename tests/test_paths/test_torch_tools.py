@@ -272,6 +272,16 @@ def test_gradients_of_several_losses_at_a_time(net, x):
     assert_same([d[1] for d in got], want, 1e-4)
 
 
+@pytest.mark.filterwarnings('ignore:There is a performance drop because:UserWarning')
+def test_gradients_of_several_losses_by_the_older_vmap(net, x):
+    """As `torch.autograd.functional.jacobian(vectorize=True)` asks for them too."""
+    out = net(x[..., :21, :25])[-1]
+    tensors = [p for name, p in net.named_parameters() if not name.startswith('norm0')]
+    grads = torch.randn(2, *out.shape)
+    got = torch.autograd.grad(out, tensors, grads, is_grads_batched=True, retain_graph=True)
+    assert_same([d[1] for d in got], torch.autograd.grad(out, tensors, grads[1]), 1e-4)
+
+
 @pytest.mark.filterwarnings('ignore:torch.ao.quantization is deprecated:DeprecationWarning')
 @pytest.mark.filterwarnings('ignore:torch.quantize_per_tensor:UserWarning')
 def test_dynamic_quantisation(net, x):
