@@ -4,14 +4,13 @@ They take any tensors on any device, in any mode of torch, and autograd can diff
 """
 
 import math
-from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .modes import without_autocast
-from .windows import WindowGrid, from_windows, join_runs, split_runs, to_windows
+from .windows import WindowGrid, cut, join
 
 
 def attend(
@@ -23,14 +22,12 @@ def attend(
     windows_at_once: int | None = None,
 ) -> Tensor:
     """See `mmswinv2.ops.attend`."""
-    parts = []
-    for box, runs in zip(split_runs(qkv, grid), product(*grid.runs), strict=True):
-        shape = tuple(size for size, _ in runs)
-        windows, bias = to_windows(box, runs), expand(table, shape)
-        some = windows.split(windows_at_once or len(windows))
-        out = torch.cat([softmax_attention(part, scale, bias, dropout) for part in some])
-        parts.append(from_windows(out, runs))
-    return join_runs(parts, grid)
+    outs = []
+    for windows, shape in cut(qkv, grid):
+        bias = expand(table, shape)
+        parts = windows.split(windows_at_once or len(windows))
+        outs.append(torch.cat([softmax_attention(some, scale, bias, dropout) for some in parts]))
+    return join(outs, grid)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from torch.utils import flop_counter
 
 from .recompute import attention, can_recompute
 from .reference import cosine_directions, expand, fold, window_gradients
-from .windows import WindowGrid, from_windows, join_runs, split_runs, to_windows, windows_first
+from .windows import WindowGrid, cut, join, split_runs, windows_first
 
 # scores (windows x heads x N x N) of one step of backward, which should fit a CPU's caches
 _SCORES_AT_ONCE = 2**20
@@ -35,8 +35,8 @@ def _forward(
     qkv: Tensor, table: Tensor, scale: Tensor, grid: WindowGrid, at_once: int | None
 ) -> Tensor:
     outs = []
-    for box, runs in zip(split_runs(qkv, grid), product(*grid.runs), strict=True):
-        windows, bias = to_windows(box, runs), expand(table, tuple(size for size, _ in runs))
+    for windows, shape in cut(qkv, grid):
+        bias = expand(table, shape)
         # torch's CPU kernel takes a float32 mask with half precision, where a cast would round it,
         # but with float64 tensors it reads such a mask as float64
         as_is = windows.device.type == 'cpu' and windows.dtype != torch.float64
@@ -58,16 +58,14 @@ def _fused(windows: Tensor, scale: Tensor, mask: Tensor) -> Tensor:
 def _join(outs: list[list[Tensor]], grid: WindowGrid) -> Tensor:
     """Windows ``(W, N, C)`` of each box, in parts, to a map ``(B, *S, C)``."""
     boxes = [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in outs]
-    all_runs = list(product(*grid.runs))
     if torch.is_grad_enabled():  # differentiable, for second derivatives
-        return join_runs(
-            [from_windows(w, runs) for w, runs in zip(boxes, all_runs, strict=True)], grid
-        )
+        return join(boxes, grid)
+    all_runs = list(product(*grid.runs))
     count = torch.Size(n for _, n in all_runs[0]).numel()
     out = boxes[0].new_empty(len(boxes[0]) // count, *grid.size, boxes[0].shape[-1])
     for windows, box, runs in zip(boxes, split_runs(out, grid), all_runs, strict=True):
         view = windows_first(box, runs)
-        view.copy_(windows.view(view.shape))  # one copy; join_runs makes one for each axis
+        view.copy_(windows.view(view.shape))  # one copy; `join` makes one for each axis
     return out
 
 
@@ -77,10 +75,8 @@ def _backward(
     """Gradients of qkv, table and scale."""
     d_qkv: list[list[Tensor]] = []
     d_table, d_scale = torch.zeros_like(table), torch.zeros_like(scale)
-    boxes = (split_runs(t, grid) for t in (qkv, grad))
-    for box, d_out_box, runs in zip(*boxes, product(*grid.runs), strict=True):
-        windows, d_out = to_windows(box, runs), to_windows(d_out_box, runs)
-        bias = expand(table, tuple(size for size, _ in runs))
+    for (windows, shape), (d_out, _) in zip(cut(qkv, grid), cut(grad, grid), strict=True):
+        bias = expand(table, shape)
         step = min(max(1, _SCORES_AT_ONCE // bias.numel()), at_once or len(windows))
         d_bias = torch.zeros_like(bias)
         d_qkv.append([])
@@ -88,7 +84,7 @@ def _backward(
             d_windows, d_bias_part, d_scale_part = window_gradients(some, d_some, scale, bias)
             d_bias, d_scale = d_bias + d_bias_part, d_scale + d_scale_part
             d_qkv[-1].append(d_windows)
-        d_table = d_table + fold(d_bias, table, tuple(size for size, _ in runs))
+        d_table = d_table + fold(d_bias, table, shape)
     return _join(d_qkv, grid), d_table, d_scale
 
 

@@ -12,6 +12,8 @@ Neighbouring windows of one size form a *run*; an axis has three at most. One ru
 *box*, whose windows are all cut with views and one copy; there is no index of tokens.
 """
 
+from collections.abc import Iterator
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -81,6 +83,18 @@ def cover(length: Any, window: int, shift: int) -> tuple[Any, Any]:
     # no shift where the axis is not longer than the window
     before = (window - shift) * torch.sym_min(1, length // (window + 1)) if shift else 0
     return before, (length + before + window - 1) // window
+
+
+def cut(x: Tensor, grid: WindowGrid) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
+    """Windows ``(W, N, C)`` of each box of a map ``(B, *S, C)``, and their shape ``(m1, ...)``."""
+    for box, runs in zip(split_runs(x, grid), product(*grid.runs), strict=True):
+        yield to_windows(box, runs), tuple(size for size, _ in runs)
+
+
+def join(windows: list[Tensor], grid: WindowGrid) -> Tensor:
+    """Undo `cut`, given the windows of all boxes."""
+    pairs = zip(windows, product(*grid.runs), strict=True)
+    return join_runs([from_windows(some, runs) for some, runs in pairs], grid)
 
 
 def split_runs(x: Tensor, grid: WindowGrid) -> list[Tensor]:

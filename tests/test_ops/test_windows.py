@@ -1,4 +1,4 @@
-from itertools import product
+import math
 
 import pytest
 import torch
@@ -7,10 +7,8 @@ from mmswinv2.ops.windows import (
     WindowGrid,
     axis_runs,
     bound,
-    from_windows,
-    join_runs,
-    split_runs,
-    to_windows,
+    cut,
+    join,
 )
 from tests.reference import window_labels
 
@@ -67,20 +65,11 @@ GRIDS = [  # size, window, shift
 ]
 
 
-def cut(x, grid):
-    """Windows of each box of equal windows, with its runs."""
-    return [
-        (to_windows(box, runs), runs)
-        for box, runs in zip(split_runs(x, grid), product(*grid.runs), strict=True)
-    ]
-
-
 @pytest.mark.parametrize(('size', 'window', 'shift'), GRIDS)
 def test_join_undoes_cut(size, window, shift):
     x = torch.randn(2, *size, 3)
     grid = WindowGrid(size, window, shift)
-    boxes = [from_windows(windows, runs) for windows, runs in cut(x, grid)]
-    assert torch.equal(join_runs(boxes, grid), x)
+    assert torch.equal(join([windows for windows, _ in cut(x, grid)], grid), x)
 
 
 @pytest.mark.parametrize(('size', 'window', 'shift'), GRIDS)
@@ -91,14 +80,13 @@ def test_windows_hold_the_tokens_of_one_label(size, window, shift):
     tokens = torch.stack([image, labels.expand(batch, -1), torch.arange(len(labels)).expand(2, -1)])
     tokens = tokens.movedim(0, -1).view(batch, *size, 3)
     seen = set()
-    for windows, runs in cut(tokens, WindowGrid(size, window, shift)):
+    for windows, shape in cut(tokens, WindowGrid(size, window, shift)):
         for win in windows:
             ids = {(int(b), int(label)) for b, label, _ in win}
             assert len(ids) == 1  # one image, one label
             (key,) = ids
             assert key not in seen  # no label is split over windows
             seen.add(key)
-            shape = torch.Size(m for m, _ in runs)
-            assert len(win) == shape.numel() == int((labels == key[1]).sum())
+            assert len(win) == math.prod(shape) == int((labels == key[1]).sum())
             assert win[:, 2].tolist() == sorted(win[:, 2].tolist())  # row-major inside a window
     assert len(seen) == batch * len(labels.unique())
