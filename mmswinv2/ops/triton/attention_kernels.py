@@ -54,22 +54,6 @@ def _window(
 
 
 @triton.jit
-def _block(begin, SIZE: tl.constexpr, M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr):
-    """The tokens ``begin, ..., begin + SIZE - 1`` as (rows to skip, tokens after these rows).
-
-    Where each block consists of whole rows, the second part is the same for all blocks, so that the
-    compiler moves what depends on it out of the loop. Elsewhere no rows are skipped.
-    """
-    if M0 == 1 and (SIZE % M2 == 0 and M1 * M2 % SIZE == 0):  # Triton 3.2 takes no chain of three
-        rows = begin // M2
-        tokens = tl.arange(0, SIZE)
-    else:
-        rows = 0
-        tokens = begin + tl.arange(0, SIZE)
-    return rows, tokens
-
-
-@triton.jit
 def _indices(i, M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr):
     """Places of the tokens i of a window along its axes.
 
@@ -87,14 +71,32 @@ def _indices(i, M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr):
 def _places(
     rows, i, s0, s1, s2, n1, n2, M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr
 ):  # fmt: skip
-    """Offsets of tokens of a window from one another on the map, and whether the tokens exist.
-
-    Tokens are given as `rows` to skip and i, see `_block`; the offsets are from the first token
-    after these rows.
-    """
+    """Offsets on the map of the tokens i after the first `rows` rows, and whether they exist."""
     i0, i1, i2 = _indices(i, M0, M1, M2)
     exists = (i0 < s0) & (i1 < s1 - rows) & (i2 < s2)
     return (i0 * n1 + i1) * n2 + i2, exists
+
+
+@triton.jit
+def _block(
+    begin, first, s0, s1, s2, n1, n2,
+    SIZE: tl.constexpr, M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr,
+):  # fmt: skip
+    """The tokens ``begin, ..., begin + SIZE - 1`` of a window whose first token is `first`.
+
+    They are given as rows to skip, first token after these rows, tokens after these rows, their
+    offsets from the first one on the map, and whether they exist. Where each block consists of
+    whole rows, the tokens are the same for all blocks, so that the compiler moves what depends on
+    them out of the loop. Elsewhere no rows are skipped.
+    """
+    if M0 == 1 and (SIZE % M2 == 0 and M1 * M2 % SIZE == 0):  # Triton 3.2 takes no chain of three
+        rows = begin // M2
+        i = tl.arange(0, SIZE)
+    else:
+        rows = 0
+        i = begin + tl.arange(0, SIZE)
+    offsets, exists = _places(rows, i, s0, s1, s2, n1, n2, M0, M1, M2)
+    return rows, first + rows * n2, i, offsets, exists
 
 
 @triton.jit
@@ -144,6 +146,18 @@ def _numbered(s0, s1, M1: tl.constexpr, M2: tl.constexpr):
 
 
 @triton.jit
+def _program(
+    n0, n1, n2, f0, f1, f2, M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr,
+    LAST: tl.constexpr, SIZE: tl.constexpr,
+):  # fmt: skip
+    """First token, size and number of tokens of this program's window, and start of its block."""
+    blocks = tl.cdiv(_numbered(tl.minimum(n0, M0), tl.minimum(n1, M1), M1, M2), SIZE)
+    w = tl.program_id(0) // blocks
+    first, s0, s1, s2 = _window(w, n0, n1, n2, f0, f1, f2, M0, M1, LAST)
+    return first, s0, s1, s2, _numbered(s0, s1, M1, M2), tl.program_id(0) % blocks * SIZE
+
+
+@triton.jit
 def _load(pointer, first, tokens, valid, d, stride, HEAD: tl.constexpr):
     """Vectors of one head, of the tokens after the first one; zeros where there is no token."""
     there = valid[:, None] & (d < HEAD)[None, :]
@@ -184,9 +198,7 @@ def _load_keys(
 
     Biases are -inf where there is no key.
     """
-    rows, j = _block(begin, BK, M0, M1, M2)
-    keys, exists = _places(rows, j, s0, s1, s2, n1, n2, M0, M1, M2)
-    first += rows * n2
+    rows, first, j, keys, exists = _block(begin, first, s0, s1, s2, n1, n2, BK, M0, M1, M2)
     k, _inverse = _directions(_load(qkv + C, first, keys, exists, d, 3 * C, HEAD))
     v = _load(qkv + 2 * C, first, keys, exists, d, 3 * C, HEAD)
     at = bias_q[:, None] + _key_at(j, M0, M1, M2, RUN)[None, :]
@@ -234,19 +246,14 @@ def attend_forward(
     PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """A program: (block of queries, window), head."""
-    blocks = tl.cdiv(_numbered(tl.minimum(n0, M0), tl.minimum(n1, M1), M1, M2), BQ)
-    head, w = tl.program_id(1), tl.program_id(0) // blocks
-    first, s0, s1, s2 = _window(w, n0, n1, n2, f0, f1, f2, M0, M1, LAST)
-    n = _numbered(s0, s1, M1, M2)
-    start = tl.program_id(0) % blocks * BQ
+    first, s0, s1, s2, n, start = _program(n0, n1, n2, f0, f1, f2, M0, M1, M2, LAST, BQ)
+    head = tl.program_id(1)
     if start >= n:  # a border window has fewer tokens
         return
     C = heads * HEAD
     qkv += head * HEAD
     d = tl.arange(0, WIDTH)
-    rows_q, i = _block(start, BQ, M0, M1, M2)
-    queries, i_there = _places(rows_q, i, s0, s1, s2, n1, n2, M0, M1, M2)
-    first_q = first + rows_q * n2
+    rows_q, first_q, i, queries, i_there = _block(start, first, s0, s1, s2, n1, n2, BQ, M0, M1, M2)
     row = _load(qkv, first_q, queries, i_there, d, 3 * C, HEAD)
     q, _inverse_q = _directions(row, tl.load(scale + head) * _LOG2_E)
     q = q.to(row.dtype)
@@ -281,11 +288,8 @@ def attend_backward_q(
     PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """A program: (block of queries, window), head; stores sum(grad * out) for the other kernels."""
-    blocks = tl.cdiv(_numbered(tl.minimum(n0, M0), tl.minimum(n1, M1), M1, M2), BQ)
-    head, w = tl.program_id(1), tl.program_id(0) // blocks
-    first, s0, s1, s2 = _window(w, n0, n1, n2, f0, f1, f2, M0, M1, LAST)
-    n = _numbered(s0, s1, M1, M2)
-    start = tl.program_id(0) % blocks * BQ
+    first, s0, s1, s2, n, start = _program(n0, n1, n2, f0, f1, f2, M0, M1, M2, LAST, BQ)
+    head = tl.program_id(1)
     part = d_scale + head * tl.num_programs(0) + tl.program_id(0)
     if start >= n:
         tl.store(part, 0.0)
@@ -293,9 +297,7 @@ def attend_backward_q(
     C = heads * HEAD
     qkv += head * HEAD
     d = tl.arange(0, WIDTH)
-    rows_q, i = _block(start, BQ, M0, M1, M2)
-    queries, i_there = _places(rows_q, i, s0, s1, s2, n1, n2, M0, M1, M2)
-    first_q = first + rows_q * n2
+    rows_q, first_q, i, queries, i_there = _block(start, first, s0, s1, s2, n1, n2, BQ, M0, M1, M2)
     row = _load(qkv, first_q, queries, i_there, d, 3 * C, HEAD)
     s = tl.load(scale + head)
     q, _inverse_q = _directions(row, s * _LOG2_E)
@@ -336,20 +338,15 @@ def attend_backward_kv(
     PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """A program: (block of keys, window), head; scores are [queries, keys]."""
-    blocks = tl.cdiv(_numbered(tl.minimum(n0, M0), tl.minimum(n1, M1), M1, M2), BK)
-    head, w = tl.program_id(1), tl.program_id(0) // blocks
-    first, s0, s1, s2 = _window(w, n0, n1, n2, f0, f1, f2, M0, M1, LAST)
-    n = _numbered(s0, s1, M1, M2)
-    start = tl.program_id(0) % blocks * BK
+    first, s0, s1, s2, n, start = _program(n0, n1, n2, f0, f1, f2, M0, M1, M2, LAST, BK)
+    head = tl.program_id(1)
     if start >= n:
         return
     C = heads * HEAD
     qkv += head * HEAD
     grad += head * HEAD
     d = tl.arange(0, WIDTH)
-    rows_k, j = _block(start, BK, M0, M1, M2)
-    keys, j_there = _places(rows_k, j, s0, s1, s2, n1, n2, M0, M1, M2)
-    first_k = first + rows_k * n2
+    rows_k, first_k, j, keys, j_there = _block(start, first, s0, s1, s2, n1, n2, BK, M0, M1, M2)
     row = _load(qkv + C, first_k, keys, j_there, d, 3 * C, HEAD)
     k, _inverse_k = _directions(row)
     k = k.to(row.dtype)
@@ -360,9 +357,9 @@ def attend_backward_kv(
     d_k = tl.zeros([BK, WIDTH], tl.float32)
     d_v = tl.zeros([BK, WIDTH], tl.float32)
     for begin in range(0, n, BQ):
-        rows_q, i = _block(begin, BQ, M0, M1, M2)
-        queries, i_there = _places(rows_q, i, s0, s1, s2, n1, n2, M0, M1, M2)
-        first_q = first + rows_q * n2
+        rows_q, first_q, i, queries, i_there = _block(
+            begin, first, s0, s1, s2, n1, n2, BQ, M0, M1, M2
+        )
         row_q = _load(qkv, first_q, queries, i_there, d, 3 * C, HEAD)
         q, _inverse_q = _directions(row_q, s * _LOG2_E)
         q = q.to(k.dtype)
