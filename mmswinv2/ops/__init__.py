@@ -88,16 +88,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``linear(gelu(x), weight, bias)``, the second half of an MLP.
-
-    Args:
-        x: ``(..., C)``.
-        weight: ``(D, C)``.
-        bias: ``(D,)``.
-
-    Returns:
-        ``(..., D)``.
-    """
+    """``linear(gelu(x), weight, bias)``, the second half of an MLP; shapes as for `linear`."""
     if products.fits_gelu_linear(x, weight):
         return products.gelu_linear(x, weight, bias)
     return linear(F.gelu(x), weight, bias)

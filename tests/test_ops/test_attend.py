@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from mmswinv2 import ops
 from mmswinv2.ops import WindowGrid, padded, reference, sdpa, sdpa_padded
@@ -196,6 +197,45 @@ def test_so_many_windows_attend_at_once(name, monkeypatch):
         with Operators() as backward:
             out.sum().backward()
         assert backward.names.count('_softmax') == 3
+
+
+@pytest.mark.parametrize(('grid', 'width'), [('even', WIDTH), ('ragged', WIDTH + 8)])
+def test_only_padded_maps_have_marks_of_the_padding(grid, width, monkeypatch):
+    """Torch's fused kernels for GPUs take heads whose width 8 divides."""
+    plain, seen = F.scaled_dot_product_attention, []
+
+    def attention(q, k, v, **options):
+        seen.append((q.shape[-1], k.shape[-1], v.shape[-1]))
+        return plain(q, k, v, **options)
+
+    monkeypatch.setattr(F, 'scaled_dot_product_attention', attention)
+    sdpa_padded.attend(*inputs(grid, torch.float))
+    assert seen == [(width, width, WIDTH)]
+
+
+def test_no_call_has_more_windows_than_a_kernel_takes(monkeypatch):
+    calls, plain = [], F.scaled_dot_product_attention
+
+    def attention(q, *others, **options):
+        calls.append(len(q))
+        return plain(q, *others, **options)
+
+    want = sdpa_padded.attend(*inputs('even', torch.float))
+    monkeypatch.setattr(F, 'scaled_dot_product_attention', attention)
+    monkeypatch.setattr(sdpa_padded, '_MOST', 5)
+    torch.testing.assert_close(sdpa_padded.attend(*inputs('even', torch.float)), want)
+    assert calls == [5, 3]
+
+
+@pytest.mark.parametrize('device', ['cuda', 'xpu', 'cpu', 'meta'])
+def test_one_call_for_all_windows_is_for_gpus(device):
+    def tensor(*shape):  # fake, as no GPU is needed then
+        return FakeTensor(FakeTensorMode(), torch.empty(shape, device='meta'), torch.device(device))
+
+    qkv, others = tensor(1, 4, 4, 24), (tensor(1, 7, 7), tensor(1, 1, 1))
+    assert sdpa_padded.fits_attend(qkv, *others, 0.0) == (device in ('cuda', 'xpu'))
+    assert not sdpa_padded.fits_attend(tensor(0, 4, 4, 24), *others, 0.0)
+    assert not sdpa_padded.fits_attend(qkv, *others, 0.5)
 
 
 @pytest.mark.parametrize('name', ['padded', 'reference'])
