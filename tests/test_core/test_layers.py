@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmswinv2 import ops
 from mmswinv2.core.layers import (
     LayerNorm,
     PatchEmbed,
@@ -61,6 +62,18 @@ def test_linear_adds_the_bias_in_the_dtype_of_the_layer(layer):
     torch.testing.assert_close(linear(x, layer), layer(x))
     with torch.autocast('cpu', torch.bfloat16):
         assert linear(x, layer, bias).dtype == torch.bfloat16
+
+
+def test_plain_layers_are_computed_by_the_operator(monkeypatch):
+    calls, plain = [], ops.linear
+    monkeypatch.setattr(ops, 'linear', lambda *args: calls.append(args) or plain(*args))
+    x, bias = torch.randn(2, 3), torch.randn(4)
+    for layer, more in ((nn.Linear(3, 4), None), (nn.Linear(3, 4, bias=False), bias)):
+        linear(x, layer, more)
+        assert calls.pop()[1] is layer.weight
+    linear(x, nn.Linear(3, 4), bias)  # two biases
+    linear(x, Doubled(3, 4))
+    assert calls == []
 
 
 def test_linear_adds_a_bias_to_that_of_the_layer():

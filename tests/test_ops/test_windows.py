@@ -7,6 +7,7 @@ from mmswinv2.ops.windows import (
     WindowGrid,
     axis_runs,
     bound,
+    cover,
     cut,
     join,
 )
@@ -45,6 +46,23 @@ def test_bound_of_a_window_in_a_graph(dynamic):
     x = torch.zeros(5, 9)
     got = torch.compile(run, backend='eager', fullgraph=True, dynamic=dynamic)(x)
     assert torch.equal(got, x + (64 + 6 if dynamic else 8 + 6))
+
+
+@pytest.mark.parametrize(
+    ('length', 'window', 'shift', 'covered'),
+    [
+        (8, 4, 0, (0, 2)),
+        (9, 4, 0, (0, 3)),
+        (8, 4, 1, (3, 3)),
+        (9, 4, 1, (3, 3)),
+        (10, 4, 1, (3, 4)),
+        (5, 4, 2, (2, 2)),
+        (4, 4, 2, (0, 1)),
+        (1, 4, 2, (0, 1)),
+    ],
+)
+def test_padding_before_an_axis_and_whole_windows_that_cover_it(length, window, shift, covered):
+    assert cover(length, window, shift) == covered
 
 
 def test_grid_of_a_map():
