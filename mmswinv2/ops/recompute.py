@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import reference
 from .modes import is_batched, is_transformed, without_autocast
 from .windows import WindowGrid
 
@@ -56,7 +55,7 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, forward: Forward, backward: Backward, *inputs: Any) -> Tensor:
         *tensors, ctx.grid, ctx.at_once = inputs
-        ctx.backward_pass = backward
+        ctx.forward_pass, ctx.backward_pass = forward, backward
         ctx.save_for_backward(*tensors)
         return forward(*inputs)
 
@@ -71,11 +70,10 @@ class _Attend(torch.autograd.Function):
 
 
 def _batched_gradients(ctx: Any, grads: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients of qkv, table and scale by autograd."""
+    """Gradients of qkv, table and scale by autograd, which takes torch's operators one by one."""
     inputs, create_graph = ctx.saved_tensors, torch.is_grad_enabled()
-    qkv, table, scale = inputs
     with torch.enable_grad():
-        out = reference.attend(qkv, ctx.grid, table, scale, windows_at_once=ctx.at_once)
+        out = ctx.forward_pass(*inputs, ctx.grid, ctx.at_once)
     wanted = [t for t in inputs if t.requires_grad]
     found = iter(torch.autograd.grad(out, wanted, grads, create_graph=create_graph))
     return tuple(next(found) if t.requires_grad else None for t in inputs)

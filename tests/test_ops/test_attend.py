@@ -147,6 +147,23 @@ def test_second_derivatives(name):
     torch.autograd.gradgradcheck(lambda *t: attend(t[0], grid, *t[1:]), (qkv, table, scale))
 
 
+@pytest.mark.filterwarnings('ignore:There is a performance drop because:UserWarning')
+@pytest.mark.parametrize(
+    ('dtype', 'tolerance'), [(torch.float, 1e-5), (torch.bfloat16, 3e-2), (torch.half, 4e-3)]
+)
+@pytest.mark.parametrize('name', IMPLEMENTATIONS)
+def test_gradients_of_several_losses_at_a_time(name, dtype, tolerance):
+    qkv, grid, table, scale = inputs('ragged', dtype)
+    out = IMPLEMENTATIONS[name](qkv, grid, table, scale)
+    grads = torch.randn(2, *out.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+    def gradients(grad, **options):
+        return torch.autograd.grad(out, (qkv, table, scale), grad, retain_graph=True, **options)
+
+    for got, want in zip(gradients(grads, is_grads_batched=True), gradients(grads[1]), strict=True):
+        assert (got[1] - want).abs().max() / want.abs().max() < tolerance
+
+
 @pytest.mark.parametrize('training', [True, False])
 def test_the_forward_pass_makes_no_scores(training):
     # torch silently skips its fused kernels if the mask requires a gradient
