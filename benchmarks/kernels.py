@@ -188,10 +188,19 @@ def tune(dtypes, widths, windows):
         bias = torch.randn(heads, 2 * window - 1, 2 * window - 1, device='cuda')
         scale = torch.full((heads,), 10.0, device='cuda')
         numbers = (0.0, grid.window, grid.shift)
-        out, lse = attention.attend_op(qkv, bias, scale, None, *numbers)
-        forward = partial(attention.attend_op, qkv, bias, scale, None, *numbers)
+        out, lse = torch.ops.mmswinv2.attend(qkv, bias, scale, None, *numbers)
+        forward = partial(torch.ops.mmswinv2.attend, qkv, bias, scale, None, *numbers)
         backward = partial(
-            attention.attend_backward_op, out, qkv, bias, scale, None, out, lse, *numbers, True
+            torch.ops.mmswinv2.attend_backward,
+            out,
+            qkv,
+            bias,
+            scale,
+            None,
+            out,
+            lse,
+            *numbers,
+            True,
         )
         for name in ATTENTION:
             best = None

@@ -16,10 +16,7 @@ def is_transformed() -> bool:
 
 
 def is_batched(grad: Tensor) -> bool:
-    """Whether `grad` holds gradients of several losses, as ``is_grads_batched=True`` gives them.
-
-    The vmap behind it lacks many of torch's operators; only backward passes of torch are safe.
-    """
+    """Whether ``is_grads_batched=True`` is set, whose vmap lacks many of torch's operators."""
     return torch._C._functorch.is_legacy_batchedtensor(grad)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
+from torch.library import wrap_triton
 from torch.utils import flop_counter
 
 from ..windows import WindowGrid, bound, cover
@@ -54,13 +54,8 @@ class _Call:
         self.windows = batch * math.prod(counts)
         *outer, last = _three(window, 1)
         self.window = *outer, _blocks(last, _RUN) * _RUN  # rows of tokens are numbered up to this
-        self.numbers = (
-            dropout,
-            *_three(size, 1),
-            *_three(lacks, 0),
-            self.heads,
-            batch * math.prod(size),
-        )
+        tokens = batch * math.prod(size)
+        self.numbers = dropout, *_three(size, 1), *_three(lacks, 0), self.heads, tokens
         head = channels // 3 // self.heads
         self.width = max(16, triton.next_power_of_2(head))
         self.options = dict(
@@ -159,10 +154,6 @@ def _attend(
     return out, lse
 
 
-attend_op: Any = triton_op('mmswinv2::attend', _attend, mutates_args=())
-
-
-@attend_op.register_fake
 def _fake_attend(qkv: Tensor, table: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     batch, *size, channels = qkv.shape
     out = qkv.new_empty((batch, *size, channels // 3))
@@ -204,10 +195,6 @@ def _attend_backward(
     return d_qkv, d_table, parts.sum(1)
 
 
-attend_backward_op: Any = triton_op('mmswinv2::attend_backward', _attend_backward, mutates_args=())
-
-
-@attend_backward_op.register_fake
 def _fake_attend_backward(
     grad: Tensor, qkv: Tensor, table: Tensor, *others: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -240,7 +227,11 @@ def _gradients(run: Any, ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None
 
 
 _attend_with_gradient = with_gradient(
-    (attend_op, attend_backward_op), (_attend, _attend_backward), _setup_context, _gradients
+    'attend',
+    (_attend, _fake_attend),
+    (_attend_backward, _fake_attend_backward),
+    _setup_context,
+    _gradients,
 )
 
 

@@ -134,12 +134,6 @@ def _key_at(j, M0: tl.constexpr, M1: tl.constexpr, M2: tl.constexpr, RUN: tl.con
 
 
 @triton.jit
-def _masked(there):
-    """Mask to add to scores: 0, or -inf, which makes the probability 0."""
-    return tl.where(there, 0.0, -float('inf'))
-
-
-@triton.jit
 def _numbered(s0, s1, M1: tl.constexpr, M2: tl.constexpr):
     """Exclusive upper bound of the token numbers in a window, see `_places`."""
     return ((s0 - 1) * M1 + s1) * M2
@@ -202,7 +196,10 @@ def _load_keys(
     k, _inverse = _directions(_load(qkv + C, first, keys, exists, d, 3 * C, HEAD))
     v = _load(qkv + 2 * C, first, keys, exists, d, 3 * C, HEAD)
     at = bias_q[:, None] + _key_at(j, M0, M1, M2, RUN)[None, :]
-    b = tl.load(bias - rows * _row_size(M2, RUN) + at) + _masked(exists)[None, :]
+    b = (
+        tl.load(bias - rows * _row_size(M2, RUN) + at)
+        + tl.where(exists, 0.0, -float('inf'))[None, :]
+    )
     return k.to(v.dtype), v, b, first + keys
 
 
@@ -428,7 +425,7 @@ def attend_backward_pairs(
         at_q = head * tokens + first + queries
         products = tl.load(delta + at_q, mask=i_there, other=0.0)
         log_sum = tl.load(lse + at_q, mask=i_there, other=float('inf'))
-        bias = b + _masked(j_there)[None, :]
+        bias = b + tl.where(j_there, 0.0, -float('inf'))[None, :]
         scores = tl.dot(q, tl.trans(k.to(q.dtype)), bias, input_precision=PRECISION)
         p = tl.exp2(scores - log_sum[:, None])
         d_p = tl.dot(g, tl.trans(v), input_precision=PRECISION)

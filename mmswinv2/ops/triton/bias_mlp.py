@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
+from torch.library import wrap_triton
 from torch.utils import flop_counter
 
 from .direct import with_gradient
@@ -160,10 +160,6 @@ def _position_bias(
     return table
 
 
-position_bias_op: Any = triton_op('mmswinv2::position_bias', _position_bias, mutates_args=())
-
-
-@position_bias_op.register_fake
 def _fake_position_bias(
     w1: Tensor, b1: Tensor, w2: Tensor, window: Sequence[int], *_: Any
 ) -> Tensor:
@@ -185,12 +181,6 @@ def _position_bias_backward(
     return parts.sum(0)
 
 
-position_bias_backward_op: Any = triton_op(
-    'mmswinv2::position_bias_backward', _position_bias_backward, mutates_args=()
-)
-
-
-@position_bias_backward_op.register_fake
 def _fake_position_bias_backward(
     grad: Tensor, table: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, pretrained: Sequence[int]
 ) -> Tensor:
@@ -210,8 +200,9 @@ def _gradients(run: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _position_bias_with_gradient = with_gradient(
-    (position_bias_op, position_bias_backward_op),
-    (_position_bias, _position_bias_backward),
+    'position_bias',
+    (_position_bias, _fake_position_bias),
+    (_position_bias_backward, _fake_position_bias_backward),
     _setup_context,
     _gradients,
 )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch._library.triton import set_wrap_triton_enabled
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.library import triton_op
 
 
 def digest(folder: Path) -> str:
@@ -37,17 +38,19 @@ def is_watched(x: Tensor) -> bool:
 
 
 def with_gradient(
-    operators: tuple[Any, Any],
-    functions: tuple[Callable[..., Any], Callable[..., Any]],
+    name: str,
+    forward: tuple[Callable[..., Any], Callable[..., Any]],
+    backward: tuple[Callable[..., Any], Callable[..., Any]],
     setup_context: Callable[[Any, tuple[Any, ...], Any], None],
     gradients: Callable[..., tuple[Tensor | None, ...]],
 ) -> Callable[..., Any]:
-    """Register the gradient of an operator, and make the function that calls or bypasses it.
+    """Register an operator and its gradient, and make the function that calls or bypasses it.
 
     Args:
-        operators: the operator and that of its backward pass, made with `torch.library.triton_op`.
-            The last argument of the first is ``sources: str = ''``, which it ignores.
-        functions: the functions from which the operators were made.
+        name: of the operator ``mmswinv2::name``; that of the backward pass is ``name_backward``.
+        forward: the function that launches the kernels, and the one that gives fake tensors. The
+            last argument of the first is ``sources: str = ''``, which it ignores.
+        backward: the same two of the backward pass, without `sources`.
         setup_context: see `torch.autograd.Function`.
         gradients: ``gradients(backward, ctx, *grads)`` returns those of all arguments but
             `sources`; `backward` is the operator of the backward pass, or its function.
@@ -56,8 +59,14 @@ def with_gradient(
         a function of the operator's arguments but `sources`, the first of which is a tensor. Where
         it bypasses the operator, it has no second derivative.
     """
-    operator, backward_operator = operators
-    forward_function, backward_function = functions
+    forward_function, fake_forward = forward
+    backward_function, fake_backward = backward
+    operator: Any = triton_op(f'mmswinv2::{name}', forward_function, mutates_args=())
+    operator.register_fake(fake_forward)
+    backward_operator: Any = triton_op(
+        f'mmswinv2::{name}_backward', backward_function, mutates_args=()
+    )
+    backward_operator.register_fake(fake_backward)
 
     def run(*args: Any) -> Any:
         with set_wrap_triton_enabled(False):

@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
+from torch.library import wrap_triton
 
 from .direct import with_gradient
 
@@ -120,10 +120,6 @@ def _add_norm(
     return out
 
 
-add_norm_op: Any = triton_op('mmswinv2::add_norm', _add_norm, mutates_args=())
-
-
-@add_norm_op.register_fake
 def _fake_add_norm(x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x)
 
@@ -145,12 +141,6 @@ def _add_norm_backward(
     return d_y, parts.sum(0)
 
 
-add_norm_backward_op: Any = triton_op(
-    'mmswinv2::add_norm_backward', _add_norm_backward, mutates_args=()
-)
-
-
-@add_norm_backward_op.register_fake
 def _fake_add_norm_backward(grad: Tensor, y: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(y), y.new_empty((2, y.shape[-1]), dtype=torch.float32)
 
@@ -170,7 +160,11 @@ def _gradients(run: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _add_norm_with_gradient = with_gradient(
-    (add_norm_op, add_norm_backward_op), (_add_norm, _add_norm_backward), _setup_context, _gradients
+    'add_norm',
+    (_add_norm, _fake_add_norm),
+    (_add_norm_backward, _fake_add_norm_backward),
+    _setup_context,
+    _gradients,
 )
 
 
