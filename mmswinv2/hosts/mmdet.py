@@ -18,7 +18,10 @@ from .mmdet_patches import (
     draw_semantic_maps,
     keep_coordinates_precise,
     keep_every_picture,
+    measure_recalls,
     name_class_scores,
+    pack_without_resize,
+    paste_masks_beside_images,
     read_hierarchy_without_code,
     refuse_masks_that_stay_behind,
     score_faster,
@@ -54,6 +57,9 @@ class MMDet(Host):
         check_annotations,
         score_faster,
         name_class_scores,
+        measure_recalls,
+        paste_masks_beside_images,
+        pack_without_resize,
         keep_coordinates_precise,
         read_hierarchy_without_code,
     )
@@ -339,8 +345,8 @@ def check_scored(
             'nothing to score; for predictions alone set format_only=True and outfile_prefix '
             'in the evaluator'
         )
+    metric.img_ids = list(infos)  # in the order of predictions, by which recalls are computed
     if left := set(annotations.imgs) - set(infos):
-        metric.img_ids = sorted(infos)
         number = len(left & {a['image_id'] for a in scored})
         warn(
             f'{told} has annotations on {number} images that the data set does not load; '

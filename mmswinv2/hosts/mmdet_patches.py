@@ -114,7 +114,6 @@ def score_faster() -> None:
         def compute_metrics(original: Any, self: Any, results: list) -> dict:
             if self.cat_ids is None and hasattr(self._coco_api, 'get_cat_ids'):
                 self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
-                self.img_ids = self._coco_api.getImgIds()
             return original(self, results)
 
 
@@ -169,6 +168,57 @@ def name_class_scores() -> None:
                 order = [ids.index(i) for i in self.given_ids]
                 for key, axis in (('precision', 2), ('recall', 1), ('scores', 2)):
                     self.eval[key] = self.eval[key].take(order, axis)
+
+
+@patch('mmdet', '>=3')
+def measure_recalls() -> None:
+    """Recalls of proposals are measured, whatever the number of boxes on each image."""
+    from mmdet.evaluation.functional import recall
+    from mmdet.evaluation.metrics import coco_metric, lvis_metric, voc_metric
+
+    for module in (coco_metric, lvis_metric, voc_metric):
+
+        @replace(module, 'eval_recalls')
+        def eval_recalls(
+            measure: Any, gts: list, proposals: list, numbers: Any, thresholds: Any,
+            logger: Any = None, **options: Any,
+        ) -> np.ndarray:  # fmt: skip
+            # one image at a time: NumPy 1.24 and later make no array of arrays of several shapes
+            pairs = [pair for pair in zip(gts, proposals, strict=True) if len(pair[0])]
+            found = [
+                measure([boxes], [proposed], numbers, thresholds, 'silent', **options)
+                for boxes, proposed in pairs
+            ]
+            recalls = np.average(found, axis=0, weights=[len(boxes) for boxes, _ in pairs])
+            numbers, thresholds = recall.set_recall_param(numbers, thresholds)
+            recall.print_recall_summary(recalls, numbers, thresholds, logger=logger)
+            return recalls
+
+
+@patch('mmdet', '>=3')
+def paste_masks_beside_images() -> None:
+    """Masks of boxes that lie in the padding are empty on CPUs, as they are on GPUs."""
+    from mmdet.models.roi_heads.mask_heads import fcn_mask_head
+
+    @replace(fcn_mask_head, '_do_paste_mask')
+    def paste(
+        original: Any, masks: Any, boxes: Any, height: int, width: int, skip_empty: bool = True
+    ) -> tuple:
+        starts = bool((boxes[:, :2] < boxes.new_tensor([width, height])).all())
+        return original(masks, boxes, height, width, skip_empty and starts)
+
+
+@patch('mmdet', '>=3')
+def pack_without_resize() -> None:
+    """Detectors predict on images that no step of the pipeline has resized."""
+    from mmdet.datasets.transforms import PackDetInputs
+
+    @replace(PackDetInputs, 'transform')
+    def transform(original: Any, self: Any, results: dict) -> dict:
+        image = results.get('img')
+        if isinstance(image, np.ndarray) and image.shape[:2] == results.get('ori_shape'):
+            results.setdefault('scale_factor', (1.0, 1.0))
+        return original(self, results)
 
 
 @patch('mmdet', '>=3')

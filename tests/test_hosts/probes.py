@@ -298,6 +298,29 @@ def masks_that_stay():
     return not torch.equal(shifted['gt_bboxes'].tensor, masks.get_bboxes('hbox').tensor)
 
 
+@probe('Recalls of proposals are measured, whatever the number of boxes on each image', 'mmdet')
+def recalls():
+    from mmdet.evaluation.metrics import coco_metric
+
+    boxes = np.array([[0.0, 0, 9, 9], [20, 20, 30, 30]])
+    coco_metric.eval_recalls([boxes[:1], boxes], [boxes, boxes[:1]], [10], [0.5])
+
+
+@probe('Masks of boxes that lie in the padding are empty on CPUs, as they are on GPUs', 'mmdet')
+def masks_in_padding():
+    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+
+    _do_paste_mask(torch.ones(1, 1, 4, 4), torch.tensor([[40.0, 0, 50, 9]]), 20, 20)
+
+
+@probe('Detectors predict on images that no step of the pipeline has resized', 'mmdet')
+def unresized():
+    from mmdet.datasets.transforms import PackDetInputs
+
+    sample = PackDetInputs()(dict(img=np.zeros((8, 6, 3), np.uint8), ori_shape=(8, 6)))
+    return 'scale_factor' not in sample['data_samples']
+
+
 @probe('Boxes, regions and scores are computed in float32 where maps are in bfloat16', 'mmdet')
 def coordinates():
     from mmdet.models.task_modules import AnchorGenerator

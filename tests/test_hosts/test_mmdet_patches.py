@@ -1,13 +1,15 @@
 import copy
+import json
 
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 
 from mmswinv2 import hosts
 from mmswinv2.errors import UserError
+from mmswinv2.hosts.mmdet import check_scored
 from tests.test_tools.conftest import ROOT
 
 
@@ -108,3 +110,75 @@ def test_images_of_two_sizes_for_copy_paste():
     ]
     with pytest.raises(UserError, match=r'images of one size, got \(8, 8\) and \(9, 8\)'):
         CopyPaste()._copy_paste(*samples)
+
+
+@pytest.mark.parametrize('name', ['CocoMetric', 'FasterCocoMetric'])
+def test_recalls_of_proposals(tmp_path, name):
+    """Images have several numbers of objects and proposals, and the file another order."""
+    hosts.of(dict(default_scope='mmdet')).apply()
+    from mmdet.evaluation import metrics
+
+    if not hasattr(metrics, name):
+        pytest.skip('of the maintained fork')
+    objects = {7: [[0, 0, 10, 10], [20, 20, 10, 10]], 2: [[5, 5, 10, 10]], 5: []}
+    boxes = [(image, box) for image, found in objects.items() for box in found]
+    annotations = [
+        dict(id=i, image_id=image, category_id=1, bbox=box, area=100, iscrowd=0)
+        for i, (image, box) in enumerate(boxes, start=1)
+    ]
+    images = [dict(id=i, file_name=f'{i}.jpg', width=40, height=40) for i in objects]
+    content = dict(images=images, annotations=annotations, categories=[dict(id=1, name='a')])
+    (tmp_path / 'a.json').write_text(json.dumps(content))
+    metric = getattr(metrics, name)(
+        ann_file=str(tmp_path / 'a.json'), metric='proposal_fast', proposal_nums=(1, 3)
+    )
+    metric.dataset_meta = dict(classes=('a',))
+    order = [2, 5, 7]  # of the data set
+    infos = {i: dict(img_id=i, img_path=f'{i}.jpg') for i in order}
+    check_scored(metric, infos, metric._coco_api, ('a',), 'val_evaluator')
+    found = {2: [[0, 0, 9, 9], [5, 5, 15, 15]], 5: [[0, 0, 5, 5]], 7: [[0, 0, 10, 10]]}
+    for image in order:
+        proposed = torch.tensor(found[image], dtype=torch.float32)
+        results = dict(bboxes=proposed, scores=torch.ones(len(proposed)).cumsum(0).flip(0))
+        results['labels'] = torch.zeros(len(proposed), dtype=torch.long)
+        metric.process({}, [dict(img_id=image, ori_shape=(40, 40), pred_instances=results)])
+    scores = metric.evaluate(3)
+    assert scores['coco/AR@1'] == pytest.approx(1 / 3)
+    assert scores['coco/AR@3'] == pytest.approx(2 / 3)
+
+
+def test_masks_of_boxes_in_the_padding():
+    hosts.of(dict(default_scope='mmdet')).apply()
+    from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+
+    boxes = torch.tensor([[10.0, 10, 40, 40], [120, 10, 150, 60], [60, 120, 90, 150]])
+    masks = FCNMaskHead(num_classes=1)._predict_by_feat_single(
+        torch.full((3, 1, 28, 28), 9.0),
+        boxes,
+        torch.zeros(3, dtype=torch.long),
+        dict(ori_shape=(100, 80), scale_factor=(1.0, 1.0)),
+        ConfigDict(mask_thr_binary=0.5),
+        rescale=True,
+    )
+    assert masks.sum((1, 2)).tolist() == [900, 0, 0]
+    assert masks[0, 10:40, 10:40].all()
+
+
+def test_a_detector_without_resize():
+    """Boxes are in the image where only the model pads."""
+    cfg = Config.fromfile(ROOT / 'configs/detection/mask-rcnn_swinv2-nano_shapes.py')
+    hosts.of(cfg).apply()
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        torch.manual_seed(0)
+        model = MODELS.build(cfg.model).eval()
+        pack = TRANSFORMS.build(dict(type='PackDetInputs'))
+    image = np.random.default_rng(0).integers(0, 255, (90, 70, 3), np.uint8)
+    sample = dict(img=image, img_shape=(90, 70), ori_shape=(90, 70))
+    results = []
+    for factor in ({}, dict(scale_factor=(1.0, 1.0))):
+        packed = pack({**sample, **factor})
+        batch = {key: [value] for key, value in packed.items()}
+        with torch.no_grad():
+            results += model.test_step(batch)
+    one, other = (result.pred_instances for result in results)
+    assert len(one) and torch.equal(one.bboxes, other.bboxes)
