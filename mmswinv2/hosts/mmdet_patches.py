@@ -197,15 +197,15 @@ def measure_recalls() -> None:
 
 @patch('mmdet', '>=3')
 def paste_masks_beside_images() -> None:
-    """Masks of boxes that lie in the padding are empty on CPUs, as they are on GPUs."""
+    """Masks of boxes beside their image are empty on CPUs, as they are on GPUs."""
     from mmdet.models.roi_heads.mask_heads import fcn_mask_head
 
     @replace(fcn_mask_head, '_do_paste_mask')
     def paste(
         original: Any, masks: Any, boxes: Any, height: int, width: int, skip_empty: bool = True
     ) -> tuple:
-        starts = bool((boxes[:, :2] < boxes.new_tensor([width, height])).all())
-        return original(masks, boxes, height, width, skip_empty and starts)
+        on_image = (boxes[:, 2:] >= 0) & (boxes[:, :2] < boxes.new_tensor([width, height]))
+        return original(masks, boxes, height, width, skip_empty and bool(on_image.all()))
 
 
 @patch('mmdet', '>=3')

@@ -306,7 +306,7 @@ def recalls():
     coco_metric.eval_recalls([boxes[:1], boxes], [boxes, boxes[:1]], [10], [0.5])
 
 
-@probe('Masks of boxes that lie in the padding are empty on CPUs, as they are on GPUs', 'mmdet')
+@probe('Masks of boxes beside their image are empty on CPUs, as they are on GPUs', 'mmdet')
 def masks_in_padding():
     from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 

@@ -147,20 +147,22 @@ def test_recalls_of_proposals(tmp_path, name):
     assert scores['coco/AR@3'] == pytest.approx(2 / 3)
 
 
-def test_masks_of_boxes_in_the_padding():
+def test_masks_of_boxes_beside_their_image():
     hosts.of(dict(default_scope='mmdet')).apply()
     from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 
-    boxes = torch.tensor([[10.0, 10, 40, 40], [120, 10, 150, 60], [60, 120, 90, 150]])
+    boxes = torch.tensor(
+        [[10.0, 10, 40, 40], [120, 10, 150, 60], [60, 120, 90, 150], [-90, 0, -9, 9]]
+    )
     masks = FCNMaskHead(num_classes=1)._predict_by_feat_single(
-        torch.full((3, 1, 28, 28), 9.0),
+        torch.full((4, 1, 28, 28), 9.0),
         boxes,
-        torch.zeros(3, dtype=torch.long),
+        torch.zeros(4, dtype=torch.long),
         dict(ori_shape=(100, 80), scale_factor=(1.0, 1.0)),
         ConfigDict(mask_thr_binary=0.5),
         rescale=True,
     )
-    assert masks.sum((1, 2)).tolist() == [900, 0, 0]
+    assert masks.sum((1, 2)).tolist() == [900, 0, 0, 0]
     assert masks[0, 10:40, 10:40].all()
 
 

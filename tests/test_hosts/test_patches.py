@@ -131,7 +131,7 @@ TABLE = [
         '>=3',
     ),
     (
-        'Masks of boxes that lie in the padding are empty on CPUs, as they are on GPUs',
+        'Masks of boxes beside their image are empty on CPUs, as they are on GPUs',
         'mmdet',
         '>=3',
     ),
