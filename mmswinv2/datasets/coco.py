@@ -247,19 +247,23 @@ def read_fields(
 def _refuse_repeats(path: Any, columns: dict[tuple[str, str], Any]) -> None:
     """Raise `UserError` if images or categories share an id, or images a file."""
     for name in ('images', 'categories'):
-        ids = columns[name, 'id']
-        if len(set(ids)) < len(ids):
-            (twice, _), *_ = Counter(ids).most_common(1)
+        if twice := repeated(columns[name, 'id']):
             raise UserError(
-                f'{path}: the id {twice} stands at several entries of {name}; each needs its own'
+                f'{path}: the id {twice[0]} stands at several entries of {name}; each needs its own'
             )
-    names = columns['images', 'file_name']
-    if len(set(names)) < len(names):
-        (name, times), *_ = Counter(names).most_common(1)
+    names = [os.path.normpath(name) for name in columns['images', 'file_name']]
+    if twice := repeated(names):
         raise UserError(
-            f'{path}: {times} entries of images have file_name={name!r}; put all annotations of a '
-            'file under one id'
+            f'{path}: {names.count(twice[0])} entries of images have file_name={twice[0]!r}; put '
+            'all annotations of a file under one id'
         )
+
+
+def repeated(values: Sequence[Any]) -> list[Any]:
+    """The values that stand several times in a list, most frequent first."""
+    if len(set(values)) == len(values):  # as nearly always; counting takes longer
+        return []
+    return [value for value, times in Counter(values).most_common() if times > 1]
 
 
 def _refuse_unknown_categories(path: Any, columns: dict[tuple[str, str], Any]) -> None:
@@ -286,9 +290,10 @@ def get_category_ids(path: str | Path, categories: Iterable[dict], names: Sequen
     known: dict[str, list] = {}
     for category in categories:
         known.setdefault(category['name'], []).append(category['id'])
-    if len(set(names)) < len(names):
-        (twice, _), *_ = Counter(names).most_common(1)
-        raise UserError(f'{path}: classes has {twice!r} twice; each class has a place of its own')
+    if twice := repeated(names):
+        raise UserError(
+            f'{path}: classes has {twice[0]!r} twice; each class has a place of its own'
+        )
     if missing := [name for name in names if name not in known]:
         raise UserError(
             f'{path} lacks {len(missing)} of the {len(names)} classes ({some(missing)}); it has '

@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import UserError
 from ..files import is_inside, write_atomically
 from ..hosts.mmcv import open_image, orientation
-from .coco import read_coco
+from .coco import read_coco, repeated
 from .images import decode as read_array
 from .labels import FORMATS, Labelled, LeftOut, Mark, Source
 
@@ -143,9 +143,8 @@ def _check_names(names: Sequence[str], source: Path) -> None:
     for name in names:
         if (shown := name.encode(errors='replace').decode()) != name:  # lone surrogates
             raise UserError(f'{source}: the class {shown!r} is no text that can be written')
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f'{source}: the class {twice!r} stands twice among the names')
+    if twice := repeated(names):
+        raise UserError(f'{source}: the class {twice[0]!r} stands twice among the names')
 
 
 def _is_ours(path: Path) -> bool:

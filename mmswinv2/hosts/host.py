@@ -1,8 +1,6 @@
 """What the package needs to know of every host package: `Host`."""
 
 import re
-import runpy
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -86,26 +84,6 @@ class Host:
             raise UserError(
                 f'{path} needs {self.name} (its default_scope), which is not installed{hint}'
             )
-
-    def run_script(self, name: str, arguments: Sequence[str]) -> None:
-        """Run a script of the host's package in this process, with its own command line.
-
-        Scripts in ``analysis_tools`` come before those of the same name in other folders.
-
-        Raises:
-            UserError: if the host has none of that name.
-        """
-        spec = find_spec(self.name)
-        places = list(spec.submodule_search_locations or ()) if spec else []
-        found = [path for place in places for path in Path(place, '.mim', 'tools').rglob(name)]
-        if not found:
-            raise UserError(f'{self.name} brings no {name} along; reinstall it from its wheel')
-        script = str(min(found, key=lambda path: (path.parent.name != 'analysis_tools', str(path))))
-        before, sys.argv = sys.argv, [script, *arguments]
-        try:
-            runpy.run_path(script, run_name='__main__')
-        finally:
-            sys.argv = before
 
     def folder_hint(self, dataset: Any, key: str) -> str:
         """What to add to the error for a missing folder, `key` of the ``data_prefix``."""

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine import fileio
-from packaging.specifiers import SpecifierSet
 
 from ..errors import UserError
-from .patching import installed_version, log_patch, patch, replace
+from .patching import is_installed, log_patch, patch, replace
 
 
 @patch('mmdet', '>=3')
@@ -94,8 +93,7 @@ def refuse_masks_that_stay_behind() -> None:
 
 def has_fast_evaluator() -> bool:
     """Whether faster-coco-eval, which `fast_evaluator` needs, is installed."""
-    known = installed_version('faster-coco-eval')
-    return known is not None and SpecifierSet('>=1.8').contains(known, True)
+    return is_installed('faster-coco-eval', '>=1.8')
 
 
 @patch('mmdet', '>=3', has_fast_evaluator)

@@ -44,9 +44,7 @@ class Patch:
 
     def needed(self) -> bool:
         """Whether the installed version needs the patch."""
-        version = installed_version(self.package)
-        known = version is not None and SpecifierSet(self.versions).contains(version, True)
-        return known and self.condition()
+        return is_installed(self.package, self.versions) and self.condition()
 
     def apply(self) -> None:
         """Make the change if it is needed."""
@@ -73,6 +71,12 @@ def installed_version(package: str) -> str | None:
         with suppress(PackageNotFoundError):
             return version(name)
     return None
+
+
+def is_installed(package: str, versions: str) -> bool:
+    """Whether one of some versions of a package, such as ``'>=1.8'``, is installed."""
+    known = installed_version(package)
+    return known is not None and SpecifierSet(versions).contains(known, True)
 
 
 def replace(owner: Any, name: str) -> Callable[[Callable[..., Any]], None]:

@@ -303,6 +303,8 @@ REFUSED = {  # case: (change, words of the error)
     'category ids of many digits': (
         lambda c: (first('categories', id=10**400)(c), first(category_id=10**400)(c)),
         r'categories\[0\] has id=1000'),
+    'file in two spellings': (lambda c: c['images'][1].update(file_name='./1.png'),
+                              "2 entries of images have file_name='1.png'"),
     'file name with NUL': (first('images', file_name='a\0'), 'that can be the path of a file'),
     'file name no Unicode': (first('images', file_name='\ud800'), 'that can be the path of a file'),
     'runs along rows': (mapped('segmentation', lambda a: runs_of(a, 'C')), 'segmentations are'),

@@ -1,6 +1,7 @@
 import builtins
 import copy
 import pickle
+import runpy
 import threading
 from collections import OrderedDict
 from functools import partial
@@ -26,6 +27,7 @@ from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.errors import UserError
 from mmswinv2.hosts.host import Host
 from mmswinv2.hosts.mmengine import read_own_checkpoints
+from tests.test_tools.conftest import ROOT
 
 
 def test_scalars_of_mmengine_can_be_restored(tmp_path):
@@ -212,8 +214,9 @@ def test_getattr_is_for_statistics_alone(tmp_path):
 def test_what_is_not_known_of_a_host():
     with pytest.raises(UserError, match='no inputs are known for the models of mmelse'):
         Host('mmelse').sample_batch({}, (8, 8), 1)
-    with pytest.raises(UserError, match='mmengine brings no train.py along'):
-        Host().run_script('train.py', [])
+    tool = runpy.run_path(str(ROOT / 'tools/analysis_tools/browse_dataset.py'))
+    with pytest.raises(UserError, match='mmengine brings no browse_dataset.py along'):
+        tool['find_script']('mmengine')
 
 
 def test_a_host_that_is_not_installed():

@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ...errors import UserError
@@ -79,6 +79,11 @@ def read_bytes(path: Path) -> bytes:
     if (size := path.stat().st_size) > _LARGEST_FILE:
         raise UserError(f'{path} has {size >> 20} MB, which no label file has; take it away')
     return path.read_bytes()
+
+
+def slashes(path: str) -> str:
+    """A path with slashes, which some programs write with backslashes."""
+    return PureWindowsPath(path).as_posix()
 
 
 def number(value: Any, where: str) -> float:

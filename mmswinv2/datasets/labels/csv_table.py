@@ -8,7 +8,7 @@ without objects. ``width`` and ``height`` may be left out.
 import csv
 import io
 import re
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 from ...errors import UserError
 from .common import (
@@ -19,6 +19,7 @@ from .common import (
     number,
     pick_image,
     read_text,
+    slashes,
     stated_size,
 )
 
@@ -52,7 +53,7 @@ def read_csv(source: Source) -> tuple[None, list[Labelled]]:
         values = dict(zip(header, map(str.strip, row), strict=True))
         if delimiter != ',':
             values |= {key: _decimal(values[key]) for key in _CORNERS}
-        name = str(PureWindowsPath(values['filename']).as_posix())
+        name = slashes(values['filename'])
         if name not in images:
             tries = [source.root / name, source.root / 'images' / name]
             images[name] = pick_image(source, tries, where)

@@ -10,7 +10,7 @@ import math
 import os
 import re
 from contextlib import suppress
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, needed
@@ -28,6 +28,7 @@ from .common import (
     pick_own_image,
     read_bytes,
     read_text,
+    slashes,
     stated_size,
 )
 
@@ -93,8 +94,7 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
     if root.tag != 'annotation':
         source.left_out.add('XML files that are no annotations', path)
         return None
-    # \ and / alike
-    given = Path(PureWindowsPath((root.findtext('filename') or path.stem).strip()).as_posix())
+    given = Path(slashes((root.findtext('filename') or path.stem).strip()))
     names = [given, Path(given.name)]
     owns = [Path(path.stem + suffix) for suffix in SUFFIXES]
     folders = [path.parent, path.parent.parent / 'JPEGImages', source.root]

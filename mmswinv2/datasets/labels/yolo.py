@@ -7,7 +7,7 @@ data.yaml; both are ignored. The four corners of a rotated box are read as a pol
 
 import math
 import os
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -24,6 +24,7 @@ from .common import (
     first_file,
     number,
     read_text,
+    slashes,
 )
 
 _FAR = 10  # largest number of a box, in fractions of the image
@@ -111,7 +112,7 @@ def _images_of(source: Source, content: dict[str, Any]) -> list[Path]:
         )
     base = content.get('path')
     found: set[Path] = set()
-    for place in map(_slashes, places):
+    for place in map(slashes, places):
         # exported sets have '../train/images' where they mean 'train/images'
         plain = PurePosixPath(*(p for p in PurePosixPath(place).parts if p != '..'))
         tries = [source.path / str(base or '') / place, source.path / place, source.path / plain]
@@ -121,7 +122,7 @@ def _images_of(source: Source, content: dict[str, Any]) -> list[Path]:
         if path.is_dir():
             found.update(find_files(path, *IMAGES))
             continue
-        for line in map(_slashes, filter(None, map(str.strip, read_text(path).splitlines()))):
+        for line in map(slashes, filter(None, map(str.strip, read_text(path).splitlines()))):
             tries = [path.parent / line, source.path / line]
             if (image := first_file(tries, source.root)) is None:
                 source.left_out.add('images that are missing', f'{line} of {path}')
@@ -133,10 +134,6 @@ def _images_of(source: Source, content: dict[str, Any]) -> list[Path]:
             f'{source.root}, the folder of the images; leave --images out, or name one above it'
         )
     return sorted(found)
-
-
-def _slashes(path: str) -> str:
-    return PureWindowsPath(path).as_posix()  # \ and / alike
 
 
 def _label_files(image: Path, source: Source) -> list[Path]:
