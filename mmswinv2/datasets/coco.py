@@ -189,9 +189,13 @@ def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
     Raises:
         UserError: naming the file, the entry, the rule and the way out.
     """
-    content, columns = read_fields(path, boxes)
-    annotations = content['annotations']
-    images = content['images']
+    return check_content(path, _read_json(path), boxes)
+
+
+def check_content(path: Any, content: dict[str, Any], boxes: bool = True) -> dict[str, Any]:
+    """Check and repair the content of an annotation file; see `read_coco`."""
+    columns = _columns(path, content, boxes)
+    annotations, images = content['annotations'], content['images']
     if images and all({'caption', 'dataset_name'} <= image.keys() for image in images):
         return content  # of RefCOCO, an image for each expression, category -1 for no object
     _refuse_repeats(path, columns)
@@ -200,7 +204,7 @@ def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
     _refuse_unknown_categories(path, columns)
     _number(path, annotations)
     _tell_turned(path, annotations)
-    sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
+    sizes = {image['id']: (image['width'], image['height']) for image in images}
     of_image = [sizes.get(i, (0, 0)) for i in columns['annotations', 'image_id']]
     table = _Annotations(
         columns['annotations', 'bbox'] if boxes else np.ones((len(annotations), 4)),
@@ -235,13 +239,15 @@ def read_fields(
         Boxes, if they are wanted, are an array (n, 4).
     """
     content = _read_json(path)
+    return content, _columns(path, content, boxes)
+
+
+def _columns(path: Any, content: dict, boxes: bool) -> dict[tuple[str, str], Any]:
     fields = _FIELDS if boxes else _FIELDS[:-1]
-    columns: dict[tuple[str, str], Any] = {
-        field[:2]: _column(path, content, *field) for field in fields
-    }
+    columns: dict = {field[:2]: _column(path, content, *field) for field in fields}
     if boxes:
         columns['annotations', 'bbox'] = _boxes(path, columns['annotations', 'bbox'])
-    return content, columns
+    return columns
 
 
 def _refuse_repeats(path: Any, columns: dict[tuple[str, str], Any]) -> None:

@@ -180,13 +180,10 @@ def _check_runs(annotations: list[dict], runs: list[int], size: np.ndarray, refu
                 f'pixels, size [{height}, {width}]',
             )
         segmentation['size'] = [height, width]  # decoders refuse whole floats
-        counts = segmentation.get('counts')
-        pixels = count_pixels(counts) if isinstance(counts, str) else -1
-        if (
-            type(counts) is list
-            and not set(map(type, counts)) - {int}
-            and min(counts, default=-1) >= 0
-        ):
+        counts, pixels = segmentation.get('counts'), -1
+        if isinstance(counts, str):
+            pixels = count_pixels(counts)
+        elif type(counts) is list and set(map(type, counts)) == {int} and min(counts) >= 0:
             pixels = sum(counts)
         if pixels != height * width:
             raise refuse(i, f'has counts={counts!r:.60}; {_COUNTS}')

@@ -30,16 +30,6 @@ _WAYS = {
     '': 'fetch it again, or take it out of the data',
 }
 _PHOTOMETRIC = {0: 'white is 0', 1: '', 2: 'RGB', 3: 'palette', 5: 'CMYK', 6: 'YCbCr', 8: 'Lab'}
-_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # of (H, W, ...), by EXIF orientation
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: a[::-1].swapaxes(0, 1),
-    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
-    8: lambda a: a[:, ::-1].swapaxes(0, 1),
-}
 _KINDS = {1: 'unsigned', 2: 'signed', 3: 'float'}
 
 
@@ -216,15 +206,23 @@ def decode(content: bytes, stored: bool = False) -> np.ndarray:
         image = image[..., None] if image.ndim == 2 else image[..., [2, 1, 0, 3][: image.shape[2]]]
         if header.form == 'PNG' and b'eXIf' in content and not stored:
             with open_image(io.BytesIO(content)) as file:
-                image = _TURNS[orientation(file)](image)
+                image = _turned(image, orientation(file))
         return image[..., [0, 3]] if header.channels == 2 else image  # OpenCV makes RGBA of it
     with open_image(io.BytesIO(content)) as file:
         file.load()  # turns a TIFF, which has no orientation then
         colours = 'RGBA' if 'transparency' in file.info else 'RGB'
         kept = file.mode in ('L', 'LA', 'RGB', 'RGBA', 'RGBX')
         plain = file if kept else file.convert('L' if file.mode == '1' else colours)
-        image = _TURNS[1 if stored else orientation(file)](np.array(plain))
+        image = _turned(np.array(plain), 1 if stored else orientation(file))
     return image[..., None] if image.ndim == 2 else image
+
+
+def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
+    """An image (H, W, ...) as its EXIF orientation, 1 to 8, has it shown."""
+    if orientation > 4:
+        image = image.swapaxes(0, 1)
+    down, right = ((1, 1), (1, -1), (-1, -1), (-1, 1))[(orientation - 1) % 4]
+    return image[::down, ::right]
 
 
 def _decode_tiff(content: bytes, header: Header) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ import numpy as np
 from ..errors import UserError
 from ..files import is_inside, write_atomically
 from ..hosts.mmcv import open_image, orientation
-from .coco import read_coco, repeated
+from .coco import check_content, repeated
 from .images import decode as read_array
 from .labels import FORMATS, Labelled, LeftOut, Mark, Source
 
@@ -250,17 +249,17 @@ def _annotation(
             left_out.add('polygons outside of their image', mark.where)
         else:
             polygons.append(cut)
-    if mark.polygons and not polygons and mark.box is None:
-        return None
-    if polygons and mark.box is None:
-        xy = np.concatenate(polygons)
-        box = np.concatenate([xy.min(0), xy.max(0)])
-    else:
+    if mark.box is not None:
         box = np.array(mark.box, np.float64) * (*scale, *scale)
         if (box[2:] <= box[:2]).any():
             left_out.add('boxes without an area', mark.where)
             return None
         box = box.clip(0, (*size, *size))
+    elif polygons:
+        xy = np.concatenate(polygons)
+        box = np.concatenate([xy.min(0), xy.max(0)])
+    else:
+        return None
     if (box[2:] <= box[:2]).any():
         left_out.add('boxes outside of their image', mark.where)
         return None
@@ -297,15 +296,9 @@ def _area(xy: np.ndarray) -> float:
 
 
 def _write(content: dict[str, Any], out: Path) -> None:
-    """Write the file, if `read_coco` accepts its content."""
+    """Write the file, if its content keeps the rules of `read_coco`."""
     text = json.dumps(content)
-    with tempfile.TemporaryDirectory() as folder:
-        trial = Path(folder) / out.name
-        trial.write_text(text)
-        try:
-            read_coco(trial)
-        except UserError as error:
-            raise UserError(str(error).replace(str(trial), f'what would be {out}')) from error
+    check_content(f'what would be {out}', json.loads(text))  # a copy, as it is repaired in place
     try:
         write_atomically(out, lambda file: file.write(text.encode()))
     except OSError as error:

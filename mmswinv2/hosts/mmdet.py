@@ -237,11 +237,8 @@ def check_image_sizes(dataset: Any, where: str) -> None:
 
 def _several_metainfo(given: Sequence[dict], where: str) -> UserError:
     """The error for a ConcatDataset whose data sets have different ``metainfo``."""
-    keys = sorted(
-        key
-        for key in set().union(*given)
-        if any(key not in meta or meta[key] != given[0].get(key) for meta in given)
-    )
+    names = set().union(*given)
+    keys = sorted(k for k in names if any(m.get(k) != given[0].get(k) for m in given))
     others = [key for key in keys if key != 'classes']
     ways = ['give all the same metainfo=dict(classes=...)'] * ('classes' in keys)
     ways += [f'set ignore_keys={others} of ConcatDataset'] * bool(others)
@@ -296,9 +293,8 @@ def infos_by_id(dataset: Any, metric: Any, where: str) -> dict[Any, dict]:
         if not {'img_id', 'img_path'} <= info.keys():
             return {}
         first = infos.setdefault(info['img_id'], info)
-        paths = {first['img_path'], info['img_path']}
-        other = len(paths) > 1 and len({*map(os.path.normpath, paths)}) > 1
-        if other and not metric.format_only:
+        paths = {os.path.normpath(one['img_path']) for one in (first, info)}
+        if len(paths) > 1 and not metric.format_only:
             raise UserError(
                 f'{where}: {first["img_path"]} and {info["img_path"]} of the data set both '
                 f'have image_id={info["img_id"]!r}, by which scores are computed; give each '

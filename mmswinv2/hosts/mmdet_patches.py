@@ -171,26 +171,19 @@ def name_class_scores() -> None:
 @patch('mmdet', '>=3')
 def measure_recalls() -> None:
     """Recalls of proposals are measured, whatever the number of boxes on each image."""
-    from mmdet.evaluation.functional import recall
     from mmdet.evaluation.metrics import coco_metric, lvis_metric, voc_metric
 
     for module in (coco_metric, lvis_metric, voc_metric):
 
         @replace(module, 'eval_recalls')
         def eval_recalls(
-            measure: Any, gts: list, proposals: list, numbers: Any, thresholds: Any,
-            logger: Any = None, **options: Any,
-        ) -> np.ndarray:  # fmt: skip
+            measure: Any, gts: list, proposals: list, *args: Any, **options: Any
+        ) -> np.ndarray:
             # one image at a time: NumPy 1.24 and later make no array of arrays of several shapes
+            options['logger'] = 'silent'  # else it prints a table of each
             pairs = [pair for pair in zip(gts, proposals, strict=True) if len(pair[0])]
-            found = [
-                measure([boxes], [proposed], numbers, thresholds, 'silent', **options)
-                for boxes, proposed in pairs
-            ]
-            recalls = np.average(found, axis=0, weights=[len(boxes) for boxes, _ in pairs])
-            numbers, thresholds = recall.set_recall_param(numbers, thresholds)
-            recall.print_recall_summary(recalls, numbers, thresholds, logger=logger)
-            return recalls
+            recalls = [measure([boxes], [found], *args, **options) for boxes, found in pairs]
+            return np.average(recalls, axis=0, weights=[len(boxes) for boxes, _ in pairs])
 
 
 @patch('mmdet', '>=3')
@@ -213,8 +206,7 @@ def pack_without_resize() -> None:
 
     @replace(PackDetInputs, 'transform')
     def transform(original: Any, self: Any, results: dict) -> dict:
-        image = results.get('img')
-        if isinstance(image, np.ndarray) and image.shape[:2] == results.get('ori_shape'):
+        if np.shape(results.get('img'))[:2] == results.get('ori_shape'):
             results.setdefault('scale_factor', (1.0, 1.0))
         return original(self, results)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,11 +90,10 @@ class InstanceSegTTAModel(BaseTTAModel):
             for inputs, samples in zip(data['inputs'], data['data_samples'], strict=True)
         ]
         ranges = self._ranges(views)
-        cache: OrderedDict[int, tuple] = OrderedDict()
+        cache: dict[int, tuple] = {}
         candidates: list[list[tuple[Tensor, Tensor]]] = [[] for _ in views[0]['inputs']]
         for i, view in enumerate(views):
-            if len(cache) == self.cached_views:
-                cache.popitem(last=False)
+            cache.pop(i - self.cached_views, None)
             cache[i] = self._features(view)
             for found, (boxes, scores) in zip(candidates, self._boxes(*cache[i]), strict=True):
                 found.append((boxes, in_range(boxes, scores, ranges[i])))
@@ -177,7 +175,7 @@ class InstanceSegTTAModel(BaseTTAModel):
         return _instances(dets[:, :4], dets[:, 4], labels)
 
     def _average_masks(
-        self, views: list[dict], cache: OrderedDict[int, tuple], merged: list[InstanceData]
+        self, views: list[dict], cache: dict[int, tuple], merged: list[InstanceData]
     ) -> list[Tensor]:
         """Average probabilities ``(n, 1, h, w)`` in the merged boxes, and the results' scores."""
         sums: list[Tensor] = []
