@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.logging import MMLogger
 from PIL import ExifTags, Image
 
 from mmswinv2.datasets.coco import read_coco
@@ -687,6 +688,15 @@ def test_a_file_that_our_reader_refuses(yolo, tmp_path):
     ):
         convert('yolo', yolo, tmp_path)
     assert not (tmp_path / 'out.json').exists()
+
+
+def test_warnings_name_the_file_that_is_written(yolo, tmp_path, caplog):
+    write(yolo / 'labels/train/b.txt', '0 0.5 0.5 0.005 0.5')  # half a pixel wide
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    convert('yolo', yolo, tmp_path)
+    logger.removeHandler(caplog.handler)
+    assert f'what would be {tmp_path / "out.json"}: 1 of 4 annotations have a box' in caplog.text
 
 
 def test_round_trip(tmp_path, yolo, voc):
