@@ -75,34 +75,30 @@ def _check_polygons(
     owner = np.array(owners, int)
     lengths = np.fromiter(map(len, polygons), int, len(polygons))
     good = (lengths >= 6) & (lengths % 2 == 0)
-    kept = [p for p, g in zip(polygons, good, strict=True) if g]
-    ends = np.cumsum(lengths[good]) // 2
-    starts = np.concatenate([[0], ends])[:-1]
+    kept = chain.from_iterable(p for p, g in zip(polygons, good, strict=True) if g)
+    points = lengths[good] // 2
     try:
-        xy = np.fromiter(chain.from_iterable(kept), np.float64, int(lengths[good].sum()))
+        xy = np.fromiter(kept, np.float64, 2 * int(points.sum())).reshape(-1, 2)
     except OverflowError as error:
         raise UserError(f'{path}: a number of a polygon is too large ({error})') from error
-    xy = xy.reshape(-1, 2)
-    low: Any = np.zeros((0, 2))
-    high: Any = low
-    area: Any = low.ravel()
-    if kept:
-        low, high = (f.reduceat(xy, starts) for f in (np.minimum, np.maximum))  # (polygons, 2)
-        far = np.maximum(-low, high).max(1) > FAR * size[owner[good]].max(1)
-        if far.any():
-            worst = int(far.argmax())
-            raise refuse(
-                owner[good][worst],
-                f'reaches from {low[worst].tolist()} to {high[worst].tolist()}, and its image has '
-                f'{"x".join(map(str, size[owner[good][worst]]))} pixels; {_SEGMENTATION}',
-            )
-        nexts = np.arange(1, len(xy) + 1)
-        nexts[ends - 1] = starts
-        cross = xy[:, 0] * xy[nexts, 1] - xy[nexts, 0] * xy[:, 1]
-        area = np.abs(np.add.reduceat(cross, starts)) / 2
-        flat = ~(area > 0)  # also true where the area is NaN
-        good[good] = ~flat
-        low, high, area = low[~flat], high[~flat], area[~flat]
+    ends = points.cumsum()
+    starts = ends - points
+    low, high = (f.reduceat(xy, starts) for f in (np.minimum, np.maximum))  # (polygons, 2)
+    far = np.maximum(-low, high).max(1) > FAR * size[owner[good]].max(1)
+    if far.any():
+        worst = int(far.argmax())
+        raise refuse(
+            owner[good][worst],
+            f'reaches from {low[worst].tolist()} to {high[worst].tolist()}, and its image has '
+            f'{"x".join(map(str, size[owner[good][worst]]))} pixels; {_SEGMENTATION}',
+        )
+    nexts = np.arange(1, len(xy) + 1)
+    nexts[ends - 1] = starts
+    cross = xy[:, 0] * xy[nexts, 1] - xy[nexts, 0] * xy[:, 1]
+    area = np.abs(np.add.reduceat(cross, starts)) / 2
+    flat = ~(area > 0)  # also true where the area is NaN
+    good[good] = ~flat
+    low, high, area = low[~flat], high[~flat], area[~flat]
     if not good.all():
         _leave_out_polygons(path, annotations, owner, polygons, good)
     return owner[good], area, low, high

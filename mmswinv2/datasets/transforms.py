@@ -53,10 +53,8 @@ class InstaBoost(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Augment an image and its instances, or return them unchanged."""
-        movable: list[dict] = []
-        fixed: list[dict] = []
-        for instance in results.get('instances', []):
-            (fixed if instance['ignore_flag'] else movable).append(instance)
+        instances = results.get('instances', [])
+        movable = [instance for instance in instances if not instance['ignore_flag']]
         if not movable or np.random.rand() >= self.aug_ratio:
             return results
         if results['img'].shape[2:] != (3,):
@@ -76,7 +74,7 @@ class InstaBoost(BaseTransform):
             for x1, y1, x2, y2 in boxes
         ):
             return self._leave(results, 'an instance would be lost')
-        new['instances'] = [*new['instances'], *fixed]
+        new['instances'] += [instance for instance in instances if instance['ignore_flag']]
         return new
 
     def _leave(self, results: dict, why: str) -> dict:

@@ -40,6 +40,7 @@ _COCO_ITEMS = (
     *('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@100', 'AR@300', 'AR@1000'),
     *('AR_s@1000', 'AR_m@1000', 'AR_l@1000'),
 )
+_LOADERS = ('LoadImageFromFile', 'LoadImage')
 _COCO_METRICS = ('CocoMetric', 'FasterCocoMetric')
 _COCO_SCORES = [f'{kind}_{item}' for kind in ('bbox', 'segm') for item in _COCO_ITEMS]
 
@@ -207,8 +208,7 @@ def check_image_sizes(dataset: Any, where: str) -> None:
 
     The headers of at most 500 images are read; every image is checked again when it is loaded.
     """
-    names = ('LoadImageFromFile', 'LoadImage')
-    loaders: Any = [step for step in steps_in(dataset.pipeline) if type(step).__name__ in names]
+    loaders: Any = [s for s in steps_in(dataset.pipeline) if type(s).__name__ in _LOADERS]
     if not loaders or dataset.backend_args:
         return
     upright = getattr(loaders[0], 'color_type', 'color') in ('color', 'grayscale')
@@ -328,10 +328,8 @@ def check_scored(
 
     The metric is kept to the images of the data set, with a warning if the file has others.
     """
-    from ..datasets.coco import get_category_ids
-
     told = f'{where}: ann_file={annotations.path}'
-    ids = set(get_category_ids(annotations.path, annotations.dataset['categories'], classes))
+    ids = set(annotations.get_cat_ids(classes))
     scored = [a for a in annotations.anns.values() if a['category_id'] in ids]
     if not metric.format_only and not any(
         not a['iscrowd'] and a['image_id'] in infos for a in scored

@@ -66,13 +66,10 @@ class InstanceSegTTAModel(BaseTTAModel):
         want('cached_views', cached_views, '1 or more', is_count(cached_views))
         self.cached_views = cached_views
 
-    @property
-    def _box_head(self) -> Any:  # a head of mmdet
-        return _last(self.module.roi_head.bbox_head)
-
-    @property
-    def _mask_head(self) -> Any:
-        return _last(self.module.roi_head.mask_head)
+    def _head(self, name: str) -> Any:
+        """A head of the detector, or the last of a cascade."""
+        heads = getattr(self.module.roi_head, name)
+        return heads[-1] if isinstance(heads, nn.ModuleList) else heads
 
     @torch.no_grad()
     def test_step(self, data: dict) -> list:
@@ -129,7 +126,7 @@ class InstanceSegTTAModel(BaseTTAModel):
             ``(n, k, 4)``, k = 1 or the number of classes, and ``(n, classes + 1)``.
         """
         found: list[InstanceData] = []
-        predict = self._box_head.predict_by_feat
+        predict = self._head('bbox_head').predict_by_feat
 
         def capture(**kwargs: Any) -> list[InstanceData]:
             found.extend(predict(**{**kwargs, 'rcnn_test_cfg': None, 'rescale': False}))
@@ -139,7 +136,7 @@ class InstanceSegTTAModel(BaseTTAModel):
             proposals = self.module.rpn_head.predict(features, samples, rescale=False)
         else:
             proposals = [sample.proposals for sample in samples]
-        with _replaced(self._box_head, capture):
+        with _replaced(self._head('bbox_head'), capture):
             self.module.roi_head.predict(features, proposals, samples, rescale=False)
         return [
             (frame.to_image(raw.bboxes.unflatten(-1, (-1, 4))), raw.scores)
@@ -215,7 +212,7 @@ class InstanceSegTTAModel(BaseTTAModel):
             **kwargs: Any,
         ) -> list[InstanceData]:
             for preds, results in zip(mask_preds, results_list, strict=True):
-                if not self._mask_head.class_agnostic:
+                if not self._head('mask_head').class_agnostic:
                     preds = preds[range(len(preds)), results.labels][:, None]
                 found.append(preds if activate_map else preds.sigmoid())
             return results_list
@@ -225,14 +222,14 @@ class InstanceSegTTAModel(BaseTTAModel):
             _instances(features[0].new_tensor([[0, 0, frame.size[1], frame.size[0]]]))
             for frame in frames
         ]
-        with _replaced(self._box_head, give), _replaced(self._mask_head, capture):
+        with _replaced(self._head('bbox_head'), give), _replaced(self._head('mask_head'), capture):
             results = self.module.roi_head.predict(features, proposals, samples, rescale=False)
         return found, results
 
     def _paste(self, results: InstanceData, masks: Tensor, meta: Mapping[str, Any]) -> InstanceData:
         labels = results.labels
         results.labels = torch.zeros_like(labels)  # `masks` holds each box's own class alone
-        (results,) = self._mask_head.predict_by_feat(
+        (results,) = self._head('mask_head').predict_by_feat(
             mask_preds=[masks],
             results_list=[results],
             batch_img_metas=[{**meta, 'scale_factor': (1.0, 1.0)}],
@@ -249,14 +246,14 @@ def _check_detector(detector: nn.Module) -> None:
     from mmdet.models.detectors.panoptic_two_stage_segmentor import TwoStagePanopticSegmentor
     from mmdet.models.roi_heads import SparseRoIHead
 
-    name = type(detector).__name__
-    if isinstance(detector, TwoStageDetector) and not detector.roi_head.with_mask:
+    name, has_regions = type(detector).__name__, isinstance(detector, TwoStageDetector)
+    if has_regions and not detector.roi_head.with_mask:
         raise UserError(
             f'InstanceSegTTAModel merges masks, and {name} has no mask head here; for boxes alone '
             "use tta_model=dict(type='DetTTAModel', ...)"
         )
     if (
-        not isinstance(detector, TwoStageDetector)
+        not has_regions
         or isinstance(detector, TwoStagePanopticSegmentor)
         or isinstance(detector.roi_head, SparseRoIHead)
     ):
@@ -286,10 +283,6 @@ def _is_range(value: Any) -> bool:
         return True
     pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_number, value))
     return pair and 0 <= value[0] < value[1]
-
-
-def _last(heads: Any) -> Any:
-    return heads[-1] if isinstance(heads, nn.ModuleList) else heads
 
 
 def _instances(
