@@ -229,20 +229,15 @@ def check_content(path: Any, content: dict[str, Any], boxes: bool = True) -> dic
 
 
 @_without_collection()
-def read_fields(
-    path: str | Path, boxes: bool = True
-) -> tuple[dict[str, Any], dict[tuple[str, str], Any]]:
-    """Read an annotation file and check the type and range of each field, and nothing else.
-
-    Returns:
-        the content, and the values of all entries by list and key, such as ``('images', 'id')``.
-        Boxes, if they are wanted, are an array (n, 4).
-    """
+def read_fields(path: str | Path) -> dict[str, Any]:
+    """Read an annotation file and check the type and range of each field, and nothing else."""
     content = _read_json(path)
-    return content, _columns(path, content, boxes)
+    _columns(path, content, boxes=True)
+    return content
 
 
 def _columns(path: Any, content: dict, boxes: bool) -> dict[tuple[str, str], Any]:
+    """The values of all entries by list and key, as ``('images', 'id')``; boxes as (n, 4)."""
     fields = _FIELDS if boxes else _FIELDS[:-1]
     columns: dict = {field[:2]: _column(path, content, *field) for field in fields}
     if boxes:

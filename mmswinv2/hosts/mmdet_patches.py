@@ -176,13 +176,11 @@ def measure_recalls() -> None:
     for module in (coco_metric, lvis_metric, voc_metric):
 
         @replace(module, 'eval_recalls')
-        def eval_recalls(
-            measure: Any, gts: list, proposals: list, *args: Any, **options: Any
-        ) -> np.ndarray:
+        def eval_recalls(measure: Any, gts: list, found: list, *args: Any, **options: Any) -> Any:
             # one image at a time: NumPy 1.24 and later make no array of arrays of several shapes
             options['logger'] = 'silent'  # else it prints a table of each
-            pairs = [pair for pair in zip(gts, proposals, strict=True) if len(pair[0])]
-            recalls = [measure([boxes], [found], *args, **options) for boxes, found in pairs]
+            pairs = [pair for pair in zip(gts, found, strict=True) if len(pair[0])]
+            recalls = [measure([boxes], [own], *args, **options) for boxes, own in pairs]
             return np.average(recalls, axis=0, weights=[len(boxes) for boxes, _ in pairs])
 
 

@@ -135,7 +135,7 @@ def clean_split(root, split):
     log = target.with_suffix('.txt')
     parts = [path.with_name(f'{path.name}.part') for path in (target, log)]
     on_disk = images_on_disk(root / split)
-    content, _ = read_fields(source)
+    content = read_fields(source)
     check_categories(source, content['categories'])
     images, annotations = content['images'], content['annotations']
     try:

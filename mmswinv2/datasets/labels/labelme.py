@@ -35,8 +35,7 @@ def read_labelme(source: Source) -> tuple[None, list[Labelled]]:
     files = find_files(source.path, '.json')
     if not files:
         raise UserError(f'{source.path} has no .json files, in which LabelMe has its labels')
-    read = (_read_file(path, source) for path in files)
-    found = [labelled for labelled in read if labelled is not None]
+    found = list(filter(None, (_read_file(path, source) for path in files)))
     count_unlabelled(found, source.left_out)
     return None, found
 

@@ -37,8 +37,7 @@ _YES, _NO = ('1', '1.0', 'true', 'yes'), ('0', '0.0', 'false', 'no', '')
 
 def read_voc(source: Source) -> tuple[None, list[Labelled]]:
     """Images with their objects, and no classes; raises `UserError` if a file is damaged."""
-    read = (_read_file(path, source) for path in _files(source))
-    found = [labelled for labelled in read if labelled is not None]
+    found = list(filter(None, (_read_file(path, source) for path in _files(source))))
     if source.split is None:
         count_unlabelled(found, source.left_out)
     return None, found
