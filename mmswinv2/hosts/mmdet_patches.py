@@ -204,7 +204,7 @@ def pack_without_resize() -> None:
 
     @replace(PackDetInputs, 'transform')
     def transform(original: Any, self: Any, results: dict) -> dict:
-        if np.shape(results.get('img'))[:2] == results.get('ori_shape'):
+        if np.shape(results.get('img', ()))[:2] == results.get('ori_shape'):
             results.setdefault('scale_factor', (1.0, 1.0))
         return original(self, results)
 

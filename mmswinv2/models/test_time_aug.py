@@ -246,14 +246,14 @@ def _check_detector(detector: nn.Module) -> None:
     from mmdet.models.detectors.panoptic_two_stage_segmentor import TwoStagePanopticSegmentor
     from mmdet.models.roi_heads import SparseRoIHead
 
-    name, has_regions = type(detector).__name__, isinstance(detector, TwoStageDetector)
-    if has_regions and not detector.roi_head.with_mask:
+    name = type(detector).__name__
+    if isinstance(detector, TwoStageDetector) and not detector.roi_head.with_mask:
         raise UserError(
             f'InstanceSegTTAModel merges masks, and {name} has no mask head here; for boxes alone '
             "use tta_model=dict(type='DetTTAModel', ...)"
         )
     if (
-        not has_regions
+        not isinstance(detector, TwoStageDetector)
         or isinstance(detector, TwoStagePanopticSegmentor)
         or isinstance(detector.roi_head, SparseRoIHead)
     ):
