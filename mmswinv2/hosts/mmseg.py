@@ -25,6 +25,7 @@ from .mmseg_label_maps import (
 )
 from .mmseg_patches import (
     draw_on_copies,
+    gather_at_one_size,
     keep_files,
     mend_losses,
     merge_probabilities,
@@ -43,8 +44,8 @@ class MMSeg(Host):
     name = 'mmseg'
     extra = 'seg'
     patches = (
-        *Host.patches, draw_on_copies, read_volumes_without_code, mend_losses, merge_probabilities,
-        keep_files,
+        *Host.patches, draw_on_copies, read_volumes_without_code, mend_losses, gather_at_one_size,
+        merge_probabilities, keep_files,
     )  # fmt: skip
     heads_autocast = True
     swap_image_size = 64

@@ -80,6 +80,17 @@ def mend_losses() -> None:
 
 
 @patch('mmseg', '>=1')
+def gather_at_one_size() -> None:
+    """OCRHead takes the scores of a head whose maps are larger or smaller than its own."""
+    from mmseg.models.decode_heads.ocr_head import SpatialGatherModule
+    from mmseg.models.utils import resize
+
+    @replace(SpatialGatherModule, 'forward')
+    def forward(original: Any, self: Any, feats: torch.Tensor, probs: torch.Tensor) -> Any:
+        return original(self, feats, resize(probs, feats.shape[2:], mode='bilinear'))
+
+
+@patch('mmseg', '>=1')
 def merge_probabilities() -> None:
     """Views of a segmentor with one channel are merged by their probabilities."""
     from mmseg.models import SegTTAModel

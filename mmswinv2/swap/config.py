@@ -130,6 +130,8 @@ def without_weights(part: Any) -> Any:
     for _, node in dicts_in(part):
         if node.get('type') == 'MMSyncBN':
             node['type'] = 'BN'
+        if isinstance(node.get('pretrained'), str):  # as mmseg's models name their weights
+            node.pop('pretrained')
         weights = ('Pretrained', 'PretrainedInit')
         kept = [init for init in inits_of(node) if hosts.type_name(init) not in weights]
         if len(kept) < len(inits_of(node)):

@@ -363,6 +363,13 @@ def losses():
     return bool(DiceLoss()(object_found, torch.ones(1, 2, 2, dtype=torch.long)) > 0.5)
 
 
+@probe('OCRHead takes the scores of a head whose maps are larger or smaller than its own', 'mmseg')
+def gathered():
+    from mmseg.models.decode_heads.ocr_head import SpatialGatherModule
+
+    SpatialGatherModule(1)(torch.ones(1, 8, 2, 2), torch.ones(1, 3, 4, 4))
+
+
 @probe('Views of a segmentor with one channel are merged by their probabilities', 'mmseg')
 def merged_probabilities():
     from mmengine.structures import PixelData

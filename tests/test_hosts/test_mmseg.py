@@ -23,7 +23,12 @@ from mmswinv2.hosts import check_data, check_dataset, check_evaluator
 from mmswinv2.hosts.mmcv import name_unreadable_images
 from mmswinv2.hosts.mmseg import check_heads
 from mmswinv2.hosts.mmseg_label_maps import SegMapGuard, guard_seg_maps
-from mmswinv2.hosts.mmseg_patches import keep_files, mend_losses, merge_probabilities
+from mmswinv2.hosts.mmseg_patches import (
+    gather_at_one_size,
+    keep_files,
+    mend_losses,
+    merge_probabilities,
+)
 from mmswinv2.swap import read_config
 from tests.test_tools.conftest import ROOT
 
@@ -495,6 +500,16 @@ def test_images_without_a_label_beside_sigmoid():
     scores, label = torch.zeros(1, 2), torch.tensor([1])
     loss = cross_entropy_loss.binary_cross_entropy(scores, label, None, 'sum')
     torch.testing.assert_close(float(loss), 2 * math.log(2))
+
+
+def test_ocr_takes_scores_of_another_size():
+    from mmseg.models.decode_heads.ocr_head import SpatialGatherModule
+
+    gather_at_one_size.apply()
+    feats, scores = torch.rand(2, 8, 3, 5), torch.rand(2, 4, 6, 10)
+    shares = torch.nn.functional.avg_pool2d(scores, 2).flatten(2).softmax(2)
+    regions = torch.einsum('bkn,bcn->bck', shares, feats.flatten(2))[..., None]
+    torch.testing.assert_close(SpatialGatherModule(1)(feats, scores), regions)
 
 
 def test_merged_views_of_a_single_channel():

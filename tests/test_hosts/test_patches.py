@@ -71,6 +71,11 @@ TABLE = [
         '>=1.2',
     ),
     (
+        'OCRHead takes the scores of a head whose maps are larger or smaller than its own',
+        'mmseg',
+        '>=1',
+    ),
+    (
         'Views of a segmentor with one channel are merged by their probabilities',
         'mmseg',
         '>=1',

@@ -25,6 +25,7 @@ from mmswinv2.swap import (
     write_config,
 )
 from mmswinv2.swap.config import Notes, dicts_in
+from mmswinv2.swap.wiring import build
 from tests.test_tools.conftest import ROOT
 
 pytestmark = [
@@ -387,6 +388,13 @@ def test_what_fails_before_the_swap_is_not_blamed_on_it():
     for check in (True, False):
         with pytest.raises(UserError, match='before any swap, cannot be built: TypeError'):
             swap_backbone(cfg, Options(arch='nano', check=check))
+
+
+def test_models_that_are_tried_fetch_no_weights():
+    cfg = read_config(f'mmseg::fcn/{SEGMENTORS["fcn"]}.py')
+    assert cfg.model.pretrained
+    with MODELS.switch_scope_and_registry('mmseg'):
+        assert 'Pretrained' not in str(build(cfg.model).backbone.init_cfg)
 
 
 @pytest.mark.parametrize('scope', ['mmpretrain', 'mmpose', 'mmyolo', 'mmdet3d', 'mine', None])
