@@ -47,7 +47,13 @@ class SingleStage(Detector):
     def __init__(self, model: Any, normalized: bool = False) -> None:
         super().__init__(model, normalized)
         check_heads(model.bbox_head, 'RetinaHead')
-        check_nms(model.bbox_head.test_cfg.nms)
+        cfg = model.bbox_head.test_cfg
+        check_nms(cfg.nms)
+        if (least := cfg.get('min_bbox_size', 0)) > 0:  # mmdet's is of boxes that are scaled back
+            raise UserError(
+                f'min_bbox_size={least} of RetinaHead has no export rule, as the file is not told '
+                'how pictures were resized; leave it out, and drop small boxes from the results'
+            )
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """See the class."""

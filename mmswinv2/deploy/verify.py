@@ -17,8 +17,8 @@ def differences(task: str, ours: Any, theirs: Any) -> dict[str, float]:
     """The largest differences between two data samples for one picture, by name.
 
     Each box of `theirs` is compared with the nearest box of its class in `ours`, because boxes with
-    almost equal scores may swap places. Boxes that score almost as low as the last one are left
-    out: `ours` may have cut them off. ``mask`` and ``label`` are fractions of pixels, and
+    almost equal scores may swap places; of equal boxes, with that of the nearest score. Boxes that
+    score almost as low as the last one are left out: `ours` may have cut them off. ``mask`` and ``label`` are fractions of pixels, and
     ``number`` is the difference in the number of boxes.
     """
     if task == 'segmentation':
@@ -32,8 +32,10 @@ def differences(task: str, ours: Any, theirs: Any) -> dict[str, float]:
         b = b[b.scores > b.scores.min() + _NEAR] if len(b) > 1 else b
         far = (a.bboxes[None] - b.bboxes[:, None]).abs().amax(-1)
         far = far.masked_fill(a.labels[None] != b.labels[:, None], torch.inf)
-        a = a[far.argmin(1)]
-        out['box'] = _largest(far.amin(1))
+        unlike = (a.scores[None] - b.scores[:, None]).abs()
+        nearest = (far + 100 * unlike).argmin(1)  # as the tolerances of boxes and scores
+        a = a[nearest]
+        out['box'] = _largest(far.gather(1, nearest[:, None]))
         out['score'] = _largest((a.scores - b.scores).abs())
         if 'masks' in a and 'masks' in b:
             own, other = (torch.as_tensor(x.masks).bool() for x in (a, b))

@@ -597,6 +597,13 @@ def test_no_suppression_is_refused(tmp_path):
         graph_of(model)
 
 
+def test_a_least_size_of_boxes_in_the_stored_picture_is_refused(tmp_path):
+    """mmdet holds it against boxes after they are scaled back, by a factor no file is given."""
+    model = build(f"{RETINA}\nmodel['test_cfg']['min_bbox_size'] = 10\n", tmp_path)
+    with pytest.raises(UserError, match='min_bbox_size=10 of RetinaHead has no export rule'):
+        graph_of(model)
+
+
 @pytest.mark.parametrize('key', ['iou_threshold', 'iou_thr'])
 def test_an_overlap_threshold_of_zero(key):
     """Boxes that overlap at all are suppressed, as by mmcv."""
@@ -737,6 +744,22 @@ def test_bad_input(options, words, tmp_path):
 )
 def test_scores_that_differ(key, a, b, far):
     assert scores_differ(key, a, b) is far
+
+
+@pytest.mark.parametrize(('score', 'far'), [(0.5, False), (0.4, True)])
+def test_equal_boxes_are_compared_by_their_scores(score, far):
+    """Soft-NMS keeps boxes that are all clipped to the whole picture, with other scores."""
+    from mmengine.structures import BaseDataElement, InstanceData
+
+    def sample(scores, shifts):
+        boxes = torch.tensor([0.0, 0, 64, 48]) + torch.tensor(shifts)[:, None]
+        labels = torch.zeros(3, dtype=torch.long)
+        found = InstanceData(bboxes=boxes, scores=torch.tensor(scores), labels=labels)
+        return BaseDataElement(pred_instances=found)
+
+    model = sample([0.9, 0.5, 0.2], [0.0, 1e-5, 2e-5])
+    file = sample([0.9, score, 0.2], [2e-5, 1e-5, 0.0])
+    assert ('score' in too_large(differences('detection', file, model))) is far
 
 
 def test_a_mistake_is_one_sentence_of_the_command(tmp_path):
