@@ -18,8 +18,8 @@ def differences(task: str, ours: Any, theirs: Any) -> dict[str, float]:
 
     Each box of `theirs` is compared with the nearest box of its class in `ours`, because boxes with
     almost equal scores may swap places; of equal boxes, with that of the nearest score. Boxes that
-    score almost as low as the last one are left out: `ours` may have cut them off. ``mask`` and ``label`` are fractions of pixels, and
-    ``number`` is the difference in the number of boxes.
+    score almost as low as the last one are left out: `ours` may have cut them off. ``mask`` and
+    ``label`` are fractions of pixels, and ``number`` is the difference in the number of boxes.
     """
     if task == 'segmentation':
         a, b = (sample.pred_sem_seg.data for sample in (ours, theirs))
