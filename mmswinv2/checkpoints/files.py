@@ -203,7 +203,7 @@ def _read_parts(index: Path, mmap: bool) -> dict[str, Any]:
         names = {Path(name).name for name in places.values()}  # no paths to other folders
         if not names or any(name in ('', '..') or name.endswith('.index.json') for name in names):
             raise ValueError('it names no file')
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f'{index} must list the file of each weight, as in {{"weight_map": {{"a.weight": '
             f'"model-00001-of-00002.safetensors"}}}} ({error!r})'

@@ -254,6 +254,7 @@ def test_archives_without_check_sums_are_read(save):
         ('a.index.json', b'{"weight_map": {"w": "../a.index.json"}}', 'it names no file'),
         ('a.index.json', b'{"weight_map": {"w": 5}}', 'must list the file of each weight'),
         ('a.index.json', b'[', 'must list the file of each weight'),
+        pytest.param('a.index.json', b'[' * 10**5, 'must list the file of each', id='nested'),
         ('a.index.json', b'{"weight_map": {"w": "/etc/b.bin"}}', '/b.bin does not exist'),
         ('a.pth', b'\x1f\x8b\x08abc', 'is an archive; unpack it'),
         ('a.pth.tar', b'\0' * 257 + b'ustar', 'is an archive; unpack it'),
