@@ -134,20 +134,27 @@ class _Array:
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, by_columns, data = state
         self.value = np.empty(0)
-        self.value.__setstate__((1, shape, dtype.value, by_columns, data))
+        self.value.__setstate__((1, shape, _dtype(dtype), by_columns, data))
 
 
-def _from_buffer(data: Any, dtype: _Dtype, shape: Any, order: Any, axes: Any = None) -> Any:
+def _dtype(found: Any) -> np.dtype:
+    """The dtype that a `_Dtype` stands for; other objects might have a `value` of pointers."""
+    if type(found) is not _Dtype:
+        raise pickle.UnpicklingError(f'numpy class of {found} is not allowed')
+    return found.value
+
+
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> Any:
     """Replaces numpy's `_frombuffer`, which protocol 5 of pickle calls; numpy 2.4 gives `axes`."""
-    array: Any = np.frombuffer(data, dtype.value)
+    array: Any = np.frombuffer(data, _dtype(dtype))
     if axes is not None:
         return array.reshape(shape).transpose(axes)
     return array.reshape(shape, order=order)
 
 
-def _scalar(dtype: _Dtype, data: bytes) -> Any:
+def _scalar(dtype: Any, data: bytes) -> Any:
     """Replaces numpy's `scalar`."""
-    return np.ndarray((), dtype.value, data)[()]
+    return np.ndarray((), _dtype(dtype), data)[()]
 
 
 def _finished(value: Any, seen: dict[int, tuple[Any, Any]]) -> Any:
@@ -259,7 +266,23 @@ class _Unpickler(pickle.Unpickler):
             return getattr(torch, name)
         if full not in self.allowed:
             raise pickle.UnpicklingError(f'class {full} is not allowed')
-        return self.allowed[full]
+        found = self.allowed[full]
+        # not a function itself, whose defaults a file may set
+        return found if isinstance(found, type) else lambda *args: found(*args)
+
+    def load(self) -> Any:
+        """Read the pickle, and put back what it may have set in classes."""
+        kinds = [kind for kind in self.allowed.values() if isinstance(kind, type)]
+        before = [dict(vars(kind)) for kind in kinds]
+        try:
+            return super().load()
+        finally:
+            for kind, attributes in zip(kinds, before, strict=True):
+                for name in vars(kind).keys() - attributes.keys():
+                    delattr(kind, name)
+                for name, value in attributes.items():
+                    if vars(kind)[name] is not value:
+                        setattr(kind, name, value)
 
 
 def _encode(text: str, encoding: str) -> bytes:

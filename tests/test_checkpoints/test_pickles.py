@@ -109,11 +109,13 @@ def arrays_of_pointers():
     yield WithState(np._core.multiarray._reconstruct, (np.ndarray, (0,), b'b'), array)
     yield Evil(np._core.multiarray.scalar, object_field(), b'\x01' * 8)
     yield object_field()
+    named = argparse.Namespace(value='O')  # has what a dtype's stand-in has
+    yield Evil(np._core.multiarray.scalar, named, struct.pack('P', id(Spy)))
     yield np.array([1, 'a'], object)
     yield np.zeros(1, [('a', 'f4')])
 
 
-@pytest.mark.parametrize('number', range(5))
+@pytest.mark.parametrize('number', range(6))
 def test_arrays_that_hold_pointers_are_refused(number, save):
     """Indexing such an array would crash the process."""
     evil = list(arrays_of_pointers())[number]
@@ -256,13 +258,30 @@ def test_predictions_are_unpickled(protocol, tmp_path):
     assert found['masks'] == masks
 
 
+@pytest.mark.parametrize(
+    ('target', 'name', 'value'),
+    [
+        (PixelData, '__len__', dict),
+        (argparse.Namespace, 'new', 1),
+        (torch._utils._rebuild_tensor_v2, '__defaults__', (1,)),
+    ],
+)
+def test_no_pickle_changes_the_program(target, name, value, tmp_path):
+    """A file may give a state to a class or function itself, whose attributes pickle then sets."""
+    before = getattr(target, name, None)
+    pushed, key, new = (pickle.dumps(part, 2)[2:-1] for part in (target, name, value))
+    (tmp_path / 'x.pkl').write_bytes(b'\x80\x02' + pushed + b'N}' + key + new + b's\x86b.')
+    read_pickle(tmp_path / 'x.pkl')
+    assert getattr(target, name, None) is before
+
+
 @pytest.mark.parametrize('protocol', range(6))
 def test_no_pickle_runs_code(protocol, tmp_path, capsys):
     attacks = [
         Evil(print, 'ran'), Evil(exec, 'print("ran")'), Evil(os.system, 'echo ran'),
         Evil(getattr, dict, 'fromkeys'), Evil(importlib.import_module, 'this'),
         Evil(torch.load, str(tmp_path / 'inner.pth')), Evil(codecs.encode, 'a', 'hex'),
-        *list(arrays_of_pointers())[:3],
+        *list(arrays_of_pointers())[:4],
     ]  # fmt: skip
     inner = io.BytesIO()
     torch.save(Evil(print, 'ran'), inner)
