@@ -259,6 +259,7 @@ class _Unpickler(pickle.Unpickler):
             io.BytesIO(data), 'cpu'
         )
         self.allowed['_codecs.encode'] = _encode
+        self.given: dict[type, dict[str, Any]] = {}  # classes given to the file: their attributes
 
     def find_class(self, module: str, name: str) -> Any:
         full = f'{module.replace("__builtin__", "builtins")}.{name}'  # as in old protocols
@@ -267,17 +268,18 @@ class _Unpickler(pickle.Unpickler):
         if full not in self.allowed:
             raise pickle.UnpicklingError(f'class {full} is not allowed')
         found = self.allowed[full]
-        # not a function itself, whose defaults a file may set
-        return found if isinstance(found, type) else lambda *args: found(*args)
+        if not isinstance(found, type):
+            return lambda *args: found(*args)  # not the function, whose defaults a file may set
+        if found not in self.given:
+            self.given[found] = dict(vars(found))
+        return found
 
     def load(self) -> Any:
         """Read the pickle, and put back what it may have set in classes."""
-        kinds = [kind for kind in self.allowed.values() if isinstance(kind, type)]
-        before = [dict(vars(kind)) for kind in kinds]
         try:
             return super().load()
         finally:
-            for kind, attributes in zip(kinds, before, strict=True):
+            for kind, attributes in self.given.items():
                 for name in vars(kind).keys() - attributes.keys():
                     delattr(kind, name)
                 for name, value in attributes.items():
