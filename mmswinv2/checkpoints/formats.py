@@ -91,6 +91,13 @@ def _each(start: str, new_start: str, names: dict[str, str]) -> list[Rule]:
     return [(start + rest, new_start + new) for rest, new in names.items()]
 
 
+def _of_stage_before(match: re.Match[str]) -> str:
+    """Our name of patch merging, which other formats have at the start of the next stage."""
+    return f'layers.{int(match[1]) - 1}.downsample.{match[2]}'
+
+
+_MERGING = rf'(reduction\.weight|norm\.{_WB})'
+_LAST_NORM: Rule = (rf'norm\.{_WB}', r'norm{last}.\1')
 _MLP = {'mlp.0': 'mlp.fc1', 'mlp.3': 'mlp.fc2'}  # torchvision's are a Sequential
 _AUTHORS: list[Rule] = [
     (rf'patch_embed\.(proj|norm)\.{_WB}', r'patch_embed.\1.\2'),
@@ -113,9 +120,9 @@ FORMATS: dict[str, Format] = {
         marker=r'layers\.0\.downsample\.reduction\.weight|norm0\.weight',
         rules=[
             *_AUTHORS,
-            (rf'(layers\.\d+\.downsample)\.(reduction\.weight|norm\.{_WB})', r'\1.\2'),
+            (rf'(layers\.\d+\.downsample)\.{_MERGING}', r'\1.\2'),
             (rf'norm(\d)\.{_WB}', r'norm\1.\2'),
-            (rf'norm\.{_WB}', r'norm{last}.\1'),
+            _LAST_NORM,
             (r'mask_token', None),
         ],
     ),
@@ -127,11 +134,8 @@ FORMATS: dict[str, Format] = {
         prepare=_join_stage_names,
         rules=[
             *_AUTHORS,
-            (
-                rf'layers\.(\d+)\.downsample\.(reduction\.weight|norm\.{_WB})',
-                lambda m: f'layers.{int(m[1]) - 1}.downsample.{m[2]}',
-            ),
-            (rf'norm\.{_WB}', r'norm{last}.\1'),
+            (rf'layers\.(\d+)\.downsample\.{_MERGING}', _of_stage_before),
+            _LAST_NORM,
         ],
     ),
     'transformers': Format(
@@ -159,7 +163,7 @@ FORMATS: dict[str, Format] = {
                     rf'output\.dense\.{_WB}': r'mlp.fc2.\2',
                 },
             ),
-            (rf'encoder\.(layers\.\d+\.downsample)\.(reduction\.weight|norm\.{_WB})', r'\1.\2'),
+            (rf'encoder\.(layers\.\d+\.downsample)\.{_MERGING}', r'\1.\2'),
             (rf'layernorm\.{_WB}', r'norm{last}.\1'),
         ],
     ),
@@ -176,10 +180,10 @@ FORMATS: dict[str, Format] = {
                 lambda m: f'layers.{int(m[1]) // 2}.blocks.{m[2]}.{_MLP.get(m[3], m[3])}.{m[4]}',
             ),
             (
-                rf'features\.(\d+)\.(reduction\.weight|norm\.{_WB})',
+                rf'features\.(\d+)\.{_MERGING}',
                 lambda m: f'layers.{int(m[1]) // 2 - 1}.downsample.{m[2]}',
             ),
-            (rf'norm\.{_WB}', r'norm{last}.\1'),
+            _LAST_NORM,
         ],
     ),
     'mmpretrain': Format(
@@ -202,10 +206,7 @@ FORMATS: dict[str, Format] = {
                     rf'ffn\.layers\.1\.{_WB}': r'mlp.fc2.\2',
                 },
             ),
-            (
-                rf'stages\.(\d+)\.downsample\.(reduction\.weight|norm\.{_WB})',
-                lambda m: f'layers.{int(m[1]) - 1}.downsample.{m[2]}',
-            ),
+            (rf'stages\.(\d+)\.downsample\.{_MERGING}', _of_stage_before),
             (rf'norm(\d)\.{_WB}', r'norm\1.\2'),
         ],
     ),

@@ -308,7 +308,7 @@ def harmless_globals(names: Iterable[str] = _HARMLESS) -> list[Any]:
         (_OneCycle, 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'),
         (_Array, 'numpy.ndarray'),
         (_Dtype, 'numpy.dtype'),
-        (_list, 'collections.deque'),
+        (lambda *_: [], 'collections.deque'),  # torch fills lists alone
         *((_Dict, name) for name in _DICTS),
     ]
     for name in ('PosixPath', 'WindowsPath'):  # the one of the other system cannot be made
@@ -348,11 +348,6 @@ class _Dict:
     def __new__(cls, *_: Any) -> Any:
         """An empty dict, to be filled; torch gives attributes to those of this class alone."""
         return OrderedDict()
-
-
-def _list(*_: Any) -> list[Any]:
-    """Replaces `deque`, as torch fills lists alone."""
-    return []
 
 
 def first_line(error: Exception) -> str:

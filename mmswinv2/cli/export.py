@@ -77,15 +77,10 @@ def export(
 
 
 def samples_of(cfg: Any, given: Sequence[str], option: str) -> list[Any]:
-    """Samples that a config's test pipeline makes from pictures or videos.
-
-    Args:
-        cfg: the config.
-        given: files, folders and patterns.
-        option: the option that they were given with, for messages.
+    """Samples that a config's test pipeline makes from files, folders and patterns.
 
     Raises:
-        UserError: if one cannot be used.
+        UserError: if one cannot be used; the message names the `option` they were given with.
     """
     from .. import hosts
     from ..inference.predictor import Pipeline

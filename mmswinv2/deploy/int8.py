@@ -16,9 +16,7 @@ from .runtime import FileModel, inputs_of
 def quantize(file: FileModel, samples: Sequence[Any]) -> bytes:
     """Quantize a model to int8 with QuantizeLinear and DequantizeLinear; returns ONNX content.
 
-    Args:
-        file: the exported model in float32.
-        samples: samples of the host's pipeline, which calibrate the ranges of activations.
+    Samples of the host's pipeline calibrate the ranges of activations.
 
     Raises:
         UserError: if a detector finds nothing in the pictures.

@@ -30,11 +30,7 @@ _LOADING = (  # steps that any program does itself: reading files and ordering t
 
 
 def graph_of(model: Any, normalized: bool = False) -> Graph:
-    """The module to export for a model.
-
-    Args:
-        model: a host's model, with its weights.
-        normalized: see `Graph`.
+    """The module to export for a host's model; see `Graph`.
 
     Raises:
         UserError: if there is no rule for its class, or for a part of it.
@@ -52,10 +48,7 @@ def graph_of(model: Any, normalized: bool = False) -> Graph:
 def about(graph: Graph, cfg: Any, meta: dict[str, Any]) -> dict[str, Any]:
     """Metadata written into the file: task, classes, and how pictures are loaded and resized.
 
-    Args:
-        graph: the module to export.
-        cfg: the config; its test pipeline defines the resizing.
-        meta: metadata of the classes, with their names.
+    The test pipeline of `cfg` defines the resizing; `meta` has the names of the classes.
 
     Raises:
         UserError: if the test pipeline does more than load and resize.

@@ -9,13 +9,7 @@ import torch
 
 
 def inputs_of(image: torch.Tensor, sample: Any, task: str) -> dict[str, np.ndarray]:
-    """Inputs of an exported file, by name, for one picture or video of a host's pipeline.
-
-    Args:
-        image: a picture or video without a batch axis.
-        sample: the host's data sample.
-        task: see `Graph`.
-    """
+    """Inputs of an exported file, by name, for one picture or video without a batch axis."""
     inputs = dict(image=image[None].float().numpy())
     if task == 'segmentation':
         inputs['size'] = np.array(sample.ori_shape, dtype=np.int64)

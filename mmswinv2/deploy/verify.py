@@ -65,12 +65,7 @@ def scores_differ(key: str, a: float, b: float) -> bool:
 
 
 def metrics(cfg: Any, models: Iterable[Any]) -> Iterator[dict[str, float]]:
-    """Metrics of each model by the config's evaluator, on its validation set.
-
-    Args:
-        cfg: a config with ``val_dataloader`` and ``val_evaluator``.
-        models: objects with ``test_step``.
-    """
+    """Metrics of each model (with ``test_step``) by a config's evaluator on its validation set."""
     from mmengine.evaluator import Evaluator
     from mmengine.runner import Runner
 

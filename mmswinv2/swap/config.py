@@ -67,14 +67,7 @@ class Notes:
 
 
 def write_config(path: Path, cfg: Config, notes: Notes, origin: str, command: str) -> None:
-    """Write a config without ``_base_``, headed by its origin and the notes, atomically.
-
-    Args:
-        path: the new file.
-        cfg: the config.
-        notes: what was changed in it.
-        origin: the config it was made from.
-        command: the command line that made it.
+    """Write a config as one file, headed by its `origin`, the `command` that made it, and notes.
 
     Raises:
         UserError: if the config holds values that have no text form.
