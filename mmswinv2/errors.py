@@ -279,7 +279,7 @@ def _unknown_argument(error: TypeError, owner: str, argument: str) -> str | None
     name = owner.removesuffix('.__init__')
     frames = [sys._getframe(), *(frame for frame, _ in traceback.walk_tb(error.__traceback__))]
     caller = frames[-1]
-    of_worker = 'Traceback (most recent call last)' in str(error)  # its frames are not here
+    of_worker = 'Traceback (most recent call last)' in str(error)  # whose frames stay there
     if (of_worker and name == owner) or _is_written(argument, frames):
         return None
     takes = []
@@ -301,7 +301,7 @@ def _is_written(argument: str, frames: list[FrameType]) -> bool:
             return True
         handed_on = frame.f_locals.get(inspect.getargs(frame.f_code).varkw or '')
         if not isinstance(handed_on, dict) or argument not in handed_on:
-            break  # it did not come here as one of **kwargs
+            break  # not passed on by **kwargs
     return False
 
 
@@ -338,7 +338,7 @@ def _refused(error: BaseException) -> str | None:
     )
     if place.startswith(__package__) or not (lacks or source.startswith(('raise ', 'assert '))):
         return None
-    if error.args == (None,):  # of a loss that is NaN, in mmdet
+    if error.args == (None,):  # mmdet's assertion of finite losses
         return None
     of_class = 'cls' in frame.f_locals and 'self' not in frame.f_locals and len(frames) > 1
     caller = frames[-2] if of_class else frame  # a constructor may call a class method

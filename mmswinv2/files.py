@@ -143,5 +143,5 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
         with suppress(OSError):
             part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in _OF_DISKS:
-            error.filename = str(path)  # else there is none, or that of the part
+            error.filename = str(path)  # not that of the hidden file
         raise

@@ -1,4 +1,4 @@
-"""Looks at what an installation needs, and says how to mend what is broken."""
+"""Checks what an installation needs, and says how to repair what is broken."""
 
 import argparse
 import importlib

@@ -1,7 +1,7 @@
 """Predict the memory that training a config needs on each GPU.
 
-Nothing is trained, and no GPU is needed: the backbone is followed on tensors without content, the
-rest of the model on random ones. Prints where the memory goes, and whether it fits a card.
+Nothing is trained, and no GPU is needed: the backbone runs on tensors without content, the rest of
+the model on random ones. Prints the memory of each part, and whether the training fits a card.
 """
 
 import argparse

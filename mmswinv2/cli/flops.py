@@ -1,7 +1,7 @@
 """Count the multiply-adds of a config's model, by part, and its parameters.
 
-A multiply-add counts as one, as in published tables. The backbone is counted on tensors without
-content, the rest of the model runs once.
+A multiply-add counts as one, as in published tables. The backbone runs on tensors without content,
+the rest of the model on random ones.
 """
 
 import argparse

@@ -41,7 +41,7 @@ class Header(NamedTuple):
     kind: str = 'unsigned'
     channels: int = 3
     colour: str = ''  # of `_PHOTOMETRIC`
-    layout: str = ''  # some of 'planes', 'turned', 'pages', 'scaled'
+    layout: str = ''  # contains any of 'planes', 'turned', 'pages', 'scaled'
 
     @property
     def wide(self) -> bool:

@@ -285,7 +285,7 @@ def check_units(cfg: Config) -> None:
     told = 'goes by epochs (the default) in a training by iterations, and {}; set by_epoch=False'
     for _, scheduler in hosts.dicts_in(cfg.get('param_scheduler')):
         kind = hosts.type_name(scheduler)
-        steps = scheduler.get('convert_to_iter_based') or 'Plateau' in kind  # by validations
+        steps = scheduler.get('convert_to_iter_based') or 'Plateau' in kind  # steps at validations
         # mmengine's and mmdet's; a user's own may go by iterations whatever its arguments
         known = hasattr(optim, kind) or kind.startswith('QuadraticWarmup')
         if known and scheduler.get('by_epoch', True) and not steps:

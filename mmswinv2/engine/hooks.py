@@ -234,7 +234,7 @@ class CheckDatasetHook(Hook):
                 )
 
 
-_ENDLESS = {'InfiniteSampler', 'MultiSourceSampler'}  # the second is of mmdet
+_ENDLESS = {'InfiniteSampler', 'MultiSourceSampler'}  # of mmengine and of mmdet
 
 
 def _check_batches(loop: BaseLoop, where: str) -> None:

@@ -146,7 +146,7 @@ class _Changes:
     def _load_scheduler(self, owner: Any, name: str, load: Any, state: dict) -> None:
         mine = dict(vars(owner))
         load({key: value for key, value in state.items() if not callable(value)})
-        settings = [*_settings(owner), '_schedule_phases']  # OneCycleLR keeps some of its own there
+        settings = [*_settings(owner), '_schedule_phases']  # OneCycleLR has settings there
         different = [
             f'{name}.{key}={mine[key]} (checkpoint: {state.get(key)})'
             for key in settings

@@ -44,7 +44,7 @@ def _check_coco() -> None:
     def read(original: Any, self: Any, annotation_file: str | None = None) -> None:
         # panoptic segmentation has a subclass of its own
         if annotation_file is None or type(self) is not COCO or annotation_file in written:
-            written.discard(annotation_file)  # only for the metric that wrote it
+            written.discard(annotation_file)  # checked if read again
             original(self, annotation_file)
             return
         original(self)

@@ -1,4 +1,4 @@
-"""mmengine: checkpoints, data loaders, pictures and config files of every run; no host at all."""
+"""mmengine: checkpoints, data loaders, pictures and config files, which all hosts share."""
 
 import copy
 import functools

@@ -142,11 +142,11 @@ def divide(sources: Sequence[str], clips: bool) -> tuple[list[Item], list[tuple[
     stills: list[Item] = []
     films: list[tuple[str, str]] = []
     names: set[str] = set()
-    last: dict[str, int] = {}  # the number behind a name that was given last
+    last: dict[str, int] = {}  # of a repeated name: the last number added to it
     for source in sources:
         path = Path(source)
         stem = path.stem.lstrip('.') or 'unnamed'  # '..' would be the folder above
-        name, key = _append(stem), stem.casefold()  # macOS and Windows do not tell A and a apart
+        name, key = _append(stem), stem.casefold()  # as macOS and Windows ignore case
         while name.casefold() in names:
             last[key] = last.get(key, 1) + 1
             name = _append(stem, f'_{last[key]}')
