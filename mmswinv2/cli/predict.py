@@ -25,8 +25,8 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str]) -> None:
     """The command ``mmswinv2 predict``."""
+    args = parse_args(arguments)
     from ..inference.predict import iterate
 
-    args = parse_args(arguments)
     number = sum(1 for _ in iterate(**vars(args)))
     print(f'{number} predictions are in {args.out_dir}', file=sys.stderr)

@@ -13,7 +13,6 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import write_atomically
-from ..inference.predict import check_score
 from ..options import ArgumentParser, add_config_options, write_value
 
 
@@ -51,6 +50,7 @@ def report(
     """
     from ..analysis.report import content
     from ..analysis.work_dir import read_work_dir
+    from ..inference.predict import check_score
 
     check_score(score)
     if pictures < 0:

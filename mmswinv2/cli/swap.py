@@ -53,10 +53,10 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str]) -> None:
     """The command ``mmswinv2 swap``."""
+    args = parse_args(arguments)
     from .. import hosts
     from ..swap import Options, default_window, read_config, swap_backbone, write_config
 
-    args = parse_args(arguments)
     if args.window is None:
         args.window = default_window(args.arch, args.checkpoint)
     if args.lr is not None and not 0 < args.lr < float('inf'):

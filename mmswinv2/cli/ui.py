@@ -11,14 +11,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..inference.predict import check_score
-from ..inference.predictor import Predictor
-from ..inference.sources import IMAGES, VIDEOS
 from ..options import ArgumentParser, add_model_options
-from .ui_page import AGE, Page, Shown
+
+if TYPE_CHECKING:
+    from .ui_page import Page
 
 # the page must load nothing from other servers, whatever Gradio or a file name asks for
 _POLICY = (
@@ -73,11 +72,13 @@ def _told(path: str | None = None) -> Iterator[None]:
         raise gradio.Error(html.escape(text), duration=None, print_exception=False) from error
 
 
-def build_page(page: Page, title: str) -> Any:
+def build_page(page: 'Page', title: str) -> Any:
     """The page, as Gradio's blocks."""
     import gradio as gr
 
     from .. import hosts
+    from ..inference.sources import IMAGES, VIDEOS
+    from .ui_page import AGE, Shown
 
     clips, cfg = page.predictor.of_clips, page.predictor.cfg
     kinds, what = (VIDEOS, 'clip') if clips else (IMAGES + VIDEOS, 'picture or clip')
@@ -189,7 +190,7 @@ def build_page(page: Page, title: str) -> Any:
     return blocks
 
 
-def _add_biases(page: Page, options: dict[str, Any]) -> None:
+def _add_biases(page: 'Page', options: dict[str, Any]) -> None:
     """Add a tab with the position bias of a block, if the model has any."""
     import gradio as gr
 
@@ -287,9 +288,12 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str]) -> None:
     """The command ``mmswinv2 ui``."""
-    from ..engine.launch import config_with_options
-
     args = parse_args(arguments)
+    from ..engine.launch import config_with_options
+    from ..inference.predict import check_score
+    from ..inference.predictor import Predictor
+    from .ui_page import Page
+
     check_score(args.score)
     for option in ('max_size', 'max_frames'):
         if not 0 < getattr(args, option) < float('inf'):
@@ -305,7 +309,7 @@ def main(arguments: Sequence[str]) -> None:
         _serve(Page(predictor, Path(folder), args.score, args.max_frames), args, port)
 
 
-def _serve(page: Page, args: argparse.Namespace, port: int) -> None:
+def _serve(page: 'Page', args: argparse.Namespace, port: int) -> None:
     """Show the page until the process is stopped."""
     import gradio as gr
     from starlette.middleware import Middleware

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -65,6 +66,21 @@ def test_options_are_those_of_the_parser(name, capsys):
         found = re.findall(r'(?:^|, )(--[\w-]+)', '\n'.join(lines), re.MULTILINE)
         listed.update(found)
     assert set(options_of(name)) == listed
+
+
+def test_options_are_read_before_torch_is_imported():
+    """So that help, and the error for a misspelt option, come at once."""
+    # the choices of the others are lists of the modules that do the work
+    commands = [*(COMMANDS.keys() - {'convert', 'estimate', 'report', 'swap'})]
+    code = f"""
+import contextlib, sys
+from mmswinv2.cli import main
+for command in {commands}:
+    with contextlib.suppress(SystemExit):
+        main([command, '--help'])
+    assert 'torch' not in sys.modules, command
+"""
+    subprocess.run([sys.executable, '-c', code], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_the_options_that_errors_speak_of():
