@@ -252,11 +252,12 @@ def _refuse_repeats(path: Any, columns: dict[tuple[str, str], Any]) -> None:
             raise UserError(
                 f'{path}: the id {twice[0]} stands at several entries of {name}; each needs its own'
             )
-    names = [os.path.normpath(name) for name in columns['images', 'file_name']]
-    if twice := repeated(names):
+    names = columns['images', 'file_name']
+    if twice := repeated([*map(os.path.normpath, names)]):
+        same = [name for name in names if os.path.normpath(name) == twice[0]]
         raise UserError(
-            f'{path}: {names.count(twice[0])} entries of images have file_name={twice[0]!r}; put '
-            'all annotations of a file under one id'
+            f'{path}: {len(same)} entries of images have file_name={some(dict.fromkeys(same))}; '
+            'put all annotations of a file under one id'
         )
 
 

@@ -238,7 +238,7 @@ def check_image_sizes(dataset: Any, where: str) -> None:
 def _several_metainfo(given: Sequence[dict], where: str) -> UserError:
     """The error for a ConcatDataset whose data sets have different ``metainfo``."""
     names = set().union(*given)
-    keys = sorted(k for k in names if any(m.get(k) != given[0].get(k) for m in given))
+    keys = sorted(k for k in names if any(m.get(k, ...) != given[0].get(k, ...) for m in given))
     others = [key for key in keys if key != 'classes']
     ways = ['give all the same metainfo=dict(classes=...)'] * ('classes' in keys)
     ways += [f'set ignore_keys={others} of ConcatDataset'] * bool(others)
@@ -293,7 +293,7 @@ def infos_by_id(dataset: Any, metric: Any, where: str) -> dict[Any, dict]:
         if not {'img_id', 'img_path'} <= info.keys():
             return {}
         first = infos.setdefault(info['img_id'], info)
-        paths = {os.path.normpath(one['img_path']) for one in (first, info)}
+        paths = {os.path.normpath(one['img_path']) for one in (first, info) if first is not info}
         if len(paths) > 1 and not metric.format_only:
             raise UserError(
                 f'{where}: {first["img_path"]} and {info["img_path"]} of the data set both '
@@ -339,8 +339,8 @@ def check_scored(
             'nothing to score; for predictions alone set format_only=True and outfile_prefix '
             'in the evaluator'
         )
-    metric.img_ids = list(infos)  # in the order of predictions, by which recalls are computed
     if left := set(annotations.imgs) - set(infos):
+        metric.img_ids = sorted(infos)
         number = len(left & {a['image_id'] for a in scored})
         warn(
             f'{told} has annotations on {number} images that the data set does not load; '

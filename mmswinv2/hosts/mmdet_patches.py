@@ -171,17 +171,32 @@ def name_class_scores() -> None:
 @patch('mmdet', '>=3')
 def measure_recalls() -> None:
     """Recalls of proposals are measured, whatever the number of boxes on each image."""
+    from mmdet.evaluation.functional import recall
     from mmdet.evaluation.metrics import coco_metric, lvis_metric, voc_metric
+
+    for kind in (coco_metric.CocoMetric, lvis_metric.LVISMetric):
+
+        @replace(kind, 'fast_eval_recall')
+        def fast_eval_recall(original: Any, self: Any, results: Any, *args: Any, **kw: Any) -> Any:
+            self.img_ids = [result['img_id'] for result in results]  # paired by their places
+            return original(self, results, *args, **kw)
 
     for module in (coco_metric, lvis_metric, voc_metric):
 
         @replace(module, 'eval_recalls')
-        def eval_recalls(measure: Any, gts: list, found: list, *args: Any, **options: Any) -> Any:
-            # one image at a time: NumPy 1.24 and later make no array of arrays of several shapes
-            options['logger'] = 'silent'  # else it prints a table of each
-            pairs = [pair for pair in zip(gts, found, strict=True) if len(pair[0])]
-            recalls = [measure([boxes], [own], *args, **options) for boxes, own in pairs]
-            return np.average(recalls, axis=0, weights=[len(boxes) for boxes, _ in pairs])
+        def eval_recalls(
+            original: Any, gts: list, found: list, proposal_nums: Any = None, iou_thrs: Any = 0.5,
+            logger: Any = None, **options: Any,
+        ) -> Any:  # fmt: skip
+            numbers, thresholds = recall.set_recall_param(proposal_nums, iou_thrs)
+            ious = np.empty(len(gts), object)  # NumPy 1.24 and later make none of several shapes
+            for i, (boxes, own) in enumerate(zip(gts, found, strict=True)):
+                if own.shape[1] == 5:
+                    own = own[own[:, 4].argsort()[::-1]]
+                ious[i] = recall.bbox_overlaps(boxes, own[: numbers[-1], :4], **options)
+            recalls = recall._recalls(ious, numbers, thresholds)
+            recall.print_recall_summary(recalls, numbers, thresholds, logger=logger)
+            return recalls
 
 
 @patch('mmdet', '>=3')
@@ -200,13 +215,15 @@ def paste_masks_beside_images() -> None:
 @patch('mmdet', '>=3')
 def pack_without_resize() -> None:
     """Detectors predict on images that no step of the pipeline has resized."""
-    from mmdet.datasets.transforms import PackDetInputs
+    from mmdet.datasets.transforms import PackDetInputs, Pad
 
-    @replace(PackDetInputs, 'transform')
-    def transform(original: Any, self: Any, results: dict) -> dict:
-        if np.shape(results.get('img', ()))[:2] == results.get('ori_shape'):
-            results.setdefault('scale_factor', (1.0, 1.0))
-        return original(self, results)
+    for step in (Pad, PackDetInputs):
+
+        @replace(step, 'transform')
+        def transform(original: Any, self: Any, results: dict) -> dict:
+            if np.shape(results.get('img', ()))[:2] == results.get('ori_shape'):
+                results.setdefault('scale_factor', (1.0, 1.0))
+            return original(self, results)
 
 
 @patch('mmdet', '>=3')

@@ -123,8 +123,8 @@ def without_weights(part: Any) -> Any:
     for _, node in dicts_in(part):
         if node.get('type') == 'MMSyncBN':
             node['type'] = 'BN'
-        if isinstance(node.get('pretrained'), str):  # as mmseg's models name their weights
-            node.pop('pretrained')
+        if pretrained := node.get('pretrained'):  # a file or URL; True for timm's models
+            node['pretrained'] = False if pretrained is True else None
         weights = ('Pretrained', 'PretrainedInit')
         kept = [init for init in inits_of(node) if hosts.type_name(init) not in weights]
         if len(kept) < len(inits_of(node)):

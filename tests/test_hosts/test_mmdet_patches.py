@@ -112,9 +112,10 @@ def test_images_of_two_sizes_for_copy_paste():
         CopyPaste()._copy_paste(*samples)
 
 
+@pytest.mark.parametrize('order', [(2, 5, 7), (5, 7, 2)])
 @pytest.mark.parametrize('name', ['CocoMetric', 'FasterCocoMetric'])
-def test_recalls_of_proposals(tmp_path, name):
-    """Images have several numbers of objects and proposals, and the file another order."""
+def test_recalls_of_proposals(tmp_path, name, order):
+    """Images have several numbers of objects; file, data set and predictions have own orders."""
     hosts.of(dict(default_scope='mmdet')).apply()
     from mmdet.evaluation import metrics
 
@@ -133,8 +134,7 @@ def test_recalls_of_proposals(tmp_path, name):
         ann_file=str(tmp_path / 'a.json'), metric='proposal_fast', proposal_nums=(1, 3)
     )
     metric.dataset_meta = dict(classes=('a',))
-    order = [2, 5, 7]  # of the data set
-    infos = {i: dict(img_id=i, img_path=f'{i}.jpg') for i in order}
+    infos = {i: dict(img_id=i, img_path=f'{i}.jpg') for i in (2, 5, 7)}
     check_scored(metric, infos, metric._coco_api, ('a',), 'val_evaluator')
     found = {2: [[0, 0, 9, 9], [5, 5, 15, 15]], 5: [[0, 0, 5, 5]], 7: [[0, 0, 10, 10]]}
     for image in order:
@@ -173,7 +173,8 @@ def test_a_detector_without_resize():
     with DefaultScope.overwrite_default_scope('mmdet'):
         torch.manual_seed(0)
         model = MODELS.build(cfg.model).eval()
-        pack = TRANSFORMS.build(dict(type='PackDetInputs'))
+        steps = [dict(type='Pad', size_divisor=32), dict(type='PackDetInputs')]
+        pad, pack = map(TRANSFORMS.build, steps)
     image = np.random.default_rng(0).integers(0, 255, (90, 70, 3), np.uint8)
     sample = dict(img=image, img_shape=(90, 70), ori_shape=(90, 70))
     results = []
@@ -184,3 +185,6 @@ def test_a_detector_without_resize():
             results += model.test_step(batch)
     one, other = (result.pred_instances for result in results)
     assert len(one) and torch.equal(one.bboxes, other.bboxes)
+    padded = pack(pad(dict(sample)))
+    assert padded['inputs'].shape[1:] == (96, 96)
+    assert padded['data_samples'].scale_factor == (1, 1)
