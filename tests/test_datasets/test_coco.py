@@ -792,7 +792,7 @@ def test_scores_of_data_sets_with_several_metainfo(folder, meta, words):
     one, other = dataset(path, test_mode=True), dataset(path, test_mode=True)
     other._metainfo.update(meta)
     with pytest.raises(UserError, match=f'test_evaluator: the data sets of ConcatDataset {words}'):
-        hosts.check_evaluator(metric_of(path), ConcatDataset([one, other]), 'test_evaluator')
+        hosts.check_evaluator(metric_of(path), ConcatDataset([other, one]), 'test_evaluator')
 
 
 @pytest.mark.parametrize('own_file', [False, True])
