@@ -195,6 +195,7 @@ class CheckDatasetHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Raise `UserError` for a hook that would fail, or change a wrapper and not its data."""
+        self._watch_strides(runner)
         dataset = runner.train_dataloader.dataset
         kinds = {type(hook).__name__ for hook in runner.hooks}
         for kind, part in _SWITCHES.items():
@@ -203,6 +204,14 @@ class CheckDatasetHook(Hook):
                     f'{kind} needs {part} of train_dataloader.dataset, which '
                     f'{type(dataset).__name__} has not; change this wrapper, or leave the hook out'
                 )
+
+    def before_test(self, runner: Any) -> None:
+        """See `hosts.watch_strides`."""
+        self._watch_strides(runner)
+
+    def _watch_strides(self, runner: Any) -> None:
+        if not runner.cfg.get('compile'):
+            hosts.watch_strides(unwrap_model(runner.model))
 
     def _note_classes(self, dataset: Any, where: str) -> None:
         """Remember the classes of all data sets in a wrapper, and warn if they differ by name."""

@@ -43,6 +43,7 @@ from .mmpretrain import MMPretrain
 from .mmseg import MMSeg
 from .patching import Patch
 from .pipelines import check_normalized, check_order, not_packed
+from .strides import watch_strides
 from .workers import patch_workers
 
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     'type_in',
     'type_name',
     'use_registries',
+    'watch_strides',
     'without_annotations',
     'wrapped_datasets',
 ]

@@ -13,6 +13,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
+from mmswinv2 import hosts
 from mmswinv2.checkpoints import PUBLISHED
 from mmswinv2.core import VARIANTS, SwinV2
 from mmswinv2.errors import CheckpointError, UserError
@@ -203,6 +204,7 @@ def train_a_step(cfg, pixels):
             samples = detection_batch(size, with_masks, cfg.default_scope == 'mmrotate')
         images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for _ in samples]
         model.train()
+        hosts.watch_strides(model)
         batch = model.data_preprocessor(dict(inputs=images, data_samples=samples), training=True)
         loss, losses = model.parse_losses(model(**batch, mode='loss'))
         wrapper.backward(loss)
