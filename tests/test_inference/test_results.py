@@ -57,6 +57,21 @@ def test_label_maps_and_pictures_are_whole_or_not_there(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.rglob('*.*')} == {'a.png', 'a.jpg'}
 
 
+def test_pictures_are_those_that_hosts_draw(tmp_path):
+    """To the pixel; mmengine's `get_image` moves some by one."""
+    ours = writer(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 255, (640, 640, 3), dtype=np.uint8)
+    sample = label_map()
+    sample.pred_sem_seg.data = torch.arange(640 * 640).reshape(1, 640, 640) % 3
+    for image in (noise, noise[:, ::-1]):  # nothing of the first is left in the second
+        drawn = ours.add(Item('a', 'a.png', image), sample)
+        meta = ours.visualizer.dataset_meta
+        wanted = ours.visualizer._draw_sem_seg(
+            image, sample.pred_sem_seg, meta['classes'], meta['palette']
+        )
+        assert (drawn == wanted).all()
+
+
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')  # of mmdet's visualizer
 def test_masks_without_a_box(tmp_path):
     """As those of SOLO; readers of the file find the box of the mask."""
