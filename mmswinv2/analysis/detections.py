@@ -55,6 +55,16 @@ class _Image:
         )
 
 
+@dataclass
+class _Pairs:
+    """Indices of boxes and objects of an image that belong together, whatever their classes."""
+
+    pairs: list[tuple[int, int]]  # box and object
+    right: set[int]  # boxes whose object is of their class
+    extra: list[int]  # boxes without an object
+    missed: list[int]  # objects without a box
+
+
 def analyse(dataset: Any, samples: Sequence[Any], path: str, score: float, most: int) -> Findings:
     """Compare predictions from ``tools/test.py --dump`` with a data set in COCO's format.
 
@@ -72,6 +82,7 @@ def analyse(dataset: Any, samples: Sequence[Any], path: str, score: float, most:
     ids = dict(zip(dataset.cat_ids, classes, strict=True))
     boxes = _evaluate(truth, results, 'bbox', matches=True)
     images = list(_images(truth, results, boxes))
+    paired = [_pair(image.from_score(score)) for image in images]
     precision = boxes.eval['precision'][..., 0, -1]  # (IoUs, recalls, classes)
     columns = [_class_scores(boxes)]
     head = ['class', 'objects', 'box AP', 'box AP50', 'recall']
@@ -95,8 +106,8 @@ def analyse(dataset: Any, samples: Sequence[Any], path: str, score: float, most:
         f"{len(images)} pictures with {sum(counts)} objects. AP is COCO's; counts and "
         f'pictures are of boxes with a score of {score:g} and more',
         Table(head, rows, range(2, len(head))),
-        _confusion_matrix(images, ids, score),
-        _worst(dataset, truth, images, ids, score, most, len(columns) > 1),
+        _confusion_matrix(images, paired, ids),
+        _worst(dataset, truth, images, paired, ids, len(columns) > 1, most),
         curves,
         _errors(truth, results, images, score),
     )
@@ -306,15 +317,12 @@ def _ap50(truth: Any, results: Sequence[dict]) -> float:
     return float(known.mean()) if known.size else 0.0
 
 
-def _pairs(image: _Image, score: float) -> tuple[list[tuple[int, int]], list[int], list[int]]:
-    """Pairs of box and object regardless of class, unmatched boxes, and unmatched objects.
-
-    In order of falling score, each box takes the free object of highest IoU, if at least 0.5.
-    """
-    pairs, alone = [], []
+def _pair(image: _Image) -> _Pairs:
+    """Pair boxes with objects: in order of falling score, each takes the free one it fits best."""
+    found = _Pairs([], set(), [], [])
     free = np.ones(len(image.truth), bool)
     for i, box in enumerate(image.boxes):
-        if box['score'] < score or image.ignored[i]:
+        if image.ignored[i]:
             continue
         overlaps = np.where(free, image.overlaps[i], 0)
         if len(overlaps) and overlaps.max() >= FOREGROUND:
@@ -322,24 +330,28 @@ def _pairs(image: _Image, score: float) -> tuple[list[tuple[int, int]], list[int
             same = [a['category_id'] == box['category_id'] for a in image.truth]
             best = int(np.lexsort((same, overlaps))[-1])
             free[best] = False
-            pairs.append((i, best))
+            found.pairs.append((i, best))
+            if same[best]:
+                found.right.add(i)
         else:
-            alone.append(i)
-    return pairs, alone, np.flatnonzero(free).tolist()
+            found.extra.append(i)
+    found.missed.extend(np.flatnonzero(free).tolist())
+    return found
 
 
-def _confusion_matrix(images: Sequence[_Image], ids: dict[int, str], score: float) -> Matrix:
+def _confusion_matrix(
+    images: Sequence[_Image], paired: Sequence[_Pairs], ids: dict[int, str]
+) -> Matrix:
     place = {number: i for i, number in enumerate(ids)}
     counts = np.zeros((len(ids) + 1, len(ids) + 1), int)
-    for image in images:
-        pairs, alone, missed = _pairs(image, score)
+    for image, of in zip(images, paired, strict=True):
         truth = [place[a['category_id']] for a in image.truth]
         found = [place[b['category_id']] for b in image.boxes]
-        for i, j in pairs:
+        for i, j in of.pairs:
             counts[truth[j], found[i]] += 1
-        for i in alone:
+        for i in of.extra:
             counts[-1, found[i]] += 1
-        for j in missed:
+        for j in of.missed:
             counts[truth[j], -1] += 1
     return Matrix([*ids.values(), 'extra'], [*ids.values(), 'missed'], counts)
 
@@ -348,39 +360,27 @@ def _worst(
     dataset: Any,
     truth: Any,
     images: Sequence[_Image],
+    paired: Sequence[_Pairs],
     ids: dict[int, str],
-    score: float,
-    most: int,
     masks: bool,
+    most: int,
 ) -> list[Example]:
     """Images with the lowest share of right boxes among all boxes and missed objects."""
     places = {dataset.get_data_info(i)['img_id']: i for i in range(len(dataset))}
     rated = []
-    for information, image in zip(truth.dataset['images'], images, strict=True):
-        pairs, alone, missed = _pairs(image, score)
-        right = sum(
-            image.truth[j]['category_id'] == image.boxes[i]['category_id'] for i, j in pairs
-        )
-        wrong = len(pairs) - right + len(alone) + len(missed)
-        if wrong:
-            rated.append((right / (right + wrong), -wrong, information, image))
+    for information, image, of in zip(truth.dataset['images'], images, paired, strict=True):
+        whole = len(of.pairs) + len(of.extra) + len(of.missed)
+        if wrong := whole - len(of.right):
+            rated.append((len(of.right) / whole, -wrong, places[information['id']], image, of))
     rated.sort(key=lambda item: item[:2])
-    return [
-        _example(dataset, places[information['id']], image, ids, score, truth if masks else None)
-        for *_, information, image in rated[:most]
-    ]
+    coco = truth if masks else None
+    return [_example(dataset, place, image, of, ids, coco) for *_, place, image, of in rated[:most]]
 
 
 def _example(
-    dataset: Any,
-    index: int,
-    image: _Image,
-    ids: dict[int, str],
-    score: float,
-    coco: Any = None,
+    dataset: Any, index: int, image: _Image, of: _Pairs, ids: dict[int, str], coco: Any
 ) -> Example:
     """A picture with its boxes, and with the outlines of its masks if `coco` is given."""
-    pairs, alone, missed = _pairs(image, score)
     pixels = read_image(dataset, index)
     height, width = pixels.shape[:2]
 
@@ -390,17 +390,17 @@ def _example(
         return Box(x / width, y / height, w / width, h / height, kind, text, path)
 
     truth = [
-        box(a, 'missed' if i in missed else 'truth', ids[a['category_id']])
+        box(a, 'missed' if i in of.missed else 'truth', ids[a['category_id']])
         for i, a in enumerate(image.truth)
     ]
-    right = {i for i, j in pairs if image.boxes[i]['category_id'] == image.truth[j]['category_id']}
-    shown = sorted({i for i, _ in pairs} | set(alone))
+    shown = sorted([i for i, _ in of.pairs] + of.extra)
     boxes = [image.boxes[i] for i in shown]
     found = [
-        box(item, 'right' if i in right else 'wrong', _label(item, boxes[:n], ids))
+        box(item, 'right' if i in of.right else 'wrong', _label(item, boxes[:n], ids))
         for n, (i, item) in enumerate(zip(shown, boxes, strict=True))
     ][::-1]  # highest score on top
-    words = f'{len(right)} right, {len(shown) - len(right)} wrong, {len(missed)} missed'
+    right = len(of.right)
+    words = f'{right} right, {len(shown) - right} wrong, {len(of.missed)} missed'
     panels = [panel(pixels, 'truth', truth), panel(pixels, 'prediction', found)]
     return Example(dataset.get_data_info(index)['img_path'], words, panels)
 

@@ -254,8 +254,7 @@ class MemoryTracker(Observer):
         super().__init__()
         self.live = 0
         self.events: list[tuple[int, int]] = []
-        self._sizes: dict[int, int] = {}  # bytes of live storages, by address
-        self._numbers: dict[int, int] = {}
+        self._known: dict[int, tuple[int, int]] = {}  # events of live storages, by address
 
     def saw(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
         """Record new memory; views share memory of an input and are skipped."""
@@ -266,20 +265,21 @@ class MemoryTracker(Observer):
 
     def number(self, tensor: Tensor) -> int | None:
         """The number in `events` of the storage of `tensor`."""
-        return self._numbers.get(tensor.untyped_storage()._cdata)
+        _, number = self._known.get(tensor.untyped_storage()._cdata, (0, None))
+        return number
 
     def _note(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if key in self._sizes or not size:
+        if key in self._known or not size:
             return
-        self._sizes[key], self._numbers[key] = size, len(self.events)
-        self.events.append((size, len(self.events)))
+        self._known[key] = size, len(self.events)
+        self.events.append(self._known[key])
         self.live += size
         weakref.finalize(storage, self._forget, key)
 
     def _forget(self, key: int) -> None:
-        size = self._sizes.pop(key)
-        self.events.append((-size, self._numbers.pop(key)))
+        size, number = self._known.pop(key)
+        self.events.append((-size, number))
         self.live -= size
 
 

@@ -199,20 +199,14 @@ def count_flops(cfg: Any, size: Sequence[int]) -> dict[str, int]:
     model.eval()
     counts: dict[str, int] = defaultdict(int)
     for name, module in model.named_children():
-        if name != 'data_preprocessor':
-            _count_into(counts, name, module, counter)
+        for method in ('forward', 'predict', 'forward_transformer'):  # which may run a part
+            if name != 'data_preprocessor' and hasattr(module, method):
+                setattr(module, method, _counted(getattr(module, method), counts, name, counter))
     data = model.data_preprocessor(hosts.sample_batch(cfg, size, 1), False)
     with torch.no_grad(), counter:
         outs = model(**data, mode='tensor')
         hosts.of(cfg).run_head(model, outs)
     return {**counts, 'total': counter.total}
-
-
-def _count_into(counts: dict[str, int], name: str, module: nn.Module, counter: Any) -> None:
-    """Count the multiply-adds of a part of the model in all methods that may run it."""
-    for method in ('forward', 'predict', 'forward_transformer'):
-        if hasattr(module, method) and not (method != 'forward' and isinstance(module, StandIn)):
-            setattr(module, method, _counted(getattr(module, method), counts, name, counter))
 
 
 def _counted(function: Any, counts: dict[str, int], name: str, counter: Any) -> Any:

@@ -39,15 +39,7 @@ def content(
     pictures: int,
     options: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """The variables of the report's template.
-
-    Args:
-        work: the work dir.
-        predictions: file or folder of predictions; ``None``: what needs them is left out.
-        config: the config file that was trained, see `mmswinv2.cli.report.report`.
-        score: lowest score of a box in counts and pictures.
-        pictures: how many of the worst pictures are shown.
-        options: changes to the config, for the test set.
+    """The variables of the report's template, from a work dir and `mmswinv2.cli.report`'s options.
 
     Raises:
         UserError: if the predictions or the config file cannot be used.

@@ -169,10 +169,10 @@ def has_card(devices: Path = Path('/sys/bus/pci/devices')) -> bool:
 
 def check_torch() -> Iterator[Finding]:
     """The version of torch, and its CUDA."""
+    least, beyond = ('.'.join(map(str, number)) for number in (_LEAST_TORCH, _BEYOND_MMCV))
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a missing library
-        least, beyond = ('.'.join(map(str, number)) for number in (_LEAST_TORCH, _BEYOND_MMCV))
         remedy = _pip(f'install --force-reinstall "torch>={least},<{beyond}"')
         yield Finding('torch', BROKEN, _told(error), remedy)
         return
@@ -181,7 +181,6 @@ def check_torch() -> Iterator[Finding]:
     if _release(torch.__version__) >= _LEAST_TORCH:
         yield Finding('torch', OK, text)
     else:
-        least = '.'.join(map(str, _LEAST_TORCH))
         remedy = _pip(f'install "torch>={least}"; then build mmcv again')
         yield Finding('torch', BROKEN, f'{text}: older than {least}', remedy)
 
