@@ -41,11 +41,8 @@ class ResultWriter:
             # mmengine caches visualizers by name; the next writer needs one with its own settings
             type(self.visualizer)._instance_dict.pop('predict', None)
         self.visualizer.dataset_meta = meta
-        # hosts hand over their last picture here; to render it again takes time and moves pixels
-        self.visualizer.add_image = lambda name, image, step=0: self._drawn.append(image)
-        self._drawn: list[np.ndarray] = []
-        axes = self.visualizer.ax_save
-        axes.cla = lambda: _remove_artists(axes)  # matplotlib's makes axes anew, which takes longer
+        self.visualizer.add_image = self._keep  # hosts hand over what they have drawn
+        self._drawn: np.ndarray | None = None
         self.pictures, self.results = (folder / part for part in RESULTS)
         places = (self.pictures, self.results, folder, *folder.parents)
         self._made = [place for place in places if not place.exists()]
@@ -141,10 +138,15 @@ class ResultWriter:
             names = list(map(self.class_name, range(len(result.pred_score))))
             return self.visualizer.visualize_cls(image, result, classes=names)
         image, result = enlarge(image, result)
+        self._drawn = None
         with warnings.catch_warnings():  # mmengine warns about boxes that cross the border
             warnings.filterwarnings('ignore', '.* is out of bounds, the drawn')
             self.visualizer.add_datasample(item.name, image, result, draw_gt=False, **options)
-        return self._drawn.pop() if self._drawn else self.visualizer.get_image()
+        # to render it again takes time, and moves pixels
+        return self.visualizer.get_image() if self._drawn is None else self._drawn
+
+    def _keep(self, name: str, image: np.ndarray, step: int = 0) -> None:
+        self._drawn = image
 
     def save(self, item: Item, drawn: np.ndarray | None) -> None:
         """Write the drawn picture of an item, if there is one."""
@@ -203,11 +205,6 @@ class ResultWriter:
         for folder in self._made:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-
-
-def _remove_artists(axes: Any) -> None:
-    for artist in (*axes.images, *axes.patches, *axes.lines, *axes.collections, *axes.texts):
-        artist.remove()
 
 
 def _run_lengths(mask: Any) -> tuple[dict[str, Any], float, list[float]]:
