@@ -61,7 +61,16 @@ def _is_hub(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(value.get(k), Mapping) for k in keys)
 
 
-# What mmengine reads from a checkpoint to resume.
+def _are_pairs(value: Any) -> bool:
+    """Whether `value` is a list of pairs of numbers, or absent."""
+    return value is None or (
+        isinstance(value, (list, tuple))
+        and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in value)
+        and all(isinstance(number, (int, float)) for pair in value for number in pair)
+    )
+
+
+# What is read from a checkpoint to resume, by mmengine and by `RepeatableHook`.
 _FORMS: Forms = {
     'meta': (lambda value: isinstance(value, Mapping), 'a dict'),
     'meta.epoch': (lambda epoch: is_count(epoch, 0), 'a whole number'),
@@ -70,6 +79,11 @@ _FORMS: Forms = {
         lambda seed: seed is None or (is_count(seed, 0) and seed < 2**32),
         'a whole number',
     ),
+    'meta.done_of_epoch': (
+        lambda pair: pair is None or _are_pairs([pair]),
+        'iterations of the epoch that are done, and their number',
+    ),
+    'meta.early_stops': (_are_pairs, 'a pair of numbers for each EarlyStoppingHook'),
     'optimizer': (_is_optimizer, 'the state of an optimizer'),
     'param_schedulers': (_are_schedulers, 'the states of schedulers'),
     'ema_state_dict': (lambda value: isinstance(value, (Mapping, type(None))), 'a dict'),

@@ -204,6 +204,8 @@ MALFORMED = {  # the fault: (function that makes it, words of the error)
     'no epoch': (lambda c: c['meta'].pop('epoch'), 'meta.epoch must be a whole number'),
     'seed': (lambda c: c['meta'].update(seed='abc'), "must be a whole number, got 'abc'"),
     'large seed': (lambda c: c['meta'].update(seed=2**32), 'meta.seed must be a whole number'),
+    'epoch begun': (lambda c: c['meta'].update(done_of_epoch=3), 'and their number, got 3'),
+    'patience': (lambda c: c['meta'].update(early_stops=[1]), 'numbers for each EarlyStoppingHook'),
     'optimizer': (lambda c: c.update(optimizer=[1]), 'the state of an optimizer, got'),
     'groups': (lambda c: c['optimizer'].update(param_groups=[1]), 'the state of an optimizer, got'),
     'schedulers': (lambda c: c.update(param_schedulers='x'), 'the states of schedulers, got'),
