@@ -248,6 +248,9 @@ class PlainPickle:
         return unpickle(io.BytesIO(data), encoding=encoding)
 
 
+_OF_CLASSES = ('__bases__', '__name__', '__qualname__')  # not in vars(), and a file may set them
+
+
 class _Unpickler(pickle.Unpickler):
     """Finds only the classes of plain data."""
 
@@ -259,6 +262,7 @@ class _Unpickler(pickle.Unpickler):
             io.BytesIO(data), 'cpu'
         )
         self.allowed['_codecs.encode'] = _encode
+        del self.allowed['builtins.getattr']  # it gives functions, whose defaults a file may set
         self.given: dict[type, dict[str, Any]] = {}  # classes given to the file: their attributes
 
     def find_class(self, module: str, name: str) -> Any:
@@ -271,7 +275,7 @@ class _Unpickler(pickle.Unpickler):
         if not isinstance(found, type):
             return lambda *args: found(*args)  # not the function, whose defaults a file may set
         if found not in self.given:
-            self.given[found] = dict(vars(found))
+            self.given[found] = {**vars(found), **{n: getattr(found, n) for n in _OF_CLASSES}}
         return found
 
     def load(self) -> Any:
@@ -283,7 +287,8 @@ class _Unpickler(pickle.Unpickler):
                 for name in vars(kind).keys() - attributes.keys():
                     delattr(kind, name)
                 for name, value in attributes.items():
-                    if vars(kind)[name] is not value:
+                    known = vars(kind)
+                    if known[name] is not value if name in known else getattr(kind, name) != value:
                         setattr(kind, name, value)
 
 

@@ -13,6 +13,7 @@ import sys
 import types
 from collections import OrderedDict, defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from mmswinv2.checkpoints import (
     read_pickle,
 )
 from mmswinv2.checkpoints.pickles import harmless_globals
+from mmswinv2.errors import UserError
 from tests.test_checkpoints.conftest import Evil
 
 
@@ -263,6 +265,8 @@ def test_predictions_are_unpickled(protocol, tmp_path):
     [
         (PixelData, '__len__', dict),
         (argparse.Namespace, 'new', 1),
+        (argparse.Namespace, '__name__', 'Other'),
+        (PixelData, '__bases__', (argparse.Namespace,)),
         (torch._utils._rebuild_tensor_v2, '__defaults__', (1,)),
     ],
 )
@@ -272,7 +276,17 @@ def test_no_pickle_changes_the_program(target, name, value, tmp_path):
     pushed, key, new = (pickle.dumps(part, 2)[2:-1] for part in (target, name, value))
     (tmp_path / 'x.pkl').write_bytes(b'\x80\x02' + pushed + b'N}' + key + new + b's\x86b.')
     read_pickle(tmp_path / 'x.pkl')
-    assert getattr(target, name, None) is before
+    assert getattr(target, name, None) == before
+
+
+def test_no_pickle_changes_a_method(tmp_path):
+    (tmp_path / 'x.pkl').write_bytes(
+        b'\x80\x02c__builtin__\ngetattr\ncmmengine.logging.history_buffer\nHistoryBuffer\n'
+        b'X\x04\x00\x00\x00mean\x86RN}X\x0c\x00\x00\x00__defaults__K\x07\x85s\x86b.'
+    )
+    with suppress(UserError):
+        read_pickle(tmp_path / 'x.pkl')
+    assert HistoryBuffer.mean.__defaults__ == (None,)
 
 
 @pytest.mark.parametrize('protocol', range(6))
