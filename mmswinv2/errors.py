@@ -33,8 +33,11 @@ _SYSTEM = {  # number of an OSError: what it means, what to do
     errno.ENAMETOOLONG: ('the name of a file is too long', 'give a shorter one'),
     errno.ENOMEM: ('memory is used up', 'give fewer workers or smaller batches'),
 }
-# of torchrun, Slurm and mpirun
-_NUMBERS_OF_PROCESSES = ('WORLD_SIZE', 'SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE')
+_PROCESSES = {  # the variables of torchrun, Slurm and mpirun for a rank and the number of ranks
+    'RANK': 'WORLD_SIZE',
+    'SLURM_PROCID': 'SLURM_NTASKS',
+    'OMPI_COMM_WORLD_RANK': 'OMPI_COMM_WORLD_SIZE',
+}
 _IN_CONFIG = 'mend it in the config or in --cfg-options'
 _HOOKS = re.compile(r'mm\w+\.(.+\.)?hooks\.')  # modules of the hosts with hooks
 _OF_VALUES = (ValueError, TypeError, KeyError, AssertionError, RuntimeError)
@@ -145,7 +148,8 @@ def _raise_on_sigterm() -> Any:
             os._exit(143)
         raise Terminated
 
-    alone = all(os.environ.get(name, '1') == '1' for name in _NUMBERS_OF_PROCESSES)
+    ranks = _PROCESSES.keys() & os.environ.keys()
+    alone = all(os.environ.get(_PROCESSES[rank], '1') == '1' for rank in ranks)
     if not alone or threading.current_thread() is not threading.main_thread():
         return None
     return signal.signal(signal.SIGTERM, terminate)

@@ -218,11 +218,17 @@ def heed_interrupts():
 
 
 JOB = dict(SLURM_PROCID='0', SLURM_NTASKS='1')  # of Slurm, with a single process
+ALLOCATION = dict(SLURM_NTASKS='8')  # of salloc, whose shell starts a process by itself
 
 
 @pytest.mark.parametrize(
     ('number', 'status', 'variables'),
-    [(signal.SIGINT, 130, {}), (signal.SIGTERM, 143, {}), (signal.SIGTERM, 143, JOB)],
+    [
+        (signal.SIGINT, 130, {}),
+        (signal.SIGTERM, 143, {}),
+        (signal.SIGTERM, 143, JOB),
+        (signal.SIGTERM, 143, ALLOCATION),
+    ],
 )
 def test_stopped(number, status, variables):
     command = [sys.executable, '-c', STOPPED]

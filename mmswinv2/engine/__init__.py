@@ -4,6 +4,7 @@ from .. import hosts  # noqa: F401, applies the patches that every use needs
 from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoadCheckpointHook, LoRAHook
 from .layer_decay import SwinLayerDecayOptimWrapperConstructor
 from .repeatable import RepeatableHook
+from .scores import ScoresHook
 from .strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     'LoRAHook',
     'LoadCheckpointHook',
     'RepeatableHook',
+    'ScoresHook',
     'SwinLayerDecayOptimWrapperConstructor',
 ]

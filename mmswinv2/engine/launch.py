@@ -31,6 +31,7 @@ from .config_names import arguments, warn_of_misspelt, warn_of_new, warn_of_unus
 from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook, no_batch
 from .repeatable import RepeatableHook
 from .resume import follow_config
+from .scores import ScoresHook
 from .storage import (
     check_shared,
     enter,
@@ -162,7 +163,8 @@ def _set_options(cfg: Config, options: dict[str, Any]) -> None:
             raise UserError(
                 f'custom_imports={wanted} in the config must be a dict with imports=[...]'
             )
-        for name in hosts.as_list(wanted['imports'] or ()):
+        names = wanted['imports'] or []
+        for name in names if isinstance(names, list) else [names]:
             if not isinstance(name, str):
                 raise UserError(
                     f'custom_imports={wanted} in the config: {name!r} is of type '
@@ -237,6 +239,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         for kind in (CheckInvalidLossHook, LoRAHook):  # the config may have its own
             if not any(isinstance(hook, kind) for hook in runner.hooks):
                 runner.register_hook(kind())
+        runner.register_hook(ScoresHook())  # behind LoRAHook
     return runner
 
 
@@ -375,7 +378,7 @@ def _explain(error: Exception, cfg: Config, kinds: tuple[str, ...]) -> UserError
         return UserError(f'{error} (prefix=... of a metric does that)')
     if 'image size in a batch' in text:
         return UserError(f'{error} Set batch_size=1 in val_dataloader and test_dataloader')
-    if 'epoch_length' in text:
+    if 'epoch_length' in text and isinstance(error, AssertionError):
         return no_batch('train_dataloader', cfg.train_dataloader.get('batch_size'))
     place = raised(error)[0][-1].f_locals.get('self')
     if error.args == ('inputs',) and isinstance(place, BaseDataPreprocessor):

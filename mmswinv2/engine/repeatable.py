@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import get_rank
-from mmengine.hooks import EarlyStoppingHook, Hook
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop
 
 from .. import hosts
 from ..log import warn
 from ..registry import HOOKS
-from .resume import all_schedulers, check_shapes, leave_averages, progress
+from .resume import check_shapes, leave_averages
 from .strategies import unwrap_model
 
 
@@ -74,13 +74,10 @@ class RepeatableHook(Hook):
     def __init__(self) -> None:
         self._done = (0, 0)  # iterations done of the epoch to go on with, and its length
         self._begun: int | None = None  # iteration at which the epoch began
-        self._lacks_scores = False  # whether a validation may follow the checkpoint
 
     def before_train(self, runner: Any) -> None:
         """Attach a seed to every index that the sampler draws."""
         self.seed = runner.seed
-        # EarlyStoppingHook first: CheckpointHook saves the best epoch once more, with its state
-        runner._hooks = sorted(runner.hooks, key=lambda hook: hook not in _stops(runner))
         loader = runner.train_loop.dataloader
         sampler = getattr(loader.batch_sampler, 'sampler', None)
         if isinstance(sampler, (DefaultSampler, InfiniteSampler)):
@@ -115,11 +112,7 @@ class RepeatableHook(Hook):
         print_log(f'{done} of {length} iterations of the epoch were done before', 'current')
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Note where the epoch begins; do a validation whose scores the checkpoint lacks."""
-        lacks_scores, self._lacks_scores = self._lacks_scores, False
-        if lacks_scores and _uses_scores(runner) and _is_to_validate(runner):
-            print_log('validation of the checkpoint, which has no scores of its own', 'current')
-            runner.val_loop.run()
+        """Note where the epoch begins."""
         if self._begun is None and isinstance(runner.train_loop, EpochBasedTrainLoop):
             self._begun = runner.iter
 
@@ -128,15 +121,12 @@ class RepeatableHook(Hook):
         self._begun = None
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Save the total batch size, how much of an epoch is done, and what follows from scores.
+        """Save the total batch size, and how much of an epoch is done.
 
         Functions are removed, which safe unpickling rejects.
         """
         meta = checkpoint.setdefault('meta', {})
         meta['batch_size'] = _batch_size(runner)
-        unit, done, _ = progress(runner)
-        meta['lacks_scores'] = meta[unit] > done  # of a validation that may follow
-        meta['early_stops'] = [(hook.wait_count, float(hook.best_score)) for hook in _stops(runner)]
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             inside = self._begun is not None and meta.get('epoch') == runner.epoch
             done = meta['iter'] - self._begun if inside else 0
@@ -165,9 +155,6 @@ class RepeatableHook(Hook):
         check_shapes(unwrap_model(runner.model), checkpoint.get('state_dict') or {})
         meta = checkpoint.get('meta') or {}
         self._done = meta.get('done_of_epoch') or _done_of_epoch(runner, checkpoint)
-        self._lacks_scores = meta.get('lacks_scores', False)
-        for hook, state in zip(_stops(runner), meta.get('early_stops', ()), strict=False):
-            hook.wait_count, hook.best_score = state
         before, now = meta.get('batch_size'), _batch_size(runner)
         if before not in (None, now):
             warn(
@@ -178,25 +165,6 @@ class RepeatableHook(Hook):
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Seed the random numbers of the model (stochastic depth, sampled boxes)."""
         _seed_all(_mix(self.seed, runner.iter, get_rank()), cuda=True)
-
-
-def _stops(runner: Any) -> list[EarlyStoppingHook]:
-    return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
-
-
-def _uses_scores(runner: Any) -> bool:
-    """Whether anything in a training goes by the scores of its validations."""
-    parts = [*all_schedulers(runner), *runner.hooks]
-    return any(getattr(p, 'monitor', None) or getattr(p, 'save_best', None) for p in parts)
-
-
-def _is_to_validate(runner: Any) -> bool:
-    """Whether a validation follows the epochs or iterations done so far."""
-    loop, (_, done, length) = runner.train_loop, progress(runner)
-    if runner.val_loop is None or not isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
-        return False
-    loop._decide_current_val_interval()
-    return bool(done >= loop.val_begin and (done % loop.val_interval == 0 or done == length))
 
 
 class _Numbered:

@@ -61,16 +61,16 @@ def _is_hub(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(value.get(k), Mapping) for k in keys)
 
 
+def _is_pair(value: Any) -> bool:
+    is_pair = isinstance(value, (list, tuple)) and len(value) == 2
+    return is_pair and all(isinstance(number, (int, float)) for number in value)
+
+
 def _are_pairs(value: Any) -> bool:
-    """Whether `value` is a list of pairs of numbers, or absent."""
-    return value is None or (
-        isinstance(value, (list, tuple))
-        and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in value)
-        and all(isinstance(number, (int, float)) for pair in value for number in pair)
-    )
+    return value is None or (isinstance(value, Mapping) and all(map(_is_pair, value.values())))
 
 
-# What is read from a checkpoint to resume, by mmengine and by `RepeatableHook`.
+# What is read from a checkpoint to resume, by mmengine and by our hooks.
 _FORMS: Forms = {
     'meta': (lambda value: isinstance(value, Mapping), 'a dict'),
     'meta.epoch': (lambda epoch: is_count(epoch, 0), 'a whole number'),
@@ -80,7 +80,7 @@ _FORMS: Forms = {
         'a whole number',
     ),
     'meta.done_of_epoch': (
-        lambda pair: pair is None or _are_pairs([pair]),
+        lambda value: value is None or _is_pair(value),
         'iterations of the epoch that are done, and their number',
     ),
     'meta.early_stops': (_are_pairs, 'a pair of numbers for each EarlyStoppingHook'),

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, Sampler
 
 from mmswinv2.checkpoints import read_checkpoint
-from mmswinv2.engine import RepeatableHook
+from mmswinv2.engine import RepeatableHook, ScoresHook
 from mmswinv2.engine.resume import _Changes, _leave_best_of_others, follow_config
 from mmswinv2.engine.storage import look_at_checkpoint
 from mmswinv2.errors import UserError
@@ -205,7 +205,7 @@ MALFORMED = {  # the fault: (function that makes it, words of the error)
     'seed': (lambda c: c['meta'].update(seed='abc'), "must be a whole number, got 'abc'"),
     'large seed': (lambda c: c['meta'].update(seed=2**32), 'meta.seed must be a whole number'),
     'epoch begun': (lambda c: c['meta'].update(done_of_epoch=3), 'and their number, got 3'),
-    'patience': (lambda c: c['meta'].update(early_stops=[1]), 'numbers for each EarlyStoppingHook'),
+    'patience': (lambda c: c['meta'].update(early_stops={'a': 1}), 'numbers for each EarlyStop'),
     'optimizer': (lambda c: c.update(optimizer=[1]), 'the state of an optimizer, got'),
     'groups': (lambda c: c['optimizer'].update(param_groups=[1]), 'the state of an optimizer, got'),
     'schedulers': (lambda c: c.update(param_schedulers='x'), 'the states of schedulers, got'),
@@ -663,7 +663,7 @@ class Killed(Hook):
             raise InterruptedError
 
 
-def train_by_scores(folder, place=None, epoch=None, resume=None):
+def train_by_scores(folder, place=None, epoch=None, resume=None, **stopping):
     data = [{'inputs': torch.ones(2)}]
     loader = dict(batch_size=1, dataset=data, sampler=dict(type='DefaultSampler'))
     runner = Runner(
@@ -675,13 +675,15 @@ def train_by_scores(folder, place=None, epoch=None, resume=None):
         default_hooks=dict(checkpoint=dict(
             type='CheckpointHook', interval=1, save_best='score', rule='greater')),
         custom_hooks=[dict(
-            type='EarlyStoppingHook', monitor='score', rule='greater', patience=3)],
+            type='EarlyStoppingHook', monitor='score', **(
+                dict(rule='greater', patience=3) | stopping))],
         load_from=resume and str(resume), resume=bool(resume),
         experiment_name=f'scores-{next(NUMBERS)}',
     )  # fmt: skip
     killed = Killed(place, epoch)
     runner.register_hook(killed)
     runner.register_hook(RepeatableHook())
+    runner.register_hook(ScoresHook())
     follow_config(runner)
     with suppress(InterruptedError):
         runner.train()
@@ -689,8 +691,10 @@ def train_by_scores(folder, place=None, epoch=None, resume=None):
     return killed.rates, best, runner.train_loop.stop_training
 
 
-@pytest.mark.parametrize('epoch', [1, 2, 4])
-@pytest.mark.parametrize('place', ['val', 'train'])
+# the fifth validation stops the training
+@pytest.mark.parametrize(('place', 'epoch'), [
+    ('val', 1), ('val', 2), ('val', 4), ('val', 5), ('train', 1), ('train', 2), ('train', 4),
+])  # fmt: skip
 def test_a_resumed_run_knows_the_scores_before(place, epoch, tmp_path):
     whole = train_by_scores(tmp_path / 'whole')
     rates = dict(enumerate([1.0, 1.0, 1.0, 1.0, 0.5]))
@@ -698,6 +702,18 @@ def test_a_resumed_run_knows_the_scores_before(place, epoch, tmp_path):
     begun, *_ = train_by_scores(tmp_path / 'run', place, epoch)
     rest = train_by_scores(tmp_path / 'run', resume=tmp_path / f'run/epoch_{epoch}.pth')
     assert (begun | rest[0], *rest[1:]) == whole
+
+
+def test_the_last_validation_is_made_up_for(tmp_path):
+    assert train_by_scores(tmp_path, 'val', 6, patience=9)[1] == ['best_score_epoch_2.pth']
+    rest = train_by_scores(tmp_path, resume=tmp_path / 'epoch_6.pth', patience=9)
+    assert rest == ({}, ['best_score_epoch_6.pth'], False)
+
+
+def test_early_stopping_by_another_rule_begins_anew(tmp_path):
+    train_by_scores(tmp_path, 'train', 2, rule='less', patience=1)
+    rest = train_by_scores(tmp_path, resume=tmp_path / 'epoch_2.pth', patience=5)
+    assert not rest[2] and max(rest[0]) == 5
 
 
 def test_checkpoints_say_whether_they_have_their_scores(tmp_path):
