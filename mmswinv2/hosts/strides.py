@@ -1,6 +1,6 @@
 """Heads that place boxes in the image by strides, which must be those of the maps they take."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -17,29 +17,31 @@ def watch_strides(model: nn.Module) -> None:
     """
     from ..core import SwinV2
 
+    handles: list[Any] = []
+
+    def stop(*_: Any) -> None:
+        for handle in handles:
+            handle.remove()
+
     for prefix, owner in model.named_modules():
-        if not isinstance(getattr(owner, 'backbone', None), SwinV2):
+        if not isinstance(backbone := getattr(owner, 'backbone', None), SwinV2):
             continue
-        size: list[int] = []
-        _once(owner.backbone, lambda image, size=size: size.extend(image.shape[-2:]))
+        size: list[int] = []  # of the last image, (H, W)
+        handles.append(backbone.register_forward_pre_hook(partial(_note, size)))
         for name, part in owner.named_modules(prefix=prefix):
             setting, strides = _strides_of(part)
             if strides:
-                _once(part, partial(_check, f'{name}.{setting}', strides, size))
+                check = partial(_check, f'{name}.{setting}', strides, size)
+                handles.append(part.register_forward_pre_hook(check))
+    if handles:
+        handles.append(model.register_forward_hook(stop, always_call=True))
 
 
-def _once(module: nn.Module, check: Callable[[Any], None]) -> None:
-    """Call `check` with the first argument of the next forward pass of a module."""
-
-    def hook(module: nn.Module, arguments: tuple) -> None:
-        handle.remove()
-        if arguments:
-            check(arguments[0])
-
-    handle = module.register_forward_pre_hook(hook)
+def _note(size: list[int], module: nn.Module, arguments: tuple) -> None:
+    size[:] = arguments[0].shape[-2:]
 
 
-def _strides_of(part: nn.Module) -> tuple[str, Sequence[Any]]:
+def _strides_of(part: Any) -> tuple[str, Sequence[Any]]:
     """Name and value of the strides of a head or an extractor of regions; empty for others."""
     if hasattr(part, 'featmap_stride'):  # of mmaction, for a single map
         return 'featmap_stride', [part.featmap_stride]
@@ -48,8 +50,11 @@ def _strides_of(part: nn.Module) -> tuple[str, Sequence[Any]]:
     return 'prior_generator.strides', getattr(getattr(part, 'prior_generator', None), 'strides', ())
 
 
-def _check(name: str, strides: Sequence[Any], size: Sequence[int], maps: Any) -> None:
-    """Raise `UserError` if `maps` of an image of `size` (H, W) have other strides."""
+def _check(
+    name: str, strides: Sequence[Any], size: Sequence[int], module: nn.Module, arguments: tuple
+) -> None:
+    """Raise `UserError` if the maps that a module takes have other strides."""
+    maps = arguments[0] if arguments else ()
     maps = [maps] if isinstance(maps, Tensor) else maps
     if not size or not all(isinstance(m, Tensor) and m.ndim >= 4 for m in maps):
         return

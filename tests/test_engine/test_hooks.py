@@ -238,7 +238,8 @@ def test_hooks_that_change_the_steps_of_a_data_set():
 
     def check(hook, dataset):
         loader = SimpleNamespace(dataset=dataset)
-        CheckDatasetHook().before_train(SimpleNamespace(hooks=[hook], train_dataloader=loader))
+        runner = SimpleNamespace(hooks=[hook], train_dataloader=loader, cfg={}, model=nn.Module())
+        CheckDatasetHook().before_train(runner)
 
     one = OneSample(lazy_init=True, pipeline=[])
     switch, yolox = PipelineSwitchHook(1, []), YOLOXModeSwitchHook()
