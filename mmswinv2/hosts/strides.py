@@ -58,8 +58,10 @@ def _check(
     maps = [maps] if isinstance(maps, Tensor) else maps
     if not size or not all(isinstance(m, Tensor) and m.ndim >= 4 for m in maps):
         return
+    if len(maps) != len(strides):  # CondInst's mask head takes all maps and makes one of them
+        return
     shapes = [tuple(m.shape[-2:]) for m in maps]
-    for stride, shape in zip(strides, shapes, strict=False):
+    for stride, shape in zip(strides, shapes, strict=True):
         pair = stride[::-1] if isinstance(stride, (list, tuple)) else (stride, stride)
         # maps are a little larger or smaller, by rounding at each halving
         if any(abs(n / s - m) > max(2, 0.3 * m) for n, s, m in zip(size, pair, shape, strict=True)):

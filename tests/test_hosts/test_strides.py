@@ -1,5 +1,7 @@
 """hosts/strides.py: heads that are set for other strides than those of their maps."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -99,6 +101,22 @@ def test_images_of_several_sizes_in_one_forward_pass():
     model = Detector(featmap_stride=32)
     hosts.watch_strides(model)
     model(torch.randn(1, 3, 2, 192, 160), torch.randn(1, 3, 2, 96, 320))
+
+
+def test_a_head_that_makes_one_map_of_all():
+    """As CondInst's mask head, whose stride is that of the map that it makes."""
+
+    class Head(nn.Module):
+        prior_generator = SimpleNamespace(strides=[(8, 8)])
+
+        def forward(self, maps):
+            return sum(m.mean() for m in maps)
+
+    model = nn.Sequential(Head())
+    model.backbone = SwinTransformerV2('nano')
+    model.forward = lambda x: model[0](model.backbone(x))
+    hosts.watch_strides(model)
+    model(torch.randn(1, 3, 128, 128))
 
 
 def test_other_backbones_are_left_alone():
