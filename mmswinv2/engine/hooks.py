@@ -210,8 +210,9 @@ class CheckDatasetHook(Hook):
         self._watch_strides(runner)
 
     def _watch_strides(self, runner: Any) -> None:
+        model = unwrap_model(runner.model)
         if not runner.cfg.get('compile'):
-            hosts.watch_strides(unwrap_model(runner.model))
+            hosts.watch_strides(getattr(model, 'module', model))  # that of test-time augmentation
 
     def _note_classes(self, dataset: Any, where: str) -> None:
         """Remember the classes of all data sets in a wrapper, and warn if they differ by name."""

@@ -9,6 +9,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mmswinv2 import hosts
+from mmswinv2.engine import CheckDatasetHook
 from mmswinv2.errors import UserError
 from mmswinv2.models import SwinTransformerV2, VideoSwinTransformerV2
 from tests.test_tools.conftest import ROOT
@@ -117,6 +118,16 @@ def test_a_head_that_makes_one_map_of_all():
     model.forward = lambda x: model[0](model.backbone(x))
     hosts.watch_strides(model)
     model(torch.randn(1, 3, 128, 128))
+
+
+def test_a_model_inside_test_time_augmentation():
+    """Its forward pass is the one that is called."""
+    model, augmented = OfActions(featmap_stride=32), nn.Module()
+    augmented.module = model
+    CheckDatasetHook().before_test(SimpleNamespace(cfg={}, model=augmented))
+    assert model.backbone._forward_pre_hooks
+    model(torch.randn(1, 3, 2, 192, 160))
+    assert not model.backbone._forward_pre_hooks
 
 
 def test_other_backbones_are_left_alone():
