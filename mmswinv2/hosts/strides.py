@@ -38,7 +38,7 @@ def watch_strides(model: nn.Module) -> None:
 
 
 def _note(size: list[int], module: nn.Module, arguments: tuple) -> None:
-    size[:] = arguments[0].shape[-2:]
+    size[:] = arguments[0].shape[-2:] if arguments else ()
 
 
 def _strides_of(part: Any) -> tuple[str, Sequence[Any]]:

@@ -94,10 +94,9 @@ def test_images_of_several_sizes_in_one_forward_pass():
             return [OfActions.forward(self, x) for x in images]
 
     hosts.of(Config(dict(default_scope='mmaction'))).apply()
-    model = Detector(featmap_stride=32)
+    model = Detector()  # for stride 16, which is wrong
     hosts.watch_strides(model)
     model()
-    model.extractor.featmap_stride = 16
     model(torch.randn(1, 3, 2, 192, 160))
     model = Detector(featmap_stride=32)
     hosts.watch_strides(model)
