@@ -1,6 +1,5 @@
 """What SwinV2 is compared with: the block of Swin V1, and other position biases."""
 
-import itertools
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from mmswinv2.core.attention import ContinuousPositionBias, WindowAttention
 from mmswinv2.core.block import Block
 from mmswinv2.ops import WindowGrid
 from mmswinv2.ops.reference import expand, split_heads
-from mmswinv2.ops.windows import from_windows, join_runs, split_runs, to_windows
+from mmswinv2.ops.windows import cut, join
 
 
 class LearntTable(nn.Module):
@@ -85,14 +84,12 @@ def dot_product(
     qkv: Tensor, grid: WindowGrid, table: Tensor, scale: Tensor, *unused: Any
 ) -> Tensor:
     """``softmax(q k / sqrt(d) + B) v`` in the windows of a grid; `scale` gives the heads alone."""
-    parts = []
-    for box, runs in zip(split_runs(qkv, grid), itertools.product(*grid.runs), strict=True):
-        q, k, v = split_heads(to_windows(box, runs), len(scale))
-        scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
-        scores = scores + expand(table, tuple(size for size, _ in runs))
-        out = (scores.softmax(-1) @ v).transpose(-3, -2).flatten(-2)
-        parts.append(from_windows(out, runs))
-    return join_runs(parts, grid)
+    outs = []
+    for windows, shape in cut(qkv, grid):
+        q, k, v = split_heads(windows, len(scale))
+        scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5 + expand(table, shape)
+        outs.append((scores.softmax(-1) @ v).transpose(-3, -2).flatten(-2))
+    return join(outs, grid)
 
 
 class PreNormBlock(block_with(LearntTable)):  # type: ignore[misc]

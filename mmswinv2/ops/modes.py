@@ -17,7 +17,8 @@ def is_transformed() -> bool:
 
 def is_batched(grad: Tensor) -> bool:
     """Whether ``is_grads_batched=True`` is set, whose vmap lacks many of torch's operators."""
-    return torch._C._functorch.is_legacy_batchedtensor(grad)
+    # compiled autograd cannot follow the question, and has no such tensors
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(grad)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:
@@ -29,4 +30,4 @@ def without_autocast(device: torch.device) -> AbstractContextManager[None]:
 
 def is_eager() -> bool:
     """Whether the call runs in plain eager mode: neither compiled nor transformed."""
-    return not torch.compiler.is_compiling() and not is_transformed()
+    return not is_transformed()

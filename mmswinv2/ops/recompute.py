@@ -71,8 +71,9 @@ class _Attend(torch.autograd.Function):
 
 def _batched_gradients(ctx: Any, grads: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of qkv, table and scale by autograd, which takes torch's operators one by one."""
-    inputs, create_graph = ctx.saved_tensors, torch.is_grad_enabled()
+    create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
+        inputs = [t.view_as(t) for t in ctx.saved_tensors]  # whose hooks run once, outside
         out = ctx.forward_pass(*inputs, ctx.grid, ctx.at_once)
     wanted = [t for t in inputs if t.requires_grad]
     found = iter(torch.autograd.grad(out, wanted, grads, create_graph=create_graph))

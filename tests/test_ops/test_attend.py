@@ -1,8 +1,11 @@
 """Every implementation of `ops.attend` against the reference, output and all gradients."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo import compiled_autograd
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from mmswinv2 import ops
@@ -160,8 +163,23 @@ def test_gradients_of_several_losses_at_a_time(name, dtype, tolerance):
     def gradients(grad, **options):
         return torch.autograd.grad(out, (qkv, table, scale), grad, retain_graph=True, **options)
 
+    qkv.register_hook(lambda grad: 2 * grad)  # it runs once
     for got, want in zip(gradients(grads, is_grads_batched=True), gradients(grads[1]), strict=True):
         assert (got[1] - want).abs().max() / want.abs().max() < tolerance
+
+
+# of torch, which makes fake tensors of those inside of the graph
+@pytest.mark.filterwarnings('ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning')
+def test_compiled_autograd_follows_the_backward_pass():
+    qkv, grid, table, scale = inputs('even', torch.float)
+    wanted = qkv, table, scale = [t.detach().requires_grad_() for t in (qkv, table, scale)]
+    loss = sdpa.attend(qkv, grid, table, scale).square().sum()
+    want = torch.autograd.grad(loss, wanted, retain_graph=True)
+    compiler = partial(torch.compile, backend='eager', fullgraph=True)
+    with compiled_autograd._enable(compiler):
+        loss.backward()
+    for tensor, one in zip(wanted, want, strict=True):
+        torch.testing.assert_close(tensor.grad, one)
 
 
 @pytest.mark.parametrize('training', [True, False])

@@ -115,6 +115,17 @@ def test_vectors_of_zeros_have_no_direction():
     assert compare(qkv, *others) < 1e-5
 
 
+def test_gradients_of_several_losses_at_a_time():
+    qkv, grid, table, scale = inputs((5, 6), (4, 4), (2, 2), 2, 16)
+    out = triton.attend(qkv, grid, table, scale)
+    grads = torch.randn(2, *out.shape, device=DEVICE)
+    wanted = (qkv, table, scale)
+    both = torch.autograd.grad(out, wanted, grads, retain_graph=True, is_grads_batched=True)
+    for i, grad in enumerate(grads):
+        one = torch.autograd.grad(out, wanted, grad, retain_graph=True)
+        assert all(error(got[i], want) < 1e-6 for got, want in zip(both, one, strict=True))
+
+
 def test_attention_sums_in_a_repeatable_order():
     case = inputs((4, 3), (3, 2), (1, 1), 1, 16, batch=2)
     out = triton.attend(*case)

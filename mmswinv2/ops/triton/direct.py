@@ -16,6 +16,8 @@ from torch._library.triton import set_wrap_triton_enabled
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.library import triton_op
 
+from ..modes import is_batched
+
 
 def digest(folder: Path) -> str:
     """SHA-256 of the contents of a folder's files."""
@@ -86,6 +88,8 @@ def with_gradient(
                     'the Triton kernels have no second derivatives, for which create_graph=True '
                     'asks; torch.func.grad does not use the kernels'
                 )
+            if is_batched(grads[0]):  # its vmap calls the operator for each gradient
+                return gradients(backward_operator._opoverload, ctx, *grads)
             with set_wrap_triton_enabled(False):
                 return gradients(backward_function, ctx, *grads)
 
