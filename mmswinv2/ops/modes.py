@@ -30,4 +30,4 @@ def without_autocast(device: torch.device) -> AbstractContextManager[None]:
 
 def is_eager() -> bool:
     """Whether the call runs in plain eager mode: neither compiled nor transformed."""
-    return not is_transformed()
+    return not torch.compiler.is_compiling() and not is_transformed()
