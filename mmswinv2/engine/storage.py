@@ -113,14 +113,19 @@ class AtomicLocalBackend(LocalBackend):
             if (path := cls._outdated.pop()) != Path(but):
                 _remove(path)
 
+    def rmtree(self, dir_path: str | Path) -> None:
+        """Remove a folder; a checkpoint stays until the next one is written."""
+        if Path(dir_path).suffix == '.pth':
+            self._outdated.append(Path(dir_path))
+        else:
+            super().rmtree(dir_path)
+
     def remove(self, filepath: str | Path) -> None:
-        """Remove a file or folder; a checkpoint stays until the next one is written."""
+        """Remove a file; a checkpoint stays until the next one is written."""
         if Path(filepath).suffix == '.pth':
             self._outdated.append(Path(filepath))
         else:
-            _remove(Path(filepath))
-
-    rmtree = remove
+            super().remove(filepath)
 
 
 def use_whole_files() -> None:

@@ -73,6 +73,17 @@ def test_outdated_checkpoints_go_once_the_next_is_whole(tmp_path):
     assert not (tmp_path / 'log.txt').exists()
 
 
+def test_other_files_are_removed_as_by_mmengine(tmp_path):
+    backend = AtomicLocalBackend()
+    with pytest.raises(FileNotFoundError):
+        backend.remove(tmp_path / 'none.json')
+    (tmp_path / 'folder').mkdir()
+    with pytest.raises(IsADirectoryError):
+        backend.remove(tmp_path / 'folder')
+    backend.rmtree(dir_path=tmp_path / 'folder')
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_write_that_fails_removes_nothing(tmp_path, monkeypatch):
     backend = AtomicLocalBackend()
     old = save(tmp_path / 'iter_1.pth')
