@@ -275,7 +275,7 @@ class _Unpickler(pickle.Unpickler):
         if not isinstance(found, type):
             return lambda *args: found(*args)  # not the function, whose defaults a file may set
         if found not in self.given:
-            self.given[found] = {**vars(found), **{n: getattr(found, n) for n in _OF_CLASSES}}
+            self.given[found] = _attributes(found)
         return found
 
     def load(self) -> Any:
@@ -283,13 +283,19 @@ class _Unpickler(pickle.Unpickler):
         try:
             return super().load()
         finally:
-            for kind, attributes in self.given.items():
-                for name in vars(kind).keys() - attributes.keys():
+            for kind, before in self.given.items():
+                now = _attributes(kind)
+                for name in now.keys() - before.keys():
                     delattr(kind, name)
-                for name, value in attributes.items():
-                    known = vars(kind)
-                    if known[name] is not value if name in known else getattr(kind, name) != value:
+                for name, value in before.items():
+                    # `type` makes each of _OF_CLASSES anew; `==` of others may be of any kind
+                    same = now[name] == value if name in _OF_CLASSES else now[name] is value
+                    if not same:
                         setattr(kind, name, value)
+
+
+def _attributes(kind: type) -> dict[str, Any]:
+    return {**vars(kind), **{name: getattr(kind, name) for name in _OF_CLASSES}}
 
 
 def _encode(text: str, encoding: str) -> bytes:
