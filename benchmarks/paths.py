@@ -1,8 +1,8 @@
 """What each of our own choices is worth, in one process: ``python -m benchmarks.paths``.
 
 Runs SwinV2-T with one choice changed at a time, in turns, and prints medians and ratios to the
-network as it is (`path='auto'`). The constants in `mmswinv2/paths/chunked.py` and
-`mmswinv2/ops/onednn.py` are chosen by its results on the processors that were tried.
+network as it is (`path='auto'`). The constants in `mmswinv2/paths/chunked.py`,
+`mmswinv2/ops/onednn.py` and `mmswinv2/ops/products.py` are chosen by its results on the processors that were tried.
 """
 
 import os
@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 
 from mmswinv2.core import SwinV2
-from mmswinv2.ops import onednn
+from mmswinv2.ops import onednn, products
 from mmswinv2.options import ArgumentParser
 from mmswinv2.paths import PATHS, chunked
 
@@ -25,6 +25,14 @@ def linear_by(library):
 
 def chunks_of(tokens):
     return mock.patch.object(chunked, '_TOKENS_PER_THREAD', tokens)
+
+
+def gelu_kept():
+    return mock.patch.object(products, 'fits_gelu_linear', lambda x, weight: False)
+
+
+def gelu_of(values):
+    return mock.patch.object(products, '_VALUES_PER_THREAD', values)
 
 
 def half():
@@ -42,6 +50,9 @@ WAYS = {
     'in chunks, oneDNN': ('chunked', lambda: linear_by('oneDNN')),
     'chunks of 512 tokens a thread': ('chunked', lambda: chunks_of(512)),
     'chunks of 8192 tokens a thread': ('chunked', lambda: chunks_of(8192)),
+    'GELU kept for backward': ('auto', gelu_kept),
+    'GELU of 2^18 values a thread': ('auto', lambda: gelu_of(2**18)),
+    'GELU of all rows at once': ('auto', lambda: gelu_of(2**40)),
     'bfloat16 by autocast': ('auto', half),
 }
 

@@ -1,4 +1,4 @@
-"""Linear layers for training on GPUs, with hand-written gradients."""
+"""Linear layers for training, with hand-written gradients."""
 
 import pytest
 import torch
@@ -31,6 +31,35 @@ def test_gradients_are_those_of_autograd(activated, biased, frozen):
     torch.testing.assert_close(
         torch.autograd.grad(got, inputs, grad), torch.autograd.grad(want, inputs, grad)
     )
+
+
+@pytest.mark.parametrize('rows', [4, 12, 13, 24, 25])
+@pytest.mark.parametrize('frozen', ['', 'x', 'weight'])
+@pytest.mark.parametrize('strided', [False, True])
+def test_parts_of_the_rows_give_the_same(strided, frozen, rows, monkeypatch):
+    """On a CPU the rows are taken in parts, the last of which may be smaller."""
+    draw = torch.Generator().manual_seed(rows)
+    x, weight, bias = (
+        torch.randn(shape, generator=draw, dtype=torch.double)
+        for shape in ((5, rows), (6, 5), (6,))
+    )
+    x = x.t() if strided else x.t().contiguous()
+    for name, t in dict(x=x, weight=weight, bias=bias).items():
+        t.requires_grad_(name != frozen)
+    want = reference(x, weight, bias, True)
+    inputs = [t for t in (x, weight, bias) if t.requires_grad]
+    grad = torch.randn(want.shape, generator=draw, dtype=torch.double)
+    wanted = torch.autograd.grad(want, inputs, grad)
+    monkeypatch.setattr(products, '_VALUES_PER_THREAD', 12 * 5)
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 1)
+    sizes = []
+    gelu = F.gelu
+    monkeypatch.setattr(products.F, 'gelu', lambda t: sizes.append(len(t)) or gelu(t))
+    got = products.gelu_linear(x, weight, bias)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(torch.autograd.grad(got, inputs, grad), wanted)
+    parts = [12] * (rows // 12) + [rows % 12] * bool(rows % 12)
+    assert sizes == parts * (1 if frozen == 'weight' else 2)  # forward, gradient of the weight
 
 
 def test_under_autocast_gradients_have_the_dtype_of_the_weights():
@@ -90,7 +119,7 @@ def test_a_network_that_takes_them_has_the_same_gradients(monkeypatch):
 
     monkeypatch.setattr(ops, '_LINEAR', (products,))
     monkeypatch.setattr(products, 'fits_gelu_linear', fits)
-    monkeypatch.setattr(products, '_MANY', 1)
+    monkeypatch.setattr(products, 'fits_linear', fits)
     got = gradients()
     assert len(taken) == 4 * sum(net.depths) + 3  # qkv, proj, fc1, fc2, and merging
     torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
