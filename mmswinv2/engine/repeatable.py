@@ -72,7 +72,7 @@ class RepeatableHook(Hook):
     priority = 'VERY_HIGH'
 
     def __init__(self) -> None:
-        self._done = (0, 0)  # iterations done of the epoch to go on with, and its length
+        self._done = 0  # iterations done of the epoch to go on with
         self._begun: int | None = None  # iteration at which the epoch began
 
     def before_train(self, runner: Any) -> None:
@@ -95,21 +95,13 @@ class RepeatableHook(Hook):
 
     def _leave_out_done(self, runner: Any, loader: Any) -> None:
         """Leave out the batches of the epoch that the run has done before it was interrupted."""
-        (done, length), self._done = self._done, (0, 0)
-        if not done or not isinstance(runner.train_loop, EpochBasedTrainLoop):
-            return
-        if done == length:
-            done = len(loader)
-        elif length != len(loader):
-            warn(
-                f'the checkpoint was written {done} iterations into an epoch of {length}; epochs '
-                f'have {len(loader)} now, and this one starts anew'
-            )
+        done, self._done = self._done, 0
+        if not done:
             return
         # DataLoader.__setattr__ refuses to set batch_sampler
         object.__setattr__(loader, 'batch_sampler', _Rest(loader.batch_sampler, done))
         self._begun = runner.iter - done
-        print_log(f'{done} of {length} iterations of the epoch were done before', 'current')
+        print_log(f'{done} of {len(loader)} iterations of the epoch were done before', 'current')
 
     def before_train_epoch(self, runner: Any) -> None:
         """Note where the epoch begins."""
@@ -154,13 +146,32 @@ class RepeatableHook(Hook):
             leave_averages(checkpoint)
         check_shapes(unwrap_model(runner.model), checkpoint.get('state_dict') or {})
         meta = checkpoint.get('meta') or {}
-        self._done = meta.get('done_of_epoch') or _done_of_epoch(runner, checkpoint)
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            self._count_iterations(checkpoint, len(runner.train_dataloader))
         before, now = meta.get('batch_size'), _batch_size(runner)
         if before not in (None, now):
             warn(
                 f'the batch size was {before} and is {now} now: this run goes on with other '
                 'samples than an uninterrupted one, at the learning rate of the config'
             )
+
+    def _count_iterations(self, checkpoint: dict, length: int) -> None:
+        """Count the iterations of a checkpoint in epochs of the present `length`.
+
+        The last update of accumulated gradients, schedules and the log go by their number.
+        """
+        meta = checkpoint['meta']
+        done, before = meta.get('done_of_epoch') or _done_of_epoch(checkpoint, length)
+        if done == before:
+            done = length
+        elif done and before != length:
+            warn(
+                f'the checkpoint was written {done} iterations into an epoch of {before}; epochs '
+                f'have {length} now, and this one starts anew'
+            )
+            done = 0
+        self._done = done
+        meta['iter'] = meta['epoch'] * length + done
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Seed the random numbers of the model (stochastic depth, sampled boxes)."""
@@ -232,20 +243,17 @@ class _Rest:
         yield from itertools.islice(batches, done, None)
 
 
-def _done_of_epoch(runner: Any, checkpoint: dict) -> tuple[int, int]:
+def _done_of_epoch(checkpoint: dict, length: int) -> tuple[int, int]:
     """Iterations done of an epoch, and its length, from a checkpoint of mmengine alone.
 
-    Known only if it was written inside of the epoch, and epochs had the present length.
+    Known only if it was written inside of the epoch, and epochs had the present `length`.
     """
-    if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-        return 0, 0
-    meta, hub = checkpoint.get('meta') or {}, checkpoint.get('message_hub') or {}
+    meta, hub = checkpoint['meta'], checkpoint.get('message_hub') or {}
     info = hub.get('runtime_info') or {}
-    length = len(runner.train_dataloader)
-    inside = 'epoch' in meta and info.get('epoch') == meta['epoch']
+    inside = info.get('epoch') == meta['epoch']
     if not inside or info.get('max_iters') != length * (info.get('max_epochs') or 0):
         return 0, length
-    done = meta.get('iter', 0) - meta['epoch'] * length
+    done = meta['iter'] - meta['epoch'] * length
     return (done if 0 < done <= length else 0), length
 
 

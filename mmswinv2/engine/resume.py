@@ -202,11 +202,9 @@ class _Changes:
 def replay(schedulers: list[Any], runner: Any) -> None:
     """Set schedulers, and the values they control, to the state after the iterations so far.
 
-    Where the length of an epoch has changed, whole epochs count as epochs of the new length.
-
     Args:
         schedulers: of one optimizer.
-        runner: with ``iter`` and ``epoch`` (the numbers done) and ``train_dataloader``.
+        runner: with ``iter`` and ``epoch``, the numbers done.
 
     Raises:
         UserError: if a scheduler depends on a measured value (ReduceOnPlateau).
@@ -225,8 +223,6 @@ def replay(schedulers: list[Any], runner: Any) -> None:
         scheduler.optimizer._global_step = 0  # or its first step warns
         scheduler.last_step = scheduler._global_step = -1
     steps, epochs = runner.iter, runner.epoch
-    if epochs and steps % epochs == 0:
-        steps = epochs * len(runner.train_dataloader)
     for scheduler in schedulers:
         scheduler.step()
     done = 0

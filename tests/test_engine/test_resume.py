@@ -55,6 +55,7 @@ def train(
     kind='AdamW',
     hooks=(),
     runner_type=Runner,
+    counts=1,
     **settings,
 ):
     """Train `length` iterations, or epochs of four; returns learning rates and warnings."""
@@ -77,7 +78,10 @@ def train(
             sampler=dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=False),
         ),
         train_cfg=dict(by_epoch=by_epoch, **{unit: length}),
-        optim_wrapper=dict(optimizer=dict(type=kind, lr=lr, weight_decay=decay, **settings)),
+        optim_wrapper=dict(
+            optimizer=dict(type=kind, lr=lr, weight_decay=decay, **settings),
+            accumulative_counts=counts,
+        ),
         param_scheduler=schedulers,
         load_from=resume and str(resume),
         resume=bool(resume),
@@ -171,16 +175,20 @@ def test_nothing_is_told_and_nothing_changes_with_an_unchanged_config(whole, sch
     read_checkpoint(run / 'iter_12.pth')
 
 
-def test_epochs_of_another_length(whole):
-    """Batches of one instead of two: twice the iterations, and the same number of epochs."""
+@pytest.mark.parametrize(('batch', 'length', 'updates'), [(1, 8, 9), (4, 2, 3)])
+def test_epochs_of_another_length(whole, batch, length, updates):
+    """Epochs of four iterations become longer or shorter; their number stays."""
     run, other = whole
     settings = dict(length=5, schedulers=[WARM, STEPS], by_epoch=True)
     train(run, **settings)
-    changed = settings | dict(batch=1, schedulers=[WARM, STEPS | dict(gamma=0.5)])
-    resumed, told = train(run, **changed, resume=run / 'epoch_2.pth')
+    changed = settings | dict(batch=batch, schedulers=[WARM, STEPS | dict(gamma=0.5)])
+    resumed, told = train(run, **changed, resume=run / 'epoch_2.pth', counts=3)
     truth, _ = train(other, **changed)
     assert 'is finished' not in told
-    assert [r[1] for r in resumed] == pytest.approx([t[1] for t in truth[16:]], rel=1e-9)
+    same(resumed, truth[2 * length :])
+    # accumulated gradients are used up at the end
+    state = read_checkpoint(run / 'epoch_5.pth')['optimizer']['state'][0]
+    assert int(state['step']) == 8 + updates
 
 
 def test_states_of_another_optimizer(whole):
