@@ -330,7 +330,7 @@ class LoadCheckpointHook(Hook):
     ) -> None:
         self.checkpoint, self.new, self.class_map = checkpoint, new, class_map
 
-    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+    def before_run(self, runner: Any) -> None:
         """Raise `UserError` if ``load_from`` is set too."""
         trains = isinstance(runner._train_loop, BaseLoop)
         if trains and runner._load_from is not None and not runner._resume:
