@@ -103,6 +103,9 @@ class CheckInvalidLossHook(Hook):
         def update_params(loss: Tensor, *args: Any, **kwargs: Any) -> None:
             if not self._is_bad(loss):
                 update(loss, *args, **kwargs)
+            elif hasattr(wrapper, '_max_counts'):  # the last update is of all gradients until then
+                wrapper._max_counts -= 1
+                wrapper._remainder_counts = wrapper._max_counts % wrapper._accumulative_counts
 
         wrapper.update_params = update_params
 
@@ -338,6 +341,10 @@ class LoadCheckpointHook(Hook):
                 f'load_from={runner._load_from} and LoadCheckpointHook (custom_hooks) both give '
                 f'the weights to start from; take one of them out'
             )
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """See `before_run`, which FlexibleRunner calls only after this."""
+        self.before_run(runner)
 
     def before_train(self, runner: Any) -> None:
         """Load, unless the run goes on from one of its own checkpoints."""

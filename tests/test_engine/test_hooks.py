@@ -47,7 +47,7 @@ def data(bad):
     return samples
 
 
-def runner(bad, hook, work_dir):
+def runner(bad, hook, work_dir, counts=1):
     loader = dict(
         batch_size=2,
         num_workers=0,
@@ -59,7 +59,7 @@ def runner(bad, hook, work_dir):
         str(work_dir),
         train_dataloader=loader,
         train_cfg=dict(by_epoch=True, max_epochs=1),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1), accumulative_counts=counts),
         custom_hooks=[hook],
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)),
         experiment_name=work_dir.name,
@@ -89,14 +89,18 @@ def test_infinite_buffers_are_saved(tmp_path):
     assert list(tmp_path.glob('*.pth'))
 
 
-def test_passes_over_as_if_the_batch_were_not_there(tmp_path):
-    model = runner([1, 4], CheckInvalidLossHook(max_skips=2), tmp_path / 'bad').train()
+@pytest.mark.parametrize('groups', [[[0], [2], [3], [5]], [[0, 2, 3], [5]]], ids=['1', '3'])
+def test_passes_over_as_if_the_batch_were_not_there(groups, tmp_path):
+    """Gradients are accumulated over groups of batches, of which the last may be smaller."""
+    hook, counts = CheckInvalidLossHook(max_skips=2), len(groups[0])
+    model = runner([1, 4], hook, tmp_path / f'bad_{counts}', counts).train()
     clean = network()
     optimizer = torch.optim.SGD(clean.parameters(), lr=0.1)
-    for batch in (0, 2, 3, 5):
-        inputs = [sample['inputs'] for sample in data([])[2 * batch : 2 * batch + 2]]
+    for group in groups:
         optimizer.zero_grad()
-        clean(inputs, mode='loss')['loss_l2'].backward()
+        for batch in group:
+            inputs = [sample['inputs'] for sample in data([])[2 * batch : 2 * batch + 2]]
+            (clean(inputs, mode='loss')['loss_l2'] / len(group)).backward()
         optimizer.step()
     for key, value in model.state_dict().items():
         if 'num_batches' not in key:
