@@ -898,9 +898,35 @@ def test_what_stands_behind_a_box_of_yolo(yolo, tmp_path):
     write(yolo / 'labels/val/c.txt', '1 .35 .3 .5 .4 .1 .2 2 .3 .2 1 .87')  # keypoints, confidence
     _, found, _ = convert('yolo', yolo, tmp_path)
     assert boxes(found)[-1] == ('images/val/c.jpg', 'dog', [10, 8, 50, 32])
-    write(yolo / 'labels/val/c.txt', '1 .35 .3 .5 .4 .87 17')  # confidence, track id
+    write(yolo / 'labels/val/c.txt', '1 .1 .1 .6 .1 .6 .5 .87 17')  # track number of a polygon
     with pytest.raises(UserError, match='has numbers far from the image'):
         convert('yolo', yolo, tmp_path)
+
+
+@pytest.mark.parametrize('number', [-1, 0, 1, 17])
+def test_track_numbers_of_yolo(yolo, tmp_path, number):
+    """A line of six numbers is no triangle if all ends are whole and the boxes are on the image."""
+    write(yolo / 'labels/train/a.txt', f'0 .5 .5 .2 .25 .9 {number}\n0 .2 .2 .2 .25 .6 2\n')
+    write(yolo / 'labels/val/c.txt', f'1 .35 .3 .5 .4 .87 {number}\n1 .5 .5 1 1 .4\n')
+    _, found, summary = convert('yolo', yolo, tmp_path)
+    assert boxes(found) == [
+        ('images/train/a.jpg', 'cat', [40, 30, 20, 20]),
+        ('images/train/a.jpg', 'cat', [10, 6, 20, 20]),
+        ('images/val/c.jpg', 'dog', [10, 8, 50, 32]),
+        ('images/val/c.jpg', 'dog', [0, 0, 100, 80]),
+    ]
+    assert summary.masks == 0
+
+
+@pytest.mark.parametrize(
+    'other', ['0 .1 .1 .6 .1 .6 .5', '0 .1 .1 .6 .1 .6 .5 .1 .5', '0 0 0 1 0 0 1']
+)
+def test_triangles_of_yolo_that_end_at_the_edge(yolo, tmp_path, other):
+    write(yolo / 'labels/train/a.txt', f'1 .35 .3 .5 .4 .8 1\n{other}\n')
+    (yolo / 'labels/val/c.txt').unlink()
+    _, found, summary = convert('yolo', yolo, tmp_path)
+    assert summary.masks == 2
+    assert found[0][2]['segmentation'] == [pytest.approx([35, 24, 50, 32, 80, 80])]
 
 
 def test_images_of_other_channels_and_names_that_are_too_long(tmp_path):

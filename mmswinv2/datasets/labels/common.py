@@ -19,6 +19,7 @@ _LARGEST = 1e7  # of a coordinate
 _LARGEST_FILE = 256 * 2**20  # bytes; LabelMe's may hold the picture
 
 Point = tuple[float, float]
+Box = tuple[float, float, float, float]  # edges (x1, y1, x2, y2)
 
 
 @dataclass
@@ -27,8 +28,8 @@ class Mark:
 
     label: str
     where: str  # file and line, for messages
-    # edges (x1, y1, x2, y2) counted from the left upper corner; None: those of the polygons
-    box: tuple[float, float, float, float] | None = None
+    # counted from the left upper corner; None: that around the polygons
+    box: Box | None = None
     polygons: list[list[Point]] = field(default_factory=list)  # of its mask; empty: a box alone
     crowd: bool = False  # ignored in training and in scores
 

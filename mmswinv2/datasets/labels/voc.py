@@ -17,6 +17,7 @@ from ...errors import UserError, needed
 from ...files import is_inside
 from .common import (
     SUFFIXES,
+    Box,
     Labelled,
     Mark,
     Point,
@@ -145,7 +146,7 @@ def _rotation(node: Any, where: str) -> float:
     return 0.0
 
 
-def _turned(box: tuple[float, float, float, float], degrees: float) -> list[Point]:
+def _turned(box: Box, degrees: float) -> list[Point]:
     """The corners of a box that is turned clockwise about its center."""
     x1, y1, x2, y2 = box
     center, turn = complex(x1 + x2, y1 + y2) / 2, cmath.rect(1, math.radians(degrees))

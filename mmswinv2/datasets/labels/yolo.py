@@ -1,12 +1,14 @@
 """YOLO: a text file for each image, a line for each object, in fractions of the image's size.
 
 ``class x y width height`` with the center of the box, or ``class x1 y1 x2 y2 x3 y3 ...`` for a
-polygon. A confidence may follow either, and keypoints may follow a box if ``kpt_shape`` is set in
-data.yaml; both are ignored. The four corners of a rotated box are read as a polygon.
+polygon. A confidence may follow either, a track number that of a box, and keypoints a box if
+``kpt_shape`` is set in data.yaml; all are ignored. The four corners of a rotated box are read as a
+polygon.
 """
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,6 +18,7 @@ from ...errors import UserError
 from ...files import is_inside
 from .common import (
     IMAGES,
+    Box,
     Labelled,
     LeftOut,
     Mark,
@@ -28,7 +31,7 @@ from .common import (
 )
 
 _FAR = 10  # largest number of a box, in fractions of the image
-_NEAR = -1, 2  # range of polygon corners; excludes a track number, which may follow a box
+_NEAR = -1, 2  # range of polygon corners
 _LINE = 'a line is "class x y width height", or a class and a polygon, in shares of the image, 0-1'
 
 
@@ -58,6 +61,7 @@ def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
             continue
         seen.add(os.path.realpath(text))
         found.append(Labelled(image, _read_lines(text, names, keypoints, source), shares=True))
+    _leave_out_tracks([mark for entry in found for mark in entry.marks if mark.polygons])
     if source.split is None:
         _count_orphans(source.path, seen, source.left_out)
     return names, found
@@ -158,7 +162,8 @@ def _read_lines(path: Path, names: list[str], keypoints: int, source: Source) ->
         label, *numbers = [number(value, where) for value in values]
         if not label.is_integer():
             raise UserError(f'{where}: the class {values[0]} is no whole number; {_LINE}')
-        if keypoints and len(numbers) in (4 + keypoints, 5 + keypoints):
+        tracked = len(numbers) == 6 and numbers[5].is_integer() and numbers[5] >= _NEAR[1]
+        if tracked or (keypoints and len(numbers) in (4 + keypoints, 5 + keypoints)):
             numbers = numbers[:4]
         polygon = len(numbers) > 5
         far = polygon and not all(_NEAR[0] <= n < _NEAR[1] for n in numbers)
@@ -170,12 +175,29 @@ def _read_lines(path: Path, names: list[str], keypoints: int, source: Source) ->
             continue
         mark = Mark(names[int(label)], where)
         if not polygon:
-            x, y, width, height = numbers[:4]
-            mark.box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+            mark.box = _edges(*numbers[:4])
         else:
             mark.polygons = [list(zip(numbers[::2], numbers[1::2], strict=False))]
         marks.append(mark)
     return marks
+
+
+def _edges(x: float, y: float, width: float, height: float) -> Box:
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def _leave_out_tracks(marks: Sequence[Mark]) -> None:
+    """Read triangles as boxes with confidence and track number, if all polygons can be these.
+
+    A triangle seldom ends in 0 or 1, and all of a set never do and would be boxes on the image.
+    """
+    outlines = [mark.polygons[0] for mark in marks]
+    boxes = [_edges(*center, *size) for center, size, *_ in outlines]
+    if all(len(points) == 3 and points[2][1].is_integer() for points in outlines) and all(
+        min(box) >= -0.01 and max(box) <= 1.01 for box in boxes
+    ):
+        for mark, box in zip(marks, boxes, strict=True):
+            mark.box, mark.polygons = box, []
 
 
 def _count_orphans(folder: Path, seen: set[str], left_out: LeftOut) -> None:
