@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import UnidentifiedImageError
 from PIL.Image import DecompressionBombError
 
@@ -105,6 +106,22 @@ def check_values(path: str, labels: np.ndarray, rules: Any = VALUE_RULES) -> Non
         if np.any(found := broken(labels)):
             said = words.format(shape=labels.shape, first=labels[found].flat[0])
             raise UserError(f'the label map {path} {said}')
+
+
+def count_areas(
+    pred: torch.Tensor, label: torch.Tensor, num_classes: int, ignored: int | None
+) -> tuple[torch.Tensor, ...]:
+    """Pixels of each class, int64: intersection, union, prediction, label.
+
+    The hosts count in float32, which ends at 2**24, in each thread.
+    """
+    labelled = label != ignored
+    pred, label = pred[labelled], label[labelled]
+    common, found, wanted = (
+        torch.bincount(values.long(), minlength=num_classes)[:num_classes].cpu()
+        for values in (pred[pred == label], pred, label)
+    )
+    return common, found + wanted - common, found, wanted
 
 
 @contextmanager

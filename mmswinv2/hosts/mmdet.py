@@ -15,6 +15,7 @@ from .host import Host, as_list, dicts_in, inner_datasets, steps_in, training_pi
 from .mmcv import check_size, open_image, orientation
 from .mmdet_annotations import check_annotations
 from .mmdet_patches import (
+    count_every_pixel,
     draw_semantic_maps,
     keep_coordinates_precise,
     keep_every_picture,
@@ -63,6 +64,7 @@ class MMDet(Host):
         pack_without_resize,
         keep_coordinates_precise,
         read_hierarchy_without_code,
+        count_every_pixel,
     )
     swap_image_size = 384  # strides up to 128, and kernels of 3 x 3 on top
     draw_interval = False
@@ -113,6 +115,8 @@ class MMDet(Host):
         check_image_sizes(dataset, where)
         semantic = getattr(getattr(model, 'roi_head', None), 'semantic_head', None)
         self.check_views(dataset.pipeline, where)
+        if where == 'train_dataloader' and not has_own_steps(dataset):
+            check_targets(dataset, model, where)
         for step in steps_in(dataset.pipeline):
             if getattr(step, 'with_seg', False) and semantic is not None:
                 step.semantic_classes = semantic.num_classes
@@ -201,6 +205,21 @@ class MMDet(Host):
         if getattr(model, 'with_rpn', True) is False:
             sample.proposals = InstanceData(bboxes=boxes, scores=torch.ones(2))
         return sample
+
+
+def check_targets(dataset: Any, model: Any, where: str) -> None:
+    """Raise `UserError` if masks or semantic maps, of which a head learns, are not loaded."""
+    steps = [step for step in steps_in(dataset.pipeline) if hasattr(step, 'with_mask')]
+    masks = getattr(model, 'with_mask', False) and type(model).__name__ != 'BoxInst'
+    maps = getattr(getattr(model, 'roi_head', None), 'with_semantic', False)
+    for key, head, needed in (('mask', 'mask_head', masks), ('seg', 'semantic_head', maps)):
+        if needed and steps and not any(getattr(step, f'with_{key}') for step in steps):
+            raise UserError(
+                f'{where}: the model has a {head}, and the pipeline loads nothing that it could '
+                f'learn; set with_{key}=True of LoadAnnotations, or {head}=None'
+            )
+    if maps and steps and not dataset.data_prefix.get('seg'):
+        raise UserError(f'{where}: data_prefix of the data set has no seg{_SEMANTIC_MAPS}')
 
 
 def check_image_sizes(dataset: Any, where: str) -> None:

@@ -219,6 +219,8 @@ def check_boxes(dataset: Any, images: Sequence[dict]) -> None:
     for image in images:
         for instance in image.setdefault('instances', []):
             instance.setdefault('ignore_flag', 0)
+            if 'is_group_ofs' in instance:  # of the challenge, which OpenImagesMetric cannot read
+                instance['is_group_of'] = instance.pop('is_group_ofs')
     if classes is None or not (found := [(i, o) for i in images for o in i['instances']]):
         return  # phrases in place of classes
     first = found[0][1]

@@ -12,6 +12,7 @@ import torch
 from mmengine import fileio
 
 from ..errors import UserError
+from .label_maps import count_areas
 from .patching import is_installed, log_patch, patch, replace
 
 
@@ -88,6 +89,9 @@ def refuse_masks_that_stay_behind() -> None:
                 f'CopyPaste needs images of one size, got {sizes[0]} and {sizes[1]}: put Resize, '
                 'RandomCrop and Pad before it'
             )
+        if onto.get('gt_seg_map') is not None:  # mmdet leaves it as it was below what is pasted
+            pasted = source['gt_masks'].masks.any(0)
+            onto['gt_seg_map'] = np.where(pasted, source['gt_seg_map'], onto['gt_seg_map'])
         return original(self, onto, source)
 
 
@@ -276,6 +280,17 @@ def read_hierarchy_without_code() -> None:
                     f'{hierarchy_file} is no plain array of numbers ({error}), and reading '
                     'anything else would run code from it'
                 ) from error
+
+
+@patch('mmdet', '>=3.1')
+def count_every_pixel() -> None:
+    """All pixels of a large image count in the mIoU of SemSegMetric."""
+    from mmdet.evaluation.metrics import SemSegMetric
+
+    @replace(SemSegMetric, '_compute_pred_stats')
+    def areas(original: Any, self: Any, *maps: Any) -> dict[str, torch.Tensor]:
+        names = ('area_intersect', 'area_union', 'area_pred_label', 'area_label')
+        return dict(zip(names, count_areas(*maps), strict=True))
 
 
 @patch('instaboostfast', '<=0.1.2')

@@ -24,6 +24,7 @@ from .mmseg_label_maps import (
     warn_of_absent_classes,
 )
 from .mmseg_patches import (
+    count_every_pixel,
     draw_on_copies,
     gather_at_one_size,
     keep_files,
@@ -45,7 +46,7 @@ class MMSeg(Host):
     extra = 'seg'
     patches = (
         *Host.patches, draw_on_copies, read_volumes_without_code, mend_losses, gather_at_one_size,
-        merge_probabilities, keep_files,
+        merge_probabilities, keep_files, count_every_pixel,
     )  # fmt: skip
     heads_autocast = True
     swap_image_size = 64

@@ -342,6 +342,15 @@ def hierarchy():
     return hasattr(builtins, 'hierarchy_has_run')
 
 
+@probe('All pixels of a large image count in the mIoU of SemSegMetric', 'mmdet')
+def large_semantic_map():
+    from mmdet.evaluation import SemSegMetric
+
+    labels = torch.zeros(4200, 4200, dtype=torch.uint8)
+    found = SemSegMetric()._compute_pred_stats(labels, labels, 2, 255)
+    return found['area_union'][0] != 4200**2
+
+
 @probe('Reading a volume from a pickle runs no code from it', 'mmseg')
 def volumes():
     from mmseg.datasets.transforms import LoadBiomedicalImageFromFile
@@ -394,6 +403,14 @@ def deleted_folder():
     metric = citys_metric.CityscapesMetric(str(FOLDER / 'mine'))
     del metric
     return not (FOLDER / 'mine').exists()
+
+
+@probe('All pixels of a large image count in its mIoU', 'mmseg')
+def large_map():
+    from mmseg.evaluation import IoUMetric
+
+    labels = torch.zeros(4200, 4200, dtype=torch.uint8)
+    return IoUMetric.intersect_and_union(labels, labels, 2, 255)[0][0] != 4200**2
 
 
 @probe('Names of classes can be written on images that are views on their memory', 'mmseg')

@@ -112,6 +112,34 @@ def test_a_hierarchy_of_classes_runs_no_code(tmp_path, capsys):
     assert 'ran' not in capsys.readouterr().out
 
 
+def test_objects_of_the_challenge_of_open_images_are_scored(tmp_path):
+    """A car, found; a group of dogs, in which two boxes are found; a cat that is found beside."""
+    hosts.of(dict(default_scope='mmdet')).apply()
+    from mmdet.datasets.openimages import OpenImagesChallengeDataset
+    from mmdet.evaluation import OpenImagesMetric
+
+    (tmp_path / 'labels.csv').write_text('/m/c,Car,1\n/m/d,Dog,2\n/m/k,Cat,3\n')
+    lines = ['1 .1 .1 .5 .5 0', '2 .5 .5 .9 .9 1', '3 .5 .1 .9 .5 0']
+    (tmp_path / 'boxes.txt').write_text('\n'.join(['a.jpg', '100 80', '3', *lines, '']))
+    np.save(tmp_path / 'tree.npy', np.eye(4))
+    mmengine.dump([dict(filename='a.jpg', ori_shape=(80, 100, 3))], tmp_path / 'sizes.pkl')
+    data = OpenImagesChallengeDataset(
+        ann_file='boxes.txt', data_root=str(tmp_path), data_prefix=dict(img=''),
+        label_file='labels.csv', hierarchy_file='tree.npy', meta_file='sizes.pkl', pipeline=[],
+    )  # fmt: skip
+    found = InstanceData(
+        bboxes=torch.tensor(
+            [[10, 8, 50, 40], [50, 40, 70, 70], [60, 50, 88, 72], [0, 0, 30, 30]]
+        ).float(),
+        labels=torch.tensor([0, 1, 1, 2]),
+        scores=torch.tensor([0.9, 0.8, 0.7, 0.6]),
+    )
+    metric = OpenImagesMetric()
+    metric.dataset_meta = data.metainfo
+    metric.process({}, [data[0] | dict(pred_instances=found)])
+    assert metric.evaluate(1)['openimages/AP50'] == pytest.approx(2 / 3, abs=1e-3)
+
+
 def of_list(folder, content, **settings):
     (folder / 'list.txt').write_bytes(content)
     dataset = dict(type='CustomDataset', data_root=str(folder), ann_file='list.txt', **settings)

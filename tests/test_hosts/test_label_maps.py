@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmseg.datasets.transforms import LoadAnnotations
@@ -379,3 +380,23 @@ def test_heads(warnings, name, stacked):
     else:
         with pytest.raises(UserError, match=f'model.decode_head .*{said}'):
             check_heads(model, num_classes, 'train')
+
+
+@pytest.mark.parametrize('shape', [(4200, 4200), (5, 7)])
+def test_pixels_of_a_map(shape):
+    """Those of two classes, an unknown one and ignored ones, beside numpy's count."""
+    hosts.of(dict(default_scope='mmseg')).apply()
+    hosts.of(dict(default_scope='mmdet')).apply()
+    from mmdet.evaluation import SemSegMetric
+    from mmseg.evaluation import IoUMetric
+
+    pred, label = torch.zeros(2, *shape, dtype=torch.uint8)
+    pred[0], pred[1, 2], label[1], label[2] = 1, 3, 1, 255
+    a, b = (labels.numpy()[label.numpy() != 255] for labels in (pred, label))
+    wanted = [((a == i) & (b == i), (a == i) | (b == i), a == i, b == i) for i in (0, 1)]
+    wanted = np.count_nonzero(wanted, axis=2).T.tolist()
+    for kind in (torch.uint8, torch.float32):
+        found = IoUMetric.intersect_and_union(pred.to(kind), label, 2, 255)
+        assert [x.tolist() for x in found] == wanted
+    found = SemSegMetric()._compute_pred_stats(pred, label, 2, 255)
+    assert [x.tolist() for x in found.values()] == wanted

@@ -14,6 +14,7 @@ from mmswinv2 import hosts
 from mmswinv2.errors import UserError
 from mmswinv2.hosts import check_dataset
 from mmswinv2.hosts.mmdet import check_heads
+from tests.test_tools.conftest import ROOT
 
 
 def coco(folder, names=('cat', 'dog')):
@@ -375,6 +376,33 @@ def test_proposals_are_of_the_images(folder, entry, name):
     with nullcontext() if right else pytest.raises(UserError, match=words):
         dataset = voc(proposal_file='found.pkl', pipeline=steps)
         assert len(dataset.get_data_info(1)['proposals']['bboxes']) == 2
+
+
+@pytest.mark.parametrize(
+    ('name', 'load', 'prefix', 'words'),
+    [
+        ('mask-rcnn', {}, {}, 'has a mask_head, .* with_mask=True of LoadAnnotations, or'),
+        ('mask-rcnn', dict(with_mask=True), {}, None),
+        ('htc++', dict(with_mask=True), dict(seg='maps'), 'has a semantic_head, .* with_seg=True'),
+        ('htc++', dict(with_mask=True, with_seg=True), {}, 'data_prefix .* has no seg; it'),
+        ('htc++', dict(with_mask=True, with_seg=True), dict(seg='maps'), None),
+    ],
+)
+def test_heads_get_what_they_learn(tmp_path, name, load, prefix, words):
+    from mmdet.datasets.transforms import LoadAnnotations
+    from mmdet.registry import MODELS
+
+    cfg = Config.fromfile(ROOT / f'configs/detection/{name}_swinv2-nano_shapes.py')
+    hosts.use_registries(cfg)
+    data = coco(tmp_path)
+    data.data_prefix.update(prefix)
+    data.pipeline.transforms = [LoadAnnotations(**load)]
+    model = MODELS.build(cfg.model)
+    for head in filter(lambda part: hasattr(part, 'num_classes'), model.roi_head.modules()):
+        head.num_classes = 2
+    with pytest.raises(UserError, match=f'train_dataloader: .*{words}') if words else nullcontext():
+        check_dataset(data, 'train_dataloader', model)
+    check_dataset(data, 'val_dataloader', model)
 
 
 @pytest.mark.parametrize('line', ['2.jpg 1', '2.jpg -1', '', '2 a.jpg 1', '2.jpg'])

@@ -112,6 +112,30 @@ def test_images_of_two_sizes_for_copy_paste():
         CopyPaste()._copy_paste(*samples)
 
 
+def test_copy_paste_moves_semantic_maps():
+    from mmdet.datasets.transforms import CopyPaste
+    from mmdet.structures.bbox import HorizontalBoxes
+    from mmdet.structures.mask import BitmapMasks
+
+    hosts.of(Config(dict(default_scope='mmdet'))).apply()
+
+    def sample(value, x):
+        mask = np.zeros((1, 8, 8), np.uint8)
+        mask[:, 2:6, x : x + 3] = 1
+        return dict(
+            img=np.full((8, 8, 3), value, np.uint8),
+            gt_bboxes=HorizontalBoxes([[x, 2, x + 3, 6]]),
+            gt_bboxes_labels=np.array([value]),
+            gt_ignore_flags=np.zeros(1, bool),
+            gt_masks=BitmapMasks(mask, 8, 8),
+            gt_seg_map=np.full((8, 8), value, np.uint8),
+        )
+
+    found = CopyPaste(selected=False)(sample(3, 0) | dict(mix_results=[sample(7, 4)]))
+    assert (found['gt_seg_map'] == found['img'][..., 0]).all()
+    assert (found['gt_seg_map'] == 7).sum() == 12
+
+
 @pytest.mark.parametrize('order', [(2, 5, 7), (5, 7, 2)])
 @pytest.mark.parametrize('name', ['CocoMetric', 'FasterCocoMetric'])
 def test_recalls_of_proposals(tmp_path, name, order):

@@ -81,6 +81,7 @@ TABLE = [
         '>=1',
     ),
     ('CityscapesMetric deletes no folder that has held files before', 'mmseg', '>=1'),
+    ('All pixels of a large image count in its mIoU', 'mmseg', '>=1'),
     (
         'Importing mmaction2 works beside mmcv 2.2 and newer, and without localizers.drn',
         'mmaction',
@@ -147,6 +148,7 @@ TABLE = [
         '>=3',
     ),
     ('Reading a hierarchy of classes of Open Images runs no code from it', 'mmdet', '>=3'),
+    ('All pixels of a large image count in the mIoU of SemSegMetric', 'mmdet', '>=3.1'),
     ('Masks of several parts can be treated by InstaBoost', 'instaboostfast', '<=0.1.2'),
 ]
 DISTRIBUTIONS = {
