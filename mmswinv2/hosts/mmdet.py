@@ -11,22 +11,11 @@ import torch
 from ..errors import UserError
 from ..log import warn
 from ..progress import track
+from . import mmdet_patches
 from .host import Host, as_list, dicts_in, inner_datasets, steps_in, training_pipeline, type_name
 from .mmcv import check_size, open_image, orientation
 from .mmdet_annotations import check_annotations
-from .mmdet_patches import (
-    count_every_pixel,
-    draw_semantic_maps,
-    keep_coordinates_precise,
-    keep_every_picture,
-    measure_recalls,
-    name_class_scores,
-    pack_without_resize,
-    paste_masks_beside_images,
-    read_hierarchy_without_code,
-    refuse_masks_that_stay_behind,
-    score_faster,
-)
+from .patching import patches_in
 from .pipelines import has_own_steps
 
 _SEMANTIC_MAPS = (
@@ -51,21 +40,7 @@ class MMDet(Host):
 
     name = 'mmdet'
     extra = 'det'
-    patches = (
-        *Host.patches,
-        draw_semantic_maps,
-        keep_every_picture,
-        refuse_masks_that_stay_behind,
-        check_annotations,
-        score_faster,
-        name_class_scores,
-        measure_recalls,
-        paste_masks_beside_images,
-        pack_without_resize,
-        keep_coordinates_precise,
-        read_hierarchy_without_code,
-        count_every_pixel,
-    )
+    patches = (*Host.patches, *patches_in(mmdet_patches, name), check_annotations)
     swap_image_size = 384  # strides up to 128, and kernels of 3 x 3 on top
     draw_interval = False
     dump_metric = 'DumpDetResults'

@@ -12,6 +12,7 @@ from torch import nn
 from ..errors import UserError
 from ..files import walk
 from ..log import warn
+from . import mmseg_patches
 from .host import Host, as_list, inner_datasets, package_of, steps_in
 from .label_maps import NOT_LABELLED
 from .mmseg_label_maps import (
@@ -23,15 +24,7 @@ from .mmseg_label_maps import (
     require_seg_maps,
     warn_of_absent_classes,
 )
-from .mmseg_patches import (
-    count_every_pixel,
-    draw_on_copies,
-    gather_at_one_size,
-    keep_files,
-    mend_losses,
-    merge_probabilities,
-    read_volumes_without_code,
-)
+from .patching import patches_in
 from .pipelines import has_own_steps, loads_annotations
 
 # losses, or their cls_criterion, that use softmax and have no attribute use_sigmoid
@@ -44,10 +37,7 @@ class MMSeg(Host):
 
     name = 'mmseg'
     extra = 'seg'
-    patches = (
-        *Host.patches, draw_on_copies, read_volumes_without_code, mend_losses, gather_at_one_size,
-        merge_probabilities, keep_files, count_every_pixel,
-    )  # fmt: skip
+    patches = (*Host.patches, *patches_in(mmseg_patches, name))
     heads_autocast = True
     swap_image_size = 64
     draw_folder = 'visualizer.save_dir'

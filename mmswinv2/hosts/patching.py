@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 from typing import Any
 
 from mmengine.logging import print_log
@@ -62,6 +63,12 @@ def patch(
         return Patch(name, package, versions, change, condition)
 
     return decorate
+
+
+def patches_in(module: ModuleType, package: str) -> tuple[Patch, ...]:
+    """The patches of a package that a module defines, in their order there."""
+    found = vars(module).values()
+    return tuple(each for each in found if isinstance(each, Patch) and each.package == package)
 
 
 @functools.cache

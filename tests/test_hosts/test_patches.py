@@ -120,11 +120,6 @@ TABLE = [
         'mmdet',
         '>=3',
     ),
-    (
-        'COCO annotations are held to rules when they are read; labels go by the names of classes',
-        'mmdet',
-        '>=3',
-    ),
     ('COCO scores are computed by faster-coco-eval where it is installed', 'mmdet', '>=3'),
     (
         'Scores of single classes (classwise) go by their names, whatever the order of their ids',
@@ -149,6 +144,11 @@ TABLE = [
     ),
     ('Reading a hierarchy of classes of Open Images runs no code from it', 'mmdet', '>=3'),
     ('All pixels of a large image count in the mIoU of SemSegMetric', 'mmdet', '>=3.1'),
+    (
+        'COCO annotations are held to rules when they are read; labels go by the names of classes',
+        'mmdet',
+        '>=3',
+    ),
     ('Masks of several parts can be treated by InstaBoost', 'instaboostfast', '<=0.1.2'),
 ]
 DISTRIBUTIONS = {
