@@ -87,8 +87,7 @@ class Segmentor(Graph):
 
     def __init__(self, model: Any, normalized: bool = False) -> None:
         super().__init__(model, normalized)
-        heads = model.decode_head
-        head = type(heads[-1] if isinstance(heads, torch.nn.ModuleList) else heads)
+        head = type(model.decode_head)
         if any(kind.__name__ in _WITHOUT_RULE for kind in head.__mro__):
             raise UserError(f'the decode head {head.__name__} has no export rule')
         self.mode = model.test_cfg.get('mode', 'whole')

@@ -73,40 +73,23 @@ def soft_nms(
     Returns:
         indices ``(K, 2)`` as from `nms`, and their reduced scores ``(K,)``.
     """
-    scores = scores.clone()
-    picked = scores.new_zeros((len(scores), max_boxes), dtype=torch.int64)
-    values = scores.new_full((len(scores), max_boxes), -1.0)
-    for i in range(max_boxes):
-        values[:, i], picked[:, i] = scores.max(dim=1)
-        best = boxes.gather(1, picked[:, i, None, None].expand(-1, 1, 4))
-        overlap = _iou(boxes, best)
-        weight = _weight(overlap, iou_threshold, sigma, method)
-        scores = (scores * weight).scatter(1, picked[:, i, None], -1.0)
-    keep = (values >= min_score) & (values >= 0)
-    image, rank = keep.nonzero(as_tuple=True)
-    return torch.stack((image, picked[image, rank]), 1), values[image, rank]
+    from mmcv.ops import soft_nms as of_mmcv
+
+    found, values = [], []
+    for image, (own, score) in enumerate(zip(boxes, scores, strict=True)):
+        (valid,) = (score >= 0).nonzero(as_tuple=True)  # lower ones are padding
+        options = dict(sigma=sigma, min_score=min_score, method=method)
+        dets, order = of_mmcv(own[valid], score[valid], iou_threshold, **options)
+        keep = valid[order[:max_boxes]]
+        found.append(torch.stack((torch.full_like(keep, image), keep), 1))
+        values.append(dets[:max_boxes, 4])
+    return torch.cat(found), torch.cat(values)
 
 
 @soft_nms.register_fake
 def _(boxes: Tensor, scores: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     found = torch.library.get_ctx().new_dynamic_size()
     return scores.new_empty((found, 2), dtype=torch.int64), scores.new_empty((found,))
-
-
-def _iou(boxes: Tensor, best: Tensor) -> Tensor:
-    """IoU of boxes ``(B, N, 4)`` with ``(B, 1, 4)``, as ``(B, N)``."""
-    low = torch.maximum(boxes[..., :2], best[..., :2])
-    high = torch.minimum(boxes[..., 2:], best[..., 2:])
-    shared = (high - low).clamp(min=0).prod(-1)
-    area, of_best = ((b[..., 2:] - b[..., :2]).prod(-1) for b in (boxes, best))
-    return shared / (area + of_best - shared)
-
-
-def _weight(overlap: Tensor, threshold: float, sigma: float, method: str) -> Tensor:
-    if method == 'gaussian':
-        return torch.exp(-(overlap**2) / sigma)
-    reduced = 1 - overlap if method == 'linear' else torch.zeros_like(overlap)
-    return torch.where(overlap >= threshold, reduced, torch.ones_like(overlap))
 
 
 @torch.library.custom_op('mmswinv2::roi_features', mutates_args=())
