@@ -338,10 +338,10 @@ def predict(model: Any, host: Host, what: str = 'the new model') -> None:
         UserError: naming the part that does not fit.
     """
     model.eval()
-    for module in model.modules():  # 1000 regions of 1203 classes (LVIS) would take a minute
+    for module in model.modules():  # hundreds of regions, and their masks, would take a minute
         for _, node in dicts_in(getattr(module, 'test_cfg', None)):
-            if (node.get('max_per_img') or 0) > 100:
-                node['max_per_img'] = 100
+            if (node.get('max_per_img') or 0) > 10:
+                node['max_per_img'] = 10
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel(logging.WARNING)  # or it lists all parameters
