@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from .errors import UserError, nearest
 
+STRATEGIES = ('ddp', 'zero1', 'zero2', 'zero3', 'fsdp')  # whose memory can be predicted
 _FORM = 'write key=value, with lists as key="[a,b]" or key="(a,b)"'
 _BRACKETS = {'[': ']', '(': ')'}
 

@@ -1,7 +1,8 @@
 """Memory and FLOPs of a config before it is trained; the position bias in weights."""
 
 from ..hosts import input_size
-from .memory import STRATEGIES, Estimate, TrainingStep, follow_step
+from ..options import STRATEGIES
+from .memory import Estimate, TrainingStep, follow_step
 from .model import count_flops, count_parameters
 from .position_bias import bias_maps, draw_bias, find_biases, load_bias
 

@@ -29,9 +29,9 @@ from ..core.arguments import is_number
 from ..core.attention import WindowAttention
 from ..core.block import Block
 from ..errors import UserError
+from ..options import STRATEGIES
 from .model import Observer, build, frozen_batch_norms, ready
 
-STRATEGIES = ('ddp', 'zero1', 'zero2', 'zero3', 'fsdp')
 _LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
 BUCKET = 50_000_000  # reduce_bucket_size of configs/_base_/strategies, in elements
 # environment of glibc: freed memory returns at once to the system, so the peak is memory in use

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import UserError
-from ..options import ArgumentParser, add_config_options
+from ..options import STRATEGIES, ArgumentParser, add_config_options
 from ..progress import print_table
 
 _GIB = 2**30
@@ -17,8 +17,6 @@ _GIB = 2**30
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    from ..analysis import STRATEGIES
-
     parser = ArgumentParser(
         'mmswinv2 estimate',
         description=__doc__,

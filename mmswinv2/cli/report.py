@@ -154,13 +154,9 @@ def _write(out: Path, content: dict[str, Any]) -> Path:
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    from .. import hosts
-
-    known = {host.name: ' '.join(host.analysis_tools) for host in hosts.HOSTS}
-    tools = '\n'.join(f'  {host:11}{names}' for host, names in known.items() if names)
     parser = ArgumentParser(
         'mmswinv2 report',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        as_written=True,
         description='Write a report on a training: one HTML file that needs no other.\n\n'
         'Curves, scores, environment and config are read from the work dir, of which nothing is\n'
         'run. Scores of classes, confusion matrix, kinds of errors and the worst pictures need\n'
@@ -168,9 +164,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         'later reports find them; --predictions names others. Without any, these parts are left\n'
         'out. Start it in the folder where the training was started, as paths of data are\n'
         'relative to it.',
-        epilog='example: mmswinv2 report work_dirs/run --predict\n\n'
-        "the hosts' own tools (mim run HOST NAME ..., from HOST/.mim/tools/analysis_tools):\n"
-        f'{tools}',
+        epilog='example: mmswinv2 report work_dirs/run --predict',
     )
     parser.add_argument('work_dir', help='the --work-dir of the training')
     parser.add_argument('--out', help='file to write (WORK_DIR/report.html)')
