@@ -249,11 +249,11 @@ def _images(truth: Any, results: Sequence[dict], evaluation: Any) -> Iterable[_I
 def _kinds(image: _Image) -> tuple[list[str], set[int], list[int]]:
     """Kinds of all boxes (``'right'``, ``''`` if ignored), indices of missed objects, and targets.
 
-    The target of a wrong box is the object that would make it right if corrected, or -1.
+    The target of a wrong box is the object that would make it right if corrected, or -1. Only the
+    box with the highest score is corrected to an object, as in TIDE.
     """
     kinds, meant = [], []
-    excused = set(image.owner[image.owner >= 0].tolist())
-    taken = set(excused)
+    taken = set(image.owner[image.owner >= 0].tolist())
     for box, overlaps, owner, ignored in zip(
         image.boxes, image.overlaps, image.owner, image.ignored, strict=True
     ):
@@ -272,12 +272,10 @@ def _kinds(image: _Image) -> tuple[list[str], set[int], list[int]]:
             kind, target = 'class', int(other.argmax())
         elif own.max() >= FOREGROUND:
             kind = 'duplicate'
-        if target >= 0:
-            excused.add(target)
         kinds.append(kind)
-        meant.append(target)
-    missed = set(range(len(image.truth))) - excused
-    return kinds, missed, [-1 if target in taken else target for target in meant]
+        meant.append(-1 if target in taken else target)
+        taken.add(target)
+    return kinds, set(range(len(image.truth))) - taken, meant
 
 
 def _errors(truth: Any, results: Sequence[dict], images: Sequence[_Image], score: float) -> Table:

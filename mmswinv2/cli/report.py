@@ -74,9 +74,9 @@ def report(
     return _write(Path(out or work.folder / 'report.html'), shown)
 
 
-def _predictions_of(work: Any) -> tuple[Path, Path]:
-    """Paths of kept predictions: the pickle of detectors and classifiers, the label map folder."""
-    return work.folder / 'predictions.pkl', work.folder / 'predictions'
+def _place_of_predictions(work: Any, host: Any) -> Path:
+    """Where predictions are kept: in a pickle, or as label maps in a folder."""
+    return work.folder / ('predictions' if host.dump_metric is None else 'predictions.pkl')
 
 
 def _found_predictions(work: Any) -> Path | None:
@@ -84,9 +84,9 @@ def _found_predictions(work: Any) -> Path | None:
     from .. import hosts
     from ..analysis.report import config_of
 
-    if find_spec(hosts.of(config_of(work) or {}).name) is None:
-        return None
-    return next((path for path in _predictions_of(work) if path.exists()), None)
+    host = hosts.of(config_of(work) or {})
+    path = _place_of_predictions(work, host)
+    return path if path.exists() and find_spec(host.name) is not None else None
 
 
 def _run_test(work: Any, checkpoint: str, options: dict[str, Any]) -> Path:
@@ -107,8 +107,7 @@ def _run_test(work: Any, checkpoint: str, options: dict[str, Any]) -> Path:
     weights = fetch(path)
     if not weights.exists():
         raise UserError(f'the checkpoint {weights} does not exist')
-    file, folder = _predictions_of(work)
-    target = folder if hosts.of(cfg).dump_metric is None else file
+    target = _place_of_predictions(work, hosts.of(cfg))
     with tempfile.TemporaryDirectory() as place:
         # the test writes its config into the work dir under the name of its file
         copy = Path(place, work.config_name or work.config.name)
