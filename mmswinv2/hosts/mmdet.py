@@ -159,15 +159,22 @@ class MMDet(Host):
         keys = ('num_classes', 'num_things_classes')
         numbers = (node.get(key) for _, node in dicts_in(cfg.model) for key in keys)
         loading: Any = next((t for t in pipeline if 'LoadAnnotations' in type_name(t)), {})
-        return demo_mm_inputs(
+        classes = min(filter(None, numbers), default=1)  # of the smallest head
+        batch = demo_mm_inputs(
             count,
             [(3, *size)] * count,
             num_items=[64] * count,
-            num_classes=min(filter(None, numbers), default=0),  # of the smallest head
+            num_classes=max(classes, 2),  # labels begin at 1
             with_mask=loading.get('with_mask', False),
             with_semantic=loading.get('with_seg', False),
             sem_seg_output_strides=8 if 'semantic_head' in cfg.model.get('roi_head', {}) else 1,
         )
+        for sample in batch['data_samples']:
+            objects = sample.gt_instances
+            objects.labels.clamp_(max=classes - 1)
+            if 'masks' in objects:  # float64, and uint8 when they come from a data set
+                objects.masks.masks = objects.masks.masks.astype('uint8')
+        return batch
 
     def inference_sample(self, model: Any, meta: dict[str, Any]) -> Any:
         """A sample with boxes, and with proposals for Fast R-CNN, which has no RPN."""

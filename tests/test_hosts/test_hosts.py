@@ -218,3 +218,13 @@ def test_sample_batches_have_the_channels_of_the_backbone(name):
     assert image.dtype == expected.dtype
     if four.default_scope == 'mmseg':  # mmdet draws images from its own generator
         assert torch.equal(image, expected[[0, 1, 2, 0]])
+
+
+@pytest.mark.parametrize('classes', [1, 4])
+def test_sample_batches_have_masks_and_classes_as_data_sets_have(classes):
+    cfg = Config.fromfile(ROOT / 'configs/detection/mask-rcnn_swinv2-nano_shapes.py')
+    for head in (cfg.model.roi_head.bbox_head, cfg.model.roi_head.mask_head):
+        head.num_classes = classes
+    objects = hosts.sample_batch(cfg, (32, 64), 2)['data_samples'][1].gt_instances
+    assert objects.masks.masks.dtype == 'uint8' and objects.masks.masks.max() == 1
+    assert objects.labels.min() >= 0 and objects.labels.max() == classes - 1
