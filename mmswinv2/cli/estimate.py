@@ -6,7 +6,6 @@ the model on random ones. Prints the memory of each part, and whether the traini
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 from ..errors import UserError
 from ..options import STRATEGIES, ArgumentParser, add_config_options
@@ -49,20 +48,6 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _rows_of(estimate: Any) -> list[tuple[str, str]]:
-    rows = [
-        ('weights', estimate.parameters),
-        ('gradients', estimate.gradients),
-        ("optimizer's state", estimate.optimizer),
-        ('buffers of the strategy', estimate.buffers),
-        ('activations', estimate.activations),
-        ('total at the highest point', estimate.total),
-        *((f'kept for backward: {name}', size) for name, size in estimate.saved.items()),
-        ('largest attention layer, while it runs', estimate.attention),
-    ]
-    return [(name, f'{size / _GIB:.3f} GiB') for name, size in rows]
-
-
 def main(arguments: Sequence[str]) -> None:
     """The command ``mmswinv2 estimate``."""
     args = parse_args(arguments)
@@ -94,7 +79,17 @@ def main(arguments: Sequence[str]) -> None:
         f'{strategy}, {name}, {estimate.count / 1e6:,.1f} million parameters, '
         f'{step.trained / 1e6:,.1f} million of them trained'
     )
-    print_table(_rows_of(estimate))
+    rows = {
+        'weights': estimate.parameters,
+        'gradients': estimate.gradients,
+        "optimizer's state": estimate.optimizer,
+        'buffers of the strategy': estimate.buffers,
+        'activations': estimate.activations,
+        'total at the highest point': estimate.total,
+        **{f'kept for backward: {name}': size for name, size in estimate.saved.items()},
+        'largest attention layer, while it runs': estimate.attention,
+    }
+    print_table((name, f'{size / _GIB:.3f} GiB') for name, size in rows.items())
     need = estimate.total / _GIB + args.reserve
     verdict = 'fits' if need <= args.card else 'does NOT fit'
     print(

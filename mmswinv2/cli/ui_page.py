@@ -159,7 +159,7 @@ class Page:
 
     def _scores(self, result: Any, classes: Sequence[int]) -> dict[str, float]:
         """The five best classes of a classifier, among all or the given ones."""
-        scores = result.pred_score if hasattr(result, 'pred_score') else result.pred_scores.item
+        scores = result.pred_score
         known = [(float(scores[i]), i) for i in classes or range(len(scores)) if i < len(scores)]
         return {
             self.classes[i] if i < len(self.classes) else f'class {i}': score

@@ -32,14 +32,15 @@ def enlarge(image: np.ndarray, result: Any) -> tuple[np.ndarray, Any]:
     if times <= 1:
         return image, result
     large = result.clone()
-    found, labels = getattr(large, 'pred_instances', None), getattr(large, 'pred_sem_seg', None)
-    if found is not None:
+    if (found := getattr(large, 'pred_instances', None)) is not None:
         large.pred_instances = found = found.clone()  # `result` must stay unchanged
         found.bboxes = found.bboxes * times
         if 'masks' in found:
             found.masks = _repeat(torch.as_tensor(np.asarray(found.masks)), times)
-    if labels is not None:
-        large.set_data(dict(pred_sem_seg=type(labels)(data=_repeat(labels.data, times))))
+    for key in ('pred_sem_seg', 'pred_panoptic_seg'):
+        if (maps := getattr(large, key, None)) is not None:
+            repeated = {name: _repeat(values, times) for name, values in maps.items()}
+            large.set_data({key: type(maps)(metainfo=maps.metainfo, **repeated)})
     import cv2
 
     size = (image.shape[1] * times, image.shape[0] * times)

@@ -80,7 +80,10 @@ def iterate(
     check_count('batch_size', batch_size)
     if max_frames is not None:
         check_count('max_frames', max_frames)
-    _check_folder(out_dir)
+    if not isinstance(out_dir, (str, os.PathLike, type(None))):
+        raise UserError(f'out_dir must be the path of a folder, got {out_dir!r}')
+    if not str(out_dir).strip():
+        raise UserError('--out-dir is empty; name a folder')
     given = _as_texts(inputs)
     cfg = config_with_options(config, cfg_options)
     clips = hosts.of(cfg).input_axes == 3
@@ -108,13 +111,6 @@ def iterate(
             yield from track(writer.film(name, frames, fps, outcomes), 'frames', number)
     finally:  # after an error or interrupt, the results so far are still written
         writer.close()
-
-
-def _check_folder(out_dir: Any) -> None:
-    if out_dir is not None and not isinstance(out_dir, (str, os.PathLike)):
-        raise UserError(f'out_dir must be the path of a folder, got {out_dir!r}')
-    if out_dir is not None and not str(out_dir).strip():
-        raise UserError('--out-dir is empty; name a folder')
 
 
 def _as_texts(inputs: Any) -> list[str]:

@@ -17,7 +17,7 @@ from .sources import OTHER_IMAGES, RAW_PHOTOS, Item
 _TASKS = 'detectors, segmentors, image and video classifiers'
 # scores of every pixel take 1.2 GB for a full HD frame with 150 classes, so they are dropped
 _LARGE = ('seg_logits', 'pred_score_map')
-_KINDS = ('pred_instances', 'pred_sem_seg', 'pred_score', 'pred_scores')
+_KINDS = ('pred_instances', 'pred_sem_seg', 'pred_score')
 
 
 class Predictor:
@@ -156,7 +156,9 @@ def load_model(
     inner = model.module if tta else model
     report = load_but(inner, path, advice=advice)
     try:
-        model.to(torch.device(device))
+        model.to(place := torch.device(device))
+        if place.type == 'meta':
+            raise RuntimeError('its tensors have no values')
     except (RuntimeError, AssertionError) as error:
         raise UserError(
             f'the device {device!r} cannot be used ({error}); name cpu or cuda:0'

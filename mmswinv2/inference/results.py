@@ -112,8 +112,7 @@ class ResultWriter:
 
     def _add_scores(self, item: Item, result: Any) -> None:
         self.kind = 'predictions.jsonl'
-        scores = result.pred_score if hasattr(result, 'pred_score') else result.pred_scores.item
-        values, labels = scores.topk(min(5, len(scores)))
+        values, labels = result.pred_score.topk(min(5, len(result.pred_score)))
         best = [
             dict(label=label, name=self.class_name(label), score=value)
             for value, label in zip(values.tolist(), labels.tolist(), strict=True)

@@ -338,7 +338,7 @@ def test_weights_and_configs_that_do_not_fit(weights, photos):
         run(CONFIG, photos, photos)
     with pytest.raises(UserError, match='does not exist'):
         run(CONFIG, 'nothing.pth', photos)
-    for device in ('cuda:7', 'foo', '0'):
+    for device in ('cuda:7', 'foo', '0', 'meta'):
         with pytest.raises(
             UserError, match=f'the device {device!r} cannot be used .*; name cpu or'
         ):

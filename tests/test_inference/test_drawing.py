@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
-from mmengine.structures import InstanceData
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.structures import InstanceData, PixelData
 
 from mmswinv2.inference.drawing import LEAST_WIDTH, caption, enlarge
 
@@ -33,6 +34,19 @@ def test_boxes_and_masks_grow_with_the_image():
     # the given result is unchanged
     assert result.pred_instances.bboxes.tolist() == [[3, 2, 9, 5]]
     assert result.pred_instances.masks.shape == (1, 100, 160)
+
+
+def test_panoptic_maps_grow_with_the_image():
+    """They are drawn on it; maps of another size would end in an error of OpenCV."""
+    small = torch.tensor([[[0, 1, 1002], [2, 2, 2]]])
+    result = DetDataSample(pred_panoptic_seg=PixelData(sem_seg=small))
+    large, drawn = enlarge(np.zeros((2, 3, 3), np.uint8), result)
+    visualizer = DetLocalVisualizer()
+    visualizer.dataset_meta = dict(classes=('a', 'b', 'c', 'd'), palette=None)
+    visualizer.add_datasample('', large, drawn, draw_gt=False)
+    assert visualizer.get_image().shape == large.shape == (16, 24, 3)
+    assert (drawn.pred_panoptic_seg.sem_seg[0, ::8, ::8] == small).all()
+    assert result.pred_panoptic_seg.sem_seg is small
 
 
 def test_wide_images_stay_as_they_are():
