@@ -258,8 +258,7 @@ class MemoryTracker(Observer):
 
     def saw(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
         """Record new memory; views share memory of an input and are skipped."""
-        fresh = func is torch.ops.aten.lift_fresh.default  # all that is seen of `torch.tensor`
-        given = set() if fresh else {s._cdata for s in _storages((args, kwargs))}
+        given = {s._cdata for s in _storages((args, kwargs))}
         for storage in _storages(out):
             if storage._cdata not in given:
                 self._note(storage)
