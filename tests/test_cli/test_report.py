@@ -478,9 +478,6 @@ def test_segmentor(shapes, browser, tmp_path):
     page = look(browser, out, 390)
     assert page.locator('.example .name').first.inner_text().endswith('000000000004.jpg')
     page.close()
-    shutil.copytree(maps, folder / 'predictions')
-    dump([dict(img_id=1)], folder)  # of a detector that was trained in this folder before
-    assert f'mIoU {100 * np.mean(theirs["IoU"]):.1f}%' in in_words(report(folder))
     # overwriting a map does not change the time of its folder
     torch.save(dict(state_dict={}), folder / 'iter_9.pth')
     (folder / 'last_checkpoint').write_text(str(folder / 'iter_9.pth'))
@@ -672,6 +669,13 @@ def test_what_curves_do_not_show_is_told(tmp_path):
     assert 'Training loss, 18 of 21' in text
     text = in_words(report(work_dir(tmp_path / 'right', CONFIG)))
     assert 'NaN' not in text and 'Training loss loss' in text
+
+
+def test_predictions_of_another_task_in_the_same_folder(shapes, tmp_path):
+    folder = work_dir(tmp_path / 'run', SEGMENTOR, options=of_shapes(shapes, SEGMENTOR))
+    shutil.copytree(shapes / 'stuffthingmaps/val2017', folder / 'predictions')
+    dump([dict(img_id=1)], folder)  # of a detector that was trained here before
+    assert 'mIoU 100.0%' in in_words(report(folder))
 
 
 def test_predictions_of_an_earlier_checkpoint_name_it(shapes, tmp_path):
