@@ -2,7 +2,8 @@
 
 Runs SwinV2-T with one choice changed at a time, in turns, and prints medians and ratios to the
 network as it is (`path='auto'`). The constants in `mmswinv2/paths/chunked.py`,
-`mmswinv2/ops/onednn.py` and `mmswinv2/ops/products.py` are chosen by its results on the processors that were tried.
+`mmswinv2/ops/onednn.py` and `mmswinv2/ops/products.py` are chosen by its results on the processors
+that were tried.
 """
 
 import os

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__version__ = '0.8.3'
+__version__ = '0.8.4'
 
 
 def __getattr__(name: str) -> Any:
