@@ -79,10 +79,10 @@ def soft_nms(
     for image, (own, score) in enumerate(zip(boxes, scores, strict=True)):
         (valid,) = (score >= 0).nonzero(as_tuple=True)  # lower ones are padding
         options = dict(sigma=sigma, min_score=min_score, method=method)
-        dets, order = of_mmcv(own[valid], score[valid], iou_threshold, **options)
+        dets, order = of_mmcv(own[valid].float(), score[valid].float(), iou_threshold, **options)
         keep = valid[order[:max_boxes]]
         found.append(torch.stack((torch.full_like(keep, image), keep), 1))
-        values.append(dets[:max_boxes, 4])
+        values.append(dets[:max_boxes, 4].to(scores.dtype))
     return torch.cat(found), torch.cat(values)
 
 

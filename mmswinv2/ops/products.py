@@ -24,7 +24,10 @@ _MANY = 2**14  # rows; below, the sum is short and autograd's own functions have
 
 
 def fits_gelu_linear(x: Tensor, weight: Tensor) -> bool:
-    """Training in eager mode; a compiler decides by itself what to recompute."""
+    """Training in eager mode on a CPU or a GPU; a compiler decides itself what to recompute.
+
+    Fake tensors too, from which the memory of a training is predicted.
+    """
     return (
         x.device.type in ('cpu', 'cuda')
         and torch.is_grad_enabled()
@@ -83,9 +86,13 @@ class _Product(torch.autograd.Function):
         ctx.activated = activated
         if not activated:
             return F.linear(x, weight, bias)
+        if not _has_parts(x):
+            return F.linear(F.gelu(x), weight, bias)
         product = _product_of(x, weight)
-        outs = [product(F.gelu(part), weight, bias) for part in _parts(x, weight.shape[0])]
-        return (outs[0] if len(outs) == 1 else torch.cat(outs)).view(*x.shape[:-1], -1)
+        out = x.new_empty(*x.shape[:-1], weight.shape[0])
+        for part, target in zip(*_parts(len(weight), x, out), strict=True):
+            target.copy_(product(F.gelu(part), weight, bias))
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -93,8 +100,8 @@ class _Product(torch.autograd.Function):
         d_x = d_weight = d_bias = None
         needs = ctx.needs_input_grad
         rows = grad.reshape(-1, grad.shape[-1])
-        on_gpu, differentiable = grad.device.type == 'cuda', torch.is_grad_enabled()
-        if ctx.activated and not (on_gpu or differentiable or is_batched(grad)):
+        differentiable = torch.is_grad_enabled() or is_batched(grad)
+        if ctx.activated and _has_parts(x) and not differentiable:
             d_x, d_weight = _gradients_in_parts(rows, x, weight, needs[1])
         else:
             if needs[0]:
@@ -104,6 +111,7 @@ class _Product(torch.autograd.Function):
                 inputs = F.gelu(x) if ctx.activated else x
                 d_weight = rows.t() @ inputs.reshape(-1, inputs.shape[-1])
         if needs[2]:
+            on_gpu = grad.device.type == 'cuda'
             d_bias = rows.t() @ rows.new_ones(len(rows)) if on_gpu else rows.sum(0)
         return d_x, d_weight, d_bias, None
 
@@ -119,33 +127,39 @@ def _gradients_in_parts(
         weight: ``(D, C)``; ``None``: x needs no gradient.
         needs_weight: whether the weight needs one.
     """
-    # contiguous, as its parts are written to
+    width = grad.shape[1]
     d_x = None if weight is None else x.new_empty(x.shape)
     d_weight = None
-    parts = _parts(x, grad.shape[1])
-    grads = grad.split([len(part) for part in parts])
-    targets = [None] * len(parts) if d_x is None else _parts(d_x, grad.shape[1])
+    parts, grads = _parts(width, x, grad)
+    targets = [None] * len(parts) if d_x is None else _parts(width, d_x)[0]
     for part, d_out, target in zip(parts, grads, targets, strict=True):
         product = _product_of(d_out, part)
-        if target is not None and weight is not None:
-            d_part = product(d_out, weight.t())
-            torch.ops.aten.gelu_backward.grad_input(d_part, part, grad_input=target)
+        if weight is not None:
+            torch.ops.aten.gelu_backward.grad_input(
+                product(d_out, weight.t()), part, grad_input=target
+            )
         if needs_weight:
             more = product(d_out.t(), F.gelu(part).t())
+            more = more.to(torch.promote_types(more.dtype, torch.float32))  # is summed
             d_weight = more if d_weight is None else d_weight.add_(more)
-    return d_x, d_weight
+    return d_x, None if d_weight is None else d_weight.to(x.dtype)
 
 
-def _parts(x: Tensor, least: int) -> tuple[Tensor, ...]:
-    """Rows ``(..., C)`` in parts ``(rows, C)``: as many as fit a CPU's caches; all on a GPU.
+def _has_parts(x: Tensor) -> bool:
+    """Whether rows are taken in parts: where a CPU computes now, and no compiler looks."""
+    in_memory = x.device.type == 'cpu' and type(x) in PLAIN
+    return in_memory and not torch.compiler.is_compiling()
 
-    Not fewer than `least`, so that the sum of weight gradients takes no time beside the products.
+
+def _parts(least: int, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """Rows ``(..., C)`` of each tensor in parts, which for the first one fit a CPU's caches.
+
+    Parts have `least` rows or more, so that the sum of weight gradients takes no time beside the
+    products.
     """
-    rows = x.reshape(-1, x.shape[-1])
-    if x.device.type != 'cpu':
-        return (rows,)
     values = _VALUES_PER_THREAD * torch.get_num_threads()
-    return rows.split(max(least, values // x.shape[-1]))
+    at_once = max(least, values // tensors[0].shape[-1])
+    return [t.reshape(-1, t.shape[-1]).split(at_once) for t in tensors]
 
 
 def _product_of(x: Tensor, weight: Tensor) -> Callable[..., Tensor]:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmswinv2 import ops
 from mmswinv2.core import SwinV2
@@ -60,6 +61,49 @@ def test_parts_of_the_rows_give_the_same(strided, frozen, rows, monkeypatch):
     torch.testing.assert_close(torch.autograd.grad(got, inputs, grad), wanted)
     parts = [12] * (rows // 12) + [rows % 12] * bool(rows % 12)
     assert sizes == parts * (1 if frozen == 'weight' else 2)  # forward, gradient of the weight
+
+
+def test_gradients_of_parts_are_summed_in_float32(monkeypatch):
+    """A sum in half precision would round once for each part."""
+    draw = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(n, 5, generator=draw).bfloat16() for n in (4096, 3))
+    grad = torch.rand(4096, 3, generator=draw).bfloat16()
+    want = grad.double().t() @ F.gelu(x.double())
+    weight.requires_grad_()
+
+    def error():
+        (found,) = torch.autograd.grad(products.gelu_linear(x, weight), weight, grad)
+        assert found.dtype == torch.bfloat16
+        return ((found - want).abs().max() / want.abs().max()).item()
+
+    whole = error()
+    monkeypatch.setattr(products, '_VALUES_PER_THREAD', 0)  # three rows at a time
+    assert error() < 1.5 * whole
+
+
+def test_compiled_autograd_follows_the_backward_pass():
+    torch._dynamo.reset()
+    x, weight = torch.randn(8, 5, requires_grad=True), torch.randn(3, 5, requires_grad=True)
+    want = torch.autograd.grad(reference(x, weight, None, True).sum(), (x, weight))
+    out = products.gelu_linear(x, weight).sum()
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend='eager', fullgraph=True)):
+        out.backward()
+    torch.testing.assert_close((x.grad, weight.grad), want)
+
+
+def test_predicted_memory_does_not_depend_on_the_threads(monkeypatch):
+    """Fake tensors stand for those of a GPU, which takes all rows at once."""
+    monkeypatch.setattr(products, '_VALUES_PER_THREAD', 0)
+
+    def fails(*_):
+        raise AssertionError('rows were taken in parts')
+
+    monkeypatch.setattr(products, '_parts', fails)
+    with FakeTensorMode():
+        x, weight = torch.randn(8, 5, requires_grad=True), torch.randn(3, 5, requires_grad=True)
+        assert products.fits_gelu_linear(x, weight)
+        d_x, d_weight = torch.autograd.grad(products.gelu_linear(x, weight).sum(), (x, weight))
+        assert (d_x.shape, d_weight.shape) == (x.shape, weight.shape)
 
 
 def test_under_autocast_gradients_have_the_dtype_of_the_weights():
