@@ -28,6 +28,13 @@ def without_autocast(device: torch.device) -> AbstractContextManager[None]:
     return torch.autocast(device.type, enabled=False)
 
 
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The dtype in which autocast computes a linear layer; ``None`` if it does not cast `x`."""
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(x.device.type)
+    return None
+
+
 def is_eager() -> bool:
     """Whether the call runs in plain eager mode: neither compiled nor transformed."""
     return not torch.compiler.is_compiling() and not is_transformed()

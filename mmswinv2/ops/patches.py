@@ -8,7 +8,7 @@ weight (docs/gpu.md).
 import torch.nn.functional as F
 from torch import Tensor
 
-from .products import autocast_dtype
+from .modes import autocast_dtype
 from .windows import windows_first
 
 

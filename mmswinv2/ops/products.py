@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from . import onednn
-from .modes import PLAIN, is_batched, is_eager
+from .modes import PLAIN, autocast_dtype, is_batched, is_eager
 
 # values of GELU for each thread of a CPU; measured by python -m benchmarks.paths
 _VALUES_PER_THREAD = 2**20
@@ -55,13 +55,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """See `mmswinv2.ops.gelu_linear`."""
     return _product(x, weight, bias, activated=True)
-
-
-def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """The dtype in which autocast computes a linear layer; ``None`` if it does not cast `x`."""
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(x.device.type)
-    return None
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, activated: bool) -> Tensor:
@@ -146,9 +139,8 @@ def _gradients_in_parts(
 
 
 def _has_parts(x: Tensor) -> bool:
-    """Whether rows are taken in parts: where a CPU computes now, and no compiler looks."""
-    in_memory = x.device.type == 'cpu' and type(x) in PLAIN
-    return in_memory and not torch.compiler.is_compiling()
+    """Whether rows are taken in parts: plain tensors on a CPU, in eager mode."""
+    return x.device.type == 'cpu' and type(x) in PLAIN and is_eager()
 
 
 def _parts(least: int, *tensors: Tensor) -> list[tuple[Tensor, ...]]:

@@ -899,4 +899,3 @@ def test_help(capsys):
         main(['--help'])
     said = capsys.readouterr().out
     assert end.value.code == 0 and 'example: mmswinv2 report work_dirs/run --predict' in said
-    assert re.search(r'mmdet +confusion_matrix analyze_results coco_error_analysis', said)
