@@ -106,6 +106,11 @@ class CheckInvalidLossHook(Hook):
             elif hasattr(wrapper, '_max_counts'):  # the last update is of all gradients until then
                 wrapper._max_counts -= 1
                 wrapper._remainder_counts = wrapper._max_counts % wrapper._accumulative_counts
+                done = wrapper._inner_count
+                # the gradients since the last update wait for this batch, which was to be the last
+                if done == wrapper._max_counts and done % wrapper._accumulative_counts:
+                    wrapper.step()
+                    wrapper.zero_grad()
 
         wrapper.update_params = update_params
 
@@ -332,6 +337,7 @@ class LoadCheckpointHook(Hook):
         self, checkpoint: str, new: Sequence[str] = (), class_map: str | None = None
     ) -> None:
         self.checkpoint, self.new, self.class_map = checkpoint, new, class_map
+        self._resumed = False
 
     def before_run(self, runner: Any) -> None:
         """Raise `UserError` if ``load_from`` is set too."""
@@ -343,12 +349,13 @@ class LoadCheckpointHook(Hook):
             )
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """See `before_run`, which FlexibleRunner calls only after this."""
+        """Note that the run goes on; see `before_run`, which FlexibleRunner calls after this."""
         self.before_run(runner)
+        self._resumed = runner._resume
 
     def before_train(self, runner: Any) -> None:
         """Load, unless the run goes on from one of its own checkpoints."""
-        if runner.iter > 0:
+        if self._resumed or runner.iter > 0:
             return
         class_map = None if self.class_map is None else read_class_map(self.class_map)
         path = fetch_together(self.checkpoint)

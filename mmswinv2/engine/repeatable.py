@@ -158,10 +158,12 @@ class RepeatableHook(Hook):
     def _count_iterations(self, checkpoint: dict, length: int) -> None:
         """Count the iterations of a checkpoint in epochs of the present `length`.
 
-        The last update of accumulated gradients, schedules and the log go by their number.
+        The last update of accumulated gradients and the log go by their number. A checkpoint of a
+        training by iterations, which knows no epochs, keeps its own.
         """
         meta = checkpoint['meta']
-        done, before = meta.get('done_of_epoch') or _done_of_epoch(checkpoint, length)
+        known = meta.get('done_of_epoch')
+        done, before = known or _done_of_epoch(checkpoint, length)
         if done == before:
             done = length
         elif done and before != length:
@@ -171,7 +173,8 @@ class RepeatableHook(Hook):
             )
             done = 0
         self._done = done
-        meta['iter'] = meta['epoch'] * length + done
+        if known or done or meta['epoch']:
+            meta['iter'] = meta['epoch'] * length + done
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Seed the random numbers of the model (stochastic depth, sampled boxes)."""

@@ -109,16 +109,19 @@ def check_values(path: str, labels: np.ndarray, rules: Any = VALUE_RULES) -> Non
 
 
 def count_areas(
-    pred: torch.Tensor, label: torch.Tensor, num_classes: int, ignored: int | None
+    pred_label: torch.Tensor, label: torch.Tensor, num_classes: int, ignore_index: int | None
 ) -> tuple[torch.Tensor, ...]:
     """Pixels of each class, int64: intersection, union, prediction, label.
 
-    The hosts count in float32, which ends at 2**24, in each thread.
+    The hosts count in float32, which ends at 2**24, in each thread. Labels that are no class count
+    nowhere, as with them.
     """
-    labelled = label != ignored
-    pred, label = pred[labelled], label[labelled]
+    pred, label = pred_label.flatten().long(), label.flatten().long()
+    if ignore_index is not None:
+        labelled = label != ignore_index
+        pred, label = pred[labelled], label[labelled]
     common, found, wanted = (
-        torch.bincount(values.long(), minlength=num_classes)[:num_classes].cpu()
+        torch.bincount(values[(values >= 0) & (values < num_classes)], minlength=num_classes).cpu()
         for values in (pred[pred == label], pred, label)
     )
     return common, found + wanted - common, found, wanted

@@ -192,7 +192,8 @@ class MMDet(Host):
 def check_targets(dataset: Any, model: Any, where: str) -> None:
     """Raise `UserError` if masks or semantic maps, of which a head learns, are not loaded."""
     steps = [step for step in steps_in(dataset.pipeline) if hasattr(step, 'with_mask')]
-    masks = getattr(model, 'with_mask', False) and type(model).__name__ != 'BoxInst'
+    by_boxes = any(kind.__name__ == 'BoxInst' for kind in type(model).__mro__)
+    masks = getattr(model, 'with_mask', False) and not by_boxes
     maps = getattr(getattr(model, 'roi_head', None), 'with_semantic', False)
     for key, head, needed in (('mask', 'mask_head', masks), ('seg', 'semantic_head', maps)):
         if needed and steps and not any(getattr(step, f'with_{key}') for step in steps):

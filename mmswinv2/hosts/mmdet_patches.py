@@ -90,6 +90,11 @@ def refuse_masks_that_stay_behind() -> None:
                 'RandomCrop and Pad before it'
             )
         if onto.get('gt_seg_map') is not None:  # mmdet leaves it as it was below what is pasted
+            if source.get('gt_seg_map') is None:
+                raise UserError(
+                    'CopyPaste: an image has a semantic map, and the one that is pasted has none; '
+                    'set data_prefix.seg in all data sets, or in none'
+                )
             pasted = source['gt_masks'].masks.any(0)
             onto['gt_seg_map'] = np.where(pasted, source['gt_seg_map'], onto['gt_seg_map'])
         return original(self, onto, source)
@@ -288,9 +293,9 @@ def count_every_pixel() -> None:
     from mmdet.evaluation.metrics import SemSegMetric
 
     @replace(SemSegMetric, '_compute_pred_stats')
-    def areas(original: Any, self: Any, *maps: Any) -> dict[str, torch.Tensor]:
+    def areas(original: Any, self: Any, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         names = ('area_intersect', 'area_union', 'area_pred_label', 'area_label')
-        return dict(zip(names, count_areas(*maps), strict=True))
+        return dict(zip(names, count_areas(*args, **kwargs), strict=True))
 
 
 @patch('instaboostfast', '<=0.1.2')

@@ -919,7 +919,14 @@ def test_track_numbers_of_yolo(yolo, tmp_path, number):
 
 
 @pytest.mark.parametrize(
-    'other', ['0 .1 .1 .6 .1 .6 .5', '0 .1 .1 .6 .1 .6 .5 .1 .5', '0 0 0 1 0 0 1']
+    'other',
+    [
+        '0 .1 .1 .6 .1 .6 .5',
+        '0 .1 .1 .6 .1 .6 .5 .1 .5',
+        '0 0 0 1 0 0 1',
+        '0 .5 .5 .2 .2 .3 1 .9',  # a confidence
+        '0 .4 .6 .3 .7 1.5 0',  # no confidence
+    ],
 )
 def test_triangles_of_yolo_that_end_at_the_edge(yolo, tmp_path, other):
     write(yolo / 'labels/train/a.txt', f'1 .35 .3 .5 .4 .8 1\n{other}\n')

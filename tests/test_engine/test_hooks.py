@@ -107,6 +107,22 @@ def test_passes_over_as_if_the_batch_were_not_there(groups, tmp_path):
             torch.testing.assert_close(value, clean.state_dict()[key], msg=key)
 
 
+def test_gradients_that_wait_for_a_bad_last_batch_are_used(tmp_path):
+    """They were divided by the size of the group with that batch."""
+    model = runner([5], CheckInvalidLossHook(max_skips=1), tmp_path / 'bad', 4).train()
+    clean = network()
+    optimizer = torch.optim.SGD(clean.parameters(), lr=0.1)
+    for group, divisor in (([0, 1, 2, 3], 4), ([4], 2)):
+        optimizer.zero_grad()
+        for batch in group:
+            inputs = [sample['inputs'] for sample in data([])[2 * batch : 2 * batch + 2]]
+            (clean(inputs, mode='loss')['loss_l2'] / divisor).backward()
+        optimizer.step()
+    for key, value in model.state_dict().items():
+        if 'num_batches' not in key:
+            torch.testing.assert_close(value, clean.state_dict()[key], msg=key)
+
+
 def test_gives_up_after_so_many(tmp_path):
     with pytest.raises(UserError, match='nan in iteration 5 .*passes over N such .*now 1'):
         runner([1, 4], CheckInvalidLossHook(max_skips=1), tmp_path).train()

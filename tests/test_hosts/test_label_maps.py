@@ -400,3 +400,15 @@ def test_pixels_of_a_map(shape):
         assert [x.tolist() for x in found] == wanted
     found = SemSegMetric()._compute_pred_stats(pred, label, 2, 255)
     assert [x.tolist() for x in found.values()] == wanted
+
+
+@pytest.mark.parametrize('ignored', [None, 255])
+def test_labels_that_are_no_class_count_nowhere(ignored):
+    hosts.of(dict(default_scope='mmseg')).apply()
+    from mmseg.evaluation import IoUMetric
+
+    pred, label = torch.tensor([[0, 1, 1, 7]]), torch.tensor([[0, 1, -1, 255]])
+    found = IoUMetric.intersect_and_union(
+        pred_label=pred, label=label, num_classes=2, ignore_index=ignored
+    )
+    assert [x.tolist() for x in found] == [[1, 1], [1, 2], [1, 2], [1, 1]]

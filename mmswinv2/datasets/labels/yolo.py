@@ -16,6 +16,7 @@ import yaml
 
 from ...errors import UserError
 from ...files import is_inside
+from ...log import warn
 from .common import (
     IMAGES,
     Box,
@@ -54,14 +55,17 @@ def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
     alone = source.split is None  # without a list of images
     images = find_files(source.root, *IMAGES) if alone else _images_of(source, content)
     found, seen = [], set()  # real paths
+    tracks: list[tuple[Mark, Box]] = []
     for image in images:
         text = next((p for p in _label_files(image, source) if p.is_file()), None)
         if text is None:
             source.left_out.add('images without a label file', image)
             continue
         seen.add(os.path.realpath(text))
-        found.append(Labelled(image, _read_lines(text, names, keypoints, source), shares=True))
-    _leave_out_tracks([mark for entry in found for mark in entry.marks if mark.polygons])
+        marks = _read_lines(text, names, keypoints, source, tracks)
+        found.append(Labelled(image, marks, shares=True))
+    if len(tracks) == sum(bool(mark.polygons) for entry in found for mark in entry.marks):
+        _leave_out_tracks(tracks)
     if source.split is None:
         _count_orphans(source.path, seen, source.left_out)
     return names, found
@@ -151,7 +155,14 @@ def _label_files(image: Path, source: Source) -> list[Path]:
     return [folder / name for folder in (source.root, source.path) for name in names]
 
 
-def _read_lines(path: Path, names: list[str], keypoints: int, source: Source) -> list[Mark]:
+def _read_lines(
+    path: Path,
+    names: list[str],
+    keypoints: int,
+    source: Source,
+    tracks: list[tuple[Mark, Box]],
+) -> list[Mark]:
+    """Objects of a file; adds triangles that may be boxes, and these boxes, to `tracks`."""
     marks = []
     for i, line in enumerate(read_text(path).splitlines(), start=1):
         where, values = f'{path}, line {i}', line.split()
@@ -162,8 +173,11 @@ def _read_lines(path: Path, names: list[str], keypoints: int, source: Source) ->
         label, *numbers = [number(value, where) for value in values]
         if not label.is_integer():
             raise UserError(f'{where}: the class {values[0]} is no whole number; {_LINE}')
-        tracked = len(numbers) == 6 and numbers[5].is_integer() and numbers[5] >= _NEAR[1]
-        if tracked or (keypoints and len(numbers) in (4 + keypoints, 5 + keypoints)):
+        # a box, its confidence and a track number, or a triangle
+        tracked = len(numbers) == 6 and numbers[5].is_integer() and 0 <= numbers[4] <= 1
+        box = _edges(*numbers[:4])
+        sure = tracked and numbers[5] >= _NEAR[1]
+        if sure or (keypoints and len(numbers) in (4 + keypoints, 5 + keypoints)):
             numbers = numbers[:4]
         polygon = len(numbers) > 5
         far = polygon and not all(_NEAR[0] <= n < _NEAR[1] for n in numbers)
@@ -175,9 +189,11 @@ def _read_lines(path: Path, names: list[str], keypoints: int, source: Source) ->
             continue
         mark = Mark(names[int(label)], where)
         if not polygon:
-            mark.box = _edges(*numbers[:4])
+            mark.box = box
         else:
             mark.polygons = [list(zip(numbers[::2], numbers[1::2], strict=False))]
+            if tracked:
+                tracks.append((mark, box))
         marks.append(mark)
     return marks
 
@@ -186,17 +202,17 @@ def _edges(x: float, y: float, width: float, height: float) -> Box:
     return x - width / 2, y - height / 2, x + width / 2, y + height / 2
 
 
-def _leave_out_tracks(marks: Sequence[Mark]) -> None:
-    """Read triangles as boxes with confidence and track number, if all polygons can be these.
+def _leave_out_tracks(tracks: Sequence[tuple[Mark, Box]]) -> None:
+    """Read triangles as boxes with confidence and track number, if all would be on the image.
 
-    A triangle seldom ends in 0 or 1, and all of a set never do and would be boxes on the image.
+    A triangle seldom ends in 0 or 1, and all polygons of a set never do.
     """
-    outlines = [mark.polygons[0] for mark in marks]
-    boxes = [_edges(*center, *size) for center, size, *_ in outlines]
-    if all(len(points) == 3 and points[2][1].is_integer() for points in outlines) and all(
-        min(box) >= -0.01 and max(box) <= 1.01 for box in boxes
-    ):
-        for mark, box in zip(marks, boxes, strict=True):
+    if tracks and all(min(box) >= -0.01 and max(box) <= 1.01 for _, box in tracks):
+        warn(
+            f'{len(tracks)} lines, first {tracks[0][0].where}, are read as a box, its confidence '
+            'and a track number; were they triangles, no corner may be the whole number 0 or 1'
+        )
+        for mark, box in tracks:
             mark.box, mark.polygons = box, []
 
 
