@@ -18,7 +18,8 @@ from torch import nn
 from torch.utils.data import BatchSampler, Sampler
 
 from mmswinv2.checkpoints import read_checkpoint
-from mmswinv2.engine import RepeatableHook, ScoresHook
+from mmswinv2.engine import LoadCheckpointHook, RepeatableHook, ScoresHook
+from mmswinv2.engine import hooks as engine_hooks
 from mmswinv2.engine.resume import _Changes, _leave_best_of_others, follow_config
 from mmswinv2.engine.storage import look_at_checkpoint
 from mmswinv2.errors import UserError
@@ -189,6 +190,50 @@ def test_epochs_of_another_length(whole, batch, length, updates):
     # accumulated gradients are used up at the end
     state = read_checkpoint(run / 'epoch_5.pth')['optimizer']['state'][0]
     assert int(state['step']) == 8 + updates
+
+
+def test_iterations_go_on_as_epochs(whole):
+    """A checkpoint of a training by iterations knows no epochs, and its number stays."""
+    run, _ = whole
+    train(run, 6, [WARM])
+    resumed, _ = train(run, 2, [WARM], by_epoch=True, resume=run / 'iter_6.pth')
+    assert [seen[0] for seen in resumed][:2] == [6, 7]
+
+
+def test_the_earlier_stage_is_not_loaded_again(whole, monkeypatch):
+    """Also where a resumed run counts no iteration yet, as its epoch begins anew."""
+    run, _ = whole
+    loaded = []
+    monkeypatch.setattr(engine_hooks, 'load_but', lambda *args: loaded.append(args))
+    monkeypatch.setattr(engine_hooks, 'fetch_together', lambda path: path)
+    stage = LoadCheckpointHook('stage1.pth')
+    train(run, 6, [WARM], hooks=[stage])
+    assert len(loaded) == 1
+    checkpoint = read_checkpoint(run / 'iter_6.pth')
+    checkpoint['meta']['iter'] = 0
+    torch.save(checkpoint, run / 'iter_0.pth')
+    train(run, 6, [WARM], hooks=[LoadCheckpointHook('stage1.pth')], resume=run / 'iter_0.pth')
+    assert len(loaded) == 1
+
+
+def test_two_sources_of_weights_are_refused_before_either_is_loaded(tmp_path, monkeypatch):
+    runner = Runner(
+        Model(),
+        work_dir=str(tmp_path),
+        train_dataloader=dict(
+            batch_size=2,
+            dataset=[{'inputs': torch.ones(2)}] * 4,
+            sampler=dict(type='DefaultSampler'),
+        ),
+        train_cfg=dict(by_epoch=False, max_iters=2),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        custom_hooks=[LoadCheckpointHook('stage1.pth')],
+        load_from='other.pth',
+        experiment_name=f'resume-{next(NUMBERS)}',
+    )
+    monkeypatch.setattr(runner, 'load_checkpoint', pytest.fail)
+    with pytest.raises(UserError, match='load_from=.* and LoadCheckpointHook .*take one of them'):
+        runner.train()
 
 
 def test_states_of_another_optimizer(whole):
