@@ -77,10 +77,8 @@ class _Product(torch.autograd.Function):
         keeps_x = activated or needs[1]
         ctx.save_for_backward(x if keeps_x else None, weight if needs[0] else None)
         ctx.activated = activated
-        if not activated:
-            return F.linear(x, weight, bias)
-        if not _has_parts(x):
-            return F.linear(F.gelu(x), weight, bias)
+        if not (activated and _has_parts(x)):
+            return F.linear(F.gelu(x) if activated else x, weight, bias)
         product = _product_of(x, weight)
         out = x.new_empty(*x.shape[:-1], weight.shape[0])
         for part, target in zip(*_parts(len(weight), x, out), strict=True):
