@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -71,6 +72,20 @@ def refuse_masks_of(kind: Any) -> None:
                     'CachedMosaic and CachedMixUp move masks'
                 )
         return original(self, results, *args)
+
+
+@patch('mmdet', '>=3.1')
+def join_any_sets() -> None:
+    """Data sets can be joined if the first lacks a key of metainfo, as if another one does."""
+    from mmdet.datasets import ConcatDataset
+
+    def first(self: Any) -> dict:  # mmdet looks up the keys of all in it
+        return defaultdict(lambda: None, vars(self)['_metainfo_first'])
+
+    def keep(self: Any, metainfo: dict) -> None:
+        vars(self)['_metainfo_first'] = metainfo
+
+    ConcatDataset._metainfo_first = property(first, keep)
 
 
 @patch('mmdet', '>=3')

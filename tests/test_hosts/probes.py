@@ -279,6 +279,17 @@ def equal_names():
 
 
 @probe(
+    'Data sets can be joined if the first lacks a key of metainfo, as if another one does',
+    'mmdet',
+)
+def joined_sets():
+    from mmdet.datasets import BaseDetDataset, ConcatDataset
+
+    first, second = (BaseDetDataset(metainfo={key: 1}, lazy_init=True) for key in 'ab')
+    ConcatDataset([first, second], lazy_init=True)
+
+
+@probe(
     'Transforms that leave masks or semantic maps behind when they move boxes are refused',
     'mmdet',
 )

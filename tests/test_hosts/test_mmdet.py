@@ -45,6 +45,27 @@ def test_a_matching_data_set_passes_inside_wrappers_too(tmp_path):
         check_dataset(wrapped, 'train_dataloader')
 
 
+@pytest.mark.parametrize('order', [1, -1])
+def test_sets_are_joined_whichever_lacks_a_key_of_metainfo(tmp_path, order):
+    hosts.of(Config(dict(default_scope='mmdet'))).apply()
+    from mmdet.datasets import BaseDetDataset, ConcatDataset
+
+    path, meta = tmp_path / 'own.json', dict(classes=('cat', 'dog'))
+    item = dict(bbox=[0, 0, 5, 5], bbox_label=1, ignore_flag=0)
+    images = [dict(img_path=f'{i}.jpg', height=9, width=9, instances=[item]) for i in range(2)]
+    path.write_text(json.dumps(dict(metainfo=meta, data_list=images)))
+    own = BaseDetDataset(ann_file=str(path), data_prefix=dict(img_path=''), metainfo=meta)
+    both = [own, coco(tmp_path)][::order]  # the latter has a palette
+    joined = pickle.loads(pickle.dumps(ConcatDataset(both)))
+    check_dataset(joined, 'train_dataloader')
+    paths = [joined.get_data_info(i)['img_path'] for i in range(3)]
+    assert paths == [info['img_path'] for data in both for info in data]
+    assert ['palette' in meta for meta in joined.metainfo] == [False, True][::order]
+    assert ConcatDataset([both[0], both[0]]).metainfo['cumulative_sizes'] == [
+        len(both[0]), 2 * len(both[0])
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize('wrapped', [False, True])
 def test_names_that_do_not_match(tmp_path, wrapped):
     from mmengine.dataset import ConcatDataset

@@ -116,6 +116,11 @@ TABLE = [
     ('Semantic maps with more values than classes can be drawn', 'mmdet', '>=3'),
     ('Pictures of images with one name in several folders get names of their own', 'mmdet', '>=3'),
     (
+        'Data sets can be joined if the first lacks a key of metainfo, as if another one does',
+        'mmdet',
+        '>=3.1',
+    ),
+    (
         'Transforms that leave masks or semantic maps behind when they move boxes are refused',
         'mmdet',
         '>=3',
