@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -223,8 +222,7 @@ def check_content(path: Any, content: dict[str, Any], boxes: bool = True) -> dic
     content['annotations'] = annotations = [annotations[i] for i in np.flatnonzero(keep)]
     areas = check_masks(path, annotations, table.size[keep], table.box[keep] if boxes else None)
     if boxes:
-        areas = np.where(areas > 0, areas, table.box[keep, 2:].prod(1))
-        _fill_areas(path, annotations, areas, table.size[keep].prod(1))
+        _fill_areas(path, annotations, areas, table.box[keep, 2:])
     return content
 
 
@@ -341,17 +339,11 @@ def _column(
 ) -> list:
     """The values of a key in all entries of a list; whole floats become integers."""
     values = [entry.get(key) for entry in content[name]]
-    kinds = set(map(type, values))
-    if kind is int and float in kinds:
-        for i, value in enumerate(values):
-            if isinstance(value, float) and value.is_integer():
-                content[name][i][key] = values[i] = int(value)
-        kinds = set(map(type, values))
-    if kinds <= {kind} and (rule is None or all(map(rule, values))):
-        return values
-    for i, (entry, value) in enumerate(zip(content[name], values, strict=True)):
-        if type(value) is not kind or (rule is not None and not rule(value)):
-            found = f'{key}={value!r:.60}' if key in entry else f'no {key}'
+    for i, value in enumerate(values):
+        if kind is int and type(value) is float and value.is_integer():
+            content[name][i][key] = values[i] = value = int(value)
+        if type(value) is not kind or not (rule is None or rule(value)):
+            found = f'{key}={value!r:.60}' if key in content[name][i] else f'no {key}'
             raise UserError(f'{path}: {name}[{i}] has {found}; {key} must be {wanted}')
     return values
 
@@ -388,12 +380,9 @@ def _tell_turned(path: Any, annotations: list[dict]) -> None:
 
 
 def _boxes(path: Any, boxes: list[list]) -> np.ndarray:
-    lengths = set(map(len, boxes))
-    kinds = set(map(type, chain.from_iterable(boxes)))
-    if lengths - {4} or kinds - {int, float}:
-        for i, box in enumerate(boxes):
-            if len(box) != 4 or set(map(type, box)) - {int, float}:
-                raise UserError(f'{path}: annotations[{i}] has bbox={box!r}; {_XYWH}')
+    for i, box in enumerate(boxes):
+        if len(box) != 4 or set(map(type, box)) - {int, float}:
+            raise UserError(f'{path}: annotations[{i}] has bbox={box!r}; {_XYWH}')
     try:
         return np.array(boxes, np.float64).reshape(-1, 4)
     except OverflowError as error:
@@ -410,18 +399,16 @@ def _are_corners(a: _Annotations) -> np.ndarray:
 def _first_of_repeats(path: Any, annotations: list[dict], table: _Annotations) -> np.ndarray:
     """Mask of annotations that do not repeat an earlier one, as after merging a file twice."""
     keep = np.ones(len(annotations), bool)
-    # one number for each: in most files all differ, so that the slow comparison is not needed
+    # one number for each: those that differ, as nearly all do, need no slow comparison
     ids = np.array([(a['image_id'], a['category_id']) for a in annotations], np.float64)
     digests = np.hstack([ids, table.box]) @ np.random.default_rng(0).random(6)
-    if len(np.unique(digests)) == len(annotations):
-        return keep
-    first: dict[tuple, dict] = {}
-    for i, annotation in enumerate(annotations):
-        box, mask = annotation.get('bbox'), annotation.get('segmentation')
-        same = [annotation[key] for key in ('image_id', 'category_id', 'iscrowd')]
-        key = (*same, str(box))
-        other = first.setdefault(key, annotation)
-        keep[i] = other is annotation or mask != other.get('segmentation') or not (box or mask)
+    _, places, times = np.unique(digests, return_inverse=True, return_counts=True)
+    keys, seen = ('bbox', 'segmentation', 'image_id', 'category_id', 'iscrowd'), set()
+    for i in np.flatnonzero(times[places] > 1):
+        box, mask, *rest = (annotations[i].get(key) for key in keys)
+        entry = str((box, mask, rest))
+        keep[i] = entry not in seen or not (box or mask)
+        seen.add(entry)
     if not keep.all():
         again = annotations[int(keep.argmin())]
         warn(
@@ -494,9 +481,13 @@ def _apply_rules(
     return keep
 
 
-def _fill_areas(path: Any, annotations: list[dict], areas: np.ndarray, pixels: np.ndarray) -> None:
-    """Set missing or impossible areas, for which mmdet drops annotations or raises KeyError."""
-    most = (FAR * pixels).tolist()
+def _fill_areas(path: Any, annotations: list[dict], areas: np.ndarray, sides: np.ndarray) -> None:
+    """Set missing or impossible areas, for which mmdet drops annotations or raises KeyError.
+
+    `areas` are those of the masks, 0 without, and `sides` the widths and heights of the boxes.
+    """
+    areas = np.where(areas > 0, areas, sides.prod(1))
+    most = (2 * (sides + 1).prod(1)).tolist()  # of the box, which may be rounded
     least = np.where(areas > 9, 1, 0).tolist()  # areas in fractions of the image are below 1
     lacking = [
         i

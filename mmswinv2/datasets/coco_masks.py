@@ -49,12 +49,8 @@ def check_masks(
         elif segmentation is not None:
             raise refuse(i, f'is {segmentation!r:.60}; {_SEGMENTATION}')
     for i, polygon in zip(owners, polygons, strict=True):
-        if type(polygon) is not list:
+        if type(polygon) is not list or set(map(type, polygon)) - {int, float}:
             raise refuse(i, f'holds {polygon!r:.60}; {_SEGMENTATION}')
-    if set(map(type, chain.from_iterable(polygons))) - {int, float}:
-        for i, polygon in zip(owners, polygons, strict=True):
-            if set(map(type, polygon)) - {int, float}:
-                raise refuse(i, f'holds the polygon {polygon!r:.60}; {_SEGMENTATION}')
     _check_runs(annotations, runs, size, refuse)
     found = [
         _check_polygons(path, annotations, owners, polygons, size, refuse),

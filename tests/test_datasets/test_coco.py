@@ -241,8 +241,8 @@ REFUSED = {  # case: (change, words of the error)
     'polygon far away': (first(segmentation=[[1e30] * 6]), r'annotation id 1 .* reaches from'),
     'polygon without end': (first(segmentation=[[float('inf')] * 6]), 'reaches from'),
     'polygon flat': (each('segmentation', [1, 2, 3, 4, 5, 6]), 'holds 1; a segmentation is'),
-    'polygon of pairs': (each('segmentation', [[[1, 2], [3, 4], [5, 6]]]), 'holds the polygon'),
-    'polygon of texts': (first(segmentation=[['1'] * 6]), "holds the polygon .'1'"),
+    'polygon of pairs': (each('segmentation', [[[1, 2], [3, 4], [5, 6]]]), 'holds .*\[1, 2'),
+    'polygon of texts': (first(segmentation=[['1'] * 6]), "holds .'1'"),
     'polygons of two points': (each('segmentation', [[1, 2, 30, 40]]), '8 of 8 polygons have no '
                                'area, less than three points'),
     'polygons on a line': (each('segmentation', [[1, 1, 2, 2, 3, 3]]), '8 of 8 polygons'),
@@ -375,6 +375,11 @@ REPAIRED = {  # case: (change, words of the warning, annotations that are left)
     'every annotation twice': (
         lambda c: c.update(annotations=c['annotations'] + deepcopy(c['annotations'])),
         '8 of 16 annotations stand in the file twice|given new ones', 8),
+    'the second of two masks in a box twice': (
+        lambda c: c['annotations'].extend(
+            c['annotations'][0] | dict(id=i, segmentation=[np.roll(polygon, 2).tolist()])
+            for i in (97, 98) for polygon in c['annotations'][0]['segmentation']),
+        '1 of 10 annotations stand in the file twice', 9),
     'a crowd around an object': (
         lambda c: c['annotations'].append(c['annotations'][0] | dict(id=99, iscrowd=1)), '', 9),
     'turned rectangle of CVAT': (
@@ -385,6 +390,8 @@ REPAIRED = {  # case: (change, words of the warning, annotations that are left)
     'iscrowd null': (each('iscrowd', None), '8 of 8 annotations have no iscrowd', 8),
     'iscrowd true and false': (each('iscrowd', False), '', 8),
     'area beyond measure': (first(area=1e12), '1 of 8 annotations have no area that can be', 8),
+    'areas of images twice as wide and high': (
+        some(3, 'area', lambda a: 4 * a['area']), '3 of 8 annotations have no area that can be', 8),
     'ignored': (first(ignore=1), '', 8),
     'runs': (first(segmentation=RUNS, bbox=[0, 0, WIDTH, HEIGHT], area=HEIGHT * WIDTH), '', 8),
 }  # fmt: skip
