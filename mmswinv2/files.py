@@ -5,7 +5,7 @@ import io
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -81,6 +81,17 @@ def _leads_into(root: str, place: str, name: str) -> bool:
 def is_inside(path: Path, folder: Path) -> bool:
     """Whether a path is inside a folder, judged by the paths alone; links are not resolved."""
     return Path(os.path.abspath(folder)) in Path(os.path.abspath(path)).parents
+
+
+def refuse_shared(path: Any, targets: Iterable[tuple[str, Any]]) -> None:
+    """Raise `UserError` if two images, given as (name, target), have the same target."""
+    first: dict[Any, str] = {}
+    for name, target in targets:
+        if (other := first.setdefault(target, name)) != name:
+            raise UserError(
+                f'{path}: the images {other!r} and {name!r} would both have the file '
+                f'{target}; give them names that differ in more than folder or ending'
+            )
 
 
 def check_not_source(

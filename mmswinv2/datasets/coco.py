@@ -147,17 +147,6 @@ _RULES = (
 )
 
 
-def refuse_shared(path: Any, targets: Iterable[tuple[str, Any]]) -> None:
-    """Raise `UserError` if two images, given as (name, target), would go to the same target."""
-    first: dict[Any, str] = {}
-    for name, target in targets:
-        if (other := first.setdefault(target, name)) != name:
-            raise UserError(
-                f'{path}: the images {other!r} and {name!r} would both be written to {target}; '
-                'give their files, and file_name, names that differ in more than folder or ending'
-            )
-
-
 @contextmanager
 def _without_collection() -> Iterator[None]:
     """Disable the garbage collector, which would scan millions of new lists repeatedly."""

@@ -15,6 +15,7 @@ import numpy as np
 from mmengine import fileio
 
 from ..errors import UserError
+from ..files import refuse_shared
 from ..log import warn
 from .host import as_list, step_lists, steps_in
 from .label_maps import NOT_LABELLED, VALUE_RULES, check_file, check_values, named
@@ -217,11 +218,5 @@ def check_scored_size(dataset: Any, name: str, loader: str) -> None:
 
 def check_map_names(dataset: Any, where: str) -> None:
     """Raise `UserError` if two images have the same name, after which mmseg names label maps."""
-    files: dict[str, str] = {}
-    for index in range(len(dataset)):
-        path = dataset.get_data_info(index).get('img_path', '')
-        if (other := files.setdefault(Path(path).stem, path)) != path:
-            raise UserError(
-                f'{where}: {other} and {path} have one name, and so one label map; give the '
-                'pictures of a data set names of their own'
-            )
+    paths = [dataset.get_data_info(i).get('img_path', '') for i in range(len(dataset))]
+    refuse_shared(where, ((path, f'{Path(path).stem}.png') for path in paths))

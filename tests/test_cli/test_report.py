@@ -505,7 +505,9 @@ def test_segmentor(shapes, browser, tmp_path):
     second.data_root = f'{other}/'
     cfg.test_dataloader.dataset.datasets[1] = second
     cfg.dump(config)
-    with pytest.raises(UserError, match=r'test_dataloader: .*jpg and .*other.*jpg have one name'):
+    with pytest.raises(
+        UserError, match=r'test_dataloader: .*jpg. and .*other.*jpg. would both have'
+    ):
         report(folder, predictions=maps)
     cfg.test_dataloader.dataset = single
     cfg.dump(config)

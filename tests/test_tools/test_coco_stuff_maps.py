@@ -180,7 +180,7 @@ def test_polygons_in_shares_of_the_image(maps, tmp_path):
 def test_two_images_of_one_map(maps, tmp_path, option, other):
     path = write(tmp_path / 'a.json', (1, rectangle(2, 2, 9, 9)), files=('x.jpg', other))
     done = maps(path, tmp_path / 'maps', *option)
-    words = f"the images 'x.jpg' and {other!r} would both be written to {tmp_path / 'maps/x.png'}"
+    words = f"the images 'x.jpg' and {other!r} would both have the file {tmp_path / 'maps/x.png'}"
     if other.endswith('/x.jpg'):
         words = f"2 entries of images have file_name='x.jpg', {other!r}"
     assert done.returncode == 1 and words in done.stderr

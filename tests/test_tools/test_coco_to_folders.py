@@ -111,7 +111,7 @@ def test_two_images_of_one_name(tool, shapes, tmp_path):
         image['file_name'] = f'{folder}/x.png'
     file.write_text(json.dumps(content))
     run = tool('dataset_converters/coco_to_folders.py', coco, tmp_path / 'cut')
-    words = f"{file}: the images 'a/x.png' and 'b/x.png' would both be written to x_0.png"
+    words = f"{file}: the images 'a/x.png' and 'b/x.png' would both have the file x_0.png"
     assert run.returncode == 1 and words in run.stderr and not (tmp_path / 'cut').exists()
 
 

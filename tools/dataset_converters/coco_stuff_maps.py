@@ -22,9 +22,9 @@ import cv2
 import numpy as np
 import pycocotools.mask as coco_mask
 
-from mmswinv2.datasets.coco import read_coco, refuse_shared
+from mmswinv2.datasets.coco import read_coco
 from mmswinv2.errors import UserError, report_user_errors
-from mmswinv2.files import is_inside
+from mmswinv2.files import is_inside, refuse_shared
 from mmswinv2.hosts import label_maps
 from mmswinv2.options import ArgumentParser
 from mmswinv2.progress import track
