@@ -38,16 +38,7 @@ class InstaBoost(BaseTransform):
         for name, value in (('aug_ratio', aug_ratio), ('color_prob', color_prob)):
             if not 0 <= value <= 1:
                 raise UserError(f'InstaBoost: {name} is a probability from 0 to 1, got {value}')
-        try:
-            self.boost = MMDetInstaBoost(**options, color_prob=color_prob, aug_ratio=1)
-        except ImportError as error:
-            raise UserError(
-                'InstaBoost needs instaboostfast, which cannot be imported: pip install '
-                'instaboostfast (or pip install "mmswinv2[htc]"), or take the step InstaBoost out '
-                'of the pipeline'
-            ) from error
-        except AssertionError as error:
-            raise UserError(f'InstaBoost: {error}; got {options}') from error
+        self.boost = MMDetInstaBoost(**options, color_prob=color_prob, aug_ratio=1)
         self.aug_ratio = aug_ratio
         self.left_alone = 0  # images of this process that could not be augmented
 

@@ -80,23 +80,6 @@ def explain_wrong_crops() -> None:
 
 
 @patch('mmpretrain', '>=1')
-def explain_wrong_masks() -> None:
-    """Errors for masks of SimMIM that do not divide their image say what to set."""
-    from mmpretrain.datasets.transforms import SimMIMMaskGenerator
-
-    @replace(SimMIMMaskGenerator, '__init__')
-    def init(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
-        try:
-            original(self, *args, **kwargs)
-        except AssertionError as error:
-            raise UserError(
-                f'SimMIMMaskGenerator: masks of {self.mask_patch_size} pixels must divide images '
-                f'of {self.input_size} (input_size), and patches of {self.model_patch_size} '
-                '(model_patch_size) the masks'
-            ) from error
-
-
-@patch('mmpretrain', '>=1')
 def label_merged_views() -> None:
     """Classes of merged views are those of the merged scores, not of the first view."""
     from mmpretrain.models import AverageClsScoreTTA, MultiLabelClsHead
@@ -133,8 +116,8 @@ class MMPretrain(Host):
     name = 'mmpretrain'
     extra = 'pretrain'
     patches = (
-        declare_operators, *Host.patches, explain_wrong_crops, explain_wrong_masks,
-        label_merged_views, read_pickles_without_code,
+        declare_operators, *Host.patches, explain_wrong_crops, label_merged_views,
+        read_pickles_without_code,
     )  # fmt: skip
     draw_option = 'enable'
     draw_folder = 'default_hooks.visualization.out_dir'

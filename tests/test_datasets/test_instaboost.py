@@ -1,6 +1,7 @@
 import copy
 import json
 import random
+import re
 import sys
 
 import cv2
@@ -13,7 +14,7 @@ from mmengine.dataset import worker_init_fn
 from mmengine.registry import DefaultScope
 
 from mmswinv2.datasets import InstaBoost
-from mmswinv2.errors import UserError
+from mmswinv2.errors import explain
 from tests.test_tools.conftest import shapes, tool  # noqa: F401
 from tests.test_tools.test_real_images import SAMPLE
 
@@ -197,14 +198,16 @@ def test_ratio(ratio):
     ],
 )
 def test_bad_options(options, words):
-    with pytest.raises(UserError, match=words):
-        InstaBoost(**options)
+    with pytest.raises(Exception, match=words) as error:
+        TRANSFORMS.build(dict(type='mmswinv2.InstaBoost', **options))
+    assert re.search(f'InstaBoost.*: .*{words}', explain(error.value))
 
 
 def test_missing_package(monkeypatch):
     monkeypatch.setitem(sys.modules, 'instaboostfast', None)
-    with pytest.raises(UserError, match='pip install instaboostfast'):
+    with pytest.raises(ImportError) as error:
         TRANSFORMS.build(dict(type='mmswinv2.InstaBoost'))
+    assert 'pip install instaboostfast' in explain(error.value)
 
 
 def pipeline(root, ann_file, images):

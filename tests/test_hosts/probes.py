@@ -475,17 +475,6 @@ def crops():
     return True
 
 
-@probe('Errors for masks of SimMIM that do not divide their image say what to set', 'mmpretrain')
-def masks():
-    from mmpretrain.datasets.transforms import SimMIMMaskGenerator
-
-    try:
-        SimMIMMaskGenerator(96, 7)
-    except Exception as error:
-        return 'input_size' not in str(error)
-    return True
-
-
 @probe(
     'Classes of merged views are those of the merged scores, not of the first view', 'mmpretrain'
 )

@@ -99,11 +99,6 @@ TABLE = [
     ('Importing torchvision works without its compiled half', 'torchvision', '>=0'),
     ('Errors for crops larger than their image say which and what to set', 'mmpretrain', '>=1'),
     (
-        'Errors for masks of SimMIM that do not divide their image say what to set',
-        'mmpretrain',
-        '>=1',
-    ),
-    (
         'Classes of merged views are those of the merged scores, not of the first view',
         'mmpretrain',
         '>=1',
