@@ -154,11 +154,8 @@ def _leave_out_polygons(
     if not good.any():
         raise UserError(f'{told}; {_SEGMENTATION}')
     warn(f'{told}; they are left out')
-    for i in (left := set(owner[~good].tolist())):
-        annotations[i]['segmentation'] = []
-    for i, polygon, is_good in zip(owner.tolist(), polygons, good.tolist(), strict=True):
-        if is_good and i in left:
-            annotations[i]['segmentation'].append(polygon)
+    for i in np.flatnonzero(~good):  # an equal one is as bad
+        annotations[owner[i]]['segmentation'].remove(polygons[i])
 
 
 def _check_runs(annotations: list[dict], runs: list[int], size: np.ndarray, refuse: Any) -> None:

@@ -54,16 +54,19 @@ def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
         keypoints *= value
     alone = source.split is None  # without a list of images
     images = find_files(source.root, *IMAGES) if alone else _images_of(source, content)
-    found, seen = [], set()  # real paths
+    found, seen, twins = [], set(), []  # `seen` has real paths
     tracks: list[tuple[Mark, Box]] = []
     for image in images:
         text = next((p for p in _label_files(image, source) if p.is_file()), None)
         if text is None:
             source.left_out.add('images without a label file', image)
             continue
+        twins += [image] * (os.path.realpath(text) in seen)
         seen.add(os.path.realpath(text))
         marks = _read_lines(text, names, keypoints, source, tracks)
         found.append(Labelled(image, marks, shares=True))
+    if twins:  # such as a.png beside a.jpg
+        warn(f'{len(twins)} images, first {twins[0]}, get the objects of another of the same name')
     if len(tracks) == sum(bool(mark.polygons) for entry in found for mark in entry.marks):
         _leave_out_tracks(tracks)
     if source.split is None:
