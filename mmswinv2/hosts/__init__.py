@@ -5,10 +5,7 @@ config from `of`. Importing this package imports no host but mmengine, and appli
 every use needs (`apply`).
 """
 
-import codecs
 import inspect
-import json
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -319,13 +316,8 @@ def _check_files(dataset: Any, where: str, host: Host) -> None:
             f'{where}: the annotation file {path} is a pipe or a device; write its content to a '
             'file and name that'
         )
-    if path.suffix == '.json' and not _looks_like_json(path):
-        raise UserError(f'{where}: {path} is not JSON, or cut short; fetch or export it again')
     if path.is_file():
         host.check_list(path, dataset, where)
-
-
-_MARKS = codecs.BOM_UTF8 + codecs.BOM_UTF16 + b'\xfe\xff\0 \t\r\n'
 
 
 def _may_download(dataset: Any, host: Host) -> bool:
@@ -341,31 +333,6 @@ def _may_download(dataset: Any, host: Host) -> bool:
         return False
     known = inspect.signature(found).parameters if isinstance(found, type) else {}
     return 'download' in known and bool(dataset.get('download', known['download'].default))
-
-
-def _is_json(content: bytes) -> bool:
-    try:
-        json.loads(content)
-    except UnicodeDecodeError:
-        return True  # its reader reports this
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _looks_like_json(path: Path) -> bool:
-    """Parse small files; look at both ends of large ones, which take long to parse."""
-    if path.stat().st_size < 2**24:
-        content = path.read_bytes()
-        if _is_json(content):
-            return True
-        lines = list(filter(bytes.strip, content.splitlines()))  # JSON Lines, as of grounding
-        return lines != [] and all(map(_is_json, lines))
-    with path.open('rb') as file:
-        first = file.read(64).lstrip(_MARKS)[:1]
-        file.seek(-64, os.SEEK_END)
-        last = file.read().rstrip(_MARKS)[-1:]
-    return (first, last) in ((b'{', b'}'), (b'[', b']'))
 
 
 apply()

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import json
 import logging
 import os
 import re
@@ -145,6 +146,10 @@ def read_data_without_code() -> None:
     def load(original: Any, file: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return original(file, *args, **kwargs)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f'{file} is not JSON, or cut short ({error}); fetch or export it again'
+            ) from error
         except (CheckpointError, yaml.YAMLError) as error:  # they do not name the file
             words = ' '.join(str(error).split())
             raise UserError(f'{file}: {words}') from error

@@ -98,6 +98,14 @@ def test_plain_data_is_read_as_ever(tmp_path):
         assert mmengine.load(file, file_format='pkl').keys() == data.keys()
 
 
+@pytest.mark.parametrize('reader', ['mmengine', 'fileio', 'data set', 'detections'])
+@pytest.mark.parametrize('content', ['{"metainfo": {}, "data_list": [', 'text', ''])
+def test_a_file_that_is_not_json(reader, content, tmp_path):
+    (tmp_path / 'list.json').write_text(content)
+    with pytest.raises(UserError, match=f'{tmp_path}/list.json is not JSON, or cut short'):
+        READERS[reader](str(tmp_path / 'list.json'))
+
+
 def test_a_hierarchy_of_classes_runs_no_code(tmp_path, capsys):
     hosts.of(dict(default_scope='mmdet')).apply()
     from mmdet.datasets.openimages import OpenImagesChallengeDataset

@@ -149,23 +149,6 @@ def test_files_that_are_not_there(loader, change, words):
     hosts.check_data(cfg, ('train',))
 
 
-@pytest.mark.parametrize('content', ['{"images": [', 'text'])
-def test_annotations_that_are_not_json(loader, content):
-    (loader[2] / 'list.json').write_text(content)
-    with pytest.raises(UserError, match='list.json is not JSON, or cut short'):
-        hosts.check_data(loader[0], ('train',))
-
-
-def test_annotations_with_an_object_on_every_line(loader):
-    """Annotation files for grounding have a JSON object on each line."""
-    path = loader[2] / 'list.json'
-    path.write_text('{"filename": "a.jpg"}\n{"filename": "b.jpg"}\n\n')
-    hosts.check_data(loader[0], ('train',))
-    path.write_text('{"filename": "a.jpg"}\n{"filename": "b.')
-    with pytest.raises(UserError, match='list.json is not JSON, or cut short'):
-        hosts.check_data(loader[0], ('train',))
-
-
 @pytest.mark.parametrize('name', ['list.json', 'list.txt'])
 def test_annotations_from_a_pipe(loader, name):
     cfg, dataset, folder = loader
