@@ -171,6 +171,19 @@ def turn_hues_either_way() -> None:
 
 
 @patch('mmaction', '>=1')
+def average_classes_with_videos() -> None:
+    """The mean accuracy of classes is over those that have videos, whatever is predicted."""
+    from mmaction.evaluation.metrics import acc_metric
+
+    def mean_class_accuracy(scores: Sequence[np.ndarray], labels: Sequence[int]) -> Any:
+        right = np.argmax(scores, axis=1) == labels
+        classes, places = np.unique(labels, return_inverse=True)  # mmaction2 adds predicted ones
+        return np.mean([right[places == i].mean() for i in range(len(classes))])
+
+    acc_metric.mean_class_accuracy = mean_class_accuracy
+
+
+@patch('mmaction', '>=1')
 def draw_clips() -> None:
     """Videos can be drawn in a test: all clips of a sample, one after another.
 
@@ -215,7 +228,7 @@ class MMAction(Host):
     early_patches = (make_importable,)
     patches = (
         *Host.patches, score_in_float32, write_videos_by_pyav, refuse_wide_frames,
-        turn_hues_either_way, draw_clips,
+        turn_hues_either_way, average_classes_with_videos, draw_clips,
     )  # fmt: skip
     input_axes = 3
     draw_option = 'enable'

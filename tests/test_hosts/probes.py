@@ -561,6 +561,16 @@ def hues():
     ColorJitter.adjust_hue(np.zeros((2, 2, 3), np.float32), -0.1)
 
 
+@probe(
+    'The mean accuracy of classes is over those that have videos, whatever is predicted',
+    'mmaction',
+)
+def classes_without_videos():
+    from mmaction.evaluation.metrics.acc_metric import mean_class_accuracy
+
+    return mean_class_accuracy([np.array([0, 1]), np.array([1, 0])], [0, 0]) != 0.5
+
+
 @probe('Videos can be drawn in a test: all clips of a sample, one after another', 'mmaction')
 def clips():
     from mmaction.engine.hooks import VisualizationHook

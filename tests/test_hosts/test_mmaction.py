@@ -138,6 +138,23 @@ def test_hues_of_clips_are_turned(factor):
     assert turned.dtype == np.float32 and np.minimum(away, 180 - away).max() <= 1
 
 
+def test_classes_without_videos_count_in_no_mean():
+    hosts.of(dict(default_scope='mmaction')).apply()
+    from mmaction.evaluation import AccMetric
+
+    rng = np.random.default_rng(0)
+    scores, labels = rng.random((60, 9)), rng.choice([0, 2, 5], 60)
+    metric = AccMetric(metric_list='mean_class_accuracy')
+    for score, label in zip(scores, labels, strict=True):
+        sample = dict(pred_score=torch.tensor(score), gt_label=torch.tensor([label]))
+        metric.process(None, [sample])
+    of_class = [[s.argmax() == c for s, c in zip(scores, labels, strict=True) if c == one]
+                for one in (0, 2, 5)]  # fmt: skip
+    wanted = sum(sum(right) / len(right) for right in of_class) / 3
+    assert 0 < wanted < 1 and set(scores.argmax(1)) == set(range(9))
+    assert metric.evaluate(60)['acc/mean1'] == pytest.approx(wanted)
+
+
 @pytest.mark.parametrize('shape', [(2, 3, 2, 16, 24), (4, 3, 16, 24)], ids=['3-D', '2-D'])
 def test_videos_of_a_test_are_drawn(shape, tmp_path, monkeypatch):
     hosts.of(dict(default_scope='mmaction')).apply()
