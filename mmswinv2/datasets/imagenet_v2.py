@@ -36,15 +36,12 @@ class ImageNetV2(CustomDataset):
         names = {name for name in folders if not is_of_system(name)}
         wanted = {str(label) for label in range(len(self.CLASSES))}
         form = f'ImageNet-V2 has folders 0 to {len(wanted) - 1}, one for each class'
-        for what, wrong in (
-            ('lacks the folder', wanted - names),
-            ('has the folder', names - wanted),
-        ):
+        for what, wrong in (('lacks', wanted - names), ('has', names - wanted)):
             if wrong:
                 first = min(wrong, key=lambda name: (len(name), name))
                 raise UserError(
-                    f'{self.img_prefix} {what} {first} (and {len(wrong) - 1} more); {form}: fetch '
-                    "it again, or set the data set's metainfo=dict(classes=...)"
+                    f'{self.img_prefix} {what} the folder {first} (and {len(wrong) - 1} more); '
+                    f"{form}: fetch it again, or set the data set's metainfo=dict(classes=...)"
                 )
         self.folder_to_idx = {name: int(name) for name in sorted(wanted, key=int)}
         samples, empty = get_samples(self.img_prefix, self.folder_to_idx, self.is_valid_file)

@@ -241,12 +241,10 @@ def _several_metainfo(given: Sequence[dict], where: str) -> UserError:
     """The error for a ConcatDataset whose data sets have different ``metainfo``."""
     names = set().union(*given)
     keys = sorted(k for k in names if any(m.get(k, ...) != given[0].get(k, ...) for m in given))
-    others = [key for key in keys if key != 'classes']
-    ways = ['give all the same metainfo=dict(classes=...)'] * ('classes' in keys)
-    ways += [f'set ignore_keys={others} of ConcatDataset'] * bool(others)
     return UserError(
         f'{where}: the data sets of ConcatDataset differ in {", ".join(keys)}, and CocoMetric '
-        f'takes one metainfo; {" and ".join(ways)}'
+        'takes one metainfo; give all the same metainfo=dict(classes=...), and name in ignore_keys '
+        'of ConcatDataset what else may differ'
     )
 
 
