@@ -9,9 +9,8 @@ import gc
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ import numpy as np
 
 from ..errors import UserError
 from ..log import warn
-from .coco_masks import FAR, check_masks
+from .box_rules import BOX_RULES, XYWH, Annotations, Rule, apply_rules
+from .coco_masks import check_masks
 
 
 def can_be_path(text: str) -> bool:
@@ -47,71 +47,7 @@ _FIELDS = (  # list, key, type, description of valid values, check of a value
 )
 
 
-@dataclass
-class _Annotations:
-    """Columns of an annotation file, an entry for each annotation."""
-
-    box: np.ndarray  # (n, 4): x, y, width, height
-    size: np.ndarray  # (n, 2): width, height of the image; 0 where it is not in the file
-    crowd: np.ndarray
-
-    @property
-    def end(self) -> np.ndarray:
-        return self.box[:, :2] + self.box[:, 2:]
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """A rule for annotations.
-
-    A file is refused if one annotation (``'any'``), ``'all'``, nine of ten (``'most'``) or over
-    ``'half'`` are bad; fewer than half are warned of, as with ``'warn'``. ``'leave out'`` leaves
-    bad ones out with a warning, and refuses the file if no others remain.
-    """
-
-    words: str  # what the annotations are that break it
-    bad: Callable[[_Annotations], Any]  # a boolean for each: whether it breaks the rule
-    when: str
-    way: str = '{form}'  # advice; {form} is what a box is
-
-
-_XYWH = 'a box is [x, y, width, height] in pixels of the image'
-_BOX_RULES = (  # of boxes in a file of any format, as `form` says
-    _Rule(
-        'have a box with numbers that are not finite',
-        lambda a: ~np.isfinite(a.box).all(1),
-        'leave out',
-    ),
-    _Rule(
-        'have a box far outside of their image',
-        lambda a: (np.abs(a.box) > FAR * a.size.max(1, keepdims=True)).any(1),
-        'any',
-    ),
-    _Rule(
-        'have a box of no or negative width or height',
-        lambda a: (a.box[:, 2:] <= 0).any(1),
-        'leave out',
-    ),
-    _Rule(
-        'have a box outside of their image',
-        lambda a: (a.box[:, :2] >= a.size).any(1) | (a.end <= 0).any(1),
-        'leave out',
-        '{form}; see whether width and height of images are right',
-    ),
-    _Rule(
-        'have a box that is smaller than a pixel, of which nothing is learnt',
-        lambda a: (a.box[:, 2:] <= 1).any(1),
-        'most',
-        '{form}, and no share of its size',
-    ),
-    _Rule(
-        'have a box in the first pixel of their image',
-        lambda a: (a.box <= 1).all(1),
-        'half',
-        '{form}, and no share of its size',
-    ),
-)
-_IMAGE_RULE = _Rule(
+_IMAGE_RULE = Rule(
     'are of an image that is not in images',
     lambda a: a.size[:, 0] == 0,
     'leave out',
@@ -119,26 +55,26 @@ _IMAGE_RULE = _Rule(
 )
 _RULES = (
     _IMAGE_RULE,
-    *_BOX_RULES,
-    _Rule(
+    *BOX_RULES,
+    Rule(
         'have a box thinner than a pixel, which mmdet shows no model, and which counts as missed',
         lambda a: (a.box[:, 2:] < 1).any(1),
         'warn',
         'take them out, or make them a pixel wide and high',
     ),
-    _Rule(
+    Rule(
         'have a box that looks like [x1, y1, x2, y2]',
         lambda a: _are_corners(a),
         'all',
         '{form}: write [x1, y1, x2 - x1, y2 - y1]',
     ),
-    _Rule(
+    Rule(
         'have a box that reaches beyond its image',
         lambda a: (a.end > a.size + 1).any(1),
         'warn',
         '{form}, neither [x1, y1, x2, y2] nor [centre, width, height]',
     ),
-    _Rule(
+    Rule(
         'are crowds (iscrowd=1), which are ignored in training and in scores',
         lambda a: a.crowd,
         'all',
@@ -194,7 +130,7 @@ def check_content(path: Any, content: dict[str, Any], boxes: bool = True) -> dic
     _tell_turned(path, annotations)
     sizes = {image['id']: (image['width'], image['height']) for image in images}
     of_image = [sizes.get(i, (0, 0)) for i in columns['annotations', 'image_id']]
-    table = _Annotations(
+    table = Annotations(
         columns['annotations', 'bbox'] if boxes else np.ones((len(annotations), 4)),
         np.array(of_image),
         _crowds(path, annotations),
@@ -206,7 +142,7 @@ def check_content(path: Any, content: dict[str, Any], boxes: bool = True) -> dic
         where = files.get(image, f'image_id={image}')
         return f'of id {annotations[i]["id"]} on {where} with bbox={box}'
 
-    keep = _apply_rules(path, table, _RULES if boxes else (_IMAGE_RULE,), describe)
+    keep = apply_rules(path, table, _RULES if boxes else (_IMAGE_RULE,), describe)
     keep &= _first_of_repeats(path, annotations, table)
     content['annotations'] = annotations = [annotations[i] for i in np.flatnonzero(keep)]
     areas = check_masks(path, annotations, table.size[keep], table.box[keep] if boxes else None)
@@ -371,21 +307,21 @@ def _tell_turned(path: Any, annotations: list[dict]) -> None:
 def _boxes(path: Any, boxes: list[list]) -> np.ndarray:
     for i, box in enumerate(boxes):
         if len(box) != 4 or set(map(type, box)) - {int, float}:
-            raise UserError(f'{path}: annotations[{i}] has bbox={box!r}; {_XYWH}')
+            raise UserError(f'{path}: annotations[{i}] has bbox={box!r}; {XYWH}')
     try:
         return np.array(boxes, np.float64).reshape(-1, 4)
     except OverflowError as error:
-        raise UserError(f'{path}: a number of a bbox is too large ({error}); {_XYWH}') from error
+        raise UserError(f'{path}: a number of a bbox is too large ({error}); {XYWH}') from error
 
 
-def _are_corners(a: _Annotations) -> np.ndarray:
+def _are_corners(a: Annotations) -> np.ndarray:
     """All true if widths and heights look like right and lower edges, else all false."""
     larger = (a.box[:, 2:] > a.box[:, :2]).all(1).mean() > 0.95
     beyond = (a.end > a.size + 1).any(1).mean() > 1 / 3
     return np.full(len(a.box), bool(len(a.box) >= 4 and larger and beyond))
 
 
-def _first_of_repeats(path: Any, annotations: list[dict], table: _Annotations) -> np.ndarray:
+def _first_of_repeats(path: Any, annotations: list[dict], table: Annotations) -> np.ndarray:
     """Mask of annotations that do not repeat an earlier one, as after merging a file twice."""
     keep = np.ones(len(annotations), bool)
     # one number for each: those that differ, as nearly all do, need no slow comparison
@@ -422,52 +358,6 @@ def _crowds(path: Any, annotations: list[dict]) -> np.ndarray:
                 raise UserError(f'{path}: annotations[{i}] has {name}={flag!r}; it must be 0 or 1')
         annotation['iscrowd'] = int(any(flags))
     return np.array([bool(annotation['iscrowd']) for annotation in annotations])
-
-
-def check_corners(
-    path: Any, corners: Sequence[Any], sizes: Sequence[Any], name: Callable[[int], str]
-) -> np.ndarray:
-    """Check boxes ``[x1, y1, x2, y2]`` of another format by the rules for any format.
-
-    `sizes` are (width, height) of their images, infinite where not known; `name` describes a box.
-    Returns a boolean for each, whether it can be used; others are counted in a warning.
-    """
-    form = 'a box is [x1, y1, x2, y2] in pixels of the image'
-    try:
-        box = np.array(corners, np.float64).reshape(len(corners), 4)
-    except (TypeError, ValueError) as error:
-        raise UserError(f'{path} has boxes that are not four numbers ({error}); {form}') from error
-    box[:, 2:] -= box[:, :2]
-    table = _Annotations(box, np.array(sizes, np.float64), np.zeros(len(box), bool))
-    return _apply_rules(path, table, _BOX_RULES, name, form)
-
-
-def _apply_rules(
-    path: Any,
-    table: _Annotations,
-    rules: Sequence[_Rule],
-    name: Callable[[int], str],
-    form: str = _XYWH,
-) -> np.ndarray:
-    """Which annotations stay; raises `UserError` where a rule refuses the file."""
-    keep = np.ones(len(table.box), bool)
-    for rule in rules:
-        with np.errstate(invalid='ignore'):
-            bad = rule.bad(table) & keep
-        if not bad.any():
-            continue
-        number, of, way = int(bad.sum()), int(keep.sum()), rule.way.format(form=form)
-        first = name(int(bad.argmax()))
-        told = f'{path}: {number} of {of} annotations {rule.words}, the first {first}'
-        least = {'any': 1, 'half': (of + 1) / 2, 'most': 0.9 * of, 'warn': of + 1}
-        if number >= least.get(rule.when, of):
-            raise UserError(f'{told}; {way}')
-        if rule.when == 'leave out':
-            warn(f'{told}; they are left out')
-            keep &= ~bad
-        if rule.when in ('half', 'warn'):
-            warn(f'{told}; {way}')
-    return keep
 
 
 def _fill_areas(path: Any, annotations: list[dict], areas: np.ndarray, sides: np.ndarray) -> None:

@@ -214,7 +214,7 @@ def _is_read_by_mmdet(dataset: Any) -> bool:
 
 def check_boxes(dataset: Any, images: Sequence[dict]) -> None:
     """Leave out boxes of other formats than COCO's that cannot be used; refuse wrong labels."""
-    from ..datasets.coco import check_corners
+    from ..datasets.box_rules import check_corners
 
     classes = dataset.metainfo.get('classes') or getattr(dataset, 'label_map', None)  # of ODVG
     for image in images:
