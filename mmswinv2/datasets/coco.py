@@ -331,7 +331,7 @@ def _first_of_repeats(path: Any, annotations: list[dict], table: Annotations) ->
     keys, seen = ('bbox', 'segmentation', 'image_id', 'category_id', 'iscrowd'), set()
     for i in np.flatnonzero(times[places] > 1):
         box, mask, *rest = (annotations[i].get(key) for key in keys)
-        entry = str((box, mask, rest))
+        entry = hash(str((box, mask, rest)))  # the texts take as much memory as the file
         keep[i] = entry not in seen or not (box or mask)
         seen.add(entry)
     if not keep.all():
