@@ -233,6 +233,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     runner.register_hook(CheckDatasetHook())
     if 'train' in kinds:
         check_shared(cfg)
+        _scale_rates(runner, cfg)
         follow_config(runner)
         runner.work_dir_lock = held
         runner.register_hook(RepeatableHook())
@@ -241,6 +242,30 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
                 runner.register_hook(kind())
         runner.register_hook(ScoresHook())  # behind LoRAHook
     return runner
+
+
+def _scale_rates(runner: Any, cfg: Config) -> None:
+    """Let ``auto_scale_lr`` count accumulated batches, and scale the bounds of schedules too.
+
+    So does the authors' code (``main.py`` of Swin). mmengine scales the rates of the optimizer
+    alone, by the samples of an iteration.
+    """
+    scale = cfg.get('auto_scale_lr') or {}
+    if not scale.get('enable'):
+        return
+    count = cfg.optim_wrapper.get('accumulative_counts', 1)
+    counted = dict(scale, base_batch_size=scale.base_batch_size / count)
+    if isinstance(runner, FlexibleRunner):
+        runner.strategy._auto_scale_lr = counted
+    else:
+        runner.auto_scale_lr = counted
+    if count > 1:
+        print_log(f'auto_scale_lr: the weights are updated every {count} batches', 'current')
+    ratio = cfg.train_dataloader.batch_size * runner.world_size / counted['base_batch_size']
+    for _, node in hosts.dicts_in(runner.param_schedulers):
+        for key in ('eta_min', 'eta_max'):
+            if node.get(key) and hosts.type_name(node).endswith('LR'):
+                node[key] *= ratio
 
 
 def _runner(cfg: Config) -> type:

@@ -405,6 +405,32 @@ def small(file, work_dir, **settings):
     return cfg
 
 
+@pytest.mark.parametrize('kind', ['Runner', 'FlexibleRunner'])
+def test_scaled_rates_are_those_of_the_batch_of_an_update(tmp_path, kind):
+    (tmp_path / 'a.py').touch()
+    schedulers = [
+        dict(type='CosineAnnealingLR', T_max=1, eta_min=0.01, end=2),
+        dict(type='CosineAnnealingMomentum', T_max=1, eta_min=0.5, end=2),
+    ]
+    cfg = small(
+        tmp_path / 'a.py', tmp_path / kind, runner_type=kind, param_scheduler=schedulers,
+        auto_scale_lr=dict(enable=True, base_batch_size=8),
+    )  # fmt: skip
+    cfg.optim_wrapper = dict(
+        optimizer=dict(type='SGD', lr=0.1, momentum=0.9), accumulative_counts=2
+    )
+    runner = launch.build_runner(cfg, ('train',))
+    runner.train()
+    (group,) = runner.optim_wrapper.param_groups
+    assert group['initial_lr'] == pytest.approx(0.1 * 1 * 2 / 8)
+    assert group['lr'] == pytest.approx(0.01 * 1 * 2 / 8)
+    assert group['momentum'] == pytest.approx(0.5)
+    written = Config.fromfile(tmp_path / kind / 'a.py')  # to be started again
+    assert written.auto_scale_lr.base_batch_size == 8
+    assert written.param_scheduler[0].eta_min == 0.01
+    runner.work_dir_lock.close()
+
+
 def test_copies_of_configs_replace_neither_the_config_nor_that_of_a_training(tmp_path):
     written = '# a comment\nown = 1\n'
     (tmp_path / 'a.py').write_text(written)
