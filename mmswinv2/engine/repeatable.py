@@ -113,12 +113,17 @@ class RepeatableHook(Hook):
         self._begun = None
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Save the total batch size, and how much of an epoch is done.
+        """Save the batch size, how much of an epoch is done, and gradients that wait for an update.
 
         Functions are removed, which safe unpickling rejects.
         """
         meta = checkpoint.setdefault('meta', {})
         meta['batch_size'] = _batch_size(runner)
+        if 'optimizer' in checkpoint and (count := _accumulated(runner)):
+            gradients = {
+                n: p.grad for n, p in runner.model.named_parameters() if p.grad is not None
+            }
+            checkpoint['accumulated'] = (count, meta['iter'], gradients)
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             inside = self._begun is not None and meta.get('epoch') == runner.epoch
             done = meta['iter'] - self._begun if inside else 0
@@ -148,6 +153,12 @@ class RepeatableHook(Hook):
         meta = checkpoint.get('meta') or {}
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             self._count_iterations(checkpoint, len(runner.train_dataloader))
+        count, place, gradients = checkpoint.get('accumulated') or (0, 0, {})
+        if gradients and (count, place) == (_accumulated(runner), meta['iter']):
+            for name, parameter in runner.model.named_parameters():
+                if name in gradients:
+                    parameter.grad = gradients[name].to(parameter.device)
+            print_log('accumulated gradients are resumed too, in spite of the warning', 'current')
         before, now = meta.get('batch_size'), _batch_size(runner)
         if before not in (None, now):
             warn(
@@ -258,6 +269,12 @@ def _done_of_epoch(checkpoint: dict, length: int) -> tuple[int, int]:
         return 0, length
     done = meta['iter'] - meta['epoch'] * length
     return (done if 0 < done <= length else 0), length
+
+
+def _accumulated(runner: Any) -> int:
+    """Batches whose gradients are accumulated; 0 if none, or over processes, each with its own."""
+    count = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+    return int(count) if count > 1 and runner.world_size == 1 else 0
 
 
 def _batch_size(runner: Any) -> int:

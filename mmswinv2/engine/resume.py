@@ -55,10 +55,10 @@ def follow_config(runner: Any) -> None:
             _leave_best_of_others(runner)
             if hasattr(runner, 'saved_schedulers'):
                 changes.count(runner.saved_schedulers, schedulers)
-            # schedulers may step before the first iteration of this process
-            for scheduler in all_schedulers(runner):
-                if getattr(scheduler.optimizer, '_global_step', 0) < 0:
-                    scheduler.optimizer._global_step = 0
+        # schedulers may step before the first update of this process, of which mmengine warns
+        for scheduler in all_schedulers(runner):
+            if getattr(scheduler.optimizer, '_global_step', 0) < 0:
+                scheduler.optimizer._global_step = 0
         if changes.told:
             warn(
                 'this run takes from its config, and not from the checkpoint: '

@@ -66,6 +66,11 @@ def _is_pair(value: Any) -> bool:
     return is_pair and all(isinstance(number, (int, float)) for number in value)
 
 
+def _is_accumulated(value: Any) -> bool:
+    known = isinstance(value, tuple) and len(value) == 3 and isinstance(value[2], Mapping)
+    return value is None or (known and all(isinstance(g, torch.Tensor) for g in value[2].values()))
+
+
 def _are_pairs(value: Any) -> bool:
     return value is None or (isinstance(value, Mapping) and all(map(_is_pair, value.values())))
 
@@ -84,6 +89,7 @@ _FORMS: Forms = {
         'iterations of the epoch that are done, and their number',
     ),
     'meta.early_stops': (_are_pairs, 'a pair of numbers for each EarlyStoppingHook'),
+    'accumulated': (_is_accumulated, 'gradients that wait for an update'),
     'optimizer': (_is_optimizer, 'the state of an optimizer'),
     'param_schedulers': (_are_schedulers, 'the states of schedulers'),
     'ema_state_dict': (lambda value: isinstance(value, (Mapping, type(None))), 'a dict'),

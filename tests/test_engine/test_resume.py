@@ -192,6 +192,30 @@ def test_epochs_of_another_length(whole, batch, length, updates):
     assert int(state['step']) == 8 + updates
 
 
+@pytest.mark.parametrize('start', [4, 5, 6])
+def test_gradients_that_wait_for_an_update_are_resumed(whole, start):
+    """Updates follow iterations 3, 6 and, with what is left, 7."""
+    run, other = whole
+    settings = dict(length=7, schedulers=[WARM], kind='SGD', lr=0.1, momentum=0.9, counts=3)
+    train(run, **settings)
+    train(other, **settings, resume=run / f'iter_{start}.pth')
+    ends = [read_checkpoint(folder / 'iter_7.pth') for folder in whole]
+    for key, value in ends[0]['state_dict'].items():
+        assert torch.equal(value, ends[1]['state_dict'][key])
+    before = read_checkpoint(run / f'iter_{start}.pth')
+    assert bool(before['accumulated'][2]) == (start < 6)
+    # gradients of the two batches before the fifth, of which each is a third of the update
+    if start == 5:
+        model = Model()
+        model.load_state_dict(before['state_dict'])
+        model([torch.ones(2)], mode='loss')['loss'].backward()
+        expected = model.fc.weight.grad * 2 / 3
+        torch.testing.assert_close(before['accumulated'][2]['fc.weight'], expected)
+    # other numbers of batches begin anew
+    resumed, _ = train(other, **{**settings, 'counts': 2}, resume=run / f'iter_{start}.pth')
+    assert resumed[-1][0] == 6
+
+
 def test_iterations_go_on_as_epochs(whole):
     """A checkpoint of a training by iterations knows no epochs, and its number stays."""
     run, _ = whole
@@ -258,6 +282,7 @@ MALFORMED = {  # the fault: (function that makes it, words of the error)
     'seed': (lambda c: c['meta'].update(seed='abc'), "must be a whole number, got 'abc'"),
     'large seed': (lambda c: c['meta'].update(seed=2**32), 'meta.seed must be a whole number'),
     'epoch begun': (lambda c: c['meta'].update(done_of_epoch=3), 'and their number, got 3'),
+    'gradients': (lambda c: c.update(accumulated=[1]), 'gradients that wait for an update, got'),
     'patience': (lambda c: c['meta'].update(early_stops={'a': 1}), 'numbers for each EarlyStop'),
     'optimizer': (lambda c: c.update(optimizer=[1]), 'the state of an optimizer, got'),
     'groups': (lambda c: c['optimizer'].update(param_groups=[1]), 'the state of an optimizer, got'),
