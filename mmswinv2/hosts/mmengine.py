@@ -146,7 +146,7 @@ def read_data_without_code() -> None:
     def load(original: Any, file: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return original(file, *args, **kwargs)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UserError(
                 f'{file} is not JSON, or cut short ({error}); fetch or export it again'
             ) from error

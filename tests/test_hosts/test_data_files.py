@@ -67,6 +67,17 @@ def test_data_files_run_no_code(reader, ending, tmp_path, capsys):
     assert 'ran' not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('reader', sorted(READERS.keys() - {'poses'}))
+@pytest.mark.parametrize(
+    'content', [b'{"images": [', b'text', '"Gr\u00f6\u00dfe"'.encode('latin-1')]
+)
+def test_data_files_that_are_not_json(reader, content, tmp_path):
+    path = tmp_path / 'list.json'
+    path.write_bytes(content)
+    with pytest.raises(UserError, match='list.json is not JSON, or cut short'):
+        READERS[reader](str(path))
+
+
 def test_a_config_in_yaml_runs_no_code(tmp_path, capsys):
     with pytest.raises(Exception, match='apply:print'):
         Config.fromfile(evil(tmp_path / 'config.yaml'))
