@@ -1,7 +1,6 @@
 """mmengine: checkpoints, data loaders, pictures and config files, which all hosts share."""
 
 import copy
-import functools
 import json
 import logging
 import os
@@ -30,26 +29,6 @@ from .patching import patch, replace
 from .pipelines import name_keys_that_steps_lack
 
 _PACKAGE = Path(__file__).parents[1]
-
-
-@patch('mmengine', '<0.10.8')
-def read_own_checkpoints() -> None:
-    """Checkpoints of mmengine can be read by mmengine.
-
-    Since torch 2.6 `torch.load` restores listed classes only, and mmengine's `HistoryBuffer`,
-    which stands in every checkpoint it writes, is not listed.
-    """
-    from ..checkpoints.pickles import with_harmless
-
-    @replace(checkpoint.CheckpointLoader, '_get_checkpoint_loader')
-    def get_loader(original: Any, path: str) -> Any:
-        loader = original(path)
-
-        @functools.wraps(loader)
-        def load(*args: Any, **kwargs: Any) -> Any:
-            return with_harmless(lambda: loader(*args, **kwargs))
-
-        return load
 
 
 @patch('mmengine', '>=0.10.8', lambda: hasattr(checkpoint, '_safe_torch_load'))
@@ -467,9 +446,8 @@ class MMEngine(Host):
     """mmengine: the host of configs that name no other."""
 
     early_patches = (
-        read_own_checkpoints, read_without_code, read_by_our_reader, read_data_without_code,
-        take_no_config_from_weights, report_what_is_loaded, start_workers_late,
-        normalize_any_channels, draw_three_channels, find_own_configs, format_configs_once,
-        name_keys_that_steps_lack,
+        read_without_code, read_by_our_reader, read_data_without_code, take_no_config_from_weights,
+        report_what_is_loaded, start_workers_late, normalize_any_channels, draw_three_channels,
+        find_own_configs, format_configs_once, name_keys_that_steps_lack,
         register_deepspeed_optimizers,
     )  # fmt: skip

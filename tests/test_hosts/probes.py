@@ -35,15 +35,6 @@ def probe(name, *packages):
     return register
 
 
-@probe('Checkpoints of mmengine can be read by mmengine', 'mmengine')
-def scalars():
-    from mmengine.logging import HistoryBuffer
-    from mmengine.runner import checkpoint
-
-    torch.save({'loss': HistoryBuffer([1.0], [1])}, FOLDER / 'run.pth')
-    checkpoint._load_checkpoint(str(FOLDER / 'run.pth'), map_location='cpu')
-
-
 class RunsCode:
     def __init__(self, name):
         self.name = name

@@ -26,7 +26,6 @@ from mmswinv2 import hosts
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.errors import UserError
 from mmswinv2.hosts.host import Host
-from mmswinv2.hosts.mmengine import read_own_checkpoints
 from tests.test_tools.conftest import ROOT
 
 
@@ -63,21 +62,6 @@ def test_metainfo_of_a_config_can_be_restored(tmp_path):
     found = BaseDataset(metainfo=given, lazy_init=True).metainfo
     torch.save({'model': torch.ones(1), 'meta': {'dataset_meta': found}}, tmp_path / 'run.pth')
     assert read_checkpoint(tmp_path / 'run.pth')['meta']['dataset_meta'] == given
-
-
-def test_other_loaders_of_an_older_mmengine(tmp_path, monkeypatch):
-    """It calls `torch.load`, as that of addresses of s3:// does."""
-    torch.save({'loss': HistoryBuffer([1.0, 2.0], [1, 1])}, tmp_path / 'run.pth')
-    loaders = mmengine_checkpoint.CheckpointLoader
-    monkeypatch.setattr(loaders, '_schemes', dict(loaders._schemes))
-    monkeypatch.setattr(loaders, '_get_checkpoint_loader', loaders._get_checkpoint_loader)
-    loaders.register_scheme(['old://'], lambda name, place: torch.load(tmp_path / name[6:]))
-    with pytest.raises(UnpicklingError, match='Weights only load failed'):
-        mmengine_checkpoint._load_checkpoint('old://run.pth')
-    before = set(torch.serialization.get_safe_globals())
-    read_own_checkpoints.change()
-    assert mmengine_checkpoint._load_checkpoint('old://run.pth')['loss'].mean() == 1.5
-    assert set(torch.serialization.get_safe_globals()) == before
 
 
 class Prints:
