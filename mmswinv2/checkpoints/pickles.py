@@ -8,7 +8,7 @@ import pickle
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -62,9 +62,18 @@ def load_without_code(file: Any, map_location: Any, mmap: bool = False) -> Any:
     Raises:
         pickle.UnpicklingError: if the file asks for anything else, or holds arrays of objects.
     """
-    return with_harmless(
-        lambda: torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
-    )
+    own, torch_list = harmless_globals(), torch.serialization
+    names = {name for _, name in own}
+    with _LOCK:
+        before = torch_list.get_safe_globals()
+        torch_list.clear_safe_globals()  # of two entries of one name torch takes any
+        torch_list.add_safe_globals([*(it for it in before if _name(it) not in names), *own])
+        try:
+            found = torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
+        finally:
+            torch_list.clear_safe_globals()
+            torch_list.add_safe_globals(before)
+    return _finished(found, {})
 
 
 def check_restorable(value: Any, name: str) -> None:
@@ -79,22 +88,6 @@ def check_restorable(value: Any, name: str) -> None:
             f'{name} cannot be saved in checkpoints, or not restored without running code: take '
             f'numbers, text, lists and dicts alone. torch says: {first_line(error)}'
         ) from error
-
-
-def with_harmless(load: Callable[[], Any]) -> Any:
-    """Call `load`, which reads by `torch.load`, with the types in mmengine's files allowed."""
-    own, torch_list = harmless_globals(), torch.serialization
-    names = {name for _, name in own}
-    with _LOCK:
-        before = torch_list.get_safe_globals()
-        torch_list.clear_safe_globals()  # of two entries of one name torch takes any
-        torch_list.add_safe_globals([*(it for it in before if _name(it) not in names), *own])
-        try:
-            found = load()
-        finally:
-            torch_list.clear_safe_globals()
-            torch_list.add_safe_globals(before)
-    return _finished(found, {})
 
 
 def _name(entry: Any) -> str:
