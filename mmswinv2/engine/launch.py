@@ -157,19 +157,15 @@ def _set_options(cfg: Config, options: dict[str, Any]) -> None:
         ) from error
     warn_of_new(cfg, before, options)
     if any(key.partition('.')[0] == 'custom_imports' for key in options):
-        wanted = cfg.custom_imports
-        known = arguments(import_modules_from_strings)
-        if not isinstance(wanted, Mapping) or not {'imports'} <= wanted.keys() <= known:
+        wanted, known = cfg.custom_imports, arguments(import_modules_from_strings)
+        names: Any = ()
+        if isinstance(wanted, Mapping) and {'imports'} <= wanted.keys() <= known:
+            names = [wanted.imports] if isinstance(wanted.imports, str) else wanted.imports or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(
-                f'custom_imports={wanted} in the config must be a dict with imports=[...]'
+                f'custom_imports={wanted} in the config must be a dict with imports=[...], names '
+                'of modules'
             )
-        names = wanted['imports'] or []
-        for name in names if isinstance(names, list) else [names]:
-            if not isinstance(name, str):
-                raise UserError(
-                    f'custom_imports={wanted} in the config: {name!r} is of type '
-                    f'{type(name).__name__}; imports must be a list of names of modules'
-                )
         try:
             import_modules_from_strings(**wanted)
         except ImportError as error:
