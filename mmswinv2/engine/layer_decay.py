@@ -113,11 +113,8 @@ def _check(options: dict[str, Any]) -> None:
     known = is_number(rate) and 0 < rate <= 1
     want('layer_decay_rate', rate, 'above 0 and at most 1', known)
     want('merging_layers', merging, 'True or False', isinstance(merging, bool))
-    if not (isinstance(names, (list, tuple)) and all(isinstance(n, str) and n for n in names)):
-        raise UserError(
-            f'no_decay_names must be a list of parts of names, got {names!r}; on a command line '
-            '"[mask_token]"'
-        )
+    listed = isinstance(names, (list, tuple)) and all(isinstance(n, str) and n for n in names)
+    want('no_decay_names', names, 'a list of parts of names', listed)
     want('custom_keys', keys, 'a dict of parts of names', isinstance(keys, Mapping))
     for key, change in keys.items():
         where = f'custom_keys[{key!r}]'

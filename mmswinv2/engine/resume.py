@@ -14,11 +14,6 @@ from mmengine.runner import EpochBasedTrainLoop
 from ..errors import UserError
 from ..log import warn
 
-# states of torch's optimizers that have the shape of the parameter
-_LIKE_WEIGHTS = {
-    'acc_delta', 'ax', 'exp_avg', 'exp_avg_sq', 'exp_inf', 'grad_avg', 'max_exp_avg_sq',
-    'momentum_buffer', 'prev', 'square_avg', 'step_size', 'sum',
-}  # fmt: skip
 _OF_SCHEDULERS = ('initial_', 'max_', 'min_')  # keys of a group: values that schedules go between
 # keys of a parameter group that are no settings, or flags that do not change the results
 _NO_SETTINGS = {'params', 'param_names', 'foreach', 'fused', 'capturable', 'differentiable'}
@@ -296,9 +291,9 @@ def _check_states(name: str, mine: list[dict], state: dict) -> None:
     parameters = [parameter for group in mine for parameter in group['params']]
     for number, parameter in zip(numbers, parameters, strict=False):
         for key, value in state['state'].get(number, {}).items():
-            if not isinstance(value, torch.Tensor) or key not in _LIKE_WEIGHTS:
-                continue
-            if value.shape != parameter.shape:
+            # numbers of steps have no axes, and states of Adafactor fewer elements
+            is_whole = isinstance(value, torch.Tensor) and value.ndim and not key.endswith('_var')
+            if is_whole and value.shape != parameter.shape:
                 raise UserError(
                     f'{name}: the checkpoint has {key} of shape {tuple(value.shape)} for a '
                     f'parameter of shape {tuple(parameter.shape)}; it is of another model: set '
