@@ -160,7 +160,8 @@ def _set_options(cfg: Config, options: dict[str, Any]) -> None:
         wanted, known = cfg.custom_imports, arguments(import_modules_from_strings)
         names: Any = ()
         if isinstance(wanted, Mapping) and {'imports'} <= wanted.keys() <= known:
-            names = [wanted.imports] if isinstance(wanted.imports, str) else wanted.imports or []
+            names = wanted['imports'] or []
+        names = [names] if isinstance(names, str) else names
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(
                 f'custom_imports={wanted} in the config must be a dict with imports=[...], names '
@@ -246,7 +247,7 @@ def _scale_rates(runner: Any, cfg: Config) -> None:
     So does the authors' code (``main.py`` of Swin). mmengine scales the rates of the optimizer
     alone, by the samples of an iteration.
     """
-    scale = cfg.get('auto_scale_lr') or {}
+    scale: Any = cfg.get('auto_scale_lr') or {}
     if not scale.get('enable'):
         return
     count = cfg.optim_wrapper.get('accumulative_counts', 1)
