@@ -120,9 +120,8 @@ class RepeatableHook(Hook):
         meta = checkpoint.setdefault('meta', {})
         meta['batch_size'] = _batch_size(runner)
         if 'optimizer' in checkpoint and (count := _accumulated(runner)):
-            gradients = {
-                n: p.grad for n, p in runner.model.named_parameters() if p.grad is not None
-            }
+            named = unwrap_model(runner.model).named_parameters()
+            gradients = {name: p.grad.cpu() for name, p in named if p.grad is not None}
             checkpoint['accumulated'] = (count, meta['iter'], gradients)
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             inside = self._begun is not None and meta.get('epoch') == runner.epoch
@@ -155,7 +154,7 @@ class RepeatableHook(Hook):
             self._count_iterations(checkpoint, len(runner.train_dataloader))
         count, place, gradients = checkpoint.get('accumulated') or (0, 0, {})
         if gradients and (count, place) == (_accumulated(runner), meta['iter']):
-            for name, parameter in runner.model.named_parameters():
+            for name, parameter in unwrap_model(runner.model).named_parameters():
                 if name in gradients:
                     parameter.grad = gradients[name].to(parameter.device)
             print_log('accumulated gradients are resumed too, in spite of the warning', 'current')
