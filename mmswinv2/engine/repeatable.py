@@ -18,7 +18,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from .. import hosts
 from ..log import warn
 from ..registry import HOOKS
-from .resume import check_shapes, leave_averages
+from .resume import check_shapes, leave_averages, named
 from .strategies import unwrap_model
 
 
@@ -120,15 +120,14 @@ class RepeatableHook(Hook):
         meta = checkpoint.setdefault('meta', {})
         meta['batch_size'] = _batch_size(runner)
         if 'optimizer' in checkpoint and (count := _accumulated(runner)):
-            named = unwrap_model(runner.model).named_parameters()
-            gradients = {name: p.grad.cpu() for name, p in named if p.grad is not None}
+            weights = unwrap_model(runner.model).named_parameters()
+            gradients = {name: p.grad.cpu() for name, p in weights if p.grad is not None}
             checkpoint['accumulated'] = (count, meta['iter'], gradients)
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             inside = self._begun is not None and meta.get('epoch') == runner.epoch
             done = meta['iter'] - self._begun if inside else 0
             meta['done_of_epoch'] = (done, len(runner.train_dataloader))
-        saved = checkpoint.get('param_schedulers') or []
-        for states in saved.values() if isinstance(saved, dict) else [saved]:
+        for _, states in named(checkpoint.get('param_schedulers')):
             for state in states:
                 for key in [key for key, value in state.items() if callable(value)]:
                     del state[key]
@@ -152,7 +151,8 @@ class RepeatableHook(Hook):
         meta = checkpoint.get('meta') or {}
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             self._count_iterations(checkpoint, len(runner.train_dataloader))
-        count, place, gradients = checkpoint.get('accumulated') or (0, 0, {})
+        accumulated: Any = checkpoint.get('accumulated') or (0, 0, {})
+        count, place, gradients = accumulated
         if gradients and (count, place) == (_accumulated(runner), meta['iter']):
             for name, parameter in unwrap_model(runner.model).named_parameters():
                 if name in gradients:

@@ -107,10 +107,6 @@ class FSDPStrategy(DDPStrategy):
         super().save_checkpoint(filename, **kwargs)
         del self._whole
 
-    def resume(self, filename: str, **kwargs: Any) -> dict:
-        """Go on from a plain checkpoint; see mmengine's."""
-        return super().resume(filename, **{**kwargs, 'map_location': 'cpu'})  # too large for a GPU
-
     def model_state_dict(self) -> dict:
         """The unsharded weights."""
         return self._whole[0]
