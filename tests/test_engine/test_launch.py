@@ -430,6 +430,16 @@ def test_scaled_rates_are_those_of_the_batch_of_an_update(tmp_path, kind):
     runner.work_dir_lock.close()
 
 
+def test_scaled_bounds_of_each_group_of_parameters(tmp_path):
+    (tmp_path / 'a.py').touch()
+    schedulers = [dict(type='OneCycleLR', total_steps=9, eta_max=[0.8])]
+    scale = dict(enable=True, base_batch_size=4)
+    cfg = small(tmp_path / 'a.py', tmp_path / 'w', param_scheduler=schedulers, auto_scale_lr=scale)
+    runner = launch.build_runner(cfg, ('train',))
+    assert runner.param_schedulers[0].eta_max == pytest.approx([0.8 * 1 / 4])
+    runner.work_dir_lock.close()
+
+
 def test_copies_of_configs_replace_neither_the_config_nor_that_of_a_training(tmp_path):
     written = '# a comment\nown = 1\n'
     (tmp_path / 'a.py').write_text(written)
