@@ -14,6 +14,7 @@ from .errors import UserError
 
 # macOS writes these into archives and on foreign disks, network drives beside what they hold
 _FOLDERS_OF_SYSTEMS = ('__MACOSX', '.AppleDouble', '@eaDir', '.@__thumb')
+StrPath = str | os.PathLike[str]
 HALF_WRITTEN = '.part-'  # stands in the names of files that are being written
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES)
 
@@ -26,12 +27,12 @@ def is_of_system(name: str) -> bool:
     return name.startswith('._') or name in _FOLDERS_OF_SYSTEMS
 
 
-def find(folder: str | os.PathLike[str], pattern: str) -> list[Path]:
+def find(folder: StrPath, pattern: str) -> list[Path]:
     """What a pattern finds in a folder, sorted, without what `is_of_system`."""
     return sorted(path for path in Path(folder).glob(pattern) if not is_of_system(path.name))
 
 
-def walk(folder: str | os.PathLike[str]) -> Iterator[Path]:
+def walk(folder: StrPath) -> Iterator[Path]:
     """The files below a folder, each once; links that lead elsewhere are followed.
 
     What `is_of_system` is left out.
@@ -52,7 +53,7 @@ def walk(folder: str | os.PathLike[str]) -> Iterator[Path]:
         yield from (path for path in own if path.is_file())
 
 
-def text_lines(path: str | os.PathLike[str], content: bytes) -> list[str]:
+def text_lines(path: StrPath, content: bytes) -> list[str]:
     """The lines of the `content` of a list in UTF-8, with their line feeds.
 
     Raises:
@@ -94,9 +95,7 @@ def refuse_shared(path: Any, targets: Iterable[tuple[str, Any]]) -> None:
             )
 
 
-def check_not_source(
-    out: str | os.PathLike[str], source: str | os.PathLike[str], work: str
-) -> None:
+def check_not_source(out: StrPath, source: StrPath, work: str) -> None:
     """Raise `UserError` if `out` would be written over the file that it is made of.
 
     `work` says in the message what is done with it, such as ``'convert'``.
@@ -105,7 +104,7 @@ def check_not_source(
         raise UserError(f'{out} is the file to {work}, which would be lost; name another')
 
 
-def check_writable(folder: str | os.PathLike[str], name: str, option: str = '') -> None:
+def check_writable(folder: StrPath, name: str, option: str = '') -> None:
     """Make a folder if it is not there, and raise `UserError` if nothing can be written into it.
 
     The message has what the folder is, and the command-line option that names another.
@@ -128,7 +127,7 @@ def part_of(path: Path, ends: bool = False) -> Path:
     return path.with_name(f'{name}{token}{suffix}' if ends else f'{name}{suffix}{token}')
 
 
-def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) -> None:
+def write_atomically(path: StrPath, write: Callable[[IO[bytes]], Any]) -> None:
     """Let `write` fill a new file beside `path` and move it there once it is on the disk.
 
     Links are followed, and the mode of a file is kept. What is no file, such as ``/dev/stdout`` or

@@ -26,16 +26,9 @@ _CLIP_FRAMES = 3  # frames shown of a video
 
 
 def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) -> Findings:
-    """Compare scores of images or clips from ``tools/test.py --dump`` with their labels.
+    """Compare scores with the labels of mmpretrain or mmaction2; see `predictions.examine`.
 
-    Args:
-        dataset: a data set of mmpretrain or mmaction2.
-        samples: the predictions.
-        path: file of the predictions, for messages.
-        most: largest number of pictures.
-
-    Raises:
-        UserError: if the predictions are of another data set or task.
+    `path` is the file of the `samples`, for messages.
     """
     scores, truth, labelled = _labelled(dataset, samples, path)
     number, without = scores.shape[1], len(samples) - len(labelled)
@@ -113,16 +106,9 @@ def _classified(dataset: Any, index: int, words: str) -> Example:
 
 
 def analyse_maps(dataset: Any, folder: Path, ignore: int, most: int) -> Findings:
-    """Compare label maps from ``tools/test.py --out FOLDER`` with those of a data set.
+    """Compare the label maps in a folder with those of mmseg; see `predictions.examine`.
 
-    Args:
-        dataset: a data set of mmseg.
-        folder: the predicted label maps.
-        ignore: label of pixels that do not count.
-        most: largest number of pictures.
-
-    Raises:
-        UserError: if a map is missing, or of another size.
+    Pixels with the label `ignore` do not count.
     """
     if not folder.is_dir():
         raise UserError(f'{folder} is no folder of label maps, as --predict writes for a segmentor')

@@ -66,17 +66,9 @@ class _Pairs:
 
 
 def analyse(dataset: Any, samples: Sequence[Any], path: str, score: float, most: int) -> Findings:
-    """Compare predictions from ``tools/test.py --dump`` with a data set in COCO's format.
+    """Compare predictions with a data set of mmdet in COCO's format; see `predictions.examine`.
 
-    Args:
-        dataset: a data set of mmdet.
-        samples: the predictions.
-        path: file of the predictions, for messages.
-        score: lowest score of a box in the confusion matrix, the counts and the pictures.
-        most: largest number of pictures.
-
-    Raises:
-        UserError: if the predictions are of another data set or task.
+    `path` is the file of the `samples`, for messages.
     """
     truth, results, classes = _check(dataset, samples, path)
     ids = dict(zip(dataset.cat_ids, classes, strict=True))

@@ -293,12 +293,7 @@ def measure_memory(
     """Train a few steps on random inputs with AdamW; returns peak bytes above an idle process.
 
     On a GPU these are bytes allocated by torch, on a CPU resident memory of the process (Linux).
-
-    Args:
-        cfg: the config.
-        size: ``(H, W)`` or ``(T, H, W)``.
-        batch_size: samples in a step.
-        dtype: dtype of autocast; ``None``: off. See `Host.heads_autocast`.
+    Arguments are those of `follow_step`.
 
     Raises:
         RuntimeError: if the process fails, with its error output.

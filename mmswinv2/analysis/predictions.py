@@ -23,11 +23,12 @@ def examine(cfg: Any, path: Path, score: float, most: int) -> Findings:
     Args:
         cfg: the config of the test.
         path: a pickle, or the folder of label maps of a segmentor.
-        score: lowest score of a box that counts, for detectors.
+        score: for detectors, lowest score of a box in confusion matrix, counts and pictures.
         most: how many of the worst pictures to keep.
 
     Raises:
-        UserError: if the file cannot be read, or is of another data set or task.
+        UserError: if the file cannot be read, or is of another data set or task, or if a label map
+            is missing or of another size.
     """
     if not path.exists():
         raise UserError(f'the predictions {path} do not exist; write them with --predict')
@@ -83,15 +84,9 @@ def _classes_alone(cfg: Any) -> Iterator[None]:
 
 
 def check_types(cfg: Any, node: Any, where: str) -> set[str]:
-    """Raise `UserError` for types outside this package, the hosts and `cfg`'s imports.
+    """Raise `UserError` for types in a part of `cfg` that are of no package which is allowed.
 
-    Args:
-        cfg: a config of a work dir.
-        node: the part of the config to check.
-        where: name of that part, for messages.
-
-    Returns:
-        names of the packages that are allowed.
+    Returns the names of the packages that are allowed.
     """
     imports = hosts.as_list((cfg.get('custom_imports') or {}).get('imports') or [])
     packages = {*_PACKAGES, *(str(name).partition('.')[0] for name in imports)}

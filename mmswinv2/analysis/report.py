@@ -46,8 +46,11 @@ def content(
     """
     cfg = config_of(work)
     host = hosts.of(cfg or {})
-    findings = _findings(work, cfg, predictions, score, pictures, options) if predictions else None
-    matrix = findings.matrix if findings else None
+    findings = matrix = None
+    if predictions:
+        tested = _test_config(work, cfg, predictions, options)
+        findings = examine(tested, predictions, score, pictures)
+        matrix = findings.matrix
     large = matrix is not None and len(matrix.rows) > _LARGEST_MATRIX
     last = (work.trainings or work.runs)[-1]
     curves = work.curves()
@@ -84,14 +87,8 @@ def config_of(work: WorkDir) -> Any:
     return None if found is None else Config(found, filename=str(work.config))
 
 
-def _findings(
-    work: WorkDir,
-    cfg: Any,
-    predictions: Path,
-    score: float,
-    pictures: int,
-    options: dict[str, Any] | None,
-) -> Findings:
+def _test_config(work: WorkDir, cfg: Any, predictions: Path, options: dict | None) -> Config:
+    """The config of the training with `options`, to compare predictions with its test set."""
     from ..engine.launch import config_with_options
 
     if cfg is None:
@@ -101,7 +98,7 @@ def _findings(
     if cfg.get('custom_imports'):
         check_imports(cfg.custom_imports, work)
         import_modules_from_strings(**cfg.custom_imports)
-    return examine(config_with_options(cfg, options), predictions, score, pictures)
+    return config_with_options(cfg, options)
 
 
 def check_imports(imports: Any, work: WorkDir) -> None:

@@ -1,6 +1,5 @@
 """Checkpoints of LoRA: files of adapters, and the weights of the backbone they were added to."""
 
-import os
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from ..core.lora import DOWN, UP, find_lora, is_adapter
 from ..core.swin_v2 import SwinV2
 from ..errors import CheckpointError
+from ..files import StrPath
 from .formats import State, unwrapped
 
 _SAMPLE = 16  # leading numbers of each tensor that enter the check sum
@@ -95,7 +95,7 @@ def copy_base(model: nn.Module, other: nn.Module) -> None:
 
 
 def add_base(
-    model: nn.Module, own: State, given: State, path: str | os.PathLike[str], notes: Any
+    model: nn.Module, own: State, given: State, path: StrPath, notes: Any
 ) -> tuple[State, list[str]]:
     """Give a file of adapters the weights of the backbone that it leaves out.
 
@@ -148,7 +148,7 @@ def _check_adapters(
     mine: Mapping[str, tuple[int, ...]],
     theirs: Mapping[str, tuple[int, ...]],
     alphas: Any,
-    path: str | os.PathLike[str],
+    path: StrPath,
 ) -> None:
     ranks = _ranks(theirs)
     if not mine:
@@ -181,7 +181,7 @@ def _ranks(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return ' and '.join(map(str, sorted(ranks))) or 'unknown'
 
 
-def _base_of(net: SwinV2, path: str | os.PathLike[str], note: Mapping[str, Any]) -> Base:
+def _base_of(net: SwinV2, path: StrPath, note: Mapping[str, Any]) -> Base:
     """The weights below adapters, from the backbone's `init_cfg`."""
     restore = getattr(net, 'restore_base', None)
     base: Base | None = restore() if restore else None

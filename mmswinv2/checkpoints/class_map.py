@@ -1,16 +1,16 @@
 """Class maps: which classes of a file's linear head a model starts from."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import CheckpointError
+from ..files import StrPath
 from .formats import State
 
 HEAD = ('head.fc.weight', 'head.fc.bias')
 
 
-def read_class_map(path: str | os.PathLike[str]) -> list[int]:
+def read_class_map(path: StrPath) -> list[int]:
     """Read a class map as the authors write it: line i has the file's class for our class i.
 
     Raises:
@@ -27,9 +27,7 @@ def read_class_map(path: str | os.PathLike[str]) -> list[int]:
     return classes
 
 
-def choose_classes(
-    own: State, given: State, class_map: Sequence[int], path: str | os.PathLike[str]
-) -> State:
+def choose_classes(own: State, given: State, class_map: Sequence[int], path: StrPath) -> State:
     """`given` with the rows of its head that `class_map` names, in that order."""
     for what, state in (('the model', own), (path, given)):
         if any(key not in state for key in HEAD):
@@ -47,9 +45,7 @@ def choose_classes(
     return {**given, **{key: given[key][list(class_map)] for key in HEAD}}
 
 
-def check_classes(
-    own: State, given: State, path: str | os.PathLike[str], new: Sequence[str]
-) -> None:
+def check_classes(own: State, given: State, path: StrPath, new: Sequence[str]) -> None:
     """If the numbers of classes differ, raise an error that says what to do about it."""
     key = HEAD[0]
     if key not in own or key not in given or any(part in key for part in new):

@@ -1,6 +1,5 @@
 """From a checkpoint of any format of `FORMATS` to weights under our keys."""
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from ..core.arguments import VARIANTS
 from ..core.attention import log_coordinates
 from ..core.lora import is_adapter
 from ..errors import CheckpointError
+from ..files import StrPath
 from .download import cache_path
 from .entries import entries_note, of_file, plain_keys, unwrap
 from .files import read_checkpoint
@@ -52,7 +52,7 @@ class Converted:
 
 
 def convert_file(
-    path: str | os.PathLike[str],
+    path: StrPath,
     format: str | None = None,
     prefix: str | None = None,
     key: str | None = None,
@@ -63,7 +63,7 @@ def convert_file(
 
 def convert_checkpoint(
     checkpoint: Any,
-    path: str | os.PathLike[str],
+    path: StrPath,
     format: str | None = None,
     prefix: str | None = None,
     key: str | None = None,

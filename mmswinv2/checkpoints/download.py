@@ -11,7 +11,7 @@ from urllib.request import HTTPRedirectHandler, build_opener
 import torch
 
 from ..errors import CheckpointError, is_set
-from ..files import write_atomically
+from ..files import StrPath, write_atomically
 from ..progress import track
 from .files import is_page
 from .published import PUBLISHED, published_weights
@@ -20,7 +20,7 @@ from .published import PUBLISHED, published_weights
 _ALLOW_HTTP = 'MMSWINV2_ALLOW_HTTP'
 
 
-def fetch(source: str | os.PathLike[str]) -> Path:
+def fetch(source: StrPath) -> Path:
     """Return the local path of a checkpoint, downloading it if need be.
 
     Args:
@@ -120,7 +120,7 @@ def cache_path(url: str) -> Path:
     return Path(torch.hub.get_dir(), 'checkpoints', folder, Path(urlparse(url).path).name)
 
 
-def fetch_together(source: str | os.PathLike[str]) -> Path:
+def fetch_together(source: StrPath) -> Path:
     """As `fetch`, with one download per machine. For what is no path, call it on every rank.
 
     Raises:

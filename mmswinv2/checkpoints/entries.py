@@ -1,6 +1,5 @@
 """Where the weights are in what was read from a file, and their keys without those of wrappers."""
 
-import os
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..files import StrPath
 from .formats import State, unwrapped
 
 # Entries under which files keep weights: the trained weights first, then their moving averages.
@@ -23,7 +23,7 @@ _PEFT = re.compile(r'.*\.lora_(embedding_)?[AB]\b')
 
 
 @contextmanager
-def of_file(path: str | os.PathLike[str]) -> Iterator[None]:
+def of_file(path: StrPath) -> Iterator[None]:
     """Put the file's name before the message of a `CheckpointError`."""
     try:
         yield

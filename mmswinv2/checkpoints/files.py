@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, is_out_of_memory
-from ..files import find, write_atomically
+from ..files import StrPath, find, write_atomically
 from .pickles import first_line, harmless_globals, load_without_code
 from .published import PUBLISHED
 
@@ -85,7 +85,7 @@ def check_forms(found: Any, forms: Forms, words: str) -> None:
             raise CheckpointError(f'{words} {name} must be {form}, {got}')
 
 
-def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> Any:
+def read_checkpoint(path: StrPath, mmap: bool = False) -> Any:
     """Read a checkpoint to the CPU, running no code from it.
 
     Args:
@@ -268,12 +268,12 @@ def is_page(start: bytes) -> bool:
     return start.lstrip().lower().startswith((b'<!doctype', b'<html', b'<?xml'))
 
 
-def is_deepspeed_folder(path: str | os.PathLike[str]) -> bool:
+def is_deepspeed_folder(path: StrPath) -> bool:
     """Whether `path` is a checkpoint folder of DeepSpeed's."""
     return Path(path).is_dir() and find(path, _DEEPSPEED_MODEL) != []
 
 
-def read_deepspeed_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_deepspeed_folder(path: StrPath) -> dict[str, Any]:
     """Read a checkpoint folder of DeepSpeed's, with the float32 weights of all ranks joined.
 
     Returns:
@@ -338,7 +338,7 @@ def check_deepspeed_folder(path: Path) -> dict[str, Any]:
         return read_checkpoint(models[0], mmap=True)
 
 
-def write_checkpoint(checkpoint: Any, path: str | os.PathLike[str]) -> None:
+def write_checkpoint(checkpoint: Any, path: StrPath) -> None:
     """Write with `torch.save`; `path` keeps its old content until the new one is whole.
 
     Raises:

@@ -3,7 +3,6 @@
 If a check fails, no weight has been changed.
 """
 
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from ..core.lora import DOWN, UP, is_adapter
 from ..core.swin_v2 import SwinV2
 from ..errors import CheckpointError
+from ..files import StrPath
 from .adapters import add_adapters, add_base, networks
 from .class_map import HEAD, check_classes, choose_classes
 from .convert import Converted, convert_checkpoint, describe, recorded_windows
@@ -34,7 +34,7 @@ _PATCHES = 'backbone.patch_embed.proj.'
 
 def load_pretrained(
     model: SwinV2,
-    path: str | os.PathLike[str],
+    path: StrPath,
     format: str | None = None,
     prefix: str | None = None,
     pretrained2d: bool = False,
@@ -65,7 +65,7 @@ def load_pretrained(
 
 
 def _fit_backbone(
-    model: SwinV2, checkpoint: Any, path: str | os.PathLike[str], pretrained2d: bool, *where: Any
+    model: SwinV2, checkpoint: Any, path: StrPath, pretrained2d: bool, *where: Any
 ) -> tuple[State, LoadReport]:
     """Prepare what was read from a file for a backbone; `where` is format, prefix and key."""
     converted = convert_checkpoint(checkpoint, path, *where)
@@ -104,7 +104,7 @@ def _fit_backbone(
 
 def load_but(
     model: nn.Module,
-    path: str | os.PathLike[str],
+    path: StrPath,
     new: Sequence[str] = (),
     class_map: Sequence[int] | None = None,
     advice: str = '',
@@ -156,7 +156,7 @@ def load_but(
 
 
 def fit_weights(
-    model: nn.Module, checkpoint: Any, path: str | os.PathLike[str] = 'checkpoint'
+    model: nn.Module, checkpoint: Any, path: StrPath = 'checkpoint'
 ) -> tuple[State, LoadReport]:
     """Prepare weights for a whole model that loads what fits, as with mmengine's ``load_from``.
 
@@ -215,7 +215,7 @@ def fit_weights(
 
 
 def _for_model(
-    model: nn.Module, own: State, checkpoint: Any, path: str | os.PathLike[str], described: Any
+    model: nn.Module, own: State, checkpoint: Any, path: StrPath, described: Any
 ) -> tuple[State, Converted | None, list[str], bool]:
     """The weights of a file under the keys of a whole model, converted if necessary.
 

@@ -2,7 +2,6 @@
 
 import importlib
 import io
-import os
 import pathlib
 import pickle
 import re
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, UserError, is_out_of_memory
+from ..files import StrPath
 
 # What checkpoints hold besides tensors: mmengine's logged scalars, as numpy arrays, the arguments
 # of a training by timm, torchvision or DETR, and what data sets and hooks note down.
@@ -186,7 +186,7 @@ def _finished(value: Any, seen: dict[int, tuple[Any, Any]]) -> Any:
     return value
 
 
-def read_pickle(path: str | os.PathLike[str]) -> Any:
+def read_pickle(path: StrPath) -> Any:
     """Read predictions that a tool has pickled: numbers, text, arrays and tensors.
 
     Raises:

@@ -1,6 +1,5 @@
 """What was compared and loaded: the keys of a model and of a file."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..files import StrPath
 from .formats import FORMATS, Windows
 
 _LEAST = 0.05  # share of a model's keys that have to be in a file
@@ -102,7 +102,7 @@ class LoadReport:
 
 
 def compare_keys(
-    path: str | os.PathLike[str],
+    path: StrPath,
     own: Mapping[str, Tensor],
     given: Mapping[str, Tensor],
     new: Sequence[str] = (),

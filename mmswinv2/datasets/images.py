@@ -1,7 +1,6 @@
 """Images that are not 8-bit RGB: checks of what mmcv's loader would lose, and a loader for them."""
 
 import io
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from mmengine import fileio
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from ..errors import UserError
+from ..files import StrPath
 from ..hosts.mmcv import check_size, open_image, orientation
 from ..registry import TRANSFORMS
 
@@ -265,7 +265,7 @@ def picture(content: bytes, stored: bool = False) -> np.ndarray | None:
     return np.repeat(image.astype(np.uint8), 3 // image.shape[2], axis=2)
 
 
-def read_picture(path: str | os.PathLike[str], stored: bool = False) -> np.ndarray:
+def read_picture(path: StrPath, stored: bool = False) -> np.ndarray:
     """An image to draw on, (H, W, 3) uint8 RGB.
 
     Args:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import UserError, needed
-from ..files import part_of
+from ..files import StrPath, part_of
 
 # Seek to a key frame at least so many frames ahead; up to there, decoding on is as fast.
 _SEEK = 16
@@ -300,9 +300,7 @@ def _upright(image: np.ndarray, frame: Any) -> np.ndarray:
 class VideoWriter:
     """A context manager that writes frames as H.264; `options` are x264's, such as ``crf``."""
 
-    def __init__(
-        self, path: str | os.PathLike[str], fps: float, options: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, path: StrPath, fps: float, options: Mapping[str, str] | None = None) -> None:
         import av
 
         self._container = av.open(os.path.abspath(path), 'w')
@@ -332,7 +330,7 @@ class VideoWriter:
 
 
 def write_video(
-    path: str | os.PathLike[str],
+    path: StrPath,
     frames: Iterable[np.ndarray],
     fps: float,
     options: Mapping[str, str] | None = None,

@@ -24,7 +24,7 @@ from mmengine.utils import import_modules_from_strings
 from .. import hosts
 from ..checkpoints import PUBLISHED, fetch
 from ..errors import UserError, raised
-from ..files import check_writable
+from ..files import StrPath, check_writable
 from ..options import command_line
 from .config_checks import all_hooks, check_groups, check_optimizers, check_units, check_values
 from .config_names import arguments, warn_of_misspelt, warn_of_new, warn_of_unused
@@ -76,9 +76,7 @@ def load_config(args: Namespace) -> Config:
     return cfg
 
 
-def config_with_options(
-    config: str | os.PathLike[str] | Config, options: dict[str, Any] | None
-) -> Config:
+def config_with_options(config: StrPath | Config, options: dict[str, Any] | None) -> Config:
     """Read a config, or copy one that was read, and apply ``--cfg-options`` to it.
 
     Raises:
@@ -110,7 +108,7 @@ def config_with_options(
     return cfg
 
 
-def read_config(path: str | os.PathLike[str], **options: Any) -> Config:
+def read_config(path: StrPath, **options: Any) -> Config:
     """Read a config.
 
     Args:

@@ -26,7 +26,7 @@ from ..checkpoints.files import (
 )
 from ..core.arguments import is_count
 from ..errors import CheckpointError, UserError
-from ..files import HALF_WRITTEN, write_atomically
+from ..files import HALF_WRITTEN, StrPath, write_atomically
 
 _LOCK = '.lock'
 _STARTED = '.started'  # file in the work dir; its modification time is the start of the run
@@ -147,7 +147,7 @@ def enter(cfg: Config) -> Any:
     return held
 
 
-def lock(work_dir: str | os.PathLike[str]) -> Any:
+def lock(work_dir: StrPath) -> Any:
     """Keep a second training out of a work dir.
 
     Returns:
@@ -184,13 +184,13 @@ def lock(work_dir: str | os.PathLike[str]) -> Any:
     return file
 
 
-def remove_half_written(work_dir: str | os.PathLike[str]) -> None:
+def remove_half_written(work_dir: StrPath) -> None:
     """Remove the partial checkpoints of processes that were killed while writing."""
     for path in Path(work_dir).glob(f'.*.pth{HALF_WRITTEN}*'):
         _remove(path)
 
 
-def last_good_checkpoint(work_dir: str | os.PathLike[str]) -> Path | None:
+def last_good_checkpoint(work_dir: StrPath) -> Path | None:
     """The checkpoint to resume from: the one in ``last_checkpoint``, else the newest whole one.
 
     Returns:
