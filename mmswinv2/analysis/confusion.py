@@ -203,11 +203,7 @@ def _segmented(dataset: Any, index: int, folder: Path, share: float) -> Example:
 
 
 def palette(meta: Mapping[str, Any]) -> np.ndarray:
-    """Colors of the classes (classes, 3): the data set's, or else spread over all hues.
-
-    Args:
-        meta: ``classes``, and ``palette`` if there is one.
-    """
+    """Colors of the classes (classes, 3): ``palette`` of a data set, or spread over all hues."""
     count = len(meta['classes'])
     colours = meta.get('palette') or ()
     if len(colours) >= count:

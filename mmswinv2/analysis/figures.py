@@ -47,13 +47,9 @@ def draw(
     axis: str,
     unit: bool = False,
 ) -> Figure:
-    """Draw curves; the first is bold.
+    """Draw curves, points ``(x, y)`` by name; the first is bold.
 
-    Args:
-        title: title of the figure.
-        curves: points ``(x, y)`` by name.
-        axis: name of the horizontal axis.
-        unit: whether both axes go from 0 to 1.
+    `axis` is the name of the horizontal axis; with `unit`, both axes go from 0 to 1.
     """
     import matplotlib
     from matplotlib.figure import Figure as Canvas

@@ -72,15 +72,10 @@ def find_biases(model: nn.Module) -> dict[tuple[int, int], ContinuousPositionBia
 def bias_maps(
     bias: ContinuousPositionBias, windows: Sequence[int], frames: int | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Maps of the bias over all offsets in windows.
+    """Yield a title and the bias ``(h, 2M - 1, 2M - 1)`` of all offsets in windows of sides M.
 
-    Args:
-        bias: the bias network of a block.
-        windows: spatial sides M of windows, in tokens.
-        frames: temporal window of a video network; ``None``: the pre-trained one.
-
-    Yields:
-        a title and the bias ``(h, 2M - 1, 2M - 1)``; for video, one for each temporal offset.
+    For video there is one for each temporal offset in a window of `frames`, by default that of the
+    pre-training.
     """
     frames = frames or bias.pretrained_window[0]
     of_images = len(bias.pretrained_window) == 2
@@ -97,8 +92,7 @@ def bias_maps(
 def draw_bias(rows: Sequence[tuple[str, Tensor]], heads: Sequence[int]) -> Any:
     """Draw maps of `bias_maps`, a row for each and a column for each head.
 
-    Returns:
-        a figure of matplotlib, not registered with pyplot.
+    Returns a figure of matplotlib, not registered with pyplot.
     """
     from matplotlib.figure import Figure
 

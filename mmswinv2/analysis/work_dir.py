@@ -215,11 +215,7 @@ class WorkDir:
 
 
 def read_work_dir(path: str | Path) -> WorkDir:
-    """Read the logs in a work dir.
-
-    Raises:
-        UserError: if it does not exist or has no logs.
-    """
+    """Read the logs in a work dir; raises `UserError` if it does not exist or has none."""
     folder = Path(path)
     if not folder.is_dir():
         what = 'is a file' if folder.exists() else 'does not exist'
@@ -249,12 +245,7 @@ def read_work_dir(path: str | Path) -> WorkDir:
 
 
 def read_run(folder: Path, scalars: Path | None = None) -> Run:
-    """Read the log of a run.
-
-    Args:
-        folder: WORK_DIR/TIME.
-        scalars: the log, ``None``: ``vis_data/scalars.json`` in the folder.
-    """
+    """Read the log of a run in ``WORK_DIR/TIME``: ``vis_data/scalars.json`` there, or `scalars`."""
     run = Run(folder)
     step = 0.0
     scalars = scalars or folder / 'vis_data/scalars.json'
@@ -324,8 +315,7 @@ class _Plain(ast.NodeTransformer):
 def read_literals(path: str | Path) -> dict[str, Any] | None:
     """Read a config as mmengine dumps it, without running it.
 
-    Returns:
-        values by name; ``None`` if the file has anything but assignments of plain values.
+    Values by name; ``None`` if the file has anything but assignments of plain values.
     """
     found = {}
     try:

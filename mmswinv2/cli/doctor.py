@@ -220,11 +220,9 @@ def _has_headers(nvcc: Path) -> bool:
 
 
 def compare_nvcc(wanted: str | None, found: tuple[str, str] | None) -> Finding:
-    """Whether nvcc fits torch's CUDA, by their major versions.
+    """Whether nvcc, as `compiler_of_cuda` finds it, fits torch's CUDA by their major versions.
 
-    Args:
-        wanted: version of torch's CUDA; ``None`` for a build without CUDA.
-        found: path and version of nvcc.
+    `wanted` is ``None`` for a torch without CUDA.
     """
     if wanted is None:
         return Finding('nvcc', ABSENT, 'not needed: torch is a build without CUDA')
@@ -243,11 +241,7 @@ def compare_nvcc(wanted: str | None, found: tuple[str, str] | None) -> Finding:
 
 
 def run_operators(device: Any) -> None:
-    """Run compiled operators of mmcv on a device: NMS and RoIAlign.
-
-    Raises:
-        Exception: any error of an operator, or if a result is wrong.
-    """
+    """Run NMS and RoIAlign, compiled operators of mmcv; raises any error if one fails."""
     import torch
     from mmcv.ops import nms, roi_align
 
@@ -475,9 +469,8 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
 def examine(development: bool | None = None) -> Iterator[Finding]:
     """Run all checks, one after another.
 
-    Args:
-        development: whether to check the pins of a checkout too; ``None``: only in an environment
-            that `make install` made.
+    `development` tells whether to check the pins of a checkout too; ``None``: only in an
+    environment that `make install` made.
     """
     wanted = is_development() if development is None else development
     logging.disable(logging.WARNING)  # packages log warnings while they are imported

@@ -246,8 +246,7 @@ def _add_biases(page: 'Page', options: dict[str, Any]) -> None:
 def free_port(host: str, port: int) -> int:
     """A port to listen on: the given one, or any free one for 0.
 
-    Raises:
-        UserError: if the port is in use or not allowed, or `host` is no address of this machine.
+    Raises `UserError` if the port is in use or not allowed, or `host` is not one of this machine.
     """
     if not 0 <= port < 2**16:
         raise UserError(f'--port {port}: a port is from 0 to 65535')

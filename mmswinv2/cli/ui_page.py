@@ -71,11 +71,8 @@ class Page:
     def read(self, path: str) -> tuple[Item, Any]:
         """Predict on a picture, or on a clip by a video classifier.
 
-        Returns:
-            an item with its picture, for the writer, and the data sample.
-
-        Raises:
-            UserError: if the file cannot be read.
+        Returns an item with its picture, for the writer, and the data sample; raises `UserError` if
+        the file cannot be read.
         """
         name, kind = Path(path).name, Path(path).suffix.lower()
         if self.predictor.of_clips:
@@ -192,11 +189,9 @@ class Page:
 
 
 def choose(result: Any, classes: Sequence[int]) -> Any:
-    """Keep only some classes of a result; in label maps, others become 255, "not labeled".
+    """Keep some classes of a result, or all if none is given; the result itself is not changed.
 
-    Args:
-        result: data sample of a host, which is not changed.
-        classes: indices of classes to keep; empty: all.
+    In label maps others become 255, "not labeled".
     """
     if not classes:
         return result

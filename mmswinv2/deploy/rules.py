@@ -32,8 +32,7 @@ _LOADING = (  # steps that any program does itself: reading files and ordering t
 def graph_of(model: Any, normalized: bool = False) -> Graph:
     """The module to export for a host's model; see `Graph`.
 
-    Raises:
-        UserError: if there is no rule for its class, or for a part of it.
+    Raises `UserError` if there is no rule for its class, or for a part of it.
     """
     from ..core import SwinV2
 

@@ -19,22 +19,13 @@ def soft_nms_loop(
     sigma: FLOAT,
     count: INT64,
 ) -> tuple[INT64, FLOAT]:
-    """The first `count` boxes that soft-NMS picks in each image.
+    """The first `count` boxes (M) that soft-NMS picks in each image.
 
     Scores are multiplied by ``linear * (1 - IoU) + gaussian * exp(-IoU^2 / sigma)`` where the IoU
-    with a better box is `threshold` or more.
+    with a better box is `threshold` or more; the weights `linear` and `gaussian` are 0 or 1.
 
-    Args:
-        boxes: ``(B, N, 4)``.
-        scores: ``(B, N)``.
-        threshold: lowest IoU at which a score is reduced.
-        linear: weight of the linear term, 0 or 1.
-        gaussian: weight of the Gaussian term, 0 or 1.
-        sigma: width of the Gaussian.
-        count: number M of boxes.
-
-    Returns:
-        indices of the boxes ``(B, M)``, and their scores ``(B, M)``.
+    Takes boxes ``(B, N, 4)`` and scores ``(B, N)``; returns the indices of boxes ``(B, M)``, and
+    their scores ``(B, M)``.
     """
     low = op.Slice(boxes, [0], [2], [2])
     high = op.Slice(boxes, [2], [4], [2])

@@ -5,7 +5,6 @@ config from `of`. Importing this package imports no host but mmengine, and appli
 every use needs (`apply`).
 """
 
-import inspect
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import init_default_scope
 from mmengine.runner.runner import _SlicedDataset
 
 from ..errors import UserError
@@ -94,7 +93,7 @@ def of(cfg: Any) -> Host:
     scope = cfg.get('default_scope') or MMEngine.name
     if scope == MMEngine.name:
         scope = next(_origins(cfg), scope)
-    return next((host for host in HOSTS if host.name == scope), None) or Host(scope)
+    return next((host for host in HOSTS if host.name == scope), Host(scope))
 
 
 def use_registries(cfg: Any) -> None:
@@ -146,9 +145,7 @@ def apply() -> None:
 def check_data(cfg: Any, kinds: Sequence[str]) -> None:
     """Check that the files that the data loaders of a config name exist.
 
-    Args:
-        cfg: the config.
-        kinds: which of ``'train'``, ``'val'``, ``'test'`` will be used.
+    `kinds` are those of ``'train'``, ``'val'``, ``'test'`` that will be used.
 
     Raises:
         UserError: if a folder or file is missing; it names the path and its setting.
@@ -159,20 +156,15 @@ def check_data(cfg: Any, kinds: Sequence[str]) -> None:
 
 def explain_empty_data(cfg: Any, kinds: Sequence[str]) -> UserError | None:
     """Find the data set without samples, as mmengine does not name it."""
-    for where, dataset in _dataset_configs(cfg, kinds):
-        for host in HOSTS:
-            if (error := host.explain_empty(dataset, where)) is not None:
-                return error
-    return None
+    sets = _dataset_configs(cfg, kinds)
+    found = (host.explain_empty(dataset, where) for where, dataset in sets for host in HOSTS)
+    return next(filter(None, found), None)
 
 
 def check_dataset(dataset: Any, where: str, model: Any = None) -> None:
     """Check, by its host's rules, that a data set, or each one inside a wrapper, fits the model.
 
-    Args:
-        dataset: the data set.
-        where: name of its data loader, for the message.
-        model: the model, if its heads are to be checked.
+    `where` is the name of its data loader; without a `model`, heads are not checked.
 
     Raises:
         UserError: if annotations lack a class, or label maps or the heads do not fit.
@@ -209,13 +201,9 @@ def check_evaluator(evaluator: Any, dataset: Any, where: str, model: Any = None)
 
 
 def input_size(cfg: Any, given: Sequence[int] | None = None) -> tuple[int, ...]:
-    """The size that a config trains at: ``(H, W)``, or ``(T, H, W)`` for video.
+    """The size that a config trains at, or `given`: ``(H, W)``, or ``(T, H, W)`` for video.
 
     This is the largest of several scales, padded as the model pads it.
-
-    Args:
-        cfg: the config.
-        given: a size to use instead.
 
     Raises:
         UserError: if there is no model, the pipeline names no size, or `given` has another number
@@ -294,7 +282,7 @@ def _check_files(dataset: Any, where: str, host: Host) -> None:
     ):
         return  # not on this disk
     places = (root, *(Path(root, name) for name in folders.values() if name))
-    if not all(Path(place).is_dir() for place in places if place) and _may_download(dataset, host):
+    if not all(Path(place).is_dir() for place in places if place) and host.downloads(dataset):
         return
     if root and not Path(root).is_dir():
         raise UserError(
@@ -320,19 +308,6 @@ def _check_files(dataset: Any, where: str, host: Host) -> None:
         host.check_list(path, dataset, where)
 
 
-def _may_download(dataset: Any, host: Host) -> bool:
-    """Whether a data set downloads its files, as some of mmpretrain's do."""
-    if host.name != MMPretrain.name:
-        return False
-    kind = dataset.get('type')
-    try:
-        host.apply()  # importing the host may need its patches
-        with DATASETS.switch_scope_and_registry(host.name) as datasets:
-            found = datasets.get(kind) if isinstance(kind, str) else kind
-    except (ImportError, KeyError, RuntimeError):
-        return False
-    known = inspect.signature(found).parameters if isinstance(found, type) else {}
-    return 'download' in known and bool(dataset.get('download', known['download'].default))
 
 
 apply()

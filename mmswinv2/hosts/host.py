@@ -109,6 +109,10 @@ class Host:
                     f'{where}: {path}, line {number}: a line is {words}, got {line.strip()!r:.80}'
                 )
 
+    def downloads(self, dataset: Any) -> bool:
+        """Whether a data set, given by its config, downloads its files."""
+        return False
+
     def explain_empty(self, dataset: Any, where: str) -> UserError | None:
         """The reason why a data set, given by its config, has no samples, if it is known."""
         return None
@@ -116,8 +120,7 @@ class Host:
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
         """Raise `UserError` if annotations and model do not fit; see `hosts.check_dataset`.
 
-        Returns:
-            whether it is a data set of this host.
+        Returns whether it is a data set of this host.
         """
         return False
 
@@ -144,8 +147,7 @@ class Host:
     def default_tta_model(self, cfg: Any) -> dict[str, Any] | None:
         """Config of a wrapper that merges the predictions on an image and on its mirror image.
 
-        Returns:
-            ``None`` if the host has none. Raises `UserError` if this model's cannot be merged.
+        ``None`` if the host has none; raises `UserError` if this model's cannot be merged.
         """
         return None
 
@@ -154,12 +156,9 @@ class Host:
         return int(sampling['clip_len'])
 
     def sample_batch(self, cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:
-        """Random inputs and annotations for a training step, as a data loader hands them over.
+        """`count` random inputs and annotations for a training step, as a data loader gives them.
 
-        Args:
-            cfg: the config.
-            size: ``(H, W)`` or ``(T, H, W)``.
-            count: number of samples.
+        `size` is ``(H, W)`` or ``(T, H, W)``.
         """
         raise UserError(f'no inputs are known for the models of {self.name} (default_scope)')
 
@@ -257,11 +256,7 @@ def dtype_name(wrapper: Any) -> str:
 
 
 def own_backbone(model_cfg: Any) -> Any:
-    """The backbone of a model's config if it is of this package, by a name or as a class.
-
-    Returns:
-        its config; ``None`` if there is no such backbone.
-    """
+    """The backbone of a model's config if it is of this package, by name or class, or ``None``."""
     backbone = model_cfg.get('backbone') or {}
     kind = backbone.get('type')
     bases = kind.__mro__ if isinstance(kind, type) else ()
@@ -270,11 +265,7 @@ def own_backbone(model_cfg: Any) -> Any:
 
 
 def loads_as_stored(pipeline: Sequence[Any]) -> bool:
-    """Whether a pipeline ignores the EXIF orientation, by which mmcv rotates images by default.
-
-    Args:
-        pipeline: transforms, or the configs of them.
-    """
+    """Whether a pipeline, or its config, ignores EXIF orientation, by which mmcv rotates images."""
     for step in pipeline:
         kind = step.get('color_type') if isinstance(step, dict) else vars(step).get('color_type')
         if kind is not None:
@@ -291,8 +282,7 @@ def testing_pipeline(cfg: Any) -> Sequence[Any]:
 def training_pipeline(cfg: Any) -> Sequence[Any]:
     """Configs of the transforms of the training set, or of the first of several sets.
 
-    Raises:
-        UserError: if the config has none.
+    Raises `UserError` if the config has none.
     """
     loader = cfg.get('train_dataloader') or {}
     for dataset in inner_datasets(loader.get('dataset') or {}):

@@ -70,8 +70,7 @@ def _is_map(file: Any, page: int) -> bool:
 def check_file(path: str, content: bytes, backend: str) -> tuple[int, int]:
     """Raise `UserError` if a host would silently read other labels than those in the file.
 
-    Returns:
-        (height, width) of the map.
+    Returns (height, width) of the map.
     """
     from mmcv import imfrombytes
 

@@ -125,10 +125,7 @@ def keep_a_pixel() -> None:
 def check_size(sample: dict, shape: Sequence[int], prefix: str = '') -> None:
     """Raise `UserError` if an image is not of the ``height`` and ``width`` of its annotations.
 
-    Args:
-        sample: with ``img_path`` and, where annotations give them, ``height`` and ``width``.
-        shape: (H, W, ...) of the image as it is loaded.
-        prefix: start of the error message.
+    `shape` is (H, W, ...) of the image as it is loaded, `prefix` begins the message.
     """
     height, width = sample.get('height'), sample.get('width')
     # 0 of Pascal VOC: the labelling tool did not know

@@ -280,8 +280,7 @@ def check_loaded_boxes(dataset: Any, metric: str, where: str) -> None:
 def infos_by_id(dataset: Any, metric: Any, where: str) -> dict[Any, dict]:
     """What a data set knows of each image, by the id under which a metric scores it.
 
-    Returns:
-        nothing for a data set of the user's own, whose pipeline may add ids and paths.
+    Nothing for a data set of the user's own, whose pipeline may add ids and paths.
 
     Raises:
         UserError: if two images have one id.

@@ -2,12 +2,14 @@
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.registry import DATASETS
 
 from ..errors import UserError
 from ..log import warn
@@ -51,8 +53,7 @@ def declare_operators() -> None:
 def import_torchvision() -> None:
     """Import torchvision, as mmpretrain will, with or without its compiled part.
 
-    Raises:
-        UserError: if torchvision is not installed.
+    Raises `UserError` if it is not installed.
     """
     if importlib.util.find_spec('torchvision') is None:
         raise UserError(
@@ -131,6 +132,18 @@ class MMPretrain(Host):
         """Check as `Host` does, and import torchvision before mmpretrain does."""
         super().require(path)
         import_torchvision()
+
+    def downloads(self, dataset: Any) -> bool:
+        """Look at the argument ``download``, which some classes set by default."""
+        kind = dataset.get('type')
+        try:
+            self.apply()  # importing the host may need its patches
+            with DATASETS.switch_scope_and_registry(self.name) as datasets:
+                found = datasets.get(kind) if isinstance(kind, str) else kind
+        except (ImportError, KeyError, RuntimeError):
+            return False
+        known = inspect.signature(found).parameters if isinstance(found, type) else {}
+        return 'download' in known and bool(dataset.get('download', known['download'].default))
 
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
         """Refuse labels that the head cannot learn, and heads that cannot take maps."""

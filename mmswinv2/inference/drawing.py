@@ -22,12 +22,7 @@ def picture_of(cfg: Any, path: str) -> np.ndarray:
 
 
 def enlarge(image: np.ndarray, result: Any) -> tuple[np.ndarray, Any]:
-    """Enlarge a narrow image and its predictions by a whole factor, for readable labels.
-
-    Args:
-        image: ``(H, W, 3)``.
-        result: the data sample of a host; it is not changed.
-    """
+    """Enlarge a narrow image (H, W, 3) and a copy of its data sample, for readable labels."""
     times = min(-(-LEAST_WIDTH // image.shape[1]), _MOST, LARGEST_JPEG // max(image.shape[:2]))
     if times <= 1:
         return image, result
@@ -52,12 +47,7 @@ def _repeat(maps: torch.Tensor, times: int) -> torch.Tensor:
 
 
 def caption(frames: Iterable[np.ndarray], lines: Sequence[str]) -> Iterator[np.ndarray]:
-    """Write lines of text into the top left corner of each frame, in the font DejaVu Sans.
-
-    Args:
-        frames: ``(H, W, 3)``, uint8.
-        lines: the lines of text, from the top.
-    """
+    """Write lines of text, in DejaVu Sans, into the top left corner of frames (H, W, 3), uint8."""
     import matplotlib
 
     path = Path(matplotlib.get_data_path(), 'fonts/ttf/DejaVuSans.ttf')

@@ -114,11 +114,7 @@ def iterate(
 
 
 def _as_texts(inputs: Any) -> list[str]:
-    """One or several inputs as texts.
-
-    Raises:
-        UserError: if one is neither a path nor a number.
-    """
+    """One or several inputs as texts; raises `UserError` if one is neither a path nor a number."""
     one_each = (str, bytes, os.PathLike, io.IOBase)  # the lines of an open file are no inputs
     single = not isinstance(inputs, Iterable) or isinstance(inputs, one_each)
     texts = []

@@ -202,11 +202,9 @@ def _meta(model: Any, of_type: Any, saved: Mapping, own: Any) -> dict[str, Any]:
 
 
 def _fit_visualizers(meta: dict[str, Any], num_classes: int) -> None:
-    """Give names and colors of classes the form that the hosts' visualizers take, in place.
+    """Give names and colors of classes in `meta` the form that the hosts' visualizers take.
 
-    Args:
-        meta: see `_meta`.
-        num_classes: of a segmentor; 0 for other models, whose classes may have no names.
+    `num_classes` is that of a segmentor, 0 for other models, whose classes may have no names.
     """
     from ..analysis.confusion import palette
 

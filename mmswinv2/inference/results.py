@@ -158,15 +158,10 @@ class ResultWriter:
             write_atomically(path, lambda file: file.write(code.tobytes()))
 
     def film(self, name: str, frames: Iterator[Item], fps: float, outcomes: Any) -> Iterator[Any]:
-        """Write a video frame by frame as results arrive; yields the data sample of each frame.
+        """Write a video as results arrive; yields the data sample of each frame.
 
-        If the iteration is stopped, the video keeps the frames written so far.
-
-        Args:
-            name: base name of the video that is written.
-            frames: the frames, such as those of `frames_of`.
-            fps: frames per second; 25 for 0, which is unknown.
-            outcomes: from items to pairs of item and data sample, as `Predictor.outcomes`.
+        If the iteration is stopped, the video keeps the frames written so far. `frames` and `fps`
+        are as from `frames_of` (25 for 0, which is unknown), `outcomes` is `Predictor.outcomes`.
         """
         from ..datasets.video_files import VideoWriter
 

@@ -47,15 +47,12 @@ class Camera(str):
 def find_sources(
     inputs: Iterable[str | Path], out_dir: str | Path | None = None, clips: bool = False
 ) -> Iterator[str]:
-    """Paths of files and numbers of cameras; skips result files of earlier runs.
+    """Yield paths of files, and a `Camera` for each number that is no file.
 
     Args:
         inputs: files, folders, patterns and camera numbers.
-        out_dir: the output folder, whose results are skipped.
+        out_dir: the output folder, where results of earlier runs are skipped.
         clips: whether the model takes whole videos, and no pictures.
-
-    Yields:
-        paths, and a `Camera` for each number that is no file.
 
     Raises:
         UserError: for an input that is nothing of these, or of which nothing can be read.
@@ -135,9 +132,7 @@ def _without_results(files: Iterable[Path], own: set[Path]) -> list[Path]:
 def divide(sources: Sequence[str], clips: bool) -> tuple[list[Item], list[tuple[str, str]]]:
     """Divide sources into items, and ``(name, source)`` of videos and cameras to split into frames.
 
-    Args:
-        sources: files and cameras; a file deleted since is reported when it is read.
-        clips: whether the model takes whole videos, which are then items.
+    With `clips`, videos are items. A file deleted since is reported when it is read.
     """
     stills: list[Item] = []
     films: list[tuple[str, str]] = []
@@ -187,12 +182,7 @@ def _is_video(path: Path) -> bool:
 
 
 def frames_of(name: str, source: str, most: int | None) -> tuple[Iterator[Item], float, int | None]:
-    """The frames of a video or camera as items named ``name/000000`` and so on.
-
-    Args:
-        name: base name of the items.
-        source: path of the video, or a `Camera`.
-        most: largest number of frames; ``None``: all.
+    """The first frames, `most` of them or all, of a video or `Camera` as items ``name/000000``, ...
 
     Returns:
         the frames, frames per second, and the number of frames or ``None`` if unknown.

@@ -89,8 +89,7 @@ class _Backbone(SwinV2, BaseModule):
     def restore_base(self) -> Base | None:
         """Load the weights below the adapters as `init_cfg` says, if that is not done yet.
 
-        Returns:
-            the record of them; ``None`` if there are no adapters or `init_cfg` names no weights.
+        Returns the record of them; ``None`` without adapters, or weights in `init_cfg`.
         """
         if self.base is None:
             self._load_base([c for c in self.init_cfg if _is_pretrained(c)])

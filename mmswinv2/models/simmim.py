@@ -96,11 +96,9 @@ class NormalizedPixelLoss(nn.Module):
 
 
 def local_statistics(images: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (unbiased) around each pixel, per channel, inside the image.
+    """Mean and standard deviation (unbiased) inside the image around each pixel, per channel.
 
-    Args:
-        images: ``(B, C, H, W)``.
-        patch_size: side of the neighbourhood, odd.
+    `images` are ``(B, C, H, W)``, `patch_size` is the side of the neighbourhood, odd.
     """
 
     def share(x: Tensor) -> Tensor:

@@ -73,14 +73,10 @@ class InstanceSegTTAModel(BaseTTAModel):
 
     @torch.no_grad()
     def test_step(self, data: dict) -> list:
-        """Predict a batch of images from their views.
+        """Predict a batch of images from their views, as `mmcv.transforms.TestTimeAug` gives them.
 
-        Args:
-            data: as `mmcv.transforms.TestTimeAug` gives it: ``inputs`` and ``data_samples`` are
-                lists over views of lists over images.
-
-        Returns:
-            the first view's data samples, with ``pred_instances`` of the image.
+        ``inputs`` and ``data_samples`` are lists over views of lists over images. Returns the first
+        view's data samples, with ``pred_instances`` of the image.
         """
         views = [
             {'inputs': inputs, 'data_samples': samples}
@@ -122,8 +118,7 @@ class InstanceSegTTAModel(BaseTTAModel):
     ) -> list[tuple[Tensor, Tensor]]:
         """A view's boxes before NMS, in the image, and their scores, for each image.
 
-        Returns:
-            ``(n, k, 4)``, k = 1 or the number of classes, and ``(n, classes + 1)``.
+        They are ``(n, k, 4)``, k = 1 or the number of classes, and ``(n, classes + 1)``.
         """
         found: list[InstanceData] = []
         predict = self._head('bbox_head').predict_by_feat

@@ -117,9 +117,7 @@ def swap_backbone(cfg: Config, options: Options) -> tuple[Config, Notes]:
 def default_window(arch: str, checkpoint: str | None = None) -> int:
     """The window size of the weights that an `arch` starts from, 16 (nano: 8) if there are none.
 
-    Args:
-        arch: key of `core.VARIANTS`.
-        checkpoint: a file, address or name of weights, ``'none'``, or ``None`` for the published.
+    `checkpoint` is that of `Options`.
     """
     given = None if checkpoint in (None, 'none') else str(checkpoint)
     if given and (own := _published(given) or _published(Path(given).stem)):
@@ -132,11 +130,7 @@ def default_window(arch: str, checkpoint: str | None = None) -> int:
 
 
 def _host(cfg: Config) -> hosts.Host:
-    """The package that the config is for.
-
-    Raises:
-        UserError: if backbones of its models cannot be swapped.
-    """
+    """The package that the config is for; raises `UserError` if its backbones cannot be swapped."""
     if 'model' not in cfg or not isinstance(cfg.model, dict):
         raise UserError('the config has no model=dict(...), so there is no backbone to swap')
     scope = hosts.of(cfg).name
@@ -189,9 +183,8 @@ def _set_backbone(
 def _choose_weights(options: Options, window: int) -> tuple[dict[str, Any], str]:
     """The weights to start from.
 
-    Returns:
-        settings of the backbone (``init_cfg``, ``pretrained_window_sizes``), and where they are
-        from, in words.
+    Returns settings of the backbone (``init_cfg``, ``pretrained_window_sizes``), and in words
+    where the weights are from.
 
     Raises:
         UserError: if the file is of another size, or its windows are unknown.
@@ -304,8 +297,7 @@ def _set_optimizer(
 ) -> float | None:
     """Set AdamW with our groups of the parameters `names`.
 
-    Returns:
-        the learning rate, ``None`` if the config trains nothing.
+    Returns the learning rate, ``None`` if the config trains nothing.
     """
     wrapper, path, lr = cfg.get('optim_wrapper'), 'optim_wrapper', options.lr
     if not wrapper or 'optimizer' not in wrapper:

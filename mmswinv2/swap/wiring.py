@@ -215,8 +215,7 @@ def _skip_unused(
 ) -> list[int]:
     """Leave out maps that the first neck, `taker`, ignores: their norms would get no gradient.
 
-    Returns:
-        indices of the maps that are kept; the neck still returns `count` maps.
+    Returns the indices of the maps that are kept; the neck still returns `count` maps.
     """
     everything = list(range(len(old)))
     first = taker.cfg.get('start_level', 0) or taker.indices[0]
@@ -255,8 +254,7 @@ def _fit(
 ) -> list[int]:
     """Write the new channels, indices and strides into the parts that take maps.
 
-    Returns:
-        indices of the maps that are kept: `kept`, or if it is not given, those that a part takes.
+    Returns the indices of the maps that are kept: `kept`, or else those that a part takes.
     """
     if kept is None:
         used = {i for c in consumers for i in c.indices}
@@ -304,8 +302,7 @@ def _fit(
 def build(model: Any, device: str = 'cpu', what: str = 'the new model') -> nn.Module:
     """Build a model of a config without its pre-trained weights; `what` names it in errors.
 
-    Raises:
-        UserError: with the error of the part that cannot be built.
+    Raises `UserError` with the error of the part that cannot be built.
     """
     try:
         with torch.device(device):
@@ -334,8 +331,7 @@ def backbone_of(model: nn.Module) -> nn.Module | None:
 def predict(model: Any, host: Host, what: str = 'the new model') -> None:
     """Run a detector or segmentor on a random image; `what` names it in errors.
 
-    Raises:
-        UserError: naming the part that does not fit.
+    Raises `UserError` with the name of the part that does not fit.
     """
     model.eval()
     for module in model.modules():  # hundreds of regions, and their masks, would take a minute
