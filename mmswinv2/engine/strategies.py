@@ -2,7 +2,6 @@
 
 import glob
 import os
-import re
 import shutil
 import sys
 from collections import OrderedDict
@@ -19,7 +18,7 @@ from mmengine.device import get_device
 from mmengine.dist import barrier, get_world_size, is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.optim import BaseOptimWrapper
-from mmengine.runner.checkpoint import _load_checkpoint, load_state_dict, weights_to_cpu
+from mmengine.runner.checkpoint import _load_checkpoint, _load_checkpoint_to_model, weights_to_cpu
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -37,7 +36,6 @@ from .storage import AtomicLocalBackend
 
 # keys of an optim_wrapper that DeepSpeedStrategy accepts without translating them
 _DEEPSPEED_KEYS = {'optimizer', 'constructor', 'paramwise_cfg'}
-REVISE_KEYS = ((r'^module\.', ''),)  # mmengine's default
 
 
 @STRATEGIES.register_module()
@@ -114,20 +112,6 @@ class FSDPStrategy(DDPStrategy):
     def optim_state_dict(self) -> dict:
         """The unsharded state of the optimizer, numbered as without a strategy."""
         return self._whole[1]
-
-    def load_model_state_dict(
-        self,
-        state_dict: dict,
-        *,
-        strict: bool = False,
-        revise_keys: Sequence[tuple[str, str]] = REVISE_KEYS,
-    ) -> None:
-        """Load unsharded weights; see mmengine's."""
-        state, own = revised(state_dict, revise_keys), self.model.state_dict()
-        for key, value in state.items():
-            if key in own and own[key].shape == value.shape:
-                state[key] = shard_like(value, own[key])
-        load_state_dict(self.model, state, strict, self.logger)
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """Load an unsharded state of the optimizer."""
@@ -215,7 +199,7 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
         *,
         map_location: Any = 'cpu',
         strict: bool = False,
-        revise_keys: Sequence[tuple[str, str]] = REVISE_KEYS,
+        revise_keys: Sequence[tuple[str, str]] = ((r'^module\.', ''),),
         callback: Callable[[dict], Any] | None = None,
     ) -> dict:
         """Load weights, of any strategy; see mmengine's."""
@@ -223,9 +207,9 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
         checkpoint = _load_checkpoint(filename, map_location='cpu')
         if callback is not None:
             callback(checkpoint)
-        state = revised(checkpoint.pop('state_dict', checkpoint), revise_keys)
+        state = checkpoint.pop('state_dict', checkpoint)
         with whole_weights(self.model) as module:
-            load_state_dict(module, state, strict, self.logger)
+            _load_checkpoint_to_model(module, state, strict, self.logger, revise_keys)
         return checkpoint
 
     def resume(self, filename: str, **kwargs: Any) -> dict:
@@ -311,15 +295,6 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
         if unknown := sorted(set(cfg) - _DEEPSPEED_KEYS):
             raise UserError(f'optim_wrapper has {unknown}, which DeepSpeed has no counterpart of')
         return {'type': 'DeepSpeedOptimWrapper', **cfg}
-
-
-def revised(state: dict[str, Any], revise_keys: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """A state dict with patterns in its keys replaced, as mmengine does it."""
-    new = OrderedDict(state)
-    for pattern, replacement in revise_keys:
-        new = OrderedDict((re.sub(pattern, replacement, key), v) for key, v in new.items())
-    new._metadata = getattr(state, '_metadata', OrderedDict())  # type: ignore[attr-defined]
-    return new
 
 
 def unwrap_model(model: Any) -> nn.Module:

@@ -23,7 +23,7 @@ from mmengine.runner import checkpoint
 from torch import Tensor
 
 from ..errors import CheckpointError, UserError
-from ..files import find
+from ..files import StrPath, find
 from .host import Host
 from .patching import patch, replace
 from .pipelines import name_keys_that_steps_lack
@@ -215,7 +215,7 @@ def report_what_is_loaded() -> None:
     mmengine logs what does not fit and continues, even if nothing fits. Runners, strategies, hooks
     and inferencers all load with this function.
     """
-    from ..checkpoints.load import fit_weights
+    from ..checkpoints.load import fit_weights, shard_like
 
     @replace(checkpoint, 'load_state_dict')
     def load_state_dict(
@@ -227,7 +227,8 @@ def report_what_is_loaded() -> None:
         metadata = getattr(state_dict, '_metadata', Origin())
         path = getattr(metadata, 'path', Origin.path)
         state, report = fit_weights(module, state_dict, path)
-        state = OrderedDict(state)
+        own = module.state_dict()
+        state = OrderedDict((k, shard_like(v, own[k]) if k in own else v) for k, v in state.items())
         state._metadata = metadata  # type: ignore[attr-defined]
         try:
             original(module, state, strict, 'silent')
@@ -331,7 +332,7 @@ def config_folders(package: str) -> list[Path]:
     return [Path(place, '.mim', 'configs') for place in places]
 
 
-def find_config(name: str | os.PathLike[str]) -> Path:
+def find_config(name: StrPath) -> Path:
     """The file behind a path or a ``package::config``.
 
     Raises:
