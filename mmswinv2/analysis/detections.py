@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class _Image:
     """Ground truth and predicted boxes of one image.
 
     Attributes:
+        number: its id.
         truth: annotations without crowds.
         boxes: predicted boxes, highest score first.
         overlaps: (boxes, truth), IoU of each box with each annotation.
@@ -41,6 +42,7 @@ class _Image:
         ignored: (boxes,), whether a box is matched with a crowd.
     """
 
+    number: Any
     truth: list[dict]
     boxes: list[dict]
     overlaps: np.ndarray
@@ -50,19 +52,19 @@ class _Image:
     def from_score(self, score: float) -> _Image:
         """The same image with only the boxes of at least this score."""
         n = sum(box['score'] >= score for box in self.boxes)
-        return _Image(
-            self.truth, self.boxes[:n], self.overlaps[:n], self.owner[:n], self.ignored[:n]
-        )
+        of_boxes = ('boxes', 'overlaps', 'owner', 'ignored')
+        return replace(self, **{name: getattr(self, name)[:n] for name in of_boxes})
 
 
 @dataclass
 class _Pairs:
     """Indices of boxes and objects of an image that belong together, whatever their classes."""
 
-    pairs: list[tuple[int, int]]  # box and object
-    right: set[int]  # boxes whose object is of their class
-    extra: list[int]  # boxes without an object
-    missed: list[int]  # objects without a box
+    image: _Image
+    pairs: list[tuple[int, int]] = field(default_factory=list)  # box and object
+    right: set[int] = field(default_factory=set)  # boxes whose object is of their class
+    extra: list[int] = field(default_factory=list)  # boxes without an object
+    missed: list[int] = field(default_factory=list)  # objects without a box
 
 
 def analyse(dataset: Any, samples: Sequence[Any], path: str, score: float, most: int) -> Findings:
@@ -98,8 +100,8 @@ def analyse(dataset: Any, samples: Sequence[Any], path: str, score: float, most:
         f"{len(images)} pictures with {sum(counts)} objects. AP is COCO's; counts and "
         f'pictures are of boxes with a score of {score:g} and more',
         Table(head, rows, range(2, len(head))),
-        _confusion_matrix(images, paired, ids),
-        _worst(dataset, truth, images, paired, ids, len(columns) > 1, most),
+        _confusion_matrix(paired, ids),
+        _worst(dataset, paired, ids, truth if len(columns) > 1 else None, most),
         curves,
         _errors(truth, results, images, score),
     )
@@ -230,6 +232,7 @@ def _images(truth: Any, results: Sequence[dict], evaluation: Any) -> Iterable[_I
         overlaps = iou([b['bbox'] for b in here], [a['bbox'] for a in objects], [0] * shape[1])
         places = {a['id']: i for i, a in enumerate(objects)}
         yield _Image(
+            image['id'],
             objects,
             here,
             np.asarray(overlaps, float).reshape(shape),
@@ -309,7 +312,7 @@ def _ap50(truth: Any, results: Sequence[dict]) -> float:
 
 def _pair(image: _Image) -> _Pairs:
     """Pair boxes with objects: in order of falling score, each takes the free one it fits best."""
-    found = _Pairs([], set(), [], [])
+    found = _Pairs(image)
     free = np.ones(len(image.truth), bool)
     for i, box in enumerate(image.boxes):
         if image.ignored[i]:
@@ -329,14 +332,12 @@ def _pair(image: _Image) -> _Pairs:
     return found
 
 
-def _confusion_matrix(
-    images: Sequence[_Image], paired: Sequence[_Pairs], ids: dict[int, str]
-) -> Matrix:
+def _confusion_matrix(paired: Sequence[_Pairs], ids: dict[int, str]) -> Matrix:
     place = {number: i for i, number in enumerate(ids)}
     counts = np.zeros((len(ids) + 1, len(ids) + 1), int)
-    for image, of in zip(images, paired, strict=True):
-        truth = [place[a['category_id']] for a in image.truth]
-        found = [place[b['category_id']] for b in image.boxes]
+    for of in paired:
+        truth = [place[a['category_id']] for a in of.image.truth]
+        found = [place[b['category_id']] for b in of.image.boxes]
         for i, j in of.pairs:
             counts[truth[j], found[i]] += 1
         for i in of.extra:
@@ -347,31 +348,22 @@ def _confusion_matrix(
 
 
 def _worst(
-    dataset: Any,
-    truth: Any,
-    images: Sequence[_Image],
-    paired: Sequence[_Pairs],
-    ids: dict[int, str],
-    masks: bool,
-    most: int,
+    dataset: Any, paired: Sequence[_Pairs], ids: dict[int, str], coco: Any, most: int
 ) -> list[Example]:
     """Images with the lowest share of right boxes among all boxes and missed objects."""
     places = {dataset.get_data_info(i)['img_id']: i for i in range(len(dataset))}
     rated = []
-    for information, image, of in zip(truth.dataset['images'], images, paired, strict=True):
+    for of in paired:
         whole = len(of.pairs) + len(of.extra) + len(of.missed)
         if wrong := whole - len(of.right):
-            rated.append((len(of.right) / whole, -wrong, places[information['id']], image, of))
+            rated.append((len(of.right) / whole, -wrong, of))
     rated.sort(key=lambda item: item[:2])
-    coco = truth if masks else None
-    return [_example(dataset, place, image, of, ids, coco) for *_, place, image, of in rated[:most]]
+    return [_example(dataset, places[of.image.number], of, ids, coco) for *_, of in rated[:most]]
 
 
-def _example(
-    dataset: Any, index: int, image: _Image, of: _Pairs, ids: dict[int, str], coco: Any
-) -> Example:
+def _example(dataset: Any, index: int, of: _Pairs, ids: dict[int, str], coco: Any) -> Example:
     """A picture with its boxes, and with the outlines of its masks if `coco` is given."""
-    pixels = read_image(dataset, index)
+    image, pixels = of.image, read_image(dataset, index)
     height, width = pixels.shape[:2]
 
     def box(item: dict, kind: str, text: str) -> Box:

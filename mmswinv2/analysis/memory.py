@@ -12,8 +12,10 @@ import os
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -218,24 +220,17 @@ def _watch(
     def on_entry(module: nn.Module, args: Any) -> None:
         entered[module] = (tracker.live, len(tracker.events))
 
-    def stage_left(name: str) -> Callable[..., None]:
-        def note(module: nn.Module, args: Any, out: Any) -> None:
-            saved[name] = tracker.live - entered[module][0]
-
-        return note
+    def stage_left(name: str, module: nn.Module, args: Any, out: Any) -> None:
+        saved[name] = tracker.live - entered[module][0]
 
     def attention_left(module: nn.Module, args: Any, out: Any) -> None:
-        start = entered[module][1]
-        now = highest = 0
-        for size, _ in tracker.events[start:]:
-            now += size
-            highest = max(highest, now)
-        attention[0] = max(attention[0], highest)
+        sizes = (size for size, _ in tracker.events[entered[module][1] :])
+        attention[0] = max(attention[0], max(accumulate(sizes), default=0))
 
     entered: dict[nn.Module, tuple[int, int]] = {}
     for i, stage in enumerate(backbone.layers):
         stage.register_forward_pre_hook(on_entry)
-        stage.register_forward_hook(stage_left(f'stage {i}'))
+        stage.register_forward_hook(partial(stage_left, f'stage {i}'))
     for module in backbone.modules():
         if isinstance(module, WindowAttention):
             module.register_forward_pre_hook(on_entry)

@@ -14,6 +14,7 @@ from mmengine.utils import import_modules_from_strings
 
 from .. import hosts
 from ..errors import UserError
+from ..hosts.mmengine import config_folders
 from .figures import Figure, draw, heat_map
 from .findings import Findings
 from .predictions import examine
@@ -268,7 +269,7 @@ def _plain(cfg: Any) -> dict[str, Any]:
 
 def _recipe(name: str | None) -> Path | None:
     """The config file of this package with a given name."""
-    folders = hosts.config_folders('mmswinv2') if name else []
+    folders = config_folders('mmswinv2') if name else []
     return next((p for folder in folders for p in sorted(folder.glob(f'*/{name}'))), None)
 
 

@@ -51,11 +51,8 @@ def leave_out_base(model: nn.Module, checkpoint: dict[str, Any]) -> list[str]:
     """Remove from a checkpoint, in place, the weights that the config's pre-trained file provides.
 
     A backbone whose frozen weights have been replaced since (by a ``load_from``) is saved whole.
-
-    `checkpoint` has no ``state_dict`` where a strategy keeps the weights elsewhere.
-
-    Returns:
-        sentences on what has been done, for the log.
+    `checkpoint` has no ``state_dict`` where a strategy keeps the weights elsewhere. Returns
+    sentences on what has been done, for the log.
     """
     told, meta = [], checkpoint.setdefault('meta', {})
     for prefix, net in networks(model).items():
@@ -101,9 +98,7 @@ def add_base(
 
     The backbone loads its pre-trained weights if it has not yet. `own` is the model's state dict,
     `given` has the file's weights under the model's keys, `notes` is the file's ``meta.lora``.
-
-    Returns:
-        the completed weights, and notes for the report.
+    Returns the completed weights, and notes for the report.
 
     Raises:
         CheckpointError: if the adapters do not fit, or the weights below them are not available.

@@ -13,8 +13,7 @@ HEAD = ('head.fc.weight', 'head.fc.bias')
 def read_class_map(path: StrPath) -> list[int]:
     """Read a class map as the authors write it: line i has the file's class for our class i.
 
-    Raises:
-        CheckpointError: if a line is not a number from 0.
+    Raises `CheckpointError` if a line is not a number from 0.
     """
     classes = []
     lines = Path(path).read_text('utf-8-sig', errors='replace').splitlines() or ['']

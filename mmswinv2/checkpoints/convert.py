@@ -280,11 +280,9 @@ def pretrained_windows(tables: Mapping[int, Tensor]) -> Windows:
 
 
 def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The architecture of weights under our keys: ``arch`` as a dict, with its name if it has one.
+    """The architecture of weights under our keys, as a dict of the attributes of `Variant`.
 
-    Returns:
-        ``embed_dims``, ``depths``, ``num_heads``, ``extra_norm_every``, and ``name`` if it is one
-        of `core.VARIANTS`.
+    It has a ``name`` too if it is one of `core.VARIANTS`.
     """
     depths: list[int] = []
     heads: list[int] = []

@@ -123,8 +123,7 @@ def cache_path(url: str) -> Path:
 def fetch_together(source: StrPath) -> Path:
     """As `fetch`, with one download per machine. For what is no path, call it on every rank.
 
-    Raises:
-        CheckpointError: see `fetch`; on every rank, if one has failed.
+    If it has failed on one rank, every rank raises `CheckpointError`.
     """
     group = torch.distributed
     if isinstance(_locate(source), str) and group.is_available() and group.is_initialized():

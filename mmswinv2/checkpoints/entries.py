@@ -34,8 +34,7 @@ def of_file(path: StrPath) -> Iterator[None]:
 def plain_keys(state: State, own: Container[str] = ()) -> State:
     """Weights under the keys that they had before torch wrapped their modules, but for `own` keys.
 
-    Raises:
-        CheckpointError: if the weights have adapters of peft beside them.
+    Raises `CheckpointError` if the weights have adapters of peft beside them.
     """
     if odd := [key for key in state if key not in own and _PEFT.match(key)]:
         raise CheckpointError(
@@ -84,8 +83,7 @@ def unwrap(checkpoint: Any, key: str | None = None, kinds: Iterable[type] = ()) 
 def open_entry(checkpoint: Any, key: str | None = None) -> Any:
     """The innermost dict of a checkpoint that holds its weights; see `unwrap`.
 
-    Raises:
-        CheckpointError: if there is no such entry, or its keys are not strings.
+    Raises `CheckpointError` if there is no such entry, or its keys are not strings.
     """
     if key is not None:
         if not isinstance(checkpoint, Mapping) or not holds_weights(checkpoint.get(key)):

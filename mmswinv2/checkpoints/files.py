@@ -71,10 +71,9 @@ _FORMS: Forms = {
 
 
 def check_forms(found: Any, forms: Forms, words: str) -> None:
-    """Check entries of what was read; names in `forms` have dots for nested dicts.
+    """Raise `CheckpointError` if an entry of what was read is of another form.
 
-    Raises:
-        CheckpointError: if an entry is of another form.
+    Names in `forms` have dots for nested dicts.
     """
     for name, (is_right, form) in forms.items():
         value = found

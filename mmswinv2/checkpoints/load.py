@@ -297,11 +297,9 @@ def _is_backbone(key: str) -> bool:
 
 
 def unshard(value: Any, keep: bool = True) -> Any:
-    """Join a tensor that is sharded over ranks, on the CPU. Collective: call on every rank.
+    """Join a tensor that is sharded over ranks, on the CPU; other values are returned as they are.
 
-    Args:
-        value: a `DTensor`; anything else is returned as it is.
-        keep: ranks with ``keep=False`` get an empty tensor.
+    Collective: call on every rank. Ranks with ``keep=False`` get an empty tensor.
     """
     if not isinstance(value, DTensor):
         return value

@@ -59,8 +59,7 @@ _LOCK = threading.RLock()  # torch has one list of safe globals for all threads
 def load_without_code(file: Any, map_location: Any, mmap: bool = False) -> Any:
     """`torch.load` for tensors, and for the other types in mmengine's checkpoints.
 
-    Raises:
-        pickle.UnpicklingError: if the file asks for anything else, or holds arrays of objects.
+    Raises `pickle.UnpicklingError` for anything else, and for arrays of objects.
     """
     own, torch_list = harmless_globals(), torch.serialization
     names = {name for _, name in own}
@@ -190,8 +189,7 @@ def read_pickle(path: StrPath) -> Any:
     """Read predictions that a tool has pickled: numbers, text, arrays and tensors.
 
     Raises:
-        CheckpointError: if the file is missing, cut short, or holds anything else, as that may run
-            code.
+        CheckpointError: if the file is missing, cut short, or holds more, as that may run code.
     """
     path = Path(path)
     if not path.is_file():
@@ -201,12 +199,9 @@ def read_pickle(path: StrPath) -> Any:
 
 
 def unpickle(file: IO[bytes], name: str | Path = 'a pickle', encoding: str = 'ASCII') -> Any:
-    """Read a pickle of numbers, text, arrays, tensors and mmengine's ``InstanceData``.
+    """Read an open pickle of numbers, text, arrays, tensors and mmengine's ``InstanceData``.
 
-    Args:
-        file: open, for bytes.
-        name: of the file, for messages.
-        encoding: encoding of strings that Python 2 pickled.
+    `name` is for messages, `encoding` that of strings that Python 2 pickled.
 
     Raises:
         CheckpointError: see `read_pickle`.
@@ -299,13 +294,10 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 def harmless_globals(names: Iterable[str] = _HARMLESS) -> list[Any]:
-    """The globals that `torch.serialization` has to allow for mmengine's checkpoints.
+    """What `torch.serialization` has to allow for mmengine's checkpoints.
 
-    Args:
-        names: classes and functions with their modules; those not installed are left out.
-
-    Returns:
-        pairs of an object and the name that files have for it.
+    Returns pairs of an object and the name that files have for it. Of `names`, classes and
+    functions with their modules, those not installed are left out.
     """
     found: list[tuple[Any, str]] = [
         (_attribute, 'builtins.getattr'),

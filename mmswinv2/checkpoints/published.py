@@ -64,11 +64,7 @@ PUBLISHED = {
 
 
 def published_weights(name: str) -> PublishedWeights:
-    """Look up weights by name.
-
-    Raises:
-        CheckpointError: if there are none of that name; the message has the closest names.
-    """
+    """Look up weights by name; if there are none, `CheckpointError` has the closest names."""
     if name not in PUBLISHED:
         hint = nearest(name, PUBLISHED) or f'; there are {", ".join(PUBLISHED)}'
         raise CheckpointError(f'{name} is neither a file nor the name of published weights{hint}')

@@ -46,9 +46,8 @@ class VideoDataset(MMActionVideoDataset):
     def load_data_list(self) -> list[dict]:
         """Read the list.
 
-        Raises:
-            UserError: with file and line, if a line has another form, a label is no class, a
-                video has different labels on two lines, or the text is not UTF-8.
+        Raises `UserError` with file and line, if a line has another form, a label is no class, a
+        video has different labels on two lines, or the text is not UTF-8.
         """
         if self.multi_class and self.num_classes is None:
             raise UserError(f'{self.ann_file}: a data set with multi_class=True needs num_classes')

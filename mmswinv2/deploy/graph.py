@@ -264,12 +264,8 @@ def _try_smaller(program: Any, example: Mapping[str, Tensor], sizes: Mapping[str
 @contextlib.contextmanager
 def quiet(*names: str) -> Any:
     """Context in which the named loggers log only errors."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
+    with contextlib.ExitStack() as stack:
+        for logger in map(logging.getLogger, names):
+            stack.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.ERROR)
         yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

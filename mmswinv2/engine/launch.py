@@ -32,13 +32,7 @@ from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook, no_batch
 from .repeatable import RepeatableHook
 from .resume import follow_config
 from .scores import ScoresHook
-from .storage import (
-    check_shared,
-    enter,
-    look_at_checkpoint,
-    restarts,
-    use_whole_files,
-)
+from .storage import check_shared, enter, look_at_checkpoint, restarts, use_whole_files
 from .strategies import unwrap_model
 
 COMMAND = 'command: '  # begins a line of the log, which `mmswinv2 report` reads
@@ -58,8 +52,7 @@ _STARTERS = {
 def load_config(args: Namespace) -> Config:
     """Read ``args.config`` and apply the common arguments to it.
 
-    Raises:
-        UserError: if the config does not exist or the work dir cannot be written.
+    Raises `UserError` if it does not exist or the work dir cannot be written.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     processes = os.environ.get('WORLD_SIZE', '1')
@@ -109,14 +102,9 @@ def config_with_options(config: StrPath | Config, options: dict[str, Any] | None
 
 
 def read_config(path: StrPath, **options: Any) -> Config:
-    """Read a config.
+    """Read a config, a file or a name such as ``mmdet::fcos/fcos_r50...py``, by `Config.fromfile`.
 
-    Args:
-        path: the file, or a name such as ``mmdet::fcos/fcos_r50...py``.
-        options: keyword arguments of `Config.fromfile`.
-
-    Raises:
-        UserError: if the file does not exist, is not a config or has a syntax error.
+    Raises `UserError` if there is no such file, or it is not a config or has a syntax error.
     """
     file = hosts.find_config(path)
     if file.suffix not in ('.py', '.yml', '.yaml', '.json'):
@@ -331,8 +319,7 @@ def compile_features(model: Any, options: dict[str, Any]) -> None:
 def set_mixed_precision(cfg: Config, dtype: str) -> None:
     """Train with automatic mixed precision: float16, whose losses are scaled, or bfloat16.
 
-    Raises:
-        UserError: if the config leaves precision to a strategy, or no GPU supports `dtype`.
+    Raises `UserError` if the config leaves precision to a strategy, or no GPU supports `dtype`.
     """
     wrappers = [cfg.optim_wrapper]
     if 'optimizer' not in cfg.optim_wrapper:  # one for each of several optimizers
@@ -366,10 +353,7 @@ def set_mixed_precision(cfg: Config, dtype: str) -> None:
 def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:
     """Call ``runner.train`` or ``runner.test`` and end the processes of a distributed run together.
 
-    A process that exits early would abort the others.
-
-    Raises:
-        UserError: if a data set turns out to be empty.
+    A process that exits early would abort the others. Raises `UserError` if a data set is empty.
     """
     try:
         work()

@@ -16,6 +16,7 @@ from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop
 
 from .. import hosts
+from ..hosts.host import wrapped_datasets
 from ..log import warn
 from ..registry import HOOKS
 from .resume import check_shapes, leave_averages, named
@@ -233,7 +234,7 @@ def _keep_draws(dataset: Any) -> None:
     """Let wrappers that look an index up in a list, as ClassBalancedDataset, keep its seed."""
     if hasattr(dataset, 'repeat_indices'):
         dataset.repeat_indices = _Places(dataset.repeat_indices)
-    for inner in hosts.wrapped_datasets(dataset):
+    for inner in wrapped_datasets(dataset):
         _keep_draws(inner)
 
 

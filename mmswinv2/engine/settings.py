@@ -74,8 +74,7 @@ def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> No
 def set_class_map(cfg: Config, path: str) -> None:
     """Let LoadCheckpointHook choose classes of its checkpoint by a file.
 
-    Raises:
-        UserError: if the config has no such hook, or the file cannot be read.
+    Raises `UserError` if the config has no such hook, or the file cannot be read.
     """
     hooks = [h for h in cfg.get('custom_hooks') or () if hosts.type_name(h) == 'LoadCheckpointHook']
     if not hooks:
@@ -88,11 +87,7 @@ def set_class_map(cfg: Config, path: str) -> None:
 
 
 def set_lora(cfg: Config, rank: int) -> None:
-    """Train adapters of this rank in the backbone.
-
-    Raises:
-        UserError: if the backbone is not one of this package.
-    """
+    """Train adapters of this rank in the backbone; raises `UserError` if that is not ours."""
     if (backbone := hosts.own_backbone(cfg.get('model') or {})) is None:
         raise UserError('--lora: the model of this config has no backbone of mmswinv2')
     backbone.lora = {**(backbone.get('lora') or {}), 'rank': rank}
@@ -101,8 +96,7 @@ def set_lora(cfg: Config, rank: int) -> None:
 def set_visualization(cfg: Config, show: bool, folder: str | None, wait_time: float) -> None:
     """Draw the predictions of a test, in a window or a folder inside the work dir.
 
-    Raises:
-        UserError: if the config has nothing that draws.
+    Raises `UserError` if the config has nothing that draws.
     """
     host = hosts.of(cfg)
     hook = (cfg.get('default_hooks') or {}).get('visualization')
@@ -125,8 +119,7 @@ def set_visualization(cfg: Config, show: bool, folder: str | None, wait_time: fl
 def set_out(cfg: Config, out: str) -> None:
     """Write the predictions of a test: a ``.pkl`` file, or a segmentor's folder of label maps.
 
-    Raises:
-        UserError: if the config has several test sets or no metric, or `out` cannot be written.
+    Raises `UserError` if the config has several test sets or no metric, or `out` cannot be written.
     """
     host = hosts.of(cfg)
     evaluators = hosts.as_list(cfg.test_evaluator)
@@ -154,8 +147,7 @@ def set_out(cfg: Config, out: str) -> None:
 def set_format_only(cfg: Config, out: str | None) -> None:
     """Write a segmentor's label maps alone, and take out all that needs annotations.
 
-    Raises:
-        UserError: if the model is no segmentor, or there is no folder to write to.
+    Raises `UserError` if the model is no segmentor, or there is no folder to write to.
     """
     if hosts.of(cfg).dump_metric is not None or not out:
         raise UserError('--format-only is for segmentors, and needs --out FOLDER')

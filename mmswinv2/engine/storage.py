@@ -193,8 +193,7 @@ def remove_half_written(work_dir: StrPath) -> None:
 def last_good_checkpoint(work_dir: StrPath) -> Path | None:
     """The checkpoint to resume from: the one in ``last_checkpoint``, else the newest whole one.
 
-    Returns:
-        its path, or ``None`` if the folder has none.
+    ``None`` if the folder has none.
     """
     folder = Path(work_dir)
     note = folder / 'last_checkpoint'
@@ -223,8 +222,7 @@ def last_good_checkpoint(work_dir: StrPath) -> Path | None:
 def _age(path: Path) -> tuple[Any, ...]:
     """Orders whole checkpoints by what they say themselves: a copy of an old one is a new file.
 
-    Raises:
-        CheckpointError: if it cannot be read.
+    Raises `CheckpointError` if it cannot be read.
     """
     checkpoint = check_deepspeed_folder(path) if path.is_dir() else read_checkpoint(path, mmap=True)
     meta = checkpoint.get('meta')
@@ -240,10 +238,8 @@ def _age(path: Path) -> tuple[Any, ...]:
 def set_resume(cfg: Config, resume: str | None) -> None:
     """Turn ``--resume [auto|PATH]`` into mmengine's settings; a folder stands for its latest file.
 
-    A run that torchrun has started again goes on from its own last checkpoint.
-
-    Raises:
-        UserError: if there is nothing to resume.
+    A run that torchrun has started again goes on from its own last checkpoint. Raises `UserError`
+    if there is nothing to resume.
     """
     started = Path(cfg.work_dir, _STARTED)
     if restarts():

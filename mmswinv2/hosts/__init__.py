@@ -22,19 +22,17 @@ from .host import (
     dicts_in,
     dtype_name,
     inner_datasets,
-    join_path,
     loads_as_stored,
     own_backbone,
     testing_pipeline,
     training_pipeline,
     type_name,
     without_annotations,
-    wrapped_datasets,
 )
 from .mmaction import MMAction
 from .mmdet import MMDet
 from .mmdet_patches import outline_masks
-from .mmengine import MMEngine, config_folders, find_config
+from .mmengine import MMEngine, find_config
 from .mmpretrain import MMPretrain
 from .mmseg import MMSeg
 from .patching import Patch
@@ -52,14 +50,12 @@ __all__ = [
     'check_data',
     'check_dataset',
     'check_evaluator',
-    'config_folders',
     'dicts_in',
     'dtype_name',
     'explain_empty_data',
     'find_config',
     'inner_datasets',
     'input_size',
-    'join_path',
     'loads_as_stored',
     'not_packed',
     'of',
@@ -72,7 +68,6 @@ __all__ = [
     'use_registries',
     'watch_strides',
     'without_annotations',
-    'wrapped_datasets',
 ]
 
 # in the order in which they are asked whether a data set is theirs

@@ -13,7 +13,8 @@ from mmengine.config import Config
 from .. import hosts
 from ..errors import UserError
 from ..files import write_atomically
-from ..hosts import dicts_in, find_config, join_path
+from ..hosts import dicts_in, find_config
+from ..hosts.host import join_path
 
 
 def read_config(name: str) -> Config:

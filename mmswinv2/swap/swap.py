@@ -15,7 +15,8 @@ from ..checkpoints.adapters import networks
 from ..checkpoints.published import PublishedWeights, find_published
 from ..core import get_variant
 from ..errors import UserError
-from ..hosts import dicts_in, join_path
+from ..hosts import dicts_in
+from ..hosts.host import join_path
 from .config import Notes, inits_of
 from .wiring import backbone_of, build, find_owner, predict, rewire
 
