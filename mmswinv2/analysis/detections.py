@@ -31,23 +31,14 @@ KINDS = {  # kind of error: what it means
 
 @dataclass
 class _Image:
-    """Ground truth and predicted boxes of one image.
+    """Ground truth and predicted boxes of one image."""
 
-    Attributes:
-        number: its id.
-        truth: annotations without crowds.
-        boxes: predicted boxes, highest score first.
-        overlaps: (boxes, truth), IoU of each box with each annotation.
-        owner: (boxes,), index of the annotation that a box is matched with, or -1.
-        ignored: (boxes,), whether a box is matched with a crowd.
-    """
-
-    number: Any
-    truth: list[dict]
-    boxes: list[dict]
-    overlaps: np.ndarray
-    owner: np.ndarray
-    ignored: np.ndarray
+    number: Any  # its id
+    truth: list[dict]  # annotations without crowds
+    boxes: list[dict]  # predicted boxes, highest score first
+    overlaps: np.ndarray  # (boxes, truth), IoU of each box with each annotation
+    owner: np.ndarray  # (boxes,), index of the annotation that a box is matched with, or -1
+    ignored: np.ndarray  # (boxes,), whether a box is matched with a crowd
 
     def from_score(self, score: float) -> _Image:
         """The same image with only the boxes of at least this score."""

@@ -20,16 +20,11 @@ _LARGEST = 1e30  # values beyond this, such as of a diverged loss, are not drawn
 
 @dataclass
 class Figure:
-    """A picture of curves; its title and legend are HTML, which shows all scripts and is escaped.
-
-    Attributes:
-        data: the picture, a data URI.
-        legend: name and color of each curve.
-    """
+    """A picture of curves; title and legend are HTML, which shows all scripts and is escaped."""
 
     title: str
-    data: str
-    legend: list[tuple[str, str]]
+    data: str  # the picture, a data URI
+    legend: list[tuple[str, str]]  # name and color of each curve
 
 
 def check_ending(path: str) -> None:

@@ -92,24 +92,16 @@ class Example:
 
 @dataclass
 class Findings:
-    """Results of the analysis of a file of predictions.
+    """Results of the analysis of a file of predictions."""
 
-    Attributes:
-        words: what was analyzed, and how.
-        classes: scores of every class.
-        matrix: the confusion matrix.
-        examples: the worst pictures, the worst first.
-        precision: for detectors, precision at recall 0, 0.01, ..., 1 by name of a curve.
-        errors: for detectors, the kinds of errors.
-        colours: for segmentors, names of classes and their colors in the pictures.
-    """
-
-    words: str
-    classes: Table
+    words: str  # what was analyzed, and how
+    classes: Table  # scores of every class
     matrix: Matrix
-    examples: list[Example]
+    examples: list[Example]  # the worst pictures, the worst first
+    # of detectors: precision at recall 0, 0.01, ..., 1 by name of a curve; the kinds of errors
     precision: dict[str, np.ndarray] = field(default_factory=dict)
     errors: Table | None = None
+    # of segmentors: names of classes and their colors in the pictures
     colours: list[tuple[str, str]] = field(default_factory=list)
 
 

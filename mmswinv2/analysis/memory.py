@@ -44,27 +44,17 @@ _MEASURE = f'import sys; from {__name__} import _measure; _measure(*sys.argv[1:]
 
 @dataclass
 class Estimate:
-    """Bytes on one GPU at the memory peak of a training step.
+    """Bytes on one GPU at the memory peak of a training step."""
 
-    Attributes:
-        parameters: weights that stay on the GPU, and their averages.
-        gradients: gradients at the peak.
-        optimizer: its state, and DeepSpeed's own copy of the weights.
-        buffers: communication buffers of the strategy, and weights gathered temporarily.
-        activations: all other memory at the peak.
-        saved: bytes that each part keeps for backward, at the end of its forward pass.
-        attention: peak of one attention layer without its input, in a forward pass.
-        count: number of parameters.
-    """
-
-    parameters: int
+    parameters: int  #: weights that stay on the GPU, and their averages
     gradients: int
-    optimizer: int
-    buffers: int
-    activations: int
+    optimizer: int  #: its state, and DeepSpeed's own copy of the weights
+    buffers: int  #: communication buffers of the strategy, and weights gathered temporarily
+    activations: int  #: all other memory at the peak
+    #: bytes that each part keeps for backward, at the end of its forward pass
     saved: dict[str, int] = field(default_factory=dict)
-    attention: int = 0
-    count: int = 0
+    attention: int = 0  #: peak of one attention layer without its input, in a forward pass
+    count: int = 0  #: number of parameters
 
     @property
     def total(self) -> int:
@@ -74,35 +64,20 @@ class Estimate:
 
 @dataclass
 class TrainingStep:
-    """Memory of one training step over time.
+    """Memory of one training step over time, in bytes, and numbers of parameters."""
 
-    Attributes:
-        gradients: bytes of gradients over time.
-        others: bytes of all else over time, without weights and the optimizer's state.
-        saved: see `Estimate`.
-        attention: see `Estimate`.
-        trained: number of parameters that are trained.
-        frozen: number of frozen parameters.
-        largest: number of parameters of the largest block.
-        outside: number of parameters outside the blocks.
-        half: whether it ran under autocast.
-        states: number of values that the optimizer keeps for each weight, such as 2 for AdamW.
-        averages: whether averages of all weights are kept, as by EMAHook.
-        accumulates: whether gradients are kept from step to step (``accumulative_counts``).
-    """
-
-    gradients: list[int]
-    others: list[int]
-    saved: dict[str, int]
-    attention: int
-    trained: int
-    frozen: int
-    largest: int
-    outside: int
-    half: bool = False
-    states: float = 2
-    averages: bool = False
-    accumulates: bool = False
+    gradients: list[int]  #: gradients over time
+    others: list[int]  #: all else over time, without weights and the optimizer's state
+    saved: dict[str, int]  #: see `Estimate`
+    attention: int  #: see `Estimate`
+    trained: int  #: number of parameters that are trained
+    frozen: int  #: number of frozen parameters
+    largest: int  #: number of parameters of the largest block
+    outside: int  #: number of parameters outside the blocks
+    half: bool = False  #: whether it ran under autocast
+    states: float = 2  #: values that the optimizer keeps for each weight, 2 for AdamW
+    averages: bool = False  #: whether averages of all weights are kept, as by EMAHook
+    accumulates: bool = False  #: whether gradients are kept from step to step
 
     def estimate(
         self, strategy: str = 'ddp', gpus: int = 1, bucket: int = BUCKET, foreach: bool = True

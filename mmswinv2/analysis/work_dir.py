@@ -25,19 +25,12 @@ _LOG_CHARACTERS = 2**20  # covers header and config of a log, which may be huge
 
 @dataclass
 class Run:
-    """One run of a tool in a work dir, logged in a folder named by its start time.
+    """One run of a tool in a work dir, logged in a folder named by its start time."""
 
-    Attributes:
-        folder: WORK_DIR/TIME.
-        training: log entries of training, in order.
-        validation: log entries of validation, each with its training step.
-        broken: number of log lines that cannot be read, such as after a run was killed.
-    """
-
-    folder: Path
-    training: list[dict[str, Any]] = field(default_factory=list)
-    validation: list[dict[str, Any]] = field(default_factory=list)
-    broken: int = 0
+    folder: Path  # WORK_DIR/TIME
+    training: list[dict[str, Any]] = field(default_factory=list)  # entries of the log, in order
+    validation: list[dict[str, Any]] = field(default_factory=list)  # each with its training step
+    broken: int = 0  # number of log lines that cannot be read, such as after a run was killed
 
     @property
     def steps(self) -> list[dict[str, Any]]:
@@ -132,15 +125,10 @@ class Run:
 
 @dataclass
 class WorkDir:
-    """The runs of a work dir.
-
-    Attributes:
-        folder: the work dir.
-        runs: runs by start time, from the last training that did not resume an earlier one.
-    """
+    """The runs of a work dir."""
 
     folder: Path
-    runs: list[Run]
+    runs: list[Run]  # by start time, from the last training that did not resume an earlier one
 
     @property
     def trainings(self) -> list[Run]:

@@ -19,17 +19,11 @@ _SAMPLE = 16  # leading numbers of each tensor that enter the check sum
 
 @dataclass(frozen=True)
 class Base:
-    """The frozen weights of a backbone, as a file of pre-trained weights gave them.
+    """The frozen weights of a backbone, as a file of pre-trained weights gave them."""
 
-    Attributes:
-        keys: their names in the backbone.
-        mark: check sum that identifies the weights, see `mark`.
-        source: the file, address or name.
-    """
-
-    keys: frozenset[str]
-    mark: int
-    source: str
+    keys: frozenset[str]  #: their names in the backbone
+    mark: int  #: check sum that identifies the weights, see `mark`
+    source: str  #: the file, address or name
 
 
 def mark(state: Mapping[str, Tensor], keys: Iterable[str], prefix: str = '') -> int:

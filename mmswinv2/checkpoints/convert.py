@@ -27,28 +27,16 @@ _LARGEST_TABLE = 2**24  # numbers
 
 @dataclass(frozen=True)
 class Converted:
-    """Weights under our keys.
+    """Weights under our keys."""
 
-    Attributes:
-        format: key of `FORMATS`.
-        prefix: what preceded the network's keys in the file.
-        state: the backbone's weights.
-        heads: weights of a classifier or SimMIM beside the backbone, under mmpretrain's names.
-        left_out: keys of the file that are not in `state` (buffers that follow from the window do
-            not count).
-        unknown: those of `left_out` that are not in `heads` either.
-        windows: the pre-trained windows, per stage as far as they are known.
-        notes: further notes for the report.
-    """
-
-    format: str
-    prefix: str
-    state: State
-    heads: State
-    left_out: list[str]
-    unknown: list[str]
-    windows: Windows
-    notes: list[str] = field(default_factory=list)
+    format: str  #: key of `FORMATS`
+    prefix: str  #: what preceded the network's keys in the file
+    state: State  #: the backbone's weights
+    heads: State  #: of a classifier or SimMIM beside the backbone, under mmpretrain's names
+    left_out: list[str]  #: keys not in `state`; buffers that follow from the window do not count
+    unknown: list[str]  #: those of `left_out` that are not in `heads` either
+    windows: Windows  #: the pre-trained windows, per stage as far as they are known
+    notes: list[str] = field(default_factory=list)  #: further notes for the report
 
 
 def convert_file(

@@ -33,23 +33,14 @@ def unwrapped(key: str) -> str:
 
 @dataclass(frozen=True)
 class Format:
-    """One way of naming SwinV2's weights.
+    """One way of naming SwinV2's weights."""
 
-    Attributes:
-        title: for reports.
-        anchor: the key of the patch projection; what precedes it in a file is the prefix.
-        marker: a pattern that some key must match, to tell formats with equal anchors apart.
-        rules: see `Rule`; the first that matches a key counts.
-        prepare: changes tensors and keys before the rules are applied.
-        absent: a pattern that no key may match.
-    """
-
-    title: str
-    anchor: str
-    marker: str
-    rules: list[Rule]
-    prepare: Callable[[State], State] = dict
-    absent: str = '(?!)'  # matches nothing
+    title: str  #: for reports
+    anchor: str  #: the key of the patch projection; what precedes it in a file is the prefix
+    marker: str  #: a pattern that some key must match, to tell formats with equal anchors apart
+    rules: list[Rule]  #: the first that matches a key counts
+    prepare: Callable[[State], State] = dict  #: before the rules, changes tensors and keys
+    absent: str = '(?!)'  #: a pattern that no key may match; this one matches nothing
 
 
 def _join_qkv(state: State) -> State:

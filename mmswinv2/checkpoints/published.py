@@ -7,24 +7,15 @@ from ..errors import CheckpointError, nearest
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """One released file.
-
-    Attributes:
-        url: address.
-        arch: key of `core.VARIANTS`.
-        window: window size of the last training, in tokens.
-        image_size: side of the images of the last training, in pixels.
-        pretrained_windows: window size of the first training per stage, which is what
-            ``pretrained_window_sizes`` has to be.
-        sha256: first digits of the file's SHA-256, empty where they are not published.
-    """
+    """One released file."""
 
     url: str
-    arch: str
-    window: int
-    image_size: int
+    arch: str  #: key of `core.VARIANTS`
+    window: int  #: window size of the last training, in tokens
+    image_size: int  #: side of the images of the last training, in pixels
+    #: window size of the first training per stage, which ``pretrained_window_sizes`` has to be
     pretrained_windows: tuple[int, ...]
-    sha256: str = ''
+    sha256: str = ''  #: first digits of the file's SHA-256, empty where they are not published
 
 
 _AUTHORS = 'https://github.com/SwinTransformer/storage/releases/download/v2.0.0/'

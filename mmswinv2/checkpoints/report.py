@@ -16,38 +16,22 @@ _LEAST = 0.05  # share of a model's keys that have to be in a file
 
 @dataclass
 class LoadReport:
-    """Which keys of a model and of a file match, and which weights were loaded.
+    """Which keys of a model and of a file match, and which weights were loaded."""
 
-    Attributes:
-        path: the file.
-        loaded: keys that are in both, with equal shapes.
-        missing: keys of the model that the file lacks.
-        unexpected: keys of the file that the model lacks.
-        mismatched: keys whose shapes differ, with both shapes.
-        new: keys of the model that are to keep their initialisation.
-        unused: keys of the file for parts that are not to be loaded.
-        format: key of `FORMATS`, empty for a file of the model itself.
-        prefix: what preceded the backbone's keys in the file.
-        windows: the pre-trained windows of the file, per stage as far as they are known.
-        assumed: the pre-trained windows of the model.
-        inflated: whether weights of an image network were given a time axis.
-        notes: further notes on the file.
-        meta: the entry ``meta`` of a file of a whole model.
-    """
-
-    path: Path
-    loaded: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    mismatched: list[str] = field(default_factory=list)
-    new: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-    format: str = ''
-    prefix: str = ''
-    windows: Windows = field(default_factory=dict)
-    assumed: list[int | tuple[int, ...]] = field(default_factory=list)
-    inflated: bool = False
-    notes: list[str] = field(default_factory=list)
+    path: Path  #: the file
+    loaded: list[str] = field(default_factory=list)  #: keys in both, with equal shapes
+    missing: list[str] = field(default_factory=list)  #: keys of the model that the file lacks
+    unexpected: list[str] = field(default_factory=list)  #: keys of the file that the model lacks
+    mismatched: list[str] = field(default_factory=list)  #: keys with both shapes, which differ
+    new: list[str] = field(default_factory=list)  #: keys that are to keep their initialisation
+    unused: list[str] = field(default_factory=list)  #: of the file, for parts not to be loaded
+    format: str = ''  #: key of `FORMATS`, empty for a file of the model itself
+    prefix: str = ''  #: what preceded the backbone's keys in the file
+    windows: Windows = field(default_factory=dict)  #: pre-trained ones of the file, if known
+    assumed: list[int | tuple[int, ...]] = field(default_factory=list)  #: those of the model
+    inflated: bool = False  #: whether weights of an image network were given a time axis
+    notes: list[str] = field(default_factory=list)  #: further notes on the file
+    #: the entry ``meta`` of a file of a whole model
     meta: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:

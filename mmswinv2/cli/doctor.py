@@ -41,20 +41,13 @@ _HOSTS = {
 
 @dataclass
 class Finding:
-    """One line of the report.
+    """One line of the report."""
 
-    Attributes:
-        name: what was checked.
-        state: `OK`, `NOTE` (works, with a limitation), `ABSENT` (not installed and not needed) or
-            `BROKEN`.
-        text: what was found.
-        remedy: the command or step that repairs it.
-    """
-
-    name: str
+    name: str  # what was checked
+    # `OK`, `NOTE` (works, with a limitation), `ABSENT` (not installed and not needed) or `BROKEN`
     state: str
-    text: str
-    remedy: str = ''
+    text: str  # what was found
+    remedy: str = ''  # the command or step that repairs it
 
 
 def _installed(names: Sequence[str]) -> dict[str, str]:

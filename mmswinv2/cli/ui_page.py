@@ -25,23 +25,14 @@ _BEYOND_PILLOW = ('.npy', '.tif', '.tiff')  # formats that our loaders may read 
 
 @dataclass
 class Shown:
-    """What the page shows for a result.
+    """What the page shows for a result."""
 
-    Attributes:
-        summary: a line of HTML.
-        results: path of the file to download.
-        picture: path of the drawn picture.
-        film: path of the drawn video.
-        scores: scores of the best classes, by name.
-        table: table of boxes or classes in HTML.
-    """
-
-    summary: str
-    results: str
-    picture: str | None = None
-    film: str | None = None
-    scores: dict[str, float] = field(default_factory=dict)
-    table: str = ''
+    summary: str  # a line of HTML
+    results: str  # path of the file to download
+    picture: str | None = None  # path of the drawn picture
+    film: str | None = None  # path of the drawn video
+    scores: dict[str, float] = field(default_factory=dict)  # of the best classes, by name
+    table: str = ''  # of boxes or classes, in HTML
 
 
 class Page:

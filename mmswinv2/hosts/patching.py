@@ -27,21 +27,13 @@ _MARK = '_mmswinv2_patch'
 
 @dataclass(frozen=True)
 class Patch:
-    """A repair of a package, for the versions of it that need one; see `patch`.
+    """A repair of a package, for the versions of it that need one; see `patch`."""
 
-    Attributes:
-        name: what works with the patch and did not work before.
-        package: import name of the package.
-        versions: the versions to patch, such as ``'<0.10.8'``.
-        change: makes the change; called again, it must change nothing.
-        condition: what else must hold of the environment.
-    """
-
-    name: str
-    package: str
-    versions: str
-    change: Callable[[], None]
-    condition: Callable[[], bool]
+    name: str  #: what works with the patch and did not work before
+    package: str  #: import name of the package
+    versions: str  #: the versions to patch, such as ``'<0.10.8'``
+    change: Callable[[], None]  #: makes the change; called again, it must change nothing
+    condition: Callable[[], bool]  #: what else must hold of the environment
 
     def needed(self) -> bool:
         """Whether the installed version needs the patch."""

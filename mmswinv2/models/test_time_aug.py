@@ -300,17 +300,11 @@ def _replaced(head: Any, predict_by_feat: Callable) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class View:
-    """How a view came from its image: scaled, then flipped.
+    """How a view came from its image: scaled, then flipped, then padded."""
 
-    Attributes:
-        scale: x and y factor.
-        size: height and width of the scaled image; padding, which follows the flip, not counted.
-        axes: axes of an ``(..., H, W)`` map along which it is flipped.
-    """
-
-    scale: tuple[float, float]
-    size: tuple[int, int]
-    axes: tuple[int, ...]
+    scale: tuple[float, float]  #: x and y factor
+    size: tuple[int, int]  #: height and width of the scaled image, without padding
+    axes: tuple[int, ...]  #: axes of an ``(..., H, W)`` map along which it is flipped
 
     @classmethod
     def of(cls, meta: Mapping[str, Any]) -> View:

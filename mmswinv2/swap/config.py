@@ -42,15 +42,10 @@ def read_config(name: str) -> Config:
 
 @dataclass
 class Notes:
-    """Sentences for the terminal and for the head of the new config.
+    """Sentences for the terminal and for the head of the new config."""
 
-    Attributes:
-        changed: what was changed, and why.
-        judge: what is left to the user's judgment.
-    """
-
-    changed: list[str] = field(default_factory=list)
-    judge: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)  #: what was changed, and why
+    judge: list[str] = field(default_factory=list)  #: what is left to the user's judgment
 
     def set(self, node: Any, path: str, why: str, **values: Any) -> None:
         """Set entries of the node at `path`, and note those that change."""

@@ -45,28 +45,18 @@ _IMPLIED = {'norm_decay_mult', 'bias_decay_mult', 'flat_decay_mult', 'bypass_dup
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asks for.
+    """What the user asks for."""
 
-    Attributes:
-        arch: a name of `core.VARIANTS`.
-        window: window size; ``None``: that of the weights.
-        checkpoint: a file, address or name of weights, ``'none'``, or ``None`` for the published
-            ones of `arch` and `window`.
-        pretrained_windows: per stage, where the checkpoint does not record them.
-        drop_path: stochastic depth; ``None``: by size and task.
-        layer_decay: rate of the lr decay over layers.
-        lr: learning rate; ``None`` keeps that of an AdamW, or else takes the paper's.
-        check: whether to run the new model on an image.
-    """
-
-    arch: str = 'tiny'
-    window: int | None = None
+    arch: str = 'tiny'  #: a name of `core.VARIANTS`
+    window: int | None = None  #: window size; ``None``: that of the weights
+    #: a file, address or name of weights, ``'none'``, or ``None`` for those published for the two
     checkpoint: str | None = None
+    #: per stage, where the checkpoint does not record them
     pretrained_windows: Sequence[int] | None = None
-    drop_path: float | None = None
-    layer_decay: float | None = None
-    lr: float | None = None
-    check: bool = True
+    drop_path: float | None = None  #: stochastic depth; ``None``: by size and task
+    layer_decay: float | None = None  #: rate of the lr decay over layers
+    lr: float | None = None  #: ``None`` keeps that of an AdamW, or else takes the paper's
+    check: bool = True  #: whether to run the new model on an image
 
 
 def swap_backbone(cfg: Config, options: Options) -> tuple[Config, Notes]:
