@@ -86,7 +86,7 @@ def _release(number: str) -> tuple[int, ...]:
     return tuple(int(part) for part in number.split('.')[:2])
 
 
-def _told(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     return f'{type(error).__name__}: {" ".join(str(error).split())}'
 
 
@@ -105,31 +105,27 @@ def check_driver() -> Iterator[Finding]:
 
     cards = _output('nvidia-smi', '--query-gpu=name,driver_version', '--format=csv,noheader')
     known = re.search(r'CUDA Version: *([\d.]+)', _output('nvidia-smi'))
+    told = '; '.join(line.replace(', ', ', driver ') for line in cards.strip().splitlines())
+    told += f', for CUDA up to {known[1] if known else "unknown"}'
+    works, is_listed = torch.cuda.is_available(), bool(cards.strip())
     if torch.version.hip is not None:
-        state = OK if torch.cuda.is_available() else BROKEN
         text = f'ROCm {torch.version.hip}; nobody has tried this project on it'
-        yield Finding('GPU', state, text, '' if state == OK else 'see whether rocminfo lists a GPU')
-        return
-    if not cards.strip():
-        if torch.cuda.is_available():  # as in containers without the driver's programs, on Jetson
-            yield Finding('GPU', OK, f'{torch.cuda.get_device_name()}; there is no nvidia-smi')
-            return
-        if has_card():
-            text = 'a card of NVIDIA is here, and no driver that runs (nvidia-smi): the CPU is used'
-            remedy = (
-                'sudo ubuntu-drivers install (Debian: sudo apt install nvidia-driver; in a '
-                'container: docker run --gpus all)'
-            )
-            yield Finding('GPU', NOTE, text, remedy)  # containers may lack the driver on purpose
-            return
+        remedy = '' if works else 'see whether rocminfo lists a GPU'
+        yield Finding('GPU', OK if works else BROKEN, text, remedy)
+    elif works and is_listed:
+        yield Finding('GPU', OK, told)
+    elif works:  # as in containers without the driver's programs, on Jetson
+        yield Finding('GPU', OK, f'{torch.cuda.get_device_name()}; there is no nvidia-smi')
+    elif not is_listed and has_card():
+        text = 'a card of NVIDIA is here, and no driver that runs (nvidia-smi): the CPU is used'
+        remedy = (
+            'sudo ubuntu-drivers install (Debian: sudo apt install nvidia-driver; in a '
+            'container: docker run --gpus all)'
+        )
+        yield Finding('GPU', NOTE, text, remedy)  # containers may lack the driver on purpose
+    elif not is_listed:
         state = NOTE if torch.version.cuda else ABSENT
         yield Finding('GPU', state, 'no NVIDIA driver here (nvidia-smi): the CPU is used')
-        return
-    told = '; '.join(line.replace(', ', ', driver ') for line in cards.strip().splitlines())
-    most = known[1] if known else 'unknown'
-    told += f', for CUDA up to {most}'
-    if torch.cuda.is_available():
-        yield Finding('GPU', OK, told)
     elif torch.version.cuda is None:
         remedy = _pip(
             f'install --force-reinstall torch=={torch.__version__.partition("+")[0]} --index-url '
@@ -166,7 +162,7 @@ def check_torch() -> Iterator[Finding]:
         import torch
     except (ImportError, OSError) as error:  # OSError: a missing library
         remedy = _pip(f'install --force-reinstall "torch>={least},<{beyond}"')
-        yield Finding('torch', BROKEN, _told(error), remedy)
+        yield Finding('torch', BROKEN, _one_line(error), remedy)
         return
     kind = f'CUDA {torch.version.cuda}' if torch.version.cuda else 'no CUDA'
     text = f'{torch.__version__}, {kind}'
@@ -276,7 +272,7 @@ def check_operators() -> Iterator[Finding]:
         try:
             run_operators(device.lower())
         except Exception as error:  # the remedy is the same for any error
-            yield Finding(title, BROKEN, f'{_told(error)}. mmcv was built {why}', again(prefix))
+            yield Finding(title, BROKEN, f'{_one_line(error)}. mmcv was built {why}', again(prefix))
             return
         yield Finding(title, OK, 'NMS, RoIAlign and the like of mmcv give what they should')
 
@@ -300,7 +296,7 @@ def _check_module(module: str, names: Sequence[str]) -> Finding:
             importlib.import_module(module)
     except Exception as error:  # hosts check versions by assertions
         remedy = _install(f'--upgrade {wanted}')
-        return Finding(module, BROKEN, f'{told}: {_told(error)}', remedy)
+        return Finding(module, BROKEN, f'{told}: {_one_line(error)}', remedy)
     return Finding(module, OK, told or 'imported from a folder')
 
 
@@ -338,7 +334,7 @@ def check_decoders() -> Iterator[Finding]:
             # of the same module, such as opencv-python, has taken files from when it was removed
             if needed:
                 remedy = _pip(f'install --force-reinstall --no-deps {name}')
-                yield Finding(title, BROKEN, _told(error), remedy)
+                yield Finding(title, BROKEN, _one_line(error), remedy)
             else:
                 yield Finding(title, ABSENT, 'not installed')
         else:
@@ -382,7 +378,7 @@ def check_attention() -> Iterator[Finding]:
         both = [module.attend(qkv, grid, table, scale) for module in (taken, ops.reference)]
         difference = float((both[0] - both[1]).abs().max())
     except Exception as error:  # a kernel compiler may raise anything
-        yield Finding('attention', BROKEN, f'{taken.__name__} fails: {_told(error)}', remedy)
+        yield Finding('attention', BROKEN, f'{taken.__name__} fails: {_one_line(error)}', remedy)
         return
     text = f'{taken.__name__} on {device.type}, {difference:.0e} from the reference'
     right = difference < 1e-2

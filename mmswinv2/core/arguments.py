@@ -12,20 +12,14 @@ IntOrInts = int | Sequence[int]
 
 @dataclass(frozen=True)
 class Variant:
-    """Width and depth of a network.
+    """Width and depth of a network."""
 
-    Attributes:
-        embed_dims: channels C of the first stage; every later stage doubles them.
-        depths: blocks per stage.
-        num_heads: attention heads per stage.
-        extra_norm_every: a LayerNorm follows on the main branch after this many blocks, counted
-            per stage as in the authors' downstream code (0: none). The paper has one every 6
-            blocks in H and G; the exact positions are not published.
-    """
-
-    embed_dims: int
-    depths: tuple[int, ...]
-    num_heads: tuple[int, ...]
+    embed_dims: int  #: channels C of the first stage; every later stage doubles them
+    depths: tuple[int, ...]  #: blocks per stage
+    num_heads: tuple[int, ...]  #: attention heads per stage
+    #: a LayerNorm follows on the main branch after this many blocks, counted per stage as in the
+    #: authors' downstream code (0: none); the paper has one every 6 blocks in H and G, and does not
+    #: give the exact positions
     extra_norm_every: int = 0
 
 
@@ -51,27 +45,16 @@ _REQUIRED = ('embed_dims', 'depths', 'num_heads')
 
 @dataclass(frozen=True)
 class Arguments:
-    """The checked arguments of `SwinV2`, each normalized to one form.
-
-    Attributes:
-        variant: width and depth.
-        patch_size: per axis.
-        merge_stride: per axis.
-        windows: per stage and axis.
-        pretrained: windows of the pre-training, per stage and axis.
-        out_indices: stages to return, ascending.
-        recomputed: per stage, the number of blocks whose activations are recomputed in backward.
-        windows_at_once: per stage, the maximum number of windows that attend at a time.
-    """
+    """The checked arguments of `SwinV2`, each normalized to one form."""
 
     variant: Variant
-    patch_size: tuple[int, ...]
-    merge_stride: tuple[int, ...]
-    windows: tuple[tuple[int, ...], ...]
-    pretrained: tuple[tuple[int, ...], ...]
-    out_indices: tuple[int, ...]
-    recomputed: tuple[int, ...]
-    windows_at_once: tuple[int | None, ...]
+    patch_size: tuple[int, ...]  #: per axis
+    merge_stride: tuple[int, ...]  #: per axis
+    windows: tuple[tuple[int, ...], ...]  #: per stage and axis
+    pretrained: tuple[tuple[int, ...], ...]  #: windows of the pre-training, per stage and axis
+    out_indices: tuple[int, ...]  #: stages to return, ascending
+    recomputed: tuple[int, ...]  #: blocks per stage whose activations backward recomputes
+    windows_at_once: tuple[int | None, ...]  #: per stage, most windows that attend at a time
 
 
 def check_arguments(

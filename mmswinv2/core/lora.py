@@ -20,22 +20,16 @@ DOWN, UP = '.lora_down.weight', '.lora_up.weight'  # ends of an adapter's keys
 
 @dataclass(frozen=True)
 class LoRA:
-    """Checked options of `add_lora`, under mmpretrain's names.
+    """Checked options of `add_lora`, under mmpretrain's names."""
 
-    Attributes:
-        rank: see `LoRALinear`.
-        alpha: see `LoRALinear`; ``None``: equal to the rank, so that the factor is 1.
-        drop_rate: see `LoRALinear`.
-        targets: the layers, each entry the end of their names or a regular expression that matches
-            them; ``dict(type=name, ...)`` may set its own ``rank``, ``alpha`` and ``drop_rate``.
-        train_norms: whether LayerNorms are trained beside the adapters. Those of the outputs
-            always are, as not all pre-trained files have them.
-    """
-
-    rank: int
-    alpha: float | None = None
-    drop_rate: float = 0.0
+    rank: int  #: see `LoRALinear`
+    alpha: float | None = None  #: see `LoRALinear`; ``None``: the rank, so that the factor is 1
+    drop_rate: float = 0.0  #: see `LoRALinear`
+    #: the layers, each entry the end of their names or a regular expression that matches them;
+    #: ``dict(type=name, ...)`` may set its own ``rank``, ``alpha`` and ``drop_rate``
     targets: Sequence[str | Mapping[str, Any]] = TARGETS
+    #: whether LayerNorms are trained beside the adapters; those of the outputs always are, as not
+    #: all pre-trained files have them
     train_norms: bool = True
 
     def __post_init__(self) -> None:

@@ -1,8 +1,8 @@
 """The host packages: mmengine, mmdet, mmseg, mmaction2, mmpretrain.
 
-Each host has one module, and mmdet a second one for its patches. All other code gets the host of a
-config from `of`. Importing this package imports no host but mmengine, and applies the patches that
-every use needs (`apply`).
+Each host has a module, and some have others for patches and annotations. All other code gets the
+host of a config from `of`. Importing this package imports no host but mmengine, and applies the
+patches that every use needs (`apply`).
 """
 
 import threading

@@ -23,17 +23,11 @@ Runs = tuple[tuple[int, int], ...]  # (tokens in a window, number of windows), .
 
 
 class WindowGrid(NamedTuple):
-    """How a map is cut into windows; the same for every map of a batch.
+    """How a map is cut into windows; the same for every map of a batch."""
 
-    Attributes:
-        size: tokens along each axis, ``(H, W)`` or ``(T, H, W)``.
-        window: window M along each axis.
-        shift: shift s along each axis, ``0 <= s < M``; unused along an axis with n <= M.
-    """
-
-    size: tuple[int, ...]
-    window: tuple[int, ...]
-    shift: tuple[int, ...]
+    size: tuple[int, ...]  #: tokens along each axis, ``(H, W)`` or ``(T, H, W)``
+    window: tuple[int, ...]  #: window M along each axis
+    shift: tuple[int, ...]  #: s along each axis, ``0 <= s < M``; unused along an axis with n <= M
 
     @property
     def runs(self) -> tuple[Runs, ...]:

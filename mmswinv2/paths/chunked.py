@@ -28,15 +28,10 @@ _KINDS = (
 
 
 class Chunk(NamedTuple):
-    """A box of whole windows in a map.
+    """A box of whole windows in a map."""
 
-    Attributes:
-        box: where it is in ``(B, *S, C)``.
-        grid: its windows.
-    """
-
-    box: tuple[slice, ...]
-    grid: WindowGrid
+    box: tuple[slice, ...]  #: where it is in ``(B, *S, C)``
+    grid: WindowGrid  #: its windows
 
 
 class ChunkedBlock(Block):
