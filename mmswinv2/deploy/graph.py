@@ -26,14 +26,10 @@ class Graph(nn.Module):
     Args:
         model: a model of a host; parts that cannot be exported are replaced in a copy of it.
         normalized: whether input pictures are already normalized by mean and standard deviation.
-
-    Attributes:
-        task: what the model does.
-        outputs: names of the outputs of `forward`.
     """
 
-    task: str
-    outputs: tuple[str, ...]
+    task: str  #: what the model does
+    outputs: tuple[str, ...]  #: names of the outputs of `forward`
     axes = {0: 'B', 2: 'H', 3: 'W'}  # noqa: RUF012  of the picture, that may have any size
 
     def __init__(self, model: Any, normalized: bool = False) -> None:

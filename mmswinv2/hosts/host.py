@@ -25,46 +25,33 @@ class Host:
 
     Args:
         name: import name of a package that has no class of its own here.
-
-    Attributes:
-        name: import name, and scope of its registries.
-        extra: the extra of our setup.py that installs it.
-        beside: what else has to be installed, as text for a message.
-        early_patches: applied in every process, before the host is imported.
-        patches: applied by `apply`; they import the host and what it builds on.
-        input_axes: axes of a sample without channels: 2 of an image, 3 of a video.
-        heads_autocast: whether heads run under autocast on a CPU.
-        swap_image_size: side of an image to try a swapped backbone on; ``None``: no swapping.
-        draw_option: setting of its visualization hook that switches it on.
-        draw_interval: whether that hook skips images unless its ``interval`` is set.
-        draw_folder: dotted path of the setting for its output folder.
-        dump_metric: metric that writes predictions to a file; ``None``: they are label maps.
-        finds_boxes: whether predictions are boxes with scores.
-        visualizer: type of the visualizer that draws predictions.
-        kind_of_model: what its models are, as text for the user.
-        lists: by the type of a data set, or the suffix of its list: a pattern for each line, and
-            what a line should be, for the message.
-        analysis_tools: names of the host's scripts in its folder ``.mim/tools/analysis_tools``.
     """
 
-    name = 'mmengine'
-    extra: str | None = None
-    beside = ''
-    early_patches: tuple[Patch, ...] = ()
+    name = 'mmengine'  #: import name, and scope of its registries
+    extra: str | None = None  #: the extra of our setup.py that installs it
+    beside = ''  #: what else has to be installed, as text for a message
+    early_patches: tuple[Patch, ...] = ()  #: applied in every process, before it is imported
+    #: applied by `apply`; they import the host and what it builds on
     patches: tuple[Patch, ...] = (name_unreadable_images, keep_a_pixel)
-    input_axes = 2
-    heads_autocast = False
+    input_axes = 2  #: axes of a sample without channels: 2 of an image, 3 of a video
+    heads_autocast = False  #: whether heads run under autocast on a CPU
+    #: side of an image to try a swapped backbone on; ``None``: no swapping
     swap_image_size: int | None = None
-    draw_option = 'draw'
-    draw_interval = True
+    draw_option = 'draw'  #: setting of its visualization hook that switches it on
+    draw_interval = True  #: whether that hook skips images unless its ``interval`` is set
+    #: dotted path of the setting for the output folder of that hook
     draw_folder = 'default_hooks.visualization.test_out_dir'
+    #: metric that writes predictions to a file; ``None``: they are label maps
     dump_metric: str | None = 'DumpResults'
-    finds_boxes = False
-    visualizer = 'Visualizer'
-    kind_of_model = 'Training'
+    finds_boxes = False  #: whether predictions are boxes with scores
+    visualizer = 'Visualizer'  #: type of the visualizer that draws predictions
+    kind_of_model = 'Training'  #: what its models are, as text for the user
+    #: names of the host's scripts in its folder ``.mim/tools/analysis_tools``
     analysis_tools: tuple[str, ...] = ()
+    #: by the type of a data set, or the suffix of its list: a pattern for each line, and what a
+    #: line should be, for the message
     lists: Mapping[str, tuple[str, str]] = {}
-    scores: tuple[tuple[str, ...], ...] = ()  # type of a metric, its prefix, its scores
+    scores: tuple[tuple[str, ...], ...] = ()  #: type of a metric, its prefix, its scores
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name or self.name
