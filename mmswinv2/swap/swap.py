@@ -49,7 +49,7 @@ class Options:
 
     arch: str = 'tiny'  #: a name of `core.VARIANTS`
     window: int | None = None  #: window size; ``None``: that of the weights
-    #: file, address or name of weights, or ``'none'``; ``None``: those published for arch and window
+    #: file, address or name of weights, or ``'none'``; ``None``: those published for the two above
     checkpoint: str | None = None
     #: per stage, where the checkpoint does not record them
     pretrained_windows: Sequence[int] | None = None
