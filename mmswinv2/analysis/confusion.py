@@ -15,8 +15,8 @@ from .findings import (
     Matrix,
     Table,
     confusion,
-    inner_of,
-    other_data,
+    innermost_dataset,
+    mismatch,
     panel,
     ratio,
     read_image,
@@ -69,7 +69,7 @@ def _labelled(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores (samples, classes) and labels of all samples with a label, and their indices."""
     if not all(isinstance(s, dict) and {'pred_score', 'gt_label'} <= s.keys() for s in samples):
-        raise other_data(path, 'they are no scores of a classifier')
+        raise mismatch(path, 'they are no scores of a classifier')
     if any(np.asarray(sample['gt_label']).size != 1 for sample in samples):
         raise UserError(
             f'{path} has samples with several labels, and the report on a classifier is for one; '
@@ -80,9 +80,9 @@ def _labelled(
     infos = (dataset.get_data_info(i) for i in range(len(dataset)))
     labels = [info.get('gt_label', info.get('label')) for info in infos]
     if len(labels) != len(truth):
-        raise other_data(path, f'{len(truth)} samples, and it has {len(labels)}')
+        raise mismatch(path, f'{len(truth)} samples, and it has {len(labels)}')
     if unlike := sum(int(a) != b for a, b in zip(labels, truth, strict=True)):
-        raise other_data(path, f'{unlike} of its {len(labels)} labels are others')
+        raise mismatch(path, f'{unlike} of its {len(labels)} labels are others')
     labelled = np.flatnonzero(truth >= 0)
     if not labelled.size:
         raise UserError(f'no sample of {path} has a label; leave --predictions out')
@@ -155,10 +155,10 @@ def analyse_maps(dataset: Any, folder: Path, ignore: int, most: int) -> Findings
 def _maps(dataset: Any, index: int, folder: Path) -> tuple[np.ndarray, np.ndarray, dict]:
     """Label maps of ground truth and prediction, both (H, W), and the data set's info dict."""
     info = dataset.get_data_info(index)
-    steps = inner_of(dataset, index)[0].pipeline.transforms
+    steps = innermost_dataset(dataset, index)[0].pipeline.transforms
     path = folder / f'{Path(info["img_path"]).stem}.png'
     if not path.is_file():
-        raise other_data(folder, f'it has no {path.name}')
+        raise mismatch(folder, f'it has no {path.name}')
     (load, *_) = [step for step in steps if 'Annotations' in type(step).__name__] or [None]
     if load is None:
         raise UserError('the pipeline of test_dataloader loads no annotations to compare with')
@@ -168,13 +168,13 @@ def _maps(dataset: Any, index: int, folder: Path) -> tuple[np.ndarray, np.ndarra
     if info.get('reduce_zero_label'):  # mmseg adds 1 to labels that it writes
         found -= 1
         if (found < 0).any():
-            raise other_data(
+            raise mismatch(
                 folder,
                 f'{path.name} has the label 0, and with reduce_zero_label maps of mmswinv2 test '
                 '--out begin at 1 (those of mmswinv2 predict begin at 0)',
             )
     if truth.shape != found.shape:
-        raise other_data(
+        raise mismatch(
             folder,
             f'{path.name} has {found.shape[1]}x{found.shape[0]} pixels, and the truth '
             f'{truth.shape[1]}x{truth.shape[0]}',

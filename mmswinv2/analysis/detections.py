@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from .findings import Box, Example, Findings, Matrix, Table, other_data, outline, panel, read_image
+from .findings import Box, Example, Findings, Matrix, Table, mismatch, outline, panel, read_image
 
 FOREGROUND, BACKGROUND = 0.5, 0.1
 KINDS = {  # kind of error: what it means
@@ -115,17 +115,17 @@ def _check(dataset: Any, samples: Sequence[Any], path: str) -> tuple[Any, list[d
     seen = set()
     for sample in samples:
         if not isinstance(sample, dict) or 'pred_instances' not in sample:
-            raise other_data(path, 'they are no boxes of a detector')
+            raise mismatch(path, 'they are no boxes of a detector')
         if (number := sample.get('img_id')) not in known:
-            raise other_data(path, f'image {number!r} is not in {dataset.ann_file}')
+            raise mismatch(path, f'image {number!r} is not in {dataset.ann_file}')
         seen.add(number)
         image, shape = sizes[number], tuple(sample['ori_shape'])
         if shape != (image.get('height', shape[0]), image.get('width', shape[1])):
-            raise other_data(path, f'image {number} had {shape[1]}x{shape[0]} pixels')
+            raise mismatch(path, f'image {number} had {shape[1]}x{shape[0]} pixels')
         found = sample['pred_instances']
         for i, label in enumerate(found['labels'].tolist()):
             if label >= len(classes):
-                raise other_data(path, f'it has a class {label}, and the data set {len(classes)}')
+                raise mismatch(path, f'it has a class {label}, and the data set {len(classes)}')
             x1, y1, x2, y2 = found['bboxes'][i].tolist()
             result = dict(
                 image_id=number,
@@ -137,7 +137,7 @@ def _check(dataset: Any, samples: Sequence[Any], path: str) -> tuple[Any, list[d
                 result['segmentation'] = found['masks'][i]
             results.append(result)
     if lack := len(known - seen):
-        raise other_data(path, f'{lack} of its {len(known)} pictures are missing')
+        raise mismatch(path, f'{lack} of its {len(known)} pictures are missing')
     wanted = set(dataset.cat_ids)
     content['images'] = [image for image in content['images'] if image['id'] in known]
     content['categories'] = [c for c in content['categories'] if c['id'] in wanted]

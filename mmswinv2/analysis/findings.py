@@ -145,11 +145,11 @@ def read_image(dataset: Any, index: int) -> np.ndarray:
     path = dataset.get_data_info(index)['img_path']
     if not Path(path).is_file():
         raise UserError(f'the picture {path} of the data set does not exist')
-    steps = inner_of(dataset, index)[0].pipeline.transforms
+    steps = innermost_dataset(dataset, index)[0].pipeline.transforms
     return read_picture(path, hosts.loads_as_stored(steps))
 
 
-def inner_of(dataset: Any, index: int) -> tuple[Any, int]:
+def innermost_dataset(dataset: Any, index: int) -> tuple[Any, int]:
     """The data set inside wrappers, such as ConcatDataset, that holds a sample, and its index."""
     while hasattr(dataset, '_get_ori_dataset_idx'):
         found = dataset._get_ori_dataset_idx(index)
@@ -173,7 +173,7 @@ def ratio(part: float, whole: float) -> float | None:
     return float(part / whole) if whole else None
 
 
-def other_data(path: object, what: str) -> UserError:
+def mismatch(path: object, what: str) -> UserError:
     """The error for predictions that were made of another data set."""
     return UserError(
         f'{path} holds predictions of another data set than the test_dataloader of the config: '

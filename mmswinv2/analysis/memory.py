@@ -226,7 +226,7 @@ class MemoryTracker(Observer):
         self.events: list[tuple[int, int]] = []
         self._known: dict[int, tuple[int, int]] = {}  # events of live storages, by address
 
-    def saw(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+    def observe(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
         """Record new memory; views share memory of an input and are skipped."""
         given = {s._cdata for s in _storages((args, kwargs))}
         for storage in _storages(out):

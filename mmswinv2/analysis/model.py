@@ -23,7 +23,7 @@ from ..errors import UserError
 
 
 class Observer(TorchDispatchMode):
-    """Calls `saw` after every operator."""
+    """Calls `observe` after every operator."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,10 +40,10 @@ class Observer(TorchDispatchMode):
             out = func(*args, **kwargs)
         finally:
             self._busy = False
-        self.saw(func, args, kwargs, out)
+        self.observe(func, args, kwargs, out)
         return out
 
-    def saw(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+    def observe(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
         """Observe a call of an operator, with its arguments and output."""
         raise NotImplementedError
 
@@ -119,7 +119,7 @@ def build(
     backbone_cfg = model_cfg.pop('backbone')
     with torch.device('meta'):
         stand_in = StandIn(MODELS.build(backbone_cfg), observers, dtype)
-    model_cfg.backbone = dict(type=_Given, module=stand_in)
+    model_cfg.backbone = dict(type=_given_module, module=stand_in)
     return MODELS.build(model_cfg), stand_in
 
 
@@ -143,7 +143,7 @@ def ready(cfg: Any) -> Any:
     return model_cfg
 
 
-def _Given(module: nn.Module) -> nn.Module:
+def _given_module(module: nn.Module) -> nn.Module:
     return module
 
 
@@ -167,7 +167,7 @@ class FlopCounter(Observer):
         super().__init__()
         self.total = 0
 
-    def saw(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+    def observe(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
         """Add the multiply-adds of an operator, if torch has a formula for it."""
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:

@@ -11,7 +11,7 @@ from mmengine.registry import DATASETS, TRANSFORMS, registry
 from .. import hosts
 from ..checkpoints import read_pickle
 from ..errors import UserError
-from .findings import Findings, other_data
+from .findings import Findings, mismatch
 
 _OF_TORCH = ('torch.nn.', 'torch.optim.', 'torch.utils.data.')  # where configs may take types from
 _PACKAGES = ('mmcv', 'mmswinv2', *(host.name for host in hosts.HOSTS))
@@ -40,7 +40,7 @@ def examine(cfg: Any, path: Path, score: float, most: int) -> Findings:
         raise UserError(f'{path} is a folder; the predictions of a {host.kind_of_model} are a .pkl')
     samples = [] if maps else read_pickle(path)
     if not maps and not (isinstance(samples, list) and samples):
-        raise other_data(path, 'they are no list of samples, or an empty one')
+        raise mismatch(path, 'they are no list of samples, or an empty one')
     hosts.check_data(cfg, ('test',))
     host.apply()
     hosts.use_registries(cfg)

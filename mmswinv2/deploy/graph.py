@@ -40,7 +40,7 @@ class Graph(nn.Module):
                 as_given: Any = module.output_size
                 self.model.set_submodule(name, AveragePool(as_given))
         use_operator(self.model)
-        self.pixels = Pixels(self.model.data_preprocessor, normalized)
+        self.pixels = Preprocessing(self.model.data_preprocessor, normalized)
 
     def example(self) -> dict[str, Tensor]:
         """Example inputs by name, for tracing; their sizes are those of `picture_size`."""
@@ -56,7 +56,7 @@ class Graph(nn.Module):
         return dict(self.pixels.about(), task=self.task, channels=self.model.backbone.in_channels)
 
 
-class Pixels(nn.Module):
+class Preprocessing(nn.Module):
     """Normalization and padding, as a host's data preprocessor does them at test time.
 
     Args:

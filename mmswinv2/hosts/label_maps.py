@@ -127,7 +127,7 @@ def count_areas(
 
 
 @contextmanager
-def named(path: str, decodes: bool = True) -> Iterator[None]:
+def name_label_map(path: str, decodes: bool = True) -> Iterator[None]:
     """Raise `UserError` with the path of a label map that is missing or damaged.
 
     Any error means a damaged file where an image is decoded (`decodes`).

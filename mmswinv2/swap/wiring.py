@@ -132,7 +132,7 @@ def _choose_stages(old: Sequence[Level], kind: str, notes: Notes) -> list[int]:
     seen = f'{kind} gives maps of strides {strides} with {channels} channels'
     if any(s not in _STRIDES for s in strides):
         raise UserError(f'{seen}; SwinV2 has strides {list(_STRIDES)}, and the heads want others')
-    if _rising(strides):
+    if _increases(strides):
         if strides[-1] < 16:
             raise UserError(
                 f'{seen}: it brings its maps back to a fine stride itself, and the heads live on '
@@ -145,7 +145,7 @@ def _choose_stages(old: Sequence[Level], kind: str, notes: Notes) -> list[int]:
                 'used'
             )
         return stages
-    if not _rising(channels) or len(old) > len(_STRIDES) or strides != sorted(strides):
+    if not _increases(channels) or len(old) > len(_STRIDES) or strides != sorted(strides):
         raise UserError(f'{seen}, which is no pyramid, as the heads of this config expect')
     stages = list(range(len(_STRIDES)))[-len(old) :]
     notes.judge.append(
@@ -156,7 +156,7 @@ def _choose_stages(old: Sequence[Level], kind: str, notes: Notes) -> list[int]:
     return stages
 
 
-def _rising(values: Sequence[int]) -> bool:
+def _increases(values: Sequence[int]) -> bool:
     return all(a < b for a, b in itertools.pairwise(values))
 
 
