@@ -12,7 +12,6 @@ import sys
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -41,21 +40,30 @@ _HOSTS = {
 
 @dataclass
 class Finding:
-    """One line of the report."""
+    """One line of the report.
 
-    name: str  # what was checked
-    # `OK`, `NOTE` (works, with a limitation), `ABSENT` (not installed and not needed) or `BROKEN`
+    Attributes:
+        name: what was checked.
+        state: `OK`, `NOTE` (works, with a limitation), `ABSENT` (not installed and not needed) or
+            `BROKEN`.
+        text: what was found.
+        remedy: the command or step that repairs it.
+    """
+
+    name: str
     state: str
-    text: str  # what was found
-    remedy: str = ''  # the command or step that repairs it
+    text: str
+    remedy: str = ''
 
 
 def _installed(names: Sequence[str]) -> dict[str, str]:
     """Versions of those distributions in `names` that are installed."""
     found = {}
     for name in names:
-        with suppress(PackageNotFoundError):
+        try:
             found[name] = version(name)
+        except PackageNotFoundError:
+            continue
     return found
 
 
@@ -86,7 +94,7 @@ def _release(number: str) -> tuple[int, ...]:
     return tuple(int(part) for part in number.split('.')[:2])
 
 
-def _one_line(error: BaseException) -> str:
+def _told(error: BaseException) -> str:
     return f'{type(error).__name__}: {" ".join(str(error).split())}'
 
 
@@ -105,27 +113,31 @@ def check_driver() -> Iterator[Finding]:
 
     cards = _output('nvidia-smi', '--query-gpu=name,driver_version', '--format=csv,noheader')
     known = re.search(r'CUDA Version: *([\d.]+)', _output('nvidia-smi'))
-    told = '; '.join(line.replace(', ', ', driver ') for line in cards.strip().splitlines())
-    told += f', for CUDA up to {known[1] if known else "unknown"}'
-    works, is_listed = torch.cuda.is_available(), bool(cards.strip())
     if torch.version.hip is not None:
+        state = OK if torch.cuda.is_available() else BROKEN
         text = f'ROCm {torch.version.hip}; nobody has tried this project on it'
-        remedy = '' if works else 'see whether rocminfo lists a GPU'
-        yield Finding('GPU', OK if works else BROKEN, text, remedy)
-    elif works and is_listed:
-        yield Finding('GPU', OK, told)
-    elif works:  # as in containers without the driver's programs, on Jetson
-        yield Finding('GPU', OK, f'{torch.cuda.get_device_name()}; there is no nvidia-smi')
-    elif not is_listed and has_card():
-        text = 'a card of NVIDIA is here, and no driver that runs (nvidia-smi): the CPU is used'
-        remedy = (
-            'sudo ubuntu-drivers install (Debian: sudo apt install nvidia-driver; in a '
-            'container: docker run --gpus all)'
-        )
-        yield Finding('GPU', NOTE, text, remedy)  # containers may lack the driver on purpose
-    elif not is_listed:
+        yield Finding('GPU', state, text, '' if state == OK else 'see whether rocminfo lists a GPU')
+        return
+    if not cards.strip():
+        if torch.cuda.is_available():  # as in containers without the driver's programs, on Jetson
+            yield Finding('GPU', OK, f'{torch.cuda.get_device_name()}; there is no nvidia-smi')
+            return
+        if has_card():
+            text = 'a card of NVIDIA is here, and no driver that runs (nvidia-smi): the CPU is used'
+            remedy = (
+                'sudo ubuntu-drivers install (Debian: sudo apt install nvidia-driver; in a '
+                'container: docker run --gpus all)'
+            )
+            yield Finding('GPU', NOTE, text, remedy)  # containers may lack the driver on purpose
+            return
         state = NOTE if torch.version.cuda else ABSENT
         yield Finding('GPU', state, 'no NVIDIA driver here (nvidia-smi): the CPU is used')
+        return
+    told = '; '.join(line.replace(', ', ', driver ') for line in cards.strip().splitlines())
+    most = known[1] if known else 'unknown'
+    told += f', for CUDA up to {most}'
+    if torch.cuda.is_available():
+        yield Finding('GPU', OK, told)
     elif torch.version.cuda is None:
         remedy = _pip(
             f'install --force-reinstall torch=={torch.__version__.partition("+")[0]} --index-url '
@@ -162,7 +174,7 @@ def check_torch() -> Iterator[Finding]:
         import torch
     except (ImportError, OSError) as error:  # OSError: a missing library
         remedy = _pip(f'install --force-reinstall "torch>={least},<{beyond}"')
-        yield Finding('torch', BROKEN, _one_line(error), remedy)
+        yield Finding('torch', BROKEN, _told(error), remedy)
         return
     kind = f'CUDA {torch.version.cuda}' if torch.version.cuda else 'no CUDA'
     text = f'{torch.__version__}, {kind}'
@@ -208,9 +220,11 @@ def _has_headers(nvcc: Path) -> bool:
 
 
 def compare_nvcc(wanted: str | None, found: tuple[str, str] | None) -> Finding:
-    """Whether nvcc, as `compiler_of_cuda` finds it, fits torch's CUDA by their major versions.
+    """Whether nvcc fits torch's CUDA, by their major versions.
 
-    `wanted` is ``None`` for a torch without CUDA.
+    Args:
+        wanted: version of torch's CUDA; ``None`` for a build without CUDA.
+        found: path and version of nvcc.
     """
     if wanted is None:
         return Finding('nvcc', ABSENT, 'not needed: torch is a build without CUDA')
@@ -229,7 +243,11 @@ def compare_nvcc(wanted: str | None, found: tuple[str, str] | None) -> Finding:
 
 
 def run_operators(device: Any) -> None:
-    """Run NMS and RoIAlign, compiled operators of mmcv; raises any error if one fails."""
+    """Run compiled operators of mmcv on a device: NMS and RoIAlign.
+
+    Raises:
+        Exception: any error of an operator, or if a result is wrong.
+    """
     import torch
     from mmcv.ops import nms, roi_align
 
@@ -272,7 +290,7 @@ def check_operators() -> Iterator[Finding]:
         try:
             run_operators(device.lower())
         except Exception as error:  # the remedy is the same for any error
-            yield Finding(title, BROKEN, f'{_one_line(error)}. mmcv was built {why}', again(prefix))
+            yield Finding(title, BROKEN, f'{_told(error)}. mmcv was built {why}', again(prefix))
             return
         yield Finding(title, OK, 'NMS, RoIAlign and the like of mmcv give what they should')
 
@@ -296,7 +314,7 @@ def _check_module(module: str, names: Sequence[str]) -> Finding:
             importlib.import_module(module)
     except Exception as error:  # hosts check versions by assertions
         remedy = _install(f'--upgrade {wanted}')
-        return Finding(module, BROKEN, f'{told}: {_one_line(error)}', remedy)
+        return Finding(module, BROKEN, f'{told}: {_told(error)}', remedy)
     return Finding(module, OK, told or 'imported from a folder')
 
 
@@ -334,7 +352,7 @@ def check_decoders() -> Iterator[Finding]:
             # of the same module, such as opencv-python, has taken files from when it was removed
             if needed:
                 remedy = _pip(f'install --force-reinstall --no-deps {name}')
-                yield Finding(title, BROKEN, _one_line(error), remedy)
+                yield Finding(title, BROKEN, _told(error), remedy)
             else:
                 yield Finding(title, ABSENT, 'not installed')
         else:
@@ -378,7 +396,7 @@ def check_attention() -> Iterator[Finding]:
         both = [module.attend(qkv, grid, table, scale) for module in (taken, ops.reference)]
         difference = float((both[0] - both[1]).abs().max())
     except Exception as error:  # a kernel compiler may raise anything
-        yield Finding('attention', BROKEN, f'{taken.__name__} fails: {_one_line(error)}', remedy)
+        yield Finding('attention', BROKEN, f'{taken.__name__} fails: {_told(error)}', remedy)
         return
     text = f'{taken.__name__} on {device.type}, {difference:.0e} from the reference'
     right = difference < 1e-2
@@ -457,8 +475,9 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
 def examine(development: bool | None = None) -> Iterator[Finding]:
     """Run all checks, one after another.
 
-    `development` tells whether to check the pins of a checkout too; ``None``: only in an
-    environment that `make install` made.
+    Args:
+        development: whether to check the pins of a checkout too; ``None``: only in an environment
+            that `make install` made.
     """
     wanted = is_development() if development is None else development
     logging.disable(logging.WARNING)  # packages log warnings while they are imported

@@ -45,16 +45,27 @@ _REQUIRED = ('embed_dims', 'depths', 'num_heads')
 
 @dataclass(frozen=True)
 class Arguments:
-    """The checked arguments of `SwinV2`, each normalized to one form."""
+    """The checked arguments of `SwinV2`, each normalized to one form.
+
+    Attributes:
+        variant: width and depth.
+        patch_size: per axis.
+        merge_stride: per axis.
+        windows: per stage and axis.
+        pretrained: windows of the pre-training, per stage and axis.
+        out_indices: stages to return, ascending.
+        recomputed: per stage, the number of blocks whose activations are recomputed in backward.
+        windows_at_once: per stage, the maximum number of windows that attend at a time.
+    """
 
     variant: Variant
-    patch_size: tuple[int, ...]  #: per axis
-    merge_stride: tuple[int, ...]  #: per axis
-    windows: tuple[tuple[int, ...], ...]  #: per stage and axis
-    pretrained: tuple[tuple[int, ...], ...]  #: windows of the pre-training, per stage and axis
-    out_indices: tuple[int, ...]  #: stages to return, ascending
-    recomputed: tuple[int, ...]  #: blocks per stage whose activations backward recomputes
-    windows_at_once: tuple[int | None, ...]  #: per stage, most windows that attend at a time
+    patch_size: tuple[int, ...]
+    merge_stride: tuple[int, ...]
+    windows: tuple[tuple[int, ...], ...]
+    pretrained: tuple[tuple[int, ...], ...]
+    out_indices: tuple[int, ...]
+    recomputed: tuple[int, ...]
+    windows_at_once: tuple[int | None, ...]
 
 
 def check_arguments(
