@@ -303,7 +303,5 @@ def _check_files(dataset: Any, where: str, host: Host) -> None:
         host.check_list(path, dataset, where)
 
 
-
-
 apply()
 patch_workers(every=False)
