@@ -207,8 +207,10 @@ class SwinV2(nn.Module):
             x = stage(x)
             if i in self.out_indices:
                 out = self.get_submodule(f'norm{i}')(x)
-                # not movedim(-1, 1): torch's older exporter to ONNX writes the -1 into the file
-                outs.append(out.movedim(x.ndim - 1, 1).contiguous())
+                # not movedim(-1, 1): torch's older exporter to ONNX writes the -1 into the file;
+                # not contiguous(), by which torch.export would refuse maps one token wide
+                out = out.movedim(x.ndim - 1, 1).clone(memory_format=torch.contiguous_format)
+                outs.append(out)
             if i + 1 < len(self.layers):
                 x = stage.get_submodule('downsample')(x)
         return tuple(outs)

@@ -3,6 +3,10 @@
 The ragged grid depends on the size of the map, so a graph made with it is valid for few sizes. Here
 every axis is padded to whole windows with copies of its border tokens, and the copies are masked as
 keys. The results are the same at any size, with more work at the borders.
+
+Axes are joined only after a `clone`. Without it torch asks whether a view is possible, which
+depends on whether there is one window along an axis, and a graph of `torch.export` would keep the
+answer.
 """
 
 from typing import Any
@@ -11,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .reference import expand, softmax_attention
-from .windows import WindowGrid, cover, from_windows, windows_first
+from .windows import Runs, WindowGrid, cover, windows_first
 
 
 def fits_attend(qkv: Tensor, table: Tensor, scale: Tensor, dropout: float) -> bool:
@@ -40,12 +44,23 @@ def attend(
         lefts.append(left)
         mark = ((place < 0) | (place >= n)).view(-1, *[1] * (ndim - axis))
         outside = mark if outside is None else outside | mark
-    windows = windows_first(qkv, tuple(runs)).flatten(1 + ndim, 2 * ndim).flatten(1, ndim)
-    hidden = windows_first(outside[None, ..., None], tuple(runs))  # [1, c1, ..., 1]
-    hidden = hidden.flatten(1 + ndim).flatten(0, ndim)  # [W, N]
+    windows = _windows(qkv, tuple(runs)).flatten(1, ndim)
+    hidden = _windows(outside[None, ..., None], tuple(runs)).flatten(0, ndim)[..., 0]  # [W, N]
     bias = expand(table, tuple(m for m, _ in runs))
     out = softmax_attention(windows, scale, bias, dropout, hidden)  # [B, W, N, C]
-    out = from_windows(out, tuple(runs))
+    sizes, counts = zip(*runs, strict=True)
+    out = out.unflatten(2, sizes).unflatten(1, counts)
+    places = [place for axis in range(1, ndim + 1) for place in (axis, axis + ndim)]
+    out = out.permute(0, *places, 2 * ndim + 1).clone(memory_format=torch.contiguous_format)
+    for axis in range(1, ndim + 1):
+        out = out.flatten(axis, axis + 1)
     for axis, (n, left) in enumerate(zip(grid.size, lefts, strict=True), start=1):
         out = out.index_select(axis, torch.arange(n, device=qkv.device) + left)
     return out
+
+
+def _windows(x: Tensor, runs: Runs) -> Tensor:
+    """``(B, c1 m1, c2 m2, ..., C)`` to ``(B, c1, c2, ..., N, C)``."""
+    ndim = len(runs)
+    x = windows_first(x, runs).clone(memory_format=torch.contiguous_format)
+    return x.flatten(1 + ndim, 2 * ndim)

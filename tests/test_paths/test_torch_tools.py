@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental import _config as symbols
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmswinv2.core import SwinV2
@@ -178,6 +179,24 @@ def test_a_block_exported_without_gradients_takes_any_size(monkeypatch):
     for size in ((23, 21), (93, 95)):
         other = torch.randn(2, *size, 12)
         assert_same([program.module()(other)], [block(other)])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('ndim', [2, 3])
+def test_an_exported_network_takes_maps_of_one_window_or_one_token_wide(ndim):
+    net = SwinV2(
+        dict(embed_dims=8, depths=[2], num_heads=[2]), patch_size=(2,) * ndim,
+        merge_stride=(2,) * ndim, window_size=3, out_indices=(0,),
+    ).eval()  # fmt: skip
+    for norm in (net.layers[0].blocks[0].norm1, net.layers[0].blocks[1].norm1):
+        torch.nn.init.ones_(norm.weight)
+    sizes = dict.fromkeys([0, *range(2, 2 + ndim)], torch.export.Dim.AUTO)
+    with symbols.patch(backed_size_oblivious=True):
+        image = torch.randn(2, 3, *(18, 21, 24)[:ndim])
+        program = torch.export.export(net, (image,), dynamic_shapes=(sizes,))
+    for size in ((6, 21, 5), (21, 5, 30), (1, 3, 2), (2, 15, 1)):
+        image = torch.randn(3, 3, *size[:ndim])
+        assert_same(program.module()(image), net(image))
 
 
 # a warning from torch's own tracing of an autograd.Function
