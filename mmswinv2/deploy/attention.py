@@ -7,7 +7,6 @@ block, which takes a minute for a small network; here the runtime computes the s
 from __future__ import annotations  # custom_op of torch 2.6 reads Sequence only as a string
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -53,21 +52,10 @@ def attend(
 
 
 def use_operator(model: Any) -> None:
-    """Replace attention by `attend` in all blocks, by `attend_everywhere` in HTC++'s neck."""
+    """Replace attention by `attend` in all blocks."""
     for module in model.modules():
         if isinstance(module, WindowAttention):
             module.attend = attend
-        elif type(module).__name__ == 'GlobalSelfAttention':
-            # torch's fused attention would add constraints on the symbolic number of tokens
-            module._attention = partial(attend_everywhere, module)
-
-
-def attend_everywhere(layer: Any, x: Tensor) -> Tensor:
-    """Global attention of HTC++'s neck as matrix products, ``(B, N, C)`` to ``(B, N, C)``."""
-    qkv = layer.qkv(x).unflatten(-1, (3, layer.num_heads, -1))  # [B, N, 3, h, d]
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 x [B, h, N, d]
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    return layer.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
 
 
 def translate(
