@@ -117,8 +117,6 @@ def _file_and_runtime(out: str | Path | None, format: str, runs: bool) -> tuple[
     out = Path(out or f'model{ending}')
     if out.suffix != ending:
         raise UserError(f'--out {out}: names of files for --format {format} end in {ending}')
-    if not out.parent.is_dir():
-        raise UserError(f'the folder {out.parent} of the file does not exist')
     for path in (out, out.with_suffix('.bin')):
         if path.is_dir():
             raise UserError(f'{path} is a folder; name a file with --out')

@@ -698,7 +698,6 @@ def test_a_model_without_rule_is_refused():
     ('options', 'words'),
     [
         (dict(format='tflite'), "--format 'tflite' is not known; onnx and openvino are"),
-        (dict(out='absent/x.onnx'), 'the folder {folder}/absent of the file does not exist'),
         (dict(out='x.pb'), 'x.pb: names of files for --format onnx end in .onnx'),
         (dict(format='openvino', out='x.onnx'), 'for --format openvino end in .xml'),
         (dict(out='folder.onnx'), '{folder}/folder.onnx is a folder; name a file'),
@@ -728,6 +727,13 @@ def test_bad_input(options, words, tmp_path):
     with pytest.raises(UserError, match=words.format(folder=tmp_path)):
         export(str(config), 'x.pth', out, **options)
     assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_the_folder_of_the_file_is_made_before_the_weights_are_read(tmp_path):
+    config = ROOT / 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'
+    with pytest.raises(UserError, match='x.pth does not exist'):
+        export(str(config), str(tmp_path / 'x.pth'), tmp_path / 'new' / 'x.onnx')
+    assert (tmp_path / 'new').is_dir()
 
 
 @pytest.mark.parametrize(
