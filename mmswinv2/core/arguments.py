@@ -45,27 +45,16 @@ _REQUIRED = ('embed_dims', 'depths', 'num_heads')
 
 @dataclass(frozen=True)
 class Arguments:
-    """The checked arguments of `SwinV2`, each normalized to one form.
-
-    Attributes:
-        variant: width and depth.
-        patch_size: per axis.
-        merge_stride: per axis.
-        windows: per stage and axis.
-        pretrained: windows of the pre-training, per stage and axis.
-        out_indices: stages to return, ascending.
-        recomputed: per stage, the number of blocks whose activations are recomputed in backward.
-        windows_at_once: per stage, the maximum number of windows that attend at a time.
-    """
+    """The checked arguments of `SwinV2`, each normalized to one form."""
 
     variant: Variant
-    patch_size: tuple[int, ...]
+    patch_size: tuple[int, ...]  # per axis, as `merge_stride`
     merge_stride: tuple[int, ...]
-    windows: tuple[tuple[int, ...], ...]
+    windows: tuple[tuple[int, ...], ...]  # per stage and axis, as `pretrained`
     pretrained: tuple[tuple[int, ...], ...]
     out_indices: tuple[int, ...]
-    recomputed: tuple[int, ...]
-    windows_at_once: tuple[int | None, ...]
+    recomputed: tuple[int, ...]  # blocks whose activations are recomputed, per stage
+    windows_at_once: tuple[int | None, ...]  # per stage
 
 
 def check_arguments(
@@ -89,6 +78,9 @@ def check_arguments(
     want_rate('attn_drop_rate', attn_drop_rate)
     want_rate('drop_path_rate', drop_path_rate)
     want_mlp(mlp_ratio, variant.embed_dims)
+    limits = one_each(windows_at_once, stages, 'windows_at_once')
+    bounds = all(n is None or is_count(n) for n in limits)
+    want('windows_at_once', windows_at_once, 'at least 1, or None for no bound', bounds)
     windows = per_stage(window_size, stages, ndim, 'window_size')
     pretrained = windows
     if pretrained_window_sizes is not None:
@@ -102,7 +94,7 @@ def check_arguments(
         pretrained,
         _check_out_indices(out_indices, stages),
         _recomputed_blocks(variant.depths, with_cp, checkpoint_blocks),
-        _check_windows_at_once(windows_at_once, stages),
+        limits,
     )
 
 
@@ -176,15 +168,15 @@ def per_stage(value: Any, num_stages: int, ndim: int, name: str) -> tuple[tuple[
         UserError: if the lengths fit neither reading, or if both fit and give different results.
     """
     if _is_list(value):
-        flat = all(is_count(n) for n in value)
-        if flat and len(value) == num_stages == ndim and len(set(value)) > 1:
-            as_stages = [(n,) * ndim for n in value]
-            raise UserError(
-                f'{name}={value!r} can be read as one per axis or as one per stage; write '
-                f'{[tuple(value)] * num_stages} for one per axis, or {as_stages} for one per stage'
-            )
-        if len(value) == ndim != num_stages and flat:
-            value = [value] * num_stages
+        of_axes = [tuple(value)] * num_stages
+        if len(value) == ndim and all(is_count(n) for n in value):
+            if ndim == num_stages and len(set(value)) > 1:
+                as_stages = [(n,) * ndim for n in value]
+                raise UserError(
+                    f'{name}={value!r} can be read as one per axis or as one per stage; write '
+                    f'{of_axes} for one per axis, or {as_stages} for one per stage'
+                )
+            value = of_axes
     stages = value if _is_list(value) else (value,) * num_stages
     rule = f'an int, {num_stages} values (one per stage) or {ndim} ints (one per axis)'
     want(name, value, rule, len(stages) == num_stages and not isinstance(value, str))
@@ -237,7 +229,7 @@ def want_mlp(ratio: Any, channels: int) -> None:
 
 def _want_no_zeros(value: Any) -> None:
     numbers = value if _is_list(value) else [value]
-    if any(n == 0 for n in numbers if is_count(n, minimum=0)):
+    if any(n == 0 for n in numbers):
         raise UserError(
             f'pretrained_window_sizes must be at least 1, got {value!r}; mmpretrain writes 0 for '
             'weights that were trained with the present window, here that is None'
@@ -255,13 +247,6 @@ def _check_out_indices(value: Any, num_stages: int) -> tuple[int, ...]:
             'the order of the stages'
         )
     return tuple(value)
-
-
-def _check_windows_at_once(value: Any, num_stages: int) -> tuple[int | None, ...]:
-    limits = one_each(value, num_stages, 'windows_at_once')
-    bounds = all(n is None or is_count(n) for n in limits)
-    want('windows_at_once', value, 'at least 1, or None for no bound', bounds)
-    return limits
 
 
 def _recomputed_blocks(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from ..errors import UserError, nearest
-from .arguments import is_count, is_number, want
+from .arguments import is_count, is_number, want, want_rate
 from .layers import LoRALinear
 
 TARGETS = ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')
@@ -33,8 +33,11 @@ class LoRA:
     train_norms: bool = True
 
     def __post_init__(self) -> None:
-        _check_numbers(self.rank, self.alpha, self.drop_rate)
-        norms, targets = self.train_norms, self.targets
+        alpha, norms, targets = self.alpha, self.train_norms, self.targets
+        want('lora: rank', self.rank, 'a whole number from 1', is_count(self.rank))
+        above = alpha is None or (is_number(alpha) and 0 < alpha < math.inf)
+        want('lora: alpha', alpha, 'a number above 0', above)
+        want_rate('lora: drop_rate', self.drop_rate)
         want('lora: train_norms', norms, 'True or False', isinstance(norms, bool))
         named = isinstance(targets, (list, tuple)) and all(map(_is_target, targets))
         rule = 'a list of names of layers, or of dict(type=name, rank=...)'
@@ -66,14 +69,6 @@ def _is_target(target: Any) -> bool:
     )
 
 
-def _check_numbers(rank: Any, alpha: Any, drop_rate: Any) -> None:
-    want('lora: rank', rank, 'a whole number from 1', is_count(rank))
-    above = alpha is None or (is_number(alpha) and 0 < alpha < math.inf)
-    want('lora: alpha', alpha, 'a number above 0', above)
-    share = is_number(drop_rate) and 0 <= drop_rate < 1
-    want('lora: drop_rate', drop_rate, 'from 0 to below 1', share)
-
-
 def add_lora(model: nn.Module, lora: LoRA, first_stage: int = 0) -> None:
     """Add adapters to those linear layers of a network that `lora` names.
 
@@ -91,17 +86,17 @@ def add_lora(model: nn.Module, lora: LoRA, first_stage: int = 0) -> None:
     layers = {n: m for n, m in model.named_modules() if _may_adapt(n, m)}
     chosen: dict[str, LoRALinear] = {}
     for target in lora.targets:
-        own: Mapping[str, Any] = {'type': target} if isinstance(target, str) else target
-        names = [name for name in layers if _is_named(name, own['type'])]
+        own: dict[str, Any] = {'type': target} if isinstance(target, str) else dict(target)
+        kind = own.pop('type')
+        names = [name for name in layers if _is_named(name, kind)]
         if not names:
             there = sorted({re.sub(r'^layers\.\d+\.(blocks\.\d+\.)?', '', n) for n in layers})
             raise UserError(
-                f'lora: no layer has a name that ends with, or is, {own["type"]!r}; there are '
+                f'lora: no layer has a name that ends with, or is, {kind!r}; there are '
                 f'{", ".join(there)}'
             )
-        rank = own.get('rank', lora.rank)
-        alpha, drop_rate = own.get('alpha', lora.alpha), own.get('drop_rate', lora.drop_rate)
-        _check_numbers(rank, alpha, drop_rate)
+        options = replace(lora, **own)
+        rank, alpha = options.rank, options.alpha
         for name in names:
             if name in chosen:
                 raise UserError(f'lora: two of the targets are {name}; name it once')
@@ -113,7 +108,9 @@ def add_lora(model: nn.Module, lora: LoRA, first_stage: int = 0) -> None:
                     f'lora: rank must be at most {most} for {name} ({layer.in_features} to '
                     f'{layer.out_features} channels), got {rank}'
                 )
-            chosen[name] = LoRALinear(layer, rank, rank if alpha is None else alpha, drop_rate)
+            chosen[name] = LoRALinear(
+                layer, rank, rank if alpha is None else alpha, options.drop_rate
+            )
     if not chosen:
         raise UserError(
             f'lora: frozen_stages={first_stage} leaves no stage for adapters; lower it, or leave '
