@@ -84,7 +84,7 @@ def _fit_backbone(
     for_rgb, state = state, adapt_channels(state, channels)
     own = model.state_dict()
     report = compare_keys(path, own, state, (DOWN, UP), unbuilt=_find_unbuilt(model))
-    _describe_source(report, converted, model)
+    _describe_source(report, converted)
     report.unused, report.windows, report.inflated = unused + report.unused, windows, inflated
     if state is not for_rgb:
         how = 'their sum' if channels == 1 else f'in turn, times 3/{channels}'
@@ -191,7 +191,6 @@ def fit_weights(
     report = compare_keys(path, own, names, unbuilt=_find_unbuilt(model))
     if isinstance(model, SwinV2):
         report.windows = recorded_windows(meta)
-        report.assumed = short_windows(model.pretrained_window_sizes)
         _check_windows(report, model)
     if (backbone := _backbone_of(model)) is not None:
         problems = report.problems(lambda key: _OUTPUT_NORM.fullmatch(key) or not _is_backbone(key))
@@ -325,17 +324,16 @@ def _find_unbuilt(model: nn.Module) -> Callable[[str], bool]:
     )
 
 
-def _describe_source(report: LoadReport, converted: Converted, backbone: SwinV2) -> None:
+def _describe_source(report: LoadReport, converted: Converted) -> None:
     report.format, report.prefix = converted.format, converted.prefix
     report.windows, report.notes = converted.windows, converted.notes
-    report.assumed = short_windows(backbone.pretrained_window_sizes)
 
 
 def _check_source(report: LoadReport, converted: Converted | None, model: nn.Module) -> None:
     """Note the source of converted weights, and refuse those trained with other windows."""
     backbone = _backbone_of(model)
     if converted is not None and backbone is not None:
-        _describe_source(report, converted, backbone)
+        _describe_source(report, converted)
         _check_windows(report, backbone)
 
 
@@ -378,6 +376,7 @@ def _check_numbers(path: Path, key: str, own: Tensor, given: Tensor) -> None:
 
 def _check_windows(report: LoadReport, model: SwinV2) -> None:
     ours, theirs = model.pretrained_window_sizes, report.windows
+    report.assumed = short_windows(ours)
     if any(theirs.get(stage, window) != window for stage, window in enumerate(ours)):
         right = [theirs.get(stage, window) for stage, window in enumerate(ours)]
         raise CheckpointError(

@@ -84,7 +84,12 @@ def check_arguments(
     windows = per_stage(window_size, stages, ndim, 'window_size')
     pretrained = windows
     if pretrained_window_sizes is not None:
-        _want_no_zeros(pretrained_window_sizes)
+        given = pretrained_window_sizes
+        if 0 in (given if _is_list(given) else [given]):
+            raise UserError(
+                f'pretrained_window_sizes must be at least 1, got {given!r}; mmpretrain writes 0 '
+                'for weights that were trained with the present window, here that is None'
+            )
         pretrained = per_stage(pretrained_window_sizes, stages, ndim, 'pretrained_window_sizes')
     return Arguments(
         variant,
@@ -225,15 +230,6 @@ def want_mlp(ratio: Any, channels: int) -> None:
     """Raise `UserError` unless ``mlp_ratio`` gives an MLP a width."""
     wide = is_number(ratio) and 1 <= channels * ratio < math.inf
     want('mlp_ratio', ratio, 'a number that gives an MLP of at least 1 channel', wide)
-
-
-def _want_no_zeros(value: Any) -> None:
-    numbers = value if _is_list(value) else [value]
-    if any(n == 0 for n in numbers):
-        raise UserError(
-            f'pretrained_window_sizes must be at least 1, got {value!r}; mmpretrain writes 0 for '
-            'weights that were trained with the present window, here that is None'
-        )
 
 
 def _check_out_indices(value: Any, num_stages: int) -> tuple[int, ...]:

@@ -75,7 +75,7 @@ def translate(
     shape = op.Shape(qkv)
     batch = op.Gather(shape, integers(0))
     x, hidden = qkv, None
-    sizes, lefts, counts = [], [], []
+    sizes, lefts, counts, totals = [], [], [], []
     for axis, (m, s) in enumerate(zip(window, shift, strict=True), start=1):
         n = op.Gather(shape, integers(axis))
         # no shift where the axis is not longer than the window
@@ -83,9 +83,9 @@ def translate(
         if s:
             left = op.Mul(op.Min(op.Div(n, integers(m + 1)), integers(1)), integers(m - s))
         count = op.Div(op.Add(op.Add(n, left), integers(m - 1)), integers(m))
-        total = op.Squeeze(op.Mul(count, integers(m)), integers(0))
+        total = op.Mul(count, integers(m))
         zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
-        place = op.Sub(op.Range(zero, total, one), left)
+        place = op.Sub(op.Range(zero, op.Squeeze(total, integers(0)), one), left)
         inside = op.Max(op.Min(place, op.Sub(n, integers(1))), integers(0))
         x = op.Gather(x, inside, axis=axis)
         outside = op.Or(op.Less(place, integers(0)), op.GreaterOrEqual(place, n))
@@ -97,6 +97,7 @@ def translate(
         sizes.append(n)
         lefts.append(left)
         counts.append(count)
+        totals.append(total)
     pairs = [part for pair in zip(counts, map(integers, window), strict=True) for part in pair]
     of_counts, of_sizes = list(range(0, 2 * ndim, 2)), list(range(1, 2 * ndim, 2))
     # [B, c1, m1, ..., 3 C] to [3, B, W, h, N, d]
@@ -124,7 +125,6 @@ def translate(
     out = op.Reshape(out, op.Concat(*form, axis=0))
     mixed = [place for axis in range(1, ndim + 1) for place in (axis, axis + ndim)]
     out = op.Transpose(out, perm=[0, *mixed, 2 * ndim + 1])
-    totals = [op.Mul(count, integers(m)) for count, m in zip(counts, window, strict=True)]
     out = op.Reshape(out, op.Concat(batch, *totals, integers(heads * width), axis=0))
     begins = op.Concat(*lefts, axis=0)
     ends = op.Add(begins, op.Concat(*sizes, axis=0))

@@ -144,13 +144,11 @@ class AveragePool(nn.Module):
 
 def total_stride(backbone: Any) -> list[int]:
     """Pixels of the input, along each axis, in a token of the backbone's last map."""
-    strides: tuple[int, ...] = backbone.patch_embed.patch_size
-    merging = next((s.downsample.stride for s in backbone.layers if s.downsample), None)
-    times = len(backbone.layers) - 1
-    return [
-        patch * stride**times
-        for patch, stride in zip(strides, merging or (1,) * len(strides), strict=True)
-    ]
+    strides = list(backbone.patch_embed.patch_size)
+    for stage in backbone.layers:
+        if stage.downsample:
+            strides = [n * m for n, m in zip(strides, stage.downsample.stride, strict=True)]
+    return strides
 
 
 def picture_size(backbone: Any) -> list[int]:

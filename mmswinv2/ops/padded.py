@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .reference import expand, softmax_attention
-from .windows import Runs, WindowGrid, cover, windows_first
+from .windows import WindowGrid, cover, windows_first
 
 
 def fits_attend(qkv: Tensor, table: Tensor, scale: Tensor, dropout: float) -> bool:
@@ -44,23 +44,20 @@ def attend(
         lefts.append(left)
         mark = ((place < 0) | (place >= n)).view(-1, *[1] * (ndim - axis))
         outside = mark if outside is None else outside | mark
-    windows = _windows(qkv, tuple(runs)).flatten(1, ndim)
-    hidden = _windows(outside[None, ..., None], tuple(runs)).flatten(0, ndim)[..., 0]  # [W, N]
+    contiguous = torch.contiguous_format
+    windows, hidden = (  # [B, c1, c2, ..., N, 3 C], [1, c1, c2, ..., N, 1]
+        windows_first(x, tuple(runs)).clone(memory_format=contiguous).flatten(1 + ndim, 2 * ndim)
+        for x in (qkv, outside[None, ..., None])
+    )
+    windows, hidden = windows.flatten(1, ndim), hidden.flatten(0, ndim)[..., 0]  # [W, N]
     bias = expand(table, tuple(m for m, _ in runs))
     out = softmax_attention(windows, scale, bias, dropout, hidden)  # [B, W, N, C]
     sizes, counts = zip(*runs, strict=True)
     out = out.unflatten(2, sizes).unflatten(1, counts)
     places = [place for axis in range(1, ndim + 1) for place in (axis, axis + ndim)]
-    out = out.permute(0, *places, 2 * ndim + 1).clone(memory_format=torch.contiguous_format)
+    out = out.permute(0, *places, 2 * ndim + 1).clone(memory_format=contiguous)
     for axis in range(1, ndim + 1):
         out = out.flatten(axis, axis + 1)
     for axis, (n, left) in enumerate(zip(grid.size, lefts, strict=True), start=1):
         out = out.index_select(axis, torch.arange(n, device=qkv.device) + left)
     return out
-
-
-def _windows(x: Tensor, runs: Runs) -> Tensor:
-    """``(B, c1 m1, c2 m2, ..., C)`` to ``(B, c1, c2, ..., N, C)``."""
-    ndim = len(runs)
-    x = windows_first(x, runs).clone(memory_format=torch.contiguous_format)
-    return x.flatten(1 + ndim, 2 * ndim)

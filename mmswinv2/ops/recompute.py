@@ -13,11 +13,6 @@ from torch import Tensor
 from .modes import is_batched, is_transformed, without_autocast
 from .windows import WindowGrid
 
-Forward = Callable[[Tensor, Tensor, Tensor, WindowGrid, int | None], Tensor]
-Backward = Callable[
-    [Tensor, Tensor, Tensor, Tensor, WindowGrid, int | None], tuple[Tensor, Tensor, Tensor]
-]
-
 
 def can_recompute(dropout: float) -> bool:
     """Whether backward can recompute the attention: not with dropout, whose mask is not kept.
@@ -28,7 +23,9 @@ def can_recompute(dropout: float) -> bool:
     return not dropout and not is_transformed()
 
 
-def attention(forward: Forward, backward: Backward) -> Callable[..., Tensor]:
+def attention(
+    forward: Callable[..., Tensor], backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+) -> Callable[..., Tensor]:
     """Make an `attend` from `forward`, and from `backward`, which takes the gradient first."""
 
     def attend(
@@ -53,7 +50,7 @@ class _Attend(torch.autograd.Function):
     """Attention that keeps only its inputs for backward."""
 
     @staticmethod
-    def forward(ctx: Any, forward: Forward, backward: Backward, *inputs: Any) -> Tensor:
+    def forward(ctx: Any, forward: Any, backward: Any, *inputs: Any) -> Tensor:
         *tensors, ctx.grid, ctx.at_once = inputs
         ctx.forward_pass, ctx.backward_pass = forward, backward
         ctx.save_for_backward(*tensors)

@@ -95,11 +95,8 @@ def _backward(
         some = slice(i, i + step)
         marks = None if hidden is None else hidden[some]
         parts.append(window_gradients(windows[some], d_out[some], scale, bias, marks))
-    if len(parts) == 1:
-        ((d_windows, d_bias, d_scale),) = parts
-    else:
-        d_windows = torch.cat([part[0] for part in parts])
-        d_bias, d_scale = (torch.stack([part[i] for part in parts]).sum(0) for i in (1, 2))
+    d_windows = torch.cat([part[0] for part in parts]) if len(parts) > 1 else parts[0][0]
+    d_bias, d_scale = (torch.stack([part[i] for part in parts]).sum(0) for i in (1, 2))
     d_table = fold(d_bias, table, padding.window)
     return padding.join(d_windows), d_table, d_scale
 

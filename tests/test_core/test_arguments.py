@@ -83,6 +83,7 @@ def arch(**changes):
         (dict(pretrained_window_sizes=[8, 8]), None),
         (dict(pretrained_window_sizes=[8, 8, 8]), 'pretrained_window_sizes must be an int'),
         (dict(mlp_ratio=0), 'mlp_ratio must be a number that gives an MLP of at least 1'),
+        (dict(mlp_ratio=0.01), 'mlp_ratio must be a number that gives an MLP of at least 1'),
         (dict(mlp_ratio='4'), 'mlp_ratio must be a number'),
         (dict(mlp_ratio=NAN), 'mlp_ratio must be a number'),
         (dict(mlp_ratio=float('inf')), 'mlp_ratio must be a number'),

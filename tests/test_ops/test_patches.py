@@ -6,7 +6,12 @@ import torch
 from mmswinv2.core.layers import PatchEmbed
 from mmswinv2.ops import patches, reference
 
-CASES = [((2, 3, 8, 12), (4, 4)), ((1, 2, 4, 6, 9), (2, 2, 3)), ((1, 1, 5, 5), (5, 5))]
+CASES = [
+    ((2, 3, 8, 12), (4, 4)),
+    ((1, 2, 4, 6, 9), (2, 2, 3)),
+    ((1, 1, 5, 5), (5, 5)),
+    ((0, 3, 8, 12), (4, 4)),
+]
 
 
 @pytest.mark.parametrize('biased', [True, False])
