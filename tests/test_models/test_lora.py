@@ -309,6 +309,12 @@ def test_wrong_options(lora, words):
         network(lora=lora)
 
 
+def test_the_rank_may_be_the_full_one_of_the_narrowest_layer():
+    net = network(lora=dict(rank=12))
+    layer = net.layers[0].blocks[0].attn.qkv
+    assert layer.lora_down.weight.shape == (12, 12) and layer.lora_up.weight.shape == (36, 12)
+
+
 def test_adapters_are_added_once():
     net = network(lora=dict(rank=2))
     with pytest.raises(UserError, match='has adapters; merge them before it gets others'):
