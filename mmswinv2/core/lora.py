@@ -83,7 +83,8 @@ def add_lora(model: nn.Module, lora: LoRA, first_stage: int = 0) -> None:
     """
     if find_lora(model):
         raise UserError('lora: this network has adapters; merge them before it gets others')
-    layers = {n: m for n, m in model.named_modules() if _may_adapt(n, m)}
+    linear = {n: m for n, m in model.named_modules() if type(m) is nn.Linear}
+    layers = {n: m for n, m in linear.items() if '.cpb_mlp.' not in n}  # which takes offsets
     chosen: dict[str, LoRALinear] = {}
     for target in lora.targets:
         own: dict[str, Any] = {'type': target} if isinstance(target, str) else dict(target)
@@ -118,11 +119,6 @@ def add_lora(model: nn.Module, lora: LoRA, first_stage: int = 0) -> None:
         )
     for name, layer in chosen.items():
         model.set_submodule(name, layer)
-
-
-def _may_adapt(name: str, module: nn.Module) -> bool:
-    """Whether a module is a linear layer on tokens; those of the position bias take offsets."""
-    return type(module) is nn.Linear and name.startswith('layers.') and '.cpb_mlp.' not in name
 
 
 def _is_named(name: str, target: str) -> bool:

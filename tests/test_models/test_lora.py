@@ -298,6 +298,7 @@ def test_norms_are_trained_unless_told_otherwise():
             "ends with, or is, 'attn.query'; there are attn.proj, attn.qkv, downsample.reduction, "
             'mlp.fc1, mlp.fc2',
         ),
+        (dict(rank=2, targets=['kv']), "ends with, or is, 'kv'; there are attn.proj"),
         (dict(rank=2, targets=['cpb_mlp.0']), "'cpb_mlp.0'; there are attn.proj"),
         (dict(rank=2, targets=['qkv', 'attn.qkv']), 'two of the targets are layers.0.blocks.0'),
         (dict(rank=2, targets=['(']), 'is no regular expression'),
