@@ -206,11 +206,10 @@ class SwinV2(nn.Module):
         for i, stage in enumerate(self.layers):
             x = stage(x)
             if i in self.out_indices:
-                out = self.get_submodule(f'norm{i}')(x)
                 # not movedim(-1, 1): torch's older exporter to ONNX writes the -1 into the file;
                 # not contiguous(), by which torch.export would refuse maps one token wide
-                out = out.movedim(x.ndim - 1, 1).clone(memory_format=torch.contiguous_format)
-                outs.append(out)
+                out = self.get_submodule(f'norm{i}')(x).movedim(x.ndim - 1, 1)
+                outs.append(out.clone(memory_format=torch.contiguous_format))
             if i + 1 < len(self.layers):
                 x = stage.get_submodule('downsample')(x)
         return tuple(outs)
