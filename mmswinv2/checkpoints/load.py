@@ -84,8 +84,9 @@ def _fit_backbone(
     for_rgb, state = state, adapt_channels(state, channels)
     own = model.state_dict()
     report = compare_keys(path, own, state, (DOWN, UP), unbuilt=_find_unbuilt(model))
-    _describe_source(report, converted)
-    report.unused, report.windows, report.inflated = unused + report.unused, windows, inflated
+    report.format, report.prefix = converted.format, converted.prefix
+    report.windows, report.notes = windows, converted.notes
+    report.unused, report.inflated = unused + report.unused, inflated
     if state is not for_rgb:
         how = 'their sum' if channels == 1 else f'in turn, times 3/{channels}'
         report.notes.append(f'adapted from RGB to in_channels={channels}: kernels {how}')
@@ -324,16 +325,12 @@ def _find_unbuilt(model: nn.Module) -> Callable[[str], bool]:
     )
 
 
-def _describe_source(report: LoadReport, converted: Converted) -> None:
-    report.format, report.prefix = converted.format, converted.prefix
-    report.windows, report.notes = converted.windows, converted.notes
-
-
 def _check_source(report: LoadReport, converted: Converted | None, model: nn.Module) -> None:
     """Note the source of converted weights, and refuse those trained with other windows."""
     backbone = _backbone_of(model)
     if converted is not None and backbone is not None:
-        _describe_source(report, converted)
+        report.format, report.prefix = converted.format, converted.prefix
+        report.windows, report.notes = converted.windows, converted.notes
         _check_windows(report, backbone)
 
 

@@ -1,7 +1,6 @@
 """The published weights by name: address, size, and the windows of their pre-training."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import CheckpointError, nearest
 
@@ -25,7 +24,7 @@ _TORCHVISION = 'https://download.pytorch.org/models/'
 _W8, _W12, _W16 = (8, 8, 8, 8), (12, 12, 12, 6), (16, 16, 16, 8)
 
 # By file name without suffix. Within an arch in order of preference, see `find_published`.
-_ROWS: list[tuple[Any, ...]] = [
+_ROWS: list[tuple[str, str, str, int, int, tuple[int, ...]]] = [
     (_AUTHORS, 'swinv2_tiny_patch4_window16_256', 'tiny', 16, 256, _W16),
     (_AUTHORS, 'swinv2_tiny_patch4_window8_256', 'tiny', 8, 256, _W8),
     (_AUTHORS, 'swinv2_small_patch4_window16_256', 'small', 16, 256, _W16),
@@ -44,9 +43,14 @@ _ROWS: list[tuple[Any, ...]] = [
 ]
 PUBLISHED = {
     name: PublishedWeights(
-        f'{folder}{name}.pth', *of, name.rpartition('-')[2] if folder == _TORCHVISION else ''
+        f'{folder}{name}.pth',
+        arch,
+        window,
+        image_size,
+        windows,
+        sha256=name.rpartition('-')[2] if folder == _TORCHVISION else '',
     )
-    for folder, name, *of in _ROWS
+    for folder, name, arch, window, image_size, windows in _ROWS
 }
 
 
