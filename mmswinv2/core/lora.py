@@ -97,7 +97,8 @@ def add_lora(model: nn.Module, lora: LoRA, first_stage: int = 0) -> None:
                 f'{", ".join(there)}'
             )
         options = replace(lora, **own)
-        rank, alpha = options.rank, options.alpha
+        rank = options.rank
+        alpha = rank if options.alpha is None else options.alpha
         for name in names:
             if name in chosen:
                 raise UserError(f'lora: two of the targets are {name}; name it once')
@@ -109,9 +110,7 @@ def add_lora(model: nn.Module, lora: LoRA, first_stage: int = 0) -> None:
                     f'lora: rank must be at most {most} for {name} ({layer.in_features} to '
                     f'{layer.out_features} channels), got {rank}'
                 )
-            chosen[name] = LoRALinear(
-                layer, rank, rank if alpha is None else alpha, options.drop_rate
-            )
+            chosen[name] = LoRALinear(layer, rank, alpha, options.drop_rate)
     if not chosen:
         raise UserError(
             f'lora: frozen_stages={first_stage} leaves no stage for adapters; lower it, or leave '
