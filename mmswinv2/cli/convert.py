@@ -57,8 +57,6 @@ def _data_parser() -> ArgumentParser:
 
 
 def _weights_parser() -> ArgumentParser:
-    from ..checkpoints import FORMATS
-
     parser = ArgumentParser(
         'mmswinv2 convert',
         as_written=True,
@@ -77,7 +75,7 @@ def _weights_parser() -> ArgumentParser:
     parser.set_defaults(run=convert_weights)
     parser.add_argument('src', help='a file (.pth, .safetensors), an http(s) address or a name')
     parser.add_argument('dst', help='the .pth file to write')
-    parser.add_argument('--format', choices=list(FORMATS), help='instead of detecting it')
+    parser.add_argument('--format', help='instead of detecting it; a wrong name lists them')
     parser.add_argument('--prefix', help="what precedes the backbone's keys, e.g. 'backbone.'")
     parser.add_argument('--key', help="the entry of the file with the weights, e.g. 'model_ema'")
     parser.add_argument(

@@ -15,6 +15,7 @@ from torch import nn
 
 from mmswinv2 import hosts
 from mmswinv2.checkpoints import PUBLISHED
+from mmswinv2.cli import main
 from mmswinv2.core import VARIANTS, SwinV2
 from mmswinv2.errors import CheckpointError, UserError
 from mmswinv2.hosts import find_config
@@ -667,6 +668,14 @@ def test_names_are_found_under_any_distribution(package):
         find_config('mmdet::atss/fcos_r50-caffe_fpn_gn-head_1x_coco.py')
     with pytest.raises(UserError, match='mmnothing is not installed'):
         find_config('mmnothing::a.py')
+
+
+def test_names_of_sizes(capsys):
+    with pytest.raises(SystemExit):
+        main(['swap', '--help'])
+    assert f'{", ".join(VARIANTS)} (tiny)' in re.sub(r'\s+', ' ', capsys.readouterr().out)
+    with pytest.raises(SystemExit, match="arch 'tinny' is unknown; choose from nano, tiny"):
+        main(['swap', 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '--arch', 'tinny'])
 
 
 def test_the_tool(tool, tmp_path):
