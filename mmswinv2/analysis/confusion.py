@@ -31,12 +31,14 @@ def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) 
     `path` is the file of the `samples`, for messages.
     """
     scores, truth, labelled = _labelled(dataset, samples, path)
-    number, without = scores.shape[1], len(samples) - len(labelled)
+    known, without = scores.shape[1], len(samples) - len(labelled)
     names = [str(name) for name in dataset.metainfo.get('classes') or ()]
+    number = max(known, len(names), int(truth.max()) + 1)  # the model may lack some of them
+    scores = np.pad(scores, ((0, 0), (0, number - known)), constant_values=-np.inf)
     names += [str(i) for i in range(len(names), number)]
     found = scores.argmax(1)
     counts = confusion(truth, found, number)
-    top = min(5, number)
+    top = min(5, known)
     hits = (np.argsort(-scores, axis=1)[:, :top] == truth[:, None]).any(1).mean()
     sure = scores[np.arange(len(truth)), found]
     wrong = [i for i in np.argsort(-sure) if found[i] != truth[i]]
@@ -52,12 +54,13 @@ def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) 
     sums = zip(counts.diagonal(), counts.sum(1), counts.sum(0), strict=True)
     rows: list[list[str | float | None]] = [
         [name, int(there), ratio(right, there), ratio(right, taken)]
-        for name, (right, there, taken) in zip(names, sums, strict=False)
+        for name, (right, there, taken) in zip(names, sums, strict=True)
     ]
     return Findings(
         f'{len(truth)} samples: {np.trace(counts) / len(truth):.1%} right (top-1)'
-        + (f', {hits:.1%} among the best {top}' if number > top else '')
-        + (f'; {without} without a label are left out' if without else ''),
+        + (f', {hits:.1%} among the best {top}' if known > top else '')
+        + (f'; {without} without a label are left out' if without else '')
+        + (f'; the model has scores of the first {known} classes alone' if number > known else ''),
         Table(['class', 'samples', 'accuracy (recall)', 'precision'], rows, (2, 3)),
         Matrix(names, names, counts),
         examples,

@@ -571,6 +571,35 @@ def test_samples_without_a_label_are_left_out():
         analyse_classes(Data(labels), samples, 'p.pkl', 3)
 
 
+@pytest.mark.parametrize('classes', [('a', 'b'), ('a', 'b', 'c'), ('a', 'b', 'c', 'd')])
+def test_labels_that_the_model_has_no_score_for(classes):
+    """As where a test set has more classes than the training had."""
+    labels, scores = [0, 2, 1], [[-0.9, -2.0], [-0.4, -3.0], [-3.0, -2.0]]
+
+    class Data(list):
+        metainfo = dict(classes=classes)  # noqa: RUF012
+
+        def get_data_info(self, index):
+            return dict(gt_label=self[index])
+
+    samples = [
+        dict(pred_score=torch.tensor(score), gt_label=torch.tensor([label]))
+        for score, label in zip(scores, labels, strict=True)
+    ]
+    found = analyse_classes(Data(labels), samples, 'p.pkl', 3)
+    assert found.words.startswith('3 samples: 66.7% right (top-1); the model has scores of the')
+    side = max(3, len(classes))
+    expected = np.zeros((side, side), int)
+    expected[0, 0] = expected[1, 1] = expected[2, 0] = 1
+    assert (found.matrix.counts == expected).all() and len(found.matrix.rows) == side
+    (name,) = {'c', '2'} & set(found.matrix.rows)
+    assert found.matrix.confusions() == [(name, 'a', 1, 1.0)]
+    assert [row[2:] for row in found.classes.rows[:3]] == [[1.0, 0.5], [1.0, 1.0], [0.0, None]]
+    assert [example.words for example in found.examples] == [
+        f'is {name} (-inf), taken for a (-0.40)'
+    ]
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 
