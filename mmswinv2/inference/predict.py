@@ -2,7 +2,6 @@
 
 import functools
 import io
-import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral, Real
@@ -71,9 +70,11 @@ def iterate(
         the host's data sample for every image, frame or clip.
 
     Raises:
-        UserError: if the config, the weights or an input cannot be used.
+        UserError: if the config or the weights cannot be used; after all results if some of the
+            inputs cannot be read.
     """
     from .. import hosts
+    from ..datasets.video_files import UnreadableVideo
     from ..engine.launch import config_with_options
 
     check_score(score)
@@ -94,23 +95,32 @@ def iterate(
         )
     sources = list(find_sources(given, out_dir, clips))
     predictor = Predictor(cfg, checkpoint, device, amp, tta)
-    outcomes = functools.partial(predictor.outcomes, batch_size=batch_size)
+    left_out: list[UserError] = []
+    outcomes = functools.partial(predictor.outcomes, batch_size=batch_size, left_out=left_out)
     stills, films = divide(sources, clips=predictor.of_clips)
-    if out_dir is None:
-        videos = (frames_of(name, source, max_frames)[0] for name, source in films)
-        for items in itertools.chain([stills], videos):
-            yield from (result for _, result in outcomes(items))
-        return
-    writer = ResultWriter(Path(out_dir), predictor.cfg, predictor.meta, score)
+    writer = None
+    if out_dir is not None:
+        writer = ResultWriter(Path(out_dir), predictor.cfg, predictor.meta, score)
     try:
         for item, result in track(outcomes(stills), 'predicting', len(stills)):
-            writer.save(item, writer.add(item, result))
+            if writer is not None:
+                writer.save(item, writer.add(item, result))
             yield result
         for name, source in films:
-            frames, fps, number = frames_of(name, source, max_frames)
-            yield from track(writer.film(name, frames, fps, outcomes), 'frames', number)
+            try:
+                frames, fps, number = frames_of(name, source, max_frames)
+                if writer is None:
+                    yield from (result for _, result in outcomes(frames))
+                else:
+                    yield from track(writer.film(name, frames, fps, outcomes), 'frames', number)
+            except UnreadableVideo as error:
+                left_out.append(error)
     finally:  # after an error or interrupt, the results so far are still written
-        writer.close()
+        if writer is not None:
+            writer.close()
+    if left_out:
+        more = f'; this is the first of {len(left_out)} inputs that could not be used'
+        raise UserError(f'{left_out[0]}{more if len(sources) > 1 else ""}') from left_out[0]
 
 
 def _as_texts(inputs: Any) -> list[str]:

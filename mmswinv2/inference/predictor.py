@@ -60,8 +60,19 @@ class Predictor:
             self._numbers = itertools.count()
         self.of_clips = self._pipeline.of_clips
 
-    def outcomes(self, items: Iterable[Item], batch_size: int = 1) -> Iterator[tuple[Item, Any]]:
+    def outcomes(
+        self,
+        items: Iterable[Item],
+        batch_size: int = 1,
+        left_out: list[UserError] | None = None,
+    ) -> Iterator[tuple[Item, Any]]:
         """Each item with the host's data sample of its predictions, on the CPU.
+
+        Args:
+            items: the items.
+            batch_size: number of items per forward pass.
+            left_out: gets the errors of items that cannot be read, which are left out; ``None``:
+                they are raised, as is that of the first item, which may be one of the config.
 
         Raises:
             UserError: if an item cannot be read, the kind of prediction is not supported, or
@@ -70,15 +81,20 @@ class Predictor:
         check_count('batch_size', batch_size)
         rest = iter(items)
         while batch := list(itertools.islice(rest, batch_size)):
+            read: list[Item] = []
             samples: list[Any] = []
             failure: UserError | None = None
             for item in batch:
+                number = next(self._numbers)
                 try:
-                    samples.append(self._pipeline(item, next(self._numbers)))
-                except UserError as error:  # after the results of the items before
-                    failure = error
-                    break
-            for item, result in zip(batch, self._results(samples), strict=failure is None):
+                    samples.append(self._pipeline(item, number))
+                    read.append(item)
+                except UserError as error:
+                    if left_out is None or number == 0:
+                        failure = error  # after the results of the items before
+                        break
+                    left_out.append(error)
+            for item, result in zip(read, self._results(samples), strict=True):
                 if not any(hasattr(result, key) for key in _KINDS):
                     raise UserError(
                         f'{type(self.model).__name__} of {name_of(self.cfg)} predicts nothing that '

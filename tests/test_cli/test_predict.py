@@ -188,15 +188,36 @@ def test_video_classifier(weights, clip, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('batch', [1, 4])
-def test_what_was_found_before_a_bad_file_is_kept(weights, photos, tmp_path, batch):
-    (tmp_path / 'bad.jpg').write_text('no image')
-    files = [photos / 'a.jpg', tmp_path / 'bad.jpg', photos / 'b.png']
-    with pytest.raises(UserError, match='bad.jpg'):
-        mmswinv2.predict(
-            str(ROOT / CONFIG), weights(CONFIG), files, tmp_path / 'out', batch_size=batch
-        )
+def test_bad_files_are_left_out_and_told_at_the_end(weights, photos, clip, tmp_path, batch):
+    for name in ('bad.jpg', 'worse.png', 'bad.mp4'):
+        (tmp_path / name).write_text('no image')
+    bad = [tmp_path / name for name in ('bad.jpg', 'worse.png', 'bad.mp4')]
+    files = [photos / 'a.jpg', bad[0], bad[2], photos / 'b.png', bad[1], clip]
+    found, options = [], dict(batch_size=batch, max_frames=2)
+    for out_dir in (tmp_path / 'out', None):
+        results = iterate(str(ROOT / CONFIG), weights(CONFIG), files, out_dir, **options)
+        words = 'bad.jpg: .*; this is the first of 3 inputs that could not be used'
+        with pytest.raises(UserError, match=words):
+            found.extend(results)
+    names = [f'{photos}/a.jpg', f'{photos}/b.png', None, None]
+    assert [result.get('img_path') if i % 4 < 2 else None for i, result in enumerate(found)] == [
+        *names,
+        *names,
+    ]
     content = json.loads((tmp_path / 'out/preds/predictions.json').read_text())
-    assert [i['file_name'] for i in content['images']] == [f'{photos}/a.jpg']
+    frames = [f'{clip}, frame {i}' for i in range(2)]
+    assert [i['file_name'] for i in content['images']] == [*names[:2], *frames]
+    written = sorted(path.name for path in (tmp_path / 'out/vis').iterdir())
+    assert written == ['a.jpg', 'b.jpg', f'{clip.stem}.mp4']
+
+
+def test_the_first_file_may_be_wrong_by_the_config(weights, photos, tmp_path):
+    """So its error ends the command at once."""
+    (tmp_path / 'bad.jpg').write_text('no image')
+    files = [tmp_path / 'bad.jpg', photos / 'a.jpg']
+    with pytest.raises(UserError, match='bad.jpg'):
+        mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), files, tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
 
 
 def test_a_video_that_is_stopped_ends_with_the_frame_before(weights, clip, tmp_path):
