@@ -9,7 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ _SEEK = 16
 _OTHER_MATRICES = (1, 4, 7, 9, 10)
 _FULL_RANGE = 2
 _OF_FIELDS = 1 / 40  # seconds between two fields, at most
+_TICK = Fraction(1, 90000)  # seconds; the unit of times of frames at a varying rate
 _REPEATS = 24  # a packet of fewer bytes may repeat the frame before it
 
 
@@ -60,6 +61,7 @@ class VideoReader:
 
     Attributes:
         fps: frames per second, on average; 0 if the file does not say.
+        times: seconds from the first frame to each, where the rate varies; ``None``: it does not.
 
     Raises:
         UserError: if PyAV is not installed.
@@ -85,6 +87,9 @@ class VideoReader:
         measured = float(1 / (onwards.mean() * unit)) if onwards.any() else told
         # the file's own number is exact where times are rounded, and wrong for uneven ones
         self.fps = told if math.isclose(told, measured, rel_tol=0.02) else measured
+        self.times: list[float] | None = None
+        if len(steps) and 0 < 1.5 * steps.min() < steps.max():  # rounding changes steps by less
+            self.times = [0.0, *(np.cumsum(steps) * unit).tolist()]
 
     def __len__(self) -> int:
         return len(self._times)
@@ -309,15 +314,23 @@ class VideoWriter:
         self._stream.pix_fmt = 'yuv420p'
         self._stream.codec_context.thread_count = 1
 
-    def write(self, frame: np.ndarray) -> None:
-        """Add a frame (H, W, 3), uint8 RGB; cut to even sides, as H.264 wants them."""
+    def write(self, frame: np.ndarray, time: float | None = None) -> None:
+        """Add a frame (H, W, 3), uint8 RGB; cut to even sides, as H.264 wants them.
+
+        `time` is when it is shown, in seconds, where the rate varies.
+        """
         import av
 
         height, width = (side // 2 * 2 for side in frame.shape[:2])
         frame = np.ascontiguousarray(frame[:height, :width])
         if not self._stream.codec_context.is_open:
             self._stream.height, self._stream.width = height, width
+            if time is not None:
+                self._stream.codec_context.time_base = _TICK
+                self._stream.codec_context.max_b_frames = 0  # else the file ends too early
         image = av.VideoFrame.from_ndarray(frame, format='rgb24')
+        if time is not None:
+            image.pts, image.time_base = round(time / _TICK), _TICK
         self._container.mux(self._stream.encode(image))
 
     def __enter__(self) -> VideoWriter:
@@ -334,14 +347,15 @@ def write_video(
     frames: Iterable[np.ndarray],
     fps: float,
     options: Mapping[str, str] | None = None,
+    times: Iterable[float] | None = None,
 ) -> None:
     """Write frames as H.264, all of them or no file; see `VideoWriter`."""
     target = Path(path)
     part = part_of(target, ends=True)
     try:
         with VideoWriter(part, fps, options) as video:
-            for frame in frames:
-                video.write(frame)
+            for frame, time in zip(frames, times or repeat(None)):  # noqa: B905
+                video.write(frame, time)
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)

@@ -125,7 +125,7 @@ class ResultWriter:
 
             film, reader = self.pictures / f'{item.name}.mp4', open_video(item.path)
             lines = [f'{one["name"]}: {one["score"]:.3f}' for one in best]
-            write_video(film, caption(reader, lines), reader.fps or 25)
+            write_video(film, caption(reader, lines), reader.fps or 25, times=reader.times)
 
     def _draw(self, item: Item, result: Any, options: dict) -> np.ndarray | None:
         if item.clip:
@@ -172,7 +172,7 @@ class ResultWriter:
                 for item, result in outcomes(frames):
                     drawn = self.add(item, result)
                     if drawn is not None:
-                        video.write(drawn)
+                        video.write(drawn, item.time)
                     yield result
         except OSError:  # of the disk, and a video that was not closed cannot be read
             part.unlink(missing_ok=True)

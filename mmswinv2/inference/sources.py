@@ -36,6 +36,7 @@ class Item:
     path: str
     image: np.ndarray | None = None  # (H, W, 3) uint8 RGB of a frame
     clip: bool = False  # a whole video, with one prediction for all its frames
+    time: float | None = None  # of a frame, in seconds, where the rate of the video varies
 
 
 class Camera(str):
@@ -193,22 +194,26 @@ def frames_of(name: str, source: str, most: int | None) -> tuple[Iterator[Item],
     from ..datasets.video_files import open_video
 
     images: Iterable[np.ndarray]
+    times: Sequence[float] | None = None
     if isinstance(source, Camera):
         images, fps, number = _camera(int(source)), 25.0, most
     elif not Path(source).exists():
         raise UserError(f'{source} does not exist')
     else:
         reader = open_video(source)
-        images, fps = iter(reader), reader.fps
+        images, fps, times = iter(reader), reader.fps, reader.times
         number = min(len(reader), most or len(reader))
-    return _numbered(name, source, itertools.islice(images, most)), fps, number
+    return _numbered(name, source, itertools.islice(images, most), times), fps, number
 
 
-def _numbered(name: str, source: str, images: Iterable[np.ndarray]) -> Iterator[Item]:
+def _numbered(
+    name: str, source: str, images: Iterable[np.ndarray], times: Sequence[float] | None
+) -> Iterator[Item]:
     number = -1
     for number, image in enumerate(images):
         path = f'{source}, frame {number}'
-        yield Item(f'{name}/{number:06d}', path, np.ascontiguousarray(image))
+        time = times[number] if times else None
+        yield Item(f'{name}/{number:06d}', path, np.ascontiguousarray(image), time=time)
     if number < 0:
         raise UserError(f'{source} has no frames')
 

@@ -114,6 +114,15 @@ def test_segmentor_on_a_video(weights, clip, tmp_path):
     assert len(short) == 2
 
 
+def test_frames_of_an_uneven_video_keep_their_times(weights, tmp_path):
+    seconds = [0, 0.1, 0.2, 1.5]
+    frames = np.random.default_rng(0).integers(0, 255, (4, 48, 64, 3), dtype=np.uint8)
+    write_video(tmp_path / 'uneven.mp4', frames, 2, times=seconds)
+    run(SEGMENTOR, weights(SEGMENTOR), tmp_path / 'uneven.mp4', tmp_path / 'out')
+    with av.open(str(tmp_path / 'out/vis/uneven.mp4')) as video:
+        assert [frame.time for frame in video.decode(video=0)] == pytest.approx(seconds)
+
+
 def test_frames_are_seen_as_images_are(weights, tmp_path):
     """A lossless video and a PNG of its frame give the same labels."""
     image = np.zeros((64, 64, 3), np.uint8)

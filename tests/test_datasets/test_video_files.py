@@ -646,3 +646,26 @@ def test_videos_are_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(ValueError, match='no more of them'):
         write_video(path, frames(2, fails=True), 10)
     assert len(open_video(str(path))) == 5 and [p.name for p in tmp_path.iterdir()] == ['out.mp4']
+
+
+@pytest.mark.parametrize('name', ['a.mkv', 'a.mp4', 'a.webm'])
+def test_frames_of_an_uneven_video_are_written_at_their_times(name, tmp_path):
+    """Such as a recording of a screen, which has a frame where something has changed."""
+    wanted = [0, 50, 70, 500, 1000, 2200, 2210, 3000]  # ms
+    codec = 'libvpx-vp9' if name.endswith('webm') else 'libx264'
+    write(tmp_path / name, codec, {}, frames=8, times=wanted.__getitem__)
+    reader = open_video(str(tmp_path / name))
+    write_video(tmp_path / 'out.mp4', iter(reader), reader.fps, times=reader.times)
+    with av.open(str(tmp_path / 'out.mp4')) as video:
+        frames = [(frame.time, frame.to_ndarray(format='rgb24')) for frame in video.decode(video=0)]
+        assert video.duration / 1e6 > 3  # the last frame is shown, too
+    assert [round(1000 * time) for time, _ in frames] == wanted
+    assert [number(image) for _, image in frames] == pytest.approx(range(8), abs=1)
+    assert reader.times == pytest.approx([time / 1000 for time in wanted])
+
+
+@pytest.mark.parametrize('fps', [Fraction(30000, 1001), 24, 60, 7.5])
+def test_rounded_times_are_of_an_even_video(fps, tmp_path):
+    """Matroska rounds to milliseconds."""
+    write(tmp_path / 'a.mkv', frames=9, times=lambda i: round(1000 * i / fps))
+    assert open_video(str(tmp_path / 'a.mkv')).times is None

@@ -97,8 +97,8 @@ def test_a_video_that_cannot_be_written_is_removed(tmp_path, monkeypatch):
     ours, numbers = writer(tmp_path), count()
     write = video_files.VideoWriter.write
 
-    def write_two(self, frame):
-        write(self, frame)
+    def write_two(self, frame, time):
+        write(self, frame, time)
         if next(numbers):
             fail()
 

@@ -58,7 +58,7 @@ def main():
         lines.append(f'{name}: {value:.3f}')
     print('\n'.join(lines))
     reader = open_video(args.video)
-    write_video(target, caption(reader, lines), reader.fps or 25)
+    write_video(target, caption(reader, lines), reader.fps or 25, times=reader.times)
     print(f'written to {target}')
 
 
