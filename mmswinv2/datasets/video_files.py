@@ -9,7 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -354,8 +354,9 @@ def write_video(
     part = part_of(target, ends=True)
     try:
         with VideoWriter(part, fps, options) as video:
-            for frame, time in zip(frames, times or repeat(None)):  # noqa: B905
-                video.write(frame, time)
+            at = iter(times or ())
+            for frame in frames:
+                video.write(frame, next(at, None))
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)

@@ -119,8 +119,9 @@ def iterate(
         if writer is not None:
             writer.close()
     if left_out:
-        more = f'; this is the first of {len(left_out)} inputs that could not be used'
-        raise UserError(f'{left_out[0]}{more if len(sources) > 1 else ""}') from left_out[0]
+        number = f'{len(left_out)} of {len(sources)} inputs could not be used, the others are done'
+        more = f'; {number}' if len(sources) > 1 else ''
+        raise UserError(f'{left_out[0]}{more}') from left_out[0]
 
 
 def _as_texts(inputs: Any) -> list[str]:

@@ -205,7 +205,7 @@ def test_bad_files_are_left_out_and_told_at_the_end(weights, photos, clip, tmp_p
     found, options = [], dict(batch_size=batch, max_frames=2)
     for out_dir in (tmp_path / 'out', None):
         results = iterate(str(ROOT / CONFIG), weights(CONFIG), files, out_dir, **options)
-        words = 'bad.jpg: .*; this is the first of 3 inputs that could not be used'
+        words = 'bad.jpg: .*; 3 of 6 inputs could not be used, the others are done'
         with pytest.raises(UserError, match=words):
             found.extend(results)
     names = [f'{photos}/a.jpg', f'{photos}/b.png', None, None]
