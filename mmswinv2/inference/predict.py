@@ -119,8 +119,8 @@ def iterate(
         if writer is not None:
             writer.close()
     if left_out:
-        number = f'{len(left_out)} of {len(sources)} inputs could not be used, the others are done'
-        more = f'; {number}' if len(sources) > 1 else ''
+        told = f'{len(left_out)} of {len(sources)} inputs could not be used, the others are done'
+        more = f'; {told}' if len(sources) > 1 else ''
         raise UserError(f'{left_out[0]}{more}') from left_out[0]
 
 
