@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..log import warn
 from ..progress import track
 from .predictor import Predictor, check_count, name_of
 from .results import ResultWriter
@@ -96,7 +97,14 @@ def iterate(
     sources = list(find_sources(given, out_dir, clips))
     predictor = Predictor(cfg, checkpoint, device, amp, tta)
     left_out: list[UserError] = []
-    outcomes = functools.partial(predictor.outcomes, batch_size=batch_size, left_out=left_out)
+
+    def leave_out(error: UserError) -> None:
+        if len(sources) == 1:
+            raise error
+        left_out.append(error)
+        warn(f'left out: {error}')
+
+    outcomes = functools.partial(predictor.outcomes, batch_size=batch_size, leave_out=leave_out)
     stills, films = divide(sources, clips=predictor.of_clips)
     writer = None
     if out_dir is not None:
@@ -114,14 +122,13 @@ def iterate(
                 else:
                     yield from track(writer.film(name, frames, fps, outcomes), 'frames', number)
             except UnreadableVideo as error:
-                left_out.append(error)
+                leave_out(error)
     finally:  # after an error or interrupt, the results so far are still written
         if writer is not None:
             writer.close()
     if left_out:
         told = f'{len(left_out)} of {len(sources)} inputs could not be used, the others are done'
-        more = f'; {told}' if len(sources) > 1 else ''
-        raise UserError(f'{left_out[0]}{more}') from left_out[0]
+        raise UserError(f'{left_out[0]}; {told}') from left_out[0]
 
 
 def _as_texts(inputs: Any) -> list[str]:

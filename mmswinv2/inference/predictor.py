@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -64,15 +64,15 @@ class Predictor:
         self,
         items: Iterable[Item],
         batch_size: int = 1,
-        left_out: list[UserError] | None = None,
+        leave_out: Callable[[UserError], None] | None = None,
     ) -> Iterator[tuple[Item, Any]]:
         """Each item with the host's data sample of its predictions, on the CPU.
 
         Args:
             items: the items.
             batch_size: number of items per forward pass.
-            left_out: gets the errors of items that cannot be read, which are left out; ``None``:
-                they are raised, as is that of the first item, which may be one of the config.
+            leave_out: gets the error of an item that cannot be read, which is left out; ``None``:
+                it is raised, as is that of the first item, which may be one of the config.
 
         Raises:
             UserError: if an item cannot be read, the kind of prediction is not supported, or
@@ -90,10 +90,10 @@ class Predictor:
                     samples.append(self._pipeline(item, number))
                     read.append(item)
                 except UserError as error:
-                    if left_out is None or number == 0:
+                    if leave_out is None or number == 0:
                         failure = error  # after the results of the items before
                         break
-                    left_out.append(error)
+                    leave_out(error)
             for item, result in zip(read, self._results(samples), strict=True):
                 if not any(hasattr(result, key) for key in _KINDS):
                     raise UserError(

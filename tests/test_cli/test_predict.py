@@ -197,7 +197,11 @@ def test_video_classifier(weights, clip, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('batch', [1, 4])
-def test_bad_files_are_left_out_and_told_at_the_end(weights, photos, clip, tmp_path, batch):
+def test_bad_files_are_left_out_and_told_at_the_end(
+    weights, photos, clip, tmp_path, batch, monkeypatch
+):
+    told = []
+    monkeypatch.setattr('mmswinv2.inference.predict.warn', told.append)
     for name in ('bad.jpg', 'worse.png', 'bad.mp4'):
         (tmp_path / name).write_text('no image')
     bad = [tmp_path / name for name in ('bad.jpg', 'worse.png', 'bad.mp4')]
@@ -208,6 +212,8 @@ def test_bad_files_are_left_out_and_told_at_the_end(weights, photos, clip, tmp_p
         words = 'bad.jpg: .*; 3 of 6 inputs could not be used, the others are done'
         with pytest.raises(UserError, match=words):
             found.extend(results)
+    for number, name in enumerate(('bad.jpg', 'worse.png', 'bad.mp4') * 2):  # pictures come first
+        assert told[number].startswith('left out: cannot read the ') and name in told[number]
     names = [f'{photos}/a.jpg', f'{photos}/b.png', None, None]
     assert [result.get('img_path') if i % 4 < 2 else None for i, result in enumerate(found)] == [
         *names,
