@@ -75,7 +75,8 @@ def _weights_parser() -> ArgumentParser:
     parser.set_defaults(run=convert_weights)
     parser.add_argument('src', help='a file (.pth, .safetensors), an http(s) address or a name')
     parser.add_argument('dst', help='the .pth file to write')
-    parser.add_argument('--format', help='instead of detecting it; a wrong name lists them')
+    formats = ('authors', 'timm', 'transformers', 'torchvision', 'mmpretrain')
+    parser.add_argument('--format', choices=formats, help='instead of detecting it')
     parser.add_argument('--prefix', help="what precedes the backbone's keys, e.g. 'backbone.'")
     parser.add_argument('--key', help="the entry of the file with the weights, e.g. 'model_ema'")
     parser.add_argument(

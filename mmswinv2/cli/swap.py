@@ -13,6 +13,9 @@ from pathlib import Path
 from ..errors import UserError
 from ..options import ArgumentParser
 
+_ARCHS = ('nano', 'tiny', 'small', 'base', 'large', 'huge', 'giant')
+_SHORT = {name[0]: name for name in _ARCHS[1:]}
+
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
@@ -22,9 +25,8 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         epilog='example: mmswinv2 swap mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
     )
     parser.add_argument('config', help="a path, or a name such as 'mmdet::fcos/fcos_r50...py'")
-    parser.add_argument(
-        '--arch', default='tiny', help='nano, tiny, small, base, large, huge, giant (tiny)'
-    )
+    parser.add_argument('--arch', choices=[*_ARCHS, *_SHORT], default='tiny', metavar='ARCH',
+                        help=f'{", ".join(_ARCHS)} (tiny)')  # fmt: skip
     parser.add_argument('--window', type=int, help='window size (that of the weights)')
     parser.add_argument(
         '--checkpoint',
@@ -45,18 +47,17 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         '--no-check', dest='check', action='store_false', help='build the new model, do not run it'
     )
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    args.arch = _SHORT.get(args.arch, args.arch)
+    return args
 
 
 def main(arguments: Sequence[str]) -> None:
     """The command ``mmswinv2 swap``."""
     args = parse_args(arguments)
     from .. import hosts
-    from ..core.arguments import SHORT, get_variant
     from ..swap import Options, default_window, read_config, swap_backbone, write_config
 
-    get_variant(args.arch)  # raises for an unknown one
-    args.arch = SHORT.get(args.arch.lower(), args.arch.lower())
     if args.window is None:
         args.window = default_window(args.arch, args.checkpoint)
     if args.lr is not None and not 0 < args.lr < float('inf'):

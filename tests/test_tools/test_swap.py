@@ -14,9 +14,10 @@ from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
 from mmswinv2 import hosts
-from mmswinv2.checkpoints import PUBLISHED
+from mmswinv2.checkpoints import FORMATS, PUBLISHED
 from mmswinv2.cli import main
 from mmswinv2.core import VARIANTS, SwinV2
+from mmswinv2.core.arguments import SHORT
 from mmswinv2.errors import CheckpointError, UserError
 from mmswinv2.hosts import find_config
 from mmswinv2.swap import (
@@ -670,12 +671,16 @@ def test_names_are_found_under_any_distribution(package):
         find_config('mmnothing::a.py')
 
 
-def test_names_of_sizes(capsys):
-    with pytest.raises(SystemExit):
-        main(['swap', '--help'])
-    assert f'{", ".join(VARIANTS)} (tiny)' in re.sub(r'\s+', ' ', capsys.readouterr().out)
-    with pytest.raises(SystemExit, match="arch 'tinny' is unknown; choose from nano, tiny"):
-        main(['swap', 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '--arch', 'tinny'])
+def test_sizes_and_formats_of_the_command_lines_are_all_there_are(capsys):
+    """They are written out there, as modules of torch take seconds to import."""
+    for arguments, names in (
+        (['swap', 'a.py', '--arch', '?'], [*VARIANTS, *SHORT]),
+        (['convert', 'a.pth', 'b.pth', '--format', '?'], list(FORMATS)),
+    ):
+        with pytest.raises(SystemExit, match='2'):
+            main(arguments)
+        (told,) = re.findall(r"invalid choice: '\?' \(choose from (.*)\)", capsys.readouterr().err)
+        assert re.findall(r'\w+', told) == names
 
 
 def test_the_tool(tool, tmp_path):
