@@ -1,7 +1,6 @@
 """Annotations of detection data sets: rules that they are held to when mmdet reads them."""
 
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -276,13 +275,15 @@ def check_mask_forms(dataset: Any, images: Sequence[dict]) -> None:
         instance['mask'] = annotation['segmentation']
 
 
-def _plain(mask: Any) -> Any:
+def _plain(value: Any) -> Any:
     """A mask as JSON has it: pickled ones may hold arrays, numbers of numpy, tuples and bytes."""
-
-    def unpack(part: Any) -> Any:
-        return part.decode() if isinstance(part, bytes) else part.tolist()
-
-    return json.loads(json.dumps(mask, default=unpack))
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return list(value) if {*map(type, value)} <= {int, float} else [*map(_plain, value)]
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
 def check_things(dataset: Any, images: Sequence[dict]) -> None:

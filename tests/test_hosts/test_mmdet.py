@@ -268,6 +268,20 @@ def test_masks_of_pickles_may_hold_arrays_and_tuples(folder):
     assert [mask.sum() for mask in data[0]['gt_masks'].masks] == [600] * 5
 
 
+@pytest.mark.parametrize('counts', [{20, 44}, [None], {(1, 2): 3}], ids=str)
+def test_masks_of_pickles_that_are_none_are_told(folder, counts):
+    from mmdet.datasets import BaseDetDataset
+
+    box = dict(bbox=[60, 20, 90, 40], bbox_label=0, ignore_flag=0)
+    box['mask'] = dict(size=(64, 96), counts=counts)
+    image = dict(img_path='1.jpg', img_id=1, width=96, height=64, instances=[box])
+    content = dict(metainfo=dict(classes=('cat', 'dog')), data_list=[image])
+    Path('list.pkl').write_bytes(pickle.dumps(content))
+    steps = [dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True)]
+    with pytest.raises(UserError, match='list.pkl: the segmentation of annotation .* has counts='):
+        BaseDetDataset(ann_file='list.pkl', pipeline=steps)
+
+
 def grounding(folder, *lines):
     """A data set of mmdet's ODVG format, with the classes cat and dog."""
     from mmdet.datasets import ODVGDataset
