@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import socket
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from time import localtime, strftime
@@ -26,7 +27,7 @@ from ..checkpoints.files import (
 )
 from ..core.arguments import is_count
 from ..errors import CheckpointError, UserError
-from ..files import HALF_WRITTEN, StrPath, write_atomically
+from ..files import HALF_WRITTEN, StrPath, find, write_atomically
 
 _LOCK = '.lock'
 _STARTED = '.started'  # file in the work dir; its modification time is the start of the run
@@ -204,12 +205,10 @@ def last_good_checkpoint(work_dir: StrPath) -> Path | None:
         if found is None:
             told = f'{note} names no checkpoint that is there ({noted[:80]!a}); looking for others'
             print_log(told, logger='current')
+        elif _is_whole(found):
+            return found  # if it is refused later, the run must not start anew in its place
         else:
-            try:
-                _age(found)
-                return found
-            except CheckpointError as error:
-                print_log(f'trying an older one: {error}', logger='current')
+            print_log(f'{found} is missing or cut short; trying an older one', logger='current')
     ages = {}
     for path in (*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')):
         try:
@@ -347,6 +346,12 @@ def check_shared(cfg: Config) -> None:
 
 def _strategy(cfg: Config) -> str:
     return hosts.type_name(cfg.get('strategy') or {})
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the zip archives of a checkpoint are complete; a DeepSpeed folder has several."""
+    files = find(path, '*.pt') if path.is_dir() else [path]
+    return bool(files) and all(file.exists() and zipfile.is_zipfile(file) for file in files)
 
 
 def _remove(path: Path) -> None:

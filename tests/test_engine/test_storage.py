@@ -5,6 +5,7 @@ import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -118,6 +119,18 @@ def test_last_good_checkpoint(tmp_path):
     assert last_good_checkpoint(tmp_path).name == 'epoch_2.pth'
     (tmp_path / 'last_checkpoint').write_text('/gone/with/the/old/disk/epoch_1.pth')
     assert last_good_checkpoint(tmp_path).name == 'epoch_1.pth'
+
+
+@pytest.mark.parametrize('other', [{'meta': 5}, {'log': partial(print)}], ids=['meta', 'code'])
+@pytest.mark.parametrize('resume', ['auto', None])
+def test_a_whole_checkpoint_that_is_refused_lets_no_run_start_anew(tmp_path, other, resume):
+    torch.save({'meta': {'iter': 1}}, tmp_path / 'iter_1.pth')
+    torch.save(other, tmp_path / 'iter_2.pth')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_2.pth'))
+    cfg = Config(dict(work_dir=str(tmp_path), resume=True))
+    set_resume(cfg, resume)
+    with pytest.raises(CheckpointError, match=r'iter_2.pth.* (meta must be|more than tensors)'):
+        storage.look_at_checkpoint(cfg, Path(cfg.load_from))
 
 
 def test_copies_are_as_old_as_what_they_are_copied_from(tmp_path):
