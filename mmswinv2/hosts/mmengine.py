@@ -125,7 +125,9 @@ def read_data_without_code() -> None:
     def load(original: Any, file: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return original(file, *args, **kwargs)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:  # of JSON or YAML
+            raise UserError(f'{file} is not in UTF-8 ({error}); save it as UTF-8') from error
+        except json.JSONDecodeError as error:
             raise UserError(
                 f'{file} is not JSON, or cut short ({error}); fetch or export it again'
             ) from error

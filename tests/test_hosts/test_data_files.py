@@ -68,13 +68,11 @@ def test_data_files_run_no_code(reader, ending, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('reader', sorted(READERS.keys() - {'poses'}))
-@pytest.mark.parametrize(
-    'content', [b'{"images": [', b'text', '"Gr\u00f6\u00dfe"'.encode('latin-1')]
-)
-def test_data_files_that_are_not_json(reader, content, tmp_path):
-    path = tmp_path / 'list.json'
-    path.write_bytes(content)
-    with pytest.raises(UserError, match='list.json is not JSON, or cut short'):
+@pytest.mark.parametrize('name', ['list.json', 'list.yaml'])
+def test_data_files_that_are_not_in_utf_8(reader, name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes('{"Gr\u00f6\u00dfe": 1}'.encode('latin-1'))
+    with pytest.raises(UserError, match=f'{name} is not in UTF-8 .*; save it as UTF-8'):
         READERS[reader](str(path))
 
 
