@@ -246,9 +246,15 @@ def _scale_rates(runner: Any, cfg: Config) -> None:
         print_log(f'auto_scale_lr: the weights are updated every {count} batches', 'current')
     ratio = cfg.train_dataloader.batch_size * runner.world_size / counted['base_batch_size']
     for _, node in hosts.dicts_in(runner.param_schedulers):
-        for key in ('eta_min', 'eta_max') if hosts.type_name(node).endswith('LR') else ():
-            if value := node.get(key):  # a list has one for each group of parameters
-                node[key] = [v * ratio for v in value] if isinstance(value, list) else value * ratio
+        if not hosts.type_name(node).endswith('LR'):
+            continue
+        for key in ('eta_min', 'eta_max', 'min_value'):
+            if isinstance(
+                value := node.get(key), (list, tuple)
+            ):  # one for each group of parameters
+                node[key] = [each * ratio for each in value]
+            elif value:
+                node[key] = value * ratio
 
 
 def _runner(cfg: Config) -> type:

@@ -430,13 +430,21 @@ def test_scaled_rates_are_those_of_the_batch_of_an_update(tmp_path, kind):
     runner.work_dir_lock.close()
 
 
-def test_scaled_bounds_of_each_group_of_parameters(tmp_path):
+@pytest.mark.parametrize(
+    ('scheduler', 'bound', 'scaled'),
+    [
+        (dict(type='OneCycleLR', total_steps=9), dict(eta_max=[0.8]), [0.2]),
+        (dict(type='OneCycleLR', total_steps=9), dict(eta_max=(0.8,)), [0.2]),
+        (dict(type='ReduceOnPlateauLR', monitor='loss'), dict(min_value=0.8), 0.2),
+    ],
+)
+def test_scaled_bounds_of_schedules(tmp_path, scheduler, bound, scaled):
     (tmp_path / 'a.py').touch()
-    schedulers = [dict(type='OneCycleLR', total_steps=9, eta_max=[0.8])]
+    schedulers, (name,) = [scheduler | bound], bound
     scale = dict(enable=True, base_batch_size=4)
     cfg = small(tmp_path / 'a.py', tmp_path / 'w', param_scheduler=schedulers, auto_scale_lr=scale)
     runner = launch.build_runner(cfg, ('train',))
-    assert runner.param_schedulers[0].eta_max == pytest.approx([0.8 * 1 / 4])
+    assert runner.param_schedulers[0][name] == pytest.approx(scaled)
     runner.work_dir_lock.close()
 
 
