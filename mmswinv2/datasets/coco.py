@@ -331,6 +331,8 @@ def _first_of_repeats(path: Any, annotations: list[dict], table: Annotations) ->
     keys, seen = ('bbox', 'segmentation', 'image_id', 'category_id', 'iscrowd'), set()
     for i in np.flatnonzero(times[places] > 1):
         box, mask, *rest = (annotations[i].get(key) for key in keys)
+        if isinstance(mask, dict):  # tools write the keys of run lengths in any order
+            mask = sorted(mask.items())
         entry = hash(str((box, mask, rest)))  # the texts take as much memory as the file
         keep[i] = entry not in seen or not (box or mask)
         seen.add(entry)

@@ -380,6 +380,12 @@ REPAIRED = {  # case: (change, words of the warning, annotations that are left)
             c['annotations'][0] | dict(id=i, segmentation=[np.roll(polygon, 2).tolist()])
             for i in (97, 98) for polygon in c['annotations'][0]['segmentation']),
         '1 of 10 annotations stand in the file twice', 9),
+    'run lengths twice, with their keys in another order': (
+        lambda c: c['annotations'].extend(
+            c['annotations'][0] | dict(id=i, segmentation=dict(list(RUNS.items())[::way]),
+                                       bbox=[0, 0, WIDTH, HEIGHT], area=HEIGHT * WIDTH)
+            for i, way in ((97, 1), (98, -1))),
+        '1 of 10 annotations stand in the file twice', 9),
     'a crowd around an object': (
         lambda c: c['annotations'].append(c['annotations'][0] | dict(id=99, iscrowd=1)), '', 9),
     'turned rectangle of CVAT': (
