@@ -368,7 +368,8 @@ def _fill_areas(path: Any, annotations: list[dict], areas: np.ndarray, sides: np
     `areas` are those of the masks, 0 without, and `sides` the widths and heights of the boxes.
     """
     areas = np.where(areas > 0, areas, sides.prod(1))
-    most = (2 * (sides + 1).prod(1)).tolist()  # of the box, which may be rounded
+    # of the box, which may be rounded, or of masks that overlap or reach beyond it
+    most = (2 * np.maximum((sides + 1).prod(1), areas)).tolist()
     least = np.where(areas > 9, 1, 0).tolist()  # areas in fractions of the image are below 1
     lacking = [
         i

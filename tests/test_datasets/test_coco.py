@@ -398,6 +398,10 @@ REPAIRED = {  # case: (change, words of the warning, annotations that are left)
     'area beyond measure': (first(area=1e12), '1 of 8 annotations have no area that can be', 8),
     'areas of images twice as wide and high': (
         some(3, 'area', lambda a: 4 * a['area']), '3 of 8 annotations have no area that can be', 8),
+    'area of polygons that overlap': (
+        lambda c: c['annotations'][0].update(
+            segmentation=[[9, 9, 29, 9, 29, 29, 9, 29]] * 3, bbox=[9, 9, 20, 20], area=1200),
+        '', 8),
     'ignored': (first(ignore=1), '', 8),
     'runs': (first(segmentation=RUNS, bbox=[0, 0, WIDTH, HEIGHT], area=HEIGHT * WIDTH), '', 8),
 }  # fmt: skip
