@@ -154,7 +154,10 @@ class RepeatableHook(Hook):
             self._count_iterations(checkpoint, len(runner.train_dataloader))
         accumulated: Any = checkpoint.get('accumulated') or (0, 0, {})
         count, place, gradients = accumulated
-        if gradients and (count, place) == (_accumulated(runner), meta['iter']):
+        # those of AmpOptimWrapper are scaled, and no other wrapper divides them
+        scaled = 'loss_scaler' in (checkpoint.get('optimizer') or {})
+        fit = scaled == hasattr(runner.optim_wrapper, 'loss_scaler')
+        if gradients and fit and (count, place) == (_accumulated(runner), meta['iter']):
             for name, parameter in unwrap_model(runner.model).named_parameters():
                 if name in gradients:
                     parameter.grad = gradients[name].to(parameter.device)

@@ -216,6 +216,24 @@ def test_gradients_that_wait_for_an_update_are_resumed(whole, start):
     assert resumed[-1][0] == 6
 
 
+def test_scaled_gradients_are_not_resumed_without_their_scale(whole):
+    """As in a run in float16 that goes on in float32."""
+    run, other = whole
+    settings = dict(length=7, schedulers=[WARM], kind='SGD', lr=0.1, momentum=0.9, counts=3)
+    train(run, **settings)
+    checkpoint = read_checkpoint(run / 'iter_5.pth')
+    ends = []
+    for number in (2.0**16, 0.0):
+        count, place, gradients = checkpoint['accumulated']
+        scaled = {name: gradient * number for name, gradient in gradients.items()}
+        checkpoint['accumulated'] = (count, place, scaled) if number else None
+        checkpoint['optimizer']['loss_scaler'] = {'scale': 2.0**16, '_growth_tracker': 2}
+        torch.save(checkpoint, run / 'scaled.pth')
+        train(other, **settings, resume=run / 'scaled.pth')
+        ends.append(read_checkpoint(other / 'iter_7.pth')['state_dict']['fc.weight'])
+    assert torch.equal(*ends)
+
+
 def test_iterations_go_on_as_epochs(whole):
     """A checkpoint of a training by iterations knows no epochs, and its number stays."""
     run, _ = whole
