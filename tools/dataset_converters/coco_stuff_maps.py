@@ -86,7 +86,7 @@ def read_map(path):
     """A map, or None if the file is damaged, has lost labels or is not of one channel of 8 bits."""
     data = np.fromfile(path, np.uint8)
     try:
-        with label_maps.named(str(path)):
+        with label_maps.name_label_map(str(path)):
             label_maps.check_file(str(path), data.tobytes(), 'cv2')
     except UserError:
         return None
