@@ -121,13 +121,20 @@ def write_videos_by_pyav() -> None:
 
     @replace(LocalVisBackend, 'add_video')
     def add_video_by_pyav(
-        add_video: Any, self: Any, name: str, frames: np.ndarray, **options: Any
+        add_video: Any,
+        self: Any,
+        name: str,
+        frames: np.ndarray,
+        step: int = 0,
+        fps: int = 4,
+        out_type: str = 'img',
+        **kwargs: Any,
     ) -> None:
-        if options.get('out_type') != 'video':
-            add_video(self, name, frames, **options)
+        if out_type != 'video':
+            add_video(self, name, frames, step=step, fps=fps, out_type=out_type, **kwargs)
             return
         path = Path(self._save_dir, name).with_suffix('.mp4')
-        write_video(path, frames[..., ::-1], options.get('fps', 4))
+        write_video(path, frames[..., ::-1], fps)
 
 
 @patch('mmaction', '>=1')

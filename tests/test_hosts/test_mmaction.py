@@ -179,3 +179,13 @@ def test_videos_of_a_test_are_drawn(shape, tmp_path, monkeypatch):
     frames = sorted(tmp_path.rglob('*.png'))
     assert len(frames) == 4 and 'b.mp4' in str(frames[0].relative_to(tmp_path))
     assert cv2.imread(str(frames[3])).shape == (16, 24, 3)
+
+
+@pytest.mark.parametrize(('form', 'written'), [('video', 'a.mp4'), ('img', 'a/frames_3/1.png')])
+def test_videos_are_written_with_arguments_in_order(form, written, tmp_path):
+    hosts.of(dict(default_scope='mmaction')).apply()
+    from mmaction.visualization import LocalVisBackend
+
+    frames = np.zeros((2, 16, 16, 3), np.uint8)
+    LocalVisBackend(save_dir=str(tmp_path)).add_video('a', frames, 3, 2, form)
+    assert (tmp_path / written).is_file()
