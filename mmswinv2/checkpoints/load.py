@@ -308,8 +308,8 @@ def unshard(value: Any, keep: bool = True) -> Any:
 
 
 def shard_like(value: Tensor, like: Tensor) -> Tensor:
-    """This rank's shard of `value`, which is the same on every rank, if `like` is sharded."""
-    if not isinstance(like, DTensor):
+    """This rank's shard of a `value` that all ranks have, if `like` is sharded and of its shape."""
+    if not isinstance(like, DTensor) or value.shape != like.shape:
         return value
     device = like.to_local().device
     mesh, places = like.device_mesh, like.placements

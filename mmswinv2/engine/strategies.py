@@ -117,12 +117,8 @@ class FSDPStrategy(DDPStrategy):
         """Load an unsharded state of the optimizer."""
         groups = self.optim_wrapper.optimizer.param_groups
         parameters = [p for group in groups for p in group['params']]
-
-        def part(value: Tensor, number: int) -> Tensor:
-            like = parameters[number]
-            return shard_like(value, like) if value.shape == like.shape else value
-
-        self.optim_wrapper.load_state_dict(_map_state(state_dict, part))
+        state = _map_state(state_dict, lambda value, number: shard_like(value, parameters[number]))
+        self.optim_wrapper.load_state_dict(state)
 
 
 def _map_state(state_dict: dict, function: Any) -> dict:

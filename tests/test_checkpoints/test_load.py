@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from mmengine.runner import load_checkpoint
+from mmengine.runner import checkpoint, load_checkpoint
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import Replicate, distribute_tensor
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from mmswinv2 import hosts  # noqa: F401  patches mmengine's reader
 from mmswinv2.checkpoints import (
@@ -72,12 +72,27 @@ def test_parts_of_weights_are_no_weights(save, tmp_path):
         path = save({'state_dict': state})
         with pytest.raises(CheckpointError, match=r'is .* a part of one \(DTensor'):
             load_pretrained(SwinV2('nano'), path)
-        model = nn.Linear(2, 2)  # under FSDPStrategy, which shards what it has read
+        model = nn.Linear(2, 2)  # weights of a sharded model itself
         sharded = {
             k: distribute_tensor(v, mesh, [Replicate()]) for k, v in model.state_dict().items()
         }
         model.load_state_dict(sharded, assign=True)
         assert fit_weights(model, sharded)[1].loaded == ['weight', 'bias']
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_sharded_model_keeps_weights_of_another_shape(tmp_path):
+    """FSDPStrategy loads what fits, also if the file has a single number for a vector."""
+    torch.distributed.init_process_group('gloo', f'file://{tmp_path}/s', rank=0, world_size=1)
+    try:
+        model, mesh = nn.Linear(2, 2), init_device_mesh('cpu', (1,))
+        bias = model.bias.detach().clone()
+        for name, value in list(model.named_parameters()):
+            setattr(model, name, nn.Parameter(distribute_tensor(value.data, mesh, [Shard(0)])))
+        checkpoint.load_state_dict(model, {'weight': torch.ones(2, 2), 'bias': torch.tensor(5.0)})
+        assert torch.equal(model.weight.full_tensor(), torch.ones(2, 2))
+        assert torch.equal(model.bias.full_tensor(), bias)
     finally:
         torch.distributed.destroy_process_group()
 
