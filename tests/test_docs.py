@@ -117,6 +117,22 @@ def test_files_of_the_project_exist(document):
     assert [path for path in sorted(found - FOREIGN) if not is_there(path)] == []
 
 
+def field_descriptions(module):
+    """First lines of the `#:` comments of a module."""
+    before = ''
+    for line in FILES[module].read_text().splitlines():
+        if '#: ' in line and not before.lstrip().startswith('#: '):
+            yield line.partition('#: ')[2]
+        before = line
+
+
+@pytest.mark.parametrize('module', FILES)
+def test_descriptions_of_fields_are_whole_on_the_api_pages(module):
+    """Sphinx takes what precedes the first colon for the type of a field."""
+    lines = field_descriptions(module)
+    assert [line for line in lines if ':' in re.sub(r'`[^`]*`', '', line)] == []
+
+
 def anchors(document):
     """The anchors that GitHub makes from headings."""
     text = re.sub(r'^```.*?^```', '', document.read_text(), flags=re.MULTILINE | re.DOTALL)

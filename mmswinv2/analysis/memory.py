@@ -47,7 +47,7 @@ class Estimate:
     """Bytes on one GPU at the memory peak of a training step."""
 
     parameters: int  #: weights that stay on the GPU, and their averages
-    gradients: int
+    gradients: int  #: gradients at the peak
     optimizer: int  #: its state, and DeepSpeed's own copy of the weights
     buffers: int  #: communication buffers of the strategy, and weights gathered temporarily
     activations: int  #: all other memory at the peak
@@ -66,8 +66,9 @@ class Estimate:
 class TrainingStep:
     """Memory of one training step over time, in bytes, and numbers of parameters."""
 
-    gradients: list[int]  #: gradients over time
-    others: list[int]  #: all else over time, without weights and the optimizer's state
+    gradients: list[int]  #: bytes of gradients over time
+    #: bytes of all else over time, without weights and the optimizer's state
+    others: list[int]
     saved: dict[str, int]  #: see `Estimate`
     attention: int  #: see `Estimate`
     trained: int  #: number of parameters that are trained
@@ -75,9 +76,10 @@ class TrainingStep:
     largest: int  #: number of parameters of the largest block
     outside: int  #: number of parameters outside the blocks
     half: bool = False  #: whether it ran under autocast
-    states: float = 2  #: values that the optimizer keeps for each weight, 2 for AdamW
+    states: float = 2  #: number of values that the optimizer keeps for each weight, 2 for AdamW
     averages: bool = False  #: whether averages of all weights are kept, as by EMAHook
-    accumulates: bool = False  #: whether gradients are kept from step to step
+    #: whether gradients are kept from step to step (``accumulative_counts``)
+    accumulates: bool = False
 
     def estimate(
         self, strategy: str = 'ddp', gpus: int = 1, bucket: int = BUCKET, foreach: bool = True
@@ -263,7 +265,12 @@ def measure_memory(
     """Train a few steps on random inputs with AdamW; returns peak bytes above an idle process.
 
     On a GPU these are bytes allocated by torch, on a CPU resident memory of the process (Linux).
-    Arguments are those of `follow_step`.
+
+    Args:
+        cfg: the config.
+        size: ``(H, W)`` or ``(T, H, W)``.
+        batch_size: samples in a step.
+        dtype: dtype of autocast; ``None``: off. See `Host.heads_autocast`.
 
     Raises:
         RuntimeError: if the process fails, with its error output.

@@ -108,7 +108,12 @@ class StandIn(nn.Module):
 def build(
     cfg: Any, observers: Sequence[Observer] = (), dtype: torch.dtype | None = None
 ) -> tuple[Any, StandIn]:
-    """Build a config's model with a `StandIn`, which see, for its backbone; returns both.
+    """Build a config's model with a `StandIn` for its backbone; returns both.
+
+    Args:
+        cfg: the config.
+        observers: modes that observe the operators of the backbone.
+        dtype: dtype of autocast in the backbone; ``None``: off.
 
     Raises:
         UserError: if its backbone is not of this package.

@@ -72,10 +72,15 @@ def find_biases(model: nn.Module) -> dict[tuple[int, int], ContinuousPositionBia
 def bias_maps(
     bias: ContinuousPositionBias, windows: Sequence[int], frames: int | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield a title and the bias ``(h, 2M - 1, 2M - 1)`` of all offsets in windows of sides M.
+    """Maps of the bias over all offsets in windows.
 
-    For video there is one for each temporal offset in a window of `frames`, by default that of the
-    pre-training.
+    Args:
+        bias: the bias network of a block.
+        windows: spatial sides M of windows, in tokens.
+        frames: temporal window of a video network; ``None``: the pre-trained one.
+
+    Yields:
+        a title and the bias ``(h, 2M - 1, 2M - 1)``; for video, one for each temporal offset.
     """
     frames = frames or bias.pretrained_window[0]
     of_images = len(bias.pretrained_window) == 2

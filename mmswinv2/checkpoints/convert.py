@@ -32,8 +32,10 @@ class Converted:
     format: str  #: key of `FORMATS`
     prefix: str  #: what preceded the network's keys in the file
     state: State  #: the backbone's weights
-    heads: State  #: of a classifier or SimMIM beside the backbone, under mmpretrain's names
-    left_out: list[str]  #: keys not in `state`; buffers that follow from the window do not count
+    #: weights of a classifier or SimMIM beside the backbone, under mmpretrain's names
+    heads: State
+    #: keys of the file that are not in `state` (buffers that follow from the window do not count)
+    left_out: list[str]
     unknown: list[str]  #: those of `left_out` that are not in `heads` either
     windows: Windows  #: the pre-trained windows, per stage as far as they are known
     notes: list[str] = field(default_factory=list)  #: further notes for the report
@@ -268,9 +270,11 @@ def pretrained_windows(tables: Mapping[int, Tensor]) -> Windows:
 
 
 def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The architecture of weights under our keys, as a dict of the attributes of `Variant`.
+    """The architecture of weights under our keys: ``arch`` as a dict, with its name if it has one.
 
-    It has a ``name`` too if it is one of `core.VARIANTS`.
+    Returns:
+        ``embed_dims``, ``depths``, ``num_heads``, ``extra_norm_every``, and ``name`` if it is one
+        of `core.VARIANTS`.
     """
     depths: list[int] = []
     heads: list[int] = []

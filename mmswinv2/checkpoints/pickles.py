@@ -199,9 +199,12 @@ def read_pickle(path: StrPath) -> Any:
 
 
 def unpickle(file: IO[bytes], name: str | Path = 'a pickle', encoding: str = 'ASCII') -> Any:
-    """Read an open pickle of numbers, text, arrays, tensors and mmengine's ``InstanceData``.
+    """Read a pickle of numbers, text, arrays, tensors and mmengine's ``InstanceData``.
 
-    `name` is for messages, `encoding` that of strings that Python 2 pickled.
+    Args:
+        file: open, for bytes.
+        name: of the file, for messages.
+        encoding: encoding of strings that Python 2 pickled.
 
     Raises:
         CheckpointError: see `read_pickle`.
@@ -294,10 +297,13 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 def harmless_globals(names: Iterable[str] = _HARMLESS) -> list[Any]:
-    """What `torch.serialization` has to allow for mmengine's checkpoints.
+    """The globals that `torch.serialization` has to allow for mmengine's checkpoints.
 
-    Returns pairs of an object and the name that files have for it. Of `names`, classes and
-    functions with their modules, those not installed are left out.
+    Args:
+        names: classes and functions with their modules; those not installed are left out.
+
+    Returns:
+        pairs of an object and the name that files have for it.
     """
     found: list[tuple[Any, str]] = [
         (_attribute, 'builtins.getattr'),

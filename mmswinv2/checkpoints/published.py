@@ -9,7 +9,7 @@ from ..errors import CheckpointError, nearest
 class PublishedWeights:
     """One released file."""
 
-    url: str
+    url: str  #: address
     arch: str  #: key of `core.VARIANTS`
     window: int  #: window size of the last training, in tokens
     image_size: int  #: side of the images of the last training, in pixels

@@ -22,13 +22,18 @@ class LoadReport:
     loaded: list[str] = field(default_factory=list)  #: keys in both, with equal shapes
     missing: list[str] = field(default_factory=list)  #: keys of the model that the file lacks
     unexpected: list[str] = field(default_factory=list)  #: keys of the file that the model lacks
-    mismatched: list[str] = field(default_factory=list)  #: keys with both shapes, which differ
-    new: list[str] = field(default_factory=list)  #: keys that are to keep their initialisation
-    unused: list[str] = field(default_factory=list)  #: of the file, for parts not to be loaded
+    #: keys whose shapes differ, with both shapes
+    mismatched: list[str] = field(default_factory=list)
+    #: keys of the model that are to keep their initialisation
+    new: list[str] = field(default_factory=list)
+    #: keys of the file for parts that are not to be loaded
+    unused: list[str] = field(default_factory=list)
     format: str = ''  #: key of `FORMATS`, empty for a file of the model itself
     prefix: str = ''  #: what preceded the backbone's keys in the file
-    windows: Windows = field(default_factory=dict)  #: pre-trained ones of the file, if known
-    assumed: list[int | tuple[int, ...]] = field(default_factory=list)  #: those of the model
+    #: the pre-trained windows of the file, per stage as far as they are known
+    windows: Windows = field(default_factory=dict)
+    #: the pre-trained windows of the model
+    assumed: list[int | tuple[int, ...]] = field(default_factory=list)
     inflated: bool = False  #: whether weights of an image network were given a time axis
     notes: list[str] = field(default_factory=list)  #: further notes on the file
     #: the entry ``meta`` of a file of a whole model

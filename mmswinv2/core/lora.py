@@ -23,7 +23,8 @@ class LoRA:
     """Checked options of `add_lora`, under mmpretrain's names."""
 
     rank: int  #: see `LoRALinear`
-    alpha: float | None = None  #: see `LoRALinear`; ``None``: the rank, so that the factor is 1
+    #: see `LoRALinear`; ``None`` means equal to the rank, so that the factor is 1
+    alpha: float | None = None
     drop_rate: float = 0.0  #: see `LoRALinear`
     #: the layers, each entry the end of their names or a regular expression that matches them;
     #: ``dict(type=name, ...)`` may set its own ``rank``, ``alpha`` and ``drop_rate``

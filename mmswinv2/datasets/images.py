@@ -184,8 +184,14 @@ def name_file(path: str) -> Iterator[None]:
 def decode(content: bytes, stored: bool = False) -> np.ndarray:
     """Decode an image of any kind; (H, W, C) with the numbers and channels of the file, RGB first.
 
-    Pixmaps (PNM) with a largest number below 255 are scaled to 255. With `stored`, an image that
-    is no TIFF is not turned by its EXIF orientation. Raises errors of any kind.
+    Pixmaps (PNM) with a largest number below 255 are scaled to 255.
+
+    Args:
+        content: of the file.
+        stored: do not turn the image by its EXIF orientation, unless it is a TIFF.
+
+    Raises:
+        Exception: of any kind, if it cannot be decoded.
     """
     header = read_header(content)
     if header.form == 'NumPy array':
@@ -260,10 +266,14 @@ def picture(content: bytes, stored: bool = False) -> np.ndarray | None:
 
 
 def read_picture(path: StrPath, stored: bool = False) -> np.ndarray:
-    """Read an image to draw on, (H, W, 3) uint8 RGB; `path` may be of mmengine's file backends.
+    """An image to draw on, (H, W, 3) uint8 RGB.
 
-    With `stored` it is not rotated by its EXIF orientation; see `hosts.loads_as_stored`. Raises
-    `UserError` if it cannot be read.
+    Args:
+        path: a file, or an address of mmengine's file backends.
+        stored: do not rotate the image by its EXIF orientation; see `hosts.loads_as_stored`.
+
+    Raises:
+        UserError: if it cannot be read.
     """
     with name_file(str(path)):
         content = fileio.get(path)

@@ -33,23 +33,23 @@ class Host:
     early_patches: tuple[Patch, ...] = ()  #: applied in every process, before it is imported
     #: applied by `apply`; they import the host and what it builds on
     patches: tuple[Patch, ...] = (name_unreadable_images, keep_a_pixel)
-    input_axes = 2  #: axes of a sample without channels: 2 of an image, 3 of a video
+    input_axes = 2  #: axes of a sample without channels, 2 of an image and 3 of a video
     heads_autocast = False  #: whether heads run under autocast on a CPU
-    #: side of an image to try a swapped backbone on; ``None``: no swapping
+    #: side of an image to try a swapped backbone on; ``None`` means no swapping
     swap_image_size: int | None = None
     draw_option = 'draw'  #: setting of its visualization hook that switches it on
     draw_interval = True  #: whether that hook skips images unless its ``interval`` is set
     #: dotted path of the setting for the output folder of that hook
     draw_folder = 'default_hooks.visualization.test_out_dir'
-    #: metric that writes predictions to a file; ``None``: they are label maps
+    #: metric that writes predictions to a file; ``None`` where they are label maps
     dump_metric: str | None = 'DumpResults'
     finds_boxes = False  #: whether predictions are boxes with scores
     visualizer = 'Visualizer'  #: type of the visualizer that draws predictions
     kind_of_model = 'Training'  #: what its models are, as text for the user
     #: names of the host's scripts in its folder ``.mim/tools/analysis_tools``
     analysis_tools: tuple[str, ...] = ()
-    #: by the type of a data set, or the suffix of its list: a pattern for each line, and what a
-    #: line should be, for the message
+    #: a pattern for each line of a list of samples, and what a line should be, for the message, by
+    #: the type of a data set or the suffix of the list
     lists: Mapping[str, tuple[str, str]] = {}
     scores: tuple[tuple[str, ...], ...] = ()  #: type of a metric, its prefix, its scores
 

@@ -123,9 +123,19 @@ def check_count(name: str, number: Any) -> None:
 def load_model(
     cfg: Any, checkpoint: str | Path, device: str, tta: bool = False
 ) -> tuple[Any, dict[str, Any]]:
-    """Build a model with its weights, for evaluation, and find the metadata of its classes.
+    """Build a model with its weights.
 
-    Arguments and errors are those of `Predictor`; `tta` changes the config.
+    Args:
+        cfg: the config, which `tta` changes.
+        checkpoint: file, name or address of weights for the whole model.
+        device: such as ``'cuda:1'``.
+        tta: use test-time augmentation.
+
+    Returns:
+        the model, for evaluation, and the metadata of its classes.
+
+    Raises:
+        UserError: if the config, the weights or the device cannot be used.
     """
     from mmengine.registry import DATASETS, MODELS
 

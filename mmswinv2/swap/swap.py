@@ -48,14 +48,16 @@ class Options:
     """What the user asks for."""
 
     arch: str = 'tiny'  #: a name of `core.VARIANTS`
-    window: int | None = None  #: window size; ``None``: that of the weights
-    #: file, address or name of weights, or ``'none'``; ``None``: those published for the two above
+    window: int | None = None  #: window size; ``None`` means that of the weights
+    #: a file, address or name of weights, ``'none'``, or ``None`` for the published ones of `arch`
+    #: and `window`
     checkpoint: str | None = None
     #: per stage, where the checkpoint does not record them
     pretrained_windows: Sequence[int] | None = None
-    drop_path: float | None = None  #: stochastic depth; ``None``: by size and task
+    drop_path: float | None = None  #: stochastic depth; ``None`` means by size and task
     layer_decay: float | None = None  #: rate of the lr decay over layers
-    lr: float | None = None  #: ``None`` keeps that of an AdamW, or else takes the paper's
+    #: learning rate; ``None`` keeps that of an AdamW, or else takes the paper's
+    lr: float | None = None
     check: bool = True  #: whether to run the new model on an image
 
 
@@ -108,7 +110,9 @@ def swap_backbone(cfg: Config, options: Options) -> tuple[Config, Notes]:
 def default_window(arch: str, checkpoint: str | None = None) -> int:
     """The window size of the weights that an `arch` starts from, 16 (nano: 8) if there are none.
 
-    `checkpoint` is that of `Options`.
+    Args:
+        arch: key of `core.VARIANTS`.
+        checkpoint: a file, address or name of weights, ``'none'``, or ``None`` for the published.
     """
     given = None if checkpoint in (None, 'none') else str(checkpoint)
     if given and (own := _published(given) or _published(Path(given).stem)):
