@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__version__ = '0.8.4'
+__version__ = '0.8.5'
 
 
 def __getattr__(name: str) -> Any:
