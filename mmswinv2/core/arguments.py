@@ -85,7 +85,7 @@ def check_arguments(
     pretrained = windows
     if pretrained_window_sizes is not None:
         given = pretrained_window_sizes
-        if 0 in (given if _is_list(given) else [given]):
+        if any(is_count(n, 0, 0) for n in (given if _is_list(given) else [given])):
             raise UserError(
                 f'pretrained_window_sizes must be at least 1, got {given!r}; mmpretrain writes 0 '
                 'for weights that were trained with the present window, here that is None'

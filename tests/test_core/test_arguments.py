@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from mmswinv2.core import VARIANTS, SwinV2, get_variant
@@ -82,6 +83,8 @@ def arch(**changes):
         (dict(pretrained_window_sizes=0), 'got 0; mmpretrain writes 0 .* here that is None'),
         (dict(pretrained_window_sizes=[8, 8]), None),
         (dict(pretrained_window_sizes=[8, 8, 8]), 'pretrained_window_sizes must be an int'),
+        (dict(pretrained_window_sizes=np.array([8, 8])), r'got array\(\[8, 8\]\)'),
+        (dict(pretrained_window_sizes=False), r'sizes\[0\] must be an int .* got False'),
         (dict(mlp_ratio=0), 'mlp_ratio must be a number that gives an MLP of at least 1'),
         (dict(mlp_ratio=0.01), 'mlp_ratio must be a number that gives an MLP of at least 1'),
         (dict(mlp_ratio='4'), 'mlp_ratio must be a number'),
