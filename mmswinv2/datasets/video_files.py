@@ -24,7 +24,8 @@ _SEEK = 16
 _OTHER_MATRICES = (1, 4, 7, 9, 10)
 _FULL_RANGE = 2
 _OF_FIELDS = 1 / 40  # seconds between two fields, at most
-_TICK = Fraction(1, 90000)  # seconds; the unit of times of frames at a varying rate
+# Seconds; the unit of times of frames at a varying rate. A frame in MP4 lasts at most 2**31 units.
+_TICK = Fraction(1, 10000)
 _REPEATS = 24  # a packet of fewer bytes may repeat the frame before it
 
 
@@ -313,6 +314,7 @@ class VideoWriter:
         self._stream = self._container.add_stream('libx264', rate=rate, options=dict(options or {}))
         self._stream.pix_fmt = 'yuv420p'
         self._stream.codec_context.thread_count = 1
+        self._ticks = -1
 
     def write(self, frame: np.ndarray, time: float | None = None) -> None:
         """Add a frame (H, W, 3), uint8 RGB; cut to even sides, as H.264 wants them.
@@ -330,7 +332,8 @@ class VideoWriter:
                 self._stream.codec_context.max_b_frames = 0  # else the file ends too early
         image = av.VideoFrame.from_ndarray(frame, format='rgb24')
         if time is not None:
-            image.pts, image.time_base = round(time / _TICK), _TICK
+            self._ticks = max(round(time / _TICK), self._ticks + 1)  # encoders refuse equal times
+            image.pts, image.time_base = self._ticks, _TICK
         self._container.mux(self._stream.encode(image))
 
     def __enter__(self) -> VideoWriter:

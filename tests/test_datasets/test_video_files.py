@@ -664,6 +664,23 @@ def test_frames_of_an_uneven_video_are_written_at_their_times(name, tmp_path):
     assert reader.times == pytest.approx([time / 1000 for time in wanted])
 
 
+@pytest.mark.parametrize(
+    ('seconds', 'written'),
+    [
+        ([0, 0.1, 86400, 86400.1, 86400.2], None),  # a gap of a day
+        ([0, 0.033, 0.066, 0.066001, 0.1], [0, 0.033, 0.066, 0.0661, 0.1]),
+        ([0, 0, 0.1, 0.1, 0.1, 0.2], [0, 0.0001, 0.1, 0.1001, 0.1002, 0.2]),
+        ([i * 1001 / 24000 + i // 4 for i in range(8)], None),
+    ],
+)
+def test_every_frame_is_written_with_a_time_of_its_own(seconds, written, tmp_path):
+    images = np.zeros((len(seconds), 48, 64, 3), np.uint8)
+    write_video(tmp_path / 'out.mp4', images, 24, times=seconds)
+    with av.open(str(tmp_path / 'out.mp4')) as video:
+        times = [frame.time for frame in video.decode(video=0)]
+    assert times == pytest.approx(written or seconds, abs=0.5e-4, rel=0)
+
+
 @pytest.mark.parametrize('fps', [Fraction(30000, 1001), 24, 60, 7.5])
 def test_rounded_times_are_of_an_even_video(fps, tmp_path):
     """Matroska rounds to milliseconds."""
