@@ -104,13 +104,14 @@ def iterate(
         left_out.append(error)
         warn(f'left out: {error}')
 
-    outcomes = functools.partial(predictor.outcomes, batch_size=batch_size, leave_out=leave_out)
+    outcomes = functools.partial(predictor.outcomes, batch_size=batch_size)
     stills, films = divide(sources, clips=predictor.of_clips)
     writer = None
     if out_dir is not None:
         writer = ResultWriter(Path(out_dir), predictor.cfg, predictor.meta, score)
     try:
-        for item, result in track(outcomes(stills), 'predicting', len(stills)):
+        found = outcomes(stills, leave_out=leave_out)
+        for item, result in track(found, 'predicting', len(stills)):
             if writer is not None:
                 writer.save(item, writer.add(item, result))
             yield result

@@ -226,6 +226,27 @@ def test_bad_files_are_left_out_and_told_at_the_end(
     assert written == ['a.jpg', 'b.jpg', f'{clip.stem}.mp4']
 
 
+class OfFiles:
+    """A step that fails for frames, as one does that looks for what a loader of files adds."""
+
+    def __call__(self, results):
+        if 'frame' in results['img_path']:
+            raise KeyError('added')
+        return results
+
+
+def test_a_step_that_fails_for_every_frame_ends_the_command(weights, photos, clip, monkeypatch):
+    told = []
+    monkeypatch.setattr('mmswinv2.inference.predict.warn', told.append)
+    cfg = config_with_options(str(ROOT / SEGMENTOR), None)
+    cfg.test_dataloader.dataset.pipeline.insert(1, dict(type=OfFiles))
+    results = iterate(cfg, weights(SEGMENTOR), [photos / 'a.jpg', clip])
+    assert next(results).img_path.endswith('a.jpg')
+    with pytest.raises(UserError, match="looks for 'added' in vain"):
+        next(results)
+    assert not told
+
+
 def test_the_first_file_may_be_wrong_by_the_config(weights, photos, tmp_path):
     """So its error ends the command at once."""
     (tmp_path / 'bad.jpg').write_text('no image')
