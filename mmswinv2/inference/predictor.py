@@ -83,14 +83,16 @@ class Predictor:
         while batch := list(itertools.islice(rest, batch_size)):
             read: list[Item] = []
             samples: list[Any] = []
+            failure: UserError | None = None
             for item in batch:
                 number = next(self._numbers)
                 try:
                     samples.append(self._pipeline(item, number))
                     read.append(item)
                 except UserError as error:
-                    if leave_out is None or number == 0:
-                        raise
+                    if leave_out is None or number == 0:  # after the results of the items before
+                        failure = error
+                        break
                     leave_out(error)
             for item, result in zip(read, self._results(samples), strict=True):
                 if not any(hasattr(result, key) for key in _KINDS):
@@ -102,6 +104,8 @@ class Predictor:
                     if hasattr(result, key):
                         delattr(result, key)
                 yield item, result.cpu()
+            if failure is not None:
+                raise failure
 
     def _results(self, samples: list[Any]) -> Iterator[Any]:
         """Results of samples; a batch holds neighbors of one size only, as segmentors require."""

@@ -59,6 +59,16 @@ def test_a_predictor_of_a_path_or_a_config(weights, photo):  # noqa: F811
             list(predictor.outcomes([item], batch_size=number))
 
 
+def test_items_before_a_bad_one_in_its_batch_have_results(weights, photo, tmp_path):  # noqa: F811
+    predictor = Predictor(ROOT / SEGMENTOR, weights(SEGMENTOR), 'cpu')
+    items = [Item('a', str(photo)), Item('b', str(tmp_path / 'gone.png'))]
+    results = predictor.outcomes(items, batch_size=2)
+    item, _ = next(results)
+    assert item.name == 'a'
+    with pytest.raises(UserError, match='gone.png'):
+        next(results)
+
+
 @pytest.mark.parametrize(
     ('change', 'words'),
     [
