@@ -178,7 +178,9 @@ def test_masks_of_boxes_beside_their_image():
     boxes = torch.tensor(
         [[10.0, 10, 40, 40], [120, 10, 150, 60], [60, 120, 90, 150], [-90, 0, -9, 9]]
     )
-    masks = FCNMaskHead(num_classes=1)._predict_by_feat_single(
+    with DefaultScope.overwrite_default_scope('mmdet'):  # a test before may have left another
+        head = FCNMaskHead(num_classes=1)
+    masks = head._predict_by_feat_single(
         torch.full((4, 1, 28, 28), 9.0),
         boxes,
         torch.zeros(4, dtype=torch.long),
