@@ -4,6 +4,7 @@ The interpreter does not show whether the kernels compile; tests/test_benchmarks
 """
 
 import contextlib
+import dataclasses
 import importlib
 import itertools
 import random
@@ -26,6 +27,35 @@ pytestmark = pytest.mark.filterwarnings(
     'ignore:Conversion of an array with ndim:DeprecationWarning'
 )
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_interpreter():
+    """Leave out two thirds of the interpreter's work, which say nothing about our kernels.
+
+    At every call of a function inside a kernel it patches Triton's language, which the launch has
+    done already, and it computes integers again in 64 bits, to see that small ones fit into 32.
+    """
+    if DEVICE == 'cuda':
+        yield
+        return
+    from triton.runtime import interpreter
+
+    patched = set()
+
+    def call(self, *args, **kwargs):
+        module = self.fn.__module__
+        if not module.startswith('mmswinv2.') and module not in patched:  # Triton's own functions
+            patched.add(module)
+            interpreter._patch_lang(self.fn)
+        return self.rewrite()(*args, **kwargs)
+
+    builder = interpreter.interpreter_builder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter.InterpretedFunction, '__call__', call)
+        options = dataclasses.replace(builder.options, sanitize_overflow=False)
+        patch.setattr(builder, 'options', options)
+        yield
 
 
 def error(got, want, least=0.0):
