@@ -12,7 +12,7 @@ from mmengine.utils import digit_version
 from mmswinv2 import hosts
 from mmswinv2.errors import UserError
 from mmswinv2.hosts.mmaction import MMAction
-from tests.test_tools.conftest import ROOT
+from tests.test_tools.conftest import ROOT, run_code, tool  # noqa: F401  fixtures
 
 IMPORT_MMACTION = """
 import sys
@@ -80,8 +80,8 @@ def test_mmaction_can_be_imported_but_is_not_by_itself():
 
 
 @pytest.mark.parametrize('code', [INFERENCE, REGISTRY, RUNNER], ids=['apis', 'registry', 'runner'])
-def test_one_line_makes_mmaction_take_our_types(code, config, tmp_path):
-    done = run(code.format(config=config, folder=tmp_path))
+def test_one_line_makes_mmaction_take_our_types(code, config, tmp_path, run_code):  # noqa: F811
+    done = run_code(code.format(config=config, folder=tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip().splitlines()[-1] == 'VideoSwinTransformerV2'
 

@@ -48,6 +48,18 @@ def tool():
     server().close()
 
 
+@pytest.fixture
+def run_code(tool, tmp_path):
+    """Run Python code in its own process, from the root of the repository."""
+
+    def run(code):
+        path = tmp_path / 'code.py'
+        path.write_text(code)
+        return server().run(path, (), ROOT, _environment('1', dict(PYTHONPATH=str(ROOT))))
+
+    return run
+
+
 @pytest.fixture(scope='session')
 def torchrun():
     """Run tools/train.py in two processes, which find the modules of tests."""

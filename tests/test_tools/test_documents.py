@@ -164,13 +164,8 @@ def train_recognizer(model):
 
 
 @pytest.mark.parametrize(('document', 'number'), SCRIPTS)
-def test_script(document, number):
-    code = blocks(document, 'python')[number]
-    run = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', code],
-        capture_output=True, text=True, cwd=ROOT,
-        env={**os.environ, 'PYTHONPATH': str(ROOT)},
-    )  # fmt: skip
+def test_script(document, number, run_code):
+    run = run_code(blocks(document, 'python')[number])
     assert run.returncode == 0, run.stderr
 
 
