@@ -1,5 +1,4 @@
-import subprocess
-import sys
+from tests.test_tools.conftest import run_code, tool  # noqa: F401  fixtures
 
 LOOK_UP = """
 import sys
@@ -14,8 +13,6 @@ assert mmswinv2.registry.DATASETS.get('VideoDataset') is DATASETS.get('mmswinv2.
 """
 
 
-def test_a_data_set_imports_its_own_host_and_no_other():
-    run = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', LOOK_UP], capture_output=True, text=True
-    )
+def test_a_data_set_imports_its_own_host_and_no_other(run_code):  # noqa: F811
+    run = run_code(LOOK_UP)
     assert run.returncode == 0, run.stderr

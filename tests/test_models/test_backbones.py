@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 from mmengine.registry import DefaultScope
@@ -10,6 +7,7 @@ from mmswinv2.core import layer_id
 from mmswinv2.errors import UserError
 from mmswinv2.models import SwinTransformerV2
 from mmswinv2.paths import PATHS
+from tests.test_tools.conftest import run_code, tool  # noqa: F401  fixtures
 
 HOSTS = ('mmdet', 'mmseg', 'mmaction')
 BUILD = """
@@ -25,13 +23,11 @@ print([tuple(x.shape) for x in backbone(torch.zeros(1, 3, 32, 48))])
 
 
 @pytest.mark.parametrize('host', HOSTS)
-def test_found_by_its_prefix_alone_where_one_host_is_installed(host):
+def test_found_by_its_prefix_alone_where_one_host_is_installed(host, run_code):  # noqa: F811
     # published mmaction2 refuses a current mmcv; our tools patch that before they import it
     before = 'from mmswinv2 import hosts; hosts.apply()' if host == 'mmaction' else ''
     code = BUILD.format(host=host, before=before, others=[h for h in HOSTS if h != host])
-    run = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True
-    )
+    run = run_code(code)
     assert run.returncode == 0, run.stderr
     shapes = run.stdout.strip().splitlines()[-1]
     assert shapes == '[(1, 32, 8, 12), (1, 64, 4, 6), (1, 128, 2, 3), (1, 256, 1, 2)]'
