@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import cv2
 import mmcv
 import numpy as np
@@ -56,12 +53,6 @@ print(type(Runner.from_cfg(cfg).model.backbone).__name__)
 WITHOUT = 'from mmaction.apis import init_recognizer'
 
 
-def run(code):
-    return subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', code], cwd=ROOT, capture_output=True, text=True
-    )
-
-
 @pytest.fixture
 def config(tmp_path):
     """A config of mmaction2 that imports the modules needed before mmaction2 by itself."""
@@ -73,8 +64,8 @@ def config(tmp_path):
     return path
 
 
-def test_mmaction_can_be_imported_but_is_not_by_itself():
-    done = run(IMPORT_MMACTION)
+def test_mmaction_can_be_imported_but_is_not_by_itself(run_code):  # noqa: F811
+    done = run_code(IMPORT_MMACTION)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith('DRN is missing from mmaction2 1.2.0 as published')
 
@@ -86,10 +77,10 @@ def test_one_line_makes_mmaction_take_our_types(code, config, tmp_path, run_code
     assert done.stdout.strip().splitlines()[-1] == 'VideoSwinTransformerV2'
 
 
-def test_without_it_mmaction_refuses_mmcv():
+def test_without_it_mmaction_refuses_mmcv(run_code):  # noqa: F811
     if digit_version(mmcv.__version__) < digit_version('2.2.0'):
         pytest.skip('mmaction2 accepts this mmcv')
-    done = run(WITHOUT)  # if this passes, docs/compatibility.md and README can drop the line
+    done = run_code(WITHOUT)  # if this passes, docs/compatibility.md and README can drop the line
     assert done.returncode == 1 and 'is used but incompatible' in done.stderr
 
 
