@@ -84,9 +84,8 @@ def _fit_backbone(
     for_rgb, state = state, adapt_channels(state, channels)
     own = model.state_dict()
     report = compare_keys(path, own, state, (DOWN, UP), unbuilt=_find_unbuilt(model))
-    report.format, report.prefix = converted.format, converted.prefix
-    report.windows, report.notes = windows, converted.notes
-    report.unused, report.inflated = unused + report.unused, inflated
+    _note_source(report, converted)
+    report.unused, report.windows, report.inflated = unused + report.unused, windows, inflated
     if state is not for_rgb:
         how = 'their sum' if channels == 1 else f'in turn, times 3/{channels}'
         report.notes.append(f'adapted from RGB to in_channels={channels}: kernels {how}')
@@ -325,12 +324,16 @@ def _find_unbuilt(model: nn.Module) -> Callable[[str], bool]:
     )
 
 
+def _note_source(report: LoadReport, converted: Converted) -> None:
+    report.format, report.prefix = converted.format, converted.prefix
+    report.windows, report.notes = converted.windows, converted.notes
+
+
 def _check_source(report: LoadReport, converted: Converted | None, model: nn.Module) -> None:
     """Note the source of converted weights, and refuse those trained with other windows."""
     backbone = _backbone_of(model)
     if converted is not None and backbone is not None:
-        report.format, report.prefix = converted.format, converted.prefix
-        report.windows, report.notes = converted.windows, converted.notes
+        _note_source(report, converted)
         _check_windows(report, backbone)
 
 

@@ -249,9 +249,8 @@ def _scale_rates(runner: Any, cfg: Config) -> None:
         if not hosts.type_name(node).endswith('LR'):
             continue
         for key in ('eta_min', 'eta_max', 'min_value'):
-            if isinstance(
-                value := node.get(key), (list, tuple)
-            ):  # one for each group of parameters
+            value = node.get(key)
+            if isinstance(value, (list, tuple)):  # one for each group of parameters
                 node[key] = [each * ratio for each in value]
             elif value:
                 node[key] = value * ratio

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .reference import expand, softmax_attention
-from .windows import WindowGrid, cover, windows_first
+from .windows import WindowGrid, axes_paired, cover, windows_first
 
 
 def fits_attend(qkv: Tensor, table: Tensor, scale: Tensor, dropout: float) -> bool:
@@ -54,8 +54,7 @@ def attend(
     out = softmax_attention(windows, scale, bias, dropout, hidden)  # [B, W, N, C]
     sizes, counts = zip(*runs, strict=True)
     out = out.unflatten(2, sizes).unflatten(1, counts)
-    places = [place for axis in range(1, ndim + 1) for place in (axis, axis + ndim)]
-    out = out.permute(0, *places, 2 * ndim + 1).clone(memory_format=contiguous)
+    out = axes_paired(out, ndim).clone(memory_format=contiguous)
     for axis in range(1, ndim + 1):
         out = out.flatten(axis, axis + 1)
     for axis, (n, left) in enumerate(zip(grid.size, lefts, strict=True), start=1):

@@ -61,8 +61,10 @@ def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
         if text is None:
             source.left_out.add('images without a label file', image)
             continue
-        twins += [image] * (os.path.realpath(text) in seen)
-        seen.add(os.path.realpath(text))
+        real = os.path.realpath(text)
+        if real in seen:
+            twins.append(image)
+        seen.add(real)
         marks = _read_lines(text, names, keypoints, source, tracks)
         found.append(Labelled(image, marks, shares=True))
     if twins:  # such as a.png beside a.jpg
