@@ -55,7 +55,10 @@ def left_open():
     gc.collect()
 
 
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+@pytest.mark.filterwarnings(
+    'ignore::pytest.PytestUnraisableExceptionWarning',
+    'ignore:pkg_resources is deprecated:UserWarning',  # mmengine 0.10.7's get_config
+)
 @pytest.mark.parametrize('text', WRONG_BASES)
 def test_bases_that_do_not_fit(text, tmp_path, left_open):
     for name in 'ab':

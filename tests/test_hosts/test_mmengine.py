@@ -236,16 +236,19 @@ def test_images_are_drawn_on_where_they_are(channels):
 
 
 def test_a_config_is_formatted_once_until_it_changes(monkeypatch):
+    from mmengine.config import config
     from yapf.yapflib import yapf_api
 
     formatted = []
-    original = yapf_api.FormatCode
+    # mmengine 0.10 imports it with the module, later ones when a config is formatted
+    module = config if hasattr(config, 'FormatCode') else yapf_api
+    original = module.FormatCode
 
     def count(text, **options):
         formatted.append(text)
         return original(text, **options)
 
-    monkeypatch.setattr(yapf_api, 'FormatCode', count)
+    monkeypatch.setattr(module, 'FormatCode', count)
     cfg = Config(dict(model=dict(type='A', depth=1)))
     keys = list(cfg)
     assert cfg.pretty_text == cfg.pretty_text == copy.deepcopy(cfg).pretty_text
