@@ -103,13 +103,11 @@ def score_in_float32() -> None:
     """Scores in bfloat16, which NumPy does not know, can be taken by heads of mmaction2."""
     from mmaction.models.heads import BaseHead
 
-    for name in ('loss_by_feat', 'predict_by_feat'):
-
-        @replace(BaseHead, name)
-        def in_float32(
-            method: Any, self: Any, cls_scores: torch.Tensor, *args: Any, **kwargs: Any
-        ) -> Any:
-            return method(self, cls_scores.float(), *args, **kwargs)
+    @replace(BaseHead, 'loss_by_feat', 'predict_by_feat')
+    def in_float32(
+        method: Any, self: Any, cls_scores: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        return method(self, cls_scores.float(), *args, **kwargs)
 
 
 @patch('mmaction', '>=1', lambda: importlib.util.find_spec('moviepy') is None)

@@ -118,24 +118,22 @@ def _check_xml() -> None:
     """Pascal VOC's format."""
     from mmdet.datasets import WIDERFaceDataset, XMLDataset
 
-    for kind in (XMLDataset, WIDERFaceDataset):
+    @replace((XMLDataset, WIDERFaceDataset), 'parse_data_info')
+    def parse_data_info(original: Any, self: Any, info: dict) -> dict:
+        try:
+            image = original(self, info)
+        except (OSError, SyntaxError, AttributeError, TypeError, ValueError) as error:
+            raise UserError(
+                f'{self.ann_file} names {info["img_id"]!r}, whose annotations cannot be read '
+                f'({error!s:.200}); a line is the name of an XML file without .xml, and an '
+                'object has name and bndbox with xmin, ymin, xmax, ymax'
+            ) from error
+        if not image['height'] or not image['width']:  # some tools write 0
+            from ..datasets.to_coco import image_size
 
-        @replace(kind, 'parse_data_info')
-        def parse_data_info(original: Any, self: Any, info: dict) -> dict:
-            try:
-                image = original(self, info)
-            except (OSError, SyntaxError, AttributeError, TypeError, ValueError) as error:
-                raise UserError(
-                    f'{self.ann_file} names {info["img_id"]!r}, whose annotations cannot be read '
-                    f'({error!s:.200}); a line is the name of an XML file without .xml, and an '
-                    'object has name and bndbox with xmin, ymin, xmax, ymax'
-                ) from error
-            if not image['height'] or not image['width']:  # some tools write 0
-                from ..datasets.to_coco import image_size
-
-                size = image_size(Path(image['img_path']), decode=False)
-                image['width'], image['height'] = size or (0, 0)
-            return image
+            size = image_size(Path(image['img_path']), decode=False)
+            image['width'], image['height'] = size or (0, 0)
+        return image
 
     @replace(XMLDataset, '_parse_instance_info')
     def parse_instance_info(original: Any, self: Any, tree: Any, *args: Any, **kw: Any) -> list:

@@ -174,22 +174,22 @@ def name_class_scores() -> None:
     from mmdet.evaluation.metrics.coco_metric import COCOeval, COCOevalMP
     from pycocotools.cocoeval import COCOeval as PlainCOCOeval
 
-    for kind in (COCOeval, PlainCOCOeval, COCOevalMP):
+    kinds = (COCOeval, PlainCOCOeval, COCOevalMP)
 
-        @replace(kind, 'evaluate')
-        def evaluate(original: Any, self: Any) -> None:
-            self.given_ids = list(self.params.catIds)
-            with ignored_without_masks(self.cocoGt.anns.values(), self.params.iouType):
-                original(self)
+    @replace(kinds, 'evaluate')
+    def evaluate(original: Any, self: Any) -> None:
+        self.given_ids = list(self.params.catIds)
+        with ignored_without_masks(self.cocoGt.anns.values(), self.params.iouType):
+            original(self)
 
-        @replace(kind, 'accumulate')  # nothing is done where a later class inherits it
-        def accumulate(original: Any, self: Any, p: Any = None) -> None:
-            original(self, p)
-            ids = list(self.params.catIds)
-            if self.params.useCats and sorted(self.given_ids) == ids != self.given_ids:
-                order = [ids.index(i) for i in self.given_ids]
-                for key, axis in (('precision', 2), ('recall', 1), ('scores', 2)):
-                    self.eval[key] = self.eval[key].take(order, axis)
+    @replace(kinds, 'accumulate')  # nothing is done where a later class inherits it
+    def accumulate(original: Any, self: Any, p: Any = None) -> None:
+        original(self, p)
+        ids = list(self.params.catIds)
+        if self.params.useCats and sorted(self.given_ids) == ids != self.given_ids:
+            order = [ids.index(i) for i in self.given_ids]
+            for key, axis in (('precision', 2), ('recall', 1), ('scores', 2)):
+                self.eval[key] = self.eval[key].take(order, axis)
 
 
 @patch('mmdet', '>=3')
@@ -198,29 +198,25 @@ def measure_recalls() -> None:
     from mmdet.evaluation.functional import recall
     from mmdet.evaluation.metrics import coco_metric, lvis_metric, voc_metric
 
-    for kind in (coco_metric.CocoMetric, lvis_metric.LVISMetric):
+    @replace((coco_metric.CocoMetric, lvis_metric.LVISMetric), 'fast_eval_recall')
+    def fast_eval_recall(original: Any, self: Any, results: Any, *args: Any, **kw: Any) -> Any:
+        self.img_ids = [result['img_id'] for result in results]  # paired by their places
+        return original(self, results, *args, **kw)
 
-        @replace(kind, 'fast_eval_recall')
-        def fast_eval_recall(original: Any, self: Any, results: Any, *args: Any, **kw: Any) -> Any:
-            self.img_ids = [result['img_id'] for result in results]  # paired by their places
-            return original(self, results, *args, **kw)
-
-    for module in (coco_metric, lvis_metric, voc_metric):
-
-        @replace(module, 'eval_recalls')
-        def eval_recalls(
-            original: Any, gts: list, found: list, proposal_nums: Any = None, iou_thrs: Any = 0.5,
-            logger: Any = None, **options: Any,
-        ) -> Any:  # fmt: skip
-            numbers, thresholds = recall.set_recall_param(proposal_nums, iou_thrs)
-            ious = np.empty(len(gts), object)  # NumPy 1.24 and later make none of several shapes
-            for i, (boxes, own) in enumerate(zip(gts, found, strict=True)):
-                if own.shape[1] == 5:
-                    own = own[own[:, 4].argsort()[::-1]]
-                ious[i] = recall.bbox_overlaps(boxes, own[: numbers[-1], :4], **options)
-            recalls = recall._recalls(ious, numbers, thresholds)
-            recall.print_recall_summary(recalls, numbers, thresholds, logger=logger)
-            return recalls
+    @replace((coco_metric, lvis_metric, voc_metric), 'eval_recalls')
+    def eval_recalls(
+        original: Any, gts: list, found: list, proposal_nums: Any = None, iou_thrs: Any = 0.5,
+        logger: Any = None, **options: Any,
+    ) -> Any:  # fmt: skip
+        numbers, thresholds = recall.set_recall_param(proposal_nums, iou_thrs)
+        ious = np.empty(len(gts), object)  # NumPy 1.24 and later make none of several shapes
+        for i, (boxes, own) in enumerate(zip(gts, found, strict=True)):
+            if own.shape[1] == 5:
+                own = own[own[:, 4].argsort()[::-1]]
+            ious[i] = recall.bbox_overlaps(boxes, own[: numbers[-1], :4], **options)
+        recalls = recall._recalls(ious, numbers, thresholds)
+        recall.print_recall_summary(recalls, numbers, thresholds, logger=logger)
+        return recalls
 
 
 @patch('mmdet', '>=3')
@@ -241,13 +237,11 @@ def pack_without_resize() -> None:
     """Detectors predict on images that no step of the pipeline has resized."""
     from mmdet.datasets.transforms import PackDetInputs, Pad
 
-    for step in (Pad, PackDetInputs):
-
-        @replace(step, 'transform')
-        def transform(original: Any, self: Any, results: dict) -> dict:
-            if np.shape(results.get('img', ()))[:2] == results.get('ori_shape'):
-                results.setdefault('scale_factor', (1.0, 1.0))
-            return original(self, results)
+    @replace((Pad, PackDetInputs), 'transform')
+    def transform(original: Any, self: Any, results: dict) -> dict:
+        if np.shape(results.get('img', ()))[:2] == results.get('ori_shape'):
+            results.setdefault('scale_factor', (1.0, 1.0))
+        return original(self, results)
 
 
 @patch('mmdet', '>=3')
@@ -256,29 +250,23 @@ def keep_coordinates_precise() -> None:
     from mmdet.models.roi_heads.roi_extractors import GenericRoIExtractor, SingleRoIExtractor
     from mmdet.models.task_modules.prior_generators import AnchorGenerator, MlvlPointGenerator
 
-    for generator in (AnchorGenerator, MlvlPointGenerator):
+    @replace((AnchorGenerator, MlvlPointGenerator), 'grid_priors')
+    def grid_priors(
+        make: Any, self: Any, featmap_sizes: Any, dtype: Any = torch.float32, *args: Any,
+        **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        return make(self, featmap_sizes, _precise(dtype), *args, **kwargs)
 
-        @replace(generator, 'grid_priors')
-        def grid_priors(
-            make: Any, self: Any, featmap_sizes: Any, dtype: Any = torch.float32, *args: Any,
-            **kwargs: Any,
-        ) -> Any:  # fmt: skip
-            return make(self, featmap_sizes, _precise(dtype), *args, **kwargs)
+    @replace((SingleRoIExtractor, GenericRoIExtractor), 'forward')
+    def forward(original: Any, self: Any, feats: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(self, [x.to(_precise(x.dtype)) for x in feats], *args, **kwargs)
 
-    for extractor in (SingleRoIExtractor, GenericRoIExtractor):
-
-        @replace(extractor, 'forward')
-        def forward(original: Any, self: Any, feats: Any, *args: Any, **kwargs: Any) -> Any:
-            return original(self, [x.to(_precise(x.dtype)) for x in feats], *args, **kwargs)
-
-    module = importlib.import_module('mmcv.ops.nms')  # mmcv.ops.nms is a function
-    for name in ('nms', 'soft_nms'):
-
-        @replace(module, name)
-        def nms(original: Any, boxes: Any, scores: Any, *args: Any, **kwargs: Any) -> Any:
-            if isinstance(scores, torch.Tensor):
-                scores = scores.to(_precise(scores.dtype))
-            return original(boxes, scores, *args, **kwargs)
+    # mmcv.ops.nms is a function
+    @replace(importlib.import_module('mmcv.ops.nms'), 'nms', 'soft_nms')
+    def nms(original: Any, boxes: Any, scores: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(scores, torch.Tensor):
+            scores = scores.to(_precise(scores.dtype))
+        return original(boxes, scores, *args, **kwargs)
 
 
 def _precise(dtype: torch.dtype) -> torch.dtype:

@@ -122,6 +122,7 @@ def read_data_without_code() -> None:
     def load_from_fileobj(original: Any, self: Any, file: Any, **kwargs: Any) -> Any:
         return original(self, file, **{**kwargs, 'Loader': _YamlLoader})
 
+    @replace((fileio.io, fileio, mmengine, base_dataset), 'load')
     def load(original: Any, file: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return original(file, *args, **kwargs)
@@ -134,9 +135,6 @@ def read_data_without_code() -> None:
         except (CheckpointError, yaml.YAMLError) as error:  # they do not name the file
             words = ' '.join(str(error).split())
             raise UserError(f'{file}: {words}') from error
-
-    for owner in (fileio.io, fileio, mmengine, base_dataset):
-        replace(owner, 'load')(load)
 
 
 class _YamlLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):  # type: ignore[misc]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from types import ModuleType
 from typing import Any
 
@@ -78,27 +79,30 @@ def is_installed(package: str, versions: str) -> bool:
     return known is not None and SpecifierSet(versions).contains(known, True)
 
 
-def replace(owner: Any, name: str) -> Callable[[Callable[..., Any]], None]:
+def replace(owner: Any, *names: str) -> Callable[[Callable[..., Any]], None]:
     """Replace ``owner.name`` by the decorated function, unless it has been replaced before.
 
-    The function is called with the original as its first argument.
+    The function is called with the original as its first argument. `owner` may be a tuple of
+    classes and modules, in whose order they are patched.
     """
 
     def decorate(function: Callable[..., Any]) -> None:
-        original = getattr(owner, name)
-        if hasattr(original, _MARK):
-            return
-
-        @functools.wraps(original)
-        def replacement(*args: Any, **kwargs: Any) -> Any:
-            return function(original, *args, **kwargs)
-
-        with suppress(ValueError):  # mmengine inspects signatures, without following wrappers
-            replacement.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
-        setattr(replacement, _MARK, True)
-        setattr(owner, name, replacement)
+        for each, name in product(owner if isinstance(owner, tuple) else (owner,), names):
+            if not hasattr(original := getattr(each, name), _MARK):
+                setattr(each, name, _replacement(function, original))
 
     return decorate
+
+
+def _replacement(function: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def replacement(*args: Any, **kwargs: Any) -> Any:
+        return function(original, *args, **kwargs)
+
+    with suppress(ValueError):  # mmengine inspects signatures, without following wrappers
+        replacement.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
+    setattr(replacement, _MARK, True)
+    return replacement
 
 
 def log_patch(text: str) -> None:
