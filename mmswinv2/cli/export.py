@@ -43,7 +43,6 @@ def export(
     from .. import hosts
     from ..deploy.graph import write_onnx
     from ..deploy.rules import about, graph_of
-    from ..deploy.tensorrt import unsupported
     from ..engine.launch import config_with_options
     from ..inference.predictor import load_model
 
@@ -65,8 +64,6 @@ def export(
     graph = graph_of(model, normalized)
     facts = about(graph, cfg, meta)
     content = write_onnx(graph, graph.example(), graph.sizes(), list(graph.outputs), facts)
-    if missing := unsupported(content):
-        print(f'TensorRT lacks {", ".join(missing)}')
     file = runtime(content, model, graph.task)
     of_metric = cfg if scored else None
     scores = _compare(of_metric, model, file, compared) if images else None
