@@ -287,7 +287,7 @@ MAY_IMPORT = {
     'hosts': 'errors files log progress',
     'registry': '',
     'models': 'core paths checkpoints hosts registry errors',
-    'datasets': 'hosts registry errors files log',
+    'datasets': 'hosts registry errors files log progress',
     'engine': 'core checkpoints hosts registry errors files log options',
     'analysis': 'core checkpoints hosts errors files options',
     'swap': 'core checkpoints hosts errors files options',

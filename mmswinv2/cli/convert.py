@@ -1,7 +1,6 @@
 """Weights with the keys used here, and label files of other formats as COCO's."""
 
 import argparse
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 from ..errors import UserError, nearest
 from ..files import check_not_source
 from ..options import ArgumentParser
-from ..progress import track
 
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
@@ -95,9 +93,7 @@ def convert_data(args: argparse.Namespace) -> None:
     from ..datasets.to_coco import to_coco
 
     options: dict[str, Any] = {k: v for k, v in vars(args).items() if k not in ('run', 'format')}
-    bar = functools.partial(track, what='images')
-    summary = to_coco(args.format, track=bar, **options)
-    print(f'{args.out}: {summary}')
+    print(f'{args.out}: {to_coco(args.format, **options)}')
 
 
 def convert_weights(args: argparse.Namespace) -> None:

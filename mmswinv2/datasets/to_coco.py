@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import UserError
 from ..files import is_inside, write_atomically
 from ..hosts.mmcv import open_image, orientation
+from ..progress import track
 from .coco import check_content, repeated
 from .images import decode as read_array
 from .labels import FORMATS, Labelled, LeftOut, Mark, Source
@@ -60,7 +61,6 @@ def to_coco(
     classes: Sequence[str] | None = None,
     offset: float | None = None,
     decode: bool = True,
-    track: Callable[..., Iterable[Any]] = lambda items, total: items,
 ) -> Summary:
     """Write a COCO annotation file; images stay where they are.
 
@@ -78,7 +78,6 @@ def to_coco(
             data.yaml, or all that are found, sorted.
         offset: subtracted from ``xmin`` and ``ymin``; ``None``: 1 of Pascal VOC, 0 of CSV.
         decode: check that every image can be decoded, instead of only reading its header.
-        track: shows the progress of a loop of a known length.
 
     Raises:
         UserError: if nothing can be converted, or a label file is damaged.
@@ -95,7 +94,7 @@ def to_coco(
     if names is None:
         names = sorted({mark.label for entry in labelled for mark in entry.marks})
     _check_names(names, source)
-    content = _content(_merged(labelled, left_out), names, root, left_out, decode, track)
+    content = _content(_merged(labelled, left_out), names, root, left_out, decode)
     if not content['annotations']:
         told = '; '.join(f'{n} {what}, the first {first}' for what, (n, first)
                          in left_out.found.items())  # fmt: skip
@@ -167,12 +166,7 @@ def _merged(labelled: Iterable[Labelled], left_out: LeftOut) -> list[Labelled]:
 
 
 def _content(
-    labelled: Sequence[Labelled],
-    names: Sequence[str],
-    root: Path,
-    left_out: LeftOut,
-    decode: bool,
-    track: Callable[..., Iterable[Any]],
+    labelled: Sequence[Labelled], names: Sequence[str], root: Path, left_out: LeftOut, decode: bool
 ) -> dict[str, Any]:
     """The content of a COCO annotation file."""
     ids = {name: i for i, name in enumerate(names, start=1)}
@@ -180,7 +174,7 @@ def _content(
     annotations: list[dict] = []
     with ThreadPoolExecutor() as pool:
         found = pool.map(lambda entry: image_size(entry.image, decode), labelled)
-        sizes = list(track(found, total=len(labelled)))
+        sizes = list(track(found, 'images', len(labelled)))
     for entry, size in zip(labelled, sizes, strict=True):
         if size is None:
             left_out.add('images that cannot be read', entry.image)
