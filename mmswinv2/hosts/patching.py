@@ -65,18 +65,12 @@ def patches_in(module: ModuleType, package: str) -> tuple[Patch, ...]:
 
 
 @functools.cache
-def installed_version(package: str) -> str | None:
-    """Version of the distribution behind an import name, without importing it."""
-    for name in (*_DISTRIBUTIONS.get(package, ()), package):
-        with suppress(PackageNotFoundError):
-            return version(name)
-    return None
-
-
 def is_installed(package: str, versions: str) -> bool:
     """Whether one of some versions of a package, such as ``'>=1.8'``, is installed."""
-    known = installed_version(package)
-    return known is not None and SpecifierSet(versions).contains(known, True)
+    for name in (*_DISTRIBUTIONS.get(package, ()), package):
+        with suppress(PackageNotFoundError):
+            return SpecifierSet(versions).contains(version(name), True)
+    return False
 
 
 def replace(owner: Any, *names: str) -> Callable[[Callable[..., Any]], None]:

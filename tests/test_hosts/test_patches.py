@@ -255,3 +255,17 @@ def test_what_others_have_wrapped_is_patched_all_the_same(monkeypatch):
     monkeypatch.setattr(Greeter, 'greet', foreign)
     make_louder()
     assert Greeter().greet() == 'hello!'
+
+
+def test_one_function_replaces_several(monkeypatch):
+    monkeypatch.setattr(Greeter, 'greet', Greeter.greet)
+    monkeypatch.setattr(Greeter, 'leave', lambda self: 'bye', raising=False)
+    other = type('Other', (), dict(greet=lambda self: 'good day', leave=lambda self: 'farewell'))
+    heir = type('Heir', (Greeter,), {})  # has the replaced method already
+
+    @replace((other, Greeter, heir), 'greet', 'leave')
+    def twice(method, self):
+        return f'{method(self)} {method(self)}'
+
+    assert (other().greet(), other().leave()) == ('good day good day', 'farewell farewell')
+    assert (heir().greet(), heir().leave()) == ('hello hello', 'bye bye')
