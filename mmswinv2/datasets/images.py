@@ -153,7 +153,7 @@ _LOSSES: tuple[tuple[Sequence[str], bool | None, Callable[[Header], bool], str],
 )
 
 
-def loss(content: bytes, color_type: str, backend: str) -> str:
+def decoding_loss(content: bytes, color_type: str, backend: str) -> str:
     """How mmcv's loader would change an image, as text for a message; empty if it does not."""
     header, raw = read_header(content), color_type == 'unchanged'
     for backends, applies, holds, does in _LOSSES:
@@ -257,7 +257,7 @@ def picture(content: bytes, stored: bool = False) -> np.ndarray | None:
 
     It has the first three channels, or one, with the smallest number black and the largest white.
     """
-    if not loss(content, 'color', 'cv2'):
+    if not decoding_loss(content, 'color', 'cv2'):
         return None
     image = decode(content, stored)
     image = np.nan_to_num(image[..., : 3 if image.shape[2] > 2 else 1].astype(np.float32))

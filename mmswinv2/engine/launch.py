@@ -32,7 +32,7 @@ from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook, no_batch
 from .repeatable import RepeatableHook
 from .resume import follow_config
 from .scores import ScoresHook
-from .storage import check_shared, enter, look_at_checkpoint, restarts, use_whole_files
+from .storage import check_shared, look_at_checkpoint, prepare_work_dir, restarts, use_whole_files
 from .strategies import unwrap_model
 
 COMMAND = 'command: '  # begins a line of the log, which `mmswinv2 report` reads
@@ -197,7 +197,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         check_optimizers(cfg)
     held = None
     if 'train' in kinds and _is_first_process(cfg.launcher):
-        held = enter(cfg)
+        held = prepare_work_dir(cfg)
     use_whole_files()
     _set_up_processes(cfg)
     with _keep_config(cfg, 'train' in kinds):

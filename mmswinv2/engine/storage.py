@@ -139,7 +139,7 @@ def use_whole_files() -> None:
     register_backend('local', AtomicLocalBackend, force=True, prefixes='')
 
 
-def enter(cfg: Config) -> Any:
+def prepare_work_dir(cfg: Config) -> Any:
     """Lock the work dir of a training, see `lock`, and remove what killed processes have left."""
     held = lock(cfg.work_dir)
     if cfg.launcher != 'none' and not restarts():  # the start, for `set_resume` after a restart

@@ -141,14 +141,15 @@ def refuse_wide_frames() -> None:
     from mmaction.datasets.transforms import RawFrameDecode
     from mmengine import fileio
 
-    from ..datasets.images import loss
+    from ..datasets.images import decoding_loss
 
     @replace(RawFrameDecode, 'transform')
     def transform(original: Any, self: Any, results: dict) -> dict:
         if results['modality'] == 'RGB':
             number = results['frame_inds'].flat[0] + results.get('offset', 0)
             path = Path(results['frame_dir'], results['filename_tmpl'].format(number))
-            if path.is_file() and (does := loss(fileio.get(path), 'color', self.decoding_backend)):
+            content = fileio.get(path) if path.is_file() else b''
+            if does := decoding_loss(content, 'color', self.decoding_backend):
                 raise UserError(f'{path} is a {does}; save the frames with 8 bits, or as a video')
         return original(self, results)
 

@@ -23,7 +23,7 @@ def name_unreadable_images() -> None:
     import mmcv
     from mmcv.transforms import LoadImageFromFile
 
-    from ..datasets.images import loss, name_file, picture
+    from ..datasets.images import decoding_loss, name_file, picture
 
     read = threading.local()
 
@@ -42,7 +42,7 @@ def name_unreadable_images() -> None:
                 loaded = load(self, results)
             finally:
                 backend = self.imdecode_backend or mmcv.image.io.imread_backend
-                if does := loss(read.content, self.color_type, backend):
+                if does := decoding_loss(read.content, self.color_type, backend):
                     raise UserError(
                         f"{path} is a {does}; write dict(type='mmswinv2.LoadImage', ...) in the "
                         'place of LoadImageFromFile, see docs/data.md'

@@ -20,7 +20,7 @@ from mmengine.registry import TRANSFORMS, init_default_scope
 from PIL import ExifTags, Image
 
 from mmswinv2.datasets import LoadImage
-from mmswinv2.datasets.images import loss, read_header, read_picture
+from mmswinv2.datasets.images import decoding_loss, read_header, read_picture
 from mmswinv2.datasets.to_coco import image_size
 from mmswinv2.errors import UserError
 from mmswinv2.hosts.mmcv import keep_a_pixel, name_unreadable_images, open_image, orientation
@@ -479,7 +479,7 @@ def test_a_box_in_front_of_a_jpeg_2000_is_not_its_header():
     content = content[:at] + struct.pack('>I', len(box) + 4) + box + content[at:]
     header = read_header(content)
     assert done and (header.bits, header.channels) == (8, 3)
-    assert not loss(content, 'color', 'cv2')
+    assert not decoding_loss(content, 'color', 'cv2')
 
 
 @pytest.mark.parametrize('ending', ['ppm', 'jp2'])
@@ -488,7 +488,7 @@ def test_colour_of_more_than_8_bits(ending, tmp_path):
     path = tmp_path / f'a.{ending}'
     options = [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000] if ending == 'jp2' else []
     cv2.imwrite(str(path), image[..., ::-1], options)
-    assert 'cuts to 8 bits' in loss(path.read_bytes(), 'color', 'cv2')
+    assert 'cuts to 8 bits' in decoding_loss(path.read_bytes(), 'color', 'cv2')
     got = LoadImage((0, 4095), to_float32=True)({'img_path': str(path)})['img']
     np.testing.assert_allclose(got[..., ::-1], image * (255 / 4095), atol=0.5)
 
@@ -497,8 +497,8 @@ def test_pixmaps_of_a_smaller_range(tmp_path):
     """Pillow and LoadImage scale the range to 255; OpenCV does not."""
     path = tmp_path / 'a.ppm'
     path.write_bytes(b'P6 # a note\n8 6 15\n' + (RGB // 17).tobytes())
-    assert 'does not bring to 255' in loss(path.read_bytes(), 'color', 'cv2')
-    assert not loss(path.read_bytes(), 'unchanged', 'cv2')  # keeps the file's numbers
+    assert 'does not bring to 255' in decoding_loss(path.read_bytes(), 'color', 'cv2')
+    assert not decoding_loss(path.read_bytes(), 'unchanged', 'cv2')  # keeps the file's numbers
     image = LoadImage()({'img_path': str(path)})['img']
     assert np.abs(image[..., ::-1].astype(int) - RGB // 17 * 17).max() < 2
 
@@ -575,7 +575,7 @@ def test_visualizers_draw_the_first_three_channels(host, channels, tmp_path):
 def test_ordinary_images_are_left_to_mmcv():
     buffer = io.BytesIO()
     Image.fromarray(RGB).save(buffer, 'PNG')
-    assert not loss(buffer.getvalue(), 'color', 'cv2')
+    assert not decoding_loss(buffer.getvalue(), 'color', 'cv2')
     assert np.array_equal(mmcv.imfrombytes(buffer.getvalue(), channel_order='rgb'), RGB)
 
 

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from mmswinv2.datasets.coco import can_be_path, read_coco
-from mmswinv2.datasets.images import loss, name_file
+from mmswinv2.datasets.images import decoding_loss, name_file
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.files import refuse_shared
 from mmswinv2.hosts.mmcv import check_size
@@ -87,7 +87,7 @@ def cut(content, images_of_split, out, margin, min_size):
         path = images_of_split / images[image_id]['file_name']
         with name_file(str(path)):
             bits = path.read_bytes()
-        if kind := loss(bits, 'color', 'cv2'):
+        if kind := decoding_loss(bits, 'color', 'cv2'):
             raise UserError(f'{path} is a {kind}; convert the images to 8 bits first')
         image = cv2.imdecode(np.frombuffer(bits, np.uint8), cv2.IMREAD_COLOR) if bits else None
         if image is None:
