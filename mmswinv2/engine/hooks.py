@@ -26,7 +26,7 @@ from ..log import warn
 from ..registry import HOOKS
 from .resume import all_schedulers
 from .storage import is_diverged
-from .strategies import unwrap_model, whole_weights
+from .strategies import average_gradients, unwrap_model, whole_weights
 
 _ADVICE = (
     'No checkpoint holds it. To try: look at these files; clip gradients '
@@ -47,7 +47,8 @@ class CheckInvalidLossHook(Hook):
 
     Args:
         max_skips: number of bad batches per run to skip, in all processes, before the run ends.
-            They change neither weights nor running statistics. If above 0, the loss is checked
+            They change neither weights nor running statistics; in a group of accumulated batches
+            such a batch counts as one without gradients. If above 0, the loss is checked
             before every backward pass, which synchronizes with the GPU.
     """
 
@@ -63,7 +64,7 @@ class CheckInvalidLossHook(Hook):
         for dataset in hosts.inner_datasets(runner.train_dataloader.dataset):
             hosts.of(runner.cfg).keep_file_names(dataset)
         if self.max_skips:
-            self._look_before_updates(runner.optim_wrapper)
+            self._look_before_updates(runner)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Store iteration and batch, and with `max_skips` the buffers a bad batch may spoil."""
@@ -92,7 +93,8 @@ class CheckInvalidLossHook(Hook):
                 bad = float(value[~value.isfinite()][0])
                 raise UserError(f'{self._where(key, bad)}, though the loss is finite. {_ADVICE}')
 
-    def _look_before_updates(self, wrapper: Any) -> None:
+    def _look_before_updates(self, runner: Any) -> None:
+        wrapper = runner.optim_wrapper
         if isinstance(wrapper, OptimWrapperDict):
             raise UserError(
                 'CheckInvalidLossHook: max_skips is for models with one optimizer, and this one '
@@ -103,12 +105,15 @@ class CheckInvalidLossHook(Hook):
         def update_params(loss: Tensor, *args: Any, **kwargs: Any) -> None:
             if not self._is_bad(loss):
                 update(loss, *args, **kwargs)
-            elif hasattr(wrapper, '_max_counts'):  # the last update is of all gradients until then
-                wrapper._max_counts -= 1
-                wrapper._remainder_counts = wrapper._max_counts % wrapper._accumulative_counts
-                done = wrapper._inner_count
-                # the gradients since the last update wait for this batch, which was to be the last
-                if done == wrapper._max_counts and done % wrapper._accumulative_counts:
+                return
+            if (reducer := getattr(runner.model, 'reducer', None)) is not None:
+                reducer._reset_state()  # DDP's, which waits for the backward pass
+            if hasattr(wrapper, '_inner_count'):  # a batch of its group that adds no gradients
+                wrapper._inner_count += 1
+                groups = wrapper.param_groups
+                waiting = any(p.grad is not None for group in groups for p in group['params'])
+                if waiting and wrapper.should_update():
+                    average_gradients(runner.model)
                     wrapper.step()
                     wrapper.zero_grad()
 

@@ -14,13 +14,15 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop
+from torch import Tensor
 
 from .. import hosts
+from ..checkpoints.load import shard_like
 from ..hosts.host import wrapped_datasets
 from ..log import warn
 from ..registry import HOOKS
 from .resume import check_shapes, leave_averages, named
-from .strategies import unwrap_model
+from .strategies import unwrap_model, waiting_gradients
 
 
 class Draw(int):
@@ -75,6 +77,7 @@ class RepeatableHook(Hook):
     def __init__(self) -> None:
         self._done = 0  # iterations done of the epoch to go on with
         self._begun: int | None = None  # iteration at which the epoch began
+        self._gradients: dict[str, Tensor] = {}  # to save
 
     def before_train(self, runner: Any) -> None:
         """Attach a seed to every index that the sampler draws."""
@@ -84,6 +87,16 @@ class RepeatableHook(Hook):
         if isinstance(sampler, (DefaultSampler, InfiniteSampler)):
             self._attach_seeds(loader, sampler)
         self._leave_out_done(runner, loader)
+        save = runner.save_checkpoint
+
+        def save_checkpoint(*args: Any, **kwargs: Any) -> None:
+            # all processes come here; only the first one may go on to `before_save_checkpoint`
+            if _accumulated(runner):
+                self._gradients = waiting_gradients(runner.model)
+            save(*args, **kwargs)
+            self._gradients = {}
+
+        runner.save_checkpoint = save_checkpoint
 
     def _attach_seeds(self, loader: Any, sampler: Any) -> None:
         loader.batch_sampler.sampler = numbered = _Numbered(sampler, self.seed)
@@ -121,9 +134,7 @@ class RepeatableHook(Hook):
         meta = checkpoint.setdefault('meta', {})
         meta['batch_size'] = _batch_size(runner)
         if 'optimizer' in checkpoint and (count := _accumulated(runner)):
-            weights = unwrap_model(runner.model).named_parameters()
-            gradients = {name: p.grad.cpu() for name, p in weights if p.grad is not None}
-            checkpoint['accumulated'] = (count, meta['iter'], gradients)
+            checkpoint['accumulated'] = (count, meta['iter'], self._gradients)
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             inside = self._begun is not None and meta.get('epoch') == runner.epoch
             done = meta['iter'] - self._begun if inside else 0
@@ -160,7 +171,7 @@ class RepeatableHook(Hook):
         if gradients and fit and (count, place) == (_accumulated(runner), meta['iter']):
             for name, parameter in unwrap_model(runner.model).named_parameters():
                 if name in gradients:
-                    parameter.grad = gradients[name].to(parameter.device)
+                    parameter.grad = shard_like(gradients[name].to(parameter.device), parameter)
             print_log('accumulated gradients are resumed too, in spite of the warning', 'current')
         before, now = meta.get('batch_size'), _batch_size(runner)
         if before not in (None, now):
@@ -275,9 +286,9 @@ def _done_of_epoch(checkpoint: dict, length: int) -> tuple[int, int]:
 
 
 def _accumulated(runner: Any) -> int:
-    """Batches whose gradients are accumulated; 0 if none, or over processes, each with its own."""
+    """Batches whose gradients are accumulated; 0 if none."""
     count = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
-    return int(count) if count > 1 and runner.world_size == 1 else 0
+    return int(count) if count > 1 else 0
 
 
 def _batch_size(runner: Any) -> int:

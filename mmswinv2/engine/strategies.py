@@ -1,6 +1,7 @@
 """Ways to spread a training over processes: DDP, torch's FSDP, DeepSpeed's ZeRO."""
 
 import glob
+import itertools
 import os
 import shutil
 import sys
@@ -15,7 +16,7 @@ from mmengine._strategy import DDPStrategy as _DDPStrategy
 from mmengine._strategy import DeepSpeedStrategy as _DeepSpeedStrategy
 from mmengine.config import ConfigDict
 from mmengine.device import get_device
-from mmengine.dist import barrier, get_world_size, is_main_process
+from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.optim import BaseOptimWrapper
 from mmengine.runner.checkpoint import _load_checkpoint, _load_checkpoint_to_model, weights_to_cpu
@@ -296,6 +297,33 @@ class DeepSpeedStrategy(_DeepSpeedStrategy):
 def unwrap_model(model: Any) -> nn.Module:
     """The model without the wrapper of a distributed run."""
     return model.module if is_model_wrapper(model) else model
+
+
+def average_gradients(model: Any) -> None:
+    """Average gradients over processes where each has its own: those of DDP wait for an update.
+
+    Collective: call on every rank.
+    """
+    if not hasattr(model, 'no_sync'):
+        return
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    used = torch.tensor([float(p.grad is not None) for p in parameters])
+    all_reduce(used, 'max')  # a process may have no gradients of parts that its samples do not need
+    for parameter in itertools.compress(parameters, used.bool().tolist()):
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        all_reduce(parameter.grad, 'mean')
+
+
+def waiting_gradients(model: Any) -> dict[str, Tensor]:
+    """The gradients that wait for an update, averaged over processes, on the CPU of the first.
+
+    Collective: call on every rank.
+    """
+    average_gradients(model)
+    weights = unwrap_model(model).named_parameters()
+    keep = is_main_process()
+    return {name: unshard(p.grad, keep).cpu() for name, p in weights if p.grad is not None}
 
 
 @contextmanager

@@ -89,30 +89,11 @@ def test_infinite_buffers_are_saved(tmp_path):
     assert list(tmp_path.glob('*.pth'))
 
 
-@pytest.mark.parametrize('groups', [[[0], [2], [3], [5]], [[0, 2, 3], [5]]], ids=['1', '3'])
-def test_passes_over_as_if_the_batch_were_not_there(groups, tmp_path):
-    """Gradients are accumulated over groups of batches, of which the last may be smaller."""
-    hook, counts = CheckInvalidLossHook(max_skips=2), len(groups[0])
-    model = runner([1, 4], hook, tmp_path / f'bad_{counts}', counts).train()
+def assert_trained(model, groups):
+    """The weights after updates from groups of batches, and the divisor of their losses."""
     clean = network()
     optimizer = torch.optim.SGD(clean.parameters(), lr=0.1)
-    for group in groups:
-        optimizer.zero_grad()
-        for batch in group:
-            inputs = [sample['inputs'] for sample in data([])[2 * batch : 2 * batch + 2]]
-            (clean(inputs, mode='loss')['loss_l2'] / len(group)).backward()
-        optimizer.step()
-    for key, value in model.state_dict().items():
-        if 'num_batches' not in key:
-            torch.testing.assert_close(value, clean.state_dict()[key], msg=key)
-
-
-def test_gradients_that_wait_for_a_bad_last_batch_are_used(tmp_path):
-    """They were divided by the size of the group with that batch."""
-    model = runner([5], CheckInvalidLossHook(max_skips=1), tmp_path / 'bad', 4).train()
-    clean = network()
-    optimizer = torch.optim.SGD(clean.parameters(), lr=0.1)
-    for group, divisor in (([0, 1, 2, 3], 4), ([4], 2)):
+    for group, divisor in groups:
         optimizer.zero_grad()
         for batch in group:
             inputs = [sample['inputs'] for sample in data([])[2 * batch : 2 * batch + 2]]
@@ -121,6 +102,22 @@ def test_gradients_that_wait_for_a_bad_last_batch_are_used(tmp_path):
     for key, value in model.state_dict().items():
         if 'num_batches' not in key:
             torch.testing.assert_close(value, clean.state_dict()[key], msg=key)
+
+
+GROUPS = {  # accumulated batches, bad ones: groups of good batches, and what they are divided by
+    'each': (1, [1, 4], [([0], 1), ([2], 1), ([3], 1), ([5], 1)]),
+    'in groups': (3, [1, 4], [([0, 2], 3), ([3, 5], 3)]),
+    'last of a group': (2, [1, 3], [([0], 2), ([2], 2), ([4, 5], 2)]),
+    'whole group': (2, [2, 3], [([0, 1], 2), ([4, 5], 2)]),
+    'last of all': (4, [5], [([0, 1, 2, 3], 4), ([4], 2)]),
+}
+
+
+@pytest.mark.parametrize(('counts', 'bad', 'groups'), GROUPS.values(), ids=GROUPS)
+def test_a_batch_that_is_passed_over_adds_no_gradients(counts, bad, groups, tmp_path):
+    folder = tmp_path / f'{counts}_{bad}'
+    model = runner(bad, CheckInvalidLossHook(max_skips=2), folder, counts).train()
+    assert_trained(model, groups)
 
 
 def test_gives_up_after_so_many(tmp_path):

@@ -311,6 +311,8 @@ MALFORMED = {  # the fault: (function that makes it, words of the error)
             r'optimizer.state.0.exp_avg has numbers that are NaN .* from an earlier checkpoint'),
     'infinite average': (lambda c: c.update(ema_state_dict={'a': torch.ones(1) / 0}),
                          'ema_state_dict.a has numbers that are NaN or infinite'),
+    'NaN that waits': (lambda c: c.update(accumulated=(2, 1, {'a': torch.ones(1) * torch.nan})),
+                       'accumulated.a has numbers that are NaN or infinite'),
     'data set': (lambda c: c['meta'].update(dataset_meta='x'), 'meta.dataset_meta must be a dict'),
     # detected once the model is built
     'head': (lambda c: c['state_dict'].update({'fc.weight': torch.ones(3, 2)}),
