@@ -237,6 +237,9 @@ def _scale_rates(runner: Any, cfg: Config) -> None:
     if not scale.get('enable'):
         return
     count = cfg.optim_wrapper.get('accumulative_counts', 1)
+    if isinstance(runner, FlexibleRunner) and count == 1:
+        own = getattr(runner.strategy, 'config', {})  # DeepSpeed's
+        count = own.get('gradient_accumulation_steps', 1)
     counted = dict(scale, base_batch_size=scale.base_batch_size / count)
     if isinstance(runner, FlexibleRunner):
         runner.strategy._auto_scale_lr = counted
@@ -246,7 +249,7 @@ def _scale_rates(runner: Any, cfg: Config) -> None:
         print_log(f'auto_scale_lr: the weights are updated every {count} batches', 'current')
     ratio = cfg.train_dataloader.batch_size * runner.world_size / counted['base_batch_size']
     for _, node in hosts.dicts_in(runner.param_schedulers):
-        if not hosts.type_name(node).endswith('LR'):
+        if not hosts.type_name(node).endswith('LR') and node.get('param_name') != 'lr':
             continue
         for key in ('eta_min', 'eta_max', 'min_value'):
             value = node.get(key)

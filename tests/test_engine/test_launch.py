@@ -2,6 +2,7 @@ import gc
 import os
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -436,6 +437,8 @@ def test_scaled_rates_are_those_of_the_batch_of_an_update(tmp_path, kind):
         (dict(type='OneCycleLR', total_steps=9), dict(eta_max=[0.8]), [0.2]),
         (dict(type='OneCycleLR', total_steps=9), dict(eta_max=(0.8,)), [0.2]),
         (dict(type='ReduceOnPlateauLR', monitor='loss'), dict(min_value=0.8), 0.2),
+        (dict(type='CosineAnnealingParamScheduler', param_name='lr'), dict(eta_min=0.8), 0.2),
+        (dict(type='CosineAnnealingParamScheduler', param_name='wd'), dict(eta_min=0.8), 0.8),
     ],
 )
 def test_scaled_bounds_of_schedules(tmp_path, scheduler, bound, scaled):
@@ -446,6 +449,17 @@ def test_scaled_bounds_of_schedules(tmp_path, scheduler, bound, scaled):
     runner = launch.build_runner(cfg, ('train',))
     assert runner.param_schedulers[0][name] == pytest.approx(scaled)
     runner.work_dir_lock.close()
+
+
+def test_scaled_rates_count_the_batches_that_deepspeed_accumulates():
+    runner = FlexibleRunner.__new__(FlexibleRunner)
+    runner.strategy = SimpleNamespace(config=dict(gradient_accumulation_steps=4), world_size=1)
+    runner.param_schedulers = [dict(type='CosineAnnealingLR', eta_min=0.8)]
+    scale = dict(enable=True, base_batch_size=16)
+    cfg = dict(auto_scale_lr=scale, optim_wrapper={}, train_dataloader=dict(batch_size=1))
+    launch._scale_rates(runner, Config(cfg))
+    assert runner.strategy._auto_scale_lr == dict(enable=True, base_batch_size=4)
+    assert runner.param_schedulers[0]['eta_min'] == pytest.approx(0.2)
 
 
 def test_copies_of_configs_replace_neither_the_config_nor_that_of_a_training(tmp_path):
