@@ -165,7 +165,7 @@ def _notes(work: WorkDir, cfg: Any, predictions: Path | None, losses: Curve) -> 
 def _length(work: WorkDir, cfg: Any) -> tuple[int, int, str] | None:
     """Progress of the training, its planned length, and the unit of both."""
     train = (cfg or {}).get('train_cfg') or {}
-    last = max(work.trainings[-1].steps, key=step_of)
+    last = max(work.trainings[-1].training, key=step_of, default={})
     epochs, iterations = train.get('max_epochs'), train.get('max_iters')
     logger = ((cfg or {}).get('default_hooks') or {}).get('logger') or {}
     interval = logger.get('interval', 10)

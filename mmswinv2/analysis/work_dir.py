@@ -235,6 +235,10 @@ def read_work_dir(path: str | Path) -> WorkDir:
 def read_run(folder: Path, scalars: Path | None = None) -> Run:
     """Read the log of a run in ``WORK_DIR/TIME``: ``vis_data/scalars.json`` there, or `scalars`."""
     run = Run(folder)
+    logger = (run.settings.get('default_hooks') or {}).get('logger') or {}
+    # the step of scores is the epoch, even in training by iterations
+    by_epoch = run.last_epoch if logger.get('log_metric_by_epoch', True) else None
+    length = by_epoch[2] if by_epoch else 1
     step = 0.0
     scalars = scalars or folder / 'vis_data/scalars.json'
     for entry in _entries(scalars.read_text('utf-8', errors='replace')):
@@ -244,8 +248,7 @@ def read_run(folder: Path, scalars: Path | None = None) -> Run:
             run.training.append(entry)
             step = step_of(entry)
         else:
-            # mmengine logs the epoch as the step here, even in training by iterations
-            run.validation.append({**entry, 'step': max(step, step_of(entry))})
+            run.validation.append({**entry, 'step': max(step, step_of(entry) * length)})
     return run
 
 

@@ -16,6 +16,9 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
 
 from mmswinv2.analysis.confusion import analyse_classes
 from mmswinv2.cli.report import main, report
@@ -779,6 +782,56 @@ def test_validations_before_the_first_loss_of_a_resumed_run(tmp_path):
         work = read_work_dir(folder)
         assert work.curves()['loss'] == [(loss, float(loss)) for loss in losses]
         assert work.curves(validation=True)['acc'] == [(step, 0.25)]
+
+
+class Nothing(BaseModel):
+    """A model with a loss, and predictions that `Zero` scores."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(1, 1)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        if mode == 'predict':
+            return inputs
+        return {'loss': self.fc(torch.stack(inputs)).square().mean()}
+
+
+class Zero(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return {'zero': 0.0}
+
+
+@pytest.mark.parametrize('by_score', [True, False], ids=['epochs', 'iterations'])
+def test_a_validation_is_at_the_end_of_its_epoch(by_score, tmp_path):
+    """Epochs of seven iterations, of which the fifth is logged."""
+    from mmswinv2.analysis.work_dir import read_work_dir
+
+    loader = dict(
+        batch_size=1,
+        dataset=[{'inputs': torch.ones(1)}] * 7,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+    )
+    logger = dict(type='LoggerHook', interval=5, log_metric_by_epoch=by_score)
+    Runner(
+        Nothing(),
+        str(tmp_path),
+        train_dataloader=loader,
+        val_dataloader=loader,
+        train_cfg=dict(by_epoch=True, max_epochs=3, val_interval=1),
+        val_cfg={},
+        val_evaluator=[Zero()],
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        default_hooks=dict(logger=logger),
+        experiment_name=f'validations {by_score}',
+        cfg=Config(dict(default_hooks=dict(logger=logger))),
+    ).train()
+    work = read_work_dir(tmp_path)
+    assert [step for step, _ in work.curves()['loss']] == [5, 12, 19]
+    assert work.curves(validation=True)['zero'] == [(7, 0), (14, 0), (21, 0)]
 
 
 def test_a_validation_after_a_training_is_none(tmp_path):
