@@ -304,7 +304,7 @@ def look_at_checkpoint(cfg: Config, path: Path) -> None:
     check_forms(checkpoint, forms, start)
     for name in ('optimizer', 'ema_state_dict'):
         _check_numbers(checkpoint.get(name), f'{path}: {name}')
-    if 'loss_scaler' not in checkpoint.get('optimizer', {}):  # which takes gradients that overflow
+    if 'loss_scaler' not in (checkpoint.get('optimizer') or {}):  # it may skip an infinite update
         _check_numbers((checkpoint.get('accumulated') or [{}])[-1], f'{path}: accumulated')
     seed = checkpoint['meta'].get('seed')
     randomness = cfg.get('randomness') or {}
