@@ -61,21 +61,7 @@ def _is_hub(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(value.get(k), Mapping) for k in keys)
 
 
-def _is_pair(value: Any) -> bool:
-    is_pair = isinstance(value, (list, tuple)) and len(value) == 2
-    return is_pair and all(isinstance(number, (int, float)) for number in value)
-
-
-def _is_accumulated(value: Any) -> bool:
-    known = isinstance(value, tuple) and len(value) == 3 and isinstance(value[2], Mapping)
-    return value is None or (known and all(isinstance(g, torch.Tensor) for g in value[2].values()))
-
-
-def _are_pairs(value: Any) -> bool:
-    return value is None or (isinstance(value, Mapping) and all(map(_is_pair, value.values())))
-
-
-# What is read from a checkpoint to resume, by mmengine and by our hooks.
+# What mmengine reads from a checkpoint to resume.
 _FORMS: Forms = {
     'meta': (lambda value: isinstance(value, Mapping), 'a dict'),
     'meta.epoch': (lambda epoch: is_count(epoch, 0), 'a whole number'),
@@ -84,12 +70,6 @@ _FORMS: Forms = {
         lambda seed: seed is None or (is_count(seed, 0) and seed < 2**32),
         'a whole number',
     ),
-    'meta.done_of_epoch': (
-        lambda value: value is None or _is_pair(value),
-        'iterations of the epoch that are done, and their number',
-    ),
-    'meta.early_stops': (_are_pairs, 'a pair of numbers for each EarlyStoppingHook'),
-    'accumulated': (_is_accumulated, 'gradients that wait for an update'),
     'optimizer': (_is_optimizer, 'the state of an optimizer'),
     'param_schedulers': (_are_schedulers, 'the states of schedulers'),
     'ema_state_dict': (lambda value: isinstance(value, (Mapping, type(None))), 'a dict'),
