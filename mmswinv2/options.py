@@ -1,11 +1,13 @@
 """Command lines: argparse with hints for misspelt options, and options that commands share."""
 
 import argparse
+import ast
 import itertools
 import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,7 +15,7 @@ from .errors import UserError, nearest
 
 STRATEGIES = ('ddp', 'zero1', 'zero2', 'zero3', 'fsdp')  # whose memory can be predicted
 _FORM = 'write key=value, with lists as key="[a,b]" or key="(a,b)"'
-_BRACKETS = {'[': ']', '(': ')'}
+_BRACKETS = {'[': ']', '(': ')', '{': '}'}
 
 
 def command_line() -> str:
@@ -97,7 +99,8 @@ def parse_value(text: str) -> Any:
     """Parse a value like ``--cfg-options`` of mmengine, but keep the spaces inside it.
 
     Text in ``[]``, or with commas, becomes a list, and text in ``()`` a tuple. Numbers, ``True``,
-    ``False`` and ``None`` are converted. Surrounding spaces and quotes are removed.
+    ``False`` and ``None`` are converted. Surrounding spaces and quotes are removed. A dict as
+    Python writes it, which mmengine leaves a text or splits at its commas, is one.
 
     Raises:
         UserError: if brackets do not match.
@@ -110,6 +113,10 @@ def parse_value(text: str) -> Any:
     ends, items = text[:1] + text[-1:], _divided(text)
     if len(items) > 1 or text.endswith(','):
         return [parse_value(item) for item in items]
+    if ends == '{}':
+        with suppress(ValueError, SyntaxError):
+            found = ast.literal_eval(text)
+            return found if isinstance(found, dict) else text
     if ends not in ('[]', '()'):
         return text
     try:
