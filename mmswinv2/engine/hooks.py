@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, TestLoop, ValLoop
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from .. import hosts
 from ..checkpoints import fetch_together, load_but, read_class_map
@@ -106,8 +107,8 @@ class CheckInvalidLossHook(Hook):
             if not self._is_bad(loss):
                 update(loss, *args, **kwargs)
                 return
-            if (reducer := getattr(runner.model, 'reducer', None)) is not None:
-                reducer._reset_state()  # DDP's, which waits for the backward pass
+            if isinstance(runner.model, DistributedDataParallel):
+                runner.model.reducer._reset_state()  # it waits for the backward pass
             if hasattr(wrapper, '_inner_count'):  # a batch of its group that adds no gradients
                 wrapper._inner_count += 1
                 groups = wrapper.param_groups

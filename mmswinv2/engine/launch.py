@@ -33,7 +33,7 @@ from .repeatable import RepeatableHook
 from .resume import follow_config
 from .scores import ScoresHook
 from .storage import check_shared, look_at_checkpoint, prepare_work_dir, restarts, use_whole_files
-from .strategies import unwrap_model
+from .strategies import ddp_wrapper, unwrap_model
 
 COMMAND = 'command: '  # begins a line of the log, which `mmswinv2 report` reads
 _VARIABLES = {  # environment variables that each launcher sets; the first is the rank
@@ -436,12 +436,8 @@ def _set_up_processes(cfg: Config) -> None:
             if 'find_unused_parameters' in cfg:
                 cfg.strategy.find_unused_parameters = cfg.find_unused_parameters
     elif on_cpu:
-        cfg.model_wrapper_cfg = cfg.get('model_wrapper_cfg') or dict(
-            type='MMDistributedDataParallel',
-            broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False),
-        )
-        cfg.model_wrapper_cfg.setdefault('device_ids', None)
+        own = ddp_wrapper(cfg.get('find_unused_parameters', False))
+        cfg.model_wrapper_cfg = {**own, **(cfg.get('model_wrapper_cfg') or {})}
 
 
 def _connect_processes(backend: str) -> None:

@@ -39,6 +39,17 @@ from .storage import AtomicLocalBackend
 _DEEPSPEED_KEYS = {'optimizer', 'constructor', 'paramwise_cfg'}
 
 
+def ddp_wrapper(find_unused_parameters: bool) -> dict[str, Any]:
+    """The config of torch's DistributedDataParallel, as mmengine sets it, also on CPUs."""
+    devices = {} if torch.cuda.is_available() else {'device_ids': None}
+    return dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=find_unused_parameters,
+        **devices,
+    )
+
+
 @STRATEGIES.register_module()
 class DDPStrategy(_DDPStrategy):
     """mmengine's DDPStrategy, also on CPUs, with checkpoints that any program can read.
@@ -54,14 +65,7 @@ class DDPStrategy(_DDPStrategy):
 
     def __init__(self, *, find_unused_parameters: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        wrapper = dict(
-            type='MMDistributedDataParallel',
-            broadcast_buffers=False,
-            find_unused_parameters=find_unused_parameters,
-        )
-        if not torch.cuda.is_available():
-            wrapper['device_ids'] = None
-        self.model_wrapper = {**wrapper, **(self.model_wrapper or {})}
+        self.model_wrapper = {**ddp_wrapper(find_unused_parameters), **(self.model_wrapper or {})}
 
     def model_state_dict(self) -> dict[str, Any]:
         """The weights, under the names of the unwrapped model."""
