@@ -320,14 +320,14 @@ def average_gradients(model: Any) -> None:
 
 
 def waiting_gradients(model: Any) -> dict[str, Tensor]:
-    """The gradients that wait for an update, averaged over processes, on the CPU of the first.
+    """The gradients that wait for an update, averaged over processes; empty but on the first one.
 
     Collective: call on every rank.
     """
     average_gradients(model)
-    weights = unwrap_model(model).named_parameters()
-    keep = is_main_process()
-    return {name: unshard(p.grad, keep).cpu() for name, p in weights if p.grad is not None}
+    weights, first = unwrap_model(model).named_parameters(), is_main_process()
+    found = {name: unshard(p.grad, first) for name, p in weights if p.grad is not None}
+    return {name: gradient.cpu() for name, gradient in found.items() if first}
 
 
 @contextmanager
