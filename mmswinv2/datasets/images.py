@@ -206,18 +206,18 @@ def decode(content: bytes, stored: bool = False) -> np.ndarray:
         image = image[..., None] if image.ndim == 2 else image[..., [2, 1, 0, 3][: image.shape[2]]]
         if header.form == 'PNG' and b'eXIf' in content and not stored:
             with open_image(io.BytesIO(content)) as file:
-                image = _turned(image, orientation(file))
+                image = upright(image, orientation(file))
         return image[..., [0, 3]] if header.channels == 2 else image  # OpenCV makes RGBA of it
     with open_image(io.BytesIO(content)) as file:
         file.load()  # turns a TIFF, which has no orientation then
         colours = 'RGBA' if 'transparency' in file.info else 'RGB'
         kept = file.mode in ('L', 'LA', 'RGB', 'RGBA', 'RGBX')
         plain = file if kept else file.convert('L' if file.mode == '1' else colours)
-        image = _turned(np.array(plain), 1 if stored else orientation(file))
+        image = upright(np.array(plain), 1 if stored else orientation(file))
     return image[..., None] if image.ndim == 2 else image
 
 
-def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
+def upright(image: np.ndarray, orientation: int) -> np.ndarray:
     """An image (H, W, ...) as its EXIF orientation, 1 to 8, has it shown."""
     if orientation > 4:
         image = image.swapaxes(0, 1)

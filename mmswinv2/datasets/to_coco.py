@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import numpy as np
 
 from ..errors import UserError
 from ..files import is_inside, write_atomically
-from ..hosts.mmcv import open_image, orientation
+from ..hosts.mmcv import open_image, shown_size
 from .coco import check_content, repeated
 from .images import decode as read_array
 from .labels import FORMATS, Labelled, LeftOut, Mark, Source
@@ -220,19 +219,15 @@ def image_size(path: Path, decode: bool) -> tuple[int, int] | None:
     """Width and height of an image as mmcv's loader gives it; ``None`` if it cannot be read."""
     try:
         with open_image(path) as image:
-            (width, height), form = image.size, image.format
-            turned = orientation(image) > 4  # asked before a TIFF is decoded, and turned by that
+            size = shown_size(image)
             if decode:
                 image.load()
+            return size
     except Exception:  # decoders raise errors of any kind
         with suppress(Exception):  # Pillow does not read images of many channels
             height, width = read_array(path.read_bytes()).shape[:2]
             return width, height
         return None
-    if turned and form != 'JPEG':  # decoders differ
-        loaded = mmcv.imread(str(path))
-        return None if loaded is None else (loaded.shape[1], loaded.shape[0])
-    return (height, width) if turned else (width, height)
 
 
 def _annotation(

@@ -1,11 +1,14 @@
 """mmcv: reading and resizing of images, which every host builds on."""
 
+import io
 import os
 import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from ..errors import UserError
 from .patching import patch, replace
@@ -18,20 +21,37 @@ def name_unreadable_images() -> None:
     """Errors for images that cannot be read name the file.
 
     This includes images whose values mmcv would change. Calls of `imfrombytes` without a format,
-    which are for drawing on the image, return a version of it that can be displayed.
+    which are for drawing on the image, return a version of it that can be displayed. WebP and AVIF,
+    whose EXIF orientation OpenCV ignores, are turned as JPEGs are.
     """
     import mmcv
+    from mmcv.image import io as mmcv_io
     from mmcv.transforms import LoadImageFromFile
 
-    from ..datasets.images import loss, name_file, picture
+    from ..datasets.images import loss, name_file, picture, upright
 
     read = threading.local()
 
+    @replace(mmcv_io, 'imfrombytes')
+    def turned(
+        decode: Any, content: bytes, flag: Any = 'color', channel_order: str = 'bgr',
+        backend: str | None = None,
+    ) -> Any:  # fmt: skip
+        used, form = backend or mmcv_io.imread_backend, content[:12]
+        ignored = form[8:] == b'WEBP' or form[4:] in (b'ftypavif', b'ftypavis')
+        if not ignored or used != 'cv2' or flag not in ('color', 'grayscale'):
+            return decode(content, flag, channel_order, backend)
+        with open_image(io.BytesIO(content)) as file:
+            image = decode(content, f'{flag}_ignore_orientation', backend=backend)
+            image = upright(image, orientation(file))
+        reverse = flag == 'color' and channel_order == 'rgb'
+        return np.ascontiguousarray(image[..., ::-1] if reverse else image)
+
     @replace(mmcv, 'imfrombytes')
-    def imfrombytes(decode: Any, content: bytes, *args: Any, **kwargs: Any) -> Any:
+    def imfrombytes(_: Any, content: bytes, *args: Any, **kwargs: Any) -> Any:
         read.content = content
         if args or kwargs.keys() - {'channel_order'} or (seen := picture(content)) is None:
-            return decode(content, *args, **kwargs)
+            return mmcv_io.imfrombytes(content, *args, **kwargs)
         return seen if kwargs.get('channel_order') == 'rgb' else seen[..., ::-1]
 
     @replace(LoadImageFromFile, 'transform')
@@ -96,6 +116,13 @@ def orientation(image: Any) -> int:
         tags.load(image.info.get('exif') or b'')
     value = tags.get(ExifTags.Base.Orientation, 1)
     return value if type(value) is int and 1 <= value <= 8 else 1
+
+
+def shown_size(image: Any) -> tuple[int, int]:
+    """Width and height of a Pillow image once it is turned; Pillow gives those of a TIFF so."""
+    width, height = image.size
+    turns = image.format != 'TIFF' and orientation(image) > 4
+    return (height, width) if turns else (width, height)
 
 
 @patch('mmcv', '>=2')

@@ -13,7 +13,7 @@ from ..log import warn
 from ..progress import track
 from . import mmdet_patches
 from .host import Host, as_list, dicts_in, inner_datasets, steps_in, training_pipeline, type_name
-from .mmcv import check_size, open_image, orientation
+from .mmcv import check_size, open_image, shown_size
 from .mmdet_annotations import check_annotations
 from .patching import patches_in
 from .pipelines import has_own_steps
@@ -221,12 +221,7 @@ def check_image_sizes(dataset: Any, where: str) -> None:
             return
         try:
             with open_image(info['img_path']) as image:
-                width, height = image.size
-                turned = orientation(image) > 4
-                if turned and image.format != 'JPEG':
-                    continue  # decoders differ
-                if turned and upright:
-                    width, height = height, width
+                width, height = shown_size(image) if upright else image.size
         except FileNotFoundError as error:
             raise UserError(
                 f'{where}: cannot read the image {info["img_path"]}: it does not exist; fetch it '

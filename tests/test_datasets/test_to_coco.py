@@ -13,6 +13,7 @@ from PIL import ExifTags, Image
 from mmswinv2.datasets.coco import read_coco
 from mmswinv2.datasets.to_coco import to_coco
 from mmswinv2.errors import UserError
+from mmswinv2.hosts.mmcv import name_unreadable_images
 
 
 def picture(path, width=100, height=80, turn=None, **options):
@@ -250,6 +251,7 @@ def test_turned_pictures(yolo, tmp_path):
     """In all formats, sizes are those of the rotated picture, as mmcv loads it."""
     import mmcv
 
+    name_unreadable_images.apply()
     picture(yolo / 'images/train/a.jpg', turn=6)
     picture(yolo / 'images/train/b.jpg', turn=3)
     for name in ('p.png', 'w.webp', 't.tif'):
