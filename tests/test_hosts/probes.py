@@ -485,6 +485,14 @@ def merged_views():
     return AverageClsScoreTTA._merge_single_sample(model, views).pred_label.item() != 1
 
 
+@probe('The mean average precision of classes is over those that some image has', 'mmpretrain')
+def absent_classes():
+    from mmpretrain.evaluation import AveragePrecision
+
+    scores = dict(pred_score=torch.tensor([0.9, 0.1, 0.5]), gt_score=torch.tensor([1, 0, 0]))
+    return AveragePrecision().compute_metrics([scores])['mAP'] != 100
+
+
 @probe('Reading CIFAR or lists of tags (RAM) from pickles runs no code from them', 'mmpretrain')
 def cifar():
     from mmpretrain.datasets import CIFAR10
