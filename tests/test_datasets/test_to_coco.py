@@ -178,7 +178,7 @@ def test_labels_of_yolo_without_an_image_that_is_read(tmp_path, folder, monkeypa
     monkeypatch.chdir(tmp_path)
     images, source = Path('mine/images'), Path('mine', folder)
     labels = images if folder == 'images' else Path('mine/labels')
-    for name in 'a.jpg', 'b.jfif', 'c.gif':
+    for name in 'a.jpg', 'b.jfif', 'c.tga':
         picture(images / name, **(dict(format='JPEG') if 'b' in name else {}))
     for name in 'abcd':
         write(labels / f'{name}.txt', '0 0.5 0.5 0.2 0.25\n')
@@ -912,9 +912,28 @@ def test_what_stands_behind_a_box_of_yolo(yolo, tmp_path):
     write(yolo / 'labels/val/c.txt', '1 .35 .3 .5 .4 .1 .2 2 .3 .2 1 .87')  # keypoints, confidence
     _, found, _ = convert('yolo', yolo, tmp_path)
     assert boxes(found)[-1] == ('images/val/c.jpg', 'dog', [10, 8, 50, 32])
-    write(yolo / 'labels/val/c.txt', '1 .1 .1 .6 .1 .6 .5 .87 17')  # track number of a polygon
+    write(yolo / 'labels/val/c.txt', '1 .35 .3 .5 .4 .1 .2 2 .3 .2 1 .87 1')  # a track number, too
+    _, found, summary = convert('yolo', yolo, tmp_path)
+    assert boxes(found)[-1] == ('images/val/c.jpg', 'dog', [10, 8, 50, 32]) and not summary.masks
+    write(yolo / 'labels/val/c.txt', '1 .1 .1 .6 .1 .6 .5 1.87 17')  # no confidence before it
     with pytest.raises(UserError, match='has numbers far from the image'):
         convert('yolo', yolo, tmp_path)
+
+
+@pytest.mark.parametrize('others', ['', '0 .5 .5 .1 .1 .8 3\n', '0 .1 .1 .5 .1 .5 .2 .1 .2 .7 9\n'])
+@pytest.mark.parametrize('number', [0, 1, 2, 17])
+def test_track_numbers_behind_polygons_of_yolo(yolo, tmp_path, number, others):
+    """Numbers above 1 are no corners, and where one line has a track number, all have."""
+    write(yolo / 'labels/train/a.txt', others + '1 .2 .25 .6 .5 .9 1\n' * bool(others))
+    write(yolo / 'labels/val/c.txt', f'1 .1 .1 .6 .1 .6 .5 .87 {number}\n')
+    _, found, summary = convert('yolo', yolo, tmp_path)
+    want = [10, 8, 60, 8, 60, 40]
+    if not (number > 1 or others):
+        want += [87, number * 80]
+    assert found[-1][2]['segmentation'] == [pytest.approx(want)]
+    if others:
+        assert boxes(found)[1] == ('images/train/a.jpg', 'dog', [0, 0, 50, 40])
+    assert summary.masks == 1 + others.startswith('0 .1')
 
 
 @pytest.mark.parametrize('number', [-1, 0, 1, 17])

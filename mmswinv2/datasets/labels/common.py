@@ -8,12 +8,8 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ...errors import UserError
-from ...files import find, is_inside, walk
+from ...files import IMAGES, find, is_inside, walk
 
-IMAGES = (
-    *('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm'),
-    *('.pnm', '.jp2', '.npy'),
-)
 SUFFIXES = (*IMAGES, *map(str.upper, IMAGES))  # as files may have them
 _LARGEST = 1e7  # of a coordinate
 _LARGEST_FILE = 256 * 2**20  # bytes; LabelMe's may hold the picture

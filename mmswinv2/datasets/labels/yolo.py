@@ -1,24 +1,24 @@
 """YOLO: a text file for each image, a line for each object, in fractions of the image's size.
 
 ``class x y width height`` with the center of the box, or ``class x1 y1 x2 y2 x3 y3 ...`` for a
-polygon. A confidence may follow either, a track number that of a box, and keypoints a box if
+polygon. A confidence may follow either, a track number the confidence, and keypoints a box if
 ``kpt_shape`` is set in data.yaml; all are ignored. The four corners of a rotated box are read as a
 polygon.
 """
 
 import math
 import os
-from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
 from ...errors import UserError
-from ...files import is_inside
+from ...files import IMAGES, is_inside
 from ...log import warn
 from .common import (
-    IMAGES,
     Box,
     Labelled,
     LeftOut,
@@ -55,7 +55,7 @@ def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
     alone = source.split is None  # without a list of images
     images = find_files(source.root, *IMAGES) if alone else _images_of(source, content)
     found, seen, twins = [], set(), []  # `seen` has real paths
-    tracks: list[tuple[Mark, Box]] = []
+    tracks = _Tracks()
     for image in images:
         text = next((p for p in _label_files(image, source) if p.is_file()), None)
         if text is None:
@@ -69,8 +69,7 @@ def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
         found.append(Labelled(image, marks, shares=True))
     if twins:  # such as a.png beside a.jpg
         warn(f'{len(twins)} images, first {twins[0]}, get the objects of another of the same name')
-    if len(tracks) == sum(bool(mark.polygons) for entry in found for mark in entry.marks):
-        _leave_out_tracks(tracks)
+    tracks.leave_out(sum(bool(mark.polygons) for entry in found for mark in entry.marks))
     if source.split is None:
         _count_orphans(source.path, seen, source.left_out)
     return names, found
@@ -160,14 +159,40 @@ def _label_files(image: Path, source: Source) -> list[Path]:
     return [folder / name for folder in (source.root, source.path) for name in names]
 
 
+@dataclass
+class _Tracks:
+    """Objects that may have a confidence and a track number in place of their last corner."""
+
+    doubtful: list[tuple[Mark, Box]] = field(default_factory=list)  # read as polygon, and as box
+    sure: bool = False  # whether other lines have track numbers
+
+    def leave_out(self, polygons: int) -> None:
+        """Take numbers for tracks where others are, or all `polygons` could be boxes on the image.
+
+        A triangle seldom ends in 0 or 1, and all polygons of a set never do.
+        """
+        corners = [*chain.from_iterable(box for _, box in self.doubtful)]
+        triangles = all(len(mark.polygons[0]) == 3 for mark, _ in self.doubtful)
+        on_image = triangles and min(corners, default=-1) >= -0.01 and max(corners) <= 1.01
+        if not self.sure and not (on_image and len(self.doubtful) == polygons):
+            return
+        if not self.sure:
+            warn(
+                f'{len(self.doubtful)} lines, first {self.doubtful[0][0].where}, are read as a '
+                'box, its confidence and a track number; were they triangles, no corner may be the '
+                'whole number 0 or 1'
+            )
+        for mark, box in self.doubtful:
+            if len(mark.polygons[0]) == 3:
+                mark.box, mark.polygons = box, []
+            else:
+                mark.polygons[0].pop()
+
+
 def _read_lines(
-    path: Path,
-    names: list[str],
-    keypoints: int,
-    source: Source,
-    tracks: list[tuple[Mark, Box]],
+    path: Path, names: list[str], keypoints: int, source: Source, tracks: _Tracks
 ) -> list[Mark]:
-    """Objects of a file; adds triangles that may be boxes, and these boxes, to `tracks`."""
+    """Objects of a file; polygons whose last corner may be a track number are told to `tracks`."""
     marks = []
     for i, line in enumerate(read_text(path).splitlines(), start=1):
         where, values = f'{path}, line {i}', line.split()
@@ -178,12 +203,14 @@ def _read_lines(
         label, *numbers = [number(value, where) for value in values]
         if not label.is_integer():
             raise UserError(f'{where}: the class {values[0]} is no whole number; {_LINE}')
-        # a box, its confidence and a track number, or a triangle
-        tracked = len(numbers) == 6 and numbers[5].is_integer() and 0 <= numbers[4] <= 1
+        # the last two are a confidence and a track number, or a corner
+        tracked = len(numbers) > 5 and len(numbers) % 2 == 0
+        tracked = tracked and numbers[-1].is_integer() and 0 <= numbers[-2] <= 1
         box = _edges(*numbers[:4])
-        sure = tracked and numbers[5] >= _NEAR[1]
-        if sure or (keypoints and len(numbers) in (4 + keypoints, 5 + keypoints)):
+        if keypoints and len(numbers) - 4 - keypoints in (0, 1, 2):
             numbers = numbers[:4]
+        elif tracked and numbers[-1] >= _NEAR[1]:
+            numbers, tracked, tracks.sure = numbers[:-2], False, True
         polygon = len(numbers) > 5
         far = polygon and not all(_NEAR[0] <= n < _NEAR[1] for n in numbers)
         if far or max(map(abs, numbers[:4])) > _FAR:
@@ -198,27 +225,13 @@ def _read_lines(
         else:
             mark.polygons = [list(zip(numbers[::2], numbers[1::2], strict=False))]
             if tracked:
-                tracks.append((mark, box))
+                tracks.doubtful.append((mark, box))
         marks.append(mark)
     return marks
 
 
 def _edges(x: float, y: float, width: float, height: float) -> Box:
     return x - width / 2, y - height / 2, x + width / 2, y + height / 2
-
-
-def _leave_out_tracks(tracks: Sequence[tuple[Mark, Box]]) -> None:
-    """Read triangles as boxes with confidence and track number, if all would be on the image.
-
-    A triangle seldom ends in 0 or 1, and all polygons of a set never do.
-    """
-    if tracks and all(min(box) >= -0.01 and max(box) <= 1.01 for _, box in tracks):
-        warn(
-            f'{len(tracks)} lines, first {tracks[0][0].where}, are read as a box, its confidence '
-            'and a track number; were they triangles, no corner may be the whole number 0 or 1'
-        )
-        for mark, box in tracks:
-            mark.box, mark.polygons = box, []
 
 
 def _count_orphans(folder: Path, seen: set[str], left_out: LeftOut) -> None:
