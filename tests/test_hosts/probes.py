@@ -304,6 +304,15 @@ def masks_that_stay():
     return not torch.equal(shifted['gt_bboxes'].tensor, masks.get_bboxes('hbox').tensor)
 
 
+@probe('CachedMixUp moves the masks of an image as far as the image', 'mmdet')
+def masks_cut_before_they_move():
+    from mmdet.structures.mask import BitmapMasks
+
+    masks = np.zeros((1, 4, 8), np.uint8)
+    masks[..., 6:] = 1
+    return not BitmapMasks(masks, 4, 8).translate((4, 4), -4, 'horizontal').masks.any()
+
+
 @probe('Recalls of proposals are measured, whatever the number of boxes on each image', 'mmdet')
 def recalls():
     from mmdet.evaluation.metrics import coco_metric
