@@ -2,8 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -15,20 +14,9 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from ..errors import UserError
 from ..files import StrPath
-from ..hosts.mmcv import check_size, open_image, orientation
+from ..hosts.mmcv import check_size, name_file, open_image, orientation
 from ..registry import TRANSFORMS
 
-# part of an error message: advice for the user
-_WAYS = {
-    'ImportError': 'install that, or take it out of the config',
-    'DecompressionBomb': "cut it into tiles, or, if you trust it, set imdecode_backend='cv2' of "
-    'LoadImageFromFile',
-    'MAX_IMAGE_PIXELS': 'cut it into tiles, or set the environment variable of that name to more',
-    "requires the 'imagecodecs' package": "pip install 'mmswinv2[images]'",
-    "No module named 'tifffile'": "pip install 'mmswinv2[images]'",
-    "'NoneType' object has no attribute": 'install what imdecode_backend names',
-    '': 'fetch it again, or take it out of the data',
-}
 _PHOTOMETRIC = {0: 'white is 0', 1: '', 2: 'RGB', 3: 'palette', 5: 'CMYK', 6: 'YCbCr', 8: 'Lab'}
 _KINDS = {1: 'unsigned', 2: 'signed', 3: 'float'}
 
@@ -165,20 +153,6 @@ def loss(content: bytes, color_type: str, backend: str) -> str:
 
 class DecodeError(Exception):
     """An image of an unsupported kind, which the message names. `name_file` adds the file."""
-
-
-@contextmanager
-def name_file(path: str) -> Iterator[None]:
-    """Turn errors of reading and decoding a file into a `UserError` that names the file."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # decoders raise errors of any kind
-        told = re.sub(r' <_io\.\w+ object at \w+>', '', str(error))  # Pillow's file object
-        text = f'{type(error).__name__}: {" ".join(told.split())}'
-        way = next(way for part, way in _WAYS.items() if part in text)
-        raise UserError(f'cannot read the image {path}: {text}; {way}') from error
 
 
 def decode(content: bytes, stored: bool = False) -> np.ndarray:

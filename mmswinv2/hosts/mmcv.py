@@ -5,7 +5,8 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,17 @@ from ..errors import UserError
 from .patching import patch, replace
 
 _OPENING = threading.Lock()
+# part of an error message: advice for the user
+_WAYS = {
+    'ImportError': 'install that, or take it out of the config',
+    'DecompressionBomb': "cut it into tiles, or, if you trust it, set imdecode_backend='cv2' of "
+    'the step that loads it',
+    'MAX_IMAGE_PIXELS': 'cut it into tiles, or set the environment variable of that name to more',
+    "requires the 'imagecodecs' package": "pip install 'mmswinv2[images]'",
+    "No module named 'tifffile'": "pip install 'mmswinv2[images]'",
+    "'NoneType' object has no attribute": 'install what imdecode_backend names',
+    '': 'fetch it again, or take it out of the data',
+}
 
 
 @patch('mmcv', '>=2')
@@ -28,7 +40,7 @@ def name_unreadable_images() -> None:
     from mmcv.image import io as mmcv_io
     from mmcv.transforms import LoadImageFromFile
 
-    from ..datasets.images import loss, name_file, picture, upright
+    from ..datasets.images import loss, picture, upright
 
     read = threading.local()
 
@@ -70,6 +82,23 @@ def name_unreadable_images() -> None:
             if loaded is not None:
                 check_size(loaded, loaded['img'].shape)
             return loaded
+
+
+@contextmanager
+def name_file(path: str, what: str = 'image', decodes: bool = True) -> Iterator[None]:
+    """Turn errors of reading and decoding a file into a `UserError` that names the file.
+
+    Any error means a damaged file where it is decoded (`decodes`), else only those of reading.
+    """
+    try:
+        yield
+    except Exception as error:  # decoders raise errors of any kind
+        if isinstance(error, UserError) or not (decodes or isinstance(error, OSError)):
+            raise
+        told = re.sub(r' <_io\.\w+ object at \w+>', '', str(error))  # Pillow's file object
+        text = f'{type(error).__name__}: {" ".join(told.split())}'
+        way = next(way for part, way in _WAYS.items() if part in text)
+        raise UserError(f'cannot read the {what} {path}: {text}; {way}') from error
 
 
 def open_image(file: Any) -> Any:

@@ -12,7 +12,8 @@ from mmengine.dataset import BaseDataset
 from ..errors import UserError
 from ..log import warn
 from .host import steps_in
-from .label_maps import check_file, name_label_map
+from .label_maps import check_file
+from .mmcv import name_file
 from .patching import patch, replace
 
 
@@ -152,7 +153,7 @@ def _check_semantic_maps() -> None:
     def load_seg_map(original: Any, self: Any, results: dict) -> None:
         if (path := results.get('seg_map_path')) is None:
             return
-        with name_label_map(path):
+        with name_file(path, 'label map'):
             content = fileio.get(path, backend_args=self.backend_args)
             check_file(path, content, self.imdecode_backend)
             original(self, results)

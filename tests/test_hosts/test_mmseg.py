@@ -101,7 +101,7 @@ def test_a_map_that_vanishes_later(ade):
     dataset = build(ade)
     check_dataset(dataset, 'train_dataloader')
     (ade / 'annotations/training/a.png').unlink()
-    with pytest.raises(UserError, match='the label map .*a.png does not exist'):
+    with pytest.raises(UserError, match='cannot read the label map .*a.png: FileNotFoundError'):
         dataset[0]
 
 
