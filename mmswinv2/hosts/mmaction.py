@@ -342,25 +342,14 @@ def _of_images(cfg: Any) -> bool:
 
 
 def check_decoding(dataset: Any, where: str) -> None:
-    """Raise `UserError` if frames are not read as the data set and the other steps want it."""
-    kinds = {kind.__name__ for step in steps_in(dataset.pipeline) for kind in type(step).__mro__}
-    ours = kinds & {'VideoInit', 'VideoDecode'}
-    others = {kind for kind in kinds if re.fullmatch('(Decord|PyAV|OpenCV)(Init|Decode)', kind)}
-    if ours and others:
-        raise UserError(
-            f'{where}: the pipeline has {", ".join(sorted(ours | others))}; take either '
-            'mmswinv2.VideoInit and mmswinv2.VideoDecode, or both of the others'
-        )
-    of_frames = hasattr(dataset, 'filename_tmpl') and getattr(dataset, 'use_frames', True)
-    if of_frames and (ours or others):
-        raise UserError(
-            f'{where}: {type(dataset).__name__} lists folders of frames, and the pipeline opens '
-            'videos; take RawFrameDecode alone, or a VideoDataset'
-        )
-    if getattr(dataset, 'start_index', 0) and (ours or others):
+    """Raise `UserError` if frames of videos are counted from another number than 0."""
+    kinds = [kind.__name__ for step in steps_in(dataset.pipeline) for kind in type(step).__mro__]
+    decoders = [kind for kind in kinds if re.fullmatch('(Decord|PyAV|OpenCV|Video)Decode', kind)]
+    if getattr(dataset, 'start_index', 0) and decoders:
         raise UserError(
             f'{where}: the data set has start_index={dataset.start_index}, and frames of videos '
-            'are counted from 0; set start_index=0'
+            'are counted from 0; set start_index=0, or take RawFrameDecode alone for folders of '
+            'frames'
         )
 
 

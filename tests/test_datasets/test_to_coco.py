@@ -82,7 +82,7 @@ def test_yolo(yolo, tmp_path):
     assert found[2][2]['area'] == pytest.approx(50 * 32 / 2)
     assert summary.masks == 1
     assert summary.left_out == {
-        'images without a label file': (1, str(yolo / 'images/train/none.jpg'))
+        'images without a label file or line': (1, str(yolo / 'images/train/none.jpg'))
     }
 
 
@@ -157,7 +157,7 @@ def test_what_is_left_out(yolo, tmp_path):
     ]
     a = f'{yolo}/labels/train/a.txt'
     assert summary.left_out == {
-        'images without a label file': (1, f'{yolo}/images/train/none.jpg'),
+        'images without a label file or line': (1, f'{yolo}/images/train/none.jpg'),
         'label files without an image': (1, f'{yolo}/labels/train/lost.txt'),
         'objects of unknown classes': (1, f'{a}, line 3: 7'),
         'objects that stand twice': (1, f'{a}, line 2'),
@@ -306,7 +306,7 @@ def test_voc(voc, tmp_path):
     _, found, summary = convert('voc', voc, tmp_path, split='val', classes=['horse', 'dog'])
     assert [(name, label) for name, label, _ in found] == [('JPEGImages/b.jpg', 'dog')]
     assert list(summary.classes.items()) == [('horse', 0), ('dog', 1)]
-    assert summary.left_out['images without a label file'][0] == 1
+    assert summary.left_out['images without a label file or line'][0] == 1
 
 
 def test_voc_with_turned_boxes_of_cvat(voc, tmp_path):
@@ -610,7 +610,7 @@ def test_images_without_labels_are_counted(tmp_path, voc, form):
     """Those beside a labelled image; other folders may hold maps, or another part of the data."""
     for name in ('a', 'b', 'c', 'maps/a'):
         picture(tmp_path / f'mine/images/{name}.jpg')
-    mine, what = tmp_path / 'mine', 'images without a label file'
+    mine, what = tmp_path / 'mine', 'images without a label file or line'
     if form == 'labelme':
         labelme(mine / 'labels/a.json', [shape('rectangle', [[1, 2], [30, 40]])], '../images/a.jpg')
         labelme(mine / 'images/c.json', [], 'c.jpg')
@@ -619,7 +619,7 @@ def test_images_without_labels_are_counted(tmp_path, voc, form):
         write(mine / 'images/c.xml', '<annotation/>')
     else:
         write(mine / 'all.csv', 'filename,class,xmin,ymin,xmax,ymax\na.jpg,x,1,2,3,4\nc.jpg,,,,,')
-        what = 'images that no line names'
+        what = 'images without a label file or line'
     source = mine / 'all.csv' if form == 'csv' else mine
     _, _, summary = convert(form, source, tmp_path)
     number, first = summary.left_out[what]

@@ -18,10 +18,9 @@ from .common import (
     Mark,
     Point,
     Source,
-    count_unlabelled,
-    find_files,
     number,
     pick_own_image,
+    read_files,
     read_text,
     stated_size,
 )
@@ -32,12 +31,7 @@ _POLYGONS = ('polygon', 'rotation', 'oriented_rectangle', 'quadrilateral')
 
 def read_labelme(source: Source) -> tuple[None, list[Labelled]]:
     """Images with their objects, and no classes; raises `UserError` if a file is damaged."""
-    files = find_files(source.path, '.json')
-    if not files:
-        raise UserError(f'{source.path} has no .json files, in which LabelMe has its labels')
-    found = list(filter(None, (_read_file(path, source) for path in files)))
-    count_unlabelled(found, source.left_out)
-    return None, found
+    return None, read_files(source, '.json', _read_file)
 
 
 def _read_file(path: Path, source: Source) -> Labelled | None:

@@ -17,17 +17,16 @@ from ...errors import UserError, needed
 from ...files import is_inside
 from .common import (
     SUFFIXES,
+    UNLABELLED,
     Box,
     Labelled,
     Mark,
     Point,
     Source,
-    count_unlabelled,
-    find_files,
     first_file,
     number,
     pick_own_image,
-    read_bytes,
+    read_files,
     read_text,
     slashes,
     stated_size,
@@ -38,18 +37,13 @@ _YES, _NO = ('1', '1.0', 'true', 'yes'), ('0', '0.0', 'false', 'no', '')
 
 def read_voc(source: Source) -> tuple[None, list[Labelled]]:
     """Images with their objects, and no classes; raises `UserError` if a file is damaged."""
-    found = list(filter(None, (_read_file(path, source) for path in _files(source))))
     if source.split is None:
-        count_unlabelled(found, source.left_out)
-    return None, found
+        return None, read_files(source, '.xml', _read_file)
+    return None, list(filter(None, (_read_file(path, source) for path in _files_of(source))))
 
 
-def _files(source: Source) -> list[Path]:
-    if source.split is None:
-        files = find_files(source.path, '.xml')
-        if not files:
-            raise UserError(f'{source.path} has no .xml files, in which Pascal VOC has its labels')
-        return files
+def _files_of(source: Source) -> list[Path]:
+    """The label files of a split."""
     path = source.path / 'ImageSets' / 'Main' / f'{source.split}.txt'
     if not is_inside(path, source.path) or not os.path.isfile(path):
         raise UserError(f'--split {source.split}: there is no {path}')
@@ -62,7 +56,7 @@ def _files(source: Source) -> list[Path]:
         if file is not None:
             files.append(file)
         else:
-            source.left_out.add('images without a label file', f'{line} of {path}')
+            source.left_out.add(UNLABELLED, f'{line} of {path}')
     return files
 
 
@@ -71,7 +65,7 @@ def _text(path: Path) -> str:
 
     Real UTF-16 does not match the pattern, and single-byte text is rarely valid UTF-8.
     """
-    content = read_bytes(path)
+    content = path.read_bytes()
     named = re.match(rb'<\?xml[^>]*encoding=["\']([\w.-]+)', content)
     if named is None:
         return read_text(path)

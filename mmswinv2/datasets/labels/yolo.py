@@ -19,6 +19,7 @@ from ...errors import UserError
 from ...files import IMAGES, is_inside
 from ...log import warn
 from .common import (
+    UNLABELLED,
     Box,
     Labelled,
     LeftOut,
@@ -59,7 +60,7 @@ def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
     for image in images:
         text = next((p for p in _label_files(image, source) if p.is_file()), None)
         if text is None:
-            source.left_out.add('images without a label file', image)
+            source.left_out.add(UNLABELLED, image)
             continue
         real = os.path.realpath(text)
         if real in seen:
