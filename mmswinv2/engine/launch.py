@@ -381,8 +381,6 @@ def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:
 def _explain(error: Exception, cfg: Config, kinds: tuple[str, ...]) -> UserError | None:
     """The mistake behind an error of mmengine or a host whose message does not say it."""
     text = str(error)
-    if 'need at least one array to concatenate' in text:  # filters have removed all samples
-        return hosts.explain_empty_data(cfg, kinds)
     if 'multiple evaluation results with the same metric name' in text:
         return UserError(f'{error} (prefix=... of a metric does that)')
     if 'image size in a batch' in text:

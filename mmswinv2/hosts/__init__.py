@@ -32,7 +32,7 @@ from .host import (
 from .mmaction import MMAction
 from .mmdet import MMDet
 from .mmdet_patches import outline_masks
-from .mmengine import MMEngine, find_config
+from .mmengine import MMEngine, explain_empty_data, find_config
 from .mmpretrain import MMPretrain
 from .mmseg import MMSeg
 from .patching import Patch
@@ -147,13 +147,6 @@ def check_data(cfg: Any, kinds: Sequence[str]) -> None:
     """
     for where, dataset in _dataset_configs(cfg, kinds):
         _check_files(dataset, where, of(cfg))
-
-
-def explain_empty_data(cfg: Any, kinds: Sequence[str]) -> UserError | None:
-    """Find the data set without samples, as mmengine does not name it."""
-    sets = _dataset_configs(cfg, kinds)
-    found = (host.explain_empty(dataset, where) for where, dataset in sets for host in HOSTS)
-    return next(filter(None, found), None)
 
 
 def check_dataset(dataset: Any, where: str, model: Any = None) -> None:

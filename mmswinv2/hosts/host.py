@@ -100,10 +100,6 @@ class Host:
         """Whether a data set, given by its config, downloads its files."""
         return False
 
-    def explain_empty(self, dataset: Any, where: str) -> UserError | None:
-        """The reason why a data set, given by its config, has no samples, if it is known."""
-        return None
-
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
         """Raise `UserError` if annotations and model do not fit; see `hosts.check_dataset`.
 

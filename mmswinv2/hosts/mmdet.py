@@ -61,15 +61,6 @@ class MMDet(Host):
         """Say where the semantic maps of HTC come from."""
         return _SEMANTIC_MAPS if key == 'seg' and type_name(dataset) == 'CocoDataset' else ''
 
-    def explain_empty(self, dataset: Any, where: str) -> UserError | None:
-        """Report that the filter has left no image; reading the file reports other reasons."""
-        if not dataset.get('filter_cfg') and not str(dataset.get('ann_file')).endswith('.json'):
-            return None
-        return UserError(
-            f'{where}: filter_cfg={dict(dataset.get("filter_cfg") or {})} leaves none of the '
-            f'images in {dataset.get("ann_file")}'
-        )
-
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
         """Refuse images of other sizes than their annotations say, and heads of other classes."""
         from ..datasets.coco import get_category_ids, read_categories

@@ -127,6 +127,21 @@ def late_workers():
     return loader.started
 
 
+@probe('Errors for a data set without samples say where it looked for them', 'mmengine')
+def no_samples():
+    from mmengine.dataset import BaseDataset
+
+    class Empty(BaseDataset):
+        def load_data_list(self):
+            return []
+
+    try:
+        Empty('list.json')
+    except Exception as error:
+        return 'list.json' not in str(error)
+    return True
+
+
 @probe('Errors for samples that lack what a step of a pipeline needs name both', 'mmengine')
 def steps_out_of_order():
     from mmcv.transforms import LoadImageFromFile
