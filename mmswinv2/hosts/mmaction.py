@@ -342,9 +342,14 @@ def _of_images(cfg: Any) -> bool:
 
 
 def check_decoding(dataset: Any, where: str) -> None:
-    """Raise `UserError` if frames of videos are counted from another number than 0."""
-    kinds = [kind.__name__ for step in steps_in(dataset.pipeline) for kind in type(step).__mro__]
-    decoders = [kind for kind in kinds if re.fullmatch('(Decord|PyAV|OpenCV|Video)Decode', kind)]
+    """Raise `UserError` if videos are opened by other steps than read, or not counted from 0."""
+    kinds = {kind.__name__ for step in steps_in(dataset.pipeline) for kind in type(step).__mro__}
+    decoders = {kind for kind in kinds if re.fullmatch('(Decord|PyAV|OpenCV|Video)Decode', kind)}
+    if any(kind.replace('Decode', 'Init') not in kinds for kind in decoders):
+        raise UserError(
+            f'{where}: videos are opened by another step than reads them, {", ".join(decoders)}; '
+            'take both mmswinv2.VideoInit and mmswinv2.VideoDecode, or both of the others'
+        )
     if getattr(dataset, 'start_index', 0) and decoders:
         raise UserError(
             f'{where}: the data set has start_index={dataset.start_index}, and frames of videos '

@@ -16,7 +16,6 @@ from typing import Any
 from ...errors import UserError, needed
 from ...files import is_inside
 from .common import (
-    SUFFIXES,
     UNLABELLED,
     Box,
     Labelled,
@@ -89,11 +88,9 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
         source.left_out.add('XML files that are no annotations', path)
         return None
     given = Path(slashes((root.findtext('filename') or path.stem).strip()))
-    names = [given, Path(given.name)]
-    owns = [Path(path.stem + suffix) for suffix in SUFFIXES]
     folders = [path.parent, path.parent.parent / 'JPEGImages', source.root]
-    named, own = ([folder / name for name in part for folder in folders] for part in (names, owns))
-    image = pick_own_image(source, named, own, str(path))
+    named = [folder / name for name in (given, given.name) for folder in folders]
+    image = pick_own_image(source, named, path, folders)
     if image is None:
         return None
     size = stated_size(root.findtext('size/width'), root.findtext('size/height'), str(path))
