@@ -93,7 +93,8 @@ def to_coco(
         names = list(classes)
     if names is None:
         names = sorted({mark.label for entry in labelled for mark in entry.marks})
-    _check_names(names, source)
+    if twice := repeated(names):
+        raise UserError(f'{source}: the class {twice[0]!r} stands twice among the names')
     content = _content(_merged(labelled, left_out), names, root, left_out, decode, track)
     if not content['annotations']:
         told = '; '.join(f'{n} {what}, the first {first}' for what, (n, first)
@@ -135,14 +136,6 @@ def _check(form: str, source: Path, out: Path, split: str | None, offset: float 
         raise UserError(f'--split {split}: {what} has no splits; name its file or folder')
     if offset is not None and (form not in ('voc', 'csv') or offset not in (0, 1)):
         raise UserError(f'--offset {offset:g}: it is 0 or 1, and for voc and csv alone')
-
-
-def _check_names(names: Sequence[str], source: Path) -> None:
-    for name in names:
-        if (shown := name.encode(errors='replace').decode()) != name:  # lone surrogates
-            raise UserError(f'{source}: the class {shown!r} is no text that can be written')
-    if twice := repeated(names):
-        raise UserError(f'{source}: the class {twice[0]!r} stands twice among the names')
 
 
 def _is_ours(path: Path) -> bool:

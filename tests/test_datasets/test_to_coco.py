@@ -996,10 +996,3 @@ def test_names_in_yaml_and_lists_that_are_too_long(yolo, tmp_path, text):
         return
     _, _, summary = convert('yolo', yolo, tmp_path, split='train')
     assert summary.images == 1 and summary.left_out['images that are missing'][0] == 1
-
-
-def test_classes_that_are_no_text(tmp_path):
-    picture(tmp_path / 'set/a.jpg')
-    labelme(tmp_path / 'set/a.json', [shape('rectangle', [[1, 1], [9, 9]], 'd\ud800g')])
-    with pytest.raises(UserError, match=r"the class 'd\?g' is no text that can be written"):
-        convert('labelme', tmp_path / 'set', tmp_path)
