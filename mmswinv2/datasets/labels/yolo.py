@@ -8,8 +8,7 @@ polygon.
 
 import math
 import os
-from dataclasses import dataclass, field
-from itertools import chain
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -56,7 +55,7 @@ def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
     alone = source.split is None  # without a list of images
     images = find_files(source.root, *IMAGES) if alone else _images_of(source, content)
     found, seen, twins = [], set(), []  # `seen` has real paths
-    tracks = _Tracks()
+    tracks: list[tuple[Mark, Box | None]] = []
     for image in images:
         text = next((p for p in _label_files(image, source) if p.is_file()), None)
         if text is None:
@@ -70,7 +69,7 @@ def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
         found.append(Labelled(image, marks, shares=True))
     if twins:  # such as a.png beside a.jpg
         warn(f'{len(twins)} images, first {twins[0]}, get the objects of another of the same name')
-    tracks.leave_out(sum(bool(mark.polygons) for entry in found for mark in entry.marks))
+    _leave_out_tracks(tracks, sum(bool(mark.polygons) for entry in found for mark in entry.marks))
     if source.split is None:
         _count_orphans(source.path, seen, source.left_out)
     return names, found
@@ -160,40 +159,17 @@ def _label_files(image: Path, source: Source) -> list[Path]:
     return [folder / name for folder in (source.root, source.path) for name in names]
 
 
-@dataclass
-class _Tracks:
-    """Objects that may have a confidence and a track number in place of their last corner."""
-
-    doubtful: list[tuple[Mark, Box]] = field(default_factory=list)  # read as polygon, and as box
-    sure: bool = False  # whether other lines have track numbers
-
-    def leave_out(self, polygons: int) -> None:
-        """Take numbers for tracks where others are, or all `polygons` could be boxes on the image.
-
-        A triangle seldom ends in 0 or 1, and all polygons of a set never do.
-        """
-        corners = [*chain.from_iterable(box for _, box in self.doubtful)]
-        triangles = all(len(mark.polygons[0]) == 3 for mark, _ in self.doubtful)
-        on_image = triangles and min(corners, default=-1) >= -0.01 and max(corners) <= 1.01
-        if not self.sure and not (on_image and len(self.doubtful) == polygons):
-            return
-        if not self.sure:
-            warn(
-                f'{len(self.doubtful)} lines, first {self.doubtful[0][0].where}, are read as a '
-                'box, its confidence and a track number; were they triangles, no corner may be the '
-                'whole number 0 or 1'
-            )
-        for mark, box in self.doubtful:
-            if len(mark.polygons[0]) == 3:
-                mark.box, mark.polygons = box, []
-            else:
-                mark.polygons[0].pop()
-
-
 def _read_lines(
-    path: Path, names: list[str], keypoints: int, source: Source, tracks: _Tracks
+    path: Path,
+    names: list[str],
+    keypoints: int,
+    source: Source,
+    tracks: list[tuple[Mark, Box | None]],
 ) -> list[Mark]:
-    """Objects of a file; polygons whose last corner may be a track number are told to `tracks`."""
+    """Objects of a file; those that have a track number are added to `tracks`.
+
+    Where the number may also be that of a corner, the box goes with it that the object may be.
+    """
     marks = []
     for i, line in enumerate(read_text(path).splitlines(), start=1):
         where, values = f'{path}, line {i}', line.split()
@@ -209,9 +185,10 @@ def _read_lines(
         tracked = tracked and numbers[-1].is_integer() and 0 <= numbers[-2] <= 1
         box = _edges(*numbers[:4])
         if keypoints and len(numbers) - 4 - keypoints in (0, 1, 2):
-            numbers = numbers[:4]
-        elif tracked and numbers[-1] >= _NEAR[1]:
-            numbers, tracked, tracks.sure = numbers[:-2], False, True
+            numbers, tracked = numbers[:4], False
+        sure = tracked and numbers[-1] >= _NEAR[1]
+        if sure:
+            numbers = numbers[:-2]
         polygon = len(numbers) > 5
         far = polygon and not all(_NEAR[0] <= n < _NEAR[1] for n in numbers)
         if far or max(map(abs, numbers[:4])) > _FAR:
@@ -225,14 +202,38 @@ def _read_lines(
             mark.box = box
         else:
             mark.polygons = [list(zip(numbers[::2], numbers[1::2], strict=False))]
-            if tracked:
-                tracks.doubtful.append((mark, box))
+        if tracked:
+            tracks.append((mark, None if sure else box))
         marks.append(mark)
     return marks
 
 
 def _edges(x: float, y: float, width: float, height: float) -> Box:
     return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def _leave_out_tracks(tracks: Sequence[tuple[Mark, Box | None]], polygons: int) -> None:
+    """Take numbers for tracks where others are, or all `polygons` could be boxes on the image.
+
+    A triangle seldom ends in 0 or 1, and all polygons of a set never do.
+    """
+    doubtful = [(mark, box) for mark, box in tracks if box is not None]
+    if len(doubtful) == len(tracks):
+        boxes = [
+            box for mark, box in doubtful
+            if len(mark.polygons[0]) == 3 and min(box) >= -0.01 and max(box) <= 1.01
+        ]  # fmt: skip
+        if not boxes or len(boxes) < polygons:
+            return
+        warn(
+            f'{len(boxes)} lines, first {doubtful[0][0].where}, are read as a box, its confidence '
+            'and a track number; were they triangles, no corner may be the whole number 0 or 1'
+        )
+    for mark, box in doubtful:
+        if len(mark.polygons[0]) == 3:
+            mark.box, mark.polygons = box, []
+        else:
+            mark.polygons[0].pop()
 
 
 def _count_orphans(folder: Path, seen: set[str], left_out: LeftOut) -> None:
