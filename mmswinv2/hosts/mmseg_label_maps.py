@@ -106,9 +106,6 @@ class SegMapGuard:
             f'the label map {path} has the label {told}, but there are {last + 1} classes; {way}'
         )
 
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}({self.load!r}, num_classes={self.num_classes})'
-
 
 def has_seg_maps(dataset: Any) -> bool:
     """Whether a data set is one of mmseg's for images and has label maps."""
