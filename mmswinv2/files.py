@@ -14,6 +14,10 @@ from .errors import UserError
 
 # macOS writes these into archives and on foreign disks, network drives beside what they hold
 _FOLDERS_OF_SYSTEMS = ('__MACOSX', '.AppleDouble', '@eaDir', '.@__thumb')
+IMAGES = (  # endings of files that OpenCV or Pillow reads, and of arrays of NumPy
+    '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.dib', '.tif', '.tiff', '.webp', '.ppm',
+    '.pgm', '.pbm', '.pnm', '.gif', '.jp2', '.j2k', '.avif', '.mpo', '.npy',
+)  # fmt: skip
 StrPath = str | os.PathLike[str]
 HALF_WRITTEN = '.part-'  # stands in the names of files that are being written
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, needed
-from ..files import check_writable
+from ..files import IMAGES, check_writable
 from ..options import ArgumentParser, add_config_options
 from ..progress import track
 
@@ -81,7 +81,7 @@ def samples_of(cfg: Any, given: Sequence[str], option: str) -> list[Any]:
     """
     from .. import hosts
     from ..inference.predictor import Pipeline
-    from ..inference.sources import IMAGES, VIDEOS, divide, find_sources
+    from ..inference.sources import VIDEOS, divide, find_sources
 
     if not hosts.testing_pipeline(cfg):
         raise UserError(

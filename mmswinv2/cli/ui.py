@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..files import IMAGES
 from ..options import ArgumentParser, add_model_options
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def build_page(page: 'Page', title: str) -> Any:
     import gradio as gr
 
     from .. import hosts
-    from ..inference.sources import IMAGES, VIDEOS
+    from ..inference.sources import VIDEOS
     from .ui_page import AGE, Shown
 
     clips, cfg = page.predictor.of_clips, page.predictor.cfg

@@ -127,7 +127,8 @@ def check_content(path: Any, content: dict[str, Any], boxes: bool = True) -> dic
         return content
     _refuse_unknown_categories(path, columns)
     _number(path, annotations)
-    _tell_turned(path, annotations)
+    if boxes:
+        _box_turned(path, annotations, columns['annotations', 'bbox'])
     sizes = {image['id']: (image['width'], image['height']) for image in images}
     of_image = [sizes.get(i, (0, 0)) for i in columns['annotations', 'image_id']]
     table = Annotations(
@@ -237,10 +238,8 @@ def get_category_ids(path: str | Path, categories: Iterable[dict], names: Sequen
 
 
 def _read_json(path: str | Path) -> dict[str, Any]:
-    if (path := Path(path)).exists() and not path.is_file() and not path.is_dir():
-        raise UserError(f'{path} is a pipe or a device and no file; write the content to a file')
     try:
-        content = json.loads(path.read_bytes())  # detects UTF-8 (BOM or not), -16, -32
+        content = json.loads(Path(path).read_bytes())  # detects UTF-8 (BOM or not), -16, -32
     except UnicodeDecodeError as error:
         raise UserError(f'{path} is not in UTF-8 ({error}); save it as UTF-8') from error
     except (ValueError, RecursionError) as error:
@@ -286,21 +285,33 @@ def _number(path: Any, annotations: list[dict]) -> None:
         )
 
 
-def _tell_turned(path: Any, annotations: list[dict]) -> None:
-    """Warn of turned rectangles of CVAT, whose boxes are not those of the objects."""
+def _box_turned(path: Any, annotations: list[dict], boxes: np.ndarray) -> None:
+    """Put boxes around the turned rectangles of CVAT, whose bbox is that before turning.
+
+    CVAT writes ``occluded`` beside its rotation, which may else be an attribute of the user's own.
+    """
     turned = [
-        annotation['id']
-        for annotation in annotations
+        i
+        for i, annotation in enumerate(annotations)
         if isinstance(extra := annotation.get('attributes'), dict)
-        and isinstance(degrees := extra.get('rotation'), (int, float))
-        and degrees % 360
+        and {'rotation', 'occluded'} <= extra.keys()
+        and type(degrees := extra['rotation']) in (int, float)
+        and degrees % 180  # also true for NaN
+        and np.isfinite(degrees)
         and not annotation.get('segmentation')
     ]
+    for i in turned:
+        angle = np.radians(annotations[i]['attributes']['rotation'])
+        across, along = np.abs([np.cos(angle), np.sin(angle)])
+        (x, y, *_), sides = boxes[i], boxes[i, 2:]
+        around = sides * across + sides[::-1] * along
+        boxes[i] = *((x, y) + (sides - around) / 2), *around
+        annotations[i]['bbox'] = boxes[i].tolist()
     if turned:
         warn(
             f'{path}: {len(turned)} of {len(annotations)} annotations are turned (rotation in '
-            f'attributes, in degrees), the first of id {turned[0]}, and their bbox is that before '
-            'turning; export them as polygons, or draw boxes around the objects'
+            f'attributes, in degrees), the first of id {annotations[turned[0]]["id"]}; their boxes '
+            'are put around the turned objects'
         )
 
 
@@ -331,9 +342,7 @@ def _first_of_repeats(path: Any, annotations: list[dict], table: Annotations) ->
     keys, seen = ('bbox', 'segmentation', 'image_id', 'category_id', 'iscrowd'), set()
     for i in np.flatnonzero(times[places] > 1):
         box, mask, *rest = (annotations[i].get(key) for key in keys)
-        if isinstance(mask, dict):  # tools write the keys of run lengths in any order
-            mask = sorted(mask.items())
-        entry = hash(str((box, mask, rest)))  # the texts take as much memory as the file
+        entry = hash(_as_tuples((box, mask, rest)))  # the tuples take as much memory as the file
         keep[i] = entry not in seen or not (box or mask)
         seen.add(entry)
     if not keep.all():
@@ -343,6 +352,13 @@ def _first_of_repeats(path: Any, annotations: list[dict], table: Annotations) ->
             f'are left out, the first on image_id={again["image_id"]} with bbox={again.get("bbox")}'
         )
     return keep
+
+
+def _as_tuples(value: Any) -> Any:
+    """Content of JSON that compares by value: 1 as 1.0, tables with their keys in any order."""
+    if isinstance(value, dict):
+        value = sorted(value.items())
+    return tuple(map(_as_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _crowds(path: Any, annotations: list[dict]) -> np.ndarray:

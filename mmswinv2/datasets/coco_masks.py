@@ -154,8 +154,11 @@ def _leave_out_polygons(
     if not good.any():
         raise UserError(f'{told}; {_SEGMENTATION}')
     warn(f'{told}; they are left out')
-    for i in np.flatnonzero(~good):  # an equal one is as bad
-        annotations[owner[i]]['segmentation'].remove(polygons[i])
+    changed = np.unique(owner[~good])
+    for i in changed:
+        annotations[i]['segmentation'] = []
+    for i in np.flatnonzero(good & np.isin(owner, changed)):
+        annotations[owner[i]]['segmentation'].append(polygons[i])
 
 
 def _check_runs(annotations: list[dict], runs: list[int], size: np.ndarray, refuse: Any) -> None:

@@ -2,8 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -15,20 +14,9 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from ..errors import UserError
 from ..files import StrPath
-from ..hosts.mmcv import check_size, open_image, orientation
+from ..hosts.mmcv import check_size, name_file, open_image, orientation
 from ..registry import TRANSFORMS
 
-# part of an error message: advice for the user
-_WAYS = {
-    'ImportError': 'install that, or take it out of the config',
-    'DecompressionBomb': "cut it into tiles, or, if you trust it, set imdecode_backend='cv2' of "
-    'LoadImageFromFile',
-    'MAX_IMAGE_PIXELS': 'cut it into tiles, or set the environment variable of that name to more',
-    "requires the 'imagecodecs' package": "pip install 'mmswinv2[images]'",
-    "No module named 'tifffile'": "pip install 'mmswinv2[images]'",
-    "'NoneType' object has no attribute": 'install what imdecode_backend names',
-    '': 'fetch it again, or take it out of the data',
-}
 _PHOTOMETRIC = {0: 'white is 0', 1: '', 2: 'RGB', 3: 'palette', 5: 'CMYK', 6: 'YCbCr', 8: 'Lab'}
 _KINDS = {1: 'unsigned', 2: 'signed', 3: 'float'}
 
@@ -167,20 +155,6 @@ class DecodeError(Exception):
     """An image of an unsupported kind, which the message names. `name_file` adds the file."""
 
 
-@contextmanager
-def name_file(path: str) -> Iterator[None]:
-    """Turn errors of reading and decoding a file into a `UserError` that names the file."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # decoders raise errors of any kind
-        told = re.sub(r' <_io\.\w+ object at \w+>', '', str(error))  # Pillow's file object
-        text = f'{type(error).__name__}: {" ".join(told.split())}'
-        way = next(way for part, way in _WAYS.items() if part in text)
-        raise UserError(f'cannot read the image {path}: {text}; {way}') from error
-
-
 def decode(content: bytes, stored: bool = False) -> np.ndarray:
     """Decode an image of any kind; (H, W, C) with the numbers and channels of the file, RGB first.
 
@@ -206,18 +180,18 @@ def decode(content: bytes, stored: bool = False) -> np.ndarray:
         image = image[..., None] if image.ndim == 2 else image[..., [2, 1, 0, 3][: image.shape[2]]]
         if header.form == 'PNG' and b'eXIf' in content and not stored:
             with open_image(io.BytesIO(content)) as file:
-                image = _turned(image, orientation(file))
+                image = upright(image, orientation(file))
         return image[..., [0, 3]] if header.channels == 2 else image  # OpenCV makes RGBA of it
     with open_image(io.BytesIO(content)) as file:
         file.load()  # turns a TIFF, which has no orientation then
         colours = 'RGBA' if 'transparency' in file.info else 'RGB'
         kept = file.mode in ('L', 'LA', 'RGB', 'RGBA', 'RGBX')
         plain = file if kept else file.convert('L' if file.mode == '1' else colours)
-        image = _turned(np.array(plain), 1 if stored else orientation(file))
+        image = upright(np.array(plain), 1 if stored else orientation(file))
     return image[..., None] if image.ndim == 2 else image
 
 
-def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
+def upright(image: np.ndarray, orientation: int) -> np.ndarray:
     """An image (H, W, ...) as its EXIF orientation, 1 to 8, has it shown."""
     if orientation > 4:
         image = image.swapaxes(0, 1)

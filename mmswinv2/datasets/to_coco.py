@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import numpy as np
 
 from ..errors import UserError
 from ..files import is_inside, write_atomically
-from ..hosts.mmcv import open_image, orientation
+from ..hosts.mmcv import open_image, shown_size
 from ..progress import track
 from .coco import check_content, repeated
 from .images import decode as read_array
@@ -93,7 +92,8 @@ def to_coco(
         names = list(classes)
     if names is None:
         names = sorted({mark.label for entry in labelled for mark in entry.marks})
-    _check_names(names, source)
+    if twice := repeated(names):
+        raise UserError(f'{source}: the class {twice[0]!r} stands twice among the names')
     content = _content(_merged(labelled, left_out), names, root, left_out, decode)
     if not content['annotations']:
         told = '; '.join(f'{n} {what}, the first {first}' for what, (n, first)
@@ -135,14 +135,6 @@ def _check(form: str, source: Path, out: Path, split: str | None, offset: float 
         raise UserError(f'--split {split}: {what} has no splits; name its file or folder')
     if offset is not None and (form not in ('voc', 'csv') or offset not in (0, 1)):
         raise UserError(f'--offset {offset:g}: it is 0 or 1, and for voc and csv alone')
-
-
-def _check_names(names: Sequence[str], source: Path) -> None:
-    for name in names:
-        if (shown := name.encode(errors='replace').decode()) != name:  # lone surrogates
-            raise UserError(f'{source}: the class {shown!r} is no text that can be written')
-    if twice := repeated(names):
-        raise UserError(f'{source}: the class {twice[0]!r} stands twice among the names')
 
 
 def _is_ours(path: Path) -> bool:
@@ -214,19 +206,15 @@ def image_size(path: Path, decode: bool) -> tuple[int, int] | None:
     """Width and height of an image as mmcv's loader gives it; ``None`` if it cannot be read."""
     try:
         with open_image(path) as image:
-            (width, height), form = image.size, image.format
-            turned = orientation(image) > 4  # asked before a TIFF is decoded, and turned by that
+            size = shown_size(image)
             if decode:
                 image.load()
+            return size
     except Exception:  # decoders raise errors of any kind
         with suppress(Exception):  # Pillow does not read images of many channels
             height, width = read_array(path.read_bytes()).shape[:2]
             return width, height
         return None
-    if turned and form != 'JPEG':  # decoders differ
-        loaded = mmcv.imread(str(path))
-        return None if loaded is None else (loaded.shape[1], loaded.shape[0])
-    return (height, width) if turned else (width, height)
 
 
 def _annotation(

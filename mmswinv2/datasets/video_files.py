@@ -85,7 +85,9 @@ class VideoReader:
             raise self._unreadable('no frames')
         steps = np.zeros(0) if None in self._times else np.diff(self._times)
         onwards = steps[steps >= 0]  # times begin anew where files have been joined
-        measured = float(1 / (onwards.mean() * unit)) if onwards.any() else told
+        # in AVI frames that were reordered have times of others
+        known = onwards.any() and len(onwards) > 0.9 * len(steps)
+        measured = float(1 / (onwards.mean() * unit)) if known else told
         # the file's own number is exact where times are rounded, and wrong for uneven ones
         self.fps = told if math.isclose(told, measured, rel_tol=0.02) else measured
         self.times: list[float] | None = None

@@ -384,12 +384,12 @@ def run(work: Callable[[], Any], cfg: Config, kinds: tuple[str, ...]) -> None:
 def _explain(error: Exception, cfg: Config, kinds: tuple[str, ...]) -> UserError | None:
     """The mistake behind an error of mmengine or a host whose message does not say it."""
     text = str(error)
-    if 'need at least one array to concatenate' in text:  # filters have removed all samples
-        return hosts.explain_empty_data(cfg, kinds)
     if 'multiple evaluation results with the same metric name' in text:
         return UserError(f'{error} (prefix=... of a metric does that)')
     if 'image size in a batch' in text:
         return UserError(f'{error} Set batch_size=1 in val_dataloader and test_dataloader')
+    if 'max_testing_views' in text:  # of mmaction2
+        return UserError(f'{error}; set batch_size=1 in val_dataloader and test_dataloader')
     if 'epoch_length' in text and isinstance(error, AssertionError):
         return no_batch('train_dataloader', cfg.train_dataloader.get('batch_size'))
     place = raised(error)[0][-1].f_locals.get('self')

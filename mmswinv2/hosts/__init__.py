@@ -5,7 +5,6 @@ host of a config from `of`. Importing this package imports no host but mmengine,
 patches that every use needs (`apply`).
 """
 
-import codecs
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +32,7 @@ from .host import (
 from .mmaction import MMAction
 from .mmdet import MMDet
 from .mmdet_patches import outline_masks
-from .mmengine import MMEngine, find_config
+from .mmengine import MMEngine, explain_empty_data, find_config
 from .mmpretrain import MMPretrain
 from .mmseg import MMSeg
 from .patching import Patch
@@ -148,13 +147,6 @@ def check_data(cfg: Any, kinds: Sequence[str]) -> None:
     """
     for where, dataset in _dataset_configs(cfg, kinds):
         _check_files(dataset, where, of(cfg))
-
-
-def explain_empty_data(cfg: Any, kinds: Sequence[str]) -> UserError | None:
-    """Find the data set without samples, as mmengine does not name it."""
-    sets = _dataset_configs(cfg, kinds)
-    found = (host.explain_empty(dataset, where) for where, dataset in sets for host in HOSTS)
-    return next(filter(None, found), None)
 
 
 def check_dataset(dataset: Any, where: str, model: Any = None) -> None:
@@ -295,30 +287,8 @@ def _check_files(dataset: Any, where: str, host: Host) -> None:
     path = Path(root, part)
     if not path.exists():
         raise UserError(f'{where}: the annotation file {path} does not exist')
-    if not path.is_file() and not path.is_dir():  # reading a pipe would wait for ever
-        raise UserError(
-            f'{where}: the annotation file {path} is a pipe or a device; write its content to a '
-            'file and name that'
-        )
-    if path.suffix == '.json' and path.is_file() and not _has_ends_of_json(path):
-        raise UserError(f'{where}: {path} is not JSON, or cut short; fetch or export it again')
     if path.is_file():
         host.check_list(path, dataset, where)
-
-
-_MARKS = codecs.BOM_UTF8 + codecs.BOM_UTF16 + b'\xfe\xff\0 \t\r\n'
-
-
-def _has_ends_of_json(path: Path) -> bool:
-    """Whether a file begins and ends like JSON of several entries, or like lines of JSON.
-
-    Not all readers of the hosts name a file that is none, and to parse it here takes too long.
-    """
-    with path.open('rb') as file:
-        first = file.read(4096).lstrip(_MARKS)[:1]
-        file.seek(max(0, path.stat().st_size - 4096))
-        last = file.read().rstrip(_MARKS)[-1:]
-    return (first, last) in ((b'{', b'}'), (b'[', b']'))
 
 
 apply()

@@ -100,19 +100,12 @@ class Host:
         """Whether a data set, given by its config, downloads its files."""
         return False
 
-    def explain_empty(self, dataset: Any, where: str) -> UserError | None:
-        """The reason why a data set, given by its config, has no samples, if it is known."""
-        return None
-
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
         """Raise `UserError` if annotations and model do not fit; see `hosts.check_dataset`.
 
         Returns whether it is a data set of this host.
         """
         return False
-
-    def check_batch(self, model: Any, batch_size: int, where: str) -> None:
-        """Raise `UserError` if a model cannot be tested with this batch size."""
 
     def check_metric(self, metric: Any, dataset: Any, where: str, model: Any = None) -> None:
         """Raise `UserError` if a metric cannot score the samples of a data set."""

@@ -5,14 +5,11 @@ The hosts use whatever a decoder returns. The rules apply to HTC's semantic maps
 
 import io
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import UnidentifiedImageError
-from PIL.Image import DecompressionBombError
 
 from ..errors import UserError
 from .mmcv import open_image
@@ -124,29 +121,3 @@ def count_areas(
         for values in (pred[pred == label], pred, label)
     )
     return common, found + wanted - common, found, wanted
-
-
-@contextmanager
-def name_label_map(path: str, decodes: bool = True) -> Iterator[None]:
-    """Raise `UserError` with the path of a label map that is missing or damaged.
-
-    Any error means a damaged file where an image is decoded (`decodes`).
-    """
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise UserError(f'the label map {path} does not exist') from error
-    except Exception as error:  # decoders raise whatever a damaged file makes them
-        if isinstance(error, UserError) or not (decodes or isinstance(error, OSError)):
-            raise
-        unknown = isinstance(error, (UnidentifiedImageError, AttributeError))  # cv2 gives None
-        reason = 'its decoder does not know the format' if unknown else error
-        way = 'fetch it again, or save it as PNG'
-        if 'MAX_IMAGE_PIXELS' in str(error):
-            way = 'cut it into tiles'
-        elif isinstance(error, DecompressionBombError):  # of Pillow, the backend
-            way = (
-                "cut it into tiles, or, if you trust it, set imdecode_backend='cv2' of "
-                'LoadAnnotations'
-            )
-        raise UserError(f'cannot read the label map {path}: {reason}; {way}') from error

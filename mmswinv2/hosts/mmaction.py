@@ -260,21 +260,6 @@ class MMAction(Host):
             require_videos(dataset, where)
         return True
 
-    def check_batch(self, model: Any, batch_size: int, where: str) -> None:
-        """Require a batch size of 1 where views are tested in groups.
-
-        A 3-D recognizer with ``max_testing_views`` takes the views of a single video, and fails an
-        assertion on a larger batch.
-        """
-        views = (getattr(model, 'test_cfg', None) or {}).get('max_testing_views')
-        kinds = [kind.__name__ for kind in type(model).__mro__]
-        if views and batch_size > 1 and 'Recognizer3D' in kinds:
-            raise UserError(
-                f'{where} has batch_size={batch_size}, and model.test_cfg max_testing_views='
-                f'{views}, which is for one video at a time; set {where}.batch_size=1, or leave '
-                'max_testing_views out'
-            )
-
     def check_metric(self, metric: Any, dataset: Any, where: str, model: Any = None) -> None:
         """Refuse scores of single labels for videos with several, and of single views."""
         if type(metric).__name__ != 'AccMetric':
@@ -341,25 +326,19 @@ def _of_images(cfg: Any) -> bool:
 
 
 def check_decoding(dataset: Any, where: str) -> None:
-    """Raise `UserError` if frames are not read as the data set and the other steps want it."""
+    """Raise `UserError` if videos are opened by other steps than read, or not counted from 0."""
     kinds = {kind.__name__ for step in steps_in(dataset.pipeline) for kind in type(step).__mro__}
-    ours = kinds & {'VideoInit', 'VideoDecode'}
-    others = {kind for kind in kinds if re.fullmatch('(Decord|PyAV|OpenCV)(Init|Decode)', kind)}
-    if ours and others:
+    decoders = {kind for kind in kinds if re.fullmatch('(Decord|PyAV|OpenCV|Video)Decode', kind)}
+    if any(kind.replace('Decode', 'Init') not in kinds for kind in decoders):
         raise UserError(
-            f'{where}: the pipeline has {", ".join(sorted(ours | others))}; take either '
-            'mmswinv2.VideoInit and mmswinv2.VideoDecode, or both of the others'
+            f'{where}: videos are opened by another step than reads them, {", ".join(decoders)}; '
+            'take both mmswinv2.VideoInit and mmswinv2.VideoDecode, or both of the others'
         )
-    of_frames = hasattr(dataset, 'filename_tmpl') and getattr(dataset, 'use_frames', True)
-    if of_frames and (ours or others):
-        raise UserError(
-            f'{where}: {type(dataset).__name__} lists folders of frames, and the pipeline opens '
-            'videos; take RawFrameDecode alone, or a VideoDataset'
-        )
-    if getattr(dataset, 'start_index', 0) and (ours or others):
+    if getattr(dataset, 'start_index', 0) and decoders:
         raise UserError(
             f'{where}: the data set has start_index={dataset.start_index}, and frames of videos '
-            'are counted from 0; set start_index=0'
+            'are counted from 0; set start_index=0, or take RawFrameDecode alone for folders of '
+            'frames'
         )
 
 

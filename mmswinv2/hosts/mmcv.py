@@ -1,16 +1,31 @@
 """mmcv: reading and resizing of images, which every host builds on."""
 
+import io
 import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
 
 from ..errors import UserError
 from .patching import patch, replace
 
 _OPENING = threading.Lock()
+# part of an error message: advice for the user
+_WAYS = {
+    'ImportError': 'install that, or take it out of the config',
+    'DecompressionBomb': "cut it into tiles, or, if you trust it, set imdecode_backend='cv2' of "
+    'the step that loads it',
+    'MAX_IMAGE_PIXELS': 'cut it into tiles, or set the environment variable of that name to more',
+    "requires the 'imagecodecs' package": "pip install 'mmswinv2[images]'",
+    "No module named 'tifffile'": "pip install 'mmswinv2[images]'",
+    "'NoneType' object has no attribute": 'install what imdecode_backend names',
+    '': 'fetch it again, or take it out of the data',
+}
 
 
 @patch('mmcv', '>=2')
@@ -18,20 +33,37 @@ def name_unreadable_images() -> None:
     """Errors for images that cannot be read name the file.
 
     This includes images whose values mmcv would change. Calls of `imfrombytes` without a format,
-    which are for drawing on the image, return a version of it that can be displayed.
+    which are for drawing on the image, return a version of it that can be displayed. WebP and AVIF,
+    whose EXIF orientation OpenCV ignores, are turned as JPEGs are.
     """
     import mmcv
+    from mmcv.image import io as mmcv_io
     from mmcv.transforms import LoadImageFromFile
 
-    from ..datasets.images import decoding_loss, name_file, picture
+    from ..datasets.images import decoding_loss, picture, upright
 
     read = threading.local()
 
+    @replace(mmcv_io, 'imfrombytes')
+    def turned(
+        decode: Any, content: bytes, flag: Any = 'color', channel_order: str = 'bgr',
+        backend: str | None = None,
+    ) -> Any:  # fmt: skip
+        used, form = backend or mmcv_io.imread_backend, content[:12]
+        ignored = form[8:] == b'WEBP' or form[4:] in (b'ftypavif', b'ftypavis')
+        if not ignored or used != 'cv2' or flag not in ('color', 'grayscale'):
+            return decode(content, flag, channel_order, backend)
+        with open_image(io.BytesIO(content)) as file:
+            image = decode(content, f'{flag}_ignore_orientation', backend=backend)
+            image = upright(image, orientation(file))
+        reverse = flag == 'color' and channel_order == 'rgb'
+        return np.ascontiguousarray(image[..., ::-1] if reverse else image)
+
     @replace(mmcv, 'imfrombytes')
-    def imfrombytes(decode: Any, content: bytes, *args: Any, **kwargs: Any) -> Any:
+    def imfrombytes(_: Any, content: bytes, *args: Any, **kwargs: Any) -> Any:
         read.content = content
         if args or kwargs.keys() - {'channel_order'} or (seen := picture(content)) is None:
-            return decode(content, *args, **kwargs)
+            return mmcv_io.imfrombytes(content, *args, **kwargs)
         return seen if kwargs.get('channel_order') == 'rgb' else seen[..., ::-1]
 
     @replace(LoadImageFromFile, 'transform')
@@ -52,6 +84,23 @@ def name_unreadable_images() -> None:
             return loaded
 
 
+@contextmanager
+def name_file(path: str, what: str = 'image', decodes: bool = True) -> Iterator[None]:
+    """Turn errors of reading and decoding a file into a `UserError` that names the file.
+
+    Any error means a damaged file where it is decoded (`decodes`), else only those of reading.
+    """
+    try:
+        yield
+    except Exception as error:  # decoders raise errors of any kind
+        if isinstance(error, UserError) or not (decodes or isinstance(error, OSError)):
+            raise
+        told = re.sub(r' <_io\.\w+ object at \w+>', '', str(error))  # Pillow's file object
+        text = f'{type(error).__name__}: {" ".join(told.split())}'
+        way = next(way for part, way in _WAYS.items() if part in text)
+        raise UserError(f'cannot read the {what} {path}: {text}; {way}') from error
+
+
 def open_image(file: Any) -> Any:
     """Open an image with Pillow, without decoding it; as many pixels as OpenCV takes are allowed.
 
@@ -68,18 +117,12 @@ def open_image(file: Any) -> Any:
             image = Image.open(file)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
-    most = _count_pixels(os.environ.get(name := 'OPENCV_IO_MAX_IMAGE_PIXELS') or '')
+    text = os.environ.get(name := 'OPENCV_IO_MAX_IMAGE_PIXELS', '')
+    most = int(text) if text.isdecimal() else 2**30
     if image.width * image.height > most:
         image.close()
         raise OSError(f'{image.width}x{image.height} pixels are more than {name}={most}')
     return image
-
-
-def _count_pixels(text: str) -> int:
-    """A number as OpenCV reads it from the environment, where MB and KB may follow."""
-    found = re.fullmatch(r'(\d+)\s*(?:([MK])B)?', text.strip(), re.IGNORECASE)
-    unit = {'M': 2**20, 'K': 2**10}
-    return int(found[1]) * unit.get((found[2] or '').upper(), 1) if found else 2**30
 
 
 def orientation(image: Any) -> int:
@@ -96,6 +139,13 @@ def orientation(image: Any) -> int:
         tags.load(image.info.get('exif') or b'')
     value = tags.get(ExifTags.Base.Orientation, 1)
     return value if type(value) is int and 1 <= value <= 8 else 1
+
+
+def shown_size(image: Any) -> tuple[int, int]:
+    """Width and height of a Pillow image once it is turned; Pillow gives those of a TIFF so."""
+    width, height = image.size
+    turns = image.format != 'TIFF' and orientation(image) > 4
+    return (height, width) if turns else (width, height)
 
 
 @patch('mmcv', '>=2')

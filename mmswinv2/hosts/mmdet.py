@@ -13,7 +13,7 @@ from ..log import warn
 from ..progress import track
 from . import mmdet_patches
 from .host import Host, as_list, dicts_in, inner_datasets, steps_in, training_pipeline, type_name
-from .mmcv import check_size, open_image, orientation
+from .mmcv import check_size, open_image, shown_size
 from .mmdet_annotations import check_annotations
 from .patching import patches_in
 from .pipelines import has_own_steps
@@ -60,15 +60,6 @@ class MMDet(Host):
     def folder_hint(self, dataset: Any, key: str) -> str:
         """Say where the semantic maps of HTC come from."""
         return _SEMANTIC_MAPS if key == 'seg' and type_name(dataset) == 'CocoDataset' else ''
-
-    def explain_empty(self, dataset: Any, where: str) -> UserError | None:
-        """Report that the filter has left no image; reading the file reports other reasons."""
-        if not dataset.get('filter_cfg') and not str(dataset.get('ann_file')).endswith('.json'):
-            return None
-        return UserError(
-            f'{where}: filter_cfg={dict(dataset.get("filter_cfg") or {})} leaves none of the '
-            f'images in {dataset.get("ann_file")}'
-        )
 
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
         """Refuse images of other sizes than their annotations say, and heads of other classes."""
@@ -125,10 +116,6 @@ class MMDet(Host):
             raise _several_metainfo(meta, where)
         if type(metric).__name__ in _COCO_METRICS:  # others may have options of their own
             check_coco_options(metric, where)
-        if type(metric).__name__ == 'CocoMetric' and metric._coco_api is None:
-            for inner in inner_datasets(dataset):
-                if not has_own_steps(inner):
-                    _check_instances(inner, where)
         infos = infos_by_id(dataset, metric, where)
         annotations: Any = getattr(metric, '_coco_api', None)
         if infos and hasattr(annotations, 'path'):
@@ -221,12 +208,7 @@ def check_image_sizes(dataset: Any, where: str) -> None:
             return
         try:
             with open_image(info['img_path']) as image:
-                width, height = image.size
-                turned = orientation(image) > 4
-                if turned and image.format != 'JPEG':
-                    continue  # decoders differ
-                if turned and upright:
-                    width, height = height, width
+                width, height = shown_size(image) if upright else image.size
         except FileNotFoundError as error:
             raise UserError(
                 f'{where}: cannot read the image {info["img_path"]}: it does not exist; fetch it '
@@ -246,16 +228,6 @@ def _several_metainfo(given: Sequence[dict], where: str) -> UserError:
         'takes one metainfo; give all the same metainfo=dict(classes=...), and name in ignore_keys '
         'of ConcatDataset what else may differ'
     )
-
-
-def _check_instances(dataset: Any, where: str) -> None:
-    """Raise `UserError` if samples lack the objects that CocoMetric needs without ``ann_file``."""
-    for step in steps_in(getattr(dataset, 'pipeline', None)):
-        if type(step).__name__ == 'PackDetInputs' and 'instances' not in step.meta_keys:
-            raise UserError(
-                f'{where}: CocoMetric without ann_file takes the objects from the samples, and '
-                "meta_keys of PackDetInputs lacks 'instances'; add it, or give ann_file"
-            )
 
 
 def check_loaded_boxes(dataset: Any, metric: str, where: str) -> None:

@@ -12,7 +12,8 @@ from mmengine.dataset import BaseDataset
 from ..errors import UserError
 from ..log import warn
 from .host import steps_in
-from .label_maps import check_file, name_label_map
+from .label_maps import check_file
+from .mmcv import name_file
 from .patching import patch, replace
 
 
@@ -150,7 +151,7 @@ def _check_semantic_maps() -> None:
     def load_seg_map(original: Any, self: Any, results: dict) -> None:
         if (path := results.get('seg_map_path')) is None:
             return
-        with name_label_map(path):
+        with name_file(path, 'label map'):
             content = fileio.get(path, backend_args=self.backend_args)
             check_file(path, content, self.imdecode_backend)
             original(self, results)
@@ -159,8 +160,6 @@ def _check_semantic_maps() -> None:
 
 def load_checked(dataset: Any) -> list[dict]:
     """Load the list of a data set, once, and check it."""
-    from mmdet.datasets import CocoDataset
-
     del dataset.load_data_list  # that of the class is called
     try:
         images = dataset.load_data_list()
@@ -179,12 +178,12 @@ def load_checked(dataset: Any) -> list[dict]:
             f'{dataset.ann_file} is no file for {type(dataset).__name__} '
             f"({type(error).__name__}: {error}); a file of COCO is one for type='CocoDataset'"
         ) from error
-    is_checked = isinstance(dataset, CocoDataset)  # its file was, when it was read
-    if not is_checked:
-        check_boxes(dataset, images)
     if any('segments_info' in image for image in images):  # panoptic: masks come from maps
         check_things(dataset, images)
         return images
+    is_checked = is_read_as_coco(dataset)
+    if not is_checked:
+        check_boxes(dataset, images)
     check_objects(dataset, images)
     loaders = [step for step in steps_in(dataset.pipeline) if getattr(step, 'with_mask', False)]
     if loaders:
@@ -196,13 +195,17 @@ def load_checked(dataset: Any) -> list[dict]:
     return images
 
 
+def is_read_as_coco(dataset: Any) -> bool:
+    """Whether `read_coco` reads, and checks, the file of a data set."""
+    from mmdet.datasets import CocoDataset, CocoPanopticDataset, LVISV05Dataset
+
+    others = (CocoPanopticDataset, LVISV05Dataset)
+    return isinstance(dataset, CocoDataset) and not isinstance(dataset, others)
+
+
 def _is_read_by_mmdet(dataset: Any) -> bool:
     """Whether mmdet alone reads the file of a data set: errors of other readers may be bugs."""
-    from mmdet.datasets import CocoDataset, CocoPanopticDataset
-
-    if isinstance(dataset, CocoDataset) and not isinstance(dataset, CocoPanopticDataset):
-        return False  # by `read_coco`
-    return all(
+    return not is_read_as_coco(dataset) and all(
         kind.__module__.startswith(('mmdet.', 'mmengine.'))
         for kind in type(dataset).__mro__
         if {'load_data_list', 'parse_data_info'} & vars(kind).keys()

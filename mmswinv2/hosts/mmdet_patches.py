@@ -115,6 +115,33 @@ def refuse_masks_that_stay_behind() -> None:
         return original(self, onto, source)
 
 
+@patch('mmdet', '>=3')
+def move_masks_with_images() -> None:
+    """CachedMixUp moves the masks of an image as far as the image."""
+    import mmcv
+    from mmdet.datasets.transforms import CachedMixUp
+    from mmdet.structures.mask import BitmapMasks
+
+    @replace(vars(CachedMixUp)['get_indexes'], 'func')  # a descriptor of mmcv
+    def get_indexes(original: Any, self: Any, cache: list) -> int:
+        index = original(self, cache)
+        if (masks := cache[index].get('gt_masks')) is not None:  # mmdet turns them within the
+            image = cache[index]['img']  # image, and the image within that of all
+            sides = np.array(self.dynamic_scale[::-1])
+            shape = np.rint(sides / np.min(sides / image.shape[:2])).astype(int).tolist()
+            image = mmcv.impad(image, shape=shape, pad_val=self.pad_val)
+            cache[index].update(img=image, gt_masks=masks.pad(shape))
+        return index
+
+    @replace(BitmapMasks, 'translate')
+    def translate(original: Any, self: Any, out_shape: tuple, *args: Any, **kwargs: Any) -> Any:
+        whole = np.maximum(out_shape, (self.height, self.width))  # mmdet cuts before it moves
+        moved = original(self, tuple(whole), *args, **kwargs)
+        return (
+            moved.crop(np.array([0, 0, *out_shape[::-1]])) if (whole > out_shape).any() else moved
+        )
+
+
 def has_fast_evaluator() -> bool:
     """Whether faster-coco-eval, which `fast_evaluator` needs, is installed."""
     return is_installed('faster-coco-eval', '>=1.8')

@@ -148,6 +148,24 @@ _YamlLoader.add_constructor(
 
 
 @patch('mmengine', '>=0.7')
+def explain_empty_data() -> None:
+    """Errors for a data set without samples say where it looked for them."""
+    from mmengine.dataset import BaseDataset
+
+    keys = ('ann_file', 'data_root', 'data_prefix', 'img_suffix', 'filter_cfg')
+
+    @replace(BaseDataset, '_serialize_data')
+    def serialize(original: Any, self: Any) -> Any:
+        if not self.data_list:
+            settings = [f'{key}={v!r:.200}' for key in keys if (v := getattr(self, key, None))]
+            raise UserError(
+                f'{type(self).__name__} has no samples with {", ".join(settings)}; see whether '
+                'there are such files, and what a filter leaves of them'
+            )
+        return original(self)
+
+
+@patch('mmengine', '>=0.7')
 def take_no_config_from_weights() -> None:
     """An inferencer runs no config that stands in a file of weights."""
     from mmengine.infer import BaseInferencer
@@ -447,7 +465,8 @@ class MMEngine(Host):
     """mmengine: the host of configs that name no other."""
 
     early_patches = (
-        read_without_code, read_by_our_reader, read_data_without_code, take_no_config_from_weights,
+        read_without_code, read_by_our_reader, read_data_without_code, explain_empty_data,
+        take_no_config_from_weights,
         report_what_is_loaded, start_workers_late, normalize_any_channels, draw_three_channels,
         find_own_configs, format_configs_once, name_keys_that_steps_lack,
         register_deepspeed_optimizers,

@@ -99,6 +99,19 @@ def label_merged_views() -> None:
 
 
 @patch('mmpretrain', '>=1')
+def average_classes_with_images() -> None:
+    """The mean average precision of classes is over those that some image has."""
+    from mmpretrain.evaluation import AveragePrecision
+
+    @replace(AveragePrecision, 'compute_metrics')
+    def compute_metrics(original: Any, self: Any, results: list[dict]) -> dict:
+        known = (torch.stack([scores['gt_score'] for scores in results]) == 1).any(0)
+        if self.average is not None and known.any():
+            results = [{key: value[known] for key, value in s.items()} for s in results]
+        return original(self, results)
+
+
+@patch('mmpretrain', '>=1')
 def read_pickles_without_code() -> None:
     """Reading CIFAR or lists of tags (RAM) from pickles runs no code from them."""
     import mmpretrain.datasets.cifar
@@ -118,7 +131,7 @@ class MMPretrain(Host):
     extra = 'pretrain'
     patches = (
         declare_operators, *Host.patches, explain_wrong_crops, label_merged_views,
-        read_pickles_without_code,
+        average_classes_with_images, read_pickles_without_code,
     )  # fmt: skip
     draw_option = 'enable'
     draw_folder = 'default_hooks.visualization.out_dir'

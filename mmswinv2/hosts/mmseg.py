@@ -10,7 +10,6 @@ from mmengine.registry import DATASETS
 from torch import nn
 
 from ..errors import UserError
-from ..files import walk
 from ..log import warn
 from . import mmseg_patches
 from .host import Host, as_list, inner_datasets, package_of, steps_in
@@ -50,16 +49,13 @@ class MMSeg(Host):
     )
     analysis_tools = ('confusion_matrix', 'analyze_logs', 'benchmark')
 
-    def _kind(self, dataset: Any) -> Any:
-        kind = dataset.get('type')
-        with DATASETS.switch_scope_and_registry(self.name) as registry:
-            return registry.get(kind) if isinstance(kind, str) else kind
-
     def _is_read_by_mmseg(self, dataset: Any) -> bool:
         from mmseg.datasets import BaseSegDataset
 
-        reads = getattr(self._kind(dataset), 'load_data_list', None)
-        return reads is BaseSegDataset.load_data_list
+        kind = dataset.get('type')
+        with DATASETS.switch_scope_and_registry(self.name) as registry:
+            found = registry.get(kind) if isinstance(kind, str) else kind
+        return getattr(found, 'load_data_list', None) is BaseSegDataset.load_data_list
 
     def check_list(self, path: Path, dataset: Any, where: str) -> None:
         """Require the name of an image on every line, unless a class reads its list itself."""
@@ -67,7 +63,7 @@ class MMSeg(Host):
             super().check_list(path, dataset, where)
 
     def check_prefix(self, dataset: Any, where: str) -> None:
-        """Require a folder of images under the key that mmseg looks up, and one ending of files."""
+        """Require a folder of images under the key that mmseg looks up."""
         if not self._is_read_by_mmseg(dataset):
             return
         prefix = dataset.get('data_prefix') or dict(img_path='', seg_map_path='')
@@ -77,38 +73,6 @@ class MMSeg(Host):
                 'and mmseg wants dict(img_path=..., seg_map_path=...), the folders of the images '
                 'and of the label maps'
             )
-        for key in ('img_suffix', 'seg_map_suffix') if 'seg_map_path' in prefix else ():
-            if not isinstance(suffix := dataset.get(key, ''), str):
-                raise UserError(
-                    f"{where}: {key}={suffix!r} is no text such as '.png'; for files of several "
-                    'endings, join a data set for each by ConcatDataset'
-                )
-
-    def explain_empty(self, dataset: Any, where: str) -> UserError | None:
-        """Check the list of images, or the folder and the suffix of the image files."""
-        prefix = dataset.get('data_prefix')
-        folder = prefix.get('img_path') if isinstance(prefix, dict) else None
-        if folder is None:
-            return None
-        root = dataset.get('data_root') or ''
-        if split := dataset.get('ann_file'):
-            path = Path(root, split)
-            if path.read_text().strip():
-                return None
-            return UserError(f'{where}: {path} names no images')
-        if self._kind(dataset) is None:  # of another host
-            return None
-        with DATASETS.switch_scope_and_registry(self.name) as registry:
-            try:
-                built = registry.build({**dataset, 'lazy_init': True, 'pipeline': []})
-            except TypeError:  # a class of the user's own without lazy_init
-                return None
-        suffix = getattr(built, 'img_suffix', '.jpg')  # which some classes fix themselves
-        if any(path.name.endswith(suffix) for path in walk(Path(root, folder))):
-            return None
-        return UserError(
-            f'{where}: {Path(root, folder)} has no image that ends in {suffix} (img_suffix)'
-        )
 
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
         """Require a label map for every image, check maps while they load, and count classes."""

@@ -18,7 +18,8 @@ from ..errors import UserError
 from ..files import refuse_shared
 from ..log import warn
 from .host import as_list, step_lists, steps_in
-from .label_maps import NOT_LABELLED, VALUE_RULES, check_file, check_values, name_label_map
+from .label_maps import NOT_LABELLED, VALUE_RULES, check_file, check_values
+from .mmcv import name_file
 
 # where the functions are defined that decode a file of labels by `mmcv.imfrombytes`
 _READERS = ('mmseg.datasets.transforms.loading', 'mmcv.transforms.loading')
@@ -51,7 +52,7 @@ class SegMapGuard:
     def __call__(self, results: dict) -> dict:
         """Add ``gt_seg_map`` (H, W), or raise `UserError` naming the file."""
         path, size = results['seg_map_path'], None
-        with name_label_map(path, self.decodes):
+        with name_file(path, 'label map', self.decodes):
             if self.decodes:
                 content = fileio.get(path, backend_args=self.load.backend_args)
                 size = check_file(path, content, self.load.imdecode_backend)
@@ -104,9 +105,6 @@ class SegMapGuard:
         raise UserError(
             f'the label map {path} has the label {told}, but there are {last + 1} classes; {way}'
         )
-
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}({self.load!r}, num_classes={self.num_classes})'
 
 
 def has_seg_maps(dataset: Any) -> bool:

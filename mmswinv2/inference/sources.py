@@ -11,14 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from ..files import is_of_system, walk
+from ..files import IMAGES, is_of_system, walk
 from ..log import warn
 
 RESULTS = ('vis', 'preds')  # subfolders of the output folder
-IMAGES = (
-    '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.dib', '.tif', '.tiff', '.webp', '.ppm',
-    '.pgm', '.pbm', '.pnm', '.gif', '.jp2', '.j2k', '.avif', '.mpo', '.npy',
-)  # fmt: skip
 RAW_PHOTOS = ('.dng', '.cr2', '.cr3', '.nef', '.arw', '.orf', '.rw2')
 _LONGEST = 251  # bytes of a name without its ending; most systems take 255 in all
 OTHER_IMAGES = ('.heic', '.heif', '.jxl', *RAW_PHOTOS, '.tga', '.psd', '.exr', '.hdr')

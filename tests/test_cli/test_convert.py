@@ -28,7 +28,7 @@ def test_data(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [
         f'{out}: 1 images, 1 boxes, 0 masks, 1 classes: dog 1',
         'left out:',
-        f'  1  images without a label file, the first {tmp_path}/mine/b.jpg',
+        f'  1  images without a label file or line, the first {tmp_path}/mine/b.jpg',
     ]
     assert json.loads(out.read_text())['annotations'][0]['bbox'] == [40, 30, 20, 20]
 

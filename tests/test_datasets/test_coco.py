@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import re
 from contextlib import nullcontext
 from copy import deepcopy
@@ -389,9 +388,16 @@ REPAIRED = {  # case: (change, words of the warning, annotations that are left)
     'a crowd around an object': (
         lambda c: c['annotations'].append(c['annotations'][0] | dict(id=99, iscrowd=1)), '', 9),
     'turned rectangle of CVAT': (
+        first(attributes=dict(occluded=False, rotation=30.0), segmentation=[]),
+        '1 of 8 annotations (are turned .*of id 1; their|have no mask)', 8),
+    'turned, with a polygon': (first(attributes=dict(occluded=False, rotation=30.0)), '', 8),
+    'rotation of the user\'s own': (
         first(attributes=dict(rotation=30.0), segmentation=[]),
-        '1 of 8 annotations (are turned .*of id 1, and|have no mask)', 8),
-    'turned, with a polygon': (first(attributes=dict(rotation=30.0)), '', 8),
+        '1 of 8 annotations have no mask', 8),
+    'every annotation twice, the second with whole numbers as floats': (
+        lambda c: c.update(annotations=c['annotations'] + json.loads(
+            re.sub(r'(?<=[ \[])(\d+)(?=[,\]])', r'\1.0', json.dumps(c['annotations'])))),
+        '8 of 16 annotations stand in the file twice|given new ones', 8),
     'not turned': (each('attributes', dict(occluded=False, rotation=0.0)), '', 8),
     'iscrowd null': (each('iscrowd', None), '8 of 8 annotations have no iscrowd', 8),
     'iscrowd true and false': (each('iscrowd', False), '', 8),
@@ -423,6 +429,37 @@ def test_repaired(folder, log, change, words, left):
     assert len(ids) == len(annotations) == left and min(ids) > 0
     assert all(annotation['area'] > 0 for annotation in annotations)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize('degrees', [30, 90.0, 135.5, 180, -20, 359])
+def test_boxes_around_turned_rectangles(folder, degrees, log):
+    """Against the corners, turned one by one; annotations that stand upright stay as they are."""
+    content = make()
+    for annotation in content['annotations']:
+        annotation.update(attributes=dict(occluded=True, rotation=0.0), segmentation=[])
+    turned = content['annotations'][1]
+    turned.update(bbox=[20, 12, 30, 8], attributes=dict(occluded=True, rotation=degrees))
+    angle = np.deg2rad(degrees)
+    corners = np.array([[-15, -4], [15, -4], [15, 4], [-15, 4]])
+    corners = corners @ [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
+    corners += [35, 16]
+    low, high = corners.min(0), corners.max(0)
+    read = read_coco(write(folder, content))['annotations']
+    assert read[1]['bbox'] == pytest.approx([*low, *(high - low)])
+    assert [a['bbox'] for a in read[2:]] == [a['bbox'] for a in content['annotations'][2:]]
+    assert ('1 of 8 annotations are turned' in log.text) == (degrees != 180)
+
+
+def test_polygons_that_are_left_out_leave_the_others_in_order(folder):
+    content = make()
+    good = content['annotations'][0]['segmentation'][0]
+    parts = [[1, 2, 3, 4], good, [5] * 6, [c + 1 for c in good], [c + 0.5 for c in good], [1, 2, 3]]
+    content['annotations'][0]['segmentation'] = parts
+    read = read_coco(write(folder, content))['annotations']
+    assert read[0]['segmentation'] == [parts[1], parts[3], parts[4]]
+    assert [a['segmentation'] for a in read[1:]] == [
+        a['segmentation'] for a in content['annotations'][1:]
+    ]
 
 
 SUSPECTED = {  # case: (change, words of the warning)
@@ -486,12 +523,6 @@ def test_expressions_are_read_as_they_are(folder):
     )
     assert [data[i]['text'] for i in (0, 1)] == ['the circle', 'the cat']
     assert gRefCOCOMetric(ann_file=str(path)).coco.loadAnns(1) == content['annotations'][1:]
-
-
-def test_pipe(folder):
-    os.mkfifo(folder / 'pipe.json')
-    with pytest.raises(UserError, match='pipe.json is a pipe or a device'):
-        read_coco(folder / 'pipe.json')
 
 
 def test_areas_are_those_of_polygons(folder):

@@ -438,6 +438,44 @@ def test_images_without_loss_are_turned_once(ending, image, value, tmp_path):
         assert read_picture(path, stored=True).shape[:2] == image.shape[:2]
 
 
+# as viewers and Pillow's ImageOps.exif_transpose turn an image
+TURNS = (
+    np.array, np.fliplr, lambda a: np.rot90(a, 2), np.flipud, lambda a: a.swapaxes(0, 1),
+    lambda a: np.rot90(a, -1), lambda a: np.rot90(a, 2).swapaxes(0, 1), np.rot90,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize('value', range(1, 9))
+@pytest.mark.parametrize('ending', ['webp', 'avif'])
+def test_photos_that_opencv_does_not_turn(ending, value, tmp_path):
+    """All doors give the same picture: mmcv's loader, ours, that for drawing, sizes in labels."""
+    photo = np.zeros((16, 32, 3), np.uint8)
+    photo[:8, :16], photo[8:, :16], photo[:8, 16:] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
+    path, tags = tmp_path / f'a.{ending}', Image.Exif()
+    tags[ExifTags.Base.Orientation] = value
+    Image.fromarray(photo).save(path, quality=100, exif=tags)
+    shown = TURNS[value - 1](photo)
+
+    def differs(image, want):
+        return image.shape != want.shape or np.abs(image - want.astype(int)).mean() > 12
+
+    assert not differs(LoadImage()({'img_path': str(path)})['img'][..., ::-1], shown)
+    for backend in ('cv2', 'pillow'):
+        for flag, want in (('color', shown), ('color_ignore_orientation', photo)):
+            load = LoadImageFromFile(color_type=flag, imdecode_backend=backend)
+            image = load({'img_path': str(path)})['img']
+            assert not differs(image[..., ::-1], want)
+            assert image.flags.c_contiguous or backend == 'pillow'
+    grey = LoadImageFromFile(color_type='grayscale')({'img_path': str(path)})['img']
+    assert not differs(np.squeeze(grey), np.array(Image.fromarray(shown).convert('L')))
+    assert not differs(mmcv.imread(str(path), channel_order='rgb'), shown)
+    assert not differs(mmcv.imfrombytes(path.read_bytes(), channel_order='rgb'), shown)
+    assert not differs(read_picture(path), shown)
+    assert not differs(read_picture(path, stored=True), photo)
+    for whole in (True, False):
+        assert image_size(path, decode=whole) == shown.shape[1::-1]
+
+
 def test_images_of_more_pixels_than_pillow_reads(tmp_path, monkeypatch, recwarn):
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 20)
     path = tmp_path / 'a.png'

@@ -13,6 +13,7 @@ from PIL import ExifTags, Image
 from mmswinv2.datasets.coco import read_coco
 from mmswinv2.datasets.to_coco import to_coco
 from mmswinv2.errors import UserError
+from mmswinv2.hosts.mmcv import name_unreadable_images
 
 
 def picture(path, width=100, height=80, turn=None, **options):
@@ -81,7 +82,7 @@ def test_yolo(yolo, tmp_path):
     assert found[2][2]['area'] == pytest.approx(50 * 32 / 2)
     assert summary.masks == 1
     assert summary.left_out == {
-        'images without a label file': (1, str(yolo / 'images/train/none.jpg'))
+        'images without a label file or line': (1, str(yolo / 'images/train/none.jpg'))
     }
 
 
@@ -156,7 +157,7 @@ def test_what_is_left_out(yolo, tmp_path):
     ]
     a = f'{yolo}/labels/train/a.txt'
     assert summary.left_out == {
-        'images without a label file': (1, f'{yolo}/images/train/none.jpg'),
+        'images without a label file or line': (1, f'{yolo}/images/train/none.jpg'),
         'label files without an image': (1, f'{yolo}/labels/train/lost.txt'),
         'objects of unknown classes': (1, f'{a}, line 3: 7'),
         'objects that stand twice': (1, f'{a}, line 2'),
@@ -177,7 +178,7 @@ def test_labels_of_yolo_without_an_image_that_is_read(tmp_path, folder, monkeypa
     monkeypatch.chdir(tmp_path)
     images, source = Path('mine/images'), Path('mine', folder)
     labels = images if folder == 'images' else Path('mine/labels')
-    for name in 'a.jpg', 'b.jfif', 'c.gif':
+    for name in 'a.jpg', 'b.jfif', 'c.tga':
         picture(images / name, **(dict(format='JPEG') if 'b' in name else {}))
     for name in 'abcd':
         write(labels / f'{name}.txt', '0 0.5 0.5 0.2 0.25\n')
@@ -250,6 +251,7 @@ def test_turned_pictures(yolo, tmp_path):
     """In all formats, sizes are those of the rotated picture, as mmcv loads it."""
     import mmcv
 
+    name_unreadable_images.apply()
     picture(yolo / 'images/train/a.jpg', turn=6)
     picture(yolo / 'images/train/b.jpg', turn=3)
     for name in ('p.png', 'w.webp', 't.tif'):
@@ -304,7 +306,7 @@ def test_voc(voc, tmp_path):
     _, found, summary = convert('voc', voc, tmp_path, split='val', classes=['horse', 'dog'])
     assert [(name, label) for name, label, _ in found] == [('JPEGImages/b.jpg', 'dog')]
     assert list(summary.classes.items()) == [('horse', 0), ('dog', 1)]
-    assert summary.left_out['images without a label file'][0] == 1
+    assert summary.left_out['images without a label file or line'][0] == 1
 
 
 def test_voc_with_turned_boxes_of_cvat(voc, tmp_path):
@@ -608,7 +610,7 @@ def test_images_without_labels_are_counted(tmp_path, voc, form):
     """Those beside a labelled image; other folders may hold maps, or another part of the data."""
     for name in ('a', 'b', 'c', 'maps/a'):
         picture(tmp_path / f'mine/images/{name}.jpg')
-    mine, what = tmp_path / 'mine', 'images without a label file'
+    mine, what = tmp_path / 'mine', 'images without a label file or line'
     if form == 'labelme':
         labelme(mine / 'labels/a.json', [shape('rectangle', [[1, 2], [30, 40]])], '../images/a.jpg')
         labelme(mine / 'images/c.json', [], 'c.jpg')
@@ -617,7 +619,7 @@ def test_images_without_labels_are_counted(tmp_path, voc, form):
         write(mine / 'images/c.xml', '<annotation/>')
     else:
         write(mine / 'all.csv', 'filename,class,xmin,ymin,xmax,ymax\na.jpg,x,1,2,3,4\nc.jpg,,,,,')
-        what = 'images that no line names'
+        what = 'images without a label file or line'
     source = mine / 'all.csv' if form == 'csv' else mine
     _, _, summary = convert(form, source, tmp_path)
     number, first = summary.left_out[what]
@@ -910,9 +912,28 @@ def test_what_stands_behind_a_box_of_yolo(yolo, tmp_path):
     write(yolo / 'labels/val/c.txt', '1 .35 .3 .5 .4 .1 .2 2 .3 .2 1 .87')  # keypoints, confidence
     _, found, _ = convert('yolo', yolo, tmp_path)
     assert boxes(found)[-1] == ('images/val/c.jpg', 'dog', [10, 8, 50, 32])
-    write(yolo / 'labels/val/c.txt', '1 .1 .1 .6 .1 .6 .5 .87 17')  # track number of a polygon
+    write(yolo / 'labels/val/c.txt', '1 .35 .3 .5 .4 .1 .2 2 .3 .2 1 .87 1')  # a track number, too
+    _, found, summary = convert('yolo', yolo, tmp_path)
+    assert boxes(found)[-1] == ('images/val/c.jpg', 'dog', [10, 8, 50, 32]) and not summary.masks
+    write(yolo / 'labels/val/c.txt', '1 .1 .1 .6 .1 .6 .5 1.87 17')  # no confidence before it
     with pytest.raises(UserError, match='has numbers far from the image'):
         convert('yolo', yolo, tmp_path)
+
+
+@pytest.mark.parametrize('others', ['', '0 .5 .5 .1 .1 .8 3\n', '0 .1 .1 .5 .1 .5 .2 .1 .2 .7 9\n'])
+@pytest.mark.parametrize('number', [0, 1, 2, 17])
+def test_track_numbers_behind_polygons_of_yolo(yolo, tmp_path, number, others):
+    """Numbers above 1 are no corners, and where one line has a track number, all have."""
+    write(yolo / 'labels/train/a.txt', others + '1 .2 .25 .6 .5 .9 1\n' * bool(others))
+    write(yolo / 'labels/val/c.txt', f'1 .1 .1 .6 .1 .6 .5 .87 {number}\n')
+    _, found, summary = convert('yolo', yolo, tmp_path)
+    want = [10, 8, 60, 8, 60, 40]
+    if not (number > 1 or others):
+        want += [87, number * 80]
+    assert found[-1][2]['segmentation'] == [pytest.approx(want)]
+    if others:
+        assert boxes(found)[1] == ('images/train/a.jpg', 'dog', [0, 0, 50, 40])
+    assert summary.masks == 1 + others.startswith('0 .1')
 
 
 @pytest.mark.parametrize('number', [-1, 0, 1, 17])
@@ -975,10 +996,3 @@ def test_names_in_yaml_and_lists_that_are_too_long(yolo, tmp_path, text):
         return
     _, _, summary = convert('yolo', yolo, tmp_path, split='train')
     assert summary.images == 1 and summary.left_out['images that are missing'][0] == 1
-
-
-def test_classes_that_are_no_text(tmp_path):
-    picture(tmp_path / 'set/a.jpg')
-    labelme(tmp_path / 'set/a.json', [shape('rectangle', [[1, 1], [9, 9]], 'd\ud800g')])
-    with pytest.raises(UserError, match=r"the class 'd\?g' is no text that can be written"):
-        convert('labelme', tmp_path / 'set', tmp_path)

@@ -232,6 +232,14 @@ def test_frames_per_second_of_uneven_times(tmp_path, name):
     assert open_video(str(even)).fps == 25
 
 
+@pytest.mark.parametrize('frames', [2, 5, 40])
+def test_frames_per_second_of_reordered_frames_in_avi(tmp_path, frames):
+    """AVI has no times of display, and the decoder gives those of packets in another order."""
+    path = write(tmp_path / 'a.avi', options={'bf': '3', 'g': '12'}, frames=frames)
+    reader = open_video(str(path))
+    assert reader.fps == 25 and reader.times is None and len(reader) == frames
+
+
 @pytest.mark.parametrize('begin', [0, 4000])
 def test_frames_per_second_of_joined_files(tmp_path, begin):
     """Times begin anew where files are joined."""

@@ -127,6 +127,21 @@ def late_workers():
     return loader.started
 
 
+@probe('Errors for a data set without samples say where it looked for them', 'mmengine')
+def no_samples():
+    from mmengine.dataset import BaseDataset
+
+    class Empty(BaseDataset):
+        def load_data_list(self):
+            return []
+
+    try:
+        Empty('list.json')
+    except Exception as error:
+        return 'list.json' not in str(error)
+    return True
+
+
 @probe('Errors for samples that lack what a step of a pipeline needs name both', 'mmengine')
 def steps_out_of_order():
     from mmcv.transforms import LoadImageFromFile
@@ -302,6 +317,15 @@ def masks_that_stay():
     np.random.seed(0)
     shifted = RandomShift(prob=1.0)(results)
     return not torch.equal(shifted['gt_bboxes'].tensor, masks.get_bboxes('hbox').tensor)
+
+
+@probe('CachedMixUp moves the masks of an image as far as the image', 'mmdet')
+def masks_cut_before_they_move():
+    from mmdet.structures.mask import BitmapMasks
+
+    masks = np.zeros((1, 4, 8), np.uint8)
+    masks[..., 6:] = 1
+    return not BitmapMasks(masks, 4, 8).translate((4, 4), -4, 'horizontal').masks.any()
 
 
 @probe('Recalls of proposals are measured, whatever the number of boxes on each image', 'mmdet')
@@ -483,6 +507,14 @@ def merged_views():
     ]
     model = SimpleNamespace(module=torch.nn.Identity())
     return AverageClsScoreTTA._merge_single_sample(model, views).pred_label.item() != 1
+
+
+@probe('The mean average precision of classes is over those that some image has', 'mmpretrain')
+def absent_classes():
+    from mmpretrain.evaluation import AveragePrecision
+
+    scores = dict(pred_score=torch.tensor([0.9, 0.1, 0.5]), gt_score=torch.tensor([1, 0, 0]))
+    return AveragePrecision().compute_metrics([scores])['mAP'] != 100
 
 
 @probe('Reading CIFAR or lists of tags (RAM) from pickles runs no code from them', 'mmpretrain')

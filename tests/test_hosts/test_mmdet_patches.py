@@ -1,5 +1,6 @@
 import copy
 import json
+import random
 
 import numpy as np
 import pytest
@@ -98,6 +99,48 @@ def test_transforms_of_ones_own_around_those_of_mmdet():
     sample = dict(gt_masks=1, mix_results=[])
     assert MyCached()(sample) is sample
     assert MovesMasks(prob=0)(sample) is sample
+
+
+@pytest.mark.parametrize('kind', ['BitmapMasks', 'PolygonMasks'])
+@pytest.mark.parametrize('ratios', [(1, 1), (0.6, 0.9), (1.2, 1.5)])
+def test_masks_of_mixed_images(kind, ratios):
+    """A white object on a black image, mixed into black ones: its mask is what is not black."""
+    from mmdet.datasets.transforms import CachedMixUp
+    from mmdet.structures import mask
+    from mmdet.structures.bbox import HorizontalBoxes
+
+    hosts.of(Config(dict(default_scope='mmdet'))).apply()
+
+    def sample(height, width, *box):
+        image = np.zeros((height, width, 3), np.uint8)
+        x1, y1, x2, y2 = box or (0, 0, 0, 0)
+        image[y1:y2, x1:x2] = 255
+        if kind == 'BitmapMasks':
+            masks = mask.BitmapMasks(image[None, ..., 0][: len(box)] // 255, height, width)
+        else:
+            corners = [np.array([x1, y1, x2, y1, x2, y2, x1, y2], float)]
+            masks = mask.PolygonMasks([corners][: len(box)], height, width)
+        number = len(box) // 4
+        boxes = HorizontalBoxes(torch.tensor(box).reshape(number, 4).float())
+        return dict(img=image, gt_bboxes=boxes, gt_masks=masks, gt_bboxes_labels=np.ones(number),
+                    gt_ignore_flags=np.zeros(number, bool))  # fmt: skip
+
+    seen = 0
+    for seed in range(30):
+        np.random.seed(seed)
+        random.seed(seed)
+        mix = CachedMixUp((200, 160), ratios, pad_val=0, flip_ratio=0.5, prob=1.0)
+        height, width = np.random.randint(120, 240, 2)
+        mix(sample(height, width, 20, 30, 60, 80))
+        for _ in range(4):
+            mixed = mix(sample(150, 210))
+            visible = mixed['img'][..., 0] > 60
+            if not len(mixed['gt_bboxes']) or visible.sum() < 400:
+                continue
+            found = mixed['gt_masks'].to_ndarray()[0] > 0
+            assert (visible & found).sum() > 0.7 * (visible | found).sum()
+            seen += 1
+    assert seen > 20
 
 
 def test_images_of_two_sizes_for_copy_paste():

@@ -23,6 +23,7 @@ TABLE = [
         '>=0.7',
     ),
     ('Reading data from a pickle or a YAML file runs no code from it', 'mmengine', '>=0.7'),
+    ('Errors for a data set without samples say where it looked for them', 'mmengine', '>=0.7'),
     ('An inferencer runs no config that stands in a file of weights', 'mmengine', '>=0.7'),
     (
         'Weights of any format are loaded with one report, and refused if next to nothing fits',
@@ -108,6 +109,11 @@ TABLE = [
         '>=1',
     ),
     (
+        'The mean average precision of classes is over those that some image has',
+        'mmpretrain',
+        '>=1',
+    ),
+    (
         'Reading CIFAR or lists of tags (RAM) from pickles runs no code from them',
         'mmpretrain',
         '>=1',
@@ -124,6 +130,7 @@ TABLE = [
         'mmdet',
         '>=3',
     ),
+    ('CachedMixUp moves the masks of an image as far as the image', 'mmdet', '>=3'),
     ('COCO scores are computed by faster-coco-eval where it is installed', 'mmdet', '>=3'),
     (
         'Scores of single classes (classwise) go by their names, whatever the order of their ids',

@@ -17,7 +17,7 @@ from mmswinv2.cli.report import report
 from mmswinv2.cli.ui_page import Page
 from mmswinv2.datasets import open_video, write_video
 from mmswinv2.errors import UserError
-from mmswinv2.hosts.mmpretrain import label_merged_views
+from mmswinv2.hosts.mmpretrain import average_classes_with_images, label_merged_views
 from mmswinv2.inference.predict import predict
 from mmswinv2.inference.predictor import Predictor
 from tests.test_cli.test_report import in_words
@@ -295,6 +295,33 @@ def test_classes_of_merged_views(head, labels):
     merged = AverageClsScoreTTA._merge_single_sample(model, views)
     assert merged.pred_label.tolist() == labels
     assert merged.pred_score.tolist() == pytest.approx([0.405, 0.595, 0])
+
+
+@pytest.mark.parametrize('absent', [[], [0, 3], range(5)], ids=str)
+def test_mean_average_precision_is_of_classes_that_images_have(absent):
+    from mmpretrain.evaluation import AveragePrecision
+
+    average_classes_with_images.apply()
+    rng = np.random.default_rng(0)
+    scores, labels = rng.random((30, 5)), rng.integers(-1, 2, (30, 5))  # -1: difficult
+    labels[:, list(absent)] = 0
+    precisions = np.zeros(5)
+    for k in set(range(5)) - set(absent):
+        pairs = sorted(zip(scores[:, k], labels[:, k], strict=True), reverse=True)
+        right = [label == 1 for _, label in pairs if label > -1]
+        at = [sum(right[: i + 1]) / (i + 1) for i, found in enumerate(right) if found]
+        precisions[k] = 100 * np.mean(at)
+    samples = [
+        dict(pred_score=torch.tensor(s), gt_score=torch.tensor(label))
+        for s, label in zip(scores, labels, strict=True)
+    ]
+    for average, want in (
+        ('macro', precisions.sum() / max(5 - len(absent), 1)),
+        (None, precisions),
+    ):
+        metric = AveragePrecision(average)
+        metric.process(None, samples)
+        assert next(iter(metric.evaluate(30).values())) == pytest.approx(want)
 
 
 def test_report_on_a_classifier(tool, trained, folders, tmp_path):

@@ -207,7 +207,8 @@ def test_folder_without_images(train, damaged, tmp_path):
     for image in (damaged / 'images/training').iterdir():
         image.rename(image.with_suffix('.png'))
     said = sentence(train(tmp_path / 'w', config=ADE, data_root=damaged))
-    assert f'{damaged}/images/training has no image that ends in .jpg' in said
+    assert 'ADE20KDataset has no samples' in said and "img_suffix='.jpg'" in said
+    assert f'{damaged}/images/training' in said
 
 
 def test_heads_with_fewer_classes(train, ade, tmp_path):

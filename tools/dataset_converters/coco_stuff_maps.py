@@ -26,6 +26,7 @@ from mmswinv2.datasets.coco import read_coco
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.files import is_inside, refuse_shared
 from mmswinv2.hosts import label_maps
+from mmswinv2.hosts.mmcv import name_file
 from mmswinv2.options import ArgumentParser
 from mmswinv2.progress import track
 
@@ -86,7 +87,7 @@ def read_map(path):
     """A map, or None if the file is damaged, has lost labels or is not of one channel of 8 bits."""
     data = np.fromfile(path, np.uint8)
     try:
-        with label_maps.name_label_map(str(path)):
+        with name_file(str(path), 'label map'):
             label_maps.check_file(str(path), data.tobytes(), 'cv2')
     except UserError:
         return None

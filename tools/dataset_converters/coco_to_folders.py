@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 
 from mmswinv2.datasets.coco import can_be_path, read_coco
-from mmswinv2.datasets.images import decoding_loss, name_file
+from mmswinv2.datasets.images import decoding_loss
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.files import refuse_shared
-from mmswinv2.hosts.mmcv import check_size
+from mmswinv2.hosts.mmcv import check_size, name_file
 from mmswinv2.options import ArgumentParser
 from mmswinv2.progress import track
 

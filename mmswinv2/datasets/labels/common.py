@@ -2,21 +2,17 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ...errors import UserError
-from ...files import find, is_inside, walk
+from ...files import IMAGES, find, is_inside, walk
 
-IMAGES = (
-    *('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm'),
-    *('.pnm', '.jp2', '.npy'),
-)
 SUFFIXES = (*IMAGES, *map(str.upper, IMAGES))  # as files may have them
 _LARGEST = 1e7  # of a coordinate
-_LARGEST_FILE = 256 * 2**20  # bytes; LabelMe's may hold the picture
+UNLABELLED = 'images without a label file or line'
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # edges (x1, y1, x2, y2)
@@ -68,18 +64,11 @@ class Source:
 
 
 def read_text(path: Path) -> str:
-    """The text of a label file; raises `UserError` if it is too large, or not in UTF-8."""
+    """The text of a label file; raises `UserError` if it is not in UTF-8."""
     try:
-        return read_bytes(path).decode('utf-8-sig').replace('\r\n', '\n').replace('\r', '\n')
+        return path.read_text('utf-8-sig')
     except UnicodeDecodeError as error:
         raise UserError(f'{path} is not in UTF-8 ({error}); save it as UTF-8') from error
-
-
-def read_bytes(path: Path) -> bytes:
-    """The content of a label file; raises `UserError` if it is too large."""
-    if (size := path.stat().st_size) > _LARGEST_FILE:
-        raise UserError(f'{path} has {size >> 20} MB, which no label file has; take it away')
-    return path.read_bytes()
 
 
 def slashes(path: str) -> str:
@@ -111,16 +100,26 @@ def find_files(folder: Path, *suffixes: str) -> list[Path]:
     return sorted(path for path in walk(folder) if path.suffix.lower() in suffixes)
 
 
-def count_unlabelled(
-    labelled: Sequence[Labelled], left_out: LeftOut, what: str = 'images without a label file'
-) -> None:
+def read_files(
+    source: Source, suffix: str, read: Callable[[Path, Source], Labelled | None]
+) -> list[Labelled]:
+    """What a function reads of each label file; raises `UserError` if there is none."""
+    files = find_files(source.path, suffix)
+    if not files:
+        raise UserError(f'{source.path} has no {suffix} files, which labels of this format are')
+    found = list(filter(None, (read(path, source) for path in files)))
+    count_unlabelled(found, source.left_out)
+    return found
+
+
+def count_unlabelled(labelled: Sequence[Labelled], left_out: LeftOut) -> None:
     """Count the other images in the folders of labelled ones, which may be a part of the data."""
     used = {os.path.realpath(entry.image) for entry in labelled}
     folders = {os.path.realpath(entry.image.parent): entry.image.parent for entry in labelled}
     for folder in sorted(folders.values()):
         for path in find(folder, '*'):
             if path.suffix.lower() in IMAGES and os.path.realpath(path) not in used:
-                left_out.add(what, path)
+                left_out.add(UNLABELLED, path)
 
 
 def first_file(names: Sequence[Path], folder: Path) -> Path | None:
@@ -139,15 +138,16 @@ def pick_image(source: Source, names: Sequence[Path], where: str) -> Path | None
 
 
 def pick_own_image(
-    source: Source, named: Sequence[Path], own: Sequence[Path], where: str
+    source: Source, named: Sequence[Path], path: Path, folders: Sequence[Path]
 ) -> Path | None:
     """The image that a label file names, or one of the label file's own name, which has priority.
 
     A label file that was copied or renamed still contains the name of its original image. `named`
-    are the files that this may mean, `own` those of the same name as the label file.
+    are the files that this may mean; one of the name of the label file, `path`, is in `folders`.
     """
+    own = [folder / path.with_suffix(suffix).name for folder in folders for suffix in SUFFIXES]
     theirs, mine = (first_file(names, source.root) for names in (named, own))
     if theirs and mine and theirs.stem != mine.stem:
-        source.left_out.add('names in label files, as their own image is another', where)
+        source.left_out.add('names in label files, as their own image is another', path)
         return mine
-    return pick_image(source, [*named, *own], where)
+    return pick_image(source, [*named, *own], str(path))

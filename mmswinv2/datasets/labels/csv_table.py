@@ -73,7 +73,7 @@ def read_csv(source: Source) -> tuple[None, list[Labelled]]:
         offset = source.offset or 0
         entry.marks.append(Mark(values['class'], where, (x1 - offset, y1 - offset, x2, y2)))
     labelled = list(found.values())
-    count_unlabelled(labelled, source.left_out, 'images that no line names')
+    count_unlabelled(labelled, source.left_out)
     return None, labelled
 
 

@@ -13,15 +13,13 @@ from typing import Any
 
 from ...errors import UserError
 from .common import (
-    SUFFIXES,
     Labelled,
     Mark,
     Point,
     Source,
-    count_unlabelled,
-    find_files,
     number,
     pick_own_image,
+    read_files,
     read_text,
     stated_size,
 )
@@ -32,12 +30,7 @@ _POLYGONS = ('polygon', 'rotation', 'oriented_rectangle', 'quadrilateral')
 
 def read_labelme(source: Source) -> tuple[None, list[Labelled]]:
     """Images with their objects, and no classes; raises `UserError` if a file is damaged."""
-    files = find_files(source.path, '.json')
-    if not files:
-        raise UserError(f'{source.path} has no .json files, in which LabelMe has its labels')
-    found = list(filter(None, (_read_file(path, source) for path in files)))
-    count_unlabelled(found, source.left_out)
-    return None, found
+    return None, read_files(source, '.json', _read_file)
 
 
 def _read_file(path: Path, source: Source) -> Labelled | None:
@@ -61,8 +54,7 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
             named = [folder / n for folder in folders for n in (plain.as_posix(), plain.name)]
             if len(plain.parts) > 1:  # a name alone could be that of another image there
                 named.append(source.root / plain.as_posix())
-    own = [folder / path.with_suffix(suffix).name for folder in folders for suffix in SUFFIXES]
-    image = pick_own_image(source, named, own, str(path))
+    image = pick_own_image(source, named, path, folders)
     if image is None:
         return None
     size = stated_size(content.get('imageWidth'), content.get('imageHeight'), str(path))

@@ -16,18 +16,16 @@ from typing import Any
 from ...errors import UserError, needed
 from ...files import is_inside
 from .common import (
-    SUFFIXES,
+    UNLABELLED,
     Box,
     Labelled,
     Mark,
     Point,
     Source,
-    count_unlabelled,
-    find_files,
     first_file,
     number,
     pick_own_image,
-    read_bytes,
+    read_files,
     read_text,
     slashes,
     stated_size,
@@ -38,18 +36,13 @@ _YES, _NO = ('1', '1.0', 'true', 'yes'), ('0', '0.0', 'false', 'no', '')
 
 def read_voc(source: Source) -> tuple[None, list[Labelled]]:
     """Images with their objects, and no classes; raises `UserError` if a file is damaged."""
-    found = list(filter(None, (_read_file(path, source) for path in _files(source))))
     if source.split is None:
-        count_unlabelled(found, source.left_out)
-    return None, found
+        return None, read_files(source, '.xml', _read_file)
+    return None, list(filter(None, (_read_file(path, source) for path in _files_of(source))))
 
 
-def _files(source: Source) -> list[Path]:
-    if source.split is None:
-        files = find_files(source.path, '.xml')
-        if not files:
-            raise UserError(f'{source.path} has no .xml files, in which Pascal VOC has its labels')
-        return files
+def _files_of(source: Source) -> list[Path]:
+    """The label files of a split."""
     path = source.path / 'ImageSets' / 'Main' / f'{source.split}.txt'
     if not is_inside(path, source.path) or not os.path.isfile(path):
         raise UserError(f'--split {source.split}: there is no {path}')
@@ -62,7 +55,7 @@ def _files(source: Source) -> list[Path]:
         if file is not None:
             files.append(file)
         else:
-            source.left_out.add('images without a label file', f'{line} of {path}')
+            source.left_out.add(UNLABELLED, f'{line} of {path}')
     return files
 
 
@@ -71,7 +64,7 @@ def _text(path: Path) -> str:
 
     Real UTF-16 does not match the pattern, and single-byte text is rarely valid UTF-8.
     """
-    content = read_bytes(path)
+    content = path.read_bytes()
     named = re.match(rb'<\?xml[^>]*encoding=["\']([\w.-]+)', content)
     if named is None:
         return read_text(path)
@@ -95,11 +88,9 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
         source.left_out.add('XML files that are no annotations', path)
         return None
     given = Path(slashes((root.findtext('filename') or path.stem).strip()))
-    names = [given, Path(given.name)]
-    owns = [Path(path.stem + suffix) for suffix in SUFFIXES]
     folders = [path.parent, path.parent.parent / 'JPEGImages', source.root]
-    named, own = ([folder / name for name in part for folder in folders] for part in (names, owns))
-    image = pick_own_image(source, named, own, str(path))
+    named = [folder / name for name in (given, given.name) for folder in folders]
+    image = pick_own_image(source, named, path, folders)
     if image is None:
         return None
     size = stated_size(root.findtext('size/width'), root.findtext('size/height'), str(path))

@@ -1,7 +1,7 @@
 """YOLO: a text file for each image, a line for each object, in fractions of the image's size.
 
 ``class x y width height`` with the center of the box, or ``class x1 y1 x2 y2 x3 y3 ...`` for a
-polygon. A confidence may follow either, a track number that of a box, and keypoints a box if
+polygon. A confidence may follow either, a track number the confidence, and keypoints a box if
 ``kpt_shape`` is set in data.yaml; all are ignored. The four corners of a rotated box are read as a
 polygon.
 """
@@ -15,10 +15,10 @@ from typing import Any
 import yaml
 
 from ...errors import UserError
-from ...files import is_inside
+from ...files import IMAGES, is_inside
 from ...log import warn
 from .common import (
-    IMAGES,
+    UNLABELLED,
     Box,
     Labelled,
     LeftOut,
@@ -55,11 +55,11 @@ def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
     alone = source.split is None  # without a list of images
     images = find_files(source.root, *IMAGES) if alone else _images_of(source, content)
     found, seen, twins = [], set(), []  # `seen` has real paths
-    tracks: list[tuple[Mark, Box]] = []
+    tracks: list[tuple[Mark, Box | None]] = []
     for image in images:
         text = next((p for p in _label_files(image, source) if p.is_file()), None)
         if text is None:
-            source.left_out.add('images without a label file', image)
+            source.left_out.add(UNLABELLED, image)
             continue
         real = os.path.realpath(text)
         if real in seen:
@@ -69,8 +69,7 @@ def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
         found.append(Labelled(image, marks, shares=True))
     if twins:  # such as a.png beside a.jpg
         warn(f'{len(twins)} images, first {twins[0]}, get the objects of another of the same name')
-    if len(tracks) == sum(bool(mark.polygons) for entry in found for mark in entry.marks):
-        _leave_out_tracks(tracks)
+    _leave_out_tracks(tracks, sum(bool(mark.polygons) for entry in found for mark in entry.marks))
     if source.split is None:
         _count_orphans(source.path, seen, source.left_out)
     return names, found
@@ -165,9 +164,12 @@ def _read_lines(
     names: list[str],
     keypoints: int,
     source: Source,
-    tracks: list[tuple[Mark, Box]],
+    tracks: list[tuple[Mark, Box | None]],
 ) -> list[Mark]:
-    """Objects of a file; adds triangles that may be boxes, and these boxes, to `tracks`."""
+    """Objects of a file; those that have a track number are added to `tracks`.
+
+    Where the number may also be that of a corner, the box goes with it that the object may be.
+    """
     marks = []
     for i, line in enumerate(read_text(path).splitlines(), start=1):
         where, values = f'{path}, line {i}', line.split()
@@ -178,12 +180,15 @@ def _read_lines(
         label, *numbers = [number(value, where) for value in values]
         if not label.is_integer():
             raise UserError(f'{where}: the class {values[0]} is no whole number; {_LINE}')
-        # a box, its confidence and a track number, or a triangle
-        tracked = len(numbers) == 6 and numbers[5].is_integer() and 0 <= numbers[4] <= 1
+        # the last two are a confidence and a track number, or a corner
+        tracked = len(numbers) > 5 and len(numbers) % 2 == 0
+        tracked = tracked and numbers[-1].is_integer() and 0 <= numbers[-2] <= 1
         box = _edges(*numbers[:4])
-        sure = tracked and numbers[5] >= _NEAR[1]
-        if sure or (keypoints and len(numbers) in (4 + keypoints, 5 + keypoints)):
-            numbers = numbers[:4]
+        if keypoints and len(numbers) - 4 - keypoints in (0, 1, 2):
+            numbers, tracked = numbers[:4], False
+        sure = tracked and numbers[-1] >= _NEAR[1]
+        if sure:
+            numbers = numbers[:-2]
         polygon = len(numbers) > 5
         far = polygon and not all(_NEAR[0] <= n < _NEAR[1] for n in numbers)
         if far or max(map(abs, numbers[:4])) > _FAR:
@@ -197,8 +202,8 @@ def _read_lines(
             mark.box = box
         else:
             mark.polygons = [list(zip(numbers[::2], numbers[1::2], strict=False))]
-            if tracked:
-                tracks.append((mark, box))
+        if tracked:
+            tracks.append((mark, None if sure else box))
         marks.append(mark)
     return marks
 
@@ -207,18 +212,28 @@ def _edges(x: float, y: float, width: float, height: float) -> Box:
     return x - width / 2, y - height / 2, x + width / 2, y + height / 2
 
 
-def _leave_out_tracks(tracks: Sequence[tuple[Mark, Box]]) -> None:
-    """Read triangles as boxes with confidence and track number, if all would be on the image.
+def _leave_out_tracks(tracks: Sequence[tuple[Mark, Box | None]], polygons: int) -> None:
+    """Take numbers for tracks where others are, or all `polygons` could be boxes on the image.
 
     A triangle seldom ends in 0 or 1, and all polygons of a set never do.
     """
-    if tracks and all(min(box) >= -0.01 and max(box) <= 1.01 for _, box in tracks):
+    doubtful = [(mark, box) for mark, box in tracks if box is not None]
+    if len(doubtful) == len(tracks):
+        boxes = [
+            box for mark, box in doubtful
+            if len(mark.polygons[0]) == 3 and min(box) >= -0.01 and max(box) <= 1.01
+        ]  # fmt: skip
+        if not boxes or len(boxes) < polygons:
+            return
         warn(
-            f'{len(tracks)} lines, first {tracks[0][0].where}, are read as a box, its confidence '
+            f'{len(boxes)} lines, first {doubtful[0][0].where}, are read as a box, its confidence '
             'and a track number; were they triangles, no corner may be the whole number 0 or 1'
         )
-        for mark, box in tracks:
+    for mark, box in doubtful:
+        if len(mark.polygons[0]) == 3:
             mark.box, mark.polygons = box, []
+        else:
+            mark.polygons[0].pop()
 
 
 def _count_orphans(folder: Path, seen: set[str], left_out: LeftOut) -> None:
