@@ -1,12 +1,12 @@
 """Progress bars and tables for terminals; without a terminal, plain output."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import TypeVar
 
 T = TypeVar('T')
 
 
-def track(items: Iterable[T], what: str, total: float | None = None) -> Iterator[T]:
+def track(items: Iterable[T], what: str, total: float | None = None) -> Generator[T]:
     """Yield items, with a bar that shows how many there are and how long the rest takes.
 
     Nothing is shown if standard error is no terminal.

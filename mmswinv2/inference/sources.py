@@ -50,6 +50,8 @@ def find_sources(
 ) -> Iterator[str]:
     """Yield paths of files, and a `Camera` for each number that is no file.
 
+    What folders and patterns bring is yielded once, what is named as often as it is named.
+
     Args:
         inputs: files, folders, patterns and camera numbers.
         out_dir: the output folder, where results of earlier runs are skipped.
@@ -59,16 +61,25 @@ def find_sources(
         UserError: for an input that is nothing of these, or of which nothing can be read.
     """
     own = {Path(out_dir).resolve() / part for part in RESULTS} if out_dir is not None else set()
+    seen: set[str] = set()
+
+    def new(paths: Iterable[str]) -> Iterator[str]:
+        for path in paths:
+            if (place := os.path.abspath(path)) not in seen:
+                seen.add(place)
+                yield path
+
     for given in map(str, inputs):
         path = Path(given)
         if not given.strip():
             raise UserError('an input is empty; name a file, a folder, a pattern or a camera')
         if path.is_dir():
-            yield from _of_folder(given, own, clips)
+            yield from new(_of_folder(given, own, clips))
         elif clips and (given.isdecimal() or path.suffix.lower() in IMAGES):
             raise UserError(f'{given} is no video, and the config classifies whole videos')
         elif path.is_file():
             _check_no_container(path)
+            seen.add(os.path.abspath(given))
             yield given
         elif given.isdecimal() and not path.exists():
             yield Camera(given)
@@ -80,7 +91,7 @@ def find_sources(
                 raise UserError(f'{given} has nothing but results of {out_dir}; name other files')
             for file in found:
                 _check_no_container(file)
-                yield str(file)
+            yield from new(map(str, found))
         else:
             hint = '; save what is at an address to a file first' if '://' in given else ''
             raise UserError(f'{given} is no file, folder, pattern or number of a camera{hint}')

@@ -25,6 +25,15 @@ def test_patterns_and_names(tmp_path):
     assert [s.name for s in stills] == ['a', 'b'] and [f[0] for f in films] == ['0', 'clip']
 
 
+def test_files_that_are_found_several_times(tmp_path):
+    """Once where a folder or pattern brings them, as often as they are named."""
+    for name in ('a.png', 'b.png'):
+        (tmp_path / name).touch()
+    one, two = f'{tmp_path}/a.png', f'{tmp_path}/b.png'
+    assert list(find_sources([one, tmp_path, f'{tmp_path}/*.png'])) == [one, two]
+    assert list(find_sources([one, two, one])) == [one, two, one]
+
+
 def test_names_of_files_of_one_name(tmp_path):
     for folder in 'pq':
         (tmp_path / folder).mkdir()
