@@ -600,6 +600,25 @@ def test_labels_that_the_model_has_no_score_for(classes):
     ]
 
 
+def test_a_label_far_beyond_the_classes():
+    """It is one class more, not all numbers up to it."""
+    labels, scores = [10**6, 0, 7, 10**6], [[0.1, 0.9], [0.8, 0.2], [0.6, 0.4], [0.7, 0.3]]
+
+    class Data(list):
+        metainfo = {}  # noqa: RUF012
+
+        def get_data_info(self, index):
+            return dict(gt_label=self[index])
+
+    samples = [
+        dict(pred_score=torch.tensor(score), gt_label=torch.tensor([label]))
+        for score, label in zip(scores, labels, strict=True)
+    ]
+    found = analyse_classes(Data(labels), samples, 'p.pkl', 0)
+    assert found.matrix.rows == ['0', '1', '7', '1000000']
+    assert found.matrix.counts.tolist() == [[1, 0, 0, 0], [0] * 4, [1, 0, 0, 0], [1, 1, 0, 0]]
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 
