@@ -1,4 +1,4 @@
-"""Progress bars and tables for terminals; without a terminal, plain output."""
+"""Progress bars for terminals, and tables."""
 
 from collections.abc import Generator, Iterable, Sequence
 from typing import TypeVar
@@ -27,19 +27,7 @@ def track(items: Iterable[T], what: str, total: float | None = None) -> Generato
 
 
 def print_table(rows: Iterable[Sequence[str]]) -> None:
-    """Print names and values in two columns, with rules if the output is a terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
-    rows, console = list(rows), Console()
-    if not console.is_terminal:
-        left = max(len(name) for name, _ in rows)
-        right = max(len(value) for _, value in rows)
-        print('\n'.join(f'{name:<{left}}  {value:>{right}}' for name, value in rows))
-        return
-    table = Table(show_header=False)
-    table.add_column()
-    table.add_column(justify='right')
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    """Print names and values in two columns."""
+    rows = list(rows)
+    left, right = (max(map(len, column)) for column in zip(*rows, strict=True))
+    print('\n'.join(f'{name:<{left}}  {value:>{right}}' for name, value in rows))
