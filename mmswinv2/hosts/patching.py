@@ -13,14 +13,14 @@ from typing import Any
 from mmengine.logging import print_log
 from packaging.specifiers import SpecifierSet
 
-# distributions that may provide an import name that differs from their own name
-_DISTRIBUTIONS = {
-    'mmengine': ('onedl-mmengine',),
-    'mmcv': ('onedl-mmcv', 'mmcv-lite'),
-    'mmdet': ('onedl-mmdetection',),
+# import name: distributions that provide it, the maintained fork first
+DISTRIBUTIONS = {
+    'mmengine': ('onedl-mmengine', 'mmengine'),
+    'mmcv': ('onedl-mmcv', 'mmcv', 'mmcv-lite'),
+    'mmdet': ('onedl-mmdetection', 'mmdet'),
     'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
     'mmaction': ('mmaction2',),
-    'mmpretrain': ('onedl-mmpretrain',),
+    'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
 }
 _MARK = '_mmswinv2_patch'
 
@@ -66,7 +66,7 @@ def patches_in(module: ModuleType, package: str) -> tuple[Patch, ...]:
 @functools.cache
 def installed_version(package: str) -> str | None:
     """Version of the distribution behind an import name, without importing it."""
-    for name in (*_DISTRIBUTIONS.get(package, ()), package):
+    for name in DISTRIBUTIONS.get(package, (package,)):
         with suppress(PackageNotFoundError):
             return version(name)
     return None
