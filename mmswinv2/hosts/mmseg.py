@@ -48,7 +48,6 @@ class MMSeg(Host):
     scores = (
         ('IoUMetric', '', 'mIoU', 'mAcc', 'aAcc', 'mDice', 'mFscore', 'mPrecision', 'mRecall'),
     )
-    analysis_tools = ('confusion_matrix', 'analyze_logs', 'benchmark')
 
     def _kind(self, dataset: Any) -> Any:
         kind = dataset.get('type')
