@@ -214,11 +214,15 @@ def frames_of(name: str, source: str, most: int | None) -> tuple[Iterator[Item],
         reader = open_video(source)
         images, fps, times = iter(reader), reader.fps, reader.times
         number = min(len(reader), most or len(reader))
-    return _numbered(name, source, itertools.islice(images, most), times), fps, number
+    return _numbered(name, source, itertools.islice(images, most), times, number), fps, number
 
 
 def _numbered(
-    name: str, source: str, images: Iterable[np.ndarray], times: Sequence[float] | None
+    name: str,
+    source: str,
+    images: Iterable[np.ndarray],
+    times: Sequence[float] | None,
+    wanted: int | None,
 ) -> Iterator[Item]:
     number = -1
     for number, image in enumerate(images):
@@ -227,6 +231,11 @@ def _numbered(
         yield Item(f'{name}/{number:06d}', path, np.ascontiguousarray(image), time=time)
     if number < 0:
         raise UserError(f'{source} has no frames')
+    if not isinstance(source, Camera) and wanted and number + 1 < wanted:
+        warn(
+            f'{source} is damaged: {wanted - number - 1} of its {wanted} frames cannot be decoded, '
+            'and those behind have too low numbers and times'
+        )
 
 
 def _camera(number: int) -> Iterator[np.ndarray]:
