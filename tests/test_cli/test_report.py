@@ -915,6 +915,26 @@ def test_a_config_that_would_run_code_is_not_tested(key, tmp_path, monkeypatch):
     assert not Path('ran').exists()
 
 
+def test_the_test_of_a_report_has_all_options(tmp_path, monkeypatch):
+    """Also those that cannot be written on a command line; the config in the work dir stays."""
+    folder = work_dir(tmp_path / 'run', CONFIG)
+    before = {path: path.read_bytes() for path in folder.rglob('*.py')}
+    (tmp_path / 'a.pth').touch()
+    options = {'a': 'b,c', 'test_dataloader.dataset.metainfo': dict(classes=('x, y', 'z'))}
+    tested = []
+
+    def run(command, check):
+        tested.append(Config.fromfile(command[4]))
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(subprocess, 'run', run)
+    with pytest.raises(UserError, match='the test failed'):
+        report(folder, predict=f'{tmp_path}/a.pth', cfg_options=options)
+    assert tested[0].a == 'b,c'
+    assert tested[0].test_dataloader.dataset.metainfo.classes == ('x, y', 'z')
+    assert {path: path.read_bytes() for path in folder.rglob('*.py')} == before
+
+
 def test_arguments_that_cannot_be(tmp_path):
     folder = work_dir(tmp_path / 'run', CONFIG)
     wrong = {
