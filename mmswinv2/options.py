@@ -146,25 +146,6 @@ def _divided(text: str) -> list[str]:
     return pieces if pieces[-1].strip() else pieces[:-1]
 
 
-def write_value(value: Any) -> str:
-    """The text from which `parse_value` reads `value`.
-
-    Raises:
-        UserError: if there is no such text, as for strings with commas.
-    """
-    text = str(value)
-    if isinstance(value, (list, tuple)):
-        inner = ''.join(f'{write_value(item)},' for item in value)
-        text = f'[{inner}]' if isinstance(value, list) else f'({inner})'
-    try:
-        same = repr(parse_value(text)) == repr(value)  # as nan != nan
-    except UserError:
-        same = False
-    if not same:
-        raise UserError(f'--cfg-options: {value!r} cannot be written as key=value; {_FORM}')
-    return text
-
-
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--cfg-options``."""
     parser.add_argument(

@@ -1,12 +1,12 @@
-"""Progress bars and tables for terminals; without a terminal, plain output."""
+"""Progress bars for terminals, and tables."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import TypeVar
 
 T = TypeVar('T')
 
 
-def track(items: Iterable[T], what: str, total: float | None = None) -> Iterator[T]:
+def track(items: Iterable[T], what: str, total: float | None = None) -> Generator[T]:
     """Yield items, with a bar that shows how many there are and how long the rest takes.
 
     Nothing is shown if standard error is no terminal.
@@ -27,19 +27,7 @@ def track(items: Iterable[T], what: str, total: float | None = None) -> Iterator
 
 
 def print_table(rows: Iterable[Sequence[str]]) -> None:
-    """Print names and values in two columns, with rules if the output is a terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
-    rows, console = list(rows), Console()
-    if not console.is_terminal:
-        left = max(len(name) for name, _ in rows)
-        right = max(len(value) for _, value in rows)
-        print('\n'.join(f'{name:<{left}}  {value:>{right}}' for name, value in rows))
-        return
-    table = Table(show_header=False)
-    table.add_column()
-    table.add_column(justify='right')
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    """Print names and values in two columns."""
+    rows = list(rows)
+    left, right = (max(map(len, column)) for column in zip(*rows, strict=True))
+    print('\n'.join(f'{name:<{left}}  {value:>{right}}' for name, value in rows))

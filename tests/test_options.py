@@ -15,7 +15,6 @@ from mmswinv2.options import (
     add_config_options,
     command_line,
     parse_value,
-    write_value,
 )
 from tests.test_tools.conftest import ROOT, tool  # noqa: F401, a fixture
 
@@ -162,35 +161,6 @@ def test_brackets_that_do_not_match(text):
     add_config_options(parser)
     with pytest.raises(UserError, match=r'--cfg-options k=.*write key=value'):
         parser.parse_args(['--cfg-options', f'k={text}'])
-
-
-@pytest.mark.parametrize(
-    'value',
-    [
-        3,
-        0.5,
-        float('inf'),
-        None,
-        True,
-        'a b',
-        ['a b', 2],
-        (3,),
-        [],
-        (),
-        [(1, 2), ['x']],
-        [[]],
-        {'a': 'b, c'},
-    ],
-)
-def test_values_are_written_as_they_are_read(value):
-    again = parse_value(write_value(value))
-    assert again == value and type(again) is type(value)
-
-
-@pytest.mark.parametrize('value', ['a,b', ['a,b'], '[', '3', ' a', {1}])
-def test_values_that_cannot_be_written(value):
-    with pytest.raises(UserError, match='cannot be written as key=value'):
-        write_value(value)
 
 
 def test_the_home_folder_in_any_option_with_an_equals_sign(parser, monkeypatch):

@@ -1,4 +1,4 @@
-"""A terminal gets progress bars and ruled tables; other outputs get no bars and plain lines."""
+"""A terminal gets progress bars; tables have aligned columns."""
 
 import os
 import pty
@@ -47,12 +47,5 @@ def test_a_terminal_sees_a_bar():
     assert 'counting' in shown and '100%' in shown
 
 
-def test_tables_are_lines_where_there_is_no_terminal():
+def test_tables_are_aligned():
     assert run(TABLE).stdout == 'weights     1.5 GiB\nall of it  10.5 GiB\n'
-
-
-def test_a_terminal_sees_a_ruled_table():
-    shown, _ = on_terminal(TABLE, 'stdout')
-    rows = [line for line in shown.splitlines() if 'GiB' in line]
-    assert len({len(row) for row in rows}) == 1  # aligned
-    assert rows[0].split('│')[1:3] == [' weights   ', '  1.5 GiB ']

@@ -33,9 +33,12 @@ def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) 
     scores, truth, labelled = _labelled(dataset, samples, path)
     known, without = scores.shape[1], len(samples) - len(labelled)
     names = [str(name) for name in dataset.metainfo.get('classes') or ()]
-    number = max(known, len(names), int(truth.max()) + 1)  # the model may lack some of them
+    names += map(str, range(len(names), known))
+    further = np.unique(truth[truth >= len(names)])  # labels that neither model nor data set knows
+    truth = np.where(truth < len(names), truth, len(names) + np.searchsorted(further, truth))
+    names += map(str, further)
+    number = len(names)
     scores = np.pad(scores, ((0, 0), (0, number - known)), constant_values=-np.inf)
-    names += [str(i) for i in range(len(names), number)]
     found = scores.argmax(1)
     counts = confusion(truth, found, number)
     top = min(5, known)

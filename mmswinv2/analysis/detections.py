@@ -7,8 +7,6 @@ is foreground from an IoU of 0.5 with the ground truth, and background below 0.1
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -154,8 +152,7 @@ def _coco(content: dict) -> Any:
 
     coco = COCO()
     coco.dataset = content
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
+    coco.createIndex()
     return coco
 
 
@@ -168,22 +165,21 @@ def _evaluate(
     from ..hosts.mmdet_patches import fast_evaluator, has_fast_evaluator, ignored_without_masks
 
     evaluator = fast_evaluator() if has_fast_evaluator() and not matches else COCOeval
-    with contextlib.redirect_stdout(io.StringIO()):
-        # loadRes changes the dicts that it gets, and fails on an empty list
-        found = (
-            truth.loadRes([dict(r) for r in results])
-            if results
-            else _coco({**truth.dataset, 'annotations': []})
-        )
-        evaluation = evaluator(truth, found, kind)
-        evaluation.params.catIds = sorted({c['id'] for c in truth.dataset['categories']})
-        if ious is not None:
-            evaluation.params.iouThrs = np.array(ious)
-        evaluation.params.areaRng = evaluation.params.areaRng[:1]
-        evaluation.params.maxDets = [100]
-        with ignored_without_masks(truth.anns.values(), kind):
-            evaluation.evaluate()
-        evaluation.accumulate()
+    # loadRes changes the dicts that it gets, and fails on an empty list
+    found = (
+        truth.loadRes([dict(r) for r in results])
+        if results
+        else _coco({**truth.dataset, 'annotations': []})
+    )
+    evaluation = evaluator(truth, found, kind)
+    evaluation.params.catIds = sorted({c['id'] for c in truth.dataset['categories']})
+    if ious is not None:
+        evaluation.params.iouThrs = np.array(ious)
+    evaluation.params.areaRng = evaluation.params.areaRng[:1]
+    evaluation.params.maxDets = [100]
+    with ignored_without_masks(truth.anns.values(), kind):
+        evaluation.evaluate()
+    evaluation.accumulate()
     return evaluation
 
 

@@ -70,8 +70,7 @@ def draw(
             axes.set(xlim=(0, 1.01), ylim=(0, 1.02))
         file = io.BytesIO()
         figure.savefig(file, format='svg', transparent=True, metadata={'Date': None})
-    data = 'data:image/svg+xml;base64,' + base64.b64encode(file.getvalue()).decode()
-    return Figure(title, data, legend)
+    return Figure(title, data_uri('svg+xml', file), legend)
 
 
 def heat_map(shares: np.ndarray) -> str:
@@ -85,4 +84,9 @@ def heat_map(shares: np.ndarray) -> str:
     image = image.resize([side * scale for side in image.size], Image.Resampling.NEAREST)
     file = io.BytesIO()
     image.save(file, 'PNG')
-    return 'data:image/png;base64,' + base64.b64encode(file.getvalue()).decode()
+    return data_uri('png', file)
+
+
+def data_uri(kind: str, file: io.BytesIO) -> str:
+    """A picture, of a kind such as ``'png'``, as a data URI."""
+    return f'data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}'

@@ -1,6 +1,5 @@
 """Results of the analysis of predictions, as data classes that a report shows."""
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from PIL import Image
 
 from .. import hosts
 from ..errors import UserError
+from .figures import data_uri
 
 _WIDEST = 640  # pixels of a picture in a report
 
@@ -115,8 +115,7 @@ def panel(image: np.ndarray, caption: str, boxes: list[Box] | None = None) -> Pa
         )
     file = io.BytesIO()
     picture.save(file, 'JPEG', quality=88)
-    data = 'data:image/jpeg;base64,' + base64.b64encode(file.getvalue()).decode()
-    return Panel(caption, data, picture.size, boxes or [])
+    return Panel(caption, data_uri('jpeg', file), picture.size, boxes or [])
 
 
 def outline(mask: np.ndarray) -> str:

@@ -11,6 +11,8 @@ from mmengine.registry import DATASETS, TRANSFORMS, registry
 from .. import hosts
 from ..checkpoints import read_pickle
 from ..errors import UserError
+from .confusion import analyse_classes, analyse_maps
+from .detections import analyse
 from .findings import Findings, mismatch
 
 _OF_TORCH = ('torch.nn.', 'torch.optim.', 'torch.utils.data.')  # where configs may take types from
@@ -44,20 +46,15 @@ def examine(cfg: Any, path: Path, score: float, most: int) -> Findings:
     hosts.check_data(cfg, ('test',))
     host.apply()
     hosts.use_registries(cfg)
-    with contextlib.redirect_stdout(io.StringIO()), _classes_alone(cfg):  # pycocotools prints
-        dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    if maps:
-        from .confusion import analyse_maps
-
-        metric = hosts.as_list(cfg.get('test_evaluator') or {})[0]
-        return analyse_maps(dataset, path, metric.get('ignore_index', 255), most)
-    if 'pred_score' in samples[0]:
-        from .confusion import analyse_classes
-
-        return analyse_classes(dataset, samples, str(path), most)
-    from .detections import analyse
-
-    return analyse(dataset, samples, str(path), score, most)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+        with _classes_alone(cfg):
+            dataset = DATASETS.build(cfg.test_dataloader.dataset)
+        if maps:
+            metric = hosts.as_list(cfg.get('test_evaluator') or {})[0]
+            return analyse_maps(dataset, path, metric.get('ignore_index', 255), most)
+        if 'pred_score' in samples[0]:
+            return analyse_classes(dataset, samples, str(path), most)
+        return analyse(dataset, samples, str(path), score, most)
 
 
 @contextlib.contextmanager

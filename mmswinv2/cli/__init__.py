@@ -21,7 +21,10 @@ COMMANDS = {  # the module of this folder with `main(arguments)`: what it does
     'train': 'train a detector, segmentor or classifier, or pre-train a backbone',
     'ui': 'try a model on a page in the browser',
 }
-_ADVICE = {'train': 'checkpoints that were complete are kept; go on with --resume if there are any'}
+_ADVICE = {  # what to do after a command was stopped
+    'predict': 'the results so far are kept',
+    'train': 'checkpoints that were complete are kept; go on with --resume if there are any',
+}
 _PLACES = {  # the option that names what a command writes
     'export': '--out',
     'predict': '--out-dir',

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -25,35 +25,18 @@ _COLOURS = {OK: 'green', NOTE: 'yellow', ABSENT: 'dim', BROKEN: 'bold red'}
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _LEAST_TORCH = (2, 6)
 _BEYOND_MMCV = (2, 14)  # this torch's headers need C++20, and mmcv compiles as C++17
-# import name: distributions that provide it, the maintained fork first
-_BASES = {
-    'mmengine': ('onedl-mmengine', 'mmengine'),
-    'mmcv': ('onedl-mmcv', 'mmcv', 'mmcv-lite'),
-}
-_HOSTS = {
-    'mmdet': ('onedl-mmdetection', 'mmdet'),
-    'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
-    'mmaction': ('mmaction2',),
-    'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
-}
+_MMCV = ('onedl-mmcv', 'mmcv', 'mmcv-lite')
 
 
 @dataclass
 class Finding:
-    """One line of the report.
+    """One line of the report."""
 
-    Attributes:
-        name: what was checked.
-        state: `OK`, `NOTE` (works, with a limitation), `ABSENT` (not installed and not needed) or
-            `BROKEN`.
-        text: what was found.
-        remedy: the command or step that repairs it.
-    """
-
-    name: str
+    name: str  # what was checked
+    # `OK`, `NOTE` (works, with a limitation), `ABSENT` (not installed and not needed) or `BROKEN`
     state: str
-    text: str
-    remedy: str = ''
+    text: str  # what was found
+    remedy: str = ''  # the command or step that repairs it
 
 
 def _installed(names: Sequence[str]) -> dict[str, str]:
@@ -107,52 +90,54 @@ def _output(*command: str) -> str:
     return done.stdout if done.returncode == 0 else ''
 
 
-def check_driver() -> Iterator[Finding]:
+def check_driver() -> list[Finding]:
     """The driver of NVIDIA, and whether torch can use it."""
     import torch
 
     cards = _output('nvidia-smi', '--query-gpu=name,driver_version', '--format=csv,noheader')
     known = re.search(r'CUDA Version: *([\d.]+)', _output('nvidia-smi'))
+    usable, remedy = torch.cuda.is_available(), ''
     if torch.version.hip is not None:
-        state = OK if torch.cuda.is_available() else BROKEN
-        text = f'ROCm {torch.version.hip}; nobody has tried this project on it'
-        yield Finding('GPU', state, text, '' if state == OK else 'see whether rocminfo lists a GPU')
-        return
-    if not cards.strip():
-        if torch.cuda.is_available():  # as in containers without the driver's programs, on Jetson
-            yield Finding('GPU', OK, f'{torch.cuda.get_device_name()}; there is no nvidia-smi')
-            return
-        if has_card():
-            text = 'a card of NVIDIA is here, and no driver that runs (nvidia-smi): the CPU is used'
+        state = OK if usable else BROKEN
+        told = f'ROCm {torch.version.hip}; nobody has tried this project on it'
+        remedy = '' if usable else 'see whether rocminfo lists a GPU'
+    elif not cards.strip():
+        if usable:  # as in containers without the driver's programs, on Jetson
+            state, told = OK, f'{torch.cuda.get_device_name()}; there is no nvidia-smi'
+        elif has_card():  # containers may lack the driver on purpose
+            state = NOTE
+            told = 'a card of NVIDIA is here, and no driver that runs (nvidia-smi): the CPU is used'
             remedy = (
                 'sudo ubuntu-drivers install (Debian: sudo apt install nvidia-driver; in a '
                 'container: docker run --gpus all)'
             )
-            yield Finding('GPU', NOTE, text, remedy)  # containers may lack the driver on purpose
-            return
-        state = NOTE if torch.version.cuda else ABSENT
-        yield Finding('GPU', state, 'no NVIDIA driver here (nvidia-smi): the CPU is used')
-        return
-    told = '; '.join(line.replace(', ', ', driver ') for line in cards.strip().splitlines())
-    most = known[1] if known else 'unknown'
-    told += f', for CUDA up to {most}'
-    if torch.cuda.is_available():
-        yield Finding('GPU', OK, told)
-    elif torch.version.cuda is None:
-        remedy = _pip(
-            f'install --force-reinstall torch=={torch.__version__.partition("+")[0]} --index-url '
-            'https://download.pytorch.org/whl/cuXXX, with cuXXX for a CUDA that the driver knows; '
-            'then build mmcv again'
-        )
-        yield Finding('GPU', BROKEN, f'{told}; torch is a build without CUDA', remedy)
+        else:
+            state = NOTE if torch.version.cuda else ABSENT
+            told = 'no NVIDIA driver here (nvidia-smi): the CPU is used'
     else:
-        yield Finding(
-            'GPU',
-            BROKEN,
-            f'{told}; torch was built with CUDA {torch.version.cuda} and sees no GPU',
-            'update the driver, or install a torch for an older CUDA (docs/how_to/install.md); '
-            'and see whether CUDA_VISIBLE_DEVICES hides the GPU',
-        )
+        state = OK if usable else BROKEN
+        told = '; '.join(line.replace(', ', ', driver ') for line in cards.strip().splitlines())
+        told += f', for CUDA up to {known[1] if known else "unknown"}'
+        if not usable and torch.version.cuda is None:
+            told += '; torch is a build without CUDA'
+            remedy = _pip(
+                f'install --force-reinstall {_this_torch()} --index-url '
+                'https://download.pytorch.org/whl/cuXXX, with cuXXX for a CUDA that the driver '
+                'knows; then build mmcv again'
+            )
+        elif not usable:
+            told += f'; torch was built with CUDA {torch.version.cuda} and sees no GPU'
+            remedy = (
+                'update the driver, or install a torch for an older CUDA '
+                '(docs/how_to/install.md); and see whether CUDA_VISIBLE_DEVICES hides the GPU'
+            )
+    return [Finding('GPU', state, told, remedy)]
+
+
+def _this_torch() -> str:
+    import torch
+
+    return f'torch=={torch.__version__.partition("+")[0]}'
 
 
 def has_card(devices: Path = Path('/sys/bus/pci/devices')) -> bool:
@@ -167,22 +152,20 @@ def has_card(devices: Path = Path('/sys/bus/pci/devices')) -> bool:
     return False
 
 
-def check_torch() -> Iterator[Finding]:
+def check_torch() -> list[Finding]:
     """The version of torch, and its CUDA."""
     least, beyond = ('.'.join(map(str, number)) for number in (_LEAST_TORCH, _BEYOND_MMCV))
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a missing library
         remedy = _pip(f'install --force-reinstall "torch>={least},<{beyond}"')
-        yield Finding('torch', BROKEN, _told(error), remedy)
-        return
+        return [Finding('torch', BROKEN, _told(error), remedy)]
     kind = f'CUDA {torch.version.cuda}' if torch.version.cuda else 'no CUDA'
     text = f'{torch.__version__}, {kind}'
     if _release(torch.__version__) >= _LEAST_TORCH:
-        yield Finding('torch', OK, text)
-    else:
-        remedy = _pip(f'install "torch>={least}"; then build mmcv again')
-        yield Finding('torch', BROKEN, f'{text}: older than {least}', remedy)
+        return [Finding('torch', OK, text)]
+    remedy = _pip(f'install "torch>={least}"; then build mmcv again')
+    return [Finding('torch', BROKEN, f'{text}: older than {least}', remedy)]
 
 
 def compiler_of_cuda() -> tuple[str, str] | None:
@@ -194,7 +177,7 @@ def compiler_of_cuda() -> tuple[str, str] | None:
     return (str(path), found[1]) if found else None
 
 
-def check_nvcc() -> Iterator[Finding]:
+def check_nvcc() -> list[Finding]:
     """Compare nvcc with torch's CUDA; nvcc is only needed to compile mmcv."""
     import torch
 
@@ -208,7 +191,7 @@ def check_nvcc() -> Iterator[Finding]:
             if places
             else f'sudo apt install cuda-toolkit-{found[1].replace(".", "-")}'
         )
-    yield finding
+    return [finding]
 
 
 def _has_headers(nvcc: Path) -> bool:
@@ -266,7 +249,7 @@ def check_operators() -> Iterator[Finding]:
     """Compiled operators of mmcv, on the CPU and on the GPU."""
     import torch
 
-    there = _installed(_BASES['mmcv'])
+    there = _installed(_MMCV)
     if not there:
         return
     if list(there) == ['mmcv-lite']:
@@ -274,13 +257,7 @@ def check_operators() -> Iterator[Finding]:
         yield Finding('operators of mmcv', NOTE, text)
         return
     name = next(iter(there))
-    uninstall, clean = f'uninstall -y {name}', f'cache remove {name.replace("-", "_")}'
-
-    def again(variables: str) -> str:
-        install = _install(f'{name}=={there[name]}', variables)
-        return f'{_pip(uninstall)}; {_pip(clean)}; {install}'
-
-    for device, prefix, why in (
+    for device, variables, why in (
         ('CPU', '', 'without them or for another torch'),
         ('CUDA', 'FORCE_CUDA=1 ', 'without CUDA, or for another torch or GPU'),
     ):
@@ -290,7 +267,12 @@ def check_operators() -> Iterator[Finding]:
         try:
             run_operators(device.lower())
         except Exception as error:  # the remedy is the same for any error
-            yield Finding(title, BROKEN, f'{_told(error)}. mmcv was built {why}', again(prefix))
+            steps = (
+                _pip(f'uninstall -y {name}'),
+                _pip(f'cache remove {name.replace("-", "_")}'),
+                _install(f'{name}=={there[name]}', variables),
+            )
+            yield Finding(title, BROKEN, f'{_told(error)}. mmcv was built {why}', '; '.join(steps))
             return
         yield Finding(title, OK, 'NMS, RoIAlign and the like of mmcv give what they should')
 
@@ -320,14 +302,19 @@ def _check_module(module: str, names: Sequence[str]) -> Finding:
 
 def check_hosts() -> Iterator[Finding]:
     """Which host packages are installed, and whether they can be imported together."""
-    bases = [_check_module(*entry) for entry in _BASES.items()]
+    bases = [
+        _check_module('mmengine', ('onedl-mmengine', 'mmengine')),
+        _check_module('mmcv', _MMCV),
+    ]
     for base in bases:  # nothing works without them
         base.state = BROKEN if base.state == ABSENT else base.state
     yield from bases
     if any(base.state == BROKEN for base in bases):
         return
-    importlib.import_module('mmswinv2.hosts')  # its patches are needed by some imports
-    hosts = [_check_module(*entry) for entry in _HOSTS.items()]
+    from ..hosts.patching import DISTRIBUTIONS  # with the patches that some imports need
+
+    of_hosts = [name for name in DISTRIBUTIONS if name not in ('mmengine', 'mmcv')]
+    hosts = [_check_module(name, DISTRIBUTIONS[name]) for name in of_hosts]
     if all(host.state == ABSENT for host in hosts):
         yield Finding('hosts', BROKEN, 'none is installed', hosts[0].remedy)
     for host in hosts:
@@ -337,7 +324,7 @@ def check_hosts() -> Iterator[Finding]:
 
 def check_decoders() -> Iterator[Finding]:
     """The decoders of images and videos."""
-    needs_video = bool(_installed(_HOSTS['mmaction']))
+    needs_video = bool(_installed(['mmaction2']))
     for module, name, what, needed in (
         ('cv2', 'opencv-python-headless', 'images', True),
         ('PIL', 'pillow', 'images', True),
@@ -390,7 +377,7 @@ def check_attention() -> Iterator[Finding]:
         qkv, table, scale = torch.randn(1, 8, 8, 48), torch.zeros(1, 15, 15), torch.ones(1, 1, 1)
     taken = ops.implementation_of_attend(qkv, table, scale)
     # if Triton fails, its removal makes torch's operators the fallback
-    again = f'install --force-reinstall torch=={torch.__version__.partition("+")[0]}'
+    again = f'install --force-reinstall {_this_torch()}'
     remedy = _pip('uninstall -y triton' if taken is triton else again)
     try:
         both = [module.attend(qkv, grid, table, scale) for module in (taken, ops.reference)]
@@ -429,11 +416,10 @@ def pins(stack: str) -> dict[str, str]:
     return found
 
 
-def check_pins() -> Iterator[Finding]:
+def check_pins() -> list[Finding]:
     """Whether all packages of `make install` have their pinned versions."""
     if not (_CHECKOUT / 'requirements').is_dir():
-        yield Finding('pins', BROKEN, 'this is no checkout', 'leave --development out')
-        return
+        return [Finding('pins', BROKEN, 'this is no checkout', 'leave --development out')]
     if _installed(['mmcv-lite']):
         stack, again = 'peers', 'make -B peers'
     else:
@@ -447,9 +433,8 @@ def check_pins() -> Iterator[Finding]:
         if there.get(name, '').partition('+')[0] != pinned
     ]
     if wrong:
-        yield Finding('pins', BROKEN, ', '.join(wrong), again)
-    else:
-        yield Finding('pins', OK, f'{len(wanted)} packages as pinned for STACK={stack}')
+        return [Finding('pins', BROKEN, ', '.join(wrong), again)]
+    return [Finding('pins', OK, f'{len(wanted)} packages as pinned for STACK={stack}')]
 
 
 def check_self() -> Iterator[Finding]:
@@ -460,7 +445,7 @@ def check_self() -> Iterator[Finding]:
     yield Finding('mmswinv2', OK, f'{__version__} ({Path(__file__).resolve().parents[1]})')
 
 
-CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+CHECKS: tuple[Callable[[], Iterable[Finding]], ...] = (
     check_self,
     check_torch,
     check_driver,

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from ..errors import UserError
 from ..options import ArgumentParser, add_model_options
 
 
@@ -28,5 +29,11 @@ def main(arguments: Sequence[str]) -> None:
     args = parse_args(arguments)
     from ..inference.predict import iterate
 
-    number = sum(1 for _ in iterate(**vars(args)))
+    args.inputs = dict.fromkeys(args.inputs)  # patterns of a shell may overlap
+    number = left_out = 0
+    for result in iterate(**vars(args)):
+        number += result is not None
+        left_out += result is None
     print(f'{number} predictions are in {args.out_dir}', file=sys.stderr)
+    if left_out:
+        raise UserError(f'{left_out} of the inputs could not be used, see the warnings above')

@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import write_atomically
-from ..options import ArgumentParser, add_config_options, write_value
+from ..options import ArgumentParser, add_config_options
 
 
 def report(
@@ -60,7 +59,7 @@ def report(
     work = read_work_dir(work_dir)
     source = None if config is None else Path(config)
     if predict:
-        predictions = _run_test(work, predict, cfg_options or {})
+        predictions = _run_test(work, predict, cfg_options)
         work = read_work_dir(work_dir)  # now with the scores of the test
     kept = _found_predictions(work) if predictions is None else Path(predictions)
     options = (source, score, pictures, cfg_options)
@@ -89,12 +88,13 @@ def _found_predictions(work: Any) -> Path | None:
     return path if path.exists() and find_spec(host.name) is not None else None
 
 
-def _run_test(work: Any, checkpoint: str, options: dict[str, Any]) -> Path:
+def _run_test(work: Any, checkpoint: str, options: dict[str, Any] | None) -> Path:
     """Run the test of the config in a process of its own; returns the file of predictions."""
     from .. import hosts
     from ..analysis.predictions import check_types
     from ..analysis.report import check_imports, config_of
     from ..checkpoints import fetch
+    from ..engine.launch import config_with_options
 
     path = work.checkpoint if checkpoint == 'last' else checkpoint
     if path is None:
@@ -111,14 +111,11 @@ def _run_test(work: Any, checkpoint: str, options: dict[str, Any]) -> Path:
     with tempfile.TemporaryDirectory() as place:
         # the test writes its config into the work dir under the name of its file
         copy = Path(place, work.config_name or work.config.name)
-        shutil.copy(work.config, copy)
+        config_with_options(cfg, options).dump(copy)
         kept = work.folder / copy.name
         before = kept.read_bytes() if kept.exists() else None
         command = [sys.executable, '-m', 'mmswinv2', 'test', str(copy), str(weights)]
         command += ['--work-dir', str(work.folder), '--out', str(target)]
-        if options:
-            pairs = [f'{key}={write_value(value)}' for key, value in options.items()]
-            command += ['--cfg-options', *pairs]
         try:
             failed = subprocess.run(command, check=False).returncode
         finally:  # the config of the training, not that of this test

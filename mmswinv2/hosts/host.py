@@ -46,8 +46,6 @@ class Host:
     finds_boxes = False  #: whether predictions are boxes with scores
     visualizer = 'Visualizer'  #: type of the visualizer that draws predictions
     kind_of_model = 'Training'  #: what its models are, as text for the user
-    #: names of the host's scripts in its folder ``.mim/tools/analysis_tools``
-    analysis_tools: tuple[str, ...] = ()
     #: a pattern for each line of a list of samples, and what a line should be, for the message, by
     #: the type of a data set or the suffix of the list
     lists: Mapping[str, tuple[str, str]] = {}

@@ -14,14 +14,14 @@ from typing import Any
 from mmengine.logging import print_log
 from packaging.specifiers import SpecifierSet
 
-# distributions that may provide an import name that differs from their own name
-_DISTRIBUTIONS = {
-    'mmengine': ('onedl-mmengine',),
-    'mmcv': ('onedl-mmcv', 'mmcv-lite'),
-    'mmdet': ('onedl-mmdetection',),
+# import name: distributions that provide it, the maintained fork first
+DISTRIBUTIONS = {
+    'mmengine': ('onedl-mmengine', 'mmengine'),
+    'mmcv': ('onedl-mmcv', 'mmcv', 'mmcv-lite'),
+    'mmdet': ('onedl-mmdetection', 'mmdet'),
     'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
     'mmaction': ('mmaction2',),
-    'mmpretrain': ('onedl-mmpretrain',),
+    'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
 }
 _MARK = '_mmswinv2_patch'
 
@@ -67,7 +67,7 @@ def patches_in(module: ModuleType, package: str) -> tuple[Patch, ...]:
 @functools.cache
 def is_installed(package: str, versions: str) -> bool:
     """Whether one of some versions of a package, such as ``'>=1.8'``, is installed."""
-    for name in (*_DISTRIBUTIONS.get(package, ()), package):
+    for name in DISTRIBUTIONS.get(package, (package,)):
         with suppress(PackageNotFoundError):
             return SpecifierSet(versions).contains(version(name), True)
     return False

@@ -3,7 +3,8 @@
 import functools
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from .predictor import Predictor, check_count, name_of
 from .results import ResultWriter
 from .sources import divide, find_sources, frames_of
 
+_MOST_IN_VAIN = 5  # inputs that cannot be read before the first one that can
+
 
 def predict(
     config: Any,
@@ -23,15 +26,7 @@ def predict(
     out_dir: str | Path | None = None,
     **options: Any,
 ) -> list[Any]:
-    """Predict on images, folders, patterns, videos and cameras; all results of `iterate` in a list.
-
-    Args:
-        config: path of a config, or mmengine's `Config`.
-        checkpoint: file, name or address of weights for the whole model.
-        inputs: one or several paths, patterns or camera numbers.
-        out_dir: folder for the results; ``None``: nothing is written.
-        **options: ``score``, ``batch_size``, ``device`` and the other options of `iterate`.
-    """
+    """All results of `iterate`, which says what the arguments and options are, in a list."""
     return list(iterate(config, checkpoint, inputs, out_dir, **options))
 
 
@@ -68,11 +63,12 @@ def iterate(
         max_frames: most frames of each video or camera; not for classifiers of whole videos.
 
     Yields:
-        the host's data sample for every image, frame or clip.
+        the host's data sample for every image or clip, in the order of the inputs, then for every
+        frame of the videos. ``None``, with a warning in the log, stands for an image or clip that
+        cannot be read, and for the rest of a video.
 
     Raises:
-        UserError: if the config or the weights cannot be used; after all results if some of the
-            inputs cannot be read.
+        UserError: if the config or the weights cannot be used, or the first inputs cannot be read.
     """
     from .. import hosts
     from ..datasets.video_files import UnreadableVideo
@@ -97,11 +93,13 @@ def iterate(
     sources = list(find_sources(given, out_dir, clips))
     predictor = Predictor(cfg, checkpoint, device, amp, tta)
     left_out: list[UserError] = []
+    done = 0
+    results: Generator[Any]
 
     def leave_out(error: UserError) -> None:
-        if len(sources) == 1:
-            raise error
         left_out.append(error)
+        if not done and len(left_out) in (len(sources), _MOST_IN_VAIN):
+            raise left_out[0]  # it may be one of the config
         warn(f'left out: {error}')
 
     outcomes = functools.partial(predictor.outcomes, batch_size=batch_size)
@@ -110,26 +108,32 @@ def iterate(
     if out_dir is not None:
         writer = ResultWriter(Path(out_dir), predictor.cfg, predictor.meta, score)
     try:
-        found = outcomes(stills, leave_out=leave_out)
+        found = outcomes(stills, keep_errors=True)
         for item, result in track(found, 'predicting', len(stills)):
-            if writer is not None:
+            if isinstance(result, UserError):
+                leave_out(result)
+                result = None
+            elif writer is not None:
                 writer.save(item, writer.add(item, result))
+            done += result is not None
             yield result
         for name, source in films:
             try:
                 frames, fps, number = frames_of(name, source, max_frames)
                 if writer is None:
-                    yield from (result for _, result in outcomes(frames))
+                    results = (result for _, result in outcomes(frames))
                 else:
-                    yield from track(writer.film(name, frames, fps, outcomes), 'frames', number)
+                    results = track(writer.film(name, frames, fps, outcomes), 'frames', number)
+                with closing(results):
+                    for result in results:
+                        done += 1
+                        yield result
             except UnreadableVideo as error:
                 leave_out(error)
+                yield None
     finally:  # after an error or interrupt, the results so far are still written
         if writer is not None:
             writer.close()
-    if left_out:
-        told = f'{len(left_out)} of {len(sources)} inputs could not be used, the others are done'
-        raise UserError(f'{left_out[0]}; {told}') from left_out[0]
 
 
 def _as_texts(inputs: Any) -> list[str]:

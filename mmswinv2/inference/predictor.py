@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -61,18 +61,15 @@ class Predictor:
         self.of_clips = self._pipeline.of_clips
 
     def outcomes(
-        self,
-        items: Iterable[Item],
-        batch_size: int = 1,
-        leave_out: Callable[[UserError], None] | None = None,
+        self, items: Iterable[Item], batch_size: int = 1, keep_errors: bool = False
     ) -> Iterator[tuple[Item, Any]]:
         """Each item with the host's data sample of its predictions, on the CPU.
 
         Args:
             items: the items.
             batch_size: number of items per forward pass.
-            leave_out: gets the error of an item that cannot be read, which is left out; ``None``:
-                it is raised, as is that of the first item, which may be one of the config.
+            keep_errors: whether an item that cannot be read has its `UserError` in place of a
+                data sample; else it is raised, after the results of the items before.
 
         Raises:
             UserError: if an item cannot be read, the kind of prediction is not supported, or
@@ -81,20 +78,15 @@ class Predictor:
         check_count('batch_size', batch_size)
         rest = iter(items)
         while batch := list(itertools.islice(rest, batch_size)):
-            read: list[Item] = []
-            samples: list[Any] = []
-            failure: UserError | None = None
-            for item in batch:
-                number = next(self._numbers)
-                try:
-                    samples.append(self._pipeline(item, number))
-                    read.append(item)
-                except UserError as error:
-                    if leave_out is None or number == 0:  # after the results of the items before
-                        failure = error
-                        break
-                    leave_out(error)
-            for item, result in zip(read, self._results(samples), strict=True):
+            prepared = list(map(self._prepare, batch))
+            results = self._results([it for it in prepared if not isinstance(it, UserError)])
+            for item, sample in zip(batch, prepared, strict=True):
+                if isinstance(sample, UserError):
+                    if not keep_errors:
+                        raise sample
+                    yield item, sample
+                    continue
+                result = next(results)
                 if not any(hasattr(result, key) for key in _KINDS):
                     raise UserError(
                         f'{type(self.model).__name__} of {name_of(self.cfg)} predicts nothing that '
@@ -104,8 +96,13 @@ class Predictor:
                     if hasattr(result, key):
                         delattr(result, key)
                 yield item, result.cpu()
-            if failure is not None:
-                raise failure
+
+    def _prepare(self, item: Item) -> Any:
+        """A sample of an item for the model, or the error if it cannot be read."""
+        try:
+            return self._pipeline(item, next(self._numbers))
+        except UserError as error:
+            return error
 
     def _results(self, samples: list[Any]) -> Iterator[Any]:
         """Results of samples; a batch holds neighbors of one size only, as segmentors require."""

@@ -133,10 +133,10 @@ class ResultWriter:
         image = item.image
         if image is None:
             image = picture_of(self._cfg, item.path)
+        image, result = enlarge(image, result)
         if hasattr(self.visualizer, 'visualize_cls'):
             names = list(map(self.class_name, range(len(result.pred_score))))
             return self.visualizer.visualize_cls(image, result, classes=names)
-        image, result = enlarge(image, result)
         self._drawn = None
         with warnings.catch_warnings():  # mmengine warns about boxes that cross the border
             warnings.filterwarnings('ignore', '.* is out of bounds, the drawn')

@@ -46,6 +46,8 @@ def find_sources(
 ) -> Iterator[str]:
     """Yield paths of files, and a `Camera` for each number that is no file.
 
+    What folders and patterns bring is yielded once, what is named as often as it is named.
+
     Args:
         inputs: files, folders, patterns and camera numbers.
         out_dir: the output folder, where results of earlier runs are skipped.
@@ -55,16 +57,25 @@ def find_sources(
         UserError: for an input that is nothing of these, or of which nothing can be read.
     """
     own = {Path(out_dir).resolve() / part for part in RESULTS} if out_dir is not None else set()
+    seen: set[str] = set()
+
+    def new(paths: Iterable[str]) -> Iterator[str]:
+        for path in paths:
+            if (place := os.path.abspath(path)) not in seen:
+                seen.add(place)
+                yield path
+
     for given in map(str, inputs):
         path = Path(given)
         if not given.strip():
             raise UserError('an input is empty; name a file, a folder, a pattern or a camera')
         if path.is_dir():
-            yield from _of_folder(given, own, clips)
+            yield from new(_of_folder(given, own, clips))
         elif clips and (given.isdecimal() or path.suffix.lower() in IMAGES):
             raise UserError(f'{given} is no video, and the config classifies whole videos')
         elif path.is_file():
             _check_no_container(path)
+            seen.add(os.path.abspath(given))
             yield given
         elif given.isdecimal() and not path.exists():
             yield Camera(given)
@@ -76,7 +87,7 @@ def find_sources(
                 raise UserError(f'{given} has nothing but results of {out_dir}; name other files')
             for file in found:
                 _check_no_container(file)
-                yield str(file)
+            yield from new(map(str, found))
         else:
             hint = '; save what is at an address to a file first' if '://' in given else ''
             raise UserError(f'{given} is no file, folder, pattern or number of a camera{hint}')
@@ -199,11 +210,15 @@ def frames_of(name: str, source: str, most: int | None) -> tuple[Iterator[Item],
         reader = open_video(source)
         images, fps, times = iter(reader), reader.fps, reader.times
         number = min(len(reader), most or len(reader))
-    return _numbered(name, source, itertools.islice(images, most), times), fps, number
+    return _numbered(name, source, itertools.islice(images, most), times, number), fps, number
 
 
 def _numbered(
-    name: str, source: str, images: Iterable[np.ndarray], times: Sequence[float] | None
+    name: str,
+    source: str,
+    images: Iterable[np.ndarray],
+    times: Sequence[float] | None,
+    wanted: int | None,
 ) -> Iterator[Item]:
     number = -1
     for number, image in enumerate(images):
@@ -212,6 +227,11 @@ def _numbered(
         yield Item(f'{name}/{number:06d}', path, np.ascontiguousarray(image), time=time)
     if number < 0:
         raise UserError(f'{source} has no frames')
+    if not isinstance(source, Camera) and wanted and number + 1 < wanted:
+        warn(
+            f'{source} is damaged: {wanted - number - 1} of its {wanted} frames cannot be decoded, '
+            'and those behind have too low numbers and times'
+        )
 
 
 def _camera(number: int) -> Iterator[np.ndarray]:

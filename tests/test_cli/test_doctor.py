@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mmswinv2.cli import doctor
+from mmswinv2.hosts.patching import DISTRIBUTIONS
 from tests.test_tools.conftest import ROOT
 
 SITE = Path(sysconfig.get_path('purelib'))
@@ -110,7 +111,7 @@ def test_two_packages_of_one_module(tmp_path, monkeypatch):
         (folder := tmp_path / f'{name}-9.9.dist-info').mkdir()
         (folder / 'METADATA').write_text(f'Name: {name.replace("_", "-")}\nVersion: 9.9\n')
     monkeypatch.syspath_prepend(tmp_path)
-    finding = doctor._check_module('mmdet', doctor._HOSTS['mmdet'])
+    finding = doctor._check_module('mmdet', DISTRIBUTIONS['mmdet'])
     assert finding.state == 'broken' and 'uninstall -y onedl-mmdetection mmdet' in finding.remedy
 
 
@@ -145,7 +146,7 @@ def test_environments_of_uv_have_no_pip(monkeypatch):
     monkeypatch.setattr(doctor, 'run_operators', lambda device: 1 / 0)
     python = f'--python {sys.executable}'
     first, second, third = only(doctor.check_operators()).remedy.split('; ')
-    name = next(iter(there(doctor._BASES['mmcv'])))
+    name = next(iter(there(DISTRIBUTIONS['mmcv'])))
     assert first == f'uv pip uninstall {python} -y {name}'
     assert second == f'uv cache clean {name.replace("-", "_")}'
     assert third.startswith(f'MMCV_WITH_OPS=1 uv pip install {python} -v --no-build-isolation')

@@ -206,24 +206,27 @@ def test_bad_files_are_left_out_and_told_at_the_end(
         (tmp_path / name).write_text('no image')
     bad = [tmp_path / name for name in ('bad.jpg', 'worse.png', 'bad.mp4')]
     files = [photos / 'a.jpg', bad[0], bad[2], photos / 'b.png', bad[1], clip]
-    found, options = [], dict(batch_size=batch, max_frames=2)
+    options = dict(batch_size=batch, max_frames=2)
+    names = [f'{photos}/a.jpg', None, f'{photos}/b.png', None]
+    frames = [f'{clip}, frame {i}' for i in range(2)]
     for out_dir in (tmp_path / 'out', None):
-        results = iterate(str(ROOT / CONFIG), weights(CONFIG), files, out_dir, **options)
-        words = 'bad.jpg: .*; 3 of 6 inputs could not be used, the others are done'
-        with pytest.raises(UserError, match=words):
-            found.extend(results)
+        found = mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), files, out_dir, **options)
+        paths = [result and result.img_path for result in found]
+        assert paths == [*names, None, *frames]  # pictures come first; the bad video has no frames
     for number, name in enumerate(('bad.jpg', 'worse.png', 'bad.mp4') * 2):  # pictures come first
         assert told[number].startswith('left out: cannot read the ') and name in told[number]
-    names = [f'{photos}/a.jpg', f'{photos}/b.png', None, None]
-    assert [result.get('img_path') if i % 4 < 2 else None for i, result in enumerate(found)] == [
-        *names,
-        *names,
-    ]
     content = json.loads((tmp_path / 'out/preds/predictions.json').read_text())
-    frames = [f'{clip}, frame {i}' for i in range(2)]
-    assert [i['file_name'] for i in content['images']] == [*names[:2], *frames]
+    assert [i['file_name'] for i in content['images']] == [*names[::2], *frames]
     written = sorted(path.name for path in (tmp_path / 'out/vis').iterdir())
     assert written == ['a.jpg', 'b.jpg', f'{clip.stem}.mp4']
+
+
+def test_the_command_ends_with_an_error_where_files_are_left_out(weights, photos, tmp_path):
+    (tmp_path / 'bad.jpg').write_text('no image')
+    good, bad = f'{photos}/a.jpg', f'{tmp_path}/bad.jpg'
+    with pytest.raises(UserError, match='^1 of the inputs could not be used'):
+        main([f'{ROOT}/{CONFIG}', weights(CONFIG), bad, good, bad, '--out-dir', f'{tmp_path}/out'])
+    assert [p.name for p in (tmp_path / 'out/vis').iterdir()] == ['a.jpg']
 
 
 class OfFiles:
@@ -247,11 +250,13 @@ def test_a_step_that_fails_for_every_frame_ends_the_command(weights, photos, cli
     assert not told
 
 
-def test_the_first_file_may_be_wrong_by_the_config(weights, photos, tmp_path):
-    """So its error ends the command at once."""
-    (tmp_path / 'bad.jpg').write_text('no image')
-    files = [tmp_path / 'bad.jpg', photos / 'a.jpg']
-    with pytest.raises(UserError, match='bad.jpg'):
+@pytest.mark.parametrize(('bad', 'good'), [(1, 0), (3, 0), (5, 1)])
+def test_files_that_may_be_wrong_by_the_config(weights, photos, tmp_path, bad, good):
+    """The error of the first ends the command, if all or the first five cannot be read."""
+    files = [tmp_path / f'bad_{i}.jpg' for i in range(bad)] + [photos / 'a.jpg'] * good
+    for file in files[:bad]:
+        file.write_text('no image')
+    with pytest.raises(UserError, match=r'bad_0\.jpg'):
         mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), files, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
 

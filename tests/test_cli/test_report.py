@@ -603,6 +603,25 @@ def test_labels_that_the_model_has_no_score_for(classes):
     ]
 
 
+def test_a_label_far_beyond_the_classes():
+    """It is one class more, not all numbers up to it."""
+    labels, scores = [10**6, 0, 7, 10**6], [[0.1, 0.9], [0.8, 0.2], [0.6, 0.4], [0.7, 0.3]]
+
+    class Data(list):
+        metainfo = {}  # noqa: RUF012
+
+        def get_data_info(self, index):
+            return dict(gt_label=self[index])
+
+    samples = [
+        dict(pred_score=torch.tensor(score), gt_label=torch.tensor([label]))
+        for score, label in zip(scores, labels, strict=True)
+    ]
+    found = analyse_classes(Data(labels), samples, 'p.pkl', 0)
+    assert found.matrix.rows == ['0', '1', '7', '1000000']
+    assert found.matrix.counts.tolist() == [[1, 0, 0, 0], [0] * 4, [1, 0, 0, 0], [1, 1, 0, 0]]
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 
@@ -947,6 +966,26 @@ def test_a_config_that_would_run_code_is_not_tested(key, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="type='os.mkdir' of the config in"):
         report(folder, predict='weights.pth')
     assert not Path('ran').exists()
+
+
+def test_the_test_of_a_report_has_all_options(tmp_path, monkeypatch):
+    """Also those that cannot be written on a command line; the config in the work dir stays."""
+    folder = work_dir(tmp_path / 'run', CONFIG)
+    before = {path: path.read_bytes() for path in folder.rglob('*.py')}
+    (tmp_path / 'a.pth').touch()
+    options = {'a': 'b,c', 'test_dataloader.dataset.metainfo': dict(classes=('x, y', 'z'))}
+    tested = []
+
+    def run(command, check):
+        tested.append(Config.fromfile(command[4]))
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(subprocess, 'run', run)
+    with pytest.raises(UserError, match='the test failed'):
+        report(folder, predict=f'{tmp_path}/a.pth', cfg_options=options)
+    assert tested[0].a == 'b,c'
+    assert tested[0].test_dataloader.dataset.metainfo.classes == ('x, y', 'z')
+    assert {path: path.read_bytes() for path in folder.rglob('*.py')} == before
 
 
 def test_arguments_that_cannot_be(tmp_path):

@@ -173,6 +173,20 @@ def draw_four_channels():
     visualizer.add_datasample('a', np.zeros((8, 8, 4), np.uint8), sample, out_file=path)
 
 
+@probe('Drawing a mask takes the time of its box, not of the whole image', 'mmengine')
+def masks_drawn_in_whole_images():
+    import cv2
+    from mmengine.visualization import Visualizer
+
+    sizes, blend = [], cv2.addWeighted
+    cv2.addWeighted = lambda image, *args: sizes.append(image.shape) or blend(image, *args)
+    mask = np.zeros((1, 32, 32), bool)
+    mask[0, 2:5, 3:9] = True
+    Visualizer(image=np.zeros((32, 32, 3), np.uint8)).draw_binary_masks(mask, [(9, 9, 9)])
+    cv2.addWeighted = blend
+    return sizes != [(3, 6, 3)]
+
+
 @probe('A config that is logged and written into every checkpoint is formatted once', 'mmengine')
 def formatted_again():
     from mmengine.config import Config, config

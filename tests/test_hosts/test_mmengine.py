@@ -235,6 +235,25 @@ def test_images_are_drawn_on_where_they_are(channels):
     assert (drawn is image) == (channels == 3)
 
 
+def test_masks_are_blended_as_mmengine_does():
+    from mmengine.visualization import Visualizer
+
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    masks = np.zeros((4, 50, 70), bool)  # the last one is empty
+    for mask, (y, x) in zip(masks, ((0, 0), (20, 35), (30, 10)), strict=False):
+        mask[y : y + 20, x : x + 35] = rng.random((20, 35)) < 0.7
+    colors = [tuple(color) for color in rng.integers(0, 256, (4, 3), dtype=np.uint8)]
+    draw, drawn = Visualizer.draw_binary_masks, []
+    for function in (draw, draw.__wrapped__):
+        visualizer = Visualizer(image=image)
+        function(visualizer, masks, colors, alphas=0.35)
+        drawn.append(visualizer.get_image())
+    assert (drawn[0] == drawn[1]).all() and (drawn[0] != image).any()
+    visualizer.draw_binary_masks(masks[0])  # other arguments are mmengine's own business
+    assert (visualizer.get_image()[masks[0]] != drawn[1][masks[0]]).any()
+
+
 def test_a_config_is_formatted_once_until_it_changes(monkeypatch):
     from mmengine.config import config
     from yapf.yapflib import yapf_api

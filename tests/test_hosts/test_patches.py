@@ -41,6 +41,7 @@ TABLE = [
         'mmengine',
         '>=0.7',
     ),
+    ('Drawing a mask takes the time of its box, not of the whole image', 'mmengine', '>=0.7'),
     (
         'Configs of mmswinv2 can be a base by their prefix, as those of the hosts can',
         'mmengine',

@@ -25,6 +25,15 @@ def test_patterns_and_names(tmp_path):
     assert [s.name for s in stills] == ['a', 'b'] and [f[0] for f in films] == ['0', 'clip']
 
 
+def test_files_that_are_found_several_times(tmp_path):
+    """Once where a folder or pattern brings them, as often as they are named."""
+    for name in ('a.png', 'b.png'):
+        (tmp_path / name).touch()
+    one, two = f'{tmp_path}/a.png', f'{tmp_path}/b.png'
+    assert list(find_sources([one, tmp_path, f'{tmp_path}/*.png'])) == [one, two]
+    assert list(find_sources([one, two, one])) == [one, two, one]
+
+
 def test_names_of_files_of_one_name(tmp_path):
     for folder in 'pq':
         (tmp_path / folder).mkdir()
@@ -186,6 +195,22 @@ def test_archives_and_documents_are_no_videos_of_their_pictures(tmp_path, clips)
             list(find_sources([tmp_path / name], clips=clips))
         with pytest.raises(UserError, match=words):
             list(find_sources([f'{tmp_path}/*{name[1:]}'], clips=clips))
+
+
+def test_frames_that_cannot_be_decoded_are_counted(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr('mmswinv2.inference.sources.warn', told.append)
+    frames = np.random.default_rng(0).integers(0, 255, (40, 48, 64, 3), np.uint8)
+    write_video(tmp_path / 'a.mp4', frames, 10)
+    content = bytearray((tmp_path / 'a.mp4').read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4000] = np.random.default_rng(1).bytes(4000)
+    (tmp_path / 'a.mp4').write_bytes(content)
+    items, _, number = frames_of('a', f'{tmp_path}/a.mp4', None)
+    lost = number - len(list(items))
+    assert number == 40 and 0 < lost < 20
+    assert told[0].startswith(f'{tmp_path}/a.mp4 is damaged: {lost} of its 40 frames')
+    assert len(list(frames_of('a', f'{tmp_path}/a.mp4', 5)[0])) == 5 and len(told) == 1
 
 
 def test_files_that_are_gone_before_their_turn(tmp_path, monkeypatch):

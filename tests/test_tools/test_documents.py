@@ -65,6 +65,12 @@ CONFIGS = [
         'mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py',
     ),
     ('docs/data.md', (0, 1), 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'),
+    (
+        'docs/how_to/convert.md',
+        (0,),
+        'configs/detection/faster-rcnn_swinv2-t-w16_fpn_ms-3x_coco.py',
+    ),
+    ('docs/tutorials/segmentation.md', (0,), 'configs/segmentation/swinv2-nano_upernet_shapes.py'),
     ('docs/how_to/questions.md', (0,), 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'),
     ('docs/how_to/questions.md', (1,), 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'),
     ('docs/how_to/lora.md', (0,), 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'),
