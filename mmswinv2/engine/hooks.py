@@ -202,6 +202,9 @@ class CheckDatasetHook(Hook):
                 hosts.check_dataset(loader.dataset, f'{name}_dataloader', model)
                 evaluator = getattr(loop, 'evaluator', None)
                 hosts.check_evaluator(evaluator, loader.dataset, f'{name}_evaluator', model)
+                if name != 'train':
+                    for host in hosts.HOSTS:
+                        host.check_batch(model, loader.batch_size or 1, f'{name}_dataloader')
         self._check_classes(runner)
 
     def before_train(self, runner: Any) -> None:

@@ -388,8 +388,6 @@ def _explain(error: Exception, cfg: Config, kinds: tuple[str, ...]) -> UserError
         return UserError(f'{error} (prefix=... of a metric does that)')
     if 'image size in a batch' in text:
         return UserError(f'{error} Set batch_size=1 in val_dataloader and test_dataloader')
-    if 'max_testing_views' in text:  # of mmaction2
-        return UserError(f'{error}; set batch_size=1 in val_dataloader and test_dataloader')
     if 'epoch_length' in text and isinstance(error, AssertionError):
         return no_batch('train_dataloader', cfg.train_dataloader.get('batch_size'))
     place = raised(error)[0][-1].f_locals.get('self')

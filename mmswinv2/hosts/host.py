@@ -46,6 +46,8 @@ class Host:
     finds_boxes = False  #: whether predictions are boxes with scores
     visualizer = 'Visualizer'  #: type of the visualizer that draws predictions
     kind_of_model = 'Training'  #: what its models are, as text for the user
+    #: names of the host's scripts in its folder ``.mim/tools/analysis_tools``
+    analysis_tools: tuple[str, ...] = ()
     #: a pattern for each line of a list of samples, and what a line should be, for the message, by
     #: the type of a data set or the suffix of the list
     lists: Mapping[str, tuple[str, str]] = {}
@@ -104,6 +106,9 @@ class Host:
         Returns whether it is a data set of this host.
         """
         return False
+
+    def check_batch(self, model: Any, batch_size: int, where: str) -> None:
+        """Raise `UserError` if a model cannot be tested with this batch size."""
 
     def check_metric(self, metric: Any, dataset: Any, where: str, model: Any = None) -> None:
         """Raise `UserError` if a metric cannot score the samples of a data set."""

@@ -242,6 +242,7 @@ class MMAction(Host):
         'VideoDataset': (r'\S.*', '"path label"'),
     }
     scores = (('AccMetric', 'acc', 'mean1', *(f'top{k}' for k in range(1, 101))),)
+    analysis_tools = ('confusion_matrix', 'report_accuracy', 'analyze_logs', 'benchmark')
 
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
         """Refuse labels that are no class of the head, and steps that do not fit together."""
@@ -258,6 +259,21 @@ class MMAction(Host):
         elif not getattr(dataset, 'skip_unreadable', False):
             require_videos(dataset, where)
         return True
+
+    def check_batch(self, model: Any, batch_size: int, where: str) -> None:
+        """Require a batch size of 1 where views are tested in groups.
+
+        A 3-D recognizer with ``max_testing_views`` takes the views of a single video, and fails an
+        assertion on a larger batch.
+        """
+        views = (getattr(model, 'test_cfg', None) or {}).get('max_testing_views')
+        kinds = [kind.__name__ for kind in type(model).__mro__]
+        if views and batch_size > 1 and 'Recognizer3D' in kinds:
+            raise UserError(
+                f'{where} has batch_size={batch_size}, and model.test_cfg max_testing_views='
+                f'{views}, which is for one video at a time; set {where}.batch_size=1, or leave '
+                'max_testing_views out'
+            )
 
     def check_metric(self, metric: Any, dataset: Any, where: str, model: Any = None) -> None:
         """Refuse scores of single labels for videos with several, and of single views."""

@@ -49,6 +49,13 @@ class MMDet(Host):
     kind_of_model = 'Detector'
     scores = tuple((kind, 'coco', *_COCO_SCORES) for kind in _COCO_METRICS)
     lists = {'ReIDDataset': (r'\S+ -?\d+', '"path label"')}  # noqa: RUF012, a constant
+    analysis_tools = (
+        'confusion_matrix',
+        'analyze_results',
+        'coco_error_analysis',
+        'analyze_logs',
+        'benchmark',
+    )
 
     def folder_hint(self, dataset: Any, key: str) -> str:
         """Say where the semantic maps of HTC come from."""

@@ -47,6 +47,7 @@ class MMSeg(Host):
     scores = (
         ('IoUMetric', '', 'mIoU', 'mAcc', 'aAcc', 'mDice', 'mFscore', 'mPrecision', 'mRecall'),
     )
+    analysis_tools = ('confusion_matrix', 'analyze_logs', 'benchmark')
 
     def _is_read_by_mmseg(self, dataset: Any) -> bool:
         from mmseg.datasets import BaseSegDataset
@@ -62,7 +63,7 @@ class MMSeg(Host):
             super().check_list(path, dataset, where)
 
     def check_prefix(self, dataset: Any, where: str) -> None:
-        """Require a folder of images under the key that mmseg looks up."""
+        """Require a folder of images under the key that mmseg looks up, and one ending of files."""
         if not self._is_read_by_mmseg(dataset):
             return
         prefix = dataset.get('data_prefix') or dict(img_path='', seg_map_path='')
@@ -72,6 +73,12 @@ class MMSeg(Host):
                 'and mmseg wants dict(img_path=..., seg_map_path=...), the folders of the images '
                 'and of the label maps'
             )
+        for key in ('img_suffix', 'seg_map_suffix') if 'seg_map_path' in prefix else ():
+            if not isinstance(suffix := dataset.get(key, ''), str):
+                raise UserError(
+                    f"{where}: {key}={suffix!r} is no text such as '.png'; for files of several "
+                    'endings, join a data set for each by ConcatDataset'
+                )
 
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
         """Require a label map for every image, check maps while they load, and count classes."""

@@ -12,7 +12,7 @@ from mmengine.registry import METRICS, MODELS, init_default_scope
 from mmswinv2.datasets.video_dataset import VideoDataset
 from mmswinv2.errors import UserError
 from mmswinv2.hosts import check_data, check_dataset, check_evaluator
-from mmswinv2.hosts.mmaction import check_video_labels
+from mmswinv2.hosts.mmaction import MMAction, check_video_labels
 from tests.test_tools.conftest import ROOT
 
 pytestmark = [
@@ -382,6 +382,21 @@ def recognizer(kind='3', **test_cfg):
         )))  # fmt: skip
     cfg.model.test_cfg = test_cfg or None
     return MODELS.build(cfg.model)
+
+
+def test_views_in_groups_and_videos_in_batches():
+    words = (
+        'val_dataloader has batch_size=2, .*max_testing_views=4.*set val_dataloader.batch_size=1'
+    )
+    with pytest.raises(UserError, match=words):
+        MMAction().check_batch(recognizer(max_testing_views=4), 2, 'val_dataloader')
+    for kind, batch_size, test_cfg in (
+        ('3', 1, dict(max_testing_views=4)),
+        ('3', 2, {}),
+        ('3', 2, dict(max_testing_views=None)),
+        ('2', 2, dict(max_testing_views=4)),  # it splits them itself
+    ):
+        MMAction().check_batch(recognizer(kind, **test_cfg), batch_size, 'test_dataloader')
 
 
 def test_what_is_refused_would_end_in_an_assertion():

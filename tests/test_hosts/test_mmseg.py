@@ -617,6 +617,8 @@ def test_maps_that_are_loaded_before_their_images(ade):
         (dict(ann_file='wide.txt'), 'wide.txt, line 1: the byte 0xff is none of a text in UTF-8'),
         (dict(type='NYUDataset', data_prefix=dict(depth_map_path='annotations')), None),
         (dict(ann_file='good.txt'), None),
+        (dict(img_suffix=('.jpg', '.png')), r"img_suffix=\('.jpg', '.png'\) is no text .*Concat"),
+        (dict(seg_map_suffix=['.png']), 'seg_map_suffix'),
     ],
 )
 def test_settings_that_mmseg_cannot_read(ade, options, words):

@@ -83,10 +83,10 @@ def test_an_unreadable_clip_in_testing(evaluate, clips, tmp_path):
 def test_batches_of_videos_whose_views_are_tested_in_groups(evaluate, train, clips, tmp_path):
     options = ('model.test_cfg.max_testing_views=1', 'test_dataloader.batch_size=2')
     said = sentence(evaluate(tmp_path / 'a', data_root=clips, options=options))
-    assert 'max_testing_views is only compatible with batch_size == 1; set batch_size=1 in' in said
+    assert 'test_dataloader has batch_size=2, and model.test_cfg max_testing_views=1' in said
     options = (options[0], 'val_dataloader.batch_size=2')
     said = sentence(train(tmp_path / 'b', config=MOTION, data_root=clips, options=options))
-    assert 'set batch_size=1 in val_dataloader' in said
+    assert 'set val_dataloader.batch_size=1' in said
 
 
 def test_bad_lists(train, evaluate, clips, tmp_path):
