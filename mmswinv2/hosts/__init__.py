@@ -32,7 +32,7 @@ from .host import (
 from .mmaction import MMAction
 from .mmdet import MMDet
 from .mmdet_patches import outline_masks
-from .mmengine import MMEngine, explain_empty_data, find_config
+from .mmengine import MMEngine, find_config
 from .mmpretrain import MMPretrain
 from .mmseg import MMSeg
 from .patching import Patch
@@ -52,7 +52,6 @@ __all__ = [
     'check_evaluator',
     'dicts_in',
     'dtype_name',
-    'explain_empty_data',
     'find_config',
     'inner_datasets',
     'input_size',
