@@ -47,14 +47,19 @@ def bound(length: Any, window: int) -> int:
     It is a constant in graphs, where the length may be symbolic and only a bound of it is known.
     Powers of two limit the number of sizes, as kernels are compiled for each size of a window.
     """
-    if not torch.compiler.is_compiling():
-        return min(window, 1 << (length - 1).bit_length())
-    from torch.fx.experimental.symbolic_shapes import statically_known_true  # slow to import
-
     size = 1
-    while size < window and not statically_known_true(length <= size):
+    while size < window and not is_known(length <= size):
         size *= 2
     return min(size, window)
+
+
+def is_known(condition: Any) -> bool:
+    """Whether a condition holds; in graphs, whether it holds for all sizes that they serve."""
+    if not torch.compiler.is_compiling():
+        return bool(condition)
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # slow to import
+
+    return statically_known_true(condition)
 
 
 def axis_runs(length: int, window: int, shift: int) -> Runs:
