@@ -122,16 +122,11 @@ def to_windows(box: Tensor, runs: Runs) -> Tensor:
 
 def from_windows(windows: Tensor, runs: Runs) -> Tensor:
     """Undo `to_windows`."""
-    sizes, counts = zip(*runs, strict=True)
+    ndim, (sizes, counts) = len(runs), zip(*runs, strict=True)
     windows = windows.reshape(-1, *counts, *sizes, windows.shape[-1])
-    box = axes_paired(windows, len(runs))
-    return box.reshape(box.shape[0], *(m * c for m, c in runs), box.shape[-1])
-
-
-def axes_paired(windows: Tensor, ndim: int) -> Tensor:
-    """A view of ``(B, c1, c2, ..., m1, m2, ..., C)`` as ``(B, c1, m1, c2, m2, ..., C)``."""
-    places = [place for axis in range(1, ndim + 1) for place in (axis, axis + ndim)]
-    return windows.permute(0, *places, 2 * ndim + 1)
+    pairs = [place for axis in range(1, ndim + 1) for place in (axis, axis + ndim)]
+    box = windows.permute(0, *pairs, 2 * ndim + 1)  # [B, c1, m1, c2, m2, ..., C]
+    return box.reshape(len(box), *(m * c for m, c in runs), box.shape[-1])
 
 
 def windows_first(box: Tensor, runs: Runs) -> Tensor:
