@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
@@ -24,9 +25,10 @@ def fetch(source: StrPath) -> Path:
     """Return the local path of a checkpoint, downloading it if need be.
 
     Args:
-        source: a path, an ``https://`` address, ``hf://OWNER/NAME/FILE`` on Hugging Face, or a
-            name of `PUBLISHED` (an existing path of that name takes precedence). ``http://`` is
-            allowed for this machine, and for other hosts if ``MMSWINV2_ALLOW_HTTP=1`` is set.
+        source: a path, an ``https://`` address, ``hf://OWNER/NAME/FILE`` on Hugging Face (without
+            a file: ``model.safetensors``), or a name of `PUBLISHED` (an existing path of that name
+            takes precedence). ``http://`` is allowed for this machine, and for other hosts if
+            ``MMSWINV2_ALLOW_HTTP=1`` is set.
 
     Returns:
         the path of the file, which need not exist if `source` is a path. Downloads are kept, see
@@ -96,16 +98,16 @@ class _Redirect(HTTPRedirectHandler):
 
 
 def _fetch_from_hugging_face(address: str) -> Path:
-    """The local path of ``hf://OWNER/NAME/FILE``."""
-    owner, name, file = [*address.removeprefix('hf://').split('/', 2), '', ''][:3]
-    if not (owner and name and file):
+    """The local path of ``hf://OWNER/NAME/FILE``, see `fetch`."""
+    match = re.fullmatch('hf://([^/]+/[^/]+)(?:/(.+))?', address.rstrip('/'))
+    if match is None:
         raise CheckpointError(f'{address}: an address on Hugging Face is hf://OWNER/NAME/FILE')
     try:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
         raise CheckpointError(f'{address} needs `pip install huggingface-hub`') from error
     try:
-        return Path(hf_hub_download(f'{owner}/{name}', file))
+        return Path(hf_hub_download(match[1], match[2] or 'model.safetensors'))
     except (OSError, ValueError) as error:  # bases of its own errors
         text = ' '.join(str(error).split())
         raise CheckpointError(f'cannot download {address} ({text})') from error

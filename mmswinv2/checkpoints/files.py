@@ -33,6 +33,12 @@ _HARMLESS_DEEPSPEED = (
     'deepspeed.utils.tensor_fragment.fragment_address',
 )
 
+# Names of weights in folders that transformers, timm and others write, in the order of preference.
+_IN_FOLDERS = (
+    'model.safetensors', 'model.safetensors.index.json',
+    'pytorch_model.bin', 'pytorch_model.bin.index.json',
+)  # fmt: skip
+
 # How archives begin: gzip, bzip2, xz, 7z, rar, zstd.
 _PACKED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'7z\xbc\xaf', b'Rar!', b'\x28\xb5\x2f\xfd')
 
@@ -89,8 +95,8 @@ def read_checkpoint(path: StrPath, mmap: bool = False) -> Any:
 
     Args:
         path: a ``.safetensors`` file, one written by `torch.save`, an ``.index.json`` beside the
-            files of weights in several parts, as transformers writes them, or a folder of
-            DeepSpeed's (see `read_deepspeed_folder`).
+            files of weights in several parts, as transformers writes them, a folder of its
+            ``save_pretrained``, or one of DeepSpeed's (see `read_deepspeed_folder`).
         mmap: leave tensors on the disk until they are used, where the file allows it.
 
     Raises:
@@ -115,7 +121,9 @@ def _read(path: Path, mmap: bool) -> Any:
         hint = f'; the name {path.stem} alone, as published, is downloaded' if known else ''
         raise CheckpointError(f'checkpoint {path} does not exist{hint}')
     if path.is_dir():
-        return read_deepspeed_folder(path)
+        files = (path / name for name in _IN_FOLDERS)
+        file = next((file for file in files if file.exists()), None)
+        return read_deepspeed_folder(path) if file is None else _read(file, mmap)
     if not path.is_file():  # reading a pipe would wait for ever
         raise CheckpointError(f'checkpoint {path} is no regular file; copy it to one')
     if path.name == 'last_checkpoint' and not is_zipfile(path):

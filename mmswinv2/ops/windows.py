@@ -47,14 +47,19 @@ def bound(length: Any, window: int) -> int:
     It is a constant in graphs, where the length may be symbolic and only a bound of it is known.
     Powers of two limit the number of sizes, as kernels are compiled for each size of a window.
     """
-    if not torch.compiler.is_compiling():
-        return min(window, 1 << (length - 1).bit_length())
-    from torch.fx.experimental.symbolic_shapes import statically_known_true  # slow to import
-
     size = 1
-    while size < window and not statically_known_true(length <= size):
+    while size < window and not is_known(length <= size):
         size *= 2
     return min(size, window)
+
+
+def is_known(condition: Any) -> bool:
+    """Whether a condition holds; in graphs, whether it holds for all sizes that they serve."""
+    if not torch.compiler.is_compiling():
+        return bool(condition)
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # slow to import
+
+    return statically_known_true(condition)
 
 
 def axis_runs(length: int, window: int, shift: int) -> Runs:
@@ -117,16 +122,11 @@ def to_windows(box: Tensor, runs: Runs) -> Tensor:
 
 def from_windows(windows: Tensor, runs: Runs) -> Tensor:
     """Undo `to_windows`."""
-    sizes, counts = zip(*runs, strict=True)
+    ndim, (sizes, counts) = len(runs), zip(*runs, strict=True)
     windows = windows.reshape(-1, *counts, *sizes, windows.shape[-1])
-    box = axes_paired(windows, len(runs))
-    return box.reshape(box.shape[0], *(m * c for m, c in runs), box.shape[-1])
-
-
-def axes_paired(windows: Tensor, ndim: int) -> Tensor:
-    """A view of ``(B, c1, c2, ..., m1, m2, ..., C)`` as ``(B, c1, m1, c2, m2, ..., C)``."""
-    places = [place for axis in range(1, ndim + 1) for place in (axis, axis + ndim)]
-    return windows.permute(0, *places, 2 * ndim + 1)
+    pairs = [place for axis in range(1, ndim + 1) for place in (axis, axis + ndim)]
+    box = windows.permute(0, *pairs, 2 * ndim + 1)  # [B, c1, m1, c2, m2, ..., C]
+    return box.reshape(len(box), *(m * c for m, c in runs), box.shape[-1])
 
 
 def windows_first(box: Tensor, runs: Runs) -> Tensor:

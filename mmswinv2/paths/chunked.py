@@ -17,7 +17,7 @@ from ..core.attention import ContinuousPositionBias, WindowAttention
 from ..core.block import MLP, Block, DropPath, Scales
 from ..core.layers import LayerNorm, LoRALinear, is_plain
 from ..ops import WindowGrid
-from ..ops.modes import PLAIN, is_batched, is_eager, is_transformed
+from ..ops.modes import PLAIN, autocast_dtype, is_batched, is_eager, is_transformed
 
 _TOKENS_PER_THREAD = 2048  # in a chunk; measured by python -m benchmarks.paths
 _FASTER_FROM = 2**13  # tokens, in inference; measured by python -m benchmarks.paths
@@ -117,7 +117,7 @@ class _Recomputed(torch.autograd.Function):
     ) -> Tensor:
         ctx.block, ctx.chunks, ctx.scales = block, chunks, scales
         ctx.save_for_backward(x, table, *parameters)
-        ctx.dtype = torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else None
+        ctx.dtype = autocast_dtype(x)
         with _autocast(ctx.dtype):
             return block.compute_chunks(x, chunks, table, scales)
 

@@ -133,9 +133,25 @@ def test_addresses_without_tls_are_for_this_machine(monkeypatch):
     monkeypatch.setenv('MMSWINV2_ALLOW_HTTP', '1')
     with pytest.raises(CheckpointError, match='cannot download http://example.invalid'):
         fetch('http://example.invalid/swin.pth')
-    for wrong in ('hf://owner', 'hf://owner/name', 'hf://'):
+    for wrong in ('hf://owner', 'hf://owner/', 'hf://'):
         with pytest.raises(CheckpointError, match='hf://OWNER/NAME/FILE'):
             fetch(wrong)
+
+
+def test_a_model_on_hugging_face_is_its_main_file(tmp_path, monkeypatch):
+    constants = pytest.importorskip('huggingface_hub.constants')
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
+    kept = tmp_path / 'models--owner--name'
+    for name, text in {
+        'refs/main': 'a' * 40,
+        f'snapshots/{"a" * 40}/model.safetensors': 'main',
+        f'snapshots/{"a" * 40}/more/other.bin': 'other',
+    }.items():
+        (kept / name).parent.mkdir(parents=True, exist_ok=True)
+        (kept / name).write_text(text)
+    found = [fetch(f'hf://owner/name{end}').read_text() for end in ('', '/', '/more/other.bin')]
+    assert found == ['main', 'main', 'other']
 
 
 @pytest.fixture

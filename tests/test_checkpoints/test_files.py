@@ -298,6 +298,21 @@ def test_weights_in_several_files(suffix, tmp_path):
         read_checkpoint(index)
 
 
+def test_a_folder_of_save_pretrained(tmp_path):
+    from safetensors.torch import save_file
+
+    (tmp_path / 'config.json').write_text('{}')
+    parts = {'a': 'pytorch_model-1.bin', 'b': 'pytorch_model-2.bin'}
+    for key, file in parts.items():
+        torch.save({key: torch.ones(1)}, tmp_path / file)
+    (tmp_path / 'pytorch_model.bin.index.json').write_text(json.dumps({'weight_map': parts}))
+    assert read_checkpoint(tmp_path).keys() == parts.keys()
+    torch.save({'c': torch.ones(1)}, tmp_path / 'pytorch_model.bin')
+    assert list(read_checkpoint(tmp_path)) == ['c']
+    save_file({'d': torch.ones(1)}, tmp_path / 'model.safetensors')  # what transformers prefers
+    assert list(read_checkpoint(tmp_path)) == ['d']
+
+
 def test_a_distributed_checkpoint_of_torch(tmp_path):
     (tmp_path / '__0_0.distcp').touch()
     with pytest.raises(CheckpointError, match='format_utils dcp_to_torch'):
