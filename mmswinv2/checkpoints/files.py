@@ -245,6 +245,12 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
             "encoding='latin1'); w = next((f[k] for k in ('state_dict', 'model', 'blobs') if k in "
             "f), f); torch.save({k: torch.as_tensor(w[k]) for k in w}, 'weights.pth')`"
         )
+    if start.startswith(b'PK') and b'.npy' in start[:256]:  # the name of the first entry
+        return CheckpointError(
+            f'{path} has arrays of NumPy; keep them as weights by `import numpy, torch; f = '
+            f'numpy.load({str(path)!r}); '
+            "torch.save({k: torch.as_tensor(f[k]) for k in f}, 'weights.pth')`"
+        )
     of_zip = re.search('not in a subdirectory|hasRecord|file data.pkl', str(error))
     is_zip = of_zip and path.suffix != '.pt2'  # of torch.export
     if is_zip or start.startswith(_PACKED) or start[257:262] == b'ustar':

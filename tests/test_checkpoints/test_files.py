@@ -83,6 +83,17 @@ def test_the_advice_for_whole_modules_works(save, tmp_path, monkeypatch, wrap):
     assert torch.equal(other.norm3.weight, net.norm3.weight)
 
 
+def test_the_advice_for_arrays_of_numpy_works(tmp_path, monkeypatch):
+    arrays = {'layers.0.weight': np.ones((2, 3), np.float32), 'bias': np.arange(3)}
+    np.savez(tmp_path / 'x.npz', **arrays)
+    with pytest.raises(CheckpointError, match='x.npz has arrays of NumPy; keep them as') as error:
+        read_checkpoint(tmp_path / 'x.npz')
+    monkeypatch.chdir(tmp_path)
+    exec(re.search('`(.+?)`', str(error.value))[1], {})
+    read = read_checkpoint('weights.pth')
+    assert {k: v.tolist() for k, v in read.items()} == {k: v.tolist() for k, v in arrays.items()}
+
+
 @pytest.mark.filterwarnings('ignore:Detected pickle protocol')
 @pytest.mark.parametrize('zipped', [True, False])
 @pytest.mark.parametrize('protocol', [4, 5])
