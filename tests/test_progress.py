@@ -4,6 +4,7 @@ import os
 import pty
 import subprocess
 import sys
+from contextlib import suppress
 
 COUNT = """
 from mmswinv2.progress import track
@@ -31,7 +32,11 @@ def on_terminal(code, stream):
     try:
         done = run(code, **{stream: theirs})
         os.close(theirs)
-        return os.read(ours, 2**16).decode(), done
+        shown = b''
+        with suppress(OSError):  # at the end; the kernel hands the text over in parts
+            while part := os.read(ours, 2**16):
+                shown += part
+        return shown.decode(), done
     finally:
         os.close(ours)
 
