@@ -90,6 +90,14 @@ from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.engine import CheckInvalidLossHook, RepeatableHook
 
 
+class FirstSaves(Hook):
+    # by one process, as mmengine allows; no gradients wait
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if get_rank() == 0 and runner.iter + 1 in (3, 6, 7):
+            runner.save_checkpoint(runner.work_dir, 'first.pth', by_epoch=False)
+
+
 class Model(BaseModel):
     def __init__(self, whole):
         super().__init__()
@@ -135,7 +143,9 @@ def train(strategy, start=None):
             optimizer=dict(type='AdamW', lr=0.1, weight_decay=0.5), accumulative_counts=3
         ),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)),
-        custom_hooks=[CheckInvalidLossHook(max_skips=1), RepeatableHook()],
+        custom_hooks=[
+            CheckInvalidLossHook(max_skips=1), RepeatableHook(), *[FirstSaves()] * (not strategy)
+        ],
         load_from=start and f'{folder}_None/iter_{start}.pth',
         resume=bool(start),
         launcher='pytorch',
