@@ -97,6 +97,8 @@ def name_file(path: str, what: str = 'image', decodes: bool = True) -> Iterator[
             raise
         told = re.sub(r' <_io\.\w+ object at \w+>', '', str(error))  # Pillow's file object
         text = f'{type(error).__name__}: {" ".join(told.split())}'
+        if getattr(error, 'name', '') == 'squeeze':  # of the None that OpenCV returns
+            text = 'its decoder returns no image'
         way = next(way for part, way in _WAYS.items() if part in text)
         raise UserError(f'cannot read the {what} {path}: {text}; {way}') from error
 
