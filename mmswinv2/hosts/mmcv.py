@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from PIL import UnidentifiedImageError
 
 from ..errors import UserError
 from .patching import patch, replace
@@ -53,9 +54,14 @@ def name_unreadable_images() -> None:
         ignored = form[8:] == b'WEBP' or form[4:] in (b'ftypavif', b'ftypavis')
         if not ignored or used != 'cv2' or flag not in ('color', 'grayscale'):
             return decode(content, flag, channel_order, backend)
-        with open_image(io.BytesIO(content)) as file:
-            image = decode(content, f'{flag}_ignore_orientation', backend=backend)
-            image = upright(image, orientation(file))
+        try:
+            with open_image(io.BytesIO(content)) as file:
+                turn = orientation(file)
+        except UnidentifiedImageError:  # Pillow knows AVIF from version 11.3 on
+            turn = 1
+        if turn == 1:
+            return decode(content, flag, channel_order, backend)
+        image = upright(decode(content, f'{flag}_ignore_orientation', backend=backend), turn)
         reverse = flag == 'color' and channel_order == 'rgb'
         return np.ascontiguousarray(image[..., ::-1] if reverse else image)
 

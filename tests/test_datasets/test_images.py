@@ -476,6 +476,16 @@ def test_photos_that_opencv_does_not_turn(ending, value, tmp_path):
         assert image_size(path, decode=whole) == shown.shape[1::-1]
 
 
+def test_photos_that_pillow_does_not_read(tmp_path, monkeypatch):
+    """AVIF before Pillow 11.3: as OpenCV reads them, without a turn."""
+    path = tmp_path / 'a.avif'
+    Image.fromarray(RGB).save(path, exif=exif())
+    Image.init()
+    monkeypatch.setattr(Image, 'ID', [form for form in Image.ID if form != 'AVIF'])
+    stored = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    assert (LoadImageFromFile()({'img_path': str(path)})['img'] == stored).all()
+
+
 def test_images_of_more_pixels_than_pillow_reads(tmp_path, monkeypatch, recwarn):
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 20)
     path = tmp_path / 'a.png'
