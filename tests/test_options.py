@@ -132,6 +132,8 @@ def test_scripts_call_commands():
         ('{:05}.jpg', '{:05}.jpg'),
         ('{:05}', '{:05}'),
         ('{1, 2}', '{1, 2}'),
+        ('{{1}}', '{{1}}'),
+        ("{'suffix': ') (1].png'}", {'suffix': ') (1].png'}),
         *(
             (text, text)
             for text in ('C:/a b', 'a=b c', 'photos (1', 'a]', '(a) b (2)', '[x] y [z]')

@@ -107,13 +107,16 @@ class CheckInvalidLossHook(Hook):
             if not self._is_bad(loss):
                 update(loss, *args, **kwargs)
                 return
-            if isinstance(runner.model, DistributedDataParallel):
-                runner.model.reducer._reset_state()  # it waits for the backward pass
             if hasattr(wrapper, '_inner_count'):  # a batch of its group that adds no gradients
                 wrapper._inner_count += 1
+                if not wrapper.should_update():
+                    return
+                if isinstance(runner.model, DistributedDataParallel):
+                    # It waits for the backward pass. Within a group it does not, and has to know
+                    # until the update which parameters were used
+                    runner.model.reducer._reset_state()
                 groups = wrapper.param_groups
-                waiting = any(p.grad is not None for group in groups for p in group['params'])
-                if waiting and wrapper.should_update():
+                if any(p.grad is not None for group in groups for p in group['params']):
                     average_gradients(runner.model)
                     wrapper.step()
                     wrapper.zero_grad()

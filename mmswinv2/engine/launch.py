@@ -434,8 +434,9 @@ def _set_up_processes(cfg: Config) -> None:
             if 'find_unused_parameters' in cfg:
                 cfg.strategy.find_unused_parameters = cfg.find_unused_parameters
     elif on_cpu:
-        own = ddp_wrapper(cfg.get('find_unused_parameters', False))
-        cfg.model_wrapper_cfg = {**own, **(cfg.get('model_wrapper_cfg') or {})}
+        own = cfg.get('model_wrapper_cfg')  # taken as it is, as mmengine does on GPUs
+        cfg.model_wrapper_cfg = own or ddp_wrapper(cfg.get('find_unused_parameters', False))
+        cfg.model_wrapper_cfg.setdefault('device_ids', None)
 
 
 def _connect_processes(backend: str) -> None:

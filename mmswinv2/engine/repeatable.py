@@ -90,8 +90,9 @@ class RepeatableHook(Hook):
         save = runner.save_checkpoint
 
         def save_checkpoint(*args: Any, **kwargs: Any) -> None:
-            # all processes come here; only the first one may go on to `before_save_checkpoint`
-            if _accumulated(runner):
+            # In the middle of a group all processes have to come here. After an update the first
+            # one may come alone, as mmengine allows; it alone may go on to `before_save_checkpoint`
+            if _accumulated(runner) and not runner.optim_wrapper.should_update():
                 self._gradients = waiting_gradients(runner.model)
             save(*args, **kwargs)
             self._gradients = {}

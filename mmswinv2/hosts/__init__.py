@@ -5,6 +5,7 @@ host of a config from `of`. Importing this package imports no host but mmengine,
 patches that every use needs (`apply`).
 """
 
+import codecs
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -286,8 +287,25 @@ def _check_files(dataset: Any, where: str, host: Host) -> None:
     path = Path(root, part)
     if not path.exists():
         raise UserError(f'{where}: the annotation file {path} does not exist')
+    if path.suffix == '.json' and path.is_file() and not _has_ends_of_json(path):
+        raise UserError(f'{where}: {path} is not JSON, or cut short; fetch or export it again')
     if path.is_file():
         host.check_list(path, dataset, where)
+
+
+_MARKS = codecs.BOM_UTF8 + codecs.BOM_UTF16 + b'\xfe\xff\0 \t\r\n'
+
+
+def _has_ends_of_json(path: Path) -> bool:
+    """Whether a file begins and ends like JSON of several entries, or like lines of JSON.
+
+    Not all readers of the hosts name a file that is none, and to parse it here takes too long.
+    """
+    with path.open('rb') as file:
+        first = file.read(4096).lstrip(_MARKS)[:1]
+        file.seek(max(0, path.stat().st_size - 4096))
+        last = file.read().rstrip(_MARKS)[-1:]
+    return (first, last) in ((b'{', b'}'), (b'[', b']'))
 
 
 apply()

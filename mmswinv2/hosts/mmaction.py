@@ -341,19 +341,24 @@ def _of_images(cfg: Any) -> bool:
 
 
 def check_decoding(dataset: Any, where: str) -> None:
-    """Raise `UserError` if videos are opened by other steps than read, or not counted from 0."""
+    """Raise `UserError` if frames are not read as the data set and the other steps want it."""
     kinds = {kind.__name__ for step in steps_in(dataset.pipeline) for kind in type(step).__mro__}
-    decoders = {kind for kind in kinds if re.fullmatch('(Decord|PyAV|OpenCV|Video)Decode', kind)}
-    if any(kind.replace('Decode', 'Init') not in kinds for kind in decoders):
+    decoders = '(Decord|PyAV|OpenCV|Video)(Init|Decode)'
+    steps = sorted(kind for kind in kinds if re.fullmatch(decoders, kind))
+    if len({re.sub('Init|Decode', '', step) for step in steps}) > 1:
         raise UserError(
-            f'{where}: videos are opened by another step than reads them, {", ".join(decoders)}; '
-            'take both mmswinv2.VideoInit and mmswinv2.VideoDecode, or both of the others'
+            f'{where}: the pipeline has {", ".join(steps)}; take both mmswinv2.VideoInit '
+            'and mmswinv2.VideoDecode, or both of the others'
         )
-    if getattr(dataset, 'start_index', 0) and decoders:
+    if steps and hasattr(dataset, 'filename_tmpl') and getattr(dataset, 'use_frames', True):
+        raise UserError(
+            f'{where}: {type(dataset).__name__} lists folders of frames, and the pipeline opens '
+            'videos; take RawFrameDecode alone, or a VideoDataset'
+        )
+    if getattr(dataset, 'start_index', 0) and steps:
         raise UserError(
             f'{where}: the data set has start_index={dataset.start_index}, and frames of videos '
-            'are counted from 0; set start_index=0, or take RawFrameDecode alone for folders of '
-            'frames'
+            'are counted from 0; set start_index=0'
         )
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from PIL import UnidentifiedImageError
 
 from ..errors import UserError
 from .patching import patch, replace
@@ -53,9 +54,14 @@ def name_unreadable_images() -> None:
         ignored = form[8:] == b'WEBP' or form[4:] in (b'ftypavif', b'ftypavis')
         if not ignored or used != 'cv2' or flag not in ('color', 'grayscale'):
             return decode(content, flag, channel_order, backend)
-        with open_image(io.BytesIO(content)) as file:
-            image = decode(content, f'{flag}_ignore_orientation', backend=backend)
-            image = upright(image, orientation(file))
+        try:
+            with open_image(io.BytesIO(content)) as file:
+                turn = orientation(file)
+        except UnidentifiedImageError:  # Pillow knows AVIF from version 11.3 on
+            turn = 1
+        if turn == 1:
+            return decode(content, flag, channel_order, backend)
+        image = upright(decode(content, f'{flag}_ignore_orientation', backend=backend), turn)
         reverse = flag == 'color' and channel_order == 'rgb'
         return np.ascontiguousarray(image[..., ::-1] if reverse else image)
 
@@ -97,6 +103,8 @@ def name_file(path: str, what: str = 'image', decodes: bool = True) -> Iterator[
             raise
         told = re.sub(r' <_io\.\w+ object at \w+>', '', str(error))  # Pillow's file object
         text = f'{type(error).__name__}: {" ".join(told.split())}'
+        if getattr(error, 'name', '') == 'squeeze':  # of the None that OpenCV returns
+            text = 'its decoder returns no image'
         way = next(way for part, way in _WAYS.items() if part in text)
         raise UserError(f'cannot read the {what} {path}: {text}; {way}') from error
 
@@ -117,12 +125,18 @@ def open_image(file: Any) -> Any:
             image = Image.open(file)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
-    text = os.environ.get(name := 'OPENCV_IO_MAX_IMAGE_PIXELS', '')
-    most = int(text) if text.isdecimal() else 2**30
+    most = _count_pixels(os.environ.get(name := 'OPENCV_IO_MAX_IMAGE_PIXELS') or '')
     if image.width * image.height > most:
         image.close()
         raise OSError(f'{image.width}x{image.height} pixels are more than {name}={most}')
     return image
+
+
+def _count_pixels(text: str) -> int:
+    """A number as OpenCV reads it from the environment, where MB and KB may follow."""
+    found = re.fullmatch(r'(\d+)\s*(?:([MK])B)?', text.strip(), re.IGNORECASE)
+    unit = {'M': 2**20, 'K': 2**10}
+    return int(found[1]) * unit.get((found[2] or '').upper(), 1) if found else 2**30
 
 
 def orientation(image: Any) -> int:

@@ -471,10 +471,11 @@ def draw_masks_in_their_boxes() -> None:
     def draw(
         original: Any, self: Any, binary_masks: Any, colors: Any = 'g', alphas: Any = 0.8
     ) -> Any:
-        kinds = [type(color) for color in colors] + [type(alphas), type(binary_masks)]
-        if kinds != [tuple] * len(binary_masks) + [float, np.ndarray]:
-            return original(self, binary_masks, colors, alphas)
         image = self.get_image()
+        kinds = [type(color) for color in colors] + [type(alphas), type(binary_masks)]
+        known = kinds == [tuple] * len(binary_masks) + [float, np.ndarray]
+        if not (known and binary_masks.dtype == bool and binary_masks.shape[1:] == image.shape[:2]):
+            return original(self, binary_masks, colors, alphas)  # which refuses other shapes
         for mask, color in zip(binary_masks, colors, strict=True):
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
             if rows.size:

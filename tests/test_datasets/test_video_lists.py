@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmcv.transforms import TRANSFORMS
 from mmengine.config import Config
 from mmengine.registry import METRICS, MODELS, init_default_scope
 
@@ -200,8 +201,14 @@ DECODING = {
     'ours': ([INIT, DECODE], {}, None),
     "mmaction2's": ([dict(type='DecordInit'), dict(type='DecordDecode')], {}, None),
     'raw frames': ([dict(type='RawFrameDecode')], dict(start_index=1), None),
-    'opened by another': ([dict(type='DecordInit'), DECODE], {}, 'than reads them, VideoDecode; '),
-    'read by another': ([INIT, dict(type='DecordDecode')], {}, 'than reads them, DecordDecode;'),
+    'opened by another': ([dict(type='DecordInit'), DECODE], {}, 'has DecordInit, VideoDecode; '),
+    'read by another': (
+        [INIT, dict(type='DecordDecode')],
+        {},
+        'DecordDecode, VideoInit; take both',
+    ),
+    'opened twice': ([dict(type='PyAVInit'), INIT, DECODE], {}, 'PyAVInit, VideoDecode, VideoIn'),
+    "opened by one's own step": ([dict(type='Fetch'), dict(type='PyAVDecode')], {}, None),
     'frames from 1': ([INIT, DECODE], dict(start_index=1), 'start_index=1, and frames of videos'),
     'frames of Decord from 1': (
         [dict(type='DecordInit'), dict(type='DecordDecode')],
@@ -212,9 +219,10 @@ DECODING = {
 
 
 @pytest.mark.parametrize('name', DECODING)
-def test_steps_that_open_and_read_videos(folder, name):
+def test_steps_that_open_and_read_videos(folder, monkeypatch, name):
     pipeline, options, words = DECODING[name]
     init_default_scope('mmaction')
+    monkeypatch.setitem(TRANSFORMS.module_dict, 'Fetch', type('Fetch', (), {'__call__': id}))
     dataset = build(folder, 'a.mp4 1\n', pipeline=pipeline, **options)
     with pytest.raises(UserError, match=words) if words else nullcontext():
         check_dataset(dataset, 'train_dataloader')
@@ -499,6 +507,7 @@ def test_steps_for_videos_on_folders_of_frames(tmp_path):
 
     (tmp_path / 'list.txt').write_text('a 20 0\n')
     init_default_scope('mmaction')
-    dataset = RawframeDataset(str(tmp_path / 'list.txt'), pipeline=[INIT, DECODE])
-    with pytest.raises(UserError, match='take RawFrameDecode alone for folders of'):
-        check_dataset(dataset, 'train_dataloader')
+    for steps, start in (([INIT, DECODE], 1), ([INIT, DECODE], 0), ([INIT], 1)):
+        dataset = RawframeDataset(str(tmp_path / 'list.txt'), steps, start_index=start)
+        with pytest.raises(UserError, match='RawframeDataset lists folders of frames, .*RawFrameD'):
+            check_dataset(dataset, 'val_dataloader')

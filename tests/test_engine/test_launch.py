@@ -451,6 +451,20 @@ def test_scaled_bounds_of_schedules(tmp_path, scheduler, bound, scaled):
     runner.work_dir_lock.close()
 
 
+@pytest.mark.parametrize('own', [None, dict(type='Own', part=1)])
+def test_a_wrapper_of_ones_own_gets_no_settings_of_ddp(own, monkeypatch):
+    for name in launch._VARIABLES['pytorch']:
+        monkeypatch.setenv(name, '0')
+    monkeypatch.setattr(launch, '_connect_processes', lambda backend: None)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    cfg = Config(dict(launcher='pytorch', model_wrapper_cfg=own, find_unused_parameters=True))
+    launch._set_up_processes(cfg)
+    ddp = dict(type='MMDistributedDataParallel', broadcast_buffers=False)
+    assert cfg.model_wrapper_cfg == dict(
+        own or dict(ddp, find_unused_parameters=True), device_ids=None
+    )
+
+
 def test_scaled_rates_count_the_batches_that_deepspeed_accumulates():
     runner = FlexibleRunner.__new__(FlexibleRunner)
     runner.strategy = SimpleNamespace(config=dict(gradient_accumulation_steps=4), world_size=1)

@@ -90,6 +90,14 @@ from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.engine import CheckInvalidLossHook, RepeatableHook
 
 
+class FirstSaves(Hook):
+    # by one process, as mmengine allows; no gradients wait
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if get_rank() == 0 and runner.iter + 1 in (3, 6, 7):
+            runner.save_checkpoint(runner.work_dir, 'first.pth', by_epoch=False)
+
+
 class Model(BaseModel):
     def __init__(self, whole):
         super().__init__()
@@ -119,14 +127,14 @@ def samples():
     return data
 
 
-def train(strategy, start=None):
+def train(strategy, start=None, bad=5, interval=1):
     data = samples()
-    data[5]['inputs'][1] = float('nan')  # the third of the second process
+    data[bad]['inputs'][1] = float('nan')
     settings = dict(strategy=dict(type=strategy)) if strategy else {}
     folder = sys.argv[1] + '/' + strategy
     runner = (FlexibleRunner if settings else Runner)(
         initial(bool(strategy)),
-        work_dir=f'{folder}_{start}',
+        work_dir=f'{folder}_{start}_{bad}',
         train_dataloader=dict(
             batch_size=1, dataset=data, sampler=dict(type='InfiniteSampler', shuffle=False)
         ),
@@ -134,13 +142,17 @@ def train(strategy, start=None):
         optim_wrapper=dict(
             optimizer=dict(type='AdamW', lr=0.1, weight_decay=0.5), accumulative_counts=3
         ),
-        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)),
-        custom_hooks=[CheckInvalidLossHook(max_skips=1), RepeatableHook()],
-        load_from=start and f'{folder}_None/iter_{start}.pth',
+        default_hooks=dict(
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=interval)
+        ),
+        custom_hooks=[
+            CheckInvalidLossHook(max_skips=1), RepeatableHook(), *[FirstSaves()] * (not strategy)
+        ],
+        load_from=start and f'{folder}_None_{bad}/iter_{start}.pth',
         resume=bool(start),
         launcher='pytorch',
         env_cfg=dict(dist_cfg=dict(backend='gloo')),
-        experiment_name=f'{strategy} {start}',
+        experiment_name=f'{strategy} {start} {bad}',
         cfg=dict(
             model_wrapper_cfg=dict(
                 type='MMDistributedDataParallel', find_unused_parameters=True, device_ids=None
@@ -151,12 +163,16 @@ def train(strategy, start=None):
     runner.train()
     torch.distributed.barrier()
     end = read_checkpoint(runner.work_dir + '/iter_7.pth')
+    if not strategy:  # all processes have the same weights
+        own = dict(runner.model.module.state_dict())
+        torch.testing.assert_close(own, dict(end['state_dict']), rtol=0, atol=0)
     return dict(end['state_dict']), end['optimizer']['state']
 
 
 torch.distributed.init_process_group(
     'gloo', 'file://' + sys.argv[1] + '/store', rank=int(os.environ['RANK']), world_size=2
 )
+train('', bad=9, interval=7)  # passed over within a group, after one process has used a part
 for strategy in ('', 'mmswinv2.FSDPStrategy'):
     end = train(strategy)
     for start in (2, 4):

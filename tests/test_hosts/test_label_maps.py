@@ -147,7 +147,8 @@ FILES = {
     'a tiff of no width': (tiff(LABELS).replace(struct.pack('<HH', 256, 4), b'\xf0\xf0\4\0'),
                            'cannot read the label map', None),
     'cut short': (image(np.random.default_rng(0).integers(0, 3, (90, 90), np.uint8))[:900],
-                  'cannot read the label map', None),
+                  'image file is truncated; fetch it again',
+                  'its decoder returns no image; fetch it again'),
 }  # fmt: skip
 
 
