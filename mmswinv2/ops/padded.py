@@ -43,16 +43,21 @@ def attend(
     target: Any = 0  # number in windows of each token in the map, [S1 S2 ...]
     rest, of_windows, in_window = number, tokens, 1
     for n, m, left, along in reversed([*zip(grid.size, window, lefts, counts, strict=True)]):
-        place = rest % n + left
+        place = remainder(rest, n) + left
         target = target + place // m * of_windows + place % m * in_window
         rest, of_windows, in_window = rest // n, of_windows * along, in_window * m
     # A scatter, for which compilers compute the indices once, and not again for each channel. The
     # padding has copies of all tokens, as gradients of copies of one would be added one by one.
     place = torch.arange(total * tokens, device=qkv.device)
-    source = (place % every - every).scatter(0, target, number)  # number in the map, [W N]
+    source = (remainder(place, every) - every).scatter(0, target, number)  # number in the map, [W N]
     hidden = (source < 0) & (place < count * tokens)
     source = torch.where(source < 0, source + every, source)
     windows = qkv.flatten(1, -2).index_select(1, source).unflatten(1, (total, tokens))
     bias = expand(table, window)
     out = softmax_attention(windows, scale, bias, dropout, hidden.unflatten(0, (total, tokens)))
     return out.flatten(1, 2).index_select(1, target).unflatten(1, grid.size)
+
+
+def remainder(x: Tensor, divisor: Any) -> Tensor:
+    """``x % divisor``, which torch's exporter to ONNX takes for constant divisors alone."""
+    return x - x // divisor * divisor
