@@ -309,6 +309,16 @@ def test_voc(voc, tmp_path):
     assert summary.left_out['images without a label file or line'][0] == 1
 
 
+@pytest.mark.parametrize('name', ['a', 'gone.jpg', ''])
+def test_pictures_of_masks_beside_the_labels_of_voc(voc, tmp_path, name):
+    """Labels that do not name their image are for the photo, not for what lies beside them."""
+    picture(voc / 'Annotations/a.png')
+    text = VOC.format(name=name, width=100, objects=objects(1, 1, 9, 9))
+    write(voc / 'Annotations/a.xml', text)
+    _, found, _ = convert('voc', voc, tmp_path)
+    assert found[0][0] == 'JPEGImages/a.jpg'
+
+
 def test_voc_with_turned_boxes_of_cvat(voc, tmp_path):
     extra = '<attributes><attribute><name>rotation</name><value>{}</value></attribute></attributes>'
     some = [objects(41, 31, 60, 40, more=extra.format(angle)) for angle in ('90.0', '0.0', '30')]
