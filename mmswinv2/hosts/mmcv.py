@@ -6,10 +6,11 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
+from PIL import UnidentifiedImageError
 
 from ..errors import UserError
 from .patching import patch, replace
@@ -49,12 +50,15 @@ def name_unreadable_images() -> None:
         decode: Any, content: bytes, flag: Any = 'color', channel_order: str = 'bgr',
         backend: str | None = None,
     ) -> Any:  # fmt: skip
-        used, form = backend or mmcv_io.imread_backend, content[:12]
+        used, form = backend or mmcv_io.imread_backend, bytes(content[:12])
         ignored = form[8:] == b'WEBP' or form[4:] in (b'ftypavif', b'ftypavis')
         if not ignored or used != 'cv2' or flag not in ('color', 'grayscale'):
             return decode(content, flag, channel_order, backend)
-        with open_image(io.BytesIO(content)) as file:
-            image = decode(content, f'{flag}_ignore_orientation', backend=backend)
+        image = decode(content, f'{flag}_ignore_orientation', backend=backend)
+        if image is None:  # damaged, which callers tell
+            return None
+        # Pillow before 11.3 knows no AVIF
+        with suppress(UnidentifiedImageError), open_image(io.BytesIO(content)) as file:
             image = upright(image, orientation(file))
         reverse = flag == 'color' and channel_order == 'rgb'
         return np.ascontiguousarray(image[..., ::-1] if reverse else image)

@@ -476,6 +476,29 @@ def test_photos_that_opencv_does_not_turn(ending, value, tmp_path):
         assert image_size(path, decode=whole) == shown.shape[1::-1]
 
 
+@pytest.mark.parametrize('ending', ['webp', 'avif'])
+def test_damaged_photos_are_told_as_those_of_other_formats(ending):
+    """OpenCV decodes to None, and the callers of mmcv have words for it."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8)).save(
+        buffer, ending
+    )
+    content = buffer.getvalue()
+    for end in (12, len(content) // 2, len(content) - 20):
+        assert mmcv.imfrombytes(content[:end]) is None
+    whole = mmcv.imfrombytes(content)
+    for kind in (memoryview, functools.partial(np.frombuffer, dtype=np.uint8)):
+        assert np.array_equal(mmcv.imfrombytes(kind(content)), whole)
+
+
+def test_avif_where_pillow_reads_none(monkeypatch):
+    """Pillow before 11.3 does not, and OpenCV does."""
+    buffer = io.BytesIO()
+    Image.fromarray(RGB).save(buffer, 'avif')
+    monkeypatch.setattr(Image, 'ID', [name for name in Image.ID if name != 'AVIF'])
+    assert mmcv.imfrombytes(buffer.getvalue()).shape == RGB.shape
+
+
 def test_images_of_more_pixels_than_pillow_reads(tmp_path, monkeypatch, recwarn):
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 20)
     path = tmp_path / 'a.png'
