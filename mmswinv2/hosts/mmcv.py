@@ -121,12 +121,18 @@ def open_image(file: Any) -> Any:
             image = Image.open(file)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
-    text = os.environ.get(name := 'OPENCV_IO_MAX_IMAGE_PIXELS', '')
-    most = int(text) if text.isdecimal() else 2**30
+    most = _count_pixels(os.environ.get(name := 'OPENCV_IO_MAX_IMAGE_PIXELS') or '')
     if image.width * image.height > most:
         image.close()
         raise OSError(f'{image.width}x{image.height} pixels are more than {name}={most}')
     return image
+
+
+def _count_pixels(text: str) -> int:
+    """A number as OpenCV reads it from the environment, where MB and KB may follow."""
+    found = re.fullmatch(r'(\d+)\s*(?:([MK])B)?', text.strip(), re.IGNORECASE)
+    unit = {'M': 2**20, 'K': 2**10}
+    return int(found[1]) * unit.get((found[2] or '').upper(), 1) if found else 2**30
 
 
 def orientation(image: Any) -> int:

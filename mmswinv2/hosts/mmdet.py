@@ -116,6 +116,10 @@ class MMDet(Host):
             raise _several_metainfo(meta, where)
         if type(metric).__name__ in _COCO_METRICS:  # others may have options of their own
             check_coco_options(metric, where)
+        if type(metric).__name__ == 'CocoMetric' and metric._coco_api is None:
+            for inner in inner_datasets(dataset):
+                if not has_own_steps(inner):
+                    _check_instances(inner, where)
         infos = infos_by_id(dataset, metric, where)
         annotations: Any = getattr(metric, '_coco_api', None)
         if infos and hasattr(annotations, 'path'):
@@ -228,6 +232,19 @@ def _several_metainfo(given: Sequence[dict], where: str) -> UserError:
         'takes one metainfo; give all the same metainfo=dict(classes=...), and name in ignore_keys '
         'of ConcatDataset what else may differ'
     )
+
+
+def _check_instances(dataset: Any, where: str) -> None:
+    """Raise `UserError` if samples lack the objects that CocoMetric needs without ``ann_file``.
+
+    mmdet asserts it in the first validation, after an epoch.
+    """
+    for step in steps_in(getattr(dataset, 'pipeline', None)):
+        if type(step).__name__ == 'PackDetInputs' and 'instances' not in step.meta_keys:
+            raise UserError(
+                f'{where}: CocoMetric without ann_file takes the objects from the samples, and '
+                "meta_keys of PackDetInputs lacks 'instances'; add it, or give ann_file"
+            )
 
 
 def check_loaded_boxes(dataset: Any, metric: str, where: str) -> None:

@@ -6,6 +6,7 @@ import struct
 import threading
 import warnings
 import zlib
+from contextlib import nullcontext
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
@@ -745,6 +746,9 @@ def test_limits_of_pixels_as_opencv_takes_them(text, read, tmp_path, monkeypatch
     else:
         with pytest.raises(OSError, match='30x20 pixels are more than .*=100'):
             open_image(tmp_path / 'a.png')
+    (tmp_path / 'b.png').write_bytes(png(40000, 30000))  # above 2**30, OpenCV's own limit
+    with nullcontext() if text == '4000MB' else pytest.raises(OSError, match='40000x30000 pixels'):
+        open_image(tmp_path / 'b.png').close()
 
 
 @pytest.mark.parametrize('stored', [False, True])

@@ -454,6 +454,20 @@ def test_lists_of_persons(folder, line):
         hosts.check_data(cfg, ('train',))
 
 
+@pytest.mark.parametrize('packed', [True, False])
+def test_a_metric_without_a_file_needs_the_objects_in_the_samples(folder, packed):
+    """Before the training: mmdet ends in an AssertionError in the first validation."""
+    from mmdet.datasets.transforms import PackDetInputs
+    from mmdet.evaluation import CocoMetric
+
+    data = voc()
+    data.pipeline.transforms = [PackDetInputs(('img_id', 'ori_shape', *['instances'] * packed))]
+    evaluator = type('Evaluator', (), dict(metrics=[CocoMetric()]))
+    words = "val_evaluator: CocoMetric without ann_file .* lacks 'instances'; add it, or give ann_"
+    with nullcontext() if packed else pytest.raises(UserError, match=words):
+        hosts.check_evaluator(evaluator, data, 'val_evaluator')
+
+
 FLIP, PAD = dict(type='RandomFlip', prob=1.0), dict(type='Pad', size_divisor=32)
 VIEWS = {  # case: (steps of the pipeline with several views, whether boxes are flipped back right)
     'padded after': ([[FLIP], [PAD], [dict(FLIP, prob=0.0)]], True),
