@@ -343,8 +343,10 @@ def _of_images(cfg: Any) -> bool:
 def check_decoding(dataset: Any, where: str) -> None:
     """Raise `UserError` if videos are opened by other steps than read, or not counted from 0."""
     kinds = {kind.__name__ for step in steps_in(dataset.pipeline) for kind in type(step).__mro__}
-    decoders = {kind for kind in kinds if re.fullmatch('(Decord|PyAV|OpenCV|Video)Decode', kind)}
-    if any(kind.replace('Decode', 'Init') not in kinds for kind in decoders):
+    known = '(Decord|PyAV|OpenCV|Video)'
+    openers = {kind for kind in kinds if re.fullmatch(known + 'Init', kind)}  # not one's own
+    decoders = sorted(kind for kind in kinds if re.fullmatch(known + 'Decode', kind))
+    if openers and any(kind.replace('Decode', 'Init') not in openers for kind in decoders):
         raise UserError(
             f'{where}: videos are opened by another step than reads them, {", ".join(decoders)}; '
             'take both mmswinv2.VideoInit and mmswinv2.VideoDecode, or both of the others'

@@ -202,6 +202,7 @@ DECODING = {
     'raw frames': ([dict(type='RawFrameDecode')], dict(start_index=1), None),
     'opened by another': ([dict(type='DecordInit'), DECODE], {}, 'than reads them, VideoDecode; '),
     'read by another': ([INIT, dict(type='DecordDecode')], {}, 'than reads them, DecordDecode;'),
+    "opened by a step of one's own": ([lambda results: results, DECODE], {}, None),
     'frames from 1': ([INIT, DECODE], dict(start_index=1), 'start_index=1, and frames of videos'),
     'frames of Decord from 1': (
         [dict(type='DecordInit'), dict(type='DecordDecode')],
