@@ -946,6 +946,22 @@ def test_track_numbers_behind_polygons_of_yolo(yolo, tmp_path, number, others):
     assert summary.masks == 1 + others.startswith('0 .1')
 
 
+@pytest.mark.parametrize('line', ['0 .1 .1 .6 .1 .6 .9 .5 2', '0 .5 .5 .2 .2 .8 17'])
+def test_corners_of_yolo_where_a_line_may_have_a_track_number(yolo, tmp_path, line):
+    """One line, maybe a wrong one, takes no corner at the edge of the image from the others."""
+    edge = '1 .1 .5 .6 .5 .6 1 .1 1\n'
+    write(yolo / 'labels/val/c.txt', f'{edge}1 .1 .1 .6 .1 .6 .5 .1 .5\n')
+    _, found, _ = convert('yolo', yolo, tmp_path)
+    write(yolo / 'labels/train/a.txt', line)
+    if len(line.split()) > 7:
+        with pytest.raises(UserError, match=r'a.txt, line 1 ends in a corner far .*c.txt, line 2'):
+            convert('yolo', yolo, tmp_path)
+    else:
+        _, again, _ = convert('yolo', yolo, tmp_path)
+        polygons = [[a['segmentation'] for *_, a in some[-2:]] for some in (found, again)]
+        assert polygons[0] == polygons[1] and len(polygons[0][0][0]) == 8
+
+
 @pytest.mark.parametrize('number', [-1, 0, 1, 17])
 def test_track_numbers_of_yolo(yolo, tmp_path, number):
     """A line of six numbers is no triangle if all ends are whole and the boxes are on the image."""
