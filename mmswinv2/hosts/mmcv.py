@@ -15,6 +15,7 @@ from PIL import UnidentifiedImageError
 from ..errors import UserError
 from .patching import patch, replace
 
+_UNDECODED = "AttributeError: 'NoneType' object has no attribute 'squeeze'"  # of a label map
 _OPENING = threading.Lock()
 # part of an error message: advice for the user
 _WAYS = {
@@ -24,7 +25,8 @@ _WAYS = {
     'MAX_IMAGE_PIXELS': 'cut it into tiles, or set the environment variable of that name to more',
     "requires the 'imagecodecs' package": "pip install 'mmswinv2[images]'",
     "No module named 'tifffile'": "pip install 'mmswinv2[images]'",
-    "'NoneType' object has no attribute": 'install what imdecode_backend names',
+    "'NoneType' object has no attribute 'decode'": 'install what imdecode_backend names',
+    "'NoneType' object has no attribute 'imread'": 'install what imdecode_backend names',
     '': 'fetch it again, or take it out of the data',
 }
 
@@ -101,6 +103,7 @@ def name_file(path: str, what: str = 'image', decodes: bool = True) -> Iterator[
             raise
         told = re.sub(r' <_io\.\w+ object at \w+>', '', str(error))  # Pillow's file object
         text = f'{type(error).__name__}: {" ".join(told.split())}'
+        text = text.replace(_UNDECODED, 'OpenCV cannot decode it')
         way = next(way for part, way in _WAYS.items() if part in text)
         raise UserError(f'cannot read the {what} {path}: {text}; {way}') from error
 
