@@ -286,6 +286,11 @@ def _check_files(dataset: Any, where: str, host: Host) -> None:
     path = Path(root, part)
     if not path.exists():
         raise UserError(f'{where}: the annotation file {path} does not exist')
+    if not path.is_file() and not path.is_dir():  # reading a pipe would wait for ever
+        raise UserError(
+            f'{where}: the annotation file {path} is a pipe or a device; write its content to a '
+            'file and name that'
+        )
     if path.is_file():
         host.check_list(path, dataset, where)
 

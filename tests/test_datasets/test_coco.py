@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 from contextlib import nullcontext
 from copy import deepcopy
@@ -536,6 +537,13 @@ def test_expressions_are_read_as_they_are(folder):
     )
     assert [data[i]['text'] for i in (0, 1)] == ['the circle', 'the cat']
     assert gRefCOCOMetric(ann_file=str(path)).coco.loadAnns(1) == content['annotations'][1:]
+
+
+def test_pipe(folder):
+    """To read it would wait for ever."""
+    os.mkfifo(folder / 'pipe.json')
+    with pytest.raises(UserError, match='pipe.json is a pipe or a device'):
+        read_coco(folder / 'pipe.json')
 
 
 def test_areas_are_those_of_polygons(folder):

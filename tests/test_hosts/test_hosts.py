@@ -1,5 +1,6 @@
 """The host of a config, and the modules that a config imports."""
 
+import os
 import subprocess
 import sys
 
@@ -146,6 +147,16 @@ def test_files_that_are_not_there(loader, change, words):
         hosts.check_data(cfg, ('train',))
     dataset.backend_args = dict(backend='petrel')  # not on this disk
     hosts.check_data(cfg, ('train',))
+
+
+@pytest.mark.parametrize('name', ['list.json', 'list.txt'])
+def test_annotations_from_a_pipe(loader, name):
+    cfg, dataset, folder = loader
+    (folder / 'list.json').unlink()
+    os.mkfifo(folder / name)
+    dataset.ann_file = name
+    with pytest.raises(UserError, match=f'train_dataloader: the annotation file .*{name} is a pi'):
+        hosts.check_data(cfg, ('train',))
 
 
 def test_data_sets_of_nothing(tmp_path):
