@@ -238,6 +238,8 @@ def get_category_ids(path: str | Path, categories: Iterable[dict], names: Sequen
 
 
 def _read_json(path: str | Path) -> dict[str, Any]:
+    if Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
+        raise UserError(f'{path} is a pipe or a device and no file; write the content to a file')
     try:
         content = json.loads(Path(path).read_bytes())  # detects UTF-8 (BOM or not), -16, -32
     except UnicodeDecodeError as error:
@@ -342,7 +344,8 @@ def _first_of_repeats(path: Any, annotations: list[dict], table: Annotations) ->
     keys, seen = ('bbox', 'segmentation', 'image_id', 'category_id', 'iscrowd'), set()
     for i in np.flatnonzero(times[places] > 1):
         box, mask, *rest = (annotations[i].get(key) for key in keys)
-        entry = hash(_as_tuples((box, mask, rest)))  # the tuples take as much memory as the file
+        # of texts, which take as much memory as the file; hash(-1) is hash(-2)
+        entry = hash(str(_normalized((box, mask, rest))))
         keep[i] = entry not in seen or not (box or mask)
         seen.add(entry)
     if not keep.all():
@@ -354,11 +357,13 @@ def _first_of_repeats(path: Any, annotations: list[dict], table: Annotations) ->
     return keep
 
 
-def _as_tuples(value: Any) -> Any:
-    """Content of JSON that compares by value: 1 as 1.0, tables with their keys in any order."""
+def _normalized(value: Any) -> Any:
+    """Content of JSON whose text is the same if it is equal: 1 for 1.0, keys in order."""
     if isinstance(value, dict):
         value = sorted(value.items())
-    return tuple(map(_as_tuples, value)) if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        return [*map(_normalized, value)]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _crowds(path: Any, annotations: list[dict]) -> np.ndarray:

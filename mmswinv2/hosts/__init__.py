@@ -287,6 +287,11 @@ def _check_files(dataset: Any, where: str, host: Host) -> None:
     path = Path(root, part)
     if not path.exists():
         raise UserError(f'{where}: the annotation file {path} does not exist')
+    if not path.is_file() and not path.is_dir():  # reading a pipe would wait for ever
+        raise UserError(
+            f'{where}: the annotation file {path} is a pipe or a device; write its content to a '
+            'file and name that'
+        )
     if path.suffix == '.json' and path.is_file() and not _has_ends_of_json(path):
         raise UserError(f'{where}: {path} is not JSON, or cut short; fetch or export it again')
     if path.is_file():

@@ -6,7 +6,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from PIL import UnidentifiedImageError
 from ..errors import UserError
 from .patching import patch, replace
 
+_UNDECODED = "AttributeError: 'NoneType' object has no attribute 'squeeze'"  # of a label map
 _OPENING = threading.Lock()
 # part of an error message: advice for the user
 _WAYS = {
@@ -24,7 +25,8 @@ _WAYS = {
     'MAX_IMAGE_PIXELS': 'cut it into tiles, or set the environment variable of that name to more',
     "requires the 'imagecodecs' package": "pip install 'mmswinv2[images]'",
     "No module named 'tifffile'": "pip install 'mmswinv2[images]'",
-    "'NoneType' object has no attribute": 'install what imdecode_backend names',
+    "'NoneType' object has no attribute 'decode'": 'install what imdecode_backend names',
+    "'NoneType' object has no attribute 'imread'": 'install what imdecode_backend names',
     '': 'fetch it again, or take it out of the data',
 }
 
@@ -50,18 +52,16 @@ def name_unreadable_images() -> None:
         decode: Any, content: bytes, flag: Any = 'color', channel_order: str = 'bgr',
         backend: str | None = None,
     ) -> Any:  # fmt: skip
-        used, form = backend or mmcv_io.imread_backend, content[:12]
+        used, form = backend or mmcv_io.imread_backend, bytes(content[:12])
         ignored = form[8:] == b'WEBP' or form[4:] in (b'ftypavif', b'ftypavis')
         if not ignored or used != 'cv2' or flag not in ('color', 'grayscale'):
             return decode(content, flag, channel_order, backend)
-        try:
-            with open_image(io.BytesIO(content)) as file:
-                turn = orientation(file)
-        except UnidentifiedImageError:  # Pillow knows AVIF from version 11.3 on
-            turn = 1
-        if turn == 1:
-            return decode(content, flag, channel_order, backend)
-        image = upright(decode(content, f'{flag}_ignore_orientation', backend=backend), turn)
+        image = decode(content, f'{flag}_ignore_orientation', backend=backend)
+        if image is None:  # damaged, which callers tell
+            return None
+        # Pillow before 11.3 knows no AVIF
+        with suppress(UnidentifiedImageError), open_image(io.BytesIO(content)) as file:
+            image = upright(image, orientation(file))
         reverse = flag == 'color' and channel_order == 'rgb'
         return np.ascontiguousarray(image[..., ::-1] if reverse else image)
 
@@ -103,8 +103,7 @@ def name_file(path: str, what: str = 'image', decodes: bool = True) -> Iterator[
             raise
         told = re.sub(r' <_io\.\w+ object at \w+>', '', str(error))  # Pillow's file object
         text = f'{type(error).__name__}: {" ".join(told.split())}'
-        if getattr(error, 'name', '') == 'squeeze':  # of the None that OpenCV returns
-            text = 'its decoder returns no image'
+        text = text.replace(_UNDECODED, 'OpenCV cannot decode it')
         way = next(way for part, way in _WAYS.items() if part in text)
         raise UserError(f'cannot read the {what} {path}: {text}; {way}') from error
 

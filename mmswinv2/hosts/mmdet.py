@@ -235,7 +235,10 @@ def _several_metainfo(given: Sequence[dict], where: str) -> UserError:
 
 
 def _check_instances(dataset: Any, where: str) -> None:
-    """Raise `UserError` if samples lack the objects that CocoMetric needs without ``ann_file``."""
+    """Raise `UserError` if samples lack the objects that CocoMetric needs without ``ann_file``.
+
+    mmdet asserts it in the first validation, after an epoch.
+    """
     for step in steps_in(getattr(dataset, 'pipeline', None)):
         if type(step).__name__ == 'PackDetInputs' and 'instances' not in step.meta_keys:
             raise UserError(

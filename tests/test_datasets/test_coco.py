@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 from contextlib import nullcontext
 from copy import deepcopy
@@ -450,6 +451,19 @@ def test_boxes_around_turned_rectangles(folder, degrees, log):
     assert ('1 of 8 annotations are turned' in log.text) == (degrees != 180)
 
 
+@pytest.mark.parametrize('kind', [int, float])
+def test_masks_that_differ_by_a_number_of_the_same_hash(folder, kind):
+    """Python's hash(-1) is hash(-2), also inside tuples."""
+    content = make()
+    first = content['annotations'][0]
+    x, y, width, height = first['bbox'] = [0, 12, 30, 20]
+    for left in (-1, -2):
+        corners = [kind(left), y, x + width, y, x + width, y + height, x, y + height]
+        content['annotations'].append(first | dict(id=50 - left, segmentation=[corners]))
+    del content['annotations'][0]
+    assert len(read_coco(write(folder, content))['annotations']) == len(content['annotations'])
+
+
 def test_polygons_that_are_left_out_leave_the_others_in_order(folder):
     content = make()
     good = content['annotations'][0]['segmentation'][0]
@@ -523,6 +537,13 @@ def test_expressions_are_read_as_they_are(folder):
     )
     assert [data[i]['text'] for i in (0, 1)] == ['the circle', 'the cat']
     assert gRefCOCOMetric(ann_file=str(path)).coco.loadAnns(1) == content['annotations'][1:]
+
+
+def test_pipe(folder):
+    """To read it would wait for ever."""
+    os.mkfifo(folder / 'pipe.json')
+    with pytest.raises(UserError, match='pipe.json is a pipe or a device'):
+        read_coco(folder / 'pipe.json')
 
 
 def test_areas_are_those_of_polygons(folder):

@@ -6,6 +6,7 @@ import struct
 import threading
 import warnings
 import zlib
+from contextlib import nullcontext
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
@@ -476,14 +477,27 @@ def test_photos_that_opencv_does_not_turn(ending, value, tmp_path):
         assert image_size(path, decode=whole) == shown.shape[1::-1]
 
 
-def test_photos_that_pillow_does_not_read(tmp_path, monkeypatch):
-    """AVIF before Pillow 11.3: as OpenCV reads them, without a turn."""
-    path = tmp_path / 'a.avif'
-    Image.fromarray(RGB).save(path, exif=exif())
-    Image.init()
-    monkeypatch.setattr(Image, 'ID', [form for form in Image.ID if form != 'AVIF'])
-    stored = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    assert (LoadImageFromFile()({'img_path': str(path)})['img'] == stored).all()
+@pytest.mark.parametrize('ending', ['webp', 'avif'])
+def test_damaged_photos_are_told_as_those_of_other_formats(ending):
+    """OpenCV decodes to None, and the callers of mmcv have words for it."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8)).save(
+        buffer, ending
+    )
+    content = buffer.getvalue()
+    for end in (12, len(content) // 2, len(content) - 20):
+        assert mmcv.imfrombytes(content[:end]) is None
+    whole = mmcv.imfrombytes(content)
+    for kind in (memoryview, functools.partial(np.frombuffer, dtype=np.uint8)):
+        assert np.array_equal(mmcv.imfrombytes(kind(content)), whole)
+
+
+def test_avif_where_pillow_reads_none(monkeypatch):
+    """Pillow before 11.3 does not, and OpenCV does."""
+    buffer = io.BytesIO()
+    Image.fromarray(RGB).save(buffer, 'avif')
+    monkeypatch.setattr(Image, 'ID', [name for name in Image.ID if name != 'AVIF'])
+    assert mmcv.imfrombytes(buffer.getvalue()).shape == RGB.shape
 
 
 def test_images_of_more_pixels_than_pillow_reads(tmp_path, monkeypatch, recwarn):
@@ -732,6 +746,9 @@ def test_limits_of_pixels_as_opencv_takes_them(text, most, tmp_path, monkeypatch
     else:
         with pytest.raises(OSError, match=f'30x40 pixels are more than .*={most}$'):
             open_image(tmp_path / 'a.png')
+    (tmp_path / 'b.png').write_bytes(png(40000, 30000))  # above 2**30, OpenCV's own limit
+    with nullcontext() if text == '4000MB' else pytest.raises(OSError, match='40000x30000 pixels'):
+        open_image(tmp_path / 'b.png').close()
 
 
 @pytest.mark.parametrize('stored', [False, True])

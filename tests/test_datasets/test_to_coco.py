@@ -309,6 +309,16 @@ def test_voc(voc, tmp_path):
     assert summary.left_out['images without a label file or line'][0] == 1
 
 
+@pytest.mark.parametrize('name', ['a', 'gone.jpg', ''])
+def test_pictures_of_masks_beside_the_labels_of_voc(voc, tmp_path, name):
+    """Labels that do not name their image are for the photo, not for what lies beside them."""
+    picture(voc / 'Annotations/a.png')
+    text = VOC.format(name=name, width=100, objects=objects(1, 1, 9, 9))
+    write(voc / 'Annotations/a.xml', text)
+    _, found, _ = convert('voc', voc, tmp_path)
+    assert found[0][0] == 'JPEGImages/a.jpg'
+
+
 def test_voc_with_turned_boxes_of_cvat(voc, tmp_path):
     extra = '<attributes><attribute><name>rotation</name><value>{}</value></attribute></attributes>'
     some = [objects(41, 31, 60, 40, more=extra.format(angle)) for angle in ('90.0', '0.0', '30')]
@@ -934,6 +944,22 @@ def test_track_numbers_behind_polygons_of_yolo(yolo, tmp_path, number, others):
     if others:
         assert boxes(found)[1] == ('images/train/a.jpg', 'dog', [0, 0, 50, 40])
     assert summary.masks == 1 + others.startswith('0 .1')
+
+
+@pytest.mark.parametrize('line', ['0 .1 .1 .6 .1 .6 .9 .5 2', '0 .5 .5 .2 .2 .8 17'])
+def test_corners_of_yolo_where_a_line_may_have_a_track_number(yolo, tmp_path, line):
+    """One line, maybe a wrong one, takes no corner at the edge of the image from the others."""
+    edge = '1 .1 .5 .6 .5 .6 1 .1 1\n'
+    write(yolo / 'labels/val/c.txt', f'{edge}1 .1 .1 .6 .1 .6 .5 .1 .5\n')
+    _, found, _ = convert('yolo', yolo, tmp_path)
+    write(yolo / 'labels/train/a.txt', line)
+    if len(line.split()) > 7:
+        with pytest.raises(UserError, match=r'a.txt, line 1 ends in a corner far .*c.txt, line 2'):
+            convert('yolo', yolo, tmp_path)
+    else:
+        _, again, _ = convert('yolo', yolo, tmp_path)
+        polygons = [[a['segmentation'] for *_, a in some[-2:]] for some in (found, again)]
+        assert polygons[0] == polygons[1] and len(polygons[0][0][0]) == 8
 
 
 @pytest.mark.parametrize('number', [-1, 0, 1, 17])

@@ -1,5 +1,6 @@
 """The host of a config, and the modules that a config imports."""
 
+import os
 import subprocess
 import sys
 
@@ -162,6 +163,16 @@ def test_annotations_that_are_json(loader, content, encoding):
     """Annotation files for grounding have a JSON object on each line."""
     (loader[2] / 'list.json').write_text(content, encoding=encoding)
     hosts.check_data(loader[0], ('train',))
+
+
+@pytest.mark.parametrize('name', ['list.json', 'list.txt'])
+def test_annotations_from_a_pipe(loader, name):
+    cfg, dataset, folder = loader
+    (folder / 'list.json').unlink()
+    os.mkfifo(folder / name)
+    dataset.ann_file = name
+    with pytest.raises(UserError, match=f'train_dataloader: the annotation file .*{name} is a pi'):
+        hosts.check_data(cfg, ('train',))
 
 
 def test_data_sets_of_nothing(tmp_path):

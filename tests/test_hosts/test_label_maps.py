@@ -195,6 +195,14 @@ def test_semantic_maps_of_detectors_are_held_to_the_same_rules(tmp_path, name):
         assert np.array_equal(load(results)['gt_seg_map'], LABELS)
 
 
+def test_maps_that_opencv_cannot_decode(tmp_path):
+    """It gives None, and what is wrong is the file, not the backend."""
+    path = tmp_path / 'map.png'
+    path.write_bytes(image(LABELS)[:60])
+    with pytest.raises(UserError, match='map.png: OpenCV cannot decode it; fetch it again'):
+        load(path, 'cv2')
+
+
 def test_masks_of_one_bit(tmp_path):
     path = tmp_path / 'map.png'
     path.write_bytes(image(LABELS > 0))

@@ -456,6 +456,7 @@ def test_lists_of_persons(folder, line):
 
 @pytest.mark.parametrize('packed', [True, False])
 def test_a_metric_without_a_file_needs_the_objects_in_the_samples(folder, packed):
+    """Before the training: mmdet ends in an AssertionError in the first validation."""
     from mmdet.datasets.transforms import PackDetInputs
     from mmdet.evaluation import CocoMetric
 

@@ -138,14 +138,13 @@ def pick_image(source: Source, names: Sequence[Path], where: str) -> Path | None
 
 
 def pick_own_image(
-    source: Source, named: Sequence[Path], path: Path, folders: Sequence[Path]
+    source: Source, named: Sequence[Path], own: Sequence[Path], path: Path
 ) -> Path | None:
     """The image that a label file names, or one of the label file's own name, which has priority.
 
     A label file that was copied or renamed still contains the name of its original image. `named`
-    are the files that this may mean; one of the name of the label file, `path`, is in `folders`.
+    are the files that this may mean, `own` those of the same name as the label file, `path`.
     """
-    own = [folder / path.with_suffix(suffix).name for folder in folders for suffix in SUFFIXES]
     theirs, mine = (first_file(names, source.root) for names in (named, own))
     if theirs and mine and theirs.stem != mine.stem:
         source.left_out.add('names in label files, as their own image is another', path)

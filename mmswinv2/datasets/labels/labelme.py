@@ -13,6 +13,7 @@ from typing import Any
 
 from ...errors import UserError
 from .common import (
+    SUFFIXES,
     Labelled,
     Mark,
     Point,
@@ -54,7 +55,8 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
             named = [folder / n for folder in folders for n in (plain.as_posix(), plain.name)]
             if len(plain.parts) > 1:  # a name alone could be that of another image there
                 named.append(source.root / plain.as_posix())
-    image = pick_own_image(source, named, path, folders)
+    own = [folder / path.with_suffix(suffix).name for folder in folders for suffix in SUFFIXES]
+    image = pick_own_image(source, named, own, path)
     if image is None:
         return None
     size = stated_size(content.get('imageWidth'), content.get('imageHeight'), str(path))

@@ -16,6 +16,7 @@ from typing import Any
 from ...errors import UserError, needed
 from ...files import is_inside
 from .common import (
+    SUFFIXES,
     UNLABELLED,
     Box,
     Labelled,
@@ -90,7 +91,9 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
     given = Path(slashes((root.findtext('filename') or path.stem).strip()))
     folders = [path.parent, path.parent.parent / 'JPEGImages', source.root]
     named = [folder / name for name in (given, given.name) for folder in folders]
-    image = pick_own_image(source, named, path, folders)
+    # by endings first: a mask or a drawing, a.png, may lie beside a.xml, and a.jpg in JPEGImages
+    own = [folder / (path.stem + suffix) for suffix in SUFFIXES for folder in folders]
+    image = pick_own_image(source, named, own, path)
     if image is None:
         return None
     size = stated_size(root.findtext('size/width'), root.findtext('size/height'), str(path))

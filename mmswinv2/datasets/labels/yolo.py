@@ -8,7 +8,7 @@ polygon.
 
 import math
 import os
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -55,7 +55,7 @@ def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
     alone = source.split is None  # without a list of images
     images = find_files(source.root, *IMAGES) if alone else _images_of(source, content)
     found, seen, twins = [], set(), []  # `seen` has real paths
-    tracks: list[tuple[Mark, Box | None]] = []
+    ends = _Ends()
     for image in images:
         text = next((p for p in _label_files(image, source) if p.is_file()), None)
         if text is None:
@@ -65,11 +65,11 @@ def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
         if real in seen:
             twins.append(image)
         seen.add(real)
-        marks = _read_lines(text, names, keypoints, source, tracks)
+        marks = _read_lines(text, names, keypoints, source, ends)
         found.append(Labelled(image, marks, shares=True))
     if twins:  # such as a.png beside a.jpg
         warn(f'{len(twins)} images, first {twins[0]}, get the objects of another of the same name')
-    _leave_out_tracks(tracks, sum(bool(mark.polygons) for entry in found for mark in entry.marks))
+    _leave_out_tracks(ends, sum(bool(mark.polygons) for entry in found for mark in entry.marks))
     if source.split is None:
         _count_orphans(source.path, seen, source.left_out)
     return names, found
@@ -159,17 +159,20 @@ def _label_files(image: Path, source: Source) -> list[Path]:
     return [folder / name for folder in (source.root, source.path) for name in names]
 
 
-def _read_lines(
-    path: Path,
-    names: list[str],
-    keypoints: int,
-    source: Source,
-    tracks: list[tuple[Mark, Box | None]],
-) -> list[Mark]:
-    """Objects of a file; those that have a track number are added to `tracks`.
+@dataclass
+class _Ends:
+    """Objects by what the last two numbers of their lines are."""
 
-    Where the number may also be that of a corner, the box goes with it that the object may be.
-    """
+    tracks: list[Mark] = field(default_factory=list)  # a confidence and a track number
+    corners: list[Mark] = field(default_factory=list)
+    #: either of them, with the box that the object may be
+    doubtful: list[tuple[Mark, Box]] = field(default_factory=list)
+
+
+def _read_lines(
+    path: Path, names: list[str], keypoints: int, source: Source, ends: _Ends
+) -> list[Mark]:
+    """Objects of a file, which are added to `ends`, too, where they have more than a box."""
     marks = []
     for i, line in enumerate(read_text(path).splitlines(), start=1):
         where, values = f'{path}, line {i}', line.split()
@@ -180,12 +183,12 @@ def _read_lines(
         label, *numbers = [number(value, where) for value in values]
         if not label.is_integer():
             raise UserError(f'{where}: the class {values[0]} is no whole number; {_LINE}')
-        # the last two are a confidence and a track number, or a corner
-        tracked = len(numbers) > 5 and len(numbers) % 2 == 0
-        tracked = tracked and numbers[-1].is_integer() and 0 <= numbers[-2] <= 1
-        box = _edges(*numbers[:4])
         if keypoints and len(numbers) - 4 - keypoints in (0, 1, 2):
-            numbers, tracked = numbers[:4], False
+            numbers = numbers[:4]
+        # the last two are a confidence and a track number, or a corner
+        paired = len(numbers) > 5 and len(numbers) % 2 == 0
+        tracked = paired and numbers[-1].is_integer() and 0 <= numbers[-2] <= 1
+        box = _edges(*numbers[:4])
         sure = tracked and numbers[-1] >= _NEAR[1]
         if sure:
             numbers = numbers[:-2]
@@ -202,8 +205,10 @@ def _read_lines(
             mark.box = box
         else:
             mark.polygons = [list(zip(numbers[::2], numbers[1::2], strict=False))]
-        if tracked:
-            tracks.append((mark, None if sure else box))
+        if tracked and not sure:
+            ends.doubtful.append((mark, box))
+        elif paired:
+            (ends.tracks if sure else ends.corners).append(mark)
         marks.append(mark)
     return marks
 
@@ -212,24 +217,33 @@ def _edges(x: float, y: float, width: float, height: float) -> Box:
     return x - width / 2, y - height / 2, x + width / 2, y + height / 2
 
 
-def _leave_out_tracks(tracks: Sequence[tuple[Mark, Box | None]], polygons: int) -> None:
+def _leave_out_tracks(ends: _Ends, polygons: int) -> None:
     """Take numbers for tracks where others are, or all `polygons` could be boxes on the image.
 
-    A triangle seldom ends in 0 or 1, and all polygons of a set never do.
+    A triangle seldom ends in 0 or 1, and all polygons of a set never do. Trackers write the number
+    behind a confidence, so where one line has both, no other ends in a corner.
     """
-    doubtful = [(mark, box) for mark, box in tracks if box is not None]
-    if len(doubtful) == len(tracks):
+    tracked = [mark for mark in ends.tracks if mark.polygons]
+    if tracked and ends.corners:
+        raise UserError(
+            f'{tracked[0].where} ends in a corner far from the image, or in a confidence and a '
+            f'track number, which {ends.corners[0].where} does not have; mend one of them'
+        )
+    if not ends.tracks:
         boxes = [
-            box for mark, box in doubtful
+            box for mark, box in ends.doubtful
             if len(mark.polygons[0]) == 3 and min(box) >= -0.01 and max(box) <= 1.01
         ]  # fmt: skip
         if not boxes or len(boxes) < polygons:
             return
         warn(
-            f'{len(boxes)} lines, first {doubtful[0][0].where}, are read as a box, its confidence '
-            'and a track number; were they triangles, no corner may be the whole number 0 or 1'
+            f'{len(boxes)} lines, first {ends.doubtful[0][0].where}, are read as a box, its '
+            'confidence and a track number; were they triangles, no corner may be the whole '
+            'number 0 or 1'
         )
-    for mark, box in doubtful:
+    elif ends.corners:
+        return
+    for mark, box in ends.doubtful:
         if len(mark.polygons[0]) == 3:
             mark.box, mark.polygons = box, []
         else:
