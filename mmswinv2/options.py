@@ -110,13 +110,14 @@ def parse_value(text: str) -> Any:
         from mmengine.config import DictAction
 
         return DictAction._parse_int_float_bool(text)
-    ends, items = text[:1] + text[-1:], _divided(text)
+    ends = text[:1] + text[-1:]
+    if ends == '{}':
+        with suppress(ValueError, SyntaxError, TypeError):  # TypeError: a list as a key
+            if isinstance(found := ast.literal_eval(text), dict):
+                return found
+    items = _divided(text)
     if len(items) > 1 or text.endswith(','):
         return [parse_value(item) for item in items]
-    if ends == '{}':
-        with suppress(ValueError, SyntaxError):
-            found = ast.literal_eval(text)
-            return found if isinstance(found, dict) else text
     if ends not in ('[]', '()'):
         return text
     try:
