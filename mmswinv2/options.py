@@ -112,7 +112,7 @@ def parse_value(text: str) -> Any:
         return DictAction._parse_int_float_bool(text)
     ends = text[:1] + text[-1:]
     if ends == '{}':
-        with suppress(ValueError, SyntaxError, TypeError):
+        with suppress(ValueError, SyntaxError, TypeError):  # TypeError: a list as a key
             if isinstance(found := ast.literal_eval(text), dict):
                 return found
     items = _divided(text)

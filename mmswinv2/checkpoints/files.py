@@ -121,7 +121,7 @@ def _read(path: Path, mmap: bool) -> Any:
         hint = f'; the name {path.stem} alone, as published, is downloaded' if known else ''
         raise CheckpointError(f'checkpoint {path} does not exist{hint}')
     if path.is_dir():
-        files = (path / name for name in _IN_FOLDERS)
+        files = [] if is_deepspeed_folder(path) else [path / name for name in _IN_FOLDERS]
         file = next((file for file in files if file.exists()), None)
         return read_deepspeed_folder(path) if file is None else _read(file, mmap)
     if not path.is_file():  # reading a pipe would wait for ever

@@ -472,10 +472,15 @@ def draw_masks_in_their_boxes() -> None:
         original: Any, self: Any, binary_masks: Any, colors: Any = 'g', alphas: Any = 0.8
     ) -> Any:
         image = self.get_image()
-        kinds = [type(color) for color in colors] + [type(alphas), type(binary_masks)]
-        known = kinds == [tuple] * len(binary_masks) + [float, np.ndarray]
-        if not (known and binary_masks.dtype == bool and binary_masks.shape[1:] == image.shape[:2]):
-            return original(self, binary_masks, colors, alphas)  # which refuses other shapes
+        usual = (
+            (type(binary_masks), type(colors), type(alphas)) == (np.ndarray, list, float)
+            and binary_masks.dtype == bool
+            and binary_masks.shape == (len(colors), *image.shape[:2])
+            and all(type(color) is tuple and len(color) == 3 for color in colors)
+            and all(0 <= channel <= 255 for color in colors for channel in color)
+        )
+        if not usual:  # also what mmengine refuses, such as masks of another image
+            return original(self, binary_masks, colors, alphas)
         for mask, color in zip(binary_masks, colors, strict=True):
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
             if rows.size:

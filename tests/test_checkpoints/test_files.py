@@ -370,23 +370,35 @@ def test_what_is_no_checkpoint_is_not_the_fault_of_torch(content, said, tmp_path
     assert 'file an issue' not in str(caught.value) and '\n' not in str(caught.value)
 
 
+DEEPSPEED_FILES = 'mp_rank_00_model_states.pt', 'zero_pp_rank_0_mp_rank_00_optim_states.pt'
+DEEPSPEED_PART = dict(
+    module={'a': torch.zeros(2)}, buffer_names=[], shared_params={}, ds_version='0.19.8',
+    param_shapes=[{'a': torch.Size([2])}],
+    optimizer_state_dict=dict(
+        zero_stage=2, partition_count=1, single_partition_of_fp32_groups=[torch.ones(2)]
+    ),
+    meta={'iter': 7},
+)  # fmt: skip
+
+
+def test_a_folder_of_deepspeed_in_which_its_weights_were_joined(tmp_path):
+    """zero_to_fp32.py writes pytorch_model.bin, without what mmengine keeps beside the weights."""
+    for file in DEEPSPEED_FILES:
+        torch.save(DEEPSPEED_PART, tmp_path / file)
+    torch.save({'a': torch.zeros(2)}, tmp_path / 'pytorch_model.bin')
+    found = read_checkpoint(tmp_path)
+    assert found['meta'] == {'iter': 7} and found['state_dict']['a'].tolist() == [1, 1]
+
+
 @pytest.mark.parametrize('name', ['iter_[12].pth', 'iter_?.pth', 'iter_*.pth'])
 def test_names_of_deepspeed_folders_are_no_patterns(tmp_path, name):
     """As a glob pattern, the name would make DeepSpeed read unchecked files of another folder."""
-    files = 'mp_rank_00_model_states.pt', 'zero_pp_rank_0_mp_rank_00_optim_states.pt'
-    part = dict(
-        module={'a': torch.zeros(2)}, buffer_names=[], shared_params={}, ds_version='0.19.8',
-        param_shapes=[{'a': torch.Size([2])}],
-        optimizer_state_dict=dict(
-            zero_stage=2, partition_count=1, single_partition_of_fp32_groups=[torch.ones(2)]
-        ),
-    )  # fmt: skip
     for folder, content in (
-        (name, part),
+        (name, DEEPSPEED_PART),
         ('iter_1.pth', {'x': Evil(os.mkdir, str(tmp_path / 'ran'))}),
     ):
         (tmp_path / folder).mkdir()
-        for file in files:
+        for file in DEEPSPEED_FILES:
             torch.save(content, tmp_path / folder / file)
             (tmp_path / folder / f'._{file}').write_bytes(b'Mac OS X')  # as on foreign disks
     assert read_checkpoint(tmp_path / name)['state_dict']['a'].tolist() == [1, 1]

@@ -252,9 +252,14 @@ def test_masks_are_blended_as_mmengine_does():
     assert (drawn[0] == drawn[1]).all() and (drawn[0] != image).any()
     visualizer.draw_binary_masks(masks[0])  # other arguments are mmengine's own business
     assert (visualizer.get_image()[masks[0]] != drawn[1][masks[0]]).any()
-    for refused in (masks[:, :30], masks.astype(np.uint8)):
-        with pytest.raises(AssertionError, match='binary_masks'):
-            draw(visualizer, refused, colors, alphas=0.35)
+    for wrong, given in (
+        (masks[:, :40], colors),  # masks of a smaller image would be drawn elsewhere
+        (masks.astype(np.uint8), colors),
+        (masks, [(300, 0, 0)] * 4),
+        (masks, [(9,)] * 4),
+    ):
+        with pytest.raises(AssertionError):
+            visualizer.draw_binary_masks(wrong, given)
 
 
 def test_a_config_is_formatted_once_until_it_changes(monkeypatch):
