@@ -26,7 +26,15 @@ def predict(
     out_dir: str | Path | None = None,
     **options: Any,
 ) -> list[Any]:
-    """All results of `iterate`, which says what the arguments and options are, in a list."""
+    """Predict on images, folders, patterns, videos and cameras; all results of `iterate` in a list.
+
+    Args:
+        config: path of a config, or mmengine's `Config`.
+        checkpoint: file, name or address of weights for the whole model.
+        inputs: one or several paths, patterns or camera numbers.
+        out_dir: folder for the results; ``None``: nothing is written.
+        **options: ``score``, ``batch_size``, ``device`` and the other options of `iterate`.
+    """
     return list(iterate(config, checkpoint, inputs, out_dir, **options))
 
 
