@@ -148,7 +148,7 @@ FILES = {
                            'cannot read the label map', None),
     'cut short': (image(np.random.default_rng(0).integers(0, 3, (90, 90), np.uint8))[:900],
                   'image file is truncated; fetch it again',
-                  'its decoder returns no image; fetch it again'),
+                  'OpenCV cannot decode it; fetch it again'),
 }  # fmt: skip
 
 
