@@ -295,8 +295,12 @@ def _check_module(module: str, names: Sequence[str]) -> Finding:
             warnings.simplefilter('ignore')
             importlib.import_module(module)
     except Exception as error:  # hosts check versions by assertions
-        remedy = _install(f'--upgrade {wanted}')
-        return Finding(module, BROKEN, f'{told}: {_told(error)}', remedy)
+        text = _told(error)
+        asked = re.search(r'Please install (mm\w+)((?:,? ?[<>]=?\d[\w.]*\w)+)', text)
+        wanted = f'--upgrade {wanted}'
+        if asked and _installed([asked[1]]):  # the package itself, no fork of it
+            wanted = f'"{asked[1]}{asked[2].replace(" ", "")}"'
+        return Finding(module, BROKEN, f'{told}: {text}', _install(wanted))
     return Finding(module, OK, told or 'imported from a folder')
 
 

@@ -120,6 +120,20 @@ def test_a_package_that_refuses_the_others(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     finding = doctor._check_module('refuses', ('refuses',))
     assert finding.state == 'broken' and 'MMCV==2.3.6 is used but incompatible' in finding.text
+    assert finding.remedy.endswith('install --upgrade refuses')
+
+
+@pytest.mark.parametrize('installed', ['mmcv', 'onedl-mmcv'])
+def test_the_versions_that_a_host_accepts_are_installed(installed, tmp_path, monkeypatch):
+    text = 'MMCV==2.2.0 is used but incompatible. Please install mmcv>=2.0.0rc4, <2.2.0.'
+    (tmp_path / 'refuses_mmcv.py').write_text(f'assert False, {text!r}')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(
+        doctor, '_installed', lambda names: dict.fromkeys({installed, 'pip'} & {*names}, '2.2.0')
+    )
+    remedy = doctor._check_module('refuses_mmcv', ('refuses_mmcv',)).remedy
+    own = '"mmcv>=2.0.0rc4,<2.2.0"' if installed == 'mmcv' else '--upgrade refuses_mmcv'
+    assert remedy.endswith(f'install {own}') or remedy.endswith(f'--no-build-isolation {own}')
 
 
 def test_operators_of_another_build(monkeypatch):
