@@ -146,7 +146,10 @@ def _choose_stages(old: Sequence[Level], kind: str, notes: Notes) -> list[int]:
             )
         return stages
     if not _increases(channels) or len(old) > len(_STRIDES) or strides != sorted(strides):
-        raise UserError(f'{seen}, which is no pyramid, as the heads of this config expect')
+        raise UserError(
+            f'{seen}, which is no pyramid, and the heads of this config expect the same of SwinV2; '
+            'take a config whose heads read a pyramid, such as UPerNet or a detector with an FPN'
+        )
     stages = list(range(len(_STRIDES)))[-len(old) :]
     notes.judge.append(
         f'{seen} (dilated); those of SwinV2 have strides {[_STRIDES[i] for i in stages]}, so the '

@@ -28,7 +28,7 @@ from mmswinv2.swap import (
     write_config,
 )
 from mmswinv2.swap.config import Notes, dicts_in
-from mmswinv2.swap.wiring import build
+from mmswinv2.swap.wiring import Level, _choose_stages, build
 from tests.test_tools.conftest import ROOT
 
 pytestmark = [
@@ -706,3 +706,11 @@ def test_the_tool(tool, tmp_path):
     failed = tool('misc/swap_backbone.py', 'mmdet::ssd/ssd300_coco.py', '-o', tmp_path / 'ssd.py')
     assert failed.returncode != 0 and 'error: ' in failed.stderr
     assert [p.name for p in tmp_path.iterdir()] == ['new.py']
+
+
+def test_heads_that_read_maps_of_one_stride():
+    """As of SETR, whose ViT has the same stride and channels everywhere."""
+    with pytest.raises(UserError, match=r'strides \[16, 16\] .* no pyramid.* such as UPerNet or a'):
+        _choose_stages([Level(8, 16)] * 2, 'VisionTransformer', Notes())
+    assert _choose_stages([Level(8, 16), Level(16, 16)], 'ResNetV1c', notes := Notes()) == [2, 3]
+    assert 'those of SwinV2 have strides [16, 32]' in notes.judge[0]
