@@ -238,10 +238,10 @@ def get_category_ids(path: str | Path, categories: Iterable[dict], names: Sequen
 
 
 def _read_json(path: str | Path) -> dict[str, Any]:
-    if Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
+    if (path := Path(path)).exists() and not path.is_file() and not path.is_dir():
         raise UserError(f'{path} is a pipe or a device and no file; write the content to a file')
     try:
-        content = json.loads(Path(path).read_bytes())  # detects UTF-8 (BOM or not), -16, -32
+        content = json.loads(path.read_bytes())  # detects UTF-8 (BOM or not), -16, -32
     except UnicodeDecodeError as error:
         raise UserError(f'{path} is not in UTF-8 ({error}); save it as UTF-8') from error
     except (ValueError, RecursionError) as error:

@@ -49,9 +49,8 @@ def attend(
     # A scatter, for which compilers compute the indices once, and not again for each channel. The
     # padding has copies of all tokens, as gradients of copies of one would be added one by one.
     place = torch.arange(total * tokens, device=qkv.device)
-    source = (remainder(place, every) - every).scatter(
-        0, target, number
-    )  # number in the map, [W N]
+    padding = remainder(place, every) - every
+    source = padding.scatter(0, target, number)  # number in the map, [W N]
     hidden = (source < 0) & (place < count * tokens)
     source = torch.where(source < 0, source + every, source)
     windows = qkv.flatten(1, -2).index_select(1, source).unflatten(1, (total, tokens))

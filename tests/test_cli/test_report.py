@@ -550,46 +550,37 @@ def test_video_classifier(clips, tmp_path):
         report(folder, predictions=dump(samples, tmp_path))
 
 
-def test_samples_without_a_label_are_left_out():
-    """Such as the videos of a list without labels, whose label is -1."""
-    labels = [0, -1, 1]
+def analyse_scores(labels, scores, most, **metainfo):
+    """The analysis of these scores of a classifier."""
 
     class Data(list):
-        metainfo = dict(classes=('cat', 'zebra'))  # noqa: RUF012
-
         def get_data_info(self, index):
             return dict(gt_label=self[index])
 
+    data = Data(labels)
+    data.metainfo = metainfo
     samples = [
         dict(pred_score=torch.tensor(score), gt_label=torch.tensor([label]))
-        for score, label in zip([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8]], labels, strict=True)
+        for score, label in zip(scores, labels, strict=True)
     ]
-    found = analyse_classes(Data(labels), samples, 'p.pkl', 3)
+    return analyse_classes(data, samples, 'p.pkl', most)
+
+
+def test_samples_without_a_label_are_left_out():
+    """Such as the videos of a list without labels, whose label is -1."""
+    scores, classes = [[0.9, 0.1], [0.9, 0.1], [0.2, 0.8]], ('cat', 'zebra')
+    found = analyse_scores([0, -1, 1], scores, 3, classes=classes)
     assert found.words.startswith('2 samples: 100.0% right (top-1)')
     assert found.words.endswith('; 1 without a label are left out') and found.examples == []
-    labels[:] = [-1] * 3
-    for sample in samples:
-        sample['gt_label'] = torch.tensor([-1])
     with pytest.raises(UserError, match='no sample of p.pkl has a label; leave --predictions out'):
-        analyse_classes(Data(labels), samples, 'p.pkl', 3)
+        analyse_scores([-1] * 3, scores, 3, classes=classes)
 
 
 @pytest.mark.parametrize('classes', [('a', 'b'), ('a', 'b', 'c'), ('a', 'b', 'c', 'd')])
 def test_labels_that_the_model_has_no_score_for(classes):
     """As where a test set has more classes than the training had."""
-    labels, scores = [0, 2, 1], [[-0.9, -2.0], [-0.4, -3.0], [-3.0, -2.0]]
-
-    class Data(list):
-        metainfo = dict(classes=classes)  # noqa: RUF012
-
-        def get_data_info(self, index):
-            return dict(gt_label=self[index])
-
-    samples = [
-        dict(pred_score=torch.tensor(score), gt_label=torch.tensor([label]))
-        for score, label in zip(scores, labels, strict=True)
-    ]
-    found = analyse_classes(Data(labels), samples, 'p.pkl', 3)
+    scores = [[-0.9, -2.0], [-0.4, -3.0], [-3.0, -2.0]]
+    found = analyse_scores([0, 2, 1], scores, 3, classes=classes)
     assert found.words.startswith('3 samples: 66.7% right (top-1); the model has scores of the')
     side = max(3, len(classes))
     expected = np.zeros((side, side), int)
@@ -605,19 +596,8 @@ def test_labels_that_the_model_has_no_score_for(classes):
 
 def test_a_label_far_beyond_the_classes():
     """It is one class more, not all numbers up to it."""
-    labels, scores = [10**6, 0, 7, 10**6], [[0.1, 0.9], [0.8, 0.2], [0.6, 0.4], [0.7, 0.3]]
-
-    class Data(list):
-        metainfo = {}  # noqa: RUF012
-
-        def get_data_info(self, index):
-            return dict(gt_label=self[index])
-
-    samples = [
-        dict(pred_score=torch.tensor(score), gt_label=torch.tensor([label]))
-        for score, label in zip(scores, labels, strict=True)
-    ]
-    found = analyse_classes(Data(labels), samples, 'p.pkl', 0)
+    scores = [[0.1, 0.9], [0.8, 0.2], [0.6, 0.4], [0.7, 0.3]]
+    found = analyse_scores([10**6, 0, 7, 10**6], scores, 0)
     assert found.matrix.rows == ['0', '1', '7', '1000000']
     assert found.matrix.counts.tolist() == [[1, 0, 0, 0], [0] * 4, [1, 0, 0, 0], [1, 1, 0, 0]]
 
