@@ -67,13 +67,13 @@ def losses(folder):
 def assert_moved_alike(checkpoint, alone):
     """Check that from iteration 4 to 6 each tensor changed as in one process.
 
-    A wrong learning rate or weight decay of a group changes that by 0.1 or more; rounding in AdamW
-    by 5e-4.
+    A wrong learning rate or weight decay of a group changes that by 0.1 or more. Rounding changes
+    it by 1e-3 in most runs; 7e-3 was seen, in the first layer of a bias MLP.
     """
     start, end = (read_checkpoint(alone / f'w/iter_{i}.pth')['state_dict'] for i in (4, 6))
     assert set(checkpoint['state_dict']) == set(end)
     for key, value in checkpoint['state_dict'].items():
-        assert (value - end[key]).norm() < 5e-3 * (end[key] - start[key]).norm(), key
+        assert (value - end[key]).norm() < 3e-2 * (end[key] - start[key]).norm(), key
 
 
 @pytest.mark.slow
