@@ -14,7 +14,7 @@ from mmengine.utils import import_modules_from_strings
 
 from .. import hosts
 from ..errors import UserError
-from ..hosts.mmengine import config_folders
+from ..hosts.config_files import config_folders
 from .figures import Figure, draw, heat_map
 from .findings import Findings
 from .predictions import examine

@@ -23,7 +23,8 @@ from mmengine.utils import digit_version
 
 from ..errors import UserError
 from ..log import warn
-from .host import FILE_KEYS, Host, as_list, inner_datasets, package_of, steps_in, type_name
+from .configs import as_list, inner_datasets, package_of, steps_in, type_name
+from .host import FILE_KEYS, Host
 from .patching import log_patch, patch, replace
 from .pipelines import has_own_steps
 

@@ -12,7 +12,8 @@ from ..errors import UserError
 from ..log import warn
 from ..progress import track
 from . import mmdet_patches
-from .host import Host, as_list, dicts_in, inner_datasets, steps_in, training_pipeline, type_name
+from .configs import as_list, dicts_in, inner_datasets, steps_in, training_pipeline, type_name
+from .host import Host
 from .mmcv import check_size, open_image, shown_size
 from .mmdet_annotations import check_annotations
 from .patching import patches_in

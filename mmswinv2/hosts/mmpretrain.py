@@ -13,7 +13,8 @@ from mmengine.registry import DATASETS
 
 from ..errors import UserError
 from ..log import warn
-from .host import Host, as_list, inner_datasets, package_of, training_pipeline, type_name
+from .configs import as_list, inner_datasets, package_of, training_pipeline, type_name
+from .host import Host
 from .patching import log_patch, patch, replace
 
 # a line of a list of images with the numbers of their classes

@@ -12,7 +12,8 @@ from torch import nn
 from ..errors import UserError
 from ..log import warn
 from . import mmseg_patches
-from .host import Host, as_list, inner_datasets, package_of, steps_in
+from .configs import as_list, inner_datasets, package_of, steps_in
+from .host import Host
 from .label_maps import NOT_LABELLED
 from .mmseg_label_maps import (
     check_map_names,

@@ -17,7 +17,7 @@ from mmengine import fileio
 from ..errors import UserError
 from ..files import refuse_shared
 from ..log import warn
-from .host import as_list, step_lists, steps_in
+from .configs import as_list, step_lists, steps_in
 from .label_maps import NOT_LABELLED, VALUE_RULES, check_file, check_values
 from .mmcv import name_file
 

@@ -6,7 +6,8 @@ from typing import Any
 from mmengine.dataset import Compose
 
 from ..errors import UserError, raised
-from .host import FILE_KEYS, package_of, step_lists, steps_in
+from .configs import package_of, step_lists, steps_in
+from .host import FILE_KEYS
 from .patching import patch, replace
 
 _OF_HOSTS = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmaction', 'mmpretrain', 'mmswinv2')

@@ -14,7 +14,7 @@ from .. import hosts
 from ..errors import UserError
 from ..files import write_atomically
 from ..hosts import dicts_in, find_config
-from ..hosts.host import join_path
+from ..hosts.configs import join_path
 
 
 def read_config(name: str) -> Config:

@@ -16,7 +16,7 @@ from ..checkpoints.published import PublishedWeights, find_published
 from ..core import get_variant
 from ..errors import UserError
 from ..hosts import dicts_in
-from ..hosts.host import join_path
+from ..hosts.configs import join_path
 from .config import Notes, inits_of
 from .wiring import backbone_of, build, find_owner, predict, rewire
 
