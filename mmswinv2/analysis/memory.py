@@ -371,7 +371,7 @@ def _status() -> dict[str, int]:
 
 
 def _measure(path: str, batch_size: str, name: str, *sizes: str) -> None:
-    from ..engine.launch import config_with_options
+    from ..engine.configs import config_with_options
 
     torch.manual_seed(0)
     cfg = config_with_options(path, None)

@@ -90,7 +90,7 @@ def config_of(work: WorkDir) -> Any:
 
 def _test_config(work: WorkDir, cfg: Any, predictions: Path, options: dict | None) -> Config:
     """The config of the training with `options`, to compare predictions with its test set."""
-    from ..engine.launch import config_with_options
+    from ..engine.configs import config_with_options
 
     if cfg is None:
         raise UserError(
@@ -234,7 +234,7 @@ def _differences(
     work: WorkDir, cfg: Any, config: Path | None
 ) -> list[tuple[str, list[tuple[str, str, str]]]]:
     """Differences of the run from its config file, and of that from its bases, by heading."""
-    from ..engine.launch import read_config
+    from ..engine.configs import read_config
 
     file = config or _recipe(work.config_name)
     if file is None:
@@ -260,7 +260,7 @@ def _differences(
 
 
 def _plain(cfg: Any) -> dict[str, Any]:
-    from ..engine.launch import add_preprocessor
+    from ..engine.configs import add_preprocessor
 
     content: dict[str, Any] = cfg.to_dict()
     add_preprocessor(content)

@@ -43,7 +43,7 @@ def export(
     from .. import hosts
     from ..deploy.graph import write_onnx
     from ..deploy.rules import about, graph_of
-    from ..engine.launch import config_with_options
+    from ..engine.configs import config_with_options
     from ..inference.predictor import load_model
 
     if normalized and (images or int8):

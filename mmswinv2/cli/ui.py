@@ -289,7 +289,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """The command ``mmswinv2 ui``."""
     args = parse_args(arguments)
-    from ..engine.launch import config_with_options
+    from ..engine.configs import config_with_options
     from ..inference.predict import check_score
     from ..inference.predictor import Predictor
     from .ui_page import Page

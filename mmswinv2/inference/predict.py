@@ -80,7 +80,7 @@ def iterate(
     """
     from .. import hosts
     from ..datasets.video_files import UnreadableVideo
-    from ..engine.launch import config_with_options
+    from ..engine.configs import config_with_options
 
     check_score(score)
     check_count('batch_size', batch_size)

@@ -49,7 +49,7 @@ class Predictor:
         tta: bool = False,
     ) -> None:
         from .. import hosts
-        from ..engine.launch import config_with_options
+        from ..engine.configs import config_with_options
 
         self.cfg = cfg = config_with_options(cfg, None)
         self._amp = amp

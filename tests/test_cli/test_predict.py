@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 import mmswinv2
 from mmswinv2.cli.predict import main
 from mmswinv2.datasets import open_video, write_video
-from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.configs import config_with_options
 from mmswinv2.errors import UserError
 from mmswinv2.inference.predict import iterate
 from mmswinv2.inference.results import ResultWriter

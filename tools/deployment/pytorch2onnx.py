@@ -18,7 +18,7 @@ from mmswinv2.analysis.model import ready
 from mmswinv2.checkpoints import fetch, load_but
 from mmswinv2.core import SwinV2
 from mmswinv2.deploy.graph import picture_size, write_onnx
-from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.configs import config_with_options
 from mmswinv2.errors import UserError, needed, report_user_errors
 from mmswinv2.files import write_atomically
 from mmswinv2.options import ArgumentParser, add_config_options

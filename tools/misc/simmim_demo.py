@@ -16,7 +16,7 @@ from mmengine.registry import MODELS
 
 from mmswinv2 import hosts
 from mmswinv2.checkpoints import fetch, load_but
-from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.configs import config_with_options
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.files import check_writable, walk
 from mmswinv2.models.simmim import NormalizedPixelLoss, local_statistics
