@@ -102,7 +102,7 @@ def _fit_backbone(
     return state, report
 
 
-def load_but(
+def load_whole_model(
     model: nn.Module,
     path: StrPath,
     new: Sequence[str] = (),

@@ -141,7 +141,7 @@ def load_model(
     from mmengine.registry import DATASETS, MODELS
 
     from .. import hosts
-    from ..checkpoints import fetch, load_but
+    from ..checkpoints import fetch, load_whole_model
     from ..engine.settings import set_tta
 
     if cfg.get('model') is None or not hosts.testing_pipeline(cfg):
@@ -167,7 +167,7 @@ def load_model(
         'dir of a training has a copy'
     )
     inner = model.module if tta else model
-    report = load_but(inner, path, advice=advice)
+    report = load_whole_model(inner, path, advice=advice)
     try:
         model.to(place := torch.device(device))
         if place.type == 'meta':
@@ -195,7 +195,7 @@ def _meta(model: Any, of_type: Any, saved: Mapping, own: Any) -> dict[str, Any]:
     Raises:
         UserError: if a class has one number in the weights and another in the data set.
     """
-    from ..engine.hooks import check_places
+    from ..engine.dataset_checks import check_class_numbers
 
     meta: dict[str, Any] = {}
     counts = {
@@ -219,7 +219,7 @@ def _meta(model: Any, of_type: Any, saved: Mapping, own: Any) -> dict[str, Any]:
             meta.pop('palette', None)  # its colors belong to other classes
             named.append((where, known['classes'] or ()))
         meta.update(known)
-    check_places(named)
+    check_class_numbers(named)
     _fit_visualizers(meta, getattr(model, 'num_classes', 0))
     return meta
 

@@ -246,7 +246,7 @@ def test_the_earlier_stage_is_not_loaded_again(whole, monkeypatch):
     """Also where a resumed run counts no iteration yet, as its epoch begins anew."""
     run, _ = whole
     loaded = []
-    monkeypatch.setattr(engine_hooks, 'load_but', lambda *args: loaded.append(args))
+    monkeypatch.setattr(engine_hooks, 'load_whole_model', lambda *args: loaded.append(args))
     monkeypatch.setattr(engine_hooks, 'fetch_together', lambda path: path)
     stage = LoadCheckpointHook('stage1.pth')
     train(run, 6, [WARM], hooks=[stage])
