@@ -45,7 +45,7 @@ class CheckDatasetHook(Hook):
         named = list(self.classes)
         if runner._resume or not any(name == 'train_dataloader' for name, _ in named):
             named.append(('the checkpoint', self.of_checkpoint))  # fine-tuning may change classes
-        check_places(named)
+        check_class_numbers(named)
 
     def before_run(self, runner: Any) -> None:
         """Look at every data set the runner will use."""
@@ -156,7 +156,7 @@ def no_batch(where: str, batch_size: int) -> UserError:
     )
 
 
-def check_places(named: list[tuple[str, Sequence[str]]]) -> None:
+def check_class_numbers(named: list[tuple[str, Sequence[str]]]) -> None:
     """Raise `UserError` if a class has different numbers in several lists of classes."""
     places: dict[str, tuple[list[int], str]] = {}
     for name, classes in named:
