@@ -14,8 +14,8 @@ import torch
 from ..errors import CheckpointError, is_set
 from ..files import StrPath, write_atomically
 from ..progress import track
-from .files import is_page
 from .published import PUBLISHED, published_weights
+from .unreadable import is_page
 
 # http:// addresses are read from this machine, and from other hosts if this variable is set
 _ALLOW_HTTP = 'MMSWINV2_ALLOW_HTTP'

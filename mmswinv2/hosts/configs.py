@@ -57,6 +57,11 @@ def own_backbone(model_cfg: Any) -> Any:
     return backbone if any(name.startswith('mmswinv2.') for name in names) else None
 
 
+def is_tracker(model_cfg: Any) -> bool:
+    """Whether a model, given by its config, follows objects through videos."""
+    return 'Track' in str((model_cfg.get('data_preprocessor') or {}).get('type'))
+
+
 def wrapped_datasets(dataset: Any) -> list[Any]:
     """The data sets, or the configs of them, directly inside a wrapper; none inside another."""
     if isinstance(dataset, _SlicedDataset):  # by num_batch_per_epoch

@@ -146,7 +146,7 @@ def load_model(
 
     if cfg.get('model') is None or not hosts.testing_pipeline(cfg):
         raise UserError(f'{name_of(cfg)} has no model and test pipeline: predict is for {_TASKS}')
-    if 'Track' in str((cfg.model.get('data_preprocessor') or {}).get('type')):
+    if hosts.is_tracker(cfg.model):
         raise UserError(f'{name_of(cfg)} follows objects through videos; predict is for {_TASKS}')
     dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
     of_text = 'language_model' in cfg.model  # detects the classes that a text names

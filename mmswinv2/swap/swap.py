@@ -135,7 +135,7 @@ def _host(cfg: Config) -> hosts.Host:
             f'{kind}: only the backbones of detectors and segmentors, which take images and give '
             'pyramids, can be swapped; for video start from a config of configs/video'
         )
-    if 'Track' in str((cfg.model.get('data_preprocessor') or {}).get('type')):
+    if hosts.is_tracker(cfg.model):
         raise UserError(f'{kind} is a tracker; swap the backbone of its detector')
     if host.swap_image_size is None:
         raise UserError(
