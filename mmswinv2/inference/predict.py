@@ -12,7 +12,8 @@ from typing import Any
 from ..errors import UserError
 from ..log import warn
 from ..progress import track
-from .predictor import Predictor, check_count, name_of
+from .model import name_of
+from .predictor import Predictor, check_count
 from .results import ResultWriter
 from .sources import divide, find_sources, frames_of
 

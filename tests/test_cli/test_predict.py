@@ -421,7 +421,7 @@ def test_weights_and_configs_that_do_not_fit(weights, photos):
 def test_frames_in_grey_where_the_config_loads_grey(tmp_path):
     from mmengine.config import Config
 
-    from mmswinv2.inference.predictor import Pipeline
+    from mmswinv2.inference.pipeline import Pipeline
     from mmswinv2.inference.sources import Item
 
     steps = [
