@@ -183,6 +183,7 @@ def _length(work: WorkDir, cfg: Any) -> tuple[int, int, str] | None:
 
 
 def _figures(training: Mapping[str, Curve], validation: Mapping[str, Curve]) -> Iterator[Figure]:
+    """Curves of losses, scores, learning rates, accuracies and gradients, where there are any."""
     losses = {key: curve for key, curve in training.items() if 'loss' in key}
     losses = {key: losses[key] for key in sorted(losses, key=lambda key: key != 'loss')}
     rates = {key: curve for key, curve in training.items() if key == 'lr' or key.endswith('.lr')}

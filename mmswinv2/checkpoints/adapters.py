@@ -139,6 +139,7 @@ def _check_adapters(
     alphas: Any,
     path: StrPath,
 ) -> None:
+    """Raise `CheckpointError` if the adapters of a file (`theirs`) are not those of the model."""
     ranks = _ranks(theirs)
     if not mine:
         raise CheckpointError(

@@ -113,6 +113,7 @@ def read_checkpoint(path: StrPath, mmap: bool = False) -> Any:
 
 
 def _read(path: Path, mmap: bool) -> Any:
+    """Read a file or folder by its kind; see `read_checkpoint`."""
     if not path.exists():
         known = path.stem in PUBLISHED
         hint = f'; the name {path.stem} alone, as published, is downloaded' if known else ''

@@ -40,6 +40,7 @@ def unreadable(path: Path, error: Exception) -> CheckpointError:
 
 
 def _needs_code(path: Path, error: Exception, what: str) -> CheckpointError:
+    """The error for a file that only running code from it would restore."""
     return CheckpointError(
         f'{path} {what}. If you trust where it comes from, keep its weights alone, where the '
         f'packages that it asks for are installed: `f = torch.load({str(path)!r}, '

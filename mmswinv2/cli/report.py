@@ -127,6 +127,7 @@ def _run_test(work: Any, checkpoint: str, options: dict[str, Any] | None) -> Pat
 
 
 def _write(out: Path, content: dict[str, Any]) -> Path:
+    """Write the page from its template; returns its path."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from ..analysis.report import number

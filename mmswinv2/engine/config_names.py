@@ -131,6 +131,7 @@ def warn_of_misspelt(cfg: Config) -> None:
 
 
 def _compare_with_bases(cfg: Config, path: str) -> None:
+    """Warn of what a config, or one of its bases, adds to its own bases and nothing reads."""
     own = cfg._to_lazy_dict()
     if not _RENAMED.keys() & own.keys() and not any(_misspelt(own, own, alone=True)):
         return  # nothing to report, so the bases need not be read

@@ -83,6 +83,7 @@ def read_config(path: StrPath, **options: Any) -> Config:
 
 
 def _set_options(cfg: Config, options: dict[str, Any]) -> None:
+    """Apply ``--cfg-options``, warn of those that nothing reads, and import ``custom_imports``."""
     _set_data_root(cfg, options)
     warn_of_unused(cfg, options)
     before = cfg._to_lazy_dict()

@@ -90,6 +90,7 @@ class CheckInvalidLossHook(Hook):
                 raise UserError(f'{self._where(key, bad)}, though the loss is finite. {_ADVICE}')
 
     def _look_before_updates(self, runner: Any) -> None:
+        """Let updates leave out batches with a bad loss."""
         wrapper = runner.optim_wrapper
         if isinstance(wrapper, OptimWrapperDict):
             raise UserError(
@@ -119,6 +120,7 @@ class CheckInvalidLossHook(Hook):
         wrapper.update_params = update_params
 
     def _is_bad(self, loss: Tensor) -> bool:
+        """Whether a loss is bad in any process; then buffers are restored and the batch counts."""
         bad = (~torch.isfinite(loss.detach())).float()
         anywhere = bad.clone()
         all_reduce(anywhere, 'max')  # all processes skip the batch, or none

@@ -95,6 +95,7 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         print_log('Parameter groups:\n' + _table(rows), logger='current')
 
     def _layer(self, name: str, backbones: dict[str, SwinV2], rate: float) -> tuple[str, float]:
+        """The title of the group of a parameter, and the factor of its learning rate."""
         for start, backbone in backbones.items():
             if name.startswith(start):
                 merging, title = self.paramwise_cfg['merging_layers'], start[:-1] or 'the model'

@@ -139,6 +139,7 @@ class _Changes:
             self.rates = True
 
     def _load_scheduler(self, owner: Any, name: str, load: Any, state: dict) -> None:
+        """Load the state of a scheduler, but keep the config's where a setting differs."""
         mine = dict(vars(owner))
         load({key: value for key, value in state.items() if not callable(value)})
         settings = [*_settings(owner), '_schedule_phases']  # OneCycleLR has settings there
@@ -156,6 +157,7 @@ class _Changes:
     def _load_optimizer(
         self, owner: Any, name: str, load: Any, scheduled: set[str], state: dict
     ) -> None:
+        """Load the state of an optimizer, and set again what the config says otherwise."""
         mine = [dict(group) for group in owner.param_groups]
         # the wrapper may add a group of its own for base_param_settings
         optimizer = getattr(owner, 'optimizer', owner)

@@ -69,6 +69,7 @@ class _Finder(MetaPathFinder):
 
 
 def _stand_in_for_drn(mmaction: Path) -> None:
+    """Give mmaction2 the module that its package lacks; only building a DRN fails then."""
     localizers = mmaction / 'models' / 'localizers'
     if not localizers.exists() or (localizers / 'drn').exists():
         return

@@ -211,6 +211,7 @@ def check_pieces(model: Any) -> None:
 
 
 def _check_loss(loss: Any, head: Any, name: str) -> None:
+    """Raise `UserError` for a loss that does not fit its head; warn of one that trains nothing."""
     from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 
     kind, known = type(loss).__name__, head.num_classes

@@ -78,6 +78,7 @@ class SegMapGuard:
         return results
 
     def _check_labels(self, path: str, labels: np.ndarray, results: dict) -> None:
+        """Raise `UserError` for a label that is no class, or that a head takes for one."""
         if self.num_classes is None:
             return
         if self.ignores and self.num_classes <= NOT_LABELLED and (labels == NOT_LABELLED).any():

@@ -109,6 +109,7 @@ def check_order(dataset: Any, where: str) -> None:
 
 
 def _check_moved(steps: list, where: str) -> None:
+    """Raise `UserError` for annotations that are loaded behind a step that moves pixels."""
     moved: list[str] = []
     for step in steps:
         name = type(step).__name__

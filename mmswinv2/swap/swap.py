@@ -150,6 +150,7 @@ def _host(cfg: Config) -> hosts.Host:
 def _set_backbone(
     owner: Any, path: str, stages: list[int], scope: str, options: Options, notes: Notes
 ) -> None:
+    """Replace the backbone, with the weights to start from."""
     old, arch = owner.backbone, options.arch
     given = options.window
     window = default_window(arch, options.checkpoint) if given is None else given
@@ -241,6 +242,7 @@ def _try_weights(model: Any, init_cfg: Any) -> None:
 
 
 def _remove_old_weights(cfg: Config, path: str, owner: Any, old: Any, notes: Notes) -> None:
+    """Remove what would load weights, or resume a training, of the old model."""
     why = 'weights of the old backbone'
     for where, node in {'model': cfg.model, path: owner}.items():
         notes.remove(node, where, why, 'pretrained', 'init_cfg')
@@ -324,6 +326,7 @@ def _set_optimizer(
 def _set_groups(
     wrapper: Any, names: Sequence[str], layer_decay: float | None, path: str, notes: Notes
 ) -> None:
+    """Set our constructor, and keep the custom keys that still match parameters."""
     old = wrapper.get('paramwise_cfg') or {}
     groups: dict[str, Any] = {'layer_decay_rate': 1.0 if layer_decay is None else layer_decay}
     changes = {
