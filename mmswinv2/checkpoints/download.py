@@ -135,9 +135,9 @@ def fetch_together(source: StrPath) -> Path:
                 fetch(source)
             except CheckpointError as error:
                 failed = str(error)
-        told: list[Any] = [None] * group.get_world_size()
-        group.all_gather_object(told, failed)
-        if failed := next(filter(None, told), ''):
+        failures: list[Any] = [None] * group.get_world_size()
+        group.all_gather_object(failures, failed)
+        if failed := next(filter(None, failures), ''):
             raise CheckpointError(failed)
     return fetch(source)
 

@@ -216,7 +216,7 @@ class LoRAHook(Hook):
     priority = 'LOWEST'  # after EMAHook, which changes what is saved
 
     def __init__(self) -> None:
-        self._told: list[str] = []
+        self._logged: list[str] = []
 
     def before_train(self, runner: Any) -> None:
         """Copy the frozen weights to EMAHook's model, a copy made before they were loaded."""
@@ -227,7 +227,7 @@ class LoRAHook(Hook):
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Remove the frozen weights from the checkpoint, and log this once."""
-        told = leave_out_base(unwrap_model(runner.model), checkpoint)
-        if told != self._told:
-            self._told = told
-            print_log('LoRA: ' + '; '.join(told), logger='current')
+        sentences = leave_out_base(unwrap_model(runner.model), checkpoint)
+        if sentences != self._logged:
+            self._logged = sentences
+            print_log('LoRA: ' + '; '.join(sentences), logger='current')

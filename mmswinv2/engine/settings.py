@@ -269,5 +269,5 @@ def _steps(scheduler: Any) -> float:
 
 
 def _lengths(scheduler: Any) -> str:
-    told = [f'{k}={scheduler[k]}' for k in (*LENGTHS, *LISTS_OF_LENGTHS) if k in scheduler]
-    return ' '.join((str(scheduler['type']), *told))
+    lengths = [f'{k}={scheduler[k]}' for k in (*LENGTHS, *LISTS_OF_LENGTHS) if k in scheduler]
+    return ' '.join((str(scheduler['type']), *lengths))

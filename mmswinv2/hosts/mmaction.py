@@ -279,8 +279,8 @@ def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:
                 f'{num_classes}, labels 0 to {num_classes - 1}'
             )
     if unlabelled:
-        told = f'{where}: {unlabelled} of {len(dataset)} videos have no label'
+        finding = f'{where}: {unlabelled} of {len(dataset)} videos have no label'
         if where == 'train_dataloader' and not dataset.multi_class:  # else it is of no class
-            raise UserError(f'{told}; give them one, or take them out of the list')
+            raise UserError(f'{finding}; give them one, or take them out of the list')
         if where != 'train_dataloader':
-            warn(f'{told} and count as wrong in scores; only what --dump writes means something')
+            warn(f'{finding} and count as wrong in scores; only what --dump writes means something')

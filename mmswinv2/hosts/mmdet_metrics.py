@@ -114,10 +114,10 @@ def infos_by_id(dataset: Any, metric: Any, where: str) -> dict[Any, dict]:
 
 def check_same_images(infos: dict[Any, dict], annotations: Any, where: str) -> None:
     """Raise `UserError` if an image of a data set is none, or another, of an annotation file."""
-    told = f'{where}: ann_file={annotations.path}'
+    source = f'{where}: ann_file={annotations.path}'
     if unknown := [i for i in infos if i not in annotations.imgs]:
         raise UserError(
-            f'{told} lacks {len(unknown)} of the {len(infos)} images of the data set, first of '
+            f'{source} lacks {len(unknown)} of the {len(infos)} images of the data set, first of '
             f'all image_id={unknown[0]!r}; give the evaluator the ann_file of the data set'
         )
     for number, info in infos.items():
@@ -125,7 +125,7 @@ def check_same_images(infos: dict[Any, dict], annotations: Any, where: str) -> N
         names = [Path(str(name)).name for name in (info['img_path'], other['file_name'])]
         if names[0] != names[1]:
             raise UserError(
-                f'{told}: image_id={number!r} is {names[1]} there and {names[0]} in the data '
+                f'{source}: image_id={number!r} is {names[1]} there and {names[0]} in the data '
                 'set; give the evaluator the ann_file of the data set'
             )
 
@@ -137,14 +137,14 @@ def check_scored(
 
     The metric is kept to the images of the data set, with a warning if the file has others.
     """
-    told = f'{where}: ann_file={annotations.path}'
+    source = f'{where}: ann_file={annotations.path}'
     ids = set(annotations.get_cat_ids(classes))
     scored = [a for a in annotations.anns.values() if a['category_id'] in ids]
     if not metric.format_only and not any(
         not a['iscrowd'] and a['image_id'] in infos for a in scored
     ):
         raise UserError(
-            f'{told} has no annotations of the classes on the images of the data set: there is '
+            f'{source} has no annotations of the classes on the images of the data set: there is '
             'nothing to score; for predictions alone set format_only=True and outfile_prefix '
             'in the evaluator'
         )
@@ -152,14 +152,14 @@ def check_scored(
         metric.img_ids = sorted(infos)
         number = len(left & {a['image_id'] for a in scored})
         warn(
-            f'{told} has annotations on {number} images that the data set does not load; '
+            f'{source} has annotations on {number} images that the data set does not load; '
             f'scores are those of the other {len(infos)}'
             + f'. {len(left) - number} more have no object: false alarms there do not count '
             '(with test_mode=True no filter leaves them out)' * (number < len(left))
         )
     if 'segm' in metric.metrics and not any(a.get('segmentation') for a in scored):
         raise UserError(
-            f'{told} has boxes and no masks (segmentation), and the evaluator is to score '
+            f'{source} has boxes and no masks (segmentation), and the evaluator is to score '
             "masks; set its metric='bbox'"
         )
 

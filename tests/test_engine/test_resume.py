@@ -561,7 +561,7 @@ def test_float16_does_not_take_the_scale_of_bfloat16():
         changes = _Changes()
         changes.watch(wrapper, 'optimizer', set())
         wrapper.load_state_dict(dict(state={}, param_groups=[], loss_scaler=dict(scale=scale)))
-        assert ('loss_scaler' in loaded[-1]) == kept == (not changes.told)
+        assert ('loss_scaler' in loaded[-1]) == kept == (not changes.differences)
 
 
 class Steps(Hook):
