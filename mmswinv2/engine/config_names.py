@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader
 from ..core import LoRA
 from ..errors import nearest
 from ..log import warn
-from .layer_decay import MULTIPLIERS
 
 # top-level keys that runners, the host packages and our tools read; all others are variables
 _USED = frozenset(
@@ -33,6 +32,7 @@ _USED = frozenset(
         *('data_root', 'find_unused_parameters', 'model_wrapper_cfg', 'gpu_ids'),
     )
 ) - {'self', 'cfg'}
+MULTIPLIERS = ('lr_mult', 'decay_mult')  # in an entry of custom_keys
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import mmengine
 from mmengine.config import Config
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
 from .. import hosts
@@ -121,12 +119,6 @@ def add_preprocessor(cfg: Any) -> None:
     """Give the model of a config the data_preprocessor that stands beside it, as runners do."""
     if cfg.get('data_preprocessor') and isinstance(cfg.get('model'), dict):
         cfg['model'].setdefault('data_preprocessor', cfg['data_preprocessor'])
-
-
-def runner_class(cfg: Config) -> type:
-    """The class of a config's runner; `object` for a name that is not registered."""
-    kind = cfg.get('runner_type') or Runner
-    return kind if isinstance(kind, type) else RUNNERS.get(kind) or object
 
 
 def _clear_in_lists(cfg: Config, options: dict[str, Any]) -> None:

@@ -22,10 +22,10 @@ from ..errors import UserError, raised
 from ..files import check_writable
 from ..options import command_line
 from .config_checks import all_hooks, check_groups, check_optimizers, check_units
-from .configs import config_with_options, runner_class
+from .configs import config_with_options
 from .dataset_checks import CheckDatasetHook, no_batch
 from .hooks import CheckInvalidLossHook, LoRAHook
-from .processes import is_first_process, set_up_processes
+from .processes import is_first_process, runner_class, set_up_processes
 from .repeatable import RepeatableHook
 from .resume import follow_config
 from .scores import ScoresHook

@@ -14,9 +14,9 @@ from ..core import SwinV2, layer_id
 from ..core.arguments import is_number, want
 from ..errors import UserError
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
+from .config_names import MULTIPLIERS
 
 _NO_DECAY = ('cpb_mlp', 'logit_scale')
-MULTIPLIERS = ('lr_mult', 'decay_mult')
 _OPTIONS = {'layer_decay_rate', 'merging_layers', 'no_decay_names', 'custom_keys'}
 
 

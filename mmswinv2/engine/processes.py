@@ -4,11 +4,11 @@ import os
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.runner import FlexibleRunner
+from mmengine.registry import RUNNERS
+from mmengine.runner import FlexibleRunner, Runner
 
 from .. import hosts
 from ..errors import UserError
-from .configs import runner_class
 from .storage import restarts
 from .strategies import ddp_wrapper
 
@@ -22,6 +22,12 @@ _STARTERS = {  # what sets them
     'slurm': 'tools/slurm_train.sh PARTITION JOB CONFIG WORK_DIR (srun)',
     'mpi': 'mpirun',
 }
+
+
+def runner_class(cfg: Config) -> type:
+    """The class of a config's runner; `object` for a name that is not registered."""
+    kind = cfg.get('runner_type') or Runner
+    return kind if isinstance(kind, type) else RUNNERS.get(kind) or object
 
 
 def is_first_process(launcher: str) -> bool:
