@@ -24,7 +24,7 @@ from mmswinv2.deploy.int8 import quantize
 from mmswinv2.deploy.rules import about, graph_of
 from mmswinv2.deploy.runtime import OnnxModel, OpenVinoModel
 from mmswinv2.deploy.verify import metrics
-from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.configs import config_with_options
 from mmswinv2.inference.predictor import Predictor
 from mmswinv2.options import ArgumentParser
 

@@ -10,7 +10,8 @@ from contextlib import nullcontext
 
 import torch
 
-from mmswinv2.engine.launch import build_runner, config_with_options
+from mmswinv2.engine.configs import config_with_options
+from mmswinv2.engine.launch import build_runner
 from mmswinv2.errors import report_user_errors
 from mmswinv2.options import ArgumentParser, add_config_options
 

@@ -96,6 +96,7 @@ def _labelled(
 
 
 def _classified(dataset: Any, index: int, words: str) -> Example:
+    """A sample of a classifier, as an image or as frames of its video."""
     info = dataset.get_data_info(index)
     file = info.get('img_path') or info.get('filename') or info.get('frame_dir') or ''
     panels = []
@@ -189,6 +190,7 @@ def _maps(dataset: Any, index: int, folder: Path) -> tuple[np.ndarray, np.ndarra
 
 
 def _segmented(dataset: Any, index: int, folder: Path, share: float) -> Example:
+    """An image with its truth, its prediction and the pixels where they differ."""
     truth, found, info = _maps(dataset, index, folder)
     image = read_image(dataset, index)
     panels = [panel(image, 'picture')]

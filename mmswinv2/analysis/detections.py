@@ -320,6 +320,7 @@ def _pair(image: _Image) -> _Pairs:
 
 
 def _confusion_matrix(paired: Sequence[_Pairs], ids: dict[int, str]) -> Matrix:
+    """Counts of true classes by those of the boxes paired with them, with extra and missed."""
     place = {number: i for i, number in enumerate(ids)}
     counts = np.zeros((len(ids) + 1, len(ids) + 1), int)
     for of in paired:

@@ -241,6 +241,7 @@ class MemoryTracker(Observer):
         return number
 
     def _note(self, storage: torch.UntypedStorage) -> None:
+        """Note that a storage was allocated, and again when it is freed."""
         key, size = storage._cdata, storage.nbytes()
         if key in self._known or not size:
             return
@@ -371,7 +372,8 @@ def _status() -> dict[str, int]:
 
 
 def _measure(path: str, batch_size: str, name: str, *sizes: str) -> None:
-    from ..engine.launch import config_with_options
+    """Train in this process, and print the bytes that it takes at most; see `measure_memory`."""
+    from ..engine.configs import config_with_options
 
     torch.manual_seed(0)
     cfg = config_with_options(path, None)

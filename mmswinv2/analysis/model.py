@@ -210,6 +210,8 @@ def count_flops(cfg: Any, size: Sequence[int]) -> dict[str, int]:
 
 
 def _counted(function: Any, counts: dict[str, int], name: str, counter: Any) -> Any:
+    """A function whose multiply-adds are counted under a name."""
+
     def call(*args: Any, **kwargs: Any) -> Any:
         before, nested = counter.total, counts[name]
         out = function(*args, **kwargs)

@@ -14,7 +14,7 @@ from mmengine.utils import import_modules_from_strings
 
 from .. import hosts
 from ..errors import UserError
-from ..hosts.mmengine import config_folders
+from ..hosts.config_files import config_folders
 from .figures import Figure, draw, heat_map
 from .findings import Findings
 from .predictions import examine
@@ -90,7 +90,7 @@ def config_of(work: WorkDir) -> Any:
 
 def _test_config(work: WorkDir, cfg: Any, predictions: Path, options: dict | None) -> Config:
     """The config of the training with `options`, to compare predictions with its test set."""
-    from ..engine.launch import config_with_options
+    from ..engine.configs import config_with_options
 
     if cfg is None:
         raise UserError(
@@ -183,6 +183,7 @@ def _length(work: WorkDir, cfg: Any) -> tuple[int, int, str] | None:
 
 
 def _figures(training: Mapping[str, Curve], validation: Mapping[str, Curve]) -> Iterator[Figure]:
+    """Curves of losses, scores, learning rates, accuracies and gradients, where there are any."""
     losses = {key: curve for key, curve in training.items() if 'loss' in key}
     losses = {key: losses[key] for key in sorted(losses, key=lambda key: key != 'loss')}
     rates = {key: curve for key, curve in training.items() if key == 'lr' or key.endswith('.lr')}
@@ -234,7 +235,7 @@ def _differences(
     work: WorkDir, cfg: Any, config: Path | None
 ) -> list[tuple[str, list[tuple[str, str, str]]]]:
     """Differences of the run from its config file, and of that from its bases, by heading."""
-    from ..engine.launch import read_config
+    from ..engine.configs import read_config
 
     file = config or _recipe(work.config_name)
     if file is None:
@@ -260,7 +261,7 @@ def _differences(
 
 
 def _plain(cfg: Any) -> dict[str, Any]:
-    from ..engine.launch import add_preprocessor
+    from ..engine.configs import add_preprocessor
 
     content: dict[str, Any] = cfg.to_dict()
     add_preprocessor(content)

@@ -48,7 +48,7 @@ def leave_out_base(model: nn.Module, checkpoint: dict[str, Any]) -> list[str]:
     `checkpoint` has no ``state_dict`` where a strategy keeps the weights elsewhere. Returns
     sentences on what has been done, for the log.
     """
-    told, meta = [], checkpoint.setdefault('meta', {})
+    sentences, meta = [], checkpoint.setdefault('meta', {})
     for prefix, net in networks(model).items():
         layers = find_lora(net)
         if not layers:
@@ -60,7 +60,7 @@ def leave_out_base(model: nn.Module, checkpoint: dict[str, Any]) -> list[str]:
         if base is None or not (state := checkpoint.get('state_dict')):
             continue
         if mark(state, base.keys, prefix) != base.mark:
-            told.append(
+            sentences.append(
                 f'{prefix[:-1] or "the model"}: saved whole, as its weights are not those of '
                 f'{base.source}'
             )
@@ -69,10 +69,10 @@ def leave_out_base(model: nn.Module, checkpoint: dict[str, Any]) -> list[str]:
         for entry, start in (('state_dict', prefix), ('ema_state_dict', f'module.{prefix}')):
             for key in base.keys:
                 checkpoint.get(entry, {}).pop(start + key, None)
-        told.append(
+        sentences.append(
             f'{prefix[:-1] or "the model"}: saved without {len(base.keys)} weights of {base.source}'
         )
-    return told
+    return sentences
 
 
 @torch.no_grad()
@@ -97,7 +97,7 @@ def add_base(
     Raises:
         CheckpointError: if the adapters do not fit, or the weights below them are not available.
     """
-    told: list[str] = []
+    sentences: list[str] = []
     for prefix, net in networks(model).items():
         mine, theirs = (
             {k: tuple(v.shape) for k, v in state.items() if k.startswith(prefix) and is_adapter(k)}
@@ -114,11 +114,11 @@ def add_base(
             base = _base_of(net, path, note)
             missing = [key for key in missing if key.removeprefix(prefix) in base.keys]
             given = {**given, **{key: own[key] for key in missing}}
-        told.append(
+        sentences.append(
             f'adapters of {len(theirs) // 2} layers'
             + (f'; {len(missing)} weights below them from {base.source}' if missing else '')
         )
-    return given, told
+    return given, sentences
 
 
 def add_adapters(model: nn.Module, own: State, given: State) -> tuple[State, list[str]]:
@@ -139,6 +139,7 @@ def _check_adapters(
     alphas: Any,
     path: StrPath,
 ) -> None:
+    """Raise `CheckpointError` if the adapters of a file (`theirs`) are not those of the model."""
     ranks = _ranks(theirs)
     if not mine:
         raise CheckpointError(

@@ -14,8 +14,8 @@ import torch
 from ..errors import CheckpointError, is_set
 from ..files import StrPath, write_atomically
 from ..progress import track
-from .files import is_page
 from .published import PUBLISHED, published_weights
+from .unreadable import is_page
 
 # http:// addresses are read from this machine, and from other hosts if this variable is set
 _ALLOW_HTTP = 'MMSWINV2_ALLOW_HTTP'
@@ -135,9 +135,9 @@ def fetch_together(source: StrPath) -> Path:
                 fetch(source)
             except CheckpointError as error:
                 failed = str(error)
-        told: list[Any] = [None] * group.get_world_size()
-        group.all_gather_object(told, failed)
-        if failed := next(filter(None, told), ''):
+        failures: list[Any] = [None] * group.get_world_size()
+        group.all_gather_object(failures, failed)
+        if failed := next(filter(None, failures), ''):
             raise CheckpointError(failed)
     return fetch(source)
 

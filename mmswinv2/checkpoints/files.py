@@ -7,8 +7,6 @@ part of the float32 weights and of the optimizer's state.
 import functools
 import json
 import os
-import pickle
-import re
 import reprlib
 import tempfile
 from collections.abc import Callable, Mapping
@@ -19,10 +17,11 @@ from zipfile import ZIP_STORED, ZipFile, is_zipfile
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, is_out_of_memory
+from ..errors import CheckpointError
 from ..files import StrPath, find, write_atomically
-from .pickles import first_line, harmless_globals, load_without_code
+from .pickles import harmless_globals, load_without_code
 from .published import PUBLISHED
+from .unreadable import unreadable
 
 _DEEPSPEED_MODEL = '*model_states.pt'
 # What DeepSpeed's hold besides tensors: plain records.
@@ -39,8 +38,6 @@ _IN_FOLDERS = (
     'pytorch_model.bin', 'pytorch_model.bin.index.json',
 )  # fmt: skip
 
-# How archives begin: gzip, bzip2, xz, 7z, rar, zstd.
-_PACKED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'7z\xbc\xaf', b'Rar!', b'\x28\xb5\x2f\xfd')
 
 Forms = Mapping[str, tuple[Callable[[Any], bool], str]]  # entry: its check, and its form in words
 
@@ -116,6 +113,7 @@ def read_checkpoint(path: StrPath, mmap: bool = False) -> Any:
 
 
 def _read(path: Path, mmap: bool) -> Any:
+    """Read a file or folder by its kind; see `read_checkpoint`."""
     if not path.exists():
         known = path.stem in PUBLISHED
         hint = f'; the name {path.stem} alone, as published, is downloaded' if known else ''
@@ -139,31 +137,8 @@ def _read(path: Path, mmap: bool) -> Any:
         return load_without_code(path, 'cpu', mmap=mmap and is_zipfile(path))
     except CheckpointError:
         raise
-    except pickle.UnpicklingError as error:
-        if 'operand 149' in str(error) and _is_of_torch_save(path):  # a frame of protocol 4 or 5
-            what = 'has pickle_protocol=4 or 5, which torch cannot read without running code'
-        elif 'torch.storage._load_from_bytes' in str(error):  # a tensor in a pickle of Python's
-            raise _unreadable(path, error) from error
-        elif re.search('global|class', str(error), re.IGNORECASE):
-            what = 'holds more than tensors, and restoring the rest would run code from the file'
-        else:
-            raise _unreadable(path, error) from error
-        raise CheckpointError(
-            f'{path} {what}. If you trust where it comes from, keep its weights alone, where the '
-            f'packages that it asks for are installed: `f = torch.load({str(path)!r}, '
-            'weights_only=False); '
-            "w = next((f[k] for k in ('state_dict', 'model') if k in f), f) if isinstance(f, dict) "
-            "else f; torch.save(w.state_dict() if hasattr(w, 'state_dict') else w, 'weights.pth')` "
-            f'(it takes whole modules too). torch says: {first_line(error)}'
-        ) from error
     except Exception as error:  # a damaged pickle may raise any exception
-        if 'TorchScript' in str(error):
-            raise CheckpointError(
-                f'{path} is a program of TorchScript. If you trust where it comes from, keep its '
-                f"weights alone: `torch.save(torch.jit.load({str(path)!r}, 'cpu').state_dict(), "
-                "'weights.pth')`"
-            ) from error
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 @functools.lru_cache(maxsize=256)
@@ -200,7 +175,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def _read_parts(index: Path, mmap: bool) -> dict[str, Any]:
@@ -224,61 +199,6 @@ def _read_parts(index: Path, mmap: bool) -> dict[str, Any]:
             f'{lacking[0]}; fetch {places[lacking[0]]} again'
         )
     return found
-
-
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    with path.open('rb') as file:
-        start = file.read(2**16)
-    if start.startswith(b'version https://git-lfs'):
-        return CheckpointError(f'{path} stands for a file in Git LFS; fetch that with git lfs pull')
-    is_safetensors, named_so = start[8:10] == b'{"', path.suffix.lower() == '.safetensors'
-    if is_safetensors and not named_so:
-        return CheckpointError(f'{path} is a file of safetensors; rename it to .safetensors')
-    if named_so and not is_safetensors and start.startswith((b'PK', b'\x80')):
-        return CheckpointError(f'{path} is a file of torch.save; rename it to .pth')
-    holds_arrays = b'numpy' in start or b'torch._utils' in start
-    if start.startswith(b'\x80') and holds_arrays and not _is_of_torch_save(path):
-        return CheckpointError(
-            f'{path} is a pickle of arrays, as Detectron2 and Caffe2 write them, and no file of '
-            'torch.save. If you trust where it comes from, keep its weights alone: `import '
-            f'pathlib, pickle, torch; f = pickle.loads(pathlib.Path({str(path)!r}).read_bytes(), '
-            "encoding='latin1'); w = next((f[k] for k in ('state_dict', 'model', 'blobs') if k in "
-            "f), f); torch.save({k: torch.as_tensor(w[k]) for k in w}, 'weights.pth')`"
-        )
-    if start.startswith(b'PK') and b'.npy' in start[:256]:  # the name of the first entry
-        return CheckpointError(
-            f'{path} has arrays of NumPy; keep them as weights by `import numpy, torch; f = '
-            f'numpy.load({str(path)!r}); '
-            "torch.save({k: torch.as_tensor(f[k]) for k in f}, 'weights.pth')`"
-        )
-    of_zip = re.search('not in a subdirectory|hasRecord|file data.pkl', str(error))
-    is_zip = of_zip and path.suffix != '.pt2'  # of torch.export
-    if is_zip or start.startswith(_PACKED) or start[257:262] == b'ustar':
-        return CheckpointError(f'{path} is an archive; unpack it, and name the file in it')
-    if is_out_of_memory(error):
-        return CheckpointError(
-            f'{path} ({path.stat().st_size} bytes) needs more memory than is free, or is '
-            f'damaged: {first_line(error)}'
-        )
-    page = is_page(start)
-    what = 'a web page, not a checkpoint' if page else 'truncated, damaged or no checkpoint'
-    kept = path.parent.parent == Path(torch.hub.get_dir(), 'checkpoints')  # see cache_path
-    way = 'delete it, and it is downloaded again' if kept else 'fetch or write it again'
-    return CheckpointError(
-        f'{path} ({path.stat().st_size} bytes) is {what}; {way}. torch says: {first_line(error)}'
-    )
-
-
-def _is_of_torch_save(path: Path) -> bool:
-    """Whether a file is one of torch.save, an archive or of the form before torch 1.6."""
-    magic = torch.serialization.MAGIC_NUMBER.to_bytes(10, 'little')
-    with path.open('rb') as file:
-        return is_zipfile(path) or magic in file.read(30)  # a pickle of tensors has it later
-
-
-def is_page(start: bytes) -> bool:
-    """Whether the first bytes of a file are those of a web page."""
-    return start.lstrip().lower().startswith((b'<!doctype', b'<html', b'<?xml'))
 
 
 def is_deepspeed_folder(path: StrPath) -> bool:

@@ -102,7 +102,7 @@ def _fit_backbone(
     return state, report
 
 
-def load_but(
+def load_whole_model(
     model: nn.Module,
     path: StrPath,
     new: Sequence[str] = (),
@@ -375,6 +375,7 @@ def _check_numbers(path: Path, key: str, own: Tensor, given: Tensor) -> None:
 
 
 def _check_windows(report: LoadReport, model: SwinV2) -> None:
+    """Raise `CheckpointError` if a file was pre-trained with other windows than the model has."""
     ours, theirs = model.pretrained_window_sizes, report.windows
     report.assumed = short_windows(ours)
     if any(theirs.get(stage, window) != window for stage, window in enumerate(ours)):

@@ -62,6 +62,7 @@ class LoadReport:
         return '\n'.join(lines)
 
     def _windows(self) -> str:
+        """The windows of the pre-training, and where they are from."""
         if self.windows:
             shown = zip(self.windows, short_windows(self.windows.values()), strict=True)
             return ', '.join(f'stage {stage}: {window}' for stage, window in shown)

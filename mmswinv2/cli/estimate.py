@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from ..analysis import follow_step, input_size
     from ..analysis.memory import dtype_of, measure_memory, strategy_of
-    from ..engine.launch import config_with_options
+    from ..engine.configs import config_with_options
     from ..engine.settings import set_lora
 
     cfg = config_with_options(args.config, args.cfg_options)

@@ -43,8 +43,8 @@ def export(
     from .. import hosts
     from ..deploy.graph import write_onnx
     from ..deploy.rules import about, graph_of
-    from ..engine.launch import config_with_options
-    from ..inference.predictor import load_model
+    from ..engine.configs import config_with_options
+    from ..inference.model import load_model
 
     if normalized and (images or int8):
         raise UserError('--normalized: pictures of files are not, so that nothing can be compared')
@@ -80,7 +80,7 @@ def samples_of(cfg: Any, given: Sequence[str], option: str) -> list[Any]:
         UserError: if one cannot be used; the message names the `option` they were given with.
     """
     from .. import hosts
-    from ..inference.predictor import Pipeline
+    from ..inference.pipeline import Pipeline
     from ..inference.sources import VIDEOS, divide, find_sources
 
     if not hosts.testing_pipeline(cfg):

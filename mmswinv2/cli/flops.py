@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     """The command ``mmswinv2 flops``."""
     args = parse_args(arguments)
     from ..analysis import count_flops, count_parameters, input_size
-    from ..engine.launch import config_with_options
+    from ..engine.configs import config_with_options
 
     cfg = config_with_options(args.config, args.cfg_options)
     size = input_size(cfg, args.shape)

@@ -94,7 +94,7 @@ def _run_test(work: Any, checkpoint: str, options: dict[str, Any] | None) -> Pat
     from ..analysis.predictions import check_types
     from ..analysis.report import check_imports, config_of
     from ..checkpoints import fetch
-    from ..engine.launch import config_with_options
+    from ..engine.configs import config_with_options
 
     path = work.checkpoint if checkpoint == 'last' else checkpoint
     if path is None:
@@ -127,6 +127,7 @@ def _run_test(work: Any, checkpoint: str, options: dict[str, Any] | None) -> Pat
 
 
 def _write(out: Path, content: dict[str, Any]) -> Path:
+    """Write the page from its template; returns its path."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from ..analysis.report import number

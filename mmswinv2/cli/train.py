@@ -53,8 +53,8 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """The command ``mmswinv2 train``."""
     args = parse_args(arguments)
-    from ..engine.launch import build_runner, load_config, run, set_mixed_precision
-    from ..engine.settings import set_class_map, set_length
+    from ..engine.launch import build_runner, load_config, run
+    from ..engine.settings import set_class_map, set_length, set_mixed_precision
     from ..engine.storage import set_resume
 
     cfg = load_config(args)

@@ -1,20 +1,17 @@
 """A page in the browser: drop a picture or a clip and see what a model finds in it."""
 
 import argparse
-import html
 import importlib.util
 import os
 import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..files import IMAGES
 from ..options import ArgumentParser, add_model_options
 
 if TYPE_CHECKING:
@@ -57,191 +54,6 @@ class _Policy:
             await send(message)
 
         await self.app(scope, receive, with_policy)
-
-
-@contextmanager
-def _told(path: str | None = None) -> Iterator[None]:
-    """Show a `UserError` as a message on the page; it is escaped, as Gradio renders HTML."""
-    import gradio
-
-    try:
-        yield
-    except UserError as error:
-        text = str(error)
-        if path is not None:
-            text = text.replace(path, Path(path).name)
-        raise gradio.Error(html.escape(text), duration=None, print_exception=False) from error
-
-
-def build_page(page: 'Page', title: str) -> Any:
-    """The page, as Gradio's blocks."""
-    import gradio as gr
-
-    from .. import hosts
-    from ..inference.sources import VIDEOS
-    from .ui_page import AGE, Shown
-
-    clips, cfg = page.predictor.of_clips, page.predictor.cfg
-    kinds, what = (VIDEOS, 'clip') if clips else (IMAGES + VIDEOS, 'picture or clip')
-    choices = [(name, i) for i, name in enumerate(page.classes)]
-    model: dict[str, Any] = dict(  # one prediction at a time
-        concurrency_id='model', concurrency_limit=1, api_visibility='private'
-    )
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(AGE, AGE)) as blocks:
-        gr.HTML(
-            f'<h1>{type(page.predictor.model).__name__}</h1><p>{html.escape(title)}</p>',
-            elem_id='heading',
-        )
-        with gr.Tab('Predict'), gr.Row():
-            with gr.Column(scale=1, min_width=280):
-                file = gr.File(
-                    label=what.capitalize(), file_types=list(kinds), height=160, elem_id='file'
-                )
-                score = gr.Slider(
-                    0, 1, value=page.score, step=0.01, label='Least score of a box',
-                    visible=hosts.of(cfg).finds_boxes, elem_id='score',
-                )  # fmt: skip
-                classes = gr.Dropdown(
-                    choices, value=[], multiselect=True, visible=bool(choices), label='Classes',
-                    info='none chosen: all are shown', elem_id='classes',
-                )  # fmt: skip
-                download = gr.DownloadButton(
-                    'Download results', interactive=False, variant='primary', elem_id='download'
-                )
-            with gr.Column(scale=2, min_width=320):
-                summary = gr.HTML(f'<div>Drop a {what} to begin.</div>', elem_id='summary')
-                picture = gr.Image(
-                    type='filepath', format='jpeg', show_label=False, interactive=False,
-                    buttons=['download', 'fullscreen'], elem_id='picture',
-                )  # fmt: skip
-                film = gr.Video(show_label=False, visible=False, interactive=False, elem_id='film')
-                best = gr.Label(show_label=False, visible=False, elem_id='best')
-                table = gr.HTML(visible=False, elem_id='table')
-        # the result of `Page.read`, and the settings that it was drawn with
-        memory = gr.State(time_to_live=AGE)
-
-        def fill(shown: Shown, known: Any = None) -> dict:
-            return {
-                summary: f'<div>{shown.summary}</div>',
-                picture: gr.update(value=shown.picture, visible=not shown.film),
-                film: gr.update(value=shown.film, visible=bool(shown.film)),
-                best: gr.update(value=shown.scores or None, visible=bool(shown.scores)),
-                table: gr.update(value=shown.table, visible=bool(shown.table)),
-                download: gr.update(value=shown.results or None, interactive=bool(shown.results)),
-                memory: known,
-            }
-
-        def show(
-            path: str | None, least: float, chosen: list[int], known: Any,
-            progress: Any = gr.Progress(),  # noqa: B008
-        ) -> dict:  # fmt: skip
-            """Predict on a new file or a video; redraw a picture that was predicted before."""
-            if path is None:
-                return {summary: gr.skip()}
-            with _told(path):
-                if page.is_film(path):
-                    return fill(
-                        page.film(
-                            path, least, chosen, lambda i: progress((i + 1, None), unit='frames')
-                        )
-                    )
-                item, result = known[0] if known else page.read(path)
-                shown = page.draw(item, result, least, chosen)
-            return fill(shown, ((item, result), least, chosen))
-
-        def first(
-            path: str, least: float, chosen: list[int], progress: Any = gr.Progress()  # noqa: B008
-        ) -> dict:  # fmt: skip
-            return show(path, least, chosen, None, progress)
-
-        def moved(path: str | None, least: float, chosen: list[int], known: Any) -> dict:
-            """Redraw a picture while the slider moves; a video would take too long."""
-            if path is None or known is None or known[1:] == (least, chosen):
-                return {summary: gr.skip()}
-            return show(path, least, chosen, known)
-
-        def released(
-            path: str | None, least: float, chosen: list[int], known: Any,
-            progress: Any = gr.Progress(),  # noqa: B008
-        ) -> dict:  # fmt: skip
-            """Predict on a video again, only once the slider is released."""
-            if path is None or not page.is_film(path):
-                return {summary: gr.skip()}
-            return show(path, least, chosen, known, progress)
-
-        def blank(words: str) -> Any:
-            return lambda: fill(Shown(words, ''))
-
-        outputs = [summary, picture, film, best, table, download, memory]
-        settings = [file, score, classes]
-        told = dict(show_progress_on=picture, **model)
-        private: dict[str, Any] = dict(api_visibility='private')
-        done = file.upload(first, settings, outputs, **told)
-        done.failure(blank('Nothing to show.'), None, outputs, **private)
-        # if the slider was moved in the meantime
-        done.success(moved, [*settings, memory], outputs, show_progress='hidden', **model)
-        file.clear(blank(f'Drop a {what} to begin.'), None, outputs, **private)
-        score.change(
-            moved, [*settings, memory], outputs, trigger_mode='always_last',
-            show_progress='hidden', **model,
-        )  # fmt: skip
-        score.release(released, [*settings, memory], outputs, **told)
-        classes.change(show, [*settings, memory], outputs, **told)
-        _add_biases(page, model)
-    return blocks
-
-
-def _add_biases(page: 'Page', options: dict[str, Any]) -> None:
-    """Add a tab with the position bias of a block, if the model has any."""
-    import gradio as gr
-
-    from ..analysis import bias_maps, draw_bias, find_biases
-
-    biases = find_biases(page.predictor.model)
-    if not biases:
-        return
-    names = {f'stage {stage}, block {block}': bias for (stage, block), bias in biases.items()}
-    heads_in = {name: next(len(p) for p in bias[2].parameters()) for name, bias in names.items()}
-    first = next(iter(names.values()))
-
-    def draw(name: str, heads: list[int], window: int) -> Any:
-        bias = names[name]
-        chosen = heads or list(range(min(4, heads_in[name])))
-        side = bias.pretrained_window[-1]
-        rows = list(bias_maps(bias, [side, window] if window != side else [side]))
-        file = page.new_folder() / 'position_bias.png'
-        draw_bias(rows, chosen).savefig(file, dpi=150)
-        return str(file)
-
-    def heads_of(name: str) -> Any:
-        return gr.update(choices=list(range(heads_in[name])), value=[])
-
-    with gr.Tab('Position bias') as tab, gr.Row():
-        with gr.Column(scale=1, min_width=280):
-            gr.Markdown(
-                'What a block adds to the scores of two tokens, by their offset (paper, figure 4): '
-                'in the window of the pre-training, and in another. The centre is a token itself.'
-            )
-            block = gr.Dropdown(list(names), value=next(iter(names)), label='Block')
-            heads = gr.Dropdown(
-                list(range(next(iter(heads_in.values())))), value=[], multiselect=True,
-                label='Heads', info='none chosen: the first four',
-            )  # fmt: skip
-            window = gr.Slider(
-                2, 64, value=2 * first.pretrained_window[-1], step=1, label='Another window, tokens'
-            )
-        with gr.Column(scale=2, min_width=320):
-            maps = gr.Image(
-                type='filepath', format='png', show_label=False, interactive=False, elem_id='maps',
-                buttons=['download', 'fullscreen'],
-            )  # fmt: skip
-    settings = [block, heads, window]
-    tab.select(draw, settings, maps, **options)
-    block.change(heads_of, block, heads, api_visibility='private').then(
-        draw, settings, maps, **options
-    )
-    heads.input(draw, settings, maps, **options)
-    window.release(draw, settings, maps, **options)
 
 
 def free_port(host: str, port: int) -> int:
@@ -289,7 +101,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """The command ``mmswinv2 ui``."""
     args = parse_args(arguments)
-    from ..engine.launch import config_with_options
+    from ..engine.configs import config_with_options
     from ..inference.predict import check_score
     from ..inference.predictor import Predictor
     from .ui_page import Page
@@ -313,6 +125,8 @@ def _serve(page: 'Page', args: argparse.Namespace, port: int) -> None:
     """Show the page until the process is stopped."""
     import gradio as gr
     from starlette.middleware import Middleware
+
+    from .ui_blocks import build_page
 
     title = f'{Path(args.config).name} with {Path(args.checkpoint).name}'
     theme = gr.themes.Default(

@@ -124,6 +124,7 @@ def get_variant(arch: Any, extra_norm_every_n_blocks: Any = None) -> Variant:
 
 
 def _get_variant(arch: Any) -> Variant:
+    """The sizes of a name, or of a dict that is checked."""
     if isinstance(arch, str):
         name = SHORT.get(arch.lower(), arch.lower())
         if name not in VARIANTS:
@@ -233,6 +234,7 @@ def want_mlp(ratio: Any, channels: int) -> None:
 
 
 def _check_out_indices(value: Any, num_stages: int) -> tuple[int, ...]:
+    """Return ``out_indices`` as a tuple; raise `UserError` unless they are ascending stages."""
     if not _is_list(value) or not value:
         raise UserError(f'out_indices must name at least one stage, as in (3,), got {value!r}')
     if bad := [i for i in value if not is_count(i, 0, num_stages - 1)]:

@@ -154,6 +154,7 @@ class TwoStage(Detector):
     def _masks(
         self, maps: Sequence[Tensor], found: tuple[Tensor, ...], more: dict[str, Tensor]
     ) -> Tensor:
+        """Probabilities of masks ``(K, h, w)``, of the class of each box found."""
         roi = self.model.roi_head
         boxes, _, labels, picture = found
         rois = torch.cat([picture[:, None].to(boxes), boxes], 1)

@@ -15,7 +15,6 @@ from torch.fx.experimental import _config
 
 from ..errors import UserError, needed
 from .attention import use_operator
-from .operators import translations
 
 _LARGEST = 2**31 - 2**24  # bytes of weights; protobuf limits a file to 2 GiB
 
@@ -207,6 +206,8 @@ def _translate(
     graph: nn.Module, example: Mapping[str, Tensor], sizes: Mapping[str, Any], outputs: list[str]
 ) -> Any:
     """Trace a graph, and return it as a ``ModelProto`` of onnx; see `write_onnx`."""
+    from .translations import TRANSLATIONS
+
     inputs = tuple(example.values())
     symbols: Any = _config  # has `patch` once torch is imported
     with (
@@ -224,7 +225,7 @@ def _translate(
         _try_smaller(program, example, sizes)
         exported = torch.onnx.export(
             program, inputs, dynamo=True, opset_version=20, input_names=list(example),
-            output_names=outputs, custom_translation_table=translations(),
+            output_names=outputs, custom_translation_table=TRANSLATIONS,
         )  # fmt: skip
     assert exported is not None
     return exported.model_proto

@@ -1,18 +1,16 @@
 """Operators that detectors need and torch lacks, for `torch.export` and for ONNX.
 
 Each is registered as a custom operator of torch, so that a graph holds it as one node of known
-shape, and has a translation to standard ONNX operators.
+shape, and has a translation to standard ONNX operators in `translations`.
 """
 
 from __future__ import annotations  # custom_op of torch 2.6 reads Sequence only as a string
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from . import attention
 
 
 @torch.library.custom_op('mmswinv2::nms', mutates_args=())
@@ -140,121 +138,3 @@ def _levels(rois: Tensor, count: int, finest_scale: float) -> Tensor:
     sides = rois[:, 3:] - rois[:, 1:3]
     relative = sides.prod(1).sqrt() / finest_scale + 1e-6
     return sum(((relative >= 2.0**i).long() for i in range(1, count)), relative.long() * 0)
-
-
-def translations() -> dict[Callable, Callable]:
-    """Translations for ``torch.onnx.export(custom_translation_table=...)``."""
-    import onnxscript
-
-    from .soft_nms import soft_nms_loop
-
-    op: Any = onnxscript.opset18
-    loop: Any = soft_nms_loop
-
-    def number(value: float) -> Any:
-        return op.Constant(value_float=float(value))
-
-    def integers(*values: int) -> Any:
-        return op.Constant(value_ints=values)
-
-    def where(found: Any) -> Any:
-        """Indices of true values along one axis; TensorRT has NonZero for floats only."""
-        return op.Squeeze(op.NonZero(op.Cast(found, to=1)), integers(0))
-
-    def floor_divide(numerator: Any, divisor: Any) -> Any:
-        """Floor division without comparing booleans, as torch's does; TensorRT cannot do that."""
-        if not numerator.dtype.is_integer():
-            return op.Floor(op.Div(numerator, divisor))
-        return op.Div(op.Sub(numerator, op.Mod(numerator, divisor)), divisor)
-
-    def column(values: Any, first: int, end: int) -> Any:
-        return op.Slice(values, integers(first), integers(end), integers(-1))
-
-    def suppress(
-        boxes: Any, scores: Any, iou_threshold: float, score_threshold: float, max_boxes: int
-    ) -> Any:
-        found = op.NonMaxSuppression(
-            boxes,
-            op.Unsqueeze(scores, integers(1)),
-            integers(max_boxes),
-            number(iou_threshold),
-            number(score_threshold),
-        )  # [K, 3]: image, class, box
-        return op.Gather(found, integers(0, 2), axis=1)
-
-    def soften(
-        boxes: Any,
-        scores: Any,
-        iou_threshold: float,
-        sigma: float,
-        min_score: float,
-        method: str,
-        max_boxes: int,
-    ) -> Any:
-        gaussian = method == 'gaussian'
-        picked, values = loop(
-            boxes,
-            scores,
-            number(-1 if gaussian else iou_threshold),
-            number(method == 'linear'),
-            number(gaussian),
-            number(sigma),
-            op.Constant(value_int=max_boxes),
-        )
-        least = number(max(0, min_score))
-        picked, values = (op.Reshape(found, integers(-1)) for found in (picked, values))
-        places = where(op.GreaterOrEqual(values, least))
-        image = op.Div(places, integers(max_boxes))
-        parts = (op.Unsqueeze(part, integers(1)) for part in (image, op.Gather(picked, places)))
-        return op.Concat(*parts, axis=1), op.Gather(values, places)
-
-    def extract(
-        maps: Sequence[Any],
-        rois: Any,
-        scales: Sequence[float],
-        size: Sequence[int],
-        sampling_ratio: int,
-        aligned: bool,
-        finest_scale: float,
-    ) -> Any:
-        image = op.Cast(op.Squeeze(column(rois, 0, 1), integers(1)), to=7)  # int64
-        boxes = column(rois, 1, 5)
-
-        def align(level: int, boxes: Any, image: Any) -> Any:
-            return op.RoiAlign(
-                maps[level],
-                boxes,
-                image,
-                coordinate_transformation_mode='half_pixel' if aligned else 'output_half_pixel',
-                output_height=size[0],
-                output_width=size[1],
-                sampling_ratio=sampling_ratio,
-                spatial_scale=scales[level],
-            )
-
-        if len(maps) == 1:
-            return align(0, boxes, image)
-        sides = op.Sub(column(rois, 3, 5), column(rois, 1, 3))
-        root = op.Sqrt(op.ReduceProd(sides, integers(1), keepdims=0))
-        relative = op.Add(op.Div(root, number(finest_scale)), number(1e-6))
-        level = op.Cast(op.Mul(image, integers(0)), to=7)
-        for i in range(1, len(maps)):
-            level = op.Add(level, op.Cast(op.GreaterOrEqual(relative, number(2**i)), to=7))
-        order, parts = [], []
-        for i in range(len(maps)):
-            own = where(op.Equal(level, integers(i)))
-            order.append(own)
-            parts.append(align(i, op.Gather(boxes, own), op.Gather(image, own)))
-        place = op.Concat(*order, axis=0)
-        count = op.Squeeze(op.Shape(place), integers(0))
-        numbers = op.Range(op.Constant(value_int=0), count, op.Constant(value_int=1))
-        back = op.ScatterElements(numbers, place, numbers, axis=0)
-        return op.Gather(op.Concat(*parts, axis=0), back, axis=0)
-
-    return {
-        torch.ops.aten.floor_divide.default: floor_divide,
-        torch.ops.mmswinv2.window_attention.default: attention.translate,
-        torch.ops.mmswinv2.nms.default: suppress,
-        torch.ops.mmswinv2.soft_nms.default: soften,
-        torch.ops.mmswinv2.roi_features.default: extract,
-    }

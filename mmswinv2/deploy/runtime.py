@@ -46,6 +46,7 @@ class FileModel:
         ]
 
     def _one(self, image: torch.Tensor, sample: Any) -> Any:
+        """Predict on one picture or video, and put the results into its data sample."""
         inputs = inputs_of(image, sample, self.task)
         found = {key: torch.from_numpy(value) for key, value in self.run(**inputs).items()}
         if self.task == 'segmentation':
@@ -61,6 +62,7 @@ class FileModel:
         return sample
 
     def _instances(self, found: dict[str, torch.Tensor], meta: dict[str, Any]) -> Any:
+        """Boxes in pixels of the picture before it was resized, with scores, labels and masks."""
         from mmengine.structures import InstanceData
 
         boxes = found['boxes'] / torch.tensor(meta['scale_factor']).repeat(2)
@@ -70,6 +72,7 @@ class FileModel:
         return out
 
     def _masks(self, masks: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int]) -> Any:
+        """Binary masks (K, H, W) of the size of the picture, from probabilities in boxes."""
         from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 
         threshold = self.host_model.roi_head.test_cfg.mask_thr_binary

@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader
 from ..core import LoRA
 from ..errors import nearest
 from ..log import warn
-from .layer_decay import MULTIPLIERS
 
 # top-level keys that runners, the host packages and our tools read; all others are variables
 _USED = frozenset(
@@ -33,6 +32,7 @@ _USED = frozenset(
         *('data_root', 'find_unused_parameters', 'model_wrapper_cfg', 'gpu_ids'),
     )
 ) - {'self', 'cfg'}
+MULTIPLIERS = ('lr_mult', 'decay_mult')  # in an entry of custom_keys
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
@@ -131,6 +131,7 @@ def warn_of_misspelt(cfg: Config) -> None:
 
 
 def _compare_with_bases(cfg: Config, path: str) -> None:
+    """Warn of what a config, or one of its bases, adds to its own bases and nothing reads."""
     own = cfg._to_lazy_dict()
     if not _RENAMED.keys() & own.keys() and not any(_misspelt(own, own, alone=True)):
         return  # nothing to report, so the bases need not be read

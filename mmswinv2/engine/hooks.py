@@ -1,10 +1,9 @@
-"""Hooks: checks of losses and data sets, weights to start from, checkpoints of adapters."""
+"""Hooks: checks of losses, weights to start from, checkpoints of adapters."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set, Sized
-from itertools import zip_longest
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,20 +11,18 @@ from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapperDict
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, TestLoop, ValLoop
+from mmengine.runner import BaseLoop
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import hosts
-from ..checkpoints import fetch_together, load_but, read_class_map
+from ..checkpoints import fetch_together, load_whole_model, read_class_map
 from ..checkpoints.adapters import copy_base, leave_out_base
-from ..checkpoints.pickles import check_restorable
 from ..core.arguments import is_count, want
 from ..errors import UserError
 from ..hosts.host import FILE_KEYS
 from ..log import warn
 from ..registry import HOOKS
-from .resume import all_schedulers
 from .storage import is_diverged
 from .strategies import average_gradients, unwrap_model, whole_weights
 
@@ -34,8 +31,6 @@ _ADVICE = (
     '(optim_wrapper.clip_grad), warm up longer or lower the learning rate; train in float32 or '
     'bfloat16 in place of float16; then --resume'
 )
-# hooks of mmdet that change the steps of a data set in mid-run, and what of it they use
-_SWITCHES = {'YOLOXModeSwitchHook': 'update_skip_type_keys', 'PipelineSwitchHook': 'pipeline'}
 
 
 @HOOKS.register_module()
@@ -95,6 +90,7 @@ class CheckInvalidLossHook(Hook):
                 raise UserError(f'{self._where(key, bad)}, though the loss is finite. {_ADVICE}')
 
     def _look_before_updates(self, runner: Any) -> None:
+        """Let updates leave out batches with a bad loss."""
         wrapper = runner.optim_wrapper
         if isinstance(wrapper, OptimWrapperDict):
             raise UserError(
@@ -124,6 +120,7 @@ class CheckInvalidLossHook(Hook):
         wrapper.update_params = update_params
 
     def _is_bad(self, loss: Tensor) -> bool:
+        """Whether a loss is bad in any process; then buffers are restored and the batch counts."""
         bad = (~torch.isfinite(loss.detach())).float()
         anywhere = bad.clone()
         all_reduce(anywhere, 'max')  # all processes skip the batch, or none
@@ -161,171 +158,6 @@ def _files(batch: Any) -> str:
         meta = getattr(sample, 'metainfo', {})
         names += [str(meta[key]) for key in FILE_KEYS if meta.get(key)][:1]
     return ', '.join(names) or 'files whose names the last transform (Pack...) has not kept'
-
-
-@HOOKS.register_module()
-class CheckDatasetHook(Hook):
-    """Refuses data that does not fit the classes of the config.
-
-    Host packages silently drop categories they cannot match, which gives mAP 0, and do not check
-    label maps (see `mmswinv2.hosts.mmseg_label_maps`).
-    """
-
-    priority = 'VERY_HIGH'
-
-    def __init__(self) -> None:
-        self.classes: list[tuple[str, Sequence[str]]] = []
-        self.of_checkpoint: Sequence[str] = ()
-
-    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Check that classes have the same numbers in the checkpoint as in the data sets."""
-        meta = (checkpoint.get('meta') or {}).get('dataset_meta')
-        is_text = isinstance(meta, Mapping) and isinstance(meta.get('classes'), str)
-        self.of_checkpoint = () if is_text else _classes(meta)  # refused in data sets alone
-        self._check_classes(runner)
-
-    def _check_classes(self, runner: Any) -> None:
-        named = list(self.classes)
-        if runner._resume or not any(name == 'train_dataloader' for name, _ in named):
-            named.append(('the checkpoint', self.of_checkpoint))  # fine-tuning may change classes
-        check_places(named)
-
-    def before_run(self, runner: Any) -> None:
-        """Look at every data set the runner will use."""
-        for name in ('train', 'val', 'test'):
-            loop = getattr(runner, f'_{name}_loop')
-            if loop is not None and not isinstance(loop, dict):
-                loader, model = loop.dataloader, unwrap_model(runner.model)
-                _check_batches(loop, f'{name}_dataloader')
-                if name == 'train':  # mmengine puts it into checkpoints
-                    meta = getattr(loader.dataset, 'metainfo', None)
-                    check_restorable(meta, "the metainfo of train_dataloader's data set")
-                if not hasattr(model, 'language_model'):
-                    self._note_classes(loader.dataset, f'{name}_dataloader')
-                hosts.check_dataset(loader.dataset, f'{name}_dataloader', model)
-                evaluator = getattr(loop, 'evaluator', None)
-                hosts.check_evaluator(evaluator, loader.dataset, f'{name}_evaluator', model)
-                if name != 'train':
-                    for host in hosts.HOSTS:
-                        host.check_batch(model, loader.batch_size or 1, f'{name}_dataloader')
-        self._check_classes(runner)
-
-    def before_train(self, runner: Any) -> None:
-        """Raise `UserError` for a hook that would fail, or change a wrapper and not its data."""
-        self._watch_strides(runner)
-        dataset = runner.train_dataloader.dataset
-        kinds = {type(hook).__name__ for hook in runner.hooks}
-        for kind, part in _SWITCHES.items():
-            if kind in kinds and not hasattr(dataset, part):
-                raise UserError(
-                    f'{kind} needs {part} of train_dataloader.dataset, which '
-                    f'{type(dataset).__name__} has not; change this wrapper, or leave the hook out'
-                )
-
-    def before_test(self, runner: Any) -> None:
-        """See `hosts.watch_strides`."""
-        self._watch_strides(runner)
-
-    def _watch_strides(self, runner: Any) -> None:
-        model = unwrap_model(runner.model)
-        if not runner.cfg.get('compile'):
-            hosts.watch_strides(getattr(model, 'module', model))  # that of test-time augmentation
-
-    def _note_classes(self, dataset: Any, where: str) -> None:
-        """Remember the classes of all data sets in a wrapper, and warn if they differ by name."""
-        joined = hasattr(dataset, 'datasets')
-        sets = hosts.inner_datasets(dataset) if joined else [dataset]
-        metas = (getattr(inner, 'metainfo', None) for inner in sets)
-        parts = [classes for meta in metas if (classes := _classes(meta))]
-        self.classes += [(where, classes) for classes in parts]
-        for number, names in enumerate(zip_longest(*parts)):
-            known = sorted({str(name) for name in names if name is not None})
-            if len(known) > 1:
-                warn(
-                    f'{where}: label {number} is {" and ".join(map(repr, known))} in different '
-                    'data sets, one class for the model; if they are several, give all data sets '
-                    'the metainfo=dict(classes=...) of all classes'
-                )
-                return
-
-    def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
-        """Raise `UserError` for a ``save_best`` or ``monitor`` that is not among the scores."""
-        best = [(hook, getattr(hook, 'key_indicators', ())) for hook in runner.hooks]
-        used = [(hook, 'save_best', name) for hook, names in best for name in names]
-        used += [(s, 'monitor', s.monitor) for s in all_schedulers(runner) if hasattr(s, 'monitor')]
-        for owner, setting, name in used:
-            if metrics and name not in (*metrics, 'auto'):
-                raise UserError(
-                    f'{setting}={name!r} of {type(owner).__name__} is none of the scores: '
-                    f'{", ".join(metrics)}'
-                )
-
-
-_ENDLESS = {'InfiniteSampler', 'MultiSourceSampler'}  # of mmengine and of mmdet
-
-
-def _check_batches(loop: BaseLoop, where: str) -> None:
-    """Raise `UserError` for a loader whose batches are none, without end, or not all samples."""
-    batches = getattr(loop.dataloader, 'batch_sampler', None)
-    sampler: Any = getattr(batches, 'sampler', None)
-    size: Any = getattr(batches, 'batch_size', None)
-    if isinstance(loop.dataloader.dataset, Sized) and not len(loop.dataloader.dataset):
-        raise UserError(f'{where}: the data set has no samples; see its annotations and filters')
-    if not _ENDLESS.isdisjoint(kind.__name__ for kind in type(sampler).__mro__):
-        walks = {EpochBasedTrainLoop.run_epoch, ValLoop.run, TestLoop.run}  # users' own may stop
-        if walks & {getattr(type(loop), name, None) for name in ('run', 'run_epoch')}:
-            raise UserError(
-                f'{where}: {type(sampler).__name__} has no end; take DefaultSampler, or train by '
-                'iterations (train_cfg.by_epoch=False, max_iters)'
-            )
-        return
-    if not (getattr(batches, 'drop_last', False) and isinstance(sampler, Sized) and is_count(size)):
-        return
-    if len(sampler) < size:
-        raise no_batch(where, size)
-    left_out = len(sampler) % size
-    if left_out and not where.startswith('train'):
-        raise UserError(
-            f'{where}: drop_last=True leaves {left_out} samples of each process out of the '
-            'scores; set drop_last=False'
-        )
-
-
-def no_batch(where: str, batch_size: int) -> UserError:
-    """The error for a data loader that drops the one batch that it has."""
-    return UserError(
-        f'{where}: there are fewer samples than a batch of all processes (batch_size={batch_size}'
-        '), and drop_last=True leaves that out; lower batch_size, or set drop_last=False'
-    )
-
-
-def check_places(named: list[tuple[str, Sequence[str]]]) -> None:
-    """Raise `UserError` if a class has different numbers in several lists of classes."""
-    places: dict[str, tuple[list[int], str]] = {}
-    for name, classes in named:
-        own: dict[str, list[int]] = {}  # two classes of ImageNet are called crane
-        for i, label in enumerate(map(str, classes)):
-            own.setdefault(label, []).append(i)
-        for label, numbers in own.items():
-            others, where = places.setdefault(label, (numbers, name))
-            if not set(numbers) & set(others):
-                raise UserError(
-                    f'the class {label!r} is number {numbers[0]} of {name} and number {others[0]} '
-                    f'of {where}: a model knows classes by their numbers; give '
-                    'metainfo=dict(classes=...) the same order everywhere'
-                )
-
-
-def _classes(meta: Any) -> Sequence[str]:
-    """The classes of a ``metainfo``, or of several if all are equal; else empty."""
-    given = [m['classes'] for m in hosts.as_list(meta or ()) if m and m.get('classes')]
-    if unordered := [classes for classes in given if isinstance(classes, (Set, Mapping, str))]:
-        raise UserError(
-            f'classes must be a list or tuple of names, whose places are the labels, got '
-            f'{unordered[0]!r:.100}'
-        )
-    found = [list(classes) for classes in given]
-    return found[0] if found and all(classes == found[0] for classes in found) else ()
 
 
 @HOOKS.register_module()
@@ -369,7 +201,7 @@ class LoadCheckpointHook(Hook):
         class_map = None if self.class_map is None else read_class_map(self.class_map)
         path = fetch_together(self.checkpoint)
         with whole_weights(runner.model) as model:
-            report = load_but(model, path, self.new, class_map)
+            report = load_whole_model(model, path, self.new, class_map)
         print_log(str(report), logger='current')
 
 
@@ -384,7 +216,7 @@ class LoRAHook(Hook):
     priority = 'LOWEST'  # after EMAHook, which changes what is saved
 
     def __init__(self) -> None:
-        self._told: list[str] = []
+        self._logged: list[str] = []
 
     def before_train(self, runner: Any) -> None:
         """Copy the frozen weights to EMAHook's model, a copy made before they were loaded."""
@@ -395,7 +227,7 @@ class LoRAHook(Hook):
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Remove the frozen weights from the checkpoint, and log this once."""
-        told = leave_out_base(unwrap_model(runner.model), checkpoint)
-        if told != self._told:
-            self._told = told
-            print_log('LoRA: ' + '; '.join(told), logger='current')
+        sentences = leave_out_base(unwrap_model(runner.model), checkpoint)
+        if sentences != self._logged:
+            self._logged = sentences
+            print_log('LoRA: ' + '; '.join(sentences), logger='current')

@@ -14,9 +14,9 @@ from ..core import SwinV2, layer_id
 from ..core.arguments import is_number, want
 from ..errors import UserError
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
+from .config_names import MULTIPLIERS
 
 _NO_DECAY = ('cpb_mlp', 'logit_scale')
-MULTIPLIERS = ('lr_mult', 'decay_mult')
 _OPTIONS = {'layer_decay_rate', 'merging_layers', 'no_decay_names', 'custom_keys'}
 
 
@@ -95,6 +95,7 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         print_log('Parameter groups:\n' + _table(rows), logger='current')
 
     def _layer(self, name: str, backbones: dict[str, SwinV2], rate: float) -> tuple[str, float]:
+        """The title of the group of a parameter, and the factor of its learning rate."""
         for start, backbone in backbones.items():
             if name.startswith(start):
                 merging, title = self.paramwise_cfg['merging_layers'], start[:-1] or 'the model'

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .. import hosts
 from ..checkpoints.load import shard_like
-from ..hosts.host import wrapped_datasets
+from ..hosts.configs import wrapped_datasets
 from ..log import warn
 from ..registry import HOOKS
 from .resume import check_shapes, leave_averages, named

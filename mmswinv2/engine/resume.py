@@ -54,10 +54,10 @@ def follow_config(runner: Any) -> None:
         for scheduler in all_schedulers(runner):
             if getattr(scheduler.optimizer, '_global_step', 0) < 0:
                 scheduler.optimizer._global_step = 0
-        if changes.told:
+        if changes.differences:
             warn(
                 'this run takes from its config, and not from the checkpoint: '
-                + '; '.join(changes.told)
+                + '; '.join(changes.differences)
             )
         if changes.rates:
             for those in schedulers.values():
@@ -107,12 +107,12 @@ class _Changes:
     """Compares loaded states with the settings of the config.
 
     Attributes:
-        told: settings that differ, in words.
+        differences: settings that differ, in words.
         rates: whether the values that schedulers set must be recomputed.
     """
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.differences: list[str] = []
         self.rates = False
         self._watched: list[Any] = []
 
@@ -135,10 +135,13 @@ class _Changes:
         here = {name: len(those) for name, those in schedulers.items()}
         there = {name: len(those) for name, those in named(saved)}
         if here != there:
-            self.told.append(f'{sum(here.values())} schedulers (checkpoint: {sum(there.values())})')
+            self.differences.append(
+                f'{sum(here.values())} schedulers (checkpoint: {sum(there.values())})'
+            )
             self.rates = True
 
     def _load_scheduler(self, owner: Any, name: str, load: Any, state: dict) -> None:
+        """Load the state of a scheduler, but keep the config's where a setting differs."""
         mine = dict(vars(owner))
         load({key: value for key, value in state.items() if not callable(value)})
         settings = [*_settings(owner), '_schedule_phases']  # OneCycleLR has settings there
@@ -148,7 +151,9 @@ class _Changes:
             if key in mine and not _same(mine[key], state.get(key))
         ]
         if different:
-            self.told += [text for text in different if '_schedule_phases' not in text] or different
+            self.differences += [
+                text for text in different if '_schedule_phases' not in text
+            ] or different
             self.rates = True
             mine.pop('load_state_dict', None)
             vars(owner).update(mine)  # with values computed from the settings
@@ -156,6 +161,7 @@ class _Changes:
     def _load_optimizer(
         self, owner: Any, name: str, load: Any, scheduled: set[str], state: dict
     ) -> None:
+        """Load the state of an optimizer, and set again what the config says otherwise."""
         mine = [dict(group) for group in owner.param_groups]
         # the wrapper may add a group of its own for base_param_settings
         optimizer = getattr(owner, 'optimizer', owner)
@@ -168,9 +174,9 @@ class _Changes:
         if still and getattr(owner, '_scale_update_param', 1) is None:
             # the scale of a bfloat16 run; float16 would need thousands of steps to raise it
             state = {key: value for key, value in state.items() if key != 'loss_scaler'}
-            self.told.append('the scale of the loss (checkpoint: 1.0)')
+            self.differences.append('the scale of the loss (checkpoint: 1.0)')
         load(state)
-        told = set()
+        reported = set()
         for settings, group in zip(mine, owner.param_groups, strict=True):
             for key, value in settings.items():
                 theirs = group.get(key)
@@ -189,9 +195,9 @@ class _Changes:
                     )
                 group[key] = value
                 self.rates = self.rates or set_by_scheduler
-                if key not in told and theirs is not None:
-                    told.add(key)
-                    self.told.append(f'{name}.{key}={value} (checkpoint: {theirs})')
+                if key not in reported and theirs is not None:
+                    reported.add(key)
+                    self.differences.append(f'{name}.{key}={value} (checkpoint: {theirs})')
 
 
 def replay(schedulers: list[Any], runner: Any) -> None:

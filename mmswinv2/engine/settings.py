@@ -1,10 +1,11 @@
-"""Changes to a config from the command line: settings, length of training, test augmentation."""
+"""Changes to a config by options of `train` and `test`: length, precision, output, augmentation."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
@@ -69,6 +70,40 @@ def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> No
         nodes = [node for _, node in hosts.dicts_in(cfg.get('param_scheduler')) if 'type' in node]
         schedulers = '; '.join(map(_lengths, nodes))
         print_log(f'{option} {length} (the config has {old}); schedulers: {schedulers}', 'current')
+
+
+def set_mixed_precision(cfg: Config, dtype: str) -> None:
+    """Train with automatic mixed precision: float16, whose losses are scaled, or bfloat16.
+
+    Raises `UserError` if the config leaves precision to a strategy, or no GPU supports `dtype`.
+    """
+    wrappers = [cfg.optim_wrapper]
+    if 'optimizer' not in cfg.optim_wrapper:  # one for each of several optimizers
+        named = cfg.optim_wrapper.values()
+        wrappers = [w for w in named if isinstance(w, dict) and 'optimizer' in w] or wrappers
+    for wrapper in wrappers:
+        kind = hosts.type_name(wrapper) if wrapper.get('type') else 'OptimWrapper'
+        if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+            raise UserError(
+                f'--amp sets optim_wrapper.type to AmpOptimWrapper, and the config has {kind}, '
+                'whose precision its strategy sets (see docs/scale.md); leave --amp out'
+            )
+    if not torch.cuda.is_available():
+        raise UserError('--amp needs a GPU, and there is none; leave it out')
+    if dtype == 'bfloat16' and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(
+            f'--amp-dtype bfloat16 needs a GPU of the Ampere generation or newer, and this is '
+            f'{torch.cuda.get_device_name()}; use --amp-dtype float16'
+        )
+    for wrapper in wrappers:
+        before = hosts.dtype_name(wrapper)
+        wrapper.update(type='AmpOptimWrapper', dtype=dtype)
+        if dtype == 'bfloat16':
+            wrapper.loss_scale = 1.0
+        elif before == 'bfloat16':  # its scale of 1 does not suit float16
+            wrapper.loss_scale = 'dynamic'
+        else:
+            wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def set_class_map(cfg: Config, path: str) -> None:
@@ -234,5 +269,5 @@ def _steps(scheduler: Any) -> float:
 
 
 def _lengths(scheduler: Any) -> str:
-    told = [f'{k}={scheduler[k]}' for k in (*LENGTHS, *LISTS_OF_LENGTHS) if k in scheduler]
-    return ' '.join((str(scheduler['type']), *told))
+    lengths = [f'{k}={scheduler[k]}' for k in (*LENGTHS, *LISTS_OF_LENGTHS) if k in scheduler]
+    return ' '.join((str(scheduler['type']), *lengths))

@@ -183,8 +183,10 @@ def last_good_checkpoint(work_dir: StrPath) -> Path | None:
         places = (folder / Path(noted).name, Path(noted))  # the folder may have been moved since
         found = next((place for place in places if noted and os.path.exists(place)), None)
         if found is None:
-            told = f'{note} names no checkpoint that is there ({noted[:80]!a}); looking for others'
-            print_log(told, logger='current')
+            print_log(
+                f'{note} names no checkpoint that is there ({noted[:80]!a}); looking for others',
+                logger='current',
+            )
         elif _is_whole(found):
             return found  # if it is refused later, the run must not start anew in its place
         else:

@@ -30,7 +30,7 @@ from ..checkpoints.load import shard_like, unshard
 from ..core.block import Block
 from ..errors import UserError, needed
 from ..files import HALF_WRITTEN
-from ..hosts.mmengine import without_config
+from ..hosts.mmengine_checkpoints import without_config
 from ..log import warn
 from ..registry import STRATEGIES
 from .storage import AtomicLocalBackend

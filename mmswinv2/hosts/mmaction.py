@@ -1,221 +1,29 @@
-"""mmaction2: video classifiers.
-
-mmaction2 1.2.0 refuses mmcv 2.2 and newer when it is imported. Its patch must be in place before
-that: import `mmswinv2.hosts` first.
-"""
+"""mmaction2: video classifiers."""
 
 import functools
-import importlib.util
 import os
 import re
-import sys
-from collections.abc import Callable, Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
-from mmengine.utils import digit_version
 
 from ..errors import UserError
 from ..log import warn
-from .host import FILE_KEYS, Host, as_list, inner_datasets, package_of, steps_in, type_name
-from .patching import log_patch, patch, replace
+from .configs import as_list, inner_datasets, package_of, steps_in, type_name
+from .host import FILE_KEYS, Host
+from .mmaction_import import make_importable
+from .mmaction_patches import (
+    average_classes_with_videos,
+    draw_clips,
+    refuse_wide_frames,
+    score_in_float32,
+    turn_hues_either_way,
+    write_videos_by_pyav,
+)
 from .pipelines import has_own_steps
-
-_MMCV_TOO_NEW = '2.2.0'  # mmaction2 1.2.0 refuses it and later ones at import
-
-
-@patch('mmaction', '<=1.2.0')
-def make_importable() -> None:
-    """Importing mmaction2 works beside mmcv 2.2 and newer, and without localizers.drn.
-
-    mmaction2 refuses newer versions of mmcv, although it works with them, and its published package
-    lacks the module `mmaction.models.localizers.drn`.
-    """
-    if 'mmaction' not in sys.modules and not any(isinstance(f, _Finder) for f in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
-
-
-class _Finder(MetaPathFinder):
-    """Finds `mmaction` as usual, and patches its import."""
-
-    searching = False
-
-    def find_spec(
-        self, name: str, path: Any = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if name != 'mmaction' or self.searching:
-            return None
-        self.searching = True
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self.searching = False
-        if spec is not None and spec.loader is not None:
-            loader: Any = spec.loader
-            loader.exec_module = functools.partial(self.import_patched, loader.exec_module)
-        return spec
-
-    def import_patched(self, exec_module: Callable[[ModuleType], None], module: ModuleType) -> None:
-        """Import mmaction2 with a version of mmcv that it accepts, and remove the import hooks."""
-        import mmcv
-
-        sys.meta_path.remove(self)
-        vars(module.__loader__).pop('exec_module')
-        version = mmcv.__version__
-        if digit_version(version) >= digit_version(_MMCV_TOO_NEW):
-            mmcv.__version__ = '2.1.99'
-            log_patch(f'mmaction2 accepts mmcv {version}')
-        try:
-            exec_module(module)
-        finally:
-            mmcv.__version__ = version
-        _stand_in_for_drn(Path(module.__path__[0]))
-
-
-def _stand_in_for_drn(mmaction: Path) -> None:
-    localizers = mmaction / 'models' / 'localizers'
-    if not localizers.exists() or (localizers / 'drn').exists():
-        return
-
-    class DRN:
-        """The localizer that the published package lacks."""
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            raise ImportError('DRN is missing from mmaction2 1.2.0 as published')
-
-    package = ModuleType('mmaction.models.localizers.drn')
-    package.__path__ = []
-    module = ModuleType(f'{package.__name__}.drn')
-    module.DRN = DRN  # type: ignore[attr-defined]
-    sys.modules[package.__name__] = package
-    sys.modules[module.__name__] = module
-    log_patch('mmaction2 can do without its missing module localizers.drn')
-
-
-@patch('mmaction', '>=1')
-def score_in_float32() -> None:
-    """Scores in bfloat16, which NumPy does not know, can be taken by heads of mmaction2."""
-    from mmaction.models.heads import BaseHead
-
-    @replace(BaseHead, 'loss_by_feat', 'predict_by_feat')
-    def in_float32(
-        method: Any, self: Any, cls_scores: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> Any:
-        return method(self, cls_scores.float(), *args, **kwargs)
-
-
-@patch('mmaction', '>=1', lambda: importlib.util.find_spec('moviepy') is None)
-def write_videos_by_pyav() -> None:
-    """Videos can be written by mmaction2 without moviepy."""
-    from mmaction.visualization.video_backend import LocalVisBackend
-
-    from ..datasets.video_files import write_video
-
-    @replace(LocalVisBackend, 'add_video')
-    def add_video_by_pyav(
-        add_video: Any,
-        self: Any,
-        name: str,
-        frames: np.ndarray,
-        step: int = 0,
-        fps: int = 4,
-        out_type: str = 'img',
-        **kwargs: Any,
-    ) -> None:
-        if out_type != 'video':
-            add_video(self, name, frames, step=step, fps=fps, out_type=out_type, **kwargs)
-            return
-        path = Path(self._save_dir, name).with_suffix('.mp4')
-        write_video(path, frames[..., ::-1], fps)
-
-
-@patch('mmaction', '>=1')
-def refuse_wide_frames() -> None:
-    """Frames in files of more than 8 bits are refused, as images are."""
-    from mmaction.datasets.transforms import RawFrameDecode
-    from mmengine import fileio
-
-    from ..datasets.images import decoding_loss
-
-    @replace(RawFrameDecode, 'transform')
-    def transform(original: Any, self: Any, results: dict) -> dict:
-        if results['modality'] == 'RGB':
-            number = results['frame_inds'].flat[0] + results.get('offset', 0)
-            path = Path(results['frame_dir'], results['filename_tmpl'].format(number))
-            content = fileio.get(path) if path.is_file() else b''
-            if does := decoding_loss(content, 'color', self.decoding_backend):
-                raise UserError(f'{path} is a {does}; save the frames with 8 bits, or as a video')
-        return original(self, results)
-
-
-@patch('mmaction', '>=1')
-def turn_hues_either_way() -> None:
-    """Hues of clips can be turned either way by ColorJitter."""
-    import cv2
-    from mmaction.datasets.transforms import ColorJitter
-
-    def adjust_hue(image: np.ndarray, factor: float) -> Any:
-        hsv = cv2.cvtColor(np.clip(image, 0, 255).astype(np.uint8), cv2.COLOR_RGB2HSV)
-        # OpenCV's hues are 0 to 179; mmaction2 adds in uint8, which is too small for the sum
-        hsv[..., 0] = (hsv[..., 0].astype(int) + int(factor * 255)) % 180
-        return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB).astype(np.float32)
-
-    ColorJitter.adjust_hue = staticmethod(adjust_hue)
-
-
-@patch('mmaction', '>=1')
-def average_classes_with_videos() -> None:
-    """The mean accuracy of classes is over those that have videos, whatever is predicted."""
-    from mmaction.evaluation.metrics import acc_metric
-
-    def mean_class_accuracy(scores: Sequence[np.ndarray], labels: Sequence[int]) -> Any:
-        right = np.argmax(scores, axis=1) == labels
-        classes, places = np.unique(labels, return_inverse=True)  # mmaction2 adds predicted ones
-        return np.mean([right[places == i].mean() for i in range(len(classes))])
-
-    acc_metric.mean_class_accuracy = mean_class_accuracy
-
-
-@patch('mmaction', '>=1')
-def draw_clips() -> None:
-    """Videos can be drawn in a test: all clips of a sample, one after another.
-
-    mmaction2's hook takes a sample to have no axis of clips, and its visualizer takes arguments and
-    labels by other names than there are.
-    """
-    from mmaction.engine.hooks import VisualizationHook
-    from mmengine.structures import LabelData
-
-    @replace(VisualizationHook, '_draw_samples')
-    def draw_samples(
-        original: Any,
-        self: Any,
-        batch_idx: int,
-        data_batch: dict,
-        data_samples: Sequence[Any],
-        *args: Any,
-        **kwargs: Any,
-    ) -> None:
-        if not self.enable:
-            return
-        if 'show' in self.draw_args:
-            self.draw_args['show_frames'] = self.draw_args.pop('show')
-        # (clips, 3, T, H, W), or (frames, 3, H, W) for 2-D recognizers, to (3, frames, H, W)
-        videos = [clips.transpose(0, 1).flatten(1, -3) for clips in data_batch['inputs']]
-        named = [sample.new() for sample in data_samples]
-        for sample in named:
-            if 'gt_label' in sample:
-                sample.set_data(dict(gt_labels=sample.gt_label))
-            if 'pred_label' in sample:
-                found = LabelData(item=sample.pred_label, score=sample.pred_score)
-                sample.set_data(dict(pred_labels=found))
-        original(self, batch_idx, {**data_batch, 'inputs': videos}, named, *args, **kwargs)
 
 
 class MMAction(Host):
@@ -471,8 +279,8 @@ def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:
                 f'{num_classes}, labels 0 to {num_classes - 1}'
             )
     if unlabelled:
-        told = f'{where}: {unlabelled} of {len(dataset)} videos have no label'
+        finding = f'{where}: {unlabelled} of {len(dataset)} videos have no label'
         if where == 'train_dataloader' and not dataset.multi_class:  # else it is of no class
-            raise UserError(f'{told}; give them one, or take them out of the list')
+            raise UserError(f'{finding}; give them one, or take them out of the list')
         if where != 'train_dataloader':
-            warn(f'{told} and count as wrong in scores; only what --dump writes means something')
+            warn(f'{finding} and count as wrong in scores; only what --dump writes means something')

@@ -101,8 +101,8 @@ def name_file(path: str, what: str = 'image', decodes: bool = True) -> Iterator[
     except Exception as error:  # decoders raise errors of any kind
         if isinstance(error, UserError) or not (decodes or isinstance(error, OSError)):
             raise
-        told = re.sub(r' <_io\.\w+ object at \w+>', '', str(error))  # Pillow's file object
-        text = f'{type(error).__name__}: {" ".join(told.split())}'
+        words = re.sub(r' <_io\.\w+ object at \w+>', '', str(error))  # Pillow's file object
+        text = f'{type(error).__name__}: {" ".join(words.split())}'
         text = text.replace(_UNDECODED, 'OpenCV cannot decode it')
         way = next(way for part, way in _WAYS.items() if part in text)
         raise UserError(f'cannot read the {what} {path}: {text}; {way}') from error

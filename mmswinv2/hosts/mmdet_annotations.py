@@ -11,7 +11,7 @@ from mmengine.dataset import BaseDataset
 
 from ..errors import UserError
 from ..log import warn
-from .host import steps_in
+from .configs import steps_in
 from .label_maps import check_file
 from .mmcv import name_file
 from .patching import patch, replace

@@ -13,7 +13,8 @@ from mmengine.registry import DATASETS
 
 from ..errors import UserError
 from ..log import warn
-from .host import Host, as_list, inner_datasets, package_of, training_pipeline, type_name
+from .configs import as_list, inner_datasets, package_of, training_pipeline, type_name
+from .host import Host
 from .patching import log_patch, patch, replace
 
 # a line of a list of images with the numbers of their classes
@@ -252,10 +253,10 @@ def check_image_labels(dataset: Any, num_classes: int, where: str) -> None:
     counts = [np.size(label) for label in given] if several else 1
     images = np.repeat(np.arange(len(given)), counts)
     if unlabelled := int((labels < 0).sum()):
-        told = f'{where}: {unlabelled} of {len(given)} images have a label below 0'
+        finding = f'{where}: {unlabelled} of {len(given)} images have a label below 0'
         if where == 'train_dataloader' or several:
-            raise UserError(f'{told}, which is no class; take them out of the list')
-        warn(f'{told} and count as wrong in scores')
+            raise UserError(f'{finding}, which is no class; take them out of the list')
+        warn(f'{finding} and count as wrong in scores')
     if labels.max() >= num_classes:
         image = dataset.get_data_info(int(images[labels.argmax()]))['img_path']
         raise UserError(

@@ -12,7 +12,8 @@ from torch import nn
 from ..errors import UserError
 from ..log import warn
 from . import mmseg_patches
-from .host import Host, as_list, inner_datasets, package_of, steps_in
+from .configs import as_list, inner_datasets, package_of, steps_in
+from .host import Host
 from .label_maps import NOT_LABELLED
 from .mmseg_label_maps import (
     check_map_names,
@@ -210,6 +211,7 @@ def check_pieces(model: Any) -> None:
 
 
 def _check_loss(loss: Any, head: Any, name: str) -> None:
+    """Raise `UserError` for a loss that does not fit its head; warn of one that trains nothing."""
     from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 
     kind, known = type(loss).__name__, head.num_classes

@@ -17,7 +17,7 @@ from mmengine import fileio
 from ..errors import UserError
 from ..files import refuse_shared
 from ..log import warn
-from .host import as_list, step_lists, steps_in
+from .configs import as_list, step_lists, steps_in
 from .label_maps import NOT_LABELLED, VALUE_RULES, check_file, check_values
 from .mmcv import name_file
 
@@ -78,6 +78,7 @@ class SegMapGuard:
         return results
 
     def _check_labels(self, path: str, labels: np.ndarray, results: dict) -> None:
+        """Raise `UserError` for a label that is no class, or that a head takes for one."""
         if self.num_classes is None:
             return
         if self.ignores and self.num_classes <= NOT_LABELLED and (labels == NOT_LABELLED).any():
@@ -93,17 +94,17 @@ class SegMapGuard:
         # if the data set selects classes, files still have the labels of all classes
         last = len(results.get('label_map') or range(self.num_classes)) - 1
         if results.get('reduce_zero_label'):
-            told = f'{bad[0] + 1}, which reduce_zero_label makes class {bad[0]}'
+            label = f'{bad[0] + 1}, which reduce_zero_label makes class {bad[0]}'
             way = f'labels in the file must be 1 to {last + 1}, or 0 where nothing is labelled'
         else:
-            told = str(bad[0])
+            label = str(bad[0])
             way = (
                 f'labels must be 0 to {last}, or {self.ignore_index} where nothing is labelled; if '
                 'they count from 1, as those of ADE20K do, set reduce_zero_label=True in the data '
                 'set'
             )
         raise UserError(
-            f'the label map {path} has the label {told}, but there are {last + 1} classes; {way}'
+            f'the label map {path} has the label {label}, but there are {last + 1} classes; {way}'
         )
 
 

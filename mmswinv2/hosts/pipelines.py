@@ -6,7 +6,8 @@ from typing import Any
 from mmengine.dataset import Compose
 
 from ..errors import UserError, raised
-from .host import FILE_KEYS, package_of, step_lists, steps_in
+from .configs import package_of, step_lists, steps_in
+from .host import FILE_KEYS
 from .patching import patch, replace
 
 _OF_HOSTS = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmaction', 'mmpretrain', 'mmswinv2')
@@ -108,6 +109,7 @@ def check_order(dataset: Any, where: str) -> None:
 
 
 def _check_moved(steps: list, where: str) -> None:
+    """Raise `UserError` for annotations that are loaded behind a step that moves pixels."""
     moved: list[str] = []
     for step in steps:
         name = type(step).__name__

@@ -12,7 +12,8 @@ from typing import Any
 from ..errors import UserError
 from ..log import warn
 from ..progress import track
-from .predictor import Predictor, check_count, name_of
+from .model import name_of
+from .predictor import Predictor, check_count
 from .results import ResultWriter
 from .sources import divide, find_sources, frames_of
 
@@ -79,17 +80,13 @@ def iterate(
         UserError: if the config or the weights cannot be used, or the first inputs cannot be read.
     """
     from .. import hosts
-    from ..datasets.video_files import UnreadableVideo
-    from ..engine.launch import config_with_options
+    from ..engine.configs import config_with_options
 
     check_score(score)
     check_count('batch_size', batch_size)
     if max_frames is not None:
         check_count('max_frames', max_frames)
-    if not isinstance(out_dir, (str, os.PathLike, type(None))):
-        raise UserError(f'out_dir must be the path of a folder, got {out_dir!r}')
-    if not str(out_dir).strip():
-        raise UserError('--out-dir is empty; name a folder')
+    _check_folder(out_dir)
     given = _as_texts(inputs)
     cfg = config_with_options(config, cfg_options)
     clips = hosts.of(cfg).input_axes == 3
@@ -100,48 +97,73 @@ def iterate(
         )
     sources = list(find_sources(given, out_dir, clips))
     predictor = Predictor(cfg, checkpoint, device, amp, tta)
-    left_out: list[UserError] = []
-    done = 0
-    results: Generator[Any]
-
-    def leave_out(error: UserError) -> None:
-        left_out.append(error)
-        if not done and len(left_out) in (len(sources), _MOST_IN_VAIN):
-            raise left_out[0]  # it may be one of the config
-        warn(f'left out: {error}')
-
-    outcomes = functools.partial(predictor.outcomes, batch_size=batch_size)
-    stills, films = divide(sources, clips=predictor.of_clips)
     writer = None
     if out_dir is not None:
         writer = ResultWriter(Path(out_dir), predictor.cfg, predictor.meta, score)
+    left_out: list[UserError] = []
+    done = 0
     try:
-        found = outcomes(stills, keep_errors=True)
-        for item, result in track(found, 'predicting', len(stills)):
-            if isinstance(result, UserError):
-                leave_out(result)
-                result = None
-            elif writer is not None:
-                writer.save(item, writer.add(item, result))
-            done += result is not None
-            yield result
-        for name, source in films:
-            try:
-                frames, fps, number = frames_of(name, source, max_frames)
-                if writer is None:
-                    results = (result for _, result in outcomes(frames))
-                else:
-                    results = track(writer.film(name, frames, fps, outcomes), 'frames', number)
-                with closing(results):
-                    for result in results:
-                        done += 1
-                        yield result
-            except UnreadableVideo as error:
-                leave_out(error)
-                yield None
+        with closing(_results(predictor, sources, writer, batch_size, max_frames)) as results:
+            for result in results:
+                if isinstance(result, UserError):
+                    left_out.append(result)
+                    if not done and len(left_out) in (len(sources), _MOST_IN_VAIN):
+                        raise left_out[0]  # it may be one of the config
+                    warn(f'left out: {result}')
+                    result = None
+                done += result is not None
+                yield result
     finally:  # after an error or interrupt, the results so far are still written
         if writer is not None:
             writer.close()
+
+
+def _results(
+    predictor: Predictor,
+    sources: Sequence[str],
+    writer: ResultWriter | None,
+    batch_size: int,
+    max_frames: int | None,
+) -> Generator[Any]:
+    """The data samples of all sources, written if there is a writer.
+
+    A `UserError` stands for an image or clip that cannot be read, and for the rest of a video.
+    """
+    outcomes = functools.partial(predictor.outcomes, batch_size=batch_size)
+    stills, films = divide(sources, clips=predictor.of_clips)
+    for item, result in track(outcomes(stills, keep_errors=True), 'predicting', len(stills)):
+        if writer is not None and not isinstance(result, UserError):
+            writer.save(item, writer.add(item, result))
+        yield result
+    for name, source in films:
+        yield from _results_of_film(name, source, writer, outcomes, max_frames)
+
+
+def _results_of_film(
+    name: str, source: str, writer: ResultWriter | None, outcomes: Any, max_frames: int | None
+) -> Generator[Any]:
+    """The data samples of the frames of a video or camera; see `_results`."""
+    from ..datasets.video_files import UnreadableVideo
+
+    results: Generator[Any]
+    try:
+        frames, fps, number = frames_of(name, source, max_frames)
+        if writer is None:
+            results = (result for _, result in outcomes(frames))
+        else:
+            results = track(writer.film(name, frames, fps, outcomes), 'frames', number)
+        with closing(results):
+            yield from results
+    except UnreadableVideo as error:
+        yield error
+
+
+def _check_folder(out_dir: Any) -> None:
+    """Raise `UserError` for what is no path of a folder, and not ``None``."""
+    if not isinstance(out_dir, (str, os.PathLike, type(None))):
+        raise UserError(f'out_dir must be the path of a folder, got {out_dir!r}')
+    if not str(out_dir).strip():
+        raise UserError('--out-dir is empty; name a folder')
 
 
 def _as_texts(inputs: Any) -> list[str]:

@@ -82,6 +82,7 @@ class ResultWriter:
         return self._draw(item, result, options)
 
     def _add_instances(self, item: Item, result: Any) -> None:
+        """Record boxes and masks that score high enough, as annotations of COCO."""
         highest = max(result.pred_instances.labels.tolist(), default=0)
         if highest >= len(self.classes) > 0:  # without any names, numbers are drawn
             raise UserError(
@@ -111,6 +112,7 @@ class ResultWriter:
             self.found.append(entry)
 
     def _add_scores(self, item: Item, result: Any) -> None:
+        """Record the five best classes of an image or clip; a clip is written as a video."""
         self.kind = 'predictions.jsonl'
         values, labels = result.pred_score.topk(min(5, len(result.pred_score)))
         best = [
@@ -128,6 +130,7 @@ class ResultWriter:
             write_video(film, caption(reader, lines), reader.fps or 25, times=reader.times)
 
     def _draw(self, item: Item, result: Any, options: dict) -> np.ndarray | None:
+        """The image with the predictions drawn on it, (H, W, 3) RGB; ``None`` for a clip."""
         if item.clip:
             return None
         image = item.image

@@ -220,6 +220,7 @@ def _numbered(
     times: Sequence[float] | None,
     wanted: int | None,
 ) -> Iterator[Item]:
+    """Frames as items with numbers and times; warns if there are fewer than `wanted`."""
     number = -1
     for number, image in enumerate(images):
         path = f'{source}, frame {number}'
@@ -235,6 +236,7 @@ def _numbered(
 
 
 def _camera(number: int) -> Iterator[np.ndarray]:
+    """The frames of a camera (H, W, 3), uint8 RGB, until it ends."""
     import cv2
 
     before = cv2.setLogLevel(0)  # else every driver without this camera prints an error

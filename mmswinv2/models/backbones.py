@@ -136,6 +136,7 @@ class _Backbone(SwinV2, BaseModule):
         format: str | None = None,
         key: str | None = None,
     ) -> LoadReport:
+        """Load pre-trained weights, wherever they are, and log the report."""
         path = fetch_together(checkpoint)
         report = load_pretrained(self, path, format, prefix, self.pretrained2d, key)
         print_log(str(report), logger='current')
@@ -156,6 +157,7 @@ class _Backbone(SwinV2, BaseModule):
         self._frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
 
     def _freeze(self) -> None:
+        """Freeze the first stages, and below adapters what is not trained."""
         if self._frozen:
             adapted = bool(find_lora(self))
             for name, parameter in self.named_parameters():

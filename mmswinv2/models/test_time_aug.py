@@ -105,6 +105,7 @@ class InstanceSegTTAModel(BaseTTAModel):
         raise TypeError('InstanceSegTTAModel merges within test_step; call that')
 
     def _features(self, view: dict) -> tuple[tuple[Tensor, ...], list, list[View]]:
+        """Maps of a view, its data samples, and how each was resized and flipped."""
         data = self.module.data_preprocessor(view, False)
         samples = [sample.clone() for sample in data['data_samples']]
         frames = [View.of(sample.metainfo) for sample in samples]
@@ -153,6 +154,7 @@ class InstanceSegTTAModel(BaseTTAModel):
         return [ranges[i // each] for i in range(len(views))]
 
     def _merge(self, found: list[tuple[Tensor, Tensor]]) -> InstanceData:
+        """Boxes ``(n, k, 4)`` and scores ``(n, classes + 1)`` of each view, merged by one NMS."""
         from mmdet.models.layers import multiclass_nms
 
         found = [pair for pair in found if len(pair[0])] or found[:1]
@@ -222,6 +224,7 @@ class InstanceSegTTAModel(BaseTTAModel):
         return found, results
 
     def _paste(self, results: InstanceData, masks: Tensor, meta: Mapping[str, Any]) -> InstanceData:
+        """Instances with their masks, from probabilities in boxes to pixels of the image."""
         labels = results.labels
         results.labels = torch.zeros_like(labels)  # `masks` holds each box's own class alone
         (results,) = self._head('mask_head').predict_by_feat(
@@ -237,6 +240,7 @@ class InstanceSegTTAModel(BaseTTAModel):
 
 
 def _check_detector(detector: nn.Module) -> None:
+    """Raise `UserError` for a detector whose masks are not predicted from boxes."""
     from mmdet.models.detectors import TwoStageDetector
     from mmdet.models.detectors.panoptic_two_stage_segmentor import TwoStagePanopticSegmentor
     from mmdet.models.roi_heads import SparseRoIHead
@@ -260,6 +264,7 @@ def _check_detector(detector: nn.Module) -> None:
 
 
 def _options(detector: Any, tta_cfg: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The settings of merging: those of `tta_cfg`, and of the detector for the rest."""
     own = detector.roi_head.test_cfg
     options = {key: own.get(key) for key in ('nms', 'max_per_img', 'score_thr')}
     options['size_ranges'] = None

@@ -14,7 +14,7 @@ from .. import hosts
 from ..errors import UserError
 from ..files import write_atomically
 from ..hosts import dicts_in, find_config
-from ..hosts.host import join_path
+from ..hosts.configs import join_path
 
 
 def read_config(name: str) -> Config:
@@ -23,20 +23,20 @@ def read_config(name: str) -> Config:
     Raises:
         UserError: if it needs a package that is not installed.
     """
-    from ..engine import launch
+    from ..engine import configs
     from ..engine.config_checks import check_values
 
     hosts.apply()
     path = find_config(name)
     try:
-        cfg = launch.read_config(path)
+        cfg = configs.read_config(path)
     except ImportError as error:
         raise UserError(
             f'{path} imports what is not installed: {str(error).splitlines()[0]}'
         ) from error
     cfg = Config(cfg.to_dict(), filename=cfg.filename)
     check_values(cfg)
-    launch.add_preprocessor(cfg)
+    configs.add_preprocessor(cfg)
     return cfg
 
 

@@ -16,7 +16,7 @@ from ..checkpoints.published import PublishedWeights, find_published
 from ..core import get_variant
 from ..errors import UserError
 from ..hosts import dicts_in
-from ..hosts.host import join_path
+from ..hosts.configs import join_path
 from .config import Notes, inits_of
 from .wiring import backbone_of, build, find_owner, predict, rewire
 
@@ -135,7 +135,7 @@ def _host(cfg: Config) -> hosts.Host:
             f'{kind}: only the backbones of detectors and segmentors, which take images and give '
             'pyramids, can be swapped; for video start from a config of configs/video'
         )
-    if 'Track' in str((cfg.model.get('data_preprocessor') or {}).get('type')):
+    if hosts.is_tracker(cfg.model):
         raise UserError(f'{kind} is a tracker; swap the backbone of its detector')
     if host.swap_image_size is None:
         raise UserError(
@@ -150,6 +150,7 @@ def _host(cfg: Config) -> hosts.Host:
 def _set_backbone(
     owner: Any, path: str, stages: list[int], scope: str, options: Options, notes: Notes
 ) -> None:
+    """Replace the backbone, with the weights to start from."""
     old, arch = owner.backbone, options.arch
     given = options.window
     window = default_window(arch, options.checkpoint) if given is None else given
@@ -241,6 +242,7 @@ def _try_weights(model: Any, init_cfg: Any) -> None:
 
 
 def _remove_old_weights(cfg: Config, path: str, owner: Any, old: Any, notes: Notes) -> None:
+    """Remove what would load weights, or resume a training, of the old model."""
     why = 'weights of the old backbone'
     for where, node in {'model': cfg.model, path: owner}.items():
         notes.remove(node, where, why, 'pretrained', 'init_cfg')
@@ -324,6 +326,7 @@ def _set_optimizer(
 def _set_groups(
     wrapper: Any, names: Sequence[str], layer_decay: float | None, path: str, notes: Notes
 ) -> None:
+    """Set our constructor, and keep the custom keys that still match parameters."""
     old = wrapper.get('paramwise_cfg') or {}
     groups: dict[str, Any] = {'layer_decay_rate': 1.0 if layer_decay is None else layer_decay}
     changes = {

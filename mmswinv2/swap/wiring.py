@@ -128,6 +128,7 @@ def rewire(owner: Any, path: str, backbone: Any, arch: str, notes: Notes) -> lis
 
 
 def _choose_stages(old: Sequence[Level], kind: str, notes: Notes) -> list[int]:
+    """The stages of SwinV2 whose maps stand in for those of the old backbone."""
     strides, channels = [m.stride for m in old], [m.channels for m in old]
     seen = f'{kind} gives maps of strides {strides} with {channels} channels'
     if any(s not in _STRIDES for s in strides):

@@ -4,7 +4,7 @@ from mmengine.runner.checkpoint import load_checkpoint
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
-from mmswinv2.checkpoints import CheckpointError, convert_file, load_but, load_pretrained
+from mmswinv2.checkpoints import CheckpointError, convert_file, load_pretrained, load_whole_model
 from mmswinv2.checkpoints.adapters import leave_out_base, mark
 from mmswinv2.checkpoints.formats import unwrapped
 from mmswinv2.core import find_lora, merge_lora
@@ -71,12 +71,14 @@ def same(a, b):
 
 def doors(model, path):
     """All ways to load weights into a whole model."""
-    yield lambda: load_but(model, path)
+    yield lambda: load_whole_model(model, path)
     yield lambda: load_checkpoint(model, str(path), 'cpu', strict=True)
     yield lambda: load_checkpoint(model, str(path), 'cpu')
 
 
-each_door = pytest.mark.parametrize('door', range(3), ids=['load_but', 'strict', 'what fits'])
+each_door = pytest.mark.parametrize(
+    'door', range(3), ids=['load_whole_model', 'strict', 'what fits']
+)
 
 
 def test_a_checkpoint_holds_what_is_trained(trained, published):
@@ -127,7 +129,7 @@ def test_weights_that_init_cfg_does_not_give_are_kept(trained, save):
     assert 'backbone: saved whole, as its weights are not those of' in told
     assert set(checkpoint['state_dict']) == set(trained.state_dict())
     model = Model(lora=dict(rank=2, alpha=3))  # loading needs no init_cfg
-    load_but(model, save(checkpoint))
+    load_whole_model(model, save(checkpoint))
     assert same(model, trained)
 
 
@@ -165,7 +167,7 @@ def test_without_adapters_nothing_is_left_out(published):
 
 def test_a_copy_that_is_frozen_whole_takes_adapters(trained, adapters, published):
     model = Model(init_cfg=published, lora=dict(rank=2, alpha=3)).requires_grad_(False)  # EMAHook's
-    load_but(model, adapters)
+    load_whole_model(model, adapters)
     assert same(model, trained)
 
 
@@ -222,7 +224,7 @@ def test_adapters_of_other_weights(adapters, save):
     with pytest.raises(
         CheckpointError, match=r'added to other weights \(.*pub.pth\) than .*swin.pth'
     ):
-        load_but(model, adapters)
+        load_whole_model(model, adapters)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +234,7 @@ def test_files_that_say_nothing_of_their_adapters(trained, published, save, note
     checkpoint = slim(trained)
     checkpoint['meta']['lora'] = note
     model = Model(init_cfg=published, lora=dict(rank=2, alpha=3))
-    load_but(model, save(checkpoint))
+    load_whole_model(model, save(checkpoint))
     assert same(model, trained)
 
 
@@ -242,4 +244,4 @@ def test_a_missing_weight_of_the_head_is_missing(trained, published, save):
     path = save(checkpoint)
     model = Model(init_cfg=published, lora=dict(rank=2, alpha=3))
     with pytest.raises(CheckpointError, match='missing in the file: 2, e.g. backbone.norm0.bias'):
-        load_but(model, path)
+        load_whole_model(model, path)

@@ -12,8 +12,8 @@ from mmswinv2.checkpoints import (
     PUBLISHED,
     CheckpointError,
     fetch,
-    load_but,
     load_pretrained,
+    load_whole_model,
     write_checkpoint,
 )
 from mmswinv2.checkpoints.download import cache_path
@@ -248,7 +248,7 @@ def stage_1(tmp_path):
 def test_all_but_the_new_parts(stage_1):
     second = model(classes=5, masks=True)
     before = {key: value.clone() for key, value in second.state_dict().items()}
-    report = load_but(second, stage_1, new=['mask_head', 'fc_cls'])
+    report = load_whole_model(second, stage_1, new=['mask_head', 'fc_cls'])
     assert report.loaded == ['neck.weight', 'neck.bias']
     assert report.new == [
         'fc_cls.weight', 'fc_cls.bias', 'mask_head.weight', 'mask_head.bias',
@@ -281,14 +281,14 @@ def test_another_model_changes_nothing(stage_1, arguments, new, words):
     second = model(**arguments)
     before = {key: value.clone() for key, value in second.state_dict().items()}
     with pytest.raises(CheckpointError, match=words):
-        load_but(second, stage_1, new)
+        load_whole_model(second, stage_1, new)
     assert all(torch.equal(value, before[key]) for key, value in second.state_dict().items())
 
 
 def test_what_the_model_lacks(tmp_path):
     write_checkpoint({'state_dict': model(masks=True).state_dict()}, tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match='not in the model: 2, e.g. mask_head.weight'):
-        load_but(model(), tmp_path / 'a.pth')
+        load_whole_model(model(), tmp_path / 'a.pth')
 
 
 @pytest.mark.parametrize(('kept', 'enough'), [(0, False), (4, False), (5, True)])
@@ -299,10 +299,10 @@ def test_next_to_nothing_is_not_enough(kept, enough, tmp_path):
     state = {name: torch.ones(1) for name in [*names[:kept], 'fresh_99']}
     write_checkpoint({'state_dict': state}, tmp_path / 'a.pth')
     if enough:
-        assert len(load_but(net, tmp_path / 'a.pth', ['fresh']).loaded) == kept
+        assert len(load_whole_model(net, tmp_path / 'a.pth', ['fresh']).loaded) == kept
     else:
         with pytest.raises(CheckpointError, match=f'only {kept} of the 100 .*{100 - kept} entries'):
-            load_but(net, tmp_path / 'a.pth', ['fresh'])
+            load_whole_model(net, tmp_path / 'a.pth', ['fresh'])
     assert sum(p.item() for p in net.values()) == (kept if enough else 0)
 
 
@@ -342,24 +342,27 @@ def test_classifier_of_the_authors(save):
     state = weights(tables=[(8, 8)] * 4) | {'head.bias': torch.arange(10.0)}
     path = save({'model': state})
     net = classifier()
-    report = load_but(net, path)
+    report = load_whole_model(net, path)
     assert (report.format, report.new, report.unused) == ('authors', [], [])
     assert 'stage 0: 8' in str(report)
     assert torch.equal(net['head']['fc'].bias, state['head.bias'])
     assert torch.equal(net['backbone'].norm3.weight, state['norm.weight'])
     small = classifier(3)
-    load_but(small, path, class_map=[4, 0, 9])
+    load_whole_model(small, path, class_map=[4, 0, 9])
     assert small['head']['fc'].bias.tolist() == [4, 0, 9]
     with pytest.raises(CheckpointError, match='class_map names class 10, and the head .* has 10'):
-        load_but(small, path, class_map=[4, 0, 10])
+        load_whole_model(small, path, class_map=[4, 0, 10])
     with pytest.raises(CheckpointError, match='tells 10 classes apart, and model.head 3'):
-        load_but(classifier(3), path)
-    assert load_but(classifier(3), path, ['head.']).unused == ['head.fc.weight', 'head.fc.bias']
+        load_whole_model(classifier(3), path)
+    assert load_whole_model(classifier(3), path, ['head.']).unused == [
+        'head.fc.weight',
+        'head.fc.bias',
+    ]
     with pytest.raises(CheckpointError, match=r'set pretrained_window_sizes=\[8, 8, 8, 8\]'):
-        load_but(classifier(window_size=7), path)
+        load_whole_model(classifier(window_size=7), path)
     other = save({'model': {f'encoder.{k}': v for k, v in state.items()} | {'x.w': torch.ones(1)}})
     with pytest.raises(CheckpointError, match='not in the model: 1, e.g. x.w'):
-        load_but(net, other)
+        load_whole_model(net, other)
 
 
 class Detector(nn.Module):
@@ -509,4 +512,4 @@ def test_a_file_of_more_stages_does_not_fit_a_whole_model(save):
     state = weights(tables=[(8, 8)] * 4)
     more = {k.replace('layers.3.', 'layers.4.'): v for k, v in state.items() if 'layers.3.' in k}
     with pytest.raises(CheckpointError, match='does not fit the model .*not in the model'):
-        load_but(classifier(), save({'model': state | more}))
+        load_whole_model(classifier(), save({'model': state | more}))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmswinv2.cli import doctor
+from mmswinv2.cli import installation
 from mmswinv2.hosts.patching import DISTRIBUTIONS
 from tests.test_tools.conftest import ROOT
 
@@ -100,9 +100,9 @@ def test_an_environment_without_any_host_is_broken(without_hosts):
 
 def test_the_pins_are_judged_where_they_are_asked_for(without_hosts, monkeypatch):
     monkeypatch.setattr(sys, 'prefix', str(without_hosts))
-    assert not doctor.is_development()
+    assert not installation.is_development()
     (without_hosts / '.installed').touch()  # as `make install` leaves it
-    assert doctor.is_development()
+    assert installation.is_development()
     (without_hosts / '.installed').unlink()
 
 
@@ -111,14 +111,14 @@ def test_two_packages_of_one_module(tmp_path, monkeypatch):
         (folder := tmp_path / f'{name}-9.9.dist-info').mkdir()
         (folder / 'METADATA').write_text(f'Name: {name.replace("_", "-")}\nVersion: 9.9\n')
     monkeypatch.syspath_prepend(tmp_path)
-    finding = doctor._check_module('mmdet', DISTRIBUTIONS['mmdet'])
+    finding = installation._check_module('mmdet', DISTRIBUTIONS['mmdet'])
     assert finding.state == 'broken' and 'uninstall -y onedl-mmdetection mmdet' in finding.remedy
 
 
 def test_a_package_that_refuses_the_others(tmp_path, monkeypatch):
     (tmp_path / 'refuses.py').write_text("assert False, 'MMCV==2.3.6 is used but incompatible'")
     monkeypatch.syspath_prepend(tmp_path)
-    finding = doctor._check_module('refuses', ('refuses',))
+    finding = installation._check_module('refuses', ('refuses',))
     assert finding.state == 'broken' and 'MMCV==2.3.6 is used but incompatible' in finding.text
     assert finding.remedy.endswith('install --upgrade refuses')
 
@@ -129,9 +129,11 @@ def test_the_versions_that_a_host_accepts_are_installed(installed, tmp_path, mon
     (tmp_path / 'refuses_mmcv.py').write_text(f'assert False, {text!r}')
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(
-        doctor, '_installed', lambda names: dict.fromkeys({installed, 'pip'} & {*names}, '2.2.0')
+        installation,
+        '_installed',
+        lambda names: dict.fromkeys({installed, 'pip'} & {*names}, '2.2.0'),
     )
-    remedy = doctor._check_module('refuses_mmcv', ('refuses_mmcv',)).remedy
+    remedy = installation._check_module('refuses_mmcv', ('refuses_mmcv',)).remedy
     own = '"mmcv>=2.0.0rc4,<2.2.0"' if installed == 'mmcv' else '--upgrade refuses_mmcv'
     assert remedy.endswith(f'install {own}') or remedy.endswith(f'--no-build-isolation {own}')
 
@@ -140,26 +142,28 @@ def test_operators_of_another_build(monkeypatch):
     import mmcv.ops
 
     monkeypatch.setattr(mmcv.ops, 'nms', lambda boxes, scores, **_: (boxes, torch.arange(3)))
-    finding = only(doctor.check_operators())
+    finding = only(installation.check_operators())
     assert finding.state == 'broken' and 'instead of [0, 2]' in finding.text
     assert finding.remedy.count('-m pip') == 3 and '--no-build-isolation' in finding.remedy
 
 
 def test_a_torch_that_mmcv_does_not_compile_against(monkeypatch):
     names = ('no-such-mmcv',)
-    known = doctor._check_module('no_such_mmcv', names).remedy
+    known = installation._check_module('no_such_mmcv', names).remedy
     assert known.startswith('MMCV_WITH_OPS=1 ') and 'torch' not in known
     monkeypatch.setattr(torch, '__version__', '2.14.1+cu130')
-    remedy = doctor._check_module('no_such_mmcv', names).remedy
+    remedy = installation._check_module('no_such_mmcv', names).remedy
     assert remedy == f'{sys.executable} -m pip install "torch<2.14"; {known}'
 
 
 def test_environments_of_uv_have_no_pip(monkeypatch):
-    there = doctor._installed
-    monkeypatch.setattr(doctor, '_installed', lambda names: {} if 'pip' in names else there(names))
-    monkeypatch.setattr(doctor, 'run_operators', lambda device: 1 / 0)
+    there = installation._installed
+    monkeypatch.setattr(
+        installation, '_installed', lambda names: {} if 'pip' in names else there(names)
+    )
+    monkeypatch.setattr(installation, 'run_operators', lambda device: 1 / 0)
     python = f'--python {sys.executable}'
-    first, second, third = only(doctor.check_operators()).remedy.split('; ')
+    first, second, third = only(installation.check_operators()).remedy.split('; ')
     name = next(iter(there(DISTRIBUTIONS['mmcv'])))
     assert first == f'uv pip uninstall {python} -y {name}'
     assert second == f'uv cache clean {name.replace("-", "_")}'
@@ -170,27 +174,27 @@ def test_environments_of_uv_have_no_pip(monkeypatch):
 def test_a_driver_and_a_torch_without_cuda(tmp_path, monkeypatch):
     program(tmp_path, 'nvidia-smi', 'NVIDIA H100, 575.57.08\nCUDA Version: 12.9')
     monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
-    finding = only(doctor.check_driver())
+    finding = only(installation.check_driver())
     assert finding.state == 'broken' and 'H100, driver 575.57.08' not in finding.remedy
     assert 'for CUDA up to 12.9' in finding.text and 'build without CUDA' in finding.text
 
 
 def test_no_driver(monkeypatch, tmp_path):
     monkeypatch.setenv('PATH', str(tmp_path))
-    monkeypatch.setattr(doctor, 'has_card', lambda: False)
-    assert only(doctor.check_driver()).state in ('absent', 'note')
-    monkeypatch.setattr(doctor, 'has_card', lambda: True)
-    finding = only(doctor.check_driver())
+    monkeypatch.setattr(installation, 'has_card', lambda: False)
+    assert only(installation.check_driver()).state in ('absent', 'note')
+    monkeypatch.setattr(installation, 'has_card', lambda: True)
+    finding = only(installation.check_driver())
     assert finding.state == 'note'
     assert 'no driver' in finding.text and 'ubuntu-drivers install' in finding.remedy
 
 
 def test_a_gpu_that_torch_uses_without_nvidia_smi(monkeypatch, tmp_path):
     monkeypatch.setenv('PATH', str(tmp_path))
-    monkeypatch.setattr(doctor, 'has_card', lambda: True)
+    monkeypatch.setattr(installation, 'has_card', lambda: True)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'Orin')
-    finding = only(doctor.check_driver())
+    finding = only(installation.check_driver())
     assert (finding.state, finding.text) == ('ok', 'Orin; there is no nvidia-smi')
 
 
@@ -212,8 +216,8 @@ def test_cards_are_found_without_a_driver(tmp_path, vendor, kind, wanted):
     (tmp_path / '0000:00:02.0').mkdir()
     (tmp_path / '0000:00:02.0/vendor').write_text(f'{vendor}\n')
     (tmp_path / '0000:00:02.0/class').write_text(f'{kind}\n')
-    assert doctor.has_card(tmp_path) is wanted
-    assert not doctor.has_card(tmp_path / 'no such folder')
+    assert installation.has_card(tmp_path) is wanted
+    assert not installation.has_card(tmp_path / 'no such folder')
 
 
 def test_nvcc_is_read_and_compared(tmp_path, monkeypatch):
@@ -222,13 +226,13 @@ def test_nvcc_is_read_and_compared(tmp_path, monkeypatch):
     (tmp_path / 'bin').mkdir()
     program(tmp_path / 'bin', 'nvcc', 'Cuda compilation tools, release 12.4, V12.4.131')
     monkeypatch.setattr(torch.utils.cpp_extension, 'CUDA_HOME', str(tmp_path))
-    found = doctor.compiler_of_cuda()
+    found = installation.compiler_of_cuda()
     assert found == (f'{tmp_path}/bin/nvcc', '12.4')
-    assert doctor.compare_nvcc('12.8', found).state == 'ok'
-    other = doctor.compare_nvcc('13.0', found)
+    assert installation.compare_nvcc('12.8', found).state == 'ok'
+    other = installation.compare_nvcc('13.0', found)
     assert other.state == 'note' and 'cuda-toolkit-13-0 ' in other.remedy
-    assert doctor.compare_nvcc('13.0', None).state == 'absent'
-    assert doctor.compare_nvcc(None, found).state == 'absent'
+    assert installation.compare_nvcc('13.0', None).state == 'absent'
+    assert installation.compare_nvcc(None, found).state == 'absent'
 
 
 def test_headers_of_cuda_are_looked_for(tmp_path, monkeypatch):
@@ -240,33 +244,35 @@ def test_headers_of_cuda_are_looked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.utils.cpp_extension, 'CUDA_HOME', str(tmp_path))
     monkeypatch.setattr(torch.version, 'cuda', '13.0')
     monkeypatch.setattr(sysconfig, 'get_path', lambda name: str(tmp_path / 'site'))
-    finding = only(doctor.check_nvcc())
+    finding = only(installation.check_nvcc())
     assert finding.state == 'note' and 'lacks the headers of libraries' in finding.text
     assert finding.remedy == 'sudo apt install cuda-toolkit-13-0'
     (headers := tmp_path / 'site/nvidia/cu13/include').mkdir(parents=True)
-    assert only(doctor.check_nvcc()).remedy.startswith(f'CPATH={headers} while mmcv is compiled')
+    assert only(installation.check_nvcc()).remedy.startswith(
+        f'CPATH={headers} while mmcv is compiled'
+    )
     monkeypatch.setenv('CPATH', str(headers))
     (headers / 'cusparse.h').touch()
-    assert only(doctor.check_nvcc()).state == 'ok'
+    assert only(installation.check_nvcc()).state == 'ok'
     monkeypatch.delenv('CPATH')
-    assert only(doctor.check_nvcc()).state == 'note'
+    assert only(installation.check_nvcc()).state == 'note'
     for folder in ('targets/x86_64-linux/include', 'include'):  # conda's, and NVIDIA's own
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / 'cusparse.h').touch()
-        assert only(doctor.check_nvcc()).state == 'ok'
+        assert only(installation.check_nvcc()).state == 'ok'
         (tmp_path / folder / 'cusparse.h').unlink()
 
 
 def test_pins_that_are_not_there(monkeypatch):
-    monkeypatch.setattr(doctor, 'pins', lambda stack: {'torch': '0.1', 'nowhere': '1.0'})
-    finding = only(doctor.check_pins())
+    monkeypatch.setattr(installation, 'pins', lambda stack: {'torch': '0.1', 'nowhere': '1.0'})
+    finding = only(installation.check_pins())
     assert finding.state == 'broken' and 'nowhere missing instead of 1.0' in finding.text
     assert finding.remedy.startswith('make -B')
 
 
 @pytest.mark.parametrize('stack', ['onedl', 'openmmlab', 'peers'])
 def test_pins_of_all_stacks_are_read(stack):
-    assert {'torch', 'numpy', 'pytest'} <= set(doctor.pins(stack))
+    assert {'torch', 'numpy', 'pytest'} <= set(installation.pins(stack))
 
 
 def test_an_opencv_without_its_files(tmp_path, monkeypatch):
@@ -275,8 +281,8 @@ def test_an_opencv_without_its_files(tmp_path, monkeypatch):
     (tmp_path / 'cv2/__init__.py').touch()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, 'cv2')
-    first = next(doctor.check_decoders())
-    assert first.state == doctor.BROKEN and "no attribute '__version__'" in first.text
+    first = next(installation.check_decoders())
+    assert first.state == installation.BROKEN and "no attribute '__version__'" in first.text
     assert first.remedy.endswith('--force-reinstall --no-deps opencv-python-headless')
     # mmcv, which needs it, is not to be compiled again
     done = run(sys.executable, PYTHONPATH=f'{tmp_path}{os.pathsep}{ROOT}')

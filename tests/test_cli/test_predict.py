@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 import mmswinv2
 from mmswinv2.cli.predict import main
 from mmswinv2.datasets import open_video, write_video
-from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.configs import config_with_options
 from mmswinv2.errors import UserError
 from mmswinv2.inference.predict import iterate
 from mmswinv2.inference.results import ResultWriter
@@ -421,7 +421,7 @@ def test_weights_and_configs_that_do_not_fit(weights, photos):
 def test_frames_in_grey_where_the_config_loads_grey(tmp_path):
     from mmengine.config import Config
 
-    from mmswinv2.inference.predictor import Pipeline
+    from mmswinv2.inference.pipeline import Pipeline
     from mmswinv2.inference.sources import Item
 
     steps = [

@@ -18,7 +18,7 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
-from mmswinv2.cli.ui import _told, free_port, main
+from mmswinv2.cli.ui import free_port, main
 from mmswinv2.cli.ui_page import Page
 from mmswinv2.errors import UserError
 from mmswinv2.inference.predictor import Predictor
@@ -166,7 +166,9 @@ def test_options_that_cannot_be(monkeypatch):
 
 def test_messages_are_escaped():
     gradio = pytest.importorskip('gradio', reason='the page needs Gradio, which is not installed')
-    with pytest.raises(gradio.Error) as error, _told('folder/<b>.jpg'):
+    from mmswinv2.cli.ui_blocks import errors_on_page
+
+    with pytest.raises(gradio.Error) as error, errors_on_page('folder/<b>.jpg'):
         raise UserError('folder/<b>.jpg is none')
     assert error.value.message == '&lt;b&gt;.jpg is none'
 

@@ -13,7 +13,7 @@ from mmswinv2.engine.config_checks import (
     check_units,
     check_values,
 )
-from mmswinv2.engine.launch import config_with_options, read_config
+from mmswinv2.engine.configs import config_with_options, read_config
 from mmswinv2.errors import UserError, explain
 from mmswinv2.models import SwinTransformerV2
 from tests.test_tools.conftest import CONFIG, ROOT

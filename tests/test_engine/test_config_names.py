@@ -9,7 +9,7 @@ from mmengine.logging import MMLogger
 
 from mmswinv2.engine.config_checks import check_values
 from mmswinv2.engine.config_names import warn_of_misspelt
-from mmswinv2.engine.launch import config_with_options, read_config
+from mmswinv2.engine.configs import config_with_options, read_config
 from tests.test_tools.conftest import CONFIG, ROOT
 
 

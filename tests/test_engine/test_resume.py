@@ -246,7 +246,7 @@ def test_the_earlier_stage_is_not_loaded_again(whole, monkeypatch):
     """Also where a resumed run counts no iteration yet, as its epoch begins anew."""
     run, _ = whole
     loaded = []
-    monkeypatch.setattr(engine_hooks, 'load_but', lambda *args: loaded.append(args))
+    monkeypatch.setattr(engine_hooks, 'load_whole_model', lambda *args: loaded.append(args))
     monkeypatch.setattr(engine_hooks, 'fetch_together', lambda path: path)
     stage = LoadCheckpointHook('stage1.pth')
     train(run, 6, [WARM], hooks=[stage])
@@ -561,7 +561,7 @@ def test_float16_does_not_take_the_scale_of_bfloat16():
         changes = _Changes()
         changes.watch(wrapper, 'optimizer', set())
         wrapper.load_state_dict(dict(state={}, param_groups=[], loss_scaler=dict(scale=scale)))
-        assert ('loss_scaler' in loaded[-1]) == kept == (not changes.told)
+        assert ('loss_scaler' in loaded[-1]) == kept == (not changes.differences)
 
 
 class Steps(Hook):

@@ -7,7 +7,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 
 from mmswinv2.cli import test, train
 from mmswinv2.engine.config_names import settings_in
-from mmswinv2.engine.settings import set_length, set_lora, set_visualization
+from mmswinv2.engine.settings import set_length, set_lora, set_mixed_precision, set_visualization
 from mmswinv2.errors import UserError
 from mmswinv2.models import SwinTransformerV2
 
@@ -207,3 +207,77 @@ def test_the_home_folder_in_options_with_an_equals_sign(monkeypatch):
     assert (tested.out, tested.show_dir) == ('/home/someone/a.pkl', '/home/someone/shown')
     for given, path in (('--resume=~/run', '/home/someone/run'), ('--resume', 'auto')):
         assert train.parse_args(['a.py', given]).resume == path
+
+
+def training(**optim_wrapper):
+    return Config(dict(optim_wrapper=dict(optimizer=dict(type='AdamW'), **optim_wrapper)))
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Make torch report a GPU; `bf16` sets whether it supports bfloat16."""
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'Tesla V100')
+    return lambda bf16: monkeypatch.setattr(
+        torch.cuda, 'is_bf16_supported', lambda including_emulation: bf16
+    )
+
+
+def test_float16_scales_losses(gpu):
+    cfg = training(type='OptimWrapper')
+    set_mixed_precision(cfg, 'float16')
+    wrapper = cfg.optim_wrapper
+    assert (wrapper.type, wrapper.dtype) == ('AmpOptimWrapper', 'float16')
+    assert wrapper.loss_scale == 'dynamic'
+    cfg = training(type='mmengine.AmpOptimWrapper', loss_scale=512.0)
+    set_mixed_precision(cfg, 'float16')
+    assert cfg.optim_wrapper.loss_scale == 512.0
+
+
+def test_bfloat16_scales_none(gpu):
+    gpu(bf16=True)
+    cfg = training(loss_scale='dynamic')
+    set_mixed_precision(cfg, 'bfloat16')
+    wrapper = cfg.optim_wrapper
+    assert (wrapper.dtype, wrapper.loss_scale) == ('bfloat16', 1.0)
+
+
+def test_float16_of_a_config_in_bfloat16_scales_losses(gpu):
+    gpu(bf16=True)
+    cfg = training(dtype='bfloat16', loss_scale=1.0)
+    set_mixed_precision(cfg, 'float16')
+    assert (cfg.optim_wrapper.dtype, cfg.optim_wrapper.loss_scale) == ('float16', 'dynamic')
+
+
+def test_bfloat16_needs_a_card_that_has_it(gpu):
+    gpu(bf16=False)
+    cfg = training()
+    with pytest.raises(UserError, match='Ampere.*Tesla V100; use --amp-dtype float16'):
+        set_mixed_precision(cfg, 'bfloat16')
+    assert 'type' not in cfg.optim_wrapper
+    set_mixed_precision(cfg, 'float16')
+
+
+def test_a_strategy_has_its_own_precision(gpu):
+    with pytest.raises(UserError, match='DeepSpeedOptimWrapper, whose precision its strategy sets'):
+        set_mixed_precision(training(type='mmengine.DeepSpeedOptimWrapper'), 'float16')
+
+
+def test_mixed_precision_of_several_optimizers(gpu):
+    parts = {name: dict(optimizer=dict(type='SGD')) for name in ('generator', 'critic')}
+    cfg = Config(dict(optim_wrapper=dict(constructor='Own', **parts)))
+    set_mixed_precision(cfg, 'float16')
+    assert set(cfg.optim_wrapper) == {'constructor', *parts}
+    for name in parts:
+        assert cfg.optim_wrapper[name].type == 'AmpOptimWrapper'
+        assert cfg.optim_wrapper[name].loss_scale == 'dynamic'
+    cfg.optim_wrapper.critic.type = 'ApexOptimWrapper'
+    with pytest.raises(UserError, match='the config has ApexOptimWrapper'):
+        set_mixed_precision(cfg, 'float16')
+
+
+def test_mixed_precision_where_an_optimizer_has_another(gpu):
+    optimizer = dict(type='Lookahead', optimizer=dict(type='SGD'))
+    cfg = Config(dict(optim_wrapper=dict(optimizer=optimizer)))
+    set_mixed_precision(cfg, 'float16')
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.optimizer == optimizer

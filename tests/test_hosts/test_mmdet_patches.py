@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 
 from mmswinv2 import hosts
 from mmswinv2.errors import UserError
-from mmswinv2.hosts.mmdet import check_scored
+from mmswinv2.hosts.mmdet_metrics import check_scored
 from tests.test_tools.conftest import ROOT
 
 

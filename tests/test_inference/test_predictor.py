@@ -14,8 +14,9 @@ from mmengine.config import Config
 import mmswinv2
 from mmswinv2 import hosts
 from mmswinv2.errors import UserError
+from mmswinv2.inference.pipeline import Pipeline
 from mmswinv2.inference.predict import iterate
-from mmswinv2.inference.predictor import Pipeline, Predictor
+from mmswinv2.inference.predictor import Predictor
 from mmswinv2.inference.sources import Item
 from tests.test_cli.conftest import weights  # noqa: F401  a fixture
 from tests.test_tools.conftest import CONFIG, ROOT

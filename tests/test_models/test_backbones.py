@@ -2,7 +2,7 @@ import pytest
 import torch
 from mmengine.registry import DefaultScope
 
-from mmswinv2.checkpoints import load_but
+from mmswinv2.checkpoints import load_whole_model
 from mmswinv2.core import layer_id
 from mmswinv2.errors import UserError
 from mmswinv2.models import SwinTransformerV2
@@ -80,7 +80,7 @@ def test_a_whole_model_passes_over_stages_that_are_not_built(tmp_path):
 
     torch.save({'state_dict': Model().state_dict()}, tmp_path / 'whole.pth')
     model = Model(out_indices=(0, 1))
-    report = load_but(model, tmp_path / 'whole.pth')
+    report = load_whole_model(model, tmp_path / 'whole.pth')
     assert (
         report.unexpected == [] and 'student.backbone.layers.3.blocks.1.norm2.bias' in report.unused
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mmengine.registry import MODELS, init_default_scope
 
-from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.configs import config_with_options
 from mmswinv2.hosts.mmpretrain import import_torchvision
 from tests.test_tools.conftest import ROOT, tool  # noqa: F401, a fixture
 

@@ -5,7 +5,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 
 from benchmarks import peers
-from mmswinv2.checkpoints import CheckpointError, load_but, read_class_map
+from mmswinv2.checkpoints import CheckpointError, load_whole_model, read_class_map
 from mmswinv2.core.attention import log_coordinates
 from tests.test_pretrain.conftest import CLASSIFIER, SIMMIM, build
 from tests.test_tools.conftest import ROOT
@@ -61,7 +61,7 @@ def test_logits_are_theirs(peer, pretrained, tmp_path):
         model__head__num_classes=CLASSES,
         model__backbone__pretrained_window_sizes=pretrained or 8,
     )
-    report = load_but(ours, tmp_path / 'peer.pth')
+    report = load_whole_model(ours, tmp_path / 'peer.pth')
     assert report.format == peer.__name__ and not report.new
     x = torch.randn(2, 3, 256, 256, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -86,7 +86,7 @@ def test_authors_classifier(tmp_path):
     theirs = peers.randomise(build(CLASSIFIER))
     torch.save(dict(model=authors(theirs, windows=(8, 8, 8, 8))), tmp_path / 'a.pth')
     ours = build(CLASSIFIER)
-    report = load_but(ours, tmp_path / 'a.pth')
+    report = load_whole_model(ours, tmp_path / 'a.pth')
     assert (report.format, report.unused) == ('authors', [])
     assert all(torch.equal(v, ours.state_dict()[k]) for k, v in theirs.state_dict().items())
 
@@ -96,7 +96,7 @@ def test_windows_of_the_file_count(tmp_path):
     ours = build(CLASSIFIER)
     before = {k: v.clone() for k, v in ours.state_dict().items()}
     with pytest.raises(CheckpointError, match=r'set pretrained_window_sizes=\[8, 8, 8, 4\]'):
-        load_but(ours, tmp_path / 'a.pth')
+        load_whole_model(ours, tmp_path / 'a.pth')
     assert all(torch.equal(v, before[k]) for k, v in ours.state_dict().items())
 
 
@@ -107,7 +107,7 @@ def test_authors_simmim(tmp_path):
     assert {'encoder.mask_token', 'encoder.norm.weight', 'decoder.0.weight'} <= set(state)
     torch.save(dict(model=state), tmp_path / 'a.pth')
     ours = build(SIMMIM)
-    report = load_but(ours, tmp_path / 'a.pth')
+    report = load_whole_model(ours, tmp_path / 'a.pth')
     assert len(report.loaded) == len(theirs.state_dict())
     assert all(torch.equal(v, ours.state_dict()[k]) for k, v in theirs.state_dict().items())
 
@@ -122,7 +122,7 @@ def test_simmim_of_transformers(tmp_path):
     theirs = peers.randomise(Swinv2ForMaskedImageModeling(config))
     torch.save(theirs.state_dict(), tmp_path / 'a.pth')
     ours = build(SIMMIM).eval()
-    load_but(ours, tmp_path / 'a.pth')
+    load_whole_model(ours, tmp_path / 'a.pth')
     assert torch.equal(ours.neck.decoder[0].weight, theirs.decoder[0].weight)
     assert torch.equal(ours.backbone.mask_token, theirs.swinv2.embeddings.mask_token)
 
@@ -132,7 +132,7 @@ def test_class_map(tmp_path):
     torch.save(dict(model=authors(big)), tmp_path / 'a.pth')
     (tmp_path / 'map.txt').write_text('20\n3\n3\n0\n')
     small = build(CLASSIFIER)
-    load_but(small, tmp_path / 'a.pth', class_map=read_class_map(tmp_path / 'map.txt'))
+    load_whole_model(small, tmp_path / 'a.pth', class_map=read_class_map(tmp_path / 'map.txt'))
     for name in ('weight', 'bias'):
         want = getattr(big.head.fc, name)[[20, 3, 3, 0]]
         assert torch.equal(getattr(small.head.fc, name), want)
@@ -152,31 +152,36 @@ def test_wrong_class_map(text, match, tmp_path):
     torch.save(dict(model=authors(build(CLASSIFIER, model__head__num_classes=21))), tmp_path / 'a')
     (tmp_path / 'map.txt').write_text(text)
     with pytest.raises(CheckpointError, match=match):
-        load_but(build(CLASSIFIER), tmp_path / 'a', class_map=read_class_map(tmp_path / 'map.txt'))
+        load_whole_model(
+            build(CLASSIFIER), tmp_path / 'a', class_map=read_class_map(tmp_path / 'map.txt')
+        )
 
 
 def test_class_map_and_a_new_head(tmp_path):
     torch.save(build(CLASSIFIER).state_dict(), tmp_path / 'a')
     with pytest.raises(CheckpointError, match='both say how the head starts'):
-        load_but(build(CLASSIFIER), tmp_path / 'a', new=['head.'], class_map=[0, 1, 2, 3])
+        load_whole_model(build(CLASSIFIER), tmp_path / 'a', new=['head.'], class_map=[0, 1, 2, 3])
 
 
 def test_nothing_of_the_file_is_passed_over(tmp_path):
     state = authors(build(SIMMIM), start='encoder.')
     torch.save(dict(model={**state, 'adapter.weight': torch.ones(2)}), tmp_path / 'a')
     with pytest.raises(CheckpointError, match='not in the model: 1, e.g. adapter.weight'):
-        load_but(build(SIMMIM), tmp_path / 'a')
+        load_whole_model(build(SIMMIM), tmp_path / 'a')
     torch.save(dict(model=state), tmp_path / 'a')
     with pytest.raises(CheckpointError, match='missing in the file: 2, e.g. head.fc.weight'):
-        load_but(build(CLASSIFIER), tmp_path / 'a')
+        load_whole_model(build(CLASSIFIER), tmp_path / 'a')
 
 
 def test_head_of_other_classes(tmp_path):
     torch.save(dict(model=authors(build(CLASSIFIER, model__head__num_classes=21))), tmp_path / 'a')
     ours = build(CLASSIFIER)
     with pytest.raises(CheckpointError, match=r'tells 21 classes apart, .* 4: .*--class-map'):
-        load_but(ours, tmp_path / 'a')
-    assert load_but(ours, tmp_path / 'a', new=['head.']).new == ['head.fc.weight', 'head.fc.bias']
+        load_whole_model(ours, tmp_path / 'a')
+    assert load_whole_model(ours, tmp_path / 'a', new=['head.']).new == [
+        'head.fc.weight',
+        'head.fc.bias',
+    ]
 
 
 def test_a_classifier_with_the_default_outputs_trains_all_of_it():

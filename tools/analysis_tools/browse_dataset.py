@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mmswinv2 import hosts
-from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.configs import config_with_options
 from mmswinv2.errors import UserError, report_user_errors
 
 

@@ -21,7 +21,7 @@ from mmswinv2.analysis.figures import check_ending
 from mmswinv2.checkpoints import fetch, read_checkpoint
 from mmswinv2.checkpoints.entries import unwrap
 from mmswinv2.core.block import Block
-from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.configs import config_with_options
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.options import ArgumentParser, add_config_options
 

@@ -1,6 +1,6 @@
 """Print a config in whole, with what it takes from others."""
 
-from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.configs import config_with_options
 from mmswinv2.errors import report_user_errors
 from mmswinv2.options import ArgumentParser, add_config_options
 

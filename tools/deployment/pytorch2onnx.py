@@ -15,10 +15,10 @@ from torch import nn
 
 from mmswinv2 import hosts
 from mmswinv2.analysis.model import ready
-from mmswinv2.checkpoints import fetch, load_but
+from mmswinv2.checkpoints import fetch, load_whole_model
 from mmswinv2.core import SwinV2
 from mmswinv2.deploy.graph import picture_size, write_onnx
-from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.configs import config_with_options
 from mmswinv2.errors import UserError, needed, report_user_errors
 from mmswinv2.files import write_atomically
 from mmswinv2.options import ArgumentParser, add_config_options
@@ -58,7 +58,7 @@ def build_features(cfg, checkpoint):
         for p in model.parameters():  # new blocks are the identity, which tests nothing
             nn.init.normal_(p, std=0.05)
         return Features(model).eval()
-    print(load_but(model, fetch(checkpoint)))
+    print(load_whole_model(model, fetch(checkpoint)))
     return Features(model).eval()
 
 

@@ -11,7 +11,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine.registry import DATASETS
 
 from mmswinv2 import hosts
-from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.configs import config_with_options
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.hosts.mmcv import name_unreadable_images
 from mmswinv2.hosts.mmseg_label_maps import guard_seg_maps, has_seg_maps, warn_of_absent_classes

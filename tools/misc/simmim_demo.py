@@ -15,8 +15,8 @@ from mmengine.dataset import Compose, default_collate
 from mmengine.registry import MODELS
 
 from mmswinv2 import hosts
-from mmswinv2.checkpoints import fetch, load_but
-from mmswinv2.engine.launch import config_with_options
+from mmswinv2.checkpoints import fetch, load_whole_model
+from mmswinv2.engine.configs import config_with_options
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.files import check_writable, walk
 from mmswinv2.models.simmim import NormalizedPixelLoss, local_statistics
@@ -78,7 +78,7 @@ def main():
     head = getattr(model, 'head', None)
     if not isinstance(getattr(head, 'loss_module', None), NormalizedPixelLoss):
         raise UserError(f'{args.config} is no SimMIM with mmswinv2.NormalizedPixelLoss')
-    print(load_but(model, fetch(args.checkpoint)))
+    print(load_whole_model(model, fetch(args.checkpoint)))
     pipeline = Compose(hosts.training_pipeline(cfg))
     torch.manual_seed(args.seed)
     np.random.seed(args.seed)

@@ -5,7 +5,7 @@ from pathlib import Path
 from mmswinv2 import hosts
 from mmswinv2.datasets import open_video, write_video
 from mmswinv2.datasets.labels.common import read_text
-from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.configs import config_with_options
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.files import check_writable
 from mmswinv2.inference.drawing import caption

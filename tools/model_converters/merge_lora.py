@@ -11,7 +11,7 @@ from mmswinv2 import hosts
 from mmswinv2.checkpoints import fetch, write_checkpoint
 from mmswinv2.core import find_lora, merge_lora
 from mmswinv2.core.lora import is_adapter
-from mmswinv2.engine.launch import config_with_options
+from mmswinv2.engine.configs import config_with_options
 from mmswinv2.errors import CheckpointError, UserError, report_user_errors
 from mmswinv2.files import check_not_source
 from mmswinv2.options import ArgumentParser, add_config_options

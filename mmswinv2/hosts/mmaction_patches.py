@@ -1,0 +1,132 @@
+"""Patches of mmaction2, with the versions that need them."""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import UserError
+from .patching import patch, replace
+
+
+@patch('mmaction', '>=1')
+def score_in_float32() -> None:
+    """Scores in bfloat16, which NumPy does not know, can be taken by heads of mmaction2."""
+    from mmaction.models.heads import BaseHead
+
+    @replace(BaseHead, 'loss_by_feat', 'predict_by_feat')
+    def in_float32(
+        method: Any, self: Any, cls_scores: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        return method(self, cls_scores.float(), *args, **kwargs)
+
+
+@patch('mmaction', '>=1', lambda: importlib.util.find_spec('moviepy') is None)
+def write_videos_by_pyav() -> None:
+    """Videos can be written by mmaction2 without moviepy."""
+    from mmaction.visualization.video_backend import LocalVisBackend
+
+    from ..datasets.video_files import write_video
+
+    @replace(LocalVisBackend, 'add_video')
+    def add_video_by_pyav(
+        add_video: Any,
+        self: Any,
+        name: str,
+        frames: np.ndarray,
+        step: int = 0,
+        fps: int = 4,
+        out_type: str = 'img',
+        **kwargs: Any,
+    ) -> None:
+        if out_type != 'video':
+            add_video(self, name, frames, step=step, fps=fps, out_type=out_type, **kwargs)
+            return
+        path = Path(self._save_dir, name).with_suffix('.mp4')
+        write_video(path, frames[..., ::-1], fps)
+
+
+@patch('mmaction', '>=1')
+def refuse_wide_frames() -> None:
+    """Frames in files of more than 8 bits are refused, as images are."""
+    from mmaction.datasets.transforms import RawFrameDecode
+    from mmengine import fileio
+
+    from ..datasets.images import decoding_loss
+
+    @replace(RawFrameDecode, 'transform')
+    def transform(original: Any, self: Any, results: dict) -> dict:
+        if results['modality'] == 'RGB':
+            number = results['frame_inds'].flat[0] + results.get('offset', 0)
+            path = Path(results['frame_dir'], results['filename_tmpl'].format(number))
+            content = fileio.get(path) if path.is_file() else b''
+            if does := decoding_loss(content, 'color', self.decoding_backend):
+                raise UserError(f'{path} is a {does}; save the frames with 8 bits, or as a video')
+        return original(self, results)
+
+
+@patch('mmaction', '>=1')
+def turn_hues_either_way() -> None:
+    """Hues of clips can be turned either way by ColorJitter."""
+    import cv2
+    from mmaction.datasets.transforms import ColorJitter
+
+    def adjust_hue(image: np.ndarray, factor: float) -> Any:
+        hsv = cv2.cvtColor(np.clip(image, 0, 255).astype(np.uint8), cv2.COLOR_RGB2HSV)
+        # OpenCV's hues are 0 to 179; mmaction2 adds in uint8, which is too small for the sum
+        hsv[..., 0] = (hsv[..., 0].astype(int) + int(factor * 255)) % 180
+        return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB).astype(np.float32)
+
+    ColorJitter.adjust_hue = staticmethod(adjust_hue)
+
+
+@patch('mmaction', '>=1')
+def average_classes_with_videos() -> None:
+    """The mean accuracy of classes is over those that have videos, whatever is predicted."""
+    from mmaction.evaluation.metrics import acc_metric
+
+    def mean_class_accuracy(scores: Sequence[np.ndarray], labels: Sequence[int]) -> Any:
+        right = np.argmax(scores, axis=1) == labels
+        classes, places = np.unique(labels, return_inverse=True)  # mmaction2 adds predicted ones
+        return np.mean([right[places == i].mean() for i in range(len(classes))])
+
+    acc_metric.mean_class_accuracy = mean_class_accuracy
+
+
+@patch('mmaction', '>=1')
+def draw_clips() -> None:
+    """Videos can be drawn in a test: all clips of a sample, one after another.
+
+    mmaction2's hook takes a sample to have no axis of clips, and its visualizer takes arguments and
+    labels by other names than there are.
+    """
+    from mmaction.engine.hooks import VisualizationHook
+    from mmengine.structures import LabelData
+
+    @replace(VisualizationHook, '_draw_samples')
+    def draw_samples(
+        original: Any,
+        self: Any,
+        batch_idx: int,
+        data_batch: dict,
+        data_samples: Sequence[Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        if not self.enable:
+            return
+        if 'show' in self.draw_args:
+            self.draw_args['show_frames'] = self.draw_args.pop('show')
+        # (clips, 3, T, H, W), or (frames, 3, H, W) for 2-D recognizers, to (3, frames, H, W)
+        videos = [clips.transpose(0, 1).flatten(1, -3) for clips in data_batch['inputs']]
+        named = [sample.new() for sample in data_samples]
+        for sample in named:
+            if 'gt_label' in sample:
+                sample.set_data(dict(gt_labels=sample.gt_label))
+            if 'pred_label' in sample:
+                found = LabelData(item=sample.pred_label, score=sample.pred_score)
+                sample.set_data(dict(pred_labels=found))
+        original(self, batch_idx, {**data_batch, 'inputs': videos}, named, *args, **kwargs)
