@@ -61,9 +61,7 @@ class LoRA:
 
 
 def _is_target(target: Any) -> bool:
-    if isinstance(target, str):
-        return target != ''
-    return (
+    return isinstance(target, str) or (
         isinstance(target, Mapping)
         and set(target) <= {'type', 'rank', 'alpha', 'drop_rate'}
         and isinstance(target.get('type'), str)

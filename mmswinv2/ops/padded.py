@@ -60,5 +60,8 @@ def attend(
 
 
 def remainder(x: Tensor, divisor: Any) -> Tensor:
-    """``x % divisor``, which torch's exporter to ONNX takes for constant divisors alone."""
-    return x - x // divisor * divisor
+    """``x % divisor``, which torch's exporter to ONNX takes for tensors and constants alone.
+
+    Not ``x - x // divisor * divisor``, which torch 2.13 compiles to x for constant divisors.
+    """
+    return x % torch.full((), divisor, dtype=x.dtype, device=x.device)

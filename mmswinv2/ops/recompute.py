@@ -39,9 +39,8 @@ def attention(
         """See `mmswinv2.ops.attend`."""
         inputs = qkv, table, scale, grid, windows_at_once
         with without_autocast(qkv.device):  # autocast would round what is in float32
-            if torch.is_grad_enabled() and any(t.requires_grad for t in (qkv, table, scale)):
-                return _Attend.apply(forward, backward, *inputs)
-            return forward(*inputs)
+            out: Tensor = _Attend.apply(forward, backward, *inputs)
+            return out
 
     return attend
 

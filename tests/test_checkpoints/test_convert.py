@@ -148,7 +148,8 @@ def test_table_that_is_not_log_spaced():
 
 
 def test_a_window_of_one_says_nothing():
-    tables = {0: log_coordinates((8, 8), (8, 8))[None], 3: torch.zeros(1, 1, 1, 2)}
+    sizes = {0: (8, 8), 2: (1, 8), 3: (1, 1)}
+    tables = {stage: log_coordinates(size, (8, 8))[None] for stage, size in sizes.items()}
     assert pretrained_windows(tables) == {0: (8, 8)}
 
 

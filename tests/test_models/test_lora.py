@@ -138,6 +138,13 @@ def test_merged_equals_adapted(kind):
             assert not torch.equal(a, network(kind)(pixels(kind))[0])
 
 
+def test_merging_rounds_once():
+    layer = LoRALinear(nn.Linear(8, 6).bfloat16(), 2, 3.0)
+    nn.init.normal_(layer.lora_up.weight)
+    weight, up, down = (m.weight.detach().double() for m in (layer, layer.lora_up, layer.lora_down))
+    assert torch.equal(layer.merged().weight, (weight + 1.5 * up @ down).bfloat16())
+
+
 def test_under_autocast_and_with_checkpointing():
     outs, grads = outputs_and_gradients(network(lora=dict(rank=4)), pixels(), torch.bfloat16)
     others, again = outputs_and_gradients(
@@ -178,8 +185,9 @@ def test_layers_may_differ():
         ('attn.proj', 3, 6), ('mlp.fc1', 2, 1), ('mlp.fc2', 2, 1),
     }  # fmt: skip
     assert sum('mlp' in name for name in found) == 4
-    merging = network(lora=dict(rank=3, targets=['downsample.reduction']))
-    assert list(find_lora(merging)) == ['layers.0.downsample.reduction']
+    merging = network(lora=dict(rank=3, targets=[dict(type='downsample.reduction', rank=2)]))
+    ((name, layer),) = find_lora(merging).items()
+    assert (name, layer.rank, layer.alpha) == ('layers.0.downsample.reduction', 2, 2)
 
 
 def test_learning_rates_decay_over_adapters():

@@ -171,6 +171,34 @@ def test_gradients_of_several_losses_at_a_time(name, dtype, tolerance):
         assert (got[1] - want).abs().max() / want.abs().max() < tolerance
 
 
+def test_second_derivatives_of_several_losses_at_a_time():
+    qkv, grid, table, scale = inputs('even', torch.double)
+    out = sdpa.attend(qkv, grid, table, scale)
+    grads = torch.randn(2, *out.shape, dtype=torch.double)
+
+    def second(grad, **options):
+        options.update(retain_graph=True, create_graph=True)
+        found = torch.autograd.grad(out, (qkv, table, scale), grad, **options)
+        return [t.square().sum() for t in found]
+
+    got = sum(second(grads, is_grads_batched=True))
+    want = sum(sum(second(grad)) for grad in grads)
+    leaves = qkv, table, scale
+    for pair in zip(*(torch.autograd.grad(t, leaves) for t in (got, want)), strict=True):
+        torch.testing.assert_close(*pair)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore::DeprecationWarning:torch')  # of its own functions
+def test_kernels_of_torchs_compiler():
+    tensors = inputs('ragged', torch.float)
+    torch._dynamo.reset()
+    compiled = torch.compile(ops.attend, fullgraph=True, dynamic=False)
+    results = (gradients(attend, *tensors) for attend in (compiled, reference.attend))
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-4)
+
+
 # of torch, which makes fake tensors of those inside of the graph
 @pytest.mark.filterwarnings('ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning')
 def test_compiled_autograd_follows_the_backward_pass():

@@ -119,6 +119,13 @@ def test_under_autocast_gradients_have_the_dtype_of_the_weights():
     torch.testing.assert_close(grads, wanted, rtol=3e-2, atol=3e-2)
 
 
+def test_autocast_does_not_round_float64():
+    x, weight = (torch.randn(n, 5, dtype=torch.double, requires_grad=True) for n in (4, 6))
+    with torch.autocast('cpu', torch.bfloat16):
+        out = products.gelu_linear(x, weight)
+    torch.testing.assert_close(out, reference(x, weight, None, True))
+
+
 @pytest.mark.parametrize('activated', [True, False])
 def test_second_derivatives(activated):
     product = products.gelu_linear if activated else products.linear
