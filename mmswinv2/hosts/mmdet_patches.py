@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -244,6 +245,19 @@ def measure_recalls() -> None:
         recalls = recall._recalls(ious, numbers, thresholds)
         recall.print_recall_summary(recalls, numbers, thresholds, logger=logger)
         return recalls
+
+
+def _scored_by_old_numpy() -> bool:
+    return is_installed('lvis', '<=0.5.3') or is_installed('mmdet', '<3.5')
+
+
+@patch('mmdet', '>=3', _scored_by_old_numpy)
+def score_with_new_numpy() -> None:
+    """LVIS and YouTube-VIS can be scored with NumPy 1.24 and later, which has no np.float."""
+    for name in ('lvis.eval', 'mmdet.evaluation.functional.ytviseval'):
+        with suppress(ImportError):
+            module: Any = importlib.import_module(name)
+            module.np = SimpleNamespace(**vars(np), float=float)
 
 
 @patch('mmdet', '>=3')

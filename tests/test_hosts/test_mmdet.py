@@ -3,6 +3,7 @@ import pickle
 import re
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -353,6 +354,44 @@ def test_metrics_of_ones_own_are_held_to_the_data_set(tmp_path):
     metric = kind(ann_file=data.ann_file, metric_items=['mAP_95'])  # which it may compute itself
     evaluator = type('Evaluator', (), dict(metrics=[metric]))
     hosts.check_evaluator(evaluator, data, 'val_evaluator')
+
+
+@pytest.mark.parametrize('negative, ap', [([], 1), ([2], 0.75)])
+def test_lvis_is_scored_on_the_images_of_the_data_set(folder, log, negative, ap):
+    pytest.importorskip('lvis')
+    from mmdet.datasets import LVISV1Dataset
+    from mmdet.evaluation.metrics import LVISMetric
+
+    box, address = dict(bbox=[9, 9, 40, 40], area=1600), 'http://images.cocodataset.org/'
+    content = dict(
+        images=[
+            dict(id=i, width=96, height=64, coco_url=f'{address}JPEGImages/{i}.jpg',
+                 neg_category_ids=negative, not_exhaustive_category_ids=[])
+            for i in (1, 2, 3)
+        ],
+        categories=[dict(id=i, name=name, frequency='f') for i, name in ((1, 'cat'), (2, 'dog'))],
+        annotations=[
+            box | dict(id=i, image_id=image, category_id=label, segmentation=[[9, 9, 49, 9, 9, 49]])
+            for i, (image, label) in enumerate([(1, 1), (1, 2), (3, 1)], start=1)
+        ],
+    )  # fmt: skip
+    Path('lvis.json').write_text(json.dumps(content))
+    meta = dict(classes=('cat', 'dog'))
+    dataset = LVISV1Dataset(
+        ann_file='lvis.json', data_prefix=dict(img=''), metainfo=meta, test_mode=True, indices=2,
+        pipeline=[],
+    )  # fmt: skip
+    metric = LVISMetric('lvis.json')
+    metric.dataset_meta = meta
+    hosts.check_evaluator(SimpleNamespace(metrics=[metric]), dataset, 'val_evaluator')
+    assert 'ann_file has 1 images that the data set does not load' in log()
+    for i, labels, score in ((1, [0, 1], 0.5), (2, [1], 0.9)):  # a false alarm on the second
+        boxes = torch.tensor([[9.0, 9, 49, 49]] * len(labels))
+        found = dict(
+            bboxes=boxes, labels=torch.tensor(labels), scores=torch.full((len(labels),), score)
+        )
+        metric.process({}, [dict(img_id=i, ori_shape=(64, 96), pred_instances=found)])
+    assert metric.evaluate(2)['lvis/bbox_AP'] == ap
 
 
 def test_data_sets_that_read_their_labels_themselves(folder):
