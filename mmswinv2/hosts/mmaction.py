@@ -24,7 +24,7 @@ from mmengine.utils import digit_version
 from ..errors import UserError
 from ..log import warn
 from .host import FILE_KEYS, Host, as_list, inner_datasets, package_of, steps_in, type_name
-from .patching import log_patch, patch, replace
+from .patching import log_patch, patch, replace, restore_numpy_names
 from .pipelines import has_own_steps
 
 _MMCV_TOO_NEW = '2.2.0'  # mmaction2 1.2.0 refuses it and later ones at import
@@ -183,6 +183,12 @@ def average_classes_with_videos() -> None:
 
 
 @patch('mmaction', '>=1')
+def compact_poses() -> None:
+    """Skeletons can be cropped by PoseCompact with NumPy 2, which has no np.Inf."""
+    restore_numpy_names('mmaction.datasets.transforms.pose_transforms', 'mmaction.utils.misc')
+
+
+@patch('mmaction', '>=1')
 def draw_clips() -> None:
     """Videos can be drawn in a test: all clips of a sample, one after another.
 
@@ -227,7 +233,7 @@ class MMAction(Host):
     early_patches = (make_importable,)
     patches = (
         *Host.patches, score_in_float32, write_videos_by_pyav, refuse_wide_frames,
-        turn_hues_either_way, average_classes_with_videos, draw_clips,
+        turn_hues_either_way, average_classes_with_videos, compact_poses, draw_clips,
     )  # fmt: skip
     input_axes = 3
     draw_option = 'enable'

@@ -495,6 +495,15 @@ def score_one_object(scorer, found, images, classes, names):
     scorer.accumulate()
 
 
+@probe('Skeletons can be cropped by PoseCompact with NumPy 2, which has no np.Inf', 'mmaction')
+def poses():
+    from mmaction.datasets.transforms import PoseCompact
+
+    points = np.array([[[[10, 10], [30, 50]]]], np.float32)  # a person, a frame, two points
+    results = PoseCompact(padding=0)(dict(keypoint=points, img_shape=(64, 64)))
+    return results['img_shape'] != (40, 20)
+
+
 @probe('Masks of several parts can be treated by InstaBoost', 'instaboostfast')
 def outlines():
     from instaboostfast import affine_transform

@@ -339,6 +339,37 @@ def test_things_of_panoptic_data_come_first(folder, change, meta, words):
         assert [i['bbox_label'] for i in data.get_data_info(0)['instances']] == [0]
 
 
+def test_panoptic_scores_of_classes_go_by_their_names(folder, log):
+    pytest.importorskip('panopticapi')
+    from mmdet.evaluation.metrics import CocoPanopticMetric
+
+    categories = [dict(id=i, name=n, isthing=n == 'cat') for i, n in ((2, 'sky'), (5, 'cat'))]
+    areas = [('cat', 5, 96 * 16), ('sky', 2, 96 * 48)]
+    segments = [
+        dict(id=i, category_id=category, iscrowd=0, area=area, bbox=[0, 0, 96, 64])
+        for i, (_, category, area) in enumerate(areas, start=1)
+    ]
+    content = dict(
+        images=[dict(id=1, file_name='1.jpg', width=96, height=64)],
+        annotations=[dict(image_id=1, file_name='1.png', segments_info=segments)],
+        categories=categories,
+    )
+    Path('panoptic.json').write_text(json.dumps(content))
+    truth = np.repeat([1, 2], [16, 48])[:, None] * np.ones((1, 96), int)
+    Image.fromarray(np.stack([truth, 0 * truth, 0 * truth], -1).astype('uint8')).save('1.png')
+    found = np.where(np.arange(64) < 24, 0, 1)[:, None] * np.ones((1, 96), int)  # 8 rows more
+    metric = CocoPanopticMetric('panoptic.json', seg_prefix='.', classwise=True)
+    metric.dataset_meta = dict(classes=('cat', 'sky'))
+    sample = dict(img_id=1, img_path='1.jpg', ori_shape=(64, 96), segments_info=[])
+    sample['pred_panoptic_seg'] = dict(sem_seg=torch.tensor(found)[None])
+    metric.process({}, [sample])
+    scores = metric.evaluate(1)
+    assert scores['coco_panoptic/PQ_th'] == pytest.approx(100 * 16 / 24)
+    assert scores['coco_panoptic/PQ_st'] == pytest.approx(100 * 40 / 48)
+    table = ''.join(log().split('Classwise')[1].split())
+    assert '|cat|66.667|66.667|100.000|sky|83.333|83.333|100.000|' in table
+
+
 def test_metrics_of_ones_own_are_held_to_the_data_set(tmp_path):
     from mmdet.evaluation import CocoMetric
 

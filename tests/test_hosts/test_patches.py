@@ -101,6 +101,11 @@ TABLE = [
         'mmaction',
         '>=1',
     ),
+    (
+        'Skeletons can be cropped by PoseCompact with NumPy 2, which has no np.Inf',
+        'mmaction',
+        '>=1',
+    ),
     ('Videos can be drawn in a test: all clips of a sample, one after another', 'mmaction', '>=1'),
     ('Importing torchvision works without its compiled half', 'torchvision', '>=0'),
     ('Errors for crops larger than their image say which and what to set', 'mmpretrain', '>=1'),
