@@ -161,21 +161,19 @@ def _end_forks_by_sigterm() -> None:
     Python drops signals that reach a new process before it runs, and who waits for one that was to
     end, as ``Pool.terminate`` does, would wait forever. So they are held back until then.
     """
-
-    def release() -> None:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    if not hasattr(os, 'register_at_fork'):  # on Windows
+        return
+    hold, release = (
+        functools.partial(signal.pthread_sigmask, how, [signal.SIGTERM])
+        for how in (signal.SIG_BLOCK, signal.SIG_UNBLOCK)
+    )
 
     def release_in_child() -> None:
         if signal.getsignal(signal.SIGTERM) is _terminate:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         release()
 
-    if hasattr(os, 'register_at_fork'):  # not on Windows
-        os.register_at_fork(
-            before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]),
-            after_in_parent=release,
-            after_in_child=release_in_child,
-        )
+    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=release_in_child)
 
 
 def explain(error: BaseException, advice: str = '', option: str = '') -> str | None:
