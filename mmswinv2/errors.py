@@ -7,6 +7,7 @@ a config. Any other exception is a bug, and keeps its traceback.
 
 import difflib
 import errno
+import functools
 import importlib
 import inspect
 import linecache
@@ -141,18 +142,38 @@ def _raise_on_sigterm() -> Any:
     Returns:
         the previous handler of SIGTERM; ``None`` if nothing was changed.
     """
-    main = os.getpid()
-
-    def terminate(*_: object) -> None:
-        if os.getpid() != main:  # a worker, forked later
-            os._exit(143)
-        raise Terminated
-
     ranks = _PROCESSES.keys() & os.environ.keys()
     alone = all(os.environ.get(_PROCESSES[rank], '1') == '1' for rank in ranks)
     if not alone or threading.current_thread() is not threading.main_thread():
         return None
-    return signal.signal(signal.SIGTERM, terminate)
+    _end_forks_by_sigterm()
+    return signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
+@functools.cache
+def _end_forks_by_sigterm() -> None:
+    """Let SIGTERM end forked processes, such as the workers of a pool, by its default action.
+
+    Python drops signals that reach a new process before it runs, and who waits for one that was to
+    end, as ``Pool.terminate`` does, would wait forever. So they are held back until then.
+    """
+    if not hasattr(os, 'register_at_fork'):  # on Windows
+        return
+    hold, release = (
+        functools.partial(signal.pthread_sigmask, how, [signal.SIGTERM])
+        for how in (signal.SIG_BLOCK, signal.SIG_UNBLOCK)
+    )
+
+    def release_in_child() -> None:
+        if signal.getsignal(signal.SIGTERM) is _terminate:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        release()
+
+    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=release_in_child)
 
 
 def explain(error: BaseException, advice: str = '', option: str = '') -> str | None:

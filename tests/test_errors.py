@@ -249,6 +249,25 @@ def test_stopped(number, status, variables):
     assert out.endswith('closed\n') and 'Traceback' not in err.replace('Traceback', '', 1)
 
 
+FORKS = """
+import os, signal, time
+from mmswinv2.errors import report_user_errors
+with report_user_errors():
+    for _ in range(20):
+        if not (child := os.fork()):
+            time.sleep(60)
+        os.kill(child, signal.SIGTERM)  # most often before the new process runs
+        assert os.waitpid(child, 0)[1] == signal.SIGTERM
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='processes are not forked')
+def test_new_processes_end_by_sigterm():
+    run = subprocess.run([sys.executable, '-c', FORKS], capture_output=True, text=True, timeout=30)
+    assert run.returncode == 143 and run.stderr == '\nstopped\n', run.stderr
+
+
 @pytest.mark.parametrize('kind', [UserError, CheckpointError])
 def test_a_mistake_of_the_user_is_told_as_it_is(kind):
     assert explain(kind('do this\nand that')) == 'do this\nand that'

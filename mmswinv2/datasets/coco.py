@@ -84,7 +84,7 @@ _RULES = (
 
 
 @contextmanager
-def _without_collection() -> Iterator[None]:
+def without_collection() -> Iterator[None]:
     """Disable the garbage collector, which would scan millions of new lists repeatedly."""
     was_on = gc.isenabled()
     gc.disable()
@@ -95,7 +95,7 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
-@_without_collection()
+@without_collection()
 def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
     """Read a COCO annotation file of boxes and masks, in UTF-8 or another Unicode encoding.
 
@@ -152,7 +152,7 @@ def check_content(path: Any, content: dict[str, Any], boxes: bool = True) -> dic
     return content
 
 
-@_without_collection()
+@without_collection()
 def read_fields(path: str | Path) -> dict[str, Any]:
     """Read an annotation file and check the type and range of each field, and nothing else."""
     content = _read_json(path)

@@ -17,6 +17,7 @@ from .host import FILE_KEYS, Host
 from .mmaction_import import make_importable
 from .mmaction_patches import (
     average_classes_with_videos,
+    compact_poses,
     draw_clips,
     refuse_wide_frames,
     score_in_float32,
@@ -35,7 +36,7 @@ class MMAction(Host):
     early_patches = (make_importable,)
     patches = (
         *Host.patches, score_in_float32, write_videos_by_pyav, refuse_wide_frames,
-        turn_hues_either_way, average_classes_with_videos, draw_clips,
+        turn_hues_either_way, average_classes_with_videos, compact_poses, draw_clips,
     )  # fmt: skip
     input_axes = 3
     draw_option = 'enable'

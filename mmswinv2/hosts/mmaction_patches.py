@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError
-from .patching import patch, replace
+from .patching import patch, replace, restore_numpy_names
 
 
 @patch('mmaction', '>=1')
@@ -94,6 +94,12 @@ def average_classes_with_videos() -> None:
         return np.mean([right[places == i].mean() for i in range(len(classes))])
 
     acc_metric.mean_class_accuracy = mean_class_accuracy
+
+
+@patch('mmaction', '>=1')
+def compact_poses() -> None:
+    """Skeletons can be cropped by PoseCompact with NumPy 2, which has no np.Inf."""
+    restore_numpy_names('mmaction.datasets.transforms.pose_transforms', 'mmaction.utils.misc')
 
 
 @patch('mmaction', '>=1')

@@ -72,9 +72,11 @@ def _check_lists() -> None:
     """The list of images that any data set of mmdet makes, and files of mmdet's own format."""
     from mmdet.datasets import BaseDetDataset
 
+    from ..datasets.coco import without_collection
+
     @replace(BaseDetDataset, '__init__')
     def init(original: Any, self: Any, *args: Any, **options: Any) -> None:
-        self.load_data_list = functools.partial(load_checked, self)
+        self.load_data_list = functools.partial(without_collection()(load_checked), self)
         original(self, *args, **options)
 
     @replace(BaseDetDataset, 'load_proposals')

@@ -27,6 +27,8 @@ def check_metric(metric: Any, dataset: Any, where: str) -> None:
         for inner in inner_datasets(dataset):
             if hasattr(inner, 'pipeline') and not has_own_steps(inner):
                 check_loaded_boxes(inner, type(metric).__name__, where)
+    if (lvis := getattr(metric, '_lvis_api', None)) is not None:
+        keep_loaded_images(lvis, infos_by_id(dataset, metric, where), where)
     if kinds.isdisjoint(COCO_METRICS) or hasattr(metric, '_lvis_api'):
         return
     if isinstance(meta := getattr(dataset, 'metainfo', None), list):
@@ -161,6 +163,16 @@ def check_scored(
         raise UserError(
             f'{source} has boxes and no masks (segmentation), and the evaluator is to score '
             "masks; set its metric='bbox'"
+        )
+
+
+def keep_loaded_images(annotations: Any, infos: dict[Any, dict], where: str) -> None:
+    """Keep LVIS's scores to the images of a data set, where others count as missed."""
+    if infos and (others := annotations.imgs.keys() - infos):
+        annotations.imgs = {i: annotations.imgs[i] for i in annotations.imgs if i in infos}
+        warn(
+            f'{where}: ann_file has {len(others)} images that the data set does not load; scores '
+            f'are those of the other {len(annotations.imgs)}'
         )
 
 

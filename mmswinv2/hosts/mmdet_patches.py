@@ -14,7 +14,7 @@ from mmengine import fileio
 
 from ..errors import UserError
 from .label_maps import count_areas
-from .patching import is_installed, log_patch, patch, replace
+from .patching import is_installed, log_patch, patch, replace, restore_numpy_names
 
 
 @patch('mmdet', '>=3')
@@ -196,8 +196,9 @@ def fast_evaluator() -> Any:
 def name_class_scores() -> None:
     """Scores of single classes (classwise) go by their names, whatever the order of their ids.
 
-    In scores of masks, the box of an annotation without a mask is ignored.
+    PQ, too. In scores of masks, the box of an annotation without a mask is ignored.
     """
+    from mmdet.evaluation.metrics import CocoPanopticMetric
     from mmdet.evaluation.metrics.coco_metric import COCOeval, COCOevalMP
     from pycocotools.cocoeval import COCOeval as PlainCOCOeval
 
@@ -217,6 +218,13 @@ def name_class_scores() -> None:
             order = [ids.index(i) for i in self.given_ids]
             for key, axis in (('precision', 2), ('recall', 1), ('scores', 2)):
                 self.eval[key] = self.eval[key].take(order, axis)
+
+    @replace(CocoPanopticMetric, 'compute_metrics')
+    def compute_metrics(original: Any, self: Any, results: list) -> dict:
+        place = {name: i for i, name in enumerate(self.dataset_meta['classes'])}
+        known = (self.categories or {}).items()
+        self.categories = dict(sorted(known, key=lambda c: place.get(c[1]['name'], len(place))))
+        return original(self, results)
 
 
 @patch('mmdet', '>=3')
@@ -244,6 +252,16 @@ def measure_recalls() -> None:
         recalls = recall._recalls(ious, numbers, thresholds)
         recall.print_recall_summary(recalls, numbers, thresholds, logger=logger)
         return recalls
+
+
+def _scored_by_old_numpy() -> bool:
+    return is_installed('lvis', '<=0.5.3') or is_installed('mmdet', '<3.5')
+
+
+@patch('mmdet', '>=3', _scored_by_old_numpy)
+def score_with_new_numpy() -> None:
+    """LVIS and YouTube-VIS can be scored with NumPy 1.24 and later, which has no np.float."""
+    restore_numpy_names('lvis.eval', 'mmdet.evaluation.functional.ytviseval')
 
 
 @patch('mmdet', '>=3')

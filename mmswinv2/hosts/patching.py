@@ -6,11 +6,13 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 from mmengine.logging import print_log
 from packaging.specifiers import SpecifierSet
 
@@ -97,6 +99,14 @@ def _replacement(function: Callable[..., Any], original: Callable[..., Any]) -> 
         replacement.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
     setattr(replacement, _MARK, True)
     return replacement
+
+
+def restore_numpy_names(*modules: str) -> None:
+    """Give modules that can be imported the names that NumPy 1.24 and 2 have taken away."""
+    for name in modules:
+        with suppress(ImportError):
+            module: Any = import_module(name)
+            module.np = SimpleNamespace(**{'float': float, 'Inf': np.inf} | vars(np))
 
 
 def log_patch(text: str) -> None:

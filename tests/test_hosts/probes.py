@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib.util
 import json
+import logging
 import os
 import pickle
 import sys
@@ -465,6 +466,42 @@ def views():
     image = np.zeros((3, 16, 16), np.uint8).transpose(1, 2, 0)[..., [2, 1, 0]]
     labels = PixelData(data=torch.zeros(1, 16, 16, dtype=torch.long))
     SegLocalVisualizer()._draw_sem_seg(image, labels, ['a'], [(0, 0, 9)])
+
+
+@probe(
+    'LVIS and YouTube-VIS can be scored with NumPy 1.24 and later, which has no np.float', 'mmdet'
+)
+def float_of_numpy():
+    from mmdet.evaluation.functional.ytviseval import YTVISeval
+
+    score_one_object(YTVISeval(), 'evalImgs', 'vidIds', 'catIds', 'dtScores dtMatches dtIgnore')
+    with contextlib.suppress(ImportError):
+        from lvis import LVISEval
+        from lvis.eval import Params
+
+        lvis = LVISEval.__new__(LVISEval)  # without files
+        lvis.params, lvis.logger = Params('bbox'), logging.getLogger()
+        names = 'dt_scores dt_matches dt_ignore'
+        score_one_object(lvis, 'eval_imgs', 'img_ids', 'cat_ids', names)
+
+
+def score_one_object(scorer, found, images, classes, names):
+    scores, *matches = names.split()
+    one = {scores: np.ones(1), **dict.fromkeys(matches, np.zeros((10, 1)))}
+    one |= {'dt_ids': [1], 'gt_ignore': np.zeros(1), 'gtIgnore': np.zeros(1)}
+    vars(scorer.params).update({images: [1], classes: [1]})
+    scorer._paramsEval = scorer.params
+    setattr(scorer, found, [one] * 99)
+    scorer.accumulate()
+
+
+@probe('Skeletons can be cropped by PoseCompact with NumPy 2, which has no np.Inf', 'mmaction')
+def poses():
+    from mmaction.datasets.transforms import PoseCompact
+
+    points = np.array([[[[10, 10], [30, 50]]]], np.float32)  # a person, a frame, two points
+    results = PoseCompact(padding=0)(dict(keypoint=points, img_shape=(64, 64)))
+    return results['img_shape'] != (40, 20)
 
 
 @probe('Masks of several parts can be treated by InstaBoost', 'instaboostfast')

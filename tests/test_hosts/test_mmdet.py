@@ -3,6 +3,7 @@ import pickle
 import re
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -338,6 +339,37 @@ def test_things_of_panoptic_data_come_first(folder, change, meta, words):
         assert [i['bbox_label'] for i in data.get_data_info(0)['instances']] == [0]
 
 
+def test_panoptic_scores_of_classes_go_by_their_names(folder, log):
+    pytest.importorskip('panopticapi')
+    from mmdet.evaluation.metrics import CocoPanopticMetric
+
+    categories = [dict(id=i, name=n, isthing=n == 'cat') for i, n in ((2, 'sky'), (5, 'cat'))]
+    areas = [('cat', 5, 96 * 16), ('sky', 2, 96 * 48)]
+    segments = [
+        dict(id=i, category_id=category, iscrowd=0, area=area, bbox=[0, 0, 96, 64])
+        for i, (_, category, area) in enumerate(areas, start=1)
+    ]
+    content = dict(
+        images=[dict(id=1, file_name='1.jpg', width=96, height=64)],
+        annotations=[dict(image_id=1, file_name='1.png', segments_info=segments)],
+        categories=categories,
+    )
+    Path('panoptic.json').write_text(json.dumps(content))
+    truth = np.repeat([1, 2], [16, 48])[:, None] * np.ones((1, 96), int)
+    Image.fromarray(np.stack([truth, 0 * truth, 0 * truth], -1).astype('uint8')).save('1.png')
+    found = np.where(np.arange(64) < 24, 0, 1)[:, None] * np.ones((1, 96), int)  # 8 rows more
+    metric = CocoPanopticMetric('panoptic.json', seg_prefix='.', classwise=True)
+    metric.dataset_meta = dict(classes=('cat', 'sky'))
+    sample = dict(img_id=1, img_path='1.jpg', ori_shape=(64, 96), segments_info=[])
+    sample['pred_panoptic_seg'] = dict(sem_seg=torch.tensor(found)[None])
+    metric.process({}, [sample])
+    scores = metric.evaluate(1)
+    assert scores['coco_panoptic/PQ_th'] == pytest.approx(100 * 16 / 24)
+    assert scores['coco_panoptic/PQ_st'] == pytest.approx(100 * 40 / 48)
+    table = ''.join(log().split('Classwise')[1].split())
+    assert '|cat|66.667|66.667|100.000|sky|83.333|83.333|100.000|' in table
+
+
 def test_metrics_of_ones_own_are_held_to_the_data_set(tmp_path):
     from mmdet.evaluation import CocoMetric
 
@@ -353,6 +385,44 @@ def test_metrics_of_ones_own_are_held_to_the_data_set(tmp_path):
     metric = kind(ann_file=data.ann_file, metric_items=['mAP_95'])  # which it may compute itself
     evaluator = type('Evaluator', (), dict(metrics=[metric]))
     hosts.check_evaluator(evaluator, data, 'val_evaluator')
+
+
+@pytest.mark.parametrize('negative, ap', [([], 1), ([2], 0.75)])
+def test_lvis_is_scored_on_the_images_of_the_data_set(folder, log, negative, ap):
+    pytest.importorskip('lvis')
+    from mmdet.datasets import LVISV1Dataset
+    from mmdet.evaluation.metrics import LVISMetric
+
+    box, address = dict(bbox=[9, 9, 40, 40], area=1600), 'http://images.cocodataset.org/'
+    content = dict(
+        images=[
+            dict(id=i, width=96, height=64, coco_url=f'{address}JPEGImages/{i}.jpg',
+                 neg_category_ids=negative, not_exhaustive_category_ids=[])
+            for i in (1, 2, 3)
+        ],
+        categories=[dict(id=i, name=name, frequency='f') for i, name in ((1, 'cat'), (2, 'dog'))],
+        annotations=[
+            box | dict(id=i, image_id=image, category_id=label, segmentation=[[9, 9, 49, 9, 9, 49]])
+            for i, (image, label) in enumerate([(1, 1), (1, 2), (3, 1)], start=1)
+        ],
+    )  # fmt: skip
+    Path('lvis.json').write_text(json.dumps(content))
+    meta = dict(classes=('cat', 'dog'))
+    dataset = LVISV1Dataset(
+        ann_file='lvis.json', data_prefix=dict(img=''), metainfo=meta, test_mode=True, indices=2,
+        pipeline=[],
+    )  # fmt: skip
+    metric = LVISMetric('lvis.json')
+    metric.dataset_meta = meta
+    hosts.check_evaluator(SimpleNamespace(metrics=[metric]), dataset, 'val_evaluator')
+    assert 'ann_file has 1 images that the data set does not load' in log()
+    for i, labels, score in ((1, [0, 1], 0.5), (2, [1], 0.9)):  # a false alarm on the second
+        boxes = torch.tensor([[9.0, 9, 49, 49]] * len(labels))
+        found = dict(
+            bboxes=boxes, labels=torch.tensor(labels), scores=torch.full((len(labels),), score)
+        )
+        metric.process({}, [dict(img_id=i, ori_shape=(64, 96), pred_instances=found)])
+    assert metric.evaluate(2)['lvis/bbox_AP'] == ap
 
 
 def test_data_sets_that_read_their_labels_themselves(folder):

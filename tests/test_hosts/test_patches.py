@@ -101,6 +101,11 @@ TABLE = [
         'mmaction',
         '>=1',
     ),
+    (
+        'Skeletons can be cropped by PoseCompact with NumPy 2, which has no np.Inf',
+        'mmaction',
+        '>=1',
+    ),
     ('Videos can be drawn in a test: all clips of a sample, one after another', 'mmaction', '>=1'),
     ('Importing torchvision works without its compiled half', 'torchvision', '>=0'),
     ('Errors for crops larger than their image say which and what to set', 'mmpretrain', '>=1'),
@@ -140,6 +145,11 @@ TABLE = [
     ),
     (
         'Recalls of proposals are measured, whatever the number of boxes on each image',
+        'mmdet',
+        '>=3',
+    ),
+    (
+        'LVIS and YouTube-VIS can be scored with NumPy 1.24 and later, which has no np.float',
         'mmdet',
         '>=3',
     ),
