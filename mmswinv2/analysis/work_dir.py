@@ -30,6 +30,7 @@ class Run:
     folder: Path  # WORK_DIR/TIME
     training: list[dict[str, Any]] = field(default_factory=list)  # entries of the log, in order
     validation: list[dict[str, Any]] = field(default_factory=list)  # each with its training step
+    placed: bool = True  # whether the log says at which steps the validations are
     broken: int = 0  # number of log lines that cannot be read, such as after a run was killed
 
     @property
@@ -175,7 +176,7 @@ class WorkDir:
         for run in self.trainings:
             if not (entries := run.validation if validation else run.training):
                 continue
-            first = step_of((run.training or entries)[0])
+            first = min(step_of(own[0]) for own in (run.training, entries) if own)
             for curve in found.values():
                 curve[:] = [point for point in curve if point[0] < first]
             for entry in entries:
@@ -224,21 +225,25 @@ def read_work_dir(path: str | Path) -> WorkDir:
     started = [i for i in new if runs[i].training] or new
     runs = runs[started[-1] :] if started else runs
     done = 0.0
-    for run in runs:  # validations before the first logged loss of a resumed run
-        least = min([done, *map(step_of, run.training[:1])])
-        for entry in run.validation:
-            entry['step'] = max(least, step_of(entry))
+    for run in runs:
+        if not run.placed:  # validations before the first logged loss of a resumed run
+            least = min([done, *map(step_of, run.training[:1])])
+            for entry in run.validation:
+                entry['step'] = max(least, step_of(entry))
         done = max([done, *map(step_of, run.steps)])
     return WorkDir(folder, runs)
 
 
 def read_run(folder: Path, scalars: Path | None = None) -> Run:
     """Read the log of a run in ``WORK_DIR/TIME``: ``vis_data/scalars.json`` there, or `scalars`."""
+    from ..engine.config_checks import by_iterations
+
     run = Run(folder)
     logger = (run.settings.get('default_hooks') or {}).get('logger') or {}
-    # the step of scores is the epoch, even in training by iterations
-    by_epoch = run.last_epoch if logger.get('log_metric_by_epoch', True) else None
-    length = by_epoch[2] if by_epoch else 1
+    length = 1
+    if logger.get('log_metric_by_epoch', True):  # the step of scores is the epoch
+        epochs = None if by_iterations(run.settings) else run.last_epoch
+        run.placed, length = bool(epochs), epochs[2] if epochs else 1
     step = 0.0
     scalars = scalars or folder / 'vis_data/scalars.json'
     for entry in _entries(scalars.read_text('utf-8', errors='replace')):
@@ -248,7 +253,8 @@ def read_run(folder: Path, scalars: Path | None = None) -> Run:
             run.training.append(entry)
             step = step_of(entry)
         else:
-            run.validation.append({**entry, 'step': max(step, step_of(entry) * length)})
+            own = step_of(entry) * length
+            run.validation.append({**entry, 'step': own if run.placed else max(step, own)})
     return run
 
 

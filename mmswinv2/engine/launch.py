@@ -2,6 +2,7 @@
 
 import atexit
 import copy
+import math
 import os
 import re
 import sys
@@ -26,7 +27,14 @@ from ..checkpoints import PUBLISHED, fetch
 from ..errors import UserError, raised
 from ..files import StrPath, check_writable
 from ..options import command_line
-from .config_checks import all_hooks, check_groups, check_optimizers, check_units, check_values
+from .config_checks import (
+    all_hooks,
+    by_iterations,
+    check_groups,
+    check_optimizers,
+    check_units,
+    check_values,
+)
 from .config_names import arguments, warn_of_misspelt, warn_of_new, warn_of_unused
 from .hooks import CheckDatasetHook, CheckInvalidLossHook, LoRAHook, no_batch
 from .repeatable import RepeatableHook
@@ -184,6 +192,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     if 'train' in kinds:
         _check_runner(cfg)
         check_units(cfg)
+        _log_iterations(cfg)
     else:  # evaluation needs one whole model in every process
         cfg.pop('strategy', None)
     if 'train' not in kinds or _runner(cfg) is Runner:
@@ -225,6 +234,22 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
                 runner.register_hook(kind())
         runner.register_hook(ScoresHook())  # behind LoRAHook
     return runner
+
+
+def _log_iterations(cfg: Config) -> None:
+    """Let the log of a training by iterations count these, and have a loss of a short one.
+
+    By its defaults mmengine counts epochs there too, and writes all scores at epoch 0.
+    """
+    if not by_iterations(cfg):
+        return
+    cfg.log_processor = {**(cfg.get('log_processor') or {}), 'by_epoch': False}
+    cfg.default_hooks = {'logger': dict(type='LoggerHook'), **(cfg.get('default_hooks') or {})}
+    logger = cfg.default_hooks.logger
+    if logger and hosts.type_name(logger) == 'LoggerHook':
+        logger.log_metric_by_epoch = False
+        most = cfg.train_cfg.get('max_iters') or math.inf
+        logger.interval = min(logger.get('interval', 10), most)
 
 
 def _scale_rates(runner: Any, cfg: Config) -> None:
