@@ -14,6 +14,7 @@ from typing import Any
 from ..core.arguments import is_number
 from ..errors import UserError
 from ..files import find
+from ..options import plain_value
 
 Curve = list[tuple[float, float]]  # (step, value)
 
@@ -293,22 +294,6 @@ def _resumes(run: Run) -> bool:
     return bool(run.settings.get('resume'))
 
 
-class _Plain(ast.NodeTransformer):
-    """Turns ``dict(...)``, ``inf`` and ``nan`` of a dump into literals."""
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        self.generic_visit(node)
-        if not isinstance(node.func, ast.Name) or node.func.id != 'dict' or node.args:
-            return node  # literal_eval rejects it
-        names = (k.arg for k in node.keywords)  # None for unpacking with **
-        return ast.Dict(
-            [ast.Constant(n) if n else None for n in names], [k.value for k in node.keywords]
-        )
-
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        return ast.Constant(float(node.id)) if node.id in ('inf', 'nan') else node
-
-
 def read_literals(path: str | Path) -> dict[str, Any] | None:
     """Read a config as mmengine dumps it, without running it.
 
@@ -319,7 +304,7 @@ def read_literals(path: str | Path) -> dict[str, Any] | None:
         for node in ast.parse(Path(path).read_text('utf-8', errors='replace')).body:
             if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
                 return None
-            found[node.targets[0].id] = ast.literal_eval(_Plain().visit(node.value))
+            found[node.targets[0].id] = plain_value(node.value)
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         return None
     return found
