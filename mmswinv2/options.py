@@ -100,20 +100,21 @@ def parse_value(text: str) -> Any:
 
     Text in ``[]``, or with commas, becomes a list, and text in ``()`` a tuple. Numbers, ``True``,
     ``False`` and ``None`` are converted. Surrounding spaces and quotes are removed. A dict as
-    Python writes it, which mmengine leaves a text or splits at its commas, is one.
+    Python writes it, ``{...}`` or ``dict(...)``, which mmengine leaves a text or splits at its
+    commas, is one.
 
     Raises:
         UserError: if brackets do not match.
     """
     text = text.strip().strip('\'"').strip()
-    if ',' not in text and not text.startswith(tuple(_BRACKETS)):
+    if ',' not in text and not text.startswith((*_BRACKETS, 'dict(')):
         from mmengine.config import DictAction
 
         return DictAction._parse_int_float_bool(text)
     ends = text[:1] + text[-1:]
-    if ends == '{}':
+    if ends == '{}' or text.startswith('dict('):
         with suppress(ValueError, SyntaxError, TypeError):  # TypeError: a list as a key
-            if isinstance(found := ast.literal_eval(text), dict):
+            if isinstance(found := plain_value(ast.parse(text, mode='eval').body), dict):
                 return found
     items = _divided(text)
     if len(items) > 1 or text.endswith(','):
@@ -126,6 +127,30 @@ def parse_value(text: str) -> Any:
         return text
     values = map(parse_value, inner)
     return list(values) if ends == '[]' else tuple(values)
+
+
+class _Plain(ast.NodeTransformer):
+    """Turns ``dict(...)``, ``inf`` and ``nan`` of a config into literals."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if not isinstance(node.func, ast.Name) or node.func.id != 'dict' or node.args:
+            return node  # literal_eval rejects it
+        names = (k.arg for k in node.keywords)  # None for unpacking with **
+        return ast.Dict(
+            [ast.Constant(n) if n else None for n in names], [k.value for k in node.keywords]
+        )
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Constant(float(node.id)) if node.id in ('inf', 'nan') else node
+
+
+def plain_value(node: ast.expr) -> Any:
+    """The value of an expression of plain values and ``dict(...)``, without running it.
+
+    Raises `ValueError` or `TypeError` for any other.
+    """
+    return ast.literal_eval(_Plain().visit(node))
 
 
 def _divided(text: str) -> list[str]:

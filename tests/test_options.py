@@ -129,6 +129,12 @@ def test_scripts_call_commands():
         ("' a '", 'a'),
         ("{'a': 1, 'b': [2, 'c d']}", {'a': 1, 'b': [2, 'c d']}),
         ("[{'type': 'A', 'p': 0.5}, {}]", [{'type': 'A', 'p': 0.5}, {}]),
+        (
+            "[dict(type='A', p=dict(q=[1, (2,)])), dict()]",
+            [{'type': 'A', 'p': {'q': [1, (2,)]}}, {}],
+        ),
+        ('dict(type=A)', 'dict(type=A)'),
+        ('dict(a=1).b, c', ['dict(a=1).b', 'c']),
         ("{'pattern': '[(}'}", {'pattern': '[(}'}),
         ('{[1]: 2}', '{[1]: 2}'),
         ('{:05}.jpg', '{:05}.jpg'),

@@ -14,6 +14,7 @@ from typing import Any
 from ..core.arguments import is_number
 from ..errors import UserError
 from ..files import find
+from ..options import plain_value
 
 Curve = list[tuple[float, float]]  # (step, value)
 
@@ -175,7 +176,7 @@ class WorkDir:
         for run in self.trainings:
             if not (entries := run.validation if validation else run.training):
                 continue
-            first = step_of((run.training or entries)[0])
+            first = min(step_of(own[0]) for own in (run.training, entries) if own)
             for curve in found.values():
                 curve[:] = [point for point in curve if point[0] < first]
             for entry in entries:
@@ -223,22 +224,19 @@ def read_work_dir(path: str | Path) -> WorkDir:
     new = [i for i, run in enumerate(runs) if run.steps and not _resumes(run)]
     started = [i for i in new if runs[i].training] or new
     runs = runs[started[-1] :] if started else runs
-    done = 0.0
-    for run in runs:  # validations before the first logged loss of a resumed run
-        least = min([done, *map(step_of, run.training[:1])])
-        for entry in run.validation:
-            entry['step'] = max(least, step_of(entry))
-        done = max([done, *map(step_of, run.steps)])
     return WorkDir(folder, runs)
 
 
 def read_run(folder: Path, scalars: Path | None = None) -> Run:
     """Read the log of a run in ``WORK_DIR/TIME``: ``vis_data/scalars.json`` there, or `scalars`."""
+    from ..engine.config_checks import by_iterations
+
     run = Run(folder)
     logger = (run.settings.get('default_hooks') or {}).get('logger') or {}
-    # the step of scores is the epoch, even in training by iterations
-    by_epoch = run.last_epoch if logger.get('log_metric_by_epoch', True) else None
-    length = by_epoch[2] if by_epoch else 1
+    length = 1
+    if logger.get('log_metric_by_epoch', True):  # the step of scores is the epoch
+        epochs = None if by_iterations(run.settings) else run.last_epoch
+        length = epochs[2] if epochs else 0
     step = 0.0
     scalars = scalars or folder / 'vis_data/scalars.json'
     for entry in _entries(scalars.read_text('utf-8', errors='replace')):
@@ -248,7 +246,9 @@ def read_run(folder: Path, scalars: Path | None = None) -> Run:
             run.training.append(entry)
             step = step_of(entry)
         else:
-            run.validation.append({**entry, 'step': max(step, step_of(entry) * length)})
+            own = step_of(entry)
+            place = own * length if length else max(step, own)  # of the last loss before it
+            run.validation.append({**entry, 'step': place})
     return run
 
 
@@ -287,22 +287,6 @@ def _resumes(run: Run) -> bool:
     return bool(run.settings.get('resume'))
 
 
-class _Plain(ast.NodeTransformer):
-    """Turns ``dict(...)``, ``inf`` and ``nan`` of a dump into literals."""
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        self.generic_visit(node)
-        if not isinstance(node.func, ast.Name) or node.func.id != 'dict' or node.args:
-            return node  # literal_eval rejects it
-        names = (k.arg for k in node.keywords)  # None for unpacking with **
-        return ast.Dict(
-            [ast.Constant(n) if n else None for n in names], [k.value for k in node.keywords]
-        )
-
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        return ast.Constant(float(node.id)) if node.id in ('inf', 'nan') else node
-
-
 def read_literals(path: str | Path) -> dict[str, Any] | None:
     """Read a config as mmengine dumps it, without running it.
 
@@ -313,7 +297,7 @@ def read_literals(path: str | Path) -> dict[str, Any] | None:
         for node in ast.parse(Path(path).read_text('utf-8', errors='replace')).body:
             if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
                 return None
-            found[node.targets[0].id] = ast.literal_eval(_Plain().visit(node.value))
+            found[node.targets[0].id] = plain_value(node.value)
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         return None
     return found

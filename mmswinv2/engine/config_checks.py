@@ -274,13 +274,18 @@ def check_groups(cfg: Config) -> None:
             )
 
 
+def by_iterations(cfg: Config) -> bool:
+    """Whether the training of a config goes by iterations."""
+    loop = cfg.get('train_cfg') or {}
+    return not loop.get('by_epoch', True) or hosts.type_name(loop) == 'IterBasedTrainLoop'
+
+
 def check_units(cfg: Config) -> None:
     """Raise `UserError` for a scheduler by epochs in a training by iterations, which is one epoch.
 
     Warn of checkpoints by epochs there, the default: only one is written, at the end.
     """
-    loop = cfg.get('train_cfg') or {}
-    if loop.get('by_epoch', True) and hosts.type_name(loop) != 'IterBasedTrainLoop':
+    if not by_iterations(cfg):
         return
     told = 'goes by epochs (the default) in a training by iterations, and {}; set by_epoch=False'
     for _, scheduler in hosts.dicts_in(cfg.get('param_scheduler')):

@@ -1,6 +1,7 @@
 """Running a config: what `tools/train.py` and `tools/test.py` share."""
 
 import atexit
+import math
 import os
 import sys
 from argparse import Namespace
@@ -21,7 +22,13 @@ from ..checkpoints import PUBLISHED, fetch
 from ..errors import UserError, raised
 from ..files import check_writable
 from ..options import command_line
-from .config_checks import all_hooks, check_groups, check_optimizers, check_units
+from .config_checks import (
+    all_hooks,
+    by_iterations,
+    check_groups,
+    check_optimizers,
+    check_units,
+)
 from .configs import config_with_options
 from .dataset_checks import CheckDatasetHook, no_batch
 from .hooks import CheckInvalidLossHook, LoRAHook
@@ -71,6 +78,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     if 'train' in kinds:
         _check_runner(cfg)
         check_units(cfg)
+        _log_iterations(cfg)
     else:  # evaluation needs one whole model in every process
         cfg.pop('strategy', None)
     if 'train' not in kinds or runner_class(cfg) is Runner:
@@ -112,6 +120,22 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
                 runner.register_hook(kind())
         runner.register_hook(ScoresHook())  # behind LoRAHook
     return runner
+
+
+def _log_iterations(cfg: Config) -> None:
+    """Let the log of a training by iterations count these, and have a loss of a short one.
+
+    By its defaults mmengine counts epochs there too, and writes all scores at epoch 0.
+    """
+    if not by_iterations(cfg):
+        return
+    cfg.log_processor = {**(cfg.get('log_processor') or {}), 'by_epoch': False}
+    cfg.default_hooks = {'logger': dict(type='LoggerHook'), **(cfg.get('default_hooks') or {})}
+    logger = cfg.default_hooks.logger
+    if logger and hosts.type_name(logger) == 'LoggerHook':
+        logger.log_metric_by_epoch = False
+        most = cfg.train_cfg.get('max_iters') or math.inf
+        logger.interval = min(logger.get('interval', 10), most)
 
 
 def _scale_rates(runner: Any, cfg: Config) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +12,7 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import Tensor
 
 from .. import hosts
@@ -26,17 +25,17 @@ from .strategies import unwrap_model, waiting_gradients
 
 
 class Draw(int):
-    """The index of a sample, with the seed of its random numbers."""
+    """The index of a sample, with the numbers that seed its random numbers."""
 
-    seed: int
+    seed: tuple[int, ...]
 
-    def __new__(cls, index: int, seed: int) -> Draw:
+    def __new__(cls, index: int, seed: tuple[int, ...]) -> Draw:
         """Make an index."""
         draw = super().__new__(cls, index)
         draw.seed = seed
         return draw
 
-    def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]
+    def __getnewargs__(self) -> tuple[int, tuple[int, ...]]:  # type: ignore[override]
         return int(self), self.seed
 
     def __sub__(self, other: int) -> Draw:
@@ -59,7 +58,7 @@ class SeededInfo:
     def __call__(self, idx: int) -> dict:
         """The data set's information about the sample with this index."""
         if isinstance(idx, Draw):
-            _seed_all(idx.seed)
+            _seed_all(_mix(*idx.seed))
             idx = int(idx)
         return self.get_data_info(idx)
 
@@ -100,23 +99,36 @@ class RepeatableHook(Hook):
         runner.save_checkpoint = save_checkpoint
 
     def _attach_seeds(self, loader: Any, sampler: Any) -> None:
-        loader.batch_sampler.sampler = numbered = _Numbered(sampler, self.seed)
-        if hasattr(sampler, 'skip'):
-            sampler.skip = numbered.skip
+        loader.batch_sampler.sampler = _Numbered(sampler, self.seed)
         for dataset in hosts.inner_datasets(loader.dataset):
             if hasattr(dataset, 'get_data_info'):
                 dataset.get_data_info = SeededInfo(dataset.get_data_info)
         _keep_draws(loader.dataset)
 
     def _leave_out_done(self, runner: Any, loader: Any) -> None:
-        """Leave out the batches of the epoch that the run has done before it was interrupted."""
+        """Leave out the batches that the run has done before it was interrupted.
+
+        mmengine would load them, save those of its own sampler in its own batches. Loops of the
+        user's, and data without indices, are left to it.
+        """
+        loop: Any = runner.train_loop
         done, self._done = self._done, 0
-        if not done:
+        by_iterations = type(loop).run is IterBasedTrainLoop.run
+        if by_iterations and not getattr(loop, 'fast_forward_on_resume', False):
+            done = loop.iter
+        if not done or getattr(loader, 'batch_sampler', None) is None:
             return
+        batches = _Rest(loader.batch_sampler, done)
+        if by_iterations:
+            batches.loop = loop.dataloader_iterator
+            loop.dataloader_iterator = _Advanced(loop.dataloader_iterator, done)
+        else:
+            self._begun = runner.iter - done
+            print_log(
+                f'{done} of {len(loader)} iterations of the epoch were done before', 'current'
+            )
         # DataLoader.__setattr__ refuses to set batch_sampler
-        object.__setattr__(loader, 'batch_sampler', _Rest(loader.batch_sampler, done))
-        self._begun = runner.iter - done
-        print_log(f'{done} of {len(loader)} iterations of the epoch were done before', 'current')
+        object.__setattr__(loader, 'batch_sampler', batches)
 
     def before_train_epoch(self, runner: Any) -> None:
         """Note where the epoch begins."""
@@ -212,9 +224,6 @@ class _Numbered:
 
     def __init__(self, sampler: Any, seed: int) -> None:
         self.sampler, self.seed, self.drawn = sampler, seed, 0
-        self._skip: Any = getattr(sampler, 'skip', None)
-        if self._skip is not None:  # mmengine asks whether there is one
-            self.skip = self._skip_samples
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sampler, name)
@@ -229,12 +238,7 @@ class _Numbered:
         for index in self.sampler:
             place = self.drawn * self.sampler.world_size + self.sampler.rank
             self.drawn += 1
-            yield Draw(index, _mix(self.seed, epoch or 0, place))
-
-    def _skip_samples(self, num_samples: int) -> None:
-        """Skip the samples that this process has used before the interruption."""
-        self.drawn = num_samples
-        self._skip(num_samples)
+            yield Draw(index, (self.seed, epoch or 0, place))
 
 
 class _Places(list):
@@ -254,7 +258,13 @@ def _keep_draws(dataset: Any) -> None:
 
 
 class _Rest:
-    """A batch sampler without the first batches of its first epoch."""
+    """A batch sampler without the first batches, which were used before.
+
+    Attributes:
+        loop: the iterator of a training by iterations, which counts the passes over the data.
+    """
+
+    loop: Any = None
 
     def __init__(self, batches: Any, done: int) -> None:
         self.batches, self.done = batches, done
@@ -269,7 +279,31 @@ class _Rest:
         # a data loader with workers makes an iterator that it does not use
         batches = iter(self.batches)
         done, self.done = self.done, 0
-        yield from itertools.islice(batches, done, None)
+        for _ in range(done):
+            if next(batches, None) is None and self.loop is not None:
+                self.loop._epoch += 1
+                if hasattr(self.batches.sampler, 'set_epoch'):
+                    self.batches.sampler.set_epoch(self.loop._epoch)
+                batches = iter(self.batches)
+                next(batches, None)
+        yield from batches
+
+
+class _Advanced:
+    """The iterator of a loop, for which `_Rest` has left out what the loop would skip."""
+
+    def __init__(self, batches: Any, done: int) -> None:
+        self.batches, self.done = batches, done
+
+    def __next__(self) -> Any:
+        if self.done:  # mmengine before 0.10.8 takes so many batches
+            self.done -= 1
+            return None
+        return next(self.batches)
+
+    def skip_iter(self, num_iters: int) -> None:
+        """Skip nothing, as mmengine does from 0.10.8 on."""
+        self.done = 0
 
 
 def _done_of_epoch(checkpoint: dict, length: int) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine import fileio
+from mmengine.logging import MessageHub
 
 from ..errors import UserError
 from .label_maps import count_areas
@@ -140,6 +141,36 @@ def move_masks_with_images() -> None:
         return (
             moved.crop(np.array([0, 0, *out_shape[::-1]])) if (whole > out_shape).any() else moved
         )
+
+
+@patch('mmdet', '>=3')
+def resize_whole_batches() -> None:
+    """BatchSyncRandomResize resizes masks and semantic maps too, and resumes with its size."""
+    from mmdet.models.data_preprocessors import BatchSyncRandomResize
+
+    @replace(BatchSyncRandomResize, 'forward')
+    def forward(original: Any, self: Any, inputs: torch.Tensor, data_samples: list) -> tuple:
+        hub = MessageHub.get_current_instance()  # is saved in checkpoints
+        if self._input_size is None:
+            self._input_size = hub.runtime_info.get('batch_resize')
+        before = inputs.shape[-2:]
+        inputs, data_samples = original(self, inputs, data_samples)
+        hub.update_info('batch_resize', self._input_size)
+        if (after := inputs.shape[-2:]) == before:
+            return inputs, data_samples
+
+        def scaled(sizes: Iterable[int]) -> list[int]:
+            return [round(n * new / old) for n, new, old in zip(sizes, after, before, strict=True)]
+
+        for sample in data_samples:
+            if (masks := sample.gt_instances.get('masks')) is not None:
+                sample.gt_instances.masks = masks.resize(scaled((masks.height, masks.width)))
+            if 'gt_sem_seg' in sample:
+                labels = sample.gt_sem_seg.pop('sem_seg')
+                size = scaled(labels.shape[-2:])
+                resized = torch.nn.functional.interpolate(labels[None].float(), size)
+                sample.gt_sem_seg.sem_seg = resized[0].to(labels.dtype)
+        return inputs, data_samples
 
 
 def has_fast_evaluator() -> bool:

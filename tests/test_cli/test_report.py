@@ -27,6 +27,7 @@ from tests.test_tools.conftest import CONFIG, ROOT, made_once
 
 SEGMENTOR = 'configs/segmentation/swinv2-nano_upernet_shapes.py'
 VIDEO = 'configs/video/video-swinv2-nano_motion.py'
+BY_EPOCH = {'default_hooks.logger.log_metric_by_epoch': True}  # mmengine's default
 EVIL = '<script>document.title="taken"</script>&"\'$x_{'
 CHROMIUM = Path('/usr/bin/chromium')
 FLAGS = (
@@ -167,7 +168,7 @@ def test_logs_alone(browser, tmp_path):
     ]
     entries[1:1] = [{'coco/bbox_mAP': 0.25, 'coco/bbox_mAP_l': -1, 'step': 0}]
     entries.append({'coco/bbox_mAP': 0.5, 'coco/bbox_mAP_l': -1, 'step': 0})
-    folder = work_dir(tmp_path / 'run', CONFIG, entries)
+    folder = work_dir(tmp_path / 'run', CONFIG, entries, BY_EPOCH)
     out = report(folder)
     text = in_words(out)
     assert f'mmswinv2 report {folder} --predict' in text and 'box AP50' not in text
@@ -759,28 +760,32 @@ def test_a_new_start_replaces_what_was_there(tmp_path):
     assert read_work_dir(folder).curves()['loss'] == [(1, 2.0), (2, 5.0)]
 
 
-def test_validations_before_the_first_loss_of_a_resumed_run(tmp_path):
+def test_validations_of_a_run_that_went_past_its_checkpoint(tmp_path):
+    """Stopped at 75, resumed at 60 with a validation, stopped at 65 and resumed there."""
     from mmswinv2.analysis.work_dir import read_work_dir
 
     folder = work_dir(tmp_path / 'run', CONFIG)
-    lines = [f'{{"lr": 1, "loss": {i}.0, "step": {i}}}\n' for i in (50, 100)]
-    (folder / '20260101_000000/vis_data/scalars.json').write_text(''.join(lines))
-    later = shutil.copytree(folder / '20260101_000000', folder / '20260102_000000')
-    config = later / 'vis_data/config.py'
-    config.write_text(config.read_text().replace('resume = False', 'resume = True'))
-    log = later / 'vis_data/scalars.json'
-    val = '{"acc": 0.25, "step": 3}\n'  # mmengine logs the epoch
-    for text, losses, step in (
-        (val + '{"lr": 1, "loss": 150.0, "step": 150}\n', [50, 100, 150], 100),
-        (val + '{"lr": 1, "loss": 100.0, "step": 100}\n', [50, 100], 100),
-        (val + '{"lr": 1, "loss": 75.0, "step": 75}\n', [50, 75], 75),
-        (val, [50, 100], 100),
-        ('{"acc": 0.25, "step": 109}\n', [50, 100], 109),
-    ):
-        log.write_text(text)
-        work = read_work_dir(folder)
-        assert work.curves()['loss'] == [(loss, float(loss)) for loss in losses]
-        assert work.curves(validation=True)['acc'] == [(step, 0.25)]
+    runs = [
+        [('loss', 20), ('acc', 30), ('loss', 40), ('loss', 60), ('acc', 60), ('loss', 70),
+         ('acc', 75)],
+        [('acc', 60)],
+        [('loss', 80), ('acc', 90), ('loss', 100)],
+    ]  # fmt: skip
+    for number, entries in enumerate(runs):
+        run = folder / f'2026010{number + 1}_000000'
+        if number:
+            shutil.copytree(folder / '20260101_000000', run)
+            config = run / 'vis_data/config.py'
+            config.write_text(config.read_text().replace('resume = False', 'resume = True'))
+        lines = [
+            json.dumps({key: number, 'step': step} | ({'lr': 1} if key == 'loss' else {}))
+            for key, step in entries
+        ]
+        (run / 'vis_data/scalars.json').write_text('\n'.join(lines))
+    work = read_work_dir(folder)
+    steps = [(20, 0), (40, 0), (60, 0), (70, 0), (80, 2), (100, 2)]
+    assert work.curves()['loss'] == steps
+    assert work.curves(validation=True)['acc'] == [(30, 0), (60, 1), (90, 2)]
 
 
 class Nothing(BaseModel):

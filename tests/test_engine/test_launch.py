@@ -1,3 +1,4 @@
+import json
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,7 +128,8 @@ class WithBackbone(BaseModel):
         self.backbone = torch.nn.Linear(1, 1)
 
     def forward(self, inputs, mode):
-        return dict(loss=self.backbone(inputs).sum())
+        loss = self.backbone(inputs).sum()
+        return [loss] if mode == 'predict' else dict(loss=loss)
 
 
 @DATASETS.register_module()
@@ -182,6 +184,29 @@ def test_scaled_rates_are_those_of_the_batch_of_an_update(tmp_path, kind):
     assert written.auto_scale_lr.base_batch_size == 8
     assert written.param_scheduler[0].eta_min == 0.01
     runner.work_dir_lock.close()
+
+
+def test_what_a_short_training_by_iterations_logs(tmp_path):
+    """A loss at its end, and scores at their iterations."""
+    (tmp_path / 'a.py').touch()
+    cfg = small(tmp_path / 'a.py', tmp_path / 'run')
+    del cfg.train_cfg['max_epochs']
+    cfg.train_cfg.update(by_epoch=False, max_iters=7, val_interval=3)
+    cfg.update(val_cfg={}, val_dataloader=cfg.test_dataloader, val_evaluator=[])
+    cfg.default_hooks = dict(logger=dict(type='LoggerHook', interval=50), checkpoint=None)
+    runner = launch.build_runner(cfg, ('train', 'val'))
+    runner.train()
+    runner.work_dir_lock.close()
+    (log,) = (tmp_path / 'run').glob('*/vis_data/scalars.json')
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    assert 'Iter(train) [7/7]' in next((tmp_path / 'run').glob('*/*.log')).read_text()
+    assert [(e['step'], 'loss' in e) for e in entries] == [
+        (2, True),  # the end of the data set
+        (3, False),
+        (6, False),
+        (7, True),
+        (7, False),
+    ]
 
 
 @pytest.mark.parametrize(

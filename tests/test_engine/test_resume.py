@@ -3,12 +3,12 @@
 import itertools
 import logging
 from contextlib import suppress
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset, ClassBalancedDataset, DefaultSampler
+from mmengine.dataset import BaseDataset, ClassBalancedDataset, DefaultSampler, InfiniteSampler
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub, MMLogger
@@ -576,7 +576,11 @@ class Steps(Hook):
         self.seen.append((runner.epoch, runner.iter, batch, weight))
 
 
+LOADED = []
+
+
 def noisy(results):
+    LOADED.append(results['value'])
     return {'inputs': torch.rand(2) + results['value']}
 
 
@@ -618,8 +622,9 @@ def constant(results):
 
 
 def train_by_epochs(
-    folder, resume=None, wrapper=None, samples=8, kind=DefaultSampler, workers=0, hooked=True
-):
+    folder, resume=None, wrapper=None, samples=8, kind=DefaultSampler, workers=0, hooked=True,
+    length=MappingProxyType(dict(by_epoch=True, max_epochs=3)),
+):  # fmt: skip
     """Three epochs of four iterations, with a checkpoint after each iteration."""
     step = constant if kind is OwnSampler else noisy  # whose samples get no seed
     dataset = BaseDataset(lazy_init=True, serialize_data=False, pipeline=[step])
@@ -632,7 +637,7 @@ def train_by_epochs(
     folder.mkdir()
     sliced = {'num_batch_per_epoch': 4} if wrapper == 'num_batch_per_epoch' else {}
     runner = Runner(
-        Model(), str(folder), train_cfg=dict(by_epoch=True, max_epochs=3),
+        Model(), str(folder), train_cfg=dict(length),
         train_dataloader=sliced | dict(
             batch_size=2, dataset=dataset, sampler=dict(type=kind, shuffle=True),
             num_workers=workers, persistent_workers=bool(workers),
@@ -667,6 +672,27 @@ def test_a_run_by_epochs_goes_on_inside_of_one(at, wrapper, kind, tmp_path):
     for mine, theirs in zip(rest, whole[at:], strict=True):
         assert mine[:2] == theirs[:2]
         assert torch.equal(mine[2], theirs[2]) and torch.equal(mine[3], theirs[3])
+
+
+@pytest.mark.parametrize(
+    ('wrapper', 'kind', 'workers', 'at'),
+    [(None, InfiniteSampler, 0, 3), (None, InfiniteSampler, 1, 8), (None, DefaultSampler, 0, 10),
+     ('buckets', InfiniteSampler, 0, 10), ('buckets', DefaultSampler, 1, 8),
+     (None, OwnSampler, 0, 8)],
+)  # fmt: skip
+def test_a_run_by_iterations_loads_nothing_twice(wrapper, kind, workers, at, tmp_path, monkeypatch):
+    """Its data set has eight or, with buckets, seven samples in batches of two."""
+    monkeypatch.setattr('time.sleep', lambda seconds: None)  # two seconds before every pass
+    options = dict(wrapper=wrapper, kind=kind, workers=workers, samples=7 if wrapper else 8)
+    options['length'] = dict(by_epoch=False, max_iters=12)
+    whole = train_by_epochs(tmp_path / 'run', **options)
+    LOADED.clear()
+    rest = train_by_epochs(tmp_path / 'other', tmp_path / f'run/iter_{at}.pth', **options)
+    assert [step[:2] for step in rest] == [(0, i) for i in range(at, 12)]
+    for mine, theirs in zip(rest, whole[at:], strict=True):
+        assert torch.equal(mine[2], theirs[2]) and torch.equal(mine[3], theirs[3])
+    if kind is not OwnSampler and not workers:
+        assert len(LOADED) == sum(len(step[2]) for step in rest)
 
 
 @pytest.mark.parametrize(('at', 'iterations'), [(8, 3), (6, 6)])

@@ -343,6 +343,27 @@ def masks_cut_before_they_move():
     return not BitmapMasks(masks, 4, 8).translate((4, 4), -4, 'horizontal').masks.any()
 
 
+@probe(
+    'BatchSyncRandomResize resizes masks and semantic maps too, and resumes with its size',
+    'mmdet',
+)
+def masks_of_another_size():
+    from mmdet.models.data_preprocessors import BatchSyncRandomResize
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.logging import MessageHub
+    from mmengine.structures import InstanceData
+
+    masks = BitmapMasks(np.ones((1, 8, 8), np.uint8), 8, 8)
+    sample = DetDataSample(metainfo=dict(img_shape=(8, 8), pad_shape=(8, 8)))
+    sample.gt_instances = InstanceData(bboxes=torch.tensor([[0.0, 0, 8, 8]]), masks=masks)
+    MessageHub.get_current_instance().update_info('iter', 0)
+    resize = BatchSyncRandomResize((64, 64))
+    resize._input_size = (64, 64)
+    resize(torch.zeros(1, 3, 8, 8), [sample])
+    return sample.gt_instances.masks.masks.shape != (1, 64, 64)
+
+
 @probe('Recalls of proposals are measured, whatever the number of boxes on each image', 'mmdet')
 def recalls():
     from mmdet.evaluation.metrics import coco_metric

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 
 from mmswinv2 import hosts
@@ -141,6 +142,60 @@ def test_masks_of_mixed_images(kind, ratios):
             assert (visible & found).sum() > 0.7 * (visible | found).sum()
             seen += 1
     assert seen > 20
+
+
+@pytest.mark.parametrize('kind', ['BitmapMasks', 'PolygonMasks'])
+def test_masks_of_batches_of_random_size(kind):
+    """White rectangles on black images: masks and maps are what is white in the resized batch."""
+    from mmdet.models.data_preprocessors import DetDataPreprocessor
+    from mmdet.structures import DetDataSample, mask
+    from mmengine.structures import InstanceData, PixelData
+
+    hosts.of(Config(dict(default_scope='mmdet'))).apply()
+
+    def preprocessor():
+        resize = dict(type='BatchSyncRandomResize', random_size_range=(32, 128), interval=2)
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            return DetDataPreprocessor(
+                pad_size_divisor=32, pad_mask=True, pad_seg=True, batch_augments=[resize]
+            )
+
+    def sample():
+        left, top = np.random.randint(0, 30, 2)
+        image = torch.zeros(3, 60, 90)
+        image[:, top : top + 25, left : left + 40] = 1
+        bitmap = image[:1].byte().numpy()
+        masks = mask.BitmapMasks(bitmap, 60, 90)
+        if kind == 'PolygonMasks':
+            x, y = left, top
+            corners = np.array([x, y, x + 40, y, x + 40, y + 25, x, y + 25], float)
+            masks = mask.PolygonMasks([[corners]], 60, 90)
+        made = DetDataSample(metainfo=dict(img_shape=(60, 90)))
+        boxes = torch.tensor([[left, top, left + 40, top + 25]]).float()
+        made.gt_instances = InstanceData(bboxes=boxes, masks=masks)
+        made.gt_sem_seg = PixelData(sem_seg=image[:1].long())
+        return dict(inputs=[image], data_samples=[made])
+
+    sizes, state = [], None
+    for number in range(12):
+        if number % 3 == 0:  # as a new process that has resumed its message hub
+            hub = MessageHub.get_instance(f'random-sizes-{kind}-{number}')
+            if state:
+                hub.load_state_dict(state)
+            model = preprocessor()
+        hub.update_info('iter', number)
+        random.seed(number)
+        batch = model(sample(), training=True)
+        state = hub.state_dict()
+        (found,) = batch['data_samples']
+        sizes.append(tuple(batch['inputs'].shape[2:]))
+        white = batch['inputs'][0, 0] > 0.5
+        masks = torch.from_numpy(found.gt_instances.masks.to_ndarray()[0]) > 0
+        assert masks.shape == white.shape == found.gt_sem_seg.sem_seg.shape[1:]
+        for seen in (masks, found.gt_sem_seg.sem_seg[0] == 1):
+            assert (seen & white).sum() > 0.85 * (seen | white).sum()
+    assert sizes[::2] == sizes[1::2]  # drawn in every second iteration
+    assert len(set(sizes)) == 3
 
 
 def test_images_of_two_sizes_for_copy_paste():

@@ -137,6 +137,11 @@ TABLE = [
         '>=3',
     ),
     ('CachedMixUp moves the masks of an image as far as the image', 'mmdet', '>=3'),
+    (
+        'BatchSyncRandomResize resizes masks and semantic maps too, and resumes with its size',
+        'mmdet',
+        '>=3',
+    ),
     ('COCO scores are computed by faster-coco-eval where it is installed', 'mmdet', '>=3'),
     (
         'Scores of single classes (classwise) go by their names, whatever the order of their ids',
