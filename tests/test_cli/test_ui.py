@@ -312,6 +312,16 @@ def test_position_bias_in_the_browser(tab):
 
 
 @pytest.mark.slow
+def test_an_empty_page_has_its_whole_width(tab):
+    tab.set_viewport_size(dict(width=1280, height=900))
+    left, right = (
+        tab.locator(name).evaluate('e => e.getBoundingClientRect().left')
+        for name in ('#file', '#summary')
+    )
+    assert right > left + 300  # beside each other
+
+
+@pytest.mark.slow
 def test_on_a_phone(tab, photos):
     tab.set_viewport_size(dict(width=390, height=844))
     upload(tab, photos / 'a.jpg')
