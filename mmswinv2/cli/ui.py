@@ -83,6 +83,7 @@ def build_page(page: 'Page', title: str) -> Any:
 
     clips, cfg = page.predictor.of_clips, page.predictor.cfg
     kinds, what = (VIDEOS, 'clip') if clips else (IMAGES + VIDEOS, 'picture or clip')
+    begin = f'Drop a {what} to begin.'
     choices = [(name, i) for i, name in enumerate(page.classes)]
     model: dict[str, Any] = dict(  # one prediction at a time
         concurrency_id='model', concurrency_limit=1, api_visibility='private'
@@ -109,7 +110,7 @@ def build_page(page: 'Page', title: str) -> Any:
                     'Download results', interactive=False, variant='primary', elem_id='download'
                 )
             with gr.Column(scale=2, min_width=320):
-                summary = gr.HTML(f'<div>Drop a {what} to begin.</div>', elem_id='summary')
+                summary = gr.HTML(f'<div>{begin}</div>', elem_id='summary')
                 picture = gr.Image(
                     type='filepath', format='jpeg', show_label=False, interactive=False,
                     buttons=['download', 'fullscreen'], elem_id='picture',
@@ -169,18 +170,19 @@ def build_page(page: 'Page', title: str) -> Any:
                 return {summary: gr.skip()}
             return show(path, least, chosen, known, progress)
 
-        def blank(words: str) -> Any:
-            return lambda: fill(Shown(words, ''))
+        def blank() -> dict:
+            return fill(Shown(begin, ''))
 
         outputs = [summary, picture, film, best, table, download, memory]
         settings = [file, score, classes]
         told = dict(show_progress_on=picture, **model)
         private: dict[str, Any] = dict(api_visibility='private')
         done = file.upload(first, settings, outputs, **told)
-        done.failure(blank('Nothing to show.'), None, outputs, **private)
+        done.failure(blank, None, outputs, **private)
         # if the slider was moved in the meantime
         done.success(moved, [*settings, memory], outputs, show_progress='hidden', **model)
-        file.clear(blank(f'Drop a {what} to begin.'), None, outputs, **private)
+        # else the next upload is ignored until this one is done
+        file.clear(blank, None, outputs, cancels=done, **private)
         score.change(
             moved, [*settings, memory], outputs, trigger_mode='always_last',
             show_progress='hidden', **model,

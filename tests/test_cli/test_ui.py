@@ -20,6 +20,7 @@ from PIL import Image
 
 from mmswinv2.cli.ui import _told, free_port, main
 from mmswinv2.cli.ui_page import Page
+from mmswinv2.datasets.video_files import write_video
 from mmswinv2.errors import UserError
 from mmswinv2.inference.predictor import Predictor
 from tests.test_cli.test_predict import CLASSES, SEGMENTOR, VIDEO, pytestmark  # noqa: F401
@@ -276,8 +277,19 @@ def test_messages_in_the_browser(tab, photos, tmp_path):
     message.wait_for()
     assert 'notes.jpg is no picture: its content is none of a JPG' in message.inner_text()
     assert str(tmp_path) not in message.inner_text() and 'gradio' not in message.inner_text()
-    said(tab, 'Nothing to show')
+    said(tab, 'Drop a picture or clip')
     assert tab.title() != '1' and tab.locator('#summary img').count() == 0
+
+
+@pytest.mark.slow
+def test_a_picture_in_place_of_a_film_that_is_still_predicted(tab, photos, tmp_path):
+    write_video(tmp_path / 'film.mp4', [np.zeros((240, 320, 3), np.uint8)] * 100, 25)
+    upload(tab, tmp_path / 'film.mp4')
+    tab.wait_for_function('/\\d frames/.test(document.body.innerText)')
+    tab.click('#file button[aria-label="Clear"]')
+    upload(tab, photos / 'a.jpg')
+    said(tab, 'objects in a.jpg')
+    assert tab.locator('#film video').count() == 0
 
 
 @pytest.mark.slow
