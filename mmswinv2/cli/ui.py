@@ -181,14 +181,16 @@ def build_page(page: 'Page', title: str) -> Any:
         done.failure(blank, None, outputs, **private)
         # if the slider was moved in the meantime
         done.success(moved, [*settings, memory], outputs, show_progress='hidden', **model)
-        # else the next upload is ignored until this one is done
-        file.clear(blank, None, outputs, cancels=done, **private)
         score.change(
             moved, [*settings, memory], outputs, trigger_mode='always_last',
             show_progress='hidden', **model,
         )  # fmt: skip
-        score.release(released, [*settings, memory], outputs, **told)
-        classes.change(show, [*settings, memory], outputs, **told)
+        again = score.release(
+            released, [*settings, memory], outputs, trigger_mode='always_last', **told
+        )
+        others = classes.change(show, [*settings, memory], outputs, **told)
+        # else the next upload is ignored until they are done, and their result is shown for it
+        file.clear(blank, None, outputs, cancels=[done, again, others], **private)
         _add_biases(page, model)
     return blocks
 

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -282,14 +283,31 @@ def test_messages_in_the_browser(tab, photos, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_picture_in_place_of_a_film_that_is_still_predicted(tab, photos, tmp_path):
-    write_video(tmp_path / 'film.mp4', [np.zeros((240, 320, 3), np.uint8)] * 100, 25)
+def test_a_picture_in_place_of_a_film_that_is_still_predicted(
+    tab, photos, tmp_path, tmp_path_factory
+):
+    write_video(tmp_path / 'film.mp4', [np.zeros((240, 320, 3), np.uint8)] * 40, 25)
     upload(tab, tmp_path / 'film.mp4')
     tab.wait_for_function('/\\d frames/.test(document.body.innerText)')
     tab.click('#file button[aria-label="Clear"]')
     upload(tab, photos / 'a.jpg')
     said(tab, 'objects in a.jpg')
     assert tab.locator('#film video').count() == 0
+    parts = 'served*/mmswinv2-ui-*/result-*/vis/.result*'  # its thread ends before the page does
+    while list(tmp_path_factory.getbasetemp().glob(parts)):
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_score_that_is_set_while_a_film_is_predicted(tab, tmp_path):
+    write_video(tmp_path / 'film.mp4', [np.full((64, 64, 3), 90, np.uint8)] * 40, 25)
+    upload(tab, tmp_path / 'film.mp4')
+    said(tab, '[1-9].* objects in 40 frames')
+    slider = tab.locator('#score input[type=range]')
+    box = slider.bounding_box()
+    for place in (0.02, 0.999):
+        slider.click(position=dict(x=box['width'] * place, y=box['height'] / 2))
+    said(tab, '^0 objects in 40 frames')
 
 
 @pytest.mark.slow
