@@ -12,8 +12,8 @@ from typing import IO, Any
 
 from .errors import UserError
 
-# macOS writes these into archives and on foreign disks, network drives beside what they hold
-_FOLDERS_OF_SYSTEMS = ('__MACOSX', '.AppleDouble', '@eaDir', '.@__thumb')
+# of macOS in archives and on foreign disks, of network drives, and of Linux on each disk
+_FOLDERS_OF_SYSTEMS = ('__MACOSX', '.AppleDouble', '@eaDir', '.@__thumb', 'lost+found')
 IMAGES = (  # endings of files that OpenCV or Pillow reads, and of arrays of NumPy
     '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.dib', '.tif', '.tiff', '.webp', '.ppm',
     '.pgm', '.pbm', '.pnm', '.gif', '.jp2', '.j2k', '.avif', '.mpo', '.npy',
@@ -39,11 +39,18 @@ def find(folder: StrPath, pattern: str) -> list[Path]:
 def walk(folder: StrPath) -> Iterator[Path]:
     """The files below a folder, each once; links that lead elsewhere are followed.
 
-    What `is_of_system` is left out.
+    What `is_of_system` is left out. Raises `UserError` for a folder that cannot be read.
     """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f'the folder {error.filename} cannot be read ({error.strerror}); make it readable, or '
+            'move it away'
+        ) from error
+
     root = os.path.realpath(folder)
     seen: set[str] = set()  # real paths, as links may form a loop
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
             folders.clear()

@@ -8,6 +8,7 @@ import tempfile
 
 import pytest
 
+from mmswinv2.errors import UserError
 from mmswinv2.files import find, walk, write_atomically
 
 
@@ -63,3 +64,21 @@ def test_files_that_systems_write_are_left_out(tmp_path):
     assert found == {'a.py', 'b/c.py', '.hidden/d.py'}
     assert find(tmp_path, '*.py') == [tmp_path / 'a.py']
     assert [path.name for path in walk(tmp_path / '@eaDir')] == ['THUMB.py']  # named by the user
+
+
+def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    for name in ('a', 'secret', 'lost+found'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'x.jpg').touch()
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) in ('secret', 'lost+found'):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, 'scandir', refuse)
+    with pytest.raises(UserError, match=f'{tmp_path}/secret cannot be read .Permission denied.'):
+        list(walk(tmp_path))
+    (tmp_path / 'secret').rename(tmp_path.parent / 'secret')
+    assert list(walk(tmp_path)) == [tmp_path / 'a/x.jpg']

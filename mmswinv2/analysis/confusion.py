@@ -41,9 +41,9 @@ def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) 
     scores = np.pad(scores, ((0, 0), (0, number - known)), constant_values=-np.inf)
     found = scores.argmax(1)
     counts = confusion(truth, found, number)
-    top = min(5, known)
-    hits = (np.argsort(-scores, axis=1)[:, :top] == truth[:, None]).any(1).mean()
-    sure = scores[np.arange(len(truth)), found]
+    top, each = min(5, known), np.arange(len(truth))
+    hits = ((scores > scores[each, truth, None]).sum(1) < top).mean()
+    sure = scores[each, found]
     wrong = [i for i in np.argsort(-sure) if found[i] != truth[i]]
     examples = [
         _classified(

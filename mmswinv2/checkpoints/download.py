@@ -3,11 +3,12 @@
 import hashlib
 import os
 import re
+from base64 import b64encode
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlparse
-from urllib.request import HTTPRedirectHandler, build_opener
+from urllib.parse import unquote, urlparse
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import torch
 
@@ -50,7 +51,7 @@ def fetch(source: StrPath) -> Path:
         raise CheckpointError(f'{text} names no file')
     try:
         if not path.exists():
-            with build_opener(_Redirect).open(text, timeout=60) as response:
+            with build_opener(_Redirect).open(_request(text), timeout=60) as response:
                 write_atomically(path, lambda file: _download(response, file, text))
     except CheckpointError:
         raise
@@ -87,6 +88,17 @@ def _check_address(address: str) -> None:
             f'{address}: anybody on the way can change what http:// brings; use https://, or set '
             f'{_ALLOW_HTTP}=1 if you trust the network'
         )
+
+
+def _request(address: str) -> Request:
+    """The request for an address; a login in it is sent to its own server alone."""
+    parts = urlparse(address)
+    login, _, place = parts.netloc.rpartition('@')
+    request = Request(parts._replace(netloc=place).geturl())
+    if login:
+        code = b64encode(unquote(login).encode()).decode()
+        request.add_unredirected_header('Authorization', f'Basic {code}')
+    return request
 
 
 class _Redirect(HTTPRedirectHandler):

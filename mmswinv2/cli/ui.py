@@ -24,7 +24,7 @@ _POLICY = (
     "font-src 'self' data:; worker-src 'self' blob:; frame-ancestors 'none'"
 )
 _STYLE = """
-.gradio-container {max-width: 1200px !important; margin: auto}
+.gradio-container {width: 100%; max-width: 1200px !important; margin: auto}
 #heading h1 {margin: 0; font-size: 1.5rem}
 #heading p {margin: .2rem 0 0; opacity: .75; overflow-wrap: anywhere}
 #picture .image-frame, #picture img {width: 100%; max-height: 70vh; object-fit: contain}

@@ -4,7 +4,7 @@ This is a module of its own because it needs Gradio at import.
 """
 
 import html
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -107,13 +107,16 @@ class _Predictions:
         slow = dict(show_progress_on=self.picture, **_MODEL)
         quick = dict(show_progress='hidden', **_MODEL)
         done = self.file.upload(self._uploaded, settings, outputs, **slow)
-        done.failure(self._blank('Nothing to show.'), None, outputs, **_PRIVATE)
+        done.failure(self._blank, None, outputs, **_PRIVATE)
         # if the slider was moved in the meantime
         done.success(self._moved, with_memory, outputs, **quick)
-        self.file.clear(self._blank(self.invitation), None, outputs, **_PRIVATE)
         self.score.change(self._moved, with_memory, outputs, trigger_mode='always_last', **quick)
-        self.score.release(self._released, with_memory, outputs, **slow)
-        self.classes.change(self._show, with_memory, outputs, **slow)
+        again = self.score.release(
+            self._released, with_memory, outputs, trigger_mode='always_last', **slow
+        )
+        others = self.classes.change(self._show, with_memory, outputs, **slow)
+        # else the next upload is ignored until they are done, and their result is shown for it
+        self.file.clear(self._blank, None, outputs, cancels=[done, again, others], **_PRIVATE)
 
     def _fill(self, shown: Shown, known: Any = None) -> dict:
         """The new values of all components."""
@@ -127,8 +130,8 @@ class _Predictions:
             self.memory: known,
         }
 
-    def _blank(self, words: str) -> Callable[[], dict]:
-        return lambda: self._fill(Shown(words, ''))
+    def _blank(self) -> dict:
+        return self._fill(Shown(self.invitation, ''))
 
     def _show(
         self, path: str | None, least: float, chosen: list[int], known: Any,

@@ -141,9 +141,12 @@ class ResultWriter:
             names = list(map(self.class_name, range(len(result.pred_score))))
             return self.visualizer.visualize_cls(image, result, classes=names)
         self._drawn = None
+        state = np.random.get_state()
+        np.random.seed(0)  # else mmdet's masks have other colors in each run and frame
         with warnings.catch_warnings():  # mmengine warns about boxes that cross the border
             warnings.filterwarnings('ignore', '.* is out of bounds, the drawn')
             self.visualizer.add_datasample(item.name, image, result, draw_gt=False, **options)
+        np.random.set_state(state)
         # to render it again takes time, and moves pixels
         return self.visualizer.get_image() if self._drawn is None else self._drawn
 

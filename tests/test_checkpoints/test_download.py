@@ -8,6 +8,7 @@ import sys
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ def server(tmp_path, monkeypatch):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             self.server.asked.append(self.path)
+            self.server.logins.append(self.headers['Authorization'])
             if '/redirect' in self.path:
                 self.send_response(302)
                 self.send_header('Location', '/?file=model.pth')
@@ -45,7 +47,7 @@ def server(tmp_path, monkeypatch):
             """Keep the test's output clean."""
 
     server = HTTPServer(('127.0.0.1', 0), Handler)
-    server.asked = []
+    server.asked, server.logins = [], []
     threading.Thread(target=server.serve_forever, daemon=True).start()
     server.url = f'http://127.0.0.1:{server.server_port}'
     yield server
@@ -160,8 +162,10 @@ def redirecting():
 
     class Handler(BaseHTTPRequestHandler):
         target = ''
+        logins: ClassVar[list] = []
 
         def do_GET(self):
+            self.logins.append(self.headers['Authorization'])
             self.send_response(302 if self.target else 200)
             self.send_header('Location', self.target)
             self.send_header('Content-Length', 'many')
@@ -174,6 +178,15 @@ def redirecting():
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield Handler, f'http://127.0.0.1:{server.server_port}/x.pth'
         server.shutdown()
+
+
+def test_a_login_is_sent_to_its_own_server_alone(redirecting, server):
+    handler, address = redirecting
+    handler.target = f'{server.url}/model.pth'
+
+    assert fetch(address.replace('//', '//me:p%20%3A%40@')).read_bytes() == b'/model.pth'
+    assert handler.logins == ['Basic bWU6cCA6QA==']  # echo -n 'me:p :@' | base64
+    assert server.logins == [None]
 
 
 def test_an_address_leads_to_no_other_kind_of_address(redirecting, monkeypatch, tmp_path):

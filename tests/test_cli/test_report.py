@@ -567,6 +567,15 @@ def analyse_scores(labels, scores, most, **metainfo):
     return analyse_classes(data, samples, 'p.pkl', most)
 
 
+def test_labels_among_the_five_highest_scores():
+    draw = np.random.default_rng(0)
+    scores, labels = draw.random((40, 9)), draw.integers(0, 9, 40)
+    best = [sorted(range(9), key=lambda i: -row[i])[:5] for row in scores]
+    hits = np.mean([label in five for label, five in zip(labels, best, strict=True)])
+    found = analyse_scores(labels.tolist(), scores.tolist(), 0)
+    assert found.words.endswith(f'(top-1), {hits:.1%} among the best 5') and 0.2 < hits < 0.9
+
+
 def test_samples_without_a_label_are_left_out():
     """Such as the videos of a list without labels, whose label is -1."""
     scores, classes = [[0.9, 0.1], [0.9, 0.1], [0.2, 0.8]], ('cat', 'zebra')

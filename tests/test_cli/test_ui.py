@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -20,6 +21,7 @@ from PIL import Image
 
 from mmswinv2.cli.ui import free_port, main
 from mmswinv2.cli.ui_page import Page
+from mmswinv2.datasets.video_files import write_video
 from mmswinv2.errors import UserError
 from mmswinv2.inference.predictor import Predictor
 from tests.test_cli.test_predict import CLASSES, SEGMENTOR, VIDEO, pytestmark  # noqa: F401
@@ -278,8 +280,36 @@ def test_messages_in_the_browser(tab, photos, tmp_path):
     message.wait_for()
     assert 'notes.jpg is no picture: its content is none of a JPG' in message.inner_text()
     assert str(tmp_path) not in message.inner_text() and 'gradio' not in message.inner_text()
-    said(tab, 'Nothing to show')
+    said(tab, 'Drop a picture or clip')
     assert tab.title() != '1' and tab.locator('#summary img').count() == 0
+
+
+@pytest.mark.slow
+def test_a_picture_in_place_of_a_film_that_is_still_predicted(
+    tab, photos, tmp_path, tmp_path_factory
+):
+    write_video(tmp_path / 'film.mp4', [np.zeros((240, 320, 3), np.uint8)] * 40, 25)
+    upload(tab, tmp_path / 'film.mp4')
+    tab.wait_for_function('/\\d frames/.test(document.body.innerText)')
+    tab.click('#file button[aria-label="Clear"]')
+    upload(tab, photos / 'a.jpg')
+    said(tab, 'objects in a.jpg')
+    assert tab.locator('#film video').count() == 0
+    parts = 'served*/mmswinv2-ui-*/result-*/vis/.result*'  # its thread ends before the page does
+    while list(tmp_path_factory.getbasetemp().glob(parts)):
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_score_that_is_set_while_a_film_is_predicted(tab, tmp_path):
+    write_video(tmp_path / 'film.mp4', [np.full((64, 64, 3), 90, np.uint8)] * 40, 25)
+    upload(tab, tmp_path / 'film.mp4')
+    said(tab, '[1-9].* objects in 40 frames')
+    slider = tab.locator('#score input[type=range]')
+    box = slider.bounding_box()
+    for place in (0.02, 0.999):
+        slider.click(position=dict(x=box['width'] * place, y=box['height'] / 2))
+    said(tab, '^0 objects in 40 frames')
 
 
 @pytest.mark.slow
@@ -311,6 +341,16 @@ def test_a_file_that_is_too_large_for_the_server(address):
 def test_position_bias_in_the_browser(tab):
     tab.get_by_role('tab', name='Position bias').click()
     tab.wait_for_function('document.querySelector("#maps img")?.naturalWidth > 300')
+
+
+@pytest.mark.slow
+def test_an_empty_page_has_its_whole_width(tab):
+    tab.set_viewport_size(dict(width=1280, height=900))
+    left, right = (
+        tab.locator(name).evaluate('e => e.getBoundingClientRect().left')
+        for name in ('#file', '#summary')
+    )
+    assert right > left + 300  # beside each other
 
 
 @pytest.mark.slow

@@ -479,6 +479,21 @@ def large_map():
     return IoUMetric.intersect_and_union(labels, labels, 2, 255)[0][0] != 4200**2
 
 
+@probe('Placing the name of a class on an image makes no list of all its pixels', 'mmseg')
+def pixels_listed():
+    import tracemalloc
+
+    from mmseg.visualization import SegLocalVisualizer
+
+    mask = np.ones((256, 256), np.uint8)
+    visualizer = SegLocalVisualizer()
+    tracemalloc.start()
+    visualizer._get_center_loc(mask)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak > 8 * mask.size
+
+
 @probe('Names of classes can be written on images that are views on their memory', 'mmseg')
 def views():
     from mmengine.structures import PixelData

@@ -14,6 +14,7 @@ from mmengine.structures import PixelData
 from mmseg.models import SegTTAModel
 from mmseg.models.losses import cross_entropy_loss
 from mmseg.structures import SegDataSample
+from mmseg.visualization import SegLocalVisualizer
 from PIL import Image
 from torch import nn
 
@@ -28,6 +29,7 @@ from mmswinv2.hosts.mmseg_patches import (
     keep_files,
     mend_losses,
     merge_probabilities,
+    place_names,
 )
 from mmswinv2.swap import read_config
 from tests.test_tools.conftest import ROOT
@@ -503,6 +505,19 @@ def test_images_without_a_label_beside_sigmoid():
     scores, label = torch.zeros(1, 2), torch.tensor([1])
     loss = cross_entropy_loss.binary_cross_entropy(scores, label, None, 'sum')
     torch.testing.assert_close(float(loss), 2 * math.log(2))
+
+
+def test_names_stand_in_the_middle_of_the_first_of_the_longest_rows():
+    place_names.apply()
+    draw = np.random.default_rng(0)
+    for _ in range(50):
+        mask = (draw.random(draw.integers(1, 9, 2)) < draw.random()).astype(np.uint8)
+        pixels = [(y, x) for y, x in np.ndindex(mask.shape) if mask[y, x]]
+        if pixels:
+            rows = [[x for y, x in pixels if y == row] for row in range(len(mask))]
+            longest = max(range(len(mask)), key=lambda row: len(rows[row]))
+            place = rows[longest][len(rows[longest]) // 2], longest
+            assert tuple(SegLocalVisualizer()._get_center_loc(mask)) == place
 
 
 def test_ocr_takes_scores_of_another_size():

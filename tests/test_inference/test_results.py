@@ -72,23 +72,38 @@ def test_pictures_are_those_that_hosts_draw(tmp_path):
         assert (drawn == wanted).all()
 
 
-@pytest.mark.filterwarnings('ignore::DeprecationWarning')  # of mmdet's visualizer
-def test_masks_without_a_box(tmp_path):
-    """As those of SOLO; readers of the file find the box of the mask."""
-    ours = writer(tmp_path, 'mmdet')
-    ours.visualizer.dataset_meta = {}
+def two_masks():
+    from mmdet.structures import DetDataSample
+
     masks = torch.zeros(2, 640, 640, dtype=torch.bool)
     masks[:, 20:50, 10:30] = True
     boxes = torch.tensor([[0.0, 0, 0, 0], [1, 2, 30, 40]])
     found = InstanceData(
         bboxes=boxes, masks=masks, scores=torch.ones(2), labels=torch.zeros(2, dtype=torch.long)
     )
-    from mmdet.structures import DetDataSample
+    return DetDataSample(pred_instances=found, metainfo=dict(ori_shape=(640, 640)))
 
-    ours.add(
-        Item('a', 'a.png', FRAME),
-        DetDataSample(pred_instances=found, metainfo=dict(ori_shape=(640, 640))),
-    )
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')  # of mmdet's visualizer
+def test_masks_have_the_same_colors_in_each_frame(tmp_path):
+    ours = writer(tmp_path, 'mmdet')
+    ours.visualizer.dataset_meta = {}
+    frames = []
+    for seed in (5, 6):
+        np.random.seed(seed)
+        frames.append(ours.add(Item('a', 'a.png', FRAME), two_masks()))
+        after = np.random.rand()
+        np.random.seed(seed)
+        assert after == np.random.rand()  # the caller's numbers go on as without predictions
+    assert (frames[0] == frames[1]).all() and (frames[0] != FRAME).any()
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')  # of mmdet's visualizer
+def test_masks_without_a_box(tmp_path):
+    """As those of SOLO; readers of the file find the box of the mask."""
+    ours = writer(tmp_path, 'mmdet')
+    ours.visualizer.dataset_meta = {}
+    ours.add(Item('a', 'a.png', FRAME), two_masks())
     assert [entry['bbox'] for entry in ours.found] == [[10, 20, 20, 30], [1, 2, 29, 38]]
     assert [entry['area'] for entry in ours.found] == [600, 600]
 
