@@ -107,7 +107,7 @@ class _Predictions:
         slow = dict(show_progress_on=self.picture, **_MODEL)
         quick = dict(show_progress='hidden', **_MODEL)
         done = self.file.upload(self._uploaded, settings, outputs, **slow)
-        done.failure(self._blank, None, outputs, **_PRIVATE)
+        done.failure(self._blank, self.file, outputs, **_PRIVATE)  # or removed in the meantime
         # if the slider was moved in the meantime
         done.success(self._moved, with_memory, outputs, **quick)
         self.score.change(self._moved, with_memory, outputs, trigger_mode='always_last', **quick)
@@ -130,8 +130,9 @@ class _Predictions:
             self.memory: known,
         }
 
-    def _blank(self) -> dict:
-        return self._fill(Shown(self.invitation, ''))
+    def _blank(self, path: str | None = None) -> dict:
+        """A page without results: the file at `path` has none, or there is no file."""
+        return self._fill(Shown('Nothing to show.' if path else self.invitation, ''))
 
     def _show(
         self, path: str | None, least: float, chosen: list[int], known: Any,

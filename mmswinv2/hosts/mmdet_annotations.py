@@ -72,11 +72,9 @@ def _check_lists() -> None:
     """The list of images that any data set of mmdet makes, and files of mmdet's own format."""
     from mmdet.datasets import BaseDetDataset
 
-    from ..datasets.coco import without_collection
-
     @replace(BaseDetDataset, '__init__')
     def init(original: Any, self: Any, *args: Any, **options: Any) -> None:
-        self.load_data_list = functools.partial(without_collection()(load_checked), self)
+        self.load_data_list = functools.partial(load_uncollected, self)
         original(self, *args, **options)
 
     @replace(BaseDetDataset, 'load_proposals')
@@ -158,6 +156,14 @@ def _check_semantic_maps() -> None:
             check_file(path, content, self.imdecode_backend)
             original(self, results)
         check_semantic_map(results, getattr(self, 'semantic_classes', None))
+
+
+def load_uncollected(dataset: Any) -> list[dict]:
+    """`load_checked` without the collector; no decorated function, as data sets are pickled."""
+    from ..datasets.coco import without_collection
+
+    with without_collection():
+        return load_checked(dataset)
 
 
 def load_checked(dataset: Any) -> list[dict]:

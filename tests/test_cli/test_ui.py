@@ -280,7 +280,7 @@ def test_messages_in_the_browser(tab, photos, tmp_path):
     message.wait_for()
     assert 'notes.jpg is no picture: its content is none of a JPG' in message.inner_text()
     assert str(tmp_path) not in message.inner_text() and 'gradio' not in message.inner_text()
-    said(tab, 'Drop a picture or clip')
+    said(tab, 'Nothing to show')
     assert tab.title() != '1' and tab.locator('#summary img').count() == 0
 
 

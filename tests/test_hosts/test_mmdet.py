@@ -18,7 +18,7 @@ from mmswinv2.hosts.mmdet import check_heads
 from tests.test_tools.conftest import ROOT
 
 
-def coco(folder, names=('cat', 'dog')):
+def coco(folder, names=('cat', 'dog'), **options):
     box = dict(id=1, image_id=1, category_id=1, bbox=[0, 0, 9, 9], area=81, iscrowd=0)
     content = dict(
         images=[dict(id=1, file_name='1.jpg', height=10, width=10)],
@@ -35,6 +35,7 @@ def coco(folder, names=('cat', 'dog')):
         metainfo=dict(classes=('cat', 'dog')),
         filter_cfg=dict(filter_empty_gt=True),
         pipeline=[],
+        **options,
     )
 
 
@@ -65,6 +66,13 @@ def test_sets_are_joined_whichever_lacks_a_key_of_metainfo(tmp_path, order):
     assert ConcatDataset([both[0], both[0]]).metainfo['cumulative_sizes'] == [
         len(both[0]), 2 * len(both[0])
     ]  # fmt: skip
+
+
+def test_a_set_that_is_not_read_yet_reaches_another_process(tmp_path):
+    hosts.of(Config(dict(default_scope='mmdet'))).apply()
+    dataset = pickle.loads(pickle.dumps(coco(tmp_path, lazy_init=True)))
+    dataset.full_init()
+    assert [info['img_path'] for info in dataset] == ['1.jpg']
 
 
 @pytest.mark.parametrize('wrapped', [False, True])
