@@ -567,13 +567,19 @@ def analyse_scores(labels, scores, most, **metainfo):
     return analyse_classes(data, samples, 'p.pkl', most)
 
 
-def test_labels_among_the_five_highest_scores():
+@pytest.mark.parametrize('digits', [9, 1, 0])  # some are equal, and most
+def test_labels_among_the_five_highest_scores(digits):
     draw = np.random.default_rng(0)
-    scores, labels = draw.random((40, 9)), draw.integers(0, 9, 40)
+    scores, labels = draw.random((40, 9)).round(digits), draw.integers(0, 9, 40)
     best = [sorted(range(9), key=lambda i: -row[i])[:5] for row in scores]
     hits = np.mean([label in five for label, five in zip(labels, best, strict=True)])
     found = analyse_scores(labels.tolist(), scores.tolist(), 0)
     assert found.words.endswith(f'(top-1), {hits:.1%} among the best 5') and 0.2 < hits < 0.9
+
+
+def test_scores_that_are_no_numbers_have_no_label_among_the_best():
+    found = analyse_scores([0, 8], [[np.nan] * 9, [*[np.nan] * 5, 0.1, 0.2, 0.3, 0.4]], 0)
+    assert ', 0.0% among the best 5' in found.words
 
 
 def test_samples_without_a_label_are_left_out():
