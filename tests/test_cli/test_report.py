@@ -775,6 +775,30 @@ def test_a_new_start_replaces_what_was_there(tmp_path):
     assert read_work_dir(folder).curves()['loss'] == [(1, 2.0), (2, 5.0)]
 
 
+def test_validations_before_the_first_loss_of_a_resumed_run(tmp_path):
+    from mmswinv2.analysis.work_dir import read_work_dir
+
+    folder = work_dir(tmp_path / 'run', CONFIG, options=BY_EPOCH)
+    lines = [f'{{"lr": 1, "loss": {i}.0, "step": {i}}}\n' for i in (50, 100)]
+    (folder / '20260101_000000/vis_data/scalars.json').write_text(''.join(lines))
+    later = shutil.copytree(folder / '20260101_000000', folder / '20260102_000000')
+    config = later / 'vis_data/config.py'
+    config.write_text(config.read_text().replace('resume = False', 'resume = True'))
+    log = later / 'vis_data/scalars.json'
+    val = '{"acc": 0.25, "step": 3}\n'  # mmengine logs the epoch
+    for text, losses, step in (
+        (val + '{"lr": 1, "loss": 150.0, "step": 150}\n', [50, 100, 150], 100),
+        (val + '{"lr": 1, "loss": 100.0, "step": 100}\n', [50, 100], 100),
+        (val + '{"lr": 1, "loss": 75.0, "step": 75}\n', [50, 75], 75),
+        (val, [50, 100], 100),
+        ('{"acc": 0.25, "step": 109}\n', [50, 100], 109),
+    ):
+        log.write_text(text)
+        work = read_work_dir(folder)
+        assert work.curves()['loss'] == [(loss, float(loss)) for loss in losses]
+        assert work.curves(validation=True)['acc'] == [(step, 0.25)]
+
+
 def test_validations_of_a_run_that_went_past_its_checkpoint(tmp_path):
     """Stopped at 75, resumed at 60 with a validation, stopped at 65 and resumed there."""
     from mmswinv2.analysis.work_dir import read_work_dir
