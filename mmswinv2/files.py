@@ -12,8 +12,13 @@ from typing import IO, Any
 
 from .errors import UserError
 
-# of macOS in archives and on foreign disks, of network drives, and of Linux on each disk
-_FOLDERS_OF_SYSTEMS = ('__MACOSX', '.AppleDouble', '@eaDir', '.@__thumb', 'lost+found')
+# of macOS in archives, of network drives, and of Linux, macOS and Windows on each disk, where most
+# are for nobody to read
+_FOLDERS_OF_SYSTEMS = (
+    '__MACOSX', '.AppleDouble', '@eaDir', '.@__thumb', 'lost+found', '.Trashes', '.TemporaryItems',
+    '.Spotlight-V100', '.DocumentRevisions-V100', '.fseventsd', 'System Volume Information',
+    '$RECYCLE.BIN',
+)  # fmt: skip
 IMAGES = (  # endings of files that OpenCV or Pillow reads, and of arrays of NumPy
     '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.dib', '.tif', '.tiff', '.webp', '.ppm',
     '.pgm', '.pbm', '.pnm', '.gif', '.jp2', '.j2k', '.avif', '.mpo', '.npy',
@@ -26,9 +31,10 @@ _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, er
 def is_of_system(name: str) -> bool:
     """Whether a system, not the user, has written the file or folder of this name.
 
-    Such are ``._a.jpg``, a Mac's attributes of ``a.jpg``, and the thumbnails of network drives.
+    Such are ``._a.jpg``, a Mac's attributes of ``a.jpg``, the thumbnails of network drives, and
+    what a disk keeps of deleted files.
     """
-    return name.startswith('._') or name in _FOLDERS_OF_SYSTEMS
+    return name.startswith(('._', '.Trash-')) or name in _FOLDERS_OF_SYSTEMS
 
 
 def find(folder: StrPath, pattern: str) -> list[Path]:

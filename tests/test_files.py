@@ -67,13 +67,15 @@ def test_files_that_systems_write_are_left_out(tmp_path):
 
 
 def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
-    for name in ('a', 'secret', 'lost+found'):
+    of_disks = ('lost+found', '.Trash-1001', '.Trashes', '.Spotlight-V100', '$RECYCLE.BIN')
+    of_disks += ('System Volume Information', '.fseventsd', '.DocumentRevisions-V100')
+    for name in ('a', 'secret', *of_disks):
         (tmp_path / name).mkdir()
         (tmp_path / name / 'x.jpg').touch()
     scandir = os.scandir
 
     def refuse(path):
-        if os.path.basename(path) in ('secret', 'lost+found'):
+        if os.path.basename(path) in ('secret', *of_disks):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return scandir(path)
 

@@ -42,7 +42,10 @@ def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) 
     found = scores.argmax(1)
     counts = confusion(truth, found, number)
     top, each = min(5, known), np.arange(len(truth))
-    hits = ((scores > scores[each, truth, None]).sum(1) < top).mean()
+    own, numbers = scores[each, truth, None], np.arange(number)
+    # of equal scores the first is the best, as argmax has it, and NaN is above every number
+    ahead = ~(scores <= own) | ((scores == own) & (numbers < truth[:, None]))
+    hits = (ahead.sum(1) < top).mean()
     sure = scores[each, found]
     wrong = [i for i in np.argsort(-sure) if found[i] != truth[i]]
     examples = [

@@ -31,6 +31,7 @@ class Run:
     folder: Path  # WORK_DIR/TIME
     training: list[dict[str, Any]] = field(default_factory=list)  # entries of the log, in order
     validation: list[dict[str, Any]] = field(default_factory=list)  # each with its training step
+    placed: bool = True  # whether the log says at which steps the validations are
     broken: int = 0  # number of log lines that cannot be read, such as after a run was killed
 
     @property
@@ -224,6 +225,13 @@ def read_work_dir(path: str | Path) -> WorkDir:
     new = [i for i, run in enumerate(runs) if run.steps and not _resumes(run)]
     started = [i for i in new if runs[i].training] or new
     runs = runs[started[-1] :] if started else runs
+    done = 0.0
+    for run in runs:
+        if not run.placed:  # validations before the first logged loss of a resumed run
+            least = min([done, *map(step_of, run.training[:1])])
+            for entry in run.validation:
+                entry['step'] = max(least, step_of(entry))
+        done = max([done, *map(step_of, run.steps)])
     return WorkDir(folder, runs)
 
 
@@ -236,7 +244,7 @@ def read_run(folder: Path, scalars: Path | None = None) -> Run:
     length = 1
     if logger.get('log_metric_by_epoch', True):  # the step of scores is the epoch
         epochs = None if by_iterations(run.settings) else run.last_epoch
-        length = epochs[2] if epochs else 0
+        run.placed, length = bool(epochs), epochs[2] if epochs else 1
     step = 0.0
     scalars = scalars or folder / 'vis_data/scalars.json'
     for entry in _entries(scalars.read_text('utf-8', errors='replace')):
@@ -246,9 +254,8 @@ def read_run(folder: Path, scalars: Path | None = None) -> Run:
             run.training.append(entry)
             step = step_of(entry)
         else:
-            own = step_of(entry)
-            place = own * length if length else max(step, own)  # of the last loss before it
-            run.validation.append({**entry, 'step': place})
+            own = step_of(entry) * length
+            run.validation.append({**entry, 'step': own if run.placed else max(step, own)})
     return run
 
 

@@ -48,7 +48,7 @@ def fetch(source: StrPath) -> Path:
     _check_address(text)
     path = cache_path(text)
     if not Path(urlparse(text).path).name:
-        raise CheckpointError(f'{text} names no file')
+        raise CheckpointError(f'{_without_login(text)} names no file')
     try:
         if not path.exists():
             with build_opener(_Redirect).open(_request(text), timeout=60) as response:
@@ -57,7 +57,8 @@ def fetch(source: StrPath) -> Path:
         raise
     except (OSError, HTTPException, ValueError) as error:
         raise CheckpointError(
-            f'cannot download {text} ({error}); download it by other means and put it at {path}'
+            f'cannot download {_without_login(text)} ({error}); download it by other means and put '
+            f'it at {path}'
         ) from error
     return path
 
@@ -77,17 +78,35 @@ def _locate(source: Any) -> Path | str:
 
 def _check_address(address: str) -> None:
     """Raise `CheckpointError` for an address that may not be read."""
+    shown = _without_login(address)
     if not address.startswith(('http://', 'https://')):
-        raise CheckpointError(f'{address}: only files, https:// and hf:// addresses can be read')
+        raise CheckpointError(f'{shown}: only files, https:// and hf:// addresses can be read')
     try:
-        local = urlparse(address).hostname in ('localhost', '127.0.0.1', '::1')
+        parts = urlparse(address)
+        local = parts.hostname in ('localhost', '127.0.0.1', '::1')
+        _ = parts.port
     except ValueError as error:
+        if '@' in address:  # the error may have a part of the password
+            raise CheckpointError(
+                f'{shown} is no address; in a login / ? # and @ are %2F %3F %23 and %40'
+            ) from error
         raise CheckpointError(f'{address} is no address: {error}') from error
     if address.startswith('http://') and not local and not is_set(_ALLOW_HTTP):
         raise CheckpointError(
-            f'{address}: anybody on the way can change what http:// brings; use https://, or set '
+            f'{shown}: anybody on the way can change what http:// brings; use https://, or set '
             f'{_ALLOW_HTTP}=1 if you trust the network'
         )
+
+
+def _without_login(address: str) -> str:
+    """An address for messages, without the login in it."""
+    scheme, _, rest = address.partition('://')
+    place = re.split('[/?#]', rest)[0]
+    host, _, port = place.rpartition(':')
+    if '@' not in place and host and not (port.isdecimal() or place.endswith(']')):
+        place = rest  # what seems to be the port is the begin of a password with a slash
+    login, at, _ = place.rpartition('@')
+    return f'{scheme}://{rest[len(login + at) :]}'
 
 
 def _request(address: str) -> Request:
@@ -96,7 +115,8 @@ def _request(address: str) -> Request:
     login, _, place = parts.netloc.rpartition('@')
     request = Request(parts._replace(netloc=place).geturl())
     if login:
-        code = b64encode(unquote(login).encode()).decode()
+        name, _, password = map(unquote, login.partition(':'))
+        code = b64encode(f'{name}:{password}'.encode()).decode()
         request.add_unredirected_header('Authorization', f'Basic {code}')
     return request
 

@@ -27,7 +27,7 @@ def draw_on_copies() -> None:
         return draw(self, np.ascontiguousarray(image), *args, **kwargs)
 
 
-@patch('mmseg', '>=1')
+@patch('mmseg', '>=1.2')
 def place_names() -> None:
     """Placing the name of a class on an image makes no list of all its pixels."""
     from mmseg.visualization import SegLocalVisualizer

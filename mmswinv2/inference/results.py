@@ -4,6 +4,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,17 @@ from ..errors import UserError
 from ..files import check_writable, part_of, write_atomically
 from .drawing import LARGEST_JPEG, caption, enlarge, picture_of
 from .sources import RESULTS, Item
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Draw as in each run and frame: mmdet's masks have random colors. The state is restored."""
+    state = np.random.get_state()
+    np.random.seed(0)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
 
 
 class ResultWriter:
@@ -141,12 +153,10 @@ class ResultWriter:
             names = list(map(self.class_name, range(len(result.pred_score))))
             return self.visualizer.visualize_cls(image, result, classes=names)
         self._drawn = None
-        state = np.random.get_state()
-        np.random.seed(0)  # else mmdet's masks have other colors in each run and frame
-        with warnings.catch_warnings():  # mmengine warns about boxes that cross the border
+        with warnings.catch_warnings(), _same_random_numbers():
+            # mmengine warns about boxes that cross the border
             warnings.filterwarnings('ignore', '.* is out of bounds, the drawn')
             self.visualizer.add_datasample(item.name, image, result, draw_gt=False, **options)
-        np.random.set_state(state)
         # to render it again takes time, and moves pixels
         return self.visualizer.get_image() if self._drawn is None else self._drawn
 

@@ -189,6 +189,36 @@ def test_a_login_is_sent_to_its_own_server_alone(redirecting, server):
     assert server.logins == [None]
 
 
+def test_a_login_without_a_password(server):
+    fetch(f'{server.url}/model.pth'.replace('//', '//token@'))
+    assert server.logins == ['Basic dG9rZW46']  # echo -n token: | base64
+
+
+@pytest.mark.parametrize(
+    ('address', 'words'),
+    [
+        (
+            'http://me:secret@127.0.0.1:1/a.pth',
+            'cannot download http://127.0.0.1:1/a.pth (.*refused',
+        ),
+        ('http://me:secret@127.0.0.1:1/', 'http://127.0.0.1:1/ names no file'),
+        ('http://me:secret@example.org/b@1/a.pth', 'http://example.org/b@1/a.pth: anybody'),
+        ('ftp://me:secret@example.org/a.pth', 'ftp://example.org/a.pth: only'),
+        ('https://me:the/secret@[::1]/a.pth', 'https://[::1]/a.pth is no address; .* / .* %2F'),
+        ('https://me:secret@[::1/a.pth', 'https://[::1/a.pth is no address; in a login'),
+        ('https://example.org:x/a.pth', "https://example.org:x/a.pth is no address: Port .*'x'"),
+        ('https://[::1/b@1/a.pth', 'https://[::1/b@1/a.pth is no address'),
+    ],
+)
+def test_errors_tell_no_login(address, words, monkeypatch, tmp_path):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.delenv('MMSWINV2_ALLOW_HTTP', raising=False)
+    pattern = words.replace('(', r'\(').replace('[', r'\[').replace('?', r'\?')
+    with pytest.raises(CheckpointError, match=f'^{pattern}') as error:
+        fetch(address)
+    assert 'secret' not in str(error.value)
+
+
 def test_an_address_leads_to_no_other_kind_of_address(redirecting, monkeypatch, tmp_path):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     handler, address = redirecting

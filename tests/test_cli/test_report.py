@@ -567,13 +567,19 @@ def analyse_scores(labels, scores, most, **metainfo):
     return analyse_classes(data, samples, 'p.pkl', most)
 
 
-def test_labels_among_the_five_highest_scores():
+@pytest.mark.parametrize('digits', [9, 1, 0])  # some are equal, and most
+def test_labels_among_the_five_highest_scores(digits):
     draw = np.random.default_rng(0)
-    scores, labels = draw.random((40, 9)), draw.integers(0, 9, 40)
+    scores, labels = draw.random((40, 9)).round(digits), draw.integers(0, 9, 40)
     best = [sorted(range(9), key=lambda i: -row[i])[:5] for row in scores]
     hits = np.mean([label in five for label, five in zip(labels, best, strict=True)])
     found = analyse_scores(labels.tolist(), scores.tolist(), 0)
     assert found.words.endswith(f'(top-1), {hits:.1%} among the best 5') and 0.2 < hits < 0.9
+
+
+def test_scores_that_are_no_numbers_have_no_label_among_the_best():
+    found = analyse_scores([0, 8], [[np.nan] * 9, [*[np.nan] * 5, 0.1, 0.2, 0.3, 0.4]], 0)
+    assert ', 0.0% among the best 5' in found.words
 
 
 def test_samples_without_a_label_are_left_out():
@@ -767,6 +773,30 @@ def test_a_new_start_replaces_what_was_there(tmp_path):
     config = later / 'vis_data/config.py'
     config.write_text(config.read_text().replace('resume = False', 'resume = True'))
     assert read_work_dir(folder).curves()['loss'] == [(1, 2.0), (2, 5.0)]
+
+
+def test_validations_before_the_first_loss_of_a_resumed_run(tmp_path):
+    from mmswinv2.analysis.work_dir import read_work_dir
+
+    folder = work_dir(tmp_path / 'run', CONFIG, options=BY_EPOCH)
+    lines = [f'{{"lr": 1, "loss": {i}.0, "step": {i}}}\n' for i in (50, 100)]
+    (folder / '20260101_000000/vis_data/scalars.json').write_text(''.join(lines))
+    later = shutil.copytree(folder / '20260101_000000', folder / '20260102_000000')
+    config = later / 'vis_data/config.py'
+    config.write_text(config.read_text().replace('resume = False', 'resume = True'))
+    log = later / 'vis_data/scalars.json'
+    val = '{"acc": 0.25, "step": 3}\n'  # mmengine logs the epoch
+    for text, losses, step in (
+        (val + '{"lr": 1, "loss": 150.0, "step": 150}\n', [50, 100, 150], 100),
+        (val + '{"lr": 1, "loss": 100.0, "step": 100}\n', [50, 100], 100),
+        (val + '{"lr": 1, "loss": 75.0, "step": 75}\n', [50, 75], 75),
+        (val, [50, 100], 100),
+        ('{"acc": 0.25, "step": 109}\n', [50, 100], 109),
+    ):
+        log.write_text(text)
+        work = read_work_dir(folder)
+        assert work.curves()['loss'] == [(loss, float(loss)) for loss in losses]
+        assert work.curves(validation=True)['acc'] == [(step, 0.25)]
 
 
 def test_validations_of_a_run_that_went_past_its_checkpoint(tmp_path):

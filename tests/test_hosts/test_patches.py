@@ -65,7 +65,7 @@ TABLE = [
     ('Errors for images that cannot be read name the file', 'mmcv', '>=2'),
     ('Strips keep a pixel of their shorter side when they are made smaller', 'mmcv', '>=2'),
     ('Names of classes can be written on images that are views on their memory', 'mmseg', '<1.3'),
-    ('Placing the name of a class on an image makes no list of all its pixels', 'mmseg', '>=1'),
+    ('Placing the name of a class on an image makes no list of all its pixels', 'mmseg', '>=1.2'),
     ('Reading a volume from a pickle runs no code from it', 'mmseg', '>=1'),
     (
         'Losses take one channel, ignored pixels beside weights of classes, and tensors on a CPU',

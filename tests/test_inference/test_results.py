@@ -98,6 +98,15 @@ def test_masks_have_the_same_colors_in_each_frame(tmp_path):
     assert (frames[0] == frames[1]).all() and (frames[0] != FRAME).any()
 
 
+def test_an_error_of_drawing_leaves_random_numbers_as_they_were(tmp_path):
+    ours = writer(tmp_path, 'mmdet')
+    ours.visualizer.add_datasample = None
+    before = np.random.get_state()[1].tolist()
+    with pytest.raises(TypeError):
+        ours._draw(Item('a', 'a.png', FRAME), two_masks(), {})
+    assert np.random.get_state()[1].tolist() == before
+
+
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')  # of mmdet's visualizer
 def test_masks_without_a_box(tmp_path):
     """As those of SOLO; readers of the file find the box of the mask."""
