@@ -72,11 +72,9 @@ def _check_lists() -> None:
     """The list of images that any data set of mmdet makes, and files of mmdet's own format."""
     from mmdet.datasets import BaseDetDataset
 
-    from ..datasets.coco import without_collection
-
     @replace(BaseDetDataset, '__init__')
     def init(original: Any, self: Any, *args: Any, **options: Any) -> None:
-        self.load_data_list = functools.partial(without_collection()(load_checked), self)
+        self.load_data_list = functools.partial(load_checked, self)
         original(self, *args, **options)
 
     @replace(BaseDetDataset, 'load_proposals')
@@ -161,6 +159,14 @@ def _check_semantic_maps() -> None:
 
 
 def load_checked(dataset: Any) -> list[dict]:
+    """Load the list of a data set, once, and check it."""
+    from ..datasets.coco import without_collection
+
+    with without_collection():
+        return _load_checked(dataset)
+
+
+def _load_checked(dataset: Any) -> list[dict]:
     """Load the list of a data set, once, and check it."""
     del dataset.load_data_list  # that of the class is called
     try:
