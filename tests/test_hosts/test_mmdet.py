@@ -18,7 +18,7 @@ from mmswinv2.hosts.mmdet import check_heads
 from tests.test_tools.conftest import ROOT
 
 
-def coco(folder, names=('cat', 'dog')):
+def coco(folder, names=('cat', 'dog'), **options):
     box = dict(id=1, image_id=1, category_id=1, bbox=[0, 0, 9, 9], area=81, iscrowd=0)
     content = dict(
         images=[dict(id=1, file_name='1.jpg', height=10, width=10)],
@@ -35,6 +35,7 @@ def coco(folder, names=('cat', 'dog')):
         metainfo=dict(classes=('cat', 'dog')),
         filter_cfg=dict(filter_empty_gt=True),
         pipeline=[],
+        **options,
     )
 
 
@@ -44,6 +45,13 @@ def test_a_matching_data_set_passes_inside_wrappers_too(tmp_path):
     dataset = coco(tmp_path)
     for wrapped in (dataset, RepeatDataset(dataset, 2), ConcatDataset([dataset, dataset])):
         check_dataset(wrapped, 'train_dataloader')
+
+
+def test_a_data_set_can_be_given_to_another_process_before_it_is_read(tmp_path):
+    hosts.of(Config(dict(default_scope='mmdet'))).apply()
+    dataset = pickle.loads(pickle.dumps(coco(tmp_path, lazy_init=True)))
+    dataset.full_init()
+    assert len(dataset) == 1
 
 
 @pytest.mark.parametrize('order', [1, -1])
@@ -339,7 +347,8 @@ def test_things_of_panoptic_data_come_first(folder, change, meta, words):
         assert [i['bbox_label'] for i in data.get_data_info(0)['instances']] == [0]
 
 
-def test_panoptic_scores_of_classes_go_by_their_names(folder, log):
+@pytest.mark.parametrize('files', [None, 'found'])
+def test_panoptic_scores_of_classes_go_by_their_names(folder, log, files):
     pytest.importorskip('panopticapi')
     from mmdet.evaluation.metrics import CocoPanopticMetric
 
@@ -358,7 +367,9 @@ def test_panoptic_scores_of_classes_go_by_their_names(folder, log):
     truth = np.repeat([1, 2], [16, 48])[:, None] * np.ones((1, 96), int)
     Image.fromarray(np.stack([truth, 0 * truth, 0 * truth], -1).astype('uint8')).save('1.png')
     found = np.where(np.arange(64) < 24, 0, 1)[:, None] * np.ones((1, 96), int)  # 8 rows more
-    metric = CocoPanopticMetric('panoptic.json', seg_prefix='.', classwise=True)
+    metric = CocoPanopticMetric(
+        'panoptic.json', seg_prefix='.', classwise=True, outfile_prefix=files, nproc=1
+    )
     metric.dataset_meta = dict(classes=('cat', 'sky'))
     sample = dict(img_id=1, img_path='1.jpg', ori_shape=(64, 96), segments_info=[])
     sample['pred_panoptic_seg'] = dict(sem_seg=torch.tensor(found)[None])
