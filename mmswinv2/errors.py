@@ -159,21 +159,26 @@ def _end_forks_by_sigterm() -> None:
     """Let SIGTERM end forked processes, such as the workers of a pool, by its default action.
 
     Python drops signals that reach a new process before it runs, and who waits for one that was to
-    end, as ``Pool.terminate`` does, would wait forever. So they are held back until then.
+    end, as ``Pool.terminate`` does, would wait forever. So they are held back until then. Functions
+    of ``os.register_at_fork`` cannot do that: what a handler raises in them is dropped.
     """
-    if not hasattr(os, 'register_at_fork'):  # on Windows
+    if not hasattr(os, 'fork'):  # on Windows
         return
-    hold, release = (
-        functools.partial(signal.pthread_sigmask, how, [signal.SIGTERM])
-        for how in (signal.SIG_BLOCK, signal.SIG_UNBLOCK)
-    )
+    original = os.fork
 
-    def release_in_child() -> None:
-        if signal.getsignal(signal.SIGTERM) is _terminate:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        release()
+    @functools.wraps(original)
+    def fork() -> int:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+            child = original()
+            if not child and signal.getsignal(signal.SIGTERM) is _terminate:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            return child
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=release_in_child)
+    os.fork = fork
 
 
 def explain(error: BaseException, advice: str = '', option: str = '') -> str | None:

@@ -268,6 +268,36 @@ def test_new_processes_end_by_sigterm():
     assert run.returncode == 143 and run.stderr == '\nstopped\n', run.stderr
 
 
+STOPPED_IN_A_FORK = """
+import os, signal
+from mmswinv2.errors import report_user_errors
+def send():
+    if stopping:
+        os.kill(os.getpid(), signal.SIGTERM)
+stopping = False
+os.register_at_fork(before=send)
+with report_user_errors():
+    for how in (signal.SIG_BLOCK, signal.SIG_UNBLOCK):
+        signal.pthread_sigmask(how, [signal.SIGTERM])
+        if not os.fork():
+            os._exit(0)
+        blocked = signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        assert blocked == (how == signal.SIG_BLOCK)  # as it was before
+    stopping = True
+    if not os.fork():
+        os._exit(0)
+    print('goes on')
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='processes are not forked')
+def test_sigterm_during_a_fork_is_not_lost():
+    run = subprocess.run(
+        [sys.executable, '-c', STOPPED_IN_A_FORK], capture_output=True, text=True, timeout=30
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (143, '', '\nstopped\n')
+
+
 @pytest.mark.parametrize('kind', [UserError, CheckpointError])
 def test_a_mistake_of_the_user_is_told_as_it_is(kind):
     assert explain(kind('do this\nand that')) == 'do this\nand that'

@@ -129,7 +129,11 @@ def _log_iterations(cfg: Config) -> None:
     """
     if not by_iterations(cfg):
         return
-    cfg.log_processor = {**(cfg.get('log_processor') or {}), 'by_epoch': False}
+    processor = {'type': 'LogProcessor', **(cfg.get('log_processor') or {})}
+    windows = [own.get('window_size', 'epoch') for own in processor.get('custom_cfg') or ()]
+    # mmengine refuses such windows beside by_epoch=False
+    if hosts.type_name(processor) == 'LogProcessor' and 'epoch' not in windows:
+        cfg.log_processor = {**processor, 'by_epoch': False}
     cfg.default_hooks = {'logger': dict(type='LoggerHook'), **(cfg.get('default_hooks') or {})}
     logger = cfg.default_hooks.logger
     if logger and hosts.type_name(logger) == 'LoggerHook':

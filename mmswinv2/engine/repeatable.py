@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from .. import hosts
 from ..checkpoints.load import shard_like
@@ -99,7 +100,9 @@ class RepeatableHook(Hook):
         runner.save_checkpoint = save_checkpoint
 
     def _attach_seeds(self, loader: Any, sampler: Any) -> None:
-        loader.batch_sampler.sampler = _Numbered(sampler, self.seed)
+        loader.batch_sampler.sampler = numbered = _Numbered(sampler, self.seed)
+        if hasattr(sampler, 'skip'):
+            sampler.skip = numbered.skip
         for dataset in hosts.inner_datasets(loader.dataset):
             if hasattr(dataset, 'get_data_info'):
                 dataset.get_data_info = SeededInfo(dataset.get_data_info)
@@ -114,6 +117,8 @@ class RepeatableHook(Hook):
         loop: Any = runner.train_loop
         done, self._done = self._done, 0
         by_iterations = type(loop).run is IterBasedTrainLoop.run
+        if by_iterations and isinstance(loader.dataset, IterableDataset):
+            return  # its batch sampler chooses no samples
         if by_iterations and not getattr(loop, 'fast_forward_on_resume', False):
             done = loop.iter
         if not done or getattr(loader, 'batch_sampler', None) is None:
@@ -224,6 +229,9 @@ class _Numbered:
 
     def __init__(self, sampler: Any, seed: int) -> None:
         self.sampler, self.seed, self.drawn = sampler, seed, 0
+        self._skip: Any = getattr(sampler, 'skip', None)
+        if self._skip is not None:  # mmengine asks whether there is one
+            self.skip = self._skip_samples
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sampler, name)
@@ -239,6 +247,11 @@ class _Numbered:
             place = self.drawn * self.sampler.world_size + self.sampler.rank
             self.drawn += 1
             yield Draw(index, (self.seed, epoch or 0, place))
+
+    def _skip_samples(self, num_samples: int) -> None:
+        """Skip what this process has used; loops of the user do so, whose `run` is their own."""
+        self.drawn = num_samples
+        self._skip(num_samples)
 
 
 class _Places(list):

@@ -74,7 +74,7 @@ def _check_lists() -> None:
 
     @replace(BaseDetDataset, '__init__')
     def init(original: Any, self: Any, *args: Any, **options: Any) -> None:
-        self.load_data_list = functools.partial(load_uncollected, self)
+        self.load_data_list = functools.partial(load_checked, self)
         original(self, *args, **options)
 
     @replace(BaseDetDataset, 'load_proposals')
@@ -158,15 +158,15 @@ def _check_semantic_maps() -> None:
         check_semantic_map(results, getattr(self, 'semantic_classes', None))
 
 
-def load_uncollected(dataset: Any) -> list[dict]:
-    """`load_checked` without the collector; no decorated function, as data sets are pickled."""
+def load_checked(dataset: Any) -> list[dict]:
+    """Load the list of a data set, once, and check it."""
     from ..datasets.coco import without_collection
 
     with without_collection():
-        return load_checked(dataset)
+        return _load_checked(dataset)
 
 
-def load_checked(dataset: Any) -> list[dict]:
+def _load_checked(dataset: Any) -> list[dict]:
     """Load the list of a data set, once, and check it."""
     del dataset.load_data_list  # that of the class is called
     try:

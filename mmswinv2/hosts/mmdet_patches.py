@@ -252,9 +252,10 @@ def name_class_scores() -> None:
 
     @replace(CocoPanopticMetric, 'compute_metrics')
     def compute_metrics(original: Any, self: Any, results: list) -> dict:
-        place = {name: i for i, name in enumerate(self.dataset_meta['classes'])}
-        known = (self.categories or {}).items()
-        self.categories = dict(sorted(known, key=lambda c: place.get(c[1]['name'], len(place))))
+        if (api := self._coco_api) is not None:
+            place = {name: i for i, name in enumerate(self.dataset_meta['classes'])}
+            known = sorted(api.cats.items(), key=lambda c: place.get(c[1]['name'], len(place)))
+            api.cats = self.categories = dict(known)
         return original(self, results)
 
 

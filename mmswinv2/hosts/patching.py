@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -106,7 +106,16 @@ def restore_numpy_names(*modules: str) -> None:
     for name in modules:
         with suppress(ImportError):
             module: Any = import_module(name)
-            module.np = SimpleNamespace(**{'float': float, 'Inf': np.inf} | vars(np))
+            module.np = _OldNumPy()
+
+
+class _OldNumPy:
+    """NumPy, of which it has all else, also what is only imported when it is used (np.random)."""
+
+    float, Inf = float, np.inf
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
 
 
 def log_patch(text: str) -> None:

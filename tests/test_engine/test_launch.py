@@ -7,8 +7,8 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel, ImgDataPreprocessor
-from mmengine.registry import DATASETS, MODELS
-from mmengine.runner import FlexibleRunner, Runner
+from mmengine.registry import DATASETS, LOG_PROCESSORS, MODELS
+from mmengine.runner import FlexibleRunner, LogProcessor, Runner
 from torch.utils.data import Dataset
 
 from mmswinv2.engine import launch
@@ -207,6 +207,30 @@ def test_what_a_short_training_by_iterations_logs(tmp_path):
         (7, True),
         (7, False),
     ]
+
+
+@pytest.mark.parametrize(
+    'own',
+    [
+        dict(custom_cfg=[dict(data_src='loss', method_name='mean', window_size='epoch')]),
+        dict(custom_cfg=[dict(data_src='loss', method_name='current')]),
+        dict(type='OwnProcessor'),
+    ],
+)
+def test_processors_that_cannot_count_iterations_stay_as_they_are(tmp_path, own):
+    @LOG_PROCESSORS.register_module(force=True)
+    class OwnProcessor(LogProcessor):
+        def __init__(self):
+            super().__init__()
+
+    (tmp_path / 'a.py').touch()
+    cfg = small(tmp_path / 'a.py', tmp_path / 'run')
+    del cfg.train_cfg['max_epochs']
+    cfg.train_cfg.update(by_epoch=False, max_iters=2)
+    cfg.update(log_processor=own)
+    runner = launch.build_runner(cfg, ('train',))
+    runner.train()
+    runner.work_dir_lock.close()
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,18 @@ def test_epochs_differ_and_repeat():
     assert len(numbered) == 10
 
 
+@pytest.mark.skipif(
+    not hasattr(InfiniteSampler, 'skip'), reason='mmengine 0.10.7 draws what it passes over'
+)
+def test_passing_over_keeps_count():
+    whole = first(_Numbered(sampler(InfiniteSampler, 0, 1), 7), 12)
+    inner = sampler(InfiniteSampler, 0, 1)
+    numbered = _Numbered(inner, 7)
+    inner.skip = numbered.skip
+    inner.skip(5)
+    assert first(numbered, 7) == whole[5:]
+
+
 def test_draws_survive_workers_and_wrappers():
     draw = pickle.loads(pickle.dumps(Draw(5, (9, 9))))
     assert (draw, draw.seed) == (5, (9, 9))

@@ -8,14 +8,20 @@ from types import MappingProxyType, SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset, ClassBalancedDataset, DefaultSampler, InfiniteSampler
+from mmengine.dataset import (
+    BaseDataset,
+    ClassBalancedDataset,
+    DefaultSampler,
+    InfiniteSampler,
+    pseudo_collate,
+)
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import BaseModel
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
-from torch.utils.data import BatchSampler, Sampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
 
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.engine import LoadCheckpointHook, RepeatableHook, ScoresHook
@@ -693,6 +699,37 @@ def test_a_run_by_iterations_loads_nothing_twice(wrapper, kind, workers, at, tmp
         assert torch.equal(mine[2], theirs[2]) and torch.equal(mine[3], theirs[3])
     if kind is not OwnSampler and not workers:
         assert len(LOADED) == sum(len(step[2]) for step in rest)
+
+
+class Stream(IterableDataset):
+    """Samples without indices."""
+
+    def __len__(self):
+        return 100
+
+    def __iter__(self):
+        return ({'inputs': torch.full((2,), float(i))} for i in range(len(self)))
+
+
+def test_data_without_indices_goes_on_where_it_was(tmp_path):
+    def samples(name, **options):
+        runner = Runner(
+            Model(), str(tmp_path / name), train_cfg=dict(by_epoch=False, max_iters=6),
+            train_dataloader=DataLoader(Stream(), 2, collate_fn=pseudo_collate),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2)),
+            experiment_name=f'stream-{next(NUMBERS)}', **options,
+        )  # fmt: skip
+        steps = Steps()
+        runner.register_hook(steps)
+        runner.register_hook(RepeatableHook())
+        runner.train()
+        return [batch[:, 0].tolist() for _, _, batch, _ in steps.seen]
+
+    whole = samples('whole')
+    assert whole == [[2 * i, 2 * i + 1] for i in range(6)]
+    last = str(tmp_path / 'whole/iter_4.pth')
+    assert samples('rest', load_from=last, resume=True) == whole[4:]
 
 
 @pytest.mark.parametrize(('at', 'iterations'), [(8, 3), (6, 6)])

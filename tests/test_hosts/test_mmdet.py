@@ -47,6 +47,13 @@ def test_a_matching_data_set_passes_inside_wrappers_too(tmp_path):
         check_dataset(wrapped, 'train_dataloader')
 
 
+def test_a_data_set_can_be_given_to_another_process_before_it_is_read(tmp_path):
+    hosts.of(Config(dict(default_scope='mmdet'))).apply()
+    dataset = pickle.loads(pickle.dumps(coco(tmp_path, lazy_init=True)))
+    dataset.full_init()
+    assert len(dataset) == 1
+
+
 @pytest.mark.parametrize('order', [1, -1])
 def test_sets_are_joined_whichever_lacks_a_key_of_metainfo(tmp_path, order):
     hosts.of(Config(dict(default_scope='mmdet'))).apply()
@@ -347,7 +354,8 @@ def test_things_of_panoptic_data_come_first(folder, change, meta, words):
         assert [i['bbox_label'] for i in data.get_data_info(0)['instances']] == [0]
 
 
-def test_panoptic_scores_of_classes_go_by_their_names(folder, log):
+@pytest.mark.parametrize('files', [None, 'found'])
+def test_panoptic_scores_of_classes_go_by_their_names(folder, log, files):
     pytest.importorskip('panopticapi')
     from mmdet.evaluation.metrics import CocoPanopticMetric
 
@@ -366,7 +374,9 @@ def test_panoptic_scores_of_classes_go_by_their_names(folder, log):
     truth = np.repeat([1, 2], [16, 48])[:, None] * np.ones((1, 96), int)
     Image.fromarray(np.stack([truth, 0 * truth, 0 * truth], -1).astype('uint8')).save('1.png')
     found = np.where(np.arange(64) < 24, 0, 1)[:, None] * np.ones((1, 96), int)  # 8 rows more
-    metric = CocoPanopticMetric('panoptic.json', seg_prefix='.', classwise=True)
+    metric = CocoPanopticMetric(
+        'panoptic.json', seg_prefix='.', classwise=True, outfile_prefix=files, nproc=1
+    )
     metric.dataset_meta = dict(classes=('cat', 'sky'))
     sample = dict(img_id=1, img_path='1.jpg', ori_shape=(64, 96), segments_info=[])
     sample['pred_panoptic_seg'] = dict(sem_seg=torch.tensor(found)[None])

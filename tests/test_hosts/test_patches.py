@@ -6,12 +6,13 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from mmswinv2 import hosts
-from mmswinv2.hosts.patching import patch, replace
+from mmswinv2.hosts.patching import patch, replace, restore_numpy_names
 from tests.test_tools.conftest import ROOT
 
 # name, package, versions of all patches; must be kept up to date with the table
@@ -293,3 +294,13 @@ def test_one_function_replaces_several(monkeypatch):
 
     assert (other().greet(), other().leave()) == ('good day good day', 'farewell farewell')
     assert (heir().greet(), heir().leave()) == ('hello hello', 'bye bye')
+
+
+def test_names_of_numpy_that_are_gone_and_all_others(monkeypatch, tmp_path):
+    (tmp_path / 'uses_numpy.py').write_text('import numpy as np')
+    monkeypatch.syspath_prepend(tmp_path)
+    restore_numpy_names('uses_numpy', 'no_such_module')
+    restored = sys.modules['uses_numpy'].np
+    assert (restored.float, restored.Inf, restored.ones) == (float, np.inf, np.ones)
+    monkeypatch.setattr(np, '__getattr__', str)  # imports modules when they are asked for
+    assert restored.module == 'module'
