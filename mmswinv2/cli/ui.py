@@ -149,4 +149,5 @@ def _serve(page: 'Page', args: argparse.Namespace, port: int) -> None:
         threading.Event().wait()
     finally:
         blocks.close(verbose=False)
+        page.close()
         sys.stdout.flush()

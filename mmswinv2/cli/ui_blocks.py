@@ -142,7 +142,7 @@ class _Predictions:
         if path is None:
             return {self.summary: gr.skip()}
         page = self.page
-        with errors_on_page(path):
+        with page.working(), errors_on_page(path):
             if page.is_film(path):
                 return self._fill(
                     page.film(path, least, chosen, lambda i: progress((i + 1, None), unit='frames'))
@@ -189,9 +189,10 @@ def _add_biases(page: Page) -> None:
         bias = names[name]
         chosen = heads or list(range(min(4, heads_in[name])))
         side = bias.pretrained_window[-1]
-        rows = list(bias_maps(bias, [side, window] if window != side else [side]))
-        file = page.new_folder() / 'position_bias.png'
-        draw_bias(rows, chosen).savefig(file, dpi=150)
+        with page.working():
+            rows = list(bias_maps(bias, [side, window] if window != side else [side]))
+            file = page.new_folder() / 'position_bias.png'
+            draw_bias(rows, chosen).savefig(file, dpi=150)
         return str(file)
 
     def heads_of(name: str) -> Any:

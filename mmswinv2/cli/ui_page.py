@@ -3,8 +3,10 @@
 import html
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,30 @@ class Page:
         self.predictor, self.folder = predictor, folder
         self.score, self.max_frames = score, max_frames
         self.classes = list(predictor.meta.get('classes') or ())
+        self._idle = threading.Condition()
+        self._running = 0
+        self._closed = False
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Count what is being computed, which `close` waits for."""
+        with self._idle:
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._running -= 1
+                self._idle.notify_all()
+
+    def close(self) -> None:
+        """End videos after the present frame, and wait until nothing is computed.
+
+        A thread that computes while the interpreter exits would abort the process.
+        """
+        self._closed = True
+        with self._idle:
+            self._idle.wait_for(lambda: not self._running)
 
     def is_film(self, path: str) -> bool:
         """Whether a file is a video whose frames are predicted one by one."""
@@ -118,6 +144,8 @@ class Page:
 
         def outcomes(items: Iterable[Item]) -> Iterator[tuple[Item, Any]]:
             for number, (item, result) in enumerate(self.predictor.outcomes(items)):
+                if self._closed:
+                    raise UserError('the page was closed')
                 progress(number)
                 yield replace(item, path=item.path.replace(path, name)), choose(result, classes)
 

@@ -159,15 +159,14 @@ def _check_semantic_maps() -> None:
 
 
 def load_checked(dataset: Any) -> list[dict]:
-    """Load the list of a data set, once, and check it."""
+    """Load the list of a data set, once, and check it, without the garbage collector."""
     from ..datasets.coco import without_collection
 
-    with without_collection():
+    with without_collection():  # as a decorator it would keep the data set from being pickled
         return _load_checked(dataset)
 
 
 def _load_checked(dataset: Any) -> list[dict]:
-    """Load the list of a data set, once, and check it."""
     del dataset.load_data_list  # that of the class is called
     try:
         images = dataset.load_data_list()

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -100,6 +101,36 @@ def test_classes_of_a_segmentor(page_of, photos, clip):
     assert shown.summary == 'the first 3 frames of clip.mp4'
     assert Path(shown.film).stat().st_size > 0
     assert sorted(zipfile.ZipFile(shown.results).namelist()) == [f'{i:06d}.png' for i in range(3)]
+
+
+def test_closing_ends_a_video_after_its_present_frame_and_waits_for_it(page_of, clip):
+    page, frames, events = page_of(SEGMENTOR), [], []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def progress(number):
+        frames.append(number)
+        begun.set()
+        assert go_on.wait(60)
+
+    def predict():
+        with page.working(), pytest.raises(UserError, match='the page was closed'):
+            page.film(str(clip), 0.0, [], progress)
+        events.append('ended')
+
+    def close():
+        page.close()
+        events.append('closed')
+
+    threads = [threading.Thread(target=predict), threading.Thread(target=close)]
+    threads[0].start()
+    assert begun.wait(60)
+    threads[1].start()
+    threads[1].join(0.5)
+    assert threads[1].is_alive()  # waits
+    go_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert frames == [0] and sorted(events) == ['closed', 'ended']
 
 
 def test_video_classifier(page_of, clip):

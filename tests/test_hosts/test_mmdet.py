@@ -47,13 +47,6 @@ def test_a_matching_data_set_passes_inside_wrappers_too(tmp_path):
         check_dataset(wrapped, 'train_dataloader')
 
 
-def test_a_data_set_can_be_given_to_another_process_before_it_is_read(tmp_path):
-    hosts.of(Config(dict(default_scope='mmdet'))).apply()
-    dataset = pickle.loads(pickle.dumps(coco(tmp_path, lazy_init=True)))
-    dataset.full_init()
-    assert len(dataset) == 1
-
-
 @pytest.mark.parametrize('order', [1, -1])
 def test_sets_are_joined_whichever_lacks_a_key_of_metainfo(tmp_path, order):
     hosts.of(Config(dict(default_scope='mmdet'))).apply()
