@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
@@ -16,52 +13,12 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from .. import hosts
 from ..checkpoints.load import shard_like
-from ..hosts.configs import wrapped_datasets
 from ..log import warn
 from ..registry import HOOKS
 from .resume import check_shapes, leave_averages, named
+from .seeds import seed_all, seed_samples
 from .strategies import unwrap_model, waiting_gradients
-
-
-class Draw(int):
-    """The index of a sample, with the numbers that seed its random numbers."""
-
-    seed: tuple[int, ...]
-
-    def __new__(cls, index: int, seed: tuple[int, ...]) -> Draw:
-        """Make an index."""
-        draw = super().__new__(cls, index)
-        draw.seed = seed
-        return draw
-
-    def __getnewargs__(self) -> tuple[int, tuple[int, ...]]:  # type: ignore[override]
-        return int(self), self.seed
-
-    def __sub__(self, other: int) -> Draw:
-        return Draw(int(self) - other, self.seed)  # as ConcatDataset does
-
-    def __mod__(self, other: int) -> Draw:
-        return Draw(int(self) % other, self.seed)  # as RepeatDataset does
-
-
-class SeededInfo:
-    """Replaces a data set's `get_data_info`, and seeds Python, NumPy and torch for a `Draw`.
-
-    Every sample starts with a call of `get_data_info`, even after PipelineSwitchHook has replaced
-    the pipeline.
-    """
-
-    def __init__(self, get_data_info: Callable[[int], dict]) -> None:
-        self.get_data_info = get_data_info
-
-    def __call__(self, idx: int) -> dict:
-        """The data set's information about the sample with this index."""
-        if isinstance(idx, Draw):
-            _seed_all(_mix(*idx.seed))
-            idx = int(idx)
-        return self.get_data_info(idx)
 
 
 @HOOKS.register_module()
@@ -85,7 +42,7 @@ class RepeatableHook(Hook):
         loader = runner.train_loop.dataloader
         sampler = getattr(loader.batch_sampler, 'sampler', None)
         if isinstance(sampler, (DefaultSampler, InfiniteSampler)):
-            self._attach_seeds(loader, sampler)
+            seed_samples(loader, sampler, self.seed)
         self._leave_out_done(runner, loader)
         save = runner.save_checkpoint
 
@@ -98,15 +55,6 @@ class RepeatableHook(Hook):
             self._gradients = {}
 
         runner.save_checkpoint = save_checkpoint
-
-    def _attach_seeds(self, loader: Any, sampler: Any) -> None:
-        loader.batch_sampler.sampler = numbered = _Numbered(sampler, self.seed)
-        if hasattr(sampler, 'skip'):
-            sampler.skip = numbered.skip
-        for dataset in hosts.inner_datasets(loader.dataset):
-            if hasattr(dataset, 'get_data_info'):
-                dataset.get_data_info = SeededInfo(dataset.get_data_info)
-        _keep_draws(loader.dataset)
 
     def _leave_out_done(self, runner: Any, loader: Any) -> None:
         """Leave out the batches that the run has done before it was interrupted.
@@ -123,10 +71,10 @@ class RepeatableHook(Hook):
             done = loop.iter
         if not done or getattr(loader, 'batch_sampler', None) is None:
             return
-        batches = _Rest(loader.batch_sampler, done)
+        batches = _RemainingBatches(loader.batch_sampler, done)
         if by_iterations:
             batches.loop = loop.dataloader_iterator
-            loop.dataloader_iterator = _Advanced(loop.dataloader_iterator, done)
+            loop.dataloader_iterator = _AdvancedIterator(loop.dataloader_iterator, done)
         else:
             self._begun = runner.iter - done
             print_log(
@@ -221,56 +169,10 @@ class RepeatableHook(Hook):
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Seed the random numbers of the model (stochastic depth, sampled boxes)."""
-        _seed_all(_mix(self.seed, runner.iter, get_rank()), cuda=True)
+        seed_all(self.seed, runner.iter, get_rank(), cuda=True)
 
 
-class _Numbered:
-    """A sampler whose indices carry a seed from their position in the order over all processes."""
-
-    def __init__(self, sampler: Any, seed: int) -> None:
-        self.sampler, self.seed, self.drawn = sampler, seed, 0
-        self._skip: Any = getattr(sampler, 'skip', None)
-        if self._skip is not None:  # mmengine asks whether there is one
-            self.skip = self._skip_samples
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.sampler, name)
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[Draw]:
-        epoch = getattr(self.sampler, 'epoch', None)  # an endless sampler has none
-        if epoch is not None:
-            self.drawn = 0
-        for index in self.sampler:
-            place = self.drawn * self.sampler.world_size + self.sampler.rank
-            self.drawn += 1
-            yield Draw(index, (self.seed, epoch or 0, place))
-
-    def _skip_samples(self, num_samples: int) -> None:
-        """Skip what this process has used; loops of the user do so, whose `run` is their own."""
-        self.drawn = num_samples
-        self._skip(num_samples)
-
-
-class _Places(list):
-    """Indices of samples that a wrapper repeats; that of a `Draw` keeps its seed."""
-
-    def __getitem__(self, place: Any) -> Any:
-        index = super().__getitem__(place)
-        return Draw(index, place.seed) if isinstance(place, Draw) else index
-
-
-def _keep_draws(dataset: Any) -> None:
-    """Let wrappers that look an index up in a list, as ClassBalancedDataset, keep its seed."""
-    if hasattr(dataset, 'repeat_indices'):
-        dataset.repeat_indices = _Places(dataset.repeat_indices)
-    for inner in wrapped_datasets(dataset):
-        _keep_draws(inner)
-
-
-class _Rest:
+class _RemainingBatches:
     """A batch sampler without the first batches, which were used before.
 
     Attributes:
@@ -302,8 +204,8 @@ class _Rest:
         yield from batches
 
 
-class _Advanced:
-    """The iterator of a loop, for which `_Rest` has left out what the loop would skip."""
+class _AdvancedIterator:
+    """The iterator of a loop whose data loader has left out what the loop would skip."""
 
     def __init__(self, batches: Any, done: int) -> None:
         self.batches, self.done = batches, done
@@ -343,15 +245,3 @@ def _batch_size(runner: Any) -> int:
     """Samples per iteration, over all processes."""
     sampler = runner.train_dataloader.batch_sampler
     return int(getattr(sampler, 'batch_size', None) or 0) * runner.world_size
-
-
-def _mix(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def _seed_all(seed: int, cuda: bool = False) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)
-    if cuda and torch.cuda.is_available():
-        torch.cuda.manual_seed(seed)

@@ -1,83 +1,15 @@
 """Seeds of samples and iterations; test_resume.py resumes inside of epochs."""
 
-import pickle
 import random
 
-import numpy as np
 import pytest
 import torch
 from mmdet.engine.hooks import PipelineSwitchHook
-from mmengine.dataset import BaseDataset, DefaultSampler, InfiniteSampler
+from mmengine.dataset import BaseDataset
 from mmengine.runner import Runner
 
 from mmswinv2.engine import RepeatableHook
-from mmswinv2.engine.repeatable import Draw, SeededInfo, _Numbered
 from tests.test_engine.test_resume import Model
-
-
-def sampler(kind, rank, world_size, **kwargs):
-    """A sampler of mmengine as seen by one of several processes."""
-    made = kind(list(range(10)), shuffle=True, seed=3, **kwargs)
-    if kind is InfiniteSampler:
-        made.rank, made.world_size = rank, world_size
-        made.indices = made._indices_of_rank()
-    else:
-        made.rank, made.world_size = rank, world_size
-        made.num_samples, made.total_size = 10 // world_size, 10
-    return made
-
-
-def first(numbered, count):
-    return [(int(i), i.seed) for i, _ in zip(numbered, range(count), strict=False)]
-
-
-@pytest.mark.parametrize('kind', [InfiniteSampler, DefaultSampler])
-def test_two_processes_draw_what_one_draws(kind):
-    alone = first(_Numbered(sampler(kind, 0, 1), 7), 10)
-    parts = [first(_Numbered(sampler(kind, rank, 2), 7), 5) for rank in (0, 1)]
-    assert [pair for both in zip(*parts, strict=True) for pair in both] == alone
-    assert len({seed for _, seed in alone}) == 10
-    other = first(_Numbered(sampler(kind, 0, 1), 8), 10)
-    assert not {seed for _, seed in other} & {seed for _, seed in alone}
-
-
-def test_epochs_differ_and_repeat():
-    inner = sampler(DefaultSampler, 0, 1)
-    numbered = _Numbered(inner, 7)
-    epochs = []
-    for epoch in (0, 1, 0):
-        numbered.set_epoch(epoch)
-        epochs.append(list(map(tuple, first(numbered, 10))))
-    assert epochs[0] == epochs[2] != epochs[1]
-    assert len(numbered) == 10
-
-
-@pytest.mark.skipif(
-    not hasattr(InfiniteSampler, 'skip'), reason='mmengine 0.10.7 draws what it passes over'
-)
-def test_passing_over_keeps_count():
-    whole = first(_Numbered(sampler(InfiniteSampler, 0, 1), 7), 12)
-    inner = sampler(InfiniteSampler, 0, 1)
-    numbered = _Numbered(inner, 7)
-    inner.skip = numbered.skip
-    inner.skip(5)
-    assert first(numbered, 7) == whole[5:]
-
-
-def test_draws_survive_workers_and_wrappers():
-    draw = pickle.loads(pickle.dumps(Draw(5, (9, 9))))
-    assert (draw, draw.seed) == (5, (9, 9))
-    for moved in (draw - 3, draw % 3):
-        assert (moved, moved.seed) == (2, (9, 9))
-
-
-def test_a_sample_is_seeded():
-    def numbers(index):
-        assert type(SeededInfo(lambda idx: {'sample_idx': idx})(index)['sample_idx']) is int
-        return random.random(), np.random.rand(), float(torch.rand(()))
-
-    assert numbers(Draw(1, (11,))) == numbers(Draw(2, (11,))) != numbers(Draw(1, (12,)))
-    assert numbers(3) != numbers(3)  # a plain index is not seeded
 
 
 def noise(results):
