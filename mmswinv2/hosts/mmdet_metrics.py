@@ -167,12 +167,21 @@ def check_scored(
 
 
 def keep_loaded_images(annotations: Any, infos: dict[Any, dict], where: str) -> None:
-    """Keep LVIS's scores to the images of a data set, where others count as missed."""
+    """Keep LVIS's scores to the images of a data set, where others count as missed.
+
+    Raises:
+        UserError: if an image of the data set is none of the annotation file.
+    """
+    if unknown := [i for i in infos if i not in annotations.imgs]:
+        raise UserError(
+            f'{where}: ann_file lacks {len(unknown)} of the {len(infos)} images of the data set, '
+            f'first of all image_id={unknown[0]!r}; give the evaluator the ann_file of the data set'
+        )
     if infos and (others := annotations.imgs.keys() - infos):
-        annotations.imgs = {i: annotations.imgs[i] for i in annotations.imgs if i in infos}
+        annotations.imgs = {i: annotations.imgs[i] for i in infos}
         warn(
             f'{where}: ann_file has {len(others)} images that the data set does not load; scores '
-            f'are those of the other {len(annotations.imgs)}'
+            f'are those of the other {len(infos)}'
         )
 
 

@@ -434,6 +434,11 @@ def test_lvis_is_scored_on_the_images_of_the_data_set(folder, log, negative, ap)
         )
         metric.process({}, [dict(img_id=i, ori_shape=(64, 96), pred_instances=found)])
     assert metric.evaluate(2)['lvis/bbox_AP'] == ap
+    content['images'][0]['id'] = 7
+    Path('other.json').write_text(json.dumps(content | dict(annotations=[])))
+    metrics = [LVISMetric('other.json')]
+    with pytest.raises(UserError, match='lacks 1 of the 2 images .* first of all image_id=1'):
+        hosts.check_evaluator(SimpleNamespace(metrics=metrics), dataset, 'val_evaluator')
 
 
 def test_data_sets_that_read_their_labels_themselves(folder):
