@@ -168,6 +168,7 @@ def _end_forks_by_sigterm() -> None:
 
     @functools.wraps(original)
     def fork() -> int:
+        # read alone, as the call that blocks may raise `Terminated`
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
         try:
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])

@@ -42,7 +42,7 @@ class RepeatableHook(Hook):
         loader = runner.train_loop.dataloader
         sampler = getattr(loader.batch_sampler, 'sampler', None)
         if isinstance(sampler, (DefaultSampler, InfiniteSampler)):
-            seed_samples(loader, sampler, self.seed)
+            seed_samples(loader, self.seed)
         self._leave_out_done(runner, loader)
         save = runner.save_checkpoint
 

@@ -13,8 +13,9 @@ from .. import hosts
 from ..hosts.configs import wrapped_datasets
 
 
-def seed_samples(loader: Any, sampler: Any, seed: int) -> None:
+def seed_samples(loader: Any, seed: int) -> None:
     """Attach a seed to every index that the sampler of a data loader draws."""
+    sampler = loader.batch_sampler.sampler
     loader.batch_sampler.sampler = seeded = SeededSampler(sampler, seed)
     if hasattr(sampler, 'skip'):
         sampler.skip = seeded.skip

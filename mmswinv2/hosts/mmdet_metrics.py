@@ -114,14 +114,19 @@ def infos_by_id(dataset: Any, metric: Any, where: str) -> dict[Any, dict]:
     return infos
 
 
-def check_same_images(infos: dict[Any, dict], annotations: Any, where: str) -> None:
-    """Raise `UserError` if an image of a data set is none, or another, of an annotation file."""
-    source = f'{where}: ann_file={annotations.path}'
+def _check_known(infos: dict[Any, dict], annotations: Any, source: str) -> None:
+    """Raise `UserError` if an annotation file, named by `source`, lacks images of a data set."""
     if unknown := [i for i in infos if i not in annotations.imgs]:
         raise UserError(
             f'{source} lacks {len(unknown)} of the {len(infos)} images of the data set, first of '
             f'all image_id={unknown[0]!r}; give the evaluator the ann_file of the data set'
         )
+
+
+def check_same_images(infos: dict[Any, dict], annotations: Any, where: str) -> None:
+    """Raise `UserError` if an image of a data set is none, or another, of an annotation file."""
+    source = f'{where}: ann_file={annotations.path}'
+    _check_known(infos, annotations, source)
     for number, info in infos.items():
         other = annotations.imgs[number]
         names = [Path(str(name)).name for name in (info['img_path'], other['file_name'])]
@@ -172,11 +177,7 @@ def keep_loaded_images(annotations: Any, infos: dict[Any, dict], where: str) -> 
     Raises:
         UserError: if an image of the data set is none of the annotation file.
     """
-    if unknown := [i for i in infos if i not in annotations.imgs]:
-        raise UserError(
-            f'{where}: ann_file lacks {len(unknown)} of the {len(infos)} images of the data set, '
-            f'first of all image_id={unknown[0]!r}; give the evaluator the ann_file of the data set'
-        )
+    _check_known(infos, annotations, f'{where}: ann_file')
     if infos and (others := annotations.imgs.keys() - infos):
         annotations.imgs = {i: annotations.imgs[i] for i in infos}
         warn(
