@@ -5,7 +5,7 @@ This is a module of its own because it needs Gradio at import.
 
 import html
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import gradio as gr
 from ..errors import UserError
 from ..files import IMAGES
 from ..inference.sources import VIDEOS
-from .ui_page import AGE, Page, Shown
+from .ui_page import AGE, Page, Shown, Stopped
 
 # of events that run the model: one at a time
 _MODEL: dict[str, Any] = dict(concurrency_id='model', concurrency_limit=1, api_visibility='private')
@@ -64,6 +64,7 @@ class _Predictions:
                 self._add_results()
         # the result of `Page.read`, and the settings that it was drawn with
         self.memory = gr.State(time_to_live=AGE)
+        self.present: dict[str, str] = {}  # path of the file on the page, by session
         self._connect()
 
     def _add_settings(self, what: str, kinds: tuple[str, ...]) -> None:
@@ -106,17 +107,18 @@ class _Predictions:
         with_memory = [*settings, self.memory]
         slow = dict(show_progress_on=self.picture, **_MODEL)
         quick = dict(show_progress='hidden', **_MODEL)
-        done = self.file.upload(self._uploaded, settings, outputs, **slow)
-        done.failure(self._blank, self.file, outputs, **_PRIVATE)  # or removed in the meantime
+        # 'once', the default, ignores a file that comes while the one before is still predicted
+        many = dict(trigger_mode='multiple')
+        received = self.file.upload(
+            self._received, self.file, None, queue=False, **many, **_PRIVATE
+        )
+        done = received.then(self._uploaded, settings, outputs, **many, **slow)
         # if the slider was moved in the meantime
         done.success(self._moved, with_memory, outputs, **quick)
         self.score.change(self._moved, with_memory, outputs, trigger_mode='always_last', **quick)
-        again = self.score.release(
-            self._released, with_memory, outputs, trigger_mode='always_last', **slow
-        )
-        others = self.classes.change(self._show, with_memory, outputs, **slow)
-        # else the next upload is ignored until they are done, and their result is shown for it
-        self.file.clear(self._blank, None, outputs, cancels=[done, again, others], **_PRIVATE)
+        self.score.release(self._released, with_memory, outputs, trigger_mode='always_last', **slow)
+        self.classes.change(self._show, with_memory, outputs, **slow)
+        self.file.clear(self._removed, None, outputs, queue=False, **_PRIVATE)
 
     def _fill(self, shown: Shown, known: Any = None) -> dict:
         """The new values of all components."""
@@ -130,48 +132,62 @@ class _Predictions:
             self.memory: known,
         }
 
-    def _blank(self, path: str | None = None) -> dict:
-        """A page without results: the file at `path` has none, or there is no file."""
-        return self._fill(Shown('Nothing to show.' if path else self.invitation, ''))
+    def _received(self, path: str, request: gr.Request) -> None:
+        self.present[request.session_hash] = path
+
+    def _removed(self, request: gr.Request) -> dict:
+        """A page without results; ends the prediction on the file that was there."""
+        self.present.pop(request.session_hash, None)
+        return self._fill(Shown(self.invitation, ''))
 
     def _show(
-        self, path: str | None, least: float, chosen: list[int], known: Any,
+        self, path: str | None, least: float, chosen: list[int], known: Any, request: gr.Request,
         progress: Any = gr.Progress(),  # noqa: B008
     ) -> dict:  # fmt: skip
         """Predict on a new file or a video; redraw a picture that was predicted before."""
-        if path is None:
-            return {self.summary: gr.skip()}
+
+        def stopped() -> bool:
+            return self.present.get(request.session_hash) != path
+
+        def frame_done(number: int) -> None:
+            progress((number + 1, None), unit='frames')
+
         page = self.page
-        with page.working(), errors_on_page(path):
-            if page.is_film(path):
-                return self._fill(
-                    page.film(path, least, chosen, lambda i: progress((i + 1, None), unit='frames'))
-                )
-            item, result = known[0] if known else page.read(path)
-            shown = page.draw(item, result, least, chosen)
-        return self._fill(shown, ((item, result), least, chosen))
+        with page.working(), errors_on_page(path), suppress(Stopped):
+            if path is not None and not stopped():
+                if page.is_film(path):
+                    shown, known = page.film(path, least, chosen, frame_done, stopped), None
+                else:
+                    item, result = known[0] if known else page.read(path)
+                    shown = page.draw(item, result, least, chosen)
+                    known = (item, result), least, chosen
+                if not stopped():
+                    return self._fill(shown, known)
+        return {self.summary: gr.skip()}
 
     def _uploaded(
-        self, path: str, least: float, chosen: list[int],
+        self, path: str | None, least: float, chosen: list[int], request: gr.Request,
         progress: Any = gr.Progress(),  # noqa: B008
     ) -> dict:  # fmt: skip
         """Predict on a new file."""
-        return self._show(path, least, chosen, None, progress)
+        return self._show(path, least, chosen, None, request, progress)
 
-    def _moved(self, path: str | None, least: float, chosen: list[int], known: Any) -> dict:
+    def _moved(
+        self, path: str | None, least: float, chosen: list[int], known: Any, request: gr.Request
+    ) -> dict:
         """Redraw a picture while the slider moves; a video would take too long."""
-        if path is None or known is None or known[1:] == (least, chosen):
+        if known is None or known[1:] == (least, chosen):
             return {self.summary: gr.skip()}
-        return self._show(path, least, chosen, known)
+        return self._show(path, least, chosen, known, request)
 
     def _released(
-        self, path: str | None, least: float, chosen: list[int], known: Any,
+        self, path: str | None, least: float, chosen: list[int], known: Any, request: gr.Request,
         progress: Any = gr.Progress(),  # noqa: B008
     ) -> dict:  # fmt: skip
         """Predict on a video again, only once the slider is released."""
         if path is None or not self.page.is_film(path):
             return {self.summary: gr.skip()}
-        return self._show(path, least, chosen, known, progress)
+        return self._show(path, least, chosen, known, request, progress)
 
 
 def _add_biases(page: Page) -> None:

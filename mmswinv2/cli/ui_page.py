@@ -25,6 +25,10 @@ _MOST_ROWS = 200  # of the table of boxes
 _BEYOND_PILLOW = ('.npy', '.tif', '.tiff')  # formats that our loaders may read where Pillow fails
 
 
+class Stopped(UserError):
+    """Nobody waits for the result of a prediction any more."""
+
+
 @dataclass
 class Shown:
     """What the page shows for a result."""
@@ -130,22 +134,24 @@ class Page:
         return shown
 
     def film(
-        self, path: str, score: float, classes: Sequence[int], progress: Callable[[int], Any]
-    ) -> Shown:
+        self, path: str, score: float, classes: Sequence[int], progress: Callable[[int], Any],
+        stopped: Callable[[], bool],
+    ) -> Shown:  # fmt: skip
         """Predict on the frames of a video, draw and write them as `draw` does.
 
         `progress` is called with the index of each frame.
 
         Raises:
             UserError: if the video cannot be read.
+            Stopped: after the present frame, once `stopped` says so or the page is closed.
         """
         writer, name = self._writer(score), Path(path).name
         frames, fps, _ = frames_of('result', path, self.max_frames)
 
         def outcomes(items: Iterable[Item]) -> Iterator[tuple[Item, Any]]:
             for number, (item, result) in enumerate(self.predictor.outcomes(items)):
-                if self._closed:
-                    raise UserError('the page was closed')
+                if self._closed or stopped():
+                    raise Stopped('the prediction was stopped')
                 progress(number)
                 yield replace(item, path=item.path.replace(path, name)), choose(result, classes)
 
