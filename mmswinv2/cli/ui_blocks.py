@@ -64,7 +64,7 @@ class _Predictions:
                 self._add_results()
         # the result of `Page.read`, and the settings that it was drawn with
         self.memory = gr.State(time_to_live=AGE)
-        self.present: dict[str, str] = {}  # path of the file on the page, by session
+        self.present: dict[str | None, str] = {}  # path of the file on the page, by session
         self._connect()
 
     def _add_settings(self, what: str, kinds: tuple[str, ...]) -> None:
@@ -108,7 +108,7 @@ class _Predictions:
         slow = dict(show_progress_on=self.picture, **_MODEL)
         quick = dict(show_progress='hidden', **_MODEL)
         # 'once', the default, ignores a file that comes while the one before is still predicted
-        many = dict(trigger_mode='multiple')
+        many: dict[str, Any] = dict(trigger_mode='multiple')
         received = self.file.upload(
             self._received, self.file, None, queue=False, **many, **_PRIVATE
         )
