@@ -244,7 +244,14 @@ def check_image_labels(dataset: Any, num_classes: int, where: str) -> None:
             'folder for every class, be it empty'
         )
     if known and hasattr(dataset, 'folder_to_idx'):
-        return  # labels are indices of folders
+        for name, label in dataset.folder_to_idx.items():  # in the order of the alphabet
+            if name in dataset.CLASSES and name != dataset.CLASSES[label]:
+                raise UserError(
+                    f'{where}: the images in the folder {name!r} have label {label}, which is '
+                    f'{dataset.CLASSES[label]!r} in classes of the data set; write classes in the '
+                    f'order of the folders, {[*dataset.folder_to_idx]!r:.200}, or leave them out'
+                )
+        return
     given = _labels(dataset)
     several = bool(given) and isinstance(given[0], list)
     labels = np.hstack(given).astype(int) if several else np.array(given, int)

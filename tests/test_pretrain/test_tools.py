@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -391,6 +392,33 @@ def test_images_with_a_label_below_0(tmp_path, caplog):
     with pytest.raises(UserError, match='1 of 2 images have a label below 0, which is no class'):
         check_image_labels(dataset, 2, 'train_dataloader')
     check_image_labels(dataset, 2, 'test_dataloader')
+
+
+@pytest.mark.parametrize(
+    ('classes', 'match'),
+    [
+        (None, None),
+        (['cat', 'dog', 'eel'], None),
+        (['Katze', 'Hund', 'Aal'], None),  # names of the user's own
+        (['cat', 'Hund', 'Aal'], None),
+        (
+            ['dog', 'cat', 'eel'],
+            r"folder 'cat' have label 0, which is 'dog' .*\['cat', 'dog', 'eel'",
+        ),
+        (['Katze', 'eel', 'dog'], "folder 'dog' have label 1, which is 'eel'"),
+    ],
+)
+def test_classes_in_another_order_than_their_folders(classes, match, tmp_path):
+    from mmpretrain.datasets import CustomDataset
+
+    from mmswinv2.hosts.mmpretrain import check_image_labels
+
+    for label, name in enumerate(['cat', 'dog', 'eel']):
+        draw(tmp_path / name / '0.png', label, size=1)
+    meta = None if classes is None else dict(classes=classes)
+    dataset = CustomDataset(data_prefix=str(tmp_path), metainfo=meta, pipeline=[])
+    with pytest.raises(UserError, match=match) if match else nullcontext():
+        check_image_labels(dataset, 3, 'train_dataloader')
 
 
 def test_image_smaller_than_the_crop(tool, trained, folders, tmp_path):
