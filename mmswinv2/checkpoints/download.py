@@ -27,9 +27,9 @@ def fetch(source: StrPath) -> Path:
 
     Args:
         source: a path, an ``https://`` address, ``hf://OWNER/NAME/FILE`` on Hugging Face (without
-            a file: ``model.safetensors``), or a name of `PUBLISHED` (an existing path of that name
-            takes precedence). ``http://`` is allowed for this machine, and for other hosts if
-            ``MMSWINV2_ALLOW_HTTP=1`` is set.
+            a file: ``model.safetensors``; ``NAME@REVISION`` is a branch, tag or commit), or a name
+            of `PUBLISHED` (an existing path of that name takes precedence). ``http://`` is allowed
+            for this machine, and for other hosts if ``MMSWINV2_ALLOW_HTTP=1`` is set.
 
     Returns:
         the path of the file, which need not exist if `source` is a path. Downloads are kept, see
@@ -131,7 +131,7 @@ class _Redirect(HTTPRedirectHandler):
 
 def _fetch_from_hugging_face(address: str) -> Path:
     """The local path of ``hf://OWNER/NAME/FILE``, see `fetch`."""
-    match = re.fullmatch('hf://([^/]+/[^/]+)(?:/(.+))?', address.rstrip('/'))
+    match = re.fullmatch('hf://([^/]+/[^/@]+)(?:@([^/]+))?(?:/(.+))?', address.rstrip('/'))
     if match is None:
         raise CheckpointError(f'{address}: an address on Hugging Face is hf://OWNER/NAME/FILE')
     try:
@@ -139,7 +139,8 @@ def _fetch_from_hugging_face(address: str) -> Path:
     except ImportError as error:
         raise CheckpointError(f'{address} needs `pip install huggingface-hub`') from error
     try:
-        return Path(hf_hub_download(match[1], match[2] or 'model.safetensors'))
+        name, revision, file = match.groups()
+        return Path(hf_hub_download(name, file or 'model.safetensors', revision=revision))
     except (OSError, ValueError) as error:  # bases of its own errors
         text = ' '.join(str(error).split())
         raise CheckpointError(f'cannot download {address} ({text})') from error

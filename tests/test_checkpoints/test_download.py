@@ -135,7 +135,7 @@ def test_addresses_without_tls_are_for_this_machine(monkeypatch):
     monkeypatch.setenv('MMSWINV2_ALLOW_HTTP', '1')
     with pytest.raises(CheckpointError, match='cannot download http://example.invalid'):
         fetch('http://example.invalid/swin.pth')
-    for wrong in ('hf://owner', 'hf://owner/', 'hf://'):
+    for wrong in ('hf://owner', 'hf://owner/', 'hf://', 'hf://owner/name@/a'):
         with pytest.raises(CheckpointError, match='hf://OWNER/NAME/FILE'):
             fetch(wrong)
 
@@ -149,11 +149,14 @@ def test_a_model_on_hugging_face_is_its_main_file(tmp_path, monkeypatch):
         'refs/main': 'a' * 40,
         f'snapshots/{"a" * 40}/model.safetensors': 'main',
         f'snapshots/{"a" * 40}/more/other.bin': 'other',
+        'refs/v1': 'b' * 40,
+        f'snapshots/{"b" * 40}/model.safetensors': 'first',
     }.items():
         (kept / name).parent.mkdir(parents=True, exist_ok=True)
         (kept / name).write_text(text)
-    found = [fetch(f'hf://owner/name{end}').read_text() for end in ('', '/', '/more/other.bin')]
-    assert found == ['main', 'main', 'other']
+    ends = ('', '/', '/more/other.bin', '@v1', f'@{"b" * 40}/model.safetensors')
+    found = [fetch(f'hf://owner/name{end}').read_text() for end in ends]
+    assert found == ['main', 'main', 'other', 'first', 'first']
 
 
 @pytest.fixture
