@@ -12,12 +12,12 @@ from typing import IO, Any
 
 from .errors import UserError
 
-# of macOS in archives, of network drives, and of Linux, macOS and Windows on each disk, where most
-# are for nobody to read
+# of macOS in archives, of Jupyter, of network drives, and of Linux, macOS and Windows on each disk,
+# where most are for nobody to read
 _FOLDERS_OF_SYSTEMS = (
-    '__MACOSX', '.AppleDouble', '@eaDir', '.@__thumb', 'lost+found', '.Trashes', '.TemporaryItems',
-    '.Spotlight-V100', '.DocumentRevisions-V100', '.fseventsd', 'System Volume Information',
-    '$RECYCLE.BIN',
+    '__MACOSX', '.AppleDouble', '.ipynb_checkpoints', '@eaDir', '.@__thumb', 'lost+found',
+    '.Trashes', '.TemporaryItems', '.Spotlight-V100', '.DocumentRevisions-V100', '.fseventsd',
+    'System Volume Information', '$RECYCLE.BIN',
 )  # fmt: skip
 IMAGES = (  # endings of files that OpenCV or Pillow reads, and of arrays of NumPy
     '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.dib', '.tif', '.tiff', '.webp', '.ppm',
@@ -31,8 +31,8 @@ _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, er
 def is_of_system(name: str) -> bool:
     """Whether a system, not the user, has written the file or folder of this name.
 
-    Such are ``._a.jpg``, a Mac's attributes of ``a.jpg``, the thumbnails of network drives, and
-    what a disk keeps of deleted files.
+    Such are ``._a.jpg``, a Mac's attributes of ``a.jpg``, the copies that Jupyter keeps, the
+    thumbnails of network drives, and what a disk keeps of deleted files.
     """
     return name.startswith(('._', '.Trash-')) or name in _FOLDERS_OF_SYSTEMS
 

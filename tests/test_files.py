@@ -56,7 +56,7 @@ def test_an_error_of_what_writes_is_left_as_it_is(tmp_path):
 
 def test_files_that_systems_write_are_left_out(tmp_path):
     names = ('a.py', 'b/c.py', '.hidden/d.py', '._a.py', 'b/._c.py', '__MACOSX/._a.py')
-    names += ('@eaDir/a.py/THUMB.py', '.AppleDouble/a.py')
+    names += ('@eaDir/a.py/THUMB.py', '.AppleDouble/a.py', 'b/.ipynb_checkpoints/c.py')
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()

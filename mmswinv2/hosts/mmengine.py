@@ -1,6 +1,7 @@
 """mmengine: data loaders and pictures, which all hosts share; the host of other configs."""
 
 import json
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 from torch import Tensor
 
 from ..errors import CheckpointError, UserError
+from ..files import is_of_system
 from .config_files import find_own_configs, format_configs_once
 from .host import Host
 from .mmengine_checkpoints import (
@@ -84,6 +86,17 @@ def explain_empty_data() -> None:
                 'there are such files, and what a filter leaves of them'
             )
         return original(self)
+
+
+@patch('mmengine', '>=0.7')
+def list_no_folders_of_systems() -> None:
+    """Folders that systems write, such as __MACOSX, are no classes, and their files no images."""
+    from mmengine.fileio import LocalBackend
+
+    @replace(LocalBackend, 'list_dir_or_file')
+    def list_dir_or_file(original: Any, *args: Any, **kwargs: Any) -> Iterator[str]:
+        found = original(*args, **kwargs)
+        return (path for path in found if not any(map(is_of_system, path.split(os.sep))))
 
 
 @patch('mmengine', '<0.10.8')
@@ -228,7 +241,7 @@ class MMEngine(Host):
 
     early_patches = (
         read_without_code, read_by_our_reader, read_data_without_code, explain_empty_data,
-        take_no_config_from_weights,
+        list_no_folders_of_systems, take_no_config_from_weights,
         report_what_is_loaded, start_workers_late, normalize_any_channels, draw_three_channels,
         draw_masks_in_their_boxes, find_own_configs, format_configs_once,
         name_keys_that_steps_lack, register_deepspeed_optimizers,

@@ -85,6 +85,21 @@ def data_files():
     return hasattr(builtins, 'pickle_has_run') or hasattr(builtins, 'yaml_has_run')
 
 
+@probe(
+    'Folders that systems write, such as __MACOSX, are no classes, and their files no images',
+    'mmengine',
+)
+def folders_of_systems():
+    from mmengine import fileio
+
+    names = ('cat/0.jpg', 'cat/.ipynb_checkpoints/0-checkpoint.jpg', '__MACOSX/0.jpg')
+    for name in names:
+        (FOLDER / 'images' / name).parent.mkdir(parents=True, exist_ok=True)
+        (FOLDER / 'images' / name).touch()
+    found = fileio.list_dir_or_file(FOLDER / 'images', recursive=True)
+    return sorted(found) != ['cat', 'cat/0.jpg']
+
+
 @probe('An inferencer runs no config that stands in a file of weights', 'mmengine')
 def configs():
     from mmengine.config import ConfigDict

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine import fileio
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.infer import BaseInferencer
@@ -37,6 +38,19 @@ def test_scalars_of_mmengine_can_be_restored(tmp_path):
         assert read_checkpoint(path)['loss'].mean() == 1.5
         restored = mmengine_checkpoint._load_checkpoint(str(path), map_location='cpu')
         assert restored['loss'].max() == 2
+
+
+@pytest.mark.parametrize('suffix', [None, '.jpg'])
+def test_folders_that_systems_write_are_not_listed(suffix, tmp_path):
+    hosts.apply()
+    names = ('a.jpg', 'b/c.jpg', 'b/d.txt', '.own/a.jpg')
+    of_systems = ('.ipynb_checkpoints/a.jpg', 'b/.ipynb_checkpoints/c.jpg', '__MACOSX/b/c.jpg')
+    for name in (*names, *of_systems):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    files = fileio.list_dir_or_file(tmp_path, list_dir=False, suffix=suffix, recursive=True)
+    assert sorted(files) == sorted(name for name in names if name.endswith(suffix or ''))
+    assert sorted(fileio.list_dir_or_file(tmp_path, list_file=False)) == ['.own', 'b']
 
 
 @pytest.mark.parametrize('way', ['cos', 'linear'])

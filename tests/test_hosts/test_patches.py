@@ -25,6 +25,11 @@ TABLE = [
     ),
     ('Reading data from a pickle or a YAML file runs no code from it', 'mmengine', '>=0.7'),
     ('Errors for a data set without samples say where it looked for them', 'mmengine', '>=0.7'),
+    (
+        'Folders that systems write, such as __MACOSX, are no classes, and their files no images',
+        'mmengine',
+        '>=0.7',
+    ),
     ('An inferencer runs no config that stands in a file of weights', 'mmengine', '>=0.7'),
     (
         'Weights of any format are loaded with one report, and refused if next to nothing fits',

@@ -13,6 +13,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmswinv2 import hosts
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.cli.report import report
 from mmswinv2.cli.ui_page import Page
@@ -392,6 +393,19 @@ def test_images_with_a_label_below_0(tmp_path, caplog):
     with pytest.raises(UserError, match='1 of 2 images have a label below 0, which is no class'):
         check_image_labels(dataset, 2, 'train_dataloader')
     check_image_labels(dataset, 2, 'test_dataloader')
+
+
+def test_folders_that_systems_write_are_no_classes(tmp_path):
+    from mmpretrain.datasets import CustomDataset
+
+    hosts.apply()
+    names = ('cat/0.png', 'dog/a/0.png', 'dog/.ipynb_checkpoints/0-checkpoint.png')
+    for name in (*names, '.ipynb_checkpoints/0-checkpoint.png', '__MACOSX/cat/0.png'):
+        draw(tmp_path / name, label=1, size=1)
+    dataset = CustomDataset(data_prefix=str(tmp_path), pipeline=[])
+    assert dataset.CLASSES == ('cat', 'dog')
+    found = [(info['img_path'], info['gt_label']) for info in dataset]
+    assert found == [(str(tmp_path / name), label) for label, name in enumerate(names[:2])]
 
 
 @pytest.mark.parametrize(
