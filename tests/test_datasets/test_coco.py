@@ -346,6 +346,8 @@ REPAIRED = {  # case: (change, words of the warning, annotations that are left)
         lambda c: (mapped('id', lambda a: a['id'] - 1)(c),
                    c.update(info=dict(description='converted by mmdet CocoMetric'))),
         'given new ones', 8),
+    'names of files as Windows has them': (
+        lambda c: [i.update(file_name='.\\' + i['file_name']) for i in c['images']], '', 8),
     'info a text': (lambda c: c.update(info='my data'), '', 8),
     'info a list': (lambda c: c.update(info=[1]), '', 8),
     'runs with a size of whole floats': (
