@@ -35,10 +35,9 @@ def read_labelme(source: Source) -> tuple[None, list[Labelled]]:
 
 
 def _read_file(path: Path, source: Source) -> Labelled | None:
+    text = read_text(path)
     try:
-        content = json.loads(read_text(path))
-    except UserError:
-        raise
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f'{path} is not JSON, or cut short ({error})') from error
     if not isinstance(content, dict) or not isinstance(content.get('shapes'), list):
