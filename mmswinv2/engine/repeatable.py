@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any
 
 from mmengine.dataset import DefaultSampler, InfiniteSampler
-from mmengine.dist import get_rank, get_world_size
+from mmengine.dist import get_rank
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
-from mmengine.runner import EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
@@ -49,10 +49,10 @@ class RepeatableHook(Hook):
         save = runner.save_checkpoint
 
         def save_checkpoint(*args: Any, **kwargs: Any) -> None:
-            # In the middle of a group the gradients of all processes are gathered. The first one
-            # may also come alone, as mmengine allows, and would wait for the others for ever
+            # In the middle of a group DDP's gradients are gathered from all processes. The first
+            # one may also come alone, as mmengine allows, and would wait for the others for ever
             if _accumulated(runner) and not runner.optim_wrapper.should_update():
-                if together or get_world_size() == 1 or isinstance(runner, FlexibleRunner):
+                if together or not hasattr(runner.model, 'no_sync'):
                     self._gradients = waiting_gradients(runner.model)
                 else:
                     warn('the checkpoint of a custom hook is without accumulated gradients')
