@@ -221,8 +221,8 @@ def read_work_dir(path: str | Path) -> WorkDir:
     if not any(run.steps or run.test_scores for run in runs):
         below = sorted(p.parents[2] for p in folder.glob('*/*/vis_data/scalars.json'))
         hint = f'; there is {below[0]}' if below else ''
-        if started := [p for p in sorted(folder.glob('*/*.log')) if p.stem == p.parent.name]:
-            raise UserError(f'{path} has no losses or scores so far; {started[-1]} says why')
+        if begun := [p for p in sorted(folder.glob('*/*.log')) if p.stem == p.parent.name]:
+            raise UserError(f'{path} has no losses or scores so far; {begun[-1]} says why')
         raise UserError(
             f'{path} has no logs of a training or test (TIME/vis_data/scalars.json){hint}; name '
             'the --work-dir of tools/train.py'
