@@ -222,7 +222,7 @@ def read_work_dir(path: str | Path) -> WorkDir:
         below = sorted(p.parents[2] for p in folder.glob('*/*/vis_data/scalars.json'))
         hint = f'; there is {below[0]}' if below else ''
         if begun := [p for p in sorted(folder.glob('*/*.log')) if p.stem == p.parent.name]:
-            raise UserError(f'{path} has no losses or scores so far; {begun[-1]} says why')
+            raise UserError(f'{path} has no losses or scores so far; see {begun[-1]}')
         raise UserError(
             f'{path} has no logs of a training or test (TIME/vis_data/scalars.json){hint}; name '
             'the --work-dir of tools/train.py'

@@ -632,7 +632,7 @@ def test_work_dirs_without_logs(tmp_path):
     begun = tmp_path / 'begun/20260101_000000'  # it ended before the first line on its losses
     begun.mkdir(parents=True)
     (begun / f'{begun.name}.log').touch()
-    with pytest.raises(UserError, match='no losses or scores so far; .*/20260101_000000.log says'):
+    with pytest.raises(UserError, match='no losses or scores so far; see .*/20260101_000000.log'):
         report(tmp_path / 'begun')
     (tmp_path / 'file').touch()
     with pytest.raises(UserError, match='the work dir .*file is a file'):
