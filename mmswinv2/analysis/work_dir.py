@@ -171,15 +171,16 @@ class WorkDir:
     def curves(self, validation: bool = False) -> dict[str, Curve]:
         """Logged numbers by name, over the steps of training; resumed runs are joined.
 
-        If a resumed run repeats steps, its values replace the earlier ones.
+        What a run logged after the step from which it was resumed is left out.
         """
         found: dict[str, Curve] = {}
         for run in self.trainings:
-            if not (entries := run.validation if validation else run.training):
-                continue
-            first = min(step_of(own[0]) for own in (run.training, entries) if own)
+            entries, others = run.training, run.validation
+            if validation:
+                entries, others = others, entries
+            first, seen = (step_of(e[0]) if e else math.inf for e in (entries, others))
             for curve in found.values():
-                curve[:] = [point for point in curve if point[0] < first]
+                curve[:] = [point for point in curve if point[0] < first and point[0] <= seen]
             for entry in entries:
                 step = step_of(entry)
                 numbers = _scores(entry) if validation else _numbers(entry)
@@ -190,17 +191,19 @@ class WorkDir:
     def final_scores(self) -> list[tuple[str, dict[str, float]]]:
         """Scores of the last validation and the last test, each with a description, in order."""
         found = []
-        validations = [entry for run in self.trainings for entry in run.validation]
-        if validations and (scores := _scores(validations[-1])):
-            found.append((f'validation at iteration {step_of(validations[-1]):.0f}', scores))
+        ends = {key: curve[-1] for key, curve in self.curves(validation=True).items()}
+        if ends:
+            last = max(step for step, _ in ends.values())
+            scores = {key: value for key, (step, value) in ends.items() if step == last}
+            found.append((f'validation at iteration {last:.0f}', scores))
         tests = [run for run in self.runs if run.test_scores]
         if tests:
             of = f', {tests[-1].weights}' if tests[-1].weights else ''
-            last = f'test of {tests[-1].name}{of}', tests[-1].test_scores
+            tested = f'test of {tests[-1].name}{of}', tests[-1].test_scores
             if found and tests[-1].name < self.trainings[-1].name:  # the training went on
-                found.insert(0, last)
+                found.insert(0, tested)
             else:
-                found.append(last)
+                found.append(tested)
         return found
 
 
@@ -218,6 +221,8 @@ def read_work_dir(path: str | Path) -> WorkDir:
     if not any(run.steps or run.test_scores for run in runs):
         below = sorted(p.parents[2] for p in folder.glob('*/*/vis_data/scalars.json'))
         hint = f'; there is {below[0]}' if below else ''
+        if begun := [p for p in sorted(folder.glob('*/*.log')) if p.stem == p.parent.name]:
+            raise UserError(f'{path} has no losses or scores so far; see {begun[-1]}')
         raise UserError(
             f'{path} has no logs of a training or test (TIME/vis_data/scalars.json){hint}; name '
             'the --work-dir of tools/train.py'

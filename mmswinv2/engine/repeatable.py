@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import get_rank
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import Tensor
@@ -44,17 +45,31 @@ class RepeatableHook(Hook):
         if isinstance(sampler, (DefaultSampler, InfiniteSampler)):
             seed_samples(loader, self.seed)
         self._leave_out_done(runner, loader)
+        together = False  # whether all processes save, as those of CheckpointHook do
         save = runner.save_checkpoint
 
         def save_checkpoint(*args: Any, **kwargs: Any) -> None:
-            # In the middle of a group all processes have to come here. After an update the first
-            # one may come alone, as mmengine allows; it alone may go on to `before_save_checkpoint`
+            # In the middle of a group DDP's gradients are gathered from all processes. The first
+            # one may also come alone, as mmengine allows, and would wait for the others for ever
             if _accumulated(runner) and not runner.optim_wrapper.should_update():
-                self._gradients = waiting_gradients(runner.model)
+                if together or not hasattr(runner.model, 'no_sync'):
+                    self._gradients = waiting_gradients(runner.model)
+                else:
+                    warn('the checkpoint of a custom hook is without accumulated gradients')
             save(*args, **kwargs)
             self._gradients = {}
 
+        def save_together(method: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+            nonlocal together
+            together = True
+            method(*args, **kwargs)
+            together = False
+
         runner.save_checkpoint = save_checkpoint
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook):
+                for name in ('after_train_iter', 'after_train_epoch', 'after_val_epoch'):
+                    setattr(hook, name, partial(save_together, getattr(hook, name)))
 
     def _leave_out_done(self, runner: Any, loader: Any) -> None:
         """Leave out the batches that the run has done before it was interrupted.

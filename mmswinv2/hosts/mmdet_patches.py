@@ -150,12 +150,9 @@ def resize_whole_batches() -> None:
 
     @replace(BatchSyncRandomResize, 'forward')
     def forward(original: Any, self: Any, inputs: torch.Tensor, data_samples: list) -> tuple:
-        hub = MessageHub.get_current_instance()  # is saved in checkpoints
-        if self._input_size is None:
-            self._input_size = hub.runtime_info.get('batch_resize')
         before = inputs.shape[-2:]
-        inputs, data_samples = original(self, inputs, data_samples)
-        hub.update_info('batch_resize', self._input_size)
+        with _resumed(self, '_input_size'):
+            inputs, data_samples = original(self, inputs, data_samples)
         if (after := inputs.shape[-2:]) == before:
             return inputs, data_samples
 
@@ -171,6 +168,43 @@ def resize_whole_batches() -> None:
                 resized = torch.nn.functional.interpolate(labels[None].float(), size)
                 sample.gt_sem_seg.sem_seg = resized[0].to(labels.dtype)
         return inputs, data_samples
+
+
+@patch('mmdet', '>=3')
+def resume_measures() -> None:
+    """Dynamic R-CNN and DDOD resume with what they have measured for their losses."""
+    from mmdet.models.dense_heads import DDODHead
+    from mmdet.models.roi_heads import DynamicRoIHead
+
+    @replace(DDODHead, 'calc_reweight_factor')
+    def factors(original: Any, self: Any, *args: Any) -> list[float]:
+        with _resumed(self, 'cls_num_pos_samples_per_level'):
+            return original(self, *args)
+
+    @replace(DynamicRoIHead, 'loss')
+    def loss(original: Any, self: Any, *args: Any) -> dict[str, torch.Tensor]:
+        thresholds = (f'bbox_assigner.{n}' for n in ('pos_iou_thr', 'neg_iou_thr', 'min_pos_iou'))
+        names = ('iou_history', 'beta_history', *thresholds, 'bbox_head.loss_bbox.beta')
+        with _resumed(self, *names):
+            return original(self, *args)
+
+
+@contextmanager
+def _resumed(module: Any, *names: str) -> Iterator[None]:
+    """Save attributes that no state dict has, and restore them at the first call of a run."""
+    hub = MessageHub.get_current_instance()  # is saved in checkpoints
+    key = f'state of {type(module).__name__}'
+    places = [
+        (functools.reduce(getattr, owners, module), name)
+        for *owners, name in (name.split('.') for name in names)
+    ]
+    if not hasattr(module, 'is_resumed'):
+        module.is_resumed = True
+        for (owner, name), value in zip(places, hub.runtime_info.get(key, ()), strict=False):
+            setattr(owner, name, value)
+    yield
+    # without the types of NumPy
+    hub.update_info(key, [np.asarray(getattr(owner, name)).tolist() for owner, name in places])
 
 
 def has_fast_evaluator() -> bool:

@@ -629,6 +629,11 @@ def test_work_dirs_without_logs(tmp_path):
     work_dir(tmp_path / 'runs/one', CONFIG)
     with pytest.raises(UserError, match='has no logs .*; there is .*/runs/one;'):
         report(tmp_path / 'runs')
+    begun = tmp_path / 'begun/20260101_000000'  # it ended before the first line on its losses
+    begun.mkdir(parents=True)
+    (begun / f'{begun.name}.log').touch()
+    with pytest.raises(UserError, match='no losses or scores so far; see .*/20260101_000000.log'):
+        report(tmp_path / 'begun')
     (tmp_path / 'file').touch()
     with pytest.raises(UserError, match='the work dir .*file is a file'):
         report(tmp_path / 'file')
@@ -822,9 +827,16 @@ def test_validations_of_a_run_that_went_past_its_checkpoint(tmp_path):
         ]
         (run / 'vis_data/scalars.json').write_text('\n'.join(lines))
     work = read_work_dir(folder)
-    steps = [(20, 0), (40, 0), (60, 0), (70, 0), (80, 2), (100, 2)]
-    assert work.curves()['loss'] == steps
+    assert work.curves()['loss'] == [(20, 0), (40, 0), (60, 0), (80, 2), (100, 2)]
     assert work.curves(validation=True)['acc'] == [(30, 0), (60, 1), (90, 2)]
+    # resumed at 60 without a validation so far
+    log = folder / '20260102_000000/vis_data/scalars.json'
+    log.write_text('{"lr": 1, "loss": 1, "step": 65}')
+    shutil.rmtree(folder / '20260103_000000')
+    work = read_work_dir(folder)
+    assert work.curves()['loss'] == [(20, 0), (40, 0), (60, 0), (65, 1)]
+    assert work.curves(validation=True)['acc'] == [(30, 0), (60, 0)]
+    assert work.final_scores() == [('validation at iteration 60', {'acc': 0.0})]
 
 
 class Nothing(BaseModel):

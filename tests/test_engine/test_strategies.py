@@ -91,10 +91,10 @@ from mmswinv2.engine import CheckInvalidLossHook, RepeatableHook
 
 
 class FirstSaves(Hook):
-    # by one process, as mmengine allows; no gradients wait
+    # by one process, as mmengine allows, also in the middle of a group of batches
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if get_rank() == 0 and runner.iter + 1 in (3, 6, 7):
+        if get_rank() == 0:
             runner.save_checkpoint(runner.work_dir, 'first.pth', by_epoch=False)
 
 

@@ -379,6 +379,16 @@ def masks_of_another_size():
     return sample.gt_instances.masks.masks.shape != (1, 64, 64)
 
 
+@probe('Dynamic R-CNN and DDOD resume with what they have measured for their losses', 'mmdet')
+def measures():
+    from mmdet.models.dense_heads import DDODHead
+
+    for _ in range(2):  # the second as in a new process that has resumed the message hub
+        head = DDODHead(1, 8, 1, feat_channels=8, norm_cfg=None, use_dcn=False)
+        head.calc_reweight_factor([torch.zeros(3), *[torch.ones(3)] * 4])
+    return head.cls_num_pos_samples_per_level[0] == 3
+
+
 @probe('Recalls of proposals are measured, whatever the number of boxes on each image', 'mmdet')
 def recalls():
     from mmdet.evaluation.metrics import coco_metric

@@ -10,6 +10,7 @@ from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 
 from mmswinv2 import hosts
+from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.errors import UserError
 from mmswinv2.hosts.mmdet_metrics import check_scored
 from tests.test_tools.conftest import ROOT
@@ -312,3 +313,46 @@ def test_a_detector_without_resize():
     padded = pack(pad(dict(sample)))
     assert padded['inputs'].shape[1:] == (96, 96)
     assert padded['data_samples'].scale_factor == (1, 1)
+
+
+@pytest.mark.filterwarnings('ignore:torch.meshgrid')
+@pytest.mark.filterwarnings('ignore::UserWarning:mmdet')
+def test_dynamic_rcnn_resumes_with_what_it_has_measured(tmp_path):
+    cfg = Config.fromfile(ROOT / 'configs/detection/mask-rcnn_swinv2-nano_shapes.py')
+    hosts.of(cfg).apply()
+    dynamic = dict(
+        iou_topk=6, beta_topk=5, update_iter_interval=3, initial_iou=0.01, initial_beta=9.0
+    )
+    cfg.model.roi_head.update(type='DynamicRoIHead', mask_head=None, mask_roi_extractor=None)
+    cfg.model.roi_head.bbox_head.loss_bbox = dict(type='SmoothL1Loss')
+    cfg.model.train_cfg.rcnn.dynamic_rcnn = dynamic
+    cfg.model.backbone.drop_path_rate = 0.0
+
+    def detector():
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            torch.manual_seed(0)
+            return MODELS.build(cfg.model)
+
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        batches = [hosts.sample_batch(cfg, (96, 128), 1) for _ in range(8)]
+    runs = []
+    for starts in ([0], [0, 5]):  # in one go, and resumed after five batches
+        losses = []
+        for number, batch in enumerate(batches):
+            if number in starts:
+                hub = MessageHub.get_instance(f'dynamic-rcnn-{starts}-{number}')
+                if number:
+                    hub.load_state_dict(read_checkpoint(tmp_path / 'hub.pth')['hub'])
+                model = detector()
+            torch.manual_seed(number)
+            with DefaultScope.overwrite_default_scope('mmdet'):
+                data = model.data_preprocessor(copy.deepcopy(batch), True)
+            (sample,) = data['data_samples']
+            sample.gt_instances = sample.gt_instances[number : number + 3]
+            losses.append(model(**data, mode='loss')['loss_bbox'].item())
+            torch.save({'hub': hub.state_dict()}, tmp_path / 'hub.pth')
+        head = model.roi_head
+        measured = head.bbox_assigner.pos_iou_thr, head.bbox_head.loss_bbox.beta, *head.iou_history
+        runs.append((*losses, *measured))
+    assert runs[0] == pytest.approx(runs[1], rel=1e-4)
+    assert 0.01 < measured[0] < 1 and measured[1] < 9.0 and len(measured) == 4

@@ -149,6 +149,7 @@ TABLE = [
         'mmdet',
         '>=3',
     ),
+    ('Dynamic R-CNN and DDOD resume with what they have measured for their losses', 'mmdet', '>=3'),
     ('COCO scores are computed by faster-coco-eval where it is installed', 'mmdet', '>=3'),
     (
         'Scores of single classes (classwise) go by their names, whatever the order of their ids',
