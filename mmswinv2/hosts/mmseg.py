@@ -37,7 +37,7 @@ class MMSeg(Host):
 
     name = 'mmseg'
     extra = 'seg'
-    patches = (*Host.patches, *patches_in(mmseg_patches, name))
+    patches = (*Host.patches, *patches_in(name, mmseg_patches))
     heads_autocast = True
     swap_image_size = 64
     draw_folder = 'visualizer.save_dir'
