@@ -12,7 +12,7 @@ from mmengine.dataset import BaseDataset
 from ..errors import UserError
 from ..log import warn
 from .configs import steps_in
-from .label_maps import check_file
+from .label_maps import VALUE_RULES, check_file, check_map_size, check_values
 from .mmcv import name_file
 from .patching import patch, replace
 
@@ -378,12 +378,8 @@ def check_semantic_map(results: dict, num_classes: int | None) -> None:
     Values are not checked without `num_classes`, those of the semantic head.
     """
     labels, path = results['gt_seg_map'], results['seg_map_path']
-    shape = tuple(results.get('ori_shape') or results.get('img_shape') or labels.shape)[:2]
-    if labels.ndim != 2 or labels.shape != shape:
-        raise UserError(
-            f'the semantic map {path} has the shape {labels.shape}, and its image {shape}; a map '
-            'has one channel and the size of its image'
-        )
+    check_values(path, labels, VALUE_RULES[:1])  # the shape alone
+    check_map_size(results, results.get('ori_shape') or results.get('img_shape') or labels.shape)
     bad = labels[(labels != results.get('ignore_index', 255)) & (labels != 255)]
     if num_classes is not None and bad.size and (largest := int(bad.max())) >= num_classes:
         raise UserError(
