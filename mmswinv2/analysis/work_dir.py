@@ -159,7 +159,7 @@ class WorkDir:
     @property
     def checkpoint(self) -> Path | None:
         """The last checkpoint."""
-        from ..engine.storage import last_good_checkpoint
+        from ..engine.start import last_good_checkpoint
 
         return last_good_checkpoint(self.folder)
 
