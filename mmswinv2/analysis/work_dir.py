@@ -317,8 +317,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[st
     """
     before, after = dict(_flat(old)), dict(_flat(new))
     names = [*before, *(name for name in after if name not in before)]
-    told = ((n, before.get(n, '—'), after.get(n, '—')) for n in names)
-    return [(name, was, now) for name, was, now in told if was != now]
+    values = ((n, before.get(n, '—'), after.get(n, '—')) for n in names)
+    return [(name, was, now) for name, was, now in values if was != now]
 
 
 def _has_mapping(node: Any) -> bool:

@@ -302,10 +302,10 @@ def check_things(dataset: Any, images: Sequence[dict]) -> None:
     segments = (segment for image in images for segment in image['segments_info'])
     others = {s['category'] for s in segments if s['is_thing'] and s['category'] >= len(things)}
     if others or set(classes[: len(things)]) != set(things):
-        told = ''.join(f', and {classes[i]!r} is a thing there (isthing=1)' for i in sorted(others))
+        hint = ''.join(f', and {classes[i]!r} is a thing there (isthing=1)' for i in sorted(others))
         raise UserError(
             f'{dataset.ann_file}: metainfo of the data set has classes={classes!r:.200} and '
-            f'thing_classes={things!r:.200}{told:.200}; classes are thing_classes, then '
+            f'thing_classes={things!r:.200}{hint:.200}; classes are thing_classes, then '
             'stuff_classes, as heads take the first labels for things'
         )
 
@@ -320,18 +320,18 @@ def check_objects(dataset: Any, images: Sequence[dict]) -> None:
     if all(instance.get('ignore_flag') for instance in instances):
         if dataset.test_mode and not others:
             return
-        told = (
+        problem = (
             f'{dataset.ann_file} has {len(images)} images and 0 annotations (crowds left aside) of '
             f'the classes {classes!r:.80}'
         )
         if others and (dataset.filter_cfg or {}).get('filter_empty_gt', True):
             raise UserError(
-                f'{told}; its objects are {others}: name these in metainfo, or set '
+                f'{problem}; its objects are {others}: name these in metainfo, or set '
                 'filter_cfg=dict(filter_empty_gt=False) if the images are to be background'
             )
         if (dataset.filter_cfg or {}).get('filter_empty_gt'):
-            raise UserError(f'{told}; training needs both')
-        warn(f'{told}: they are background')
+            raise UserError(f'{problem}; training needs both')
+        warn(f'{problem}: they are background')
     seen = {instance.get('bbox_label') for instance in instances}
     if others and (lacking := [name for i, name in enumerate(classes) if i not in seen]):
         warn(
@@ -350,13 +350,13 @@ def check_masks_of_objects(dataset: Any, images: Sequence[dict], rasterized: boo
     objects = [instance for instance in instances if not instance.get('ignore_flag')]
     runs = sum(isinstance(instance.get('mask'), dict) for instance in objects)
     if runs and not dataset.test_mode and not rasterized:
-        told = (
+        problem = (
             f'{dataset.ann_file}: {runs} of {len(objects)} masks are run lengths, and '
             'poly2mask=False of LoadAnnotations takes polygons alone'
         )
         if runs == len(objects):
-            raise UserError(f'{told}; leave it out: there is nothing to train with')
-        warn(f'{told}: their objects are ignored; leave it out to train with them')
+            raise UserError(f'{problem}; leave it out: there is nothing to train with')
+        warn(f'{problem}: their objects are ignored; leave it out to train with them')
     without = [instance for instance in instances if not instance.get('mask')]
     if objects and not any(instance.get('mask') for instance in objects):
         raise UserError(
