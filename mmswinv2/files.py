@@ -1,7 +1,8 @@
-"""Walk folders, and write files atomically."""
+"""Walk folders, read lists and JSON, and write files atomically."""
 
 import errno
 import io
+import json
 import os
 import secrets
 import tempfile
@@ -88,6 +89,22 @@ def text_lines(path: StrPath, content: bytes) -> list[str]:
             f'convert the list, as by iconv -f GBK -t UTF-8 {path} > NEW (or -f UTF-16)'
         )
     return io.StringIO(text, newline=None).readlines()
+
+
+def read_json(path: StrPath) -> Any:
+    """The content of a JSON file, in UTF-8 or another Unicode encoding.
+
+    Raises:
+        UserError: if it is neither, or cut short.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())  # detects UTF-8 (BOM or not), -16, -32
+    except UnicodeDecodeError as error:
+        raise UserError(f'{path} is not in UTF-8 ({error}); save it as UTF-8') from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f'{path} is not JSON, or cut short ({error}); fetch or export it again'
+        ) from error
 
 
 def _leads_into(root: str, place: str, name: str) -> bool:

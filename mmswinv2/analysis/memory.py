@@ -7,12 +7,11 @@ optimizer state follows from the number of parameters and how the strategy shard
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
@@ -31,6 +30,7 @@ from ..core.arguments import is_number
 from ..core.attention import WindowAttention
 from ..core.block import Block
 from ..errors import UserError
+from ..files import read_json
 from ..options import STRATEGIES
 from .model import Observer, build, frozen_batch_norms, ready
 
@@ -300,7 +300,9 @@ def strategy_of(cfg: Config) -> tuple[str, int]:
     section = strategy.get('zero_optimization')
     if section is None:
         config = strategy.get('config') or {}
-        config = _read_json(config) if isinstance(config, str) else config
+        config = read_json(config) if isinstance(config, str) else config
+        if not isinstance(config, Mapping):
+            raise UserError(f'{strategy["config"]} (strategy.config) must be a JSON object')
         section = config.get('zero_optimization') or {}
     stage = section.get('stage', 0)
     bucket = section.get('reduce_bucket_size', 500_000_000)  # DeepSpeed's default
@@ -309,16 +311,6 @@ def strategy_of(cfg: Config) -> tuple[str, int]:
             f'zero_optimization.reduce_bucket_size={bucket!r} must be a number, such as 5e8'
         )
     return f'zero{stage}' if stage else 'ddp', int(bucket)
-
-
-def _read_json(path: str) -> dict[str, Any]:
-    try:
-        content = json.loads(Path(path).read_text(encoding='utf-8'))
-    except ValueError as error:
-        raise UserError(f'{path} (strategy.config) is no JSON: {error}') from error
-    if not isinstance(content, dict):
-        raise UserError(f'{path} (strategy.config) must be a JSON object')
-    return content
 
 
 def dtype_of(cfg: Config) -> str:

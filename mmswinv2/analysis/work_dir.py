@@ -159,7 +159,7 @@ class WorkDir:
     @property
     def checkpoint(self) -> Path | None:
         """The last checkpoint."""
-        from ..engine.storage import last_good_checkpoint
+        from ..engine.start import last_good_checkpoint
 
         return last_good_checkpoint(self.folder)
 
@@ -322,8 +322,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[st
     """
     before, after = dict(_flat(old)), dict(_flat(new))
     names = [*before, *(name for name in after if name not in before)]
-    told = ((n, before.get(n, '—'), after.get(n, '—')) for n in names)
-    return [(name, was, now) for name, was, now in told if was != now]
+    values = ((n, before.get(n, '—'), after.get(n, '—')) for n in names)
+    return [(name, was, now) for name, was, now in values if was != now]
 
 
 def _has_mapping(node: Any) -> bool:

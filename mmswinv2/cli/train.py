@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     args = parse_args(arguments)
     from ..engine.launch import build_runner, load_config, run
     from ..engine.settings import set_class_map, set_length, set_mixed_precision
-    from ..engine.storage import set_resume
+    from ..engine.start import set_resume
 
     cfg = load_config(args)
     parts = ('train_cfg', 'train_dataloader', 'optim_wrapper')

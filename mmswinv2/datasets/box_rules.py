@@ -113,13 +113,13 @@ def apply_rules(
             continue
         number, of, way = int(bad.sum()), int(keep.sum()), rule.way.format(form=form)
         first = name(int(bad.argmax()))
-        told = f'{path}: {number} of {of} annotations {rule.words}, the first {first}'
+        problem = f'{path}: {number} of {of} annotations {rule.words}, the first {first}'
         least = {'any': 1, 'half': (of + 1) / 2, 'most': 0.9 * of, 'warn': of + 1}
         if number >= least.get(rule.when, of):
-            raise UserError(f'{told}; {way}')
+            raise UserError(f'{problem}; {way}')
         if rule.when == 'leave out':
-            warn(f'{told}; they are left out')
+            warn(f'{problem}; they are left out')
             keep &= ~bad
         if rule.when in ('half', 'warn'):
-            warn(f'{told}; {way}')
+            warn(f'{problem}; {way}')
     return keep

@@ -6,7 +6,6 @@ detected, a mask of another size counts as wrong, and a missing key raises a Key
 """
 
 import gc
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from ..files import read_json
 from ..log import warn
 from .box_rules import BOX_RULES, XYWH, Annotations, Rule, apply_rules
 from .coco_masks import check_masks
@@ -113,7 +113,7 @@ def read_coco(path: str | Path, boxes: bool = True) -> dict[str, Any]:
     Raises:
         UserError: naming the file, the entry, the rule and the way out.
     """
-    return check_content(path, _read_json(path), boxes)
+    return check_content(path, _read(path), boxes)
 
 
 def check_content(path: Any, content: dict[str, Any], boxes: bool = True) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def check_content(path: Any, content: dict[str, Any], boxes: bool = True) -> dic
 @without_collection()
 def read_fields(path: str | Path) -> dict[str, Any]:
     """Read an annotation file and check the type and range of each field, and nothing else."""
-    content = _read_json(path)
+    content = _read(path)
     _columns(path, content, boxes=True)
     return content
 
@@ -208,7 +208,7 @@ def _refuse_unknown_categories(path: Any, columns: dict[tuple[str, str], Any]) -
 
 def read_categories(path: str | Path) -> list[dict]:
     """The ``categories`` of an annotation file, of COCO's format or LVIS's."""
-    return _read_json(path)['categories']
+    return _read(path)['categories']
 
 
 def get_category_ids(path: str | Path, categories: Iterable[dict], names: Sequence[str]) -> list:
@@ -240,17 +240,10 @@ def get_category_ids(path: str | Path, categories: Iterable[dict], names: Sequen
     return [known[name][0] for name in names]
 
 
-def _read_json(path: str | Path) -> dict[str, Any]:
+def _read(path: str | Path) -> dict[str, Any]:
     if (path := Path(path)).exists() and not path.is_file() and not path.is_dir():
         raise UserError(f'{path} is a pipe or a device and no file; write the content to a file')
-    try:
-        content = json.loads(path.read_bytes())  # detects UTF-8 (BOM or not), -16, -32
-    except UnicodeDecodeError as error:
-        raise UserError(f'{path} is not in UTF-8 ({error}); save it as UTF-8') from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f'{path} is not JSON, or cut short ({error}); fetch or export it again'
-        ) from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f'{path} is no COCO annotation file: its content is no JSON object')
     content.setdefault('annotations', [])  # files of test images have none

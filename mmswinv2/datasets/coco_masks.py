@@ -146,14 +146,14 @@ def _leave_out_polygons(
     path: Any, annotations: list[dict], owner: np.ndarray, polygons: list, good: np.ndarray
 ) -> None:
     first = annotations[owner[int((~good).argmax())]]
-    told = (
+    problem = (
         f'{path}: {int((~good).sum())} of {len(good)} polygons have no area, less than three '
         f'points, an odd number of coordinates or some that are not finite, the first of '
         f'annotation id {first["id"]} (image_id={first["image_id"]})'
     )
     if not good.any():
-        raise UserError(f'{told}; {_SEGMENTATION}')
-    warn(f'{told}; they are left out')
+        raise UserError(f'{problem}; {_SEGMENTATION}')
+    warn(f'{problem}; they are left out')
     changed = np.unique(owner[~good])
     for i in changed:
         annotations[i]['segmentation'] = []

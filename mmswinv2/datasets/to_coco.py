@@ -96,11 +96,11 @@ def to_coco(
         raise UserError(f'{source}: the class {twice[0]!r} stands twice among the names')
     content = _content(_merged(labelled, left_out), names, root, left_out, decode)
     if not content['annotations']:
-        told = '; '.join(f'{n} {what}, the first {first}' for what, (n, first)
-                         in left_out.found.items())  # fmt: skip
+        reasons = '; '.join(f'{n} {what}, the first {first}' for what, (n, first)
+                            in left_out.found.items())  # fmt: skip
         raise UserError(
             f'{source}: no object of {form} on an image of {root} is left to write '
-            f'({told or "no label file has any"})'
+            f'({reasons or "no label file has any"})'
         )
     _write(content, out)
     annotations = content['annotations']

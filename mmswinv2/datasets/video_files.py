@@ -72,7 +72,7 @@ class VideoReader:
     def __init__(self, path: str, num_threads: int = 1) -> None:
         self.path, self.num_threads = path, num_threads
         with self._open() as (container, stream):
-            told, unit = float(stream.average_rate or 0), float(stream.time_base)
+            average, unit = float(stream.average_rate or 0), float(stream.time_base)
             self._times, self._keys, sure = _index(container, stream)
             fields = _may_be_fields(self._times, stream)
         if not sure or (
@@ -87,9 +87,9 @@ class VideoReader:
         onwards = steps[steps >= 0]  # times begin anew where files have been joined
         # in AVI frames that were reordered have times of others
         known = onwards.any() and len(onwards) > 0.9 * len(steps)
-        measured = float(1 / (onwards.mean() * unit)) if known else told
+        measured = float(1 / (onwards.mean() * unit)) if known else average
         # the file's own number is exact where times are rounded, and wrong for uneven ones
-        self.fps = told if math.isclose(told, measured, rel_tol=0.02) else measured
+        self.fps = average if math.isclose(average, measured, rel_tol=0.02) else measured
         self.times: list[float] | None = None
         if len(steps) and 0 < 1.5 * steps.min() < steps.max():  # rounding changes steps by less
             self.times = [0.0, *(np.cumsum(steps) * unit).tolist()]

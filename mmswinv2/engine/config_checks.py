@@ -225,7 +225,7 @@ def _check_channels(cfg: Config) -> None:
     if not known or stages != sorted(set(stages)):  # the backbone refuses them itself
         return
     maps = [variant.embed_dims * 2**i for i in stages]
-    told = f'model.backbone returns maps of {maps} channels (arch={backbone.get("arch", "tiny")!r})'
+    fact = f'model.backbone returns maps of {maps} channels (arch={backbone.get("arch", "tiny")!r})'
     for place, part in _takers(model):
         given, index = part.get('in_channels'), part.get('in_index')
         several = isinstance(given, (list, tuple))
@@ -234,7 +234,7 @@ def _check_channels(cfg: Config) -> None:
         try:
             wanted = [maps[i] for i in hosts.as_list(-1 if index is None else index)]
         except (IndexError, TypeError) as error:
-            raise UserError(f'{place}.in_index={index} in the config: {told}') from error
+            raise UserError(f'{place}.in_index={index} in the config: {fact}') from error
         if several and index is None:
             wanted = maps
         every = index is not None or hosts.type_name(part) in _OF_ALL_MAPS
@@ -242,7 +242,7 @@ def _check_channels(cfg: Config) -> None:
             continue
         if hosts.as_list(given) != wanted:
             raise UserError(
-                f'{place}.in_channels={given} in the config: {told}; write '
+                f'{place}.in_channels={given} in the config: {fact}; write '
                 f'in_channels={wanted if several else wanted[0]}'
             )
 
@@ -287,17 +287,17 @@ def check_units(cfg: Config) -> None:
     """
     if not by_iterations(cfg):
         return
-    told = 'goes by epochs (the default) in a training by iterations, and {}; set by_epoch=False'
+    text = 'goes by epochs (the default) in a training by iterations, and {}; set by_epoch=False'
     for _, scheduler in hosts.dicts_in(cfg.get('param_scheduler')):
         kind = hosts.type_name(scheduler)
         steps = scheduler.get('convert_to_iter_based') or 'Plateau' in kind  # steps at validations
         # mmengine's and mmdet's; a user's own may go by iterations whatever its arguments
         known = hasattr(optim, kind) or kind.startswith('QuadraticWarmup')
         if known and scheduler.get('by_epoch', True) and not steps:
-            raise UserError(f'param_scheduler: {kind} {told.format("would never step")}')
+            raise UserError(f'param_scheduler: {kind} {text.format("would never step")}')
     checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint', {'interval': 1})
     if checkpoint and checkpoint.get('by_epoch', True) and checkpoint.get('interval', -1) > 0:
-        warn(f'default_hooks.checkpoint {told.format("writes one at the end alone")}')
+        warn(f'default_hooks.checkpoint {text.format("writes one at the end alone")}')
 
 
 def check_optimizers(cfg: Config) -> None:

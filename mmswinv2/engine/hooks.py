@@ -23,7 +23,7 @@ from ..errors import UserError
 from ..hosts.host import FILE_KEYS
 from ..log import warn
 from ..registry import HOOKS
-from .storage import is_diverged
+from .start import is_diverged
 from .strategies import average_gradients, unwrap_model, whole_weights
 
 _ADVICE = (

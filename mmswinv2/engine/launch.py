@@ -36,7 +36,8 @@ from .processes import is_first_process, runner_class, set_up_processes
 from .repeatable import RepeatableHook
 from .resume import follow_config
 from .scores import ScoresHook
-from .storage import check_shared, look_at_checkpoint, prepare_work_dir, use_whole_files
+from .start import check_shared, look_at_checkpoint, prepare_work_dir
+from .storage import use_whole_files
 from .strategies import unwrap_model
 
 COMMAND = 'command: '  # begins a line of the log, which `mmswinv2 report` reads

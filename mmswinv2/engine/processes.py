@@ -9,7 +9,7 @@ from mmengine.runner import FlexibleRunner, Runner
 
 from .. import hosts
 from ..errors import UserError
-from .storage import restarts
+from .start import restarts
 from .strategies import ddp_wrapper
 
 _VARIABLES = {  # environment variables that each launcher sets; the first is the rank

@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mmengine.registry import DATASETS
+
 from ..errors import UserError
 from ..files import text_lines
 from .configs import type_name
@@ -94,6 +96,12 @@ class Host:
                 raise UserError(
                     f'{where}: {path}, line {number}: a line is {words}, got {line.strip()!r:.80}'
                 )
+
+    def dataset_class(self, dataset: Any) -> Any:
+        """The class of a data set, given by its config; ``None`` if it is not registered."""
+        kind = dataset.get('type')
+        with DATASETS.switch_scope_and_registry(self.name) as datasets:
+            return datasets.get(kind) if isinstance(kind, str) else kind
 
     def downloads(self, dataset: Any) -> bool:
         """Whether a data set, given by its config, downloads its files."""

@@ -5,14 +5,14 @@ The hosts use whatever a decoder returns. The rules apply to HTC's semantic maps
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..errors import UserError
-from .mmcv import open_image
+from .mmcv import check_size, open_image
 
 NOT_LABELLED = 255
 _ORIENTATION, _SUBFILE_TYPE, _SAMPLE_FORMAT = 274, 254, 339  # tags of EXIF and TIFF
@@ -102,6 +102,16 @@ def check_values(path: str, labels: np.ndarray, rules: Any = VALUE_RULES) -> Non
         if np.any(found := broken(labels)):
             said = words.format(shape=labels.shape, first=labels[found].flat[0])
             raise UserError(f'the label map {path} {said}')
+
+
+def check_map_size(results: dict, shape: Sequence[int]) -> None:
+    """Raise `UserError` if the label map of a sample is not of the size of its image.
+
+    `shape` is (H, W, ...) of the image as it is loaded.
+    """
+    height, width = results['gt_seg_map'].shape
+    size = dict(img_path=results.get('img_path'), height=height, width=width)
+    check_size(size, shape, f'the label map {results["seg_map_path"]}: ')
 
 
 def count_areas(

@@ -12,18 +12,11 @@ from mmengine.dataset import BaseDataset
 
 from ..errors import UserError
 from ..log import warn
+from . import mmaction_patches
 from .configs import as_list, inner_datasets, package_of, steps_in, type_name
 from .host import FILE_KEYS, Host
 from .mmaction_import import make_importable
-from .mmaction_patches import (
-    average_classes_with_videos,
-    compact_poses,
-    draw_clips,
-    refuse_wide_frames,
-    score_in_float32,
-    turn_hues_either_way,
-    write_videos_by_pyav,
-)
+from .patching import patches_in
 from .pipelines import has_own_steps
 
 
@@ -34,10 +27,7 @@ class MMAction(Host):
     extra = 'video'
     beside = ', and pip install --no-deps mmaction2==1.2.0'
     early_patches = (make_importable,)
-    patches = (
-        *Host.patches, score_in_float32, write_videos_by_pyav, refuse_wide_frames,
-        turn_hues_either_way, average_classes_with_videos, compact_poses, draw_clips,
-    )  # fmt: skip
+    patches = (*Host.patches, *patches_in(name, mmaction_patches))
     input_axes = 3
     draw_option = 'enable'
     draw_folder = 'default_hooks.visualization.out_dir'

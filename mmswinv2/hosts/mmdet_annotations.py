@@ -12,7 +12,7 @@ from mmengine.dataset import BaseDataset
 from ..errors import UserError
 from ..log import warn
 from .configs import steps_in
-from .label_maps import check_file
+from .label_maps import VALUE_RULES, check_file, check_map_size, check_values
 from .mmcv import name_file
 from .patching import patch, replace
 
@@ -302,10 +302,10 @@ def check_things(dataset: Any, images: Sequence[dict]) -> None:
     segments = (segment for image in images for segment in image['segments_info'])
     others = {s['category'] for s in segments if s['is_thing'] and s['category'] >= len(things)}
     if others or set(classes[: len(things)]) != set(things):
-        told = ''.join(f', and {classes[i]!r} is a thing there (isthing=1)' for i in sorted(others))
+        hint = ''.join(f', and {classes[i]!r} is a thing there (isthing=1)' for i in sorted(others))
         raise UserError(
             f'{dataset.ann_file}: metainfo of the data set has classes={classes!r:.200} and '
-            f'thing_classes={things!r:.200}{told:.200}; classes are thing_classes, then '
+            f'thing_classes={things!r:.200}{hint:.200}; classes are thing_classes, then '
             'stuff_classes, as heads take the first labels for things'
         )
 
@@ -320,18 +320,18 @@ def check_objects(dataset: Any, images: Sequence[dict]) -> None:
     if all(instance.get('ignore_flag') for instance in instances):
         if dataset.test_mode and not others:
             return
-        told = (
+        problem = (
             f'{dataset.ann_file} has {len(images)} images and 0 annotations (crowds left aside) of '
             f'the classes {classes!r:.80}'
         )
         if others and (dataset.filter_cfg or {}).get('filter_empty_gt', True):
             raise UserError(
-                f'{told}; its objects are {others}: name these in metainfo, or set '
+                f'{problem}; its objects are {others}: name these in metainfo, or set '
                 'filter_cfg=dict(filter_empty_gt=False) if the images are to be background'
             )
         if (dataset.filter_cfg or {}).get('filter_empty_gt'):
-            raise UserError(f'{told}; training needs both')
-        warn(f'{told}: they are background')
+            raise UserError(f'{problem}; training needs both')
+        warn(f'{problem}: they are background')
     seen = {instance.get('bbox_label') for instance in instances}
     if others and (lacking := [name for i, name in enumerate(classes) if i not in seen]):
         warn(
@@ -350,13 +350,13 @@ def check_masks_of_objects(dataset: Any, images: Sequence[dict], rasterized: boo
     objects = [instance for instance in instances if not instance.get('ignore_flag')]
     runs = sum(isinstance(instance.get('mask'), dict) for instance in objects)
     if runs and not dataset.test_mode and not rasterized:
-        told = (
+        problem = (
             f'{dataset.ann_file}: {runs} of {len(objects)} masks are run lengths, and '
             'poly2mask=False of LoadAnnotations takes polygons alone'
         )
         if runs == len(objects):
-            raise UserError(f'{told}; leave it out: there is nothing to train with')
-        warn(f'{told}: their objects are ignored; leave it out to train with them')
+            raise UserError(f'{problem}; leave it out: there is nothing to train with')
+        warn(f'{problem}: their objects are ignored; leave it out to train with them')
     without = [instance for instance in instances if not instance.get('mask')]
     if objects and not any(instance.get('mask') for instance in objects):
         raise UserError(
@@ -378,12 +378,8 @@ def check_semantic_map(results: dict, num_classes: int | None) -> None:
     Values are not checked without `num_classes`, those of the semantic head.
     """
     labels, path = results['gt_seg_map'], results['seg_map_path']
-    shape = tuple(results.get('ori_shape') or results.get('img_shape') or labels.shape)[:2]
-    if labels.ndim != 2 or labels.shape != shape:
-        raise UserError(
-            f'the semantic map {path} has the shape {labels.shape}, and its image {shape}; a map '
-            'has one channel and the size of its image'
-        )
+    check_values(path, labels, VALUE_RULES[:1])  # the shape alone
+    check_map_size(results, results.get('ori_shape') or results.get('img_shape') or labels.shape)
     bad = labels[(labels != results.get('ignore_index', 255)) & (labels != 255)]
     if num_classes is not None and bad.size and (largest := int(bad.max())) >= num_classes:
         raise UserError(

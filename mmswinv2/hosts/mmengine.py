@@ -14,16 +14,9 @@ from torch import Tensor
 
 from ..errors import CheckpointError, UserError
 from ..files import is_of_system
-from .config_files import find_own_configs, format_configs_once
+from . import config_files, mmengine_checkpoints, pipelines
 from .host import Host
-from .mmengine_checkpoints import (
-    read_by_our_reader,
-    read_without_code,
-    report_what_is_loaded,
-    take_no_config_from_weights,
-)
-from .patching import patch, replace
-from .pipelines import name_keys_that_steps_lack
+from .patching import patch, patches_in, replace
 
 
 @patch('mmengine', '>=0.7')
@@ -240,9 +233,8 @@ class MMEngine(Host):
     """mmengine: the host of configs that name no other."""
 
     early_patches = (
-        read_without_code, read_by_our_reader, read_data_without_code, explain_empty_data,
-        list_no_folders_of_systems, take_no_config_from_weights,
-        report_what_is_loaded, start_workers_late, normalize_any_channels, draw_three_channels,
-        draw_masks_in_their_boxes, find_own_configs, format_configs_once,
-        name_keys_that_steps_lack, register_deepspeed_optimizers,
+        *patches_in('mmengine', mmengine_checkpoints, config_files, pipelines),
+        read_data_without_code, explain_empty_data, list_no_folders_of_systems, start_workers_late,
+        normalize_any_channels, draw_three_channels, draw_masks_in_their_boxes,
+        register_deepspeed_optimizers,
     )  # fmt: skip

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.registry import DATASETS
 
 from ..errors import UserError
 from ..log import warn
@@ -149,11 +148,9 @@ class MMPretrain(Host):
 
     def downloads(self, dataset: Any) -> bool:
         """Look at the argument ``download``, which some classes set by default."""
-        kind = dataset.get('type')
         try:
             self.apply()  # importing the host may need its patches
-            with DATASETS.switch_scope_and_registry(self.name) as datasets:
-                found = datasets.get(kind) if isinstance(kind, str) else kind
+            found = self.dataset_class(dataset)
         except (ImportError, KeyError, RuntimeError):
             return False
         known = inspect.signature(found).parameters if isinstance(found, type) else {}

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.registry import DATASETS
 from torch import nn
 
 from ..errors import UserError
@@ -37,7 +36,7 @@ class MMSeg(Host):
 
     name = 'mmseg'
     extra = 'seg'
-    patches = (*Host.patches, *patches_in(mmseg_patches, name))
+    patches = (*Host.patches, *patches_in(name, mmseg_patches))
     heads_autocast = True
     swap_image_size = 64
     draw_folder = 'visualizer.save_dir'
@@ -53,10 +52,8 @@ class MMSeg(Host):
     def _is_read_by_mmseg(self, dataset: Any) -> bool:
         from mmseg.datasets import BaseSegDataset
 
-        kind = dataset.get('type')
-        with DATASETS.switch_scope_and_registry(self.name) as registry:
-            found = registry.get(kind) if isinstance(kind, str) else kind
-        return getattr(found, 'load_data_list', None) is BaseSegDataset.load_data_list
+        read = getattr(self.dataset_class(dataset), 'load_data_list', None)
+        return read is BaseSegDataset.load_data_list
 
     def check_list(self, path: Path, dataset: Any, where: str) -> None:
         """Require the name of an image on every line, unless a class reads its list itself."""

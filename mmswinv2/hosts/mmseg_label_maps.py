@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..files import refuse_shared
 from ..log import warn
 from .configs import as_list, step_lists, steps_in
-from .label_maps import NOT_LABELLED, VALUE_RULES, check_file, check_values
+from .label_maps import NOT_LABELLED, VALUE_RULES, check_file, check_map_size, check_values
 from .mmcv import name_file
 
 # where the functions are defined that decode a file of labels by `mmcv.imfrombytes`
@@ -63,17 +63,8 @@ class SegMapGuard:
         check_values(path, labels, VALUE_RULES[:1])  # the shape alone
         if image is None:  # it is loaded later, and held to these
             results['height'], results['width'] = labels.shape
-        elif labels.shape != tuple(image[:2]):
-            height, width = labels.shape
-            turned = ''
-            if (width, height) == tuple(image[:2]):
-                turned = (
-                    '; if its EXIF orientation turns the image and not the map, save it upright'
-                )
-            raise UserError(
-                f'the label map {path} is {width}x{height} pixels, and its image '
-                f'{results.get("img_path")} is {image[1]}x{image[0]}{turned}'
-            )
+        else:
+            check_map_size(results, image)
         self._check_labels(path, labels, results)
         return results
 

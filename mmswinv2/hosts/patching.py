@@ -60,9 +60,9 @@ def patch(
     return decorate
 
 
-def patches_in(module: ModuleType, package: str) -> tuple[Patch, ...]:
-    """The patches of a package that a module defines, in their order there."""
-    found = vars(module).values()
+def patches_in(package: str, *modules: ModuleType) -> tuple[Patch, ...]:
+    """The patches of a package that modules define, in their order there."""
+    found = (value for module in modules for value in vars(module).values())
     return tuple(each for each in found if isinstance(each, Patch) and each.package == package)
 
 

@@ -33,7 +33,7 @@ def load_model(
     Raises:
         UserError: if the config, the weights or the device cannot be used.
     """
-    from mmengine.registry import DATASETS, MODELS
+    from mmengine.registry import MODELS
 
     from .. import hosts
     from ..checkpoints import fetch, load_whole_model
@@ -71,9 +71,7 @@ def load_model(
         raise UserError(
             f'the device {device!r} cannot be used ({error}); name cpu or cuda:0'
         ) from error
-    with DATASETS.switch_scope_and_registry(host.name) as datasets:
-        kind = datasets.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
-    of_type, own = getattr(kind, 'METAINFO', {}), dataset.get('metainfo')
+    of_type, own = getattr(host.dataset_class(dataset), 'METAINFO', {}), dataset.get('metainfo')
     saved, own = ({}, {**of_type, **(own or {})}) if of_text else (report.meta, own)
     return model.eval(), _meta(inner, of_type, saved, own)
 

@@ -18,7 +18,8 @@ from ..errors import UserError
 from ..hosts import dicts_in
 from ..hosts.configs import join_path
 from .config import Notes, inits_of
-from .wiring import backbone_of, build, find_owner, predict, rewire
+from .trial import backbone_of, build, predict
+from .wiring import find_owner, rewire
 
 _BEFORE = 'the model of the config, before any swap,'
 _BACKBONE = 'mmswinv2.SwinTransformerV2'

@@ -1,26 +1,18 @@
-"""Fit the parts of a model to the maps of SwinV2, and run parts to see whether they fit."""
+"""Fit the channels, strides and indices of necks and heads to the maps of SwinV2."""
 
-import copy
 import itertools
-import logging
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from mmengine.logging import MMLogger
-from mmengine.registry import MODELS
-from torch import Tensor, nn
-
 from ..core import get_variant
 from ..errors import UserError
-from ..hosts import Host, as_list, dicts_in, type_name
-from .config import Notes, without_weights
+from ..hosts import as_list, dicts_in, type_name
+from .config import Notes
+from .trial import Level, run_backbone, run_neck
 
 _STRIDES = (4, 8, 16, 32)  # of SwinV2's stages
 _CHANNELS = ('in_channels', 'in_channel')
-_IMAGE = 128  # side of the square images that parts are run on, in pixels
 # Parts that cannot be moved to another backbone, and why.
 _BOUND = {
     'SSDNeck': 'it passes maps of the old backbone on and continues them with its own layers',
@@ -72,14 +64,6 @@ def find_owner(model: Any) -> tuple[str, Any]:
     return path, owner
 
 
-@dataclass(frozen=True)
-class Level:
-    """One map of a pyramid."""
-
-    channels: int
-    stride: int
-
-
 @dataclass
 class _Consumer:
     """A part of the model that states its input channels; `indices` are those of its input maps."""
@@ -105,7 +89,7 @@ def rewire(owner: Any, path: str, backbone: Any, arch: str, notes: Notes) -> lis
     Raises:
         UserError: if the parts need maps that SwinV2 does not have.
     """
-    old = _run(backbone, torch.zeros(1, 3, _IMAGE, _IMAGE), f'{path}.backbone')
+    old = run_backbone(backbone, f'{path}.backbone')
     stages = _choose_stages(old, str(owner.backbone.type), notes)
     width = get_variant(arch).embed_dims
     new = [Level(width * 2**i, _STRIDES[i]) for i in stages]
@@ -115,11 +99,11 @@ def rewire(owner: Any, path: str, backbone: Any, arch: str, notes: Notes) -> lis
         kept = _fit(_heads(owner, path, len(old)), old, new, notes)
         return [stages[i] for i in kept]
     where, first = (f'{path}.neck.0', neck[0]) if isinstance(neck, list) else (f'{path}.neck', neck)
-    before = _run_neck(neck, old, where)
+    before = run_neck(neck, old, where)
     taker = _Consumer(where, first, _taken(first, len(old), where))
     kept = _skip_unused(neck, taker, old, len(before), notes)
     kept = _fit([taker], old, new, notes, kept)
-    after = _run_neck(neck, [new[i] for i in kept], where)
+    after = run_neck(neck, [new[i] for i in kept], where)
     if len(before) != len(after):
         raise UserError(f'{where} gives {len(after)} maps on SwinV2 and {len(before)} before')
     if [m.channels for m in before] != [m.channels for m in after]:
@@ -162,26 +146,6 @@ def _choose_stages(old: Sequence[Level], kind: str, notes: Notes) -> list[int]:
 
 def _increases(values: Sequence[int]) -> bool:
     return all(a < b for a, b in itertools.pairwise(values))
-
-
-def _run(part: Any, inputs: Any, where: str) -> list[Level]:
-    """Run a part, which may be a config, on an image of `_IMAGE` pixels, or on maps of one."""
-    try:
-        module = part if isinstance(part, nn.Module) else MODELS.build(without_weights(part))
-        module.eval()  # not chained, as some backbones return None
-        with torch.no_grad():
-            maps = module(inputs)
-    except Exception as error:  # parts of any host, with any way to fail
-        raise UserError(f'{where} cannot be built and run: {_last_line(error)}') from error
-    maps = (maps,) if isinstance(maps, Tensor) else maps
-    if not all(isinstance(m, Tensor) and m.ndim == 4 for m in maps):
-        raise UserError(f'{where} ({type(module).__name__}) does not give maps (B, C, H, W)')
-    return [Level(m.shape[1], round(_IMAGE / m.shape[-1])) for m in maps]
-
-
-def _run_neck(neck: Any, levels: Sequence[Level], where: str) -> list[Level]:
-    maps = [torch.zeros(1, m.channels, _IMAGE // m.stride, _IMAGE // m.stride) for m in levels]
-    return _run(neck, tuple(maps), where)
 
 
 def _heads(owner: Any, path: str, count: int) -> list[_Consumer]:
@@ -232,7 +196,7 @@ def _skip_unused(
             changes['end_level'] = taker.cfg.end_level - first
     trial = {**taker.cfg, **changes}
     try:
-        maps = _run_neck(
+        maps = run_neck(
             [trial, *neck[1:]] if isinstance(neck, list) else trial, old[first:], taker.path
         )
     except UserError:
@@ -301,88 +265,3 @@ def _fit(
             if list(cfg.strides) != strides:
                 notes.set(cfg, path, 'strides of SwinV2', strides=strides)
     return kept
-
-
-def build(model: Any, device: str = 'cpu', what: str = 'the new model') -> nn.Module:
-    """Build a model of a config without its pre-trained weights; `what` names it in errors.
-
-    Raises `UserError` with the error of the part that cannot be built.
-    """
-    try:
-        with torch.device(device):
-            return MODELS.build(without_weights(model))
-    except Exception as error:  # parts of any host, with any way to fail
-        raise UserError(f'{what} cannot be built: {_last_line(error)}') from error
-
-
-def backbone_of(model: nn.Module) -> nn.Module | None:
-    """What a model has as its `backbone`; `UserError` if it builds several, as for a teacher."""
-    modules = dict(model.named_modules())
-    kinds = tuple(type(m) for name, m in modules.items() if name.split('.')[-1] == 'backbone')
-    found: list[str] = []
-    for name, module in modules.items():
-        if isinstance(module, kinds) and not any(name.startswith(f'{n}.') for n in found):
-            found.append(name)
-    if len(found) > 1:
-        raise UserError(
-            f'{type(model).__name__} builds {len(found)} backbones ({", ".join(found)}), '
-            'as a teacher and its student, and what is to become of each cannot be told; swap the '
-            'backbone of the detector or segmentor by itself, in a config without the others'
-        )
-    return modules[found[0]] if found else None
-
-
-def predict(model: Any, host: Host, what: str = 'the new model') -> None:
-    """Run a detector or segmentor on a random image; `what` names it in errors.
-
-    Raises `UserError` with the name of the part that does not fit.
-    """
-    model.eval()
-    for module in model.modules():  # hundreds of regions, and their masks, would take a minute
-        for _, node in dicts_in(getattr(module, 'test_cfg', None)):
-            if (node.get('max_per_img') or 0) > 10:
-                node['max_per_img'] = 10
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)  # or it lists all parameters
-    try:
-        model.init_weights()  # Sparse R-CNN needs it for its proposal boxes
-    finally:
-        logger.setLevel(level)
-    size = (host.swap_image_size or 0,) * 2
-    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
-    meta = dict(img_shape=size, ori_shape=size, pad_shape=size, scale_factor=(1.0, 1.0), img_id=0)
-    sample = host.inference_sample(model, meta)
-    batch = model.data_preprocessor(dict(inputs=[image], data_samples=[sample]))
-    errors = []
-    # Random weights may give boxes from which no masks can be made; then raw outputs are enough.
-    for mode in ('predict', 'tensor'):
-        try:
-            with torch.no_grad():
-                model(**copy.deepcopy(batch), mode=mode)
-            return
-        except Exception as error:  # as above
-            errors.append(error)
-    raise UserError(
-        f'{what} does not run on an image: {_last_line(errors[0])} (in '
-        f'{_innermost_module(model, errors[0])}); --no-check writes the config all the same'
-    ) from errors[0]
-
-
-def _innermost_module(model: nn.Module, error: Exception) -> str:
-    """Name and class of the innermost module that was running when the error was raised."""
-    names = {id(module): name for name, module in model.named_modules()}
-    running = [
-        (names[id(module)], type(module).__name__)
-        for frame, _ in traceback.walk_tb(error.__traceback__)
-        if id(module := frame.f_locals.get('self')) in names
-    ]
-    name, kind = running[-1] if running else ('', type(model).__name__)
-    return f'{name or "the model"}, a {kind}'
-
-
-def _last_line(error: Exception) -> str:
-    """Class and last line of a host's exception (it may hold a traceback), or its line of code."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = str(error).strip().splitlines() or [f.line or '' for f in frames] or ['']
-    return f'{type(error).__name__}: {lines[-1]}'

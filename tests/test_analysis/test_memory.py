@@ -157,7 +157,7 @@ def test_predicted_against_measured(config, options, tool):
 @pytest.mark.parametrize(
     ('content', 'words'),
     [
-        ('{"zero_optimization": {"stage": 2,}}', r'ds.json \(strategy.config\) is no JSON'),
+        ('{"zero_optimization": {"stage": 2,}}', 'ds.json is not JSON, or cut short'),
         ('[]', r'ds.json \(strategy.config\) must be a JSON object'),
         (
             '{"zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"}}',

@@ -152,8 +152,8 @@ def test_hard_images_are_left_as_they_are(case, log):
     assert new is HARD[case]
     transform({**HARD[case], 'img_path': 'another.jpg'})
     assert transform.left_alone == 2
-    assert log().count('WARNING - InstaBoost leaves picture.jpg as it is') == 1
-    assert 'another.jpg' not in log()
+    (told,) = [r.getMessage() for r in log.records if r.levelname == 'WARNING']
+    assert told.startswith('InstaBoost leaves picture.jpg as it is')
 
 
 def test_tiny_objects_keep_their_boxes():

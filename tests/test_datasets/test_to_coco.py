@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmengine.logging import MMLogger
 from PIL import ExifTags, Image
 
 from mmswinv2.datasets.coco import read_coco
@@ -700,14 +699,6 @@ def test_a_file_that_our_reader_refuses(yolo, tmp_path):
     ):
         convert('yolo', yolo, tmp_path)
     assert not (tmp_path / 'out.json').exists()
-
-
-@pytest.fixture
-def log(caplog):
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 def test_images_of_yolo_that_share_a_label_file(yolo, tmp_path, log):

@@ -114,16 +114,6 @@ def test_a_clip_shorter_than_asked_for_loops(clips):
     assert (indices == np.arange(12) * 4 % FRAMES).all() and len(dataset[0]['imgs']) == 12
 
 
-@pytest.fixture
-def log(caplog):
-    from mmengine.logging import MMLogger
-
-    logger = MMLogger.get_instance('video')
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
-
-
 def damages(copy, split):
     """Make files that are truncated, empty, no video, and missing; returns their paths."""
     folder = copy / f'videos_{split}'

@@ -228,9 +228,9 @@ def test_maps_of_more_pixels_than_pillow_reads(tmp_path, monkeypatch):
 def test_an_image_that_is_turned_and_a_map_that_is_not(tmp_path):
     path = tmp_path / 'map.png'
     path.write_bytes(image(LABELS))
-    with pytest.raises(UserError, match='is 12x8 pixels.*is 8x12; if its EXIF orientation turns'):
+    with pytest.raises(UserError, match='has 8x12 pixels.* are for 12x8. The two are swapped'):
         load(path, ori_shape=(WIDTH, HEIGHT))
-    with pytest.raises(UserError, match='is 12x8 pixels.*is 8x13$'):
+    with pytest.raises(UserError, match='has 8x13 pixels.* are for 12x8; annotate'):
         load(path, ori_shape=(WIDTH + 1, HEIGHT))
 
 

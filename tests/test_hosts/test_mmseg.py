@@ -111,7 +111,8 @@ def test_a_map_that_vanishes_later(ade):
 def test_a_map_of_another_size(ade, shape):
     path = save(ade, np.ones(shape, np.uint8))
     said = refusal(ade)
-    assert f'{path} is {shape[1]}x{shape[0]} pixels' in said and 'a.jpg is 30x20' in said
+    assert f'the label map {path}: the image ' in said
+    assert f'a.jpg has 30x20 pixels, and its annotations are for {shape[1]}x{shape[0]}' in said
 
 
 def test_labels_beyond_the_classes(ade):
@@ -185,7 +186,7 @@ def test_data_without_names_of_classes(ade):
     check_dataset(dataset, 'train_dataloader')
     assert dataset[0]['gt_seg_map'].max() == 150
     save(ade, np.zeros((2, 2), np.uint8))
-    with pytest.raises(UserError, match='is 2x2 pixels'):
+    with pytest.raises(UserError, match='annotations are for 2x2'):
         dataset[0]
 
 

@@ -185,3 +185,15 @@ def trained(train, tmp_path_factory):
         assert run.returncode == 0, run.stderr
 
     return made_once(tmp_path_factory, 'trained', make)
+
+
+@pytest.fixture(scope='module')
+def alone(written, tool, clips):
+    """The folder of a run of one process with batches of two, of a config that `written` wrote."""
+    path = written()
+    run = tool(
+        'train.py', path, '--work-dir', path.parent / 'w', '--cfg-options', f'data_root={clips}/',
+        'train_dataloader.batch_size=2', PYTHONPATH=str(ROOT),
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+    return path.parent

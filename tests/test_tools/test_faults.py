@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mmswinv2.checkpoints import read_checkpoint
-from mmswinv2.engine.storage import last_good_checkpoint
+from mmswinv2.engine.start import last_good_checkpoint
 from tests.test_errors import heed_interrupts
 from tests.test_tools.conftest import CONFIG, ROOT
 

@@ -152,18 +152,6 @@ def written(tmp_path_factory, weights):
     return write
 
 
-@pytest.fixture(scope='module')
-def alone(written, tool, clips):
-    """The folder of a run of one process with batches of two."""
-    path = written()
-    run = tool(
-        'train.py', path, '--work-dir', path.parent / 'w', '--cfg-options', f'data_root={clips}/',
-        'train_dataloader.batch_size=2', PYTHONPATH=str(ROOT),
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr[-3000:]
-    return path.parent
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('strategy', ['ddp', 'zero1', 'fsdp'])
 def test_two_processes_adapt_as_one(strategy, alone, written, tool, two_processes, clips, tmp_path):

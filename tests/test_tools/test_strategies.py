@@ -48,18 +48,6 @@ def written(tmp_path_factory, clips):
     return write
 
 
-@pytest.fixture(scope='module')
-def alone(written, tool, clips):
-    """The folder of a run of one process with batches of two."""
-    config = written()
-    run = tool(
-        'train.py', config, '--work-dir', config.parent / 'w', '--cfg-options',
-        f'data_root={clips}/', 'train_dataloader.batch_size=2', PYTHONPATH=str(ROOT),
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr[-3000:]
-    return config.parent
-
-
 def losses(folder):
     return [json.loads(line) for line in (folder / 'losses.txt').read_text().splitlines()]
 

@@ -28,7 +28,8 @@ from mmswinv2.swap import (
     write_config,
 )
 from mmswinv2.swap.config import Notes, dicts_in
-from mmswinv2.swap.wiring import Level, _choose_stages, build
+from mmswinv2.swap.trial import Level, build
+from mmswinv2.swap.wiring import _choose_stages
 from tests.test_tools.conftest import ROOT
 
 pytestmark = [

@@ -6,12 +6,12 @@ box without a mask; a turned one, ``rotation`` of X-AnyLabeling, is read as a po
 pixels.
 """
 
-import json
 import math
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ...errors import UserError
+from ...files import read_json
 from .common import (
     SUFFIXES,
     Labelled,
@@ -21,7 +21,6 @@ from .common import (
     number,
     pick_own_image,
     read_files,
-    read_text,
     stated_size,
 )
 
@@ -35,11 +34,7 @@ def read_labelme(source: Source) -> tuple[None, list[Labelled]]:
 
 
 def _read_file(path: Path, source: Source) -> Labelled | None:
-    text = read_text(path)
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f'{path} is not JSON, or cut short ({error})') from error
+    content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get('shapes'), list):
         source.left_out.add("JSON files that are not LabelMe's", path)
         return None
