@@ -520,11 +520,11 @@ def test_a_frame_that_has_rebound_what_it_was_given():
     assert "no argument 'iou_thresh'" in explain(caught(lambda: rebind(**{'iou_thresh': 1})))
 
 
-def test_packages_that_a_type_of_a_host_asks_for(monkeypatch):
+def test_packages_that_a_type_of_a_host_asks_for(monkeypatch, tmp_path):
     from mmengine.visualization import WandbVisBackend
 
     monkeypatch.setitem(sys.modules, 'wandb', None)
-    said = explain(caught(lambda: WandbVisBackend('somewhere').experiment))
+    said = explain(caught(lambda: WandbVisBackend(str(tmp_path)).experiment))
     assert said.startswith('WandbVisBackend: ') and 'pip install wandb' in said
     assert said.endswith('; or take it out of the config')
     load = TRANSFORMS.build(
