@@ -233,7 +233,8 @@ def test_gradients_in_the_older_fsdp(original, alone, tokens):
             )
         sum(out.square().sum() for out in net(x)).backward()
         norms.append(torch.stack([p.grad.norm() for p in net.parameters()]).norm())
-    torch.testing.assert_close(*norms)
+    # rounding gives 8e-7, a block without its gradients 5e-2
+    torch.testing.assert_close(*norms, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize('training', [True, False])
