@@ -1,7 +1,12 @@
 import gc
+import random
+import shutil
 import sys
+import zlib
 
+import numpy as np
 import pytest
+import torch
 from mmengine.logging import MMLogger
 
 
@@ -22,6 +27,48 @@ def pytest_runtest_setup():
         gc.collect()
         gc.freeze()
         _FROZEN_AT[0] = len(sys.modules)
+
+
+def _seed(name):
+    """Random numbers that depend on no test before."""
+    number = zlib.crc32(name.encode())
+    random.seed(number)
+    np.random.seed(number)
+    torch.manual_seed(number)
+
+
+def pytest_fixture_setup(fixturedef):
+    _seed(fixturedef.argname)
+
+
+def pytest_runtest_call(item):
+    _seed(item.name)
+
+
+# for containers and machines without a screen; and it asks nothing of a network by itself
+CHROMIUM_FLAGS = (
+    '--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-quic',
+    '--disable-background-networking', '--disable-component-update', '--disable-sync',
+)  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def browser():
+    """A session of Chromium (Playwright's `BrowserContext`)."""
+    reason = 'playwright, which drives the browser, is not installed'
+    playwright = pytest.importorskip('playwright.sync_api', reason=reason)
+    chromium = shutil.which('chromium') or shutil.which('chromium-browser')
+    if chromium is None:
+        pytest.skip('there is no Chromium on this machine: apt install chromium')
+    patience = 180_000  # milliseconds, for machines under load; by default 30,000
+    with playwright.sync_playwright() as started:
+        process = started.chromium.launch(
+            executable_path=chromium, args=list(CHROMIUM_FLAGS), timeout=patience
+        )
+        context = process.new_context()
+        context.set_default_timeout(patience)
+        yield context
+        process.close()
 
 
 @pytest.fixture

@@ -277,6 +277,6 @@ def test_all_ranks_hear_of_a_download_that_fails(server, tmp_path):
         )
         for rank in range(2)
     ]  # fmt: skip
-    said = [run.communicate(timeout=60)[0] for run in runs]
+    said = [run.communicate(timeout=300)[0] for run in runs]
     assert said[0] == said[1] and said[0].startswith(f'cannot download {missing} (the connection')
     assert len(server.asked) == 1

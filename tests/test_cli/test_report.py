@@ -29,11 +29,6 @@ SEGMENTOR = 'configs/segmentation/swinv2-nano_upernet_shapes.py'
 VIDEO = 'configs/video/video-swinv2-nano_motion.py'
 BY_EPOCH = {'default_hooks.logger.log_metric_by_epoch': True}  # mmengine's default
 EVIL = '<script>document.title="taken"</script>&"\'$x_{'
-CHROMIUM = Path('/usr/bin/chromium')
-FLAGS = (
-    '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-    '--disable-background-networking', '--disable-component-update', '--disable-sync',
-)  # fmt: skip
 TEXTS = {}  # of configs as mmengine writes them; formatting one takes longer than its report
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning', 'ignore::DeprecationWarning')
 
@@ -49,18 +44,6 @@ def resumed(train, tmp_path_factory):
             assert run.returncode == 0, run.stderr
 
     return made_once(tmp_path_factory, 'resumed_for_reports', make)
-
-
-@pytest.fixture(scope='module')
-def browser():
-    reason = 'playwright, which drives the browser, is not installed'
-    playwright = pytest.importorskip('playwright.sync_api', reason=reason)
-    if not CHROMIUM.exists():
-        pytest.skip(f'there is no {CHROMIUM}: apt install chromium')
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield browser
-        browser.close()
 
 
 def work_dir(folder, config, entries=(), options=()):
@@ -113,7 +96,8 @@ def in_words(path):
 
 def look(browser, path, width):
     """Open a page; it must fit the window, load all pictures and log nothing to the console."""
-    page = browser.new_page(viewport=dict(width=width, height=900))
+    page = browser.new_page()
+    page.set_viewport_size(dict(width=width, height=900))
     said = []
     page.on('console', lambda message: said.append(message.text))
     page.on('pageerror', lambda error: said.append(str(error)))

@@ -686,7 +686,7 @@ def test_every_frame_is_written_with_a_time_of_its_own(seconds, written, tmp_pat
     write_video(tmp_path / 'out.mp4', images, 24, times=seconds)
     with av.open(str(tmp_path / 'out.mp4')) as video:
         times = [frame.time for frame in video.decode(video=0)]
-    assert times == pytest.approx(written or seconds, abs=0.5e-4, rel=0)
+    assert times == pytest.approx(written or seconds, abs=0.6e-4, rel=0)  # in units of 1e-4
 
 
 @pytest.mark.parametrize('fps', [Fraction(30000, 1001), 24, 60, 7.5])

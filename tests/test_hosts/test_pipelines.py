@@ -36,16 +36,17 @@ def images(*steps):
     return Images(pipeline=list(steps))
 
 
-@pytest.mark.parametrize('workers', [0, 1])
 @pytest.mark.parametrize(
-    'steps, words',
+    ('steps', 'words', 'workers'),
     [
-        ([LABELS, PACK], "LoadAnnotations.* needs 'ori_shape'.* has img, instances, .*missing"),
+        ([LABELS, PACK], "LoadAnnotations.* needs 'ori_shape'.* has img, instances, .*missing", 0),
         (
             [dict(type='mmcv.RandomChoice', transforms=[[LABELS]])],
             "Annotations.* needs 'ori_shape'",
+            0,
         ),
-        ([dict(type='mmswinv2.VideoDecode')], "VideoDecode.* needs 'frame_inds'"),
+        # torch waits five seconds for the end of a worker whose error is kept, as pytest does
+        ([dict(type='mmswinv2.VideoDecode')], "VideoDecode.* needs 'frame_inds'", 1),
     ],
 )
 def test_steps_that_lack_a_key_of_the_sample_are_named(steps, words, workers):

@@ -134,7 +134,8 @@ def test_merged_equals_adapted(kind):
         assert not find_lora(net) and merge_lora(net) == 0
         plain.load_state_dict(net.state_dict())  # strict
         for a, b in zip(before, plain.eval()(pixels(kind)), strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=1e-6 * float(a.abs().max()))
+            # rounding gives 6e-7, an adapter that is wrong by a hundredth 9e-5
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * float(a.abs().max()))
             assert not torch.equal(a, network(kind)(pixels(kind))[0])
 
 

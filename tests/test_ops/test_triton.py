@@ -9,6 +9,8 @@ import importlib
 import itertools
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -482,6 +484,32 @@ def test_flops_are_counted(window, monkeypatch):
         totals.append((forward.get_total_flops(), backward.get_total_flops()))
     assert totals[0][0] == totals[1][0]
     assert 1.8 < totals[0][1] / totals[0][0] < 2.2
+
+
+FIRST = """
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+from mmswinv2.core import SwinV2
+from mmswinv2.ops import triton
+
+triton.runs_on = lambda device: True
+net = SwinV2(dict(embed_dims=16, depths=(2,), num_heads=(1,)), out_indices=(0,), window_size=4)
+for _ in range(2):
+    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
+        (out,) = net(torch.empty(1, 3, 64, 64))
+        out.backward(torch.empty_like(out))
+    print(counter.get_total_flops())
+"""
+
+
+def test_flops_of_the_first_call_are_counted():
+    """It registers the operators, while the counter counts already."""
+    run = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', FIRST], capture_output=True, text=True
+    )
+    first, second = map(int, run.stdout.split())
+    assert first == second > 0, run.stderr
 
 
 def test_what_the_kernels_fit(kernels_everywhere):

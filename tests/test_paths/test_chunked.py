@@ -103,26 +103,23 @@ def test_the_same_under_autocast(tokens):
 
 
 def test_sums_over_chunks_are_not_rounded_in_between(monkeypatch):
-    monkeypatch.setattr(chunked, '_TOKENS_PER_THREAD', 16)
     torch.manual_seed(0)
     block = ChunkedBlock(12, 2, (4, 4), (4, 4), shifted=False)
     x = 1 + torch.randn(1, 60, 60, 12)
     for p in block.parameters():
         torch.nn.init.normal_(p, mean=0.1, std=0.1)
 
-    def gradient(dtype):
+    def gradient(tokens, dtype=None):
+        monkeypatch.setattr(chunked, '_TOKENS_PER_THREAD', tokens)
         block.zero_grad()
         with torch.autocast('cpu', dtype, dtype is not None):
             out = block(x)
         (out * out.detach()).sum().backward()  # gradients of one sign, so rounding accumulates
         return block.mlp.fc2.bias.grad.clone()
 
-    exact = gradient(None)
-    in_chunks = gradient(torch.bfloat16)
-    monkeypatch.setattr(chunked, '_TOKENS_PER_THREAD', 10**6)
-    whole = gradient(torch.bfloat16)
-    error = (in_chunks - exact).norm() / exact.norm()
-    assert error < 1.5 * (whole - exact).norm() / exact.norm() + 1e-3
+    exact = gradient(10**6)
+    error = (gradient(16, torch.bfloat16) - exact).norm() / exact.norm()
+    assert error < 1e-2  # rounding gives 1.4e-3, and once for each chunk 7e-2
 
 
 def test_frozen_weights_get_no_gradient(tokens):
@@ -233,7 +230,8 @@ def test_gradients_in_the_older_fsdp(original, alone, tokens):
             )
         sum(out.square().sum() for out in net(x)).backward()
         norms.append(torch.stack([p.grad.norm() for p in net.parameters()]).norm())
-    torch.testing.assert_close(*norms)
+    # rounding gives 8e-7, a block without its gradients 5e-2
+    torch.testing.assert_close(*norms, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize('training', [True, False])

@@ -279,6 +279,6 @@ def test_killed_process_ends_the_run(shapes, tmp_path):
     )
     annotations = shapes / 'annotations/instances_train2017.json'
     command = [sys.executable, '-c', code, str(annotations), 'maps', '--workers=2']
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert run.returncode == 1 and 'a process was killed after 0 of 8 maps' in run.stderr
     assert 'Traceback' not in run.stderr and not list((tmp_path / 'maps').glob('*'))

@@ -47,15 +47,17 @@ def test_killed_in_mid_epoch_and_resumed(tool, shapes, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.stdout.close()
     process.wait()
-    assert (tmp_path / 'w' / 'last_checkpoint').read_text().endswith('epoch_2.pth')
+    # the second, or a later one if this process was not run for a while
+    epoch = int(re.search(r'epoch_(\d+)\.pth$', (tmp_path / 'w/last_checkpoint').read_text())[1])
+    assert 2 <= epoch < 20
 
-    config.write_text(EPOCHS.format(base=ROOT / CONFIG, epochs=3))
+    config.write_text(EPOCHS.format(base=ROOT / CONFIG, epochs=epoch + 1))
     run = tool('train.py', config, '--resume', *options)
     assert run.returncode == 0, run.stderr
-    assert 'resumed epoch: 2, iter: 8' in run.stdout
+    assert f'resumed epoch: {epoch}, iter: {4 * epoch}' in run.stdout
     (last,) = (tmp_path / 'w').glob('*.pth')
-    assert last.name == 'epoch_3.pth'
-    assert int(read_checkpoint(last)['optimizer']['state'][0]['step']) == 12
+    assert last.name == f'epoch_{epoch + 1}.pth'
+    assert int(read_checkpoint(last)['optimizer']['state'][0]['step']) == 4 * (epoch + 1)
 
 
 # Random sampling, drop path and workers: everything that could make a resumed run differ
@@ -176,7 +178,7 @@ def test_killed_at_random_moments(command, options, tolerance, shapes, tmp_path)
 
 @pytest.mark.slow
 def test_torchrun_starts_again_after_one_process_is_killed(shapes, tmp_path):
-    config, iters = tmp_path / 'config.py', 6
+    config, iters = tmp_path / 'config.py', 12
     config.write_text(RANDOM.format(root=ROOT, data=shapes, batch_size=1, iters=iters))
     finish(start(TOGETHER, config, tmp_path / 'whole'))
     work = tmp_path / 'killed'
@@ -188,12 +190,13 @@ def test_torchrun_starts_again_after_one_process_is_killed(shapes, tmp_path):
     seen = []
     for line in process.stdout:
         seen.append(line)
-        if 'Iter(train) [3/6]' in line:
+        if 'Iter(train) [ 3/12]' in line:
             break
     workers = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
     os.kill(int(workers[-1]), signal.SIGKILL)
     out = ''.join(seen) + finish(process)
-    assert len(workers) >= 2 and re.search(r'resumed epoch: 0, iter: [23]', out)
+    assert len(workers) >= 2
+    assert 2 <= int(re.search(r'resumed epoch: 0, iter: (\d+)', out)[1]) < iters
     whole, killed = weights(tmp_path / 'whole', iters), weights(work, iters)
     for key, value in whole.items():
         torch.testing.assert_close(killed[key], value, rtol=1e-4, atol=1e-6, msg=key)
@@ -245,16 +248,16 @@ def test_disk_full_while_a_checkpoint_is_written(shapes, tmp_path):
 def test_stopped_and_locked(train, shapes, tmp_path, number, status):
     """A second training in the folder is refused; a stopped one ends in a one-line message."""
     config, work = tmp_path / 'config.py', tmp_path / 'w'
-    config.write_text(RANDOM.format(root=ROOT, data=shapes, batch_size=1, iters=100))
+    config.write_text(RANDOM.format(root=ROOT, data=shapes, batch_size=1, iters=1000))
     process = start(ALONE, config, work)
     for line in process.stdout:
-        if 'Iter(train) [  2/100]' in line:
+        if 'Iter(train) [   2/1000]' in line:
             break
     second = train(work)
     assert second.returncode == 1
     assert f'another training, process {process.pid} on ' in second.stderr
     process.send_signal(number)
-    out = process.communicate(timeout=60)[0]
+    out = process.communicate(timeout=300)[0]
     assert process.returncode == status and 'Traceback' not in out
     assert 'stopped; checkpoints that were complete are kept; go on with --resume' in out
     assert last_iteration(work) >= 1 and not list(work.glob('.iter*'))

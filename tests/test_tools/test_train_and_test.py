@@ -183,6 +183,8 @@ def test_two_processes_without_a_gpu(trained, shapes, tmp_path):
         'OMP_NUM_THREADS': '1',
     }
     options = ['--work-dir', tmp_path, '--cfg-options', f'data_root={shapes}']
+    with socket.create_server(('', 0)) as free:
+        port = str(free.getsockname()[1])
     for script, *arguments in (
         ('dist_train.sh', CONFIG, 2, *options, 'train_cfg.max_iters=2', *SMALL, *pretrained),
         ('dist_test.sh', CONFIG, tmp_path / 'iter_2.pth', 2, *options),
@@ -194,7 +196,7 @@ def test_two_processes_without_a_gpu(trained, shapes, tmp_path):
             capture_output=True,
             text=True,
             timeout=600,
-            env=env | ({'PORT': '29517'} if script == 'dist_test.sh' else {}),
+            env=env | ({'PORT': port} if script == 'dist_test.sh' else {}),
         )
         assert run.returncode == 0, run.stderr
     assert 'coco/bbox_mAP' in run.stdout

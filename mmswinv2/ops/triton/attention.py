@@ -10,12 +10,11 @@ import torch
 import triton
 from torch import Tensor
 from torch.library import wrap_triton
-from torch.utils import flop_counter
 
 from ..windows import WindowGrid, bound, cover
 from . import attention_kernels as kernels
 from .blocks import Blocks, choose_blocks
-from .direct import with_gradient
+from .direct import register_flop_formula, with_gradient
 
 # For the gradient of the table: programs that share the windows, and numbers in memory at a time
 _PROGRAMS, _PAIRS = 1056, 2**26
@@ -255,7 +254,7 @@ def attend(qkv: Tensor, grid: WindowGrid, table: Tensor, scale: Tensor, dropout:
     )[0]
 
 
-@flop_counter.register_flop_formula(torch.ops.mmswinv2.attend)
+@register_flop_formula(torch.ops.mmswinv2.attend)
 def _attend_flop(
     qkv: tuple[int, ...],
     table: tuple[int, ...],
@@ -275,7 +274,7 @@ def _attend_flop(
     return 2 * 2 * batch * pairs * (channels // 3)
 
 
-@flop_counter.register_flop_formula(torch.ops.mmswinv2.attend_backward)
+@register_flop_formula(torch.ops.mmswinv2.attend_backward)
 def _attend_backward_flop(grad: Any, *args: Any, **kwargs: Any) -> int:
     """Five products, as torch counts its own fused attention."""
     qkv, table, scale, seed, _, _, dropout, window, shift, *_ = args

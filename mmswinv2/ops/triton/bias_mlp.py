@@ -15,9 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from torch.library import wrap_triton
-from torch.utils import flop_counter
 
-from .direct import with_gradient
+from .direct import register_flop_formula, with_gradient
 
 _SIZES = ('heads', 'offsets', 't0', 't1', 't2')
 # Offsets and hidden units per step
@@ -216,7 +215,7 @@ def position_bias(
     return _position_bias_with_gradient(*weights, window, pretrained)
 
 
-@flop_counter.register_flop_formula(torch.ops.mmswinv2.position_bias)
+@register_flop_formula(torch.ops.mmswinv2.position_bias)
 def _flop(
     w1: tuple[int, int], b1: Any, w2: tuple[int, int], *_: Any, out_shape: Any = None, **__: Any
 ) -> int:
@@ -224,7 +223,7 @@ def _flop(
     return 2 * math.prod(out_shape[1:]) * w1[0] * (w1[1] + w2[0])
 
 
-@flop_counter.register_flop_formula(torch.ops.mmswinv2.position_bias_backward)
+@register_flop_formula(torch.ops.mmswinv2.position_bias_backward)
 def _backward_flop(grad: tuple[int, ...], *args: Any, out_shape: Any = None, **__: Any) -> int:
     """Gradients of both layers' weights, and of the hidden units."""
     (units, axes), heads = args[1], args[3][0]

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch._library.triton import set_wrap_triton_enabled
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.library import triton_op
+from torch.utils import flop_counter
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from ..modes import is_batched
 
@@ -37,6 +39,23 @@ def is_watched(x: Tensor) -> bool:
         or type(x) is FakeTensor
         or torch._C._len_torch_dispatch_stack() > 0
     )
+
+
+def register_flop_formula(operator: Any) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Register the FLOP formula of an operator, as torch's function of this name does.
+
+    Operators are registered at their first call. Counters that are counting by then have copied
+    torch's formulas, so they are given this one.
+    """
+
+    def register(formula: Callable[..., int]) -> Callable[..., int]:
+        flop_counter.register_flop_formula(operator)(formula)
+        for mode in _get_current_dispatch_mode_stack():
+            if counter := getattr(mode, 'counter', None):
+                counter.flop_registry[operator] = flop_counter.flop_registry[operator]
+        return formula
+
+    return register
 
 
 def with_gradient(
