@@ -134,7 +134,8 @@ CONTRAST = """() => {
   const below = node => {
     if (!node) return [255, 255, 255];
     const [r, g, b, a = 1] = numbers(getComputedStyle(node).backgroundColor);
-    return a == 1 ? [r, g, b] : below(node.parentElement).map((c, i) => c * (1 - a) + [r, g, b][i] * a);
+    if (a == 1) return [r, g, b];
+    return below(node.parentElement).map((c, i) => c * (1 - a) + [r, g, b][i] * a);
   };
   const texts = [...document.body.querySelectorAll('*')].filter(node => !node.closest('svg') &&
     [...node.childNodes].some(child => child.nodeType == 3 && child.data.trim()));
