@@ -144,7 +144,9 @@ def test_hooks_that_change_the_steps_of_a_data_set():
 
     def check(hook, dataset):
         loader = SimpleNamespace(dataset=dataset)
-        runner = SimpleNamespace(hooks=[hook], train_dataloader=loader, cfg={}, model=nn.Module())
+        runner = SimpleNamespace(
+            hooks=[hook], train_dataloader=loader, cfg={}, model=nn.Module(), param_schedulers=[]
+        )
         CheckDatasetHook().before_train(runner)
 
     one = OneSample(lazy_init=True, pipeline=[])
