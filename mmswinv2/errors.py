@@ -196,6 +196,8 @@ def explain(error: BaseException, advice: str = '', option: str = '') -> str | N
         link = _as_raised(link) if isinstance(link, OSError) else link
         if isinstance(link, _OF_FILES) and link.filename:
             return f'{link.filename}: {link.strerror} (MMSWINV2_TRACEBACK=1 shows who asked for it)'
+        if isinstance(link, OSError) and 'No usable temporary directory' in str(link):
+            return f'{link.strerror}: make room in one, or name another folder by TMPDIR'
         if isinstance(link, OSError) and (words := _SYSTEM.get(link.errno or 0)):
             place = f' with {option}' if option and link.errno == errno.EROFS else ''
             return f'{words[0]} ({link}): {words[1]}{place}{advice and "; "}{advice}'

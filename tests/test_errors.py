@@ -567,6 +567,24 @@ def test_a_type_that_does_not_exist():
     assert "'mmswinv2.FiveCrops' is not in" in said and 'close to it: FiveCrop' in said
 
 
+@pytest.mark.skipif(sys.platform == 'win32', reason='Windows has no limit of the size of files')
+def test_no_room_for_temporary_files():
+    """Python then has an error of a file that is not there, without its name."""
+    code = (
+        'import resource, tempfile\n'
+        'from mmswinv2.errors import report_user_errors\n'
+        'resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n'
+        'with report_user_errors():\n'
+        '    tempfile.gettempdir()\n'
+    )
+    ended = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert re.fullmatch(
+        r"error: No usable temporary directory found in \['.*/tmp'.*\]: make room in one, or name "
+        r'another folder by TMPDIR\n',
+        ended.stderr,
+    )
+
+
 def nodes(path, kind):
     return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kind)]
 

@@ -28,7 +28,7 @@ def build_page(page: Page, title: str) -> Any:
             f'<h1>{type(page.predictor.model).__name__}</h1><p>{html.escape(title)}</p>',
             elem_id='heading',
         )
-        _Predictions(page)
+        blocks.unload(_Predictions(page).closed)
         _add_biases(page)
     return blocks
 
@@ -64,7 +64,8 @@ class _Predictions:
                 self._add_results()
         # the result of `Page.read`, and the settings that it was drawn with
         self.memory = gr.State(time_to_live=AGE)
-        self.present: dict[str | None, str] = {}  # path of the file on the page, by session
+        # path of the file on the page, by session; none that was lost with its connection
+        self.present: dict[str | None, str | None] = {}
         self._connect()
 
     def _add_settings(self, what: str, kinds: tuple[str, ...]) -> None:
@@ -137,8 +138,12 @@ class _Predictions:
 
     def _removed(self, request: gr.Request) -> dict:
         """A page without results; ends the prediction on the file that was there."""
-        self.present.pop(request.session_hash, None)
+        self.present[request.session_hash] = None
         return self._fill(Shown(self.invitation, ''))
+
+    def closed(self, request: gr.Request) -> None:
+        """End the prediction for a page that was closed, or lost its connection."""
+        self.present.pop(request.session_hash, None)
 
     def _show(
         self, path: str | None, least: float, chosen: list[int], known: Any, request: gr.Request,
@@ -153,6 +158,7 @@ class _Predictions:
             progress((number + 1, None), unit='frames')
 
         page = self.page
+        self.present.setdefault(request.session_hash, path)  # the page is connected again
         with page.working(), errors_on_page(path), suppress(Stopped):
             if path is not None and not stopped():
                 if page.is_film(path):

@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..inference.drawing import picture_of
 from ..inference.predictor import Predictor
 from ..inference.results import ResultWriter
-from ..inference.sources import VIDEOS, Item, frames_of
+from ..inference.sources import Item, frames_of, is_video
 
 AGE = 3600  # seconds that files are kept
 _MOST_ROWS = 200  # of the table of boxes
@@ -87,7 +87,7 @@ class Page:
 
     def is_film(self, path: str) -> bool:
         """Whether a file is a video whose frames are predicted one by one."""
-        return Path(path).suffix.lower() in VIDEOS and not self.predictor.of_clips
+        return not self.predictor.of_clips and is_video(Path(path))
 
     def read(self, path: str) -> tuple[Item, Any]:
         """Predict on a picture, or on a clip by a video classifier.

@@ -5,6 +5,7 @@ from itertools import zip_longest
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.optim.scheduler.param_scheduler import INF
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, TestLoop, ValLoop
 
 from .. import hosts
@@ -68,8 +69,19 @@ class CheckDatasetHook(Hook):
         self._check_classes(runner)
 
     def before_train(self, runner: Any) -> None:
-        """Raise `UserError` for a hook that would fail, or change a wrapper and not its data."""
+        """Raise `UserError` for a hook that would fail, or change a wrapper and not its data.
+
+        Warns if the data set is so small that the training ends before its warm-up.
+        """
         self._watch_strides(runner)
+        for scheduler in all_schedulers(runner):
+            warms_up = scheduler.param_name == 'lr' and getattr(scheduler, 'start_factor', 1) < 1
+            if warms_up and not scheduler.by_epoch and runner.max_iters < scheduler.end < INF:
+                warn(
+                    f'the warm-up takes {scheduler.end} iterations, and the training has '
+                    f'{runner.max_iters}, so that the learning rate stays low; end it earlier, as '
+                    f'with --cfg-options param_scheduler.0.end={max(2, runner.max_iters // 10)}'
+                )
         dataset = runner.train_dataloader.dataset
         kinds = {type(hook).__name__ for hook in runner.hooks}
         for kind, part in _SWITCHES.items():

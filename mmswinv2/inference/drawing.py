@@ -1,12 +1,13 @@
 """Prepare images for drawing: enlarge small images for readable labels, write text on frames."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+
+from ..log import warn
 
 LEAST_WIDTH = 640
 _MOST = 8  # largest factor by which an image is enlarged
@@ -46,11 +47,30 @@ def _repeat(maps: torch.Tensor, times: int) -> torch.Tensor:
     return maps.repeat_interleave(times, -1).repeat_interleave(times, -2)
 
 
-def caption(frames: Iterable[np.ndarray], lines: Sequence[str]) -> Iterator[np.ndarray]:
-    """Write lines of text, in DejaVu Sans, into the top left corner of frames (H, W, 3), uint8."""
-    import matplotlib
+def font_of(text: str) -> str:
+    """Path of the font to write a text in: DejaVu Sans, or an installed one that has more of it."""
+    from matplotlib import font_manager, ft2font
 
-    path = Path(matplotlib.get_data_path(), 'fonts/ttf/DejaVuSans.ttf')
+    letters = {ord(letter) for letter in text if letter.isprintable()}
+
+    def lacking(path: str) -> str:
+        return ''.join(map(chr, letters - ft2font.FT2Font(path).get_charmap().keys()))
+
+    font = font_manager.findfont('DejaVu Sans')
+    if lacking(font):
+        installed = sorted(entry.fname for entry in font_manager.fontManager.ttflist)
+        font = min([font, *installed], key=lambda path: len(lacking(path)))
+        if lack := lacking(font):
+            warn(
+                f'no font here has {lack[:5]!r}, which are drawn as boxes; install one, such as '
+                'the package fonts-noto-cjk for Chinese, Japanese and Korean'
+            )
+    return font
+
+
+def caption(frames: Iterable[np.ndarray], lines: Sequence[str]) -> Iterator[np.ndarray]:
+    """Write lines of text into the top left corner of frames (H, W, 3), uint8."""
+    path = font_of(''.join(lines))
     words: Image.Image | None = None
     for frame in frames:
         picture = Image.fromarray(frame)

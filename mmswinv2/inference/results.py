@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..errors import UserError
 from ..files import check_writable, part_of, write_atomically
-from .drawing import LARGEST_JPEG, caption, enlarge, picture_of
+from .drawing import LARGEST_JPEG, caption, enlarge, font_of, picture_of
 from .sources import RESULTS, Item
 
 
@@ -42,6 +42,7 @@ class ResultWriter:
     """
 
     def __init__(self, folder: Path, cfg: Any, meta: dict[str, Any], score: float) -> None:
+        from matplotlib.ft2font import FT2Font
         from mmengine.registry import VISUALIZERS
 
         from .. import hosts
@@ -66,6 +67,8 @@ class ResultWriter:
             raise
         self._cfg = cfg
         self.score, self.classes = score, list(meta.get('classes') or ())
+        font = FT2Font(font_of(''.join(map(str, self.classes)))).family_name
+        self._style = {'font.sans-serif': [font]}  # of matplotlib, with which most hosts draw
         self.images: list[dict] = []
         self.found: list[dict] = []
         self.kind = ''  # name of the results file
@@ -143,17 +146,19 @@ class ResultWriter:
 
     def _draw(self, item: Item, result: Any, options: dict) -> np.ndarray | None:
         """The image with the predictions drawn on it, (H, W, 3) RGB; ``None`` for a clip."""
+        from matplotlib import rc_context
+
         if item.clip:
             return None
         image = item.image
         if image is None:
             image = picture_of(self._cfg, item.path)
         image, result = enlarge(image, result)
-        if hasattr(self.visualizer, 'visualize_cls'):
-            names = list(map(self.class_name, range(len(result.pred_score))))
-            return self.visualizer.visualize_cls(image, result, classes=names)
         self._drawn = None
-        with warnings.catch_warnings(), _same_random_numbers():
+        with warnings.catch_warnings(), _same_random_numbers(), rc_context(self._style):
+            if hasattr(self.visualizer, 'visualize_cls'):
+                names = list(map(self.class_name, range(len(result.pred_score))))
+                return self.visualizer.visualize_cls(image, result, classes=names)
             # mmengine warns about boxes that cross the border
             warnings.filterwarnings('ignore', '.* is out of bounds, the drawn')
             self.visualizer.add_datasample(item.name, image, result, draw_gt=False, **options)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import ImageSequence
 
 from ..errors import UserError
 from ..files import IMAGES, is_of_system, walk
@@ -22,6 +23,7 @@ VIDEOS = (
     '.mp4', '.avi', '.mkv', '.mov', '.webm', '.ts', '.mts', '.m2ts', '.wmv', '.asf', '.mpg',
     '.mpeg', '.vob', '.flv', '.f4v', '.m4v', '.3gp', '.3g2', '.ogv', '.mxf',
 )  # fmt: skip
+_ANIMATIONS = ('.gif', '.webp')  # which may have one picture or several
 
 
 @dataclass
@@ -154,7 +156,7 @@ def divide(sources: Sequence[str], clips: bool) -> tuple[list[Item], list[tuple[
             last[key] = last.get(key, 1) + 1
             name = _append(stem, f'_{last[key]}')
         names.add(name.casefold())
-        if not isinstance(source, Camera) and (clips or not _is_video(path)):
+        if not isinstance(source, Camera) and (clips or not is_video(path)):
             stills.append(Item(name, source, clip=clips))
         else:
             films.append((name, source))
@@ -168,14 +170,17 @@ def _append(stem: str, number: str = '') -> str:
     return stem + number
 
 
-def _is_video(path: Path) -> bool:
-    """Whether a file is a video, by its ending, or by its content if the ending is unknown."""
+def is_video(path: Path) -> bool:
+    """Whether a file is a video or animation, by its ending, or by its content if that is open."""
     import cv2
 
     from ..datasets.video_files import open_video
     from ..hosts.mmcv import open_image
 
-    if (ending := path.suffix.lower()) in (*IMAGES, *OTHER_IMAGES, *VIDEOS):
+    if (ending := path.suffix.lower()) in _ANIMATIONS:
+        with suppress(Exception), open_image(path) as image:  # reported when it is read
+            return bool(image.is_animated)
+    if ending in (*IMAGES, *OTHER_IMAGES, *VIDEOS):
         return ending in VIDEOS
     if cv2.haveImageReader(str(path)):
         return False
@@ -202,15 +207,37 @@ def frames_of(name: str, source: str, most: int | None) -> tuple[Iterator[Item],
 
     images: Iterable[np.ndarray]
     times: Sequence[float] | None = None
+    length: int | None = None
     if isinstance(source, Camera):
-        images, fps, number = _camera(int(source)), 25.0, most
+        images, fps = _camera(int(source)), 25.0
     elif not Path(source).exists():
         raise UserError(f'{source} does not exist')
+    elif Path(source).suffix.lower() in _ANIMATIONS:
+        seconds = [duration for _, duration in _animation(source)]
+        images, length = (image for image, _ in _animation(source)), len(seconds)
+        fps = length / sum(seconds)
+        if min(seconds) < max(seconds):
+            times = [0.0, *itertools.accumulate(seconds)]
     else:
         reader = open_video(source)
-        images, fps, times = iter(reader), reader.fps, reader.times
-        number = min(len(reader), most or len(reader))
+        images, fps, times, length = iter(reader), reader.fps, reader.times, len(reader)
+    number = min((n for n in (length, most) if n is not None), default=None)
     return _numbered(name, source, itertools.islice(images, most), times, number), fps, number
+
+
+def _animation(path: str) -> Iterator[tuple[np.ndarray, float]]:
+    """The pictures of an animation, (H, W, 3) uint8 RGB, with their durations in seconds."""
+    from ..datasets.video_files import UnreadableVideo
+    from ..hosts.mmcv import open_image
+
+    try:
+        with open_image(path) as image:
+            for picture in ImageSequence.Iterator(image):
+                pixels = np.asarray(picture.convert('RGB'))
+                duration = picture.info.get('duration', 0)  # ms; WebP's is known once decoded
+                yield pixels, (duration if duration > 10 else 100) / 1000  # as in browsers
+    except (OSError, ValueError, SyntaxError) as error:  # of Pillow, for damaged files
+        raise UnreadableVideo(f'cannot read the animation {path}: {error}') from error
 
 
 def _numbered(

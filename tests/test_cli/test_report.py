@@ -110,6 +110,34 @@ def look(browser, path, width):
     return page
 
 
+CONTRAST = """() => {
+  const light = ([r, g, b]) => [r, g, b].map(c => c / 255)
+    .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const numbers = text => text.match(/[\\d.]+/g).map(Number);
+  const below = node => {
+    if (!node) return [255, 255, 255];
+    const [r, g, b, a = 1] = numbers(getComputedStyle(node).backgroundColor);
+    if (a == 1) return [r, g, b];
+    return below(node.parentElement).map((c, i) => c * (1 - a) + [r, g, b][i] * a);
+  };
+  const texts = [...document.body.querySelectorAll('*')].filter(node => !node.closest('svg') &&
+    [...node.childNodes].some(child => child.nodeType == 3 && child.data.trim()));
+  return [light(below(document.body)), Math.min(...texts.map(node => {
+    const pair = [light(numbers(getComputedStyle(node).color)), light(below(node))];
+    return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+  }))];
+}"""
+
+
+def check_contrast(page):
+    """Text must be readable (WCAG, AA) in both color schemes; the background goes with them."""
+    for scheme, least, most in (('light', 0.8, 1), ('dark', 0, 0.05)):
+        page.emulate_media(color_scheme=scheme)
+        background, contrast = page.evaluate(CONTRAST)
+        assert least <= background <= most and contrast >= 4.5, (scheme, contrast)
+
+
 # --- a whole training ----------------------------------------------------------------------------
 
 
@@ -465,6 +493,7 @@ def test_segmentor(shapes, browser, tmp_path):
     assert f'mIoU {100 * np.mean(theirs["IoU"]):.1f}%' in text
     page = look(browser, out, 390)
     assert page.locator('.example .name').first.inner_text().endswith('000000000004.jpg')
+    check_contrast(page)
     page.close()
     # overwriting a map does not change the time of its folder
     torch.save(dict(state_dict={}), folder / 'iter_9.pth')

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -315,6 +316,28 @@ def test_a_picture_in_place_of_a_film_that_is_still_predicted(
     assert tab.locator('#film video').count() == 0
     (film,) = set(tmp_path_factory.getbasetemp().glob(films)) - before
     assert 0 < cv2.VideoCapture(str(film)).get(cv2.CAP_PROP_FRAME_COUNT) < frames
+
+
+@pytest.mark.slow
+def test_a_film_ends_with_its_tab(tab, browser, address, photos, tmp_path, tmp_path_factory):
+    write_video(tmp_path / 'film.mp4', [np.zeros((480, 642, 3), np.uint8)] * 100, 25)
+    other = browser.new_page()
+    other.goto(address)
+    other.wait_for_selector('#file input[type=file]', state='attached')
+    upload(other, tmp_path / 'film.mp4')
+    other.wait_for_function('/\\d frames/.test(document.body.innerText)')
+    other.close()
+    upload(tab, photos / 'a.jpg')  # waits for the film, as one prediction is made at a time
+    said(tab, 'objects in a.jpg')
+    base = tmp_path_factory.getbasetemp()
+    for _ in range(600):
+        films = base.glob('served0/mmswinv2-ui-*/result-*/vis/result.mp4')
+        opened = [cv2.VideoCapture(str(film)) for film in films]
+        whole = [film for film in opened if film.get(cv2.CAP_PROP_FRAME_WIDTH) == 642]
+        if whole:
+            break
+        time.sleep(0.1)
+    assert 0 < whole[0].get(cv2.CAP_PROP_FRAME_COUNT) < 100
 
 
 @pytest.mark.slow

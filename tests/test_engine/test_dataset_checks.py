@@ -2,6 +2,7 @@ from contextlib import nullcontext
 from decimal import Decimal
 from enum import Enum
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -143,7 +144,9 @@ def test_hooks_that_change_the_steps_of_a_data_set():
 
     def check(hook, dataset):
         loader = SimpleNamespace(dataset=dataset)
-        runner = SimpleNamespace(hooks=[hook], train_dataloader=loader, cfg={}, model=nn.Module())
+        runner = SimpleNamespace(
+            hooks=[hook], train_dataloader=loader, cfg={}, model=nn.Module(), param_schedulers=[]
+        )
         CheckDatasetHook().before_train(runner)
 
     one = OneSample(lazy_init=True, pipeline=[])
@@ -183,6 +186,30 @@ def test_batches_of_several_sources(tmp_path):
     )
     it.train()
     assert it.iter == 1
+
+
+@pytest.mark.parametrize(('end', 'warned'), [(7, True), (6, False), (None, False)])
+def test_a_warm_up_that_is_longer_than_the_training(end, warned, tmp_path):
+    warm_up = dict(type='LinearLR', start_factor=0.1, by_epoch=False)
+    it = Runner(
+        network(),
+        str(tmp_path),
+        train_dataloader=dict(
+            batch_size=2, dataset=data([]), sampler=dict(type='DefaultSampler', shuffle=False)
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=1),  # of six iterations
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        param_scheduler=[warm_up if end is None else dict(warm_up, end=end)],
+        custom_hooks=[CheckDatasetHook()],
+        experiment_name=f'{tmp_path.name}{end}',
+    )
+    with patch('mmswinv2.engine.dataset_checks.warn') as warn:
+        it.train()
+    told = [call.args[0] for call in warn.call_args_list if 'warm-up' in call.args[0]]
+    assert len(told) == warned
+    if warned:
+        assert told[0].startswith('the warm-up takes 7 iterations, and the training has 6, ')
+        assert told[0].endswith('param_scheduler.0.end=2')
 
 
 class Split(Enum):

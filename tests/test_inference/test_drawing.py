@@ -1,5 +1,7 @@
 """Small images are enlarged before drawing; text is written on frames."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.structures import InstanceData, PixelData
 
-from mmswinv2.inference.drawing import LEAST_WIDTH, caption, enlarge
+from mmswinv2.inference.drawing import LEAST_WIDTH, caption, enlarge, font_of
 
 
 def sample(height, width):
@@ -73,3 +75,13 @@ def test_captions_of_more_than_ascii():
         assert picture.max() == 255 and picture.shape == black.shape
         assert all((picture != other).any() for other in shown[:i])
     assert black.max() == 0
+
+
+def test_a_font_that_has_the_text():
+    """DejaVu Sans lacks U+1D8A, which STIX has; both come with matplotlib."""
+    with patch('mmswinv2.inference.drawing.warn') as warn:
+        assert font_of('person\ndog').endswith('DejaVuSans.ttf')
+        assert not font_of('dog \u1d8a').endswith('DejaVuSans.ttf')
+        assert not warn.called
+        font_of('\U0001fbf0\u0c6f')
+    assert "no font here has '" in warn.call_args.args[0]

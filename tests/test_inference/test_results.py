@@ -152,3 +152,19 @@ def test_writers_of_several_threads_share_nothing(tmp_path):
         assert len(set(map(id, made))) == 4, round
         kinds = sorted(type(visualizer).__name__ for visualizer in made)
         assert kinds == ['DetLocalVisualizer'] * 2 + ['SegLocalVisualizer'] * 2
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')  # mmdet's, of NumPy
+def test_names_of_classes_are_drawn_in_a_font_that_has_them(tmp_path, monkeypatch):
+    """DejaVu Sans, matplotlib's own, draws a box for U+1D8A, and warns, which is an error here."""
+    monkeypatch.setitem(CLASSES, 'classes', ('\u1d8a', '\u1d8a'))
+    monkeypatch.setitem(CLASSES, 'palette', None)
+    found = InstanceData(
+        bboxes=torch.tensor([[100.0, 100, 500, 500]]), scores=torch.ones(1),
+        labels=torch.zeros(1, dtype=torch.long),
+    )  # fmt: skip
+    from mmdet.structures import DetDataSample
+
+    result = DetDataSample(pred_instances=found, ori_shape=(640, 640))
+    drawn = writer(tmp_path, 'mmdet').add(Item('a', 'a.png', FRAME), result)
+    assert (drawn != FRAME).any()

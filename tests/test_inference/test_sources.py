@@ -233,3 +233,38 @@ def test_files_that_are_gone_before_their_turn(tmp_path, monkeypatch):
     assert [item.path for item in stills] == ['0']
     clips, _ = divide(sources[:2], clips=True)
     assert [item.path for item in clips] == ['a.mp4', '0']
+
+
+@pytest.mark.parametrize(
+    ('ending', 'durations', 'fps', 'times'),
+    [
+        ('gif', [100, 100, 300, 100], 4 / 0.6, [0, 0.1, 0.2, 0.5]),
+        ('gif', [0, 0, 0, 0], 10, [None] * 4),  # as browsers show it
+        ('webp', [40, 40, 40, 40], 25, [None] * 4),
+        ('webp', [40, 80, 120, 40], 4 / 0.28, [0, 0.04, 0.12, 0.24]),
+    ],
+)
+def test_animations_are_videos(tmp_path, ending, durations, fps, times):
+    frames = [np.full((20, 30, 3), (50 * i, 200 - 50 * i, 90), np.uint8) for i in range(4)]
+    first, *others = map(Image.fromarray, frames)
+    path = tmp_path / f'a.{ending}'
+    options = dict(lossless=True) if ending == 'webp' else {}
+    first.save(path, save_all=True, append_images=others, duration=durations, **options)
+    first.save(tmp_path / f'b.{ending}')
+    stills, films = divide([str(path), f'{tmp_path}/b.{ending}'], clips=False)
+    assert [item.name for item in stills] == ['b'] and films == [('a', str(path))]
+    for most, number in ((None, 4), (3, 3), (9, 4)):
+        items, rate, told = frames_of('a', str(path), most)
+        items = list(items)
+        assert told == len(items) == number and rate == pytest.approx(fps)
+        for item, frame, at in zip(items, frames, times, strict=False):
+            assert (item.image == frame).all() and item.time == pytest.approx(at)
+
+
+def test_an_animation_that_is_cut_short(tmp_path):
+    pictures = [Image.effect_noise((40, 40), 90).convert('P') for _ in range(4)]
+    pictures[0].save(tmp_path / 'a.gif', save_all=True, append_images=pictures[1:])
+    content = (tmp_path / 'a.gif').read_bytes()
+    (tmp_path / 'a.gif').write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(UserError, match='cannot read the animation .*a.gif: image file is trunc'):
+        frames_of('a', f'{tmp_path}/a.gif', None)
