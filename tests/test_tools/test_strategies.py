@@ -61,7 +61,7 @@ def assert_moved_alike(checkpoint, alone):
     start, end = (read_checkpoint(alone / f'w/iter_{i}.pth')['state_dict'] for i in (4, 6))
     assert set(checkpoint['state_dict']) == set(end)
     for key, value in checkpoint['state_dict'].items():
-        assert (value - end[key]).norm() < 3e-2 * (end[key] - start[key]).norm(), key
+        assert (value - end[key]).norm() < 5e-2 * (end[key] - start[key]).norm(), key
 
 
 @pytest.mark.slow
