@@ -162,9 +162,6 @@ def read_fields(path: str | Path) -> dict[str, Any]:
 
 def _columns(path: Any, content: dict, boxes: bool) -> dict[tuple[str, str], Any]:
     """The values of all entries by list and key, as ``('images', 'id')``; boxes as (n, 4)."""
-    for image in content['images']:
-        if isinstance(name := image.get('file_name'), str):
-            image['file_name'] = name.replace('\\', '/')  # tools write them so on Windows
     fields = _FIELDS if boxes else _FIELDS[:-1]
     columns: dict = {field[:2]: _column(path, content, *field) for field in fields}
     if boxes:

@@ -75,8 +75,10 @@ class CheckDatasetHook(Hook):
         """
         self._watch_strides(runner)
         for scheduler in all_schedulers(runner):
-            warms_up = scheduler.param_name == 'lr' and getattr(scheduler, 'start_factor', 1) < 1
-            if warms_up and not scheduler.by_epoch and runner.max_iters < scheduler.end < INF:
+            # a class of the user's own need not have what mmengine's have
+            if getattr(scheduler, 'start_factor', 1) >= 1 or scheduler.param_name != 'lr':
+                continue
+            if not scheduler.by_epoch and runner.max_iters < scheduler.end < INF:
                 warn(
                     f'the warm-up takes {scheduler.end} iterations, and the training has '
                     f'{runner.max_iters}, so that the learning rate stays low; end it earlier, as '

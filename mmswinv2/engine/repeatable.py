@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from mmengine.dataset import DefaultSampler, InfiniteSampler
-from mmengine.dist import get_rank
+from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
@@ -52,7 +52,8 @@ class RepeatableHook(Hook):
             # In the middle of a group DDP's gradients are gathered from all processes. The first
             # one may also come alone, as mmengine allows, and would wait for the others for ever
             if _accumulated(runner) and not runner.optim_wrapper.should_update():
-                if together or not hasattr(runner.model, 'no_sync'):
+                gathers = get_world_size() > 1 and hasattr(runner.model, 'no_sync')
+                if together or not gathers:
                     self._gradients = waiting_gradients(runner.model)
                 else:
                     warn('the checkpoint of a custom hook is without accumulated gradients')

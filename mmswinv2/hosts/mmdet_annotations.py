@@ -1,6 +1,7 @@
 """Annotations of detection data sets: rules that they are held to when mmdet reads them."""
 
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,7 @@ def _load_checked(dataset: Any) -> list[dict]:
     if any('segments_info' in image for image in images):  # panoptic: masks come from maps
         check_things(dataset, images)
         return images
+    turn_backslashes(images)
     is_checked = is_read_as_coco(dataset)
     if not is_checked:
         check_boxes(dataset, images)
@@ -200,6 +202,20 @@ def _load_checked(dataset: Any) -> list[dict]:
             dataset, images, all(getattr(step, 'poly2mask', True) for step in loaders)
         )
     return images
+
+
+def turn_backslashes(images: Sequence[dict]) -> None:
+    """Turn the backslashes of paths that were written on Windows into slashes.
+
+    The names of files may have backslashes elsewhere: they stay if the first such path exists.
+    """
+    found = [image for image in images if '\\' in str(image.get('img_path'))]
+    if not found or os.path.exists(found[0]['img_path']):
+        return
+    for image in found:
+        for key in ('img_path', 'seg_map_path'):
+            if image.get(key):
+                image[key] = image[key].replace('\\', '/')
 
 
 def is_read_as_coco(dataset: Any) -> bool:

@@ -129,7 +129,10 @@ def check_same_images(infos: dict[Any, dict], annotations: Any, where: str) -> N
     _check_known(infos, annotations, source)
     for number, info in infos.items():
         other = annotations.imgs[number]
-        names = [Path(str(name)).name for name in (info['img_path'], other['file_name'])]
+        names = [
+            Path(str(name).replace('\\', '/')).name
+            for name in (info['img_path'], other['file_name'])
+        ]
         if names[0] != names[1]:
             raise UserError(
                 f'{source}: image_id={number!r} is {names[1]} there and {names[0]} in the data '

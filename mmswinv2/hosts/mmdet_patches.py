@@ -150,9 +150,12 @@ def resize_whole_batches() -> None:
 
     @replace(BatchSyncRandomResize, 'forward')
     def forward(original: Any, self: Any, inputs: torch.Tensor, data_samples: list) -> tuple:
+        hub = MessageHub.get_current_instance()  # is saved in checkpoints
+        if self._input_size is None:
+            self._input_size = hub.runtime_info.get('batch_resize')
         before = inputs.shape[-2:]
-        with _resumed(self, '_input_size'):
-            inputs, data_samples = original(self, inputs, data_samples)
+        inputs, data_samples = original(self, inputs, data_samples)
+        hub.update_info('batch_resize', self._input_size)
         if (after := inputs.shape[-2:]) == before:
             return inputs, data_samples
 
@@ -177,16 +180,16 @@ def resume_measures() -> None:
     from mmdet.models.roi_heads import DynamicRoIHead
 
     @replace(DDODHead, 'calc_reweight_factor')
-    def factors(original: Any, self: Any, *args: Any) -> list[float]:
+    def factors(original: Any, self: Any, *args: Any, **options: Any) -> list[float]:
         with _resumed(self, 'cls_num_pos_samples_per_level'):
-            return original(self, *args)
+            return original(self, *args, **options)
 
     @replace(DynamicRoIHead, 'loss')
-    def loss(original: Any, self: Any, *args: Any) -> dict[str, torch.Tensor]:
+    def loss(original: Any, self: Any, *args: Any, **options: Any) -> dict[str, torch.Tensor]:
         thresholds = (f'bbox_assigner.{n}' for n in ('pos_iou_thr', 'neg_iou_thr', 'min_pos_iou'))
         names = ('iou_history', 'beta_history', *thresholds, 'bbox_head.loss_bbox.beta')
         with _resumed(self, *names):
-            return original(self, *args)
+            return original(self, *args, **options)
 
 
 @contextmanager

@@ -241,8 +241,9 @@ def check_image_labels(dataset: Any, num_classes: int, where: str) -> None:
             'folder for every class, be it empty'
         )
     if known and hasattr(dataset, 'folder_to_idx'):
+        names = set(dataset.CLASSES)  # ImageNet-21k has too many to search a tuple for each
         for name, label in dataset.folder_to_idx.items():  # in the order of the alphabet
-            if name in dataset.CLASSES and name != dataset.CLASSES[label]:
+            if name in names and name != dataset.CLASSES[label]:
                 raise UserError(
                     f'{where}: the images in the folder {name!r} have label {label}, which is '
                     f'{dataset.CLASSES[label]!r} in classes of the data set; write classes in the '

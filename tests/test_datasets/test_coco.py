@@ -425,6 +425,27 @@ def test_repaired(folder, log, change, words, left):
     assert path.read_bytes() == before
 
 
+def test_backslashes_in_the_names_of_files(folder):
+    """As unpacking an archive of Windows may leave them, in place of folders."""
+    content = make()
+    for image in content['images']:
+        image['file_name'] = 'images\\' + image['file_name']
+        (folder / f'{image["id"]}.png').rename(folder / image['file_name'])
+    assert perfect_scores(write(folder, content))['coco/segm_mAP'] == 1.0
+
+
+def test_paths_of_windows_name_semantic_maps_too(folder):
+    content = make()
+    for image in content['images']:
+        image['file_name'] = '.\\' + image['file_name']
+    data = dataset(write(folder, content), lazy_init=True)
+    data.data_prefix['seg'] = f'{folder}/maps'
+    data.full_init()
+    info = data.get_data_info(0)
+    assert info['img_path'] == f'{folder}/./1.png'
+    assert info['seg_map_path'] == f'{folder}/maps/./1.png'
+
+
 @pytest.mark.parametrize('degrees', [30, 90.0, 135.5, 180, -20, 359])
 def test_boxes_around_turned_rectangles(folder, degrees, log):
     """Against the corners, turned one by one; annotations that stand upright stay as they are."""

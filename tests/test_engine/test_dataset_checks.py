@@ -145,7 +145,11 @@ def test_hooks_that_change_the_steps_of_a_data_set():
     def check(hook, dataset):
         loader = SimpleNamespace(dataset=dataset)
         runner = SimpleNamespace(
-            hooks=[hook], train_dataloader=loader, cfg={}, model=nn.Module(), param_schedulers=[]
+            hooks=[hook],
+            train_dataloader=loader,
+            cfg={},
+            model=nn.Module(),
+            param_schedulers=[SimpleNamespace(by_epoch=True)],  # of the user's own class
         )
         CheckDatasetHook().before_train(runner)
 

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from types import MappingProxyType, SimpleNamespace
 
 import pytest
@@ -220,6 +220,24 @@ def test_gradients_that_wait_for_an_update_are_resumed(whole, start):
     # other numbers of batches begin anew
     resumed, _ = train(other, **{**settings, 'counts': 2}, resume=run / f'iter_{start}.pth')
     assert resumed[-1][0] == 6
+
+
+class SavesToo(Hook):
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        runner.save_checkpoint(runner.work_dir, f'own_{runner.iter + 1}.pth', by_epoch=False)
+
+
+def test_a_hook_saves_gradients_too_where_ddp_has_one_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(Model, 'no_sync', nullcontext, raising=False)  # as DDP has
+    _, told = train(tmp_path, 4, [WARM], counts=3, hooks=[SavesToo()])
+    assert 'without accumulated gradients' not in told
+    for number in (1, 2):
+        own, known = (
+            read_checkpoint(tmp_path / f'{name}_{number}.pth')['accumulated'][2]
+            for name in ('own', 'iter')
+        )
+        assert own
+        torch.testing.assert_close(own, known, rtol=0, atol=0)
 
 
 def test_scaled_gradients_are_not_resumed_without_their_scale(whole):

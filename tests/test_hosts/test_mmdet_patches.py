@@ -315,6 +315,32 @@ def test_a_detector_without_resize():
     assert padded['data_samples'].scale_factor == (1, 1)
 
 
+def test_ddod_resumes_with_what_it_has_counted():
+    from mmdet.models.dense_heads import DDODHead
+
+    hosts.of(Config(dict(default_scope='mmdet'))).apply()
+    labels = [torch.zeros(3), *[torch.ones(3)] * 4]  # of one class: positives of the first level
+    hub = MessageHub.get_instance('ddod-0')
+    for number in range(1, 4):
+        state, hub = hub.state_dict(), MessageHub.get_instance(f'ddod-{number}')
+        hub.load_state_dict(state)
+        head = DDODHead(1, 8, 1, feat_channels=8, norm_cfg=None, use_dcn=False)
+        head.calc_reweight_factor(labels_list=labels)
+        assert head.cls_num_pos_samples_per_level == [3 * number, 0, 0, 0, 0]
+
+
+def test_sizes_of_batches_in_older_checkpoints_are_resumed_too():
+    from mmdet.models.data_preprocessors import BatchSyncRandomResize
+
+    hosts.of(Config(dict(default_scope='mmdet'))).apply()
+    hub = MessageHub.get_instance('sizes-of-0.9.0')
+    hub.update_info('batch_resize', (64, 96))
+    hub.update_info('iter', 3)
+    resize = BatchSyncRandomResize((32, 128), interval=10)
+    images, _ = resize(torch.zeros(1, 3, 32, 32), [])
+    assert images.shape == (1, 3, 64, 96)
+
+
 @pytest.mark.filterwarnings('ignore:torch.meshgrid')
 @pytest.mark.filterwarnings('ignore::UserWarning:mmdet')
 def test_dynamic_rcnn_resumes_with_what_it_has_measured(tmp_path):
