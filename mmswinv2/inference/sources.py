@@ -213,7 +213,7 @@ def frames_of(name: str, source: str, most: int | None) -> tuple[Iterator[Item],
     elif not Path(source).exists():
         raise UserError(f'{source} does not exist')
     elif Path(source).suffix.lower() in _ANIMATIONS:
-        seconds = [duration for _, duration in _animation(source)]
+        seconds = [duration for _, duration in itertools.islice(_animation(source), most)]
         images, length = (image for image, _ in _animation(source)), len(seconds)
         fps = length / sum(seconds)
         if min(seconds) < max(seconds):
