@@ -13,7 +13,7 @@ from PIL import Image
 from mmswinv2.datasets import open_video, write_video
 from mmswinv2.errors import UserError
 from mmswinv2.inference import sources
-from mmswinv2.inference.sources import divide, find_sources, frames_of
+from mmswinv2.inference.sources import divide, find_sources, frames_of, is_video
 
 
 def test_patterns_and_names(tmp_path):
@@ -270,3 +270,12 @@ def test_an_animation_that_is_cut_short(tmp_path):
         frames_of('a', f'{tmp_path}/a.gif', None)
     items, _, number = frames_of('a', f'{tmp_path}/a.gif', 2)  # reads no more
     assert len(list(items)) == number == 2
+
+
+@pytest.mark.parametrize('options', [{}, dict(lossless=True), dict(exif=b'Exif', icc_profile=b'x')])
+def test_pictures_in_webp_are_known_by_their_first_bytes(options, tmp_path):
+    """A folder may have a hundred thousand."""
+    Image.new('RGBA', (40, 30)).save(tmp_path / 'a.webp', **options)
+    with patch('mmswinv2.hosts.mmcv.open_image') as opened:
+        assert not is_video(tmp_path / 'a.webp')
+    assert not opened.called
