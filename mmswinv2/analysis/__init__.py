@@ -1,10 +1,10 @@
-"""Memory and FLOPs of a config before it is trained; maps of the position bias."""
+"""Memory and FLOPs of a config before it is trained; the position bias in weights."""
 
 from ..hosts import input_size
 from ..options import STRATEGIES
 from .memory import Estimate, TrainingStep, follow_step
 from .model import count_flops, count_parameters
-from .position_bias import bias_maps, draw_bias, find_biases
+from .position_bias import bias_maps, draw_bias, find_biases, load_bias
 
 __all__ = [
     'STRATEGIES',
@@ -17,4 +17,5 @@ __all__ = [
     'find_biases',
     'follow_step',
     'input_size',
+    'load_bias',
 ]

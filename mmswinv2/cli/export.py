@@ -76,12 +76,14 @@ def export(
 def samples_of(cfg: Any, given: Sequence[str], option: str) -> list[Any]:
     """Samples that a config's test pipeline makes from files, folders and patterns.
 
+    Of an animation it is the first picture.
+
     Raises:
         UserError: if one cannot be used; the message names the `option` they were given with.
     """
     from .. import hosts
     from ..inference.pipeline import Pipeline
-    from ..inference.sources import VIDEOS, divide, find_sources
+    from ..inference.sources import VIDEOS, Item, find_sources
 
     if not hosts.testing_pipeline(cfg):
         raise UserError(
@@ -96,7 +98,7 @@ def samples_of(cfg: Any, given: Sequence[str], option: str) -> list[Any]:
     for path in sources:
         if Path(path).suffix.lower() not in kinds:
             raise UserError(f'{option}: {path} is no {word}; names end in {", ".join(kinds)}')
-    files, _ = divide(sources, clips=prepare.of_clips)
+    files = (Item(path, path, clip=prepare.of_clips) for path in sources)
     return [prepare(item, number) for number, item in enumerate(files)]
 
 

@@ -1,6 +1,8 @@
 """Prepare images for drawing: enlarge small images for readable labels, write text on frames."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -49,12 +51,18 @@ def _repeat(maps: torch.Tensor, times: int) -> torch.Tensor:
 
 def font_of(text: str) -> str:
     """Path of the font to write a text in: DejaVu Sans, or an installed one that has more of it."""
+    return _font_with(frozenset(ord(letter) for letter in text if letter.isprintable()))
+
+
+@lru_cache(maxsize=16)  # computers may have a thousand fonts, and films have few texts
+def _font_with(letters: frozenset[int]) -> str:
     from matplotlib import font_manager, ft2font
 
-    letters = {ord(letter) for letter in text if letter.isprintable()}
-
     def lacking(path: str) -> str:
-        return ''.join(map(chr, letters - ft2font.FT2Font(path).get_charmap().keys()))
+        found: Collection[int] = ()
+        with suppress(OSError, RuntimeError):  # matplotlib remembers fonts, gone or damaged by now
+            found = ft2font.FT2Font(path).get_charmap()
+        return ''.join(map(chr, sorted(letters.difference(found))))
 
     font = font_manager.findfont('DejaVu Sans')
     if lacking(font):

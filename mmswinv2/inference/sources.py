@@ -178,8 +178,11 @@ def is_video(path: Path) -> bool:
     from ..hosts.mmcv import open_image
 
     if (ending := path.suffix.lower()) in _ANIMATIONS:
-        with suppress(Exception), open_image(path) as image:  # reported when it is read
-            return bool(image.is_animated)
+        with suppress(Exception):  # reported when it is read
+            if _is_still_webp(path):
+                return False
+            with open_image(path) as image:
+                return bool(image.is_animated)
     if ending in (*IMAGES, *OTHER_IMAGES, *VIDEOS):
         return ending in VIDEOS
     if cv2.haveImageReader(str(path)):
@@ -192,6 +195,13 @@ def is_video(path: Path) -> bool:
             open_video(str(path))
             return True
     return False
+
+
+def _is_still_webp(path: Path) -> bool:
+    """Whether a file is a WebP without animation by its header; Pillow would read all of it."""
+    with path.open('rb') as file:
+        head = file.read(21)
+    return head[8:12] == b'WEBP' and not (head[12:16] == b'VP8X' and head[20] & 2)
 
 
 def frames_of(name: str, source: str, most: int | None) -> tuple[Iterator[Item], float, int | None]:
@@ -213,7 +223,7 @@ def frames_of(name: str, source: str, most: int | None) -> tuple[Iterator[Item],
     elif not Path(source).exists():
         raise UserError(f'{source} does not exist')
     elif Path(source).suffix.lower() in _ANIMATIONS:
-        seconds = [duration for _, duration in _animation(source)]
+        seconds = [duration for _, duration in itertools.islice(_animation(source), most)]
         images, length = (image for image, _ in _animation(source)), len(seconds)
         fps = length / sum(seconds)
         if min(seconds) < max(seconds):

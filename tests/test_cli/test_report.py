@@ -131,11 +131,16 @@ CONTRAST = """() => {
 
 
 def check_contrast(page):
-    """Text must be readable (WCAG, AA) in both color schemes; the background goes with them."""
-    for scheme, least, most in (('light', 0.8, 1), ('dark', 0, 0.05)):
-        page.emulate_media(color_scheme=scheme)
+    """Text must be readable (WCAG, AA) in both color schemes; the background goes with them.
+
+    Paper is light in both.
+    """
+    for scheme, medium, least, most in (
+        ('light', 'screen', 0.8, 1), ('dark', 'screen', 0, 0.05), ('dark', 'print', 0.8, 1),
+    ):  # fmt: skip
+        page.emulate_media(color_scheme=scheme, media=medium)
         background, contrast = page.evaluate(CONTRAST)
-        assert least <= background <= most and contrast >= 4.5, (scheme, contrast)
+        assert least <= background <= most and contrast >= 4.5, (scheme, medium, contrast)
 
 
 # --- a whole training ----------------------------------------------------------------------------
@@ -226,6 +231,10 @@ def test_text_from_files_stays_text(shapes, browser, tmp_path):
     assert EVIL not in out.read_text() and html.escape(name, quote=False) in out.read_text()
     page = look(browser, out, 1200)
     assert page.evaluate('document.scripts.length') == 0 and 'report' in page.title()
+    stroke = 'all => all.map(text => getComputedStyle(text).stroke)'  # behind the white names
+    light = page.locator('svg text').evaluate_all(stroke)
+    page.emulate_media(color_scheme='dark')
+    assert page.locator('svg text').evaluate_all(stroke) == light and len(light) > 1
 
 
 # --- detectors -----------------------------------------------------------------------------------

@@ -5,10 +5,12 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from matplotlib.font_manager import FontEntry, fontManager
 from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.structures import InstanceData, PixelData
 
+from mmswinv2.inference import drawing
 from mmswinv2.inference.drawing import LEAST_WIDTH, caption, enlarge, font_of
 
 
@@ -79,9 +81,21 @@ def test_captions_of_more_than_ascii():
 
 def test_a_font_that_has_the_text():
     """DejaVu Sans lacks U+1D8A, which STIX has; both come with matplotlib."""
+    drawing._font_with.cache_clear()
     with patch('mmswinv2.inference.drawing.warn') as warn:
         assert font_of('person\ndog').endswith('DejaVuSans.ttf')
         assert not font_of('dog \u1d8a').endswith('DejaVuSans.ttf')
         assert not warn.called
         font_of('\U0001fbf0\u0c6f')
+        font_of('\u0c6f\U0001fbf0')  # is known by now
+        assert warn.call_count == 1
     assert "no font here has '" in warn.call_args.args[0]
+
+
+def test_fonts_that_are_gone_are_no_choice(tmp_path, monkeypatch):
+    """matplotlib keeps a list of the fonts that it has found once."""
+    (tmp_path / 'damaged.ttf').write_bytes(b'no font')
+    others = [FontEntry(str(tmp_path / f'{name}.ttf'), name) for name in ('damaged', 'gone')]
+    monkeypatch.setattr(fontManager, 'ttflist', [*others, *fontManager.ttflist])
+    drawing._font_with.cache_clear()
+    assert not font_of('dog \u1d8a').startswith((str(tmp_path), font_of('dog')))

@@ -13,7 +13,7 @@ from PIL import Image
 from mmswinv2.datasets import open_video, write_video
 from mmswinv2.errors import UserError
 from mmswinv2.inference import sources
-from mmswinv2.inference.sources import divide, find_sources, frames_of
+from mmswinv2.inference.sources import divide, find_sources, frames_of, is_video
 
 
 def test_patterns_and_names(tmp_path):
@@ -238,10 +238,10 @@ def test_files_that_are_gone_before_their_turn(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('ending', 'durations', 'fps', 'times'),
     [
-        ('gif', [100, 100, 300, 100], 4 / 0.6, [0, 0.1, 0.2, 0.5]),
-        ('gif', [0, 0, 0, 0], 10, [None] * 4),  # as browsers show it
-        ('webp', [40, 40, 40, 40], 25, [None] * 4),
-        ('webp', [40, 80, 120, 40], 4 / 0.28, [0, 0.04, 0.12, 0.24]),
+        ('gif', [100, 100, 300, 100], (4 / 0.6, 3 / 0.5), [0, 0.1, 0.2, 0.5]),
+        ('gif', [0, 0, 0, 0], (10, 10), [None] * 4),  # as browsers show it
+        ('webp', [40, 40, 40, 40], (25, 25), [None] * 4),
+        ('webp', [40, 80, 120, 40], (4 / 0.28, 3 / 0.24), [0, 0.04, 0.12, 0.24]),
     ],
 )
 def test_animations_are_videos(tmp_path, ending, durations, fps, times):
@@ -256,7 +256,7 @@ def test_animations_are_videos(tmp_path, ending, durations, fps, times):
     for most, number in ((None, 4), (3, 3), (9, 4)):
         items, rate, told = frames_of('a', str(path), most)
         items = list(items)
-        assert told == len(items) == number and rate == pytest.approx(fps)
+        assert told == len(items) == number and rate == pytest.approx(fps[number == 3])
         for item, frame, at in zip(items, frames, times, strict=False):
             assert (item.image == frame).all() and item.time == pytest.approx(at)
 
@@ -268,3 +268,14 @@ def test_an_animation_that_is_cut_short(tmp_path):
     (tmp_path / 'a.gif').write_bytes(content[: len(content) * 2 // 3])
     with pytest.raises(UserError, match='cannot read the animation .*a.gif: image file is trunc'):
         frames_of('a', f'{tmp_path}/a.gif', None)
+    items, _, number = frames_of('a', f'{tmp_path}/a.gif', 2)  # reads no more
+    assert len(list(items)) == number == 2
+
+
+@pytest.mark.parametrize('options', [{}, dict(lossless=True), dict(exif=b'Exif', icc_profile=b'x')])
+def test_pictures_in_webp_are_known_by_their_first_bytes(options, tmp_path):
+    """A folder may have a hundred thousand."""
+    Image.new('RGBA', (40, 30)).save(tmp_path / 'a.webp', **options)
+    with patch('mmswinv2.hosts.mmcv.open_image') as opened:
+        assert not is_video(tmp_path / 'a.webp')
+    assert not opened.called

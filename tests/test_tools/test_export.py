@@ -14,6 +14,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
+from PIL import Image
 from torch import nn
 
 from mmswinv2 import hosts
@@ -433,8 +434,6 @@ def test_files_tell_of_their_channels(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('kind', ['color', 'color_ignore_orientation'])
 def test_files_tell_whether_photos_are_turned(kind, tmp_path, monkeypatch):
-    from PIL import Image
-
     graph = graph_of(build(WHOLE, tmp_path))
     cfg = Config.fromfile(tmp_path / 'config.py')
     cfg.test_dataloader.dataset.pipeline[0]['color_type'] = kind
@@ -509,6 +508,17 @@ def test_openvino_in_eight_bits_by_the_command(shapes, tmp_path):
     (theirs,) = mmswinv2.predict(str(tmp_path / 'config.py'), str(tmp_path / 'x.pth'), path)
     labels = cv2.imread(str(tmp_path / 'labels' / f'{path.stem}.png'), cv2.IMREAD_UNCHANGED)
     assert (labels == theirs.pred_sem_seg.data[0].numpy()).mean() > 0.8
+
+
+def test_the_first_picture_of_an_animation_is_a_sample(tmp_path):
+    first, *others = (Image.new('RGB', (40, 30), (50 * i, 0, 0)) for i in range(3))
+    for name in ('a.gif', 'b.webp'):
+        first.save(tmp_path / name, save_all=True, append_images=others, lossless=True)
+    first.save(tmp_path / 'c.png')
+    cfg = Config.fromfile(ROOT / 'configs/detection/mask-rcnn_swinv2-nano_shapes.py')
+    samples = samples_of(cfg, [str(tmp_path)], '--verify')
+    assert len(samples) == 3
+    assert all(torch.equal(sample['inputs'], samples[2]['inputs']) for sample in samples)
 
 
 @pytest.mark.slow

@@ -7,10 +7,8 @@ compared, a column for each head; of a video network, a row for each offset in t
 The centre of a map is the bias of a token on itself. Files of all formats are read.
 """
 
-from mmswinv2.analysis import bias_maps, draw_bias
+from mmswinv2.analysis import bias_maps, draw_bias, load_bias
 from mmswinv2.analysis.figures import check_ending
-from mmswinv2.checkpoints import convert_file, fetch
-from mmswinv2.core.attention import ContinuousPositionBias
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.options import ArgumentParser
 
@@ -31,43 +29,6 @@ def parse_args():
     parser.add_argument('--prefix', help="what precedes the network's keys in the file")
     parser.add_argument('--out', default='position_bias.png')
     return parser.parse_args()
-
-
-def load_bias(checkpoint, stage, block, pretrained_window, prefix):
-    """The bias network of a block, with its weights.
-
-    `pretrained_window` is that of the stage, if the file does not record it.
-
-    Raises:
-        UserError: if there is no such block, or its pre-trained window is not known.
-    """
-    converted = convert_file(fetch(checkpoint), prefix=prefix)
-    start = f'layers.{stage}.blocks.{block}.attn.cpb_mlp.'
-    state = {k.removeprefix(start): v for k, v in converted.state.items() if k.startswith(start)}
-    if not state:
-        blocks = sorted({'.'.join(k.split('.')[1:4:2]) for k in converted.state if '.blocks.' in k})
-        raise UserError(
-            f'{checkpoint} has no block {block} in stage {stage}; its stages and blocks are '
-            f'{", ".join(blocks)}'
-        )
-    ndim = state['0.weight'].shape[1]
-    recorded = converted.windows.get(stage, ())
-    window = tuple(pretrained_window or recorded)
-    if len(window) == 1:
-        window *= ndim
-    if recorded and window != tuple(recorded):
-        raise UserError(
-            f'--pretrained-window {window}: {checkpoint} says that stage {stage} was pre-trained '
-            f'with {tuple(recorded)}; leave the option out'
-        )
-    if len(window) != ndim:
-        raise UserError(
-            f'{checkpoint} does not say what window stage {stage} was pre-trained with: give '
-            f'--pretrained-window, a number or one for each of {ndim} axes'
-        )
-    bias = ContinuousPositionBias(len(state['2.weight']), window)
-    bias.load_state_dict(state)
-    return bias.eval()
 
 
 def main():
