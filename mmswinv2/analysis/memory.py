@@ -300,7 +300,11 @@ def strategy_of(cfg: Config) -> tuple[str, int]:
     section = strategy.get('zero_optimization')
     if section is None:
         config = strategy.get('config') or {}
-        config = read_json(config) if isinstance(config, str) else config
+        if isinstance(config, str):
+            try:
+                config = read_json(config)
+            except UserError as error:
+                raise UserError(f'strategy.config: {error}') from error
         if not isinstance(config, Mapping):
             raise UserError(f'{strategy["config"]} (strategy.config) must be a JSON object')
         section = config.get('zero_optimization') or {}
