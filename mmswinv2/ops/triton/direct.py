@@ -51,7 +51,8 @@ def register_flop_formula(operator: Any) -> Callable[[Callable[..., int]], Calla
     def register(formula: Callable[..., int]) -> Callable[..., int]:
         flop_counter.register_flop_formula(operator)(formula)
         for mode in _get_current_dispatch_mode_stack():
-            if counter := getattr(mode, 'counter', None):
+            counter = getattr(mode, 'counter', None)
+            if isinstance(counter, flop_counter.FlopCounterMode):
                 counter.flop_registry[operator] = flop_counter.flop_registry[operator]
         return formula
 
