@@ -19,6 +19,9 @@ INSTALL := requirements/install.sh
 INPUTS := $(INSTALL) setup.py $(wildcard requirements/*.txt)
 # they need the peers' packages
 WITHOUT_PEERS := --ignore=tests/test_parity --ignore=tests/test_pretrain
+# they open a browser
+UI_TESTS := tests/test_cli/test_ui.py tests/test_cli/test_report.py tests/test_site.py
+WITHOUT_UI := $(addprefix --ignore=,$(UI_TESTS))
 
 .PHONY: help install peers demo demo-seg demo-video demo-cls demo-simmim test parity bench reproduce test-slow test-ui lint docs clean interpreter interpreter-peers
 
@@ -157,8 +160,6 @@ parity: peers
 test-slow: install
 	$(VENV)/bin/python $(PYTEST) $(TESTS) -m slow $(WITHOUT_PEERS)
 
-# those that open a browser
-UI_TESTS := tests/test_cli/test_ui.py tests/test_cli/test_report.py tests/test_site.py
 test-ui: export OMP_NUM_THREADS = 1
 test-ui: install
 	$(VENV)/bin/python -m pip install -q -c requirements/constraints.txt \
