@@ -47,8 +47,12 @@ _FILE_RULES: tuple[tuple[Callable[[Any], Any], str], ...] = (
     ),
 )
 # Rules for labels, in order: a function that finds the labels that break it, and the message.
-VALUE_RULES: tuple[tuple[Callable[[np.ndarray], Any], str], ...] = (
+_Rules = tuple[tuple[Callable[[np.ndarray], Any], str], ...]
+_SHAPE_RULES: _Rules = (
     (lambda a: a.ndim != 2, 'has the shape {shape}; (height, width) is wanted, in one channel'),
+)
+_VALUE_RULES: _Rules = (
+    *_SHAPE_RULES,
     (
         lambda a: a.dtype.kind == 'f' and a != np.trunc(a),  # true for NaN
         'has the label {first}; labels are whole numbers',
@@ -84,7 +88,7 @@ def check_file(path: str, content: bytes, backend: str) -> tuple[int, int]:
         labels = np.array(file)
     if signed and labels.dtype == np.uint8:
         labels = labels.view(np.int8)
-    check_values(path, labels)
+    _check_rules(path, labels, _VALUE_RULES)
     if backend != 'pillow':
         loaded = np.asarray(imfrombytes(content, flag='unchanged', backend=backend))
         if not np.array_equal(loaded.squeeze(), labels.squeeze()):
@@ -96,7 +100,12 @@ def check_file(path: str, content: bytes, backend: str) -> tuple[int, int]:
     return height, width
 
 
-def check_values(path: str, labels: np.ndarray, rules: Any = VALUE_RULES) -> None:
+def check_shape(path: str, labels: np.ndarray) -> None:
+    """Raise `UserError` if a label map is not (H, W)."""
+    _check_rules(path, labels, _SHAPE_RULES)
+
+
+def _check_rules(path: str, labels: np.ndarray, rules: _Rules) -> None:
     """Raise `UserError` if some rule is broken, naming the first label that breaks it."""
     for broken, words in rules:
         if np.any(found := broken(labels)):

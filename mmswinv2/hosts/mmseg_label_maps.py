@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..files import refuse_shared
 from ..log import warn
 from .configs import as_list, step_lists, steps_in
-from .label_maps import NOT_LABELLED, VALUE_RULES, check_file, check_map_size, check_values
+from .label_maps import NOT_LABELLED, check_file, check_map_size, check_shape
 from .mmcv import name_file
 
 # where the functions are defined that decode a file of labels by `mmcv.imfrombytes`
@@ -60,7 +60,7 @@ class SegMapGuard:
         labels, image = results['gt_seg_map'], results.get('ori_shape')
         if size is not None and labels.ndim < 2:  # mmseg drops an axis of one pixel
             labels = results['gt_seg_map'] = labels.reshape(size)
-        check_values(path, labels, VALUE_RULES[:1])  # the shape alone
+        check_shape(path, labels)
         if image is None:  # it is loaded later, and held to these
             results['height'], results['width'] = labels.shape
         else:
