@@ -157,19 +157,20 @@ class _Predictions:
         def frame_done(number: int) -> None:
             progress((number + 1, None), unit='frames')
 
-        page = self.page
+        page, nothing = self.page, {self.summary: gr.skip()}
         self.present.setdefault(request.session_hash, path)  # the page is connected again
+        if path is None or stopped():
+            return nothing
         with page.working(), errors_on_page(path), suppress(Stopped):
-            if path is not None and not stopped():
-                if page.is_film(path):
-                    shown, known = page.film(path, least, chosen, frame_done, stopped), None
-                else:
-                    item, result = known[0] if known else page.read(path)
-                    shown = page.draw(item, result, least, chosen)
-                    known = (item, result), least, chosen
-                if not stopped():
-                    return self._fill(shown, known)
-        return {self.summary: gr.skip()}
+            if page.is_film(path):
+                shown, known = page.film(path, least, chosen, frame_done, stopped), None
+            else:
+                item, result = known[0] if known else page.read(path)
+                shown = page.draw(item, result, least, chosen)
+                known = (item, result), least, chosen
+            if not stopped():
+                return self._fill(shown, known)
+        return nothing
 
     def _uploaded(
         self, path: str | None, least: float, chosen: list[int], request: gr.Request,
