@@ -74,16 +74,7 @@ class CheckDatasetHook(Hook):
         Warns if the data set is so small that the training ends before its warm-up.
         """
         self._watch_strides(runner)
-        for scheduler in all_schedulers(runner):
-            # a class of the user's own need not have what mmengine's have
-            if getattr(scheduler, 'start_factor', 1) >= 1 or scheduler.param_name != 'lr':
-                continue
-            if not scheduler.by_epoch and runner.max_iters < scheduler.end < INF:
-                warn(
-                    f'the warm-up takes {scheduler.end} iterations, and the training has '
-                    f'{runner.max_iters}, so that the learning rate stays low; end it earlier, as '
-                    f'with --cfg-options param_scheduler.0.end={max(2, runner.max_iters // 10)}'
-                )
+        _warn_of_long_warm_ups(runner)
         dataset = runner.train_dataloader.dataset
         kinds = {type(hook).__name__ for hook in runner.hooks}
         for kind, part in _SWITCHES.items():
@@ -133,6 +124,21 @@ class CheckDatasetHook(Hook):
 
 
 _ENDLESS = {'InfiniteSampler', 'MultiSourceSampler'}  # of mmengine and of mmdet
+
+
+def _warn_of_long_warm_ups(runner: Any) -> None:
+    """Warn of a learning rate that stays low, as its warm-up outlasts the training."""
+    for number, scheduler in enumerate(all_schedulers(runner)):
+        # a class of the user's own need not have what mmengine's have
+        if getattr(scheduler, 'start_factor', 1) >= 1 or scheduler.param_name != 'lr':
+            continue
+        if not scheduler.by_epoch and runner.max_iters < scheduler.end < INF:
+            end = max(2, runner.max_iters // 10)
+            warn(
+                f'the warm-up takes {scheduler.end} iterations, and the training has '
+                f'{runner.max_iters}, so that the learning rate stays low; end it earlier, as '
+                f'with --cfg-options param_scheduler.{number}.end={end}'
+            )
 
 
 def _check_batches(loop: BaseLoop, where: str) -> None:

@@ -63,8 +63,10 @@ class RepeatableHook(Hook):
         def save_together(method: Callable[..., None], *args: Any, **kwargs: Any) -> None:
             nonlocal together
             together = True
-            method(*args, **kwargs)
-            together = False
+            try:
+                method(*args, **kwargs)
+            finally:
+                together = False
 
         runner.save_checkpoint = save_checkpoint
         for hook in runner.hooks:
