@@ -19,6 +19,8 @@ from .modes import PLAIN, is_eager
 # by python -m benchmarks.paths, "linear layers by torch's MKL".
 _FASTER = {('AuthenticAMD', 'AVX512')}
 
+_COLUMNS = 2**12  # of a transpose, copied at a time
+
 
 def fits_linear(x: Tensor, weight: Tensor) -> bool:
     """Plain float32 tensors on a CPU on which oneDNN is the faster library."""
@@ -70,7 +72,16 @@ torch.library.define('mmswinv2::linear', '(Tensor x, Tensor weight, Tensor? bias
 @torch.library.impl('mmswinv2::linear', 'CPU')
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     bias = None if bias is None else bias.contiguous()  # oneDNN ignores the strides of a bias
+    x = x if x.is_contiguous() else _contiguous(x)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [], '')
+
+
+def _contiguous(x: Tensor) -> Tensor:
+    """A contiguous copy of ``(T, C)``, made in parts: torch transposes a matrix on one thread."""
+    out = x.new_empty(x.shape)
+    for part, target in zip(x.split(_COLUMNS, 1), out.split(_COLUMNS, 1), strict=True):
+        target.copy_(part)
+    return out
 
 
 @torch.library.register_fake('mmswinv2::linear')
