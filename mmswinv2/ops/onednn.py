@@ -1,7 +1,7 @@
 """Products of float32 matrices by oneDNN on CPUs.
 
-torch multiplies float32 matrices with MKL. On AMD processors with AVX-512, MKL reaches about half
-of the throughput of oneDNN, which is part of torch too (docs/benchmarks.md).
+torch multiplies float32 matrices with MKL. On AMD processors with AVX-512, oneDNN, which is part of
+torch too, is up to twice as fast (docs/benchmarks.md).
 """
 
 import platform
