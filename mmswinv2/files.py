@@ -7,7 +7,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -161,25 +161,18 @@ def part_of(path: Path, ends: bool = False) -> Path:
     return path.with_name(f'{name}{token}{suffix}' if ends else f'{name}{suffix}{token}')
 
 
-def write_atomically(path: StrPath, write: Callable[[IO[bytes]], Any]) -> None:
-    """Let `write` fill a new file beside `path` and move it there once it is on the disk.
+@contextmanager
+def atomic_file(path: StrPath, ends: bool = False) -> Iterator[Path]:
+    """Yield a name to write to, as of `part_of`, which replaces `path` at the end of the block.
 
-    Links are followed, and the mode of a file is kept. What is no file, such as ``/dev/stdout`` or
-    a pipe, is written into as it is.
+    After an exception, `path` is as before and the new file is removed. Links are followed, and the
+    mode of a file is kept.
     """
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        with path.open('wb') as file:
-            write(file)
-        return
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = part_of(path)
+    part = part_of(path, ends)
     try:
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), 'wb') as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
+        yield part
         if path.exists():
             part.chmod(path.stat().st_mode)
         os.replace(part, path)
@@ -189,3 +182,19 @@ def write_atomically(path: StrPath, write: Callable[[IO[bytes]], Any]) -> None:
         if isinstance(error, OSError) and error.errno in _OF_DISKS:
             error.filename = str(path)  # not that of the hidden file
         raise
+
+
+def write_atomically(path: StrPath, write: Callable[[IO[bytes]], Any]) -> None:
+    """Let `write` fill an `atomic_file`, which is on the disk when it replaces `path`.
+
+    What is no file, such as ``/dev/stdout`` or a pipe, is written into as it is.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        with path.open('wb') as file:
+            write(file)
+        return
+    with atomic_file(path) as part, part.open('xb') as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
