@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..core.arguments import is_number
+from ..checks import is_number
 from ..errors import UserError
 from ..files import find
 from ..options import plain_value

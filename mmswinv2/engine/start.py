@@ -21,7 +21,7 @@ from ..checkpoints.files import (
     is_deepspeed_folder,
     read_checkpoint,
 )
-from ..core.arguments import is_count
+from ..checks import is_count
 from ..errors import CheckpointError, UserError
 from ..files import StrPath, find
 from .storage import lock, remove_half_written
