@@ -4,7 +4,7 @@ import functools
 import io
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -98,24 +98,32 @@ def iterate(
     sources = list(find_sources(given, out_dir, clips))
     predictor = Predictor(cfg, checkpoint, device, amp, tta)
     writer = None
-    if out_dir is not None:
-        writer = ResultWriter(Path(out_dir), predictor.cfg, predictor.meta, score)
+    with ExitStack() as stack:
+        if out_dir is not None:
+            writer = ResultWriter(Path(out_dir), predictor.cfg, predictor.meta, score)
+            stack.callback(writer.close)  # results so far are written after an error or interrupt
+        results = _results(predictor, sources, writer, batch_size, max_frames)
+        yield from _warn_of_errors(stack.enter_context(closing(results)), len(sources))
+
+
+def _warn_of_errors(results: Iterable[Any], inputs: int) -> Iterator[Any]:
+    """The results, with ``None`` for each `UserError`.
+
+    Raises:
+        UserError: the first one, if none of the first `inputs` (at most 5) can be read.
+    """
     left_out: list[UserError] = []
-    done = 0
-    try:
-        with closing(_results(predictor, sources, writer, batch_size, max_frames)) as results:
-            for result in results:
-                if isinstance(result, UserError):
-                    left_out.append(result)
-                    if not done and len(left_out) in (len(sources), _MOST_IN_VAIN):
-                        raise left_out[0]  # it may be one of the config
-                    warn(f'left out: {result}')
-                    result = None
-                done += result is not None
-                yield result
-    finally:  # after an error or interrupt, the results so far are still written
-        if writer is not None:
-            writer.close()
+    any_read = False
+    for result in results:
+        if not isinstance(result, UserError):
+            any_read = True
+            yield result
+            continue
+        left_out.append(result)
+        if not any_read and len(left_out) in (inputs, _MOST_IN_VAIN):
+            raise left_out[0]  # it may be one of the config
+        warn(f'left out: {result}')
+        yield None
 
 
 def _results(

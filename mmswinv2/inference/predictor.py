@@ -84,16 +84,7 @@ class Predictor:
                         raise sample
                     yield item, sample
                     continue
-                result = next(results)
-                if not any(hasattr(result, key) for key in _KINDS):
-                    raise UserError(
-                        f'{type(self.model).__name__} of {name_of(self.cfg)} predicts nothing that '
-                        f'is known here; predict is for {TASKS}'
-                    )
-                for key in _LARGE:
-                    if hasattr(result, key):
-                        delattr(result, key)
-                yield item, result.cpu()
+                yield item, self._reduced(next(results))
 
     def _prepare(self, item: Item) -> Any:
         """A sample of an item for the model, or the error if it cannot be read."""
@@ -101,6 +92,18 @@ class Predictor:
             return self._pipeline(item, next(self._numbers))
         except UserError as error:
             return error
+
+    def _reduced(self, result: Any) -> Any:
+        """A data sample on the CPU, without its large parts; refuses other kinds of predictions."""
+        if not any(hasattr(result, key) for key in _KINDS):
+            raise UserError(
+                f'{type(self.model).__name__} of {name_of(self.cfg)} predicts nothing that '
+                f'is known here; predict is for {TASKS}'
+            )
+        for key in _LARGE:
+            if hasattr(result, key):
+                delattr(result, key)
+        return result.cpu()
 
     def _results(self, samples: list[Any]) -> Iterator[Any]:
         """Results of samples; a batch holds neighbors of one size only, as segmentors require."""
