@@ -78,7 +78,7 @@ def report_user_errors(advice: str = '', option: str = '') -> Iterator[None]:
 
 def _exit_on(error: BaseException, advice: str, option: str) -> None:
     """End the program if the error has a message of its own, see `report_user_errors`."""
-    if isinstance(error, BrokenPipeError) and _nobody_reads():
+    if isinstance(error, BrokenPipeError) and _reader_has_ended():
         _drop_output()
         sys.exit(141)
     if (stop := interruption(error)) is not None:
@@ -109,7 +109,7 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _nobody_reads() -> bool:
+def _reader_has_ended() -> bool:
     """Whether the program that reads the output has ended, as ``| head`` does."""
     if not hasattr(select, 'poll'):  # as on Windows
         return False
@@ -128,7 +128,7 @@ def explain(error: BaseException, advice: str = '', option: str = '') -> str | N
     """
     for link in _chain(error):
         if isinstance(link, UserError):
-            return _own_words(link)
+            return _message_of(link)
         link = _as_raised(link) if isinstance(link, OSError) else link
         if isinstance(link, _OF_FILES) and link.filename:
             return f'{link.filename}: {link.strerror} (MMSWINV2_TRACEBACK=1 shows who asked for it)'
@@ -201,7 +201,7 @@ def _out_of_memory(text: str) -> str:
     )
 
 
-def _own_words(error: UserError) -> str:
+def _message_of(error: UserError) -> str:
     """The error's message, without the traceback that a data loader's worker puts before it."""
     text = str(error)
     if 'Traceback (most recent call last)' in text:
@@ -324,8 +324,8 @@ def _refused(error: BaseException) -> str | None:
     is_built = made and any(name.startswith('build') for name in names)
     if not (is_built or is_hook or names[-1].startswith('build')):
         return None
-    says = ' '.join(str(error.args[0]).split()) if error.args else f'{source!r} does not hold'
-    return f'{type(owner).__name__ if made or is_hook else "the config"}: {says}; {_IN_CONFIG}'
+    message = ' '.join(str(error.args[0]).split()) if error.args else f'{source!r} does not hold'
+    return f'{type(owner).__name__ if made or is_hook else "the config"}: {message}; {_IN_CONFIG}'
 
 
 def _not_installed(error: ImportError) -> str | None:
@@ -338,8 +338,8 @@ def _not_installed(error: ImportError) -> str | None:
     kind = type(frames[-1].f_locals.get('self'))
     if not (issubclass(kind, BaseStorageBackend) or kind in _registered()):
         return None
-    says = ' '.join(str(error).split())
-    return f'{kind.__name__}: {says}; or take it out of the config'
+    message = ' '.join(str(error).split())
+    return f'{kind.__name__}: {message}; or take it out of the config'
 
 
 def unknown_type(name: str, registry: str) -> str:

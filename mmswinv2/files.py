@@ -151,18 +151,18 @@ def check_writable(folder: StrPath, name: str, option: str = '') -> None:
         raise UserError(f'the {name} {folder} cannot be written ({error.strerror}){way}') from error
 
 
-def part_of(path: Path, ends: bool = False) -> Path:
+def part_of(path: Path, keep_suffix: bool = False) -> Path:
     """A new hidden name beside a file that is being written, short enough for any file system.
 
-    With `ends` it ends as the file's, by which some libraries know the format.
+    With `keep_suffix` it ends as the file's, by which some libraries know the format.
     """
     name, suffix = f'.{path.stem[:40]}', path.suffix[:20]
     token = f'{HALF_WRITTEN}{secrets.token_hex(4)}'
-    return path.with_name(f'{name}{token}{suffix}' if ends else f'{name}{suffix}{token}')
+    return path.with_name(f'{name}{token}{suffix}' if keep_suffix else f'{name}{suffix}{token}')
 
 
 @contextmanager
-def atomic_file(path: StrPath, ends: bool = False) -> Iterator[Path]:
+def atomic_file(path: StrPath, keep_suffix: bool = False) -> Iterator[Path]:
     """Yield a name to write to, as of `part_of`, which replaces `path` at the end of the block.
 
     After an exception, `path` is as before and the new file is removed. Links are followed, and the
@@ -170,7 +170,7 @@ def atomic_file(path: StrPath, ends: bool = False) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = part_of(path, ends)
+    part = part_of(path, keep_suffix)
     try:
         yield part
         if path.exists():

@@ -47,7 +47,7 @@ def examine(cfg: Any, path: Path, score: float, most: int) -> Findings:
     host.apply()
     hosts.use_registries(cfg)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-        with _classes_alone(cfg):
+        with _only_allowed_types(cfg):
             dataset = DATASETS.build(cfg.test_dataloader.dataset)
         if maps:
             metric = hosts.as_list(cfg.get('test_evaluator') or {})[0]
@@ -58,7 +58,7 @@ def examine(cfg: Any, path: Path, score: float, most: int) -> Findings:
 
 
 @contextlib.contextmanager
-def _classes_alone(cfg: Any) -> Iterator[None]:
+def _only_allowed_types(cfg: Any) -> Iterator[None]:
     """Restrict ``type`` to registered data sets and transforms of the hosts and `cfg`'s imports.
 
     Otherwise mmengine resolves ``type='os.system'`` to that function, and ``type='x'`` to a module

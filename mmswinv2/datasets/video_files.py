@@ -354,7 +354,7 @@ def write_video(
     times: Iterable[float] | None = None,
 ) -> None:
     """Write frames as H.264, all of them or no file; see `VideoWriter`."""
-    with atomic_file(path, ends=True) as part, VideoWriter(part, fps, options) as video:
+    with atomic_file(path, keep_suffix=True) as part, VideoWriter(part, fps, options) as video:
         at = iter(times or ())
         for frame in frames:
             video.write(frame, next(at, None))
