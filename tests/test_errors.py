@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -248,6 +249,19 @@ def test_stopped(number, status, variables):
     out, err = process.communicate(timeout=300)
     assert process.returncode == status and 'stopped; go on with --resume' in err
     assert out.endswith('closed\n') and 'Traceback' not in err.replace('Traceback', '', 1)
+
+
+@pytest.mark.parametrize('raised', [None, ValueError, SystemExit])
+def test_the_handler_of_sigterm_is_restored(raised):
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with suppress(ValueError, SystemExit), report_user_errors():
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
+            if raised is not None:
+                raise raised
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 FORKS = """
