@@ -25,7 +25,7 @@ from .findings import (
 _CLIP_FRAMES = 3  # frames shown of a video
 
 
-def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) -> Findings:
+def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, max_examples: int) -> Findings:
     """Compare scores with the labels of mmpretrain or mmaction2; see `predictions.examine`.
 
     `path` is the file of the `samples`, for messages.
@@ -55,7 +55,7 @@ def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) 
             f'is {names[truth[i]]} ({scores[i, truth[i]]:.2f}), '
             f'taken for {names[found[i]]} ({sure[i]:.2f})',
         )
-        for i in wrong[:most]
+        for i in wrong[:max_examples]
     ]
     sums = zip(counts.diagonal(), counts.sum(1), counts.sum(0), strict=True)
     rows: list[list[str | float | None]] = [
@@ -115,7 +115,7 @@ def _classifier_example(dataset: Any, index: int, words: str) -> Example:
     return Example(str(file), words, panels)
 
 
-def analyse_maps(dataset: Any, folder: Path, ignore: int, most: int) -> Findings:
+def analyse_maps(dataset: Any, folder: Path, ignore: int, max_examples: int) -> Findings:
     """Compare the label maps in a folder with those of mmseg; see `predictions.examine`.
 
     Pixels with the label `ignore` do not count.
@@ -143,7 +143,7 @@ def analyse_maps(dataset: Any, folder: Path, ignore: int, most: int) -> Findings
         f'{np.trace(total) / total.sum():.1%} of the pixels right',
         Table(head, rows, (1, 2, 3, 4)),
         Matrix(names, names, total),
-        [_segmentor_example(dataset, i, folder, share) for share, i, _ in rated[:most]],
+        [_segmentor_example(dataset, i, folder, share) for share, i, _ in rated[:max_examples]],
         colours=[
             (n, f'#{r:02x}{g:02x}{b:02x}')
             for n, (r, g, b) in zip(names, palette(dataset.metainfo), strict=True)

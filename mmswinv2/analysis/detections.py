@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,9 @@ class _Pairs:
     missed: list[int] = field(default_factory=list)  # objects without a box
 
 
-def analyse(dataset: Any, samples: Sequence[Any], path: str, score: float, most: int) -> Findings:
+def analyse(
+    dataset: Any, samples: Sequence[Any], path: str, score: float, max_examples: int
+) -> Findings:
     """Compare predictions with a data set of mmdet in COCO's format; see `predictions.examine`.
 
     `path` is the file of the `samples`, for messages.
@@ -93,7 +96,7 @@ def analyse(dataset: Any, samples: Sequence[Any], path: str, score: float, most:
         f'pictures are of boxes with a score of {score:g} and more',
         Table(head, rows, range(2, len(head))),
         _confusion_matrix(paired, ids),
-        _worst_images(dataset, paired, ids, truth if len(columns) > 1 else None, most),
+        _worst_images(dataset, paired, ids, truth if len(columns) > 1 else None, max_examples),
         curves,
         _error_table(truth, results, images, score),
     )
@@ -212,13 +215,9 @@ def _matched_images(truth: Any, results: Sequence[dict], evaluation: Any) -> Ite
 
     owners: dict[int, int] = {}
     crowded: set[int] = set()
-    for found in evaluation.evalImgs:
-        if found is not None:
-            matches, ignore = found['dtMatches'][0], found['dtIgnore'][0]
-            for number, match, ignored in zip(found['dtIds'], matches, ignore, strict=True):
-                owners[number] = int(match)
-                if ignored:
-                    crowded.add(number)
+    for found in filter(None, evaluation.evalImgs):  # None: neither boxes nor objects of a class
+        owners |= zip(found['dtIds'], map(int, found['dtMatches'][0]), strict=True)
+        crowded.update(compress(found['dtIds'], found['dtIgnore'][0]))
     predicted = evaluation.cocoDt.imgToAnns
     for image in truth.dataset['images']:
         objects = [a for a in truth.imgToAnns[image['id']] if not a['iscrowd']]
@@ -286,12 +285,11 @@ def _error_table(
                 counts[kind] += 1
         for box, kind, target in zip(image.boxes, kinds, targets, strict=True):
             plain = {k: box[k] for k in ('image_id', 'category_id', 'bbox', 'score')}
-            for error, kept in corrected.items():
-                if error != kind:
-                    kept.append(plain)
-                elif target >= 0:  # others are dropped, such as duplicates
-                    key = 'bbox' if kind == 'localisation' else 'category_id'
-                    kept.append({**plain, key: image.truth[target][key]})
+            for others in (boxes for error, boxes in corrected.items() if error != kind):
+                others.append(plain)
+            if target >= 0:  # other wrong boxes are dropped, such as duplicates
+                key = 'bbox' if kind == 'localisation' else 'category_id'
+                corrected[kind].append({**plain, key: image.truth[target][key]})
     without = [a for a in truth.dataset['annotations'] if a['id'] not in never_found]
     all_found = _coco({**truth.dataset, 'annotations': without})
     before = _ap50(truth, corrected['missed'])
@@ -348,7 +346,7 @@ def _confusion_matrix(paired: Sequence[_Pairs], ids: dict[int, str]) -> Matrix:
 
 
 def _worst_images(
-    dataset: Any, paired: Sequence[_Pairs], ids: dict[int, str], coco: Any, most: int
+    dataset: Any, paired: Sequence[_Pairs], ids: dict[int, str], coco: Any, max_examples: int
 ) -> list[Example]:
     """Images with the lowest share of right boxes among all boxes and missed objects."""
     places = {dataset.get_data_info(i)['img_id']: i for i in range(len(dataset))}
@@ -358,7 +356,9 @@ def _worst_images(
         if wrong := whole - len(of.right):
             rated.append((len(of.right) / whole, -wrong, of))
     rated.sort(key=lambda item: item[:2])
-    return [_example(dataset, places[of.image.number], of, ids, coco) for *_, of in rated[:most]]
+    return [
+        _example(dataset, places[of.image.number], of, ids, coco) for *_, of in rated[:max_examples]
+    ]
 
 
 def _example(dataset: Any, index: int, of: _Pairs, ids: dict[int, str], coco: Any) -> Example:

@@ -325,7 +325,7 @@ def check_optimizers(cfg: Config) -> None:
 def _check_scores(cfg: Config) -> None:
     """Raise `UserError` for metrics with scores of the same names, or with results for no file."""
     for where in ('val_evaluator', 'test_evaluator'):
-        seen: dict[Any, str] = {}
+        seen: set[tuple[str, Any, str]] = set()
         for metric in hosts.as_list(cfg.get(where) or ()):
             if not isinstance(metric, Mapping):
                 continue
@@ -340,13 +340,12 @@ def _check_scores(cfg: Config) -> None:
             # IoUMetric reports aAcc whatever it is asked for
             scores = {'CocoMetric': metric.get('metric', 'bbox'), 'IoUMetric': 'aAcc'}
             for score in map(str, hosts.as_list(scores.get(kind, ()))):
-                key = (kind, metric.get('prefix'), score)
-                if key in seen:
+                if (key := (kind, metric.get('prefix'), score)) in seen:
                     raise UserError(
                         f'{where} has {kind} twice, and both report {score}; let one measure all, '
                         'or give one of them a prefix of its own'
                     )
-                seen[key] = score
+                seen.add(key)
 
 
 def _check_best(cfg: Config) -> None:
