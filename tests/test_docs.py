@@ -294,8 +294,8 @@ MAY_IMPORT = {
     'analysis': 'core checkpoints hosts checks errors files options',
     'swap': 'core checkpoints hosts errors files options',
     'deploy': 'core ops errors progress',
-    'inference': 'errors files log progress',
-    'cli': 'errors files options progress inference',
+    'inference': 'checks errors files log progress',
+    'cli': 'checks errors files options progress inference',
     '__main__': 'cli',
 }
 

@@ -67,7 +67,7 @@ def analyse(
     truth, results, classes = _truth_and_results(dataset, samples, path)
     ids = dict(zip(dataset.cat_ids, classes, strict=True))
     boxes = _evaluate(truth, results, 'bbox', matches=True)
-    images = list(_matched_images(truth, results, boxes))
+    images = list(_matched_images(truth, boxes))
     paired = [_pair_boxes(image.from_score(score)) for image in images]
     precision = boxes.eval['precision'][..., 0, -1]  # (IoUs, recalls, classes)
     columns = [_class_scores(boxes)]
@@ -98,7 +98,7 @@ def analyse(
         _confusion_matrix(paired, ids),
         _worst_images(dataset, paired, ids, truth if len(columns) > 1 else None, max_examples),
         curves,
-        _error_table(truth, results, images, score),
+        _error_table(truth, images, score),
     )
 
 
@@ -209,7 +209,7 @@ def _class_scores(evaluation: Any) -> np.ndarray:
     return np.stack([precision.mean((0, 1)), precision[0].mean(0), recall.mean(0)], axis=1)
 
 
-def _matched_images(truth: Any, results: Sequence[dict], evaluation: Any) -> Iterable[_Image]:
+def _matched_images(truth: Any, evaluation: Any) -> Iterable[_Image]:
     """All images, with the matches of their boxes in COCO's evaluation at an IoU of 0.5."""
     from pycocotools.mask import iou
 
@@ -269,9 +269,7 @@ def _error_kinds(image: _Image) -> tuple[list[str], set[int], list[int]]:
     return kinds, set(range(len(image.truth))) - taken, targets
 
 
-def _error_table(
-    truth: Any, results: Sequence[dict], images: Sequence[_Image], score: float
-) -> Table:
+def _error_table(truth: Any, images: Sequence[_Image], score: float) -> Table:
     """How often each kind of error occurs, and what AP at IoU 0.5 would gain without it."""
     counts = dict.fromkeys(KINDS, 0)
     corrected: dict[str, list[dict]] = {kind: [] for kind in KINDS}

@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from ..checks import want
 from ..errors import UserError
 from ..options import STRATEGIES, ArgumentParser, add_config_options
 from ..progress import print_table
@@ -99,8 +100,8 @@ def _check_numbers(args: argparse.Namespace) -> None:
     if args.gpus < 1 or (args.batch_size is not None and args.batch_size < 1):
         raise UserError('--gpus and --batch-size must be at least 1')
     for option in ('card', 'reserve'):
-        if not 0 <= (value := getattr(args, option)) < float('inf'):
-            raise UserError(f'--{option} must be a number from 0, in GiB, got {value}')
+        value = getattr(args, option)
+        want(f'--{option}', value, 'a number from 0, in GiB', 0 <= value < float('inf'))
 
 
 def _print_parts(estimate: Any) -> None:

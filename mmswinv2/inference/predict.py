@@ -9,6 +9,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from ..checks import want
 from ..errors import UserError
 from ..log import warn
 from ..progress import track
@@ -168,8 +169,8 @@ def _results_of_film(
 
 def _check_folder(out_dir: Any) -> None:
     """Raise `UserError` for what is no path of a folder, and not ``None``."""
-    if not isinstance(out_dir, (str, os.PathLike, type(None))):
-        raise UserError(f'out_dir must be the path of a folder, got {out_dir!r}')
+    is_path = isinstance(out_dir, (str, os.PathLike, type(None)))
+    want('out_dir', out_dir, 'the path of a folder', is_path)
     if not str(out_dir).strip():
         raise UserError('--out-dir is empty; name a folder')
 
@@ -192,5 +193,4 @@ def _as_texts(inputs: Any) -> list[str]:
 
 def check_score(score: Any) -> None:
     """Raise `UserError` for a score outside [0, 1]."""
-    if not isinstance(score, Real) or not 0 <= float(score) <= 1:
-        raise UserError(f'score must be from 0 to 1, got {score!r}')
+    want('score', score, 'from 0 to 1', isinstance(score, Real) and 0 <= float(score) <= 1)

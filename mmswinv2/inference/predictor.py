@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..checks import want
 from ..errors import UserError
 from .model import TASKS, load_model, name_of
 from .pipeline import Pipeline
@@ -113,8 +114,7 @@ class Predictor:
 
 def check_count(name: str, number: Any) -> None:
     """Raise `UserError` for what is no whole number from 1."""
-    if not (isinstance(number, Integral) and int(number) >= 1):
-        raise UserError(f'{name} must be at least 1, got {number!r}')
+    want(name, number, 'at least 1', isinstance(number, Integral) and int(number) >= 1)
 
 
 def _shapes(sample: Any) -> list[Any]:
