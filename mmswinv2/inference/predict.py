@@ -111,7 +111,7 @@ def _warn_of_errors(results: Iterable[Any], inputs: int) -> Iterator[Any]:
     """The results, with ``None`` for each `UserError`.
 
     Raises:
-        UserError: the first one, if none of the first `inputs` (at most 5) can be read.
+        UserError: the first one, if none of the `inputs` can be read (of many, of the first ones).
     """
     left_out: list[UserError] = []
     any_read = False
