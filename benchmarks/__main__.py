@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from mmswinv2.analysis.memory import AT_ONCE_BACK
+from mmswinv2.analysis.measured_memory import AT_ONCE_BACK
 from mmswinv2.analysis.model import FlopCounter, StandIn
 from mmswinv2.files import write_atomically
 from mmswinv2.ops.onednn import cpu_info

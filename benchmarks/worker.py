@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
-from mmswinv2.analysis.memory import idle_memory, peak_memory
+from mmswinv2.analysis.measured_memory import idle_memory, peak_memory
 from mmswinv2.ops.onednn import linear
 from mmswinv2.paths import PATHS
 

@@ -1,4 +1,4 @@
-"""Errors for mistakes of the user, and how they are reported. Imports nothing of this package.
+"""Errors for mistakes of the user, and how they are reported.
 
 Every check of this package raises `UserError`. Some other errors are also reported in one sentence:
 those of the system and of files, and those of a host package that refuses a value or an argument in
@@ -7,21 +7,20 @@ a config. Any other exception is a bug, and keeps its traceback.
 
 import difflib
 import errno
-import functools
 import importlib
 import inspect
 import linecache
 import os
 import re
 import select
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
+
+from .signals import Terminated, interruption, raise_on_sigterm
 
 _SYSTEM = {  # number of an OSError: what it means, what to do
     errno.ENOSPC: ('the disk is full', 'make room'),
@@ -33,11 +32,6 @@ _SYSTEM = {  # number of an OSError: what it means, what to do
     errno.ENFILE: ('too many files are open on this machine', 'close some programs'),
     errno.ENAMETOOLONG: ('the name of a file is too long', 'give a shorter one'),
     errno.ENOMEM: ('memory is used up', 'give fewer workers or smaller batches'),
-}
-_PROCESSES = {  # the variables of torchrun, Slurm and mpirun for a rank and the number of ranks
-    'RANK': 'WORLD_SIZE',
-    'SLURM_PROCID': 'SLURM_NTASKS',
-    'OMPI_COMM_WORLD_RANK': 'OMPI_COMM_WORLD_SIZE',
 }
 _IN_CONFIG = 'mend it in the config or in --cfg-options'
 _HOOKS = re.compile(r'mm\w+\.(.+\.)?hooks\.')  # modules of the hosts with hooks
@@ -55,10 +49,6 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be used; the message says why and what to do."""
 
 
-class Terminated(BaseException):
-    """The process was asked to end (SIGTERM); see `report_user_errors`."""
-
-
 @contextmanager
 def report_user_errors(advice: str = '', option: str = '') -> Iterator[None]:
     """End the program with one sentence on a user's mistake, with the traceback on anything else.
@@ -70,43 +60,37 @@ def report_user_errors(advice: str = '', option: str = '') -> Iterator[None]:
         advice: what to do after the program was stopped, for the message.
         option: the option that names the place of what the program writes, likewise.
     """
-    before = _raise_on_sigterm()
     for stream in (sys.stdout, sys.stderr):  # encodings may lack characters of file names
         with suppress(AttributeError):  # a caller may have replaced the streams
             stream.reconfigure(errors='backslashreplace')  # type: ignore[union-attr]
     try:
-        try:
-            yield
-        except SystemExit:  # as after --help
+        with raise_on_sigterm():
+            try:
+                yield
+            except SystemExit:  # as after --help
+                _flush()
+                raise
             _flush()
-            raise
-        _flush()
     except BaseException as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
-            _drop_output()
-            sys.exit(141)
-        # torch's file writer raises another error when it is interrupted
-        stop: BaseException | None = error
-        while stop is not None and not isinstance(stop, (KeyboardInterrupt, Terminated)):
-            stop = stop.__context__
-        if stop is None:
-            if before is not None:
-                signal.signal(signal.SIGTERM, before)
-            sentence = explain(error, advice, option) if isinstance(error, Exception) else None
-            if sentence is not None and not is_set('MMSWINV2_TRACEBACK'):
-                try:
-                    _flush()
-                except OSError:
-                    _drop_output()
-                sys.exit(f'error: {sentence}')
-            raise
-        if before is not None:  # data loaders raise once more for each worker that ends
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _exit_on(error, advice, option)
+        raise
+
+
+def _exit_on(error: BaseException, advice: str, option: str) -> None:
+    """End the program if the error has a message of its own, see `report_user_errors`."""
+    if isinstance(error, BrokenPipeError) and _reader_has_ended():
+        _drop_output()
+        sys.exit(141)
+    if (stop := interruption(error)) is not None:
         print(f'\nstopped{advice and "; "}{advice}', file=sys.stderr)
         sys.exit(143 if isinstance(stop, Terminated) else 130)
-    if before is not None:
-        signal.signal(signal.SIGTERM, before)
+    sentence = explain(error, advice, option) if isinstance(error, Exception) else None
+    if sentence is not None and not is_set('MMSWINV2_TRACEBACK'):
+        try:
+            _flush()
+        except OSError:
+            _drop_output()
+        sys.exit(f'error: {sentence}')
 
 
 def is_set(variable: str) -> bool:
@@ -125,61 +109,13 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _nobody_reads() -> bool:
+def _reader_has_ended() -> bool:
     """Whether the program that reads the output has ended, as ``| head`` does."""
     if not hasattr(select, 'poll'):  # as on Windows
         return False
     output = select.poll()
     output.register(1, 0)  # POLLERR is always reported
     return bool(output.poll(0))
-
-
-def _raise_on_sigterm() -> Any:
-    """Let SIGTERM raise `Terminated`, so that files are closed and partial files removed.
-
-    Nothing is changed in a run of several processes, which torchrun or Slurm ends.
-
-    Returns:
-        the previous handler of SIGTERM; ``None`` if nothing was changed.
-    """
-    ranks = _PROCESSES.keys() & os.environ.keys()
-    alone = all(os.environ.get(_PROCESSES[rank], '1') == '1' for rank in ranks)
-    if not alone or threading.current_thread() is not threading.main_thread():
-        return None
-    _end_forks_by_sigterm()
-    return signal.signal(signal.SIGTERM, _terminate)
-
-
-def _terminate(*_: object) -> None:
-    raise Terminated
-
-
-@functools.cache
-def _end_forks_by_sigterm() -> None:
-    """Let SIGTERM end forked processes, such as the workers of a pool, by its default action.
-
-    Python drops signals that reach a new process before it runs, and who waits for one that was to
-    end, as ``Pool.terminate`` does, would wait forever. So they are held back until then. Functions
-    of ``os.register_at_fork`` cannot do that: what a handler raises in them is dropped.
-    """
-    if not hasattr(os, 'fork'):  # on Windows
-        return
-    original = os.fork
-
-    @functools.wraps(original)
-    def fork() -> int:
-        # read alone, as the call that blocks may raise `Terminated`
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-        try:
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-            child = original()
-            if not child and signal.getsignal(signal.SIGTERM) is _terminate:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            return child
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-    os.fork = fork
 
 
 def explain(error: BaseException, advice: str = '', option: str = '') -> str | None:
@@ -192,7 +128,7 @@ def explain(error: BaseException, advice: str = '', option: str = '') -> str | N
     """
     for link in _chain(error):
         if isinstance(link, UserError):
-            return _own_words(link)
+            return _message_of(link)
         link = _as_raised(link) if isinstance(link, OSError) else link
         if isinstance(link, _OF_FILES) and link.filename:
             return f'{link.filename}: {link.strerror} (MMSWINV2_TRACEBACK=1 shows who asked for it)'
@@ -265,7 +201,7 @@ def _out_of_memory(text: str) -> str:
     )
 
 
-def _own_words(error: UserError) -> str:
+def _message_of(error: UserError) -> str:
     """The error's message, without the traceback that a data loader's worker puts before it."""
     text = str(error)
     if 'Traceback (most recent call last)' in text:
@@ -388,8 +324,8 @@ def _refused(error: BaseException) -> str | None:
     is_built = made and any(name.startswith('build') for name in names)
     if not (is_built or is_hook or names[-1].startswith('build')):
         return None
-    says = ' '.join(str(error.args[0]).split()) if error.args else f'{source!r} does not hold'
-    return f'{type(owner).__name__ if made or is_hook else "the config"}: {says}; {_IN_CONFIG}'
+    message = ' '.join(str(error.args[0]).split()) if error.args else f'{source!r} does not hold'
+    return f'{type(owner).__name__ if made or is_hook else "the config"}: {message}; {_IN_CONFIG}'
 
 
 def _not_installed(error: ImportError) -> str | None:
@@ -402,8 +338,8 @@ def _not_installed(error: ImportError) -> str | None:
     kind = type(frames[-1].f_locals.get('self'))
     if not (issubclass(kind, BaseStorageBackend) or kind in _registered()):
         return None
-    says = ' '.join(str(error).split())
-    return f'{kind.__name__}: {says}; or take it out of the config'
+    message = ' '.join(str(error).split())
+    return f'{kind.__name__}: {message}; or take it out of the config'
 
 
 def unknown_type(name: str, registry: str) -> str:

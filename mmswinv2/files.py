@@ -7,7 +7,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -151,35 +151,28 @@ def check_writable(folder: StrPath, name: str, option: str = '') -> None:
         raise UserError(f'the {name} {folder} cannot be written ({error.strerror}){way}') from error
 
 
-def part_of(path: Path, ends: bool = False) -> Path:
+def part_of(path: Path, keep_suffix: bool = False) -> Path:
     """A new hidden name beside a file that is being written, short enough for any file system.
 
-    With `ends` it ends as the file's, by which some libraries know the format.
+    With `keep_suffix` it ends as the file's, by which some libraries know the format.
     """
     name, suffix = f'.{path.stem[:40]}', path.suffix[:20]
     token = f'{HALF_WRITTEN}{secrets.token_hex(4)}'
-    return path.with_name(f'{name}{token}{suffix}' if ends else f'{name}{suffix}{token}')
+    return path.with_name(f'{name}{token}{suffix}' if keep_suffix else f'{name}{suffix}{token}')
 
 
-def write_atomically(path: StrPath, write: Callable[[IO[bytes]], Any]) -> None:
-    """Let `write` fill a new file beside `path` and move it there once it is on the disk.
+@contextmanager
+def atomic_file(path: StrPath, keep_suffix: bool = False) -> Iterator[Path]:
+    """Yield a name to write to, as of `part_of`, which replaces `path` at the end of the block.
 
-    Links are followed, and the mode of a file is kept. What is no file, such as ``/dev/stdout`` or
-    a pipe, is written into as it is.
+    After an exception, `path` is as before and the new file is removed. Links are followed, and the
+    mode of a file is kept.
     """
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        with path.open('wb') as file:
-            write(file)
-        return
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = part_of(path)
+    part = part_of(path, keep_suffix)
     try:
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), 'wb') as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
+        yield part
         if path.exists():
             part.chmod(path.stat().st_mode)
         os.replace(part, path)
@@ -189,3 +182,19 @@ def write_atomically(path: StrPath, write: Callable[[IO[bytes]], Any]) -> None:
         if isinstance(error, OSError) and error.errno in _OF_DISKS:
             error.filename = str(path)  # not that of the hidden file
         raise
+
+
+def write_atomically(path: StrPath, write: Callable[[IO[bytes]], Any]) -> None:
+    """Let `write` fill an `atomic_file`, which is on the disk when it replaces `path`.
+
+    What is no file, such as ``/dev/stdout`` or a pipe, is written into as it is.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        with path.open('wb') as file:
+            write(file)
+        return
+    with atomic_file(path) as part, part.open('xb') as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())

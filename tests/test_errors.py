@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -248,6 +249,19 @@ def test_stopped(number, status, variables):
     out, err = process.communicate(timeout=300)
     assert process.returncode == status and 'stopped; go on with --resume' in err
     assert out.endswith('closed\n') and 'Traceback' not in err.replace('Traceback', '', 1)
+
+
+@pytest.mark.parametrize('raised', [None, ValueError, SystemExit])
+def test_the_handler_of_sigterm_is_restored(raised):
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with suppress(ValueError, SystemExit), report_user_errors():
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
+            if raised is not None:
+                raise raised
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 FORKS = """
@@ -589,9 +603,9 @@ def nodes(path, kind):
     return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kind)]
 
 
-def test_errors_imports_nothing_of_ours():
+def test_errors_imports_only_signals_of_ours():
     path = PACKAGE / 'errors.py'
-    assert not [node for node in nodes(path, ast.ImportFrom) if node.level]
+    assert [node.module for node in nodes(path, ast.ImportFrom) if node.level] == ['signals']
     assert 'mmswinv2.' not in ''.join(map(ast.unparse, nodes(path, (ast.Import, ast.ImportFrom))))
 
 

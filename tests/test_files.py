@@ -9,7 +9,7 @@ import tempfile
 import pytest
 
 from mmswinv2.errors import UserError
-from mmswinv2.files import find, walk, write_atomically
+from mmswinv2.files import atomic_file, find, walk, write_atomically
 
 
 @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EROFS])
@@ -52,6 +52,23 @@ def test_an_error_of_what_writes_is_left_as_it_is(tmp_path):
 
     with pytest.raises(OSError, match='^the connection ended$'):
         write_atomically(tmp_path / 'a.txt', fail)
+
+
+def test_a_file_is_replaced_at_the_end_of_the_block_alone(tmp_path):
+    target, link = tmp_path / 'target.mp4', tmp_path / 'link.mp4'
+    target.write_bytes(b'old')
+    target.chmod(0o640)
+    link.symlink_to(target)
+    with pytest.raises(ZeroDivisionError), atomic_file(link, keep_suffix=True) as part:
+        part.write_bytes(b'half')
+        raise ZeroDivisionError
+    assert {path.name for path in tmp_path.iterdir()} == {'target.mp4', 'link.mp4'}
+    with atomic_file(link, keep_suffix=True) as part:
+        part.write_bytes(b'new')
+        assert part.suffix == '.mp4' and target.read_bytes() == b'old'
+    assert {path.name for path in tmp_path.iterdir()} == {'target.mp4', 'link.mp4'}
+    assert link.is_symlink() and target.read_bytes() == b'new'
+    assert target.stat().st_mode & 0o777 == 0o640
 
 
 def test_files_that_systems_write_are_left_out(tmp_path):

@@ -25,12 +25,12 @@ from .findings import (
 _CLIP_FRAMES = 3  # frames shown of a video
 
 
-def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) -> Findings:
+def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, max_examples: int) -> Findings:
     """Compare scores with the labels of mmpretrain or mmaction2; see `predictions.examine`.
 
     `path` is the file of the `samples`, for messages.
     """
-    scores, truth, labelled = _labelled(dataset, samples, path)
+    scores, truth, labelled = _labelled_scores(dataset, samples, path)
     known, without = scores.shape[1], len(samples) - len(labelled)
     names = [str(name) for name in dataset.metainfo.get('classes') or ()]
     names += map(str, range(len(names), known))
@@ -49,13 +49,13 @@ def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) 
     sure = scores[each, found]
     wrong = [i for i in np.argsort(-sure) if found[i] != truth[i]]
     examples = [
-        _classified(
+        _classifier_example(
             dataset,
             int(labelled[i]),
             f'is {names[truth[i]]} ({scores[i, truth[i]]:.2f}), '
             f'taken for {names[found[i]]} ({sure[i]:.2f})',
         )
-        for i in wrong[:most]
+        for i in wrong[:max_examples]
     ]
     sums = zip(counts.diagonal(), counts.sum(1), counts.sum(0), strict=True)
     rows: list[list[str | float | None]] = [
@@ -73,7 +73,7 @@ def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, most: int) 
     )
 
 
-def _labelled(
+def _labelled_scores(
     dataset: Any, samples: Sequence[Any], path: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores (samples, classes) and labels of all samples with a label, and their indices."""
@@ -98,7 +98,7 @@ def _labelled(
     return scores[labelled], truth[labelled], labelled
 
 
-def _classified(dataset: Any, index: int, words: str) -> Example:
+def _classifier_example(dataset: Any, index: int, words: str) -> Example:
     """A sample of a classifier, as an image or as frames of its video."""
     info = dataset.get_data_info(index)
     file = info.get('img_path') or info.get('filename') or info.get('frame_dir') or ''
@@ -115,7 +115,7 @@ def _classified(dataset: Any, index: int, words: str) -> Example:
     return Example(str(file), words, panels)
 
 
-def analyse_maps(dataset: Any, folder: Path, ignore: int, most: int) -> Findings:
+def analyse_maps(dataset: Any, folder: Path, ignore: int, max_examples: int) -> Findings:
     """Compare the label maps in a folder with those of mmseg; see `predictions.examine`.
 
     Pixels with the label `ignore` do not count.
@@ -127,7 +127,7 @@ def analyse_maps(dataset: Any, folder: Path, ignore: int, most: int) -> Findings
     total = np.zeros((len(names), len(names)), np.int64)
     rated = []
     for i in range(len(dataset)):
-        truth, found, info = _maps(dataset, i, folder)
+        truth, found, info = _load_maps(dataset, i, folder)
         counts = confusion(truth[truth != ignore], found[truth != ignore], len(names))
         total += counts
         if counts.sum():
@@ -135,26 +135,15 @@ def analyse_maps(dataset: Any, folder: Path, ignore: int, most: int) -> Findings
     if not total.sum():
         raise UserError(f'{folder}: no pixel of the data set has a class')
     rated.sort()
-    right = total.diagonal()
-    sums = zip(names, right, total.sum(1), total.sum(0), strict=True)
-    rows: list[list[str | float | None]] = [
-        [
-            name,
-            ratio(labelled, total.sum()),
-            ratio(correct, labelled + predicted - correct),
-            ratio(correct, labelled),
-            ratio(correct, predicted),
-        ]
-        for name, correct, labelled, predicted in sums  # pixels
-    ]
-    known = [row[2] for row in rows if isinstance(row[2], float)]
+    rows = _pixel_scores(names, total)
+    ious = [row[2] for row in rows if isinstance(row[2], float)]
     head = ['class', 'share of pixels', 'IoU', 'accuracy (recall)', 'precision']
     return Findings(
-        f'{len(rated)} pictures: mIoU {np.mean(known):.1%}, {right.sum() / total.sum():.1%} of the '
-        'pixels right',
+        f'{len(rated)} pictures: mIoU {np.mean(ious):.1%}, '
+        f'{np.trace(total) / total.sum():.1%} of the pixels right',
         Table(head, rows, (1, 2, 3, 4)),
         Matrix(names, names, total),
-        [_segmented(dataset, i, folder, share) for share, i, _ in rated[:most]],
+        [_segmentor_example(dataset, i, folder, share) for share, i, _ in rated[:max_examples]],
         colours=[
             (n, f'#{r:02x}{g:02x}{b:02x}')
             for n, (r, g, b) in zip(names, palette(dataset.metainfo), strict=True)
@@ -162,7 +151,22 @@ def analyse_maps(dataset: Any, folder: Path, ignore: int, most: int) -> Findings
     )
 
 
-def _maps(dataset: Any, index: int, folder: Path) -> tuple[np.ndarray, np.ndarray, dict]:
+def _pixel_scores(names: Sequence[str], counts: np.ndarray) -> list[list[str | float | None]]:
+    """Name, share of pixels, IoU, recall and precision of classes, from their confusion matrix."""
+    pixels = zip(names, counts.diagonal(), counts.sum(1), counts.sum(0), strict=True)
+    return [
+        [
+            name,
+            ratio(labelled, counts.sum()),
+            ratio(correct, labelled + predicted - correct),
+            ratio(correct, labelled),
+            ratio(correct, predicted),
+        ]
+        for name, correct, labelled, predicted in pixels
+    ]
+
+
+def _load_maps(dataset: Any, index: int, folder: Path) -> tuple[np.ndarray, np.ndarray, dict]:
     """Label maps of ground truth and prediction, both (H, W), and the data set's info dict."""
     info = dataset.get_data_info(index)
     steps = innermost_dataset(dataset, index)[0].pipeline.transforms
@@ -192,9 +196,9 @@ def _maps(dataset: Any, index: int, folder: Path) -> tuple[np.ndarray, np.ndarra
     return truth, found, info
 
 
-def _segmented(dataset: Any, index: int, folder: Path, share: float) -> Example:
+def _segmentor_example(dataset: Any, index: int, folder: Path, share: float) -> Example:
     """An image with its truth, its prediction and the pixels where they differ."""
-    truth, found, info = _maps(dataset, index, folder)
+    truth, found, info = _load_maps(dataset, index, folder)
     image = read_image(dataset, index)
     panels = [panel(image, 'picture')]
     if truth.shape == image.shape[:2]:

@@ -7,8 +7,9 @@ is foreground from an IoU of 0.5 with the ground truth, and background below 0.1
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -56,16 +57,18 @@ class _Pairs:
     missed: list[int] = field(default_factory=list)  # objects without a box
 
 
-def analyse(dataset: Any, samples: Sequence[Any], path: str, score: float, most: int) -> Findings:
+def analyse(
+    dataset: Any, samples: Sequence[Any], path: str, score: float, max_examples: int
+) -> Findings:
     """Compare predictions with a data set of mmdet in COCO's format; see `predictions.examine`.
 
     `path` is the file of the `samples`, for messages.
     """
-    truth, results, classes = _check(dataset, samples, path)
+    truth, results, classes = _truth_and_results(dataset, samples, path)
     ids = dict(zip(dataset.cat_ids, classes, strict=True))
     boxes = _evaluate(truth, results, 'bbox', matches=True)
-    images = list(_images(truth, results, boxes))
-    paired = [_pair(image.from_score(score)) for image in images]
+    images = list(_matched_images(truth, boxes))
+    paired = [_pair_boxes(image.from_score(score)) for image in images]
     precision = boxes.eval['precision'][..., 0, -1]  # (IoUs, recalls, classes)
     columns = [_class_scores(boxes)]
     head = ['class', 'objects', 'box AP', 'box AP50', 'recall']
@@ -83,20 +86,25 @@ def analyse(dataset: Any, samples: Sequence[Any], path: str, score: float, most:
         for name, count, i in zip(classes, counts, order, strict=True)
     ]
     names = dict(zip(classes, order, strict=True))
-    curves = {'all classes': _mean(precision[0]), 'all classes, IoU 0.75': _mean(precision[5])}
+    curves = {
+        'all classes': _mean_over_classes(precision[0]),
+        'all classes, IoU 0.75': _mean_over_classes(precision[5]),
+    }
     curves |= {name: precision[0, :, i] for name, i in names.items() if precision[0, 0, i] >= 0}
     return Findings(
         f"{len(images)} pictures with {sum(counts)} objects. AP is COCO's; counts and "
         f'pictures are of boxes with a score of {score:g} and more',
         Table(head, rows, range(2, len(head))),
         _confusion_matrix(paired, ids),
-        _worst(dataset, paired, ids, truth if len(columns) > 1 else None, most),
+        _worst_images(dataset, paired, ids, truth if len(columns) > 1 else None, max_examples),
         curves,
-        _errors(truth, results, images, score),
+        _error_table(truth, images, score),
     )
 
 
-def _check(dataset: Any, samples: Sequence[Any], path: str) -> tuple[Any, list[dict], list[str]]:
+def _truth_and_results(
+    dataset: Any, samples: Sequence[Any], path: str
+) -> tuple[Any, list[dict], list[str]]:
     """The ground truth as `COCO`, predictions in COCO's result format, and names of the classes."""
     from ..datasets.coco import read_coco
 
@@ -120,20 +128,10 @@ def _check(dataset: Any, samples: Sequence[Any], path: str) -> tuple[Any, list[d
         image, shape = sizes[number], tuple(sample['ori_shape'])
         if shape != (image.get('height', shape[0]), image.get('width', shape[1])):
             raise mismatch(path, f'image {number} had {shape[1]}x{shape[0]} pixels')
-        found = sample['pred_instances']
-        for i, label in enumerate(found['labels'].tolist()):
-            if label >= len(classes):
-                raise mismatch(path, f'it has a class {label}, and the data set {len(classes)}')
-            x1, y1, x2, y2 = found['bboxes'][i].tolist()
-            result = dict(
-                image_id=number,
-                category_id=dataset.cat_ids[label],
-                bbox=[x1, y1, x2 - x1, y2 - y1],
-                score=float(found['scores'][i]),
-            )
-            if 'masks' in found:
-                result['segmentation'] = found['masks'][i]
-            results.append(result)
+        instances = sample['pred_instances']
+        if (label := max(instances['labels'].tolist(), default=0)) >= len(classes):
+            raise mismatch(path, f'it has a class {label}, and the data set {len(classes)}')
+        results += _coco_results(instances, number, dataset.cat_ids)
     if lack := len(known - seen):
         raise mismatch(path, f'{lack} of its {len(known)} pictures are missing')
     wanted = set(dataset.cat_ids)
@@ -145,6 +143,21 @@ def _check(dataset: Any, samples: Sequence[Any], path: str) -> tuple[Any, list[d
         if a['image_id'] in known and a['category_id'] in wanted
     ]
     return _coco(content), results, classes
+
+
+def _coco_results(instances: Any, image_id: Any, cat_ids: Sequence[int]) -> Iterator[dict]:
+    """The boxes that were predicted on an image, in COCO's result format."""
+    for i, label in enumerate(instances['labels'].tolist()):
+        x1, y1, x2, y2 = instances['bboxes'][i].tolist()
+        result = dict(
+            image_id=image_id,
+            category_id=cat_ids[label],
+            bbox=[x1, y1, x2 - x1, y2 - y1],
+            score=float(instances['scores'][i]),
+        )
+        if 'masks' in instances:
+            result['segmentation'] = instances['masks'][i]
+        yield result
 
 
 def _coco(content: dict) -> Any:
@@ -183,7 +196,7 @@ def _evaluate(
     return evaluation
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
+def _mean_over_classes(values: np.ndarray) -> np.ndarray:
     """Mean over classes, the last axis; classes without objects have -1 and are left out."""
     known = values[:, (values >= 0).all(0)]
     return known.mean(1) if known.size else np.zeros(len(values))
@@ -196,45 +209,41 @@ def _class_scores(evaluation: Any) -> np.ndarray:
     return np.stack([precision.mean((0, 1)), precision[0].mean(0), recall.mean(0)], axis=1)
 
 
-def _images(truth: Any, results: Sequence[dict], evaluation: Any) -> Iterable[_Image]:
+def _matched_images(truth: Any, evaluation: Any) -> Iterable[_Image]:
     """All images, with the matches of their boxes in COCO's evaluation at an IoU of 0.5."""
     from pycocotools.mask import iou
 
     owners: dict[int, int] = {}
     crowded: set[int] = set()
-    for found in evaluation.evalImgs:
-        if found is not None:
-            matches, ignore = found['dtMatches'][0], found['dtIgnore'][0]
-            for number, match, ignored in zip(found['dtIds'], matches, ignore, strict=True):
-                owners[number] = int(match)
-                if ignored:
-                    crowded.add(number)
-    boxes = evaluation.cocoDt.imgToAnns
+    for found in filter(None, evaluation.evalImgs):  # None: neither boxes nor objects of a class
+        owners |= zip(found['dtIds'], map(int, found['dtMatches'][0]), strict=True)
+        crowded.update(compress(found['dtIds'], found['dtIgnore'][0]))
+    predicted = evaluation.cocoDt.imgToAnns
     for image in truth.dataset['images']:
         objects = [a for a in truth.imgToAnns[image['id']] if not a['iscrowd']]
         # only boxes that were evaluated: COCO takes at most `maxDets` for each class
-        here = [box for box in boxes[image['id']] if box['id'] in owners]
-        here.sort(key=lambda box: -box['score'])
-        shape = len(here), len(objects)
-        overlaps = iou([b['bbox'] for b in here], [a['bbox'] for a in objects], [0] * shape[1])
+        boxes = [box for box in predicted[image['id']] if box['id'] in owners]
+        boxes.sort(key=lambda box: -box['score'])
+        shape = len(boxes), len(objects)
+        overlaps = iou([b['bbox'] for b in boxes], [a['bbox'] for a in objects], [0] * shape[1])
         places = {a['id']: i for i, a in enumerate(objects)}
         yield _Image(
             image['id'],
             objects,
-            here,
+            boxes,
             np.asarray(overlaps, float).reshape(shape),
-            np.array([places.get(owners[b['id']], -1) for b in here], int),
-            np.array([b['id'] in crowded for b in here], bool),
+            np.array([places.get(owners[b['id']], -1) for b in boxes], int),
+            np.array([b['id'] in crowded for b in boxes], bool),
         )
 
 
-def _kinds(image: _Image) -> tuple[list[str], set[int], list[int]]:
+def _error_kinds(image: _Image) -> tuple[list[str], set[int], list[int]]:
     """Kinds of all boxes (``'right'``, ``''`` if ignored), indices of missed objects, and targets.
 
     The target of a wrong box is the object that would make it right if corrected, or -1. Only the
     box with the highest score is corrected to an object, as in TIDE.
     """
-    kinds, meant = [], []
+    kinds, targets = [], []
     taken = set(image.owner[image.owner >= 0].tolist())
     for box, overlaps, owner, ignored in zip(
         image.boxes, image.overlaps, image.owner, image.ignored, strict=True
@@ -255,37 +264,36 @@ def _kinds(image: _Image) -> tuple[list[str], set[int], list[int]]:
         elif own.max() >= FOREGROUND:
             kind = 'duplicate'
         kinds.append(kind)
-        meant.append(-1 if target in taken else target)
+        targets.append(-1 if target in taken else target)
         taken.add(target)
-    return kinds, set(range(len(image.truth))) - taken, meant
+    return kinds, set(range(len(image.truth))) - taken, targets
 
 
-def _errors(truth: Any, results: Sequence[dict], images: Sequence[_Image], score: float) -> Table:
+def _error_table(truth: Any, images: Sequence[_Image], score: float) -> Table:
     """How often each kind of error occurs, and what AP at IoU 0.5 would gain without it."""
     counts = dict.fromkeys(KINDS, 0)
-    mended: dict[str, list[dict]] = {kind: [] for kind in KINDS}
-    gone: set[int] = set()
+    corrected: dict[str, list[dict]] = {kind: [] for kind in KINDS}
+    never_found: set[int] = set()
     for image in images:
-        kinds, missed, meant = _kinds(image)
-        gone |= {image.truth[i]['id'] for i in missed}
-        sure_kinds, missed_by_sure, _ = _kinds(image.from_score(score))
+        kinds, missed, targets = _error_kinds(image)
+        never_found |= {image.truth[i]['id'] for i in missed}
+        sure_kinds, missed_by_sure, _ = _error_kinds(image.from_score(score))
         for kind in [*sure_kinds, *['missed'] * len(missed_by_sure)]:
             if kind in counts:
                 counts[kind] += 1
-        for box, kind, target in zip(image.boxes, kinds, meant, strict=True):
+        for box, kind, target in zip(image.boxes, kinds, targets, strict=True):
             plain = {k: box[k] for k in ('image_id', 'category_id', 'bbox', 'score')}
-            for mend, kept in mended.items():
-                if mend != kind:
-                    kept.append(plain)
-                elif target >= 0:  # others are dropped, such as duplicates
-                    key = 'bbox' if kind == 'localisation' else 'category_id'
-                    kept.append({**plain, key: image.truth[target][key]})
-    without = [a for a in truth.dataset['annotations'] if a['id'] not in gone]
-    seen = _coco({**truth.dataset, 'annotations': without})
-    before = _ap50(truth, mended['missed'])
+            for others in (boxes for error, boxes in corrected.items() if error != kind):
+                others.append(plain)
+            if target >= 0:  # other wrong boxes are dropped, such as duplicates
+                key = 'bbox' if kind == 'localisation' else 'category_id'
+                corrected[kind].append({**plain, key: image.truth[target][key]})
+    without = [a for a in truth.dataset['annotations'] if a['id'] not in never_found]
+    all_found = _coco({**truth.dataset, 'annotations': without})
+    before = _ap50(truth, corrected['missed'])
     rows: list[list[str | float | None]] = []
     for kind, words in KINDS.items():
-        after = _ap50(seen if kind == 'missed' else truth, mended[kind])
+        after = _ap50(all_found if kind == 'missed' else truth, corrected[kind])
         rows.append([kind, counts[kind], max(0.0, after - before), words])
     return Table(['kind', 'count', 'AP50 lost', 'what it is'], rows, [2])
 
@@ -297,7 +305,7 @@ def _ap50(truth: Any, results: Sequence[dict]) -> float:
     return float(known.mean()) if known.size else 0.0
 
 
-def _pair(image: _Image) -> _Pairs:
+def _pair_boxes(image: _Image) -> _Pairs:
     """Pair boxes with objects: in order of falling score, each takes the free one it fits best."""
     found = _Pairs(image)
     free = np.ones(len(image.truth), bool)
@@ -335,8 +343,8 @@ def _confusion_matrix(paired: Sequence[_Pairs], ids: dict[int, str]) -> Matrix:
     return Matrix([*ids.values(), 'extra'], [*ids.values(), 'missed'], counts)
 
 
-def _worst(
-    dataset: Any, paired: Sequence[_Pairs], ids: dict[int, str], coco: Any, most: int
+def _worst_images(
+    dataset: Any, paired: Sequence[_Pairs], ids: dict[int, str], coco: Any, max_examples: int
 ) -> list[Example]:
     """Images with the lowest share of right boxes among all boxes and missed objects."""
     places = {dataset.get_data_info(i)['img_id']: i for i in range(len(dataset))}
@@ -346,7 +354,9 @@ def _worst(
         if wrong := whole - len(of.right):
             rated.append((len(of.right) / whole, -wrong, of))
     rated.sort(key=lambda item: item[:2])
-    return [_example(dataset, places[of.image.number], of, ids, coco) for *_, of in rated[:most]]
+    return [
+        _example(dataset, places[of.image.number], of, ids, coco) for *_, of in rated[:max_examples]
+    ]
 
 
 def _example(dataset: Any, index: int, of: _Pairs, ids: dict[int, str], coco: Any) -> Example:
@@ -366,7 +376,7 @@ def _example(dataset: Any, index: int, of: _Pairs, ids: dict[int, str], coco: An
     shown = sorted([i for i, _ in of.pairs] + of.extra)
     boxes = [image.boxes[i] for i in shown]
     found = [
-        box(item, 'right' if i in of.right else 'wrong', _label(item, boxes[:n], ids))
+        box(item, 'right' if i in of.right else 'wrong', _describe_box(item, boxes[:n], ids))
         for n, (i, item) in enumerate(zip(shown, boxes, strict=True))
     ][::-1]  # highest score on top
     right = len(of.right)
@@ -375,7 +385,7 @@ def _example(dataset: Any, index: int, of: _Pairs, ids: dict[int, str], coco: An
     return Example(dataset.get_data_info(index)['img_path'], words, panels)
 
 
-def _label(item: dict, surer: Sequence[dict], ids: dict[int, str]) -> str:
+def _describe_box(item: dict, surer: Sequence[dict], ids: dict[int, str]) -> str:
     """Label with class and score; empty if a box of higher score has its label in this place."""
     from pycocotools.mask import iou
 

@@ -43,7 +43,7 @@ class Matrix:
         """(rows, columns): counts over the sum of their row; 0 in empty rows."""
         return self.counts / np.maximum(self.counts.sum(1, keepdims=True), 1)
 
-    def confusions(self, most: int = 10) -> list[tuple[str, str, int, float]]:
+    def confusions(self, max_rows: int = 10) -> list[tuple[str, str, int, float]]:
         """The most frequent mistakes: truth, prediction, count, share of the truth."""
         shares = self.shares()
         wrong = [
@@ -52,7 +52,7 @@ class Matrix:
             for j, column in enumerate(self.columns)
             if row != column and self.counts[i, j]
         ]
-        return sorted(wrong, key=lambda mistake: -mistake[2])[:most]
+        return sorted(wrong, key=lambda mistake: -mistake[2])[:max_rows]
 
 
 @dataclass

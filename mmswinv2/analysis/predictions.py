@@ -19,14 +19,14 @@ _OF_TORCH = ('torch.nn.', 'torch.optim.', 'torch.utils.data.')  # where configs 
 _PACKAGES = ('mmcv', 'mmswinv2', *(host.name for host in hosts.HOSTS))
 
 
-def examine(cfg: Any, path: Path, score: float, most: int) -> Findings:
+def examine(cfg: Any, path: Path, score: float, max_examples: int) -> Findings:
     """Compare predictions from ``tools/test.py --out`` with the annotations of ``test_dataloader``.
 
     Args:
         cfg: the config of the test.
         path: a pickle, or the folder of label maps of a segmentor.
         score: for detectors, lowest score of a box in confusion matrix, counts and pictures.
-        most: how many of the worst pictures to keep.
+        max_examples: how many of the worst pictures to keep.
 
     Raises:
         UserError: if the file cannot be read, or is of another data set or task, or if a label map
@@ -47,18 +47,18 @@ def examine(cfg: Any, path: Path, score: float, most: int) -> Findings:
     host.apply()
     hosts.use_registries(cfg)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-        with _classes_alone(cfg):
+        with _only_allowed_types(cfg):
             dataset = DATASETS.build(cfg.test_dataloader.dataset)
         if maps:
             metric = hosts.as_list(cfg.get('test_evaluator') or {})[0]
-            return analyse_maps(dataset, path, metric.get('ignore_index', 255), most)
+            return analyse_maps(dataset, path, metric.get('ignore_index', 255), max_examples)
         if 'pred_score' in samples[0]:
-            return analyse_classes(dataset, samples, str(path), most)
-        return analyse(dataset, samples, str(path), score, most)
+            return analyse_classes(dataset, samples, str(path), max_examples)
+        return analyse(dataset, samples, str(path), score, max_examples)
 
 
 @contextlib.contextmanager
-def _classes_alone(cfg: Any) -> Iterator[None]:
+def _only_allowed_types(cfg: Any) -> Iterator[None]:
     """Restrict ``type`` to registered data sets and transforms of the hosts and `cfg`'s imports.
 
     Otherwise mmengine resolves ``type='os.system'`` to that function, and ``type='x'`` to a module

@@ -67,7 +67,9 @@ def content(
         findings=findings,
         precision=findings
         and findings.precision
-        and draw('Precision over recall at IoU 0.5', _some(findings), 'recall', unit=True),
+        and draw(
+            'Precision over recall at IoU 0.5', _selected_curves(findings), 'recall', unit=True
+        ),
         matrix=matrix,
         heat=heat_map(matrix.shares()) if matrix is not None and large else None,
         score=score,
@@ -217,7 +219,7 @@ def _score_tables(work: WorkDir) -> tuple[list[str], list[list[str]]]:
     return ['score', *(words for words, _ in tables)], rows
 
 
-def _some(findings: Findings) -> dict[str, list[tuple[float, float]]]:
+def _selected_curves(findings: Findings) -> dict[str, list[tuple[float, float]]]:
     """Curves of all classes together, and of single classes; of many, only the best and worst."""
     curves = findings.precision
     together = [name for name in curves if name.startswith('all classes')]
@@ -243,7 +245,7 @@ def _differences(
     whole = read_config(file, import_custom_modules=False)
     if cfg is None:
         return []
-    found = differences(_plain(whole), _plain(cfg))
+    found = differences(_plain_config(whole), _plain_config(cfg))
     changed = [d for d in found if d[0] not in _OF_THIS_RUN]
     parts = [(f'What this run has changed of {file.name}', changed)]
     if bases := Config._get_base_files(str(file)):
@@ -255,12 +257,15 @@ def _differences(
             base = Config.fromfile(str(joined), import_custom_modules=False)
         names = ', '.join(Path(path).name for path in paths)
         parts.append(
-            (f'What {file.name} changes of {names}', differences(_plain(base), _plain(whole)))
+            (
+                f'What {file.name} changes of {names}',
+                differences(_plain_config(base), _plain_config(whole)),
+            )
         )
     return parts
 
 
-def _plain(cfg: Any) -> dict[str, Any]:
+def _plain_config(cfg: Any) -> dict[str, Any]:
     from ..engine.configs import add_preprocessor
 
     content: dict[str, Any] = cfg.to_dict()

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..core.arguments import is_number
+from ..checks import is_number
 from ..errors import UserError
 from ..files import find
 from ..options import plain_value
@@ -148,12 +148,12 @@ class WorkDir:
         """The config of the last training, or of the last test if there was no training."""
         runs = self.trainings or self.runs
         own = (path for run in reversed(runs) if (path := run.config) is not None)
-        return next(own, max(find(self.folder, '*.py'), key=_age, default=None))
+        return next(own, max(find(self.folder, '*.py'), key=_modification_time, default=None))
 
     @property
     def config_name(self) -> str | None:
         """The name of the config file that was given; the work dir has a copy of that name."""
-        path = max(find(self.folder, '*.py'), key=_age, default=None)
+        path = max(find(self.folder, '*.py'), key=_modification_time, default=None)
         return path.name if path else None
 
     @property
@@ -291,7 +291,7 @@ def step_of(entry: Mapping[str, Any]) -> float:
     return float(step) if is_number(step) and math.isfinite(step) else 0.0
 
 
-def _age(path: Path) -> float:
+def _modification_time(path: Path) -> float:
     return path.stat().st_mtime
 
 

@@ -30,8 +30,8 @@ def mark(state: Mapping[str, Tensor], keys: Iterable[str], prefix: str = '') -> 
     """CRC-32 check sum of the first `_SAMPLE` numbers of each tensor."""
     total = 0
     for key in sorted(keys):
-        some = state[prefix + key].detach().flatten()[:_SAMPLE].float().cpu()
-        total = zlib.crc32(some.numpy().tobytes(), total)
+        sample = state[prefix + key].detach().flatten()[:_SAMPLE].float().cpu()
+        total = zlib.crc32(sample.numpy().tobytes(), total)
     return total
 
 
@@ -155,14 +155,14 @@ def _check_adapters(
             f'{_ranks(mine)}; the first that differs is {wrong[0]} ({theirs.get(wrong[0], "none")} '
             f'in the file, here {mine.get(wrong[0], "none")})'
         )
-    here = {unwrapped(name): float(layer.alpha) for name, layer in find_lora(net).items()}
-    recorded = alphas.items() if isinstance(alphas, Mapping) else here.items()
+    own_alphas = {unwrapped(name): float(layer.alpha) for name, layer in find_lora(net).items()}
+    recorded = alphas.items() if isinstance(alphas, Mapping) else own_alphas.items()
     alphas = {unwrapped(str(name)): alpha for name, alpha in recorded}
-    if alphas != here:
-        name = next(name for name in here if alphas.get(name) != here[name])
+    if alphas != own_alphas:
+        name = next(name for name in own_alphas if alphas.get(name) != own_alphas[name])
         raise CheckpointError(
             f'{path} was trained with alpha={alphas.get(name)} for {prefix}{name}, and the config '
-            f'says {here[name]:g}; set model.backbone.lora.alpha to what it was'
+            f'says {own_alphas[name]:g}; set model.backbone.lora.alpha to what it was'
         )
 
 

@@ -110,24 +110,9 @@ def convert(state: State, format: str | None = None, prefix: str | None = None) 
     except KeyError as error:
         raise CheckpointError(f'the weights lack {error}, which {name!r} files have') from error
 
-    renamed, unknown = {}, []
-    left_out = [k for k in state if not k.startswith(prefix)]
-    for key, value in prepared.items():
-        if re.fullmatch(BUFFERS, key):
-            continue
-        new = _rename(key, FORMATS[name].rules)
-        if new:
-            renamed[new] = value
-        elif new is None or key.startswith(_OF_HEADS[: 1 if prefix else None]):
-            left_out.append(prefix + key)
-        else:
-            unknown.append(key)
-    if unknown:
-        raise CheckpointError(
-            f'{len(unknown)} keys are unknown in the format {name!r}, among them '
-            f'{unknown[:4]}; if the format is another, name it ({", ".join(FORMATS)})'
-        )
+    renamed, of_heads = _rename_all(prepared, name, prefix)
     last = max(int(k.split('.')[1]) for k in renamed if k.startswith('layers.'))
+    left_out = [*(k for k in state if not k.startswith(prefix)), *of_heads]
     heads = {new: state[k] for k in left_out if (new := _rename(k.removeprefix(prefix), HEADS))}
     return Converted(
         format=name,
@@ -139,6 +124,31 @@ def convert(state: State, format: str | None = None, prefix: str | None = None) 
         windows=pretrained_windows(_coordinate_tables(inside, FORMATS[name].rules)),
         notes=_global_blocks(inside),
     )
+
+
+def _rename_all(prepared: State, format: str, prefix: str) -> tuple[State, list[str]]:
+    """The weights of a network under our keys, and the keys, with the prefix, of what is no part.
+
+    Raises:
+        CheckpointError: if keys are neither.
+    """
+    renamed, left_out, unknown = {}, [], []
+    for key, value in prepared.items():
+        if re.fullmatch(BUFFERS, key):
+            continue
+        new = _rename(key, FORMATS[format].rules)
+        if new:
+            renamed[new] = value
+        elif new is None or key.startswith(_OF_HEADS[: 1 if prefix else None]):
+            left_out.append(prefix + key)
+        else:
+            unknown.append(key)
+    if unknown:
+        raise CheckpointError(
+            f'{len(unknown)} keys are unknown in the format {format!r}, among them '
+            f'{unknown[:4]}; if the format is another, name it ({", ".join(FORMATS)})'
+        )
+    return renamed, left_out
 
 
 def _detect(state: State, format: str | None, prefix: str | None) -> tuple[str, str]:
@@ -174,8 +184,8 @@ def _detect(state: State, format: str | None, prefix: str | None) -> tuple[str, 
             f'no SwinV2 of format {format or "any"} under the prefix {prefix!r}; there is {seen}'
         )
     _refuse_unsupported(state)
-    some = ', '.join(sorted(state)[:4])
-    raise CheckpointError(f'no SwinV2 in these {len(state)} weights; their keys begin {some}')
+    examples = ', '.join(sorted(state)[:4])
+    raise CheckpointError(f'no SwinV2 in these {len(state)} weights; their keys begin {examples}')
 
 
 def _refuse_unsupported(state: State) -> None:
@@ -281,10 +291,10 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     while any(key.startswith(f'layers.{len(depths)}.') for key in state):
         stage = f'layers.{len(depths)}.blocks.'
         depths.append(len({key.split('.')[3] for key in state if key.startswith(stage)}))
-        heads.append(_rows(state.get(f'{stage}0.attn.logit_scale')))
+        heads.append(_num_rows(state.get(f'{stage}0.attn.logit_scale')))
     extra_norms = [int(key.split('.')[3]) for key in state if key.endswith('.enorm.weight')]
     arch: dict[str, Any] = {
-        'embed_dims': _rows(state[PATCHES]),
+        'embed_dims': _num_rows(state[PATCHES]),
         'depths': tuple(depths),
         'num_heads': tuple(heads),
         'extra_norm_every': 1 + min(extra_norms, default=-1),
@@ -295,5 +305,5 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return arch
 
 
-def _rows(weight: Tensor | None) -> int:
+def _num_rows(weight: Tensor | None) -> int:
     return len(weight) if weight is not None and weight.ndim else 0

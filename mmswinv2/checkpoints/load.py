@@ -4,8 +4,7 @@ If a check fails, no weight has been changed.
 """
 
 import re
-from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,17 @@ from ..core.lora import DOWN, UP, is_adapter
 from ..core.swin_v2 import SwinV2
 from ..errors import CheckpointError
 from ..files import StrPath
-from .adapters import add_adapters, add_base, networks
+from .adapters import networks
 from .class_map import HEAD, check_classes, choose_classes
 from .convert import Converted, convert_checkpoint, describe, recorded_windows
-from .entries import entries_note, of_file, plain_keys, unwrap
+from .entries import entries_note, unwrap
 from .files import read_checkpoint
 from .formats import PATCHES, State, unwrapped
 from .inputs import adapt_channels, inflate, is_2d
+from .model_keys import BACKBONE, backbone_of, is_backbone, weights_for
 from .report import LoadReport, compare_keys, short_windows
 
 _OUTPUT_NORM = re.compile(r'(backbone\.)?norm\d\.(weight|bias)')
-_BACKBONE = 'backbone.'
-_WRAPPED = re.compile(r'(module|base_model\.model)\.')  # by distributed training, by peft
-_PATCHES = 'backbone.patch_embed.proj.'
 
 
 def load_pretrained(
@@ -131,7 +128,7 @@ def load_whole_model(
         raise CheckpointError(f'new must be a list of parts of names, none empty, got {new!r}')
     checkpoint, own = read_checkpoint(path), model.state_dict()
     meta = checkpoint.get('meta') or {}
-    given, converted, notes, _ = _for_model(model, own, checkpoint, path, meta.get('lora'))
+    given, converted, notes, _ = weights_for(model, own, checkpoint, path, meta.get('lora'))
     if class_map is not None:
         if any(part in key for part in new for key in HEAD):
             raise CheckpointError(f'new={list(new)} and class_map both say how the head starts')
@@ -174,7 +171,7 @@ def fit_weights(
     """
     own = model.state_dict()
     meta = getattr(getattr(checkpoint, '_metadata', None), 'meta', None) or {}
-    given, converted, notes, alone = _for_model(model, own, checkpoint, path, meta.get('lora'))
+    given, converted, notes, alone = weights_for(model, own, checkpoint, path, meta.get('lora'))
     if (
         isinstance(model, SwinV2)
         and any(key not in given or given[key].shape != own[key].shape for key in own)
@@ -192,16 +189,16 @@ def fit_weights(
     if isinstance(model, SwinV2):
         report.windows = recorded_windows(meta)
         _check_windows(report, model)
-    if (backbone := _backbone_of(model)) is not None:
-        problems = report.problems(lambda key: _OUTPUT_NORM.fullmatch(key) or not _is_backbone(key))
+    if (backbone := backbone_of(model)) is not None:
+        problems = report.problems(lambda key: _OUTPUT_NORM.fullmatch(key) or not is_backbone(key))
         if converted is not None:
-            alone = all(map(_is_backbone, own.keys() & given.keys()))
-        if alone and not problems and not all(map(_is_backbone, own)):
+            alone = all(map(is_backbone, own.keys() & given.keys()))
+        if alone and not problems and not all(map(is_backbone, own)):
             problems = 'it holds a backbone alone, where a whole model belongs'
             if converted is not None and converted.unknown:
                 problems = f'nothing but its backbone fits, and {converted.unknown[0]} is unknown'
         if problems:
-            state = {unwrapped(k).removeprefix(_BACKBONE): v for k, v in given.items()}
+            state = {unwrapped(k).removeprefix(BACKBONE): v for k, v in given.items()}
             raise CheckpointError(
                 f'{path} does not fit the model of the config ({problems}); for the weights of a '
                 "backbone alone: model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
@@ -211,88 +208,6 @@ def fit_weights(
     report.notes += notes
     _check_report(report, own, names)
     return given, report
-
-
-def _for_model(
-    model: nn.Module, own: State, checkpoint: Any, path: StrPath, described: Any
-) -> tuple[State, Converted | None, list[str], bool]:
-    """The weights of a file under the keys of a whole model, converted if necessary.
-
-    `own` is the model's state dict, `described` what the file records of its adapters.
-
-    Returns:
-        the weights, how they were converted, notes on the prefix and on adapters, and whether all
-        keys under the prefix are those of a backbone.
-    """
-    with of_file(path):
-        found = unwrap(checkpoint, kinds={type(value) for value in own.values()})
-        given = plain_keys(found, own)
-    given, prefix, alone = _under_own_keys(given, own)
-    given, notes = add_base(model, own, given, path, described)
-    if prefix:
-        notes = [f'taken off its keys: the prefix {prefix!r}', *notes]
-    ours = _backbone_of(model) is not None
-    if not ours or any(unwrapped(name).startswith(_PATCHES) for name in given):
-        given, more = add_adapters(model, own, given)
-        return given, None, notes + more, alone
-    converted, found = convert_checkpoint(checkpoint, path), plain_keys(found)
-    given = {
-        **{_BACKBONE + name: value for name, value in converted.state.items()},
-        **converted.heads,
-        **{name: found[name] for name in converted.unknown},  # to be reported
-    }
-    wrapped = {unwrapped(name): name for name in own}
-    given = {wrapped.get(name, name): value for name, value in given.items()}
-    given, more = add_adapters(model, own, given)
-    return given, converted, notes + more, False
-
-
-def _under_own_keys(given: State, own: State) -> tuple[State, str, bool]:
-    """Weights under a model's keys: without a prefix, and with what torch's wrappers add there.
-
-    Returns:
-        the weights, the prefix that was taken off, and whether all keys under it are those of a
-        backbone.
-    """
-    while given and all(_WRAPPED.match(name) and name not in own for name in given):
-        given = {_WRAPPED.sub('', name, count=1): value for name, value in given.items()}
-    wrapped = {unwrapped(name): name for name in own}  # keys of a compiled model
-    given = {unwrapped(name): value for name, value in given.items()}
-    prefix = _common_prefix(given, wrapped)
-    under = [name.removeprefix(prefix) for name in given if name.startswith(prefix)]
-    if prefix and any(name in given for name in under):  # of another network
-        prefix = ''
-    beside = [name for name in given if name in wrapped]
-    alone = bool(prefix) and all(map(_is_backbone, (*under, *beside)))
-    given = {name.removeprefix(prefix): value for name, value in given.items()}
-    return {wrapped.get(name, name): value for name, value in given.items()}, prefix, alone
-
-
-def _common_prefix(given: Iterable[str], own: Container[str]) -> str:
-    """The prefix without which the keys of a file are those of a model; ``''`` if they are so.
-
-    It is the one of most keys. It must not be in doubt: no other prefix may be that of more than
-    half as many. Keys without it stay as they are.
-    """
-    found: Counter[str] = Counter()
-    for name in given:
-        parts = name.split('.')
-        rests = ('.'.join(parts[i:]) for i in range(len(parts)))
-        if (fits := next((rest for rest in rests if rest in own), None)) is not None:
-            found[name.removesuffix(fits)] += 1
-    (prefix, count), (_, second) = [*found.most_common(2), ('', 0), ('', 0)][:2]
-    return prefix if 2 * second <= count else ''
-
-
-def _backbone_of(model: nn.Module) -> SwinV2 | None:
-    """The backbone of a whole model if it is of this package, compiled or not."""
-    backbone = getattr(model, 'backbone', None)
-    backbone = getattr(backbone, '_orig_mod', backbone)
-    return backbone if isinstance(backbone, SwinV2) else None
-
-
-def _is_backbone(key: str) -> bool:
-    return unwrapped(key).startswith(_BACKBONE)
 
 
 def unshard(value: Any, keep: bool = True) -> Any:
@@ -331,7 +246,7 @@ def _note_source(report: LoadReport, converted: Converted) -> None:
 
 def _check_source(report: LoadReport, converted: Converted | None, model: nn.Module) -> None:
     """Note the source of converted weights, and refuse those trained with other windows."""
-    backbone = _backbone_of(model)
+    backbone = backbone_of(model)
     if converted is not None and backbone is not None:
         _note_source(report, converted)
         _check_windows(report, backbone)

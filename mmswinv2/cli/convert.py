@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..checks import want
 from ..errors import UserError, nearest
 from ..files import check_not_source
 from ..options import ArgumentParser
@@ -108,8 +109,7 @@ def convert_weights(args: argparse.Namespace) -> None:
     if args.pretrained_windows:
         axes = 2 if is_2d(converted.state) else 3
         given = args.pretrained_windows
-        if min(given) < 1:
-            raise UserError(f'--pretrained-windows must be at least 1, got {given}')
+        want('--pretrained-windows', given, 'at least 1', min(given) >= 1)
         given = given * len(arch['depths']) if len(given) == 1 else given  # of all stages
         stated = {i: (w,) * axes for i, w in enumerate(given)}
         others = any(windows.get(stage, window) != window for stage, window in stated.items())

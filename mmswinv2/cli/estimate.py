@@ -6,7 +6,9 @@ the model on random ones. Prints the memory of each part, and whether the traini
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
+from ..checks import want
 from ..errors import UserError
 from ..options import STRATEGIES, ArgumentParser, add_config_options
 from ..progress import print_table
@@ -54,16 +56,13 @@ def main(arguments: Sequence[str]) -> None:
     import torch
 
     from ..analysis import follow_step, input_size
-    from ..analysis.memory import dtype_of, measure_memory, strategy_of
+    from ..analysis.measured_memory import measure_memory
+    from ..analysis.memory import dtype_of, strategy_of
     from ..engine.configs import config_with_options
     from ..engine.settings import set_lora
 
     cfg = config_with_options(args.config, args.cfg_options)
-    if args.gpus < 1 or (args.batch_size is not None and args.batch_size < 1):
-        raise UserError('--gpus and --batch-size must be at least 1')
-    for option in ('card', 'reserve'):
-        if not 0 <= (value := getattr(args, option)) < float('inf'):
-            raise UserError(f'--{option} must be a number from 0, in GiB, got {value}')
+    _check_numbers(args)
     if args.lora is not None:
         set_lora(cfg, args.lora)
     size = input_size(cfg, args.shape)
@@ -73,23 +72,13 @@ def main(arguments: Sequence[str]) -> None:
     name = args.dtype or dtype_of(cfg)
     dtype = None if name == 'float32' else getattr(torch, name)
     step = follow_step(cfg, size, batch_size, dtype)
-    estimate = step.estimate(strategy, args.gpus, bucket)
+    estimate = step.estimate(strategy, args.gpus, bucket)  # in bytes
     print(
         f'{args.config}\n{batch_size} x {" x ".join(map(str, size))} on each of {args.gpus} GPUs, '
         f'{strategy}, {name}, {estimate.count / 1e6:,.1f} million parameters, '
         f'{step.trained / 1e6:,.1f} million of them trained'
     )
-    rows = {
-        'weights': estimate.parameters,
-        'gradients': estimate.gradients,
-        "optimizer's state": estimate.optimizer,
-        'buffers of the strategy': estimate.buffers,
-        'activations': estimate.activations,
-        'total at the highest point': estimate.total,
-        **{f'kept for backward: {name}': size for name, size in estimate.saved.items()},
-        'largest attention layer, while it runs': estimate.attention,
-    }
-    print_table((name, f'{size / _GIB:.3f} GiB') for name, size in rows.items())
+    _print_parts(estimate)
     need = estimate.total / _GIB + args.reserve
     verdict = 'fits' if need <= args.card else 'does NOT fit'
     print(
@@ -104,3 +93,27 @@ def main(arguments: Sequence[str]) -> None:
             f'one device: predicted {predicted / _GIB:.3f} GiB, measured {measured / _GIB:.3f} '
             f'GiB, predicted / measured = {predicted / measured:.3f}'
         )
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    """Raise `UserError` for impossible numbers of GPUs, samples or GiB."""
+    if args.gpus < 1 or (args.batch_size is not None and args.batch_size < 1):
+        raise UserError('--gpus and --batch-size must be at least 1')
+    for option in ('card', 'reserve'):
+        value = getattr(args, option)
+        want(f'--{option}', value, 'a number from 0, in GiB', 0 <= value < float('inf'))
+
+
+def _print_parts(estimate: Any) -> None:
+    """Print the memory of each part of an `analysis.Estimate`."""
+    rows = {
+        'weights': estimate.parameters,
+        'gradients': estimate.gradients,
+        "optimizer's state": estimate.optimizer,
+        'buffers of the strategy': estimate.buffers,
+        'activations': estimate.activations,
+        'total at the highest point': estimate.total,
+        **{f'kept for backward: {name}': size for name, size in estimate.saved.items()},
+        'largest attention layer, while it runs': estimate.attention,
+    }
+    print_table((name, f'{size / _GIB:.3f} GiB') for name, size in rows.items())

@@ -156,9 +156,9 @@ def _compare(cfg: Any, model: Any, file: Any, samples: Sequence[Any]) -> dict[st
         for key, value in differences(file.task, ours, theirs).items():
             old = worst.get(key, 0.0)
             worst[key] = value if not value <= old else old  # keeps NaN
-    print(f'{len(samples)} pictures, largest differences: {_words(worst)}')
+    print(f'{len(samples)} pictures, largest differences: {_in_words(worst)}')
     if wrong := too_large(worst):
-        raise UserError(f'the file differs from the model: {_words(wrong)}; nothing was written')
+        raise UserError(f'the file differs from the model: {_in_words(wrong)}; nothing was written')
     if cfg is None:
         return None
     of_model, of_file = metrics(cfg, (model, file))
@@ -172,7 +172,7 @@ def _compare(cfg: Any, model: Any, file: Any, samples: Sequence[Any]) -> dict[st
     return of_file
 
 
-def _words(numbers: dict[str, float]) -> str:
+def _in_words(numbers: dict[str, float]) -> str:
     return ', '.join(f'{key} {value:.1e}' for key, value in numbers.items())
 
 

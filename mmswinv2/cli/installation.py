@@ -91,44 +91,51 @@ def check_driver() -> list[Finding]:
     """The driver of NVIDIA, and whether torch can use it."""
     import torch
 
-    cards = _output('nvidia-smi', '--query-gpu=name,driver_version', '--format=csv,noheader')
-    known = re.search(r'CUDA Version: *([\d.]+)', _output('nvidia-smi'))
-    usable, remedy = torch.cuda.is_available(), ''
+    usable = torch.cuda.is_available()
     if torch.version.hip is not None:
-        state = OK if usable else BROKEN
         text = f'ROCm {torch.version.hip}; nobody has tried this project on it'
         remedy = '' if usable else 'see whether rocminfo lists a GPU'
-    elif not cards.strip():
-        if usable:  # as in containers without the driver's programs, on Jetson
-            state, text = OK, f'{torch.cuda.get_device_name()}; there is no nvidia-smi'
-        elif has_card():  # containers may lack the driver on purpose
-            state = NOTE
-            text = 'a card of NVIDIA is here, and no driver that runs (nvidia-smi): the CPU is used'
-            remedy = (
-                'sudo ubuntu-drivers install (Debian: sudo apt install nvidia-driver; in a '
-                'container: docker run --gpus all)'
-            )
-        else:
-            state = NOTE if torch.version.cuda else ABSENT
-            text = 'no NVIDIA driver here (nvidia-smi): the CPU is used'
+        return [Finding('GPU', OK if usable else BROKEN, text, remedy)]
+    cards = _output('nvidia-smi', '--query-gpu=name,driver_version', '--format=csv,noheader')
+    if not cards.strip():
+        return [_without_nvidia_smi()]
+    known = re.search(r'CUDA Version: *([\d.]+)', _output('nvidia-smi'))
+    text = '; '.join(line.replace(', ', ', driver ') for line in cards.strip().splitlines())
+    text += f', for CUDA up to {known[1] if known else "unknown"}'
+    if usable:
+        return [Finding('GPU', OK, text)]
+    if torch.version.cuda is None:
+        text += '; torch is a build without CUDA'
+        remedy = _pip(
+            f'install --force-reinstall {_this_torch()} --index-url '
+            'https://download.pytorch.org/whl/cuXXX, with cuXXX for a CUDA that the driver '
+            'knows; then build mmcv again'
+        )
     else:
-        state = OK if usable else BROKEN
-        text = '; '.join(line.replace(', ', ', driver ') for line in cards.strip().splitlines())
-        text += f', for CUDA up to {known[1] if known else "unknown"}'
-        if not usable and torch.version.cuda is None:
-            text += '; torch is a build without CUDA'
-            remedy = _pip(
-                f'install --force-reinstall {_this_torch()} --index-url '
-                'https://download.pytorch.org/whl/cuXXX, with cuXXX for a CUDA that the driver '
-                'knows; then build mmcv again'
-            )
-        elif not usable:
-            text += f'; torch was built with CUDA {torch.version.cuda} and sees no GPU'
-            remedy = (
-                'update the driver, or install a torch for an older CUDA '
-                '(docs/how_to/install.md); and see whether CUDA_VISIBLE_DEVICES hides the GPU'
-            )
-    return [Finding('GPU', state, text, remedy)]
+        text += f'; torch was built with CUDA {torch.version.cuda} and sees no GPU'
+        remedy = (
+            'update the driver, or install a torch for an older CUDA '
+            '(docs/how_to/install.md); and see whether CUDA_VISIBLE_DEVICES hides the GPU'
+        )
+    return [Finding('GPU', BROKEN, text, remedy)]
+
+
+def _without_nvidia_smi() -> Finding:
+    """The finding on a machine where NVIDIA's nvidia-smi is missing or lists no card."""
+    import torch
+
+    if torch.cuda.is_available():  # as in containers without the driver's programs, on Jetson
+        return Finding('GPU', OK, f'{torch.cuda.get_device_name()}; there is no nvidia-smi')
+    if has_card():  # containers may lack the driver on purpose
+        return Finding(
+            'GPU',
+            NOTE,
+            'a card of NVIDIA is here, and no driver that runs (nvidia-smi): the CPU is used',
+            'sudo ubuntu-drivers install (Debian: sudo apt install nvidia-driver; in a '
+            'container: docker run --gpus all)',
+        )
+    state = NOTE if torch.version.cuda else ABSENT
+    return Finding('GPU', state, 'no NVIDIA driver here (nvidia-smi): the CPU is used')
 
 
 def _this_torch() -> str:

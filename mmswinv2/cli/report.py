@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..checks import want
 from ..errors import UserError
 from ..files import write_atomically
 from ..options import ArgumentParser, add_config_options
@@ -52,8 +53,7 @@ def report(
     from ..inference.predict import check_score
 
     check_score(score)
-    if pictures < 0:
-        raise UserError(f'pictures must be at least 0, got {pictures}')
+    want('pictures', pictures, 'at least 0', pictures >= 0)
     if predict and predictions:
         raise UserError('give predictions, or let predict make them, not both')
     work = read_work_dir(work_dir)

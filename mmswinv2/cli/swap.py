@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from ..checks import want
 from ..errors import UserError
 from ..options import ArgumentParser
 
@@ -60,10 +61,9 @@ def main(arguments: Sequence[str]) -> None:
 
     if args.window is None:
         args.window = default_window(args.arch, args.checkpoint)
-    if args.lr is not None and not 0 < args.lr < float('inf'):
-        raise UserError(f'--lr must be a number above 0, got {args.lr}')
-    if args.layer_decay is not None and not 0 < args.layer_decay <= 1:
-        raise UserError(f'--layer-decay must be above 0 and at most 1, got {args.layer_decay}')
+    lr, decay = args.lr, args.layer_decay
+    want('--lr', lr, 'a number above 0', lr is None or 0 < lr < float('inf'))
+    want('--layer-decay', decay, 'above 0 and at most 1', decay is None or 0 < decay <= 1)
     source = hosts.find_config(args.config)
     out = args.out or Path(f'{source.stem}_swinv2-{args.arch}-w{args.window}.py')
     if out.suffix != '.py':

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checks import want
 from ..errors import UserError
 from ..options import ArgumentParser, add_model_options
 
@@ -108,9 +109,8 @@ def main(arguments: Sequence[str]) -> None:
 
     check_score(args.score)
     for option in ('max_size', 'max_frames'):
-        if not 0 < getattr(args, option) < float('inf'):
-            name = option.replace('_', '-')
-            raise UserError(f'--{name} must be more than 0, got {getattr(args, option)}')
+        name, value = option.replace('_', '-'), getattr(args, option)
+        want(f'--{name}', value, 'more than 0', 0 < value < float('inf'))
     port = free_port(args.host, args.port)
     if importlib.util.find_spec('gradio') is None:
         raise UserError("the page needs Gradio: pip install 'mmswinv2[ui]'")

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..checks import is_count, is_number, want
 from ..errors import UserError
 
 IntOrInts = int | Sequence[int]
@@ -204,22 +205,6 @@ def one_each(value: Any, num_stages: int, name: str) -> tuple[Any, ...]:
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
-
-
-def is_count(value: Any, minimum: int = 1, maximum: float = math.inf) -> bool:
-    """Whether `value` is an int from `minimum` to `maximum`; a bool does not count as an int."""
-    return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
-
-
-def is_number(value: Any) -> bool:
-    """Whether `value` is an int or a float; a bool does not count as an int."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def want(name: str, value: Any, rule: str, holds: bool) -> None:
-    """Raise `UserError` with the rule if it does not hold for the argument."""
-    if not holds:
-        raise UserError(f'{name} must be {rule}, got {value!r}')
 
 
 def want_rate(name: str, value: Any) -> None:

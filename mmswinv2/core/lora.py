@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import nn
 
+from ..checks import is_count, is_number, want
 from ..errors import UserError, nearest
-from .arguments import is_count, is_number, want, want_rate
+from .arguments import want_rate
 from .layers import LoRALinear
 
 TARGETS = ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')

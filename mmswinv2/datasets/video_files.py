@@ -10,13 +10,12 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import UserError, needed
-from ..files import StrPath, part_of
+from ..files import StrPath, atomic_file
 
 # Seek to a key frame at least so many frames ahead; up to there, decoding on is as fast.
 _SEEK = 16
@@ -355,13 +354,7 @@ def write_video(
     times: Iterable[float] | None = None,
 ) -> None:
     """Write frames as H.264, all of them or no file; see `VideoWriter`."""
-    target = Path(path)
-    part = part_of(target, ends=True)
-    try:
-        with VideoWriter(part, fps, options) as video:
-            at = iter(times or ())
-            for frame in frames:
-                video.write(frame, next(at, None))
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic_file(path, keep_suffix=True) as part, VideoWriter(part, fps, options) as video:
+        at = iter(times or ())
+        for frame in frames:
+            video.write(frame, next(at, None))

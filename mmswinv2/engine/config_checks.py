@@ -8,14 +8,14 @@ from mmengine import optim
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import OPTIMIZERS
-from mmengine.runner import Runner, set_random_seed
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from mmengine.runner import Runner
 
 from .. import hosts
-from ..core.arguments import get_variant, is_count, is_number
+from ..checks import is_count, is_number
+from ..core.arguments import get_variant
 from ..errors import UserError, nearest, unknown_type
 from ..log import warn
-from .config_names import LOADERS, arguments, settings_in
+from .config_names import LOADERS, NAMES, arguments, settings_in
 
 # settings of schedulers
 LENGTHS = (
@@ -34,8 +34,8 @@ def _whole(least: int, most: float = math.inf) -> tuple[str, Callable[[Any], boo
 
 
 def _count(least: int) -> tuple[str, Callable[[Any], bool]]:
-    wanted = f'a whole number from {least}, without a decimal point'
-    return wanted, lambda value: is_count(value, minimum=least)
+    rule = f'a whole number from {least}, without a decimal point'
+    return rule, lambda value: is_count(value, minimum=least)
 
 
 def _is_list(value: Any, is_right: Callable[[Any], bool] = lambda item: True) -> bool:
@@ -133,9 +133,9 @@ _ARGUMENTS = {  # setting: types that check arguments only in mid-run, and the v
     ),
     'optim_wrapper.clip_grad': (
         (None, 'norm', 'value'),
-        arguments(clip_grad_norm_, clip_grad_value_),
+        NAMES['clip_grad'],
     ),
-    'randomness': ((None,), arguments(set_random_seed)),
+    'randomness': ((None,), NAMES['randomness']),
     '*.nms': (
         (None, 'nms', 'soft_nms'),
         {
@@ -151,22 +151,27 @@ def check_values(cfg: Config) -> None:
     for place, value in settings_in(cfg._to_lazy_dict()):
         *_, parent, key = ('', *place.split('.'))
         for pattern in (place, f'*.{key}', f'*.{parent}.{key}', f'*.{parent}.*'):
-            wanted, is_good = _RULES.get(pattern, _ANY)
-            if value is None and pattern in _NEVER_NONE:
-                empty = ', which may be empty' if wanted == _DICT[0] else ', or left out'
-                raise UserError(f'{place}=None in the config must be {wanted}{empty}')
-            if value is not None and not is_good(value):
-                raise UserError(f'{place}={value!r:.80} in the config must be {wanted}')
-            types, names = _ARGUMENTS.get(pattern, ((), ()))
-            if isinstance(value, Mapping) and value.get('type') in types:
-                for name in value.keys() - {'type', '_scope_', *names}:
-                    raise UserError(
-                        f'{place} in the config takes no argument {name!r}{nearest(name, names)}'
-                    )
+            _check_value(place, value, pattern)
     _check_schedulers(cfg)
     _check_best(cfg)
     _check_scores(cfg)
     _check_channels(cfg)
+
+
+def _check_value(place: str, value: Any, pattern: str) -> None:
+    """Raise `UserError` if a setting breaks the rule of a pattern, or has an unknown argument."""
+    rule, is_good = _RULES.get(pattern, _ANY)
+    if value is None and pattern in _NEVER_NONE:
+        empty = ', which may be empty' if rule == _DICT[0] else ', or left out'
+        raise UserError(f'{place}=None in the config must be {rule}{empty}')
+    if value is not None and not is_good(value):
+        raise UserError(f'{place}={value!r:.80} in the config must be {rule}')
+    types, names = _ARGUMENTS.get(pattern, ((), ()))
+    if isinstance(value, Mapping) and value.get('type') in types:
+        for name in value.keys() - {'type', '_scope_', *names}:
+            raise UserError(
+                f'{place} in the config takes no argument {name!r}{nearest(name, names)}'
+            )
 
 
 def _check_schedulers(cfg: Config) -> None:
@@ -174,24 +179,29 @@ def _check_schedulers(cfg: Config) -> None:
     schedulers: Any = cfg.get('param_scheduler') or ()
     groups = {'param_scheduler': schedulers}
     if of_several_optimizers(schedulers):
-        groups = {f'param_scheduler.{name}': those for name, those in schedulers.items()}
-    for place, those in groups.items():
-        for scheduler in filter(None, hosts.as_list(those)):
+        groups = {f'param_scheduler.{name}': group for name, group in schedulers.items()}
+    for place, group in groups.items():
+        for scheduler in filter(None, hosts.as_list(group)):
             if not isinstance(scheduler, Mapping) or 'type' not in scheduler:
                 raise UserError(f'{place} in the config: {scheduler!r:.80} has no type')
-            for key in filter(scheduler.__contains__, (*LENGTHS, *LISTS_OF_LENGTHS)):
-                value, wanted = scheduler[key], 'a number from 0'
-                good = is_number(value) and value >= 0
-                if key in LISTS_OF_LENGTHS:
-                    wanted, several = 'a list of numbers', (list, tuple, range, set, frozenset)
-                    good = isinstance(value, several) and all(map(is_number, value))
-                elif value is None:
-                    good = key not in ('begin', 'end')
-                if not good:
-                    raise UserError(
-                        f'{place} in the config: {key}={value!r} of {hosts.type_name(scheduler)} '
-                        f'must be {wanted}'
-                    )
+            _check_lengths(scheduler, place)
+
+
+def _check_lengths(scheduler: Mapping[str, Any], place: str) -> None:
+    """Raise `UserError` if a length of the scheduler at `place` is no number."""
+    for key in filter(scheduler.__contains__, (*LENGTHS, *LISTS_OF_LENGTHS)):
+        value, rule = scheduler[key], 'a number from 0'
+        good = is_number(value) and value >= 0
+        if key in LISTS_OF_LENGTHS:
+            rule, several = 'a list of numbers', (list, tuple, range, set, frozenset)
+            good = isinstance(value, several) and all(map(is_number, value))
+        elif value is None:
+            good = key not in ('begin', 'end')
+        if not good:
+            raise UserError(
+                f'{place} in the config: {key}={value!r} of {hosts.type_name(scheduler)} '
+                f'must be {rule}'
+            )
 
 
 def of_several_optimizers(schedulers: Any) -> bool:
@@ -315,7 +325,7 @@ def check_optimizers(cfg: Config) -> None:
 def _check_scores(cfg: Config) -> None:
     """Raise `UserError` for metrics with scores of the same names, or with results for no file."""
     for where in ('val_evaluator', 'test_evaluator'):
-        seen: dict[Any, str] = {}
+        seen: set[tuple[str, Any, str]] = set()
         for metric in hosts.as_list(cfg.get(where) or ()):
             if not isinstance(metric, Mapping):
                 continue
@@ -330,13 +340,12 @@ def _check_scores(cfg: Config) -> None:
             # IoUMetric reports aAcc whatever it is asked for
             scores = {'CocoMetric': metric.get('metric', 'bbox'), 'IoUMetric': 'aAcc'}
             for score in map(str, hosts.as_list(scores.get(kind, ()))):
-                key = (kind, metric.get('prefix'), score)
-                if key in seen:
+                if (key := (kind, metric.get('prefix'), score)) in seen:
                     raise UserError(
                         f'{where} has {kind} twice, and both report {score}; let one measure all, '
                         'or give one of them a prefix of its own'
                     )
-                seen[key] = score
+                seen.add(key)
 
 
 def _check_best(cfg: Config) -> None:

@@ -14,6 +14,7 @@ from mmengine.runner import (
     IterBasedTrainLoop,
     LogProcessor,
     Runner,
+    set_random_seed,
 )
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
@@ -41,12 +42,12 @@ def arguments(*functions: Callable[..., Any]) -> set[str]:
     return {name for function in functions for name in inspect.signature(function).parameters}
 
 
-_NAMES = {  # node without 'type': keys that the hosts know in it, set in a base config or not
+NAMES = {  # node without 'type': keys that the hosts know in it, set in a base config or not
     **dict.fromkeys(LOADERS, (*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch')),
     'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
     'mp_cfg': ('mp_start_method', 'opencv_num_threads'),
     'dist_cfg': ('backend', 'init_backend', 'timeout'),
-    'randomness': ('seed', 'diff_rank_seed', 'deterministic'),
+    'randomness': tuple(arguments(set_random_seed)),
     'auto_scale_lr': ('enable', 'base_batch_size'),
     'paramwise_cfg': (
         *('custom_keys', 'bypass_duplicate', 'bias_lr_mult', 'dcn_offset_lr_mult'),
@@ -198,7 +199,7 @@ def _misspelt(
     replaced = not isinstance(base, Mapping) or not base.keys() <= node.keys()  # by _delete_
     base = {} if replaced else base
     *_, parent, name = ('', '', *place)
-    names = MULTIPLIERS if parent == 'custom_keys' else _NAMES.get(name, ())
+    names = MULTIPLIERS if parent == 'custom_keys' else NAMES.get(name, ())
     free = not place or 'type' in node or name in _FREE
     for key, value in node.items():
         if not place and key not in _USED:

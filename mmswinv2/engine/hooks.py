@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .. import hosts
 from ..checkpoints import fetch_together, load_whole_model, read_class_map
 from ..checkpoints.adapters import copy_base, leave_out_base
-from ..core.arguments import is_count, want
+from ..checks import is_count, want
 from ..errors import UserError
 from ..hosts.host import FILE_KEYS
 from ..log import warn

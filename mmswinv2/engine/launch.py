@@ -97,17 +97,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     use_whole_files()
     set_up_processes(cfg)
     with _keep_config(cfg, 'train' in kinds):
-        if 'runner_type' in cfg:
-            cfg.setdefault('env_cfg', {})  # FlexibleRunner takes none from a config without it
-            runner = RUNNERS.build(cfg)
-        else:
-            options = cfg.pop('compile', None)
-            runner = Runner.from_cfg(cfg)
-            if options:
-                compile_features(runner.model, {} if options is True else dict(options))
-                runner.cfg.compile = options  # for the copy in the work dir
-                runner.dump_config()
-                runner.cfg.pop('compile')  # mmengine would compile the training step
+        runner = _build(cfg)
     print_log(f'{COMMAND}{command_line()}', logger='current')
     runner.register_hook(CheckDatasetHook())
     if 'train' in kinds:
@@ -115,12 +105,31 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         _scale_rates(runner, cfg)
         follow_config(runner)
         runner.work_dir_lock = held
-        runner.register_hook(RepeatableHook())
-        for kind in (CheckInvalidLossHook, LoRAHook):  # the config may have its own
-            if not any(isinstance(hook, kind) for hook in runner.hooks):
-                runner.register_hook(kind())
-        runner.register_hook(ScoresHook())  # behind LoRAHook
+        _register_training_hooks(runner)
     return runner
+
+
+def _build(cfg: Config) -> Runner:
+    """Build the runner of a config, with a compiled model if it asks for one."""
+    if 'runner_type' in cfg:
+        cfg.setdefault('env_cfg', {})  # FlexibleRunner takes none from a config without it
+        return RUNNERS.build(cfg)
+    options = cfg.pop('compile', None)
+    runner = Runner.from_cfg(cfg)
+    if options:
+        compile_features(runner.model, {} if options is True else dict(options))
+        runner.cfg.compile = options  # for the copy in the work dir
+        runner.dump_config()
+        runner.cfg.pop('compile')  # mmengine would compile the training step
+    return runner
+
+
+def _register_training_hooks(runner: Runner) -> None:
+    runner.register_hook(RepeatableHook())
+    for kind in (CheckInvalidLossHook, LoRAHook):  # the config may have its own
+        if not any(isinstance(hook, kind) for hook in runner.hooks):
+            runner.register_hook(kind())
+    runner.register_hook(ScoresHook())  # behind LoRAHook
 
 
 def _log_iterations(cfg: Config) -> None:

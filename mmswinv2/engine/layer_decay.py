@@ -10,8 +10,8 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
 from ..checkpoints.adapters import networks
+from ..checks import is_number, want
 from ..core import SwinV2, layer_id
-from ..core.arguments import is_number, want
 from ..errors import UserError
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 from .config_names import MULTIPLIERS
@@ -53,6 +53,23 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs: Any) -> None:
         """Append one group per layer, weight decay and multiplier to `params`."""
+        rows: list[tuple[str, ...]] = [('group', 'lr', 'weight decay', 'tensors', 'parameters')]
+        for (title, scale, decay_mult), members in self._groups(module).items():
+            group = {'params': members, 'lr': self.base_lr * scale, 'group_name': title}
+            if self.base_wd is not None:
+                group['weight_decay'] = self.base_wd * decay_mult
+            params.append(group)
+            size = sum(p.numel() for p in members)
+            decay = group.get('weight_decay', '-')
+            rows.append((title, f'{group["lr"]:.4g}', f'{decay}', f'{len(members)}', f'{size:,}'))
+        print_log('Parameter groups:\n' + _table(rows), logger='current')
+
+    def _groups(self, module: nn.Module) -> dict[tuple[str, float, float], list[nn.Parameter]]:
+        """The trained parameters by title, factor of the learning rate and of the weight decay.
+
+        Raises:
+            UserError: if the model has no SwinV2 backbone, or an option matches no parameter.
+        """
         rate = self.paramwise_cfg['layer_decay_rate']
         backbones = networks(module)
         if not backbones and rate != 1:
@@ -82,17 +99,7 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             if not free[name] or key in for_free:
                 decay_mult = change.get('decay_mult', decay_mult)
             groups[title, scale * change.get('lr_mult', 1.0), decay_mult].append(parameter)
-
-        rows: list[tuple[str, ...]] = [('group', 'lr', 'weight decay', 'tensors', 'parameters')]
-        for (title, scale, decay_mult), members in groups.items():
-            group = {'params': members, 'lr': self.base_lr * scale, 'group_name': title}
-            if self.base_wd is not None:
-                group['weight_decay'] = self.base_wd * decay_mult
-            params.append(group)
-            size = sum(p.numel() for p in members)
-            decay = group.get('weight_decay', '-')
-            rows.append((title, f'{group["lr"]:.4g}', f'{decay}', f'{len(members)}', f'{size:,}'))
-        print_log('Parameter groups:\n' + _table(rows), logger='current')
+        return groups
 
     def _layer(self, name: str, backbones: dict[str, SwinV2], rate: float) -> tuple[str, float]:
         """The title of the group of a parameter, and the factor of its learning rate."""

@@ -49,7 +49,7 @@ def follow_config(runner: Any) -> None:
         if runner._resume:
             _leave_best_of_others(runner)
             if hasattr(runner, 'saved_schedulers'):
-                changes.count(runner.saved_schedulers, schedulers)
+                changes.compare_numbers(runner.saved_schedulers, schedulers)
         # schedulers may step before the first update of this process, of which mmengine warns
         for scheduler in all_schedulers(runner):
             if getattr(scheduler.optimizer, '_global_step', 0) < 0:
@@ -130,39 +130,39 @@ class _Changes:
         for owner in self._watched:
             vars(owner).pop('load_state_dict', None)
 
-    def count(self, saved: Any, schedulers: dict[str, Any]) -> None:
+    def compare_numbers(self, saved: Any, schedulers: dict[str, Any]) -> None:
         """Compare the number of schedulers with that of the checkpoint."""
-        here = {name: len(those) for name, those in schedulers.items()}
-        there = {name: len(those) for name, those in named(saved)}
-        if here != there:
+        configured = {name: len(group) for name, group in schedulers.items()}
+        stored = {name: len(group) for name, group in named(saved)}
+        if configured != stored:
             self.differences.append(
-                f'{sum(here.values())} schedulers (checkpoint: {sum(there.values())})'
+                f'{sum(configured.values())} schedulers (checkpoint: {sum(stored.values())})'
             )
             self.rates = True
 
     def _load_scheduler(self, owner: Any, name: str, load: Any, state: dict) -> None:
         """Load the state of a scheduler, but keep the config's where a setting differs."""
-        mine = dict(vars(owner))
+        configured = dict(vars(owner))
         load({key: value for key, value in state.items() if not callable(value)})
         settings = [*_settings(owner), '_schedule_phases']  # OneCycleLR has settings there
         different = [
-            f'{name}.{key}={mine[key]} (checkpoint: {state.get(key)})'
+            f'{name}.{key}={configured[key]} (checkpoint: {state.get(key)})'
             for key in settings
-            if key in mine and not _same(mine[key], state.get(key))
+            if key in configured and not _same(configured[key], state.get(key))
         ]
         if different:
             self.differences += [
                 text for text in different if '_schedule_phases' not in text
             ] or different
             self.rates = True
-            mine.pop('load_state_dict', None)
-            vars(owner).update(mine)  # with values computed from the settings
+            configured.pop('load_state_dict', None)
+            vars(owner).update(configured)  # with values computed from the settings
 
     def _load_optimizer(
         self, owner: Any, name: str, load: Any, scheduled: set[str], state: dict
     ) -> None:
         """Load the state of an optimizer, and set again what the config says otherwise."""
-        mine = [dict(group) for group in owner.param_groups]
+        configured = [dict(group) for group in owner.param_groups]
         # the wrapper may add a group of its own for base_param_settings
         optimizer = getattr(owner, 'optimizer', owner)
         own, known = optimizer.param_groups, _optimizer_settings(optimizer)
@@ -177,27 +177,27 @@ class _Changes:
             self.differences.append('the scale of the loss (checkpoint: 1.0)')
         load(state)
         reported = set()
-        for settings, group in zip(mine, owner.param_groups, strict=True):
+        for settings, group in zip(configured, owner.param_groups, strict=True):
             for key, value in settings.items():
-                theirs = group.get(key)
-                if key in _NO_SETTINGS or key in scheduled or _same(value, theirs):
+                stored = group.get(key)
+                if key in _NO_SETTINGS or key in scheduled or _same(value, stored):
                     continue
                 set_by_scheduler = key not in known and key.startswith(_OF_SCHEDULERS)
                 if key not in known and not set_by_scheduler:
                     continue  # a state of the optimizer, as the number of its steps
                 # RMSprop, unlike SGD, has the buffer of its momentum from the first step on
                 at_start = ('amsgrad', 'centered', *(['momentum'] if 'centered' in group else []))
-                if key in at_start and value and not theirs:
+                if key in at_start and value and not stored:
                     raise UserError(
                         f'{name}.{key}={value}: the checkpoint has no state for it, as the run '
-                        f'had {key}={theirs}; set it as it was, or start from the weights alone '
+                        f'had {key}={stored}; set it as it was, or start from the weights alone '
                         'with load_from'
                     )
                 group[key] = value
                 self.rates = self.rates or set_by_scheduler
-                if key not in reported and theirs is not None:
+                if key not in reported and stored is not None:
                     reported.add(key)
-                    self.differences.append(f'{name}.{key}={value} (checkpoint: {theirs})')
+                    self.differences.append(f'{name}.{key}={value} (checkpoint: {stored})')
 
 
 def replay(schedulers: list[Any], runner: Any) -> None:
@@ -272,29 +272,29 @@ def _scheduled(schedulers: Any) -> set[str]:
     return names | ({'betas'} if 'momentum' in names else set())
 
 
-def _check_groups(name: str, mine: list[dict], theirs: list[dict] | None) -> None:
+def _check_groups(name: str, configured: list[dict], stored: list[dict] | None) -> None:
     """Raise `UserError` if the state is of another kind of optimizer, or of other parameters."""
-    if not mine or not theirs:
+    if not configured or not stored:
         return
     kinds = [
         {k for k in groups[0] if k not in _NO_SETTINGS and not k.startswith('initial_')}
-        for groups in (mine, theirs)
+        for groups in (configured, stored)
     ]
     core = {'betas', 'momentum', 'alpha', 'rho', 'eps'}
-    sizes = [[len(group['params']) for group in groups] for groups in (mine, theirs)]
+    sizes = [[len(group['params']) for group in groups] for groups in (configured, stored)]
     if kinds[0] & core != kinds[1] & core or sizes[0] != sizes[1]:
         raise UserError(
-            f'{name}: the checkpoint has the state of another optimizer ({len(theirs)} groups of '
-            f'{sorted(kinds[1])} for {sum(sizes[1])} parameters, here {len(mine)} of '
+            f'{name}: the checkpoint has the state of another optimizer ({len(stored)} groups of '
+            f'{sorted(kinds[1])} for {sum(sizes[1])} parameters, here {len(configured)} of '
             f'{sorted(kinds[0])} for {sum(sizes[0])}); set it as it was, or start from the weights '
             'alone with load_from'
         )
 
 
-def _check_states(name: str, mine: list[dict], state: dict) -> None:
+def _check_states(name: str, configured: list[dict], state: dict) -> None:
     """Raise `UserError` if an optimizer state has another shape than its parameter."""
     numbers = [number for group in state.get('param_groups', ()) for number in group['params']]
-    parameters = [parameter for group in mine for parameter in group['params']]
+    parameters = [parameter for group in configured for parameter in group['params']]
     for number, parameter in zip(numbers, parameters, strict=False):
         for key, value in state['state'].get(number, {}).items():
             # numbers of steps have no axes, and states of Adafactor fewer elements
@@ -337,12 +337,12 @@ def leave_averages(checkpoint: dict[str, Any]) -> None:
         )
 
 
-def _same(mine: Any, theirs: Any) -> bool:
-    if isinstance(mine, (list, tuple)) and isinstance(theirs, (list, tuple)):
-        return len(mine) == len(theirs) and all(map(_same, mine, theirs))
-    if isinstance(mine, (int, float)) and isinstance(theirs, (int, float)):
-        return math.isclose(mine, theirs, rel_tol=1e-9)
-    return callable(mine) or bool(mine == theirs)
+def _same(configured: Any, stored: Any) -> bool:
+    if isinstance(configured, (list, tuple)) and isinstance(stored, (list, tuple)):
+        return len(configured) == len(stored) and all(map(_same, configured, stored))
+    if isinstance(configured, (int, float)) and isinstance(stored, (int, float)):
+        return math.isclose(configured, stored, rel_tol=1e-9)
+    return callable(configured) or bool(configured == stored)
 
 
 def progress(runner: Any) -> tuple[str, int, int]:

@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 
 from .. import hosts
 from ..checkpoints import read_class_map
+from ..checks import want
 from ..errors import UserError
 from ..files import check_writable, is_inside
 from .config_checks import LENGTHS, LISTS_OF_LENGTHS, all_hooks, of_several_optimizers
@@ -41,8 +42,7 @@ def set_length(cfg: Config, max_iters: int | None, max_epochs: int | None) -> No
         if old is None:
             other = '--max-epochs' if unit == 'max_iters' else '--max-iters'
             raise UserError(f'{option}: this config does not train by {unit[4:]}; use {other}')
-        if length < 1:
-            raise UserError(f'{option} must be at least 1, got {length}')
+        want(option, length, 'at least 1', length >= 1)
         cfg.train_cfg[unit] = length
         interval = cfg.train_cfg.get('val_interval')
         if interval is not None:

@@ -21,7 +21,7 @@ from ..checkpoints.files import (
     is_deepspeed_folder,
     read_checkpoint,
 )
-from ..core.arguments import is_count
+from ..checks import is_count
 from ..errors import CheckpointError, UserError
 from ..files import StrPath, find
 from .storage import lock, remove_half_written
@@ -102,16 +102,16 @@ def last_good_checkpoint(work_dir: StrPath) -> Path | None:
             return found  # if it is refused later, the run must not start anew in its place
         else:
             print_log(f'{found} is missing or cut short; trying an older one', logger='current')
-    ages = {}
+    written = {}
     for path in (*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')):
         try:
-            ages[path] = _age(path)
+            written[path] = _write_order(path)
         except CheckpointError as error:
             print_log(f'left out: {error}', logger='current')
-    return max(ages, key=lambda path: ages[path], default=None)
+    return max(written, key=lambda path: written[path], default=None)
 
 
-def _age(path: Path) -> tuple[Any, ...]:
+def _write_order(path: Path) -> tuple[Any, ...]:
     """Orders whole checkpoints by what they say themselves: a copy of an old one is a new file.
 
     Raises `CheckpointError` if it cannot be read.

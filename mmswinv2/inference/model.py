@@ -39,17 +39,9 @@ def load_model(
     from ..checkpoints import fetch, load_whole_model
     from ..engine.settings import set_tta
 
-    if cfg.get('model') is None or not hosts.testing_pipeline(cfg):
-        raise UserError(f'{name_of(cfg)} has no model and test pipeline: predict is for {TASKS}')
-    if hosts.is_tracker(cfg.model):
-        raise UserError(f'{name_of(cfg)} follows objects through videos; predict is for {TASKS}')
+    _check_task(cfg)
+    of_text = _is_of_text(cfg)  # of the model itself, before `set_tta` wraps it
     dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
-    of_text = 'language_model' in cfg.model  # detects the classes that a text names
-    if of_text and not dataset.get('return_classes'):
-        raise UserError(
-            f'{name_of(cfg)} finds what a text names: set return_classes=True in '
-            'test_dataloader.dataset, and metainfo.classes there to the names'
-        )
     host = hosts.of(cfg)
     host.apply()
     hosts.use_registries(cfg)
@@ -63,6 +55,35 @@ def load_model(
     )
     inner = model.module if tta else model
     report = load_whole_model(inner, path, advice=advice)
+    _move(model, device)
+    of_type, own = getattr(host.dataset_class(dataset), 'METAINFO', {}), dataset.get('metainfo')
+    saved, own = ({}, {**of_type, **(own or {})}) if of_text else (report.meta, own)
+    return model.eval(), _meta(inner, of_type, saved, own)
+
+
+def _is_of_text(cfg: Any) -> bool:
+    """Whether the model of a config detects the classes that a text names."""
+    return 'language_model' in cfg.model
+
+
+def _check_task(cfg: Any) -> None:
+    """Raise `UserError` for a config whose model predict does not support."""
+    from .. import hosts
+
+    if cfg.get('model') is None or not hosts.testing_pipeline(cfg):
+        raise UserError(f'{name_of(cfg)} has no model and test pipeline: predict is for {TASKS}')
+    if hosts.is_tracker(cfg.model):
+        raise UserError(f'{name_of(cfg)} follows objects through videos; predict is for {TASKS}')
+    dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
+    if _is_of_text(cfg) and not dataset.get('return_classes'):
+        raise UserError(
+            f'{name_of(cfg)} finds what a text names: set return_classes=True in '
+            'test_dataloader.dataset, and metainfo.classes there to the names'
+        )
+
+
+def _move(model: Any, device: str) -> None:
+    """Move a model to a device; raises `UserError` if it cannot be used."""
     try:
         model.to(place := torch.device(device))
         if place.type == 'meta':
@@ -71,9 +92,6 @@ def load_model(
         raise UserError(
             f'the device {device!r} cannot be used ({error}); name cpu or cuda:0'
         ) from error
-    of_type, own = getattr(host.dataset_class(dataset), 'METAINFO', {}), dataset.get('metainfo')
-    saved, own = ({}, {**of_type, **(own or {})}) if of_text else (report.meta, own)
-    return model.eval(), _meta(inner, of_type, saved, own)
 
 
 def _meta(model: Any, of_type: Any, saved: Mapping, own: Any) -> dict[str, Any]:

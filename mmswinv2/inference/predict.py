@@ -4,11 +4,12 @@ import functools
 import io
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from ..checks import want
 from ..errors import UserError
 from ..log import warn
 from ..progress import track
@@ -98,24 +99,32 @@ def iterate(
     sources = list(find_sources(given, out_dir, clips))
     predictor = Predictor(cfg, checkpoint, device, amp, tta)
     writer = None
-    if out_dir is not None:
-        writer = ResultWriter(Path(out_dir), predictor.cfg, predictor.meta, score)
+    with ExitStack() as stack:
+        if out_dir is not None:
+            writer = ResultWriter(Path(out_dir), predictor.cfg, predictor.meta, score)
+            stack.callback(writer.close)  # results so far are written after an error or interrupt
+        results = _results(predictor, sources, writer, batch_size, max_frames)
+        yield from _warn_of_errors(stack.enter_context(closing(results)), len(sources))
+
+
+def _warn_of_errors(results: Iterable[Any], inputs: int) -> Iterator[Any]:
+    """The results, with ``None`` for each `UserError`.
+
+    Raises:
+        UserError: the first one, if none of the `inputs` can be read (of many, of the first ones).
+    """
     left_out: list[UserError] = []
-    done = 0
-    try:
-        with closing(_results(predictor, sources, writer, batch_size, max_frames)) as results:
-            for result in results:
-                if isinstance(result, UserError):
-                    left_out.append(result)
-                    if not done and len(left_out) in (len(sources), _MOST_IN_VAIN):
-                        raise left_out[0]  # it may be one of the config
-                    warn(f'left out: {result}')
-                    result = None
-                done += result is not None
-                yield result
-    finally:  # after an error or interrupt, the results so far are still written
-        if writer is not None:
-            writer.close()
+    any_read = False
+    for result in results:
+        if not isinstance(result, UserError):
+            any_read = True
+            yield result
+            continue
+        left_out.append(result)
+        if not any_read and len(left_out) in (inputs, _MOST_IN_VAIN):
+            raise left_out[0]  # it may be one of the config
+        warn(f'left out: {result}')
+        yield None
 
 
 def _results(
@@ -160,8 +169,8 @@ def _results_of_film(
 
 def _check_folder(out_dir: Any) -> None:
     """Raise `UserError` for what is no path of a folder, and not ``None``."""
-    if not isinstance(out_dir, (str, os.PathLike, type(None))):
-        raise UserError(f'out_dir must be the path of a folder, got {out_dir!r}')
+    is_path = isinstance(out_dir, (str, os.PathLike, type(None)))
+    want('out_dir', out_dir, 'the path of a folder', is_path)
     if not str(out_dir).strip():
         raise UserError('--out-dir is empty; name a folder')
 
@@ -184,5 +193,4 @@ def _as_texts(inputs: Any) -> list[str]:
 
 def check_score(score: Any) -> None:
     """Raise `UserError` for a score outside [0, 1]."""
-    if not isinstance(score, Real) or not 0 <= float(score) <= 1:
-        raise UserError(f'score must be from 0 to 1, got {score!r}')
+    want('score', score, 'from 0 to 1', isinstance(score, Real) and 0 <= float(score) <= 1)

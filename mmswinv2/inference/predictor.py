@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..checks import want
 from ..errors import UserError
 from .model import TASKS, load_model, name_of
 from .pipeline import Pipeline
@@ -84,16 +85,7 @@ class Predictor:
                         raise sample
                     yield item, sample
                     continue
-                result = next(results)
-                if not any(hasattr(result, key) for key in _KINDS):
-                    raise UserError(
-                        f'{type(self.model).__name__} of {name_of(self.cfg)} predicts nothing that '
-                        f'is known here; predict is for {TASKS}'
-                    )
-                for key in _LARGE:
-                    if hasattr(result, key):
-                        delattr(result, key)
-                yield item, result.cpu()
+                yield item, self._reduced(next(results))
 
     def _prepare(self, item: Item) -> Any:
         """A sample of an item for the model, or the error if it cannot be read."""
@@ -101,6 +93,18 @@ class Predictor:
             return self._pipeline(item, next(self._numbers))
         except UserError as error:
             return error
+
+    def _reduced(self, result: Any) -> Any:
+        """A data sample on the CPU, without its large parts; refuses other kinds of predictions."""
+        if not any(hasattr(result, key) for key in _KINDS):
+            raise UserError(
+                f'{type(self.model).__name__} of {name_of(self.cfg)} predicts nothing that '
+                f'is known here; predict is for {TASKS}'
+            )
+        for key in _LARGE:
+            if hasattr(result, key):
+                delattr(result, key)
+        return result.cpu()
 
     def _results(self, samples: list[Any]) -> Iterator[Any]:
         """Results of samples; a batch holds neighbors of one size only, as segmentors require."""
@@ -110,8 +114,7 @@ class Predictor:
 
 def check_count(name: str, number: Any) -> None:
     """Raise `UserError` for what is no whole number from 1."""
-    if not (isinstance(number, Integral) and int(number) >= 1):
-        raise UserError(f'{name} must be at least 1, got {number!r}')
+    want(name, number, 'at least 1', isinstance(number, Integral) and int(number) >= 1)
 
 
 def _shapes(sample: Any) -> list[Any]:

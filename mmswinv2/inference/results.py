@@ -187,7 +187,7 @@ class ResultWriter:
         from ..datasets.video_files import VideoWriter
 
         path = self.pictures / f'{name}.mp4'
-        part = part_of(path, ends=True)
+        part = part_of(path, keep_suffix=True)
         try:
             with VideoWriter(part, fps or 25) as video:
                 for item, result in outcomes(frames):

@@ -204,8 +204,15 @@ def _is_still_webp(path: Path) -> bool:
     return head[8:12] == b'WEBP' and not (head[12:16] == b'VP8X' and head[20] & 2)
 
 
-def frames_of(name: str, source: str, most: int | None) -> tuple[Iterator[Item], float, int | None]:
-    """The first frames, `most` of them or all, of a video or `Camera` as items ``name/000000``, ...
+def frames_of(
+    name: str, source: str, max_frames: int | None
+) -> tuple[Iterator[Item], float, int | None]:
+    """The frames of a video or `Camera` as items ``name/000000``, ...
+
+    Args:
+        name: name of the video, under which its frames are.
+        source: path of the video, or a `Camera`.
+        max_frames: how many of the first frames to take; ``None``: all.
 
     Returns:
         the frames, frames per second, and the number of frames or ``None`` if unknown.
@@ -223,7 +230,7 @@ def frames_of(name: str, source: str, most: int | None) -> tuple[Iterator[Item],
     elif not Path(source).exists():
         raise UserError(f'{source} does not exist')
     elif Path(source).suffix.lower() in _ANIMATIONS:
-        seconds = [duration for _, duration in itertools.islice(_animation(source), most)]
+        seconds = [duration for _, duration in itertools.islice(_animation(source), max_frames)]
         images, length = (image for image, _ in _animation(source)), len(seconds)
         fps = length / sum(seconds)
         if min(seconds) < max(seconds):
@@ -231,8 +238,8 @@ def frames_of(name: str, source: str, most: int | None) -> tuple[Iterator[Item],
     else:
         reader = open_video(source)
         images, fps, times, length = iter(reader), reader.fps, reader.times, len(reader)
-    number = min((n for n in (length, most) if n is not None), default=None)
-    return _numbered(name, source, itertools.islice(images, most), times, number), fps, number
+    number = min((n for n in (length, max_frames) if n is not None), default=None)
+    return _numbered(name, source, itertools.islice(images, max_frames), times, number), fps, number
 
 
 def _animation(path: str) -> Iterator[tuple[np.ndarray, float]]:

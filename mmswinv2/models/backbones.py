@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ..checkpoints import LoadReport, fetch_together, load_pretrained
 from ..checkpoints.adapters import Base, mark
+from ..checks import is_count, want
 from ..core import LoRA, SwinV2, add_lora, get_variant, layer_id
-from ..core.arguments import IntOrInts, is_count, per_axis, want
+from ..core.arguments import IntOrInts, per_axis
 from ..core.layers import LayerNorm
 from ..core.lora import UP, find_lora, is_adapter
 from ..errors import UserError, nearest

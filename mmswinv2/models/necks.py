@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ..core.arguments import is_count, want, want_mlp, want_rate
+from ..checks import is_count, want
+from ..core.arguments import want_mlp, want_rate
 from ..core.block import MLP, DropPath
 from ..core.layers import LayerNorm
 from ..errors import UserError

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.arguments import is_count, want
+from ..checks import is_count, want
 from ..errors import UserError
 from ..registry import MODELS
 from .backbones import SwinTransformerV2

@@ -12,7 +12,7 @@ from mmengine.model import BaseTTAModel
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..core.arguments import is_count, is_number, want
+from ..checks import is_count, is_number, want
 from ..errors import UserError
 from ..registry import MODELS
 

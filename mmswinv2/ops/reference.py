@@ -26,7 +26,7 @@ def attend(
     for windows, shape in cut(qkv, grid):
         bias = expand(table, shape)
         parts = windows.split(windows_at_once or len(windows))
-        outs.append(torch.cat([softmax_attention(some, scale, bias, dropout) for some in parts]))
+        outs.append(torch.cat([softmax_attention(chunk, scale, bias, dropout) for chunk in parts]))
     return join(outs, grid)
 
 

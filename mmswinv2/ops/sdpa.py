@@ -41,7 +41,9 @@ def _forward(
         # but with float64 tensors it reads such a mask as float64
         as_is = windows.device.type == 'cpu' and windows.dtype != torch.float64
         mask = (bias if as_is else bias.to(windows.dtype))[None]
-        outs.append([_fused(some, scale, mask) for some in windows.split(at_once or len(windows))])
+        outs.append(
+            [_fused(chunk, scale, mask) for chunk in windows.split(at_once or len(windows))]
+        )
     return _join(outs, grid)
 
 
@@ -80,8 +82,8 @@ def _backward(
         step = min(max(1, _SCORES_AT_ONCE // bias.numel()), at_once or len(windows))
         d_bias = torch.zeros_like(bias)
         d_qkv.append([])
-        for some, d_some in zip(windows.split(step), d_out.split(step), strict=True):
-            d_windows, d_bias_part, d_scale_part = window_gradients(some, d_some, scale, bias)
+        for chunk, d_chunk in zip(windows.split(step), d_out.split(step), strict=True):
+            d_windows, d_bias_part, d_scale_part = window_gradients(chunk, d_chunk, scale, bias)
             d_bias, d_scale = d_bias + d_bias_part, d_scale + d_scale_part
             d_qkv[-1].append(d_windows)
         d_table = d_table + fold(d_bias, table, shape)

@@ -72,8 +72,8 @@ def _forward(
     bias = expand(table, padding.window).to(qkv.dtype)[None]
     step = min(at_once or len(v), _MOST)
     parts = [
-        F.scaled_dot_product_attention(*some, attn_mask=bias, scale=1.0)
-        for some in zip(q.split(step), k.split(step), v.split(step), strict=True)
+        F.scaled_dot_product_attention(*chunk, attn_mask=bias, scale=1.0)
+        for chunk in zip(q.split(step), k.split(step), v.split(step), strict=True)
     ]
     out = torch.cat(parts) if len(parts) > 1 else parts[0]
     return padding.join(out.transpose(1, 2).flatten(2))
@@ -92,9 +92,9 @@ def _backward(
     step = min(_windows_at_once(bias), at_once or len(windows))
     parts = []
     for i in range(0, len(windows), step):
-        some = slice(i, i + step)
-        marks = None if hidden is None else hidden[some]
-        parts.append(window_gradients(windows[some], d_out[some], scale, bias, marks))
+        chunk = slice(i, i + step)
+        marks = None if hidden is None else hidden[chunk]
+        parts.append(window_gradients(windows[chunk], d_out[chunk], scale, bias, marks))
     d_windows = torch.cat([part[0] for part in parts]) if len(parts) > 1 else parts[0][0]
     d_bias, d_scale = (torch.stack([part[i] for part in parts]).sum(0) for i in (1, 2))
     d_table = fold(d_bias, table, padding.window)

@@ -93,7 +93,7 @@ def cut(x: Tensor, grid: WindowGrid) -> Iterator[tuple[Tensor, tuple[int, ...]]]
 def join(windows: list[Tensor], grid: WindowGrid) -> Tensor:
     """Undo `cut`, given the windows of all boxes."""
     pairs = zip(windows, product(*grid.runs), strict=True)
-    return join_runs([from_windows(some, runs) for some, runs in pairs], grid)
+    return join_runs([from_windows(part, runs) for part, runs in pairs], grid)
 
 
 def split_runs(x: Tensor, grid: WindowGrid) -> list[Tensor]:

@@ -82,10 +82,10 @@ class ChunkedBlock(Block):
             out[chunk.box] = self.compute_chunk(x[chunk.box].contiguous(), chunk, table, scales)
         return out
 
-    def compute_chunk(self, some: Tensor, chunk: Chunk, table: Tensor, scales: Scales) -> Tensor:
+    def compute_chunk(self, tokens: Tensor, chunk: Chunk, table: Tensor, scales: Scales) -> Tensor:
         """Compute both branches for the tokens of one chunk; `scales` are those of all maps."""
         first, second = (s if s is None else s[chunk.box[0]] for s in scales)
-        return self.compute(some, chunk.grid, table, (first, second))
+        return self.compute(tokens, chunk.grid, table, (first, second))
 
 
 class AutoBlock(ChunkedBlock):
@@ -135,10 +135,10 @@ class _Recomputed(torch.autograd.Function):
         wanted = [t for t in tensors if t.requires_grad]
         sums: dict[Tensor, Tensor] = {}  # in float32 or better
         for chunk in ctx.chunks:
-            some = x[chunk.box].detach().clone().requires_grad_(wants_x)
+            tokens = x[chunk.box].detach().clone().requires_grad_(wants_x)
             with torch.enable_grad(), _autocast(ctx.dtype):
-                out = block.compute_chunk(some, chunk, tensors[0], ctx.scales)
-            inputs = [*wanted, some] if wants_x else wanted
+                out = block.compute_chunk(tokens, chunk, tensors[0], ctx.scales)
+            inputs = [*wanted, tokens] if wants_x else wanted
             grads = torch.autograd.grad(out, inputs, grad[chunk.box], allow_unused=True)
             if d_x is not None:
                 d_x[chunk.box] = grads[-1]

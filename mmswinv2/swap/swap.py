@@ -353,8 +353,10 @@ def _set_groups(
     notes.set(wrapper, path, why, constructor=_CONSTRUCTOR)
     notes.set(wrapper, path, 'options of that constructor', paramwise_cfg=groups)
     if lost:
-        some = ', '.join(lost[:4]) + (', ...' if len(lost) > 4 else '')
-        notes.judge.append(f'{path}: {len(lost)} custom_keys match nothing now and went: {some}')
+        examples = ', '.join(lost[:4]) + (', ...' if len(lost) > 4 else '')
+        notes.judge.append(
+            f'{path}: {len(lost)} custom_keys match nothing now and went: {examples}'
+        )
     if rest := {k: v for k, v in old.items() if k not in {'custom_keys', *_IMPLIED}}:
         notes.judge.append(f'{path}.paramwise_cfg: {rest} went')
 

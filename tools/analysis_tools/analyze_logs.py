@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 
 from mmswinv2.analysis.figures import check_ending
 from mmswinv2.analysis.work_dir import read_run, step_of
-from mmswinv2.core.arguments import is_number
+from mmswinv2.checks import is_number
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.options import ArgumentParser
 

@@ -24,7 +24,7 @@ import pycocotools.mask as coco_mask
 
 from mmswinv2.datasets.coco import read_coco
 from mmswinv2.errors import UserError, report_user_errors
-from mmswinv2.files import is_inside, refuse_shared
+from mmswinv2.files import atomic_file, is_inside, refuse_shared
 from mmswinv2.hosts import label_maps
 from mmswinv2.hosts.mmcv import name_file
 from mmswinv2.options import ArgumentParser
@@ -134,11 +134,9 @@ def draw_file(job):
         drawn = draw(height, width, layers)
     except Exception as error:  # pycocotools raises all kinds
         raise UserError(f'cannot draw {path}: {error}; mend its annotations') from error
-    part = path.with_name(f'{path.name}.part')
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(cv2.imencode('.png', drawn)[1].tobytes())
-        part.replace(path)
+        with atomic_file(path) as part:
+            part.write_bytes(cv2.imencode('.png', drawn)[1].tobytes())
     except OSError as error:
         raise UserError(
             f'cannot write {path} ({error.strerror}); name another folder, or make room and run '

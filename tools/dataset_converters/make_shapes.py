@@ -30,6 +30,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mmswinv2.files import write_atomically
 from mmswinv2.options import ArgumentParser
 from mmswinv2.progress import track
 
@@ -199,9 +200,8 @@ def read_manifest(out: Path) -> dict | None:
 def write_manifest(out: Path, complete: bool, parameters: dict) -> None:
     """Replace OUT/shapes.json in one step."""
     manifest = dict(made_by=MADE_BY, complete=complete, parameters=parameters, classes=CLASSES)
-    part = out / 'shapes.json.part'
-    part.write_text(json.dumps(manifest, indent=2))
-    part.replace(out / 'shapes.json')
+    text = json.dumps(manifest, indent=2)
+    write_atomically(out / 'shapes.json', lambda file: file.write(text.encode()))
 
 
 def make_shapes(

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from mmswinv2.datasets.coco import read_fields
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.files import atomic_file
 from mmswinv2.options import ArgumentParser
 from mmswinv2.progress import track
 
@@ -133,27 +134,22 @@ def clean_split(root, split):
     source = root / ANNOTATIONS.format(split)
     target = source.with_name(f'{source.stem}_clean.json')
     log = target.with_suffix('.txt')
-    parts = [path.with_name(f'{path.name}.part') for path in (target, log)]
     on_disk = images_on_disk(root / split)
     content = read_fields(source)
     check_categories(source, content['categories'])
     images, annotations = content['images'], content['annotations']
     try:
-        with parts[1].open('w', errors='backslashreplace') as file:
-            counts = clean(content, on_disk, file)
-        if images and not content['images']:
-            raise UserError(
-                f'none of the images in {source} is there, such as '
-                f'{root / split / place(images[0])}; --help shows the layout'
-            )
-        write(parts[0], content)
-        for part, path in zip(parts, (target, log), strict=True):
-            part.replace(path)
+        with atomic_file(target) as new_target, atomic_file(log) as new_log:
+            with new_log.open('w', errors='backslashreplace') as file:
+                counts = clean(content, on_disk, file)
+            if images and not content['images']:
+                raise UserError(
+                    f'none of the images in {source} is there, such as '
+                    f'{root / split / place(images[0])}; --help shows the layout'
+                )
+            write(new_target, content)
     except OSError as error:
         raise UserError(f'cannot write {target} ({error.strerror}); make room there') from error
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
     print(f'{target}:')
     print(f'  {len(content["images"])} of {len(images)} images kept')
     print(f'  {len(content["annotations"])} of {len(annotations)} annotations kept')

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from mmswinv2.core.arguments import is_number
+from mmswinv2.checks import is_number
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.options import ArgumentParser
 
