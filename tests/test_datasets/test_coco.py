@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import sys
 from contextlib import nullcontext
 from copy import deepcopy
 
@@ -558,6 +559,17 @@ def test_pipe(folder):
     os.mkfifo(folder / 'pipe.json')
     with pytest.raises(UserError, match='pipe.json is a pipe or a device'):
         read_coco(folder / 'pipe.json')
+
+
+def test_polygons_without_pycocotools(folder, monkeypatch):
+    """As beside mmpretrain, which does not need it."""
+    monkeypatch.setitem(sys.modules, 'pycocotools.mask', None)
+    content = make()
+    found = read_coco(write(folder, content))['annotations']
+    assert [a['segmentation'] for a in found] == [rectangle(*box) for box in boxes()]
+    content['annotations'][0]['segmentation'] = dict(size=[HEIGHT, WIDTH], counts=[HEIGHT * WIDTH])
+    with pytest.raises(UserError, match='list.json has run lengths, .*pip install pycocotools'):
+        read_coco(write(folder, content))
 
 
 def test_areas_are_those_of_polygons(folder):
