@@ -818,8 +818,8 @@ RESIZE, BOXES = dict(type='Resize', scale_factor=0.5), dict(type='LoadAnnotation
 SCORED = {  # case: (steps between loading and packing, words of the error)
     'as in the file': ([RESIZE, BOXES], ''),
     'not resized': ([BOXES, RESIZE | dict(scale_factor=1.0)], ''),
-    'resized': ([BOXES, RESIZE], 'moves; put LoadAnnotations behind Resize'),
-    'none': ([RESIZE], 'does not load; add LoadAnnotations behind Resize'),
+    'resized': ([BOXES, RESIZE], 'moves; put LoadAnnotations after Resize'),
+    'none': ([RESIZE], 'does not load; add LoadAnnotations after Resize'),
 }
 
 
