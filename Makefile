@@ -36,7 +36,7 @@ help:
 	@echo 'make test        lint, parity, and every test that is not marked slow'
 	@echo 'make test-slow   the tests marked slow'
 	@echo 'make test-ui     the pages in a real browser (Debian'\''s chromium)'
-	@echo 'make bench       time and memory beside other implementations (over an hour)'
+	@echo 'make bench       time and memory beside other implementations (about two hours)'
 	@echo 'make reproduce   the paper'\''s claims in miniature, each beside a control (20 minutes)'
 	@echo 'make lint        ruff and mypy'
 	@echo 'make docs        the documentation, in build/docs (tutorials are run: minutes the first time)'

@@ -178,29 +178,42 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         '--cfg-options',
         nargs='+',
         action=_ConfigOptions,
-        help='override settings of the config: key=value, nested keys with dots, lists as '
+        help='change settings of the config: key=value, nested keys with dots, lists as '
         'key="[a,b]"',
     )
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that every tool of mmdet, mmseg and mmaction2 has."""
-    parser.add_argument('--work-dir', help='the dir to save logs, metrics and models')
+    parser.add_argument(
+        '--work-dir',
+        help='folder for logs, scores and checkpoints (work_dirs/NAME of the config)',
+    )
     add_config_options(parser)
     parser.add_argument(
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
         help='what started the processes of a distributed run (none)',
     )  # fmt: skip
     parser.add_argument(
-        '--local_rank', '--local-rank', type=int, default=0, help='given by some launchers'
+        '--local_rank',
+        '--local-rank',
+        type=int,
+        default=0,
+        help='the number of the process on its machine, given by some launchers (0)',
     )
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The options of every command that predicts: the model, and how it is run and drawn."""
     parser.add_argument('config', help='config file, or a name such as mmdet::rtmdet/...py')
-    parser.add_argument('checkpoint', help='weights of the whole model: a file or an address')
-    parser.add_argument('--score', type=float, default=0.3, help='least score of a box (0.3)')
-    parser.add_argument('--device', help='such as cuda:1 or cpu')
-    parser.add_argument('--amp', action='store_true', help='mixed precision')
+    parser.add_argument(
+        'checkpoint', help='weights of the whole model: a file, an address or a name'
+    )
+    parser.add_argument(
+        '--score', type=float, default=0.3, help='least score of a box, 0 to 1 (0.3)'
+    )
+    parser.add_argument('--device', help='such as cuda:1 or cpu (a GPU where there is one)')
+    parser.add_argument(
+        '--amp', action='store_true', help='compute in bfloat16, or float16 on older GPUs (float32)'
+    )
     add_config_options(parser)

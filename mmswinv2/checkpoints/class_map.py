@@ -51,7 +51,7 @@ def check_classes(own: State, given: State, path: StrPath, new: Sequence[str]) -
         return
     if (theirs := len(given[key])) != (ours := len(own[key])):
         raise CheckpointError(
-            f'{path} tells {theirs} classes apart, and model.head {ours}: give a class map of '
+            f'{path} has {theirs} classes, and model.head {ours}: give a class map of '
             f'{ours} lines, each the number of the class in the file (tools/train.py --class-map '
             "FILE), or start with a new head (new=['head.'] in LoadCheckpointHook)"
         )

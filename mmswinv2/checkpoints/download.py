@@ -48,7 +48,7 @@ def fetch(source: StrPath) -> Path:
     _check_address(text)
     path = cache_path(text)
     if not Path(urlparse(text).path).name:
-        raise CheckpointError(f'{_without_login(text)} names no file')
+        raise CheckpointError(f'{_without_login(text)} names no file; give the address of a file')
     try:
         if not path.exists():
             with build_opener(_Redirect).open(_request(text), timeout=60) as response:

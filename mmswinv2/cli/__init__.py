@@ -13,7 +13,7 @@ COMMANDS = {  # the module of this folder with `main(arguments)`: what it does
     'doctor': 'check the installation, and say how to repair it',
     'estimate': 'predict the memory that a training takes',
     'export': 'write a whole model as ONNX or for OpenVINO',
-    'flops': 'count parameters and FLOPs',
+    'flops': 'count parameters and multiply-adds',
     'predict': 'predict on images, folders, videos or a camera',
     'report': 'show a training on a page: curves, scores, errors, pictures',
     'swap': 'give a config of a host a SwinV2 backbone',

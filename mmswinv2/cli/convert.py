@@ -38,19 +38,23 @@ def _data_parser() -> ArgumentParser:
     parser.add_argument('out', help='the .json file to write')
     parser.add_argument('--images', help="folder of the images (SOURCE, or the file's folder)")
     parser.add_argument(
-        '--split', help='such as train: what data.yaml (yolo) or ImageSets/Main (voc) lists of it'
+        '--split',
+        help='such as train, as data.yaml (yolo) or ImageSets/Main (voc) lists it (all files)',
     )
     parser.add_argument(
         '--classes',
         nargs='+',
         metavar='NAME',
-        help='in the order of their ids; others are left out',
+        help='names of the classes in the order of their ids; others are left out (all classes)',
     )
     parser.add_argument(
-        '--offset', type=float, help='subtracted from xmin and ymin: 1 (voc) or 0 (csv)'
+        '--offset', type=float, help='pixels subtracted from xmin and ymin, 0 or 1 (voc 1, csv 0)'
     )
     parser.add_argument(
-        '--no-decode', dest='decode', action='store_false', help='trust the headers of images'
+        '--no-decode',
+        dest='decode',
+        action='store_false',
+        help='read only the headers of images, which does not find truncated ones',
     )
     return parser
 
@@ -72,19 +76,26 @@ def _weights_parser() -> ArgumentParser:
         epilog='example: mmswinv2 convert swinv2_tiny_patch4_window8_256.pth swinv2-t.pth',
     )
     parser.set_defaults(run=convert_weights)
-    parser.add_argument('src', help='a file (.pth, .safetensors), an http(s) address or a name')
+    parser.add_argument(
+        'src', help='a file (.pth, .safetensors), an address or a name of published weights'
+    )
     parser.add_argument('dst', help='the .pth file to write')
     formats = ('authors', 'timm', 'transformers', 'torchvision', 'mmpretrain')
-    parser.add_argument('--format', choices=formats, help='instead of detecting it')
-    parser.add_argument('--prefix', help="what precedes the backbone's keys, e.g. 'backbone.'")
-    parser.add_argument('--key', help="the entry of the file with the weights, e.g. 'model_ema'")
+    parser.add_argument('--format', choices=formats, help='format of the file (detected)')
+    parser.add_argument(
+        '--prefix', help="what precedes the backbone's keys, such as backbone. (detected)"
+    )
+    parser.add_argument(
+        '--key',
+        help='entry of the file that has the weights, such as model_ema (the first that has any)',
+    )
     parser.add_argument(
         '--pretrained-windows',
         type=int,
         nargs='+',
         metavar='W',
-        help='per stage, where the file does not record them (timm, transformers), to be recorded '
-        'in the new one',
+        help='windows of the pre-training per stage, in tokens, where the file does not record '
+        'them (timm, transformers); the new file does',
     )
     return parser
 

@@ -80,7 +80,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         '--development',
         action='store_true',
         default=None,
-        help="judge the pins of a checkout too, as is done in the environment of 'make install'",
+        help='compare versions with the pins, too (only in the environment of make install)',
     )
     return parser.parse_args(arguments)
 

@@ -23,18 +23,29 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         epilog='example: mmswinv2 estimate config.py --gpus 8 --batch-size 2 --card 80',
     )
-    parser.add_argument('config', help='config file path')
+    parser.add_argument('config', help='config file, or a name such as mmswinv2::detection/...py')
     parser.add_argument('--gpus', type=int, default=1, help='number of GPUs (1)')
-    parser.add_argument('--strategy', choices=STRATEGIES, help="in place of the config's")
     parser.add_argument(
-        '--shape', type=int, nargs='+', metavar='N', help="H W, or T H W of a video; the config's"
-    )
-    parser.add_argument('--batch-size', type=int, help="samples on a GPU; the config's")
-    parser.add_argument(
-        '--dtype', choices=('float32', 'bfloat16', 'float16'), help="of autocast; the config's"
+        '--strategy', choices=STRATEGIES, help="how the training is spread over GPUs (the config's)"
     )
     parser.add_argument(
-        '--lora', type=int, metavar='RANK', help='train adapters of this rank in the backbone'
+        '--shape',
+        type=int,
+        nargs='+',
+        metavar='N',
+        help="pixels, H W, or T H W of a video (the config's)",
+    )
+    parser.add_argument('--batch-size', type=int, help="samples on each GPU (the config's)")
+    parser.add_argument(
+        '--dtype',
+        choices=('float32', 'bfloat16', 'float16'),
+        help="of autocast, float32 for none (the config's)",
+    )
+    parser.add_argument(
+        '--lora',
+        type=int,
+        metavar='RANK',
+        help='train adapters of this rank in the backbone (as the config)',
     )
     parser.add_argument('--card', type=float, default=80, help='memory of a GPU in GiB (80)')
     parser.add_argument(

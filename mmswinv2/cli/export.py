@@ -144,7 +144,7 @@ def _compare(cfg: Any, model: Any, file: Any, samples: Sequence[Any]) -> dict[st
     Returns:
         metrics of the file on the validation set of `cfg`; ``None`` without a config.
     """
-    from ..deploy.verify import TOLERANCE, differences, metrics, scores_differ, too_large
+    from ..deploy.verify import differences, metrics, scores_differ, too_large
     from ..inference.predictor import predict_batch
 
     from mmengine.dataset import pseudo_collate  # isort: skip
@@ -167,7 +167,7 @@ def _compare(cfg: Any, model: Any, file: Any, samples: Sequence[Any]) -> dict[st
     far = [key for key, value in of_model.items() if scores_differ(key, value, of_file[key])]
     if far:
         raise UserError(
-            f'{", ".join(far)} of the file differ by more than {TOLERANCE}; nothing was written'
+            f'{", ".join(far)} of the file differ from PyTorch, see above; nothing was written'
         )
     return of_file
 
@@ -198,23 +198,27 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         epilog='example: mmswinv2 export config.py epoch_36.pth --out model.onnx --verify photos',
     )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='weights of the whole model')
+    parser.add_argument('config', help='config file, or a name such as mmswinv2::detection/...py')
+    parser.add_argument(
+        'checkpoint', help='weights of the whole model: a file, an address or a name'
+    )
     parser.add_argument('--out', help='the file to write (model.onnx or model.xml)')
     parser.add_argument('--format', default='onnx', help='onnx or openvino (onnx)')
     parser.add_argument(
-        '--normalized', action='store_true', help='inputs have been normalized already'
+        '--normalized', action='store_true', help='the caller normalizes the inputs (the file does)'
     )
     parser.add_argument(
-        '--int8', metavar='DATA', help='quantize to int8, calibrated on these pictures'
+        '--int8',
+        metavar='DATA',
+        help='compute in 8 bits, calibrated on the images of this folder (float32)',
     )
     parser.add_argument(
         '--verify', dest='images', nargs='+', metavar='IMAGE', default=(),
-        help='compare with PyTorch on these',
+        help='compare with PyTorch on these images (no comparison)',
     )  # fmt: skip
     parser.add_argument(
         '--no-metric', dest='metric', action='store_false',
-        help='do not compare on the validation set',
+        help='leave out the comparison on the validation set, which --verify and --int8 make',
     )  # fmt: skip
     add_config_options(parser)
     return parser.parse_args(arguments)

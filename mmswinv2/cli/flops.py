@@ -17,9 +17,13 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         epilog='example: mmswinv2 flops config.py --shape 800 1344',
     )
-    parser.add_argument('config', help='config file path')
+    parser.add_argument('config', help='config file, or a name such as mmswinv2::detection/...py')
     parser.add_argument(
-        '--shape', type=int, nargs='+', metavar='N', help="H W, or T H W of a video; the config's"
+        '--shape',
+        type=int,
+        nargs='+',
+        metavar='N',
+        help="pixels, H W, or T H W of a video (the config's)",
     )
     add_config_options(parser)
     return parser.parse_args(arguments)
@@ -34,8 +38,9 @@ def main(arguments: Sequence[str]) -> None:
     cfg = config_with_options(args.config, args.cfg_options)
     size = input_size(cfg, args.shape)
     split_line = '=' * 30
-    note = '' if args.shape else ', that of training; --shape H W for another'
+    axes = ' '.join('THW'[-len(size) :])
+    note = '' if args.shape else f', that of training; --shape {axes} for another'
     print(f'{split_line}\nInput shape: {size}{note}')
     for name, flops in count_flops(cfg, size).items():
-        print(f'{"Flops" if name == "total" else "  " + name}: {flops / 1e9:.3f} G')
-    print(f'Params: {count_parameters(cfg) / 1e6:.3f} M\n{split_line}')
+        print(f'{"Multiply-adds" if name == "total" else "  " + name}: {flops / 1e9:.3f} G')
+    print(f'Parameters: {count_parameters(cfg) / 1e6:.3f} M\n{split_line}')

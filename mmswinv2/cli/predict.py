@@ -16,11 +16,19 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         epilog='example: mmswinv2 predict config.py work_dirs/run/epoch_36.pth photos --score 0.5',
     )
     add_model_options(parser)
-    parser.add_argument('inputs', nargs='+', help='files, folders, patterns, or a camera number')
+    parser.add_argument(
+        'inputs', nargs='+', help='files, folders, patterns, or the number of a camera'
+    )
     parser.add_argument('--out-dir', default='outputs', help='folder of the results (outputs)')
-    parser.add_argument('--batch-size', type=int, default=1, help='images at a time (1)')
-    parser.add_argument('--max-frames', type=int, help='of each video or camera')
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument(
+        '--batch-size', type=int, default=1, help='images that are predicted together (1)'
+    )
+    parser.add_argument('--max-frames', type=int, help='most frames of each video or camera (all)')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='test-time augmentation: by tta_model of the config, or by flips',
+    )
     return parser.parse_args(arguments)
 
 

@@ -174,7 +174,8 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         'as WORK_DIR/predictions.pkl (segmentors: the folder WORK_DIR/predictions)',
     )
     parser.add_argument(
-        '--predictions', help='what mmswinv2 test --out wrote: a .pkl, or a folder of label maps'
+        '--predictions',
+        help='what mmswinv2 test --out wrote: a .pkl, or a folder of label maps (in WORK_DIR)',
     )
     parser.add_argument(
         '--config',
@@ -182,9 +183,14 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         'of mmswinv2 of the same name)',
     )
     parser.add_argument(
-        '--score', type=float, default=0.3, help='least score of a box in counts (0.3)'
+        '--score',
+        type=float,
+        default=0.3,
+        help='least score of a box in counts and pictures, 0 to 1 (0.3)',
     )
-    parser.add_argument('--pictures', type=int, default=8, help='how many of the worst (8)')
+    parser.add_argument(
+        '--pictures', type=int, default=8, help='how many of the worst pictures to show (8)'
+    )
     add_config_options(parser)
     return parser.parse_args(arguments)
 

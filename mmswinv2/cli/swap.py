@@ -28,7 +28,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('config', help="a path, or a name such as 'mmdet::fcos/fcos_r50...py'")
     parser.add_argument('--arch', choices=[*_ARCHS, *_SHORT], default='tiny', metavar='ARCH',
                         help=f'{", ".join(_ARCHS)} (tiny)')  # fmt: skip
-    parser.add_argument('--window', type=int, help='window size (that of the weights)')
+    parser.add_argument('--window', type=int, help='window size in tokens (that of the weights)')
     parser.add_argument(
         '--checkpoint',
         help="file, name or address, or 'none' (the authors' for --arch and --window)",
@@ -38,15 +38,29 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         type=int,
         nargs='+',
         metavar='W',
-        help='per stage, for a --checkpoint that does not record them (timm, transformers)',
+        help='windows of the pre-training per stage, in tokens, for a --checkpoint that does not '
+        'record them (timm, transformers)',
     )
-    parser.add_argument('--drop-path', type=float, help='stochastic depth (by size and task)')
-    parser.add_argument('--layer-decay', type=float, help='lr decay over layers (none)')
-    parser.add_argument('--lr', type=float, help="learning rate (AdamW's own, or the paper's)")
-    parser.add_argument('-o', '--out', type=Path, help='the .py file to write')
-    parser.add_argument('--force', action='store_true', help='overwrite it')
     parser.add_argument(
-        '--no-check', dest='check', action='store_false', help='build the new model, do not run it'
+        '--drop-path',
+        type=float,
+        help='rate of stochastic depth in the last block (by size and task)',
+    )
+    parser.add_argument(
+        '--layer-decay', type=float, help='factor of the learning rate from layer to layer (1)'
+    )
+    parser.add_argument(
+        '--lr', type=float, help="learning rate (that of the config's AdamW, or the paper's)"
+    )
+    parser.add_argument(
+        '-o', '--out', type=Path, help='the .py file to write (NAME_swinv2-ARCH-wWINDOW.py)'
+    )
+    parser.add_argument('--force', action='store_true', help='overwrite the file to write')
+    parser.add_argument(
+        '--no-check',
+        dest='check',
+        action='store_false',
+        help='build the new model without memory, and do not run it',
     )
     args = parser.parse_args(arguments)
     args.arch = _SHORT.get(args.arch, args.arch)

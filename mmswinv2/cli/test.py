@@ -15,14 +15,15 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         epilog='example: mmswinv2 test config.py work_dirs/run/epoch_36.pth --out predictions.pkl',
     )
-    parser.add_argument('config', help='test config file path')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('config', help='config file, or a name such as mmswinv2::detection/...py')
+    parser.add_argument(
+        'checkpoint', help='weights of the whole model: a file, an address or a name'
+    )
     add_common_arguments(parser)
     parser.add_argument(
         '--out',
         '--dump',
-        help='where to put the predictions: a .pkl file for detectors and classifiers, a '
-        'folder of label maps for segmentors',
+        help='write the predictions: a .pkl file, or a folder of label maps of a segmentor',
     )
     parser.add_argument(
         '--format-only',
@@ -30,15 +31,19 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         help='write the label maps of --out and no scores, for images without annotations '
         '(segmentors)',
     )
-    parser.add_argument('--show', action='store_true', help='show predictions in a window')
+    parser.add_argument('--show', action='store_true', help='draw the predictions in a window')
     parser.add_argument(
         '--show-dir',
-        help='folder for pictures of the predictions, inside the work dir',
+        help='draw the predictions into this folder, which is inside the work dir',
     )
     parser.add_argument(
-        '--wait-time', type=float, default=2, help='seconds between --show pictures'
+        '--wait-time', type=float, default=2, help='seconds that --show shows each image (2)'
     )
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='test-time augmentation: by tta_model of the config, or by flips',
+    )
     return parser.parse_args(arguments)
 
 

@@ -14,38 +14,39 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         epilog='example: mmswinv2 train config.py --work-dir work_dirs/run --amp',
     )
-    parser.add_argument('config', help='train config file path')
+    parser.add_argument('config', help='config file, or a name such as mmswinv2::detection/...py')
     add_common_arguments(parser)
     parser.add_argument(
-        '--amp', action='store_true', help='enable automatic-mixed-precision training'
+        '--amp', action='store_true', help='train in mixed precision, on GPUs (float32)'
     )
     parser.add_argument(
         '--amp-dtype',
         choices=('float16', 'bfloat16'),
-        help='the type of mixed precision, which this option enables (default of --amp: float16)',
+        help='train in mixed precision of this type (float16 with --amp)',
     )
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help="scale the learning rate by the actual batch size over the config's",
+        help='multiply the learning rate by the batch size of all GPUs over that of the config, '
+        'auto_scale_lr.base_batch_size',
     )
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
-        help='resume from this checkpoint, or from the latest one in this folder (without a path: '
-        'in the work dir)',
+        help='continue from this checkpoint, or from the latest one in this folder (without a '
+        'path: in the work dir; without --resume: from the beginning)',
     )
     parser.add_argument(
         '--max-iters',
         type=int,
-        help='train so many iterations; beginnings, ends and milestones of the schedule are scaled',
+        help='length in iterations, to which the schedule is scaled (that of the config)',
     )
-    parser.add_argument('--max-epochs', type=int, help='train so many epochs, likewise')
+    parser.add_argument('--max-epochs', type=int, help='the same in epochs')
     parser.add_argument(
         '--class-map',
-        help='for a classifier that starts from one of other classes: a file with a line for each '
-        'class, its number among those of the checkpoint in LoadCheckpointHook',
+        help='for an image classifier that starts from one of other classes (LoadCheckpointHook): '
+        'file with a line for each class, its number in that checkpoint',
     )
     return parser.parse_args(arguments)
 
@@ -66,7 +67,10 @@ def main(arguments: Sequence[str]) -> None:
     scale = cfg.get('auto_scale_lr') or {}
     if args.auto_scale_lr or scale.get('enable'):
         if 'base_batch_size' not in scale:
-            raise UserError('scaling the lr needs auto_scale_lr=dict(base_batch_size=...)')
+            raise UserError(
+                '--auto-scale-lr needs the batch size that the learning rate of the config is for: '
+                'auto_scale_lr=dict(base_batch_size=...)'
+            )
         cfg.auto_scale_lr.enable = True
     if args.class_map:
         set_class_map(cfg, args.class_map)

@@ -91,11 +91,20 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add_model_options(parser)
     parser.add_argument(
-        '--host', default='127.0.0.1', help='address to listen on; 0.0.0.0: all (127.0.0.1)'
+        '--host',
+        default='127.0.0.1',
+        help='address to listen on; 0.0.0.0: all of this machine (127.0.0.1)',
     )
-    parser.add_argument('--port', type=int, default=7860, help='0: any that is free (7860)')
-    parser.add_argument('--max-size', type=float, default=50, help='of a file, in MB (50)')
-    parser.add_argument('--max-frames', type=int, default=100, help='of each video (100)')
+    parser.add_argument(
+        '--port', type=int, default=7860, help='port to listen on; 0: any that is free (7860)'
+    )
+    parser.add_argument('--max-size', type=float, default=50, help='most MiB of a file (50)')
+    parser.add_argument(
+        '--max-frames',
+        type=int,
+        default=100,
+        help='most frames of each video, not for video classifiers (100)',
+    )
     return parser.parse_args(arguments)
 
 

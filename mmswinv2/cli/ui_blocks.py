@@ -224,8 +224,9 @@ def _add_biases(page: Page) -> None:
     with gr.Tab('Position bias') as tab, gr.Row():
         with gr.Column(scale=1, min_width=280):
             gr.Markdown(
-                'What a block adds to the scores of two tokens, by their offset (paper, figure 4): '
-                'in the window of the pre-training, and in another. The centre is a token itself.'
+                'The bias that a block adds to the attention score of two tokens, by their offset '
+                '(paper, figure 4), in the window of the pre-training and in another one. In the '
+                'center the offset is 0.'
             )
             block = gr.Dropdown(list(names), value=next(iter(names)), label='Block')
             heads = gr.Dropdown(

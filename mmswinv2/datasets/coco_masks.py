@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, needed
 from ..log import warn
 
 FAR = 10  # coordinates beyond this many sides of the image are invalid
@@ -52,10 +52,9 @@ def check_masks(
         if type(polygon) is not list or set(map(type, polygon)) - {int, float}:
             raise refuse(i, f'holds {polygon!r:.60}; {_SEGMENTATION}')
     _check_runs(annotations, runs, size, refuse)
-    found = [
-        _check_polygons(path, annotations, owners, polygons, size, refuse),
-        _leave_out_empty_runs(path, annotations, runs),
-    ]
+    found = [_check_polygons(path, annotations, owners, polygons, size, refuse)]
+    if runs:
+        found.append(_leave_out_empty_runs(path, annotations, runs))
     owner, area, low, high = map(np.concatenate, zip(*found, strict=True))
     if len(owner):
         if boxes is None:
@@ -182,8 +181,8 @@ def _check_runs(annotations: list[dict], runs: list[int], size: np.ndarray, refu
 
 
 def _leave_out_empty_runs(path: Any, annotations: list[dict], runs: list[int]) -> _Outlines:
-    import pycocotools.mask as coco_mask  # not installed with mmpretrain
-
+    # not installed with mmpretrain
+    coco_mask = needed('pycocotools.mask', f'{path} has run lengths, and', 'pycocotools')
     those = [annotations[i]['segmentation'] for i in runs]
     codes = [
         coco_mask.frPyObjects(s, *s['size']) if type(s['counts']) is list else s for s in those

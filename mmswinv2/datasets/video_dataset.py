@@ -59,7 +59,7 @@ class VideoDataset(MMActionVideoDataset):
             if line := line.lstrip('\ufeff').strip():  # concatenated lists have BOMs inside
                 videos.append(self._parse(line, f'{self.ann_file}, line {number}'))
         if not videos:
-            raise UserError(f'{self.ann_file} lists no videos')
+            raise UserError(f'{self.ann_file} lists no videos; a line is a path and a label')
         videos = self._once(videos)
         if self.test_mode and self.skip_unreadable:
             videos = self._readable(videos)

@@ -250,7 +250,7 @@ def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:
     if dataset.multi_class and dataset.num_classes != num_classes:
         raise UserError(
             f'{where}: the data set has num_classes={dataset.num_classes}, and model.cls_head '
-            f'{num_classes}'
+            f'{num_classes}; give both the same'
         )
     info = dataset.get_data_info
     if dataset.multi_class:  # mmaction2's own makes a vector, and fails on wrong labels

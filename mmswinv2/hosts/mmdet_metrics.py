@@ -85,7 +85,7 @@ def check_loaded_boxes(dataset: Any, metric: str, where: str) -> None:
         how = 'does not load; add' if loaded is None else 'moves; put'
         raise UserError(
             f'{where}: {metric} scores the boxes of the samples, which the pipeline {how} '
-            'LoadAnnotations behind Resize, as predictions have the size of the image file'
+            'LoadAnnotations after Resize, as predictions have the size of the image file'
         )
 
 

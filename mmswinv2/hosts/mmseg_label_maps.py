@@ -202,7 +202,7 @@ def check_scored_size(dataset: Any, name: str, loader: str) -> None:
         if known and sample.gt_sem_seg.shape != tuple(sample.ori_shape):
             raise UserError(
                 f'{name} compares predictions of the size of the image file with label maps, and '
-                f'{loader} resizes these; put LoadAnnotations behind Resize in its pipeline'
+                f'{loader} resizes these; put LoadAnnotations after Resize in its pipeline'
             )
 
 

@@ -102,7 +102,7 @@ def check_order(dataset: Any, where: str) -> None:
     if loads and packs and not has_own_steps(dataset) and not any(map(loads_annotations, steps)):
         raise UserError(
             f'{where}: the pipeline loads no annotations ({", ".join(names)}); put '
-            'LoadAnnotations behind the step that loads images'
+            'LoadAnnotations after the step that loads images'
         )
     for alternative in step_lists(pipeline):
         _check_moved(alternative, where)
@@ -118,7 +118,7 @@ def _check_moved(steps: list, where: str) -> None:
             for before in moved:
                 if boxes or 'Resize' not in before:
                     raise UserError(
-                        f'{where}: {name} stands behind {before} in the pipeline, which thus moves '
+                        f'{where}: {name} stands after {before} in the pipeline, which thus moves '
                         f'the image and not its annotations; put {name} before {before}'
                     )
         elif name.startswith('Load'):

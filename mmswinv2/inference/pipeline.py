@@ -86,7 +86,7 @@ class Pipeline:
             if not isinstance(missing, KeyError):
                 raise
             raise UserError(
-                f'a step of the pipeline of test_dataloader looks for {missing} in vain; if it is '
-                'what only a data set gives to a sample, take the step out '
+                f'a step of the pipeline of test_dataloader needs {missing}, which no step before '
+                'it adds; if it is what only a data set gives to a sample, take the step out '
                 f'(MMSWINV2_TRACEBACK=1 shows which). predict is for {TASKS}'
             ) from error

@@ -275,7 +275,7 @@ def _numbered(
     if not isinstance(source, Camera) and wanted and number + 1 < wanted:
         warn(
             f'{source} is damaged: {wanted - number - 1} of its {wanted} frames cannot be decoded, '
-            'and those behind have too low numbers and times'
+            'and those after them have too low numbers and times'
         )
 
 
@@ -287,7 +287,7 @@ def _camera(number: int) -> Iterator[np.ndarray]:
     camera = cv2.VideoCapture(number)
     cv2.setLogLevel(before)
     if not camera.isOpened():
-        raise UserError(f'there is no camera {number}')
+        raise UserError(f'there is no camera {number}; the first is 0')
     while True:
         known, frame = camera.read()
         if not known:

@@ -352,7 +352,7 @@ def test_classifier_of_the_authors(save):
     assert small['head']['fc'].bias.tolist() == [4, 0, 9]
     with pytest.raises(CheckpointError, match='class_map names class 10, and the head .* has 10'):
         load_whole_model(small, path, class_map=[4, 0, 10])
-    with pytest.raises(CheckpointError, match='tells 10 classes apart, and model.head 3'):
+    with pytest.raises(CheckpointError, match='has 10 classes, and model.head 3'):
         load_whole_model(classifier(3), path)
     assert load_whole_model(classifier(3), path, ['head.']).unused == [
         'head.fc.weight',

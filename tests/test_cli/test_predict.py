@@ -245,7 +245,7 @@ def test_a_step_that_fails_for_every_frame_ends_the_command(weights, photos, cli
     cfg.test_dataloader.dataset.pipeline.insert(1, dict(type=OfFiles))
     results = iterate(cfg, weights(SEGMENTOR), [photos / 'a.jpg', clip])
     assert next(results).img_path.endswith('a.jpg')
-    with pytest.raises(UserError, match="looks for 'added' in vain"):
+    with pytest.raises(UserError, match="needs 'added', which no step"):
         next(results)
     assert not told
 

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import sys
 from contextlib import nullcontext
 from copy import deepcopy
 
@@ -560,6 +561,17 @@ def test_pipe(folder):
         read_coco(folder / 'pipe.json')
 
 
+def test_polygons_without_pycocotools(folder, monkeypatch):
+    """As beside mmpretrain, which does not need it."""
+    monkeypatch.setitem(sys.modules, 'pycocotools.mask', None)
+    content = make()
+    found = read_coco(write(folder, content))['annotations']
+    assert [a['segmentation'] for a in found] == [rectangle(*box) for box in boxes()]
+    content['annotations'][0]['segmentation'] = dict(size=[HEIGHT, WIDTH], counts=[HEIGHT * WIDTH])
+    with pytest.raises(UserError, match='list.json has run lengths, .*pip install pycocotools'):
+        read_coco(write(folder, content))
+
+
 def test_areas_are_those_of_polygons(folder):
     content = make()
     triangle = [[0.0, 0.0, 30.0, 0.0, 0.0, 20.0], [50.0, 50.0, 50.0, 54.0, 54.0, 54.0]]
@@ -806,8 +818,8 @@ RESIZE, BOXES = dict(type='Resize', scale_factor=0.5), dict(type='LoadAnnotation
 SCORED = {  # case: (steps between loading and packing, words of the error)
     'as in the file': ([RESIZE, BOXES], ''),
     'not resized': ([BOXES, RESIZE | dict(scale_factor=1.0)], ''),
-    'resized': ([BOXES, RESIZE], 'moves; put LoadAnnotations behind Resize'),
-    'none': ([RESIZE], 'does not load; add LoadAnnotations behind Resize'),
+    'resized': ([BOXES, RESIZE], 'moves; put LoadAnnotations after Resize'),
+    'none': ([RESIZE], 'does not load; add LoadAnnotations after Resize'),
 }
 
 

@@ -88,7 +88,7 @@ MAPS = dict(type='mmseg.LoadAnnotations')
     'steps', [[RESIZE, LABELS], [FLIP, LABELS], [FLIP, MAPS], [FLIP, RESIZE, MAPS]]
 )
 def test_annotations_are_loaded_before_pixels_are_moved(steps):
-    with pytest.raises(UserError, match=r'LoadAnnotations stands behind (Resize|RandomFlip) in'):
+    with pytest.raises(UserError, match=r'LoadAnnotations stands after (Resize|RandomFlip) in'):
         hosts.check_dataset(images(LOAD, *steps, PACK), 'train_dataloader')
 
 

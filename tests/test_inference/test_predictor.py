@@ -104,7 +104,9 @@ def test_what_a_file_alone_does_not_have(weights, photo):  # noqa: F811
     cfg.test_dataloader.dataset.pipeline = plain
     assert len(mmswinv2.predict(cfg, weights(CONFIG), photo)) == 1
     cfg.test_dataloader.dataset.pipeline = [*steps[:1], dict(type='LoadProposals'), *steps[1:]]
-    with pytest.raises(UserError, match="looks for 'proposals' in vain; if it is what only"):
+    with pytest.raises(
+        UserError, match="needs 'proposals', which no step before it adds; if it is what only"
+    ):
         mmswinv2.predict(cfg, weights(CONFIG), photo)
     cfg.test_dataloader.dataset.pipeline = steps[:-1]
     with pytest.raises(UserError, match='does not end in a step that packs samples'):

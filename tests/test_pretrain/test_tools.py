@@ -177,7 +177,7 @@ def test_class_map_on_the_command_line(train, tmp_path):
     big = read_checkpoint(tmp_path / 'big.pth')['model']['head.weight']
     assert torch.equal(rows, big[[8, 0, 4, 4]])
     run = train(tmp_path / 'b', config=config)
-    assert run.returncode == 1 and 'tells 9 classes apart' in run.stderr
+    assert run.returncode == 1 and 'has 9 classes' in run.stderr
     run = train(tmp_path / 'c', '--class-map', tmp_path / 'map.txt')
     assert run.returncode == 1 and '--class-map needs a checkpoint' in run.stderr
 

@@ -176,7 +176,7 @@ def test_nothing_of_the_file_is_passed_over(tmp_path):
 def test_head_of_other_classes(tmp_path):
     torch.save(dict(model=authors(build(CLASSIFIER, model__head__num_classes=21))), tmp_path / 'a')
     ours = build(CLASSIFIER)
-    with pytest.raises(CheckpointError, match=r'tells 21 classes apart, .* 4: .*--class-map'):
+    with pytest.raises(CheckpointError, match=r'has 21 classes, .* 4: .*--class-map'):
         load_whole_model(ours, tmp_path / 'a')
     assert load_whole_model(ours, tmp_path / 'a', new=['head.']).new == [
         'head.fc.weight',

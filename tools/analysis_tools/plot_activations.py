@@ -30,14 +30,22 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 def parse_args():
     parser = ArgumentParser(description=__doc__, as_written=True)
-    parser.add_argument('config')
-    parser.add_argument('--checkpoint', help='of SwinV2, any format')
-    parser.add_argument('--v1-checkpoint', help="of Swin V1, the host's own format")
-    parser.add_argument('--image', help='picture; noise without one')
+    parser.add_argument('config', help='config file, or a name such as mmswinv2::detection/...py')
     parser.add_argument(
-        '--shape', type=int, nargs='+', metavar='N', help="H W, or T H W of a video; the config's"
+        '--checkpoint', help='weights of SwinV2, of any format (those before training)'
     )
-    parser.add_argument('--out', default='activations.png')
+    parser.add_argument(
+        '--v1-checkpoint', help="weights of Swin V1, in the host's format (those before training)"
+    )
+    parser.add_argument('--image', help='an image (noise)')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        metavar='N',
+        help="pixels, H W, or T H W of a video (the config's)",
+    )
+    parser.add_argument('--out', default='activations.png', help='file to write (activations.png)')
     add_config_options(parser)
     return parser.parse_args()
 

@@ -15,19 +15,29 @@ from mmswinv2.options import ArgumentParser
 
 def parse_args():
     parser = ArgumentParser(description=__doc__, as_written=True)
-    parser.add_argument('checkpoint')
-    parser.add_argument('--stage', type=int, default=0, help='from 0')
-    parser.add_argument('--block', type=int, default=0, help='from 0, in the stage')
-    parser.add_argument('--heads', type=int, nargs='+', help='from 0; all of them')
+    parser.add_argument('checkpoint', help='a file, an address or a name')
+    parser.add_argument('--stage', type=int, default=0, help='stage, from 0 (0)')
+    parser.add_argument('--block', type=int, default=0, help='block of the stage, from 0 (0)')
+    parser.add_argument('--heads', type=int, nargs='+', help='heads, from 0 (all)')
     parser.add_argument(
-        '--windows', type=int, nargs='+', help='in space; the pre-trained one, and twice that'
+        '--windows',
+        type=int,
+        nargs='+',
+        help='windows in space, in tokens (that of the pre-training, and twice that)',
     )
-    parser.add_argument('--frames', type=int, help="window in time, tokens; the pre-trained one's")
     parser.add_argument(
-        '--pretrained-window', type=int, nargs='+', help='of that stage, where the file lacks it'
+        '--frames', type=int, help='window in time, in tokens (that of the pre-training)'
     )
-    parser.add_argument('--prefix', help="what precedes the network's keys in the file")
-    parser.add_argument('--out', default='position_bias.png')
+    parser.add_argument(
+        '--pretrained-window',
+        type=int,
+        nargs='+',
+        help='window of the pre-training in that stage, where the file does not record it',
+    )
+    parser.add_argument('--prefix', help="what precedes the network's keys in the file (detected)")
+    parser.add_argument(
+        '--out', default='position_bias.png', help='file to write (position_bias.png)'
+    )
     return parser.parse_args()
 
 

@@ -218,12 +218,17 @@ def parse_args():
     parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('annotations', help='COCO annotation file, instances_*.json')
     parser.add_argument('maps', help='folder of the maps, such as stuffthingmaps/train2017')
-    parser.add_argument('--stuff', help="COCO-stuff's stuff_*.json, for the stuff")
-    parser.add_argument('--check', action='store_true', help='only look, write nothing')
+    parser.add_argument('--stuff', help="COCO-stuff's stuff_*.json (things alone)")
+    parser.add_argument('--check', action='store_true', help='check the maps, and write nothing')
     parser.add_argument(
-        '--num-classes', type=int, default=183, help='of the semantic head, for --check'
+        '--num-classes',
+        type=int,
+        default=183,
+        help='classes of the semantic head, for --check (183)',
     )
-    parser.add_argument('--workers', type=int, default=os.cpu_count(), help='processes')
+    parser.add_argument(
+        '--workers', type=int, default=os.cpu_count(), help='processes (one for each CPU)'
+    )
     args = parser.parse_args()
     if args.workers < 1:
         parser.error(f'--workers is {args.workers}, must be at least 1')

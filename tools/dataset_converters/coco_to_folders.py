@@ -29,10 +29,18 @@ SPLITS = ('train2017', 'val2017')
 def parse_args():
     parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('coco', type=Path, help='folder of the COCO data set')
-    parser.add_argument('out', type=Path)
-    parser.add_argument('--margin', type=float, default=0.1, help='shown around a box, of its side')
+    parser.add_argument('out', type=Path, help='folder to write')
     parser.add_argument(
-        '--min-size', type=int, default=8, help='pixels; smaller boxes are left out'
+        '--margin',
+        type=float,
+        default=0.1,
+        help='what is shown around a box, as a fraction of its longer side (0.1)',
+    )
+    parser.add_argument(
+        '--min-size',
+        type=int,
+        default=8,
+        help='least side of a box in pixels; smaller ones are left out (8)',
     )
     return parser.parse_args()
 

@@ -160,7 +160,13 @@ def clean_split(root, split):
 def parse_args():
     parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('root', type=Path, help='such as data/Objects365/Obj365_v2')
-    parser.add_argument('--splits', nargs='+', choices=['train', 'val'], default=['val', 'train'])
+    parser.add_argument(
+        '--splits',
+        nargs='+',
+        choices=['train', 'val'],
+        default=['val', 'train'],
+        help='which files to clean (both)',
+    )
     return parser.parse_args()
 
 

@@ -42,7 +42,7 @@ class Features(nn.Module):
 def parse_args():
     parser = ArgumentParser(description=__doc__, as_written=True)
     parser.add_argument('config', help='config file path')
-    parser.add_argument('checkpoint', nargs='?', help='checkpoint; random weights without one')
+    parser.add_argument('checkpoint', nargs='?', help='weights (random ones)')
     parser.add_argument('--output-file', default='tmp.onnx', help='the file to write (tmp.onnx)')
     parser.add_argument('--verify', action='store_true', help='compare with onnxruntime')
     add_config_options(parser)

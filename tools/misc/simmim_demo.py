@@ -27,12 +27,17 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
 
 def parse_args():
     parser = ArgumentParser(description=__doc__, as_written=True)
-    parser.add_argument('config')
+    parser.add_argument('config', help='config file, or a name such as mmswinv2::detection/...py')
     parser.add_argument('checkpoint', help="this package's or the authors'")
     parser.add_argument('images', type=Path, help='a picture, or a folder of pictures')
-    parser.add_argument('--number', type=int, default=8, help='of pictures of a folder (8)')
-    parser.add_argument('--out', type=Path, default=Path('reconstructions'))
-    parser.add_argument('--seed', type=int, default=0, help='of crops and masks')
+    parser.add_argument('--number', type=int, default=8, help='most images of a folder (8)')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('reconstructions'),
+        help='folder to write (reconstructions)',
+    )
+    parser.add_argument('--seed', type=int, default=0, help='seed of crops and masks (0)')
     add_config_options(parser)
     return parser.parse_args()
 

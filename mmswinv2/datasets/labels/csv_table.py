@@ -49,7 +49,9 @@ def read_csv(source: Source) -> tuple[None, list[Labelled]]:
     for line, row in lines[1:]:
         where = f'{path}, line {line}'
         if len(row) != len(header):
-            raise UserError(f'{where} has {len(row)} columns, and the header {len(header)}')
+            raise UserError(
+                f'{where} has {len(row)} columns, and the header {len(header)}; mend it'
+            )
         values = dict(zip(header, map(str.strip, row), strict=True))
         if delimiter != ',':
             values |= {key: _decimal(values[key]) for key in _CORNERS}
@@ -63,12 +65,12 @@ def read_csv(source: Source) -> tuple[None, list[Labelled]]:
         size = stated_size(values.get('width'), values.get('height'), where)
         entry = found.setdefault(image, Labelled(image, [], size))
         if entry.size != size:
-            raise UserError(f'{where} has another width and height than a line before')
+            raise UserError(f'{where} has another width and height than a line before; mend one')
         corners = [values[key] for key in _CORNERS]
         if not any(corners):
             continue
         if not values['class']:
-            raise UserError(f'{where} has no class')
+            raise UserError(f'{where} has no class; give it one, or remove the line')
         x1, y1, x2, y2 = (number(corner, where) for corner in corners)
         offset = source.offset or 0
         entry.marks.append(Mark(values['class'], where, (x1 - offset, y1 - offset, x2, y2)))

@@ -59,7 +59,7 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
         where = f'{path}, shape {i}'
         label = shape.get('label') if isinstance(shape, dict) else None
         if not isinstance(label, str) or not label.strip():
-            raise UserError(f'{where} has no label')
+            raise UserError(f'{where} has no label; give it one, or remove it')
         mark = _read_shape(shape, where, source)
         if mark is None:
             continue

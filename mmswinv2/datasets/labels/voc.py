@@ -84,7 +84,9 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
     except UserError:
         raise
     except Exception as error:  # defusedxml has errors of its own
-        raise UserError(f'{path} is no XML that is read ({error!r:.100})') from error
+        raise UserError(
+            f'{path} is no XML that is read ({error!r:.100}); export it again'
+        ) from error
     if root.tag != 'annotation':
         source.left_out.add('XML files that are no annotations', path)
         return None
@@ -107,7 +109,7 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
 def _read_object(node: Any, where: str, source: Source) -> Mark:
     label = (node.findtext('name') or '').strip()
     if not label:
-        raise UserError(f'{where} has no name of a class')
+        raise UserError(f'{where} has no name of a class; give it one, or remove it')
     offset = 1.0 if source.offset is None else source.offset
     difficult = (node.findtext('difficult') or '0').strip().lower()
     if difficult not in _YES and difficult not in _NO:
@@ -124,7 +126,7 @@ def _read_object(node: Any, where: str, source: Source) -> Mark:
                   and child.text.strip()]  # fmt: skip
         mark.polygons.append(list(zip(values[::2], values[1::2], strict=False)))
     if box is None and not mark.polygons:
-        raise UserError(f'{where} has no bndbox')
+        raise UserError(f'{where} has no bndbox; give it one, or remove it')
     degrees = _rotation(node, where)
     if degrees and mark.box is not None and not mark.polygons:
         mark.polygons, mark.box = [_turned(mark.box, degrees)], None
