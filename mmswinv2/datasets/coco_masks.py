@@ -42,6 +42,8 @@ def check_masks(
         if segmentation in ('', {}, [[]]):  # tools for boxes write these
             annotation['segmentation'] = segmentation = []
         if type(segmentation) is list:
+            if segmentation and type(segmentation[0]) in (int, float):  # one polygon, as of VIA
+                annotation['segmentation'] = segmentation = [segmentation]
             owners += [i] * len(segmentation)
             polygons += segmentation
         elif type(segmentation) is dict:

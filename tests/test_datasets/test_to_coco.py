@@ -518,7 +518,7 @@ def test_labelme(tmp_path):
     picture(root / 'images/a.jpg')
     some = [
         shape('polygon', [[10, 10], [30, 10], [30, 50]]),
-        shape('rectangle', [[50, 60], [20, 30]], 'cat'),  # corners in any order
+        shape('rectangle', [[50, 60], [20, 30]], ' cat '),  # corners in any order
         shape('circle', [[50, 40], [53, 44]], 'ball'),
         shape('point', [[1, 1]]),
         shape('linestrip', [[1, 1], [2, 2], [5, 6]]),

@@ -58,9 +58,9 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
     for i, shape in enumerate(content['shapes']):
         where = f'{path}, shape {i}'
         label = shape.get('label') if isinstance(shape, dict) else None
-        if not isinstance(label, str) or not label.strip():
+        if not isinstance(label, str) or not (label := label.strip()):
             raise UserError(f'{where} has no label')
-        mark = _read_shape(shape, where, source)
+        mark = _read_shape(shape, label, where, source)
         if mark is None:
             continue
         group = shape.get('group_id')
@@ -79,12 +79,12 @@ def _outlines(mark: Mark) -> list[list[Point]]:
     return [[(x1, y1), (x2, y1), (x2, y2), (x1, y2)]]
 
 
-def _read_shape(shape: dict, where: str, source: Source) -> Mark | None:
+def _read_shape(shape: dict, label: str, where: str, source: Source) -> Mark | None:
     kind, given = shape.get('shape_type') or 'polygon', shape.get('points')
     if not isinstance(given, list) or not all(isinstance(p, list) and len(p) == 2 for p in given):
         raise UserError(f'{where}: points must be a list of [x, y]')
     points = [(number(x, where), number(y, where)) for x, y in given]
-    mark = Mark(shape['label'], where, crowd=shape.get('difficult') is True)
+    mark = Mark(label, where, crowd=shape.get('difficult') is True)
     if kind in _POLYGONS:
         mark.polygons = [points]
     elif kind == 'rectangle' and len(points) in (2, 4):
