@@ -158,6 +158,16 @@ def no_samples():
     return True
 
 
+@probe(
+    'Classes of joined data sets can be balanced, by ClassBalancedDataset around ConcatDataset',
+    'mmengine',
+)
+def balanced():
+    from mmengine.dataset import ConcatDataset
+
+    return not hasattr(ConcatDataset, 'get_cat_ids')
+
+
 @probe('Errors for samples that lack what a step of a pipeline needs name both', 'mmengine')
 def steps_out_of_order():
     from mmcv.transforms import LoadImageFromFile
