@@ -639,6 +639,19 @@ def absent_classes():
     return AveragePrecision().compute_metrics([scores])['mAP'] != 100
 
 
+@probe(
+    'Images in folders of classes are found whose names end in .webp, .tiff, .jfif or .jpe',
+    'mmpretrain',
+)
+def images_of_other_endings():
+    from mmswinv2.hosts.mmpretrain import import_torchvision
+
+    import_torchvision()
+    from mmpretrain.datasets import CustomDataset
+
+    return not CustomDataset(data_root='.', lazy_init=True).is_valid_file('a.webp')
+
+
 @probe('Reading CIFAR or lists of tags (RAM) from pickles runs no code from them', 'mmpretrain')
 def cifar():
     from mmpretrain.datasets import CIFAR10
