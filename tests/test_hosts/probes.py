@@ -452,6 +452,17 @@ def large_semantic_map():
     return found['area_union'][0] != 4200**2
 
 
+@probe('Images in a folder are found whose endings are in capitals, or img_suffix is', 'mmseg')
+def endings_in_capitals():
+    from mmseg.datasets import BaseSegDataset
+
+    for name in ('a.jpg', 'b.JPG'):
+        (FOLDER / 'endings').mkdir(exist_ok=True)
+        (FOLDER / 'endings' / name).touch()
+    folder = dict(img_path=str(FOLDER / 'endings'))
+    return len(BaseSegDataset(data_prefix=folder, pipeline=[])) < 2
+
+
 @probe('Reading a volume from a pickle runs no code from it', 'mmseg')
 def volumes():
     from mmseg.datasets.transforms import LoadBiomedicalImageFromFile
