@@ -340,13 +340,11 @@ def test_voc_with_turned_boxes_of_cvat(voc, tmp_path):
 def test_voc_in_other_words(voc, tmp_path):
     """Handles a declared encoding, words for numbers, and lists of names with spaces."""
     root = voc if voc.name != 'Annotations' else voc.parent
-    for name in ('car', 'car 2', 'car 1'):
+    flags = {'car': 'true', 'car 2': 'Unspecified', 'car 1': 'no'}
+    for name, difficult in flags.items():
         picture(root / f'JPEGImages/{name}.jpg')
         text = f'<annotation><filename>{name}.jpg</filename>'
-        text += (
-            objects(1, 1, 20, 20, name='猫', difficult='true' if name == 'car' else 'no')
-            + '</annotation>'
-        )
+        text += objects(1, 1, 20, 20, name='猫', difficult=difficult) + '</annotation>'
         declared = '<?xml version="1.0" encoding="gbk"?>' + text
         (root / f'Annotations/{name}.xml').write_bytes(declared.encode('gbk'))
     write(root / 'ImageSets/Main/spaces.txt', 'car 2\ncar -1\n')

@@ -117,7 +117,9 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def voc(names=('cat', 'dog'), box=(10, 10, 40, 40), size=(96, 64), lines='1\n2\n', **options):
+def voc(
+    names=('cat', 'dog'), box=(10, 10, 40, 40), size=(96, 64), lines='1\n2\n', more='', **options
+):
     from mmdet.datasets import XMLDataset
 
     corners = zip(('xmin', 'ymin', 'xmax', 'ymax'), box, strict=False)
@@ -125,7 +127,7 @@ def voc(names=('cat', 'dog'), box=(10, 10, 40, 40), size=(96, 64), lines='1\n2\n
     for number, name in enumerate(names, start=1):
         Path(f'Annotations/{number}.xml').write_text(
             f'<annotation><size><width>{size[0]}</width><height>{size[1]}</height></size><object>'
-            f'<name>{name}</name><bndbox>{place}</bndbox></object></annotation>'
+            f'<name>{name}</name><bndbox>{place}</bndbox>{more}</object></annotation>'
         )
     Path('list.txt').write_text(lines)
     return XMLDataset(
@@ -140,6 +142,10 @@ VOC = {  # case: (what is different, words of the error)
     'no numbers': (dict(box='abcd'), 'names .1., .*could not convert'),
     'corners exchanged': (dict(box=(40, 40, 10, 10)), '2 of 2 annotations have a box of no or neg'),
     'outside': (dict(box=(400, 40, 430, 60)), '2 of 2 annotations have a box outside of .*1.jpg'),
+    'difficult': (
+        dict(more='<difficult>maybe</difficult>'),
+        "names '1', .*difficult must be 0 or 1, got 'maybe'",
+    ),
     'other names': (
         dict(names=('Cat', 'Dog')),
         r"2 images and 0 annotations .* of the classes \('cat', 'dog'\); its objects are 'Cat'",
@@ -160,6 +166,16 @@ def test_pascal_voc_that_is_used(folder, log):
     assert voc(size=(0, 0), filter_cfg=dict(min_size=32)).get_data_info(0)['height'] == 64
     assert len(voc(names=('cat', 'Dog'))) == 2
     assert "no object is of the classes 'dog', and objects of 'Dog' are left out" in log()
+
+
+@pytest.mark.parametrize(
+    ('text', 'flag'), [('Unspecified', 0), ('', 0), ('false', 0), ('0', 0), ('1', 1), ('True', 1)]
+)
+def test_pascal_voc_with_words_for_difficult(folder, text, flag):
+    """Unspecified is what makesense.ai writes for every object."""
+    data = voc(more=f'<difficult>{text}</difficult>', test_mode=True)
+    flags = [data.get_data_info(i)['instances'][0]['ignore_flag'] for i in range(2)]
+    assert flags == [flag, flag]
 
 
 def test_pictures_of_other_formats_are_looked_at_before_the_run(folder):
