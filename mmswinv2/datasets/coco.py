@@ -7,6 +7,7 @@ detected, a mask of another size counts as wrong, and a missing key raises a Key
 
 import gc
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from ..files import read_json
 from ..log import warn
 from .box_rules import BOX_RULES, XYWH, Annotations, Rule, apply_rules
 from .coco_masks import check_masks
+
+_DIGITS = re.compile('[0-9]{1,19}')
 
 
 def can_be_path(text: str) -> bool:
@@ -256,10 +259,12 @@ def _read(path: str | Path) -> dict[str, Any]:
 def _column(
     path: Any, content: dict, name: str, key: str, kind: type, wanted: str, rule: Any
 ) -> list:
-    """The values of a key in all entries of a list; whole floats become integers."""
+    """The values of a key in all entries of a list; whole floats and digits become integers."""
     values = [entry.get(key) for entry in content[name]]
     for i, value in enumerate(values):
-        if kind is int and type(value) is float and value.is_integer():
+        whole = type(value) is float and value.is_integer()
+        digits = type(value) is str and _DIGITS.fullmatch(value)  # VIA writes image_id so
+        if kind is int and (whole or digits):
             content[name][i][key] = values[i] = value = int(value)
         if type(value) is not kind or not (rule is None or rule(value)):
             found = f'{key}={value!r:.60}' if key in content[name][i] else f'no {key}'

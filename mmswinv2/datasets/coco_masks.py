@@ -42,6 +42,8 @@ def check_masks(
         if segmentation in ('', {}, [[]]):  # tools for boxes write these
             annotation['segmentation'] = segmentation = []
         if type(segmentation) is list:
+            if segmentation and type(segmentation[0]) in (int, float):  # one polygon, as of VIA
+                annotation['segmentation'] = segmentation = [segmentation]
             owners += [i] * len(segmentation)
             polygons += segmentation
         elif type(segmentation) is dict:
@@ -219,3 +221,20 @@ def count_pixels(code: str) -> int:
     for first in (1, 2):
         runs[first::2] = runs[first::2].cumsum()
     return int(runs.sum()) if runs.min() >= 0 else -1
+
+
+def encode_mask(mask: Any) -> tuple[dict[str, Any], float, list[float]]:
+    """A mask (H, W) as COCO has it: run lengths, area in pixels, and (x, y, width, height)."""
+    import pycocotools.mask as coco_mask
+
+    code = coco_mask.encode(np.asfortranarray(np.asarray(mask), dtype=np.uint8))
+    area, box = float(coco_mask.area(code)), coco_mask.toBbox(code).tolist()
+    return dict(size=list(code['size']), counts=code['counts'].decode()), area, box
+
+
+def fill_polygons(polygons: list[list[float]], size: tuple[int, int]) -> np.ndarray:
+    """The pixels (H, W) inside any of some polygons, bool; `size` is width and height."""
+    import pycocotools.mask as coco_mask
+
+    codes = coco_mask.frPyObjects(polygons, size[1], size[0])
+    return coco_mask.decode(coco_mask.merge(codes)).astype(bool)

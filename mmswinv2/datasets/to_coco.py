@@ -17,6 +17,7 @@ from ..files import is_inside, write_atomically
 from ..hosts.mmcv import open_image, shown_size
 from ..progress import track
 from .coco import check_content, repeated
+from .coco_masks import encode_mask, fill_polygons
 from .images import decode as read_array
 from .labels import FORMATS, Labelled, LeftOut, Mark, Source
 
@@ -31,7 +32,7 @@ class Summary:
 
     images: int
     boxes: int  # of all objects
-    masks: int  # those with polygons
+    masks: int  # those with a mask
     crowds: int  # those that are ignored in training and in scores
     classes: dict[str, int]  # boxes by name, in the order of the ids, which begin at 1
     left_out: dict[str, tuple[int, str]] = field(default_factory=dict)  # number, the first
@@ -220,7 +221,7 @@ def image_size(path: Path, decode: bool) -> tuple[int, int] | None:
 def _annotation(
     mark: Mark, size: tuple[int, int], scale: tuple[float, float], left_out: LeftOut
 ) -> dict[str, Any] | None:
-    """Box, area and polygons in pixels, or ``None`` if nothing of them is on the image."""
+    """Box, area and mask in pixels, or ``None`` if nothing of them is on the image."""
     polygons = []
     for points in mark.polygons:
         xy = np.array(points, np.float64).reshape(-1, 2) * scale
@@ -231,6 +232,12 @@ def _annotation(
             left_out.add('polygons outside of their image', mark.where)
         else:
             polygons.append(cut)
+    if mark.masks:
+        code, covered, bbox = encode_mask(_joined(mark, polygons, size))
+        if not covered:
+            left_out.add('masks without a pixel on their image', mark.where)
+            return None
+        return dict(bbox=bbox, area=covered, iscrowd=int(mark.crowd), segmentation=code)
     if mark.box is not None:
         box = np.array(mark.box, np.float64) * (*scale, *scale)
         if (box[2:] <= box[:2]).any():
@@ -252,6 +259,19 @@ def _annotation(
         annotation['segmentation'] = [xy.ravel().tolist() for xy in polygons]
         annotation['area'] = float(sum(map(_area, polygons)))
     return annotation
+
+
+def _joined(mark: Mark, polygons: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """The mask (H, W) of an object of several parts."""
+    width, height = size
+    joined = np.zeros((height, width), bool)
+    if polygons:
+        joined |= fill_polygons([xy.ravel().tolist() for xy in polygons], size)
+    for x, y, read in mark.masks:
+        part, place = read()[max(-y, 0) :, max(-x, 0) :], joined[max(y, 0) :, max(x, 0) :]
+        h, w = np.minimum(part.shape, place.shape)
+        place[:h, :w] |= part[:h, :w]
+    return joined
 
 
 def _cut(xy: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -120,6 +120,8 @@ def _check_xml() -> None:
     """Pascal VOC's format."""
     from mmdet.datasets import WIDERFaceDataset, XMLDataset
 
+    from ..datasets.labels.voc import is_difficult
+
     @replace((XMLDataset, WIDERFaceDataset), 'parse_data_info')
     def parse_data_info(original: Any, self: Any, info: dict) -> dict:
         try:
@@ -142,6 +144,8 @@ def _check_xml() -> None:
         names = {node.findtext('name') for node in tree.findall('object')}
         others = vars(self).setdefault('names_of_no_class', set())
         others |= names - {None} - set(self._metainfo['classes'])
+        for node in tree.iter('difficult'):  # mmdet takes a number alone
+            node.text = str(int(is_difficult(node.text, 'an object')))
         return original(self, tree, *args, **kw)
 
 

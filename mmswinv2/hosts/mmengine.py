@@ -92,6 +92,18 @@ def list_no_folders_of_systems() -> None:
         return (path for path in found if not any(map(is_of_system, path.split(os.sep))))
 
 
+@patch('mmengine', '>=0.7')
+def balance_joined_sets() -> None:
+    """Classes of joined data sets can be balanced, by ClassBalancedDataset around ConcatDataset."""
+    from mmengine.dataset import ConcatDataset
+
+    def get_cat_ids(self: Any, idx: int) -> list[int]:
+        number, inner = self._get_ori_dataset_idx(idx)
+        return self.datasets[number].get_cat_ids(inner)
+
+    ConcatDataset.get_cat_ids = get_cat_ids
+
+
 @patch('mmengine', '<0.10.8')
 def start_workers_late() -> None:
     """Workers of a training by iterations start after hooks have checked their data set."""
@@ -234,7 +246,7 @@ class MMEngine(Host):
 
     early_patches = (
         *patches_in('mmengine', mmengine_checkpoints, config_files, pipelines),
-        read_data_without_code, explain_empty_data, list_no_folders_of_systems, start_workers_late,
-        normalize_any_channels, draw_three_channels, draw_masks_in_their_boxes,
+        read_data_without_code, explain_empty_data, list_no_folders_of_systems, balance_joined_sets,
+        start_workers_late, normalize_any_channels, draw_three_channels, draw_masks_in_their_boxes,
         register_deepspeed_optimizers,
     )  # fmt: skip

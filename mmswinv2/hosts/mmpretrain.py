@@ -18,6 +18,7 @@ from .patching import log_patch, patch, replace
 
 # a line of a list of images with the numbers of their classes
 _LINE = (r'.* [+-]?\d+', '"path number", with the path of an image and the number of its class')
+_ENDINGS = ('.webp', '.tiff', '.jfif', '.jpe')  # of images that every OpenCV reads
 _VECTOR_HEADS = ('LinearClsHead', 'ArcFaceClsHead', 'VisionTransformerClsHead')
 # metrics of images with one label
 _SINGLE_LABEL = ('Accuracy', 'SingleLabelMetric', 'ConfusionMatrix')
@@ -112,6 +113,17 @@ def average_classes_with_images() -> None:
 
 
 @patch('mmpretrain', '>=1')
+def find_images_of_other_endings() -> None:
+    """Images in folders of classes are found whose names end in .webp, .tiff, .jfif or .jpe."""
+    from mmpretrain.datasets import CustomDataset, ImageNet
+
+    @replace(CustomDataset, 'is_valid_file')
+    def is_valid_file(original: Any, self: Any, filename: str) -> bool:
+        as_usual = {*self.extensions} == {*ImageNet.IMG_EXTENSIONS}  # none that the user has set
+        return original(self, filename) or (as_usual and filename.lower().endswith(_ENDINGS))
+
+
+@patch('mmpretrain', '>=1')
 def read_pickles_without_code() -> None:
     """Reading CIFAR or lists of tags (RAM) from pickles runs no code from them."""
     import mmpretrain.datasets.cifar
@@ -131,7 +143,7 @@ class MMPretrain(Host):
     extra = 'pretrain'
     patches = (
         declare_operators, *Host.patches, explain_wrong_crops, label_merged_views,
-        average_classes_with_images, read_pickles_without_code,
+        average_classes_with_images, find_images_of_other_endings, read_pickles_without_code,
     )  # fmt: skip
     draw_option = 'enable'
     draw_folder = 'default_hooks.visualization.out_dir'

@@ -1,5 +1,6 @@
 """Patches of mmseg, with the versions that need them."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,23 @@ from torch.nn.functional import one_hot as one_hot_labels
 from ..log import warn
 from .label_maps import NOT_LABELLED, count_areas
 from .patching import patch, replace
+
+
+@patch('mmseg', '>=1')
+def find_endings_in_capitals() -> None:
+    """Images in a folder are found whose endings are in capitals, or img_suffix is."""
+    from mmseg.datasets import BaseSegDataset
+
+    @replace(BaseSegDataset, 'load_data_list')
+    def load_data_list(original: Any, self: Any) -> list[dict]:
+        images, ending = original(self), self.img_suffix
+        if os.path.isfile(self.ann_file) or not ending.startswith('.'):
+            return images  # of a list, or with a part of the name in the ending
+        self.img_suffix = ending.swapcase()
+        try:
+            return sorted(images + original(self), key=lambda image: image['img_path'])
+        finally:
+            self.img_suffix = ending
 
 
 @patch('mmseg', '<1.3')

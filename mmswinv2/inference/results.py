@@ -98,6 +98,8 @@ class ResultWriter:
 
     def _add_instances(self, item: Item, result: Any) -> None:
         """Record boxes and masks that score high enough, as annotations of COCO."""
+        from ..datasets.coco_masks import encode_mask
+
         highest = max(result.pred_instances.labels.tolist(), default=0)
         if highest >= len(self.classes) > 0:  # without any names, numbers are drawn
             raise UserError(
@@ -122,7 +124,7 @@ class ResultWriter:
                 score=float(found.scores[i]),
             )
             if 'masks' in found:
-                entry['segmentation'], entry['area'], box = _run_lengths(found.masks[i])
+                entry['segmentation'], entry['area'], box = encode_mask(found.masks[i])
                 entry['bbox'] = box if x1 == x2 else entry['bbox']  # SOLO finds no boxes
             self.found.append(entry)
 
@@ -220,13 +222,3 @@ class ResultWriter:
         for folder in self._made:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-
-
-def _run_lengths(mask: Any) -> tuple[dict[str, Any], float, list[float]]:
-    """A mask (H, W) as COCO writes it: run lengths, area in pixels, and (x, y, width, height)."""
-    import pycocotools.mask
-
-    code = pycocotools.mask.encode(np.asfortranarray(np.asarray(mask), dtype=np.uint8))
-    area = float(pycocotools.mask.area(code))
-    box = pycocotools.mask.toBbox(code).tolist()
-    return dict(size=list(code['size']), counts=code['counts'].decode()), area, box

@@ -1,5 +1,7 @@
 """Label files of other formats: exact numbers, left-out entries, and errors."""
 
+import base64
+import io
 import json
 import shutil
 import warnings
@@ -338,13 +340,11 @@ def test_voc_with_turned_boxes_of_cvat(voc, tmp_path):
 def test_voc_in_other_words(voc, tmp_path):
     """Handles a declared encoding, words for numbers, and lists of names with spaces."""
     root = voc if voc.name != 'Annotations' else voc.parent
-    for name in ('car', 'car 2', 'car 1'):
+    flags = {'car': 'true', 'car 2': 'Unspecified', 'car 1': 'no'}
+    for name, difficult in flags.items():
         picture(root / f'JPEGImages/{name}.jpg')
         text = f'<annotation><filename>{name}.jpg</filename>'
-        text += (
-            objects(1, 1, 20, 20, name='猫', difficult='true' if name == 'car' else 'no')
-            + '</annotation>'
-        )
+        text += objects(1, 1, 20, 20, name='猫', difficult=difficult) + '</annotation>'
         declared = '<?xml version="1.0" encoding="gbk"?>' + text
         (root / f'Annotations/{name}.xml').write_bytes(declared.encode('gbk'))
     write(root / 'ImageSets/Main/spaces.txt', 'car 2\ncar -1\n')
@@ -518,11 +518,10 @@ def test_labelme(tmp_path):
     picture(root / 'images/a.jpg')
     some = [
         shape('polygon', [[10, 10], [30, 10], [30, 50]]),
-        shape('rectangle', [[50, 60], [20, 30]], 'cat'),  # corners in any order
+        shape('rectangle', [[50, 60], [20, 30]], ' cat '),  # corners in any order
         shape('circle', [[50, 40], [53, 44]], 'ball'),
         shape('point', [[1, 1]]),
         shape('linestrip', [[1, 1], [2, 2], [5, 6]]),
-        shape('mask', [[1, 1], [2, 2]], mask='iVBORw0KGgo='),
         shape('rectangle', [[60, 40], [65, 50]], group_id=3),
         shape('polygon', [[60, 10], [70, 10], [70, 20]], group_id=3),
         shape('polygon', [[80, 10], [90, 10], [90, 30]], group_id=3),
@@ -556,8 +555,48 @@ def test_labelme(tmp_path):
         "JSON files that are not LabelMe's": 1,
         "shapes of the kind 'point', which have no area here": 1,
         "shapes of the kind 'linestrip', which have no area here": 1,
-        "shapes of the kind 'mask', which is not read (save polygons)": 1,
     }
+
+
+def labelme_mask(mask, x, y, label='dog', **more):
+    """A shape as AI-Mask of LabelMe writes it, with both corner pixels and a PNG of 0 and 1."""
+    file = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8)).save(file, 'PNG')
+    text, (h, w) = base64.b64encode(file.getvalue()).decode(), mask.shape
+    return shape('mask', [[x, y], [x + w - 1, y + h - 1]], label, mask=text, **more)
+
+
+def test_masks_of_labelme(tmp_path):
+    """Their pixels are those that LabelMe shows, also of groups and at the borders."""
+    import pycocotools.mask
+
+    ring = np.pad(np.zeros((5, 9), bool), 2, constant_values=True)  # (9, 13) with a hole
+    some = [
+        labelme_mask(ring, 20, 30),
+        labelme_mask(ring, 94, -4, 'cat'),
+        labelme_mask(ring, 50, 10, group_id=1),
+        shape('polygon', [[55, 12], [60, 12], [60, 20], [55, 20]], group_id=1),
+        labelme_mask(ring, 70, 60, group_id=1),
+        *(labelme_mask(ring, *corner) for corner in ((100, 10), (150, 10), (10, 99), (-20, 5))),
+        labelme_mask(~ring[2:7, 2:11] & False, 10, 10),
+    ]
+    picture(tmp_path / 'mine/a.jpg')
+    labelme(tmp_path / 'mine/a.json', some)
+    _, found, summary = convert('labelme', tmp_path / 'mine', tmp_path)
+    whole = np.zeros((3, 80, 100), bool)
+    whole[0, 30:39, 20:33] = ring
+    whole[1, :5, 94:] = ring[4:, :6]
+    whole[2, 10:19, 50:63] = ring
+    whole[2, 60:69, 70:83] = ring
+    whole[2, 12:20, 55:60] = True  # pixels between the edges of the polygon
+    assert [name for _, name, _ in found] == ['dog', 'cat', 'dog'] and summary.masks == 3
+    for (*_, a), mask in zip(found, whole, strict=True):
+        assert (pycocotools.mask.decode(a['segmentation']) == mask).all()
+        (rows,), (columns,) = mask.any(1).nonzero(), mask.any(0).nonzero()
+        x, y = int(columns[0]), int(rows[0])
+        assert a['bbox'] == [x, y, columns[-1] + 1 - x, rows[-1] + 1 - y]
+        assert a['area'] == mask.sum() and a['iscrowd'] == 0
+    assert {n for n, _ in summary.left_out.values()} == {5}
 
 
 def test_labelme_stays_in_its_folder(tmp_path):
@@ -645,6 +684,14 @@ WRONG_JSON = {
     ),
     'nan': ('{"shapes": [{"label": "a", "points": [[1, NaN]]}]}', 'shape 0: nan is no coordinate'),
     'nested': ('[' * 100000, 'is not JSON'),
+    'mask': (
+        '{"shapes": [{"label": "a", "points": [[1, 1]], "shape_type": "mask", "mask": "iVBO"}]}',
+        'shape 0: its mask is no PNG',
+    ),
+    'no mask': (
+        '{"shapes": [{"label": "a", "points": [[1, 1]], "shape_type": "mask"}]}',
+        'shape 0: its mask is no PNG',
+    ),
     'long': (f'{{"shapes": [{{"label": "a", "points": [[1, {"9" * 4000}]]}}]}}', 'no coordinate'),
 }
 

@@ -158,6 +158,16 @@ def no_samples():
     return True
 
 
+@probe(
+    'Classes of joined data sets can be balanced, by ClassBalancedDataset around ConcatDataset',
+    'mmengine',
+)
+def balanced():
+    from mmengine.dataset import ConcatDataset
+
+    return not hasattr(ConcatDataset, 'get_cat_ids')
+
+
 @probe('Errors for samples that lack what a step of a pipeline needs name both', 'mmengine')
 def steps_out_of_order():
     from mmcv.transforms import LoadImageFromFile
@@ -442,6 +452,17 @@ def large_semantic_map():
     return found['area_union'][0] != 4200**2
 
 
+@probe('Images in a folder are found whose endings are in capitals, or img_suffix is', 'mmseg')
+def endings_in_capitals():
+    from mmseg.datasets import BaseSegDataset
+
+    for name in ('a.jpg', 'b.JPG'):
+        (FOLDER / 'endings').mkdir(exist_ok=True)
+        (FOLDER / 'endings' / name).touch()
+    folder = dict(img_path=str(FOLDER / 'endings'))
+    return len(BaseSegDataset(data_prefix=folder, pipeline=[])) < 2
+
+
 @probe('Reading a volume from a pickle runs no code from it', 'mmseg')
 def volumes():
     from mmseg.datasets.transforms import LoadBiomedicalImageFromFile
@@ -627,6 +648,19 @@ def absent_classes():
 
     scores = dict(pred_score=torch.tensor([0.9, 0.1, 0.5]), gt_score=torch.tensor([1, 0, 0]))
     return AveragePrecision().compute_metrics([scores])['mAP'] != 100
+
+
+@probe(
+    'Images in folders of classes are found whose names end in .webp, .tiff, .jfif or .jpe',
+    'mmpretrain',
+)
+def images_of_other_endings():
+    from mmswinv2.hosts.mmpretrain import import_torchvision
+
+    import_torchvision()
+    from mmpretrain.datasets import CustomDataset
+
+    return not CustomDataset(data_root='.', lazy_init=True).is_valid_file('a.webp')
 
 
 @probe('Reading CIFAR or lists of tags (RAM) from pickles runs no code from them', 'mmpretrain')

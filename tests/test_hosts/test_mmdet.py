@@ -47,17 +47,38 @@ def test_a_matching_data_set_passes_inside_wrappers_too(tmp_path):
         check_dataset(wrapped, 'train_dataloader')
 
 
-@pytest.mark.parametrize('order', [1, -1])
-def test_sets_are_joined_whichever_lacks_a_key_of_metainfo(tmp_path, order):
-    hosts.of(Config(dict(default_scope='mmdet'))).apply()
-    from mmdet.datasets import BaseDetDataset, ConcatDataset
+def own_format(folder):
+    """A set of two images with a dog each, in mmdet's own format."""
+    from mmdet.datasets import BaseDetDataset
 
-    path, meta = tmp_path / 'own.json', dict(classes=('cat', 'dog'))
+    path, meta = folder / 'own.json', dict(classes=('cat', 'dog'))
     item = dict(bbox=[0, 0, 5, 5], bbox_label=1, ignore_flag=0)
     images = [dict(img_path=f'{i}.jpg', height=9, width=9, instances=[item]) for i in range(2)]
     path.write_text(json.dumps(dict(metainfo=meta, data_list=images)))
-    own = BaseDetDataset(ann_file=str(path), data_prefix=dict(img_path=''), metainfo=meta)
-    both = [own, coco(tmp_path)][::order]  # the latter has a palette
+    return BaseDetDataset(ann_file=str(path), data_prefix=dict(img_path=''), metainfo=meta)
+
+
+@pytest.mark.parametrize('kind', ['mmdet.ConcatDataset', 'mmengine.ConcatDataset'])
+def test_joined_sets_are_balanced(tmp_path, kind):
+    """A cat in one of three images is shown sqrt(0.5 / (1/3)) times, rounded up."""
+    hosts.of(Config(dict(default_scope='mmdet'))).apply()
+    from mmengine.dataset import ClassBalancedDataset
+
+    joined = dict(type=kind, datasets=[own_format(tmp_path), coco(tmp_path)], ignore_keys='palette')
+    balanced = ClassBalancedDataset(joined, oversample_thr=0.5)
+    check_dataset(balanced, 'train_dataloader')
+    paths = [balanced.get_data_info(i)['img_path'] for i in range(len(balanced))]
+    assert paths == ['0.jpg', '1.jpg', '1.jpg', '1.jpg']
+    cats = [balanced.get_data_info(i)['instances'][0]['bbox_label'] for i in range(4)]
+    assert cats == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize('order', [1, -1])
+def test_sets_are_joined_whichever_lacks_a_key_of_metainfo(tmp_path, order):
+    hosts.of(Config(dict(default_scope='mmdet'))).apply()
+    from mmdet.datasets import ConcatDataset
+
+    both = [own_format(tmp_path), coco(tmp_path)][::order]  # the latter has a palette
     joined = pickle.loads(pickle.dumps(ConcatDataset(both)))
     check_dataset(joined, 'train_dataloader')
     paths = [joined.get_data_info(i)['img_path'] for i in range(3)]
@@ -96,7 +117,9 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def voc(names=('cat', 'dog'), box=(10, 10, 40, 40), size=(96, 64), lines='1\n2\n', **options):
+def voc(
+    names=('cat', 'dog'), box=(10, 10, 40, 40), size=(96, 64), lines='1\n2\n', more='', **options
+):
     from mmdet.datasets import XMLDataset
 
     corners = zip(('xmin', 'ymin', 'xmax', 'ymax'), box, strict=False)
@@ -104,7 +127,7 @@ def voc(names=('cat', 'dog'), box=(10, 10, 40, 40), size=(96, 64), lines='1\n2\n
     for number, name in enumerate(names, start=1):
         Path(f'Annotations/{number}.xml').write_text(
             f'<annotation><size><width>{size[0]}</width><height>{size[1]}</height></size><object>'
-            f'<name>{name}</name><bndbox>{place}</bndbox></object></annotation>'
+            f'<name>{name}</name><bndbox>{place}</bndbox>{more}</object></annotation>'
         )
     Path('list.txt').write_text(lines)
     return XMLDataset(
@@ -119,6 +142,10 @@ VOC = {  # case: (what is different, words of the error)
     'no numbers': (dict(box='abcd'), 'names .1., .*could not convert'),
     'corners exchanged': (dict(box=(40, 40, 10, 10)), '2 of 2 annotations have a box of no or neg'),
     'outside': (dict(box=(400, 40, 430, 60)), '2 of 2 annotations have a box outside of .*1.jpg'),
+    'difficult': (
+        dict(more='<difficult>maybe</difficult>'),
+        "names '1', .*difficult must be 0 or 1, got 'maybe'",
+    ),
     'other names': (
         dict(names=('Cat', 'Dog')),
         r"2 images and 0 annotations .* of the classes \('cat', 'dog'\); its objects are 'Cat'",
@@ -139,6 +166,16 @@ def test_pascal_voc_that_is_used(folder, log):
     assert voc(size=(0, 0), filter_cfg=dict(min_size=32)).get_data_info(0)['height'] == 64
     assert len(voc(names=('cat', 'Dog'))) == 2
     assert "no object is of the classes 'dog', and objects of 'Dog' are left out" in log()
+
+
+@pytest.mark.parametrize(
+    ('text', 'flag'), [('Unspecified', 0), ('', 0), ('false', 0), ('0', 0), ('1', 1), ('True', 1)]
+)
+def test_pascal_voc_with_words_for_difficult(folder, text, flag):
+    """Unspecified is what makesense.ai writes for every object."""
+    data = voc(more=f'<difficult>{text}</difficult>', test_mode=True)
+    flags = [data.get_data_info(i)['instances'][0]['ignore_flag'] for i in range(2)]
+    assert flags == [flag, flag]
 
 
 def test_pictures_of_other_formats_are_looked_at_before_the_run(folder):
@@ -215,7 +252,8 @@ LABELLED = {  # case: (change, options, words of the error)
     'no masks': (each(), dict(with_mask=True), 'has boxes and no masks'),
     'lines': (each(mask=[[60, 20, 90, 40]]), dict(with_mask=True), '4 of 4 .* less than three'),
     'mask afar': (each(mask=[[1, 1, 9, 1, 9, 9]]), dict(with_mask=True), '4 of 4 .* elsewhere'),
-    'flat polygon': (each(mask=[60, 20, 90, 20, 90, 40]), dict(with_mask=True), 'holds 60; a seg'),
+    'polygon of pairs': (each(mask=[[[60, 20], [90, 20], [90, 40]]]), dict(with_mask=True),
+                         'holds ..60, 20.* a seg'),
     'run lengths of another size': (each(mask=dict(size=[9, 9], counts=[40, 41])),
                                     dict(with_mask=True), r'its image is 96x64 pixels'),
     'no list of instances': (lambda c: c['data_list'].append(3), {}, 'no file for BaseDetDataset'),
@@ -240,6 +278,12 @@ def test_labels_by_number_that_are_used(folder, log):
     turned = labelled(lambda c: c['data_list'][0]['instances'][0].update(bbox=[9, 9, 5, 5]))
     assert [len(turned.get_data_info(i)['instances']) for i in (0, 1)] == [1, 1]
     assert re.search('2 of 4 annotations have a box of no or negative .* they are left out', log())
+
+
+def test_a_flat_list_is_one_polygon(folder):
+    data = labelled(each(mask=[60, 20, 90, 20, 90, 40]), with_mask=True)
+    found = [instance['mask'] for instance in data.get_data_info(0)['instances']]
+    assert found == [[[60, 20, 90, 20, 90, 40]]] * 2
 
 
 def test_masks_of_two_points_are_ignored_with_a_warning(folder, log):

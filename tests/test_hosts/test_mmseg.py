@@ -25,6 +25,7 @@ from mmswinv2.hosts.mmcv import name_unreadable_images
 from mmswinv2.hosts.mmseg import check_heads
 from mmswinv2.hosts.mmseg_label_maps import SegMapGuard, guard_seg_maps
 from mmswinv2.hosts.mmseg_patches import (
+    find_endings_in_capitals,
     gather_at_one_size,
     keep_files,
     mend_losses,
@@ -188,6 +189,22 @@ def test_data_without_names_of_classes(ade):
     save(ade, np.zeros((2, 2), np.uint8))
     with pytest.raises(UserError, match='annotations are for 2x2'):
         dataset[0]
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.JPG'])
+def test_endings_in_capitals_are_those_of_images_too(ade, suffix):
+    """In folders; an ending with a part of the name, and a list, mean what they say."""
+    find_endings_in_capitals.apply()
+    for kind, old, new in (('images', 'b.jpg', 'A2.JPG'), ('annotations', 'b.png', 'A2.png')):
+        (ade / kind / f'training/{old}').rename(ade / kind / f'training/{new}')
+    dataset = build(ade, type='BaseSegDataset', img_suffix=suffix, seg_map_suffix='.png')
+    check_dataset(dataset, 'train_dataloader')
+    names = [[path.split('/')[-1] for path in (info['img_path'], info['seg_map_path'])]
+             for info in map(dataset.get_data_info, range(len(dataset)))]  # fmt: skip
+    assert names == [['A2.JPG', 'A2.png'], ['a.jpg', 'a.png']]
+    assert dataset.img_suffix == suffix and len(build(ade, img_suffix='2.JPG')) == 1
+    (ade / 'list.txt').write_text('a\n')
+    assert len(build(ade, ann_file='list.txt', img_suffix=suffix)) == 1
 
 
 def test_pipelines_that_load_no_map_want_none(ade):

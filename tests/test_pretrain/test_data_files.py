@@ -57,6 +57,32 @@ def test_cifar_is_read_as_ever(version, tmp_path):
     assert (found.get_data_info(1)['img'] == images[1].reshape(3, 32, 32).transpose(1, 2, 0)).all()
 
 
+@pytest.mark.parametrize('kind', ['CustomDataset', 'ImageNet'])
+@pytest.mark.parametrize('with_label', [True, False])
+def test_images_of_all_usual_endings_are_found(kind, with_label, tmp_path):
+    """And of those alone that a user names."""
+    hosts.of(dict(default_scope='mmpretrain')).apply()
+    from mmpretrain import datasets
+
+    usual = ('.jpg', '.JPEG', '.png', '.webp', '.WEBP', '.tif', '.tiff', '.jfif', '.jpe')
+    for ending in (*usual, '.txt', '.npy', '.mp4'):
+        for folder in 'ab':
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / f'1{ending}').touch()
+    options = dict(data_root=str(tmp_path), data_prefix='', with_label=with_label)
+    if kind == 'ImageNet':
+        options |= dict(classes=['a', 'b'])
+    for given, wanted in (({}, usual), (dict(extensions=('.jpg', '.png')), ('.jpg', '.png'))):
+        data = getattr(datasets, kind)(**options, **given)
+        infos = [data.get_data_info(i) for i in range(len(data))]
+        paths = sorted(
+            str(tmp_path / folder / f'1{ending}') for folder in 'ab' for ending in wanted
+        )
+        assert sorted(info['img_path'] for info in infos) == paths
+        if with_label:
+            assert all('ab'[i['gt_label']] == i['img_path'].split('/')[-2] for i in infos)
+
+
 def test_cifar_runs_no_code(tmp_path, capsys):
     with pytest.raises(UserError, match=r'class builtins\.print is not allowed'):
         cifar(tmp_path, pickle.dumps(Evil()))

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+import numpy as np
+
 from ...errors import UserError
 from ...files import IMAGES, find, is_inside, walk
 
@@ -24,9 +26,12 @@ class Mark:
 
     label: str
     where: str  # file and line, for messages
-    # counted from the left upper corner; None: that around the polygons
+    # counted from the left upper corner; None: that around the polygons and masks
     box: Box | None = None
     polygons: list[list[Point]] = field(default_factory=list)  # of its mask; empty: a box alone
+    # parts of its mask: the pixel (x, y) of the upper left corner, and a function that decodes the
+    # pixels (h, w), bool, which would fill the memory for all objects at once
+    masks: list[tuple[int, int, Callable[[], np.ndarray]]] = field(default_factory=list)
     crowd: bool = False  # ignored in training and in scores
 
 

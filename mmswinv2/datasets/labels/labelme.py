@@ -1,17 +1,23 @@
-"""LabelMe: a JSON file for each image, with polygons, rectangles and circles.
+"""LabelMe: a JSON file for each image, with polygons, rectangles, circles and masks.
 
 Shapes of one ``group_id`` and label are one object with several polygons. A rectangle alone is a
 box without a mask; a turned one, ``rotation`` of X-AnyLabeling, is read as a polygon, and its
-``difficult`` shapes are crowds. Points and lines have no area and are left out, and so are masks in
-pixels.
+``difficult`` shapes are crowds. Masks in pixels, as ``AI-Mask`` draws them, become run lengths.
+Points and lines have no area and are left out.
 """
 
+import base64
+import functools
+import io
 import math
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+import numpy as np
+
 from ...errors import UserError
 from ...files import read_json
+from ...hosts.mmcv import open_image
 from .common import (
     SUFFIXES,
     Labelled,
@@ -58,9 +64,9 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
     for i, shape in enumerate(content['shapes']):
         where = f'{path}, shape {i}'
         label = shape.get('label') if isinstance(shape, dict) else None
-        if not isinstance(label, str) or not label.strip():
+        if not isinstance(label, str) or not (label := label.strip()):
             raise UserError(f'{where} has no label; give it one, or remove it')
-        mark = _read_shape(shape, where, source)
+        mark = _read_shape(shape, label, where, source)
         if mark is None:
             continue
         group = shape.get('group_id')
@@ -68,6 +74,7 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
             marks[i, None] = mark
         elif (first := marks.setdefault((group, mark.label), mark)) is not mark:
             first.polygons = [*_outlines(first), *_outlines(mark)]
+            first.masks += mark.masks
             first.box = None
     return Labelled(image, list(marks.values()), size)
 
@@ -79,12 +86,12 @@ def _outlines(mark: Mark) -> list[list[Point]]:
     return [[(x1, y1), (x2, y1), (x2, y2), (x1, y2)]]
 
 
-def _read_shape(shape: dict, where: str, source: Source) -> Mark | None:
+def _read_shape(shape: dict, label: str, where: str, source: Source) -> Mark | None:
     kind, given = shape.get('shape_type') or 'polygon', shape.get('points')
     if not isinstance(given, list) or not all(isinstance(p, list) and len(p) == 2 for p in given):
         raise UserError(f'{where}: points must be a list of [x, y]')
     points = [(number(x, where), number(y, where)) for x, y in given]
-    mark = Mark(shape['label'], where, crowd=shape.get('difficult') is True)
+    mark = Mark(label, where, crowd=shape.get('difficult') is True)
     if kind in _POLYGONS:
         mark.polygons = [points]
     elif kind == 'rectangle' and len(points) in (2, 4):
@@ -96,8 +103,19 @@ def _read_shape(shape: dict, where: str, source: Source) -> Mark | None:
         turns = [2 * math.pi * i / _CORNERS for i in range(_CORNERS)]
         mark.polygons = [[(x + radius * math.cos(t), y + radius * math.sin(t)) for t in turns]]
         mark.box = (x - radius, y - radius, x + radius, y + radius)
+    elif kind == 'mask' and points:
+        x, y = map(int, points[0])
+        mark.masks = [(x, y, functools.partial(_read_mask, shape.get('mask'), where))]
     else:
-        why = 'is not read (save polygons)' if kind == 'mask' else 'have no area here'
-        source.left_out.add(f'shapes of the kind {kind!r:.30}, which {why}', where)
+        source.left_out.add(f'shapes of the kind {kind!r:.30}, which have no area here', where)
         return None
     return mark
+
+
+def _read_mask(text: Any, where: str) -> np.ndarray:
+    """A mask (h, w), bool, from a PNG in base64, in which LabelMe writes 1 for its pixels."""
+    try:
+        with open_image(io.BytesIO(base64.b64decode(text, validate=True))) as image:
+            return np.asarray(image.convert('L')) > 0
+    except Exception as error:  # decoders raise errors of any kind
+        raise UserError(f'{where}: its mask is no PNG in base64 ({error!s:.100})') from error

@@ -32,7 +32,8 @@ from .common import (
     stated_size,
 )
 
-_YES, _NO = ('1', '1.0', 'true', 'yes'), ('0', '0.0', 'false', 'no', '')
+_YES = ('1', '1.0', 'true', 'yes')
+_NO = ('0', '0.0', 'false', 'no', 'unspecified', '')  # makesense.ai writes Unspecified
 
 
 def read_voc(source: Source) -> tuple[None, list[Labelled]]:
@@ -106,15 +107,20 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
     return Labelled(image, marks, size)
 
 
+def is_difficult(text: str | None, where: str) -> bool:
+    """Whether an object is difficult, by the text of that name, which may be missing."""
+    word = (text or '').strip().lower()
+    if word not in _YES and word not in _NO:
+        raise UserError(f'{where}: difficult must be 0 or 1, got {word!r}')
+    return word in _YES
+
+
 def _read_object(node: Any, where: str, source: Source) -> Mark:
     label = (node.findtext('name') or '').strip()
     if not label:
         raise UserError(f'{where} has no name of a class; give it one, or remove it')
     offset = 1.0 if source.offset is None else source.offset
-    difficult = (node.findtext('difficult') or '0').strip().lower()
-    if difficult not in _YES and difficult not in _NO:
-        raise UserError(f'{where}: difficult must be 0 or 1, got {difficult!r}')
-    mark = Mark(label, where, crowd=difficult in _YES)
+    mark = Mark(label, where, crowd=is_difficult(node.findtext('difficult'), where))
     box = node.find('bndbox')
     if box is not None:
         x1, y1, x2, y2 = (
