@@ -124,7 +124,8 @@ def load_whole_model(
         CheckpointError: if the file cannot be read or does not fit, if an entry of `new` is in no
             parameter's name, or if next to nothing is left to load.
     """
-    if isinstance(new, str) or not all(isinstance(part, str) and part for part in new):
+    named = isinstance(new, Iterable) and not isinstance(new, str)
+    if not named or not all(isinstance(part, str) and part for part in new):
         raise CheckpointError(f'new must be a list of parts of names, none empty, got {new!r}')
     checkpoint, own = read_checkpoint(path), model.state_dict()
     meta = checkpoint.get('meta') or {}

@@ -52,7 +52,8 @@ def find_sources(
 
     Args:
         inputs: files, folders, patterns and camera numbers.
-        out_dir: the output folder, where results of earlier runs are skipped.
+        out_dir: the output folder, where results of earlier runs are skipped; those in another
+            are skipped with a warning, unless their folder is named.
         clips: whether the model takes whole videos, and no pictures.
 
     Raises:
@@ -84,9 +85,13 @@ def find_sources(
         elif path.exists():
             raise UserError(f'{given} is no regular file; copy what it brings to one')
         elif files := _matching(given):
-            found = sorted(_without_results(files, own))
+            found = sorted(_without_results(given, files, own))
             if not found:
-                raise UserError(f'{given} has nothing but results of {out_dir}; name other files')
+                where = out_dir or RESULTS[0]
+                raise UserError(
+                    f'{given} has nothing but results of predictions, as in {where}; name other '
+                    'files'
+                )
             for file in found:
                 _check_no_container(file)
             yield from new(map(str, found))
@@ -98,7 +103,7 @@ def find_sources(
 def _of_folder(folder: str, own: set[Path], clips: bool) -> list[str]:
     """The files of a folder that are read; warns of images of other kinds, which are left out."""
     kinds, what = (VIDEOS, 'video') if clips else (IMAGES + VIDEOS, 'image or video')
-    files = _without_results(walk(folder), own)
+    files = _without_results(folder, walk(folder), own)
     found = sorted(str(path) for path in files if path.suffix.lower() in kinds)
     endings = [path.suffix.lower() for path in files]
     others = [] if clips else [kind for kind in OTHER_IMAGES if kind in endings]
@@ -135,8 +140,24 @@ def _matching(pattern: str) -> list[Path]:
     ]
 
 
-def _without_results(files: Iterable[Path], own: set[Path]) -> list[Path]:
-    return [path for path in files if not own.intersection(path.resolve().parents)]
+def _without_results(given: str, files: Iterable[Path], own: set[Path]) -> list[Path]:
+    """Files that are no results; warns of those of other output folders that `given` brings."""
+    named = Path(given).parts
+    files = [path for path in files if not own.intersection(path.resolve().parents)]
+    found = [path for path in files if not any(_is_results(place, named) for place in path.parents)]
+    if left_out := len(files) - len(found):
+        warn(
+            f'{left_out} files of {given} are left out, as they are results of another --out-dir '
+            f'({" beside ".join(RESULTS)}); name their folder to predict on them'
+        )
+    return found
+
+
+def _is_results(place: Path, named: Sequence[str]) -> bool:
+    """Whether a folder that is not `named` was written by a run, which always writes both."""
+    if place.name not in RESULTS or place.name in named:
+        return False
+    return all((place.parent / part).is_dir() for part in RESULTS)
 
 
 def divide(sources: Sequence[str], clips: bool) -> tuple[list[Item], list[tuple[str, str]]]:

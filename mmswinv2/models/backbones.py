@@ -47,7 +47,8 @@ class _Backbone(SwinV2, BaseModule):
         lora: dict | None = None,
         **kwargs: Any,
     ) -> None:
-        want('path', path, f'one of {", ".join(map(repr, PATHS))}', path in list(PATHS))
+        named = isinstance(path, str) and path in PATHS
+        want('path', path, f'one of {", ".join(map(repr, PATHS))}', named)
         super().__init__(block=PATHS[path], **kwargs)
         most = len(self.depths)
         known = is_count(frozen_stages, -1, most)
@@ -200,7 +201,8 @@ def _check_names(kind: type[SwinV2], kwargs: Mapping[str, Any]) -> None:
 
 def _checked_init_cfg(init_cfg: Any) -> list[dict]:
     """The entries of an ``init_cfg``, copied."""
-    entries = [init_cfg] if isinstance(init_cfg, Mapping) else init_cfg or []
+    entries = [] if init_cfg is None else init_cfg
+    entries = [entries] if isinstance(entries, Mapping) else entries
     whole = isinstance(entries, Sequence) and all(
         isinstance(entry, Mapping) and 'type' in entry for entry in entries
     )
@@ -220,6 +222,9 @@ def _loader_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
             'init_cfg of a pre-trained backbone needs checkpoint (with a key, if it holds several '
             f'weights) and may have prefix and format, got {dict(config)}'
         )
+    for name in arguments.keys() - {'checkpoint'}:
+        value = arguments[name]
+        want(f'init_cfg: {name}', value, 'text', value is None or isinstance(value, str))
     if arguments.get('prefix'):
         arguments['prefix'] = arguments['prefix'].rstrip('.') + '.'  # mmengine's has no dot
     return arguments
@@ -279,7 +284,7 @@ class SwinTransformerV2(_Backbone):
         _check_names(type(self), kwargs)
         if out_indices is None:
             scope, stages = DefaultScope.get_current_instance(), len(get_variant(arch).depths)
-            last = single_output or (scope is not None and scope.scope_name == 'mmpretrain')
+            last = single_output is True or (scope is not None and scope.scope_name == 'mmpretrain')
             out_indices = range(stages)[-1 if last else 0 :]
         super().__init__(
             arch=arch,

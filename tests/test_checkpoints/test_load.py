@@ -274,6 +274,7 @@ def test_all_but_the_new_parts(stage_1):
         ),
         (dict(classes=5), [''], r"none empty, got \[''\]"),
         (dict(classes=5), [1], r'none empty, got \[1\]'),
+        (dict(classes=5), None, 'none empty, got None'),
         (dict(classes=5), ['mask'], "no parameter of the model has 'mask' in its name"),
     ],
 )

@@ -384,7 +384,8 @@ def test_what_load_image_refuses(case, tmp_path):
 @pytest.mark.parametrize(
     'arguments',
     [dict(scale=(1, 1)), dict(scale=(2, 1)), dict(scale=(0, np.nan)), dict(scale=(0,)),
-     dict(scale=(0, np.inf)), dict(scale=255), dict(channels=0), dict(channels='4')],
+     dict(scale=(0, np.inf)), dict(scale=255), dict(scale=(0, None)), dict(scale=('0', '1')),
+     dict(channels=0), dict(channels='4')],
 )  # fmt: skip
 def test_wrong_arguments(arguments):
     with pytest.raises(UserError, match=f'LoadImage: {next(iter(arguments))} must be'):

@@ -195,6 +195,7 @@ def test_ratio(ratio):
         (dict(scale=(1,)), 'scale should have 2'),
         (dict(aug_ratio=1.5), 'aug_ratio is a probability'),
         (dict(color_prob=-1), 'color_prob is a probability'),
+        (dict(aug_ratio='0.5'), "aug_ratio is a probability from 0 to 1, got '0.5'"),
     ],
 )
 def test_bad_options(options, words):

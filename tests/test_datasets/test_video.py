@@ -235,8 +235,9 @@ def test_five_crops_are_the_corners_and_the_centre():
     assert FiveCrop((6, 3))(dict(imgs=frames))['imgs'][9].shape == (3, 6)
     with pytest.raises(UserError, match=r'crop_size \(8, 8\) is larger than .* a.mp4, 9x7'):
         FiveCrop(8)(dict(imgs=frames, filename='a.mp4'))
-    with pytest.raises(UserError, match='crop_size must be'):
-        FiveCrop(0)
+    for wrong in (0, None, 2.5, (4,), (4, None), '4'):
+        with pytest.raises(UserError, match='crop_size must be'):
+            FiveCrop(wrong)
 
 
 def test_shuffled_frames_are_the_same_frames():

@@ -86,6 +86,19 @@ def test_only_results_are_left_out(tmp_path, monkeypatch, out_dir):
     assert list(find_sources(['photos'], out_dir)) == wanted
 
 
+def test_results_in_another_folder_are_left_out_unless_they_are_named(tmp_path, monkeypatch, log):
+    monkeypatch.chdir(tmp_path)
+    for name in ('a.png', 'first/vis/a.png', 'first/preds/b.png', 'vis/c.png', 'first/d.png'):
+        Path('photos', name).parent.mkdir(parents=True, exist_ok=True)
+        Path('photos', name).touch()
+    own = ['photos/a.png', 'photos/first/d.png', 'photos/vis/c.png']  # vis without preds
+    assert list(find_sources(['photos'], 'second')) == own
+    assert '2 files of photos are left out, as they are results of another --out-dir' in log()
+    assert list(find_sources(['photos/**/*.png'], 'second')) == own
+    for given in ('photos/first/vis', 'photos/first/vis/*.png'):
+        assert list(find_sources([given], 'second')) == ['photos/first/vis/a.png']
+
+
 def test_folders_that_are_links_are_entered(tmp_path):
     (tmp_path / 'photos').mkdir()
     (tmp_path / 'real').mkdir()

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from mmengine.registry import DefaultScope
@@ -135,6 +136,10 @@ BAD = [
     (dict(path='fast'), "path must be one of 'auto', 'plain', 'chunked', 'padded', got 'fast'"),
     (dict(path=None), "path must be one of 'auto', .* got None"),
     (dict(path=['auto']), r"path must be one of 'auto', .* got \['auto'\]"),
+    (dict(path=np.array([1, 2])), r"path must be one of 'auto', .* got array\(\[1, 2\]\)"),
+    (dict(single_output=torch.ones(2)), r'single_output must be True or False.* got tensor'),
+    (dict(init_cfg=np.array([1, 2])), r"init_cfg must be dict\(type='Pretrained'.* got array"),
+    (dict(init_cfg=False), r"init_cfg must be dict\(type='Pretrained'.* got False"),
     (dict(init_cfg='weights.pth'), r"init_cfg must be dict\(type='Pretrained'.* got 'weights.pth'"),
     (dict(init_cfg=dict(checkpoint='a.pth')), 'init_cfg must be dict'),
     (dict(window=8), "SwinTransformerV2 has no argument 'window'"),
@@ -205,6 +210,9 @@ def test_pretrained_weights_are_loaded_and_reported(tmp_path, log):
         (dict(checkpoint='torchvision://swin_v2_t'), 'only files, https'),
         (dict(checkpoint='no.pth', prefx='backbone'), 'may have prefix and format, got .*prefx'),
         (dict(), 'needs checkpoint'),
+        (dict(checkpoint='no.pth', prefix=1), 'init_cfg: prefix must be text, got 1'),
+        (dict(checkpoint='no.pth', format=['timm']), r"format must be text, got \['timm'\]"),
+        (dict(checkpoint='no.pth', key={}), 'key must be text, got {}'),
     ],
     ids=str,
 )
