@@ -51,7 +51,6 @@ def load_model(
             'test_dataloader.dataset, and metainfo.classes there to the names'
         )
     host = hosts.of(cfg)
-    host.apply()
     hosts.use_registries(cfg)
     path = fetch(checkpoint)
     if tta:
