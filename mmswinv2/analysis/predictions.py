@@ -44,7 +44,6 @@ def examine(cfg: Any, path: Path, score: float, max_examples: int) -> Findings:
     if not maps and not (isinstance(samples, list) and samples):
         raise mismatch(path, 'they are no list of samples, or an empty one')
     hosts.check_data(cfg, ('test',))
-    host.apply()
     hosts.use_registries(cfg)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         with _only_allowed_types(cfg):

@@ -89,8 +89,6 @@ def samples_of(cfg: Any, given: Sequence[str], option: str) -> list[Any]:
         raise UserError(
             f'{option}: {cfg.filename} has no test_dataloader, whose pipeline is needed'
         )
-    host = hosts.of(cfg)
-    host.apply()
     hosts.use_registries(cfg)
     prepare = Pipeline(cfg)
     kinds, word = (VIDEOS, 'video') if prepare.of_clips else (IMAGES, 'picture')

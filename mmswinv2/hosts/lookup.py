@@ -39,7 +39,8 @@ def of(cfg: Any) -> Host:
 
 
 def use_registries(cfg: Any) -> None:
-    """Set the default scope of a config, so that types without a prefix are found as in a run."""
+    """Find types without a prefix as in a run of the config, with the host's patches applied."""
+    of(cfg).apply()
     init_default_scope(cfg.get('default_scope') or MMEngine.name)
 
 

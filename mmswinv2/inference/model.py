@@ -43,7 +43,6 @@ def load_model(
     of_text = _is_of_text(cfg)  # of the model itself, before `set_tta` wraps it
     dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
     host = hosts.of(cfg)
-    host.apply()
     hosts.use_registries(cfg)
     path = fetch(checkpoint)
     if tta:

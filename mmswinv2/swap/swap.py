@@ -145,6 +145,7 @@ def _host(cfg: Config) -> hosts.Host:
             'hand, as docs/how_to/use_in_a_config.md shows'
         )
     hosts.of(cfg).require('the config')
+    host.apply()
     return host
 
 

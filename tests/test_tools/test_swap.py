@@ -687,6 +687,27 @@ def test_sizes_and_formats_of_the_command_lines_are_all_there_are(capsys):
         assert re.findall(r'\w+', told) == names
 
 
+def test_a_head_that_takes_maps_of_two_strides_by_a_patch(monkeypatch):
+    """OCRNet on a dilated ResNet, whose two heads read maps of one stride; not so of SwinV2."""
+    from mmseg.models.decode_heads.ocr_head import SpatialGatherModule
+
+    from mmswinv2.analysis.model import ready
+
+    original = getattr(SpatialGatherModule.forward, '__wrapped__', SpatialGatherModule.forward)
+    cfg = read_config('mmseg::ocrnet/ocrnet_r101-d8_4xb2-40k_cityscapes-512x1024.py')
+    cfg.model.backbone.depth = 18
+    cfg.model.decode_head[0].in_channels, cfg.model.decode_head[1].in_channels = 256, 512
+    monkeypatch.setattr(SpatialGatherModule, 'forward', original)
+    new, _ = swap_backbone(cfg, Options(arch='nano', checkpoint='none'))
+    assert [head.in_channels for head in new.model.decode_head] == [128, 256]
+    assert [head.in_index for head in new.model.decode_head] == [0, 1]
+
+    monkeypatch.setattr(SpatialGatherModule, 'forward', original)
+    with torch.no_grad(), DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(ready(new)).eval()
+        assert model(torch.rand(1, 3, 64, 128), mode='tensor').shape == (1, 19, 2, 4)
+
+
 def test_the_tool(tool, tmp_path):
     out = tmp_path / 'new.py'
     name = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
