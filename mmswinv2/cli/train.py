@@ -68,8 +68,8 @@ def main(arguments: Sequence[str]) -> None:
     if args.auto_scale_lr or scale.get('enable'):
         if 'base_batch_size' not in scale:
             raise UserError(
-                '--auto-scale-lr needs the batch size that the learning rate of the config is for: '
-                'auto_scale_lr=dict(base_batch_size=...)'
+                'scaling the learning rate needs auto_scale_lr=dict(base_batch_size=...) in the '
+                'config, the batch size that this rate is for'
             )
         cfg.auto_scale_lr.enable = True
     if args.class_map:

@@ -69,7 +69,9 @@ def _last_size(pipeline: Sequence[Any]) -> tuple[int, int]:
         scale = max(several, key=_area, default=scale)
         if scale and min(scale) > 0:
             return min(scale), max(scale)  # a landscape image
-    raise UserError('the pipeline takes images at the sizes of their files; give --shape')
+    raise UserError(
+        'the pipeline takes images at the sizes of their files; give --shape H W (videos: T H W)'
+    )
 
 
 def _area(size: Sequence[int]) -> int:

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -5,6 +7,7 @@ from mmengine.config import Config
 from mmswinv2 import hosts
 from mmswinv2.analysis import count_flops, count_parameters, input_size
 from mmswinv2.analysis.model import FlopCounter, StandIn, ready
+from mmswinv2.cli.flops import main
 from mmswinv2.core import SwinV2
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import ROOT
@@ -142,3 +145,20 @@ def test_assigners_without_thresholds_stay():
     model = dict(type='x', train_cfg=dict(rcnn=stages))
     first, second = ready(Config(dict(model=model))).train_cfg.rcnn
     assert first.assigner == dict(type='HungarianAssigner') and second.assigner.pos_iou_thr == 0.1
+
+
+@pytest.mark.parametrize(
+    ('config', 'axes'),
+    [
+        ('segmentation/swinv2-nano_upernet_ade20k-128x128.py', 'H W'),
+        ('video/video-swinv2-nano_kinetics400-rgb-64.py', 'T H W'),
+    ],
+)
+def test_what_is_printed(config, axes, capsys):
+    """Multiply-adds of a layer count once; the parts add up."""
+    main([str(ROOT / 'configs' / config)])
+    printed = capsys.readouterr().out
+    assert f'--shape {axes} for another' in printed
+    parts = [float(n) for n in re.findall(r'^  \w+: ([\d.]+) G$', printed, re.M)]
+    (total,) = re.findall(r'^Multiply-adds: ([\d.]+) G$', printed, re.M)
+    assert sum(parts) == pytest.approx(float(total), abs=2e-3) and parts
