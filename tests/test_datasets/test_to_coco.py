@@ -337,6 +337,33 @@ def test_voc_with_turned_boxes_of_cvat(voc, tmp_path):
     )
 
 
+@pytest.mark.parametrize('name', ['s/a.jpg', 'a.jpg'])
+@pytest.mark.parametrize(
+    ('labels', 'images', 'options'),
+    [
+        ('Annotations', 'JPEGImages', {}),  # as CVAT writes frames in folders
+        ('Annotations', 'JPEGImages', dict(split='all')),
+        ('Annotations', 'JPEGImages', dict(images='JPEGImages')),
+        ('labels', 'photos', dict(source='labels', images='photos')),
+    ],
+)
+def test_voc_in_folders_of_folders(name, labels, images, options, tmp_path):
+    """An image of the same name elsewhere is another one."""
+    for folder, width in (('s', 60), ('t', 70), ('', 50)):
+        picture(tmp_path / images / folder / 'a.jpg', width=width)
+        text = f'<annotation><filename>{name.replace("s", folder) if folder else "a.jpg"}'
+        text += f'</filename><size><width>{width}</width><height>80</height></size>'
+        text += objects(1, 1, width, 20) + '</annotation>'
+        write(tmp_path / labels / folder / 'a.xml', text)
+    write(tmp_path / 'ImageSets/Main/all.txt', 's/a\nt/a\na\n')
+    options = {k: tmp_path / v if k == 'images' else v for k, v in options.items()}
+    source = tmp_path / options.pop('source', '')
+    content, found, summary = convert('voc', source, tmp_path / 'out', **options)
+    widths = {Path(i['file_name']).parent.name: i['width'] for i in content['images']}
+    assert sorted(widths.values()) == [50, 60, 70] and widths['s'] == 60 and widths['t'] == 70
+    assert sorted(a['bbox'][2] for *_, a in found) == [50, 60, 70] and not summary.left_out
+
+
 def test_voc_in_other_words(voc, tmp_path):
     """Handles a declared encoding, words for numbers, and lists of names with spaces."""
     root = voc if voc.name != 'Annotations' else voc.parent

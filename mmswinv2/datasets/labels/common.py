@@ -129,7 +129,7 @@ def count_unlabelled(labelled: Sequence[Labelled], left_out: LeftOut) -> None:
 
 def first_file(names: Sequence[Path], folder: Path) -> Path | None:
     """The first of some files that exists and is inside a folder."""
-    there = (path for path in names if is_inside(path, folder) and os.path.isfile(path))
+    there = (path for path in names if os.path.isfile(path) and is_inside(path, folder))
     return next(there, None)
 
 

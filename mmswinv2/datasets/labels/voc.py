@@ -92,7 +92,7 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
         source.left_out.add('XML files that are no annotations', path)
         return None
     given = Path(slashes((root.findtext('filename') or path.stem).strip()))
-    folders = [path.parent, path.parent.parent / 'JPEGImages', source.root]
+    folders = _folders_of_images(path, source)
     named = [folder / name for name in (given, given.name) for folder in folders]
     # by endings first: a mask or a drawing, a.png, may lie beside a.xml, and a.jpg in JPEGImages
     own = [folder / (path.stem + suffix) for suffix in SUFFIXES for folder in folders]
@@ -105,6 +105,16 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
         for i, node in enumerate(root.findall('object'), start=1)
     ]
     return Labelled(image, marks, size)
+
+
+def _folders_of_images(path: Path, source: Source) -> list[Path]:
+    """Where the image of a label file may be, the same place in another tree before its root."""
+    above = [up for up in path.parents if up == source.path or is_inside(up, source.path)]
+    labels = next((up for up in above if up.name == 'Annotations'), path.parent)
+    photos, inner = labels.parent / 'JPEGImages', path.parent.relative_to(labels)
+    own = path.parent.relative_to(above[-1])
+    parallel = [photos / inner, source.root / own, source.root / inner]
+    return list(dict.fromkeys([path.parent, *parallel, photos, source.root]))
 
 
 def is_difficult(text: str | None, where: str) -> bool:
