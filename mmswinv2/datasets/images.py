@@ -3,7 +3,6 @@
 import io
 import re
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import NamedTuple
 
 import cv2
@@ -296,9 +295,9 @@ class LoadImage(LoadImageFromFile):
         backend_args: dict | None = None,
     ) -> None:
         super().__init__(to_float32=to_float32, backend_args=backend_args)
-        numbers = isinstance(scale, (list, tuple)) and all(isinstance(n, Real) for n in scale)
-        pair = numbers and len(scale) == 2 and -np.inf < scale[0] < scale[1] < np.inf
-        if scale is not None and not pair:
+        pair = isinstance(scale, (list, tuple)) and len(scale) == 2
+        pair = pair and all(isinstance(n, (int, float, np.number)) for n in scale or ())
+        if scale is not None and not (pair and -np.inf < scale[0] < scale[1] < np.inf):
             raise UserError(f'LoadImage: scale must be (low, high), low < high, got {scale!r}')
         if channels is not None and not (isinstance(channels, int) and channels > 0):
             raise UserError(f'LoadImage: channels must be 1 or more, got {channels!r}')

@@ -1,7 +1,6 @@
 """Transforms that the host packages lack: InstaBoost made safe, and frames of videos."""
 
 import zlib
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,7 @@ class InstaBoost(BaseTransform):
         from mmdet.datasets.transforms import InstaBoost as MMDetInstaBoost
 
         for name, value in (('aug_ratio', aug_ratio), ('color_prob', color_prob)):
-            if not (isinstance(value, Real) and 0 <= value <= 1):
+            if not (isinstance(value, (int, float, np.number)) and 0 <= value <= 1):
                 raise UserError(f'InstaBoost: {name} is a probability from 0 to 1, got {value!r}')
         self.boost = MMDetInstaBoost(**options, color_prob=color_prob, aug_ratio=1)
         self.aug_ratio = aug_ratio
@@ -133,7 +132,7 @@ class FiveCrop(BaseTransform):
 
     def __init__(self, crop_size: int | tuple[int, int]) -> None:
         size = crop_size if isinstance(crop_size, (list, tuple)) else (crop_size, crop_size)
-        if len(size) != 2 or not all(isinstance(n, Integral) and n > 0 for n in size):
+        if len(size) != 2 or not all(isinstance(n, (int, np.integer)) and n > 0 for n in size):
             raise UserError(f'crop_size must be an int or (width, height), got {crop_size!r}')
         self.crop_size = tuple(size)
 
