@@ -41,6 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     axes = ' '.join('THW'[-len(size) :])
     note = '' if args.shape else f', that of training; --shape {axes} for another'
     print(f'{split_line}\nInput shape: {size}{note}')
+    # the names of the lines that get_flops.py of mmdet, mmseg and mmpretrain prints
     for name, flops in count_flops(cfg, size).items():
-        print(f'{"Multiply-adds" if name == "total" else "  " + name}: {flops / 1e9:.3f} G')
-    print(f'Parameters: {count_parameters(cfg) / 1e6:.3f} M\n{split_line}')
+        print(f'{"Flops" if name == "total" else "  " + name}: {flops / 1e9:.3f} G')
+    print(f'Params: {count_parameters(cfg) / 1e6:.3f} M\n{split_line}')

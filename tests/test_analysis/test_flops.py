@@ -160,5 +160,5 @@ def test_what_is_printed(config, axes, capsys):
     printed = capsys.readouterr().out
     assert f'--shape {axes} for another' in printed
     parts = [float(n) for n in re.findall(r'^  \w+: ([\d.]+) G$', printed, re.M)]
-    (total,) = re.findall(r'^Multiply-adds: ([\d.]+) G$', printed, re.M)
+    (total,) = re.findall(r'^Flops: ([\d.]+) G$', printed, re.M)
     assert sum(parts) == pytest.approx(float(total), abs=2e-3) and parts
