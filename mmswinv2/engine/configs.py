@@ -3,6 +3,7 @@
 import copy
 import os
 import re
+import threading
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,9 @@ from ..files import StrPath
 from .config_checks import check_values
 from .config_names import arguments, warn_of_misspelt, warn_of_new, warn_of_unused
 
+# Python 3.11 counts the depth of syntax trees for all threads together, and raises SystemError when
+# another thread parses meanwhile
+_ONE_AT_A_TIME = threading.RLock()
 _NO_DATA = ('work_dir', 'load_from', 'checkpoint')  # settings that may be in the folder of the data
 
 
@@ -43,7 +47,8 @@ def config_with_options(config: StrPath | Config, options: dict[str, Any] | None
         )
     cfg.setdefault('default_scope', 'mmengine')
     hosts.of(cfg).require(path)
-    warn_of_misspelt(cfg)
+    with _ONE_AT_A_TIME:
+        warn_of_misspelt(cfg)
     if options:
         _set_options(cfg, dict(options))
     check_values(cfg)
@@ -62,7 +67,8 @@ def read_config(path: StrPath, **options: Any) -> Config:
     if file.suffix not in ('.py', '.yml', '.yaml', '.json'):
         raise UserError(f'{path} is no config; a config is a .py, .yml, .yaml or .json file')
     try:
-        return Config.fromfile(str(file), **options)
+        with _ONE_AT_A_TIME:
+            return Config.fromfile(str(file), **options)
     except RecursionError as error:
         raise UserError(f'{path} is its own _base_, by itself or by one of its bases') from error
     except SyntaxError as error:

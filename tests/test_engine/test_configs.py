@@ -1,5 +1,7 @@
 import gc
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from mmengine.config import Config
@@ -162,3 +164,30 @@ def test_options_replace_a_dict_in_a_list():
 def test_deterministic_training_needs_no_seed(tmp_path):
     cfg = config_with_options(Config(), {'randomness.deterministic': True})
     assert cfg.randomness == dict(deterministic=True, seed=None)
+
+
+class Cycle:
+    """Garbage that lets other threads run while it is collected, as tensors are."""
+
+    def __init__(self):
+        self.itself = self
+
+    def __del__(self):
+        time.sleep(0)
+
+
+def test_configs_that_several_threads_read():
+    before = gc.get_threshold()
+    gc.set_threshold(300)
+
+    def read(_):
+        for _ in range(50):
+            Cycle()
+        return config_with_options(ROOT / CONFIG, None).text
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            texts = set(pool.map(read, range(40)))
+    finally:
+        gc.set_threshold(*before)
+    assert len(texts) == 1
