@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
+import torch.distributed as dist
 from PIL import UnidentifiedImageError
 
 from ..errors import UserError
@@ -183,6 +184,23 @@ def keep_a_pixel() -> None:
         for module in list(sys.modules.values()):  # wherever it has been imported by name
             if getattr(module, '__dict__', {}).get(name) is original:
                 replace(module, name)(change)
+
+
+@patch('mmcv', '>=2')
+def build_alone() -> None:
+    """MMSyncBN layers can be built in a single process, for which they are made BatchNorm then.
+
+    mmcv asks torch for the group of all processes, which is not there.
+    """
+    from mmcv.ops import SyncBatchNorm
+
+    @replace(SyncBatchNorm, '__init__')
+    def init(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
+        if dist.is_initialized():
+            return original(self, *args, **kwargs)
+        # a group whose size torch gives without asking for others
+        original(self, *args, **kwargs | dict(group=dist.GroupMember.NON_GROUP_MEMBER))
+        self.group, self.group_size = None, 1
 
 
 def check_size(sample: dict, shape: Sequence[int], prefix: str = '') -> None:

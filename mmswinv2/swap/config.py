@@ -114,11 +114,9 @@ def inits_of(node: Any) -> list[Any]:
 
 
 def without_weights(part: Any) -> Any:
-    """A copy of a part's config that loads no weights and runs in a single process."""
+    """A copy of a part's config that loads no weights."""
     part = copy.deepcopy(part)
     for _, node in dicts_in(part):
-        if node.get('type') == 'MMSyncBN':
-            node['type'] = 'BN'
         if pretrained := node.get('pretrained'):  # a file or URL; True for timm's models
             node['pretrained'] = False if pretrained is True else None
         weights = ('Pretrained', 'PretrainedInit')

@@ -258,6 +258,16 @@ def strips():
     Resize((64, 64), keep_ratio=True)({'img': np.zeros((2, 700, 3), np.uint8)})
 
 
+@probe(
+    'MMSyncBN layers can be built in a single process, for which they are made BatchNorm then',
+    'mmcv',
+)
+def sync_norms():
+    from mmcv.ops import SyncBatchNorm
+
+    SyncBatchNorm(4)
+
+
 def coco_file(**annotation):
     path = FOLDER / 'coco.json'
     box = dict(id=1, image_id=1, category_id=5, bbox=[0, 0, 9, 9], area=81, iscrowd=0) | annotation

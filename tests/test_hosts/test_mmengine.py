@@ -13,15 +13,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmcv.cnn import build_norm_layer
 from mmengine import fileio
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.infer import BaseInferencer
 from mmengine.logging import HistoryBuffer
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.optim import OneCycleLR
 from mmengine.runner import FlexibleRunner, Runner
 from mmengine.runner import checkpoint as mmengine_checkpoint
+from torch import nn
 
 from mmswinv2 import hosts
 from mmswinv2.checkpoints import read_checkpoint
@@ -297,3 +299,18 @@ def test_a_config_is_formatted_once_until_it_changes(monkeypatch):
     cfg.model.depth = True  # equal to 1
     assert "depth=True, type='A'" in cfg.pretty_text and len(formatted) == 2
     assert pickle.loads(pickle.dumps(cfg)).pretty_text == cfg.pretty_text
+
+
+def test_sync_norms_in_a_single_process():
+    """mmengine makes them BatchNorm, with their weights, before a model is run."""
+    hosts.of(Config(dict(default_scope='mmdet'))).apply()
+    norms = nn.Sequential(nn.Conv2d(3, 4, 1), build_norm_layer(dict(type='MMSyncBN'), 4)[1])
+    assert norms[1].group_size == 1
+    with torch.no_grad():
+        norms[1].bias.uniform_()
+    x, (weight, bias) = torch.randn(2, 3, 5, 5), norms[1].parameters()
+    y = norms[0](x)
+    centred = y - y.mean((0, 2, 3), keepdim=True)
+    unit = centred / (centred.square().mean((0, 2, 3), keepdim=True) + norms[1].eps).sqrt()
+    want = unit * weight[:, None, None] + bias[:, None, None]
+    torch.testing.assert_close(revert_sync_batchnorm(norms)(x), want)
