@@ -21,9 +21,10 @@ def find_endings_in_capitals() -> None:
     @replace(BaseSegDataset, 'load_data_list')
     def load_data_list(original: Any, self: Any) -> list[dict]:
         images, ending = original(self), self.img_suffix
-        if os.path.isfile(self.ann_file) or not ending.startswith('.'):
-            return images  # of a list, or with a part of the name in the ending
-        self.img_suffix = ending.swapcase()
+        other = ending.swapcase()
+        if os.path.isfile(self.ann_file) or not ending.startswith('.') or other == ending:
+            return images  # of a list, with a part of the name in the ending, or without letters
+        self.img_suffix = other
         try:
             return sorted(images + original(self), key=lambda image: image['img_path'])
         finally:
