@@ -364,6 +364,23 @@ def test_voc_in_folders_of_folders(name, labels, images, options, tmp_path):
     assert sorted(a['bbox'][2] for *_, a in found) == [50, 60, 70] and not summary.left_out
 
 
+def test_voc_beside_images_below_a_folder_of_annotations(tmp_path):
+    picture(tmp_path / 'Annotations/s/JPEGImages/a.jpg')
+    text = VOC.format(name='a.jpg', width=100, objects=objects(1, 1, 9, 9))
+    write(tmp_path / 'Annotations/s/xml/a.xml', text)
+    _, found, _ = convert('voc', tmp_path, tmp_path / 'out')
+    assert found[0][0] == 'Annotations/s/JPEGImages/a.jpg'
+
+
+def test_voc_from_a_folder_inside(tmp_path, monkeypatch):
+    picture(tmp_path / 'photos/s/a.jpg')
+    text = VOC.format(name='a.jpg', width=100, objects=objects(1, 1, 9, 9))
+    write(tmp_path / 'labels/s/a.xml', text)
+    monkeypatch.chdir(tmp_path / 'labels/s')
+    _, found, _ = convert('voc', '..', tmp_path / 'out', images='../../photos')
+    assert found[0][0] == 's/a.jpg'
+
+
 def test_voc_in_other_words(voc, tmp_path):
     """Handles a declared encoding, words for numbers, and lists of names with spaces."""
     root = voc if voc.name != 'Annotations' else voc.parent
