@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -641,6 +642,15 @@ def test_masks_of_labelme(tmp_path):
         assert a['bbox'] == [x, y, columns[-1] + 1 - x, rows[-1] + 1 - y]
         assert a['area'] == mask.sum() and a['iscrowd'] == 0
     assert {n for n, _ in summary.left_out.values()} == {5}
+
+
+def test_masks_of_labelme_without_pycocotools(tmp_path, monkeypatch):
+    """As beside mmpretrain, which does not need it."""
+    monkeypatch.setitem(sys.modules, 'pycocotools.mask', None)
+    picture(tmp_path / 'mine/a.jpg')
+    labelme(tmp_path / 'mine/a.json', [labelme_mask(np.ones((5, 9), bool), 20, 30)])
+    with pytest.raises(UserError, match='a mask in pixels needs pycocotools.mask: pip install'):
+        convert('labelme', tmp_path / 'mine', tmp_path)
 
 
 def test_labelme_stays_in_its_folder(tmp_path):
