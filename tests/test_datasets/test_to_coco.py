@@ -378,7 +378,11 @@ def test_voc_from_a_folder_inside(tmp_path, monkeypatch):
     text = VOC.format(name='a.jpg', width=100, objects=objects(1, 1, 9, 9))
     write(tmp_path / 'labels/s/a.xml', text)
     monkeypatch.chdir(tmp_path / 'labels/s')
-    _, found, _ = convert('voc', '..', tmp_path / 'out', images='../../photos')
+    options = dict(images='../../photos')
+    _, found, _ = convert('voc', '..', tmp_path / 'out', **options)
+    assert found[0][0] == 's/a.jpg'
+    write(tmp_path / 'labels/ImageSets/Main/all.txt', f'{tmp_path}/labels/s/a\n')
+    _, found, _ = convert('voc', '..', tmp_path / 'out', split='all', **options)
     assert found[0][0] == 's/a.jpg'
 
 
