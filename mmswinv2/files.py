@@ -168,9 +168,9 @@ def atomic_file(path: StrPath, keep_suffix: bool = False) -> Iterator[Path]:
     After an exception, `path` is as before and the new file is removed. Links are followed, and the
     mode of a file is kept.
     """
-    path = Path(os.path.realpath(path))
+    name, path = Path(path).name, Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = part_of(path, keep_suffix)
+    part = part_of(path.with_name(name), keep_suffix)  # a link's target may end otherwise
     try:
         yield part
         if path.exists():

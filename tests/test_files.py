@@ -71,6 +71,14 @@ def test_a_file_is_replaced_at_the_end_of_the_block_alone(tmp_path):
     assert target.stat().st_mode & 0o777 == 0o640
 
 
+def test_the_suffix_is_that_of_the_name_and_not_of_what_a_link_leads_to(tmp_path):
+    (tmp_path / 'a.mp4').symlink_to(tmp_path / 'object-0123')
+    with atomic_file(tmp_path / 'a.mp4', keep_suffix=True) as part:
+        part.write_bytes(b'new')
+        assert part.suffix == '.mp4'
+    assert (tmp_path / 'object-0123').read_bytes() == b'new' and (tmp_path / 'a.mp4').is_symlink()
+
+
 def test_files_that_systems_write_are_left_out(tmp_path):
     names = ('a.py', 'b/c.py', '.hidden/d.py', '._a.py', 'b/._c.py', '__MACOSX/._a.py')
     names += ('@eaDir/a.py/THUMB.py', '.AppleDouble/a.py', 'b/.ipynb_checkpoints/c.py')

@@ -262,10 +262,10 @@ def _column(
     """The values of a key in all entries of a list; whole floats and digits become integers."""
     values = [entry.get(key) for entry in content[name]]
     for i, value in enumerate(values):
-        whole = type(value) is float and value.is_integer()
-        digits = type(value) is str and _DIGITS.fullmatch(value)  # VIA writes image_id so
-        if kind is int and (whole or digits):
-            content[name][i][key] = values[i] = value = int(value)
+        if kind is int and type(value) is not int:
+            whole = type(value) is float and value.is_integer()
+            if whole or (type(value) is str and _DIGITS.fullmatch(value)):  # VIA quotes image_id
+                content[name][i][key] = values[i] = value = int(value)
         if type(value) is not kind or not (rule is None or rule(value)):
             found = f'{key}={value!r:.60}' if key in content[name][i] else f'no {key}'
             raise UserError(f'{path}: {name}[{i}] has {found}; {key} must be {wanted}')

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from .configs import steps_in
 from .label_maps import check_file, check_map_size, check_shape
 from .mmcv import name_file
 from .patching import patch, replace
+
+_NUMBER = re.compile(r'\s*[+-]?\d+\s*')  # as mmdet reads it
 
 
 @patch('mmdet', '>=3')
@@ -144,8 +147,9 @@ def _check_xml() -> None:
         names = {node.findtext('name') for node in tree.findall('object')}
         others = vars(self).setdefault('names_of_no_class', set())
         others |= names - {None} - set(self._metainfo['classes'])
-        for node in tree.iter('difficult'):  # mmdet takes a number alone
-            node.text = str(int(is_difficult(node.text, 'an object')))
+        for node in tree.findall('object/difficult'):  # mmdet takes a number alone
+            if not _NUMBER.fullmatch(node.text or ''):
+                node.text = str(int(is_difficult(node.text, 'an object')))
         return original(self, tree, *args, **kw)
 
 

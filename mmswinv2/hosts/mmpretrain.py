@@ -119,8 +119,9 @@ def find_images_of_other_endings() -> None:
 
     @replace(CustomDataset, 'is_valid_file')
     def is_valid_file(original: Any, self: Any, filename: str) -> bool:
-        as_usual = {*self.extensions} == {*ImageNet.IMG_EXTENSIONS}  # none that the user has set
-        return original(self, filename) or (as_usual and filename.lower().endswith(_ENDINGS))
+        if (found := original(self, filename)) or not filename.lower().endswith(_ENDINGS):
+            return found
+        return {*self.extensions} == {*ImageNet.IMG_EXTENSIONS}  # none that the user has set
 
 
 @patch('mmpretrain', '>=1')

@@ -21,8 +21,10 @@ def find_endings_in_capitals() -> None:
     @replace(BaseSegDataset, 'load_data_list')
     def load_data_list(original: Any, self: Any) -> list[dict]:
         images, ending = original(self), self.img_suffix
-        if os.path.isfile(self.ann_file) or not ending.startswith('.'):
-            return images  # of a list, or with a part of the name in the ending
+        # else of a list, of several endings, or of one with a part of the name or without letters
+        plain = isinstance(ending, str) and ending.startswith('.') and ending.swapcase() != ending
+        if os.path.isfile(self.ann_file) or not plain:
+            return images
         self.img_suffix = ending.swapcase()
         try:
             return sorted(images + original(self), key=lambda image: image['img_path'])

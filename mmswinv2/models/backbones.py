@@ -201,7 +201,7 @@ def _check_names(kind: type[SwinV2], kwargs: Mapping[str, Any]) -> None:
 
 def _checked_init_cfg(init_cfg: Any) -> list[dict]:
     """The entries of an ``init_cfg``, copied."""
-    entries = [] if init_cfg is None else init_cfg
+    entries = [] if init_cfg is None or init_cfg is False else init_cfg  # as in mmengine
     entries = [entries] if isinstance(entries, Mapping) else entries
     whole = isinstance(entries, Sequence) and all(
         isinstance(entry, Mapping) and 'type' in entry for entry in entries

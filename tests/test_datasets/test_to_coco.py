@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -364,6 +365,27 @@ def test_voc_in_folders_of_folders(name, labels, images, options, tmp_path):
     assert sorted(a['bbox'][2] for *_, a in found) == [50, 60, 70] and not summary.left_out
 
 
+def test_voc_beside_images_below_a_folder_of_annotations(tmp_path):
+    picture(tmp_path / 'Annotations/s/JPEGImages/a.jpg')
+    text = VOC.format(name='a.jpg', width=100, objects=objects(1, 1, 9, 9))
+    write(tmp_path / 'Annotations/s/xml/a.xml', text)
+    _, found, _ = convert('voc', tmp_path, tmp_path / 'out')
+    assert found[0][0] == 'Annotations/s/JPEGImages/a.jpg'
+
+
+def test_voc_from_a_folder_inside(tmp_path, monkeypatch):
+    picture(tmp_path / 'photos/s/a.jpg')
+    text = VOC.format(name='a.jpg', width=100, objects=objects(1, 1, 9, 9))
+    write(tmp_path / 'labels/s/a.xml', text)
+    monkeypatch.chdir(tmp_path / 'labels/s')
+    options = dict(images='../../photos')
+    _, found, _ = convert('voc', '..', tmp_path / 'out', **options)
+    assert found[0][0] == 's/a.jpg'
+    write(tmp_path / 'labels/ImageSets/Main/all.txt', f'{tmp_path}/labels/s/a\n')
+    _, found, _ = convert('voc', '..', tmp_path / 'out', split='all', **options)
+    assert found[0][0] == 's/a.jpg'
+
+
 def test_voc_in_other_words(voc, tmp_path):
     """Handles a declared encoding, words for numbers, and lists of names with spaces."""
     root = voc if voc.name != 'Annotations' else voc.parent
@@ -624,6 +646,15 @@ def test_masks_of_labelme(tmp_path):
         assert a['bbox'] == [x, y, columns[-1] + 1 - x, rows[-1] + 1 - y]
         assert a['area'] == mask.sum() and a['iscrowd'] == 0
     assert {n for n, _ in summary.left_out.values()} == {5}
+
+
+def test_masks_of_labelme_without_pycocotools(tmp_path, monkeypatch):
+    """As beside mmpretrain, which does not need it."""
+    monkeypatch.setitem(sys.modules, 'pycocotools.mask', None)
+    picture(tmp_path / 'mine/a.jpg')
+    labelme(tmp_path / 'mine/a.json', [labelme_mask(np.ones((5, 9), bool), 20, 30)])
+    with pytest.raises(UserError, match='a mask in pixels needs pycocotools.mask: pip install'):
+        convert('labelme', tmp_path / 'mine', tmp_path)
 
 
 def test_labelme_stays_in_its_folder(tmp_path):

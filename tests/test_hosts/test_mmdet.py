@@ -169,11 +169,22 @@ def test_pascal_voc_that_is_used(folder, log):
 
 
 @pytest.mark.parametrize(
-    ('text', 'flag'), [('Unspecified', 0), ('', 0), ('false', 0), ('0', 0), ('1', 1), ('True', 1)]
+    ('text', 'flag'),
+    [
+        ('Unspecified', 0),
+        ('', 0),
+        ('false', 0),
+        ('0', 0),
+        ('1', 1),
+        ('True', 1),
+        ('2', 1),
+        (' 1 ', 1),
+    ],
 )
 def test_pascal_voc_with_words_for_difficult(folder, text, flag):
     """Unspecified is what makesense.ai writes for every object."""
-    data = voc(more=f'<difficult>{text}</difficult>', test_mode=True)
+    extra = '<attributes><difficult>rather</difficult></attributes>'  # which mmdet does not read
+    data = voc(more=f'<difficult>{text}</difficult>{extra}', test_mode=True)
     flags = [data.get_data_info(i)['instances'][0]['ignore_flag'] for i in range(2)]
     assert flags == [flag, flag]
 

@@ -207,6 +207,22 @@ def test_endings_in_capitals_are_those_of_images_too(ade, suffix):
     assert len(build(ade, ann_file='list.txt', img_suffix=suffix)) == 1
 
 
+def test_endings_without_letters_are_listed_once(ade):
+    find_endings_in_capitals.apply()
+    for name in 'ab':
+        (ade / f'images/training/{name}.jpg').rename(ade / f'images/training/{name}.001')
+    dataset = build(ade, type='BaseSegDataset', img_suffix='.001', seg_map_suffix='.png')
+    assert len(dataset) == 2
+
+
+def test_several_endings_of_images_without_labels(ade):
+    find_endings_in_capitals.apply()
+    (ade / 'images/training/b.jpg').rename(ade / 'images/training/b.png')
+    folder, meta = dict(img_path='images/training'), dict(classes=('wall',))
+    options = dict(type='BaseSegDataset', data_prefix=folder, metainfo=meta, test_mode=True)
+    assert len(build(ade, **options, img_suffix=('.jpg', '.png'))) == 2
+
+
 def test_pipelines_that_load_no_map_want_none(ade):
     (ade / 'annotations/training/a.png').unlink()
     dataset = build(ade, pipeline=LOAD[:1])

@@ -124,7 +124,8 @@ def test_pretrained_is_short_for_init_cfg(tmp_path):
     net = SwinTransformerV2('nano', pretrained=str(path))
     net.init_weights()
     assert torch.equal(net.patch_embed.proj.bias, torch.load(path)['patch_embed.proj.bias'])
-    assert SwinTransformerV2('nano', pretrained=None).init_cfg == []
+    for none in (dict(pretrained=None), dict(init_cfg=None), dict(init_cfg=False)):
+        assert SwinTransformerV2('nano', **none).init_cfg == []
 
 
 BAD = [
@@ -139,7 +140,7 @@ BAD = [
     (dict(path=np.array([1, 2])), r"path must be one of 'auto', .* got array\(\[1, 2\]\)"),
     (dict(single_output=torch.ones(2)), r'single_output must be True or False.* got tensor'),
     (dict(init_cfg=np.array([1, 2])), r"init_cfg must be dict\(type='Pretrained'.* got array"),
-    (dict(init_cfg=False), r"init_cfg must be dict\(type='Pretrained'.* got False"),
+    (dict(init_cfg=True), r"init_cfg must be dict\(type='Pretrained'.* got True"),
     (dict(init_cfg='weights.pth'), r"init_cfg must be dict\(type='Pretrained'.* got 'weights.pth'"),
     (dict(init_cfg=dict(checkpoint='a.pth')), 'init_cfg must be dict'),
     (dict(window=8), "SwinTransformerV2 has no argument 'window'"),

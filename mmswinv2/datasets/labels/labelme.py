@@ -118,4 +118,6 @@ def _read_mask(text: Any, where: str) -> np.ndarray:
         with open_image(io.BytesIO(base64.b64decode(text, validate=True))) as image:
             return np.asarray(image.convert('L')) > 0
     except Exception as error:  # decoders raise errors of any kind
-        raise UserError(f'{where}: its mask is no PNG in base64 ({error!s:.100})') from error
+        raise UserError(
+            f'{where}: its mask is no PNG in base64 ({error!s:.100}); draw it again, or remove it'
+        ) from error

@@ -109,11 +109,12 @@ def _read_file(path: Path, source: Source) -> Labelled | None:
 
 def _folders_of_images(path: Path, source: Source) -> list[Path]:
     """Where the image of a label file may be, the same place in another tree before its root."""
-    above = [up for up in path.parents if up == source.path or is_inside(up, source.path)]
+    own = Path(os.path.relpath(path.parent, source.path))
+    above = [path.parent, *path.parent.parents][: len(own.parts) + 1]
     labels = next((up for up in above if up.name == 'Annotations'), path.parent)
     photos, inner = labels.parent / 'JPEGImages', path.parent.relative_to(labels)
-    own = path.parent.relative_to(above[-1])
-    parallel = [photos / inner, source.root / own, source.root / inner]
+    beside = path.parent.parent / 'JPEGImages'
+    parallel = [photos / inner, beside, source.root / own, source.root / inner]
     return list(dict.fromkeys([path.parent, *parallel, photos, source.root]))
 
 
