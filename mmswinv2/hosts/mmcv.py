@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -186,7 +187,7 @@ def keep_a_pixel() -> None:
                 replace(module, name)(change)
 
 
-@patch('mmcv', '>=2')
+@patch('mmcv', '>=2', lambda: find_spec('mmcv._ext') is not None)  # mmcv-lite has no operators
 def build_alone() -> None:
     """MMSyncBN layers can be built in a single process, for which they are made BatchNorm then.
 
