@@ -225,8 +225,7 @@ def count_pixels(code: str) -> int:
 
 def encode_mask(mask: Any) -> tuple[dict[str, Any], float, list[float]]:
     """A mask (H, W) as COCO has it: run lengths, area in pixels, and (x, y, width, height)."""
-    import pycocotools.mask as coco_mask
-
+    coco_mask = needed('pycocotools.mask', 'a mask in pixels', 'pycocotools')
     code = coco_mask.encode(np.asfortranarray(np.asarray(mask), dtype=np.uint8))
     area, box = float(coco_mask.area(code)), coco_mask.toBbox(code).tolist()
     return dict(size=list(code['size']), counts=code['counts'].decode()), area, box
@@ -234,7 +233,6 @@ def encode_mask(mask: Any) -> tuple[dict[str, Any], float, list[float]]:
 
 def fill_polygons(polygons: list[list[float]], size: tuple[int, int]) -> np.ndarray:
     """The pixels (H, W) inside any of some polygons, bool; `size` is width and height."""
-    import pycocotools.mask as coco_mask
-
+    coco_mask = needed('pycocotools.mask', 'a mask in pixels', 'pycocotools')
     codes = coco_mask.frPyObjects(polygons, size[1], size[0])
     return coco_mask.decode(coco_mask.merge(codes)).astype(bool)

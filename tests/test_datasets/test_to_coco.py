@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -624,6 +625,16 @@ def test_masks_of_labelme(tmp_path):
         assert a['bbox'] == [x, y, columns[-1] + 1 - x, rows[-1] + 1 - y]
         assert a['area'] == mask.sum() and a['iscrowd'] == 0
     assert {n for n, _ in summary.left_out.values()} == {5}
+
+
+@pytest.mark.parametrize('beside', [[], [shape('polygon', [[5, 5], [9, 5], [9, 9]], group_id=1)]])
+def test_masks_of_labelme_without_pycocotools(beside, tmp_path, monkeypatch):
+    """As beside mmpretrain, where polygons are converted."""
+    monkeypatch.setitem(sys.modules, 'pycocotools.mask', None)
+    picture(tmp_path / 'mine/a.jpg')
+    labelme(tmp_path / 'mine/a.json', [labelme_mask(np.ones((9, 9)), 20, 30, group_id=1), *beside])
+    with pytest.raises(UserError, match='a mask in pixels needs .*pip install pycocotools'):
+        to_coco('labelme', tmp_path / 'mine', tmp_path / 'out.json')
 
 
 def test_labelme_stays_in_its_folder(tmp_path):
