@@ -37,11 +37,12 @@ def main(arguments: Sequence[str]) -> None:
 
     cfg = config_with_options(args.config, args.cfg_options)
     size = input_size(cfg, args.shape)
+    counts, parameters = count_flops(cfg, size), count_parameters(cfg)  # hosts print at imports
     split_line = '=' * 30
     axes = ' '.join('THW'[-len(size) :])
     note = '' if args.shape else f', that of training; --shape {axes} for another'
     print(f'{split_line}\nInput shape: {size}{note}')
     # the names of the lines that get_flops.py of mmdet, mmseg and mmpretrain prints
-    for name, flops in count_flops(cfg, size).items():
+    for name, flops in counts.items():
         print(f'{"Flops" if name == "total" else "  " + name}: {flops / 1e9:.3f} G')
-    print(f'Params: {count_parameters(cfg) / 1e6:.3f} M\n{split_line}')
+    print(f'Params: {parameters / 1e6:.3f} M\n{split_line}')

@@ -233,6 +233,6 @@ def encode_mask(mask: Any) -> tuple[dict[str, Any], float, list[float]]:
 
 def fill_polygons(polygons: list[list[float]], size: tuple[int, int]) -> np.ndarray:
     """The pixels (H, W) inside any of some polygons, bool; `size` is width and height."""
-    coco_mask = needed('pycocotools.mask', 'a mask of polygons', 'pycocotools')
+    coco_mask = needed('pycocotools.mask', 'a mask in pixels', 'pycocotools')
     codes = coco_mask.frPyObjects(polygons, size[1], size[0])
     return coco_mask.decode(coco_mask.merge(codes)).astype(bool)

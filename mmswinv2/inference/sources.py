@@ -53,7 +53,7 @@ def find_sources(
     Args:
         inputs: files, folders, patterns and camera numbers.
         out_dir: the output folder, where results of earlier runs are skipped; those in another
-            are skipped with a warning, unless their folder is named.
+            are skipped with a warning, unless an input names their folder or has nothing else.
         clips: whether the model takes whole videos, and no pictures.
 
     Raises:
@@ -87,11 +87,7 @@ def find_sources(
         elif files := _matching(given):
             found = sorted(_without_results(given, files, own))
             if not found:
-                where = out_dir or RESULTS[0]
-                raise UserError(
-                    f'{given} has nothing but results of predictions, as in {where}; name other '
-                    'files'
-                )
+                raise UserError(f'{given} has nothing but results of {out_dir}; name other files')
             for file in found:
                 _check_no_container(file)
             yield from new(map(str, found))
@@ -103,7 +99,8 @@ def find_sources(
 def _of_folder(folder: str, own: set[Path], clips: bool) -> list[str]:
     """The files of a folder that are read; warns of images of other kinds, which are left out."""
     kinds, what = (VIDEOS, 'video') if clips else (IMAGES + VIDEOS, 'image or video')
-    files = _without_results(folder, walk(folder), own)
+    pictures = (path for path in walk(folder) if path.suffix.lower() in (*kinds, *OTHER_IMAGES))
+    files = _without_results(folder, pictures, own)
     found = sorted(str(path) for path in files if path.suffix.lower() in kinds)
     endings = [path.suffix.lower() for path in files]
     others = [] if clips else [kind for kind in OTHER_IMAGES if kind in endings]
@@ -141,23 +138,26 @@ def _matching(pattern: str) -> list[Path]:
 
 
 def _without_results(given: str, files: Iterable[Path], own: set[Path]) -> list[Path]:
-    """Files that are no results; warns of those of other output folders that `given` brings."""
-    named = Path(given).parts
+    """Files that are no results, also none of other output folders, of which it warns.
+
+    Those are kept where `given` names such a folder, or brings nothing else.
+    """
     files = [path for path in files if not own.intersection(path.resolve().parents)]
-    found = [path for path in files if not any(_is_results(place, named) for place in path.parents)]
-    if left_out := len(files) - len(found):
-        warn(
-            f'{left_out} files of {given} are left out, as they are results of another --out-dir '
-            f'({" beside ".join(RESULTS)}); name their folder to predict on them'
-        )
+    if not set(RESULTS).isdisjoint(Path(given).parts):
+        return files
+    found = [path for path in files if not any(map(_is_results, path.parents))]
+    if not found or len(found) == len(files):
+        return files
+    warn(
+        f'{len(files) - len(found)} files of {given} are left out, as they are results of another '
+        f'--out-dir ({" beside ".join(RESULTS)}); name their folder to predict on them'
+    )
     return found
 
 
-def _is_results(place: Path, named: Sequence[str]) -> bool:
-    """Whether a folder that is not `named` was written by a run, which always writes both."""
-    if place.name not in RESULTS or place.name in named:
-        return False
-    return all((place.parent / part).is_dir() for part in RESULTS)
+def _is_results(place: Path) -> bool:
+    """Whether a folder was written by a run, which always writes both."""
+    return place.name in RESULTS and all((place.parent / part).is_dir() for part in RESULTS)
 
 
 def divide(sources: Sequence[str], clips: bool) -> tuple[list[Item], list[tuple[str, str]]]:

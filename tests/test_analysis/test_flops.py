@@ -155,10 +155,22 @@ def test_assigners_without_thresholds_stay():
     ],
 )
 def test_what_is_printed(config, axes, capsys):
-    """Multiply-adds of a layer count once; the parts add up."""
+    """The parts add up."""
     main([str(ROOT / 'configs' / config)])
     printed = capsys.readouterr().out
     assert f'--shape {axes} for another' in printed
     parts = [float(n) for n in re.findall(r'^  \w+: ([\d.]+) G$', printed, re.M)]
     (total,) = re.findall(r'^Flops: ([\d.]+) G$', printed, re.M)
     assert sum(parts) == pytest.approx(float(total), abs=2e-3) and parts
+
+
+def test_lines_of_imports_are_not_among_those_of_the_result(monkeypatch, capsys):
+    def count(cfg, size):
+        print('Could not import OneDL')  # as mmseg and mmdet do
+        return dict(total=1e9)
+
+    monkeypatch.setattr('mmswinv2.analysis.count_flops', count)
+    main([str(ROOT / 'configs/segmentation/swinv2-nano_upernet_ade20k-128x128.py')])
+    printed = [line.split(':')[0] for line in capsys.readouterr().out.splitlines()]
+    line = '=' * 30
+    assert printed == ['Could not import OneDL', line, 'Input shape', 'Flops', 'Params', line]

@@ -648,13 +648,14 @@ def test_masks_of_labelme(tmp_path):
     assert {n for n, _ in summary.left_out.values()} == {5}
 
 
-def test_masks_of_labelme_without_pycocotools(tmp_path, monkeypatch):
-    """As beside mmpretrain, which does not need it."""
+@pytest.mark.parametrize('beside', [[], [shape('polygon', [[5, 5], [9, 5], [9, 9]], group_id=1)]])
+def test_masks_of_labelme_without_pycocotools(beside, tmp_path, monkeypatch):
+    """As beside mmpretrain, where polygons are converted."""
     monkeypatch.setitem(sys.modules, 'pycocotools.mask', None)
     picture(tmp_path / 'mine/a.jpg')
-    labelme(tmp_path / 'mine/a.json', [labelme_mask(np.ones((5, 9), bool), 20, 30)])
-    with pytest.raises(UserError, match='a mask in pixels needs pycocotools.mask: pip install'):
-        convert('labelme', tmp_path / 'mine', tmp_path)
+    labelme(tmp_path / 'mine/a.json', [labelme_mask(np.ones((9, 9)), 20, 30, group_id=1), *beside])
+    with pytest.raises(UserError, match='a mask in pixels needs .*pip install pycocotools'):
+        to_coco('labelme', tmp_path / 'mine', tmp_path / 'out.json')
 
 
 def test_labelme_stays_in_its_folder(tmp_path):

@@ -99,6 +99,20 @@ def test_results_in_another_folder_are_left_out_unless_they_are_named(tmp_path, 
         assert list(find_sources([given], 'second')) == ['photos/first/vis/a.png']
 
 
+def test_folders_of_data_may_have_the_names_of_results(tmp_path, monkeypatch, log):
+    """Where they are all that there is, or an input names one; also runs inside that one."""
+    monkeypatch.chdir(tmp_path)
+    both = ['data/preds/b.png', 'data/vis/a.png']
+    deep = [f'data/vis/run/{name}/c.png' for name in ('preds', 'vis')]
+    for name in (*both, *deep, 'data/README.txt', 'data/preds/predictions.json'):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    for given in ('data', './data/', 'data/*/*.png'):
+        assert set(both) <= set(find_sources([given], 'second'))
+    assert list(find_sources(['data/vis'], 'second')) == ['data/vis/a.png', *deep]
+    assert not log()
+
+
 def test_folders_that_are_links_are_entered(tmp_path):
     (tmp_path / 'photos').mkdir()
     (tmp_path / 'real').mkdir()
