@@ -188,7 +188,7 @@ def keep_a_pixel() -> None:
 
 
 @patch('mmcv', '>=2', lambda: find_spec('mmcv._ext') is not None)  # mmcv-lite has no operators
-def build_alone() -> None:
+def build_sync_norms_alone() -> None:
     """MMSyncBN layers can be built in a single process, for which they are made BatchNorm then.
 
     mmcv asks torch for the group of all processes, which is not there.

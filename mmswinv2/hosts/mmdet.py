@@ -10,7 +10,7 @@ from ..progress import track
 from . import mmdet_annotations, mmdet_patches
 from .configs import as_list, dicts_in, steps_in, training_pipeline, type_name
 from .host import Host
-from .mmcv import build_alone, check_size, open_image, shown_size
+from .mmcv import build_sync_norms_alone, check_size, open_image, shown_size
 from .mmdet_metrics import COCO_ITEMS, COCO_METRICS, check_metric
 from .patching import patches_in
 from .pipelines import has_own_steps
@@ -32,7 +32,11 @@ class MMDet(Host):
 
     name = 'mmdet'
     extra = 'det'
-    patches = (*Host.patches, build_alone, *patches_in(name, mmdet_patches, mmdet_annotations))
+    patches = (
+        *Host.patches,
+        build_sync_norms_alone,
+        *patches_in(name, mmdet_patches, mmdet_annotations),
+    )
     swap_image_size = 384  # strides up to 128, and kernels of 3 x 3 on top
     draw_interval = False
     dump_metric = 'DumpDetResults'

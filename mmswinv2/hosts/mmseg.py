@@ -14,7 +14,7 @@ from . import mmseg_patches
 from .configs import as_list, inner_datasets, package_of, steps_in
 from .host import Host
 from .label_maps import NOT_LABELLED
-from .mmcv import build_alone
+from .mmcv import build_sync_norms_alone
 from .mmseg_label_maps import (
     check_map_names,
     check_scored_size,
@@ -37,7 +37,7 @@ class MMSeg(Host):
 
     name = 'mmseg'
     extra = 'seg'
-    patches = (*Host.patches, build_alone, *patches_in(name, mmseg_patches))
+    patches = (*Host.patches, build_sync_norms_alone, *patches_in(name, mmseg_patches))
     heads_autocast = True
     swap_image_size = 64
     draw_folder = 'visualizer.save_dir'
