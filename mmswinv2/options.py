@@ -172,6 +172,29 @@ def _divided(text: str) -> list[str]:
     return pieces if pieces[-1].strip() else pieces[:-1]
 
 
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add ``config``."""
+    parser.add_argument('config', help='config file, or a name such as mmswinv2::detection/...py')
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Add ``checkpoint``, of a whole model."""
+    parser.add_argument(
+        'checkpoint', help='weights of the whole model: a file, an address or a name'
+    )
+
+
+def add_shape(parser: argparse.ArgumentParser) -> None:
+    """Add ``--shape``, the size of the input."""
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        metavar='N',
+        help="pixels, H W, or T H W of a video (the config's)",
+    )
+
+
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--cfg-options``."""
     parser.add_argument(
@@ -206,9 +229,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The options of every command that predicts: the model, and how it is run and drawn."""
     parser.add_argument('config', help='config file, or a name such as mmdet::rtmdet/...py')
-    parser.add_argument(
-        'checkpoint', help='weights of the whole model: a file, an address or a name'
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         '--score', type=float, default=0.3, help='least score of a box, 0 to 1 (0.3)'
     )

@@ -254,7 +254,7 @@ def _differences(
             joined = Path(place, 'joined.py')
             whole_paths = [str(Path(path).resolve()) for path in paths]
             joined.write_text(f'_base_ = {whole_paths!r}\n', 'utf-8')
-            base = Config.fromfile(str(joined), import_custom_modules=False)
+            base = read_config(joined, import_custom_modules=False)
         names = ', '.join(Path(path).name for path in paths)
         parts.append(
             (

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..checks import want
 from ..errors import UserError
-from ..options import STRATEGIES, ArgumentParser, add_config_options
+from ..options import STRATEGIES, ArgumentParser, add_config, add_config_options, add_shape
 from ..progress import print_table
 
 _GIB = 2**30
@@ -23,18 +23,12 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         epilog='example: mmswinv2 estimate config.py --gpus 8 --batch-size 2 --card 80',
     )
-    parser.add_argument('config', help='config file, or a name such as mmswinv2::detection/...py')
+    add_config(parser)
     parser.add_argument('--gpus', type=int, default=1, help='number of GPUs (1)')
     parser.add_argument(
         '--strategy', choices=STRATEGIES, help="how the training is spread over GPUs (the config's)"
     )
-    parser.add_argument(
-        '--shape',
-        type=int,
-        nargs='+',
-        metavar='N',
-        help="pixels, H W, or T H W of a video (the config's)",
-    )
+    add_shape(parser)
     parser.add_argument('--batch-size', type=int, help="samples on each GPU (the config's)")
     parser.add_argument(
         '--dtype',

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import UserError, needed
 from ..files import IMAGES, check_writable
-from ..options import ArgumentParser, add_config_options
+from ..options import ArgumentParser, add_checkpoint, add_config, add_config_options
 from ..progress import track
 
 
@@ -196,10 +196,8 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         epilog='example: mmswinv2 export config.py epoch_36.pth --out model.onnx --verify photos',
     )
-    parser.add_argument('config', help='config file, or a name such as mmswinv2::detection/...py')
-    parser.add_argument(
-        'checkpoint', help='weights of the whole model: a file, an address or a name'
-    )
+    add_config(parser)
+    add_checkpoint(parser)
     parser.add_argument('--out', help='the file to write (model.onnx or model.xml)')
     parser.add_argument('--format', default='onnx', help='onnx or openvino (onnx)')
     parser.add_argument(

@@ -7,7 +7,7 @@ the rest of the model on random ones.
 import argparse
 from collections.abc import Sequence
 
-from ..options import ArgumentParser, add_config_options
+from ..options import ArgumentParser, add_config, add_config_options, add_shape
 
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
@@ -17,14 +17,8 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         epilog='example: mmswinv2 flops config.py --shape 800 1344',
     )
-    parser.add_argument('config', help='config file, or a name such as mmswinv2::detection/...py')
-    parser.add_argument(
-        '--shape',
-        type=int,
-        nargs='+',
-        metavar='N',
-        help="pixels, H W, or T H W of a video (the config's)",
-    )
+    add_config(parser)
+    add_shape(parser)
     add_config_options(parser)
     return parser.parse_args(arguments)
 

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Sequence
 
 from ..errors import UserError
-from ..options import ArgumentParser, add_common_arguments
+from ..options import ArgumentParser, add_checkpoint, add_common_arguments, add_config
 
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
@@ -15,10 +15,8 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         epilog='example: mmswinv2 test config.py work_dirs/run/epoch_36.pth --out predictions.pkl',
     )
-    parser.add_argument('config', help='config file, or a name such as mmswinv2::detection/...py')
-    parser.add_argument(
-        'checkpoint', help='weights of the whole model: a file, an address or a name'
-    )
+    add_config(parser)
+    add_checkpoint(parser)
     add_common_arguments(parser)
     parser.add_argument(
         '--out',

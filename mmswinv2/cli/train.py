@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from ..errors import UserError
-from ..options import ArgumentParser, add_common_arguments
+from ..options import ArgumentParser, add_common_arguments, add_config
 
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
@@ -14,7 +14,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         epilog='example: mmswinv2 train config.py --work-dir work_dirs/run --amp',
     )
-    parser.add_argument('config', help='config file, or a name such as mmswinv2::detection/...py')
+    add_config(parser)
     add_common_arguments(parser)
     parser.add_argument(
         '--amp', action='store_true', help='train in mixed precision, on GPUs (float32)'

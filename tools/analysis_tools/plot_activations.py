@@ -23,14 +23,14 @@ from mmswinv2.checkpoints.entries import unwrap
 from mmswinv2.core.block import Block
 from mmswinv2.engine.configs import config_with_options
 from mmswinv2.errors import UserError, report_user_errors
-from mmswinv2.options import ArgumentParser, add_config_options
+from mmswinv2.options import ArgumentParser, add_config, add_config_options, add_shape
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 def parse_args():
     parser = ArgumentParser(description=__doc__, as_written=True)
-    parser.add_argument('config', help='config file, or a name such as mmswinv2::detection/...py')
+    add_config(parser)
     parser.add_argument(
         '--checkpoint', help='weights of SwinV2, of any format (those before training)'
     )
@@ -38,13 +38,7 @@ def parse_args():
         '--v1-checkpoint', help="weights of Swin V1, in the host's format (those before training)"
     )
     parser.add_argument('--image', help='an image (noise)')
-    parser.add_argument(
-        '--shape',
-        type=int,
-        nargs='+',
-        metavar='N',
-        help="pixels, H W, or T H W of a video (the config's)",
-    )
+    add_shape(parser)
     parser.add_argument('--out', default='activations.png', help='file to write (activations.png)')
     add_config_options(parser)
     return parser.parse_args()

@@ -2,12 +2,12 @@
 
 from mmswinv2.engine.configs import config_with_options
 from mmswinv2.errors import report_user_errors
-from mmswinv2.options import ArgumentParser, add_config_options
+from mmswinv2.options import ArgumentParser, add_config, add_config_options
 
 
 def parse_args():
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file path')
+    add_config(parser)
     add_config_options(parser)
     return parser.parse_args()
 

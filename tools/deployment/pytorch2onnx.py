@@ -21,7 +21,7 @@ from mmswinv2.deploy.graph import picture_size, write_onnx
 from mmswinv2.engine.configs import config_with_options
 from mmswinv2.errors import UserError, needed, report_user_errors
 from mmswinv2.files import write_atomically
-from mmswinv2.options import ArgumentParser, add_config_options
+from mmswinv2.options import ArgumentParser, add_config, add_config_options
 
 TOLERANCE = 1e-4  # of the largest value
 
@@ -41,7 +41,7 @@ class Features(nn.Module):
 
 def parse_args():
     parser = ArgumentParser(description=__doc__, as_written=True)
-    parser.add_argument('config', help='config file path')
+    add_config(parser)
     parser.add_argument('checkpoint', nargs='?', help='weights (random ones)')
     parser.add_argument('--output-file', default='tmp.onnx', help='the file to write (tmp.onnx)')
     parser.add_argument('--verify', action='store_true', help='compare with onnxruntime')

@@ -20,14 +20,14 @@ from mmswinv2.engine.configs import config_with_options
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.files import check_writable, walk
 from mmswinv2.models.simmim import NormalizedPixelLoss, local_statistics
-from mmswinv2.options import ArgumentParser, add_config_options
+from mmswinv2.options import ArgumentParser, add_config, add_config_options
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
 
 
 def parse_args():
     parser = ArgumentParser(description=__doc__, as_written=True)
-    parser.add_argument('config', help='config file, or a name such as mmswinv2::detection/...py')
+    add_config(parser)
     parser.add_argument('checkpoint', help="this package's or the authors'")
     parser.add_argument('images', type=Path, help='a picture, or a folder of pictures')
     parser.add_argument('--number', type=int, default=8, help='most images of a folder (8)')
