@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from ..core import LoRA
 from ..errors import nearest
+from ..hosts.configs import walk
 from ..log import warn
 
 # top-level keys that runners, the host packages and our tools read; all others are variables
@@ -233,12 +234,6 @@ def _too_late(cfg: Config, name: str, path: str) -> str:
     )
 
 
-def settings_in(node: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
-    """Yield all settings of a config that are read, each with its dotted path."""
-    items = node.items() if isinstance(node, Mapping) else enumerate(node)
-    for key, value in items:
-        place = f'{prefix}{key}'
-        if place.split('.')[0] in _USED:
-            yield place, value
-            if isinstance(value, (Mapping, list, tuple)):
-                yield from settings_in(value, f'{place}.')
+def settings_in(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """All settings of a config that are read, each with its dotted path."""
+    return (found for found in walk(cfg) if found[0].split('.')[0] in _USED)

@@ -24,6 +24,7 @@ from ..checkpoints.files import (
 from ..checks import is_count
 from ..errors import CheckpointError, UserError
 from ..files import StrPath, find
+from ..hosts.configs import walk
 from .storage import lock, remove_half_written
 
 _STARTED = '.started'  # file in the work dir; its modification time is the start of the run
@@ -207,15 +208,13 @@ def look_at_checkpoint(cfg: Config, path: Path) -> None:
 
 def _check_numbers(value: Any, name: str) -> None:
     """Raise `CheckpointError` for a tensor with NaN or infinite numbers, however deep it is."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            _check_numbers(inner, f'{name}.{key}')
-        return
-    if is_diverged(value):
-        raise CheckpointError(
-            f'{name} has numbers that are NaN or infinite, which one step brings into weights; the '
-            'training that wrote it has diverged: resume from an earlier checkpoint'
-        )
+    for place, found in walk(value, name):
+        if is_diverged(found):
+            raise CheckpointError(
+                f'{place} has numbers that are NaN or infinite, which one step brings into '
+                'weights; the training that wrote it has diverged: resume from an earlier '
+                'checkpoint'
+            )
 
 
 def is_diverged(value: Any) -> bool:

@@ -1,7 +1,7 @@
 """What configs say, and the data sets and pipelines that are built from them."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.runner.runner import _SlicedDataset
@@ -19,17 +19,17 @@ def join_path(path: str, key: Any) -> str:
     return f'{path}.{key}' if path else str(key)
 
 
+def walk(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
+    """All values inside dicts and lists, `node` itself included, each with its dotted path."""
+    yield path, node
+    listed = enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for key, value in list(node.items() if isinstance(node, Mapping) else listed):
+        yield from walk(value, join_path(path, key))
+
+
 def dicts_in(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
     """All dicts inside `node`, itself included, each with its dotted path."""
-    if isinstance(node, dict):
-        yield path, node
-        items = list(node.items())
-    elif isinstance(node, (list, tuple)):
-        items = list(enumerate(node))
-    else:
-        return
-    for key, value in items:
-        yield from dicts_in(value, join_path(path, key))
+    return (found for found in walk(node, path) if isinstance(found[1], dict))
 
 
 def type_name(node: Any) -> str:

@@ -14,7 +14,7 @@ from .. import hosts
 from ..errors import UserError
 from ..files import write_atomically
 from ..hosts import dicts_in, find_config
-from ..hosts.configs import join_path
+from ..hosts.configs import join_path, walk
 
 
 def read_config(name: str) -> Config:
@@ -92,20 +92,11 @@ def write_config(path: Path, cfg: Config, notes: Notes, origin: str, command: st
 
 
 def _without_text(cfg: Config) -> Iterator[str]:
-    for path, node in dicts_in(cfg.to_dict()):
-        for key, value in node.items():
-            for item in _items(value):
-                plain = item is None or isinstance(item, (str, bytes, int, complex, dict, set))
-                if not plain and not (isinstance(item, float) and math.isfinite(item)):
-                    yield f'{join_path(path, key)}={_short(item)}'
-
-
-def _items(value: Any) -> Iterator[Any]:
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _items(item)
-    else:
-        yield value
+    with_text = (str, bytes, int, complex, dict, list, tuple, set, type(None))
+    for path, value in walk(cfg.to_dict()):
+        finite = isinstance(value, float) and math.isfinite(value)
+        if not finite and not isinstance(value, with_text):
+            yield f'{path}={_short(value)}'
 
 
 def inits_of(node: Any) -> list[Any]:

@@ -340,15 +340,15 @@ def test_vitdet_is_refused():
 @pytest.mark.parametrize(
     ('value', 'words'),
     [
-        (float('inf'), 'inf'),
-        ([1, float('nan')], 'nan'),
-        ([[(float('inf'),)]], 'inf'),
-        (len, '<built-in function len>'),
+        (float('inf'), '=inf'),
+        ([1, float('nan')], '.1=nan'),
+        ([[(float('inf'),)]], '.0.0.0=inf'),
+        (len, '=<built-in function len>'),
     ],
 )
 def test_values_without_text(value, words, tmp_path):
     cfg = Config(dict(lr=1e-3, a=[dict(b=value)]))
-    with pytest.raises(UserError, match=f'old.py holds what cannot .*: a.0.b={words}$'):
+    with pytest.raises(UserError, match=f'old.py holds what cannot .*: a.0.b{words}$'):
         write_config(tmp_path / 'new.py', cfg, Notes(), 'old.py', 'command')
     assert not list(tmp_path.iterdir())
 
