@@ -99,12 +99,15 @@ def read_json(path: StrPath) -> Any:
     """
     try:
         return json.loads(Path(path).read_bytes())  # detects UTF-8 (BOM or not), -16, -32
-    except UnicodeDecodeError as error:
-        raise UserError(f'{path} is not in UTF-8 ({error}); save it as UTF-8') from error
     except (ValueError, RecursionError) as error:
-        raise UserError(
-            f'{path} is not JSON, or cut short ({error}); fetch or export it again'
-        ) from error
+        raise undecodable(path, error) from error
+
+
+def undecodable(path: StrPath, error: Exception) -> UserError:
+    """The error for a file that is no text in UTF-8, or else no JSON."""
+    if isinstance(error, UnicodeDecodeError):
+        return UserError(f'{path} is not in UTF-8 ({error}); save it as UTF-8')
+    return UserError(f'{path} is not JSON, or cut short ({error}); fetch or export it again')
 
 
 def _leads_into(root: str, place: str, name: str) -> bool:

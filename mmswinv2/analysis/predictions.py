@@ -11,12 +11,12 @@ from mmengine.registry import DATASETS, TRANSFORMS, registry
 from .. import hosts
 from ..checkpoints import read_pickle
 from ..errors import UserError
+from ..hosts.patching import PACKAGES
 from .confusion import analyse_classes, analyse_maps
 from .detections import analyse
 from .findings import Findings, mismatch
 
 _OF_TORCH = ('torch.nn.', 'torch.optim.', 'torch.utils.data.')  # where configs may take types from
-_PACKAGES = ('mmcv', 'mmswinv2', *(host.name for host in hosts.HOSTS))
 
 
 def examine(cfg: Any, path: Path, score: float, max_examples: int) -> Findings:
@@ -85,13 +85,13 @@ def check_types(cfg: Any, node: Any, where: str) -> set[str]:
     Returns the names of the packages that are allowed.
     """
     imports = hosts.as_list((cfg.get('custom_imports') or {}).get('imports') or [])
-    packages = {*_PACKAGES, *(str(name).partition('.')[0] for name in imports)}
+    packages = {*PACKAGES, *(str(name).partition('.')[0] for name in imports)}
     types = (part.get('type') for _, part in hosts.dicts_in(node))
     for name in (kind for kind in types if isinstance(kind, str)):
         known = name.partition('.')[0] in packages or name.startswith(_OF_TORCH)
         if '.' in name and not known:
             raise UserError(
                 f'type={name!r} of {where} in {cfg.filename} is of no package that custom_imports '
-                f'names; {", ".join(_PACKAGES)} are known without'
+                f'names; {", ".join(PACKAGES)} are known without'
             )
     return packages

@@ -13,7 +13,7 @@ import yaml
 from torch import Tensor
 
 from ..errors import CheckpointError, UserError
-from ..files import is_of_system
+from ..files import is_of_system, undecodable
 from . import config_files, mmengine_checkpoints, pipelines
 from .host import Host
 from .patching import patch, patches_in, replace
@@ -42,12 +42,8 @@ def read_data_without_code() -> None:
     def load(original: Any, file: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return original(file, *args, **kwargs)
-        except UnicodeDecodeError as error:  # of JSON or YAML
-            raise UserError(f'{file} is not in UTF-8 ({error}); save it as UTF-8') from error
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f'{file} is not JSON, or cut short ({error}); fetch or export it again'
-            ) from error
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:  # the former of YAML too
+            raise undecodable(file, error) from error
         except (CheckpointError, yaml.YAMLError) as error:  # they do not name the file
             words = ' '.join(str(error).split())
             raise UserError(f'{file}: {words}') from error

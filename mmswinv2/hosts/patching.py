@@ -25,6 +25,7 @@ DISTRIBUTIONS = {
     'mmaction': ('mmaction2',),
     'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
 }
+PACKAGES = (*DISTRIBUTIONS, 'mmswinv2')  # whose types need no custom_imports
 _MARK = '_mmswinv2_patch'
 
 

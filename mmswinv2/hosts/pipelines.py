@@ -8,9 +8,8 @@ from mmengine.dataset import Compose
 from ..errors import UserError, raised
 from .configs import package_of, step_lists, steps_in
 from .host import FILE_KEYS
-from .patching import patch, replace
+from .patching import PACKAGES, patch, replace
 
-_OF_HOSTS = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmaction', 'mmpretrain', 'mmswinv2')
 # names of steps that annotations have to follow
 _MOVES = 'Resize|Flip|Crop|Affine|Rotate|Shear|Translate|Expand|RandomShift'
 
@@ -41,7 +40,7 @@ def _explain(error: KeyError | AssertionError) -> UserError | None:
     """The reason of an error; ``None`` if no step of a host asserts or looks for a missing key."""
     frames, source = raised(error)
     step, sample = (frames[-1].f_locals.get(name) for name in ('self', 'results'))
-    if package_of(step) not in _OF_HOSTS or not isinstance(sample, dict):
+    if package_of(step) not in PACKAGES or not isinstance(sample, dict):
         return None
     name = f'{type(step).__name__}, a step of a pipeline,'
     key = error.args[0] if error.args else ''
@@ -64,7 +63,7 @@ def loads_annotations(step: Any) -> bool:
 def has_own_steps(dataset: Any) -> bool:
     """Whether a step of the pipeline is of a user's own, which may add or change annotations."""
     steps = steps_in(getattr(dataset, 'pipeline', None))
-    return any(package_of(step) not in _OF_HOSTS for step in steps)
+    return any(package_of(step) not in PACKAGES for step in steps)
 
 
 def check_normalized(dataset: Any, where: str, model: Any) -> None:

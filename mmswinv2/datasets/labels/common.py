@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from ...files import IMAGES, find, is_inside, walk
+from ...files import IMAGES, find, is_inside, undecodable, walk
 
 SUFFIXES = (*IMAGES, *map(str.upper, IMAGES))  # as files may have them
 _LARGEST = 1e7  # of a coordinate
@@ -73,7 +73,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text('utf-8-sig')
     except UnicodeDecodeError as error:
-        raise UserError(f'{path} is not in UTF-8 ({error}); save it as UTF-8') from error
+        raise undecodable(path, error) from error
 
 
 def slashes(path: str) -> str:
