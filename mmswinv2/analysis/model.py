@@ -124,7 +124,7 @@ def build(
     backbone_cfg = model_cfg.pop('backbone')
     with torch.device('meta'):
         stand_in = StandIn(MODELS.build(backbone_cfg), observers, dtype)
-    model_cfg.backbone = dict(type=_given_module, module=stand_in)
+    model_cfg.backbone = dict(type=lambda module: module, module=stand_in)
     return MODELS.build(model_cfg), stand_in
 
 
@@ -146,10 +146,6 @@ def ready(cfg: Any) -> Any:
             continue
         stage.assigner.update(pos_iou_thr=0.1, neg_iou_thr=0.1, min_pos_iou=0.1)
     return model_cfg
-
-
-def _given_module(module: nn.Module) -> nn.Module:
-    return module
 
 
 def count_parameters(cfg: Any) -> int:

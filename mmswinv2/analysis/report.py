@@ -239,8 +239,9 @@ def _differences(
     """Differences of the run from its config file, and of that from its bases, by heading."""
     from ..engine.configs import read_config
 
-    file = config or _recipe(work.config_name)
-    if file is None:
+    recipes = config_folders('mmswinv2') if (name := work.config_name) else []
+    own = (path for folder in recipes for path in sorted(folder.glob(f'*/{name}')))
+    if (file := config or next(own, None)) is None:
         return []
     whole = read_config(file, import_custom_modules=False)
     if cfg is None:
@@ -271,12 +272,6 @@ def _plain_config(cfg: Any) -> dict[str, Any]:
     content: dict[str, Any] = cfg.to_dict()
     add_preprocessor(content)
     return content
-
-
-def _recipe(name: str | None) -> Path | None:
-    """The config file of this package with a given name."""
-    folders = config_folders('mmswinv2') if name else []
-    return next((p for folder in folders for p in sorted(folder.glob(f'*/{name}'))), None)
 
 
 def number(value: float) -> str:

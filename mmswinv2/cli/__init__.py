@@ -35,19 +35,6 @@ _PLACES = {  # the option that names what a command writes
 }
 
 
-def help_text() -> str:
-    """The commands, with a line on each."""
-    return '\n'.join(
-        (
-            'usage: mmswinv2 COMMAND ...',
-            '',
-            *(f'  {name:12}{words}' for name, words in COMMANDS.items()),
-            '',
-            '`mmswinv2 COMMAND --help` says what its options do; --version tells which this is.',
-        )
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that `arguments` begin with; ends the process on a user's mistake."""
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ['--help']
@@ -65,7 +52,13 @@ def run(command: str, arguments: Sequence[str] | None = None) -> None:
     """
     with report_user_errors(_ADVICE.get(command, ''), _PLACES.get(command, '')):
         if command in ('-h', '--help', 'help'):
-            print(help_text())
+            print(
+                'usage: mmswinv2 COMMAND ...\n',
+                *(f'  {name:12}{words}' for name, words in COMMANDS.items()),
+                '\n`mmswinv2 COMMAND --help` says what its options do; --version tells which this '
+                'is.',
+                sep='\n',
+            )
             return
         if command == '--version':
             print(f'mmswinv2 {__version__}')

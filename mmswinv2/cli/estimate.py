@@ -6,7 +6,6 @@ the model on random ones. Prints the memory of each part, and whether the traini
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 from ..checks import want
 from ..errors import UserError
@@ -67,7 +66,11 @@ def main(arguments: Sequence[str]) -> None:
     from ..engine.settings import set_lora
 
     cfg = config_with_options(args.config, args.cfg_options)
-    _check_numbers(args)
+    if args.gpus < 1 or (args.batch_size is not None and args.batch_size < 1):
+        raise UserError('--gpus and --batch-size must be at least 1')
+    for option in ('card', 'reserve'):
+        value = getattr(args, option)
+        want(f'--{option}', value, 'a number from 0, in GiB', 0 <= value < float('inf'))
     if args.lora is not None:
         set_lora(cfg, args.lora)
     size = input_size(cfg, args.shape)
@@ -83,7 +86,17 @@ def main(arguments: Sequence[str]) -> None:
         f'{strategy}, {name}, {estimate.count / 1e6:,.1f} million parameters, '
         f'{step.trained / 1e6:,.1f} million of them trained'
     )
-    _print_parts(estimate)
+    parts = {
+        'weights': estimate.parameters,
+        'gradients': estimate.gradients,
+        "optimizer's state": estimate.optimizer,
+        'buffers of the strategy': estimate.buffers,
+        'activations': estimate.activations,
+        'total at the highest point': estimate.total,
+        **{f'kept for backward: {name}': size for name, size in estimate.saved.items()},
+        'largest attention layer, while it runs': estimate.attention,
+    }
+    print_table((name, f'{size / _GIB:.3f} GiB') for name, size in parts.items())
     need = estimate.total / _GIB + args.reserve
     verdict = 'fits' if need <= args.card else 'does NOT fit'
     print(
@@ -98,27 +111,3 @@ def main(arguments: Sequence[str]) -> None:
             f'one device: predicted {predicted / _GIB:.3f} GiB, measured {measured / _GIB:.3f} '
             f'GiB, predicted / measured = {predicted / measured:.3f}'
         )
-
-
-def _check_numbers(args: argparse.Namespace) -> None:
-    """Raise `UserError` for impossible numbers of GPUs, samples or GiB."""
-    if args.gpus < 1 or (args.batch_size is not None and args.batch_size < 1):
-        raise UserError('--gpus and --batch-size must be at least 1')
-    for option in ('card', 'reserve'):
-        value = getattr(args, option)
-        want(f'--{option}', value, 'a number from 0, in GiB', 0 <= value < float('inf'))
-
-
-def _print_parts(estimate: Any) -> None:
-    """Print the memory of each part of an `analysis.Estimate`."""
-    rows = {
-        'weights': estimate.parameters,
-        'gradients': estimate.gradients,
-        "optimizer's state": estimate.optimizer,
-        'buffers of the strategy': estimate.buffers,
-        'activations': estimate.activations,
-        'total at the highest point': estimate.total,
-        **{f'kept for backward: {name}': size for name, size in estimate.saved.items()},
-        'largest attention layer, while it runs': estimate.attention,
-    }
-    print_table((name, f'{size / _GIB:.3f} GiB') for name, size in rows.items())

@@ -34,17 +34,15 @@ def build_page(page: Page, title: str) -> Any:
 
 
 @contextmanager
-def errors_on_page(path: str | None = None) -> Iterator[None]:
+def errors_on_page(path: str) -> Iterator[None]:
     """Show a `UserError` as a message on the page; it is escaped, as Gradio renders HTML.
 
-    A `path` in the message is shown as the name of the file.
+    The `path` in the message is shown as the name of the file.
     """
     try:
         yield
     except UserError as error:
-        text = str(error)
-        if path is not None:
-            text = text.replace(path, Path(path).name)
+        text = str(error).replace(path, Path(path).name)
         raise gr.Error(html.escape(text), duration=None, print_exception=False) from error
 
 

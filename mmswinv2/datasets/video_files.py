@@ -73,7 +73,9 @@ class VideoReader:
         with self._open() as (container, stream):
             average, unit = float(stream.average_rate or 0), float(stream.time_base)
             self._times, self._keys, sure = _index(container, stream)
-            fields = _may_be_fields(self._times, stream)
+            # packets as frequent as the fields of 24 frames/s may be fields
+            often = len(self._times) > 1 and np.median(np.diff(self._times)) * unit < _OF_FIELDS
+            fields = often and stream.codec_context.name == 'h264'
         if not sure or (
             fields and any(frame.interlaced_frame for _, frame in islice(self._decode_all(), 1))
         ):
@@ -258,12 +260,6 @@ def _index(container: Any, stream: Any) -> tuple[list[int], list[_Key], bool]:
     # leave out key frames that share their time with another frame
     found = [(bisect_left(times, key[0]), bisect_right(times, key[0]), key) for key in sorted(keys)]
     return times, [_Key(at, *key) for at, end, key in found if end - at < 2], bool(sure)
-
-
-def _may_be_fields(times: list[int], stream: Any) -> bool:
-    """Whether packets of H.264 are as frequent as the fields of 24 frames/s, so may be fields."""
-    often = len(times) > 1 and np.median(np.diff(times)) * stream.time_base < _OF_FIELDS
-    return bool(often) and stream.codec_context.name == 'h264'
 
 
 def _images(

@@ -117,7 +117,8 @@ def roi_features(
     from mmcv.ops import roi_align
 
     out = rois.new_zeros((len(rois), maps[0].shape[1], *size))
-    levels = _levels(rois, len(maps), finest_scale)
+    relative = (rois[:, 3:] - rois[:, 1:3]).prod(1).sqrt() / finest_scale + 1e-6
+    levels = sum(((relative >= 2.0**i).long() for i in range(1, len(maps))), relative.long() * 0)
     for i, (level, scale) in enumerate(zip(maps, scales, strict=True)):
         (own,) = (levels == i).nonzero(as_tuple=True)
         if len(own):
@@ -132,9 +133,3 @@ def _(
     maps: Sequence[Tensor], rois: Tensor, scales: Sequence[float], size: Sequence[int], *_: Any
 ) -> Tensor:
     return rois.new_empty((rois.shape[0], maps[0].shape[1], *size))
-
-
-def _levels(rois: Tensor, count: int, finest_scale: float) -> Tensor:
-    sides = rois[:, 3:] - rois[:, 1:3]
-    relative = sides.prod(1).sqrt() / finest_scale + 1e-6
-    return sum(((relative >= 2.0**i).long() for i in range(1, count)), relative.long() * 0)

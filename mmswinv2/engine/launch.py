@@ -105,7 +105,11 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         _scale_rates(runner, cfg)
         follow_config(runner)
         runner.work_dir_lock = held
-        _register_training_hooks(runner)
+        runner.register_hook(RepeatableHook())
+        for kind in (CheckInvalidLossHook, LoRAHook):  # the config may have its own
+            if not any(isinstance(hook, kind) for hook in runner.hooks):
+                runner.register_hook(kind())
+        runner.register_hook(ScoresHook())  # behind LoRAHook
     return runner
 
 
@@ -122,14 +126,6 @@ def _build(cfg: Config) -> Runner:
         runner.dump_config()
         runner.cfg.pop('compile')  # mmengine would compile the training step
     return runner
-
-
-def _register_training_hooks(runner: Runner) -> None:
-    runner.register_hook(RepeatableHook())
-    for kind in (CheckInvalidLossHook, LoRAHook):  # the config may have its own
-        if not any(isinstance(hook, kind) for hook in runner.hooks):
-            runner.register_hook(kind())
-    runner.register_hook(ScoresHook())  # behind LoRAHook
 
 
 def _log_iterations(cfg: Config) -> None:

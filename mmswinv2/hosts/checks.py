@@ -1,7 +1,7 @@
 """Checks of the data of a run: its files, its data sets, and the metrics that score them."""
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ def check_data(cfg: Any, kinds: Sequence[str]) -> None:
     Raises:
         UserError: if a folder or file is missing; it names the path and its setting.
     """
-    for where, dataset in _dataset_configs(cfg, kinds):
-        _check_files(dataset, where, of(cfg))
+    for where in (f'{kind}_dataloader' for kind in kinds):
+        for dataset in inner_datasets((cfg.get(where) or {}).get('dataset') or {}):
+            _check_files(dataset, where, of(cfg))
 
 
 def check_dataset(dataset: Any, where: str, model: Any = None) -> None:
@@ -63,14 +64,6 @@ def check_evaluator(evaluator: Any, dataset: Any, where: str, model: Any = None)
     for metric, scored in zip(metrics, scored_sets, strict=True):
         for host in HOSTS:
             host.check_metric(metric, scored, where, model)
-
-
-def _dataset_configs(cfg: Any, kinds: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """The data sets of the loaders of some kinds, each with its loader's name."""
-    for kind in kinds:
-        loader = cfg.get(f'{kind}_dataloader') or {}
-        for dataset in inner_datasets(loader.get('dataset') or {}):
-            yield f'{kind}_dataloader', dataset
 
 
 def _check_files(dataset: Any, where: str, host: Host) -> None:

@@ -126,18 +126,14 @@ def open_image(file: Any) -> Any:
             image = Image.open(file)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
-    most = _count_pixels(os.environ.get(name := 'OPENCV_IO_MAX_IMAGE_PIXELS') or '')
+    given = os.environ.get(name := 'OPENCV_IO_MAX_IMAGE_PIXELS') or ''  # MB and KB may follow
+    found = re.fullmatch(r'(\d+)\s*(?:([MK])B)?', given.strip(), re.IGNORECASE)
+    unit = {'M': 2**20, 'K': 2**10}
+    most = int(found[1]) * unit.get((found[2] or '').upper(), 1) if found else 2**30
     if image.width * image.height > most:
         image.close()
         raise OSError(f'{image.width}x{image.height} pixels are more than {name}={most}')
     return image
-
-
-def _count_pixels(text: str) -> int:
-    """A number as OpenCV reads it from the environment, where MB and KB may follow."""
-    found = re.fullmatch(r'(\d+)\s*(?:([MK])B)?', text.strip(), re.IGNORECASE)
-    unit = {'M': 2**20, 'K': 2**10}
-    return int(found[1]) * unit.get((found[2] or '').upper(), 1) if found else 2**30
 
 
 def orientation(image: Any) -> int:

@@ -32,7 +32,13 @@ def check_metric(metric: Any, dataset: Any, where: str) -> None:
     if kinds.isdisjoint(COCO_METRICS) or hasattr(metric, '_lvis_api'):
         return
     if isinstance(meta := getattr(dataset, 'metainfo', None), list):
-        raise _several_metainfo(meta, where)
+        names = set().union(*meta)
+        keys = sorted(k for k in names if any(m.get(k, ...) != meta[0].get(k, ...) for m in meta))
+        raise UserError(
+            f'{where}: the data sets of ConcatDataset differ in {", ".join(keys)}, and CocoMetric '
+            'takes one metainfo; give all the same metainfo=dict(classes=...), and name in '
+            'ignore_keys of ConcatDataset what else may differ'
+        )
     if type(metric).__name__ in COCO_METRICS:  # others may have options of their own
         check_coco_options(metric, where)
     if type(metric).__name__ == 'CocoMetric' and metric._coco_api is None:
@@ -44,17 +50,6 @@ def check_metric(metric: Any, dataset: Any, where: str) -> None:
     if infos and hasattr(annotations, 'path'):
         check_same_images(infos, annotations, where)
         check_scored(metric, infos, annotations, dataset.metainfo['classes'], where)
-
-
-def _several_metainfo(given: Sequence[dict], where: str) -> UserError:
-    """The error for a ConcatDataset whose data sets have different ``metainfo``."""
-    names = set().union(*given)
-    keys = sorted(k for k in names if any(m.get(k, ...) != given[0].get(k, ...) for m in given))
-    return UserError(
-        f'{where}: the data sets of ConcatDataset differ in {", ".join(keys)}, and CocoMetric '
-        'takes one metainfo; give all the same metainfo=dict(classes=...), and name in ignore_keys '
-        'of ConcatDataset what else may differ'
-    )
 
 
 def _check_instances(dataset: Any, where: str) -> None:

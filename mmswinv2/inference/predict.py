@@ -87,7 +87,10 @@ def iterate(
     check_count('batch_size', batch_size)
     if max_frames is not None:
         check_count('max_frames', max_frames)
-    _check_folder(out_dir)
+    is_path = isinstance(out_dir, (str, os.PathLike, type(None)))
+    want('out_dir', out_dir, 'the path of a folder', is_path)
+    if not str(out_dir).strip():
+        raise UserError('--out-dir is empty; name a folder')
     given = _as_texts(inputs)
     cfg = config_with_options(config, cfg_options)
     clips = hosts.of(cfg).input_axes == 3
@@ -165,14 +168,6 @@ def _results_of_film(
             yield from results
     except UnreadableVideo as error:
         yield error
-
-
-def _check_folder(out_dir: Any) -> None:
-    """Raise `UserError` for what is no path of a folder, and not ``None``."""
-    is_path = isinstance(out_dir, (str, os.PathLike, type(None)))
-    want('out_dir', out_dir, 'the path of a folder', is_path)
-    if not str(out_dir).strip():
-        raise UserError('--out-dir is empty; name a folder')
 
 
 def _as_texts(inputs: Any) -> list[str]:

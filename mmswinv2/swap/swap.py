@@ -90,8 +90,10 @@ def swap_backbone(cfg: Config, options: Options) -> tuple[Config, Notes]:
         _remove_old_weights(cfg, path, owner, old, notes)
         _set_statistics(cfg, notes)
         model = build(cfg.model, 'cpu' if options.check else 'meta')
-        if options.check:
-            _try_weights(model, owner.backbone.get('init_cfg'))
+        checkpoint = (owner.backbone.get('init_cfg') or {}).get('checkpoint')
+        if options.check and checkpoint is not None and not _published(checkpoint):
+            for backbone in networks(model).values():  # as training will
+                load_pretrained(backbone, fetch(checkpoint))
         names = [name for name, _ in model.named_parameters()]
         lr = _set_optimizer(cfg, names, scope, options, notes)
         if lr is not None:
@@ -232,15 +234,6 @@ def _choose_weights(options: Options, window: int) -> tuple[dict[str, Any], str]
 def _published(checkpoint: str) -> PublishedWeights | None:
     """The published weights of a name or address."""
     return next((w for name, w in PUBLISHED.items() if checkpoint in (name, w.url)), None)
-
-
-def _try_weights(model: Any, init_cfg: Any) -> None:
-    """Load a file of weights into the new backbone, as training will; not what is published."""
-    checkpoint = (init_cfg or {}).get('checkpoint')
-    if checkpoint is None or _published(checkpoint):
-        return
-    for backbone in networks(model).values():
-        load_pretrained(backbone, fetch(checkpoint))
 
 
 def _remove_old_weights(cfg: Config, path: str, owner: Any, old: Any, notes: Notes) -> None:

@@ -21,7 +21,6 @@ from .common import (
     UNLABELLED,
     Box,
     Labelled,
-    LeftOut,
     Mark,
     Source,
     find_files,
@@ -70,8 +69,11 @@ def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
     if twins:  # such as a.png beside a.jpg
         warn(f'{len(twins)} images, first {twins[0]}, get the objects of another of the same name')
     _leave_out_tracks(ends, sum(bool(mark.polygons) for entry in found for mark in entry.marks))
-    if source.split is None:
-        _count_orphans(source.path, seen, source.left_out)
+    for path in find_files(source.path, '.txt') if source.split is None else ():
+        if path.name != 'classes.txt' and os.path.realpath(path) not in seen:
+            parts = path.parent.relative_to(source.path).parts
+            if 'labels' in parts or _is_label_file(path):
+                source.left_out.add('label files without an image', path)
     return names, found
 
 
@@ -188,7 +190,8 @@ def _read_lines(
         # the last two are a confidence and a track number, or a corner
         paired = len(numbers) > 5 and len(numbers) % 2 == 0
         tracked = paired and numbers[-1].is_integer() and 0 <= numbers[-2] <= 1
-        box = _edges(*numbers[:4])
+        x, y, width, height = numbers[:4]
+        box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
         sure = tracked and numbers[-1] >= _NEAR[1]
         if sure:
             numbers = numbers[:-2]
@@ -211,10 +214,6 @@ def _read_lines(
             (ends.tracks if sure else ends.corners).append(mark)
         marks.append(mark)
     return marks
-
-
-def _edges(x: float, y: float, width: float, height: float) -> Box:
-    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
 
 
 def _leave_out_tracks(ends: _Ends, polygons: int) -> None:
@@ -248,14 +247,6 @@ def _leave_out_tracks(ends: _Ends, polygons: int) -> None:
             mark.box, mark.polygons = box, []
         else:
             mark.polygons[0].pop()
-
-
-def _count_orphans(folder: Path, seen: set[str], left_out: LeftOut) -> None:
-    for path in find_files(folder, '.txt'):
-        if path.name == 'classes.txt' or os.path.realpath(path) in seen:
-            continue
-        if 'labels' in path.parent.relative_to(folder).parts or _is_label_file(path):
-            left_out.add('label files without an image', path)
 
 
 def _is_label_file(path: Path) -> bool:
