@@ -1,4 +1,4 @@
-"""Repeatable trainings: a random seed for every sample and iteration, and whole epochs."""
+"""Repeatable trainings: seeds, the rest of an epoch, gradients that wait for an update."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RepeatableHook(Hook):
         self._gradients: dict[str, Tensor] = {}  # to save
 
     def before_train(self, runner: Any) -> None:
-        """Attach a seed to every index that the sampler draws."""
+        """Seed samples, leave out what is done of an epoch, and let checkpoints have gradients."""
         self.seed = runner.seed
         loader = runner.train_loop.dataloader
         sampler = getattr(loader.batch_sampler, 'sampler', None)
@@ -73,6 +73,10 @@ class RepeatableHook(Hook):
             if isinstance(hook, CheckpointHook):
                 for name in ('after_train_iter', 'after_train_epoch', 'after_val_epoch'):
                     setattr(hook, name, partial(save_together, getattr(hook, name)))
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Seed the random numbers of the model (stochastic depth, sampled boxes)."""
+        seed_all(self.seed, runner.iter, get_rank(), cuda=True)
 
     def _leave_out_done(self, runner: Any, loader: Any) -> None:
         """Leave out the batches that the run has done before it was interrupted.
@@ -184,10 +188,6 @@ class RepeatableHook(Hook):
         self._done = done
         if known or done or meta['epoch']:
             meta['iter'] = meta['epoch'] * length + done
-
-    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Seed the random numbers of the model (stochastic depth, sampled boxes)."""
-        seed_all(self.seed, runner.iter, get_rank(), cuda=True)
 
 
 class _RemainingBatches:
