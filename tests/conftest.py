@@ -1,8 +1,12 @@
+import functools
 import gc
+import logging
 import random
 import shutil
 import sys
+import threading
 import zlib
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -86,3 +90,25 @@ def log(tmp_path, request):
     MMLogger._instance_dict.pop(logger.instance_name)  # else it stays the current logger
     for handler in logger.handlers:
         handler.close()
+
+
+@pytest.fixture
+def warned():
+    """List of the warnings that mmengine's current logger gets."""
+    records = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: records.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield records
+    logger.removeHandler(handler)
+
+
+@pytest.fixture
+def address(tmp_path):
+    """The address at which `tmp_path` is served by HTTP."""
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{server.server_port}'
+        server.shutdown()

@@ -40,3 +40,6 @@ class Evil:
 
     def __reduce__(self):
         return self.call
+
+
+PRINTS = Evil(print, 'this must not be printed')

@@ -21,7 +21,7 @@ from mmswinv2.checkpoints import (
 )
 from mmswinv2.checkpoints.files import read_deepspeed_folder
 from mmswinv2.core import SwinV2
-from tests.test_checkpoints.conftest import Evil, weights
+from tests.test_checkpoints.conftest import PRINTS, Evil, weights
 
 
 def test_safetensors(tmp_path):
@@ -33,11 +33,6 @@ def test_safetensors(tmp_path):
     (tmp_path / 'cut.safetensors').write_bytes((tmp_path / 'model.safetensors').read_bytes()[:999])
     with pytest.raises(CheckpointError, match='truncated'):
         read_checkpoint(tmp_path / 'cut.safetensors')
-
-
-class RunsCode:
-    def __reduce__(self):
-        return print, ('this must not be printed',)
 
 
 def test_files_that_cannot_be_read(save, tmp_path, capsys):
@@ -57,8 +52,8 @@ def test_files_that_cannot_be_read(save, tmp_path, capsys):
         ):
             read_checkpoint(tmp_path / 'cut.pth')
     with pytest.raises(CheckpointError, match='would run code from the file'):
-        read_checkpoint(save({'model': weights(), 'config': RunsCode()}))
-    (tmp_path / 'old.pkl').write_bytes(pickle.dumps(RunsCode(), protocol=2))
+        read_checkpoint(save({'model': weights(), 'config': PRINTS}))
+    (tmp_path / 'old.pkl').write_bytes(pickle.dumps(PRINTS, protocol=2))
     with pytest.raises(CheckpointError):
         read_checkpoint(tmp_path / 'old.pkl')
     assert capsys.readouterr().out == ''

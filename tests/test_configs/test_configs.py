@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS, init_default_scope
 
 from mmswinv2 import hosts
 from mmswinv2.errors import UserError
@@ -19,22 +19,24 @@ CONFIGS = sorted(
 OF_MMPRETRAIN = ('configs/classification/', 'configs/pretraining/')
 
 
-@pytest.mark.filterwarnings('ignore::UserWarning:mm(det|seg)')  # about their own defaults
-@pytest.mark.parametrize('path', [p for p in CONFIGS if not p.startswith(OF_MMPRETRAIN)])
-def test_config_builds(path):
+def check_config(path, kinds=('train', 'val', 'test')):
+    """Build the model and the transforms of a config, and look up its data sets of these kinds."""
     hosts.apply()
     cfg = Config.fromfile(ROOT / path)
     init_default_scope(cfg.default_scope)
-    from mmengine.registry import DATASETS, MODELS, TRANSFORMS
-
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
     assert sum(p.numel() for p in model.parameters()) > 1e6
-    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+    for dataset in (cfg[f'{kind}_dataloader'].dataset for kind in kinds):
         with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
-            assert registry.get(loader.dataset.type) is not None
-        for transform in loader.dataset.pipeline:
-            assert TRANSFORMS.build(transform) is not None
+            assert registry.get(dataset.type) is not None
+        with TRANSFORMS.switch_scope_and_registry(cfg.default_scope) as registry:
+            assert all(registry.build(transform) is not None for transform in dataset.pipeline)
+
+
+@pytest.mark.parametrize('path', [p for p in CONFIGS if not p.startswith(OF_MMPRETRAIN)])
+def test_config_builds(path):
+    check_config(path)
 
 
 def test_names_are_unique():

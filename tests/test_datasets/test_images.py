@@ -3,11 +3,9 @@
 import functools
 import io
 import struct
-import threading
 import warnings
 import zlib
 from contextlib import nullcontext
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
 import mmcv
@@ -263,26 +261,16 @@ def test_a_missing_file_is_named(tmp_path):
             loader({'img_path': str(tmp_path / 'none.png')})
 
 
-@pytest.fixture
-def server(tmp_path):
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
-    server = ThreadingHTTPServer(('127.0.0.1', 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f'http://127.0.0.1:{server.server_port}'
-    server.shutdown()
-    server.server_close()
-
-
-def test_images_of_other_file_backends(server, tmp_path):
+def test_images_of_other_file_backends(address, tmp_path):
     pillow(RGB)(tmp_path / 'rgb.png')
     opencv(wide(GREY))(tmp_path / 'wide.png')
     backend = dict(backend_args=dict(backend='http'))
-    image = load(f'{server}/rgb.png', 'pillow', 'color', **backend)['img']
+    image = load(f'{address}/rgb.png', 'pillow', 'color', **backend)['img']
     assert np.array_equal(image[..., ::-1], RGB)
-    assert f'{server}/wide.png is a PNG of 1 x 16' in refusal(
-        f'{server}/wide.png', 'pillow', 'color', **backend
+    assert f'{address}/wide.png is a PNG of 1 x 16' in refusal(
+        f'{address}/wide.png', 'pillow', 'color', **backend
     )
-    image = LoadImage(**backend)({'img_path': f'{server}/wide.png'})['img']
+    image = LoadImage(**backend)({'img_path': f'{address}/wide.png'})['img']
     assert np.array_equal(image[..., 0], GREY)
 
 

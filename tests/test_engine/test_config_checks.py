@@ -13,14 +13,10 @@ from mmswinv2.engine.config_checks import (
     check_units,
     check_values,
 )
-from mmswinv2.engine.configs import config_with_options, read_config
+from mmswinv2.engine.configs import read_config
 from mmswinv2.errors import UserError, explain
 from mmswinv2.models import SwinTransformerV2
-from tests.test_tools.conftest import CONFIG, ROOT
-
-
-def read(options, path=ROOT / CONFIG):
-    return config_with_options(str(path), options)
+from tests.test_engine.test_config_names import read
 
 
 @pytest.mark.parametrize(

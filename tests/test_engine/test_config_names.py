@@ -1,28 +1,14 @@
 """Names in configs and in options that nothing reads."""
 
-import logging
 import re
 from pathlib import Path
 
 import pytest
-from mmengine.logging import MMLogger
 
 from mmswinv2.engine.config_checks import check_values
 from mmswinv2.engine.config_names import warn_of_misspelt
 from mmswinv2.engine.configs import config_with_options, read_config
 from tests.test_tools.conftest import CONFIG, ROOT
-
-
-@pytest.fixture
-def warned():
-    """List of the warnings that were logged."""
-    records = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: records.append(record.getMessage())
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    yield records
-    logger.removeHandler(handler)
 
 
 def read(options, path=ROOT / CONFIG):

@@ -15,6 +15,7 @@ from mmswinv2.engine import launch
 from mmswinv2.engine.configs import config_with_options
 from mmswinv2.engine.launch import compile_features, load_config
 from mmswinv2.errors import UserError
+from tests.test_hosts.test_mmengine import Plain
 from tests.test_tools.conftest import CONFIG, ROOT
 
 
@@ -318,15 +319,6 @@ def test_only_features_are_compiled_and_the_config_says_so(tmp_path, monkeypatch
     assert Config.fromfile(tmp_path / 'run/a.py').compile == dict(backend='eager')
 
 
-class Layer(BaseModel):
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(1, 1)
-
-    def forward(self, inputs, mode):
-        return dict(loss=self.layer(inputs).sum())
-
-
 @pytest.mark.parametrize(('samples', 'enough'), [(3, False), (4, True)])
 def test_a_training_set_smaller_than_the_batch_that_is_dropped(samples, enough, tmp_path):
     loader = dict(
@@ -338,7 +330,7 @@ def test_a_training_set_smaller_than_the_batch_that_is_dropped(samples, enough, 
     )
     warmup = dict(type='LinearLR', start_factor=0.1, end=1, convert_to_iter_based=True)
     runner = Runner(
-        model=Layer(),
+        model=Plain(),
         work_dir=str(tmp_path),
         train_dataloader=loader,
         optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1)),

@@ -10,11 +10,7 @@ from mmswinv2.checkpoints import CheckpointError
 from mmswinv2.engine import start
 from mmswinv2.engine.start import last_good_checkpoint, set_resume
 from mmswinv2.errors import UserError
-
-
-def save(path):
-    torch.save({'value': 1}, path)
-    return path
+from tests.test_engine.test_storage import save
 
 
 def test_last_good_checkpoint(tmp_path):

@@ -2,9 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -14,6 +11,7 @@ from mmswinv2.checkpoints import CheckpointError
 from mmswinv2.engine.start import last_good_checkpoint
 from mmswinv2.engine.storage import AtomicLocalBackend, lock, remove_half_written, use_whole_files
 from mmswinv2.errors import UserError
+from tests.test_checkpoints.conftest import Evil
 
 # the system ends a process whose file grows beyond the limit, in the middle of the file
 KILLED_WHILE_WRITING = """
@@ -91,33 +89,15 @@ def test_what_a_killed_process_left_behind(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ['iter_1.pth']
 
 
-class Touch:
-    """Pickled as a call of a command."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f'touch {self.path}',)
-
-
-def test_an_address_runs_no_code(tmp_path, monkeypatch):
+def test_an_address_runs_no_code(tmp_path, address, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'hub'))
-    (tmp_path / 'files').mkdir()
-    torch.save({'state_dict': Touch(tmp_path / 'ran')}, tmp_path / 'files/evil.pth')
-    save(tmp_path / 'files/good.pth')
-    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / 'files'))
-    server = ThreadingHTTPServer(('127.0.0.1', 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    evil = Evil(os.system, f'touch {tmp_path}/ran')
+    torch.save({'state_dict': evil}, tmp_path / 'evil.pth')
+    save(tmp_path / 'good.pth')
     use_whole_files()
-    try:
-        url = f'http://127.0.0.1:{server.server_port}'
-        assert CheckpointLoader.load_checkpoint(f'{url}/good.pth', 'cpu')['value'] == 1
-        with pytest.raises(CheckpointError, match='would run code from the file'):
-            CheckpointLoader.load_checkpoint(f'{url}/evil.pth', 'cpu')
-    finally:
-        server.shutdown()
-        server.server_close()
+    assert CheckpointLoader.load_checkpoint(f'{address}/good.pth', 'cpu')['value'] == 1
+    with pytest.raises(CheckpointError, match='would run code from the file'):
+        CheckpointLoader.load_checkpoint(f'{address}/evil.pth', 'cpu')
     assert not (tmp_path / 'ran').exists()
 
 

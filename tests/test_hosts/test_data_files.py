@@ -12,19 +12,13 @@ from mmengine.structures import InstanceData
 
 from mmswinv2 import hosts  # applies the patches of mmengine
 from mmswinv2.errors import UserError
-
-
-class Evil:
-    """Prints a word when it is unpickled."""
-
-    def __reduce__(self):
-        return print, ('ran',)
+from tests.test_checkpoints.conftest import Evil
 
 
 def evil(path):
     """Write a pickle or YAML file that runs code, which prints a word."""
     if path.suffix == '.pkl':
-        path.write_bytes(pickle.dumps({'metainfo': {}, 'data_list': [Evil()]}))
+        path.write_bytes(pickle.dumps({'metainfo': {}, 'data_list': [Evil(print, 'ran')]}))
     else:
         path.write_text("metainfo: {}\ndata_list: !!python/object/apply:print ['ran']\n")
     return str(path)
@@ -123,7 +117,7 @@ def test_a_hierarchy_of_classes_runs_no_code(tmp_path, capsys):
     data.backend_args = None
     np.save(tmp_path / 'good.npy', np.arange(9).reshape(3, 3))
     assert data._get_relation_matrix(str(tmp_path / 'good.npy')).tolist() == [[4, 5], [7, 8]]
-    np.save(tmp_path / 'evil.npy', np.array([Evil()]), allow_pickle=True)
+    np.save(tmp_path / 'evil.npy', np.array([Evil(print, 'ran')]), allow_pickle=True)
     with pytest.raises(UserError, match=f'{tmp_path}/evil.npy is no plain array'):
         data._get_relation_matrix(str(tmp_path / 'evil.npy'))
     assert 'ran' not in capsys.readouterr().out

@@ -1,19 +1,14 @@
 """Label map files: loaded labels equal those in the file, or the file is refused by name."""
 
-import functools
 import importlib.util
 import io
-import logging
 import struct
-import threading
 import zlib
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
@@ -25,7 +20,6 @@ from mmswinv2.hosts import check_dataset
 from mmswinv2.hosts.mmseg import check_heads
 from mmswinv2.hosts.mmseg_label_maps import SegMapGuard
 
-pytestmark = pytest.mark.filterwarnings('ignore::UserWarning:mm(engine|seg)')
 HEIGHT, WIDTH = 8, 12
 LABELS = (np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 3).astype(np.uint8)
 BACKENDS = ['pillow', 'cv2', *(['tifffile'] if importlib.util.find_spec('tifffile') else [])]
@@ -234,17 +228,12 @@ def test_an_image_that_is_turned_and_a_map_that_is_not(tmp_path):
         load(path, ori_shape=(WIDTH + 1, HEIGHT))
 
 
-def test_maps_that_are_not_on_this_disk(tmp_path):
+def test_maps_that_are_not_on_this_disk(tmp_path, address):
     (tmp_path / 'map.png').write_bytes(image(LABELS))
     (tmp_path / 'map.jpg').write_bytes(image(LABELS, 'jpeg'))
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
-    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f'http://127.0.0.1:{server.server_port}'
-        np.testing.assert_array_equal(load(f'{address}/map.png'), LABELS)
-        with pytest.raises(UserError, match=f'{address}/map.jpg is a JPEG file'):
-            load(f'{address}/map.jpg')
-        server.shutdown()
+    np.testing.assert_array_equal(load(f'{address}/map.png'), LABELS)
+    with pytest.raises(UserError, match=f'{address}/map.jpg is a JPEG file'):
+        load(f'{address}/map.jpg')
 
 
 class Colours(LoadAnnotations):
@@ -282,14 +271,6 @@ def build(root, maps, classes, **options):
     )  # fmt: skip
 
 
-@pytest.fixture
-def warnings(caplog):
-    logger = MMLogger.get_instance('maps')
-    logger.addHandler(caplog.handler)
-    yield lambda: [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    logger.removeHandler(caplog.handler)
-
-
 BINARY, MANY = ('ground', 'object'), tuple(f'c{i}' for i in range(150))
 MASK = (LABELS > 0).astype(np.uint8)
 # maps, classes, options of the data set, and words of the error; none for valid data
@@ -320,10 +301,10 @@ SURVEYS = {
 
 
 @pytest.mark.parametrize('name', SURVEYS)
-def test_classes_that_occur_nowhere(tmp_path, warnings, name):
+def test_classes_that_occur_nowhere(tmp_path, warned, name):
     maps, classes, options, said = SURVEYS[name]
     check_dataset(build(tmp_path, maps, classes, **options), 'train_dataloader')
-    told = [text for text in warnings() if 'classes occur in none' in text]
+    told = [text for text in warned if 'classes occur in none' in text]
     assert len(told) == (said is not None)
     if said:
         assert told[0].startswith('train_dataloader: ') and said in told[0]
@@ -376,7 +357,7 @@ HEADS = {
 
 @pytest.mark.parametrize('stacked', [False, True], ids=['one', 'cascade'])
 @pytest.mark.parametrize('name', HEADS)
-def test_heads(warnings, name, stacked):
+def test_heads(warned, name, stacked):
     settings, num_classes, said = HEADS[name]
     init_default_scope('mmseg')
     head = MODELS.build(dict(type='FCNHead', in_channels=8, channels=8) | settings)
@@ -386,7 +367,7 @@ def test_heads(warnings, name, stacked):
         model.decode_head = nn.ModuleList([MODELS.build(good), head])
     if said is None or name in ('more', 'a name'):
         check_heads(model, num_classes, 'train')
-        told = [text for text in warnings() if 'model.decode_head' in text]
+        told = [text for text in warned if 'model.decode_head' in text]
         assert len(told) == (said is not None) and (said or '') in ''.join(told)
     else:
         with pytest.raises(UserError, match=f'model.decode_head .*{said}'):

@@ -17,6 +17,7 @@ from mmswinv2.checkpoints import PUBLISHED, CheckpointError, write_checkpoint
 from mmswinv2.checkpoints.download import cache_path
 from mmswinv2.models import SwinTransformerV2, VideoSwinTransformerV2
 from tests.test_checkpoints.conftest import weights
+from tests.test_checkpoints.test_load import under
 from tests.test_tools.conftest import ROOT
 
 DETECTOR = ROOT / 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'
@@ -51,10 +52,6 @@ def drawn(model):
         key: torch.randn_like(value) if value.is_floating_point() else value
         for key, value in model.state_dict().items()
     }
-
-
-def under(prefix, state):
-    return {prefix + key: value for key, value in state.items()}
 
 
 def by_runner(kind):

@@ -2,10 +2,7 @@ import builtins
 import copy
 import pickle
 import runpy
-import threading
 from collections import OrderedDict
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pickle import UnpicklingError
 
@@ -29,6 +26,7 @@ from mmswinv2 import hosts
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.errors import UserError
 from mmswinv2.hosts.host import Host
+from tests.test_checkpoints.conftest import PRINTS
 from tests.test_tools.conftest import ROOT
 
 
@@ -80,13 +78,8 @@ def test_metainfo_of_a_config_can_be_restored(tmp_path):
     assert read_checkpoint(tmp_path / 'run.pth')['meta']['dataset_meta'] == given
 
 
-class Prints:
-    def __reduce__(self):
-        return print, ('this must not be printed',)
-
-
 def test_mmengine_runs_no_code_of_a_checkpoint(tmp_path, capsys):
-    torch.save({'a': Prints()}, tmp_path / 'evil.pth')
+    torch.save({'a': PRINTS}, tmp_path / 'evil.pth')
     for _ in range(2):
         with pytest.raises((UserError, UnpicklingError), match='evil.pth'):
             mmengine_checkpoint._load_checkpoint(str(tmp_path / 'evil.pth'), map_location='cpu')
@@ -154,24 +147,17 @@ def test_an_inferencer_runs_no_config_of_its_weights(tmp_path):
 @pytest.mark.parametrize(
     'prefix', ['', 'torchvision://', 'modelzoo://', 'openmmlab://', 'mmcls://']
 )
-def test_no_prefix_runs_code(prefix, tmp_path, monkeypatch, capsys):
+def test_no_prefix_runs_code(prefix, tmp_path, address, monkeypatch, capsys):
     hosts.apply()
-    torch.save({'state_dict': Prints()}, tmp_path / 'evil.pth')
+    torch.save({'state_dict': PRINTS}, tmp_path / 'evil.pth')
     monkeypatch.setenv('MMENGINE_HOME', str(tmp_path))
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'hub'))
-    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
-    server = ThreadingHTTPServer(('127.0.0.1', 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    urls = {'net': f'http://127.0.0.1:{server.server_port}/evil.pth'}
+    urls = {'net': f'{address}/evil.pth'}
     for table in ('get_torchvision_models', 'get_external_models', 'get_mmcls_models'):
         monkeypatch.setattr(mmengine_checkpoint, table, lambda: urls)
     name = f'{prefix}net' if prefix else str(tmp_path / 'evil.pth')
-    try:
-        with pytest.raises(UserError, match='would run code from the file'):
-            mmengine_checkpoint._load_checkpoint(name, map_location='cpu')
-    finally:
-        server.shutdown()
-        server.server_close()
+    with pytest.raises(UserError, match='would run code from the file'):
+        mmengine_checkpoint._load_checkpoint(name, map_location='cpu')
     assert 'this must' not in capsys.readouterr().out
 
 

@@ -4,6 +4,7 @@ import copy
 import io
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -170,18 +171,14 @@ def test_classes_of_a_segmentor_without_a_name_are_painted(weights, photo, tmp_p
 
 def test_a_detector_and_a_segmentor_in_threads(weights, photo, tmp_path):  # noqa: F811
     """mmengine has one default scope for all threads."""
-    files, together, ends = [weights(CONFIG), weights(SEGMENTOR)], threading.Barrier(4), []
+    files, together = [weights(CONFIG), weights(SEGMENTOR)], threading.Barrier(4)
 
     def run(number):
         config = (CONFIG, SEGMENTOR)[number % 2]
         together.wait()
         out = tmp_path / str(number)
-        ends.append(mmswinv2.predict(ROOT / config, files[number % 2], [photo] * 2, out))
+        return mmswinv2.predict(ROOT / config, files[number % 2], [photo] * 2, out)
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [len(results) for results in ends] == [2] * 4
+    with ThreadPoolExecutor(4) as pool:
+        assert [len(results) for results in pool.map(run, range(4))] == [2] * 4
     assert len(list(tmp_path.glob('*/vis/*.jpg'))) == 8

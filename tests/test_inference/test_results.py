@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import numpy as np
@@ -138,17 +139,14 @@ def test_writers_of_several_threads_share_nothing(tmp_path):
     for scope in ('mmseg', 'mmdet'):
         writer(tmp_path / scope, scope)  # imports it
     for round in range(5):
-        together, made = threading.Barrier(4), []
+        together = threading.Barrier(4)
 
-        def make(number, together=together, made=made):
+        def make(number, together=together):
             together.wait()
-            made.append(writer(tmp_path / str(number), ('mmseg', 'mmdet')[number % 2]).visualizer)
+            return writer(tmp_path / str(number), ('mmseg', 'mmdet')[number % 2]).visualizer
 
-        threads = [threading.Thread(target=make, args=(number,)) for number in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(4) as pool:
+            made = list(pool.map(make, range(4)))
         assert len(set(map(id, made))) == 4, round
         kinds = sorted(type(visualizer).__name__ for visualizer in made)
         assert kinds == ['DetLocalVisualizer'] * 2 + ['SegLocalVisualizer'] * 2

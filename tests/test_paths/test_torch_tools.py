@@ -6,6 +6,7 @@ import pickle
 import sys
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -373,16 +374,12 @@ def short_turns():
 def test_threads_may_share_a_network(net, x, short_turns):
     with torch.no_grad():
         want = net(x)
-    wrong, stop = [], threading.Event()
+    stop = threading.Event()
 
     def infer():
-        try:
-            for _ in range(10):
-                with torch.no_grad():
-                    got = net(x)
-                wrong.extend(1 for a, b in zip(got, want, strict=True) if not torch.equal(a, b))
-        except Exception as error:
-            wrong.append(error)
+        with torch.no_grad():
+            outs = [net(x) for _ in range(10)]
+        return all(torch.equal(a, b) for out in outs for a, b in zip(out, want, strict=True))
 
     def switch():
         while not stop.is_set():
@@ -390,14 +387,11 @@ def test_threads_may_share_a_network(net, x, short_turns):
 
     other = threading.Thread(target=switch)
     other.start()
-    threads = [threading.Thread(target=infer) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        runs = [pool.submit(infer) for _ in range(4)]
     stop.set()
     other.join()
-    assert wrong == []
+    assert all(run.result() for run in runs)
 
 
 def test_threads_may_train_on_a_network(net, x, short_turns):
@@ -408,23 +402,14 @@ def test_threads_may_train_on_a_network(net, x, short_turns):
     def gradients(x):
         return torch.autograd.grad(sum(out.square().sum() for out in net(x)), parameters)
 
-    wanted, wrong = [gradients(x) for x in inputs], []
+    wanted = [gradients(x) for x in inputs]
 
     def train(number):
-        try:
-            for _ in range(4):
-                got = gradients(inputs[number])
-                pairs = zip(got, wanted[number], strict=True)
-                wrong.extend(1 for a, b in pairs if not torch.allclose(a, b, rtol=1e-4, atol=1e-4))
-        except Exception as error:
-            wrong.append(error)
+        found = [zip(gradients(inputs[number]), wanted[number], strict=True) for _ in range(4)]
+        return all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for each in found for a, b in each)
 
-    threads = [threading.Thread(target=train, args=(i,)) for i in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(train, range(2)))
     assert all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
 
 

@@ -1,7 +1,5 @@
 """Fixtures for tests with mmpretrain, in the environment of `make peers`."""
 
-import json
-
 import cv2
 import numpy as np
 import pytest
@@ -44,9 +42,3 @@ def folders(tmp_path_factory):
             for i in range(number):
                 draw(root / split / f'class{label}' / f'{i}.png', label)
     return root
-
-
-def scores(work_dir):
-    """Scores of the only evaluation in a work dir."""
-    (metrics,) = [p for p in work_dir.glob('*/*.json') if p.stem == p.parent.name]
-    return json.loads(metrics.read_text())

@@ -23,9 +23,9 @@ from mmswinv2.hosts.mmpretrain import average_classes_with_images, label_merged_
 from mmswinv2.inference.predict import predict
 from mmswinv2.inference.predictor import Predictor
 from tests.test_cli.test_report import in_words
-from tests.test_pretrain.conftest import CLASSIFIER, SIMMIM, build, draw, scores
+from tests.test_pretrain.conftest import CLASSIFIER, SIMMIM, build, draw
 from tests.test_pretrain.test_whole import authors
-from tests.test_tools.conftest import ROOT, made_once
+from tests.test_tools.conftest import ROOT, made_once, scores
 
 SMALL = ('train_dataloader.batch_size=4', 'train_cfg.val_interval=100')
 

@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmswinv2.engine.settings import set_out
 from mmswinv2.errors import UserError
 from mmswinv2.files import write_atomically
+from tests.test_checkpoints.conftest import PRINTS
 from tests.test_tools.conftest import CONFIG, ROOT
 
 
@@ -101,13 +102,8 @@ def test_checkpoints_that_cannot_be_used(tool, train, trained, shapes, tmp_path)
     assert 'cut.pth (100000 bytes) is truncated' in said
 
 
-class RunsCode:
-    def __reduce__(self):
-        return print, ('this must not be printed',)
-
-
 def test_load_from_runs_no_code(train, tmp_path):
-    torch.save({'state_dict': {}, 'meta': RunsCode()}, tmp_path / 'evil.pth')
+    torch.save({'state_dict': {}, 'meta': PRINTS}, tmp_path / 'evil.pth')
     run = train(tmp_path / 'w', options=[f'load_from={tmp_path}/evil.pth'])
     assert 'would run code from the file' in sentence(run)
     assert 'this must not be printed' not in run.stdout
