@@ -72,20 +72,25 @@ def report_user_errors(advice: str = '', option: str = '') -> Iterator[None]:
                 raise
             _flush()
     except BaseException as error:
-        if isinstance(error, BrokenPipeError) and _reader_has_ended():
-            _drop_output()
-            sys.exit(141)
-        if (stop := interruption(error)) is not None:
-            print(f'\nstopped{advice and "; "}{advice}', file=sys.stderr)
-            sys.exit(143 if isinstance(stop, Terminated) else 130)
-        sentence = explain(error, advice, option) if isinstance(error, Exception) else None
-        if sentence is not None and not is_set('MMSWINV2_TRACEBACK'):
-            try:
-                _flush()
-            except OSError:
-                _drop_output()
-            sys.exit(f'error: {sentence}')
+        _exit_on(error, advice, option)
         raise
+
+
+def _exit_on(error: BaseException, advice: str, option: str) -> None:
+    """End the program if the error has a message of its own, see `report_user_errors`."""
+    if isinstance(error, BrokenPipeError) and _reader_has_ended():
+        _drop_output()
+        sys.exit(141)
+    if (stop := interruption(error)) is not None:
+        print(f'\nstopped{advice and "; "}{advice}', file=sys.stderr)
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
+    sentence = explain(error, advice, option) if isinstance(error, Exception) else None
+    if sentence is not None and not is_set('MMSWINV2_TRACEBACK'):
+        try:
+            _flush()
+        except OSError:
+            _drop_output()
+        sys.exit(f'error: {sentence}')
 
 
 def is_set(variable: str) -> bool:
@@ -123,11 +128,7 @@ def explain(error: BaseException, advice: str = '', option: str = '') -> str | N
     """
     for link in _chain(error):
         if isinstance(link, UserError):
-            text = str(link)
-            if 'Traceback (most recent call last)' in text:  # of a data loader's worker
-                own = rf'^(?:[\w.]+\.)?{type(link).__name__}: '
-                text = re.split(own, text, flags=re.MULTILINE)[-1].strip()
-            return text
+            return _message_of(link)
         link = _as_raised(link) if isinstance(link, OSError) else link
         if isinstance(link, _OF_FILES) and link.filename:
             return f'{link.filename}: {link.strerror} (MMSWINV2_TRACEBACK=1 shows who asked for it)'
@@ -198,6 +199,15 @@ def _out_of_memory(text: str) -> str:
         f'the memory{owner} is used up{size}: give smaller batches or images; a training needs '
         'less with --amp and with_cp=True in model.backbone, and mmswinv2 estimate tells how much'
     )
+
+
+def _message_of(error: UserError) -> str:
+    """The error's message, without the traceback that a data loader's worker puts before it."""
+    text = str(error)
+    if 'Traceback (most recent call last)' in text:
+        own = rf'^(?:[\w.]+\.)?{type(error).__name__}: '
+        text = re.split(own, text, flags=re.MULTILINE)[-1].strip()
+    return text
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:

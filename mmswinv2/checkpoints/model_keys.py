@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Container, Iterable
 from typing import Any
 
 from torch import nn
@@ -63,15 +64,7 @@ def _under_own_keys(given: State, own: State) -> tuple[State, str, bool]:
         given = {_WRAPPED.sub('', name, count=1): value for name, value in given.items()}
     wrapped = {unwrapped(name): name for name in own}  # keys of a compiled model
     given = {unwrapped(name): value for name, value in given.items()}
-    # that of most keys, unless another is that of more than half as many
-    found: Counter[str] = Counter()
-    for name in given:
-        parts = name.split('.')
-        rests = ('.'.join(parts[i:]) for i in range(len(parts)))
-        if (fits := next((rest for rest in rests if rest in wrapped), None)) is not None:
-            found[name.removesuffix(fits)] += 1
-    (prefix, count), (_, second) = [*found.most_common(2), ('', 0), ('', 0)][:2]
-    prefix = prefix if 2 * second <= count else ''
+    prefix = _common_prefix(given, wrapped)
     under = [name.removeprefix(prefix) for name in given if name.startswith(prefix)]
     if prefix and any(name in given for name in under):  # of another network
         prefix = ''
@@ -79,6 +72,22 @@ def _under_own_keys(given: State, own: State) -> tuple[State, str, bool]:
     alone = bool(prefix) and all(map(is_backbone, (*under, *beside)))
     given = {name.removeprefix(prefix): value for name, value in given.items()}
     return {wrapped.get(name, name): value for name, value in given.items()}, prefix, alone
+
+
+def _common_prefix(given: Iterable[str], own: Container[str]) -> str:
+    """The prefix without which the keys of a file are those of a model; ``''`` if they are so.
+
+    It is the one of most keys. It must not be in doubt: no other prefix may be that of more than
+    half as many. Keys without it stay as they are.
+    """
+    found: Counter[str] = Counter()
+    for name in given:
+        parts = name.split('.')
+        rests = ('.'.join(parts[i:]) for i in range(len(parts)))
+        if (fits := next((rest for rest in rests if rest in own), None)) is not None:
+            found[name.removesuffix(fits)] += 1
+    (prefix, count), (_, second) = [*found.most_common(2), ('', 0), ('', 0)][:2]
+    return prefix if 2 * second <= count else ''
 
 
 def backbone_of(model: nn.Module) -> SwinV2 | None:

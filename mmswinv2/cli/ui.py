@@ -9,11 +9,14 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..checks import want
 from ..errors import UserError
 from ..options import ArgumentParser, add_model_options
+
+if TYPE_CHECKING:
+    from .ui_page import Page
 
 # the page must load nothing from other servers, whatever Gradio or a file name asks for
 _POLICY = (
@@ -124,31 +127,36 @@ def main(arguments: Sequence[str]) -> None:
     predictor = Predictor(cfg, args.checkpoint, args.device, args.amp)
     with tempfile.TemporaryDirectory(prefix='mmswinv2-ui-') as folder:
         os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED='False')
-        import gradio as gr
-        from starlette.middleware import Middleware
+        _serve(Page(predictor, Path(folder), args.score, args.max_frames), args, port)
 
-        from .ui_blocks import build_page
 
-        page = Page(predictor, Path(folder), args.score, args.max_frames)
-        title = f'{Path(args.config).name} with {Path(args.checkpoint).name}'
-        theme = gr.themes.Default(
-            primary_hue='blue', neutral_hue='slate', font=['system-ui', 'sans-serif'],
-            font_mono=['ui-monospace', 'monospace'],
+def _serve(page: 'Page', args: argparse.Namespace, port: int) -> None:
+    """Show the page until the process is stopped."""
+    import gradio as gr
+    from starlette.middleware import Middleware
+
+    from .ui_blocks import build_page
+
+    title = f'{Path(args.config).name} with {Path(args.checkpoint).name}'
+    theme = gr.themes.Default(
+        primary_hue='blue', neutral_hue='slate', font=['system-ui', 'sans-serif'],
+        font_mono=['ui-monospace', 'monospace'],
+    )  # fmt: skip
+    blocks = build_page(page, title)
+    try:
+        _, url, _ = blocks.launch(
+            server_name=args.host, server_port=port, max_file_size=int(args.max_size * 2**20),
+            share=False, quiet=True, prevent_thread_lock=True, run_history=False, footer_links=[],
+            ssr_mode=False, mcp_server=False, pwa=False, num_workers=1, enable_monitoring=False,
+            allowed_paths=[str(page.folder)], css=_STYLE,
+            theme=theme,
+            app_kwargs=dict(middleware=[Middleware(_Policy)]),
         )  # fmt: skip
-        blocks = build_page(page, title)
-        try:
-            _, url, _ = blocks.launch(
-                server_name=args.host, server_port=port, max_file_size=int(args.max_size * 2**20),
-                share=False, quiet=True, prevent_thread_lock=True, run_history=False,
-                footer_links=[], ssr_mode=False, mcp_server=False, pwa=False, num_workers=1,
-                enable_monitoring=False, allowed_paths=[folder], css=_STYLE, theme=theme,
-                app_kwargs=dict(middleware=[Middleware(_Policy)]),
-            )  # fmt: skip
-            print(f'{title}: open {url} in a browser; Ctrl-C ends it', flush=True)
-            if args.host not in ('127.0.0.1', 'localhost', '::1'):
-                print(f'whoever can reach {args.host} can use it: there is no password', flush=True)
-            threading.Event().wait()
-        finally:
-            blocks.close(verbose=False)
-            page.close()
-            sys.stdout.flush()
+        print(f'{title}: open {url} in a browser; Ctrl-C ends it', flush=True)
+        if args.host not in ('127.0.0.1', 'localhost', '::1'):
+            print(f'whoever can reach {args.host} can use it: there is no password', flush=True)
+        threading.Event().wait()
+    finally:
+        blocks.close(verbose=False)
+        page.close()
+        sys.stdout.flush()

@@ -184,19 +184,24 @@ def _check_schedulers(cfg: Config) -> None:
         for scheduler in filter(None, hosts.as_list(group)):
             if not isinstance(scheduler, Mapping) or 'type' not in scheduler:
                 raise UserError(f'{place} in the config: {scheduler!r:.80} has no type')
-            for key in filter(scheduler.__contains__, (*LENGTHS, *LISTS_OF_LENGTHS)):
-                value, rule = scheduler[key], 'a number from 0'
-                good = is_number(value) and value >= 0
-                if key in LISTS_OF_LENGTHS:
-                    rule, several = 'a list of numbers', (list, tuple, range, set, frozenset)
-                    good = isinstance(value, several) and all(map(is_number, value))
-                elif value is None:
-                    good = key not in ('begin', 'end')
-                if not good:
-                    raise UserError(
-                        f'{place} in the config: {key}={value!r} of {hosts.type_name(scheduler)} '
-                        f'must be {rule}'
-                    )
+            _check_lengths(scheduler, place)
+
+
+def _check_lengths(scheduler: Mapping[str, Any], place: str) -> None:
+    """Raise `UserError` if a length of the scheduler at `place` is no number."""
+    for key in filter(scheduler.__contains__, (*LENGTHS, *LISTS_OF_LENGTHS)):
+        value, rule = scheduler[key], 'a number from 0'
+        good = is_number(value) and value >= 0
+        if key in LISTS_OF_LENGTHS:
+            rule, several = 'a list of numbers', (list, tuple, range, set, frozenset)
+            good = isinstance(value, several) and all(map(is_number, value))
+        elif value is None:
+            good = key not in ('begin', 'end')
+        if not good:
+            raise UserError(
+                f'{place} in the config: {key}={value!r} of {hosts.type_name(scheduler)} '
+                f'must be {rule}'
+            )
 
 
 def of_several_optimizers(schedulers: Any) -> bool:

@@ -92,13 +92,7 @@ def _set_options(cfg: Config, options: dict[str, Any]) -> None:
     warn_of_unused(cfg, options)
     before = cfg._to_lazy_dict()
     try:
-        # mmengine takes _delete_=True in a dict of a list for a setting
-        for path in [path for path in options if re.search(r'\.\d+\._delete_$', path)]:
-            node = cfg._cfg_dict
-            for key in path.split('.')[:-1]:
-                node = node[int(key) if isinstance(node, list) else key]
-            if options.pop(path):
-                node.clear()
+        _clear_in_lists(cfg, options)
         cfg.merge_from_dict(options)
     except (LookupError, TypeError, AttributeError) as error:  # key in a list or a number
         raise UserError(
@@ -131,6 +125,17 @@ def add_preprocessor(cfg: Any) -> None:
     """Give the model of a config the data_preprocessor that stands beside it, as runners do."""
     if cfg.get('data_preprocessor') and isinstance(cfg.get('model'), dict):
         cfg['model'].setdefault('data_preprocessor', cfg['data_preprocessor'])
+
+
+def _clear_in_lists(cfg: Config, options: dict[str, Any]) -> None:
+    """Apply ``_delete_=True`` to dicts in lists, where mmengine takes it for a setting."""
+    for path in [path for path in options if re.search(r'\.\d+\._delete_$', path)]:
+        node = cfg._cfg_dict
+        for key in path.split('.')[:-1]:
+            node = node[int(key) if isinstance(node, list) else key]
+        if options[path]:
+            node.clear()
+        del options[path]
 
 
 def _set_data_root(cfg: Config, options: dict[str, Any]) -> None:

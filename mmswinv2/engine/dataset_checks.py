@@ -50,25 +50,27 @@ class CheckDatasetHook(Hook):
 
     def before_run(self, runner: Any) -> None:
         """Look at every data set the runner will use."""
-        model = unwrap_model(runner.model)
         for name in ('train', 'val', 'test'):
-            loop: Any = getattr(runner, f'_{name}_loop')
-            if loop is None or isinstance(loop, dict):
-                continue
-            loader, where = loop.dataloader, f'{name}_dataloader'
-            _check_batches(loop, where)
-            if name == 'train':  # mmengine puts it into checkpoints
-                meta = getattr(loader.dataset, 'metainfo', None)
-                check_restorable(meta, "the metainfo of train_dataloader's data set")
-            if not hasattr(model, 'language_model'):
-                self._note_classes(loader.dataset, where)
-            hosts.check_dataset(loader.dataset, where, model)
-            evaluator = getattr(loop, 'evaluator', None)
-            hosts.check_evaluator(evaluator, loader.dataset, f'{name}_evaluator', model)
-            if name != 'train':
-                for host in hosts.HOSTS:
-                    host.check_batch(model, loader.batch_size or 1, where)
+            loop = getattr(runner, f'_{name}_loop')
+            if loop is not None and not isinstance(loop, dict):
+                self._check_loop(name, loop, unwrap_model(runner.model))
         self._check_classes(runner)
+
+    def _check_loop(self, name: str, loop: Any, model: Any) -> None:
+        """Check the data set and the metrics of a loop: ``'train'``, ``'val'`` or ``'test'``."""
+        loader, where = loop.dataloader, f'{name}_dataloader'
+        _check_batches(loop, where)
+        if name == 'train':  # mmengine puts it into checkpoints
+            meta = getattr(loader.dataset, 'metainfo', None)
+            check_restorable(meta, "the metainfo of train_dataloader's data set")
+        if not hasattr(model, 'language_model'):
+            self._note_classes(loader.dataset, where)
+        hosts.check_dataset(loader.dataset, where, model)
+        evaluator = getattr(loop, 'evaluator', None)
+        hosts.check_evaluator(evaluator, loader.dataset, f'{name}_evaluator', model)
+        if name != 'train':
+            for host in hosts.HOSTS:
+                host.check_batch(model, loader.batch_size or 1, where)
 
     def before_train(self, runner: Any) -> None:
         """Raise `UserError` for a hook that would fail, or change a wrapper and not its data.

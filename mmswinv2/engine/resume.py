@@ -36,15 +36,7 @@ def follow_config(runner: Any) -> None:
         changes = _Changes()
         schedulers = dict(named(runner.param_schedulers))
         for scheduler in all_schedulers(runner):
-            total = getattr(scheduler, 'total_steps', None)  # of OneCycleLR, which ends a run there
-            unit = 'epochs' if scheduler.by_epoch else 'iterations'
-            length = runner.max_epochs if scheduler.by_epoch else runner.max_iters
-            # its last step may be one more
-            if total is not None and min(length, scheduler.end - 1) - scheduler.begin > total:
-                raise UserError(
-                    f'total_steps={total} of {type(scheduler).__name__} is less than the {length} '
-                    f'{unit} of the training; set it to {length}, or set end of the scheduler'
-                )
+            _check_steps(scheduler, runner)
         for name, wrapper in named(runner.optim_wrapper):
             changes.watch(wrapper, f'optimizer{name}', _scheduled(schedulers.get(name)))
         for name, those in schedulers.items():
@@ -78,6 +70,21 @@ def follow_config(runner: Any) -> None:
             )
 
     runner.load_or_resume = load_or_resume
+
+
+def _check_steps(scheduler: Any, runner: Any) -> None:
+    """Raise `UserError` if OneCycleLR is shorter than the training, which it would end in mid-run.
+
+    Its last step may be one more than ``total_steps``.
+    """
+    total = getattr(scheduler, 'total_steps', None)
+    unit = 'epochs' if scheduler.by_epoch else 'iterations'
+    length = runner.max_epochs if scheduler.by_epoch else runner.max_iters
+    if total is not None and min(length, scheduler.end - 1) - scheduler.begin > total:
+        raise UserError(
+            f'total_steps={total} of {type(scheduler).__name__} is less than the {length} {unit} '
+            f'of the training; set it to {length}, or set end of the scheduler'
+        )
 
 
 def _leave_best_of_others(runner: Any) -> None:

@@ -1,6 +1,6 @@
 """Changes to a config by options of `train` and `test`: length, precision, output, augmentation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -204,15 +204,8 @@ def set_tta(cfg: Config) -> None:
     datasets = list(hosts.inner_datasets(cfg.test_dataloader.dataset))
     if 'tta_model' not in cfg and (model := hosts.of(cfg).default_tta_model(cfg)):
         cfg.tta_model = {**model, 'type': hosts.type_in(cfg, model['type'])}
-        *steps, pack = datasets[0].pipeline
-        if 'meta_keys' in pack:  # the default meta_keys have both
-            pack = {**pack, 'meta_keys': (*pack['meta_keys'], 'flip', 'flip_direction')}
-        # flipped before they are padded, as hosts flip results back
-        place = next((i for i, s in enumerate(steps) if 'Pad' in hosts.type_name(s)), len(steps))
-        # the unflipped view first: visualizations draw its annotations
-        flips = [dict(type=hosts.type_in(cfg, 'RandomFlip'), prob=prob) for prob in (0.0, 1.0)]
-        views = [flips, *([step] for step in (*steps[place:], pack))]
-        cfg.tta_pipeline = [*steps[:place], dict(type='TestTimeAug', transforms=views)]
+        flip = hosts.type_in(cfg, 'RandomFlip')
+        cfg.tta_pipeline = _with_mirror_images(datasets[0].pipeline, flip)
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
         raise UserError('--tta needs tta_model and tta_pipeline in the config')
     wrapper = deepcopy(cfg.tta_model)
@@ -220,6 +213,18 @@ def set_tta(cfg: Config) -> None:
     cfg.model = wrapper
     for dataset in datasets:
         dataset.pipeline = cfg.tta_pipeline
+
+
+def _with_mirror_images(pipeline: Sequence[Any], flip: str) -> list[Any]:
+    """A pipeline with two views, flipped before they are padded, as hosts flip results back."""
+    *steps, pack = pipeline
+    if 'meta_keys' in pack:  # the default meta_keys have both
+        pack = {**pack, 'meta_keys': (*pack['meta_keys'], 'flip', 'flip_direction')}
+    place = next((i for i, s in enumerate(steps) if 'Pad' in hosts.type_name(s)), len(steps))
+    # the unflipped view first: visualizations draw its annotations
+    flips = [dict(type=flip, prob=prob) for prob in (0.0, 1.0)]
+    views = [flips, *([step] for step in (*steps[place:], pack))]
+    return [*steps[:place], dict(type='TestTimeAug', transforms=views)]
 
 
 def _scaled(value: float, factor: float, parts: bool = False) -> float:

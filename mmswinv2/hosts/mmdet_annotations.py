@@ -164,16 +164,7 @@ def _check_semantic_maps() -> None:
             content = fileio.get(path, backend_args=self.backend_args)
             check_file(path, content, self.imdecode_backend)
             original(self, results)
-        labels, num_classes = results['gt_seg_map'], getattr(self, 'semantic_classes', None)
-        check_shape(path, labels)
-        shape = results.get('ori_shape') or results.get('img_shape') or labels.shape
-        check_map_size(results, shape)
-        bad = labels[(labels != results.get('ignore_index', 255)) & (labels != 255)]
-        if num_classes is not None and bad.size and (largest := int(bad.max())) >= num_classes:
-            raise UserError(
-                f'the semantic map {path} has the value {largest}, and the semantic head '
-                f'num_classes={num_classes}, values 0 to {num_classes - 1}, or 255 for none'
-            )
+        check_semantic_map(results, getattr(self, 'semantic_classes', None))
 
 
 def load_checked(dataset: Any) -> list[dict]:
@@ -402,4 +393,20 @@ def check_masks_of_objects(dataset: Any, images: Sequence[dict], rasterized: boo
         warn(
             f'{dataset.ann_file}: {len(without)} of {len(instances)} annotations have no mask '
             '(segmentation); they are ignored in training and in scores of masks'
+        )
+
+
+def check_semantic_map(results: dict, num_classes: int | None) -> None:
+    """Raise `UserError` if the semantic map of an image has another size, or bad values.
+
+    Values are not checked without `num_classes`, those of the semantic head.
+    """
+    labels, path = results['gt_seg_map'], results['seg_map_path']
+    check_shape(path, labels)
+    check_map_size(results, results.get('ori_shape') or results.get('img_shape') or labels.shape)
+    bad = labels[(labels != results.get('ignore_index', 255)) & (labels != 255)]
+    if num_classes is not None and bad.size and (largest := int(bad.max())) >= num_classes:
+        raise UserError(
+            f'the semantic map {path} has the value {largest}, and the semantic head '
+            f'num_classes={num_classes}, values 0 to {num_classes - 1}, or 255 for none'
         )

@@ -28,14 +28,7 @@ def check_metric(metric: Any, dataset: Any, where: str) -> None:
             if hasattr(inner, 'pipeline') and not has_own_steps(inner):
                 check_loaded_boxes(inner, type(metric).__name__, where)
     if (lvis := getattr(metric, '_lvis_api', None)) is not None:
-        infos = infos_by_id(dataset, metric, where)
-        _check_known(infos, lvis, f'{where}: ann_file')
-        if infos and (others := lvis.imgs.keys() - infos):  # which count as missed
-            lvis.imgs = {i: lvis.imgs[i] for i in infos}
-            warn(
-                f'{where}: ann_file has {len(others)} images that the data set does not load; '
-                f'scores are those of the other {len(infos)}'
-            )
+        keep_loaded_images(lvis, infos_by_id(dataset, metric, where), where)
     if kinds.isdisjoint(COCO_METRICS) or hasattr(metric, '_lvis_api'):
         return
     if isinstance(meta := getattr(dataset, 'metainfo', None), list):
@@ -173,6 +166,21 @@ def check_scored(
         raise UserError(
             f'{source} has boxes and no masks (segmentation), and the evaluator is to score '
             "masks; set its metric='bbox'"
+        )
+
+
+def keep_loaded_images(annotations: Any, infos: dict[Any, dict], where: str) -> None:
+    """Keep LVIS's scores to the images of a data set, where others count as missed.
+
+    Raises:
+        UserError: if an image of the data set is none of the annotation file.
+    """
+    _check_known(infos, annotations, f'{where}: ann_file')
+    if infos and (others := annotations.imgs.keys() - infos):
+        annotations.imgs = {i: annotations.imgs[i] for i in infos}
+        warn(
+            f'{where}: ann_file has {len(others)} images that the data set does not load; scores '
+            f'are those of the other {len(infos)}'
         )
 
 

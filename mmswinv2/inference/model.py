@@ -54,14 +54,7 @@ def load_model(
     )
     inner = model.module if tta else model
     report = load_whole_model(inner, path, advice=advice)
-    try:
-        model.to(place := torch.device(device))
-        if place.type == 'meta':
-            raise RuntimeError('its tensors have no values')
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f'the device {device!r} cannot be used ({error}); name cpu or cuda:0'
-        ) from error
+    _move(model, device)
     of_type, own = getattr(host.dataset_class(dataset), 'METAINFO', {}), dataset.get('metainfo')
     saved, own = ({}, {**of_type, **(own or {})}) if of_text else (report.meta, own)
     return model.eval(), _meta(inner, of_type, saved, own)
@@ -86,6 +79,18 @@ def _check_task(cfg: Any) -> None:
             f'{name_of(cfg)} finds what a text names: set return_classes=True in '
             'test_dataloader.dataset, and metainfo.classes there to the names'
         )
+
+
+def _move(model: Any, device: str) -> None:
+    """Move a model to a device; raises `UserError` if it cannot be used."""
+    try:
+        model.to(place := torch.device(device))
+        if place.type == 'meta':
+            raise RuntimeError('its tensors have no values')
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f'the device {device!r} cannot be used ({error}); name cpu or cuda:0'
+        ) from error
 
 
 def _meta(model: Any, of_type: Any, saved: Mapping, own: Any) -> dict[str, Any]:

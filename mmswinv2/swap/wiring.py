@@ -229,39 +229,50 @@ def _fit(
         used |= {0 for c in consumers if c.cfg.get('c1_in_channels')}  # DeepLabV3+ takes the first
         kept = sorted(used)
     for consumer in consumers:
-        cfg, path = consumer.cfg, consumer.path
-        if cfg.get('add_lateral') is False:  # EncNet names maps that it does not take
-            notes.judge.append(
-                f'{path} names maps that it takes with add_lateral only; the norms of these get no '
-                'gradient, so that training on several GPUs needs find_unused_parameters=True'
-            )
-        taken = [i for i in consumer.indices if i in kept]
-        key = next(k for k in _CHANNELS if k in cfg)
-        value = cfg[key]
-        stated = as_list(value)
-        given = [old[i].channels for i in consumer.indices]
-        if stated not in (given, given[::-1]):
-            raise UserError(
-                f'{path}.{key} is {value}, but the maps it takes have {given} channels; how the '
-                'two belong together cannot be told'
-            )
-        channels = [new[i].channels for i in taken]
-        if stated != given:  # YOLOv3 counts from the deepest
-            channels.reverse()
-        is_list = isinstance(value, (list, tuple))
-        written = type(value)(channels) if is_list else channels[0]
-        notes.set(cfg, path, 'channels of SwinV2', **{key: written})
-        if cfg.get('num_convs') == 0 and cfg.get('channels') == value:  # mmseg's FCNHead
-            notes.set(cfg, path, 'without convolutions they are in_channels', channels=written)
-        if cfg.get('c1_in_channels'):
-            notes.set(cfg, path, 'channels of SwinV2', c1_in_channels=new[0].channels)
-        if 'in_index' in cfg:
-            index = [kept.index(i) for i in taken]
-            if [i % len(old) for i in as_list(cfg.in_index)] != index:
-                value = index if is_list else index[0]
-                notes.set(cfg, path, 'maps that no head takes are left out', in_index=value)
-        if len(cfg.get('strides', ())) == len(taken):
-            strides = [new[i].stride for i in taken]
-            if list(cfg.strides) != strides:
-                notes.set(cfg, path, 'strides of SwinV2', strides=strides)
+        _fit_consumer(consumer, old, new, notes, kept)
     return kept
+
+
+def _fit_consumer(
+    consumer: _Consumer,
+    old: Sequence[Level],
+    new: Sequence[Level],
+    notes: Notes,
+    kept: Sequence[int],
+) -> None:
+    """Write the new channels, indices and strides into one part; `kept` are indices of maps."""
+    cfg, path = consumer.cfg, consumer.path
+    if cfg.get('add_lateral') is False:  # EncNet names maps that it does not take
+        notes.judge.append(
+            f'{path} names maps that it takes with add_lateral only; the norms of these get no '
+            'gradient, so that training on several GPUs needs find_unused_parameters=True'
+        )
+    taken = [i for i in consumer.indices if i in kept]
+    key = next(k for k in _CHANNELS if k in cfg)
+    value = cfg[key]
+    stated = as_list(value)
+    given = [old[i].channels for i in consumer.indices]
+    if stated not in (given, given[::-1]):
+        raise UserError(
+            f'{path}.{key} is {value}, but the maps it takes have {given} channels; how the '
+            'two belong together cannot be told'
+        )
+    channels = [new[i].channels for i in taken]
+    if stated != given:  # YOLOv3 counts from the deepest
+        channels.reverse()
+    is_list = isinstance(value, (list, tuple))
+    written = type(value)(channels) if is_list else channels[0]
+    notes.set(cfg, path, 'channels of SwinV2', **{key: written})
+    if cfg.get('num_convs') == 0 and cfg.get('channels') == value:  # mmseg's FCNHead
+        notes.set(cfg, path, 'without convolutions they are in_channels', channels=written)
+    if cfg.get('c1_in_channels'):
+        notes.set(cfg, path, 'channels of SwinV2', c1_in_channels=new[0].channels)
+    if 'in_index' in cfg:
+        index = [kept.index(i) for i in taken]
+        if [i % len(old) for i in as_list(cfg.in_index)] != index:
+            value = index if is_list else index[0]
+            notes.set(cfg, path, 'maps that no head takes are left out', in_index=value)
+    if len(cfg.get('strides', ())) == len(taken):
+        strides = [new[i].stride for i in taken]
+        if list(cfg.strides) != strides:
+            notes.set(cfg, path, 'strides of SwinV2', strides=strides)
