@@ -15,8 +15,8 @@ from ..core.lora import is_adapter
 from ..errors import CheckpointError
 from ..files import StrPath
 from .download import cache_path
-from .entries import entries_note, of_file, plain_keys, unwrap
-from .files import read_checkpoint
+from .entries import entries_note, of_file, open_entry, plain_keys, unwrap
+from .files import are_windows, read_checkpoint
 from .formats import BUFFERS, FORMATS, HEADS, PATCHES, UNSUPPORTED, Rule, State, Windows
 from .published import PUBLISHED
 
@@ -60,8 +60,8 @@ def convert_checkpoint(
 ) -> Converted:
     """Convert what was read from a file.
 
-    If no coordinate table gives the pre-trained windows, they are taken from the meta data (written
-    by ``tools/model_converters/convert_checkpoint.py``), or from `PUBLISHED` for a download.
+    If no coordinate table gives the pre-trained windows, they are those of `recorded_windows`, or
+    of `PUBLISHED` for a download.
 
     Arguments and errors are those of `unwrap` and `convert`; messages name the file.
     """
@@ -71,17 +71,28 @@ def convert_checkpoint(
         converted = replace(converted, notes=[note, *converted.notes])
     if converted.windows:
         return converted
-    windows = recorded_windows(checkpoint.get('meta'))
+    windows = recorded_windows(checkpoint.get('meta'), open_entry(checkpoint, key))
     for weights in () if windows else PUBLISHED.values():
         if cache_path(weights.url) == Path(path):
             windows = {stage: (w, w) for stage, w in enumerate(weights.pretrained_windows)}
     return replace(converted, windows=windows)
 
 
-def recorded_windows(meta: Any) -> Windows:
-    """The pre-trained windows in the meta data of a file."""
-    recorded = meta.get('pretrained_window_sizes') if isinstance(meta, Mapping) else None
-    return {int(stage): tuple(window) for stage, window in (recorded or {}).items()}
+def recorded_windows(meta: Any, state: Any) -> Windows:
+    """The pre-trained windows that a file records, without those of coordinate tables.
+
+    `mmswinv2 convert` writes them into the entry ``meta``, and `SwinV2` into the ``_metadata`` that
+    torch keeps with a state dict, an entry for each module. Of networks that differ in them, which
+    one is meant is not known here.
+    """
+    noted = getattr(state, '_metadata', None)
+    records = [meta, *(noted.values() if isinstance(noted, Mapping) else ())]
+    found: list[Windows] = []
+    for record in records:
+        windows = record.get('pretrained_window_sizes') if isinstance(record, Mapping) else None
+        if windows and are_windows(windows):
+            found.append({int(stage): tuple(window) for stage, window in windows.items()})
+    return found[0] if found and all(windows == found[0] for windows in found) else {}
 
 
 def convert(state: State, format: str | None = None, prefix: str | None = None) -> Converted:

@@ -161,6 +161,41 @@ def test_meta_data_of_the_converter_counts_less_than_tables(save):
     assert convert_file(save({'model': weights(), 'meta': {'epoch': 1}})).windows == {}
 
 
+def test_files_of_every_training_record_windows(save):
+    """Another window must not change the bias of an offset; without its first window it would."""
+    first = SwinV2('nano', window_size=4, pretrained_window_sizes=[4, 4, 4, 2])
+    later = SwinV2('nano', window_size=6, pretrained_window_sizes=[4, 4, 4, 2])
+    wrapped = torch.nn.DataParallel(torch.nn.ModuleDict({'backbone': first}))
+    for content in (first.state_dict(), {'state_dict': wrapped.state_dict(), 'meta': {}}):
+        path = save(content)
+        assert convert_file(path).windows == {0: (4, 4), 1: (4, 4), 2: (4, 4), 3: (2, 2)}
+        with pytest.raises(
+            CheckpointError, match=r'set pretrained_window_sizes=\[4, 4, 4, 2\], it'
+        ):
+            load_pretrained(SwinV2('nano', window_size=6), path)
+        load_pretrained(later, path)
+    new, old = (net.layers[0].blocks[0].attn.cpb_mlp for net in (later, first))
+    torch.testing.assert_close(new((6, 6))[:, 2:-2, 2:-2], old((4, 4)))
+    clip = VideoSwinTransformerV2('nano', window_size=(2, 6, 6))
+    with pytest.raises(
+        CheckpointError, match=r'sizes=\[\(2, 4, 4\), \(2, 4, 4\), \(2, 4, 4\), 2\]'
+    ):
+        load_pretrained(clip, path, pretrained2d=True)
+
+
+@pytest.mark.parametrize('noted', [5, {'': 5}, {'': {'pretrained_window_sizes': [[4]]}}])
+def test_windows_of_another_form_are_none(noted, save):
+    state = SwinV2('nano').state_dict()
+    state._metadata = noted
+    assert convert_file(save(state)).windows == {}
+
+
+def test_of_networks_that_differ_no_windows_are_known(save):
+    nets = {'backbone': SwinV2('nano'), 'teacher': SwinV2('nano', window_size=7)}
+    path = save(torch.nn.ModuleDict(nets).state_dict())
+    assert convert_file(path, prefix='teacher.').windows == {}
+
+
 def test_describe_counts_to_the_first_extra_norm():
     with torch.device('meta'):
         arch = describe(SwinV2('huge').state_dict())
