@@ -1,5 +1,6 @@
 """Formats, prefixes and windows are detected; weights of image networks fit video networks."""
 
+import json
 import re
 
 import pytest
@@ -181,6 +182,42 @@ def test_files_of_every_training_record_windows(save):
         CheckpointError, match=r'sizes=\[\(2, 4, 4\), \(2, 4, 4\), \(2, 4, 4\), 2\]'
     ):
         load_pretrained(clip, path, pretrained2d=True)
+
+
+HUGGING_FACE = dict(model_type='swinv2', image_size=256, patch_size=4, window_size=16)
+OF_12_TO_24 = 'swinv2_base_window12to24_192to384'
+
+
+@pytest.mark.parametrize(
+    ('config', 'windows'),
+    [
+        ({**HUGGING_FACE, 'pretrained_window_sizes': [0] * 4}, [16, 16, 16, 8]),
+        ({**HUGGING_FACE, 'pretrained_window_sizes': [12, 12, 12, 6]}, [12, 12, 12, 6]),
+        ({**HUGGING_FACE, 'image_size': [256, 256]}, []),
+        ({**HUGGING_FACE, 'window_size': '16'}, []),
+        ({**HUGGING_FACE, 'pretrained_window_sizes': [-1] * 4}, []),
+        ({**HUGGING_FACE, 'model_type': 'swin'}, []),
+        (dict(architecture='swinv2_tiny_window16_256'), [16, 16, 16, 8]),
+        (dict(architecture='swinv2_base_window12_192_22k'), [12, 12, 12, 6]),
+        (dict(architecture=OF_12_TO_24, model_args=dict(num_classes=5)), [12, 12, 12, 6]),
+        (dict(architecture=OF_12_TO_24, model_args=dict(img_size=[384] * 2)), [12, 12, 12, 6]),
+        (dict(architecture=OF_12_TO_24, model_args=dict(img_size=[512] * 2)), []),
+        (dict(architecture=OF_12_TO_24, model_args=dict(window_size=20)), []),
+        (dict(architecture='swinv2_cr_tiny_224'), []),
+        ([], []),
+        ('{', []),
+        ('[' * 10**5, []),
+    ],
+)
+def test_windows_in_a_config_beside_weights(config, windows, save, tmp_path):
+    state = weights()
+    state = {
+        re.sub(r'layers\.(\d)(?=\.downsample)', lambda m: f'layers.{int(m[1]) + 1}', k): v
+        for k, v in state.items()
+    }  # as in timm
+    path = save(state)
+    (tmp_path / 'config.json').write_text(config if isinstance(config, str) else json.dumps(config))
+    assert convert_file(path).windows == {i: (w, w) for i, w in enumerate(windows)}
 
 
 @pytest.mark.parametrize('noted', [5, {'': 5}, {'': {'pretrained_window_sizes': [[4]]}}])
