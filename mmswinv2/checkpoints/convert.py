@@ -91,13 +91,16 @@ def recorded_windows(meta: Any, state: Any) -> Windows:
     one is meant is not known here.
     """
     noted = getattr(state, '_metadata', None)
-    records = [meta, *(noted.values() if isinstance(noted, Mapping) else ())]
-    found: list[Windows] = []
-    for record in records:
-        windows = record.get('pretrained_window_sizes') if isinstance(record, Mapping) else None
-        if windows and are_windows(windows):
-            found.append({int(stage): tuple(window) for stage, window in windows.items()})
-    return found[0] if found and all(windows == found[0] for windows in found) else {}
+    for records in ([meta], noted.values() if isinstance(noted, Mapping) else ()):
+        stated = (r.get('pretrained_window_sizes') for r in records if isinstance(r, Mapping))
+        found = [
+            {int(stage): tuple(window) for stage, window in windows.items()}
+            for windows in stated
+            if windows and are_windows(windows)
+        ]
+        if found:
+            return found[0] if all(windows == found[0] for windows in found) else {}
+    return {}
 
 
 def configured_windows(path: Path) -> Windows:

@@ -159,7 +159,8 @@ class SwinV2(nn.Module):
         # beside the version that torch notes of every module: no weight tells these windows
         if hasattr(destination, '_metadata'):
             windows = self.pretrained_window_sizes[: len(self.layers)]
-            destination._metadata[prefix[:-1]]['pretrained_window_sizes'] = dict(enumerate(windows))
+            noted = destination._metadata.setdefault(prefix[:-1], {})
+            noted['pretrained_window_sizes'] = dict(enumerate(windows))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         for key in [key for key in state_dict if key.startswith(prefix)]:
