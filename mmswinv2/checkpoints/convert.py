@@ -121,7 +121,7 @@ def configured_windows(path: Path) -> Windows:
             if not kept or 'window_size' in made or 'pretrained_window_sizes' in made:
                 return {}  # the name does not tell what has become of the windows
             window, side = int(window), int(pixels) // 4
-        windows = {i: (w or min(window, side >> i),) * 2 for i, w in enumerate(first)}
+        windows: Windows = {i: (w or min(window, side >> i),) * 2 for i, w in enumerate(first)}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {}  # there is none, or one of another kind
     return windows if are_windows(windows) else {}
