@@ -1,5 +1,6 @@
 """From a checkpoint of any format of `FORMATS` to weights under our keys."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,12 +16,14 @@ from ..core.lora import is_adapter
 from ..errors import CheckpointError
 from ..files import StrPath
 from .download import cache_path
-from .entries import entries_note, of_file, plain_keys, unwrap
-from .files import read_checkpoint
+from .entries import entries_note, of_file, open_entry, plain_keys, unwrap
+from .files import are_windows, read_checkpoint
 from .formats import BUFFERS, FORMATS, HEADS, PATCHES, UNSUPPORTED, Rule, State, Windows
 from .published import PUBLISHED
 
 _TABLE = 'relative_coords_table'
+# timm's names: the window of the first training, and sides of images, in pixels, of first and last
+_TIMM: Any = re.compile(r'swinv2_[a-z]+_window(\d+)(?:to\d+)?_(\d+)(?:to(\d+))?(?:_22k.*)?')
 _OF_HEADS = ('head.', 'decoder.', 'classifier.')  # the first also within a network
 _LARGEST_TABLE = 2**24  # numbers
 
@@ -60,8 +63,8 @@ def convert_checkpoint(
 ) -> Converted:
     """Convert what was read from a file.
 
-    If no coordinate table gives the pre-trained windows, they are taken from the meta data (written
-    by ``tools/model_converters/convert_checkpoint.py``), or from `PUBLISHED` for a download.
+    If no coordinate table gives the pre-trained windows, they are those of `recorded_windows`, of
+    `configured_windows`, or of `PUBLISHED` for a download.
 
     Arguments and errors are those of `unwrap` and `convert`; messages name the file.
     """
@@ -71,17 +74,57 @@ def convert_checkpoint(
         converted = replace(converted, notes=[note, *converted.notes])
     if converted.windows:
         return converted
-    windows = recorded_windows(checkpoint.get('meta'))
+    windows = recorded_windows(checkpoint.get('meta'), open_entry(checkpoint, key))
+    if not windows and converted.format in ('timm', 'transformers'):
+        windows = configured_windows(Path(path))
     for weights in () if windows else PUBLISHED.values():
         if cache_path(weights.url) == Path(path):
             windows = {stage: (w, w) for stage, w in enumerate(weights.pretrained_windows)}
     return replace(converted, windows=windows)
 
 
-def recorded_windows(meta: Any) -> Windows:
-    """The pre-trained windows in the meta data of a file."""
-    recorded = meta.get('pretrained_window_sizes') if isinstance(meta, Mapping) else None
-    return {int(stage): tuple(window) for stage, window in (recorded or {}).items()}
+def recorded_windows(meta: Any, state: Any) -> Windows:
+    """The pre-trained windows that a file records, without those of coordinate tables.
+
+    `mmswinv2 convert` writes them into the entry ``meta``, and `SwinV2` into the ``_metadata`` that
+    torch keeps with a state dict, an entry for each module. Of networks that differ in them, which
+    one is meant is not known here.
+    """
+    noted = getattr(state, '_metadata', None)
+    for records in ([meta], noted.values() if isinstance(noted, Mapping) else ()):
+        stated = (r.get('pretrained_window_sizes') for r in records if isinstance(r, Mapping))
+        found = [
+            {int(stage): tuple(window) for stage, window in windows.items()}
+            for windows in stated
+            if windows and are_windows(windows)
+        ]
+        if found:
+            return found[0] if all(windows == found[0] for windows in found) else {}
+    return {}
+
+
+def configured_windows(path: Path) -> Windows:
+    """The pre-trained windows in a ``config.json`` that timm or transformers wrote beside weights.
+
+    Where they are not given, they are those of the present training, no larger than its maps.
+    """
+    file = path / 'config.json' if path.is_dir() else path.with_name('config.json')
+    try:
+        config = json.loads(file.read_bytes())
+        first = config.get('pretrained_window_sizes') or [0] * 4
+        if config.get('model_type') == 'swinv2':
+            window, side = config['window_size'], config['image_size'] // config['patch_size']
+        else:
+            window, pixels, last = _TIMM.fullmatch(config['architecture']).groups()
+            made, side = config.get('model_args') or {}, int(last or pixels)
+            kept = made.get('img_size', [side] * 2) == [side] * 2
+            if not kept or 'window_size' in made or 'pretrained_window_sizes' in made:
+                return {}  # the name does not tell what has become of the windows
+            window, side = int(window), int(pixels) // 4
+        windows: Windows = {i: (w or min(window, side >> i),) * 2 for i, w in enumerate(first)}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}  # there is none, or one of another kind
+    return windows if are_windows(windows) else {}
 
 
 def convert(state: State, format: str | None = None, prefix: str | None = None) -> Converted:

@@ -4,8 +4,9 @@ import hashlib
 import os
 import re
 from base64 import b64encode
+from contextlib import suppress
 from http.client import HTTPException
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import unquote, urlparse
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -140,10 +141,14 @@ def _fetch_from_hugging_face(address: str) -> Path:
         raise CheckpointError(f'{address} needs `pip install huggingface-hub`') from error
     try:
         name, revision, file = match.groups()
-        return Path(hf_hub_download(name, file or 'model.safetensors', revision=revision))
+        path = Path(hf_hub_download(name, file or 'model.safetensors', revision=revision))
     except (OSError, ValueError) as error:  # bases of its own errors
         text = ' '.join(str(error).split())
         raise CheckpointError(f'cannot download {address} ({text})') from error
+    with suppress(OSError, ValueError):  # which says the windows, where there is one
+        beside = PurePosixPath(file or 'model.safetensors').with_name('config.json')
+        hf_hub_download(name, str(beside), revision=revision)
+    return path
 
 
 def cache_path(url: str) -> Path:

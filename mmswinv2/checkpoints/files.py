@@ -9,6 +9,7 @@ import json
 import os
 import reprlib
 import tempfile
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def _are_rows(value: Any) -> bool:
     )
 
 
-def _are_windows(value: Any) -> bool:
+def are_windows(value: Any) -> bool:
+    """Whether an entry of a file has windows, by stage and axis; ``None`` is right, too."""
     return _is_a(Mapping)(value) and all(
         str(stage).isdecimal()
         and isinstance(window, (list, tuple))
@@ -69,7 +71,7 @@ _FORMS: Forms = {
     'meta.dataset_meta': (_is_a(Mapping, list, tuple), 'a dict, or several'),
     'meta.dataset_meta.classes': (_is_a(list, tuple), 'a list of names'),
     'meta.dataset_meta.palette': (_are_rows, 'a list of colours (R, G, B)'),
-    'meta.pretrained_window_sizes': (_are_windows, 'a dict of stages and their windows'),
+    'meta.pretrained_window_sizes': (are_windows, 'a dict of stages and their windows'),
 }
 
 
@@ -238,8 +240,10 @@ def read_deepspeed_folder(path: StrPath) -> dict[str, Any]:
     # stage 1 keeps no float32 copies of frozen weights; in stage 3 they are empty in `module`
     module: dict[str, Any] = saved.get('module') or {}
     frozen = {k: v for k, v in module.items() if k not in state and isinstance(v, Tensor)}
-    state = {**state, **{key: value for key, value in frozen.items() if value.numel()}}
-    return {'state_dict': state, **{k: saved[k] for k in ('meta', 'message_hub') if k in saved}}
+    frozen = {key: value for key, value in frozen.items() if value.numel()}
+    whole: Any = OrderedDict({**state, **frozen})
+    whole._metadata = getattr(module, '_metadata', {})  # of whole models, as torch keeps it
+    return {'state_dict': whole, **{k: saved[k] for k in ('meta', 'message_hub') if k in saved}}
 
 
 def check_deepspeed_folder(path: Path) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from ..files import StrPath
 from .adapters import networks
 from .class_map import HEAD, check_classes, choose_classes
 from .convert import Converted, convert_checkpoint, describe, recorded_windows
-from .entries import entries_note, unwrap
+from .entries import entries_note, open_entry, unwrap
 from .files import read_checkpoint
-from .formats import PATCHES, State, unwrapped
+from .formats import PATCHES, State, Windows, unwrapped
 from .inputs import adapt_channels, inflate, is_2d
 from .model_keys import BACKBONE, backbone_of, is_backbone, weights_for
 from .report import LoadReport, compare_keys, short_windows
@@ -148,7 +148,7 @@ def load_whole_model(
                 'model.backbone.init_cfg'
             )
         raise CheckpointError(f'{path} does not fit the model ({problems}). {advice}')
-    _check_source(report, converted, model)
+    _check_source(report, converted, model, recorded_windows(meta, open_entry(checkpoint)))
     _assign(model, given, report)
     return report
 
@@ -187,9 +187,6 @@ def fit_weights(
     if type(model)._load_from_state_dict is not nn.Module._load_from_state_dict:
         model._load_from_state_dict(names, '', {}, False, [], [], [])  # which may rename keys
     report = compare_keys(path, own, names, unbuilt=_find_unbuilt(model))
-    if isinstance(model, SwinV2):
-        report.windows = recorded_windows(meta)
-        _check_windows(report, model)
     if (backbone := backbone_of(model)) is not None:
         problems = report.problems(lambda key: _OUTPUT_NORM.fullmatch(key) or not is_backbone(key))
         if converted is not None:
@@ -205,7 +202,7 @@ def fit_weights(
                 "backbone alone: model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
                 f'{_hint(backbone, state)}'
             )
-    _check_source(report, converted, model)
+    _check_source(report, converted, model, recorded_windows(meta, open_entry(checkpoint)))
     report.notes += notes
     _check_report(report, own, names)
     return given, report
@@ -245,11 +242,17 @@ def _note_source(report: LoadReport, converted: Converted) -> None:
     report.windows, report.notes = converted.windows, converted.notes
 
 
-def _check_source(report: LoadReport, converted: Converted | None, model: nn.Module) -> None:
-    """Note the source of converted weights, and refuse those trained with other windows."""
-    backbone = backbone_of(model)
-    if converted is not None and backbone is not None:
+def _check_source(
+    report: LoadReport, converted: Converted | None, model: nn.Module, recorded: Windows
+) -> None:
+    """Note the source of weights, and refuse those trained with other windows."""
+    backbone = model if isinstance(model, SwinV2) else backbone_of(model)
+    if backbone is None:
+        return
+    if converted is not None:
         _note_source(report, converted)
+    report.windows = report.windows or recorded
+    if any('.cpb_mlp.' in key for key in report.loaded):  # else the backbone is to be new
         _check_windows(report, backbone)
 
 

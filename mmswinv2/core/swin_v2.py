@@ -154,6 +154,14 @@ class SwinV2(nn.Module):
         stage = int(match[1]) + bool(match[2]) if match else 0  # merging counts as the next stage
         return max(self.out_indices) < stage < len(self.depths)
 
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # beside the version that torch notes of every module: no weight tells these windows
+        if hasattr(destination, '_metadata'):
+            windows = self.pretrained_window_sizes[: len(self.layers)]
+            noted = destination._metadata.setdefault(prefix[:-1], {})
+            noted['pretrained_window_sizes'] = dict(enumerate(windows))
+
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         for key in [key for key in state_dict if key.startswith(prefix)]:
             if self.is_unbuilt(key[len(prefix) :]):

@@ -1,5 +1,6 @@
 """Formats, prefixes and windows are detected; weights of image networks fit video networks."""
 
+import json
 import re
 
 import pytest
@@ -159,6 +160,77 @@ def test_meta_data_of_the_converter_counts_less_than_tables(save):
     both = save({'model': weights(tables=[(8, 8)] * 4), 'meta': meta})
     assert convert_file(both).windows[3] == (8, 8)
     assert convert_file(save({'model': weights(), 'meta': {'epoch': 1}})).windows == {}
+
+
+def test_files_of_every_training_record_windows(save):
+    """Another window must not change the bias of an offset; without its first window it would."""
+    first = SwinV2('nano', window_size=4, pretrained_window_sizes=[4, 4, 4, 2])
+    later = SwinV2('nano', window_size=6, pretrained_window_sizes=[4, 4, 4, 2])
+    wrapped = torch.nn.DataParallel(torch.nn.ModuleDict({'backbone': first}))
+    for content in (first.state_dict(), {'state_dict': wrapped.state_dict(), 'meta': {}}):
+        path = save(content)
+        assert convert_file(path).windows == {0: (4, 4), 1: (4, 4), 2: (4, 4), 3: (2, 2)}
+        with pytest.raises(
+            CheckpointError, match=r'set pretrained_window_sizes=\[4, 4, 4, 2\], it'
+        ):
+            load_pretrained(SwinV2('nano', window_size=6), path)
+        load_pretrained(later, path)
+    new, old = (net.layers[0].blocks[0].attn.cpb_mlp for net in (later, first))
+    torch.testing.assert_close(new((6, 6))[:, 2:-2, 2:-2], old((4, 4)))
+    clip = VideoSwinTransformerV2('nano', window_size=(2, 6, 6))
+    with pytest.raises(
+        CheckpointError, match=r'sizes=\[\(2, 4, 4\), \(2, 4, 4\), \(2, 4, 4\), 2\]'
+    ):
+        load_pretrained(clip, path, pretrained2d=True)
+
+
+HUGGING_FACE = dict(model_type='swinv2', image_size=256, patch_size=4, window_size=16)
+OF_12_TO_24 = 'swinv2_base_window12to24_192to384'
+
+
+@pytest.mark.parametrize(
+    ('config', 'windows'),
+    [
+        ({**HUGGING_FACE, 'pretrained_window_sizes': [0] * 4}, [16, 16, 16, 8]),
+        ({**HUGGING_FACE, 'pretrained_window_sizes': [12, 12, 12, 6]}, [12, 12, 12, 6]),
+        ({**HUGGING_FACE, 'image_size': [256, 256]}, []),
+        ({**HUGGING_FACE, 'window_size': '16'}, []),
+        ({**HUGGING_FACE, 'pretrained_window_sizes': [-1] * 4}, []),
+        ({**HUGGING_FACE, 'model_type': 'swin'}, []),
+        (dict(architecture='swinv2_tiny_window16_256'), [16, 16, 16, 8]),
+        (dict(architecture='swinv2_base_window12_192_22k'), [12, 12, 12, 6]),
+        (dict(architecture=OF_12_TO_24, model_args=dict(num_classes=5)), [12, 12, 12, 6]),
+        (dict(architecture=OF_12_TO_24, model_args=dict(img_size=[384] * 2)), [12, 12, 12, 6]),
+        (dict(architecture=OF_12_TO_24, model_args=dict(img_size=[512] * 2)), []),
+        (dict(architecture=OF_12_TO_24, model_args=dict(window_size=20)), []),
+        (dict(architecture='swinv2_cr_tiny_224'), []),
+        ([], []),
+        ('{', []),
+        ('[' * 10**5, []),
+    ],
+)
+def test_windows_in_a_config_beside_weights(config, windows, save, tmp_path):
+    state = weights()
+    state = {
+        re.sub(r'layers\.(\d)(?=\.downsample)', lambda m: f'layers.{int(m[1]) + 1}', k): v
+        for k, v in state.items()
+    }  # as in timm
+    path = save(state)
+    (tmp_path / 'config.json').write_text(config if isinstance(config, str) else json.dumps(config))
+    assert convert_file(path).windows == {i: (w, w) for i, w in enumerate(windows)}
+
+
+@pytest.mark.parametrize('noted', [5, {'': 5}, {'': {'pretrained_window_sizes': [[4]]}}])
+def test_windows_of_another_form_are_none(noted, save):
+    state = SwinV2('nano').state_dict()
+    state._metadata = noted
+    assert convert_file(save(state)).windows == {}
+
+
+def test_of_networks_that_differ_no_windows_are_known(save):
+    nets = {'backbone': SwinV2('nano'), 'teacher': SwinV2('nano', window_size=7)}
+    path = save(torch.nn.ModuleDict(nets).state_dict())
+    assert convert_file(path, prefix='teacher.').windows == {}
 
 
 def test_describe_counts_to_the_first_extra_norm():

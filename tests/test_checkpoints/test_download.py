@@ -159,6 +159,21 @@ def test_a_model_on_hugging_face_is_its_main_file(tmp_path, monkeypatch):
     assert found == ['main', 'main', 'other', 'first', 'first']
 
 
+def test_a_model_on_hugging_face_comes_with_its_config(tmp_path, monkeypatch):
+    hub, asked = pytest.importorskip('huggingface_hub'), []
+
+    def download(name, file, revision=None):
+        if (name, revision) != ('owner/name', 'v1'):
+            raise OSError('no such revision')
+        asked.append(file)
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(hub, 'hf_hub_download', download)
+    assert fetch('hf://owner/name@v1') == tmp_path / 'model.safetensors'
+    assert fetch('hf://owner/name@v1/more/other.bin') == tmp_path / 'more/other.bin'
+    assert asked == ['model.safetensors', 'config.json', 'more/other.bin', 'more/config.json']
+
+
 @pytest.fixture
 def redirecting():
     """Address of a local server that redirects to another address."""

@@ -15,6 +15,7 @@ import torch
 
 from mmswinv2.checkpoints import (
     CheckpointError,
+    convert_file,
     load_pretrained,
     read_checkpoint,
     write_checkpoint,
@@ -383,6 +384,25 @@ def test_a_folder_of_deepspeed_in_which_its_weights_were_joined(tmp_path):
     torch.save({'a': torch.zeros(2)}, tmp_path / 'pytorch_model.bin')
     found = read_checkpoint(tmp_path)
     assert found['meta'] == {'iter': 7} and found['state_dict']['a'].tolist() == [1, 1]
+
+
+def test_a_folder_of_deepspeed_records_the_windows_of_its_run(tmp_path):
+    net = SwinV2('nano', window_size=7)
+    module, numbers = net.state_dict(), dict(net.named_parameters())
+    flat = torch.cat([p.detach().flatten() for p in numbers.values()])
+    part = {
+        **DEEPSPEED_PART,
+        'module': module,
+        'param_shapes': [{name: p.shape for name, p in numbers.items()}],
+        'optimizer_state_dict': dict(
+            zero_stage=2, partition_count=1, single_partition_of_fp32_groups=[flat]
+        ),
+    }
+    for file in DEEPSPEED_FILES:
+        torch.save(part, tmp_path / file)
+    converted = convert_file(tmp_path)
+    assert converted.windows == {stage: (7, 7) for stage in range(4)}
+    assert all(torch.equal(converted.state[name], p) for name, p in numbers.items())
 
 
 @pytest.mark.parametrize('name', ['iter_[12].pth', 'iter_?.pth', 'iter_*.pth'])

@@ -262,6 +262,19 @@ def test_all_but_the_new_parts(stage_1):
     assert 'mask_head.weight), 2 of the file not used' in text
 
 
+def test_a_new_backbone_may_have_other_windows(save):
+    def model(window):
+        heads = nn.Sequential(*[nn.Linear(1, 1) for _ in range(20)])
+        return nn.ModuleDict({'backbone': SwinV2('nano', window_size=window), 'heads': heads})
+
+    old, new = model(8), model(6)
+    path = save(old.state_dict())
+    with pytest.raises(CheckpointError, match=r'set pretrained_window_sizes=\[8, 8, 8, 8\]'):
+        load_whole_model(new, path)
+    load_whole_model(new, path, new=['backbone'])
+    assert torch.equal(new['heads'][19].weight, old['heads'][19].weight)
+
+
 @pytest.mark.parametrize(
     ('arguments', 'new', 'words'),
     [

@@ -13,7 +13,12 @@ from mmengine.runner import CheckpointLoader, FlexibleRunner, Runner, load_check
 from torch import nn
 
 from mmswinv2 import hosts
-from mmswinv2.checkpoints import PUBLISHED, CheckpointError, write_checkpoint
+from mmswinv2.checkpoints import (
+    PUBLISHED,
+    CheckpointError,
+    load_whole_model,
+    write_checkpoint,
+)
 from mmswinv2.checkpoints.download import cache_path
 from mmswinv2.models import SwinTransformerV2, VideoSwinTransformerV2
 from tests.test_checkpoints.conftest import weights
@@ -176,6 +181,22 @@ def test_windows_of_published_weights_count(tmp_path, monkeypatch):
         else:
             with pytest.raises(CheckpointError, match=r'pretrained_window_sizes=\[16, 16, 16, 8\]'):
                 load_checkpoint(model, name)
+
+
+@pytest.mark.parametrize('kind', [Runner, FlexibleRunner])
+def test_a_run_records_its_windows(kind, tmp_path):
+    """So that a test with another window alone has the scale of the position bias of the run."""
+    hosts.apply()
+    torch.save(Classifier().state_dict(), tmp_path / 'x.pth')
+    by_runner(kind)(Classifier(), tmp_path / 'x.pth', tmp_path)
+    path = str(tmp_path / 'epoch_1.pth')
+    for load in (load_checkpoint, load_whole_model):
+        model = Classifier()
+        model.backbone = SwinTransformerV2('nano', window_size=16)
+        with pytest.raises(CheckpointError, match=r'set pretrained_window_sizes=\[8, 8, 8, 8\]'):
+            load(model, path)
+        model.backbone = SwinTransformerV2('nano', window_size=16, pretrained_window_sizes=8)
+        load(model, path)
 
 
 def test_models_of_others_take_a_twentieth(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import peers
-from mmswinv2.checkpoints import load_pretrained
+from mmswinv2.checkpoints import CheckpointError, load_pretrained
 from mmswinv2.core import SwinV2
 
 TOLERANCE = 1e-5  # relative to the largest value
@@ -91,3 +91,27 @@ def test_parity_of_timms_feature_extractor(prefix, tmp_path):
     with torch.no_grad():
         for a, b in zip(ours, theirs(x), strict=False):
             assert (a - b.permute(0, 3, 1, 2)).abs().max() < TOLERANCE * b.abs().max()
+
+
+@pytest.mark.parametrize('peer', ['timm', 'transformers'])
+def test_folders_of_peers_tell_the_windows(peer, tmp_path):
+    """Their weights do not, and a window of 16 is one of 8 in the last stage at 256 pixels."""
+    peers.import_torchvision()
+    if peer == 'timm':
+        import timm
+        from timm.models import save_for_hf
+
+        net = timm.create_model('swinv2_tiny_window16_256', num_classes=3)
+        save_for_hf(net, str(tmp_path), safe_serialization=True)
+        scale = net.layers[3].blocks[0].attn
+    else:
+        from transformers import Swinv2Config, Swinv2Model
+
+        net = Swinv2Model(Swinv2Config(image_size=256, window_size=16))
+        net.save_pretrained(tmp_path)
+        scale = net.encoder.layers[3].blocks[0].attention.self
+    assert tuple(scale.window_size) == (8, 8)
+    with pytest.raises(CheckpointError, match=r'set pretrained_window_sizes=\[16, 16, 16, 8\]'):
+        load_pretrained(SwinV2('tiny', window_size=16), tmp_path)
+    ours = SwinV2('tiny', window_size=16, pretrained_window_sizes=[16, 16, 16, 8])
+    assert load_pretrained(ours, tmp_path).format == peer

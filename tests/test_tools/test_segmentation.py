@@ -114,7 +114,7 @@ def test_a_larger_window_and_image_by_options_alone(tool, segmentor, ade, tmp_pa
     torch.save(checkpoint, tmp_path / 'awake.pth')
     options = {
         'same': [],
-        'window': ['model.backbone.window_size=11'],
+        'window': ['model.backbone.window_size=11', 'model.backbone.pretrained_window_sizes=8'],
         'image': ['test_dataloader.dataset.pipeline.1.scale=(1056,264)'],
     }
     found = {}

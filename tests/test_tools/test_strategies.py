@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from mmswinv2.checkpoints import read_checkpoint
+from mmswinv2.checkpoints import convert_file, read_checkpoint
 from tests.test_tools.conftest import ROOT, scores
 
 # No dropout, so that gradients depend only on samples; a weight decay that shows after few steps
@@ -94,6 +94,7 @@ def test_two_processes_train_what_one_trains(strategy, alone, written, tool, tor
     else:
         plain = work / 'iter_6.pth'
     assert_moved_alike(torch.load(plain, weights_only=False), alone)
+    assert convert_file(plain).windows == convert_file(alone / 'w/iter_6.pth').windows != {}
 
     tested = tool(
         'test.py', config, work / 'iter_6.pth', '--work-dir', config.parent / 't',

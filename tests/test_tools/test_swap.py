@@ -560,9 +560,12 @@ def test_a_window_of_nothing():
 
 
 def test_local_weights(tmp_path):
-    path = tmp_path / 'nano.pth'
-    torch.save({'state_dict': SwinV2('nano').state_dict()}, path)
+    path, state = tmp_path / 'nano.pth', SwinV2('nano', window_size=7).state_dict()
+    torch.save({'state_dict': state}, path)
     options = dict(checkpoint=str(path), check=False)
+    new, _ = swap_backbone(faster_rcnn(), Options(arch='nano', **options))
+    assert new.model.backbone.pretrained_window_sizes == [7] * 4
+    torch.save({'state_dict': dict(state)}, path)  # without its windows
     with pytest.raises(UserError, match='--arch tiny does not fit'):
         swap_backbone(faster_rcnn(), Options(arch='tiny', **options))
     with pytest.raises(UserError, match='--pretrained-windows'):

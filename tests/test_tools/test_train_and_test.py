@@ -142,11 +142,14 @@ def test_evaluation_of_averaged_weights(evaluate, train, shapes, tmp_path):
 
 
 def test_windows_stated_at_conversion(tool, trained, tmp_path):
-    convert = 'model_converters/convert_checkpoint.py', trained / 'iter_2.pth', tmp_path / 'b.pth'
+    trained = read_checkpoint(trained / 'iter_2.pth')
+    trained['state_dict'] = dict(trained['state_dict'])  # as before files recorded windows
+    torch.save(trained, tmp_path / 'a.pth')
+    convert = 'model_converters/convert_checkpoint.py', tmp_path / 'a.pth', tmp_path / 'b.pth'
     assert tool(*convert, '--pretrained-windows', 8, 8, 8, 4).returncode == 0
     with pytest.raises(ValueError, match=r'set pretrained_window_sizes=\[8, 8, 8, 4\]'):
         load_pretrained(SwinTransformerV2('nano'), tmp_path / 'b.pth')
-    torch.save(VideoSwinTransformerV2('nano').state_dict(), tmp_path / 'video.pth')
+    torch.save(dict(VideoSwinTransformerV2('nano').state_dict()), tmp_path / 'video.pth')
     video = 'model_converters/convert_checkpoint.py', tmp_path / 'video.pth', tmp_path / 'v.pth'
     assert tool(*video, '--pretrained-windows', 8, 8, 8, 4).returncode == 0
     options = dict(window_size=(8, 7, 7), pretrained_window_sizes=[8, 8, 8, 4])
