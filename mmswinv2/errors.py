@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from .signals import Terminated, interruption, raise_on_sigterm
+from .signals import Terminated, interruption, raise_on_signals
 
 _SYSTEM = {  # number of an OSError: what it means, what to do
     errno.ENOSPC: ('the disk is full', 'make room'),
@@ -53,8 +53,8 @@ class CheckpointError(UserError):
 def report_user_errors(advice: str = '', option: str = '') -> Iterator[None]:
     """End the program with one sentence on a user's mistake, with the traceback on anything else.
 
-    Ctrl-C ends it with status 130, SIGTERM with 143. ``MMSWINV2_TRACEBACK=1`` shows the traceback
-    always.
+    Ctrl-C ends it with status 130, SIGTERM with 143, a terminal that is closed with 129.
+    ``MMSWINV2_TRACEBACK=1`` shows the traceback always.
 
     Args:
         advice: what to do after the program was stopped, for the message.
@@ -64,7 +64,7 @@ def report_user_errors(advice: str = '', option: str = '') -> Iterator[None]:
         with suppress(AttributeError):  # a caller may have replaced the streams
             stream.reconfigure(errors='backslashreplace')  # type: ignore[union-attr]
     try:
-        with raise_on_sigterm():
+        with raise_on_signals():
             try:
                 yield
             except SystemExit:  # as after --help
@@ -83,7 +83,7 @@ def _exit_on(error: BaseException, advice: str, option: str) -> None:
         sys.exit(141)
     if (stop := interruption(error)) is not None:
         print(f'\nstopped{advice and "; "}{advice}', file=sys.stderr)
-        sys.exit(143 if isinstance(stop, Terminated) else 130)
+        sys.exit(128 + stop.args[0] if isinstance(stop, Terminated) else 130)
     sentence = explain(error, advice, option) if isinstance(error, Exception) else None
     if sentence is not None and not is_set('MMSWINV2_TRACEBACK'):
         try:

@@ -1,4 +1,4 @@
-"""Ending a program of one process by SIGTERM: files are closed, and partial ones removed."""
+"""Ending a program of one process by a signal: files are closed, and partial ones removed."""
 
 import functools
 import os
@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 _PROCESSES = {  # the variables of torchrun, Slurm and mpirun for a rank and the number of ranks
     'RANK': 'WORLD_SIZE',
@@ -14,13 +15,18 @@ _PROCESSES = {  # the variables of torchrun, Slurm and mpirun for a rank and the
 }
 
 
+# sent where a terminal is closed or a connection breaks; Windows has none
+_HANGUP = getattr(signal, 'SIGHUP', None)
+_SIGNALS = [number for number in (signal.SIGTERM, _HANGUP) if number is not None]
+
+
 class Terminated(BaseException):
-    """The process was asked to end (SIGTERM); see `raise_on_sigterm`."""
+    """The process was asked to end by the signal ``args[0]``; see `raise_on_signals`."""
 
 
 @contextmanager
-def raise_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise `Terminated` in the block.
+def raise_on_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise `Terminated` in the block; ``nohup`` has SIGHUP ignored still.
 
     Nothing is changed in a run of several processes, which torchrun or Slurm ends.
     """
@@ -29,23 +35,28 @@ def raise_on_sigterm() -> Iterator[None]:
     if not alone or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _end_forks_by_sigterm()
-    before = signal.signal(signal.SIGTERM, _terminate)
+    _end_forks_by_signals()
+    before: dict[Any, Any] = {number: signal.getsignal(number) for number in _SIGNALS}
+    if before.get(_HANGUP) is signal.SIG_IGN:
+        del before[_HANGUP]
+    for number in before:
+        signal.signal(number, _terminate)
     try:
         yield
     except BaseException as error:
         if interruption(error) is not None:
             # data loaders raise once more for each worker that ends
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            before = signal.SIG_IGN
+            before = dict.fromkeys(before, signal.SIG_IGN)
         raise
     finally:
-        if before is not None:  # else code that is not Python's had set it
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            if handler is not None:  # else code that is not Python's had set it
+                signal.signal(number, handler)
 
 
 def interruption(error: BaseException) -> BaseException | None:
-    """What stopped the program, by Ctrl-C or SIGTERM, if the error is that or was raised after it.
+    """What stopped the program, Ctrl-C or a signal, if the error is that or was raised after it.
 
     torch's file writer raises another error when it is interrupted.
     """
@@ -55,13 +66,15 @@ def interruption(error: BaseException) -> BaseException | None:
     return link
 
 
-def _terminate(*_: object) -> None:
-    raise Terminated
+def _terminate(number: int, _: object) -> None:
+    if number == _HANGUP:  # a shell sends it once more, while files are closed
+        signal.signal(number, signal.SIG_IGN)
+    raise Terminated(number)
 
 
 @functools.cache
-def _end_forks_by_sigterm() -> None:
-    """Let SIGTERM end forked processes, such as the workers of a pool, by its default action.
+def _end_forks_by_signals() -> None:
+    """Let signals end forked processes, such as the workers of a pool, by their default action.
 
     Python drops signals that reach a new process before it runs, and who waits for one that was to
     end, as ``Pool.terminate`` does, would wait forever. So they are held back until then. Functions
@@ -76,10 +89,11 @@ def _end_forks_by_sigterm() -> None:
         # read alone, as the call that blocks may raise `Terminated`
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
         try:
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             child = original()
-            if not child and signal.getsignal(signal.SIGTERM) is _terminate:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            for number in () if child else _SIGNALS:
+                if signal.getsignal(number) is _terminate:
+                    signal.signal(number, signal.SIG_DFL)
             return child
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)

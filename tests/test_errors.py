@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import functools
 import os
 import re
 import signal
@@ -216,8 +217,9 @@ def test_letters_that_the_output_lacks():
 
 
 def heed_interrupts():
-    """Python handles Ctrl-C only if SIGINT was not ignored at its start, as in the background."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Ignore no signal at the start, as Ctrl-C is in the background, and SIGHUP after nohup."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 JOB = dict(SLURM_PROCID='0', SLURM_NTASKS='1')  # of Slurm, with a single process
@@ -231,6 +233,7 @@ ALLOCATION = dict(SLURM_NTASKS='8')  # of salloc, whose shell starts a process b
         (signal.SIGTERM, 143, {}),
         (signal.SIGTERM, 143, JOB),
         (signal.SIGTERM, 143, ALLOCATION),
+        (signal.SIGHUP, 129, {}),
     ],
 )
 def test_stopped(number, status, variables):
@@ -264,22 +267,59 @@ def test_the_handler_of_sigterm_is_restored(raised):
         signal.signal(signal.SIGTERM, before)
 
 
+HANGUPS = """
+import os, signal
+from mmswinv2.errors import report_user_errors
+with report_user_errors():
+    try:
+        os.kill(os.getpid(), signal.SIGHUP)
+        print('goes on')
+    finally:
+        os.kill(os.getpid(), signal.SIGHUP)  # a shell sends its own
+        print('closed')
+"""
+
+
+@pytest.mark.parametrize(
+    ('handler', 'status', 'printed'),
+    [
+        (signal.SIG_DFL, 129, 'closed\n'),
+        (signal.SIG_IGN, 0, 'goes on\nclosed\n'),
+    ],  # nohup ignores it
+)
+def test_a_terminal_that_is_closed(handler, status, printed):
+    run = subprocess.run(
+        [sys.executable, '-c', HANGUPS],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        preexec_fn=functools.partial(signal.signal, signal.SIGHUP, handler),
+    )
+    assert (run.returncode, run.stdout) == (status, printed), run.stderr
+
+
 FORKS = """
 import os, signal, time
 from mmswinv2.errors import report_user_errors
 with report_user_errors():
-    for _ in range(20):
+    for number in (signal.SIGTERM, signal.SIGHUP) * 10:
         if not (child := os.fork()):
             time.sleep(60)
-        os.kill(child, signal.SIGTERM)  # most often before the new process runs
-        assert os.waitpid(child, 0)[1] == signal.SIGTERM
+        os.kill(child, number)  # most often before the new process runs
+        assert os.waitpid(child, 0)[1] == number
     os.kill(os.getpid(), signal.SIGTERM)
 """
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='processes are not forked')
-def test_new_processes_end_by_sigterm():
-    run = subprocess.run([sys.executable, '-c', FORKS], capture_output=True, text=True, timeout=300)
+def test_new_processes_end_by_signals():
+    run = subprocess.run(
+        [sys.executable, '-c', FORKS],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        preexec_fn=heed_interrupts,
+    )
     assert run.returncode == 143 and run.stderr == '\nstopped\n', run.stderr
 
 

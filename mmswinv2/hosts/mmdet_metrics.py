@@ -162,7 +162,8 @@ def check_scored(
             + f'. {len(left) - number} more have no object: false alarms there do not count '
             '(with test_mode=True no filter leaves them out)' * (number < len(left))
         )
-    if 'segm' in metric.metrics and not any(a.get('segmentation') for a in scored):
+    masks = 'segm' in metric.metrics and not metric.format_only
+    if masks and not any(a.get('segmentation') for a in scored):
         raise UserError(
             f'{source} has boxes and no masks (segmentation), and the evaluator is to score '
             "masks; set its metric='bbox'"

@@ -37,14 +37,22 @@ def draw_semantic_maps() -> None:
         return draw(self, image, sem_seg, classes, palette)
 
 
+_WRITTEN = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')  # in colors, by any OpenCV
+
+
 @patch('mmdet', '>=3')
 def keep_every_picture() -> None:
-    """Pictures of images with one name in several folders get names of their own."""
+    """Pictures of images with one name in several folders get names of their own.
+
+    Those of images such as ``1.jfif`` and ``1.npy``, which OpenCV does not write, become JPEGs.
+    """
     from mmdet.visualization import DetLocalVisualizer
 
     @replace(DetLocalVisualizer, 'add_datasample')
     def add_datasample(draw: Any, self: Any, *args: Any, **kwargs: Any) -> None:
         if out := kwargs.get('out_file'):
+            if Path(out).suffix.lower() not in _WRITTEN:
+                out = f'{out}.jpg'
             sample = kwargs.get('data_sample', args[2] if len(args) > 2 else None)
             image, first = getattr(sample, 'img_path', None), Path(out)
             drawn, numbers = vars(self).setdefault('drawn', ({}, {}))

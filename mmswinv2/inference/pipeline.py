@@ -40,7 +40,8 @@ class Pipeline:
         load, *steps = hosts.without_annotations(hosts.testing_pipeline(cfg))
         self.of_clips = hosts.of(cfg).input_axes == 3
         self._kind = np.float32 if load.get('to_float32') else np.uint8
-        self._grey = load.get('color_type') == 'grayscale'
+        # of mmcv's loader and of ours
+        self._grey = load.get('color_type') == 'grayscale' or load.get('channels') == 1
         # mmcv takes the small preview in a raw photo for the photo
         self._takes_previews = hosts.type_name(load) == 'LoadImageFromFile'
         self._text: dict[str, Any] = {}

@@ -418,24 +418,29 @@ def test_weights_and_configs_that_do_not_fit(weights, photos):
             mmswinv2.predict(str(ROOT / CONFIG), weights(CONFIG), given)
 
 
-def test_frames_in_grey_where_the_config_loads_grey(tmp_path):
+@pytest.mark.parametrize(
+    'load',
+    [
+        dict(type='LoadImageFromFile', color_type='grayscale'),
+        dict(type='mmswinv2.LoadImage', channels=1, to_float32=True),  # as docs/data.md has it
+    ],
+)
+def test_frames_in_grey_where_the_config_loads_grey(tmp_path, load):
     from mmengine.config import Config
 
     from mmswinv2.inference.pipeline import Pipeline
     from mmswinv2.inference.sources import Item
 
-    steps = [
-        dict(type='LoadImageFromFile', color_type='grayscale'),
-        dict(type='mmdet.PackDetInputs'),
-    ]
-    dataset = dict(type='BaseDataset', pipeline=steps)
+    dataset = dict(type='BaseDataset', pipeline=[load, dict(type='mmdet.PackDetInputs')])
     cfg = Config(dict(default_scope='mmdet', test_dataloader=dict(dataset=dataset)))
     frame = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
-    cv2.imwrite(str(tmp_path / 'a.png'), frame[:, :, ::-1])
+    grey = np.rint(frame @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / 'a.png'), grey)
     prepare = Pipeline(cfg)
     items = (Item('a', str(tmp_path / 'a.png')), Item('a/0', 'a.mp4', frame))
     of_file, of_frame = (prepare(item, 0)['inputs'] for item in items)
     assert of_frame.shape == of_file.shape == (1, 16, 24)
+    assert of_frame.dtype == of_file.dtype
     assert (of_frame.int() - of_file.int()).abs().max() <= 1
 
 

@@ -25,6 +25,23 @@ def test_patterns_and_names(tmp_path):
     assert [s.name for s in stills] == ['a', 'b'] and [f[0] for f in films] == ['0', 'clip']
 
 
+def test_patterns_in_folders_whose_names_could_be_patterns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('in [1]/a.jpg', 'in [1]/b1/c.jpg', 'in 1/d.jpg', 'in2/e.jpg'):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    wanted = {
+        'in [1]/*.jpg': ['in [1]/a.jpg'],
+        f'{tmp_path}/in [1]/b[0-9]/*': [f'{tmp_path}/in [1]/b1/c.jpg'],
+        'in [1]/**': ['in [1]/a.jpg', 'in [1]/b1/c.jpg'],
+        'in[0-9]/*.jpg': ['in2/e.jpg'],  # no folder of this name
+        './in2/*': ['in2/e.jpg'],
+        '*/*.jpg': ['in 1/d.jpg', 'in [1]/a.jpg', 'in2/e.jpg'],
+    }
+    for pattern, files in wanted.items():
+        assert list(find_sources([pattern])) == files
+
+
 def test_files_that_are_found_several_times(tmp_path):
     """Once where a folder or pattern brings them, as often as they are named."""
     for name in ('a.png', 'b.png'):
