@@ -60,7 +60,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         '--no-check',
         dest='check',
         action='store_false',
-        help='build the new model without memory, and do not run it',
+        help='build the new backbone without memory, and do not run the model',
     )
     args = parser.parse_args(arguments)
     args.arch = _SHORT.get(args.arch, args.arch)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.model import BaseTTAModel
 
 from ..errors import UserError
 from ..log import warn
@@ -100,6 +101,22 @@ def label_merged_views() -> None:
 
 
 @patch('mmpretrain', '>=1')
+def average_the_model_of_views() -> None:
+    """Averaged weights are loaded where the model is wrapped for test-time augmentation.
+
+    Those of the wrapper have other names than those in the file, and were left as initialized.
+    """
+    from mmpretrain.engine import EMAHook
+
+    @replace(EMAHook, 'before_run')
+    def before_run(original: Any, self: Any, runner: Any) -> None:
+        original(self, runner)
+        if isinstance(self.src_model, BaseTTAModel):
+            self.src_model = self.src_model.module
+            self.ema_model.module = self.ema_model.module.module
+
+
+@patch('mmpretrain', '>=1')
 def average_classes_with_images() -> None:
     """The mean average precision of classes is over those that some image has."""
     from mmpretrain.evaluation import AveragePrecision
@@ -144,7 +161,8 @@ class MMPretrain(Host):
     extra = 'pretrain'
     patches = (
         declare_operators, *Host.patches, explain_wrong_crops, label_merged_views,
-        average_classes_with_images, find_images_of_other_endings, read_pickles_without_code,
+        average_the_model_of_views, average_classes_with_images, find_images_of_other_endings,
+        read_pickles_without_code,
     )  # fmt: skip
     draw_option = 'enable'
     draw_folder = 'default_hooks.visualization.out_dir'

@@ -84,12 +84,12 @@ def swap_backbone(cfg: Config, options: Options) -> tuple[Config, Notes]:
             )
         if old.get('in_channels', 3) != 3:
             raise UserError(f'{path}.backbone takes {old.in_channels} channels; SwinV2 wants RGB')
-        before = build(cfg.model, what=_BEFORE)
+        before = build(cfg.model, _BEFORE)
         stages = rewire(owner, path, backbone_of(before) or old, options.arch, notes)
         _set_backbone(owner, path, stages, scope, options, notes)
         _remove_old_weights(cfg, path, owner, old, notes)
         _set_statistics(cfg, notes)
-        model = build(cfg.model, 'cpu' if options.check else 'meta')
+        model = build(cfg.model, without_memory=not options.check)
         checkpoint = (owner.backbone.get('init_cfg') or {}).get('checkpoint')
         if options.check and checkpoint is not None and not _published(checkpoint):
             for backbone in networks(model).values():  # as training will

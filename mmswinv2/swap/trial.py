@@ -12,6 +12,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from .. import hosts
 from ..errors import UserError
 from ..hosts import Host, dicts_in
 from .config import without_weights
@@ -56,14 +57,20 @@ def run_neck(neck: Any, levels: Sequence[Level], where: str) -> list[Level]:
     return _run(neck, tuple(maps), where)
 
 
-def build(model: Any, device: str = 'cpu', what: str = 'the new model') -> nn.Module:
+def build(model: Any, what: str = 'the new model', *, without_memory: bool = False) -> nn.Module:
     """Build a model of a config without its pre-trained weights; `what` names it in errors.
 
-    Raises `UserError` with the error of the part that cannot be built.
+    `without_memory` is for a backbone of this package: parts of hosts may compute values when they
+    are built. Raises `UserError` with the error of the part that cannot be built.
     """
+    model = without_weights(model)
     try:
-        with torch.device(device):
-            return MODELS.build(without_weights(model))
+        if without_memory:
+            for owner in [node for _, node in dicts_in(model) if hosts.own_backbone(node)]:
+                with torch.device('meta'):
+                    backbone = MODELS.build(owner.backbone)
+                owner.backbone = dict(type=lambda module: module, module=backbone)
+        return MODELS.build(model)
     except Exception as error:  # parts of any host, with any way to fail
         raise UserError(f'{what} cannot be built: {_last_line(error)}') from error
 

@@ -3,6 +3,7 @@ import re
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS
 
 from mmswinv2 import hosts
 from mmswinv2.analysis import count_flops, count_parameters, input_size
@@ -68,7 +69,16 @@ def test_parts_make_the_whole(name, size):
     assert sum(flops.values()) == total and flops['backbone'] > 1e6
     larger = count_flops(cfg, [*size[:-1], 2 * size[-1]])
     assert larger['backbone'] > 1.9 * flops['backbone']
-    assert count_parameters(cfg) > 1e6
+    assert count_parameters(cfg) == sum(p.numel() for p in MODELS.build(ready(cfg)).parameters())
+
+
+def test_of_a_model_whose_parts_compute_values_when_they_are_built():
+    cfg = load('video/video-swinv2-nano_motion.py')
+    size, plain = (8, 64, 64), count_parameters(cfg)
+    flops = count_flops(cfg, size)
+    mixup = dict(type='MixupBlending', num_classes=6, alpha=0.8)  # draws from a Beta distribution
+    cfg.model.data_preprocessor.blending = dict(type='RandomBatchAugment', augments=[mixup])
+    assert count_parameters(cfg) == plain and count_flops(cfg, size) == flops
 
 
 @pytest.mark.parametrize(

@@ -657,6 +657,26 @@ def merged_views():
     return AverageClsScoreTTA._merge_single_sample(model, views).pred_label.item() != 1
 
 
+@probe(
+    'Averaged weights are loaded where the model is wrapped for test-time augmentation',
+    'mmpretrain',
+)
+def averages_of_views():
+    from mmpretrain.engine import EMAHook
+    from mmpretrain.models import AverageClsScoreTTA
+
+    trained, new = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    trained.test_step = new.test_step = None
+    hook = EMAHook()
+    runner = SimpleNamespace(model=AverageClsScoreTTA(new))
+    hook.before_run(runner)
+    names = {f'module.{name}': value for name, value in trained.state_dict().items()}
+    checkpoint = dict(state_dict=trained.state_dict(), ema_state_dict=names)
+    hook.after_load_checkpoint(runner, checkpoint)
+    hook.before_test_epoch(runner)
+    return not torch.equal(new.weight, trained.weight)
+
+
 @probe('The mean average precision of classes is over those that some image has', 'mmpretrain')
 def absent_classes():
     from mmpretrain.evaluation import AveragePrecision

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
+import mmengine
 import numpy as np
 import pytest
 import torch
@@ -233,12 +234,24 @@ def test_page_of_a_classifier(trained, tmp_path):
 
 
 def test_flipped_views(tool, trained, folders, tmp_path):
+    """They are predicted with the averaged weights, those that a test without views takes."""
+    checkpoint = torch.load(trained / 'iter_2.pth', weights_only=False)
+    checkpoint['ema_state_dict'] = {  # EMAHook writes the trained weights there
+        f'module.{key}': torch.zeros_like(value) for key, value in checkpoint['state_dict'].items()
+    }
+    torch.save(checkpoint, tmp_path / 'both.pth')
     run = tool(
-        'test.py', CLASSIFIER, trained / 'iter_2.pth', '--work-dir', tmp_path, '--tta',
-        '--cfg-options', f'data_root={folders}',
+        'test.py', CLASSIFIER, tmp_path / 'both.pth', '--work-dir', tmp_path, '--tta', '--out',
+        tmp_path / 'out.pkl', '--cfg-options', f'data_root={folders}',
+        "custom_hooks=[dict(type='EMAHook')]",
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert 'AverageClsScoreTTA' in run.stdout and 'accuracy/top1' in scores(tmp_path)
+    found = mmengine.load(tmp_path / 'out.pkl')
+    files = [sample['img_path'] for sample in found]
+    wanted = predict(str(ROOT / CLASSIFIER), str(trained / 'iter_2.pth'), files, tta=True)
+    for sample, expected in zip(found, wanted, strict=True):
+        torch.testing.assert_close(sample['pred_score'], expected.pred_score)
 
 
 def test_views_of_a_picture(trained, tmp_path):

@@ -491,6 +491,12 @@ def test_entries_of_ones_that_take_out_of_others_stay():
     }
 
 
+def test_parts_that_compute_values_when_they_are_built_need_no_check():
+    cfg = read_config('mmseg::segmenter/segmenter_vit-t_mask_8xb1-160k_ade20k-512x512.py')
+    new, checked = (swap_backbone(cfg, Options('nano', check=check))[0] for check in (False, True))
+    assert new.model == checked.model and new.optim_wrapper == checked.optim_wrapper
+
+
 def test_the_window_is_that_of_the_weights(tmp_path):
     assert default_window('tiny') == 16 and default_window('nano', 'none') == 8
     assert default_window('tiny', 'swinv2_tiny_patch4_window8_256') == 8
