@@ -159,6 +159,18 @@ def no_samples():
 
 
 @probe(
+    'Lists of files that were written on Windows, with backslashes, can be used elsewhere',
+    'mmengine',
+)
+def lists_of_windows():
+    from mmengine.dataset import BaseDataset
+
+    content = dict(metainfo={}, data_list=[dict(img_path='a\\1.png')])
+    (FOLDER / 'windows.json').write_text(json.dumps(content))
+    return '/' not in BaseDataset(str(FOLDER / 'windows.json')).get_data_info(0)['img_path']
+
+
+@probe(
     'Classes of joined data sets can be balanced, by ClassBalancedDataset around ConcatDataset',
     'mmengine',
 )
