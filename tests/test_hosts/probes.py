@@ -468,6 +468,19 @@ def hierarchy():
     return hasattr(builtins, 'hierarchy_has_run')
 
 
+@probe(
+    'SemSegMetric has aAcc over all pixels, and mFscore with classes that are never right', 'mmdet'
+)
+def semantic_scores():
+    from mmdet.evaluation import SemSegMetric
+
+    areas = zip(('intersect', 'union', 'pred_label', 'label'), torch.tensor([
+        [2.0, 0.0], [4.0, 2.0], [4.0, 0.0], [2.0, 2.0],
+    ]), strict=True)  # fmt: skip
+    scores = SemSegMetric('mFscore').get_return_metrics([{f'area_{k}': v for k, v in areas}])
+    return np.isnan(scores['Fscore']).any() and scores['aAcc'].size == 2
+
+
 @probe('All pixels of a large image count in the mIoU of SemSegMetric', 'mmdet')
 def large_semantic_map():
     from mmdet.evaluation import SemSegMetric
@@ -540,6 +553,14 @@ def deleted_folder():
     metric = citys_metric.CityscapesMetric(str(FOLDER / 'mine'))
     del metric
     return not (FOLDER / 'mine').exists()
+
+
+@probe('Classes that a model never gets right count in mFscore, with 0', 'mmseg')
+def classes_never_right():
+    from mmseg.evaluation import IoUMetric
+
+    areas = torch.tensor([[2.0, 0.0], [4.0, 2.0], [4.0, 0.0], [2.0, 2.0]])
+    return np.isnan(IoUMetric.total_area_to_metrics(*areas, 'mFscore')['Fscore']).any()
 
 
 @probe('All pixels of a large image count in its mIoU', 'mmseg')

@@ -423,3 +423,37 @@ def test_labels_that_are_no_class_count_nowhere(ignored):
         pred_label=pred, label=label, num_classes=2, ignore_index=ignored
     )
     assert [x.tolist() for x in found] == [[1, 1], [1, 2], [1, 2], [1, 1]]
+
+
+@pytest.mark.parametrize('beta', [1, 2])
+@pytest.mark.parametrize('nan_to_num', [None, -1])
+def test_f_scores_of_classes_that_are_never_right(beta, nan_to_num):
+    """Against a count of pixels; of class 5 there is none, and 2 to 4 are never right."""
+    hosts.of(dict(default_scope='mmseg')).apply()
+    hosts.of(dict(default_scope='mmdet')).apply()
+    from mmdet.evaluation import SemSegMetric
+    from mmseg.evaluation import IoUMetric
+
+    label = np.array([0, 0, 0, 0, 1, 1, 1, 2, 3, 3, 255])
+    pred = np.array([0, 0, 0, 1, 1, 1, 3, 4, 0, 4, 2])
+    used = label < 255
+    wanted = []
+    for k in range(5):
+        right = np.sum((pred == k) & (label == k))
+        extra = np.sum((pred == k) & (label != k) & used)
+        missed = np.sum((pred != k) & (label == k))
+        wanted.append((1 + beta**2) * right / ((1 + beta**2) * right + beta**2 * missed + extra))
+    assert wanted[2:] == [0, 0, 0] and 0 < wanted[1] < wanted[0] < 1
+    areas = IoUMetric.intersect_and_union(torch.tensor(pred), torch.tensor(label), 6, 255)
+    found = IoUMetric.total_area_to_metrics(*areas, ['mFscore', 'mDice'], nan_to_num, beta)
+    np.testing.assert_allclose(found['Fscore'][:5], wanted, rtol=1e-6)
+    assert found['Fscore'][5] == -1 if nan_to_num else np.isnan(found['Fscore'][5])
+    assert beta > 1 or np.allclose(found['Dice'], found['Fscore'], equal_nan=True)
+    metric = SemSegMetric(['mFscore', 'mIoU'], beta=beta)
+    metric.dataset_meta = dict(classes=list('abcdef'))
+    halves = [torch.tensor(map_).split([4, 7]) for map_ in (pred, label)]
+    scores = metric.compute_metrics(
+        [metric._compute_pred_stats(*h, 6, 255) for h in zip(*halves, strict=True)]
+    )
+    assert scores['mFscore'] == pytest.approx(100 * np.mean(wanted), abs=0.01)
+    assert scores['aAcc'] == pytest.approx(100 * 5 / 10, abs=0.01)
