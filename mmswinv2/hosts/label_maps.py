@@ -143,7 +143,7 @@ def count_areas(
 
 
 def f_scores(common: Any, found: Any, wanted: Any, beta: float = 1) -> Any:
-    """F-scores of classes from pixels: common, predicted, labelled; NaN for a class that nothing has.
+    """F-scores of classes from pixels: common, predicted, labelled. NaN for a class without any.
 
     The hosts compute them from precision and recall, whose quotient is NaN for a class that is
     never right, and leave such classes out of the mean.
