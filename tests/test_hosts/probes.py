@@ -697,6 +697,16 @@ def absent_classes():
 
 
 @probe(
+    'Mean precision, recall and F1 are over the classes that images or predictions have',
+    'mmpretrain',
+)
+def classes_that_occur_nowhere():
+    from mmpretrain.evaluation import SingleLabelMetric
+
+    return SingleLabelMetric.calculate(torch.eye(3)[:2], [0, 1])[0][1] < 99
+
+
+@probe(
     'Images in folders of classes are found whose names end in .webp, .tiff, .jfif or .jpe',
     'mmpretrain',
 )
