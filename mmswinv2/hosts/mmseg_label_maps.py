@@ -179,7 +179,8 @@ def warn_of_absent_classes(
     else:
         return
     if dataset.reduce_zero_label:
-        why = f'reduce_zero_label=True takes 0 in a file for not labelled, and 1 for {classes[0]}'
+        first = (dataset.METAINFO.get('classes') or classes)[0]  # `classes` may be some of these
+        why = f'reduce_zero_label=True takes 0 in a file for not labelled, and 1 for {first}'
     elif pixels[NOT_LABELLED]:
         why = '255 counts as not labelled; in masks of 0 and 255, write the class in place of 255'
     else:

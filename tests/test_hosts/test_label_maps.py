@@ -307,6 +307,9 @@ SURVEYS = {
                          '(pixels: ground 64, object 0; not labelled 32); reduce_zero_label=True'),
     'all ground': ([MASK * 0] * 2, BINARY, {}, 'object 0; not labelled 0); look at the values'),
     'an object in the last map': ([MASK * 0] * 30 + [MASK], BINARY, {}, None),
+    'some classes of ADE20K': ([MASK], ('sky', 'wall'), dict(type='ADE20KDataset'),
+                               '(pixels: sky 0, wall 64; not labelled 32); reduce_zero_label=True '
+                               'takes 0 in a file for not labelled, and 1 for wall'),
     'another label for none': ([MASK * 200], BINARY, dict(ignore_index=200),
                                'object 0; not labelled 64)'),
     'few of many classes': ([LABELS], MANY, {}, None),
