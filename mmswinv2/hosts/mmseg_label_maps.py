@@ -5,6 +5,7 @@ that do not fit into 8 bits become other labels, and a label beyond the classes 
 assertion on the GPU that names no file.
 """
 
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import numpy as np
 from mmengine import fileio
 
 from ..errors import UserError
-from ..files import refuse_shared
+from ..files import IMAGES, refuse_shared
 from ..log import warn
 from .configs import as_list, step_lists, steps_in
 from .label_maps import NOT_LABELLED, check_file, check_map_size, check_shape
@@ -128,6 +129,35 @@ def require_seg_maps(dataset: Any, where: str) -> None:
             f'{where}: {len(missing)} of {len(paths)} images have no label map, first of all '
             f'{missing[0]}; a map has the name of its image, and ends in '
             f'{dataset.seg_map_suffix} (seg_map_suffix)'
+        )
+
+
+def warn_of_other_endings(dataset: Any, where: str) -> None:
+    """Warn of images that have a label map and another ending than ``img_suffix``: they are unused.
+
+    Only where mmseg lists a folder of this disk.
+    """
+    from mmseg.datasets import BaseSegDataset
+
+    folder, maps = dataset.data_prefix['img_path'], dataset.data_prefix['seg_map_path']
+    ending, own = dataset.img_suffix, type(dataset).load_data_list
+    listed = own is BaseSegDataset.load_data_list and not os.path.isfile(dataset.ann_file)
+    if not listed or not isinstance(ending, str) or not os.path.isdir(folder):
+        return
+    unused = []
+    for name in fileio.list_dir_or_file(folder, list_dir=False, recursive=True):
+        path, (stem, other) = os.path.join(folder, name), os.path.splitext(name)
+        if other.lower() not in IMAGES or name.lower().endswith(ending.lower()):
+            continue
+        seg_map = os.path.join(maps, stem + dataset.seg_map_suffix)
+        twin = os.path.exists(os.path.join(folder, stem + ending))  # the same image again
+        if path != seg_map and not twin and os.path.isfile(seg_map):
+            unused.append(path)
+    if unused:
+        warn(
+            f'{where}: {len(unused)} images that have a label map are not used, as they do not end '
+            f'in {ending} (img_suffix), first of all {unused[0]}; join a data set for each ending '
+            'by ConcatDataset, or convert them'
         )
 
 

@@ -332,6 +332,32 @@ def test_classes_that_occur_nowhere(tmp_path, warnings, name):
         assert told[0].startswith('train_dataloader: ') and said in told[0]
 
 
+@pytest.mark.parametrize('together', [False, True], ids=['apart', 'together'])
+def test_images_of_other_endings(tmp_path, warnings, together):
+    """They are told where they have a label map of their own, and are no map."""
+    hosts.of(dict(default_scope='mmseg')).apply()
+    images, maps = ((tmp_path / name) for name in (('maps', 'maps') if together else 'ab'))
+    names = ['0.jpg', '1.JPG', 'x/2.jpg', '2.png', 'x/3.JPEG', '4.txt', '0.webp', 'without.png']
+    for name in names:
+        (images / name).parent.mkdir(exist_ok=True, parents=True)
+        Image.new('RGB', (WIDTH, HEIGHT)).save(images / name, 'PNG')
+    for name in ('0', '1', 'x/2', '2', 'x/3', '4'):
+        (maps / name).parent.mkdir(exist_ok=True, parents=True)
+        Image.fromarray(MASK).save(maps / f'{name}.png')
+    folders = dict(img_path=images.name, seg_map_path=maps.name)
+    data = build(tmp_path, [], BINARY, data_prefix=folders, img_suffix='.jpg')
+    assert len(data) == 3
+    check_dataset(data, 'train_dataloader')
+    (told,) = (text for text in warnings() if 'img_suffix' in text)
+    number = 1 if together else 2  # 2.png is a map then
+    assert told.startswith(f'train_dataloader: {number} images that have a label map are not used')
+    assert f'first of all {images}/x/3.JPEG;' in told or f'{images}/2.png;' in told
+    (tmp_path / 'list.txt').write_text('0\n')
+    data = build(tmp_path, [], BINARY, data_prefix=folders, img_suffix='.jpg', ann_file='list.txt')
+    check_dataset(data, 'val_dataloader')
+    assert not any(text.startswith('val_dataloader: ') for text in warnings())
+
+
 def test_a_bad_map_is_found_before_the_run(tmp_path):
     dataset = build(tmp_path, [MASK * 0, MASK * 7], BINARY)
     with pytest.raises(UserError, match='001.png has the label 7, but there are 2 classes'):
