@@ -139,9 +139,10 @@ def warn_of_other_endings(dataset: Any, where: str) -> None:
     """
     from mmseg.datasets import BaseSegDataset
 
-    folder, maps = dataset.data_prefix['img_path'], dataset.data_prefix['seg_map_path']
-    ending, own = dataset.img_suffix, type(dataset).load_data_list
-    listed = own is BaseSegDataset.load_data_list and not os.path.isfile(dataset.ann_file)
+    if type(dataset).load_data_list is not BaseSegDataset.load_data_list:
+        return  # a class of the user's own may have neither prefix nor ending
+    folder, maps = (dataset.data_prefix.get(key) or '' for key in ('img_path', 'seg_map_path'))
+    ending, listed = dataset.img_suffix, not os.path.isfile(dataset.ann_file)
     if not listed or not isinstance(ending, str) or not os.path.isdir(folder):
         return
     unused = []

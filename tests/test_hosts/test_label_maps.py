@@ -358,6 +358,24 @@ def test_images_of_other_endings(tmp_path, warnings, together):
     assert not any(text.startswith('val_dataloader: ') for text in warnings())
 
 
+def test_a_list_of_ones_own_has_no_other_endings(tmp_path):
+    from mmseg.datasets import BaseSegDataset
+
+    build(tmp_path, [MASK], BINARY)
+
+    class Own(BaseSegDataset):
+        def load_data_list(self):
+            paths = dict(
+                img_path=f'{tmp_path}/images/000.png', seg_map_path=f'{tmp_path}/maps/000.png'
+            )
+            return [dict(paths, label_map=None, reduce_zero_label=False, seg_fields=[])]
+
+    steps = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+    data = Own(data_prefix=dict(seg_map_path='maps'), metainfo=dict(classes=BINARY), pipeline=steps)
+    del data.img_suffix
+    assert check_dataset(data, 'train_dataloader') is None and len(data) == 1
+
+
 def test_a_bad_map_is_found_before_the_run(tmp_path):
     dataset = build(tmp_path, [MASK * 0, MASK * 7], BINARY)
     with pytest.raises(UserError, match='001.png has the label 7, but there are 2 classes'):
