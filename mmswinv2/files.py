@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -130,6 +130,18 @@ def refuse_shared(path: Any, targets: Iterable[tuple[str, Any]]) -> None:
                 f'{path}: the images {other!r} and {name!r} would both have the file '
                 f'{target}; give them names that differ in more than folder or ending'
             )
+
+
+def turn_backslashes(samples: Sequence[dict]) -> None:
+    """Turn the backslashes of paths that were written on Windows into slashes.
+
+    The names of files may have backslashes elsewhere: they stay if the first such path exists.
+    """
+    for key in ('img_path', 'seg_map_path', 'filename', 'frame_dir'):
+        found = [s for s in samples if isinstance(path := s.get(key), str) and '\\' in path]
+        if found and not os.path.exists(found[0][key]):
+            for sample in found:
+                sample[key] = sample[key].replace('\\', '/')
 
 
 def check_not_source(out: StrPath, source: StrPath, work: str) -> None:

@@ -78,8 +78,13 @@ def _of_other_content(path: Path, error: Exception) -> CheckpointError:
             "torch.save({k: torch.as_tensor(f[k]) for k in f}, 'weights.pth')`"
         )
     of_zip = re.search('not in a subdirectory|hasRecord|file data.pkl', str(error))
-    is_zip = of_zip and path.suffix != '.pt2'  # of torch.export
-    if is_zip or start.startswith(_PACKED) or start[257:262] == b'ustar':
+    if of_zip and path.suffix == '.pt2':
+        return CheckpointError(
+            f'{path} is a program of torch.export. If you trust where it comes from, keep its '
+            f'weights alone: `import torch; p = torch.export.load({str(path)!r}); '
+            "torch.save(dict(p.state_dict), 'weights.pth')`"
+        )
+    if of_zip or start.startswith(_PACKED) or start[257:262] == b'ustar':
         return CheckpointError(f'{path} is an archive; unpack it, and name the file in it')
     if is_out_of_memory(error):
         return CheckpointError(

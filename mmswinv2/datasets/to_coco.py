@@ -184,7 +184,7 @@ def _content(
         name = Path(os.path.relpath(entry.image, root)).as_posix()
         images.append(dict(id=number, file_name=name, width=width, height=height))
         seen = set()
-        for mark in entry.marks:
+        for mark in sorted(entry.marks, key=lambda mark: mark.crowd):  # of twins the object stays
             if mark.label not in ids:
                 left_out.add('objects of unknown classes', f'{mark.where}: {mark.label}')
                 continue

@@ -10,7 +10,7 @@ from mmengine import fileio
 from mmengine.dataset import BaseDataset
 
 from ..errors import UserError
-from ..files import text_lines
+from ..files import text_lines, turn_backslashes
 from ..hosts import as_list
 from ..log import warn
 from ..registry import DATASETS
@@ -60,6 +60,7 @@ class VideoDataset(MMActionVideoDataset):
                 videos.append(self._parse(line, f'{self.ann_file}, line {number}'))
         if not videos:
             raise UserError(f'{self.ann_file} lists no videos; a line is a path and a label')
+        turn_backslashes(videos)
         videos = self._once(videos)
         if self.test_mode and self.skip_unreadable:
             videos = self._readable(videos)

@@ -140,3 +140,12 @@ def count_areas(
         for values in (pred[pred == label], pred, label)
     )
     return common, found + wanted - common, found, wanted
+
+
+def f_scores(common: Any, found: Any, wanted: Any, beta: float = 1) -> Any:
+    """F-scores of classes from pixels: common, predicted, labelled. NaN for a class without any.
+
+    The hosts compute them from precision and recall, whose quotient is NaN for a class that is
+    never right, and leave such classes out of the mean.
+    """
+    return (1 + beta**2) * common / (beta**2 * wanted + found)

@@ -1,7 +1,6 @@
 """Annotations of detection data sets: rules that they are held to when mmdet reads them."""
 
 import functools
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from mmengine import fileio
 from mmengine.dataset import BaseDataset
 
 from ..errors import UserError
+from ..files import turn_backslashes
 from ..log import warn
 from .configs import steps_in
 from .label_maps import check_file, check_map_size, check_shape
@@ -210,20 +210,6 @@ def _load_checked(dataset: Any) -> list[dict]:
             dataset, images, all(getattr(step, 'poly2mask', True) for step in loaders)
         )
     return images
-
-
-def turn_backslashes(images: Sequence[dict]) -> None:
-    """Turn the backslashes of paths that were written on Windows into slashes.
-
-    The names of files may have backslashes elsewhere: they stay if the first such path exists.
-    """
-    found = [image for image in images if '\\' in str(image.get('img_path'))]
-    if not found or os.path.exists(found[0]['img_path']):
-        return
-    for image in found:
-        for key in ('img_path', 'seg_map_path'):
-            if image.get(key):
-                image[key] = image[key].replace('\\', '/')
 
 
 def is_read_as_coco(dataset: Any) -> bool:

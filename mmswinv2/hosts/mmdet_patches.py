@@ -14,7 +14,7 @@ from mmengine import fileio
 from mmengine.logging import MessageHub
 
 from ..errors import UserError
-from .label_maps import count_areas
+from .label_maps import count_areas, f_scores
 from .patching import is_installed, log_patch, patch, replace, restore_numpy_names
 
 
@@ -421,6 +421,22 @@ def count_every_pixel() -> None:
     def areas(original: Any, self: Any, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         names = ('area_intersect', 'area_union', 'area_pred_label', 'area_label')
         return dict(zip(names, count_areas(*args, **kwargs), strict=True))
+
+
+@patch('mmdet', '>=3.1')
+def average_right_pixels() -> None:
+    """SemSegMetric has aAcc over all pixels, and mFscore with classes that are never right."""
+    from mmdet.evaluation.metrics import SemSegMetric
+
+    @replace(SemSegMetric, 'get_return_metrics')
+    def get_return_metrics(original: Any, self: Any, results: list[dict]) -> dict[str, np.ndarray]:
+        scores = original(self, results)
+        names = ('area_intersect', 'area_pred_label', 'area_label')
+        common, found, wanted = (sum(result[name] for result in results) for name in names)
+        scores['aAcc'] = (common.sum() / wanted.sum()).numpy()
+        if 'Fscore' in scores:
+            scores['Fscore'] = f_scores(common, found, wanted, self.beta).numpy()
+        return scores
 
 
 @patch('instaboostfast', '<=0.1.2')

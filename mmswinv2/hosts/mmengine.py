@@ -13,7 +13,7 @@ import yaml
 from torch import Tensor
 
 from ..errors import CheckpointError, UserError
-from ..files import is_of_system, undecodable
+from ..files import is_of_system, turn_backslashes, undecodable
 from . import config_files, mmengine_checkpoints, pipelines
 from .host import Host
 from .patching import patch, patches_in, replace
@@ -86,6 +86,18 @@ def list_no_folders_of_systems() -> None:
     def list_dir_or_file(original: Any, *args: Any, **kwargs: Any) -> Iterator[str]:
         found = original(*args, **kwargs)
         return (path for path in found if not any(map(is_of_system, path.split(os.sep))))
+
+
+@patch('mmengine', '>=0.7')
+def read_lists_of_windows() -> None:
+    """Lists of files that were written on Windows, with backslashes, can be used elsewhere."""
+    from mmengine.dataset import BaseDataset
+
+    @replace(BaseDataset, 'get_data_info')
+    def get_data_info(original: Any, self: Any, idx: int) -> dict:
+        info = original(self, idx)
+        turn_backslashes([info])
+        return info
 
 
 @patch('mmengine', '>=0.7')
@@ -242,7 +254,7 @@ class MMEngine(Host):
 
     early_patches = (
         *patches_in('mmengine', mmengine_checkpoints, config_files, pipelines),
-        read_data_without_code, explain_empty_data, list_no_folders_of_systems, balance_joined_sets,
-        start_workers_late, normalize_any_channels, draw_three_channels, draw_masks_in_their_boxes,
-        register_deepspeed_optimizers,
+        read_data_without_code, explain_empty_data, list_no_folders_of_systems,
+        read_lists_of_windows, balance_joined_sets, start_workers_late, normalize_any_channels,
+        draw_three_channels, draw_masks_in_their_boxes, register_deepspeed_optimizers,
     )  # fmt: skip

@@ -130,6 +130,19 @@ def average_classes_with_images() -> None:
 
 
 @patch('mmpretrain', '>=1')
+def average_classes_that_occur() -> None:
+    """Mean precision, recall and F1 are over the classes that images or predictions have."""
+    from mmpretrain.evaluation.metrics import multi_label, single_label
+
+    @replace((single_label, multi_label), '_precision_recall_f1_support')
+    def scores(original: Any, found: torch.Tensor, truth: torch.Tensor, average: Any) -> tuple:
+        occurs = ((truth == 1) | ((found == 1) & (truth != -1))).any(0)  # -1: not to be scored
+        if average == 'macro' and occurs.any():
+            found, truth = found[:, occurs], truth[:, occurs]
+        return original(found, truth, average)
+
+
+@patch('mmpretrain', '>=1')
 def find_images_of_other_endings() -> None:
     """Images in folders of classes are found whose names end in .webp, .tiff, .jfif or .jpe."""
     from mmpretrain.datasets import CustomDataset, ImageNet
@@ -161,7 +174,8 @@ class MMPretrain(Host):
     extra = 'pretrain'
     patches = (
         declare_operators, *Host.patches, explain_wrong_crops, label_merged_views,
-        average_the_model_of_views, average_classes_with_images, find_images_of_other_endings,
+        average_the_model_of_views, average_classes_with_images, average_classes_that_occur,
+        find_images_of_other_endings,
         read_pickles_without_code,
     )  # fmt: skip
     draw_option = 'enable'

@@ -23,6 +23,7 @@ from .mmseg_label_maps import (
     refuse_missing_prefix,
     require_seg_maps,
     warn_of_absent_classes,
+    warn_of_other_endings,
 )
 from .patching import patches_in
 from .pipelines import has_own_steps, loads_annotations
@@ -86,6 +87,7 @@ class MMSeg(Host):
             return False
         if guards := guard_seg_maps(dataset):
             require_seg_maps(dataset, where)
+            warn_of_other_endings(dataset, where)
             warn_of_absent_classes(dataset, guards[0], where)
         check_heads(model, len(dataset.metainfo.get('classes') or ()), where)
         check_pieces(model)

@@ -5,6 +5,7 @@ that do not fit into 8 bits become other labels, and a label beyond the classes 
 assertion on the GPU that names no file.
 """
 
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import numpy as np
 from mmengine import fileio
 
 from ..errors import UserError
-from ..files import refuse_shared
+from ..files import IMAGES, refuse_shared
 from ..log import warn
 from .configs import as_list, step_lists, steps_in
 from .label_maps import NOT_LABELLED, check_file, check_map_size, check_shape
@@ -131,6 +132,36 @@ def require_seg_maps(dataset: Any, where: str) -> None:
         )
 
 
+def warn_of_other_endings(dataset: Any, where: str) -> None:
+    """Warn of images that have a label map and another ending than ``img_suffix``: they are unused.
+
+    Only where mmseg lists a folder of this disk.
+    """
+    from mmseg.datasets import BaseSegDataset
+
+    if type(dataset).load_data_list is not BaseSegDataset.load_data_list:
+        return  # a class of the user's own may have neither prefix nor ending
+    folder, maps = (dataset.data_prefix.get(key) or '' for key in ('img_path', 'seg_map_path'))
+    ending, listed = dataset.img_suffix, not os.path.isfile(dataset.ann_file)
+    if not listed or not isinstance(ending, str) or not os.path.isdir(folder):
+        return
+    unused = []
+    for name in fileio.list_dir_or_file(folder, list_dir=False, recursive=True):
+        path, (stem, other) = os.path.join(folder, name), os.path.splitext(name)
+        if other.lower() not in IMAGES or name.lower().endswith(ending.lower()):
+            continue
+        seg_map = os.path.join(maps, stem + dataset.seg_map_suffix)
+        twin = os.path.exists(os.path.join(folder, stem + ending))  # the same image again
+        if path != seg_map and not twin and os.path.isfile(seg_map):
+            unused.append(path)
+    if unused:
+        warn(
+            f'{where}: {len(unused)} images that have a label map are not used, as they do not end '
+            f'in {ending} (img_suffix), first of all {unused[0]}; join a data set for each ending '
+            'by ConcatDataset, or convert them'
+        )
+
+
 def guard_seg_maps(dataset: Any) -> list[SegMapGuard]:
     """Let a data set of mmseg load its label maps through `SegMapGuard`; returns the guards.
 
@@ -179,7 +210,8 @@ def warn_of_absent_classes(
     else:
         return
     if dataset.reduce_zero_label:
-        why = f'reduce_zero_label=True takes 0 in a file for not labelled, and 1 for {classes[0]}'
+        first = (dataset.METAINFO.get('classes') or classes)[0]  # `classes` may be some of these
+        why = f'reduce_zero_label=True takes 0 in a file for not labelled, and 1 for {first}'
     elif pixels[NOT_LABELLED]:
         why = '255 counts as not labelled; in masks of 0 and 255, write the class in place of 255'
     else:

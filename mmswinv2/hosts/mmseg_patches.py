@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import one_hot as one_hot_labels
 
 from ..log import warn
-from .label_maps import NOT_LABELLED, count_areas
+from .label_maps import NOT_LABELLED, count_areas, f_scores
 from .patching import patch, replace
 
 
@@ -155,3 +155,24 @@ def count_every_pixel() -> None:
     from mmseg.evaluation import IoUMetric
 
     IoUMetric.intersect_and_union = staticmethod(count_areas)
+
+
+@patch('mmseg', '>=1')
+def count_classes_never_found() -> None:
+    """Classes that a model never gets right count in mFscore, with 0."""
+    from mmseg.evaluation import IoUMetric
+
+    @replace(IoUMetric, 'total_area_to_metrics')
+    def total_area_to_metrics(
+        original: Any, total_area_intersect: Any, total_area_union: Any, total_area_pred_label: Any,
+        total_area_label: Any, metrics: Any = ('mIoU',), nan_to_num: Any = None, beta: float = 1,
+    ) -> dict[str, np.ndarray]:  # fmt: skip
+        areas = (total_area_intersect, total_area_union, total_area_pred_label, total_area_label)
+        scores = original(*areas, metrics, nan_to_num, beta)
+        if 'Fscore' in scores:
+            own = f_scores(areas[0], *areas[2:], beta).numpy()
+            known = nan_to_num is None
+            scores['Fscore'] = own if known else np.nan_to_num(own, nan=nan_to_num)
+        return scores
+
+    IoUMetric.total_area_to_metrics = staticmethod(IoUMetric.total_area_to_metrics)

@@ -131,6 +131,16 @@ def test_the_advice_for_programs_of_torchscript_works(tmp_path, monkeypatch):
     assert torch.equal(read_checkpoint(tmp_path / 'weights.pth')['weight'], layer.weight)
 
 
+def test_the_advice_for_programs_of_torch_export_works(tmp_path, monkeypatch):
+    layer = torch.nn.Linear(2, 3)
+    torch.export.save(torch.export.export(layer, (torch.ones(1, 2),)), tmp_path / 'program.pt2')
+    with pytest.raises(CheckpointError, match=r'program of torch\.export') as error:
+        read_checkpoint(tmp_path / 'program.pt2')
+    monkeypatch.chdir(tmp_path)
+    exec(re.search('`(.+?)`', str(error.value))[1], {})
+    assert torch.equal(read_checkpoint(tmp_path / 'weights.pth')['weight'], layer.weight)
+
+
 def test_check_sums_are_read_once(save, monkeypatch):
     opened = []
     original = ZipFile.open

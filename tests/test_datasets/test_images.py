@@ -126,6 +126,7 @@ READ = [
     ('one.tif', pillow(GREY > 100), BOTH, 'color', np.dstack([ONE_BIT] * 3), 0),
     ('rgb.jpg', pillow(RGB, quality=100, subsampling=0), BOTH, 'color', RGB, 3),
     ('cmyk.jpg', pillow(of('CMYK'), quality=100), BOTH, 'color', RGB, 3),
+    ('cmyk.tif', pillow(of('CMYK')), BOTH, 'color', RGB, 1),
     ('turned.jpg', pillow(RGB, quality=100, subsampling=0, exif=exif()), BOTH, 'color', TURNED, 3),
     ('turned.tif', pillow(RGB, tiffinfo={274: 6}), BOTH, 'color', TURNED, 0),
     ('rgb.tif', pillow(RGB, compression='tiff_lzw'), BOTH, 'color', RGB, 0),

@@ -311,6 +311,16 @@ def test_voc(voc, tmp_path):
     assert summary.left_out['images without a label file or line'][0] == 1
 
 
+@pytest.mark.parametrize('flags', [(0, 1), (1, 0), (1, 1), (0, 0)])
+def test_an_object_of_voc_that_stands_twice(voc, tmp_path, flags):
+    """It is difficult only where both of its entries are."""
+    some = [objects(11, 21, 20, 30, name='cat', difficult=flag) for flag in flags]
+    write(voc / 'Annotations/b.xml', VOC.format(name='b.jpg', width=100, objects=''.join(some)))
+    _, found, summary = convert('voc', voc, tmp_path)
+    assert [a['iscrowd'] for name, _, a in found if name.endswith('b.jpg')] == [min(flags)]
+    assert summary.left_out['objects that stand twice'][0] == 1
+
+
 @pytest.mark.parametrize('name', ['a', 'gone.jpg', ''])
 def test_pictures_of_masks_beside_the_labels_of_voc(voc, tmp_path, name):
     """Labels that do not name their image are for the photo, not for what lies beside them."""
@@ -529,8 +539,9 @@ def test_csv(tmp_path):
 
 
 WRONG_CSV = {
-    'header': ('a.jpg,1,2,3,4,cat', 'has no column filename, class, xmin'),
-    'empty': ('', 'has no column filename'),
+    'header': ('a.jpg,1,2,3,4,cat', 'has none or several of the columns filename, class, xmin'),
+    'empty': ('', 'has none or several of the columns filename'),
+    'twice': (f'{HEADER},class\na.jpg,100,80,cat,1,2,3,4,dog', 'several of the columns class;'),
     'columns': (f'{HEADER}\na.jpg,100,80,cat,1,2,3', 'line 2 has 7 columns, and the header 8'),
     'number': (f'{HEADER}\na.jpg,100,80,cat,1,2,3,', "line 2: '' is no coordinate"),
     'joined digits': (f'{HEADER}\na.jpg,1_00,80,cat,1,2,3,9', "line 2: '1_00' is no coordinate"),

@@ -53,6 +53,7 @@ GOOD = {
     'CR': ('a.mp4 1\r12 2', {}, [('a.mp4', 1), ('12', 2)]),
     'other letters': ('视频.mp4 3\n', {}, [('视频.mp4', 3)]),
     'a name with a separator of lines': ('a\u2028b.mp4 1\n', {}, [('a\u2028b.mp4', 1)]),
+    'paths of Windows': ('.\\a.mp4 1\n.\\12 2', {}, [('./a.mp4', 1), ('./12', 2)]),
     'spaces': ('b c.mp4 1\n', {}, [('b c.mp4', 1)]),
     'two spaces': ('a.mp4  1  \n', {}, [('a.mp4', 1)]),
     'a number in the name': ('clip 7.mp4 3\n', {}, [('clip 7.mp4', 3)]),

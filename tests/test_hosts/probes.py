@@ -159,6 +159,18 @@ def no_samples():
 
 
 @probe(
+    'Lists of files that were written on Windows, with backslashes, can be used elsewhere',
+    'mmengine',
+)
+def lists_of_windows():
+    from mmengine.dataset import BaseDataset
+
+    content = dict(metainfo={}, data_list=[dict(img_path='a\\1.png')])
+    (FOLDER / 'windows.json').write_text(json.dumps(content))
+    return '/' not in BaseDataset(str(FOLDER / 'windows.json')).get_data_info(0)['img_path']
+
+
+@probe(
     'Classes of joined data sets can be balanced, by ClassBalancedDataset around ConcatDataset',
     'mmengine',
 )
@@ -458,6 +470,19 @@ def hierarchy():
     return hasattr(builtins, 'hierarchy_has_run')
 
 
+@probe(
+    'SemSegMetric has aAcc over all pixels, and mFscore with classes that are never right', 'mmdet'
+)
+def semantic_scores():
+    from mmdet.evaluation import SemSegMetric
+
+    areas = zip(('intersect', 'union', 'pred_label', 'label'), torch.tensor([
+        [2.0, 0.0], [4.0, 2.0], [4.0, 0.0], [2.0, 2.0],
+    ]), strict=True)  # fmt: skip
+    scores = SemSegMetric('mFscore').get_return_metrics([{f'area_{k}': v for k, v in areas}])
+    return np.isnan(scores['Fscore']).any() and scores['aAcc'].size == 2
+
+
 @probe('All pixels of a large image count in the mIoU of SemSegMetric', 'mmdet')
 def large_semantic_map():
     from mmdet.evaluation import SemSegMetric
@@ -530,6 +555,14 @@ def deleted_folder():
     metric = citys_metric.CityscapesMetric(str(FOLDER / 'mine'))
     del metric
     return not (FOLDER / 'mine').exists()
+
+
+@probe('Classes that a model never gets right count in mFscore, with 0', 'mmseg')
+def classes_never_right():
+    from mmseg.evaluation import IoUMetric
+
+    areas = torch.tensor([[2.0, 0.0], [4.0, 2.0], [4.0, 0.0], [2.0, 2.0]])
+    return np.isnan(IoUMetric.total_area_to_metrics(*areas, 'mFscore')['Fscore']).any()
 
 
 @probe('All pixels of a large image count in its mIoU', 'mmseg')
@@ -683,6 +716,16 @@ def absent_classes():
 
     scores = dict(pred_score=torch.tensor([0.9, 0.1, 0.5]), gt_score=torch.tensor([1, 0, 0]))
     return AveragePrecision().compute_metrics([scores])['mAP'] != 100
+
+
+@probe(
+    'Mean precision, recall and F1 are over the classes that images or predictions have',
+    'mmpretrain',
+)
+def classes_that_occur_nowhere():
+    from mmpretrain.evaluation import SingleLabelMetric
+
+    return SingleLabelMetric.calculate(torch.eye(3)[:2], [0, 1])[0][1] < 99
 
 
 @probe(

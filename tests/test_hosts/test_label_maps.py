@@ -288,6 +288,9 @@ SURVEYS = {
                          '(pixels: ground 64, object 0; not labelled 32); reduce_zero_label=True'),
     'all ground': ([MASK * 0] * 2, BINARY, {}, 'object 0; not labelled 0); look at the values'),
     'an object in the last map': ([MASK * 0] * 30 + [MASK], BINARY, {}, None),
+    'some classes of ADE20K': ([MASK], ('sky', 'wall'), dict(type='ADE20KDataset'),
+                               '(pixels: sky 0, wall 64; not labelled 32); reduce_zero_label=True '
+                               'takes 0 in a file for not labelled, and 1 for wall'),
     'another label for none': ([MASK * 200], BINARY, dict(ignore_index=200),
                                'object 0; not labelled 64)'),
     'few of many classes': ([LABELS], MANY, {}, None),
@@ -308,6 +311,50 @@ def test_classes_that_occur_nowhere(tmp_path, warned, name):
     assert len(told) == (said is not None)
     if said:
         assert told[0].startswith('train_dataloader: ') and said in told[0]
+
+
+@pytest.mark.parametrize('together', [False, True], ids=['apart', 'together'])
+def test_images_of_other_endings(tmp_path, warnings, together):
+    """They are told where they have a label map of their own, and are no map."""
+    hosts.of(dict(default_scope='mmseg')).apply()
+    images, maps = ((tmp_path / name) for name in (('maps', 'maps') if together else 'ab'))
+    names = ['0.jpg', '1.JPG', 'x/2.jpg', '2.png', 'x/3.JPEG', '4.txt', '0.webp', 'without.png']
+    for name in names:
+        (images / name).parent.mkdir(exist_ok=True, parents=True)
+        Image.new('RGB', (WIDTH, HEIGHT)).save(images / name, 'PNG')
+    for name in ('0', '1', 'x/2', '2', 'x/3', '4'):
+        (maps / name).parent.mkdir(exist_ok=True, parents=True)
+        Image.fromarray(MASK).save(maps / f'{name}.png')
+    folders = dict(img_path=images.name, seg_map_path=maps.name)
+    data = build(tmp_path, [], BINARY, data_prefix=folders, img_suffix='.jpg')
+    assert len(data) == 3
+    check_dataset(data, 'train_dataloader')
+    (told,) = (text for text in warnings() if 'img_suffix' in text)
+    number = 1 if together else 2  # 2.png is a map then
+    assert told.startswith(f'train_dataloader: {number} images that have a label map are not used')
+    assert f'first of all {images}/x/3.JPEG;' in told or f'{images}/2.png;' in told
+    (tmp_path / 'list.txt').write_text('0\n')
+    data = build(tmp_path, [], BINARY, data_prefix=folders, img_suffix='.jpg', ann_file='list.txt')
+    check_dataset(data, 'val_dataloader')
+    assert not any(text.startswith('val_dataloader: ') for text in warnings())
+
+
+def test_a_list_of_ones_own_has_no_other_endings(tmp_path):
+    from mmseg.datasets import BaseSegDataset
+
+    build(tmp_path, [MASK], BINARY)
+
+    class Own(BaseSegDataset):
+        def load_data_list(self):
+            paths = dict(
+                img_path=f'{tmp_path}/images/000.png', seg_map_path=f'{tmp_path}/maps/000.png'
+            )
+            return [dict(paths, label_map=None, reduce_zero_label=False, seg_fields=[])]
+
+    steps = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+    data = Own(data_prefix=dict(seg_map_path='maps'), metainfo=dict(classes=BINARY), pipeline=steps)
+    del data.img_suffix
+    assert check_dataset(data, 'train_dataloader') is None and len(data) == 1
 
 
 def test_a_bad_map_is_found_before_the_run(tmp_path):
@@ -404,3 +451,37 @@ def test_labels_that_are_no_class_count_nowhere(ignored):
         pred_label=pred, label=label, num_classes=2, ignore_index=ignored
     )
     assert [x.tolist() for x in found] == [[1, 1], [1, 2], [1, 2], [1, 1]]
+
+
+@pytest.mark.parametrize('beta', [1, 2])
+@pytest.mark.parametrize('nan_to_num', [None, -1])
+def test_f_scores_of_classes_that_are_never_right(beta, nan_to_num):
+    """Against a count of pixels; of class 5 there is none, and 2 to 4 are never right."""
+    hosts.of(dict(default_scope='mmseg')).apply()
+    hosts.of(dict(default_scope='mmdet')).apply()
+    from mmdet.evaluation import SemSegMetric
+    from mmseg.evaluation import IoUMetric
+
+    label = np.array([0, 0, 0, 0, 1, 1, 1, 2, 3, 3, 255])
+    pred = np.array([0, 0, 0, 1, 1, 1, 3, 4, 0, 4, 2])
+    used = label < 255
+    wanted = []
+    for k in range(5):
+        right = np.sum((pred == k) & (label == k))
+        extra = np.sum((pred == k) & (label != k) & used)
+        missed = np.sum((pred != k) & (label == k))
+        wanted.append((1 + beta**2) * right / ((1 + beta**2) * right + beta**2 * missed + extra))
+    assert wanted[2:] == [0, 0, 0] and 0 < wanted[1] < wanted[0] < 1
+    areas = IoUMetric.intersect_and_union(torch.tensor(pred), torch.tensor(label), 6, 255)
+    found = IoUMetric.total_area_to_metrics(*areas, ['mFscore', 'mDice'], nan_to_num, beta)
+    np.testing.assert_allclose(found['Fscore'][:5], wanted, rtol=1e-6)
+    assert found['Fscore'][5] == -1 if nan_to_num else np.isnan(found['Fscore'][5])
+    assert beta > 1 or np.allclose(found['Dice'], found['Fscore'], equal_nan=True)
+    metric = SemSegMetric(['mFscore', 'mIoU'], beta=beta)
+    metric.dataset_meta = dict(classes=list('abcdef'))
+    halves = [torch.tensor(map_).split([4, 7]) for map_ in (pred, label)]
+    scores = metric.compute_metrics(
+        [metric._compute_pred_stats(*h, 6, 255) for h in zip(*halves, strict=True)]
+    )
+    assert scores['mFscore'] == pytest.approx(100 * np.mean(wanted), abs=0.01)
+    assert scores['aAcc'] == pytest.approx(100 * 5 / 10, abs=0.01)

@@ -1,5 +1,6 @@
 import builtins
 import copy
+import json
 import pickle
 import runpy
 from collections import OrderedDict
@@ -51,6 +52,23 @@ def test_folders_that_systems_write_are_not_listed(suffix, tmp_path):
     files = fileio.list_dir_or_file(tmp_path, list_dir=False, suffix=suffix, recursive=True)
     assert sorted(files) == sorted(name for name in names if name.endswith(suffix or ''))
     assert sorted(fileio.list_dir_or_file(tmp_path, list_file=False)) == ['.own', 'b']
+
+
+@pytest.mark.parametrize('key', ['img_path', 'seg_map_path', 'filename', 'frame_dir'])
+@pytest.mark.parametrize('serialized', [True, False])
+def test_paths_of_windows_are_read(key, serialized, tmp_path):
+    """A file whose own name has a backslash keeps it; so does what is no path."""
+    hosts.apply()
+    (tmp_path / 'b\\2.png').touch()
+    given = [{key: f'{tmp_path}/a\\x\\1.png', 'text': 'a\\b'}, {key: f'{tmp_path}/b\\2.png'}]
+    (tmp_path / 'list.json').write_text(json.dumps(dict(metainfo={}, data_list=given)))
+    data = BaseDataset(
+        str(tmp_path / 'list.json'), data_prefix={key: ''}, serialize_data=serialized
+    )
+    for _ in range(2):
+        infos = [data.get_data_info(i) for i in range(2)]
+        assert [info[key] for info in infos] == [f'{tmp_path}/a/x/1.png', given[1][key]]
+        assert infos[0]['text'] == 'a\\b'
 
 
 @pytest.mark.parametrize('way', ['cos', 'linear'])

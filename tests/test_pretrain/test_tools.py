@@ -20,7 +20,11 @@ from mmswinv2.cli.report import report
 from mmswinv2.cli.ui_page import Page
 from mmswinv2.datasets import open_video, write_video
 from mmswinv2.errors import UserError
-from mmswinv2.hosts.mmpretrain import average_classes_with_images, label_merged_views
+from mmswinv2.hosts.mmpretrain import (
+    average_classes_that_occur,
+    average_classes_with_images,
+    label_merged_views,
+)
 from mmswinv2.inference.predict import predict
 from mmswinv2.inference.predictor import Predictor
 from tests.test_cli.test_report import in_words
@@ -339,6 +343,48 @@ def test_mean_average_precision_is_of_classes_that_images_have(absent):
         metric = AveragePrecision(average)
         metric.process(None, samples)
         assert next(iter(metric.evaluate(30).values())) == pytest.approx(want)
+
+
+@pytest.mark.parametrize('average', ['macro', 'micro', None])
+@pytest.mark.parametrize('absent', [[], [1], [0, 3], [0, 1, 2, 3, 4]], ids=str)
+def test_mean_scores_are_of_classes_that_occur(absent, average):
+    """Against a count of true and false positives, class by class."""
+    from mmpretrain.evaluation import MultiLabelMetric, SingleLabelMetric
+
+    average_classes_that_occur.apply()
+    rng = np.random.default_rng(0)
+    scores, labels = rng.random((30, 6)), rng.integers(-1, 2, (30, 6))  # -1: difficult
+    scores[:, absent], labels[:, absent] = 0, 0
+    labels[:, 5], scores[0, 5] = 0, 1  # predicted alone
+    single = rng.choice(
+        sorted({0, 1, 2, 3, 4, 5} - {*absent, *([5] if len(absent) < 5 else [])}), 30
+    )
+    cases = (
+        (MultiLabelMetric, labels, labels, scores >= 0.5),
+        (SingleLabelMetric, single, np.eye(6)[single], np.eye(6)[scores.argmax(1)]),
+    )
+    for metric, target, truth, found in cases:
+        right, extra, missed = (
+            np.sum((truth == a) & (found == b), 0) for a, b in ((1, 1), (0, 1), (1, 0))
+        )
+        if average == 'micro':
+            right, extra, missed = (np.array([count.sum()]) for count in (right, extra, missed))
+        wanted = np.array([
+            100 * right / np.maximum(right + extra, 1),
+            100 * right / np.maximum(right + missed, 1),
+            200 * right / np.maximum(2 * right + extra + missed, 1),
+        ])  # fmt: skip
+        if average:
+            wanted = wanted[:, right + extra + missed > 0].mean(1)
+        given = (list(torch.tensor(scores)), list(torch.tensor(target)))
+        got = (
+            metric.calculate(*given, average=average)
+            if metric is MultiLabelMetric
+            else (
+                metric.calculate(torch.stack(given[0]), torch.stack(given[1]), average=average)[0]
+            )
+        )
+        np.testing.assert_allclose(np.stack(got[:3]), wanted, rtol=1e-5)
 
 
 def test_report_on_a_classifier(tool, trained, folders, tmp_path):
