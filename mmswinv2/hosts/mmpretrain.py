@@ -175,8 +175,7 @@ class MMPretrain(Host):
     patches = (
         declare_operators, *Host.patches, explain_wrong_crops, label_merged_views,
         average_the_model_of_views, average_classes_with_images, average_classes_that_occur,
-        find_images_of_other_endings,
-        read_pickles_without_code,
+        find_images_of_other_endings, read_pickles_without_code,
     )  # fmt: skip
     draw_option = 'enable'
     draw_folder = 'default_hooks.visualization.out_dir'
