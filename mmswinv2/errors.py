@@ -79,17 +79,21 @@ def report_user_errors(advice: str = '', option: str = '') -> Iterator[None]:
 def _exit_on(error: BaseException, advice: str, option: str) -> None:
     """End the program if the error has a message of its own, see `report_user_errors`."""
     if isinstance(error, BrokenPipeError) and _reader_has_ended():
-        _drop_output()
+        _drop_output(1)
         sys.exit(141)
     if (stop := interruption(error)) is not None:
-        print(f'\nstopped{advice and "; "}{advice}', file=sys.stderr)
+        try:
+            print(f'\nstopped{advice and "; "}{advice}', file=sys.stderr)
+            _flush()
+        except OSError:  # of a terminal that was closed
+            _drop_output(1, 2)
         sys.exit(128 + stop.args[0] if isinstance(stop, Terminated) else 130)
     sentence = explain(error, advice, option) if isinstance(error, Exception) else None
     if sentence is not None and not is_set('MMSWINV2_TRACEBACK'):
         try:
             _flush()
         except OSError:
-            _drop_output()
+            _drop_output(1)
         sys.exit(f'error: {sentence}')
 
 
@@ -104,9 +108,10 @@ def _flush() -> None:
         sys.stdout.flush()
 
 
-def _drop_output() -> None:
-    """Forget output that cannot be written, or Python reports an error at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def _drop_output(*streams: int) -> None:
+    """Forget output that cannot be written, or Python ends with another status."""
+    for stream in streams:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 def _reader_has_ended() -> bool:

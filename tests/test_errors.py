@@ -298,6 +298,22 @@ def test_a_terminal_that_is_closed(handler, status, printed):
     assert (run.returncode, run.stdout) == (status, printed), run.stderr
 
 
+def test_nothing_can_be_written_to_a_terminal_that_is_closed():
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, '-c', STOPPED],
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=heed_interrupts,
+    )
+    os.close(theirs)
+    os.read(ours, 1)  # of the word that it prints when it is ready
+    os.close(ours)
+    os.killpg(process.pid, signal.SIGHUP)
+    assert process.wait(300) == 129
+
+
 FORKS = """
 import os, signal, time
 from mmswinv2.errors import report_user_errors
