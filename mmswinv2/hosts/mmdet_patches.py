@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from mmengine import fileio
@@ -37,7 +38,16 @@ def draw_semantic_maps() -> None:
         return draw(self, image, sem_seg, classes, palette)
 
 
-_WRITTEN = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')  # in colors, by any OpenCV
+@functools.cache
+def _takes_colors(ending: str) -> bool:
+    """Whether OpenCV, by its version and settings, writes colors to files of an ending."""
+    before = cv2.setLogLevel(0)  # else it prints an error at .pgm
+    try:
+        return cv2.imencode(ending, np.zeros((64, 64, 3), np.uint8))[0]
+    except cv2.error:
+        return False
+    finally:
+        cv2.setLogLevel(before)
 
 
 @patch('mmdet', '>=3')
@@ -51,7 +61,7 @@ def keep_every_picture() -> None:
     @replace(DetLocalVisualizer, 'add_datasample')
     def add_datasample(draw: Any, self: Any, *args: Any, **kwargs: Any) -> None:
         if out := kwargs.get('out_file'):
-            if Path(out).suffix.lower() not in _WRITTEN:
+            if not _takes_colors(Path(out).suffix.lower()):
                 out = f'{out}.jpg'
             sample = kwargs.get('data_sample', args[2] if len(args) > 2 else None)
             image, first = getattr(sample, 'img_path', None), Path(out)

@@ -2,6 +2,7 @@ import copy
 import json
 import random
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -377,3 +378,28 @@ def test_dynamic_rcnn_resumes_with_what_it_has_measured(tmp_path):
         runs.append((*losses, *measured))
     assert runs[0] == pytest.approx(runs[1], rel=1e-4)
     assert 0.01 < measured[0] < 1 and measured[1] < 9.0 and len(measured) == 4
+
+
+@pytest.mark.parametrize(
+    ('name', 'written'),
+    [
+        ('1.png', '1.png'),
+        ('1.JPE', '1.JPE'),
+        ('1.ppm', '1.ppm'),
+        ('1.jp2', '1.jp2'),
+        ('1.pgm', '1.pgm.jpg'),
+        ('1.jfif', '1.jfif.jpg'),
+        ('v1.2', 'v1.2.jpg'),
+        ('1', '1.jpg'),
+    ],
+)
+def test_pictures_keep_the_endings_that_opencv_writes(name, written, tmp_path):
+    hosts.of(dict(default_scope='mmdet')).apply()
+    from mmdet.structures import DetDataSample
+    from mmdet.visualization import DetLocalVisualizer
+
+    sample, image = DetDataSample(), np.full((64, 64, 3), (200, 100, 50), np.uint8)
+    visualizer = DetLocalVisualizer()
+    visualizer.add_datasample('', image, sample, draw_gt=False, out_file=str(tmp_path / name))
+    assert [path.name for path in tmp_path.iterdir()] == [written]
+    assert np.abs(cv2.imread(str(tmp_path / written))[8, 8] - [50, 100, 200.0]).max() < 4
