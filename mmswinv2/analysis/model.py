@@ -138,6 +138,8 @@ def ready(cfg: Any) -> Any:
     model_cfg = copy.deepcopy(cfg.model)
     if 'backbone' in model_cfg:
         model_cfg.backbone.init_cfg = None
+    if model_cfg.get('pretrained'):  # which segmentors hand on to their backbone
+        model_cfg.pretrained = None
     if (backbone := hosts.own_backbone(model_cfg)) is not None:
         backbone.path = 'plain'  # the implementation for GPUs, which are analyzed here
     stages = (model_cfg.get('train_cfg') or {}).get('rcnn') or []
@@ -149,7 +151,9 @@ def ready(cfg: Any) -> Any:
 
 
 def count_parameters(cfg: Any) -> int:
-    """Number of parameters of a config's model."""
+    """Number of parameters of a config's model, with any backbone."""
+    if hosts.own_backbone(cfg.model) is None:
+        return sum(p.numel() for p in MODELS.build(ready(cfg)).parameters())
     model, stand_in = build(cfg)  # parts of hosts compute values when they are built
     return sum(p.numel() for part in (model, stand_in.backbone) for p in part.parameters())
 

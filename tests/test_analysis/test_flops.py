@@ -81,6 +81,22 @@ def test_of_a_model_whose_parts_compute_values_when_they_are_built():
     assert count_parameters(cfg) == plain and count_flops(cfg, size) == flops
 
 
+def test_weights_that_a_segmentor_names_change_nothing():
+    cfg = load('segmentation/swinv2-nano_upernet_ade20k-128x128.py')
+    size = (64, 64)
+    parameters, flops = count_parameters(cfg), count_flops(cfg, size)
+    cfg.model.pretrained = 'none.pth'
+    assert (count_parameters(cfg), count_flops(cfg, size)) == (parameters, flops)
+
+
+def test_parameters_with_the_backbone_of_a_host():
+    cfg = load('segmentation/swinv2-nano_upernet_ade20k-128x128.py')
+    cfg.model.backbone = dict(  # with maps of the same sizes
+        type='MixVisionTransformer', embed_dims=32, num_heads=[1, 2, 4, 8], num_layers=[2] * 4
+    )
+    assert count_parameters(cfg) == sum(p.numel() for p in MODELS.build(cfg.model).parameters())
+
+
 @pytest.mark.parametrize(
     ('name', 'size'),
     [
