@@ -129,7 +129,7 @@ def _check_no_container(path: Path) -> None:
 def _matching(pattern: str) -> list[Path]:
     """The files that a pattern finds, without those that a system wrote and it does not name."""
     named = Path(pattern).parts
-    there = next(folder for folder in Path(pattern).parents if os.path.exists(folder))
+    there = next(filter(os.path.exists, Path(pattern).parents), Path())  # a drive may be none
     if there.parts:  # a folder may be called photos[1]
         pattern = os.path.join(glob.escape(str(there)), *named[len(there.parts) :])
     found = map(Path, glob.glob(pattern, recursive=True))

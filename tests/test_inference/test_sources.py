@@ -42,6 +42,13 @@ def test_patterns_in_folders_whose_names_could_be_patterns(tmp_path, monkeypatch
         assert list(find_sources([pattern])) == files
 
 
+def test_a_pattern_of_which_no_folder_exists(monkeypatch):
+    """Such as one on a drive of Windows that is gone."""
+    monkeypatch.setattr(os.path, 'exists', lambda path: False)
+    with pytest.raises(UserError, match=r'gone/\*\.jpg is no file, folder, pattern or number'):
+        list(find_sources(['gone/*.jpg']))
+
+
 def test_files_that_are_found_several_times(tmp_path):
     """Once where a folder or pattern brings them, as often as they are named."""
     for name in ('a.png', 'b.png'):
