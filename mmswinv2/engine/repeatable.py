@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
@@ -27,7 +26,7 @@ class RepeatableHook(Hook):
     """Gives every sample and every iteration a random seed of its own; the tools add it.
 
     A resumed run thus gives the same results as an uninterrupted one, and several processes augment
-    a batch as a single process does. Samplers other than mmengine's are left unchanged.
+    a batch as a single process does. Samplers that know no processes are left unchanged.
     """
 
     priority = 'VERY_HIGH'
@@ -42,7 +41,7 @@ class RepeatableHook(Hook):
         self.seed = runner.seed
         loader = runner.train_loop.dataloader
         sampler = getattr(loader.batch_sampler, 'sampler', None)
-        if isinstance(sampler, (DefaultSampler, InfiniteSampler)):
+        if hasattr(sampler, 'rank') and hasattr(sampler, 'world_size'):  # mmengine's and the hosts'
             seed_samples(loader, self.seed)
         self._leave_out_done(runner, loader)
         together = False  # whether all processes save, as those of CheckpointHook do

@@ -79,14 +79,15 @@ class SeededSampler:
     def __len__(self) -> int:
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[SeededIndex]:
+    def __iter__(self) -> Iterator[Any]:
         epoch = getattr(self.sampler, 'epoch', None)  # an endless sampler has none
         if epoch is not None:
             self.drawn = 0
         for index in self.sampler:
             place = self.drawn * self.sampler.world_size + self.sampler.rank
             self.drawn += 1
-            yield SeededIndex(index, (self.seed, epoch or 0, place))
+            whole = isinstance(index, (int, np.integer))  # mmdet's for tracking draw pairs
+            yield SeededIndex(index, (self.seed, epoch or 0, place)) if whole else index
 
     def _skip_samples(self, num_samples: int) -> None:
         """Skip what this process has used; loops of the user do so, whose `run` is their own."""

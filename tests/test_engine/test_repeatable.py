@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from mmdet.datasets.samplers import ClassAwareSampler
 from mmdet.engine.hooks import PipelineSwitchHook
 from mmengine.dataset import BaseDataset
 from mmengine.runner import Runner
@@ -21,21 +22,38 @@ def other_noise(results):
     return {'inputs': torch.rand(2), 'after': 1}
 
 
-@pytest.mark.parametrize('workers', [0, 1])
-def test_samples_are_seeded_whatever_pipeline_they_have(tmp_path, workers):
+class TwoClasses(BaseDataset):
+    def get_cat_ids(self, idx):
+        return [idx % 2]
+
+
+@pytest.mark.parametrize(
+    ('workers', 'sampler'),
+    [
+        (0, dict(type='DefaultSampler', shuffle=False)),
+        (1, dict(type='DefaultSampler', shuffle=False)),
+        (1, dict(type=ClassAwareSampler)),
+    ],
+)
+def test_samples_are_seeded_whatever_pipeline_they_have(tmp_path, workers, sampler):
     """Seeding must survive mmdet's PipelineSwitchHook, which replaces the pipeline in a run."""
     drawn = []
     for number in range(2):
-        dataset = BaseDataset(lazy_init=True, serialize_data=False, pipeline=[noise])
+        dataset = TwoClasses(
+            metainfo=dict(classes=('even', 'odd')),
+            lazy_init=True,
+            serialize_data=False,
+            pipeline=[noise],
+        )
         dataset.data_list, dataset._fully_initialized = [{} for _ in range(8)], True
         train = Runner(
             Model(), str(tmp_path), train_cfg=dict(by_epoch=True, max_epochs=2),
             train_dataloader=dict(
                 batch_size=2, dataset=dataset, num_workers=workers,
                 persistent_workers=bool(workers),
-                sampler=dict(type='DefaultSampler', shuffle=False)),
+                sampler=sampler),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)), randomness=dict(seed=3),
-            experiment_name=f'switch-{workers}-{number}',
+            experiment_name=f'{tmp_path.name}-{number}',
         )  # fmt: skip
         hook = RepeatableHook()
         hook.before_train(train)
