@@ -15,6 +15,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from ..errors import UserError
 from ..files import StrPath
 from ..hosts.mmcv import check_size, name_file, open_image, orientation
+from ..log import warn
 from ..registry import TRANSFORMS
 
 _PHOTOMETRIC = {0: 'white is 0', 1: '', 2: 'RGB', 3: 'palette', 5: 'CMYK', 6: 'YCbCr', 8: 'Lab'}
@@ -307,6 +308,7 @@ class LoadImage(LoadImageFromFile):
         if channels is not None and not (isinstance(channels, int) and channels > 0):
             raise UserError(f'LoadImage: channels must be 1 or more, got {channels!r}')
         self.scale, self.channels = scale, channels
+        self._warned = False
 
     def transform(self, results: dict) -> dict:
         """Add ``img``, ``img_shape`` and ``ori_shape``."""
@@ -341,6 +343,13 @@ class LoadImage(LoadImageFromFile):
             raise UserError(
                 f'{path} holds {image.dtype} from {image.min():g} to {image.max():g}; set '
                 'scale=(low, high) of LoadImage to the numbers that are to become 0 and 255'
+            )
+        if image.dtype == np.uint8 and self.scale and self.scale[1] > 2 * 255 and not self._warned:
+            self._warned = True
+            warn(
+                f'{path} has numbers of 8 bits, from {image.min()} to {image.max()}, and '
+                f'scale={self.scale} of LoadImage is for more: little contrast is left of it; '
+                'load such files without scale'
             )
         if image.dtype != np.uint8 or self.scale is not None:
             low, high = self.scale or (np.iinfo(image.dtype).min, np.iinfo(image.dtype).max)

@@ -262,6 +262,20 @@ def test_a_missing_file_is_named(tmp_path):
             loader({'img_path': str(tmp_path / 'none.png')})
 
 
+@pytest.mark.parametrize(('scale', 'told'), [((0, 4095), 1), ((0, 510), 0), (None, 0)])
+def test_images_of_8_bits_beside_a_scale_of_more(scale, told, tmp_path, warned):
+    """Such as those of another camera in one folder; told once, and not of wider images."""
+    opencv(wide(GREY))(tmp_path / 'wide.png')
+    pillow(GREY)(tmp_path / 'grey.png')
+    loader = LoadImage(scale=scale)
+    loader({'img_path': str(tmp_path / 'wide.png')})
+    assert warned == []
+    for _ in range(2):
+        loader({'img_path': str(tmp_path / 'grey.png')})
+    assert len([text for text in warned if f'{tmp_path}/grey.png has numbers of 8' in text]) == told
+    assert len(warned) == told
+
+
 def test_images_of_other_file_backends(address, tmp_path):
     pillow(RGB)(tmp_path / 'rgb.png')
     opencv(wide(GREY))(tmp_path / 'wide.png')
