@@ -4,6 +4,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 
 def test_objects_are_cut_out(tool, shapes, tmp_path):
@@ -65,6 +66,32 @@ def test_box_outside_its_image(tool, shapes, tmp_path):
     run = tool('dataset_converters/coco_to_folders.py', coco, tmp_path / 'cut')
     assert run.returncode == 0 and f'1 of {objects} annotations have a box outside' in run.stdout
     assert len(list((tmp_path / 'cut/train2017').rglob('*.png'))) == objects - 1
+
+
+def test_images_that_are_turned_are_cut_as_they_are_shown(tool, tmp_path):
+    exif, coco = Image.Exif(), tmp_path / 'coco'
+    exif[274] = 6  # a quarter turn clockwise
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    names = ('a.webp', 'b.png')
+    content = dict(
+        images=[dict(id=i, file_name=n, width=20, height=30) for i, n in enumerate(names)],
+        categories=[dict(id=1, name='thing')],
+        annotations=[
+            dict(id=i + 1, image_id=i, category_id=1, bbox=[2, 3, 10, 12], area=120, iscrowd=0)
+            for i in range(2)
+        ],
+    )
+    for split in ('train2017', 'val2017'):
+        (coco / split).mkdir(parents=True)
+        (coco / 'annotations').mkdir(exist_ok=True)
+        (coco / f'annotations/instances_{split}.json').write_text(json.dumps(content))
+        for name in names:
+            Image.fromarray(pixels).save(coco / split / name, exif=exif, lossless=True)
+    run = tool('dataset_converters/coco_to_folders.py', coco, tmp_path / 'cut', '--margin', 0)
+    assert run.returncode == 0, run.stderr
+    for name in ('a_0.png', 'b_0.png'):
+        part = cv2.imread(str(tmp_path / 'cut/val2017/thing' / name))
+        assert (part[..., ::-1] == np.rot90(pixels, -1)[3:16, 2:13]).all()
 
 
 def test_images_of_another_size(tool, shapes, tmp_path):

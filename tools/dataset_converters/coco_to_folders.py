@@ -13,13 +13,13 @@ from collections import Counter
 from pathlib import Path
 
 import cv2
-import numpy as np
+import mmcv
 
 from mmswinv2.datasets.coco import can_be_path, read_coco
 from mmswinv2.datasets.images import decoding_loss
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.files import refuse_shared
-from mmswinv2.hosts.mmcv import check_size, name_file
+from mmswinv2.hosts.mmcv import check_size, name_file, name_unreadable_images
 from mmswinv2.options import ArgumentParser
 from mmswinv2.progress import track
 
@@ -97,7 +97,7 @@ def cut(content, images_of_split, out, margin, min_size):
             bits = path.read_bytes()
         if kind := decoding_loss(bits, 'color', 'cv2'):
             raise UserError(f'{path} is a {kind}; convert the images to 8 bits first')
-        image = cv2.imdecode(np.frombuffer(bits, np.uint8), cv2.IMREAD_COLOR) if bits else None
+        image = mmcv.imfrombytes(bits, 'color', backend='cv2') if bits else None
         if image is None:
             raise UserError(f'cannot read the image {path}; fetch it again')
         check_size(images[image_id] | {'img_path': path}, image.shape)
@@ -123,6 +123,7 @@ def main():
     args = parse_args()
     if not 0 <= args.margin < float('inf'):
         raise UserError(f'--margin must be a number from 0, got {args.margin}')
+    name_unreadable_images.apply()  # turns WebP by its EXIF orientation, too
     contents = {split: read(args.coco, split) for split in SPLITS}
     refuse_other_classes(contents)
     source = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
