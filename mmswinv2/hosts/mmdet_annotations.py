@@ -47,6 +47,11 @@ def _check_coco() -> None:
 
     @replace(COCO, '__init__')
     def read(original: Any, self: Any, annotation_file: str | None = None) -> None:
+        if annotation_file == '':
+            raise UserError(
+                'a data set or metric of COCO has no ann_file; set it to the file of its '
+                "annotations, such as 'annotations/instances_train2017.json'"
+            )
         # panoptic segmentation has a subclass of its own
         if annotation_file is None or type(self) is not COCO or annotation_file in written:
             written.discard(annotation_file)  # checked if read again

@@ -130,6 +130,8 @@ def _meta(model: Any, of_type: Any, saved: Mapping, own: Any) -> dict[str, Any]:
             named.append((where, known['classes'] or ()))
         meta.update(known)
     check_class_numbers(named)
+    if type(model).__name__ == 'RPN':  # its proposals are of no class; all have the number 0
+        meta.update(classes=['object'], palette=None)
     _fit_visualizers(meta, getattr(model, 'num_classes', 0))
     return meta
 

@@ -568,6 +568,14 @@ def test_pipe(folder):
         read_coco(folder / 'pipe.json')
 
 
+@pytest.mark.parametrize('kind', ['CocoDataset', 'CocoPanopticDataset'])
+def test_a_file_that_is_not_named(folder, kind):
+    from mmdet import datasets
+
+    with pytest.raises(UserError, match='a data set or metric of COCO has no ann_file; set it to'):
+        getattr(datasets, kind)(data_root=str(folder), data_prefix=dict(img=''), pipeline=[])
+
+
 def test_polygons_without_pycocotools(folder, monkeypatch):
     """As beside mmpretrain, which does not need it."""
     monkeypatch.setitem(sys.modules, 'pycocotools.mask', None)

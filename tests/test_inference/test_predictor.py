@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 
 import mmswinv2
@@ -59,6 +61,30 @@ def test_a_predictor_of_a_path_or_a_config(weights, photo):  # noqa: F811
     for number in (0, 1.5, None):
         with pytest.raises(UserError, match=f'batch_size must be at least 1, got {number}'):
             list(predictor.outcomes([item], batch_size=number))
+
+
+def test_proposals_have_no_name_of_a_class(weights, photo, tmp_path):  # noqa: F811
+    """RPN gives all of them the number 0, which is that of the first class, too."""
+    cfg = Config.fromfile(ROOT / CONFIG)
+    whole = cfg.model
+    parts = {key: whole[key] for key in ('data_preprocessor', 'backbone', 'neck', 'rpn_head')}
+    configs = {key: dict(rpn=whole[key].rpn) for key in ('train_cfg', 'test_cfg')}
+    cfg.model = dict(type='RPN', **parts, **configs)
+    cfg.model['train_cfg']['rpn_proposal'] = whole.train_cfg.rpn_proposal
+    checkpoint = torch.load(weights(CONFIG), weights_only=False)
+    state = checkpoint['state_dict']
+    checkpoint['state_dict'] = {
+        key.replace('rpn_head.', 'bbox_head.'): value
+        for key, value in state.items()
+        if not key.startswith('roi_head.')
+    }
+    torch.save(checkpoint, tmp_path / 'rpn.pth')
+    (found,) = mmswinv2.predict(cfg, tmp_path / 'rpn.pth', photo, tmp_path / 'out', score=0)
+    assert len(found.pred_instances) > 0 and set(found.pred_instances.labels.tolist()) == {0}
+    content = json.loads((tmp_path / 'out/preds/predictions.json').read_text())
+    assert content['categories'] == [dict(id=0, name='object')]
+    assert {entry['category_id'] for entry in content['annotations']} == {0}
+    assert (tmp_path / 'out/vis/a.jpg').exists()
 
 
 def test_items_before_a_bad_one_in_its_batch_have_results(weights, photo, tmp_path):  # noqa: F811
