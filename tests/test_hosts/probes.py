@@ -345,11 +345,11 @@ def equal_names():
 
     visualizer, image = DetLocalVisualizer(), np.zeros((8, 8, 3), np.uint8)
     path = FOLDER / 'equal/1.jpg'
-    for name in ('a/1.jpg', 'b/1.jpg', 'a/1.jpg', 'a/1.pgm', 'b/1.pgm'):
+    for name in ('a/1.jpg', 'b/1.jpg', 'a/1.jpg', 'a/1.npy', 'b/1.npy'):
         sample = DetDataSample(metainfo=dict(img_path=name))
         out = str(path.with_suffix(name[-4:]))
         visualizer.add_datasample('1', image, data_sample=sample, out_file=out)
-    names = ['1.jpg', '1.pgm.jpg', '1.pgm_2.jpg', '1_2.jpg']
+    names = ['1.jpg', '1.npy.jpg', '1.npy_2.jpg', '1_2.jpg']
     return sorted(drawn.name for drawn in path.parent.iterdir()) != names
 
 
