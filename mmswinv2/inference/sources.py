@@ -131,7 +131,8 @@ def _matching(pattern: str) -> list[Path]:
     named = Path(pattern).parts
     there = next(filter(os.path.exists, Path(pattern).parents), Path())  # a drive may be none
     if there.parts:  # a folder may be called photos[1]
-        pattern = os.path.join(glob.escape(str(there)), *named[len(there.parts) :])
+        end = os.sep if pattern.endswith(('/', os.sep)) else ''  # of a pattern of folders
+        pattern = os.path.join(glob.escape(str(there)), *named[len(there.parts) :]) + end
     found = map(Path, glob.glob(pattern, recursive=True))
     return [
         path

@@ -40,6 +40,8 @@ def test_patterns_in_folders_whose_names_could_be_patterns(tmp_path, monkeypatch
     }
     for pattern, files in wanted.items():
         assert list(find_sources([pattern])) == files
+    with pytest.raises(UserError, match='is no file, folder, pattern'):
+        list(find_sources(['in2/*/']))  # folders alone, of which there is none
 
 
 def test_a_pattern_of_which_no_folder_exists(monkeypatch):
