@@ -314,7 +314,7 @@ def test_classes_that_occur_nowhere(tmp_path, warned, name):
 
 
 @pytest.mark.parametrize('together', [False, True], ids=['apart', 'together'])
-def test_images_of_other_endings(tmp_path, warnings, together):
+def test_images_of_other_endings(tmp_path, warned, together):
     """They are told where they have a label map of their own, and are no map."""
     hosts.of(dict(default_scope='mmseg')).apply()
     images, maps = ((tmp_path / name) for name in (('maps', 'maps') if together else 'ab'))
@@ -329,14 +329,14 @@ def test_images_of_other_endings(tmp_path, warnings, together):
     data = build(tmp_path, [], BINARY, data_prefix=folders, img_suffix='.jpg')
     assert len(data) == 3
     check_dataset(data, 'train_dataloader')
-    (told,) = (text for text in warnings() if 'img_suffix' in text)
+    (told,) = (text for text in warned if 'img_suffix' in text)
     number = 1 if together else 2  # 2.png is a map then
     assert told.startswith(f'train_dataloader: {number} images that have a label map are not used')
     assert f'first of all {images}/x/3.JPEG;' in told or f'{images}/2.png;' in told
     (tmp_path / 'list.txt').write_text('0\n')
     data = build(tmp_path, [], BINARY, data_prefix=folders, img_suffix='.jpg', ann_file='list.txt')
     check_dataset(data, 'val_dataloader')
-    assert not any(text.startswith('val_dataloader: ') for text in warnings())
+    assert not any(text.startswith('val_dataloader: ') for text in warned)
 
 
 def test_a_list_of_ones_own_has_no_other_endings(tmp_path):
