@@ -106,8 +106,11 @@ def recorded_windows(meta: Any, state: Any) -> Windows:
 def configured_windows(path: Path) -> Windows:
     """The pre-trained windows in a ``config.json`` that timm or transformers wrote beside weights.
 
-    Where they are not given, they are those of the present training, no larger than its maps.
+    Where they are not given, they are those of the present training, no larger than its maps. Files
+    of other names than theirs may be of other models.
     """
+    if not path.is_dir() and not re.match(r'(pytorch_)?model\b', path.name):
+        return {}
     file = path / 'config.json' if path.is_dir() else path.with_name('config.json')
     try:
         config = json.loads(file.read_bytes())

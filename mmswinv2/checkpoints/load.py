@@ -76,7 +76,8 @@ def _fit_backbone(
     if inflated:
         state = inflate(state, frames[0])
         # The file has no windows in time: they are the model's own.
-        windows = {s: (model.pretrained_window_sizes[s][0], *w) for s, w in windows.items()}
+        frames_of = dict(enumerate(own[0] for own in model.pretrained_window_sizes))
+        windows = {s: (frames_of[s], *w) for s, w in windows.items() if s in frames_of}
     channels = model.patch_embed.proj.in_channels
     for_rgb, state = state, adapt_channels(state, channels)
     own = model.state_dict()
@@ -252,7 +253,8 @@ def _check_source(
     if converted is not None:
         _note_source(report, converted)
     report.windows = report.windows or recorded
-    if any('.cpb_mlp.' in key for key in report.loaded):  # else the backbone is to be new
+    names = report.loaded if backbone is model else filter(is_backbone, report.loaded)
+    if any('.cpb_mlp.' in name for name in names):  # else the backbone is to be new
         _check_windows(report, backbone)
 
 
@@ -295,10 +297,17 @@ def _check_numbers(path: Path, key: str, own: Tensor, given: Tensor) -> None:
 
 def _check_windows(report: LoadReport, model: SwinV2) -> None:
     """Raise `CheckpointError` if a file was pre-trained with other windows than the model has."""
-    ours, theirs = model.pretrained_window_sizes, report.windows
+
+    def scales(windows: Iterable[Sequence[int]]) -> list[list[int]]:
+        return [[max(w - 1, 1) for w in window] for window in windows]  # as `log_coordinates`
+
+    ours = model.pretrained_window_sizes
+    # windows of other axes are left from an image network whose weights a script has inflated
+    theirs = {s: window for s, window in report.windows.items() if len(window) == len(ours[0])}
     report.assumed = short_windows(ours)
-    if any(theirs.get(stage, window) != window for stage, window in enumerate(ours)):
-        right = [theirs.get(stage, window) for stage, window in enumerate(ours)]
+    right = [theirs.get(stage, window) for stage, window in enumerate(ours)]
+    built = len(model.layers)
+    if scales(right[:built]) != scales(ours[:built]):
         raise CheckpointError(
             f'{report.path} was trained with other windows than the config says: set '
             f'pretrained_window_sizes={short_windows(right)}, it is {report.assumed}. They fix '

@@ -215,9 +215,10 @@ def test_windows_in_a_config_beside_weights(config, windows, save, tmp_path):
         re.sub(r'layers\.(\d)(?=\.downsample)', lambda m: f'layers.{int(m[1]) + 1}', k): v
         for k, v in state.items()
     }  # as in timm
-    path = save(state)
+    path, other = save(state, 'pytorch_model.bin'), save(state, 'model_best.pth')
     (tmp_path / 'config.json').write_text(config if isinstance(config, str) else json.dumps(config))
     assert convert_file(path).windows == {i: (w, w) for i, w in enumerate(windows)}
+    assert convert_file(other).windows == {}  # of no name that timm or transformers gives
 
 
 @pytest.mark.parametrize('noted', [5, {'': 5}, {'': {'pretrained_window_sizes': [[4]]}}])
@@ -398,6 +399,13 @@ def test_the_wrong_kind_is_told(path, tmp_path):
     torch.save({'state_dict': video_net().state_dict()}, tmp_path / '3d.pth')
     with pytest.raises(CheckpointError, match='weights of a video network, and the backbone takes'):
         load_pretrained(image_net(), tmp_path / '3d.pth')
+
+
+def test_an_image_network_of_more_stages_is_told(save):
+    arch = dict(embed_dims=32, depths=(2, 2, 2), num_heads=(1, 2, 4))
+    net = VideoSwinTransformerV2(arch, window_size=[(2, 8, 8)] * 3, out_indices=(2,))
+    with pytest.raises(CheckpointError, match='does not fit the backbone'):
+        load_pretrained(net, save(SwinV2('nano').state_dict()), pretrained2d=True)
 
 
 PATCHES = 'patch_embed.proj.weight'

@@ -19,6 +19,7 @@ from mmswinv2.checkpoints import (
 from mmswinv2.checkpoints.download import cache_path
 from mmswinv2.checkpoints.load import fit_weights
 from mmswinv2.core import SwinV2
+from mmswinv2.models import VideoSwinTransformerV2
 from tests.test_checkpoints.conftest import weights
 
 
@@ -273,6 +274,32 @@ def test_a_new_backbone_may_have_other_windows(save):
         load_whole_model(new, path)
     load_whole_model(new, path, new=['backbone'])
     assert torch.equal(new['heads'][19].weight, old['heads'][19].weight)
+
+
+def test_beside_a_new_backbone_another_may_keep_its_windows(save):
+    def model(window):
+        nets = dict(backbone=SwinV2('nano', window_size=window), teacher=SwinV2('nano'))
+        return nn.ModuleDict(nets)
+
+    path = save(model(8).state_dict())
+    load_whole_model(model(6), path, new=['backbone'])
+    with pytest.raises(CheckpointError, match='was trained with other windows'):
+        load_whole_model(model(6), path, new=['teacher'])
+
+
+def test_windows_that_change_no_bias_may_differ(save):
+    load_pretrained(SwinV2('nano', window_size=2), save(SwinV2('nano', window_size=1).state_dict()))
+    path = save(SwinV2('nano', window_size=7).state_dict())
+    load_pretrained(SwinV2('nano', window_size=[7, 7, 5, 5], out_indices=(1,)), path)
+    with pytest.raises(CheckpointError, match='was trained with other windows'):
+        load_pretrained(SwinV2('nano', window_size=[7, 7, 5, 5], out_indices=(2,)), path)
+
+
+def test_windows_of_an_image_network_that_a_script_has_inflated(save):
+    net = VideoSwinTransformerV2('nano', window_size=(2, 7, 7))
+    state = net.state_dict()
+    state._metadata = SwinV2('nano', window_size=7).state_dict()._metadata
+    load_pretrained(net, save(state))
 
 
 @pytest.mark.parametrize(
