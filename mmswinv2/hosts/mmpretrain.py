@@ -135,11 +135,14 @@ def average_classes_that_occur() -> None:
     from mmpretrain.evaluation.metrics import multi_label, single_label
 
     @replace((single_label, multi_label), '_precision_recall_f1_support')
-    def scores(original: Any, found: torch.Tensor, truth: torch.Tensor, average: Any) -> tuple:
-        occurs = ((truth == 1) | ((found == 1) & (truth != -1))).any(0)  # -1: not to be scored
-        if average == 'macro' and occurs.any():
-            found, truth = found[:, occurs], truth[:, occurs]
-        return original(found, truth, average)
+    def averages(original: Any, found: torch.Tensor, truth: torch.Tensor, average: Any) -> tuple:
+        if average != 'macro':
+            return original(found, truth, average)
+        *scores, support = original(found, truth, None)  # which clears what is not to be scored
+        occurs = found.any(0) | truth.any(0)
+        if occurs.any():
+            scores = [each[occurs] for each in scores]
+        return (*(each.mean(0) for each in scores), support.sum(0))
 
 
 @patch('mmpretrain', '>=1')
