@@ -40,13 +40,16 @@ def check_dataset(dataset: Any, where: str, model: Any = None) -> None:
             f'{where}.num_batch_per_epoch asks for {len(dataset)} samples, and the data set '
             f'has {size}; lower it, or leave it out'
         )
-    for inner in inner_datasets(dataset):
+    datasets = list(inner_datasets(dataset))
+    for inner in datasets:
         if where == 'train_dataloader':
             check_order(inner, where)
         check_normalized(inner, where, model)
         for host in HOSTS:
             if host.check_dataset(inner, where, model):
                 break
+    for host in HOSTS:
+        host.check_joined(datasets, where)
 
 
 def check_evaluator(evaluator: Any, dataset: Any, where: str, model: Any = None) -> None:

@@ -114,6 +114,9 @@ class Host:
         """
         return False
 
+    def check_joined(self, datasets: Sequence[Any], where: str) -> None:
+        """Warn of what all data sets of a loader, each of which was checked, leave out together."""
+
     def check_batch(self, model: Any, batch_size: int, where: str) -> None:
         """Raise `UserError` if a model cannot be tested with this batch size."""
 

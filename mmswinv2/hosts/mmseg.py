@@ -80,6 +80,13 @@ class MMSeg(Host):
                     'endings, join a data set for each by ConcatDataset'
                 )
 
+    def check_joined(self, datasets: Sequence[Any], where: str) -> None:
+        """Warn of images that none of the data sets uses for their ending."""
+        ours = [dataset for dataset in datasets if has_seg_maps(dataset)]
+        for dataset in ours:
+            if guard_seg_maps(dataset):
+                warn_of_other_endings(dataset, where, ours)
+
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
         """Require a label map for every image, check maps while they load, and count classes."""
         if not has_seg_maps(dataset):
@@ -87,7 +94,6 @@ class MMSeg(Host):
             return False
         if guards := guard_seg_maps(dataset):
             require_seg_maps(dataset, where)
-            warn_of_other_endings(dataset, where)
             warn_of_absent_classes(dataset, guards[0], where)
         check_heads(model, len(dataset.metainfo.get('classes') or ()), where)
         check_pieces(model)

@@ -132,10 +132,11 @@ def require_seg_maps(dataset: Any, where: str) -> None:
         )
 
 
-def warn_of_other_endings(dataset: Any, where: str) -> None:
+def warn_of_other_endings(dataset: Any, where: str, joined: Sequence[Any] = ()) -> None:
     """Warn of images that have a label map and another ending than ``img_suffix``: they are unused.
 
-    Only where mmseg lists a folder of this disk.
+    Only where mmseg lists a folder of this disk. Of that folder, data sets that are `joined` with
+    this one may use other endings.
     """
     from mmseg.datasets import BaseSegDataset
 
@@ -145,10 +146,13 @@ def warn_of_other_endings(dataset: Any, where: str) -> None:
     ending, listed = dataset.img_suffix, not os.path.isfile(dataset.ann_file)
     if not listed or not isinstance(ending, str) or not os.path.isdir(folder):
         return
+    shared = (other for other in joined if other.data_prefix.get('img_path') == folder)
+    suffixes = (ending, *(getattr(other, 'img_suffix', None) for other in shared))
+    used = tuple(suffix.lower() for suffix in suffixes if isinstance(suffix, str))
     unused = []
     for name in fileio.list_dir_or_file(folder, list_dir=False, recursive=True):
         path, (stem, other) = os.path.join(folder, name), os.path.splitext(name)
-        if other.lower() not in IMAGES or name.lower().endswith(ending.lower()):
+        if other.lower() not in IMAGES or name.lower().endswith(used):
             continue
         seg_map = os.path.join(maps, stem + dataset.seg_map_suffix)
         twin = os.path.exists(os.path.join(folder, stem + ending))  # the same image again

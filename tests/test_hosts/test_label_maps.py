@@ -339,6 +339,21 @@ def test_images_of_other_endings(tmp_path, warned, together):
     assert not any(text.startswith('val_dataloader: ') for text in warned)
 
 
+def test_joined_data_sets_use_images_of_several_endings(tmp_path, warned):
+    """As the warning advises; mmseg has no ConcatDataset of its own."""
+    from mmengine.dataset import ConcatDataset
+
+    data = build(tmp_path, [MASK], BINARY)
+    Image.new('RGB', (WIDTH, HEIGHT)).save(tmp_path / 'images/b.jpg')
+    Image.fromarray(MASK).save(tmp_path / 'maps/b.png')
+    other = build(tmp_path, [], BINARY, img_suffix='.jpg')
+    assert (len(data), len(other)) == (1, 1)
+    check_dataset(ConcatDataset([data, other]), 'val_dataloader')
+    assert not any('img_suffix' in text for text in warned)
+    check_dataset(other, 'val_dataloader')
+    assert any('img_suffix' in text for text in warned)
+
+
 def test_a_list_of_ones_own_has_no_other_endings(tmp_path):
     from mmseg.datasets import BaseSegDataset
 
