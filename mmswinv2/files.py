@@ -132,14 +132,16 @@ def refuse_shared(path: Any, targets: Iterable[tuple[str, Any]]) -> None:
             )
 
 
-def turn_backslashes(samples: Sequence[dict]) -> None:
+def turn_backslashes(samples: Sequence[dict], addresses: bool = False) -> None:
     """Turn the backslashes of paths that were written on Windows into slashes.
 
     The names of files may have backslashes elsewhere: they stay if the first such path exists.
+    Names in object stores, such as ``s3://...``, are changed with `addresses` alone.
     """
     for key in ('img_path', 'seg_map_path', 'filename', 'frame_dir'):
         found = [s for s in samples if isinstance(path := s.get(key), str) and '\\' in path]
-        if found and not os.path.exists(found[0][key]):
+        first = found[0][key] if found else ''
+        if found and not os.path.exists(first) and (addresses or '://' not in first):
             for sample in found:
                 sample[key] = sample[key].replace('\\', '/')
 

@@ -202,7 +202,7 @@ def _load_checked(dataset: Any) -> list[dict]:
     if any('segments_info' in image for image in images):  # panoptic: masks come from maps
         check_things(dataset, images)
         return images
-    turn_backslashes(images)
+    turn_backslashes(images, addresses=True)
     is_checked = is_read_as_coco(dataset)
     if not is_checked:
         check_boxes(dataset, images)

@@ -57,17 +57,18 @@ def test_folders_that_systems_write_are_not_listed(suffix, tmp_path):
 @pytest.mark.parametrize('key', ['img_path', 'seg_map_path', 'filename', 'frame_dir'])
 @pytest.mark.parametrize('serialized', [True, False])
 def test_paths_of_windows_are_read(key, serialized, tmp_path):
-    """A file whose own name has a backslash keeps it; so does what is no path."""
+    """A file whose own name has a backslash keeps it; so do objects in stores, and other text."""
     hosts.apply()
     (tmp_path / 'b\\2.png').touch()
-    given = [{key: f'{tmp_path}/a\\x\\1.png', 'text': 'a\\b'}, {key: f'{tmp_path}/b\\2.png'}]
+    names = [f'{tmp_path}/a\\x\\1.png', f'{tmp_path}/b\\2.png', 's3://bucket/c\\3.png']
+    given = [{key: name, 'text': 'a\\b'} for name in names]
     (tmp_path / 'list.json').write_text(json.dumps(dict(metainfo={}, data_list=given)))
     data = BaseDataset(
         str(tmp_path / 'list.json'), data_prefix={key: ''}, serialize_data=serialized
     )
     for _ in range(2):
-        infos = [data.get_data_info(i) for i in range(2)]
-        assert [info[key] for info in infos] == [f'{tmp_path}/a/x/1.png', given[1][key]]
+        infos = [data.get_data_info(i) for i in range(3)]
+        assert [info[key] for info in infos] == [f'{tmp_path}/a/x/1.png', *names[1:]]
         assert infos[0]['text'] == 'a\\b'
 
 
