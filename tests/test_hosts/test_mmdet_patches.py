@@ -322,7 +322,8 @@ def test_ddod_resumes_with_what_it_has_counted():
     for number in range(1, 4):
         state, hub = hub.state_dict(), MessageHub.get_instance(f'ddod-{number}')
         hub.load_state_dict(state)
-        head = DDODHead(1, 8, 1, feat_channels=8, norm_cfg=None, use_dcn=False)
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            head = DDODHead(1, 8, 1, feat_channels=8, norm_cfg=None, use_dcn=False)
         head.calc_reweight_factor(labels_list=labels)
         assert head.cls_num_pos_samples_per_level == [3 * number, 0, 0, 0, 0]
 
