@@ -443,9 +443,9 @@ def average_right_pixels() -> None:
         scores = original(self, results)
         names = ('area_intersect', 'area_pred_label', 'area_label')
         common, found, wanted = (sum(result[name] for result in results) for name in names)
-        scores['aAcc'] = (common.sum() / wanted.sum()).numpy()
+        scores['aAcc'] = (common.sum() / wanted.sum()).cpu().numpy()
         if 'Fscore' in scores:
-            scores['Fscore'] = f_scores(common, found, wanted, self.beta).numpy()
+            scores['Fscore'] = f_scores(common, found, wanted, self.beta).cpu().numpy()
         return scores
 
 

@@ -539,9 +539,9 @@ def test_csv(tmp_path):
 
 
 WRONG_CSV = {
-    'header': ('a.jpg,1,2,3,4,cat', 'has none or several of the columns filename, class, xmin'),
-    'empty': ('', 'has none or several of the columns filename'),
-    'twice': (f'{HEADER},class\na.jpg,100,80,cat,1,2,3,4,dog', 'several of the columns class;'),
+    'header': ('a.jpg,1,2,3,4,cat', 'has no columns named filename, no columns named class'),
+    'empty': ('', 'has no columns named filename'),
+    'twice': (f'{HEADER},class\na.jpg,100,80,cat,1,2,3,4,dog', 'has 2 columns named class;'),
     'columns': (f'{HEADER}\na.jpg,100,80,cat,1,2,3', 'line 2 has 7 columns, and the header 8'),
     'number': (f'{HEADER}\na.jpg,100,80,cat,1,2,3,', "line 2: '' is no coordinate"),
     'joined digits': (f'{HEADER}\na.jpg,1_00,80,cat,1,2,3,9', "line 2: '1_00' is no coordinate"),

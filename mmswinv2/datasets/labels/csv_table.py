@@ -39,10 +39,11 @@ def read_csv(source: Source) -> tuple[None, list[Labelled]]:
     except csv.Error as error:
         raise UserError(f'{path}, line {rows.line_num}: {error}') from error
     header = [name.strip().lower() for name in lines[0][1]] if lines else []
-    if wrong := [name for name in _NEEDED if header.count(name) != 1]:
+    counts = {name: header.count(name) for name in _NEEDED}
+    if wrong := [f'{n or "no"} columns named {name}' for name, n in counts.items() if n != 1]:
         raise UserError(
-            f'{path} has none or several of the columns {", ".join(wrong)}; its first line must be '
-            'a header such as filename,width,height,class,xmin,ymin,xmax,ymax'
+            f'{path} has {", ".join(wrong)}; its first line must be a header with one of each, '
+            'such as filename,width,height,class,xmin,ymin,xmax,ymax'
         )
     found: dict[Path, Labelled] = {}
     images: dict[str, Path | None] = {}  # by the names in the file, each looked for once
