@@ -119,9 +119,9 @@ def configured_windows(path: Path) -> Windows:
             window, side = config['window_size'], config['image_size'] // config['patch_size']
         else:
             window, pixels, last = _TIMM.fullmatch(config['architecture']).groups()
-            made, side = config.get('model_args') or {}, int(last or pixels)
-            kept = made.get('img_size', [side] * 2) == [side] * 2
-            if not kept or 'window_size' in made or 'pretrained_window_sizes' in made:
+            size, changes = [int(last or pixels)] * 2, config.get('model_args') or {}
+            resized = changes.get('img_size', size) != size
+            if resized or 'window_size' in changes or 'pretrained_window_sizes' in changes:
                 return {}  # the name does not tell what has become of the windows
             window, side = int(window), int(pixels) // 4
         windows: Windows = {i: (w or min(window, side >> i),) * 2 for i, w in enumerate(first)}

@@ -141,12 +141,13 @@ def _fetch_from_hugging_face(address: str) -> Path:
         raise CheckpointError(f'{address} needs `pip install huggingface-hub`') from error
     try:
         name, revision, file = match.groups()
-        path = Path(hf_hub_download(name, file or 'model.safetensors', revision=revision))
+        file = file or 'model.safetensors'
+        path = Path(hf_hub_download(name, file, revision=revision))
     except (OSError, ValueError) as error:  # bases of its own errors
         text = ' '.join(str(error).split())
         raise CheckpointError(f'cannot download {address} ({text})') from error
     with suppress(OSError, ValueError):  # which says the windows, where there is one
-        beside = PurePosixPath(file or 'model.safetensors').with_name('config.json')
+        beside = PurePosixPath(file).with_name('config.json')
         hf_hub_download(name, str(beside), revision=revision)
     return path
 

@@ -16,6 +16,7 @@ from .host import Host
 from .label_maps import NOT_LABELLED
 from .mmcv import build_sync_norms_alone
 from .mmseg_label_maps import (
+    SegMapGuard,
     check_map_names,
     check_scored_size,
     guard_seg_maps,
@@ -84,7 +85,7 @@ class MMSeg(Host):
         """Warn of images that none of the data sets uses for their ending."""
         ours = [dataset for dataset in datasets if has_seg_maps(dataset)]
         for dataset in ours:
-            if guard_seg_maps(dataset):
+            if any(isinstance(step, SegMapGuard) for step in steps_in(dataset.pipeline)):
                 warn_of_other_endings(dataset, where, ours)
 
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:

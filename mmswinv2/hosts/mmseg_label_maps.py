@@ -132,11 +132,11 @@ def require_seg_maps(dataset: Any, where: str) -> None:
         )
 
 
-def warn_of_other_endings(dataset: Any, where: str, joined: Sequence[Any] = ()) -> None:
+def warn_of_other_endings(dataset: Any, where: str, joined: Sequence[Any]) -> None:
     """Warn of images that have a label map and another ending than ``img_suffix``: they are unused.
 
-    Only where mmseg lists a folder of this disk. Of that folder, data sets that are `joined` with
-    this one may use other endings.
+    Only where mmseg lists a folder of this disk. `joined` are this data set and those joined with
+    it, which may use other endings of that folder.
     """
     from mmseg.datasets import BaseSegDataset
 
@@ -147,7 +147,7 @@ def warn_of_other_endings(dataset: Any, where: str, joined: Sequence[Any] = ()) 
     if not listed or not isinstance(ending, str) or not os.path.isdir(folder):
         return
     shared = (other for other in joined if other.data_prefix.get('img_path') == folder)
-    suffixes = (ending, *(getattr(other, 'img_suffix', None) for other in shared))
+    suffixes = (getattr(other, 'img_suffix', None) for other in shared)
     used = tuple(suffix.lower() for suffix in suffixes if isinstance(suffix, str))
     unused = []
     for name in fileio.list_dir_or_file(folder, list_dir=False, recursive=True):

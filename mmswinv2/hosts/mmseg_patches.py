@@ -171,8 +171,7 @@ def count_classes_never_found() -> None:
         scores = original(*areas, metrics, nan_to_num, beta)
         if 'Fscore' in scores:
             own = f_scores(areas[0], *areas[2:], beta).numpy()
-            known = nan_to_num is None
-            scores['Fscore'] = own if known else np.nan_to_num(own, nan=nan_to_num)
+            scores['Fscore'] = own if nan_to_num is None else np.nan_to_num(own, nan=nan_to_num)
         return scores
 
     IoUMetric.total_area_to_metrics = staticmethod(IoUMetric.total_area_to_metrics)
