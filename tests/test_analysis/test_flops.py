@@ -13,6 +13,12 @@ from mmswinv2.core import SwinV2
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import ROOT
 
+pytestmark = [
+    pytest.mark.filterwarnings('ignore::UserWarning:mm(det|seg)'),
+    # a warning of mmdet
+    pytest.mark.filterwarnings('ignore:torch.meshgrid:UserWarning'),
+]
+
 
 def load(name):
     hosts.apply()

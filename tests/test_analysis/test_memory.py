@@ -13,6 +13,10 @@ from mmswinv2.cli import estimate
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import ROOT
 
+pytestmark = [
+    pytest.mark.filterwarnings('ignore::UserWarning:mm(det|seg)'),
+    pytest.mark.filterwarnings('ignore:torch.meshgrid:UserWarning'),
+]
 VIDEO = 'configs/video/video-swinv2-t-p244-w8x8x8_8xb8-amp-30e_kinetics400-rgb-256.py'
 COMMAND = (
     'analysis_tools/estimate_memory.py', 'configs/video/video-swinv2-nano_motion.py',

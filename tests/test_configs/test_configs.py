@@ -34,6 +34,7 @@ def check_config(path, kinds=('train', 'val', 'test')):
             assert all(registry.build(transform) is not None for transform in dataset.pipeline)
 
 
+@pytest.mark.filterwarnings('ignore::UserWarning:mm(det|seg)')  # about their own defaults
 @pytest.mark.parametrize('path', [p for p in CONFIGS if not p.startswith(OF_MMPRETRAIN)])
 def test_config_builds(path):
     check_config(path)

@@ -178,6 +178,7 @@ def test_stage_2_takes_all_that_stage_1_has():
     assert names[0] in hook.checkpoint and hook.checkpoint.endswith('iter_67500.pth')
 
 
+@pytest.mark.filterwarnings('ignore:Default ``avg_non_ignore``:UserWarning')
 @pytest.mark.parametrize(('size', 'reported', 'ours'), [('b', 160, 159.7), ('l', 284, 284.0)])
 def test_parameters_of_htc(size, reported, ours):
     """With backbones as large as Swin-B and Swin-L: the numbers in the authors' README."""

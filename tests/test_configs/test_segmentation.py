@@ -146,6 +146,7 @@ def test_tests_of_giant(name):
     assert expected(name) == TESTS[name]
 
 
+@pytest.mark.filterwarnings('ignore::UserWarning:mmseg')
 def test_a_larger_window_changes_no_weight():
     hosts.apply()
     init_default_scope('mmseg')

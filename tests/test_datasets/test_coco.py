@@ -771,6 +771,7 @@ def test_exif_orientation(folder, orientation, shown):
             data[0]
 
 
+@pytest.mark.filterwarnings('ignore::UserWarning:mm(engine|det)')
 @pytest.mark.parametrize('number', [1, 3])
 @pytest.mark.parametrize('part', ['bbox_head', 'mask_head'])
 def test_heads_of_another_number_of_classes(folder, part, number):

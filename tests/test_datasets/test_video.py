@@ -21,6 +21,7 @@ from tests.test_tools.conftest import ROOT
 pytestmark = [
     # from mmaction2 1.2.0 and its imports
     pytest.mark.filterwarnings('ignore::DeprecationWarning'),
+    pytest.mark.filterwarnings('ignore::UserWarning:mm(action|engine|cv)'),
 ]
 FRAMES, SIZE = 16, 64
 READ = [

@@ -19,6 +19,7 @@ from tests.test_tools.conftest import ROOT
 pytestmark = [
     # from mmaction2 1.2.0 and its imports
     pytest.mark.filterwarnings('ignore::DeprecationWarning'),
+    pytest.mark.filterwarnings('ignore::UserWarning:mm(action|engine|cv)'),
 ]
 # the files that exist; their content is not read
 FILES = ('a.mp4', 'b c.mp4', 'clip 7.mp4', 'clip 7', '视频.mp4', 'no ending', 'x,y.mp4', '12')

@@ -20,6 +20,7 @@ from mmswinv2.hosts import check_dataset
 from mmswinv2.hosts.mmseg import check_heads
 from mmswinv2.hosts.mmseg_label_maps import SegMapGuard
 
+pytestmark = pytest.mark.filterwarnings('ignore::UserWarning:mm(engine|seg)')
 HEIGHT, WIDTH = 8, 12
 LABELS = (np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 3).astype(np.uint8)
 BACKENDS = ['pillow', 'cv2', *(['tifffile'] if importlib.util.find_spec('tifffile') else [])]

@@ -17,6 +17,8 @@ from mmswinv2.hosts.mmdet_metrics import check_scored
 from tests.test_tools.conftest import ROOT
 
 
+@pytest.mark.filterwarnings('ignore:torch.meshgrid')
+@pytest.mark.filterwarnings('ignore::UserWarning:mmdet')
 @pytest.mark.parametrize('name', ['mask-rcnn_swinv2-nano_shapes', 'htc++_swinv2-nano_shapes'])
 def test_detectors_in_bfloat16(name):
     """Losses and boxes are near those of float32; mmcv's NMS, soft-NMS and RoIAlign run."""
@@ -52,6 +54,7 @@ def test_detectors_in_bfloat16(name):
         assert distances.max() < 2
 
 
+@pytest.mark.filterwarnings('ignore:torch.meshgrid')
 def test_anchors_in_bfloat16():
     hosts.of(dict(default_scope='mmdet')).apply()
     from mmdet.models.task_modules import AnchorGenerator, MlvlPointGenerator
@@ -340,6 +343,8 @@ def test_sizes_of_batches_in_older_checkpoints_are_resumed_too():
     assert images.shape == (1, 3, 64, 96)
 
 
+@pytest.mark.filterwarnings('ignore:torch.meshgrid')
+@pytest.mark.filterwarnings('ignore::UserWarning:mmdet')
 def test_dynamic_rcnn_resumes_with_what_it_has_measured(tmp_path):
     cfg = Config.fromfile(ROOT / 'configs/detection/mask-rcnn_swinv2-nano_shapes.py')
     hosts.of(cfg).apply()

@@ -285,6 +285,7 @@ def test_scores_that_mmseg_does_not_know(ade):
         check('mAP')
 
 
+@pytest.mark.filterwarnings('ignore::UserWarning:mm(engine|seg)')
 @pytest.mark.parametrize(
     ('test_cfg', 'words'),
     [
@@ -326,6 +327,7 @@ def test_inside_repeated_data(ade):
         dataset[2]
 
 
+@pytest.mark.filterwarnings('ignore::UserWarning:mm(engine|seg)')
 @pytest.mark.parametrize('few', ['decode_head', 'auxiliary_head'])
 def test_heads_with_fewer_classes(ade, few):
     cfg = Config.fromfile(ROOT / 'configs/segmentation/swinv2-nano_upernet_ade20k-128x128.py')
@@ -339,6 +341,7 @@ def test_heads_with_fewer_classes(ade, few):
             check_dataset(dataset, 'val_dataloader', MODELS.build(cfg.model))
 
 
+@pytest.mark.filterwarnings('ignore::UserWarning:mm(engine|seg)')
 def test_heads_that_have_fewer_classes_on_purpose(ade):
     """STDC's boundary head, and heads with one channel for two classes."""
     init_default_scope('mmseg')
@@ -354,6 +357,7 @@ def test_heads_that_have_fewer_classes_on_purpose(ade):
     check_heads(binary, 2, 'train_dataloader')
 
 
+@pytest.mark.filterwarnings('ignore::UserWarning:mm(engine|seg)')
 def test_labels_that_heads_and_metrics_do_not_ignore(ade):
     for name in ('a', 'b'):  # all pixels are labelled
         save(ade, np.arange(20 * 30).reshape(20, 30).astype(np.uint8) % 150 + 1, name)
@@ -387,6 +391,7 @@ def test_labels_that_heads_and_metrics_do_not_ignore(ade):
     check_dataset(build(ade), 'train_dataloader', model)
 
 
+@pytest.mark.filterwarnings('ignore::UserWarning:mm(engine|seg)')
 def test_unlabelled_pixels_where_another_label_is_ignored(ade, monkeypatch):
     model, head = nn.Module(), dict(type='FCNHead', in_channels=8, channels=8, num_classes=150)
     init_default_scope('mmseg')
@@ -409,6 +414,7 @@ def test_unlabelled_pixels_where_another_label_is_ignored(ade, monkeypatch):
     assert [text.split(':')[0] for text in seen] == ['IoUMetric of val_evaluator ignores 0 alone']
 
 
+@pytest.mark.filterwarnings('ignore::UserWarning:mmengine')
 def test_255_may_be_a_class(ade):
     guard = SegMapGuard(TRANSFORMS.build(dict(type='LoadAnnotations')), 300, 65535)
     guard.ignores = 'a head ignores 65535 alone'
@@ -418,6 +424,7 @@ def test_255_may_be_a_class(ade):
         guard._check_labels('a.png', np.full((2, 2), 255), {})
 
 
+@pytest.mark.filterwarnings('ignore::UserWarning:mmengine')
 def test_label_maps_that_are_loaded_otherwise(ade):
     """By another transform, or from places that the data set itself gives."""
 
@@ -442,6 +449,10 @@ def test_label_maps_that_are_loaded_otherwise(ade):
     assert dataset[1]['gt_seg_map'].shape == (20, 30)
 
 
+@pytest.mark.filterwarnings(
+    'ignore:Default ``avg_non_ignore`` is False:UserWarning',
+    'ignore:``build_loss`` would be deprecated:UserWarning',  # mmseg 1.2's own head calls it
+)
 @pytest.mark.parametrize('several', [False, True])
 def test_weights_of_other_classes(several):
     loss = dict(type='CrossEntropyLoss', class_weight=[1.0, 2.0, 1.0, 1.0, 1.0])
@@ -472,6 +483,7 @@ def head_loss(loss, channels, logits, labels):
     return value, torch.autograd.grad(value, logits)[0][0]
 
 
+@pytest.mark.filterwarnings('ignore::UserWarning:mmseg')
 @pytest.mark.parametrize('kind', [dict(type='DiceLoss'), FOCAL, CE | dict(use_sigmoid=True)],
                          ids=lambda kind: kind['type'])  # fmt: skip
 def test_one_channel_learns_the_second_class(kind):
@@ -480,6 +492,7 @@ def test_one_channel_learns_the_second_class(kind):
     assert ((gradient[0] < 0) == (labels == 1)).all()  # a step makes these scores larger
 
 
+@pytest.mark.filterwarnings('ignore::UserWarning:mmseg')
 @pytest.mark.parametrize('average', [False, True])
 def test_weights_of_classes_beside_ignored_pixels(average):
     logits, weights = torch.randn(3, 4, 4), [1.0, 2.0, 5.0]
@@ -506,6 +519,7 @@ def test_weights_of_a_single_channel():
         check_heads(model, 2, 'train_dataloader')
 
 
+@pytest.mark.filterwarnings('ignore::UserWarning:mmseg')
 @pytest.mark.parametrize('channels', [1, 3])
 def test_weights_beside_sigmoid(channels):
     weights, labels = [2.0, 3.0, 5.0][:channels], torch.tensor([[0, 1, 0], [1, 0, 255]])
@@ -517,6 +531,7 @@ def test_weights_beside_sigmoid(channels):
     torch.testing.assert_close(value, known.mean())
 
 
+@pytest.mark.filterwarnings('ignore::UserWarning:mmseg')
 def test_images_without_a_label_beside_sigmoid():
     labels = torch.full((2, 4), 255)
     value, gradient = head_loss(CE | dict(use_sigmoid=True), 1, torch.ones(1, 2, 4), labels)
@@ -563,6 +578,7 @@ def test_merged_views_of_a_single_channel():
     assert merged.pred_sem_seg.data.flatten().tolist() == [0, 0, 1]
 
 
+@pytest.mark.filterwarnings('ignore::UserWarning:mmseg')
 @pytest.mark.parametrize('channels', [1, 3])
 def test_focal_loss_on_a_cpu(channels):
     logits, labels = torch.randn(channels, 2, 4), torch.arange(8).reshape(2, 4) % max(channels, 2)
@@ -580,6 +596,7 @@ def test_focal_loss_on_a_cpu(channels):
     torch.testing.assert_close(weighted, 2 * known.mean())
 
 
+@pytest.mark.filterwarnings('ignore:`reduce_zero_label` will be deprecated:UserWarning')
 def test_zero_labels_are_reduced_by_the_data_set(ade):
     step = dict(type='LoadAnnotations', reduce_zero_label=True)
     with pytest.raises(UserError, match='reduce_zero_label=True, and its data set False; set it'):

@@ -33,6 +33,7 @@ def forward(size, **changes):
     assert not any(hooks)
 
 
+@pytest.mark.filterwarnings('ignore::UserWarning:mmdet')
 @pytest.mark.parametrize(('changes', 'words'), [
     ({}, r'rpn_head\.prior_generator\.strides is .*\(4, 4\).*, and its maps have strides \[8, 16'),
     (
@@ -46,6 +47,7 @@ def test_a_backbone_without_the_first_map(changes, words):
         forward((128, 96), **COARSE, **changes)
 
 
+@pytest.mark.filterwarnings('ignore::UserWarning:mmdet')
 @pytest.mark.parametrize('size', [(128, 96), (70, 333), (33, 40)])
 @pytest.mark.parametrize('coarse', [False, True])
 def test_strides_of_the_maps(size, coarse):

@@ -16,6 +16,9 @@ from mmswinv2.models.test_time_aug import View
 from tests.test_tools.conftest import CONFIG, ROOT
 
 pytestmark = pytest.mark.filterwarnings(
+    'ignore:To copy construct from a tensor:UserWarning',  # mmdet's mask head
+    'ignore:Default ``avg_non_ignore`` is False:UserWarning',  # mmdet's losses
+    'ignore:torch.meshgrid:UserWarning',
     'ignore:pkg_resources is deprecated:UserWarning',  # mmengine 0.10.7's get_config
     'ignore:"dropout" is deprecated in `FFN:DeprecationWarning',
 )

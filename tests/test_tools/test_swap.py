@@ -33,6 +33,9 @@ from mmswinv2.swap.wiring import _choose_stages
 from tests.test_tools.conftest import ROOT
 
 pytestmark = [
+    # hosts warn about old names of their own arguments and about their own losses
+    pytest.mark.filterwarnings('ignore::UserWarning:mm(cv|det|engine|seg)'),
+    pytest.mark.filterwarnings('ignore:torch.meshgrid:UserWarning'),
     # from CSPNeXt and CSPDarknet of mmdet 3.3.0
     pytest.mark.filterwarnings('ignore:`torch.cuda.amp.autocast:FutureWarning'),
     pytest.mark.filterwarnings('ignore::DeprecationWarning:mm(cv|det|engine|seg)'),
