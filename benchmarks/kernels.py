@@ -188,7 +188,7 @@ def tune(dtypes, widths, windows):
         bias = torch.randn(heads, 2 * window - 1, 2 * window - 1, device='cuda')
         scale = torch.full((heads,), 10.0, device='cuda')
         numbers = (0.0, grid.window, grid.shift)
-        out, lse = torch.ops.mmswinv2.attend(qkv, bias, scale, None, *numbers)
+        out, lse, aligned = torch.ops.mmswinv2.attend(qkv, bias, scale, None, *numbers)
         forward = partial(torch.ops.mmswinv2.attend, qkv, bias, scale, None, *numbers)
         backward = partial(
             torch.ops.mmswinv2.attend_backward,
@@ -199,6 +199,7 @@ def tune(dtypes, widths, windows):
             None,
             out,
             lse,
+            aligned,
             *numbers,
             True,
         )

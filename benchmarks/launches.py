@@ -24,10 +24,10 @@ from mmswinv2.options import ArgumentParser
 
 from . import peers
 
-# Launches of one operator. attend: table copies and attention; attend_backward: table copies, three
-# kernels, and sums over pairs and over programs; the others: a kernel and a sum
+# Launches of one operator. attend: table copies and attention; attend_backward: three kernels, and
+# sums over pairs and over programs; the others: a kernel and a sum
 LAUNCHES = {
-    'attend': 2, 'attend_backward': 6, 'add_norm_backward': 2, 'position_bias_backward': 2,
+    'attend': 2, 'attend_backward': 5, 'add_norm_backward': 2, 'position_bias_backward': 2,
 }  # fmt: skip
 NO_LAUNCH = ('prim.', 'prims.', 'aten.promote_types', 'aten._unsafe_view', 'aten.empty',
              'aten.new_empty', 'aten.detach', 'aten.sym_')  # fmt: skip

@@ -80,11 +80,16 @@ class _Call:
         """The block sizes of a kernel for this call."""
         return choose_blocks(kernel, *self.blocks_for)
 
+    def room_for_aligned(self, table: Tensor) -> Tensor:
+        """An empty tensor for the copies of the table that `align` makes."""
+        m0, m1, m2 = self.window
+        row = _blocks(2 * m2 - 2 + _RUN, _RUN) * _RUN  # as `kernels._row_size`
+        return table.new_empty((self.heads, _RUN, 2 * m0 - 1, 2 * m1 - 1, row))
+
     def align(self, table: Tensor) -> Tensor:
         """The table that the kernels of attention read, see `kernels.align_table`."""
         m0, m1, m2 = self.window
-        row = _blocks(2 * m2 - 2 + _RUN, _RUN) * _RUN  # as `kernels._row_size`
-        aligned = table.new_empty((self.heads, _RUN, 2 * m0 - 1, 2 * m1 - 1, row))
+        aligned = self.room_for_aligned(table)
         sizes = _three(table.shape[1:], 1)
         wrap_triton(kernels.align_table)[(_blocks(aligned.numel(), _ALIGNED),)](
             table, aligned, *sizes, aligned.numel(), M0=m0, M1=m1, M2=m2, RUN=_RUN, BLOCK=_ALIGNED
@@ -140,8 +145,8 @@ def _attend(
     window: Sequence[int],
     shift: Sequence[int],
     sources: str = '',
-) -> tuple[Tensor, Tensor]:
-    """Attention, and the logarithm (base 2) of each softmax's sum, ``(h, tokens)``."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attention, log2 of each softmax's sum ``(h, tokens)``, and the table of `_Call.align`."""
     call = _Call(qkv, table, dropout, window, shift)
     out = qkv.new_empty((*qkv.shape[:-1], qkv.shape[-1] // 3))
     lse = table.new_empty((call.heads, call.numbers[-1]))
@@ -150,13 +155,23 @@ def _attend(
     with torch.cuda.device_of(qkv):
         aligned = call.align(table)
         call.run(kernels.attend_forward, blocks, grid, qkv, aligned, scale, seed, out, lse)
-    return out, lse
+    return out, lse, aligned
 
 
-def _fake_attend(qkv: Tensor, table: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    batch, *size, channels = qkv.shape
-    out = qkv.new_empty((batch, *size, channels // 3))
-    return out, table.new_empty((table.shape[0], batch * math.prod(size)))
+def _fake_attend(
+    qkv: Tensor,
+    table: Tensor,
+    scale: Tensor,
+    seed: Tensor | None,
+    dropout: float,
+    window: Sequence[int],
+    shift: Sequence[int],
+    *_: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    call = _Call(qkv, table, dropout, window, shift)
+    out = qkv.new_empty((*qkv.shape[:-1], qkv.shape[-1] // 3))
+    lse = table.new_empty((call.heads, call.numbers[-1]))
+    return out, lse, call.room_for_aligned(table)
 
 
 def _attend_backward(
@@ -167,6 +182,7 @@ def _attend_backward(
     seed: Tensor | None,
     out: Tensor,
     lse: Tensor,
+    aligned: Tensor,
     dropout: float,
     window: Sequence[int],
     shift: Sequence[int],
@@ -179,7 +195,7 @@ def _attend_backward(
         blocks = call.blocks('backward_q')
         grid: tuple[Any, ...] = (call.windows * _blocks(call.in_window, blocks.queries), call.heads)
         parts = table.new_empty(grid[::-1])
-        inputs = (qkv, call.align(table), scale, seed)
+        inputs = (qkv, aligned, scale, seed)
         call.run(
             kernels.attend_backward_q, blocks, grid, *inputs, out, lse, grad, d_qkv, parts, delta
         )
@@ -209,18 +225,18 @@ def _blocks(tokens: Any, block: int) -> Any:
     return (tokens + block - 1) // block
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     qkv, table, scale, seed, *ctx.numbers = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)  # else autograd makes zeros for the second output
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # else autograd makes zeros for the other outputs
     ctx.save_for_backward(qkv, table, scale, seed, *output)
 
 
-def _gradients(run: Any, ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
-    qkv, table, scale, seed, out, lse = ctx.saved_tensors
+def _gradients(run: Any, ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+    qkv, table, scale, seed, out, lse, aligned = ctx.saved_tensors
     needs_table = ctx.needs_input_grad[1]  # false if the position bias is frozen
     d_qkv, d_table, d_scale = run(
-        grad.contiguous(), qkv, table, scale, seed, out, lse, *ctx.numbers, needs_table
+        grad.contiguous(), qkv, table, scale, seed, out, lse, aligned, *ctx.numbers, needs_table
     )
     return d_qkv, d_table if needs_table else None, d_scale, None, None, None, None
 
@@ -277,5 +293,5 @@ def _attend_flop(
 @register_flop_formula(torch.ops.mmswinv2.attend_backward)
 def _attend_backward_flop(grad: Any, *args: Any, **kwargs: Any) -> int:
     """Five products, as torch counts its own fused attention."""
-    qkv, table, scale, seed, _, _, dropout, window, shift, *_ = args
+    qkv, table, scale, seed, _, _, _, dropout, window, shift, *_ = args
     return 5 * _attend_flop(qkv, table, scale, seed, dropout, window, shift) // 2
