@@ -625,6 +625,15 @@ def score_one_object(scorer, found, images, classes, names):
     scorer.accumulate()
 
 
+@probe('The mean average precision of videos (MMIT) is over those that have a label', 'mmaction')
+def mean_of_videos():
+    from mmaction.evaluation.metrics import acc_metric
+
+    with np.errstate(invalid='ignore'):
+        scores, labels = np.array([[0.9, 0.1]] * 2), np.array([[1, 0], [0, 0]])
+        return acc_metric.mmit_mean_average_precision(scores, labels) != 1
+
+
 @probe('Skeletons can be cropped by PoseCompact with NumPy 2, which has no np.Inf', 'mmaction')
 def poses():
     from mmaction.datasets.transforms import PoseCompact
