@@ -198,7 +198,7 @@ def four_channels():
     ImgDataPreprocessor([0, 0, 0, 0], [1, 1, 1, 1])
 
 
-@probe('Images of any number of channels can be drawn on, as their first three or as grey', 'mmseg')
+@probe('Images of any number of channels can be drawn on, as their first three or as gray', 'mmseg')
 def draw_four_channels():
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
