@@ -299,9 +299,9 @@ def name_class_scores() -> None:
             for key, axis in (('precision', 2), ('recall', 1), ('scores', 2)):
                 self.eval[key] = self.eval[key].take(order, axis)
 
-    of_boxes = (metrics.CocoMetric, getattr(metrics, 'FasterCocoMetric', metrics.CocoMetric))
+    names = ('CocoMetric', 'FasterCocoMetric', 'LVISMetric', 'OVCocoMetric')
 
-    @replace(of_boxes, 'compute_metrics')
+    @replace(tuple(getattr(metrics, n) for n in names if hasattr(metrics, n)), 'compute_metrics')
     def compute_each(original: Any, self: Any, results: list) -> dict:
         if self.cat_ids is None and hasattr(self._coco_api, 'get_cat_ids'):
             # FasterCocoMetric takes them in the order of the file

@@ -527,17 +527,19 @@ def test_lvis_is_scored_on_the_images_of_the_data_set(folder, log, negative, ap)
         ann_file='lvis.json', data_prefix=dict(img=''), metainfo=meta, test_mode=True, indices=2,
         pipeline=[],
     )  # fmt: skip
-    metric = LVISMetric('lvis.json')
+    metric = LVISMetric('lvis.json', metric=['bbox', 'segm'], classwise=True)
     metric.dataset_meta = meta
     hosts.check_evaluator(SimpleNamespace(metrics=[metric]), dataset, 'val_evaluator')
     assert 'ann_file has 1 images that the data set does not load' in log()
     for i, labels, score in ((1, [0, 1], 0.5), (2, [1], 0.9)):  # a false alarm on the second
         boxes = torch.tensor([[9.0, 9, 49, 49]] * len(labels))
-        found = dict(
-            bboxes=boxes, labels=torch.tensor(labels), scores=torch.full((len(labels),), score)
-        )
+        found = dict(bboxes=boxes, labels=torch.tensor(labels))
+        found['scores'] = torch.full((len(labels),), score)
+        found['masks'] = torch.zeros(len(labels), 64, 96, dtype=torch.bool)
         metric.process({}, [dict(img_id=i, ori_shape=(64, 96), pred_instances=found)])
-    assert metric.evaluate(2)['lvis/bbox_AP'] == ap
+    scores = metric.evaluate(2)
+    assert scores['lvis/bbox_AP'] == ap and scores['lvis/segm_AP'] == 0
+    assert [scores[f'lvis/{kind}_cat_precision'] for kind in ('bbox', 'segm')] == [1, 0]
     content['images'][0]['id'] = 7
     Path('other.json').write_text(json.dumps(content | dict(annotations=[])))
     metrics = [LVISMetric('other.json')]
