@@ -84,16 +84,20 @@ def _check_coco() -> None:
 def _measure_masks(path: str) -> None:
     """Give the objects of a file the areas of their masks, by which COCO calls them small or large.
 
-    mmdet gives them the areas of their boxes.
+    mmdet gives them the areas of their boxes, which those keep whose mask cannot be used.
     """
-    from pycocotools import mask
-    from pycocotools.coco import COCO
+    from ..datasets.coco_masks import check_masks
 
-    content, api = read_json(path), COCO()
-    api.imgs = {image['id']: image for image in content['images']}
-    for annotation in content.get('annotations', ()):
-        if annotation.get('segmentation'):
-            annotation['area'] = float(mask.area(api.annToRLE(annotation)))
+    content = read_json(path)
+    size = {image['id']: (image['width'], image['height']) for image in content['images']}
+    annotations = content.get('annotations', [])
+    sizes = np.array([size[a['image_id']] for a in annotations]).reshape(-1, 2)
+    try:
+        areas = check_masks(path, annotations, sizes, None).tolist()
+    except UserError:  # a metric of boxes does without masks
+        return
+    for annotation, area in zip(annotations, areas, strict=True):
+        annotation['area'] = area or annotation['area']
     Path(path).write_text(json.dumps(content))
 
 

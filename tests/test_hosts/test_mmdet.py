@@ -245,6 +245,28 @@ def test_boxes_and_masks_without_a_file(folder, name):
     assert metric.metrics == ['bbox', 'segm']
 
 
+@pytest.mark.parametrize(
+    ('mask', 'area'),
+    [
+        ([[0, 0, 30, 0, 30, 30, 0, 30]], 900),
+        ([[0, 0, 0.5, 0, 0.5, 0.5]], 8000),  # in shares of the image
+        (dict(size=[9, 9], counts=[0, 81]), 8000),  # of another image
+        (None, 8000),
+    ],
+)
+def test_boxes_are_scored_whatever_their_masks(folder, mask, area):
+    from mmdet.evaluation import CocoMetric
+
+    metric, box = CocoMetric(), torch.tensor([[0.0, 0, 80, 100]])
+    metric.dataset_meta = dict(classes=('cat', 'dog'))
+    cat = dict(bbox=box[0].tolist(), bbox_label=0, mask=mask)
+    found = dict(bboxes=box, labels=torch.tensor([0]), scores=torch.ones(1))
+    sample = dict(img_id=1, ori_shape=(100, 100), instances=[cat], pred_instances=found)
+    metric.process({}, [sample])
+    assert metric.evaluate(1)['coco/bbox_mAP'] == 1
+    assert metric._coco_api.anns[1]['area'] == area
+
+
 def labelled(change=lambda content: None, classes=('cat', 'dog'), with_mask=False, **options):
     """A data set of mmdet's own format, whose labels are numbers."""
     from mmdet.datasets import BaseDetDataset
