@@ -99,7 +99,7 @@ def write_plot(records: Iterable[dict[str, Any]], path: Path) -> None:
             if some and not training:
                 axes[i, j].plot(
                     [x_of(r) for r in some], [r['floor'] or float('nan') for r in some],
-                    linestyle=':', color='grey', label='floor',
+                    linestyle=':', color='gray', label='floor',
                 )  # fmt: skip
             axes[i, j].set(xlabel=x_label, ylabel=y_label, yscale='log')
             if some:

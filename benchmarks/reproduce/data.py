@@ -35,7 +35,7 @@ def scripts(name: str):
 
 @functools.cache
 def shapes(count: int, split: int, side: int) -> Split:
-    """Pictures of one shape each, in one colour on a darker one, turned; classes go round.
+    """Pictures of one shape each, in one color on a darker one, turned; classes go round.
 
     Args:
         count: how many.

@@ -12,7 +12,7 @@ from .norm import largest
 
 Row = dict[str, Any]
 MOST = 3.0
-COLOURS = {'V1': '#d9641e', 'V2': '#1f4e9c'}
+COLORS = {'V1': '#d9641e', 'V2': '#1f4e9c'}
 
 
 def read(folder: Path) -> dict[str, list[Row]]:
@@ -128,11 +128,11 @@ def draw_norm(rows: list[Row], axes: Any) -> None:
             for when, style in (('start', ':'), ('end', '-')):
                 blocks = range(1, len(row[when]) + 1)
                 label = f'{design}, {"trained" if when == "end" else "at the start"}'
-                left.plot(blocks, row[when], style, color=COLOURS[design],
+                left.plot(blocks, row[when], style, color=COLORS[design],
                           label=label if row['seed'] == some[0]['seed'] else None)  # fmt: skip
         by_rate = groups(some, 'lr')
         ends = [statistics.fmean(shown(r['losses'][-1]) for r in by_rate[lr]) for lr in by_rate]
-        right.plot(list(by_rate), ends, 'o-', color=COLOURS[design], label=design)
+        right.plot(list(by_rate), ends, 'o-', color=COLORS[design], label=design)
     left.set(xlabel='block', ylabel='amplitude of the main branch', ylim=(0, None))
     left.xaxis.get_major_locator().set_params(integer=True)
     right.set(xlabel='learning rate', ylabel=f'loss at the end (at most {MOST:g})', xscale='log')
@@ -163,7 +163,7 @@ def draw_video(rows: list[Row], axes: Any) -> None:
     names = groups(rows, 'trained', 'tested')
     draw_bars({f'trained {a},\ntested {b}': some for (a, b), some in names.items()},
               'directions', axes)  # fmt: skip
-    axes.axvline(0.25, color='grey', linestyle=':')
+    axes.axvline(0.25, color='gray', linestyle=':')
     axes.set(xlabel='top-1 of the four directions (dotted: chance)')
 
 

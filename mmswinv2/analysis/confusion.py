@@ -144,7 +144,7 @@ def analyse_maps(dataset: Any, folder: Path, ignore: int, max_examples: int) -> 
         Table(head, rows, (1, 2, 3, 4)),
         Matrix(names, names, total),
         [_segmentor_example(dataset, i, folder, share) for share, i, _ in rated[:max_examples]],
-        colours=[
+        colors=[
             (n, f'#{r:02x}{g:02x}{b:02x}')
             for n, (r, g, b) in zip(names, palette(dataset.metainfo), strict=True)
         ],
@@ -202,12 +202,11 @@ def _segmentor_example(dataset: Any, index: int, folder: Path, share: float) -> 
     image = read_image(dataset, index)
     panels = [panel(image, 'picture')]
     if truth.shape == image.shape[:2]:
-        colours = palette(dataset.metainfo)
+        colors = palette(dataset.metainfo)
         panels += [
-            panel(_paint(image, m, colours), w)
-            for m, w in ((truth, 'truth'), (found, 'prediction'))
+            panel(_paint(image, m, colors), w) for m, w in ((truth, 'truth'), (found, 'prediction'))
         ]
-        wrong = (truth != found) & (truth < len(colours))
+        wrong = (truth != found) & (truth < len(colors))
         panels.append(
             panel(
                 np.where(wrong[..., None], (214, 39, 40), image // 3 + 150).astype(np.uint8),
@@ -220,18 +219,18 @@ def _segmentor_example(dataset: Any, index: int, folder: Path, share: float) -> 
 def palette(meta: Mapping[str, Any]) -> np.ndarray:
     """Colors of the classes (classes, 3): ``palette`` of a data set, or spread over all hues."""
     count = len(meta['classes'])
-    colours = meta.get('palette') or ()
-    if len(colours) >= count:
-        return np.array(colours[:count], np.uint8)
+    colors = meta.get('palette') or ()
+    if len(colors) >= count:
+        return np.array(colors[:count], np.uint8)
     import colorsys
 
     hues = [colorsys.hsv_to_rgb(i * 0.381966 % 1, 0.75, 0.9) for i in range(count)]
     return (255 * np.array(hues)).astype(np.uint8)
 
 
-def _paint(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+def _paint(image: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Blend an image with the colors of its labels; pixels without a class are unchanged."""
-    known = (labels >= 0) & (labels < len(colours))
+    known = (labels >= 0) & (labels < len(colors))
     painted = image.astype(np.float32)
-    painted[known] = 0.4 * painted[known] + 0.6 * colours[labels[known]]
+    painted[known] = 0.4 * painted[known] + 0.6 * colors[labels[known]]
     return painted.astype(np.uint8)

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import UserError
 
 # modeled on matplotlib's "tab10" without gray; the first color is for the main curve
-_COLOURS = (
+_COLORS = (
     '#1f4e9c', '#d9641e', '#2a9134', '#b3261e', '#7b4fa8', '#8a5a44', '#d45fa8',
     '#9a9a00', '#109aa8',
 )  # fmt: skip
@@ -57,12 +57,12 @@ def draw(
         for i, (name, points) in enumerate(curves.items()):
             x, y = np.array(points, float).reshape(-1, 2).T
             y[~(np.abs(y) < _LARGEST)] = np.nan
-            colour = _COLOURS[i % len(_COLOURS)]
-            dashed = '--' if i >= len(_COLOURS) else '-'
+            color = _COLORS[i % len(_COLORS)]
+            dashed = '--' if i >= len(_COLORS) else '-'
             marker = 'o' if len(x) < 12 else None
             width = 1.3 if i else 2.2
-            axes.plot(x, y, dashed, color=colour, lw=width, marker=marker, ms=3.5)
-            legend.append((name, colour))
+            axes.plot(x, y, dashed, color=color, lw=width, marker=marker, ms=3.5)
+            legend.append((name, color))
         axes.set_xlabel(axis)
         axes.spines[['top', 'right']].set_visible(False)
         axes.grid(color='#e3e6ea')
@@ -78,8 +78,8 @@ def heat_map(shares: np.ndarray) -> str:
     from PIL import Image
 
     white, dark = np.array([247, 249, 252.0]), np.array([31, 78, 156.0])
-    colours = white + shares[..., None] ** 0.5 * (dark - white)
-    image = Image.fromarray(colours.astype(np.uint8))
+    colors = white + shares[..., None] ** 0.5 * (dark - white)
+    image = Image.fromarray(colors.astype(np.uint8))
     scale = max(1, 720 // max(shares.shape))
     image = image.resize([side * scale for side in image.size], Image.Resampling.NEAREST)
     file = io.BytesIO()

@@ -102,7 +102,7 @@ class Findings:
     precision: dict[str, np.ndarray] = field(default_factory=dict)
     errors: Table | None = None
     # of segmentors: names of classes and their colors in the pictures
-    colours: list[tuple[str, str]] = field(default_factory=list)
+    colors: list[tuple[str, str]] = field(default_factory=list)
 
 
 def panel(image: np.ndarray, caption: str, boxes: list[Box] | None = None) -> Panel:

@@ -4,7 +4,6 @@ Fake tensors have shapes but no memory, so that a network of 3 billion parameter
 a laptop. The rest of the model runs for real, because losses and proposals depend on values.
 """
 
-import copy
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,6 +19,7 @@ from torch.utils.flop_counter import flop_registry
 from .. import hosts
 from ..core import SwinV2
 from ..errors import UserError
+from ..hosts.configs import built, without_weights
 
 
 class Observer(TorchDispatchMode):
@@ -124,7 +124,7 @@ def build(
     backbone_cfg = model_cfg.pop('backbone')
     with torch.device('meta'):
         stand_in = StandIn(MODELS.build(backbone_cfg), observers, dtype)
-    model_cfg.backbone = dict(type=lambda module: module, module=stand_in)
+    model_cfg.backbone = built(stand_in)
     return MODELS.build(model_cfg), stand_in
 
 
@@ -135,11 +135,7 @@ def ready(cfg: Any) -> Any:
     positive proposals as their samplers take.
     """
     hosts.use_registries(cfg)
-    model_cfg = copy.deepcopy(cfg.model)
-    if 'backbone' in model_cfg:
-        model_cfg.backbone.init_cfg = None
-    if model_cfg.get('pretrained'):  # which segmentors hand on to their backbone
-        model_cfg.pretrained = None
+    model_cfg = without_weights(cfg.model)
     if (backbone := hosts.own_backbone(model_cfg)) is not None:
         backbone.path = 'plain'  # the implementation for GPUs, which are analyzed here
     stages = (model_cfg.get('train_cfg') or {}).get('rcnn') or []

@@ -18,7 +18,7 @@ from .installation import (
     is_development,
 )
 
-_COLOURS = {OK: 'green', NOTE: 'yellow', ABSENT: 'dim', BROKEN: 'bold red'}
+_COLORS = {OK: 'green', NOTE: 'yellow', ABSENT: 'dim', BROKEN: 'bold red'}
 
 
 def examine(development: bool | None = None) -> Iterator[Finding]:
@@ -57,7 +57,7 @@ def report(findings: Iterator[Finding]) -> bool:
         broken += finding.state == BROKEN
         console.print(
             Text.assemble(
-                (f'{finding.state:<8}', _COLOURS[finding.state]),
+                (f'{finding.state:<8}', _COLORS[finding.state]),
                 f'{finding.name:<20}{finding.text}',
             )
         )

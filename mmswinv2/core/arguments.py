@@ -209,7 +209,7 @@ def _is_list(value: Any) -> bool:
 
 def want_rate(name: str, value: Any) -> None:
     """Raise `UserError` unless the argument is a share of what to drop."""
-    want(name, value, 'at least 0 and below 1', is_number(value) and 0 <= value < 1)
+    want(name, value, 'a number from 0 to below 1', is_number(value) and 0 <= value < 1)
 
 
 def want_mlp(ratio: Any, channels: int) -> None:

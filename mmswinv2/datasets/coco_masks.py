@@ -183,8 +183,7 @@ def _check_runs(annotations: list[dict], runs: list[int], size: np.ndarray, refu
 
 
 def _leave_out_empty_runs(path: Any, annotations: list[dict], runs: list[int]) -> _Outlines:
-    # not installed with mmpretrain
-    coco_mask = needed('pycocotools.mask', f'{path} has run lengths, and', 'pycocotools')
+    coco_mask = _coco_mask(f'{path} has run lengths, and')
     those = [annotations[i]['segmentation'] for i in runs]
     codes = [
         coco_mask.frPyObjects(s, *s['size']) if type(s['counts']) is list else s for s in those
@@ -202,6 +201,10 @@ def _leave_out_empty_runs(path: Any, annotations: list[dict], runs: list[int]) -
         )
     has = area > 0
     return owner[has], area[has], box[has, :2], box[has, :2] + box[has, 2:]
+
+
+def _coco_mask(what: str = 'a mask in pixels') -> Any:
+    return needed('pycocotools.mask', what, 'pycocotools')  # not installed with mmpretrain
 
 
 def count_pixels(code: str) -> int:
@@ -225,7 +228,7 @@ def count_pixels(code: str) -> int:
 
 def encode_mask(mask: Any) -> tuple[dict[str, Any], float, list[float]]:
     """A mask (H, W) as COCO has it: run lengths, area in pixels, and (x, y, width, height)."""
-    coco_mask = needed('pycocotools.mask', 'a mask in pixels', 'pycocotools')
+    coco_mask = _coco_mask()
     code = coco_mask.encode(np.asfortranarray(np.asarray(mask), dtype=np.uint8))
     area, box = float(coco_mask.area(code)), coco_mask.toBbox(code).tolist()
     return dict(size=list(code['size']), counts=code['counts'].decode()), area, box
@@ -233,6 +236,6 @@ def encode_mask(mask: Any) -> tuple[dict[str, Any], float, list[float]]:
 
 def fill_polygons(polygons: list[list[float]], size: tuple[int, int]) -> np.ndarray:
     """The pixels (H, W) inside any of some polygons, bool; `size` is width and height."""
-    coco_mask = needed('pycocotools.mask', 'a mask in pixels', 'pycocotools')
+    coco_mask = _coco_mask()
     codes = coco_mask.frPyObjects(polygons, size[1], size[0])
     return coco_mask.decode(coco_mask.merge(codes)).astype(bool)

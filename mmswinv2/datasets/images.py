@@ -29,7 +29,7 @@ class Header(NamedTuple):
     bits: int = 8  # per number
     kind: str = 'unsigned'
     channels: int = 3
-    colour: str = ''  # of `_PHOTOMETRIC`
+    color: str = ''  # of `_PHOTOMETRIC`
     layout: str = ''  # contains any of 'planes', 'turned', 'pages', 'scaled'
 
     @property
@@ -40,17 +40,17 @@ class Header(NamedTuple):
     @property
     def coded(self) -> bool:
         """Whether numbers have to be converted to get gray, RGB or other channels."""
-        return self.colour not in ('', 'RGB') or self.bits == 1
+        return self.color not in ('', 'RGB') or self.bits == 1
 
     def __str__(self) -> str:
-        what = ' '.join(part for part in (self.kind, self.colour, self.layout) if part)
+        what = ' '.join(part for part in (self.kind, self.color, self.layout) if part)
         numbers = f' of {self.channels} x {self.bits} bits ({what})'
         return self.form + numbers if self.channels else self.form
 
 
 def _png(content: bytes) -> Header:
-    channels, colour = {0: 1, 4: 2, 6: 4}.get(content[25], 3), 'palette' * (content[25] == 3)
-    return Header('PNG', content[24], channels=channels, colour=colour)
+    channels, color = {0: 1, 4: 2, 6: 4}.get(content[25], 3), 'palette' * (content[25] == 3)
+    return Header('PNG', content[24], channels=channels, color=color)
 
 
 def _tiff(content: bytes) -> Header:
@@ -58,7 +58,7 @@ def _tiff(content: bytes) -> Header:
     tags = ImageFileDirectory_v2(content[: 16 if b'+' in content[2:4] else 8])
     file.seek(tags.next)
     tags.load(file)
-    bits, kind, channels, colour, planes, turned = (
+    bits, kind, channels, color, planes, turned = (
         int(np.max(tags.get(tag, 1))) for tag in (258, 339, 277, 262, 284, 274)
     )
     layout = ' planes' * (planes > 1 and channels > 1) + ' turned' * (turned > 1)
@@ -70,8 +70,8 @@ def _tiff(content: bytes) -> Header:
         if not int(np.max(tags.get(254, 0))) & 0b101:  # neither a smaller copy nor a mask
             layout += ' pages'
             break
-    kinds, colours = _KINDS.get(kind, 'complex'), _PHOTOMETRIC.get(colour, 'other colours')
-    return Header('TIFF', bits, kinds, channels, colours, layout.strip())
+    kinds, colors = _KINDS.get(kind, 'complex'), _PHOTOMETRIC.get(color, 'other colors')
+    return Header('TIFF', bits, kinds, channels, colors, layout.strip())
 
 
 def _pnm(content: bytes) -> Header:
@@ -91,8 +91,8 @@ def _other(content: bytes) -> Header:
     with open_image(io.BytesIO(content)) as image:
         known = {'I': (32, 'signed'), 'F': (32, 'float'), '1': (1, 'unsigned')}
         bits, kind = known.get(image.mode, (16 if image.mode[:2] == 'I;' else 8, 'unsigned'))
-        colour = image.mode if image.mode in ('P', 'CMYK') else ''
-        return Header(image.format or '', bits, kind, len(image.getbands()), colour)
+        color = image.mode if image.mode in ('P', 'CMYK') else ''
+        return Header(image.format or '', bits, kind, len(image.getbands()), color)
 
 
 def read_header(content: bytes) -> Header:
@@ -130,11 +130,11 @@ _LOSSES: tuple[tuple[Sequence[str], bool | None, Callable[[Header], bool], str],
         'gives in part or not at all',
     ),
     (_CV2, False, lambda h: 'scaled' in h.layout and not h.wide, 'does not bring to 255'),
-    (_CV2, None, lambda h: h.colour == 'Lab', 'does not convert'),
+    (_CV2, None, lambda h: h.color == 'Lab', 'does not convert'),
     (
         _CV2,
         False,
-        lambda h: h.form == 'TIFF' and h.channels == 4 and h.colour != 'CMYK',
+        lambda h: h.form == 'TIFF' and h.channels == 4 and h.color != 'CMYK',
         'blends with the fourth channel',
     ),
     (_PILLOW, True, lambda h: h.coded, 'does not convert'),
@@ -143,7 +143,7 @@ _LOSSES: tuple[tuple[Sequence[str], bool | None, Callable[[Header], bool], str],
     (_PILLOW, True, lambda h: (h.bits, h.kind) in _SIGNS, 'gives with another sign'),
     (_TIFFFILE, None, lambda h: h.coded, 'does not convert'),
     (_TIFFFILE, None, lambda h: bool(h.layout), 'neither turns nor puts together'),
-    (_TIFFFILE, False, lambda h: (h.channels, h.colour) == (3, 'RGB'), 'gives in the order RGB'),
+    (_TIFFFILE, False, lambda h: (h.channels, h.color) == (3, 'RGB'), 'gives in the order RGB'),
 )
 
 
@@ -190,9 +190,9 @@ def decode(content: bytes, stored: bool = False) -> np.ndarray:
         return image[..., [0, 3]] if header.channels == 2 else image  # OpenCV makes RGBA of it
     with open_image(io.BytesIO(content)) as file:
         file.load()  # turns a TIFF, which has no orientation then
-        colours = 'RGBA' if 'transparency' in file.info else 'RGB'
+        colors = 'RGBA' if 'transparency' in file.info else 'RGB'
         kept = file.mode in ('L', 'LA', 'RGB', 'RGBA', 'RGBX')
-        plain = file if kept else file.convert('L' if file.mode == '1' else colours)
+        plain = file if kept else file.convert('L' if file.mode == '1' else colors)
         image = upright(np.array(plain), 1 if stored else orientation(file))
     return image[..., None] if image.ndim == 2 else image
 

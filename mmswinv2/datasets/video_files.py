@@ -272,17 +272,17 @@ def _images(
     for number, frame in frames:
         if number in wanted:
             size = size or (frame.width, frame.height)
-            image = convert(frame, *size, 'rgb24', **_colours(frame)).to_ndarray()
+            image = convert(frame, *size, 'rgb24', **_colors(frame)).to_ndarray()
             yield number, _upright(image, frame)
 
 
-def _colours(frame: Any) -> dict[str, int]:
+def _colors(frame: Any) -> dict[str, int]:
     """Color arguments of PyAV's reformatter, which ignores a frame's tags before PyAV 17."""
     matrix, full = frame.colorspace in _OTHER_MATRICES, frame.color_range == _FULL_RANGE
     if not frame.format.name.startswith('yuv') or not (matrix or full):
         return {}
-    colours = dict(src_colorspace=int(frame.colorspace), src_color_range=int(frame.color_range))
-    return colours | dict(dst_colorspace=5, dst_color_range=0)
+    colors = dict(src_colorspace=int(frame.colorspace), src_color_range=int(frame.color_range))
+    return colors | dict(dst_colorspace=5, dst_color_range=0)
 
 
 def _upright(image: np.ndarray, frame: Any) -> np.ndarray:

@@ -47,6 +47,7 @@ class SingleStage(Detector):
     def __init__(self, model: Any, normalized: bool = False) -> None:
         super().__init__(model, normalized)
         check_heads(model.bbox_head, 'RetinaHead')
+        check_limit(model.bbox_head)
         cfg = model.bbox_head.test_cfg
         check_nms(cfg.nms)
         if (least := cfg.get('min_bbox_size', 0)) > 0:  # mmdet's is of boxes that are scaled back
@@ -70,6 +71,7 @@ class TwoStage(Detector):
         super().__init__(model, normalized)
         roi = self.model.roi_head
         check_heads(self.model.rpn_head, 'RPNHead')
+        check_limit(self.model.rpn_head)
         check_heads(roi, 'StandardRoIHead', 'CascadeRoIHead', 'HybridTaskCascadeRoIHead')
         for cfg in (self.model.rpn_head.test_cfg, roi.test_cfg):
             check_nms(cfg.nms)
@@ -285,6 +287,15 @@ def check_heads(head: Any, *known: str) -> None:
         raise UserError(f'{name} has no export rule; {", ".join(known)} have')
     if hasattr(head, 'bbox_coder'):
         check_coder(head)
+
+
+def check_limit(head: Any) -> None:
+    """Raise `UserError` for a dense head without a limit: with -1 mmdet drops its last box."""
+    if (most := int(head.test_cfg.max_per_img)) < 1:
+        raise UserError(
+            f'max_per_img={most} of {type(head).__name__} has no export rule; set the number of '
+            'boxes to keep of a picture'
+        )
 
 
 def check_coder(head: Any) -> None:

@@ -62,6 +62,7 @@ _BOUND = (
     'a number above 0, or clip_grad=None for no clipping',
     lambda value: is_number(value) and value > 0,  # 0 would train nothing
 )
+_NO_TEXT = 'a number', lambda value: not isinstance(value, str)  # heads may take lists of them
 _TEXT = 'a text', lambda value: isinstance(value, str)
 _METHODS = ('fork', 'forkserver', 'spawn')  # mmengine sets none on Windows, which has only spawn
 _ANY = '', lambda value: True
@@ -82,6 +83,7 @@ _GROUPS = (  # settings (* matches anything): description and check of their val
     (('train_cfg.max_iters', 'train_cfg.max_epochs', 'train_cfg.val_interval'), _whole(1)),
     (('optim_wrapper.accumulative_counts', 'auto_scale_lr.base_batch_size'), _whole(1)),
     (('default_hooks.logger.interval', 'env_cfg.resource_limit'), _whole(1)),
+    (('*.score_thr', '*.mask_thr_binary', '*.max_per_img', '*.nms_pre'), _NO_TEXT),
     (('train_cfg.val_begin', 'default_hooks.checkpoint.save_begin', '*.num_classes'), _whole(0)),
     (('optim_wrapper.optimizer.lr', 'optim_wrapper.optimizer.weight_decay'), _NOT_NEGATIVE),
     (('optim_wrapper.optimizer.momentum',), _NOT_NEGATIVE),

@@ -199,15 +199,18 @@ def set_tta(cfg: Config) -> None:
     The model becomes a wrapper that has the given one as its ``module``.
 
     Raises:
-        UserError: if neither the config nor the host has an augmentation for this model.
+        UserError: if neither the config nor the host has an augmentation for this model, or it
+            cannot merge what the model predicts.
     """
     datasets = list(hosts.inner_datasets(cfg.test_dataloader.dataset))
-    if 'tta_model' not in cfg and (model := hosts.of(cfg).default_tta_model(cfg)):
+    host = hosts.of(cfg)
+    if 'tta_model' not in cfg and (model := host.default_tta_model(cfg)):
         cfg.tta_model = {**model, 'type': hosts.type_in(cfg, model['type'])}
         flip = hosts.type_in(cfg, 'RandomFlip')
         cfg.tta_pipeline = _with_mirror_images(datasets[0].pipeline, flip)
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
         raise UserError('--tta needs tta_model and tta_pipeline in the config')
+    host.check_tta_model(cfg)
     wrapper = deepcopy(cfg.tta_model)
     wrapper['module'] = cfg.model
     cfg.model = wrapper

@@ -1,5 +1,6 @@
 """What configs say, and the data sets and pipelines that are built from them."""
 
+import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -55,6 +56,31 @@ def own_backbone(model_cfg: Any) -> Any:
     bases = kind.__mro__ if isinstance(kind, type) else ()
     names = [str(kind), *(base.__module__ for base in bases)]
     return backbone if any(name.startswith('mmswinv2.') for name in names) else None
+
+
+def inits_of(node: Any) -> list[Any]:
+    """The entries of a module's ``init_cfg``, which is one dict or a list of them."""
+    return as_list(node.get('init_cfg') or [])
+
+
+def without_weights(part: Any) -> Any:
+    """A copy of a part's config that loads no weights."""
+    part = copy.deepcopy(part)
+    for _, node in dicts_in(part):
+        if pretrained := node.get('pretrained'):  # a file or URL; True for timm's models
+            node['pretrained'] = False if pretrained is True else None
+        weights = ('Pretrained', 'PretrainedInit')
+        kept = [init for init in inits_of(node) if type_name(init) not in weights]
+        if len(kept) < len(inits_of(node)):
+            node.pop('init_cfg')  # an empty list would not be the type's default
+            if kept:
+                node['init_cfg'] = kept
+    return part
+
+
+def built(module: Any) -> dict[str, Any]:
+    """The config of a part of a model that is built already."""
+    return dict(type=lambda module: module, module=module)
 
 
 def is_tracker(model_cfg: Any) -> bool:

@@ -144,6 +144,9 @@ class Host:
         """
         return None
 
+    def check_tta_model(self, cfg: Any) -> None:
+        """Raise `UserError` if the ``tta_model`` of a config cannot merge its predictions."""
+
     def frames(self, cfg: Any, sampling: Any) -> int:
         """Number of frames of a sample, from the config of the transform that samples them."""
         return int(sampling['clip_len'])

@@ -68,6 +68,14 @@ def _is_map(file: Any, page: int) -> bool:
     return file.format != 'TIFF' or not file.tag_v2.get(_SUBFILE_TYPE, 0) & 0b101
 
 
+def check_form(path: str, content: bytes) -> None:
+    """Raise `UserError` for files of kinds in which decoders, or the file itself, change labels."""
+    with open_image(io.BytesIO(content)) as file:
+        for broken, words in _FILE_RULES:
+            if broken(file):
+                raise UserError(f'the label map {path} {words.format(file=file)}')
+
+
 def check_file(path: str, content: bytes, backend: str) -> tuple[int, int]:
     """Raise `UserError` if a host would silently read other labels than those in the file.
 
@@ -75,12 +83,9 @@ def check_file(path: str, content: bytes, backend: str) -> tuple[int, int]:
     """
     from mmcv import imfrombytes
 
+    check_form(path, content)
     file: Any
     with open_image(io.BytesIO(content)) as file:
-        for broken, words in _FILE_RULES:
-            if broken(file):
-                raise UserError(f'the label map {path} {words.format(file=file)}')
-        file.seek(0)
         signed = file.format == 'TIFF' and file.tag_v2.get(_SAMPLE_FORMAT) == (2,)
         exact = ('L', '1', 'P') if backend == 'pillow' else ('L',)
         if file.mode in exact and not signed:
@@ -94,7 +99,7 @@ def check_file(path: str, content: bytes, backend: str) -> tuple[int, int]:
         if not np.array_equal(loaded.squeeze(), labels.squeeze()):
             raise UserError(
                 f'the label map {path} has other labels, or none, for imdecode_backend={backend!r} '
-                'of LoadAnnotations, which may make colours of a palette; leave that setting out'
+                'of LoadAnnotations, which may make colors of a palette; leave that setting out'
             )
     height, width = labels.shape
     return height, width

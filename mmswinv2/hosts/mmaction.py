@@ -274,4 +274,7 @@ def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:
         if where == 'train_dataloader' and not dataset.multi_class:  # else it is of no class
             raise UserError(f'{finding}; give them one, or take them out of the list')
         if where != 'train_dataloader':
-            warn(f'{finding} and count as wrong in scores; only what --dump writes means something')
+            effect = 'count as wrong in scores; only what --dump writes means something'
+            if dataset.multi_class:
+                effect = 'are of no class'
+            warn(f'{finding} and {effect}')

@@ -97,6 +97,17 @@ def average_classes_with_videos() -> None:
 
 
 @patch('mmaction', '>=1')
+def average_videos_with_labels() -> None:
+    """The mean average precision of videos (MMIT) is over those that have a label."""
+    from mmaction.evaluation.metrics import acc_metric
+
+    @replace(acc_metric, 'mmit_mean_average_precision')
+    def average(original: Any, scores: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> Any:
+        pairs = [pair for pair in zip(scores, labels, strict=True) if np.any(pair[1] == 1)]
+        return original(*zip(*pairs, strict=True)) if pairs else np.nan
+
+
+@patch('mmaction', '>=1')
 def compact_poses() -> None:
     """Skeletons can be cropped by PoseCompact with NumPy 2, which has no np.Inf."""
     restore_numpy_names('mmaction.datasets.transforms.pose_transforms', 'mmaction.utils.misc')

@@ -106,17 +106,22 @@ class MMDet(Host):
         """Merge boxes by NMS, and masks where there is a mask head."""
         if cfg.model.get('roi_head', {}).get('mask_head') is not None:
             return dict(type='mmswinv2.InstanceSegTTAModel')
-        metrics = [e.get('metric', ()) for e in as_list(cfg.get('test_evaluator') or [])]
-        if any('segm' in as_list(metric) for metric in metrics):
-            raise UserError(
-                f'--tta: masks of {cfg.model.type} cannot be merged, only those of two-stage '
-                'detectors with a mask head; name a tta_model and a tta_pipeline in the config'
-            )
         own = cfg.model.get('test_cfg') or {}
         most = (own.get('rcnn') or own).get('max_per_img', 100)  # 300 for LVIS
         most = None if most == -1 else most  # as DetTTAModel slices by it
         nms = dict(type='nms', iou_threshold=0.5)
         return dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=most))
+
+    def check_tta_model(self, cfg: Any) -> None:
+        """Refuse DetTTAModel, which merges boxes alone, where masks are scored."""
+        metrics = [e.get('metric', ()) for e in as_list(cfg.get('test_evaluator') or [])]
+        scored = any('segm' in as_list(metric) for metric in metrics)
+        if type_name(cfg.tta_model) == 'DetTTAModel' and scored:
+            raise UserError(
+                f'--tta: masks of {type_name(cfg.model)} cannot be merged by DetTTAModel, which '
+                'merges boxes alone. Two-stage detectors with a mask head take '
+                "tta_model=dict(type='mmswinv2.InstanceSegTTAModel'); test others without --tta"
+            )
 
     def sample_batch(self, cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:
         """Images with 64 boxes, so that samplers find as many matches as they take."""

@@ -1,6 +1,7 @@
 """Annotations of detection data sets: rules that they are held to when mmdet reads them."""
 
 import functools
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +12,12 @@ from mmengine import fileio
 from mmengine.dataset import BaseDataset
 
 from ..errors import UserError
-from ..files import turn_backslashes
+from ..files import read_json, turn_backslashes
 from ..log import warn
 from .configs import steps_in
-from .label_maps import check_file, check_map_size, check_shape
+from .label_maps import check_file, check_form, check_map_size, check_shape
 from .mmcv import name_file
-from .patching import patch, replace
+from .patching import is_installed, patch, replace
 
 _NUMBER = re.compile(r'\s*[+-]?\d+\s*')  # as mmdet reads it
 
@@ -26,6 +27,8 @@ def check_annotations() -> None:
     """COCO annotations are held to rules when they are read; labels go by the names of classes."""
     _check_coco()
     _check_lists()
+    if is_installed('mmdet', '>=3.3'):
+        _check_label_map()
     _check_xml()
     _check_semantic_maps()
 
@@ -42,6 +45,7 @@ def _check_coco() -> None:
     @replace(CocoMetric, 'gt_to_coco_json')
     def write(original: Any, self: Any, *args: Any, **options: Any) -> str:
         path = original(self, *args, **options)
+        _measure_masks(path)
         written.add(path)
         return path
 
@@ -75,6 +79,26 @@ def _check_coco() -> None:
             return original(self, cat_names or (), sup_names, cat_ids)
         path = getattr(self, 'path', 'the annotations')
         return get_category_ids(path, self.dataset['categories'], cat_names)
+
+
+def _measure_masks(path: str) -> None:
+    """Give the objects of a file the areas of their masks, by which COCO calls them small or large.
+
+    mmdet gives them the areas of their boxes, which those keep whose mask cannot be used.
+    """
+    from ..datasets.coco_masks import check_masks
+
+    content = read_json(path)
+    size = {image['id']: (image['width'], image['height']) for image in content['images']}
+    annotations = content.get('annotations', [])
+    sizes = np.array([size[a['image_id']] for a in annotations]).reshape(-1, 2)
+    try:
+        areas = check_masks(path, annotations, sizes, None).tolist()
+    except UserError:  # a metric of boxes does without masks
+        return
+    for annotation, area in zip(annotations, areas, strict=True):
+        annotation['area'] = area or annotation['area']
+    Path(path).write_text(json.dumps(content))
 
 
 def _check_lists() -> None:
@@ -124,6 +148,26 @@ def _check_lists() -> None:
         return images
 
 
+def _check_label_map() -> None:
+    """The names of classes beside files of ODVG's format."""
+    from mmdet.datasets import ODVGDataset
+
+    @replace(ODVGDataset, '__init__')
+    def init(
+        original: Any, self: Any, *args: Any, data_root: str = '',
+        label_map_file: str | None = None, **options: Any,
+    ) -> None:  # fmt: skip
+        if label_map_file:
+            path = Path(data_root, label_map_file)
+            names = read_json(path)
+            if not isinstance(names, dict) or not all(map(str.isdecimal, names)):
+                raise UserError(
+                    f'{path} has {names!r:.60}; a label map of ODVGDataset is a JSON object with '
+                    'the name of each label, such as {"0": "cat", "1": "dog"}'
+                )
+        original(self, *args, data_root=data_root, label_map_file=label_map_file, **options)
+
+
 def _check_xml() -> None:
     """Pascal VOC's format."""
     from mmdet.datasets import WIDERFaceDataset, XMLDataset
@@ -159,7 +203,14 @@ def _check_xml() -> None:
 
 
 def _check_semantic_maps() -> None:
-    from mmdet.datasets.transforms import LoadAnnotations
+    from mmdet.datasets.transforms import LoadAnnotations, LoadPanopticAnnotations
+
+    @replace(LoadPanopticAnnotations, '_load_masks_and_semantic_segs')
+    def load_panoptic_map(original: Any, self: Any, results: dict) -> None:
+        if (path := results.get('seg_map_path')) is not None:
+            with name_file(path, 'label map'):
+                check_form(path, fileio.get(path, backend_args=self.backend_args))
+        original(self, results)
 
     @replace(LoadAnnotations, '_load_seg_map')
     def load_seg_map(original: Any, self: Any, results: dict) -> None:

@@ -244,13 +244,6 @@ def score_faster() -> None:
 
         faster_coco_metric.COCOeval_faster = fast_evaluator()
 
-        # it takes the ids of classes in the order of the file
-        @replace(faster_coco_metric.FasterCocoMetric, 'compute_metrics')
-        def compute_metrics(original: Any, self: Any, results: list) -> dict:
-            if self.cat_ids is None and hasattr(self._coco_api, 'get_cat_ids'):
-                self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
-            return original(self, results)
-
 
 @functools.cache
 def fast_evaluator() -> Any:
@@ -282,9 +275,10 @@ def fast_evaluator() -> Any:
 def name_class_scores() -> None:
     """Scores of single classes (classwise) go by their names, whatever the order of their ids.
 
-    PQ, too. In scores of masks, the box of an annotation without a mask is ignored.
+    PQ, too. In scores of masks, the box of an annotation without a mask is ignored. Of boxes and
+    masks each has scores of its own (``bbox_cat_precision``), as mmdet keeps the last alone.
     """
-    from mmdet.evaluation.metrics import CocoPanopticMetric
+    from mmdet.evaluation import metrics
     from mmdet.evaluation.metrics.coco_metric import COCOeval, COCOevalMP
     from pycocotools.cocoeval import COCOeval as PlainCOCOeval
 
@@ -305,7 +299,28 @@ def name_class_scores() -> None:
             for key, axis in (('precision', 2), ('recall', 1), ('scores', 2)):
                 self.eval[key] = self.eval[key].take(order, axis)
 
-    @replace(CocoPanopticMetric, 'compute_metrics')
+    names = ('CocoMetric', 'FasterCocoMetric', 'LVISMetric', 'OVCocoMetric')
+
+    @replace(tuple(getattr(metrics, n) for n in names if hasattr(metrics, n)), 'compute_metrics')
+    def compute_each(original: Any, self: Any, results: list) -> dict:
+        if self.cat_ids is None and hasattr(self._coco_api, 'get_cat_ids'):
+            # FasterCocoMetric takes them in the order of the file
+            self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
+        every: Any = self.metrics
+        if self.format_only or not self.classwise or not {'bbox', 'segm'} <= set(every):
+            return original(self, results)
+        scores: dict = {}
+        try:
+            for kind in every:
+                self.metrics = [kind]
+                found = original(self, results)
+                own = (name for name in found if name.endswith('_precision'))
+                scores |= found | {f'{kind}_{name}': found[name] for name in own}
+        finally:
+            self.metrics = every
+        return scores
+
+    @replace(metrics.CocoPanopticMetric, 'compute_metrics')
     def compute_metrics(original: Any, self: Any, results: list) -> dict:
         if (api := self._coco_api) is not None:
             place = {name: i for i, name in enumerate(self.dataset_meta['classes'])}

@@ -168,7 +168,7 @@ def normalize_any_channels() -> None:
     def cast_data(original: Any, self: Any, data: Any) -> Any:
         data, known = original(self, data), len(getattr(self, 'mean', ' '))
         found = _channels(data) if isinstance(data, dict) else set()
-        # mmseg repeats grey images for three means
+        # mmseg repeats gray images for three means
         if len(found) > 1 or (known > 1 and found - ({1, 3} if known == 3 else {known})):
             raise UserError(
                 f'images have {" or ".join(map(str, sorted(found)))} channels, and mean and std of '
@@ -194,7 +194,7 @@ def _channels(data: dict[str, Any]) -> set[int]:
 
 @patch('mmengine', '>=0.7')
 def draw_three_channels() -> None:
-    """Images of any number of channels can be drawn on, as their first three or as grey.
+    """Images of any number of channels can be drawn on, as their first three or as gray.
 
     The visualizers of the hosts override `add_datasample`, so each instance gets its own wrapper.
     """

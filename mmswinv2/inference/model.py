@@ -39,9 +39,8 @@ def load_model(
     from ..checkpoints import fetch, load_whole_model
     from ..engine.settings import set_tta
 
-    _check_task(cfg)
+    dataset = _check_task(cfg)
     of_text = _is_of_text(cfg)  # of the model itself, before `set_tta` wraps it
-    dataset = next(hosts.inner_datasets(cfg.test_dataloader.dataset))
     host = hosts.of(cfg)
     hosts.use_registries(cfg)
     path = fetch(checkpoint)
@@ -65,8 +64,8 @@ def _is_of_text(cfg: Any) -> bool:
     return 'language_model' in cfg.model
 
 
-def _check_task(cfg: Any) -> None:
-    """Raise `UserError` for a config whose model predict does not support."""
+def _check_task(cfg: Any) -> Any:
+    """The config of the test set; raises `UserError` if predict does not support the model."""
     from .. import hosts
 
     if cfg.get('model') is None or not hosts.testing_pipeline(cfg):
@@ -79,6 +78,7 @@ def _check_task(cfg: Any) -> None:
             f'{name_of(cfg)} finds what a text names: set return_classes=True in '
             'test_dataloader.dataset, and metainfo.classes there to the names'
         )
+    return dataset
 
 
 def _move(model: Any, device: str) -> None:

@@ -41,7 +41,7 @@ class Pipeline:
         self.of_clips = hosts.of(cfg).input_axes == 3
         self._kind = np.float32 if load.get('to_float32') else np.uint8
         # of mmcv's loader and of ours
-        self._grey = load.get('color_type') == 'grayscale' or load.get('channels') == 1
+        self._gray = load.get('color_type') == 'grayscale' or load.get('channels') == 1
         # mmcv takes the small preview in a raw photo for the photo
         self._takes_previews = hosts.type_name(load) == 'LoadImageFromFile'
         self._text: dict[str, Any] = {}
@@ -55,7 +55,7 @@ class Pipeline:
     def _take(self, results: dict) -> dict:
         """Take the place of image loading for a frame: converts it to BGR, as mmcv loads images."""
         image = results.pop('frame')[:, :, ::-1]
-        if self._grey:
+        if self._gray:
             image = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2GRAY)
         results['img'] = np.ascontiguousarray(image, self._kind)
         results['img_shape'] = results['ori_shape'] = image.shape[:2]

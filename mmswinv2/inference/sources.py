@@ -83,7 +83,9 @@ def find_sources(
         elif given.isdecimal() and not path.exists():
             yield Camera(given)
         elif path.exists():
-            raise UserError(f'{given} is no regular file; copy what it brings to one')
+            raise UserError(
+                f'{given} is no regular file (a pipe or a device); write its content to one'
+            )
         elif files := _matching(given):
             found = sorted(_without_results(given, files, own))
             if not found:

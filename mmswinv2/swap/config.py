@@ -1,6 +1,5 @@
 """Read and write configs, and take notes on what changes in them."""
 
-import copy
 import math
 import textwrap
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from mmengine.config import Config
 from .. import hosts
 from ..errors import UserError
 from ..files import write_atomically
-from ..hosts import dicts_in, find_config
+from ..hosts import find_config
 from ..hosts.configs import join_path, walk
 
 
@@ -97,26 +96,6 @@ def _without_text(cfg: Config) -> Iterator[str]:
         finite = isinstance(value, float) and math.isfinite(value)
         if not finite and not isinstance(value, with_text):
             yield f'{path}={_short(value)}'
-
-
-def inits_of(node: Any) -> list[Any]:
-    """The entries of a module's ``init_cfg``, which is one dict or a list of them."""
-    return hosts.as_list(node.get('init_cfg') or [])
-
-
-def without_weights(part: Any) -> Any:
-    """A copy of a part's config that loads no weights."""
-    part = copy.deepcopy(part)
-    for _, node in dicts_in(part):
-        if pretrained := node.get('pretrained'):  # a file or URL; True for timm's models
-            node['pretrained'] = False if pretrained is True else None
-        weights = ('Pretrained', 'PretrainedInit')
-        kept = [init for init in inits_of(node) if hosts.type_name(init) not in weights]
-        if len(kept) < len(inits_of(node)):
-            node.pop('init_cfg')  # an empty list would not be the type's default
-            if kept:
-                node['init_cfg'] = kept
-    return part
 
 
 def _short(value: Any) -> str:

@@ -16,8 +16,8 @@ from ..checkpoints.published import PublishedWeights, find_published
 from ..core import get_variant
 from ..errors import UserError
 from ..hosts import dicts_in
-from ..hosts.configs import join_path
-from .config import Notes, inits_of
+from ..hosts.configs import inits_of, join_path
+from .config import Notes
 from .trial import backbone_of, build, predict
 from .wiring import find_owner, rewire
 

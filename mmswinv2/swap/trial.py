@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .. import hosts
 from ..errors import UserError
 from ..hosts import Host, dicts_in
-from .config import without_weights
+from ..hosts.configs import built, without_weights
 
 _IMAGE = 128  # side of the square images that parts are run on, in pixels
 
@@ -69,7 +69,7 @@ def build(model: Any, what: str = 'the new model', *, without_memory: bool = Fal
             for owner in [node for _, node in dicts_in(model) if hosts.own_backbone(node)]:
                 with torch.device('meta'):
                     backbone = MODELS.build(owner.backbone)
-                owner.backbone = dict(type=lambda module: module, module=backbone)
+                owner.backbone = built(backbone)
         return MODELS.build(model)
     except Exception as error:  # parts of any host, with any way to fail
         raise UserError(f'{what} cannot be built: {_last_line(error)}') from error

@@ -435,14 +435,14 @@ def test_weights_for_rgb_are_adapted_to_other_channels(path, channels, shares, v
 
 
 @pytest.mark.parametrize('channels', [1, 3, 6, 9])
-def test_a_grey_image_gives_what_it_gave_in_rgb(path, channels):
+def test_a_gray_image_gives_what_it_gave_in_rgb(path, channels):
     net = image_net(in_channels=channels)
     report = load_pretrained(net, path)
     assert ('adapted' in str(report)) == (channels != 3)
-    grey = torch.rand(2, 1, 40, 33)
+    gray = torch.rand(2, 1, 40, 33)
     with torch.no_grad():
-        outs = net(grey.expand(-1, channels, -1, -1))
-        expected = image_net()(grey.expand(-1, 3, -1, -1))
+        outs = net(gray.expand(-1, channels, -1, -1))
+        expected = image_net()(gray.expand(-1, 3, -1, -1))
     for out, wanted in zip(outs, expected, strict=True):
         torch.testing.assert_close(
             out / wanted.abs().max(), wanted / wanted.abs().max(), atol=5e-6, rtol=0

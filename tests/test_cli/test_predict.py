@@ -352,14 +352,14 @@ def test_names_of_classes(weights, photos, tmp_path):
         found(CONFIG, 'few', **{'metainfo.classes': ('a', 'b')})
     assert not (tmp_path / 'few').exists()
     found(SEGMENTOR, 'none', type='BaseSegDataset', metainfo=None)
-    found(SEGMENTOR, 'colourless', type='BaseSegDataset', **{'metainfo.palette': None})
+    found(SEGMENTOR, 'colorless', type='BaseSegDataset', **{'metainfo.palette': None})
 
 
 KINDS = {
     'a.gif': 'RGB',
     'a.webp': 'RGB',
     'cmyk.jpg': 'CMYK',
-    'grey.jpg': 'L',
+    'gray.jpg': 'L',
     'rgba.png': 'RGBA',
     'palette.png': 'P',
     'several.mpo': 'RGB',
@@ -425,7 +425,7 @@ def test_weights_and_configs_that_do_not_fit(weights, photos):
         dict(type='mmswinv2.LoadImage', channels=1, to_float32=True),  # as docs/data.md has it
     ],
 )
-def test_frames_in_grey_where_the_config_loads_grey(tmp_path, load):
+def test_frames_in_gray_where_the_config_loads_gray(tmp_path, load):
     from mmengine.config import Config
 
     from mmswinv2.inference.pipeline import Pipeline
@@ -434,8 +434,8 @@ def test_frames_in_grey_where_the_config_loads_grey(tmp_path, load):
     dataset = dict(type='BaseDataset', pipeline=[load, dict(type='mmdet.PackDetInputs')])
     cfg = Config(dict(default_scope='mmdet', test_dataloader=dict(dataset=dataset)))
     frame = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
-    grey = np.rint(frame @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
-    cv2.imwrite(str(tmp_path / 'a.png'), grey)
+    gray = np.rint(frame @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / 'a.png'), gray)
     prepare = Pipeline(cfg)
     items = (Item('a', str(tmp_path / 'a.png')), Item('a/0', 'a.mp4', frame))
     of_file, of_frame = (prepare(item, 0)['inputs'] for item in items)

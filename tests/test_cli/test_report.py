@@ -394,6 +394,7 @@ def test_masks_of_the_worst_pictures(truth, shapes, browser, tmp_path):
         sample['pred_instances']['labels'] = (sample['pred_instances']['labels'] + 1) % 4
     out = report(folder, predictions=dump(samples, tmp_path), pictures=1)
     page = look(browser, out, 1200)
+    check_contrast(page)
     sides = page.evaluate(
         """[...document.querySelectorAll('.example g')]
         .map(g => [...g.querySelectorAll('path, .box')]

@@ -25,10 +25,10 @@ from mmswinv2.errors import UserError
 from mmswinv2.hosts.mmcv import keep_a_pixel, name_unreadable_images, open_image, orientation
 
 HEIGHT, WIDTH = 6, 8
-GREY = (np.arange(HEIGHT * WIDTH, dtype=np.uint8) * 5).reshape(HEIGHT, WIDTH)
-RGB = np.stack([GREY, 255 - GREY, GREY // 2], -1)
-FIVE = np.dstack([RGB, GREY, 200 - GREY])
-FLOAT = (GREY / 255).astype(np.float32)
+GRAY = (np.arange(HEIGHT * WIDTH, dtype=np.uint8) * 5).reshape(HEIGHT, WIDTH)
+RGB = np.stack([GRAY, 255 - GRAY, GRAY // 2], -1)
+FIVE = np.dstack([RGB, GRAY, 200 - GRAY])
+FLOAT = (GRAY / 255).astype(np.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def numpy_file(image, **kwargs):
     return lambda path: np.save(path, image, **kwargs)
 
 
-def png(width, height, bits=8, colour=0, rows=b''):
+def png(width, height, bits=8, color=0, rows=b''):
     """A PNG with a size in its header; without `rows` it has no pixels."""
 
     def chunk(name, data):
@@ -74,7 +74,7 @@ def png(width, height, bits=8, colour=0, rows=b''):
             struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
         )
 
-    size = struct.pack('>IIBBBBB', width, height, bits, colour, 0, 0, 0)
+    size = struct.pack('>IIBBBBB', width, height, bits, color, 0, 0, 0)
     parts = (b'IHDR', size), (b'IDAT', zlib.compress(rows)), (b'IEND', b'')
     return b'\x89PNG\r\n\x1a\n' + b''.join(chunk(*part) for part in parts)
 
@@ -91,8 +91,8 @@ def exif():
 
 def two_sizes(path):
     with tifffile.TiffWriter(path) as file:
-        file.write(GREY, metadata=None)
-        file.write(GREY[:3], metadata=None)
+        file.write(GRAY, metadata=None)
+        file.write(GRAY[:3], metadata=None)
 
 
 def pyramid(path):
@@ -108,22 +108,22 @@ def animation(path):
 
 CONTIG = dict(planarconfig='contig')
 TURNED = np.rot90(RGB, -1)
-GREY_RGB = np.dstack([GREY] * 3)
+GRAY_RGB = np.dstack([GRAY] * 3)
 # 16 bits of gray and alpha, which Pillow cannot write; each row begins with its filter type
-GREY_ALPHA = b''.join(b'\0' + row.astype('>u2').tobytes() for row in wide(FIVE[..., [0, 1]]))
-WIDE_PGM = b'P5\n8 6\n65535\n' + wide(GREY).astype('>u2').tobytes()
-ONE_BIT = np.where(GREY > 100, 255, 0).astype(np.uint8)
+GRAY_ALPHA = b''.join(b'\0' + row.astype('>u2').tobytes() for row in wide(FIVE[..., [0, 1]]))
+WIDE_PGM = b'P5\n8 6\n65535\n' + wide(GRAY).astype('>u2').tobytes()
+ONE_BIT = np.where(GRAY > 100, 255, 0).astype(np.uint8)
 BOTH = ('pillow', 'cv2')
 
 # Images that mmcv loads unchanged: file, writer, backends, color_type, image in RGB, tolerance
 READ = [
-    ('grey.png', pillow(GREY), BOTH, 'color', GREY_RGB, 0),
-    ('grey4bit.png', pillow(GREY // 17 * 17, bits=4), BOTH, 'color', GREY_RGB // 17 * 17, 0),
+    ('gray.png', pillow(GRAY), BOTH, 'color', GRAY_RGB, 0),
+    ('gray4bit.png', pillow(GRAY // 17 * 17, bits=4), BOTH, 'color', GRAY_RGB // 17 * 17, 0),
     ('rgb.png', pillow(RGB), BOTH, 'color', RGB, 0),
-    ('alpha.png', pillow(np.dstack([RGB, GREY])), BOTH, 'color', RGB, 0),
+    ('alpha.png', pillow(np.dstack([RGB, GRAY])), BOTH, 'color', RGB, 0),
     ('palette.png', pillow(lambda: Image.fromarray(RGB).quantize(64)), BOTH, 'color', RGB, 0),
-    ('one.png', pillow(GREY > 100), BOTH, 'color', np.dstack([ONE_BIT] * 3), 0),
-    ('one.tif', pillow(GREY > 100), BOTH, 'color', np.dstack([ONE_BIT] * 3), 0),
+    ('one.png', pillow(GRAY > 100), BOTH, 'color', np.dstack([ONE_BIT] * 3), 0),
+    ('one.tif', pillow(GRAY > 100), BOTH, 'color', np.dstack([ONE_BIT] * 3), 0),
     ('rgb.jpg', pillow(RGB, quality=100, subsampling=0), BOTH, 'color', RGB, 3),
     ('cmyk.jpg', pillow(of('CMYK'), quality=100), BOTH, 'color', RGB, 3),
     ('cmyk.tif', pillow(of('CMYK')), BOTH, 'color', RGB, 1),
@@ -133,45 +133,45 @@ READ = [
     ('big.tif', tiff(RGB, photometric='rgb', bigtiff=True), BOTH, 'color', RGB, 0),
     ('planes.tif', tiff(RGB.transpose(2, 0, 1), photometric='rgb'), BOTH, 'color', RGB, 0),
     ('pyramid.tif', pyramid, BOTH, 'color', RGB, 0),
-    ('inverted.tif', tiff(GREY, photometric='miniswhite'), BOTH, 'color', 255 - GREY_RGB, 0),
+    ('inverted.tif', tiff(GRAY, photometric='miniswhite'), BOTH, 'color', 255 - GRAY_RGB, 0),
     ('palette.tif', pillow(lambda: Image.fromarray(RGB).quantize(64)), BOTH, 'color', RGB, 0),
     ('animated.gif', animation, BOTH, 'color', RGB, 0),
     ('rgb.webp', pillow(RGB, lossless=True), BOTH, 'color', RGB, 0),
     ('rgb.bmp', pillow(RGB), BOTH, 'color', RGB, 0),
-    ('grey16.png', opencv(wide(GREY)), BOTH, 'unchanged', wide(GREY), 0),
+    ('gray16.png', opencv(wide(GRAY)), BOTH, 'unchanged', wide(GRAY), 0),
     ('rgb16.png', opencv(wide(RGB)), ('cv2',), 'unchanged', wide(RGB), 0),
     ('five.tif', tiff(wide(FIVE), **CONTIG), ('tifffile',), 'color', wide(FIVE), 0),
     ('float.tif', tiff(FLOAT), ('pillow', 'cv2', 'tifffile'), 'unchanged', FLOAT, 0),
 ]  # fmt: skip
 # Images that mmcv would silently change: file, writer, backends, color_type, words of the error
 REFUSED = [
-    ('g.png', opencv(wide(GREY)), BOTH, 'color', 'PNG of 1 x 16 bits (unsigned)'),
-    ('g.png', opencv(wide(GREY)), BOTH, 'grayscale', 'cuts to 8 bits'),
+    ('g.png', opencv(wide(GRAY)), BOTH, 'color', 'PNG of 1 x 16 bits (unsigned)'),
+    ('g.png', opencv(wide(GRAY)), BOTH, 'grayscale', 'cuts to 8 bits'),
     ('rgb.png', opencv(wide(RGB)), BOTH, 'color', 'PNG of 3 x 16 bits'),
     ('rgb.png', opencv(wide(RGB)), ('pillow',), 'unchanged', 'cuts to 8 bits'),
-    ('g.tif', tiff(wide(GREY)), BOTH, 'color', 'TIFF of 1 x 16 bits (unsigned)'),
-    ('big.tif', tiff(wide(GREY), byteorder='>'), BOTH, 'color', 'TIFF of 1 x 16 bits'),
-    ('I.tif', pillow(GREY.astype(np.int32)), BOTH, 'color', 'TIFF of 1 x 32 bits (signed)'),
-    ('u32.tif', tiff(GREY.astype(np.uint32)), ('pillow',), 'unchanged', 'with another sign'),
-    ('i16.tif', tiff(GREY.astype(np.int16) - 99), BOTH, 'color', '16 bits (signed)'),
-    ('i8.tif', tiff((GREY // 2).astype(np.int8)), BOTH, 'color', '8 bits (signed)'),
+    ('g.tif', tiff(wide(GRAY)), BOTH, 'color', 'TIFF of 1 x 16 bits (unsigned)'),
+    ('big.tif', tiff(wide(GRAY), byteorder='>'), BOTH, 'color', 'TIFF of 1 x 16 bits'),
+    ('I.tif', pillow(GRAY.astype(np.int32)), BOTH, 'color', 'TIFF of 1 x 32 bits (signed)'),
+    ('u32.tif', tiff(GRAY.astype(np.uint32)), ('pillow',), 'unchanged', 'with another sign'),
+    ('i16.tif', tiff(GRAY.astype(np.int16) - 99), BOTH, 'color', '16 bits (signed)'),
+    ('i8.tif', tiff((GRAY // 2).astype(np.int8)), BOTH, 'color', '8 bits (signed)'),
     ('f.tif', pillow(FLOAT), BOTH, 'color', 'TIFF of 1 x 32 bits (float)'),
     ('f16.tif', tiff(FLOAT.astype(np.float16)), BOTH, 'color', '16 bits (float)'),
     ('f64.tif', tiff(FLOAT.astype(np.float64)), BOTH, 'color', '64 bits (float)'),
     ('pgm.pgm', raw(WIDE_PGM), BOTH, 'color', 'cuts to 8 bits'),
-    ('jp2.jp2', pillow(wide(GREY)), BOTH, 'color', 'JPEG2000 of 1 x 16 bits'),
+    ('jp2.jp2', pillow(wide(GRAY)), BOTH, 'color', 'JPEG2000 of 1 x 16 bits'),
     ('hdr.hdr', opencv(np.dstack([FLOAT] * 3)), ('cv2',), 'color', '32 bits (float)'),
     ('two.tif', tiff(FIVE[..., :2], **CONTIG), BOTH, 'color', 'TIFF of 2 x 8 bits'),
     ('five.tif', tiff(FIVE, **CONTIG), BOTH, 'unchanged', 'in part or not at all'),
     ('four.tif', tiff(FIVE[..., :4], photometric='rgb'), ('cv2',), 'color', 'blends'),
     ('infrared.tif', tiff(FIVE[..., :4], photometric='rgb', extrasamples=[0]), ('pillow',),
      'unchanged', 'in part'),
-    ('stack.tif', tiff(np.stack([GREY] * 4)), (*BOTH, 'tifffile'), 'color', 'pages'),
-    ('array.npy', numpy_file(GREY), (*BOTH, 'tifffile'), 'color', 'NumPy array'),
+    ('stack.tif', tiff(np.stack([GRAY] * 4)), (*BOTH, 'tifffile'), 'color', 'pages'),
+    ('array.npy', numpy_file(GRAY), (*BOTH, 'tifffile'), 'color', 'NumPy array'),
     ('p.png', pillow(of('P')), ('pillow',), 'unchanged', 'does not convert'),
     ('p.gif', pillow(of('P')), ('pillow',), 'unchanged', 'does not convert'),
     ('cmyk.jpg', pillow(of('CMYK')), ('pillow',), 'unchanged', 'does not convert'),
-    ('one.png', pillow(GREY > 100), ('pillow',), 'unchanged', 'does not convert'),
+    ('one.png', pillow(GRAY > 100), ('pillow',), 'unchanged', 'does not convert'),
     ('p.tif', pillow(of('P')), ('tifffile',), 'unchanged', 'palette'),
     ('rgb.tif', pillow(RGB), ('tifffile',), 'color', 'in the order RGB'),
     ('planes.tif', tiff(np.moveaxis(RGB, 2, 0), photometric='rgb'), ('tifffile',), 'unchanged',
@@ -265,20 +265,20 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize(('scale', 'told'), [((0, 4095), 1), ((0, 510), 0), (None, 0)])
 def test_images_of_8_bits_beside_a_scale_of_more(scale, told, tmp_path, warned):
     """Such as those of another camera in one folder; told once, and not of wider images."""
-    opencv(wide(GREY))(tmp_path / 'wide.png')
-    pillow(GREY)(tmp_path / 'grey.png')
+    opencv(wide(GRAY))(tmp_path / 'wide.png')
+    pillow(GRAY)(tmp_path / 'gray.png')
     loader = LoadImage(scale=scale)
     loader({'img_path': str(tmp_path / 'wide.png')})
     assert warned == []
     for _ in range(2):
-        loader({'img_path': str(tmp_path / 'grey.png')})
-    assert len([text for text in warned if f'{tmp_path}/grey.png has numbers of 8' in text]) == told
+        loader({'img_path': str(tmp_path / 'gray.png')})
+    assert len([text for text in warned if f'{tmp_path}/gray.png has numbers of 8' in text]) == told
     assert len(warned) == told
 
 
 def test_images_of_other_file_backends(address, tmp_path):
     pillow(RGB)(tmp_path / 'rgb.png')
-    opencv(wide(GREY))(tmp_path / 'wide.png')
+    opencv(wide(GRAY))(tmp_path / 'wide.png')
     backend = dict(backend_args=dict(backend='http'))
     image = load(f'{address}/rgb.png', 'pillow', 'color', **backend)['img']
     assert np.array_equal(image[..., ::-1], RGB)
@@ -286,40 +286,40 @@ def test_images_of_other_file_backends(address, tmp_path):
         f'{address}/wide.png', 'pillow', 'color', **backend
     )
     image = LoadImage(**backend)({'img_path': f'{address}/wide.png'})['img']
-    assert np.array_equal(image[..., 0], GREY)
+    assert np.array_equal(image[..., 0], GRAY)
 
 
 RANGE = dict(scale=(0, 1))
-STEPS = wide(GREY) + 100  # values between those of 8 bits
+STEPS = wide(GRAY) + 100  # values between those of 8 bits
 # file, writer, arguments of LoadImage, expected image with the file's channels
 LOADED = [
-    ('grey.png', pillow(GREY), {}, GREY[..., None]),
-    ('grey3.png', pillow(GREY), dict(channels=3), GREY_RGB),
+    ('gray.png', pillow(GRAY), {}, GRAY[..., None]),
+    ('gray3.png', pillow(GRAY), dict(channels=3), GRAY_RGB),
     ('rgb.png', pillow(RGB), dict(channels=3), RGB),
     ('rgba.png', pillow(FIVE[..., :4]), dict(channels=4), FIVE[..., :4]),
     ('la.png', pillow(FIVE[..., :2]), {}, FIVE[..., :2]),
-    ('la16.png', raw(png(WIDTH, HEIGHT, 16, 4, GREY_ALPHA)), {}, FIVE[..., :2]),
+    ('la16.png', raw(png(WIDTH, HEIGHT, 16, 4, GRAY_ALPHA)), {}, FIVE[..., :2]),
     ('palette.png', pillow(lambda: Image.fromarray(RGB).quantize(64)), {}, RGB),
-    ('one.png', pillow(GREY > 100), {}, ONE_BIT[..., None]),
+    ('one.png', pillow(GRAY > 100), {}, ONE_BIT[..., None]),
     ('cmyk.tif', pillow(of('CMYK')), {}, RGB),
     ('turned.png', pillow(RGB, exif=exif()), {}, TURNED),
-    ('g16.png', opencv(wide(GREY)), {}, GREY[..., None]),
+    ('g16.png', opencv(wide(GRAY)), {}, GRAY[..., None]),
     ('rgb16.png', opencv(wide(RGB)), {}, RGB),
     ('rgba16.png', opencv(wide(RGB)), dict(to_float32=True), RGB.astype(np.float32)),
-    ('12bit.png', opencv(GREY.astype(np.uint16) * 16), dict(scale=(0, 255 * 16)), GREY[..., None]),
-    ('clip.png', opencv(wide(GREY)), dict(scale=(257 * 50, 257 * 101)),
-     (GREY.clip(50, 101)[..., None] - 50.0) * 5),
+    ('12bit.png', opencv(GRAY.astype(np.uint16) * 16), dict(scale=(0, 255 * 16)), GRAY[..., None]),
+    ('clip.png', opencv(wide(GRAY)), dict(scale=(257 * 50, 257 * 101)),
+     (GRAY.clip(50, 101)[..., None] - 50.0) * 5),
     ('steps.png', opencv(STEPS), dict(to_float32=True), STEPS[..., None] / np.float32(257)),
-    ('scaled8.png', pillow(GREY), dict(scale=(0, 510)), np.rint(GREY[..., None] / 2)),
-    ('i16.tif', tiff(wide(GREY).astype(np.int32).__sub__(32768).astype(np.int16)), {},
-     GREY[..., None]),
-    ('i32.tif', tiff(GREY.astype(np.int32) * 1000 - 7), dict(scale=(-7, 254993)), GREY[..., None]),
-    ('float.tif', tiff(FLOAT), RANGE, GREY[..., None]),
-    ('double.tif', tiff(FLOAT.astype(np.float64)), RANGE, GREY[..., None]),
+    ('scaled8.png', pillow(GRAY), dict(scale=(0, 510)), np.rint(GRAY[..., None] / 2)),
+    ('i16.tif', tiff(wide(GRAY).astype(np.int32).__sub__(32768).astype(np.int16)), {},
+     GRAY[..., None]),
+    ('i32.tif', tiff(GRAY.astype(np.int32) * 1000 - 7), dict(scale=(-7, 254993)), GRAY[..., None]),
+    ('float.tif', tiff(FLOAT), RANGE, GRAY[..., None]),
+    ('double.tif', tiff(FLOAT.astype(np.float64)), RANGE, GRAY[..., None]),
     ('half.tif', tiff(np.float16(FLOAT > 0.5)), RANGE, (FLOAT > 0.5)[..., None] * 255),
-    ('infinite.tif', tiff(np.where(GREY > 100, np.inf, -np.inf).astype(np.float32)), RANGE,
+    ('infinite.tif', tiff(np.where(GRAY > 100, np.inf, -np.inf).astype(np.float32)), RANGE,
      ONE_BIT[..., None]),
-    ('big.tif', tiff(wide(GREY), byteorder='>'), {}, GREY[..., None]),
+    ('big.tif', tiff(wide(GRAY), byteorder='>'), {}, GRAY[..., None]),
     ('two.tif', tiff(FIVE[..., :2], **CONTIG), {}, FIVE[..., :2]),
     ('five.tif', tiff(wide(FIVE), **CONTIG), dict(channels=5), FIVE),
     ('planes.tif', tiff(np.moveaxis(wide(FIVE), 2, 0), planarconfig='separate'), {}, FIVE),
@@ -331,18 +331,18 @@ LOADED = [
     ('zlib.tif', tiff(wide(FIVE), compression='zlib', **CONTIG), {}, FIVE),
     ('bigtiff.tif', tiff(wide(FIVE), bigtiff=True, **CONTIG), {}, FIVE),
     ('pyramid.tif', pyramid, {}, RGB),
-    ('pgm.pgm', raw(WIDE_PGM), {}, GREY[..., None]),
-    ('jp2.jp2', pillow(wide(GREY)), {}, GREY[..., None]),
-    ('grey.npy', numpy_file(GREY), {}, GREY[..., None]),
+    ('pgm.pgm', raw(WIDE_PGM), {}, GRAY[..., None]),
+    ('jp2.jp2', pillow(wide(GRAY)), {}, GRAY[..., None]),
+    ('gray.npy', numpy_file(GRAY), {}, GRAY[..., None]),
     ('first.npy', numpy_file(np.moveaxis(FIVE, 2, 0)), {}, FIVE),
     ('last.npy', numpy_file(wide(FIVE)), {}, FIVE),
-    ('bool.npy', numpy_file(GREY > 100), {}, ONE_BIT[..., None]),
+    ('bool.npy', numpy_file(GRAY > 100), {}, ONE_BIT[..., None]),
 ]  # fmt: skip
 # file, writer, arguments of LoadImage, words of the error
 NOT_LOADED = [
     ('float.tif', tiff(FLOAT), {}, 'holds float32 from 0 to 0.921569; set scale=(low, high)'),
-    ('int.tif', tiff(GREY.astype(np.int32)), {}, 'holds int32 from 0 to 235; set scale'),
-    ('nan.tif', tiff(np.where(GREY > 9, FLOAT, np.nan)), RANGE, 'has 2 NaN among 48 numbers'),
+    ('int.tif', tiff(GRAY.astype(np.int32)), {}, 'holds int32 from 0 to 235; set scale'),
+    ('nan.tif', tiff(np.where(GRAY > 9, FLOAT, np.nan)), RANGE, 'has 2 NaN among 48 numbers'),
     ('complex.npy', numpy_file(FLOAT * 1j), RANGE, 'holds complex64 of shape (6, 8, 1)'),
     ('object.npy', numpy_file(np.array([{}], object)), {}, 'allow_pickle=False'),
     ('text.npy', numpy_file(np.array([['a']])), {}, 'holds <U1'),
@@ -353,8 +353,8 @@ NOT_LOADED = [
     ('five.tif', tiff(FIVE, **CONTIG), dict(channels=4), 'has 5 channels, and LoadImage wants 4'),
     ('rgb.png', pillow(RGB), dict(channels=1), 'has 3 channels, and LoadImage wants 1'),
     ('sizes.tif', two_sizes, {}, 'it holds 2 images'),
-    ('white.tif', tiff(wide(GREY), photometric='miniswhite'), {}, 'white is 0'),
-    ('turned.tif', tiff(wide(GREY), extratags=[(274, 3, 1, 6, True)]), {}, 'turned'),
+    ('white.tif', tiff(wide(GRAY), photometric='miniswhite'), {}, 'white is 0'),
+    ('turned.tif', tiff(wide(GRAY), extratags=[(274, 3, 1, 6, True)]), {}, 'turned'),
     ('bomb.png', raw(png(50000, 50000)), {}, 'cut it into tiles'),
     ('half.tif', raw(b'II*\0\x08'), {}, 'fetch it again'),
 ]  # fmt: skip
@@ -426,7 +426,7 @@ def test_images_are_turned_where_mmcv_turns_them(value, tmp_path):
 
 @pytest.mark.parametrize('value', range(1, 9))
 @pytest.mark.parametrize(
-    ('ending', 'image'), [('tif', RGB), ('tif', GREY), ('png', RGB), ('png', wide(GREY))]
+    ('ending', 'image'), [('tif', RGB), ('tif', GRAY), ('png', RGB), ('png', wide(GRAY))]
 )
 def test_images_without_loss_are_turned_once(ending, image, value, tmp_path):
     """Pillow turns a TIFF when it decodes it, and OpenCV no image of more than 8 bits."""
@@ -471,8 +471,8 @@ def test_photos_that_opencv_does_not_turn(ending, value, tmp_path):
             image = load({'img_path': str(path)})['img']
             assert not differs(image[..., ::-1], want)
             assert image.flags.c_contiguous or backend == 'pillow'
-    grey = LoadImageFromFile(color_type='grayscale')({'img_path': str(path)})['img']
-    assert not differs(np.squeeze(grey), np.array(Image.fromarray(shown).convert('L')))
+    gray = LoadImageFromFile(color_type='grayscale')({'img_path': str(path)})['img']
+    assert not differs(np.squeeze(gray), np.array(Image.fromarray(shown).convert('L')))
     assert not differs(mmcv.imread(str(path), channel_order='rgb'), shown)
     assert not differs(mmcv.imfrombytes(path.read_bytes(), channel_order='rgb'), shown)
     assert not differs(read_picture(path), shown)
@@ -549,7 +549,7 @@ def test_a_box_in_front_of_a_jpeg_2000_is_not_its_header():
 
 
 @pytest.mark.parametrize('ending', ['ppm', 'jp2'])
-def test_colour_of_more_than_8_bits(ending, tmp_path):
+def test_color_of_more_than_8_bits(ending, tmp_path):
     image = (np.arange(48 * 64 * 3).reshape(48, 64, 3) % 4096).astype(np.uint16)
     path = tmp_path / f'a.{ending}'
     options = [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000] if ending == 'jp2' else []
@@ -594,7 +594,7 @@ def test_both_loaders_agree_on_ordinary_images(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'write', [opencv(wide(GREY)), tiff(FIVE, **CONTIG), tiff(FLOAT * 3000), numpy_file(FIVE)]
+    'write', [opencv(wide(GRAY)), tiff(FIVE, **CONTIG), tiff(FLOAT * 3000), numpy_file(FIVE)]
 )
 @pytest.mark.parametrize('order', ['rgb', 'bgr'])
 def test_pictures_for_visualizers(write, order, tmp_path):
@@ -606,7 +606,7 @@ def test_pictures_for_visualizers(write, order, tmp_path):
     assert image.min() == 0 and image.max() == 255
     if order == 'bgr' and not np.array_equal(image[..., 0], image[..., 2]):
         image = image[..., ::-1]
-    assert np.corrcoef(image[..., 0].ravel(), GREY.ravel())[0, 1] > 0.99
+    assert np.corrcoef(image[..., 0].ravel(), GRAY.ravel())[0, 1] > 0.99
 
 
 @pytest.mark.parametrize('channels', [1, 2, 4, 5])
@@ -757,6 +757,6 @@ def test_limits_of_pixels_as_opencv_takes_them(text, most, tmp_path, monkeypatch
 
 @pytest.mark.parametrize('stored', [False, True])
 @pytest.mark.parametrize('name', ['a.png', 'a.tga'])  # OpenCV reads no TGA
-def test_pictures_to_draw_on_have_their_colours(name, stored, tmp_path):
+def test_pictures_to_draw_on_have_their_colors(name, stored, tmp_path):
     Image.new('RGB', (8, 6), (250, 20, 10)).save(tmp_path / name)
     assert read_picture(tmp_path / name, stored)[0, 0].tolist() == [250, 20, 10]

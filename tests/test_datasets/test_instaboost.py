@@ -141,7 +141,7 @@ HARD = dict(
     outside=scene(rectangle(200, 100, 240, 130)),
     outside_with_others=scene(rectangle(*FULL), rectangle(200, 100, 240, 130)),
     beyond_the_corner=scene(rectangle(-20, -20, 30, 30)),
-    grey={**scene(rectangle(*FULL)), 'img': np.full((90, 130), 9, np.uint8)},
+    gray={**scene(rectangle(*FULL)), 'img': np.full((90, 130), 9, np.uint8)},
     alpha={**scene(rectangle(*FULL)), 'img': np.full((90, 130, 4), 9, np.uint8)},
 )
 

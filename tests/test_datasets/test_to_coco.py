@@ -1110,12 +1110,12 @@ def test_images_of_other_channels_and_names_that_are_too_long(tmp_path):
     root.mkdir()
     tifffile.imwrite(root / 'five.tif', np.zeros((80, 100, 5), np.uint16),
                      photometric='minisblack', planarconfig='contig')  # fmt: skip
-    np.save(root / 'grey.npy', np.zeros((80, 100), np.uint8))
-    names = ['five.tif', 'grey.npy', *['x' * 300 + '.jpg'] * 3]
+    np.save(root / 'gray.npy', np.zeros((80, 100), np.uint8))
+    names = ['five.tif', 'gray.npy', *['x' * 300 + '.jpg'] * 3]
     rows = [f'{name},100,80,dog,1,1,9,9' for name in names]
     write(root / 'a.csv', '\n'.join([HEADER, *rows]))
     _, found, summary = convert('csv', root / 'a.csv', tmp_path)
-    assert [name for name, *_ in found] == ['five.tif', 'grey.npy']
+    assert [name for name, *_ in found] == ['five.tif', 'gray.npy']
     assert summary.left_out['images that are missing'][0] == 1
 
 

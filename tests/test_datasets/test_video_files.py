@@ -403,7 +403,7 @@ SEQUENCE = unit(0x67, f'{77:08b}{0:08b}{30:08b}' + '1' * 3 + golomb(4) + golomb(
 PARAMETERS = unit(0x68, '1' * 2 + '00' + '1' * 3 + '000' + '1' * 3 + '100')
 
 
-def field(first_of_group, frame, bottom, grey):
+def field(first_of_group, frame, bottom, gray):
     """A field of 4 x 2 uncompressed macroblocks."""
     bits = '1' + golomb(7) + '1' + f'{frame % 16:04b}1{bottom}' + ('1' if first_of_group else '')
     bits += (
@@ -411,7 +411,7 @@ def field(first_of_group, frame, bottom, grey):
     )
     for _ in range(8):
         bits += golomb(25)
-        bits = bits.ljust(-(-len(bits) // 8) * 8, '0') + f'{grey:08b}' * 256 + f'{128:08b}' * 128
+        bits = bits.ljust(-(-len(bits) // 8) * 8, '0') + f'{gray:08b}' * 256 + f'{128:08b}' * 128
     return unit(0x65 if first_of_group else 0x61, bits)
 
 
@@ -528,7 +528,7 @@ MATRICES = {1: (0.2126, 0.0722), 2: (0.299, 0.114), 6: (0.299, 0.114), 9: (0.262
 @pytest.mark.parametrize('full', [False, True])
 @pytest.mark.parametrize('matrix', MATRICES)
 @pytest.mark.parametrize(('codec', 'name'), [('libx264', 'a.mp4'), ('libvpx-vp9', 'a.webm')])
-def test_colours_are_those_of_the_tags(tmp_path, codec, name, matrix, full):
+def test_colors_are_those_of_the_tags(tmp_path, codec, name, matrix, full):
     """Colors are converted as decord, and with it mmaction2, converts them."""
     kwargs = dict(matrix=matrix, range=2 if full else 0, frames=2)
     path = write(tmp_path / name, codec, {}, **kwargs)

@@ -131,6 +131,7 @@ VALUES = [
     ('log_processor.window_size', 'x'), ('train_cfg.dynamic_intervals', [10]),
     ('train_cfg.dynamic_intervals', [(1, 0)]), ('train_cfg.dynamic_intervals', [(1, 'a')]),
     ('train_cfg.dynamic_intervals', [(2, 1), (1, 2)]),
+    ('model.test_cfg.rcnn.score_thr', 'a'), ('model.test_cfg.rpn.nms_pre', 'all'),
 ]  # fmt: skip
 
 

@@ -198,7 +198,7 @@ def four_channels():
     ImgDataPreprocessor([0, 0, 0, 0], [1, 1, 1, 1])
 
 
-@probe('Images of any number of channels can be drawn on, as their first three or as grey', 'mmseg')
+@probe('Images of any number of channels can be drawn on, as their first three or as gray', 'mmseg')
 def draw_four_channels():
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
@@ -623,6 +623,15 @@ def score_one_object(scorer, found, images, classes, names):
     scorer._paramsEval = scorer.params
     setattr(scorer, found, [one] * 99)
     scorer.accumulate()
+
+
+@probe('The mean average precision of videos (MMIT) is over those that have a label', 'mmaction')
+def mean_of_videos():
+    from mmaction.evaluation.metrics import acc_metric
+
+    with np.errstate(invalid='ignore'):
+        scores, labels = np.array([[0.9, 0.1]] * 2), np.array([[1, 0], [0, 0]])
+        return acc_metric.mmit_mean_average_precision(scores, labels) != 1
 
 
 @probe('Skeletons can be cropped by PoseCompact with NumPy 2, which has no np.Inf', 'mmaction')

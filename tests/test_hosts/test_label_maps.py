@@ -61,7 +61,7 @@ def tiff(*pages, black=1, subfile=0):
     return bytes(content)
 
 
-def grey_png(bits):
+def gray_png(bits):
     """A gray PNG with few bits, whose samples are the labels."""
     rows = b''
     for row in LABELS:
@@ -75,7 +75,7 @@ def grey_png(bits):
     return content
 
 
-def coloured(shift=0):
+def colored(shift=0):
     picture = Image.fromarray((LABELS + shift) % 3)
     picture.putpalette([0, 0, 0, 200, 10, 10, 20, 220, 30])
     return picture
@@ -91,12 +91,12 @@ PGM = b'P5\n%d %d\n%d\n'
 PALETTE = "other labels, or none, for imdecode_backend='cv2'"
 # file; words of the error, '' if labels load unchanged; labels that cv2 returns
 FILES = {
-    'grey png': (image(LABELS), '', ''),
-    'palette png': (image(coloured()), '', PALETTE),
-    'palette png of 4 bits': (image(coloured(), bits=4), '', PALETTE),
-    'grey png of 16 bits': (image(LABELS.astype(np.uint16)), '', ''),
+    'gray png': (image(LABELS), '', ''),
+    'palette png': (image(colored()), '', PALETTE),
+    'palette png of 4 bits': (image(colored(), bits=4), '', PALETTE),
+    'gray png of 16 bits': (image(LABELS.astype(np.uint16)), '', ''),
     'bmp': (image(LABELS, 'bmp'), '', ''),
-    'gif': (image(coloured(), 'gif'), '', PALETTE),
+    'gif': (image(colored(), 'gif'), '', PALETTE),
     'pgm': (image(LABELS, 'ppm'), '', ''),
     'tiff, packed': (image(LABELS, 'tiff', compression='tiff_lzw'), '', ''),
     'tiff uint8': (tiff(LABELS), '', ''),
@@ -120,18 +120,18 @@ FILES = {
     'int32 65536': (tiff(with_label(65536, np.int32)), 'the label 65536; a label has 8 bits', None),
     'RGB': (image(np.stack([LABELS] * 3, -1)), 'has the shape (8, 12, 3); (height, width)', None),
     'RGBA': (image(np.stack([LABELS] * 4, -1)), 'has the shape (8, 12, 4); (height, width)', None),
-    'grey and alpha': (image(Image.fromarray(LABELS).convert('LA')), 'the shape (8, 12, 2)', None),
+    'gray and alpha': (image(Image.fromarray(LABELS).convert('LA')), 'the shape (8, 12, 2)', None),
     'jpeg': (image(LABELS, 'jpeg'), 'is a JPEG file; labels are safe in PNG', None),
     'jpeg in a tiff': (image(LABELS, 'tiff', compression='jpeg'), 'is compressed with loss', None),
     'jpeg 2000': (image(LABELS, 'jpeg2000'), 'is a JPEG2000 file', None),
     'webp': (image(LABELS, 'webp'), 'is a WEBP file; labels are safe in PNG', None),
-    'animated gif': (image(coloured(), 'gif', save_all=True, append_images=[coloured(1)]),
+    'animated gif': (image(colored(), 'gif', save_all=True, append_images=[colored(1)]),
                      'holds several images', None),
     'animated png': (image(LABELS, save_all=True, append_images=[Image.fromarray(LABELS[::-1])]),
                      'holds several images', None),
     'pages': (tiff(LABELS, LABELS), 'holds several images', None),
-    'grey png of 2 bits': (grey_png(2), 'has samples that decoders scale or invert', None),
-    'grey png of 4 bits': (grey_png(4), 'has samples that decoders scale or invert', None),
+    'gray png of 2 bits': (gray_png(2), 'has samples that decoders scale or invert', None),
+    'gray png of 4 bits': (gray_png(4), 'has samples that decoders scale or invert', None),
     'pgm up to 2': (PGM % (WIDTH, HEIGHT, 2) + LABELS.tobytes(), 'samples that decoders scale',
                     None),
     '0 for white': (tiff(LABELS, black=0), 'has samples that decoders scale or invert', None),
@@ -237,20 +237,20 @@ def test_maps_that_are_not_on_this_disk(tmp_path, address):
         load(f'{address}/map.jpg')
 
 
-class Colours(LoadAnnotations):
+class Colors(LoadAnnotations):
     """Converts colors to classes, as users do for their own data."""
 
     def _load_seg_map(self, results):
-        colours = np.array(Image.open(results['seg_map_path']).convert('RGB'))
-        results['gt_seg_map'] = (colours[..., 0] > 0).astype(np.int64)
+        colors = np.array(Image.open(results['seg_map_path']).convert('RGB'))
+        results['gt_seg_map'] = (colors[..., 0] > 0).astype(np.int64)
 
 
 def test_what_a_loader_of_ones_own_makes_of_files_is_its_business(tmp_path):
     (tmp_path / 'map.png').write_bytes(image(np.stack([LABELS] * 3, -1)))
-    results = SegMapGuard(Colours(), 2)(dict(seg_map_path=str(tmp_path / 'map.png')))
+    results = SegMapGuard(Colors(), 2)(dict(seg_map_path=str(tmp_path / 'map.png')))
     np.testing.assert_array_equal(results['gt_seg_map'], LABELS > 0)
     with pytest.raises(UserError, match='has the label 1, but there are 1 classes'):
-        SegMapGuard(Colours(), 1)(dict(seg_map_path=str(tmp_path / 'map.png')))
+        SegMapGuard(Colors(), 1)(dict(seg_map_path=str(tmp_path / 'map.png')))
 
 
 def build(root, maps, classes, **options):

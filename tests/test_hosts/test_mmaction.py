@@ -1,3 +1,5 @@
+import math
+
 import cv2
 import mmcv
 import numpy as np
@@ -144,6 +146,21 @@ def test_classes_without_videos_count_in_no_mean():
     wanted = sum(sum(right) / len(right) for right in of_class) / 3
     assert 0 < wanted < 1 and set(scores.argmax(1)) == set(range(9))
     assert metric.evaluate(60)['acc/mean1'] == pytest.approx(wanted)
+
+
+def test_videos_without_labels_count_in_no_mean():
+    hosts.of(dict(default_scope='mmaction')).apply()
+    from mmaction.evaluation import AccMetric
+
+    scores = [[0.9, 0.6, 0.1], [0.2, 0.7, 0.4], [0.3, 0.2, 0.1]]
+    some, none = [[1, 1, 0], [0, 0, 1], [0, 0, 0]], [[0, 0, 0]] * 3
+    for labels, wanted in ((some, (1 + 1 / 2) / 2), (none, math.nan)):
+        metric = AccMetric(metric_list='mmit_mean_average_precision')
+        for score, label in zip(scores, labels, strict=True):
+            sample = dict(pred_score=torch.tensor(score), gt_label=torch.tensor(label))
+            metric.process(None, [sample])
+        found = metric.evaluate(3)['acc/mmit_mean_average_precision']
+        assert found == pytest.approx(wanted, nan_ok=True)
 
 
 @pytest.mark.parametrize('shape', [(2, 3, 2, 16, 24), (4, 3, 16, 24)], ids=['3-D', '2-D'])

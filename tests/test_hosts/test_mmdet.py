@@ -1,6 +1,7 @@
 import json
 import pickle
 import re
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmswinv2 import hosts
+from mmswinv2.engine.settings import set_tta
 from mmswinv2.errors import UserError
 from mmswinv2.hosts import check_dataset
 from mmswinv2.hosts.mmdet import check_heads
@@ -219,6 +221,52 @@ def test_pascal_voc_is_scored_as_coco(folder, kind):
         assert scores['coco/bbox_mAP' if kind == 'bbox' else 'coco/AR@100'] == 1
 
 
+@pytest.mark.parametrize('name', ['CocoMetric', 'FasterCocoMetric'])
+def test_boxes_and_masks_without_a_file(folder, name):
+    """An object is as large as its mask, and each class has scores of boxes and of masks."""
+    from mmdet.evaluation import metrics
+    from pycocotools.mask import encode
+
+    kind = getattr(metrics, name, None) or pytest.skip(f'there is no {name}')
+    metric = kind(metric=['bbox', 'segm'], classwise=True)
+    metric.dataset_meta = dict(classes=('cat', 'dog'))
+    mask = np.eye(60, dtype='uint8').repeat(2, 0).repeat(2, 1)  # 240 of the 120 * 120 pixels
+    code = encode(np.asfortranarray(mask))
+    box = torch.tensor([[0.0, 0, 120, 120]])
+    cat = dict(bbox=box[0].tolist(), bbox_label=0, ignore_flag=0, mask=code)
+    truth = dict(bboxes=box, labels=torch.tensor([0]), masks=mask[None])
+    found = dict(truth, scores=torch.ones(1), masks=torch.zeros(1, 120, 120, dtype=torch.bool))
+    sample = dict(img_id=1, ori_shape=(120, 120), instances=[cat], gt_instances=truth)
+    metric.process({}, [dict(sample, pred_instances=found)])
+    scores = metric.evaluate(1)
+    for part, right in (('bbox', 1), ('segm', 0)):
+        assert [scores[f'coco/{part}_{item}'] for item in ('mAP_s', 'mAP_m')] == [right, -1]
+        assert scores[f'coco/{part}_cat_precision'] == right
+    assert metric.metrics == ['bbox', 'segm']
+
+
+@pytest.mark.parametrize(
+    ('mask', 'area'),
+    [
+        ([[0, 0, 30, 0, 30, 30, 0, 30]], 900),
+        ([[0, 0, 0.5, 0, 0.5, 0.5]], 8000),  # in shares of the image
+        (dict(size=[9, 9], counts=[0, 81]), 8000),  # of another image
+        (None, 8000),
+    ],
+)
+def test_boxes_are_scored_whatever_their_masks(folder, mask, area):
+    from mmdet.evaluation import CocoMetric
+
+    metric, box = CocoMetric(), torch.tensor([[0.0, 0, 80, 100]])
+    metric.dataset_meta = dict(classes=('cat', 'dog'))
+    cat = dict(bbox=box[0].tolist(), bbox_label=0, mask=mask)
+    found = dict(bboxes=box, labels=torch.tensor([0]), scores=torch.ones(1))
+    sample = dict(img_id=1, ori_shape=(100, 100), instances=[cat], pred_instances=found)
+    metric.process({}, [sample])
+    assert metric.evaluate(1)['coco/bbox_mAP'] == 1
+    assert metric._coco_api.anns[1]['area'] == area
+
+
 def labelled(change=lambda content: None, classes=('cat', 'dog'), with_mask=False, **options):
     """A data set of mmdet's own format, whose labels are numbers."""
     from mmdet.datasets import BaseDetDataset
@@ -346,11 +394,12 @@ def test_masks_of_pickles_that_are_none_are_told(folder, counts):
         BaseDetDataset(ann_file='list.pkl', pipeline=steps)
 
 
-def grounding(folder, *lines):
+def grounding(folder, *lines, labels=None):
     """A data set of mmdet's ODVG format, with the classes cat and dog."""
     from mmdet.datasets import ODVGDataset
 
-    Path('classes.json').write_text(json.dumps({'0': 'cat', '1': 'dog'}))
+    labels = labels or {'0': 'cat', '1': 'dog'}
+    Path('classes.json').write_text(json.dumps(labels))
     Path('lines.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     return ODVGDataset(
         ann_file='lines.jsonl',
@@ -372,6 +421,9 @@ def test_lines_of_grounding_data(folder):
         grounding(folder, line(2))
     with pytest.raises(UserError, match=r'lines.jsonl is no file for ODVGDataset \(TypeError'):
         grounding(folder, [line(1)])
+    for labels in ({'cat': 0, 'dog': 1}, ['cat', 'dog']):
+        with pytest.raises(UserError, match=r'classes.json has .*; a label map of ODVGDataset is'):
+            grounding(folder, line(1), labels=labels)
 
 
 PANOPTIC = {  # case: (change of a category, metainfo, words of the error)
@@ -400,6 +452,25 @@ def test_things_of_panoptic_data_come_first(folder, change, meta, words):
     with nullcontext() if words is None else pytest.raises(UserError, match=words):
         data = CocoPanopticDataset('panoptic.json', metainfo=names | meta, **options)
         assert [i['bbox_label'] for i in data.get_data_info(0)['instances']] == [0]
+
+
+@pytest.mark.parametrize(
+    ('ending', 'words'), [('png', None), ('jpeg', 'the label map 1.jpeg is a JPEG file')]
+)
+def test_maps_of_panoptic_data_are_without_loss(folder, monkeypatch, ending, words):
+    """mmdet looks for the map of 1.jpeg under that name."""
+    from mmdet.datasets.transforms import LoadPanopticAnnotations
+
+    utils = SimpleNamespace(rgb2id=lambda colors: colors[..., 0].astype(int))
+    monkeypatch.setitem(sys.modules, 'panopticapi', SimpleNamespace(utils=utils))
+    labels = np.repeat([1, 2], [16, 48]).astype('uint8')[:, None].repeat(96, 1)
+    Image.fromarray(np.stack([labels, 0 * labels, 0 * labels], -1)).save(f'1.{ending}')
+    parts = [dict(id=i, category=i - 1, is_thing=i == 1) for i in (1, 2)]
+    results = dict(seg_map_path=f'1.{ending}', segments_info=parts, ori_shape=(64, 96))
+    load = LoadPanopticAnnotations(with_bbox=False, with_label=False)
+    with nullcontext() if words is None else pytest.raises(UserError, match=words):
+        load(results)
+        assert (results['gt_seg_map'] == labels - 1).all()
 
 
 @pytest.mark.parametrize('files', [None, 'found'])
@@ -478,17 +549,19 @@ def test_lvis_is_scored_on_the_images_of_the_data_set(folder, log, negative, ap)
         ann_file='lvis.json', data_prefix=dict(img=''), metainfo=meta, test_mode=True, indices=2,
         pipeline=[],
     )  # fmt: skip
-    metric = LVISMetric('lvis.json')
+    metric = LVISMetric('lvis.json', metric=['bbox', 'segm'], classwise=True)
     metric.dataset_meta = meta
     hosts.check_evaluator(SimpleNamespace(metrics=[metric]), dataset, 'val_evaluator')
     assert 'ann_file has 1 images that the data set does not load' in log()
     for i, labels, score in ((1, [0, 1], 0.5), (2, [1], 0.9)):  # a false alarm on the second
         boxes = torch.tensor([[9.0, 9, 49, 49]] * len(labels))
-        found = dict(
-            bboxes=boxes, labels=torch.tensor(labels), scores=torch.full((len(labels),), score)
-        )
+        found = dict(bboxes=boxes, labels=torch.tensor(labels))
+        found['scores'] = torch.full((len(labels),), score)
+        found['masks'] = torch.zeros(len(labels), 64, 96, dtype=torch.bool)
         metric.process({}, [dict(img_id=i, ori_shape=(64, 96), pred_instances=found)])
-    assert metric.evaluate(2)['lvis/bbox_AP'] == ap
+    scores = metric.evaluate(2)
+    assert scores['lvis/bbox_AP'] == ap and scores['lvis/segm_AP'] == 0
+    assert [scores[f'lvis/{kind}_cat_precision'] for kind in ('bbox', 'segm')] == [1, 0]
     content['images'][0]['id'] = 7
     Path('other.json').write_text(json.dumps(content | dict(annotations=[])))
     metrics = [LVISMetric('other.json')]
@@ -635,6 +708,24 @@ def test_views_are_padded_after_the_flip(tmp_path, views, right, before):
 def test_views_keep_as_many_boxes_as_the_detector(test_cfg):
     cfg = Config(dict(model=dict(type='RetinaNet', test_cfg=test_cfg)))
     assert hosts.HOSTS[-1].default_tta_model(cfg)['tta_cfg']['max_per_img'] == 300
+
+
+@pytest.mark.parametrize(
+    ('config', 'kind'),
+    [
+        ('rtmdet/rtmdet-ins_tiny_8xb32-300e_coco', None),  # with a tta_model of its own
+        ('rtmdet/rtmdet_tiny_8xb32-300e_coco', 'DetTTAModel'),
+        ('solo/solo_r50_fpn_1x_coco', None),
+        ('retinanet/retinanet_r50_fpn_1x_coco', 'DetTTAModel'),
+        ('mask_rcnn/mask-rcnn_r50_fpn_1x_coco', 'mmswinv2.InstanceSegTTAModel'),
+    ],
+)
+def test_masks_are_merged_by_what_can(config, kind):
+    cfg = Config.fromfile(hosts.find_config(f'mmdet::{config}.py'))
+    words = '--tta: masks of .* cannot be merged by DetTTAModel'
+    with nullcontext() if kind else pytest.raises(UserError, match=words):
+        set_tta(cfg)
+        assert cfg.model.type == kind
 
 
 @pytest.mark.parametrize(('metrics', 'prefixes'), [(2, 2), (4, 2), (1, 1), (2, 3)])

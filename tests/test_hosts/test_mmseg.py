@@ -133,7 +133,7 @@ def test_zero_label_that_is_not_reduced(ade):
     assert path in said and 'label 150' in said and 'set reduce_zero_label=True' in said
 
 
-def test_a_map_with_colours(ade):
+def test_a_map_with_colors(ade):
     path = save(ade, np.zeros((20, 30, 3), np.uint8))
     assert f'{path} has the shape (20, 30, 3); (height, width) is' in refusal(ade)
 

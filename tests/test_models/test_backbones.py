@@ -156,7 +156,7 @@ BAD = [
     (dict(patch_size=0), 'patch_size must be an int >= 1 or 2 of them'),
     (dict(patch_size=(4, 4, 4)), 'patch_size must be an int >= 1 or 2 of them'),
     (dict(patch_size=4.0), 'patch_size must be an int >= 1 or 2 of them'),
-    (dict(drop_path_rate=1.0), 'drop_path_rate must be at least 0 and below 1, got 1.0'),
+    (dict(drop_path_rate=1.0), 'drop_path_rate must be a number from 0 to below 1, got 1.0'),
 ]
 
 

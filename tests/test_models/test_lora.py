@@ -294,7 +294,7 @@ def test_norms_are_trained_unless_told_otherwise():
         (dict(rank=True), 'rank must be a whole number from 1, got True'),
         (dict(rank=13), r'rank must be at most 12 for layers.0.blocks.0.attn.qkv \(12 to 36'),
         (dict(rank=2, alpha=0), 'alpha must be a number above 0, got 0'),
-        (dict(rank=2, drop_rate=1), 'drop_rate must be at least 0 and below 1, got 1'),
+        (dict(rank=2, drop_rate=1), 'drop_rate must be a number from 0 to below 1, got 1'),
         (dict(rank=2, train_norms=1), 'train_norms must be True or False, got 1'),
         (dict(rank=2, dropout=0.1), "no option 'dropout'"),
         (dict(rank=2, target=['qkv']), r"no option 'target' \(close to it: targets\)"),

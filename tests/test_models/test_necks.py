@@ -86,8 +86,8 @@ def test_bad_channels(levels):
         ('num_heads', -2, 'an int of at least 1, or None'),
         ('mlp_ratio', 0, 'a number that gives an MLP'),
         ('mlp_ratio', -1, 'a number that gives an MLP'),
-        ('drop_path_rate', 1.0, 'at least 0 and below 1'),
-        ('drop_path_rate', '0.1', 'at least 0 and below 1'),
+        ('drop_path_rate', 1.0, 'a number from 0 to below 1'),
+        ('drop_path_rate', '0.1', 'a number from 0 to below 1'),
     ],
 )
 def test_numbers_that_cannot_be(name, value, rule):

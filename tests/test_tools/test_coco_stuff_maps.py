@@ -130,7 +130,7 @@ def test_goes_on_where_it_stopped(maps, shapes, tmp_path):
         (0, lambda path: cv2.imwrite(str(path), np.dstack([read(path)] * 3)), 'one channel'),
         (3, lambda path: cv2.imwrite(str(path), read(path) + np.uint8(180)), 'has the value 18'),
     ],
-    ids=['missing', 'truncated', 'jpeg', 'size', 'colour', 'value'],
+    ids=['missing', 'truncated', 'jpeg', 'size', 'color', 'value'],
 )
 def test_check_names_the_first_bad_map(maps, shapes, tmp_path, number, harm, words):
     folder = tmp_path / 'maps'
@@ -194,12 +194,12 @@ def test_names_that_no_file_has(maps, tmp_path, name):
     assert done.returncode == 1 and f'images[0] has file_name={name!r}' in done.stderr
 
 
-@pytest.mark.parametrize('kind', ['colour', '16 bits', 'palette'])
+@pytest.mark.parametrize('kind', ['color', '16 bits', 'palette'])
 def test_pictures_are_not_overwritten(kind, maps, tmp_path):
     file = write(tmp_path / 'instances.json', (1, rectangle(1, 1, 5, 5)), files=('a.png',))
     picture = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8)
     image = Image.fromarray(picture if kind != '16 bits' else picture.astype(np.uint16))
-    image.convert(dict(colour='RGB', palette='P').get(kind, image.mode)).save(tmp_path / 'a.png')
+    image.convert(dict(color='RGB', palette='P').get(kind, image.mode)).save(tmp_path / 'a.png')
     before = (tmp_path / 'a.png').read_bytes()
     run = maps(file, tmp_path)
     assert run.returncode == 1 and 'a.png is there, and is a picture and no map' in run.stderr

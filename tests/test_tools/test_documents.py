@@ -24,7 +24,7 @@ from mmswinv2 import hosts
 from mmswinv2.cli import COMMANDS
 from mmswinv2.core import SwinV2
 from mmswinv2.hosts import find_config
-from mmswinv2.swap.config import without_weights
+from mmswinv2.hosts.configs import without_weights
 from tests.test_docs import DOCUMENTS
 from tests.test_tools.conftest import ROOT
 from tests.test_tools.test_swap import decayed, pytestmark, train_a_step  # noqa: F401

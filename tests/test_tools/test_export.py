@@ -613,6 +613,16 @@ def test_a_least_size_of_boxes_in_the_stored_picture_is_refused(tmp_path):
         graph_of(model)
 
 
+@pytest.mark.parametrize(
+    ('config', 'part', 'head'), [(RETINA, '', 'RetinaHead'), (FASTER, "['rpn']", 'RPNHead')]
+)
+def test_any_number_of_boxes_is_refused(tmp_path, config, part, head):
+    """A dense head of mmdet leaves out the last box then."""
+    model = build(f"{config}\nmodel['test_cfg']{part}['max_per_img'] = -1\n", tmp_path)
+    with pytest.raises(UserError, match=f'max_per_img=-1 of {head} has no export rule'):
+        graph_of(model)
+
+
 @pytest.mark.parametrize('key', ['iou_threshold', 'iou_thr'])
 def test_an_overlap_threshold_of_zero(key):
     """Boxes that overlap at all are suppressed, as by mmcv."""

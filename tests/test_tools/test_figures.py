@@ -21,7 +21,7 @@ def save(net, path):
     torch.save(dict(state_dict={f'backbone.{k}': v for k, v in net.state_dict().items()}), path)
 
 
-def colours(path):
+def colors(path):
     """Number of colors in a picture; an empty plot has few."""
     return len({tuple(c) for c in cv2.imread(str(path)).reshape(-1, 3)[::7].tolist()})
 
@@ -37,7 +37,7 @@ def test_position_bias(tool, tmp_path):
     figure = tmp_path / 'bias.png'
     run = draw('--pretrained-window', '8', '--stage', '1', '--block', '1', '--out', figure)
     assert run.returncode == 0, run.stderr
-    assert 'pre-trained window (8, 8)' in run.stdout and colours(figure) > 50
+    assert 'pre-trained window (8, 8)' in run.stdout and colors(figure) > 50
     one = cv2.imread(str(figure)).shape
     run = draw(
         '--pretrained-window', '8', '--stage', '1', '--windows', '8', '--heads', '1', '--out',
@@ -83,7 +83,7 @@ def test_activations(tool, config, tmp_path):
     assert [row[0] for row in table] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert table[0][1] == table[1][1]  # V2's blocks start as the identity
     assert table[0][2] != table[1][2]  # V1's add to the main branch
-    assert colours(tmp_path / 'a.png') > 10
+    assert colors(tmp_path / 'a.png') > 10
 
 
 def test_activations_of_other_channels(tool, tmp_path):
@@ -127,7 +127,7 @@ def test_logs(tool, train, tmp_path):
 
     run = analyze('plot_curve', log, '--keys', 'loss', 'lr', '--out', tmp_path / 'a.png')
     assert run.returncode == 0, run.stderr
-    assert 'save curve to' in run.stdout and colours(tmp_path / 'a.png') > 10
+    assert 'save curve to' in run.stdout and colors(tmp_path / 'a.png') > 10
     run = analyze('plot_curve', log, '--keys', 'mIoU', '--out', tmp_path / 'b.png')
     assert run.returncode == 1 and 'has no mIoU; there is' in run.stderr
     run = analyze('cal_train_time', log, '--include-outliers')

@@ -97,11 +97,11 @@ def test_polygons_boxes_areas_and_pixels_agree(root, split):
 def test_image_shows_the_shape_where_the_map_says(root):
     """Colors are strong inside a shape and faint outside, so the image is not shifted."""
     image, semantic, drawn = shapes.draw(size=160, seed=0, split=0, index=0)
-    colour = np.ptp(image.astype(int), axis=2) / image.max(axis=2)
+    color = np.ptp(image.astype(int), axis=2) / image.max(axis=2)
     thing = (semantic < len(shapes.THINGS)).astype(np.uint8)
     inner = cv2.erode(thing, np.ones((3, 3), np.uint8)) > 0
     outer = cv2.dilate(thing, np.ones((3, 3), np.uint8)) == 0
-    assert drawn and np.percentile(colour[inner], 1) > np.percentile(colour[outer], 99)
+    assert drawn and np.percentile(color[inner], 1) > np.percentile(color[outer], 99)
 
 
 def test_same_seed_same_files_and_more_images_keep_the_first(root, tmp_path):

@@ -19,7 +19,7 @@ from mmswinv2.cli import main
 from mmswinv2.core import VARIANTS, SwinV2
 from mmswinv2.core.arguments import SHORT
 from mmswinv2.errors import CheckpointError, UserError
-from mmswinv2.hosts import find_config
+from mmswinv2.hosts import dicts_in, find_config
 from mmswinv2.swap import (
     Options,
     default_window,
@@ -27,7 +27,7 @@ from mmswinv2.swap import (
     swap_backbone,
     write_config,
 )
-from mmswinv2.swap.config import Notes, dicts_in
+from mmswinv2.swap.config import Notes
 from mmswinv2.swap.trial import Level, build
 from mmswinv2.swap.wiring import _choose_stages
 from tests.test_tools.conftest import ROOT

@@ -1,6 +1,6 @@
 """Draw a small set of H.264 clips whose class is how a shape moves.
 
-A bright shape moves left, right, up or down, grows or turns over a dark ground; shape, colours,
+A bright shape moves left, right, up or down, grows or turns over a dark ground; shape, colors,
 size and place are drawn alike for all classes, and the way to the left is the way to the right
 backwards. So no single frame tells the class, and the frames in another order tell
 no direction. Lists are in Kinetics-400's form, "path label".

@@ -7,8 +7,8 @@
     OUT/shapes.json                  what was made; says `complete` once everything else is written
 
 Things are circles, squares, triangles and stars: only the outline tells them apart, because
-texture, colour, size and rotation are drawn alike for all. Stuff is the ground's texture. Things
-have strong colours and grounds faint ones, so that a small network finds them soon.
+texture, color, size and rotation are drawn alike for all. Stuff is the ground's texture. Things
+have strong colors and grounds faint ones, so that a small network finds them soon.
 
 The semantic maps hold one class a pixel: the things by their index (category id - 1), then the
 stuff, as in COCO's stuffthingmaps but without gaps. 255 would mean "ignore"; no pixel has it.
@@ -100,10 +100,10 @@ def texture(kind: str, height: int, width: int, rng: np.random.Generator) -> np.
 def paint(
     kind: str, height: int, width: int, saturation: tuple[float, float], rng: np.random.Generator
 ) -> np.ndarray:
-    """A texture from a random colour to a darker shade, as (height, width, 3) RGB in [0, 255]."""
+    """A texture from a random color to a darker shade, as (height, width, 3) RGB in [0, 255]."""
     hue, value, shade = rng.random(), rng.uniform(0.5, 1), rng.uniform(0.5, 0.75)
-    colour = 255 * np.array(colorsys.hsv_to_rgb(hue, rng.uniform(*saturation), value))
-    return colour * (1 - (1 - shade) * texture(kind, height, width, rng)[..., None])
+    color = 255 * np.array(colorsys.hsv_to_rgb(hue, rng.uniform(*saturation), value))
+    return color * (1 - (1 - shade) * texture(kind, height, width, rng)[..., None])
 
 
 def draw(

@@ -92,6 +92,7 @@ def clean(content, on_disk, log):
     counts = Counter()
     kept = []
     for image in content['images']:
+        image['file_name'] = image['file_name'].replace('\\', '/')  # as written on Windows
         if place(image) in on_disk:
             kept.append(image)
         else:

@@ -3,7 +3,7 @@
 dataset_type = 'CocoDataset'
 data_root = 'data/coco/'
 
-# Pillow says so when an image is cut short; OpenCV fills the rest with grey.
+# Pillow says so when an image is cut short; OpenCV fills the rest with gray.
 load_image = dict(type='LoadImageFromFile', imdecode_backend='pillow')
 pack_for_test = dict(
     type='PackDetInputs',
