@@ -19,6 +19,7 @@ from mmengine.runner import FlexibleRunner, Runner
 
 from .. import hosts
 from ..checkpoints import PUBLISHED, fetch
+from ..checkpoints.download import ADDRESSES
 from ..errors import UserError, raised
 from ..files import check_writable
 from ..options import command_line
@@ -72,7 +73,8 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
 
     Raises:
         UserError: if a file or folder of the data is missing.
-        CheckpointError: if a local ``load_from`` is missing, truncated or unsafe.
+        CheckpointError: if a local ``load_from``, or one to resume from, is missing, truncated or
+            unsafe.
     """
     check_groups(cfg)
     hosts.check_data(cfg, kinds)
@@ -84,7 +86,9 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
         cfg.pop('strategy', None)
     if 'train' not in kinds or runner_class(cfg) is Runner:
         cfg.pop('runner_type', None)
-    if (path := cfg.get('load_from')) and '://' not in path:
+    path = cfg.get('load_from')
+    # of an address, a resumed run needs the seed before it builds the data
+    if path and ('://' not in path or (cfg.get('resume') and path.startswith(ADDRESSES))):
         local = fetch(path)  # `path` may be the name of published weights
         cfg.load_from = str(local) if path in PUBLISHED else path
         look_at_checkpoint(cfg, local)

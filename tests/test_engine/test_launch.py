@@ -290,6 +290,23 @@ def test_every_training_of_its_own_locks_its_work_dir(tmp_path, monkeypatch):
     assert (tmp_path / 'run/.lock').exists()
 
 
+@pytest.mark.parametrize('remote', [False, True])
+def test_a_resumed_run_draws_the_data_of_its_checkpoint(remote, tmp_path, address, monkeypatch):
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    (tmp_path / 'a.py').touch()
+    seeds = []
+    for name in ('run', 'other'):
+        start = f'{address if remote else tmp_path}/run/epoch_1.pth'
+        options = dict(load_from=start, resume=True) if name == 'other' else {}
+        cfg = small(tmp_path / 'a.py', tmp_path / name, **options)
+        runner = launch.build_runner(cfg, ('train',))
+        runner.train()
+        runner.work_dir_lock.close()
+        sampler = runner.train_dataloader.batch_sampler.sampler
+        seeds.append((runner.seed, sampler.sampler.seed, sampler.seed))
+    assert seeds[0] == seeds[1]
+
+
 def test_strategies_take_a_config_without_an_environment(tmp_path):
     (tmp_path / 'a.py').touch()
     cfg = small(tmp_path / 'a.py', tmp_path / 'run', runner_type='FlexibleRunner')
