@@ -16,6 +16,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import RUNNERS
 from mmengine.runner import FlexibleRunner, Runner
+from torch import nn
 
 from .. import hosts
 from ..checkpoints import PUBLISHED, fetch
@@ -28,8 +29,10 @@ from .config_checks import (
     by_iterations,
     check_groups,
     check_optimizers,
+    check_paramwise,
     check_units,
 )
+from .config_names import warn_of_unmatched
 from .configs import config_with_options
 from .dataset_checks import CheckDatasetHook, no_batch
 from .hooks import CheckInvalidLossHook, LoRAHook
@@ -81,6 +84,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     if 'train' in kinds:
         _check_runner(cfg)
         check_units(cfg)
+        check_paramwise(cfg)
         _log_iterations(cfg)
     else:  # evaluation needs one whole model in every process
         cfg.pop('strategy', None)
@@ -106,6 +110,8 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     runner.register_hook(CheckDatasetHook())
     if 'train' in kinds:
         check_shared(cfg)
+        if isinstance(runner.model, nn.Module):  # else a strategy builds it
+            warn_of_unmatched(cfg, runner.model)
         _scale_rates(runner, cfg)
         follow_config(runner)
         runner.work_dir_lock = held

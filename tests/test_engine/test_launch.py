@@ -161,6 +161,16 @@ def small(file, work_dir, **settings):
     return cfg
 
 
+def test_keys_of_groups_that_match_no_parameter(tmp_path):
+    (tmp_path / 'a.py').touch()
+    cfg = small(tmp_path / 'a.py', tmp_path / 'run')
+    keys = {'backbon.': dict(lr_mult=2), 'backbone': dict(lr_mult=3), '.bias': dict(decay_mult=0)}
+    cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=keys)
+    launch.build_runner(cfg, ('train',)).work_dir_lock.close()
+    (log,) = (tmp_path / 'run').glob('*/*.log')
+    assert "custom_keys: no parameter has ['backbon.'] in its name" in log.read_text()
+
+
 @pytest.mark.parametrize('kind', ['Runner', 'FlexibleRunner'])
 def test_scaled_rates_are_those_of_the_batch_of_an_update(tmp_path, kind):
     (tmp_path / 'a.py').touch()
