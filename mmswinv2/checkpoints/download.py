@@ -21,6 +21,7 @@ from .unreadable import is_page
 
 # http:// addresses are read from this machine, and from other hosts if this variable is set
 _ALLOW_HTTP = 'MMSWINV2_ALLOW_HTTP'
+ADDRESSES = ('http://', 'https://', 'hf://')  # how addresses begin that `fetch` reads
 
 
 def fetch(source: StrPath) -> Path:

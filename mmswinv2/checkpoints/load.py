@@ -5,6 +5,7 @@ If a check fails, no weight has been changed.
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ from .entries import entries_note, open_entry, unwrap
 from .files import read_checkpoint
 from .formats import PATCHES, State, Windows, unwrapped
 from .inputs import adapt_channels, inflate, is_2d
-from .model_keys import BACKBONE, backbone_of, is_backbone, weights_for
+from .model_keys import BACKBONE, is_backbone, weights_for
 from .report import LoadReport, compare_keys, short_windows
 
-_OUTPUT_NORM = re.compile(r'(backbone\.)?norm\d\.(weight|bias)')
+_OUTPUT_NORM = re.compile(r'norm\d\.(weight|bias)')
 
 
 def load_pretrained(
@@ -160,7 +161,8 @@ def fit_weights(
     """Prepare weights for a whole model that loads what fits, as with mmengine's ``load_from``.
 
     Heads may differ. A backbone of this package must fit, except for the norms of its outputs; if
-    the model is one, see `load_pretrained`.
+    the model is one, see `load_pretrained`. So must others of the model, such as a student's and a
+    teacher's, if the file has any of their weights.
 
     `checkpoint` has weights, wrapped or not, of the model or in any format of `FORMATS`.
 
@@ -188,25 +190,45 @@ def fit_weights(
     if type(model)._load_from_state_dict is not nn.Module._load_from_state_dict:
         model._load_from_state_dict(names, '', {}, False, [], [], [])  # which may rename keys
     report = compare_keys(path, own, names, unbuilt=_find_unbuilt(model))
-    if (backbone := backbone_of(model)) is not None:
-        problems = report.problems(lambda key: _OUTPUT_NORM.fullmatch(key) or not is_backbone(key))
-        if converted is not None:
-            alone = all(map(is_backbone, own.keys() & given.keys()))
-        if alone and not problems and not all(map(is_backbone, own)):
-            problems = 'it holds a backbone alone, where a whole model belongs'
-            if converted is not None and converted.unknown:
-                problems = f'nothing but its backbone fits, and {converted.unknown[0]} is unknown'
-        if problems:
-            state = {unwrapped(k).removeprefix(BACKBONE): v for k, v in given.items()}
-            raise CheckpointError(
-                f'{path} does not fit the model of the config ({problems}); for the weights of a '
-                "backbone alone: model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
-                f'{_hint(backbone, state)}'
-            )
+    if converted is not None:
+        alone = all(map(is_backbone, own.keys() & given.keys()))
+    reason = ''
+    if alone and not all(map(is_backbone, own)):
+        reason = 'it holds a backbone alone, where a whole model belongs'
+        if converted is not None and converted.unknown:
+            reason = f'nothing but its backbone fits, and {converted.unknown[0]} is unknown'
+    _check_backbones(report, model, names, reason)
     _check_source(report, converted, model, recorded_windows(meta, open_entry(checkpoint)))
     report.notes += notes
     _check_report(report, own, names)
     return given, report
+
+
+def _check_backbones(
+    report: LoadReport, model: nn.Module, given: Mapping[str, Tensor], alone: str
+) -> None:
+    """Raise `CheckpointError` if a backbone inside a model does not fit.
+
+    `alone` says that a file has nothing for the rest of a detector, segmentor or classifier.
+    """
+    for start, net in {} if isinstance(model, SwinV2) else _networks(model).items():
+        inside = {unwrapped(key): value for key, value in given.items()}
+        inside = {k.removeprefix(start): v for k, v in inside.items() if k.startswith(start)}
+        problems = report.problems(partial(_may_differ, start=start))
+        problems = problems or (alone if start == BACKBONE else '')
+        if problems and (inside or start == BACKBONE):  # else it keeps its own weights
+            raise CheckpointError(
+                f'{report.path} does not fit the model of the config ({problems}); for the weights '
+                "of a backbone alone: model.backbone.init_cfg=dict(type='Pretrained', "
+                f'checkpoint=...){_hint(net, inside)}'
+            )
+
+
+def _may_differ(key: str, start: str) -> bool:
+    """Whether a key is not of the backbone at `start`, or one of the norms of its outputs."""
+    plain = unwrapped(key)
+    inside = plain.startswith(start)
+    return not inside or _OUTPUT_NORM.fullmatch(plain.removeprefix(start)) is not None
 
 
 def unshard(value: Any, keep: bool = True) -> Any:
@@ -231,11 +253,16 @@ def shard_like(value: Tensor, like: Tensor) -> Tensor:
 
 def _find_unbuilt(model: nn.Module) -> Callable[[str], bool]:
     """A function that tells whether a key belongs to a stage that the backbones do not build."""
-    nets = {unwrapped(start): net for start, net in networks(model).items()}
+    nets = _networks(model)
     return lambda key: any(
         unwrapped(key).startswith(start) and net.is_unbuilt(unwrapped(key).removeprefix(start))
         for start, net in nets.items()
     )
+
+
+def _networks(model: nn.Module) -> dict[str, SwinV2]:
+    """The backbones in a model, by the prefix of their keys without those of torch's wrappers."""
+    return {unwrapped(start): net for start, net in networks(model).items()}
 
 
 def _note_source(report: LoadReport, converted: Converted) -> None:
@@ -247,15 +274,13 @@ def _check_source(
     report: LoadReport, converted: Converted | None, model: nn.Module, recorded: Windows
 ) -> None:
     """Note the source of weights, and refuse those trained with other windows."""
-    backbone = model if isinstance(model, SwinV2) else backbone_of(model)
-    if backbone is None:
-        return
     if converted is not None:
         _note_source(report, converted)
     report.windows = report.windows or recorded
-    names = report.loaded if backbone is model else filter(is_backbone, report.loaded)
-    if any('.cpb_mlp.' in name for name in names):  # else the backbone is to be new
-        _check_windows(report, backbone)
+    biases = [unwrapped(name) for name in report.loaded if '.cpb_mlp.' in name]
+    for start, net in _networks(model).items():
+        if any(name.startswith(start) for name in biases):  # else the backbone is to be new
+            _check_windows(report, net)
 
 
 def _check_report(report: LoadReport, own: State, given: Mapping[str, Tensor]) -> None:

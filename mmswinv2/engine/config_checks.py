@@ -15,7 +15,7 @@ from ..checks import is_count, is_number
 from ..core.arguments import get_variant
 from ..errors import UserError, nearest, unknown_type
 from ..log import warn
-from .config_names import LOADERS, NAMES, arguments, settings_in
+from .config_names import LOADERS, NAMES, PARAMWISE, arguments, settings_in
 
 # settings of schedulers
 LENGTHS = (
@@ -322,6 +322,20 @@ def check_optimizers(cfg: Config) -> None:
                 known = optimizers.get(kind)
             if known is None:
                 raise UserError(unknown_type(kind, 'mmengine::optimizer'))
+
+
+def check_paramwise(cfg: Config) -> None:
+    """Raise `UserError` for options of ``paramwise_cfg`` that mmengine's constructor ignores."""
+    for place, node in hosts.dicts_in(cfg.get('optim_wrapper'), 'optim_wrapper'):
+        own = hosts.type_name({'type': node.get('constructor') or 'DefaultOptimWrapperConstructor'})
+        options = node.get('paramwise_cfg') or {}
+        ignored = sorted(options.keys() - {*PARAMWISE, '_delete_'})
+        if ignored and own == 'DefaultOptimWrapperConstructor':
+            raise UserError(
+                f'{place}.paramwise_cfg has {", ".join(ignored)}, which {own} does not read; leave '
+                f'it out, or set {place}.constructor, for layer_decay_rate to '
+                "'mmswinv2.SwinLayerDecayOptimWrapperConstructor'"
+            )
 
 
 def _check_scores(cfg: Config) -> None:

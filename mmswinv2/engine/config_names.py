@@ -16,6 +16,7 @@ from mmengine.runner import (
     Runner,
     set_random_seed,
 )
+from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
@@ -35,6 +36,10 @@ _USED = frozenset(
     )
 ) - {'self', 'cfg'}
 MULTIPLIERS = ('lr_mult', 'decay_mult')  # in an entry of custom_keys
+PARAMWISE = (  # options of mmengine's own constructor
+    *('custom_keys', 'bypass_duplicate', 'bias_lr_mult', 'dcn_offset_lr_mult'),
+    *(f'{kind}_decay_mult' for kind in ('norm', 'bias', 'dwconv', 'flat')),
+)
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
@@ -51,8 +56,7 @@ NAMES = {  # node without 'type': keys that the hosts know in it, set in a base 
     'randomness': tuple(arguments(set_random_seed)),
     'auto_scale_lr': ('enable', 'base_batch_size'),
     'paramwise_cfg': (
-        *('custom_keys', 'bypass_duplicate', 'bias_lr_mult', 'dcn_offset_lr_mult'),
-        *(f'{kind}_decay_mult' for kind in ('norm', 'bias', 'dwconv', 'flat')),
+        *PARAMWISE,
         *('num_layers', 'decay_rate', 'decay_type', 'layer_decay_rate'),
         *('merging_layers', 'no_decay_names'),
     ),
@@ -103,6 +107,14 @@ def warn_of_unused(cfg: Config, options: Mapping[str, Any]) -> None:
             warn(_too_late(cfg, first, path))
         else:
             warn(f'--cfg-options {path}: nothing reads {first!r} in a config{_hint(first, cfg)}')
+
+
+def warn_of_unmatched(cfg: Config, model: nn.Module) -> None:
+    """Warn of ``custom_keys`` that are in the name of no parameter."""
+    names = [name for name, _ in model.named_parameters()]
+    keys = (cfg.optim_wrapper.get('paramwise_cfg') or {}).get('custom_keys') or ()
+    if lost := [key for key in keys if not any(key in name for name in names)]:
+        warn(f'optim_wrapper.paramwise_cfg.custom_keys: no parameter has {lost} in its name')
 
 
 def warn_of_new(cfg: Config, before: Mapping[str, Any], options: Mapping[str, Any]) -> None:

@@ -16,9 +16,11 @@ from mmengine.logging import print_log
 from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import RUNNERS
 from mmengine.runner import FlexibleRunner, Runner
+from torch import nn
 
 from .. import hosts
 from ..checkpoints import PUBLISHED, fetch
+from ..checkpoints.download import ADDRESSES
 from ..errors import UserError, raised
 from ..files import check_writable
 from ..options import command_line
@@ -27,8 +29,10 @@ from .config_checks import (
     by_iterations,
     check_groups,
     check_optimizers,
+    check_paramwise,
     check_units,
 )
+from .config_names import warn_of_unmatched
 from .configs import config_with_options
 from .dataset_checks import CheckDatasetHook, no_batch
 from .hooks import CheckInvalidLossHook, LoRAHook
@@ -72,19 +76,23 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
 
     Raises:
         UserError: if a file or folder of the data is missing.
-        CheckpointError: if a local ``load_from`` is missing, truncated or unsafe.
+        CheckpointError: if a local ``load_from``, or one to resume from, is missing, truncated or
+            unsafe.
     """
     check_groups(cfg)
     hosts.check_data(cfg, kinds)
     if 'train' in kinds:
         _check_runner(cfg)
         check_units(cfg)
+        check_paramwise(cfg)
         _log_iterations(cfg)
     else:  # evaluation needs one whole model in every process
         cfg.pop('strategy', None)
     if 'train' not in kinds or runner_class(cfg) is Runner:
         cfg.pop('runner_type', None)
-    if (path := cfg.get('load_from')) and '://' not in path:
+    path = cfg.get('load_from')
+    # of an address, a resumed run needs the seed before it builds the data
+    if path and ('://' not in path or (cfg.get('resume') and path.startswith(ADDRESSES))):
         local = fetch(path)  # `path` may be the name of published weights
         cfg.load_from = str(local) if path in PUBLISHED else path
         look_at_checkpoint(cfg, local)
@@ -102,6 +110,8 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     runner.register_hook(CheckDatasetHook())
     if 'train' in kinds:
         check_shared(cfg)
+        if isinstance(runner.model, nn.Module):  # else a strategy builds it
+            warn_of_unmatched(cfg, runner.model)
         _scale_rates(runner, cfg)
         follow_config(runner)
         runner.work_dir_lock = held

@@ -19,10 +19,13 @@ def seed_samples(loader: Any, seed: int) -> None:
     loader.batch_sampler.sampler = seeded = SeededSampler(sampler, seed)
     if hasattr(sampler, 'skip'):
         sampler.skip = seeded.skip
-    for dataset in hosts.inner_datasets(loader.dataset):
-        if hasattr(dataset, 'get_data_info'):
-            dataset.get_data_info = SeededInfo(dataset.get_data_info)
-    _keep_seeds(loader.dataset)
+    described = [d for d in hosts.inner_datasets(loader.dataset) if hasattr(d, 'get_data_info')]
+    for dataset in described:
+        dataset.get_data_info = SeededInfo(dataset.get_data_info)
+    whole = loader.dataset
+    if not described and hasattr(whole, '__dict__') and not hasattr(whole, '__getitems__'):
+        whole.__getitems__ = SeededItems(whole)  # of torch's own kind
+    _keep_seeds(whole)
 
 
 class SeededIndex(int):
@@ -62,6 +65,17 @@ class SeededInfo:
             seed_all(*idx.seed)
             idx = int(idx)
         return self.get_data_info(idx)
+
+
+class SeededItems:
+    """The ``__getitems__`` of a data set that is not mmengine's, by which torch loads a batch."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __call__(self, indices: list[Any]) -> list[Any]:
+        """The samples with these indices, each loaded with its own seed."""
+        return list(map(SeededInfo(self.dataset.__getitem__), indices))
 
 
 class SeededSampler:

@@ -45,12 +45,13 @@ def read_by_our_reader() -> None:
     stands in a checkpoint as its config. The config is left out of what is read.
     """
     from ..checkpoints import fetch_together, read_checkpoint
+    from ..checkpoints.download import ADDRESSES
 
     def load(filename: str, *_: Any, **__: Any) -> Any:
         path = fetch_together(filename)
         return with_state_dict(read_checkpoint(path), path)
 
-    prefixes = ['', 'http://', 'https://', 'hf://']
+    prefixes = ['', *ADDRESSES]
     checkpoint.CheckpointLoader.register_scheme(prefixes=prefixes, loader=load, force=True)
 
     @replace(checkpoint, '_load_checkpoint_with_prefix')

@@ -287,6 +287,36 @@ def test_beside_a_new_backbone_another_may_keep_its_windows(save):
         load_whole_model(model(6), path, new=['teacher'])
 
 
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (dict(window_size=6), r'set pretrained_window_sizes=\[8, 8, 8, 8\]'),
+        (dict(arch=dict(embed_dims=32, depths=(2, 2, 3, 2), num_heads=(1, 2, 4, 8))),
+         r'missing in the file: \d+, e\.g\. student\.backbone\.layers\.2\.blocks\.2\.'),
+    ],
+    ids=['windows', 'depths'],
+)  # fmt: skip
+@pytest.mark.parametrize('whole', [True, False])
+def test_backbones_inside_of_a_model_fit_too(change, words, whole):
+    """As those of a student and a teacher; a file may lack one of them as a whole."""
+
+    def model(**options):
+        parts = {
+            name: nn.ModuleDict({'backbone': SwinV2(**{'arch': 'nano', **options})})
+            for name in ('student', 'teacher')
+        }
+        return nn.ModuleDict(parts)
+
+    state = model().state_dict()
+    if not whole:
+        for key in [key for key in state if key.startswith('teacher.')]:
+            del state[key]
+    with pytest.raises(CheckpointError, match=words):
+        fit_weights(model(**change), state)
+    _, report = fit_weights(model(), state)
+    assert {key.split('.')[0] for key in report.missing} == ({'teacher'} - {whole and 'teacher'})
+
+
 def test_windows_that_change_no_bias_may_differ(save):
     load_pretrained(SwinV2('nano', window_size=2), save(SwinV2('nano', window_size=1).state_dict()))
     path = save(SwinV2('nano', window_size=7).state_dict())

@@ -2,14 +2,17 @@
 
 import gc
 import re
+from contextlib import nullcontext
 
 import pytest
 from mmengine.config import Config
+from mmengine.optim import DefaultOptimWrapperConstructor
 from torch.optim import Adam
 
 from mmswinv2.engine.config_checks import (
     check_groups,
     check_optimizers,
+    check_paramwise,
     check_units,
     check_values,
 )
@@ -182,6 +185,26 @@ def test_schedulers(scheduler, words):
         UserError, match=r"param_scheduler.generator in the config: 'x' has no type"
     ):
         check_values(Config(dict(param_scheduler=dict(generator='x'))))
+
+
+OURS = 'mmswinv2.SwinLayerDecayOptimWrapperConstructor'
+
+
+@pytest.mark.parametrize(
+    ('constructor', 'options', 'ignored'),
+    [
+        (None, dict(layer_decay_rate=0.9, norm_decay_mult=0.0), 'layer_decay_rate'),
+        (DefaultOptimWrapperConstructor, dict(num_layers=6), 'num_layers'),
+        ('mmengine.DefaultOptimWrapperConstructor', dict(no_decay_names=['a']), 'no_decay_names'),
+        (None, dict(flat_decay_mult=0.0, custom_keys=dict(a=dict(lr_mult=2))), None),
+        (OURS, dict(layer_decay_rate=0.9), None),
+    ],
+)
+def test_options_of_groups_that_the_constructor_ignores(constructor, options, ignored):
+    wrapper = dict(constructor=constructor, paramwise_cfg=options)
+    for parts in (wrapper, dict(head=wrapper)):
+        with pytest.raises(UserError, match=ignored) if ignored else nullcontext():
+            check_paramwise(Config(dict(optim_wrapper=parts)))
 
 
 @pytest.mark.parametrize('wrapper', [dict(), dict(type='AmpOptimWrapper')])

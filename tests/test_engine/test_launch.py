@@ -161,6 +161,16 @@ def small(file, work_dir, **settings):
     return cfg
 
 
+def test_keys_of_groups_that_match_no_parameter(tmp_path):
+    (tmp_path / 'a.py').touch()
+    cfg = small(tmp_path / 'a.py', tmp_path / 'run')
+    keys = {'backbon.': dict(lr_mult=2), 'backbone': dict(lr_mult=3), '.bias': dict(decay_mult=0)}
+    cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=keys)
+    launch.build_runner(cfg, ('train',)).work_dir_lock.close()
+    (log,) = (tmp_path / 'run').glob('*/*.log')
+    assert "custom_keys: no parameter has ['backbon.'] in its name" in log.read_text()
+
+
 @pytest.mark.parametrize('kind', ['Runner', 'FlexibleRunner'])
 def test_scaled_rates_are_those_of_the_batch_of_an_update(tmp_path, kind):
     (tmp_path / 'a.py').touch()
@@ -288,6 +298,23 @@ def test_every_training_of_its_own_locks_its_work_dir(tmp_path, monkeypatch):
     runner = launch.build_runner(small(tmp_path / 'a.py', tmp_path / 'run'), ('train',))
     runner.work_dir_lock.close()
     assert (tmp_path / 'run/.lock').exists()
+
+
+@pytest.mark.parametrize('remote', [False, True])
+def test_a_resumed_run_draws_the_data_of_its_checkpoint(remote, tmp_path, address, monkeypatch):
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    (tmp_path / 'a.py').touch()
+    seeds = []
+    for name in ('run', 'other'):
+        start = f'{address if remote else tmp_path}/run/epoch_1.pth'
+        options = dict(load_from=start, resume=True) if name == 'other' else {}
+        cfg = small(tmp_path / 'a.py', tmp_path / name, **options)
+        runner = launch.build_runner(cfg, ('train',))
+        runner.train()
+        runner.work_dir_lock.close()
+        sampler = runner.train_dataloader.batch_sampler.sampler
+        seeds.append((runner.seed, sampler.sampler.seed, sampler.seed))
+    assert seeds[0] == seeds[1]
 
 
 def test_strategies_take_a_config_without_an_environment(tmp_path):

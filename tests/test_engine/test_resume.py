@@ -21,7 +21,7 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import BaseModel
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler
 
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.engine import LoadCheckpointHook, RepeatableHook, ScoresHook
@@ -641,6 +641,19 @@ class OwnSampler(Sampler):
         self.epoch = epoch
 
 
+class OfTorch(Dataset):
+    """A data set that is not mmengine's."""
+
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __len__(self):
+        return self.samples
+
+    def __getitem__(self, index):
+        return noisy({'value': index})
+
+
 def constant(results):
     return {'inputs': torch.ones(2) * results['value']}
 
@@ -658,6 +671,8 @@ def train_by_epochs(
         dataset._metainfo = dict(classes=('a', 'b'))
         dataset = ClassBalancedDataset(dataset, oversample_thr=0.9)
         dataset.repeat_indices = dataset.repeat_indices[:8]
+    if wrapper == 'of torch':
+        dataset = OfTorch(samples)
     folder.mkdir()
     sliced = {'num_batch_per_epoch': 4} if wrapper == 'num_batch_per_epoch' else {}
     runner = Runner(
@@ -684,8 +699,8 @@ def train_by_epochs(
 @pytest.mark.parametrize(
     ('wrapper', 'kind'),
     [(None, DefaultSampler), ('ClassBalancedDataset', DefaultSampler), ('buckets', DefaultSampler),
-     ('num_batch_per_epoch', DefaultSampler), (None, OwnSampler)],
-    ids=['plain', 'ClassBalancedDataset', 'buckets', 'num_batch_per_epoch', 'own sampler'],
+     ('num_batch_per_epoch', DefaultSampler), (None, OwnSampler), ('of torch', DefaultSampler)],
+    ids=['plain', 'ClassBalancedDataset', 'buckets', 'num_batch_per_epoch', 'own sampler', 'torch'],
 )  # fmt: skip
 @pytest.mark.parametrize('at', [2, 4, 5])
 def test_a_run_by_epochs_goes_on_inside_of_one(at, wrapper, kind, tmp_path):
@@ -702,12 +717,13 @@ def test_a_run_by_epochs_goes_on_inside_of_one(at, wrapper, kind, tmp_path):
     ('wrapper', 'kind', 'workers', 'at'),
     [(None, InfiniteSampler, 0, 3), (None, InfiniteSampler, 1, 8), (None, DefaultSampler, 0, 10),
      ('buckets', InfiniteSampler, 0, 10), ('buckets', DefaultSampler, 1, 8),
-     (None, OwnSampler, 0, 8)],
+     (None, OwnSampler, 0, 8), ('of torch', InfiniteSampler, 1, 8)],
 )  # fmt: skip
 def test_a_run_by_iterations_loads_nothing_twice(wrapper, kind, workers, at, tmp_path, monkeypatch):
     """Its data set has eight or, with buckets, seven samples in batches of two."""
     monkeypatch.setattr('time.sleep', lambda seconds: None)  # two seconds before every pass
-    options = dict(wrapper=wrapper, kind=kind, workers=workers, samples=7 if wrapper else 8)
+    samples = 7 if wrapper == 'buckets' else 8
+    options = dict(wrapper=wrapper, kind=kind, workers=workers, samples=samples)
     options['length'] = dict(by_epoch=False, max_iters=12)
     whole = train_by_epochs(tmp_path / 'run', **options)
     LOADED.clear()
