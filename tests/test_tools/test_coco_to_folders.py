@@ -11,8 +11,7 @@ def test_objects_are_cut_out(tool, shapes, tmp_path):
     def cut(*args):
         return tool('dataset_converters/coco_to_folders.py', shapes, tmp_path / 'cut', *args)
 
-    run = cut('--margin', '0', '--min-size', '10')
-    assert run.returncode == 0, run.stderr
+    cut('--margin', '0', '--min-size', '10').succeeded()
     for split in ('train2017', 'val2017'):
         content = json.loads((shapes / f'annotations/instances_{split}.json').read_text())
         names = {c['id']: c['name'] for c in content['categories']}
@@ -22,7 +21,7 @@ def test_objects_are_cut_out(tool, shapes, tmp_path):
             number = sum(names[a['category_id']] == name for a in wanted)
             assert len(list((tmp_path / 'cut' / split / name).iterdir())) == number
     assert 'is there already' in cut('--margin', '0', '--min-size', '10').stdout
-    assert cut('--margin', '0.5').returncode == 0  # other settings: made again
+    cut('--margin', '0.5').succeeded()  # other settings: made again
     other = shutil.copytree(shapes, tmp_path / 'other')
     remade = tool('dataset_converters/coco_to_folders.py', other, tmp_path / 'cut')
     assert remade.returncode == 0 and 'there already' not in remade.stdout
@@ -42,9 +41,9 @@ def test_objects_are_cut_out(tool, shapes, tmp_path):
 
 
 def test_object_is_what_its_box_says(tool, shapes, tmp_path):
-    assert tool(
+    tool(
         'dataset_converters/coco_to_folders.py', shapes, tmp_path, '--margin', '0'
-    ).returncode == 0  # fmt: skip
+    ).succeeded()  # fmt: skip
     content = json.loads((shapes / 'annotations/instances_val2017.json').read_text())
     image = content['images'][0]
     box = next(a for a in content['annotations'] if a['image_id'] == image['id'])
@@ -87,8 +86,7 @@ def test_images_that_are_turned_are_cut_as_they_are_shown(tool, tmp_path):
         (coco / f'annotations/instances_{split}.json').write_text(json.dumps(content))
         for name in names:
             Image.fromarray(pixels).save(coco / split / name, exif=exif, lossless=True)
-    run = tool('dataset_converters/coco_to_folders.py', coco, tmp_path / 'cut', '--margin', 0)
-    assert run.returncode == 0, run.stderr
+    tool('dataset_converters/coco_to_folders.py', coco, tmp_path / 'cut', '--margin', 0).succeeded()
     for name in ('a_0.png', 'b_0.png'):
         part = cv2.imread(str(tmp_path / 'cut/val2017/thing' / name))
         assert (part[..., ::-1] == np.rot90(pixels, -1)[3:16, 2:13]).all()
@@ -115,8 +113,7 @@ def test_names_with_a_slash(tool, shapes, tmp_path):
     other.write_text(
         json.dumps(json.loads(other.read_text()) | {'categories': content['categories']})
     )
-    run = tool('dataset_converters/coco_to_folders.py', coco, tmp_path / 'cut')
-    assert run.returncode == 0, run.stderr
+    tool('dataset_converters/coco_to_folders.py', coco, tmp_path / 'cut').succeeded()
     assert (tmp_path / 'cut/train2017/Monitor_TV').is_dir()
     content['categories'][1]['name'] = 'Monitor_TV'
     file.write_text(json.dumps(content))
@@ -181,8 +178,9 @@ def test_what_is_left_out_is_told_and_bits_are_kept(tool, shapes, tmp_path):
     content['annotations'][0]['iscrowd'] = 1
     content['annotations'][1]['bbox'][2] = 3
     file.write_text(json.dumps(content))
-    run = tool('dataset_converters/coco_to_folders.py', coco, tmp_path / 'cut', '--min-size', '4')
-    assert run.returncode == 0, run.stderr
+    run = tool(
+        'dataset_converters/coco_to_folders.py', coco, tmp_path / 'cut', '--min-size', '4'
+    ).succeeded()
     number = len(content['annotations']) - 2
     assert (
         f'val2017: {number} objects; left out: 1 crowds; left out: 1 smaller than 4 pixels '
