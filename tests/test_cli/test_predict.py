@@ -162,7 +162,7 @@ def test_images_are_drawn_on_as_they_are_loaded(weights, tmp_path, config, turn)
     assert np.array_equal(*drawn)
 
 
-def test_a_long_picture_is_drawn_and_written(weights, tmp_path):
+def test_a_long_picture_is_drawn_and_written(tmp_path):
     cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((66000, 8, 3), np.uint8))
     writer = ResultWriter(tmp_path / 'out', config_with_options(str(ROOT / SEGMENTOR), None), {}, 0)
     writer.save(Item('a', str(tmp_path / 'a.png')), cv2.imread(str(tmp_path / 'a.png')))

@@ -831,7 +831,7 @@ def test_warnings_name_the_file_that_is_written(yolo, tmp_path, warned):
     assert f'what would be {tmp_path / "out.json"}: 1 of 4 annotations have a box' in str(warned)
 
 
-def test_round_trip(tmp_path, yolo, voc):
+def test_round_trip(tmp_path):
     """COCO to YOLO, VOC, CSV and LabelMe by a writer in this test, and back."""
     rng = np.random.default_rng(1)
     x, y = rng.uniform(0, 60, 5), rng.uniform(0, 40, 5)

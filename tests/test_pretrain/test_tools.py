@@ -445,7 +445,7 @@ def test_several_labels_an_image_are_left_alone(tmp_path):
         check_image_labels(dataset, 2, 'train_dataloader')
 
 
-def test_images_with_a_label_below_0(tmp_path, caplog):
+def test_images_with_a_label_below_0(tmp_path, warned):
     from mmpretrain.datasets import CustomDataset
 
     from mmswinv2.hosts.mmpretrain import check_image_labels
@@ -455,6 +455,8 @@ def test_images_with_a_label_below_0(tmp_path, caplog):
     with pytest.raises(UserError, match='1 of 2 images have a label below 0, which is no class'):
         check_image_labels(dataset, 2, 'train_dataloader')
     check_image_labels(dataset, 2, 'test_dataloader')
+    (told,) = warned
+    assert '1 of 2 images have a label below 0 and count as wrong in scores' in told
 
 
 def test_folders_that_systems_write_are_no_classes(tmp_path):

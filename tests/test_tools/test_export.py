@@ -386,7 +386,7 @@ def file(shapes, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_command_compares_file_and_model(file, shapes):
+def test_command_compares_file_and_model(file):
     folder, told = file
     assert '4 pictures, largest differences: number 0.0e+00, box' in told
     assert 'coco/segm_mAP: PyTorch' in told

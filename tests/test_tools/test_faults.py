@@ -261,7 +261,7 @@ def test_stopped_and_locked(train, shapes, tmp_path, number, status):
 
 
 @pytest.mark.slow
-def test_checkpoint_cut_short(train, tool, tmp_path):
+def test_checkpoint_cut_short(train, tmp_path):
     work = tmp_path / 'w'
     train(work, iters=3).succeeded()
     last = work / 'iter_3.pth'

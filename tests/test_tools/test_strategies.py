@@ -34,7 +34,7 @@ STRATEGIES = ['ddp', 'zero1', 'zero2', 'zero3', 'fsdp']
 
 
 @pytest.fixture(scope='module')
-def written(tmp_path_factory, clips):
+def written(tmp_path_factory):
     """A function that writes a config with a strategy and more hooks."""
 
     def write(strategy=None, hooks='', extra=''):
