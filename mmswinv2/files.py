@@ -14,7 +14,7 @@ from typing import IO, Any
 from .errors import UserError
 
 # of macOS in archives, of Jupyter, of network drives, and of Linux, macOS and Windows on each disk,
-# where most are for nobody to read
+# most of which users may not read
 _FOLDERS_OF_SYSTEMS = (
     '__MACOSX', '.AppleDouble', '.ipynb_checkpoints', '@eaDir', '.@__thumb', 'lost+found',
     '.Trashes', '.TemporaryItems', '.Spotlight-V100', '.DocumentRevisions-V100', '.fseventsd',

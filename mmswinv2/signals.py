@@ -86,7 +86,7 @@ def _end_forks_by_signals() -> None:
 
     @functools.wraps(original)
     def fork() -> int:
-        # read alone, as the call that blocks may raise `Terminated`
+        # read first, as the call that blocks signals may raise `Terminated`
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
         try:
             signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)

@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -14,6 +13,7 @@ from benchmarks import report
 from benchmarks.__main__ import ROOT, machine, main, measure, side_by_side
 from benchmarks.workloads import Workload
 from tests.test_tools.conftest import SMALL_VIDEO
+from tests.tool_server import run_program
 
 RESULTS = {
     'mmswinv2': dict(median=1.0, peak=2**20),
@@ -131,11 +131,9 @@ def test_a_small_workload():
 @pytest.mark.parametrize('program', ['paths --size 64 64 --runs 1', 'products --tokens 64'])
 def test_the_other_programs_run(program):
     name, *options = program.split()
-    run = subprocess.run(
-        [sys.executable, '-m', f'benchmarks.{name}', '--threads', '1', *options],
-        capture_output=True, text=True, cwd=ROOT,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
+    run = run_program(
+        [sys.executable, '-m', f'benchmarks.{name}', '--threads', '1', *options], cwd=ROOT
+    ).succeeded()
     assert len(run.stdout.splitlines()) > 3
 
 
@@ -153,8 +151,7 @@ def test_coco_eval(monkeypatch, capsys):
 @pytest.mark.slow
 def test_videos():
     command = [sys.executable, '-m', 'benchmarks.videos', '--places', '2', '--frames', '70']
-    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert run.returncode == 0, run.stderr
+    run = run_program(command, cwd=ROOT).succeeded()
     rows = rows_of(run.stdout)
     assert len(rows) > 8 and {row['ours, wrong'] for row in rows} == {'0 of 32'}
 
@@ -187,11 +184,8 @@ def test_runtimes(tmp_path, monkeypatch, capsys):
 def run_compiling(*arguments):
     """Output of a program that compiles Triton kernels instead of interpreting them."""
     pytest.importorskip('triton', reason='Triton is for Linux on x86-64 alone')
-    environment = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
-    command = [sys.executable, '-W', 'ignore', '-m', *arguments]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
-    assert run.returncode == 0, run.stderr
-    return run.stdout
+    command = ['env', '-u', 'TRITON_INTERPRET', sys.executable, '-W', 'ignore', '-m', *arguments]
+    return run_program(command, cwd=ROOT).succeeded().stdout
 
 
 def rows_of(text):

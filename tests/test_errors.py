@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmswinv2 import errors
 from mmswinv2.errors import CheckpointError, UserError, explain, report_user_errors
+from tests.tool_server import run_program
 
 PACKAGE = Path(errors.__file__).parent
 
@@ -209,10 +210,7 @@ def test_a_mistake_is_told_where_the_output_cannot_be_written():
 
 
 def test_letters_that_the_output_lacks():
-    run = subprocess.run(
-        [sys.executable, '-c', SPEAKS], capture_output=True, text=True,
-        env=os.environ | dict(PYTHONIOENCODING='cp1252'),
-    )  # fmt: skip
+    run = run_program([sys.executable, '-c', SPEAKS], env=dict(PYTHONIOENCODING='cp1252'))
     assert run.returncode == 0 and run.stdout.startswith('\\u732b 0\n'), run.stderr
 
 
@@ -288,10 +286,8 @@ with report_user_errors():
     ],  # nohup ignores it
 )
 def test_a_terminal_that_is_closed(handler, status, printed):
-    run = subprocess.run(
+    run = run_program(
         [sys.executable, '-c', HANGUPS],
-        capture_output=True,
-        text=True,
         timeout=300,
         preexec_fn=functools.partial(signal.signal, signal.SIGHUP, handler),
     )
@@ -329,13 +325,7 @@ with report_user_errors():
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='processes are not forked')
 def test_new_processes_end_by_signals():
-    run = subprocess.run(
-        [sys.executable, '-c', FORKS],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        preexec_fn=heed_interrupts,
-    )
+    run = run_program([sys.executable, '-c', FORKS], timeout=300, preexec_fn=heed_interrupts)
     assert run.returncode == 143 and run.stderr == '\nstopped\n', run.stderr
 
 
@@ -363,9 +353,7 @@ with report_user_errors():
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='processes are not forked')
 def test_sigterm_during_a_fork_is_not_lost():
-    run = subprocess.run(
-        [sys.executable, '-c', STOPPED_IN_A_FORK], capture_output=True, text=True, timeout=300
-    )
+    run = run_program([sys.executable, '-c', STOPPED_IN_A_FORK], timeout=300)
     assert (run.returncode, run.stdout, run.stderr) == (143, '', '\nstopped\n')
 
 
@@ -647,7 +635,7 @@ def test_no_room_for_temporary_files():
         'with report_user_errors():\n'
         '    tempfile.gettempdir()\n'
     )
-    ended = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    ended = run_program([sys.executable, '-c', code])
     assert re.fullmatch(
         r"error: No usable temporary directory found in \['.*/tmp'.*\]: make room in one, or name "
         r'another folder by TMPDIR\n',

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import subprocess
 import sys
 import tempfile
 
@@ -10,6 +9,7 @@ import pytest
 
 from mmswinv2.errors import UserError
 from mmswinv2.files import atomic_file, find, walk, write_atomically
+from tests.tool_server import run_program
 
 
 @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EROFS])
@@ -40,9 +40,7 @@ except OSError as error:
 def test_a_folder_of_another_user_is_told_with_the_file():
     with tempfile.TemporaryDirectory() as folder:  # all may enter the one above, unlike tmp_path's
         os.chmod(folder, 0o755)
-        run = subprocess.run(
-            [sys.executable, '-c', AS_NOBODY, folder], capture_output=True, text=True
-        )
+        run = run_program([sys.executable, '-c', AS_NOBODY, folder])
     assert run.stdout == f"[Errno 13] Permission denied: '{folder}/a.txt'\n", run.stderr
 
 

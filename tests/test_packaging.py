@@ -1,6 +1,5 @@
 import os
 import re
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -11,6 +10,7 @@ import yaml
 
 from mmswinv2 import __version__
 from tests.test_tools.conftest import ROOT
+from tests.tool_server import run_program
 
 USE = """
 import mmswinv2, os
@@ -27,15 +27,8 @@ print(type(MODELS.build(cfg.model)).__name__, mim)
 @pytest.mark.slow
 def test_wheel_works_from_another_folder(tmp_path):
     def run(*command, **env):
-        done = subprocess.run(
-            [sys.executable, *map(str, command)],
-            cwd=tmp_path,
-            env={**os.environ, 'PYTHONWARNINGS': 'ignore', **env},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        env['PYTHONWARNINGS'] = 'ignore'
+        return run_program([sys.executable, *command], tmp_path, env).succeeded().stdout
 
     run('-m', 'build', '--no-isolation', '--outdir', tmp_path / 'dist', ROOT)
     (source,) = (tmp_path / 'dist').glob('*.tar.gz')
@@ -64,12 +57,9 @@ def test_wheel_works_from_another_folder(tmp_path):
 
 def long_description(**env):
     """The long description in the package's metadata."""
-    known = {key: value for key, value in os.environ.items() if key != 'REPOSITORY_URL'}
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', 'setup.py', '-q', '--long-description'],
-        cwd=ROOT, env=known | env, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return done.stdout
+    arguments = ('-W', 'ignore', 'setup.py', '-q', '--long-description')
+    command = [*('env', '-u', 'REPOSITORY_URL'), *(f'{k}={v}' for k, v in env.items())]
+    return run_program([*command, sys.executable, *arguments], cwd=ROOT).succeeded().stdout
 
 
 def test_links_of_the_readme_work_away_from_the_repository():
@@ -120,9 +110,7 @@ def cuda_compiler(*arguments, **env):
     """The error of requirements/install.sh before it compiles mmcv; empty if there is none."""
     venv = os.path.dirname(os.path.dirname(sys.executable))
     command = ['bash', 'requirements/install.sh', '--cuda-compiler', venv, sys.executable]
-    done = subprocess.run(
-        [*command, *arguments], cwd=ROOT, capture_output=True, text=True, env=os.environ | env
-    )
+    done = run_program([*command, *arguments], cwd=ROOT, env=env)
     assert done.returncode == bool(done.stderr)
     return done.stderr
 

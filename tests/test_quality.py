@@ -1,12 +1,13 @@
 """Format, lint and types: what `make lint` runs."""
 
 import ast
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.tool_server import run_program
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -16,10 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
     ['ruff format --check --diff .', 'ruff check .', 'mypy'],
 )
 def test_quality(command):
-    run = subprocess.run(
-        [sys.executable, '-m', *command.split()], cwd=ROOT, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    run_program([sys.executable, '-m', *command.split()], cwd=ROOT).succeeded()
 
 
 def test_kernels_have_no_chains_of_conditions():

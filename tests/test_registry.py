@@ -14,5 +14,4 @@ assert mmswinv2.registry.DATASETS.get('VideoDataset') is DATASETS.get('mmswinv2.
 
 
 def test_a_data_set_imports_its_own_host_and_no_other(run_code):  # noqa: F811
-    run = run_code(LOOK_UP)
-    assert run.returncode == 0, run.stderr
+    run_code(LOOK_UP).succeeded()

@@ -29,6 +29,22 @@ PRELOADED = (
 )  # fmt: skip
 
 
+class Finished(subprocess.CompletedProcess):
+    """A process that has ended, with its output as text."""
+
+    def succeeded(self):
+        """Itself; the test fails here if the exit status is not 0."""
+        assert self.returncode == 0, f'{self.stdout[-3000:]}\n{self.stderr[-3000:]}'
+        return self
+
+
+def run_program(command, cwd=None, env=(), **options):
+    """Run a program to its end, with `env` added to the environment; see `subprocess.run`."""
+    command, env = list(map(str, command)), {**os.environ, **dict(env)}
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, **options)
+    return Finished(**vars(done))
+
+
 class Server:
     """Client of the server process, which starts with the first script and ends with `close`."""
 
@@ -58,7 +74,7 @@ class Server:
             if not status:
                 raise RuntimeError('the process that starts scripts has ended')
             texts = [file.seek(0) or file.read() for file in (out, err)]
-        return subprocess.CompletedProcess(command, int(status), *texts)
+        return Finished(command, int(status), *texts)
 
     def _start(self):
         self.socket, other = socket.socketpair()

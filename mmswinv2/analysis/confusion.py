@@ -169,7 +169,7 @@ def _pixel_scores(names: Sequence[str], counts: np.ndarray) -> list[list[str | f
 def _load_maps(dataset: Any, index: int, folder: Path) -> tuple[np.ndarray, np.ndarray, dict]:
     """Label maps of ground truth and prediction, both (H, W), and the data set's info dict."""
     info = dataset.get_data_info(index)
-    steps = innermost_dataset(dataset, index)[0].pipeline.transforms
+    steps = innermost_dataset(dataset, index).pipeline.transforms
     path = folder / f'{Path(info["img_path"]).stem}.png'
     if not path.is_file():
         raise mismatch(folder, f'it has no {path.name}')

@@ -144,12 +144,12 @@ def read_image(dataset: Any, index: int) -> np.ndarray:
     path = dataset.get_data_info(index)['img_path']
     if not Path(path).is_file():
         raise UserError(f'the picture {path} of the data set does not exist')
-    steps = innermost_dataset(dataset, index)[0].pipeline.transforms
+    steps = innermost_dataset(dataset, index).pipeline.transforms
     return read_picture(path, hosts.loads_as_stored(steps))
 
 
-def innermost_dataset(dataset: Any, index: int) -> tuple[Any, int]:
-    """The data set inside wrappers, such as ConcatDataset, that holds a sample, and its index."""
+def innermost_dataset(dataset: Any, index: int) -> Any:
+    """The data set inside wrappers, such as ConcatDataset, that holds a sample."""
     while hasattr(dataset, '_get_ori_dataset_idx'):
         found = dataset._get_ori_dataset_idx(index)
         if hasattr(dataset, 'datasets'):
@@ -157,7 +157,7 @@ def innermost_dataset(dataset: Any, index: int) -> tuple[Any, int]:
             dataset = dataset.datasets[which]
         else:
             dataset, index = dataset.dataset, found
-    return dataset, index
+    return dataset
 
 
 def confusion(truth: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:

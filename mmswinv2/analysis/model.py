@@ -139,7 +139,7 @@ def ready(cfg: Any) -> Any:
     if (backbone := hosts.own_backbone(model_cfg)) is not None:
         backbone.path = 'plain'  # the implementation for GPUs, which are analyzed here
     stages = (model_cfg.get('train_cfg') or {}).get('rcnn') or []
-    for stage in stages if isinstance(stages, (list, tuple)) else [stages]:
+    for stage in hosts.as_list(stages):
         if 'pos_iou_thr' not in stage.get('assigner', {}):  # such as in Sparse R-CNN
             continue
         stage.assigner.update(pos_iou_thr=0.1, neg_iou_thr=0.1, min_pos_iou=0.1)

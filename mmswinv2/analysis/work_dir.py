@@ -148,12 +148,17 @@ class WorkDir:
         """The config of the last training, or of the last test if there was no training."""
         runs = self.trainings or self.runs
         own = (path for run in reversed(runs) if (path := run.config) is not None)
-        return next(own, max(find(self.folder, '*.py'), key=_modification_time, default=None))
+        return next(own, self._copied_config)
+
+    @property
+    def _copied_config(self) -> Path | None:
+        """The copy of the config file that was given, the newest of several."""
+        return max(find(self.folder, '*.py'), key=lambda path: path.stat().st_mtime, default=None)
 
     @property
     def config_name(self) -> str | None:
-        """The name of the config file that was given; the work dir has a copy of that name."""
-        path = max(find(self.folder, '*.py'), key=_modification_time, default=None)
+        """The name of the config file that was given."""
+        path = self._copied_config
         return path.name if path else None
 
     @property
@@ -289,10 +294,6 @@ def step_of(entry: Mapping[str, Any]) -> float:
     """The step of an entry of a log; 0 where it is missing or no number."""
     step = entry.get('step', 0)
     return float(step) if is_number(step) and math.isfinite(step) else 0.0
-
-
-def _modification_time(path: Path) -> float:
-    return path.stat().st_mtime
 
 
 def _resumes(run: Run) -> bool:

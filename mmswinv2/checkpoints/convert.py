@@ -24,7 +24,7 @@ from .published import PUBLISHED
 _TABLE = 'relative_coords_table'
 # timm's names: the window of the first training, and sides of images, in pixels, of first and last
 _TIMM: Any = re.compile(r'swinv2_[a-z]+_window(\d+)(?:to\d+)?_(\d+)(?:to(\d+))?(?:_22k.*)?')
-_OF_HEADS = ('head.', 'decoder.', 'classifier.')  # the first also within a network
+_OF_HEADS = ('head.', 'decoder.', 'classifier.')  # under a prefix, the first alone
 _LARGEST_TABLE = 2**24  # numbers
 
 

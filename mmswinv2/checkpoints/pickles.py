@@ -348,7 +348,7 @@ class _Dict:
     """Stands for classes of dicts."""
 
     def __new__(cls, *_: Any) -> Any:
-        """An empty dict, to be filled; torch gives attributes to those of this class alone."""
+        """An empty dict to be filled; torch sets attributes of no dict but an `OrderedDict`."""
         return OrderedDict()
 
 

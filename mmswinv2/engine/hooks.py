@@ -108,8 +108,8 @@ class CheckInvalidLossHook(Hook):
                 if not wrapper.should_update():
                     return
                 if isinstance(runner.model, DistributedDataParallel):
-                    # It waits for the backward pass. Within a group it does not, and has to know
-                    # until the update which parameters were used
+                    # The reducer waits for the backward pass that is left out. Earlier batches of a
+                    # group are not synchronized; what they have used it must know until the update
                     runner.model.reducer._reset_state()
                 groups = wrapper.param_groups
                 if any(p.grad is not None for group in groups for p in group['params']):

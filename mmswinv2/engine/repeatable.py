@@ -48,8 +48,8 @@ class RepeatableHook(Hook):
         save = runner.save_checkpoint
 
         def save_checkpoint(*args: Any, **kwargs: Any) -> None:
-            # In the middle of a group DDP's gradients are gathered from all processes. The first
-            # one may also come alone, as mmengine allows, and would wait for the others for ever
+            # In the middle of a group the gradients of DDP are averaged over all processes. A
+            # custom hook may save on rank 0 alone, which would wait for the others for ever
             if _accumulated(runner) and not runner.optim_wrapper.should_update():
                 gathers = get_world_size() > 1 and hasattr(runner.model, 'no_sync')
                 if together or not gathers:

@@ -113,7 +113,7 @@ def last_good_checkpoint(work_dir: StrPath) -> Path | None:
 
 
 def _write_order(path: Path) -> tuple[Any, ...]:
-    """Orders whole checkpoints by what they say themselves: a copy of an old one is a new file.
+    """Sorts checkpoints by when they were written, as they say: copies have newer file times.
 
     Raises `CheckpointError` if it cannot be read.
     """

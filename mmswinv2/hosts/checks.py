@@ -41,6 +41,7 @@ def check_dataset(dataset: Any, where: str, model: Any = None) -> None:
             f'has {size}; lower it, or leave it out'
         )
     datasets = list(inner_datasets(dataset))
+    model = getattr(model, 'module', model)  # inside test-time augmentation
     for inner in datasets:
         if where == 'train_dataloader':
             check_order(inner, where)
@@ -55,6 +56,7 @@ def check_dataset(dataset: Any, where: str, model: Any = None) -> None:
 def check_evaluator(evaluator: Any, dataset: Any, where: str, model: Any = None) -> None:
     """Raise `UserError` if a metric of an evaluator cannot score a model on a data set."""
     metrics = getattr(evaluator, 'metrics', ())
+    model = getattr(model, 'module', model)  # inside test-time augmentation
     scored_sets: Sequence[Any] = [dataset] * len(metrics)
     if hasattr(evaluator, 'dataset_prefixes'):  # mmdet's MultiDatasetsEvaluator
         scored_sets, prefixes = getattr(dataset, 'datasets', ()), evaluator.dataset_prefixes

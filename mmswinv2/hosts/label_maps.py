@@ -16,7 +16,7 @@ from .mmcv import check_size, open_image
 
 NOT_LABELLED = 255
 _ORIENTATION, _SUBFILE_TYPE, _SAMPLE_FORMAT = 274, 254, 339  # tags of EXIF and TIFF
-# decoders of Pillow that change values: gray of 2 or 4 bits, 0 for white, PGM of another range
+# Pillow's decoders that change values: of 2 or 4 bits, of 0 for white, of PGM with another range
 _SCALED = re.compile(r"'(L;[24]|[1L];\w*I)|ppm.* (?!255\))\d+\)\)\]$")
 
 

@@ -210,7 +210,6 @@ def check_heads(model: Any, classes: Sequence[str], things: Sequence[str], where
     More classes than in the data are an error except in training, as mmdet cannot score them.
     `things` are the classes that have boxes and masks; empty if these are not known.
     """
-    model = getattr(model, 'module', model)
     if model is None or hasattr(model, 'language_model'):  # its prompt sets the classes
         return
     for name, head in model.named_modules():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -253,8 +254,8 @@ class MMEngine(Host):
     """mmengine: the host of configs that name no other."""
 
     early_patches = (
-        *patches_in('mmengine', mmengine_checkpoints, config_files, pipelines),
-        read_data_without_code, explain_empty_data, list_no_folders_of_systems,
-        read_lists_of_windows, balance_joined_sets, start_workers_late, normalize_any_channels,
-        draw_three_channels, draw_masks_in_their_boxes, register_deepspeed_optimizers,
-    )  # fmt: skip
+        *patches_in(
+            'mmengine', mmengine_checkpoints, config_files, pipelines, sys.modules[__name__]
+        ),
+        register_deepspeed_optimizers,
+    )

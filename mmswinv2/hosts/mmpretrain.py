@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..log import warn
 from .configs import as_list, inner_datasets, package_of, training_pipeline, type_name
 from .host import Host
-from .patching import log_patch, patch, replace
+from .patching import log_patch, patch, patches_in, replace
 
 # a line of a list of images with the numbers of their classes
 _LINE = (r'.* [+-]?\d+', '"path number", with the path of an image and the number of its class')
@@ -175,11 +175,7 @@ class MMPretrain(Host):
 
     name = 'mmpretrain'
     extra = 'pretrain'
-    patches = (
-        declare_operators, *Host.patches, explain_wrong_crops, label_merged_views,
-        average_the_model_of_views, average_classes_with_images, average_classes_that_occur,
-        find_images_of_other_endings, read_pickles_without_code,
-    )  # fmt: skip
+    patches = (declare_operators, *Host.patches, *patches_in(name, sys.modules[__name__]))
     draw_option = 'enable'
     draw_folder = 'default_hooks.visualization.out_dir'
     visualizer = 'UniversalVisualizer'

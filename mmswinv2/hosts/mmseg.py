@@ -160,7 +160,6 @@ class MMSeg(Host):
 
 def heads_of(model: Any) -> Iterator[tuple[str, Any]]:
     """The heads of a segmentor, each with the name of its setting."""
-    model = getattr(model, 'module', model)  # inside test-time augmentation
     for name in ('decode_head', 'auxiliary_head'):
         heads = getattr(model, name, None)
         for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
@@ -199,7 +198,6 @@ def check_heads(model: Any, num_classes: int, where: str) -> None:
 
 def check_pieces(model: Any) -> None:
     """Raise `UserError` if the ``test_cfg`` of a segmentor does not cover whole images."""
-    model = getattr(model, 'module', model)  # inside test-time augmentation
     test_cfg = getattr(model, 'test_cfg', None) or {}
     mode = test_cfg.get('mode', 'whole')
     # depth estimators have modes of their own

@@ -68,7 +68,7 @@ def has_own_steps(dataset: Any) -> bool:
 
 def check_normalized(dataset: Any, where: str, model: Any) -> None:
     """Raise `UserError` if a pipeline subtracts a mean from images, and the model another."""
-    preprocessor: Any = getattr(getattr(model, 'module', model), 'data_preprocessor', None)
+    preprocessor: Any = getattr(model, 'data_preprocessor', None)
     if not getattr(preprocessor, '_enable_normalize', False) or not preprocessor.mean.any():
         return
     for step in steps_in(getattr(dataset, 'pipeline', None)):

@@ -80,12 +80,11 @@ class Predictor:
             prepared = list(map(self._prepare, batch))
             results = self._results([it for it in prepared if not isinstance(it, UserError)])
             for item, sample in zip(batch, prepared, strict=True):
-                if isinstance(sample, UserError):
-                    if not keep_errors:
-                        raise sample
-                    yield item, sample
-                    continue
-                yield item, self._reduced(next(results))
+                if not isinstance(sample, UserError):
+                    sample = self._reduced(next(results))
+                elif not keep_errors:
+                    raise sample
+                yield item, sample
 
     def _prepare(self, item: Item) -> Any:
         """A sample of an item for the model, or the error if it cannot be read."""

@@ -131,7 +131,7 @@ def _check_no_container(path: Path) -> None:
 def _matching(pattern: str) -> list[Path]:
     """The files that a pattern finds, without those that a system wrote and it does not name."""
     named = Path(pattern).parts
-    there = next(filter(os.path.exists, Path(pattern).parents), Path())  # a drive may be none
+    there = next(filter(os.path.exists, Path(pattern).parents), Path())  # of an absent drive
     if there.parts:  # a folder may be called photos[1]
         end = os.sep if pattern.endswith(('/', os.sep)) else ''  # of a pattern of folders
         pattern = os.path.join(glob.escape(str(there)), *named[len(there.parts) :]) + end

@@ -360,9 +360,9 @@ def _set_schedules(cfg: Any, lr: float, notes: Notes) -> None:
     schedules = cfg.get('param_scheduler')
     if not schedules:
         return
-    listed = schedules if isinstance(schedules, (list, tuple)) else [schedules]
+    listed = hosts.as_list(schedules)
     for i, schedule in enumerate(listed):
-        path = join_path('param_scheduler', i) if listed is schedules else 'param_scheduler'
+        path = 'param_scheduler' if schedule is schedules else join_path('param_scheduler', i)
         for key in ('eta_min', 'min_value'):
             if (schedule.get(key) or 0) >= lr:
                 notes.set(schedule, path, f'it was not below the new lr {lr}', **{key: 0.0})

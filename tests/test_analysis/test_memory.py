@@ -147,8 +147,9 @@ def test_what_is_not_trained_costs_no_gradient_and_no_state():
     ids=str,
 )
 def test_predicted_against_measured(config, options, tool):
-    run = tool('analysis_tools/estimate_memory.py', config, *options.split(), '--measure')
-    assert run.returncode == 0, run.stderr
+    run = tool(
+        'analysis_tools/estimate_memory.py', config, *options.split(), '--measure'
+    ).succeeded()
     ratio = float(re.search(r'predicted / measured = ([\d.]+)', run.stdout)[1])
     print(f'\n{config} {options}: {ratio}')
     assert 0.85 < ratio < 1.15
@@ -193,8 +194,7 @@ def test_what_optimizers_keep(optimizer, states):
 
 
 def test_tool_says_whether_it_fits(tool):
-    run = tool(*COMMAND, '--card', 40)
-    assert run.returncode == 0, run.stderr
+    run = tool(*COMMAND, '--card', 40).succeeded()
     assert 'on each of 64 GPUs, zero1, float32, ' in run.stdout
     assert 'fits a card of 40 GiB' in run.stdout
     wrong = tool(*COMMAND, '--batch-size', 0)

@@ -93,7 +93,7 @@ def test_names_of_published_weights(published, server, tmp_path, monkeypatch):
     assert fetch(name).read_text() == 'a file of that name goes first'
 
 
-def test_a_download_with_another_hash_is_refused(published, tmp_path):
+def test_a_download_with_another_hash_is_refused(published):
     name, url = published('v2', '00000000')
     with pytest.raises(CheckpointError, match='SHA-256 begins .{8}, not 00000000'):
         fetch(name)

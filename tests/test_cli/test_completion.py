@@ -9,6 +9,7 @@ import pytest
 
 from mmswinv2.cli import _PLACES, COMMANDS, main
 from mmswinv2.cli.completion import completion, options_of
+from tests.tool_server import run_program
 
 ASK = """{text}
 COMP_WORDS=({words})
@@ -21,7 +22,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 def ask(words):
     """The completions that bash offers for the last word."""
     script = ASK.format(text=completion('bash'), words=words)
-    done = subprocess.run(['bash', '-c', script], capture_output=True, text=True, check=True)
+    done = run_program(['bash', '-c', script]).succeeded()
     return done.stdout.split()
 
 

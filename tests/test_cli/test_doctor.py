@@ -13,6 +13,7 @@ import torch
 from mmswinv2.cli import installation
 from mmswinv2.hosts.patching import DISTRIBUTIONS
 from tests.test_tools.conftest import ROOT
+from tests.tool_server import run_program
 
 SITE = Path(sysconfig.get_path('purelib'))
 
@@ -48,12 +49,10 @@ def without_hosts(tmp_path_factory):
 
 
 def run(python, *options, **env):
-    done = subprocess.run(
+    done = run_program(
         [python, '-W', 'ignore', '-m', 'mmswinv2', 'doctor', *options],
         cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, 'PYTHONPATH': str(ROOT), **env},
+        env={'PYTHONPATH': str(ROOT), **env},
     )
     assert 'Traceback' not in done.stderr, done.stderr
     return done

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 
 import av
@@ -22,6 +21,7 @@ from mmswinv2.inference.results import ResultWriter
 from mmswinv2.inference.sources import Item
 from tests.test_tools.conftest import CONFIG, ROOT
 from tests.test_tools.test_documents import PREDICTIONS, blocks
+from tests.tool_server import run_program
 
 SEGMENTOR = 'configs/segmentation/swinv2-nano_upernet_shapes.py'
 VIDEO = 'configs/video/video-swinv2-nano_motion.py'
@@ -162,7 +162,7 @@ def test_images_are_drawn_on_as_they_are_loaded(weights, tmp_path, config, turn)
     assert np.array_equal(*drawn)
 
 
-def test_a_long_picture_is_drawn_and_written(weights, tmp_path):
+def test_a_long_picture_is_drawn_and_written(tmp_path):
     cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((66000, 8, 3), np.uint8))
     writer = ResultWriter(tmp_path / 'out', config_with_options(str(ROOT / SEGMENTOR), None), {}, 0)
     writer.save(Item('a', str(tmp_path / 'a.png')), cv2.imread(str(tmp_path / 'a.png')))
@@ -452,12 +452,7 @@ def test_videos_with_the_longest_names(weights, tmp_path):
 
 
 def command(*args):
-    return subprocess.run(
-        [sys.executable, '-W', 'ignore', '-m', 'mmswinv2', *map(str, args)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    return run_program([sys.executable, '-W', 'ignore', '-m', 'mmswinv2', *args], cwd=ROOT)
 
 
 def test_the_command(weights, photos, tmp_path, capsys):

@@ -24,6 +24,7 @@ from mmswinv2.analysis.confusion import analyse_classes
 from mmswinv2.cli.report import main, report
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import CONFIG, ROOT, made_once
+from tests.tool_server import run_program
 
 SEGMENTOR = 'configs/segmentation/swinv2-nano_upernet_shapes.py'
 VIDEO = 'configs/video/video-swinv2-nano_motion.py'
@@ -40,8 +41,7 @@ def resumed(train, tmp_path_factory):
     def make(folder):
         options = ('default_hooks.logger.interval=1', 'train_cfg.val_interval=2')
         for args, iters in (((), 2), (('--resume',), 4)):
-            run = train(folder, *args, iters=iters, options=options)
-            assert run.returncode == 0, run.stderr
+            train(folder, *args, iters=iters, options=options).succeeded()
 
     return made_once(tmp_path_factory, 'resumed_for_reports', make)
 
@@ -955,11 +955,9 @@ def test_logs_and_configs_are_in_utf8_whatever_the_system_writes(tmp_path):
         'work = read_work_dir(sys.argv[1])\n'
         "print(ascii((*work.curves(True), read_literals(work.config)['name'])))"
     )
-    out = subprocess.run(
+    out = run_program(
         [sys.executable, '-X', 'utf8=0', '-c', code, folder],
-        env=dict(os.environ, LC_ALL='C', PYTHONCOERCECLOCALE='0'),
-        capture_output=True,
-        text=True,
+        env=dict(LC_ALL='C', PYTHONCOERCECLOCALE='0'),
     )
     assert out.stdout.splitlines()[-1] == ascii(('Grün', '猫')), out.stderr
 

@@ -161,7 +161,7 @@ def test_options_replace_a_dict_in_a_list():
         config_with_options(cfg, {'param_scheduler.2._delete_': True})
 
 
-def test_deterministic_training_needs_no_seed(tmp_path):
+def test_deterministic_training_needs_no_seed():
     cfg = config_with_options(Config(), {'randomness.deterministic': True})
     assert cfg.randomness == dict(deterministic=True, seed=None)
 

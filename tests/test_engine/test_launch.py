@@ -104,7 +104,7 @@ def test_processes_of_torchrun_that_would_not_work_together(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize('kind', ['EMAHook', 'mmengine.EMAHook', 'mmpretrain.EMAHook'])
-def test_averages_under_a_strategy_are_refused(kind, tmp_path):
+def test_averages_under_a_strategy_are_refused(kind):
     """FlexibleRunner loads weights before EMAHook has made the averaged model."""
     options = {'custom_hooks': [dict(type=kind)], 'runner_type': 'FlexibleRunner', 'work_dir': 'w'}
     cfg = config_with_options(str(ROOT / CONFIG), options)

@@ -1,7 +1,6 @@
 """The host of a config, and the modules that a config imports."""
 
 import os
-import subprocess
 import sys
 
 import pytest
@@ -14,6 +13,7 @@ from mmswinv2 import hosts
 from mmswinv2.errors import UserError
 from mmswinv2.models import SwinTransformerV2
 from tests.test_tools.conftest import ROOT
+from tests.tool_server import run_program
 
 IMPORTS = """
 import sys
@@ -33,10 +33,7 @@ assert not loaded & {'mmcv', 'mmdet', 'mmseg', 'mmaction', 'mmpretrain', 'torchv
 
 
 def test_hosts_are_imported_by_those_who_need_them():
-    run = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', IMPORTS], capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
+    run_program([sys.executable, '-W', 'ignore', '-c', IMPORTS]).succeeded()
 
 
 @pytest.mark.parametrize('name', ['mmengine', 'mmdet', 'mmseg', 'mmaction', 'mmpretrain', 'mmx'])

@@ -103,7 +103,7 @@ DOORS = {
     ],
     ids=['mmengine', 'model', 'module', 'compiled', 'averaged', 'FSDP', 'SWA', 'peft'],
 )
-def test_a_whole_model_in_any_wrapper(door, wrap, tmp_path, log):
+def test_a_whole_model_in_any_wrapper(door, wrap, tmp_path):
     model = Classifier()
     state = drawn(model)
     torch.save(wrap(state), tmp_path / 'x.pth')

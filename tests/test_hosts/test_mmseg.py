@@ -266,7 +266,7 @@ def test_scores_of_classes_without_names(ade):
 
 
 @pytest.mark.filterwarnings('ignore::UserWarning')
-def test_batches_of_images_of_several_sizes(ade):
+def test_batches_of_images_of_several_sizes():
     init_default_scope('mmseg')
     preprocessor = MODELS.build(dict(type='SegDataPreProcessor'))
     batch = dict(inputs=[torch.zeros(3, 20, width) for width in (30, 31)])
@@ -342,7 +342,7 @@ def test_heads_with_fewer_classes(ade, few):
 
 
 @pytest.mark.filterwarnings('ignore::UserWarning:mm(engine|seg)')
-def test_heads_that_have_fewer_classes_on_purpose(ade):
+def test_heads_that_have_fewer_classes_on_purpose():
     """STDC's boundary head, and heads with one channel for two classes."""
     init_default_scope('mmseg')
     cfg = read_config('mmseg::stdc/stdc1_4xb12-80k_cityscapes-512x1024.py')
@@ -415,7 +415,7 @@ def test_unlabelled_pixels_where_another_label_is_ignored(ade, monkeypatch):
 
 
 @pytest.mark.filterwarnings('ignore::UserWarning:mmengine')
-def test_255_may_be_a_class(ade):
+def test_255_may_be_a_class():
     guard = SegMapGuard(TRANSFORMS.build(dict(type='LoadAnnotations')), 300, 65535)
     guard.ignores = 'a head ignores 65535 alone'
     guard._check_labels('a.png', np.full((2, 2), 255), {})

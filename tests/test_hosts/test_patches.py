@@ -3,7 +3,6 @@
 import functools
 import json
 import re
-import subprocess
 import sys
 
 import numpy as np
@@ -14,6 +13,7 @@ from packaging.specifiers import SpecifierSet
 from mmswinv2 import hosts
 from mmswinv2.hosts.patching import patch, replace, restore_numpy_names
 from tests.test_tools.conftest import ROOT
+from tests.tool_server import run_program
 
 DISTRIBUTIONS = {
     'onedl-mmengine': 'mmengine', 'onedl-mmcv': 'mmcv', 'mmcv-lite': 'mmcv',
@@ -31,10 +31,7 @@ print(json.dumps({patch.name: patch.needed() for patch in hosts.PATCHES}))
 
 def in_a_new_process(*command):
     """The JSON in the last line that a Python command prints."""
-    run = subprocess.run(
-        [sys.executable, '-W', 'ignore', *command], cwd=ROOT, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
+    run = run_program([sys.executable, '-W', 'ignore', *command], cwd=ROOT).succeeded()
     print(run.stderr)
     return json.loads(run.stdout.splitlines()[-1])
 

@@ -187,7 +187,7 @@ def test_colors_that_visualizers_do_not_take(weights, photo, tmp_path, colors, t
     assert (tmp_path / 'vis/a.jpg').exists()
 
 
-def test_classes_of_a_segmentor_without_a_name_are_painted(weights, photo, tmp_path):  # noqa: F811
+def test_classes_of_a_segmentor_without_a_name_are_painted(weights):  # noqa: F811
     cfg = Config.fromfile(ROOT / SEGMENTOR)
     cfg.test_dataloader.dataset.metainfo = dict(classes=('a',), palette=[[255, 0, 0]])
     predictor = Predictor(cfg, weights(SEGMENTOR), 'cpu')

@@ -28,8 +28,7 @@ def test_found_by_its_prefix_alone_where_one_host_is_installed(host, run_code): 
     # published mmaction2 refuses a current mmcv; our tools patch that before they import it
     before = 'from mmswinv2 import hosts; hosts.apply()' if host == 'mmaction' else ''
     code = BUILD.format(host=host, before=before, others=[h for h in HOSTS if h != host])
-    run = run_code(code)
-    assert run.returncode == 0, run.stderr
+    run = run_code(code).succeeded()
     shapes = run.stdout.strip().splitlines()[-1]
     assert shapes == '[(1, 32, 8, 12), (1, 64, 4, 6), (1, 128, 2, 3), (1, 256, 1, 2)]'
 

@@ -1,7 +1,5 @@
 """The video backbone in mmengine."""
 
-import logging
-
 import pytest
 import torch
 from mmengine.registry import MODELS
@@ -43,10 +41,9 @@ def test_a_single_output_is_the_map_itself():
     assert [o.shape for o in outs] == [(1, 64, 3, 5, 5), (1, 256, 3, 2, 2)]
 
 
-def test_pretrained_is_short_for_init_cfg(tmp_path, caplog):
+def test_pretrained_is_short_for_init_cfg(tmp_path):
     path = tmp_path / '2d.pth'
     torch.save({'state_dict': SwinTransformerV2('nano', window_size=4).state_dict()}, path)
-    logging.getLogger('mmengine').propagate = True
     for kwargs in (
         dict(pretrained=str(path)),
         dict(init_cfg=dict(type='Pretrained', checkpoint=str(path))),

@@ -9,7 +9,6 @@ import importlib
 import itertools
 import random
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmswinv2.core import SwinV2
 from mmswinv2.core.attention import ContinuousPositionBias
 from mmswinv2.ops import WindowGrid, reference, triton
+from tests.tool_server import run_program
 
 pytest.importorskip('triton', reason='Triton is for Linux on x86-64 alone')
 # Triton's interpreter converts NumPy arrays to scalars
@@ -505,9 +505,7 @@ for _ in range(2):
 
 def test_flops_of_the_first_call_are_counted():
     """It registers the operators, while the counter counts already."""
-    run = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', FIRST], capture_output=True, text=True
-    )
+    run = run_program([sys.executable, '-W', 'ignore', '-c', FIRST])
     first, second = map(int, run.stdout.split())
     assert first == second > 0, run.stderr
 

@@ -123,8 +123,9 @@ def labelled(folder, *labels):
 )
 def test_labels_that_a_head_cannot_learn(labels, head, match, tmp_path):
     dataset, model = labelled(tmp_path, *labels), classifier(**head)
-    with pytest.raises(UserError, match=match) if match else nullcontext():
-        hosts.check_dataset(dataset, 'train_dataloader', model)
+    for each in (model, SimpleNamespace(module=model)):  # as of test-time augmentation
+        with pytest.raises(UserError, match=match) if match else nullcontext():
+            hosts.check_dataset(dataset, 'train_dataloader', each)
 
 
 @pytest.mark.parametrize(
@@ -144,9 +145,10 @@ def test_scores_that_cannot_be_computed(metric, labels, match, tmp_path):
     import mmpretrain.evaluation  # noqa: F401  registers the metrics
 
     evaluator = Evaluator(METRICS.build({**metric, 'type': f'mmpretrain.{metric["type"]}'}))
-    data = ConcatDataset([labelled(tmp_path, *labels)])
-    with pytest.raises(UserError, match=match) if match else nullcontext():
-        hosts.check_evaluator(evaluator, data, 'val_evaluator', classifier())
+    data, model = ConcatDataset([labelled(tmp_path, *labels)]), classifier()
+    for each in (model, SimpleNamespace(module=model)):  # as of test-time augmentation
+        with pytest.raises(UserError, match=match) if match else nullcontext():
+            hosts.check_evaluator(evaluator, data, 'val_evaluator', each)
 
 
 def test_heads_and_metrics_of_users_take_what_they_like(tmp_path):

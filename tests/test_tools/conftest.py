@@ -2,14 +2,13 @@ import fcntl
 import functools
 import json
 import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.tool_server import Server
+from mmswinv2.cli.ui import free_port
+from tests.tool_server import Server, run_program
 
 ROOT = Path(__file__).parents[2]
 CONFIG = 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'
@@ -69,13 +68,8 @@ def torchrun():
             sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
             'tools/train.py', '--launcher=pytorch', *args,
         ]  # fmt: skip
-        return subprocess.run(
-            list(map(str, command)),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=900,
-            env=_environment('1', dict(PYTHONPATH=str(ROOT))),
+        return run_program(
+            command, cwd=ROOT, timeout=900, env=_environment('1', dict(PYTHONPATH=str(ROOT)))
         )
 
     return run
@@ -86,15 +80,12 @@ def two_processes():
     """Two processes without torchrun, with the environment variables that it would set."""
 
     def run(*args):
-        with socket.socket() as free:
-            free.bind(('127.0.0.1', 0))
-            port = free.getsockname()[1]
-        shared = dict(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+        shared = dict(
+            WORLD_SIZE='2', MASTER_ADDR='127.0.0.1',
+            MASTER_PORT=str(free_port('127.0.0.1', 0)), PYTHONPATH=str(ROOT),
+        )  # fmt: skip
         environments = [
-            _environment(
-                '1', dict(shared, RANK=str(rank), LOCAL_RANK=str(rank), PYTHONPATH=str(ROOT))
-            )
-            for rank in range(2)
+            _environment('1', dict(shared, RANK=rank, LOCAL_RANK=rank)) for rank in '01'
         ]
         command = ['--launcher=pytorch', *args]
         return server().run('tools/train.py', command, ROOT, *environments)
@@ -126,8 +117,7 @@ def shapes(tool, tmp_path_factory):
 
     def make(folder):
         size = ('--train=8', '--val=4', '--size=96')
-        made = tool('dataset_converters/make_shapes.py', folder, *size)
-        assert made.returncode == 0, made.stderr
+        tool('dataset_converters/make_shapes.py', folder, *size).succeeded()
 
     return made_once(tmp_path_factory, 'shapes', make)
 
@@ -137,8 +127,7 @@ def clips(tool, tmp_path_factory):
     """A data set of 12 + 6 small clips."""
 
     def make(folder):
-        made = tool('dataset_converters/make_motion.py', folder, '--train=12', '--val=6')
-        assert made.returncode == 0, made.stderr
+        tool('dataset_converters/make_motion.py', folder, '--train=12', '--val=6').succeeded()
 
     return made_once(tmp_path_factory, 'motion', make)
 
@@ -181,8 +170,7 @@ def trained(train, tmp_path_factory):
     """The work dir of a finished run of two iterations."""
 
     def make(folder):
-        run = train(folder)
-        assert run.returncode == 0, run.stderr
+        train(folder).succeeded()
 
     return made_once(tmp_path_factory, 'trained', make)
 
@@ -191,9 +179,8 @@ def trained(train, tmp_path_factory):
 def alone(written, tool, clips):
     """The folder of a run of one process with batches of two, of a config that `written` wrote."""
     path = written()
-    run = tool(
+    tool(
         'train.py', path, '--work-dir', path.parent / 'w', '--cfg-options', f'data_root={clips}/',
         'train_dataloader.batch_size=2', PYTHONPATH=str(ROOT),
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr[-3000:]
+    ).succeeded()  # fmt: skip
     return path.parent

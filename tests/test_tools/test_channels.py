@@ -68,13 +68,11 @@ def land(multispectral, tmp_path_factory):
 def test_a_detector_of_four_channels(train, evaluate, multispectral, tmp_path):
     config = tmp_path / 'config.py'
     config.write_text(OF_SHAPES.format(base=str(ROOT / DETECTOR)))
-    run = train(tmp_path, config=config, data_root=multispectral)
-    assert run.returncode == 0, run.stderr
+    train(tmp_path, config=config, data_root=multispectral).succeeded()
     weights = read_checkpoint(tmp_path / 'iter_2.pth')['state_dict']
     assert weights['backbone.patch_embed.proj.weight'].shape == (32, 4, 4, 4)
     test, pictures = tmp_path / 'test', ('--show-dir', 'pictures')
-    run = evaluate(config, tmp_path / 'iter_2.pth', test, *pictures, data_root=multispectral)
-    assert run.returncode == 0, run.stderr
+    evaluate(config, tmp_path / 'iter_2.pth', test, *pictures, data_root=multispectral).succeeded()
     assert 'coco/bbox_mAP' in scores(test)
     check_pictures(test, 'pictures/*', multispectral / 'val2017')
 
@@ -89,12 +87,11 @@ def check_pictures(folder, pattern, images):
 
 @pytest.mark.slow  # also tests test-time augmentation
 def test_a_segmentor_of_four_channels(train, evaluate, land, tmp_path):
-    run = train(tmp_path, config=SEGMENTOR, data_root=land)
-    assert run.returncode == 0, run.stderr
+    train(tmp_path, config=SEGMENTOR, data_root=land).succeeded()
     test, pictures = tmp_path / 'test', ('--show-dir', tmp_path / 'pictures')
-    run = evaluate(SEGMENTOR, tmp_path / 'iter_2.pth', test, *pictures, data_root=land)
-    assert run.returncode == 0, run.stderr
+    evaluate(SEGMENTOR, tmp_path / 'iter_2.pth', test, *pictures, data_root=land).succeeded()
     assert 'mIoU' in scores(test)
     check_pictures(tmp_path, '*.png', land / 'images' / 'validation')
-    run = evaluate(SEGMENTOR, tmp_path / 'iter_2.pth', tmp_path / 'tta', '--tta', data_root=land)
-    assert run.returncode == 0, run.stderr
+    evaluate(
+        SEGMENTOR, tmp_path / 'iter_2.pth', tmp_path / 'tta', '--tta', data_root=land
+    ).succeeded()

@@ -1,6 +1,5 @@
 import json
 import shutil
-import subprocess
 import sys
 
 import cv2
@@ -10,6 +9,7 @@ from PIL import Image
 
 from tests.test_tools.conftest import ROOT
 from tests.test_tools.test_real_images import SAMPLE
+from tests.tool_server import run_program
 
 TOOL = 'dataset_converters/coco_stuff_maps.py'
 SIZE = 20, 30  # height, width of `write`'s image
@@ -58,8 +58,7 @@ def write(path, *annotations, names=None, files=('folder/a.b.jpg',)):
 
 def test_things_of_the_shapes(maps, shapes, tmp_path):
     annotations = shapes / 'annotations/instances_train2017.json'
-    done = maps(annotations, tmp_path / 'maps', '--workers=2')
-    assert done.returncode == 0, done.stderr
+    done = maps(annotations, tmp_path / 'maps', '--workers=2').succeeded()
     assert '8 maps drawn, 0 were there' in done.stdout
     assert len(list((tmp_path / 'maps').iterdir())) == 8  # no half-written files
     for path in (tmp_path / 'maps').glob('*.png'):
@@ -91,8 +90,7 @@ def test_order_of_things_and_stuff(maps, tmp_path):
         (182, rectangle(20, 12, 26, 16)),
         names={183: 'other'},
     )
-    done = maps(things, tmp_path / 'maps', '--stuff', stuff, '--workers=1')
-    assert done.returncode == 0, done.stderr
+    maps(things, tmp_path / 'maps', '--stuff', stuff, '--workers=1').succeeded()
     drawn = read(tmp_path / 'maps/folder/a.b.png')
     assert drawn.shape == SIZE
     points = dict(small=drawn[3, 3], large=drawn[8, 8], crowd=drawn[15, 5], stuff=drawn[5, 22])
@@ -107,7 +105,7 @@ def test_order_of_things_and_stuff(maps, tmp_path):
 
 def test_goes_on_where_it_stopped(maps, shapes, tmp_path):
     annotations = shapes / 'annotations/instances_val2017.json'
-    assert maps(annotations, tmp_path / 'maps').returncode == 0
+    maps(annotations, tmp_path / 'maps').succeeded()
     first, second, third, _ = sorted((tmp_path / 'maps').iterdir())
     whole = second.read_bytes()
     first.unlink()
@@ -231,9 +229,8 @@ def test_files_that_are_no_annotations(maps, shapes, tmp_path):
 @pytest.mark.skipif(not SAMPLE.exists(), reason='the sample of real COCO images is not here')
 def test_real_annotations(maps, tmp_path):
     path = SAMPLE / 'annotations/instances_train2017.json'
-    done = maps(path, tmp_path / 'maps', '--workers=2')
-    assert done.returncode == 0, done.stderr
-    assert maps(path, tmp_path / 'maps', '--check').returncode == 0
+    maps(path, tmp_path / 'maps', '--workers=2').succeeded()
+    maps(path, tmp_path / 'maps', '--check').succeeded()
     content = json.loads(path.read_text())
     for image in content['images']:
         drawn = read(tmp_path / 'maps' / image['file_name'].replace('.jpg', '.png'))
@@ -279,6 +276,6 @@ def test_killed_process_ends_the_run(shapes, tmp_path):
     )
     annotations = shapes / 'annotations/instances_train2017.json'
     command = [sys.executable, '-c', code, str(annotations), 'maps', '--workers=2']
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    run = run_program(command, cwd=tmp_path, timeout=300)
     assert run.returncode == 1 and 'a process was killed after 0 of 8 maps' in run.stderr
     assert 'Traceback' not in run.stderr and not list((tmp_path / 'maps').glob('*'))

@@ -1,6 +1,4 @@
-import os
 import signal
-import subprocess
 import sys
 
 import pytest
@@ -9,6 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from tests.test_tools.conftest import ROOT, SMALL_VIDEO
+from tests.tool_server import run_program
 
 DETECTION = 'configs/detection/mask-rcnn_swinv2-nano_shapes.py'
 
@@ -44,8 +43,7 @@ def test_onnx_file_gives_the_maps_of_a_checkpoint_at_any_size(tool, tmp_path):
     run = tool(
         'deployment/pytorch2onnx.py', config, tmp_path / 'x.pth', '--output-file',
         tmp_path / 'x.onnx', '--verify',
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
+    ).succeeded()  # fmt: skip
     assert '(1, 3, 29, 29): 5 maps, largest difference so far' in run.stdout
     initializer = onnx.load(tmp_path / 'x.onnx').graph.initializer
     stored = {t.name: onnx.numpy_helper.to_array(t) for t in initializer}
@@ -59,8 +57,7 @@ def test_onnx_file_of_a_video_backbone(tool, tmp_path):
     path = tmp_path / 'x.onnx'
     config = tmp_path / 'small.py'
     config.write_text(SMALL_VIDEO)
-    run = tool('deployment/pytorch2onnx.py', config, '--output-file', path, '--verify')
-    assert run.returncode == 0, run.stderr
+    run = tool('deployment/pytorch2onnx.py', config, '--output-file', path, '--verify').succeeded()
     assert '(1, 3, 1, 13, 13): 1 maps, largest difference so far' in run.stdout
     assert path.stat().st_size > 100_000
 
@@ -131,10 +128,7 @@ model = dict(
     )
     path = folder / 'x.onnx'
     command = [sys.executable, '-c', STOPPED_BEFORE_THE_END, config, '--output-file', path]
-    run = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True,
-        env={**os.environ, 'PYTHONPATH': str(ROOT), 'PYTHONWARNINGS': 'ignore'},
-    )  # fmt: skip
+    run = run_program(command, cwd=ROOT, env={'PYTHONPATH': str(ROOT), 'PYTHONWARNINGS': 'ignore'})
     assert run.returncode == 128 + signal.SIGTERM, run.stderr
     assert 'is written' in run.stdout
     assert list(folder.iterdir()) == []

@@ -10,7 +10,6 @@ import importlib
 import os
 import re
 import runpy
-import subprocess
 import sys
 from collections import Counter
 
@@ -28,6 +27,7 @@ from mmswinv2.hosts.configs import without_weights
 from tests.test_docs import DOCUMENTS
 from tests.test_tools.conftest import ROOT
 from tests.test_tools.test_swap import decayed, pytestmark, train_a_step  # noqa: F401
+from tests.tool_server import run_program
 
 BLOCK = re.compile(r'^( *)```(\w+)\n(.*?)^ *```', re.MULTILINE | re.DOTALL)
 NOT_CODE = {'bibtex'}
@@ -171,8 +171,7 @@ def train_recognizer(model):
 
 @pytest.mark.parametrize(('document', 'number'), SCRIPTS)
 def test_script(document, number, run_code):
-    run = run_code(blocks(document, 'python')[number])
-    assert run.returncode == 0, run.stderr
+    run_code(blocks(document, 'python')[number]).succeeded()
 
 
 # --- commands ------------------------------------------------------------------------------------
@@ -204,12 +203,11 @@ def called(text, folder):
     text = text.replace('.venv/bin/python', 'python')
     text = re.sub(r' {3,}(?=tools/)', '\n', text)  # splits two commands on one line
     text = re.sub('|'.join(NUMBERS), lambda match: NUMBERS[match[0]], text)
-    run = subprocess.run(
+    run_program(
         ['bash', '-euo', 'pipefail', '-c', text],
-        capture_output=True, text=True, cwd=ROOT,
-        env={**os.environ, 'PATH': f'{folder}{os.pathsep}{os.environ["PATH"]}'},
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
+        cwd=ROOT,
+        env={'PATH': f'{folder}{os.pathsep}{os.environ["PATH"]}'},
+    ).succeeded()
     return [record.split('\037')[:-1] for record in log.read_text().split('\036')[:-1]]
 
 

@@ -2,10 +2,8 @@
 
 import json
 import math
-import os
 import re
 import runpy
-import subprocess
 import sys
 
 import cv2
@@ -29,6 +27,7 @@ from mmswinv2.deploy.verify import differences, scores_differ, too_large
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import ROOT, SMALL_VIDEO
 from tests.test_tools.tensorrt import unsupported
+from tests.tool_server import run_program
 
 pytest.importorskip('onnxruntime', reason='onnxruntime has no wheel for this Python')
 pytest.importorskip('onnxscript', reason='onnxscript is not installed')
@@ -355,10 +354,11 @@ def test_video_model_at_two_sizes(tmp_path):
 
 def command(*arguments):
     """Run `mmswinv2 export` in its own process."""
-    return subprocess.run(
-        [sys.executable, '-W', 'ignore', '-m', 'mmswinv2', 'export', *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)},
-    )  # fmt: skip
+    return run_program(
+        [sys.executable, '-W', 'ignore', '-m', 'mmswinv2', 'export', *arguments],
+        cwd=ROOT,
+        env={'PYTHONPATH': str(ROOT)},
+    )
 
 
 def run_example(*arguments):
@@ -367,12 +367,9 @@ def run_example(*arguments):
         'import runpy, sys; sys.modules["torch"] = None; '
         'runpy.run_path(sys.argv.pop(1), run_name="__main__")'
     )
-    process = subprocess.run(
-        [sys.executable, '-c', blocked, str(ROOT / 'examples/onnx_inference.py'),
-         *map(str, arguments)],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr
+    process = run_program(
+        [sys.executable, '-c', blocked, ROOT / 'examples/onnx_inference.py', *arguments]
+    ).succeeded()
     return process.stdout.splitlines()
 
 
@@ -384,13 +381,12 @@ def file(shapes, tmp_path_factory):
     process = command(
         folder / 'config.py', folder / 'x.pth', '--out', folder / 'x.onnx', '--verify',
         shapes / 'val2017', '--cfg-options', f'data_root={shapes}/',
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr[-2000:]
+    ).succeeded()  # fmt: skip
     return folder, process.stdout
 
 
 @pytest.mark.slow
-def test_command_compares_file_and_model(file, shapes):
+def test_command_compares_file_and_model(file):
     folder, told = file
     assert '4 pictures, largest differences: number 0.0e+00, box' in told
     assert 'coco/segm_mAP: PyTorch' in told
@@ -413,10 +409,10 @@ def test_example_says_what_is_no_model(name, tmp_path):
             ]), ir_version=10, opset_imports=[helper.make_opsetid('', 17)],
         ), tmp_path / 'other.onnx',
     )  # fmt: skip
-    process = subprocess.run(
+    process = run_program(
         [sys.executable, ROOT / 'examples/onnx_inference.py', tmp_path / name, 'a.jpg'],
-        capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
+        cwd=tmp_path,
+    )
     assert process.returncode == 1 and 'Traceback' not in process.stderr
     assert f'{name} is no file of mmswinv2 export' in process.stderr
 
@@ -492,8 +488,7 @@ def test_openvino_in_eight_bits_by_the_command(shapes, tmp_path):
         tmp_path / 'config.py', tmp_path / 'x.pth', '--format', 'openvino', '--out',
         tmp_path / 'x.xml', '--verify', pictures, '--int8', shapes / 'train2017', '--cfg-options',
         f'data_root={shapes}/',
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr[-2000:]
+    ).succeeded()  # fmt: skip
     told = process.stdout
     assert '4 pictures, largest differences: label' in told
     assert 'mIoU: PyTorch' in told

@@ -95,17 +95,14 @@ def shrink(name, data_root, path):
 
 def steps(tool, config, work_dir):
     """Train two steps, resume for a third, and test; returns the logs of all."""
-    run = tool('train.py', config, '--work-dir', work_dir)
-    assert run.returncode == 0, run.stderr[-3000:]
+    run = tool('train.py', config, '--work-dir', work_dir).succeeded()
     assert 'Iter(train) [2/2]' in run.stdout and 'loss: nan' not in run.stdout
     again = tool(
         'train.py', config, '--work-dir', work_dir, '--resume',
         '--cfg-options', 'train_cfg.max_iters=3',
-    )  # fmt: skip
-    assert again.returncode == 0, again.stderr[-3000:]
+    ).succeeded()  # fmt: skip
     assert 'Iter(train) [3/3]' in again.stdout and 'Iter(train) [2/3]' not in again.stdout
-    test = tool('test.py', config, work_dir / 'iter_3.pth', '--work-dir', work_dir)
-    assert test.returncode == 0, test.stderr[-3000:]
+    test = tool('test.py', config, work_dir / 'iter_3.pth', '--work-dir', work_dir).succeeded()
     return run.stdout, again.stdout, test.stdout
 
 

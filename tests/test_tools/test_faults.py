@@ -16,6 +16,7 @@ from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.engine.start import last_good_checkpoint
 from tests.test_errors import heed_interrupts
 from tests.test_tools.conftest import CONFIG, ROOT
+from tests.tool_server import run_program
 
 # four iterations an epoch, and too many epochs to end before the kill
 EPOCHS = """
@@ -52,8 +53,7 @@ def test_killed_in_mid_epoch_and_resumed(tool, shapes, tmp_path):
     assert 2 <= epoch < 20
 
     config.write_text(EPOCHS.format(base=ROOT / CONFIG, epochs=epoch + 1))
-    run = tool('train.py', config, '--resume', *options)
-    assert run.returncode == 0, run.stderr
+    run = tool('train.py', config, '--resume', *options).succeeded()
     assert f'resumed epoch: {epoch}, iter: {4 * epoch}' in run.stdout
     (last,) = (tmp_path / 'w').glob('*.pth')
     assert last.name == f'epoch_{epoch + 1}.pth'
@@ -227,12 +227,8 @@ def test_disk_full_while_a_checkpoint_is_written(shapes, tmp_path):
         echo second ended with $?
         ls -a {disk}
     """
-    out = subprocess.run(
-        [*mount, script],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore'},
+    out = run_program(
+        [*mount, script], cwd=ROOT, env={'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore'}
     ).stdout
     first, second = out.split('first ended with')[1].split('second ended with')
     assert first.split()[0] == '1' and second.split()[0] == '0', out
@@ -261,18 +257,16 @@ def test_stopped_and_locked(train, shapes, tmp_path, number, status):
     assert process.returncode == status and 'Traceback' not in out
     assert 'stopped; checkpoints that were complete are kept; go on with --resume' in out
     assert last_iteration(work) >= 1 and not list(work.glob('.iter*'))
-    third = train(work, '--resume', iters=last_iteration(work) + 1, config=config)
-    assert third.returncode == 0, third.stderr
+    train(work, '--resume', iters=last_iteration(work) + 1, config=config).succeeded()
 
 
 @pytest.mark.slow
-def test_checkpoint_cut_short(train, tool, tmp_path):
+def test_checkpoint_cut_short(train, tmp_path):
     work = tmp_path / 'w'
-    assert train(work, iters=3).returncode == 0
+    train(work, iters=3).succeeded()
     last = work / 'iter_3.pth'
     last.write_bytes(last.read_bytes()[:-1000])
-    run = train(work, '--resume', iters=4)
-    assert run.returncode == 0, run.stderr
+    run = train(work, '--resume', iters=4).succeeded()
     assert f'{last} is missing or cut short; trying an older one' in run.stdout
     assert 'resumed epoch: 0, iter: 2' in run.stdout
 

@@ -35,8 +35,9 @@ def test_position_bias(tool, tmp_path):
     run = draw()
     assert run.returncode == 1 and 'give --pretrained-window' in run.stderr
     figure = tmp_path / 'bias.png'
-    run = draw('--pretrained-window', '8', '--stage', '1', '--block', '1', '--out', figure)
-    assert run.returncode == 0, run.stderr
+    run = draw(
+        '--pretrained-window', '8', '--stage', '1', '--block', '1', '--out', figure
+    ).succeeded()
     assert 'pre-trained window (8, 8)' in run.stdout and colors(figure) > 50
     one = cv2.imread(str(figure)).shape
     run = draw(
@@ -55,18 +56,17 @@ def test_position_bias(tool, tmp_path):
         source_format='authors', pretrained_window_sizes={i: (8, 8) for i in range(4)}
     )
     torch.save(state, tmp_path / 'net.pth')
-    assert draw('--out', figure).returncode == 0
+    draw('--out', figure).succeeded()
     run = draw('--pretrained-window', '12')
     assert run.returncode == 1 and 'stage 0 was pre-trained with (8, 8); leave the' in run.stderr
 
 
 def test_position_bias_of_video(tool, tmp_path):
     save(VideoSwinTransformerV2(arch='nano', window_size=(4, 4, 4)), tmp_path / 'net.pth')
-    run = tool(
+    tool(
         'analysis_tools/plot_position_bias.py', tmp_path / 'net.pth', '--pretrained-window', '4',
         '--windows', '4', '--out', tmp_path / 'bias.png',
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
+    ).succeeded()  # fmt: skip
     height, width, _ = cv2.imread(str(tmp_path / 'bias.png')).shape
     assert height > 2 * width  # four offsets in time, one head
 
@@ -76,8 +76,7 @@ def test_activations(tool, config, tmp_path):
     run = tool(
         'analysis_tools/plot_activations.py', config, '--out', tmp_path / 'a.png', '--shape',
         *(('8', '64', '64') if config == VIDEO else ('64', '96')),
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
+    ).succeeded()  # fmt: skip
     rows = [line.split() for line in run.stdout.splitlines()]
     table = [list(map(float, row)) for row in rows if len(row) == 3 and row[0].isdigit()]
     assert [row[0] for row in table] == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -89,8 +88,7 @@ def test_activations(tool, config, tmp_path):
 def test_activations_of_other_channels(tool, tmp_path):
     options = ('--out', tmp_path / 'a.png', '--shape', '64', '64')
     four = ('--cfg-options', 'model.backbone.in_channels=4')
-    run = tool('analysis_tools/plot_activations.py', SEGMENTATION, *options, *four)
-    assert run.returncode == 0, run.stderr
+    tool('analysis_tools/plot_activations.py', SEGMENTATION, *options, *four).succeeded()
     cv2.imwrite(str(tmp_path / 'b.png'), np.zeros((64, 64, 3), np.uint8))
     options += ('--image', tmp_path / 'b.png')
     run = tool('analysis_tools/plot_activations.py', SEGMENTATION, *options, *four)
@@ -107,8 +105,7 @@ def test_activations_of_a_checkpoint(tool, tmp_path):
     run = tool(
         'analysis_tools/plot_activations.py', CONFIG, '--checkpoint', tmp_path / 'net.pth',
         '--image', image, '--shape', '64', '64', '--out', tmp_path / 'a.png',
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
+    ).succeeded()  # fmt: skip
     first = next(line.split() for line in run.stdout.splitlines() if line.split()[:1] == ['1'])
     assert float(first[1]) > 2.5
     run = tool(
@@ -118,15 +115,15 @@ def test_activations_of_a_checkpoint(tool, tmp_path):
 
 
 def test_logs(tool, train, tmp_path):
-    run = train(tmp_path / 'work', options=('default_hooks.logger.interval=1',))
-    assert run.returncode == 0, run.stderr
+    train(tmp_path / 'work', options=('default_hooks.logger.interval=1',)).succeeded()
     (log,) = (tmp_path / 'work').glob('*/vis_data/2*.json')
 
     def analyze(*args):
         return tool('analysis_tools/analyze_logs.py', *args)
 
-    run = analyze('plot_curve', log, '--keys', 'loss', 'lr', '--out', tmp_path / 'a.png')
-    assert run.returncode == 0, run.stderr
+    run = analyze(
+        'plot_curve', log, '--keys', 'loss', 'lr', '--out', tmp_path / 'a.png'
+    ).succeeded()
     assert 'save curve to' in run.stdout and colors(tmp_path / 'a.png') > 10
     run = analyze('plot_curve', log, '--keys', 'mIoU', '--out', tmp_path / 'b.png')
     assert run.returncode == 1 and 'has no mIoU; there is' in run.stderr
@@ -178,8 +175,9 @@ def test_names_of_pictures_that_cannot_be_written(tool, tmp_path, command):
 
 
 def test_print_config(tool):
-    run = tool('analysis_tools/print_config.py', CONFIG, '--cfg-options', 'log_level=DEBUG')
-    assert run.returncode == 0, run.stderr
+    run = tool(
+        'analysis_tools/print_config.py', CONFIG, '--cfg-options', 'log_level=DEBUG'
+    ).succeeded()
     assert "log_level = 'DEBUG'" in run.stdout and 'mmswinv2.SwinTransformerV2' in run.stdout
 
 
@@ -189,20 +187,18 @@ HTC = 'configs/detection/htc++_swinv2-nano_shapes.py'  # its maps have more than
 @pytest.mark.parametrize('config', [CONFIG, SEGMENTATION, HTC])
 def test_browse_dataset(tool, config, shapes, tmp_path):
     option = f'train_dataloader.dataset.data_root={shapes}'
-    run = tool(
+    tool(
         'analysis_tools/browse_dataset.py', config, '--output-dir', tmp_path, '--not-show',
         '--cfg-options', option,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
+    ).succeeded()  # fmt: skip
     assert len([p for p in tmp_path.rglob('*') if p.suffix in ('.jpg', '.png')]) == 8
 
 
 def test_browse_clips(tool, clips, tmp_path):
-    run = tool(
+    tool(
         'analysis_tools/browse_dataset.py', VIDEO, tmp_path, '-n', '2', '--cfg-options',
         f'train_dataloader.dataset.data_root={clips}',
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
+    ).succeeded()  # fmt: skip
     assert len([p for p in tmp_path.rglob('*') if p.is_file()]) == 2
 
 

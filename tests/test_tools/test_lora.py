@@ -61,8 +61,7 @@ def adapted(train, weights, tmp_path_factory):
     folder = tmp_path_factory.mktemp('adapted')
     config = folder / 'lora.py'
     config.write_text(DETECTOR.format(root=ROOT, config=ADAPTED))
-    run = train(folder / 'w', iters=3, config=config, options=[given(weights)])
-    assert run.returncode == 0, run.stderr
+    run = train(folder / 'w', iters=3, config=config, options=[given(weights)]).succeeded()
     assert re.search(r'LoRA: backbone: saved without \d+ weights of .*nano.pth', run.stdout)
     return folder
 
@@ -72,11 +71,10 @@ def given(weights):
 
 
 def predictions(tool, config, checkpoint, folder, *options):
-    run = tool(
+    tool(
         'test.py', config, checkpoint, '--work-dir', folder, '--out', folder / 'p.pkl',
         '--cfg-options', *options,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
+    ).succeeded()  # fmt: skip
     with (folder / 'p.pkl').open('rb') as file:
         return [p['pred_instances'] for p in pickle.load(file)]
 
@@ -94,8 +92,9 @@ def test_from_training_to_plain_weights(train, tool, shapes, adapted, weights, t
 
     # a resumed run ends like one without interruption
     (tmp_path / 'last_checkpoint').write_text(str(work / 'iter_1.pth'))
-    again = train(tmp_path, '--resume', iters=3, config=config, options=[given(weights)])
-    assert again.returncode == 0, again.stderr
+    again = train(
+        tmp_path, '--resume', iters=3, config=config, options=[given(weights)]
+    ).succeeded()
     assert 'resumed epoch: 0, iter: 1' in again.stdout
     other = read_checkpoint(tmp_path / 'iter_3.pth')
     for entry in ('state_dict', 'ema_state_dict'):
@@ -104,8 +103,9 @@ def test_from_training_to_plain_weights(train, tool, shapes, adapted, weights, t
 
     # tested with adapters, and without them after merging
     plain = tmp_path / 'plain.pth'
-    merged = tool(MERGE, config, work / 'iter_3.pth', plain, '--cfg-options', given(weights))
-    assert merged.returncode == 0, merged.stderr
+    merged = tool(
+        MERGE, config, work / 'iter_3.pth', plain, '--cfg-options', given(weights)
+    ).succeeded()
     keys = read_checkpoint(plain)['state_dict'].keys()
     assert keys == base | {k for k in last['state_dict'] if not is_adapter(k)}
     assert f'32 adapters merged; {len(keys)} tensors written to {plain}' in merged.stdout
@@ -160,8 +160,7 @@ def test_two_processes_adapt_as_one(strategy, alone, written, tool, two_processe
     command = ['--work-dir', work, *data, 'train_dataloader.batch_size=1']
     parts = [([], 4)] if strategy == 'ddp' else [([], 2), (['--resume'], 4)]
     for resume, iters in parts:
-        run = two_processes(path, *resume, *command, f'train_cfg.max_iters={iters}')
-        assert run.returncode == 0, run.stderr[-3000:]
+        two_processes(path, *resume, *command, f'train_cfg.max_iters={iters}').succeeded()
     expected = losses(alone)
     assert len({round(loss, 4) for _, loss in expected}) == 4
     for (_, loss), (_, other) in zip(losses(path.parent), expected, strict=True):
@@ -173,9 +172,8 @@ def test_two_processes_adapt_as_one(strategy, alone, written, tool, two_processe
     assert set(end) <= set(other) and len(frozen) == (109 if strategy == 'zero1' else 0)
     if strategy == 'ddp':
         return
-    run = tool(
+    tool(
         'test.py', path, work / 'iter_4.pth', '--work-dir', tmp_path, *data, PYTHONPATH=str(ROOT)
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    ).succeeded()
     (found,) = [p for p in tmp_path.glob('*/*.json') if p.stem == p.parent.name]
     assert 'acc/top1' in json.loads(found.read_text())

@@ -13,6 +13,8 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from tests.tool_server import run_program
+
 SCRIPT = Path(__file__).parents[2] / 'tools' / 'dataset_converters' / 'make_shapes.py'
 spec = importlib.util.spec_from_file_location('make_shapes', SCRIPT)
 shapes = importlib.util.module_from_spec(spec)
@@ -43,7 +45,7 @@ def semantic_map(root: Path, split: str, image: dict) -> np.ndarray:
 
 def run(*args: object) -> subprocess.CompletedProcess:
     command = [sys.executable, str(SCRIPT), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return run_program(command)
 
 
 @pytest.mark.parametrize('split', COUNTS)
@@ -123,7 +125,7 @@ def test_same_seed_same_files_and_more_images_keep_the_first(root, tmp_path):
 
 def test_second_run_changes_nothing_and_repairs_what_is_missing(tmp_path):
     out = tmp_path / 'shapes'
-    assert run(out, '--train', 2, '--val', 2).returncode == 0
+    run(out, '--train', 2, '--val', 2).succeeded()
     before = {path: path.stat().st_mtime_ns for path in out.rglob('*')}
     again = run(out, '--train', 2, '--val', 2)
     assert again.returncode == 0 and 'complete already' in again.stdout
@@ -185,7 +187,7 @@ def test_other_parameters_need_force(tmp_path):
     assert refused.returncode == 1 and '--force' in refused.stderr
     assert files(tmp_path) == before
     (tmp_path / 'notes.txt').write_text('mine')
-    assert run(tmp_path, '--train', 1, '--val', 2, '--force').returncode == 0
+    run(tmp_path, '--train', 1, '--val', 2, '--force').succeeded()
     assert len(list((tmp_path / 'train2017').iterdir())) == 1
     assert (tmp_path / 'notes.txt').read_text() == 'mine'
 

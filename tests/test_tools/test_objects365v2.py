@@ -1,5 +1,4 @@
 import json
-import subprocess
 import sys
 
 import cv2
@@ -7,6 +6,8 @@ import numpy as np
 import pytest
 from mmdet.datasets import Objects365V2Dataset
 from mmengine.registry import DefaultScope
+
+from tests.tool_server import run_program
 
 TOOL = 'dataset_converters/objects365v2.py'
 CLASSES = Objects365V2Dataset.METAINFO['classes']
@@ -91,16 +92,14 @@ print('found', json.dumps(found))
 def found_by_mmdet_alone(root, split):
     """Path of an image to the objects that mmdet alone reads for it."""
     command = [sys.executable, '-W', 'ignore', '-c', MMDET_ALONE, str(root), split]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = run_program(command).succeeded()
     return json.loads(done.stdout.partition('found ')[2])
 
 
 @pytest.mark.slow
 def test_clean_annotations_are_what_mmdet_reads(tool, root):
     originals = {path: path.read_bytes() for path in (root / 'annotations').iterdir()}
-    done = tool(TOOL, root)
-    assert done.returncode == 0, done.stderr
+    done = tool(TOOL, root).succeeded()
     for path, content in originals.items():
         assert path.read_bytes() == content
 
@@ -135,8 +134,7 @@ def test_one_split(tool, root):
     path = root / 'annotations/zhiyuan_objv2_val.json'
     of_windows = json.dumps(IMAGES[3]['file_name'].replace('/', '\\'))
     path.write_text(path.read_text().replace(json.dumps(IMAGES[3]['file_name']), of_windows))
-    done = tool(TOOL, root, '--splits', 'val')
-    assert done.returncode == 0, done.stderr
+    tool(TOOL, root, '--splits', 'val').succeeded()
     content = json.loads(path.with_stem(f'{path.stem}_clean').read_text())
     assert [image['file_name'] for image in content['images']] == [IMAGES[3]['file_name']]
 

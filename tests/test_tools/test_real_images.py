@@ -79,14 +79,14 @@ def test_scenes_are_learnt_by_heart(train, tmp_path):
         250, 2, 'optim_wrapper.optimizer.lr=2e-3',
         'train_dataloader.dataset.pipeline.2.ratio_range=(0.9,1.1)',
     )  # fmt: skip
-    run = train(tmp_path / 'w', iters=250, options=options, data_root=tmp_path, config=SCENES)
-    assert run.returncode == 0, run.stderr
+    run = train(
+        tmp_path / 'w', iters=250, options=options, data_root=tmp_path, config=SCENES
+    ).succeeded()
     # mean over classes that occur or are predicted
     assert float(re.findall(r'mIoU: ([\d.]+)', run.stdout)[-1]) >= 25
 
 
 def test_clips_of_four_actions_are_told_apart(train, tmp_path):
     options = schedule(70, 8, 'model.cls_head.num_classes=4', 'model.cls_head.topk=(1,)')
-    run = train(tmp_path, iters=70, options=options, data_root=CLIPS, config=KINETICS)
-    assert run.returncode == 0, run.stderr
+    run = train(tmp_path, iters=70, options=options, data_root=CLIPS, config=KINETICS).succeeded()
     assert float(re.findall(r'acc/top1: ([\d.]+)', run.stdout)[-1]) >= 0.9

@@ -41,8 +41,7 @@ def segmentor(train, ade, tmp_path_factory):
     """The work dir of a UperNet trained for two iterations on `ade`."""
 
     def make(folder):
-        run = train(folder, config=ADE, data_root=ade)
-        assert run.returncode == 0, run.stderr
+        run = train(folder, config=ADE, data_root=ade).succeeded()
         assert re.search(r'Iter\(train\) \[2/2\].*decode.loss_ce: \d', run.stdout)
 
     return made_once(tmp_path_factory, 'segmentor', make)
@@ -60,8 +59,7 @@ def maps(folder):
 
 def test_scores_pictures_and_label_maps(evaluate, ade, tmp_path):
     out, pictures = tmp_path / 'maps', tmp_path / 'pictures'
-    run = evaluate(tmp_path, '--out', out, '--show-dir', pictures)
-    assert run.returncode == 0, run.stderr
+    run = evaluate(tmp_path, '--out', out, '--show-dir', pictures).succeeded()
     found = scores(tmp_path)
     assert {'aAcc', 'mIoU', 'mAcc'} <= set(found) and 'per class results' in run.stdout
     predicted = maps(out)
@@ -88,8 +86,7 @@ def test_images_without_annotations(evaluate, ade, tmp_path):
         run = evaluate(
             tmp_path / 'w', '--format-only', '--out', out, *flags,
             data_root=tmp_path, options=[folder],
-        )  # fmt: skip
-        assert run.returncode == 0, run.stderr
+        ).succeeded()  # fmt: skip
         assert 'per class results' not in run.stdout
         assert {k: v.shape for k, v in maps(out).items()} == {
             k: v.shape for k, v in maps(ade / 'annotations/validation').items()
@@ -99,8 +96,7 @@ def test_images_without_annotations(evaluate, ade, tmp_path):
 
 def test_six_scales_and_flipped(evaluate, tmp_path):
     out = tmp_path / 'maps'
-    run = evaluate(tmp_path, '--tta', '--out', out)
-    assert run.returncode == 0, run.stderr
+    run = evaluate(tmp_path, '--tta', '--out', out).succeeded()
     assert 'SegTTAModel' in run.stdout and 'mIoU' in scores(tmp_path)
     assert all(v.min() >= 1 and v.max() <= 150 for v in maps(out).values())
 
@@ -119,11 +115,10 @@ def test_a_larger_window_and_image_by_options_alone(tool, segmentor, ade, tmp_pa
     }
     found = {}
     for name, changed in options.items():
-        run = tool(
+        tool(
             'test.py', ADE, tmp_path / 'awake.pth', '--work-dir', tmp_path / name,
             '--out', tmp_path / name / 'maps', '--cfg-options', f'data_root={ade}', *changed,
-        )  # fmt: skip
-        assert run.returncode == 0, run.stderr
+        ).succeeded()  # fmt: skip
         assert 'mIoU' in scores(tmp_path / name)
         found[name] = maps(tmp_path / name / 'maps')
     for name in ('window', 'image'):
@@ -138,8 +133,7 @@ def test_pieces_and_whole_agree_where_they_should(evaluate, tmp_path):
         out = tmp_path / name / 'maps'
         slide = [f'crop_size=({crop},{crop})', 'stride=(42,42)', 'mode=slide'] if crop else []
         options = [f'model.test_cfg.{option}' for option in slide]
-        run = evaluate(tmp_path / name, '--out', out, options=options)
-        assert run.returncode == 0, run.stderr
+        evaluate(tmp_path / name, '--out', out, options=options).succeeded()
         found.append((scores(tmp_path / name)['aAcc'], maps(out)))
     assert found[0][0] == found[1][0]
     for stem, labels in found[0][1].items():
@@ -219,13 +213,11 @@ def test_heads_with_fewer_classes(train, ade, tmp_path):
 
 
 def test_the_demo(tool, train, shapes, tmp_path):
-    run = train(tmp_path, config=SHAPES)
-    assert run.returncode == 0, run.stderr
-    run = tool(
+    train(tmp_path, config=SHAPES).succeeded()
+    tool(
         'test.py', SHAPES, tmp_path / 'iter_2.pth', '--work-dir', tmp_path,
         '--show-dir', tmp_path / 'pictures', '--cfg-options', f'data_root={shapes}',
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
+    ).succeeded()  # fmt: skip
     assert len(list((tmp_path / 'pictures/vis_data/vis_image').iterdir())) == 4
     told = tool('misc/print_scores.py', tmp_path, '--pictures', tmp_path / 'pictures')
     assert re.fullmatch(rf'mIoU \d+\.\d+; .*: {tmp_path}/pictures\n', told.stdout)

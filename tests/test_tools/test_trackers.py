@@ -52,8 +52,7 @@ def test_tensorboard_ema_and_early_stopping_in_one_training(tool, shapes, tmp_pa
         f'val_evaluator.ann_file={shapes}/annotations/instances_val2017.json',
         'train_dataloader.batch_size=2', 'train_cfg.max_iters=8', 'train_cfg.val_interval=1',
         'default_hooks.checkpoint.interval=1',
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
+    ).succeeded()  # fmt: skip
     assert list(tmp_path.glob('*/vis_data/events.out.tfevents*'))
     assert 'the monitored metric did not improve in the last 1 records' in run.stdout
     assert not (tmp_path / 'iter_8.pth').exists()

@@ -2,7 +2,6 @@ import json
 import os
 import pickle
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,9 +9,11 @@ import pytest
 import torch
 
 from mmswinv2.checkpoints import load_pretrained, read_checkpoint
+from mmswinv2.cli.ui import free_port
 from mmswinv2.models import SwinTransformerV2, VideoSwinTransformerV2
 from tests.test_checkpoints.conftest import weights
 from tests.test_tools.conftest import CONFIG, ROOT, SMALL
+from tests.tool_server import run_program
 
 
 def test_training_leaves_what_openmmlab_users_expect(trained):
@@ -33,8 +34,7 @@ def test_training_leaves_what_openmmlab_users_expect(trained):
 
 def test_resume_goes_on_where_it_stopped(train, trained, tmp_path):
     (tmp_path / 'last_checkpoint').write_text(str(trained / 'iter_2.pth'))
-    run = train(tmp_path, '--resume', iters=3)
-    assert run.returncode == 0, run.stderr
+    run = train(tmp_path, '--resume', iters=3).succeeded()
     assert 'resumed epoch: 0, iter: 2' in run.stdout
     assert not (tmp_path / 'iter_1.pth').exists() and (tmp_path / 'iter_3.pth').exists()
     steps = read_checkpoint(tmp_path / 'iter_3.pth')['optimizer']['state'][0]['step']
@@ -43,8 +43,7 @@ def test_resume_goes_on_where_it_stopped(train, trained, tmp_path):
 
 def test_evaluation_with_pictures_and_predictions(evaluate, tool, trained, shapes, tmp_path):
     options = '--show-dir', 'pictures', '--out', tmp_path / 'predictions.pkl'
-    run = evaluate(CONFIG, trained / 'iter_2.pth', tmp_path, *options, data_root=shapes)
-    assert run.returncode == 0, run.stderr
+    evaluate(CONFIG, trained / 'iter_2.pth', tmp_path, *options, data_root=shapes).succeeded()
     (metrics,) = tmp_path.glob('*/*.json')
     assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(json.loads(metrics.read_text()))
     assert len(list(metrics.parent.glob('pictures/*'))) == 4
@@ -61,8 +60,7 @@ def test_evaluation_takes_wrapped_files(evaluate, trained, shapes, tmp_path):
     found = []
     for i, file in enumerate((trained / 'iter_2.pth', tmp_path / 'wrapped.pth')):
         out = tmp_path / f'{i}.pkl'
-        run = evaluate(CONFIG, file, tmp_path / str(i), '--out', out, data_root=shapes)
-        assert run.returncode == 0, run.stderr
+        evaluate(CONFIG, file, tmp_path / str(i), '--out', out, data_root=shapes).succeeded()
         with out.open('rb') as pickled:
             found.append([p['pred_instances']['scores'] for p in pickle.load(pickled)])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
@@ -99,8 +97,9 @@ def test_evaluation_wants_every_weight(evaluate, trained, shapes, tmp_path):
 
 
 def test_converted_checkpoint_serves_as_pretrained(tool, trained, tmp_path):
-    run = tool('model_converters/convert_checkpoint.py', trained / 'iter_2.pth', tmp_path / 'b.pth')
-    assert run.returncode == 0, run.stderr
+    run = tool(
+        'model_converters/convert_checkpoint.py', trained / 'iter_2.pth', tmp_path / 'b.pth'
+    ).succeeded()
     assert 'format: authors' in run.stdout and "'name': 'nano'" in run.stdout
     report = load_pretrained(SwinTransformerV2('nano'), tmp_path / 'b.pth')
     assert report.missing == [] and report.unused == []
@@ -112,8 +111,7 @@ def test_converted_checkpoint_serves_as_pretrained(tool, trained, tmp_path):
 @pytest.mark.slow
 def test_compile_in_a_config(train, trained, tmp_path):
     """Uses torch's graph capture without code generation, which takes minutes."""
-    run = train(tmp_path, options=['compile.backend=aot_eager'])
-    assert run.returncode == 0, run.stderr
+    run = train(tmp_path, options=['compile.backend=aot_eager']).succeeded()
     assert 'compiled, when first used: backbone and neck of the model' in run.stdout
     assert 'graph break' not in (run.stdout + run.stderr).lower()
     got, want = (read_checkpoint(d / 'iter_2.pth')['state_dict'] for d in (tmp_path, trained))
@@ -123,21 +121,18 @@ def test_compile_in_a_config(train, trained, tmp_path):
 
 
 def test_tensorboard_if_asked_for(train, tmp_path):
-    run = train(tmp_path, options=['visualizer.vis_backends.0.type=TensorboardVisBackend'])
-    assert run.returncode == 0, run.stderr
+    train(tmp_path, options=['visualizer.vis_backends.0.type=TensorboardVisBackend']).succeeded()
     assert list(tmp_path.glob('*/vis_data/events.out.tfevents.*'))
 
 
 def test_evaluation_of_averaged_weights(evaluate, train, shapes, tmp_path):
     config = tmp_path / 'ema.py'
     config.write_text(f"_base_ = '{ROOT}/{CONFIG}'\ncustom_hooks = [dict(type='EMAHook')]\n")
-    run = train(tmp_path, config=config)
-    assert run.returncode == 0, run.stderr
+    train(tmp_path, config=config).succeeded()
     checkpoint = tmp_path / 'iter_2.pth'
     assert 'ema_state_dict' in read_checkpoint(checkpoint)
     keep_all = ['model.test_cfg.rcnn.score_thr=0.0']
-    run = evaluate(config, checkpoint, tmp_path, data_root=shapes, options=keep_all)
-    assert run.returncode == 0, run.stderr
+    run = evaluate(config, checkpoint, tmp_path, data_root=shapes, options=keep_all).succeeded()
     assert 'coco/bbox_mAP' in run.stdout
 
 
@@ -146,12 +141,12 @@ def test_windows_stated_at_conversion(tool, trained, tmp_path):
     trained['state_dict'] = dict(trained['state_dict'])  # as before files recorded windows
     torch.save(trained, tmp_path / 'a.pth')
     convert = 'model_converters/convert_checkpoint.py', tmp_path / 'a.pth', tmp_path / 'b.pth'
-    assert tool(*convert, '--pretrained-windows', 8, 8, 8, 4).returncode == 0
+    tool(*convert, '--pretrained-windows', 8, 8, 8, 4).succeeded()
     with pytest.raises(ValueError, match=r'set pretrained_window_sizes=\[8, 8, 8, 4\]'):
         load_pretrained(SwinTransformerV2('nano'), tmp_path / 'b.pth')
     torch.save(dict(VideoSwinTransformerV2('nano').state_dict()), tmp_path / 'video.pth')
     video = 'model_converters/convert_checkpoint.py', tmp_path / 'video.pth', tmp_path / 'v.pth'
-    assert tool(*video, '--pretrained-windows', 8, 8, 8, 4).returncode == 0
+    tool(*video, '--pretrained-windows', 8, 8, 8, 4).succeeded()
     options = dict(window_size=(8, 7, 7), pretrained_window_sizes=[8, 8, 8, 4])
     report = load_pretrained(VideoSwinTransformerV2('nano', **options), tmp_path / 'v.pth')
     assert report.missing == []
@@ -163,12 +158,10 @@ def test_windows_stated_at_conversion(tool, trained, tmp_path):
 def test_port_that_is_taken(script):
     with socket.create_server(('', 0)) as taken:
         port = str(taken.getsockname()[1])
-        run = subprocess.run(
+        run = run_program(
             ['bash', f'tools/{script}', 'config.py', 'checkpoint.pth', '2'],
             cwd=ROOT,
-            capture_output=True,
-            text=True,
-            env={**os.environ, 'PORT': port},
+            env={'PORT': port},
         )
     assert run.returncode == 1 and f'error: the port {port} is taken' in run.stderr
 
@@ -179,27 +172,17 @@ def test_two_processes_without_a_gpu(trained, shapes, tmp_path):
         'model.backbone.init_cfg.type=Pretrained',
         f'model.backbone.init_cfg.checkpoint={trained}/iter_2.pth',
     )
-    bin = Path(sys.executable).parent
-    env = {
-        **os.environ,
-        'PATH': f'{bin}:{os.environ["PATH"]}',
-        'OMP_NUM_THREADS': '1',
-    }
+    path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
     options = ['--work-dir', tmp_path, '--cfg-options', f'data_root={shapes}']
-    with socket.create_server(('', 0)) as free:
-        port = str(free.getsockname()[1])
+    port = str(free_port('127.0.0.1', 0))
     for script, *arguments in (
         ('dist_train.sh', CONFIG, 2, *options, 'train_cfg.max_iters=2', *SMALL, *pretrained),
         ('dist_test.sh', CONFIG, tmp_path / 'iter_2.pth', 2, *options),
     ):
-        command = ['bash', f'tools/{script}', *map(str, arguments)]
-        run = subprocess.run(
-            command,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            env=env | ({'PORT': port} if script == 'dist_test.sh' else {}),
-        )
-        assert run.returncode == 0, run.stderr
+        env = dict(PATH=path, OMP_NUM_THREADS='1')
+        if script == 'dist_test.sh':
+            env['PORT'] = port
+        run = run_program(
+            ['bash', f'tools/{script}', *arguments], ROOT, env, timeout=600
+        ).succeeded()
     assert 'coco/bbox_mAP' in run.stdout

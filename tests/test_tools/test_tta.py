@@ -20,18 +20,17 @@ def test_flipped_views_of_a_box_detector(evaluate, train, shapes, tmp_path):
     """They are padded after the flip, or boxes could not be flipped back."""
     config = tmp_path / 'faster-rcnn_swinv2-nano_shapes.py'
     config.write_text(BOXES_ALONE)
-    run = train(tmp_path, config=config)
-    assert run.returncode == 0, run.stderr
+    train(tmp_path, config=config).succeeded()
     run = evaluate(
         config, tmp_path / 'iter_2.pth', tmp_path, '--tta', data_root=shapes, options=ALL
-    )
-    assert run.returncode == 0, run.stderr
+    ).succeeded()
     assert 'DetTTAModel' in run.stdout and 'coco/bbox_mAP' in run.stdout
 
 
 def test_flipped_views_of_a_mask_detector(evaluate, trained, shapes, tmp_path):
-    run = evaluate(CONFIG, trained / 'iter_2.pth', tmp_path, '--tta', data_root=shapes, options=ALL)
-    assert run.returncode == 0, run.stderr
+    run = evaluate(
+        CONFIG, trained / 'iter_2.pth', tmp_path, '--tta', data_root=shapes, options=ALL
+    ).succeeded()
     assert 'InstanceSegTTAModel' in run.stdout and 'coco/segm_mAP' in run.stdout
 
 
@@ -41,7 +40,7 @@ def test_masks_of_a_model_without_any(evaluate, train, shapes, tmp_path):
         BOXES_ALONE + "tta_model = dict(type='mmswinv2.InstanceSegTTAModel')\n"
         "tta_pipeline = [dict(type='LoadImageFromFile')]\n"
     )
-    assert train(tmp_path, config=config, iters=1).returncode == 0
+    train(tmp_path, config=config, iters=1).succeeded()
     run = evaluate(config, tmp_path / 'iter_1.pth', tmp_path, '--tta', data_root=shapes)
     assert run.returncode == 1
     assert run.stderr.startswith('error: InstanceSegTTAModel merges masks, and FasterRCNN has no')

@@ -23,8 +23,7 @@ def classifier(train, clips, tmp_path_factory):
     """The work dir of a run of two iterations."""
 
     def make(folder):
-        run = train(folder, config=MOTION, data_root=clips, options=SMALL)
-        assert run.returncode == 0, run.stderr
+        run = train(folder, config=MOTION, data_root=clips, options=SMALL).succeeded()
         assert re.search(r'Iter\(train\) +\[2/2\].*loss_cls: \d', run.stdout)
 
     return made_once(tmp_path_factory, 'classifier', make)
@@ -36,8 +35,7 @@ def evaluate(evaluate, classifier, clips):
 
 
 def test_scores_and_dump(evaluate, tmp_path):
-    run = evaluate(tmp_path, '--dump', tmp_path / 'scores.pkl')
-    assert run.returncode == 0, run.stderr
+    evaluate(tmp_path, '--dump', tmp_path / 'scores.pkl').succeeded()
     found = scores(tmp_path)
     with (tmp_path / 'scores.pkl').open('rb') as file:
         dumped = pickle.load(file)
@@ -116,8 +114,7 @@ def test_video_demo(tool, classifier, clips, tmp_path):
     run = tool(
         'misc/video_demo.py', source, MOTION, tmp_path / 'wrapped.pth',
         '--labels', tmp_path / 'names.txt', '--topk', 3, '--out', tmp_path / 'out.mp4',
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
+    ).succeeded()  # fmt: skip
     *lines, last = run.stdout.strip().splitlines()
     values = [float(re.fullmatch(r'(left|right|up|down|growing|turning): (0\.\d+)', line)[2])
               for line in lines[-3:]]  # fmt: skip
