@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.runner.runner import _SlicedDataset
 
 from ..errors import UserError
-from .configs import inner_datasets
+from .configs import inner_datasets, reads_elsewhere
 from .host import Host
 from .lookup import HOSTS, of
 from .pipelines import check_normalized, check_order
@@ -89,7 +89,7 @@ def _check_files(dataset: Any, where: str, host: Host) -> None:
             f'--cfg-options data_root=... (set in every data loader and evaluator)'
         )
     for key, name in folders.items():
-        if name and not (folder := Path(root, name)).is_dir():
+        if name and not reads_elsewhere(dataset) and not (folder := Path(root, name)).is_dir():
             hint = host.folder_hint(dataset, key)
             raise UserError(f'{where}: the folder {folder} ({key}) does not exist{hint}')
     host.check_prefix(dataset, where)

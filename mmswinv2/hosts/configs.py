@@ -138,6 +138,17 @@ def steps_in(pipeline: Any) -> list[Any]:
     return [step for steps in step_lists(pipeline) for step in steps]
 
 
+def reads_elsewhere(dataset: Any) -> bool:
+    """Whether a data set, given by its config or not, reads files of another place than this disk.
+
+    mmengine's ``backend_args`` of it or of a step of its pipeline names the place, such as an LMDB.
+    """
+    if isinstance(dataset, Mapping):
+        return any(node.get('backend_args') for _, node in dicts_in(dataset))
+    parts = (dataset, *steps_in(getattr(dataset, 'pipeline', None)))
+    return any(getattr(part, 'backend_args', None) for part in parts)
+
+
 def loads_as_stored(pipeline: Sequence[Any]) -> bool:
     """Whether a pipeline, or its config, ignores EXIF orientation, by which mmcv rotates images."""
     for step in pipeline:

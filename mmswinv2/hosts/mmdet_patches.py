@@ -38,6 +38,23 @@ def draw_semantic_maps() -> None:
         return draw(self, image, sem_seg, classes, palette)
 
 
+@patch('mmdet', '>=3')
+def draw_readable_names() -> None:
+    """Names of classes are drawn large enough to read, at small boxes and in large photos."""
+    from mmdet.visualization import DetLocalVisualizer, local_visualizer
+
+    @replace(local_visualizer, '_get_adaptive_scales')
+    def scales_of(_: Any, areas: Any, min_area: int = 800, max_area: int = 30000) -> Any:
+        share = (np.asarray(areas) - min_area) / (max_area - min_area)  # mmdet rounds it down
+        return np.clip(0.5 + share / 2, 0.5, 1.0)
+
+    @replace(DetLocalVisualizer, 'draw_texts')
+    def draw(original: Any, self: Any, *args: Any, **options: Any) -> Any:
+        if isinstance(points := options.get('font_sizes'), int):
+            options['font_sizes'] = points * max(1, max(self.width, self.height) / 1000)
+        return original(self, *args, **options)
+
+
 @functools.cache
 def _takes_colors(ending: str) -> bool:
     """Whether OpenCV, by its version and settings, writes colors to files of an ending."""

@@ -18,7 +18,7 @@ from mmengine import fileio
 from ..errors import UserError
 from ..files import IMAGES, refuse_shared
 from ..log import warn
-from .configs import as_list, step_lists, steps_in
+from .configs import as_list, reads_elsewhere, step_lists, steps_in
 from .label_maps import NOT_LABELLED, check_file, check_map_size, check_shape
 from .mmcv import name_file
 
@@ -122,7 +122,7 @@ def require_seg_maps(dataset: Any, where: str) -> None:
     """Raise `UserError` if images of a data set of mmseg have no label map."""
     infos = (dataset.get_data_info(i) for i in range(len(dataset)))
     paths = [info['seg_map_path'] for info in infos if 'seg_map_path' in info]
-    if dataset.backend_args or (paths and '://' in paths[0]):
+    if reads_elsewhere(dataset) or (paths and '://' in paths[0]):
         return  # not on this disk
     if missing := [path for path in paths if not Path(path).exists()]:
         raise UserError(

@@ -441,6 +441,15 @@ def masks_in_padding():
     _do_paste_mask(torch.ones(1, 1, 4, 4), torch.tensor([[40.0, 0, 50, 9]]), 20, 20)
 
 
+@probe(
+    'Names of classes are drawn large enough to read, at small boxes and in large photos', 'mmdet'
+)
+def names_of_six_points():
+    from mmdet.visualization import local_visualizer
+
+    return local_visualizer._get_adaptive_scales(np.array([29000.0]))[0] == 0.5
+
+
 @probe('Detectors predict on images that no step of the pipeline has resized', 'mmdet')
 def unresized():
     from mmdet.datasets.transforms import PackDetInputs

@@ -1,13 +1,17 @@
 """Annotations, proposals and volumes in files that could run code, read through the hosts."""
 
+import json
 import pickle
+from typing import ClassVar
 
+import cv2
 import mmengine
 import numpy as np
 import pytest
 import torch
 from mmengine import Config, fileio
 from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS
 from mmengine.structures import InstanceData
 
 from mmswinv2 import hosts  # applies the patches of mmengine
@@ -178,3 +182,50 @@ def test_lists_of_images_that_would_be_misread(content, words, tmp_path):
 @pytest.mark.parametrize('content', [b'a b.png 0\r\nb.png  -1 ', b'a.png 1\n'])
 def test_lists_of_images_that_are_read(content, tmp_path):
     hosts.check_data(of_list(tmp_path, content), ('train',))
+
+
+class Store(fileio.BaseStorageBackend):
+    """Files in memory, as an LMDB has them in one file: by their names."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+
+    def get(self, filepath):
+        return self.files[str(filepath)]
+
+    def get_text(self, filepath, encoding='utf-8'):
+        raise NotImplementedError
+
+
+def png(image):
+    return cv2.imencode('.png', image)[1].tobytes()
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
+def test_images_that_are_not_on_this_disk(scope, tmp_path, monkeypatch):
+    """The list of them is, and the step that loads them names their place."""
+    monkeypatch.setitem(fileio.backends.registry_utils.backends, 'store', Store)
+    image, labels = np.ones((20, 30, 3), np.uint8), np.eye(20, 30, dtype=np.uint8)
+    files = {'img/a.png': png(image), 'map/a.png': png(labels)}
+    monkeypatch.setattr(Store, 'files', files)
+    place = dict(backend_args=dict(backend='store'))
+    load = dict(type='LoadImageFromFile', **place)
+    dataset = dict(pipeline=[load], metainfo=dict(classes=('a', 'b')))
+    if scope == 'mmdet':
+        image = dict(id=1, file_name='a.png', height=20, width=30)
+        box = dict(id=1, image_id=1, category_id=1, bbox=[1, 2, 3, 4], area=12, iscrowd=0)
+        categories = [dict(id=1, name='a'), dict(id=2, name='b')]
+        content = dict(images=[image], annotations=[box], categories=categories)
+        (tmp_path / 'list.json').write_text(json.dumps(content))
+        dataset |= dict(type='CocoDataset', ann_file=f'{tmp_path}/list.json')
+        dataset |= dict(data_prefix=dict(img='img/'))
+    else:
+        (tmp_path / 'list.txt').write_text('a\n')
+        dataset['pipeline'].append(dict(type='LoadAnnotations', **place))
+        dataset |= dict(type='BaseSegDataset', ann_file=f'{tmp_path}/list.txt', img_suffix='.png')
+        dataset |= dict(data_prefix=dict(img_path='img', seg_map_path='map'))
+    cfg = Config(dict(default_scope=scope, train_dataloader=dict(dataset=dataset)))
+    hosts.check_data(cfg, ('train',))
+    hosts.use_registries(cfg)
+    built = DATASETS.build(cfg.train_dataloader.dataset)
+    hosts.check_dataset(built, 'train_dataloader')
+    assert built[0]['img'].shape == (20, 30, 3)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.structures import InstanceData
 from PIL import Image
 
 from mmswinv2 import hosts
@@ -764,3 +765,19 @@ def test_panoptic_heads_have_the_things_and_stuff_of_the_data(things, stuff, whe
     model.semantic_head = PanopticFPNHead(things, stuff, in_channels=32, loss_seg=loss)
     with nullcontext() if words is None else pytest.raises(UserError, match=words):
         check_heads(model, list('abcde'), list('ab'), where)
+
+
+@pytest.mark.parametrize(
+    ('size', 'box', 'points'), [((300, 400), 20, 6), ((300, 400), 100, 8), ((3000, 4000), 900, 52)]
+)
+def test_names_are_large_enough_to_read(size, box, points):
+    """Of 13 points at 30,000 pixels, half at 800; four times that in a photo of 4000 pixels."""
+    from mmdet.visualization import DetLocalVisualizer
+
+    visualizer = DetLocalVisualizer()
+    found = InstanceData(
+        bboxes=torch.tensor([[5.0, 5, 5 + box, 5 + box]]), labels=torch.tensor([0])
+    )
+    visualizer._draw_instances(np.zeros((*size, 3), np.uint8), found, ['a'], [(9, 9, 9)])
+    (name,) = visualizer.ax.texts
+    assert name.get_fontsize() == points
