@@ -307,9 +307,8 @@ def _refused(error: BaseException) -> str | None:
     frames, source = raised(error)
     frame = frames[-1]
     place = str(frame.f_globals.get('__name__'))
-    lacks = place == 'mmengine.registry.build_functions' and re.search(
-        r'\(\) missing \d+ required .*argument', str(error)
-    )
+    builds = place.startswith(('mmengine.registry.build_functions', 'mmengine.optim.scheduler.'))
+    lacks = builds and re.search(r'\(\) missing \d+ required .*argument', str(error))
     if place.startswith(__package__) or not (lacks or source.startswith(('raise ', 'assert '))):
         return None
     if error.args == (None,):  # mmdet's assertion of finite losses

@@ -477,6 +477,10 @@ REFUSED = [
         ('HOOKS', dict(type='EarlyStoppingHook')),
         r"the config: EarlyStoppingHook.*missing 1 required positional argument: 'monitor'; mend",
     ),
+    (  # by the class that it derives from
+        ('PARAM_SCHEDULERS', dict(type='StepLR', optimizer=torch.optim.SGD(WEIGHTS, lr=1.0))),
+        r"StepLR: .*missing 1 required positional argument: 'step_size'; mend",
+    ),
 ]
 
 

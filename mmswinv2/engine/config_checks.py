@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
+from torch import nn
 
 from .. import hosts
 from ..checks import is_count, is_number
@@ -86,7 +87,7 @@ _GROUPS = (  # settings (* matches anything): description and check of their val
     (('*.score_thr', '*.mask_thr_binary', '*.max_per_img', '*.nms_pre'), _NO_TEXT),
     (('train_cfg.val_begin', 'default_hooks.checkpoint.save_begin', '*.num_classes'), _whole(0)),
     (('optim_wrapper.optimizer.lr', 'optim_wrapper.optimizer.weight_decay'), _NOT_NEGATIVE),
-    (('optim_wrapper.optimizer.momentum',), _NOT_NEGATIVE),
+    (('optim_wrapper.optimizer.momentum', '*.lr_mult', '*.decay_mult'), _NOT_NEGATIVE),
     (('optim_wrapper.clip_grad.max_norm', 'optim_wrapper.clip_grad.clip_value'), _BOUND),
 )
 _RULES = {
@@ -106,8 +107,10 @@ _RULES = {
         _are_intervals,
     ),
     'optim_wrapper.optimizer.betas': (
-        'a list of numbers from 0 to below 1',
-        lambda value: _is_list(value, lambda beta: is_number(beta) and 0 <= beta < 1),
+        'a list of at least two numbers from 0 to below 1',
+        lambda value: (
+            _is_list(value, lambda beta: is_number(beta) and 0 <= beta < 1) and len(value) > 1
+        ),
     ),
     'default_hooks.checkpoint.interval': _whole(-1),
     'default_hooks.checkpoint.max_keep_ckpts': _count(-1),
@@ -190,7 +193,12 @@ def _check_schedulers(cfg: Config) -> None:
 
 
 def _check_lengths(scheduler: Mapping[str, Any], place: str) -> None:
-    """Raise `UserError` if a length of the scheduler at `place` is no number."""
+    """Raise `UserError` if a length of the scheduler at `place` is no number, or it starts at 0."""
+    if scheduler.get('start_factor') == 0 and hosts.type_name(scheduler).startswith('Linear'):
+        raise UserError(
+            f'{place} in the config: start_factor=0 of {hosts.type_name(scheduler)} must be above '
+            '0, such as 1e-6: each step multiplies the value before it'
+        )
     for key in filter(scheduler.__contains__, (*LENGTHS, *LISTS_OF_LENGTHS)):
         value, rule = scheduler[key], 'a number from 0'
         good = is_number(value) and value >= 0
@@ -336,6 +344,18 @@ def check_paramwise(cfg: Config) -> None:
                 f'it out, or set {place}.constructor, for layer_decay_rate to '
                 "'mmswinv2.SwinLayerDecayOptimWrapperConstructor'"
             )
+
+
+def check_parts(cfg: Config, model: nn.Module) -> None:
+    """Raise `UserError` if a setting of a training names a part that the model has not."""
+    known = dict(model.named_modules())
+    for setting in ('activation_checkpointing', 'efficient_conv_bn_eval'):
+        for name in hosts.as_list(cfg.get(setting) or ()):
+            if name not in known:
+                raise UserError(
+                    f'{setting} in the config: {type(model).__name__} has no part '
+                    f'{name!r}{nearest(name, known)}'
+                )
 
 
 def _check_scores(cfg: Config) -> None:

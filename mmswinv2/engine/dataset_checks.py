@@ -118,7 +118,8 @@ class CheckDatasetHook(Hook):
         """Raise `UserError` for a ``save_best`` or ``monitor`` that is not among the scores."""
         best = [(hook, getattr(hook, 'key_indicators', ())) for hook in runner.hooks]
         used = [(hook, 'save_best', name) for hook, names in best for name in names]
-        used += [(s, 'monitor', s.monitor) for s in all_schedulers(runner) if hasattr(s, 'monitor')]
+        parts = (*all_schedulers(runner), *runner.hooks)  # EarlyStoppingHook would never stop
+        used += [(part, 'monitor', part.monitor) for part in parts if hasattr(part, 'monitor')]
         for owner, setting, name in used:
             if metrics and name not in (*metrics, 'auto'):
                 raise UserError(

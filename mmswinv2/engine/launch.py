@@ -30,6 +30,7 @@ from .config_checks import (
     check_groups,
     check_optimizers,
     check_paramwise,
+    check_parts,
     check_units,
 )
 from .config_names import warn_of_unmatched
@@ -111,6 +112,7 @@ def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
     if 'train' in kinds:
         check_shared(cfg)
         if isinstance(runner.model, nn.Module):  # else a strategy builds it
+            check_parts(cfg, unwrap_model(runner.model))
             warn_of_unmatched(cfg, runner.model)
         _scale_rates(runner, cfg)
         follow_config(runner)

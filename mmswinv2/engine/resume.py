@@ -308,11 +308,19 @@ def _check_states(name: str, configured: list[dict], state: dict) -> None:
 
 
 def check_shapes(model: torch.nn.Module, state: Mapping[str, Any]) -> None:
-    """Raise `UserError` if weights to resume from have other shapes than those of the model.
+    """Raise `UserError` if weights to resume from have other names or shapes than the model's.
 
-    ``load_from`` can leave out a head of another size; a resumed optimizer state must fit.
+    ``load_from`` can leave out a head of another kind; a resumed optimizer state must fit.
     """
-    for key, parameter in model.named_parameters():
+    parameters = dict(model.named_parameters())
+    lacking = [key for key, p in parameters.items() if p.requires_grad and key not in state]
+    if lacking and parameters.keys() & state.keys():  # else all have a prefix, or none is here
+        raise UserError(
+            f'--resume: the checkpoint lacks {len(lacking)} of the trained weights of the model, '
+            f'such as {lacking[0]}; set the config as it was, or start from the weights alone with '
+            'load_from'
+        )
+    for key, parameter in parameters.items():
         shapes = [tuple(getattr(x, 'shape', ())) for x in (state.get(key, parameter), parameter)]
         if shapes[0] != shapes[1]:
             raise UserError(

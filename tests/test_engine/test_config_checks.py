@@ -7,12 +7,14 @@ from contextlib import nullcontext
 import pytest
 from mmengine.config import Config
 from mmengine.optim import DefaultOptimWrapperConstructor
+from torch import nn
 from torch.optim import Adam
 
 from mmswinv2.engine.config_checks import (
     check_groups,
     check_optimizers,
     check_paramwise,
+    check_parts,
     check_units,
     check_values,
 )
@@ -133,8 +135,9 @@ VALUES = [
     ('default_hooks.checkpoint.max_keep_ckpts', 2.0), ('default_hooks.checkpoint.out_dir', 5),
     ('log_processor.window_size', 'x'), ('train_cfg.dynamic_intervals', [10]),
     ('train_cfg.dynamic_intervals', [(1, 0)]), ('train_cfg.dynamic_intervals', [(1, 'a')]),
-    ('train_cfg.dynamic_intervals', [(2, 1), (1, 2)]),
     ('model.test_cfg.rcnn.score_thr', 'a'), ('model.test_cfg.rpn.nms_pre', 'all'),
+    ('train_cfg.dynamic_intervals', [(2, 1), (1, 2)]), ('optim_wrapper.optimizer.betas', [0.9]),
+    ('optim_wrapper.paramwise_cfg.custom_keys.neck.lr_mult', 'a'),
 ]  # fmt: skip
 
 
@@ -160,6 +163,7 @@ def test_settings_that_runners_need():
     ('scheduler', 'words'),
     [
         (dict(begin=0), r"{'begin': 0} has no type"),
+        (dict(type='LinearLR', start_factor=0), 'start_factor=0 of LinearLR must be above 0'),
         (dict(type='LinearLR', end='x'), "end='x' of LinearLR must be a number from 0"),
         (dict(type='CosineAnnealingLR', T_max=-3), 'T_max=-3 of CosineAnnealingLR must be a'),
         (dict(type='LinearLR', end=None), 'end=None of LinearLR must be a number from 0'),
@@ -185,6 +189,15 @@ def test_schedulers(scheduler, words):
         UserError, match=r"param_scheduler.generator in the config: 'x' has no type"
     ):
         check_values(Config(dict(param_scheduler=dict(generator='x'))))
+
+
+@pytest.mark.parametrize('setting', ['activation_checkpointing', 'efficient_conv_bn_eval'])
+def test_parts_that_the_model_has_not(setting):
+    model = nn.ModuleDict({'backbone': nn.Sequential(nn.Linear(1, 1))})
+    check_parts(Config({setting: ['backbone.0', 'backbone']}), model)
+    for value in ('backbon', ['backbone', 'backbon']):
+        with pytest.raises(UserError, match=f"{setting} .* no part 'backbon' .close to it: backb"):
+            check_parts(Config({setting: value}), model)
 
 
 OURS = 'mmswinv2.SwinLayerDecayOptimWrapperConstructor'

@@ -9,7 +9,7 @@ import torch
 from mmdet.datasets import MultiImageMixDataset
 from mmdet.engine.hooks import PipelineSwitchHook, YOLOXModeSwitchHook
 from mmengine.dataset import BaseDataset, RepeatDataset, pseudo_collate
-from mmengine.hooks import CheckpointHook, LoggerHook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, LoggerHook
 from mmengine.optim import ReduceOnPlateauLR
 from mmengine.runner import Runner
 from torch import nn
@@ -75,6 +75,9 @@ def test_a_best_score_that_no_metric_gives():
     CheckDatasetHook().after_val_epoch(runner, {})
     with pytest.raises(UserError, match=r"save_best='a/accuracy' of CheckpointHook .*: b, c"):
         CheckDatasetHook().after_val_epoch(runner, {'b': 1.0, 'c': 0.5})
+    runner.hooks = [EarlyStoppingHook('a/accuracy')]
+    with pytest.raises(UserError, match=r"monitor='a/accuracy' of EarlyStoppingHook .*: b"):
+        CheckDatasetHook().after_val_epoch(runner, {'b': 1.0})
 
 
 @pytest.mark.parametrize('several', [False, True])

@@ -302,6 +302,19 @@ def test_two_sources_of_weights_are_refused_before_either_is_loaded(tmp_path, mo
         runner.train()
 
 
+def test_weights_that_a_checkpoint_lacks(whole):
+    """As if the norms of a head were of another kind, which have as many weights of other names."""
+    run, other = whole
+    train(run, 2, None)
+    checkpoint = read_checkpoint(run / 'iter_2.pth')
+    checkpoint['state_dict'] = {
+        key.replace('bias', 'other'): value for key, value in checkpoint['state_dict'].items()
+    }
+    torch.save(checkpoint, run / 'renamed.pth')
+    with pytest.raises(UserError, match='the checkpoint lacks 1 of the trained .* such as fc.bias'):
+        train(other, 4, None, resume=run / 'renamed.pth')
+
+
 def test_states_of_another_optimizer(whole):
     run, _ = whole
     train(run, 6, [WARM])
