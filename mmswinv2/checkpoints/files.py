@@ -70,7 +70,7 @@ _FORMS: Forms = {
     'meta': (_is_a(Mapping), 'a dict'),
     'meta.dataset_meta': (_is_a(Mapping, list, tuple), 'a dict, or several'),
     'meta.dataset_meta.classes': (_is_a(list, tuple), 'a list of names'),
-    'meta.dataset_meta.palette': (_are_rows, 'a list of colours (R, G, B)'),
+    'meta.dataset_meta.palette': (_are_rows, 'a list of colors (R, G, B)'),
     'meta.pretrained_window_sizes': (are_windows, 'a dict of stages and their windows'),
 }
 

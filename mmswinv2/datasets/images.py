@@ -70,7 +70,7 @@ def _tiff(content: bytes) -> Header:
         if not int(np.max(tags.get(254, 0))) & 0b101:  # neither a smaller copy nor a mask
             layout += ' pages'
             break
-    kinds, colours = _KINDS.get(kind, 'complex'), _PHOTOMETRIC.get(colour, 'other colours')
+    kinds, colours = _KINDS.get(kind, 'complex'), _PHOTOMETRIC.get(colour, 'other colors')
     return Header('TIFF', bits, kinds, channels, colours, layout.strip())
 
 

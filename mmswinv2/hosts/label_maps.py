@@ -94,7 +94,7 @@ def check_file(path: str, content: bytes, backend: str) -> tuple[int, int]:
         if not np.array_equal(loaded.squeeze(), labels.squeeze()):
             raise UserError(
                 f'the label map {path} has other labels, or none, for imdecode_backend={backend!r} '
-                'of LoadAnnotations, which may make colours of a palette; leave that setting out'
+                'of LoadAnnotations, which may make colors of a palette; leave that setting out'
             )
     height, width = labels.shape
     return height, width

@@ -145,7 +145,7 @@ def register_deepspeed_optimizers() -> None:
 
 @patch('mmengine', '>=0.7')
 def normalize_any_channels() -> None:
-    """Images of any number of channels can be normalised by channel.
+    """Images of any number of channels can be normalized by channel.
 
     mmengine accepts mean and std of 1 or 3 channels only, and keeps 3 when it swaps R and B.
     """
@@ -194,7 +194,7 @@ def _channels(data: dict[str, Any]) -> set[int]:
 
 @patch('mmengine', '>=0.7')
 def draw_three_channels() -> None:
-    """Images of any number of channels can be drawn on, as their first three or as grey.
+    """Images of any number of channels can be drawn on, as their first three or as gray.
 
     The visualizers of the hosts override `add_datasample`, so each instance gets its own wrapper.
     """

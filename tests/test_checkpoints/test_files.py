@@ -202,8 +202,8 @@ def test_compressed_members_are_refused(save, tmp_path):
         (dict(meta=dict(dataset_meta='classes')), 'meta.dataset_meta must be a dict, or several'),
         (dict(meta=dict(dataset_meta=dict(classes=5))), 'classes must be a list of names, got 5'),
         (dict(meta=dict(dataset_meta=dict(classes='ab'))), 'must be a list of names'),
-        (dict(meta=dict(dataset_meta=dict(palette=[[1]]))), 'must be a list of colours'),
-        (dict(meta=dict(dataset_meta=dict(palette=5))), 'must be a list of colours'),
+        (dict(meta=dict(dataset_meta=dict(palette=[[1]]))), 'must be a list of colors'),
+        (dict(meta=dict(dataset_meta=dict(palette=5))), 'must be a list of colors'),
         (
             dict(meta=dict(pretrained_window_sizes=[8])),
             'must be a dict of stages and their windows',

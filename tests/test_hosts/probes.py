@@ -191,14 +191,14 @@ def steps_out_of_order():
         return 'LoadImageFromFile' not in str(error)
 
 
-@probe('Images of any number of channels can be normalised by channel', 'mmengine')
+@probe('Images of any number of channels can be normalized by channel', 'mmengine')
 def four_channels():
     from mmengine.model import ImgDataPreprocessor
 
     ImgDataPreprocessor([0, 0, 0, 0], [1, 1, 1, 1])
 
 
-@probe('Images of any number of channels can be drawn on, as their first three or as grey', 'mmseg')
+@probe('Images of any number of channels can be drawn on, as their first three or as gray', 'mmseg')
 def draw_four_channels():
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
