@@ -20,7 +20,7 @@ from .findings import Box, Example, Findings, Matrix, Table, mismatch, outline, 
 FOREGROUND, BACKGROUND = 0.5, 0.1
 KINDS = {  # kind of error: what it means
     'class': 'the place is right, the class is not',
-    'localisation': f'the class is right, the place is not (IoU {BACKGROUND} to {FOREGROUND})',
+    'localization': f'the class is right, the place is not (IoU {BACKGROUND} to {FOREGROUND})',
     'both': 'neither is right, and it touches an object',
     'duplicate': 'the object has a better box already',
     'background': 'there is no object',
@@ -258,7 +258,7 @@ def _error_kinds(image: _Image) -> tuple[list[str], set[int], list[int]]:
         elif not len(overlaps) or overlaps.max() < BACKGROUND:
             kind = 'background'
         elif BACKGROUND <= own.max() < FOREGROUND:
-            kind, target = 'localisation', int(own.argmax())
+            kind, target = 'localization', int(own.argmax())
         elif other.max() >= FOREGROUND:
             kind, target = 'class', int(other.argmax())
         elif own.max() >= FOREGROUND:
@@ -286,7 +286,7 @@ def _error_table(truth: Any, images: Sequence[_Image], score: float) -> Table:
             for others in (boxes for error, boxes in corrected.items() if error != kind):
                 others.append(plain)
             if target >= 0:  # other wrong boxes are dropped, such as duplicates
-                key = 'bbox' if kind == 'localisation' else 'category_id'
+                key = 'bbox' if kind == 'localization' else 'category_id'
                 corrected[kind].append({**plain, key: image.truth[target][key]})
     without = [a for a in truth.dataset['annotations'] if a['id'] not in never_found]
     all_found = _coco({**truth.dataset, 'annotations': without})

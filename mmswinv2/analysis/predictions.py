@@ -43,6 +43,11 @@ def examine(cfg: Any, path: Path, score: float, max_examples: int) -> Findings:
     samples = [] if maps else read_pickle(path)
     if not maps and not (isinstance(samples, list) and samples):
         raise mismatch(path, 'they are no list of samples, or an empty one')
+    if samples and 'pred_panoptic_seg' in samples[0]:
+        raise UserError(
+            f'{path} holds panoptic predictions, of which a report shows nothing; it tells the '
+            'scores of the validation without --predict and --predictions'
+        )
     hosts.check_data(cfg, ('test',))
     hosts.use_registries(cfg)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints

@@ -301,7 +301,7 @@ def _check_numbers(path: Path, key: str, own: Tensor, given: Tensor) -> None:
     if own.is_floating_point() and not (given.is_floating_point() and given.itemsize > 1):
         raise CheckpointError(
             f'{path}: {key} has numbers of {given.dtype}, where floating point of 16 bits or more '
-            'belongs; a file of quantised weights has to be written anew from the original ones'
+            'belongs; a file of quantized weights has to be written anew from the original ones'
         )
     if not own.is_floating_point():
         return

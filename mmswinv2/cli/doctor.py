@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -18,7 +19,7 @@ from .installation import (
     is_development,
 )
 
-_COLORS = {OK: 'green', NOTE: 'yellow', ABSENT: 'dim', BROKEN: 'bold red'}
+_COLORS = {OK: '32', NOTE: '33', ABSENT: '2', BROKEN: '1;31'}  # as terminals number them
 
 
 def examine(development: bool | None = None) -> Iterator[Finding]:
@@ -44,28 +45,23 @@ def examine(development: bool | None = None) -> Iterator[Finding]:
 
 def report(findings: Iterator[Finding]) -> bool:
     """Print findings as they come, colored on a terminal; returns whether nothing is broken."""
-    from rich.console import Console
-    from rich.text import Text
-
-    class OurConsole(Console):
-        def on_broken_pipe(self) -> None:  # rich would end the program with the status 1
-            raise BrokenPipeError
-
-    console = OurConsole(highlight=False, soft_wrap=True)
     broken = 0
     for finding in findings:
         broken += finding.state == BROKEN
-        console.print(
-            Text.assemble(
-                (f'{finding.state:<8}', _COLORS[finding.state]),
-                f'{finding.name:<20}{finding.text}',
-            )
-        )
+        state = _painted(f'{finding.state:<8}', _COLORS[finding.state])
+        print(f'{state}{finding.name:<20}{finding.text}', flush=True)
         if finding.remedy:
-            console.print(Text(f'{"":8}mend it: {finding.remedy}', 'cyan'))
+            print(_painted(f'{"":8}mend it: {finding.remedy}', '36'))
     words = f'{broken} broken: see above how to mend it' if broken else 'everything needed works'
-    console.print(Text(words, 'bold red' if broken else 'green'))
+    print(_painted(words, _COLORS[BROKEN if broken else OK]))
     return not broken
+
+
+def _painted(text: str, color: str) -> str:
+    """A text in a color, plain outside a terminal; rich may be what is missing here."""
+    if os.environ.get('NO_COLOR') or os.environ.get('TERM') == 'dumb' or not sys.stdout.isatty():
+        return text
+    return f'\033[{color}m{text}\033[0m'
 
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:

@@ -2,7 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from logging import StreamHandler
 
 from ..errors import UserError
 from ..options import ArgumentParser, add_model_options
@@ -32,6 +34,23 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@contextmanager
+def _log_on_stderr() -> Iterator[None]:
+    """Let mmengine's log go to standard error, as standard output is for results."""
+    from mmengine.logging import MMLogger
+
+    logger = MMLogger.get_current_instance()
+    handlers = [handler for handler in logger.handlers if type(handler) is StreamHandler]
+    before = [handler.stream for handler in handlers]
+    try:
+        for handler in handlers:
+            handler.setStream(sys.stderr)
+        yield
+    finally:
+        for handler, stream in zip(handlers, before, strict=True):
+            handler.setStream(stream)
+
+
 def main(arguments: Sequence[str]) -> None:
     """The command ``mmswinv2 predict``."""
     args = parse_args(arguments)
@@ -39,9 +58,10 @@ def main(arguments: Sequence[str]) -> None:
 
     args.inputs = dict.fromkeys(args.inputs)  # patterns of a shell may overlap
     number = left_out = 0
-    for result in iterate(**vars(args)):
-        number += result is not None
-        left_out += result is None
+    with _log_on_stderr():
+        for result in iterate(**vars(args)):
+            number += result is not None
+            left_out += result is None
     print(f'{number} predictions are in {args.out_dir}', file=sys.stderr)
     if left_out:
         raise UserError(f'{left_out} of the inputs could not be used, see the warnings above')

@@ -75,7 +75,7 @@ _RULES = (
         'have a box that reaches beyond its image',
         lambda a: (a.end > a.size + 1).any(1),
         'warn',
-        '{form}, neither [x1, y1, x2, y2] nor [centre, width, height]',
+        '{form}, neither [x1, y1, x2, y2] nor [center, width, height]',
     ),
     Rule(
         'are crowds (iscrowd=1), which are ignored in training and in scores',

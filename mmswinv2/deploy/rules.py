@@ -67,7 +67,7 @@ def about(graph: Graph, cfg: Any, meta: dict[str, Any]) -> dict[str, Any]:
         elif name not in _LOADING:
             raise UserError(
                 f'{name} of the test pipeline is not written into the file, and whoever runs it '
-                "would leave it out; normalise and pad by the model's data_preprocessor, and bring "
+                "would leave it out; normalize and pad by the model's data_preprocessor, and bring "
                 f'pictures to size by {", ".join(_SIZES)}'
             )
     return dict(

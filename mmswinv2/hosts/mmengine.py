@@ -146,7 +146,7 @@ def register_deepspeed_optimizers() -> None:
 
 @patch('mmengine', '>=0.7')
 def normalize_any_channels() -> None:
-    """Images of any number of channels can be normalised by channel.
+    """Images of any number of channels can be normalized by channel.
 
     mmengine accepts mean and std of 1 or 3 channels only, and keeps 3 when it swaps R and B.
     """

@@ -260,7 +260,7 @@ def check_ignored(part: Any, name: str, dataset: Any, where: str) -> None:
     if own is not None and given not in (own, NOT_LABELLED):
         raise UserError(
             f'the data set of {where} has ignore_index={given}, and {name} {own}: it would take '
-            f'pixels that are not labelled for a class; set ignore_index={given} there too'
+            f'pixels that are not labeled for a class; set ignore_index={given} there too'
         )
 
 

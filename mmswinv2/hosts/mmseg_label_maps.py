@@ -76,7 +76,7 @@ class SegMapGuard:
         if self.ignores and self.num_classes <= NOT_LABELLED and (labels == NOT_LABELLED).any():
             both = '' if self.ignore_index == NOT_LABELLED else ', and that of the data set too'
             raise UserError(
-                f'the label map {path} has pixels that are not labelled ({NOT_LABELLED}), and '
+                f'the label map {path} has pixels that are not labeled ({NOT_LABELLED}), and '
                 f'{self.ignores}; set its ignore_index={NOT_LABELLED}{both}'
             )
         none = (NOT_LABELLED, self.ignore_index)
@@ -87,11 +87,11 @@ class SegMapGuard:
         last = len(results.get('label_map') or range(self.num_classes)) - 1
         if results.get('reduce_zero_label'):
             label = f'{bad[0] + 1}, which reduce_zero_label makes class {bad[0]}'
-            way = f'labels in the file must be 1 to {last + 1}, or 0 where nothing is labelled'
+            way = f'labels in the file must be 1 to {last + 1}, or 0 where nothing is labeled'
         else:
             label = str(bad[0])
             way = (
-                f'labels must be 0 to {last}, or {self.ignore_index} where nothing is labelled; if '
+                f'labels must be 0 to {last}, or {self.ignore_index} where nothing is labeled; if '
                 'they count from 1, as those of ADE20K do, set reduce_zero_label=True in the data '
                 'set'
             )
@@ -215,16 +215,16 @@ def warn_of_absent_classes(
         return
     if dataset.reduce_zero_label:
         first = (dataset.METAINFO.get('classes') or classes)[0]  # `classes` may be some of these
-        why = f'reduce_zero_label=True takes 0 in a file for not labelled, and 1 for {first}'
+        why = f'reduce_zero_label=True takes 0 in a file for not labeled, and 1 for {first}'
     elif pixels[NOT_LABELLED]:
-        why = '255 counts as not labelled; in masks of 0 and 255, write the class in place of 255'
+        why = '255 counts as not labeled; in masks of 0 and 255, write the class in place of 255'
     else:
         why = 'look at the values of the maps, and at the order of the classes'
     found = ', '.join(f'{classes[i]} {pixels[i]}' for i in (range(len(classes)) if few else seen))
     warn(
         f'{where}: {len(classes) - len(seen)} of {len(classes)} classes occur in none of the '
         f'{looked_at} label maps looked at, of {len(order)} (pixels: {found or "none"}; not '
-        f'labelled {pixels.total() - sum(pixels[i] for i in seen)}); {why}'
+        f'labeled {pixels.total() - sum(pixels[i] for i in seen)}); {why}'
     )
 
 

@@ -275,12 +275,12 @@ def _set_statistics(cfg: Any, notes: Notes) -> None:
         notes.set(node, path, why, mean=_MEAN, std=_STD, bgr_to_rgb=True)
     if others:
         notes.judge.append(
-            f'{", ".join(others)}: albumentations normalises there; {why.removeprefix("the ")}: '
+            f'{", ".join(others)}: albumentations normalizes there; {why.removeprefix("the ")}: '
             f'RGB, mean {_MEAN}, std {_STD} of values up to 255'
         )
     if not normalises and not preprocessors and not others:
         notes.judge.append(
-            f'nothing normalises the images: the weights expect RGB, mean {_MEAN}, std {_STD}'
+            f'nothing normalizes the images: the weights expect RGB, mean {_MEAN}, std {_STD}'
         )
 
 

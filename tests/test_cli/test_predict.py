@@ -456,8 +456,13 @@ def command(*args):
 
 
 def test_the_command(weights, photos, tmp_path, capsys):
-    main([str(ROOT / CONFIG), weights(CONFIG), str(photos / 'a.jpg'), '--out-dir', str(tmp_path)])
-    assert f'1 predictions are in {tmp_path}' in capsys.readouterr().err
+    (tmp_path / 'bad.jpg').write_text('no image')
+    files = [str(photos / 'a.jpg'), str(tmp_path / 'bad.jpg')]
+    with pytest.raises(UserError, match='1 of the inputs could not be used, see the warnings'):
+        main([str(ROOT / CONFIG), weights(CONFIG), *files, '--out-dir', str(tmp_path / 'out')])
+    told = capsys.readouterr()
+    assert f'1 predictions are in {tmp_path}/out' in told.err
+    assert 'left out: ' in told.err and 'left out: ' not in told.out  # which may be in a file
     listed = command()
     assert listed.returncode == 0 and 'predict     predict on images' in listed.stdout
     wrong = command('pedict')

@@ -166,7 +166,7 @@ def test_a_training_that_was_resumed(resumed, browser, tmp_path, capfd):
     assert 'train_cfg.max_iters 650 4' in text
     assert "model.backbone.arch 'tiny' 'nano'" in text
     # predictions
-    assert '4 pictures with ' in text and 'box AP50' in text and 'localisation' in text
+    assert '4 pictures with ' in text and 'box AP50' in text and 'localization' in text
     for width in (1200, 390):
         page = look(browser, out, width)
         assert page.locator('section').count() == 6 and page.locator('.example').count() == 4
@@ -322,7 +322,7 @@ BOX, MOVED, TOUCHING, AWAY = (
 )  # fmt: skip
 WRONG = {  # case: boxes of the first picture as (box, shift of the label, score), expected errors
     'class': ([(BOX, 1, 0.9)], {'class': 1}),
-    'localisation': ([(MOVED, 0, 0.9)], {'localisation': 1}),
+    'localization': ([(MOVED, 0, 0.9)], {'localization': 1}),
     'both': ([(TOUCHING, 1, 0.9)], {'both': 1, 'missed': 1}),
     'duplicate': ([(BOX, 0, 0.9), (BOX, 0, 0.8)], {'duplicate': 1}),
     'background': ([(BOX, 0, 0.9), (AWAY, 0, 0.8)], {'background': 1}),
@@ -362,7 +362,7 @@ def test_kinds_of_errors(truth, tmp_path, shapes, boxes, kinds):
     lost = {row[0]: row[2] for row in found.errors.rows}
     if kinds.keys() == {'class'}:  # of 4 classes, one lost its box, another has a false one
         assert lost['class'] == max(lost.values()) > 0.2
-    if kinds.keys() == {'localisation'} or (kinds.keys() == {'missed'} and not boxes):
+    if kinds.keys() == {'localization'} or (kinds.keys() == {'missed'} and not boxes):
         assert lost.pop(*kinds) == pytest.approx(0.25) and not any(lost.values())
     (example,) = found.examples
     assert Path(example.name).name == content['images'][0]['file_name']
@@ -413,8 +413,8 @@ def test_masks_of_the_worst_pictures(truth, shapes, browser, tmp_path):
 @pytest.mark.parametrize(
     ('boxes', 'kind', 'count'),
     [
-        ([(BOX, 0, 0.9), (MOVED, 0, 0.8)], 'localisation', 1),
-        ([(MOVED, 0, 0.9), (MOVED, 0, 0.8)], 'localisation', 2),
+        ([(BOX, 0, 0.9), (MOVED, 0, 0.8)], 'localization', 1),
+        ([(MOVED, 0, 0.9), (MOVED, 0, 0.8)], 'localization', 2),
         ([(BOX, 1, 0.9), (BOX, 2, 0.8)], 'class', 2),
     ],
 )
@@ -477,6 +477,16 @@ def test_predictions_of_another_data_set(shapes, truth, tmp_path, change, words)
     with pytest.raises(UserError, match=f'predictions of another data set .*{words}'):
         report(folder, predictions=path)
     assert not list(folder.glob('*.html'))
+
+
+def test_panoptic_predictions(shapes, tmp_path):
+    """Their annotations have no boxes of objects; the rest of the page is written without them."""
+    folder = work_dir(tmp_path / 'run', CONFIG, options=of_shapes(shapes))
+    path = dump([dict(img_id=1, pred_panoptic_seg=dict(sem_seg=[]))], tmp_path)
+    with pytest.raises(UserError, match='panoptic predictions, of which a report shows nothing'):
+        report(folder, predictions=path)
+    path.rename(folder / 'predictions.pkl')
+    assert 'are left out: ' in in_words(report(folder))
 
 
 # --- segmentors ----------------------------------------------------------------------------------

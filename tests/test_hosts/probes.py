@@ -191,7 +191,7 @@ def steps_out_of_order():
         return 'LoadImageFromFile' not in str(error)
 
 
-@probe('Images of any number of channels can be normalised by channel', 'mmengine')
+@probe('Images of any number of channels can be normalized by channel', 'mmengine')
 def four_channels():
     from mmengine.model import ImgDataPreprocessor
 

@@ -279,26 +279,26 @@ SURVEYS = {
     'good': ([MASK], BINARY, {}, None),
     'all 255': ([MASK * 0 + 255] * 3, BINARY, {},
                 '2 of 2 classes occur in none of the 3 label maps looked at, of 3 (pixels: ground '
-                '0, object 0; not labelled 288); 255 counts as not labelled'),
+                '0, object 0; not labeled 288); 255 counts as not labeled'),
     '0 and 255': ([MASK * 255], BINARY, {},
                   '1 of 2 classes occur in none of the 1 label maps looked at, of 1 (pixels: '
-                  'ground 32, object 0; not labelled 64); 255 counts as not labelled'),
+                  'ground 32, object 0; not labeled 64); 255 counts as not labeled'),
     'all 0, reduced': ([MASK * 0], BINARY, dict(reduce_zero_label=True),
-                       'object 0; not labelled 96); reduce_zero_label=True takes 0'),
+                       'object 0; not labeled 96); reduce_zero_label=True takes 0'),
     '0 and 1, reduced': ([MASK], BINARY, dict(reduce_zero_label=True),
-                         '(pixels: ground 64, object 0; not labelled 32); reduce_zero_label=True'),
-    'all ground': ([MASK * 0] * 2, BINARY, {}, 'object 0; not labelled 0); look at the values'),
+                         '(pixels: ground 64, object 0; not labeled 32); reduce_zero_label=True'),
+    'all ground': ([MASK * 0] * 2, BINARY, {}, 'object 0; not labeled 0); look at the values'),
     'an object in the last map': ([MASK * 0] * 30 + [MASK], BINARY, {}, None),
     'some classes of ADE20K': ([MASK], ('sky', 'wall'), dict(type='ADE20KDataset'),
-                               '(pixels: sky 0, wall 64; not labelled 32); reduce_zero_label=True '
-                               'takes 0 in a file for not labelled, and 1 for wall'),
+                               '(pixels: sky 0, wall 64; not labeled 32); reduce_zero_label=True '
+                               'takes 0 in a file for not labeled, and 1 for wall'),
     'another label for none': ([MASK * 200], BINARY, dict(ignore_index=200),
-                               'object 0; not labelled 64)'),
+                               'object 0; not labeled 64)'),
     'few of many classes': ([LABELS], MANY, {}, None),
     'one of many classes': ([LABELS * 0], MANY, {},
                             '149 of 150 classes occur in none of the 1 label maps looked at, of 1 '
-                            '(pixels: c0 96; not labelled 0)'),
-    'none of many classes': ([LABELS * 0 + 255], MANY, {}, '(pixels: none; not labelled 96); 255'),
+                            '(pixels: c0 96; not labeled 0)'),
+    'none of many classes': ([LABELS * 0 + 255], MANY, {}, '(pixels: none; not labeled 96); 255'),
     'one class': ([LABELS * 0], ('ground',), {}, None),
     'no names': ([LABELS], None, {}, None),
 }  # fmt: skip

@@ -772,6 +772,7 @@ def test_panoptic_heads_have_the_things_and_stuff_of_the_data(things, stuff, whe
 )
 def test_names_are_large_enough_to_read(size, box, points):
     """Of 13 points at 30,000 pixels, half at 800; four times that in a photo of 4000 pixels."""
+    hosts.of(dict(default_scope='mmdet')).apply()
     from mmdet.visualization import DetLocalVisualizer
 
     visualizer = DetLocalVisualizer()
@@ -779,5 +780,5 @@ def test_names_are_large_enough_to_read(size, box, points):
         bboxes=torch.tensor([[5.0, 5, 5 + box, 5 + box]]), labels=torch.tensor([0])
     )
     visualizer._draw_instances(np.zeros((*size, 3), np.uint8), found, ['a'], [(9, 9, 9)])
-    (name,) = visualizer.ax.texts
+    (name,) = visualizer.ax_save.texts
     assert name.get_fontsize() == points

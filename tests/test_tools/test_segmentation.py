@@ -188,9 +188,9 @@ def test_maps_without_a_label(tool, train, damaged, tmp_path):
         Image.fromarray(np.zeros_like(Image.open(path))).save(path)
     words = (
         'train_dataloader: 150 of 150 classes occur in none of the 3 label maps looked at, of 3 '
-        '(pixels: none; not labelled '
+        '(pixels: none; not labeled '
     )
-    why = '; reduce_zero_label=True takes 0 in a file for not labelled, and 1 for wall'
+    why = '; reduce_zero_label=True takes 0 in a file for not labeled, and 1 for wall'
     checked = tool('misc/check_seg_maps.py', ADE, '--cfg-options', f'data_root={damaged}')
     trained = train(tmp_path / 'w', iters=1, config=ADE, data_root=damaged)
     for run in (checked, trained):

@@ -651,7 +651,7 @@ def test_albumentations_keeps_its_own_scale(mean):
     new, notes = swap_backbone(cfg, Options(arch='nano', check=False))
     kept = new.train_dataloader.dataset.pipeline[-2].transforms[0]
     assert kept == step and new.model.data_preprocessor.mean == mean
-    (told,) = [text for text in notes.judge if 'albumentations normalises there' in text]
+    (told,) = [text for text in notes.judge if 'albumentations normalizes there' in text]
     assert told.startswith('train_') and 'transforms.0: ' in told
 
 

@@ -4,7 +4,7 @@
     coco_stuff_maps.py ANNOTATIONS MAPS [--stuff S]   draw the maps that MAPS lacks
 
 A map is a PNG of the image's size with one channel, named after the image. Its values are
-category id - 1, as in COCO-stuff: things 0-89, stuff 91-181, and 255 where nothing is labelled.
+category id - 1, as in COCO-stuff: things 0-89, stuff 91-181, and 255 where nothing is labeled.
 
 Drawing puts things (crowds too) over stuff and the smaller over the larger. The category `other` of
 COCO-stuff's stuff_*.json, which marks the things, becomes 255. The category ids of data of your own
