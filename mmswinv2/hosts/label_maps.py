@@ -68,6 +68,13 @@ def _is_map(file: Any, page: int) -> bool:
     return file.format != 'TIFF' or not file.tag_v2.get(_SUBFILE_TYPE, 0) & 0b101
 
 
+def check_form(path: str, file: Any, kind: str = 'label map') -> None:
+    """Raise `UserError` if decoders may give other values than those in an image of Pillow."""
+    for broken, words in _FILE_RULES:
+        if broken(file):
+            raise UserError(f'the {kind} {path} {words.format(file=file)}')
+
+
 def check_file(path: str, content: bytes, backend: str) -> tuple[int, int]:
     """Raise `UserError` if a host would silently read other labels than those in the file.
 
@@ -77,9 +84,7 @@ def check_file(path: str, content: bytes, backend: str) -> tuple[int, int]:
 
     file: Any
     with open_image(io.BytesIO(content)) as file:
-        for broken, words in _FILE_RULES:
-            if broken(file):
-                raise UserError(f'the label map {path} {words.format(file=file)}')
+        check_form(path, file)
         file.seek(0)
         signed = file.format == 'TIFF' and file.tag_v2.get(_SAMPLE_FORMAT) == (2,)
         exact = ('L', '1', 'P') if backend == 'pillow' else ('L',)

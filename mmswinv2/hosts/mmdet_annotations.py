@@ -1,6 +1,7 @@
 """Annotations of detection data sets: rules that they are held to when mmdet reads them."""
 
 import functools
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,8 @@ from ..errors import UserError
 from ..files import turn_backslashes
 from ..log import warn
 from .configs import steps_in
-from .label_maps import check_file, check_map_size, check_shape
-from .mmcv import name_file
+from .label_maps import check_file, check_form, check_map_size, check_shape
+from .mmcv import check_size, name_file, open_image
 from .patching import patch, replace
 
 _NUMBER = re.compile(r'\s*[+-]?\d+\s*')  # as mmdet reads it
@@ -27,7 +28,7 @@ def check_annotations() -> None:
     _check_coco()
     _check_lists()
     _check_xml()
-    _check_semantic_maps()
+    _check_maps()
 
 
 def _check_coco() -> None:
@@ -149,6 +150,8 @@ def _check_xml() -> None:
 
     @replace(XMLDataset, '_parse_instance_info')
     def parse_instance_info(original: Any, self: Any, tree: Any, *args: Any, **kw: Any) -> list:
+        for node in tree.findall('object/name'):  # files may be indented inside of it, too
+            node.text = (node.text or '').strip()
         names = {node.findtext('name') for node in tree.findall('object')}
         others = vars(self).setdefault('names_of_no_class', set())
         others |= names - {None} - set(self._metainfo['classes'])
@@ -158,8 +161,9 @@ def _check_xml() -> None:
         return original(self, tree, *args, **kw)
 
 
-def _check_semantic_maps() -> None:
-    from mmdet.datasets.transforms import LoadAnnotations
+def _check_maps() -> None:
+    """Semantic maps, and panoptic ones."""
+    from mmdet.datasets.transforms import LoadAnnotations, LoadPanopticAnnotations
 
     @replace(LoadAnnotations, '_load_seg_map')
     def load_seg_map(original: Any, self: Any, results: dict) -> None:
@@ -170,6 +174,19 @@ def _check_semantic_maps() -> None:
             check_file(path, content, self.imdecode_backend)
             original(self, results)
         check_semantic_map(results, getattr(self, 'semantic_classes', None))
+
+    @replace(LoadPanopticAnnotations, '_load_masks_and_semantic_segs')
+    def load_panoptic_map(original: Any, self: Any, results: dict) -> None:
+        if (path := results.get('seg_map_path')) is None:
+            return
+        with name_file(path, 'panoptic map'):
+            content = fileio.get(path, backend_args=self.backend_args)
+            with open_image(io.BytesIO(content)) as file:
+                check_form(path, file, 'panoptic map')
+                size = dict(img_path=results['img_path'], height=file.height, width=file.width)
+            check_size(size, results['ori_shape'], f'the panoptic map {path}: ')
+            original(self, results)
+        check_panoptic_map(results)
 
 
 def load_checked(dataset: Any) -> list[dict]:
@@ -200,6 +217,7 @@ def _load_checked(dataset: Any) -> list[dict]:
             f"({type(error).__name__}: {error}); a file of COCO is one for type='CocoDataset'"
         ) from error
     if any('segments_info' in image for image in images):  # panoptic: masks come from maps
+        check_segment_ids(dataset, images)
         check_things(dataset, images)
         return images
     turn_backslashes(images, addresses=True)
@@ -309,6 +327,18 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
+def check_segment_ids(dataset: Any, images: Sequence[dict]) -> None:
+    """Raise `UserError` for ids of segments that no color of a panoptic map can be."""
+    for image in images:
+        for segment in image['segments_info']:
+            number = segment['id']
+            if type(number) is not int or not 0 < number < 2**24:
+                raise UserError(
+                    f'{dataset.ann_file}: a segment of {image["img_path"]} has id={number!r}; ids '
+                    'are whole numbers from 1 to 2**24 - 1, as 0 marks the pixels of no segment'
+                )
+
+
 def check_things(dataset: Any, images: Sequence[dict]) -> None:
     """Raise `UserError` if things are not the first classes, as panoptic heads take them."""
     classes, things = (dataset.metainfo.get(key) or () for key in ('classes', 'thing_classes'))
@@ -384,6 +414,20 @@ def check_masks_of_objects(dataset: Any, images: Sequence[dict], rasterized: boo
         warn(
             f'{dataset.ann_file}: {len(without)} of {len(instances)} annotations have no mask '
             '(segmentation); they are ignored in training and in scores of masks'
+        )
+
+
+def check_panoptic_map(results: dict) -> None:
+    """Raise `UserError` if most classes of the segments of an image have no pixel in its map."""
+    known = {segment['category'] for segment in results['segments_info']}
+    if (labels := results.get('gt_seg_map')) is None:
+        return
+    absent = known.difference(np.flatnonzero(np.bincount(labels.ravel())).tolist())
+    if len(absent) > len(known) / 2:
+        raise UserError(
+            f'the panoptic map {results["seg_map_path"]} has no pixel of {len(absent)} of the '
+            f'{len(known)} classes of its segments_info; the color of a pixel is the id of its '
+            'segment, red + 256 green + 65536 blue'
         )
 
 

@@ -90,7 +90,7 @@ def infos_by_id(dataset: Any, metric: Any, where: str) -> dict[Any, dict]:
     Nothing for a data set of the user's own, whose pipeline may add ids and paths.
 
     Raises:
-        UserError: if two images have one id.
+        UserError: if two images have one id, or an image stands in the data set twice.
     """
     infos: dict[Any, dict] = {}
     if not hasattr(dataset, 'get_data_info'):
@@ -99,13 +99,20 @@ def infos_by_id(dataset: Any, metric: Any, where: str) -> dict[Any, dict]:
         if not {'img_id', 'img_path'} <= info.keys():
             return {}
         first = infos.setdefault(info['img_id'], info)
-        paths = {os.path.normpath(one['img_path']) for one in (first, info) if first is not info}
-        if len(paths) > 1 and not metric.format_only:
+        if first is info or metric.format_only:
+            continue
+        if os.path.normpath(first['img_path']) == os.path.normpath(info['img_path']):
             raise UserError(
-                f'{where}: {first["img_path"]} and {info["img_path"]} of the data set both '
-                f'have image_id={info["img_id"]!r}, by which scores are computed; give each '
-                'annotation file ids of its own, or use MultiDatasetsEvaluator'
+                f'{where}: {info["img_path"]} (image_id={info["img_id"]!r}) stands in the data set '
+                'twice, and the boxes that are found on it again would count as false alarms; name '
+                'it once, in one of joined annotation files, and take RepeatDataset for training '
+                'alone'
             )
+        raise UserError(
+            f'{where}: {first["img_path"]} and {info["img_path"]} of the data set both '
+            f'have image_id={info["img_id"]!r}, by which scores are computed; give each '
+            'annotation file ids of its own, or use MultiDatasetsEvaluator'
+        )
     return infos
 
 

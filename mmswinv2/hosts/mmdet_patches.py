@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -15,6 +16,7 @@ from mmengine import fileio
 from mmengine.logging import MessageHub
 
 from ..errors import UserError
+from ..log import warn
 from .label_maps import count_areas, f_scores
 from .patching import is_installed, log_patch, patch, replace, restore_numpy_names
 
@@ -262,8 +264,9 @@ def fast_evaluator() -> Any:
         """Evaluates as faster-coco-eval does, and summarizes as pycocotools does."""
 
         def __new__(cls, truth: Any, found: Any, kind: str = 'segm') -> Any:
-            if any(isinstance(image_id, str) for image_id in truth.imgs):  # as of Pascal VOC
-                return COCOeval(truth, found, kind)  # faster-coco-eval takes numbers alone
+            # faster-coco-eval takes numbers alone, in float64; those of Pascal VOC are names
+            if any(isinstance(i, str) or abs(i) > 2**53 for i in (*truth.imgs, *truth.cats)):
+                return COCOeval(truth, found, kind)
             return super().__new__(cls)
 
         def __init__(self, truth: Any, found: Any, kind: str = 'segm') -> None:
@@ -339,6 +342,30 @@ def measure_recalls() -> None:
         recalls = recall._recalls(ious, numbers, thresholds)
         recall.print_recall_summary(recalls, numbers, thresholds, logger=logger)
         return recalls
+
+
+@patch('mmdet', '>=3')
+def reach_all_recalls() -> None:
+    """Recalls of 0.3, 0.6 and 0.7 reach these points of VOCMetric's 11-point average."""
+    from mmdet.evaluation.functional import mean_ap
+
+    @replace(mean_ap, 'average_precision')
+    def average(original: Any, recalls: Any, precisions: Any, mode: str = 'area') -> Any:
+        if mode == '11points':
+            recalls = recalls + 1e-9  # mmdet's points are multiples of 0.1, and 3 * 0.1 > 0.3
+        return original(recalls, precisions, mode)
+
+
+@patch('mmdet', '>=3')
+def keep_folders() -> None:
+    """CityScapesMetric and MOTChallengeMetric delete no folder before they write into it."""
+    from mmdet.evaluation.metrics import cityscapes_metric, mot_challenge_metric
+
+    def keep(folder: str) -> None:
+        warn(f'{folder} (outfile_prefix) is kept, and files of the same names are written over')
+
+    for module in (cityscapes_metric, mot_challenge_metric):
+        module.shutil = SimpleNamespace(rmtree=keep)
 
 
 def _scored_by_old_numpy() -> bool:

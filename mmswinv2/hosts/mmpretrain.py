@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Sequence
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -158,6 +159,25 @@ def find_images_of_other_endings() -> None:
 
 
 @patch('mmpretrain', '>=1')
+def read_labels_of_voc() -> None:
+    """Labels of Pascal VOC have no blanks around them, and may lack the word difficult."""
+    from mmpretrain.datasets import VOC
+
+    from ..datasets.labels.voc import is_difficult
+
+    @replace(VOC, '_get_labels_from_xml')
+    def labels(_: Any, self: Any, img_id: str) -> tuple[list[int], list[int]]:
+        path = self.backend.join_path(self.ann_prefix, f'{img_id}.xml')
+        found: tuple[set[int], set[int]] = (set(), set())
+        for node in ElementTree.fromstring(self.backend.get(path)).findall('object'):
+            name = (node.findtext('name') or '').strip()
+            if name in self.CLASSES:
+                difficult = is_difficult(node.findtext('difficult'), f'{path}, {name!r}')
+                found[difficult].add(self.class_to_idx[name])
+        return list(found[0]), list(found[1])
+
+
+@patch('mmpretrain', '>=1')
 def read_pickles_without_code() -> None:
     """Reading CIFAR or lists of tags (RAM) from pickles runs no code from them."""
     import mmpretrain.datasets.cifar
@@ -178,7 +198,7 @@ class MMPretrain(Host):
     patches = (
         declare_operators, *Host.patches, explain_wrong_crops, label_merged_views,
         average_the_model_of_views, average_classes_with_images, average_classes_that_occur,
-        find_images_of_other_endings, read_pickles_without_code,
+        find_images_of_other_endings, read_labels_of_voc, read_pickles_without_code,
     )  # fmt: skip
     draw_option = 'enable'
     draw_folder = 'default_hooks.visualization.out_dir'

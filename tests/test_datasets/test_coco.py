@@ -473,6 +473,16 @@ def test_boxes_around_turned_rectangles(folder, degrees, log):
     assert ('1 of 8 annotations are turned' in log.text) == (degrees != 180)
 
 
+@pytest.mark.parametrize('key', ['image_id', 'category_id'])
+def test_ids_that_no_float_has(folder, key):
+    content = make()
+    del content['annotations'][:1]
+    for entry in content['images' if key == 'image_id' else 'categories']:
+        entry['id'] += 2**60
+    mapped(key, lambda a: a[key] + 2**60)(content)
+    assert perfect_scores(write(folder, content))['coco/bbox_mAP'] == 1.0
+
+
 @pytest.mark.parametrize('kind', [int, float])
 def test_masks_that_differ_by_a_number_of_the_same_hash(folder, kind):
     """Python's hash(-1) is hash(-2), also inside tuples."""
@@ -908,19 +918,21 @@ def test_scores_of_data_sets_with_several_metainfo(folder, meta, words):
 @pytest.mark.parametrize('own_file', [False, True])
 def test_images_of_two_data_sets_with_the_same_ids(folder, own_file):
     from mmdet.datasets import ConcatDataset
+    from mmengine.dataset import RepeatDataset
 
     path, other = write(folder, make()), folder / 'other'
     other.mkdir()
     both = [dataset(path, test_mode=True), dataset(write(other, make()), test_mode=True)]
     evaluator = metric_of(path if own_file else None)
-    hosts.check_evaluator(evaluator, ConcatDataset([both[0], both[0]]), 'val_evaluator')
     words = r'val_evaluator: .*/1.png and .*/other/1.png of the data set both have image_id=1, '
     with pytest.raises(UserError, match=words):
         hosts.check_evaluator(evaluator, ConcatDataset(both), 'val_evaluator')
     # one folder in two spellings
     second, own = dataset(path, test_mode=True), both[0].get_data_info
     second.get_data_info = lambda i: own(i) | dict(img_path=f'{folder}/./{i + 1}.png')
-    hosts.check_evaluator(evaluator, ConcatDataset([both[0], second]), 'val_evaluator')
+    for twice in (ConcatDataset([both[0], second]), RepeatDataset(both[0], 2)):
+        with pytest.raises(UserError, match=r'1.png \(image_id=1\) stands in the data set twice, '):
+            hosts.check_evaluator(evaluator, twice, 'val_evaluator')
     evaluator.metrics[0].format_only = True
     hosts.check_evaluator(evaluator, ConcatDataset(both), 'val_evaluator')
     # files of results are of the images of the annotations all the same

@@ -434,6 +434,27 @@ def recalls():
     coco_metric.eval_recalls([boxes[:1], boxes], [boxes, boxes[:1]], [10], [0.5])
 
 
+@probe("Recalls of 0.3, 0.6 and 0.7 reach these points of VOCMetric's 11-point average", 'mmdet')
+def points_of_recall():
+    from mmdet.evaluation.functional import mean_ap
+
+    recalls = np.arange(1, 4) / 10
+    return mean_ap.average_precision(recalls, np.ones(3), '11points') < 0.35
+
+
+@probe(
+    'CityScapesMetric and MOTChallengeMetric delete no folder before they write into it', 'mmdet'
+)
+def deleted_results():
+    from mmdet.evaluation.metrics import cityscapes_metric
+
+    cityscapes_metric.HAS_CITYSCAPESAPI = True
+    (FOLDER / 'held/results').mkdir(parents=True)
+    (FOLDER / 'held/results/best.pth').touch()
+    cityscapes_metric.CityScapesMetric(str(FOLDER / 'held'), format_only=True)
+    return not (FOLDER / 'held/results/best.pth').exists()
+
+
 @probe('Masks of boxes beside their image are empty on CPUs, as they are on GPUs', 'mmdet')
 def masks_in_padding():
     from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
@@ -739,6 +760,20 @@ def images_of_other_endings():
     from mmpretrain.datasets import CustomDataset
 
     return not CustomDataset(data_root='.', lazy_init=True).is_valid_file('a.webp')
+
+
+@probe(
+    'Labels of Pascal VOC have no blanks around them, and may lack the word difficult', 'mmpretrain'
+)
+def labels_of_voc():
+    from mmpretrain.datasets import VOC
+
+    text = '<a><object><name> cat </name><difficult>0</difficult></object></a>'
+    backend = SimpleNamespace(join_path=os.path.join, get=lambda path: text)
+    own = SimpleNamespace(
+        backend=backend, ann_prefix='', CLASSES=('cat',), class_to_idx=dict(cat=0)
+    )
+    return VOC._get_labels_from_xml(own, '1')[0] != [0]
 
 
 @probe('Reading CIFAR or lists of tags (RAM) from pickles runs no code from them', 'mmpretrain')

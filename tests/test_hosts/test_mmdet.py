@@ -1,6 +1,7 @@
 import json
 import pickle
 import re
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -164,6 +165,8 @@ def test_pascal_voc_that_is_used(folder, log):
     boxes = [i['instances'][0]['bbox'] for i in map(voc(size=(0, 0)).get_data_info, range(2))]
     assert boxes == [[9, 9, 39, 39]] * 2 and not log()
     assert voc(size=(0, 0), filter_cfg=dict(min_size=32)).get_data_info(0)['height'] == 64
+    indented = map(voc(names=('\n  cat\n', ' dog ')).get_data_info, range(2))
+    assert [[i['bbox_label'] for i in info['instances']] for info in indented] == [[0], [1]]
     assert len(voc(names=('cat', 'Dog'))) == 2
     assert "no object is of the classes 'dog', and objects of 'Dog' are left out" in log()
 
@@ -400,6 +403,55 @@ def test_things_of_panoptic_data_come_first(folder, change, meta, words):
     with nullcontext() if words is None else pytest.raises(UserError, match=words):
         data = CocoPanopticDataset('panoptic.json', metainfo=names | meta, **options)
         assert [i['bbox_label'] for i in data.get_data_info(0)['instances']] == [0]
+
+
+def colors(number):
+    return np.array([number % 256, number // 256 % 256, number // 65536 % 256], np.uint8)
+
+
+MAPS = {  # case: (id of the segment, change of the colors (H, W, 3), words of the error)
+    'right': (70000, lambda a: a, None),
+    'palette': (70000, lambda a: Image.fromarray(a).quantize(4), None),
+    'gray': (7, lambda a: a[..., 0], 'no pixel of 1 of the 1 classes of its segments_info'),
+    'blue first': (70000, lambda a: a[..., ::-1], 'no pixel of 1 of the 1 classes'),
+    'turned': (70000, lambda a: a.swapaxes(0, 1), 'map .*1.png: .*1.jpg has 96x64 pixels.*swapped'),
+    'none': (0, lambda a: a, 'list.json: a segment of 1.jpg has id=0; ids are .* from 1'),
+    'no color': (2**24, lambda a: a, 'has id=16777216'),
+}
+
+
+@pytest.mark.parametrize('case', MAPS)
+def test_panoptic_maps_have_the_segments_of_their_image(folder, monkeypatch, case):
+    def to_ids(image):  # as panopticapi has it
+        return image.astype(int) @ [1, 256, 65536]
+
+    utils = SimpleNamespace(rgb2id=to_ids)
+    monkeypatch.setitem(sys.modules, 'panopticapi', SimpleNamespace(utils=utils))
+    from mmdet.datasets import CocoPanopticDataset
+
+    number, change, words = MAPS[case]
+    image = np.zeros((64, 96, 3), np.uint8)
+    image[10:20, 30:60] = colors(number)
+    image = change(image)
+    drawn = image if isinstance(image, Image.Image) else Image.fromarray(image.copy())
+    drawn.save('1.png')
+    segment = dict(id=number, category_id=1, iscrowd=0, area=300, bbox=[30, 10, 30, 10])
+    content = dict(
+        images=[dict(id=1, file_name='1.jpg', width=96, height=64)],
+        annotations=[dict(image_id=1, file_name='1.png', segments_info=[segment])],
+        categories=[dict(id=1, name='cat', isthing=1)],
+    )
+    Path('list.json').write_text(json.dumps(content))
+    Image.new('RGB', (96, 64)).save('1.jpg')
+    steps = [dict(type='mmcv.LoadImageFromFile'), dict(type='mmdet.LoadPanopticAnnotations')]
+    with nullcontext() if words is None else pytest.raises(UserError, match=words):
+        data = CocoPanopticDataset(
+            'list.json',
+            metainfo=dict(classes=('cat',), thing_classes=('cat',), stuff_classes=()),
+            data_prefix=dict(img='', seg='.'),
+            pipeline=steps,
+        )
+        assert data[0]['gt_masks'].masks.sum() == 300
 
 
 @pytest.mark.parametrize('files', [None, 'found'])
