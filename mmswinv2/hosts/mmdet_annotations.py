@@ -79,8 +79,8 @@ def _check_coco() -> None:
 
 
 def _check_lists() -> None:
-    """The list of images that any data set of mmdet makes, and files of mmdet's own format."""
-    from mmdet.datasets import BaseDetDataset
+    """The list of images that any data set makes; labels by number, of mmdet's format and LVIS."""
+    from mmdet.datasets import BaseDetDataset, LVISV05Dataset
 
     @replace(BaseDetDataset, '__init__')
     def init(original: Any, self: Any, *args: Any, **options: Any) -> None:
@@ -115,14 +115,16 @@ def _check_lists() -> None:
         own = list(self._metainfo.get('classes') or ())
         if given is not None:
             self._metainfo['classes'] = given
-            for i, name in enumerate(given):
-                if name in own and own.index(name) != i:
-                    raise UserError(
-                        f'{self.ann_file}: labels are numbers of the classes in the file, where '
-                        f'{name!r} is number {own.index(name)}, and metainfo of the data set has '
-                        f'it as number {i}; write classes as there, {own!r:.200}, or leave them out'
-                    )
+            check_numbers(self.ann_file, own, given)
         return images
+
+    @replace(LVISV05Dataset, 'parse_data_info')
+    def parse_data_info(original: Any, self: Any, info: dict) -> dict:
+        if not vars(self).setdefault('is_numbered', False):  # the file is open while it is parsed
+            own = [self.lvis.cats[number]['name'] for number in self.cat_ids]
+            check_numbers(self.ann_file, own, self.metainfo['classes'])
+            self.is_numbered = True
+        return original(self, info)
 
 
 def _check_xml() -> None:
@@ -187,6 +189,18 @@ def _check_maps() -> None:
             check_size(size, results['ori_shape'], f'the panoptic map {path}: ')
             original(self, results)
         check_panoptic_map(results)
+
+
+def check_numbers(path: str, own: Sequence[str], given: Sequence[str]) -> None:
+    """Raise `UserError` if a class has another number in a file than in ``metainfo``."""
+    known = set(own)
+    for i, name in enumerate(given):
+        if name in known and list(own[i : i + 1]) != [name]:
+            raise UserError(
+                f'{path}: labels are numbers of the classes in the file, where {name!r} is number '
+                f'{own.index(name)}, and metainfo of the data set has it as number {i}; write '
+                f'classes as there, {list(own)!r:.200}, or leave them out'
+            )
 
 
 def load_checked(dataset: Any) -> list[dict]:

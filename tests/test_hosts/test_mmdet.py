@@ -530,6 +530,9 @@ def test_lvis_is_scored_on_the_images_of_the_data_set(folder, log, negative, ap)
         ann_file='lvis.json', data_prefix=dict(img=''), metainfo=meta, test_mode=True, indices=2,
         pipeline=[],
     )  # fmt: skip
+    for other in (('dog', 'cat'), ('dog',)):  # labels go by their place in the file
+        with pytest.raises(UserError, match="lvis.json: .* where 'dog' is number 1, and metainfo"):
+            LVISV1Dataset(ann_file='lvis.json', metainfo=dict(classes=other), pipeline=[])
     metric = LVISMetric('lvis.json')
     metric.dataset_meta = meta
     hosts.check_evaluator(SimpleNamespace(metrics=[metric]), dataset, 'val_evaluator')
