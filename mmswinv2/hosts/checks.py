@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.runner.runner import _SlicedDataset
 
 from ..errors import UserError
-from .configs import inner_datasets
+from .configs import inner_datasets, reads_elsewhere
 from .host import Host
 from .lookup import HOSTS, of
 from .pipelines import check_normalized, check_order
@@ -78,6 +78,8 @@ def _check_files(dataset: Any, where: str, host: Host) -> None:
         'backend_args'
     ):
         return  # not on this disk
+    if reads_elsewhere(dataset):
+        folders = {}
     places = (root, *(Path(root, name) for name in folders.values() if name))
     if not all(Path(place).is_dir() for place in places if place) and host.downloads(dataset):
         return

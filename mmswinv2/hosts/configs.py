@@ -112,6 +112,14 @@ def steps_in(pipeline: Any) -> list[Any]:
     return [step for steps in step_lists(pipeline) for step in steps]
 
 
+def reads_elsewhere(dataset: Any) -> bool:
+    """Whether a step of a data set, or of its config, reads files by a backend such as LMDB."""
+    if isinstance(dataset, Mapping):
+        steps = [node for _, node in dicts_in(dataset.get('pipeline') or ())]
+        return any(node.get('backend_args') for node in steps)
+    return any(getattr(step, 'backend_args', None) for step in steps_in(dataset.pipeline))
+
+
 def loads_as_stored(pipeline: Sequence[Any]) -> bool:
     """Whether a pipeline, or its config, ignores EXIF orientation, by which mmcv rotates images."""
     for step in pipeline:

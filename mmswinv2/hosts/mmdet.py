@@ -8,7 +8,14 @@ import torch
 from ..errors import UserError
 from ..progress import track
 from . import mmdet_annotations, mmdet_patches
-from .configs import as_list, dicts_in, steps_in, training_pipeline, type_name
+from .configs import (
+    as_list,
+    dicts_in,
+    reads_elsewhere,
+    steps_in,
+    training_pipeline,
+    type_name,
+)
 from .host import Host
 from .mmcv import build_sync_norms_alone, check_size, open_image, shown_size
 from .mmdet_metrics import COCO_ITEMS, COCO_METRICS, check_metric
@@ -178,7 +185,7 @@ def check_image_sizes(dataset: Any, where: str) -> None:
     The headers of at most 500 images are read; every image is checked again when it is loaded.
     """
     loaders: Any = [s for s in steps_in(dataset.pipeline) if type(s).__name__ in _LOADERS]
-    if not loaders or dataset.backend_args:
+    if not loaders or dataset.backend_args or reads_elsewhere(dataset):
         return
     upright = getattr(loaders[0], 'color_type', 'color') in ('color', 'grayscale')
     looked_at = range(0, len(dataset), -(-len(dataset) // 500))

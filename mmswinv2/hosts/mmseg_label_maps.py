@@ -18,7 +18,7 @@ from mmengine import fileio
 from ..errors import UserError
 from ..files import IMAGES, refuse_shared
 from ..log import warn
-from .configs import as_list, step_lists, steps_in
+from .configs import as_list, reads_elsewhere, step_lists, steps_in
 from .label_maps import NOT_LABELLED, check_file, check_map_size, check_shape
 from .mmcv import name_file
 
@@ -47,6 +47,7 @@ class SegMapGuard:
         self, load: Any, num_classes: int | None = None, ignore_index: int = NOT_LABELLED
     ) -> None:
         self.load, self.num_classes, self.ignore_index = load, num_classes, ignore_index
+        self.backend_args = getattr(load, 'backend_args', None)
         self.decodes = type(load)._load_seg_map.__module__ in _READERS
         self.ignores = ''  # which head takes 255 for a class
 
@@ -55,7 +56,7 @@ class SegMapGuard:
         path, size = results['seg_map_path'], None
         with name_file(path, 'label map', self.decodes):
             if self.decodes:
-                content = fileio.get(path, backend_args=self.load.backend_args)
+                content = fileio.get(path, backend_args=self.backend_args)
                 size = check_file(path, content, self.load.imdecode_backend)
             results = self.load(results)
         labels, image = results['gt_seg_map'], results.get('ori_shape')
@@ -122,7 +123,7 @@ def require_seg_maps(dataset: Any, where: str) -> None:
     """Raise `UserError` if images of a data set of mmseg have no label map."""
     infos = (dataset.get_data_info(i) for i in range(len(dataset)))
     paths = [info['seg_map_path'] for info in infos if 'seg_map_path' in info]
-    if dataset.backend_args or (paths and '://' in paths[0]):
+    if dataset.backend_args or reads_elsewhere(dataset) or (paths and '://' in paths[0]):
         return  # not on this disk
     if missing := [path for path in paths if not Path(path).exists()]:
         raise UserError(

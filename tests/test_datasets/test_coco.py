@@ -733,6 +733,16 @@ def test_evaluator_of_other_images(folder):
         hosts.check_evaluator(evaluator, dataset(path, test_mode=True), 'val_evaluator')
 
 
+def test_images_in_a_data_base_are_not_looked_for_on_the_disk(folder):
+    path = write(folder, make())
+    data_base = dict(LOAD[0], backend_args=dict(backend='lmdb', db_path='a.lmdb'))
+    for image in folder.glob('*.png'):
+        image.unlink()
+    hosts.check_dataset(dataset(path, pipeline=[data_base, LOAD[1]]), 'train_dataloader')
+    with pytest.raises(UserError, match='cannot read the image .*1.png: it does not exist'):
+        hosts.check_dataset(dataset(path), 'train_dataloader')
+
+
 @pytest.mark.parametrize('late', [False, True], ids=['before the run', 'at loading'])
 @pytest.mark.parametrize(
     ('size', 'words'),
