@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 from mmengine import fileio
-from mmengine.dataset import BaseDataset
 
 from ..errors import UserError
 from ..files import turn_backslashes
 from ..log import warn
-from .configs import steps_in
+from .configs import check_numbers, steps_in
 from .label_maps import check_file, check_form, check_map_size, check_shape
 from .mmcv import check_size, name_file, open_image
 from .patching import patch, replace
@@ -79,7 +78,7 @@ def _check_coco() -> None:
 
 
 def _check_lists() -> None:
-    """The list of images that any data set makes; labels by number, of mmdet's format and LVIS."""
+    """The list of images that any data set of mmdet makes."""
     from mmdet.datasets import BaseDetDataset, LVISV05Dataset
 
     @replace(BaseDetDataset, '__init__')
@@ -102,21 +101,6 @@ def _check_lists() -> None:
                 "each, such as 'val2017/1.jpg', and for each a dict of arrays, bboxes (n, 4) and "
                 'scores (n,), as DumpProposals writes it'
             ) from error
-
-    @replace(BaseDetDataset, 'load_data_list')
-    def load_data_list(original: Any, self: Any) -> list[dict]:
-        """Labels are numbers of the file's classes, which mmengine replaces by the config's."""
-        load = super(BaseDetDataset, self).load_data_list  # another base class may come first
-        own_reader = type(self).parse_data_info is not BaseDataset.parse_data_info
-        if own_reader or load.__func__ is not BaseDataset.load_data_list:
-            return load()
-        given = self._metainfo.pop('classes', None)
-        images = original(self)
-        own = list(self._metainfo.get('classes') or ())
-        if given is not None:
-            self._metainfo['classes'] = given
-            check_numbers(self.ann_file, own, given)
-        return images
 
     @replace(LVISV05Dataset, 'parse_data_info')
     def parse_data_info(original: Any, self: Any, info: dict) -> dict:
@@ -189,18 +173,6 @@ def _check_maps() -> None:
             check_size(size, results['ori_shape'], f'the panoptic map {path}: ')
             original(self, results)
         check_panoptic_map(results)
-
-
-def check_numbers(path: str, own: Sequence[str], given: Sequence[str]) -> None:
-    """Raise `UserError` if a class has another number in a file than in ``metainfo``."""
-    known = set(own)
-    for i, name in enumerate(given):
-        if name in known and list(own[i : i + 1]) != [name]:
-            raise UserError(
-                f'{path}: labels are numbers of the classes in the file, where {name!r} is number '
-                f'{own.index(name)}, and metainfo of the data set has it as number {i}; write '
-                f'classes as there, {list(own)!r:.200}, or leave them out'
-            )
 
 
 def load_checked(dataset: Any) -> list[dict]:

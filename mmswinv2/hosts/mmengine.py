@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import CheckpointError, UserError
 from ..files import is_of_system, turn_backslashes, undecodable
 from . import config_files, mmengine_checkpoints, pipelines
+from .configs import check_numbers
 from .host import Host
 from .patching import patch, patches_in, replace
 
@@ -98,6 +99,24 @@ def read_lists_of_windows() -> None:
         info = original(self, idx)
         turn_backslashes([info])
         return info
+
+
+@patch('mmengine', '>=0.7')
+def number_classes_as_files_do() -> None:
+    """Labels by number are those of the classes in the file, whose order metainfo cannot change."""
+    from mmengine.dataset import BaseDataset
+
+    @replace(BaseDataset, 'load_data_list')
+    def load_data_list(original: Any, self: Any) -> list[dict]:
+        if type(self).parse_data_info is not BaseDataset.parse_data_info:
+            return original(self)  # a class of the user's own may read labels by name
+        given = self._metainfo.pop('classes', None)  # else mmengine does not take those of the file
+        samples = original(self)
+        if given is not None:
+            own = list(self._metainfo.get('classes') or ())
+            self._metainfo['classes'] = given
+            check_numbers(self.ann_file, own, given)
+        return samples
 
 
 @patch('mmengine', '>=0.7')
@@ -255,6 +274,7 @@ class MMEngine(Host):
     early_patches = (
         *patches_in('mmengine', mmengine_checkpoints, config_files, pipelines),
         read_data_without_code, explain_empty_data, list_no_folders_of_systems,
-        read_lists_of_windows, balance_joined_sets, start_workers_late, normalize_any_channels,
-        draw_three_channels, draw_masks_in_their_boxes, register_deepspeed_optimizers,
+        read_lists_of_windows, number_classes_as_files_do, balance_joined_sets, start_workers_late,
+        normalize_any_channels, draw_three_channels, draw_masks_in_their_boxes,
+        register_deepspeed_optimizers,
     )  # fmt: skip

@@ -180,6 +180,18 @@ def balanced():
     return not hasattr(ConcatDataset, 'get_cat_ids')
 
 
+@probe(
+    'Labels by number are those of the classes in the file, whose order metainfo cannot change',
+    'mmengine',
+)
+def numbers_of_classes():
+    from mmengine.dataset import BaseDataset
+
+    path = FOLDER / 'numbers.json'
+    path.write_text('{"metainfo": {"classes": ["a", "b"]}, "data_list": [{"gt_label": 0}]}')
+    return BaseDataset(str(path), dict(classes=('b', 'a'))).metainfo['classes'][0] == 'b'
+
+
 @probe('Errors for samples that lack what a step of a pipeline needs name both', 'mmengine')
 def steps_out_of_order():
     from mmcv.transforms import LoadImageFromFile
