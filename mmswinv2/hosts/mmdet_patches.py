@@ -285,9 +285,10 @@ def fast_evaluator() -> Any:
 def name_class_scores() -> None:
     """Scores of single classes (classwise) go by their names, whatever the order of their ids.
 
-    PQ, too. In scores of masks, the box of an annotation without a mask is ignored.
+    PQ and VOCMetric, too. In scores of masks, the box of an annotation without a mask is ignored.
     """
-    from mmdet.evaluation.metrics import CocoPanopticMetric
+    from mmdet.datasets import VOCDataset
+    from mmdet.evaluation.metrics import CocoPanopticMetric, VOCMetric
     from mmdet.evaluation.metrics.coco_metric import COCOeval, COCOevalMP
     from pycocotools.cocoeval import COCOeval as PlainCOCOeval
 
@@ -315,6 +316,17 @@ def name_class_scores() -> None:
             known = sorted(api.cats.items(), key=lambda c: place.get(c[1]['name'], len(place)))
             api.cats = self.categories = dict(known)
         return original(self, results)
+
+    @replace(VOCMetric, 'compute_metrics')
+    def compute_voc(original: Any, self: Any, results: list) -> dict:
+        meta = self.dataset_meta
+        if tuple(meta['classes']) != VOCDataset.METAINFO['classes']:
+            # data of one's own in a folder VOC2007, whose classes mmdet names as those of VOC
+            self.dataset_meta = {**meta, 'dataset_type': None}
+        try:
+            return original(self, results)
+        finally:
+            self.dataset_meta = meta
 
 
 @patch('mmdet', '>=3')

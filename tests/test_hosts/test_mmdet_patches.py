@@ -2,6 +2,7 @@ import copy
 import importlib
 import json
 import random
+import re
 
 import cv2
 import numpy as np
@@ -287,6 +288,25 @@ def test_recalls_that_reach_a_point_of_the_average(found):
     sample = dict(gt_instances=objects, ignored_instances=none, pred_instances=pred)
     metric.process({}, [sample])
     assert metric.evaluate(1)['pascal_voc/mAP'] == pytest.approx((found + 1) / 11, abs=1e-3)
+
+
+def test_classes_of_data_in_a_folder_of_pascal_voc_have_their_names(log):
+    hosts.of(dict(default_scope='mmdet')).apply()
+    from mmdet.datasets import VOCDataset
+    from mmdet.evaluation import VOCMetric
+
+    objects = dict(bboxes=torch.tensor([[0.0, 0, 9, 9]]), labels=torch.tensor([1]))
+    none = {key: value[:0] for key, value in objects.items()}
+    sample = dict(gt_instances=objects, ignored_instances=none)
+    sample['pred_instances'] = objects | dict(scores=torch.ones(1))
+    for classes in (('cat', 'dog'), VOCDataset.METAINFO['classes']):
+        metric = VOCMetric()
+        metric.dataset_meta = dict(classes=classes, dataset_type='VOC2007')
+        metric.process({}, [sample])
+        assert metric.evaluate(1)['pascal_voc/mAP'] == pytest.approx(1)
+        assert metric.dataset_meta['dataset_type'] == 'VOC2007'
+        row = re.search(r'\| (\w+) +\| 1 +\| 1 +\| 1.000', log().rpartition('iou_thr')[2])
+        assert row[1] == classes[1]
 
 
 @pytest.mark.parametrize('module', ['cityscapes_metric', 'mot_challenge_metric'])
