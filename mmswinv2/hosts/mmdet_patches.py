@@ -474,8 +474,19 @@ def count_every_pixel() -> None:
 
 @patch('mmdet', '>=3.1')
 def average_right_pixels() -> None:
-    """SemSegMetric has aAcc over all pixels, and mFscore with classes that are never right."""
+    """SemSegMetric has aAcc over all pixels, and mFscore with classes that are never right.
+
+    Pixels that `LoadAnnotations` ignores (ignore_index) do not count, of which the metric was told
+    by no model.
+    """
     from mmdet.evaluation.metrics import SemSegMetric
+
+    @replace(SemSegMetric, 'process')
+    def process(original: Any, self: Any, batch: Any, samples: Iterable[dict]) -> None:
+        for sample in samples:
+            if 'ignore_index' in (truth := sample.get('gt_sem_seg', ())):
+                sample['pred_sem_seg'].setdefault('ignore_index', truth['ignore_index'])
+        original(self, batch, samples)
 
     @replace(SemSegMetric, 'get_return_metrics')
     def get_return_metrics(original: Any, self: Any, results: list[dict]) -> dict[str, np.ndarray]:

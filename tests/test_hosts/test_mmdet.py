@@ -454,6 +454,44 @@ def test_panoptic_maps_have_the_segments_of_their_image(folder, monkeypatch, cas
         assert data[0]['gt_masks'].masks.sum() == 300
 
 
+@pytest.mark.parametrize(
+    ('classes', 'mapped', 'words'),
+    [
+        (('sky', 'road', 'tree'), False, None),
+        (('tree', 'road', 'sky'), True, None),
+        (('none', 'road'), False, None),
+        (('tree', 'road', 'sky'), False, 'labels of Own are numbers of .*set use_label_map=True'),
+        (('tree',), False, r"and metainfo has \['tree'\]"),
+        (('tree', 'sky'), True, "that metainfo does not name become the first, 'tree'"),
+    ],
+)
+def test_labels_of_semantic_maps_have_numbers_of_their_data_set(folder, classes, mapped, words):
+    from mmdet.datasets.base_semseg_dataset import BaseSegDataset
+
+    known = dict(classes=('sky', 'road', 'tree'), palette=[(0, 0, 0)] * 3)
+    if classes[0] == 'none':  # of a class without classes of its own
+        known = dict(palette=[(0, 0, 0)] * 2)
+    Own = type('Own', (BaseSegDataset,), dict(METAINFO=known))
+    prefix, meta = dict(img_path='JPEGImages', seg_map_path='.'), dict(classes=classes)
+    data = Own(data_prefix=prefix, metainfo=meta, use_label_map=mapped, pipeline=[])
+    with nullcontext() if words is None else pytest.raises(UserError, match=words):
+        check_dataset(data, 'val_dataloader')
+
+
+@pytest.mark.parametrize('ignored', [0, 255])
+def test_pixels_that_are_ignored_do_not_count_in_scores(ignored):
+    hosts.of(Config(dict(default_scope='mmdet'))).apply()
+    from mmdet.evaluation import SemSegMetric
+
+    truth = torch.tensor([[[ignored, 1], [1, 1]]])
+    sample = dict(gt_sem_seg=dict(sem_seg=truth, ignore_index=ignored))
+    sample['pred_sem_seg'] = dict(sem_seg=torch.ones(1, 2, 2, dtype=torch.long))
+    metric = SemSegMetric()
+    metric.dataset_meta = dict(classes=('sky', 'road'))
+    metric.process({}, [sample])
+    assert metric.evaluate(1)['mIoU'] == 100
+
+
 @pytest.mark.parametrize('files', [None, 'found'])
 def test_panoptic_scores_of_classes_go_by_their_names(folder, log, files):
     pytest.importorskip('panopticapi')
