@@ -873,6 +873,22 @@ def test_boxes_of_samples_are_scored_as_in_the_file(folder, steps, words, kind):
         hosts.check_evaluator(evaluator, data, 'test_evaluator')
 
 
+@pytest.mark.parametrize(
+    ('given', 'used'),
+    [((0.5, 0.75), [0.5, 0.75]), (1, [1.0]), (0.5, [0.5]), ([0.3], [0.3]), (50, None), ((), None)],
+)
+def test_thresholds_of_pascal_voc(folder, given, used):
+    """mmdet asserts that they are a list, after all images."""
+    from mmdet.evaluation import VOCMetric
+
+    steps = [*LOAD, dict(type='PackDetInputs')]
+    data, metric = dataset(write(folder, make()), pipeline=steps, test_mode=True), VOCMetric(given)
+    evaluator = type('Evaluator', (), dict(metrics=[metric]))
+    with nullcontext() if used else pytest.raises(UserError, match='VOCMetric has iou_thrs='):
+        hosts.check_evaluator(evaluator, data, 'test_evaluator')
+        assert metric.iou_thrs == used
+
+
 OPTIONS = {
     'numbers': (dict(proposal_nums=[100]), r'proposal_nums=\[100\]; there must be three'),
     'without 100': (
